@@ -1,0 +1,19 @@
+"""The two ways a request can fail that are the user's to mend."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SpecError(ValueError):
+    """What was given is not valid: one line saying what was given, what is allowed and the nearest fix."""
+
+
+class InfeasibleError(Exception):
+    """The request is valid and no plan fits it: one line saying which limit binds, by how much, and what would fit."""
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the allowed word closest to `given`, or an empty string when none is close."""
+    by_folded = {word.lower(): word for word in allowed}
+    close = difflib.get_close_matches(given.lower(), list(by_folded), n=1, cutoff=0.55)
+    return f" Did you mean '{by_folded[close[0]]}'?" if close else ""

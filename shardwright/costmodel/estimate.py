@@ -1,0 +1,76 @@
+"""The estimate: what a step is predicted to take, where the time and the memory go, and how sure that is."""
+
+from typing import Literal
+
+from .spec import NonNegativeFloat, PositiveFloat, Spec
+
+
+class StepSeconds(Spec):
+    """Seconds of one optimizer step on the pipeline rank that bounds it, by cause. Communication counts where it is exposed."""
+
+    compute: NonNegativeFloat
+    recompute: NonNegativeFloat
+    tensor_parallel: NonNegativeFloat
+    data_parallel: NonNegativeFloat
+    pipeline_transfer: NonNegativeFloat
+    pipeline_bubble: NonNegativeFloat
+    host_copy: NonNegativeFloat
+    optimizer: NonNegativeFloat
+
+    @property
+    def total(self) -> float:
+        return sum(seconds for _, seconds in self)
+
+
+class MemoryBytes(Spec):
+    """Bytes on one device of a pipeline rank at its peak, by part; `total` is what must fit."""
+
+    parameters: NonNegativeFloat
+    gathered_parameters: NonNegativeFloat
+    gradients: NonNegativeFloat
+    optimizer_state: NonNegativeFloat
+    activations: NonNegativeFloat
+    logits: NonNegativeFloat
+    communication_buffers: NonNegativeFloat
+    allocator_slack: NonNegativeFloat
+    context: NonNegativeFloat
+
+    @property
+    def total(self) -> float:
+        return sum(size for _, size in self)
+
+
+class Interval(Spec):
+    """The true value lies between `low` and `high` with probability `level`."""
+
+    level: PositiveFloat
+    low: PositiveFloat
+    high: PositiveFloat
+
+
+class Estimate(Spec):
+    """Prediction for one plan. `memory` and `host_bytes` are per pipeline rank (one device, its share of the host)."""
+
+    step: StepSeconds
+    step_seconds_intervals: tuple[Interval, ...]
+    memory: tuple[MemoryBytes, ...]
+    host_bytes: tuple[NonNegativeFloat, ...]
+    tokens_per_s: PositiveFloat
+    model_flops: PositiveFloat
+    hardware_flops: PositiveFloat
+    mfu: PositiveFloat
+    hfu: PositiveFloat
+    device_count: PositiveFloat
+    basis: Literal["catalog", "profile"]
+
+    @property
+    def step_seconds(self) -> float:
+        return self.step.total
+
+    @property
+    def peak_memory_bytes(self) -> float:
+        return max(part.total for part in self.memory)
+
+    @property
+    def device_hours_per_billion_tokens(self) -> float:
+        return self.device_count * 1e9 / self.tokens_per_s / 3600

@@ -1,0 +1,60 @@
+"""The measurement: what a run showed. The executor writes it, reports lay it beside the estimate."""
+
+from pathlib import Path
+from typing import Literal
+
+from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_json
+
+
+class StepRecord(Spec):
+    """One optimizer step. `gradient_norm` is before clipping; `loss` is the mean over the step's tokens."""
+
+    step: NonNegativeInt
+    loss: float
+    gradient_norm: float
+    learning_rate: NonNegativeFloat
+    seconds: PositiveFloat
+
+
+class Fingerprint(Spec):
+    """The machine and software that a number was measured on."""
+
+    device: str
+    host: str
+    python: str
+    torch: str
+    date: str
+
+
+class Measurement(Spec):
+    """A training run. Seconds are medians over the steps after `warmup_steps`; memory is the peak of each rank, in rank order.
+
+    `part_seconds` are of the slowest rank: "forward_backward" (pipeline and communication included), "optimizer", "data".
+    `memory_kind`: resident set of the process on CPU, allocated and reserved by torch on CUDA.
+    """
+
+    kind: Literal["shardwright-measurement"] = "shardwright-measurement"
+    schema_version: Literal[1] = 1
+    ranks: PositiveInt
+    warmup_steps: NonNegativeInt
+    step_seconds: PositiveFloat
+    step_seconds_low: PositiveFloat
+    step_seconds_high: PositiveFloat
+    part_seconds: dict[str, NonNegativeFloat]
+    tokens_per_s: PositiveFloat
+    mfu: PositiveFloat | None
+    peak_memory_bytes: tuple[NonNegativeFloat, ...]
+    memory_kind: Literal["resident", "allocated"]
+    peak_reserved_bytes: tuple[NonNegativeFloat, ...] | None = None
+    baseline_memory_bytes: tuple[NonNegativeFloat, ...] | None = None
+    steps: tuple[StepRecord, ...]
+    fingerprint: Fingerprint
+
+
+def read_measurement(path: Path) -> Measurement:
+    """Read a measurement file.
+
+    Raises:
+        SpecError: it is missing or not valid.
+    """
+    return Measurement.parse(read_json(path), source=str(path))

@@ -1,0 +1,61 @@
+"""The plan file: a plan with the model, cluster and training it is for. JSON, versioned, its schema published."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from .cluster import ClusterSpec
+from .errors import SpecError
+from .estimate import Estimate
+from .plan import Plan
+from .spec import Spec, read_json
+from .training import TrainingSpec
+
+SCHEMA_VERSION = 1
+
+
+class PlanFile(Spec):
+    """What `shardwright plan` writes and every other command reads.
+
+    `model_config_json` is the Hugging Face `config.json` of the model, as it is.
+    """
+
+    kind: Literal["shardwright-plan"] = "shardwright-plan"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    model_name: str = Field(min_length=1)
+    model_config_json: dict[str, Any]
+    cluster: ClusterSpec
+    training: TrainingSpec
+    plan: Plan
+    estimate: Estimate | None = None
+
+
+def read_plan_file(path: Path) -> PlanFile:
+    """Read a plan file.
+
+    Raises:
+        SpecError: not a plan file, of a newer schema, or not valid.
+    """
+    data = read_json(path)
+    if not isinstance(data, dict) or data.get("kind") != "shardwright-plan":
+        raise SpecError(f"{path}: is not a plan file (no \"kind\": \"shardwright-plan\"); write one with 'shardwright plan --out {path.name}'")
+    version = data.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise SpecError(f"{path}: has plan schema version {version}; this shardwright reads up to {SCHEMA_VERSION}. Upgrade shardwright or plan again")
+    return PlanFile.parse(data, source=str(path))
+
+
+def write_plan_file(path: Path, plan_file: PlanFile) -> None:
+    """Write a plan file whole or not at all; an existing file is replaced only by a complete one.
+
+    Raises:
+        SpecError: the folder is missing or not writable.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(json.dumps(plan_file.model_dump(mode="json"), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be written ({error.strerror or error})") from None

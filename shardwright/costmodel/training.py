@@ -1,0 +1,44 @@
+"""What is trained on: sequence length, batch, precision, optimizer, attention kernel."""
+
+from typing import Literal
+
+from .spec import PositiveInt, Spec
+
+DType = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
+BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+OptimizerName = Literal["adamw", "sgd"]
+OPTIMIZER_STATE_BYTES_PER_PARAMETER: dict[OptimizerName, int] = {"adamw": 8, "sgd": 0}
+
+
+class Precision(Spec):
+    """Number formats per tensor kind.
+
+    `compute`: matmul inputs, activations and gathered parameters. `parameters`: the copy that the optimizer updates.
+    `gradients`: accumulation and reduction.
+    """
+
+    compute: Literal["fp32", "tf32", "bf16", "fp16"] = "bf16"
+    parameters: Literal["fp32"] = "fp32"
+    gradients: Literal["fp32", "bf16"] = "fp32"
+
+    @property
+    def activation_bytes_per_element(self) -> int:
+        return BYTES_PER_ELEMENT[self.compute]
+
+    @property
+    def gradient_bytes_per_element(self) -> int:
+        return BYTES_PER_ELEMENT[self.gradients]
+
+
+class TrainingSpec(Spec):
+    """One optimizer step's worth of work: `global_batch` sequences of `seq_len` tokens."""
+
+    seq_len: PositiveInt
+    global_batch: PositiveInt
+    precision: Precision = Precision()
+    optimizer: OptimizerName = "adamw"
+    attention: Literal["flash", "unfused"] = "flash"
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.seq_len * self.global_batch
