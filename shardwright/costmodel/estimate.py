@@ -6,7 +6,7 @@ from .spec import NonNegativeFloat, PositiveFloat, Spec
 
 
 class StepSeconds(Spec):
-    """Seconds of one optimizer step on the pipeline rank that bounds it, by cause. Communication counts where it is exposed."""
+    """Seconds of one optimizer step on the pipeline rank that bounds it, by cause; communication where it is exposed."""
 
     compute: NonNegativeFloat
     recompute: NonNegativeFloat
@@ -19,7 +19,7 @@ class StepSeconds(Spec):
 
     @property
     def total(self) -> float:
-        return sum(seconds for _, seconds in self)
+        return float(sum(seconds for _, seconds in self))
 
 
 class MemoryBytes(Spec):
@@ -37,7 +37,7 @@ class MemoryBytes(Spec):
 
     @property
     def total(self) -> float:
-        return sum(size for _, size in self)
+        return float(sum(size for _, size in self))
 
 
 class Interval(Spec):

@@ -27,9 +27,9 @@ class Fingerprint(Spec):
 
 
 class Measurement(Spec):
-    """A training run. Seconds are medians over the steps after `warmup_steps`; memory is the peak of each rank, in rank order.
+    """A training run. Seconds are medians over the steps after `warmup_steps`; memory is each rank's peak, in order.
 
-    `part_seconds` are of the slowest rank: "forward_backward" (pipeline and communication included), "optimizer", "data".
+    `part_seconds` are of the slowest rank: "forward_backward" (with pipeline and communication), "optimizer", "data".
     `memory_kind`: resident set of the process on CPU, allocated and reserved by torch on CUDA.
     """
 

@@ -35,8 +35,8 @@ class Norm(Spec):
 class MultiHeadAttention(Spec):
     """Multi-head, grouped-query (kv_heads < heads) or multi-query (kv_heads = 1) attention.
 
-    `window` limits how many tokens back a query looks (None: all). `qk_norm` normalises queries and keys per head, or over
-    the whole projection. `sinks` adds one learned logit a head (gpt-oss).
+    `window` limits how many tokens back a query looks (None: all). `qk_norm` normalises queries and keys per head,
+    or over the whole projection. `sinks` adds one learned logit a head (gpt-oss).
     """
 
     kind: Literal["multi_head"] = "multi_head"
@@ -76,7 +76,9 @@ class MultiHeadAttention(Spec):
             Parameter("attention.output_bias", hidden_size * self.output_bias, split=False),
             Parameter("attention.sinks", self.heads * self.sinks, split=True),
         ]
-        norm_width = {"none": 0, "per_head": 2 * self.head_size, "whole": self.query_width + self.kv_width}[self.qk_norm]
+        norm_width = {"none": 0, "per_head": 2 * self.head_size, "whole": self.query_width + self.kv_width}[
+            self.qk_norm
+        ]
         return [*weights, Parameter("attention.qk_norm", norm_width * (1 + self.qk_norm_bias), split=False)]
 
 
@@ -117,7 +119,9 @@ class LatentAttention(Spec):
             query = [Parameter("attention.query", hidden_size * query_width, split=True)]
         else:
             query = [
-                Parameter("attention.query_down", (hidden_size + self.bias) * self.query_rank + self.query_rank, split=False),
+                Parameter(
+                    "attention.query_down", (hidden_size + self.bias) * self.query_rank + self.query_rank, split=False
+                ),
                 Parameter("attention.query_up", self.query_rank * query_width, split=True),
             ]
         latent_width = self.kv_rank + self.rotary_size
@@ -148,7 +152,7 @@ class FeedForward(Spec):
 
 
 class MixtureOfExperts(Spec):
-    """`experts` feed-forwards of `expert_width`, `top_k` used by each token, and an always used one of `shared_width`."""
+    """`experts` feed-forwards of `expert_width`, `top_k` of them for each token, and one of `shared_width` for all."""
 
     kind: Literal["experts"] = "experts"
     experts: PositiveInt
@@ -179,7 +183,7 @@ class MixtureOfExperts(Spec):
 
 
 class Block(Spec):
-    """One transformer layer. `norm_count` norms of the hidden width; `parallel` when attention and feed-forward share their input."""
+    """One transformer layer: `norm_count` norms of the hidden width, `parallel` attention and feed-forward or in turn."""
 
     attention: MultiHeadAttention | LatentAttention = Field(discriminator="kind")
     ffn: FeedForward | MixtureOfExperts = Field(discriminator="kind")
@@ -189,8 +193,14 @@ class Block(Spec):
 
     def parameters(self, hidden_size: int) -> list[Parameter]:
         """Every weight of this layer, none with zero elements."""
-        norms = [norm for index in range(self.norm_count) for norm in self.norm.parameters(f"norm.{index}", hidden_size)]
-        return [p for p in (*self.attention.parameters(hidden_size), *self.ffn.parameters(hidden_size), *norms) if p.elements]
+        norms = [
+            norm for index in range(self.norm_count) for norm in self.norm.parameters(f"norm.{index}", hidden_size)
+        ]
+        return [
+            p
+            for p in (*self.attention.parameters(hidden_size), *self.ffn.parameters(hidden_size), *norms)
+            if p.elements
+        ]
 
 
 class BlockRun(Spec):
@@ -203,8 +213,8 @@ class BlockRun(Spec):
 class ModelSpec(Spec):
     """A decoder-only transformer.
 
-    `positions`: rows of a learned position embedding, 0 where positions are rotary or ALiBi. `embedding_size`: width of the
-    embedding and head where it differs from `hidden_size` (OPT-350M projects between them). `embedding_norm`: BLOOM's.
+    `positions`: rows of a learned position embedding, 0 where positions are rotary or ALiBi. `embedding_size`: width
+    of the embedding and head where it is not `hidden_size` (OPT-350M projects between them). `embedding_norm`: BLOOM's.
     `config`: the Hugging Face configuration this was read from, which the executor builds the model of.
     """
 
@@ -239,7 +249,11 @@ class ModelSpec(Spec):
     def embedding_parameters(self) -> list[Parameter]:
         """Weights before the first layer: token and position embeddings, their projection and norm."""
         width = self.embedding_size or self.hidden_size
-        norm = Norm(kind="layernorm", bias=True).parameters("embedding.norm", self.hidden_size) if self.embedding_norm else []
+        norm = (
+            Norm(kind="layernorm", bias=True).parameters("embedding.norm", self.hidden_size)
+            if self.embedding_norm
+            else []
+        )
         return [
             Parameter("embedding.tokens", self.vocab_size * width, split=True),
             Parameter("embedding.positions", self.positions * self.hidden_size, split=False),
@@ -263,7 +277,9 @@ class ModelSpec(Spec):
         ends = sum(p.elements for p in (*self.embedding_parameters(), *self.head_parameters()))
         if self.tied_embeddings:
             ends -= self.vocab_size * (self.embedding_size or self.hidden_size)
-        return ends + sum(run.count * sum(p.elements for p in run.block.parameters(self.hidden_size)) for run in self.blocks)
+        return ends + sum(
+            run.count * sum(p.elements for p in run.block.parameters(self.hidden_size)) for run in self.blocks
+        )
 
     @cached_property
     def active_parameter_count(self) -> int:

@@ -72,18 +72,18 @@ class Stage(Spec):
 class Offload(Spec):
     """What lives on the host instead of the device.
 
-    `optimizer_fraction`: share of the optimizer (fp32 parameters, gradients and optimizer state shards, and the update itself) on
-    the host. 0 or 1 here; a fraction between them has no execution yet and is refused.
+    `optimizer_fraction`: share of the optimizer (this rank's fp32 parameters, gradients and optimizer state, and the
+    update itself) on the host. 0 or 1 here; a fraction between them has no execution yet and is refused.
     """
 
     optimizer_fraction: Literal[0, 1] = 0
 
 
 class Plan(Spec):
-    """All choices for a run. Valid in itself; `shardwright.costmodel.check_plan` holds it against a model and a cluster.
+    """All choices for a run. Valid in itself; `check_plan` holds it against a model and a cluster.
 
-    `stages[i]` runs on pipeline rank `i % mesh.pp`. `micro_batch` counts sequences per microbatch per data-parallel rank;
-    `microbatches` counts microbatches per step per data-parallel rank.
+    `stages[i]` runs on pipeline rank `i % mesh.pp`. `micro_batch` counts sequences per microbatch per data-parallel
+    rank, `microbatches` microbatches per step per data-parallel rank.
     """
 
     mesh: Mesh
@@ -116,12 +116,18 @@ class Plan(Spec):
     def _consistent(self) -> Self:
         mesh, count = self.mesh, len(self.stages)
         if mesh.cp > 1 or mesh.ep > 1:
-            raise ValueError(f"cp {mesh.cp} and ep {mesh.ep}: context and expert parallelism are not available in this version; set both to 1")
+            raise ValueError(
+                f"cp {mesh.cp} and ep {mesh.ep}: context and expert parallelism are not available in this version; set both to 1"
+            )
         if self.schedule == "interleaved-1f1b":
             if mesh.pp < 2 or count % mesh.pp or count < 2 * mesh.pp:
-                raise ValueError(f"interleaved-1f1b with pp {mesh.pp} needs pp of 2 or more and 2, 3, ... stages on each rank, not {count} stages in all")
+                raise ValueError(
+                    f"interleaved-1f1b with pp {mesh.pp} needs pp of 2 or more and 2, 3, ... stages on each rank, not {count} stages in all"
+                )
             if self.microbatches % mesh.pp:
-                raise ValueError(f"interleaved-1f1b needs microbatches divisible by pp: {self.microbatches} by {mesh.pp}")
+                raise ValueError(
+                    f"interleaved-1f1b needs microbatches divisible by pp: {self.microbatches} by {mesh.pp}"
+                )
         elif count != mesh.pp:
             raise ValueError(f"{self.schedule} needs one stage on each pipeline rank: {count} stages for pp {mesh.pp}")
         for index, stage in enumerate(self.stages):
@@ -129,7 +135,9 @@ class Plan(Spec):
                 raise ValueError(f"stage {index} holds no layer; every stage needs at least one")
             for run in stage.layers:
                 if (run.zero_stage == 0) != (mesh.dp_shard == 1):
-                    raise ValueError(f"stage {index} has zero_stage {run.zero_stage} with dp_shard {mesh.dp_shard}; ZeRO stages 1 to 3 need dp_shard of 2 or more, 0 needs 1")
+                    raise ValueError(
+                        f"stage {index} has zero_stage {run.zero_stage} with dp_shard {mesh.dp_shard}; ZeRO stages 1 to 3 need dp_shard of 2 or more, 0 needs 1"
+                    )
         return self
 
     def differences(self, other: "Plan") -> list[str]:

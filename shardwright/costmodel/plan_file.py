@@ -13,7 +13,7 @@ from .plan import Plan
 from .spec import Spec, read_json
 from .training import TrainingSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 
 class PlanFile(Spec):
@@ -40,10 +40,14 @@ def read_plan_file(path: Path) -> PlanFile:
     """
     data = read_json(path)
     if not isinstance(data, dict) or data.get("kind") != "shardwright-plan":
-        raise SpecError(f"{path}: is not a plan file (no \"kind\": \"shardwright-plan\"); write one with 'shardwright plan --out {path.name}'")
+        raise SpecError(
+            f'{path}: is not a plan file (no "kind": "shardwright-plan"); write one with \'shardwright plan --out {path.name}\''
+        )
     version = data.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise SpecError(f"{path}: has plan schema version {version}; this shardwright reads up to {SCHEMA_VERSION}. Upgrade shardwright or plan again")
+        raise SpecError(
+            f"{path}: has plan schema version {version}; this shardwright reads up to {SCHEMA_VERSION}. Upgrade shardwright or plan again"
+        )
     return PlanFile.parse(data, source=str(path))
 
 
@@ -55,7 +59,9 @@ def write_plan_file(path: Path, plan_file: PlanFile) -> None:
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(json.dumps(plan_file.model_dump(mode="json"), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(
+            json.dumps(plan_file.model_dump(mode="json"), indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        )
         partial.replace(path)
     except OSError as error:
         raise SpecError(f"{path}: cannot be written ({error.strerror or error})") from None

@@ -48,7 +48,11 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (json.JSONDecodeError, RecursionError) as error:
-        detail = f"{error.msg} at line {error.lineno} column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+        detail = (
+            f"{error.msg} at line {error.lineno} column {error.colno}"
+            if isinstance(error, json.JSONDecodeError)
+            else "nested too deep"
+        )
         raise SpecError(f"{path}: is not valid JSON ({detail}); is the file complete?") from None
     except ValueError as error:
         raise SpecError(f"{path}: {error}") from None
@@ -100,4 +104,9 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _literals(model: type[BaseModel]) -> list[str]:
-    return [str(value) for field in model.model_fields.values() for value in get_args(field.annotation) if isinstance(value, str)]
+    return [
+        str(value)
+        for field in model.model_fields.values()
+        for value in get_args(field.annotation)
+        if isinstance(value, str)
+    ]
