@@ -62,8 +62,6 @@ class _Builder:
             activation_bytes=self._stack("activation_bytes_by_policy"),
             working_bytes=self._stack("working_bytes_by_policy"),
             static=self._static_bytes(traffic.parameters),
-            model_flops=self._stack("model_flops"),
-            recompute_flops=self._stack("recompute_flops_by_policy"),
         )
 
     def _stack(self, name: str) -> Array:

@@ -72,7 +72,7 @@ class CatalogTimes:
             tiles = np.ceil(m / rows) * np.ceil(n / columns) * groups
             used = m * n * groups / (tiles * rows * columns)
             shares.append(rate * used * tiles / (np.ceil(tiles / units) * units))
-        return np.maximum.reduce(shares)
+        return np.asarray(np.maximum.reduce(shares))
 
     def attention_seconds(self, flops: Number, *, head_size: Number, backward: bool) -> Array:
         """Fused attention: a share of the peak that falls with heads smaller than 128."""

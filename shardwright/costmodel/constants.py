@@ -54,3 +54,7 @@ CPU_ATTENTION_FRACTION = Constant(
 HOST_MEMORY_FRACTION = Constant(
     0.6, "share of peak", "share of host memory bandwidth that an optimizer step reaches", "assumed"
 )
+INTERVAL_80_LOW = Constant(0.85, "factor", "measured over predicted step time, 10% quantile", _FITTED)
+INTERVAL_80_HIGH = Constant(1.25, "factor", "measured over predicted step time, 90% quantile", _FITTED)
+INTERVAL_95_LOW = Constant(0.7, "factor", "measured over predicted step time, 2.5% quantile", _FITTED)
+INTERVAL_95_HIGH = Constant(1.6, "factor", "measured over predicted step time, 97.5% quantile", _FITTED)

@@ -28,8 +28,6 @@ class RowWork:
     activation_bytes_by_policy: Array
     working_bytes_by_policy: Array
     parameters: Array
-    model_flops: Array
-    recompute_flops_by_policy: Array
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,6 @@ class WorkModel:
         forward = self.times.with_launches_seconds(forward_busy, constants.KERNELS_PER_LAYER_FORWARD.value)
         backward = self.times.with_launches_seconds(backward_busy, constants.KERNELS_PER_LAYER_BACKWARD.value)
         exposed = self._layer_tensor_parallel_seconds(block)
-        matmul_flops = sum((matmul.flops for matmul in matmuls), np.zeros(len(self.candidates)))
-        core_flops = operators.attention_core_flops(block, self.training, tokens, tp, causal=False)
         zero = np.zeros_like(forward)
         kept, working = self._layer_bytes(block)
         return RowWork(
@@ -88,8 +84,6 @@ class WorkModel:
             activation_bytes_by_policy=kept,
             working_bytes_by_policy=working,
             parameters=self._local_parameters(block.parameters(hidden)),
-            model_flops=3 * (matmul_flops + core_flops),
-            recompute_flops_by_policy=_policies(none=zero, selective=core_flops, full=matmul_flops + core_flops),
         )
 
     def embedding(self) -> RowWork:
@@ -104,7 +98,6 @@ class WorkModel:
             parameters=parameters,
             kept=kept,
             working=self._element_bytes * parameters,
-            model_flops=np.zeros_like(kept),
             collectives=1,
         )
 
@@ -124,7 +117,6 @@ class WorkModel:
             parameters=parameters,
             kept=4.0 * logits + tokens * hidden * ((4.0 + element) / self._sequence_split + element),
             working=(4.0 + element) * logits,
-            model_flops=3 * matmuls[0].flops,
             collectives=1,
         )
 
@@ -136,7 +128,6 @@ class WorkModel:
         parameters: Array,
         kept: Array,
         working: Array,
-        model_flops: Array,
         collectives: int,
     ) -> RowWork:
         nothing = _policies(none=np.zeros_like(kept), selective=np.zeros_like(kept), full=np.zeros_like(kept))
@@ -150,8 +141,6 @@ class WorkModel:
             activation_bytes_by_policy=_policies(none=kept, selective=kept, full=kept),
             working_bytes_by_policy=_policies(none=working, selective=working, full=working),
             parameters=parameters,
-            model_flops=model_flops,
-            recompute_flops_by_policy=nothing,
         )
 
     def _forward_seconds(self, matmuls: list[operators.Matmul]) -> Array:

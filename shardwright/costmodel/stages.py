@@ -49,7 +49,9 @@ class StageSums:
         """Shape (S,): `values` of shape (Z, R) or (Z, R, P), summed over the rows that each stage holds."""
         if values.ndim == 2:
             values = values[..., None]
-        return np.einsum("zrp,zsrp->s", np.broadcast_to(values, (*values.shape[:2], len(POLICIES))), self.counts)
+        return np.asarray(
+            np.einsum("zrp,zsrp->s", np.broadcast_to(values, (*values.shape[:2], len(POLICIES))), self.counts)
+        )
 
     def largest(self, values: Array) -> Array:
         """Shape (S,): the largest of `values`, (Z, R) or (Z, R, P), among the rows that each stage holds."""

@@ -53,8 +53,7 @@ class CostTables:
     `forward`, `backward`: one microbatch. `first_forward`, `last_backward`: what the first microbatch's forward and the
     last one's backward add. `optimizer_seconds` (N, R): clipping and update once a step. `send_seconds` (N,): one
     microbatch's hidden states to the next stage. `activation_bytes`: kept for each microbatch in flight;
-    `working_bytes`: in use while that row's backward runs. `model_flops` (N, R): forward and backward of one microbatch
-    on one tp rank, attention counted in full; `recompute_flops` (N, R, P) likewise.
+    `working_bytes`: in use while that row's backward runs.
     """
 
     forward: Seconds
@@ -66,8 +65,6 @@ class CostTables:
     activation_bytes: Array
     working_bytes: Array
     static: StaticBytes
-    model_flops: Array
-    recompute_flops: Array
 
     def __len__(self) -> int:
         return len(self.send_seconds)
