@@ -16,16 +16,9 @@ from ..costmodel.in_flight import alive_counts
 from ..costmodel.op_times import Array
 from ..costmodel.pipeline import step_seconds
 from ..costmodel.stage_costs import StageCosts
+from .chunk_sizes import chunk_sizes
 from .layer_ranges import LayerRanges
 from .space_costs import EntryCosts
-
-
-def chunk_sizes(layers: int, stages: int) -> tuple[int, int]:
-    """Fewest and most layers of a stage: the even share, a layer less or more for the model's ends and the remainder.
-
-    Longer and shorter stages are not in the space: interleaving lives from stages that take equally long.
-    """
-    return max(1, layers // stages - 1), -(-layers // stages) + 1
 
 
 _EVALUATE_ALL = 3000
@@ -41,16 +34,6 @@ class InterleavedPlan:
     layers: tuple[int, ...]
     mix: IntArray
     step_seconds: float
-    exhaustive: bool
-
-
-def best_interleaved(
-    entry: EntryCosts, ranges: LayerRanges, allowed: list[int], limit_seconds: float
-) -> InterleavedPlan | None:
-    """The best plan of the entry that takes less than `limit_seconds`, or None where none is found."""
-    search = _InterleavedSearch(entry, ranges, allowed)
-    found = search.exhaustive() or search.family()
-    return found if found is not None and found.step_seconds < limit_seconds else None
 
 
 class _Mixed:
@@ -68,13 +51,14 @@ class _Mixed:
         return len(self.layers)
 
 
-class _InterleavedSearch:
+class InterleavedSearch:
     """One entry's search. Stage i = chunk i // P of rank i % P; `counts` (chunks, classes) are a rank's layers."""
 
     def __init__(self, entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> None:
         self.entry, self.ranges, self.allowed = entry, ranges, allowed
         self.classes = ranges.counts.shape[1]
-        self.fewest, self.most = chunk_sizes(ranges.layer_count, entry.stages)
+        sizes = chunk_sizes(ranges.layer_count, entry.pp, entry.stages_per_rank)
+        self.fewest, self.most = sizes.fewest.T, sizes.most.T
         self.alive = alive_counts(entry.schedule, entry.pp, entry.stages_per_rank, entry.microbatches)
         self._rank_mixes: dict[tuple[int, bytes], IntArray | None] = {}
 
@@ -85,18 +69,18 @@ class _InterleavedSearch:
         if not self._few():
             return None
         mixed = _Mixed()
-        for layers in _all_sizes(self.ranges.layer_count, self.entry.stages, self.fewest, self.most):
+        for layers in _all_sizes(self.ranges.layer_count, self.fewest.reshape(-1), self.most.reshape(-1)):
             counts = self._counts(layers)
             ranks = [self._all_rank_mixes(rank, counts[rank :: self.entry.pp]) for rank in range(self.entry.pp)]
             for choice in product(*ranks):
                 mixed.add(layers, self._interleave(list(choice)))
             if len(mixed) > _EVALUATE_ALL:
                 return None
-        return self._best(mixed, exhaustive=True)
+        return self._best(mixed)
 
     def _few(self) -> bool:
         ways = 1.0
-        spare = self.ranges.layer_count - self.entry.stages * self.fewest
+        spare = self.ranges.layer_count - int(self.fewest.sum())
         for placed in range(spare):
             ways *= (self.entry.stages + placed) / (placed + 1)
         return ways * len(self.allowed) ** min(self.ranges.layer_count, 12) <= _EVALUATE_ALL
@@ -118,7 +102,7 @@ class _InterleavedSearch:
             mixed = _Mixed()
             for early in (True, False):
                 self._add_mixed(mixed, self._even_layers(seconds_per_layer, early=early))
-            found = self._best(mixed, exhaustive=False)
+            found = self._best(mixed)
             if found is None:
                 return best
             if best is None or found.step_seconds < best.step_seconds:
@@ -128,17 +112,19 @@ class _InterleavedSearch:
 
     def improved(self, plan: InterleavedPlan) -> InterleavedPlan:
         """Move single layers between stages for as long as that shortens the step."""
-        if plan.exhaustive or self.entry.stages > _MOST_STAGES_TO_IMPROVE:
+        if self.entry.stages > _MOST_STAGES_TO_IMPROVE:
             return plan
         for _ in range(_IMPROVING_ROUNDS):
             mixed = _Mixed()
+            fewest, most = self.fewest.reshape(-1), self.most.reshape(-1)
             for source, target in product(range(self.entry.stages), repeat=2):
                 layers = list(plan.layers)
                 layers[source] -= 1
                 layers[target] += 1
-                if source != target and layers[source] >= self.fewest and layers[target] <= self.most:
+                in_space = layers[source] >= fewest[source] and layers[target] <= most[target]
+                if source != target and in_space:
                     self._add_mixed(mixed, tuple(layers))
-            found = self._best(mixed, exhaustive=False)
+            found = self._best(mixed)
             if found is None or found.step_seconds >= plan.step_seconds:
                 return plan
             plan = found
@@ -147,7 +133,7 @@ class _InterleavedSearch:
     def _even_layers(self, seconds_per_layer: Array, *, early: bool) -> tuple[int, ...]:
         """Layers of each stage: one at a time to the rank that is done first, there to the stage that is."""
         pp, chunks = self.entry.pp, self.entry.stages_per_rank
-        layers = np.full((chunks, pp), self.fewest)
+        layers = self.fewest.copy()
         ends = np.zeros((chunks, pp))
         rows = self.entry.rows
         at_ends = rows.forward[self.classes :] + rows.backward[self.classes :, 0]
@@ -246,12 +232,12 @@ class _InterleavedSearch:
         moving = moving + 2 * largest(rows.gather_window) + largest(rows.reduce_buffer)
         return np.asarray(total(rows.static) + (1 + constants.ALLOCATOR_SLACK.value) * moving <= float(rows.room))
 
-    def _best(self, mixed: _Mixed, *, exhaustive: bool) -> InterleavedPlan | None:
+    def _best(self, mixed: _Mixed) -> InterleavedPlan | None:
         if not len(mixed):
             return None
         seconds = self._seconds(np.array(mixed.layers), np.stack(mixed.mixes).astype(float))
         best = int(np.argmin(seconds))
-        return InterleavedPlan(mixed.layers[best], mixed.mixes[best], float(seconds[best]), exhaustive)
+        return InterleavedPlan(mixed.layers[best], mixed.mixes[best], float(seconds[best]))
 
     def _seconds(self, layers: IntArray, mixes: Array) -> Array:
         """(B,): the step of partitions (B, S) with mixes (B, S, classes, policies)."""
@@ -293,16 +279,16 @@ class _InterleavedSearch:
         return stacked.reshape(self.entry.stages, *stacked.shape[2:])
 
 
-def _all_sizes(layers: int, stages: int, fewest: int, most: int) -> list[tuple[int, ...]]:
-    """Every way to give `layers` to `stages` with `fewest` to `most` on each."""
+def _all_sizes(layers: int, fewest: IntArray, most: IntArray) -> list[tuple[int, ...]]:
+    """Every way to give `layers` to stages that hold from `fewest` (S,) to `most` (S,) each."""
     partial: list[tuple[int, ...]] = [()]
-    for stage in range(stages):
-        after = stages - stage - 1
+    for stage in range(len(fewest)):
+        least_after, most_after = int(fewest[stage + 1 :].sum()), int(most[stage + 1 :].sum())
         partial = [
             (*sizes, size)
             for sizes in partial
-            for size in range(fewest, most + 1)
-            if after * fewest <= layers - sum(sizes) - size <= after * most
+            for size in range(int(fewest[stage]), int(most[stage]) + 1)
+            if least_after <= layers - sum(sizes) - size <= most_after
         ]
     return partial
 
