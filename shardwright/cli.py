@@ -24,10 +24,13 @@ app = typer.Typer(
     help="Plans the fastest way to train a large model on a cluster, says why, and trains with that plan on PyTorch.",
 )
 
-ModelArgument = Annotated[str, typer.Argument(help="A preset's name, a Hugging Face config.json, or a folder with one.")]
+ModelArgument = Annotated[
+    str, typer.Argument(help="A preset's name, a Hugging Face config.json, or a folder with one.")
+]
 PlanArgument = Annotated[Path, typer.Argument(help="A plan file, from 'shardwright plan --out'.")]
 ClusterOption = Annotated[
-    str, typer.Option(help="Device and count (h100-sxm:64), a TOML file, or local (what is here; local:N for N CPU ranks).")
+    str,
+    typer.Option(help="Device and count (h100-sxm:64), a TOML file, or local (what is here; local:N for N CPU ranks)."),
 ]
 SeqLenOption = Annotated[int, typer.Option(help="Tokens of a sequence.")]
 GlobalBatchOption = Annotated[int, typer.Option(help="Sequences of an optimizer step, over all ranks.")]
@@ -56,7 +59,9 @@ def plan(
     schedule: Annotated[str | None, typer.Option(help="Fix the schedule: gpipe, 1f1b, interleaved-1f1b.")] = None,
     stages_per_rank: Annotated[int | None, typer.Option(help="Fix the pipeline chunks of a rank.")] = None,
     recompute: Annotated[str | None, typer.Option(help="Fix recompute for all layers: none, selective, full.")] = None,
-    optimizer_offload: Annotated[int | None, typer.Option(help="Fix the optimizer on the host (1) or device (0).")] = None,
+    optimizer_offload: Annotated[
+        int | None, typer.Option(help="Fix the optimizer on the host (1) or device (0).")
+    ] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds after which the best plan so far is taken.")] = 30.0,
     out: Annotated[Path | None, typer.Option(help="Write the plan file here.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with the timeline here.")] = None,
