@@ -1,18 +1,12 @@
 """The command line: parse, call one library function, print."""
 
-import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
-from shardwright.costmodel.errors import InfeasibleError, SpecError
-
 if TYPE_CHECKING:
-    from shardwright.costmodel import ClusterSpec, ModelSpec, TrainingSpec
-    from shardwright.costmodel.plan_file import PlanFile
+    pass
 
 EXIT_USER_ERROR, EXIT_INFEASIBLE, EXIT_INTERRUPTED = 2, 3, 130
 
