@@ -86,8 +86,8 @@ class LatentAttention(Spec):
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
 
     Queries come from a latent of `query_rank` (None: straight from the hidden state), keys and values from one of
-    `kv_rank`; each query and key head has `head_size` plain and `rotary_size` rotary elements, each value head
-    `value_head_size`.
+    `kv_rank`, each normalised; each query and key head has `plain_size` plain and `rotary_size` rotary elements, each
+    value head `value_head_size`. `bias` is on the projections down to the latents and on the output.
     """
 
     kind: Literal["latent"] = "latent"
@@ -161,6 +161,7 @@ class MixtureOfExperts(Spec):
     gated: bool = True
     shared_width: NonNegativeInt = 0
     shared_gate: bool = False
+    shared_bias: bool = False
     bias: bool = False
     router_bias: bool = False
 
@@ -177,7 +178,10 @@ class MixtureOfExperts(Spec):
         return [
             Parameter("ffn.router", (hidden_size + self.router_bias) * self.experts, split=False),
             Parameter("ffn.experts", each * self.experts, split=True, expert=True),
-            Parameter("ffn.shared", hidden_size * (shared_up + self.shared_width), split=True),
+            Parameter(
+                "ffn.shared", hidden_size * (shared_up + self.shared_width) + shared_up * self.shared_bias, split=True
+            ),
+            Parameter("ffn.shared_down_bias", hidden_size * self.shared_bias, split=False),
             Parameter("ffn.shared_gate", hidden_size * self.shared_gate, split=False),
         ]
 
@@ -230,6 +234,16 @@ class ModelSpec(Spec):
     head_bias: bool = False
     final_norm: Norm | None = Norm()
     config: dict[str, Any] = Field(default_factory=dict, repr=False)
+
+    @model_validator(mode="after")
+    def _embedding_differs(self) -> Self:
+        if self.embedding_size == self.hidden_size:
+            raise ValueError(f"embedding_size {self.embedding_size} equals hidden_size; leave it out")
+        return self
+
+    def __hash__(self) -> int:
+        """Over what makes the model; `config` is left out, as a dictionary has no hash."""
+        return hash((self.name, self.family, self.hidden_size, self.vocab_size, self.blocks))
 
     @property
     def layer_count(self) -> int:
