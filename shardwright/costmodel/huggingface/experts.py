@@ -15,6 +15,7 @@ from shardwright.costmodel.model import (
     ModelSpec,
     MultiHeadAttention,
 )
+
 from .layers import decoder, divide_hidden, read_heads, read_layer_count, read_qwen_window, read_windows, with_windows
 from .reader import ConfigReader
 

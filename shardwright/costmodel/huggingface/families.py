@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from shardwright.costmodel.errors import SpecError, nearest
 from shardwright.costmodel.model import ModelSpec
+
 from . import dense, experts, layer_normed
 from .reader import ConfigReader
 

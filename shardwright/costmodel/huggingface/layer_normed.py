@@ -4,6 +4,7 @@ Defaults are those of the configuration class of the same name in transformers 5
 """
 
 from shardwright.costmodel.model import Block, FeedForward, ModelSpec, MultiHeadAttention, Norm
+
 from .layers import Ends, decoder, divide_hidden, read_heads, read_layer_count
 from .reader import ConfigReader
 
@@ -19,7 +20,7 @@ def read_gpt2(config: ConfigReader) -> ModelSpec:
     heads = config.size("n_head", "num_attention_heads", default=12)
     layers = read_layer_count(config, "n_layer", "num_hidden_layers")
     attention = _multi_head(config, hidden_size, heads, heads, bias=True)
-    ffn = FeedForward(width=config.size("n_inner", default=4 * hidden_size), gated=False, bias=True)
+    ffn = FeedForward(width=config.optional_size("n_inner", default=None) or 4 * hidden_size, gated=False, bias=True)
     positions = config.size("n_positions", "max_position_embeddings", default=1024)
     ends = Ends(_LAYER_NORM, positions=positions)
     blocks = [Block(attention=attention, ffn=ffn, norm=_LAYER_NORM)] * layers
@@ -55,7 +56,7 @@ def read_opt(config: ConfigReader) -> ModelSpec:
     has_final_norm = config.flag("do_layer_norm_before", default=True) and not config.flag(
         "_remove_final_layer_norm", default=False
     )
-    embedding_size = config.size("word_embed_proj_dim", default=hidden_size)
+    embedding_size = config.optional_size("word_embed_proj_dim", default=None)
     ends = Ends(
         final_norm=norm if has_final_norm else None,
         positions=config.size("max_position_embeddings", default=2048) + _OPT_PADDING_ROWS,
@@ -106,18 +107,20 @@ def read_falcon(config: ConfigReader) -> ModelSpec:
     """Falcon: multi-query (7B), grouped (40B, 180B: `new_decoder_architecture`) or plain heads (RW, with ALiBi)."""
     hidden_size = config.required_size("hidden_size", "n_embed")
     heads = config.size("num_attention_heads", default=71)
-    kv_heads = config.size("num_kv_heads", default=heads)
+    kv_heads = config.optional_size("num_kv_heads", default=None) or heads
     grouped = config.flag("new_decoder_architecture", default=False)
     if not grouped:
         kv_heads = 1 if config.flag("multi_query", default=True) else heads
     parallel = config.flag("parallel_attn", default=True)
-    two_parallel_norms = config.size("num_ln_in_parallel_attn", default=2 if grouped else 1) == 2
+    parallel_norms = config.optional_size("num_ln_in_parallel_attn", default=None) or (2 if grouped else 1)
     bias = config.flag("bias", default=False)
     block = Block(
         attention=_multi_head(config, hidden_size, heads, kv_heads, bias=bias),
-        ffn=FeedForward(width=config.size("ffn_hidden_size", default=4 * hidden_size), gated=False, bias=bias),
+        ffn=FeedForward(
+            width=config.optional_size("ffn_hidden_size", default=None) or 4 * hidden_size, gated=False, bias=bias
+        ),
         norm=_LAYER_NORM,
-        norm_count=2 if two_parallel_norms or not parallel else 1,
+        norm_count=2 if parallel_norms == 2 or not parallel else 1,
         parallel=parallel or grouped,
     )
     blocks = [block] * read_layer_count(config)

@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from shardwright.costmodel.model import Block, BlockRun, ModelSpec, Norm
+
 from .reader import MOST_LAYERS, ConfigReader
 
 FULL, SLIDING = "full_attention", "sliding_attention"

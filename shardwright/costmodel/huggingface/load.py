@@ -10,6 +10,7 @@ from pathlib import Path
 from shardwright.costmodel.errors import SpecError, nearest
 from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.spec import read_json
+
 from .families import model_from_config
 
 _SUFFIX = ".json"
@@ -26,21 +27,21 @@ def load_model(reference: str) -> ModelSpec:
 
     A reference with a path separator, or one that ends in `.json`, is a path: to a file, or to a folder that holds a
     config.json. Any other is a preset's name in whatever case; where no preset has that name, it is a path after all,
-    if there is such a file or folder.
+    if there is such a file or folder. A folder that bears a preset's name is `./name`.
 
     Raises:
         SpecError: no such preset or file (the nearest preset is named), or the file is no valid configuration.
     """
     if not reference.strip():
         raise SpecError(f"model is {reference!r}: give a preset's name, a config.json or a folder that holds one")
-    path = Path(reference)
-    if not _is_path(reference):
-        preset = reference.lower()
-        if preset in _presets():
-            return _load_preset(preset)
-        if not path.exists():
-            raise SpecError(f"model '{reference}' is no preset and no file or folder.{_advice(reference)}")
-    return _load_path(path, reference)
+    looks_like_path = _is_path(reference)
+    preset = reference.lower()
+    if not looks_like_path and preset in _presets():
+        return _load_preset(preset)
+    if not os.path.exists(reference):  # which, unlike Path.exists, is false for a name too long to be one
+        what = "no such file or folder" if looks_like_path else "no preset, file or folder has that name"
+        raise SpecError(f"model '{reference}': {what}.{_advice(reference)}")
+    return _load_path(Path(reference), reference)
 
 
 def _is_path(reference: str) -> bool:
@@ -54,8 +55,6 @@ def _load_preset(name: str) -> ModelSpec:
 
 
 def _load_path(path: Path, reference: str) -> ModelSpec:
-    if not path.exists():
-        raise SpecError(f"model '{reference}': no such file or folder.{_advice(path.name.removesuffix(_SUFFIX))}")
     if path.is_dir():
         file = path / _CONFIG_FILE
         if not file.is_file():
@@ -67,8 +66,11 @@ def _load_path(path: Path, reference: str) -> ModelSpec:
     return model_from_config(read_json(file), name=named or _CONFIG_FILE, source=str(file))
 
 
-def _advice(given: str) -> str:
-    return nearest(given, preset_names()) or f" Presets: {', '.join(preset_names())}"
+def _advice(reference: str) -> str:
+    """The preset that was likely meant, also by the name of a repository such as meta-llama/Llama-3.1-70B."""
+    meant = Path(reference).name.lower().removesuffix(_SUFFIX)
+    examples = ", ".join(f"'{name}'" for name in ("llama-3.1-70b", "gpt3-175b", "mixtral-8x7b"))
+    return nearest(meant, _presets()) or f" There are {len(_presets())} presets, {examples} among them."
 
 
 @cache

@@ -1,9 +1,11 @@
 """Typed access to a config.json: each value checked where it is read, each error one line naming the file and the key."""
 
+import difflib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shardwright.costmodel.errors import SpecError, nearest
+from shardwright.costmodel.errors import SpecError
 
 # Far above any model that exists, and low enough that a slip of the keyboard can't make us list a billion layers.
 LARGEST_SIZE = 2**31 - 1
@@ -32,14 +34,18 @@ class ConfigReader:
         """
         size = self.optional_size(*spellings, default=None, at_most=at_most)
         if size is None:
-            hint = nearest(spellings[0], self.config)
-            raise self.error(f"key '{spellings[0]}' is missing; give it as a whole number.{hint}")
+            # Only a slip of one letter or two: among the other keys of a config some word is always vaguely near.
+            close = difflib.get_close_matches(spellings[0], list(self.config), n=1, cutoff=0.85)
+            hint = f"; is '{close[0]}' a misspelling of it?" if close else "; give it as a whole number"
+            raise self.error(f"key '{spellings[0]}' is missing{hint}")
         return size
 
     def size(self, *spellings: str, default: int, at_least: int = 1) -> int:
-        """A whole number, `default` where the key is missing or null."""
+        """A whole number, `default` where the key is missing."""
         size = self.optional_size(*spellings, default=default, at_least=at_least)
-        return default if size is None else size
+        if size is None:
+            raise self.error(f"'{spellings[0]}' is null: must be a whole number; leave it out for {default}")
+        return size
 
     def optional_size(
         self, *spellings: str, default: int | None, at_least: int = 1, at_most: int = LARGEST_SIZE
@@ -93,7 +99,7 @@ class ConfigReader:
         """Refuse a key whose value asks for what transformers doesn't build: it would be counted and trained wrongly."""
         value = self.config.get(key, default)
         if value is not None and value != built:
-            raise self.error(f"'{key}' is {_shown(value)}: transformers builds this family with {built!r} only")
+            raise self.error(f"'{key}' is {_shown(value)}: transformers builds this family with {_shown(built)} only")
 
     def _find(self, spellings: Sequence[str], default: object) -> tuple[str, Any]:
         given = [key for key in spellings if self.config.get(key) is not None]
@@ -111,5 +117,6 @@ class ConfigReader:
 
 
 def _shown(value: object) -> str:
-    shown = repr(value)
+    """The value as the file spells it, cut where it is long."""
+    shown = json.dumps(value, default=repr)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
