@@ -117,6 +117,4 @@ def constant_efficiency_errors(ideal_seconds: Sequence[float], measured_seconds:
     efficiency = statistics.median(
         ideal / measured for ideal, measured in zip(ideal_seconds, measured_seconds, strict=True)
     )
-    return [
-        ideal / efficiency / measured - 1 for ideal, measured in zip(ideal_seconds, measured_seconds, strict=True)
-    ]
+    return [ideal / efficiency / measured - 1 for ideal, measured in zip(ideal_seconds, measured_seconds, strict=True)]

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage, ZeroStage
 
-
 from .skipped_row import SkippedRowError
 from .table import TableRow
 
@@ -168,7 +167,8 @@ def _plan(
         microbatches=microbatches,
         schedule=schedule,
         stages=tuple(
-            Stage(layers=(run.model_copy(update={"count": count}),)) for count in even_stages(layout.layers, stage_count)
+            Stage(layers=(run.model_copy(update={"count": count}),))
+            for count in even_stages(layout.layers, stage_count)
         ),
         sequence_parallel=layout.sequence_parallel,
         offload=Offload(optimizer_fraction=1 if layout.optimizer_on_host else 0),
