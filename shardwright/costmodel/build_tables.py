@@ -116,7 +116,7 @@ class _Builder:
         is_layer = np.arange(len(self.rows)) < len(self.rows) - 2
         regathered = (zero >= 3) & is_layer
         accumulates = (zero <= 1) | (self._column("pp") > 1)
-        whole_gradients = accumulates & ((self._column("microbatches") > 1) | (self._column("dp_shard") == 1))
+        whole_gradients = accumulates & (self._column("microbatches") > 1)
         gathered = precision.activation_bytes_per_element * parameters
         master, gradient = MASTER_BYTES_PER_PARAMETER * shard, precision.gradient_bytes_per_element
         states = OPTIMIZER_STATE_BYTES_PER_PARAMETER[self.training.optimizer] * shard

@@ -40,45 +40,41 @@ class DataParallel:
 
     def in_forward(self) -> Exposed:
         """Every microbatch: ZeRO-3 gathers each layer, from the host where the shard lives there."""
-        return Exposed(
-            self._beside(self.forward, np.where(self._gathers_each, self._gather_seconds, 0.0)),
-            self._beside(self.forward, np.where(self._gathers_each, self._copy_seconds, 0.0)),
-        )
+        each = self._gathers_each
+        return self._beside(self.forward, each * self._gather_seconds, each * self._copy_seconds)
 
     def in_first_forward(self) -> Exposed:
         """Once a step: below ZeRO-3 the parameters are gathered when first used."""
-        return Exposed(
-            self._beside(self.forward, np.where(self._gathers_each, 0.0, self._gather_seconds)),
-            self._beside(self.forward, np.where(self._gathers_each, 0.0, self._copy_seconds)),
-        )
+        once = ~self._gathers_each
+        return self._beside(self.forward, once * self._gather_seconds, once * self._copy_seconds)
 
     def in_backward(self) -> Exposed:
         """Every microbatch: ZeRO-3 gathers again; ZeRO-2 and -3 reduce, and store on the host, each time."""
-        network = np.where(self._gathers_each, self._gather_seconds, 0.0)
-        network = network + np.where(self._reduces_each, self._reduce_seconds, 0.0)
-        copies = np.where(self._gathers_each, self._copy_seconds, 0.0)
-        copies = copies + np.where(self._reduces_each, self._copy_seconds, 0.0)
-        return Exposed(self._beside(self.backward, network[..., None]), self._beside(self.backward, copies[..., None]))
+        gathers, reduces = self._gathers_each, self._reduces_each
+        network = gathers * self._gather_seconds + reduces * self._reduce_seconds
+        copies = gathers * self._copy_seconds + reduces * self._copy_seconds
+        return self._beside(self.backward, network[..., None], copies[..., None])
 
     def after_last_backward(self) -> Exposed:
         """Once a step: the reduction that was put off, behind the last backward, or behind nothing in a pipeline."""
-        network = np.where(self._reduces_each, 0.0, self._reduce_seconds)[..., None] + np.zeros_like(self.backward)
-        copies = np.where(self._reduces_each, 0.0, self._copy_seconds)[..., None] + np.zeros_like(self.backward)
+        network = (~self._reduces_each * self._reduce_seconds)[..., None]
+        copies = (~self._reduces_each * self._copy_seconds)[..., None]
+        behind = self._beside(self.backward, network, copies)
         piped = self._piped[..., None]
-        return Exposed(
-            np.where(piped, network, self._beside(self.backward, network)),
-            np.where(piped, copies, self._beside(self.backward, copies)),
-        )
+        return Exposed(np.where(piped, network, behind.network), np.where(piped, copies, behind.host_copy))
 
-    def _beside(self, compute: Array, traffic: Array) -> Array:
-        """Seconds added when `traffic` runs beside `compute`: what outlasts it, and the compute it slows.
+    def _beside(self, compute: Array, network: Array, copies: Array) -> Exposed:
+        """What traffic adds to the `compute` it runs beside: the part that outlasts it, and the compute it slows.
 
-        On a CPU both need the same cores, so nothing is hidden.
+        Network and copies run beside each other too, so the longer one outlasts, both slow. On a CPU all need the same
+        cores, so nothing is hidden.
         """
         if self.cluster.groups[0].device.kind == "cpu":
-            return np.broadcast_to(traffic, np.broadcast_shapes(compute.shape, traffic.shape)).copy()
-        slowed = constants.OVERLAP_SLOWDOWN.value * np.minimum(compute, traffic)
-        return np.asarray(np.maximum(0.0, traffic - compute) + slowed)
+            return Exposed(network + np.zeros_like(compute), copies + np.zeros_like(compute))
+        slowdown = constants.OVERLAP_SLOWDOWN.value
+        alone = np.maximum(0.0, network - compute) + slowdown * np.minimum(compute, network)
+        both = np.maximum(0.0, np.maximum(network, copies) - compute) + slowdown * np.minimum(compute, network + copies)
+        return Exposed(alone, np.maximum(0.0, both - alone))
 
     def _column(self, name: str) -> Array:
         return np.asarray(getattr(self.candidates, name))[:, None]
