@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
 
 from shardwright.costmodel.errors import SpecError
 
@@ -22,7 +21,7 @@ from .cpu_rates import CpuRates, CpuSetting
 _TIMEOUT_SECONDS = 120.0
 
 
-def measure_cpu(setting: CpuSetting, *, seconds: float = 4.0) -> CpuRates:
+def measure_cpu(setting: CpuSetting, *, seconds: float = 3.0) -> CpuRates:
     """Measure for about `seconds`, besides what starting `setting.ranks` processes with torch takes.
 
     Raises:
@@ -54,6 +53,8 @@ def fit_link(seconds_by_size_bytes: Mapping[int, float], ranks: int) -> tuple[fl
     Inverts the ring of the cost model (Thakur et al. 2005): seconds = (2 n - 1) latency + 2 (n - 1)/n size / rate, one
     start and 2 (n - 1) steps. Least squares of the relative error, both terms non-negative.
     """
+    from scipy.optimize import nnls  # here, because remembered rates are read in less time than this import takes
+
     size_bytes = np.array(list(seconds_by_size_bytes), dtype=float)
     seconds = np.array(list(seconds_by_size_bytes.values()), dtype=float)
     terms = np.stack([np.full_like(size_bytes, 2 * ranks - 1), 2 * (ranks - 1) / ranks * size_bytes], axis=1)

@@ -48,18 +48,21 @@ def measure_rank(ranks: int, seconds: float) -> RankRates:
     )
 
 
-def _median_seconds(work: Callable[[], object], ranks: int, seconds: float) -> float:
-    """The median time of `work`, once warm, with every rank starting together. At least three repeats."""
+def _undisturbed_seconds(work: Callable[[], object], ranks: int, seconds: float) -> float:
+    """The lower quartile of the times of `work`, once warm, every rank starting together. At least four repeats.
+
+    Other programs only ever add time, and rates are remembered: one busy moment must not spoil every later plan.
+    """
     work()
     if ranks > 1:
         dist.barrier()
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end:
+    while len(times) < 4 or time.perf_counter() < end:
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.quantiles(times, n=4)[0]
 
 
 def _linear_flops_per_s(dtype: torch.dtype, ranks: int, seconds: float) -> float:
@@ -74,7 +77,7 @@ def _linear_flops_per_s(dtype: torch.dtype, ranks: int, seconds: float) -> float
         ) -> object:
             return torch.autograd.grad(torch.nn.functional.linear(x, weight), (x, weight), gradient)
 
-        total_seconds += _median_seconds(forward_and_backward, ranks, seconds / len(_LINEAR_SHAPES))
+        total_seconds += _undisturbed_seconds(forward_and_backward, ranks, seconds / len(_LINEAR_SHAPES))
         flops += 3 * 2.0 * tokens * inputs * outputs
     return flops / total_seconds
 
@@ -82,7 +85,7 @@ def _linear_flops_per_s(dtype: torch.dtype, ranks: int, seconds: float) -> float
 def _copy_bytes_per_s(ranks: int, seconds: float) -> float:
     source = torch.zeros(_COPY_BYTES // 4)
     target = torch.empty_like(source)
-    return 2 * _COPY_BYTES / _median_seconds(lambda: target.copy_(source), ranks, seconds)
+    return 2 * _COPY_BYTES / _undisturbed_seconds(lambda: target.copy_(source), ranks, seconds)
 
 
 def _dispatch_seconds(ranks: int, seconds: float) -> float:
@@ -94,7 +97,7 @@ def _dispatch_seconds(ranks: int, seconds: float) -> float:
             y = y * 1.0
         return torch.autograd.grad(y.sum(), x)
 
-    return _median_seconds(chain, ranks, seconds) / (2 * (_CHAIN + 1))
+    return _undisturbed_seconds(chain, ranks, seconds) / (2 * (_CHAIN + 1))
 
 
 def _all_reduce_seconds(seconds: float) -> dict[int, float]:
