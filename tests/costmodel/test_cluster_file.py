@@ -112,7 +112,7 @@ class TestTomlFile:
         assert (group.nic.kind, group.node_bytes_per_s) == ("roce", 4 * 25e9)
         assert (group.intra_node.kind, group.intra_node.latency_seconds) == ("nvswitch", 5e-6)
         assert (group.host.memory_bytes, group.host.cores) == (1e12, 112)
-        assert group.host.source.startswith("memory_bytes given by the user; the rest: NVIDIA DGX H100")
+        assert group.host.source.startswith("memory_bytes given by the user; the rest: NVIDIA DGX BasePOD")
 
     def test_every_example_of_the_documentation_is_read(self, tmp_path: Path) -> None:
         page = Path(__file__).parents[2] / "docs" / "cluster.md"
