@@ -14,8 +14,8 @@ StandardNode = Callable[[str], NodeGroup]
 
 _REMARK = re.compile(r"\s*\(.*\)\s*$")
 _NIC_COUNT_AND_RATE = re.compile(r"(\d+) ?x\D*(\d+) ?Gb", re.IGNORECASE)
-_RATE_PER_NODE = re.compile(r"(\d+) ?Gb(?:/s|ps)?\D*per node", re.IGNORECASE)
-_RATE_PER_DEVICE = re.compile(r"(\d+) ?Gb(?:/s|ps)?\D*per GPU", re.IGNORECASE)
+_RATE_PER_NODE = re.compile(r"(\d+) ?Gb(?:/s|ps)?[^,;]*per node", re.IGNORECASE)
+_RATE_PER_DEVICE = re.compile(r"(\d+) ?Gb(?:/s|ps)?[^,;]*per GPU", re.IGNORECASE)
 
 
 class _Nics(NamedTuple):

@@ -54,6 +54,8 @@ def model_of_row(row: TableRow) -> tuple[ModelSpec, list[str]]:
         raise SkippedRowError("mixture of experts: expert parallelism is not available in this version")
     if "lora" in name.lower():
         raise SkippedRowError("LoRA: trains adapters, not the model")
+    if None in (row.layers, row.hidden, row.heads, row.ffn_hidden):
+        raise SkippedRowError("architecture unknown")
     family = _family_of(name)
     assumptions: list[str] = []
     vocabulary = row.vocab

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from shardwright.costmodel.catalog import standard_node
 from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.spec import Spec
 
 from .metrics import Metric, metric_of_row
@@ -32,8 +34,8 @@ class Validation(Spec):
 def validate_table(
     path: Path,
     *,
-    estimate: EstimatePlan,
-    standard_node: StandardNode,
+    estimate: EstimatePlan = estimate_plan,
+    standard_node: StandardNode = standard_node,
     progress: Callable[[int, int], None] | None = None,
 ) -> Validation:
     """Predict every row of the table at `path` and compare.
