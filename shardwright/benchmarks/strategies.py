@@ -1,7 +1,7 @@
 """Named strategies: how people commonly train, as plans for a given model, cluster and batch, without a search.
 
-Each strategy is a list of levels of plans, the cheapest in compute first. Who picks takes the fastest plan of the first
-level in which one fits, so that a strategy recomputes, or adds pipeline ranks, no more than it must.
+Each strategy is a list of levels of plans, one for each recompute policy, the cheapest first. Who picks takes the
+fastest plan of the first level in which one fits, so that a strategy recomputes no more than it must.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,8 +33,8 @@ def levels_of(name: str, model: ModelSpec, cluster: ClusterSpec, training: Train
     - "ddp": every rank holds all; "zero1", "zero2", "zero3": the same with that ZeRO stage over all ranks (zero3 is
       FSDP);
     - "tp+dp": tensor parallel over a node, its copies data parallel;
-    - "megatron": tensor parallel over a node, then as few pipeline ranks (1F1B) as fit, data parallel with a sharded
-      optimizer for the rest (Narayanan et al. 2021, section 3, takeaways 1 to 3).
+    - "megatron": tensor parallel over a node, pipeline (1F1B) and data parallel with a sharded optimizer between nodes
+      (Narayanan et al. 2021, section 3, takeaways 1 to 3), in every division of the nodes.
 
     Raises:
         SpecError: no such strategy, or the batch divides over its ranks in no way.
@@ -68,8 +68,11 @@ def _megatron(job: _Job) -> Levels:
     replicas = job.cluster.devices // tp
     degrees = [pp for pp in range(1, min(replicas, job.model.layer_count) + 1) if replicas % pp == 0]
     return [
-        _plans(job, dp=replicas // pp, tp=tp, pp=pp, zero_stage=1, recompute=policy)
-        for pp in degrees
+        [
+            plan
+            for pp in degrees
+            for plan in _plans(job, dp=replicas // pp, tp=tp, pp=pp, zero_stage=1, recompute=policy)
+        ]
         for policy in _RECOMPUTE
     ]
 
