@@ -58,7 +58,9 @@ def reference_run(plan_file: PlanFile, *, clip_norm: float | None = None) -> Run
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
-    return Run(before, {name: value.detach() for name, value in model.state_dict().items()}, tuple(losses), tuple(norms))
+    return Run(
+        before, {name: value.detach() for name, value in model.state_dict().items()}, tuple(losses), tuple(norms)
+    )
 
 
 def reference_model(plan_file: PlanFile) -> torch.nn.Module:
