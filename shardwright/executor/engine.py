@@ -52,9 +52,7 @@ class Engine:
         )
         self._plan = plan
         self._shape = (plan.micro_batch * plan.microbatches, plan_file.training.seq_len)
-        self._loss = TokenLoss(
-            vocab_size=skeleton.config.vocab_size, tp_mesh=mesh["tp"] if plan.mesh.tp > 1 else None
-        )
+        self._loss = TokenLoss(vocab_size=skeleton.config.vocab_size, tp_mesh=mesh["tp"] if plan.mesh.tp > 1 else None)
         self._runner = _runner(plan_file, stages, skeleton, mesh, self._loss)
         self._tied: TiedEmbedding | None = None
         self._counted = [parameter for part in self.model_parts for parameter in part.parameters()]

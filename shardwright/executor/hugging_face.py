@@ -59,7 +59,8 @@ def read_skeleton(plan_file: PlanFile) -> Skeleton:
     _check_fit(plan_file, config, family)
     kernel = {"flash": "sdpa", "unfused": "eager"}[plan_file.training.attention]
     with torch.device("meta"):
-        model = family.model_class._from_config(config, attn_implementation=kernel, dtype=torch.float32)
+        build: Any = family.model_class._from_config
+        model: PreTrainedModel = build(config, attn_implementation=kernel, dtype=torch.float32)
     model.tie_weights()
     return Skeleton(family, model)
 

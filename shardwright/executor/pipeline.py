@@ -85,7 +85,7 @@ class Pipeline:
         schedule_class = get_schedule_class(_SCHEDULES[plan.schedule])
         several = issubclass(schedule_class, PipelineScheduleMulti)
         self._schedule = schedule_class(
-            chunks if several else chunks[0],  # type: ignore[arg-type]  # each kind of schedule takes its own
+            chunks if several else chunks[0],
             plan.microbatches,
             loss_fn=loss,
             scale_grads=False,  # the loss is already each microbatch's share of the step's

@@ -16,7 +16,9 @@ def check_precision(precision: Precision, device: torch.device) -> None:
         SpecError: fp16, whose gradients need loss scaling, or tf32 away from a GPU.
     """
     if precision.compute not in COMPUTE_DTYPES:
-        raise SpecError(f"compute precision {precision.compute} cannot be trained in yet (no loss scaling); give bf16 or fp32")
+        raise SpecError(
+            f"compute precision {precision.compute} cannot be trained in yet (no loss scaling); give bf16 or fp32"
+        )
     if precision.compute == "tf32" and device.type != "cuda":
         raise SpecError(f"compute precision tf32 needs a CUDA device, this is a {device.type}; give fp32")
     if device.type == "cuda":

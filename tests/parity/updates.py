@@ -52,7 +52,7 @@ def reference_run(plan_file: PlanFile, *, clip_norm: float | None = None) -> Run
         inputs, labels = batch(step, plan_file)
         logits = model(input_ids=inputs).logits.float().flatten(0, 1)
         loss = torch.nn.functional.cross_entropy(logits, labels.flatten())
-        loss.backward()
+        torch.autograd.backward(loss)
         limit = torch.inf if clip_norm is None else clip_norm
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit)))
         optimizer.step()
@@ -68,7 +68,8 @@ def reference_model(plan_file: PlanFile) -> torch.nn.Module:
     skeleton = read_skeleton(plan_file)
     materialise(skeleton.model, name="", model=skeleton.model, seed=SEED, device=torch.device("cpu"))
     skeleton.model.tie_weights()
-    return skeleton.model.train()
+    skeleton.model.train()
+    return skeleton.model
 
 
 def engine_run(
