@@ -1,5 +1,7 @@
 """ZeRO and HSDP through FSDP2: how a stage is sharded, and when its gradients are reduced over a step's microbatches."""
 
+import warnings
+
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -27,6 +29,9 @@ class DataParallel:
         self.precision = MixedPrecisionPolicy(
             param_dtype=None if compute == torch.float32 else compute, reduce_dtype=GRADIENT_DTYPES[precision.gradients]
         )
+
+        # its advice is for code that changes the outputs of a sharded module in place, which ours never does
+        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
 
     def shard(self, module: nn.Module | list[nn.Module], *, zero_stage: int) -> None:
         """Shard the parameters below `module` that no inner call has sharded; 3 frees them after each forward pass."""

@@ -113,6 +113,7 @@ class TiedEmbedding:
     def __init__(self, plan: Plan, mesh: DeviceMesh, copy: nn.Parameter | None) -> None:
         """`copy` is this rank's copy, None on the stages between. Called on every rank, as groups are made by all."""
         self._copy = copy
+        self._device = torch.device(mesh.device_type)
         self._group: dist.ProcessGroup | None = None
         per_stage = mesh.size() // plan.mesh.pp
         last = (plan.mesh.pp - 1) * per_stage
@@ -127,4 +128,7 @@ class TiedEmbedding:
             return
         gradient = self._copy.grad
         local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
-        dist.all_reduce(local, group=self._group)
+        total = local.to(self._device)  # an offloaded gradient lies on the host, which NCCL does not reach
+        dist.all_reduce(total, group=self._group)
+        if total is not local:
+            local.copy_(total)
