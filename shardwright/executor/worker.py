@@ -1,0 +1,95 @@
+"""What each rank runs: `python -m shardwright.executor.worker FOLDER`, started by torchrun."""
+
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.measurement import Measurement
+from shardwright.costmodel.plan_file import PlanFile
+
+from .failure import record_failure
+from .options import RunOptions
+from .run_folder import RunFolder
+from .trainer import Trainer
+
+_WATCH_SECONDS = 0.5
+
+
+def main(arguments: list[str]) -> int:
+    """Run one rank of the run in the folder given; its exit code. A failure is left in the folder for the launcher."""
+    folder = RunFolder(Path(arguments[0]))
+    _end_with_launcher(folder)
+    try:
+        run_rank(folder.read_plan(), folder.read_options(), folder)
+    except Exception as error:
+        record_failure(folder.failures, int(os.environ["RANK"]), error)
+        traceback.print_exc()
+        return 2 if isinstance(error, SpecError) else 1
+    return 0
+
+
+def run_rank(plan_file: PlanFile, options: RunOptions, folder: RunFolder) -> Measurement:
+    """Join the process group that torchrun's environment describes, train, leave it.
+
+    Raises:
+        SpecError: the plan, the options or the data don't serve.
+        RunFailedError: training diverged.
+    """
+    device = pick_device(plan_file)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(cpu_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    _join_process_group(device)
+    try:
+        trainer = Trainer(plan_file, options, folder, device=device, progress=lambda line: print(line, flush=True))
+        return trainer.run()
+    finally:
+        dist.destroy_process_group()
+
+
+def pick_device(plan_file: PlanFile) -> torch.device:
+    """This rank's GPU where the plan is for GPUs and the machine has them, else the CPU."""
+    if plan_file.cluster.groups[0].device.kind == "gpu" and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def cpu_threads(local_ranks: int) -> int:
+    """Threads for each of the ranks that share this machine's cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // local_ranks)
+
+
+def _join_process_group(device: torch.device) -> None:
+    """A restarted attempt gets a store of its own: the old one still holds the addresses of ranks that are gone."""
+    store, rank, world_size = next(iter(rendezvous("env://")))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend, store=dist.PrefixStore(f"attempt-{attempt}", store), rank=rank, world_size=world_size
+    )
+
+
+def _end_with_launcher(folder: RunFolder) -> None:
+    """End this process when its parent or the launcher is gone: both may be killed without a chance to pass it on."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent and folder.launcher_lives():
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
