@@ -7,15 +7,17 @@ writes its usual form with a pickled index; this one has none, so that reading a
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile
@@ -42,10 +44,15 @@ class Manifest(Spec):
 
 
 class Trainee(NamedTuple):
-    """What a checkpoint is taken of: this rank's stages and their optimizer."""
+    """What a checkpoint is taken of: this rank's stages and their optimizer.
+
+    `tied` leads from the name of a tied parameter to the one it is kept under: under pipeline parallelism the first
+    and the last stage have a copy each.
+    """
 
     parts: Sequence[nn.Module]
     optimizer: torch.optim.Optimizer
+    tied: Mapping[str, str]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -113,10 +120,10 @@ def save_checkpoint(folder: Path, trainee: Trainee, manifest: Manifest, *, keep:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dist.barrier()
-    writer = dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True)
-    dcp.save(_tensors(trainee), storage_writer=writer)
+    writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
+    save(_tensors(trainee), storage_writer=writer)
     if dist.get_rank() == 0:
-        _check_coverage(dcp.HuggingFaceStorageReader(str(partial)).read_metadata(), partial)
+        _check_coverage(HuggingFaceStorageReader(str(partial)).read_metadata(), partial)
         files = {file.name: file.stat().st_size for file in sorted(partial.iterdir())}
         complete = manifest.model_copy(update={"files": files})
         (partial / MANIFEST).write_text(json.dumps(complete.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
@@ -137,7 +144,7 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
     manifest = read_manifest(checkpoint, plan_file)
     _create_state(trainee.optimizer)
     wanted = _tensors(trainee)
-    reader = dcp.HuggingFaceStorageReader(str(checkpoint))
+    reader = HuggingFaceStorageReader(str(checkpoint))
     try:
         metadata = reader.read_metadata()
         _check_coverage(metadata, checkpoint)
@@ -146,26 +153,20 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
     except Exception as error:  # safetensors, json and torch each raise their own kinds for a damaged header
         raise SpecError(f"{checkpoint}: is damaged ({error}); give another checkpoint") from None
     _check_tensors(metadata, wanted, checkpoint)
-    dcp.load(wanted, storage_reader=reader)
+    load(wanted, storage_reader=reader)
     return manifest
 
 
 def _tensors(trainee: Trainee) -> dict[str, torch.Tensor]:
     """This rank's parameters as `model.NAME` and their optimizer state as `optimizer.NAME.KIND`."""
     tensors: dict[str, torch.Tensor] = {}
-    for name, parameter in named_parameters(trainee.parts):
+    for full_name, parameter in (named for part in trainee.parts for named in part.named_parameters()):
+        name = trainee.tied.get(full_name, full_name)
         tensors[f"model.{name}"] = parameter.detach()
         for kind, value in trainee.optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer.{name}.{kind}"] = value
     return tensors
-
-
-def named_parameters(parts: Sequence[nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
-    """Every parameter of the parts by its name in the full model, without the names that wrappers put between."""
-    for part in parts:
-        for name, parameter in part.named_parameters():
-            yield name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", ""), parameter
 
 
 def _create_state(optimizer: torch.optim.Optimizer) -> None:

@@ -36,7 +36,11 @@ class Engine:
         self._loss = loss
         self._stages = stages
         self._syncs = [GradientSync(stage, zero_stage=plan.zero_stage) for stage in stages]
-        self._device = torch.device(mesh.device_type, torch.cuda.current_device()) if mesh.device_type == "cuda" else torch.device("cpu")
+        self._device = (
+            torch.device(mesh.device_type, torch.cuda.current_device())
+            if mesh.device_type == "cuda"
+            else torch.device("cpu")
+        )
 
     def forward_backward(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Accumulate the gradients of the mean loss over the global batch's tokens, and return that loss.
@@ -80,9 +84,7 @@ class Engine:
         ranks. A norm that is not finite is returned as it is.
         """
         parameters = [parameter for stage in self._stages for parameter in stage.parameters()]
-        norm = gradient_norm(
-            parameters, ranks_per_stage=self.mesh.size() // self._plan.mesh.pp, device=self._device
-        )
+        norm = gradient_norm(parameters, ranks_per_stage=self.mesh.size() // self._plan.mesh.pp, device=self._device)
         if max_norm is not None and norm > max_norm:
             scale_gradients(parameters, max_norm / (norm + 1e-6))
         return norm

@@ -96,7 +96,9 @@ def _check_fit(plan_file: PlanFile, config: PreTrainedConfig, family: Family) ->
         if width % tp:
             raise SpecError(f"{name} has {what} {width}, which tp {tp} does not divide; give a divisor of {width}")
     if plan.sequence_parallel and seq_len % tp:
-        raise SpecError(f"sequence parallelism needs seq_len {seq_len} divisible by tp {tp}; plan without it or change one")
+        raise SpecError(
+            f"sequence parallelism needs seq_len {seq_len} divisible by tp {tp}; plan without it or change one"
+        )
 
 
 def unfuse(layer: torch.nn.Module, *, tp: int) -> None:

@@ -20,6 +20,7 @@ from shardwright.costmodel.plan_file import PlanFile, read_plan_file
 
 from .checkpoint import newest_checkpoint, read_manifest
 from .failure import RunFailedError, first_failure
+from .hugging_face import read_skeleton
 from .options import RunOptions
 from .run_folder import RunFolder, RunIdentity, plan_digest
 from .trainer import open_plan_batches
@@ -44,6 +45,7 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
     plan_file, options = read_plan_file(plan_path), _from_anywhere(options)
     under_torchrun = "RANK" in os.environ
     _check_ranks(plan_file, options, under_torchrun)
+    read_skeleton(plan_file)
     folder = RunFolder(options.out)
     identity = RunIdentity(
         plan_digest=plan_digest(plan_file),

@@ -33,9 +33,7 @@ class TokenLoss:
             logits = DTensor.from_local(
                 logits, self.tp_mesh, [Shard(1)], run_check=False, shape=shape, stride=(self.vocab_size, 1)
             )
-        total = torch.nn.functional.cross_entropy(
-            logits, labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
-        )
+        total = torch.nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum")
         return (total.to_local() if isinstance(total, DTensor) else total) * self.scale
 
     @contextlib.contextmanager

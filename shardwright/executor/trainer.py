@@ -1,6 +1,5 @@
 """The training loop of one rank."""
 
-import hashlib
 import math
 import platform
 import statistics
@@ -20,6 +19,7 @@ from .checkpoint import Manifest, Trainee, load_checkpoint, newest_checkpoint, s
 from .data import Batches, open_batches
 from .engine import Engine, build_engine
 from .failure import RunFailedError
+from .families import FAMILIES
 from .meter import MemoryMeter, MemoryPeak, StepMeter
 from .optimizer import build_optimizer, learning_rate_at, set_learning_rate
 from .options import RunOptions
@@ -42,7 +42,8 @@ def open_plan_batches(plan_file: PlanFile, options: RunOptions) -> Batches:
 class Trainer:
     """One rank of a run: builds the model, resumes, takes the steps, measures. Needs a process group.
 
-    `progress` receives a line every `log_every` steps, on rank 0 only.
+    `progress` receives a line every `log_every` steps, on rank 0 only. Nothing is drawn at random once the model is
+    built (the engine trains without dropout), so that a step depends on parameters, optimizer and data alone.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Trainer:
         _check_same_data(self._batches)
         self._engine: Engine = build_engine(plan_file, device=device, seed=options.seed)
         optimizer = build_optimizer(self._engine.model_parts, plan_file.training.optimizer, options)
-        self._trainee = Trainee(self._engine.model_parts, optimizer)
+        self._trainee = Trainee(self._engine.model_parts, optimizer, _tied_names(plan_file))
         self._records: list[StepRecord] = []
 
     def run(self) -> Measurement:
@@ -90,7 +91,6 @@ class Trainer:
         engine, options = self._engine, self._options
         rate = learning_rate_at(step, options)
         with self._meter.step():
-            _seed_step(options.seed, step, engine.dp_rank)
             with self._meter.part("data"):
                 inputs, labels = self._batches.at(step, dp_rank=engine.dp_rank, dp_size=engine.dp_size)
                 inputs, labels = inputs.to(self._device), labels.to(self._device)
@@ -190,10 +190,11 @@ class Trainer:
             self._progress(line)
 
 
-def _seed_step(seed: int, step: int, dp_rank: int) -> None:
-    """Make the step's randomness (dropout) a function of seed, step and share of the batch: a resume needs no saved state."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{dp_rank}".encode(), digest_size=8).digest()
-    torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+def _tied_names(plan_file: PlanFile) -> dict[str, str]:
+    """The head's weight by the embedding's name, where the model ties them."""
+    family = FAMILIES[plan_file.model_config_json["model_type"]]
+    tied = family.config_class.from_dict(dict(plan_file.model_config_json)).tie_word_embeddings
+    return {f"{family.head}.weight": f"{family.embedding}.weight"} if tied else {}
 
 
 def _need_finite(step: int, loss: float, gradient_norm: float) -> None:

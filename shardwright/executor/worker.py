@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from shardwright.costmodel.errors import SpecError
@@ -74,9 +75,7 @@ def _join_process_group(device: torch.device) -> None:
     store, rank, world_size = next(iter(rendezvous("env://")))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(
-        backend, store=dist.PrefixStore(f"attempt-{attempt}", store), rank=rank, world_size=world_size
-    )
+    dist.init_process_group(backend, store=PrefixStore(f"attempt-{attempt}", store), rank=rank, world_size=world_size)
 
 
 def _end_with_launcher(folder: RunFolder) -> None:
