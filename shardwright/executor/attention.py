@@ -41,11 +41,12 @@ def recompute_core(attention: nn.Module, family: Family) -> None:
     query) and computes the scores again inside its own backward pass, so there `selective` is what `none` already
     does, and this function leaves the layer alone.
     """
-    if attention.config._attn_implementation != "eager":
+    shared: Any = attention.config
+    if shared._attn_implementation != "eager":
         return
-    config = copy.copy(attention.config)  # the layers share one config; this layer's kernel is its own
-    config._attn_implementation = _register(family)
-    attention.config = config
+    own = copy.copy(shared)
+    own._attn_implementation = _register(family)
+    attention.config = own
 
 
 def _register(family: Family) -> str:

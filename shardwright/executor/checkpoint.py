@@ -151,7 +151,8 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
     except SpecError:
         raise
     except Exception as error:  # safetensors, json and torch each raise their own kinds for a damaged header
-        raise SpecError(f"{checkpoint}: is damaged ({error}); give another checkpoint") from None
+        detail = " ".join(str(error).split())
+        raise SpecError(f"{checkpoint}: is damaged ({detail}); give another checkpoint") from None
     _check_tensors(metadata, wanted, checkpoint)
     load(wanted, storage_reader=reader)
     return manifest

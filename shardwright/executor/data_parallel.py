@@ -1,5 +1,7 @@
 """ZeRO and HSDP through FSDP2: how a stage is sharded, and when its gradients are reduced over a step's microbatches."""
 
+import warnings
+
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -8,9 +10,8 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from shardwright.costmodel.plan import Plan
 from shardwright.costmodel.training import Precision
 
+from .precision import COMPUTE_DTYPES, GRADIENT_DTYPES
 from .stage_module import StageModule
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class DataParallel:
@@ -24,15 +25,18 @@ class DataParallel:
         self.mesh = mesh["dp_replicate", "dp_shard"] if plan.mesh.dp_replicate > 1 else mesh["dp_shard"]
         on_device = mesh.device_type != "cpu"
         self.offload = CPUOffloadPolicy(pin_memory=on_device) if plan.offload.optimizer_fraction else OffloadPolicy()
-        compute = _DTYPES[precision.compute]
+        compute = COMPUTE_DTYPES[precision.compute]
         self.precision = MixedPrecisionPolicy(
-            param_dtype=None if compute == torch.float32 else compute, reduce_dtype=_DTYPES[precision.gradients]
+            param_dtype=None if compute == torch.float32 else compute, reduce_dtype=GRADIENT_DTYPES[precision.gradients]
         )
+
+        # its advice is for code that changes the outputs of a sharded module in place, which ours never does
+        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
 
     def shard(self, module: nn.Module | list[nn.Module], *, zero_stage: int) -> None:
         """Shard the parameters below `module` that no inner call has sharded; 3 frees them after each forward pass."""
         fully_shard(
-            module,  # type: ignore[arg-type]  # the overloads take a module or a list, not their union
+            module,
             mesh=self.mesh,
             reshard_after_forward=zero_stage == 3,
             mp_policy=self.precision,

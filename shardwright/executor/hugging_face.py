@@ -1,6 +1,8 @@
 """A Hugging Face model from a plan file's config: which family, what it refuses, and the module on the meta device."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +52,8 @@ def read_skeleton(plan_file: PlanFile) -> Skeleton:
             f"model_type '{model_type}' of {plan_file.model_name} cannot be trained yet; "
             f"supported: {', '.join(FAMILIES)}.{nearest(model_type, FAMILIES)}"
         )
-    config = _read_config(family, given, plan_file.model_name)
+    with _config_errors(family, plan_file.model_name):
+        config = family.config_class.from_dict(given)
     for name in family.dropouts:
         if rate := getattr(config, name, 0.0):
             logger.info("%s: %s of %s is set to 0 for training", plan_file.model_name, rate, name)
@@ -58,16 +61,18 @@ def read_skeleton(plan_file: PlanFile) -> Skeleton:
     config.use_cache = False
     _check_fit(plan_file, config, family)
     kernel = {"flash": "sdpa", "unfused": "eager"}[plan_file.training.attention]
-    with torch.device("meta"):
-        model = family.model_class._from_config(config, attn_implementation=kernel, dtype=torch.float32)
-    model.tie_weights()
+    build: Any = family.model_class._from_config
+    with torch.device("meta"), _config_errors(family, plan_file.model_name):
+        model: PreTrainedModel = build(config, attn_implementation=kernel, dtype=torch.float32)
     return Skeleton(family, model)
 
 
-def _read_config(family: Family, given: dict[str, Any], model_name: str) -> PreTrainedConfig:
+@contextlib.contextmanager
+def _config_errors(family: Family, model_name: str) -> Iterator[None]:
+    """transformers meets a wrong config with errors of a dozen kinds, in its validators and while it builds."""
     try:
-        return family.config_class.from_dict(given)
-    except Exception as error:  # transformers raises errors of a dozen kinds, its own validators' among them
+        yield
+    except Exception as error:
         detail = " ".join(str(error).split())
         raise SpecError(f"{model_name}: its config is not a valid {family.config_class.__name__}: {detail}") from None
 
@@ -83,6 +88,11 @@ def _check_fit(plan_file: PlanFile, config: PreTrainedConfig, family: Family) ->
         )
     if getattr(config, "add_cross_attention", False):
         raise SpecError(f"{name} has add_cross_attention: only decoders without cross-attention can be trained")
+    _check_tensor_parallel(plan_file, config)
+
+
+def _check_tensor_parallel(plan_file: PlanFile, config: PreTrainedConfig) -> None:
+    name, plan, seq_len = plan_file.model_name, plan_file.plan, plan_file.training.seq_len
     tp = plan.mesh.tp
     heads = config.num_attention_heads
     widths = {

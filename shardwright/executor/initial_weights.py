@@ -19,7 +19,7 @@ def materialise(module: nn.Module, *, name: str, model: PreTrainedModel, seed: i
     for path, part in reversed(list(module.named_modules())):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(_seed_of(seed, ".".join(filter(None, (name, path)))))
-            model._init_weights(part)
+            model._init_weights(part)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
 
 
 def _seed_of(seed: int, path: str) -> int:

@@ -81,9 +81,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self.failures, ignore_errors=True)
             self.failures.mkdir()
+            write_whole(self.identity, identity.model_dump_json(indent=1) + "\n")
             write_plan_file(self.plan, plan_file)
             write_whole(self.options, options.model_dump_json(indent=1) + "\n")
-            write_whole(self.identity, identity.model_dump_json(indent=1) + "\n")
         except OSError as error:
             raise SpecError(f"{self.path}: cannot be written ({error.strerror or error})") from None
 

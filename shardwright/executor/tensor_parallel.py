@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_module, distribute_tensor
 from torch.distributed.tensor.parallel import ParallelStyle, parallelize_module
@@ -17,18 +17,19 @@ class Layout(ParallelStyle):
     """Run a module on `DTensor`s between plain tensors.
 
     A plain first input is taken as this rank's part in layout `given` and moved to `used`; the output is moved to
-    `produced` (None: left as the module's operators gave it) and handed on as this rank's plain part. Gradients take
-    the same way back, so the sums over tp that a replicated parameter or a gathered input needs are DTensor's.
+    `produced` and handed on as this rank's plain part; one that is plain already stays. Gradients take the same way
+    back, so the sums over tp that a replicated parameter or a gathered input needs are DTensor's.
     `placements` are the parameters' own; one not named is replicated.
     """
 
     given: Placement
     used: Placement
-    produced: Placement | None
+    produced: Placement
     placements: Mapping[str, Placement] = field(default_factory=dict)
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        return distribute_module(module, device_mesh, self._partition, self._enter, self._leave)
+        # torch types the hooks as returning nothing, and uses what they return
+        return distribute_module(module, device_mesh, self._partition, cast(Any, self._enter), self._leave)
 
     def _partition(self, _name: str, module: nn.Module, mesh: DeviceMesh) -> None:
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -46,9 +47,7 @@ class Layout(ParallelStyle):
     def _leave(self, _module: nn.Module, output: Any, _mesh: DeviceMesh) -> Any:
         if not isinstance(output, DTensor):
             return output
-        if self.produced is not None:
-            output = output.redistribute(placements=[self.produced])
-        return output.to_local()
+        return output.redistribute(placements=[self.produced]).to_local()
 
 
 def replicated(stream: Placement, *, given: Placement | None = None) -> Layout:
@@ -97,14 +96,16 @@ class FusedQueryKeyValue(nn.Module):
 
     def __init__(self, fused: nn.Module) -> None:
         super().__init__()
-        hidden_size = fused.weight.shape[0]
-        self.weight = nn.Parameter(fused.weight.detach().reshape(hidden_size, 3, hidden_size))
-        self.bias = nn.Parameter(fused.bias.detach().reshape(3, hidden_size))
+        weight, bias = fused.get_parameter("weight"), fused.get_parameter("bias")
+        hidden_size = weight.shape[0]
+        self.weight = nn.Parameter(weight.detach().reshape(hidden_size, 3, hidden_size))
+        self.bias = nn.Parameter(bias.detach().reshape(3, hidden_size))
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden: Tensor) -> Tensor:
         """(batch, sequence, hidden) to this rank's (batch, sequence, 3 * heads * head size)."""
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if isinstance(weight, DTensor) and isinstance(bias, DTensor) and isinstance(hidden, DTensor):
             hidden = hidden.to_local(grad_placements=[Partial()])
             weight, bias = weight.to_local(), bias.to_local()
-        return torch.addmm(bias.flatten(), hidden.flatten(0, 1), weight.flatten(1)).unflatten(0, hidden.shape[:2])
+        return torch.addmm(bias.flatten(), hidden.flatten(0, 1), weight.flatten(1)).view(*hidden.shape[:2], -1)

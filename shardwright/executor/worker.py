@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.measurement import Measurement
 from shardwright.costmodel.plan_file import PlanFile
 
+from .cores import threads_per_rank
 from .failure import record_failure
 from .options import RunOptions
 from .run_folder import RunFolder
@@ -29,7 +31,7 @@ def main(arguments: list[str]) -> int:
     folder = RunFolder(Path(arguments[0]))
     _end_with_launcher(folder)
     try:
-        run_rank(folder.read_plan(), folder.read_options(), folder)
+        run_rank(folder.read_plan(), folder.read_options(), folder, lambda line: print(line, flush=True))
     except Exception as error:
         record_failure(folder.failures, int(os.environ["RANK"]), error)
         traceback.print_exc()
@@ -37,8 +39,10 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def run_rank(plan_file: PlanFile, options: RunOptions, folder: RunFolder) -> Measurement:
-    """Join the process group that torchrun's environment describes, train, leave it.
+def run_rank(
+    plan_file: PlanFile, options: RunOptions, folder: RunFolder, progress: Callable[[str], None]
+) -> Measurement:
+    """Join the process group that torchrun's environment describes, train, leave it. Rank 0 tells `progress`.
 
     Raises:
         SpecError: the plan, the options or the data don't serve.
@@ -48,11 +52,10 @@ def run_rank(plan_file: PlanFile, options: RunOptions, folder: RunFolder) -> Mea
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
-        torch.set_num_threads(cpu_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        torch.set_num_threads(threads_per_rank(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     _join_process_group(device)
     try:
-        trainer = Trainer(plan_file, options, folder, device=device, progress=lambda line: print(line, flush=True))
-        return trainer.run()
+        return Trainer(plan_file, options, folder, device=device, progress=progress).run()
     finally:
         dist.destroy_process_group()
 
@@ -62,12 +65,6 @@ def pick_device(plan_file: PlanFile) -> torch.device:
     if plan_file.cluster.groups[0].device.kind == "gpu" and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
-
-
-def cpu_threads(local_ranks: int) -> int:
-    """Threads for each of the ranks that share this machine's cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // local_ranks)
 
 
 def _join_process_group(device: torch.device) -> None:

@@ -1,5 +1,6 @@
 """Parameter updates of a few SGD steps: by the engine under a plan, and by transformers alone in one process."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -52,13 +53,15 @@ def reference_run(plan_file: PlanFile, *, clip_norm: float | None = None) -> Run
         inputs, labels = batch(step, plan_file)
         logits = model(input_ids=inputs).logits.float().flatten(0, 1)
         loss = torch.nn.functional.cross_entropy(logits, labels.flatten())
-        loss.backward()
+        torch.autograd.backward(loss)
         limit = torch.inf if clip_norm is None else clip_norm
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit)))
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
-    return Run(before, {name: value.detach() for name, value in model.state_dict().items()}, tuple(losses), tuple(norms))
+    return Run(
+        before, {name: value.detach() for name, value in model.state_dict().items()}, tuple(losses), tuple(norms)
+    )
 
 
 def reference_model(plan_file: PlanFile) -> torch.nn.Module:
@@ -66,22 +69,15 @@ def reference_model(plan_file: PlanFile) -> torch.nn.Module:
     skeleton = read_skeleton(plan_file)
     materialise(skeleton.model, name="", model=skeleton.model, seed=SEED, device=torch.device("cpu"))
     skeleton.model.tie_weights()
-    return skeleton.model.train()
+    skeleton.model.train()
+    return skeleton.model
 
 
-def engine_run(
+def engine_runs(
     plan_file: PlanFile, *, clip_norm: float | None = None, sabotage: Callable[[], None] | None = None
-) -> Run:
+) -> list[Run]:
     """Train under the plan in a world of its ranks; `sabotage` runs on every rank before the engine is built."""
-    results = run_world(plan_file.plan.mesh.ranks, _train, plan_file, clip_norm, sabotage)
-    before: dict[str, Tensor] = {}
-    after: dict[str, Tensor] = {}
-    for run in results:
-        assert run.losses == results[0].losses, "the loss differs between ranks"
-        assert run.norms == results[0].norms, "the gradient norm differs between ranks"
-        before.update(run.before)
-        after.update(run.after)
-    return Run(before, after, results[0].losses, results[0].norms)
+    return run_world(plan_file.plan.mesh.ranks, _train, plan_file, clip_norm, sabotage)
 
 
 def _train(plan_file: PlanFile, clip_norm: float | None, sabotage: Callable[[], None] | None) -> Run:
@@ -117,14 +113,18 @@ def full_tensors(engine: Engine) -> dict[str, Tensor]:
     return tensors
 
 
-def worst_update_error(run: Run, reference: Run) -> tuple[float, str]:
-    """Largest relative error of a parameter's update, ||own - reference|| / ||reference||, and that parameter's name."""
-    assert run.after.keys() == reference.after.keys()
-    errors = {}
-    for name, after in reference.after.items():
-        assert torch.equal(run.before[name], reference.before[name]), f"{name} starts from other weights"
-        expected = after - reference.before[name]
-        assert expected.norm() > 0, f"{name} is not trained by the reference"
-        errors[name] = float((run.after[name] - run.before[name] - expected).norm() / expected.norm())
-    worst = max(errors, key=lambda name: errors[name] if errors[name] == errors[name] else torch.inf)
-    return errors[worst], worst
+def worst_update_error(runs: list[Run], reference: Run) -> float:
+    """Largest relative error ||own - reference|| / ||reference|| of a parameter's update, over every rank's view.
+
+    Infinite where an update is not a number. All ranks together hold all parameters, and start from the same values.
+    """
+    assert set[str]().union(*(run.after for run in runs)) == set(reference.after)
+    worst = 0.0
+    for run in runs:
+        for name, own in run.after.items():
+            assert torch.equal(run.before[name], reference.before[name]), f"{name} starts from other weights"
+            expected = reference.after[name] - reference.before[name]
+            assert expected.norm() > 0, f"{name} is not trained by the reference"
+            error = float((own - run.before[name] - expected).norm() / expected.norm())
+            worst = max(worst, torch.inf if math.isnan(error) else error)
+    return worst

@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 _PRELOAD = "tests.parity.preload"
 
 
-class RankFailed(AssertionError):
+class RankFailedError(AssertionError):
     """A rank of a world raised, died or did not finish; the message holds its traceback."""
 
 
@@ -31,7 +31,7 @@ def run_world(
     the default process group up.
 
     Raises:
-        RankFailed: with the traceback of the first rank that failed; the other ranks are ended.
+        RankFailedError: with the traceback of the first rank that failed; the other ranks are ended.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_PRELOAD])
@@ -59,16 +59,16 @@ def _collect(connections: list[Connection[Any, Any]], deadline: float) -> list[A
     while pending:
         ready = wait(list(pending), timeout=max(0.0, deadline - time.monotonic()))
         if not ready:
-            raise RankFailed(f"ranks {sorted(pending.values())} did not finish in time")
+            raise RankFailedError(f"ranks {sorted(pending.values())} did not finish in time")
         for connection in ready:
             assert isinstance(connection, Connection)
             rank = pending.pop(connection)
             try:
                 succeeded, content = pickle.loads(connection.recv_bytes())  # noqa: S301  # from our own child process
             except EOFError:
-                raise RankFailed(f"rank {rank} died without a word") from None
+                raise RankFailedError(f"rank {rank} died without a word") from None
             if not succeeded:
-                raise RankFailed(f"rank {rank} failed:\n{content}")
+                raise RankFailedError(f"rank {rank} failed:\n{content}")
             results[rank] = content
     return [results[rank] for rank in range(len(connections))]
 
