@@ -13,10 +13,10 @@ from shardwright.costmodel.plan_file import PlanFile, read_plan_file
 from .checkpoint import newest_checkpoint, read_manifest
 from .hugging_face import read_skeleton
 from .options import RunOptions
+from .rank import run_rank
 from .run_folder import RunFolder, RunIdentity, plan_digest
 from .torchrun import run_torchrun
 from .trainer import open_plan_batches
-from .worker import run_rank
 
 MOST_CPU_RANKS = 8
 

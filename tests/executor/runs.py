@@ -35,7 +35,7 @@ def options(folder: Path, *, data: Path, **given: Any) -> RunOptions:
 
 
 def losses(plan: PlanFile, run: RunOptions, *, stop_after_step: int | None = None) -> list[float]:
-    """The losses of the run's steps, those before a resume included; raises RankFailed where it is told to stop."""
+    """The losses of the run's steps, those before a resume included; raises RankFailedError where it is told to stop."""
     run.out.mkdir(parents=True, exist_ok=True)
     return run_world(plan.plan.mesh.ranks, _train, plan, run, stop_after_step)[0]
 

@@ -12,7 +12,7 @@ from shardwright.costmodel.plan import Plan
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.checkpoint import MANIFEST, newest_checkpoint, read_manifest
 from tests.parity.cases import layers, plan
-from tests.parity.worlds import RankFailed
+from tests.parity.worlds import RankFailedError
 
 from .runs import losses, options, text_file, tiny
 
@@ -60,7 +60,7 @@ class TestResume:
         self, tmp_path: Path, data: Path, straight: tuple[Path, list[float]]
     ) -> None:
         run = options(tmp_path / "run", data=data)
-        with pytest.raises(RankFailed, match="Stopped"):
+        with pytest.raises(RankFailedError, match="Stopped"):
             losses(tiny(FSDP), run, stop_after_step=4)
         assert newest_checkpoint(run.out / "checkpoints") == run.out / "checkpoints" / "step-000003"
         assert losses(tiny(FSDP), run) == straight[1]
@@ -123,7 +123,7 @@ class TestHostileAndDamaged:
         witness = tmp_path / "witness"
         (copied / ".metadata").write_bytes(pickle.dumps(Boom(witness)))
         assert "holds .metadata, which is no part of the checkpoint and is not read" in refused(copied)
-        with pytest.raises(RankFailed, match=r"holds \.metadata"):
+        with pytest.raises(RankFailedError, match=r"holds \.metadata"):
             losses(tiny(FSDP), options(tmp_path / "run", data=data, resume_from=copied))
         assert not witness.exists()
 
@@ -134,7 +134,7 @@ class TestHostileAndDamaged:
         file = next(copied.glob("*.safetensors"))
         file.write_bytes(pickle.dumps(Boom(witness)))
         restate_sizes(copied)
-        with pytest.raises(RankFailed, match="is damaged"):
+        with pytest.raises(RankFailedError, match="is damaged"):
             losses(tiny(FSDP), options(tmp_path / "run", data=data, resume_from=copied))
         assert not witness.exists()
 
@@ -152,7 +152,7 @@ class TestHostileAndDamaged:
         """torch itself would leave the missing rows at their initial values."""
         sorted(copied.glob("*.safetensors"))[0].unlink()
         restate_sizes(copied)
-        with pytest.raises(RankFailed, match=r"SpecError: .*(holds \d+ of the \d+ elements|is of another model)"):
+        with pytest.raises(RankFailedError, match=r"SpecError: .*(holds \d+ of the \d+ elements|is of another model)"):
             losses(tiny(FSDP), options(tmp_path / "run", data=data, resume_from=copied))
 
     def test_a_manifest_that_is_no_json_is_refused(self, copied: Path) -> None:
@@ -183,7 +183,7 @@ class TestOtherModel:
         wider = tiny(FSDP, intermediate_size=64)
         content = json.loads((copied / MANIFEST).read_text())
         (copied / MANIFEST).write_text(json.dumps({**content, "model_config_json": wider.model_config_json}))
-        with pytest.raises(RankFailed, match=r"'model\.model\.layers\.0\.mlp\.down_proj\.weight' has shape"):
+        with pytest.raises(RankFailedError, match=r"'model\.model\.layers\.0\.mlp\.down_proj\.weight' has shape"):
             losses(wider, options(tmp_path / "run", data=data, resume_from=copied))
 
 
