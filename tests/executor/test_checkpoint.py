@@ -11,7 +11,7 @@ from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.plan import Plan
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.checkpoint import MANIFEST, newest_checkpoint, read_manifest
-from tests.parity.cases import layers, plan
+from tests.parity.cases import FamilyName, layers, plan
 from tests.parity.worlds import RankFailedError
 
 from .runs import losses, options, text_file, tiny
@@ -24,6 +24,8 @@ PLANS: dict[str, Plan] = {
     "tp": plan((layers(),), tp=2),
     "tp x fsdp": plan((layers(zero=2),), tp=2, dp_shard=2),
     "hsdp": plan((layers(zero=3),), dp_replicate=2, dp_shard=2),
+    "pp": plan((layers(1),), (layers(1),), pp=2),
+    "pp x tp x fsdp": plan((layers(1, zero=2),), (layers(1, zero=2),), pp=2, tp=2, dp_shard=2),
     "offload": plan((layers(zero=3),), dp_shard=2, offload=True),
 }
 
@@ -73,12 +75,25 @@ class TestResume:
         run = options(tmp_path / "run", data=data, resume_from=checkpoint, checkpoint_every=None)
         assert losses(tiny(PLANS[name]), run) == pytest.approx(expected[3:], abs=1e-5)
 
-    @pytest.mark.parametrize("name", ["tp x fsdp", "uneven shards"])
+    @pytest.mark.parametrize("name", ["tp x fsdp", "uneven shards", "pp"])
     def test_and_back(self, name: str, tmp_path: Path, data: Path, straight: tuple[Path, list[float]]) -> None:
         losses(tiny(PLANS[name]), options(tmp_path / "there", data=data))
         checkpoint = tmp_path / "there" / "checkpoints" / "step-000003"
         run = options(tmp_path / "back", data=data, resume_from=checkpoint, checkpoint_every=None)
         assert losses(tiny(PLANS["one process"]), run) == pytest.approx(straight[1][3:], abs=1e-5)
+
+    @pytest.mark.parametrize("family", ["llama", "gpt2"])
+    def test_a_tied_embedding_is_one_tensor_under_every_plan(
+        self, family: FamilyName, tmp_path: Path, data: Path
+    ) -> None:
+        """Pipeline stages hold two copies of it, other plans one."""
+        whole, split = (tiny(PLANS[name], family=family, tied=True) for name in ("one process", "pp"))
+        expected = losses(whole, options(tmp_path / "whole", data=data))
+        assert losses(split, options(tmp_path / "split", data=data)) == pytest.approx(expected, abs=1e-5)
+        for source, target, name in (("whole", split, "to-pp"), ("split", whole, "from-pp")):
+            checkpoint = tmp_path / source / "checkpoints" / "step-000003"
+            run = options(tmp_path / name, data=data, resume_from=checkpoint, checkpoint_every=None)
+            assert losses(target, run) == pytest.approx(expected[3:], abs=1e-5)
 
     def test_the_optimizer_state_is_what_makes_it_exact(
         self, copied: Path, tmp_path: Path, data: Path, straight: tuple[Path, list[float]]
