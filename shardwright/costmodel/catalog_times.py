@@ -1,6 +1,6 @@
 """Operation times from data sheets: a roofline with smooth efficiency curves and a few constants (constants.py)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -25,12 +25,15 @@ class CatalogTimes:
 
     cluster: ClusterSpec
     training: TrainingSpec
-    basis: Literal["catalog", "profile"] = field(default="catalog", init=False)
 
     def __post_init__(self) -> None:
         compute, peaks = self.training.precision.compute, self.device.peak_flops_per_s
         if compute not in peaks:
             raise SpecError(f"{self.device.name} does not compute in {compute}; it has {', '.join(sorted(peaks))}")
+
+    @property
+    def basis(self) -> Literal["catalog"]:
+        return "catalog"
 
     @property
     def device(self) -> Device:

@@ -14,7 +14,7 @@ from .flops import model_flops_per_sequence, recompute_flops_per_sequence
 from .in_flight import peak_activation_bytes
 from .model import ModelSpec
 from .op_times import Array, OpTimes
-from .pipeline import step_seconds
+from .pipeline import step_parts
 from .plan import Plan
 from .schedule import make_schedule
 from .simulate import simulate
@@ -34,9 +34,7 @@ def estimate_plan(
     Raises:
         SpecError: the plan does not divide the model, the batch or the cluster.
     """
-    check_plan(plan, model, cluster, training)
-    times = times or CatalogTimes(cluster, training)
-    return PlanCosts(model, cluster, training, plan, times).estimate()
+    return plan_costs(model, cluster, training, plan, times).estimate()
 
 
 def simulate_plan(
@@ -47,13 +45,25 @@ def simulate_plan(
     Raises:
         SpecError: the plan does not divide the model, the batch or the cluster.
     """
-    check_plan(plan, model, cluster, training)
-    costs = PlanCosts(model, cluster, training, plan, times or CatalogTimes(cluster, training))
+    costs = plan_costs(model, cluster, training, plan, times)
     schedule = make_schedule(plan.schedule, plan.mesh.pp, plan.stages_per_rank, plan.microbatches)
     fixed = [sum(size for name, size in part if name not in ("activations", "logits")) for part in costs.memory()]
     return simulate(
         schedule, costs.stage_costs(), activation_bytes=costs.activation_bytes_per_stage(), static_bytes=fixed
     )
+
+
+def plan_costs(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, times: OpTimes | None = None
+) -> "PlanCosts":
+    """The costs behind an estimate; `times` defaults to the catalog's.
+
+    Raises:
+        SpecError: the plan does not divide the model, the batch or the cluster.
+    """
+    check_plan(plan, model, cluster, training)
+    catalog: OpTimes = CatalogTimes(cluster, training)
+    return PlanCosts(model, cluster, training, plan, times or catalog)
 
 
 @dataclass(frozen=True)
@@ -121,23 +131,19 @@ class PlanCosts:
     def step(self) -> StepSeconds:
         """The closed form's seconds by cause, on the pipeline rank with the most work; the rest of the step is bubble."""
         costs, tables = self.stage_costs(), self.sums.tables
-        total = float(step_seconds(self.plan.schedule, costs, self.plan.microbatches))
-        without_sends = float(step_seconds(self.plan.schedule, costs.without_sends(), self.plan.microbatches))
+        parts = step_parts(self.plan.schedule, costs, self.plan.microbatches)
+        rank = int(parts.rank)
         each = [self.sums.seconds(tables.forward), self.sums.seconds(tables.backward)]
         once = [self.sums.seconds(tables.first_forward), self.sums.seconds(tables.last_backward)]
-        causes = {
-            cause: self._per_rank(
-                self.plan.microbatches * sum(part[cause] for part in each) + sum(part[cause] for part in once)
-            ).sum(axis=0)
-            for cause in each[0]
-        }
-        busy = sum(causes.values()) + costs.optimizer
-        rank = int(np.argmax(busy))
+        causes = {}
+        for cause in each[0]:
+            per_stage = self.plan.microbatches * (each[0][cause] + each[1][cause]) + once[0][cause] + once[1][cause]
+            causes[cause] = float(self._per_rank(per_stage).sum(axis=0)[rank])
         return StepSeconds(
-            **{cause: float(seconds[rank]) for cause, seconds in causes.items()},
-            pipeline_transfer=total - without_sends,
-            pipeline_bubble=max(0.0, without_sends - float(busy[rank])),
-            optimizer=float(costs.optimizer[rank]),
+            **causes,
+            pipeline_transfer=max(0.0, float(parts.transfer_seconds)),
+            pipeline_bubble=float(parts.bubble_seconds),
+            optimizer=float(parts.optimizer_seconds),
         )
 
     def memory(self) -> list[MemoryBytes]:

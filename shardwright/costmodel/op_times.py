@@ -34,7 +34,10 @@ class RankGroup:
 class OpTimes(Protocol):
     """Seconds of single operations. Every argument may be an array; results broadcast. Sizes in elements, bytes, FLOPs."""
 
-    basis: Literal["catalog", "profile"]
+    @property
+    def basis(self) -> Literal["catalog", "profile"]:
+        """What the times rest on."""
+        ...
 
     def matmul_seconds(self, m: Number, k: Number, n: Number, *, groups: Number = 1) -> Array:
         """(m, k) times (k, n) in the compute format, `groups` of them in one kernel."""

@@ -31,7 +31,8 @@ def step_seconds(schedule: ScheduleName, costs: StageCosts, microbatches: int) -
     """
     check_shape(schedule, costs.pp, costs.stages_per_rank, microbatches)
     ends = _ENDS[schedule](costs, microbatches)
-    return (ends + costs.per_rank(costs.reduce_tail)).max(axis=-1) + costs.optimizer.max(axis=-1)
+    reduced = (ends + costs.per_rank(costs.reduce_tail)).max(axis=-1)
+    return np.asarray(reduced + costs.optimizer.max(axis=-1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,7 +35,7 @@ def gpipe_ends(costs: StageCosts, microbatches: int) -> Floats:
     forward_end = _climb(costs.forward, costs.send)[..., -1] + (extra + more * costs.forward).max(axis=-1)
     climb = _climb(costs.backward, costs.send)
     descent = climb[..., -1:] - climb + costs.backward
-    return forward_end[..., None] + descent + more * _highest_from_here(costs.backward)
+    return np.asarray(forward_end[..., None] + descent + more * _highest_from_here(costs.backward))
 
 
 def one_forward_one_backward_ends(costs: StageCosts, microbatches: int) -> Floats:

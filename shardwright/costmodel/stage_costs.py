@@ -83,7 +83,7 @@ class StageCosts:
 
     @property
     def stages(self) -> int:
-        return self.forward.shape[-1]
+        return int(self.forward.shape[-1])
 
     @property
     def stages_per_rank(self) -> int:
@@ -96,11 +96,12 @@ class StageCosts:
 
     def per_rank(self, per_stage: Floats) -> Floats:
         """Sum of [..., stages] over each rank's stages: [..., pp]."""
-        return per_stage.reshape(*per_stage.shape[:-1], self.stages_per_rank, self.pp).sum(axis=-2)
+        by_chunk = per_stage.reshape(*per_stage.shape[:-1], self.stages_per_rank, self.pp)
+        return np.asarray(by_chunk.sum(axis=-2))
 
     def without_sends(self) -> "StageCosts":
         """The same costs with messages that arrive at once."""
-        return replace(self, send=0.0)
+        return replace(self, send=np.zeros(self.stages - 1))
 
     def __getitem__(self, index: int | tuple[int, ...]) -> "StageCosts":
         """The costs of one plan of an array of plans."""
