@@ -65,20 +65,18 @@ class InterleavedSearch:
     # --- every partition and mix, where they are few ---
 
     def exhaustive(self) -> InterleavedPlan | None:
-        """The best of all partitions and mixes; None where they are too many or none fits."""
-        if not self._few():
-            return None
+        """The best of all partitions and mixes; None where none fits. Only where they are `few`."""
         mixed = _Mixed()
         for layers in _all_sizes(self.ranges.layer_count, self.fewest.reshape(-1), self.most.reshape(-1)):
             counts = self._counts(layers)
             ranks = [self._all_rank_mixes(rank, counts[rank :: self.entry.pp]) for rank in range(self.entry.pp)]
             for choice in product(*ranks):
                 mixed.add(layers, self._interleave(list(choice)))
-            if len(mixed) > _EVALUATE_ALL:
-                return None
         return self._best(mixed)
 
-    def _few(self) -> bool:
+    @property
+    def few(self) -> bool:
+        """Whether all partitions and mixes are few enough to evaluate."""
         ways = 1.0
         spare = self.ranges.layer_count - int(self.fewest.sum())
         for placed in range(spare):

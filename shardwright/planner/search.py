@@ -17,15 +17,15 @@ from ..costmodel.training import TrainingSpec
 from .bounds import lower_bounds
 from .fixed import Fixed
 from .infeasible import infeasible
-from .layer_ranges import LayerRanges, layer_ranges
+from .layer_ranges import layer_ranges
 from .recompute_mix import allowed_policies
-from .solve_entry import Solved, plan_of, solve_entry
+from .solve_entry import EntrySolver, Solved, plan_of
 from .space import enumerate_space
-from .space_costs import SpaceCosts, space_costs
+from .space_costs import space_costs
 
 Progress = Callable[[int, int, float], None]
 _ROUNDING = 1e-9
-_SOLVED_FOR_RUNNER_UP = 8
+_SOLVED_FOR_RUNNER_UP = 4
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def search(
     costs = space_costs(space, model, cluster, training, times)
     ranges, allowed = layer_ranges(model), allowed_policies(fixed.recompute)
     bounds = lower_bounds(costs, ranges, allowed)
-    run = _BranchAndBound(costs, ranges, allowed, bounds, started + time_limit_seconds, progress)
+    run = _BranchAndBound(EntrySolver(costs, ranges, allowed), bounds, started + time_limit_seconds, progress)
     run.run()
     if run.best is None:
         raise infeasible(model, cluster, training, fixed, times)
@@ -113,9 +113,7 @@ def search(
 class _BranchAndBound:
     """Solves entries in order of their bound. Entries that memory rules out have an infinite bound."""
 
-    costs: SpaceCosts
-    ranges: LayerRanges
-    allowed: list[int]
+    solver: EntrySolver
     bounds: Array
     deadline: float
     progress: Progress | None
@@ -147,12 +145,15 @@ class _BranchAndBound:
         """The best of each other mesh that was met, and where these are too few, of those with the best bounds."""
         assert self.best is not None
         mine = self._mesh(self.best.entry)
+        tried: set[tuple[int, ...]] = set(self._by_mesh)
         for entry in np.argsort(self.bounds, kind="stable"):
             others = {mesh for mesh in self._by_mesh if mesh != mine}
             if len(others) >= count or not np.isfinite(self.bounds[entry]) or time.perf_counter() > self.deadline:
                 break
-            if self._mesh(int(entry)) not in self._by_mesh:
-                self._solve_mesh(self._mesh(int(entry)))
+            mesh = self._mesh(int(entry))
+            if mesh not in tried:
+                tried.add(mesh)
+                self._solve_mesh(mesh)
         found = [solved for mesh, solved in self._by_mesh.items() if mesh != mine]
         return sorted(found, key=lambda solved: solved.step_seconds)[:count]
 
@@ -162,33 +163,29 @@ class _BranchAndBound:
 
     def _try(self, entry: int, bound: float) -> None:
         self.solved += 1
-        found = solve_entry(self.costs, self.ranges, self.allowed, entry, bound, self._limit)
-        if found is None:
-            # An interleaved entry of which only a family was tried may still hold something better.
-            if self.costs.space.schedule_name(entry) == "interleaved-1f1b":
-                self._open_bound = min(self._open_bound, bound)
-            return
-        self._open_bound = min(self._open_bound, found.bound_seconds)
-        self.best = found
-        self._by_mesh[self._mesh(entry)] = found
+        outcome = self.solver.solve(entry, bound, self._limit)
+        self._open_bound = min(self._open_bound, outcome.bound_seconds)
+        if outcome.solved is not None:
+            self.best = outcome.solved
+            self._by_mesh[self._mesh(entry)] = outcome.solved
 
     def _solve_mesh(self, mesh: tuple[int, ...]) -> None:
-        """The best plan of the mesh's first few entries."""
-        base, space = self.costs.space.base, self.costs.space
-        same = np.all([getattr(base, n)[space.base_index] == d for n, d in zip(_AXES, mesh, strict=True)], axis=0)
-        entries = np.flatnonzero(same)
+        """The best plan of the mesh's first few entries without interleaving, which is good soonest."""
+        space = self.solver.costs.space
+        same = np.all([space.column(name) == degree for name, degree in zip(_AXES, mesh, strict=True)], axis=0)
+        entries = np.flatnonzero(same & (space.stages_per_rank == 1))
         best: Solved | None = None
         for entry in entries[np.argsort(self.bounds[entries], kind="stable")][:_SOLVED_FOR_RUNNER_UP]:
             limit = np.inf if best is None else best.step_seconds
-            bound = float(self.bounds[entry])
-            if bound < limit:
-                best = solve_entry(self.costs, self.ranges, self.allowed, int(entry), bound, limit) or best
+            if self.bounds[entry] < limit:
+                best = self.solver.solve(int(entry), float(self.bounds[entry]), limit).solved or best
         if best is not None:
             self._by_mesh[mesh] = best
 
     def _mesh(self, entry: int) -> tuple[int, ...]:
-        base = int(self.costs.space.base_index[entry])
-        return tuple(int(getattr(self.costs.space.base, name)[base]) for name in _AXES)
+        space = self.solver.costs.space
+        base = int(space.base_index[entry])
+        return tuple(int(getattr(space.base, name)[base]) for name in _AXES)
 
 
 _AXES = ("pp", "dp_replicate", "dp_shard", "tp")

@@ -12,7 +12,7 @@ from .interleaved import InterleavedSearch
 from .layer_ranges import LayerRanges
 from .partition import best_partition
 from .space import Space
-from .space_costs import SpaceCosts
+from .space_costs import EntryCosts, SpaceCosts
 from .stage_tables import stage_tables
 
 # An even interleaved plan that is further from the best than this is not worth moving layers in.
@@ -21,42 +21,60 @@ _IMPROVE_WITHIN = 1.02
 
 @dataclass(frozen=True)
 class Solved:
-    """The best stages found for an entry: layers (S,) and mixes (S, classes, policies); no plan of it beats the bound."""
+    """The best stages found for an entry: layers (S,), mixes (S, classes, policies), and the step that they take."""
 
     entry: int
     layers: tuple[int, ...]
     mix: IntArray
     step_seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an entry: a plan below the limit, if one was found; what no plan of it that is below it undercuts."""
+
+    solved: Solved | None
     bound_seconds: float
 
 
-def solve_entry(
-    costs: SpaceCosts, ranges: LayerRanges, allowed: list[int], entry: int, bound_seconds: float, limit_seconds: float
-) -> Solved | None:
-    """The entry's best plan if it takes less than `limit_seconds`, else None; `bound_seconds` is known of the entry.
+@dataclass(frozen=True)
+class EntrySolver:
+    """Solves entries of one space."""
 
-    None means that nothing below the limit exists, except for an interleaved entry that is too large to try all of.
-    """
-    one = costs.entry(entry)
-    if one.schedule == "interleaved-1f1b":
-        search = InterleavedSearch(one, ranges, allowed)
-        plan, exhaustive = search.exhaustive(), True
+    costs: SpaceCosts
+    ranges: LayerRanges
+    allowed: list[int]
+
+    def solve(self, entry: int, bound_seconds: float, limit_seconds: float) -> Outcome:
+        """The entry's best plan if it takes less than `limit_seconds`; `bound_seconds` is what is known of the entry."""
+        one = self.costs.entry(entry)
+        if one.schedule == "interleaved-1f1b":
+            return self._interleaved(one, entry, bound_seconds, limit_seconds)
+        tables = stage_tables(one, self.ranges, self.allowed)
+        partition = best_partition(tables, limit_seconds)
+        if partition is None:
+            return Outcome(None, np.inf)
+        bound = max(partition.bound_seconds, min(bound_seconds, partition.step_seconds))
+        mix = tables.mix[np.arange(one.pp), self.ranges.kinds(np.array(partition.layers))]
+        return _outcome(Solved(entry, partition.layers, mix, partition.step_seconds), bound, limit_seconds)
+
+    def _interleaved(self, one: EntryCosts, entry: int, bound_seconds: float, limit_seconds: float) -> Outcome:
+        search = InterleavedSearch(one, self.ranges, self.allowed)
+        if search.few:
+            plan = search.exhaustive()
+            bound_seconds = np.inf if plan is None else plan.step_seconds
+        else:
+            plan = search.family()
+            if plan is not None and plan.step_seconds < limit_seconds * _IMPROVE_WITHIN:
+                plan = search.improved(plan)
         if plan is None:
-            plan, exhaustive = search.family(), False
-        if plan is not None and not exhaustive and plan.step_seconds < limit_seconds * _IMPROVE_WITHIN:
-            plan = search.improved(plan)
-        if plan is None or plan.step_seconds >= limit_seconds:
-            return None
-        bound = plan.step_seconds if exhaustive else min(bound_seconds, plan.step_seconds)
-        return Solved(entry, plan.layers, plan.mix, plan.step_seconds, bound)
-    tables = stage_tables(one, ranges, allowed)
-    partition = best_partition(tables, limit_seconds)
-    if partition is None or partition.step_seconds >= limit_seconds:
-        return None
-    kinds = ranges.kinds(np.array(partition.layers))
-    mix = tables.mix[np.arange(one.pp), kinds]
-    bound = max(partition.bound_seconds, min(bound_seconds, partition.step_seconds))
-    return Solved(entry, partition.layers, mix, partition.step_seconds, bound)
+            return Outcome(None, bound_seconds)
+        return _outcome(Solved(entry, plan.layers, plan.mix, plan.step_seconds), bound_seconds, limit_seconds)
+
+
+def _outcome(solved: Solved, bound_seconds: float, limit_seconds: float) -> Outcome:
+    kept = solved if solved.step_seconds < limit_seconds else None
+    return Outcome(kept, bound_seconds)
 
 
 def plan_of(solved: Solved, space: Space, model: ModelSpec) -> Plan:
