@@ -2,14 +2,15 @@
 
 from collections import Counter
 
-from ..costmodel.catalog_times import CatalogTimes
-from ..costmodel.cluster import ClusterSpec
-from ..costmodel.estimate import Estimate
-from ..costmodel.evaluate import estimate_plan
-from ..costmodel.model import ModelSpec
-from ..costmodel.op_times import OpTimes
-from ..costmodel.plan import Plan
-from ..costmodel.training import TrainingSpec
+from shardwright.costmodel.catalog_times import CatalogTimes
+from shardwright.costmodel.cluster import ClusterSpec
+from shardwright.costmodel.estimate import Estimate
+from shardwright.costmodel.evaluate import estimate_plan
+from shardwright.costmodel.model import ModelSpec
+from shardwright.costmodel.op_times import OpTimes
+from shardwright.costmodel.plan import Plan
+from shardwright.costmodel.training import TrainingSpec
+
 from .alternatives import Alternative, alternatives
 from .search import SearchResult
 
@@ -93,7 +94,11 @@ def _by_seconds(
 
 def _compared(other: Alternative, mine: Estimate) -> str:
     if other.estimate is None:
-        lacks = f"{other.lacking_bytes / _GIB:.1f} GiB too much on a device" if other.lacking_bytes else "no plan of it fits"
+        lacks = (
+            f"{other.lacking_bytes / _GIB:.1f} GiB too much on a device"
+            if other.lacking_bytes
+            else "no plan of it fits"
+        )
         return f"With {other.change}: does not fit, {lacks}."
     seconds, change = other.estimate.step_seconds, other.estimate.step_seconds / mine.step_seconds - 1
     differences = {name: value - getattr(mine.step, name) for name, value in other.estimate.step}
@@ -120,7 +125,11 @@ def _searched(found: SearchResult) -> list[str]:
 
 def _how_sure(estimate: Estimate) -> str:
     interval = estimate.step_seconds_intervals[0]
-    rests = "data sheets and constants fitted to published runs" if estimate.basis == "catalog" else "a profile of the machine"
+    rests = (
+        "data sheets and constants fitted to published runs"
+        if estimate.basis == "catalog"
+        else "a profile of the machine"
+    )
     return (
         f"The prediction rests on {rests}: with {interval.level:.0%} probability a step takes "
         f"{_seconds(interval.low)} to {_seconds(interval.high)}."

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..costmodel.catalog_times import CatalogTimes
-from ..costmodel.cluster import ClusterSpec
-from ..costmodel.errors import InfeasibleError, SpecError
-from ..costmodel.evaluate import estimate_plan
-from ..costmodel.model import ModelSpec
-from ..costmodel.training import TrainingSpec
+from shardwright.costmodel.catalog_times import CatalogTimes
+from shardwright.costmodel.cluster import ClusterSpec
+from shardwright.costmodel.errors import InfeasibleError, SpecError
+from shardwright.costmodel.evaluate import estimate_plan
+from shardwright.costmodel.model import ModelSpec
+from shardwright.costmodel.training import TrainingSpec
+
 from .bounds import lower_bounds
 from .fixed import Fixed
 from .layer_ranges import layer_ranges
@@ -102,9 +103,7 @@ def _what_binds(
     )
 
 
-def _what_would_fit(
-    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed
-) -> Iterator[str]:
+def _what_would_fit(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Iterator[str]:
     """Single changes that make a plan fit, cheapest for the user first."""
     for name, value in fixed:
         if value is not None and fits(model, cluster, training, fixed.model_copy(update={name: None})):

@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..costmodel.candidates import IntArray
-from ..costmodel.op_times import Array
+from shardwright.costmodel.candidates import IntArray
+from shardwright.costmodel.op_times import Array
+
 from .stage_tables import StageTables
 
 _LABELS = 8  # kept for each (stage, first layer); what is dropped goes into the bound

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..costmodel import constants
-from ..costmodel.candidates import IntArray
-from ..costmodel.in_flight import peak_in_flight
-from ..costmodel.op_times import Array
+from shardwright.costmodel import constants
+from shardwright.costmodel.candidates import IntArray
+from shardwright.costmodel.in_flight import peak_in_flight
+from shardwright.costmodel.op_times import Array
+
 from .layer_ranges import LayerRanges
 from .space_costs import EntryCosts
 from .stage_tables import ends_of, row_largest, row_totals
@@ -73,7 +74,7 @@ def _smallest_largest(shares: Array, ranges: LayerRanges) -> tuple[float, tuple[
     """The partition whose largest of `shares` (S, V) is smallest, by dynamic programming from the last stage."""
     layers = ranges.layer_count
     best = np.where(np.arange(layers + 1) == layers, 0.0, np.inf)
-    choices = []
+    choices: list[IntArray] = []
     for stage in shares[::-1]:
         cost = np.where(ranges.kind_of >= 0, stage[ranges.kind_of], np.inf)
         whole = np.maximum(cost, best[None, :])

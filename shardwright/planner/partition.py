@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..costmodel.candidates import IntArray
-from ..costmodel.op_times import Array
-from ..costmodel.pipeline import step_seconds
-from ..costmodel.stage_costs import StageCosts
+from shardwright.costmodel.candidates import IntArray
+from shardwright.costmodel.op_times import Array
+from shardwright.costmodel.pipeline import step_seconds
+from shardwright.costmodel.stage_costs import StageCosts
+
 from .labels import LabelSearch
 from .stage_tables import StageTables
 
@@ -40,10 +41,10 @@ def best_partition(tables: StageTables, limit_seconds: float) -> Partition | Non
         return _best_of(tables, _compositions(tables, active, ways), None)
     labels = LabelSearch(tables, active).run()
     best = _best_of(tables, labels.layers, labels.bound_seconds)
-    if best.bound_seconds < best.step_seconds * (1 - _CLOSED) and best.bound_seconds < limit_seconds:
-        if ways[0][0] <= _EVALUATE_ALL_TO_CLOSE_A_GAP:
-            return _best_of(tables, _compositions(tables, active, ways), None)
-    return best
+    proven = best.bound_seconds >= min(best.step_seconds * (1 - _CLOSED), limit_seconds)
+    if proven or ways[0][0] > _EVALUATE_ALL_TO_CLOSE_A_GAP:
+        return best
+    return _best_of(tables, _compositions(tables, active, ways), None)
 
 
 def stage_bounds(tables: StageTables) -> Array:
