@@ -20,6 +20,9 @@ from .stage_tables import StageTables
 _EVALUATE_ALL = 64
 _EVALUATE_ALL_TO_CLOSE_A_GAP = 4096
 _CLOSED = 1e-9
+# Partitions that single moves may still make the best.
+_IMPROVE_WITHIN = 1.01
+_IMPROVING_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,25 @@ def best_partition(tables: StageTables, limit_seconds: float) -> Partition | Non
     best = _best_of(tables, labels.layers, labels.bound_seconds)
     proven = best.bound_seconds >= min(best.step_seconds * (1 - _CLOSED), limit_seconds)
     if proven or ways[0][0] > _EVALUATE_ALL_TO_CLOSE_A_GAP:
-        return best
+        worth_it = not proven and best.step_seconds < limit_seconds * _IMPROVE_WITHIN
+        return _improved(tables, active, best) if worth_it else best
     return _best_of(tables, _compositions(tables, active, ways), None)
+
+
+def _improved(tables: StageTables, active: Array, best: Partition) -> Partition:
+    """Move single layers between stages for as long as that shortens the step."""
+    stages = len(best.layers)
+    source, target = np.nonzero(~np.eye(stages, dtype=bool))
+    moves = np.eye(stages, dtype=np.int64)[target] - np.eye(stages, dtype=np.int64)[source]
+    for _ in range(_IMPROVING_ROUNDS):
+        near = np.array(best.layers) + moves
+        near = near[(near > 0).all(axis=1)]
+        near = near[active[np.arange(stages), tables.ranges.kinds(near)].all(axis=1)]
+        found = _best_of(tables, near, best.bound_seconds) if len(near) else best
+        if found.step_seconds >= best.step_seconds:
+            break
+        best = found
+    return best
 
 
 def stage_bounds(tables: StageTables) -> Array:
