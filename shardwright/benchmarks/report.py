@@ -16,12 +16,11 @@ from shardwright.costmodel.plan import Plan
 from shardwright.costmodel.timeline import Timeline
 from shardwright.costmodel.training import TrainingSpec
 
-from . import charts, readable
+from . import readable
 from .compare import Comparison
 from .measured import MeasuredLine, measured_lines
 from .plan_tables import COMPARISON_COLUMNS, comparison_cells, estimate_lines
 from .plan_words import plan_lines, recompute_words
-from .timeline_chart import detail_windows, memory_over_time_chart, timeline_chart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +59,7 @@ def render_report(report: Report) -> str:
     Raises:
         SpecError: the measurement is of another number of ranks than the plan.
     """
+    measured = _measured(report)
     environment = Environment(
         loader=PackageLoader("shardwright.benchmarks", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -76,7 +76,7 @@ def render_report(report: Report) -> str:
         figures=_figures(report),
         comparison_columns=COMPARISON_COLUMNS,
         comparison_rows=_comparison_rows(report.comparison),
-        measured=_measured(report),
+        measured=measured,
     )
 
 
@@ -132,6 +132,10 @@ def _step_rows(estimate: Estimate) -> list[tuple[str, str, str]]:
 
 
 def _figures(report: Report) -> dict[str, str]:
+    # matplotlib takes half a second to import, which only who draws should wait for
+    from . import charts
+    from .timeline_chart import detail_windows, memory_over_time_chart, timeline_chart
+
     capacity_bytes = report.cluster.groups[0].device.memory_bytes
     figures = {
         "step": charts.step_chart(report.estimate),
