@@ -4,11 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from shardwright.costmodel.cluster import ClusterSpec
-from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.estimate import Estimate
 from shardwright.costmodel.measurement import Measurement
 from shardwright.costmodel.model import ModelSpec
@@ -19,6 +15,7 @@ from shardwright.costmodel.training import TrainingSpec
 from . import readable
 from .compare import Comparison
 from .measured import MeasuredLine, measured_lines
+from .page import render_page, write_page
 from .plan_tables import COMPARISON_COLUMNS, comparison_cells, estimate_lines
 from .plan_words import plan_lines, recompute_words
 
@@ -44,13 +41,7 @@ def write_report(path: Path, report: Report) -> None:
     Raises:
         SpecError: the folder is missing or not writable, or the measurement is of another number of ranks.
     """
-    page = render_report(report)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be written ({error.strerror or error})") from None
+    write_page(path, render_report(report))
 
 
 def render_report(report: Report) -> str:
@@ -60,11 +51,8 @@ def render_report(report: Report) -> str:
         SpecError: the measurement is of another number of ranks than the plan.
     """
     measured = _measured(report)
-    environment = Environment(
-        loader=PackageLoader("shardwright.benchmarks", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"svg": Markup, "share": readable.share}
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        "report.html.j2",
         title=f"{report.model.name} on {report.cluster.name}",
         report=report,
         tiles=_tiles(report),
