@@ -196,6 +196,22 @@ def test_text_part_of_another_multimodal_model_is_read_by_its_own_type() -> None
     assert spec.parameter_count == count_parameters(build_on_meta(text))
 
 
+@pytest.mark.parametrize(
+    ("config", "parallel"),
+    [
+        (SMALL | {"model_type": "llama"}, False),
+        (SMALL | {"model_type": "phi"}, True),
+        (SMALL | {"model_type": "gpt_neox"}, True),
+        (SMALL | {"model_type": "gpt_neox", "use_parallel_residual": False}, False),
+        (SMALL | {"model_type": "falcon"}, True),
+        (SMALL | {"model_type": "falcon", "parallel_attn": False}, False),
+        (SMALL | {"model_type": "falcon", "parallel_attn": False, "new_decoder_architecture": True}, True),
+    ],
+)
+def test_attention_and_feed_forward_side_by_side(config: dict[str, Any], parallel: bool) -> None:
+    assert read(config).layer_classes[0].parallel is parallel
+
+
 def test_windows_make_different_blocks_and_runs() -> None:
     spec = read(SMALL | {"model_type": "gemma3_text", "num_hidden_layers": 13, "sliding_window": 512})
     assert [(run.count, run.block.attention.window) for run in spec.blocks] == [
