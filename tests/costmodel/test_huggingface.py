@@ -224,6 +224,11 @@ def test_windows_make_different_blocks_and_runs() -> None:
     assert len(spec.layer_classes) == 2
 
 
+@pytest.mark.parametrize(("preset", "positions"), [("gpt2-124m", 1024), ("opt-1.3b", 2048), ("llama-2-7b", 0)])
+def test_learned_positions_reach_as_far_as_the_model_can_be_trained(preset: str, positions: int) -> None:
+    assert load_model(preset).positions == positions
+
+
 def test_a_window_that_is_switched_off_makes_no_difference() -> None:
     spec = read(SMALL | {"model_type": "qwen2", "sliding_window": 9, "max_window_layers": 0})
     assert len(spec.blocks) == 1
@@ -385,6 +390,8 @@ class TestLoadModel:
             ("llama-3.1-70", "no preset, file or folder has that name. Did you mean 'llama-3.1-70b'?"),
             ("meta-llama/Llama-3.1-70B", "no such file or folder. Did you mean 'llama-3.1-70b'?"),
             ("gpt2-124m.json", "no such file or folder. Did you mean 'gpt2-124m'?"),
+            ("gpt2", "Did you mean one of gpt2-1.5b, gpt2-124m, gpt2-355m, gpt2-774m?"),
+            ("qwen3-235b", "Did you mean 'qwen3-235b-a22b'?"),
             ("", "give a preset's name"),
             ("empty", "the folder holds no config.json"),
             ("x" * 5000, f"There are {len(preset_names())} presets"),

@@ -103,6 +103,7 @@ class Ends(NamedTuple):
 
     final_norm: Norm | None = Norm()
     positions: int = 0
+    position_padding: int = 0
     embedding_size: int | None = None
     embedding_norm: bool = False
     head_bias: bool = False
