@@ -246,6 +246,14 @@ def test_the_configuration_is_kept_as_it_was() -> None:
     assert read(config).config == config
 
 
+def test_the_configuration_kept_is_a_copy_all_the_way_down() -> None:
+    """Configuration classes of transformers edit nested dictionaries in place."""
+    config: dict[str, Any] = SMALL | {"model_type": "llama", "rope_scaling": {"factor": 8.0}}
+    spec = read(config)
+    config["rope_scaling"]["factor"] = 2.0
+    assert spec.config["rope_scaling"] == {"factor": 8.0}
+
+
 LLAMA = SMALL | {"model_type": "llama"}
 BAD: dict[str, tuple[Any, str]] = {
     "no object": ([1], "holds a list"),
@@ -264,6 +272,11 @@ BAD: dict[str, tuple[Any, str]] = {
     "fraction": (LLAMA | {"num_hidden_layers": 2.5}, "'num_hidden_layers' is 2.5: must be a whole number"),
     "text for a number": (LLAMA | {"hidden_size": "64"}, "'hidden_size' is \"64\": must be a whole number"),
     "true for a number": (LLAMA | {"num_hidden_layers": True}, "'num_hidden_layers' is true: must be a whole"),
+    "deeply nested for a number": (
+        LLAMA | {"hidden_size": json.loads("[" * 900 + "]" * 900)},
+        "must be a whole number",
+    ),
+    "deeply nested": (LLAMA | {"unknown": json.loads("[" * 900 + "]" * 900)}, "nested too deep"),
     "long text for a number": (LLAMA | {"hidden_size": "6" * 999}, f"'hidden_size' is \"{'6' * 56}...: must be"),
     "null where a number must be": (LLAMA | {"vocab_size": None}, "'vocab_size' is null"),
     "a billion layers": (LLAMA | {"num_hidden_layers": 10**9}, "must be a whole number from 1 to 10000"),
