@@ -98,8 +98,7 @@ class TestPartsAddUp:
         parts = step_parts(shape[0], costs, shape[3])
         step = seconds(shape, costs)
         assert float(parts.total_seconds) == pytest.approx(step, rel=1e-12)
-        assert float(parts.bubble_seconds) >= 0
-        assert float(parts.transfer_seconds) >= -1e-12 * step
+        assert min(float(parts.bubble_seconds), float(parts.transfer_seconds)) >= 0
 
 
 class Test1F1BIsNoSlowerThanGPipeWithoutSends:
