@@ -1,12 +1,21 @@
 """The cluster: node groups of one device each, the links inside a node and the fabric between nodes."""
 
-from typing import Literal, Self
+from collections.abc import Collection, Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
+from .errors import SpecError
 from .spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
 
+if TYPE_CHECKING:
+    import networkx
+
 LinkKind = Literal["nvlink", "nvswitch", "infinity-fabric", "pcie", "infiniband", "roce", "ethernet", "shared-memory"]
+DeviceFormat = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
+GraphNode = tuple[str, int]
+FABRIC: GraphNode = ("fabric", 0)
 
 
 class Figure(Spec):
@@ -19,15 +28,16 @@ class Figure(Spec):
 class Device(Spec):
     """One accelerator (or one CPU rank's share of a host), by its data sheet.
 
-    Peaks are dense, in FLOP/s, per compute format. `launch_seconds`: the least time between two kernel starts.
-    `sources` names where each figure comes from, by field.
+    Peaks are dense, in FLOP/s, per compute format; of a CPU they are measured matmul rates, efficiency included.
+    `launch_seconds`: the least time between two kernel starts; of a CPU what one small operation takes to dispatch.
+    `context_bytes`: what a process holds before its first tensor. `sources` names where each figure comes from, by field.
     """
 
     name: str = Field(min_length=1)
     kind: Literal["gpu", "cpu"] = "gpu"
     memory_bytes: PositiveFloat
     memory_bytes_per_s: PositiveFloat
-    peak_flops_per_s: dict[Literal["fp32", "tf32", "bf16", "fp16", "fp8"], PositiveFloat]
+    peak_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(min_length=1)
     multiprocessors: PositiveInt = 1
     launch_seconds: NonNegativeFloat = 0.0
     context_bytes: NonNegativeFloat = 0.0
@@ -44,7 +54,7 @@ class Link(Spec):
 
 
 class Host(Spec):
-    """The machine around the devices. Bytes and rates are of the whole node."""
+    """The machine around the devices. Bytes and rates are of the whole node; 0 NVMe bytes means no drive."""
 
     cores: PositiveInt
     memory_bytes: PositiveFloat
@@ -82,7 +92,7 @@ class ClusterSpec(Spec):
 
     name: str = Field(min_length=1)
     groups: tuple[NodeGroup, ...] = Field(min_length=1)
-    oversubscription: PositiveFloat = 1.0
+    oversubscription: float = Field(default=1.0, ge=1.0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _homogeneous(self) -> Self:
@@ -93,3 +103,61 @@ class ClusterSpec(Spec):
     @property
     def devices(self) -> int:
         return sum(group.devices for group in self.groups)
+
+    def graph(self) -> "networkx.Graph[GraphNode]":
+        """The topology as a tree: ("rank", r) - ("node", n) - ("fabric", 0).
+
+        Each edge carries `link`, the `Link` as one device sees it while all devices of its node send at once: between a
+        node and the fabric that is the device's share of the node's NICs, divided by the oversubscription.
+        """
+        import networkx  # here, because importing it takes longer than planning needs
+
+        graph: networkx.Graph[GraphNode] = networkx.Graph()
+        rank = 0
+        for node, group in enumerate(self._nodes()):
+            share = group.node_bytes_per_s / group.devices_per_node / self.oversubscription
+            graph.add_edge(FABRIC, ("node", node), link=group.nic.model_copy(update={"bytes_per_s": share}))
+            for _ in range(group.devices_per_node):
+                graph.add_edge(("node", node), ("rank", rank), link=group.intra_node)
+                rank += 1
+        return graph
+
+    def node_of(self, rank: int) -> int:
+        """The number of the node that `rank` is on.
+
+        Raises:
+            SpecError: the cluster has no such rank.
+        """
+        first_rank, first_node = 0, 0
+        for group in self.groups:
+            if first_rank <= rank < first_rank + group.devices:
+                return first_node + (rank - first_rank) // group.devices_per_node
+            first_rank, first_node = first_rank + group.devices, first_node + group.nodes
+        raise SpecError(f"no rank {rank} in cluster '{self.name}': it has ranks 0 to {self.devices - 1}")
+
+    def spans_nodes(self, ranks: Collection[int]) -> bool:
+        """Whether a message among `ranks` has to leave a node."""
+        return len({self.node_of(rank) for rank in ranks}) > 1
+
+    def bottleneck_link(self, ranks: Collection[int]) -> Link:
+        """The slowest link on the paths between `ranks`, as one device sees it (see `graph`).
+
+        Raises:
+            SpecError: fewer than two ranks share no link; the cluster has no such rank.
+        """
+        distinct = sorted(set(ranks))
+        if len(distinct) < 2:
+            raise SpecError(f"a link is shared by two ranks or more; {len(distinct)} given")
+        for rank in distinct:
+            self.node_of(rank)
+        import networkx
+
+        graph = self.graph()
+        paths = [networkx.shortest_path(graph, ("rank", one), ("rank", other)) for one, other in pairwise(distinct)]
+        links: list[Link] = [graph.edges[edge]["link"] for path in paths for edge in pairwise(path)]
+        return min(links, key=lambda link: link.bytes_per_s)
+
+    def _nodes(self) -> Iterator[NodeGroup]:
+        for group in self.groups:
+            for _ in range(group.nodes):
+                yield group

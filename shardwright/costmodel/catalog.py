@@ -1,0 +1,209 @@
+"""The catalog: shipped hardware facts, each with its source. The figures live in `catalog/*.toml` beside this file."""
+
+import tomllib
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from .cluster import Device, DeviceFormat, Host, Link, NodeGroup
+from .errors import SpecError, nearest
+from .spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
+
+_FIGURES = (
+    "memory_bytes",
+    "memory_bytes_per_s",
+    "peak_flops_per_s",
+    "multiprocessors",
+    "launch_seconds",
+    "context_bytes",
+)
+_MEMORY_TOLERANCE = 0.06
+FABRIC_KINDS = ("infiniband", "roce", "ethernet")
+
+
+class DeviceEntry(Spec):
+    """A device as the catalog writes it: `Device`, its other names, what `nvidia-smi` calls it, and its standard node."""
+
+    aliases: tuple[str, ...]
+    reported_as: tuple[str, ...]
+    kind: Literal["gpu", "cpu"] = "gpu"
+    node: str
+    memory_bytes: PositiveFloat
+    memory_bytes_per_s: PositiveFloat
+    peak_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(min_length=1)
+    multiprocessors: PositiveInt
+    launch_seconds: NonNegativeFloat
+    context_bytes: NonNegativeFloat
+    sources: dict[str, str]
+
+    @model_validator(mode="after")
+    def _every_figure_has_its_source(self) -> "DeviceEntry":
+        if set(self.sources) != set(_FIGURES):
+            raise ValueError(f"sources are of {', '.join(self.sources)}; each of {', '.join(_FIGURES)} needs one")
+        return self
+
+
+class NodeEntry(Spec):
+    """A standard node: `NodeGroup` without its device, its links by name."""
+
+    devices_per_node: PositiveInt
+    intra_node: str
+    host_link: str
+    nics_per_node: PositiveInt
+    nic: str
+    host: Host
+
+
+def device_names() -> tuple[str, ...]:
+    """The catalog's own name of each device; aliases are understood besides."""
+    return tuple(_devices())
+
+
+def link_names() -> tuple[str, ...]:
+    return tuple(_links())
+
+
+def fabric_names() -> tuple[str, ...]:
+    """The links that can join nodes."""
+    return tuple(name for name, link in _links().items() if link.kind in FABRIC_KINDS)
+
+
+def device_name(given: str) -> str:
+    """The catalog's own name of the device that `given` means.
+
+    Any case, `_` or blanks for `-`, an alias, and a remark in parentheses after it: `H100-SXM-95GB-HBM2e (lower TDP)`.
+
+    Raises:
+        SpecError: no such device; the nearest is named.
+    """
+    folded = _fold(given)
+    by_name = _canonical_by_name()
+    if folded not in by_name:
+        close = nearest(folded, by_name)
+        shown = f"{close} All of them:" if close else " The catalog has"
+        raise SpecError(f"no device '{given}' in the catalog.{shown} {', '.join(device_names())}")
+    return by_name[folded]
+
+
+def device(name: str) -> Device:
+    """One device of the catalog, by its name or an alias.
+
+    Raises:
+        SpecError: no such device.
+    """
+    canonical = device_name(name)
+    entry = _devices()[canonical]
+    return Device(
+        name=canonical,
+        kind=entry.kind,
+        memory_bytes=entry.memory_bytes,
+        memory_bytes_per_s=entry.memory_bytes_per_s,
+        peak_flops_per_s=dict(entry.peak_flops_per_s),
+        multiprocessors=entry.multiprocessors,
+        launch_seconds=entry.launch_seconds,
+        context_bytes=entry.context_bytes,
+        sources=dict(entry.sources),
+    )
+
+
+def link(name: str) -> Link:
+    """One link of the catalog.
+
+    Raises:
+        SpecError: no such link; the nearest is named.
+    """
+    found = _links().get(_fold(name))
+    if found is None:
+        raise SpecError(
+            f"no link '{name}' in the catalog.{nearest(name, link_names())} All of them: {', '.join(link_names())}"
+        )
+    return found
+
+
+def fabric(name: str) -> Link:
+    """One link of the catalog that can join nodes.
+
+    Raises:
+        SpecError: no such link, or one that stays inside a node.
+    """
+    found = _links().get(_fold(name))
+    if found is None or found.kind not in FABRIC_KINDS:
+        close = nearest(name, fabric_names())
+        raise SpecError(f"no fabric '{name}' in the catalog.{close} All of them: {', '.join(fabric_names())}")
+    return found
+
+
+def standard_node(device_given: str, *, nodes: int = 1) -> NodeGroup:
+    """`nodes` full nodes of the kind that this device is usually built into.
+
+    Raises:
+        SpecError: no such device.
+    """
+    canonical = device_name(device_given)
+    node = _nodes()[_devices()[canonical].node]
+    return NodeGroup(
+        device=device(canonical),
+        nodes=nodes,
+        devices_per_node=node.devices_per_node,
+        intra_node=link(node.intra_node),
+        host_link=link(node.host_link),
+        nics_per_node=node.nics_per_node,
+        nic=link(node.nic),
+        host=node.host,
+    )
+
+
+def device_reported_as(reported_name: str, memory_bytes: float) -> str | None:
+    """The catalog's name of a device that the driver reports, or None when the catalog has no such device.
+
+    `memory_bytes` is the driver's total: some names are shared by parts with different memory, and a part with other
+    memory than the catalog's is another part.
+    """
+    for name, entry in _devices().items():
+        close = abs(memory_bytes - entry.memory_bytes) <= _MEMORY_TOLERANCE * entry.memory_bytes
+        if close and reported_name.strip().lower() in (known.lower() for known in entry.reported_as):
+            return name
+    return None
+
+
+def _fold(name: str) -> str:
+    without_remark = name.lower().partition("(")[0]
+    return "-".join(without_remark.replace("_", " ").replace("-", " ").split())
+
+
+@cache
+def _canonical_by_name() -> dict[str, str]:
+    names = {name: name for name in _devices()}
+    for name, entry in _devices().items():
+        names |= dict.fromkeys(entry.aliases, name)
+    return names
+
+
+@cache
+def _devices() -> dict[str, DeviceEntry]:
+    files = sorted(file.name for file in _folder().iterdir() if file.name.startswith("devices-"))
+    return {
+        name: DeviceEntry.parse(entry, source=f"{file}: {name}")
+        for file in files
+        for name, entry in _read(file).items()
+    }
+
+
+@cache
+def _nodes() -> dict[str, NodeEntry]:
+    return {name: NodeEntry.parse(entry, source=f"nodes.toml: {name}") for name, entry in _read("nodes.toml").items()}
+
+
+@cache
+def _links() -> dict[str, Link]:
+    return {name: Link.parse(entry, source=f"links.toml: {name}") for name, entry in _read("links.toml").items()}
+
+
+def _folder() -> resources.abc.Traversable:
+    return resources.files(__package__).joinpath("catalog")
+
+
+def _read(file_name: str) -> dict[str, Any]:
+    return tomllib.loads(_folder().joinpath(file_name).read_text(encoding="utf-8"))

@@ -1,0 +1,80 @@
+"""What a CPU host does per second when `ranks` processes share it, and the file that remembers it."""
+
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec, read_json
+
+
+class CpuSetting(Spec):
+    """What the rates depend on; rates of another setting are measured anew."""
+
+    cpu: str
+    cores: PositiveInt
+    ranks: PositiveInt
+    torch: str
+
+    @property
+    def threads(self) -> int:
+        """Threads of each rank."""
+        return max(1, self.cores // self.ranks)
+
+
+class CpuRates(Spec):
+    """Rates of one rank while all ranks of the setting do the same.
+
+    `fp32_flops_per_s`, `bf16_flops_per_s`: linear layers forward and backward at training-like sizes, a multiply-add
+    being two. `copy_bytes_per_s`: a large copy, bytes read and bytes written both counted. `dispatch_seconds`: one small
+    operation under autograd, per direction. `link_*`: gloo between the ranks, in the terms of
+    `fit_link`; None where there is one rank. `process_bytes`: a rank's resident memory before its first tensor.
+    """
+
+    kind: Literal["shardwright-cpu-rates"] = "shardwright-cpu-rates"
+    schema_version: Literal[1] = 1
+    setting: CpuSetting
+    date: str
+    fp32_flops_per_s: PositiveFloat
+    bf16_flops_per_s: PositiveFloat
+    copy_bytes_per_s: PositiveFloat
+    dispatch_seconds: PositiveFloat
+    link_bytes_per_s: PositiveFloat | None
+    link_latency_seconds: NonNegativeFloat | None
+    process_bytes: PositiveFloat
+
+
+def remembered_rates(setting: CpuSetting) -> CpuRates | None:
+    """The rates measured earlier in this setting; None where there are none that can be read whole."""
+    try:
+        path = _path(setting)
+        rates = CpuRates.parse(read_json(path), source=str(path))
+    except SpecError:
+        return None
+    return rates if rates.setting == setting else None
+
+
+def remember_rates(rates: CpuRates) -> None:
+    """Write the rates whole or not at all. A folder that cannot be written only costs the next run a measurement."""
+    path = _path(rates.setting)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".partial")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(rates.model_dump(mode="json"), file, indent=1, allow_nan=False)
+            Path(partial).replace(path)
+        except OSError:
+            Path(partial).unlink(missing_ok=True)
+            raise
+
+
+def _path(setting: CpuSetting) -> Path:
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    folder = Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
+    digest = hashlib.sha256(setting.model_dump_json().encode()).hexdigest()[:16]
+    return folder / "shardwright" / f"cpu-rates-{digest}.json"

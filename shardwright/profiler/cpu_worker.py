@@ -1,0 +1,137 @@
+"""One rank of the CPU measurement: `python -m shardwright.profiler.cpu_worker RANK RANKS THREADS SECONDS FOLDER`.
+
+All ranks measure the same thing at the same time, because in training they do. Writes `FOLDER/rank-RANK.json`.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+import torch
+import torch.distributed as dist
+
+# (tokens, inputs, outputs) of linear layers of small transformers: projections, both halves of a feed-forward block.
+_LINEAR_SHAPES = ((512, 256, 1024), (512, 1024, 256), (1024, 512, 512), (512, 512, 2048))
+_COPY_BYTES = 64 * 2**20
+_MESSAGE_BYTES = (4 * 2**10, 64 * 2**10, 2**20, 8 * 2**20)
+_CHAIN = 64
+
+
+@dataclass(frozen=True)
+class RankRates:
+    """What one rank saw; the fields of `CpuRates`, and the seconds of an all-reduce by its size in bytes."""
+
+    fp32_flops_per_s: float
+    bf16_flops_per_s: float
+    copy_bytes_per_s: float
+    dispatch_seconds: float
+    all_reduce_seconds: dict[int, float]
+    process_bytes: float
+
+
+def measure_rank(ranks: int, seconds: float) -> RankRates:
+    """Measure within a process group of `ranks`, in about `seconds`."""
+    process_bytes = float(psutil.Process().memory_info().rss)
+    share = seconds / 6
+    return RankRates(
+        process_bytes=process_bytes,
+        fp32_flops_per_s=_linear_flops_per_s(torch.float32, ranks, 1.5 * share),
+        bf16_flops_per_s=_linear_flops_per_s(torch.bfloat16, ranks, 1.5 * share),
+        copy_bytes_per_s=_copy_bytes_per_s(ranks, share),
+        dispatch_seconds=_dispatch_seconds(ranks, share / 2),
+        all_reduce_seconds=_all_reduce_seconds(1.5 * share) if ranks > 1 else {},
+    )
+
+
+def _undisturbed_seconds(work: Callable[[], object], ranks: int, seconds: float) -> float:
+    """The lower quartile of the times of `work`, once warm, every rank starting together. At least four repeats.
+
+    Other programs only ever add time, and rates are remembered: one busy moment must not spoil every later plan.
+    """
+    work()
+    if ranks > 1:
+        dist.barrier()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 4 or time.perf_counter() < end:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.quantiles(times, n=4)[0]
+
+
+def _linear_flops_per_s(dtype: torch.dtype, ranks: int, seconds: float) -> float:
+    flops, total_seconds = 0.0, 0.0
+    for tokens, inputs, outputs in _LINEAR_SHAPES:
+        x = torch.randn(tokens, inputs, dtype=dtype, requires_grad=True)
+        weight = torch.randn(outputs, inputs, dtype=dtype, requires_grad=True)
+        gradient = torch.randn(tokens, outputs, dtype=dtype)
+
+        def forward_and_backward(
+            x: torch.Tensor = x, weight: torch.Tensor = weight, gradient: torch.Tensor = gradient
+        ) -> object:
+            return torch.autograd.grad(torch.nn.functional.linear(x, weight), (x, weight), gradient)
+
+        total_seconds += _undisturbed_seconds(forward_and_backward, ranks, seconds / len(_LINEAR_SHAPES))
+        flops += 3 * 2.0 * tokens * inputs * outputs
+    return flops / total_seconds
+
+
+def _copy_bytes_per_s(ranks: int, seconds: float) -> float:
+    source = torch.zeros(_COPY_BYTES // 4)
+    target = torch.empty_like(source)
+    return 2 * _COPY_BYTES / _undisturbed_seconds(lambda: target.copy_(source), ranks, seconds)
+
+
+def _dispatch_seconds(ranks: int, seconds: float) -> float:
+    x = torch.ones(8, requires_grad=True)
+
+    def chain() -> object:
+        y = x
+        for _ in range(_CHAIN):
+            y = y * 1.0
+        return torch.autograd.grad(y.sum(), x)
+
+    return _undisturbed_seconds(chain, ranks, seconds) / (2 * (_CHAIN + 1))
+
+
+def _all_reduce_seconds(seconds: float) -> dict[int, float]:
+    """The median over a fixed number of repeats, which every rank must agree on."""
+    found: dict[int, float] = {}
+    for size_bytes in _MESSAGE_BYTES:
+        tensor = torch.zeros(size_bytes // 4)
+        dist.all_reduce(tensor)
+        start = time.perf_counter()
+        dist.all_reduce(tensor)
+        once = torch.tensor([time.perf_counter() - start])
+        dist.all_reduce(once, op=dist.ReduceOp.MAX)
+        repeats = int(min(max(seconds / len(_MESSAGE_BYTES) / once.item(), 5), 200))
+        times: list[float] = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            dist.all_reduce(tensor)
+            times.append(time.perf_counter() - start)
+        found[size_bytes] = statistics.median(times)
+    return found
+
+
+def main(arguments: list[str]) -> None:
+    rank, ranks, threads = (int(argument) for argument in arguments[:3])
+    seconds, folder = float(arguments[3]), Path(arguments[4])
+    torch.set_num_threads(threads)
+    if ranks > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=ranks)
+    rates = measure_rank(ranks, seconds)
+    (folder / f"rank-{rank}.json").write_text(json.dumps(asdict(rates)), encoding="utf-8")
+    if ranks > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
