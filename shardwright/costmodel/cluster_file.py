@@ -121,8 +121,10 @@ def _read_toml(path: Path) -> ClusterSpec:
     try:
         return ClusterSpec.parse(_expanded(data, path.stem), source=str(path))
     except SpecError as error:
-        line = str(error)
-        raise SpecError(line if line.startswith(f"{path}: ") else f"{path}: {line}") from None
+        line = str(error).removeprefix(f"{path}: ")
+        if "groups" not in data:
+            line = line.replace("'groups.0.", "'")  # the file wrote these keys at its top level
+        raise SpecError(f"{path}: {line}") from None
 
 
 def _expanded(data: dict[str, Any], default_name: str) -> dict[str, Any]:

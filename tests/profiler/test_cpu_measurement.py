@@ -46,6 +46,7 @@ def test_two_ranks_are_measured_at_once() -> None:
     assert 1e6 < rates.link_bytes_per_s < 1e12
     assert rates.link_latency_seconds is not None
     assert rates.link_latency_seconds < 1
+    assert 0.01 < rates.cpu_share < 1.1
     assert 5e7 < rates.process_bytes < 5e9
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from shardwright.costmodel import catalog
+from shardwright.costmodel.cluster_file import load_cluster
 from shardwright.costmodel.errors import SpecError
-from shardwright.profiler import local, local_cluster
+from shardwright.profiler import local, local_cluster, resolve_cluster
 from shardwright.profiler.cpu_rates import CpuRates, CpuSetting
 from shardwright.profiler.nvidia_smi import ReportedGpu
 
@@ -16,8 +17,9 @@ H100 = ReportedGpu(index=0, uuid="GPU-a", name="NVIDIA H100 80GB HBM3", memory_b
 class Bench:
     """Round numbers in place of a measurement, and a count of how often it was asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, cpu_share: float = 1.0) -> None:
         self.settings: list[CpuSetting] = []
+        self.cpu_share = cpu_share
 
     def __call__(self, setting: CpuSetting) -> CpuRates:
         self.settings.append(setting)
@@ -32,6 +34,7 @@ class Bench:
             link_bytes_per_s=2e9 if several else None,
             link_latency_seconds=70e-6 if several else None,
             process_bytes=280e6,
+            cpu_share=self.cpu_share,
         )
 
 
@@ -89,6 +92,13 @@ class TestCpu:
         local_cluster(2, refresh=True, measure=bench)
         assert len(bench.settings) == 2
 
+    def test_disturbed_rates_say_so_and_are_measured_again(self) -> None:
+        bench = Bench(cpu_share=0.5)
+        (group,) = local_cluster(2, measure=bench).groups
+        assert "while other programs left 50% of the CPU" in group.device.sources["peak_flops_per_s"]
+        local_cluster(2, measure=bench)
+        assert len(bench.settings) == 2
+
     def test_other_ranks_are_measured_apart(self) -> None:
         bench = Bench()
         for ranks in (1, 2, 4):
@@ -103,6 +113,26 @@ class TestCpu:
     def test_more_ranks_than_a_host_holds(self) -> None:
         with pytest.raises(SpecError, match="a CPU host holds at most 8 ranks; give local:8"):
             local_cluster(9, measure=Bench())
+
+
+class TestReference:
+    @pytest.mark.parametrize(("reference", "ranks"), [("local", 2), ("local:3", 3), (" local:3 ", 3)])
+    def test_this_machine(self, reference: str, ranks: int) -> None:
+        for count in (2, 3):
+            local_cluster(count, measure=Bench())  # remembered, so that nothing is measured for real
+        assert resolve_cluster(reference).devices == ranks
+
+    def test_another_cluster(self) -> None:
+        assert resolve_cluster("h100-sxm:16") == load_cluster("h100-sxm:16")
+
+    @pytest.mark.parametrize("count", ["", "two", "-1", "2.0", "nan", "٣"])
+    def test_a_count_that_is_none(self, count: str) -> None:
+        with pytest.raises(SpecError, match="give a whole number such as local:2"):
+            resolve_cluster(f"local:{count}")
+
+    def test_no_ranks(self) -> None:
+        with pytest.raises(SpecError, match="the count of ranks is a whole number from 1"):
+            resolve_cluster("local:0")
 
 
 class TestGpu:
