@@ -1,0 +1,48 @@
+"""What validating one row of a table gave."""
+
+from typing import NamedTuple
+
+from shardwright.costmodel.estimate import Estimate
+from shardwright.costmodel.spec import Spec
+
+from .prediction import Prediction
+from .row_setup import RowSetup
+from .table import TableRow
+
+
+class ValidationRow(Spec):
+    """One row of the table and its prediction, both in the row's own unit.
+
+    `relative_error` is predicted step time / measured step time - 1: above zero the prediction is too slow, whatever
+    the unit. `low_80` and `high_80` bound the prediction with 80% probability. `skipped` says why there is no
+    prediction of time; a row may still have one of memory.
+    """
+
+    id: str
+    unit: str | None
+    measured: float | None
+    predicted: float | None = None
+    relative_error: float | None = None
+    low_80: float | None = None
+    high_80: float | None = None
+    memory_measured_bytes: float | None = None
+    memory_predicted_bytes: float | None = None
+    skipped: str | None = None
+
+
+class Outcome(NamedTuple):
+    """All that is known about one row: `setup` and `prediction` where it could be read, seconds where it has a time."""
+
+    row: TableRow
+    result: ValidationRow
+    setup: RowSetup | None = None
+    prediction: Prediction | None = None
+    measured_seconds: float | None = None
+
+
+def interval_bounds(estimate: Estimate, level: float) -> tuple[float, float] | None:
+    """Step seconds that the estimate's interval of `level` lies between; None where it has none."""
+    for interval in estimate.step_seconds_intervals:
+        if abs(interval.level - level) < 1e-9:
+            return interval.low, interval.high
+    return None

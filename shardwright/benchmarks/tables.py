@@ -1,0 +1,104 @@
+"""Tables for the terminal."""
+
+from collections.abc import Mapping
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from . import readable
+from .accuracy import ErrorSummary
+from .validate import Validation
+from .validation_summary import ValidationSummary
+
+_ERROR_COLUMNS = ("rows", "median", "mean", "p90", "worst", "mean signed")
+
+
+def validation_tables(validation: Validation, *, worst: int = 10) -> RenderableType:
+    """The errors of a table overall and by group, the `worst` rows, and what was skipped and why."""
+    summary = validation.summary
+    parts: list[RenderableType] = [
+        Text(f"{summary.predicted} of {summary.count} rows predicted, {summary.count - summary.predicted} skipped."),
+        _overall(summary),
+        Text("Error: predicted step time / measured step time - 1; without a sign its size.", style="dim"),
+    ]
+    for title, groups in (
+        ("By source", summary.by_source),
+        ("By device", summary.by_gpu),
+        ("By framework", summary.by_framework),
+    ):
+        if len(groups) > 1:
+            parts.append(_errors_table(title, groups))
+    parts.append(Text("\n".join(_remarks(summary))))
+    if worst and summary.predicted:
+        parts.append(_worst_rows(validation, worst))
+    if summary.skipped:
+        parts.append(_counts_table("Skipped", "reason", summary.skipped))
+    if summary.assumed:
+        parts.append(_counts_table("Assumed where a row says nothing", "assumption", summary.assumed))
+    return Group(*parts)
+
+
+def _overall(summary: ValidationSummary) -> Table:
+    named = {
+        "step time": summary.errors,
+        "step time, one constant efficiency instead": summary.constant_efficiency,
+        "peak memory": summary.memory,
+    }
+    return _errors_table("Errors", {name: errors for name, errors in named.items() if errors is not None})
+
+
+def _errors_table(title: str, groups: Mapping[str, ErrorSummary]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for column in _ERROR_COLUMNS:
+        table.add_column(column, justify="right")
+    for name, errors in groups.items():
+        sizes = [readable.share(value) for value in (errors.median, errors.mean, errors.p90, errors.worst)]
+        table.add_row(Text(name), str(errors.count), *sizes, readable.signed_share(errors.mean_signed))
+    return table
+
+
+def _remarks(summary: ValidationSummary) -> list[str]:
+    lines = []
+    if summary.coverage_80 is not None and summary.coverage_95 is not None:
+        lines.append(
+            f"Inside the 80% interval: {readable.share(summary.coverage_80)} of rows; "
+            f"inside the 95% interval: {readable.share(summary.coverage_95)}."
+        )
+    if ranks := summary.ranks:
+        lines.append(
+            f"Order of plans for the same job: Kendall tau {ranks.kendall_tau:.2f} over {ranks.pairs} pairs in "
+            f"{ranks.groups} groups; taking the plan predicted fastest costs {readable.share(ranks.median_regret)} "
+            f"(median), {readable.share(ranks.mean_regret)} (mean), {readable.share(ranks.worst_regret)} (worst)."
+        )
+    if summary.too_large:
+        lines.append(f"{len(summary.too_large)} rows ran although predicted to need more memory than there is.")
+    return lines
+
+
+def _worst_rows(validation: Validation, worst: int) -> Table:
+    table = Table(title="Largest errors", title_justify="left")
+    table.add_column("row")
+    for column in ("measured", "predicted", "error"):
+        table.add_column(column, justify="right")
+    table.add_column("unit")
+    timed = [(abs(row.relative_error), row) for row in validation.rows if row.relative_error is not None]
+    for _, row in sorted(timed, key=lambda item: -item[0])[:worst]:
+        table.add_row(
+            Text(row.id),
+            readable.amount(row.measured or 0.0),
+            readable.amount(row.predicted or 0.0),
+            readable.signed_share(row.relative_error or 0.0),
+            Text(row.unit or ""),
+        )
+    return table
+
+
+def _counts_table(title: str, what: str, counts: Mapping[str, int]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("rows", justify="right")
+    table.add_column(what)
+    for text, number in counts.items():
+        table.add_row(str(number), Text(text))
+    return table

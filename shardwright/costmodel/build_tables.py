@@ -1,0 +1,134 @@
+"""From the work of each row to cost tables: adds data parallelism, the optimizer, and what the parameters take."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .candidates import Candidates, pipeline_group
+from .cluster import ClusterSpec
+from .data_parallel import MASTER_BYTES_PER_PARAMETER, DataParallel
+from .model import ModelSpec
+from .op_times import Array, OpTimes
+from .row_work import RowWork, WorkModel
+from .tables import POLICIES, CostTables, Seconds, StaticBytes
+from .training import OPTIMIZER_STATE_BYTES_PER_PARAMETER, TrainingSpec
+
+# fp32 traffic of one update: read the parameter, its gradient and states, write all but the gradient.
+_UPDATE_BYTES_PER_PARAMETER = {"adamw": 28.0, "sgd": 12.0}
+_CLIP_BYTES_PER_PARAMETER = 12.0  # read for the norm; read and write to scale
+
+
+def build_tables(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes
+) -> CostTables:
+    """Cost tables of every candidate. Pure; whether a candidate divides model and batch is the caller's to check."""
+    work = WorkModel(model, cluster, training, times, candidates)
+    rows = [*(work.layer(block) for block in model.layer_classes), work.embedding(), work.head()]
+    return _Builder(model, cluster, training, times, candidates, rows).tables()
+
+
+@dataclass(frozen=True)
+class _Builder:
+    model: ModelSpec
+    cluster: ClusterSpec
+    training: TrainingSpec
+    times: OpTimes
+    candidates: Candidates
+    rows: list[RowWork]
+
+    def tables(self) -> CostTables:
+        compute_forward, compute_backward = self._stack("forward_seconds"), self._stack("backward_seconds")[..., None]
+        recompute = self._stack("recompute_seconds_by_policy")
+        tensor = self._stack("tensor_parallel_seconds")
+        tensor_backward = tensor[..., None] + self._stack("tensor_parallel_recompute_seconds_by_policy")
+        traffic = DataParallel(
+            self.cluster,
+            self.training,
+            self.times,
+            self.candidates,
+            self._stack("parameters"),
+            compute_forward + tensor,
+            compute_backward + recompute + tensor_backward,
+        )
+        forward, backward = traffic.in_forward(), traffic.in_backward()
+        first, last = traffic.in_first_forward(), traffic.after_last_backward()
+        return CostTables(
+            forward=self._seconds(compute_forward, 0.0, tensor, forward.network, forward.host_copy),
+            backward=self._seconds(compute_backward, recompute, tensor_backward, backward.network, backward.host_copy),
+            first_forward=self._seconds(0.0, 0.0, 0.0, first.network, first.host_copy),
+            last_backward=self._seconds(0.0, 0.0, 0.0, last.network + self._tied_seconds(), last.host_copy),
+            optimizer_seconds=self._optimizer_seconds(traffic.parameters),
+            send_seconds=self._send_seconds(),
+            activation_bytes=self._stack("activation_bytes_by_policy"),
+            working_bytes=self._stack("working_bytes_by_policy"),
+            static=self._static_bytes(traffic.parameters),
+        )
+
+    def _stack(self, name: str) -> Array:
+        return np.stack([getattr(row, name) for row in self.rows], axis=1).astype(float)
+
+    def _column(self, name: str) -> Array:
+        return np.asarray(getattr(self.candidates, name))[:, None]
+
+    def _seconds(self, *parts: Array | float) -> Seconds:
+        """Each part of shape (N, R) or (N, R, P), or a number, as (N, R, P)."""
+        shape = (len(self.candidates), len(self.rows), len(POLICIES))
+        wide = [part[..., None] if isinstance(part, np.ndarray) and part.ndim == 2 else part for part in parts]
+        return Seconds(*(np.broadcast_to(part, shape).astype(float) for part in wide))
+
+    def _tied_seconds(self) -> Array:
+        """A tied embedding on the first and last stage: their gradients are summed once a step."""
+        if not self.model.tied_embeddings:
+            return np.zeros((1, 1, 1))
+        elements = self.model.vocab_size * (self.model.embedding_size or self.model.hidden_size)
+        shard_bytes = (
+            self.training.precision.gradient_bytes_per_element
+            * elements
+            / (self.candidates.tp * self.candidates.dp_shard)
+        )
+        seconds = self.times.collective_seconds(
+            "all_reduce", shard_bytes, pipeline_group(self.candidates, self.cluster)
+        )
+        ends = np.array([0.0] * (len(self.rows) - 2) + [1.0, 1.0])
+        return np.asarray(seconds[:, None, None] * ends[None, :, None])
+
+    def _send_seconds(self) -> Array:
+        """Hidden states of one microbatch to the next stage, split over tp where the sequence is."""
+        split = np.where(self.candidates.sequence_parallel == 1, self.candidates.tp, 1)
+        elements = self.candidates.micro_batch * float(self.training.seq_len) * self.model.hidden_size / split
+        size_bytes = self.training.precision.activation_bytes_per_element * elements
+        return self.times.collective_seconds("send", size_bytes, pipeline_group(self.candidates, self.cluster))
+
+    def _optimizer_seconds(self, parameters: Array) -> Array:
+        """Clipping and update of this rank's shard, on the device or by the host's cores."""
+        shard = parameters / self._column("dp_shard")
+        moved = (_UPDATE_BYTES_PER_PARAMETER[self.training.optimizer] + _CLIP_BYTES_PER_PARAMETER) * shard
+        return np.where(
+            self._column("host_optimizer") == 1,
+            self.times.host_memory_bound_seconds(moved),
+            self.times.memory_bound_seconds(moved),
+        )
+
+    def _static_bytes(self, parameters: Array) -> StaticBytes:
+        """Bytes per row that stay for a step, on the device and on the host (see data_parallel.py for what is where)."""
+        precision, zero = self.training.precision, self._column("zero_stage")
+        shard, host = parameters / self._column("dp_shard"), self._column("host_optimizer") == 1
+        is_layer = np.arange(len(self.rows)) < len(self.rows) - 2
+        regathered = (zero >= 3) & is_layer
+        accumulates = (zero <= 1) | (self._column("pp") > 1)
+        whole_gradients = accumulates & (self._column("microbatches") > 1)
+        gathered = precision.activation_bytes_per_element * parameters
+        master, gradient = MASTER_BYTES_PER_PARAMETER * shard, precision.gradient_bytes_per_element
+        states = OPTIMIZER_STATE_BYTES_PER_PARAMETER[self.training.optimizer] * shard
+        shard_gradient = MASTER_BYTES_PER_PARAMETER * shard
+        device_gradient = np.where(host, 0.0, shard_gradient)
+        return StaticBytes(
+            parameters=np.where(host, 0.0, master),
+            gathered=np.where(regathered, 0.0, gathered),
+            gather_window=np.where(regathered, gathered, 0.0),
+            gradients=np.where(whole_gradients, np.maximum(gradient * parameters, device_gradient), device_gradient),
+            optimizer_state=np.where(host, 0.0, states),
+            reduce_buffer=np.where(self._column("dp_shard") * self._column("dp_replicate") > 1, gradient, 0.0)
+            * parameters,
+            host=np.where(host, master + states + shard_gradient, 0.0),
+        )

@@ -1,0 +1,143 @@
+"""Operation times from data sheets: a roofline with smooth efficiency curves and a few constants (constants.py)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from . import constants
+from .cluster import ClusterSpec, Device
+from .errors import SpecError
+from .op_times import Array, CollectiveName, Number, RankGroup
+from .training import BYTES_PER_ELEMENT, TrainingSpec
+
+# (tile rows, tile columns, rate relative to the largest tile): small matmuls trade the rate of a tile for a fuller card.
+_TILES = ((256, 128, 1.0), (128, 128, 0.9), (64, 128, 0.75), (64, 64, 0.55))
+
+
+@dataclass(frozen=True)
+class CatalogTimes:
+    """`OpTimes` of one device of `cluster`, computing in the format of `training`.
+
+    Raises:
+        SpecError: the device has no such format.
+    """
+
+    cluster: ClusterSpec
+    training: TrainingSpec
+
+    def __post_init__(self) -> None:
+        compute, peaks = self.training.precision.compute, self.device.peak_flops_per_s
+        if compute not in peaks:
+            raise SpecError(f"{self.device.name} does not compute in {compute}; it has {', '.join(sorted(peaks))}")
+
+    @property
+    def basis(self) -> Literal["catalog"]:
+        return "catalog"
+
+    @property
+    def device(self) -> Device:
+        return self.cluster.groups[0].device
+
+    @property
+    def _peak_flops_per_s(self) -> float:
+        return self.device.peak_flops_per_s[self.training.precision.compute]
+
+    @property
+    def _is_cpu(self) -> bool:
+        return self.device.kind == "cpu"
+
+    @property
+    def _since_hopper(self) -> bool:
+        peaks = self.device.peak_flops_per_s
+        return max(peaks.get("bf16", 0.0), peaks.get("fp16", 0.0)) > 500e12
+
+    def matmul_seconds(self, m: Number, k: Number, n: Number, *, groups: Number = 1) -> Array:
+        """Roofline: FLOPs over the reachable rate, or the three matrices over the memory bandwidth, the longer."""
+        m, k, n = (np.asarray(size, dtype=float) for size in (m, k, n))
+        size_bytes = BYTES_PER_ELEMENT[self.training.precision.compute] * groups * (m * k + k * n + m * n)
+        rate = self._peak_flops_per_s * self._matmul_efficiency(m, k, n, groups)
+        return np.maximum(2 * m * k * n * groups / rate, self.memory_bound_seconds(size_bytes))
+
+    def _matmul_efficiency(self, m: Array, k: Array, n: Array, groups: Number) -> Array:
+        if self._is_cpu:  # the peak of a CPU is a measured matmul rate
+            return np.ones(np.broadcast(m, k, n).shape)
+        fraction = constants.HOPPER_MATMUL_FRACTION if self._since_hopper else constants.MATMUL_FRACTION
+        aligned = np.where((m % 8 == 0) & (n % 8 == 0) & (k % 8 == 0), 1.0, 1 / constants.MISALIGNED_SLOWDOWN.value)
+        deep = k / (k + constants.MATMUL_K_HALF.value)
+        return np.asarray(fraction.value * aligned * deep * self._filled(m, n, groups))
+
+    def _filled(self, m: Array, n: Array, groups: Number) -> Array:
+        """Share of the card that the best tile size keeps busy: tile quantisation times wave quantisation."""
+        units = self.device.multiprocessors
+        shares = []
+        for rows, columns, rate in _TILES:
+            tiles = np.ceil(m / rows) * np.ceil(n / columns) * groups
+            used = m * n * groups / (tiles * rows * columns)
+            shares.append(rate * used * tiles / (np.ceil(tiles / units) * units))
+        return np.asarray(np.maximum.reduce(shares))
+
+    def attention_seconds(self, flops: Number, *, head_size: Number, backward: bool) -> Array:
+        """Fused attention: a share of the peak that falls with heads smaller than 128."""
+        if self._is_cpu:
+            share = np.asarray(constants.CPU_ATTENTION_FRACTION.value)
+        else:
+            fraction = constants.HOPPER_ATTENTION_FRACTION if self._since_hopper else constants.ATTENTION_FRACTION
+            share = fraction.value * np.minimum(1.0, 0.5 + np.asarray(head_size) / 256)
+        if backward:
+            share = share * constants.ATTENTION_BACKWARD_FRACTION.value
+        return np.asarray(flops, dtype=float) / (self._peak_flops_per_s * share)
+
+    def memory_bound_seconds(self, moved_bytes: Number) -> Array:
+        fraction = 1.0 if self._is_cpu else constants.MEMORY_FRACTION.value
+        return np.asarray(moved_bytes, dtype=float) / (self.device.memory_bytes_per_s * fraction)
+
+    def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
+        """A GPU works while the host launches ahead, so the longer of the two counts; a CPU does both itself."""
+        launches = np.asarray(kernels, dtype=float) * self.device.launch_seconds
+        return launches + busy_seconds if self._is_cpu else np.maximum(launches, busy_seconds)
+
+    def collective_seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
+        """Ring algorithms (Thakur et al. 2005): (n-1)/n of the bytes over the narrowest link, an all-reduce twice.
+
+        A ring of one group crosses each node boundary once, so the whole of it passes through the group's share of the
+        node's NICs. Latency grows with the ranks of a node and with the nodes.
+        """
+        node = self.cluster.groups[0]
+        ranks = group.ranks
+        inside = node.intra_node.bytes_per_s * self._link_fraction
+        outside = node.node_bytes_per_s * constants.NIC_FRACTION.value / self.cluster.oversubscription
+        shared = outside / np.asarray(group.sharing, dtype=float)
+        crosses = np.asarray(group.nodes) > 1
+        rate = np.where(
+            crosses, np.minimum(shared, np.where(np.asarray(group.ranks_per_node) > 1, inside, np.inf)), inside
+        )
+        share = 1.0 if name == "send" else (ranks - 1) / ranks
+        passes = 2.0 if name == "all_reduce" else 1.0
+        hops = (np.asarray(group.ranks_per_node) - 1) * self._hop_seconds + np.where(
+            crosses, (np.asarray(group.nodes) - 1.0) * node.nic.latency_seconds, 0.0
+        )
+        start = node.intra_node.latency_seconds + np.where(crosses, node.nic.latency_seconds, 0.0)
+        if not self._is_cpu:
+            start = start + constants.COLLECTIVE_SECONDS.value
+        latency = start + (0.0 if name == "send" else hops * passes)
+        return np.where(ranks > 1, latency + passes * share * np.asarray(size_bytes) / rate, 0.0)
+
+    @property
+    def _link_fraction(self) -> float:
+        return 1.0 if self._is_cpu else constants.NVLINK_FRACTION.value
+
+    @property
+    def _hop_seconds(self) -> float:
+        return self.cluster.groups[0].intra_node.latency_seconds if self._is_cpu else constants.HOP_SECONDS.value
+
+    def host_copy_seconds(self, size_bytes: Number) -> Array:
+        link = self.cluster.groups[0].host_link
+        return link.latency_seconds + np.asarray(size_bytes, dtype=float) / link.bytes_per_s
+
+    def host_memory_bound_seconds(self, moved_bytes: Number) -> Array:
+        node = self.cluster.groups[0]
+        if self._is_cpu:
+            return self.memory_bound_seconds(moved_bytes)
+        rate = node.host.memory_bytes_per_s * constants.HOST_MEMORY_FRACTION.value / node.devices_per_node
+        return np.asarray(moved_bytes, dtype=float) / rate

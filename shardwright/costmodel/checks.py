@@ -1,0 +1,98 @@
+"""Whether a plan fits a model, a batch and a cluster: divisibility before any cost, memory after it."""
+
+from .cluster import ClusterSpec
+from .errors import InfeasibleError, SpecError
+from .estimate import Estimate
+from .model import MixtureOfExperts, ModelSpec
+from .plan import Plan
+from .training import TrainingSpec
+
+GIB = 2**30
+
+
+def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> None:
+    """Check everything that must divide.
+
+    Raises:
+        SpecError: the first thing that does not, with the numbers and what would.
+    """
+    mesh = plan.mesh
+    if mesh.ranks > cluster.devices:
+        raise SpecError(f"the plan needs {mesh.ranks} ranks ({mesh}) and {cluster.name} has {cluster.devices} devices")
+    if len(plan.stages) > model.layer_count:
+        raise SpecError(f"{len(plan.stages)} stages are more than the {model.layer_count} layers of {model.name}")
+    if plan.layer_count != model.layer_count:
+        raise SpecError(f"the plan's stages hold {plan.layer_count} layers and {model.name} has {model.layer_count}")
+    if plan.global_batch != training.global_batch:
+        raise SpecError(
+            f"dp {mesh.dp} x micro batch {plan.micro_batch} x {plan.microbatches} microbatches is {plan.global_batch} "
+            f"sequences, the global batch is {training.global_batch}"
+        )
+    check_sequence(model, training)
+    check_tensor_parallel(mesh.tp, model, training, sequence_parallel=plan.sequence_parallel)
+
+
+def check_sequence(model: ModelSpec, training: TrainingSpec) -> None:
+    """A learned position embedding ends somewhere.
+
+    Raises:
+        SpecError: the sequence is longer than the positions.
+    """
+    if model.positions and training.seq_len > model.positions:
+        raise SpecError(
+            f"sequence length {training.seq_len} is more than the {model.positions} learned positions of {model.name}"
+        )
+
+
+def check_tensor_parallel(tp: int, model: ModelSpec, training: TrainingSpec, *, sequence_parallel: bool) -> None:
+    """Check that `tp` divides heads, KV heads, feed-forward widths and, under sequence parallelism, the sequence.
+
+    Raises:
+        SpecError: naming the size that it does not divide and the degrees that would.
+    """
+    for what, size in tensor_parallel_sizes(model, training, sequence_parallel=sequence_parallel).items():
+        if size % tp:
+            allowed = [degree for degree in range(1, min(size, 64) + 1) if size % degree == 0]
+            raise SpecError(f"tp {tp} does not divide the {size} {what} of {model.name}; allowed: {_listed(allowed)}")
+
+
+def tensor_parallel_sizes(model: ModelSpec, training: TrainingSpec, *, sequence_parallel: bool) -> dict[str, int]:
+    """What a tp degree must divide, by name."""
+    sizes: dict[str, int] = {}
+    for block in model.layer_classes:
+        sizes.setdefault("attention heads", block.attention.heads)
+        sizes.setdefault("KV heads", block.attention.kv_heads)
+        if isinstance(block.ffn, MixtureOfExperts):
+            sizes.setdefault("columns of an expert", block.ffn.expert_width)
+        else:
+            sizes.setdefault("feed-forward columns", block.ffn.width)
+    if sequence_parallel:
+        sizes["tokens of a sequence"] = training.seq_len
+    return sizes
+
+
+def _listed(values: list[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+def check_memory(estimate: Estimate, cluster: ClusterSpec) -> None:
+    """Check that every rank fits its device and its share of the host.
+
+    Raises:
+        InfeasibleError: naming the rank, the largest part and by how much it is over.
+    """
+    node = cluster.groups[0]
+    host_share = node.host.memory_bytes / node.devices_per_node
+    for rank, (device, host_bytes) in enumerate(zip(estimate.memory, estimate.host_bytes, strict=True)):
+        if device.total > node.device.memory_bytes:
+            part, size = max(device, key=lambda item: item[1])
+            over = (device.total - node.device.memory_bytes) / GIB
+            raise InfeasibleError(
+                f"pipeline rank {rank} needs {device.total / GIB:.1f} GiB and a {node.device.name} has "
+                f"{node.device.memory_bytes / GIB:.1f}: {over:.1f} GiB too much ({part} {size / GIB:.1f} GiB)"
+            )
+        if host_bytes > host_share:
+            raise InfeasibleError(
+                f"the host of pipeline rank {rank} needs {host_bytes / GIB:.1f} GiB for each device and has "
+                f"{host_share / GIB:.1f}"
+            )

@@ -1,0 +1,113 @@
+"""Data-parallel traffic of each row: how long it is, and how much of it compute does not hide.
+
+The executor's behaviour is what is modelled. FSDP2 keeps fp32 shards, gathers a compute-format copy of each layer and
+reduces gradients in the reduction format: after every microbatch under ZeRO-2 and -3, after the last one under ZeRO-0 and
+-1. With a pipeline, torch reduces after the last microbatch whatever the stage, and with no compute to hide behind.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import constants
+from .candidates import Candidates, replicate_group, shard_group
+from .cluster import ClusterSpec
+from .op_times import Array, OpTimes
+from .training import TrainingSpec
+
+MASTER_BYTES_PER_PARAMETER = 4.0
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """Seconds that data-parallel traffic adds to a pass, as (network, host copy)."""
+
+    network: Array
+    host_copy: Array
+
+
+@dataclass(frozen=True)
+class DataParallel:
+    """Traffic of rows with `parameters` (N, R) whose passes take `forward` (N, R) and `backward` (N, R, P) seconds."""
+
+    cluster: ClusterSpec
+    training: TrainingSpec
+    times: OpTimes
+    candidates: Candidates
+    parameters: Array
+    forward: Array
+    backward: Array
+
+    def in_forward(self) -> Exposed:
+        """Every microbatch: ZeRO-3 gathers each layer, from the host where the shard lives there."""
+        each = self._gathers_each
+        return self._beside(self.forward, each * self._gather_seconds, each * self._copy_seconds)
+
+    def in_first_forward(self) -> Exposed:
+        """Once a step: below ZeRO-3 the parameters are gathered when first used."""
+        once = ~self._gathers_each
+        return self._beside(self.forward, once * self._gather_seconds, once * self._copy_seconds)
+
+    def in_backward(self) -> Exposed:
+        """Every microbatch: ZeRO-3 gathers again; ZeRO-2 and -3 reduce, and store on the host, each time."""
+        gathers, reduces = self._gathers_each, self._reduces_each
+        network = gathers * self._gather_seconds + reduces * self._reduce_seconds
+        copies = gathers * self._copy_seconds + reduces * self._copy_seconds
+        return self._beside(self.backward, network[..., None], copies[..., None])
+
+    def after_last_backward(self) -> Exposed:
+        """Once a step: the reduction that was put off, behind the last backward, or behind nothing in a pipeline."""
+        network = (~self._reduces_each * self._reduce_seconds)[..., None]
+        copies = (~self._reduces_each * self._copy_seconds)[..., None]
+        behind = self._beside(self.backward, network, copies)
+        piped = self._piped[..., None]
+        return Exposed(np.where(piped, network, behind.network), np.where(piped, copies, behind.host_copy))
+
+    def _beside(self, compute: Array, network: Array, copies: Array) -> Exposed:
+        """What traffic adds to the `compute` it runs beside: the part that outlasts it, and the compute it slows.
+
+        Network and copies run beside each other too, so the longer one outlasts, both slow. On a CPU all need the same
+        cores, so nothing is hidden.
+        """
+        if self.cluster.groups[0].device.kind == "cpu":
+            return Exposed(network + np.zeros_like(compute), copies + np.zeros_like(compute))
+        slowdown = constants.OVERLAP_SLOWDOWN.value
+        alone = np.maximum(0.0, network - compute) + slowdown * np.minimum(compute, network)
+        both = np.maximum(0.0, np.maximum(network, copies) - compute) + slowdown * np.minimum(compute, network + copies)
+        return Exposed(alone, np.maximum(0.0, both - alone))
+
+    def _column(self, name: str) -> Array:
+        return np.asarray(getattr(self.candidates, name))[:, None]
+
+    @property
+    def _piped(self) -> Array:
+        return self._column("pp") > 1
+
+    @property
+    def _gathers_each(self) -> Array:
+        return self._column("zero_stage") >= 3
+
+    @property
+    def _reduces_each(self) -> Array:
+        return (self._column("zero_stage") >= 2) & ~self._piped
+
+    @property
+    def _gather_seconds(self) -> Array:
+        size_bytes = self.training.precision.activation_bytes_per_element * self.parameters
+        group = shard_group(self.candidates, self.cluster).column()
+        return self.times.collective_seconds("all_gather", size_bytes, group)
+
+    @property
+    def _reduce_seconds(self) -> Array:
+        size_bytes = self.training.precision.gradient_bytes_per_element * self.parameters
+        across = replicate_group(self.candidates, self.cluster).column()
+        sharded = shard_group(self.candidates, self.cluster).column()
+        return self.times.collective_seconds("reduce_scatter", size_bytes, sharded) + self.times.collective_seconds(
+            "all_reduce", size_bytes / self._column("dp_shard"), across
+        )
+
+    @property
+    def _copy_seconds(self) -> Array:
+        """The fp32 shard one way, where it lives on the host."""
+        shard_bytes = MASTER_BYTES_PER_PARAMETER * self.parameters / self._column("dp_shard")
+        return np.where(self._column("host_optimizer") == 1, self.times.host_copy_seconds(shard_bytes), 0.0)

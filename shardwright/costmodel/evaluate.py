@@ -1,0 +1,198 @@
+"""One plan's estimate: its stages' costs, the step that they add up to, the memory of every rank."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import constants
+from .build_tables import build_tables
+from .catalog_times import CatalogTimes
+from .checks import check_plan
+from .cluster import ClusterSpec
+from .estimate import Estimate, Interval, MemoryBytes, StepSeconds
+from .flops import model_flops_per_sequence, recompute_flops_per_sequence
+from .in_flight import peak_activation_bytes
+from .model import ModelSpec
+from .op_times import Array, OpTimes
+from .pipeline import step_parts
+from .plan import Plan
+from .schedule import make_schedule
+from .simulate import simulate
+from .stage_costs import StageCosts
+from .stages import StageSums, candidates_of, row_counts
+from .timeline import Timeline
+from .training import TrainingSpec
+
+
+def estimate_plan(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, times: OpTimes | None = None
+) -> Estimate:
+    """Predict one step of `plan` from the closed form; `times` defaults to the catalog's.
+
+    The memory may be more than the devices have: `check_memory` says so.
+
+    Raises:
+        SpecError: the plan does not divide the model, the batch or the cluster.
+    """
+    return plan_costs(model, cluster, training, plan, times).estimate()
+
+
+def simulate_plan(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, times: OpTimes | None = None
+) -> Timeline:
+    """The timeline of one step of `plan`, one lane set for each pipeline rank.
+
+    Raises:
+        SpecError: the plan does not divide the model, the batch or the cluster.
+    """
+    costs = plan_costs(model, cluster, training, plan, times)
+    schedule = make_schedule(plan.schedule, plan.mesh.pp, plan.stages_per_rank, plan.microbatches)
+    fixed = [sum(size for name, size in part if name not in ("activations", "logits")) for part in costs.memory()]
+    return simulate(
+        schedule, costs.stage_costs(), activation_bytes=costs.activation_bytes_per_stage(), static_bytes=fixed
+    )
+
+
+def plan_costs(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, times: OpTimes | None = None
+) -> "PlanCosts":
+    """The costs behind an estimate; `times` defaults to the catalog's.
+
+    Raises:
+        SpecError: the plan does not divide the model, the batch or the cluster.
+    """
+    check_plan(plan, model, cluster, training)
+    catalog: OpTimes = CatalogTimes(cluster, training)
+    return PlanCosts(model, cluster, training, plan, times or catalog)
+
+
+@dataclass(frozen=True)
+class PlanCosts:
+    """The costs of one plan that has been checked."""
+
+    model: ModelSpec
+    cluster: ClusterSpec
+    training: TrainingSpec
+    plan: Plan
+    times: OpTimes
+
+    def __post_init__(self) -> None:
+        tables = build_tables(self.model, self.cluster, self.training, candidates_of(self.plan), self.times)
+        object.__setattr__(self, "_sums", StageSums(tables, row_counts(self.model, self.plan)))
+
+    @property
+    def sums(self) -> StageSums:
+        """Sums of the cost tables over each stage."""
+        sums: StageSums = self.__dict__["_sums"]
+        return sums
+
+    def stage_costs(self) -> StageCosts:
+        """Seconds per stage, as closed form and simulation take them."""
+        tables, sums = self.sums.tables, self.sums
+        return StageCosts(
+            pp=self.plan.mesh.pp,
+            forward=sums.total(tables.forward.total),
+            backward=sums.total(tables.backward.total),
+            first_forward_extra=sums.total(tables.first_forward.total),
+            send=np.full(len(self.plan.stages) - 1, tables.send_seconds[0]),
+            reduce_tail=sums.total(tables.last_backward.total),
+            optimizer=self._per_rank(sums.total(tables.optimizer_seconds)).sum(axis=0),
+        )
+
+    def activation_bytes_per_stage(self) -> Array:
+        """What one microbatch keeps on each stage, logits included."""
+        return self.sums.total(self.sums.tables.activation_bytes)
+
+    def _per_rank(self, per_stage: Array) -> Array:
+        """Shape (stages per rank, pp): stage i stands in row i // pp, column i % pp."""
+        return per_stage.reshape(self.plan.stages_per_rank, self.plan.mesh.pp)
+
+    def estimate(self) -> Estimate:
+        step, sequences = self.step(), self.training.global_batch
+        model_flops = sequences * model_flops_per_sequence(self.model, self.training)
+        again = sequences * recompute_flops_per_sequence(self.model, self.training, self.plan)
+        device = self.cluster.groups[0].device
+        ranks = self.plan.mesh.ranks
+        peak_flops = ranks * device.peak_flops_per_s[self.training.precision.compute] * step.total
+        return Estimate(
+            step=step,
+            step_seconds_intervals=intervals(step.total),
+            memory=tuple(self.memory()),
+            host_bytes=tuple(self._per_rank(self.sums.total(self.sums.tables.static.host)).sum(axis=0).tolist()),
+            tokens_per_s=self.training.tokens_per_step / step.total,
+            model_flops=model_flops,
+            hardware_flops=model_flops + again,
+            mfu=model_flops / peak_flops,
+            hfu=(model_flops + again) / peak_flops,
+            device_count=ranks,
+            basis=self.times.basis,
+        )
+
+    def step(self) -> StepSeconds:
+        """The closed form's seconds by cause, on the pipeline rank with the most work; the rest of the step is bubble."""
+        costs, tables = self.stage_costs(), self.sums.tables
+        parts = step_parts(self.plan.schedule, costs, self.plan.microbatches)
+        rank = int(parts.rank)
+        each = [self.sums.seconds(tables.forward), self.sums.seconds(tables.backward)]
+        once = [self.sums.seconds(tables.first_forward), self.sums.seconds(tables.last_backward)]
+        causes = {}
+        for cause in each[0]:
+            per_stage = self.plan.microbatches * (each[0][cause] + each[1][cause]) + once[0][cause] + once[1][cause]
+            causes[cause] = float(self._per_rank(per_stage).sum(axis=0)[rank])
+        return StepSeconds(
+            **causes,
+            pipeline_transfer=max(0.0, float(parts.transfer_seconds)),
+            pipeline_bubble=float(parts.bubble_seconds),
+            optimizer=float(parts.optimizer_seconds),
+        )
+
+    def memory(self) -> list[MemoryBytes]:
+        """Each pipeline rank's peak by part."""
+        tables, sums, pp = self.sums.tables, self.sums, self.plan.mesh.pp
+        static = {name: self._per_rank(sums.total(value)).sum(axis=0) for name, value in vars(tables.static).items()}
+        window = 2 * self._per_rank(sums.largest(tables.static.gather_window)).max(axis=0)
+        buffers = self._per_rank(sums.largest(tables.static.reduce_buffer)).max(axis=0)
+        working = self._per_rank(sums.largest(tables.working_bytes)).max(axis=0)
+        kept = peak_activation_bytes(self.plan.schedule, pp, self.plan.microbatches, self.activation_bytes_per_stage())
+        logits = self._logit_bytes(kept)
+        on_gpu = self.cluster.groups[0].device.kind == "gpu"
+        axes = sum(degree > 1 for name, degree in self.plan.mesh if name != "ep")
+        communicators = constants.COMMUNICATOR_BYTES.value * axes if on_gpu else 0.0
+        context = self.cluster.groups[0].device.context_bytes or (constants.CONTEXT_BYTES.value if on_gpu else 0.0)
+        moving = kept + working + window + buffers
+        return [
+            MemoryBytes(
+                parameters=static["parameters"][rank],
+                gathered_parameters=static["gathered"][rank] + window[rank],
+                gradients=static["gradients"][rank],
+                optimizer_state=static["optimizer_state"][rank],
+                activations=kept[rank] + working[rank] - logits[rank],
+                logits=logits[rank],
+                communication_buffers=buffers[rank] + communicators,
+                allocator_slack=constants.ALLOCATOR_SLACK.value * moving[rank],
+                context=context,
+            )
+            for rank in range(pp)
+        ]
+
+    def _logit_bytes(self, kept: Array) -> Array:
+        """The head's share of what the last rank keeps and works with; 0 on the others."""
+        tables, last = self.sums.tables, len(kept) - 1
+        head = self.activation_bytes_per_stage().copy()
+        head[:-1] = 0.0
+        head[-1] = tables.activation_bytes[0, tables.head_row, 0]
+        alive = peak_activation_bytes(self.plan.schedule, len(kept), self.plan.microbatches, head)[last]
+        logits = np.zeros_like(kept)
+        logits[last] = alive
+        return logits
+
+
+def intervals(seconds: float) -> tuple[Interval, Interval]:
+    """80% and 95% intervals of a predicted time: the catalog's residuals on measured rows are a share of the time."""
+    return tuple(  # type: ignore[return-value] # two levels, two intervals
+        Interval(level=level, low=seconds * low.value, high=seconds * high.value)
+        for level, low, high in (
+            (0.80, constants.INTERVAL_80_LOW, constants.INTERVAL_80_HIGH),
+            (0.95, constants.INTERVAL_95_LOW, constants.INTERVAL_95_HIGH),
+        )
+    )

@@ -1,0 +1,6 @@
+"""Models from Hugging Face configurations, read as data: no transformers, no network, nothing run."""
+
+from .families import model_from_config, supported_model_types
+from .load import load_model, preset_names
+
+__all__ = ["load_model", "model_from_config", "preset_names", "supported_model_types"]

@@ -1,0 +1,84 @@
+"""How many microbatches' activations a rank holds at once: alive from the start of a forward to the end of its backward.
+
+A rank computes one action at a time, so its peak depends on the order of its actions alone, not on their seconds.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .plan import ScheduleName
+from .schedule import check_shape, warm_up_forwards
+
+Counts = NDArray[np.int64]
+
+
+@lru_cache(maxsize=4096)
+def alive_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> tuple[Counts, ...]:
+    """Per rank, [moments, stages_per_rank]: microbatches alive on each of its stages when it holds the most.
+
+    Column `c` is stage `c * pp + rank`. Each row is one moment; at every other moment of the step no stage holds
+    more than at one of these. So the peak of anything that grows with the counts is its maximum over the rows. The
+    moments follow from the schedule's formula: after its warm-up of w forwards a rank alternates, so that forward
+    w + j runs when j backwards are done, and the counts repeat after stages_per_rank * pp forwards.
+
+    GPipe: every microbatch. 1F1B: min(microbatches, pp - rank).
+
+    Raises:
+        SpecError: no such schedule.
+    """
+    check_shape(name, pp, stages_per_rank, microbatches)
+    return tuple(_alive_counts_of_rank(name, pp, stages_per_rank, microbatches, rank) for rank in range(pp))
+
+
+def _alive_counts_of_rank(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int, rank: int) -> Counts:
+    forwards = stages_per_rank * microbatches
+    warm_up = warm_up_forwards(name, pp, stages_per_rank, microbatches, rank)
+    moments = np.arange(max(1, min(stages_per_rank * pp, forwards - warm_up)))
+    started = _runs_of_chunk(np.minimum(forwards, warm_up + 1 + moments), pp, stages_per_rank, microbatches)
+    finished = _runs_of_chunk(moments, pp, stages_per_rank, microbatches)[:, ::-1]
+    counts = np.unique(started - finished, axis=0)
+    counts.setflags(write=False)
+    return counts
+
+
+def _runs_of_chunk(actions: Counts, pp: int, stages_per_rank: int, microbatches: int) -> Counts:
+    """[moments, stages_per_rank]: how many of a rank's first `actions` forwards fall on each chunk, depth first."""
+    if stages_per_rank == 1:
+        return actions[:, None]
+    rounds, rest = np.divmod(actions[:, None], stages_per_rank * pp)
+    return rounds * pp + np.clip(rest - pp * np.arange(stages_per_rank), 0, pp)
+
+
+def peak_in_flight(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> Counts:
+    """[stages]: the most microbatches whose activations a stage holds at once.
+
+    Stages of one rank may peak at different moments; their sum is then more than the rank ever holds.
+
+    Raises:
+        SpecError: no such schedule.
+    """
+    per_rank = [counts.max(axis=0) for counts in alive_counts(name, pp, stages_per_rank, microbatches)]
+    return np.stack(per_rank, axis=-1).reshape(-1)
+
+
+def peak_activation_bytes(
+    name: ScheduleName, pp: int, microbatches: int, activation_bytes: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The most bytes of activations that each rank holds at once.
+
+    Args:
+        activation_bytes: [..., stages], of one microbatch on each stage; leading axes run over plans.
+
+    Returns:
+        [..., pp] bytes: the maximum over time of the sum over the rank's stages of microbatches alive times bytes.
+
+    Raises:
+        SpecError: no such schedule.
+    """
+    stages_per_rank = activation_bytes.shape[-1] // pp
+    by_chunk = activation_bytes.reshape(*activation_bytes.shape[:-1], stages_per_rank, pp)
+    counts = alive_counts(name, pp, stages_per_rank, microbatches)
+    peaks = [(by_chunk[..., rank] @ counts[rank].T).max(axis=-1) for rank in range(pp)]
+    return np.stack(peaks, axis=-1)

@@ -1,0 +1,68 @@
+"""The seam that every duration comes through: what one operation takes on one device of the cluster."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Number = Array | float | int
+CollectiveName = Literal["all_gather", "reduce_scatter", "all_reduce", "send"]
+
+
+@dataclass(frozen=True)
+class RankGroup:
+    """The ranks of one collective, as the network sees them (arrays broadcast over plans).
+
+    `ranks_per_node` of them share a node, `nodes` nodes take part; `sharing` such groups use a node's NICs at once.
+    """
+
+    ranks_per_node: Number
+    nodes: Number
+    sharing: Number
+
+    @property
+    def ranks(self) -> Array:
+        return np.asarray(self.ranks_per_node, dtype=float) * self.nodes
+
+    def column(self) -> "RankGroup":
+        """The same groups of shape (N,) as columns (N, 1), to broadcast over rows."""
+        return RankGroup(*(np.asarray(part)[:, None] for part in (self.ranks_per_node, self.nodes, self.sharing)))
+
+
+class OpTimes(Protocol):
+    """Seconds of single operations. Every argument may be an array; results broadcast. Sizes in elements, bytes, FLOPs."""
+
+    @property
+    def basis(self) -> Literal["catalog", "profile"]:
+        """What the times rest on."""
+        ...
+
+    def matmul_seconds(self, m: Number, k: Number, n: Number, *, groups: Number = 1) -> Array:
+        """(m, k) times (k, n) in the compute format, `groups` of them in one kernel."""
+        ...
+
+    def attention_seconds(self, flops: Number, *, head_size: Number, backward: bool) -> Array:
+        """A fused attention kernel that computes `flops` (the causal half only, where causal)."""
+        ...
+
+    def memory_bound_seconds(self, moved_bytes: Number) -> Array:
+        """Kernels that read and write `moved_bytes` of device memory and compute next to nothing."""
+        ...
+
+    def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
+        """What `kernels` kernels of `busy_seconds` in all take when the host has to launch each."""
+        ...
+
+    def collective_seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
+        """One collective over `group`; `size_bytes` is the whole tensor (the gathered, or the unreduced one)."""
+        ...
+
+    def host_copy_seconds(self, size_bytes: Number) -> Array:
+        """Copy between the device and its host, one way, page-locked."""
+        ...
+
+    def host_memory_bound_seconds(self, moved_bytes: Number) -> Array:
+        """One rank's host kernels that read and write `moved_bytes`, while the node's other ranks do the same."""
+        ...

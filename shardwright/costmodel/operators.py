@@ -1,0 +1,135 @@
+"""What one layer computes: its matmuls, its attention, its memory traffic and what it keeps for the backward pass.
+
+Symbols, bound once: t = tp, b = micro batch, s = sequence length, T = b s tokens, h = hidden size. All may be arrays that
+broadcast over plans. Attention is causal: each query sees on average `context` keys.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .model import Block, FeedForward, LatentAttention, MixtureOfExperts
+from .op_times import Array, Number
+from .training import TrainingSpec
+
+
+@dataclass(frozen=True)
+class Matmul:
+    """(m, k) times (k, n), `groups` of them; a weight matmul, so the backward pass has two more of the same size."""
+
+    m: Number
+    k: Number
+    n: Number
+    groups: Number = 1
+
+    @property
+    def flops(self) -> Array:
+        return 2.0 * np.asarray(self.m, dtype=float) * self.k * self.n * self.groups
+
+
+def context_length(seq_len: int, window: int | None) -> float:
+    """Mean number of keys that a causal query sees, itself included, with a window of `window` tokens."""
+    reach = min(window or seq_len, seq_len)
+    return reach - reach * (reach - 1) / (2 * seq_len)
+
+
+def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number) -> list[Matmul]:
+    """Projections of the attention, with the columns or rows of this tp rank only."""
+    attention = block.attention
+    if isinstance(attention, LatentAttention):
+        query_width = attention.heads * attention.head_size / np.asarray(tp)
+        kv_width = attention.heads * (attention.plain_size + attention.value_head_size) / np.asarray(tp)
+        query = (
+            [Matmul(tokens, hidden, query_width)]
+            if attention.query_rank is None
+            else [Matmul(tokens, hidden, attention.query_rank), Matmul(tokens, attention.query_rank, query_width)]
+        )
+        return [
+            *query,
+            Matmul(tokens, hidden, attention.kv_rank + attention.rotary_size),
+            Matmul(tokens, attention.kv_rank, kv_width),
+            Matmul(tokens, attention.heads * attention.value_head_size / np.asarray(tp), hidden),
+        ]
+    qkv = (attention.query_width + 2 * attention.kv_width) / np.asarray(tp)
+    return [Matmul(tokens, hidden, qkv), Matmul(tokens, attention.query_width / np.asarray(tp), hidden)]
+
+
+def ffn_matmuls(block: Block, hidden: int, tokens: Number, tp: Number) -> list[Matmul]:
+    """Feed-forward or expert matmuls of this tp rank. Routed tokens spread evenly over the experts."""
+    ffn = block.ffn
+    if isinstance(ffn, FeedForward):
+        return _feed_forward(ffn.width, ffn.gated, hidden, tokens, tp, 1)
+    routed = np.asarray(tokens, dtype=float) * ffn.top_k / ffn.experts
+    shared = _feed_forward(ffn.shared_width, ffn.gated, hidden, tokens, tp, 1) if ffn.shared_width else []
+    return [
+        Matmul(tokens, hidden, ffn.experts),
+        *_feed_forward(ffn.expert_width, ffn.gated, hidden, routed, tp, ffn.experts),
+        *shared,
+    ]
+
+
+def _feed_forward(width: int, gated: bool, hidden: int, tokens: Number, tp: Number, groups: int) -> list[Matmul]:
+    local = width / np.asarray(tp)
+    return [Matmul(tokens, hidden, (1 + gated) * local, groups), Matmul(tokens, local, hidden, groups)]
+
+
+def attention_core_flops(block: Block, training: TrainingSpec, tokens: Number, tp: Number, *, causal: bool) -> Array:
+    """FLOPs of scores and weighted values on this tp rank: 2 T (keys seen) heads (key size + value size) / t.
+
+    `causal` false counts every key of the sequence, as a kernel that masks after computing does, and as the usual
+    definition of MFU does (Chowdhery et al. 2022, appendix B).
+    """
+    attention = block.attention
+    keys = context_length(training.seq_len, attention.window) if causal else float(training.seq_len)
+    sizes = attention.heads * (attention.head_size + attention.value_head_size)
+    return 2.0 * np.asarray(tokens, dtype=float) * keys * sizes / tp
+
+
+def hidden_elements(block: Block) -> float:
+    """Reads and writes per element of the hidden vector in the forward pass of the norms and residual additions.
+
+    An eager RMS norm upcasts, squares, scales and casts back: about 6 passes. A residual addition reads two, writes one.
+    """
+    return 6.0 * block.norm_count + 3.0 * (1 if block.parallel else 2)
+
+
+def inner_elements(block: Block, hidden: int) -> float:
+    """Elements per token that split over tp, read or written by rotary, activation and dispatch in the forward pass."""
+    attention, ffn = block.attention, block.ffn
+    rotary = 4.0 * (attention.heads + attention.kv_heads) * attention.head_size
+    passes = 5.0 if ffn.gated else 2.0
+    if isinstance(ffn, MixtureOfExperts):
+        return rotary + passes * (ffn.top_k * ffn.expert_width + ffn.shared_width) + 4.0 * ffn.top_k * hidden
+    return rotary + passes * ffn.width
+
+
+def saved_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, sequence_split: Number) -> Array:
+    """Bytes per token that autograd keeps of one layer of a Hugging Face model, nothing recomputed, no attention scores.
+
+    An eager RMS norm keeps its fp32 input and its output before the weight, a fused layer norm its input alone. Norms
+    are split along the sequence by `sequence_split` (tp under sequence parallelism, else 1); what the matmuls read is
+    gathered whole.
+    """
+    attention, ffn = block.attention, block.ffn
+    element = training.precision.activation_bytes_per_element
+    norm = 4 + element if block.norm.kind == "rmsnorm" else element
+    inputs = 1 if block.parallel and block.norm_count == 1 else 2
+    shared = norm * block.norm_count * hidden / np.asarray(sequence_split) + element * inputs * hidden
+    query, key = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
+    value_out = (attention.kv_heads + attention.heads) * attention.value_head_size
+    head_norm = norm * (query + key) if getattr(attention, "qk_norm", "none") != "none" else 0
+    core = element * (query + key + value_out) + 4 * attention.heads + head_norm
+    kept = 4 if ffn.gated else 2
+    if isinstance(ffn, MixtureOfExperts):
+        width = ffn.top_k * ffn.expert_width + ffn.shared_width
+        shared = shared + 2 * element * ffn.top_k * hidden + 4 * ffn.experts
+    else:
+        width = ffn.width
+    return np.asarray(shared + (core + element * kept * width) / np.asarray(tp))
+
+
+def score_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
+    """Bytes per token of the attention scores that unfused attention keeps: fp32 softmax and its cast, full length."""
+    element = training.precision.activation_bytes_per_element
+    kept = 4 + element if element < 4 else 4
+    return np.asarray(kept * block.attention.heads * training.seq_len / np.asarray(tp, dtype=float))

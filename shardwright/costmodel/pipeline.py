@@ -1,0 +1,91 @@
+"""Seconds of one step from schedule and stage costs, vectorised over plans, and where they go."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .pipeline_recurrence import gpipe_ends, interleaved_ends, one_forward_one_backward_ends
+from .plan import ScheduleName
+from .schedule import check_shape
+from .stage_costs import Floats, StageCosts
+
+__all__ = ["StageCosts", "StepParts", "step_parts", "step_seconds"]
+
+_ENDS = {
+    "gpipe": gpipe_ends,
+    "1f1b": one_forward_one_backward_ends,
+    "interleaved-1f1b": interleaved_ends,
+}
+
+
+def step_seconds(schedule: ScheduleName, costs: StageCosts, microbatches: int) -> Floats:
+    """Seconds of one optimizer step, [...] over the batch axes of `costs`.
+
+    The pipeline's longest path (see `pipeline_recurrence`), then on each rank its exposed reductions, then, when the
+    last rank has reduced, the slowest optimizer: max_r (end_r + tail_r) + max_r optimizer_r. Equal to what `simulate`
+    finds, up to rounding.
+
+    Raises:
+        SpecError: no such schedule for this number of ranks, stages and microbatches.
+    """
+    check_shape(schedule, costs.pp, costs.stages_per_rank, microbatches)
+    ends = _ENDS[schedule](costs, microbatches)
+    reduced = (ends + costs.per_rank(costs.reduce_tail)).max(axis=-1)
+    return np.asarray(reduced + costs.optimizer.max(axis=-1))
+
+
+@dataclass(frozen=True, eq=False)
+class StepParts:
+    """A step from the side of the rank with the most work of its own, which no schedule can undercut; [...] each.
+
+    Attributes:
+        rank: that rank: most seconds of compute, exposed gather and exposed reduction together.
+        compute_seconds: its forwards and backwards.
+        gather_seconds: its first-forward extras.
+        reduce_seconds: its exposed reductions.
+        transfer_seconds: what the step would be shorter by if messages between stages took no time.
+        bubble_seconds: the rest: it waits for other stages, which fill, drain or are slower at times.
+        optimizer_seconds: of the slowest rank, as all wait for it.
+    """
+
+    rank: NDArray[np.intp]
+    compute_seconds: Floats
+    gather_seconds: Floats
+    reduce_seconds: Floats
+    transfer_seconds: Floats
+    bubble_seconds: Floats
+    optimizer_seconds: Floats
+
+    @property
+    def total_seconds(self) -> Floats:
+        work = self.compute_seconds + self.gather_seconds + self.reduce_seconds
+        return work + self.transfer_seconds + self.bubble_seconds + self.optimizer_seconds
+
+
+def step_parts(schedule: ScheduleName, costs: StageCosts, microbatches: int) -> StepParts:
+    """Where the seconds of `step_seconds` go; the parts add up to it.
+
+    Raises:
+        SpecError: no such schedule for this number of ranks, stages and microbatches.
+    """
+    total = step_seconds(schedule, costs, microbatches)
+    without_sends = step_seconds(schedule, costs.without_sends(), microbatches)
+    compute = microbatches * costs.per_rank(costs.forward + costs.backward)
+    gather, reduce = costs.per_rank(costs.first_forward_extra), costs.per_rank(costs.reduce_tail)
+    rank = np.argmax(compute + gather + reduce, axis=-1)
+
+    def of_rank(per_rank: Floats) -> Floats:
+        return np.take_along_axis(per_rank, rank[..., None], axis=-1)[..., 0]
+
+    optimizer = costs.optimizer.max(axis=-1)
+    work = of_rank(compute) + of_rank(gather) + of_rank(reduce)
+    return StepParts(
+        rank=rank,
+        compute_seconds=of_rank(compute),
+        gather_seconds=of_rank(gather),
+        reduce_seconds=of_rank(reduce),
+        transfer_seconds=total - without_sends,
+        bubble_seconds=np.maximum(0.0, without_sends - work - optimizer),
+        optimizer_seconds=optimizer,
+    )

@@ -1,0 +1,109 @@
+"""What one pipeline step is made of: seconds per stage, for one plan or for an array of plans."""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import SpecError
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class StageCosts:
+    """Seconds, one entry per stage on the last axis; leading axes, where there are any, run over plans.
+
+    Stage `i` runs on pipeline rank `i % pp`. What is given as a scalar or with fewer axes is broadcast.
+
+    Attributes:
+        pp: pipeline ranks.
+        forward, backward: [..., stages], of one microbatch; exposed tensor-parallel communication and recomputation
+            included.
+        first_forward_extra: [..., stages], added to the first microbatch's forward: parameter gather not hidden.
+        send: [..., stages - 1], from the end of a forward on stage s until s + 1 may start, and the same for the
+            gradient back from s + 1 to s. A delay: it does not occupy the rank.
+        reduce_tail: [..., stages], gradient reduction left exposed after the stage's last backward; the tails of a
+            rank's stages add up.
+        optimizer: [..., pp], clipping and optimizer step. It starts when all ranks have reduced, as clipping by the
+            global norm synchronises them.
+    """
+
+    pp: int
+    forward: Floats
+    backward: Floats
+    first_forward_extra: Floats
+    send: Floats
+    reduce_tail: Floats
+    optimizer: Floats
+
+    def __init__(
+        self,
+        *,
+        pp: int,
+        forward: ArrayLike,
+        backward: ArrayLike,
+        first_forward_extra: ArrayLike = 0.0,
+        send: ArrayLike = 0.0,
+        reduce_tail: ArrayLike = 0.0,
+        optimizer: ArrayLike = 0.0,
+    ) -> None:
+        """Check and broadcast.
+
+        Raises:
+            SpecError: stages are no multiple of pp, shapes do not fit, or a value is negative or not finite.
+        """
+        given = {
+            "forward": np.asarray(forward, dtype=np.float64),
+            "backward": np.asarray(backward, dtype=np.float64),
+            "first_forward_extra": np.asarray(first_forward_extra, dtype=np.float64),
+            "send": np.asarray(send, dtype=np.float64),
+            "reduce_tail": np.asarray(reduce_tail, dtype=np.float64),
+            "optimizer": np.asarray(optimizer, dtype=np.float64),
+        }
+        stages = given["forward"].shape[-1] if given["forward"].ndim else 0
+        if pp < 1 or stages < 1 or stages % pp:
+            raise SpecError(
+                f"forward costs of {stages} stages for pp {pp}: give a multiple of pp stages, and pp of 1 or more"
+            )
+        widths = {"send": stages - 1, "optimizer": pp}
+        object.__setattr__(self, "pp", pp)
+        for name, seconds in given.items():
+            if not (np.isfinite(seconds).all() and (seconds >= 0).all()):
+                raise SpecError(f"stage cost '{name}' must be 0 or more seconds and finite, not {seconds.tolist()}")
+        try:
+            batch = np.broadcast_shapes(*(seconds.shape[:-1] for seconds in given.values()))
+            for name, seconds in given.items():
+                object.__setattr__(self, name, np.broadcast_to(seconds, (*batch, widths.get(name, stages))))
+        except ValueError:
+            shapes = ", ".join(f"{name} {seconds.shape}" for name, seconds in given.items())
+            raise SpecError(
+                f"stage costs of {stages} stages on pp {pp} do not fit together: {shapes}; send needs {stages - 1} entries, optimizer {pp}"
+            ) from None
+
+    @property
+    def stages(self) -> int:
+        return int(self.forward.shape[-1])
+
+    @property
+    def stages_per_rank(self) -> int:
+        return self.stages // self.pp
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The axes over plans; () for one plan."""
+        return self.forward.shape[:-1]
+
+    def per_rank(self, per_stage: Floats) -> Floats:
+        """Sum of [..., stages] over each rank's stages: [..., pp]."""
+        by_chunk = per_stage.reshape(*per_stage.shape[:-1], self.stages_per_rank, self.pp)
+        return np.asarray(by_chunk.sum(axis=-2))
+
+    def without_sends(self) -> "StageCosts":
+        """The same costs with messages that arrive at once."""
+        return replace(self, send=np.zeros(self.stages - 1))
+
+    def __getitem__(self, index: int | tuple[int, ...]) -> "StageCosts":
+        """The costs of one plan of an array of plans."""
+        arrays = {field.name: getattr(self, field.name)[index] for field in fields(self) if field.name != "pp"}
+        return StageCosts(pp=self.pp, **arrays)

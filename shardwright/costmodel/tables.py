@@ -1,0 +1,78 @@
+"""Cost tables: what each kind of layer, the embedding and the head take, for every candidate and recompute policy.
+
+Arrays have the axes (candidate N, row R, recompute policy P). Rows are the model's layer classes, then the embedding, then
+the head (final norm, LM head and loss). A stage's cost is the sum over its rows, so these tables serve one plan and the
+whole search alike.
+"""
+
+from dataclasses import dataclass
+from typing import get_args
+
+from .op_times import Array
+from .plan import RecomputePolicy
+
+POLICIES: tuple[RecomputePolicy, ...] = get_args(RecomputePolicy)
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Time by cause, each (N, R, P). Communication and copies count where compute does not hide them."""
+
+    compute: Array
+    recompute: Array
+    tensor_parallel: Array
+    data_parallel: Array
+    host_copy: Array
+
+    @property
+    def total(self) -> Array:
+        return self.compute + self.recompute + self.tensor_parallel + self.data_parallel + self.host_copy
+
+
+@dataclass(frozen=True)
+class StaticBytes:
+    """Bytes per row (N, R) that stay over a step. All but `host` are on the device.
+
+    `gathered`: compute-format copies kept from forward to backward. `gather_window`: such a copy where it is freed after
+    each use; a rank holds two at once. `reduce_buffer`: the input of one row's gradient reduction; one at a time.
+    """
+
+    parameters: Array
+    gathered: Array
+    gather_window: Array
+    gradients: Array
+    optimizer_state: Array
+    reduce_buffer: Array
+    host: Array
+
+
+@dataclass(frozen=True)
+class CostTables:
+    """What a rank pays for each row that it holds.
+
+    `forward`, `backward`: one microbatch. `first_forward`, `last_backward`: what the first microbatch's forward and the
+    last one's backward add. `optimizer_seconds` (N, R): clipping and update once a step. `send_seconds` (N,): one
+    microbatch's hidden states to the next stage. `activation_bytes`: kept for each microbatch in flight;
+    `working_bytes`: in use while that row's backward runs.
+    """
+
+    forward: Seconds
+    backward: Seconds
+    first_forward: Seconds
+    last_backward: Seconds
+    optimizer_seconds: Array
+    send_seconds: Array
+    activation_bytes: Array
+    working_bytes: Array
+    static: StaticBytes
+
+    def __len__(self) -> int:
+        return len(self.send_seconds)
+
+    @property
+    def embedding_row(self) -> int:
+        return int(self.activation_bytes.shape[1]) - 2
+
+    @property
+    def head_row(self) -> int:
+        return int(self.activation_bytes.shape[1]) - 1

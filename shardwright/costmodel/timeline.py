@@ -1,0 +1,99 @@
+"""The timeline: when each rank did what, and how much memory it held."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Lane = Literal["compute", "pipeline send", "data parallel", "optimizer"]
+LANES: tuple[Lane, ...] = ("compute", "pipeline send", "data parallel", "optimizer")
+
+
+class Span(NamedTuple):
+    """An interval on one lane of one pipeline rank. `microbatch` is None for what is done once a step."""
+
+    rank: int
+    lane: Lane
+    name: str
+    start_seconds: float
+    end_seconds: float
+    stage: int | None = None
+    microbatch: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.end_seconds - self.start_seconds
+
+
+class MemoryCurve(NamedTuple):
+    """Bytes on one device of a pipeline rank: `bytes[i]` from `seconds[i]` until `seconds[i + 1]`; [changes] each."""
+
+    seconds: NDArray[np.float64]
+    bytes: NDArray[np.float64]
+
+    @property
+    def peak_bytes(self) -> float:
+        return float(self.bytes.max())
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """One optimizer step. `spans` in the order of their start; `memory` holds one curve per pipeline rank."""
+
+    pp: int
+    spans: tuple[Span, ...]
+    memory: tuple[MemoryCurve, ...]
+
+    @property
+    def step_seconds(self) -> float:
+        return max((span.end_seconds for span in self.spans), default=0.0)
+
+    def lane(self, rank: int, lane: Lane) -> tuple[Span, ...]:
+        return tuple(span for span in self.spans if span.rank == rank and span.lane == lane)
+
+    def idle_fractions(self) -> NDArray[np.float64]:
+        """[pp]: share of the step in which a rank neither computes nor runs its optimizer; 0 for a step of no time."""
+        busy_seconds = np.zeros(self.pp)
+        for span in self.spans:
+            if span.lane in ("compute", "optimizer"):
+                busy_seconds[span.rank] += span.seconds
+        step_seconds = self.step_seconds
+        return 1 - busy_seconds / step_seconds if step_seconds else busy_seconds
+
+    def to_perfetto(self) -> dict[str, Any]:
+        """Chrome trace JSON, which ui.perfetto.dev and chrome://tracing open.
+
+        One process per pipeline rank, one thread per lane, one counter for memory; times in microseconds (the format's
+        unit). Format: "Trace Event Format", Google, event phases M (names), X (spans) and C (counters).
+        """
+        events: list[dict[str, Any]] = []
+        for rank in range(self.pp):
+            events.append(_named("process_name", f"pipeline rank {rank}", pid=rank))
+            events += [_named("thread_name", lane, pid=rank, tid=tid) for tid, lane in enumerate(LANES)]
+        events += [_span_event(span) for span in self.spans]
+        for rank, curve in enumerate(self.memory):
+            for seconds, size in zip(curve.seconds.tolist(), curve.bytes.tolist(), strict=True):
+                events.append(
+                    {"ph": "C", "name": "memory", "pid": rank, "tid": 0, "ts": seconds * 1e6, "args": {"bytes": size}}
+                )
+        return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
+def _named(kind: str, name: str, *, pid: int, tid: int = 0) -> dict[str, Any]:
+    return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": {"name": name}}
+
+
+def _span_event(span: Span) -> dict[str, Any]:
+    return {
+        "ph": "X",
+        "name": span.name,
+        "cat": span.lane,
+        "pid": span.rank,
+        "tid": LANES.index(span.lane),
+        "ts": span.start_seconds * 1e6,
+        "dur": span.seconds * 1e6,
+        "args": {
+            key: value for key, value in (("stage", span.stage), ("microbatch", span.microbatch)) if value is not None
+        },
+    }

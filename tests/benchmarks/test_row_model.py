@@ -1,0 +1,88 @@
+"""The model that a row means, against the parameter counts that rows state."""
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from shardwright.benchmarks.row_model import model_of_row
+from shardwright.benchmarks.skipped_row import SkippedRowError
+from shardwright.benchmarks.table import read_table
+from shardwright.costmodel.model import FeedForward
+from tests.benchmarks.rows import row
+
+PUBLISHED = Path(str(resources.files("shardwright.benchmarks") / "published" / "training.csv"))
+
+
+def test_every_mpt_row_has_the_stated_parameters_to_its_last_digit() -> None:
+    rows = [given for given in read_table(PUBLISHED) if given.model and given.model.startswith("MPT")]
+    assert len(rows) == 216
+    for given in rows:
+        model, _ = model_of_row(given)
+        assert given.params_b is not None
+        assert model.parameter_count == pytest.approx(1e9 * given.params_b, rel=5e-6), given.id
+
+
+def test_every_other_row_is_near_its_stated_parameters() -> None:
+    seen = 0
+    for given in read_table(PUBLISHED):
+        try:
+            model, _ = model_of_row(given)
+        except SkippedRowError:
+            continue
+        if given.params_b is not None:
+            seen += 1
+            assert model.parameter_count == pytest.approx(1e9 * given.params_b, rel=0.035), given.id
+    assert seen > 480
+
+
+def test_a_llama_is_gated_without_biases() -> None:
+    model, assumptions = model_of_row(row())
+    ffn = model.blocks[0].block.ffn
+    assert isinstance(ffn, FeedForward)
+    assert ffn.gated
+    assert model.parameter_count == 13_015_864_320  # Llama-2-13B as published
+    assert assumptions == []
+
+
+def test_tying_is_read_before_it_is_inferred() -> None:
+    tied, _ = model_of_row(row(tied_embeddings=True))
+    assert tied.tied_embeddings
+
+
+@pytest.mark.parametrize(("params_b", "tied"), [(13.0, False), (12.85, True)])
+def test_unknown_tying_is_whichever_lands_nearer_the_stated_count(params_b: float, tied: bool) -> None:
+    model, _ = model_of_row(row(tied_embeddings=None, params_b=params_b))
+    assert model.tied_embeddings is tied
+
+
+def test_a_gpt_without_vocabulary_gets_the_padded_one_and_says_so() -> None:
+    gpt = row(model="GPT-5B", hidden=4096, heads=32, kv_heads=32, ffn_hidden=16384, vocab=None, params_b=None)
+    model, assumptions = model_of_row(gpt)
+    assert model.vocab_size == 51200
+    assert assumptions == ["vocabulary of 51200 (GPT-2's, padded)"]
+
+
+def test_unknown_kv_heads_are_an_assumption() -> None:
+    model, assumptions = model_of_row(row(kv_heads=None))
+    assert model.blocks[0].block.attention.kv_heads == 40
+    assert assumptions == ["as many key-value heads as heads"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"experts": 8}, "mixture of experts"),
+        ({"model": "Llama 3.1 8B (QLoRA)"}, "LoRA"),
+        ({"model": "Nemotron-8B"}, "architecture unknown"),
+        ({"model": "gpt-oss-20b"}, "architecture unknown"),
+        ({"hidden": None}, "architecture unknown"),
+        ({"vocab": None}, "vocab unknown"),
+        ({"seq_len": None}, "seq_len unknown"),
+        ({"heads": 39}, "heads do not divide"),
+        ({"kv_heads": 7}, "heads do not divide"),
+    ],
+)
+def test_what_is_no_known_model_says_why(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(SkippedRowError, match=reason):
+        model_of_row(row(**changes))

@@ -1,0 +1,76 @@
+"""Which data-parallel traffic falls where in a step, per ZeRO stage, with and without a pipeline."""
+
+import numpy as np
+import pytest
+
+from shardwright.costmodel import constants
+from shardwright.costmodel.data_parallel import DataParallel
+from shardwright.costmodel.training import Precision, TrainingSpec
+from tests.costmodel.fakes import RoundTimes, round_cluster
+from tests.costmodel.test_candidates import candidates
+
+PARAMETERS = 1e9  # gathered: 2 seconds of bf16; reduced: 4 seconds of fp32
+SLOWED = constants.OVERLAP_SLOWDOWN.value
+
+
+def traffic(*, compute: float = 100.0, kind: str = "gpu", **degrees: int) -> DataParallel:
+    cluster = round_cluster(kind=kind)  # type: ignore[arg-type] # "gpu" or "cpu"
+    training = TrainingSpec(seq_len=8, global_batch=8, precision=Precision())
+    one = np.full((1, 1), compute)
+    return DataParallel(
+        cluster, training, RoundTimes(), candidates(host_optimizer=degrees.pop("host", 0), **degrees),
+        np.full((1, 1), PARAMETERS), one, one[..., None],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("zero", "pp", "forward", "first", "backward", "last"),
+    [
+        # seconds of traffic: gather 2, reduce 4; hidden behind 100 s of compute but for the slowdown
+        (1, 1, 0, 2, 0, 4),
+        (2, 1, 0, 2, 4, 0),
+        (3, 1, 2, 0, 2 + 4, 0),
+    ],
+)
+def test_hidden_traffic_slows_compute(zero: int, pp: int, forward: int, first: int, backward: int, last: int) -> None:
+    data = traffic(dp_shard=8, zero_stage=zero, pp=pp)
+    passes = (data.in_forward(), data.in_first_forward(), data.in_backward(), data.after_last_backward())
+    assert [one.network.item() for one in passes] == pytest.approx(
+        [SLOWED * s for s in (forward, first, backward, last)]
+    )
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_a_pipeline_reduces_once_and_behind_nothing(zero: int) -> None:
+    data = traffic(dp_shard=8, zero_stage=zero, pp=2)
+    assert data.after_last_backward().network.item() == pytest.approx(4)
+    assert data.in_backward().network.item() == pytest.approx(SLOWED * 2 if zero == 3 else 0)
+
+
+def test_traffic_longer_than_compute_is_exposed() -> None:
+    data = traffic(compute=0.5, dp_shard=8, zero_stage=3)
+    assert data.in_forward().network.item() == pytest.approx(2 - 0.5 + SLOWED * 0.5)
+
+
+def test_a_cpu_hides_nothing() -> None:
+    assert traffic(kind="cpu", dp_shard=8, zero_stage=3).in_forward().network.item() == pytest.approx(2)
+
+
+def test_replicas_reduce_their_shard_too() -> None:
+    """HSDP: a reduce-scatter of 4 GB over the shards, then an all-reduce of one shard over the replicas."""
+    data = traffic(dp_shard=4, dp_replicate=2, zero_stage=1, pp=2)
+    assert data.after_last_backward().network.item() == pytest.approx(4 + 4 / 4)
+
+
+def test_plain_data_parallelism_gathers_nothing() -> None:
+    data = traffic(dp_replicate=8, zero_stage=0, pp=2)
+    assert data.in_first_forward().network.item() == 0
+    assert data.after_last_backward().network.item() == pytest.approx(4)
+
+
+def test_a_host_optimizer_copies_the_shard_both_ways() -> None:
+    """fp32 shard of 4e9 / 8 bytes at 10 GB/s: 0.05 s to the device for the first forward, and its gradient back."""
+    data = traffic(dp_shard=8, zero_stage=1, pp=2, host=1)
+    assert data.in_first_forward().host_copy.item() == pytest.approx(SLOWED * 0.05)
+    assert data.after_last_backward().host_copy.item() == pytest.approx(0.05)
+    assert traffic(dp_shard=8, zero_stage=1).in_first_forward().host_copy.item() == 0
