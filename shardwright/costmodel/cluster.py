@@ -29,6 +29,8 @@ class Device(Spec):
     """One accelerator (or one CPU rank's share of a host), by its data sheet.
 
     Peaks are dense, in FLOP/s, per compute format; of a CPU they are measured matmul rates, efficiency included.
+    `attention_flops_per_s`: measured rates of fused causal attention, forward and backward, the causal half counted;
+    empty where the cost model has to derive them from the peak.
     `launch_seconds`: the least time between two kernel starts; of a CPU what one small operation takes to dispatch.
     `context_bytes`: what a process holds before its first tensor. `sources` names where each figure comes from, by field.
     """
@@ -38,6 +40,7 @@ class Device(Spec):
     memory_bytes: PositiveFloat
     memory_bytes_per_s: PositiveFloat
     peak_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(min_length=1)
+    attention_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(default_factory=dict)
     multiprocessors: PositiveInt = 1
     launch_seconds: NonNegativeFloat = 0.0
     context_bytes: NonNegativeFloat = 0.0

@@ -19,7 +19,17 @@ from shardwright.costmodel.errors import SpecError
 from .cpu_rates import CpuRates, CpuSetting
 
 _TIMEOUT_SECONDS = 120.0
-_MEANS = ("fp32_flops_per_s", "bf16_flops_per_s", "copy_bytes_per_s", "dispatch_seconds", "process_bytes", "cpu_share")
+_MEANS = (
+    "fp32_flops_per_s",
+    "bf16_flops_per_s",
+    "fp32_attention_flops_per_s",
+    "bf16_attention_flops_per_s",
+    "elementwise_bytes_per_s",
+    "copy_bytes_per_s",
+    "dispatch_seconds",
+    "process_bytes",
+    "cpu_share",
+)
 
 
 def measure_cpu(setting: CpuSetting, *, seconds: float = 3.0) -> CpuRates:

@@ -37,8 +37,9 @@ class CpuRates(Spec):
     """Rates of one rank while all ranks of the setting do the same.
 
     `fp32_flops_per_s`, `bf16_flops_per_s`: linear layers forward and backward at training-like sizes, a multiply-add
-    being two. `copy_bytes_per_s`: a large copy, bytes read and bytes written both counted. `dispatch_seconds`: one small
-    operation under autograd, per direction. `link_*`: gloo between the ranks, in the terms of
+    being two. `*_attention_flops_per_s`: fused causal attention likewise, the causal half counted. `elementwise_bytes_per_s`:
+    norms, additions and activations, by the bytes that the cost model counts for them. `copy_bytes_per_s`: a large copy,
+    bytes read and bytes written both counted. `dispatch_seconds`: one small operation under autograd, per direction. `link_*`: gloo between the ranks, in the terms of
     `fit_link`; None where there is one rank. `process_bytes`: a rank's resident memory before its first tensor.
     `cpu_share`: CPU time that the threads got, of the time that the linear layers took.
     """
@@ -49,6 +50,9 @@ class CpuRates(Spec):
     date: str
     fp32_flops_per_s: PositiveFloat
     bf16_flops_per_s: PositiveFloat
+    fp32_attention_flops_per_s: PositiveFloat
+    bf16_attention_flops_per_s: PositiveFloat
+    elementwise_bytes_per_s: PositiveFloat
     copy_bytes_per_s: PositiveFloat
     dispatch_seconds: PositiveFloat
     link_bytes_per_s: PositiveFloat | None

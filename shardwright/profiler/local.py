@@ -105,13 +105,14 @@ def _cpu_node(rates: CpuRates, memory_bytes: float) -> NodeGroup:
     setting = rates.setting
     busy = f", while other programs left {rates.cpu_share:.0%} of the CPU" if rates.disturbed else ""
     source = f"measured on this machine on {rates.date}, torch {setting.torch}, {setting.ranks} ranks at once{busy}"
-    figures = ("memory_bytes_per_s", "peak_flops_per_s", "launch_seconds", "context_bytes")
+    figures = ("memory_bytes_per_s", "peak_flops_per_s", "attention_flops_per_s", "launch_seconds", "context_bytes")
     device = Device(
         name=f"{setting.cpu}, {setting.threads} of {setting.cores} cores",
         kind="cpu",
         memory_bytes=memory_bytes / setting.ranks,
-        memory_bytes_per_s=rates.copy_bytes_per_s,
+        memory_bytes_per_s=rates.elementwise_bytes_per_s,
         peak_flops_per_s={"fp32": rates.fp32_flops_per_s, "bf16": rates.bf16_flops_per_s},
+        attention_flops_per_s={"fp32": rates.fp32_attention_flops_per_s, "bf16": rates.bf16_attention_flops_per_s},
         multiprocessors=setting.threads,
         launch_seconds=rates.dispatch_seconds,
         context_bytes=rates.process_bytes,

@@ -29,6 +29,9 @@ class Bench:
             date="2026-01-02",
             fp32_flops_per_s=50e9,
             bf16_flops_per_s=10e9,
+            fp32_attention_flops_per_s=30e9,
+            bf16_attention_flops_per_s=40e9,
+            elementwise_bytes_per_s=15e9,
             copy_bytes_per_s=20e9,
             dispatch_seconds=3e-6,
             link_bytes_per_s=2e9 if several else None,
@@ -59,7 +62,8 @@ class TestCpu:
         """bf16 may well be slower than fp32 on a CPU: it is taken as measured."""
         (group,) = local_cluster(2, measure=Bench()).groups
         assert group.device.peak_flops_per_s == {"fp32": 50e9, "bf16": 10e9}
-        assert (group.device.memory_bytes_per_s, group.device.launch_seconds) == (20e9, 3e-6)
+        assert group.device.attention_flops_per_s == {"fp32": 30e9, "bf16": 40e9}
+        assert (group.device.memory_bytes_per_s, group.device.launch_seconds) == (15e9, 3e-6)
         link = group.intra_node
         assert (link.kind, link.bytes_per_s, link.latency_seconds) == ("shared-memory", 2e9, 70e-6)
 
