@@ -49,6 +49,10 @@ class TestShortForm:
         (group,) = load_cluster("h100:64@roce-200g").groups
         assert (group.nic.kind, group.nics_per_node, group.node_bytes_per_s) == ("roce", 8, 8 * 25e9)
 
+    def test_slingshot_has_rdma(self) -> None:
+        (group,) = load_cluster("mi250x:64@slingshot-11").groups
+        assert group.node_bytes_per_s == 4 * 25e9
+
     def test_ethernet_is_one_nic_per_node(self) -> None:
         (group,) = load_cluster("h100:64@ethernet-100g").groups
         assert group.node_bytes_per_s == 12.5e9
