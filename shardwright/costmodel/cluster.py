@@ -16,6 +16,7 @@ LinkKind = Literal["nvlink", "nvswitch", "infinity-fabric", "pcie", "infiniband"
 DeviceFormat = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 GraphNode = tuple[str, int]
 FABRIC: GraphNode = ("fabric", 0)
+MOST_DEVICES = 10_000_000
 
 
 class Figure(Spec):
@@ -99,8 +100,26 @@ class ClusterSpec(Spec):
 
     @model_validator(mode="after")
     def _homogeneous(self) -> Self:
-        if len({group.device.name for group in self.groups}) > 1:
-            raise ValueError("several kinds of device in one cluster are not available in this version; give one group")
+        first = self.groups[0].model_copy(update={"nodes": 1})
+        for number, group in enumerate(self.groups[1:], start=2):
+            if group.device.name != first.device.name:
+                raise ValueError("several kinds of device in one cluster are not available in this version")
+            if group.model_copy(update={"nodes": 1}) != first:
+                differing = [
+                    field
+                    for field in NodeGroup.model_fields
+                    if field != "nodes" and getattr(group, field) != getattr(first, field)
+                ]
+                raise ValueError(
+                    f"group {number} differs from group 1 in {', '.join(differing)}; "
+                    "unequal nodes in one cluster are not available in this version"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _not_absurd(self) -> Self:
+        if self.devices > MOST_DEVICES:
+            raise ValueError(f"{self.devices:.3g} devices are more than the {MOST_DEVICES:,} that can be planned for")
         return self
 
     @property

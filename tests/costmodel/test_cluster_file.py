@@ -147,9 +147,9 @@ class TestTomlFile:
             "given by the user",
         )
 
-    def test_groups_of_one_device(self, tmp_path: Path) -> None:
-        text = '[[groups]]\ndevice = "a100"\nnodes = 2\n[[groups]]\ndevice = "a100"\nnodes = 1\ndevices_per_node = 4\n'
-        assert _load(tmp_path, text).devices == 20
+    def test_equal_groups(self, tmp_path: Path) -> None:
+        text = '[[groups]]\ndevice = "a100"\nnodes = 2\n[[groups]]\ndevice = "a100"\nnodes = 1\n'
+        assert _load(tmp_path, text).devices == 24
 
     def test_a_part_of_the_device_peaks_is_replaced_whole(self, tmp_path: Path) -> None:
         text = 'nodes = 1\ndevice = { like = "h100", peak_flops_per_s = { bf16 = 800e12 } }'
@@ -199,6 +199,14 @@ class TestTomlFile:
             ("device = { like = 3 }\nnodes = 1", "give a name of the catalog, or a table"),
             ('device = "h100"\nnodes = 1\noversubscription = 0', "'oversubscription' is 0"),
             ('device = "h100"\nnodes = 1\noversubscription = nan', "'oversubscription' is nan"),
+            ('device = "h100"\nnodes = 1' + 5000 * "0", "is not valid TOML"),
+            ('device = "h100"\nnodes = 1' + 30 * "0", "devices are more than the 10,000,000"),
+            ('nodes = 1\ndevice = { like = "h100", sources = 3 }', "'device.sources' is 3"),
+            ('nodes = 1\ndevice = { like = "h100", kind = "tpu" }', "'device.kind' is 'tpu'"),
+            (
+                '[[groups]]\ndevice = "a100"\nnodes = 1\n[[groups]]\ndevice = "a100"\nnodes = 1\ndevices_per_node = 4',
+                "group 2 differs from group 1 in devices_per_node; unequal nodes",
+            ),
             ("groups = 3", "'groups' is not a list of tables"),
             ("groups = []", "'groups' is not a list of tables"),
             ('nodes = 1\n[[groups]]\ndevice = "h100"', "unknown key 'nodes' beside groups"),
