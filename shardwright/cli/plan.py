@@ -112,9 +112,7 @@ def _search(
     from shardwright.planner import Fixed, search
 
     given = {name: value for name, value in fixed.items() if value is not None}
-    return search(
-        model, cluster, training, fixed=Fixed.parse(given, source="options"), time_limit_seconds=time_limit
-    )
+    return search(model, cluster, training, fixed=Fixed.parse(given, source="options"), time_limit_seconds=time_limit)
 
 
 def _why(

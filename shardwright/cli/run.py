@@ -20,9 +20,13 @@ def run(
         list[Path] | None,
         typer.Option(help="Files or folders to train on; repeat for several. Default: Python's own library source."),
     ] = None,
-    data_format: Annotated[str, typer.Option(help="text (bytes as tokens), tokens (.bin arrays), hf (a dataset).")] = "text",
+    data_format: Annotated[
+        str, typer.Option(help="text (bytes as tokens), tokens (.bin arrays), hf (a dataset).")
+    ] = "text",
     token_dtype: Annotated[str | None, typer.Option(help="Of .bin arrays without a sidecar: uint16 or uint32.")] = None,
-    data_column: Annotated[str | None, typer.Option(help="Of a Hugging Face dataset: its text or token column.")] = None,
+    data_column: Annotated[
+        str | None, typer.Option(help="Of a Hugging Face dataset: its text or token column.")
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 3e-4,
     warmup_steps: Annotated[int | None, typer.Option(help="Steps to the peak. Default: a tenth of the steps.")] = None,
     weight_decay: Annotated[float, typer.Option(help="AdamW's, on matrices only.")] = 0.1,

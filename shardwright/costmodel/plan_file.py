@@ -40,7 +40,9 @@ class PlanFile(Spec):
         Raises:
             SpecError: the configuration is not valid.
         """
-        return model_from_config(self.model_config_json, name=self.model_name, source="the plan file's model_config_json")
+        return model_from_config(
+            self.model_config_json, name=self.model_name, source="the plan file's model_config_json"
+        )
 
     def estimated(self) -> Estimate:
         """The estimate in the file, or the catalog's where there is none.
