@@ -71,7 +71,9 @@ def fabric_names() -> tuple[str, ...]:
 
 
 def device_name(given: str) -> str:
-    """The catalog's own name of the device that `given` means: any case, `_` or blanks for `-`, or an alias.
+    """The catalog's own name of the device that `given` means.
+
+    Any case, `_` or blanks for `-`, an alias, and a remark in parentheses after it: `H100-SXM-95GB-HBM2e (lower TDP)`.
 
     Raises:
         SpecError: no such device; the nearest is named.
@@ -167,7 +169,8 @@ def device_reported_as(reported_name: str, memory_bytes: float) -> str | None:
 
 
 def _fold(name: str) -> str:
-    return "-".join(name.lower().replace("_", " ").replace("-", " ").split())
+    without_remark = name.lower().partition("(")[0]
+    return "-".join(without_remark.replace("_", " ").replace("-", " ").split())
 
 
 @cache

@@ -1,8 +1,8 @@
 """Data-parallel traffic of each row: how long it is, and how much of it compute does not hide.
 
-The executor's behaviour is what is modelled. FSDP2 keeps fp32 shards, gathers a compute-format copy of each layer and
-reduces gradients in the reduction format: after every microbatch under ZeRO-2 and -3, after the last one under ZeRO-0 and
--1. With a pipeline, torch reduces after the last microbatch whatever the stage, and with no compute to hide behind.
+The executor's behaviour is what is modelled, with and without a pipeline. FSDP2 keeps fp32 shards, gathers a
+compute-format copy of each layer and reduces gradients in the reduction format: into the shard after every microbatch under
+ZeRO-2 and -3, after the last one under ZeRO-0 and -1; between replicas once a step.
 """
 
 from dataclasses import dataclass
@@ -28,64 +28,70 @@ class Exposed:
 
 @dataclass(frozen=True)
 class DataParallel:
-    """Traffic of rows with `parameters` (N, R) whose passes take `forward` (N, R) and `backward` (N, R, P) seconds."""
+    """Traffic of rows with `parameters` (N, R) whose passes take `forward` (N, R) and `backward` (N, R, P) seconds.
+
+    `freed` (R,): rows that ZeRO-3 frees between their forward and their backward (the head's are next to each other).
+    """
 
     cluster: ClusterSpec
     training: TrainingSpec
     times: OpTimes
     candidates: Candidates
     parameters: Array
+    freed: Array
     forward: Array
     backward: Array
 
     def in_forward(self) -> Exposed:
         """Every microbatch: ZeRO-3 gathers each layer, from the host where the shard lives there."""
-        return Exposed(
-            self._beside(self.forward, np.where(self._gathers_each, self._gather_seconds, 0.0)),
-            self._beside(self.forward, np.where(self._gathers_each, self._copy_seconds, 0.0)),
-        )
+        each = self._gathers_each
+        return self._beside(self.forward, each * self._gather_seconds, each * self._copy_seconds)
 
     def in_first_forward(self) -> Exposed:
         """Once a step: below ZeRO-3 the parameters are gathered when first used."""
-        return Exposed(
-            self._beside(self.forward, np.where(self._gathers_each, 0.0, self._gather_seconds)),
-            self._beside(self.forward, np.where(self._gathers_each, 0.0, self._copy_seconds)),
-        )
+        once = ~self._gathers_each
+        return self._beside(self.forward, once * self._gather_seconds, once * self._copy_seconds)
 
     def in_backward(self) -> Exposed:
-        """Every microbatch: ZeRO-3 gathers again; ZeRO-2 and -3 reduce, and store on the host, each time."""
-        network = np.where(self._gathers_each, self._gather_seconds, 0.0)
-        network = network + np.where(self._reduces_each, self._reduce_seconds, 0.0)
-        copies = np.where(self._gathers_each, self._copy_seconds, 0.0)
-        copies = copies + np.where(self._reduces_each, self._copy_seconds, 0.0)
-        return Exposed(self._beside(self.backward, network[..., None]), self._beside(self.backward, copies[..., None]))
+        """Every microbatch: ZeRO-3 gathers what it freed; ZeRO-2 and -3 reduce, and store on the host."""
+        network, copies = self._each_backward()
+        return self._beside(self.backward, network, copies)
 
-    def after_last_backward(self) -> Exposed:
-        """Once a step: the reduction that was put off, behind the last backward, or behind nothing in a pipeline."""
-        network = np.where(self._reduces_each, 0.0, self._reduce_seconds)[..., None] + np.zeros_like(self.backward)
-        copies = np.where(self._reduces_each, 0.0, self._copy_seconds)[..., None] + np.zeros_like(self.backward)
-        piped = self._piped[..., None]
-        return Exposed(
-            np.where(piped, network, self._beside(self.backward, network)),
-            np.where(piped, copies, self._beside(self.backward, copies)),
+    def in_last_backward(self) -> Exposed:
+        """Once a step: what the reduction that was put off, and the one between replicas, add to `in_backward`."""
+        network, copies = self._each_backward()
+        put_off = ~self._reduces_each
+        once = put_off * self._reduce_seconds + self._replica_seconds
+        every = self._beside(self.backward, network, copies)
+        last = self._beside(
+            self.backward, network + once[..., None], copies + (put_off * self._copy_seconds)[..., None]
         )
+        copied = np.maximum(0.0, last.host_copy - every.host_copy)
+        added = last.network + last.host_copy - every.network - every.host_copy
+        return Exposed(np.maximum(0.0, added - copied), copied)
 
-    def _beside(self, compute: Array, traffic: Array) -> Array:
-        """Seconds added when `traffic` runs beside `compute`: what outlasts it, and the compute it slows.
+    def _each_backward(self) -> tuple[Array, Array]:
+        """Traffic of every microbatch's backward, on the network and to and from the host, (N, R, 1) each."""
+        gathers, reduces = self._gathers_each & self.freed, self._reduces_each
+        network = gathers * self._gather_seconds + reduces * self._reduce_seconds
+        copies = gathers * self._copy_seconds + reduces * self._copy_seconds
+        return network[..., None], copies[..., None]
 
-        On a CPU both need the same cores, so nothing is hidden.
+    def _beside(self, compute: Array, network: Array, copies: Array) -> Exposed:
+        """What traffic adds to the `compute` it runs beside: the part that outlasts it, and the compute it slows.
+
+        Network and copies run beside each other too, so the longer one outlasts, both slow. On a CPU all need the same
+        cores, so nothing is hidden.
         """
         if self.cluster.groups[0].device.kind == "cpu":
-            return np.broadcast_to(traffic, np.broadcast_shapes(compute.shape, traffic.shape)).copy()
-        slowed = constants.OVERLAP_SLOWDOWN.value * np.minimum(compute, traffic)
-        return np.asarray(np.maximum(0.0, traffic - compute) + slowed)
+            return Exposed(network + np.zeros_like(compute), copies + np.zeros_like(compute))
+        slowdown = constants.OVERLAP_SLOWDOWN.value
+        alone = np.maximum(0.0, network - compute) + slowdown * np.minimum(compute, network)
+        both = np.maximum(0.0, np.maximum(network, copies) - compute) + slowdown * np.minimum(compute, network + copies)
+        return Exposed(alone, np.maximum(0.0, both - alone))
 
     def _column(self, name: str) -> Array:
         return np.asarray(getattr(self.candidates, name))[:, None]
-
-    @property
-    def _piped(self) -> Array:
-        return self._column("pp") > 1
 
     @property
     def _gathers_each(self) -> Array:
@@ -93,7 +99,7 @@ class DataParallel:
 
     @property
     def _reduces_each(self) -> Array:
-        return (self._column("zero_stage") >= 2) & ~self._piped
+        return self._column("zero_stage") >= 2
 
     @property
     def _gather_seconds(self) -> Array:
@@ -102,13 +108,18 @@ class DataParallel:
         return self.times.collective_seconds("all_gather", size_bytes, group)
 
     @property
+    def _gradient_bytes(self) -> Array:
+        return self.training.precision.gradient_bytes_per_element * self.parameters
+
+    @property
     def _reduce_seconds(self) -> Array:
-        size_bytes = self.training.precision.gradient_bytes_per_element * self.parameters
-        across = replicate_group(self.candidates, self.cluster).column()
-        sharded = shard_group(self.candidates, self.cluster).column()
-        return self.times.collective_seconds("reduce_scatter", size_bytes, sharded) + self.times.collective_seconds(
-            "all_reduce", size_bytes / self._column("dp_shard"), across
-        )
+        group = shard_group(self.candidates, self.cluster).column()
+        return self.times.collective_seconds("reduce_scatter", self._gradient_bytes, group)
+
+    @property
+    def _replica_seconds(self) -> Array:
+        group = replicate_group(self.candidates, self.cluster).column()
+        return self.times.collective_seconds("all_reduce", self._gradient_bytes / self._column("dp_shard"), group)
 
     @property
     def _copy_seconds(self) -> Array:

@@ -35,7 +35,7 @@ def gpipe_ends(costs: StageCosts, microbatches: int) -> Floats:
     forward_end = _climb(costs.forward, costs.send)[..., -1] + (extra + more * costs.forward).max(axis=-1)
     climb = _climb(costs.backward, costs.send)
     descent = climb[..., -1:] - climb + costs.backward
-    return forward_end[..., None] + descent + more * _highest_from_here(costs.backward)
+    return np.asarray(forward_end[..., None] + descent + more * _highest_from_here(costs.backward))
 
 
 def one_forward_one_backward_ends(costs: StageCosts, microbatches: int) -> Floats:
@@ -118,7 +118,7 @@ def interleaved_ends(costs: StageCosts, microbatches: int) -> Floats:
 
 
 class _TurnCosts(NamedTuple):
-    """[period, ..., P] each: what the turn costs every rank. No message is one that came at -inf."""
+    """[period, ..., P] each: what a turn costs every rank. Where there is no message to wait for, it came at -inf."""
 
     forward: Floats
     forward_message: Floats
@@ -127,7 +127,11 @@ class _TurnCosts(NamedTuple):
 
 
 class _Ring:
-    """Interleaved 1F1B as turns on a ring of ranks. A state is [..., 2 P]: ends of forwards, then when ranks are free."""
+    """Interleaved 1F1B as turns on a ring of ranks.
+
+    A state is [..., 2 P]: when each rank's last forward ended, then when the rank is free. In a turn with a backward the
+    second is the backward's end, and only after such a turn does a neighbour read it as a message.
+    """
 
     def __init__(self, costs: StageCosts, microbatches: int) -> None:
         self.pp = costs.pp

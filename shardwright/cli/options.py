@@ -1,0 +1,110 @@
+"""Arguments that commands share, and reading them into specs."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shardwright.costmodel.errors import SpecError
+
+if TYPE_CHECKING:
+    from shardwright.costmodel import ClusterSpec, ModelSpec, PlanFile, TrainingSpec
+
+ModelArgument = Annotated[
+    str, typer.Argument(help="A preset's name, a Hugging Face config.json, or a folder with one.")
+]
+PlanArgument = Annotated[Path, typer.Argument(help="A plan file, from 'shardwright plan --out'.")]
+ClusterOption = Annotated[
+    str, typer.Option(help="Device and count (h100-sxm:64), a TOML file, or local (local:N for N CPU ranks).")
+]
+SeqLenOption = Annotated[int, typer.Option(help="Tokens of a sequence.")]
+GlobalBatchOption = Annotated[int, typer.Option(help="Sequences of an optimizer step, over all ranks.")]
+PrecisionOption = Annotated[str, typer.Option(help="Format that matmuls compute in: bf16, fp16, tf32, fp32.")]
+OptimizerOption = Annotated[str, typer.Option(help="adamw or sgd.")]
+AttentionOption = Annotated[str, typer.Option(help="flash (a fused kernel) or unfused.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
+
+
+def read_model(reference: str) -> "ModelSpec":
+    """A preset, a config.json or a folder.
+
+    Raises:
+        SpecError: none of them, or not valid.
+    """
+    from shardwright.costmodel.huggingface import load_model
+
+    return load_model(reference)
+
+
+def read_cluster(reference: str) -> "ClusterSpec":
+    """`device:count`, a TOML file, or `local[:ranks]`, which looks at this machine.
+
+    Raises:
+        SpecError: none of them, or not valid.
+    """
+    kind, _, count = reference.partition(":")
+    if kind != "local":
+        from shardwright.costmodel import load_cluster
+
+        return load_cluster(reference)
+    if count and not count.isdecimal():
+        raise SpecError(f"--cluster {reference}: the count of ranks is a whole number from 1, as in local:2")
+    from shardwright.profiler.local import local_cluster
+
+    return local_cluster(int(count) if count else None)
+
+
+def read_plan(path: Path) -> "tuple[PlanFile, ModelSpec]":
+    """A plan file and its model, the plan checked against model, batch and cluster.
+
+    Raises:
+        SpecError: not a plan file, or not valid.
+    """
+    from shardwright.costmodel import check_plan, read_plan_file
+
+    plan_file = read_plan_file(path)
+    model = plan_file.model()
+    check_plan(plan_file.plan, model, plan_file.cluster, plan_file.training)
+    return plan_file, model
+
+
+def read_training(seq_len: int, global_batch: int, precision: str, optimizer: str, attention: str) -> "TrainingSpec":
+    """The training options as a spec.
+
+    Raises:
+        SpecError: a value that is not allowed.
+    """
+    from shardwright.costmodel import TrainingSpec
+
+    values: dict[str, Any] = {
+        "seq_len": seq_len,
+        "global_batch": global_batch,
+        "precision": {"compute": precision},
+        "optimizer": optimizer,
+        "attention": attention,
+    }
+    return TrainingSpec.parse(values, source="training options")
+
+
+def refuse_existing(*paths: Path | None, force: bool) -> None:
+    """Raise before any work when an output file exists and `--force` is not given, or its folder does not.
+
+    Raises:
+        SpecError: naming the file.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            raise SpecError(f"{path}: the folder {path.parent} does not exist; make it first")
+        if path.is_dir():
+            raise SpecError(f"{path}: is a folder; name a file")
+        if path.exists() and not force:
+            raise SpecError(f"{path}: exists; give --force to replace it, or another name")
+
+
+def print_json(data: object) -> None:
+    """Plain JSON on stdout, nothing else."""
+    typer.echo(json.dumps(data, indent=1, allow_nan=False))

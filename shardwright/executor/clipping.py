@@ -1,0 +1,47 @@
+"""The gradient norm of a model whose parts lie on many ranks, and clipping by it."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter], *, ranks_per_stage: int, device: torch.device) -> float:
+    """L2 norm of the whole model's gradient, over all ranks of the default process group.
+
+    Each rank adds the squares of its shards, divided by the number of ranks that hold the same shard, so that the sum
+    over all ranks counts every element once.
+    """
+    squares = torch.zeros((), dtype=torch.float64)
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        local = _local(parameter.grad)
+        squares += torch.linalg.vector_norm(local).double().square().cpu() / (ranks_per_stage / _shards(parameter))
+    total = squares.to(device)
+    dist.all_reduce(total)
+    return float(total.sqrt())
+
+
+def scale_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:
+    """Multiply every gradient by `factor`, in place."""
+    gradients = [_local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+    if gradients:
+        torch._foreach_mul_(gradients, factor)
+
+
+def _local(gradient: Tensor) -> Tensor:
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
+
+
+def _shards(parameter: nn.Parameter) -> int:
+    """Ranks of a stage among which the parameter's elements are divided."""
+    if not isinstance(parameter, DTensor):
+        return 1
+    shards = 1
+    for axis, placement in enumerate(parameter.placements):
+        if not placement.is_replicate():
+            shards *= parameter.device_mesh.size(axis)
+    return shards

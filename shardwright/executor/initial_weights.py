@@ -1,0 +1,27 @@
+"""Initial weights that do not depend on the plan: each module's from the seed and its name, by the model's own rule."""
+
+import hashlib
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def materialise(module: nn.Module, *, name: str, model: PreTrainedModel, seed: int, device: torch.device) -> None:
+    """Give `module`, a part of `model` on the meta device, storage on `device` and its initial values.
+
+    `name` is its path in `model`. Each submodule draws from a generator seeded with (seed, path), in the model's own
+    distribution, so a layer starts the same whichever rank builds it and whatever else that rank builds. Rotary
+    tables are computed anew. Numbers differ between device types, as torch's generators do.
+    """
+    module.to_empty(device=device)
+    # children first: GPT-2's rule for a block draws its output projections again
+    for path, part in reversed(list(module.named_modules())):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(_seed_of(seed, ".".join(filter(None, (name, path)))))
+            model._init_weights(part)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+
+
+def _seed_of(seed: int, path: str) -> int:
+    digest = hashlib.sha256(f"{seed}:{path}".encode()).digest()
+    return int.from_bytes(digest[:7], "little")

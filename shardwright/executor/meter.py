@@ -1,0 +1,93 @@
+"""Seconds by part and peak memory of one rank."""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import torch
+
+
+class MemoryPeak(NamedTuple):
+    """Bytes. `baseline`: in use before the model was built; `reserved`: by torch's allocator, None on a CPU."""
+
+    peak: int
+    baseline: int
+    reserved: int | None
+
+
+class StepMeter:
+    """Seconds of each step and of its parts; waits for the device at the end of each part, so that a part is its own work."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._parts: list[dict[str, float]] = []
+        self._seconds: list[float] = []
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        self._parts.append({})
+        begin = time.perf_counter()
+        yield
+        self._seconds.append(time.perf_counter() - begin)
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self._parts[-1][name] = self._parts[-1].get(name, 0.0) + time.perf_counter() - begin
+
+    @property
+    def last_seconds(self) -> float:
+        return self._seconds[-1]
+
+    def left_out(self, warmup_steps: int) -> int:
+        """How many first steps the timings leave out: `warmup_steps`, but never all of them."""
+        return min(warmup_steps, len(self._seconds) - 1)
+
+    def seconds_after(self, warmup_steps: int) -> list[float]:
+        return self._seconds[self.left_out(warmup_steps) :]
+
+    def part_medians_after(self, warmup_steps: int) -> dict[str, float]:
+        timed = self._parts[self.left_out(warmup_steps) :]
+        return {name: statistics.median(parts[name] for parts in timed) for name in timed[0]}
+
+
+class MemoryMeter:
+    """Peak memory since its creation: torch's allocator on a GPU, the resident set of this process on a CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self._baseline = torch.cuda.memory_allocated(device)
+        else:
+            _forget_resident_peak()
+            self._baseline = psutil.Process().memory_info().rss
+
+    def read(self) -> MemoryPeak:
+        if self._device.type == "cuda":
+            reserved = torch.cuda.max_memory_reserved(self._device)
+            return MemoryPeak(torch.cuda.max_memory_allocated(self._device), self._baseline, reserved)
+        return MemoryPeak(max(_resident_peak(), self._baseline), self._baseline, None)
+
+
+def _forget_resident_peak() -> None:
+    """Let the kernel count the peak from now on (proc(5), clear_refs): importing libraries can need more than training."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _resident_peak() -> int:
+    """VmHWM of this process; where there is no /proc, what it holds now. getrusage would count the parent's pages too."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return int(psutil.Process().memory_info().rss)
+    fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    return int(fields["VmHWM"].split()[0]) * 1024

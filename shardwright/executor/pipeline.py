@@ -1,0 +1,134 @@
+"""A step through a pipeline: torch's schedules over this rank's stages, and the embedding that two stages share."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.pipelining import PipelineStage
+from torch.distributed.pipelining.schedules import PipelineScheduleMulti, get_schedule_class
+from torch.distributed.tensor import DTensor
+
+from shardwright.costmodel.plan import Plan, ScheduleName
+
+from .data_parallel import GradientSync
+from .loss import TokenLoss
+from .stage_module import StageModule
+
+_SCHEDULES: dict[ScheduleName, str] = {"gpipe": "GPipe", "1f1b": "1F1B", "interleaved-1f1b": "Interleaved1F1B"}
+
+
+class _SyncedStage(PipelineStage):
+    """A pipeline stage whose gradients are reduced as the plan's ZeRO stages say.
+
+    torch's own stage treats every FSDP module alike: nothing is freed or reduced before the last backward pass. It
+    sees none here, because the module is wrapped, and the plan's own rule is set up before each backward pass.
+    """
+
+    def __init__(self, stage: StageModule, sync: GradientSync, *args: Any, **options: Any) -> None:
+        super().__init__(_Wrapped(stage), *args, **options)
+        self._sync = sync
+
+    def backward_maybe_with_nosync(
+        self, backward_type: Any, bwd_kwargs: dict[str, Any], last_backward: bool = False
+    ) -> Any:
+        self._sync.before_backward(last=last_backward)
+        return super().backward_maybe_with_nosync(backward_type, bwd_kwargs, last_backward)
+
+
+class _Wrapped(nn.Module):
+    def __init__(self, stage: StageModule) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, given: Tensor) -> Tensor:
+        output: Tensor = self.stage(given)
+        return output
+
+
+class Pipeline:
+    """Runs the plan's schedule over this rank's stages; `hidden` and `logits` are examples of what stages exchange.
+
+    Both are on the meta device: (micro_batch, sequence / tp or sequence, hidden), and the last stage's output.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        stages: Mapping[int, StageModule],
+        syncs: Mapping[int, GradientSync],
+        loss: TokenLoss,
+        *,
+        mesh: DeviceMesh,
+        hidden: Tensor,
+        logits: Tensor,
+        tokens: Tensor,
+    ) -> None:
+        count = len(plan.stages)
+        self._loss = loss
+        self._first, self._last = 0 in stages, count - 1 in stages
+        chunks = [
+            _SyncedStage(
+                stage,
+                syncs[index],
+                index,
+                count,
+                torch.device(mesh.device_type),
+                input_args=tokens if index == 0 else hidden,
+                output_args=logits if index == count - 1 else hidden,
+                group=mesh.get_group("pp"),
+            )
+            for index, stage in stages.items()
+        ]
+        schedule_class = get_schedule_class(_SCHEDULES[plan.schedule])
+        several = issubclass(schedule_class, PipelineScheduleMulti)
+        self._schedule = schedule_class(
+            chunks if several else chunks[0],
+            plan.microbatches,
+            loss_fn=loss,
+            scale_grads=False,  # the loss is already each microbatch's share of the step's
+        )
+
+    def run(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Accumulate gradients of (microbatches * micro_batch, sequence) tokens; the summed loss of this rank."""
+        losses: list[Tensor] = []
+        with self._loss.active():
+            self._schedule.step(
+                *([inputs] if self._first else []),
+                target=labels if self._last else None,
+                losses=losses if self._last else None,
+                return_outputs=False,
+            )
+        return torch.stack(losses).sum().detach() if losses else torch.zeros((), device=inputs.device)
+
+
+class TiedEmbedding:
+    """The embedding that the first stage looks tokens up in and the last stage computes logits with.
+
+    Both stages hold it. Each gathers a part of its gradient; the sum of the two makes equal updates of equal copies.
+    """
+
+    def __init__(self, plan: Plan, mesh: DeviceMesh, copy: nn.Parameter | None) -> None:
+        """`copy` is this rank's copy, None on the stages between. Called on every rank, as groups are made by all."""
+        self._copy = copy
+        self._device = torch.device(mesh.device_type)
+        self._group: dist.ProcessGroup | None = None
+        per_stage = mesh.size() // plan.mesh.pp
+        last = (plan.mesh.pp - 1) * per_stage
+        for position in range(per_stage):  # the ranks of a stage are neighbours; equal positions hold equal shards
+            group = dist.new_group([position, last + position])
+            if dist.get_rank() in (position, last + position):
+                self._group = group
+
+    def sum_gradients(self) -> None:
+        """Add the two copies' gradients up, once the step's are reduced."""
+        if self._copy is None or self._group is None or self._copy.grad is None:
+            return
+        gradient = self._copy.grad
+        local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+        total = local.to(self._device)  # an offloaded gradient lies on the host, which NCCL does not reach
+        dist.all_reduce(total, group=self._group)
+        if total is not local:
+            local.copy_(total)

@@ -1,0 +1,45 @@
+"""What each rank runs: `python -m shardwright.executor.worker FOLDER`, started by torchrun."""
+
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from shardwright.costmodel.errors import SpecError
+
+from .failure import record_failure
+from .rank import run_rank
+from .run_folder import RunFolder
+
+_WATCH_SECONDS = 0.5
+
+
+def main(arguments: list[str]) -> int:
+    """Run one rank of the run in the folder given; its exit code. A failure is left in the folder for the launcher."""
+    folder = RunFolder(Path(arguments[0]))
+    _end_with_launcher(folder)
+    try:
+        run_rank(folder.read_plan(), folder.read_options(), folder, lambda line: print(line, flush=True))
+    except Exception as error:
+        record_failure(folder.failures, int(os.environ["RANK"]), error)
+        traceback.print_exc()
+        return 2 if isinstance(error, SpecError) else 1
+    return 0
+
+
+def _end_with_launcher(folder: RunFolder) -> None:
+    """End this process when its parent or the launcher is gone: both may be killed without a chance to pass it on."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent and folder.launcher_lives():
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

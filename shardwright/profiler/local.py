@@ -1,0 +1,195 @@
+"""The cluster that is here: this machine's GPUs by the catalog, or its CPU by a short measurement."""
+
+import os
+import platform
+import re
+from collections.abc import Callable
+from importlib import metadata
+from math import ceil
+from pathlib import Path
+
+from shardwright.costmodel import catalog
+from shardwright.costmodel.cluster import ClusterSpec, Device, Host, Link, NodeGroup
+from shardwright.costmodel.cluster_file import load_cluster
+from shardwright.costmodel.errors import SpecError
+
+from .cpu_measurement import measure_cpu
+from .cpu_rates import CpuRates, CpuSetting, remember_rates, remembered_rates
+from .nvidia_smi import ReportedGpu, reported_gpus
+
+MOST_CPU_RANKS = 8
+_INSTALL = "install it with: pip install 'shardwright[run]'"
+
+
+def resolve_cluster(reference: str, *, refresh: bool = False) -> ClusterSpec:
+    """The cluster that `reference` means: `local`, `local:RANKS`, or whatever `load_cluster` understands.
+
+    Raises:
+        SpecError: as `local_cluster` and `load_cluster`.
+    """
+    text = reference.strip()
+    name, colon, count = text.partition(":")
+    if name != "local":
+        return load_cluster(reference)
+    if not colon:
+        return local_cluster(refresh=refresh)
+    if not re.fullmatch(r"[0-9]{1,6}", count):
+        raise SpecError(f"'{text}': the count of ranks is '{count}'; give a whole number such as local:2")
+    return local_cluster(int(count), refresh=refresh)
+
+
+def local_cluster(
+    ranks: int | None = None, *, refresh: bool = False, measure: Callable[[CpuSetting], CpuRates] = measure_cpu
+) -> ClusterSpec:
+    """This machine as a cluster of one node.
+
+    With NVIDIA GPUs: all that are visible, or `ranks` of them, by the catalog. Otherwise the CPU, shared by `ranks` ranks
+    (two where there are two cores or more), with rates that are measured once, in some seconds, and remembered under
+    the user's cache folder until the CPU, the cores, torch or `ranks` change; `refresh` measures again. Rates that other
+    programs disturbed are used, say so in their source, and are not remembered.
+
+    Raises:
+        SpecError: `ranks` that this machine cannot hold, a GPU that the catalog lacks, torch not installed.
+    """
+    if ranks is not None and ranks < 1:
+        raise SpecError(f"local:{ranks}: the count of ranks is a whole number from 1")
+    gpus = reported_gpus()
+    return _gpu_cluster(gpus, ranks) if gpus else _cpu_cluster(ranks, refresh, measure)
+
+
+def _gpu_cluster(gpus: tuple[ReportedGpu, ...], ranks: int | None) -> ClusterSpec:
+    count = len(gpus) if ranks is None else ranks
+    if count > len(gpus):
+        raise SpecError(
+            f"local:{count}: this machine shows {len(gpus)} GPU{'s' * (len(gpus) > 1)}; give local:{len(gpus)}"
+        )
+    kinds = {gpu.name for gpu in gpus[:count]}
+    if len(kinds) > 1:
+        raise SpecError(
+            f"this machine has several kinds of GPU ({', '.join(sorted(kinds))}); show one in CUDA_VISIBLE_DEVICES"
+        )
+    gpu = gpus[0]
+    name = catalog.device_reported_as(gpu.name, gpu.memory_bytes)
+    if name is None:
+        raise SpecError(
+            f"the catalog has no '{gpu.name}' of {gpu.memory_bytes / 2**30:.0f} GiB; describe it in a cluster file "
+            f'(device = {{ like = "...", memory_bytes = {gpu.memory_bytes:.4g}, ... }})'
+        )
+    standard = catalog.standard_node(name)
+    host = Host(
+        cores=usable_cores(),
+        memory_bytes=available_memory_bytes(),
+        memory_bytes_per_s=standard.host.memory_bytes_per_s,
+        source=f"cores and available memory of this machine; memory bandwidth: {standard.host.source}",
+    )
+    return ClusterSpec(
+        name="local", groups=(standard.model_copy(update={"nodes": 1, "devices_per_node": count, "host": host}),)
+    )
+
+
+def _cpu_cluster(ranks: int | None, refresh: bool, measure: Callable[[CpuSetting], CpuRates]) -> ClusterSpec:
+    cores = usable_cores()
+    if ranks is None:
+        ranks = 2 if cores >= 2 else 1
+    if ranks > MOST_CPU_RANKS:
+        raise SpecError(f"local:{ranks}: a CPU host holds at most {MOST_CPU_RANKS} ranks; give local:{MOST_CPU_RANKS}")
+    setting = CpuSetting(cpu=cpu_model(), cores=cores, ranks=ranks, torch=_torch_version())
+    rates = None if refresh else remembered_rates(setting)
+    if rates is None:
+        rates = measure(setting)
+        remember_rates(rates)
+    return ClusterSpec(name="local", groups=(_cpu_node(rates, available_memory_bytes()),))
+
+
+def _cpu_node(rates: CpuRates, memory_bytes: float) -> NodeGroup:
+    setting = rates.setting
+    busy = f", while other programs left {rates.cpu_share:.0%} of the CPU" if rates.disturbed else ""
+    source = f"measured on this machine on {rates.date}, torch {setting.torch}, {setting.ranks} ranks at once{busy}"
+    figures = ("memory_bytes_per_s", "peak_flops_per_s", "attention_flops_per_s", "launch_seconds", "context_bytes")
+    device = Device(
+        name=f"{setting.cpu}, {setting.threads} of {setting.cores} cores",
+        kind="cpu",
+        memory_bytes=memory_bytes / setting.ranks,
+        memory_bytes_per_s=rates.elementwise_bytes_per_s,
+        peak_flops_per_s={"fp32": rates.fp32_flops_per_s, "bf16": rates.bf16_flops_per_s},
+        attention_flops_per_s={"fp32": rates.fp32_attention_flops_per_s, "bf16": rates.bf16_attention_flops_per_s},
+        multiprocessors=setting.threads,
+        launch_seconds=rates.dispatch_seconds,
+        context_bytes=rates.process_bytes,
+        sources=dict.fromkeys(figures, source)
+        | {"memory_bytes": "available memory of this machine, shared by its ranks"},
+    )
+    link = _link(rates, source)
+    host = Host(
+        cores=setting.cores,
+        memory_bytes=memory_bytes,
+        memory_bytes_per_s=rates.copy_bytes_per_s * setting.ranks,
+        source=f"cores and available memory of this machine; memory bandwidth {source}",
+    )
+    return NodeGroup(
+        device=device,
+        nodes=1,
+        devices_per_node=setting.ranks,
+        intra_node=link,
+        host_link=Link(
+            kind="shared-memory",
+            bytes_per_s=rates.copy_bytes_per_s / 2,
+            latency_seconds=0.0,
+            source=f"a copy within host memory, {source}",
+        ),
+        nic=link,
+        host=host,
+    )
+
+
+def _link(rates: CpuRates, source: str) -> Link:
+    """gloo between the ranks; of one rank, which sends nothing, a copy."""
+    return Link(
+        kind="shared-memory",
+        bytes_per_s=rates.link_bytes_per_s or rates.copy_bytes_per_s / 2,
+        latency_seconds=rates.link_latency_seconds or 0.0,
+        source=f"gloo all-reduces, {source}" if rates.link_bytes_per_s else "one rank: nothing is sent",
+    )
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, and the CPU quota of its control group."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return min(cores, max(1, ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return cores
+
+
+def available_memory_bytes() -> float:
+    """Memory that a new process can take without swapping: the system's, and what its control group leaves."""
+    try:
+        import psutil
+    except ImportError:
+        raise SpecError(f"'local' needs psutil; {_INSTALL}") from None
+    available = float(psutil.virtual_memory().available)
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        return min(available, float(max(limit - used, 1)))
+    except (OSError, ValueError):
+        return available
+
+
+def cpu_model() -> str:
+    """The processor's name, as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine() or "CPU"
+
+
+def _torch_version() -> str:
+    """Without importing torch, which takes longer than reading remembered rates."""
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        raise SpecError(f"'local' on a CPU needs torch to measure it; {_INSTALL}") from None

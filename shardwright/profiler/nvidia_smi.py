@@ -1,0 +1,53 @@
+"""The NVIDIA GPUs that this process may use, as the driver's own tool reports them: no torch, no CUDA context."""
+
+import os
+import subprocess
+from dataclasses import dataclass
+
+_QUERY = ("nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
+_TIMEOUT_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class ReportedGpu:
+    """One GPU by the driver's words. `memory_bytes`: `memory.total`, a little more than a program can allocate."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_bytes: float
+
+
+def reported_gpus() -> tuple[ReportedGpu, ...]:
+    """The GPUs of this machine that `CUDA_VISIBLE_DEVICES` leaves visible; empty without a driver or a GPU."""
+    try:
+        answer = subprocess.run(_QUERY, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    if answer.returncode != 0:
+        return ()
+    gpus = [gpu for line in answer.stdout.splitlines() if (gpu := _parsed(line)) is not None]
+    return tuple(_visible(gpus, os.environ.get("CUDA_VISIBLE_DEVICES")))
+
+
+def _parsed(line: str) -> ReportedGpu | None:
+    """One line of the answer; None for a line that is none (warnings) or a memory of `[N/A]` (no GPU to train on)."""
+    cells = [cell.strip() for cell in line.split(",")]
+    try:
+        index, uuid, *name, memory_mib = cells
+        return ReportedGpu(int(index), uuid, ", ".join(name), float(memory_mib) * 2**20)
+    except ValueError:
+        return None
+
+
+def _visible(gpus: list[ReportedGpu], allowed: str | None) -> list[ReportedGpu]:
+    """CUDA's rule: the listed indices or UUID prefixes, in that order, up to the first that names no GPU."""
+    if allowed is None:
+        return gpus
+    seen: list[ReportedGpu] = []
+    for word in (part.strip() for part in allowed.split(",")):
+        found = next((gpu for gpu in gpus if word and (word == str(gpu.index) or gpu.uuid.startswith(word))), None)
+        if found is None:
+            break
+        seen.append(found)
+    return seen

@@ -1,0 +1,100 @@
+"""Rooflines, efficiency curves and collectives from data sheets."""
+
+import numpy as np
+import pytest
+
+from shardwright.costmodel import constants, load_cluster
+from shardwright.costmodel.catalog_times import CatalogTimes
+from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.op_times import RankGroup
+from shardwright.costmodel.training import Precision, TrainingSpec
+from tests.costmodel.fakes import round_cluster
+
+BF16 = TrainingSpec(seq_len=1024, global_batch=8)
+
+
+def times(**cluster: int) -> CatalogTimes:
+    return CatalogTimes(round_cluster(**cluster), BF16)  # type: ignore[arg-type] # counts only
+
+
+class TestMatmul:
+    def test_a_large_one_runs_near_the_reachable_rate(self) -> None:
+        seconds = times().matmul_seconds(25600, 8192, 25600)
+        rate = 2 * 25600 * 8192 * 25600 / seconds
+        assert 0.97 * constants.MATMUL_FRACTION.value * 100e12 < rate <= constants.MATMUL_FRACTION.value * 100e12
+
+    def test_a_thin_one_is_bound_by_memory(self) -> None:
+        moved = 2 * (8 * 8192 + 8192 * 8192 + 8 * 8192)
+        assert times().matmul_seconds(8, 8192, 8192) >= moved / (1e12 * constants.MEMORY_FRACTION.value)
+
+    def test_one_more_tile_than_the_card_has_units_costs_a_wave(self) -> None:
+        """100 units: 10 x 10 tiles of 256 x 128 are one wave, 10 x 10 + 1 rows of tiles more than one."""
+        full = times().matmul_seconds(2560, 4096, 1280)
+        assert times().matmul_seconds(2560 + 256, 4096, 1280) > 1.2 * full
+
+    def test_an_odd_vocabulary_is_slow(self) -> None:
+        odd, padded = times().matmul_seconds(8192, 4096, 50257), times().matmul_seconds(8192, 4096, 50304)
+        assert odd / padded == pytest.approx(constants.MISALIGNED_SLOWDOWN.value, rel=0.05)
+
+    def test_groups_share_the_card(self) -> None:
+        apart = 8 * times().matmul_seconds(128, 4096, 1024)
+        assert times().matmul_seconds(128, 4096, 1024, groups=8) < apart
+
+    def test_a_format_that_the_device_lacks_is_refused(self) -> None:
+        with pytest.raises(SpecError, match="does not compute in bf16; it has"):
+            CatalogTimes(load_cluster("v100-sxm-32gb:8"), BF16)
+
+    def test_a_cpu_runs_at_its_measured_rate(self) -> None:
+        cpu = CatalogTimes(
+            round_cluster(kind="cpu"), TrainingSpec(seq_len=8, global_batch=1, precision=Precision(compute="fp32"))
+        )
+        assert cpu.matmul_seconds(1000, 1000, 1000) == pytest.approx(2e9 / 10e12)
+
+
+class TestCollective:
+    inside = RankGroup(ranks_per_node=4, nodes=1, sharing=1)
+    across = RankGroup(ranks_per_node=1, nodes=2, sharing=4)
+    wide = RankGroup(ranks_per_node=4, nodes=2, sharing=1)
+
+    def bandwidth(self, group: RankGroup, name: str = "all_gather") -> float:
+        seconds = times().collective_seconds(name, 1e12, group)  # type: ignore[arg-type] # one of the names
+        return float(1e12 * (group.ranks - 1) / group.ranks / seconds)
+
+    def test_inside_a_node_it_runs_at_the_link_rate(self) -> None:
+        assert self.bandwidth(self.inside) == pytest.approx(100e9 * constants.NVLINK_FRACTION.value, rel=1e-3)
+
+    def test_groups_of_one_rank_a_node_share_its_nics(self) -> None:
+        assert self.bandwidth(self.across) == pytest.approx(10e9 * constants.NIC_FRACTION.value, rel=1e-3)
+
+    def test_a_group_that_holds_the_whole_node_has_all_its_nics(self) -> None:
+        assert self.bandwidth(self.wide) == pytest.approx(40e9 * constants.NIC_FRACTION.value, rel=1e-3)
+
+    def test_an_all_reduce_is_a_reduce_scatter_and_an_all_gather(self) -> None:
+        whole = times().collective_seconds("all_reduce", 1e12, self.wide)
+        parts = sum(times().collective_seconds(name, 1e12, self.wide) for name in ("reduce_scatter", "all_gather"))  # type: ignore[arg-type]
+        assert whole == pytest.approx(parts, rel=1e-3)
+
+    def test_one_rank_has_nothing_to_say(self) -> None:
+        assert times().collective_seconds("all_reduce", 1e9, RankGroup(1, 1, 1)) == 0
+
+    def test_latency_grows_with_the_group(self) -> None:
+        small = [
+            float(times().collective_seconds("all_gather", 8.0, RankGroup(4, nodes, 1))) for nodes in (1, 2, 16, 128)
+        ]
+        assert small == sorted(small)
+        assert small[-1] > 2 * small[1]
+
+
+def test_a_gpu_is_bound_by_launches_and_a_cpu_adds_them() -> None:
+    gpu = times()
+    assert gpu.with_launches_seconds(1e-6, 30) == pytest.approx(30e-6)
+    assert gpu.with_launches_seconds(1.0, 30) == 1.0
+    fp32 = TrainingSpec(seq_len=8, global_batch=1, precision=Precision(compute="fp32"))
+    assert CatalogTimes(round_cluster(kind="cpu"), fp32).with_launches_seconds(1.0, 30) == pytest.approx(1.00003)
+
+
+def test_every_time_broadcasts() -> None:
+    sizes = np.array([[1e3], [1e6]])
+    groups = RankGroup(np.array([1.0, 4.0]), np.array([1.0, 2.0]), np.array([1.0, 1.0]))
+    assert times().collective_seconds("all_gather", sizes, groups).shape == (2, 2)
+    assert times().matmul_seconds(sizes, 64, np.array([64.0, 128.0])).shape == (2, 2)

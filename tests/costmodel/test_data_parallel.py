@@ -1,0 +1,84 @@
+"""Which data-parallel traffic falls where in a step, per ZeRO stage, with and without a pipeline."""
+
+import numpy as np
+import pytest
+
+from shardwright.costmodel import constants
+from shardwright.costmodel.data_parallel import DataParallel
+from shardwright.costmodel.training import Precision, TrainingSpec
+from tests.costmodel.fakes import RoundTimes, round_cluster
+from tests.costmodel.test_candidates import candidates
+
+PARAMETERS = 1e9  # gathered: 2 seconds of bf16; reduced: 4 seconds of fp32
+SLOWED = constants.OVERLAP_SLOWDOWN.value
+
+
+def traffic(*, compute: float = 100.0, kind: str = "gpu", freed: bool = True, **degrees: int) -> DataParallel:
+    cluster = round_cluster(kind=kind)  # type: ignore[arg-type] # "gpu" or "cpu"
+    training = TrainingSpec(seq_len=8, global_batch=8, precision=Precision())
+    one = np.full((1, 1), compute)
+    return DataParallel(
+        cluster, training, RoundTimes(), candidates(host_optimizer=degrees.pop("host", 0), **degrees),
+        np.full((1, 1), PARAMETERS), np.array([freed]), one, one[..., None],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("zero", "pp", "forward", "first", "backward", "last"),
+    [
+        # seconds of traffic: gather 2, reduce 4; hidden behind 100 s of compute but for the slowdown
+        (1, 1, 0, 2, 0, 4),
+        (2, 1, 0, 2, 4, 0),
+        (3, 1, 2, 0, 2 + 4, 0),
+    ],
+)
+def test_hidden_traffic_slows_compute(zero: int, pp: int, forward: int, first: int, backward: int, last: int) -> None:
+    data = traffic(dp_shard=8, zero_stage=zero, pp=pp)
+    passes = (data.in_forward(), data.in_first_forward(), data.in_backward(), data.in_last_backward())
+    assert [one.network.item() for one in passes] == pytest.approx(
+        [SLOWED * s for s in (forward, first, backward, last)]
+    )
+
+
+def test_the_head_is_not_gathered_again() -> None:
+    """Its backward follows its forward, so ZeRO-3 keeps it in between."""
+    assert traffic(dp_shard=8, zero_stage=3, freed=False).in_backward().network.item() == pytest.approx(SLOWED * 4)
+
+
+def test_traffic_longer_than_compute_is_exposed() -> None:
+    data = traffic(compute=0.5, dp_shard=8, zero_stage=3)
+    assert data.in_forward().network.item() == pytest.approx(2 - 0.5 + SLOWED * 0.5)
+
+
+def test_a_cpu_hides_nothing() -> None:
+    assert traffic(kind="cpu", dp_shard=8, zero_stage=3).in_forward().network.item() == pytest.approx(2)
+
+
+def test_replicas_reduce_their_shard_once_a_step() -> None:
+    """HSDP: a reduce-scatter of 4 GB over the shards, and once an all-reduce of one shard over the replicas."""
+    late = traffic(kind="cpu", dp_shard=4, dp_replicate=2, zero_stage=1)
+    assert late.in_last_backward().network.item() == pytest.approx(4 + 4 / 4)
+    early = traffic(kind="cpu", dp_shard=4, dp_replicate=2, zero_stage=2)
+    assert early.in_backward().network.item() == pytest.approx(4)
+    assert early.in_last_backward().network.item() == pytest.approx(4 / 4)
+
+
+def test_plain_data_parallelism_gathers_nothing() -> None:
+    data = traffic(kind="cpu", dp_replicate=8, zero_stage=0)
+    assert data.in_first_forward().network.item() == 0
+    assert data.in_last_backward().network.item() == pytest.approx(4)
+
+
+def test_a_host_optimizer_copies_the_shard_both_ways() -> None:
+    """fp32 shard of 4e9 / 8 bytes at 10 GB/s: 0.05 s to the device for the first forward, and its gradient back."""
+    data = traffic(kind="cpu", dp_shard=8, zero_stage=1, host=1)
+    assert data.in_first_forward().host_copy.item() == pytest.approx(0.05)
+    assert data.in_last_backward().host_copy.item() == pytest.approx(0.05)
+    assert traffic(dp_shard=8, zero_stage=1).in_first_forward().host_copy.item() == 0
+
+
+def test_copies_and_network_hide_behind_the_same_compute_side_by_side() -> None:
+    """Compute of 1 s, a gather of 2 s, a copy of 0.5 s: 1 s of the gather outlasts, and compute is slowed throughout."""
+    data = traffic(compute=1.0, dp_shard=8, zero_stage=3, host=1)
+    found = data.in_forward()
+    assert found.network.item() + found.host_copy.item() == pytest.approx(2 - 1 + SLOWED * 1)

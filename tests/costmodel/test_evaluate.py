@@ -1,0 +1,114 @@
+"""Whole estimates: what adds up, what the parts mean, and a step worked out by hand."""
+
+import pytest
+
+from shardwright.costmodel import Estimate, estimate_plan, load_cluster, simulate_plan
+from shardwright.costmodel.huggingface import load_model
+from shardwright.costmodel.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.costmodel.training import TrainingSpec
+from tests.costmodel.fakes import RoundTimes, round_cluster, small_model
+
+LLAMA = load_model("llama-3.1-8b")
+H100 = load_cluster("h100-sxm:64")
+TRAINING = TrainingSpec(seq_len=4096, global_batch=64)
+
+
+def plan(pp: int, *, chunks: int = 1, recompute: str = "none", zero: int = 1, tp: int = 2, gpipe: bool = False) -> Plan:
+    dp = 64 // pp // tp
+    stages = pp * chunks
+    each, rest = divmod(LLAMA.layer_count, stages)
+    runs = [
+        LayerRun.parse({"count": each + (index < rest), "recompute": recompute, "zero_stage": zero}, source="test")
+        for index in range(stages)
+    ]
+    schedule = "gpipe" if gpipe else "interleaved-1f1b" if chunks > 1 else "1f1b"
+    return Plan.parse(
+        {
+            "mesh": Mesh(pp=pp, dp_shard=dp, tp=tp), "micro_batch": 1, "microbatches": 64 // dp,
+            "schedule": schedule, "stages": [Stage(layers=(run,)) for run in runs],
+        },
+        source="test",
+    )  # fmt: skip
+
+
+def estimate(one: Plan) -> Estimate:
+    return estimate_plan(LLAMA, H100, TRAINING, one)
+
+
+PLANS = [plan(1), plan(1, zero=3, tp=1), plan(4), plan(4, chunks=2), plan(4, recompute="full"), plan(2, gpipe=True)]
+
+
+@pytest.mark.parametrize("one", PLANS, ids=lambda one: f"{one.mesh} {one.schedule}")
+class TestEveryPlan:
+    def test_closed_form_equals_the_simulation(self, one: Plan) -> None:
+        assert estimate(one).step_seconds == pytest.approx(
+            simulate_plan(LLAMA, H100, TRAINING, one).step_seconds, rel=0.01
+        )
+
+    def test_memory_equals_the_simulations_peak(self, one: Plan) -> None:
+        """The simulation counts activations as they come and go; working memory and slack are the estimate's."""
+        timeline, memory = simulate_plan(LLAMA, H100, TRAINING, one), estimate(one).memory
+        for curve, part in zip(timeline.memory, memory, strict=True):
+            assert curve.peak_bytes <= part.total * (1 + 1e-9)
+            assert curve.peak_bytes > 0.8 * part.total
+
+    def test_rates_agree_with_each_other(self, one: Plan) -> None:
+        found = estimate(one)
+        assert found.tokens_per_s * found.step_seconds == pytest.approx(TRAINING.tokens_per_step)
+        peak = 64 * H100.groups[0].device.peak_flops_per_s["bf16"]
+        assert found.mfu == pytest.approx(found.model_flops / (found.step_seconds * peak))
+        assert 0 < found.mfu <= found.hfu < 1
+
+    def test_no_step_beats_the_peak(self, one: Plan) -> None:
+        found = estimate(one)
+        assert found.step.compute >= found.model_flops * 0.8 / (64 * H100.groups[0].device.peak_flops_per_s["bf16"])
+
+
+def test_recompute_trades_time_for_memory() -> None:
+    kept, again = estimate(plan(4)), estimate(plan(4, recompute="full"))
+    assert again.step_seconds > kept.step_seconds
+    assert again.peak_memory_bytes < kept.peak_memory_bytes
+    assert again.hfu > again.mfu
+    assert kept.hfu == kept.mfu
+
+
+def test_interleaving_shrinks_the_bubble() -> None:
+    assert estimate(plan(4, chunks=2)).step.pipeline_bubble < estimate(plan(4)).step.pipeline_bubble
+
+
+def test_zero_3_holds_less_and_talks_more() -> None:
+    sharded, kept = estimate(plan(1, zero=3, tp=1)), estimate(plan(1, zero=1, tp=1))
+    assert sharded.memory[0].gathered_parameters < kept.memory[0].gathered_parameters / 5
+    assert sharded.step.data_parallel > kept.step.data_parallel
+
+
+def test_a_mix_of_zero_stages_lies_between_its_parts() -> None:
+    def mixed(first: int, second: int) -> Estimate:
+        runs = [LayerRun.parse({"count": 16, "zero_stage": zero}, source="test") for zero in (first, second)]
+        return estimate(
+            Plan(mesh=Mesh(dp_shard=64), micro_batch=1, microbatches=1, stages=(Stage(layers=tuple(runs)),))
+        )
+
+    low, middle, high = (mixed(*pair).peak_memory_bytes for pair in ((3, 3), (3, 2), (2, 2)))
+    assert low < middle < high
+
+
+def test_a_step_by_hand() -> None:
+    """One rank, round times: four layers, the head, four microbatches, the optimizer free of charge."""
+    model, seq = small_model(), 128
+    one = Plan(mesh=Mesh(), micro_batch=1, microbatches=4, stages=(Stage(layers=(LayerRun(count=4),)),))
+    found = estimate_plan(model, round_cluster(), TrainingSpec(seq_len=seq, global_batch=4), one, RoundTimes())
+    weights = 64 * 128 + 64 * 64 + 3 * 64 * 128
+    core = 2 * 2 * seq * (seq + 1) / 2 * 64
+    layers = 4 * (6 * weights * seq + 3.5 * core)
+    head = 6 * 64 * 1000 * seq
+    assert found.step.compute == pytest.approx(4 * (layers + head) * 1e-12)
+    assert found.step_seconds == found.step.compute
+    assert found.basis == "catalog"
+
+
+def test_intervals_hold_the_prediction_and_nest() -> None:
+    found = estimate(plan(4))
+    narrow, wide = found.step_seconds_intervals
+    assert (narrow.level, wide.level) == (0.80, 0.95)
+    assert wide.low < narrow.low < found.step_seconds < narrow.high < wide.high

@@ -1,0 +1,108 @@
+"""Laws that an estimate obeys for any valid run."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from shardwright.costmodel import ClusterSpec, Estimate, estimate_plan, simulate_plan
+from tests.laws.valid_runs import Run, runs
+
+many = settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+def estimate(run: Run, cluster: ClusterSpec | None = None) -> Estimate:
+    return estimate_plan(run.model, cluster or run.cluster, run.training, run.plan)
+
+
+@many
+@given(runs())
+def test_closed_form_and_simulation_agree_within_one_percent(run: Run) -> None:
+    timeline = simulate_plan(run.model, run.cluster, run.training, run.plan)
+    assert estimate(run).step_seconds == pytest.approx(timeline.step_seconds, rel=0.01)
+
+
+@many
+@given(runs())
+def test_every_number_is_finite_and_not_negative(run: Run) -> None:
+    found = estimate(run)
+    numbers = [*dict(found.step).values(), *found.host_bytes, found.tokens_per_s, found.mfu, found.hfu]
+    numbers += [size for part in found.memory for _, size in part]
+    assert all(math.isfinite(number) and number >= 0 for number in numbers)
+    assert found.step_seconds > 0
+
+
+@many
+@given(runs())
+def test_the_step_lies_between_its_bounds(run: Run) -> None:
+    """No faster than all FLOPs at peak on all ranks; no slower than every rank's work one after another."""
+    found = estimate(run)
+    device = run.cluster.groups[0].device
+    peak = device.peak_flops_per_s[run.training.precision.compute] * run.plan.mesh.ranks
+    causal = 0.5  # attention may compute half of what the definition of model FLOPs counts
+    assert found.step_seconds >= causal * found.model_flops / peak * (1 - 1e-9)
+    parts = dict(found.step)
+    busiest = sum(seconds for name, seconds in parts.items() if not name.startswith("pipeline"))
+    slots = run.plan.mesh.pp * run.plan.microbatches + run.plan.mesh.pp
+    sends = found.step.pipeline_transfer
+    assert found.step_seconds <= slots * busiest + sends + 1e-9
+
+
+def _faster(change: str) -> Callable[[ClusterSpec], ClusterSpec]:
+    def apply(cluster: ClusterSpec) -> ClusterSpec:
+        group = cluster.groups[0]
+        device, nic, inside, host = group.device, group.nic, group.intra_node, group.host_link
+        if change == "peak":
+            peaks = {name: 2 * rate for name, rate in device.peak_flops_per_s.items()}
+            group = group.model_copy(update={"device": device.model_copy(update={"peak_flops_per_s": peaks})})
+        elif change == "memory":
+            wide = device.model_copy(update={"memory_bytes_per_s": 2 * device.memory_bytes_per_s})
+            group = group.model_copy(update={"device": wide})
+        elif change == "fabric":
+            group = group.model_copy(update={"nic": nic.model_copy(update={"bytes_per_s": 2 * nic.bytes_per_s})})
+        elif change == "node link":
+            wide_link = inside.model_copy(update={"bytes_per_s": 2 * inside.bytes_per_s})
+            group = group.model_copy(update={"intra_node": wide_link})
+        else:
+            wide_link = host.model_copy(update={"bytes_per_s": 2 * host.bytes_per_s})
+            group = group.model_copy(update={"host_link": wide_link})
+        return cluster.model_copy(update={"groups": (group,)})
+
+    return apply
+
+
+@pytest.mark.parametrize("change", ["peak", "memory", "fabric", "node link", "host link"])
+@settings(many, max_examples=60)
+@given(runs())
+def test_faster_hardware_is_never_slower(change: str, run: Run) -> None:
+    faster = _faster(change)(run.cluster)
+    if change == "peak":  # a device that crosses into the class that can't hold its clock is another device
+        crosses = [_is_fast(run.cluster), _is_fast(faster)]
+        if crosses[0] != crosses[1]:
+            return
+    assert estimate(run, faster).step_seconds <= estimate(run).step_seconds * (1 + 1e-9)
+
+
+def _is_fast(cluster: ClusterSpec) -> bool:
+    return cluster.groups[0].device.peak_flops_per_s["bf16"] > 500e12
+
+
+@many
+@given(runs())
+def test_model_flops_do_not_depend_on_the_split(run: Run) -> None:
+    alone = run.plan.mesh.model_copy(update={"pp": 1, "dp_replicate": 1, "dp_shard": 1, "tp": 1})
+    layers = tuple(layer.model_copy(update={"zero_stage": 0}) for stage in run.plan.stages for layer in stage.layers)
+    single = run.plan.model_copy(
+        update={
+            "mesh": alone,
+            "schedule": "1f1b",
+            "microbatches": run.plan.microbatches * run.plan.mesh.dp,
+            "stages": (run.plan.stages[0].model_copy(update={"layers": layers}),),
+        }
+    )
+    split, whole = estimate(run), estimate(run._replace(plan=single))
+    assert split.model_flops == whole.model_flops
+    assert split.hardware_flops == pytest.approx(whole.hardware_flops)

@@ -1,0 +1,177 @@
+"""Deliberate faults in the engine, one for each dimension: parity has to notice every one of them.
+
+Each function breaks the process it runs in, so it is given to a rank of a world and never called here.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import Replicate
+from torch.utils.checkpoint import checkpoint
+
+from shardwright.executor import attention, clipping, families, pipeline, stage_module, tensor_parallel
+from shardwright.executor.data_parallel import GradientSync
+from shardwright.executor.loss import TokenLoss
+from shardwright.executor.pipeline import TiedEmbedding
+from shardwright.executor.stage_module import StageModule
+
+
+def lose_last_microbatch() -> None:
+    """Gradients are reduced before the last microbatch, whose own are never added."""
+    original, calls = GradientSync.before_backward, {"count": 0}
+
+    def early(self: GradientSync, *, last: bool) -> None:
+        calls["count"] += 1
+        original(self, last=calls["count"] % 2 == 1)  # the cases run two microbatches a step
+
+    GradientSync.before_backward = early  # type: ignore[method-assign]
+
+
+def overwrite_gradients() -> None:
+    """Each microbatch's gradients replace those before them."""
+    start, original = GradientSync.__init__, GradientSync.before_backward
+
+    def remember(self: Any, stage: StageModule, *, zero_stage: int) -> None:
+        start(self, stage, zero_stage=zero_stage)
+        self.shards = list(stage.parameters())
+
+    def forgetful(self: Any, *, last: bool) -> None:
+        # reduced gradients lie with the shards, others with the gathered parameters that have taken their place
+        for parameter in (*self.shards, *self._root.parameters()):
+            parameter.grad = None
+        original(self, last=last)
+
+    GradientSync.__init__ = remember  # type: ignore[method-assign]
+    GradientSync.before_backward = forgetful  # type: ignore[method-assign]
+
+
+def skip_all_reduce() -> None:
+    """Replicas keep their own gradients."""
+
+    def never(self: FSDPModule, requires_all_reduce: bool, *, recurse: bool = True) -> None:
+        for module in self.modules():  # type: ignore[attr-defined]  # every FSDP module is an nn.Module
+            if isinstance(module, FSDPModule):
+                original(module, False, recurse=recurse)
+
+    original = FSDPModule.set_requires_all_reduce
+    FSDPModule.set_requires_all_reduce = never  # type: ignore[method-assign]
+
+
+def forget_data_parallel_average() -> None:
+    """The loss is scaled as though gradients were summed over the data-parallel ranks."""
+    original = TokenLoss.__call__
+
+    def unscaled(self: TokenLoss, logits: Tensor, labels: Tensor) -> Tensor:
+        return original(self, logits, labels) / 2
+
+    TokenLoss.__call__ = unscaled  # type: ignore[method-assign]
+
+
+def average_each_microbatch() -> None:
+    """Each microbatch is averaged over its own tokens, though one has fewer labels than the other."""
+    original = TokenLoss.__call__
+
+    def own_mean(self: TokenLoss, logits: Tensor, labels: Tensor) -> Tensor:
+        return original(self, logits, labels) * labels.numel() / (labels != -100).sum()
+
+    TokenLoss.__call__ = own_mean  # type: ignore[method-assign]
+
+
+def forget_head_norm_reduction() -> None:
+    """Qwen3's query and key norms train on this rank's heads only."""
+    qwen3 = families._qwen3_rules
+
+    def without(stream: Any) -> Any:
+        return {path: style for path, style in qwen3(stream).items() if "q_norm" not in path and "k_norm" not in path}
+
+    object.__setattr__(families.FAMILIES["qwen3"], "layer_rules", without)
+
+
+def forget_norm_reduction() -> None:
+    """Under sequence parallelism, norms train on this rank's part of the sequence only."""
+    llama = families._llama_rules
+
+    def without(stream: Any) -> Any:
+        return {path: style for path, style in llama(stream).items() if "layernorm" not in path}
+
+    object.__setattr__(families.FAMILIES["llama"], "layer_rules", without)
+
+
+def keep_own_input_gradient() -> None:
+    """The fused projection hands back the gradient of this rank's heads as though it were the whole."""
+    tensor_parallel.Partial = Replicate  # type: ignore[assignment, attr-defined]
+
+
+def swap_queries_and_values() -> None:
+    """The parts of GPT-2's fused projection are taken in the wrong order."""
+    original = tensor_parallel.FusedQueryKeyValue.forward
+
+    def swapped(self: tensor_parallel.FusedQueryKeyValue, hidden: Tensor) -> Tensor:
+        query, key, value = original(self, hidden).chunk(3, dim=-1)
+        return torch.cat([value, key, query], dim=-1)
+
+    tensor_parallel.FusedQueryKeyValue.forward = swapped  # type: ignore[method-assign]
+
+
+def scale_by_microbatches() -> None:
+    """The pipeline divides gradients by the microbatches once more."""
+    original = pipeline._SyncedStage.perform_reduce_grad
+
+    def divided(self: Any, grad_scale_factor: int) -> None:
+        original(self, 2)
+
+    pipeline._SyncedStage.perform_reduce_grad = divided  # type: ignore[method-assign]
+
+
+def lose_gradient_between_stages() -> None:
+    """A stage sends the stage before it a gradient of zeros."""
+    original = pipeline._SyncedStage.backward_maybe_with_nosync
+
+    def silent(self: Any, *args: Any, **options: Any) -> Any:
+        gradients, groups = original(self, *args, **options)
+        return tuple(None if gradient is None else torch.zeros_like(gradient) for gradient in gradients), groups
+
+    pipeline._SyncedStage.backward_maybe_with_nosync = silent  # type: ignore[method-assign]
+
+
+def drop_tied_sum() -> None:
+    """Each stage updates its copy of the shared embedding by its own part of the gradient."""
+    TiedEmbedding.sum_gradients = lambda self: None  # type: ignore[method-assign]
+
+
+def detach_checkpoint() -> None:
+    """A recomputed layer hands no gradient to the layer before it."""
+    original = checkpoint
+
+    def detached(layer: Any, hidden: Tensor, **options: Any) -> Any:
+        return original(layer, hidden.detach(), **options)
+
+    stage_module.checkpoint = detached  # type: ignore[attr-defined]
+
+
+def detach_attention_core() -> None:
+    """A recomputed attention core gives no gradient to its queries."""
+    original = checkpoint
+
+    def detached(function: Any, module: Any, query: Tensor, *rest: Any, **options: Any) -> Any:
+        return original(function, module, query.detach(), *rest, **options)
+
+    attention.checkpoint = detached  # type: ignore[attr-defined]
+
+
+def count_replicated_gradients_twice() -> None:
+    """The gradient norm adds up every rank's shards, copies too."""
+    clipping._shards = lambda parameter: 1 << 30
+
+
+def norm_of_this_rank() -> None:
+    """The gradient norm is this rank's own."""
+    original = dist.all_reduce
+
+    def unless_a_norm(tensor: Tensor, *args: Any, **options: Any) -> Any:
+        return None if tensor.dtype == torch.float64 else original(tensor, *args, **options)
+
+    dist.all_reduce = unless_a_norm

@@ -1,0 +1,130 @@
+"""Parameter updates of a few SGD steps: by the engine under a plan, and by transformers alone in one process."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor.engine import Engine, build_engine
+from shardwright.executor.hugging_face import read_skeleton
+from shardwright.executor.initial_weights import materialise
+
+from .worlds import run_world
+
+SEED = 7
+LEARNING_RATE = 0.1
+STEPS = 2
+TOLERANCE = 2e-3
+"""Largest relative error of a parameter's update: good runs show about 3e-5, a lost reduction 1e-1 and more."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Full tensors before and after training by their Hugging Face name, and loss and gradient norm of each step."""
+
+    before: Mapping[str, Tensor]
+    after: Mapping[str, Tensor]
+    losses: tuple[float, ...]
+    norms: tuple[float, ...]
+
+
+def batch(step: int, plan_file: PlanFile) -> tuple[Tensor, Tensor]:
+    """Inputs and shifted labels of the whole global batch of a step; some labels are left out, unevenly by row."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    rows, columns = plan_file.plan.global_batch, plan_file.training.seq_len
+    vocab_size = int(plan_file.model_config_json["vocab_size"])
+    tokens = torch.randint(vocab_size, (rows, columns + 1), generator=generator)
+    labels = tokens[:, 1:].clone()
+    labels[0, : columns // 2] = -100
+    return tokens[:, :-1], labels
+
+
+def reference_run(plan_file: PlanFile, *, clip_norm: float | None = None) -> Run:
+    """Train with transformers and torch alone: one process, the whole batch at once, no engine."""
+    model = reference_model(plan_file)
+    before = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    losses, norms = [], []
+    for step in range(STEPS):
+        inputs, labels = batch(step, plan_file)
+        logits = model(input_ids=inputs).logits.float().flatten(0, 1)
+        loss = torch.nn.functional.cross_entropy(logits, labels.flatten())
+        torch.autograd.backward(loss)
+        limit = torch.inf if clip_norm is None else clip_norm
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit)))
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    return Run(
+        before, {name: value.detach() for name, value in model.state_dict().items()}, tuple(losses), tuple(norms)
+    )
+
+
+def reference_model(plan_file: PlanFile) -> torch.nn.Module:
+    """The plain Hugging Face model with the engine's initial weights."""
+    skeleton = read_skeleton(plan_file)
+    materialise(skeleton.model, name="", model=skeleton.model, seed=SEED, device=torch.device("cpu"))
+    skeleton.model.tie_weights()
+    skeleton.model.train()
+    return skeleton.model
+
+
+def engine_runs(
+    plan_file: PlanFile, *, clip_norm: float | None = None, sabotage: Callable[[], None] | None = None
+) -> list[Run]:
+    """Train under the plan in a world of its ranks; `sabotage` runs on every rank before the engine is built."""
+    return run_world(plan_file.plan.mesh.ranks, _train, plan_file, clip_norm, sabotage)
+
+
+def _train(plan_file: PlanFile, clip_norm: float | None, sabotage: Callable[[], None] | None) -> Run:
+    if sabotage is not None:
+        sabotage()
+    engine = build_engine(plan_file, device=torch.device("cpu"), seed=SEED)
+    before = full_tensors(engine)
+    parameters = [parameter for part in engine.model_parts for parameter in part.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=LEARNING_RATE)
+    losses, norms = [], []
+    for step in range(STEPS):
+        inputs, labels = own_share(engine, *batch(step, plan_file))
+        losses.append(float(engine.forward_backward(inputs, labels)))
+        norms.append(engine.clip_gradients(clip_norm))
+        optimizer.step()
+        engine.zero_gradients()
+    return Run(before, full_tensors(engine), tuple(losses), tuple(norms))
+
+
+def own_share(engine: Engine, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return inputs.chunk(engine.dp_size)[engine.dp_rank], labels.chunk(engine.dp_size)[engine.dp_rank]
+
+
+def full_tensors(engine: Engine) -> dict[str, Tensor]:
+    """This rank's parameters gathered whole, GPT-2's fused projections in Hugging Face's shape again."""
+    tensors = {}
+    for part in engine.model_parts:
+        for name, value in part.state_dict().items():
+            whole = value.full_tensor() if isinstance(value, DTensor) else value
+            if "c_attn" in name:
+                whole = whole.flatten(-2)
+            tensors[name] = whole.detach().clone()
+    return tensors
+
+
+def worst_update_error(runs: list[Run], reference: Run) -> float:
+    """Largest relative error ||own - reference|| / ||reference|| of a parameter's update, over every rank's view.
+
+    Infinite where an update is not a number. All ranks together hold all parameters, and start from the same values.
+    """
+    assert set[str]().union(*(run.after for run in runs)) == set(reference.after)
+    worst = 0.0
+    for run in runs:
+        for name, own in run.after.items():
+            assert torch.equal(run.before[name], reference.before[name]), f"{name} starts from other weights"
+            expected = reference.after[name] - reference.before[name]
+            assert expected.norm() > 0, f"{name} is not trained by the reference"
+            error = float((own - run.before[name] - expected).norm() / expected.norm())
+            worst = max(worst, torch.inf if math.isnan(error) else error)
+    return worst

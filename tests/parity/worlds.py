@@ -1,0 +1,98 @@
+"""Small distributed worlds on this machine's CPU: every rank a process forked from a server that has torch loaded."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+_PRELOAD = "tests.parity.preload"
+
+
+class RankFailedError(AssertionError):
+    """A rank of a world raised, died or did not finish; the message holds its traceback."""
+
+
+def run_world(
+    size: int, function: Callable[..., Result], *args: object, timeout_seconds: float = 120.0
+) -> list[Result]:
+    """Call `function(*args)` on `size` gloo ranks, one thread each, and return their results by rank.
+
+    `function`, its arguments and its results travel by pickle, so the function stands at the top of a module. It finds
+    the default process group up.
+
+    Raises:
+        RankFailedError: with the traceback of the first rank that failed; the other ranks are ended.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([_PRELOAD])
+    with tempfile.TemporaryDirectory() as folder:
+        store = str(Path(folder) / "store")
+        processes, connections = [], []
+        for rank in range(size):
+            here, there = context.Pipe(duplex=False)
+            process = context.Process(target=_rank_main, args=(rank, size, store, there, function, args), daemon=True)
+            process.start()
+            there.close()
+            processes.append(process)
+            connections.append(here)
+        try:
+            return _collect(connections, time.monotonic() + timeout_seconds)
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+
+
+def _collect(connections: list[Connection[Any, Any]], deadline: float) -> list[Any]:
+    results: dict[int, Any] = {}
+    pending = {connection: rank for rank, connection in enumerate(connections)}
+    while pending:
+        ready = wait(list(pending), timeout=max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise RankFailedError(f"ranks {sorted(pending.values())} did not finish in time")
+        for connection in ready:
+            assert isinstance(connection, Connection)
+            rank = pending.pop(connection)
+            try:
+                succeeded, content = pickle.loads(connection.recv_bytes())  # noqa: S301  # from our own child process
+            except EOFError:
+                raise RankFailedError(f"rank {rank} died without a word") from None
+            if not succeeded:
+                raise RankFailedError(f"rank {rank} failed:\n{content}")
+            results[rank] = content
+    return [results[rank] for rank in range(len(connections))]
+
+
+def _rank_main(
+    rank: int,
+    size: int,
+    store: str,
+    connection: Connection[Any, Any],
+    function: Callable[..., object],
+    args: tuple[object, ...],
+) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    try:
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+        answer = (True, function(*args))
+    except BaseException:
+        answer = (False, traceback.format_exc())
+    # by value: handles to shared memory would die with this process
+    connection.send_bytes(pickle.dumps(answer))
+    connection.close()
+    # destroying the group waits for peers, which a failed rank no longer has
+    os._exit(0)
