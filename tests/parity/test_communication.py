@@ -30,11 +30,11 @@ class Counts(NamedTuple):
     gathered_after_forward: bool
 
 
-class _Collectives(TorchDispatchMode):
+class _Collectives(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Counts calls of torch.distributed's operators by name."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self.calls: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -62,9 +62,9 @@ def _count(file: PlanFile) -> Counts:
     )
 
 
-def _counts(*runs: LayerRun, **degrees: int) -> Counts:
+def _counts(*runs: LayerRun, dp_shard: int, dp_replicate: int = 1) -> Counts:
     config = model_config("llama", layers=sum(run.count for run in runs))
-    file = plan_file(config, plan(runs, microbatches=MICROBATCHES, **degrees))
+    file = plan_file(config, plan(runs, microbatches=MICROBATCHES, dp_shard=dp_shard, dp_replicate=dp_replicate))
     results = run_world(file.plan.mesh.ranks, _count, file)
     assert all(result == results[0] for result in results)
     return results[0]
