@@ -54,6 +54,14 @@ def test_plans_see_the_same_data_and_take_the_same_steps(tmp_path: Path, data: P
         assert losses(tiny(other), run) == pytest.approx(expected, abs=1e-5), name
 
 
+def test_sgd_takes_the_same_steps_too(tmp_path: Path, data: Path) -> None:
+    found = [
+        losses(tiny(split, optimizer="sgd"), options(tmp_path / name, data=data, steps=3, checkpoint_every=None))
+        for name, split in (("one", ONE), ("tp x fsdp", plan((layers(zero=3),), tp=2, dp_shard=2)))
+    ]
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+
+
 def test_the_measurement_says_what_the_run_showed(tmp_path: Path, data: Path) -> None:
     plan_file = with_estimate(tiny(plan((layers(zero=3),), dp_shard=2)), model_flops=1e9)
     run = options(tmp_path / "run", data=data, steps=5, checkpoint_every=None, timing_warmup_steps=2)
