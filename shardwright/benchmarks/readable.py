@@ -46,9 +46,7 @@ def signed_share(value: float) -> str:
 
 
 def _digits(value: float) -> str:
-    """Three significant digits, trailing zeros of whole numbers kept away."""
-    if value >= 999.5:
+    """Three significant digits, more for whole numbers that have them."""
+    if value >= 99.95:
         return f"{value:,.0f}"
-    decimals = max(0, 2 - (math.floor(math.log10(value)) if value > 0 else 0))
-    text = f"{value:.{min(decimals, 3)}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

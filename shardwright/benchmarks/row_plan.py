@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage, ZeroStage
 
+from .even_stages import even_stages
 from .skipped_row import SkippedRowError
 from .table import TableRow
 
@@ -173,11 +174,3 @@ def _plan(
         sequence_parallel=layout.sequence_parallel,
         offload=Offload(optimizer_fraction=1 if layout.optimizer_on_host else 0),
     )
-
-
-def even_stages(layers: int, stages: int) -> list[int]:
-    """Layers of each stage, as evenly as possible; the ends, which also hold embedding and head, get the fewer."""
-    fewer, extra = divmod(layers, stages)
-    middle_first = sorted(range(stages), key=lambda stage: abs(stage - (stages - 1) / 2))
-    more = set(middle_first[:extra])
-    return [fewer + (stage in more) for stage in range(stages)]

@@ -47,11 +47,12 @@ class _Builder:
             self.times,
             self.candidates,
             self._stack("parameters"),
+            self._freed,
             compute_forward + tensor,
             compute_backward + recompute + tensor_backward,
         )
         forward, backward = traffic.in_forward(), traffic.in_backward()
-        first, last = traffic.in_first_forward(), traffic.after_last_backward()
+        first, last = traffic.in_first_forward(), traffic.in_last_backward()
         return CostTables(
             forward=self._seconds(compute_forward, 0.0, tensor, forward.network, forward.host_copy),
             backward=self._seconds(compute_backward, recompute, tensor_backward, backward.network, backward.host_copy),
@@ -63,6 +64,14 @@ class _Builder:
             working_bytes=self._stack("working_bytes_by_policy"),
             static=self._static_bytes(traffic.parameters),
         )
+
+    @property
+    def _freed(self) -> Array:
+        """Rows that ZeRO-3 frees after their forward: all but the head, and but an embedding tied to it."""
+        freed = np.ones(len(self.rows), dtype=bool)
+        freed[-1] = False
+        freed[-2] = not self.model.tied_embeddings
+        return freed
 
     def _stack(self, name: str) -> Array:
         return np.stack([getattr(row, name) for row in self.rows], axis=1).astype(float)
@@ -113,10 +122,8 @@ class _Builder:
         """Bytes per row that stay for a step, on the device and on the host (see data_parallel.py for what is where)."""
         precision, zero = self.training.precision, self._column("zero_stage")
         shard, host = parameters / self._column("dp_shard"), self._column("host_optimizer") == 1
-        is_layer = np.arange(len(self.rows)) < len(self.rows) - 2
-        regathered = (zero >= 3) & is_layer
-        accumulates = (zero <= 1) | (self._column("pp") > 1)
-        whole_gradients = accumulates & (self._column("microbatches") > 1)
+        freed = (zero >= 3) & self._freed
+        whole_gradients = (zero <= 1) & (self._column("microbatches") > 1)
         gathered = precision.activation_bytes_per_element * parameters
         master, gradient = MASTER_BYTES_PER_PARAMETER * shard, precision.gradient_bytes_per_element
         states = OPTIMIZER_STATE_BYTES_PER_PARAMETER[self.training.optimizer] * shard
@@ -124,8 +131,8 @@ class _Builder:
         device_gradient = np.where(host, 0.0, shard_gradient)
         return StaticBytes(
             parameters=np.where(host, 0.0, master),
-            gathered=np.where(regathered, 0.0, gathered),
-            gather_window=np.where(regathered, gathered, 0.0),
+            gathered=np.where(freed, 0.0, gathered),
+            gather_window=np.where(freed, gathered, 0.0),
             gradients=np.where(whole_gradients, np.maximum(gradient * parameters, device_gradient), device_gradient),
             optimizer_state=np.where(host, 0.0, states),
             reduce_buffer=np.where(self._column("dp_shard") * self._column("dp_replicate") > 1, gradient, 0.0)

@@ -1,8 +1,8 @@
 """Data-parallel traffic of each row: how long it is, and how much of it compute does not hide.
 
-The executor's behaviour is what is modelled. FSDP2 keeps fp32 shards, gathers a compute-format copy of each layer and
-reduces gradients in the reduction format: after every microbatch under ZeRO-2 and -3, after the last one under ZeRO-0 and
--1. With a pipeline, torch reduces after the last microbatch whatever the stage, and with no compute to hide behind.
+The executor's behaviour is what is modelled, with and without a pipeline. FSDP2 keeps fp32 shards, gathers a
+compute-format copy of each layer and reduces gradients in the reduction format: into the shard after every microbatch under
+ZeRO-2 and -3, after the last one under ZeRO-0 and -1; between replicas once a step.
 """
 
 from dataclasses import dataclass
@@ -28,13 +28,17 @@ class Exposed:
 
 @dataclass(frozen=True)
 class DataParallel:
-    """Traffic of rows with `parameters` (N, R) whose passes take `forward` (N, R) and `backward` (N, R, P) seconds."""
+    """Traffic of rows with `parameters` (N, R) whose passes take `forward` (N, R) and `backward` (N, R, P) seconds.
+
+    `freed` (R,): rows that ZeRO-3 frees between their forward and their backward (the head's are next to each other).
+    """
 
     cluster: ClusterSpec
     training: TrainingSpec
     times: OpTimes
     candidates: Candidates
     parameters: Array
+    freed: Array
     forward: Array
     backward: Array
 
@@ -49,19 +53,17 @@ class DataParallel:
         return self._beside(self.forward, once * self._gather_seconds, once * self._copy_seconds)
 
     def in_backward(self) -> Exposed:
-        """Every microbatch: ZeRO-3 gathers again; ZeRO-2 and -3 reduce, and store on the host, each time."""
-        gathers, reduces = self._gathers_each, self._reduces_each
+        """Every microbatch: ZeRO-3 gathers what it freed; ZeRO-2 and -3 reduce, and store on the host."""
+        gathers, reduces = self._gathers_each & self.freed, self._reduces_each
         network = gathers * self._gather_seconds + reduces * self._reduce_seconds
         copies = gathers * self._copy_seconds + reduces * self._copy_seconds
         return self._beside(self.backward, network[..., None], copies[..., None])
 
-    def after_last_backward(self) -> Exposed:
-        """Once a step: the reduction that was put off, behind the last backward, or behind nothing in a pipeline."""
-        network = (~self._reduces_each * self._reduce_seconds)[..., None]
-        copies = (~self._reduces_each * self._copy_seconds)[..., None]
-        behind = self._beside(self.backward, network, copies)
-        piped = self._piped[..., None]
-        return Exposed(np.where(piped, network, behind.network), np.where(piped, copies, behind.host_copy))
+    def in_last_backward(self) -> Exposed:
+        """Once a step: the reduction that was put off, and the one between replicas."""
+        put_off = ~self._reduces_each
+        network = put_off * self._reduce_seconds + self._replica_seconds
+        return self._beside(self.backward, network[..., None], (put_off * self._copy_seconds)[..., None])
 
     def _beside(self, compute: Array, network: Array, copies: Array) -> Exposed:
         """What traffic adds to the `compute` it runs beside: the part that outlasts it, and the compute it slows.
@@ -80,16 +82,12 @@ class DataParallel:
         return np.asarray(getattr(self.candidates, name))[:, None]
 
     @property
-    def _piped(self) -> Array:
-        return self._column("pp") > 1
-
-    @property
     def _gathers_each(self) -> Array:
         return self._column("zero_stage") >= 3
 
     @property
     def _reduces_each(self) -> Array:
-        return (self._column("zero_stage") >= 2) & ~self._piped
+        return self._column("zero_stage") >= 2
 
     @property
     def _gather_seconds(self) -> Array:
@@ -98,13 +96,18 @@ class DataParallel:
         return self.times.collective_seconds("all_gather", size_bytes, group)
 
     @property
+    def _gradient_bytes(self) -> Array:
+        return self.training.precision.gradient_bytes_per_element * self.parameters
+
+    @property
     def _reduce_seconds(self) -> Array:
-        size_bytes = self.training.precision.gradient_bytes_per_element * self.parameters
-        across = replicate_group(self.candidates, self.cluster).column()
-        sharded = shard_group(self.candidates, self.cluster).column()
-        return self.times.collective_seconds("reduce_scatter", size_bytes, sharded) + self.times.collective_seconds(
-            "all_reduce", size_bytes / self._column("dp_shard"), across
-        )
+        group = shard_group(self.candidates, self.cluster).column()
+        return self.times.collective_seconds("reduce_scatter", self._gradient_bytes, group)
+
+    @property
+    def _replica_seconds(self) -> Array:
+        group = replicate_group(self.candidates, self.cluster).column()
+        return self.times.collective_seconds("all_reduce", self._gradient_bytes / self._column("dp_shard"), group)
 
     @property
     def _copy_seconds(self) -> Array:

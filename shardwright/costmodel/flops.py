@@ -20,10 +20,11 @@ def model_flops_per_sequence(model: ModelSpec, training: TrainingSpec) -> float:
 def recompute_flops_per_sequence(model: ModelSpec, training: TrainingSpec, plan: Plan) -> float:
     """FLOPs that `plan` computes a second time for one sequence."""
     layers = (layer for stage in plan.stages for layer in stage.each_layer())
+    scores_again = training.attention == "unfused"
     total = 0.0
     for layer, kind in zip(layers, model.class_of_layer, strict=True):
         matmuls, core = _forward_flops(model.layer_classes[kind], model, training)
-        again: dict[RecomputePolicy, float] = {"none": 0.0, "selective": core, "full": matmuls + core}
+        again: dict[RecomputePolicy, float] = {"none": 0.0, "selective": core * scores_again, "full": matmuls + core}
         total += again[layer.recompute]
     return total
 

@@ -45,7 +45,7 @@ class LayerRun(Spec):
     `zero_stage` is the ZeRO stage over `dp_shard` (Rajbhandari et al. 2020, section 5): 1 shards the optimizer state,
     2 also the gradients, 3 also the parameters, gathered again for each use. 0 where dp_shard is 1.
     `recompute` is what the backward pass computes again: nothing, the attention core (selective: Korthikanti et al.
-    2022, section 5) or the whole layer (full).
+    2022, section 5; a fused kernel keeps no scores, so there it equals none) or the whole layer (full).
     """
 
     count: PositiveInt

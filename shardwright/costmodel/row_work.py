@@ -78,7 +78,7 @@ class WorkModel:
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
-            recompute_seconds_by_policy=_policies(none=zero, selective=core_forward, full=forward),
+            recompute_seconds_by_policy=_policies(none=zero, selective=self._core_again(core_forward), full=forward),
             tensor_parallel_seconds=exposed,
             tensor_parallel_recompute_seconds_by_policy=_policies(none=zero, selective=zero, full=exposed),
             activation_bytes_by_policy=kept,
@@ -176,6 +176,10 @@ class WorkModel:
             self._forward_seconds(matmuls) + self.times.memory_bound_seconds(softmax_forward),
             self._backward_seconds(matmuls) + self.times.memory_bound_seconds(softmax_backward),
         )
+
+    def _core_again(self, core_forward: Array) -> Array:
+        """What selective recompute repeats: nothing where a fused kernel never keeps the scores."""
+        return core_forward if self.training.attention == "unfused" else np.zeros_like(core_forward)
 
     def _hidden_collective_seconds(self, size_bytes: Array) -> Array:
         """One gather and one reduce-scatter of the hidden states (sequence parallel), or the all-reduce they replace."""

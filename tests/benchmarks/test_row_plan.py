@@ -1,9 +1,8 @@
 """The plans that a row can mean."""
 
 import pytest
-from hypothesis import given, strategies
 
-from shardwright.benchmarks.row_plan import even_stages, plans_of_row
+from shardwright.benchmarks.row_plan import plans_of_row
 from shardwright.benchmarks.skipped_row import SkippedRowError
 from shardwright.costmodel.plan import Mesh, Plan
 from tests.benchmarks.rows import row
@@ -108,16 +107,3 @@ def test_only_frameworks_that_interleave_leave_the_chunks_open() -> None:
 def test_what_no_plan_says_is_a_reason(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(SkippedRowError, match=reason):
         plans_of_row(row(**changes), LAYERS)
-
-
-@given(layers=strategies.integers(1, 200), stages=strategies.integers(1, 64))
-def test_even_stages_hold_all_layers_and_differ_by_one_at_most(layers: int, stages: int) -> None:
-    counts = even_stages(layers, stages)
-    assert sum(counts) == layers
-    assert len(counts) == stages
-    assert max(counts) - min(counts) <= 1
-
-
-def test_the_ends_get_the_fewer_layers() -> None:
-    assert even_stages(126, 8) == [15, 16, 16, 16, 16, 16, 16, 15]
-    assert even_stages(32, 3) == [11, 11, 10]

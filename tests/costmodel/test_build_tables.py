@@ -31,7 +31,7 @@ def layer_bytes(**degrees: int) -> dict[str, float]:
         (dict(dp_shard=8, zero_stage=1, microbatches=2), dict(parameters=0.5, gathered=2, gradients=4, optimizer_state=1)),
         (dict(dp_shard=8, zero_stage=2, microbatches=2), dict(parameters=0.5, gathered=2, gradients=0.5, optimizer_state=1)),
         (dict(dp_shard=8, zero_stage=3), dict(parameters=0.5, gathered=0, gather_window=2, gradients=0.5, reduce_buffer=4)),
-        (dict(dp_shard=8, zero_stage=3, pp=2, microbatches=2), dict(parameters=0.5, gathered=0, gradients=4)),
+        (dict(dp_shard=8, zero_stage=3, pp=2, microbatches=2), dict(parameters=0.5, gathered=0, gradients=0.5)),
         (dict(host_optimizer=1), dict(parameters=0, gradients=0, optimizer_state=0, gathered=2, host=4 + 4 + 8)),
     ],
 )  # fmt: skip
@@ -40,11 +40,14 @@ def test_bytes_per_parameter(degrees: dict[str, int], expected: dict[str, float]
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
-def test_zero_3_keeps_the_ends_gathered() -> None:
-    """Embedding and head are FSDP's root group, which stays gathered from forward to backward."""
-    static = tables(dp_shard=8, zero_stage=3).static
-    assert static.gathered[0, 0] == 0
-    assert (static.gathered[0, 1:] > 0).all()
+@pytest.mark.parametrize("tied", [False, True])
+def test_zero_3_keeps_the_head_gathered_and_what_is_tied_to_it(tied: bool) -> None:
+    training, chosen = TrainingSpec(seq_len=128, global_batch=64), candidates(dp_shard=8, zero_stage=3)
+    static = build_tables(small_model(tied=tied), round_cluster(), training, chosen, RoundTimes()).static
+    layer, embedding = static.gathered[0, 0], static.gathered[0, 1]
+    assert layer == 0
+    assert bool(embedding > 0) is tied
+    assert tied or static.gathered[0, 2] > 0
 
 
 def test_sends_carry_the_hidden_states_of_a_microbatch() -> None:

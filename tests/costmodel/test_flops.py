@@ -24,7 +24,7 @@ def test_a_mixture_counts_the_experts_in_use() -> None:
 
 
 def test_full_recompute_repeats_the_layers_forward() -> None:
-    model, training = load_model("gpt2-124m"), TrainingSpec(seq_len=1024, global_batch=4)
+    model, training = load_model("gpt2-124m"), TrainingSpec(seq_len=1024, global_batch=4, attention="unfused")
 
     def again(policy: str) -> float:
         layers = LayerRun.parse({"count": model.layer_count, "recompute": policy}, source="test")

@@ -41,12 +41,19 @@ def test_unfused_attention_computes_every_key() -> None:
 
 
 def test_recompute_repeats_the_attention_core_or_the_whole_forward_with_its_communication() -> None:
-    model = work(tp=4, sequence_parallel=1)
+    model = work(tp=4, sequence_parallel=1, attention="unfused")
     layer = model.layer(model.model.layer_classes[0])
     by_policy = dict(zip(POLICIES, layer.recompute_seconds_by_policy[0], strict=True))
-    core = 2 * 2 * TOKENS * (SEQ + 1) / 2 * 64 / 4 * 1e-12
+    core = 2 * 2 * TOKENS * SEQ * 64 / 4 * 1e-12
     assert by_policy == pytest.approx({"none": 0.0, "selective": core, "full": layer.forward_seconds[0]})
     assert layer.tensor_parallel_recompute_seconds_by_policy[0].tolist() == [0, 0, layer.tensor_parallel_seconds[0]]
+
+
+def test_a_fused_kernel_leaves_selective_recompute_nothing_to_do() -> None:
+    model = work()
+    layer = model.layer(model.model.layer_classes[0])
+    assert layer.recompute_seconds_by_policy[0, 1] == 0
+    assert layer.activation_bytes_by_policy[0, 1] == layer.activation_bytes_by_policy[0, 0]
 
 
 def test_tensor_parallel_moves_the_hidden_states_twice_in_each_sublayer() -> None:

@@ -7,14 +7,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import Replicate
+from torch.utils.checkpoint import checkpoint
 
 from shardwright.executor import attention, clipping, families, pipeline, stage_module, tensor_parallel
 from shardwright.executor.data_parallel import GradientSync
 from shardwright.executor.loss import TokenLoss
 from shardwright.executor.pipeline import TiedEmbedding
+from shardwright.executor.stage_module import StageModule
 
 
 def lose_last_microbatch() -> None:
@@ -30,12 +32,19 @@ def lose_last_microbatch() -> None:
 
 def overwrite_gradients() -> None:
     """Each microbatch's gradients replace those before them."""
-    original = GradientSync.before_backward
+    start, original = GradientSync.__init__, GradientSync.before_backward
 
-    def forgetful(self: GradientSync, *, last: bool) -> None:
-        self._root.zero_grad()
+    def remember(self: Any, stage: StageModule, *, zero_stage: int) -> None:
+        start(self, stage, zero_stage=zero_stage)
+        self.shards = list(stage.parameters())
+
+    def forgetful(self: Any, *, last: bool) -> None:
+        # reduced gradients lie with the shards, others with the gathered parameters that have taken their place
+        for parameter in (*self.shards, *self._root.parameters()):
+            parameter.grad = None
         original(self, last=last)
 
+    GradientSync.__init__ = remember  # type: ignore[method-assign]
     GradientSync.before_backward = forgetful  # type: ignore[method-assign]
 
 
@@ -93,18 +102,18 @@ def forget_norm_reduction() -> None:
 
 def keep_own_input_gradient() -> None:
     """The fused projection hands back the gradient of this rank's heads as though it were the whole."""
-    tensor_parallel.Partial = Replicate  # type: ignore[misc, assignment, attr-defined]
+    tensor_parallel.Partial = Replicate  # type: ignore[assignment, attr-defined]
 
 
-def cut_fused_projection_straight() -> None:
-    """GPT-2's fused projection is cut into equal parts, queries to one rank and values to the other."""
-
-    def straight(self: Any, hidden: Any) -> Tensor:
-        local: Tensor = original(self, hidden)
-        return local.unflatten(-1, (3, -1)).flip(-2).flatten(-2)
-
+def swap_queries_and_values() -> None:
+    """The parts of GPT-2's fused projection are taken in the wrong order."""
     original = tensor_parallel.FusedQueryKeyValue.forward
-    tensor_parallel.FusedQueryKeyValue.forward = straight  # type: ignore[method-assign]
+
+    def swapped(self: tensor_parallel.FusedQueryKeyValue, hidden: Tensor) -> Tensor:
+        query, key, value = original(self, hidden).chunk(3, dim=-1)
+        return torch.cat([value, key, query], dim=-1)
+
+    tensor_parallel.FusedQueryKeyValue.forward = swapped  # type: ignore[method-assign]
 
 
 def scale_by_microbatches() -> None:
@@ -128,16 +137,6 @@ def lose_gradient_between_stages() -> None:
     pipeline._SyncedStage.backward_maybe_with_nosync = silent  # type: ignore[method-assign]
 
 
-def swap_layers() -> None:
-    """The second stage starts one layer early, as though stages were even."""
-    original = nn.Module.get_submodule
-
-    def shifted(self: nn.Module, target: str) -> nn.Module:
-        return original(self, target.replace("transformer.h.2", "transformer.h.1"))
-
-    stage_module.StageModule.get_submodule = shifted  # type: ignore[method-assign]
-
-
 def drop_tied_sum() -> None:
     """Each stage updates its copy of the shared embedding by its own part of the gradient."""
     TiedEmbedding.sum_gradients = lambda self: None  # type: ignore[method-assign]
@@ -145,22 +144,22 @@ def drop_tied_sum() -> None:
 
 def detach_checkpoint() -> None:
     """A recomputed layer hands no gradient to the layer before it."""
-    original = stage_module.checkpoint
+    original = checkpoint
 
     def detached(layer: Any, hidden: Tensor, **options: Any) -> Any:
         return original(layer, hidden.detach(), **options)
 
-    stage_module.checkpoint = detached  # type: ignore[assignment, attr-defined]
+    stage_module.checkpoint = detached  # type: ignore[attr-defined]
 
 
 def detach_attention_core() -> None:
     """A recomputed attention core gives no gradient to its queries."""
-    original = attention.checkpoint
+    original = checkpoint
 
     def detached(function: Any, module: Any, query: Tensor, *rest: Any, **options: Any) -> Any:
         return original(function, module, query.detach(), *rest, **options)
 
-    attention.checkpoint = detached  # type: ignore[assignment, attr-defined]
+    attention.checkpoint = detached  # type: ignore[attr-defined]
 
 
 def count_replicated_gradients_twice() -> None:

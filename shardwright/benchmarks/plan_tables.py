@@ -1,0 +1,90 @@
+"""A plan and a comparison of plans as tables for the terminal."""
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from shardwright.costmodel.estimate import Estimate
+from shardwright.costmodel.plan import Plan
+
+from . import readable
+from .compare import ComparedPlan, Comparison
+from .plan_words import plan_lines, recompute_words, schedule_words
+
+
+def plan_table(plan: Plan, estimate: Estimate | None = None) -> Table:
+    """A plan's choices, and what they are predicted to give."""
+    table = Table(show_header=False)
+    table.add_column("what", style="bold")
+    table.add_column("value")
+    for what, value in plan_lines(plan):
+        table.add_row(what, Text(value))
+    if estimate is not None:
+        table.add_section()
+        for what, value in estimate_lines(estimate):
+            table.add_row(what, Text(value))
+    return table
+
+
+def estimate_lines(estimate: Estimate) -> list[tuple[str, str]]:
+    """What an estimate says, as (what, value)."""
+    step = readable.seconds(estimate.step_seconds)
+    for interval in estimate.step_seconds_intervals:
+        if abs(interval.level - 0.8) < 1e-9:
+            step += f" (80% interval {readable.seconds(interval.low)} to {readable.seconds(interval.high)})"
+    lines = [
+        ("step time", step),
+        (
+            "throughput",
+            f"{readable.count(estimate.tokens_per_s)} tokens/s, "
+            f"{readable.count(estimate.tokens_per_s / estimate.device_count)} tokens/s/device",
+        ),
+        ("MFU, HFU", f"{readable.share(estimate.mfu)}, {readable.share(estimate.hfu)}"),
+        ("peak memory", f"{readable.size(estimate.peak_memory_bytes)} on the fullest device"),
+    ]
+    if max(estimate.host_bytes, default=0.0) > 0:
+        lines.append(("host memory", f"{readable.size(max(estimate.host_bytes))} for each device"))
+    lines.append(
+        ("cost", f"{readable.count(estimate.device_hours_per_billion_tokens)} device hours per billion tokens")
+    )
+    lines.append(("rests on", "the measured profile" if estimate.basis == "profile" else "catalog figures"))
+    return lines
+
+
+def comparison_table(comparison: Comparison) -> RenderableType:
+    """One line for each way that fits, and why the others do not."""
+    table = Table(title=f"{comparison.model_name} on {comparison.cluster_name}", title_justify="left")
+    for column in ("plan", "mesh", "schedule", "ZeRO", "recompute"):
+        table.add_column(column)
+    for column in ("micro batch", "step", "tokens/s", "MFU", "memory", "slower by"):
+        table.add_column(column, justify="right")
+    reasons: list[Text] = []
+    for row in comparison.rows:
+        if row.step_seconds is None:
+            reasons.append(Text.assemble((f"{row.name}: ", "bold"), row.reason or "cannot run"))
+        else:
+            table.add_row(*(Text(cell) for cell in comparison_cells(row, comparison)))
+    return Group(table, *reasons) if table.row_count else Group(*reasons)
+
+
+def comparison_cells(row: ComparedPlan, comparison: Comparison) -> list[str]:
+    """One row's cells in the order of `comparison_table`'s columns; dashes where it has no plan."""
+    plan, estimate, best = row.plan, row.estimate, comparison.fastest
+    if plan is None or estimate is None:
+        return [row.name, *["-"] * 10]
+    slower = "-"
+    if best is not None and best.step_seconds is not None and row.step_seconds is not None:
+        slower = readable.share(row.step_seconds / best.step_seconds - 1)
+    return [
+        row.name,
+        str(plan.mesh),
+        schedule_words(plan),
+        str(plan.zero_stage),
+        recompute_words(plan),
+        str(plan.micro_batch),
+        readable.seconds(estimate.step_seconds),
+        readable.count(estimate.tokens_per_s),
+        readable.share(estimate.mfu),
+        readable.size(estimate.peak_memory_bytes),
+        slower,
+    ]

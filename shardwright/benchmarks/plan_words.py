@@ -1,0 +1,63 @@
+"""A plan in words, for tables and reports."""
+
+from shardwright.costmodel.plan import Plan
+
+_ZERO = {
+    0: "replicated",
+    1: "optimizer state sharded (ZeRO-1)",
+    2: "optimizer state and gradients sharded (ZeRO-2)",
+    3: "parameters, gradients and optimizer state sharded (ZeRO-3)",
+}
+
+
+def schedule_words(plan: Plan) -> str:
+    """`1f1b`, `interleaved-1f1b, 4 stages a rank`, or `none` without a pipeline."""
+    if plan.mesh.pp == 1:
+        return "none"
+    return plan.schedule if plan.stages_per_rank == 1 else f"{plan.schedule}, {plan.stages_per_rank} stages a rank"
+
+
+def recompute_words(plan: Plan) -> str:
+    """`none`, `full`, or counts of layers where they differ: `none 60, full 20`."""
+    counts: dict[str, int] = {}
+    for stage in plan.stages:
+        for run in stage.layers:
+            counts[run.recompute] = counts.get(run.recompute, 0) + run.count
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{policy} {counts[policy]}" for policy in ("none", "selective", "full") if policy in counts)
+
+
+def batch_words(plan: Plan) -> str:
+    """How the global batch is made up."""
+    return f"{plan.mesh.dp} data-parallel x {plan.microbatches} microbatches x {plan.micro_batch} sequences"
+
+
+def sharding_words(plan: Plan) -> str:
+    """What data-parallel ranks share, and over how many."""
+    words = _ZERO[plan.zero_stage]
+    if plan.zero_stage and plan.mesh.dp_replicate > 1:
+        return f"{words} over {plan.mesh.dp_shard} ranks, {plan.mesh.dp_replicate} copies"
+    return f"{words} over {plan.mesh.dp_shard} ranks" if plan.zero_stage else words
+
+
+def plan_lines(plan: Plan) -> list[tuple[str, str]]:
+    """Every choice as (what, value)."""
+    layers = [stage.layer_count for stage in plan.stages]
+    spread = f"{layers[0]} layers" if len(layers) == 1 else f"{len(layers)} of {_ranges(layers)} layers"
+    lines = [
+        ("mesh", f"{plan.mesh} ({plan.mesh.ranks} ranks)"),
+        ("batch", batch_words(plan)),
+        ("pipeline schedule", schedule_words(plan)),
+        ("stages", spread),
+        ("data parallel", sharding_words(plan)),
+        ("recompute", recompute_words(plan)),
+        ("optimizer", "on the host" if plan.offload.optimizer_fraction else "on the device"),
+    ]
+    if plan.mesh.tp > 1:
+        lines.append(("sequence parallel", "yes" if plan.sequence_parallel else "no"))
+    return lines
+
+
+def _ranges(values: list[int]) -> str:
+    return str(values[0]) if min(values) == max(values) else f"{min(values)} to {max(values)}"

@@ -1,0 +1,186 @@
+"""Every dimension of a plan trains as one process does, and the comparison notices when it does not.
+
+The measure is each parameter's update over two SGD steps, against transformers and torch alone on the whole batch.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from shardwright.costmodel.plan_file import PlanFile
+
+from . import sabotage
+from .cases import layers, model_config, plan, plan_file
+from .updates import TOLERANCE, engine_runs, reference_run, worst_update_error
+
+LLAMA, QWEN3, GPT2 = model_config("llama"), model_config("qwen3"), model_config("gpt2")
+LLAMA_4, QWEN3_4, GPT2_4 = (model_config(family, layers=4) for family in ("llama", "qwen3", "gpt2"))
+QWEN3_TIED = model_config("qwen3", tied=True)
+LLAMA_BIASED = model_config("llama", attention_bias=True, mlp_bias=True)
+SLIDING = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+FULL, SELECTIVE = layers(1, recompute="full"), layers(1, recompute="selective")
+
+
+class Case(NamedTuple):
+    """A plan, and faults that its comparison must notice."""
+
+    plan_file: PlanFile
+    faults: tuple[Callable[[], None], ...] = ()
+
+
+CASES = {
+    "one rank, llama": Case(plan_file(LLAMA, plan((layers(),), microbatches=1))),
+    "one rank, qwen3": Case(plan_file(QWEN3, plan((layers(),), microbatches=1))),
+    "one rank, gpt2": Case(plan_file(GPT2, plan((layers(),), microbatches=1))),
+    "one rank, unfused": Case(plan_file(QWEN3, plan((layers(),)), attention="unfused")),
+    "one rank, sliding window": Case(plan_file({**QWEN3, **SLIDING}, plan((layers(),)))),
+    "one rank, unfused sliding window": Case(plan_file({**QWEN3, **SLIDING}, plan((layers(),)), attention="unfused")),
+    "accumulation": Case(
+        plan_file(LLAMA, plan((layers(),), microbatches=2)),
+        (sabotage.average_each_microbatch, sabotage.overwrite_gradients),
+    ),
+    "replicas, zero 0": Case(plan_file(GPT2, plan((layers(),), dp_replicate=2)), (sabotage.skip_all_reduce,)),
+    "zero 1": Case(plan_file(QWEN3, plan((layers(zero=1),), dp_shard=2)), (sabotage.lose_last_microbatch,)),
+    "zero 2": Case(plan_file(GPT2, plan((layers(zero=2),), dp_shard=2)), (sabotage.overwrite_gradients,)),
+    "zero 3": Case(plan_file(LLAMA, plan((layers(zero=3),), dp_shard=2)), (sabotage.forget_data_parallel_average,)),
+    "zero 3 over 4 ranks, widths that 4 does not divide": Case(
+        plan_file(model_config("qwen3", vocab_size=101, intermediate_size=46), plan((layers(zero=3),), dp_shard=4))
+    ),
+    "zero 1, 2 and 3 by layer": Case(
+        plan_file(LLAMA_4, plan((layers(1, zero=1), layers(1, zero=2), layers(2, zero=3)), dp_shard=2)),
+        (sabotage.overwrite_gradients,),
+    ),
+    "hsdp": Case(
+        plan_file(QWEN3, plan((layers(1, zero=2), layers(1, zero=3)), dp_replicate=2, dp_shard=2)),
+        (sabotage.skip_all_reduce,),
+    ),
+    "tp, llama": Case(plan_file(LLAMA, plan((layers(),), tp=2, sequence_parallel=False))),
+    "tp, llama with biases": Case(plan_file(LLAMA_BIASED, plan((layers(),), tp=2))),
+    "tp, qwen3": Case(
+        plan_file(QWEN3_TIED, plan((layers(),), tp=2, sequence_parallel=False)), (sabotage.forget_head_norm_reduction,)
+    ),
+    "tp, gpt2": Case(
+        plan_file(GPT2, plan((layers(),), tp=2, sequence_parallel=False)), (sabotage.keep_own_input_gradient,)
+    ),
+    "tp with sequence parallelism, llama": Case(
+        plan_file(LLAMA, plan((layers(),), tp=2)), (sabotage.forget_norm_reduction,)
+    ),
+    "tp with sequence parallelism, qwen3": Case(
+        plan_file(QWEN3_TIED, plan((layers(),), tp=2)), (sabotage.forget_head_norm_reduction,)
+    ),
+    "tp with sequence parallelism, gpt2": Case(
+        plan_file(GPT2, plan((layers(),), tp=2)), (sabotage.swap_queries_and_values,)
+    ),
+    "tp 4, odd vocabulary": Case(plan_file(model_config("gpt2", vocab_size=101), plan((layers(),), tp=4))),
+    "tp and zero 3, odd vocabulary": Case(
+        plan_file(model_config("qwen3", vocab_size=101), plan((layers(zero=3),), tp=2, dp_shard=2))
+    ),
+    "gpipe": Case(
+        plan_file(QWEN3, plan((layers(1),), (layers(1),), pp=2, schedule="gpipe")),
+        (sabotage.scale_by_microbatches,),
+    ),
+    "1f1b": Case(
+        plan_file(LLAMA, plan((layers(1),), (layers(1),), pp=2, microbatches=4)),
+        (sabotage.lose_gradient_between_stages,),
+    ),
+    "uneven stages": Case(
+        plan_file(GPT2_4, plan((layers(3),), (layers(1),), pp=2, microbatches=4)),
+        (sabotage.lose_gradient_between_stages,),
+    ),
+    "interleaved": Case(
+        plan_file(
+            LLAMA_4,
+            plan(*[(layers(1),)] * 4, pp=2, microbatches=4, schedule="interleaved-1f1b"),
+        ),
+        (sabotage.scale_by_microbatches,),
+    ),
+    "interleaved, uneven, zero by layer": Case(
+        plan_file(
+            QWEN3_4 | {"num_hidden_layers": 5},
+            plan(
+                (layers(1, zero=3),),
+                (layers(1, zero=1),),
+                (layers(1, zero=2), layers(1, zero=3)),
+                (layers(1, zero=2),),
+                pp=2,
+                dp_shard=2,
+                microbatches=2,
+                schedule="interleaved-1f1b",
+            ),
+        ),
+        (sabotage.overwrite_gradients,),
+    ),
+    "tied embedding over two stages": Case(
+        plan_file(QWEN3_TIED, plan((layers(1),), (layers(1),), pp=2)), (sabotage.drop_tied_sum,)
+    ),
+    "tied embedding over four stages": Case(
+        plan_file(GPT2_4, plan(*[(layers(1),)] * 4, pp=4, microbatches=4)), (sabotage.drop_tied_sum,)
+    ),
+    "full recompute": Case(
+        plan_file(
+            LLAMA_4, plan((layers(1, zero=3), layers(2, zero=3, recompute="full"), layers(1, zero=2)), dp_shard=2)
+        ),
+        (sabotage.detach_checkpoint,),
+    ),
+    "selective recompute": Case(
+        plan_file(GPT2, plan((layers(1), SELECTIVE)), attention="unfused"), (sabotage.detach_attention_core,)
+    ),
+    "recompute by layer, tp": Case(
+        plan_file(QWEN3_4, plan((layers(1), FULL, SELECTIVE, layers(1)), tp=2), attention="unfused"),
+        (sabotage.detach_attention_core, sabotage.detach_checkpoint),
+    ),
+    "offload": Case(
+        plan_file(LLAMA, plan((layers(zero=3),), dp_shard=2, offload=True)), (sabotage.overwrite_gradients,)
+    ),
+    "offload, one rank": Case(plan_file(GPT2, plan((layers(),), offload=True)), (sabotage.overwrite_gradients,)),
+    "all at once on 8 ranks, gpt2": Case(
+        plan_file(
+            GPT2,
+            plan(
+                (layers(1, zero=3, recompute="full"),),
+                (layers(1, zero=2),),
+                pp=2,
+                dp_shard=2,
+                tp=2,
+                microbatches=4,
+                offload=True,
+            ),
+        ),
+        (sabotage.drop_tied_sum,),
+    ),
+    "all at once on 8 ranks, qwen3": Case(
+        plan_file(
+            QWEN3_4,
+            plan(
+                *[(layers(1, zero=3, recompute="selective"),), (layers(1, zero=1, recompute="full"),)] * 2,
+                pp=2,
+                dp_shard=2,
+                tp=2,
+                schedule="interleaved-1f1b",
+            ),
+            attention="unfused",
+        ),
+        (sabotage.forget_head_norm_reduction,),
+    ),
+    "hsdp and tp on 8 ranks, llama": Case(
+        plan_file(LLAMA, plan((layers(1, zero=3), layers(1, zero=2)), dp_replicate=2, dp_shard=2, tp=2)),
+        (sabotage.skip_all_reduce,),
+    ),
+}
+FAULTS = [(name, fault) for name, case in CASES.items() for fault in case.faults]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_updates_equal_those_of_one_process(name: str) -> None:
+    own, reference = engine_runs(CASES[name].plan_file), reference_run(CASES[name].plan_file)
+    assert worst_update_error(own, reference) <= TOLERANCE
+    for run in own:
+        assert run.losses == pytest.approx(reference.losses, rel=1e-5)
+        assert run.norms == pytest.approx(reference.norms, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "fault"), FAULTS, ids=[f"{name}: {fault.__name__}" for name, fault in FAULTS])
+def test_a_fault_shows_in_the_updates(name: str, fault: Callable[[], None]) -> None:
+    own, reference = engine_runs(CASES[name].plan_file, sabotage=fault), reference_run(CASES[name].plan_file)
+    assert worst_update_error(own, reference) > TOLERANCE
