@@ -78,7 +78,9 @@ class _FlatBounds:
         total, fitting = floor.total_seconds, self._largest_rank_seconds()
         largest = np.where(np.isfinite(fitting), fitting, 0.0)
         once = total + 2 * rows.send * (pp - 1)
-        gathers = rows.first_forward[:, : floor.classes] @ floor.whole + rows.first_forward[:, floor.classes :].sum(axis=1)
+        gathers = rows.first_forward[:, : floor.classes] @ floor.whole + rows.first_forward[:, floor.classes :].sum(
+            axis=1
+        )
         steady = once + total + (microbatches - pp - 1) * np.maximum(largest, total / pp)
         path = np.where(microbatches > pp, np.maximum(once, steady), once) + gathers
         path = np.where(self._gpipe, once + (microbatches - 1) * largest, path)

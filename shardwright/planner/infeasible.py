@@ -102,9 +102,7 @@ def _what_binds(
     )
 
 
-def _what_would_fit(
-    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed
-) -> Iterator[str]:
+def _what_would_fit(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Iterator[str]:
     """Single changes that make a plan fit, cheapest for the user first."""
     for name, value in fixed:
         if value is not None and fits(model, cluster, training, fixed.model_copy(update={name: None})):
