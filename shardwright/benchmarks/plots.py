@@ -48,8 +48,15 @@ def _diagonal(axes: Axes, seconds: list[float]) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.plot([low, high], [low, high], color=_REST, linewidth=1)
-    axes.fill_between([low, high], [0.8 * low, 0.8 * high], [1.25 * low, 1.25 * high], color=_REST, alpha=0.15, lw=0)
-    axes.annotate("within 25%", (high, 0.82 * high), ha="right", va="top", fontsize=8, color=_REST)
+    axes.fill_between(
+        [low, high],
+        [0.8 * low, 0.8 * high],
+        [1.25 * low, 1.25 * high],
+        color=_REST,
+        alpha=0.2,
+        linewidth=0,
+        label="within 25%",
+    )
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
 
