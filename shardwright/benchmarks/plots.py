@@ -78,7 +78,7 @@ def errors_by_source(validation: Validation) -> Paint:
             axes.plot([median, median], [place - 0.36, place + 0.36], color="#D55E00", linewidth=2)
         axes.axvline(0, color=_REST, linewidth=1)
         axes.set_yticks(range(len(ordered)), [f"{source} ({len(values)})" for source, values in ordered])
-        axes.set_ylim(len(ordered) - 0.5, -0.5)
+        axes.set_ylim(max(len(ordered), 1) - 0.5, -0.5)
         axes.set_xlabel("error of the predicted step time in percent (bar: median); right of zero predicted too slow")
 
     return paint
