@@ -135,13 +135,13 @@ def save_checkpoint(folder: Path, trainee: Trainee, manifest: Manifest, *, keep:
     return final
 
 
-def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> Manifest:
+def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> None:
     """Bring parameters and optimizer to the checkpoint's state, whatever plan wrote it. Called on every rank.
 
     Raises:
         SpecError: what `read_manifest` refuses, tensors that are damaged, or names and shapes of another model.
     """
-    manifest = read_manifest(checkpoint, plan_file)
+    read_manifest(checkpoint, plan_file)
     _create_state(trainee.optimizer)
     wanted = _tensors(trainee)
     reader = HuggingFaceStorageReader(str(checkpoint))
@@ -155,7 +155,6 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
         raise SpecError(f"{checkpoint}: is damaged ({detail}); give another checkpoint") from None
     _check_tensors(metadata, wanted, checkpoint)
     load(wanted, storage_reader=reader)
-    return manifest
 
 
 def _tensors(trainee: Trainee) -> dict[str, torch.Tensor]:

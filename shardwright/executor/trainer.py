@@ -3,19 +3,19 @@
 import math
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from shardwright.costmodel.errors import SpecError
-from shardwright.costmodel.measurement import Fingerprint, Measurement, StepRecord
+from shardwright.costmodel.measurement import Fingerprint, Measurement, StepRecord, read_measurement
 from shardwright.costmodel.plan_file import PlanFile
 
-from .checkpoint import Manifest, Trainee, load_checkpoint, newest_checkpoint, save_checkpoint
+from .checkpoint import Manifest, Trainee, load_checkpoint, save_checkpoint
 from .data import Batches, open_batches
 from .engine import Engine, build_engine
 from .failure import RunFailedError
@@ -68,6 +68,8 @@ class Trainer:
     def run(self) -> Measurement:
         """Take all steps that are left; returns the measurement on every rank, written to the folder by rank 0."""
         start = self._resume()
+        if start == self._options.steps:  # a rank was lost after the last checkpoint, and all were started again
+            return read_measurement(self._folder.measurement)
         if self._leads:
             self._records = self._folder.keep_steps_until(start)
         for step in range(start + 1, self._options.steps + 1):
@@ -79,13 +81,13 @@ class Trainer:
 
     def _resume(self) -> int:
         """Load what there is to continue from; returns the steps already taken."""
-        found = [newest_checkpoint(self._folder.checkpoints) or self._options.resume_from]
-        dist.broadcast_object_list(found)
-        if found[0] is None:
-            return 0
-        manifest = load_checkpoint(found[0], self._trainee, self._plan_file)
-        self._tell(f"continuing from {found[0]} after step {manifest.step}")
-        return manifest.step
+        found = [self._folder.start(self._plan_file, self._options)]
+        dist.broadcast_object_list(found)  # ranks that look a moment apart must agree
+        checkpoint, step = found[0]
+        if checkpoint is not None:
+            load_checkpoint(checkpoint, self._trainee, self._plan_file)
+            self._tell(f"continuing from {checkpoint} after step {step}")
+        return step
 
     def _step(self, step: int) -> StepRecord:
         engine, options = self._engine, self._options
@@ -215,11 +217,20 @@ def _check_same_data(batches: Batches) -> None:
 
 
 def _fingerprint(device: torch.device) -> Fingerprint:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return Fingerprint(
-        device=name,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name(),
         host=platform.node(),
         python=platform.python_version(),
         torch=torch.__version__,
-        date=datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds"),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _processor_name() -> str:
+    """As Linux names it; elsewhere the kind of machine is all that Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
