@@ -1,18 +1,17 @@
-"""A validation as figures: predicted against measured, and the errors by source."""
+"""Figures as files, and those of a validation: predicted against measured, and the errors by source."""
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from shardwright.costmodel.errors import SpecError
 
+from .svg import Paint
 from .validate import Validation
-
-Paint = Callable[[Axes], None]
 
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
 _REST = "#8C8C8C"
@@ -95,8 +94,9 @@ def write_plot(path: Path, paint: Paint, *, width: float = 8.0, height: float = 
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
-    paint(axes)
     try:
-        figure.savefig(path, dpi=150)
+        with rc_context({"text.parse_math": False}):  # a name may hold dollar signs
+            paint(axes)
+            figure.savefig(path, dpi=150)
     except OSError as error:
         raise SpecError(f"{path}: cannot be written ({error.strerror or error})") from None
