@@ -6,6 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
+from shardwright.benchmarks import readable
 from shardwright.benchmarks.compare import Comparison, compare
 from shardwright.benchmarks.plan_tables import comparison_table, plan_table
 from shardwright.benchmarks.row_model import model_of_row
@@ -132,6 +133,20 @@ def test_the_table_shows_times_for_what_fits_and_reasons_for_the_rest() -> None:
     assert f"{zero3.estimate.tokens_per_s:,.0f}" in text
     assert "dp_shard32" in text
     assert "ddp: pipeline rank 0 needs" in text
+
+
+def test_numbers_are_whole_in_eighty_columns() -> None:
+    comparison = _compare(("zero3", "megatron"))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(comparison_table(comparison))
+    text = console.export_text()
+    for compared in comparison.rows:
+        assert compared.estimate is not None
+        for number in (
+            readable.seconds(compared.estimate.step_seconds),
+            readable.size(compared.estimate.peak_memory_bytes),
+        ):
+            assert number in text
 
 
 def test_names_are_no_markup() -> None:
