@@ -1,1 +1,23 @@
-"""TODO"""
+"""Compares: strategies with each other, predictions with published and own measurements; and the reports."""
+
+from .compare import ComparedPlan, Comparison, compare
+from .outcome import ValidationRow
+from .report import Report, render_report, write_report
+from .strategies import STRATEGIES
+from .table import TableRow, read_table
+from .validate import Validation, validate_table
+
+__all__ = [
+    "STRATEGIES",
+    "ComparedPlan",
+    "Comparison",
+    "Report",
+    "TableRow",
+    "Validation",
+    "ValidationRow",
+    "compare",
+    "read_table",
+    "render_report",
+    "validate_table",
+    "write_report",
+]

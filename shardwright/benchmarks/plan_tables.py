@@ -11,6 +11,21 @@ from . import readable
 from .compare import ComparedPlan, Comparison
 from .plan_words import plan_lines, recompute_words, schedule_words
 
+_WORDS = 5  # of the comparison's columns, the first ones hold words
+COMPARISON_COLUMNS = (
+    "plan",
+    "mesh",
+    "schedule",
+    "ZeRO",
+    "recompute",
+    "micro batch",
+    "step",
+    "tokens/s",
+    "MFU",
+    "memory",
+    "slower by",
+)
+
 
 def plan_table(plan: Plan, estimate: Estimate | None = None) -> Table:
     """A plan's choices, and what they are predicted to give."""
@@ -54,10 +69,8 @@ def estimate_lines(estimate: Estimate) -> list[tuple[str, str]]:
 def comparison_table(comparison: Comparison) -> RenderableType:
     """One line for each way that fits, and why the others do not."""
     table = Table(title=f"{comparison.model_name} on {comparison.cluster_name}", title_justify="left")
-    for column in ("plan", "mesh", "schedule", "ZeRO", "recompute"):
-        table.add_column(column)
-    for column in ("micro batch", "step", "tokens/s", "MFU", "memory", "slower by"):
-        table.add_column(column, justify="right")
+    for place, column in enumerate(COMPARISON_COLUMNS):
+        table.add_column(column, justify="left" if place < _WORDS else "right")
     reasons: list[Text] = []
     for row in comparison.rows:
         if row.step_seconds is None:
@@ -68,10 +81,10 @@ def comparison_table(comparison: Comparison) -> RenderableType:
 
 
 def comparison_cells(row: ComparedPlan, comparison: Comparison) -> list[str]:
-    """One row's cells in the order of `comparison_table`'s columns; dashes where it has no plan."""
+    """One row's cells in the order of `COMPARISON_COLUMNS`; dashes where it has no plan."""
     plan, estimate, best = row.plan, row.estimate, comparison.fastest
     if plan is None or estimate is None:
-        return [row.name, *["-"] * 10]
+        return [row.name, *["-"] * (len(COMPARISON_COLUMNS) - 1)]
     slower = "-"
     if best is not None and best.step_seconds is not None and row.step_seconds is not None:
         slower = readable.share(row.step_seconds / best.step_seconds - 1)

@@ -9,7 +9,7 @@ import typer
 from shardwright.costmodel.errors import SpecError
 
 if TYPE_CHECKING:
-    from shardwright.costmodel import ClusterSpec, ModelSpec, TrainingSpec
+    from shardwright.costmodel import ClusterSpec, ModelSpec, PlanFile, TrainingSpec
 
 ModelArgument = Annotated[
     str, typer.Argument(help="A preset's name, a Hugging Face config.json, or a folder with one.")
@@ -54,6 +54,20 @@ def read_cluster(reference: str) -> "ClusterSpec":
     from shardwright.profiler.local import local_cluster
 
     return local_cluster(int(count) if count else None)
+
+
+def read_plan(path: Path) -> "tuple[PlanFile, ModelSpec]":
+    """A plan file and its model, the plan checked against model, batch and cluster.
+
+    Raises:
+        SpecError: not a plan file, or not valid.
+    """
+    from shardwright.costmodel import check_plan, read_plan_file
+
+    plan_file = read_plan_file(path)
+    model = plan_file.model()
+    check_plan(plan_file.plan, model, plan_file.cluster, plan_file.training)
+    return plan_file, model
 
 
 def read_training(seq_len: int, global_batch: int, precision: str, optimizer: str, attention: str) -> "TrainingSpec":

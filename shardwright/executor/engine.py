@@ -121,6 +121,8 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
             f"the plan is for {plan.mesh.ranks} ranks ({plan.mesh}), {dist.get_world_size()} are running; "
             f"start {plan.mesh.ranks} or plan for {dist.get_world_size()}"
         )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     check_precision(plan_file.training.precision, device)
     skeleton = read_skeleton(plan_file)
     degrees = tuple(getattr(plan.mesh, axis) for axis in MESH_AXES)

@@ -1,0 +1,30 @@
+"""How many layers a stage of an interleaved schedule may hold."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from ..costmodel.candidates import IntArray
+
+
+class ChunkSizes(NamedTuple):
+    """(P, chunks) each: fewest and most layers of chunk j on rank r, which is stage j * P + r."""
+
+    fewest: IntArray
+    most: IntArray
+
+
+@lru_cache(maxsize=1024)
+def chunk_sizes(layers: int, pp: int, chunks: int) -> ChunkSizes:
+    """The even share or one layer more; the first and last stage, which hold the model's ends, also one less.
+
+    Longer and shorter stages are not in the space: interleaving lives from stages that take equally long.
+    """
+    share = layers // (pp * chunks)
+    fewest = np.full((pp, chunks), share)
+    most = fewest + 1
+    fewest[0, 0] = fewest[-1, -1] = max(1, share - 1)
+    fewest.setflags(write=False)
+    most.setflags(write=False)
+    return ChunkSizes(fewest, most)

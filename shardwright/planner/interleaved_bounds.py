@@ -1,0 +1,145 @@
+"""Lower bounds of interleaved entries, from what each rank must do and wait for.
+
+Symbols: P ranks, v stages on each, M microbatches; rank r holds N layers and takes x_r(N) seconds for one microbatch; f, b
+the least forward and backward of a stage, c one message, F the forward of the whole model. By the order of its actions
+rank r runs k_r forwards before its first backward, so that the step takes at least
+
+    U_r + M x_r            U_r = r (f + b + 2c): the first microbatch comes down r stages, the last gradient goes up r
+    V_r + M x_r            V_r = F + (v P - 1) c + (P - 1) (b + c) - (its first k_r forwards): the first gradient comes
+                           back to the rank, and all but those forwards is still to do
+
+`x_r(N)` includes the recompute without which N layers don't fit: at the fullest moment a layer on chunk j is kept alive_j
+times, so chunks with more alive are recomputed first. The bound is the least T for which the ranks can hold all layers.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from ..costmodel import constants
+from ..costmodel.candidates import IntArray
+from ..costmodel.in_flight import alive_counts
+from ..costmodel.op_times import Array
+from ..costmodel.schedule import warm_up_forwards
+from .chunk_sizes import ChunkSizes, chunk_sizes
+from .layer_ranges import LayerRanges
+from .layer_floor import LayerFloor
+from .space_costs import SpaceCosts
+
+_NAME = "interleaved-1f1b"
+
+
+class _Ramp(NamedTuple):
+    """(P, chunks): microbatches alive at a rank's fullest moment, and its forwards before the first backward."""
+
+    alive: IntArray
+    before: IntArray
+
+
+@lru_cache(maxsize=4096)
+def _ramp(pp: int, chunks: int, microbatches: int) -> _Ramp:
+    alive = [counts[counts.sum(axis=1).argmax()] for counts in alive_counts(_NAME, pp, chunks, microbatches)]
+    forwards = np.array(
+        [min(chunks * microbatches, 1 + warm_up_forwards(_NAME, pp, chunks, microbatches, rank)) for rank in range(pp)]
+    )
+    rounds, rest = np.divmod(forwards[:, None], chunks * pp)
+    return _Ramp(np.stack(alive), rounds * pp + np.clip(rest - pp * np.arange(chunks), 0, pp))
+
+
+@dataclass(frozen=True)
+class InterleavedBounds:
+    """The entries (E,) that share `pp` and `chunks`. Arrays are (E,), (E, P) or (E, P, J), J numbers of layers."""
+
+    costs: SpaceCosts
+    ranges: LayerRanges
+    floor: LayerFloor
+    entries: IntArray
+    pp: int
+    chunks: int
+
+    def bounds(self) -> Array:
+        """(E,) seconds, infinite where nothing fits; tails and optimizers are not in it."""
+        need, layers = self._need_seconds(), self.ranges.layer_count
+        finite = np.where(np.isfinite(need), need, 0.0)
+        low, high = np.zeros(len(self.entries)), finite.max(axis=(1, 2))
+        numbers = self._numbers[None]
+        most = np.where(np.isfinite(need), numbers, -layers).max(axis=2)
+        enough = most.sum(axis=1) >= layers
+        for _ in range(30):
+            middle = (low + high) / 2
+            held = np.where(need <= middle[:, None, None] * (1 + 1e-9), numbers, -layers).max(axis=2).sum(axis=1)
+            fits = held >= layers
+            low, high = np.where(fits, low, middle), np.where(fits, middle, high)
+        return np.where(enough, low, np.inf)
+
+    @cached_property
+    def _sizes(self) -> ChunkSizes:
+        return chunk_sizes(self.ranges.layer_count, self.pp, self.chunks)
+
+    @cached_property
+    def _numbers(self) -> IntArray:
+        """(P, J): the numbers of layers that a rank may hold; the last repeats where a rank has fewer choices."""
+        fewest, most = self._sizes.fewest.sum(axis=1), self._sizes.most.sum(axis=1)
+        steps = np.arange(int((most - fewest).max()) + 1)
+        return np.minimum(fewest[:, None] + steps, most[:, None])
+
+    @cached_property
+    def _ramps(self) -> tuple[Array, Array]:
+        """(E, P, chunks) each: see `_Ramp`."""
+        microbatches = self.costs.space.column("microbatches")[self.entries]
+        distinct, place = np.unique(microbatches, return_inverse=True)
+        found = [_ramp(self.pp, self.chunks, int(count)) for count in distinct]
+        return tuple(np.stack(part)[place].astype(float) for part in zip(*found, strict=True))  # type: ignore[return-value] # a pair
+
+    def _need_seconds(self) -> Array:
+        """(E, P, J): the step as rank r with N layers sees it; infinite where these don't fit."""
+        floor = self.floor
+        microbatches = self.costs.space.column("microbatches")[self.entries].astype(float)[:, None, None]
+        of_layers = floor.row_seconds.min(axis=1)[:, None, None] * self._numbers
+        own = of_layers + floor.at_ends(floor.end_row_seconds, self.pp)[:, :, None] + self._recompute_seconds()
+        return np.asarray(microbatches * own + np.maximum(self._wait_down()[:, :, None], self._wait_back()))
+
+    def _wait_down(self) -> Array:
+        """(E, P): U."""
+        hop = 2 * self.floor.rows.send[:, None]
+        fewest = self._sizes.fewest.min()
+        stage = fewest * self.floor.row_seconds.min(axis=1)[:, None]
+        return np.asarray(np.arange(self.pp) * (stage + hop))
+
+    def _wait_back(self) -> Array:
+        """(E, P, J): V. A rank's first forwards are at most its layers where it runs most of them."""
+        floor, sizes = self.floor, self._sizes
+        _, before = self._ramps
+        forward = floor.rows.forward[:, : floor.classes]
+        whole = forward @ floor.whole + floor.rows.forward[:, floor.classes :].sum(axis=1)
+        send = floor.rows.send
+        backward = sizes.fewest.min() * floor.row_backward.min(axis=1) + send
+        once = whole + (self.pp * self.chunks - 1) * send + (self.pp - 1) * backward
+        spare = self._numbers - sizes.fewest.sum(axis=1)[:, None]
+        counted = (before * sizes.fewest).sum(axis=2)[:, :, None] + spare * before.max(axis=2)[:, :, None]
+        at_ends = floor.at_ends(floor.rows.forward[:, floor.classes :], self.pp) * before.max(axis=2)
+        first = counted * forward.max(axis=1)[:, None, None] + at_ends[:, :, None]
+        return np.asarray(once[:, None, None] - first)
+
+    def _recompute_seconds(self) -> Array:
+        """(E, P, J): the least recompute with which N layers fit, infinite where none does."""
+        floor, sizes = self.floor, self._sizes
+        alive, _ = self._ramps
+        spare = self._numbers - sizes.fewest.sum(axis=1)[:, None]
+        kept = (alive * sizes.fewest).sum(axis=2)[:, :, None] + spare * alive.min(axis=2)[:, :, None]
+        slack = 1 + constants.ALLOCATOR_SLACK.value
+        static = floor.layer_static[:, None, None] / slack * self._numbers
+        over = static + kept * floor.cheap_kept[:, None, None] - floor.room(self.pp)[:, :, None]
+        seconds = np.zeros(over.shape)
+        order = np.argsort(-alive, axis=2, kind="stable")
+        for place in range(self.chunks):
+            chunk = order[:, :, place]
+            times = np.take_along_axis(alive, chunk[..., None], axis=2)
+            layers = np.take_along_axis(np.broadcast_to(sizes.most, alive.shape), chunk[..., None], axis=2)
+            saved = np.clip(over, 0.0, layers * times * floor.most_saved[:, None, None])
+            seconds += saved * floor.price[:, None, None] / times
+            over = over - saved
+        host = floor.host_layers(self.pp, self.costs.host_room_bytes)[:, :, None]
+        return np.where((over <= 1e-6 * floor.rows.room[:, None, None]) & (self._numbers <= host), seconds, np.inf)

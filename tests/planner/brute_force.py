@@ -1,0 +1,114 @@
+"""Every plan of a small problem, each through the cost model's own estimate: the oracle that the search must equal."""
+
+from collections.abc import Iterator
+from itertools import product
+
+from shardwright.costmodel.checks import check_memory
+from shardwright.costmodel.cluster import ClusterSpec
+from shardwright.costmodel.errors import InfeasibleError, SpecError
+from shardwright.costmodel.evaluate import estimate_plan
+from shardwright.costmodel.model import ModelSpec
+from shardwright.costmodel.op_times import OpTimes
+from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, ScheduleName, Stage, ZeroStage
+from shardwright.costmodel.tables import POLICIES
+from shardwright.costmodel.training import TrainingSpec
+from shardwright.planner import Fixed
+
+
+def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Iterator[Plan]:
+    """Every valid plan on all devices that keeps what is fixed.
+
+    Of plans that differ in nothing but the order of one stage's recompute policies among equal layers only one is given.
+    """
+    for mesh in _meshes(model, cluster):
+        for zero_stage, micro_batch, (schedule, chunks), offload in product(
+            (0, 1, 2, 3), range(1, training.global_batch + 1), _schedules(mesh.pp, model.layer_count, fixed), (0, 1)
+        ):
+            sequences = micro_batch * mesh.dp
+            choice = {"zero_stage": zero_stage, "micro_batch": micro_batch, "schedule": schedule}
+            choice |= {"stages_per_rank": chunks, "offload_optimizer": offload}
+            choice |= {name: getattr(mesh, name) for name in ("tp", "pp", "dp_replicate", "dp_shard")}
+            kept = all(getattr(fixed, name) in (None, value) for name, value in choice.items())
+            if not kept or training.global_batch % sequences or (zero_stage == 0) != (mesh.dp_shard == 1):
+                continue
+            for stages in _all_stages(model, mesh.pp * chunks, zero_stage, fixed):
+                try:
+                    yield Plan(
+                        mesh=mesh,
+                        micro_batch=micro_batch,
+                        microbatches=training.global_batch // sequences,
+                        schedule=schedule,
+                        stages=stages,
+                        sequence_parallel=mesh.tp > 1,
+                        offload=Offload(optimizer_fraction=offload),
+                    )
+                except ValueError:  # an interleaved schedule that does not exist for these numbers
+                    break
+
+
+def fastest(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed, times: OpTimes | None = None
+) -> float | None:
+    """Seconds of the fastest plan that fits; None where none does."""
+    best: float | None = None
+    for plan in all_plans(model, cluster, training, fixed):
+        try:
+            estimate = estimate_plan(model, cluster, training, plan, times)
+            check_memory(estimate, cluster)
+        except (SpecError, InfeasibleError):
+            continue
+        if best is None or estimate.step_seconds < best:
+            best = estimate.step_seconds
+    return best
+
+
+def _meshes(model: ModelSpec, cluster: ClusterSpec) -> Iterator[Mesh]:
+    degrees = range(1, cluster.devices + 1)
+    for pp, replicate, shard, tp in product(degrees, repeat=4):
+        inside = tp <= cluster.groups[0].devices_per_node
+        if pp * replicate * shard * tp == cluster.devices and pp <= model.layer_count and inside:
+            yield Mesh(pp=pp, dp_replicate=replicate, dp_shard=shard, tp=tp)
+
+
+def _schedules(pp: int, layers: int, fixed: Fixed) -> list[tuple[ScheduleName, int]]:
+    """GPipe only where it is fixed, as the planner's space has it."""
+    chunks = range(2, layers // pp + 1) if pp > 1 else range(0)
+    gpipe: list[tuple[ScheduleName, int]] = [("gpipe", 1)] if fixed.schedule == "gpipe" else []
+    return [("1f1b", 1), *gpipe, *(("interleaved-1f1b", count) for count in chunks)]
+
+
+def _all_stages(model: ModelSpec, count: int, zero_stage: int, fixed: Fixed) -> Iterator[tuple[Stage, ...]]:
+    policies = POLICIES if fixed.recompute is None else (fixed.recompute,)
+    for sizes in product(range(1, model.layer_count + 1), repeat=count):
+        if sum(sizes) != model.layer_count:
+            continue
+        classes, start = [], 0
+        for size in sizes:
+            classes.append(model.class_of_layer[start : start + size])
+            start += size
+        for choice in product(policies, repeat=model.layer_count):
+            start, stages = 0, []
+            for held in classes:
+                chosen = choice[start : start + len(held)]
+                start += len(held)
+                if not _ordered(held, chosen):
+                    break
+                runs = (LayerRun(count=1, recompute=policy, zero_stage=_zero(zero_stage)) for policy in chosen)
+                stages.append(Stage(layers=tuple(runs)))
+            else:
+                yield tuple(stages)
+
+
+def _ordered(classes: tuple[int, ...], policies: tuple[str, ...]) -> bool:
+    """Whether equal layers of a stage have their policies in order."""
+    last: dict[int, int] = {}
+    for kind, policy in zip(classes, policies, strict=True):
+        place = POLICIES.index(policy)  # type: ignore[arg-type] # they come from POLICIES
+        if place < last.get(kind, 0):
+            return False
+        last[kind] = place
+    return True
+
+
+def _zero(stage: int) -> ZeroStage:
+    return {0: 0, 1: 1, 2: 2, 3: 3}[stage]  # type: ignore[return-value] # the four that there are

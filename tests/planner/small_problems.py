@@ -1,0 +1,91 @@
+"""Random problems small enough to try every plan of, with memory that binds and links that matter."""
+
+import random
+from typing import NamedTuple
+
+from shardwright.costmodel.cluster import ClusterSpec, Device, Host, Link, NodeGroup
+from shardwright.costmodel.model import Block, BlockRun, FeedForward, ModelSpec, MultiHeadAttention
+from shardwright.costmodel.training import TrainingSpec
+
+
+class Problem(NamedTuple):
+    model: ModelSpec
+    cluster: ClusterSpec
+    training: TrainingSpec
+
+
+def random_problem(seed: int) -> Problem:
+    """The same problem for the same seed."""
+    chance = random.Random(seed)
+    model = tiny_model(
+        layers=chance.choice([2, 3, 4, 4, 5]),
+        classes=chance.choice([1, 1, 2]),
+        hidden=chance.choice([256, 1024]),
+        vocab=chance.choice([1000, 20000]),
+        tied=chance.random() < 0.3,
+    )
+    devices = chance.choice([1, 2, 2, 4, 4, 6, 8])
+    cluster = tiny_cluster(
+        devices=devices,
+        devices_per_node=chance.choice([d for d in (1, 2, 4, 8) if devices % d == 0]),
+        memory_bytes=2e9 + model.parameter_count * chance.uniform(4, 30) / chance.choice([1, devices]),
+        link_bytes_per_s=10 ** chance.uniform(9, 11.5),
+        nic_bytes_per_s=10 ** chance.uniform(8.5, 10.5),
+        host_bytes=model.parameter_count * chance.uniform(2, 40),
+    )
+    attention = chance.choice(["flash", "unfused"])
+    training = TrainingSpec(
+        seq_len=chance.choice([256, 1024]), global_batch=chance.choice([2, 4, 6, 8]), attention=attention
+    )
+    return Problem(model, cluster, training)
+
+
+def tiny_model(*, layers: int, classes: int = 1, hidden: int = 256, vocab: int = 1000, tied: bool = False) -> ModelSpec:
+    """Layers of one kind, or of two in turn."""
+    blocks = [
+        Block(
+            attention=MultiHeadAttention(heads=4, kv_heads=2, head_size=hidden // 4),
+            ffn=FeedForward(width=hidden * (4 if kind == 0 else 8), gated=True),
+        )
+        for kind in range(classes)
+    ]
+    return ModelSpec(
+        name="tiny",
+        family="llama",
+        hidden_size=hidden,
+        vocab_size=vocab,
+        blocks=tuple(BlockRun(count=1, block=blocks[index % classes]) for index in range(layers)),
+        tied_embeddings=tied,
+    )
+
+
+def tiny_cluster(
+    *,
+    devices: int,
+    devices_per_node: int | None = None,
+    memory_bytes: float = 16e9,
+    link_bytes_per_s: float = 100e9,
+    nic_bytes_per_s: float = 10e9,
+    host_bytes: float = 1e12,
+) -> ClusterSpec:
+    """Nodes of small GPUs."""
+    per_node = devices_per_node or devices
+    device = Device(
+        name="tiny-gpu",
+        memory_bytes=memory_bytes,
+        memory_bytes_per_s=500e9,
+        peak_flops_per_s={"bf16": 50e12, "fp32": 10e12},
+        multiprocessors=20,
+        launch_seconds=3e-6,
+        context_bytes=1e8,
+    )
+    group = NodeGroup(
+        device=device,
+        nodes=devices // per_node,
+        devices_per_node=per_node,
+        intra_node=Link(kind="nvlink", bytes_per_s=link_bytes_per_s, latency_seconds=5e-6),
+        host_link=Link(kind="pcie", bytes_per_s=10e9, latency_seconds=1e-5),
+        nic=Link(kind="infiniband", bytes_per_s=nic_bytes_per_s, latency_seconds=1e-5),
+        host=Host(cores=16, memory_bytes=host_bytes, memory_bytes_per_s=100e9),
+    )
+    return ClusterSpec(name="tiny", groups=(group,))
