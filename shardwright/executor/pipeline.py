@@ -97,7 +97,7 @@ class Pipeline:
         losses: list[Tensor] = []
         with self._loss.active():
             self._schedule.step(
-                *([inputs] if self._first else []),
+                *([inputs.contiguous()] if self._first else []),  # a stage minds the strides of what it is given
                 target=labels if self._last else None,
                 losses=losses if self._last else None,
                 return_outputs=False,
