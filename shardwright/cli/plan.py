@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shardwright.costmodel.errors import SpecError
+
 from .options import (
     AttentionOption,
     ClusterOption,
@@ -56,6 +58,8 @@ def plan(
     """Find the fastest plan that fits."""
     from shardwright.planner import explain as explain_plan
 
+    if not time_limit > 0:
+        raise SpecError(f"--time-limit is {time_limit}: give a number of seconds above 0")
     refuse_existing(out, report, force=force)
     fixed = {
         "pp": pp,

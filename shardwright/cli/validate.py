@@ -16,11 +16,13 @@ def validate(
     from rich.console import Console
     from rich.progress import Progress
 
+    from shardwright.benchmarks.table import read_table
     from shardwright.benchmarks.validate import validate_table
     from shardwright.benchmarks.validation_tables import validation_tables
     from shardwright.costmodel import estimate_plan
     from shardwright.costmodel.catalog import standard_node
 
+    read_table(table)  # what is wrong with the table is said before the progress bar starts
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("predicting", total=None)
         validation = validate_table(
