@@ -1,6 +1,9 @@
-"""Compares: strategies with each other, predictions with published and own measurements; and the reports."""
+"""Compares: strategies with each other, predictions with published and own measurements; and the reports.
 
-from .compare import ComparedPlan, Comparison, compare
+The function `compare` stays in its module of the same name, which it would hide here.
+"""
+
+from .compare import ComparedPlan, Comparison
 from .outcome import ValidationRow
 from .report import Report, render_report, write_report
 from .strategies import STRATEGIES
@@ -15,7 +18,6 @@ __all__ = [
     "TableRow",
     "Validation",
     "ValidationRow",
-    "compare",
     "read_table",
     "render_report",
     "validate_table",

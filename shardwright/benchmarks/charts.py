@@ -9,7 +9,8 @@ from shardwright.costmodel.estimate import Estimate
 from shardwright.costmodel.measurement import StepRecord
 
 from . import readable
-from .svg import PAGE, draw
+from .compare import Comparison
+from .svg import PAGE, Paint, draw
 
 # Okabe and Ito's colours, told apart with any colour vision; greys for waiting and overhead.
 CAUSE_COLOURS = {
@@ -96,6 +97,36 @@ def memory_chart(estimate: Estimate, capacity_bytes: float) -> str:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5)
 
     return draw(paint, height=1.5 + 0.32 * len(estimate.memory), label="Predicted memory by part")
+
+
+def comparison_bars(comparison: Comparison) -> Paint:
+    """Predicted step of every way that fits, stacked by cause, in the comparison's order."""
+    able = [(row.name, row.estimate) for row in comparison.rows if row.step_seconds is not None and row.estimate]
+
+    def paint(axes: Axes) -> None:
+        starts = [0.0] * len(able)
+        for cause, colour in CAUSE_COLOURS.items():
+            seconds = [float(getattr(estimate.step, cause)) for _, estimate in able]
+            if any(seconds):
+                label = cause.replace("_", " ")
+                axes.barh(range(len(able)), seconds, left=starts, color=colour, height=0.66, label=label)
+                starts = [start + part for start, part in zip(starts, seconds, strict=True)]
+        for place, total in enumerate(starts):
+            axes.text(total, place, f" {readable.seconds(total)}", va="center", ha="left")
+        axes.set_yticks(range(len(able)), [name for name, _ in able])
+        axes.set_ylim(max(len(able), 1) - 0.5, -0.5)
+        axes.set_xlim(0, 1.1 * max(starts, default=1.0))
+        axes.set_xlabel("predicted seconds of one step")
+        if able:
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
+
+    return paint
+
+
+def comparison_chart(comparison: Comparison) -> str:
+    """`comparison_bars` as a figure of a page."""
+    able = sum(row.step_seconds is not None for row in comparison.rows)
+    return draw(comparison_bars(comparison), height=1.4 + 0.4 * able, label="Predicted step of each plan")
 
 
 def loss_chart(steps: Sequence[StepRecord]) -> str:

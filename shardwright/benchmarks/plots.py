@@ -1,18 +1,17 @@
-"""A validation as figures: predicted against measured, and the errors by source."""
+"""Figures as files, and those of a validation: predicted against measured, and the errors by source."""
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from shardwright.costmodel.errors import SpecError
 
+from .svg import Paint
 from .validate import Validation
-
-Paint = Callable[[Axes], None]
 
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
 _REST = "#8C8C8C"
@@ -48,8 +47,15 @@ def _diagonal(axes: Axes, seconds: list[float]) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.plot([low, high], [low, high], color=_REST, linewidth=1)
-    axes.fill_between([low, high], [0.8 * low, 0.8 * high], [1.25 * low, 1.25 * high], color=_REST, alpha=0.15, lw=0)
-    axes.annotate("within 25%", (high, 0.82 * high), ha="right", va="top", fontsize=8, color=_REST)
+    axes.fill_between(
+        [low, high],
+        [0.8 * low, 0.8 * high],
+        [1.25 * low, 1.25 * high],
+        color=_REST,
+        alpha=0.2,
+        linewidth=0,
+        label="within 25%",
+    )
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
 
@@ -71,7 +77,7 @@ def errors_by_source(validation: Validation) -> Paint:
             axes.plot([median, median], [place - 0.36, place + 0.36], color="#D55E00", linewidth=2)
         axes.axvline(0, color=_REST, linewidth=1)
         axes.set_yticks(range(len(ordered)), [f"{source} ({len(values)})" for source, values in ordered])
-        axes.set_ylim(len(ordered) - 0.5, -0.5)
+        axes.set_ylim(max(len(ordered), 1) - 0.5, -0.5)
         axes.set_xlabel("error of the predicted step time in percent (bar: median); right of zero predicted too slow")
 
     return paint
@@ -88,8 +94,9 @@ def write_plot(path: Path, paint: Paint, *, width: float = 8.0, height: float = 
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
-    paint(axes)
     try:
-        figure.savefig(path, dpi=150)
+        with rc_context({"text.parse_math": False}):  # a name may hold dollar signs
+            paint(axes)
+            figure.savefig(path, dpi=150)
     except OSError as error:
         raise SpecError(f"{path}: cannot be written ({error.strerror or error})") from None

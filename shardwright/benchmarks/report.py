@@ -134,6 +134,8 @@ def _figures(report: Report) -> dict[str, str]:
         for name, window in zip(("start", "end"), detail_windows(report.timeline), strict=False):
             figures[f"timeline_{name}"] = timeline_chart(report.timeline, window, label=f"Timeline, {name} of the step")
         figures["memory_over_time"] = memory_over_time_chart(report.timeline, capacity_bytes)
+    if report.comparison is not None and report.comparison.fastest is not None:
+        figures["comparison"] = charts.comparison_chart(report.comparison)
     if report.measurement is not None and report.measurement.steps:
         steps = report.measurement.steps
         figures["loss"] = charts.loss_chart(steps)

@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .outcome import Outcome
+from .outcome import Outcome, source_name
 from .table import read_table
 from .validate import predict_rows
-from .outcome import source_name
 
 PUBLISHED = Path(__file__).parent / "published" / "training.csv"
 LEVELS = (0.80, 0.95)

@@ -33,12 +33,14 @@ _STYLE: dict[Any, Any] = {  # matplotlib types its keys as one literal, which no
     "font.size": 9.5,
     "font.family": "sans-serif",
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name may hold dollar signs
     "svg.hashsalt": "shardwright",
 }
 PAGE = _PAGE_COLOUR
+Paint = Callable[[Axes], None]
 
 
-def draw(paint: Callable[[Axes], None], *, width: float = 9.6, height: float = 2.4, label: str) -> str:
+def draw(paint: Paint, *, width: float = 9.6, height: float = 2.4, label: str) -> str:
     """One `<svg>` element of what `paint` draws on its axes, `width` x `height` inches; `label` is read out for it.
 
     The text stays text, in the page's font and colour; the same input gives the same bytes.

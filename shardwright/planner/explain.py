@@ -93,7 +93,11 @@ def _by_seconds(
 
 def _compared(other: Alternative, mine: Estimate) -> str:
     if other.estimate is None:
-        lacks = f"{other.lacking_bytes / _GIB:.1f} GiB too much on a device" if other.lacking_bytes else "no plan of it fits"
+        lacks = (
+            f"{other.lacking_bytes / _GIB:.1f} GiB too much on a device"
+            if other.lacking_bytes
+            else "no plan of it fits"
+        )
         return f"With {other.change}: does not fit, {lacks}."
     seconds, change = other.estimate.step_seconds, other.estimate.step_seconds / mine.step_seconds - 1
     differences = {name: value - getattr(mine.step, name) for name, value in other.estimate.step}
@@ -120,7 +124,11 @@ def _searched(found: SearchResult) -> list[str]:
 
 def _how_sure(estimate: Estimate) -> str:
     interval = estimate.step_seconds_intervals[0]
-    rests = "data sheets and constants fitted to published runs" if estimate.basis == "catalog" else "a profile of the machine"
+    rests = (
+        "data sheets and constants fitted to published runs"
+        if estimate.basis == "catalog"
+        else "a profile of the machine"
+    )
     return (
         f"The prediction rests on {rests}: with {interval.level:.0%} probability a step takes "
         f"{_seconds(interval.low)} to {_seconds(interval.high)}."

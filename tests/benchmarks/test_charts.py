@@ -3,7 +3,9 @@
 import pytest
 from matplotlib.axes import Axes
 
-from shardwright.benchmarks.charts import memory_chart, step_chart
+from shardwright.benchmarks import readable
+from shardwright.benchmarks.charts import comparison_chart, memory_chart, step_chart
+from shardwright.benchmarks.compare import compare
 from shardwright.benchmarks.svg import draw
 from shardwright.benchmarks.timeline_chart import detail_windows, timeline_chart
 from shardwright.costmodel.timeline import Span, Timeline
@@ -49,6 +51,22 @@ def test_memory_shows_every_pipeline_rank_and_the_capacity() -> None:
     assert [f"rank {rank}" in figure for rank in range(5)] == [True, True, True, True, False]
     assert "capacity 74.5 GiB" in figure
     assert "logits" not in figure  # the fake has none
+
+
+def test_the_comparison_shows_what_fits_with_its_seconds() -> None:
+    comparison = compare(MODEL, CLUSTER, TRAINING, strategies=("ddp", "zero3", "megatron"), estimate=estimate_plan)
+    figure = comparison_chart(comparison)
+    assert ">ddp<" not in figure
+    for compared in comparison.rows[1:]:
+        assert f">{compared.name}<" in figure
+        assert compared.step_seconds is not None
+        assert readable.seconds(compared.step_seconds) in figure
+
+
+def test_a_name_in_a_figure_is_text() -> None:
+    plans = {"<b>$x$</b>": _plan()}
+    figure = comparison_chart(compare(MODEL, CLUSTER, TRAINING, strategies=(), plans=plans, estimate=estimate_plan))
+    assert ">&lt;b&gt;$x$&lt;/b&gt;</text>" in figure
 
 
 def test_blocks_carry_their_microbatch_where_there_is_room() -> None:

@@ -6,6 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
+from shardwright.benchmarks import readable
 from shardwright.benchmarks.compare import Comparison, compare
 from shardwright.benchmarks.plan_tables import comparison_table, plan_table
 from shardwright.benchmarks.row_model import model_of_row
@@ -71,7 +72,7 @@ def test_a_strategy_recomputes_no_more_than_it_must() -> None:
     (zero3,) = _compare(("zero3",)).rows
     assert zero3.plan is not None
     assert zero3.plan.stages[0].layers[0].recompute == "none"
-    big, _ = model_of_row(row(layers=503))  # 16 * 159.9e9 / 32 bytes: 79.94 of 80 GB, no room for a 1 GB sequence
+    big, _ = model_of_row(row(layers=472))  # 16 * 150.0e9 / 32 bytes: 75.0 of 75.2 GB usable, no room for a 1 GB sequence
     (pressed,) = _compare(("zero3",), model=big).rows
     assert pressed.plan is not None
     assert pressed.plan.stages[0].layers[0].recompute == "full"
@@ -132,6 +133,20 @@ def test_the_table_shows_times_for_what_fits_and_reasons_for_the_rest() -> None:
     assert f"{zero3.estimate.tokens_per_s:,.0f}" in text
     assert "dp_shard32" in text
     assert "ddp: pipeline rank 0 needs" in text
+
+
+def test_numbers_are_whole_in_eighty_columns() -> None:
+    comparison = _compare(("zero3", "megatron"))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(comparison_table(comparison))
+    text = console.export_text()
+    for compared in comparison.rows:
+        assert compared.estimate is not None
+        for number in (
+            readable.seconds(compared.estimate.step_seconds),
+            readable.size(compared.estimate.peak_memory_bytes),
+        ):
+            assert number in text
 
 
 def test_names_are_no_markup() -> None:

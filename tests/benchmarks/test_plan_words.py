@@ -1,6 +1,6 @@
 """Plans in words."""
 
-from shardwright.benchmarks.plan_words import plan_lines, recompute_words, schedule_words, sharding_words
+from shardwright.benchmarks.plan_words import choice_words, plan_lines, recompute_words, schedule_words, sharding_words
 from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, Stage
 
 
@@ -36,3 +36,10 @@ def test_lines_say_uneven_stages_and_the_host() -> None:
     assert lines["stages"] == "2 of 1 to 2 layers"
     assert lines["optimizer"] == "on the host"
     assert "sequence parallel" not in lines
+
+
+def test_choices_in_one_line() -> None:
+    run = LayerRun(count=2, zero_stage=1, recompute="full")
+    plan = _plan(Mesh(pp=2, dp_shard=4), (run,), (run,), offload=Offload(optimizer_fraction=1))
+    assert choice_words(plan) == ("pp2 x dp_shard4; ZeRO-1; 1f1b; micro batch 1; recompute full; optimizer on the host")
+    assert choice_words(_plan(Mesh(), (LayerRun(count=1),))) == "1 rank; micro batch 1; recompute none"
