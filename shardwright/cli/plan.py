@@ -54,6 +54,8 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Find the fastest plan that fits."""
+    from shardwright.planner import explain as explain_plan
+
     refuse_existing(out, report, force=force)
     fixed = {
         "pp": pp,
@@ -70,7 +72,7 @@ def plan(
     training = read_training(seq_len, global_batch, precision, optimizer, attention)
     model_spec, cluster_spec = read_model(model), read_cluster(cluster)
     result = _search(model_spec, cluster_spec, training, fixed, time_limit)
-    why = _why(model_spec, cluster_spec, training, result.plan, result)
+    why = explain_plan(result, model_spec, cluster_spec, training)
     plan_file = _plan_file(model_spec, cluster_spec, training, result)
     if out:
         from shardwright.costmodel import write_plan_file
@@ -95,9 +97,11 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Say why a plan is as it is: what bounds it, what its neighbours would cost, how sure that is."""
+    from shardwright.planner import explain as explain_plan
+
     refuse_existing(report, force=force)
     plan_file, model = read_plan(plan_path)
-    why = _why(model, plan_file.cluster, plan_file.training, plan_file.plan, None)
+    why = explain_plan(plan_file.plan, model, plan_file.cluster, plan_file.training)
     if report:
         _write_report(report, plan_file, why, measurement)
     if as_json:
@@ -113,14 +117,6 @@ def _search(
 
     given = {name: value for name, value in fixed.items() if value is not None}
     return search(model, cluster, training, fixed=Fixed.parse(given, source="options"), time_limit_seconds=time_limit)
-
-
-def _why(
-    model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", plan: Any, result: "SearchResult | None"
-) -> list[str]:
-    from shardwright.planner import explain as explain_plan
-
-    return explain_plan(model, cluster, training, plan, result)
 
 
 def _plan_file(

@@ -54,9 +54,6 @@ COMMUNICATOR_BYTES = Constant(
     300e6, "bytes", "buffers of one communicator", "assumed from NCCL's default channels and buffer size"
 )
 CONTEXT_BYTES = Constant(600e6, "bytes", "CUDA context and loaded kernels", "assumed")
-CPU_ATTENTION_FRACTION = Constant(
-    0.5, "share of peak", "fused attention on a CPU over its measured matmul rate", "assumed"
-)
 HOST_MEMORY_FRACTION = Constant(
     0.6, "share of peak", "share of host memory bandwidth that an optimizer step reaches", "assumed"
 )

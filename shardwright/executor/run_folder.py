@@ -103,7 +103,12 @@ class RunFolder:
         return Start(checkpoint, step)
 
     def prepare(self, plan_file: PlanFile, options: RunOptions, identity: RunIdentity) -> None:
-        """Write plan, options and identity; forget the failures of an earlier try."""
+        """Write plan, options and identity; forget the failures of an earlier try.
+
+        Raises:
+            SpecError: what `check` refuses (another launcher may have come first), or the folder can't be written.
+        """
+        self.check(identity, options)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self.failures, ignore_errors=True)

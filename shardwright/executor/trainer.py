@@ -153,7 +153,8 @@ class Trainer:
             seed=self._options.seed,
             files={},
         )
-        save_checkpoint(self._folder.checkpoints, self._trainee, manifest, keep=self._options.keep_checkpoints)
+        with self._memory.paused():
+            save_checkpoint(self._folder.checkpoints, self._trainee, manifest, keep=self._options.keep_checkpoints)
 
     def _measure(self) -> Measurement:
         warmup = self._options.timing_warmup_steps

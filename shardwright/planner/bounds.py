@@ -78,7 +78,9 @@ class _FlatBounds:
         total, fitting = floor.total_seconds, self._largest_rank_seconds()
         largest = np.where(np.isfinite(fitting), fitting, 0.0)
         once = total + 2 * rows.send * (pp - 1)
-        gathers = rows.first_forward[:, : floor.classes] @ floor.whole + rows.first_forward[:, floor.classes :].sum(axis=1)
+        gathers = rows.first_forward[:, : floor.classes] @ floor.whole + rows.first_forward[:, floor.classes :].sum(
+            axis=1
+        )
         steady = once + total + (microbatches - pp - 1) * np.maximum(largest, total / pp)
         path = np.where(microbatches > pp, np.maximum(once, steady), once) + gathers
         path = np.where(self._gpipe, once + (microbatches - 1) * largest, path)
@@ -96,29 +98,36 @@ class _FlatBounds:
         """(E,): m*, infinite where the ranks can't hold all layers."""
         layers, ends = self.ranges.layer_count, self.floor.at_ends(self.floor.end_row_seconds, self.pp)
         each = self.floor.row_seconds.min(axis=1)[:, None]
-        free, price, most = self._memory()
+        free, saving, price, most = self._memory()
         enough = np.floor(np.minimum(most, layers) * (1 + 1e-9)).sum(axis=1) >= layers
-        high = (ends + each * layers + np.maximum(0.0, price * (layers - free))).max(axis=1)
+        high = (ends + each * layers + np.maximum(0.0, price * (layers - saving))).max(axis=1)
         low = np.zeros_like(high)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             spare = middle[:, None] - ends
-            plain, paying = spare / each, (spare + price * free) / (each + price)
+            plain, paying = spare / each, (spare + price * saving) / (each + price)
             held = np.where(plain <= free, plain, np.maximum(free, paying))
             held = np.clip(np.floor(np.minimum(held, most) * (1 + 1e-9)), 0, layers)
             fits = held.sum(axis=1) >= layers
             high, low = np.where(fits, middle, high), np.where(fits, low, middle)
         return np.where(enough, low, np.inf)
 
-    def _memory(self) -> tuple[Array, Array, Array]:
-        """(E, P) each: layers that fit with the cheapest policy, seconds for each layer beyond, layers that fit at all."""
+    def _memory(self) -> tuple[Array, Array, Array, Array]:
+        """(E, P) each: layers that fit with the cheapest policy alone, those from which on others cost, seconds for each
+        layer from there on, layers that fit at all.
+
+        The second is less than the first, and below zero where other policies don't even leave room for their working
+        memory, which is larger.
+        """
         floor = self.floor
         in_steady_state = np.minimum(self._microbatches[:, None], self.pp - np.arange(self.pp))
         alive = np.where(self._gpipe[:, None], self._microbatches[:, None], in_steady_state).astype(float)
         static = floor.layer_static[:, None] / (1 + constants.ALLOCATOR_SLACK.value)
-        room = floor.room(self.pp)
+        room, saving_room = floor.room(self.pp, saving=False), floor.room(self.pp, saving=True)
         plain_each = static + alive * floor.cheap_kept[:, None]
         free = np.maximum(0.0, room) / plain_each
-        most = room / (static + alive * floor.least_kept[:, None])
+        most = np.maximum(free, saving_room / (static + alive * floor.least_kept[:, None]))
         most = np.minimum(most, floor.host_layers(self.pp, self.costs.host_room_bytes))
-        return free, plain_each * floor.price[:, None] / alive, np.maximum(0.0, most)
+        saving = np.where(np.isfinite(saving_room), saving_room, 0.0) / plain_each
+        price = plain_each * floor.price[:, None] / alive
+        return free, np.minimum(saving, free), price, np.maximum(0.0, most)

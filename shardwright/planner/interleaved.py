@@ -19,6 +19,7 @@ from ..costmodel.stage_costs import StageCosts
 from .chunk_sizes import chunk_sizes
 from .layer_ranges import LayerRanges
 from .space_costs import EntryCosts
+from .stage_tables import mix_solver
 
 
 _EVALUATE_ALL = 3000
@@ -60,6 +61,9 @@ class InterleavedSearch:
         sizes = chunk_sizes(ranges.layer_count, entry.pp, entry.stages_per_rank)
         self.fewest, self.most = sizes.fewest.T, sizes.most.T
         self.alive = alive_counts(entry.schedule, entry.pp, entry.stages_per_rank, entry.microbatches)
+        useful = mix_solver(entry, self.classes, allowed).useful.any(axis=0)
+        cost = entry.rows.backward[: self.classes].sum(axis=0)
+        self._useful = sorted((int(policy) for policy in np.flatnonzero(useful)), key=lambda policy: float(cost[policy]))
         self._rank_mixes: dict[tuple[int, bytes], IntArray | None] = {}
 
     # --- every partition and mix, where they are few ---
@@ -100,6 +104,8 @@ class InterleavedSearch:
             mixed = _Mixed()
             for early in (True, False):
                 self._add_mixed(mixed, self._even_layers(seconds_per_layer, early=early))
+            if not len(mixed):
+                self._add_mixed(mixed, self._even_layers(seconds_per_layer, early=False, within_memory=True))
             found = self._best(mixed)
             if found is None:
                 return best
@@ -128,23 +134,36 @@ class InterleavedSearch:
             plan = found
         return plan
 
-    def _even_layers(self, seconds_per_layer: Array, *, early: bool) -> tuple[int, ...]:
-        """Layers of each stage: one at a time to the rank that is done first, there to the stage that is."""
+    def _even_layers(self, seconds_per_layer: Array, *, early: bool, within_memory: bool = False) -> tuple[int, ...]:
+        """Layers of each stage: one at a time to the rank that is done first, there to the stage that is.
+
+        `within_memory`: to no rank that it would overflow, as if all layers were of the commonest class.
+        """
         pp, chunks = self.entry.pp, self.entry.stages_per_rank
         layers = self.fewest.copy()
         ends = np.zeros((chunks, pp))
         rows = self.entry.rows
         at_ends = rows.forward[self.classes :] + rows.backward[self.classes :, 0]
         ends[0, 0], ends[-1, -1] = at_ends
+        closed = np.zeros(pp, dtype=bool)
         order = np.arange(chunks) if early else np.arange(chunks)[::-1]
         for _ in range(self.ranges.layer_count - int(layers.sum())):
             stage_seconds = np.where(layers < self.most, ends + layers * seconds_per_layer, np.inf)
-            full = np.isinf(stage_seconds).all(axis=0)
+            chunk_of = order[np.argmin(stage_seconds[order], axis=0)]
+            full = np.isinf(stage_seconds).all(axis=0) | closed
             rank_seconds = (ends + layers * seconds_per_layer).sum(axis=0) + seconds_per_layer
-            rank = int(np.argmin(np.where(full, np.inf, rank_seconds)))
-            chunk = order[int(np.argmin(stage_seconds[order, rank]))]
-            layers[chunk, rank] += 1
+            for rank in np.argsort(np.where(full, np.inf, rank_seconds), kind="stable"):
+                layers[chunk_of[rank], rank] += 1
+                if not within_memory or self._holds(int(rank), layers[:, rank]):
+                    break
+                layers[chunk_of[rank], rank] -= 1
+                closed[rank] = True
         return tuple(layers.reshape(-1).tolist())
+
+    def _holds(self, rank: int, layers: IntArray) -> bool:
+        counts = np.zeros((len(layers), self.classes), dtype=np.int64)
+        counts[:, self.ranges.counts[self.ranges.kind_of[0, -1]].argmax()] = layers
+        return self._rank_mix(rank, counts) is not None
 
     def _mean_layer_seconds(self) -> float:
         rows, whole = self.entry.rows, self.ranges.counts[self.ranges.kind_of[0, -1]]
@@ -159,7 +178,9 @@ class InterleavedSearch:
         return np.asarray(of_layers.reshape(chunks).sum(axis=0) / held)
 
     def _add_mixed(self, mixed: _Mixed, layers: tuple[int, ...]) -> None:
-        """Add the partition with each rank's cheapest mix; nothing where a rank has none that fits."""
+        """Add the partition with each rank's cheapest mix; nothing where a rank has none that fits, or layers are left."""
+        if sum(layers) != self.ranges.layer_count:
+            return
         counts, chosen = self._counts(layers), []
         for rank in range(self.entry.pp):
             mix = self._rank_mix(rank, counts[rank :: self.entry.pp])
@@ -178,8 +199,8 @@ class InterleavedSearch:
         """Of the mixes of two policies, changing layer after layer where most microbatches are alive, the cheapest."""
         cost = self.entry.rows.backward[: self.classes]
         best, least = None, np.inf
-        pairs = [*combinations(sorted(self.allowed, key=lambda p: float(cost[:, p].sum())), 2)]
-        for first, second in pairs or [(self.allowed[0], self.allowed[0])]:
+        pairs = [*combinations(self._useful, 2)] or [(self._useful[0], self._useful[0])]
+        for first, second in pairs:
             mixes = self._changing(rank, counts, first, second)
             fits = np.flatnonzero(self._fits(rank, counts, mixes))
             seconds = np.einsum("tckp,kp->t", mixes[fits], cost)

@@ -131,15 +131,19 @@ class InterleavedBounds:
         kept = (alive * sizes.fewest).sum(axis=2)[:, :, None] + spare * alive.min(axis=2)[:, :, None]
         slack = 1 + constants.ALLOCATOR_SLACK.value
         static = floor.layer_static[:, None, None] / slack * self._numbers
-        over = static + kept * floor.cheap_kept[:, None, None] - floor.room(self.pp)[:, :, None]
+        used, saving_room = static + kept * floor.cheap_kept[:, None, None], floor.room(self.pp, saving=True)[:, :, None]
+        over = used - floor.room(self.pp, saving=False)[:, :, None]
+        never = (over > 0) & (static + kept * floor.least_kept[:, None, None] > saving_room)
+        over = np.where(over > 0, used - saving_room, over)
         seconds = np.zeros(over.shape)
         order = np.argsort(-alive, axis=2, kind="stable")
         for place in range(self.chunks):
             chunk = order[:, :, place]
             times = np.take_along_axis(alive, chunk[..., None], axis=2)
             layers = np.take_along_axis(np.broadcast_to(sizes.most, alive.shape), chunk[..., None], axis=2)
-            saved = np.clip(over, 0.0, layers * times * floor.most_saved[:, None, None])
+            saved = np.clip(np.where(np.isfinite(over), over, 0.0), 0.0, layers * times * floor.most_saved[:, None, None])
             seconds += saved * floor.price[:, None, None] / times
             over = over - saved
         host = floor.host_layers(self.pp, self.costs.host_room_bytes)[:, :, None]
-        return np.where((over <= 1e-6 * floor.rows.room[:, None, None]) & (self._numbers <= host), seconds, np.inf)
+        fits = (over <= 1e-6 * floor.rows.room[:, None, None]) & ~never & (self._numbers <= host)
+        return np.where(fits, seconds, np.inf)

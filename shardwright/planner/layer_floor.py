@@ -91,16 +91,28 @@ class LayerFloor:
         """(E,): bytes of a layer that stay over the step."""
         return np.asarray(self.rows.static[:, : self.classes].min(axis=1))
 
-    def room(self, pp: int) -> Array:
-        """(E, P): device bytes for layers, over 1 + allocator slack: less the ends, and the largest rows' working bytes."""
+    def room(self, pp: int, *, saving: bool) -> Array:
+        """(E, P): device bytes for layers, over 1 + allocator slack: less the ends, and the largest rows' working bytes.
+
+        `saving`: where some layer is under a policy that keeps less than the cheapest one, and so works in more.
+        """
         rows, classes = self.rows, self.classes
         left = (rows.room[:, None] - self.at_ends(rows.static[:, classes:], pp)) / (1 + constants.ALLOCATOR_SLACK.value)
         left = left - self.at_ends(rows.activation[:, classes:, 0], pp)
         working = rows.working[..., self.allowed].min(axis=-1)
-        for values, times in ((working, 1), (rows.gather_window, 2), (rows.reduce_buffer, 1)):
+        of_layers = (self._saving_working if saving else working[:, :classes].min(axis=1), *(
+            values[:, :classes].min(axis=1) for values in (rows.gather_window, rows.reduce_buffer)
+        ))
+        for of_layer, values, times in zip(of_layers, (working, rows.gather_window, rows.reduce_buffer), (1, 2, 1), strict=True):
             ends = values[:, classes:].max(axis=1)[:, None] if pp == 1 else self.at_ends(values[:, classes:], pp)
-            left = left - times * np.maximum(values[:, :classes].min(axis=1)[:, None], ends)
+            left = left - times * np.maximum(of_layer[:, None], ends)
         return np.asarray(left)
+
+    @property
+    def _saving_working(self) -> Array:
+        """(E,): what a layer works in at least under a policy that keeps less than the cheapest; infinite if none does."""
+        working = self.rows.working[:, : self.classes][..., self.allowed]
+        return np.where(self._kept_and_spent[1] > 0, working, np.inf).min(axis=(1, 2))
 
     def host_layers(self, pp: int, room_bytes: float) -> Array:
         """(E, P): layers whose optimizer fits the rank's share of the host."""

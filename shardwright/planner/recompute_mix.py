@@ -7,6 +7,7 @@ solved exactly: one class by counting up to two policies beside the cheapest, se
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -61,14 +62,15 @@ class MixSolver:
     def solve(self, layers: IntArray, room: Room) -> Mixes:
         """The cheapest mixes for `layers` (V, K), layers of each class."""
         best: Mixes | None = None
-        useful = self._useful()
+        useful = self.useful
         for limit in np.unique(self.working[useful]):
             found = self._within(layers, room.activations(float(limit)), useful & (self.working <= limit))
             best = found if best is None else _cheaper(best, found)
         assert best is not None
         return best
 
-    def _useful(self) -> Array:
+    @cached_property
+    def useful(self) -> Array:
         """(K, P): allowed and not beaten in all three by another allowed policy."""
         useful = np.zeros(self.seconds.shape, dtype=bool)
         useful[:, self.allowed] = True

@@ -73,12 +73,25 @@ def enumerate_space(
     if fixed.tp is not None:
         check_tensor_parallel(fixed.tp, model, training, sequence_parallel=fixed.tp > 1)
     if fixed.offload_optimizer and cluster.groups[0].device.kind == "cpu":
-        raise SpecError("offload_optimizer 1 moves the optimizer to the host, where a CPU device has it already; leave it out")
+        raise SpecError(
+            "offload_optimizer 1 moves the optimizer to the host, where a CPU device has it already; leave it out"
+        )
     meshes = list(_meshes(model, cluster, training, fixed))
     if not meshes:
         raise SpecError(_no_mesh(model, cluster, training, fixed))
     rows = [
-        (mesh.pp, mesh.dp_replicate, mesh.dp_shard, mesh.tp, micro_batch, microbatches, 1, zero, int(mesh.tp > 1), offload)
+        (
+            mesh.pp,
+            mesh.dp_replicate,
+            mesh.dp_shard,
+            mesh.tp,
+            micro_batch,
+            microbatches,
+            1,
+            zero,
+            int(mesh.tp > 1),
+            offload,
+        )
         for mesh in meshes
         for zero in _zero_stages(mesh, fixed)
         for micro_batch, microbatches in _microbatches(mesh, training, fixed)
@@ -87,7 +100,9 @@ def enumerate_space(
     if not rows:
         raise SpecError(_no_microbatch(meshes, training, fixed))
     base = Candidates(**dict(zip((f.name for f in fields(Candidates)), np.array(rows, dtype=np.int64).T, strict=True)))
-    entries = [(index, *choice) for index, row in enumerate(rows) for choice in _schedules(row[0], row[5], model, fixed)]
+    entries = [
+        (index, *choice) for index, row in enumerate(rows) for choice in _schedules(row[0], row[5], model, fixed)
+    ]
     if not entries:
         raise SpecError(_no_schedule(model, fixed))
     return Space(base, *np.array(entries, dtype=np.int64).T)

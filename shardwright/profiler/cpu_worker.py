@@ -3,6 +3,8 @@
 All ranks measure the same thing at the same time, because in training they do. Writes `FOLDER/rank-RANK.json`.
 """
 
+import importlib
+import importlib.util
 import json
 import statistics
 import sys
@@ -21,6 +23,13 @@ _LINEAR_FLOPS = sum(3 * 2.0 * tokens * inputs * outputs for tokens, inputs, outp
 _COPY_BYTES = 64 * 2**20
 _MESSAGE_BYTES = (4 * 2**10, 64 * 2**10, 2**20, 8 * 2**20)
 _CHAIN = 64
+_RUN_LIBRARIES = (
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor.parallel",
+    "torch.distributed.pipelining",
+    "torch.distributed.checkpoint",
+    "transformers.models.llama.modeling_llama",
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class Timing:
 
 def measure_rank(ranks: int, seconds: float) -> RankRates:
     """Measure within a process group of `ranks`, in about `seconds`."""
-    process_bytes = float(psutil.Process().memory_info().rss)
+    process_bytes = _process_bytes()
     fp32 = _linear_timings(torch.float32, ranks, 0.2 * seconds)
     bf16 = _linear_timings(torch.bfloat16, ranks, 0.2 * seconds)
     wall_seconds = sum(timing.wall_seconds for timing in fp32 + bf16)
@@ -72,6 +81,16 @@ def measure_rank(ranks: int, seconds: float) -> RankRates:
         dispatch_seconds=_dispatch_seconds(ranks, 0.05 * seconds),
         all_reduce_seconds=_all_reduce_seconds(0.17 * seconds) if ranks > 1 else {},
     )
+
+
+def _process_bytes() -> float:
+    """What a training process holds before its model: the libraries that a run imports, and torch's own start."""
+    for library in _RUN_LIBRARIES:
+        if importlib.util.find_spec(library.partition(".")[0]):
+            importlib.import_module(library)
+    x = torch.ones(64, 64, requires_grad=True)
+    torch.autograd.grad(torch.nn.functional.linear(x, x).sum(), x)
+    return float(psutil.Process().memory_info().rss)
 
 
 def _timed(work: Callable[[], object], ranks: int, seconds: float) -> Timing:

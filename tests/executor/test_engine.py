@@ -1,8 +1,8 @@
 import pytest
 import torch
-import torch.distributed as dist
 
 from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.plan import Plan
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.engine import MESH_AXES, Engine, build_engine
 from tests.parity.cases import GLOBAL_BATCH, SEQ_LEN, layers, model_config, plan, plan_file
@@ -98,8 +98,10 @@ def _accumulated(file: PlanFile) -> tuple[float, float, float]:
     return norms[0], norms[1], engine.clip_gradients(None)
 
 
-def test_gradients_accumulate_until_they_are_zeroed() -> None:
-    assert dist.is_available()
-    once, twice, again = run_world(1, _accumulated, plan_file(model_config("gpt2"), plan((layers(2),))))[0]
+@pytest.mark.parametrize(
+    "divided", [plan((layers(2),)), plan((layers(1),), (layers(1),), pp=2)], ids=["whole", "tied stages"]
+)
+def test_gradients_accumulate_until_they_are_zeroed(divided: Plan) -> None:
+    once, twice, again = run_world(divided.mesh.ranks, _accumulated, plan_file(model_config("gpt2"), divided))[0]
     assert twice == pytest.approx(2 * once, rel=1e-5)
     assert again == pytest.approx(once, rel=1e-6)

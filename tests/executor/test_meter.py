@@ -49,3 +49,15 @@ def test_the_peak_counts_what_was_freed_since_and_nothing_from_before() -> None:
     peak = meter.read()
     assert 48 * mebibyte < peak.peak - peak.baseline < 128 * mebibyte
     assert peak.reserved is None
+
+
+def test_what_a_paused_block_needs_is_left_out_and_the_peak_before_it_stays() -> None:
+    mebibyte = 2**20
+    meter = MemoryMeter(CPU)
+    step = torch.ones(64 * mebibyte // 4)
+    del step
+    with meter.paused():
+        checkpoint = torch.ones(256 * mebibyte // 4)
+        del checkpoint
+    grown = meter.read().peak - meter.read().baseline
+    assert 48 * mebibyte < grown < 160 * mebibyte

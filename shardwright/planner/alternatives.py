@@ -1,0 +1,79 @@
+"""The nearest alternatives to a plan: one choice changed, the others chosen anew around the same mesh, each predicted."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..costmodel.cluster import ClusterSpec
+from ..costmodel.errors import SpecError
+from ..costmodel.estimate import Estimate
+from ..costmodel.model import ModelSpec
+from ..costmodel.op_times import OpTimes
+from ..costmodel.plan import Plan
+from ..costmodel.training import TrainingSpec
+from .branch_and_bound import BranchAndBound
+from .fixed import Fixed
+from .infeasible import lacking_bytes
+from .solve_entry import plan_of
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """What changing one choice leads to: a plan with its estimate, or the bytes that a device lacks for any."""
+
+    change: str
+    plan: Plan | None
+    estimate: Estimate | None
+    lacking_bytes: float
+
+
+def alternatives(
+    plan: Plan,
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    training: TrainingSpec,
+    times: OpTimes,
+    *,
+    time_limit_seconds: float = 1.0,
+) -> Iterator[Alternative]:
+    """Each change of one choice that divides; those that the model or the batch rule out are left out.
+
+    `time_limit_seconds` is of each change; the plan of a change whose search ran into it may not be its best.
+    """
+    for change, fixed in _changes(plan, cluster):
+        try:
+            run = BranchAndBound.start(model, cluster, training, fixed, times)
+        except SpecError:
+            continue
+        run.run(time_limit_seconds)
+        if run.best is None:
+            yield Alternative(change, None, None, lacking_bytes(model, cluster, training, fixed))
+        else:
+            found = plan_of(run.best, run.space, model)
+            yield Alternative(change, found, run.estimate(model, cluster, training, found), 0.0)
+
+
+def _changes(plan: Plan, cluster: ClusterSpec) -> Iterator[tuple[str, Fixed]]:
+    mesh = plan.mesh
+    around: dict[str, Any] = {"tp": mesh.tp, "pp": mesh.pp}
+    for axis in ("tp", "pp"):
+        degree = around[axis]
+        for changed in (degree * 2, degree // 2):
+            if changed and (axis == "pp" or changed <= cluster.groups[0].devices_per_node):
+                yield f"{axis} {changed} instead of {degree}", Fixed(**{**around, axis: changed})
+    split: dict[str, Any] = {**around, "dp_shard": mesh.dp_shard, "dp_replicate": mesh.dp_replicate}
+    for stage in (1, 2, 3):
+        if mesh.dp_shard > 1 and stage != plan.zero_stage and (stage != 2 or mesh.pp == 1):
+            yield f"ZeRO-{stage} instead of ZeRO-{plan.zero_stage}", Fixed(**split, zero_stage=stage)
+    for size in (plan.micro_batch * 2, plan.micro_batch // 2):
+        if size:
+            yield f"micro batch {size} instead of {plan.micro_batch}", Fixed(**split, micro_batch=size)
+    if {run.recompute for stage in plan.stages for run in stage.layers} != {"none"}:
+        yield "no recomputation", Fixed(**split, recompute="none")
+    offload = plan.offload.optimizer_fraction
+    if cluster.groups[0].device.kind == "gpu":
+        where = "on the device" if offload else "on the host"
+        yield f"the optimizer {where}", Fixed(**split, offload_optimizer=0 if offload else 1)
+    if mesh.pp > 1:
+        other = "1f1b" if plan.schedule != "1f1b" else "interleaved-1f1b"
+        yield f"schedule {other} instead of {plan.schedule}", Fixed(**split, schedule=other)

@@ -1,0 +1,143 @@
+"""Why a plan is what it is, in plain sentences with numbers."""
+
+from collections import Counter
+
+from ..costmodel.catalog_times import CatalogTimes
+from ..costmodel.cluster import ClusterSpec
+from ..costmodel.estimate import Estimate
+from ..costmodel.evaluate import estimate_plan
+from ..costmodel.model import ModelSpec
+from ..costmodel.op_times import OpTimes
+from ..costmodel.plan import Plan
+from ..costmodel.training import TrainingSpec
+from .alternatives import Alternative, alternatives
+from .search import SearchResult
+
+_GIB = 2**30
+_CAUSES = {
+    "compute": "compute",
+    "recompute": "recomputation",
+    "tensor_parallel": "tensor-parallel communication",
+    "data_parallel": "data-parallel communication",
+    "pipeline_transfer": "waiting for messages between stages",
+    "pipeline_bubble": "pipeline bubble",
+    "host_copy": "copies to and from the host",
+    "optimizer": "optimizer",
+}
+
+
+def explain(
+    found: SearchResult | Plan,
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    training: TrainingSpec,
+    *,
+    times: OpTimes | None = None,
+) -> list[str]:
+    """Sentences: what the plan is, what bounds it, what changing one choice would cost, and how sure all that is.
+
+    Raises:
+        SpecError: the plan does not divide the model, the batch or the cluster.
+    """
+    times = times or CatalogTimes(cluster, training)
+    plan = found.plan if isinstance(found, SearchResult) else found
+    estimate = estimate_plan(model, cluster, training, plan, times)
+    lines = [_what(plan, estimate), _where_time_goes(estimate), _memory(plan, estimate, cluster)]
+    lines += [_compared(other, estimate) for other in _by_seconds(plan, model, cluster, training, times)]
+    if isinstance(found, SearchResult):
+        lines += _searched(found)
+    return [*lines, _how_sure(estimate)]
+
+
+def _what(plan: Plan, estimate: Estimate) -> str:
+    schedule = "" if plan.mesh.pp == 1 else f" under {plan.schedule}"
+    if plan.stages_per_rank > 1:
+        schedule += f" with {plan.stages_per_rank} stages on each rank"
+    zero = f", ZeRO-{plan.zero_stage}" if plan.zero_stage else ""
+    host = ", optimizer on the host" if plan.offload.optimizer_fraction else ""
+    return (
+        f"{plan.mesh}{zero}{host}: {plan.microbatches} microbatches of {_count(plan.micro_batch, 'sequence')}{schedule} "
+        f"take {_seconds(estimate.step_seconds)} a step, {estimate.tokens_per_s:,.0f} tokens/s, MFU {estimate.mfu:.1%}."
+    )
+
+
+def _where_time_goes(estimate: Estimate) -> str:
+    parts = sorted(estimate.step, key=lambda part: -part[1])
+    shown = [f"{_CAUSES[name]} {_seconds(value)} ({value / estimate.step_seconds:.1%})" for name, value in parts]
+    kept = [text for text, (_, value) in zip(shown, parts, strict=True) if value >= 0.001 * estimate.step_seconds]
+    return f"The busiest pipeline rank spends it on {', '.join(kept)}."
+
+
+def _memory(plan: Plan, estimate: Estimate, cluster: ClusterSpec) -> str:
+    rank = max(range(len(estimate.memory)), key=lambda index: estimate.memory[index].total)
+    used, have = estimate.memory[rank].total, cluster.groups[0].device.memory_bytes
+    name, size = max(estimate.memory[rank], key=lambda part: part[1])
+    layers = Counter(layer.recompute for stage in plan.stages for layer in stage.each_layer())
+    again = layers["full"] + layers["selective"]
+    recompute = (
+        f"{again} of {plan.layer_count} layers are recomputed to fit it" if again else "no layer has to be recomputed"
+    )
+    which = f"Pipeline rank {rank} is the fullest" if plan.mesh.pp > 1 else "Each device is filled"
+    return (
+        f"{which}: {used / _GIB:.1f} of {have / _GIB:.1f} GiB ({used / have:.0%}), most of it {name.replace('_', ' ')} "
+        f"({size / _GIB:.1f} GiB); {recompute}."
+    )
+
+
+def _by_seconds(
+    plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, times: OpTimes
+) -> list[Alternative]:
+    found = alternatives(plan, model, cluster, training, times)
+    return sorted(found, key=lambda other: other.estimate.step_seconds if other.estimate else float("inf"))
+
+
+def _compared(other: Alternative, mine: Estimate) -> str:
+    if other.estimate is None:
+        lacks = (
+            f"{other.lacking_bytes / _GIB:.1f} GiB too much on a device"
+            if other.lacking_bytes
+            else "no plan of it fits"
+        )
+        return f"With {other.change}: does not fit, {lacks}."
+    seconds, change = other.estimate.step_seconds, other.estimate.step_seconds / mine.step_seconds - 1
+    differences = {name: value - getattr(mine.step, name) for name, value in other.estimate.step}
+    cause = max(differences, key=lambda name: differences[name] if change >= 0 else -differences[name])
+    why = f", {_CAUSES[cause]} {differences[cause]:+.3g} s" if abs(change) > 0.0005 else ""
+    word = "slower" if change >= 0 else "faster"
+    return f"With {other.change}: {_seconds(seconds)}, {abs(change):.1%} {word}{why}."
+
+
+def _searched(found: SearchResult) -> list[str]:
+    lines = [f"{runner.plan.mesh} would take {_seconds(runner.step_seconds)}." for runner in found.runners_up]
+    proven = (
+        "none can be faster by this cost model"
+        if found.gap < 1e-6
+        else f"none can be more than {found.gap:.2%} faster by this cost model"
+    )
+    ended = "" if found.complete else "; the time limit ended the search"
+    return [
+        *lines,
+        f"Of {found.candidates_total:,} combinations of mesh, ZeRO stage, microbatch, schedule and offload {proven} "
+        f"({found.candidates_solved:,} had to be solved, {found.seconds:.2f} s{ended}).",
+    ]
+
+
+def _how_sure(estimate: Estimate) -> str:
+    interval = estimate.step_seconds_intervals[0]
+    rests = (
+        "data sheets and constants fitted to published runs"
+        if estimate.basis == "catalog"
+        else "a profile of the machine"
+    )
+    return (
+        f"The prediction rests on {rests}: with {interval.level:.0%} probability a step takes "
+        f"{_seconds(interval.low)} to {_seconds(interval.high)}."
+    )
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
