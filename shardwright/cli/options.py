@@ -44,16 +44,9 @@ def read_cluster(reference: str) -> "ClusterSpec":
     Raises:
         SpecError: none of them, or not valid.
     """
-    kind, _, count = reference.partition(":")
-    if kind != "local":
-        from shardwright.costmodel import load_cluster
+    from shardwright.profiler.local import resolve_cluster
 
-        return load_cluster(reference)
-    if count and not count.isdecimal():
-        raise SpecError(f"--cluster {reference}: the count of ranks is a whole number from 1, as in local:2")
-    from shardwright.profiler.local import local_cluster
-
-    return local_cluster(int(count) if count else None)
+    return resolve_cluster(reference)
 
 
 def read_plan(path: Path) -> "tuple[PlanFile, ModelSpec]":
