@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..costmodel.catalog_times import CatalogTimes
-from ..costmodel.cluster import ClusterSpec
-from ..costmodel.errors import InfeasibleError, SpecError
-from ..costmodel.evaluate import estimate_plan
-from ..costmodel.model import ModelSpec
-from ..costmodel.training import TrainingSpec
+from shardwright.costmodel.catalog_times import CatalogTimes
+from shardwright.costmodel.cluster import ClusterSpec
+from shardwright.costmodel.errors import InfeasibleError, SpecError
+from shardwright.costmodel.evaluate import estimate_plan
+from shardwright.costmodel.model import ModelSpec
+from shardwright.costmodel.training import TrainingSpec
+
 from .bounds import lower_bounds
 from .fixed import Fixed
 from .layer_ranges import layer_ranges
