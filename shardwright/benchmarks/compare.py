@@ -16,6 +16,8 @@ from shardwright.costmodel.training import TrainingSpec
 from .prediction import EstimatePlan, Prediction, fastest
 from .strategies import STRATEGIES, levels_of
 
+__all__ = ["BEST", "STRATEGIES", "ComparedPlan", "Comparison", "SearchPlan", "compare"]
+
 SearchPlan = Callable[[ModelSpec, ClusterSpec, TrainingSpec], Plan]
 BEST = "best"
 

@@ -1,6 +1,9 @@
 """What validating one row of a table gave."""
 
+import re
 from typing import NamedTuple
+
+from pydantic import Field
 
 from shardwright.costmodel.estimate import Estimate
 from shardwright.costmodel.spec import Spec
@@ -15,7 +18,8 @@ class ValidationRow(Spec):
 
     `relative_error` is predicted step time / measured step time - 1: above zero the prediction is too slow, whatever
     the unit. `low_80` and `high_80` bound the prediction with 80% probability. `skipped` says why there is no
-    prediction of time; a row may still have one of memory.
+    prediction of time; a row may still have one of memory. `source`, `measured_seconds` and `predicted_seconds` are for
+    figures, and stay out of the file.
     """
 
     id: str
@@ -28,16 +32,23 @@ class ValidationRow(Spec):
     memory_measured_bytes: float | None = None
     memory_predicted_bytes: float | None = None
     skipped: str | None = None
+    source: str = Field(default="unknown", exclude=True)
+    measured_seconds: float | None = Field(default=None, exclude=True)
+    predicted_seconds: float | None = Field(default=None, exclude=True)
 
 
 class Outcome(NamedTuple):
-    """All that is known about one row: `setup` and `prediction` where it could be read, seconds where it has a time."""
+    """All that is known about one row: `setup` and `prediction` where it could be read."""
 
     row: TableRow
     result: ValidationRow
     setup: RowSetup | None = None
     prediction: Prediction | None = None
-    measured_seconds: float | None = None
+
+    @property
+    def measured_seconds(self) -> float | None:
+        """Measured step time; None where there is none, or none that a prediction stands against."""
+        return self.result.measured_seconds
 
 
 def interval_bounds(estimate: Estimate, level: float) -> tuple[float, float] | None:
@@ -46,3 +57,11 @@ def interval_bounds(estimate: Estimate, level: float) -> tuple[float, float] | N
         if abs(interval.level - level) < 1e-9:
             return interval.low, interval.high
     return None
+
+
+def source_name(source: str | None) -> str:
+    """The repository or paper of a `source` cell, without file, commit and line."""
+    if not source:
+        return "unknown"
+    paper = re.match(r"arXiv \S+", source)
+    return paper[0] if paper else source.split()[0].split("@")[0]

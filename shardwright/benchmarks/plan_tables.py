@@ -1,5 +1,6 @@
 """A plan and a comparison of plans as tables for the terminal."""
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -9,7 +10,22 @@ from shardwright.costmodel.plan import Plan
 
 from . import readable
 from .compare import ComparedPlan, Comparison
-from .plan_words import plan_lines, recompute_words, schedule_words
+from .plan_words import choice_words, plan_lines, recompute_words, schedule_words
+
+_CHOICES = 6  # of the comparison's columns, those before hold the plan's name and choices
+COMPARISON_COLUMNS = (
+    "plan",
+    "mesh",
+    "schedule",
+    "ZeRO",
+    "recompute",
+    "micro batch",
+    "step",
+    "tokens/s",
+    "MFU",
+    "memory",
+    "slower by",
+)
 
 
 def plan_table(plan: Plan, estimate: Estimate | None = None) -> Table:
@@ -52,26 +68,29 @@ def estimate_lines(estimate: Estimate) -> list[tuple[str, str]]:
 
 
 def comparison_table(comparison: Comparison) -> RenderableType:
-    """One line for each way that fits, and why the others do not."""
-    table = Table(title=f"{comparison.model_name} on {comparison.cluster_name}", title_justify="left")
-    for column in ("plan", "mesh", "schedule", "ZeRO", "recompute"):
-        table.add_column(column)
-    for column in ("micro batch", "step", "tokens/s", "MFU", "memory", "slower by"):
-        table.add_column(column, justify="right")
+    """One line for each way that fits, and why the others do not; readable in 80 columns."""
+    table = Table(title=f"{comparison.model_name} on {comparison.cluster_name}", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("plan", no_wrap=True)
+    table.add_column("choices")
+    numbers = COMPARISON_COLUMNS[_CHOICES:]
+    for column in numbers:
+        table.add_column(column, justify="right", no_wrap=True)
     reasons: list[Text] = []
     for row in comparison.rows:
-        if row.step_seconds is None:
+        if row.step_seconds is None or row.plan is None:
             reasons.append(Text.assemble((f"{row.name}: ", "bold"), row.reason or "cannot run"))
         else:
-            table.add_row(*(Text(cell) for cell in comparison_cells(row, comparison)))
+            cells = comparison_cells(row, comparison)[_CHOICES:]
+            style = "bold" if row is comparison.fastest else ""
+            table.add_row(*map(Text, (row.name, choice_words(row.plan), *cells)), style=style)
     return Group(table, *reasons) if table.row_count else Group(*reasons)
 
 
 def comparison_cells(row: ComparedPlan, comparison: Comparison) -> list[str]:
-    """One row's cells in the order of `comparison_table`'s columns; dashes where it has no plan."""
+    """One row's cells in the order of `COMPARISON_COLUMNS`; dashes where it has no plan."""
     plan, estimate, best = row.plan, row.estimate, comparison.fastest
     if plan is None or estimate is None:
-        return [row.name, *["-"] * 10]
+        return [row.name, *["-"] * (len(COMPARISON_COLUMNS) - 1)]
     slower = "-"
     if best is not None and best.step_seconds is not None and row.step_seconds is not None:
         slower = readable.share(row.step_seconds / best.step_seconds - 1)

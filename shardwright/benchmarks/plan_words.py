@@ -41,6 +41,19 @@ def sharding_words(plan: Plan) -> str:
     return f"{words} over {plan.mesh.dp_shard} ranks" if plan.zero_stage else words
 
 
+def choice_words(plan: Plan) -> str:
+    """Every choice that tells plans apart, in one line."""
+    words = [str(plan.mesh)]
+    if plan.zero_stage:
+        words.append(f"ZeRO-{plan.zero_stage}")
+    if plan.mesh.pp > 1:
+        words.append(schedule_words(plan))
+    words += [f"micro batch {plan.micro_batch}", f"recompute {recompute_words(plan)}"]
+    if plan.offload.optimizer_fraction:
+        words.append("optimizer on the host")
+    return "; ".join(words)
+
+
 def plan_lines(plan: Plan) -> list[tuple[str, str]]:
     """Every choice as (what, value)."""
     layers = [stage.layer_count for stage in plan.stages]

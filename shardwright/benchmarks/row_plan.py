@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage, ZeroStage
 
+from .divisors import divisors
 from .even_stages import even_stages
 from .skipped_row import SkippedRowError
 from .table import TableRow
@@ -22,6 +23,7 @@ _ZERO_STAGES: dict[str, ZeroStage] = {
 }
 _RECOMPUTE_POLICIES: tuple[RecomputePolicy, ...] = ("none", "selective", "full")
 _INTERLEAVING_FRAMEWORKS = ("megatron-lm", "megatron-core", "nemo")
+_OTHER_SELECTIVE = ("torchtitan", "maxtext")  # theirs also recomputes some matmuls, and keeps the attention
 _SHARD_GROUP = re.compile(r"(?:zero1 group(?: size)?|FSDP shard group)[ =](-?\d+)")
 
 
@@ -69,7 +71,10 @@ def plans_of_row(row: TableRow, layers: int) -> tuple[list[Plan], list[str]]:
         )
         if len(values) > 1
     ]
-    return plans, [f"{name}: the fastest predicted" for name in unknown]
+    assumptions = [f"{name}: the fastest predicted" for name in unknown]
+    if recomputes == ("selective",) and (row.framework or "").lower().startswith(_OTHER_SELECTIVE):
+        assumptions.append("selective recompute of other operators read as the attention core")
+    return plans, assumptions
 
 
 def _refuse_what_no_plan_says(row: TableRow) -> None:
@@ -116,7 +121,7 @@ def _zero_stages(row: TableRow, layout: _Layout) -> Sequence[ZeroStage]:
         return (0,)
     if row.zero_or_fsdp is None:
         return (0, 1)
-    folded = row.zero_or_fsdp.lower()
+    folded = row.zero_or_fsdp.lower().removeprefix("zero").removeprefix("-")
     if folded not in _ZERO_STAGES:
         raise SkippedRowError(f"zero_or_fsdp '{row.zero_or_fsdp}' is not known")
     return (_ZERO_STAGES[folded],)
@@ -125,13 +130,13 @@ def _zero_stages(row: TableRow, layout: _Layout) -> Sequence[ZeroStage]:
 def _micro_batches(row: TableRow, layout: _Layout) -> Sequence[int]:
     sequences = layout.sequences_per_rank
     if row.micro_batch is None:
-        return [micro for micro in range(1, sequences + 1) if sequences % micro == 0]
+        return divisors(sequences)
     if sequences % row.micro_batch:
         raise SkippedRowError("global_batch is not a multiple of dp * micro_batch: microbatches had unequal sizes")
     return (row.micro_batch,)
 
 
-def _recomputes(row: TableRow) -> Sequence[RecomputePolicy]:
+def _recomputes(row: TableRow) -> tuple[RecomputePolicy, ...]:
     if row.recompute is None or row.recompute == "unknown":
         return _RECOMPUTE_POLICIES
     for policy in _RECOMPUTE_POLICIES:

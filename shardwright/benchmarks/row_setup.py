@@ -68,8 +68,9 @@ def _precision(row: TableRow) -> Precision:
 def _attention(row: TableRow) -> tuple[Literal["flash", "unfused"], list[str]]:
     if row.attention is None:
         return "flash", ["fused attention"]
-    if row.attention == "flash":
+    stated = row.attention.lower()
+    if "flash" in stated or "sdpa" in stated:
         return "flash", []
-    if row.attention == "unfused":
+    if stated == "unfused":
         return "unfused", []
     raise SkippedRowError(f"attention '{row.attention}' is not known")

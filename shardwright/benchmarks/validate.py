@@ -11,7 +11,7 @@ from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.spec import Spec
 
 from .metrics import Metric, metric_of_row
-from .outcome import Outcome, ValidationRow, interval_bounds
+from .outcome import Outcome, ValidationRow, interval_bounds, source_name
 from .prediction import EstimatePlan, Prediction, fastest
 from .row_cluster import StandardNode
 from .row_setup import setup_of_row
@@ -69,6 +69,7 @@ def _outcome(row: TableRow, estimate: EstimatePlan, standard_node: StandardNode)
         id=row.id,
         unit=row.metric_unit,
         measured=row.metric_value,
+        source=source_name(row.source),
         memory_measured_bytes=1e9 * row.peak_mem_gb if row.peak_mem_gb is not None else None,
     )
     try:
@@ -87,7 +88,7 @@ def _outcome(row: TableRow, estimate: EstimatePlan, standard_node: StandardNode)
         return Outcome(row, with_memory.model_copy(update={"skipped": str(reason)}), setup, prediction)
     measured_seconds = metric.step_seconds(row.metric_value)
     times = _times(metric, prediction, measured_seconds)
-    return Outcome(row, with_memory.model_copy(update=times), setup, prediction, measured_seconds)
+    return Outcome(row, with_memory.model_copy(update=times), setup, prediction)
 
 
 def _times(metric: Metric, prediction: Prediction, measured_seconds: float) -> dict[str, float | None]:
@@ -99,6 +100,8 @@ def _times(metric: Metric, prediction: Prediction, measured_seconds: float) -> d
         "relative_error": predicted_seconds / measured_seconds - 1,
         "low_80": low,
         "high_80": high,
+        "measured_seconds": measured_seconds,
+        "predicted_seconds": predicted_seconds,
     }
 
 

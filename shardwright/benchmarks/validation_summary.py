@@ -1,6 +1,5 @@
 """A whole table's errors, by every grouping that says where they come from."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
@@ -56,7 +55,7 @@ def summarise(outcomes: Sequence[Outcome]) -> ValidationSummary:
         assumed=_counts(text for outcome in timed if outcome.setup for text in outcome.setup.assumptions),
         errors=summarise_errors(_errors(timed)),
         constant_efficiency=_constant_efficiency(timed),
-        by_source=_errors_by(timed, lambda outcome: source_name(outcome.row.source)),
+        by_source=_errors_by(timed, lambda outcome: outcome.result.source),
         by_gpu=_errors_by(timed, lambda outcome: outcome.row.gpu or "unknown"),
         by_framework=_errors_by(timed, lambda outcome: outcome.row.framework or "unknown"),
         memory=summarise_errors(_memory_errors(outcomes)),
@@ -64,14 +63,6 @@ def summarise(outcomes: Sequence[Outcome]) -> ValidationSummary:
         coverage_95=_coverage(timed, 0.95),
         ranks=rank_agreement(_trials(timed)),
     )
-
-
-def source_name(source: str | None) -> str:
-    """The repository or paper of a `source` cell, without file, commit and line."""
-    if not source:
-        return "unknown"
-    paper = re.match(r"arXiv \S+", source)
-    return paper[0] if paper else source.split()[0].split("@")[0]
 
 
 def _counts(texts: Iterable[str]) -> dict[str, int]:

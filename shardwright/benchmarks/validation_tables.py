@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -49,10 +50,10 @@ def _overall(summary: ValidationSummary) -> Table:
 
 
 def _errors_table(title: str, groups: Mapping[str, ErrorSummary]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("")
     for column in _ERROR_COLUMNS:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for name, errors in groups.items():
         sizes = [readable.share(value) for value in (errors.median, errors.mean, errors.p90, errors.worst)]
         table.add_row(Text(name), str(errors.count), *sizes, readable.signed_share(errors.mean_signed))
@@ -78,7 +79,7 @@ def _remarks(summary: ValidationSummary) -> list[str]:
 
 
 def _worst_rows(validation: Validation, worst: int) -> Table:
-    table = Table(title="Largest errors", title_justify="left")
+    table = Table(title="Largest errors", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("row")
     for column in ("measured", "predicted", "error"):
         table.add_column(column, justify="right")
@@ -96,7 +97,7 @@ def _worst_rows(validation: Validation, worst: int) -> Table:
 
 
 def _counts_table(title: str, what: str, counts: Mapping[str, int]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("rows", justify="right")
     table.add_column(what)
     for text, number in counts.items():

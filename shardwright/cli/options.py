@@ -9,7 +9,9 @@ import typer
 from shardwright.costmodel.errors import SpecError
 
 if TYPE_CHECKING:
-    from shardwright.costmodel import ClusterSpec, ModelSpec, TrainingSpec
+    from rich.console import Console
+
+    from shardwright.costmodel import ClusterSpec, ModelSpec, PlanFile, TrainingSpec
 
 ModelArgument = Annotated[
     str, typer.Argument(help="A preset's name, a Hugging Face config.json, or a folder with one.")
@@ -44,16 +46,23 @@ def read_cluster(reference: str) -> "ClusterSpec":
     Raises:
         SpecError: none of them, or not valid.
     """
-    kind, _, count = reference.partition(":")
-    if kind != "local":
-        from shardwright.costmodel import load_cluster
+    from shardwright.profiler.local import resolve_cluster
 
-        return load_cluster(reference)
-    if count and not count.isdecimal():
-        raise SpecError(f"--cluster {reference}: the count of ranks is a whole number from 1, as in local:2")
-    from shardwright.profiler.local import local_cluster
+    return resolve_cluster(reference)
 
-    return local_cluster(int(count) if count else None)
+
+def read_plan(path: Path) -> "tuple[PlanFile, ModelSpec]":
+    """A plan file and its model, the plan checked against model, batch and cluster.
+
+    Raises:
+        SpecError: not a plan file, or not valid.
+    """
+    from shardwright.costmodel import check_plan, read_plan_file
+
+    plan_file = read_plan_file(path)
+    model = plan_file.model()
+    check_plan(plan_file.plan, model, plan_file.cluster, plan_file.training)
+    return plan_file, model
 
 
 def read_training(seq_len: int, global_batch: int, precision: str, optimizer: str, attention: str) -> "TrainingSpec":
@@ -94,3 +103,11 @@ def refuse_existing(*paths: Path | None, force: bool) -> None:
 def print_json(data: object) -> None:
     """Plain JSON on stdout, nothing else."""
     typer.echo(json.dumps(data, indent=1, allow_nan=False))
+
+
+def console() -> "Console":
+    """Where tables go: as wide as the terminal, or wide enough for every table where there is none."""
+    from rich.console import Console
+
+    found = Console()
+    return found if found.is_terminal else Console(width=130)

@@ -78,12 +78,12 @@ class CatalogTimes:
         return np.asarray(np.maximum.reduce(shares))
 
     def attention_seconds(self, flops: Number, *, head_size: Number, backward: bool) -> Array:
-        """Fused attention: a share of the peak that falls with heads smaller than 128."""
-        if self._is_cpu:
-            share = np.asarray(constants.CPU_ATTENTION_FRACTION.value)
-        else:
-            fraction = constants.HOPPER_ATTENTION_FRACTION if self._since_hopper else constants.ATTENTION_FRACTION
-            share = fraction.value * np.minimum(1.0, 0.5 + np.asarray(head_size) / 256)
+        """Fused attention: its measured rate, or a share of the peak that falls with heads smaller than 128."""
+        measured = self.device.attention_flops_per_s.get(self.training.precision.compute)
+        if measured:  # over a forward and a backward
+            return np.asarray(flops, dtype=float) / measured
+        fraction = constants.HOPPER_ATTENTION_FRACTION if self._since_hopper else constants.ATTENTION_FRACTION
+        share = fraction.value * np.minimum(1.0, 0.5 + np.asarray(head_size) / 256)
         if backward:
             share = share * constants.ATTENTION_BACKWARD_FRACTION.value
         return np.asarray(flops, dtype=float) / (self._peak_flops_per_s * share)

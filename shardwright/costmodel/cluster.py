@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from .errors import SpecError
+from . import constants
 from .spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ LinkKind = Literal["nvlink", "nvswitch", "infinity-fabric", "pcie", "infiniband"
 DeviceFormat = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 GraphNode = tuple[str, int]
 FABRIC: GraphNode = ("fabric", 0)
+MOST_DEVICES = 10_000_000
 
 
 class Figure(Spec):
@@ -29,6 +31,8 @@ class Device(Spec):
     """One accelerator (or one CPU rank's share of a host), by its data sheet.
 
     Peaks are dense, in FLOP/s, per compute format; of a CPU they are measured matmul rates, efficiency included.
+    `attention_flops_per_s`: measured rates of fused causal attention, forward and backward, the causal half counted;
+    empty where the cost model has to derive them from the peak.
     `launch_seconds`: the least time between two kernel starts; of a CPU what one small operation takes to dispatch.
     `context_bytes`: what a process holds before its first tensor. `sources` names where each figure comes from, by field.
     """
@@ -38,10 +42,16 @@ class Device(Spec):
     memory_bytes: PositiveFloat
     memory_bytes_per_s: PositiveFloat
     peak_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(min_length=1)
+    attention_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(default_factory=dict)
     multiprocessors: PositiveInt = 1
     launch_seconds: NonNegativeFloat = 0.0
     context_bytes: NonNegativeFloat = 0.0
     sources: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def usable_bytes(self) -> float:
+        """What a plan may fill: the memory but for a reserve."""
+        return self.memory_bytes * (1 - constants.MEMORY_RESERVE.value)
 
 
 class Link(Spec):
@@ -96,8 +106,26 @@ class ClusterSpec(Spec):
 
     @model_validator(mode="after")
     def _homogeneous(self) -> Self:
-        if len({group.device.name for group in self.groups}) > 1:
-            raise ValueError("several kinds of device in one cluster are not available in this version; give one group")
+        first = self.groups[0].model_copy(update={"nodes": 1})
+        for number, group in enumerate(self.groups[1:], start=2):
+            if group.device.name != first.device.name:
+                raise ValueError("several kinds of device in one cluster are not available in this version")
+            if group.model_copy(update={"nodes": 1}) != first:
+                differing = [
+                    field
+                    for field in NodeGroup.model_fields
+                    if field != "nodes" and getattr(group, field) != getattr(first, field)
+                ]
+                raise ValueError(
+                    f"group {number} differs from group 1 in {', '.join(differing)}; "
+                    "unequal nodes in one cluster are not available in this version"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _not_absurd(self) -> Self:
+        if self.devices > MOST_DEVICES:
+            raise ValueError(f"{self.devices:.3g} devices are more than the {MOST_DEVICES:,} that can be planned for")
         return self
 
     @property

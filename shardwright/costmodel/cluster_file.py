@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from . import catalog
-from .cluster import ClusterSpec, Device, Host, Link, NodeGroup
+from .cluster import MOST_DEVICES, ClusterSpec, Device, Host, Link, NodeGroup
 from .errors import SpecError, nearest
 from .spec import Spec
 
-_MOST_DEVICES = 10_000_000
 _LEAST_MEMORY_BYTES = 1e8
 _HELP = "give DEVICE:COUNT such as h100-sxm:64, DEVICE:COUNT@FABRIC such as h100-sxm:64@ethernet-100g, or a TOML file"
 _CLUSTER_KEYS = ("name", "oversubscription", "groups")
@@ -53,9 +52,9 @@ def load_cluster(reference: str) -> ClusterSpec:
 
 
 def _count(text: str, reference: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= _MOST_DEVICES:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= MOST_DEVICES:
         raise SpecError(
-            f"'{reference}': the count of devices is '{text}'; give a whole number from 1 to {_MOST_DEVICES:,}"
+            f"'{reference}': the count of devices is '{text}'; give a whole number from 1 to {MOST_DEVICES:,}"
         )
     return int(text)
 
@@ -116,13 +115,15 @@ def _read_toml(path: Path) -> ClusterSpec:
         raise SpecError(f"{path}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError:
         raise SpecError(f"{path}: is not a text file in UTF-8") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise SpecError(f"{path}: is not valid TOML ({error or 'nested too deep'})") from None
     try:
         return ClusterSpec.parse(_expanded(data, path.stem), source=str(path))
     except SpecError as error:
-        line = str(error)
-        raise SpecError(line if line.startswith(f"{path}: ") else f"{path}: {line}") from None
+        line = str(error).removeprefix(f"{path}: ")
+        if "groups" not in data:
+            line = line.replace("'groups.0.", "'")  # the file wrote these keys at its top level
+        raise SpecError(f"{path}: {line}") from None
 
 
 def _expanded(data: dict[str, Any], default_name: str) -> dict[str, Any]:
@@ -181,12 +182,11 @@ def _merged(standard: dict[str, Any], changes: Any, cls: type[Spec], where: str)
     merged = standard | changes
     if not changes:
         return merged
-    if "sources" in standard:
-        merged["sources"] = (
-            standard["sources"] | dict.fromkeys(changes, "given by the user") | changes.get("sources", {})
-        )
-        merged["sources"].pop("name", None)
-    elif "source" not in changes:
+    if "sources" in standard and "sources" not in changes:
+        merged["sources"] = standard["sources"] | {
+            field: "given by the user" for field in changes if field in standard["sources"]
+        }
+    elif "source" in standard and "source" not in changes:
         merged["source"] = f"{', '.join(changes)} given by the user; the rest: {standard['source']}"
     return merged
 
@@ -219,8 +219,8 @@ def _with_node_count(group: dict[str, Any]) -> dict[str, Any]:
     total, per_node = group.pop("devices"), group.get("devices_per_node")
     if "nodes" in group:
         raise SpecError("give 'devices' or 'nodes', not both")
-    if isinstance(total, bool) or not isinstance(total, int) or not 1 <= total <= _MOST_DEVICES:
-        raise SpecError(f"'devices' is {total!r}: give a whole number from 1 to {_MOST_DEVICES:,}")
+    if isinstance(total, bool) or not isinstance(total, int) or not 1 <= total <= MOST_DEVICES:
+        raise SpecError(f"'devices' is {total!r}: give a whole number from 1 to {MOST_DEVICES:,}")
     if not isinstance(per_node, int) or per_node < 1:
         raise SpecError("'devices' needs 'devices_per_node', a whole number from 1")
     if total % per_node:

@@ -54,16 +54,28 @@ class DataParallel:
 
     def in_backward(self) -> Exposed:
         """Every microbatch: ZeRO-3 gathers what it freed; ZeRO-2 and -3 reduce, and store on the host."""
+        network, copies = self._each_backward()
+        return self._beside(self.backward, network, copies)
+
+    def in_last_backward(self) -> Exposed:
+        """Once a step: what the reduction that was put off, and the one between replicas, add to `in_backward`."""
+        network, copies = self._each_backward()
+        put_off = ~self._reduces_each
+        once = put_off * self._reduce_seconds + self._replica_seconds
+        every = self._beside(self.backward, network, copies)
+        last = self._beside(
+            self.backward, network + once[..., None], copies + (put_off * self._copy_seconds)[..., None]
+        )
+        copied = np.maximum(0.0, last.host_copy - every.host_copy)
+        added = last.network + last.host_copy - every.network - every.host_copy
+        return Exposed(np.maximum(0.0, added - copied), copied)
+
+    def _each_backward(self) -> tuple[Array, Array]:
+        """Traffic of every microbatch's backward, on the network and to and from the host, (N, R, 1) each."""
         gathers, reduces = self._gathers_each & self.freed, self._reduces_each
         network = gathers * self._gather_seconds + reduces * self._reduce_seconds
         copies = gathers * self._copy_seconds + reduces * self._copy_seconds
-        return self._beside(self.backward, network[..., None], copies[..., None])
-
-    def in_last_backward(self) -> Exposed:
-        """Once a step: the reduction that was put off, and the one between replicas."""
-        put_off = ~self._reduces_each
-        network = put_off * self._reduce_seconds + self._replica_seconds
-        return self._beside(self.backward, network[..., None], (put_off * self._copy_seconds)[..., None])
+        return network[..., None], copies[..., None]
 
     def _beside(self, compute: Array, network: Array, copies: Array) -> Exposed:
         """What traffic adds to the `compute` it runs beside: the part that outlasts it, and the compute it slows.

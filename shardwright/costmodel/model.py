@@ -55,9 +55,10 @@ class BlockRun(Spec):
 class ModelSpec(Spec):
     """A decoder-only transformer.
 
-    `positions`: rows of a learned position embedding, 0 where positions are rotary or ALiBi. `embedding_size`: width
-    of the embedding and head where it is not `hidden_size` (OPT-350M projects between them). `embedding_norm`: BLOOM's.
-    `config`: the Hugging Face configuration this was read from, which the executor builds the model of.
+    `positions`: how many tokens a learned position embedding reaches, 0 where positions are rotary or ALiBi;
+    `position_padding`: its rows beyond those (OPT's two). `embedding_size`: width of the embedding and head where it is
+    not `hidden_size` (OPT-350M projects between them). `embedding_norm`: BLOOM's. `config`: the Hugging Face
+    configuration this was read from, which the executor builds the model of.
     """
 
     name: str = Field(min_length=1)
@@ -67,6 +68,7 @@ class ModelSpec(Spec):
     blocks: tuple[BlockRun, ...] = Field(min_length=1)
     tied_embeddings: bool = False
     positions: NonNegativeInt = 0
+    position_padding: NonNegativeInt = 0
     embedding_size: PositiveInt | None = None
     embedding_norm: bool = False
     head_bias: bool = False
@@ -99,29 +101,28 @@ class ModelSpec(Spec):
         return tuple(index[run.block] for run in self.blocks for _ in range(run.count))
 
     def embedding_parameters(self) -> list[Parameter]:
-        """Weights before the first layer: token and position embeddings, their projection and norm."""
+        """Weights before the first layer, none with zero elements: tokens, positions, their projection and norm."""
         width = self.embedding_size or self.hidden_size
-        norm = (
-            Norm(kind="layernorm", bias=True).parameters("embedding.norm", self.hidden_size)
-            if self.embedding_norm
-            else []
-        )
-        return [
+        rows = self.positions + self.position_padding
+        weights = [
             Parameter("embedding.tokens", self.vocab_size * width, split=True),
-            Parameter("embedding.positions", self.positions * self.hidden_size, split=False),
+            Parameter("embedding.positions", rows * self.hidden_size, split=False),
             Parameter("embedding.projection", width * self.hidden_size if self.embedding_size else 0, split=False),
-            *norm,
         ]
+        if self.embedding_norm:
+            weights += Norm(kind="layernorm", bias=True).parameters("embedding.norm", self.hidden_size)
+        return [p for p in weights if p.elements]
 
     def head_parameters(self) -> list[Parameter]:
-        """Weights after the last layer: final norm and LM head, whether or not the head is tied to the embedding."""
+        """Weights after the last layer, none with zero elements: final norm, projection and LM head, tied or not."""
         width = self.embedding_size or self.hidden_size
-        norm = self.final_norm.parameters("head.norm", self.hidden_size) if self.final_norm else []
-        return [
-            *norm,
+        weights = [
             Parameter("head.projection", width * self.hidden_size if self.embedding_size else 0, split=False),
             Parameter("head.output", self.vocab_size * width + self.vocab_size * self.head_bias, split=True),
         ]
+        if self.final_norm:
+            weights = [*self.final_norm.parameters("head.norm", self.hidden_size), *weights]
+        return [p for p in weights if p.elements]
 
     @cached_property
     def parameter_count(self) -> int:

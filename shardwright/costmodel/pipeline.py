@@ -80,12 +80,15 @@ def step_parts(schedule: ScheduleName, costs: StageCosts, microbatches: int) -> 
 
     optimizer = costs.optimizer.max(axis=-1)
     work = of_rank(compute) + of_rank(gather) + of_rank(reduce)
+    # Neither can be negative but by rounding.
+    transfer = np.maximum(0.0, total - without_sends)
+    bubble = np.maximum(0.0, total - transfer - work - optimizer)
     return StepParts(
         rank=rank,
         compute_seconds=of_rank(compute),
         gather_seconds=of_rank(gather),
         reduce_seconds=of_rank(reduce),
-        transfer_seconds=total - without_sends,
-        bubble_seconds=np.maximum(0.0, without_sends - work - optimizer),
+        transfer_seconds=transfer,
+        bubble_seconds=bubble,
         optimizer_seconds=optimizer,
     )

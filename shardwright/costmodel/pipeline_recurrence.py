@@ -118,7 +118,7 @@ def interleaved_ends(costs: StageCosts, microbatches: int) -> Floats:
 
 
 class _TurnCosts(NamedTuple):
-    """[period, ..., P] each: what the turn costs every rank. No message is one that came at -inf."""
+    """[period, ..., P] each: what a turn costs every rank. Where there is no message to wait for, it came at -inf."""
 
     forward: Floats
     forward_message: Floats
@@ -127,7 +127,11 @@ class _TurnCosts(NamedTuple):
 
 
 class _Ring:
-    """Interleaved 1F1B as turns on a ring of ranks. A state is [..., 2 P]: ends of forwards, then when ranks are free."""
+    """Interleaved 1F1B as turns on a ring of ranks.
+
+    A state is [..., 2 P]: when each rank's last forward ended, then when the rank is free. In a turn with a backward the
+    second is the backward's end, and only after such a turn does a neighbour read it as a message.
+    """
 
     def __init__(self, costs: StageCosts, microbatches: int) -> None:
         self.pp = costs.pp

@@ -9,6 +9,9 @@ from pydantic import Field
 from .cluster import ClusterSpec
 from .errors import SpecError
 from .estimate import Estimate
+from .evaluate import estimate_plan
+from .huggingface import model_from_config
+from .model import ModelSpec
 from .plan import Plan
 from .spec import Spec, read_json
 from .training import TrainingSpec
@@ -30,6 +33,24 @@ class PlanFile(Spec):
     training: TrainingSpec
     plan: Plan
     estimate: Estimate | None = None
+
+    def model(self) -> ModelSpec:
+        """The model, read from its configuration.
+
+        Raises:
+            SpecError: the configuration is not valid.
+        """
+        return model_from_config(
+            self.model_config_json, name=self.model_name, source="the plan file's model_config_json"
+        )
+
+    def estimated(self) -> Estimate:
+        """The estimate in the file, or the catalog's where there is none.
+
+        Raises:
+            SpecError: the plan does not divide the model, the batch or the cluster.
+        """
+        return self.estimate or estimate_plan(self.model(), self.cluster, self.training, self.plan)
 
 
 def read_plan_file(path: Path) -> PlanFile:

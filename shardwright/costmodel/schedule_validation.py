@@ -1,12 +1,14 @@
 """Whether a schedule can run: every action once, one rank a stage, backward after forward, and no deadlock."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import product
 
 from .errors import SpecError
 from .schedule import Action, ActionKind, Schedule
 
 
+@lru_cache(maxsize=64)
 def validate_schedule(schedule: Schedule) -> None:
     """Refuse a schedule that would compute something wrong or wait for ever.
 
@@ -57,14 +59,14 @@ def _check_complete(schedule: Schedule) -> None:
 
 def _check_progress(schedule: Schedule) -> None:
     """Let every rank run as far as it can until all are done; a pass in which none moves is a deadlock."""
-    done: set[Action] = set()
+    done: set[Action | None] = {None}  # None: the source of what waits for no message
     steps = [0] * schedule.pp
     waiting = set(range(schedule.pp))
     while waiting:
         moved = set()
         for rank in sorted(waiting):
             order = schedule.orders[rank]
-            while steps[rank] < len(order) and _ready(order[steps[rank]], schedule.stages, done):
+            while steps[rank] < len(order) and order[steps[rank]].source(schedule.stages) in done:
                 done.add(order[steps[rank]])
                 steps[rank] += 1
                 moved.add(rank)
@@ -74,8 +76,3 @@ def _check_progress(schedule: Schedule) -> None:
             action = schedule.orders[rank][steps[rank]]
             source = action.source(schedule.stages)
             raise _error(schedule, rank, steps[rank], f"deadlock: {action} waits for {source}, which never runs")
-
-
-def _ready(action: Action, stages: int, done: set[Action]) -> bool:
-    source = action.source(stages)
-    return source is None or source in done

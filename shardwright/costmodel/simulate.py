@@ -5,7 +5,6 @@ it does before messages arrive, and what was announced first happens first.
 """
 
 import heapq
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,11 +18,8 @@ from .timeline import Lane, MemoryCurve, Span, Timeline
 _FINISH, _ARRIVE = 0, 1
 
 
-class _Event(NamedTuple):
-    seconds: float
-    priority: int
-    sequence: int
-    action: Action
+# (seconds, priority, sequence, action): plain, as a step has tens of thousands
+_Event = tuple[float, int, int, Action]
 
 
 def simulate(
@@ -89,7 +85,9 @@ class _Run:
         self._sequence = 0
         self._steps = [0] * schedule.pp
         self._busy = [False] * schedule.pp
-        self._arrived: set[Action] = set()
+        last = schedule.stages - 1
+        # What reads no message counts as arrived.
+        self._arrived = {a for a in schedule if a.stage == (0 if a.kind is ActionKind.FORWARD else last)}
         self._forward = costs.forward.tolist()
         self._backward = costs.backward.tolist()
         self._extra = costs.first_forward_extra.tolist()
@@ -99,18 +97,18 @@ class _Run:
         for rank in range(self.schedule.pp):
             self._start_next(rank, 0.0)
         while self._events:
-            event = heapq.heappop(self._events)
-            rank = self.schedule.rank_of_stage[event.action.stage]
-            if event.priority == _FINISH:
+            now, priority, _, action = heapq.heappop(self._events)
+            rank = self.schedule.rank_of_stage[action.stage]
+            if priority == _FINISH:
                 self._busy[rank] = False
                 self._steps[rank] += 1
-                self.free_seconds[rank] = event.seconds
-                if event.action.kind is ActionKind.BACKWARD:
-                    self.memory.change(rank, event.action.stage, -1, event.seconds)
-                self._send_result(rank, event.action, event.seconds)
+                self.free_seconds[rank] = now
+                if action.kind is ActionKind.BACKWARD:
+                    self.memory.change(rank, action.stage, -1, now)
+                self._send_result(rank, action, now)
             else:
-                self._arrived.add(event.action)
-            self._start_next(rank, event.seconds)
+                self._arrived.add(action)
+            self._start_next(rank, now)
 
     def reduce_and_update(self) -> None:
         """What follows the last backward: each rank's reductions one after the other, then all optimizers together."""
@@ -129,7 +127,7 @@ class _Run:
         return start + seconds
 
     def _announce(self, seconds: float, priority: int, action: Action) -> None:
-        heapq.heappush(self._events, _Event(seconds, priority, self._sequence, action))
+        heapq.heappush(self._events, (seconds, priority, self._sequence, action))
         self._sequence += 1
 
     def _start_next(self, rank: int, now: float) -> None:
@@ -137,7 +135,7 @@ class _Run:
         if self._busy[rank] or self._steps[rank] == len(order):
             return
         action = order[self._steps[rank]]
-        if action.source(self.schedule.stages) is not None and action not in self._arrived:
+        if action not in self._arrived:
             return
         stage, kind, microbatch = action
         start = now

@@ -54,12 +54,12 @@ class StageCosts:
             SpecError: stages are no multiple of pp, shapes do not fit, or a value is negative or not finite.
         """
         given = {
-            "forward": np.asarray(forward, dtype=np.float64),
-            "backward": np.asarray(backward, dtype=np.float64),
-            "first_forward_extra": np.asarray(first_forward_extra, dtype=np.float64),
-            "send": np.asarray(send, dtype=np.float64),
-            "reduce_tail": np.asarray(reduce_tail, dtype=np.float64),
-            "optimizer": np.asarray(optimizer, dtype=np.float64),
+            "forward": np.array(forward, dtype=np.float64),
+            "backward": np.array(backward, dtype=np.float64),
+            "first_forward_extra": np.array(first_forward_extra, dtype=np.float64),
+            "send": np.array(send, dtype=np.float64),
+            "reduce_tail": np.array(reduce_tail, dtype=np.float64),
+            "optimizer": np.array(optimizer, dtype=np.float64),
         }
         stages = given["forward"].shape[-1] if given["forward"].ndim else 0
         if pp < 1 or stages < 1 or stages % pp:
@@ -69,8 +69,9 @@ class StageCosts:
         widths = {"send": stages - 1, "optimizer": pp}
         object.__setattr__(self, "pp", pp)
         for name, seconds in given.items():
-            if not (np.isfinite(seconds).all() and (seconds >= 0).all()):
-                raise SpecError(f"stage cost '{name}' must be 0 or more seconds and finite, not {seconds.tolist()}")
+            valid = np.isfinite(seconds) & (seconds >= 0)
+            if not valid.all():
+                raise SpecError(f"stage cost '{name}' must be 0 or more seconds and finite, not {seconds[~valid][0]}")
         try:
             batch = np.broadcast_shapes(*(seconds.shape[:-1] for seconds in given.values()))
             for name, seconds in given.items():

@@ -69,19 +69,23 @@ class Timeline:
         """
         events: list[dict[str, Any]] = []
         for rank in range(self.pp):
-            events.append(_named("process_name", f"pipeline rank {rank}", pid=rank))
-            events += [_named("thread_name", lane, pid=rank, tid=tid) for tid, lane in enumerate(LANES)]
+            events.append(_named("process_name", rank, "compute", f"pipeline rank {rank}"))
+            events += [_named("thread_name", rank, lane, lane) for lane in LANES]
         events += [_span_event(span) for span in self.spans]
         for rank, curve in enumerate(self.memory):
             for seconds, size in zip(curve.seconds.tolist(), curve.bytes.tolist(), strict=True):
-                events.append(
-                    {"ph": "C", "name": "memory", "pid": rank, "tid": 0, "ts": seconds * 1e6, "args": {"bytes": size}}
-                )
+                counter = {"ph": "C", "name": "memory", **_place(rank, "compute")}
+                events.append({**counter, "ts": seconds * 1e6, "args": {"bytes": size}})
         return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
-def _named(kind: str, name: str, *, pid: int, tid: int = 0) -> dict[str, Any]:
-    return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": {"name": name}}
+def _place(rank: int, lane: Lane) -> dict[str, int]:
+    # From 1: Perfetto takes process and thread 0 for the idle task of a kernel trace.
+    return {"pid": 1 + rank, "tid": 1 + LANES.index(lane)}
+
+
+def _named(kind: str, rank: int, lane: Lane, name: str) -> dict[str, Any]:
+    return {"ph": "M", "name": kind, **_place(rank, lane), "args": {"name": name}}
 
 
 def _span_event(span: Span) -> dict[str, Any]:
@@ -89,8 +93,7 @@ def _span_event(span: Span) -> dict[str, Any]:
         "ph": "X",
         "name": span.name,
         "cat": span.lane,
-        "pid": span.rank,
-        "tid": LANES.index(span.lane),
+        **_place(span.rank, span.lane),
         "ts": span.start_seconds * 1e6,
         "dur": span.seconds * 1e6,
         "args": {

@@ -1,5 +1,6 @@
 """The engine: a plan applied to a Hugging Face model on this rank, ready to compute a step's loss and gradients."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -56,8 +57,8 @@ class Engine:
         self._runner = _runner(plan_file, stages, skeleton, mesh, self._loss)
         self._tied: TiedEmbedding | None = None
         self._counted = [parameter for part in self.model_parts for parameter in part.parameters()]
-        if skeleton.tied and plan.mesh.pp > 1:
-            copy = _tied_copy(stages, skeleton)
+        copy = _tied_copy(stages, skeleton) if skeleton.tied and plan.mesh.pp > 1 else None
+        if copy is not None:
             self._tied = TiedEmbedding(plan, mesh, copy)
             if len(plan.stages) - 1 in stages:  # the norm counts the first stage's copy
                 self._counted = [parameter for parameter in self._counted if parameter is not copy]
@@ -80,9 +81,8 @@ class Engine:
         dist.all_reduce(tokens)
         tokens_per_step = max(int(tokens) // (mesh.pp * mesh.tp), 1)
         self._loss.scale = self.dp_size / tokens_per_step
-        loss = self._runner.run(inputs, labels)
-        if self._tied is not None:
-            self._tied.sum_gradients()
+        with self._tied.summed() if self._tied is not None else contextlib.nullcontext():
+            loss = self._runner.run(inputs, labels)
         dist.all_reduce(loss)
         return loss / (self.dp_size * mesh.tp)
 
@@ -121,6 +121,8 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
             f"the plan is for {plan.mesh.ranks} ranks ({plan.mesh}), {dist.get_world_size()} are running; "
             f"start {plan.mesh.ranks} or plan for {dist.get_world_size()}"
         )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     check_precision(plan_file.training.precision, device)
     skeleton = read_skeleton(plan_file)
     degrees = tuple(getattr(plan.mesh, axis) for axis in MESH_AXES)

@@ -10,7 +10,6 @@ from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.measurement import Measurement, read_measurement
 from shardwright.costmodel.plan_file import PlanFile, read_plan_file
 
-from .checkpoint import newest_checkpoint, read_manifest
 from .hugging_face import read_skeleton
 from .options import RunOptions
 from .rank import run_rank
@@ -44,14 +43,16 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
         )
         if leads:
             folder.check(identity, options)
-        finished = _finished(folder, plan_file, options)
+        start = folder.start(plan_file, options)
     except SpecError:
         if not leads:
             raise SystemExit(2) from None
         raise
-    if finished:
+    if start.step == options.steps:
         progress(f"{folder.path}: already holds all {options.steps} steps; give more steps to go on")
-        return finished
+        return read_measurement(folder.measurement)
+    if plan_file.cluster.groups[0].device.kind == "gpu" and not torch.cuda.is_available() and leads:
+        progress("no GPU here: training on this machine's CPUs, for which the plan's prediction is not meant")
     if not leads:
         return run_rank(plan_file, options, folder, progress)
     with folder.locked():
@@ -93,26 +94,9 @@ def _offered_ranks(plan_file: PlanFile, options: RunOptions) -> tuple[int, str]:
     """How many ranks there are to run on, and the words that lead to that number."""
     if "RANK" in os.environ:
         return int(os.environ["WORLD_SIZE"]), "torchrun was started with"
+    if plan_file.cluster.groups[0].device.kind == "gpu" and torch.cuda.is_available():
+        present = torch.cuda.device_count()
+        return min(present, options.ranks or present), "the GPUs to run on are"
     if options.ranks is not None:
         return options.ranks, "the options offer"
-    if plan_file.cluster.groups[0].device.kind == "gpu" and torch.cuda.is_available():
-        return torch.cuda.device_count(), "the GPUs of this machine are"
     return MOST_CPU_RANKS, "on CPUs one machine runs at most"
-
-
-def _finished(folder: RunFolder, plan_file: PlanFile, options: RunOptions) -> Measurement | None:
-    """The measurement of a run that has nothing left to do.
-
-    Raises:
-        SpecError: what it would continue from can't be taken up, or is past the last step already.
-    """
-    own = newest_checkpoint(folder.checkpoints)
-    start = own or options.resume_from
-    if start is None:
-        return None
-    step = read_manifest(start, plan_file).step
-    if step < options.steps:
-        return None
-    if own and step == options.steps and folder.measurement.is_file():
-        return read_measurement(folder.measurement)
-    raise SpecError(f"{start}: is of step {step} and the run is to end at step {options.steps}; give more steps")

@@ -63,18 +63,31 @@ class MemoryMeter:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            self._baseline = torch.cuda.memory_allocated(device)
-        else:
-            _forget_resident_peak()
-            self._baseline = psutil.Process().memory_info().rss
+        on_gpu = device.type == "cuda"
+        self._baseline = torch.cuda.memory_allocated(device) if on_gpu else psutil.Process().memory_info().rss
+        self._earlier = MemoryPeak(self._baseline, self._baseline, 0 if on_gpu else None)
+        self._forget()
 
     def read(self) -> MemoryPeak:
+        earlier = self._earlier
         if self._device.type == "cuda":
-            reserved = torch.cuda.max_memory_reserved(self._device)
-            return MemoryPeak(torch.cuda.max_memory_allocated(self._device), self._baseline, reserved)
-        return MemoryPeak(max(_resident_peak(), self._baseline), self._baseline, None)
+            peak = torch.cuda.max_memory_allocated(self._device)
+            reserved = max(earlier.reserved or 0, torch.cuda.max_memory_reserved(self._device))
+            return MemoryPeak(max(earlier.peak, peak), self._baseline, reserved)
+        return MemoryPeak(max(earlier.peak, _resident_peak()), self._baseline, None)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out what the block needs for itself: writing a checkpoint is no part of a step's memory."""
+        self._earlier = self.read()
+        yield
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            _forget_resident_peak()
 
 
 def _forget_resident_peak() -> None:

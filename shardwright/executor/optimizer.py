@@ -36,13 +36,14 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def build_optimizer(parts: Sequence[nn.Module], name: OptimizerName, options: RunOptions) -> torch.optim.Optimizer:
-    """AdamW or SGD over all parameters of this rank's `parts`, by torch's fused kernels on GPU and CPU alike.
+    """AdamW, by torch's fused kernel on GPU and CPU alike, or SGD over all parameters of this rank's `parts`.
 
     Weight decay acts on matrices only: norms and biases, all one-dimensional, have none.
     """
     groups = _groups((parameter for part in parts for parameter in part.parameters()), options.weight_decay)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=options.learning_rate, fused=True)
+        # the fused kernel of SGD takes no DTensor
+        return torch.optim.SGD(groups, lr=options.learning_rate, foreach=True)
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas, eps=options.eps, fused=True)
 
 

@@ -1,6 +1,7 @@
 """A step through a pipeline: torch's schedules over this rank's stages, and the embedding that two stages share."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -96,7 +97,7 @@ class Pipeline:
         losses: list[Tensor] = []
         with self._loss.active():
             self._schedule.step(
-                *([inputs] if self._first else []),
+                *([inputs.contiguous()] if self._first else []),  # a stage minds the strides of what it is given
                 target=labels if self._last else None,
                 losses=losses if self._last else None,
                 return_outputs=False,
@@ -110,25 +111,26 @@ class TiedEmbedding:
     Both stages hold it. Each gathers a part of its gradient; the sum of the two makes equal updates of equal copies.
     """
 
-    def __init__(self, plan: Plan, mesh: DeviceMesh, copy: nn.Parameter | None) -> None:
-        """`copy` is this rank's copy, None on the stages between. Called on every rank, as groups are made by all."""
+    def __init__(self, plan: Plan, mesh: DeviceMesh, copy: nn.Parameter) -> None:
+        """`copy` is this rank's copy. Made on the ranks of the first and of the last stage only."""
         self._copy = copy
         self._device = torch.device(mesh.device_type)
-        self._group: dist.ProcessGroup | None = None
-        per_stage = mesh.size() // plan.mesh.pp
-        last = (plan.mesh.pp - 1) * per_stage
-        for position in range(per_stage):  # the ranks of a stage are neighbours; equal positions hold equal shards
-            group = dist.new_group([position, last + position])
-            if dist.get_rank() in (position, last + position):
-                self._group = group
+        ranks_per_stage = mesh.size() // plan.mesh.pp
+        position = dist.get_rank() % ranks_per_stage  # equal positions in two stages hold equal shards
+        partners = [position, (plan.mesh.pp - 1) * ranks_per_stage + position]
+        self._group = dist.new_group(partners, use_local_synchronization=True)
 
-    def sum_gradients(self) -> None:
-        """Add the two copies' gradients up, once the step's are reduced."""
-        if self._copy is None or self._group is None or self._copy.grad is None:
-            return
+    @contextlib.contextmanager
+    def summed(self) -> Iterator[None]:
+        """Around a step's backward passes: adds up what the two copies gathered in it, once it is reduced."""
+        earlier, self._copy.grad = self._copy.grad, None  # of steps before, and already summed
+        yield
         gradient = self._copy.grad
+        assert gradient is not None, "both stages compute with the embedding in every step"
         local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
         total = local.to(self._device)  # an offloaded gradient lies on the host, which NCCL does not reach
         dist.all_reduce(total, group=self._group)
         if total is not local:
             local.copy_(total)
+        if earlier is not None:
+            gradient.add_(earlier)

@@ -8,14 +8,14 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from shardwright.costmodel.errors import SpecError
-from shardwright.costmodel.measurement import Measurement, StepRecord
+from shardwright.costmodel.measurement import Measurement, StepRecord, read_measurement
 from shardwright.costmodel.plan_file import PlanFile, read_plan_file, write_plan_file
 from shardwright.costmodel.spec import Spec, read_json
 
-from .checkpoint import newest_checkpoint
+from .checkpoint import newest_checkpoint, read_manifest
 from .options import RunOptions
 
 
@@ -31,6 +31,13 @@ def plan_digest(plan_file: PlanFile) -> str:
     """Digest of what a plan makes run: model, training and plan; not the estimate, nor the cluster it was planned for."""
     content = plan_file.model_dump(mode="json", include={"model_config_json", "training", "plan"})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Start(NamedTuple):
+    """Where a run begins: after `step`, from `checkpoint`; None and 0 for the beginning."""
+
+    checkpoint: Path | None
+    step: int
 
 
 class RunFolder:
@@ -75,8 +82,35 @@ class RunFolder:
                 f"{self.path}: holds a checkpoint and resume is 'never'; give a new folder or resume 'auto'"
             )
 
+    def start(self, plan_file: PlanFile, options: RunOptions) -> Start:
+        """The newest checkpoint here, else the one `options` name, else the beginning.
+
+        It may be at the last step only where the measurement lies beside it: a run that is finished.
+
+        Raises:
+            SpecError: the checkpoint can't be taken up, or is past what the options ask for.
+        """
+        own = newest_checkpoint(self.checkpoints)
+        checkpoint = own or options.resume_from
+        if checkpoint is None:
+            return Start(None, 0)
+        step = read_manifest(checkpoint, plan_file).step
+        if step >= options.steps and not (own and step == options.steps == self._measured_steps()):
+            raise SpecError(
+                f"{checkpoint}: is of step {step} and the run is to end at step {options.steps}; give more steps"
+            )
+        return Start(checkpoint, step)
+
+    def _measured_steps(self) -> int | None:
+        return read_measurement(self.measurement).steps[-1].step if self.measurement.is_file() else None
+
     def prepare(self, plan_file: PlanFile, options: RunOptions, identity: RunIdentity) -> None:
-        """Write plan, options and identity; forget the failures of an earlier try."""
+        """Write plan, options and identity; forget the failures of an earlier try.
+
+        Raises:
+            SpecError: what `check` refuses (another launcher may have come first), or the folder can't be written.
+        """
+        self.check(identity, options)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self.failures, ignore_errors=True)

@@ -60,8 +60,10 @@ def _raise_failure(folder: RunFolder) -> None:
 def _command(folder: RunFolder, ranks: int, restarts: int) -> list[str]:
     """Workers' stderr goes to files: what a user should read is told once, in one line, by the launcher."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    # a machine's name need not resolve, on a laptop or in a container
+    address = ["--local-addr=127.0.0.1"]
     logs = [f"--max-restarts={restarts}", f"--log-dir={folder.logs}", "--redirects=2"]
-    return [*torchrun, *logs, "-m", "shardwright.executor.worker", str(folder.path)]
+    return [*torchrun, *address, *logs, "-m", "shardwright.executor.worker", str(folder.path)]
 
 
 @contextlib.contextmanager

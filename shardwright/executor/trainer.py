@@ -1,25 +1,23 @@
 """The training loop of one rank."""
 
 import math
-import platform
 import statistics
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from shardwright.costmodel.errors import SpecError
-from shardwright.costmodel.measurement import Fingerprint, Measurement, StepRecord
+from shardwright.costmodel.measurement import Measurement, StepRecord, read_measurement
 from shardwright.costmodel.plan_file import PlanFile
 
-from .checkpoint import Manifest, Trainee, load_checkpoint, newest_checkpoint, save_checkpoint
+from .checkpoint import Manifest, Trainee, load_checkpoint, save_checkpoint
 from .data import Batches, open_batches
 from .engine import Engine, build_engine
 from .failure import RunFailedError
 from .families import FAMILIES
+from .fingerprint import read_fingerprint
 from .meter import MemoryMeter, MemoryPeak, StepMeter
 from .optimizer import build_optimizer, learning_rate_at, set_learning_rate
 from .options import RunOptions
@@ -68,6 +66,8 @@ class Trainer:
     def run(self) -> Measurement:
         """Take all steps that are left; returns the measurement on every rank, written to the folder by rank 0."""
         start = self._resume()
+        if start == self._options.steps:  # a rank was lost after the last checkpoint, and all were started again
+            return read_measurement(self._folder.measurement)
         if self._leads:
             self._records = self._folder.keep_steps_until(start)
         for step in range(start + 1, self._options.steps + 1):
@@ -79,13 +79,13 @@ class Trainer:
 
     def _resume(self) -> int:
         """Load what there is to continue from; returns the steps already taken."""
-        found = [newest_checkpoint(self._folder.checkpoints) or self._options.resume_from]
-        dist.broadcast_object_list(found)
-        if found[0] is None:
-            return 0
-        manifest = load_checkpoint(found[0], self._trainee, self._plan_file)
-        self._tell(f"continuing from {found[0]} after step {manifest.step}")
-        return manifest.step
+        found = [self._folder.start(self._plan_file, self._options)]
+        dist.broadcast_object_list(found)  # ranks that look a moment apart must agree
+        checkpoint, step = found[0]
+        if checkpoint is not None:
+            load_checkpoint(checkpoint, self._trainee, self._plan_file)
+            self._tell(f"continuing from {checkpoint} after step {step}")
+        return step
 
     def _step(self, step: int) -> StepRecord:
         engine, options = self._engine, self._options
@@ -151,7 +151,8 @@ class Trainer:
             seed=self._options.seed,
             files={},
         )
-        save_checkpoint(self._folder.checkpoints, self._trainee, manifest, keep=self._options.keep_checkpoints)
+        with self._memory.paused():
+            save_checkpoint(self._folder.checkpoints, self._trainee, manifest, keep=self._options.keep_checkpoints)
 
     def _measure(self) -> Measurement:
         warmup = self._options.timing_warmup_steps
@@ -177,7 +178,7 @@ class Trainer:
                 peak_reserved_bytes=tuple(reserved) or None,
                 baseline_memory_bytes=tuple(peak.baseline for peak in peaks),
                 steps=tuple(self._records),
-                fingerprint=_fingerprint(self._device),
+                fingerprint=read_fingerprint(self._device),
             )
         ]
         dist.broadcast_object_list(measured)  # rank 0 alone has the records of before a resume
@@ -212,14 +213,3 @@ def _check_same_data(batches: Batches) -> None:
         raise SpecError(
             f"rank {different} finds other data than rank 0; give every node the same files (the default, Python's own sources, differs between Python versions)"
         )
-
-
-def _fingerprint(device: torch.device) -> Fingerprint:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return Fingerprint(
-        device=name,
-        host=platform.node(),
-        python=platform.python_version(),
-        torch=torch.__version__,
-        date=datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds"),
-    )

@@ -42,4 +42,8 @@ def _end_with_launcher(folder: RunFolder) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # gloo leaves threads behind that abort ("terminate called") an interpreter which takes itself down in order
+    os._exit(code)

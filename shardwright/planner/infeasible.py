@@ -96,11 +96,11 @@ def _what_binds(
     rank = max(range(len(estimate.memory)), key=lambda index: estimate.memory[index].total)
     parts = estimate.memory[rank]
     name, size = max(parts, key=lambda part: part[1])
-    have = node.device.memory_bytes
+    have = node.device.usable_bytes
     return (
         f"no plan fits the device memory: the one that comes closest ({shown}) needs {parts.total / _GIB:.1f} GiB on "
         f"pipeline rank {rank}, {size / _GIB:.1f} of it {name.replace('_', ' ')}, and a {node.device.name} has "
-        f"{have / _GIB:.1f}, {(parts.total - have) / _GIB:.1f} GiB too much"
+        f"{have / _GIB:.1f} usable, {(parts.total - have) / _GIB:.1f} GiB too much"
     )
 
 

@@ -103,7 +103,7 @@ def space_costs(
         gather_window=kept.gather_window,
         reduce_buffer=kept.reduce_buffer,
         host=kept.host,
-        room=(node.device.memory_bytes - fixed_bytes(space.base, cluster)) * (1 - _ROUNDING),
+        room=(node.device.usable_bytes - fixed_bytes(space.base, cluster)) * (1 - _ROUNDING),
     )
     return SpaceCosts(space, rows, node.host.memory_bytes / node.devices_per_node * (1 - _ROUNDING))
 

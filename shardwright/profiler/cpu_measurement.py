@@ -19,6 +19,17 @@ from shardwright.costmodel.errors import SpecError
 from .cpu_rates import CpuRates, CpuSetting
 
 _TIMEOUT_SECONDS = 120.0
+_MEANS = (
+    "fp32_flops_per_s",
+    "bf16_flops_per_s",
+    "fp32_attention_flops_per_s",
+    "bf16_attention_flops_per_s",
+    "elementwise_bytes_per_s",
+    "copy_bytes_per_s",
+    "dispatch_seconds",
+    "process_bytes",
+    "cpu_share",
+)
 
 
 def measure_cpu(setting: CpuSetting, *, seconds: float = 3.0) -> CpuRates:
@@ -42,9 +53,6 @@ def measure_cpu(setting: CpuSetting, *, seconds: float = 3.0) -> CpuRates:
         link_latency_seconds=latency_seconds,
         **{field: _mean(rank[field] for rank in seen) for field in _MEANS},
     )
-
-
-_MEANS = ("fp32_flops_per_s", "bf16_flops_per_s", "copy_bytes_per_s", "dispatch_seconds", "process_bytes")
 
 
 def fit_link(seconds_by_size_bytes: Mapping[int, float], ranks: int) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Callable
 from importlib import metadata
 from math import ceil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from shardwright.costmodel import catalog
 from shardwright.costmodel.cluster import ClusterSpec, Device, Host, Link, NodeGroup
+from shardwright.costmodel.cluster_file import load_cluster
 from shardwright.costmodel.errors import SpecError
 
 from .cpu_measurement import measure_cpu
@@ -19,6 +21,23 @@ MOST_CPU_RANKS = 8
 _INSTALL = "install it with: pip install 'shardwright[run]'"
 
 
+def resolve_cluster(reference: str, *, refresh: bool = False) -> ClusterSpec:
+    """The cluster that `reference` means: `local`, `local:RANKS`, or whatever `load_cluster` understands.
+
+    Raises:
+        SpecError: as `local_cluster` and `load_cluster`.
+    """
+    text = reference.strip()
+    name, colon, count = text.partition(":")
+    if name != "local":
+        return load_cluster(reference)
+    if not colon:
+        return local_cluster(refresh=refresh)
+    if not re.fullmatch(r"[0-9]{1,6}", count):
+        raise SpecError(f"'{text}': the count of ranks is '{count}'; give a whole number such as local:2")
+    return local_cluster(int(count), refresh=refresh)
+
+
 def local_cluster(
     ranks: int | None = None, *, refresh: bool = False, measure: Callable[[CpuSetting], CpuRates] = measure_cpu
 ) -> ClusterSpec:
@@ -26,7 +45,8 @@ def local_cluster(
 
     With NVIDIA GPUs: all that are visible, or `ranks` of them, by the catalog. Otherwise the CPU, shared by `ranks` ranks
     (two where there are two cores or more), with rates that are measured once, in some seconds, and remembered under
-    the user's cache folder until the CPU, the cores, torch or `ranks` change; `refresh` measures again.
+    the user's cache folder until the CPU, the cores, torch or `ranks` change; `refresh` measures again. Rates that other
+    programs disturbed are used, say so in their source, and are not remembered.
 
     Raises:
         SpecError: `ranks` that this machine cannot hold, a GPU that the catalog lacks, torch not installed.
@@ -83,14 +103,16 @@ def _cpu_cluster(ranks: int | None, refresh: bool, measure: Callable[[CpuSetting
 
 def _cpu_node(rates: CpuRates, memory_bytes: float) -> NodeGroup:
     setting = rates.setting
-    source = f"measured on this machine on {rates.date}, torch {setting.torch}, {setting.ranks} ranks at once"
-    figures = ("memory_bytes_per_s", "peak_flops_per_s", "launch_seconds", "context_bytes")
+    busy = f", while other programs left {rates.cpu_share:.0%} of the CPU" if rates.disturbed else ""
+    source = f"measured on this machine on {rates.date}, torch {setting.torch}, {setting.ranks} ranks at once{busy}"
+    figures = ("memory_bytes_per_s", "peak_flops_per_s", "attention_flops_per_s", "launch_seconds", "context_bytes")
     device = Device(
         name=f"{setting.cpu}, {setting.threads} of {setting.cores} cores",
         kind="cpu",
         memory_bytes=memory_bytes / setting.ranks,
-        memory_bytes_per_s=rates.copy_bytes_per_s,
+        memory_bytes_per_s=rates.elementwise_bytes_per_s,
         peak_flops_per_s={"fp32": rates.fp32_flops_per_s, "bf16": rates.bf16_flops_per_s},
+        attention_flops_per_s={"fp32": rates.fp32_attention_flops_per_s, "bf16": rates.bf16_attention_flops_per_s},
         multiprocessors=setting.threads,
         launch_seconds=rates.dispatch_seconds,
         context_bytes=rates.process_bytes,

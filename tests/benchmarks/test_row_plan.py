@@ -31,6 +31,7 @@ def test_a_complete_row_is_one_plan() -> None:
         ("fsdp", 3, Mesh(dp_shard=64)),
         ("fsdp-grad-op", 2, Mesh(dp_shard=64)),
         ("3", 3, Mesh(dp_shard=64)),
+        ("ZeRO-2", 2, Mesh(dp_shard=64)),
         ("1", 1, Mesh(dp_shard=64)),
         ("0", 0, Mesh(dp_replicate=64)),
     ],
@@ -82,6 +83,13 @@ def test_only_frameworks_that_interleave_leave_the_chunks_open() -> None:
     assert assumptions == ["chunks per pipeline rank: the fastest predicted"]
     deepspeed, assumptions = plans_of_row(row(**changes, framework="Megatron-LM + DeepSpeed ZeRO-3"), LAYERS)
     assert [plan.schedule for plan in deepspeed] == ["1f1b"]
+    assert assumptions == []
+
+
+def test_selective_recompute_that_is_another_says_so() -> None:
+    _, assumptions = plans_of_row(row(recompute="selective", framework="torchtitan (PyTorch FSDP2)"), LAYERS)
+    assert assumptions == ["selective recompute of other operators read as the attention core"]
+    _, assumptions = plans_of_row(row(recompute="selective", framework="Megatron-LM"), LAYERS)
     assert assumptions == []
 
 

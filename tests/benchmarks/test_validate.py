@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from shardwright.benchmarks.outcome import source_name
 from shardwright.benchmarks.validate import Validation, validate_table
-from shardwright.benchmarks.validation_summary import source_name
 from shardwright.benchmarks.validation_tables import validation_tables
 from shardwright.costmodel.errors import SpecError
 from tests.benchmarks.fake_costs import estimate_plan, standard_node

@@ -10,15 +10,16 @@ from torch import nn
 
 from shardwright.costmodel.model import ModelSpec
 
-transformers.logging.set_verbosity_error()  # warnings about keys of generation, which say nothing about shapes
+_untyped: Any = transformers  # it annotates only some of its functions
+_untyped.logging.set_verbosity_error()  # its warnings are about keys of generation, which say nothing about shapes
 
 
 def build_on_meta(config: Mapping[str, Any]) -> nn.Module:
     """The causal language model of a config.json, from nothing but the file's own keys."""
     keys = copy.deepcopy(dict(config))  # configuration classes edit nested dictionaries in place
-    built = transformers.AutoConfig.for_model(keys.pop("model_type"), **keys)
+    built = _untyped.AutoConfig.for_model(keys.pop("model_type"), **keys)
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(built)
+        model = _untyped.AutoModelForCausalLM.from_config(built)
     assert isinstance(model, nn.Module)
     return model
 

@@ -56,12 +56,11 @@ def test_the_slower_link_counts_where_a_node_is_slower_than_its_nics() -> None:
 
 
 def test_ranks_are_numbered_node_by_node_over_all_groups(two_nodes: ClusterSpec) -> None:
-    group = two_nodes.groups[0]
-    small = group.model_copy(update={"nodes": 3, "devices_per_node": 2})
-    both = ClusterSpec(name="both", groups=(small, group))
-    assert [both.node_of(rank) for rank in (0, 1, 2, 5, 6, 13, 14, 21)] == [0, 0, 1, 2, 3, 3, 4, 4]
-    assert not both.spans_nodes((6, 13))
-    assert both.graph().number_of_nodes() == 1 + 5 + 22
+    one = two_nodes.groups[0].model_copy(update={"nodes": 1})
+    both = ClusterSpec(name="both", groups=(one, two_nodes.groups[0]))
+    assert [both.node_of(rank) for rank in (0, 7, 8, 15, 16, 23)] == [0, 0, 1, 1, 2, 2]
+    assert not both.spans_nodes((16, 23))
+    assert both.graph().number_of_nodes() == 1 + 3 + 24
 
 
 @settings(deadline=None)  # the first call imports networkx
@@ -93,6 +92,15 @@ def test_a_fabric_faster_than_its_links_is_refused(two_nodes: ClusterSpec) -> No
 def test_two_kinds_of_device_are_refused(two_nodes: ClusterSpec) -> None:
     groups = [two_nodes.groups[0].model_dump(), load_cluster("a100:8").groups[0].model_dump()]
     with pytest.raises(SpecError, match="several kinds of device"):
+        ClusterSpec.parse({"name": "mixed", "groups": groups}, source="here")
+
+
+def test_unequal_nodes_are_refused(two_nodes: ClusterSpec) -> None:
+    """Else the cost model would take the first group's nodes for all."""
+    group = two_nodes.groups[0]
+    device = group.device.model_copy(update={"memory_bytes": 102e9})
+    groups = [group.model_dump(), group.model_copy(update={"device": device, "nics_per_node": 4}).model_dump()]
+    with pytest.raises(SpecError, match="group 2 differs from group 1 in device, nics_per_node; unequal nodes"):
         ClusterSpec.parse({"name": "mixed", "groups": groups}, source="here")
 
 

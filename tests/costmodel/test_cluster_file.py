@@ -49,6 +49,10 @@ class TestShortForm:
         (group,) = load_cluster("h100:64@roce-200g").groups
         assert (group.nic.kind, group.nics_per_node, group.node_bytes_per_s) == ("roce", 8, 8 * 25e9)
 
+    def test_slingshot_has_rdma(self) -> None:
+        (group,) = load_cluster("mi250x:64@slingshot-11").groups
+        assert group.node_bytes_per_s == 4 * 25e9
+
     def test_ethernet_is_one_nic_per_node(self) -> None:
         (group,) = load_cluster("h100:64@ethernet-100g").groups
         assert group.node_bytes_per_s == 12.5e9
@@ -143,9 +147,9 @@ class TestTomlFile:
             "given by the user",
         )
 
-    def test_groups_of_one_device(self, tmp_path: Path) -> None:
-        text = '[[groups]]\ndevice = "a100"\nnodes = 2\n[[groups]]\ndevice = "a100"\nnodes = 1\ndevices_per_node = 4\n'
-        assert _load(tmp_path, text).devices == 20
+    def test_equal_groups(self, tmp_path: Path) -> None:
+        text = '[[groups]]\ndevice = "a100"\nnodes = 2\n[[groups]]\ndevice = "a100"\nnodes = 1\n'
+        assert _load(tmp_path, text).devices == 24
 
     def test_a_part_of_the_device_peaks_is_replaced_whole(self, tmp_path: Path) -> None:
         text = 'nodes = 1\ndevice = { like = "h100", peak_flops_per_s = { bf16 = 800e12 } }'
@@ -167,7 +171,7 @@ class TestTomlFile:
             ('nodes = 1\ndevice = { like = "h100", memory = 9e10 }', "Did you mean 'memory_bytes'?"),
             (
                 'nodes = 1\ndevice = { like = "h100", memory_bytes = 0 }',
-                "'groups.0.device.memory_bytes' is 0: Input should be greater",
+                "'device.memory_bytes' is 0: Input should be greater",
             ),
             ('nodes = 1\ndevice = { like = "h100", memory_bytes = -1 }', "greater than 0"),
             ('nodes = 1\ndevice = { like = "h100", memory_bytes = nan }', "finite number"),
@@ -175,13 +179,13 @@ class TestTomlFile:
             ('nodes = 1\ndevice = { like = "h100", memory_bytes = 80 }', "it is in bytes; 80 GB would be 80e9"),
             (
                 'nodes = 1\ndevice = { like = "h100", memory_bytes = "80GB" }',
-                "'groups.0.device.memory_bytes' is '80GB'",
+                "'device.memory_bytes' is '80GB'",
             ),
-            ('device = "h100"\nnodes = 1\nhost = { memory_bytes = 0 }', "'groups.0.host.memory_bytes' is 0"),
-            ('device = "h100"\nnodes = 0', "'groups.0.nodes' is 0"),
-            ('device = "h100"\nnodes = -1', "'groups.0.nodes' is -1"),
-            ('device = "h100"\nnodes = nan', "'groups.0.nodes' is nan"),
-            ('device = "h100"\nnodes = 1.5', "'groups.0.nodes' is 1.5"),
+            ('device = "h100"\nnodes = 1\nhost = { memory_bytes = 0 }', "'host.memory_bytes' is 0"),
+            ('device = "h100"\nnodes = 0', "'nodes' is 0"),
+            ('device = "h100"\nnodes = -1', "'nodes' is -1"),
+            ('device = "h100"\nnodes = nan', "'nodes' is nan"),
+            ('device = "h100"\nnodes = 1.5', "'nodes' is 1.5"),
             ('device = "h100"\ndevices = 0', "'devices' is 0: give a whole number"),
             ('device = "h100"\ndevices = 12', "it does not fill nodes of 8; give 8 or 16"),
             ('device = "h100"\ndevices = 4', "give 8, or set devices_per_node = 4"),
@@ -195,6 +199,14 @@ class TestTomlFile:
             ("device = { like = 3 }\nnodes = 1", "give a name of the catalog, or a table"),
             ('device = "h100"\nnodes = 1\noversubscription = 0', "'oversubscription' is 0"),
             ('device = "h100"\nnodes = 1\noversubscription = nan', "'oversubscription' is nan"),
+            ('device = "h100"\nnodes = 1' + 5000 * "0", "is not valid TOML"),
+            ('device = "h100"\nnodes = 1' + 30 * "0", "devices are more than the 10,000,000"),
+            ('nodes = 1\ndevice = { like = "h100", sources = 3 }', "'device.sources' is 3"),
+            ('nodes = 1\ndevice = { like = "h100", kind = "tpu" }', "'device.kind' is 'tpu'"),
+            (
+                '[[groups]]\ndevice = "a100"\nnodes = 1\n[[groups]]\ndevice = "a100"\nnodes = 1\ndevices_per_node = 4',
+                "group 2 differs from group 1 in devices_per_node; unequal nodes",
+            ),
             ("groups = 3", "'groups' is not a list of tables"),
             ("groups = []", "'groups' is not a list of tables"),
             ('nodes = 1\n[[groups]]\ndevice = "h100"', "unknown key 'nodes' beside groups"),
@@ -203,6 +215,7 @@ class TestTomlFile:
                 '[[groups]]\ndevice = "a100"\nnodes = 1\n[[groups]]\ndevice = "h100"\nnodes = 1',
                 "several kinds of device",
             ),
+            ('[[groups]]\ndevice = "a100"\nnodes = 0', "'groups.0.nodes' is 0"),
             ("nodes = 1\n[device]\nname = 'x'", "is missing"),
         ],
     )

@@ -121,7 +121,8 @@ class TestModelSpec:
             hidden_size=10,
             vocab_size=100,
             blocks=(BlockRun(count=1, block=self.BLOCK),),
-            positions=8,
+            positions=6,
+            position_padding=2,
             embedding_size=4,
             embedding_norm=True,
             head_bias=True,
@@ -138,6 +139,11 @@ class TestModelSpec:
         }
         assert head == {"head.projection": 40, "head.output": 400 + 100}
         assert spec.parameter_count == 540 + 540 - 400 + self.BLOCK_SIZE
+
+    def test_what_a_model_lacks_is_not_listed(self) -> None:
+        spec = model(BlockRun(count=1, block=self.BLOCK)).model_copy(update={"final_norm": None})
+        assert [p.name for p in spec.embedding_parameters()] == ["embedding.tokens"]
+        assert [p.name for p in spec.head_parameters()] == ["head.output"]
 
     def test_norms_without_weight_have_no_parameters(self) -> None:
         block = Block(attention=ATTENTION, ffn=DENSE, norm=Norm(kind="layernorm", weight=False))

@@ -31,19 +31,21 @@ def test_the_trace_has_a_process_per_rank_a_thread_per_lane_and_microseconds() -
     threads = {
         (event["pid"], event["tid"]): event["args"]["name"] for event in events if event["name"] == "thread_name"
     }
-    assert processes == {0: "pipeline rank 0", 1: "pipeline rank 1"}
-    assert threads == {(rank, tid): lane for rank in (0, 1) for tid, lane in enumerate(LANES)}
+    assert processes == {1: "pipeline rank 0", 2: "pipeline rank 1"}
+    assert threads == {(process, thread): lane for process in (1, 2) for thread, lane in enumerate(LANES, start=1)}
     spans = [event for event in events if event["ph"] == "X"]
-    assert [(threads[span["pid"], span["tid"]], span["name"], span["ts"], span["dur"]) for span in spans] == [
-        ("compute", "0F0", 0, 1.5e6),
-        ("pipeline send", "send 0F0", 1.5e6, 0.5e6),
-        ("compute", "1F0", 2e6, 1e6),
-        ("optimizer", "optimizer", 3e6, 1e6),
+    assert [
+        (span["pid"], threads[span["pid"], span["tid"]], span["name"], span["ts"], span["dur"]) for span in spans
+    ] == [
+        (1, "compute", "0F0", 0, 1.5e6),
+        (1, "pipeline send", "send 0F0", 1.5e6, 0.5e6),
+        (2, "compute", "1F0", 2e6, 1e6),
+        (2, "optimizer", "optimizer", 3e6, 1e6),
     ]
     assert spans[0]["args"] == {"stage": 0, "microbatch": 0}
     assert spans[3]["args"] == {}
     counters = [(event["pid"], event["ts"], event["args"]["bytes"]) for event in events if event["ph"] == "C"]
-    assert counters == [(0, 0, 10), (0, 1.5e6, 20), (1, 0, 5)]
+    assert counters == [(1, 0, 10), (1, 1.5e6, 20), (2, 0, 5)]
 
 
 def test_a_rank_is_idle_while_it_neither_computes_nor_updates() -> None:

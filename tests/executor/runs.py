@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from shardwright.costmodel.plan import Plan
 from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor import checkpoint
 from shardwright.executor.options import RunOptions
 from shardwright.executor.run_folder import RunFolder
 from shardwright.executor.trainer import Trainer
@@ -34,22 +35,45 @@ def options(folder: Path, *, data: Path, **given: Any) -> RunOptions:
     return RunOptions(out=folder, data=(data,), **{**small, **given})
 
 
-def losses(plan: PlanFile, run: RunOptions, *, stop_after_step: int | None = None) -> list[float]:
-    """The losses of the run's steps, those before a resume included; raises RankFailedError where it is told to stop."""
+def losses(
+    plan: PlanFile,
+    run: RunOptions,
+    *,
+    stop_after_step: int | None = None,
+    other_data_on_last_rank: bool = False,
+    told: list[str] | None = None,
+    file_bytes: int = checkpoint.FILE_BYTES,
+) -> list[float]:
+    """The losses of the run's steps, those before a resume included; raises RankFailedError where it is told to stop.
+
+    `told` receives the lines of progress.
+    """
     run.out.mkdir(parents=True, exist_ok=True)
-    return run_world(plan.plan.mesh.ranks, _train, plan, run, stop_after_step)[0]
+    ranks = plan.plan.mesh.ranks
+    found, lines = run_world(ranks, _train, plan, run, stop_after_step, other_data_on_last_rank, file_bytes)[0]
+    if told is not None:
+        told += lines
+    return found
 
 
 class Stopped(BaseException):
     """Ends a rank at once, as a kill would."""
 
 
-def _train(plan: PlanFile, run: RunOptions, stop_after_step: int | None) -> list[float]:
+def _train(
+    plan: PlanFile, run: RunOptions, stop_after_step: int | None, other_data_on_last_rank: bool, file_bytes: int
+) -> tuple[list[float], list[str]]:
+    lines: list[str] = []
+    checkpoint.FILE_BYTES = file_bytes
+
     def progress(line: str) -> None:
+        lines.append(line)
         if line.startswith(f"step {stop_after_step}/"):
             raise Stopped
 
+    if other_data_on_last_rank and dist.get_rank() == dist.get_world_size() - 1:
+        run = run.model_copy(update={"data": ()})
     trainer = Trainer(plan, run, RunFolder(run.out), device=torch.device("cpu"), progress=progress)
     measurement = trainer.run()
     dist.barrier()
-    return [record.loss for record in measurement.steps]
+    return [record.loss for record in measurement.steps], lines

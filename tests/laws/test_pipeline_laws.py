@@ -16,6 +16,7 @@ from shardwright.costmodel.simulate import simulate
 
 Shape = tuple[ScheduleName, int, int, int]
 SECONDS = st.floats(0, 100) | st.sampled_from([0.0, 1.0, 1e-6])
+UNTIMED = settings(deadline=None)  # how long an example takes depends on its size and on what else the machine does
 COSTS = ("forward", "backward", "first_forward_extra", "send", "reduce_tail", "optimizer")
 
 
@@ -49,6 +50,7 @@ def seconds(shape: Shape, costs: StageCosts) -> float:
 class TestStepSecondsAndSimulationAgree:
     """step_seconds == the simulated step, for any costs; a stronger law than the 1% that the design asks for."""
 
+    @UNTIMED
     @given(cases())
     def test_law(self, case: tuple[Shape, StageCosts]) -> None:
         shape, costs = case
@@ -58,6 +60,7 @@ class TestStepSecondsAndSimulationAgree:
 class TestNoCostMakesAStepFaster:
     """Raising any one cost never shortens the step."""
 
+    @UNTIMED
     @given(cases(), st.sampled_from(COSTS), st.data())
     def test_law(self, case: tuple[Shape, StageCosts], name: str, data: st.DataObject) -> None:
         shape, costs = case
@@ -68,6 +71,7 @@ class TestNoCostMakesAStepFaster:
 class TestTimeScales:
     """Costs twice as long make a step twice as long."""
 
+    @UNTIMED
     @given(cases())
     def test_law(self, case: tuple[Shape, StageCosts]) -> None:
         shape, costs = case
@@ -78,6 +82,7 @@ class TestTimeScales:
 class TestAStepLiesBetweenItsBounds:
     """The busiest rank's work <= the step <= everything one after the other."""
 
+    @UNTIMED
     @given(cases())
     def test_law(self, case: tuple[Shape, StageCosts]) -> None:
         shape, costs = case
@@ -92,19 +97,20 @@ class TestAStepLiesBetweenItsBounds:
 class TestPartsAddUp:
     """No part is negative and together they are the step."""
 
+    @UNTIMED
     @given(cases())
     def test_law(self, case: tuple[Shape, StageCosts]) -> None:
         shape, costs = case
         parts = step_parts(shape[0], costs, shape[3])
         step = seconds(shape, costs)
         assert float(parts.total_seconds) == pytest.approx(step, rel=1e-12)
-        assert float(parts.bubble_seconds) >= 0
-        assert float(parts.transfer_seconds) >= -1e-12 * step
+        assert min(float(parts.bubble_seconds), float(parts.transfer_seconds)) >= 0
 
 
 class Test1F1BIsNoSlowerThanGPipeWithoutSends:
     """On equal stages without sends, 1F1B takes as long as GPipe and never holds more microbatches."""
 
+    @UNTIMED
     @given(st.integers(1, 8), st.integers(1, 40), SECONDS, SECONDS)
     def test_law(self, pp: int, microbatches: int, forward: float, backward: float) -> None:
         costs = StageCosts(pp=pp, forward=np.full(pp, forward), backward=np.full(pp, backward))
@@ -119,10 +125,12 @@ class TestParseReadsWhatWasPrinted:
 
     actions = st.builds(Action, st.integers(0, 200), st.sampled_from(ActionKind), st.integers(0, 5000))
 
+    @UNTIMED
     @given(actions)
     def test_of_actions(self, action: Action) -> None:
         assert Action.parse(str(action)) == action
 
+    @UNTIMED
     @given(st.lists(st.lists(actions, min_size=1), max_size=5))
     def test_of_schedules(self, orders: list[list[Action]]) -> None:
         schedule = Schedule(tuple(map(tuple, orders)))
@@ -132,8 +140,8 @@ class TestParseReadsWhatWasPrinted:
 class TestGeneratedSchedulesCanRun:
     """Every schedule that is generated passes validation, with its stages on rank i % pp."""
 
+    @UNTIMED
     @given(shapes())
-    @settings(max_examples=50)
     def test_law(self, shape: Shape) -> None:
         schedule = make_schedule(*shape)
         validate_schedule(schedule)
@@ -145,6 +153,7 @@ class TestGeneratedSchedulesCanRun:
 class TestASwapThatBreaksTheOrderIsFound:
     """A generated schedule with a backward moved before its own forward is refused."""
 
+    @UNTIMED
     @given(shapes(), st.data())
     def test_law(self, shape: Shape, data: st.DataObject) -> None:
         schedule = make_schedule(*shape)

@@ -3,6 +3,7 @@
 Each function breaks the process it runs in, so it is given to a rank of a world and never called here.
 """
 
+import contextlib
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import Replicate
 from torch.utils.checkpoint import checkpoint
 
-from shardwright.executor import attention, clipping, families, pipeline, stage_module, tensor_parallel
+from shardwright.executor import attention, clipping, engine, families, pipeline, stage_module, tensor_parallel
 from shardwright.executor.data_parallel import GradientSync
 from shardwright.executor.loss import TokenLoss
 from shardwright.executor.pipeline import TiedEmbedding
@@ -139,7 +140,7 @@ def lose_gradient_between_stages() -> None:
 
 def drop_tied_sum() -> None:
     """Each stage updates its copy of the shared embedding by its own part of the gradient."""
-    TiedEmbedding.sum_gradients = lambda self: None  # type: ignore[method-assign]
+    TiedEmbedding.summed = lambda self: contextlib.nullcontext()  # type: ignore[method-assign, assignment, return-value]
 
 
 def detach_checkpoint() -> None:
@@ -149,7 +150,7 @@ def detach_checkpoint() -> None:
     def detached(layer: Any, hidden: Tensor, **options: Any) -> Any:
         return original(layer, hidden.detach(), **options)
 
-    stage_module.checkpoint = detached  # type: ignore[attr-defined]
+    stage_module.checkpoint = detached  # type: ignore[assignment, attr-defined]
 
 
 def detach_attention_core() -> None:
@@ -159,12 +160,28 @@ def detach_attention_core() -> None:
     def detached(function: Any, module: Any, query: Tensor, *rest: Any, **options: Any) -> Any:
         return original(function, module, query.detach(), *rest, **options)
 
-    attention.checkpoint = detached  # type: ignore[attr-defined]
+    attention.checkpoint = detached  # type: ignore[assignment, attr-defined]
 
 
 def count_replicated_gradients_twice() -> None:
-    """The gradient norm adds up every rank's shards, copies too."""
-    clipping._shards = lambda parameter: 1 << 30
+    """The gradient norm adds up copies too."""
+    original = clipping.gradient_norm
+
+    def every_copy(parameters: Any, *, ranks_per_stage: int, device: torch.device) -> float:
+        return original(parameters, ranks_per_stage=ranks_per_stage // 2, device=device)
+
+    engine.gradient_norm = every_copy  # type: ignore[attr-defined]
+
+
+def count_tied_copies_twice() -> None:
+    """The gradient norm adds up both stages' copies of the shared embedding."""
+    original = engine.Engine.__init__
+
+    def all_counted(self: Any, *args: Any) -> None:
+        original(self, *args)
+        self._counted = [parameter for part in self.model_parts for parameter in part.parameters()]
+
+    engine.Engine.__init__ = all_counted  # type: ignore[method-assign, assignment]
 
 
 def norm_of_this_rank() -> None:

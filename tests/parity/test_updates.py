@@ -45,7 +45,7 @@ CASES = {
     "zero 2": Case(plan_file(GPT2, plan((layers(zero=2),), dp_shard=2)), (sabotage.overwrite_gradients,)),
     "zero 3": Case(plan_file(LLAMA, plan((layers(zero=3),), dp_shard=2)), (sabotage.forget_data_parallel_average,)),
     "zero 3 over 4 ranks, widths that 4 does not divide": Case(
-        plan_file(model_config("qwen3", vocab_size=101, intermediate_size=46), plan((layers(zero=3),), dp_shard=4))
+        plan_file(model_config("gpt2", vocab_size=101, n_inner=46), plan((layers(zero=3),), dp_shard=4))
     ),
     "zero 1, 2 and 3 by layer": Case(
         plan_file(LLAMA_4, plan((layers(1, zero=1), layers(1, zero=2), layers(2, zero=3)), dp_shard=2)),

@@ -12,6 +12,7 @@ from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.engine import Engine, build_engine
 from shardwright.executor.hugging_face import read_skeleton
 from shardwright.executor.initial_weights import materialise
+from shardwright.executor.state_names import hugging_face_state
 
 from .worlds import run_world
 
@@ -102,15 +103,13 @@ def own_share(engine: Engine, inputs: Tensor, labels: Tensor) -> tuple[Tensor, T
 
 
 def full_tensors(engine: Engine) -> dict[str, Tensor]:
-    """This rank's parameters gathered whole, GPT-2's fused projections in Hugging Face's shape again."""
+    """This rank's parameters gathered whole, in Hugging Face's shapes."""
     tensors = {}
     for part in engine.model_parts:
         for name, value in part.state_dict().items():
             whole = value.full_tensor() if isinstance(value, DTensor) else value
-            if "c_attn" in name:
-                whole = whole.flatten(-2)
             tensors[name] = whole.detach().clone()
-    return tensors
+    return hugging_face_state(tensors)
 
 
 def worst_update_error(runs: list[Run], reference: Run) -> float:

@@ -13,11 +13,15 @@ RATES = CpuRates(
     date="2026-01-02",
     fp32_flops_per_s=50e9,
     bf16_flops_per_s=200e9,
+    fp32_attention_flops_per_s=30e9,
+    bf16_attention_flops_per_s=40e9,
+    elementwise_bytes_per_s=15e9,
     copy_bytes_per_s=20e9,
     dispatch_seconds=3e-6,
     link_bytes_per_s=2e9,
     link_latency_seconds=70e-6,
     process_bytes=280e6,
+    cpu_share=0.98,
 )
 
 
@@ -29,6 +33,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_threads_share_the_cores() -> None:
     assert [SETTING.model_copy(update={"ranks": ranks}).threads for ranks in (1, 2, 3, 8)] == [4, 2, 1, 1]
+
+
+def test_more_ranks_than_cores_share_them() -> None:
+    assert [SETTING.model_copy(update={"ranks": ranks}).cpu_share for ranks in (2, 4, 8)] == [1, 1, 0.5]
+
+
+def test_disturbed_rates_are_not_remembered() -> None:
+    """Half of the CPU is a disturbance for two ranks on four cores, and all there is for eight."""
+    remember_rates(RATES.model_copy(update={"cpu_share": 0.5}))
+    assert remembered_rates(SETTING) is None
+    eight = SETTING.model_copy(update={"ranks": 8})
+    remember_rates(RATES.model_copy(update={"cpu_share": 0.5, "setting": eight}))
+    assert remembered_rates(eight) is not None
 
 
 def test_what_was_remembered_is_read_back() -> None:

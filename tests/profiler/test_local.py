@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from shardwright.costmodel import catalog
+from shardwright.costmodel.cluster_file import load_cluster
 from shardwright.costmodel.errors import SpecError
-from shardwright.profiler import local, local_cluster
+from shardwright.profiler import local, local_cluster, resolve_cluster
 from shardwright.profiler.cpu_rates import CpuRates, CpuSetting
 from shardwright.profiler.nvidia_smi import ReportedGpu
 
@@ -16,8 +17,9 @@ H100 = ReportedGpu(index=0, uuid="GPU-a", name="NVIDIA H100 80GB HBM3", memory_b
 class Bench:
     """Round numbers in place of a measurement, and a count of how often it was asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, cpu_share: float = 1.0) -> None:
         self.settings: list[CpuSetting] = []
+        self.cpu_share = cpu_share
 
     def __call__(self, setting: CpuSetting) -> CpuRates:
         self.settings.append(setting)
@@ -27,11 +29,15 @@ class Bench:
             date="2026-01-02",
             fp32_flops_per_s=50e9,
             bf16_flops_per_s=10e9,
+            fp32_attention_flops_per_s=30e9,
+            bf16_attention_flops_per_s=40e9,
+            elementwise_bytes_per_s=15e9,
             copy_bytes_per_s=20e9,
             dispatch_seconds=3e-6,
             link_bytes_per_s=2e9 if several else None,
             link_latency_seconds=70e-6 if several else None,
             process_bytes=280e6,
+            cpu_share=self.cpu_share,
         )
 
 
@@ -56,7 +62,8 @@ class TestCpu:
         """bf16 may well be slower than fp32 on a CPU: it is taken as measured."""
         (group,) = local_cluster(2, measure=Bench()).groups
         assert group.device.peak_flops_per_s == {"fp32": 50e9, "bf16": 10e9}
-        assert (group.device.memory_bytes_per_s, group.device.launch_seconds) == (20e9, 3e-6)
+        assert group.device.attention_flops_per_s == {"fp32": 30e9, "bf16": 40e9}
+        assert (group.device.memory_bytes_per_s, group.device.launch_seconds) == (15e9, 3e-6)
         link = group.intra_node
         assert (link.kind, link.bytes_per_s, link.latency_seconds) == ("shared-memory", 2e9, 70e-6)
 
@@ -89,6 +96,13 @@ class TestCpu:
         local_cluster(2, refresh=True, measure=bench)
         assert len(bench.settings) == 2
 
+    def test_disturbed_rates_say_so_and_are_measured_again(self) -> None:
+        bench = Bench(cpu_share=0.5)
+        (group,) = local_cluster(2, measure=bench).groups
+        assert "while other programs left 50% of the CPU" in group.device.sources["peak_flops_per_s"]
+        local_cluster(2, measure=bench)
+        assert len(bench.settings) == 2
+
     def test_other_ranks_are_measured_apart(self) -> None:
         bench = Bench()
         for ranks in (1, 2, 4):
@@ -103,6 +117,26 @@ class TestCpu:
     def test_more_ranks_than_a_host_holds(self) -> None:
         with pytest.raises(SpecError, match="a CPU host holds at most 8 ranks; give local:8"):
             local_cluster(9, measure=Bench())
+
+
+class TestReference:
+    @pytest.mark.parametrize(("reference", "ranks"), [("local", 2), ("local:3", 3), (" local:3 ", 3)])
+    def test_this_machine(self, reference: str, ranks: int) -> None:
+        for count in (2, 3):
+            local_cluster(count, measure=Bench())  # remembered, so that nothing is measured for real
+        assert resolve_cluster(reference).devices == ranks
+
+    def test_another_cluster(self) -> None:
+        assert resolve_cluster("h100-sxm:16") == load_cluster("h100-sxm:16")
+
+    @pytest.mark.parametrize("count", ["", "two", "-1", "2.0", "nan", "٣"])
+    def test_a_count_that_is_none(self, count: str) -> None:
+        with pytest.raises(SpecError, match="give a whole number such as local:2"):
+            resolve_cluster(f"local:{count}")
+
+    def test_no_ranks(self) -> None:
+        with pytest.raises(SpecError, match="the count of ranks is a whole number from 1"):
+            resolve_cluster("local:0")
 
 
 class TestGpu:

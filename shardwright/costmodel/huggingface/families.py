@@ -78,6 +78,8 @@ def model_from_config(config: Mapping[str, Any], *, name: str, source: str) -> M
         return read(reader)
     except ValidationError as error:
         raise reader.error(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+    except RecursionError:
+        raise reader.error("is nested too deep to be a configuration") from None
 
 
 def _model_type(config: Mapping[str, Any], source: str) -> str:

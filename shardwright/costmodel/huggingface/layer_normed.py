@@ -9,8 +9,6 @@ from .layers import Ends, decoder, divide_hidden, read_heads, read_layer_count
 from .reader import ConfigReader
 
 _LAYER_NORM = Norm(kind="layernorm", bias=True)
-# OPT gives its embeddings of positions two rows before the first position, for padding.
-_OPT_PADDING_ROWS = 2
 
 
 def read_gpt2(config: ConfigReader) -> ModelSpec:
@@ -59,7 +57,8 @@ def read_opt(config: ConfigReader) -> ModelSpec:
     embedding_size = config.optional_size("word_embed_proj_dim", default=None)
     ends = Ends(
         final_norm=norm if has_final_norm else None,
-        positions=config.size("max_position_embeddings", default=2048) + _OPT_PADDING_ROWS,
+        positions=config.size("max_position_embeddings", default=2048),
+        position_padding=2,
         embedding_size=None if embedding_size == hidden_size else embedding_size,
     )
     blocks = [block] * read_layer_count(config)

@@ -1,5 +1,6 @@
 """What the families share: the shape of attention, which layer looks how far back, and the model around its layers."""
 
+import copy
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -103,6 +104,7 @@ class Ends(NamedTuple):
 
     final_norm: Norm | None = Norm()
     positions: int = 0
+    position_padding: int = 0
     embedding_size: int | None = None
     embedding_norm: bool = False
     head_bias: bool = False
@@ -126,6 +128,6 @@ def decoder(
         vocab_size=config.size("vocab_size", default=vocab_size),
         blocks=runs,
         tied_embeddings=config.flag("tie_word_embeddings", default=tied),
-        config=dict(config.config),
+        config=copy.deepcopy(dict(config.config)),
         **(ends or Ends())._asdict(),
     )

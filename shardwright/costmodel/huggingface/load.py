@@ -15,6 +15,7 @@ from .families import model_from_config
 
 _SUFFIX = ".json"
 _CONFIG_FILE = "config.json"
+_MOST_LISTED = 12
 
 
 def preset_names() -> tuple[str, ...]:
@@ -69,6 +70,11 @@ def _load_path(path: Path, reference: str) -> ModelSpec:
 def _advice(reference: str) -> str:
     """The preset that was likely meant, also by the name of a repository such as meta-llama/Llama-3.1-70B."""
     meant = Path(reference).name.lower().removesuffix(_SUFFIX)
+    longer = [name for name in preset_names() if meant and name.startswith(meant)]
+    if len(longer) == 1:
+        return f" Did you mean '{longer[0]}'?"
+    if 1 < len(longer) <= _MOST_LISTED:
+        return f" Did you mean one of {', '.join(longer)}?"
     examples = ", ".join(f"'{name}'" for name in ("llama-3.1-70b", "gpt3-175b", "mixtral-8x7b"))
     return nearest(meant, _presets()) or f" There are {len(_presets())} presets, {examples} among them."
 

@@ -1,0 +1,120 @@
+"""`compare` lays plans and named strategies side by side."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shardwright.costmodel.errors import InfeasibleError, SpecError
+
+from .options import (
+    AttentionOption,
+    ClusterOption,
+    ForceOption,
+    GlobalBatchOption,
+    JsonOption,
+    ModelArgument,
+    OptimizerOption,
+    PrecisionOption,
+    SeqLenOption,
+    console,
+    print_json,
+    read_cluster,
+    read_model,
+    read_plan,
+    read_training,
+    refuse_existing,
+)
+
+if TYPE_CHECKING:
+    from shardwright.benchmarks.compare import Comparison
+    from shardwright.costmodel import ClusterSpec, ModelSpec, Plan, TrainingSpec
+
+
+def compare(
+    model: ModelArgument,
+    cluster: ClusterOption,
+    seq_len: SeqLenOption,
+    global_batch: GlobalBatchOption,
+    precision: PrecisionOption = "bf16",
+    optimizer: OptimizerOption = "adamw",
+    attention: AttentionOption = "flash",
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(help="A named strategy; repeat for several. Default: all, and best (the planner's choice)."),
+    ] = None,
+    plan: Annotated[
+        list[Path] | None, typer.Option(help="A plan file of the same model, cluster and batch; repeat for several.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report of the fastest here.")] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare named strategies, plan files and the planner's choice for one job."""
+    from shardwright.benchmarks.compare import BEST, STRATEGIES
+    from shardwright.benchmarks.compare import compare as compare_ways
+    from shardwright.planner import search
+
+    refuse_existing(report, force=force)
+    training = read_training(seq_len, global_batch, precision, optimizer, attention)
+    model_spec, cluster_spec = read_model(model), read_cluster(cluster)
+    names = strategy or [*STRATEGIES, BEST]
+    found = compare_ways(
+        model_spec,
+        cluster_spec,
+        training,
+        strategies=[name for name in names if name != BEST],
+        plans=_plans(plan or [], model_spec),
+        search=(lambda *job: search(*job).plan) if BEST in names else None,
+    )
+    if report:
+        _write_report(report, found, model_spec, cluster_spec, training)
+    if as_json:
+        print_json(found.to_json())
+        return
+    from shardwright.benchmarks.plan_tables import comparison_table
+
+    console().print(comparison_table(found))
+
+
+def _plans(paths: list[Path], model: "ModelSpec") -> "dict[str, Plan]":
+    """The plans in files, by file name.
+
+    Raises:
+        SpecError: a file is no plan file, or one for another model.
+    """
+    plans = {}
+    for path in paths:
+        plan_file, _ = read_plan(path)
+        if plan_file.model_config_json != model.config:
+            raise SpecError(f"{path}: is a plan for {plan_file.model_name}, not for {model.name}")
+        plans[path.name] = plan_file.plan
+    return plans
+
+
+def _write_report(
+    path: Path, found: "Comparison", model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec"
+) -> None:
+    """The comparison with the fastest plan's own report.
+
+    Raises:
+        InfeasibleError: nothing fits, so there is no plan to report.
+    """
+    from shardwright.benchmarks.report import Report, write_report
+    from shardwright.costmodel import simulate_plan
+
+    best = found.fastest
+    if best is None or best.plan is None or best.estimate is None:
+        raise InfeasibleError(f"none of the ways to train {model.name} fits {cluster.name}: there is no plan to report")
+    write_report(
+        path,
+        Report(
+            model=model,
+            cluster=cluster,
+            training=training,
+            plan=best.plan,
+            estimate=best.estimate,
+            timeline=simulate_plan(model, cluster, training, best.plan),
+            comparison=found,
+        ),
+    )

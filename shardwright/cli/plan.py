@@ -1,0 +1,174 @@
+"""`plan` finds the fastest plan that fits; `explain` says why a plan is as it is."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shardwright.costmodel.errors import SpecError
+
+from .options import (
+    AttentionOption,
+    ClusterOption,
+    ForceOption,
+    GlobalBatchOption,
+    JsonOption,
+    ModelArgument,
+    OptimizerOption,
+    PlanArgument,
+    PrecisionOption,
+    SeqLenOption,
+    console,
+    print_json,
+    read_cluster,
+    read_model,
+    read_plan,
+    read_training,
+    refuse_existing,
+)
+
+if TYPE_CHECKING:
+    from shardwright.costmodel import ClusterSpec, ModelSpec, PlanFile, TrainingSpec
+    from shardwright.planner import SearchResult
+
+
+def plan(
+    model: ModelArgument,
+    cluster: ClusterOption,
+    seq_len: SeqLenOption,
+    global_batch: GlobalBatchOption,
+    precision: PrecisionOption = "bf16",
+    optimizer: OptimizerOption = "adamw",
+    attention: AttentionOption = "flash",
+    pp: Annotated[int | None, typer.Option(help="Fix the pipeline degree.")] = None,
+    tp: Annotated[int | None, typer.Option(help="Fix the tensor-parallel degree.")] = None,
+    dp_replicate: Annotated[int | None, typer.Option(help="Fix the number of replicas (HSDP).")] = None,
+    dp_shard: Annotated[int | None, typer.Option(help="Fix the degree that ZeRO shards over.")] = None,
+    zero_stage: Annotated[int | None, typer.Option(help="Fix the ZeRO stage: 0, 1, 2 or 3.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Fix the sequences of a microbatch.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Fix the schedule: gpipe, 1f1b, interleaved-1f1b.")] = None,
+    stages_per_rank: Annotated[int | None, typer.Option(help="Fix the pipeline chunks of a rank.")] = None,
+    recompute: Annotated[str | None, typer.Option(help="Fix recompute in all layers: none, selective, full.")] = None,
+    offload_optimizer: Annotated[int | None, typer.Option(help="Fix the optimizer on the host (1) or not (0).")] = None,
+    time_limit: Annotated[float, typer.Option(help="Seconds of search, then the best plan so far.")] = 30.0,
+    out: Annotated[Path | None, typer.Option(help="Write the plan file here.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report with the timeline here.")] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the fastest plan that fits."""
+    from shardwright.planner import explain as explain_plan
+
+    if not time_limit > 0:
+        raise SpecError(f"--time-limit is {time_limit}: give a number of seconds above 0")
+    refuse_existing(out, report, force=force)
+    fixed = {
+        "pp": pp,
+        "tp": tp,
+        "dp_replicate": dp_replicate,
+        "dp_shard": dp_shard,
+        "zero_stage": zero_stage,
+        "micro_batch": micro_batch,
+        "schedule": schedule,
+        "stages_per_rank": stages_per_rank,
+        "recompute": recompute,
+        "offload_optimizer": offload_optimizer,
+    }
+    training = read_training(seq_len, global_batch, precision, optimizer, attention)
+    model_spec, cluster_spec = read_model(model), read_cluster(cluster)
+    result = _search(model_spec, cluster_spec, training, fixed, time_limit)
+    why = explain_plan(result, model_spec, cluster_spec, training)
+    plan_file = _plan_file(model_spec, cluster_spec, training, result)
+    if out:
+        from shardwright.costmodel import write_plan_file
+
+        write_plan_file(out, plan_file)
+    if report:
+        _write_report(report, plan_file, why)
+    if as_json:
+        search = {"gap": result.gap, "bound_seconds": result.bound_seconds, "search_seconds": result.seconds}
+        print_json({"plan_file": plan_file.model_dump(mode="json"), "search": search, "why": why})
+        return
+    _print_plan(plan_file, why)
+    if out:
+        typer.echo(f"\nwrote {out}; train with it: shardwright run {out}")
+
+
+def explain(
+    plan_path: PlanArgument,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report with the timeline here.")] = None,
+    measurement: Annotated[Path | None, typer.Option(help="A run's measurement.json, to lay beside it.")] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say why a plan is as it is: what bounds it, what its neighbours would cost, how sure that is."""
+    from shardwright.planner import explain as explain_plan
+
+    refuse_existing(report, force=force)
+    plan_file, model = read_plan(plan_path)
+    why = explain_plan(plan_file.plan, model, plan_file.cluster, plan_file.training)
+    if report:
+        _write_report(report, plan_file, why, measurement)
+    if as_json:
+        print_json({"plan_file": plan_file.model_dump(mode="json"), "why": why})
+    else:
+        _print_plan(plan_file, why)
+
+
+def _search(
+    model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", fixed: dict[str, Any], time_limit: float
+) -> "SearchResult":
+    from shardwright.planner import Fixed, search
+
+    given = {name: value for name, value in fixed.items() if value is not None}
+    return search(model, cluster, training, fixed=Fixed.parse(given, source="options"), time_limit_seconds=time_limit)
+
+
+def _plan_file(
+    model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", result: "SearchResult"
+) -> "PlanFile":
+    from shardwright.costmodel import PlanFile
+
+    return PlanFile(
+        model_name=model.name,
+        model_config_json=model.config,
+        cluster=cluster,
+        training=training,
+        plan=result.plan,
+        estimate=result.estimate,
+    )
+
+
+def _write_report(path: Path, plan_file: "PlanFile", why: list[str], measurement: Path | None = None) -> None:
+    from shardwright.benchmarks.report import Report, write_report
+    from shardwright.costmodel import read_measurement, simulate_plan
+
+    model = plan_file.model()
+    run = (model, plan_file.cluster, plan_file.training, plan_file.plan)
+    write_report(
+        path,
+        Report(
+            model=model,
+            cluster=plan_file.cluster,
+            training=plan_file.training,
+            plan=plan_file.plan,
+            estimate=plan_file.estimated(),
+            why=why,
+            timeline=simulate_plan(*run),
+            measurement=read_measurement(measurement) if measurement else None,
+        ),
+    )
+
+
+def _print_plan(plan_file: "PlanFile", why: list[str]) -> None:
+    from shardwright.benchmarks.breakdown_tables import memory_table, step_table
+    from shardwright.benchmarks.plan_tables import plan_table
+
+    estimate, printed = plan_file.estimated(), console()
+    printed.print(f"[bold]{plan_file.model_name}[/bold] on {plan_file.cluster.name}", highlight=False)
+    printed.print(plan_table(plan_file.plan, estimate))
+    printed.print(step_table(estimate))
+    printed.print(memory_table(estimate, plan_file.cluster))
+    printed.print("[bold]Why[/bold]")
+    for line in why:
+        printed.print(f"- {line}", highlight=False, markup=False)

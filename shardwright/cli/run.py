@@ -1,0 +1,74 @@
+"""`run` trains with a plan."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shardwright.executor.failure import RunFailedError
+
+from .options import JsonOption, PlanArgument, console, print_json
+
+__all__ = ["RunFailedError", "run"]
+
+
+def run(
+    plan_path: PlanArgument,
+    out: Annotated[Path, typer.Option(help="Folder for records, checkpoints and the measurement.")] = Path("out"),
+    steps: Annotated[int, typer.Option(help="Optimizer steps in all, those before a resume included.")] = 100,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Files or folders to train on; repeat for several. Default: Python's own library source."),
+    ] = None,
+    data_format: Annotated[
+        str, typer.Option(help="text (bytes as tokens), tokens (.bin arrays), hf (a dataset).")
+    ] = "text",
+    token_dtype: Annotated[str | None, typer.Option(help="Of .bin arrays without a sidecar: uint16 or uint32.")] = None,
+    data_column: Annotated[
+        str | None, typer.Option(help="Of a Hugging Face dataset: its text or token column.")
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 3e-4,
+    warmup_steps: Annotated[int | None, typer.Option(help="Steps to the peak. Default: a tenth of the steps.")] = None,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's, on matrices only.")] = 0.1,
+    clip_norm: Annotated[float | None, typer.Option(help="Largest global gradient norm; 0 never clips.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of initial weights and data order.")] = 0,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints; 0 writes none.")] = 100,
+    resume: Annotated[str, typer.Option(help="auto continues what is in --out; never refuses it.")] = "auto",
+    resume_from: Annotated[Path | None, typer.Option(help="A checkpoint of another run, under whatever plan.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="Ranks that this machine offers. Default: what is here.")] = None,
+    restarts: Annotated[int, typer.Option(help="How often lost ranks are started again.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Train with a plan on this machine, and lay the measurement beside the prediction."""
+    from shardwright.executor.options import RunOptions
+
+    values: dict[str, Any] = {
+        "out": out,
+        "steps": steps,
+        "data": tuple(data or ()),
+        "data_format": data_format,
+        "token_dtype": token_dtype,
+        "data_column": data_column,
+        "learning_rate": learning_rate,
+        "warmup_steps": warmup_steps,
+        "weight_decay": weight_decay,
+        "clip_norm": clip_norm or None,
+        "seed": seed,
+        "checkpoint_every": checkpoint_every or None,
+        "resume": resume,
+        "resume_from": resume_from,
+        "ranks": ranks,
+        "restarts": restarts,
+    }
+    options = RunOptions.parse(values, source="run options")
+    from shardwright.executor.launch import launch
+
+    measurement = launch(plan_path, options, progress=lambda line: typer.echo(line, err=as_json))
+    if as_json:
+        print_json(measurement.model_dump(mode="json"))
+        return
+    from shardwright.benchmarks.breakdown_tables import measured_table
+    from shardwright.costmodel import read_plan_file
+
+    plan_file = read_plan_file(plan_path)
+    console().print(measured_table(plan_file.plan, plan_file.estimated(), measurement))

@@ -1,0 +1,40 @@
+"""`simulate` runs a plan's schedule through the event simulation."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shardwright.costmodel.errors import SpecError
+
+from .options import ForceOption, JsonOption, PlanArgument, console, print_json, read_plan, refuse_existing
+
+
+def simulate(
+    plan_path: PlanArgument,
+    trace: Annotated[Path | None, typer.Option(help="Write a trace for ui.perfetto.dev here.")] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Simulate one step: when each stage computes, waits and communicates, and the memory over it."""
+    from shardwright.costmodel import simulate_plan
+
+    refuse_existing(trace, force=force)
+    plan_file, model = read_plan(plan_path)
+    timeline = simulate_plan(model, plan_file.cluster, plan_file.training, plan_file.plan)
+    if trace:
+        try:
+            trace.write_text(json.dumps(timeline.to_perfetto()), encoding="utf-8")
+        except OSError as error:
+            raise SpecError(f"{trace}: cannot be written ({error.strerror or error})") from None
+    idle = timeline.idle_fractions().tolist()
+    peaks = [curve.peak_bytes for curve in timeline.memory]
+    if as_json:
+        print_json({"step_seconds": timeline.step_seconds, "idle_fractions": idle, "peak_memory_bytes": peaks})
+        return
+    from shardwright.benchmarks.breakdown_tables import timeline_table
+
+    console().print(timeline_table(timeline))
+    if trace:
+        typer.echo(f"wrote {trace}; open it at ui.perfetto.dev")

@@ -1,0 +1,126 @@
+"""Whole runs: a launcher, torchrun and its workers as processes."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.plan_file import write_plan_file
+from shardwright.executor.checkpoint import newest_checkpoint
+from shardwright.executor.launch import launch
+from shardwright.executor.options import RunOptions
+from shardwright.executor.run_folder import RunFolder
+from tests.parity.cases import layers, plan
+
+from .runs import losses, options, text_file, tiny
+
+LAUNCHER = """
+import sys
+from pathlib import Path
+from shardwright.executor.launch import launch
+from shardwright.executor.options import RunOptions
+launch(Path(sys.argv[1]), RunOptions.model_validate_json(sys.argv[2]))
+"""
+KILL_AFTER = 8
+DEADLINE_SECONDS = 60.0
+
+
+@pytest.mark.slow
+def test_a_run_killed_with_all_its_processes_continues_where_its_checkpoint_was(tmp_path: Path) -> None:
+    """SIGKILL on the launcher alone: nothing of the run survives it, and the next start takes the same steps.
+
+    In that, one worker is killed, and torchrun starts both again from the newest checkpoint.
+    """
+    plan_file = tiny(plan((layers(zero=3),), dp_shard=2))
+    write_plan_file(tmp_path / "plan.json", plan_file)
+    run = options(tmp_path / "run", data=text_file(tmp_path), steps=60, checkpoint_every=5, keep_checkpoints=1)
+    folder = RunFolder(run.out)
+    processes = _kill_launcher(tmp_path, run)
+    _wait_until(lambda: not any(process.is_running() for process in processes), "the run's processes to end")
+    before = folder.read_steps()
+    newest = newest_checkpoint(folder.checkpoints)
+    assert newest is not None
+    resumed_after = int(newest.name.removeprefix("step-"))
+    assert KILL_AFTER - 5 < resumed_after < 60
+
+    told: list[str] = []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        if line.startswith("step 40/") and len(_continuations(told)) == 1:
+            _kill_one_worker()
+
+    measurement = launch(tmp_path / "plan.json", run.model_copy(update={"restarts": 1}), progress=tell)
+    assert told[0] == f"continuing from {newest} after step {resumed_after}"
+    assert told[1].startswith(f"step {resumed_after + 1}/60")
+    assert len(_continuations(told)) == 2, "the lost worker was not started again"
+    assert [record.step for record in measurement.steps] == list(range(1, 61))
+    again = [record.loss for record in measurement.steps]
+    assert again[: len(before)] == [record.loss for record in before]
+    straight = options(tmp_path / "straight", data=run.data[0], steps=60, checkpoint_every=None)
+    assert again == pytest.approx(losses(plan_file, straight), abs=1e-6)
+    assert folder.read_steps() == list(measurement.steps)
+
+    finished: list[str] = []
+    assert launch(tmp_path / "plan.json", run, progress=finished.append) == measurement
+    assert "already holds all 60 steps" in finished[0]
+
+
+def _continuations(told: list[str]) -> list[str]:
+    return [line for line in told if line.startswith("continuing from")]
+
+
+def _kill_one_worker() -> None:
+    children = psutil.Process().children(recursive=True)
+    next(child for child in children if "shardwright.executor.worker" in child.cmdline()[1:4]).kill()
+
+
+def _kill_launcher(folder: Path, run: RunOptions) -> list[psutil.Process]:
+    """Start a run from a folder with an `executor` and a `profiler` of its own, kill it; returns what it had started."""
+    for name in ("executor", "profiler", "shardwright"):
+        (folder / "own" / name).mkdir(parents=True)
+        (folder / "own" / name / "__init__.py").write_text("raise RuntimeError('the wrong package was imported')")
+    launcher = subprocess.Popen(
+        [sys.executable, "-P", "-c", LAUNCHER, str(folder / "plan.json"), run.model_dump_json()],
+        cwd=folder / "own",
+        stdout=subprocess.DEVNULL,
+    )
+    steps = RunFolder(run.out)
+    try:
+        _wait_until(lambda: len(steps.read_steps()) >= KILL_AFTER or launcher.poll() is not None, "the first steps")
+        assert launcher.poll() is None, "the launcher ended early"
+        processes = psutil.Process(launcher.pid).children(recursive=True)
+        assert len(processes) >= 3  # torchrun and two workers
+    finally:
+        launcher.kill()
+        launcher.wait()
+    return processes
+
+
+def _wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_mistake_that_one_rank_meets_in_the_middle_is_one_line(tmp_path: Path) -> None:
+    """The last sequences hold a token outside the vocabulary: one of two ranks meets it, the other waits for its peer."""
+    tokens = np.arange(16 * 40 + 1, dtype=np.uint16) % 250
+    tokens[-16:] = 60000
+    tokens.tofile(tmp_path / "tokens.bin")
+    (tmp_path / "tokens.bin.json").write_text(json.dumps({"dtype": "uint16"}))
+    write_plan_file(tmp_path / "plan.json", tiny(plan((layers(zero=3),), dp_shard=2)))
+    run = RunOptions(out=tmp_path / "run", data=(tmp_path / "tokens.bin",), data_format="tokens", steps=5)
+    with pytest.raises(SpecError) as caught:
+        launch(tmp_path / "plan.json", run, progress=lambda line: None)
+    assert str(caught.value).startswith(f"{tmp_path}/tokens.bin: holds token 60000 at position")
+    assert "\n" not in str(caught.value)

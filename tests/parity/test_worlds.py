@@ -1,0 +1,50 @@
+"""The worlds that the parity tests run in tell a failure from a success."""
+
+import os
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from .worlds import RankFailedError, run_world
+
+
+def _sum_of_ranks(offset: int) -> tuple[int, torch.Tensor]:
+    total = torch.tensor([dist.get_rank() + offset])
+    dist.all_reduce(total)
+    return dist.get_rank(), total
+
+
+def _raise_on_last_rank() -> None:
+    if dist.get_rank() == dist.get_world_size() - 1:
+        raise ValueError("the last rank minds")
+    dist.barrier()
+
+
+def _die() -> None:
+    os._exit(3)
+
+
+def _sleep() -> None:
+    time.sleep(60)
+
+
+def test_results_come_back_by_rank() -> None:
+    results = run_world(3, _sum_of_ranks, 10)
+    assert [rank for rank, _ in results] == [0, 1, 2]
+    assert all(total.tolist() == [33] for _, total in results)
+
+
+def test_a_failing_rank_shows_its_traceback_and_ends_the_others() -> None:
+    started = time.monotonic()
+    with pytest.raises(RankFailedError, match=r"rank 1 failed:(.|\n)*_raise_on_last_rank(.|\n)*the last rank minds"):
+        run_world(2, _raise_on_last_rank)
+    assert time.monotonic() - started < 30
+
+
+def test_a_rank_that_dies_or_hangs_is_reported() -> None:
+    with pytest.raises(RankFailedError, match="died without a word"):
+        run_world(1, _die)
+    with pytest.raises(RankFailedError, match=r"ranks \[0\] did not finish"):
+        run_world(1, _sleep, timeout_seconds=1.0)
