@@ -64,7 +64,7 @@ def _changes(plan: Plan, cluster: ClusterSpec) -> Iterator[tuple[str, Fixed]]:
                 yield f"{axis} {changed} instead of {degree}", Fixed(**{**around, axis: changed})
     split: dict[str, Any] = {**around, "dp_shard": mesh.dp_shard, "dp_replicate": mesh.dp_replicate}
     for stage in (1, 2, 3):
-        if mesh.dp_shard > 1 and stage != plan.zero_stage and (stage != 2 or mesh.pp == 1):
+        if mesh.dp_shard > 1 and stage != plan.zero_stage:
             yield f"ZeRO-{stage} instead of ZeRO-{plan.zero_stage}", Fixed(**split, zero_stage=stage)
     for size in (plan.micro_batch * 2, plan.micro_batch // 2):
         if size:

@@ -15,7 +15,6 @@ from shardwright.costmodel.tables import POLICIES
 from shardwright.costmodel.training import TrainingSpec
 from shardwright.planner import Fixed
 
-
 _ZERO_STAGES: tuple[ZeroStage, ...] = (0, 1, 2, 3)
 _OFFLOADS: tuple[Literal[0, 1], ...] = (0, 1)
 
