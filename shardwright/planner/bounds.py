@@ -35,13 +35,13 @@ _GPIPE, _INTERLEAVED = SCHEDULES.index("gpipe"), SCHEDULES.index("interleaved-1f
 
 def lower_bounds(costs: SpaceCosts, ranges: LayerRanges, allowed: list[int]) -> Array:
     """(N,) seconds, one for each entry of the space."""
-    space, whole = costs.space, ranges.counts[ranges.kind_of[0, -1]]
+    space = costs.space
     bounds = np.full(len(space), np.inf)
     shape = space.column("pp") * (1 + space.stages_per_rank.max()) + space.stages_per_rank
     for _, first in zip(*np.unique(shape, return_index=True), strict=True):
         entries = np.flatnonzero(shape == shape[first])
         pp, chunks = int(space.column("pp")[first]), int(space.stages_per_rank[first])
-        floor = LayerFloor(costs.rows[space.base_index[entries]], whole, allowed)
+        floor = LayerFloor(costs.rows[space.base_index[entries]], ranges, allowed)
         if space.schedule[first] == _INTERLEAVED:
             path = InterleavedBounds(costs, ranges, floor, entries, pp, chunks).bounds()
             path = np.maximum(path, floor.total_seconds + 2 * floor.rows.send * (pp * chunks - 1))
@@ -97,8 +97,13 @@ class _FlatBounds:
 
     def _largest_rank_seconds(self) -> Array:
         """(E,): m*, infinite where the ranks can't hold all layers."""
-        layers, ends = self.ranges.layer_count, self.floor.at_ends(self.floor.end_row_seconds, self.pp)
-        each = self.floor.row_seconds.min(axis=1)[:, None]
+        cheapest = self._largest_with(self.floor.row_seconds.min(axis=1), np.zeros(len(self.entries)))
+        return cheapest if self.floor.classes == 1 else np.maximum(cheapest, self._largest_with(*self.floor.mean_line))
+
+    def _largest_with(self, each_layer: Array, less: Array) -> Array:
+        """m* where a rank of n layers takes at least `each_layer * n - less` (E,) and its ends and recompute."""
+        layers, each = self.ranges.layer_count, each_layer[:, None]
+        ends = self.floor.at_ends(self.floor.end_row_seconds, self.pp) - less[:, None]
         free, saving, price, most = self._memory()
         enough = np.floor(np.minimum(most, layers) * (1 + 1e-9)).sum(axis=1) >= layers
         high = (ends + each * layers + np.maximum(0.0, price * (layers - saving))).max(axis=1)

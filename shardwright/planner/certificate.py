@@ -29,7 +29,7 @@ from shardwright.costmodel.plan import Plan
 from shardwright.costmodel.training import TrainingSpec
 
 from .fixed import Fixed
-from .integer_program import Solution, solve
+from .integer_program import Solution, solve, variable
 from .layer_ranges import layer_ranges
 from .partition import evaluate, stage_bounds
 from .recompute_mix import MixSolver, Room, allowed_policies
@@ -119,8 +119,8 @@ def _partition(tables: StageTables, step_limit: float, time_limit_seconds: float
     stage, place = np.nonzero(active[:, ranges.kind_of[start, end]])
     columns = _Columns(stage, start[place], end[place], ranges.kind_of[start, end][place])
     problem = pulp.LpProblem("partition", pulp.LpMinimize)
-    chosen = np.array([pulp.LpVariable(f"column_{index}", cat="Binary") for index in range(len(stage))])
-    step, optimizer = pulp.LpVariable("step"), pulp.LpVariable("optimizer")
+    chosen = np.array([variable(problem, f"column_{index}", kind="Binary") for index in range(len(stage))])
+    step, optimizer = variable(problem, "step"), variable(problem, "optimizer")
     problem += step + optimizer
     for inner in range(entry.pp):
         problem += pulp.lpSum(chosen[stage == inner]) == 1
@@ -194,23 +194,23 @@ def _mix(
     stage, kind = place
     whole, alive = float(room.moving[stage, kind]), float(room.alive[stage])
     problem = pulp.LpProblem("mix", pulp.LpMinimize)
-    working = pulp.LpVariable("working", lowBound=float(room.end_working[stage]) / whole)
+    working = variable(problem, "working", float(room.end_working[stage]) / whole)
     cost, kept = [], [alive * float(room.end_kept[stage]) / whole]
     for row, held in enumerate(counts):
         layers = [
-            pulp.LpVariable(f"layers_{row}_{p}", 0, int(held), cat="Integer") for p in range(solver.kept.shape[1])
+            variable(problem, f"layers_{row}_{p}", 0, int(held), kind="Integer") for p in range(solver.kept.shape[1])
         ]
         problem += pulp.lpSum(layers) == int(held)
-        for policy, variable in enumerate(layers):
-            used = pulp.LpVariable(f"used_{row}_{policy}", cat="Binary")
-            problem += variable <= int(held) * used
+        for policy, number in enumerate(layers):
+            used = variable(problem, f"used_{row}_{policy}", kind="Binary")
+            problem += number <= int(held) * used
             problem += working >= float(solver.working[row, policy]) / whole * used
-            cost.append(float(solver.seconds[row, policy]) * variable)
-            kept.append(alive * float(solver.kept[row, policy]) / whole * variable)
+            cost.append(float(solver.seconds[row, policy]) * number)
+            kept.append(alive * float(solver.kept[row, policy]) / whole * number)
     problem += pulp.lpSum(cost)
     problem += pulp.lpSum(kept) + working <= 1
     return solve(problem, time_limit_seconds=time_limit_seconds)
 
 
 def _dot(weights: Array, chosen: Array) -> Any:
-    return pulp.lpSum(float(weight) * variable for weight, variable in zip(weights, chosen, strict=True) if weight)
+    return pulp.lpSum(float(weight) * one for weight, one in zip(weights, chosen, strict=True) if weight)

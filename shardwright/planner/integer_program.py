@@ -16,6 +16,15 @@ class Solution:
     optimal: bool
 
 
+def variable(
+    problem: Any, name: str, low: float | None = None, high: float | None = None, *, kind: str = "Continuous"
+) -> Any:
+    """A new variable of `problem`, `kind` as PuLP names it. PuLP 3.3 has problems make them, older ones don't."""
+    if hasattr(problem, "add_variable"):
+        return problem.add_variable(name, low, high, cat=kind)
+    return pulp.LpVariable(name, low, high, cat=kind)
+
+
 def solve(problem: Any, *, time_limit_seconds: float) -> Solution:
     """Minimise a PuLP problem."""
     highs = pulp.HiGHS(msg=False, timeLimit=time_limit_seconds, gapRel=1e-9)

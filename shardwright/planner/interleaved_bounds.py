@@ -99,7 +99,7 @@ class InterleavedBounds:
         """(E, P, J): the step as rank r with N layers sees it; infinite where these don't fit."""
         floor = self.floor
         microbatches = self.costs.space.column("microbatches")[self.entries].astype(float)[:, None, None]
-        of_layers = floor.row_seconds.min(axis=1)[:, None, None] * self._numbers
+        of_layers = floor.range_seconds(self._numbers[None], self.chunks)
         own = of_layers + floor.at_ends(floor.end_row_seconds, self.pp)[:, :, None] + self._recompute_seconds()
         return np.asarray(microbatches * own + np.maximum(self._wait_down()[:, :, None], self._wait_back()))
 
@@ -142,10 +142,15 @@ class InterleavedBounds:
         over = np.where(over > 0, used - saving_room, over)
         seconds = np.zeros(over.shape)
         order = np.argsort(-alive, axis=2, kind="stable")
+        left = np.broadcast_to(spare, over.shape)
         for place in range(self.chunks):
             chunk = order[:, :, place]
             times = np.take_along_axis(alive, chunk[..., None], axis=2)
-            layers = np.take_along_axis(np.broadcast_to(sizes.most, alive.shape), chunk[..., None], axis=2)
+            fewest, most = (
+                np.take_along_axis(np.broadcast_to(s, alive.shape), chunk[..., None], axis=2) for s in sizes
+            )
+            extra = np.minimum(most - fewest, left)  # no more layers than N, as many as may be where it saves most
+            layers, left = fewest + extra, left - extra
             saved = np.clip(
                 np.where(np.isfinite(over), over, 0.0), 0.0, layers * times * floor.most_saved[:, None, None]
             )

@@ -9,20 +9,27 @@ from shardwright.costmodel import constants
 from shardwright.costmodel.candidates import IntArray
 from shardwright.costmodel.op_times import Array
 
+from .layer_ranges import LayerRanges
 from .space_costs import RowCosts
 
 
 @dataclass(frozen=True)
 class LayerFloor:
-    """Minima over layer classes and allowed policies; `rows` of entries (E,), `whole` (K,) the model's layers by class."""
+    """Minima over layer classes and allowed policies; `rows` are of entries (E,)."""
 
     rows: RowCosts
-    whole: IntArray
+    ranges: LayerRanges
     allowed: list[int]
 
     @property
     def classes(self) -> int:
-        return len(self.whole)
+        return int(self.ranges.counts.shape[1])
+
+    @property
+    def whole(self) -> IntArray:
+        """(K,): layers of each class in the model."""
+        found: IntArray = self.ranges.counts[self.ranges.kind_of[0, -1]]
+        return found
 
     @cached_property
     def all_row_seconds(self) -> Array:
@@ -33,6 +40,23 @@ class LayerFloor:
     def row_seconds(self) -> Array:
         """(E, K): likewise, layers alone."""
         return self.all_row_seconds[:, : self.classes]
+
+    @cached_property
+    def mean_line(self) -> tuple[Array, Array]:
+        """(E,), (E,): n neighbouring layers take at least `each * n - less`, `each` the mean layer.
+
+        Classes that take turns can't all be the cheapest: the line lies below every range of the model, close to long ones.
+        """
+        lengths = self.ranges.lengths
+        each = np.asarray(self.row_seconds @ self.whole / self.whole.sum())
+        return each, np.asarray((each[:, None] * lengths - self.row_seconds @ self.ranges.counts.T).max(axis=1))
+
+    def range_seconds(self, numbers: IntArray, ranges: int) -> Array:
+        """(E, ...): the least that `numbers` (1, ...) of layers in so many ranges take."""
+        shape = (-1, *(1,) * (numbers.ndim - 1))
+        each, less = self.mean_line
+        cheapest = self.row_seconds.min(axis=1).reshape(shape) * numbers
+        return np.asarray(np.maximum(cheapest, each.reshape(shape) * numbers - ranges * less.reshape(shape)))
 
     @property
     def row_backward(self) -> Array:

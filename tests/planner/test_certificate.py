@@ -1,0 +1,66 @@
+"""The integer programs agree with the search, and object to a plan that is not the best."""
+
+import numpy as np
+import pytest
+
+from shardwright.costmodel.errors import InfeasibleError, SpecError
+from shardwright.costmodel.plan import LayerRun, Stage
+from shardwright.costmodel.training import TrainingSpec
+from shardwright.planner import Fixed, search
+from shardwright.planner.certificate import certify
+from tests.planner.small_problems import random_problem, tiny_cluster, tiny_model
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_agrees_with_the_search(seed: int) -> None:
+    """On a fixed pipeline the bound is not above the plan's step, and no better partition is promised than 5%."""
+    problem = random_problem(seed)
+    try:
+        found = search(*problem, fixed=Fixed(schedule="1f1b"))
+    except InfeasibleError:
+        return
+    certificate = certify(found.plan, *problem)
+    assert certificate.optimal
+    assert certificate.step_seconds == pytest.approx(found.estimate.step_seconds, rel=1e-9)
+    assert certificate.bound_seconds <= found.estimate.step_seconds * (1 + 1e-9)
+    assert certificate.gap < 0.1
+
+
+def test_confirms_a_large_partition_with_recomputation() -> None:
+    model = tiny_model(layers=24, classes=2, hidden=1024, vocab=20000)
+    cluster = tiny_cluster(devices=4, memory_bytes=3.2e9)
+    training = TrainingSpec(seq_len=1024, global_batch=32)
+    found = search(model, cluster, training, fixed=Fixed(pp=4, schedule="1f1b", micro_batch=1))
+    certificate = certify(found.plan, model, cluster, training)
+    assert certificate.optimal
+    assert certificate.mixes_agree
+    assert certificate.gap < 0.01
+    assert certificate.step_seconds == pytest.approx(found.estimate.step_seconds, rel=1e-9)
+
+
+def test_finds_that_a_lopsided_partition_is_not_the_best() -> None:
+    model = tiny_model(layers=12, hidden=1024)
+    cluster = tiny_cluster(devices=4)
+    training = TrainingSpec(seq_len=1024, global_batch=32)
+    best = search(model, cluster, training, fixed=Fixed(pp=4, schedule="1f1b"))
+    lopsided = best.plan.model_copy(
+        update={"stages": tuple(Stage(layers=(LayerRun(count=count),)) for count in (1, 1, 1, 9))}
+    )
+    assert certify(lopsided, model, cluster, training).gap > 0.3
+
+
+def test_refuses_stages_whose_memories_couple() -> None:
+    model, cluster = tiny_model(layers=8), tiny_cluster(devices=2)
+    training = TrainingSpec(seq_len=256, global_batch=8)
+    found = search(model, cluster, training, fixed=Fixed(pp=2, schedule="interleaved-1f1b"))
+    with pytest.raises(SpecError, match="one stage on each rank"):
+        certify(found.plan, model, cluster, training)
+
+
+def test_stops_at_its_time() -> None:
+    model, cluster = tiny_model(layers=24, hidden=1024), tiny_cluster(devices=8, memory_bytes=3.2e9)
+    training = TrainingSpec(seq_len=1024, global_batch=64)
+    found = search(model, cluster, training, fixed=Fixed(pp=8, schedule="1f1b"))
+    certificate = certify(found.plan, model, cluster, training, time_limit_seconds=0.05)
+    assert certificate.bound_seconds <= certificate.step_seconds
+    assert np.isfinite(certificate.step_seconds)
