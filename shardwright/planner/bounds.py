@@ -9,10 +9,11 @@ ranks; m the largest x. What each bound rests on:
 - 1F1B: with U_s, D_s the round trips above and below the slowest stage s, T >= U_s + x_s + 2 D_s + (M - 1 - w_s) m, and
   as no stage takes more than m, D_s >= X - (s + 1) m. Both together: T >= 2 X + (M - P - 1) m + 2 (P - 1) c for M > P.
 - GPipe: T >= X + (M - 1) m + 2 (P - 1) c.
-- any schedule: T >= M m, and T >= X + 2 (stages - 1) c for the first microbatch.
+- any schedule: T >= X + 2 (stages - 1) c for the first microbatch, and T >= what a rank has to do itself: M x, its first
+  gathers and its tail of reductions. As with m, some rank has at least so much.
 - interleaved: see interleaved_bounds.py.
 
-Every such path ends on the first rank, so that its tail of reductions and the mean optimizer come after all of them.
+The other paths end on the first rank, so that its tail of reductions comes after them; the mean optimizer after all.
 """
 
 from dataclasses import dataclass
@@ -44,22 +45,10 @@ def lower_bounds(costs: SpaceCosts, ranges: LayerRanges, allowed: list[int]) -> 
         floor = LayerFloor(costs.rows[space.base_index[entries]], ranges, allowed)
         if space.schedule[first] == _INTERLEAVED:
             path = InterleavedBounds(costs, ranges, floor, entries, pp, chunks).bounds()
-            path = np.maximum(path, floor.total_seconds + 2 * floor.rows.send * (pp * chunks - 1))
         else:
             path = _FlatBounds(costs, ranges, floor, entries, pp).bounds()
-        bounds[entries] = path + _after_seconds(floor, pp)
+        bounds[entries] = path + floor.whole_sum(floor.rows.optimizer) / pp
     return bounds
-
-
-def _after_seconds(floor: LayerFloor, pp: int) -> Array:
-    """(E,): the first rank's tail, of the embedding and at least one layer; the mean rank's optimizer."""
-    rows, kinds = floor.rows, floor.classes
-    tails, each = rows.last_backward[..., floor.allowed].min(axis=-1), rows.optimizer
-    if pp == 1:
-        tail = tails[:, :kinds] @ floor.whole + tails[:, kinds:].sum(axis=1)
-    else:
-        tail = tails[:, kinds] + tails[:, :kinds].min(axis=1)
-    return np.asarray(tail + (each[:, :kinds] @ floor.whole + each[:, kinds:].sum(axis=1)) / pp)
 
 
 @dataclass(frozen=True)
@@ -73,19 +62,17 @@ class _FlatBounds:
     pp: int
 
     def bounds(self) -> Array:
-        """(E,) seconds without tails and optimizers."""
+        """(E,) seconds without optimizers."""
         pp, floor, rows = self.pp, self.floor, self.floor.rows
         microbatches = self._microbatches.astype(float)
-        total, fitting = floor.total_seconds, self._largest_rank_seconds()
+        total, fitting = floor.total_seconds, self._rank_seconds(floor.all_row_seconds, np.ones(len(self.entries)))
         largest = np.where(np.isfinite(fitting), fitting, 0.0)
         once = total + 2 * rows.send * (pp - 1)
-        gathers = rows.first_forward[:, : floor.classes] @ floor.whole + rows.first_forward[:, floor.classes :].sum(
-            axis=1
-        )
         steady = once + total + (microbatches - pp - 1) * np.maximum(largest, total / pp)
-        path = np.where(microbatches > pp, np.maximum(once, steady), once) + gathers
-        path = np.where(self._gpipe, once + (microbatches - 1) * largest, path)
-        return np.where(np.isfinite(fitting), np.maximum(path, microbatches * largest), np.inf)
+        path = np.where(microbatches > pp, np.maximum(once, steady), once) + floor.whole_sum(rows.first_forward)
+        path = np.where(self._gpipe, once + (microbatches - 1) * largest, path) + floor.first_rank_tail(pp)
+        own = microbatches[:, None] * floor.all_row_seconds + rows.first_forward + floor.tails
+        return np.where(np.isfinite(fitting), np.maximum(path, self._rank_seconds(own, microbatches)), np.inf)
 
     @property
     def _microbatches(self) -> IntArray:
@@ -95,16 +82,23 @@ class _FlatBounds:
     def _gpipe(self) -> Array:
         return np.asarray(self.costs.space.schedule[self.entries] == _GPIPE)
 
-    def _largest_rank_seconds(self) -> Array:
-        """(E,): m*, infinite where the ranks can't hold all layers."""
-        cheapest = self._largest_with(self.floor.row_seconds.min(axis=1), np.zeros(len(self.entries)))
-        return cheapest if self.floor.classes == 1 else np.maximum(cheapest, self._largest_with(*self.floor.mean_line))
+    def _rank_seconds(self, each_row: Array, recomputed: Array) -> Array:
+        """(E,): the least that the rank with the most takes, where rows take `each_row` (E, R) seconds.
 
-    def _largest_with(self, each_layer: Array, less: Array) -> Array:
-        """m* where a rank of n layers takes at least `each_layer * n - less` (E,) and its ends and recompute."""
+        Recompute, in seconds of one microbatch, counts `recomputed` (E,) times. Infinite where ranks can't hold all layers.
+        """
+        layers = each_row[:, : self.floor.classes]
+        cheapest = self._bisected(each_row, recomputed, layers.min(axis=1), np.zeros(len(layers)))
+        if self.floor.classes == 1:
+            return cheapest
+        return np.maximum(cheapest, self._bisected(each_row, recomputed, *self.floor.mean_line(layers)))
+
+    def _bisected(self, each_row: Array, recomputed: Array, each_layer: Array, less: Array) -> Array:
+        """Likewise, where n layers take at least `each_layer * n - less` (E,)."""
         layers, each = self.ranges.layer_count, each_layer[:, None]
-        ends = self.floor.at_ends(self.floor.end_row_seconds, self.pp) - less[:, None]
+        ends = self.floor.at_ends(each_row[:, self.floor.classes :], self.pp) - less[:, None]
         free, saving, price, most = self._memory()
+        price = price * recomputed[:, None]
         enough = np.floor(np.minimum(most, layers) * (1 + 1e-9)).sum(axis=1) >= layers
         high = (ends + each * layers + np.maximum(0.0, price * (layers - saving))).max(axis=1)
         low = np.zeros_like(high)

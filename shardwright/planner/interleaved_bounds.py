@@ -4,9 +4,12 @@ Symbols: P ranks, v stages on each, M microbatches; rank r holds N layers and ta
 the least forward and backward of a stage, c one message, F the forward of the whole model. By the order of its actions
 rank r runs k_r forwards before its first backward, so that the step takes at least
 
-    U_r + M x_r            U_r = r (f + b + 2c): the first microbatch comes down r stages, the last gradient goes up r
-    V_r + M x_r            V_r = F + (v P - 1) c + (P - 1) (b + c) - (its first k_r forwards): the first gradient comes
-                           back to the rank, and all but those forwards is still to do
+    U_r + M x_r + A_r      U_r = r (f + c): the first microbatch comes down r stages
+    V_r + M x_r + A_r      V_r = F + (v P - 1) c + (P - 1 - r) (b + c) - (its first k_r forwards): the first gradient
+                           comes back to the rank, and all but those forwards is still to do
+
+where A_r is what comes after: its own tail of reductions, or r (b + c) for the last gradient to go up and the first
+rank's tail. The gathers before first forwards are met on these paths too.
 
 `x_r(N)` includes the recompute without which N layers don't fit: at the fullest moment a layer on chunk j is kept alive_j
 times, so chunks with more alive are recomputed first. The bound is the least T for which the ranks can hold all layers.
@@ -62,7 +65,7 @@ class InterleavedBounds:
     chunks: int
 
     def bounds(self) -> Array:
-        """(E,) seconds, infinite where nothing fits; tails and optimizers are not in it."""
+        """(E,) seconds without optimizers, infinite where nothing fits."""
         need, layers = self._need_seconds(), self.ranges.layer_count
         finite = np.where(np.isfinite(need), need, 0.0)
         low, high = np.zeros(len(self.entries)), finite.max(axis=(1, 2))
@@ -74,7 +77,10 @@ class InterleavedBounds:
             held = np.where(need <= middle[:, None, None] * (1 + 1e-9), numbers, -layers).max(axis=2).sum(axis=1)
             fits = held >= layers
             low, high = np.where(fits, low, middle), np.where(fits, middle, high)
-        return np.where(enough, low, np.inf)
+        floor = self.floor
+        once = floor.total_seconds + 2 * floor.rows.send * (self.pp * self.chunks - 1)
+        once = once + floor.whole_sum(floor.rows.first_forward) + floor.first_rank_tail(self.pp)
+        return np.where(enough, np.maximum(low, once), np.inf)
 
     @cached_property
     def _sizes(self) -> ChunkSizes:
@@ -96,34 +102,44 @@ class InterleavedBounds:
         return tuple(np.stack(part)[place].astype(float) for part in zip(*found, strict=True))  # type: ignore[return-value] # a pair
 
     def _need_seconds(self) -> Array:
-        """(E, P, J): the step as rank r with N layers sees it; infinite where these don't fit."""
+        """(E, P, J): the step as rank r with N layers sees it; infinite where these don't fit.
+
+        The path goes on from the rank up to the first one and its tail, or ends with the rank's own tail.
+        """
         floor = self.floor
         microbatches = self.costs.space.column("microbatches")[self.entries].astype(float)[:, None, None]
         of_layers = floor.range_seconds(self._numbers[None], self.chunks)
         own = of_layers + floor.at_ends(floor.end_row_seconds, self.pp)[:, :, None] + self._recompute_seconds()
-        return np.asarray(microbatches * own + np.maximum(self._wait_down()[:, :, None], self._wait_back()))
+        smallest = self._sizes.fewest.min()
+        backward = smallest * floor.row_backward.min(axis=1) + floor.rows.send
+        forward = smallest * floor.rows.forward[:, : floor.classes].min(axis=1) + floor.rows.send
+        rank = np.arange(self.pp)
+        down, up = (rank * forward[:, None])[:, :, None], (rank * backward[:, None])[:, :, None]
+        gathers = floor.whole_sum(floor.rows.first_forward)[:, None, None]
+        wait = np.maximum(down + self._of_rank(floor.rows.first_forward), self._wait_back(backward) + gathers)
+        after = np.maximum(up + floor.first_rank_tail(self.pp)[:, None, None], self._of_rank(floor.tails))
+        return np.asarray(microbatches * own + wait + after)
 
-    def _wait_down(self) -> Array:
-        """(E, P): U."""
-        hop = 2 * self.floor.rows.send[:, None]
-        fewest = self._sizes.fewest.min()
-        stage = fewest * self.floor.row_seconds.min(axis=1)[:, None]
-        return np.asarray(np.arange(self.pp) * (stage + hop))
+    def _of_rank(self, values: Array) -> Array:
+        """(E, P, J): the least of `values` (E, R) that a rank of N layers has."""
+        classes = self.floor.classes
+        of_layers = values[:, :classes].min(axis=1)[:, None, None] * self._numbers
+        return np.asarray(of_layers + self.floor.at_ends(values[:, classes:], self.pp)[:, :, None])
 
-    def _wait_back(self) -> Array:
-        """(E, P, J): V. A rank's first forwards are at most its layers where it runs most of them."""
+    def _wait_back(self, backward: Array) -> Array:
+        """(E, P, J): V without the way up; `backward` (E,) is the least of one stage and its message. A rank's first forwards are at most its layers where it runs most of them."""
         floor, sizes = self.floor, self._sizes
         _, before = self._ramps
         forward = floor.rows.forward[:, : floor.classes]
         whole = forward @ floor.whole + floor.rows.forward[:, floor.classes :].sum(axis=1)
         send = floor.rows.send
-        backward = sizes.fewest.min() * floor.row_backward.min(axis=1) + send
-        once = whole + (self.pp * self.chunks - 1) * send + (self.pp - 1) * backward
+        below = self.pp - 1 - np.arange(self.pp)
+        once = (whole + (self.pp * self.chunks - 1) * send)[:, None] + below * backward[:, None]
         spare = self._numbers - sizes.fewest.sum(axis=1)[:, None]
         counted = (before * sizes.fewest).sum(axis=2)[:, :, None] + spare * before.max(axis=2)[:, :, None]
         at_ends = floor.at_ends(floor.rows.forward[:, floor.classes :], self.pp) * before.max(axis=2)
         first = counted * forward.max(axis=1)[:, None, None] + at_ends[:, :, None]
-        return np.asarray(once[:, None, None] - first)
+        return np.asarray(once[:, :, None] - first)
 
     def _recompute_seconds(self) -> Array:
         """(E, P, J): the least recompute with which N layers fit, infinite where none does."""

@@ -41,22 +41,36 @@ class LayerFloor:
         """(E, K): likewise, layers alone."""
         return self.all_row_seconds[:, : self.classes]
 
-    @cached_property
-    def mean_line(self) -> tuple[Array, Array]:
-        """(E,), (E,): n neighbouring layers take at least `each * n - less`, `each` the mean layer.
+    def mean_line(self, values: Array) -> tuple[Array, Array]:
+        """(E,), (E,): n neighbouring layers have at least `each * n - less` of `values` (E, K), `each` that of the mean layer.
 
-        Classes that take turns can't all be the cheapest: the line lies below every range of the model, close to long ones.
+        Classes that take turns can't all be the least: the line lies below every range of the model, close to long ones.
         """
-        lengths = self.ranges.lengths
-        each = np.asarray(self.row_seconds @ self.whole / self.whole.sum())
-        return each, np.asarray((each[:, None] * lengths - self.row_seconds @ self.ranges.counts.T).max(axis=1))
+        each = np.asarray(values @ self.whole / self.whole.sum())
+        less = each[:, None] * self.ranges.lengths - values @ self.ranges.counts.T
+        return each, np.asarray(less.max(axis=1))
 
     def range_seconds(self, numbers: IntArray, ranges: int) -> Array:
-        """(E, ...): the least that `numbers` (1, ...) of layers in so many ranges take."""
+        """(E, ...): the least that `numbers` (1, ...) of layers in so many ranges take for one microbatch."""
         shape = (-1, *(1,) * (numbers.ndim - 1))
-        each, less = self.mean_line
+        each, less = self.mean_line(self.row_seconds)
         cheapest = self.row_seconds.min(axis=1).reshape(shape) * numbers
         return np.asarray(np.maximum(cheapest, each.reshape(shape) * numbers - ranges * less.reshape(shape)))
+
+    def whole_sum(self, values: Array) -> Array:
+        """(E,): `values` (E, R) summed over the whole model."""
+        return np.asarray(values[:, : self.classes] @ self.whole + values[:, self.classes :].sum(axis=1))
+
+    @cached_property
+    def tails(self) -> Array:
+        """(E, R): the shortest tail of reductions that any policy leaves."""
+        return np.asarray(self.rows.last_backward[..., self.allowed].min(axis=-1))
+
+    def first_rank_tail(self, pp: int) -> Array:
+        """(E,): the tail of the embedding and at least one layer; of all rows where there is one rank."""
+        if pp == 1:
+            return self.whole_sum(self.tails)
+        return np.asarray(self.tails[:, self.classes] + self.tails[:, : self.classes].min(axis=1))
 
     @property
     def row_backward(self) -> Array:
@@ -71,7 +85,7 @@ class LayerFloor:
     @property
     def total_seconds(self) -> Array:
         """(E,): one microbatch through the whole model."""
-        return np.asarray(self.row_seconds @ self.whole + self.end_row_seconds.sum(axis=1))
+        return self.whole_sum(self.all_row_seconds)
 
     def at_ends(self, values: Array, pp: int) -> Array:
         """(E, P) from (E, 2): the embedding's on the first rank, the head's on the last."""
