@@ -9,7 +9,7 @@ rank r runs k_r forwards before its first backward, so that the step takes at le
                            comes back to the rank, and all but those forwards is still to do
 
 where A_r is what comes after: its own tail of reductions, or r (b + c) for the last gradient to go up and the first
-rank's tail. The gathers before first forwards are met on these paths too.
+rank's tail. The gathers before first forwards are met on these paths too. The step is not below the mean over ranks.
 
 `x_r(N)` includes the recompute without which N layers don't fit: at the fullest moment a layer on chunk j is kept alive_j
 times, so chunks with more alive are recomputed first. The bound is the least T for which the ranks can hold all layers.
@@ -78,9 +78,10 @@ class InterleavedBounds:
             fits = held >= layers
             low, high = np.where(fits, low, middle), np.where(fits, middle, high)
         floor = self.floor
+        mean = self._microbatches * floor.total_seconds / self.pp + self._idle_seconds().min(axis=2).mean(axis=1)
         once = floor.total_seconds + 2 * floor.rows.send * (self.pp * self.chunks - 1)
         once = once + floor.whole_sum(floor.rows.first_forward) + floor.first_rank_tail(self.pp)
-        return np.where(enough, np.maximum(low, once), np.inf)
+        return np.where(enough, np.maximum.reduce([low, mean, once]), np.inf)
 
     @cached_property
     def _sizes(self) -> ChunkSizes:
@@ -96,7 +97,7 @@ class InterleavedBounds:
     @cached_property
     def _ramps(self) -> tuple[Array, Array]:
         """(E, P, chunks) each: see `_Ramp`."""
-        microbatches = self.costs.space.column("microbatches")[self.entries]
+        microbatches = self._microbatches.astype(np.int64)
         distinct, place = np.unique(microbatches, return_inverse=True)
         found = [_ramp(self.pp, self.chunks, int(count)) for count in distinct]
         return tuple(np.stack(part)[place].astype(float) for part in zip(*found, strict=True))  # type: ignore[return-value] # a pair
@@ -107,9 +108,17 @@ class InterleavedBounds:
         The path goes on from the rank up to the first one and its tail, or ends with the rank's own tail.
         """
         floor = self.floor
-        microbatches = self.costs.space.column("microbatches")[self.entries].astype(float)[:, None, None]
         of_layers = floor.range_seconds(self._numbers[None], self.chunks)
         own = of_layers + floor.at_ends(floor.end_row_seconds, self.pp)[:, :, None] + self._recompute_seconds()
+        return np.asarray(self._microbatches[:, None, None] * own + self._idle_seconds())
+
+    @cached_property
+    def _microbatches(self) -> Array:
+        return self.costs.space.column("microbatches")[self.entries].astype(float)
+
+    def _idle_seconds(self) -> Array:
+        """(E, P, J): what comes before and after a rank's microbatches on these paths: U or V, and A."""
+        floor = self.floor
         smallest = self._sizes.fewest.min()
         backward = smallest * floor.row_backward.min(axis=1) + floor.rows.send
         forward = smallest * floor.rows.forward[:, : floor.classes].min(axis=1) + floor.rows.send
@@ -118,7 +127,7 @@ class InterleavedBounds:
         gathers = floor.whole_sum(floor.rows.first_forward)[:, None, None]
         wait = np.maximum(down + self._of_rank(floor.rows.first_forward), self._wait_back(backward) + gathers)
         after = np.maximum(up + floor.first_rank_tail(self.pp)[:, None, None], self._of_rank(floor.tails))
-        return np.asarray(microbatches * own + wait + after)
+        return np.asarray(wait + after)
 
     def _of_rank(self, values: Array) -> Array:
         """(E, P, J): the least of `values` (E, R) that a rank of N layers has."""

@@ -37,7 +37,7 @@ def test_simulation_takes_as_long(found: SearchResult) -> None:
 
 def test_bound_and_counts(found: SearchResult) -> None:
     assert found.complete
-    assert 0 <= found.gap < 0.05
+    assert 0 <= found.gap < 0.12
     assert found.bound_seconds <= found.estimate.step_seconds * (1 + 1e-12)
     assert 0 < found.candidates_solved <= found.candidates_total
 
