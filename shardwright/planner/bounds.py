@@ -16,7 +16,7 @@ ranks; m the largest x. What each bound rests on:
 The other paths end on the first rank, so that its tail of reductions comes after them; the mean optimizer after all.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -86,40 +86,43 @@ class _FlatBounds:
         """(E,): the least that the rank with the most takes, where rows take `each_row` (E, R) seconds.
 
         Recompute, in seconds of one microbatch, counts `recomputed` (E,) times. Infinite where ranks can't hold all layers.
+        With several layer classes also in units of their seconds and of the bytes that stay.
         """
-        layers = each_row[:, : self.floor.classes]
-        cheapest = self._bisected(each_row, recomputed, layers.min(axis=1), np.zeros(len(layers)))
-        if self.floor.classes == 1:
-            return cheapest
-        return np.maximum(cheapest, self._bisected(each_row, recomputed, *self.floor.mean_line(layers)))
+        kinds = self.floor.classes
+        found = [self._bisected(self.floor, each_row, recomputed)]
+        if kinds > 1:
+            for units in (each_row[:, :kinds], self.floor.rows.static[:, :kinds]):
+                weighted = replace(self.floor, units=np.where((units > 0).all(axis=1, keepdims=True), units, 1.0))
+                found.append(self._bisected(weighted, each_row, recomputed))
+        return np.asarray(np.maximum.reduce(found))
 
-    def _bisected(self, each_row: Array, recomputed: Array, each_layer: Array, less: Array) -> Array:
-        """Likewise, where n layers take at least `each_layer * n - less` (E,)."""
-        layers, each = self.ranges.layer_count, each_layer[:, None]
-        ends = self.floor.at_ends(each_row[:, self.floor.classes :], self.pp) - less[:, None]
-        free, saving, price, most = self._memory()
+    def _bisected(self, floor: LayerFloor, each_row: Array, recomputed: Array) -> Array:
+        """Likewise, by the units of `floor`; only layers come in whole numbers."""
+        layers, each = floor.whole_units, floor.least(each_row[:, : floor.classes])[:, None]
+        ends = floor.at_ends(each_row[:, floor.classes :], self.pp)
+        whole = np.floor if floor.units is None else np.asarray
+        free, saving, price, most = self._memory(floor)
         price = price * recomputed[:, None]
-        enough = np.floor(np.minimum(most, layers) * (1 + 1e-9)).sum(axis=1) >= layers
-        high = (ends + each * layers + np.maximum(0.0, price * (layers - saving))).max(axis=1)
+        enough = whole(np.minimum(most, layers[:, None]) * (1 + 1e-9)).sum(axis=1) >= layers
+        high = (ends + each * layers[:, None] + np.maximum(0.0, price * (layers[:, None] - saving))).max(axis=1)
         low = np.zeros_like(high)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             spare = middle[:, None] - ends
             plain, paying = spare / each, (spare + price * saving) / (each + price)
             held = np.where(plain <= free, plain, np.maximum(free, paying))
-            held = np.clip(np.floor(np.minimum(held, most) * (1 + 1e-9)), 0, layers)
+            held = np.clip(whole(np.minimum(held, most) * (1 + 1e-9)), 0.0, layers[:, None])
             fits = held.sum(axis=1) >= layers
             high, low = np.where(fits, middle, high), np.where(fits, low, middle)
         return np.where(enough, low, np.inf)
 
-    def _memory(self) -> tuple[Array, Array, Array, Array]:
-        """(E, P) each: layers that fit with the cheapest policy alone, those from which on others cost, seconds for each
+    def _memory(self, floor: LayerFloor) -> tuple[Array, Array, Array, Array]:
+        """(E, P) each, in units of `floor`: layers that fit with the cheapest policy alone, those from which on others cost, seconds for each
         layer from there on, layers that fit at all.
 
         The second is less than the first, and below zero where other policies don't even leave room for their working
         memory, which is larger.
         """
-        floor = self.floor
         in_steady_state = np.minimum(self._microbatches[:, None], self.pp - np.arange(self.pp))
         alive = np.where(self._gpipe[:, None], self._microbatches[:, None], in_steady_state).astype(float)
         static = floor.layer_static[:, None] / (1 + constants.ALLOCATOR_SLACK.value)

@@ -15,11 +15,17 @@ from .space_costs import RowCosts
 
 @dataclass(frozen=True)
 class LayerFloor:
-    """Minima over layer classes and allowed policies; `rows` are of entries (E,)."""
+    """Minima over layer classes and allowed policies; `rows` are of entries (E,).
+
+    `units` (E, K): what a layer of each class counts for where a bound says "a layer"; None: each for one. Any units give a
+    valid bound: ranks must hold all units of the model, and a unit takes at least the least of any class. Units in
+    proportion to a cost make that cost exact and the others' least looser.
+    """
 
     rows: RowCosts
     ranges: LayerRanges
     allowed: list[int]
+    units: Array | None = None
 
     @property
     def classes(self) -> int:
@@ -30,6 +36,17 @@ class LayerFloor:
         """(K,): layers of each class in the model."""
         found: IntArray = self.ranges.counts[self.ranges.kind_of[0, -1]]
         return found
+
+    @property
+    def whole_units(self) -> Array:
+        """(E,): units of the whole model."""
+        return np.asarray(
+            (np.ones((len(self.rows.send), self.classes)) if self.units is None else self.units) @ self.whole
+        )
+
+    def least(self, values: Array) -> Array:
+        """(E,): the least of `values` (E, K) for one unit."""
+        return np.asarray((values if self.units is None else values / self.units).min(axis=1))
 
     @cached_property
     def all_row_seconds(self) -> Array:
@@ -105,12 +122,12 @@ class LayerFloor:
     @property
     def cheap_kept(self) -> Array:
         """(E,): bytes a microbatch that a layer keeps under the policy that costs least."""
-        return np.asarray(self._kept_and_spent[0].min(axis=1))
+        return self.least(self._kept_and_spent[0])
 
     @property
     def least_kept(self) -> Array:
         """(E,): bytes a microbatch that a layer keeps at least."""
-        return np.asarray(self.rows.activation[:, : self.classes][..., self.allowed].min(axis=(1, 2)))
+        return self.least(self.rows.activation[:, : self.classes][..., self.allowed].min(axis=-1))
 
     @property
     def most_saved(self) -> Array:
@@ -128,7 +145,7 @@ class LayerFloor:
     @property
     def layer_static(self) -> Array:
         """(E,): bytes of a layer that stay over the step."""
-        return np.asarray(self.rows.static[:, : self.classes].min(axis=1))
+        return self.least(self.rows.static[:, : self.classes])
 
     def room(self, pp: int, *, saving: bool) -> Array:
         """(E, P): device bytes for layers, over 1 + allocator slack: less the ends, and the largest rows' working bytes.
@@ -159,6 +176,6 @@ class LayerFloor:
     def host_layers(self, pp: int, room_bytes: float) -> Array:
         """(E, P): layers whose optimizer fits the rank's share of the host."""
         room = room_bytes - self.at_ends(self.rows.host[:, self.classes :], pp)
-        each = self.rows.host[:, : self.classes].min(axis=1)[:, None]
+        each = self.least(self.rows.host[:, : self.classes])[:, None]
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(each > 0, room / each, np.where(room >= 0, np.inf, -1.0))
