@@ -31,6 +31,7 @@ from shardwright.costmodel.schedule import warm_up_forwards
 from .chunk_sizes import ChunkSizes, chunk_sizes
 from .layer_floor import LayerFloor
 from .layer_ranges import LayerRanges
+from .rank_bounds import RankBounds
 from .space_costs import SpaceCosts
 
 _NAME: ScheduleName = "interleaved-1f1b"
@@ -81,7 +82,17 @@ class InterleavedBounds:
         mean = self._microbatches * floor.total_seconds / self.pp + self._idle_seconds().min(axis=2).mean(axis=1)
         once = floor.total_seconds + 2 * floor.rows.send * (self.pp * self.chunks - 1)
         once = once + floor.whole_sum(floor.rows.first_forward) + floor.first_rank_tail(self.pp)
-        return np.where(enough, np.maximum.reduce([low, mean, once]), np.inf)
+        path = np.maximum.reduce([low, mean, once, self._mixed_classes_seconds()])
+        return np.where(enough, path, np.inf)
+
+    def _mixed_classes_seconds(self) -> Array:
+        """(E,): what the busiest rank has to do itself, which weighs the layers of several classes; 0 for one class."""
+        floor, (alive, _) = self.floor, self._ramps
+        if floor.classes == 1:
+            return np.zeros(len(self.entries))
+        ranks = RankBounds(floor, alive.min(axis=2), alive.max(axis=2), self.costs.host_room_bytes)
+        own = self._microbatches[:, None] * floor.all_row_seconds + floor.rows.first_forward + floor.tails
+        return ranks.seconds(own, self._microbatches)
 
     @cached_property
     def _sizes(self) -> ChunkSizes:
