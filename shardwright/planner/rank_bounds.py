@@ -66,7 +66,8 @@ class RankBounds:
         return np.where(enough, low, np.inf)
 
     def _memory(self, floor: LayerFloor) -> tuple[Array, Array, Array, Array]:
-        """(E, P) each, in units of `floor`: layers that fit with the cheapest policy alone, those from which on others cost, seconds for each
+        """(E, P) each, in units of `floor`: layers that fit with the cheapest policy alone, those from which on others
+        cost, seconds for each
         layer from there on, layers that fit at all.
 
         The second is less than the first, and below zero where other policies don't even leave room for their working

@@ -90,14 +90,27 @@ class MixSolver:
     def _within(self, layers: IntArray, room: Array, usable: Array) -> Mixes:
         if layers.shape[1] == 1:
             return self._one_class(layers[:, 0], room, [int(p) for p in np.flatnonzero(usable[0])])
-        seconds, counts = np.full(room.shape, np.inf), np.zeros((*room.shape, *usable.shape), dtype=np.int64)
-        for kind, held in enumerate(layers):
-            front = self._front(held, usable)
+        mixes = self._cheapest_policies(layers, room, usable)
+        some = np.where(layers > 0, np.where(usable, self.kept, np.inf).min(axis=1), 0.0)
+        open_places = np.isinf(mixes.seconds) & ((layers * some).sum(axis=1) <= room)
+        for kind in np.flatnonzero(open_places.any(axis=0)):
+            front = self._front(layers[kind], usable)
             place = np.searchsorted(front.kept, room[:, kind], side="right") - 1
-            fits = place >= 0
-            seconds[fits, kind] = front.seconds[place[fits]]
-            counts[fits, kind] = front.counts[place[fits]]
-        return Mixes(seconds, counts)
+            fits = open_places[:, kind] & (place >= 0)
+            mixes.seconds[fits, kind] = front.seconds[place[fits]]
+            mixes.counts[fits, kind] = front.counts[place[fits]]
+        return mixes
+
+    def _cheapest_policies(self, layers: IntArray, room: Array, usable: Array) -> Mixes:
+        """Every layer under its class's cheapest usable policy, where that fits: most places need no search."""
+        seconds = np.where(usable, self.seconds, np.inf)
+        chosen = seconds.argmin(axis=1)
+        rows = np.arange(len(chosen))
+        cost = np.where(layers > 0, layers * np.where(layers > 0, seconds[rows, chosen], 0.0), 0.0).sum(axis=1)
+        fits = (layers * self.kept[rows, chosen]).sum(axis=1) <= room
+        counts = np.zeros((*room.shape, *usable.shape), dtype=np.int64)
+        counts[:, :, rows, chosen] = layers
+        return Mixes(np.where(fits, cost, np.inf), counts)
 
     def _one_class(self, layers: IntArray, room: Array, policies: list[int]) -> Mixes:
         """Count the layers under each policy in closed form, the third policy by trying every count."""
