@@ -86,7 +86,7 @@ def certify(
     tables = _tables_of(plan, model, cluster, training, times or CatalogTimes(cluster, training))
     sizes = np.array([stage.layer_count for stage in plan.stages])
     step = float(evaluate(tables, sizes[None])[0])
-    solution = _partition(tables, step, time_limit_seconds)
+    solution = partition_program(tables, step, time_limit_seconds)
     agree = _mixes_agree(tables, sizes, time_limit_seconds)
     bound = min(solution.bound, step)
     return Certificate(solution.solver, step, bound, solution.optimal, agree, time.perf_counter() - started)
@@ -111,7 +111,7 @@ def _tables_of(
     return stage_tables(costs.entry(0), layer_ranges(model), allowed_policies(None))
 
 
-def _partition(tables: StageTables, step_limit: float, time_limit_seconds: float) -> Solution:
+def partition_program(tables: StageTables, step_limit: float, time_limit_seconds: float) -> Solution:
     """The 0/1 program over the ranges that a step of `step_limit` leaves open."""
     entry, ranges = tables.entry, tables.ranges
     active = tables.feasible & (stage_bounds(tables) <= step_limit * (1 + _TOLERANCE))

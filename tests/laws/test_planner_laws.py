@@ -19,7 +19,7 @@ from shardwright.planner.space import enumerate_space
 from tests.planner.brute_force import all_plans, fastest
 from tests.planner.small_problems import Problem, random_problem
 
-_MOST_PLANS = 120
+_MOST_PLANS = 100
 _FIELDS = ("micro_batch", "offload_optimizer", "tp", "zero_stage", "dp_shard", "pp")
 
 
@@ -52,7 +52,7 @@ class TestEqualsBruteForce:
 class TestBoundIsAdmissible:
     """The bound of an entry of the space is not above the step of any plan of that entry that fits."""
 
-    @pytest.mark.parametrize("seed", range(200, 230))
+    @pytest.mark.parametrize("seed", range(200, 216))
     def test_bound(self, seed: int) -> None:
         problem = random_problem(seed)
         fixed = _few_enough(problem, seed)

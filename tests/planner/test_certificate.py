@@ -7,7 +7,10 @@ from shardwright.costmodel.errors import InfeasibleError, SpecError
 from shardwright.costmodel.plan import LayerRun, Stage
 from shardwright.costmodel.training import TrainingSpec
 from shardwright.planner import Fixed, search
-from shardwright.planner.certificate import certify
+from shardwright.planner.certificate import certify, partition_program
+from shardwright.planner.labels import LabelSearch
+from shardwright.planner.partition import evaluate
+from tests.planner.pipeline_tables import fitting_partitions, random_tables
 from tests.planner.small_problems import random_problem, tiny_cluster, tiny_model
 
 
@@ -64,3 +67,18 @@ def test_stops_at_its_time() -> None:
     certificate = certify(found.plan, model, cluster, training, time_limit_seconds=0.05)
     assert certificate.bound_seconds <= certificate.step_seconds
     assert np.isfinite(certificate.step_seconds)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
+def test_bound_lies_between_the_labels_and_the_best(seed: int, schedule: str) -> None:
+    """The program has the labels' paths and every rank's optimizer: not below the labels, not above any partition."""
+    tables = random_tables(seed, layers=7, schedule=schedule)
+    fitting = fitting_partitions(tables)
+    if not len(fitting):
+        return
+    best = float(evaluate(tables, fitting, tails=tables.least_tail).min())
+    program = partition_program(tables, 10 * best, 30.0)
+    assert program.optimal
+    labels = LabelSearch(tables, tables.feasible).run().bound_seconds
+    assert labels * (1 - 1e-5) <= program.bound <= best * (1 + 1e-5)  # the solver's tolerance

@@ -21,10 +21,10 @@ from shardwright.planner.staged_entry import StagedEntry
 from tests.planner.small_problems import tiny_cluster, tiny_model
 
 
-def _costs(seed: int, *, layers: int) -> tuple[SpaceCosts, ModelSpec]:
+def _costs(seed: int, *, layers: int, memory: tuple[float, float] = (2.5e9, 6e9)) -> tuple[SpaceCosts, ModelSpec]:
     chance = np.random.default_rng(seed)
     model = tiny_model(layers=layers, classes=1 + seed % 2, hidden=1024, vocab=20000)
-    cluster = tiny_cluster(devices=2, memory_bytes=float(chance.uniform(2.5e9, 6e9)))
+    cluster = tiny_cluster(devices=2, memory_bytes=float(chance.uniform(*memory)))
     training = TrainingSpec(seq_len=1024, global_batch=int(chance.choice([2, 4, 16])))
     fixed = Fixed(pp=2, micro_batch=1, schedule="interleaved-1f1b", stages_per_rank=2, offload_optimizer=0)
     space = enumerate_space(model, cluster, training, fixed)
@@ -45,6 +45,18 @@ def test_family_is_near_the_best() -> None:
     assert min(ratios) >= 1 - 1e-9
     assert max(ratios) <= 1.10
     assert np.mean(np.array(ratios) <= 1.03) >= 0.9
+
+
+def test_bound_where_memory_binds() -> None:
+    recomputed = 0
+    for seed in range(60):
+        costs, model = _costs(seed, layers=7, memory=(1.9e9, 3.2e9))
+        ranges = layer_ranges(model)
+        best = best_of_all(StagedEntry(costs.entry(0), ranges), [0, 2])
+        if best is not None:
+            recomputed += bool(best.mix[..., 2].any())
+            assert lower_bounds(costs, ranges, [0, 2])[0] <= best.step_seconds * (1 + 1e-9)
+    assert recomputed >= 10
 
 
 def _family_over_best(seed: int) -> float | None:

@@ -1,56 +1,21 @@
 """Partitions against every partition."""
 
-from itertools import combinations
-
 import numpy as np
 import pytest
 
-from shardwright.costmodel.catalog_times import CatalogTimes
-from shardwright.costmodel.training import TrainingSpec
-from shardwright.planner import Fixed
 from shardwright.planner.bottleneck import smallest_largest
 from shardwright.planner.labels import LabelSearch
-from shardwright.planner.layer_ranges import LayerRanges, layer_ranges
+from shardwright.planner.layer_ranges import layer_ranges
 from shardwright.planner.partition import best_partition, evaluate, stage_bounds
-from shardwright.planner.space import enumerate_space
-from shardwright.planner.space_costs import space_costs
-from shardwright.planner.stage_tables import StageTables, stage_tables
-from tests.planner.small_problems import tiny_cluster, tiny_model
-
-
-def _tables(seed: int, *, layers: int = 9, schedule: str = "1f1b") -> StageTables:
-    chance = np.random.default_rng(seed)
-    model = tiny_model(layers=layers, classes=1 + seed % 2, hidden=1024, vocab=20000)
-    cluster = tiny_cluster(
-        devices=4,
-        devices_per_node=1 + seed % 2,
-        memory_bytes=float(chance.uniform(2.2e9, 5e9)),
-        nic_bytes_per_s=float(10 ** chance.uniform(8.5, 10.5)),
-    )
-    training = TrainingSpec(seq_len=1024, global_batch=int(chance.choice([1, 2, 3, 4, 8, 32])))
-    fixed = Fixed.model_validate({"pp": 4, "micro_batch": 1, "schedule": schedule, "offload_optimizer": 0})
-    costs = space_costs(
-        enumerate_space(model, cluster, training, fixed), model, cluster, training, CatalogTimes(cluster, training)
-    )
-    return stage_tables(costs.entry(0), layer_ranges(model), [0, 1, 2])
-
-
-def _all_partitions(ranges: LayerRanges, stages: int) -> np.ndarray:
-    cuts = np.array(list(combinations(range(1, ranges.layer_count), stages - 1)))
-    edges = np.concatenate([np.zeros((len(cuts), 1), int), cuts, np.full((len(cuts), 1), ranges.layer_count)], axis=1)
-    return np.diff(edges, axis=1)
-
-
-def _fitting(tables: StageTables) -> np.ndarray:
-    every = _all_partitions(tables.ranges, tables.entry.pp)
-    return every[tables.feasible[np.arange(tables.entry.pp), tables.ranges.kinds(every)].all(axis=1)]
+from tests.planner.pipeline_tables import fitting_partitions, random_tables
+from tests.planner.small_problems import tiny_model
 
 
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
 def test_best_of_all(seed: int, schedule: str) -> None:
-    tables = _tables(seed, schedule=schedule)
-    fitting = _fitting(tables)
+    tables = random_tables(seed, schedule=schedule)
+    fitting = fitting_partitions(tables)
     found = best_partition(tables, np.inf)
     if not len(fitting):
         assert found is None
@@ -64,8 +29,8 @@ def test_best_of_all(seed: int, schedule: str) -> None:
 @pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
 def test_bounds_are_below(seed: int, schedule: str) -> None:
     """The labels' bound is below every partition that fits, a stage's bound below every one that has that stage."""
-    tables = _tables(seed, schedule=schedule)
-    fitting = _fitting(tables)
+    tables = random_tables(seed, schedule=schedule)
+    fitting = fitting_partitions(tables)
     if len(fitting):
         seconds = evaluate(tables, fitting)
         assert LabelSearch(tables, tables.feasible).run().bound_seconds <= seconds.min() * (1 + 1e-9)
@@ -75,9 +40,9 @@ def test_bounds_are_below(seed: int, schedule: str) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_ranking_is_close_where_partitions_are_too_many_to_try(seed: int) -> None:
-    tables = _tables(seed, layers=40)
+    tables = random_tables(seed, layers=40)
     found = best_partition(tables, np.inf)
-    fitting = _fitting(tables)
+    fitting = fitting_partitions(tables)
     if found is not None:
         best = evaluate(tables, fitting).min()
         assert found.bound_seconds <= best * (1 + 1e-9)
@@ -85,7 +50,7 @@ def test_ranking_is_close_where_partitions_are_too_many_to_try(seed: int) -> Non
 
 
 def test_nothing_below_the_limit() -> None:
-    tables = _tables(3)
+    tables = random_tables(3)
     found = best_partition(tables, np.inf)
     assert found is not None
     lower = best_partition(tables, found.step_seconds * 0.5)
