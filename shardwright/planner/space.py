@@ -170,7 +170,10 @@ def _offloads(cluster: ClusterSpec, fixed: Fixed) -> list[int]:
 
 
 def _schedules(pp: int, microbatches: int, model: ModelSpec, fixed: Fixed) -> list[tuple[int, int]]:
-    """(index into SCHEDULES, stages per rank). GPipe keeps more alive for no gain, so it is tried only where it is fixed."""
+    """(index into SCHEDULES, stages per rank). GPipe is tried only where it is fixed.
+
+    It keeps every microbatch alive, and wins only where messages between stages are slow: its forwards hide them.
+    """
     found = []
     for index, name in enumerate(SCHEDULES):
         if fixed.schedule not in (None, name) or (name == "gpipe" and fixed.schedule is None):
