@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shardwright.costmodel.errors import SpecError
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -89,6 +87,8 @@ def refuse_existing(*paths: Path | None, force: bool) -> None:
     Raises:
         SpecError: naming the file.
     """
+    from shardwright.costmodel import SpecError
+
     for path in paths:
         if path is None:
             continue

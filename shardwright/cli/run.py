@@ -5,11 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shardwright.executor.failure import RunFailedError
-
 from .options import JsonOption, PlanArgument, console, print_json
-
-__all__ = ["RunFailedError", "run"]
 
 
 def run(
