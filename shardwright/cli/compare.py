@@ -17,6 +17,7 @@ from .options import (
     OptimizerOption,
     PrecisionOption,
     SeqLenOption,
+    console,
     print_json,
     read_cluster,
     read_model,
@@ -71,11 +72,9 @@ def compare(
     if as_json:
         print_json(found.to_json())
         return
-    from rich.console import Console
-
     from shardwright.benchmarks.plan_tables import comparison_table
 
-    Console().print(comparison_table(found))
+    console().print(comparison_table(found))
 
 
 def _plans(paths: list[Path], model: "ModelSpec") -> "dict[str, Plan]":

@@ -9,6 +9,8 @@ import typer
 from shardwright.costmodel.errors import SpecError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from shardwright.costmodel import ClusterSpec, ModelSpec, PlanFile, TrainingSpec
 
 ModelArgument = Annotated[
@@ -44,16 +46,9 @@ def read_cluster(reference: str) -> "ClusterSpec":
     Raises:
         SpecError: none of them, or not valid.
     """
-    kind, _, count = reference.partition(":")
-    if kind != "local":
-        from shardwright.costmodel import load_cluster
+    from shardwright.profiler.local import resolve_cluster
 
-        return load_cluster(reference)
-    if count and not count.isdecimal():
-        raise SpecError(f"--cluster {reference}: the count of ranks is a whole number from 1, as in local:2")
-    from shardwright.profiler.local import local_cluster
-
-    return local_cluster(int(count) if count else None)
+    return resolve_cluster(reference)
 
 
 def read_plan(path: Path) -> "tuple[PlanFile, ModelSpec]":
@@ -108,3 +103,11 @@ def refuse_existing(*paths: Path | None, force: bool) -> None:
 def print_json(data: object) -> None:
     """Plain JSON on stdout, nothing else."""
     typer.echo(json.dumps(data, indent=1, allow_nan=False))
+
+
+def console() -> "Console":
+    """Where tables go: as wide as the terminal, or wide enough for every table where there is none."""
+    from rich.console import Console
+
+    found = Console()
+    return found if found.is_terminal else Console(width=130)

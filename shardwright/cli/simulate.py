@@ -8,7 +8,7 @@ import typer
 
 from shardwright.costmodel.errors import SpecError
 
-from .options import ForceOption, JsonOption, PlanArgument, print_json, read_plan, refuse_existing
+from .options import ForceOption, JsonOption, PlanArgument, console, print_json, read_plan, refuse_existing
 
 
 def simulate(
@@ -33,10 +33,8 @@ def simulate(
     if as_json:
         print_json({"step_seconds": timeline.step_seconds, "idle_fractions": idle, "peak_memory_bytes": peaks})
         return
-    from rich.console import Console
-
     from shardwright.benchmarks.breakdown_tables import timeline_table
 
-    Console().print(timeline_table(timeline))
+    console().print(timeline_table(timeline))
     if trace:
         typer.echo(f"wrote {trace}; open it at ui.perfetto.dev")

@@ -84,12 +84,12 @@ def check_memory(estimate: Estimate, cluster: ClusterSpec) -> None:
     node = cluster.groups[0]
     host_share = node.host.memory_bytes / node.devices_per_node
     for rank, (device, host_bytes) in enumerate(zip(estimate.memory, estimate.host_bytes, strict=True)):
-        if device.total > node.device.memory_bytes:
+        if device.total > node.device.usable_bytes:
             part, size = max(device, key=lambda item: item[1])
-            over = (device.total - node.device.memory_bytes) / GIB
+            over = (device.total - node.device.usable_bytes) / GIB
             raise InfeasibleError(
                 f"pipeline rank {rank} needs {device.total / GIB:.1f} GiB and a {node.device.name} has "
-                f"{node.device.memory_bytes / GIB:.1f}: {over:.1f} GiB too much ({part} {size / GIB:.1f} GiB)"
+                f"{node.device.usable_bytes / GIB:.1f} usable: {over:.1f} GiB too much ({part} {size / GIB:.1f} GiB)"
             )
         if host_bytes > host_share:
             raise InfeasibleError(

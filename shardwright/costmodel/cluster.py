@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from .errors import SpecError
+from . import constants
 from .spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ class Device(Spec):
     launch_seconds: NonNegativeFloat = 0.0
     context_bytes: NonNegativeFloat = 0.0
     sources: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def usable_bytes(self) -> float:
+        """What a plan may fill: the memory but for a reserve."""
+        return self.memory_bytes * (1 - constants.MEMORY_RESERVE.value)
 
 
 class Link(Spec):

@@ -53,6 +53,9 @@ ALLOCATOR_SLACK = Constant(0.04, "share", "activation memory that the caching al
 COMMUNICATOR_BYTES = Constant(
     300e6, "bytes", "buffers of one communicator", "assumed from NCCL's default channels and buffer size"
 )
+MEMORY_RESERVE = Constant(
+    0.06, "share", "device memory that a plan leaves free: fragmentation, and what the estimate misses", "assumed"
+)
 CONTEXT_BYTES = Constant(600e6, "bytes", "CUDA context and loaded kernels", "assumed")
 HOST_MEMORY_FRACTION = Constant(
     0.6, "share of peak", "share of host memory bandwidth that an optimizer step reaches", "assumed"

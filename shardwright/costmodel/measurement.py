@@ -29,6 +29,8 @@ class Fingerprint(Spec):
 class Measurement(Spec):
     """A training run. Seconds are medians over the steps after `warmup_steps`; memory is each rank's peak, in order.
 
+    `step_seconds_low` and `_high` are the tenth and ninetieth percentile. `steps` holds every step of the run; where it
+    was resumed, the seconds and the memory are of the steps since.
     `part_seconds` are of the slowest rank: "forward_backward" (with pipeline and communication), "optimizer", "data".
     `memory_kind`: resident set of the process on CPU, allocated and reserved by torch on CUDA.
     """

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
 
 from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile
@@ -25,6 +26,7 @@ from shardwright.costmodel.spec import NonNegativeInt, Spec, read_json
 from shardwright.costmodel.training import OptimizerName
 
 MANIFEST = "checkpoint.json"
+FILE_BYTES = 2**30
 _UNREAD_CONFIG_KEYS = ("_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "use_cache")
 
 
@@ -120,8 +122,9 @@ def save_checkpoint(folder: Path, trainee: Trainee, manifest: Manifest, *, keep:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dist.barrier()
-    writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
-    save(_tensors(trainee), storage_writer=writer)
+    tensors = _tensors(trainee)
+    writer = HuggingFaceStorageWriter(str(partial), _file_of_each(tensors), save_distributed=True)
+    save(tensors, storage_writer=writer)
     if dist.get_rank() == 0:
         _check_coverage(HuggingFaceStorageReader(str(partial)).read_metadata(), partial)
         files = {file.name: file.stat().st_size for file in sorted(partial.iterdir())}
@@ -167,6 +170,28 @@ def _tensors(trainee: Trainee) -> dict[str, torch.Tensor]:
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer.{name}.{kind}"] = value
     return tensors
+
+
+def _file_of_each(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Which of a rank's files, from 1, each tensor of the model goes to: files are built in memory, so they stay small."""
+    local = {name: _local_bytes(tensor) for name, tensor in tensors.items()}
+    everyone: list[dict[str, int]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everyone, local)
+    largest: dict[str, int] = {}
+    for part in everyone:
+        for name, size in part.items():
+            largest[name] = max(size, largest.get(name, 0))
+    files, index, filled = {}, 1, 0
+    for name in sorted(largest):
+        if filled and filled + largest[name] > FILE_BYTES:
+            index, filled = index + 1, 0
+        files[name] = index
+        filled += largest[name]
+    return files
+
+
+def _local_bytes(tensor: torch.Tensor) -> int:
+    return int((tensor.to_local() if isinstance(tensor, DTensor) else tensor).nbytes)
 
 
 def _create_state(optimizer: torch.optim.Optimizer) -> None:

@@ -26,7 +26,8 @@ class Failure(Spec):
 def record_failure(folder: Path, rank: int, error: BaseException) -> None:
     """Leave `failure-RANK.json` in `folder`, whole or not at all."""
     lines = str(error).strip().splitlines() or [""]
-    message = str(error) if isinstance(error, SpecError) else f"{type(error).__name__}: {lines[0]}"
+    ours = isinstance(error, (SpecError, RunFailedError))
+    message = str(error) if ours else f"{type(error).__name__}: {lines[0]}"
     failure = Failure(
         rank=rank,
         kind="spec" if isinstance(error, SpecError) else "run",

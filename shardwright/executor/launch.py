@@ -94,8 +94,9 @@ def _offered_ranks(plan_file: PlanFile, options: RunOptions) -> tuple[int, str]:
     """How many ranks there are to run on, and the words that lead to that number."""
     if "RANK" in os.environ:
         return int(os.environ["WORLD_SIZE"]), "torchrun was started with"
+    if plan_file.cluster.groups[0].device.kind == "gpu" and torch.cuda.is_available():
+        present = torch.cuda.device_count()
+        return min(present, options.ranks or present), "the GPUs to run on are"
     if options.ranks is not None:
         return options.ranks, "the options offer"
-    if plan_file.cluster.groups[0].device.kind == "gpu" and torch.cuda.is_available():
-        return torch.cuda.device_count(), "the GPUs of this machine are"
     return MOST_CPU_RANKS, "on CPUs one machine runs at most"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from shardwright.costmodel.errors import SpecError
-from shardwright.costmodel.measurement import Measurement, StepRecord
+from shardwright.costmodel.measurement import Measurement, StepRecord, read_measurement
 from shardwright.costmodel.plan_file import PlanFile, read_plan_file, write_plan_file
 from shardwright.costmodel.spec import Spec, read_json
 
@@ -95,12 +95,14 @@ class RunFolder:
         if checkpoint is None:
             return Start(None, 0)
         step = read_manifest(checkpoint, plan_file).step
-        finished = step == options.steps and own is not None and self.measurement.is_file()
-        if step >= options.steps and not finished:
+        if step >= options.steps and not (own and step == options.steps == self._measured_steps()):
             raise SpecError(
                 f"{checkpoint}: is of step {step} and the run is to end at step {options.steps}; give more steps"
             )
         return Start(checkpoint, step)
+
+    def _measured_steps(self) -> int | None:
+        return read_measurement(self.measurement).steps[-1].step if self.measurement.is_file() else None
 
     def prepare(self, plan_file: PlanFile, options: RunOptions, identity: RunIdentity) -> None:
         """Write plan, options and identity; forget the failures of an earlier try.

@@ -1,18 +1,15 @@
 """The training loop of one rank."""
 
 import math
-import platform
 import statistics
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from shardwright.costmodel.errors import SpecError
-from shardwright.costmodel.measurement import Fingerprint, Measurement, StepRecord, read_measurement
+from shardwright.costmodel.measurement import Measurement, StepRecord, read_measurement
 from shardwright.costmodel.plan_file import PlanFile
 
 from .checkpoint import Manifest, Trainee, load_checkpoint, save_checkpoint
@@ -20,6 +17,7 @@ from .data import Batches, open_batches
 from .engine import Engine, build_engine
 from .failure import RunFailedError
 from .families import FAMILIES
+from .fingerprint import read_fingerprint
 from .meter import MemoryMeter, MemoryPeak, StepMeter
 from .optimizer import build_optimizer, learning_rate_at, set_learning_rate
 from .options import RunOptions
@@ -180,7 +178,7 @@ class Trainer:
                 peak_reserved_bytes=tuple(reserved) or None,
                 baseline_memory_bytes=tuple(peak.baseline for peak in peaks),
                 steps=tuple(self._records),
-                fingerprint=_fingerprint(self._device),
+                fingerprint=read_fingerprint(self._device),
             )
         ]
         dist.broadcast_object_list(measured)  # rank 0 alone has the records of before a resume
@@ -215,23 +213,3 @@ def _check_same_data(batches: Batches) -> None:
         raise SpecError(
             f"rank {different} finds other data than rank 0; give every node the same files (the default, Python's own sources, differs between Python versions)"
         )
-
-
-def _fingerprint(device: torch.device) -> Fingerprint:
-    return Fingerprint(
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name(),
-        host=platform.node(),
-        python=platform.python_version(),
-        torch=torch.__version__,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def _processor_name() -> str:
-    """As Linux names it; elsewhere the kind of machine is all that Python knows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())

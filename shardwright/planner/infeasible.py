@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..costmodel.catalog_times import CatalogTimes
-from ..costmodel.cluster import ClusterSpec
-from ..costmodel.errors import InfeasibleError, SpecError
-from ..costmodel.evaluate import estimate_plan
-from ..costmodel.model import ModelSpec
-from ..costmodel.training import TrainingSpec
+from shardwright.costmodel.catalog_times import CatalogTimes
+from shardwright.costmodel.cluster import ClusterSpec
+from shardwright.costmodel.errors import InfeasibleError, SpecError
+from shardwright.costmodel.evaluate import estimate_plan
+from shardwright.costmodel.model import ModelSpec
+from shardwright.costmodel.training import TrainingSpec
+
 from .bounds import lower_bounds
 from .fixed import Fixed
 from .layer_ranges import layer_ranges
@@ -94,11 +95,11 @@ def _what_binds(
     rank = max(range(len(estimate.memory)), key=lambda index: estimate.memory[index].total)
     parts = estimate.memory[rank]
     name, size = max(parts, key=lambda part: part[1])
-    have = node.device.memory_bytes
+    have = node.device.usable_bytes
     return (
         f"no plan fits the device memory: the one that comes closest ({shown}) needs {parts.total / _GIB:.1f} GiB on "
         f"pipeline rank {rank}, {size / _GIB:.1f} of it {name.replace('_', ' ')}, and a {node.device.name} has "
-        f"{have / _GIB:.1f}, {(parts.total - have) / _GIB:.1f} GiB too much"
+        f"{have / _GIB:.1f} usable, {(parts.total - have) / _GIB:.1f} GiB too much"
     )
 
 

@@ -71,7 +71,7 @@ class TestCollective:
 
     def test_an_all_reduce_is_a_reduce_scatter_and_an_all_gather(self) -> None:
         whole = times().collective_seconds("all_reduce", 1e12, self.wide)
-        parts = sum(times().collective_seconds(name, 1e12, self.wide) for name in ("reduce_scatter", "all_gather"))  # type: ignore[arg-type]
+        parts = sum(times().collective_seconds(name, 1e12, self.wide) for name in ("reduce_scatter", "all_gather"))
         assert whole == pytest.approx(parts, rel=1e-3)
 
     def test_one_rank_has_nothing_to_say(self) -> None:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from shardwright.costmodel.plan import Plan
 from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor import checkpoint
 from shardwright.executor.options import RunOptions
 from shardwright.executor.run_folder import RunFolder
 from shardwright.executor.trainer import Trainer
@@ -41,13 +42,15 @@ def losses(
     stop_after_step: int | None = None,
     other_data_on_last_rank: bool = False,
     told: list[str] | None = None,
+    file_bytes: int = checkpoint.FILE_BYTES,
 ) -> list[float]:
     """The losses of the run's steps, those before a resume included; raises RankFailedError where it is told to stop.
 
     `told` receives the lines of progress.
     """
     run.out.mkdir(parents=True, exist_ok=True)
-    found, lines = run_world(plan.plan.mesh.ranks, _train, plan, run, stop_after_step, other_data_on_last_rank)[0]
+    ranks = plan.plan.mesh.ranks
+    found, lines = run_world(ranks, _train, plan, run, stop_after_step, other_data_on_last_rank, file_bytes)[0]
     if told is not None:
         told += lines
     return found
@@ -58,9 +61,10 @@ class Stopped(BaseException):
 
 
 def _train(
-    plan: PlanFile, run: RunOptions, stop_after_step: int | None, other_data_on_last_rank: bool
+    plan: PlanFile, run: RunOptions, stop_after_step: int | None, other_data_on_last_rank: bool, file_bytes: int
 ) -> tuple[list[float], list[str]]:
     lines: list[str] = []
+    checkpoint.FILE_BYTES = file_bytes
 
     def progress(line: str) -> None:
         lines.append(line)

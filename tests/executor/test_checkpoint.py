@@ -82,6 +82,17 @@ class TestResume:
         run = options(tmp_path / "back", data=data, resume_from=checkpoint, checkpoint_every=None)
         assert losses(tiny(PLANS["one process"]), run) == pytest.approx(straight[1][3:], abs=1e-5)
 
+    def test_a_large_checkpoint_lies_in_several_files_of_each_rank(
+        self, tmp_path: Path, data: Path, straight: tuple[Path, list[float]]
+    ) -> None:
+        losses(tiny(FSDP), options(tmp_path / "there", data=data), file_bytes=20_000)
+        checkpoint = tmp_path / "there" / "checkpoints" / "step-000003"
+        sizes = [file.stat().st_size for file in checkpoint.glob("*.safetensors")]
+        assert len(sizes) >= 10
+        assert max(sizes) < 30_000
+        run = options(tmp_path / "back", data=data, resume_from=checkpoint, checkpoint_every=None)
+        assert losses(tiny(FSDP), run) == straight[1][3:]
+
     @pytest.mark.parametrize("family", ["llama", "gpt2"])
     def test_a_tied_embedding_is_one_tensor_under_every_plan(
         self, family: FamilyName, tmp_path: Path, data: Path

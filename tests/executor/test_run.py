@@ -34,7 +34,10 @@ DEADLINE_SECONDS = 60.0
 
 @pytest.mark.slow
 def test_a_run_killed_with_all_its_processes_continues_where_its_checkpoint_was(tmp_path: Path) -> None:
-    """SIGKILL on the launcher alone: nothing of the run survives it, and the next start takes the same steps."""
+    """SIGKILL on the launcher alone: nothing of the run survives it, and the next start takes the same steps.
+
+    In that, one worker is killed, and torchrun starts both again from the newest checkpoint.
+    """
     plan_file = tiny(plan((layers(zero=3),), dp_shard=2))
     write_plan_file(tmp_path / "plan.json", plan_file)
     run = options(tmp_path / "run", data=text_file(tmp_path), steps=60, checkpoint_every=5, keep_checkpoints=1)
@@ -48,9 +51,16 @@ def test_a_run_killed_with_all_its_processes_continues_where_its_checkpoint_was(
     assert KILL_AFTER - 5 < resumed_after < 60
 
     told: list[str] = []
-    measurement = launch(tmp_path / "plan.json", run, progress=told.append)
+
+    def tell(line: str) -> None:
+        told.append(line)
+        if line.startswith("step 40/") and len(_continuations(told)) == 1:
+            _kill_one_worker()
+
+    measurement = launch(tmp_path / "plan.json", run.model_copy(update={"restarts": 1}), progress=tell)
     assert told[0] == f"continuing from {newest} after step {resumed_after}"
     assert told[1].startswith(f"step {resumed_after + 1}/60")
+    assert len(_continuations(told)) == 2, "the lost worker was not started again"
     assert [record.step for record in measurement.steps] == list(range(1, 61))
     again = [record.loss for record in measurement.steps]
     assert again[: len(before)] == [record.loss for record in before]
@@ -61,6 +71,15 @@ def test_a_run_killed_with_all_its_processes_continues_where_its_checkpoint_was(
     finished: list[str] = []
     assert launch(tmp_path / "plan.json", run, progress=finished.append) == measurement
     assert "already holds all 60 steps" in finished[0]
+
+
+def _continuations(told: list[str]) -> list[str]:
+    return [line for line in told if line.startswith("continuing from")]
+
+
+def _kill_one_worker() -> None:
+    children = psutil.Process().children(recursive=True)
+    next(child for child in children if "shardwright.executor.worker" in child.cmdline()[1:4]).kill()
 
 
 def _kill_launcher(folder: Path, run: RunOptions) -> list[psutil.Process]:

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from shardwright.costmodel.errors import SpecError
-from shardwright.costmodel.measurement import StepRecord
+from shardwright.costmodel.measurement import Fingerprint, Measurement, StepRecord
+from shardwright.executor.checkpoint import MANIFEST, Manifest
 from shardwright.executor.options import RunOptions
-from shardwright.executor.run_folder import RunFolder, RunIdentity, plan_digest
+from shardwright.executor.run_folder import RunFolder, RunIdentity, Start, plan_digest
 from tests.parity.cases import layers, plan
 
 from .runs import tiny
@@ -67,6 +68,78 @@ class TestOwner:
         folder = RunFolder(tmp_path / "file" / "run")
         with pytest.raises(SpecError, match="cannot be written"), folder.locked():
             pass
+
+
+def complete(folder: RunFolder, step: int) -> Path:
+    """A checkpoint with nothing in it but its manifest."""
+    manifest = Manifest(
+        step=step,
+        model_name=PLAN.model_name,
+        model_config_json=PLAN.model_config_json,
+        optimizer=PLAN.training.optimizer,
+        plan_digest="a",
+        data_digest="b",
+        seed=0,
+        files={},
+    )
+    path = folder.checkpoints / f"step-{step:06d}"
+    path.mkdir(parents=True)
+    (path / MANIFEST).write_text(manifest.model_dump_json())
+    return path
+
+
+def measured(steps: int) -> Measurement:
+    return Measurement(
+        ranks=1,
+        warmup_steps=0,
+        step_seconds=1.0,
+        step_seconds_low=1.0,
+        step_seconds_high=1.0,
+        part_seconds={},
+        tokens_per_s=1.0,
+        mfu=None,
+        peak_memory_bytes=(1.0,),
+        memory_kind="resident",
+        steps=tuple(record(step) for step in range(1, steps + 1)),
+        fingerprint=Fingerprint(device="d", host="h", python="p", torch="t", date="d"),
+    )
+
+
+class TestStart:
+    def start(self, folder: RunFolder, steps: int, **given: Any) -> Start:
+        return folder.start(PLAN, RunOptions(out=folder.path, steps=steps, **given))
+
+    def test_an_empty_folder_starts_at_the_beginning(self, prepared: RunFolder) -> None:
+        assert self.start(prepared, 10) == Start(None, 0)
+
+    def test_the_highest_step_goes_on_however_many_digits_it_has(self, prepared: RunFolder) -> None:
+        for step in (999_999, 1_000_000, 5):
+            complete(prepared, step)
+        newest = prepared.checkpoints / "step-1000000"
+        assert self.start(prepared, 2_000_000) == Start(newest, 1_000_000)
+
+    def test_the_folders_own_checkpoint_goes_before_the_one_to_resume_from(self, prepared: RunFolder) -> None:
+        other = complete(RunFolder(prepared.path.parent / "other"), 3)
+        assert self.start(prepared, 10, resume_from=other) == Start(other, 3)
+        own = complete(prepared, 1)
+        assert self.start(prepared, 10, resume_from=other) == Start(own, 1)
+
+    def test_all_steps_taken_and_measured_is_the_end(self, prepared: RunFolder) -> None:
+        own = complete(prepared, 10)
+        prepared.write_measurement(measured(10))
+        assert self.start(prepared, 10) == Start(own, 10)
+
+    def test_the_measurement_of_a_shorter_run_does_not_count(self, prepared: RunFolder) -> None:
+        complete(prepared, 15)
+        prepared.write_measurement(measured(10))
+        with pytest.raises(SpecError, match="is of step 15 and the run is to end at step 15; give more steps"):
+            self.start(prepared, 15)
+
+    def test_fewer_steps_than_were_taken_are_refused(self, prepared: RunFolder) -> None:
+        complete(prepared, 15)
+        prepared.write_measurement(measured(15))
+        with pytest.raises(SpecError, match="is of step 15 and the run is to end at step 10"):
+            self.start(prepared, 10)
 
 
 class TestDigest:

@@ -111,4 +111,4 @@ def _ordered(classes: tuple[int, ...], policies: tuple[str, ...]) -> bool:
 
 
 def _zero(stage: int) -> ZeroStage:
-    return {0: 0, 1: 1, 2: 2, 3: 3}[stage]  # type: ignore[return-value] # the four that there are
+    return {0: 0, 1: 1, 2: 2, 3: 3}[stage]
