@@ -112,7 +112,8 @@ def comparison_bars(comparison: Comparison) -> Paint:
                 axes.barh(range(len(able)), seconds, left=starts, color=colour, height=0.66, label=label)
                 starts = [start + part for start, part in zip(starts, seconds, strict=True)]
         for place, total in enumerate(starts):
-            axes.text(total, place, f" {readable.seconds(total)}", va="center", ha="left")
+            shown = readable.seconds(total)
+            axes.annotate(shown, (total, place), xytext=(4, 0), textcoords="offset points", va="center", ha="left")
         axes.set_yticks(range(len(able)), [name for name, _ in able])
         axes.set_ylim(max(len(able), 1) - 0.5, -0.5)
         axes.set_xlim(0, 1.1 * max(starts, default=1.0))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage, ZeroStage
 
+from .divisors import divisors
 from .even_stages import even_stages
 from .skipped_row import SkippedRowError
 from .table import TableRow
@@ -129,7 +130,7 @@ def _zero_stages(row: TableRow, layout: _Layout) -> Sequence[ZeroStage]:
 def _micro_batches(row: TableRow, layout: _Layout) -> Sequence[int]:
     sequences = layout.sequences_per_rank
     if row.micro_batch is None:
-        return [micro for micro in range(1, sequences + 1) if sequences % micro == 0]
+        return divisors(sequences)
     if sequences % row.micro_batch:
         raise SkippedRowError("global_batch is not a multiple of dp * micro_batch: microbatches had unequal sizes")
     return (row.micro_batch,)

@@ -14,6 +14,7 @@ from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.plan import LayerRun, Mesh, Plan, RecomputePolicy, Stage, ZeroStage
 from shardwright.costmodel.training import TrainingSpec
 
+from .divisors import divisors
 from .even_stages import even_stages
 
 _RECOMPUTE: tuple[RecomputePolicy, ...] = ("none", "selective", "full")
@@ -66,7 +67,7 @@ def _tensor_and_data_parallel(job: _Job) -> Levels:
 def _megatron(job: _Job) -> Levels:
     tp = _tensor_degree(job)
     replicas = job.cluster.devices // tp
-    degrees = [pp for pp in range(1, min(replicas, job.model.layer_count) + 1) if replicas % pp == 0]
+    degrees = [pp for pp in divisors(replicas) if pp <= job.model.layer_count]
     return [
         [
             plan
@@ -103,8 +104,7 @@ def _plans(job: _Job, *, dp: int, tp: int, pp: int, zero_stage: ZeroStage, recom
     )
     return [
         Plan(mesh=mesh, micro_batch=micro, microbatches=sequences // micro, stages=stages)
-        for micro in range(1, sequences + 1)
-        if sequences % micro == 0
+        for micro in divisors(sequences)
     ]
 
 

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 
@@ -15,6 +16,7 @@ class TableRow(Spec):
 
     `heads`, `kv_heads`, `ffn_hidden` and `vocab` describe the model; `tp`, `pp`, `vpp`, `dp`, `cp`, `ep` the mesh;
     `micro_batch` counts sequences per microbatch per data-parallel rank, `global_batch` sequences per step.
+    No layer or batch count of a real run is near the limits; beyond them a slip of the pen would cost minutes.
     `metric_value` stands as published, in `metric_unit`; `peak_mem_gb` is in 1e9 bytes.
     """
 
@@ -25,7 +27,7 @@ class TableRow(Spec):
     framework: str | None = None
     model: str | None
     params_b: PositiveFloat | None = None
-    layers: PositiveInt | None
+    layers: Annotated[PositiveInt, Field(le=10_000)] | None
     hidden: PositiveInt | None
     heads: PositiveInt | None
     kv_heads: PositiveInt | None
@@ -50,7 +52,7 @@ class TableRow(Spec):
     ep: PositiveInt | None = None
     zero_or_fsdp: str | None
     micro_batch: PositiveInt | None
-    global_batch: PositiveInt | None
+    global_batch: Annotated[PositiveInt, Field(le=10_000_000)] | None
     recompute: str | None
     offload: str | None = None
     attention: str | None = None

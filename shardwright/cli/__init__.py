@@ -1,11 +1,9 @@
 """The command line: parse, call one library function, print. Start-up imports nothing heavy; each command its own."""
 
 import sys
+from itertools import pairwise
 
-import click
 import typer
-
-from shardwright.costmodel.errors import InfeasibleError, SpecError
 
 from . import compare, plan, run, simulate, validate
 
@@ -15,7 +13,6 @@ EXIT_FAILED, EXIT_USER_ERROR, EXIT_INFEASIBLE, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Plans the fastest way to train a large model on a cluster, says why, and trains with that plan on PyTorch.",
@@ -23,30 +20,47 @@ app = typer.Typer(
 for command in (plan.plan, plan.explain, compare.compare, simulate.simulate, run.run, validate.validate):
     app.command()(command)
 
+# typer carries a click of its own, or uses the one installed; the base of its errors is public in neither
+_UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
 
 def main() -> None:
-    """Run a command. A user's mistake is one line on stderr and exit code 2, a plan that cannot fit exit code 3."""
+    """Run a command; none is a cry for help. A user's mistake is one line on stderr and exit code 2, a plan that cannot
+    fit exit code 3, a training run that broke off exit code 1."""
     try:
-        code = app(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as shown:
-        print(shown.format_message())
-        code = EXIT_USER_ERROR
-    except click.ClickException as error:
-        code = _say(error.format_message(), EXIT_USER_ERROR)
-    except SpecError as error:
-        code = _say(str(error), EXIT_USER_ERROR)
-    except InfeasibleError as error:
-        code = _say(str(error), EXIT_INFEASIBLE)
-    except run.RunFailedError as error:
-        code = _say(str(error), EXIT_FAILED)
-    except (KeyboardInterrupt, click.Abort):
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except _UsageError as error:
+        code = _say(_usage(error), EXIT_USER_ERROR)
+    except (KeyboardInterrupt, typer.Abort):
         code = _say("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe (head, say) had enough
         sys.stderr.close()
         code = EXIT_FAILED
+    except Exception as error:
+        code = _say(str(error), _exit_code(error))
     sys.exit(code or 0)
+
+
+def _exit_code(error: Exception) -> int:
+    """The exit code of an error that has a message for the user; any other error is ours, and is raised again."""
+    from shardwright.costmodel.errors import InfeasibleError, SpecError
+    from shardwright.executor.failure import RunFailedError
+
+    codes = {SpecError: EXIT_USER_ERROR, InfeasibleError: EXIT_INFEASIBLE, RunFailedError: EXIT_FAILED}
+    for kind, code in codes.items():
+        if isinstance(error, kind):
+            return code
+    raise error
 
 
 def _say(message: str, code: int) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _usage(error: Exception) -> str:
+    """The message of a wrong command line. click names the option and what is allowed, this adds what was given."""
+    message = str(error.format_message())  # type: ignore[attr-defined] # see _UsageError
+    option = getattr(getattr(error, "param", None), "opts", [""])[0]
+    given = [value for name, value in pairwise(sys.argv) if name == option]
+    return f"{message} (given: {given[-1]})" if given else message

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shardwright.costmodel.errors import SpecError
-
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from shardwright.costmodel import ClusterSpec, ModelSpec, PlanFile, TrainingSpec
 
 ModelArgument = Annotated[
@@ -87,6 +87,8 @@ def refuse_existing(*paths: Path | None, force: bool) -> None:
     Raises:
         SpecError: naming the file.
     """
+    from shardwright.costmodel import SpecError
+
     for path in paths:
         if path is None:
             continue
@@ -101,3 +103,11 @@ def refuse_existing(*paths: Path | None, force: bool) -> None:
 def print_json(data: object) -> None:
     """Plain JSON on stdout, nothing else."""
     typer.echo(json.dumps(data, indent=1, allow_nan=False))
+
+
+def console() -> "Console":
+    """Where tables go: as wide as the terminal, or wide enough for every table where there is none."""
+    from rich.console import Console
+
+    found = Console()
+    return found if found.is_terminal else Console(width=130)

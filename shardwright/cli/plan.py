@@ -16,6 +16,7 @@ from .options import (
     PlanArgument,
     PrecisionOption,
     SeqLenOption,
+    console,
     print_json,
     read_cluster,
     read_model,
@@ -54,8 +55,11 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Find the fastest plan that fits."""
+    from shardwright.costmodel import SpecError
     from shardwright.planner import explain as explain_plan
 
+    if not time_limit > 0:
+        raise SpecError(f"--time-limit is {time_limit}: give a number of seconds above 0")
     refuse_existing(out, report, force=force)
     fixed = {
         "pp": pp,
@@ -156,16 +160,14 @@ def _write_report(path: Path, plan_file: "PlanFile", why: list[str], measurement
 
 
 def _print_plan(plan_file: "PlanFile", why: list[str]) -> None:
-    from rich.console import Console
-
     from shardwright.benchmarks.breakdown_tables import memory_table, step_table
     from shardwright.benchmarks.plan_tables import plan_table
 
-    estimate, console = plan_file.estimated(), Console()
-    console.print(f"[bold]{plan_file.model_name}[/bold] on {plan_file.cluster.name}", highlight=False)
-    console.print(plan_table(plan_file.plan, estimate))
-    console.print(step_table(estimate))
-    console.print(memory_table(estimate, plan_file.cluster))
-    console.print("[bold]Why[/bold]")
+    estimate, printed = plan_file.estimated(), console()
+    printed.print(f"[bold]{plan_file.model_name}[/bold] on {plan_file.cluster.name}", highlight=False)
+    printed.print(plan_table(plan_file.plan, estimate))
+    printed.print(step_table(estimate))
+    printed.print(memory_table(estimate, plan_file.cluster))
+    printed.print("[bold]Why[/bold]")
     for line in why:
-        console.print(f"- {line}", highlight=False, markup=False)
+        printed.print(f"- {line}", highlight=False, markup=False)

@@ -5,11 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shardwright.executor.failure import RunFailedError
-
-from .options import JsonOption, PlanArgument, print_json
-
-__all__ = ["RunFailedError", "run"]
+from .options import JsonOption, PlanArgument, console, print_json
 
 
 def run(
@@ -67,10 +63,8 @@ def run(
     if as_json:
         print_json(measurement.model_dump(mode="json"))
         return
-    from rich.console import Console
-
     from shardwright.benchmarks.breakdown_tables import measured_table
     from shardwright.costmodel import read_plan_file
 
     plan_file = read_plan_file(plan_path)
-    Console().print(measured_table(plan_file.plan, plan_file.estimated(), measurement))
+    console().print(measured_table(plan_file.plan, plan_file.estimated(), measurement))

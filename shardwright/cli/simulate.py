@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shardwright.costmodel.errors import SpecError
-
-from .options import ForceOption, JsonOption, PlanArgument, print_json, read_plan, refuse_existing
+from .options import ForceOption, JsonOption, PlanArgument, console, print_json, read_plan, refuse_existing
 
 
 def simulate(
@@ -18,7 +16,7 @@ def simulate(
     as_json: JsonOption = False,
 ) -> None:
     """Simulate one step: when each stage computes, waits and communicates, and the memory over it."""
-    from shardwright.costmodel import simulate_plan
+    from shardwright.costmodel import SpecError, simulate_plan
 
     refuse_existing(trace, force=force)
     plan_file, model = read_plan(plan_path)
@@ -33,10 +31,8 @@ def simulate(
     if as_json:
         print_json({"step_seconds": timeline.step_seconds, "idle_fractions": idle, "peak_memory_bytes": peaks})
         return
-    from rich.console import Console
-
     from shardwright.benchmarks.breakdown_tables import timeline_table
 
-    Console().print(timeline_table(timeline))
+    console().print(timeline_table(timeline))
     if trace:
         typer.echo(f"wrote {trace}; open it at ui.perfetto.dev")

@@ -5,22 +5,27 @@ from typing import Annotated
 
 import typer
 
-from .options import JsonOption, print_json
+from .options import ForceOption, JsonOption, console, print_json, refuse_existing
 
 
 def validate(
     table: Annotated[Path, typer.Argument(help="A CSV table in the schema of shardwright/benchmarks/published.")],
+    report: Annotated[Path | None, typer.Option(help="Write the errors as an HTML page here.")] = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict every row of a table; print errors, rank agreement, and why rows were skipped."""
     from rich.console import Console
     from rich.progress import Progress
 
+    from shardwright.benchmarks.table import read_table
     from shardwright.benchmarks.validate import validate_table
     from shardwright.benchmarks.validation_tables import validation_tables
     from shardwright.costmodel import estimate_plan
     from shardwright.costmodel.catalog import standard_node
 
+    refuse_existing(report, force=force)
+    read_table(table)  # what is wrong with the table is said before the progress bar starts
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("predicting", total=None)
         validation = validate_table(
@@ -29,7 +34,11 @@ def validate(
             standard_node=standard_node,
             progress=lambda done, rows: progress.update(task, completed=done, total=rows),
         )
+    if report:
+        from shardwright.benchmarks.validation_report import write_validation_report
+
+        write_validation_report(report, validation, table_name=table.name)
     if as_json:
         print_json(validation.to_json())
     else:
-        Console().print(validation_tables(validation))
+        console().print(validation_tables(validation))

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..costmodel.cluster import ClusterSpec
-from ..costmodel.errors import SpecError
-from ..costmodel.estimate import Estimate
-from ..costmodel.model import ModelSpec
-from ..costmodel.op_times import OpTimes
-from ..costmodel.plan import Plan
-from ..costmodel.training import TrainingSpec
+from shardwright.costmodel.cluster import ClusterSpec
+from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.estimate import Estimate
+from shardwright.costmodel.model import ModelSpec
+from shardwright.costmodel.op_times import OpTimes
+from shardwright.costmodel.plan import Plan
+from shardwright.costmodel.training import TrainingSpec
+
 from .branch_and_bound import BranchAndBound
 from .fixed import Fixed
 from .infeasible import lacking_bytes

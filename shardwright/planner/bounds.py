@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..costmodel import constants
-from ..costmodel.candidates import IntArray
-from ..costmodel.op_times import Array
+from shardwright.costmodel import constants
+from shardwright.costmodel.candidates import IntArray
+from shardwright.costmodel.op_times import Array
+
 from .interleaved_bounds import InterleavedBounds
 from .layer_floor import LayerFloor
 from .layer_ranges import LayerRanges

@@ -7,13 +7,14 @@ from typing import Self
 
 import numpy as np
 
-from ..costmodel.cluster import ClusterSpec
-from ..costmodel.estimate import Estimate
-from ..costmodel.evaluate import estimate_plan
-from ..costmodel.model import ModelSpec
-from ..costmodel.op_times import Array, OpTimes
-from ..costmodel.plan import Plan
-from ..costmodel.training import TrainingSpec
+from shardwright.costmodel.cluster import ClusterSpec
+from shardwright.costmodel.estimate import Estimate
+from shardwright.costmodel.evaluate import estimate_plan
+from shardwright.costmodel.model import ModelSpec
+from shardwright.costmodel.op_times import Array, OpTimes
+from shardwright.costmodel.plan import Plan
+from shardwright.costmodel.training import TrainingSpec
+
 from .bounds import lower_bounds
 from .fixed import Fixed
 from .layer_ranges import layer_ranges

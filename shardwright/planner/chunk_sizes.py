@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..costmodel.candidates import IntArray
+from shardwright.costmodel.candidates import IntArray
 
 
 class ChunkSizes(NamedTuple):

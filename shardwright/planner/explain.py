@@ -2,14 +2,15 @@
 
 from collections import Counter
 
-from ..costmodel.catalog_times import CatalogTimes
-from ..costmodel.cluster import ClusterSpec
-from ..costmodel.estimate import Estimate
-from ..costmodel.evaluate import estimate_plan
-from ..costmodel.model import ModelSpec
-from ..costmodel.op_times import OpTimes
-from ..costmodel.plan import Plan
-from ..costmodel.training import TrainingSpec
+from shardwright.costmodel.catalog_times import CatalogTimes
+from shardwright.costmodel.cluster import ClusterSpec
+from shardwright.costmodel.estimate import Estimate
+from shardwright.costmodel.evaluate import estimate_plan
+from shardwright.costmodel.model import ModelSpec
+from shardwright.costmodel.op_times import OpTimes
+from shardwright.costmodel.plan import Plan
+from shardwright.costmodel.training import TrainingSpec
+
 from .alternatives import Alternative, alternatives
 from .search import SearchResult
 

@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from ..costmodel.plan import RecomputePolicy, ScheduleName, ZeroStage
-from ..costmodel.spec import PositiveInt, Spec
+from shardwright.costmodel.plan import RecomputePolicy, ScheduleName, ZeroStage
+from shardwright.costmodel.spec import PositiveInt, Spec
 
 
 class Fixed(Spec):

@@ -10,17 +10,17 @@ from itertools import combinations, product
 
 import numpy as np
 
-from ..costmodel import constants
-from ..costmodel.candidates import IntArray
-from ..costmodel.in_flight import alive_counts
-from ..costmodel.op_times import Array
-from ..costmodel.pipeline import step_seconds
-from ..costmodel.stage_costs import StageCosts
+from shardwright.costmodel import constants
+from shardwright.costmodel.candidates import IntArray
+from shardwright.costmodel.in_flight import alive_counts
+from shardwright.costmodel.op_times import Array
+from shardwright.costmodel.pipeline import step_seconds
+from shardwright.costmodel.stage_costs import StageCosts
+
 from .chunk_sizes import chunk_sizes
 from .layer_ranges import LayerRanges
 from .space_costs import EntryCosts
 from .stage_tables import mix_solver
-
 
 _EVALUATE_ALL = 3000
 _REBALANCED = 2
@@ -63,7 +63,9 @@ class InterleavedSearch:
         self.alive = alive_counts(entry.schedule, entry.pp, entry.stages_per_rank, entry.microbatches)
         useful = mix_solver(entry, self.classes, allowed).useful.any(axis=0)
         cost = entry.rows.backward[: self.classes].sum(axis=0)
-        self._useful = sorted((int(policy) for policy in np.flatnonzero(useful)), key=lambda policy: float(cost[policy]))
+        self._useful = sorted(
+            (int(policy) for policy in np.flatnonzero(useful)), key=lambda policy: float(cost[policy])
+        )
         self._rank_mixes: dict[tuple[int, bytes], IntArray | None] = {}
 
     # --- every partition and mix, where they are few ---
@@ -85,7 +87,7 @@ class InterleavedSearch:
         spare = self.ranges.layer_count - int(self.fewest.sum())
         for placed in range(spare):
             ways *= (self.entry.stages + placed) / (placed + 1)
-        return ways * len(self.allowed) ** min(self.ranges.layer_count, 12) <= _EVALUATE_ALL
+        return bool(ways * len(self.allowed) ** min(self.ranges.layer_count, 12) <= _EVALUATE_ALL)
 
     def _all_rank_mixes(self, rank: int, counts: IntArray) -> list[IntArray]:
         """Every mix (chunks, classes, policies) of a rank that fits."""
@@ -223,7 +225,7 @@ class InterleavedSearch:
             for step, (chunk, kind) in enumerate(cells, start=1):
                 changes[step, chunk, kind, first] -= 1
                 changes[step, chunk, kind, second] += 1
-        return start + np.cumsum(changes, axis=0)
+        return np.asarray(start + np.cumsum(changes, axis=0))
 
     # --- memory and time ---
 

@@ -18,17 +18,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..costmodel import constants
-from ..costmodel.candidates import IntArray
-from ..costmodel.in_flight import alive_counts
-from ..costmodel.op_times import Array
-from ..costmodel.schedule import warm_up_forwards
+from shardwright.costmodel import constants
+from shardwright.costmodel.candidates import IntArray
+from shardwright.costmodel.in_flight import alive_counts
+from shardwright.costmodel.op_times import Array
+from shardwright.costmodel.plan import ScheduleName
+from shardwright.costmodel.schedule import warm_up_forwards
+
 from .chunk_sizes import ChunkSizes, chunk_sizes
-from .layer_ranges import LayerRanges
 from .layer_floor import LayerFloor
+from .layer_ranges import LayerRanges
 from .space_costs import SpaceCosts
 
-_NAME = "interleaved-1f1b"
+_NAME: ScheduleName = "interleaved-1f1b"
 
 
 class _Ramp(NamedTuple):
@@ -83,7 +85,7 @@ class InterleavedBounds:
         """(P, J): the numbers of layers that a rank may hold; the last repeats where a rank has fewer choices."""
         fewest, most = self._sizes.fewest.sum(axis=1), self._sizes.most.sum(axis=1)
         steps = np.arange(int((most - fewest).max()) + 1)
-        return np.minimum(fewest[:, None] + steps, most[:, None])
+        return np.asarray(np.minimum(fewest[:, None] + steps, most[:, None]))
 
     @cached_property
     def _ramps(self) -> tuple[Array, Array]:
@@ -131,7 +133,10 @@ class InterleavedBounds:
         kept = (alive * sizes.fewest).sum(axis=2)[:, :, None] + spare * alive.min(axis=2)[:, :, None]
         slack = 1 + constants.ALLOCATOR_SLACK.value
         static = floor.layer_static[:, None, None] / slack * self._numbers
-        used, saving_room = static + kept * floor.cheap_kept[:, None, None], floor.room(self.pp, saving=True)[:, :, None]
+        used, saving_room = (
+            static + kept * floor.cheap_kept[:, None, None],
+            floor.room(self.pp, saving=True)[:, :, None],
+        )
         over = used - floor.room(self.pp, saving=False)[:, :, None]
         never = (over > 0) & (static + kept * floor.least_kept[:, None, None] > saving_room)
         over = np.where(over > 0, used - saving_room, over)
@@ -141,7 +146,9 @@ class InterleavedBounds:
             chunk = order[:, :, place]
             times = np.take_along_axis(alive, chunk[..., None], axis=2)
             layers = np.take_along_axis(np.broadcast_to(sizes.most, alive.shape), chunk[..., None], axis=2)
-            saved = np.clip(np.where(np.isfinite(over), over, 0.0), 0.0, layers * times * floor.most_saved[:, None, None])
+            saved = np.clip(
+                np.where(np.isfinite(over), over, 0.0), 0.0, layers * times * floor.most_saved[:, None, None]
+            )
             seconds += saved * floor.price[:, None, None] / times
             over = over - saved
         host = floor.host_layers(self.pp, self.costs.host_room_bytes)[:, :, None]

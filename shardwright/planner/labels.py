@@ -19,8 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..costmodel.candidates import IntArray
-from ..costmodel.op_times import Array
+from shardwright.costmodel.candidates import IntArray
+from shardwright.costmodel.op_times import Array
+
+from .bottleneck import smallest_largest
 from .stage_tables import StageTables
 
 _LABELS = 8  # kept for each (stage, first layer); what is dropped goes into the bound
@@ -59,12 +61,13 @@ class LabelSearch:
         first = self._extended(0, fronts[0])
         lengths, links = first.length[0], first.link[0]
         kinds = self.tables.ranges.kind_of[0, lengths]
-        once = self.tables.reduce_tail[0, kinds] + self.tables.optimizer[0, kinds]
+        slowest, _ = smallest_largest(np.where(self.active, self.tables.optimizer, np.inf), self.tables.ranges)
+        once = self.tables.reduce_tail[0, kinds] + np.maximum(slowest, self.tables.optimizer[0, kinds])
         bounds = first.path[0] + once
         order = np.argsort(bounds, kind="stable")[:_EVALUATED]
         order = order[np.isfinite(bounds[order])]
         found = [self._traced(fronts, int(lengths[place]), int(links[place])) for place in order]
-        return Ranked(np.array(found), min(float(bounds[order[0]]), float(self._dropped)))
+        return Ranked(np.array(found), min(float(bounds[order[0]]), float(self._dropped + slowest)))
 
     def _after_the_last(self, layers: int) -> _Front:
         nothing = np.full((layers + 1, 1), np.inf)

@@ -5,9 +5,10 @@ from functools import cached_property
 
 import numpy as np
 
-from ..costmodel import constants
-from ..costmodel.candidates import IntArray
-from ..costmodel.op_times import Array
+from shardwright.costmodel import constants
+from shardwright.costmodel.candidates import IntArray
+from shardwright.costmodel.op_times import Array
+
 from .space_costs import RowCosts
 
 
@@ -76,7 +77,7 @@ class LayerFloor:
     @property
     def most_saved(self) -> Array:
         """(E,): bytes a microbatch that recomputing one layer saves at most."""
-        return np.maximum(0.0, self._kept_and_spent[1].max(axis=(1, 2)))
+        return np.asarray(np.maximum(0.0, self._kept_and_spent[1].max(axis=(1, 2))))
 
     @cached_property
     def price(self) -> Array:
@@ -100,10 +101,13 @@ class LayerFloor:
         left = (rows.room[:, None] - self.at_ends(rows.static[:, classes:], pp)) / (1 + constants.ALLOCATOR_SLACK.value)
         left = left - self.at_ends(rows.activation[:, classes:, 0], pp)
         working = rows.working[..., self.allowed].min(axis=-1)
-        of_layers = (self._saving_working if saving else working[:, :classes].min(axis=1), *(
-            values[:, :classes].min(axis=1) for values in (rows.gather_window, rows.reduce_buffer)
-        ))
-        for of_layer, values, times in zip(of_layers, (working, rows.gather_window, rows.reduce_buffer), (1, 2, 1), strict=True):
+        of_layers = (
+            self._saving_working if saving else working[:, :classes].min(axis=1),
+            *(values[:, :classes].min(axis=1) for values in (rows.gather_window, rows.reduce_buffer)),
+        )
+        for of_layer, values, times in zip(
+            of_layers, (working, rows.gather_window, rows.reduce_buffer), (1, 2, 1), strict=True
+        ):
             ends = values[:, classes:].max(axis=1)[:, None] if pp == 1 else self.at_ends(values[:, classes:], pp)
             left = left - times * np.maximum(of_layer[:, None], ends)
         return np.asarray(left)
@@ -112,7 +116,7 @@ class LayerFloor:
     def _saving_working(self) -> Array:
         """(E,): what a layer works in at least under a policy that keeps less than the cheapest; infinite if none does."""
         working = self.rows.working[:, : self.classes][..., self.allowed]
-        return np.where(self._kept_and_spent[1] > 0, working, np.inf).min(axis=(1, 2))
+        return np.asarray(np.where(self._kept_and_spent[1] > 0, working, np.inf).min(axis=(1, 2)))
 
     def host_layers(self, pp: int, room_bytes: float) -> Array:
         """(E, P): layers whose optimizer fits the rank's share of the host."""

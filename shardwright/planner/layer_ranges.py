@@ -6,8 +6,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ..costmodel.candidates import IntArray
-from ..costmodel.model import ModelSpec
+from shardwright.costmodel.candidates import IntArray
+from shardwright.costmodel.model import ModelSpec
 
 
 @dataclass(frozen=True)

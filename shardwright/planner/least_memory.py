@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..costmodel import constants
-from ..costmodel.candidates import IntArray
-from ..costmodel.in_flight import peak_in_flight
-from ..costmodel.op_times import Array
+from shardwright.costmodel import constants
+from shardwright.costmodel.candidates import IntArray
+from shardwright.costmodel.in_flight import peak_in_flight
+from shardwright.costmodel.op_times import Array
+
+from .bottleneck import smallest_largest
 from .layer_ranges import LayerRanges
 from .space_costs import EntryCosts
 from .stage_tables import ends_of, row_largest, row_totals
@@ -38,7 +40,7 @@ def least_memory(entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> 
     device, policies = _least_device_bytes(entry, counts, ends, allowed)
     device_share = device / float(rows.room)
     host_share = row_totals(rows.host, counts, ends) / entry.host_room_bytes
-    share, layers = _smallest_largest(np.maximum(device_share, host_share), ranges)
+    share, layers = smallest_largest(np.maximum(device_share, host_share), ranges)
     stage, kind = np.arange(entry.pp), ranges.kinds(np.array(layers))
     worst = int(np.argmax(np.maximum(device_share, host_share)[stage, kind]))
     mix = np.zeros((entry.pp, kinds, rows.working.shape[1]), dtype=np.int64)
@@ -67,19 +69,3 @@ def _least_device_bytes(entry: EntryCosts, counts: IntArray, ends: Array, allowe
         least, policies = np.where(better, moving, least), np.where(better[..., None], chosen, policies)
     moving = least + 2 * row_largest(rows.gather_window, counts, ends) + row_largest(rows.reduce_buffer, counts, ends)
     return row_totals(rows.static, counts, ends) + (1 + constants.ALLOCATOR_SLACK.value) * moving, policies
-
-
-def _smallest_largest(shares: Array, ranges: LayerRanges) -> tuple[float, tuple[int, ...]]:
-    """The partition whose largest of `shares` (S, V) is smallest, by dynamic programming from the last stage."""
-    layers = ranges.layer_count
-    best = np.where(np.arange(layers + 1) == layers, 0.0, np.inf)
-    choices = []
-    for stage in shares[::-1]:
-        cost = np.where(ranges.kind_of >= 0, stage[ranges.kind_of], np.inf)
-        whole = np.maximum(cost, best[None, :])
-        choices.insert(0, whole.argmin(axis=1))
-        best = whole.min(axis=1)
-    ends = [0]
-    for choice in choices:
-        ends.append(int(choice[ends[-1]]))
-    return float(best[0]), tuple(np.diff(ends).tolist())

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..costmodel.candidates import IntArray
-from ..costmodel.op_times import Array
-from ..costmodel.pipeline import step_seconds
-from ..costmodel.stage_costs import StageCosts
+from shardwright.costmodel.candidates import IntArray
+from shardwright.costmodel.op_times import Array
+from shardwright.costmodel.pipeline import step_seconds
+from shardwright.costmodel.stage_costs import StageCosts
+
 from .labels import LabelSearch
 from .stage_tables import StageTables
 
@@ -19,6 +20,9 @@ from .stage_tables import StageTables
 _EVALUATE_ALL = 64
 _EVALUATE_ALL_TO_CLOSE_A_GAP = 4096
 _CLOSED = 1e-9
+# Partitions that single moves may still make the best.
+_IMPROVE_WITHIN = 1.01
+_IMPROVING_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,26 @@ def best_partition(tables: StageTables, limit_seconds: float) -> Partition | Non
         return _best_of(tables, _compositions(tables, active, ways), None)
     labels = LabelSearch(tables, active).run()
     best = _best_of(tables, labels.layers, labels.bound_seconds)
-    if best.bound_seconds < best.step_seconds * (1 - _CLOSED) and best.bound_seconds < limit_seconds:
-        if ways[0][0] <= _EVALUATE_ALL_TO_CLOSE_A_GAP:
-            return _best_of(tables, _compositions(tables, active, ways), None)
+    proven = best.bound_seconds >= min(best.step_seconds * (1 - _CLOSED), limit_seconds)
+    if proven or ways[0][0] > _EVALUATE_ALL_TO_CLOSE_A_GAP:
+        worth_it = not proven and best.step_seconds < limit_seconds * _IMPROVE_WITHIN
+        return _improved(tables, active, best) if worth_it else best
+    return _best_of(tables, _compositions(tables, active, ways), None)
+
+
+def _improved(tables: StageTables, active: Array, best: Partition) -> Partition:
+    """Move single layers between stages for as long as that shortens the step."""
+    stages = len(best.layers)
+    source, target = np.nonzero(~np.eye(stages, dtype=bool))
+    moves = np.eye(stages, dtype=np.int64)[target] - np.eye(stages, dtype=np.int64)[source]
+    for _ in range(_IMPROVING_ROUNDS):
+        near = np.array(best.layers) + moves
+        near = near[(near > 0).all(axis=1)]
+        near = near[active[np.arange(stages), tables.ranges.kinds(near)].all(axis=1)]
+        found = _best_of(tables, near, best.bound_seconds) if len(near) else best
+        if found.step_seconds >= best.step_seconds:
+            break
+        best = found
     return best
 
 

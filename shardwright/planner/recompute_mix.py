@@ -11,10 +11,10 @@ from functools import cached_property
 
 import numpy as np
 
-from ..costmodel.candidates import IntArray
-from ..costmodel.op_times import Array
-from ..costmodel.plan import RecomputePolicy
-from ..costmodel.tables import POLICIES
+from shardwright.costmodel.candidates import IntArray
+from shardwright.costmodel.op_times import Array
+from shardwright.costmodel.plan import RecomputePolicy
+from shardwright.costmodel.tables import POLICIES
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 import time
 from dataclasses import dataclass
 
-from ..costmodel.catalog_times import CatalogTimes
-from ..costmodel.cluster import ClusterSpec
-from ..costmodel.estimate import Estimate
-from ..costmodel.model import ModelSpec
-from ..costmodel.op_times import OpTimes
-from ..costmodel.plan import Plan
-from ..costmodel.training import TrainingSpec
+from shardwright.costmodel.catalog_times import CatalogTimes
+from shardwright.costmodel.cluster import ClusterSpec
+from shardwright.costmodel.estimate import Estimate
+from shardwright.costmodel.model import ModelSpec
+from shardwright.costmodel.op_times import OpTimes
+from shardwright.costmodel.plan import Plan
+from shardwright.costmodel.training import TrainingSpec
+
 from .branch_and_bound import BranchAndBound, Progress
 from .fixed import Fixed
 from .infeasible import infeasible

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..costmodel.candidates import IntArray
-from ..costmodel.model import ModelSpec
-from ..costmodel.plan import LayerRun, Mesh, Offload, Plan, Stage
-from ..costmodel.tables import POLICIES
+from shardwright.costmodel.candidates import IntArray
+from shardwright.costmodel.model import ModelSpec
+from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, Stage
+from shardwright.costmodel.tables import POLICIES
+
 from .interleaved import InterleavedSearch
 from .layer_ranges import LayerRanges
 from .partition import best_partition

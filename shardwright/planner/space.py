@@ -11,13 +11,14 @@ from math import prod
 
 import numpy as np
 
-from ..costmodel.candidates import Candidates, IntArray
-from ..costmodel.checks import check_sequence, check_tensor_parallel, tensor_parallel_sizes
-from ..costmodel.cluster import ClusterSpec
-from ..costmodel.errors import SpecError
-from ..costmodel.model import ModelSpec
-from ..costmodel.plan import ScheduleName
-from ..costmodel.training import TrainingSpec
+from shardwright.costmodel.candidates import Candidates, IntArray
+from shardwright.costmodel.checks import check_sequence, check_tensor_parallel, tensor_parallel_sizes
+from shardwright.costmodel.cluster import ClusterSpec
+from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.model import ModelSpec
+from shardwright.costmodel.plan import ScheduleName
+from shardwright.costmodel.training import TrainingSpec
+
 from .fixed import Fixed
 
 SCHEDULES: tuple[ScheduleName, ...] = ("1f1b", "interleaved-1f1b", "gpipe")

@@ -4,14 +4,15 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ..costmodel import constants
-from ..costmodel.build_tables import build_tables
-from ..costmodel.candidates import Candidates
-from ..costmodel.cluster import ClusterSpec
-from ..costmodel.model import ModelSpec
-from ..costmodel.op_times import Array, OpTimes
-from ..costmodel.plan import ScheduleName
-from ..costmodel.training import TrainingSpec
+from shardwright.costmodel import constants
+from shardwright.costmodel.build_tables import build_tables
+from shardwright.costmodel.candidates import Candidates
+from shardwright.costmodel.cluster import ClusterSpec
+from shardwright.costmodel.model import ModelSpec
+from shardwright.costmodel.op_times import Array, OpTimes
+from shardwright.costmodel.plan import ScheduleName
+from shardwright.costmodel.training import TrainingSpec
+
 from .space import Space
 
 # A plan that fills the device to the last byte must still fit when its parts are added in another order.
@@ -113,5 +114,7 @@ def fixed_bytes(candidates: Candidates, cluster: ClusterSpec) -> Array:
     if device.kind != "gpu":
         return np.full(len(candidates), float(device.context_bytes))
     degrees = (candidates.pp, candidates.dp_replicate, candidates.dp_shard, candidates.tp)
-    axes = sum((degree > 1).astype(float) for degree in degrees)
-    return (device.context_bytes or constants.CONTEXT_BYTES.value) + constants.COMMUNICATOR_BYTES.value * axes
+    axes = np.sum([degree > 1 for degree in degrees], axis=0)
+    return np.asarray(
+        (device.context_bytes or constants.CONTEXT_BYTES.value) + constants.COMMUNICATOR_BYTES.value * axes
+    )

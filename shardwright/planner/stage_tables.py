@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..costmodel import constants
-from ..costmodel.candidates import IntArray
-from ..costmodel.in_flight import peak_in_flight
-from ..costmodel.op_times import Array
+from shardwright.costmodel import constants
+from shardwright.costmodel.candidates import IntArray
+from shardwright.costmodel.in_flight import peak_in_flight
+from shardwright.costmodel.op_times import Array
+
 from .layer_ranges import LayerRanges
-from .recompute_mix import Mixes, MixSolver, Room
+from .recompute_mix import MixSolver, Room
 from .space_costs import EntryCosts
 
 
@@ -57,7 +58,7 @@ def row_largest(values: Array, layers: IntArray, ends: Array) -> Array:
     """(S, V) likewise, the largest instead of the sum."""
     kinds = layers.shape[1]
     of_layers = np.where(layers > 0, values[:kinds], 0.0).max(axis=1)
-    return np.maximum(of_layers[None, :], (ends * values[kinds:]).max(axis=1)[:, None])
+    return np.asarray(np.maximum(of_layers[None, :], (ends * values[kinds:]).max(axis=1)[:, None]))
 
 
 def moving_room(entry: EntryCosts, layers: IntArray, ends: Array) -> Array:
@@ -71,7 +72,7 @@ def moving_room(entry: EntryCosts, layers: IntArray, ends: Array) -> Array:
 def stage_tables(entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> StageTables:
     """Tables of an entry with one stage on each rank (1F1B, GPipe, no pipeline)."""
     ends, layers, rows = ends_of(entry.pp), ranges.counts, entry.rows
-    mixes = _mixes(entry, layers, ends, allowed)
+    mixes = mix_solver(entry, layers.shape[1], allowed).solve(layers, stage_room(entry, layers))
     chosen = mixes.counts.astype(float)
     of_layers = slice(0, layers.shape[1])
 
@@ -106,13 +107,12 @@ def mix_solver(entry: EntryCosts, classes: int, allowed: list[int]) -> MixSolver
     return MixSolver(seconds, rows.activation[:classes], rows.working[:classes], allowed)
 
 
-def _mixes(entry: EntryCosts, layers: IntArray, ends: Array, allowed: list[int]) -> Mixes:
-    rows, classes = entry.rows, layers.shape[1]
-    alive = peak_in_flight(entry.schedule, entry.pp, 1, entry.microbatches).astype(float)
-    room = Room(
+def stage_room(entry: EntryCosts, layers: IntArray) -> Room:
+    """Where the mixes of `layers` (V, K) must fit."""
+    ends, rows, classes = ends_of(entry.pp), entry.rows, layers.shape[1]
+    return Room(
         moving=moving_room(entry, layers, ends),
-        alive=alive,
+        alive=peak_in_flight(entry.schedule, entry.pp, 1, entry.microbatches).astype(float),
         end_kept=ends @ rows.activation[classes:, 0],
         end_working=(ends * rows.working[classes:, 0]).max(axis=1),
     )
-    return mix_solver(entry, classes, allowed).solve(layers, room)

@@ -72,7 +72,9 @@ def test_a_strategy_recomputes_no_more_than_it_must() -> None:
     (zero3,) = _compare(("zero3",)).rows
     assert zero3.plan is not None
     assert zero3.plan.stages[0].layers[0].recompute == "none"
-    big, _ = model_of_row(row(layers=472))  # 16 * 150.0e9 / 32 bytes: 75.0 of 75.2 GB usable, no room for a 1 GB sequence
+    big, _ = model_of_row(
+        row(layers=472)
+    )  # 16 * 150.0e9 / 32 bytes: 75.0 of 75.2 GB usable, no room for a 1 GB sequence
     (pressed,) = _compare(("zero3",), model=big).rows
     assert pressed.plan is not None
     assert pressed.plan.stages[0].layers[0].recompute == "full"

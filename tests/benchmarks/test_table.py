@@ -45,6 +45,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
         ("metric_value", "1,007", "valid number"),
         ("tied_embeddings", "perhaps", "valid boolean"),
         ("peak_mem_gb", "0", "greater than 0"),
+        ("layers", "1000000", "less than or equal to 10000"),
+        ("global_batch", "999999999999", "less than or equal to 10000000"),
     ],
 )
 def test_a_bad_value_names_row_column_and_what_was_given(tmp_path: Path, column: str, cell: str, expected: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import product
+from typing import Literal
 
 from shardwright.costmodel.checks import check_memory
 from shardwright.costmodel.cluster import ClusterSpec
@@ -9,10 +10,14 @@ from shardwright.costmodel.errors import InfeasibleError, SpecError
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.op_times import OpTimes
-from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, ScheduleName, Stage, ZeroStage
+from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage, ZeroStage
 from shardwright.costmodel.tables import POLICIES
 from shardwright.costmodel.training import TrainingSpec
 from shardwright.planner import Fixed
+
+
+_ZERO_STAGES: tuple[ZeroStage, ...] = (0, 1, 2, 3)
+_OFFLOADS: tuple[Literal[0, 1], ...] = (0, 1)
 
 
 def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Iterator[Plan]:
@@ -22,7 +27,7 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
     """
     for mesh in _meshes(model, cluster):
         for zero_stage, micro_batch, (schedule, chunks), offload in product(
-            (0, 1, 2, 3), range(1, training.global_batch + 1), _schedules(mesh.pp, model.layer_count, fixed), (0, 1)
+            _ZERO_STAGES, range(1, training.global_batch + 1), _schedules(mesh.pp, model.layer_count, fixed), _OFFLOADS
         ):
             sequences = micro_batch * mesh.dp
             choice = {"zero_stage": zero_stage, "micro_batch": micro_batch, "schedule": schedule}
@@ -77,7 +82,7 @@ def _schedules(pp: int, layers: int, fixed: Fixed) -> list[tuple[ScheduleName, i
     return [("1f1b", 1), *gpipe, *(("interleaved-1f1b", count) for count in chunks)]
 
 
-def _all_stages(model: ModelSpec, count: int, zero_stage: int, fixed: Fixed) -> Iterator[tuple[Stage, ...]]:
+def _all_stages(model: ModelSpec, count: int, zero_stage: ZeroStage, fixed: Fixed) -> Iterator[tuple[Stage, ...]]:
     policies = POLICIES if fixed.recompute is None else (fixed.recompute,)
     for sizes in product(range(1, model.layer_count + 1), repeat=count):
         if sum(sizes) != model.layer_count:
@@ -93,22 +98,18 @@ def _all_stages(model: ModelSpec, count: int, zero_stage: int, fixed: Fixed) -> 
                 start += len(held)
                 if not _ordered(held, chosen):
                     break
-                runs = (LayerRun(count=1, recompute=policy, zero_stage=_zero(zero_stage)) for policy in chosen)
+                runs = (LayerRun(count=1, recompute=policy, zero_stage=zero_stage) for policy in chosen)
                 stages.append(Stage(layers=tuple(runs)))
             else:
                 yield tuple(stages)
 
 
-def _ordered(classes: tuple[int, ...], policies: tuple[str, ...]) -> bool:
+def _ordered(classes: tuple[int, ...], policies: tuple[RecomputePolicy, ...]) -> bool:
     """Whether equal layers of a stage have their policies in order."""
     last: dict[int, int] = {}
     for kind, policy in zip(classes, policies, strict=True):
-        place = POLICIES.index(policy)  # type: ignore[arg-type] # they come from POLICIES
+        place = POLICIES.index(policy)
         if place < last.get(kind, 0):
             return False
         last[kind] = place
     return True
-
-
-def _zero(stage: int) -> ZeroStage:
-    return {0: 0, 1: 1, 2: 2, 3: 3}[stage]  # type: ignore[return-value] # the four that there are

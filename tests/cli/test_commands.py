@@ -1,0 +1,80 @@
+"""Each command does its job and says so, in words and as JSON."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from shardwright.costmodel import read_plan_file
+from tests.cli.command import JOB, Command
+
+
+def test_plan_prints_the_plan_why_and_what_it_gives(command: Command) -> None:
+    result = command("plan", "llama-3.2-1b", *JOB)
+    assert result.code == 0
+    for word in ("step time", "tokens/s", "MFU", "peak memory", "Why", "80% interval"):
+        assert word in result.out
+
+
+def test_plan_as_json_is_the_file_that_out_writes(command: Command, plan_path: Path) -> None:
+    printed = command("plan", "llama-3.2-1b", *JOB, "--json").json()
+    written = json.loads(plan_path.read_text())
+    assert printed["plan_file"]["plan"] == written["plan"]
+    assert 0 <= printed["search"]["gap"] < 1
+    assert all(isinstance(line, str) for line in printed["why"])
+
+
+def test_fixed_choices_are_kept(command: Command) -> None:
+    printed = command(
+        "plan", "llama-3.1-8b", *JOB, "--tp", "2", "--pp", "2", "--micro-batch", "1", "--recompute", "full", "--json"
+    ).json()["plan_file"]["plan"]
+    assert (printed["mesh"]["tp"], printed["mesh"]["pp"], printed["micro_batch"]) == (2, 2, 1)
+    assert {run["recompute"] for stage in printed["stages"] for run in stage["layers"]} == {"full"}
+
+
+def test_explain_compares_with_neighbours(command: Command, plan_path: Path) -> None:
+    result = command("explain", plan_path)
+    assert result.code == 0
+    assert "instead of" in result.out
+    assert command("explain", plan_path, "--json").json()["plan_file"]["model_name"] == "llama-3.2-1b"
+
+
+def test_simulate_agrees_with_the_estimate_and_writes_a_trace(
+    command: Command, plan_path: Path, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace.json"
+    found = command("simulate", plan_path, "--trace", trace, "--json").json()
+    estimate = read_plan_file(plan_path).estimate
+    assert estimate is not None
+    assert abs(found["step_seconds"] / estimate.step_seconds - 1) < 0.01
+    assert json.loads(trace.read_text())["traceEvents"]
+
+
+def test_compare_lists_every_way_and_the_planner_is_never_slower(command: Command, plan_path: Path) -> None:
+    rows = command("compare", "llama-3.2-1b", *JOB, "--plan", plan_path, "--json").json()["rows"]
+    seconds = {
+        row["name"]: sum(row["estimate"]["step"].values()) for row in rows if row["estimate"] and not row["reason"]
+    }
+    assert {"ddp", "zero3", "best", "plan.json"} <= {row["name"] for row in rows}
+    assert seconds["best"] <= min(seconds.values()) * (1 + 1e-9)
+    assert seconds["best"] == seconds["plan.json"]
+
+
+def test_reports_are_pages_of_their_own(command: Command, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    assert command("plan", "llama-3.2-1b", *JOB, "--report", page).code == 0
+    text = page.read_text()
+    assert "llama-3.2-1b" in text
+    assert "src=" not in text.replace('src="data:', "")
+
+
+def test_planning_starts_without_torch() -> None:
+    """In a process of its own: torch takes seconds to import, and planning needs no part of it."""
+    code = (
+        "import sys; from shardwright.cli import main; sys.argv = ['shardwright', *sys.argv[1:]]\n"
+        "try:\n main()\nexcept SystemExit as ended:\n assert not ended.code, ended.code\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules and 'matplotlib' not in sys.modules"
+    )
+    for arguments in (("--help",), ("plan", "llama-3.2-1b", *JOB)):
+        ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
