@@ -18,7 +18,7 @@ def _draw(seed: int) -> PlanFile:
     while True:
         pp, dp_replicate, dp_shard, tp = (draw.choice([1, 1, 2]) for _ in range(4))
         microbatches = draw.choice([1, 2, 4])
-        if 2 <= pp * dp_replicate * dp_shard * tp and GLOBAL_BATCH % (dp_replicate * dp_shard * microbatches) == 0:
+        if pp * dp_replicate * dp_shard * tp >= 2 and GLOBAL_BATCH % (dp_replicate * dp_shard * microbatches) == 0:
             break
     interleaved = pp == 2 and microbatches > 1 and draw.random() < 0.5
 
