@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shardwright.costmodel.errors import SpecError
-
 from .options import (
     AttentionOption,
     ClusterOption,
@@ -57,6 +55,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Find the fastest plan that fits."""
+    from shardwright.costmodel import SpecError
     from shardwright.planner import explain as explain_plan
 
     if not time_limit > 0:

@@ -1,4 +1,4 @@
-"""The nearest alternatives to a plan: one choice changed, the others chosen anew around the same mesh, each predicted."""
+"""The nearest alternatives to a plan: one choice changed, mesh and schedule else kept, the rest chosen anew."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def alternatives(
     training: TrainingSpec,
     times: OpTimes,
     *,
-    time_limit_seconds: float = 1.0,
+    time_limit_seconds: float = 0.2,
 ) -> Iterator[Alternative]:
     """Each change of one choice that divides; those that the model or the batch rule out are left out.
 
@@ -56,15 +56,17 @@ def alternatives(
 
 def _changes(plan: Plan, cluster: ClusterSpec) -> Iterator[tuple[str, Fixed]]:
     mesh = plan.mesh
-    around: dict[str, Any] = {"tp": mesh.tp, "pp": mesh.pp}
-    for axis in ("tp", "pp"):
+    around: dict[str, Any] = {"tp": mesh.tp, "pp": mesh.pp, "schedule": plan.schedule}
+    if plan.stages_per_rank > 1:
+        around["stages_per_rank"] = plan.stages_per_rank
+    for axis, most in (("tp", cluster.groups[0].devices_per_node), ("pp", cluster.devices)):
         degree = around[axis]
         for changed in (degree * 2, degree // 2):
-            if changed and (axis == "pp" or changed <= cluster.groups[0].devices_per_node):
+            if 0 < changed <= most:
                 yield f"{axis} {changed} instead of {degree}", Fixed(**{**around, axis: changed})
-    split: dict[str, Any] = {**around, "dp_shard": mesh.dp_shard, "dp_replicate": mesh.dp_replicate}
+    split = around | {"dp_shard": mesh.dp_shard, "dp_replicate": mesh.dp_replicate}
     for stage in (1, 2, 3):
-        if mesh.dp_shard > 1 and stage != plan.zero_stage and (stage != 2 or mesh.pp == 1):
+        if mesh.dp_shard > 1 and stage != plan.zero_stage:
             yield f"ZeRO-{stage} instead of ZeRO-{plan.zero_stage}", Fixed(**split, zero_stage=stage)
     for size in (plan.micro_batch * 2, plan.micro_batch // 2):
         if size:
@@ -77,4 +79,5 @@ def _changes(plan: Plan, cluster: ClusterSpec) -> Iterator[tuple[str, Fixed]]:
         yield f"the optimizer {where}", Fixed(**split, offload_optimizer=0 if offload else 1)
     if mesh.pp > 1:
         other = "1f1b" if plan.schedule != "1f1b" else "interleaved-1f1b"
-        yield f"schedule {other} instead of {plan.schedule}", Fixed(**split, schedule=other)
+        rest = {name: value for name, value in split.items() if name not in ("schedule", "stages_per_rank")}
+        yield f"schedule {other} instead of {plan.schedule}", Fixed(**rest, schedule=other)

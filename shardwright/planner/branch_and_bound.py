@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -25,7 +25,7 @@ from .space_costs import space_costs
 
 Progress = Callable[[int, int, float], None]
 _ROUNDING = 1e-9
-_SOLVED_FOR_RUNNER_UP = 4
+_SOLVED_FOR_RUNNER_UP = 24
 _AXES = ("pp", "dp_replicate", "dp_shard", "tp")
 
 
@@ -40,7 +40,6 @@ class BranchAndBound:
     solved: int = 0
     complete: bool = True
     _open_bound: float = np.inf
-    _by_mesh: dict[tuple[int, ...], Solved] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -84,19 +83,19 @@ class BranchAndBound:
         return min(self._open_bound, self._limit)
 
     def other_meshes(self, count: int) -> list[Solved]:
-        """The best of each other mesh that was met, and where these are too few, of those with the best bounds."""
+        """The best plans without interleaving of the other meshes whose bounds are lowest, the fastest first."""
         assert self.best is not None
-        mine = self._mesh(self.best.entry)
-        tried: set[tuple[int, ...]] = set(self._by_mesh)
+        tried = {self._mesh(self.best.entry)}
+        found: list[Solved] = []
         for entry in np.argsort(self.bounds, kind="stable"):
-            if len(self._by_mesh.keys() - {mine}) >= count or not np.isfinite(self.bounds[entry]):
+            if len(found) >= count or not np.isfinite(self.bounds[entry]):
                 break
             mesh = self._mesh(int(entry))
             if mesh not in tried:
                 tried.add(mesh)
-                self._solve_mesh(mesh)
-        found = [solved for mesh, solved in self._by_mesh.items() if mesh != mine]
-        return sorted(found, key=lambda solved: solved.step_seconds)[:count]
+                solved = self._best_of_mesh(mesh)
+                found += [solved] if solved is not None else []
+        return sorted(found, key=lambda solved: solved.step_seconds)
 
     @property
     def _limit(self) -> float:
@@ -108,19 +107,17 @@ class BranchAndBound:
         self._open_bound = min(self._open_bound, outcome.bound_seconds)
         if outcome.solved is not None:
             self.best = outcome.solved
-            self._by_mesh[self._mesh(entry)] = outcome.solved
 
-    def _solve_mesh(self, mesh: tuple[int, ...]) -> None:
-        """The best plan of the mesh's first few entries without interleaving, which is good soonest."""
+    def _best_of_mesh(self, mesh: tuple[int, ...]) -> Solved | None:
         same = np.all([self.space.column(name) == degree for name, degree in zip(_AXES, mesh, strict=True)], axis=0)
         entries = np.flatnonzero(same & (self.space.stages_per_rank == 1))
         best: Solved | None = None
         for entry in entries[np.argsort(self.bounds[entries], kind="stable")][:_SOLVED_FOR_RUNNER_UP]:
             limit = np.inf if best is None else best.step_seconds
-            if self.bounds[entry] < limit:
-                best = self.solver.solve(int(entry), float(self.bounds[entry]), limit).solved or best
-        if best is not None:
-            self._by_mesh[mesh] = best
+            if not self.bounds[entry] < limit:
+                break
+            best = self.solver.solve(int(entry), float(self.bounds[entry]), limit).solved or best
+        return best
 
     def _mesh(self, entry: int) -> tuple[int, ...]:
         base = int(self.space.base_index[entry])

@@ -153,7 +153,7 @@ def _paths(tables: StageTables, columns: _Columns, stage: int) -> Iterator[tuple
     warm_up = min(more, entry.pp - 1 - stage)
     forward, backward, extra, tail = (
         values[columns.stage, columns.kind]
-        for values in (tables.forward, tables.backward, tables.first_forward, tables.reduce_tail)
+        for values in (tables.forward, tables.backward, tables.first_forward, tables.least_tail)
     )
     here, below = columns.stage == stage, columns.stage > stage
     hop = 2 * float(entry.rows.send)

@@ -1,4 +1,4 @@
-"""How many layers a stage of an interleaved schedule may hold."""
+"""How many layers a stage may hold."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,10 +17,12 @@ class ChunkSizes(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def chunk_sizes(layers: int, pp: int, chunks: int) -> ChunkSizes:
-    """The even share or one layer more; the first and last stage, which hold the model's ends, also one less.
+    """With one stage a rank, any number. With several, the even share or one layer more; the model's ends also one less.
 
-    Longer and shorter stages are not in the space: interleaving lives from stages that take equally long.
+    Longer and shorter interleaved stages are not in the space: interleaving lives from stages that take equally long.
     """
+    if chunks == 1:
+        return ChunkSizes(np.ones((pp, 1), dtype=np.int64), np.full((pp, 1), layers - pp + 1))
     share = layers // (pp * chunks)
     fewest = np.full((pp, chunks), share)
     most = fewest + 1

@@ -71,7 +71,7 @@ def _where_time_goes(estimate: Estimate) -> str:
 
 def _memory(plan: Plan, estimate: Estimate, cluster: ClusterSpec) -> str:
     rank = max(range(len(estimate.memory)), key=lambda index: estimate.memory[index].total)
-    used, have = estimate.memory[rank].total, cluster.groups[0].device.memory_bytes
+    used, have = estimate.memory[rank].total, cluster.groups[0].device.usable_bytes
     name, size = max(estimate.memory[rank], key=lambda part: part[1])
     layers = Counter(layer.recompute for stage in plan.stages for layer in stage.each_layer())
     again = layers["full"] + layers["selective"]
@@ -80,7 +80,7 @@ def _memory(plan: Plan, estimate: Estimate, cluster: ClusterSpec) -> str:
     )
     which = f"Pipeline rank {rank} is the fullest" if plan.mesh.pp > 1 else "Each device is filled"
     return (
-        f"{which}: {used / _GIB:.1f} of {have / _GIB:.1f} GiB ({used / have:.0%}), most of it {name.replace('_', ' ')} "
+        f"{which}: {used / _GIB:.1f} of {have / _GIB:.1f} usable GiB ({used / have:.0%}), most of it {name.replace('_', ' ')} "
         f"({size / _GIB:.1f} GiB); {recompute}."
     )
 

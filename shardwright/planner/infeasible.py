@@ -1,6 +1,7 @@
 """Why nothing fits: which limit binds, by how much, and the smallest changes that would fit, each tried."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def infeasible(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, f
         binds = f"no plan fits with {fixed}: interleaved stages keep more microbatches alive than the memory holds"
     else:
         binds = _what_binds(model, cluster, training, space, *nearest)
-    found = list(_what_would_fit(model, cluster, training, fixed))
+    found = [change.text for change in what_would_fit(model, cluster, training, fixed)]
     return InfeasibleError(binds + (f"; what would fit: {', or '.join(found)}" if found else ""))
 
 
@@ -103,21 +104,33 @@ def _what_binds(
     )
 
 
-def _what_would_fit(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Iterator[str]:
-    """Single changes that make a plan fit, cheapest for the user first."""
+@dataclass(frozen=True)
+class Change:
+    """One change of the request with which some plan fits."""
+
+    text: str
+    cluster: ClusterSpec
+    training: TrainingSpec
+    fixed: Fixed
+
+
+def what_would_fit(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Iterator[Change]:
+    """Single changes that make a plan fit, cheapest for the user first; each is the smallest of its kind tried."""
     for name, value in fixed:
-        if value is not None and fits(model, cluster, training, fixed.model_copy(update={name: None})):
-            yield f"{name} other than {value}"
+        freed = fixed.model_copy(update={name: None})
+        if value is not None and fits(model, cluster, training, freed):
+            yield Change(f"{name} other than {value}", cluster, training, freed)
     length = training.seq_len // 2
     while length >= _SHORTEST_SEQUENCE:
-        if fits(model, cluster, training.model_copy(update={"seq_len": length}), fixed):
-            yield f"a sequence length of {length}"
+        shorter = training.model_copy(update={"seq_len": length})
+        if fits(model, cluster, shorter, fixed):
+            yield Change(f"a sequence length of {length}", cluster, shorter, fixed)
             break
         length //= 2
     for doubling in range(1, _MOST_DOUBLINGS + 1):
         more = _times_nodes(cluster, 2**doubling)
         if fits(model, more, training, fixed):
-            yield f"{more.devices} devices of this kind"
+            yield Change(f"{more.devices} devices of this kind", more, training, fixed)
             break
 
 

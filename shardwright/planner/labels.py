@@ -62,7 +62,7 @@ class LabelSearch:
         lengths, links = first.length[0], first.link[0]
         kinds = self.tables.ranges.kind_of[0, lengths]
         slowest, _ = smallest_largest(np.where(self.active, self.tables.optimizer, np.inf), self.tables.ranges)
-        once = self.tables.reduce_tail[0, kinds] + np.maximum(slowest, self.tables.optimizer[0, kinds])
+        once = self.tables.least_tail[0, kinds] + np.maximum(slowest, self.tables.optimizer[0, kinds])
         bounds = first.path[0] + once
         order = np.argsort(bounds, kind="stable")[:_EVALUATED]
         order = order[np.isfinite(bounds[order])]

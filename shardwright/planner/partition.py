@@ -85,8 +85,8 @@ def stage_bounds(tables: StageTables) -> Array:
     return np.asarray(once + (more - warm_up) * (tables.forward + backward) + warm_up * longest)
 
 
-def evaluate(tables: StageTables, layers: IntArray) -> Array:
-    """Seconds of one step of each partition (B, S)."""
+def evaluate(tables: StageTables, layers: IntArray, *, tails: Array | None = None) -> Array:
+    """Seconds of one step of each partition (B, S); `tails` (S, V) instead of those of the mixes."""
     entry, kinds = tables.entry, tables.ranges.kinds(layers)
     stage = np.arange(entry.pp)
     costs = StageCosts(
@@ -95,17 +95,21 @@ def evaluate(tables: StageTables, layers: IntArray) -> Array:
         backward=tables.backward[stage, kinds],
         first_forward_extra=tables.first_forward[stage, kinds],
         send=np.full(entry.pp - 1, float(entry.rows.send)),
-        reduce_tail=tables.reduce_tail[stage, kinds],
+        reduce_tail=(tables.reduce_tail if tails is None else tails)[stage, kinds],
         optimizer=tables.optimizer[stage, kinds],
     )
     return step_seconds(entry.schedule, costs, entry.microbatches)
 
 
 def _best_of(tables: StageTables, layers: IntArray, bound_seconds: float | None) -> Partition:
+    """The best of these; where they are all there are (no `bound_seconds`), with the least tails as their bound."""
     seconds = evaluate(tables, layers)
     best = int(np.argmin(seconds))
     found = float(seconds[best])
-    return Partition(tuple(layers[best].tolist()), found, found if bound_seconds is None else min(found, bound_seconds))
+    if bound_seconds is None:
+        exact = tables.entry.pp == 1  # there the mix counts its tail
+        bound_seconds = found if exact else float(evaluate(tables, layers, tails=tables.least_tail).min())
+    return Partition(tuple(layers[best].tolist()), found, min(found, bound_seconds))
 
 
 def _ways(tables: StageTables, active: Array) -> list[Array]:

@@ -49,6 +49,19 @@ def allowed_policies(fixed: RecomputePolicy | None) -> list[int]:
     return list(range(len(POLICIES))) if fixed is None else [POLICIES.index(fixed)]
 
 
+def useful_policies(measures: Array, allowed: list[int]) -> Array:
+    """(K, P): which policies are allowed and not beaten in all `measures` (..., K, P) by another allowed one."""
+    useful = np.zeros(measures.shape[1:], dtype=bool)
+    useful[:, allowed] = True
+    for policy in allowed:
+        for other in allowed:
+            ahead = (measures[..., other] <= measures[..., policy]).all(axis=0)
+            equal = (measures[..., other] == measures[..., policy]).all(axis=0)
+            if other != policy:
+                useful[:, policy] &= ~(ahead & (~equal | (other < policy)) & useful[:, other])
+    return useful
+
+
 @dataclass(frozen=True)
 class MixSolver:
     """Layer classes K by policies P: `seconds`, `kept`, `working` (K, P), of which only `allowed` policies count."""
@@ -72,16 +85,7 @@ class MixSolver:
     @cached_property
     def useful(self) -> Array:
         """(K, P): allowed and not beaten in all three by another allowed policy."""
-        useful = np.zeros(self.seconds.shape, dtype=bool)
-        useful[:, self.allowed] = True
-        measures = np.stack([self.seconds, self.kept, self.working])
-        for policy in self.allowed:
-            for other in self.allowed:
-                ahead = (measures[..., other] <= measures[..., policy]).all(axis=0)
-                equal = (measures[..., other] == measures[..., policy]).all(axis=0)
-                beaten = ahead & (~equal | (other < policy)) & useful[:, other]
-                useful[:, policy] &= ~beaten if other != policy else True
-        return useful
+        return useful_policies(np.stack([self.seconds, self.kept, self.working]), self.allowed)
 
     def _within(self, layers: IntArray, room: Array, usable: Array) -> Mixes:
         if layers.shape[1] == 1:

@@ -36,7 +36,7 @@ class SearchResult:
         candidates_solved: those whose stages were searched; the others can't beat the plan, or can't fit.
         complete: False where the time limit ended the search.
         seconds: how long the search took.
-        runners_up: good plans with other meshes, the fastest first.
+        runners_up: the best plans without interleaving with other meshes, those of the lowest bounds, fastest first.
     """
 
     plan: Plan

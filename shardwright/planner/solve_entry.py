@@ -9,12 +9,14 @@ from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, Stage
 from shardwright.costmodel.tables import POLICIES
 
+from .every_plan import best_of_all, is_small
 from .interleaved import InterleavedSearch
 from .layer_ranges import LayerRanges
 from .partition import best_partition
 from .space import Space
 from .space_costs import EntryCosts, SpaceCosts
 from .stage_tables import stage_tables
+from .staged_entry import StagedEntry, StagedPlan
 
 # An even interleaved plan that is further from the best than this is not worth moving layers in.
 _IMPROVE_WITHIN = 1.02
@@ -49,32 +51,31 @@ class EntrySolver:
     def solve(self, entry: int, bound_seconds: float, limit_seconds: float) -> Outcome:
         """The entry's best plan if it takes less than `limit_seconds`; `bound_seconds` is what is known of the entry."""
         one = self.costs.entry(entry)
-        if one.schedule == "interleaved-1f1b":
+        staged = StagedEntry(one, self.ranges)
+        if one.pp > 1 and is_small(staged, self.allowed):
+            plan = best_of_all(staged, self.allowed)
+            return Outcome(None, np.inf) if plan is None else _outcome(entry, plan, plan.step_seconds, limit_seconds)
+        if one.stages_per_rank > 1:
             return self._interleaved(one, entry, bound_seconds, limit_seconds)
         tables = stage_tables(one, self.ranges, self.allowed)
         partition = best_partition(tables, limit_seconds)
         if partition is None:
             return Outcome(None, np.inf)
-        bound = max(partition.bound_seconds, min(bound_seconds, partition.step_seconds))
         mix = tables.mix[np.arange(one.pp), self.ranges.kinds(np.array(partition.layers))]
-        return _outcome(Solved(entry, partition.layers, mix, partition.step_seconds), bound, limit_seconds)
+        plan = StagedPlan(partition.layers, mix, partition.step_seconds)
+        bound = max(partition.bound_seconds, min(bound_seconds, partition.step_seconds))
+        return _outcome(entry, plan, bound, limit_seconds)
 
     def _interleaved(self, one: EntryCosts, entry: int, bound_seconds: float, limit_seconds: float) -> Outcome:
         search = InterleavedSearch(one, self.ranges, self.allowed)
-        if search.few:
-            plan = search.exhaustive()
-            bound_seconds = np.inf if plan is None else plan.step_seconds
-        else:
-            plan = search.family()
-            if plan is not None and plan.step_seconds < limit_seconds * _IMPROVE_WITHIN:
-                plan = search.improved(plan)
-        if plan is None:
-            return Outcome(None, bound_seconds)
-        return _outcome(Solved(entry, plan.layers, plan.mix, plan.step_seconds), bound_seconds, limit_seconds)
+        plan = search.family()
+        if plan is not None and plan.step_seconds < limit_seconds * _IMPROVE_WITHIN:
+            plan = search.improved(plan)
+        return Outcome(None, bound_seconds) if plan is None else _outcome(entry, plan, bound_seconds, limit_seconds)
 
 
-def _outcome(solved: Solved, bound_seconds: float, limit_seconds: float) -> Outcome:
-    kept = solved if solved.step_seconds < limit_seconds else None
+def _outcome(entry: int, plan: StagedPlan, bound_seconds: float, limit_seconds: float) -> Outcome:
+    kept = Solved(entry, plan.layers, plan.mix, plan.step_seconds) if plan.step_seconds < limit_seconds else None
     return Outcome(kept, bound_seconds)
 
 

@@ -152,12 +152,9 @@ def _shard_degrees(dp: int, tp: int, cluster: ClusterSpec, fixed: Fixed) -> list
 
 
 def _zero_stages(mesh: _Degrees, fixed: Fixed) -> list[int]:
-    """In a pipeline torch reduces gradients once a step, so ZeRO-2 there is ZeRO-1; it is tried only where it is fixed."""
     if fixed.zero_stage is not None:
         return [fixed.zero_stage]
-    if mesh.dp_shard == 1:
-        return [0]
-    return [1, 2, 3] if mesh.pp == 1 else [1, 3]
+    return [0] if mesh.dp_shard == 1 else [1, 2, 3]
 
 
 def _microbatches(mesh: _Degrees, training: TrainingSpec, fixed: Fixed) -> list[tuple[int, int]]:

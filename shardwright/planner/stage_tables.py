@@ -1,8 +1,9 @@
 """Stage tables: what each pipeline position pays for each range of layers, with the cheapest recompute mix that fits.
 
-Only a stage's backward depends on its mix, and the step never gets shorter when a backward gets longer. With one stage a
-rank the memory of a stage is its own, so its cheapest mix is the right one in every plan, and the rest of the search can
-forget recomputation.
+Of what a stage takes, the mix changes its backward, and the step never gets shorter when a backward gets longer. With one
+stage a rank the memory of a stage is its own, so its cheapest mix is right whatever the other stages are, and the rest of
+the search can forget recomputation. The mix also changes the tail of reductions behind the last backward: by less, once a
+step, and the other way. Lower bounds count the least tail of any mix; small entries try every mix.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from .space_costs import EntryCosts
 class StageTables:
     """Seconds by pipeline position (S) and kind of layer range (V); `backward` is infinite where nothing fits.
 
-    `reduce_tail` is `last_backward` of the rows. `mix` (S, V, classes, policies) counts layers.
+    `reduce_tail` is `last_backward` of the rows, `least_tail` what it is at least with any mix: more compute hides a tail
+    better, so the mix with the shortest backward need not have the shortest tail. `mix` (S, V, classes, policies) counts layers.
     """
 
     entry: EntryCosts
@@ -32,6 +34,7 @@ class StageTables:
     backward: Array
     first_forward: Array
     reduce_tail: Array
+    least_tail: Array
     optimizer: Array
     mix: IntArray
 
@@ -82,6 +85,9 @@ def stage_tables(entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> 
         return np.asarray(np.einsum("svkp,kp->sv", chosen, values[of_layers]) + at_ends)
 
     fits = np.isfinite(mixes.seconds)
+    least_tail = np.append(
+        rows.last_backward[of_layers][:, allowed].min(axis=1), rows.last_backward[layers.shape[1] :, 0]
+    )
     return StageTables(
         entry=entry,
         ranges=ranges,
@@ -89,6 +95,7 @@ def stage_tables(entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> 
         backward=np.where(fits, with_mix(rows.backward), np.inf),
         first_forward=row_totals(rows.first_forward, layers, ends),
         reduce_tail=with_mix(rows.last_backward),
+        least_tail=row_totals(least_tail, layers, ends),
         optimizer=row_totals(rows.optimizer, layers, ends),
         mix=mixes.counts,
     )
@@ -97,8 +104,8 @@ def stage_tables(entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> 
 def mix_solver(entry: EntryCosts, classes: int, allowed: list[int]) -> MixSolver:
     """What a layer costs the step under each policy.
 
-    In a pipeline its backward, of which the step is a rising function, while the tail of reductions does not depend on
-    the policy. Without one the step is a sum: every backward, and the last one's tail, which more compute hides better.
+    In a pipeline its backward, of which the step is a rising function; the tail of reductions, met once, is left aside.
+    Without one the step is a sum, of every backward and the tail.
     """
     rows = entry.rows
     seconds = rows.backward[:classes]

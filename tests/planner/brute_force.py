@@ -1,7 +1,9 @@
 """Every plan of a small problem, each through the cost model's own estimate: the oracle that the search must equal."""
 
 from collections.abc import Iterator
-from itertools import product
+from functools import lru_cache
+from itertools import combinations, pairwise, product
+from typing import Literal
 
 from shardwright.costmodel.checks import check_memory
 from shardwright.costmodel.cluster import ClusterSpec
@@ -9,10 +11,13 @@ from shardwright.costmodel.errors import InfeasibleError, SpecError
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.op_times import OpTimes
-from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, ScheduleName, Stage, ZeroStage
+from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage, ZeroStage
 from shardwright.costmodel.tables import POLICIES
 from shardwright.costmodel.training import TrainingSpec
 from shardwright.planner import Fixed
+
+_ZERO_STAGES: tuple[ZeroStage, ...] = (0, 1, 2, 3)
+_OFFLOADS: tuple[Literal[0, 1], ...] = (0, 1)
 
 
 def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Iterator[Plan]:
@@ -20,9 +25,10 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
 
     Of plans that differ in nothing but the order of one stage's recompute policies among equal layers only one is given.
     """
-    for mesh in _meshes(model, cluster):
+    policies = POLICIES if fixed.recompute is None else (fixed.recompute,)
+    for mesh in _meshes(model, cluster, training):
         for zero_stage, micro_batch, (schedule, chunks), offload in product(
-            (0, 1, 2, 3), range(1, training.global_batch + 1), _schedules(mesh.pp, model.layer_count, fixed), (0, 1)
+            _ZERO_STAGES, range(1, training.global_batch + 1), _schedules(mesh.pp, model.layer_count, fixed), _OFFLOADS
         ):
             sequences = micro_batch * mesh.dp
             choice = {"zero_stage": zero_stage, "micro_batch": micro_batch, "schedule": schedule}
@@ -31,7 +37,7 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
             kept = all(getattr(fixed, name) in (None, value) for name, value in choice.items())
             if not kept or training.global_batch % sequences or (zero_stage == 0) != (mesh.dp_shard == 1):
                 continue
-            for stages in _all_stages(model, mesh.pp * chunks, zero_stage, fixed):
+            for stages in _all_stages(model.class_of_layer, mesh.pp * chunks, zero_stage, policies):
                 try:
                     yield Plan(
                         mesh=mesh,
@@ -62,10 +68,13 @@ def fastest(
     return best
 
 
-def _meshes(model: ModelSpec, cluster: ClusterSpec) -> Iterator[Mesh]:
+def _meshes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> Iterator[Mesh]:
     degrees = range(1, cluster.devices + 1)
+    split = [training.seq_len] + [
+        size for block in model.layer_classes for size in (block.attention.heads, block.attention.kv_heads)
+    ]
     for pp, replicate, shard, tp in product(degrees, repeat=4):
-        inside = tp <= cluster.groups[0].devices_per_node
+        inside = tp <= cluster.groups[0].devices_per_node and all(size % tp == 0 for size in split)
         if pp * replicate * shard * tp == cluster.devices and pp <= model.layer_count and inside:
             yield Mesh(pp=pp, dp_replicate=replicate, dp_shard=shard, tp=tp)
 
@@ -77,38 +86,30 @@ def _schedules(pp: int, layers: int, fixed: Fixed) -> list[tuple[ScheduleName, i
     return [("1f1b", 1), *gpipe, *(("interleaved-1f1b", count) for count in chunks)]
 
 
-def _all_stages(model: ModelSpec, count: int, zero_stage: int, fixed: Fixed) -> Iterator[tuple[Stage, ...]]:
-    policies = POLICIES if fixed.recompute is None else (fixed.recompute,)
-    for sizes in product(range(1, model.layer_count + 1), repeat=count):
-        if sum(sizes) != model.layer_count:
-            continue
-        classes, start = [], 0
-        for size in sizes:
-            classes.append(model.class_of_layer[start : start + size])
-            start += size
-        for choice in product(policies, repeat=model.layer_count):
-            start, stages = 0, []
-            for held in classes:
-                chosen = choice[start : start + len(held)]
-                start += len(held)
-                if not _ordered(held, chosen):
-                    break
-                runs = (LayerRun(count=1, recompute=policy, zero_stage=_zero(zero_stage)) for policy in chosen)
-                stages.append(Stage(layers=tuple(runs)))
-            else:
-                yield tuple(stages)
+@lru_cache(maxsize=256)
+def _all_stages(
+    class_of_layer: tuple[int, ...], count: int, zero_stage: ZeroStage, policies: tuple[RecomputePolicy, ...]
+) -> list[tuple[Stage, ...]]:
+    layers, found = len(class_of_layer), []
+    for cuts in combinations(range(1, layers), count - 1):
+        ranges = list(pairwise((0, *cuts, layers)))
+        for choice in product(policies, repeat=layers):
+            if all(_ordered(class_of_layer[start:end], choice[start:end]) for start, end in ranges):
+                found.append(tuple(_stage(choice[start:end], zero_stage) for start, end in ranges))
+    return found
 
 
-def _ordered(classes: tuple[int, ...], policies: tuple[str, ...]) -> bool:
+@lru_cache(maxsize=4096)
+def _stage(policies: tuple[RecomputePolicy, ...], zero_stage: ZeroStage) -> Stage:
+    return Stage(layers=tuple(LayerRun(count=1, recompute=policy, zero_stage=zero_stage) for policy in policies))
+
+
+def _ordered(classes: tuple[int, ...], policies: tuple[RecomputePolicy, ...]) -> bool:
     """Whether equal layers of a stage have their policies in order."""
     last: dict[int, int] = {}
     for kind, policy in zip(classes, policies, strict=True):
-        place = POLICIES.index(policy)  # type: ignore[arg-type] # they come from POLICIES
+        place = POLICIES.index(policy)
         if place < last.get(kind, 0):
             return False
         last[kind] = place
     return True
-
-
-def _zero(stage: int) -> ZeroStage:
-    return {0: 0, 1: 1, 2: 2, 3: 3}[stage]

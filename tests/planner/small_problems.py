@@ -35,7 +35,9 @@ def random_problem(seed: int) -> Problem:
     )
     attention = chance.choice(["flash", "unfused"])
     training = TrainingSpec(
-        seq_len=chance.choice([256, 1024]), global_batch=chance.choice([2, 4, 6, 8]), attention=attention
+        seq_len=chance.choice([256, 1024]),
+        global_batch=6 if devices == 6 else chance.choice([2, 4, 8]),
+        attention=attention,
     )
     return Problem(model, cluster, training)
 

@@ -1,0 +1,172 @@
+"""What must hold of the planner on every problem: tried on random small ones against every plan there is."""
+
+import random
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from shardwright.costmodel.catalog_times import CatalogTimes
+from shardwright.costmodel.checks import check_memory
+from shardwright.costmodel.cluster import ClusterSpec
+from shardwright.costmodel.errors import InfeasibleError
+from shardwright.costmodel.evaluate import estimate_plan
+from shardwright.costmodel.plan import Plan
+from shardwright.planner import Fixed, search
+from shardwright.planner.branch_and_bound import BranchAndBound
+from shardwright.planner.infeasible import what_would_fit
+from shardwright.planner.space import enumerate_space
+from tests.planner.brute_force import all_plans, fastest
+from tests.planner.small_problems import Problem, random_problem
+
+_MOST_PLANS = 120
+_FIELDS = ("micro_batch", "offload_optimizer", "tp", "zero_stage", "dp_shard", "pp")
+
+
+class TestEqualsBruteForce:
+    """The planner's step is that of the fastest of all plans, each estimated on its own; it fails where all fail."""
+
+    @pytest.mark.parametrize("seed", range(100))
+    def test_step(self, seed: int) -> None:
+        problem = random_problem(seed)
+        fixed = _few_enough(problem, seed)
+        expected = fastest(*problem, fixed)
+        if expected is None:
+            with pytest.raises(InfeasibleError):
+                search(*problem, fixed=fixed)
+            return
+        found = search(*problem, fixed=fixed)
+        assert found.estimate.step_seconds == pytest.approx(expected, rel=1e-9)
+        check_memory(found.estimate, problem.cluster)
+        assert found.gap <= 1e-9
+
+    @pytest.mark.parametrize("seed", range(100, 110))
+    def test_step_under_gpipe(self, seed: int) -> None:
+        problem = random_problem(seed)
+        fixed = _few_enough(problem, seed, Fixed(schedule="gpipe"))
+        expected = fastest(*problem, fixed)
+        if expected is not None:
+            assert search(*problem, fixed=fixed).estimate.step_seconds == pytest.approx(expected, rel=1e-9)
+
+
+class TestBoundIsAdmissible:
+    """The bound of an entry of the space is not above the step of any plan of that entry that fits."""
+
+    @pytest.mark.parametrize("seed", range(200, 230))
+    def test_bound(self, seed: int) -> None:
+        problem = random_problem(seed)
+        fixed = _few_enough(problem, seed)
+        run = BranchAndBound.start(*problem, fixed, CatalogTimes(problem.cluster, problem.training))
+        bounds = {_key_of_entry(run, entry): bound for entry, bound in enumerate(run.bounds)}
+        for plan in all_plans(*problem, fixed):
+            estimate = estimate_plan(*problem, plan)
+            try:
+                check_memory(estimate, problem.cluster)
+            except InfeasibleError:
+                continue
+            key = _key_of_plan(plan)
+            if key in bounds:  # ZeRO-2 in a pipeline is not in the space
+                assert bounds[key] <= estimate.step_seconds * (1 + 1e-9), plan
+
+
+class TestMoreIsNeverWorse:
+    """More device memory, more host memory or faster links never make a plan infeasible or slower."""
+
+    @pytest.mark.parametrize("seed", range(300, 320))
+    def test_memory(self, seed: int) -> None:
+        problem = random_problem(seed)
+        before = _step(problem)
+        factor = 1 + random.Random(seed).random()
+        assert _step(problem._replace(cluster=_scaled(problem.cluster, "device", "memory_bytes", factor))) <= before
+        assert _step(problem._replace(cluster=_scaled(problem.cluster, "host", "memory_bytes", factor))) <= before
+
+    @pytest.mark.parametrize("seed", range(320, 340))
+    def test_bandwidth(self, seed: int) -> None:
+        problem = random_problem(seed)
+        before = _step(problem) * (1 + 1e-9)
+        factor = 1 + 3 * random.Random(seed).random()
+        for link in ("intra_node", "nic", "host_link"):
+            assert _step(problem._replace(cluster=_scaled(problem.cluster, link, "bytes_per_s", factor))) <= before
+
+
+class TestFixedIsKept:
+    """Whatever is fixed stands in the plan, and fixing never makes it faster."""
+
+    @pytest.mark.parametrize("seed", range(400, 430))
+    def test_fixed(self, seed: int) -> None:
+        problem, chance = random_problem(seed), random.Random(seed)
+        free = _step(problem)
+        space = enumerate_space(*problem)
+        entry = chance.randrange(len(space))
+        names = chance.sample(["tp", "pp", "dp_replicate", "dp_shard", "zero_stage", "micro_batch"], k=3)
+        fixed = Fixed(
+            **{name: int(space.column(name)[entry]) for name in names}, recompute=chance.choice([None, "full"])
+        )
+        try:
+            found = search(*problem, fixed=fixed)
+        except InfeasibleError:
+            return
+        plan = found.plan
+        shown = plan.mesh.model_dump() | {"zero_stage": plan.zero_stage, "micro_batch": plan.micro_batch}
+        assert all(shown[name] == getattr(fixed, name) for name in names)
+        if fixed.recompute:
+            assert {run.recompute for stage in plan.stages for run in stage.layers} == {"full"}
+        assert found.estimate.step_seconds >= free * (1 - 1e-9)
+
+
+class TestAdviceIsTrue:
+    """With each change that an infeasible request is answered with, a plan is found that fits."""
+
+    @pytest.mark.parametrize("seed", range(500, 530))
+    def test_advice(self, seed: int) -> None:
+        problem = random_problem(seed)
+        starved = problem._replace(cluster=_scaled(problem.cluster, "device", "memory_bytes", 0.55))
+        fixed = Fixed(recompute="none")
+        try:
+            search(*starved, fixed=fixed)
+        except InfeasibleError:
+            for change in what_would_fit(*starved, fixed):
+                found = search(starved.model, change.cluster, change.training, fixed=change.fixed)
+                check_memory(found.estimate, change.cluster)
+
+
+def _few_enough(problem: Problem, seed: int, fixed: Fixed | None = None) -> Fixed:
+    """Fix choices of some entry of the space, one after the other, until few plans are left."""
+    fixed, chance = fixed or Fixed(), random.Random(seed)
+    names = list(_FIELDS)
+    chance.shuffle(names)
+    space = enumerate_space(*problem, fixed)
+    entry = chance.randrange(len(space))
+    while names and len(list(islice(all_plans(*problem, fixed), _MOST_PLANS + 1))) > _MOST_PLANS:
+        name = names.pop()
+        column = "host_optimizer" if name == "offload_optimizer" else name
+        fixed = fixed.model_copy(update={name: int(space.column(column)[entry])})
+    return fixed
+
+
+def _step(problem: Problem) -> float:
+    try:
+        return search(*problem).estimate.step_seconds
+    except InfeasibleError:
+        return np.inf
+
+
+def _scaled(cluster: ClusterSpec, part: str, name: str, factor: float) -> ClusterSpec:
+    group = cluster.groups[0]
+    old = getattr(group, part)
+    new = old.model_copy(update={name: getattr(old, name) * factor})
+    return cluster.model_copy(update={"groups": (group.model_copy(update={part: new}),)})
+
+
+def _key_of_entry(run: BranchAndBound, entry: int) -> tuple[object, ...]:
+    space = run.space
+    names = ("pp", "dp_replicate", "dp_shard", "tp", "micro_batch", "zero_stage", "host_optimizer")
+    numbers = tuple(int(space.column(name)[entry]) for name in names)
+    return (*numbers, space.schedule_name(entry), int(space.stages_per_rank[entry]))
+
+
+def _key_of_plan(plan: Plan) -> tuple[object, ...]:
+    mesh = plan.mesh
+    degrees = (mesh.pp, mesh.dp_replicate, mesh.dp_shard, mesh.tp)
+    choice = (plan.micro_batch, plan.zero_stage, plan.offload.optimizer_fraction)
+    return (*degrees, *choice, plan.schedule, plan.stages_per_rank)
