@@ -85,6 +85,10 @@ CASES = {
         plan_file(LLAMA, plan((layers(1),), (layers(1),), pp=2, microbatches=4)),
         (sabotage.lose_gradient_between_stages,),
     ),
+    "1f1b, fewer microbatches than stages": Case(
+        plan_file(QWEN3_4, plan(*[(layers(1),)] * 4, pp=4, microbatches=2)), (sabotage.scale_by_microbatches,)
+    ),
+    "1f1b, one microbatch": Case(plan_file(LLAMA, plan((layers(1),), (layers(1),), pp=2, microbatches=1))),
     "uneven stages": Case(
         plan_file(GPT2_4, plan((layers(3),), (layers(1),), pp=2, microbatches=4)),
         (sabotage.lose_gradient_between_stages,),
