@@ -24,6 +24,16 @@ def test_plan_as_json_is_the_file_that_out_writes(command: Command, plan_path: P
     assert all(isinstance(line, str) for line in printed["why"])
 
 
+def test_certify_adds_what_integer_programs_prove(command: Command) -> None:
+    why = command("plan", "llama-3.2-1b", *JOB, "--pp", "2", "--stages-per-rank", "1", "--certify", "--json").json()[
+        "why"
+    ]
+    assert "proves that no other partition" in why[-1]
+    assert "no stage has a cheaper recompute mix" in why[-1]
+    interleaved = command("plan", "llama-3.2-1b", *JOB, "--pp", "2", "--stages-per-rank", "2", "--certify", "--json")
+    assert interleaved.json()["why"][-1].startswith("No certificate")
+
+
 def test_fixed_choices_are_kept(command: Command) -> None:
     printed = command(
         "plan", "llama-3.1-8b", *JOB, "--tp", "2", "--pp", "2", "--micro-batch", "1", "--recompute", "full", "--json"
