@@ -69,8 +69,12 @@ def run(
         "restarts": restarts,
     }
     options = RunOptions.parse(values, source="run options")
-    from shardwright.executor.launch import launch
+    try:
+        from shardwright.executor.launch import launch
+    except ModuleNotFoundError as missing:
+        from shardwright.costmodel import SpecError
 
+        raise SpecError(f"training needs {missing.name}, which is not here: pip install 'shardwright[run]'") from None
     measurement = launch(plan_path, options, progress=lambda line: typer.echo(line, err=as_json))
     if as_json:
         print_json(measurement.model_dump(mode="json"))
