@@ -113,8 +113,14 @@ def explain(
         _write_report(report, plan_file, why, measurement)
     if as_json:
         print_json({"plan_file": plan_file.model_dump(mode="json"), "why": why})
-    else:
-        _print_plan(plan_file, why)
+        return
+    _print_plan(plan_file, why)
+    if measurement:
+        from shardwright.benchmarks.breakdown_tables import measured_table
+        from shardwright.costmodel import read_measurement
+
+        found = read_measurement(measurement)
+        console().print(measured_table(plan_file.plan, plan_file.estimated(), found))
 
 
 def _search(

@@ -49,6 +49,25 @@ def test_explain_compares_with_neighbours(command: Command, plan_path: Path) -> 
     assert command("explain", plan_path, "--json").json()["plan_file"]["model_name"] == "llama-3.2-1b"
 
 
+def test_explain_lays_a_measurement_beside_the_prediction(command: Command, plan_path: Path, tmp_path: Path) -> None:
+    measured = tmp_path / "measurement.json"
+    step = {"step": 1, "loss": 2.0, "gradient_norm": 1.0, "learning_rate": 1e-3, "seconds": 12.5}
+    host = {"device": "d", "host": "h", "python": "3.11", "torch": "2.13", "date": "2026-01-01"}
+    measured.write_text(
+        json.dumps(
+            {
+                "ranks": 8, "warmup_steps": 0, "step_seconds": 12.5, "step_seconds_low": 12.5, "step_seconds_high": 12.5,
+                "part_seconds": {}, "tokens_per_s": 1000.0, "mfu": None, "peak_memory_bytes": [2.0**31] * 8,
+                "memory_kind": "resident", "steps": [step], "fingerprint": host,
+            }
+        )
+    )  # fmt: skip
+    printed = command("explain", plan_path, "--measurement", measured)
+    assert printed.code == 0
+    assert "12.5 s" in printed.out
+    assert "2.00 GiB" in printed.out
+
+
 def test_simulate_agrees_with_the_estimate_and_writes_a_trace(
     command: Command, plan_path: Path, tmp_path: Path
 ) -> None:
