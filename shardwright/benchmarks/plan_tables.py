@@ -63,7 +63,7 @@ def estimate_lines(estimate: Estimate) -> list[tuple[str, str]]:
     lines.append(
         ("cost", f"{readable.count(estimate.device_hours_per_billion_tokens)} device hours per billion tokens")
     )
-    lines.append(("rests on", "the measured profile" if estimate.basis == "profile" else "catalog figures"))
+    lines.append(("rests on", "rates measured on this machine" if estimate.basis == "profile" else "catalog figures"))
     return lines
 
 

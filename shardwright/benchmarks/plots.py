@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from shardwright.costmodel.errors import SpecError
 
@@ -58,6 +59,9 @@ def _diagonal(axes: Axes, seconds: list[float]) -> None:
     )
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
+    for axis in (axes.xaxis, axes.yaxis):  # plain numbers: figures don't parse the mathematics of the usual powers
+        axis.set_major_formatter(FuncFormatter(lambda second, _: f"{second:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def errors_by_source(validation: Validation) -> Paint:

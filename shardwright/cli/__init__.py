@@ -5,8 +5,6 @@ from itertools import pairwise
 
 import typer
 
-from shardwright.costmodel.errors import InfeasibleError, SpecError
-
 from . import compare, plan, run, simulate, validate
 
 __all__ = ["app", "main"]
@@ -23,27 +21,36 @@ for command in (plan.plan, plan.explain, compare.compare, simulate.simulate, run
     app.command()(command)
 
 # typer carries a click of its own, or uses the one installed; the base of its errors is public in neither
-_UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+_UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 
 def main() -> None:
-    """Run a command; none is a cry for help. A user's mistake is one line on stderr and exit code 2, a plan that cannot fit exit code 3."""
+    """Run a command; none is a cry for help. A user's mistake is one line on stderr and exit code 2, a plan that cannot
+    fit exit code 3, a training run that broke off exit code 1."""
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except _UsageError as error:
         code = _say(_usage(error), EXIT_USER_ERROR)
-    except SpecError as error:
-        code = _say(str(error), EXIT_USER_ERROR)
-    except InfeasibleError as error:
-        code = _say(str(error), EXIT_INFEASIBLE)
-    except run.RunFailedError as error:
-        code = _say(str(error), EXIT_FAILED)
     except (KeyboardInterrupt, typer.Abort):
         code = _say("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe (head, say) had enough
         sys.stderr.close()
         code = EXIT_FAILED
+    except Exception as error:
+        code = _say(str(error), _exit_code(error))
     sys.exit(code or 0)
+
+
+def _exit_code(error: Exception) -> int:
+    """The exit code of an error that has a message for the user; any other error is ours, and is raised again."""
+    from shardwright.costmodel.errors import InfeasibleError, SpecError
+    from shardwright.executor.failure import RunFailedError
+
+    codes = {SpecError: EXIT_USER_ERROR, InfeasibleError: EXIT_INFEASIBLE, RunFailedError: EXIT_FAILED}
+    for kind, code in codes.items():
+        if isinstance(error, kind):
+            return code
+    raise error
 
 
 def _say(message: str, code: int) -> int:

@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shardwright.costmodel.errors import InfeasibleError, SpecError
-
 from .options import (
     AttentionOption,
     ClusterOption,
@@ -83,6 +81,8 @@ def _plans(paths: list[Path], model: "ModelSpec") -> "dict[str, Plan]":
     Raises:
         SpecError: a file is no plan file, or one for another model.
     """
+    from shardwright.costmodel import SpecError
+
     plans = {}
     for path in paths:
         plan_file, _ = read_plan(path)
@@ -101,7 +101,7 @@ def _write_report(
         InfeasibleError: nothing fits, so there is no plan to report.
     """
     from shardwright.benchmarks.report import Report, write_report
-    from shardwright.costmodel import simulate_plan
+    from shardwright.costmodel import InfeasibleError, simulate_plan
 
     best = found.fastest
     if best is None or best.plan is None or best.estimate is None:

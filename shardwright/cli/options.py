@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shardwright.costmodel.errors import SpecError
-
 if TYPE_CHECKING:
     from rich.console import Console
 
     from shardwright.costmodel import ClusterSpec, ModelSpec, PlanFile, TrainingSpec
 
 ModelArgument = Annotated[
-    str, typer.Argument(help="A preset's name, a Hugging Face config.json, or a folder with one.")
+    str, typer.Argument(metavar="MODEL", help="A preset's name, a Hugging Face config.json, or a folder with one.")
 ]
-PlanArgument = Annotated[Path, typer.Argument(help="A plan file, from 'shardwright plan --out'.")]
+PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file, from 'shardwright plan --out'.")]
 ClusterOption = Annotated[
     str, typer.Option(help="Device and count (h100-sxm:64), a TOML file, or local (local:N for N CPU ranks).")
 ]
@@ -89,6 +87,8 @@ def refuse_existing(*paths: Path | None, force: bool) -> None:
     Raises:
         SpecError: naming the file.
     """
+    from shardwright.costmodel import SpecError
+
     for path in paths:
         if path is None:
             continue

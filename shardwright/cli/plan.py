@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shardwright.costmodel.errors import SpecError
-
 from .options import (
     AttentionOption,
     ClusterOption,
@@ -51,12 +49,14 @@ def plan(
     recompute: Annotated[str | None, typer.Option(help="Fix recompute in all layers: none, selective, full.")] = None,
     offload_optimizer: Annotated[int | None, typer.Option(help="Fix the optimizer on the host (1) or not (0).")] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds of search, then the best plan so far.")] = 30.0,
+    certify: Annotated[bool, typer.Option("--certify", help="Have integer programs prove the stages, too.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the plan file here.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with the timeline here.")] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find the fastest plan that fits."""
+    from shardwright.costmodel import SpecError
     from shardwright.planner import explain as explain_plan
 
     if not time_limit > 0:
@@ -78,6 +78,8 @@ def plan(
     model_spec, cluster_spec = read_model(model), read_cluster(cluster)
     result = _search(model_spec, cluster_spec, training, fixed, time_limit)
     why = explain_plan(result, model_spec, cluster_spec, training)
+    if certify:
+        why.append(_certified(model_spec, cluster_spec, training, result))
     plan_file = _plan_file(model_spec, cluster_spec, training, result)
     if out:
         from shardwright.costmodel import write_plan_file
@@ -111,8 +113,14 @@ def explain(
         _write_report(report, plan_file, why, measurement)
     if as_json:
         print_json({"plan_file": plan_file.model_dump(mode="json"), "why": why})
-    else:
-        _print_plan(plan_file, why)
+        return
+    _print_plan(plan_file, why)
+    if measurement:
+        from shardwright.benchmarks.breakdown_tables import measured_table
+        from shardwright.costmodel import read_measurement
+
+        found = read_measurement(measurement)
+        console().print(measured_table(plan_file.plan, plan_file.estimated(), found))
 
 
 def _search(
@@ -122,6 +130,23 @@ def _search(
 
     given = {name: value for name, value in fixed.items() if value is not None}
     return search(model, cluster, training, fixed=Fixed.parse(given, source="options"), time_limit_seconds=time_limit)
+
+
+def _certified(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", result: "SearchResult") -> str:
+    """What integer programs say of the plan's stages, or why they can't."""
+    from shardwright.costmodel import SpecError
+    from shardwright.planner.certificate import certify
+
+    try:
+        found = certify(result.plan, model, cluster, training)
+    except SpecError as reason:
+        return f"No certificate: {reason}."
+    proven = "proves" if found.optimal else "has proven so far"
+    mixes = "no stage has a cheaper recompute mix" if found.mixes_agree else "a stage has a cheaper recompute mix"
+    return (
+        f"{found.solver} {proven} that no other partition of the layers for this mesh, ZeRO stage and microbatch is more "
+        f"than {found.gap:.2%} faster, and that {mixes} ({found.seconds:.2f} s)."
+    )
 
 
 def _plan_file(

@@ -5,11 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shardwright.executor.failure import RunFailedError
-
 from .options import JsonOption, PlanArgument, console, print_json
-
-__all__ = ["RunFailedError", "run"]
 
 
 def run(
@@ -28,11 +24,17 @@ def run(
         str | None, typer.Option(help="Of a Hugging Face dataset: its text or token column.")
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 3e-4,
+    min_learning_rate_fraction: Annotated[float, typer.Option(help="Of the peak, at the last step.")] = 0.1,
     warmup_steps: Annotated[int | None, typer.Option(help="Steps to the peak. Default: a tenth of the steps.")] = None,
     weight_decay: Annotated[float, typer.Option(help="AdamW's, on matrices only.")] = 0.1,
+    betas: Annotated[tuple[float, float], typer.Option(help="AdamW's two decay rates.")] = (0.9, 0.95),
+    eps: Annotated[float, typer.Option(help="AdamW's.")] = 1e-8,
     clip_norm: Annotated[float | None, typer.Option(help="Largest global gradient norm; 0 never clips.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of initial weights and data order.")] = 0,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints; 0 writes none.")] = 100,
+    keep_checkpoints: Annotated[int, typer.Option(help="How many of the newest stay.")] = 2,
+    log_every: Annotated[int, typer.Option(help="Steps between progress lines.")] = 1,
+    timing_warmup_steps: Annotated[int, typer.Option(help="First steps that the timings leave out.")] = 3,
     resume: Annotated[str, typer.Option(help="auto continues what is in --out; never refuses it.")] = "auto",
     resume_from: Annotated[Path | None, typer.Option(help="A checkpoint of another run, under whatever plan.")] = None,
     ranks: Annotated[int | None, typer.Option(help="Ranks that this machine offers. Default: what is here.")] = None,
@@ -50,19 +52,29 @@ def run(
         "token_dtype": token_dtype,
         "data_column": data_column,
         "learning_rate": learning_rate,
+        "min_learning_rate_fraction": min_learning_rate_fraction,
         "warmup_steps": warmup_steps,
         "weight_decay": weight_decay,
+        "betas": betas,
+        "eps": eps,
         "clip_norm": clip_norm or None,
         "seed": seed,
         "checkpoint_every": checkpoint_every or None,
+        "keep_checkpoints": keep_checkpoints,
+        "log_every": log_every,
+        "timing_warmup_steps": timing_warmup_steps,
         "resume": resume,
         "resume_from": resume_from,
         "ranks": ranks,
         "restarts": restarts,
     }
     options = RunOptions.parse(values, source="run options")
-    from shardwright.executor.launch import launch
+    try:
+        from shardwright.executor.launch import launch
+    except ModuleNotFoundError as missing:
+        from shardwright.costmodel import SpecError
 
+        raise SpecError(f"training needs {missing.name}, which is not here: pip install 'shardwright[run]'") from None
     measurement = launch(plan_path, options, progress=lambda line: typer.echo(line, err=as_json))
     if as_json:
         print_json(measurement.model_dump(mode="json"))

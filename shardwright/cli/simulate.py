@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from shardwright.costmodel.errors import SpecError
-
 from .options import ForceOption, JsonOption, PlanArgument, console, print_json, read_plan, refuse_existing
 
 
@@ -18,7 +16,7 @@ def simulate(
     as_json: JsonOption = False,
 ) -> None:
     """Simulate one step: when each stage computes, waits and communicates, and the memory over it."""
-    from shardwright.costmodel import simulate_plan
+    from shardwright.costmodel import SpecError, simulate_plan
 
     refuse_existing(trace, force=force)
     plan_file, model = read_plan(plan_path)

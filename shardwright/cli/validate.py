@@ -9,7 +9,9 @@ from .options import ForceOption, JsonOption, console, print_json, refuse_existi
 
 
 def validate(
-    table: Annotated[Path, typer.Argument(help="A CSV table in the schema of shardwright/benchmarks/published.")],
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="A CSV table in the schema of shardwright/benchmarks/published.")
+    ],
     report: Annotated[Path | None, typer.Option(help="Write the errors as an HTML page here.")] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,

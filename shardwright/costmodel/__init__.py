@@ -6,6 +6,7 @@ from .cluster_file import load_cluster
 from .errors import InfeasibleError, SpecError
 from .estimate import Estimate, Interval, MemoryBytes, StepSeconds
 from .evaluate import estimate_plan, simulate_plan
+from .huggingface import load_model
 from .measurement import Measurement, read_measurement
 from .model import ModelSpec
 from .plan import LayerRun, Mesh, Offload, Plan, Stage
@@ -40,6 +41,7 @@ __all__ = [
     "check_plan",
     "estimate_plan",
     "load_cluster",
+    "load_model",
     "read_measurement",
     "read_plan_file",
     "simulate_plan",

@@ -32,8 +32,9 @@ class CatalogTimes:
             raise SpecError(f"{self.device.name} does not compute in {compute}; it has {', '.join(sorted(peaks))}")
 
     @property
-    def basis(self) -> Literal["catalog"]:
-        return "catalog"
+    def basis(self) -> Literal["catalog", "profile"]:
+        """A device with measured rates (`local` on a CPU) is a profile of its machine, any other a data sheet."""
+        return "profile" if self.device.attention_flops_per_s else "catalog"
 
     @property
     def device(self) -> Device:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .errors import SpecError
 from . import constants
+from .errors import SpecError
 from .spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
 
 if TYPE_CHECKING:

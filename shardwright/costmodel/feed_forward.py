@@ -16,6 +16,11 @@ class FeedForward(Spec):
     gated: bool
     bias: bool = False
 
+    @property
+    def active_width(self) -> int:
+        """Columns that one token passes through."""
+        return self.width
+
     def parameters(self, hidden_size: int) -> list[Parameter]:
         up = (2 if self.gated else 1) * self.width
         return [
@@ -44,6 +49,11 @@ class MixtureOfExperts(Spec):
         if self.top_k > self.experts:
             raise ValueError(f"top_k {self.top_k} is more than the {self.experts} experts")
         return self
+
+    @property
+    def active_width(self) -> int:
+        """Columns that one token passes through: of the experts it is routed to, and the shared one's."""
+        return self.top_k * self.expert_width + self.shared_width
 
     def parameters(self, hidden_size: int) -> list[Parameter]:
         up = (2 if self.gated else 1) * self.expert_width

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .model import Block, FeedForward, LatentAttention, MixtureOfExperts
+from .model import Block, FeedForward, LatentAttention, MixtureOfExperts, MultiHeadAttention
 from .op_times import Array, Number
 from .training import TrainingSpec
 
@@ -98,9 +98,8 @@ def inner_elements(block: Block, hidden: int) -> float:
     attention, ffn = block.attention, block.ffn
     rotary = 4.0 * (attention.heads + attention.kv_heads) * attention.head_size
     passes = 5.0 if ffn.gated else 2.0
-    if isinstance(ffn, MixtureOfExperts):
-        return rotary + passes * (ffn.top_k * ffn.expert_width + ffn.shared_width) + 4.0 * ffn.top_k * hidden
-    return rotary + passes * ffn.width
+    dispatch = 4.0 * ffn.top_k * hidden if isinstance(ffn, MixtureOfExperts) else 0.0
+    return rotary + passes * ffn.active_width + dispatch
 
 
 def saved_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, sequence_split: Number) -> Array:
@@ -117,15 +116,13 @@ def saved_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, s
     shared = norm * block.norm_count * hidden / np.asarray(sequence_split) + element * inputs * hidden
     query, key = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
     value_out = (attention.kv_heads + attention.heads) * attention.value_head_size
-    head_norm = norm * (query + key) if getattr(attention, "qk_norm", "none") != "none" else 0
+    normed = isinstance(attention, MultiHeadAttention) and attention.qk_norm != "none"
+    head_norm = norm * (query + key) if normed else 0
     core = element * (query + key + value_out) + 4 * attention.heads + head_norm
     kept = 4 if ffn.gated else 2
     if isinstance(ffn, MixtureOfExperts):
-        width = ffn.top_k * ffn.expert_width + ffn.shared_width
         shared = shared + 2 * element * ffn.top_k * hidden + 4 * ffn.experts
-    else:
-        width = ffn.width
-    return np.asarray(shared + (core + element * kept * width) / np.asarray(tp))
+    return np.asarray(shared + (core + element * kept * ffn.active_width) / np.asarray(tp))
 
 
 def score_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:

@@ -203,8 +203,7 @@ class WorkModel:
         if self.training.attention == "unfused":
             core = tokens * operators.score_bytes(block, self.training, tp)
         boundary = element * tokens * hidden / self._sequence_split
-        width = getattr(block.ffn, "width", 0) or getattr(block.ffn, "expert_width", 0) * getattr(block.ffn, "top_k", 0)
-        gradients = element * tokens * (2.0 * hidden + 3.0 * width / tp) + core
+        gradients = element * tokens * (2.0 * hidden + 3.0 * block.ffn.active_width / tp) + core
         kept = _policies(none=plain + core, selective=plain, full=boundary)
         working = _policies(none=gradients, selective=gradients + core, full=gradients + plain + core)
         return kept, working

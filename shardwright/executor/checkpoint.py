@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -24,6 +25,8 @@ from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.costmodel.spec import NonNegativeInt, Spec, read_json
 from shardwright.costmodel.training import OptimizerName
+
+from .failure import RunFailedError
 
 MANIFEST = "checkpoint.json"
 FILE_BYTES = 2**30
@@ -115,6 +118,9 @@ def save_checkpoint(folder: Path, trainee: Trainee, manifest: Manifest, *, keep:
     """Write `folder/step-NNNNNN` whole or not at all, then remove all but the newest `keep`. Called on every rank.
 
     `manifest.files` is filled in here.
+
+    Raises:
+        RunFailedError: the disk is full, say.
     """
     final = folder / f"step-{manifest.step:06d}"
     partial = folder / f".{final.name}.partial"
@@ -124,7 +130,12 @@ def save_checkpoint(folder: Path, trainee: Trainee, manifest: Manifest, *, keep:
     dist.barrier()
     tensors = _tensors(trainee)
     writer = HuggingFaceStorageWriter(str(partial), _file_of_each(tensors), save_distributed=True)
-    save(tensors, storage_writer=writer)
+    try:
+        save(tensors, storage_writer=writer)
+    except CheckpointException as error:
+        raise RunFailedError(
+            f"{final}: cannot be written ({_first_cause(error)}); the checkpoints before it are whole"
+        ) from error
     if dist.get_rank() == 0:
         _check_coverage(HuggingFaceStorageReader(str(partial)).read_metadata(), partial)
         files = {file.name: file.stat().st_size for file in sorted(partial.iterdir())}
@@ -157,7 +168,17 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
         detail = " ".join(str(error).split())
         raise SpecError(f"{checkpoint}: is damaged ({detail}); give another checkpoint") from None
     _check_tensors(metadata, wanted, checkpoint)
-    load(wanted, storage_reader=reader)
+    try:
+        load(wanted, storage_reader=reader)
+    except CheckpointException as error:
+        raise SpecError(f"{checkpoint}: cannot be read ({_first_cause(error)}); give another checkpoint") from None
+
+
+def _first_cause(error: CheckpointException) -> str:
+    """One line of what the first rank met; torch collects all ranks' errors, tracebacks and all."""
+    rank, (cause, _) = min(error.failures.items())
+    said = getattr(cause, "strerror", None) or str(cause)
+    return f"rank {rank}: {' '.join(said.split())}"
 
 
 def _tensors(trainee: Trainee) -> dict[str, torch.Tensor]:

@@ -14,13 +14,14 @@ def gradient_norm(parameters: Iterable[nn.Parameter], *, ranks_per_stage: int, d
     Each rank adds the squares of its shards, divided by the number of ranks that hold the same shard, so that the sum
     over all ranks counts every element once.
     """
-    squares = torch.zeros((), dtype=torch.float64)
+    by_shards: dict[int, list[Tensor]] = {}
     for parameter in parameters:
-        if parameter.grad is None:
-            continue
-        local = _local(parameter.grad)
-        squares += torch.linalg.vector_norm(local).double().square().cpu() / (ranks_per_stage / _shards(parameter))
-    total = squares.to(device)
+        if parameter.grad is not None:
+            by_shards.setdefault(_shards(parameter), []).append(_local(parameter.grad))
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for shards, gradients in by_shards.items():
+        copies = ranks_per_stage / shards
+        total += torch.nn.utils.get_total_norm(gradients).to(device).double().square() / copies
     dist.all_reduce(total)
     return float(total.sqrt())
 

@@ -29,7 +29,6 @@ class DataParallel:
         self.precision = MixedPrecisionPolicy(
             param_dtype=None if compute == torch.float32 else compute, reduce_dtype=GRADIENT_DTYPES[precision.gradients]
         )
-
         # its advice is for code that changes the outputs of a sharded module in place, which ours never does
         warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
 

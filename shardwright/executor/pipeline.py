@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.pipelining import PipelineStage
-from torch.distributed.pipelining.schedules import PipelineScheduleMulti, get_schedule_class
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
+from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 from torch.distributed.tensor import DTensor
 
 from shardwright.costmodel.plan import Plan, ScheduleName
@@ -18,7 +18,19 @@ from .data_parallel import GradientSync
 from .loss import TokenLoss
 from .stage_module import StageModule
 
-_SCHEDULES: dict[ScheduleName, str] = {"gpipe": "GPipe", "1f1b": "1F1B", "interleaved-1f1b": "Interleaved1F1B"}
+
+class _AnyMicrobatches(Schedule1F1B):
+    """1F1B of any number of microbatches: torch's refuses fewer than stages, though it runs them in the right order."""
+
+    def __init__(self, stage: PipelineStage, n_microbatches: int, *, loss_fn: TokenLoss, scale_grads: bool) -> None:
+        PipelineScheduleSingle.__init__(self, stage, n_microbatches, loss_fn=loss_fn, scale_grads=scale_grads)
+
+
+_SCHEDULES: dict[ScheduleName, Any] = {
+    "gpipe": ScheduleGPipe,
+    "1f1b": _AnyMicrobatches,
+    "interleaved-1f1b": ScheduleInterleaved1F1B,
+}
 
 
 class _SyncedStage(PipelineStage):
@@ -83,10 +95,9 @@ class Pipeline:
             )
             for index, stage in stages.items()
         ]
-        schedule_class = get_schedule_class(_SCHEDULES[plan.schedule])
-        several = issubclass(schedule_class, PipelineScheduleMulti)
-        self._schedule = schedule_class(
-            chunks if several else chunks[0],
+        schedule = _SCHEDULES[plan.schedule]
+        self._schedule = schedule(
+            chunks if issubclass(schedule, PipelineScheduleMulti) else chunks[0],
             plan.microbatches,
             loss_fn=loss,
             scale_grads=False,  # the loss is already each microbatch's share of the step's

@@ -8,6 +8,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ParallelStyle
+from torch.distributed.tensor.placement_types import Placement
 
 from shardwright.costmodel.plan_file import PlanFile
 
@@ -56,7 +57,7 @@ class StageBuilder:
         return stage
 
     @property
-    def _stream(self) -> torch.distributed.tensor.placement_types.Placement:
+    def _stream(self) -> Placement:
         return stream_layout(sequence_parallel=self.plan_file.plan.sequence_parallel)
 
     def _build_ends(self, stage: StageModule) -> None:

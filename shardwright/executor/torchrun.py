@@ -27,7 +27,7 @@ def run_torchrun(folder: RunFolder, ranks: int, restarts: int, progress: Callabl
     Raises:
         SpecError, RunFailedError: a rank left a failure, or ended without a word.
     """
-    folder.logs.mkdir(exist_ok=True)
+    folder.logs.mkdir(parents=True, exist_ok=True)
     with (
         (folder.logs / "torchrun.log").open("wb") as log,
         _running(_command(folder, ranks, restarts), ranks, log) as process,
@@ -49,12 +49,24 @@ def run_torchrun(folder: RunFolder, ranks: int, restarts: int, progress: Callabl
 def _raise_failure(folder: RunFolder) -> None:
     failure = first_failure(folder.failures)
     if failure is None:
+        said = _last_words(folder)
+        why = f"; its stderr ends with '{said}'" if said else ", killed perhaps for want of memory"
         raise RunFailedError(
-            f"a rank ended without a word, killed perhaps for want of memory; see {folder.logs}, and start again to continue from the newest checkpoint"
+            f"a rank ended without leaving a failure{why}; see {folder.logs}, and start again to continue from the newest checkpoint"
         )
     if failure.kind == "spec":
         raise SpecError(failure.message)
     raise RunFailedError(f"rank {failure.rank} failed: {failure.message}; see {folder.failures} and {folder.logs}")
+
+
+def _last_words(folder: RunFolder) -> str:
+    """The last line of a worker's stderr in the newest attempt: what a library said that ended the process by itself."""
+    attempts = sorted(folder.logs.glob("*/attempt_*"), key=lambda path: path.stat().st_mtime)
+    if not attempts:
+        return ""
+    texts = (log.read_text(errors="replace") for log in sorted(attempts[-1].glob("*/stderr.log")))
+    lines = [text.strip().splitlines()[-1] for text in texts if text.strip()]
+    return lines[0] if lines else ""
 
 
 def _command(folder: RunFolder, ranks: int, restarts: int) -> list[str]:

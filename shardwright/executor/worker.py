@@ -23,7 +23,10 @@ def main(arguments: list[str]) -> int:
     try:
         run_rank(folder.read_plan(), folder.read_options(), folder, lambda line: print(line, flush=True))
     except Exception as error:
-        record_failure(folder.failures, int(os.environ["RANK"]), error)
+        try:
+            record_failure(folder.failures, int(os.environ["RANK"]), error)
+        except OSError:  # on a full disk the launcher's pipe is left
+            print(f"rank {os.environ['RANK']} failed: {error}", flush=True)
         traceback.print_exc()
         return 2 if isinstance(error, SpecError) else 1
     return 0

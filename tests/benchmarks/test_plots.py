@@ -77,6 +77,11 @@ def test_the_page_holds_errors_rows_and_reasons(validation: Validation) -> None:
     assert f"{100 * validation.summary.memory.median:.1f}%" in page
 
 
+def test_the_scatters_axes_are_plain_numbers(validation: Validation) -> None:
+    """The figures don't parse mathematics, in which logarithmic axes are labelled by default."""
+    assert "mathdefault" not in render_validation_report(validation, table_name="t.csv")
+
+
 def test_a_table_without_a_prediction_has_a_page_without_figures(tmp_path: Path) -> None:
     nothing = _validation(tmp_path, LLAMA_ROW | {"experts": 8})
     write_validation_report(tmp_path / "v.html", nothing, table_name="t.csv")

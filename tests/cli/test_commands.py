@@ -24,6 +24,16 @@ def test_plan_as_json_is_the_file_that_out_writes(command: Command, plan_path: P
     assert all(isinstance(line, str) for line in printed["why"])
 
 
+def test_certify_adds_what_integer_programs_prove(command: Command) -> None:
+    why = command("plan", "llama-3.2-1b", *JOB, "--pp", "2", "--stages-per-rank", "1", "--certify", "--json").json()[
+        "why"
+    ]
+    assert "proves that no other partition" in why[-1]
+    assert "no stage has a cheaper recompute mix" in why[-1]
+    interleaved = command("plan", "llama-3.2-1b", *JOB, "--pp", "2", "--stages-per-rank", "2", "--certify", "--json")
+    assert interleaved.json()["why"][-1].startswith("No certificate")
+
+
 def test_fixed_choices_are_kept(command: Command) -> None:
     printed = command(
         "plan", "llama-3.1-8b", *JOB, "--tp", "2", "--pp", "2", "--micro-batch", "1", "--recompute", "full", "--json"
@@ -37,6 +47,25 @@ def test_explain_compares_with_neighbours(command: Command, plan_path: Path) -> 
     assert result.code == 0
     assert "instead of" in result.out
     assert command("explain", plan_path, "--json").json()["plan_file"]["model_name"] == "llama-3.2-1b"
+
+
+def test_explain_lays_a_measurement_beside_the_prediction(command: Command, plan_path: Path, tmp_path: Path) -> None:
+    measured = tmp_path / "measurement.json"
+    step = {"step": 1, "loss": 2.0, "gradient_norm": 1.0, "learning_rate": 1e-3, "seconds": 12.5}
+    host = {"device": "d", "host": "h", "python": "3.11", "torch": "2.13", "date": "2026-01-01"}
+    measured.write_text(
+        json.dumps(
+            {
+                "ranks": 8, "warmup_steps": 0, "step_seconds": 12.5, "step_seconds_low": 12.5, "step_seconds_high": 12.5,
+                "part_seconds": {}, "tokens_per_s": 1000.0, "mfu": None, "peak_memory_bytes": [2.0**31] * 8,
+                "memory_kind": "resident", "steps": [step], "fingerprint": host,
+            }
+        )
+    )  # fmt: skip
+    printed = command("explain", plan_path, "--measurement", measured)
+    assert printed.code == 0
+    assert "12.5 s" in printed.out
+    assert "2.00 GiB" in printed.out
 
 
 def test_simulate_agrees_with_the_estimate_and_writes_a_trace(

@@ -1,5 +1,6 @@
 """Small runs for the tests: a plan of a tiny model on a page of text, trained in a world of this machine's ranks."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ import torch.distributed as dist
 
 from shardwright.costmodel.plan import Plan
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor import checkpoint
 from shardwright.executor.options import RunOptions
 from shardwright.executor.run_folder import RunFolder
 from shardwright.executor.trainer import Trainer
@@ -40,17 +40,15 @@ def losses(
     run: RunOptions,
     *,
     stop_after_step: int | None = None,
-    other_data_on_last_rank: bool = False,
+    before: Callable[[], None] | None = None,
     told: list[str] | None = None,
-    file_bytes: int = checkpoint.FILE_BYTES,
 ) -> list[float]:
     """The losses of the run's steps, those before a resume included; raises RankFailedError where it is told to stop.
 
-    `told` receives the lines of progress.
+    `before` is called on every rank first; `told` receives the lines of progress.
     """
     run.out.mkdir(parents=True, exist_ok=True)
-    ranks = plan.plan.mesh.ranks
-    found, lines = run_world(ranks, _train, plan, run, stop_after_step, other_data_on_last_rank, file_bytes)[0]
+    found, lines = run_world(plan.plan.mesh.ranks, _train, plan, run, stop_after_step, before)[0]
     if told is not None:
         told += lines
     return found
@@ -61,18 +59,17 @@ class Stopped(BaseException):
 
 
 def _train(
-    plan: PlanFile, run: RunOptions, stop_after_step: int | None, other_data_on_last_rank: bool, file_bytes: int
+    plan: PlanFile, run: RunOptions, stop_after_step: int | None, before: Callable[[], None] | None
 ) -> tuple[list[float], list[str]]:
+    if before is not None:
+        before()
     lines: list[str] = []
-    checkpoint.FILE_BYTES = file_bytes
 
     def progress(line: str) -> None:
         lines.append(line)
         if line.startswith(f"step {stop_after_step}/"):
             raise Stopped
 
-    if other_data_on_last_rank and dist.get_rank() == dist.get_world_size() - 1:
-        run = run.model_copy(update={"data": ()})
     trainer = Trainer(plan, run, RunFolder(run.out), device=torch.device("cpu"), progress=progress)
     measurement = trainer.run()
     dist.barrier()

@@ -1,15 +1,20 @@
+import errno
+import itertools
 import json
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.plan import Plan
 from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor import checkpoint
 from shardwright.executor.checkpoint import MANIFEST, newest_checkpoint, read_manifest
 from tests.parity.cases import FamilyName, layers, plan
 from tests.parity.worlds import RankFailedError
@@ -85,12 +90,12 @@ class TestResume:
     def test_a_large_checkpoint_lies_in_several_files_of_each_rank(
         self, tmp_path: Path, data: Path, straight: tuple[Path, list[float]]
     ) -> None:
-        losses(tiny(FSDP), options(tmp_path / "there", data=data), file_bytes=20_000)
-        checkpoint = tmp_path / "there" / "checkpoints" / "step-000003"
-        sizes = [file.stat().st_size for file in checkpoint.glob("*.safetensors")]
+        losses(tiny(FSDP), options(tmp_path / "there", data=data), before=small_files)
+        written = tmp_path / "there" / "checkpoints" / "step-000003"
+        sizes = [file.stat().st_size for file in written.glob("*.safetensors")]
         assert len(sizes) >= 10
         assert max(sizes) < 30_000
-        run = options(tmp_path / "back", data=data, resume_from=checkpoint, checkpoint_every=None)
+        run = options(tmp_path / "back", data=data, resume_from=written, checkpoint_every=None)
         assert losses(tiny(FSDP), run) == straight[1][3:]
 
     @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -128,6 +133,14 @@ class TestFolder:
         assert newest_checkpoint(checkpoints) == checkpoints / "step-000005"
         assert not any(checkpoints.glob(".*"))
         assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000004", "step-000005", "step-000099"]
+
+    def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(self, tmp_path: Path, data: Path) -> None:
+        run = options(tmp_path / "run", data=data, steps=2, checkpoint_every=1)
+        with pytest.raises(
+            RankFailedError, match=r"RunFailedError: .*step-000002: cannot be written \(rank 0: No space"
+        ):
+            losses(tiny(FSDP), run, before=fill_the_disk_at_the_second_checkpoint)
+        assert newest_checkpoint(run.out / "checkpoints") == run.out / "checkpoints" / "step-000001"
 
     def test_a_folder_that_is_none_is_refused(self, tmp_path: Path) -> None:
         assert "is no complete checkpoint" in refused(tmp_path)
@@ -211,6 +224,22 @@ class TestOtherModel:
         (copied / MANIFEST).write_text(json.dumps({**content, "model_config_json": wider.model_config_json}))
         with pytest.raises(RankFailedError, match=r"'model\.model\.layers\.0\.mlp\.down_proj\.weight' has shape"):
             losses(wider, options(tmp_path / "run", data=data, resume_from=copied))
+
+
+def small_files() -> None:
+    checkpoint.FILE_BYTES = 20_000
+
+
+def fill_the_disk_at_the_second_checkpoint() -> None:
+    calls = itertools.count(1)
+    whole = HuggingFaceStorageWriter.write_data
+
+    def write_data(self: HuggingFaceStorageWriter, plan: Any, planner: Any) -> Any:
+        if next(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole(self, plan, planner)
+
+    HuggingFaceStorageWriter.write_data = write_data  # type: ignore[method-assign]  # in a rank's own process
 
 
 def rewrite(file: Path, tensors: dict[str, torch.Tensor]) -> None:

@@ -47,7 +47,21 @@ def test_what_goes_to_stderr_is_kept_apart(monkeypatch: pytest.MonkeyPatch, fold
 
 def test_a_rank_that_dies_without_a_word(monkeypatch: pytest.MonkeyPatch, folder: RunFolder) -> None:
     replace_torchrun(monkeypatch, "raise SystemExit(1)")
-    with pytest.raises(RunFailedError, match="ended without a word"):
+    with pytest.raises(RunFailedError, match="ended without leaving a failure, killed perhaps for want of memory"):
+        run(folder)
+
+
+def test_a_rank_that_a_library_ended_is_told_by_its_last_line(
+    monkeypatch: pytest.MonkeyPatch, folder: RunFolder
+) -> None:
+    for run_id, said in (("old", "of another day"), ("new", "Traceback\nterminate called by NCCL\n\n")):
+        log = folder.logs / run_id / "attempt_0" / "1" / "stderr.log"
+        log.parent.mkdir(parents=True)
+        log.write_text(said)
+        (log.parents[2] / "attempt_0" / "0").mkdir()
+        time.sleep(0.02)
+    replace_torchrun(monkeypatch, "raise SystemExit(1)")
+    with pytest.raises(RunFailedError, match="; its stderr ends with 'terminate called by NCCL'; see"):
         run(folder)
 
 

@@ -74,6 +74,7 @@ def plan_file(
     plan: Plan,
     *,
     compute: Literal["fp32", "bf16"] = "fp32",
+    gradients: Literal["fp32", "bf16"] = "fp32",
     attention: Literal["flash", "unfused"] = "flash",
     seq_len: int = SEQ_LEN,
 ) -> PlanFile:
@@ -84,7 +85,7 @@ def plan_file(
         training=TrainingSpec(
             seq_len=seq_len,
             global_batch=plan.global_batch,
-            precision=Precision(compute=compute),
+            precision=Precision(compute=compute, gradients=gradients),
             optimizer="sgd",
             attention=attention,
         ),

@@ -31,6 +31,14 @@ def test_updates_are_close_to_those_of_one_rank(divided: Plan) -> None:
     assert worst_update_error(own, _one_rank()) <= BF16_TOLERANCE
 
 
+@pytest.mark.parametrize("divided", [PLANS["zero 3"], PLANS["all"]], ids=["zero 3", "all"])
+def test_gradients_may_travel_in_bf16_too(divided: Plan) -> None:
+    own = engine_runs(plan_file(QWEN3, divided, compute="bf16", gradients="bf16"))
+    exact = engine_runs(plan_file(QWEN3, divided, compute="bf16"))
+    assert 0 < worst_update_error(own, _one_rank()) <= BF16_TOLERANCE
+    assert own[0].norms != exact[0].norms, "the reduction ignores its precision"
+
+
 def test_updates_are_close_to_those_in_fp32_and_not_equal() -> None:
     reference = reference_run(plan_file(QWEN3, plan((layers(),))))
     error = worst_update_error([_one_rank()], reference)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from shardwright.costmodel.plan_file import PlanFile
 
@@ -84,6 +85,10 @@ CASES = {
         plan_file(LLAMA, plan((layers(1),), (layers(1),), pp=2, microbatches=4)),
         (sabotage.lose_gradient_between_stages,),
     ),
+    "1f1b, fewer microbatches than stages": Case(
+        plan_file(QWEN3_4, plan(*[(layers(1),)] * 4, pp=4, microbatches=2)), (sabotage.scale_by_microbatches,)
+    ),
+    "1f1b, one microbatch": Case(plan_file(LLAMA, plan((layers(1),), (layers(1),), pp=2, microbatches=1))),
     "uneven stages": Case(
         plan_file(GPT2_4, plan((layers(3),), (layers(1),), pp=2, microbatches=4)),
         (sabotage.lose_gradient_between_stages,),
@@ -184,3 +189,27 @@ def test_updates_equal_those_of_one_process(name: str) -> None:
 def test_a_fault_shows_in_the_updates(name: str, fault: Callable[[], None]) -> None:
     own, reference = engine_runs(CASES[name].plan_file, sabotage=fault), reference_run(CASES[name].plan_file)
     assert worst_update_error(own, reference) > TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["hsdp and tp on 8 ranks, llama", "tp, qwen3", "tp with sequence parallelism, gpt2", "replicas, zero 0"],
+)
+def test_copies_on_different_ranks_stay_equal_to_the_bit(name: str) -> None:
+    first, *others = engine_runs(CASES[name].plan_file)
+    for run in others:
+        assert all(torch.equal(value, first.after[name]) for name, value in run.after.items())
+
+
+@pytest.mark.parametrize("name", ["tied embedding over two stages", "tied embedding over four stages"])
+def test_both_copies_of_a_tied_embedding_stay_equal_to_the_bit(name: str) -> None:
+    runs = engine_runs(CASES[name].plan_file)
+    first, last = (
+        next(
+            value
+            for key, value in run.after.items()
+            if key.endswith(("embed_tokens.weight", "wte.weight", "lm_head.weight"))
+        )
+        for run in (runs[0], runs[-1])
+    )
+    assert torch.equal(first, last)

@@ -1,0 +1,59 @@
+"""Plans drawn at random over every dimension at once: no combination trains otherwise than one process."""
+
+import random
+from typing import get_args
+
+import pytest
+
+from shardwright.costmodel.plan import LayerRun, RecomputePolicy
+from shardwright.costmodel.plan_file import PlanFile
+
+from .cases import GLOBAL_BATCH, FamilyName, layers, model_config, plan, plan_file
+from .updates import TOLERANCE, engine_runs, reference_run, worst_update_error
+
+
+def _draw(seed: int) -> PlanFile:
+    draw = random.Random(seed)
+    family: FamilyName = draw.choice(get_args(FamilyName))
+    while True:
+        pp, dp_replicate, dp_shard, tp = (draw.choice([1, 1, 2]) for _ in range(4))
+        microbatches = draw.choice([1, 2, 4])
+        if pp * dp_replicate * dp_shard * tp >= 2 and GLOBAL_BATCH % (dp_replicate * dp_shard * microbatches) == 0:
+            break
+    interleaved = pp == 2 and microbatches > 1 and draw.random() < 0.5
+
+    def layer() -> LayerRun:
+        recompute: RecomputePolicy = draw.choice(get_args(RecomputePolicy))
+        return layers(1, zero=draw.choice([1, 2, 3]) if dp_shard > 1 else 0, recompute=recompute)
+
+    stages = [tuple(layer() for _ in range(draw.choice([1, 2]))) for _ in range(2 * pp if interleaved else pp)]
+    return plan_file(
+        model_config(
+            family,
+            layers=sum(map(len, stages)),
+            tied=draw.random() < 0.5,
+            vocab_size=draw.choice([100, 101]),
+        ),
+        plan(
+            *stages,
+            microbatches=microbatches,
+            schedule="interleaved-1f1b" if interleaved else draw.choice(["gpipe", "1f1b"]),
+            sequence_parallel=draw.random() < 0.6,
+            offload=draw.random() < 0.25,
+            pp=pp,
+            dp_replicate=dp_replicate,
+            dp_shard=dp_shard,
+            tp=tp,
+        ),
+        attention=draw.choice(["flash", "unfused"]),
+    )
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_updates_and_norms_equal_those_of_one_process(seed: int) -> None:
+    case = _draw(seed)
+    own, reference = engine_runs(case, clip_norm=1.0), reference_run(case, clip_norm=1.0)
+    assert worst_update_error(own, reference) <= TOLERANCE, case.plan
+    for run in own:
+        assert run.losses == pytest.approx(reference.losses, rel=1e-5)
+        assert run.norms == pytest.approx(reference.norms, rel=1e-5)
