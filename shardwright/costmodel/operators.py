@@ -94,12 +94,17 @@ def hidden_elements(block: Block) -> float:
 
 
 def inner_elements(block: Block, hidden: int) -> float:
-    """Elements per token that split over tp, read or written by rotary, activation and dispatch in the forward pass."""
+    """Elements per token that split over tp, read or written forward by head norms, rotary, activation and dispatch."""
     attention, ffn = block.attention, block.ffn
-    rotary = 4.0 * (attention.heads + attention.kv_heads) * attention.head_size
+    each_head = 4.0 + (6.0 if _normalises_heads(block) else 0.0)
+    heads = each_head * (attention.heads + attention.kv_heads) * attention.head_size
     passes = 5.0 if ffn.gated else 2.0
     dispatch = 4.0 * ffn.top_k * hidden if isinstance(ffn, MixtureOfExperts) else 0.0
-    return rotary + passes * ffn.active_width + dispatch
+    return heads + passes * ffn.active_width + dispatch
+
+
+def _normalises_heads(block: Block) -> bool:
+    return isinstance(block.attention, MultiHeadAttention) and block.attention.qk_norm != "none"
 
 
 def saved_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, sequence_split: Number) -> Array:
@@ -116,8 +121,7 @@ def saved_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, s
     shared = norm * block.norm_count * hidden / np.asarray(sequence_split) + element * inputs * hidden
     query, key = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
     value_out = (attention.kv_heads + attention.heads) * attention.value_head_size
-    normed = isinstance(attention, MultiHeadAttention) and attention.qk_norm != "none"
-    head_norm = norm * (query + key) if normed else 0
+    head_norm = norm * (query + key) if _normalises_heads(block) else 0
     core = element * (query + key + value_out) + 4 * attention.heads + head_norm
     kept = 4 if ffn.gated else 2
     if isinstance(ffn, MixtureOfExperts):

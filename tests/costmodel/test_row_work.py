@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from shardwright.costmodel import operators
 from shardwright.costmodel.row_work import WorkModel
 from shardwright.costmodel.tables import POLICIES
 from shardwright.costmodel.training import Precision, TrainingSpec
@@ -107,3 +108,12 @@ def test_many_candidates_at_once_equal_each_alone() -> None:
     for name, value in vars(together.layer(block)).items():
         singles = np.concatenate([np.atleast_1d(getattr(one.layer(block), name)) for one in alone])
         np.testing.assert_array_equal(value, singles)
+
+
+def test_norms_of_queries_and_keys_cost_traffic_and_memory() -> None:
+    plain = small_model(hidden=HIDDEN).layer_classes[0]
+    normed = plain.model_copy(update={"attention": plain.attention.model_copy(update={"qk_norm": "per_head"})})
+    heads = 64 + 32
+    assert operators.inner_elements(normed, HIDDEN) - operators.inner_elements(plain, HIDDEN) == 6 * heads
+    kept = [model.layer(block).activation_bytes_by_policy[0, 0] for model in [work()] for block in (normed, plain)]
+    assert kept[0] - kept[1] == TOKENS * (4 + 2) * heads
