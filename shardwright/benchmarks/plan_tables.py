@@ -61,7 +61,7 @@ def estimate_lines(estimate: Estimate) -> list[tuple[str, str]]:
     if max(estimate.host_bytes, default=0.0) > 0:
         lines.append(("host memory", f"{readable.size(max(estimate.host_bytes))} for each device"))
     lines.append(
-        ("cost", f"{readable.count(estimate.device_hours_per_billion_tokens)} device hours per billion tokens")
+        ("cost", f"{readable.number(estimate.device_hours_per_billion_tokens)} device hours per billion tokens")
     )
     lines.append(("rests on", "rates measured on this machine" if estimate.basis == "profile" else "catalog figures"))
     return lines
