@@ -33,18 +33,29 @@ class Spec(BaseModel):
             raise SpecError(f"{source}: {_one_line(cls, error)}") from None
 
 
+def read_text(path: Path) -> str:
+    """Read one text file in UTF-8. Devices are refused: some never end.
+
+    Raises:
+        SpecError: the file is missing, unreadable or not text.
+    """
+    try:
+        if path.is_char_device() or path.is_block_device():
+            raise SpecError(f"{path}: is a device, not a file")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"{path}: is not a text file in UTF-8") from None
+
+
 def read_json(path: Path) -> Any:
     """Read one JSON file; NaN and Infinity are refused, as JSON has neither.
 
     Raises:
         SpecError: the file is missing, unreadable or not JSON.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"{path}: is not a text file in UTF-8") from None
+    text = read_text(path)
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (json.JSONDecodeError, RecursionError) as error:
