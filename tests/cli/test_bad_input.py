@@ -1,6 +1,7 @@
 """Whatever a user gets wrong is one clear line and exit code 2, a plan that can't fit exit code 3; nothing is lost."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,12 @@ def replaced(arguments: tuple[str, ...], option: str, value: str) -> tuple[str, 
         (("plan", "llama-3.1-8b", *replaced(JOB, "--seq-len", "-1")), ("seq_len", "-1")),
         (("plan", "llama-3.1-8b", *replaced(JOB, "--seq-len", "nan")), ("--seq-len", "nan")),
         (("plan", "llama-3.1-8b", *replaced(JOB, "--global-batch", "0")), ("global_batch", "0")),
+        (("plan", "llama-3.1-8b", *replaced(JOB, "--global-batch", "9" * 20)), ("global_batch", "2147483647")),
+        (("plan", "llama-3.1-8b", *replaced(JOB, "--seq-len", "9" * 20)), ("seq_len", "2147483647")),
+        (("plan", "/dev/zero", *JOB), ("/dev/zero", "device")),
+        (("plan", "llama-3.1-8b", *replaced(JOB, "--cluster", "/dev/zero")), ("/dev/zero",)),
+        (("explain", "/dev/zero"), ("/dev/zero", "device")),
+        (("validate", "/dev/zero"), ("/dev/zero", "device")),
         (("plan", "llama-3.1-8b", *JOB, "--precision", "bf61"), ("bf61", "bf16")),
         (("plan", "llama-3.1-8b", *JOB, "--tp", "3"), ("tp 3",)),
         (("plan", "llama-3.1-8b", *JOB, "--tp", "0"), ("tp", "0")),
@@ -175,6 +182,24 @@ class TestNothingIsWrittenOver:
         before = plan_path.read_text()
         result = command("plan", "llama-3.1-405b", *JOB, "--out", plan_path, "--force")
         assert_one_line(result, "GiB", code=3)
+        assert plan_path.read_text() == before
+
+    def test_not_even_force_replaces_a_pipe(self, command: Command, tmp_path: Path) -> None:
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        assert_one_line(command("plan", "llama-3.1-8b", *JOB, "--out", path, "--force"), str(path), "pipe")
+        assert path.is_fifo()
+
+    def test_two_outputs_of_one_name(self, command: Command, tmp_path: Path) -> None:
+        path, same = tmp_path / "plan.json", tmp_path / "." / "plan.json"
+        result = command("plan", "llama-3.1-8b", *JOB, "--out", path, "--report", same)
+        assert_one_line(result, "two outputs")
+        assert not path.exists()
+
+    @pytest.mark.parametrize(("verb", "option"), [("simulate", "--trace"), ("explain", "--report")])
+    def test_what_is_read_is_not_replaced(self, command: Command, plan_path: Path, verb: str, option: str) -> None:
+        before = plan_path.read_text()
+        assert_one_line(command(verb, plan_path, option, plan_path, "--force"), str(plan_path), "read by this command")
         assert plan_path.read_text() == before
 
     def test_a_missing_folder_is_named(self, command: Command, tmp_path: Path) -> None:
