@@ -69,7 +69,10 @@ def estimate_lines(estimate: Estimate) -> list[tuple[str, str]]:
 
 def comparison_table(comparison: Comparison) -> RenderableType:
     """One line for each way that fits, and why the others do not; readable in 80 columns."""
-    table = Table(title=f"{comparison.model_name} on {comparison.cluster_name}", title_justify="left", box=SIMPLE_HEAD)
+    title = Text(
+        f"{comparison.model_name} on {comparison.cluster_name}"
+    )  # as it is: a name may hold what rich reads as markup
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("plan", no_wrap=True)
     table.add_column("choices")
     numbers = COMPARISON_COLUMNS[_CHOICES:]

@@ -34,6 +34,8 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # which is how this typer tells of Ctrl-C
+            _say("interrupted", code)
     except _UsageError as error:
         code = _say(_usage(error), EXIT_USER_ERROR)
     except (KeyboardInterrupt, typer.Abort):

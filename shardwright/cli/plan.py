@@ -191,11 +191,13 @@ def _write_report(path: Path, plan_file: "PlanFile", why: list[str], measurement
 
 
 def _print_plan(plan_file: "PlanFile", why: list[str]) -> None:
+    from rich.text import Text
+
     from shardwright.benchmarks.breakdown_tables import memory_table, step_table
     from shardwright.benchmarks.plan_tables import plan_table
 
     estimate, printed = plan_file.estimated(), console()
-    printed.print(f"[bold]{plan_file.model_name}[/bold] on {plan_file.cluster.name}", highlight=False)
+    printed.print(Text.assemble((plan_file.model_name, "bold"), f" on {plan_file.cluster.name}"))
     printed.print(plan_table(plan_file.plan, estimate))
     printed.print(step_table(estimate))
     printed.print(memory_table(estimate, plan_file.cluster))

@@ -5,14 +5,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from .errors import SpecError, nearest
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+def _no_boolean(value: object) -> object:
+    """pydantic takes `true` for 1."""
+    if isinstance(value, bool):
+        raise ValueError("Input should be a number")
+    return value
+
+
+_NOT_BOOLEAN = BeforeValidator(_no_boolean)
+PositiveInt = Annotated[int, Field(gt=0), _NOT_BOOLEAN]
+NonNegativeInt = Annotated[int, Field(ge=0), _NOT_BOOLEAN]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), _NOT_BOOLEAN]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), _NOT_BOOLEAN]
 
 
 class Spec(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .spec import Spec
+from .spec import PositiveInt, Spec
 
 MOST_PER_STEP = 2**31 - 1  # far beyond any run, and small enough to list the divisors of
 
@@ -37,8 +37,8 @@ class Precision(Spec):
 class TrainingSpec(Spec):
     """One optimizer step's worth of work: `global_batch` sequences of `seq_len` tokens."""
 
-    seq_len: Annotated[int, Field(gt=0, le=MOST_PER_STEP)]
-    global_batch: Annotated[int, Field(gt=0, le=MOST_PER_STEP)]
+    seq_len: Annotated[PositiveInt, Field(le=MOST_PER_STEP)]
+    global_batch: Annotated[PositiveInt, Field(le=MOST_PER_STEP)]
     precision: Precision = Precision()
     optimizer: OptimizerName = "adamw"
     attention: Literal["flash", "unfused"] = "flash"

@@ -105,6 +105,11 @@ class TestModelFiles:
 
 
 class TestClusterFiles:
+    def test_true_is_no_count(self, command: Command, tmp_path: Path) -> None:
+        path = tmp_path / "cluster.toml"
+        path.write_text('nodes = true\ndevice = "h100-sxm"\n')
+        assert_one_line(command("plan", "llama-3.1-8b", *replaced(JOB, "--cluster", str(path))), "nodes", "True")
+
     def test_no_memory(self, command: Command, tmp_path: Path) -> None:
         path = tmp_path / "cluster.toml"
         path.write_text('name = "mine"\n[[groups]]\nnodes = 1\ndevice = { like = "h100-sxm", memory_bytes = 0 }\n')
@@ -136,6 +141,10 @@ def _too_few_layers(plan: dict[str, Any]) -> None:
     plan["plan"]["stages"][0]["layers"][0]["count"] = 1
 
 
+def _boolean(plan: dict[str, Any]) -> None:
+    plan["plan"]["micro_batch"] = True
+
+
 def _no_plan(plan: dict[str, Any]) -> None:
     plan.pop("kind")
 
@@ -146,6 +155,7 @@ def _no_plan(plan: dict[str, Any]) -> None:
         (_newer, ("schema version 2", "reads up to 1")),
         (_unknown_key, ("micro_bacth", "micro_batch")),
         (_another_batch, ("16",)),
+        (_boolean, ("micro_batch", "True", "number")),
         (_too_few_layers, ("16",)),
         (_no_plan, ("not a plan file",)),
     ],

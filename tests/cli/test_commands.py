@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from shardwright.costmodel import Measurement, read_plan_file
 from shardwright.costmodel.measurement import Fingerprint, StepRecord
 from tests.cli.command import JOB, Command, assert_one_line
@@ -105,6 +107,7 @@ def test_simulate_agrees_with_the_estimate_and_writes_a_trace(
     estimate = read_plan_file(plan_path).estimate
     assert estimate is not None
     assert abs(found["step_seconds"] / estimate.step_seconds - 1) < 0.01
+    assert max(found["peak_memory_bytes"]) == pytest.approx(estimate.peak_memory_bytes)
     assert json.loads(trace.read_text())["traceEvents"]
 
 

@@ -35,3 +35,12 @@ def test_a_terminal_in_ascii_gets_every_table(command: Command, plan_path: Path,
     ended = _explain(plan_path, str(out), PYTHONIOENCODING="ascii")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "instead of" in out.read_text(encoding="ascii")
+
+
+def test_names_are_printed_as_they_are(command: Command, tmp_path: Path) -> None:
+    """Also where they look like the markup that colours the output."""
+    cluster = tmp_path / "cluster.toml"
+    cluster.write_text('name = "[/red]mine"\nnodes = 1\ndevice = "h100-sxm"\n')
+    job = ("llama-3.2-1b", "--cluster", cluster, "--seq-len", "1024", "--global-batch", "16")
+    assert "llama-3.2-1b on [/red]mine" in command("plan", *job).out
+    assert "llama-3.2-1b on [/red]mine" in command("compare", *job, "--strategy", "ddp").out
