@@ -51,6 +51,7 @@ def compare(
     """Compare named strategies, plan files and the planner's choice for one job."""
     from shardwright.benchmarks.compare import BEST, STRATEGIES
     from shardwright.benchmarks.compare import compare as compare_ways
+    from shardwright.costmodel import InfeasibleError
     from shardwright.planner import search
 
     refuse_existing(report, force=force, inputs=plan or [])
@@ -69,10 +70,12 @@ def compare(
         _write_report(report, found, model_spec, cluster_spec, training)
     if as_json:
         print_json(found.to_json())
-        return
-    from shardwright.benchmarks.plan_tables import comparison_table
+    else:
+        from shardwright.benchmarks.plan_tables import comparison_table
 
-    console().print(comparison_table(found))
+        console().print(comparison_table(found))
+    if found.fastest is None:
+        raise InfeasibleError(f"none of these ways to train {model_spec.name} fits {cluster_spec.name}")
 
 
 def _plans(paths: list[Path], model: "ModelSpec") -> "dict[str, Plan]":

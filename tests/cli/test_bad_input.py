@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,6 +217,24 @@ class TestNothingIsWrittenOver:
     def test_a_missing_folder_is_named(self, command: Command, tmp_path: Path) -> None:
         path = tmp_path / "none" / "plan.json"
         assert_one_line(command("plan", "llama-3.1-8b", *JOB, "--out", path), str(path.parent))
+
+
+def test_a_comparison_in_which_nothing_fits_says_why_and_fails(command: Command) -> None:
+    result = command("compare", "llama-3.1-405b", *JOB, "--strategy", "ddp", "--strategy", "zero3")
+    assert result.code == 3
+    assert "ddp: " in result.out
+    assert "GiB too much" in result.out
+    assert result.err == "error: none of these ways to train llama-3.1-405b fits h100-sxm:8\n"
+
+
+def test_a_broken_plan_is_refused_before_torch_starts() -> None:
+    code = (
+        "import sys; from shardwright.cli import main; sys.argv = ['shardwright', 'run', 'missing.json']\n"
+        "try:\n main()\nexcept SystemExit as ended:\n assert ended.code == 2\n"
+        "assert 'torch' not in sys.modules"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_infeasible_says_what_would_fit(command: Command) -> None:

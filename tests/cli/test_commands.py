@@ -56,9 +56,10 @@ def test_certify_adds_what_integer_programs_prove(command: Command) -> None:
 
 
 def test_fixed_choices_are_kept(command: Command) -> None:
-    printed = command(
-        "plan", "llama-3.1-8b", *JOB, "--tp", "2", "--pp", "2", "--micro-batch", "1", "--recompute", "full", "--json"
-    ).json()["plan_file"]["plan"]
+    fixed = ("--tp", "2", "--pp", "2", "--micro-batch", "1", "--recompute", "full")
+    found = command("plan", "llama-3.1-8b", *JOB, *fixed, "--json").json()
+    printed, memory = found["plan_file"]["plan"], found["why"][2]
+    assert memory.endswith("32 of 32 layers are recomputed.")  # because it was asked for, not for want of memory
     assert (printed["mesh"]["tp"], printed["mesh"]["pp"], printed["micro_batch"]) == (2, 2, 1)
     assert {run["recompute"] for stage in printed["stages"] for run in stage["layers"]} == {"full"}
 
