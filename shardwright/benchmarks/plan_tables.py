@@ -61,7 +61,7 @@ def estimate_lines(estimate: Estimate) -> list[tuple[str, str]]:
     if max(estimate.host_bytes, default=0.0) > 0:
         lines.append(("host memory", f"{readable.size(max(estimate.host_bytes))} for each device"))
     lines.append(
-        ("cost", f"{readable.count(estimate.device_hours_per_billion_tokens)} device hours per billion tokens")
+        ("cost", f"{readable.number(estimate.device_hours_per_billion_tokens)} device hours per billion tokens")
     )
     lines.append(("rests on", "rates measured on this machine" if estimate.basis == "profile" else "catalog figures"))
     return lines
@@ -69,7 +69,10 @@ def estimate_lines(estimate: Estimate) -> list[tuple[str, str]]:
 
 def comparison_table(comparison: Comparison) -> RenderableType:
     """One line for each way that fits, and why the others do not; readable in 80 columns."""
-    table = Table(title=f"{comparison.model_name} on {comparison.cluster_name}", title_justify="left", box=SIMPLE_HEAD)
+    title = Text(
+        f"{comparison.model_name} on {comparison.cluster_name}"
+    )  # as it is: a name may hold what rich reads as markup
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("plan", no_wrap=True)
     table.add_column("choices")
     numbers = COMPARISON_COLUMNS[_CHOICES:]

@@ -14,20 +14,20 @@ def seconds(value: float) -> str:
         return f"{hours} h {minutes:02d} min"
     for size, unit in _SHORT_SECONDS:
         if value >= size:
-            return f"{_digits(value / size)} {unit}"
-    return "0 s" if value == 0 else f"{_digits(value / 1e-9)} ns"
+            return f"{number(value / size)} {unit}"
+    return "0 s" if value == 0 else f"{number(value / 1e-9)} ns"
 
 
 def size(value_bytes: float) -> str:
     """Bytes in binary units: `71.9 GiB`."""
     exponent = 0 if value_bytes < 1 else min(int(math.log(value_bytes, 1024)), len(_BINARY) - 1)
-    return f"{_digits(value_bytes / 1024**exponent)} {_BINARY[exponent]}"
+    return f"{number(value_bytes / 1024**exponent)} {_BINARY[exponent]}"
 
 
 def amount(value: float, unit: str = "") -> str:
     """A count or rate with a decimal prefix: `70.6 G`, `989 TFLOP/s`."""
     exponent = 0 if value < 1000 else min(int(math.log10(value) // 3), len(_DECIMAL) - 1)
-    return f"{_digits(value / 1000**exponent)} {_DECIMAL[exponent]}{unit}".rstrip()
+    return f"{number(value / 1000**exponent)} {_DECIMAL[exponent]}{unit}".rstrip()
 
 
 def count(value: float) -> str:
@@ -45,8 +45,8 @@ def signed_share(value: float) -> str:
     return f"{100 * value:+.1f}%"
 
 
-def _digits(value: float) -> str:
-    """Three significant digits, more for whole numbers that have them."""
+def number(value: float) -> str:
+    """`1.18`, `31.1`, `311`: three significant digits, more for whole numbers that have them."""
     if value >= 99.95:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

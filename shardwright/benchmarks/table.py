@@ -80,6 +80,8 @@ def read_table(path: Path) -> tuple[TableRow, ...]:
         SpecError: the file is missing, is not CSV, lacks a column, has one that is unknown, or a row (counted from 1
             after the header) is cut off, repeats an id or holds a value that its column cannot.
     """
+    if path.is_char_device():
+        raise SpecError(f"{path}: is a device, not a file")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.reader(file, strict=True)

@@ -1,5 +1,7 @@
 """The command line: parse, call one library function, print. Start-up imports nothing heavy; each command its own."""
 
+import io
+import os
 import sys
 from itertools import pairwise
 
@@ -27,8 +29,13 @@ _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ 
 def main() -> None:
     """Run a command; none is a cry for help. A user's mistake is one line on stderr and exit code 2, a plan that cannot
     fit exit code 3, a training run that broke off exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or a file in ASCII has no box lines and no µ
+            stream.reconfigure(errors="replace")
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # which is how this typer tells of Ctrl-C
+            _say("interrupted", code)
     except _UsageError as error:
         code = _say(_usage(error), EXIT_USER_ERROR)
     except (KeyboardInterrupt, typer.Abort):
@@ -36,6 +43,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe (head, say) had enough
         sys.stderr.close()
         code = EXIT_FAILED
+    except OSError as error:  # without a file's name it is standard output, on a full disk, say
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 # Python flushes it once more as it ends
+        where = error.filename or "standard output"
+        code = _say(f"{where}: cannot be read or written ({error.strerror or error})", EXIT_USER_ERROR)
     except Exception as error:
         code = _say(str(error), _exit_code(error))
     sys.exit(code or 0)

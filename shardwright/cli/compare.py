@@ -51,9 +51,10 @@ def compare(
     """Compare named strategies, plan files and the planner's choice for one job."""
     from shardwright.benchmarks.compare import BEST, STRATEGIES
     from shardwright.benchmarks.compare import compare as compare_ways
+    from shardwright.costmodel import InfeasibleError
     from shardwright.planner import search
 
-    refuse_existing(report, force=force)
+    refuse_existing(report, force=force, inputs=plan or [])
     training = read_training(seq_len, global_batch, precision, optimizer, attention)
     model_spec, cluster_spec = read_model(model), read_cluster(cluster)
     names = strategy or [*STRATEGIES, BEST]
@@ -69,14 +70,16 @@ def compare(
         _write_report(report, found, model_spec, cluster_spec, training)
     if as_json:
         print_json(found.to_json())
-        return
-    from shardwright.benchmarks.plan_tables import comparison_table
+    else:
+        from shardwright.benchmarks.plan_tables import comparison_table
 
-    console().print(comparison_table(found))
+        console().print(comparison_table(found))
+    if found.fastest is None:
+        raise InfeasibleError(f"none of these ways to train {model_spec.name} fits {cluster_spec.name}")
 
 
 def _plans(paths: list[Path], model: "ModelSpec") -> "dict[str, Plan]":
-    """The plans in files, by file name.
+    """The plans in files, by file name, or by path where two files share a name.
 
     Raises:
         SpecError: a file is no plan file, or one for another model.
@@ -88,7 +91,9 @@ def _plans(paths: list[Path], model: "ModelSpec") -> "dict[str, Plan]":
         plan_file, _ = read_plan(path)
         if plan_file.model_config_json != model.config:
             raise SpecError(f"{path}: is a plan for {plan_file.model_name}, not for {model.name}")
-        plans[path.name] = plan_file.plan
+        # plan.json of two folders: a file's name alone would lose one
+        name = path.name if [other.name for other in paths].count(path.name) == 1 else str(path)
+        plans[name] = plan_file.plan
     return plans
 
 

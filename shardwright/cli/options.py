@@ -1,6 +1,7 @@
 """Arguments that commands share, and reading them into specs."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,21 +82,29 @@ def read_training(seq_len: int, global_batch: int, precision: str, optimizer: st
     return TrainingSpec.parse(values, source="training options")
 
 
-def refuse_existing(*paths: Path | None, force: bool) -> None:
+def refuse_existing(*outputs: Path | None, force: bool, inputs: Sequence[Path] = ()) -> None:
     """Raise before any work when an output file exists and `--force` is not given, or its folder does not.
+
+    Even with `--force` an output replaces neither an input, nor another output, nor what is no file (a device, say).
 
     Raises:
         SpecError: naming the file.
     """
     from shardwright.costmodel import SpecError
 
-    for path in paths:
+    taken = {path.resolve(): "is read by this command" for path in inputs}
+    for path in outputs:
         if path is None:
             continue
+        if path.resolve() in taken:
+            raise SpecError(f"{path}: {taken[path.resolve()]}; give another name")
+        taken[path.resolve()] = "is given for two outputs"
         if not path.parent.is_dir():
             raise SpecError(f"{path}: the folder {path.parent} does not exist; make it first")
         if path.is_dir():
             raise SpecError(f"{path}: is a folder; name a file")
+        if path.exists() and not path.is_file():
+            raise SpecError(f"{path}: is a device or a pipe; name a file")
         if path.exists() and not force:
             raise SpecError(f"{path}: exists; give --force to replace it, or another name")
 

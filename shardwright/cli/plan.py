@@ -26,7 +26,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from shardwright.costmodel import ClusterSpec, ModelSpec, PlanFile, TrainingSpec
+    from shardwright.costmodel import ClusterSpec, Measurement, ModelSpec, PlanFile, TrainingSpec
     from shardwright.planner import SearchResult
 
 
@@ -104,23 +104,28 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Say why a plan is as it is: what bounds it, what its neighbours would cost, how sure that is."""
+    from shardwright.benchmarks.breakdown_tables import measured_table
+    from shardwright.costmodel import estimate_plan, read_measurement
     from shardwright.planner import explain as explain_plan
 
-    refuse_existing(report, force=force)
-    plan_file, model = read_plan(plan_path)
+    inputs = [plan_path, measurement] if measurement else [plan_path]
+    refuse_existing(report, force=force, inputs=inputs)
+    written, model = read_plan(plan_path)
+    job = (model, written.cluster, written.training, written.plan)
+    # what the file says was true when it was written: a plan changed by hand has other costs
+    plan_file = written.model_copy(update={"estimate": estimate_plan(*job)})
+    measured = read_measurement(measurement) if measurement else None
+    beside = measured_table(plan_file.plan, plan_file.estimated(), measured) if measured else None
     why = explain_plan(plan_file.plan, model, plan_file.cluster, plan_file.training)
     if report:
-        _write_report(report, plan_file, why, measurement)
+        _write_report(report, plan_file, why, measured)
     if as_json:
-        print_json({"plan_file": plan_file.model_dump(mode="json"), "why": why})
+        run = {"measurement": measured.model_dump(mode="json")} if measured else {}
+        print_json({"plan_file": plan_file.model_dump(mode="json"), "why": why, **run})
         return
     _print_plan(plan_file, why)
-    if measurement:
-        from shardwright.benchmarks.breakdown_tables import measured_table
-        from shardwright.costmodel import read_measurement
-
-        found = read_measurement(measurement)
-        console().print(measured_table(plan_file.plan, plan_file.estimated(), found))
+    if beside:
+        console().print(beside)
 
 
 def _search(
@@ -164,9 +169,9 @@ def _plan_file(
     )
 
 
-def _write_report(path: Path, plan_file: "PlanFile", why: list[str], measurement: Path | None = None) -> None:
+def _write_report(path: Path, plan_file: "PlanFile", why: list[str], measurement: "Measurement | None" = None) -> None:
     from shardwright.benchmarks.report import Report, write_report
-    from shardwright.costmodel import read_measurement, simulate_plan
+    from shardwright.costmodel import simulate_plan
 
     model = plan_file.model()
     run = (model, plan_file.cluster, plan_file.training, plan_file.plan)
@@ -180,17 +185,19 @@ def _write_report(path: Path, plan_file: "PlanFile", why: list[str], measurement
             estimate=plan_file.estimated(),
             why=why,
             timeline=simulate_plan(*run),
-            measurement=read_measurement(measurement) if measurement else None,
+            measurement=measurement,
         ),
     )
 
 
 def _print_plan(plan_file: "PlanFile", why: list[str]) -> None:
+    from rich.text import Text
+
     from shardwright.benchmarks.breakdown_tables import memory_table, step_table
     from shardwright.benchmarks.plan_tables import plan_table
 
     estimate, printed = plan_file.estimated(), console()
-    printed.print(f"[bold]{plan_file.model_name}[/bold] on {plan_file.cluster.name}", highlight=False)
+    printed.print(Text.assemble((plan_file.model_name, "bold"), f" on {plan_file.cluster.name}"))
     printed.print(plan_table(plan_file.plan, estimate))
     printed.print(step_table(estimate))
     printed.print(memory_table(estimate, plan_file.cluster))

@@ -1,5 +1,6 @@
 """`run` trains with a plan."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Train with a plan on this machine, and lay the measurement beside the prediction."""
+    from shardwright.costmodel import SpecError, read_plan_file
     from shardwright.executor.options import RunOptions
 
     values: dict[str, Any] = {
@@ -69,18 +71,17 @@ def run(
         "restarts": restarts,
     }
     options = RunOptions.parse(values, source="run options")
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's ranks the first speaks for all
+        read_plan_file(plan_path)  # what is wrong with it is said before torch takes its seconds to start
     try:
         from shardwright.executor.launch import launch
     except ModuleNotFoundError as missing:
-        from shardwright.costmodel import SpecError
-
         raise SpecError(f"training needs {missing.name}, which is not here: pip install 'shardwright[run]'") from None
     measurement = launch(plan_path, options, progress=lambda line: typer.echo(line, err=as_json))
     if as_json:
         print_json(measurement.model_dump(mode="json"))
         return
     from shardwright.benchmarks.breakdown_tables import measured_table
-    from shardwright.costmodel import read_plan_file
 
     plan_file = read_plan_file(plan_path)
     console().print(measured_table(plan_file.plan, plan_file.estimated(), measurement))

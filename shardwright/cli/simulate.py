@@ -18,7 +18,7 @@ def simulate(
     """Simulate one step: when each stage computes, waits and communicates, and the memory over it."""
     from shardwright.costmodel import SpecError, simulate_plan
 
-    refuse_existing(trace, force=force)
+    refuse_existing(trace, force=force, inputs=[plan_path])
     plan_file, model = read_plan(plan_path)
     timeline = simulate_plan(model, plan_file.cluster, plan_file.training, plan_file.plan)
     if trace:

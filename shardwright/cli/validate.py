@@ -26,7 +26,7 @@ def validate(
     from shardwright.costmodel import estimate_plan
     from shardwright.costmodel.catalog import standard_node
 
-    refuse_existing(report, force=force)
+    refuse_existing(report, force=force, inputs=[table])
     read_table(table)  # what is wrong with the table is said before the progress bar starts
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("predicting", total=None)

@@ -1,5 +1,7 @@
 """Whether a plan fits a model, a batch and a cluster: divisibility before any cost, memory after it."""
 
+import math
+
 from .cluster import ClusterSpec
 from .errors import InfeasibleError, SpecError
 from .estimate import Estimate
@@ -50,9 +52,11 @@ def check_tensor_parallel(tp: int, model: ModelSpec, training: TrainingSpec, *, 
     Raises:
         SpecError: naming the size that it does not divide and the degrees that would.
     """
-    for what, size in tensor_parallel_sizes(model, training, sequence_parallel=sequence_parallel).items():
+    sizes = tensor_parallel_sizes(model, training, sequence_parallel=sequence_parallel)
+    for what, size in sizes.items():
         if size % tp:
-            allowed = [degree for degree in range(1, min(size, 64) + 1) if size % degree == 0]
+            common = math.gcd(*sizes.values())
+            allowed = [degree for degree in range(1, min(common, 64) + 1) if common % degree == 0]
             raise SpecError(f"tp {tp} does not divide the {size} {what} of {model.name}; allowed: {_listed(allowed)}")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from . import catalog
 from .cluster import MOST_DEVICES, ClusterSpec, Device, Host, Link, NodeGroup
 from .errors import SpecError, nearest
-from .spec import Spec
+from .spec import Spec, read_text
 
 _LEAST_MEMORY_BYTES = 1e8
 _HELP = "give DEVICE:COUNT such as h100-sxm:64, DEVICE:COUNT@FABRIC such as h100-sxm:64@ethernet-100g, or a TOML file"
@@ -109,12 +109,9 @@ def _nics_and_name(text: str, reference: str) -> tuple[int | None, str]:
 
 
 def _read_toml(path: Path) -> ClusterSpec:
+    text = read_text(path)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"{path}: is not a text file in UTF-8") from None
+        data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise SpecError(f"{path}: is not valid TOML ({error or 'nested too deep'})") from None
     try:

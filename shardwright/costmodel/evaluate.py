@@ -47,10 +47,11 @@ def simulate_plan(
     """
     costs = plan_costs(model, cluster, training, plan, times)
     schedule = make_schedule(plan.schedule, plan.mesh.pp, plan.stages_per_rank, plan.microbatches)
-    fixed = [sum(size for name, size in part if name not in ("activations", "logits")) for part in costs.memory()]
-    return simulate(
-        schedule, costs.stage_costs(), activation_bytes=costs.activation_bytes_per_stage(), static_bytes=fixed
-    )
+    each = costs.activation_bytes_per_stage()
+    kept = peak_activation_bytes(plan.schedule, plan.mesh.pp, plan.microbatches, each)
+    # what a backward works with is in use all the time but for moments, so it stands with what stays
+    fixed = [part.total - kept[rank] for rank, part in enumerate(costs.memory())]
+    return simulate(schedule, costs.stage_costs(), activation_bytes=each, static_bytes=fixed)
 
 
 def plan_costs(

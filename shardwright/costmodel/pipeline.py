@@ -12,6 +12,7 @@ from .stage_costs import Floats, StageCosts
 
 __all__ = ["StageCosts", "StepParts", "step_parts", "step_seconds"]
 
+_ROUNDING = 1e-12  # of a step
 _ENDS = {
     "gpipe": gpipe_ends,
     "1f1b": one_forward_one_backward_ends,
@@ -80,9 +81,10 @@ def step_parts(schedule: ScheduleName, costs: StageCosts, microbatches: int) -> 
 
     optimizer = costs.optimizer.max(axis=-1)
     work = of_rank(compute) + of_rank(gather) + of_rank(reduce)
-    # Neither can be negative but by rounding.
+    # Neither can be negative but by rounding, nor is what rounding leaves over a bubble.
     transfer = np.maximum(0.0, total - without_sends)
-    bubble = np.maximum(0.0, total - transfer - work - optimizer)
+    bubble = total - transfer - work - optimizer
+    bubble = np.where(bubble > _ROUNDING * total, bubble, 0.0)
     return StepParts(
         rank=rank,
         compute_seconds=of_rank(compute),

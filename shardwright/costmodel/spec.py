@@ -5,14 +5,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from .errors import SpecError, nearest
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+def _no_boolean(value: object) -> object:
+    """pydantic takes `true` for 1."""
+    if isinstance(value, bool):
+        raise ValueError("Input should be a number")
+    return value
+
+
+_NOT_BOOLEAN = BeforeValidator(_no_boolean)
+PositiveInt = Annotated[int, Field(gt=0), _NOT_BOOLEAN]
+NonNegativeInt = Annotated[int, Field(ge=0), _NOT_BOOLEAN]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), _NOT_BOOLEAN]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), _NOT_BOOLEAN]
 
 
 class Spec(BaseModel):
@@ -33,18 +42,29 @@ class Spec(BaseModel):
             raise SpecError(f"{source}: {_one_line(cls, error)}") from None
 
 
+def read_text(path: Path) -> str:
+    """Read one text file in UTF-8. Devices are refused: some never end.
+
+    Raises:
+        SpecError: the file is missing, unreadable or not text.
+    """
+    try:
+        if path.is_char_device() or path.is_block_device():
+            raise SpecError(f"{path}: is a device, not a file")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"{path}: is not a text file in UTF-8") from None
+
+
 def read_json(path: Path) -> Any:
     """Read one JSON file; NaN and Infinity are refused, as JSON has neither.
 
     Raises:
         SpecError: the file is missing, unreadable or not JSON.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"{path}: is not a text file in UTF-8") from None
+    text = read_text(path)
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (json.JSONDecodeError, RecursionError) as error:

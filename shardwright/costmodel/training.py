@@ -1,8 +1,12 @@
 """What is trained on: sequence length, batch, precision, optimizer, attention kernel."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from .spec import PositiveInt, Spec
+
+MOST_PER_STEP = 2**31 - 1  # far beyond any run, and small enough to list the divisors of
 
 DType = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
@@ -33,8 +37,8 @@ class Precision(Spec):
 class TrainingSpec(Spec):
     """One optimizer step's worth of work: `global_batch` sequences of `seq_len` tokens."""
 
-    seq_len: PositiveInt
-    global_batch: PositiveInt
+    seq_len: Annotated[PositiveInt, Field(le=MOST_PER_STEP)]
+    global_batch: Annotated[PositiveInt, Field(le=MOST_PER_STEP)]
     precision: Precision = Precision()
     optimizer: OptimizerName = "adamw"
     attention: Literal["flash", "unfused"] = "flash"

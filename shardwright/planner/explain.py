@@ -75,9 +75,7 @@ def _memory(plan: Plan, estimate: Estimate, cluster: ClusterSpec) -> str:
     name, size = max(estimate.memory[rank], key=lambda part: part[1])
     layers = Counter(layer.recompute for stage in plan.stages for layer in stage.each_layer())
     again = layers["full"] + layers["selective"]
-    recompute = (
-        f"{again} of {plan.layer_count} layers are recomputed to fit it" if again else "no layer has to be recomputed"
-    )
+    recompute = f"{again} of {plan.layer_count} layers are recomputed" if again else "no layer has to be recomputed"
     which = f"Pipeline rank {rank} is the fullest" if plan.mesh.pp > 1 else "Each device is filled"
     return (
         f"{which}: {used / _GIB:.1f} of {have / _GIB:.1f} usable GiB ({used / have:.0%}), most of it {name.replace('_', ' ')} "

@@ -45,3 +45,4 @@ def test_shares_and_counts() -> None:
     assert readable.signed_share(0.123) == "+12.3%"
     assert readable.signed_share(-0.05) == "-5.0%"
     assert readable.count(412345.4) == "412,345"
+    assert [readable.number(value) for value in (1.18, 31.06, 311.2, 12345.6)] == ["1.18", "31.1", "311", "12,346"]

@@ -1,6 +1,9 @@
 """Whatever a user gets wrong is one clear line and exit code 2, a plan that can't fit exit code 3; nothing is lost."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,12 @@ def replaced(arguments: tuple[str, ...], option: str, value: str) -> tuple[str, 
         (("plan", "llama-3.1-8b", *replaced(JOB, "--seq-len", "-1")), ("seq_len", "-1")),
         (("plan", "llama-3.1-8b", *replaced(JOB, "--seq-len", "nan")), ("--seq-len", "nan")),
         (("plan", "llama-3.1-8b", *replaced(JOB, "--global-batch", "0")), ("global_batch", "0")),
+        (("plan", "llama-3.1-8b", *replaced(JOB, "--global-batch", "9" * 20)), ("global_batch", "2147483647")),
+        (("plan", "llama-3.1-8b", *replaced(JOB, "--seq-len", "9" * 20)), ("seq_len", "2147483647")),
+        (("plan", "/dev/zero", *JOB), ("/dev/zero", "device")),
+        (("plan", "llama-3.1-8b", *replaced(JOB, "--cluster", "/dev/zero")), ("/dev/zero",)),
+        (("explain", "/dev/zero"), ("/dev/zero", "device")),
+        (("validate", "/dev/zero"), ("/dev/zero", "device")),
         (("plan", "llama-3.1-8b", *JOB, "--precision", "bf61"), ("bf61", "bf16")),
         (("plan", "llama-3.1-8b", *JOB, "--tp", "3"), ("tp 3",)),
         (("plan", "llama-3.1-8b", *JOB, "--tp", "0"), ("tp", "0")),
@@ -98,6 +107,11 @@ class TestModelFiles:
 
 
 class TestClusterFiles:
+    def test_true_is_no_count(self, command: Command, tmp_path: Path) -> None:
+        path = tmp_path / "cluster.toml"
+        path.write_text('nodes = true\ndevice = "h100-sxm"\n')
+        assert_one_line(command("plan", "llama-3.1-8b", *replaced(JOB, "--cluster", str(path))), "nodes", "True")
+
     def test_no_memory(self, command: Command, tmp_path: Path) -> None:
         path = tmp_path / "cluster.toml"
         path.write_text('name = "mine"\n[[groups]]\nnodes = 1\ndevice = { like = "h100-sxm", memory_bytes = 0 }\n')
@@ -129,6 +143,10 @@ def _too_few_layers(plan: dict[str, Any]) -> None:
     plan["plan"]["stages"][0]["layers"][0]["count"] = 1
 
 
+def _boolean(plan: dict[str, Any]) -> None:
+    plan["plan"]["micro_batch"] = True
+
+
 def _no_plan(plan: dict[str, Any]) -> None:
     plan.pop("kind")
 
@@ -139,6 +157,7 @@ def _no_plan(plan: dict[str, Any]) -> None:
         (_newer, ("schema version 2", "reads up to 1")),
         (_unknown_key, ("micro_bacth", "micro_batch")),
         (_another_batch, ("16",)),
+        (_boolean, ("micro_batch", "True", "number")),
         (_too_few_layers, ("16",)),
         (_no_plan, ("not a plan file",)),
     ],
@@ -177,9 +196,45 @@ class TestNothingIsWrittenOver:
         assert_one_line(result, "GiB", code=3)
         assert plan_path.read_text() == before
 
+    def test_not_even_force_replaces_a_pipe(self, command: Command, tmp_path: Path) -> None:
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        assert_one_line(command("plan", "llama-3.1-8b", *JOB, "--out", path, "--force"), str(path), "pipe")
+        assert path.is_fifo()
+
+    def test_two_outputs_of_one_name(self, command: Command, tmp_path: Path) -> None:
+        path, same = tmp_path / "plan.json", tmp_path / "." / "plan.json"
+        result = command("plan", "llama-3.1-8b", *JOB, "--out", path, "--report", same)
+        assert_one_line(result, "two outputs")
+        assert not path.exists()
+
+    @pytest.mark.parametrize(("verb", "option"), [("simulate", "--trace"), ("explain", "--report")])
+    def test_what_is_read_is_not_replaced(self, command: Command, plan_path: Path, verb: str, option: str) -> None:
+        before = plan_path.read_text()
+        assert_one_line(command(verb, plan_path, option, plan_path, "--force"), str(plan_path), "read by this command")
+        assert plan_path.read_text() == before
+
     def test_a_missing_folder_is_named(self, command: Command, tmp_path: Path) -> None:
         path = tmp_path / "none" / "plan.json"
         assert_one_line(command("plan", "llama-3.1-8b", *JOB, "--out", path), str(path.parent))
+
+
+def test_a_comparison_in_which_nothing_fits_says_why_and_fails(command: Command) -> None:
+    result = command("compare", "llama-3.1-405b", *JOB, "--strategy", "ddp", "--strategy", "zero3")
+    assert result.code == 3
+    assert "ddp: " in result.out
+    assert "GiB too much" in result.out
+    assert result.err == "error: none of these ways to train llama-3.1-405b fits h100-sxm:8\n"
+
+
+def test_a_broken_plan_is_refused_before_torch_starts() -> None:
+    code = (
+        "import sys; from shardwright.cli import main; sys.argv = ['shardwright', 'run', 'missing.json']\n"
+        "try:\n main()\nexcept SystemExit as ended:\n assert ended.code == 2\n"
+        "assert 'torch' not in sys.modules"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_infeasible_says_what_would_fit(command: Command) -> None:

@@ -5,8 +5,29 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shardwright.costmodel import read_plan_file
-from tests.cli.command import JOB, Command
+import pytest
+
+from shardwright.costmodel import Measurement, read_plan_file
+from shardwright.costmodel.measurement import Fingerprint, StepRecord
+from tests.cli.command import JOB, Command, assert_one_line
+
+
+def measured(*, ranks: int) -> Measurement:
+    """A run of one step on so many ranks."""
+    return Measurement(
+        ranks=ranks,
+        warmup_steps=0,
+        step_seconds=1.0,
+        step_seconds_low=0.9,
+        step_seconds_high=1.1,
+        part_seconds={"forward_backward": 1.0},
+        tokens_per_s=16384.0,
+        mfu=None,
+        peak_memory_bytes=(2.0**30,) * ranks,
+        memory_kind="allocated",
+        steps=(StepRecord(step=0, loss=1.0, gradient_norm=1.0, learning_rate=1e-4, seconds=1.0),),
+        fingerprint=Fingerprint(device="d", host="h", python="p", torch="t", date="2026-01-01"),
+    )
 
 
 def test_plan_prints_the_plan_why_and_what_it_gives(command: Command) -> None:
@@ -35,9 +56,10 @@ def test_certify_adds_what_integer_programs_prove(command: Command) -> None:
 
 
 def test_fixed_choices_are_kept(command: Command) -> None:
-    printed = command(
-        "plan", "llama-3.1-8b", *JOB, "--tp", "2", "--pp", "2", "--micro-batch", "1", "--recompute", "full", "--json"
-    ).json()["plan_file"]["plan"]
+    fixed = ("--tp", "2", "--pp", "2", "--micro-batch", "1", "--recompute", "full")
+    found = command("plan", "llama-3.1-8b", *JOB, *fixed, "--json").json()
+    printed, memory = found["plan_file"]["plan"], found["why"][2]
+    assert memory.endswith("32 of 32 layers are recomputed.")  # because it was asked for, not for want of memory
     assert (printed["mesh"]["tp"], printed["mesh"]["pp"], printed["micro_batch"]) == (2, 2, 1)
     assert {run["recompute"] for stage in printed["stages"] for run in stage["layers"]} == {"full"}
 
@@ -49,23 +71,33 @@ def test_explain_compares_with_neighbours(command: Command, plan_path: Path) -> 
     assert command("explain", plan_path, "--json").json()["plan_file"]["model_name"] == "llama-3.2-1b"
 
 
-def test_explain_lays_a_measurement_beside_the_prediction(command: Command, plan_path: Path, tmp_path: Path) -> None:
-    measured = tmp_path / "measurement.json"
-    step = {"step": 1, "loss": 2.0, "gradient_norm": 1.0, "learning_rate": 1e-3, "seconds": 12.5}
-    host = {"device": "d", "host": "h", "python": "3.11", "torch": "2.13", "date": "2026-01-01"}
-    measured.write_text(
-        json.dumps(
-            {
-                "ranks": 8, "warmup_steps": 0, "step_seconds": 12.5, "step_seconds_low": 12.5, "step_seconds_high": 12.5,
-                "part_seconds": {}, "tokens_per_s": 1000.0, "mfu": None, "peak_memory_bytes": [2.0**31] * 8,
-                "memory_kind": "resident", "steps": [step], "fingerprint": host,
-            }
-        )
-    )  # fmt: skip
-    printed = command("explain", plan_path, "--measurement", measured)
-    assert printed.code == 0
-    assert "12.5 s" in printed.out
-    assert "2.00 GiB" in printed.out
+def test_explain_prices_a_plan_changed_by_hand_anew(command: Command, plan_path: Path) -> None:
+    data = json.loads(plan_path.read_text())
+    for run in data["plan"]["stages"][0]["layers"]:
+        run["recompute"] = "full"
+    plan_path.write_text(json.dumps(data))
+    estimate = command("explain", plan_path, "--json").json()["plan_file"]["estimate"]
+    assert data["estimate"]["step"]["recompute"] == 0 < estimate["step"]["recompute"]
+
+
+def test_explain_lays_a_measurement_beside(command: Command, plan_path: Path, tmp_path: Path) -> None:
+    measurement = tmp_path / "measurement.json"
+    measurement.write_text(measured(ranks=8).model_dump_json())
+    assert "Predicted and measured" in command("explain", plan_path, "--measurement", measurement).out
+    printed = command("explain", plan_path, "--measurement", measurement, "--json").json()
+    assert printed["measurement"]["ranks"] == 8
+    measurement.write_text(measured(ranks=2).model_dump_json())
+    assert_one_line(command("explain", plan_path, "--measurement", measurement), "2 ranks", "the plan has 8")
+
+
+def test_plans_of_one_name_in_two_folders_are_both_compared(command: Command, plan_path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / plan_path.name
+    other.parent.mkdir()
+    other.write_text(plan_path.read_text())
+    rows = command(
+        "compare", "llama-3.2-1b", *JOB, "--strategy", "ddp", "--plan", plan_path, "--plan", other, "--json"
+    ).json()["rows"]
+    assert {row["name"] for row in rows} == {"ddp", str(plan_path), str(other)}
 
 
 def test_simulate_agrees_with_the_estimate_and_writes_a_trace(
@@ -76,6 +108,7 @@ def test_simulate_agrees_with_the_estimate_and_writes_a_trace(
     estimate = read_plan_file(plan_path).estimate
     assert estimate is not None
     assert abs(found["step_seconds"] / estimate.step_seconds - 1) < 0.01
+    assert max(found["peak_memory_bytes"]) == pytest.approx(estimate.peak_memory_bytes)
     assert json.loads(trace.read_text())["traceEvents"]
 
 

@@ -10,6 +10,7 @@ from tests.costmodel.small_configs import LLAMA, SMALL, SMALL_LATENT, SMALL_MOE,
 
 BAD: dict[str, tuple[Any, str]] = {
     "no object": ([1], "holds a list"),
+    "null": (None, "holds null"),
     "no model_type": (SMALL, "key 'model_type' is missing"),
     "model_type no word": (SMALL | {"model_type": ["llama"]}, "'model_type' is ['llama']"),
     "model_type misspelled": (SMALL | {"model_type": "lama"}, "Did you mean 'llama'?"),

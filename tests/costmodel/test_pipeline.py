@@ -124,6 +124,19 @@ def test_on_one_rank_nothing_is_lost() -> None:
     assert (float(parts.bubble_seconds), float(parts.transfer_seconds)) == (0, 0)
 
 
+def test_what_rounding_leaves_over_is_no_bubble() -> None:
+    for share in np.linspace(0.1, 0.2, 50):
+        costs = StageCosts(
+            pp=1,
+            forward=[share / 3],
+            backward=[share / 7],
+            first_forward_extra=[share / 11],
+            reduce_tail=[share / 13],
+            optimizer=[share / 17],
+        )
+        assert float(step_parts("1f1b", costs, 7).bubble_seconds) == 0
+
+
 def test_sends_between_chunks_hide_behind_compute_in_an_interleaved_steady_state() -> None:
     """A message has one action's time to arrive, so that a send of that length costs only where the pipe fills and drains."""
     short, long = (StageCosts(pp=4, forward=np.ones(8), backward=np.ones(8), send=send) for send in (0.0, 0.9))

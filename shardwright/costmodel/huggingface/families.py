@@ -64,7 +64,8 @@ def model_from_config(config: Mapping[str, Any], *, name: str, source: str) -> M
         SpecError: one line naming the source, the key, what was given and what is allowed.
     """
     if not isinstance(config, Mapping):
-        raise SpecError(f"{source}: holds a {type(config).__name__}; a config.json holds one object")
+        given = "null" if config is None else f"a {type(config).__name__}"
+        raise SpecError(f"{source}: holds {given}; a config.json holds one object")
     if isinstance(config.get("text_config"), Mapping) or config.get("model_type") in tuple(_TEXT_MODEL_TYPES):
         config, name, source = _text_part(config, name, source)
     reader = ConfigReader(config, source=source, name=name)
