@@ -92,7 +92,7 @@ def check_memory(estimate: Estimate, cluster: ClusterSpec) -> None:
             part, size = max(device, key=lambda item: item[1])
             over = (device.total - node.device.usable_bytes) / GIB
             raise InfeasibleError(
-                f"pipeline rank {rank} needs {device.total / GIB:.1f} GiB and a {node.device.name} has "
+                f"pipeline rank {rank} needs {device.total / GIB:.1f} GiB and {node.device.name} has "
                 f"{node.device.usable_bytes / GIB:.1f} usable: {over:.1f} GiB too much ({part} {size / GIB:.1f} GiB)"
             )
         if host_bytes > host_share:

@@ -35,20 +35,24 @@ def alternatives(
     training: TrainingSpec,
     times: OpTimes,
     *,
+    fixed: Fixed | None = None,
     time_limit_seconds: float = 0.2,
 ) -> Iterator[Alternative]:
     """Each change of one choice that divides; those that the model or the batch rule out are left out.
 
-    `time_limit_seconds` is of each change; the plan of a change whose search ran into it may not be its best.
+    What is `fixed` stays so, but for the choice that changes. `time_limit_seconds` is of each change; the plan of a
+    change whose search ran into it may not be its best.
     """
-    for change, fixed in _changes(plan, cluster):
+    kept = fixed.model_dump(exclude_none=True) if fixed else {}
+    for change, changed in _changes(plan, cluster):
+        held = Fixed(**(kept | changed.model_dump(exclude_none=True)))
         try:
-            run = BranchAndBound.start(model, cluster, training, fixed, times)
+            run = BranchAndBound.start(model, cluster, training, held, times)
         except SpecError:
             continue
         run.run(time_limit_seconds)
         if run.best is None:
-            yield Alternative(change, None, None, lacking_bytes(model, cluster, training, fixed))
+            yield Alternative(change, None, None, lacking_bytes(model, cluster, training, held))
         else:
             found = plan_of(run.best, run.space, model)
             yield Alternative(change, found, run.estimate(model, cluster, training, found), 0.0)

@@ -44,7 +44,9 @@ def explain(
     plan = found.plan if isinstance(found, SearchResult) else found
     estimate = estimate_plan(model, cluster, training, plan, times)
     lines = [_what(plan, estimate), _where_time_goes(estimate), _memory(plan, estimate, cluster)]
-    lines += [_compared(other, estimate) for other in _by_seconds(plan, model, cluster, training, times)]
+    fixed = found.fixed if isinstance(found, SearchResult) else None
+    others = alternatives(plan, model, cluster, training, times, fixed=fixed)
+    lines += [_compared(other, estimate) for other in sorted(others, key=_seconds_of)]
     if isinstance(found, SearchResult):
         lines += _searched(found)
     return [*lines, _how_sure(estimate)]
@@ -57,8 +59,8 @@ def _what(plan: Plan, estimate: Estimate) -> str:
     zero = f", ZeRO-{plan.zero_stage}" if plan.zero_stage else ""
     host = ", optimizer on the host" if plan.offload.optimizer_fraction else ""
     return (
-        f"{plan.mesh}{zero}{host}: {plan.microbatches} microbatches of {_count(plan.micro_batch, 'sequence')}{schedule} "
-        f"take {_seconds(estimate.step_seconds)} a step, {estimate.tokens_per_s:,.0f} tokens/s, MFU {estimate.mfu:.1%}."
+        f"{plan.mesh}{zero}{host}: {_count(plan.microbatches, 'microbatch', 'es')} of {_count(plan.micro_batch, 'sequence')}{schedule}: "
+        f"{_seconds(estimate.step_seconds)} a step, {estimate.tokens_per_s:,.0f} tokens/s, MFU {estimate.mfu:.1%}."
     )
 
 
@@ -83,11 +85,8 @@ def _memory(plan: Plan, estimate: Estimate, cluster: ClusterSpec) -> str:
     )
 
 
-def _by_seconds(
-    plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, times: OpTimes
-) -> list[Alternative]:
-    found = alternatives(plan, model, cluster, training, times)
-    return sorted(found, key=lambda other: other.estimate.step_seconds if other.estimate else float("inf"))
+def _seconds_of(other: Alternative) -> float:
+    return other.estimate.step_seconds if other.estimate else float("inf")
 
 
 def _compared(other: Alternative, mine: Estimate) -> str:
@@ -101,7 +100,7 @@ def _compared(other: Alternative, mine: Estimate) -> str:
     seconds, change = other.estimate.step_seconds, other.estimate.step_seconds / mine.step_seconds - 1
     differences = {name: value - getattr(mine.step, name) for name, value in other.estimate.step}
     cause = max(differences, key=lambda name: differences[name] if change >= 0 else -differences[name])
-    why = f", {_CAUSES[cause]} {differences[cause]:+.3g} s" if abs(change) > 0.0005 else ""
+    why = f", {_CAUSES[cause]} {_signed_seconds(differences[cause])}" if abs(change) > 0.0005 else ""
     word = "slower" if change >= 0 else "faster"
     return f"With {other.change}: {_seconds(seconds)}, {abs(change):.1%} {word}{why}."
 
@@ -135,8 +134,14 @@ def _how_sure(estimate: Estimate) -> str:
 
 
 def _seconds(value: float) -> str:
-    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+    if value >= 1:
+        return f"{value:.3g} s"
+    return f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} µs"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _signed_seconds(value: float) -> str:
+    return f"{'-' if value < 0 else '+'}{_seconds(abs(value))}"
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{plural}"

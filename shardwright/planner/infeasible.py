@@ -99,7 +99,7 @@ def _what_binds(
     have = node.device.usable_bytes
     return (
         f"no plan fits the device memory: the one that comes closest ({shown}) needs {parts.total / _GIB:.1f} GiB on "
-        f"pipeline rank {rank}, {size / _GIB:.1f} of it {name.replace('_', ' ')}, and a {node.device.name} has "
+        f"pipeline rank {rank}, {size / _GIB:.1f} of it {name.replace('_', ' ')}, and {node.device.name} has "
         f"{have / _GIB:.1f} usable, {(parts.total - have) / _GIB:.1f} GiB too much"
     )
 

@@ -36,6 +36,7 @@ class SearchResult:
         candidates_solved: those whose stages were searched; the others can't beat the plan, or can't fit.
         complete: False where the time limit ended the search.
         seconds: how long the search took.
+        fixed: what the search had to keep.
         runners_up: the best plans without interleaving with other meshes, those of the lowest bounds, fastest first.
     """
 
@@ -46,6 +47,7 @@ class SearchResult:
     candidates_solved: int
     complete: bool
     seconds: float
+    fixed: Fixed
     runners_up: tuple[RunnerUp, ...]
 
     @property
@@ -80,7 +82,8 @@ def search(
     if run.best is None:
         raise infeasible(model, cluster, training, fixed)
     plan = plan_of(run.best, run.space, model)
-    others = (RunnerUp(plan_of(found, run.space, model), found.step_seconds) for found in run.other_meshes(runners_up))
+    solved = run.other_meshes(runners_up) if run.complete else []
+    others = (RunnerUp(plan_of(found, run.space, model), found.step_seconds) for found in solved)
     return SearchResult(
         plan=plan,
         estimate=run.estimate(model, cluster, training, plan),
@@ -88,6 +91,7 @@ def search(
         candidates_total=len(run.space),
         candidates_solved=run.solved,
         complete=run.complete,
+        fixed=fixed,
         runners_up=tuple(others),
         seconds=time.perf_counter() - started,
     )

@@ -61,7 +61,7 @@ def test_memory_names_the_rank_and_how_much_is_missing() -> None:
     estimate = estimate_plan(small_model(hidden=1024), small, TRAINING, plan(layers=(1, 3)))
     assert estimate.memory[1].total > 1e9
     with pytest.raises(
-        InfeasibleError, match=r"pipeline rank \d needs \d\.\d GiB and a round has 0\.9 usable: \d\.\d GiB too much"
+        InfeasibleError, match=r"pipeline rank \d needs \d\.\d GiB and round has 0\.9 usable: \d\.\d GiB too much"
     ):
         check_memory(estimate, small)
     check_memory(estimate, round_cluster())

@@ -72,3 +72,19 @@ def test_an_alternative_that_does_not_fit_says_what_it_lacks() -> None:
     lines = explain(found, _MODEL, cluster, _TRAINING)
     lacking = [line for line in lines if "does not fit" in line]
     assert any(re.search(r"optimizer on the device: does not fit, \d+\.\d GiB too much", line) for line in lacking)
+
+
+def test_neighbours_keep_what_was_fixed() -> None:
+    """Without that, a plan that has to recompute is told that plans without recomputation are faster."""
+    found = search(_MODEL, _CLUSTER, _TRAINING, fixed=Fixed(recompute="full"))
+    neighbours = alternatives(
+        found.plan, _MODEL, _CLUSTER, _TRAINING, CatalogTimes(_CLUSTER, _TRAINING), fixed=found.fixed
+    )
+    seen = {
+        other.change: {run.recompute for stage in other.plan.stages for run in stage.layers}
+        for other in neighbours
+        if other.plan
+    }
+    assert {"none"} == seen.pop("no recomputation")
+    assert seen
+    assert all(policies == {"full"} for policies in seen.values())
