@@ -89,8 +89,9 @@ def test_a_users_mistake_ends_the_run_at_once_and_comes_back_as_it_was(
 
 
 LAUNCHER = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born with interrupts ignored
 from shardwright.executor import torchrun
 from shardwright.executor.run_folder import RunFolder
 torchrun._command = lambda folder, ranks, restarts: [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
