@@ -20,13 +20,6 @@ FABRIC: GraphNode = ("fabric", 0)
 MOST_DEVICES = 10_000_000
 
 
-class Figure(Spec):
-    """A number and where it comes from."""
-
-    value: PositiveFloat
-    source: str = Field(min_length=1)
-
-
 class Device(Spec):
     """One accelerator (or one CPU rank's share of a host), by its data sheet.
 
