@@ -78,6 +78,8 @@ def run(
     except ModuleNotFoundError as missing:
         raise SpecError(f"training needs {missing.name}, which is not here: pip install 'shardwright[run]'") from None
     measurement = launch(plan_path, options, progress=lambda line: typer.echo(line, err=as_json))
+    if os.environ.get("RANK", "0") != "0":  # under a torchrun of the user's own, one rank speaks for all
+        return
     if as_json:
         print_json(measurement.model_dump(mode="json"))
         return

@@ -90,6 +90,17 @@ def test_explain_lays_a_measurement_beside(command: Command, plan_path: Path, tm
     assert_one_line(command("explain", plan_path, "--measurement", measurement), "2 ranks", "the plan has 8")
 
 
+@pytest.mark.parametrize(("rank", "speaks"), [("0", True), ("1", False)])
+def test_one_rank_of_a_run_prints_the_measurement(
+    command: Command, plan_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str, speaks: bool
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr("shardwright.executor.launch.launch", lambda *_, **__: measured(ranks=8))
+    result = command("run", plan_path)
+    assert result.code == 0
+    assert ("Predicted and measured" in result.out) is speaks
+
+
 def test_plans_of_one_name_in_two_folders_are_both_compared(command: Command, plan_path: Path, tmp_path: Path) -> None:
     other = tmp_path / "other" / plan_path.name
     other.parent.mkdir()
