@@ -123,7 +123,7 @@ def _searched(found: SearchResult) -> list[str]:
 def _how_sure(estimate: Estimate) -> str:
     interval = estimate.step_seconds_intervals[0]
     rests = (
-        "data sheets and constants fitted to published runs"
+        "data sheets and a few constants, none of them measured on this cluster"
         if estimate.basis == "catalog"
         else "a profile of the machine"
     )
