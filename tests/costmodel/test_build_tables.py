@@ -60,3 +60,17 @@ def test_sends_carry_the_hidden_states_of_a_microbatch() -> None:
 
 def test_a_host_optimizer_updates_at_the_hosts_rate() -> None:
     assert tables(host_optimizer=1).optimizer_seconds[0, 0] == pytest.approx(LAYER * (28 + 12) * 1e-9)
+
+
+@pytest.mark.parametrize("pp", [1, 2])
+def test_a_tied_embedding_on_two_stages_sums_its_gradients_once_a_step(pp: int) -> None:
+    """64,000 fp32 gradients in one all-reduce, on the first stage and on the last; one stage has nothing to sum."""
+
+    def after_the_last(tied: bool) -> list[float]:
+        training, chosen = TrainingSpec(seq_len=128, global_batch=64), candidates(pp=pp, host_optimizer=0)
+        tables = build_tables(small_model(tied=tied), round_cluster(), training, chosen, RoundTimes())
+        return [float(seconds) for seconds in tables.last_backward.data_parallel[0, :, 0]]
+
+    added = [tied - apart for tied, apart in zip(after_the_last(True), after_the_last(False), strict=True)]
+    summed = 4 * 64_000 * 1e-9 if pp > 1 else 0.0
+    assert added == pytest.approx([0.0, summed, summed])

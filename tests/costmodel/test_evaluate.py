@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardwright.costmodel import Estimate, estimate_plan, load_cluster, simulate_plan
+from shardwright.costmodel import Estimate, constants, estimate_plan, load_cluster, simulate_plan
 from shardwright.costmodel.huggingface import load_model
 from shardwright.costmodel.plan import LayerRun, Mesh, Plan, Stage
 from shardwright.costmodel.training import TrainingSpec
@@ -112,3 +112,19 @@ def test_intervals_hold_the_prediction_and_nest() -> None:
     narrow, wide = found.step_seconds_intervals
     assert (narrow.level, wide.level) == (0.80, 0.95)
     assert wide.low < narrow.low < found.step_seconds < narrow.high < wide.high
+
+
+def test_memory_by_hand_under_zero_3() -> None:
+    """A rank gathers two rows at once, the embedding's 64,000 weights being the largest; the head's copy stays."""
+    runs = (LayerRun(count=4, zero_stage=3),)
+    one = Plan(mesh=Mesh(dp_shard=8), micro_batch=1, microbatches=1, stages=(Stage(layers=runs),))
+    training = TrainingSpec(seq_len=128, global_batch=8)
+    (memory,) = estimate_plan(small_model(), round_cluster(), training, one, RoundTimes()).memory
+    window, head, buffer = 2 * 2 * 64_000, 2 * 64_064, 4 * 64_064
+    assert memory.gathered_parameters == head + window
+    assert memory.communication_buffers == buffer + constants.COMMUNICATOR_BYTES.value
+    moving = memory.activations + memory.logits + window + buffer
+    assert memory.allocator_slack == pytest.approx(constants.ALLOCATOR_SLACK.value * moving)
+    weights = 4 * (64 * 128 + 64 * 64 + 3 * 64 * 128 + 2 * 64) + 64_000 + 64_064
+    assert memory.parameters == pytest.approx(4 * weights / 8)
+    assert memory.optimizer_state == pytest.approx(8 * weights / 8)
