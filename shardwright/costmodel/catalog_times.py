@@ -91,12 +91,17 @@ class CatalogTimes:
         if measured:  # over a forward and a backward
             return np.asarray(flops, dtype=float) / measured
         flops = np.asarray(flops, dtype=float)
-        fraction = self.constants.hopper_attention_fraction if self._since_hopper else self.constants.attention_fraction
+        fraction = self._attention_fraction
         half = over(self.constants.attention_head_half, flops)
         share = over(fraction, flops) * head_size / (head_size + half) * (128 + half) / 128
         if backward:
             share = share * over(self.constants.attention_backward_fraction, flops)
-        return np.asarray(flops / (self._peak_flops_per_s * share))
+        return np.asarray(flops / (self._peak_flops_per_s * self.device.matmul_share * share))
+
+    @property
+    def _attention_fraction(self) -> Value:
+        older = self._since_hopper and not self.training.software.hopper_attention
+        return self.constants.attention_fraction * (self.constants.older_kernel_fraction if older else 1.0)
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:
         moved_bytes = np.asarray(moved_bytes, dtype=float)
