@@ -3,13 +3,14 @@
 import csv
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import NamedTuple
 
 from shardwright.costmodel import catalog
 from shardwright.costmodel.cluster import ClusterSpec
+from shardwright.costmodel.collectives import meshed_share, reduces_in_switch
 from shardwright.costmodel.op_times import CollectiveName
 
 _OPERATIONS: dict[str, CollectiveName] = {
@@ -25,7 +26,8 @@ _LEAST_RATE_GB_PER_S = 0.1
 class MeasuredSystem(NamedTuple):
     """Hardware that rows of the table ran on, by a piece of their `system` field; link rates are the catalog's.
 
-    `log` names one run of a benchmark on it, with its software. `ranks` and `nodes` stand in where the rows don't say.
+    `log` names one run of a benchmark on it, with its software; `host_calls`: its seconds hold what the host takes to call
+    PyTorch, once for each collective. `ranks` and `nodes` stand in where the rows don't say.
     """
 
     stated: str
@@ -36,6 +38,7 @@ class MeasuredSystem(NamedTuple):
     nics_per_node: int = 8
     ranks: int = 0
     nodes: int = 0
+    host_calls: bool = False
 
 
 SYSTEMS = (
@@ -46,9 +49,11 @@ SYSTEMS = (
     MeasuredSystem("p5en.48xlarge", "p5en", "p5en", "h200-sxm", "efa-400g", ranks=128, nodes=16),
     MeasuredSystem("n of 8 GPUs", "h200", "h200, 4 to 8 ranks", "h200-sxm", "infiniband-ndr"),
     MeasuredSystem("nccl 2.27.7", "h200", "h200, by operation", "h200-sxm", "infiniband-ndr"),
-    MeasuredSystem("8x H200 single node (see", "h200", "h200, from PyTorch", "h200-sxm", "infiniband-ndr"),
+    MeasuredSystem(
+        "8x H200 single node (see", "h200", "h200, from PyTorch", "h200-sxm", "infiniband-ndr", host_calls=True
+    ),
     MeasuredSystem("p6-b200.48xlarge", "p6-b200", "p6-b200, 4 to 8 ranks", "b200-sxm", "efa-400g"),
-    MeasuredSystem("AWS P6-B200", "p6-b200", "p6-b200, from PyTorch", "b200-sxm", "efa-400g"),
+    MeasuredSystem("AWS P6-B200", "p6-b200", "p6-b200, from PyTorch", "b200-sxm", "efa-400g", host_calls=True),
     MeasuredSystem("8x A100 node", "a100", "a100", "a100-sxm-80gb", "infiniband-hdr"),
     MeasuredSystem("8x MI300X node", "mi300x", "mi300x, 2 and 8 ranks", "mi300x", "roce-400g"),
 )
@@ -138,3 +143,23 @@ def _seconds(fields: dict[str, str], bus_bytes: float) -> float | None:
         return float(fields["latency_us"]) * 1e-6
     rate = float(fields["busbw_GBps"] or math.nan)
     return bus_bytes / (rate * 1e9) if rate >= _LEAST_RATE_GB_PER_S else None
+
+
+def reached_fractions(rows: Iterable[MeasuredCollective]) -> dict[str, list[float]]:
+    """For each constant that is a share of a data-sheet rate, the shares that single rows reached, latency and all.
+
+    A row counts for the link that its algorithm fills: in one node the ring's or the switch's, on several the NICs.
+    """
+    reached: dict[str, list[float]] = {"nvlink_fraction": [], "nic_fraction": [], "in_switch_fraction": []}
+    for row in rows:
+        node = cluster_of(row, latency_factor=1.0, efa_seconds=0.0).groups[0]
+        link = node.intra_node.bytes_per_s
+        if row.nodes > 1:  # two nodes exchange the tensor itself, more of them pass it around
+            sent = row.size_bytes / row.seconds if row.nodes == 2 else row.bus_bytes_per_s
+            reached["nic_fraction"].append(sent / node.node_bytes_per_s)
+        elif row.name == "all_reduce" and reduces_in_switch(node):
+            sent = (row.ranks + 1) / row.ranks * row.size_bytes / row.seconds
+            reached["in_switch_fraction"].append(sent / link)
+        else:
+            reached["nvlink_fraction"].append(row.bus_bytes_per_s / (link * float(meshed_share(node, row.ranks))))
+    return reached

@@ -47,7 +47,7 @@ class Collectives:
         one = _Collective(self.cluster.groups[0], self.cluster.oversubscription, self.constants, size_bytes, group)
         if name == "all_reduce":
             seconds = np.minimum(one.ring_seconds(passes=2), one.tree_seconds())
-            if self._reduces_in_switch:
+            if reduces_in_switch(self.cluster.groups[0]):
                 seconds = np.minimum(seconds, one.in_switch_seconds())
         elif name == "all_to_all":
             seconds = one.all_to_all_seconds()
@@ -59,11 +59,19 @@ class Collectives:
             seconds = one.ring_seconds(passes=1)
         return np.where(group.ranks > 1, seconds, 0.0)
 
-    @property
-    def _reduces_in_switch(self) -> bool:
-        node = self.cluster.groups[0]
-        peaks = node.device.peak_flops_per_s
-        return node.intra_node.kind == "nvswitch" and peaks.get("bf16", 0.0) > _HOPPER_FLOPS_PER_S
+
+def reduces_in_switch(node: NodeGroup) -> bool:
+    """Whether the switch that joins the node's GPUs adds up what passes it (NVLink SHARP, of Hopper and later)."""
+    peak = node.device.peak_flops_per_s.get("bf16", 0.0)
+    return node.intra_node.kind == "nvswitch" and peak > _HOPPER_FLOPS_PER_S
+
+
+def meshed_share(node: NodeGroup, ranks_per_node: Number) -> Array:
+    """The share of a device's links that reaches the others of its group: all, but for links that join pairs."""
+    ranks_per_node = np.asarray(ranks_per_node, dtype=float)
+    if not node.intra_node.meshed or node.devices_per_node == 1:
+        return np.ones_like(ranks_per_node)
+    return np.asarray(np.maximum(ranks_per_node - 1, 1) / (node.devices_per_node - 1))
 
 
 class _Collective:
@@ -79,7 +87,7 @@ class _Collective:
         self._like = np.broadcast_to(0.0, np.broadcast(size_bytes, self.ranks, np.asarray(group.sharing)).shape)
         self._constants = constants
         self._hop_seconds, self._node_hop_seconds = node.intra_node.latency_seconds, node.nic.latency_seconds
-        self._link_bytes_per_s = node.intra_node.bytes_per_s * _meshed_share(node, self.per_node)
+        self._link_bytes_per_s = node.intra_node.bytes_per_s * meshed_share(node, self.per_node)
         shared = node.node_bytes_per_s / oversubscription / np.asarray(group.sharing, dtype=float)
         self._inside_bytes_per_s = self._link_bytes_per_s * self._over(constants.nvlink_fraction)
         self._outside_bytes_per_s = shared * self._over(constants.nic_fraction)
@@ -155,23 +163,25 @@ class _Collective:
     @property
     def _narrowest_bytes_per_s(self) -> Array:
         across = np.where(
-            self.per_node > 1, np.minimum(self._outside_bytes_per_s, self._inside_bytes_per_s), self._outside_bytes_per_s
+            self.per_node > 1,
+            np.minimum(self._outside_bytes_per_s, self._inside_bytes_per_s),
+            self._outside_bytes_per_s,
         )
         return np.where(self.crosses, across, self._inside_bytes_per_s)
 
     def _once_around(self, size_bytes: Array) -> Array:
-        return (self.ranks - 1) / self.ranks * size_bytes / self._narrowest_bytes_per_s
+        return np.asarray((self.ranks - 1) / self.ranks * size_bytes / self._narrowest_bytes_per_s)
 
     def _lockstep(self, hops_seconds: Array, bytes_seconds: Array) -> Array:
         quick = self._quick_seconds(hops_seconds) + bytes_seconds / self._over(self._constants.low_latency_rate)
-        return self._start_seconds + np.minimum(quick, hops_seconds + bytes_seconds)
+        return np.asarray(self._start_seconds + np.minimum(quick, hops_seconds + bytes_seconds))
 
     def _pipelined(self, hops_seconds: Array, bytes_seconds: Array) -> Array:
         filling = 2 * np.sqrt(self._over(self._constants.chunk_fill) * hops_seconds * bytes_seconds)
-        return self._start_seconds + self._quick_seconds(hops_seconds) + bytes_seconds + filling
+        return np.asarray(self._start_seconds + self._quick_seconds(hops_seconds) + bytes_seconds + filling)
 
     def _quick_seconds(self, hops_seconds: Array) -> Array:
-        return hops_seconds * self._over(self._constants.low_latency_step)
+        return np.asarray(hops_seconds * self._over(self._constants.low_latency_step))
 
     @property
     def _start_seconds(self) -> Value:
@@ -179,10 +189,3 @@ class _Collective:
 
     def _over(self, constant: Value) -> Value:
         return over(constant, self._like)
-
-
-def _meshed_share(node: NodeGroup, ranks_per_node: Array) -> Array:
-    """The share of a device's links that reaches the others of its group: all, but for links that join pairs."""
-    if not node.intra_node.meshed or node.devices_per_node == 1:
-        return np.ones_like(ranks_per_node)
-    return np.maximum(ranks_per_node - 1, 1) / (node.devices_per_node - 1)

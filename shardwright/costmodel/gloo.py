@@ -19,7 +19,9 @@ def gloo_seconds(name: CollectiveName, size_bytes: Number, group: RankGroup, clu
     ranks, nodes, per_node = group.ranks, np.asarray(group.nodes), np.asarray(group.ranks_per_node)
     size_bytes = np.asarray(size_bytes, dtype=float)
     inside = node.intra_node.bytes_per_s
-    outside = node.node_bytes_per_s * _SOCKET_FRACTION / cluster.oversubscription / np.asarray(group.sharing, dtype=float)
+    outside = (
+        node.node_bytes_per_s * _SOCKET_FRACTION / cluster.oversubscription / np.asarray(group.sharing, dtype=float)
+    )
     crosses = nodes > 1
     if name == "all_to_all":
         leaving = per_node * (ranks - per_node) / ranks * size_bytes / outside
