@@ -98,9 +98,8 @@ class _Collective:
         n - 1 steps a pass, N - 1 of them across nodes; each link carries (n-1)/n S, across nodes the group's share of the
         NICs: the ring leaves each node once.
         """
-        crossing = np.where(self.crosses, self.nodes - 1, 0.0)
-        hops = (self.ranks - 1 - crossing) * self._hop_seconds + crossing * self._node_hop_seconds
-        return self._lockstep(passes * hops, self._once_around(passes * self.size_bytes))
+        sent_bytes = passes * (self.ranks - 1) / self.ranks * self.size_bytes
+        return self._lockstep(passes * self._hops_around, sent_bytes / self._narrowest_bytes_per_s)
 
     def tree_seconds(self) -> Array:
         """All-reduce up and down two trees of the nodes, each with half of the data, chains of the ranks inside each node.
@@ -119,19 +118,13 @@ class _Collective:
         """
         rate = self._link_bytes_per_s * self._over(self._constants.in_switch_fraction)
         inside = (self.per_node + 1) / self.per_node * self.size_bytes / rate
-        return np.where(
-            self.per_node > 1,
-            self._pipelined(
-                _SWITCH_STEPS * self._hop_seconds + self._tree_hops, np.maximum(inside, self._tree_bytes_seconds)
-            ),
-            np.inf,
-        )
+        hops = _SWITCH_STEPS * self._hop_seconds + self._tree_hops
+        seconds = self._pipelined(hops, np.maximum(inside, self._tree_bytes_seconds))
+        return np.where(self.per_node > 1, seconds, np.inf)
 
     def broadcast_seconds(self) -> Array:
         """A chain through all ranks."""
-        crossing = np.where(self.crosses, self.nodes - 1, 0.0)
-        hops = (self.ranks - 1 - crossing) * self._hop_seconds + crossing * self._node_hop_seconds
-        return self._pipelined(hops, self.size_bytes / self._narrowest_bytes_per_s)
+        return self._pipelined(self._hops_around, self.size_bytes / self._narrowest_bytes_per_s)
 
     def all_to_all_seconds(self) -> Array:
         """Each rank sends 1/n of its S to each other: (g-1)/n inside, (n-g)/n through its share of the NICs, at once.
@@ -140,9 +133,7 @@ class _Collective:
         """
         inside = (self.per_node - 1) / self.ranks * self.size_bytes / self._inside_bytes_per_s
         leaving = self.per_node * (self.ranks - self.per_node) / self.ranks * self.size_bytes
-        hops = (self.per_node - 1) * self._hop_seconds + np.where(
-            self.crosses, (self.nodes - 1) * self._node_hop_seconds, 0.0
-        )
+        hops = (self.per_node - 1) * self._hop_seconds + (self.nodes - 1) * self._node_hop_seconds
         return self._lockstep(hops, np.maximum(inside, leaving / self._outside_bytes_per_s))
 
     def send_seconds(self) -> Array:
@@ -152,13 +143,18 @@ class _Collective:
         return self._lockstep(hop, self.size_bytes / rate)
 
     @property
+    def _hops_around(self) -> Array:
+        across = self.nodes - 1
+        return np.asarray((self.ranks - 1 - across) * self._hop_seconds + across * self._node_hop_seconds)
+
+    @property
     def _tree_hops(self) -> Array:
-        return np.where(self.crosses, 2 * np.log2(np.maximum(self.nodes, 1)) * self._node_hop_seconds, 0.0)
+        return np.asarray(2 * np.log2(self.nodes) * self._node_hop_seconds)
 
     @property
     def _tree_bytes_seconds(self) -> Array:
-        sent = np.where(self.nodes > 2, 2.0, 1.0) * self.size_bytes
-        return np.where(self.crosses, sent / self._outside_bytes_per_s, 0.0)
+        """A node alone sends nothing, one of two the tensor, one of more up to twice that."""
+        return np.asarray(np.minimum(self.nodes - 1, 2.0) * self.size_bytes / self._outside_bytes_per_s)
 
     @property
     def _narrowest_bytes_per_s(self) -> Array:
@@ -168,9 +164,6 @@ class _Collective:
             self._outside_bytes_per_s,
         )
         return np.where(self.crosses, across, self._inside_bytes_per_s)
-
-    def _once_around(self, size_bytes: Array) -> Array:
-        return np.asarray((self.ranks - 1) / self.ranks * size_bytes / self._narrowest_bytes_per_s)
 
     def _lockstep(self, hops_seconds: Array, bytes_seconds: Array) -> Array:
         quick = self._quick_seconds(hops_seconds) + bytes_seconds / self._over(self._constants.low_latency_rate)
