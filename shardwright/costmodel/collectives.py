@@ -3,8 +3,8 @@
 Symbols, as in the code: n ranks = g ranks_per_node x N nodes; S bytes of the whole tensor; l the latency of a step over
 a link, L the sum of them along the longest path; w = bytes on the busiest link over what that link reaches.
 
-Every algorithm is one of two kinds.
-Lockstep (ring, direct sends): all links work in every step, so a collective takes its L once and its w once. NCCL has
+Every algorithm but the all-to-all is one of two kinds.
+Lockstep (ring, send): all links work in every step, so a collective takes its L once and its w once. NCCL has
 protocols that synchronise by flags inside the data: a step takes the share `low_latency_step` of its latency, the
 data the share `low_latency_rate` of its rate. Seconds: start + min(step L + w / rate, L + w).
 Pipelined (trees, in-switch reduction, broadcast): chunks follow each other along a path. m chunks cost m L' of
@@ -129,12 +129,14 @@ class _Collective:
     def all_to_all_seconds(self) -> Array:
         """Each rank sends 1/n of its S to each other: (g-1)/n inside, (n-g)/n through its share of the NICs, at once.
 
-        A node's messages to one other node leave together, so that a rank waits for g - 1 neighbours and N - 1 nodes.
+        A node's messages to one other node leave together, so that a rank starts with g - 1 neighbours and N - 1 nodes. No
+        message waits for the data of another: start + step L + w.
         """
         inside = (self.per_node - 1) / self.ranks * self.size_bytes / self._inside_bytes_per_s
         leaving = self.per_node * (self.ranks - self.per_node) / self.ranks * self.size_bytes
         hops = (self.per_node - 1) * self._hop_seconds + (self.nodes - 1) * self._node_hop_seconds
-        return self._lockstep(hops, np.maximum(inside, leaving / self._outside_bytes_per_s))
+        bytes_seconds = np.maximum(inside, leaving / self._outside_bytes_per_s)
+        return np.asarray(self._start_seconds + self._quick_seconds(hops) + bytes_seconds)
 
     def send_seconds(self) -> Array:
         """One rank to one other, inside a node or through its share of the NICs."""

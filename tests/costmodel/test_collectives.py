@@ -105,16 +105,16 @@ class TestInSwitch:
 class TestAllToAll:
     def test_inside_a_node_by_hand(self) -> None:
         """3 neighbours; 3/4 of 4 GB over 100 GB/s."""
-        assert seconds("all_to_all", 4e9) == pytest.approx(3e-6 + 30e-3)
+        assert seconds("all_to_all", 4e9) == pytest.approx(1.5e-6 + 30e-3)
 
     def test_across_nodes_by_hand(self) -> None:
         """3 neighbours and 1 node; 4 ranks send half of their 8 GB through 40 GB/s; inside, 3/8 of it is faster."""
-        assert seconds("all_to_all", 8e9, TWO_NODES) == pytest.approx(5e-6 + 4 * 4e9 / 40e9)
+        assert seconds("all_to_all", 8e9, TWO_NODES) == pytest.approx(2.5e-6 + 4 * 4e9 / 40e9)
 
     def test_a_slow_node_binds_instead(self) -> None:
         """3/8 of 8 GB over 1 GB/s."""
         slow = with_links(round_cluster(), inside=0.01)
-        assert seconds("all_to_all", 8e9, TWO_NODES, slow) == pytest.approx(5e-6 + 3.0)
+        assert seconds("all_to_all", 8e9, TWO_NODES, slow) == pytest.approx(2.5e-6 + 3.0)
 
 
 class TestOthers:
@@ -174,12 +174,13 @@ class TestLaws:
         faster = with_links(cluster, inside=inside, nic=nic)
         assert seconds(name, size, group, faster) <= seconds(name, size, group, cluster) * (1 + 1e-12)
 
-    @given(names, st.integers(1, 4), st.integers(1, 300), sizes, clusters)
+    @given(names.filter(lambda name: name != "all_to_all"), st.integers(1, 4), st.integers(2, 300), sizes, clusters)
     def test_more_nodes_are_never_faster(
         self, name: CollectiveName, per_node: int, nodes: int, size: float, cluster: ClusterSpec
     ) -> None:
+        """But for an all-to-all, which keeps less of its bytes inside a node."""
         fewer, more = (seconds(name, size, RankGroup(per_node, count, 1), cluster) for count in (nodes, nodes + 1))
-        assert nodes == 1 or fewer <= more * (1 + 1e-12)
+        assert fewer <= more * (1 + 1e-12)
 
     @given(names, groups, sizes)
     def test_no_link_carries_more_than_its_rate(self, name: CollectiveName, group: RankGroup, size: float) -> None:
