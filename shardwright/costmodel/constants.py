@@ -56,8 +56,11 @@ class Constants:
     loss_bytes_per_logit: Value
     nvlink_fraction: Value
     nic_fraction: Value
+    in_switch_fraction: Value
     collective_seconds: Value
-    hop_seconds: Value
+    low_latency_step: Value
+    low_latency_rate: Value
+    chunk_fill: Value
     host_seconds_per_kernel: Value
     broadcast_seconds: Value
     step_noise: Value
