@@ -1,6 +1,5 @@
 """What validating one row of a table gave."""
 
-import re
 from typing import NamedTuple
 
 from pydantic import Field
@@ -57,11 +56,3 @@ def interval_bounds(estimate: Estimate, level: float) -> tuple[float, float] | N
         if abs(interval.level - level) < 1e-9:
             return interval.low, interval.high
     return None
-
-
-def source_name(source: str | None) -> str:
-    """The repository or paper of a `source` cell, without file, commit and line."""
-    if not source:
-        return "unknown"
-    paper = re.match(r"arXiv \S+", source)
-    return paper[0] if paper else source.split()[0].split("@")[0]

@@ -110,7 +110,8 @@ def enumerate_space(
     ]
     if not entries:
         raise SpecError(_no_schedule(model, fixed))
-    return Space(base, *np.array(entries, dtype=np.int64).T, even_stages=bool(fixed.even_stages))
+    base_index, schedule, chunks = np.array(entries, dtype=np.int64).T
+    return Space(base, base_index, schedule, chunks, even_stages=bool(fixed.even_stages))
 
 
 def divisors(number: int) -> list[int]:
