@@ -17,8 +17,8 @@ class ValidationRow(Spec):
 
     `relative_error` is predicted step time / measured step time - 1: above zero the prediction is too slow, whatever
     the unit. `low_80` and `high_80` bound the prediction with 80% probability. `skipped` says why there is no
-    prediction of time; a row may still have one of memory. `source`, `measured_seconds` and `predicted_seconds` are for
-    figures, and stay out of the file.
+    prediction of time; a row may still have one of memory. `source`, `framework`, `measured_seconds` and
+    `predicted_seconds` are for figures, and stay out of the file.
     """
 
     id: str
@@ -32,6 +32,7 @@ class ValidationRow(Spec):
     memory_predicted_bytes: float | None = None
     skipped: str | None = None
     source: str = Field(default="unknown", exclude=True)
+    framework: str = Field(default="unknown", exclude=True)
     measured_seconds: float | None = Field(default=None, exclude=True)
     predicted_seconds: float | None = Field(default=None, exclude=True)
 
@@ -43,6 +44,12 @@ class Outcome(NamedTuple):
     result: ValidationRow
     setup: RowSetup | None = None
     prediction: Prediction | None = None
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the row does not say and reading it or choosing its plan needed."""
+        read = self.setup.assumptions if self.setup else ()
+        return read + (self.prediction.assumptions if self.prediction else ())
 
     @property
     def measured_seconds(self) -> float | None:

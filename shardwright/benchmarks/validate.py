@@ -18,6 +18,7 @@ from .prediction import ChoosePlan, EstimatePlan, Prediction, planners_choice, p
 from .row_cluster import StandardNode
 from .row_setup import RowSetup, setup_of_row
 from .row_source import source_name
+from .row_stack import framework_family
 from .skipped_row import SkippedRowError
 from .table import TableRow, read_table
 from .validation_summary import ValidationSummary, summarise
@@ -87,6 +88,7 @@ def _outcome(row: TableRow, standard_node: StandardNode, predict: Callable[[RowS
         unit=row.metric_unit,
         measured=row.metric_value,
         source=source_name(row.source),
+        framework=framework_family(row),
         memory_measured_bytes=1e9 * row.peak_mem_gb if row.peak_mem_gb is not None else None,
     )
     try:
