@@ -18,7 +18,7 @@ from .validate import Validation
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
 _REST = "#8C8C8C"
 _REST_MARKERS = "s^vDPX*"
-_LABEL = 72  # characters of a source's name beside its line
+_LABEL = 56  # characters of a source's name beside its line
 _SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -96,7 +96,7 @@ def errors_by_source(validation: Validation) -> Paint:
         axes.axvline(0, color=_REST, linewidth=1)
         axes.set_yticks(range(len(ordered)), [_label(source, len(values)) for source, values in ordered])
         axes.set_ylim(max(len(ordered), 1) - 0.5, -0.5)
-        axes.set_xlabel("error of the predicted step time in percent; right of zero predicted too slow")
+        axes.set_xlabel("error of the step time in percent; above 0 predicted too slow")
 
     return paint
 
