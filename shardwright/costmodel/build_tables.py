@@ -58,6 +58,7 @@ class _Builder:
             backward=self._seconds(compute_backward, recompute, tensor_backward, backward.network, backward.host_copy),
             first_forward=self._seconds(0.0, 0.0, 0.0, first.network, first.host_copy),
             last_backward=self._seconds(0.0, 0.0, 0.0, last.network + self._tied_seconds(), last.host_copy),
+            weight_gradient_seconds=self._stack("weight_gradient_seconds"),
             optimizer_seconds=self._optimizer_seconds(traffic.parameters),
             send_seconds=self._send_seconds(),
             activation_bytes=self._stack("activation_bytes_by_policy"),

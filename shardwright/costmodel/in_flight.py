@@ -1,5 +1,8 @@
 """How many microbatches' activations a rank holds at once: alive from the start of a forward to the end of its backward.
 
+Where the backward is split they are held until the weight gradient, which reads the inputs of all matmuls; what the
+input gradient frees before it (scores, norms) is not counted out.
+
 A rank computes one action at a time, so its peak depends on the order of its actions alone, not on their seconds.
 """
 
@@ -8,8 +11,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from .plan import ScheduleName
-from .schedule import check_shape, warm_up_forwards
+from .action import ActionKind
+from .schedule import make_schedule
+from .schedule_orders import warm_up_forwards
+from .schedule_shape import ScheduleName, by_rank, by_stage, check_shape
 
 Counts = NDArray[np.int64]
 
@@ -18,17 +23,20 @@ Counts = NDArray[np.int64]
 def alive_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> tuple[Counts, ...]:
     """Per rank, [moments, stages_per_rank]: microbatches alive on each of its stages when it holds the most.
 
-    Column `c` is stage `c * pp + rank`. Each row is one moment; at every other moment of the step no stage holds
+    Column `c` is the rank's c-th stage. Each row is one moment; at every other moment of the step no stage holds
     more than at one of these. So the peak of anything that grows with the counts is its maximum over the rows. The
     moments follow from the schedule's formula: after its warm-up of w forwards a rank alternates, so that forward
-    w + j runs when j backwards are done, and the counts repeat after stages_per_rank * pp forwards.
+    w + j runs when j backwards are done, and the counts repeat after stages_per_rank * pp forwards. Schedules that split
+    backwards are walked through instead.
 
-    GPipe: every microbatch. 1F1B: min(microbatches, pp - rank).
+    GPipe: every microbatch. 1F1B: min(microbatches, pp - rank). ZB-H1: min(microbatches, pp).
 
     Raises:
         SpecError: no such schedule.
     """
-    check_shape(name, pp, stages_per_rank, microbatches)
+    check_shape(name, pp, stages_per_rank * pp, microbatches)
+    if name not in ("gpipe", "1f1b", "interleaved-1f1b"):
+        return _walked_counts(name, pp, stages_per_rank, microbatches)
     return tuple(_alive_counts_of_rank(name, pp, stages_per_rank, microbatches, rank) for rank in range(pp))
 
 
@@ -41,6 +49,25 @@ def _alive_counts_of_rank(name: ScheduleName, pp: int, stages_per_rank: int, mic
     counts = np.unique(started - finished, axis=0)
     counts.setflags(write=False)
     return counts
+
+
+def _walked_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> tuple[Counts, ...]:
+    """The counts right after the start of each forward, where they peak; an overlapped pair's backward still runs then."""
+    schedule = make_schedule(name, pp, stages_per_rank, microbatches)
+    chunk_of_stage = by_stage(name, np.broadcast_to(np.arange(stages_per_rank)[:, None], (stages_per_rank, pp)))
+    found = []
+    for order in schedule.orders:
+        alive, moments = np.zeros(stages_per_rank, dtype=np.int64), []
+        for action in (action for work in order for action in work.passes):
+            if action.kind is ActionKind.FORWARD:
+                alive[chunk_of_stage[action.stage]] += 1
+                moments.append(alive.copy())
+            elif action.kind is not ActionKind.INPUT_GRADIENT:
+                alive[chunk_of_stage[action.stage]] -= 1
+        counts = np.unique(np.stack(moments), axis=0)
+        counts.setflags(write=False)
+        found.append(counts)
+    return tuple(found)
 
 
 def _runs_of_chunk(actions: Counts, pp: int, stages_per_rank: int, microbatches: int) -> Counts:
@@ -60,7 +87,7 @@ def peak_in_flight(name: ScheduleName, pp: int, stages_per_rank: int, microbatch
         SpecError: no such schedule.
     """
     per_rank = [counts.max(axis=0) for counts in alive_counts(name, pp, stages_per_rank, microbatches)]
-    return np.stack(per_rank, axis=-1).reshape(-1)
+    return by_stage(name, np.stack(per_rank, axis=-1))
 
 
 def peak_activation_bytes(
@@ -78,7 +105,7 @@ def peak_activation_bytes(
         SpecError: no such schedule.
     """
     stages_per_rank = activation_bytes.shape[-1] // pp
-    by_chunk = activation_bytes.reshape(*activation_bytes.shape[:-1], stages_per_rank, pp)
+    by_chunk = by_rank(name, pp, activation_bytes)
     counts = alive_counts(name, pp, stages_per_rank, microbatches)
     peaks = [(by_chunk[..., rank] @ counts[rank].T).max(axis=-1) for rank in range(pp)]
     return np.stack(peaks, axis=-1)

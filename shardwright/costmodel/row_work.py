@@ -17,11 +17,12 @@ from .training import TrainingSpec
 class RowWork:
     """Work of one microbatch. Shapes (N,), with a last axis of recompute policies where the name says `by_policy`.
 
-    Seconds are of the device alone; `parameters` counts what one tp rank holds.
+    `weight_gradient_seconds` is part of `backward_seconds`. Seconds are of the device alone; `parameters` counts what one tp rank holds.
     """
 
     forward_seconds: Array
     backward_seconds: Array
+    weight_gradient_seconds: Array
     recompute_seconds_by_policy: Array
     tensor_parallel_seconds: Array
     tensor_parallel_recompute_seconds_by_policy: Array
@@ -78,6 +79,7 @@ class WorkModel:
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
+            weight_gradient_seconds=self._weight_gradient_seconds(matmuls),
             recompute_seconds_by_policy=_policies(none=zero, selective=self._core_again(core_forward), full=forward),
             tensor_parallel_seconds=exposed,
             tensor_parallel_recompute_seconds_by_policy=_policies(none=zero, selective=zero, full=exposed),
@@ -95,6 +97,7 @@ class WorkModel:
         return self._end(
             forward=self.times.memory_bound_seconds(2 * hidden_bytes),
             backward=backward,
+            weight_gradient=backward,
             parameters=parameters,
             kept=kept,
             working=self._element_bytes * parameters,
@@ -114,6 +117,7 @@ class WorkModel:
         return self._end(
             forward=self._forward_seconds(matmuls) + loss / 2,
             backward=self._backward_seconds(matmuls) + loss / 2,
+            weight_gradient=self._weight_gradient_seconds(matmuls),
             parameters=parameters,
             kept=4.0 * logits + tokens * hidden * ((4.0 + element) / self._sequence_split + element),
             working=(4.0 + element) * logits,
@@ -125,6 +129,7 @@ class WorkModel:
         *,
         forward: Array,
         backward: Array,
+        weight_gradient: Array,
         parameters: Array,
         kept: Array,
         working: Array,
@@ -135,6 +140,7 @@ class WorkModel:
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
+            weight_gradient_seconds=weight_gradient,
             recompute_seconds_by_policy=nothing,
             tensor_parallel_seconds=collectives * self._hidden_collective_seconds(hidden_bytes),
             tensor_parallel_recompute_seconds_by_policy=nothing,
@@ -149,10 +155,14 @@ class WorkModel:
         )
 
     def _backward_seconds(self, matmuls: list[operators.Matmul]) -> Array:
-        """The gradient of the input, (m, n) (n, k), and of the weight, (k, m) (m, n)."""
+        """The gradient of the input, (m, n) (n, k), and of the weight."""
         inputs = (self.times.matmul_seconds(w.m, w.n, w.k, groups=w.groups) for w in matmuls)
+        return sum(inputs, self._weight_gradient_seconds(matmuls))
+
+    def _weight_gradient_seconds(self, matmuls: list[operators.Matmul]) -> Array:
+        """(k, m) (m, n) of each."""
         weights = (self.times.matmul_seconds(w.k, w.m, w.n, groups=w.groups) for w in matmuls)
-        return sum((*inputs, *weights), np.zeros(len(self.candidates)))
+        return sum(weights, np.zeros(len(self.candidates)))
 
     def _attention_core_seconds(self, block: Block) -> tuple[Array, Array]:
         """Forward and backward of scores, softmax and weighted values; fused kernels compute the causal half only."""

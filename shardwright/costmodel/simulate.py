@@ -4,13 +4,15 @@ Events are ordered by (time, priority, sequence), so that a run repeats to the b
 it does before messages arrive, and what was announced first happens first.
 """
 
-import heapq
+from heapq import heappop, heappush
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .errors import SpecError
-from .schedule import Action, ActionKind, Schedule
+from .schedule import Schedule
+from .schedule_graph import schedule_graph
 from .schedule_validation import validate_schedule
 from .stage_costs import StageCosts
 from .timeline import Lane, MemoryCurve, Span, Timeline
@@ -18,8 +20,8 @@ from .timeline import Lane, MemoryCurve, Span, Timeline
 _FINISH, _ARRIVE = 0, 1
 
 
-# (seconds, priority, sequence, action): plain, as a step has tens of thousands
-_Event = tuple[float, int, int, Action]
+# (seconds, priority, sequence, number of the work): plain, as a step has tens of thousands
+_Event = tuple[float, int, int, int]
 
 
 def simulate(
@@ -34,7 +36,7 @@ def simulate(
     Args:
         costs: of one plan (no batch axes), on as many stages and ranks as the schedule has.
         activation_bytes: [stages] or scalar, bytes that one microbatch holds on a stage from the start of its forward
-            to the end of its backward.
+            to the end of its backward, or of its weight gradient where the backward is split.
         static_bytes: [pp] or scalar, bytes that a rank holds all the time.
 
     Raises:
@@ -49,7 +51,7 @@ def simulate(
     run = _Run(schedule, costs, memory)
     run.pipeline()
     run.reduce_and_update()
-    return Timeline(schedule.pp, tuple(sorted(run.spans, key=lambda span: span.start_seconds)), memory.curves())
+    return Timeline(schedule.pp, tuple(sorted(run.spans, key=attrgetter("start_seconds"))), memory.curves())
 
 
 class _Memory:
@@ -73,7 +75,7 @@ class _Memory:
 
 
 class _Run:
-    """The state of one simulation: the event queue, what each rank is at, and the spans so far."""
+    """The state of one simulation: the event queue, what each piece of work still waits for, and the spans so far."""
 
     def __init__(self, schedule: Schedule, costs: StageCosts, memory: _Memory) -> None:
         self.schedule = schedule
@@ -81,34 +83,25 @@ class _Run:
         self.costs = costs
         self.spans: list[Span] = []
         self.free_seconds = [0.0] * schedule.pp
+        self._graph = schedule_graph(schedule)
         self._events: list[_Event] = []
         self._sequence = 0
-        self._steps = [0] * schedule.pp
-        self._busy = [False] * schedule.pp
-        last = schedule.stages - 1
-        # What reads no message counts as arrived.
-        self._arrived = {a for a in schedule if a.stage == (0 if a.kind is ActionKind.FORWARD else last)}
-        self._forward = costs.forward.tolist()
-        self._backward = costs.backward.tolist()
+        self._last = {numbers[-1] for numbers in self._graph.numbers}
+        # Messages, and the rank's work before it.
+        self._waits = [messages + 1 for messages in self._graph.message_counts]
+        self._seconds = [float(costs.seconds(shape)) for shape in self._graph.shapes]
         self._extra = costs.first_forward_extra.tolist()
         self._send = costs.send.tolist()
 
     def pipeline(self) -> None:
-        for rank in range(self.schedule.pp):
-            self._start_next(rank, 0.0)
+        for numbers in self._graph.numbers:
+            self._arrive(numbers[0], 0.0)
         while self._events:
-            now, priority, _, action = heapq.heappop(self._events)
-            rank = self.schedule.rank_of_stage[action.stage]
+            now, priority, _, number = heappop(self._events)
             if priority == _FINISH:
-                self._busy[rank] = False
-                self._steps[rank] += 1
-                self.free_seconds[rank] = now
-                if action.kind is ActionKind.BACKWARD:
-                    self.memory.change(rank, action.stage, -1, now)
-                self._send_result(rank, action, now)
+                self._finish(number, now)
             else:
-                self._arrived.add(action)
-            self._start_next(rank, now)
+                self._arrive(number, now)
 
     def reduce_and_update(self) -> None:
         """What follows the last backward: each rank's reductions one after the other, then all optimizers together."""
@@ -126,34 +119,37 @@ class _Run:
             self.spans.append(Span(rank, lane, name, start, start + seconds))
         return start + seconds
 
-    def _announce(self, seconds: float, priority: int, action: Action) -> None:
-        heapq.heappush(self._events, (seconds, priority, self._sequence, action))
+    def _announce(self, seconds: float, priority: int, number: int) -> None:
+        heappush(self._events, (seconds, priority, self._sequence, number))
         self._sequence += 1
 
-    def _start_next(self, rank: int, now: float) -> None:
-        order = self.schedule.orders[rank]
-        if self._busy[rank] or self._steps[rank] == len(order):
+    def _arrive(self, number: int, now: float) -> None:
+        """One thing less to wait for; after the last one the work starts."""
+        self._waits[number] -= 1
+        if self._waits[number]:
             return
-        action = order[self._steps[rank]]
-        if action not in self._arrived:
-            return
-        stage, kind, microbatch = action
+        node = self._graph.nodes[number]
         start = now
-        if kind is ActionKind.FORWARD:
-            self.memory.change(rank, stage, 1, now)
-            if microbatch == 0:
-                start = self._once(rank, "data parallel", f"gather {stage}", now, self._extra[stage])
-        end = start + (self._forward if kind is ActionKind.FORWARD else self._backward)[stage]
-        self.spans.append(Span(rank, "compute", str(action), start, end, stage, microbatch))
-        self._busy[rank] = True
-        self._announce(end, _FINISH, action)
+        for stage in node.forwards:
+            self.memory.change(node.rank, stage, 1, now)
+            if node.microbatch == 0:
+                start = self._once(node.rank, "data parallel", f"gather {stage}", now, self._extra[stage])
+        end = start + self._seconds[node.shape]
+        self.spans.append(Span(node.rank, "compute", node.name, start, end, node.stage, node.microbatch))
+        self._announce(end, _FINISH, number)
 
-    def _send_result(self, rank: int, action: Action, now: float) -> None:
-        stage, kind, microbatch = action
-        target = stage + 1 if kind is ActionKind.FORWARD else stage - 1
-        if not 0 <= target < self.schedule.stages:
-            return
-        arrival = now + self._send[min(stage, target)]
-        if arrival > now:
-            self.spans.append(Span(rank, "pipeline send", f"send {action}", now, arrival, stage, microbatch))
-        self._announce(arrival, _ARRIVE, Action(target, kind, microbatch))
+    def _finish(self, number: int, now: float) -> None:
+        node = self._graph.nodes[number]
+        self.free_seconds[node.rank] = now
+        for stage in node.freed:
+            self.memory.change(node.rank, stage, -1, now)
+        for message in node.messages:
+            arrival = now + self._send[message.boundary]
+            if arrival > now:
+                action = message.action
+                self.spans.append(
+                    Span(node.rank, "pipeline send", message.name, now, arrival, action.stage, action.microbatch)
+                )
+            self._announce(arrival, _ARRIVE, message.receiver)
+        if number not in self._last:
+            self._arrive(number + 1, now)

@@ -135,7 +135,7 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
         device=device,
         seed=seed,
     )
-    own = range(mesh.get_local_rank("pp"), len(plan.stages), plan.mesh.pp)
+    own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
     return Engine(plan_file, {index: builder.build(index) for index in own}, skeleton, mesh)
 
 
