@@ -54,16 +54,15 @@ def _alive_counts_of_rank(name: ScheduleName, pp: int, stages_per_rank: int, mic
 def _walked_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> tuple[Counts, ...]:
     """The counts right after the start of each forward, where they peak; an overlapped pair's backward still runs then."""
     schedule = make_schedule(name, pp, stages_per_rank, microbatches)
-    chunk_of_stage = by_stage(name, np.broadcast_to(np.arange(stages_per_rank)[:, None], (stages_per_rank, pp)))
     found = []
     for order in schedule.orders:
         alive, moments = np.zeros(stages_per_rank, dtype=np.int64), []
         for action in (action for work in order for action in work.passes):
             if action.kind is ActionKind.FORWARD:
-                alive[chunk_of_stage[action.stage]] += 1
+                alive[action.stage // pp] += 1
                 moments.append(alive.copy())
             elif action.kind is not ActionKind.INPUT_GRADIENT:
-                alive[chunk_of_stage[action.stage]] -= 1
+                alive[action.stage // pp] -= 1
         counts = np.unique(np.stack(moments), axis=0)
         counts.setflags(write=False)
         found.append(counts)

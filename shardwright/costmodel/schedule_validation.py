@@ -1,6 +1,5 @@
 """Whether a schedule can run: every pass once, one rank a stage, gradients after forwards, and no deadlock."""
 
-from collections.abc import Iterator
 from functools import lru_cache
 from itertools import product
 
@@ -28,13 +27,6 @@ def validate_schedule(schedule: Schedule) -> None:
     _check_progress(schedule)
 
 
-def _placed(schedule: Schedule) -> Iterator[tuple[int, int, Action]]:
-    for rank, order in enumerate(schedule.orders):
-        for step, work in enumerate(order):
-            for action in work.passes:
-                yield rank, step, action
-
-
 def _error(schedule: Schedule, rank: int, step: int, problem: str) -> SpecError:
     grid = schedule.grid(marked=(rank, step))
     return SpecError(f"schedule, rank {rank}, step {step}: {problem}\n{grid}")
@@ -42,19 +34,29 @@ def _error(schedule: Schedule, rank: int, step: int, problem: str) -> SpecError:
 
 def _check_placement(schedule: Schedule) -> None:
     seen: set[Action] = set()
-    for rank, step, action in _placed(schedule):
-        home = schedule.rank_of_stage[action.stage]
-        if home != rank:
-            raise _error(schedule, rank, step, f"{action} is of stage {action.stage}, which rank {home} holds")
-        if action in seen:
-            raise _error(schedule, rank, step, f"{action} is there a second time; each action runs once")
-        if action.kind in _AFTER and (before := action._replace(kind=_AFTER[action.kind])) not in seen:
-            raise _error(schedule, rank, step, f"{action} comes before {before}")
-        whole = action._replace(kind=ActionKind.BACKWARD)
-        split = action._replace(kind=ActionKind.INPUT_GRADIENT)
-        if action in (whole, split) and {whole, split} <= seen | {action}:
-            raise _error(schedule, rank, step, f"{whole} and {split} are both there; give a backward whole or split")
-        seen.add(action)
+    for rank, order in enumerate(schedule.orders):
+        for step, work in enumerate(order):
+            for action in work.passes:
+                problem = _problem(schedule, rank, action, seen)
+                if problem:
+                    raise _error(schedule, rank, step, problem)
+            seen.update(work.passes)
+
+
+def _problem(schedule: Schedule, rank: int, action: Action, seen: set[Action]) -> str | None:
+    """What is wrong with `action` on `rank` after those it has `seen`."""
+    home = schedule.rank_of_stage[action.stage]
+    if home != rank:
+        return f"{action} is of stage {action.stage}, which rank {home} holds"
+    if action in seen:
+        return f"{action} is there a second time; each action runs once"
+    if action.kind in _AFTER and (before := action._replace(kind=_AFTER[action.kind])) not in seen:
+        return f"{action} comes before {before}"
+    whole = action._replace(kind=ActionKind.BACKWARD)
+    split = action._replace(kind=ActionKind.INPUT_GRADIENT)
+    if action in (whole, split) and (whole in seen or split in seen):
+        return f"{whole} and {split} are both there; give a backward whole or split"
+    return None
 
 
 def _check_complete(schedule: Schedule) -> None:
