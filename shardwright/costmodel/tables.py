@@ -16,17 +16,23 @@ POLICIES: tuple[RecomputePolicy, ...] = get_args(RecomputePolicy)
 
 @dataclass(frozen=True)
 class Seconds:
-    """Time by cause, each (N, R, P). Communication and copies count where compute does not hide them."""
+    """Time by cause, each (N, R, P). Communication and copies count where compute does not hide them.
+
+    `straggler`: waiting for the slowest rank.
+    """
 
     compute: Array
     recompute: Array
     tensor_parallel: Array
     data_parallel: Array
     host_copy: Array
+    straggler: Array
 
     @property
     def total(self) -> Array:
-        return self.compute + self.recompute + self.tensor_parallel + self.data_parallel + self.host_copy
+        return (
+            self.compute + self.recompute + self.tensor_parallel + self.data_parallel + self.host_copy + self.straggler
+        )
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class CostTables:
     """What a rank pays for each row that it holds.
 
     `forward`, `backward`: one microbatch. `first_forward`, `last_backward`: what the first microbatch's forward and the
-    last one's backward add. `weight_gradient_seconds` (N, R): the part of `backward.compute` that only the weights'
+    last one's backward add. `weight_gradient_seconds` (N, R): the part of `backward` that only the weights'
     gradients take, which a schedule may postpone. `optimizer_seconds` (N, R): clipping and update once a step. `send_seconds` (N,): one
     microbatch's hidden states to the next stage. `activation_bytes`: kept for each microbatch in flight;
     `working_bytes`: in use while that row's backward runs.
