@@ -18,7 +18,7 @@ from .clipping import gradient_norm, scale_gradients
 from .data_parallel import DataParallel, GradientSync
 from .hugging_face import Skeleton, read_skeleton
 from .loss import IGNORED_LABEL, TokenLoss
-from .pipeline import Pipeline, TiedEmbedding
+from .pipeline import Pipeline, TiedEmbedding, check_schedule
 from .precision import COMPUTE_DTYPES, check_precision
 from .stage_builder import StageBuilder
 from .stage_module import StageModule
@@ -113,9 +113,11 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
     `costmodel.plan.Mesh`. Weights are the same under every plan (on devices of one type).
 
     Raises:
-        SpecError: another number of ranks than the plan's, an unsupported model, or a plan that does not fit it.
+        SpecError: a schedule that isn't run, another number of ranks than the plan's, an unsupported model, or a plan that
+            does not fit it.
     """
     plan = plan_file.plan
+    check_schedule(plan)
     if dist.get_world_size() != plan.mesh.ranks:
         raise SpecError(
             f"the plan is for {plan.mesh.ranks} ranks ({plan.mesh}), {dist.get_world_size()} are running; "

@@ -12,6 +12,7 @@ from shardwright.costmodel.plan_file import PlanFile, read_plan_file
 
 from .hugging_face import read_skeleton
 from .options import RunOptions
+from .pipeline import check_schedule
 from .rank import run_rank
 from .run_folder import RunFolder, RunIdentity, plan_digest
 from .torchrun import run_torchrun
@@ -75,9 +76,11 @@ def _from_anywhere(options: RunOptions) -> RunOptions:
 
 def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
     """Raises:
-    SpecError: not enough ranks, a batch that isn't the training's, or a model that the engine doesn't train.
+    SpecError: a schedule that isn't run, not enough ranks, a batch that isn't the training's, or a model that the engine
+        doesn't train.
     """
     plan, training = plan_file.plan, plan_file.training
+    check_schedule(plan)
     needed, (offered, offer) = plan.mesh.ranks, _offered_ranks(plan_file, options)
     if needed > offered or ("RANK" in os.environ and needed != offered):
         raise SpecError(

@@ -12,7 +12,9 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 from torch.distributed.tensor import DTensor
 
-from shardwright.costmodel.plan import Plan, ScheduleName
+from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.plan import Plan
+from shardwright.costmodel.schedule_shape import ScheduleName
 
 from .data_parallel import GradientSync
 from .loss import TokenLoss
@@ -31,6 +33,27 @@ _SCHEDULES: dict[ScheduleName, Any] = {
     "1f1b": _AnyMicrobatches,
     "interleaved-1f1b": ScheduleInterleaved1F1B,
 }
+
+
+# The allowed schedule that is most like one that is not.
+_NEAREST: dict[ScheduleName, ScheduleName] = {
+    "zb-h1": "1f1b",
+    "zb-v": "interleaved-1f1b",
+    "dualpipe-v": "interleaved-1f1b",
+}
+
+
+def check_schedule(plan: Plan) -> None:
+    """Whether the plan's schedule can be run.
+
+    Raises:
+        SpecError: it can only be estimated and simulated; names the nearest one that can be run.
+    """
+    if plan.schedule not in _SCHEDULES:
+        raise SpecError(
+            f"schedule {plan.schedule} can be estimated and simulated, not run yet: its backward passes are split; "
+            f"plan with {_NEAREST[plan.schedule]}, the nearest of {', '.join(_SCHEDULES)}"
+        )
 
 
 class _SyncedStage(PipelineStage):
