@@ -21,6 +21,7 @@ from .schedule_shape import by_rank
 from .simulate import simulate
 from .stage_costs import StageCosts
 from .stages import StageSums, candidates_of, row_counts
+from .tables import POLICIES
 from .timeline import Timeline
 from .training import TrainingSpec
 
@@ -48,11 +49,11 @@ def simulate_plan(
     """
     costs = plan_costs(model, cluster, training, plan, times)
     schedule = make_schedule(plan.schedule, plan.mesh.pp, plan.stages_per_rank, plan.microbatches)
-    each = costs.activation_bytes_per_stage()
-    kept = peak_activation_bytes(plan.schedule, plan.mesh.pp, plan.microbatches, each)
+    each, postponed = costs.activation_bytes_per_stage(), costs.postponed_bytes_per_stage()
+    kept = peak_activation_bytes(plan.schedule, plan.mesh.pp, plan.microbatches, each, postponed)
     # what a backward works with is in use all the time but for moments, so it stands with what stays
     fixed = [part.total - kept[rank] for rank, part in enumerate(costs.memory())]
-    return simulate(schedule, costs.stage_costs(), activation_bytes=each, static_bytes=fixed)
+    return simulate(schedule, costs.stage_costs(), activation_bytes=each, postponed_bytes=postponed, static_bytes=fixed)
 
 
 def plan_costs(
@@ -123,6 +124,10 @@ class PlanCosts:
         """What one microbatch keeps on each stage, logits included."""
         return self.sums.total(self.sums.tables.activation_bytes)
 
+    def postponed_bytes_per_stage(self) -> Array:
+        """What one microbatch keeps on each stage between input and weight gradient: all, also where it was recomputed."""
+        return self.sums.total(self.sums.tables.activation_bytes[..., POLICIES.index("none")])
+
     def _per_rank(self, per_stage: Array) -> Array:
         """Shape (stages per rank, pp): what a rank holds stands in its column."""
         return by_rank(self.plan.schedule, self.plan.mesh.pp, per_stage)
@@ -174,7 +179,13 @@ class PlanCosts:
         window = 2 * self._per_rank(sums.largest(tables.static.gather_window)).max(axis=0)
         buffers = self._per_rank(sums.largest(tables.static.reduce_buffer)).max(axis=0)
         working = self._per_rank(sums.largest(tables.working_bytes)).max(axis=0)
-        kept = peak_activation_bytes(self.plan.schedule, pp, self.plan.microbatches, self.activation_bytes_per_stage())
+        kept = peak_activation_bytes(
+            self.plan.schedule,
+            pp,
+            self.plan.microbatches,
+            self.activation_bytes_per_stage(),
+            self.postponed_bytes_per_stage(),
+        )
         logits = self._logit_bytes(kept)
         on_gpu = self.cluster.groups[0].device.kind == "gpu"
         axes = sum(degree > 1 for name, degree in self.plan.mesh if name != "ep")

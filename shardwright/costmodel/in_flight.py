@@ -1,7 +1,7 @@
 """How many microbatches' activations a rank holds at once: alive from the start of a forward to the end of its backward.
 
-Where the backward is split they are held until the weight gradient, which reads the inputs of all matmuls; what the
-input gradient frees before it (scores, norms) is not counted out.
+Where the backward is split, what the weight gradient reads is held on until its end. That may be more than the forward
+left, where the input gradient has recomputed it; what the input gradient frees is not counted out.
 
 A rank computes one action at a time, so its peak depends on the order of its actions alone, not on their seconds.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .action import ActionKind
 from .schedule import make_schedule
 from .schedule_orders import warm_up_forwards
-from .schedule_shape import ScheduleName, by_rank, by_stage, check_shape
+from .schedule_shape import ScheduleName, by_rank, by_stage, check_shape, splits_backward
 
 Counts = NDArray[np.int64]
 
@@ -35,8 +35,9 @@ def alive_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches
         SpecError: no such schedule.
     """
     check_shape(name, pp, stages_per_rank * pp, microbatches)
-    if name not in ("gpipe", "1f1b", "interleaved-1f1b"):
-        return _walked_counts(name, pp, stages_per_rank, microbatches)
+    if splits_backward(name):
+        walked = split_counts(name, pp, stages_per_rank, microbatches)
+        return tuple(np.unique(counts.sum(axis=1), axis=0) for counts in walked)
     return tuple(_alive_counts_of_rank(name, pp, stages_per_rank, microbatches, rank) for rank in range(pp))
 
 
@@ -51,18 +52,31 @@ def _alive_counts_of_rank(name: ScheduleName, pp: int, stages_per_rank: int, mic
     return counts
 
 
-def _walked_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> tuple[Counts, ...]:
-    """The counts right after the start of each forward, where they peak; an overlapped pair's backward still runs then."""
+@lru_cache(maxsize=4096)
+def split_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> tuple[Counts, ...]:
+    """Per rank, [moments, 2, stages_per_rank]: microbatches that wait for their input gradient, or whole backward, and
+    those that only the weight gradient is left of.
+
+    The moments are those at which either grows: the start of a forward (an overlapped pair's backward still runs then)
+    and the end of an input gradient.
+
+    Raises:
+        SpecError: no such schedule.
+    """
     schedule = make_schedule(name, pp, stages_per_rank, microbatches)
+    changes = {
+        ActionKind.FORWARD: (1, 0),
+        ActionKind.BACKWARD: (-1, 0),
+        ActionKind.INPUT_GRADIENT: (-1, 1),
+        ActionKind.WEIGHT_GRADIENT: (0, -1),
+    }
     found = []
     for order in schedule.orders:
-        alive, moments = np.zeros(stages_per_rank, dtype=np.int64), []
+        alive, moments = np.zeros((2, stages_per_rank), dtype=np.int64), []
         for action in (action for work in order for action in work.passes):
-            if action.kind is ActionKind.FORWARD:
-                alive[action.stage // pp] += 1
+            alive[:, action.stage // pp] += changes[action.kind]
+            if max(changes[action.kind]) > 0:
                 moments.append(alive.copy())
-            elif action.kind is not ActionKind.INPUT_GRADIENT:
-                alive[action.stage // pp] -= 1
         counts = np.unique(np.stack(moments), axis=0)
         counts.setflags(write=False)
         found.append(counts)
@@ -90,12 +104,17 @@ def peak_in_flight(name: ScheduleName, pp: int, stages_per_rank: int, microbatch
 
 
 def peak_activation_bytes(
-    name: ScheduleName, pp: int, microbatches: int, activation_bytes: NDArray[np.float64]
+    name: ScheduleName,
+    pp: int,
+    microbatches: int,
+    activation_bytes: NDArray[np.float64],
+    postponed_bytes: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """The most bytes of activations that each rank holds at once.
 
     Args:
         activation_bytes: [..., stages], of one microbatch on each stage; leading axes run over plans.
+        postponed_bytes: [..., stages], what it still holds between input and weight gradient; default: as many.
 
     Returns:
         [..., pp] bytes: the maximum over time of the sum over the rank's stages of microbatches alive times bytes.
@@ -105,6 +124,11 @@ def peak_activation_bytes(
     """
     stages_per_rank = activation_bytes.shape[-1] // pp
     by_chunk = by_rank(name, pp, activation_bytes)
-    counts = alive_counts(name, pp, stages_per_rank, microbatches)
-    peaks = [(by_chunk[..., rank] @ counts[rank].T).max(axis=-1) for rank in range(pp)]
+    if splits_backward(name) and postponed_bytes is not None:
+        both = np.stack([by_chunk, by_rank(name, pp, postponed_bytes)], axis=-3)
+        split = split_counts(name, pp, stages_per_rank, microbatches)
+        peaks = [np.einsum("...kc,mkc->...m", both[..., rank], split[rank]).max(axis=-1) for rank in range(pp)]
+    else:
+        counts = alive_counts(name, pp, stages_per_rank, microbatches)
+        peaks = [(by_chunk[..., rank] @ counts[rank].T).max(axis=-1) for rank in range(pp)]
     return np.stack(peaks, axis=-1)

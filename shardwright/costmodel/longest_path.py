@@ -76,11 +76,12 @@ def _levels(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int
         before[row[numbers[1:]]] = 1 + row[numbers[:-1]]
     edges = np.cumsum([0, *map(len, levels)]).tolist()
     senders, boundaries = _messages(graph, row)
+    shape_of_node = np.array([shape for _, _, _, _, shape, _ in graph.nodes])
     forwards = [Action(stage, ActionKind.FORWARD, 0) for stage in range(pp * stages_per_rank)]
     return _Levels(
         rows=tuple(starmap(slice, pairwise(edges))),
         shapes=graph.shapes,
-        shape_of_row=np.array([graph.nodes[number].shape for number in order]),
+        shape_of_row=shape_of_node[order],
         first_forward_rows=row[[graph.number_of[action] for action in forwards]],
         before=before,
         senders=senders,
@@ -96,18 +97,18 @@ def _generations(graph: ScheduleGraph) -> list[Indices]:
     waits: nx.DiGraph[int] = nx.DiGraph()
     for numbers in graph.numbers:
         nx.add_path(waits, numbers)
-    for number, node in enumerate(graph.nodes):
-        waits.add_edges_from((number, message.receiver) for message in node.messages)
+    for number, (*_, messages) in enumerate(graph.nodes):
+        waits.add_edges_from((number, receiver) for *_, receiver in messages)
     return [np.array(sorted(level), dtype=np.int64) for level in nx.topological_generations(waits)]
 
 
 def _messages(graph: ScheduleGraph, row: Indices) -> tuple[tuple[Indices, ...], tuple[Indices, ...]]:
     """Senders and boundaries as in `_Levels`: one array of each, or two where overlapped passes wait for two messages."""
     senders, boundaries = np.zeros((2, max(1, *graph.message_counts), len(row)), dtype=np.int64)
-    for number, node in enumerate(graph.nodes):
-        for message in node.messages:
-            receiver = row[message.receiver]
-            slot = 1 if senders[0, receiver] else 0
-            senders[slot, receiver] = 1 + row[number]
-            boundaries[slot, receiver] = 1 + message.boundary
+    for number, (*_, messages) in enumerate(graph.nodes):
+        for *_, boundary, receiver in messages:
+            waiting = row[receiver]
+            slot = 1 if senders[0, waiting] else 0
+            senders[slot, waiting] = 1 + row[number]
+            boundaries[slot, waiting] = 1 + boundary
     return tuple(senders), tuple(boundaries)

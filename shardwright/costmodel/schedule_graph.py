@@ -3,45 +3,18 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import NamedTuple
 
-from .action import Action, ActionKind, Work
+from .action import Action, Work
 from .schedule import Schedule
 
+# (name, stage, microbatch, boundary, receiver): the result of an action of a stage and microbatch, which crosses from
+# stage `boundary` to the next one, or back, and for which the work with the number `receiver` waits.
+Message = tuple[str, int, int, int, int]
 
-class Message(NamedTuple):
-    """The result of an action, for which the work with the number `receiver` waits.
-
-    It crosses from stage `boundary` to the next one, or back.
-    """
-
-    name: str
-    action: Action
-    boundary: int
-    receiver: int
-
-
-class Node(NamedTuple):
-    """One piece of work on its rank.
-
-    Attributes:
-        rank: that computes it.
-        name: as printed.
-        stage, microbatch: of the action, or of the forward of an overlapped pair.
-        shape: index into `ScheduleGraph.shapes`.
-        forwards: stages on which it starts to hold a microbatch's activations.
-        freed: stages on which it ends to.
-        messages: what it sends.
-    """
-
-    rank: int
-    name: str
-    stage: int
-    microbatch: int
-    shape: int
-    forwards: tuple[int, ...]
-    freed: tuple[int, ...]
-    messages: tuple[Message, ...]
+# (rank, name, stage, microbatch, shape, messages): one piece of work; stage and microbatch of its first pass, `shape` an
+# index into `ScheduleGraph.shapes`, the messages it sends. Both are plain tuples of plain values, as there are tens of
+# thousands and Python's garbage collector looks again and again at anything else.
+Node = tuple[int, str, int, int, int, tuple[Message, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +37,9 @@ class ScheduleGraph:
     def message_counts(self) -> list[int]:
         """How many messages each piece of work waits for."""
         counts = [0] * len(self.nodes)
-        for node in self.nodes:
-            for message in node.messages:
-                counts[message.receiver] += 1
+        for *_, messages in self.nodes:
+            for *_, receiver in messages:
+                counts[receiver] += 1
         return counts
 
 
@@ -90,20 +63,11 @@ def _messages(schedule: Schedule, number_of: dict[Action, int]) -> list[list[Mes
         source = schedule.source(action)
         if source is not None:
             boundary = min(source.stage, action.stage)
-            sent[number_of[source]].append(Message(f"send {source}", source, boundary, number))
+            sent[number_of[source]].append((f"send {source}", source.stage, source.microbatch, boundary, number))
     return sent
 
 
 def _node(rank: int, work: Work, shapes: dict[Work, int], messages: list[Message]) -> Node:
     """Its shape is looked up in `shapes`, or added."""
-    passes = work.passes
-    return Node(
-        rank=rank,
-        name=str(work),
-        stage=passes[0].stage,
-        microbatch=passes[0].microbatch,
-        shape=shapes.setdefault(work.of_microbatch_zero(), len(shapes)),
-        forwards=tuple(action.stage for action in passes if action.kind is ActionKind.FORWARD),
-        freed=tuple(a.stage for a in passes if a.kind in (ActionKind.BACKWARD, ActionKind.WEIGHT_GRADIENT)),
-        messages=tuple(messages),
-    )
+    first, shape = work.passes[0], shapes.setdefault(work.of_microbatch_zero(), len(shapes))
+    return rank, str(work), first.stage, first.microbatch, shape, tuple(messages)

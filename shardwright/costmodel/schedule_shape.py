@@ -22,20 +22,22 @@ class _Shape:
         stages r and 2 pp - 1 - r.
     stages_per_rank: how many, None for any number from 2 on.
     least_pp: the fewest ranks.
+    splits: some backwards are split into input and weight gradient.
     """
 
     placement: Placement = "loop"
     stages_per_rank: int | None = 1
     least_pp: int = 1
+    splits: bool = False
 
 
 _SHAPES: dict[ScheduleName, _Shape] = {
     "gpipe": _Shape(),
     "1f1b": _Shape(),
     "interleaved-1f1b": _Shape(stages_per_rank=None, least_pp=2),
-    "zb-h1": _Shape(),
-    "zb-v": _Shape(placement="v", stages_per_rank=2, least_pp=2),
-    "dualpipe-v": _Shape(placement="v", stages_per_rank=2, least_pp=2),
+    "zb-h1": _Shape(splits=True),
+    "zb-v": _Shape(placement="v", stages_per_rank=2, least_pp=2, splits=True),
+    "dualpipe-v": _Shape(placement="v", stages_per_rank=2, least_pp=2, splits=True),
 }
 
 
@@ -77,6 +79,11 @@ def _check_stages(name: ScheduleName, pp: int, stages: int) -> None:
     if not right:
         several = "; interleaved-1f1b runs several" if shape.stages_per_rank == 1 and stages > pp else ""
         raise SpecError(f"{name} needs {wanted}, not {stages} in all for pp {pp}{several}")
+
+
+def splits_backward(name: ScheduleName) -> bool:
+    """Whether some backwards are split, so that a microbatch's weight gradient may come later than its input gradient."""
+    return _SHAPES[name].splits
 
 
 def by_rank(name: ScheduleName, pp: int, per_stage: NDArray[_Number]) -> NDArray[_Number]:

@@ -66,6 +66,14 @@ def test_the_peak_counts_and_every_moment_occur_in_the_schedule(
         assert {tuple(row) for row in counts.tolist()} <= {tuple(row) for row in alive.tolist()}
 
 
+def test_what_was_recomputed_is_held_until_the_weight_gradient() -> None:
+    """Rank 1 of ZB-H1 on two: 1F0,1I0,1F1,1I1,1W0,...: when 1I1 ends, two weight gradients are left."""
+    forward, postponed = np.array([1.0, 1.0]), np.array([10.0, 10.0])
+    assert peak_activation_bytes("zb-h1", 2, 4, forward, postponed).tolist() == [11, 20]
+    assert peak_activation_bytes("zb-h1", 2, 4, forward).tolist() == [2, 2]
+    assert peak_activation_bytes("1f1b", 2, 4, forward, postponed).tolist() == [2, 1]
+
+
 def test_textbook_peaks() -> None:
     assert peak_in_flight("gpipe", 4, 1, 10).tolist() == [10, 10, 10, 10]
     assert peak_in_flight("1f1b", 4, 1, 10).tolist() == [4, 3, 2, 1]

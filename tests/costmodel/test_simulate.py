@@ -93,8 +93,10 @@ def test_the_memory_peak_is_the_one_the_memory_model_uses(
     sizes = generator.lognormal(size=stages)
     costs = StageCosts(pp=pp, forward=generator.uniform(1, 3, stages), backward=generator.uniform(1, 3, stages))
     schedule = make_schedule(name, pp, stages_per_rank, microbatches)
-    peaks = [curve.peak_bytes for curve in simulate(schedule, costs, activation_bytes=sizes).memory]
-    np.testing.assert_allclose(peaks, peak_activation_bytes(name, pp, microbatches, sizes))
+    for postponed in (sizes, 3 * sizes):
+        timeline = simulate(schedule, costs, activation_bytes=sizes, postponed_bytes=postponed)
+        peaks = [curve.peak_bytes for curve in timeline.memory]
+        np.testing.assert_allclose(peaks, peak_activation_bytes(name, pp, microbatches, sizes, postponed))
 
 
 def test_equal_runs_are_equal_to_the_bit_also_where_everything_ties() -> None:
@@ -144,6 +146,13 @@ def test_a_split_backward_sends_its_gradient_before_the_weights_have_theirs() ->
     ]
     assert timeline.memory[1].seconds.tolist() == [0, 1.5, 4.5, 8.5, 9.5]
     assert timeline.memory[1].bytes.tolist() == [0, 1, 2, 1, 0]
+
+
+def test_what_an_input_gradient_recomputed_is_held_until_the_weight_gradient() -> None:
+    costs = StageCosts(pp=1, forward=[1], backward=[3], weight_gradient=[1])
+    timeline = simulate(make_schedule("zb-h1", 1, 1, 1), costs, activation_bytes=2.0, postponed_bytes=7.0)
+    assert timeline.memory[0].seconds.tolist() == [0, 0, 3, 4]
+    assert timeline.memory[0].bytes.tolist() == [0, 2, 7, 0]
 
 
 def test_an_overlapped_pair_starts_when_both_messages_are_there_and_sends_when_both_passes_are_done() -> None:
