@@ -1,8 +1,8 @@
 """The space of plans: every mesh, ZeRO stage, microbatch, schedule and optimizer placement that divides, as arrays.
 
 A new dimension enters here. Context and expert parallelism are two more degrees in `_meshes` (they are axes of `Mesh`
-already); offloading by fractions is more values in `_offloads`; a zero-bubble schedule, once the executor runs it, one
-more name in `SCHEDULES` and one more branch in `_schedules`; groups of different devices make `_meshes` yield an
+already); offloading by fractions is more values in `_offloads`; a zero-bubble schedule one more name in
+`SCHEDULES`, with bounds of its own, and one more branch in `_schedules`; groups of different devices make `_meshes` yield an
 assignment of stages to groups beside the degrees.
 """
 
@@ -74,7 +74,7 @@ def enumerate_space(
     fixed = fixed or Fixed()
     if fixed.schedule is not None and fixed.schedule not in SCHEDULES:
         raise SpecError(
-            f"schedule {fixed.schedule} can be estimated and simulated, not planned or run yet; plan with {', '.join(SCHEDULES)}"
+            f"schedule {fixed.schedule} is estimated, simulated and run from a plan file, not planned yet; plan with {', '.join(SCHEDULES)}"
         )
     check_sequence(model, training)
     if fixed.tp is not None:
