@@ -75,6 +75,7 @@ class _Builder:
             last_backward=self._seconds(
                 0.0, 0.0, 0.0, last.network + self._tied_seconds() + self._broadcast_seconds(), last.host_copy, 0.0
             ),
+            weight_gradient_seconds=(1 + waiting[..., 0]) * self._stacked("weight_gradient_seconds"),
             optimizer_seconds=self._optimizer_seconds(traffic.parameters),
             send_seconds=self._send_seconds(),
             activation_bytes=self._stacked("activation_bytes_by_policy"),

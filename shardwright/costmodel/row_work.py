@@ -23,11 +23,13 @@ _FUSED_LOSS_BYTES_PER_LOGIT = 8.0
 class RowWork:
     """Work of one microbatch. Shapes (N,), with a last axis of recompute policies where the name says `by_policy`.
 
-    Seconds are of the device alone; `parameters` counts what one tp rank holds.
+    `weight_gradient_seconds` is part of `backward_seconds`. Seconds are of the device alone; `parameters` counts what
+    one tp rank holds.
     """
 
     forward_seconds: Array
     backward_seconds: Array
+    weight_gradient_seconds: Array
     recompute_seconds_by_policy: Array
     tensor_parallel_forward_seconds: Array
     tensor_parallel_backward_seconds_by_policy: Array
@@ -95,6 +97,7 @@ class WorkModel:
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
+            weight_gradient_seconds=self._weight_gradient_seconds(matmuls),
             recompute_seconds_by_policy=_policies(none=zero, selective=again, full=whole),
             tensor_parallel_forward_seconds=exposed_forward,
             tensor_parallel_backward_seconds_by_policy=_policies(
@@ -120,6 +123,7 @@ class WorkModel:
         return self._end(
             forward=self.times.memory_bound_seconds(2 * hidden_bytes),
             backward=backward,
+            weight_gradient=backward,
             parameters=parameters,
             kept=kept,
             working=self._element_bytes * parameters,
@@ -139,6 +143,7 @@ class WorkModel:
         return self._end(
             forward=self._forward_seconds(matmuls) + loss / 2,
             backward=self._backward_seconds(matmuls) + loss / 2,
+            weight_gradient=self._weight_gradient_seconds(matmuls),
             parameters=parameters,
             kept=(element if self._stack.fused_loss else 4.0) * logits
             + tokens * hidden * ((4.0 + element) / self._sequence_split + element),
@@ -155,6 +160,7 @@ class WorkModel:
         *,
         forward: Array,
         backward: Array,
+        weight_gradient: Array,
         parameters: Array,
         kept: Array,
         working: Array,
@@ -166,6 +172,7 @@ class WorkModel:
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
+            weight_gradient_seconds=weight_gradient,
             recompute_seconds_by_policy=nothing,
             tensor_parallel_forward_seconds=tensor,
             tensor_parallel_backward_seconds_by_policy=_policies(none=tensor, selective=tensor, full=tensor),
@@ -180,10 +187,14 @@ class WorkModel:
         )
 
     def _backward_seconds(self, matmuls: list[operators.Matmul]) -> Array:
-        """The gradient of the input, (m, n) (n, k), and of the weight, (k, m) (m, n)."""
+        """The gradient of the input, (m, n) (n, k), and of the weight."""
         inputs = (self.times.matmul_seconds(w.m, w.n, w.k, groups=w.groups) for w in matmuls)
+        return sum(inputs, self._weight_gradient_seconds(matmuls))
+
+    def _weight_gradient_seconds(self, matmuls: list[operators.Matmul]) -> Array:
+        """(k, m) (m, n) of each."""
         weights = (self.times.matmul_seconds(w.k, w.m, w.n, groups=w.groups) for w in matmuls)
-        return sum((*inputs, *weights), np.zeros(len(self.candidates)))
+        return sum(weights, np.zeros(len(self.candidates)))
 
     def _attention_core_seconds(self, block: Block) -> tuple[Array, Array]:
         """Forward and backward of scores, softmax and weighted values; fused kernels compute the causal half only."""

@@ -35,6 +35,14 @@ def test_forward_and_backward_are_two_and_four_flops_per_weight_and_token() -> N
     assert layer.backward_seconds[0] == pytest.approx(2 * matmuls + 2.5 * core)
 
 
+def test_the_weights_gradients_are_as_much_work_as_the_forward_matmuls_and_none_of_the_attention_core() -> None:
+    model = work()
+    layer, embedding, head = model.layer(model.model.layer_classes[0]), model.embedding(), model.head()
+    assert layer.weight_gradient_seconds[0] == pytest.approx(2 * LAYER_WEIGHTS * TOKENS * 1e-12)
+    assert head.weight_gradient_seconds[0] == pytest.approx(2 * HIDDEN * 1000 * TOKENS * 1e-12)
+    assert embedding.weight_gradient_seconds[0] == embedding.backward_seconds[0]
+
+
 OWN = named_stack("shardwright")
 
 
