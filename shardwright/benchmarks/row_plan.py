@@ -5,10 +5,10 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from shardwright.costmodel.even_stages import even_stages
 from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage, ZeroStage
 
 from .divisors import divisors
-from .even_stages import even_stages
 from .skipped_row import SkippedRowError
 from .table import TableRow
 

@@ -2,7 +2,7 @@
 
 from hypothesis import given, strategies
 
-from shardwright.benchmarks.even_stages import even_stages
+from shardwright.costmodel.even_stages import even_stages
 
 
 @given(layers=strategies.integers(1, 200), stages=strategies.integers(1, 64))
