@@ -11,6 +11,7 @@ backward b_s, x_s = f_s + b_s, first-forward extra e_s, tail of reductions t_s a
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 
@@ -55,9 +56,10 @@ class EvenPaths:
 
     def seconds(self, costs: Floats, microbatches: Floats) -> Floats:
         """(n,) seconds, from costs (K, n): rows' forward, backward, first-forward extra, tail (R each), and one send."""
-        once = np.maximum.reduceat(self._once @ costs, self._starts, axis=0)
-        once += (self._each @ costs) * microbatches
-        longest = np.asarray(once.max(axis=0))
+        once, stays = self._once @ costs, (self._each @ costs) * microbatches
+        for stay, ways in zip(stays, self._ways, strict=True):
+            stay += once[ways].max(axis=0)
+        longest = np.asarray(stays.max(axis=0))
         if self.loops:
             of_run = self.run_stages @ costs
             begin, rounds = self._loops_once @ costs, self._loops_each @ costs
@@ -71,8 +73,10 @@ class EvenPaths:
         return np.concatenate([stay.once for stay in self.stays])
 
     @cached_property
-    def _starts(self) -> IntArray:
-        return np.cumsum([0, *(len(stay.once) for stay in self.stays[:-1])])
+    def _ways(self) -> list[slice]:
+        """The lines of `_once` that belong to each stay."""
+        ends = accumulate(len(stay.once) for stay in self.stays)
+        return [slice(end - len(stay.once), end) for stay, end in zip(self.stays, ends, strict=True)]
 
     @cached_property
     def _each(self) -> Floats:
