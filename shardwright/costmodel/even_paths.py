@@ -242,7 +242,8 @@ class _InterleavedRank:
     """Paths of interleaved 1F1B that stay on `rank`.
 
     A path enters on the rank's chunk j with the first microbatch, in place of the P j forwards before it, and leaves on
-    chunk j with the last one, in place of the P j backwards after it; j is 0 or the last that the warm-up reaches. Or it
+    chunk j with the last one, in place of the P j backwards after it; j is 0 or the last that the warm-up reaches. As the
+    first stage holds the embedding too, its first P forwards or last P backwards may be the longer way in or out. Or it
     enters with the first microbatch's gradient, in place of all forwards before the first backward, and leaves with the
     last microbatch's forward, in place of all backwards after it.
     """
@@ -257,8 +258,9 @@ class _InterleavedRank:
         ones = np.ones(self._chunks, dtype=np.int64)
         each = legs.weighted(0, own, ones) + legs.weighted(1, own, ones)
         extra, first_tail = legs.weighted(2, own, ones), legs.tail(slice(0, None, self.pp))
-        enters = [self._enter(chunk) for chunk in self._warm_chunks]
-        leaves = [self._leave(chunk) for chunk in self._warm_chunks]
+        first, last = 0, min(self._chunks - 1, self._warm_up // self.pp)
+        enters = [self._enter(first), self._enter(last), self._enter_after_first_stage(last)]
+        leaves = [self._leave(first), self._leave(last), self._leave_before_first_stage(last)]
         ways = [(enter, leave) for enter in enters for leave in leaves]
         ways += [(self._enter_with_gradient(), leave) for leave in leaves]
         ways += [(enter, self._leave_with_forward()) for enter in enters]
@@ -280,10 +282,6 @@ class _InterleavedRank:
         return min(self._chunks * self.microbatches, self._warm_up + 1)
 
     @property
-    def _warm_chunks(self) -> list[int]:
-        return sorted({0, min(self._chunks - 1, self._warm_up // self.pp)})
-
-    @property
     def _first_forwards(self) -> IntArray:
         """(v,): the forwards before the first backward, by chunk; the backwards after the last forward, from the last chunk."""
         rounds, rest = divmod(self._before_backward, self._chunks * self.pp)
@@ -302,6 +300,21 @@ class _InterleavedRank:
         legs, own, stage = self.legs, slice(self.rank, None, self.pp), chunk * self.pp + self.rank
         skipped = self.pp * legs.weighted(1, own, self._chunks_before(chunk))
         return legs.backward(0, stage) + legs.sends(stage) - skipped
+
+    def _enter_after_first_stage(self, chunk: int) -> Floats:
+        legs, own, stage = self.legs, slice(self.rank, None, self.pp), (chunk - 1) * self.pp + self.rank
+        if not chunk:
+            return self._enter(chunk)
+        skipped = self._chunks_before(chunk)
+        way = (self.pp - 1) * legs.forward(0, 1) + legs.extra(0, 1) + legs.forward(0, stage + 1) + legs.sends(stage)
+        return way - self.pp * legs.weighted(0, own, skipped) - legs.weighted(2, own, skipped)
+
+    def _leave_before_first_stage(self, chunk: int) -> Floats:
+        legs, own, stage = self.legs, slice(self.rank, None, self.pp), chunk * self.pp + self.rank
+        if not chunk:
+            return self._leave(chunk)
+        skipped = self.pp * legs.weighted(1, own, self._chunks_before(chunk))
+        return self.pp * legs.backward(0, 1) + legs.backward(self.pp, stage) + legs.sends(stage - self.pp) - skipped
 
     def _enter_with_gradient(self) -> Floats:
         legs, own, stages = self.legs, slice(self.rank, None, self.pp), len(self.legs.counts)
