@@ -10,6 +10,7 @@ from .data_parallel import MASTER_BYTES_PER_PARAMETER, DataParallel
 from .model import ModelSpec
 from .op_times import Array, OpTimes
 from .row_work import RowWork, WorkModel
+from .straggler import largest_of
 from .tables import POLICIES, CostTables, Seconds, StaticBytes
 from .training import OPTIMIZER_STATE_BYTES_PER_PARAMETER, TrainingSpec
 
@@ -56,11 +57,22 @@ class _Builder:
         )
         forward, backward = traffic.in_forward(), traffic.in_backward()
         first, last = traffic.in_first_forward(), traffic.in_last_backward()
+        noise = 0.0 if self.cluster.groups[0].device.kind == "cpu" else self.times.constants.step_noise
+        waiting = (noise * largest_of(self.candidates.ranks))[:, None, None]
         return CostTables(
-            forward=self._seconds(compute_forward, 0.0, tensor, forward.network, forward.host_copy),
-            backward=self._seconds(compute_backward, recompute, tensor_backward, backward.network, backward.host_copy),
-            first_forward=self._seconds(0.0, 0.0, 0.0, first.network, first.host_copy),
-            last_backward=self._seconds(0.0, 0.0, 0.0, last.network + self._tied_seconds(), last.host_copy),
+            forward=self._seconds(
+                compute_forward, 0.0, tensor, forward.network, forward.host_copy, waiting[..., 0] * compute_forward
+            ),
+            backward=self._seconds(
+                compute_backward,
+                recompute,
+                tensor_backward,
+                backward.network,
+                backward.host_copy,
+                waiting * (compute_backward + recompute),
+            ),
+            first_forward=self._seconds(0.0, 0.0, 0.0, first.network, first.host_copy, 0.0),
+            last_backward=self._seconds(0.0, 0.0, 0.0, last.network + self._tied_seconds(), last.host_copy, 0.0),
             optimizer_seconds=self._optimizer_seconds(traffic.parameters),
             send_seconds=self._send_seconds(),
             activation_bytes=self._stacked("activation_bytes_by_policy"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .model import Block, FeedForward, LatentAttention, MixtureOfExperts, MultiHeadAttention
+from .model import Block, FeedForward, LatentAttention, MixtureOfExperts, ModelSpec, MultiHeadAttention
 from .op_times import Array, Number
 from .stack import Stack
 from .training import TrainingSpec
@@ -102,15 +102,15 @@ def _eager(block: Block, stack: Stack) -> bool:
     return block.norm.kind == "rmsnorm" and not stack.fused_norms
 
 
-def inner_elements(block: Block, hidden: int, stack: Stack) -> float:
+def inner_elements(block: Block, model: ModelSpec, stack: Stack) -> float:
     """Elements per token that split over tp, read or written forward by head norms, rotary, activation and dispatch."""
     attention, ffn = block.attention, block.ffn
-    rotary = 2.0 if stack.fused_elementwise else 4.0
+    rotary = (2.0 if stack.fused_elementwise else 4.0) * model.rotary
     head_norm = 6.0 if _eager(block, stack) else 2.0
     each_head = rotary + (head_norm if _normalises_heads(block) else 0.0)
     heads = each_head * (attention.heads + attention.kv_heads) * attention.head_size
     passes = (3.0 if stack.fused_elementwise else 5.0) if ffn.gated else 2.0
-    dispatch = 4.0 * ffn.top_k * hidden if isinstance(ffn, MixtureOfExperts) else 0.0
+    dispatch = 4.0 * ffn.top_k * model.hidden_size if isinstance(ffn, MixtureOfExperts) else 0.0
     return heads + passes * ffn.active_width + dispatch
 
 

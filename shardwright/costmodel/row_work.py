@@ -75,7 +75,7 @@ class WorkModel:
             * tokens
             * (
                 hidden * operators.hidden_elements(block, self._stack) / self._sequence_split
-                + operators.inner_elements(block, hidden, self._stack) / tp
+                + operators.inner_elements(block, self.model, self._stack) / tp
             )
         )
         forward_busy = self._forward_seconds(matmuls) + core_forward + self.times.memory_bound_seconds(moved)
@@ -91,10 +91,15 @@ class WorkModel:
             again = self._forward_seconds(chosen.repeated) + self.times.memory_bound_seconds(moved)
             gathers_again = exposed_forward / 2  # the gathers run again, what was reduced is kept
         kept, working = self._layer_bytes(block, None if chosen is None else chosen.kept_bytes)
+        whole = forward
+        if self._stack.stops_recompute_early:
+            whole = self.times.with_launches_seconds(
+                forward_busy - self._forward_seconds(matmuls[-1:]), self._stack.kernels_forward
+            )
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
-            recompute_seconds_by_policy=_policies(none=zero, selective=again, full=forward),
+            recompute_seconds_by_policy=_policies(none=zero, selective=again, full=whole),
             tensor_parallel_forward_seconds=exposed_forward,
             tensor_parallel_backward_seconds_by_policy=_policies(
                 none=exposed_backward,

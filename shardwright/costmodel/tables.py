@@ -16,17 +16,23 @@ POLICIES: tuple[RecomputePolicy, ...] = get_args(RecomputePolicy)
 
 @dataclass(frozen=True)
 class Seconds:
-    """Time by cause, each (N, R, P). Communication and copies count where compute does not hide them."""
+    """Time by cause, each (N, R, P). Communication and copies count where compute does not hide them.
+
+    `straggler`: waiting for the slowest rank.
+    """
 
     compute: Array
     recompute: Array
     tensor_parallel: Array
     data_parallel: Array
     host_copy: Array
+    straggler: Array
 
     @property
     def total(self) -> Array:
-        return self.compute + self.recompute + self.tensor_parallel + self.data_parallel + self.host_copy
+        return (
+            self.compute + self.recompute + self.tensor_parallel + self.data_parallel + self.host_copy + self.straggler
+        )
 
 
 @dataclass(frozen=True)
