@@ -27,6 +27,7 @@ from .op_times import OpTimes
 from .plan import RecomputePolicy, ScheduleName
 from .schedule import check_shape
 from .stage_costs import Floats
+from .straggler import largest_of
 from .tables import POLICIES, CostTables
 from .training import TrainingSpec
 
@@ -96,17 +97,28 @@ class _EvenSpace:
                 self._evaluate(plans, columns, place, found)
         return found
 
-    def _columns(self) -> tuple[Floats, IntArray]:
-        """(columns, U * policies): every cost of the U distinct candidates, and (N,) which one each candidate is.
-
-        Of the pipeline's length and of the number of microbatches the tables know only whether they are more than one.
-        """
-        few = replace(
+    @cached_property
+    def _few(self) -> Candidates:
+        """The candidates as far as the tables know them: of the pipeline's length and the number of microbatches only
+        whether they are more than one, waiting for the slowest of all ranks aside."""
+        return replace(
             self.candidates,
             pp=np.minimum(self.candidates.pp, 2),
             microbatches=np.minimum(self.candidates.microbatches, 2),
             stages_per_rank=np.ones_like(self.candidates.pp),
         )
+
+    @cached_property
+    def _more_waiting(self) -> Floats:
+        """(N,): how much longer all ranks wait for the slowest of them than those of `_few`."""
+        ranks, few = self.candidates.ranks, self._few.ranks
+        kinds = distinct([ranks, few])
+        all_of, few_of = largest_of(ranks[kinds.first]), largest_of(few[kinds.first])
+        return np.asarray((all_of / np.where(few_of > 0, few_of, 1.0))[kinds.of_row])
+
+    def _columns(self) -> tuple[Floats, IntArray]:
+        """(columns, U * policies): every cost of the U distinct candidates, and (N,) which one each candidate is."""
+        few = self._few
         kinds = distinct(list(vars(few).values()))
         parts = []
         for start in range(0, len(kinds.first), _TABLES):
@@ -138,6 +150,7 @@ class _EvenSpace:
             some = plans[start : start + _PLANS]
             costs = _Columns(columns.take(place[some], axis=1), self._rows)
             microbatches = self.candidates.microbatches[some].astype(float)
+            costs.work[:] += costs.waiting * self._more_waiting[some]
             step = shape.paths.seconds(costs.passes, microbatches)
             found.step_seconds[some] = step + (shape.rows_of_rank @ costs.optimizer).max(axis=0)
             memory = shape.memory.peak_bytes(costs.bytes, microbatches, CALIBRATED.allocator_slack)
@@ -192,7 +205,17 @@ class _Columns:
     @property
     def passes(self) -> Floats:
         """What `EvenPaths.seconds` takes."""
-        return self.values[6 * self.rows : 10 * self.rows + 1]
+        return self.values[8 * self.rows : 12 * self.rows + 1]
+
+    @property
+    def work(self) -> Floats:
+        """Forward and backward, (2 R, n); at first without waiting for the slowest rank."""
+        return self.values[8 * self.rows : 10 * self.rows]
+
+    @property
+    def waiting(self) -> Floats:
+        """What that adds to them for the ranks of `_EvenSpace._few`."""
+        return self.values[6 * self.rows : 8 * self.rows]
 
     @property
     def optimizer(self) -> Floats:
@@ -217,8 +240,10 @@ def _flattened(tables: CostTables, fixed: Floats) -> Floats:
         kept.parameters + kept.gathered + kept.gradients + kept.optimizer_state,
         kept.gather_window,
         kept.reduce_buffer,
-        tables.forward.total,
-        tables.backward.total,
+        tables.forward.straggler,
+        tables.backward.straggler,
+        tables.forward.total - tables.forward.straggler,
+        tables.backward.total - tables.backward.straggler,
         tables.first_forward.total,
         tables.last_backward.total,
     ]

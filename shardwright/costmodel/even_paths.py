@@ -200,31 +200,29 @@ def _ends(runs: list[Run]) -> list[int]:
 
 
 def _loops(legs: Legs, runs: list[Run], pp: int, microbatches: int) -> list[Loop]:
-    """1F1B: the first and the last microbatch go to the last stage and back, those between go round in stages i to j.
+    """1F1B: the first microbatch goes to the last stage and back, those after it go round in stages i to j.
 
     A round on n = j - i + 1 stages takes sum x + 2 (n - 1) c and then microbatch k + n is where k was, so that a
-    microbatch takes the mean of x plus 2 c (n - 1) / n. Up to n - 1 microbatches are left for a shorter round.
+    microbatch takes the mean of x plus 2 c (n - 1) / n. Up to n - 1 microbatches are left for a shorter round. The last
+    one goes to the last stage and back too, or, where that is the shorter, round once more, and stage i has backwards left.
     """
     loops = []
     for first, run in enumerate(runs):
         stage, below = run.first, pp - 1 - run.first
         if microbatches < 2 + below:
             continue
-        down = legs.both(stage + 1, pp) + legs.sends(2 * below)
+        down = legs.both(stage, pp) + legs.sends(2 * below)
         climb = legs.both(0, stage) + legs.sends(2 * stage) + legs.extra(0, pp) + legs.tail(slice(0, 1))
         for last in range(first, len(runs)):
             width = runs[last].last - stage + 1
+            each = legs.both(stage, stage + width) + legs.sends(2 * (width - 1))
+            rest = below + 1 - width
+            ends = [(down, 2 + below)] + [(rest * legs.backward(stage, stage + 1), 1 + rest)] * (rest > 0)
             if width > 1:
-                loops.append(
-                    Loop(
-                        once=climb + 2 * legs.both(stage, stage + 1) + 2 * down,
-                        each=legs.both(stage, stage + width) + legs.sends(2 * (width - 1)),
-                        stay=first,
-                        runs=slice(first, last + 1),
-                        width=width,
-                        late=2 + below,
-                    )
-                )
+                loops += [
+                    Loop(climb + down + end, each, stay=first, runs=slice(first, last + 1), width=width, late=late)
+                    for end, late in ends
+                ]
     return loops
 
 
