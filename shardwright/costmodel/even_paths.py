@@ -177,7 +177,8 @@ def _flat(legs: Legs, pp: int, microbatches: int) -> list[Stay]:
     """1F1B: climb to stage s (U), stay there; in its w = P - 1 - s warm-up forwards, and again in its last w backwards, a
     microbatch on its way to the last stage and back (D) may take longer than they do."""
     stays = []
-    for stage in _ends(alike(legs.counts)):
+    runs, alternates = alike(legs.counts), _first_that_alternates(pp, microbatches)
+    for stage in sorted({*_ends(runs), *range(alternates, min(alternates + 1, pp))}):
         warm_up = pp - 1 - stage
         each, down = legs.both(stage, stage + 1), legs.both(stage + 1, pp) + legs.sends(2 * warm_up)
         climb = legs.forward(0, stage) + legs.sends(stage)
@@ -194,6 +195,11 @@ def _flat(legs: Legs, pp: int, microbatches: int) -> list[Stay]:
     return stays
 
 
+def _first_that_alternates(pp: int, microbatches: int) -> int:
+    """1F1B: the first stage with a forward after its first backward, so that two microbatches can be waited for there."""
+    return max(0, pp + 1 - microbatches)
+
+
 def _ends(runs: list[Run]) -> list[int]:
     """A path's length is convex in its stage along a run of like stages, so that the longest ends at an end of one."""
     return sorted({stage for run in runs for stage in run})
@@ -208,8 +214,9 @@ def _loops(legs: Legs, runs: list[Run], pp: int, microbatches: int) -> list[Loop
     """
     loops = []
     for first, run in enumerate(runs):
-        stage, below = run.first, pp - 1 - run.first
-        if microbatches < 2 + below:
+        stage = max(run.first, _first_that_alternates(pp, microbatches))
+        below = pp - 1 - stage
+        if stage > run.last:
             continue
         down = legs.both(stage, pp) + legs.sends(2 * below)
         climb = legs.both(0, stage) + legs.sends(2 * stage) + legs.extra(0, pp) + legs.tail(slice(0, 1))
