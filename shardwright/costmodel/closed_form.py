@@ -7,7 +7,7 @@ form for all plans of a shape. And plans of a shape go together, so many at a ti
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import get_args
 
 import numpy as np
@@ -145,7 +145,7 @@ class _EvenSpace:
 
     def _evaluate(self, plans: IntArray, columns: Floats, place: IntArray, found: EvenCosts) -> None:
         """Fill in `found` for `plans` of one shape."""
-        shape = self._shape(plans)
+        shape = self._shape_of(plans)
         for start in range(0, len(plans), _PLANS):
             some = plans[start : start + _PLANS]
             costs = _Columns(columns.take(place[some], axis=1), self._rows)
@@ -160,7 +160,7 @@ class _EvenSpace:
     def _rows(self) -> int:
         return len(self.model.layer_classes) + 2
 
-    def _shape(self, plans: IntArray) -> "_Shape":
+    def _shape_of(self, plans: IntArray) -> "_Shape":
         some, name = self.candidates, SCHEDULE_NAMES[int(self.schedules[plans[0]])]
         pp, chunks = int(some.pp[plans[0]]), int(some.stages_per_rank[plans[0]])
         microbatches = some.microbatches[plans]
@@ -175,12 +175,7 @@ class _EvenSpace:
                 "has a closed form only where they do"
             )
         enough = int(distinct_microbatches(name, some.pp[plans[:1]], microbatches[:1])[0])
-        counts = even_row_counts(self.model, pp * chunks)
-        return _Shape(
-            even_paths(name, counts, pp, enough),
-            even_memory(name, counts, pp, enough),
-            np.unique(counts.reshape(chunks, pp, -1).sum(axis=0), axis=0).astype(float),
-        )
+        return _shape(self.model.class_of_layer, name, pp, chunks, enough)
 
 
 @dataclass(frozen=True)
@@ -190,6 +185,17 @@ class _Shape:
     paths: EvenPaths
     memory: EvenMemory
     rows_of_rank: Floats
+
+
+@lru_cache(maxsize=4096)
+def _shape(class_of_layer: tuple[int, ...], name: ScheduleName, pp: int, chunks: int, microbatches: int) -> _Shape:
+    """What plans of one shape have in common, whatever they cost."""
+    counts = even_row_counts(class_of_layer, pp * chunks)
+    return _Shape(
+        even_paths(name, counts, pp, microbatches),
+        even_memory(name, counts, pp, microbatches),
+        np.unique(counts.reshape(chunks, pp, -1).sum(axis=0), axis=0).astype(float),
+    )
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """Layers over pipeline stages, as evenly as possible."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from .candidates import IntArray
-from .model import ModelSpec
 
 
 def even_stages(layers: int, stages: int) -> list[int]:
@@ -16,12 +16,12 @@ def even_stages(layers: int, stages: int) -> list[int]:
     return [fewer + (stage in more) for stage in range(stages)]
 
 
-def even_row_counts(model: ModelSpec, stages: int) -> IntArray:
+def even_row_counts(class_of_layer: Sequence[int], stages: int) -> IntArray:
     """(stages, R): how many of each row of the cost tables every even stage holds, embedding and head included."""
-    classes = len(model.layer_classes)
+    classes = 1 + max(class_of_layer)
     counts = np.zeros((stages, classes + 2), dtype=np.int64)
-    stage_of_layer = np.repeat(np.arange(stages), even_stages(model.layer_count, stages))
-    np.add.at(counts, (stage_of_layer, np.array(model.class_of_layer)), 1)
+    stage_of_layer = np.repeat(np.arange(stages), even_stages(len(class_of_layer), stages))
+    np.add.at(counts, (stage_of_layer, np.array(class_of_layer)), 1)
     counts[0, classes] += 1
     counts[-1, classes + 1] += 1
     return counts

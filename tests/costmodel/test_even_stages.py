@@ -4,7 +4,6 @@ import numpy as np
 from hypothesis import given, strategies
 
 from shardwright.costmodel.even_stages import alike, even_row_counts, even_stages
-from tests.costmodel.fakes import small_model
 
 
 @given(layers=strategies.integers(1, 200), stages=strategies.integers(1, 64))
@@ -22,8 +21,13 @@ def test_the_ends_get_the_fewer_layers() -> None:
 
 def test_rows_of_even_stages() -> None:
     """5 like layers on 3 stages: 2, 2 and 1; embedding on the first, head on the last."""
-    counts = even_row_counts(small_model(layers=5), 3)
+    counts = even_row_counts([0] * 5, 3)
     assert counts.tolist() == [[2, 1, 0], [2, 0, 0], [1, 0, 1]]
+
+
+def test_rows_of_even_stages_of_two_layer_classes() -> None:
+    """A first layer of one class, then three of another, on 2 stages."""
+    assert even_row_counts([0, 1, 1, 1], 2).tolist() == [[1, 1, 1, 0], [0, 2, 0, 1]]
 
 
 def test_runs_of_like_neighbours() -> None:
