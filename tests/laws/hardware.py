@@ -6,8 +6,9 @@ from shardwright.costmodel.cluster import ClusterSpec, Device, Link
 
 Part = Literal["peak", "memory bandwidth", "launches", "fabric", "node link", "host link", "host memory bandwidth"]
 PARTS: tuple[Part, ...] = get_args(Part)
-COMPUTES: tuple[Part, ...] = ("peak", "memory bandwidth", "launches", "host memory bandwidth")
-COMMUNICATES: tuple[Part, ...] = ("fabric", "node link", "host link")
+COMPUTE: tuple[Part, ...] = ("peak", "memory bandwidth", "launches", "host memory bandwidth")
+NETWORK: tuple[Part, ...] = ("fabric", "node link")
+COPIES: tuple[Part, ...] = ("host link",)
 
 
 def faster(cluster: ClusterSpec, *parts: Part, times: float = 2.0) -> ClusterSpec:
