@@ -30,7 +30,7 @@ _FRAMEWORKS = (
     _Framework(r"torchtune", "torchtune", "torchtitan", "compiled layers under PyTorch FSDP"),
     _Framework(r"nemo", "NeMo", "megatron-core"),
     _Framework(r"mcore|megatron-?core|megatron-?bridge", "Megatron-Core", "megatron-core"),
-    _Framework(r"megatron.*deepspeed|deepspeed.*megatron", "Megatron-DeepSpeed", "megatron-lm"),
+    _Framework(r"megatron.*deepspeed|deepspeed.*megatron", "Megatron-DeepSpeed", "megatron-deepspeed"),
     _Framework(r"megatron", "Megatron-LM", "megatron-lm"),
     _Framework(r"deepspeed", "DeepSpeed", OWN_STACK, "eager PyTorch layers"),
     _Framework(r"lightning|fabric|tinyllama|flash-?attention", "Lightning", "fsdp", "PyTorch FSDP with fused layers"),
@@ -69,6 +69,8 @@ def stack_of_row(row: TableRow) -> tuple[str, list[str]]:
         named = f"framework '{row.framework}'" if row.framework else "framework unknown"
         return "fsdp", [f"{named}: PyTorch FSDP with fused layers"]
     stack = _by_year(row, found)
+    if found.stack == "internevo" and "fsdp" in (row.zero_or_fsdp or "").lower():
+        stack = "internevo-fsdp"
     if found.stack == "torchtitan":
         stack = _torchtitan(row, found.family)
     return stack, [f"{found.family}: {found.guess}"] if found.guess else []

@@ -62,6 +62,7 @@ class Constants:
     step_noise: Value
     overlap_slowdown: Value
     allocator_slack: float
+    gather_slack: float
     communicator_bytes: float
     memory_reserve: float
     context_bytes: float

@@ -148,44 +148,61 @@ class PlanCosts:
         )
 
     def memory(self) -> list[MemoryBytes]:
-        """Each pipeline rank's peak by part."""
-        tables, sums, pp = self.sums.tables, self.sums, self.plan.mesh.pp
-        static = {name: self._per_rank(sums.total(value)).sum(axis=0) for name, value in vars(tables.static).items()}
-        window = 2 * self._per_rank(sums.largest(tables.static.gather_window)).max(axis=0)
-        buffers = self._per_rank(sums.largest(tables.static.reduce_buffer)).max(axis=0)
-        working = self._per_rank(sums.largest(tables.working_bytes)).max(axis=0)
+        """Each pipeline rank's peak by part, at the moment that needs more: in a backward pass or in the update."""
+        tables, pp = self.sums.tables, self.plan.mesh.pp
+        static = {
+            name: self._per_rank(self.sums.total(value)).sum(axis=0) for name, value in vars(tables.static).items()
+        }
+        window = 2 * self._largest(tables.static.gather_window)
+        buffers = self._largest(tables.static.reduce_buffer)
+        working = self._largest(tables.working_bytes)
         kept = peak_activation_bytes(self.plan.schedule, pp, self.plan.microbatches, self.activation_bytes_per_stage())
-        logits = self._logit_bytes(kept)
-        on_gpu = self.cluster.groups[0].device.kind == "gpu"
-        axes = sum(degree > 1 for name, degree in self.plan.mesh if name != "ep")
-        communicators = CALIBRATED.communicator_bytes * axes if on_gpu else 0.0
-        context = self.cluster.groups[0].device.context_bytes or (CALIBRATED.context_bytes if on_gpu else 0.0)
-        moving = kept + working + window + buffers
+        logits = self._logit_bytes(kept, working)
+        moving, step = kept + working + window + buffers, static["step"] + static["flat"]
+        passing = moving >= step
+        allocated = np.maximum(moving, step)
+        reserved = static["flat"] + np.maximum((1 + tables.slack.max()) * moving, static["step"])
+        communicators, context = self._outside_bytes()
         return [
             MemoryBytes(
                 parameters=static["parameters"][rank],
-                gathered_parameters=static["gathered"][rank] + window[rank],
+                gathered_parameters=static["gathered"][rank] + window[rank] * passing[rank],
                 gradients=static["gradients"][rank],
                 optimizer_state=static["optimizer_state"][rank],
-                activations=kept[rank] + working[rank] - logits[rank],
-                logits=logits[rank],
-                communication_buffers=buffers[rank] + communicators,
-                allocator_slack=CALIBRATED.allocator_slack * moving[rank],
+                optimizer_step=step[rank] * (not passing[rank]),
+                activations=(kept[rank] + working[rank] - logits[rank]) * passing[rank],
+                logits=logits[rank] * passing[rank],
+                communication_buffers=buffers[rank] * passing[rank],
+                allocator_slack=reserved[rank] - allocated[rank],
+                communicators=communicators,
                 context=context,
             )
             for rank in range(pp)
         ]
 
-    def _logit_bytes(self, kept: Array) -> Array:
+    def _largest(self, values: Array) -> Array:
+        """Shape (pp,): the largest of `values` among the rows of each rank."""
+        return np.asarray(self._per_rank(self.sums.largest(values)).max(axis=0))
+
+    def _outside_bytes(self) -> tuple[float, float]:
+        """Communicators, and the process's context: what torch's allocator does not see."""
+        device = self.cluster.groups[0].device
+        on_gpu = device.kind == "gpu"
+        axes = sum(degree > 1 for name, degree in self.plan.mesh if name != "ep")
+        communicators = CALIBRATED.communicator_bytes * axes if on_gpu else 0.0
+        return communicators, device.context_bytes or (CALIBRATED.context_bytes if on_gpu else 0.0)
+
+    def _logit_bytes(self, kept: Array, working: Array) -> Array:
         """The head's share of what the last rank keeps and works with; 0 on the others."""
         tables, last = self.sums.tables, len(kept) - 1
-        head = self.activation_bytes_per_stage().copy()
-        head[:-1] = 0.0
+        head = np.zeros_like(self.activation_bytes_per_stage())
         head[-1] = tables.activation_bytes[0, tables.head_row, 0]
-        alive = peak_activation_bytes(self.plan.schedule, len(kept), self.plan.microbatches, head)[last]
         logits = np.zeros_like(kept)
-        logits[last] = alive
-        return logits
+        logits[last] = peak_activation_bytes(self.plan.schedule, len(kept), self.plan.microbatches, head)[last]
+        in_loss = tables.working_bytes[0, tables.head_row, 0]
+        if in_loss >= working[last]:
+            logits[last] += in_loss
+        return np.minimum(logits, kept + working)
 
 
 def intervals(seconds: float) -> tuple[Interval, Interval]:

@@ -123,8 +123,8 @@ def saved_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, s
 
     An eager RMS norm keeps its fp32 input and its output before the weight, a fused norm its input alone; an eager gated
     activation its output too; a dropout a mask of one byte. Norms and dropout are split along the sequence by
-    `sequence_split` (tp under sequence parallelism, else 1); what the matmuls read is gathered whole. With dropout and
-    scores this is Korthikanti et al. 2022 (arXiv 2205.05198), equation 1: 34 s b h + 5 a s^2 b.
+    `sequence_split` (tp under sequence parallelism, else 1); what the matmuls read is gathered whole, unless the stack gathers
+    it again in the backward pass (Korthikanti et al. 2022, section 4.2.2). With dropout and scores this is Korthikanti et al. 2022 (arXiv 2205.05198), equation 1: 34 s b h + 5 a s^2 b.
     """
     stack = training.software
     attention, ffn = block.attention, block.ffn
@@ -132,7 +132,9 @@ def saved_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, s
     norm = 4 + element if _eager(block, stack) else element
     inputs = 1 if block.parallel and block.norm_count == 1 else 2
     masks = (1 if block.parallel else 2) * stack.dropout
-    shared = (norm * block.norm_count + masks) * hidden / np.asarray(sequence_split) + element * inputs * hidden
+    input_split = sequence_split if stack.regathers_inputs else 1
+    shared = (norm * block.norm_count + masks) * hidden / np.asarray(sequence_split)
+    shared = shared + element * inputs * hidden / np.asarray(input_split)
     query, key = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
     value_out = (attention.kv_heads + attention.heads) * attention.value_head_size
     head_norm = norm * (query + key) if _normalises_heads(block) else 0

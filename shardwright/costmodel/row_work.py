@@ -129,6 +129,7 @@ class WorkModel:
     def head(self) -> RowWork:
         """Final norm, LM head and loss. The head's own copy of a tied embedding counts where the two are apart (pp > 1)."""
         tokens, hidden, element = self._tokens, self.model.hidden_size, self._element_bytes
+        saved = 4.0 if self._stack.fp32_logit_copies else float(element)  # the softmax, from forward to backward
         vocabulary = np.ceil(self.model.vocab_size / self.candidates.tp)
         matmuls = [operators.Matmul(tokens, hidden, vocabulary)]
         logits = tokens * vocabulary
@@ -140,11 +141,17 @@ class WorkModel:
             forward=self._forward_seconds(matmuls) + loss / 2,
             backward=self._backward_seconds(matmuls) + loss / 2,
             parameters=parameters,
-            kept=(element if self._stack.fused_loss else 4.0) * logits
-            + tokens * hidden * ((4.0 + element) / self._sequence_split + element),
-            working=(0.0 if self._stack.fused_loss else 4.0 + element) * logits,
+            kept=saved * logits + tokens * hidden * ((4.0 + element) / self._sequence_split + element),
+            working=(self._logit_bytes - saved) * logits,
             collectives=1,
         )
+
+    @property
+    def _logit_bytes(self) -> float:
+        """Bytes per logit that are alive at once in the loss."""
+        stack = self._stack
+        plain = self._element_bytes if stack.keeps_logits or not stack.fp32_logit_copies else 0
+        return 4.0 * stack.fp32_logit_copies + plain
 
     @property
     def _loss_bytes_per_logit(self) -> Value:
