@@ -10,7 +10,7 @@ from shardwright.costmodel.stacks import named_stack
 from shardwright.costmodel.training import Precision, TrainingSpec
 from shardwright.planner import Fixed
 
-from .memory_reading import reading_of_row
+from .memory_reading import memory_assumption
 from .not_modelled import refuse_other_runs
 from .row_cluster import StandardNode, cluster_of_row
 from .row_model import model_of_row
@@ -65,7 +65,7 @@ def setup_of_row(row: TableRow, standard_node: StandardNode) -> RowSetup:
         *stack_assumptions,
         *plan_assumptions,
         *cluster_assumptions,
-        *([str(reading_of_row(row))] if row.peak_mem_gb is not None else []),
+        *([memory_assumption(row)] if row.peak_mem_gb is not None else []),
     )
     if precision.compute not in cluster.groups[0].device.peak_flops_per_s:
         raise SkippedRowError(f"the device's {precision.compute} peak is not known")

@@ -6,9 +6,13 @@ from .table import TableRow
 
 
 def stage_sizes(row: TableRow, layers: int, stages: int) -> list[int]:
-    """Layers of each stage, first to last: nanotron's by compute cost, all others' as even as possible."""
-    costs = (row.hidden, row.ffn_hidden, row.vocab)
-    if framework_family(row) != "nanotron" or stages == 1 or None in costs:
+    """Layers of each stage, first to last: nanotron's by compute cost, InternEvo's with what is left over at the end
+    (`partition_uniform`), all others' as even as possible."""
+    family, costs = framework_family(row), (row.hidden, row.ffn_hidden, row.vocab)
+    if family == "InternEvo":
+        fewer, extra = divmod(layers, stages)
+        return [fewer + (stage >= stages - extra) for stage in range(stages)]
+    if family != "nanotron" or stages == 1 or None in costs:
         return even_stages(layers, stages)
     hidden, ffn_width, vocabulary = (value or 0 for value in costs)
     sizes = by_cost(4.0 * hidden**2 + 3.0 * ffn_width * hidden, float(vocabulary * hidden), layers, stages)

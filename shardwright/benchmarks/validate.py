@@ -102,7 +102,8 @@ def _outcome(row: TableRow, standard_node: StandardNode, predict: Callable[[RowS
     except ValidationError as invalid:
         return Outcome(row, stated.model_copy(update={"skipped": f"not valid: {_kind(invalid.errors()[0]['msg'])}"}))
     devices_per_node = setup.cluster.groups[0].devices_per_node
-    memory_bytes = reading_of_row(row).of(prediction.estimate, prediction.plan, devices_per_node)
+    reading = reading_of_row(row)
+    memory_bytes = reading.of(prediction.estimate, prediction.plan, devices_per_node) if reading else None
     with_memory = stated.model_copy(update={"memory_predicted_bytes": memory_bytes})
     try:
         if row.metric_value is None:

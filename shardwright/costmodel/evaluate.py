@@ -158,7 +158,7 @@ class PlanCosts:
         working = self._largest(tables.working_bytes)
         kept = peak_activation_bytes(self.plan.schedule, pp, self.plan.microbatches, self.activation_bytes_per_stage())
         logits = self._logit_bytes(kept, working)
-        moving, step = kept + working + window + buffers, static["step"] + static["flat"]
+        moving, step = kept + working + window + buffers, np.maximum(static["step"], static["flat"])
         passing = moving >= step
         allocated = np.maximum(moving, step)
         reserved = static["flat"] + np.maximum((1 + tables.slack.max()) * moving, static["step"])

@@ -139,14 +139,32 @@ def saved_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, s
     value_out = (attention.kv_heads + attention.heads) * attention.value_head_size
     head_norm = norm * (query + key) if _normalises_heads(block) else 0
     core = element * (query + key + value_out) + 4 * attention.heads + head_norm
-    kept = (3 if stack.fused_elementwise else 4) if ffn.gated else 2
     if isinstance(ffn, MixtureOfExperts):
         shared = shared + 2 * element * ffn.top_k * hidden + 4 * ffn.experts
-    return np.asarray(shared + (core + element * kept * ffn.active_width) / np.asarray(tp))
+    return np.asarray(shared + core / np.asarray(tp) + inner_saved_bytes(block, training, tp))
+
+
+def inner_saved_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
+    """Those of them per token that are as wide as the feed-forward: its activation's inputs and output."""
+    ffn, element = block.ffn, training.precision.activation_bytes_per_element
+    kept = (3 if training.software.fused_elementwise else 4) if ffn.gated else 2
+    return np.asarray(element * kept * ffn.active_width / np.asarray(tp, dtype=float))
 
 
 def score_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
-    """Bytes per token of the attention scores that unfused attention keeps: fp32 softmax and its cast, full length."""
+    """Bytes per token of the attention scores that unfused attention keeps, full length.
+
+    The softmax, which a fused kernel gives in the compute format and eager PyTorch in fp32 with a cast beside it; where
+    there is dropout a mask of one byte, and its output.
+    """
+    stack, element = training.software, training.precision.activation_bytes_per_element
+    softmax = element if stack.fused_elementwise or element == 4 else 4 + element
+    dropout = 1 + element if stack.dropout else 0
+    return np.asarray((softmax + dropout) * block.attention.heads * training.seq_len / np.asarray(tp, dtype=float))
+
+
+def score_gradient_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
+    """Bytes per token of the scores' gradients: a fused softmax writes its own over the one it gets; eager has fp32 too."""
     element = training.precision.activation_bytes_per_element
-    kept = 4 + element if element < 4 else 4
-    return np.asarray(kept * block.attention.heads * training.seq_len / np.asarray(tp, dtype=float))
+    gradient = element if training.software.fused_elementwise or element == 4 else 4 + element
+    return np.asarray(gradient * block.attention.heads * training.seq_len / np.asarray(tp, dtype=float))

@@ -247,14 +247,21 @@ class WorkModel:
         return exposed(forward), exposed(backward)
 
     def _layer_bytes(self, block: Block, selected: Array | None) -> tuple[Array, Array]:
-        """Bytes kept per microbatch and bytes in use during its backward, by policy. `selected`: kept beside the input."""
+        """Bytes kept per microbatch and bytes in use during its backward, by policy. `selected`: kept beside the input.
+
+        The backward pass works in the feed-forward's gradients, or later in the scores', when what the feed-forward kept is
+        free again.
+        """
         tokens, tp, hidden, element = self._tokens, self.candidates.tp, self.model.hidden_size, self._element_bytes
         plain = tokens * operators.saved_bytes(block, self.training, hidden, tp, self._sequence_split)
-        core = np.zeros_like(plain)
+        inner = (3.0 if block.ffn.gated else 2.0) * element * tokens * block.ffn.active_width / tp
+        core, gradients = np.zeros_like(plain), 2.0 * element * tokens * hidden + inner
         if self.training.attention == "unfused":
             core = tokens * operators.score_bytes(block, self.training, tp)
+            freed = 0.0 if block.parallel else operators.inner_saved_bytes(block, self.training, tp)
+            scores = tokens * (operators.score_gradient_bytes(block, self.training, tp) - freed)
+            gradients = np.maximum(gradients, 2.0 * element * tokens * hidden + scores)
         boundary = element * tokens * hidden / self._sequence_split
-        gradients = element * tokens * (2.0 * hidden + 3.0 * block.ffn.active_width / tp) + core
         if selected is None:
             chosen, repeated = plain, core
         else:

@@ -41,8 +41,8 @@ class StaticBytes:
 
     `gathered`: compute-format copies kept from forward to backward. `gather_window`: such a copy where it is freed after
     each use; a rank holds two at once. `reduce_buffer`: the input of one row's gradient reduction; one at a time.
-    `step`: temporaries of the optimizer step, when no activation is alive. `flat`: flat buffers of reduction and step, which
-    the allocator cannot place where activations were.
+    `step`: temporaries of the optimizer step, when no activation is alive; `flat`: flat buffers of reduction and step, made
+    after those, which the allocator cannot place where activations or temporaries were.
     """
 
     parameters: Array
