@@ -43,6 +43,8 @@ _FRAMEWORKS = (
 _FIRST_YEAR_OF_CORE = 2024
 # NeMo took Megatron-Core over during 2023.
 _FIRST_YEAR_OF_NEMO_ON_CORE = 2023
+# torchtitan compiles the loss with the layers since early 2025.
+_FIRST_YEAR_OF_COMPILED_LOSS = 2025
 
 
 def framework_family(row: TableRow) -> str:
@@ -94,6 +96,8 @@ def _torchtitan(row: TableRow, family: str) -> str:
     remarks = f"{row.framework or ''} {row.notes or ''}".lower()
     if re.search(r"async[ -]?tp", remarks):
         return "torchtitan-async-tp"
+    if "compile" in remarks and row.year is not None and row.year >= _FIRST_YEAR_OF_COMPILED_LOSS:
+        return "torchtitan-compiled-loss"
     if "compile" in remarks or family != "torchtitan":
         return "torchtitan"
     return "torchtitan-eager"

@@ -189,7 +189,8 @@ class PlanCosts:
         device = self.cluster.groups[0].device
         on_gpu = device.kind == "gpu"
         axes = sum(degree > 1 for name, degree in self.plan.mesh if name != "ep")
-        communicators = CALIBRATED.communicator_bytes * axes if on_gpu else 0.0
+        # one for each axis, and that of all ranks, over which the gradients' norm is summed
+        communicators = CALIBRATED.communicator_bytes * (axes + (axes > 0)) if on_gpu else 0.0
         return communicators, device.context_bytes or (CALIBRATED.context_bytes if on_gpu else 0.0)
 
     def _logit_bytes(self, kept: Array, working: Array) -> Array:

@@ -123,4 +123,5 @@ def fixed_bytes(candidates: Candidates, cluster: ClusterSpec) -> Array:
         return np.full(len(candidates), float(device.context_bytes))
     degrees = (candidates.pp, candidates.dp_replicate, candidates.dp_shard, candidates.tp)
     axes = np.sum([degree > 1 for degree in degrees], axis=0)
-    return np.asarray((device.context_bytes or CALIBRATED.context_bytes) + CALIBRATED.communicator_bytes * axes)
+    communicators = CALIBRATED.communicator_bytes * (axes + (axes > 0))
+    return np.asarray((device.context_bytes or CALIBRATED.context_bytes) + communicators)
