@@ -66,7 +66,7 @@ def model_of_row(row: TableRow) -> tuple[ModelSpec, list[str]]:
     if preset is not None and (family in (None, _LLAMA) or None in sizes):
         if any(isinstance(run.block.ffn, MixtureOfExperts) for run in preset.blocks):
             raise SkippedRowError("mixture of experts: expert parallelism is not available in this version")
-        if None in (*sizes, row.vocab):
+        if None in (*sizes, row.vocab, row.kv_heads):
             assumptions.append("architecture of the preset of that name")
         return preset, assumptions
     if None in sizes:

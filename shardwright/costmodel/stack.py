@@ -1,6 +1,8 @@
 """The software stack that trains: what differs between frameworks, as a few physical properties, not as a correction."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
 
@@ -19,7 +21,9 @@ class Stack(Spec):
         kernels_forward, kernels_backward: launches of one layer.
         overlaps_reduction: gradients are reduced behind the backward pass; else after it.
         overlaps_gather: parameters are gathered behind the forward pass; else before it.
-        overlaps_tensor_parallel: each collective runs in pieces beside the matmul that feeds or reads it.
+        tensor_parallel_overlap: share of tensor-parallel communication that runs in pieces beside the matmul that feeds or
+            reads it.
+        hopper_attention: on Hopper and later, fused attention is a kernel written for it (cuDNN, FlashAttention-3).
         shard_network_fraction: share of the network's steady rate that collectives over the shards reach.
         keeps_gradient_buffer: gradients have a buffer of the whole model for the whole step, whatever is sharded.
         dropout: dropout after both sublayers, whose masks are kept.
@@ -39,8 +43,7 @@ class Stack(Spec):
         flat_step_bytes_per_parameter: of the rank's shard, buffers of the step as long as the whole shard. No freed
             activation can hold one, so the allocator reserves them beside the activations.
         flat_gradient_copies: likewise, flat copies of all gradients of the rank.
-        update_broadcast_seconds: where each owner of a ZeRO-1 shard broadcasts its updated parameters in turn, what one such
-            broadcast costs; 0 where one all-gather does it.
+        broadcasts_updates: each owner of a ZeRO-1 shard broadcasts its updated parameters in turn; else one all-gather does it.
     """
 
     name: str
@@ -52,7 +55,8 @@ class Stack(Spec):
     kernels_backward: PositiveFloat = 69.0
     overlaps_reduction: bool = True
     overlaps_gather: bool = True
-    overlaps_tensor_parallel: bool = False
+    tensor_parallel_overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
+    hopper_attention: bool = False
     shard_network_fraction: PositiveFloat = 1.0
     keeps_gradient_buffer: bool = False
     dropout: bool = False
@@ -67,4 +71,4 @@ class Stack(Spec):
     step_bytes_per_parameter: NonNegativeFloat = 0.0
     flat_step_bytes_per_parameter: NonNegativeFloat = 0.0
     flat_gradient_copies: NonNegativeFloat = 0.0
-    update_broadcast_seconds: NonNegativeFloat = 0.0
+    broadcasts_updates: bool = False
