@@ -1,6 +1,7 @@
 """How many layers each pipeline stage of a row's run held, by the rule of the software that ran it."""
 
-from .even_stages import even_stages
+from shardwright.costmodel.even_stages import even_stages
+
 from .row_stack import framework_family
 from .table import TableRow
 

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from .build_tables import build_tables
+from .candidates import Candidates
 from .catalog_times import CatalogTimes
 from .checks import check_plan
 from .cluster import ClusterSpec
 from .constants import CALIBRATED
 from .estimate import Estimate, Interval, MemoryBytes, StepSeconds
+from .fixed_bytes import communicator_bytes, context_bytes
 from .flops import model_flops_per_sequence, recompute_flops_per_sequence
 from .in_flight import peak_activation_bytes
 from .model import ModelSpec
@@ -118,7 +120,8 @@ class PlanCosts:
         other = slice(None, None, -1)  # under the V placement, stage s shares its rank with the s-th from the end
         hidden = np.minimum(forward["tensor_parallel"], backward["compute"][other])
         hidden = hidden + np.minimum(backward["tensor_parallel"][other], forward["compute"])
-        return np.asarray((1 - self.times.constants.overlap_slowdown) * hidden)
+        taken = self.times.constants.collective_multiprocessors / self.cluster.groups[0].device.multiprocessors
+        return np.asarray(np.maximum(0.0, 1 - taken) * hidden)
 
     def activation_bytes_per_stage(self) -> Array:
         """What one microbatch keeps on each stage, logits included."""
@@ -193,7 +196,7 @@ class PlanCosts:
         passing = moving >= step
         allocated = np.maximum(moving, step)
         reserved = static["flat"] + np.maximum((1 + tables.slack.max()) * moving, static["step"])
-        communicators, context = self._outside_bytes()
+        communicators = float(communicator_bytes(Candidates.of(self.plan), self.cluster)[0])
         return [
             MemoryBytes(
                 parameters=static["parameters"][rank],
@@ -206,7 +209,7 @@ class PlanCosts:
                 communication_buffers=buffers[rank] * passing[rank],
                 allocator_slack=reserved[rank] - allocated[rank],
                 communicators=communicators,
-                context=context,
+                context=context_bytes(self.cluster),
             )
             for rank in range(pp)
         ]
@@ -214,15 +217,6 @@ class PlanCosts:
     def _largest(self, values: Array) -> Array:
         """Shape (pp,): the largest of `values` among the rows of each rank."""
         return np.asarray(self._per_rank(self.sums.largest(values)).max(axis=0))
-
-    def _outside_bytes(self) -> tuple[float, float]:
-        """Communicators, and the process's context: what torch's allocator does not see."""
-        device = self.cluster.groups[0].device
-        on_gpu = device.kind == "gpu"
-        axes = sum(degree > 1 for name, degree in self.plan.mesh if name != "ep")
-        # one for each axis, and that of all ranks, over which the gradients' norm is summed
-        communicators = CALIBRATED.communicator_bytes * (axes + (axes > 0)) if on_gpu else 0.0
-        return communicators, device.context_bytes or (CALIBRATED.context_bytes if on_gpu else 0.0)
 
     def _logit_bytes(self, kept: Array, working: Array) -> Array:
         """The head's share of what the last stage's rank keeps and works with; 0 on the others."""

@@ -55,6 +55,11 @@ class StaticBytes:
     flat: Array
     host: Array
 
+    @property
+    def stays(self) -> Array:
+        """What a rank holds of a row at every moment, summed over its rows."""
+        return self.parameters + self.gathered + self.gradients + self.optimizer_state + self.flat
+
 
 @dataclass(frozen=True)
 class CostTables:
