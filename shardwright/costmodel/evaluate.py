@@ -228,7 +228,7 @@ class PlanCosts:
         in_loss = tables.working_bytes[0, tables.head_row, 0]
         if in_loss >= working[last]:
             logits[last] += in_loss
-        return np.minimum(logits, kept + working)
+        return np.asarray(np.minimum(logits, kept + working))
 
 
 def intervals(seconds: float) -> tuple[Interval, Interval]:
