@@ -35,7 +35,8 @@ def selection(
     core = (element * attention.value_head_size + 4.0) * attention.heads / np.asarray(tp)
     outputs = [matmul.n for matmul in _projections(block, hidden, tokens, tp)]
     # a projection back to the hidden width is reduced over tp, and kept split where the sequence is
-    kept = [n / np.asarray(sequence_split) if np.all(np.asarray(n) == hidden) else n for n in outputs]
+    # (what is split over tp is an array over candidates, so an equal width by chance is not taken for it)
+    kept = [n / np.asarray(sequence_split) if isinstance(n, int) and n == hidden else n for n in outputs]
     if stack.selective == "elementwise":
         return Selection([], core + element * sum(kept, np.zeros_like(core)))
     read = kept[0::2] if stack.keeps_unread else kept[:-1][0::2]
