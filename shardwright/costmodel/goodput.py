@@ -16,6 +16,7 @@ from .estimate import Estimate
 from .spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
 
 _SECONDS_PER_HOUR = 3600.0
+_LEAST_SHARE = 1e-6  # a step in a million seconds is no training
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -78,7 +79,7 @@ def goodput(estimate: Estimate, cluster: ClusterSpec, reliability: Reliability) 
     step, writing = estimate.step_seconds, reliability.checkpoint_seconds
     every = reliability.checkpoint_every or max(1, round(best_interval_seconds(between_failures, writing) / step))
     training = training_share(every * step, between_failures, writing, reliability.restart_seconds)
-    if not training > 0:
+    if training < _LEAST_SHARE:
         raise SpecError(
             f"a failure every {between_failures:.3g} s leaves no time to train: {every} steps with their checkpoint take "
             f"{every * step + writing:.3g} s and a restart {reliability.restart_seconds:.3g} s"
