@@ -7,7 +7,7 @@ import numpy as np
 from . import operators
 from .candidates import Candidates, tp_group
 from .cluster import ClusterSpec
-from .constants import Value, over
+from .constants import Value
 from .model import Block, ModelSpec, Parameter
 from .op_times import Array, OpTimes
 from .selective_recompute import selection
@@ -23,11 +23,13 @@ _FUSED_LOSS_BYTES_PER_LOGIT = 8.0
 class RowWork:
     """Work of one microbatch. Shapes (N,), with a last axis of recompute policies where the name says `by_policy`.
 
-    Seconds are of the device alone; `parameters` counts what one tp rank holds.
+    `weight_gradient_seconds` is part of `backward_seconds`. Seconds are of the device alone; `parameters` counts what
+    one tp rank holds.
     """
 
     forward_seconds: Array
     backward_seconds: Array
+    weight_gradient_seconds: Array
     recompute_seconds_by_policy: Array
     tensor_parallel_forward_seconds: Array
     tensor_parallel_backward_seconds_by_policy: Array
@@ -70,16 +72,12 @@ class WorkModel:
             *operators.attention_matmuls(block, hidden, tokens, tp),
             *operators.ffn_matmuls(block, hidden, tokens, tp),
         ]
-        moved = (
-            self._element_bytes
-            * tokens
-            * (
-                hidden * operators.hidden_elements(block, self._stack) / self._sequence_split
-                + operators.inner_elements(block, self.model, self._stack) / tp
-            )
-        )
+        moved = self._moved_bytes(operators.forward_traffic(block, self.model, self._stack))
+        moved_backward = self._moved_bytes(operators.backward_traffic(block, self.model, self._stack))
         forward_busy = self._forward_seconds(matmuls) + core_forward + self.times.memory_bound_seconds(moved)
-        backward_busy = self._backward_seconds(matmuls) + core_backward + self.times.memory_bound_seconds(2 * moved)
+        backward_busy = (
+            self._backward_seconds(matmuls) + core_backward + self.times.memory_bound_seconds(moved_backward)
+        )
         forward = self.times.with_launches_seconds(forward_busy, self._stack.kernels_forward)
         backward = self.times.with_launches_seconds(backward_busy, self._stack.kernels_backward)
         exposed_forward, exposed_backward = self._layer_tensor_parallel_seconds(block, forward, backward)
@@ -99,6 +97,7 @@ class WorkModel:
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
+            weight_gradient_seconds=self._weight_gradient_seconds(matmuls),
             recompute_seconds_by_policy=_policies(none=zero, selective=again, full=whole),
             tensor_parallel_forward_seconds=exposed_forward,
             tensor_parallel_backward_seconds_by_policy=_policies(
@@ -111,6 +110,10 @@ class WorkModel:
             parameters=self._local_parameters(block.parameters(hidden)),
         )
 
+    def _moved_bytes(self, traffic: operators.Traffic) -> Array:
+        split = traffic.hidden / self._sequence_split + traffic.inner / self.candidates.tp
+        return np.asarray(self._element_bytes * self._tokens * split)
+
     def embedding(self) -> RowWork:
         """Token and position embedding: a gather forward, a dense gradient backward."""
         hidden_bytes = self._element_bytes * self._tokens * self.model.hidden_size
@@ -120,6 +123,7 @@ class WorkModel:
         return self._end(
             forward=self.times.memory_bound_seconds(2 * hidden_bytes),
             backward=backward,
+            weight_gradient=backward,
             parameters=parameters,
             kept=kept,
             working=self._element_bytes * parameters,
@@ -139,6 +143,7 @@ class WorkModel:
         return self._end(
             forward=self._forward_seconds(matmuls) + loss / 2,
             backward=self._backward_seconds(matmuls) + loss / 2,
+            weight_gradient=self._weight_gradient_seconds(matmuls),
             parameters=parameters,
             kept=(element if self._stack.fused_loss else 4.0) * logits
             + tokens * hidden * ((4.0 + element) / self._sequence_split + element),
@@ -155,6 +160,7 @@ class WorkModel:
         *,
         forward: Array,
         backward: Array,
+        weight_gradient: Array,
         parameters: Array,
         kept: Array,
         working: Array,
@@ -166,6 +172,7 @@ class WorkModel:
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
+            weight_gradient_seconds=weight_gradient,
             recompute_seconds_by_policy=nothing,
             tensor_parallel_forward_seconds=tensor,
             tensor_parallel_backward_seconds_by_policy=_policies(none=tensor, selective=tensor, full=tensor),
@@ -180,10 +187,14 @@ class WorkModel:
         )
 
     def _backward_seconds(self, matmuls: list[operators.Matmul]) -> Array:
-        """The gradient of the input, (m, n) (n, k), and of the weight, (k, m) (m, n)."""
+        """The gradient of the input, (m, n) (n, k), and of the weight."""
         inputs = (self.times.matmul_seconds(w.m, w.n, w.k, groups=w.groups) for w in matmuls)
+        return sum(inputs, self._weight_gradient_seconds(matmuls))
+
+    def _weight_gradient_seconds(self, matmuls: list[operators.Matmul]) -> Array:
+        """(k, m) (m, n) of each."""
         weights = (self.times.matmul_seconds(w.k, w.m, w.n, groups=w.groups) for w in matmuls)
-        return sum((*inputs, *weights), np.zeros(len(self.candidates)))
+        return sum(weights, np.zeros(len(self.candidates)))
 
     def _attention_core_seconds(self, block: Block) -> tuple[Array, Array]:
         """Forward and backward of scores, softmax and weighted values; fused kernels compute the causal half only."""
@@ -202,10 +213,11 @@ class WorkModel:
             operators.Matmul(length, length, attention.value_head_size, batched),
         ]
         scores = self._element_bytes * batched * length**2
-        softmax_forward, softmax_backward = 6.0 * scores, 8.0 * scores
+        # Reads and writes of the scores between the matmuls: scale, mask, softmax and dropout, one kernel or several.
+        forward_passes, backward_passes = (4.5, 5.5) if self._stack.fused_elementwise else (6.0, 8.0)
         return (
-            self._forward_seconds(matmuls) + self.times.memory_bound_seconds(softmax_forward),
-            self._backward_seconds(matmuls) + self.times.memory_bound_seconds(softmax_backward),
+            self._forward_seconds(matmuls) + self.times.memory_bound_seconds(forward_passes * scores),
+            self._backward_seconds(matmuls) + self.times.memory_bound_seconds(backward_passes * scores),
         )
 
     def _core_again(self, core_forward: Array) -> Array:
@@ -225,19 +237,12 @@ class WorkModel:
         """Of one layer, in its forward and its backward: one pair a sublayer each (Korthikanti et al. 2022, section 4.2.2).
 
         Overlapped, a collective runs in tp pieces beside the matmul that reads or feeds it (Wang et al. 2023, ASPLOS,
-        section 5): one piece of each stands alone, the compute beside the others is slowed.
+        section 5), moved by copy engines: one piece stands alone.
         """
         pairs = 1 if block.parallel else 2
         whole = pairs * self._hidden_collective_seconds(self._element_bytes * self._tokens * self.model.hidden_size)
-        if not self._stack.overlaps_tensor_parallel:
-            return whole, whole
-        slowdown = over(self.times.constants.overlap_slowdown, whole)
-
-        def exposed(compute: Array) -> Array:
-            alone = np.maximum(whole / self.candidates.tp, whole - compute)
-            return np.asarray(np.minimum(whole, alone + slowdown * np.minimum(whole - alone, compute)))
-
-        return exposed(forward), exposed(backward)
+        beside = self._stack.tensor_parallel_overlap * (1 - 1 / self.candidates.tp) * whole
+        return whole - np.minimum(beside, forward), whole - np.minimum(beside, backward)
 
     def _layer_bytes(self, block: Block, selected: Array | None) -> tuple[Array, Array]:
         """Bytes kept per microbatch and bytes in use during its backward, by policy. `selected`: kept beside the input."""

@@ -20,6 +20,7 @@ from .hugging_face import Skeleton, read_skeleton
 from .loss import IGNORED_LABEL, TokenLoss
 from .pipeline import Pipeline, TiedEmbedding
 from .precision import COMPUTE_DTYPES, check_precision
+from .split_backward import check_split_backward
 from .stage_builder import StageBuilder
 from .stage_module import StageModule
 
@@ -113,7 +114,8 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
     `costmodel.plan.Mesh`. Weights are the same under every plan (on devices of one type).
 
     Raises:
-        SpecError: another number of ranks than the plan's, an unsupported model, or a plan that does not fit it.
+        SpecError: another number of ranks than the plan's, an unsupported model, or a plan that does not fit it or asks
+            for what a split backward does not run with.
     """
     plan = plan_file.plan
     if dist.get_world_size() != plan.mesh.ranks:
@@ -125,6 +127,7 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
         torch.cuda.set_device(device)
     check_precision(plan_file.training.precision, device)
     skeleton = read_skeleton(plan_file)
+    check_split_backward(plan, tied=skeleton.tied)
     degrees = tuple(getattr(plan.mesh, axis) for axis in MESH_AXES)
     mesh = init_device_mesh(device.type, degrees, mesh_dim_names=MESH_AXES)
     builder = StageBuilder(
@@ -135,7 +138,7 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
         device=device,
         seed=seed,
     )
-    own = range(mesh.get_local_rank("pp"), len(plan.stages), plan.mesh.pp)
+    own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
     return Engine(plan_file, {index: builder.build(index) for index in own}, skeleton, mesh)
 
 

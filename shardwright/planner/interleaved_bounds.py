@@ -26,7 +26,7 @@ from shardwright.costmodel.constants import CALIBRATED
 from shardwright.costmodel.in_flight import alive_counts
 from shardwright.costmodel.op_times import Array
 from shardwright.costmodel.plan import ScheduleName
-from shardwright.costmodel.schedule import warm_up_forwards
+from shardwright.costmodel.schedule_orders import warm_up_forwards
 
 from .chunk_sizes import ChunkSizes, chunk_sizes
 from .layer_floor import LayerFloor
@@ -96,7 +96,7 @@ class InterleavedBounds:
 
     @cached_property
     def _sizes(self) -> ChunkSizes:
-        return chunk_sizes(self.ranges.layer_count, self.pp, self.chunks)
+        return chunk_sizes(self.ranges.layer_count, self.pp, self.chunks, self.costs.space.even_stages)
 
     @cached_property
     def _numbers(self) -> IntArray:

@@ -1,8 +1,9 @@
 """The space of plans: every mesh, ZeRO stage, microbatch, schedule and optimizer placement that divides, as arrays.
 
 A new dimension enters here. Context and expert parallelism are two more degrees in `_meshes` (they are axes of `Mesh`
-already); offloading by fractions is more values in `_offloads`; a zero-bubble schedule one more branch in `_schedules`;
-groups of different devices make `_meshes` yield an assignment of stages to groups beside the degrees.
+already); offloading by fractions is more values in `_offloads`; a zero-bubble schedule one more name in
+`SCHEDULES`, with bounds of its own, and one more branch in `_schedules`; groups of different devices make `_meshes` yield an
+assignment of stages to groups beside the degrees.
 """
 
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ _SPLIT_FREELY_UP_TO = 8
 class Space:
     """N plans without their stages: entry `i` is `base[base_index[i]]` under schedule `SCHEDULES[schedule[i]]`.
 
+    `even_stages`: all stages must hold the same number of layers, which every entry allows.
+
     Cost tables depend on `base` alone, so that the schedules of one mesh share them.
     """
 
@@ -40,6 +43,7 @@ class Space:
     base_index: IntArray
     schedule: IntArray
     stages_per_rank: IntArray
+    even_stages: bool = False
 
     def __len__(self) -> int:
         return len(self.base_index)
@@ -67,12 +71,18 @@ def enumerate_space(
     """Every combination that divides model, batch and cluster and keeps what is fixed.
 
     Raises:
-        SpecError: what is fixed contradicts itself, the model, the batch or the cluster; or nothing divides.
+        SpecError: what is fixed is not searched, or contradicts itself, the model, the batch or the cluster; or nothing
+            divides.
     """
     fixed = fixed or Fixed()
+    if fixed.schedule is not None and fixed.schedule not in SCHEDULES:
+        raise SpecError(
+            f"schedule {fixed.schedule} is estimated, simulated and run from a plan file, not planned yet; plan with {', '.join(SCHEDULES)}"
+        )
     check_sequence(model, training)
     if fixed.tp is not None:
-        check_tensor_parallel(fixed.tp, model, training, sequence_parallel=fixed.tp > 1)
+        split_sequence = fixed.tp > 1 and fixed.sequence_parallel is not False
+        check_tensor_parallel(fixed.tp, model, training, sequence_parallel=split_sequence)
     if fixed.offload_optimizer and cluster.groups[0].device.kind == "cpu":
         raise SpecError(
             "offload_optimizer 1 moves the optimizer to the host, where a CPU device has it already; leave it out"
@@ -90,7 +100,7 @@ def enumerate_space(
             microbatches,
             1,
             zero,
-            int(mesh.tp > 1),
+            int(mesh.tp > 1 and fixed.sequence_parallel is not False),
             offload,
         )
         for mesh in meshes
@@ -106,7 +116,8 @@ def enumerate_space(
     ]
     if not entries:
         raise SpecError(_no_schedule(model, fixed))
-    return Space(base, *np.array(entries, dtype=np.int64).T)
+    base_index, schedule, chunks = np.array(entries, dtype=np.int64).T
+    return Space(base, base_index, schedule, chunks, even_stages=bool(fixed.even_stages))
 
 
 def divisors(number: int) -> list[int]:
@@ -131,7 +142,8 @@ def _tensor_degrees(model: ModelSpec, cluster: ClusterSpec, training: TrainingSp
     """Degrees that divide the model and stay inside a node, where the fast links are; a fixed one may leave it."""
     if fixed.tp is not None:
         return [fixed.tp] if cluster.devices % fixed.tp == 0 else []
-    sizes = tensor_parallel_sizes(model, training, sequence_parallel=True).values()
+    split_sequence = fixed.sequence_parallel is not False
+    sizes = tensor_parallel_sizes(model, training, sequence_parallel=split_sequence).values()
     return [
         tp
         for tp in divisors(cluster.devices)
@@ -185,6 +197,8 @@ def _schedules(pp: int, microbatches: int, model: ModelSpec, fixed: Fixed) -> li
             if fixed.stages_per_rank is None:
                 most = min(most, MAX_STAGES_PER_RANK)
             found += [(index, chunks) for chunks in range(2, most + 1)]
+    if fixed.even_stages:
+        found = [choice for choice in found if model.layer_count % (pp * choice[1]) == 0]
     return [choice for choice in found if fixed.stages_per_rank in (None, choice[1])]
 
 
@@ -240,6 +254,11 @@ def _no_microbatch(meshes: list[_Degrees], training: TrainingSpec, fixed: Fixed)
 
 
 def _no_schedule(model: ModelSpec, fixed: Fixed) -> str:
+    if fixed.even_stages and fixed.pp is not None and model.layer_count % fixed.pp:
+        return (
+            f"even_stages needs pp that divides the {model.layer_count} layers of {model.name}, not {fixed.pp}; "
+            f"allowed: {_listed(divisors(model.layer_count))}"
+        )
     if fixed.schedule in ("1f1b", "gpipe"):
         return f"{fixed.schedule} runs one stage on each rank and stages_per_rank is {fixed.stages_per_rank}; give 1, or interleaved-1f1b"
     return (
