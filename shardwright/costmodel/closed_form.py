@@ -23,8 +23,8 @@ from .even_stages import even_row_counts
 from .fixed_bytes import fixed_bytes
 from .model import ModelSpec
 from .op_times import OpTimes
-from .plan import RecomputePolicy, ScheduleName
-from .schedule_shape import check_shape
+from .plan import RecomputePolicy
+from .schedule_shape import ScheduleName, check_shape
 from .stage_costs import Floats
 from .straggler import largest_of
 from .tables import POLICIES, CostTables
@@ -98,13 +98,18 @@ class _EvenSpace:
 
     @cached_property
     def _few(self) -> Candidates:
-        """The candidates as far as the tables know them: of the pipeline's length and the number of microbatches only
-        whether they are more than one, waiting for the slowest of all ranks aside."""
+        """The candidates as far as the tables tell them apart, waiting for the slowest of all ranks aside.
+
+        With one stage a rank it matters only whether the pipeline and the microbatches are more than one, but where
+        updates are broadcast in turn, which a rank with fewer layers notices more.
+        """
+        some = self.candidates
+        alone = some.stages_per_rank == 1
+        short = alone & (not self.training.software.broadcasts_updates)
         return replace(
-            self.candidates,
-            pp=np.minimum(self.candidates.pp, 2),
-            microbatches=np.minimum(self.candidates.microbatches, 2),
-            stages_per_rank=np.ones_like(self.candidates.pp),
+            some,
+            pp=np.where(short, np.minimum(some.pp, 2), some.pp),
+            microbatches=np.minimum(some.microbatches, np.where(alone, 2, np.maximum(some.pp, 2))),
         )
 
     @cached_property

@@ -11,7 +11,7 @@ import numpy as np
 from .candidates import IntArray
 from .even_stages import alike
 from .in_flight import alive_counts
-from .plan import ScheduleName
+from .schedule_shape import ScheduleName
 from .stage_costs import Floats
 
 
