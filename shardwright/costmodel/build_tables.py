@@ -72,7 +72,9 @@ class _Builder:
                 waiting * (compute_backward + recompute),
             ),
             first_forward=self._seconds(0.0, 0.0, 0.0, first.network, first.host_copy, 0.0),
-            last_backward=self._seconds(0.0, 0.0, 0.0, last.network + self._tied_seconds(), last.host_copy, 0.0),
+            last_backward=self._seconds(
+                0.0, 0.0, 0.0, last.network + self._tied_seconds() + self._broadcast_seconds(), last.host_copy, 0.0
+            ),
             weight_gradient_seconds=(1 + waiting[..., 0]) * self._stacked("weight_gradient_seconds"),
             optimizer_seconds=self._optimizer_seconds(traffic.parameters),
             send_seconds=self._send_seconds(),
@@ -116,6 +118,18 @@ class _Builder:
         )
         ends = np.array([0.0] * (len(self.rows) - 2) + [1.0, 1.0])
         return np.asarray(seconds[:, None, None] * ends[None, :, None])
+
+    def _broadcast_seconds(self) -> Array:
+        """ZeRO-1 and -2 where each owner broadcasts its updated shard in turn, spread over the layers of a rank."""
+        if not self.training.software.broadcasts_updates:
+            return np.zeros((1, 1, 1))
+        owners = np.where(
+            (self.candidates.zero_stage == 1) | (self.candidates.zero_stage == 2), self.candidates.dp_shard, 0
+        )
+        layers = self.model.layer_count / self.candidates.pp
+        seconds = self.times.constants.broadcast_seconds * owners / layers
+        is_layer = np.array([1.0] * (len(self.rows) - 2) + [0.0, 0.0])
+        return np.asarray(seconds[:, None, None] * is_layer[None, :, None])
 
     def _send_seconds(self) -> Array:
         """Hidden states of one microbatch to the next stage, split over tp where the sequence is."""

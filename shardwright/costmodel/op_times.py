@@ -10,7 +10,7 @@ from .constants import Constants
 
 Array = NDArray[Any]
 Number = Array | float | int
-CollectiveName = Literal["all_gather", "reduce_scatter", "all_reduce", "send"]
+CollectiveName = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast", "send"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,10 @@ class OpTimes(Protocol):
         ...
 
     def collective_seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
-        """One collective over `group`; `size_bytes` is the whole tensor (the gathered, or the unreduced one)."""
+        """One collective over `group`, 0 for one rank.
+
+        `size_bytes` is the whole tensor (the gathered, or the unreduced one), of an all_to_all what one rank holds.
+        """
         ...
 
     def host_copy_seconds(self, size_bytes: Number) -> Array:

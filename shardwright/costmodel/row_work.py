@@ -7,7 +7,7 @@ import numpy as np
 from . import operators
 from .candidates import Candidates, tp_group
 from .cluster import ClusterSpec
-from .constants import Value, over
+from .constants import Value
 from .model import Block, ModelSpec, Parameter
 from .op_times import Array, OpTimes
 from .selective_recompute import selection
@@ -72,16 +72,12 @@ class WorkModel:
             *operators.attention_matmuls(block, hidden, tokens, tp),
             *operators.ffn_matmuls(block, hidden, tokens, tp),
         ]
-        moved = (
-            self._element_bytes
-            * tokens
-            * (
-                hidden * operators.hidden_elements(block, self._stack) / self._sequence_split
-                + operators.inner_elements(block, self.model, self._stack) / tp
-            )
-        )
+        moved = self._moved_bytes(operators.forward_traffic(block, self.model, self._stack))
+        moved_backward = self._moved_bytes(operators.backward_traffic(block, self.model, self._stack))
         forward_busy = self._forward_seconds(matmuls) + core_forward + self.times.memory_bound_seconds(moved)
-        backward_busy = self._backward_seconds(matmuls) + core_backward + self.times.memory_bound_seconds(2 * moved)
+        backward_busy = (
+            self._backward_seconds(matmuls) + core_backward + self.times.memory_bound_seconds(moved_backward)
+        )
         forward = self.times.with_launches_seconds(forward_busy, self._stack.kernels_forward)
         backward = self.times.with_launches_seconds(backward_busy, self._stack.kernels_backward)
         exposed_forward, exposed_backward = self._layer_tensor_parallel_seconds(block, forward, backward)
@@ -113,6 +109,10 @@ class WorkModel:
             working_bytes_by_policy=working,
             parameters=self._local_parameters(block.parameters(hidden)),
         )
+
+    def _moved_bytes(self, traffic: operators.Traffic) -> Array:
+        split = traffic.hidden / self._sequence_split + traffic.inner / self.candidates.tp
+        return np.asarray(self._element_bytes * self._tokens * split)
 
     def embedding(self) -> RowWork:
         """Token and position embedding: a gather forward, a dense gradient backward."""
@@ -213,10 +213,11 @@ class WorkModel:
             operators.Matmul(length, length, attention.value_head_size, batched),
         ]
         scores = self._element_bytes * batched * length**2
-        softmax_forward, softmax_backward = 6.0 * scores, 8.0 * scores
+        # Reads and writes of the scores between the matmuls: scale, mask, softmax and dropout, one kernel or several.
+        forward_passes, backward_passes = (4.5, 5.5) if self._stack.fused_elementwise else (6.0, 8.0)
         return (
-            self._forward_seconds(matmuls) + self.times.memory_bound_seconds(softmax_forward),
-            self._backward_seconds(matmuls) + self.times.memory_bound_seconds(softmax_backward),
+            self._forward_seconds(matmuls) + self.times.memory_bound_seconds(forward_passes * scores),
+            self._backward_seconds(matmuls) + self.times.memory_bound_seconds(backward_passes * scores),
         )
 
     def _core_again(self, core_forward: Array) -> Array:
@@ -236,19 +237,12 @@ class WorkModel:
         """Of one layer, in its forward and its backward: one pair a sublayer each (Korthikanti et al. 2022, section 4.2.2).
 
         Overlapped, a collective runs in tp pieces beside the matmul that reads or feeds it (Wang et al. 2023, ASPLOS,
-        section 5): one piece of each stands alone, the compute beside the others is slowed.
+        section 5), moved by copy engines: one piece stands alone.
         """
         pairs = 1 if block.parallel else 2
         whole = pairs * self._hidden_collective_seconds(self._element_bytes * self._tokens * self.model.hidden_size)
-        if not self._stack.overlaps_tensor_parallel:
-            return whole, whole
-        slowdown = over(self.times.constants.overlap_slowdown, whole)
-
-        def exposed(compute: Array) -> Array:
-            alone = np.maximum(whole / self.candidates.tp, whole - compute)
-            return np.asarray(np.minimum(whole, alone + slowdown * np.minimum(whole - alone, compute)))
-
-        return exposed(forward), exposed(backward)
+        beside = self._stack.tensor_parallel_overlap * (1 - 1 / self.candidates.tp) * whole
+        return whole - np.minimum(beside, forward), whole - np.minimum(beside, backward)
 
     def _layer_bytes(self, block: Block, selected: Array | None) -> tuple[Array, Array]:
         """Bytes kept per microbatch and bytes in use during its backward, by policy. `selected`: kept beside the input."""

@@ -129,6 +129,11 @@ def test_norms_of_queries_and_keys_cost_traffic_and_memory() -> None:
     plain = model.layer_classes[0]
     normed = plain.model_copy(update={"attention": plain.attention.model_copy(update={"qk_norm": "per_head"})})
     heads = 64 + 32
-    assert operators.inner_elements(normed, model, OWN) - operators.inner_elements(plain, model, OWN) == 6 * heads
+    forward, backward = (
+        [traffic(block, model, OWN).inner for block in (normed, plain)]
+        for traffic in (operators.forward_traffic, operators.backward_traffic)
+    )
+    assert forward[0] - forward[1] == 6 * heads
+    assert backward[0] - backward[1] == 14 * heads
     kept = [model.layer(block).activation_bytes_by_policy[0, 0] for model in [work()] for block in (normed, plain)]
     assert kept[0] - kept[1] == TOKENS * (4 + 2) * heads

@@ -80,6 +80,10 @@ def test_gpipe_only_where_it_is_fixed() -> None:
             "zb-v is estimated, simulated and run from a plan file, not planned yet; plan with 1f1b, interleaved-1f1b, gpipe",
         ),
         (Fixed(schedule="interleaved-1f1b", pp=1), "interleaved-1f1b needs pp of 2 or more"),
+        (
+            Fixed(even_stages=True, pp=4),
+            "even_stages needs pp that divides the 6 layers of tiny, not 4; allowed: 1, 2, 3, 6",
+        ),
     ],
 )
 def test_contradictions(fixed: Fixed, message: str) -> None:
