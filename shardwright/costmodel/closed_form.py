@@ -25,7 +25,7 @@ from .fixed_bytes import fixed_bytes
 from .model import ModelSpec
 from .op_times import OpTimes
 from .plan import RecomputePolicy, ScheduleName
-from .schedule import check_shape
+from .schedule_shape import check_shape
 from .stage_costs import Floats
 from .straggler import largest_of
 from .tables import POLICIES, CostTables
@@ -165,7 +165,7 @@ class _EvenSpace:
         pp, chunks = int(some.pp[plans[0]]), int(some.stages_per_rank[plans[0]])
         microbatches = some.microbatches[plans]
         for number in (microbatches[0], microbatches[np.argmax(microbatches % pp)]):
-            check_shape(name, pp, chunks, int(number))
+            check_shape(name, pp, pp * chunks, int(number))
         layers = self.model.layer_count
         if pp * chunks > layers:
             raise SpecError(f"{pp * chunks} stages are more than the {layers} layers of {self.model.name}")

@@ -107,10 +107,10 @@ class PlanCosts:
     def _overlap_saving(self) -> Array:
         """Shape (S,): what a stage's forward saves when it is overlapped with a backward on the rank's other stage.
 
-        Each pass computes while the other communicates (DeepSeek-AI 2024, arXiv 2412.19437, section 3.2.1), and is slowed
-        by it as by any communication beside it.
+        Where the stack can, each pass computes while the other communicates (DeepSeek-AI 2024, arXiv 2412.19437, section
+        3.2.1), and is slowed by it as by any communication beside it.
         """
-        if self.plan.schedule != "dualpipe-v":
+        if self.plan.schedule != "dualpipe-v" or not self.training.software.overlaps_passes:
             return np.zeros(len(self.plan.stages))
         forward, backward = (
             self.sums.seconds(parts) for parts in (self.sums.tables.forward, self.sums.tables.backward)
@@ -118,7 +118,8 @@ class PlanCosts:
         other = slice(None, None, -1)  # under the V placement, stage s shares its rank with the s-th from the end
         hidden = np.minimum(forward["tensor_parallel"], backward["compute"][other])
         hidden = hidden + np.minimum(backward["tensor_parallel"][other], forward["compute"])
-        return np.asarray((1 - self.times.constants.overlap_slowdown) * hidden)
+        taken = self.times.constants.collective_multiprocessors / self.cluster.groups[0].device.multiprocessors
+        return np.asarray(np.maximum(0.0, 1 - taken) * hidden)
 
     def activation_bytes_per_stage(self) -> Array:
         """What one microbatch keeps on each stage, logits included."""

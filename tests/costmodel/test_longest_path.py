@@ -44,11 +44,3 @@ def test_zb_v_on_two_ranks_by_hand() -> None:
     rank_1 = gradient_2 + 7 + 14 + 6  # 2W0 before 1I0, 1W0
     rank_0 = gradient_2 + 7 + 14 + 0.5 + 5 + 5  # 1I0's message, 0I0, 0W0
     np.testing.assert_allclose(longest_path_ends("zb-v", costs, 1), [rank_0, rank_1])
-
-
-def test_an_overlapped_pair_waits_for_both_messages() -> None:
-    """With all forwards of no time the pairs wait for gradients, with all backwards of no time for forwards."""
-    for forward, backward in ((0.0, 1.0), (1.0, 0.0)):
-        costs = StageCosts(pp=2, forward=np.full(4, forward), backward=np.full(4, backward), send=0.0)
-        busy = 6 * 2 * max(forward, backward)
-        assert (longest_path_ends("dualpipe-v", costs, 6) >= busy).all()
