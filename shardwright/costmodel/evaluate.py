@@ -109,10 +109,10 @@ class PlanCosts:
     def _overlap_saving(self) -> Array:
         """Shape (S,): what a stage's forward saves when it is overlapped with a backward on the rank's other stage.
 
-        Each pass computes while the other communicates (DeepSeek-AI 2024, arXiv 2412.19437, section 3.2.1), and is slowed
-        by it as by any communication beside it.
+        Where the stack can, each pass computes while the other communicates (DeepSeek-AI 2024, arXiv 2412.19437, section
+        3.2.1), and is slowed by it as by any communication beside it.
         """
-        if self.plan.schedule != "dualpipe-v":
+        if self.plan.schedule != "dualpipe-v" or not self.training.software.overlaps_passes:
             return np.zeros(len(self.plan.stages))
         forward, backward = (
             self.sums.seconds(parts) for parts in (self.sums.tables.forward, self.sums.tables.backward)

@@ -24,6 +24,8 @@ class Stack(Spec):
         tensor_parallel_overlap: share of tensor-parallel communication that runs in pieces beside the matmul that feeds or
             reads it.
         hopper_attention: on Hopper and later, fused attention is a kernel written for it (cuDNN, FlashAttention-3).
+        overlaps_passes: a forward and a backward that DualPipe pairs run at once, each computing while the other communicates;
+            else one after the other.
         shard_network_fraction: share of the network's steady rate that collectives over the shards reach.
         keeps_gradient_buffer: gradients have a buffer of the whole model for the whole step, whatever is sharded.
         pads_vocabulary: the vocabulary is padded so that a rank holds a multiple of 128 words.
@@ -58,6 +60,7 @@ class Stack(Spec):
     overlaps_gather: bool = True
     tensor_parallel_overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
     hopper_attention: bool = False
+    overlaps_passes: bool = False
     shard_network_fraction: PositiveFloat = 1.0
     keeps_gradient_buffer: bool = False
     dropout: bool = False
