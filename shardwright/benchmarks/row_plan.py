@@ -212,7 +212,12 @@ def _fixed(layout: _Layout, choices: _Choices) -> tuple[Fixed, ...]:
 
 
 def _plan(
-    row: TableRow, layout: _Layout, zero_stage: ZeroStage, micro_batch: int, recompute: _Recompute, pipeline: PipelineChoice
+    row: TableRow,
+    layout: _Layout,
+    zero_stage: ZeroStage,
+    micro_batch: int,
+    recompute: _Recompute,
+    pipeline: PipelineChoice,
 ) -> Plan | None:
     """None where the schedule has no such microbatch or stage count."""
     if layout.pp * pipeline.stages_per_rank > layout.layers:

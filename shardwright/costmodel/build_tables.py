@@ -164,7 +164,9 @@ class _Builder:
         shard_gradient = MASTER_BYTES_PER_PARAMETER * shard
         device_gradient = np.where(host, 0.0, shard_gradient)
         # an update reads fp32: what accumulates in less is widened for it, into the shard or (Stack) beside it
-        whole = gradient * parameters if stack.keeps_gradient_buffer else np.maximum(gradient * parameters, device_gradient)
+        whole = (
+            gradient * parameters if stack.keeps_gradient_buffer else np.maximum(gradient * parameters, device_gradient)
+        )
         widened = 4.0 if stack.widens_gradients and gradient < MASTER_BYTES_PER_PARAMETER else 0.0
         return StaticBytes(
             parameters=np.where(host, 0.0, master),

@@ -36,12 +36,12 @@ class MemoryBytes(Spec):
     gathered_parameters: NonNegativeFloat
     gradients: NonNegativeFloat
     optimizer_state: NonNegativeFloat
-    optimizer_step: NonNegativeFloat
+    optimizer_step: NonNegativeFloat = 0.0
     activations: NonNegativeFloat
     logits: NonNegativeFloat
     communication_buffers: NonNegativeFloat
     allocator_slack: NonNegativeFloat
-    communicators: NonNegativeFloat
+    communicators: NonNegativeFloat = 0.0
     context: NonNegativeFloat
 
     @property
