@@ -25,7 +25,7 @@ from .fixed_bytes import fixed_bytes
 from .model import ModelSpec
 from .op_times import OpTimes
 from .plan import RecomputePolicy, ScheduleName
-from .schedule import check_shape
+from .schedule_shape import check_shape
 from .stage_costs import Floats
 from .straggler import largest_of
 from .tables import POLICIES, CostTables

@@ -118,7 +118,8 @@ class PlanCosts:
         other = slice(None, None, -1)  # under the V placement, stage s shares its rank with the s-th from the end
         hidden = np.minimum(forward["tensor_parallel"], backward["compute"][other])
         hidden = hidden + np.minimum(backward["tensor_parallel"][other], forward["compute"])
-        return np.asarray((1 - self.times.constants.overlap_slowdown) * hidden)
+        taken = self.times.constants.collective_multiprocessors / self.cluster.groups[0].device.multiprocessors
+        return np.asarray(np.maximum(0.0, 1 - taken) * hidden)
 
     def activation_bytes_per_stage(self) -> Array:
         """What one microbatch keeps on each stage, logits included."""

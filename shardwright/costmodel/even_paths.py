@@ -18,7 +18,7 @@ import numpy as np
 from .candidates import IntArray
 from .even_stages import Run, alike
 from .plan import ScheduleName
-from .schedule import warm_up_forwards
+from .schedule_orders import warm_up_forwards
 from .stage_costs import Floats
 
 
