@@ -1,7 +1,5 @@
 """How what a row leaves unknown is chosen."""
 
-import pytest
-
 from shardwright.benchmarks.prediction import fastest, planners_choice, predict_setup
 from shardwright.benchmarks.row_setup import RowSetup, setup_of_row
 from shardwright.costmodel.catalog import standard_node as catalog_node
