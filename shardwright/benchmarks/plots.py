@@ -19,7 +19,7 @@ from .validate import Validation
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
 _REST = "#8C8C8C"
 _REST_MARKERS = "s^vDPX*"
-_LABEL = 60  # characters of a source's name in one line
+_LABEL = 68  # characters of a source's name in one line
 _SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -96,7 +96,7 @@ def errors_by_source(validation: Validation) -> Paint:
             axes.plot([median, median], [place - 0.36, place + 0.36], color="#D55E00", linewidth=2)
         axes.axvline(0, color=_REST, linewidth=1)
         labels = [_label(source, len(values)) for source, values in ordered]
-        axes.set_yticks(range(len(ordered)), labels, fontsize=8, linespacing=0.95)
+        axes.set_yticks(range(len(ordered)), labels, fontsize=8, linespacing=1.05)
         axes.set_ylim(max(len(ordered), 1) - 0.5, -0.5)
         axes.set_xlabel("error of the step time in percent; above 0 predicted too slow")
 
