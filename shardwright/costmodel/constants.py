@@ -65,6 +65,7 @@ class Constants:
     broadcast_seconds: Value
     step_noise: Value
     collective_multiprocessors: Value
+    busy_nic_share: Value
     allocator_slack: float
     communicator_bytes: float
     memory_reserve: float

@@ -19,6 +19,10 @@ from .training import TrainingSpec
 _FUSED_LOSS_BYTES_PER_LOGIT = 8.0
 
 
+# Words of a rank's part of a padded vocabulary come in multiples of this (Megatron-LM, make-vocab-size-divisible-by).
+_VOCABULARY_BLOCK = 128
+
+
 @dataclass(frozen=True)
 class RowWork:
     """Work of one microbatch. Shapes (N,), with a last axis of recompute policies where the name says `by_policy`.
@@ -133,7 +137,8 @@ class WorkModel:
     def head(self) -> RowWork:
         """Final norm, LM head and loss. The head's own copy of a tied embedding counts where the two are apart (pp > 1)."""
         tokens, hidden, element = self._tokens, self.model.hidden_size, self._element_bytes
-        vocabulary = np.ceil(self.model.vocab_size / self.candidates.tp)
+        block = _VOCABULARY_BLOCK if self._stack.pads_vocabulary else 1
+        vocabulary = block * np.ceil(self.model.vocab_size / self.candidates.tp / block)
         matmuls = [operators.Matmul(tokens, hidden, vocabulary)]
         logits = tokens * vocabulary
         moved = element * tokens * hidden * 6.0 / self._sequence_split

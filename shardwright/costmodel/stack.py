@@ -26,6 +26,7 @@ class Stack(Spec):
         hopper_attention: on Hopper and later, fused attention is a kernel written for it (cuDNN, FlashAttention-3).
         shard_network_fraction: share of the network's steady rate that collectives over the shards reach.
         keeps_gradient_buffer: gradients have a buffer of the whole model for the whole step, whatever is sharded.
+        pads_vocabulary: the vocabulary is padded so that a rank holds a multiple of 128 words.
         dropout: dropout after both sublayers, whose masks are kept.
         selective: what selective recompute repeats: the attention core (scores and softmax, Korthikanti et al. 2022), every
             second matmul and all that is no matmul (torchtitan), or only what is no matmul (MaxText's minimal_flash).
@@ -48,6 +49,7 @@ class Stack(Spec):
     shard_network_fraction: PositiveFloat = 1.0
     keeps_gradient_buffer: bool = False
     dropout: bool = False
+    pads_vocabulary: bool = False
     selective: SelectiveRecompute = "attention-core"
     stops_recompute_early: bool = True
     broadcasts_updates: bool = False
