@@ -37,16 +37,19 @@ class _Builder:
     rows: list[RowWork]
 
     def tables(self) -> CostTables:
-        compute_forward, compute_backward = self._stack("forward_seconds"), self._stack("backward_seconds")[..., None]
-        recompute = self._stack("recompute_seconds_by_policy")
-        tensor = self._stack("tensor_parallel_seconds")
-        tensor_backward = tensor[..., None] + self._stack("tensor_parallel_recompute_seconds_by_policy")
+        compute_forward, compute_backward = (
+            self._stacked("forward_seconds"),
+            self._stacked("backward_seconds")[..., None],
+        )
+        recompute = self._stacked("recompute_seconds_by_policy")
+        tensor = self._stacked("tensor_parallel_forward_seconds")
+        tensor_backward = self._stacked("tensor_parallel_backward_seconds_by_policy")
         traffic = DataParallel(
             self.cluster,
             self.training,
             self.times,
             self.candidates,
-            self._stack("parameters"),
+            self._stacked("parameters"),
             self._freed,
             compute_forward + tensor,
             compute_backward + recompute + tensor_backward,
@@ -60,8 +63,8 @@ class _Builder:
             last_backward=self._seconds(0.0, 0.0, 0.0, last.network + self._tied_seconds(), last.host_copy),
             optimizer_seconds=self._optimizer_seconds(traffic.parameters),
             send_seconds=self._send_seconds(),
-            activation_bytes=self._stack("activation_bytes_by_policy"),
-            working_bytes=self._stack("working_bytes_by_policy"),
+            activation_bytes=self._stacked("activation_bytes_by_policy"),
+            working_bytes=self._stacked("working_bytes_by_policy"),
             static=self._static_bytes(traffic.parameters),
         )
 
@@ -73,7 +76,7 @@ class _Builder:
         freed[-2] = not self.model.tied_embeddings
         return freed
 
-    def _stack(self, name: str) -> Array:
+    def _stacked(self, name: str) -> Array:
         return np.stack([getattr(row, name) for row in self.rows], axis=1).astype(float)
 
     def _column(self, name: str) -> Array:
@@ -123,7 +126,8 @@ class _Builder:
         precision, zero = self.training.precision, self._column("zero_stage")
         shard, host = parameters / self._column("dp_shard"), self._column("host_optimizer") == 1
         freed = (zero >= 3) & self._freed
-        whole_gradients = (zero <= 1) & (self._column("microbatches") > 1)
+        accumulated = (self._column("microbatches") > 1) | self.training.software.keeps_gradient_buffer
+        whole_gradients = (zero <= 1) & accumulated
         gathered = precision.activation_bytes_per_element * parameters
         master, gradient = MASTER_BYTES_PER_PARAMETER * shard, precision.gradient_bytes_per_element
         states = OPTIMIZER_STATE_BYTES_PER_PARAMETER[self.training.optimizer] * shard

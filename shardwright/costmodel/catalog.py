@@ -15,6 +15,7 @@ _FIGURES = (
     "memory_bytes",
     "memory_bytes_per_s",
     "peak_flops_per_s",
+    "matmul_share",
     "multiprocessors",
     "launch_seconds",
     "context_bytes",
@@ -33,6 +34,7 @@ class DeviceEntry(Spec):
     memory_bytes: PositiveFloat
     memory_bytes_per_s: PositiveFloat
     peak_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(min_length=1)
+    matmul_share: PositiveFloat
     multiprocessors: PositiveInt
     launch_seconds: NonNegativeFloat
     context_bytes: NonNegativeFloat

@@ -1,12 +1,12 @@
 """Operation times from data sheets: a roofline with smooth efficiency curves and a few constants (constants.py)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from . import constants
 from .cluster import ClusterSpec, Device
+from .constants import CALIBRATED, Constants, Value, over
 from .errors import SpecError
 from .op_times import Array, CollectiveName, Number, RankGroup
 from .training import BYTES_PER_ELEMENT, TrainingSpec
@@ -25,6 +25,7 @@ class CatalogTimes:
 
     cluster: ClusterSpec
     training: TrainingSpec
+    constants: Constants = field(default=CALIBRATED, repr=False)
 
     def __post_init__(self) -> None:
         compute, peaks = self.training.precision.compute, self.device.peak_flops_per_s
@@ -63,10 +64,16 @@ class CatalogTimes:
     def _matmul_efficiency(self, m: Array, k: Array, n: Array, groups: Number) -> Array:
         if self._is_cpu:  # the peak of a CPU is a measured matmul rate
             return np.ones(np.broadcast(m, k, n).shape)
-        fraction = constants.HOPPER_MATMUL_FRACTION if self._since_hopper else constants.MATMUL_FRACTION
-        aligned = np.where((m % 8 == 0) & (n % 8 == 0) & (k % 8 == 0), 1.0, 1 / constants.MISALIGNED_SLOWDOWN.value)
-        deep = k / (k + constants.MATMUL_K_HALF.value)
-        return np.asarray(fraction.value * aligned * deep * self._filled(m, n, groups))
+        shape = m * k * n  # has the axes of the result
+        misaligned = over(self.constants.misaligned_slowdown, shape)
+        aligned = np.where((m % 8 == 0) & (n % 8 == 0) & (k % 8 == 0), 1.0, 1 / misaligned)
+        deep = k / (k + over(self.constants.matmul_k_half, shape))
+        reached = self.device.matmul_share * over(self._matmul_fraction, shape)
+        return np.asarray(reached * aligned * deep * self._filled(m, n, groups))
+
+    @property
+    def _matmul_fraction(self) -> Value:
+        return self.constants.hopper_matmul_fraction if self._since_hopper else self.constants.matmul_fraction
 
     def _filled(self, m: Array, n: Array, groups: Number) -> Array:
         """Share of the card that the best tile size keeps busy: tile quantisation times wave quantisation."""
@@ -83,20 +90,25 @@ class CatalogTimes:
         measured = self.device.attention_flops_per_s.get(self.training.precision.compute)
         if measured:  # over a forward and a backward
             return np.asarray(flops, dtype=float) / measured
-        fraction = constants.HOPPER_ATTENTION_FRACTION if self._since_hopper else constants.ATTENTION_FRACTION
-        share = fraction.value * np.minimum(1.0, 0.5 + np.asarray(head_size) / 256)
+        flops = np.asarray(flops, dtype=float)
+        fraction = self.constants.hopper_attention_fraction if self._since_hopper else self.constants.attention_fraction
+        share = over(fraction, flops) * np.minimum(1.0, 0.5 + np.asarray(head_size) / 256)
         if backward:
-            share = share * constants.ATTENTION_BACKWARD_FRACTION.value
-        return np.asarray(flops, dtype=float) / (self._peak_flops_per_s * share)
+            share = share * over(self.constants.attention_backward_fraction, flops)
+        return np.asarray(flops / (self._peak_flops_per_s * share))
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:
-        fraction = 1.0 if self._is_cpu else constants.MEMORY_FRACTION.value
-        return np.asarray(moved_bytes, dtype=float) / (self.device.memory_bytes_per_s * fraction)
+        moved_bytes = np.asarray(moved_bytes, dtype=float)
+        fraction = 1.0 if self._is_cpu else over(self.constants.memory_fraction, moved_bytes)
+        return np.asarray(moved_bytes / (self.device.memory_bytes_per_s * fraction))
 
     def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
         """A GPU works while the host launches ahead, so the longer of the two counts; a CPU does both itself."""
-        launches = np.asarray(kernels, dtype=float) * self.device.launch_seconds
-        return launches + busy_seconds if self._is_cpu else np.maximum(launches, busy_seconds)
+        kernels = np.asarray(kernels, dtype=float)
+        if self._is_cpu:
+            return kernels * self.device.launch_seconds + busy_seconds
+        host = np.maximum(self.device.launch_seconds, self.constants.host_seconds_per_kernel)
+        return np.maximum(kernels * over(host, np.asarray(busy_seconds)), busy_seconds)
 
     def collective_seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
         """Ring algorithms (Thakur et al. 2005): (n-1)/n of the bytes over the narrowest link, an all-reduce twice.
@@ -107,7 +119,9 @@ class CatalogTimes:
         node = self.cluster.groups[0]
         ranks = group.ranks
         inside = node.intra_node.bytes_per_s * self._link_fraction
-        outside = node.node_bytes_per_s * constants.NIC_FRACTION.value / self.cluster.oversubscription
+        size_bytes = np.asarray(size_bytes, dtype=float)
+        nic_fraction = over(self.constants.nic_fraction, size_bytes)
+        outside = node.node_bytes_per_s * nic_fraction / self.cluster.oversubscription
         shared = outside / np.asarray(group.sharing, dtype=float)
         crosses = np.asarray(group.nodes) > 1
         rate = np.where(
@@ -120,17 +134,17 @@ class CatalogTimes:
         )
         start = node.intra_node.latency_seconds + np.where(crosses, node.nic.latency_seconds, 0.0)
         if not self._is_cpu:
-            start = start + constants.COLLECTIVE_SECONDS.value
+            start = start + self.constants.collective_seconds
         latency = start + (0.0 if name == "send" else hops * passes)
         return np.where(ranks > 1, latency + passes * share * np.asarray(size_bytes) / rate, 0.0)
 
     @property
-    def _link_fraction(self) -> float:
-        return 1.0 if self._is_cpu else constants.NVLINK_FRACTION.value
+    def _link_fraction(self) -> Value:
+        return 1.0 if self._is_cpu else self.constants.nvlink_fraction
 
     @property
-    def _hop_seconds(self) -> float:
-        return self.cluster.groups[0].intra_node.latency_seconds if self._is_cpu else constants.HOP_SECONDS.value
+    def _hop_seconds(self) -> Value:
+        return self.cluster.groups[0].intra_node.latency_seconds if self._is_cpu else self.constants.hop_seconds
 
     def host_copy_seconds(self, size_bytes: Number) -> Array:
         link = self.cluster.groups[0].host_link
@@ -140,5 +154,5 @@ class CatalogTimes:
         node = self.cluster.groups[0]
         if self._is_cpu:
             return self.memory_bound_seconds(moved_bytes)
-        rate = node.host.memory_bytes_per_s * constants.HOST_MEMORY_FRACTION.value / node.devices_per_node
+        rate = node.host.memory_bytes_per_s * self.constants.host_memory_fraction / node.devices_per_node
         return np.asarray(moved_bytes, dtype=float) / rate

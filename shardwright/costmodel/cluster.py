@@ -2,11 +2,11 @@
 
 from collections.abc import Collection, Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from . import constants
+from .constants import CALIBRATED
 from .errors import SpecError
 from .spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
 
@@ -24,6 +24,7 @@ class Device(Spec):
     """One accelerator (or one CPU rank's share of a host), by its data sheet.
 
     Peaks are dense, in FLOP/s, per compute format; of a CPU they are measured matmul rates, efficiency included.
+    `matmul_share`: best measured matmul rate over the peak, whatever the shape.
     `attention_flops_per_s`: measured rates of fused causal attention, forward and backward, the causal half counted;
     empty where the cost model has to derive them from the peak.
     `launch_seconds`: the least time between two kernel starts; of a CPU what one small operation takes to dispatch.
@@ -35,6 +36,7 @@ class Device(Spec):
     memory_bytes: PositiveFloat
     memory_bytes_per_s: PositiveFloat
     peak_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(min_length=1)
+    matmul_share: Annotated[PositiveFloat, Field(le=1)] = 0.80
     attention_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(default_factory=dict)
     multiprocessors: PositiveInt = 1
     launch_seconds: NonNegativeFloat = 0.0
@@ -44,7 +46,7 @@ class Device(Spec):
     @property
     def usable_bytes(self) -> float:
         """What a plan may fill: the memory but for a reserve."""
-        return self.memory_bytes * (1 - constants.MEMORY_RESERVE.value)
+        return self.memory_bytes * (1 - CALIBRATED.memory_reserve)
 
 
 class Link(Spec):

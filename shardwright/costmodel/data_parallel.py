@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import constants
 from .candidates import Candidates, replicate_group, shard_group
 from .cluster import ClusterSpec
+from .constants import over
 from .op_times import Array, OpTimes
 from .training import TrainingSpec
 
@@ -50,7 +50,8 @@ class DataParallel:
     def in_first_forward(self) -> Exposed:
         """Once a step: below ZeRO-3 the parameters are gathered when first used."""
         once = ~self._gathers_each
-        return self._beside(self.forward, once * self._gather_seconds, once * self._copy_seconds)
+        behind = self.forward if self.training.software.overlaps_gather else np.zeros_like(self.forward)
+        return self._beside(behind, once * self._gather_seconds, once * self._copy_seconds)
 
     def in_backward(self) -> Exposed:
         """Every microbatch: ZeRO-3 gathers what it freed; ZeRO-2 and -3 reduce, and store on the host."""
@@ -62,6 +63,8 @@ class DataParallel:
         network, copies = self._each_backward()
         put_off = ~self._reduces_each
         once = put_off * self._reduce_seconds + self._replica_seconds
+        if not self.training.software.overlaps_reduction:
+            return Exposed(once[..., None] + np.zeros_like(self.backward), (put_off * self._copy_seconds)[..., None])
         every = self._beside(self.backward, network, copies)
         last = self._beside(
             self.backward, network + once[..., None], copies + (put_off * self._copy_seconds)[..., None]
@@ -85,7 +88,7 @@ class DataParallel:
         """
         if self.cluster.groups[0].device.kind == "cpu":
             return Exposed(network + np.zeros_like(compute), copies + np.zeros_like(compute))
-        slowdown = constants.OVERLAP_SLOWDOWN.value
+        slowdown = over(self.times.constants.overlap_slowdown, compute)
         alone = np.maximum(0.0, network - compute) + slowdown * np.minimum(compute, network)
         both = np.maximum(0.0, np.maximum(network, copies) - compute) + slowdown * np.minimum(compute, network + copies)
         return Exposed(alone, np.maximum(0.0, both - alone))
@@ -105,7 +108,10 @@ class DataParallel:
     def _gather_seconds(self) -> Array:
         size_bytes = self.training.precision.activation_bytes_per_element * self.parameters
         group = shard_group(self.candidates, self.cluster).column()
-        return self.times.collective_seconds("all_gather", size_bytes, group)
+        return (
+            self.times.collective_seconds("all_gather", size_bytes, group)
+            / self.training.software.shard_network_fraction
+        )
 
     @property
     def _gradient_bytes(self) -> Array:
@@ -114,7 +120,8 @@ class DataParallel:
     @property
     def _reduce_seconds(self) -> Array:
         group = shard_group(self.candidates, self.cluster).column()
-        return self.times.collective_seconds("reduce_scatter", self._gradient_bytes, group)
+        seconds = self.times.collective_seconds("reduce_scatter", self._gradient_bytes, group)
+        return seconds / self.training.software.shard_network_fraction
 
     @property
     def _replica_seconds(self) -> Array:

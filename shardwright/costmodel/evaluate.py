@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import constants
 from .build_tables import build_tables
 from .catalog_times import CatalogTimes
 from .checks import check_plan
 from .cluster import ClusterSpec
+from .constants import CALIBRATED
 from .estimate import Estimate, Interval, MemoryBytes, StepSeconds
 from .flops import model_flops_per_sequence, recompute_flops_per_sequence
 from .in_flight import peak_activation_bytes
@@ -158,8 +158,8 @@ class PlanCosts:
         logits = self._logit_bytes(kept)
         on_gpu = self.cluster.groups[0].device.kind == "gpu"
         axes = sum(degree > 1 for name, degree in self.plan.mesh if name != "ep")
-        communicators = constants.COMMUNICATOR_BYTES.value * axes if on_gpu else 0.0
-        context = self.cluster.groups[0].device.context_bytes or (constants.CONTEXT_BYTES.value if on_gpu else 0.0)
+        communicators = CALIBRATED.communicator_bytes * axes if on_gpu else 0.0
+        context = self.cluster.groups[0].device.context_bytes or (CALIBRATED.context_bytes if on_gpu else 0.0)
         moving = kept + working + window + buffers
         return [
             MemoryBytes(
@@ -170,7 +170,7 @@ class PlanCosts:
                 activations=kept[rank] + working[rank] - logits[rank],
                 logits=logits[rank],
                 communication_buffers=buffers[rank] + communicators,
-                allocator_slack=constants.ALLOCATOR_SLACK.value * moving[rank],
+                allocator_slack=CALIBRATED.allocator_slack * moving[rank],
                 context=context,
             )
             for rank in range(pp)
@@ -191,9 +191,9 @@ class PlanCosts:
 def intervals(seconds: float) -> tuple[Interval, Interval]:
     """80% and 95% intervals of a predicted time: the catalog's residuals on measured rows are a share of the time."""
     return tuple(  # type: ignore[return-value] # two levels, two intervals
-        Interval(level=level, low=seconds * low.value, high=seconds * high.value)
+        Interval(level=level, low=seconds * low, high=seconds * high)
         for level, low, high in (
-            (0.80, constants.INTERVAL_80_LOW, constants.INTERVAL_80_HIGH),
-            (0.95, constants.INTERVAL_95_LOW, constants.INTERVAL_95_HIGH),
+            (0.80, CALIBRATED.interval_80_low, CALIBRATED.interval_80_high),
+            (0.95, CALIBRATED.interval_95_low, CALIBRATED.interval_95_high),
         )
     )

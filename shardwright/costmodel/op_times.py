@@ -6,6 +6,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .constants import Constants
+
 Array = NDArray[Any]
 Number = Array | float | int
 CollectiveName = Literal["all_gather", "reduce_scatter", "all_reduce", "send"]
@@ -37,6 +39,11 @@ class OpTimes(Protocol):
     @property
     def basis(self) -> Literal["catalog", "profile"]:
         """What the times rest on."""
+        ...
+
+    @property
+    def constants(self) -> Constants:
+        """What formulas that no single operation stands for rest on."""
         ...
 
     def matmul_seconds(self, m: Number, k: Number, n: Number, *, groups: Number = 1) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .model import Block, FeedForward, LatentAttention, MixtureOfExperts, MultiHeadAttention
 from .op_times import Array, Number
+from .stack import Stack
 from .training import TrainingSpec
 
 
@@ -85,20 +86,30 @@ def attention_core_flops(block: Block, training: TrainingSpec, tokens: Number, t
     return 2.0 * np.asarray(tokens, dtype=float) * keys * sizes / tp
 
 
-def hidden_elements(block: Block) -> float:
+def hidden_elements(block: Block, stack: Stack) -> float:
     """Reads and writes per element of the hidden vector in the forward pass of the norms and residual additions.
 
-    An eager RMS norm upcasts, squares, scales and casts back: about 6 passes. A residual addition reads two, writes one.
+    An eager RMS norm upcasts, squares, scales and casts back: about 6 passes, a fused norm (a layer norm always is) reads
+    and writes once. A residual addition reads two, writes one; a dropout before it reads and writes one more.
     """
-    return 6.0 * block.norm_count + 3.0 * (1 if block.parallel else 2)
+    sublayers = 1 if block.parallel else 2
+    norm = 6.0 if _eager(block, stack) else 2.0
+    dropout = 2.0 if stack.dropout and not stack.fused_elementwise else 0.0
+    return norm * block.norm_count + (3.0 + dropout) * sublayers
 
 
-def inner_elements(block: Block, hidden: int) -> float:
+def _eager(block: Block, stack: Stack) -> bool:
+    return block.norm.kind == "rmsnorm" and not stack.fused_norms
+
+
+def inner_elements(block: Block, hidden: int, stack: Stack) -> float:
     """Elements per token that split over tp, read or written forward by head norms, rotary, activation and dispatch."""
     attention, ffn = block.attention, block.ffn
-    each_head = 4.0 + (6.0 if _normalises_heads(block) else 0.0)
+    rotary = 2.0 if stack.fused_elementwise else 4.0
+    head_norm = 6.0 if _eager(block, stack) else 2.0
+    each_head = rotary + (head_norm if _normalises_heads(block) else 0.0)
     heads = each_head * (attention.heads + attention.kv_heads) * attention.head_size
-    passes = 5.0 if ffn.gated else 2.0
+    passes = (3.0 if stack.fused_elementwise else 5.0) if ffn.gated else 2.0
     dispatch = 4.0 * ffn.top_k * hidden if isinstance(ffn, MixtureOfExperts) else 0.0
     return heads + passes * ffn.active_width + dispatch
 
@@ -108,22 +119,25 @@ def _normalises_heads(block: Block) -> bool:
 
 
 def saved_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, sequence_split: Number) -> Array:
-    """Bytes per token that autograd keeps of one layer of a Hugging Face model, nothing recomputed, no attention scores.
+    """Bytes per token that autograd keeps of one layer, nothing recomputed, no attention scores.
 
-    An eager RMS norm keeps its fp32 input and its output before the weight, a fused layer norm its input alone. Norms
-    are split along the sequence by `sequence_split` (tp under sequence parallelism, else 1); what the matmuls read is
-    gathered whole.
+    An eager RMS norm keeps its fp32 input and its output before the weight, a fused norm its input alone; an eager gated
+    activation its output too; a dropout a mask of one byte. Norms and dropout are split along the sequence by
+    `sequence_split` (tp under sequence parallelism, else 1); what the matmuls read is gathered whole. With dropout and
+    scores this is Korthikanti et al. 2022 (arXiv 2205.05198), equation 1: 34 s b h + 5 a s^2 b.
     """
+    stack = training.software
     attention, ffn = block.attention, block.ffn
     element = training.precision.activation_bytes_per_element
-    norm = 4 + element if block.norm.kind == "rmsnorm" else element
+    norm = 4 + element if _eager(block, stack) else element
     inputs = 1 if block.parallel and block.norm_count == 1 else 2
-    shared = norm * block.norm_count * hidden / np.asarray(sequence_split) + element * inputs * hidden
+    masks = (1 if block.parallel else 2) * stack.dropout
+    shared = (norm * block.norm_count + masks) * hidden / np.asarray(sequence_split) + element * inputs * hidden
     query, key = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
     value_out = (attention.kv_heads + attention.heads) * attention.value_head_size
     head_norm = norm * (query + key) if _normalises_heads(block) else 0
     core = element * (query + key + value_out) + 4 * attention.heads + head_norm
-    kept = 4 if ffn.gated else 2
+    kept = (3 if stack.fused_elementwise else 4) if ffn.gated else 2
     if isinstance(ffn, MixtureOfExperts):
         shared = shared + 2 * element * ffn.top_k * hidden + 4 * ffn.experts
     return np.asarray(shared + (core + element * kept * ffn.active_width) / np.asarray(tp))

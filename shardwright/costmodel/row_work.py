@@ -4,13 +4,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import constants, operators
+from . import operators
 from .candidates import Candidates, tp_group
 from .cluster import ClusterSpec
+from .constants import Value, over
 from .model import Block, ModelSpec, Parameter
 from .op_times import Array, OpTimes
+from .selective_recompute import selection
+from .stack import Stack
 from .tables import POLICIES
 from .training import TrainingSpec
+
+# Forward: the logits twice, for the largest and for the sum; backward: read once more, their gradient written over them.
+_FUSED_LOSS_BYTES_PER_LOGIT = 8.0
 
 
 @dataclass(frozen=True)
@@ -23,8 +29,8 @@ class RowWork:
     forward_seconds: Array
     backward_seconds: Array
     recompute_seconds_by_policy: Array
-    tensor_parallel_seconds: Array
-    tensor_parallel_recompute_seconds_by_policy: Array
+    tensor_parallel_forward_seconds: Array
+    tensor_parallel_backward_seconds_by_policy: Array
     activation_bytes_by_policy: Array
     working_bytes_by_policy: Array
     parameters: Array
@@ -49,6 +55,10 @@ class WorkModel:
         return np.where(self.candidates.sequence_parallel == 1, self.candidates.tp, 1)
 
     @property
+    def _stack(self) -> Stack:
+        return self.training.software
+
+    @property
     def _element_bytes(self) -> int:
         return self.training.precision.activation_bytes_per_element
 
@@ -64,23 +74,33 @@ class WorkModel:
             self._element_bytes
             * tokens
             * (
-                hidden * operators.hidden_elements(block) / self._sequence_split
-                + operators.inner_elements(block, hidden) / tp
+                hidden * operators.hidden_elements(block, self._stack) / self._sequence_split
+                + operators.inner_elements(block, hidden, self._stack) / tp
             )
         )
         forward_busy = self._forward_seconds(matmuls) + core_forward + self.times.memory_bound_seconds(moved)
         backward_busy = self._backward_seconds(matmuls) + core_backward + self.times.memory_bound_seconds(2 * moved)
-        forward = self.times.with_launches_seconds(forward_busy, constants.KERNELS_PER_LAYER_FORWARD.value)
-        backward = self.times.with_launches_seconds(backward_busy, constants.KERNELS_PER_LAYER_BACKWARD.value)
-        exposed = self._layer_tensor_parallel_seconds(block)
+        forward = self.times.with_launches_seconds(forward_busy, self._stack.kernels_forward)
+        backward = self.times.with_launches_seconds(backward_busy, self._stack.kernels_backward)
+        exposed_forward, exposed_backward = self._layer_tensor_parallel_seconds(block, forward, backward)
         zero = np.zeros_like(forward)
-        kept, working = self._layer_bytes(block)
+        chosen = selection(block, self.training, hidden, tokens, tp, self._sequence_split)
+        if chosen is None:
+            again, gathers_again = self._core_again(core_forward), zero
+        else:
+            again = self._forward_seconds(chosen.repeated) + self.times.memory_bound_seconds(moved)
+            gathers_again = exposed_forward / 2  # the gathers run again, what was reduced is kept
+        kept, working = self._layer_bytes(block, None if chosen is None else chosen.kept_bytes)
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
-            recompute_seconds_by_policy=_policies(none=zero, selective=self._core_again(core_forward), full=forward),
-            tensor_parallel_seconds=exposed,
-            tensor_parallel_recompute_seconds_by_policy=_policies(none=zero, selective=zero, full=exposed),
+            recompute_seconds_by_policy=_policies(none=zero, selective=again, full=forward),
+            tensor_parallel_forward_seconds=exposed_forward,
+            tensor_parallel_backward_seconds_by_policy=_policies(
+                none=exposed_backward,
+                selective=exposed_backward + gathers_again,
+                full=exposed_backward + exposed_forward,
+            ),
             activation_bytes_by_policy=kept,
             working_bytes_by_policy=working,
             parameters=self._local_parameters(block.parameters(hidden)),
@@ -108,17 +128,22 @@ class WorkModel:
         matmuls = [operators.Matmul(tokens, hidden, vocabulary)]
         logits = tokens * vocabulary
         moved = element * tokens * hidden * 6.0 / self._sequence_split
-        loss = self.times.memory_bound_seconds(constants.LOSS_BYTES_PER_LOGIT.value * logits + 3 * moved)
+        loss = self.times.memory_bound_seconds(self._loss_bytes_per_logit * logits + 3 * moved)
         apart = 1.0 if not self.model.tied_embeddings else np.where(self.candidates.pp > 1, 1.0, 0.0)
         parameters = self._local_parameters(self.model.head_parameters()) * apart
         return self._end(
             forward=self._forward_seconds(matmuls) + loss / 2,
             backward=self._backward_seconds(matmuls) + loss / 2,
             parameters=parameters,
-            kept=4.0 * logits + tokens * hidden * ((4.0 + element) / self._sequence_split + element),
-            working=(4.0 + element) * logits,
+            kept=(element if self._stack.fused_loss else 4.0) * logits
+            + tokens * hidden * ((4.0 + element) / self._sequence_split + element),
+            working=(0.0 if self._stack.fused_loss else 4.0 + element) * logits,
             collectives=1,
         )
+
+    @property
+    def _loss_bytes_per_logit(self) -> Value:
+        return _FUSED_LOSS_BYTES_PER_LOGIT if self._stack.fused_loss else self.times.constants.loss_bytes_per_logit
 
     def _end(
         self,
@@ -132,12 +157,13 @@ class WorkModel:
     ) -> RowWork:
         nothing = _policies(none=np.zeros_like(kept), selective=np.zeros_like(kept), full=np.zeros_like(kept))
         hidden_bytes = self._element_bytes * self._tokens * self.model.hidden_size
+        tensor = collectives * self._hidden_collective_seconds(hidden_bytes)
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
             recompute_seconds_by_policy=nothing,
-            tensor_parallel_seconds=collectives * self._hidden_collective_seconds(hidden_bytes),
-            tensor_parallel_recompute_seconds_by_policy=nothing,
+            tensor_parallel_forward_seconds=tensor,
+            tensor_parallel_backward_seconds_by_policy=_policies(none=tensor, selective=tensor, full=tensor),
             activation_bytes_by_policy=_policies(none=kept, selective=kept, full=kept),
             working_bytes_by_policy=_policies(none=working, selective=working, full=working),
             parameters=parameters,
@@ -190,13 +216,26 @@ class WorkModel:
         whole = self.times.collective_seconds("all_reduce", size_bytes, group)
         return np.where(self.candidates.sequence_parallel == 1, split, whole)
 
-    def _layer_tensor_parallel_seconds(self, block: Block) -> Array:
-        """Forward of one layer, equal to its backward (Korthikanti et al. 2022, section 4.2.2): one pair a sublayer."""
-        pairs = 1 if block.parallel else 2
-        return pairs * self._hidden_collective_seconds(self._element_bytes * self._tokens * self.model.hidden_size)
+    def _layer_tensor_parallel_seconds(self, block: Block, forward: Array, backward: Array) -> tuple[Array, Array]:
+        """Of one layer, in its forward and its backward: one pair a sublayer each (Korthikanti et al. 2022, section 4.2.2).
 
-    def _layer_bytes(self, block: Block) -> tuple[Array, Array]:
-        """Bytes kept per microbatch and bytes in use during its backward, by policy."""
+        Overlapped, a collective runs in tp pieces beside the matmul that reads or feeds it (Wang et al. 2023, ASPLOS,
+        section 5): one piece of each stands alone, the compute beside the others is slowed.
+        """
+        pairs = 1 if block.parallel else 2
+        whole = pairs * self._hidden_collective_seconds(self._element_bytes * self._tokens * self.model.hidden_size)
+        if not self._stack.overlaps_tensor_parallel:
+            return whole, whole
+        slowdown = over(self.times.constants.overlap_slowdown, whole)
+
+        def exposed(compute: Array) -> Array:
+            alone = np.maximum(whole / self.candidates.tp, whole - compute)
+            return np.asarray(np.minimum(whole, alone + slowdown * np.minimum(whole - alone, compute)))
+
+        return exposed(forward), exposed(backward)
+
+    def _layer_bytes(self, block: Block, selected: Array | None) -> tuple[Array, Array]:
+        """Bytes kept per microbatch and bytes in use during its backward, by policy. `selected`: kept beside the input."""
         tokens, tp, hidden, element = self._tokens, self.candidates.tp, self.model.hidden_size, self._element_bytes
         plain = tokens * operators.saved_bytes(block, self.training, hidden, tp, self._sequence_split)
         core = np.zeros_like(plain)
@@ -204,8 +243,13 @@ class WorkModel:
             core = tokens * operators.score_bytes(block, self.training, tp)
         boundary = element * tokens * hidden / self._sequence_split
         gradients = element * tokens * (2.0 * hidden + 3.0 * block.ffn.active_width / tp) + core
-        kept = _policies(none=plain + core, selective=plain, full=boundary)
-        working = _policies(none=gradients, selective=gradients + core, full=gradients + plain + core)
+        if selected is None:
+            chosen, repeated = plain, core
+        else:
+            chosen = np.minimum(plain + core, boundary + tokens * selected)
+            repeated = plain + core - chosen
+        kept = _policies(none=plain + core, selective=chosen, full=boundary)
+        working = _policies(none=gradients, selective=gradients + repeated, full=gradients + plain + core)
         return kept, working
 
     def _local_parameters(self, parameters: list[Parameter]) -> Array:

@@ -2,9 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from .spec import PositiveInt, Spec
+from .stack import Stack
+from .stacks import OWN_STACK, named_stack
 
 MOST_PER_STEP = 2**31 - 1  # far beyond any run, and small enough to list the divisors of
 
@@ -12,6 +14,10 @@ DType = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 OptimizerName = Literal["adamw", "sgd"]
 OPTIMIZER_STATE_BYTES_PER_PARAMETER: dict[OptimizerName, int] = {"adamw": 8, "sgd": 0}
+
+
+def _known_stack(name: str) -> str:
+    return named_stack(name).name
 
 
 class Precision(Spec):
@@ -35,13 +41,22 @@ class Precision(Spec):
 
 
 class TrainingSpec(Spec):
-    """One optimizer step's worth of work: `global_batch` sequences of `seq_len` tokens."""
+    """One optimizer step's worth of work: `global_batch` sequences of `seq_len` tokens.
+
+    `stack`: name of the software that trains (stacks.toml); this project's executor where nothing is said.
+    """
 
     seq_len: Annotated[PositiveInt, Field(le=MOST_PER_STEP)]
     global_batch: Annotated[PositiveInt, Field(le=MOST_PER_STEP)]
     precision: Precision = Precision()
     optimizer: OptimizerName = "adamw"
     attention: Literal["flash", "unfused"] = "flash"
+    stack: Annotated[str, AfterValidator(_known_stack)] = OWN_STACK
+
+    @property
+    def software(self) -> Stack:
+        """The properties of `stack`."""
+        return named_stack(self.stack)
 
     @property
     def tokens_per_step(self) -> int:

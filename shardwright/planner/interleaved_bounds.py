@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shardwright.costmodel import constants
 from shardwright.costmodel.candidates import IntArray
+from shardwright.costmodel.constants import CALIBRATED
 from shardwright.costmodel.in_flight import alive_counts
 from shardwright.costmodel.op_times import Array
 from shardwright.costmodel.plan import ScheduleName
@@ -167,7 +167,7 @@ class InterleavedBounds:
         alive, _ = self._ramps
         spare = self._numbers - sizes.fewest.sum(axis=1)[:, None]
         kept = (alive * sizes.fewest).sum(axis=2)[:, :, None] + spare * alive.min(axis=2)[:, :, None]
-        slack = 1 + constants.ALLOCATOR_SLACK.value
+        slack = 1 + CALIBRATED.allocator_slack
         static = floor.layer_static[:, None, None] / slack * self._numbers
         used, saving_room = (
             static + kept * floor.cheap_kept[:, None, None],

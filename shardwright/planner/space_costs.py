@@ -4,10 +4,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from shardwright.costmodel import constants
 from shardwright.costmodel.build_tables import build_tables
 from shardwright.costmodel.candidates import Candidates
 from shardwright.costmodel.cluster import ClusterSpec
+from shardwright.costmodel.constants import CALIBRATED
 from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.op_times import Array, OpTimes
 from shardwright.costmodel.plan import ScheduleName
@@ -115,6 +115,4 @@ def fixed_bytes(candidates: Candidates, cluster: ClusterSpec) -> Array:
         return np.full(len(candidates), float(device.context_bytes))
     degrees = (candidates.pp, candidates.dp_replicate, candidates.dp_shard, candidates.tp)
     axes = np.sum([degree > 1 for degree in degrees], axis=0)
-    return np.asarray(
-        (device.context_bytes or constants.CONTEXT_BYTES.value) + constants.COMMUNICATOR_BYTES.value * axes
-    )
+    return np.asarray((device.context_bytes or CALIBRATED.context_bytes) + CALIBRATED.communicator_bytes * axes)

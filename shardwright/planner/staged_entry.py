@@ -5,8 +5,8 @@ from functools import cached_property
 
 import numpy as np
 
-from shardwright.costmodel import constants
 from shardwright.costmodel.candidates import IntArray
+from shardwright.costmodel.constants import CALIBRATED
 from shardwright.costmodel.in_flight import alive_counts
 from shardwright.costmodel.op_times import Array
 from shardwright.costmodel.pipeline import step_seconds
@@ -78,7 +78,7 @@ class StagedEntry:
         working = np.maximum(working, (ends * rows.working[kinds:, 0]).max())
         moving = (kept @ self.alive[rank].T).max(axis=1) + working
         moving = moving + 2 * largest(rows.gather_window) + largest(rows.reduce_buffer)
-        return np.asarray(total(rows.static) + (1 + constants.ALLOCATOR_SLACK.value) * moving <= float(rows.room))
+        return np.asarray(total(rows.static) + (1 + CALIBRATED.allocator_slack) * moving <= float(rows.room))
 
     def best(self, mixed: Batch) -> StagedPlan | None:
         if not len(mixed):

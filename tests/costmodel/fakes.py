@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from shardwright.costmodel.cluster import ClusterSpec, Device, Host, Link, NodeGroup
+from shardwright.costmodel.constants import CALIBRATED, Constants
 from shardwright.costmodel.model import Block, BlockRun, FeedForward, ModelSpec, MultiHeadAttention
 from shardwright.costmodel.op_times import Array, CollectiveName, Number, RankGroup
 
@@ -15,6 +16,7 @@ class RoundTimes:
     """1 second per TFLOP, per GB of collective over more than one rank, per 10 GB copied; memory traffic is free."""
 
     basis: Literal["catalog", "profile"] = "catalog"
+    constants: Constants = CALIBRATED
 
     def matmul_seconds(self, m: Number, k: Number, n: Number, *, groups: Number = 1) -> Array:
         return np.asarray(2.0 * m * k * n * groups * 1e-12)
@@ -59,7 +61,7 @@ def round_cluster(
 ) -> ClusterSpec:
     """100 TFLOP/s, 1 TB/s, 100 GB/s inside a node, one 10 GB/s NIC for each device."""
     device = Device(
-        name="round", kind=kind, memory_bytes=memory_bytes, memory_bytes_per_s=1e12, multiprocessors=100,
+        name="round", kind=kind, memory_bytes=memory_bytes, memory_bytes_per_s=1e12, multiprocessors=100, matmul_share=1.0,
         peak_flops_per_s={"bf16": 100e12, "fp32": 10e12}, launch_seconds=1e-6,
     )  # fmt: skip
     group = NodeGroup(

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from shardwright.costmodel import constants, load_cluster
+from shardwright.costmodel import load_cluster
 from shardwright.costmodel.catalog_times import CatalogTimes
+from shardwright.costmodel.constants import CALIBRATED
 from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.op_times import RankGroup
 from shardwright.costmodel.training import Precision, TrainingSpec
@@ -21,11 +22,11 @@ class TestMatmul:
     def test_a_large_one_runs_near_the_reachable_rate(self) -> None:
         seconds = times().matmul_seconds(25600, 8192, 25600)
         rate = 2 * 25600 * 8192 * 25600 / seconds
-        assert 0.97 * constants.MATMUL_FRACTION.value * 100e12 < rate <= constants.MATMUL_FRACTION.value * 100e12
+        assert 0.97 * CALIBRATED.matmul_fraction * 100e12 < rate <= CALIBRATED.matmul_fraction * 100e12
 
     def test_a_thin_one_is_bound_by_memory(self) -> None:
         moved = 2 * (8 * 8192 + 8192 * 8192 + 8 * 8192)
-        assert times().matmul_seconds(8, 8192, 8192) >= moved / (1e12 * constants.MEMORY_FRACTION.value)
+        assert times().matmul_seconds(8, 8192, 8192) >= moved / (1e12 * CALIBRATED.memory_fraction)
 
     def test_one_more_tile_than_the_card_has_units_costs_a_wave(self) -> None:
         """100 units: 10 x 10 tiles of 256 x 128 are one wave, 10 x 10 + 1 rows of tiles more than one."""
@@ -34,7 +35,7 @@ class TestMatmul:
 
     def test_an_odd_vocabulary_is_slow(self) -> None:
         odd, padded = times().matmul_seconds(8192, 4096, 50257), times().matmul_seconds(8192, 4096, 50304)
-        assert odd / padded == pytest.approx(constants.MISALIGNED_SLOWDOWN.value, rel=0.05)
+        assert odd / padded == pytest.approx(CALIBRATED.misaligned_slowdown, rel=0.05)
 
     def test_groups_share_the_card(self) -> None:
         apart = 8 * times().matmul_seconds(128, 4096, 1024)
@@ -61,13 +62,13 @@ class TestCollective:
         return float(1e12 * (group.ranks - 1) / group.ranks / seconds)
 
     def test_inside_a_node_it_runs_at_the_link_rate(self) -> None:
-        assert self.bandwidth(self.inside) == pytest.approx(100e9 * constants.NVLINK_FRACTION.value, rel=1e-3)
+        assert self.bandwidth(self.inside) == pytest.approx(100e9 * CALIBRATED.nvlink_fraction, rel=1e-3)
 
     def test_groups_of_one_rank_a_node_share_its_nics(self) -> None:
-        assert self.bandwidth(self.across) == pytest.approx(10e9 * constants.NIC_FRACTION.value, rel=1e-3)
+        assert self.bandwidth(self.across) == pytest.approx(10e9 * CALIBRATED.nic_fraction, rel=1e-3)
 
     def test_a_group_that_holds_the_whole_node_has_all_its_nics(self) -> None:
-        assert self.bandwidth(self.wide) == pytest.approx(40e9 * constants.NIC_FRACTION.value, rel=1e-3)
+        assert self.bandwidth(self.wide) == pytest.approx(40e9 * CALIBRATED.nic_fraction, rel=1e-3)
 
     def test_an_all_reduce_is_a_reduce_scatter_and_an_all_gather(self) -> None:
         whole = times().collective_seconds("all_reduce", 1e12, self.wide)
@@ -87,7 +88,7 @@ class TestCollective:
 
 def test_a_gpu_is_bound_by_launches_and_a_cpu_adds_them() -> None:
     gpu = times()
-    assert gpu.with_launches_seconds(1e-6, 30) == pytest.approx(30e-6)
+    assert gpu.with_launches_seconds(1e-6, 30) == pytest.approx(30 * CALIBRATED.host_seconds_per_kernel)
     assert gpu.with_launches_seconds(1.0, 30) == 1.0
     fp32 = TrainingSpec(seq_len=8, global_batch=1, precision=Precision(compute="fp32"))
     assert CatalogTimes(round_cluster(kind="cpu"), fp32).with_launches_seconds(1.0, 30) == pytest.approx(1.00003)

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from shardwright.costmodel import constants
+from shardwright.costmodel.constants import CALIBRATED
 from shardwright.costmodel.data_parallel import DataParallel
 from shardwright.costmodel.training import Precision, TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster
 from tests.costmodel.test_candidates import candidates
 
 PARAMETERS = 1e9  # gathered: 2 seconds of bf16; reduced: 4 seconds of fp32
-SLOWED = constants.OVERLAP_SLOWDOWN.value
+SLOWED = CALIBRATED.overlap_slowdown
 
 
 def traffic(*, compute: float = 100.0, kind: str = "gpu", freed: bool = True, **degrees: int) -> DataParallel:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from shardwright.costmodel import Estimate, constants, estimate_plan, load_cluster, simulate_plan
+from shardwright.costmodel import Estimate, estimate_plan, load_cluster, simulate_plan
+from shardwright.costmodel.constants import CALIBRATED
 from shardwright.costmodel.huggingface import load_model
 from shardwright.costmodel.plan import LayerRun, Mesh, Plan, Stage
 from shardwright.costmodel.training import TrainingSpec
@@ -122,9 +123,9 @@ def test_memory_by_hand_under_zero_3() -> None:
     (memory,) = estimate_plan(small_model(), round_cluster(), training, one, RoundTimes()).memory
     window, head, buffer = 2 * 2 * 64_000, 2 * 64_064, 4 * 64_064
     assert memory.gathered_parameters == head + window
-    assert memory.communication_buffers == buffer + constants.COMMUNICATOR_BYTES.value
+    assert memory.communication_buffers == buffer + CALIBRATED.communicator_bytes
     moving = memory.activations + memory.logits + window + buffer
-    assert memory.allocator_slack == pytest.approx(constants.ALLOCATOR_SLACK.value * moving)
+    assert memory.allocator_slack == pytest.approx(CALIBRATED.allocator_slack * moving)
     weights = 4 * (64 * 128 + 64 * 64 + 3 * 64 * 128 + 2 * 64) + 64_000 + 64_064
     assert memory.parameters == pytest.approx(4 * weights / 8)
     assert memory.optimizer_state == pytest.approx(8 * weights / 8)

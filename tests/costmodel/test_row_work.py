@@ -5,6 +5,7 @@ import pytest
 
 from shardwright.costmodel import operators
 from shardwright.costmodel.row_work import WorkModel
+from shardwright.costmodel.stacks import named_stack
 from shardwright.costmodel.tables import POLICIES
 from shardwright.costmodel.training import Precision, TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_model
@@ -34,6 +35,9 @@ def test_forward_and_backward_are_two_and_four_flops_per_weight_and_token() -> N
     assert layer.backward_seconds[0] == pytest.approx(2 * matmuls + 2.5 * core)
 
 
+OWN = named_stack("shardwright")
+
+
 def test_unfused_attention_computes_every_key() -> None:
     fused, unfused = work(), work(attention="unfused")
     block = fused.model.layer_classes[0]
@@ -47,7 +51,8 @@ def test_recompute_repeats_the_attention_core_or_the_whole_forward_with_its_comm
     by_policy = dict(zip(POLICIES, layer.recompute_seconds_by_policy[0], strict=True))
     core = 2 * 2 * TOKENS * SEQ * 64 / 4 * 1e-12
     assert by_policy == pytest.approx({"none": 0.0, "selective": core, "full": layer.forward_seconds[0]})
-    assert layer.tensor_parallel_recompute_seconds_by_policy[0].tolist() == [0, 0, layer.tensor_parallel_seconds[0]]
+    forward = layer.tensor_parallel_forward_seconds[0]
+    assert layer.tensor_parallel_backward_seconds_by_policy[0].tolist() == [forward, forward, 2 * forward]
 
 
 def test_a_fused_kernel_leaves_selective_recompute_nothing_to_do() -> None:
@@ -61,8 +66,8 @@ def test_tensor_parallel_moves_the_hidden_states_twice_in_each_sublayer() -> Non
     sequence_parallel = work(tp=4, sequence_parallel=1)
     block = sequence_parallel.model.layer_classes[0]
     hidden_bytes = 2 * TOKENS * HIDDEN
-    assert sequence_parallel.layer(block).tensor_parallel_seconds[0] == pytest.approx(4 * hidden_bytes * 1e-9)
-    assert work(tp=1).layer(block).tensor_parallel_seconds[0] == 0
+    assert sequence_parallel.layer(block).tensor_parallel_forward_seconds[0] == pytest.approx(4 * hidden_bytes * 1e-9)
+    assert work(tp=1).layer(block).tensor_parallel_forward_seconds[0] == 0
 
 
 def test_tp_divides_what_it_splits_and_no_more() -> None:
@@ -114,6 +119,6 @@ def test_norms_of_queries_and_keys_cost_traffic_and_memory() -> None:
     plain = small_model(hidden=HIDDEN).layer_classes[0]
     normed = plain.model_copy(update={"attention": plain.attention.model_copy(update={"qk_norm": "per_head"})})
     heads = 64 + 32
-    assert operators.inner_elements(normed, HIDDEN) - operators.inner_elements(plain, HIDDEN) == 6 * heads
+    assert operators.inner_elements(normed, HIDDEN, OWN) - operators.inner_elements(plain, HIDDEN, OWN) == 6 * heads
     kept = [model.layer(block).activation_bytes_by_policy[0, 0] for model in [work()] for block in (normed, plain)]
     assert kept[0] - kept[1] == TOKENS * (4 + 2) * heads

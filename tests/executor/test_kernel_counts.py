@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
-from shardwright.costmodel import constants
+from shardwright.costmodel.stacks import named_stack
 
 VIEWS = {"view", "transpose", "unsqueeze", "expand", "slice", "t", "_unsafe_view", "detach", "as_strided", "alias"}
 
@@ -37,5 +37,5 @@ def test_kernels_of_a_layer() -> None:
     loss = output.sum()
     with _Count() as backward:
         torch.autograd.backward(loss)
-    assert abs(forward.kernels - constants.KERNELS_PER_LAYER_FORWARD.value) <= 4
-    assert abs(backward.kernels - constants.KERNELS_PER_LAYER_BACKWARD.value) <= 8
+    assert abs(forward.kernels - named_stack("shardwright").kernels_forward) <= 4
+    assert abs(backward.kernels - named_stack("shardwright").kernels_backward) <= 8

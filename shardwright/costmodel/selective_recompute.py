@@ -1,0 +1,61 @@
+"""What selective recompute keeps and repeats of one layer, by the way a software stack selects (Stack.selective)."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .model import Block, LatentAttention
+from .op_times import Array, Number
+from .operators import Matmul, attention_matmuls, ffn_matmuls
+from .stack import Stack
+from .training import TrainingSpec
+
+
+class Selection(NamedTuple):
+    """`repeated`: matmuls that the backward pass computes again. `kept_bytes`: per token, beside the layer's input."""
+
+    repeated: list[Matmul]
+    kept_bytes: Array
+
+
+def selection(
+    block: Block, training: TrainingSpec, hidden: int, tokens: Number, tp: Number, sequence_split: Number
+) -> Selection | None:
+    """None where the attention core alone is repeated.
+
+    "elementwise" keeps the output of every matmul and of the attention kernel. "alternate-matmuls" keeps those of the
+    attention kernel and of every second matmul in the order in which they run: with separate projections q, k, v, output, gate,
+    up, down it keeps q, v, gate and down and repeats k, output and up (torchtitan, `_save_list` and its counter).
+    """
+    stack: Stack = training.software
+    if stack.selective == "attention-core":
+        return None
+    element, attention = training.precision.activation_bytes_per_element, block.attention
+    core = (element * attention.value_head_size + 4.0) * attention.heads / np.asarray(tp)
+    outputs = [matmul.n for matmul in _projections(block, hidden, tokens, tp)]
+    # a projection back to the hidden width is reduced over tp, and kept split where the sequence is
+    kept = [n / np.asarray(sequence_split) if np.all(np.asarray(n) == hidden) else n for n in outputs]
+    if stack.selective == "elementwise":
+        return Selection([], core + element * sum(kept, np.zeros_like(core)))
+    return Selection(
+        _projections(block, hidden, tokens, tp)[1::2], core + element * sum(kept[0::2], np.zeros_like(core))
+    )
+
+
+def _projections(block: Block, hidden: int, tokens: Number, tp: Number) -> list[Matmul]:
+    """Every weight matmul in the order in which it runs, fused ones taken apart."""
+    attention, ffn = block.attention, block.ffn
+    experts = ffn_matmuls(block, hidden, tokens, tp)
+    if isinstance(attention, LatentAttention) or ffn.kind == "experts":
+        return [*attention_matmuls(block, hidden, tokens, tp), *experts]
+    query, key = attention.query_width / np.asarray(tp), attention.kv_width / np.asarray(tp)
+    width = ffn.width / np.asarray(tp)
+    ups = [Matmul(tokens, hidden, width)] * (2 if ffn.gated else 1)
+    return [
+        Matmul(tokens, hidden, query),
+        Matmul(tokens, hidden, key),
+        Matmul(tokens, hidden, key),
+        Matmul(tokens, query, hidden),
+        *ups,
+        Matmul(tokens, width, hidden),
+    ]

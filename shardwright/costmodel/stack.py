@@ -1,0 +1,43 @@
+"""The software stack that trains: what differs between frameworks, as a few physical properties, not as a correction."""
+
+from typing import Literal
+
+from .spec import PositiveFloat, Spec
+
+SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
+
+
+class Stack(Spec):
+    """Properties of one training framework.
+
+    Attributes:
+        about: which software this is, and where its properties are known from.
+        fused_norms: a norm is one kernel that keeps its input only; else as eager PyTorch computes it.
+        fused_elementwise: activation, rotary embedding and residual are fused into one pass each (torch.compile, hand-written
+            kernels).
+        fused_loss: the cross-entropy is one kernel that reads the logits in the compute format and keeps no fp32 copy.
+        kernels_forward, kernels_backward: launches of one layer.
+        overlaps_reduction: gradients are reduced behind the backward pass; else after it.
+        overlaps_gather: parameters are gathered behind the forward pass; else before it.
+        overlaps_tensor_parallel: each collective runs in pieces beside the matmul that feeds or reads it.
+        shard_network_fraction: share of the network's steady rate that collectives over the shards reach.
+        keeps_gradient_buffer: gradients have a buffer of the whole model for the whole step, whatever is sharded.
+        dropout: dropout after both sublayers, whose masks are kept.
+        selective: what selective recompute repeats: the attention core (scores and softmax, Korthikanti et al. 2022), every
+            second matmul and all that is no matmul (torchtitan), or only what is no matmul (MaxText's minimal_flash).
+    """
+
+    name: str
+    about: str
+    fused_norms: bool = False
+    fused_elementwise: bool = False
+    fused_loss: bool = False
+    kernels_forward: PositiveFloat = 34.0
+    kernels_backward: PositiveFloat = 69.0
+    overlaps_reduction: bool = True
+    overlaps_gather: bool = True
+    overlaps_tensor_parallel: bool = False
+    shard_network_fraction: PositiveFloat = 1.0
+    keeps_gradient_buffer: bool = False
+    dropout: bool = False
+    selective: SelectiveRecompute = "attention-core"
