@@ -157,7 +157,7 @@ class PlanCosts:
         kept = peak_activation_bytes(self.plan.schedule, pp, self.plan.microbatches, self.activation_bytes_per_stage())
         logits = self._logit_bytes(kept)
         on_gpu = self.cluster.groups[0].device.kind == "gpu"
-        axes = sum(degree > 1 for name, degree in self.plan.mesh if name != "ep")
+        axes = sum(degree > 1 for _, degree in self.plan.mesh)
         communicators = CALIBRATED.communicator_bytes * axes if on_gpu else 0.0
         context = self.cluster.groups[0].device.context_bytes or (CALIBRATED.context_bytes if on_gpu else 0.0)
         moving = kept + working + window + buffers

@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .constants import Constants
+from .training import LinearFormat
 
 Array = NDArray[Any]
 Number = Array | float | int
-CollectiveName = Literal["all_gather", "reduce_scatter", "all_reduce", "send"]
+CollectiveName = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,14 @@ class OpTimes(Protocol):
         """What formulas that no single operation stands for rest on."""
         ...
 
-    def matmul_seconds(self, m: Number, k: Number, n: Number, *, groups: Number = 1) -> Array:
-        """(m, k) times (k, n) in the compute format, `groups` of them in one kernel."""
+    def matmul_seconds(
+        self, m: Number, k: Number, n: Number, *, groups: Number = 1, low: LinearFormat | None = None
+    ) -> Array:
+        """(m, k) times (k, n), `groups` of them in one kernel; operands in the compute format, or in `low` ready made.
+
+        Raises:
+            SpecError: the device does not compute in `low`.
+        """
         ...
 
     def attention_seconds(self, flops: Number, *, head_size: Number, backward: bool) -> Array:
@@ -63,7 +70,10 @@ class OpTimes(Protocol):
         ...
 
     def collective_seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
-        """One collective over `group`; `size_bytes` is the whole tensor (the gathered, or the unreduced one)."""
+        """One collective over `group`; `size_bytes` is the whole tensor (the gathered, or the unreduced one).
+
+        Of an all-to-all it is what one rank holds and sends out, its own part included; of a send, the message.
+        """
         ...
 
     def host_copy_seconds(self, size_bytes: Number) -> Array:

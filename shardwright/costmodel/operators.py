@@ -1,7 +1,8 @@
 """What one layer computes: its matmuls, its attention, its memory traffic and what it keeps for the backward pass.
 
-Symbols, bound once: t = tp, b = micro batch, s = sequence length, T = b s tokens, h = hidden size. All may be arrays that
-broadcast over plans. Attention is causal: each query sees on average `context` keys.
+Symbols, bound once: t = tp, b = micro batch, s = sequence length, T = b s tokens (b s / cp where cp ranks share a
+sequence), h = hidden size. All may be arrays that broadcast over plans. Attention is causal: each query sees on average
+`context` keys.
 """
 
 from dataclasses import dataclass
@@ -16,12 +17,16 @@ from .training import TrainingSpec
 
 @dataclass(frozen=True)
 class Matmul:
-    """(m, k) times (k, n), `groups` of them; a weight matmul, so the backward pass has two more of the same size."""
+    """(m, k) times (k, n), `groups` of them; a weight matmul, so the backward pass has two more of the same size.
+
+    `sensitive`: stays in the compute format where other weight matmuls run in a lower one.
+    """
 
     m: Number
     k: Number
     n: Number
     groups: Number = 1
+    sensitive: bool = False
 
     @property
     def flops(self) -> Array:
@@ -55,21 +60,46 @@ def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number) -> 
     return [Matmul(tokens, hidden, qkv), Matmul(tokens, attention.query_width / np.asarray(tp), hidden)]
 
 
-def ffn_matmuls(block: Block, hidden: int, tokens: Number, tp: Number) -> list[Matmul]:
-    """Feed-forward or expert matmuls of this tp rank. Routed tokens spread evenly over the experts."""
+@dataclass(frozen=True)
+class ExpertSplit:
+    """How routed tokens meet the experts: `ep` ranks hold different ones, `expert_tp` split the columns of each.
+
+    `load`: tokens of the rank that decides the pace over those of an even spread.
+    """
+
+    ep: Number
+    expert_tp: Number
+    load: Number = 1.0
+
+    def copies(self, tokens: Number, top_k: int, tp: Number) -> Array:
+        """Routed tokens that one rank computes: T k / t of its own number, times the ranks that split an expert."""
+        return np.asarray(tokens, dtype=float) * top_k * self.expert_tp / np.asarray(tp) * self.load
+
+
+def experts_as_the_rest(tp: Number) -> ExpertSplit:
+    """Experts on the mesh of the other layers: all of them on each rank, their columns split over tp."""
+    return ExpertSplit(ep=1, expert_tp=tp)
+
+
+def ffn_matmuls(
+    block: Block, hidden: int, tokens: Number, tp: Number, experts: ExpertSplit | None = None
+) -> list[Matmul]:
+    """Feed-forward or expert matmuls of this tp rank. Routed tokens spread evenly over the experts of a rank."""
     ffn = block.ffn
     if isinstance(ffn, FeedForward):
         return _feed_forward(ffn.width, ffn.gated, hidden, tokens, tp, 1)
-    routed = np.asarray(tokens, dtype=float) * ffn.top_k / ffn.experts
+    split = experts or experts_as_the_rest(tp)
+    held = ffn.experts / np.asarray(split.ep)
+    each = split.copies(tokens, ffn.top_k, tp) / held
     shared = _feed_forward(ffn.shared_width, ffn.gated, hidden, tokens, tp, 1) if ffn.shared_width else []
     return [
-        Matmul(tokens, hidden, ffn.experts),
-        *_feed_forward(ffn.expert_width, ffn.gated, hidden, routed, tp, ffn.experts),
+        Matmul(tokens, hidden, ffn.experts, sensitive=True),
+        *_feed_forward(ffn.expert_width, ffn.gated, hidden, each, split.expert_tp, held),
         *shared,
     ]
 
 
-def _feed_forward(width: int, gated: bool, hidden: int, tokens: Number, tp: Number, groups: int) -> list[Matmul]:
+def _feed_forward(width: int, gated: bool, hidden: int, tokens: Number, tp: Number, groups: Number) -> list[Matmul]:
     local = width / np.asarray(tp)
     return [Matmul(tokens, hidden, (1 + gated) * local, groups), Matmul(tokens, local, hidden, groups)]
 
@@ -102,23 +132,45 @@ def _eager(block: Block, stack: Stack) -> bool:
     return block.norm.kind == "rmsnorm" and not stack.fused_norms
 
 
-def inner_elements(block: Block, hidden: int, stack: Stack) -> float:
-    """Elements per token that split over tp, read or written forward by head norms, rotary, activation and dispatch."""
+def inner_elements(block: Block, hidden: int, stack: Stack, experts: ExpertSplit | None = None) -> Number:
+    """Elements per token that split over tp, read or written forward by head norms, rotary, activation and dispatch.
+
+    Dispatch sorts the copies of each token by expert and puts the results back, a read and a write each; where experts lie on
+    other ranks, these sort what they receive once more.
+    """
     attention, ffn = block.attention, block.ffn
+    split = experts or experts_as_the_rest(1)
     rotary = 2.0 if stack.fused_elementwise else 4.0
     head_norm = 6.0 if _eager(block, stack) else 2.0
     each_head = rotary + (head_norm if _normalises_heads(block) else 0.0)
     heads = each_head * (attention.heads + attention.kv_heads) * attention.head_size
     passes = (3.0 if stack.fused_elementwise else 5.0) if ffn.gated else 2.0
-    dispatch = 4.0 * ffn.top_k * hidden if isinstance(ffn, MixtureOfExperts) else 0.0
-    return heads + passes * ffn.active_width + dispatch
+    dispatch: Number = 0.0
+    if isinstance(ffn, MixtureOfExperts):
+        sorts = np.where(np.asarray(split.ep) > 1, 8.0, 4.0)
+        dispatch = sorts * hidden * split.copies(1.0, ffn.top_k, 1)
+    return heads + passes * _computed_width(block, split) + dispatch
+
+
+def _computed_width(block: Block, split: ExpertSplit) -> Number:
+    """Feed-forward columns of all ranks that one token passes through, or stands for where experts are loaded unevenly."""
+    if isinstance(block.ffn, FeedForward):
+        return block.ffn.width
+    return block.ffn.top_k * block.ffn.expert_width * split.load + block.ffn.shared_width
 
 
 def _normalises_heads(block: Block) -> bool:
     return isinstance(block.attention, MultiHeadAttention) and block.attention.qk_norm != "none"
 
 
-def saved_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, sequence_split: Number) -> Array:
+def saved_bytes(
+    block: Block,
+    training: TrainingSpec,
+    hidden: int,
+    tp: Number,
+    sequence_split: Number,
+    experts: ExpertSplit | None = None,
+) -> Array:
     """Bytes per token that autograd keeps of one layer, nothing recomputed, no attention scores.
 
     An eager RMS norm keeps its fp32 input and its output before the weight, a fused norm its input alone; an eager gated
@@ -126,7 +178,7 @@ def saved_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, s
     `sequence_split` (tp under sequence parallelism, else 1); what the matmuls read is gathered whole. With dropout and
     scores this is Korthikanti et al. 2022 (arXiv 2205.05198), equation 1: 34 s b h + 5 a s^2 b.
     """
-    stack = training.software
+    stack, split = training.software, experts or experts_as_the_rest(tp)
     attention, ffn = block.attention, block.ffn
     element = training.precision.activation_bytes_per_element
     norm = 4 + element if _eager(block, stack) else element
@@ -139,8 +191,8 @@ def saved_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, s
     core = element * (query + key + value_out) + 4 * attention.heads + head_norm
     kept = (3 if stack.fused_elementwise else 4) if ffn.gated else 2
     if isinstance(ffn, MixtureOfExperts):
-        shared = shared + 2 * element * ffn.top_k * hidden + 4 * ffn.experts
-    return np.asarray(shared + (core + element * kept * ffn.active_width) / np.asarray(tp))
+        shared = shared + 2 * element * hidden * split.copies(1.0, ffn.top_k, tp) + 4 * ffn.experts
+    return np.asarray(shared + (core + element * kept * _computed_width(block, split)) / np.asarray(tp))
 
 
 def score_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:

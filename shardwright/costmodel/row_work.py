@@ -1,5 +1,6 @@
 """What one row of the cost tables (a layer, the embedding, the head) does on its rank, before data parallelism."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,13 +9,17 @@ from . import operators
 from .candidates import Candidates, tp_group
 from .cluster import ClusterSpec
 from .constants import Value, over
-from .model import Block, ModelSpec, Parameter
+from .context_parallel import ContextExchange
+from .expert_parallel import ExpertExchange, expert_split
+from .low_precision import OPERANDS, operand_bytes
+from .model import Block, MixtureOfExperts, ModelSpec, Parameter
 from .op_times import Array, OpTimes
 from .selective_recompute import selection
 from .stack import Stack
 from .tables import POLICIES
-from .training import TrainingSpec
+from .training import LinearFormat, TrainingSpec
 
+_MatmulSeconds = Callable[[list[operators.Matmul], LinearFormat | None], Array]
 # Forward: the logits twice, for the largest and for the sum; backward: read once more, their gradient written over them.
 _FUSED_LOSS_BYTES_PER_LOGIT = 8.0
 
@@ -23,7 +28,8 @@ _FUSED_LOSS_BYTES_PER_LOGIT = 8.0
 class RowWork:
     """Work of one microbatch. Shapes (N,), with a last axis of recompute policies where the name says `by_policy`.
 
-    Seconds are of the device alone; `parameters` counts what one tp rank holds.
+    Seconds are of the device alone. `parameters` counts what one tp rank holds, but for experts that lie on the ranks of ep:
+    `expert_parameters`.
     """
 
     forward_seconds: Array
@@ -31,9 +37,14 @@ class RowWork:
     recompute_seconds_by_policy: Array
     tensor_parallel_forward_seconds: Array
     tensor_parallel_backward_seconds_by_policy: Array
+    context_parallel_forward_seconds: Array
+    context_parallel_backward_seconds_by_policy: Array
+    expert_parallel_forward_seconds: Array
+    expert_parallel_backward_seconds_by_policy: Array
     activation_bytes_by_policy: Array
     working_bytes_by_policy: Array
     parameters: Array
+    expert_parameters: Array
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,12 @@ class WorkModel:
 
     @property
     def _tokens(self) -> Array:
-        return self.candidates.micro_batch * float(self.training.seq_len)
+        """Of one microbatch on one rank: cp ranks share each sequence."""
+        return self.candidates.micro_batch * float(self.training.seq_len) / self.candidates.cp
+
+    @property
+    def _experts(self) -> operators.ExpertSplit:
+        return expert_split(self.candidates, self.training)
 
     @property
     def _sequence_split(self) -> Array:
@@ -68,29 +84,34 @@ class WorkModel:
         core_forward, core_backward = self._attention_core_seconds(block)
         matmuls = [
             *operators.attention_matmuls(block, hidden, tokens, tp),
-            *operators.ffn_matmuls(block, hidden, tokens, tp),
+            *operators.ffn_matmuls(block, hidden, tokens, tp, self._experts),
         ]
         moved = (
             self._element_bytes
             * tokens
             * (
                 hidden * operators.hidden_elements(block, self._stack) / self._sequence_split
-                + operators.inner_elements(block, hidden, self._stack) / tp
+                + operators.inner_elements(block, hidden, self._stack, self._experts) / tp
             )
         )
-        forward_busy = self._forward_seconds(matmuls) + core_forward + self.times.memory_bound_seconds(moved)
-        backward_busy = self._backward_seconds(matmuls) + core_backward + self.times.memory_bound_seconds(2 * moved)
+        forward_busy = self._linear_forward_seconds(matmuls) + core_forward + self.times.memory_bound_seconds(moved)
+        backward_busy = self._linear_backward_seconds(matmuls) + core_backward + self.times.memory_bound_seconds(2 * moved)
         forward = self.times.with_launches_seconds(forward_busy, self._stack.kernels_forward)
         backward = self.times.with_launches_seconds(backward_busy, self._stack.kernels_backward)
         exposed_forward, exposed_backward = self._layer_tensor_parallel_seconds(block, forward, backward)
+        context = ContextExchange(self.cluster, self.training, self.times, self.candidates, tokens)
+        exchanged = context.pass_seconds(block.attention, core_forward, core_backward)
+        traded = self._expert_seconds(block)
         zero = np.zeros_like(forward)
-        chosen = selection(block, self.training, hidden, tokens, tp, self._sequence_split)
+        chosen = selection(block, self.training, hidden, tokens, tp, self._sequence_split, self._experts)
         if chosen is None:
             again, gathers_again = self._core_again(core_forward), zero
         else:
-            again = self._forward_seconds(chosen.repeated) + self.times.memory_bound_seconds(moved)
+            again = self._linear_forward_seconds(chosen.repeated) + self.times.memory_bound_seconds(moved)
             gathers_again = exposed_forward / 2  # the gathers run again, what was reduced is kept
         kept, working = self._layer_bytes(block, None if chosen is None else chosen.kept_bytes)
+        working = working + context.working_bytes(block.attention)[:, None]
+        dense, of_experts = self._layer_parameters(block)
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
@@ -101,9 +122,14 @@ class WorkModel:
                 selective=exposed_backward + gathers_again,
                 full=exposed_backward + exposed_forward,
             ),
+            context_parallel_forward_seconds=exchanged.forward,
+            context_parallel_backward_seconds_by_policy=_repeated_when_full(*exchanged),
+            expert_parallel_forward_seconds=traded,
+            expert_parallel_backward_seconds_by_policy=_repeated_when_full(traded, traded),
             activation_bytes_by_policy=kept,
             working_bytes_by_policy=working,
-            parameters=self._local_parameters(block.parameters(hidden)),
+            parameters=dense,
+            expert_parameters=of_experts,
         )
 
     def embedding(self) -> RowWork:
@@ -158,26 +184,53 @@ class WorkModel:
         nothing = _policies(none=np.zeros_like(kept), selective=np.zeros_like(kept), full=np.zeros_like(kept))
         hidden_bytes = self._element_bytes * self._tokens * self.model.hidden_size
         tensor = collectives * self._hidden_collective_seconds(hidden_bytes)
+        zero = np.zeros_like(tensor)
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
             recompute_seconds_by_policy=nothing,
             tensor_parallel_forward_seconds=tensor,
             tensor_parallel_backward_seconds_by_policy=_policies(none=tensor, selective=tensor, full=tensor),
+            context_parallel_forward_seconds=zero,
+            context_parallel_backward_seconds_by_policy=nothing,
+            expert_parallel_forward_seconds=zero,
+            expert_parallel_backward_seconds_by_policy=nothing,
             activation_bytes_by_policy=_policies(none=kept, selective=kept, full=kept),
             working_bytes_by_policy=_policies(none=working, selective=working, full=working),
             parameters=parameters,
+            expert_parameters=zero,
         )
 
-    def _forward_seconds(self, matmuls: list[operators.Matmul]) -> Array:
+    def _linear_forward_seconds(self, matmuls: list[operators.Matmul]) -> Array:
+        """A layer's weight matmuls, in the lower format where one is asked for, and making their operands."""
+        return self._in_linear_format(matmuls, self._forward_seconds, backward=False)
+
+    def _linear_backward_seconds(self, matmuls: list[operators.Matmul]) -> Array:
+        return self._in_linear_format(matmuls, self._backward_seconds, backward=True)
+
+    def _in_linear_format(self, matmuls: list[operators.Matmul], seconds: _MatmulSeconds, *, backward: bool) -> Array:
+        precision = self.training.precision
+        if precision.linear is None:
+            return seconds(matmuls, None)
+        lowered = [w for w in matmuls if not w.sensitive]
+        traffic = (
+            operand_bytes(w, OPERANDS[precision.linear], self._element_bytes, weights_arrive_cast=bool(precision.gather))
+            for w in lowered
+        )
+        cast = sum((moved[backward] for moved in traffic), np.zeros(len(self.candidates)))
+        whole = seconds([w for w in matmuls if w.sensitive], None)
+        return whole + seconds(lowered, precision.linear) + self.times.memory_bound_seconds(cast)
+
+    def _forward_seconds(self, matmuls: list[operators.Matmul], low: LinearFormat | None = None) -> Array:
         return sum(
-            (self.times.matmul_seconds(w.m, w.k, w.n, groups=w.groups) for w in matmuls), np.zeros(len(self.candidates))
+            (self.times.matmul_seconds(w.m, w.k, w.n, groups=w.groups, low=low) for w in matmuls),
+            np.zeros(len(self.candidates)),
         )
 
-    def _backward_seconds(self, matmuls: list[operators.Matmul]) -> Array:
+    def _backward_seconds(self, matmuls: list[operators.Matmul], low: LinearFormat | None = None) -> Array:
         """The gradient of the input, (m, n) (n, k), and of the weight, (k, m) (m, n)."""
-        inputs = (self.times.matmul_seconds(w.m, w.n, w.k, groups=w.groups) for w in matmuls)
-        weights = (self.times.matmul_seconds(w.k, w.m, w.n, groups=w.groups) for w in matmuls)
+        inputs = (self.times.matmul_seconds(w.m, w.n, w.k, groups=w.groups, low=low) for w in matmuls)
+        weights = (self.times.matmul_seconds(w.k, w.m, w.n, groups=w.groups, low=low) for w in matmuls)
         return sum((*inputs, *weights), np.zeros(len(self.candidates)))
 
     def _attention_core_seconds(self, block: Block) -> tuple[Array, Array]:
@@ -192,11 +245,12 @@ class WorkModel:
             )
         batched = self.candidates.micro_batch * attention.heads / tp
         length = float(self.training.seq_len)
+        queries = length / self.candidates.cp
         matmuls = [
-            operators.Matmul(length, attention.head_size, length, batched),
-            operators.Matmul(length, length, attention.value_head_size, batched),
+            operators.Matmul(queries, attention.head_size, length, batched),
+            operators.Matmul(queries, length, attention.value_head_size, batched),
         ]
-        scores = self._element_bytes * batched * length**2
+        scores = self._element_bytes * batched * queries * length
         softmax_forward, softmax_backward = 6.0 * scores, 8.0 * scores
         return (
             self._forward_seconds(matmuls) + self.times.memory_bound_seconds(softmax_forward),
@@ -222,7 +276,7 @@ class WorkModel:
         Overlapped, a collective runs in tp pieces beside the matmul that reads or feeds it (Wang et al. 2023, ASPLOS,
         section 5): one piece of each stands alone, the compute beside the others is slowed.
         """
-        pairs = 1 if block.parallel else 2
+        pairs = self._hidden_pairs(block)
         whole = pairs * self._hidden_collective_seconds(self._element_bytes * self._tokens * self.model.hidden_size)
         if not self._stack.overlaps_tensor_parallel:
             return whole, whole
@@ -234,10 +288,27 @@ class WorkModel:
 
         return exposed(forward), exposed(backward)
 
+    def _hidden_pairs(self, block: Block) -> Array:
+        """Gathers and reductions of the hidden states over tp in one pass: none for experts that tokens are sent to."""
+        apart = np.full(len(self.candidates), 1 if block.parallel else 2)
+        if not isinstance(block.ffn, MixtureOfExperts) or block.parallel:
+            return apart
+        return np.where(self.candidates.ep > 1, 2 if block.ffn.shared_width else 1, apart)
+
+    def _expert_seconds(self, block: Block) -> Array:
+        """Of one pass, for trading tokens between the ranks of ep."""
+        if not isinstance(block.ffn, MixtureOfExperts):
+            return np.zeros(len(self.candidates))
+        hidden = self.model.hidden_size
+        exchange = ExpertExchange(self.cluster, self.training, self.times, self.candidates, self._tokens, hidden)
+        return exchange.pass_seconds(block.ffn)
+
     def _layer_bytes(self, block: Block, selected: Array | None) -> tuple[Array, Array]:
         """Bytes kept per microbatch and bytes in use during its backward, by policy. `selected`: kept beside the input."""
         tokens, tp, hidden, element = self._tokens, self.candidates.tp, self.model.hidden_size, self._element_bytes
-        plain = tokens * operators.saved_bytes(block, self.training, hidden, tp, self._sequence_split)
+        plain = tokens * operators.saved_bytes(
+            block, self.training, hidden, tp, self._sequence_split, self._experts
+        )
         core = np.zeros_like(plain)
         if self.training.attention == "unfused":
             core = tokens * operators.score_bytes(block, self.training, tp)
@@ -252,11 +323,24 @@ class WorkModel:
         working = _policies(none=gradients, selective=gradients + repeated, full=gradients + plain + core)
         return kept, working
 
+    def _layer_parameters(self, block: Block) -> tuple[Array, Array]:
+        """Elements of a layer on one rank: those that the data-parallel ranks share, those of experts that ep spreads."""
+        weights = block.parameters(self.model.hidden_size)
+        rest = self._local_parameters([p for p in weights if not p.expert])
+        experts = sum(p.elements for p in weights if p.expert) / (self.candidates.ep * self.candidates.expert_tp)
+        spread = self.candidates.ep > 1
+        return rest + np.where(spread, 0.0, experts), np.where(spread, experts, 0.0)
+
     def _local_parameters(self, parameters: list[Parameter]) -> Array:
         """Elements that one tp rank holds."""
         split = sum(p.elements for p in parameters if p.split)
         whole = sum(p.elements for p in parameters if not p.split)
         return split / self.candidates.tp + whole
+
+
+def _repeated_when_full(forward: Array, backward: Array) -> Array:
+    """A backward pass by policy whose forward is a part that full recompute runs again."""
+    return _policies(none=backward, selective=backward, full=backward + forward)
 
 
 def _policies(*, none: Array, selective: Array, full: Array) -> Array:

@@ -19,6 +19,8 @@ _CAUSES = {
     "compute": "compute",
     "recompute": "recomputation",
     "tensor_parallel": "tensor-parallel communication",
+    "context_parallel": "context-parallel communication",
+    "expert_parallel": "expert-parallel communication",
     "data_parallel": "data-parallel communication",
     "pipeline_transfer": "waiting for messages between stages",
     "pipeline_bubble": "pipeline bubble",

@@ -47,4 +47,4 @@ def test_indexing_keeps_arrays() -> None:
     pair = Candidates(**{name: np.array([1, 2]) for name in Candidates.__dataclass_fields__})
     assert len(pair[1]) == 1
     assert pair[1].tp.tolist() == [2]
-    assert pair.ranks.tolist() == [1, 16]
+    assert pair.ranks.tolist() == [1, 32]

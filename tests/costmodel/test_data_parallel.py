@@ -19,7 +19,7 @@ def traffic(*, compute: float = 100.0, kind: str = "gpu", freed: bool = True, **
     one = np.full((1, 1), compute)
     return DataParallel(
         cluster, training, RoundTimes(), candidates(host_optimizer=degrees.pop("host", 0), **degrees),
-        np.full((1, 1), PARAMETERS), np.array([freed]), one, one[..., None],
+        np.full((1, 1), PARAMETERS), np.zeros((1, 1)), np.array([2]), np.array([freed]), one, one[..., None],
     )  # fmt: skip
 
 
