@@ -1,0 +1,61 @@
+"""Weight matmuls in 8 and 4 bits: the peak they run at, the bytes they read, and what making their operands takes.
+
+The layers' weight matmuls run in such a format; the router, attention, the head and the norms do not, as in torchao and
+Transformer Engine. Every operand enters two matmuls, along another axis each: weights the forward and the input's
+gradient, inputs the forward and the weight's gradient, output gradients both of these. Tensor cores read 8-bit operands along
+the inner axis only (NVIDIA, cuBLAS documentation, "8-bit floating point data types"), so each is made in two layouts.
+"""
+
+from typing import NamedTuple
+
+from .cluster import DeviceFormat
+from .op_times import Array, Number
+from .operators import Matmul
+from .training import LinearFormat
+
+
+class Operand(NamedTuple):
+    """How one format is made of another, per element.
+
+    `scans`: the source is read once more before, for one scale of the whole tensor (Micikevicius et al. 2022, arXiv
+    2209.05433). `bytes`: of the copy, its scales included. `again`: the second layout is made of the source once more, as
+    scales of blocks along the inner axis do not turn with it (OCP Microscaling Formats 1.0, section 5.2; Rouhani et al. 2023,
+    arXiv 2310.10537); else the first is transposed.
+    """
+
+    peak: DeviceFormat
+    scans: bool
+    bytes: float
+    again: bool
+
+    def first_bytes(self, source_bytes: Number) -> Number:
+        """Memory traffic of the first layout."""
+        return source_bytes * (2 if self.scans else 1) + self.bytes
+
+    def second_bytes(self, source_bytes: Number) -> Number:
+        """Memory traffic of the second layout; the scale of the whole tensor is known by then."""
+        return (source_bytes if self.again else self.bytes) + self.bytes
+
+
+OPERANDS: dict[LinearFormat, Operand] = {
+    "fp8": Operand("fp8", scans=True, bytes=1.0, again=False),
+    # blocks of 32 share an 8-bit scale, blocks of 16 an 8-bit scale below one of the whole tensor
+    "mxfp8": Operand("fp8", scans=False, bytes=1.0 + 1 / 32, again=True),
+    "nvfp4": Operand("fp4", scans=True, bytes=0.5 + 1 / 16, again=True),
+}
+
+
+def operand_bytes(
+    matmul: Matmul, operand: Operand, source_bytes: Number, *, weights_arrive_cast: bool
+) -> tuple[Array, Array]:
+    """Memory traffic of making the operands of one weight matmul's (forward, backward).
+
+    Forward makes the input and the weight, backward the output's gradient and everything's second layout.
+    `weights_arrive_cast`: the gather over the shards brings the weight in the format already.
+    """
+    inputs, outputs = matmul.m * matmul.k * matmul.groups, matmul.m * matmul.n * matmul.groups
+    weights = matmul.k * matmul.n * matmul.groups
+    first, second = operand.first_bytes(source_bytes), operand.second_bytes(source_bytes)
+    forward = (inputs + (0 if weights_arrive_cast else weights)) * first
+    turned = operand.bytes + operand.bytes if weights_arrive_cast else second
+    return forward, outputs * first + (inputs + outputs) * second + weights * turned
