@@ -5,11 +5,12 @@ from typing import Literal, NamedTuple
 from shardwright.costmodel.cluster import ClusterSpec
 from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.plan import Plan
-from shardwright.costmodel.training import Precision, TrainingSpec
+from shardwright.costmodel.training import TrainingSpec
 
 from .row_cluster import StandardNode, cluster_of_row
 from .row_model import model_of_row
 from .row_plan import plans_of_row
+from .row_precision import precision_of_row
 from .skipped_row import SkippedRowError
 from .table import TableRow
 
@@ -36,7 +37,7 @@ def setup_of_row(row: TableRow, standard_node: StandardNode) -> RowSetup:
     if row.reason is not None:
         raise SkippedRowError(row.reason)
     model, model_assumptions = model_of_row(row)
-    precision = _precision(row)
+    precision, precision_assumptions = precision_of_row(row)
     if row.seq_len is None or row.global_batch is None:
         raise SkippedRowError("seq_len unknown" if row.seq_len is None else "global_batch unknown")
     attention, attention_assumptions = _attention(row)
@@ -45,24 +46,14 @@ def setup_of_row(row: TableRow, standard_node: StandardNode) -> RowSetup:
     )
     plans, plan_assumptions = plans_of_row(row, model.layer_count)
     cluster, cluster_assumptions = cluster_of_row(row, standard_node)
-    assumptions = (*model_assumptions, *attention_assumptions, *plan_assumptions, *cluster_assumptions)
+    assumptions = (
+        *model_assumptions,
+        *precision_assumptions,
+        *attention_assumptions,
+        *plan_assumptions,
+        *cluster_assumptions,
+    )
     return RowSetup(model, cluster, training, tuple(plans), assumptions)
-
-
-def _precision(row: TableRow) -> Precision:
-    """fp16 training in Megatron and DeepSpeed reduces gradients in two bytes, as llm-foundry's PURE mode does in bf16."""
-    stated = (row.precision or "").lower()
-    if "fp8" in stated or "float8" in stated:
-        raise SkippedRowError("fp8 compute is not available in this version")
-    if "fp16" in stated or "half" in stated:
-        return Precision(compute="fp16", gradients="bf16")
-    if "bf16" in stated:
-        return Precision(compute="bf16", gradients="bf16" if "MP mode=PURE" in (row.notes or "") else "fp32")
-    if "tf32" in stated:
-        return Precision(compute="tf32")
-    if "fp32" in stated:
-        return Precision(compute="fp32")
-    raise SkippedRowError("precision unknown" if not stated else f"precision '{row.precision}' is not known")
 
 
 def _attention(row: TableRow) -> tuple[Literal["flash", "unfused"], list[str]]:

@@ -81,7 +81,7 @@ class Candidates:
     @property
     def replicas(self) -> IntArray:
         """Copies of the sharded state."""
-        return self.data_ranks // self.shards
+        return np.asarray(self.data_ranks // self.shards)
 
     @property
     def expert_tp(self) -> IntArray:
@@ -96,7 +96,7 @@ class Candidates:
     @property
     def expert_replicas(self) -> IntArray:
         """Copies of the sharded state of an expert."""
-        return self._same_experts // self.expert_shards
+        return np.asarray(self._same_experts // self.expert_shards)
 
     @property
     def _same_experts(self) -> IntArray:

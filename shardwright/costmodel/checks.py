@@ -69,7 +69,9 @@ def check_context_parallel(plan: Plan, model: ModelSpec, training: TrainingSpec)
             f"divide by that; the nearest length that does is {near}"
         )
     if ulysses:
-        left = math.gcd(*(gcd // tp for block in model.layer_classes for gcd in (block.attention.heads, block.attention.kv_heads)))
+        left = math.gcd(
+            *(gcd // tp for block in model.layer_classes for gcd in (block.attention.heads, block.attention.kv_heads))
+        )
         if left % cp:
             raise SpecError(
                 f"cp {cp} (ulysses) deals heads to ranks and tp {tp} leaves {left} KV heads of {model.name} on one; "

@@ -54,7 +54,9 @@ class ContextExchange:
     def working_bytes(self, attention: MultiHeadAttention | LatentAttention) -> Array:
         """In use beside a backward, (N,): other ranks' keys and values with their gradients, all of them or one block's."""
         keys_values = 2.0 * self.local_key_value_bytes(attention)
-        blocks = np.where(self.candidates.context_parallel == CONTEXT_PARALLEL.index("all-gather"), self.candidates.cp, 2)
+        blocks = np.where(
+            self.candidates.context_parallel == CONTEXT_PARALLEL.index("all-gather"), self.candidates.cp, 2
+        )
         return np.asarray(np.where(self.candidates.cp > 1, keys_values * blocks, 0.0))
 
     def local_key_value_bytes(self, attention: MultiHeadAttention | LatentAttention) -> Array:

@@ -150,7 +150,9 @@ class DataParallel:
         """The fp32 shard one way, where it lives on the host."""
         elements = sum(sharded(self.candidates, self.parameters, self.expert_parameters))
         return np.where(
-            self._column("host_optimizer") == 1, self.times.host_copy_seconds(MASTER_BYTES_PER_PARAMETER * elements), 0.0
+            self._column("host_optimizer") == 1,
+            self.times.host_copy_seconds(MASTER_BYTES_PER_PARAMETER * elements),
+            0.0,
         )
 
 

@@ -8,10 +8,12 @@ the inner axis only (NVIDIA, cuBLAS documentation, "8-bit floating point data ty
 
 from typing import NamedTuple
 
+import numpy as np
+
 from .cluster import DeviceFormat
 from .op_times import Array, Number
 from .operators import Matmul
-from .training import LinearFormat
+from .training import LinearFormat, TrainingSpec
 
 
 class Operand(NamedTuple):
@@ -45,17 +47,25 @@ OPERANDS: dict[LinearFormat, Operand] = {
 }
 
 
-def operand_bytes(
-    matmul: Matmul, operand: Operand, source_bytes: Number, *, weights_arrive_cast: bool
-) -> tuple[Array, Array]:
+def operand_bytes(matmul: Matmul, training: TrainingSpec, sequence_split: Number) -> tuple[Array, Array]:
     """Memory traffic of making the operands of one weight matmul's (forward, backward).
 
-    Forward makes the input and the weight, backward the output's gradient and everything's second layout.
-    `weights_arrive_cast`: the gather over the shards brings the weight in the format already.
+    Forward makes the input and the weight, backward the output's gradient and everything's second layout. What is gathered in
+    the format is cast before: a weight on its shard, an input or a gradient on the tokens that `sequence_split` leaves. Where
+    the kernels before the matmul write its operands, that replaces what they would write else.
     """
-    inputs, outputs = matmul.m * matmul.k * matmul.groups, matmul.m * matmul.n * matmul.groups
-    weights = matmul.k * matmul.n * matmul.groups
+    precision = training.precision
+    if precision.linear is None or training.software.fused_operands:
+        return np.zeros(1), np.zeros(1)
+    operand, source_bytes = OPERANDS[precision.linear], precision.activation_bytes_per_element
+    rows = np.asarray(matmul.m, dtype=float) * matmul.groups
+    inputs, outputs, weights = rows * matmul.k, rows * matmul.n, np.asarray(matmul.k) * matmul.n * matmul.groups
     first, second = operand.first_bytes(source_bytes), operand.second_bytes(source_bytes)
-    forward = (inputs + (0 if weights_arrive_cast else weights)) * first
-    turned = operand.bytes + operand.bytes if weights_arrive_cast else second
-    return forward, outputs * first + (inputs + outputs) * second + weights * turned
+    if not precision.gather:
+        return np.asarray((inputs + weights) * first), np.asarray(
+            outputs * first + (inputs + outputs + weights) * second
+        )
+    of_input = sequence_split if matmul.split == "columns" else 1
+    of_gradient = sequence_split if matmul.split == "rows" else 1
+    turned = (inputs + outputs + weights) * second
+    return np.asarray(inputs / of_input * first), np.asarray(outputs / of_gradient * first + turned)

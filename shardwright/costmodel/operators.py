@@ -6,6 +6,7 @@ sequence), h = hidden size. All may be arrays that broadcast over plans. Attenti
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -19,7 +20,8 @@ from .training import TrainingSpec
 class Matmul:
     """(m, k) times (k, n), `groups` of them; a weight matmul, so the backward pass has two more of the same size.
 
-    `sensitive`: stays in the compute format where other weight matmuls run in a lower one.
+    `sensitive`: stays in the compute format where other weight matmuls run in a lower one. `split`: over tp, by its columns, so
+    that its input is gathered, or by its rows, so that its output's gradient is.
     """
 
     m: Number
@@ -27,6 +29,7 @@ class Matmul:
     n: Number
     groups: Number = 1
     sensitive: bool = False
+    split: Literal["columns", "rows"] | None = None
 
     @property
     def flops(self) -> Array:
@@ -46,7 +49,7 @@ def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number) -> 
         query_width = attention.heads * attention.head_size / np.asarray(tp)
         kv_width = attention.heads * (attention.plain_size + attention.value_head_size) / np.asarray(tp)
         query = (
-            [Matmul(tokens, hidden, query_width)]
+            [Matmul(tokens, hidden, query_width, split="columns")]
             if attention.query_rank is None
             else [Matmul(tokens, hidden, attention.query_rank), Matmul(tokens, attention.query_rank, query_width)]
         )
@@ -54,10 +57,13 @@ def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number) -> 
             *query,
             Matmul(tokens, hidden, attention.kv_rank + attention.rotary_size),
             Matmul(tokens, attention.kv_rank, kv_width),
-            Matmul(tokens, attention.heads * attention.value_head_size / np.asarray(tp), hidden),
+            Matmul(tokens, attention.heads * attention.value_head_size / np.asarray(tp), hidden, split="rows"),
         ]
     qkv = (attention.query_width + 2 * attention.kv_width) / np.asarray(tp)
-    return [Matmul(tokens, hidden, qkv), Matmul(tokens, attention.query_width / np.asarray(tp), hidden)]
+    return [
+        Matmul(tokens, hidden, qkv, split="columns"),
+        Matmul(tokens, attention.query_width / np.asarray(tp), hidden, split="rows"),
+    ]
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class ExpertSplit:
 
     def copies(self, tokens: Number, top_k: int, tp: Number) -> Array:
         """Routed tokens that one rank computes: T k / t of its own number, times the ranks that split an expert."""
-        return np.asarray(tokens, dtype=float) * top_k * self.expert_tp / np.asarray(tp) * self.load
+        return np.asarray(np.asarray(tokens, dtype=float) * top_k * self.expert_tp / np.asarray(tp) * self.load)
 
 
 def experts_as_the_rest(tp: Number) -> ExpertSplit:
@@ -101,7 +107,10 @@ def ffn_matmuls(
 
 def _feed_forward(width: int, gated: bool, hidden: int, tokens: Number, tp: Number, groups: Number) -> list[Matmul]:
     local = width / np.asarray(tp)
-    return [Matmul(tokens, hidden, (1 + gated) * local, groups), Matmul(tokens, local, hidden, groups)]
+    return [
+        Matmul(tokens, hidden, (1 + gated) * local, groups, split="columns"),
+        Matmul(tokens, local, hidden, groups, split="rows"),
+    ]
 
 
 def attention_core_flops(block: Block, training: TrainingSpec, tokens: Number, tp: Number, *, causal: bool) -> Array:
@@ -175,7 +184,8 @@ def saved_bytes(
 
     An eager RMS norm keeps its fp32 input and its output before the weight, a fused norm its input alone; an eager gated
     activation its output too; a dropout a mask of one byte. Norms and dropout are split along the sequence by
-    `sequence_split` (tp under sequence parallelism, else 1); what the matmuls read is gathered whole. With dropout and
+    `sequence_split` (tp under sequence parallelism, else 1); what the matmuls read is gathered whole, and kept in one byte where
+    the kernels before them write it so. With dropout and
     scores this is Korthikanti et al. 2022 (arXiv 2205.05198), equation 1: 34 s b h + 5 a s^2 b.
     """
     stack, split = training.software, experts or experts_as_the_rest(tp)
@@ -184,15 +194,16 @@ def saved_bytes(
     norm = 4 + element if _eager(block, stack) else element
     inputs = 1 if block.parallel and block.norm_count == 1 else 2
     masks = (1 if block.parallel else 2) * stack.dropout
-    shared = (norm * block.norm_count + masks) * hidden / np.asarray(sequence_split) + element * inputs * hidden
+    operand = 1 if training.precision.linear and stack.fused_operands else element
+    shared = (norm * block.norm_count + masks) * hidden / np.asarray(sequence_split) + operand * inputs * hidden
     query, key = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
     value_out = (attention.kv_heads + attention.heads) * attention.value_head_size
     head_norm = norm * (query + key) if _normalises_heads(block) else 0
     core = element * (query + key + value_out) + 4 * attention.heads + head_norm
-    kept = (3 if stack.fused_elementwise else 4) if ffn.gated else 2
+    kept = element * ((2 if stack.fused_elementwise else 3) if ffn.gated else 1) + operand
     if isinstance(ffn, MixtureOfExperts):
-        shared = shared + 2 * element * hidden * split.copies(1.0, ffn.top_k, tp) + 4 * ffn.experts
-    return np.asarray(shared + (core + element * kept * _computed_width(block, split)) / np.asarray(tp))
+        shared = shared + (operand + element) * hidden * split.copies(1.0, ffn.top_k, tp) + 4 * ffn.experts
+    return np.asarray(shared + (core + kept * _computed_width(block, split)) / np.asarray(tp))
 
 
 def score_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:

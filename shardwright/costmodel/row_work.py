@@ -11,7 +11,7 @@ from .cluster import ClusterSpec
 from .constants import Value, over
 from .context_parallel import ContextExchange
 from .expert_parallel import ExpertExchange, expert_split
-from .low_precision import OPERANDS, operand_bytes
+from .low_precision import operand_bytes
 from .model import Block, MixtureOfExperts, ModelSpec, Parameter
 from .op_times import Array, OpTimes
 from .selective_recompute import selection
@@ -95,7 +95,9 @@ class WorkModel:
             )
         )
         forward_busy = self._linear_forward_seconds(matmuls) + core_forward + self.times.memory_bound_seconds(moved)
-        backward_busy = self._linear_backward_seconds(matmuls) + core_backward + self.times.memory_bound_seconds(2 * moved)
+        backward_busy = (
+            self._linear_backward_seconds(matmuls) + core_backward + self.times.memory_bound_seconds(2 * moved)
+        )
         forward = self.times.with_launches_seconds(forward_busy, self._stack.kernels_forward)
         backward = self.times.with_launches_seconds(backward_busy, self._stack.kernels_backward)
         exposed_forward, exposed_backward = self._layer_tensor_parallel_seconds(block, forward, backward)
@@ -209,17 +211,13 @@ class WorkModel:
         return self._in_linear_format(matmuls, self._backward_seconds, backward=True)
 
     def _in_linear_format(self, matmuls: list[operators.Matmul], seconds: _MatmulSeconds, *, backward: bool) -> Array:
-        precision = self.training.precision
-        if precision.linear is None:
+        low = self.training.precision.linear
+        if low is None:
             return seconds(matmuls, None)
         lowered = [w for w in matmuls if not w.sensitive]
-        traffic = (
-            operand_bytes(w, OPERANDS[precision.linear], self._element_bytes, weights_arrive_cast=bool(precision.gather))
-            for w in lowered
-        )
-        cast = sum((moved[backward] for moved in traffic), np.zeros(len(self.candidates)))
-        whole = seconds([w for w in matmuls if w.sensitive], None)
-        return whole + seconds(lowered, precision.linear) + self.times.memory_bound_seconds(cast)
+        traffic = (operand_bytes(w, self.training, self._sequence_split)[backward] for w in lowered)
+        cast = self.times.memory_bound_seconds(sum(traffic, np.zeros(len(self.candidates))))
+        return seconds([w for w in matmuls if w.sensitive], None) + seconds(lowered, low) + cast
 
     def _forward_seconds(self, matmuls: list[operators.Matmul], low: LinearFormat | None = None) -> Array:
         return sum(
@@ -261,12 +259,14 @@ class WorkModel:
         """What selective recompute repeats: nothing where a fused kernel never keeps the scores."""
         return core_forward if self.training.attention == "unfused" else np.zeros_like(core_forward)
 
-    def _hidden_collective_seconds(self, size_bytes: Array) -> Array:
-        """One gather and one reduce-scatter of the hidden states (sequence parallel), or the all-reduce they replace."""
+    def _hidden_collective_seconds(self, size_bytes: Array, gathered_share: float = 1.0) -> Array:
+        """One gather and one reduce-scatter of the hidden states (sequence parallel), or the all-reduce they replace.
+
+        `gathered_share`: bytes of an element in the gather over those in the reduction.
+        """
         group = tp_group(self.candidates, self.cluster)
-        split = self.times.collective_seconds("all_gather", size_bytes, group) + self.times.collective_seconds(
-            "reduce_scatter", size_bytes, group
-        )
+        gather = self.times.collective_seconds("all_gather", size_bytes * gathered_share, group)
+        split = gather + self.times.collective_seconds("reduce_scatter", size_bytes, group)
         whole = self.times.collective_seconds("all_reduce", size_bytes, group)
         return np.where(self.candidates.sequence_parallel == 1, split, whole)
 
@@ -277,7 +277,9 @@ class WorkModel:
         section 5): one piece of each stands alone, the compute beside the others is slowed.
         """
         pairs = self._hidden_pairs(block)
-        whole = pairs * self._hidden_collective_seconds(self._element_bytes * self._tokens * self.model.hidden_size)
+        hidden_bytes = self._element_bytes * self._tokens * self.model.hidden_size
+        lowered = self.training.precision.gathered_bytes_per_element / self._element_bytes
+        whole = pairs * self._hidden_collective_seconds(hidden_bytes, lowered)
         if not self._stack.overlaps_tensor_parallel:
             return whole, whole
         slowdown = over(self.times.constants.overlap_slowdown, whole)
@@ -306,9 +308,7 @@ class WorkModel:
     def _layer_bytes(self, block: Block, selected: Array | None) -> tuple[Array, Array]:
         """Bytes kept per microbatch and bytes in use during its backward, by policy. `selected`: kept beside the input."""
         tokens, tp, hidden, element = self._tokens, self.candidates.tp, self.model.hidden_size, self._element_bytes
-        plain = tokens * operators.saved_bytes(
-            block, self.training, hidden, tp, self._sequence_split, self._experts
-        )
+        plain = tokens * operators.saved_bytes(block, self.training, hidden, tp, self._sequence_split, self._experts)
         core = np.zeros_like(plain)
         if self.training.attention == "unfused":
             core = tokens * operators.score_bytes(block, self.training, tp)

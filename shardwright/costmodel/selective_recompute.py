@@ -52,9 +52,7 @@ def _output_elements(matmul: Matmul, hidden: int, tokens: Number, sequence_split
     return matmul.m * matmul.groups * matmul.n / np.asarray(tokens)
 
 
-def _projections(
-    block: Block, hidden: int, tokens: Number, tp: Number, split: ExpertSplit | None
-) -> list[Matmul]:
+def _projections(block: Block, hidden: int, tokens: Number, tp: Number, split: ExpertSplit | None) -> list[Matmul]:
     """Every weight matmul in the order in which it runs, fused ones taken apart."""
     attention, ffn = block.attention, block.ffn
     if isinstance(attention, LatentAttention) or ffn.kind == "experts":

@@ -26,7 +26,8 @@ class Precision(Spec):
 
     `compute`: matmul inputs, activations and gathered parameters. `parameters`: the copy that the optimizer updates.
     `gradients`: accumulation and reduction. `linear`: what the layers' weight matmuls run in where that is lower than
-    `compute` (low_precision.py). `gather`: what ZeRO gathers a layer's weights in, where that is lower.
+    `compute` (low_precision.py). `gather`: what ZeRO gathers a layer's weights in and sequence parallelism its
+    inputs, where that is lower.
     """
 
     compute: Literal["fp32", "tf32", "bf16", "fp16"] = "bf16"
@@ -38,7 +39,9 @@ class Precision(Spec):
     @model_validator(mode="after")
     def _gathers_what_matmuls_read(self) -> Self:
         if self.gather and self.linear != self.gather:
-            raise ValueError(f"gather '{self.gather}' needs linear '{self.gather}', not {self.linear!r}: matmuls read what was gathered")
+            raise ValueError(
+                f"gather '{self.gather}' needs linear '{self.gather}', not {self.linear!r}: matmuls read what was gathered"
+            )
         return self
 
     @property
@@ -47,7 +50,7 @@ class Precision(Spec):
 
     @property
     def gathered_bytes_per_element(self) -> int:
-        """Of a layer's weights in the copy that it computes with."""
+        """Of a layer's weights and inputs as they are gathered for its matmuls."""
         return BYTES_PER_ELEMENT[self.gather or self.compute]
 
     @property
