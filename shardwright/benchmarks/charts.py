@@ -23,6 +23,7 @@ CAUSE_COLOURS = {
     "pipeline_transfer": "#CC79A7",
     "pipeline_bubble": "#A0A0A0",
     "host_copy": "#F0E442",
+    "straggler": "#8C564B",
     "optimizer": "#009E73",
 }
 PART_COLOURS = {

@@ -10,6 +10,7 @@ from .data_parallel import MASTER_BYTES_PER_PARAMETER, DataParallel, sharded
 from .model import ModelSpec
 from .op_times import Array, OpTimes
 from .row_work import RowWork, WorkModel
+from .straggler import largest_of
 from .tables import POLICIES, CostTables, Seconds, StaticBytes
 from .training import OPTIMIZER_STATE_BYTES_PER_PARAMETER, TrainingSpec
 
@@ -62,6 +63,8 @@ class _Builder:
         )
         forward, backward = traffic.in_forward(), traffic.in_backward()
         first, last = traffic.in_first_forward(), traffic.in_last_backward()
+        noise = 0.0 if self.cluster.groups[0].device.kind == "cpu" else self.times.constants.step_noise
+        waiting = (noise * largest_of(self.candidates.ranks))[:, None, None]
         return CostTables(
             forward=self._seconds(
                 compute=compute_forward,
@@ -70,6 +73,7 @@ class _Builder:
                 expert_parallel=expert,
                 data_parallel=forward.network,
                 host_copy=forward.host_copy,
+                straggler=waiting[..., 0] * compute_forward,
             ),
             backward=self._seconds(
                 compute=compute_backward,
@@ -79,6 +83,7 @@ class _Builder:
                 expert_parallel=expert_backward,
                 data_parallel=backward.network,
                 host_copy=backward.host_copy,
+                straggler=waiting * (compute_backward + recompute),
             ),
             first_forward=self._seconds(data_parallel=first.network, host_copy=first.host_copy),
             last_backward=self._seconds(data_parallel=last.network + self._tied_seconds(), host_copy=last.host_copy),

@@ -86,7 +86,7 @@ class Candidates:
     @property
     def expert_tp(self) -> IntArray:
         """Ranks that split the columns of one expert (see `Mesh`)."""
-        return np.maximum(1, self.tp // self.ep)
+        return np.asarray(np.maximum(1, self.tp // self.ep))
 
     @property
     def expert_shards(self) -> IntArray:

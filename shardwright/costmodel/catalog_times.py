@@ -105,7 +105,8 @@ class CatalogTimes:
             return np.asarray(flops, dtype=float) / measured
         flops = np.asarray(flops, dtype=float)
         fraction = self.constants.hopper_attention_fraction if self._since_hopper else self.constants.attention_fraction
-        share = over(fraction, flops) * np.minimum(1.0, 0.5 + np.asarray(head_size) / 256)
+        half = over(self.constants.attention_head_half, flops)
+        share = over(fraction, flops) * head_size / (head_size + half) * (128 + half) / 128
         if backward:
             share = share * over(self.constants.attention_backward_fraction, flops)
         return np.asarray(flops / (self._peak_flops_per_s * share))
@@ -133,8 +134,8 @@ class CatalogTimes:
             return self._all_to_all_seconds(np.asarray(size_bytes, dtype=float), group)
         node = self.cluster.groups[0]
         ranks = group.ranks
-        inside = node.intra_node.bytes_per_s * self._link_fraction
         size_bytes = np.asarray(size_bytes, dtype=float)
+        inside = node.intra_node.bytes_per_s * over(self._link_fraction, size_bytes)
         nic_fraction = over(self.constants.nic_fraction, size_bytes)
         outside = node.node_bytes_per_s * nic_fraction / self.cluster.oversubscription
         shared = outside / np.asarray(group.sharing, dtype=float)
@@ -144,12 +145,12 @@ class CatalogTimes:
         )
         share = 1.0 if name == "send" else (ranks - 1) / ranks
         passes = 2.0 if name == "all_reduce" else 1.0
-        hops = (np.asarray(group.ranks_per_node) - 1) * self._hop_seconds + np.where(
+        hops = (np.asarray(group.ranks_per_node) - 1) * over(self._hop_seconds, size_bytes) + np.where(
             crosses, (np.asarray(group.nodes) - 1.0) * node.nic.latency_seconds, 0.0
         )
         start = node.intra_node.latency_seconds + np.where(crosses, node.nic.latency_seconds, 0.0)
         if not self._is_cpu:
-            start = start + self.constants.collective_seconds
+            start = start + over(self.constants.collective_seconds, size_bytes)
         latency = start + (0.0 if name == "send" else hops * passes)
         return np.where(ranks > 1, latency + passes * share * np.asarray(size_bytes) / rate, 0.0)
 

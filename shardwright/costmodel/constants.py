@@ -51,6 +51,7 @@ class Constants:
     memory_fraction: Value
     attention_fraction: Value
     hopper_attention_fraction: Value
+    attention_head_half: Value
     attention_backward_fraction: Value
     loss_bytes_per_logit: Value
     nvlink_fraction: Value
@@ -58,6 +59,7 @@ class Constants:
     collective_seconds: Value
     hop_seconds: Value
     host_seconds_per_kernel: Value
+    step_noise: Value
     overlap_slowdown: Value
     allocator_slack: float
     communicator_bytes: float

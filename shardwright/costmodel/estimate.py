@@ -17,6 +17,7 @@ class StepSeconds(Spec):
     pipeline_transfer: NonNegativeFloat
     pipeline_bubble: NonNegativeFloat
     host_copy: NonNegativeFloat
+    straggler: NonNegativeFloat
     optimizer: NonNegativeFloat
 
     @property

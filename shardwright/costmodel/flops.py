@@ -3,6 +3,7 @@
 from . import operators
 from .model import Block, ModelSpec
 from .plan import Plan, RecomputePolicy
+from .selective_recompute import selection
 from .training import TrainingSpec
 
 
@@ -23,8 +24,14 @@ def recompute_flops_per_sequence(model: ModelSpec, training: TrainingSpec, plan:
     scores_again = training.attention == "unfused"
     total = 0.0
     for layer, kind in zip(layers, model.class_of_layer, strict=True):
-        matmuls, core = _forward_flops(model.layer_classes[kind], model, training)
-        again: dict[RecomputePolicy, float] = {"none": 0.0, "selective": core * scores_again, "full": matmuls + core}
+        block = model.layer_classes[kind]
+        matmuls, core = _forward_flops(block, model, training)
+        full = matmuls + core
+        if training.software.stops_recompute_early:
+            full -= float(operators.ffn_matmuls(block, model.hidden_size, training.seq_len, 1)[-1].flops)
+        chosen = selection(block, training, model.hidden_size, training.seq_len, 1, 1)
+        selective = core * scores_again if chosen is None else float(sum(matmul.flops for matmul in chosen.repeated))
+        again: dict[RecomputePolicy, float] = {"none": 0.0, "selective": selective, "full": full}
         total += again[layer.recompute]
     return total
 

@@ -24,6 +24,9 @@ __all__ = [
 ]
 
 
+_ALIBI_FAMILIES = ("bloom", "mpt")
+
+
 class Block(Spec):
     """One transformer layer: `norm_count` norms of the hidden width, `parallel` attention and feed-forward or in turn."""
 
@@ -88,6 +91,11 @@ class ModelSpec(Spec):
     @property
     def layer_count(self) -> int:
         return sum(run.count for run in self.blocks)
+
+    @property
+    def rotary(self) -> bool:
+        """Whether queries and keys are rotated: positions are neither learned nor a bias (ALiBi) on the scores."""
+        return self.positions == 0 and self.family not in _ALIBI_FAMILIES
 
     @cached_property
     def layer_classes(self) -> tuple[Block, ...]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from .model import Block, FeedForward, LatentAttention, MixtureOfExperts, MultiHeadAttention
+from .model import Block, FeedForward, LatentAttention, MixtureOfExperts, ModelSpec, MultiHeadAttention
 from .op_times import Array, Number
 from .stack import Stack
 from .training import TrainingSpec
@@ -141,7 +141,7 @@ def _eager(block: Block, stack: Stack) -> bool:
     return block.norm.kind == "rmsnorm" and not stack.fused_norms
 
 
-def inner_elements(block: Block, hidden: int, stack: Stack, experts: ExpertSplit | None = None) -> Number:
+def inner_elements(block: Block, model: ModelSpec, stack: Stack, experts: ExpertSplit | None = None) -> Number:
     """Elements per token that split over tp, read or written forward by head norms, rotary, activation and dispatch.
 
     Dispatch sorts the copies of each token by expert and puts the results back, a read and a write each; where experts lie on
@@ -149,7 +149,7 @@ def inner_elements(block: Block, hidden: int, stack: Stack, experts: ExpertSplit
     """
     attention, ffn = block.attention, block.ffn
     split = experts or experts_as_the_rest(1)
-    rotary = 2.0 if stack.fused_elementwise else 4.0
+    rotary = (2.0 if stack.fused_elementwise else 4.0) * model.rotary
     head_norm = 6.0 if _eager(block, stack) else 2.0
     each_head = rotary + (head_norm if _normalises_heads(block) else 0.0)
     heads = each_head * (attention.heads + attention.kv_heads) * attention.head_size
@@ -157,7 +157,7 @@ def inner_elements(block: Block, hidden: int, stack: Stack, experts: ExpertSplit
     dispatch: Number = 0.0
     if isinstance(ffn, MixtureOfExperts):
         sorts = np.where(np.asarray(split.ep) > 1, 8.0, 4.0)
-        dispatch = sorts * hidden * split.copies(1.0, ffn.top_k, 1)
+        dispatch = sorts * model.hidden_size * split.copies(1.0, ffn.top_k, 1)
     return heads + passes * _computed_width(block, split) + dispatch
 
 

@@ -12,7 +12,7 @@ from .constants import Value, over
 from .context_parallel import ContextExchange
 from .expert_parallel import ExpertExchange, expert_split
 from .low_precision import operand_bytes
-from .model import Block, MixtureOfExperts, ModelSpec, Parameter
+from .model import Block, FeedForward, MixtureOfExperts, ModelSpec, Parameter
 from .op_times import Array, OpTimes
 from .selective_recompute import selection
 from .stack import Stack
@@ -91,7 +91,7 @@ class WorkModel:
             * tokens
             * (
                 hidden * operators.hidden_elements(block, self._stack) / self._sequence_split
-                + operators.inner_elements(block, hidden, self._stack, self._experts) / tp
+                + operators.inner_elements(block, self.model, self._stack, self._experts) / tp
             )
         )
         forward_busy = self._linear_forward_seconds(matmuls) + core_forward + self.times.memory_bound_seconds(moved)
@@ -114,10 +114,17 @@ class WorkModel:
         kept, working = self._layer_bytes(block, None if chosen is None else chosen.kept_bytes)
         working = working + context.working_bytes(block.attention)[:, None]
         dense, of_experts = self._layer_parameters(block)
+        whole = forward
+        if self._stack.stops_recompute_early and isinstance(
+            block.ffn, FeedForward
+        ):  # a router weighs what experts put out
+            whole = self.times.with_launches_seconds(
+                forward_busy - self._linear_forward_seconds(matmuls[-1:]), self._stack.kernels_forward
+            )
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
-            recompute_seconds_by_policy=_policies(none=zero, selective=again, full=forward),
+            recompute_seconds_by_policy=_policies(none=zero, selective=again, full=whole),
             tensor_parallel_forward_seconds=exposed_forward,
             tensor_parallel_backward_seconds_by_policy=_policies(
                 none=exposed_backward,

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from .spec import PositiveFloat, Spec
+from .spec import NonNegativeFloat, PositiveFloat, Spec
 
 SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
 
@@ -27,6 +27,10 @@ class Stack(Spec):
         dropout: dropout after both sublayers, whose masks are kept.
         selective: what selective recompute repeats: the attention core (scores and softmax, Korthikanti et al. 2022), every
             second matmul and all that is no matmul (torchtitan), or only what is no matmul (MaxText's minimal_flash).
+        stops_recompute_early: full recompute ends when all that the backward pass reads is there, so that a layer's last
+            matmul is not repeated (torch.utils.checkpoint without reentrance).
+        update_broadcast_seconds: where each owner of a ZeRO-1 shard broadcasts its updated parameters in turn, what one such
+            broadcast costs; 0 where one all-gather does it.
     """
 
     name: str
@@ -44,3 +48,5 @@ class Stack(Spec):
     keeps_gradient_buffer: bool = False
     dropout: bool = False
     selective: SelectiveRecompute = "attention-core"
+    stops_recompute_early: bool = True
+    update_broadcast_seconds: NonNegativeFloat = 0.0

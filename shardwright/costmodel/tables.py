@@ -18,7 +18,10 @@ POLICIES: tuple[RecomputePolicy, ...] = get_args(RecomputePolicy)
 
 @dataclass(frozen=True)
 class Seconds:
-    """Time by cause, each (N, R, P). Communication and copies count where compute does not hide them."""
+    """Time by cause, each (N, R, P). Communication and copies count where compute does not hide them.
+
+    `straggler`: waiting for the slowest rank.
+    """
 
     compute: Array
     recompute: Array
@@ -27,6 +30,7 @@ class Seconds:
     expert_parallel: Array
     data_parallel: Array
     host_copy: Array
+    straggler: Array
 
     @property
     def total(self) -> Array:

@@ -25,6 +25,7 @@ _CAUSES = {
     "pipeline_transfer": "waiting for messages between stages",
     "pipeline_bubble": "pipeline bubble",
     "host_copy": "copies to and from the host",
+    "straggler": "waiting for the slowest rank",
     "optimizer": "optimizer",
 }
 

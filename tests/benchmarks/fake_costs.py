@@ -67,6 +67,7 @@ def estimate_plan(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec
         data_parallel=0.0,
         pipeline_transfer=0.0,
         pipeline_bubble=compute * (mesh.pp - 1) / plan.microbatches,
+        straggler=0.0,
         host_copy=0.0,
         optimizer=0.0,
     )

@@ -1,0 +1,39 @@
+"""One plan's step under many vectors of constants at once: what a fit evaluates."""
+
+import numpy as np
+
+from .build_tables import build_tables
+from .cluster import ClusterSpec
+from .model import ModelSpec
+from .op_times import Array, OpTimes
+from .pipeline import step_seconds
+from .plan import Plan
+from .stage_costs import StageCosts
+from .stages import candidates_of, row_counts
+from .training import TrainingSpec
+
+
+def step_seconds_by_variant(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, times: OpTimes, variants: int
+) -> Array:
+    """Step seconds (variants,) of a plan whose layers share one ZeRO stage; `times.constants` holds arrays (variants,)."""
+    candidates = candidates_of(plan)
+    tables = build_tables(model, cluster, training, candidates[np.zeros(variants, dtype=np.int64)], times)
+    counts = row_counts(model, plan)[0]
+
+    def per_stage(values: Array) -> Array:
+        wide = values[..., None] if values.ndim == 2 else values
+        wide = np.broadcast_to(wide, (variants, *counts.shape[1:]))
+        return np.asarray(np.einsum("nrp,srp->ns", wide, counts, optimize=True))
+
+    optimizer = per_stage(tables.optimizer_seconds).reshape(variants, plan.stages_per_rank, plan.mesh.pp)
+    costs = StageCosts(
+        pp=plan.mesh.pp,
+        forward=per_stage(tables.forward.total),
+        backward=per_stage(tables.backward.total),
+        first_forward_extra=per_stage(tables.first_forward.total),
+        send=np.broadcast_to(tables.send_seconds[:, None], (variants, len(plan.stages) - 1)),
+        reduce_tail=per_stage(tables.last_backward.total),
+        optimizer=optimizer.sum(axis=1),
+    )
+    return step_seconds(plan.schedule, costs, plan.microbatches)
