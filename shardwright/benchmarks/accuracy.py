@@ -37,6 +37,18 @@ class RankAgreement(Spec):
     worst_regret: float
 
 
+class GroupAgreement(Spec):
+    """One group of `RankAgreement`: `plans` of the job `name`, and how well their order was predicted.
+
+    `kendall_tau` is None where all plans took equally long.
+    """
+
+    name: str
+    plans: int
+    kendall_tau: float | None
+    regret: float
+
+
 class Trial(NamedTuple):
     """One measured run of a group: which plan, what it took and what was predicted."""
 
@@ -63,32 +75,54 @@ def summarise_errors(errors: Sequence[float]) -> ErrorSummary | None:
 
 def rank_agreement(trials: Sequence[Trial]) -> RankAgreement | None:
     """Agreement over all groups that hold two plans or more; repeated runs of a plan count as their median."""
-    agreeing = disagreeing = pairs = 0
-    regrets = []
-    for plans in _median_by_plan(trials).values():
-        if len(plans) < 2:
-            continue
-        for (measured_a, predicted_a), (measured_b, predicted_b) in combinations(plans, 2):
-            if measured_a == measured_b:
-                continue
-            pairs += 1
-            product = (measured_a - measured_b) * (predicted_a - predicted_b)
-            agreeing += product > 0
-            disagreeing += product < 0
-        fastest_predicted = min(predicted for _, predicted in plans)
-        # plans predicted equally fast are an even choice, so the expected measured time counts
-        chosen = statistics.fmean(measured for measured, predicted in plans if predicted == fastest_predicted)
-        regrets.append(chosen / min(measured for measured, _ in plans) - 1)
+    groups = [plans for plans in _median_by_plan(trials).values() if len(plans) > 1]
+    orders = [_pair_order(plans) for plans in groups]
+    regrets = [_regret(plans) for plans in groups]
+    pairs = sum(order.pairs for order in orders)
     if not pairs:
         return None
     return RankAgreement(
         groups=len(regrets),
         pairs=pairs,
-        kendall_tau=(agreeing - disagreeing) / pairs,
+        kendall_tau=sum(order.balance for order in orders) / pairs,
         median_regret=statistics.median(regrets),
         mean_regret=statistics.fmean(regrets),
         worst_regret=max(regrets),
     )
+
+
+def group_agreements(trials: Sequence[Trial]) -> list[GroupAgreement]:
+    """The same group by group, the largest regret first."""
+    found = []
+    for group, plans in _median_by_plan(trials).items():
+        if len(plans) > 1:
+            order = _pair_order(plans)
+            tau = order.balance / order.pairs if order.pairs else None
+            found.append(GroupAgreement(name=str(group), plans=len(plans), kendall_tau=tau, regret=_regret(plans)))
+    return sorted(found, key=lambda agreement: -agreement.regret)
+
+
+class _PairOrder(NamedTuple):
+    """`pairs` whose measured times differ, and how many more of them are predicted in that order than in the other."""
+
+    pairs: int
+    balance: int
+
+
+def _pair_order(plans: Sequence[tuple[float, float]]) -> _PairOrder:
+    pairs = balance = 0
+    for (measured_a, predicted_a), (measured_b, predicted_b) in combinations(plans, 2):
+        if measured_a != measured_b:
+            product = (measured_a - measured_b) * (predicted_a - predicted_b)
+            pairs, balance = pairs + 1, balance + (product > 0) - (product < 0)
+    return _PairOrder(pairs, balance)
+
+
+def _regret(plans: Sequence[tuple[float, float]]) -> float:
+    fastest_predicted = min(predicted for _, predicted in plans)
+    # plans predicted equally fast are an even choice, so the expected measured time counts
+    chosen = statistics.fmean(measured for measured, predicted in plans if predicted == fastest_predicted)
+    return chosen / min(measured for measured, _ in plans) - 1
 
 
 def _median_by_plan(trials: Sequence[Trial]) -> Mapping[Hashable, list[tuple[float, float]]]:

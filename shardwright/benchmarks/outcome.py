@@ -1,6 +1,5 @@
 """What validating one row of a table gave."""
 
-import re
 from typing import NamedTuple
 
 from pydantic import Field
@@ -18,8 +17,8 @@ class ValidationRow(Spec):
 
     `relative_error` is predicted step time / measured step time - 1: above zero the prediction is too slow, whatever
     the unit. `low_80` and `high_80` bound the prediction with 80% probability. `skipped` says why there is no
-    prediction of time; a row may still have one of memory. `source`, `measured_seconds` and `predicted_seconds` are for
-    figures, and stay out of the file.
+    prediction of time; a row may still have one of memory. `source`, `framework`, `measured_seconds` and
+    `predicted_seconds` are for figures, and stay out of the file.
     """
 
     id: str
@@ -33,6 +32,7 @@ class ValidationRow(Spec):
     memory_predicted_bytes: float | None = None
     skipped: str | None = None
     source: str = Field(default="unknown", exclude=True)
+    framework: str = Field(default="unknown", exclude=True)
     measured_seconds: float | None = Field(default=None, exclude=True)
     predicted_seconds: float | None = Field(default=None, exclude=True)
 
@@ -46,6 +46,12 @@ class Outcome(NamedTuple):
     prediction: Prediction | None = None
 
     @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the row does not say and reading it or choosing its plan needed."""
+        read = self.setup.assumptions if self.setup else ()
+        return read + (self.prediction.assumptions if self.prediction else ())
+
+    @property
     def measured_seconds(self) -> float | None:
         """Measured step time; None where there is none, or none that a prediction stands against."""
         return self.result.measured_seconds
@@ -57,11 +63,3 @@ def interval_bounds(estimate: Estimate, level: float) -> tuple[float, float] | N
         if abs(interval.level - level) < 1e-9:
             return interval.low, interval.high
     return None
-
-
-def source_name(source: str | None) -> str:
-    """The repository or paper of a `source` cell, without file, commit and line."""
-    if not source:
-        return "unknown"
-    paper = re.match(r"arXiv \S+", source)
-    return paper[0] if paper else source.split()[0].split("@")[0]

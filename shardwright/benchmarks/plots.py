@@ -11,28 +11,39 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from shardwright.costmodel.errors import SpecError
 
+from .row_source import short_source_name
 from .svg import Paint
 from .validate import Validation
 
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
 _REST = "#8C8C8C"
+_REST_MARKERS = "s^vDPX*"
+_LABEL = 56  # characters of a source's name beside its line
 _SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def scatter(validation: Validation) -> Paint:
-    """Predicted against measured step time, both on logarithmic axes, the sources with most rows in colours."""
+    """Predicted against measured step time, both on logarithmic axes, the frameworks with most rows in colours."""
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in validation.rows:
         if row.measured_seconds is not None and row.predicted_seconds is not None:
-            points[row.source].append((row.measured_seconds, row.predicted_seconds))
+            points[row.framework].append((row.measured_seconds, row.predicted_seconds))
     ordered = sorted(points.items(), key=lambda item: -len(item[1]))
 
     def paint(axes: Axes) -> None:
-        for place, (source, pairs) in enumerate(ordered):
+        for place, (framework, pairs) in enumerate(ordered):
             colour = _PALETTE[place] if place < len(_PALETTE) else _REST
+            marker = "o" if place < len(_PALETTE) else _REST_MARKERS[place % len(_REST_MARKERS)]
             measured, predicted = zip(*pairs, strict=True)
             axes.scatter(
-                measured, predicted, s=14, color=colour, alpha=0.75, linewidths=0, label=f"{source} ({len(pairs)})"
+                measured,
+                predicted,
+                s=16,
+                color=colour,
+                marker=marker,
+                alpha=0.75,
+                linewidths=0,
+                label=f"{framework} ({len(pairs)})",
             )
         if ordered:
             _diagonal(axes, [second for pairs in points.values() for pair in pairs for second in pair])
@@ -65,7 +76,7 @@ def _diagonal(axes: Axes, seconds: list[float]) -> None:
 
 
 def errors_by_source(validation: Validation) -> Paint:
-    """Each row's error as a dot in the line of its source, the median as a bar."""
+    """Each row's error as a dot in the line of its source; a box from quarter to quarter, the median as a bar."""
     errors: dict[str, list[float]] = defaultdict(list)
     for row in validation.rows:
         if row.relative_error is not None:
@@ -76,15 +87,47 @@ def errors_by_source(validation: Validation) -> Paint:
         for place, (_, values) in enumerate(ordered):
             # spread over the line's height by rank, so that equal errors do not hide each other
             heights = [place + 0.5 * ((7 * index) % 11 - 5) / 11 for index in range(len(values))]
+            if len(values) > 3:
+                first, _, third = statistics.quantiles(values, n=4)
+                axes.barh(place, third - first, left=first, height=0.72, color=_REST, alpha=0.3)
             axes.scatter(sorted(values), heights, s=12, color="#0072B2", alpha=0.6, linewidths=0)
             median = statistics.median(values)
             axes.plot([median, median], [place - 0.36, place + 0.36], color="#D55E00", linewidth=2)
         axes.axvline(0, color=_REST, linewidth=1)
-        axes.set_yticks(range(len(ordered)), [f"{source} ({len(values)})" for source, values in ordered])
+        axes.set_yticks(range(len(ordered)), [_label(source, len(values)) for source, values in ordered])
         axes.set_ylim(max(len(ordered), 1) - 0.5, -0.5)
-        axes.set_xlabel("error of the predicted step time in percent (bar: median); right of zero predicted too slow")
+        axes.set_xlabel("error of the step time in percent; above 0 predicted too slow")
 
     return paint
+
+
+def _label(source: str, rows: int) -> str:
+    name = short_source_name(source)
+    return f"{name if len(name) <= _LABEL else name[: _LABEL - 1] + '…'} ({rows})"
+
+
+def write_validation_plots(folder: Path, validation: Validation) -> list[Path]:
+    """Write predicted-against-measured.png and error-by-source.png into `folder`, which is made if it is missing.
+
+    Raises:
+        SpecError: the folder cannot be made or written to, or no row has a prediction to draw.
+    """
+    if not validation.summary.predicted:
+        raise SpecError("no row has a predicted time, so there is nothing to plot; see why rows were skipped")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"{folder}: cannot be made ({error.strerror or error})") from None
+    scattered, by_source = folder / "predicted-against-measured.png", folder / "error-by-source.png"
+    write_plot(scattered, scatter(validation), width=8.0, height=7.5)
+    height = errors_height(len(validation.summary.by_source))
+    write_plot(by_source, errors_by_source(validation), width=11.0, height=height)
+    return [scattered, by_source]
+
+
+def errors_height(sources: int) -> float:
+    """Inches that the lines of `errors_by_source` need."""
+    return 1.0 + 0.3 * sources
 
 
 def write_plot(path: Path, paint: Paint, *, width: float = 8.0, height: float = 6.0) -> None:

@@ -1,4 +1,4 @@
-"""The cost model as benchmarks call it, and the choice between the plans that an incomplete row can mean."""
+"""The cost model and the planner as benchmarks call them: one plan's estimate, and the choice of what a row leaves unknown."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -10,16 +10,66 @@ from shardwright.costmodel.estimate import Estimate
 from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.plan import Plan
 from shardwright.costmodel.training import TrainingSpec
+from shardwright.planner import Fixed, search
+
+from .row_setup import RowSetup
 
 EstimatePlan = Callable[[ModelSpec, ClusterSpec, TrainingSpec, Plan], Estimate]
+ChoosePlan = Callable[[ModelSpec, ClusterSpec, TrainingSpec, Fixed], Plan]
+
+_SEARCH_SECONDS = 5.0
 
 
 class Prediction(NamedTuple):
-    """A plan and its estimate; `too_large` says by how much it exceeds the memory, None where it fits."""
+    """A plan and its estimate. `too_large` says by how much it exceeds the memory, None where it fits.
+
+    `assumptions` says how what the row left unknown was chosen.
+    """
 
     plan: Plan
     estimate: Estimate
     too_large: str | None
+    assumptions: tuple[str, ...] = ()
+
+
+def predict_setup(setup: RowSetup, estimate: EstimatePlan, choose: ChoosePlan) -> Prediction:
+    """Estimate the plan of a row. What it leaves unknown is chosen by `choose`, with all else kept.
+
+    Where nothing fits although the run ran, the plan that needs the least memory stands for it; where the planner cannot
+    keep what the row states, the fastest of its even plans.
+
+    Raises:
+        SpecError: no plan is valid for the model, the batch and the cluster.
+    """
+    job = (setup.model, setup.cluster, setup.training)
+    if not setup.unknown:
+        return fastest(*job, setup.plans, estimate)
+    found, plans = [], setup.plans
+    for fixed in setup.fixed:
+        try:
+            found.append(predict(*job, choose(*job, fixed), estimate))
+        except InfeasibleError:
+            smallest = min(plan.micro_batch for plan in plans)  # the least memory is there
+            plans = tuple(plan for plan in plans if plan.micro_batch == smallest)
+        except SpecError:  # the row's own plans will say it, or show that the planner alone cannot keep them
+            continue
+    if found:
+        best, how = min(found, key=lambda one: one.estimate.step_seconds), "chosen by the planner"
+    else:
+        best = fastest(*job, plans, estimate)
+        how = "the fastest even plan" if best.too_large is None else "the least memory, as nothing is predicted to fit"
+    return best._replace(assumptions=tuple(f"{name}: {how}" for name in setup.unknown))
+
+
+def planners_choice(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Plan:
+    """What `shardwright plan` would choose.
+
+    Raises:
+        SpecError: nothing divides, or the planner does not search what is fixed.
+        InfeasibleError: nothing fits.
+    """
+    found = search(model, cluster, training, fixed=fixed, time_limit_seconds=_SEARCH_SECONDS, runners_up=0)
+    return found.plan
 
 
 def fastest(

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .outcome import Outcome, source_name
+from .outcome import Outcome
+from .row_source import source_name
 from .table import read_table
 from .validate import predict_rows
 

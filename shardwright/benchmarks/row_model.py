@@ -1,15 +1,24 @@
 """From a table row to the model that was trained.
 
-A row states sizes, not architecture. What it leaves out (gated or plain feed-forward, biases, learned positions)
-follows from the family its name belongs to; whether embeddings are tied is read, or else is whichever lands nearer the
-stated parameter count. MPT's biases and learned positions are what llm-foundry's own parameter counts imply: with both,
+A row states sizes, not architecture. A public model whose sizes agree is its preset. Else what the row leaves out (gated
+or plain feed-forward, biases, learned positions) follows from the family its name belongs to; whether embeddings are
+tied is read, or else is whichever lands nearer the stated parameter count. MPT's biases and learned positions are what llm-foundry's own parameter counts imply: with both,
 all 216 published rows agree to the last digit printed.
 """
 
 from typing import NamedTuple
 
-from shardwright.costmodel.model import Block, BlockRun, FeedForward, ModelSpec, MultiHeadAttention, Norm
+from shardwright.costmodel.model import (
+    Block,
+    BlockRun,
+    FeedForward,
+    MixtureOfExperts,
+    ModelSpec,
+    MultiHeadAttention,
+    Norm,
+)
 
+from .row_preset import preset_of_row
 from .skipped_row import SkippedRowError
 from .table import TableRow
 
@@ -26,8 +35,7 @@ class _Family(NamedTuple):
 
 _LLAMA = _Family("llama", gated=True, bias=False, learned_positions=False, tied=False)
 _GPT = _Family("gpt2", gated=False, bias=True, learned_positions=True, tied=True)
-_FAMILIES: dict[str, _Family | None] = {
-    "gpt-oss": None,  # a mixture of experts that only shares the name
+_FAMILIES: dict[str, _Family] = {
     "gpt": _GPT,
     "mpt": _Family("mpt", gated=False, bias=True, learned_positions=True, tied=True),
     "opt": _GPT,
@@ -47,17 +55,25 @@ def model_of_row(row: TableRow) -> tuple[ModelSpec, list[str]]:
     """The model of `row`, and what had to be assumed about it.
 
     Raises:
-        SkippedRowError: a size is unknown, the family is, or the model is a mixture of experts.
+        SkippedRowError: a size is unknown and no preset has it, or the model is a mixture of experts.
     """
     name = row.model or row.id
     if row.experts or row.moe_ffn:
         raise SkippedRowError("mixture of experts: expert parallelism is not available in this version")
-    if "lora" in name.lower():
-        raise SkippedRowError("LoRA: trains adapters, not the model")
-    if None in (row.layers, row.hidden, row.heads, row.ffn_hidden):
-        raise SkippedRowError("architecture unknown")
-    family = _family_of(name)
+    family, preset = _family_of(name), preset_of_row(row)
+    sizes = (row.layers, row.hidden, row.heads, row.ffn_hidden)
     assumptions: list[str] = []
+    if preset is not None and (family in (None, _LLAMA) or None in sizes):
+        if any(isinstance(run.block.ffn, MixtureOfExperts) for run in preset.blocks):
+            raise SkippedRowError("mixture of experts: expert parallelism is not available in this version")
+        if None in (*sizes, row.vocab):
+            assumptions.append("architecture of the preset of that name")
+        return preset, assumptions
+    if None in sizes:
+        raise SkippedRowError("architecture unknown")
+    if family is None:
+        family = _LLAMA
+        assumptions.append("family unknown: gated feed-forward, no biases")
     vocabulary = row.vocab
     if vocabulary is None and family is _GPT:
         vocabulary = GPT_PADDED_VOCABULARY
@@ -102,12 +118,9 @@ def _known(row: TableRow, column: str) -> int:
     return int(value)
 
 
-def _family_of(name: str) -> _Family:
+def _family_of(name: str) -> _Family | None:
     folded = name.lower()
-    family = next((family for prefix, family in _FAMILIES.items() if folded.startswith(prefix)), None)
-    if family is None:
-        raise SkippedRowError("architecture unknown")
-    return family
+    return next((family for prefix, family in _FAMILIES.items() if folded.startswith(prefix)), None)
 
 
 def _nearest_tying(model: ModelSpec, stated_parameters: float) -> ModelSpec:

@@ -3,28 +3,53 @@
 import itertools
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage, ZeroStage
+from pydantic import ValidationError
+
+from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, Stage, ZeroStage
+from shardwright.planner import Fixed
 
 from .divisors import divisors
 from .even_stages import even_stages
+from .row_schedule import PipelineChoice, pipelines_of_row
+from .row_stack import framework_family
 from .skipped_row import SkippedRowError
 from .table import TableRow
 
+# How sources name what is sharded, without case, separators and the word "zero".
 _ZERO_STAGES: dict[str, ZeroStage] = {
-    "0": 0,
-    "1": 1,
-    "2": 2,
-    "3": 3,
-    "fsdp": 3,
-    "fsdp-full": 3,
-    "fsdp-grad-op": 2,
+    **dict.fromkeys(("0", "none", "no", "false", "ddp"), 0),
+    **dict.fromkeys(("1", "distributedoptimizer", "distopt"), 1),
+    **dict.fromkeys(("2", "fsdpgradop", "shardgradop"), 2),
+    **dict.fromkeys(("3", "fsdp", "fsdp2", "fsdpfull", "fullshard", "hsdp", "hybridshard"), 3),
+}
+_RECOMPUTES: dict[str, "_Recompute"] = {
+    **dict.fromkeys(("none", "no", "false", "off"), "none"),
+    **dict.fromkeys(("selective", "sac"), "selective"),
+    **dict.fromkeys(("full", "yes", "true", "uniform"), "full"),
 }
 _RECOMPUTE_POLICIES: tuple[RecomputePolicy, ...] = ("none", "selective", "full")
-_INTERLEAVING_FRAMEWORKS = ("megatron-lm", "megatron-core", "nemo")
-_OTHER_SELECTIVE = ("torchtitan", "maxtext")  # theirs also recomputes some matmuls, and keeps the attention
+# torchtitan's "selective layer": every second layer in full, the default of its option
+_EVERY_SECOND_LAYER = re.compile(r"selective layer\b", re.IGNORECASE)
+_CHECKPOINTING_ADDED = re.compile(r"\+ activation checkpointing", re.IGNORECASE)
+_SHARDS_PARAMETERS = ("llm-foundry", "torchtitan", "torchtune", "PyTorch", "Lightning", "NeMo AutoModel", "DeepSpeed")
 _SHARD_GROUP = re.compile(r"(?:zero1 group(?: size)?|FSDP shard group)[ =](-?\d+)")
+
+_Recompute = Literal["none", "selective", "full", "every second"]
+
+
+class RowPlans(NamedTuple):
+    """What a row says about its plan.
+
+    `plans`: every plan with even stages that it can mean, the plainest first; one where it leaves nothing unknown.
+    `fixed`: what a search must keep, once for each ZeRO stage that it can mean; empty where nothing is unknown, or where
+    a search cannot keep what the row states. `unknown`: names of the choices that it leaves open.
+    """
+
+    plans: tuple[Plan, ...]
+    fixed: tuple[Fixed, ...]
+    unknown: tuple[str, ...]
 
 
 class _Layout(NamedTuple):
@@ -40,11 +65,21 @@ class _Layout(NamedTuple):
     optimizer_on_host: bool
 
 
-def plans_of_row(row: TableRow, layers: int) -> tuple[list[Plan], list[str]]:
-    """Every plan that `row` can mean, in order of preference, and what was assumed to read it.
+class _Choices(NamedTuple):
+    """Values that each choice can have; one value where the row states it."""
 
-    A row that states all has one. A choice it leaves unknown (micro batch, recompute, ZeRO stage, chunks per pipeline
-    rank) ranges over the values that divide evenly; who asks takes the one predicted to be fastest.
+    zero_stages: Sequence[ZeroStage]
+    micro_batches: Sequence[int]
+    recomputes: Sequence[_Recompute]
+    pipelines: Sequence[PipelineChoice]
+
+    def unknown(self) -> tuple[str, ...]:
+        names = ("ZeRO stage", "micro batch", "recompute", "stages per pipeline rank")
+        return tuple(name for name, values in zip(names, self, strict=True) if len(values) > 1)
+
+
+def plans_of_row(row: TableRow, layers: int) -> tuple[RowPlans, list[str]]:
+    """The plans that `row` can mean, and what was assumed to read it.
 
     Raises:
         SkippedRowError: the row uses what a plan cannot say (context or expert parallelism, offload of parameters or
@@ -52,29 +87,22 @@ def plans_of_row(row: TableRow, layers: int) -> tuple[list[Plan], list[str]]:
     """
     _refuse_what_no_plan_says(row)
     layout = _layout(row, layers)
-    zero_stages, micro_batches = _zero_stages(row, layout), _micro_batches(row, layout)
-    recomputes, chunks = _recomputes(row), _chunks(row, layout)
-    plans = [
-        plan
-        for zero, micro, recompute, chunk in itertools.product(zero_stages, micro_batches, recomputes, chunks)
-        if (plan := _plan(layout, zero, micro, recompute, chunk)) is not None
-    ]
+    choices = _Choices(
+        zero_stages=_zero_stages(row, layout),
+        micro_batches=_micro_batches(row, layout),
+        recomputes=_recomputes(row),
+        pipelines=pipelines_of_row(row, layout.pp, layers),
+    )
+    plans = tuple(plan for choice in itertools.product(*choices) if (plan := _plan(layout, *choice)) is not None)
     if not plans:
-        raise SkippedRowError("layers or microbatches do not divide by the interleaved schedule's ranks")
-    unknown = [
-        name
-        for name, values in (
-            ("micro batch", micro_batches),
-            ("recompute", recomputes),
-            ("ZeRO stage", zero_stages),
-            ("chunks per pipeline rank", chunks),
-        )
-        if len(values) > 1
-    ]
-    assumptions = [f"{name}: the fastest predicted" for name in unknown]
-    if recomputes == ("selective",) and (row.framework or "").lower().startswith(_OTHER_SELECTIVE):
-        assumptions.append("selective recompute of other operators read as the attention core")
-    return plans, assumptions
+        raise SkippedRowError("layers or microbatches do not divide by the schedule's stages")
+    unknown = choices.unknown()
+    assumptions = []
+    if row.sp is None and layout.tp > 1:
+        assumptions.append("sequence parallelism beside tensor parallelism")
+    if "every second" in choices.recomputes:
+        assumptions.append("selective recompute by layer: every second one")
+    return RowPlans(plans, _fixed(layout, choices) if unknown else (), unknown), assumptions
 
 
 def _refuse_what_no_plan_says(row: TableRow) -> None:
@@ -102,26 +130,33 @@ def _layout(row: TableRow, layers: int) -> _Layout:
         raise SkippedRowError("global_batch is not a multiple of dp: ranks had unequal work")
     if layers < row.pp:
         raise SkippedRowError("fewer layers than pipeline ranks")
-    stated = _SHARD_GROUP.search(row.notes or "")
-    group = int(stated[1]) if stated else dp
     return _Layout(
         pp=row.pp,
         dp=dp,
         tp=row.tp,
-        shard_group=group if 0 < group <= dp and dp % group == 0 else dp,
+        shard_group=_shard_group(row, dp),
         sequences_per_rank=row.global_batch // dp,
         layers=layers,
-        sequence_parallel=True if row.sp is None else row.sp,
+        sequence_parallel=row.tp > 1 if row.sp is None else row.sp,
         optimizer_on_host="optimizer" in (row.offload or "").lower(),
     )
+
+
+def _shard_group(row: TableRow, dp: int) -> int:
+    """As the notes state it; hybrid sharding without a number is within a node; else all data-parallel ranks."""
+    stated = _SHARD_GROUP.search(row.notes or "")
+    group = int(stated[1]) if stated else dp
+    if stated is None and row.zero_or_fsdp is not None and re.search(r"hsdp|hybrid", row.zero_or_fsdp.lower()):
+        group = (row.gpus_per_node or dp) // (row.tp or 1)
+    return group if 0 < group <= dp and dp % group == 0 else dp
 
 
 def _zero_stages(row: TableRow, layout: _Layout) -> Sequence[ZeroStage]:
     if layout.shard_group == 1:
         return (0,)
     if row.zero_or_fsdp is None:
-        return (0, 1)
-    folded = row.zero_or_fsdp.lower().removeprefix("zero").removeprefix("-")
+        return (0, 1, 2, 3) if framework_family(row) in _SHARDS_PARAMETERS else (0, 1)
+    folded = re.sub(r"[\W_]+", "", row.zero_or_fsdp.lower()).removeprefix("zero")
     if folded not in _ZERO_STAGES:
         raise SkippedRowError(f"zero_or_fsdp '{row.zero_or_fsdp}' is not known")
     return (_ZERO_STAGES[folded],)
@@ -136,46 +171,79 @@ def _micro_batches(row: TableRow, layout: _Layout) -> Sequence[int]:
     return (row.micro_batch,)
 
 
-def _recomputes(row: TableRow) -> tuple[RecomputePolicy, ...]:
-    if row.recompute is None or row.recompute == "unknown":
-        return _RECOMPUTE_POLICIES
-    for policy in _RECOMPUTE_POLICIES:
-        if row.recompute == policy:
-            return (policy,)
-    raise SkippedRowError(f"recompute '{row.recompute}' is not known")
+def _recomputes(row: TableRow) -> Sequence[_Recompute]:
+    stated = (row.recompute or "unknown").lower()
+    if stated == "unknown":
+        return ("full",) if _CHECKPOINTING_ADDED.search(row.notes or "") else _RECOMPUTE_POLICIES
+    if stated == "selective" and _EVERY_SECOND_LAYER.search(row.notes or ""):
+        return ("every second",)
+    if stated not in _RECOMPUTES:
+        raise SkippedRowError(f"recompute '{row.recompute}' is not known")
+    return (_RECOMPUTES[stated],)
 
 
-def _chunks(row: TableRow, layout: _Layout) -> Sequence[int]:
-    """Chunks per pipeline rank: as stated; where Megatron's interleaving is possible and nothing is said, any even one."""
-    if row.vpp is not None:
-        return (row.vpp,)
-    framework = (row.framework or "").lower()
-    if layout.pp == 1 or not framework.startswith(_INTERLEAVING_FRAMEWORKS) or "deepspeed" in framework:
-        return (1,)
-    layers_per_rank = layout.layers // layout.pp
-    return [1, *(v for v in range(2, layers_per_rank + 1) if layout.layers % (layout.pp * v) == 0)]
+def _fixed(layout: _Layout, choices: _Choices) -> tuple[Fixed, ...]:
+    """For a search over what is unknown, with all else kept; none where a search cannot keep it."""
+    only_recompute = choices.recomputes[0] if len(choices.recomputes) == 1 else None
+    if only_recompute == "every second":
+        return ()
+    pipelines = choices.pipelines
+    even = all(layout.layers % (layout.pp * pipeline.stages_per_rank) == 0 for pipeline in pipelines)
+    searches = []
+    for zero_stage in choices.zero_stages:
+        shard = layout.shard_group if zero_stage else 1
+        searches.append(
+            Fixed(
+                tp=layout.tp,
+                pp=layout.pp,
+                dp_replicate=layout.dp // shard,
+                dp_shard=shard,
+                zero_stage=zero_stage,
+                micro_batch=choices.micro_batches[0] if len(choices.micro_batches) == 1 else None,
+                schedule=pipelines[0].schedule if len({p.schedule for p in pipelines}) == 1 else None,
+                stages_per_rank=pipelines[0].stages_per_rank if len(pipelines) == 1 else None,
+                recompute=only_recompute,
+                offload_optimizer=1 if layout.optimizer_on_host else 0,
+                even_stages=even or None,
+                sequence_parallel=layout.sequence_parallel,
+            )
+        )
+    return tuple(searches)
 
 
 def _plan(
-    layout: _Layout, zero_stage: ZeroStage, micro_batch: int, recompute: RecomputePolicy, chunks: int
+    layout: _Layout, zero_stage: ZeroStage, micro_batch: int, recompute: _Recompute, pipeline: PipelineChoice
 ) -> Plan | None:
-    """None where the interleaved schedule has no such microbatch count."""
-    microbatches = layout.sequences_per_rank // micro_batch
-    schedule: ScheduleName = "interleaved-1f1b" if chunks > 1 and layout.pp > 1 else "1f1b"
-    stage_count = layout.pp * (chunks if schedule == "interleaved-1f1b" else 1)
-    if stage_count > layout.layers or (schedule == "interleaved-1f1b" and microbatches % layout.pp):
+    """None where the schedule has no such microbatch or stage count."""
+    if layout.pp * pipeline.stages_per_rank > layout.layers:
         return None
+    try:
+        return _built_plan(layout, zero_stage, micro_batch, recompute, pipeline)
+    except ValidationError:  # a schedule's own rule
+        return None
+
+
+def _built_plan(
+    layout: _Layout, zero_stage: ZeroStage, micro_batch: int, recompute: _Recompute, pipeline: PipelineChoice
+) -> Plan:
     shard = layout.shard_group if zero_stage else 1
-    run = LayerRun(count=1, recompute=recompute, zero_stage=zero_stage)
+    stage_count = layout.pp * pipeline.stages_per_rank
     return Plan(
         mesh=Mesh(pp=layout.pp, dp_replicate=layout.dp // shard, dp_shard=shard, tp=layout.tp),
         micro_batch=micro_batch,
-        microbatches=microbatches,
-        schedule=schedule,
+        microbatches=layout.sequences_per_rank // micro_batch,
+        schedule=pipeline.schedule,
         stages=tuple(
-            Stage(layers=(run.model_copy(update={"count": count}),))
-            for count in even_stages(layout.layers, stage_count)
+            Stage(layers=_layer_runs(count, recompute, zero_stage)) for count in even_stages(layout.layers, stage_count)
         ),
         sequence_parallel=layout.sequence_parallel,
         offload=Offload(optimizer_fraction=1 if layout.optimizer_on_host else 0),
     )
+
+
+def _layer_runs(count: int, recompute: _Recompute, zero_stage: ZeroStage) -> tuple[LayerRun, ...]:
+    """`count` layers; of every second one, how many matters to the costs and their order does not."""
+    if recompute != "every second":
+        return (LayerRun(count=count, recompute=recompute, zero_stage=zero_stage),)
+    again: list[tuple[int, RecomputePolicy]] = [(count // 2, "full"), (count - count // 2, "none")]
+    return tuple(LayerRun(count=size, recompute=policy, zero_stage=zero_stage) for size, policy in again if size)

@@ -1,24 +1,32 @@
 """From a table row to what the cost model takes: model, cluster, training, and the plans the row can mean."""
 
+import re
 from typing import Literal, NamedTuple
 
 from shardwright.costmodel.cluster import ClusterSpec
 from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.plan import Plan
 from shardwright.costmodel.training import TrainingSpec
+from shardwright.planner import Fixed
 
+from .not_modelled import refuse_other_runs
 from .row_cluster import StandardNode, cluster_of_row
 from .row_model import model_of_row
 from .row_plan import plans_of_row
 from .row_precision import precision_of_row
+from .row_stack import stack_of_row
 from .skipped_row import SkippedRowError
 from .table import TableRow
 
+_FUSED = r"flash|sdpa|fused|cudnn|xformers|efficient|flex|splash|pallas|triton|\bte\b|\bfa-?[234]\b|transformer ?engine"
+_UNFUSED = r"unfused|eager|math|naive|standard|not fused|\bcore\b"
+_FIRST_YEAR_OF_FUSED_ATTENTION = 2022  # FlashAttention, arXiv 2205.14135
+
 
 class RowSetup(NamedTuple):
-    """One run of a table as the cost model sees it. `plans` holds one plan for a row that leaves nothing unknown.
+    """One run of a table as the cost model sees it.
 
-    `assumptions` says what the row does not and the setup needed.
+    `plans`, `fixed` and `unknown` are those of `RowPlans`. `assumptions` says what the row does not and the setup needed.
     """
 
     model: ModelSpec
@@ -26,6 +34,8 @@ class RowSetup(NamedTuple):
     training: TrainingSpec
     plans: tuple[Plan, ...]
     assumptions: tuple[str, ...]
+    fixed: tuple[Fixed, ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 def setup_of_row(row: TableRow, standard_node: StandardNode) -> RowSetup:
@@ -34,34 +44,39 @@ def setup_of_row(row: TableRow, standard_node: StandardNode) -> RowSetup:
     Raises:
         SkippedRowError: it cannot be read as one, with the reason.
     """
-    if row.reason is not None:
-        raise SkippedRowError(row.reason)
+    refuse_other_runs(row)
     model, model_assumptions = model_of_row(row)
     precision, precision_assumptions = precision_of_row(row)
     if row.seq_len is None or row.global_batch is None:
         raise SkippedRowError("seq_len unknown" if row.seq_len is None else "global_batch unknown")
     attention, attention_assumptions = _attention(row)
+    stack, stack_assumptions = stack_of_row(row)
     training = TrainingSpec(
-        seq_len=row.seq_len, global_batch=row.global_batch, precision=precision, attention=attention
+        seq_len=row.seq_len, global_batch=row.global_batch, precision=precision, attention=attention, stack=stack
     )
-    plans, plan_assumptions = plans_of_row(row, model.layer_count)
+    found, plan_assumptions = plans_of_row(row, model.layer_count)
     cluster, cluster_assumptions = cluster_of_row(row, standard_node)
     assumptions = (
         *model_assumptions,
         *precision_assumptions,
         *attention_assumptions,
+        *stack_assumptions,
         *plan_assumptions,
         *cluster_assumptions,
     )
-    return RowSetup(model, cluster, training, tuple(plans), assumptions)
+    if precision.compute not in cluster.groups[0].device.peak_flops_per_s:
+        raise SkippedRowError(f"the device's {precision.compute} peak is not known")
+    return RowSetup(model, cluster, training, found.plans, assumptions, found.fixed, found.unknown)
 
 
 def _attention(row: TableRow) -> tuple[Literal["flash", "unfused"], list[str]]:
     if row.attention is None:
+        if row.year is not None and row.year < _FIRST_YEAR_OF_FUSED_ATTENTION:
+            return "unfused", ["unfused attention, as of its year"]
         return "flash", ["fused attention"]
     stated = row.attention.lower()
-    if "flash" in stated or "sdpa" in stated:
-        return "flash", []
-    if stated == "unfused":
+    if re.search(_UNFUSED, stated):
         return "unfused", []
+    if re.search(_FUSED, stated):
+        return "flash", []
     raise SkippedRowError(f"attention '{row.attention}' is not known")

@@ -1,9 +1,11 @@
 """Predictions held against a table of measured runs, row by row, none left out."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from shardwright.costmodel.catalog import standard_node
 from shardwright.costmodel.errors import SpecError
@@ -11,10 +13,12 @@ from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.spec import Spec
 
 from .metrics import Metric, metric_of_row
-from .outcome import Outcome, ValidationRow, interval_bounds, source_name
-from .prediction import EstimatePlan, Prediction, fastest
+from .outcome import Outcome, ValidationRow, interval_bounds
+from .prediction import ChoosePlan, EstimatePlan, Prediction, planners_choice, predict_setup
 from .row_cluster import StandardNode
-from .row_setup import setup_of_row
+from .row_setup import RowSetup, setup_of_row
+from .row_source import source_name
+from .row_stack import framework_family
 from .skipped_row import SkippedRowError
 from .table import TableRow, read_table
 from .validation_summary import ValidationSummary, summarise
@@ -36,9 +40,10 @@ def validate_table(
     *,
     estimate: EstimatePlan = estimate_plan,
     standard_node: StandardNode = standard_node,
+    choose: ChoosePlan = planners_choice,
     progress: Callable[[int, int], None] | None = None,
 ) -> Validation:
-    """Predict every row of the table at `path` and compare.
+    """Predict every row of the table at `path` and compare; `choose` plans what a row leaves unknown.
 
     `progress` is called with the rows done and their number, before the first and after each.
 
@@ -49,7 +54,8 @@ def validate_table(
     if progress:
         progress(0, len(table))
     outcomes = []
-    for done, outcome in enumerate(predict_rows(table, estimate=estimate, standard_node=standard_node), start=1):
+    predicted = predict_rows(table, estimate=estimate, standard_node=standard_node, choose=choose)
+    for done, outcome in enumerate(predicted, start=1):
         outcomes.append(outcome)
         if progress:
             progress(done, len(table))
@@ -57,28 +63,43 @@ def validate_table(
 
 
 def predict_rows(
-    table: tuple[TableRow, ...], *, estimate: EstimatePlan, standard_node: StandardNode
+    table: tuple[TableRow, ...],
+    *,
+    estimate: EstimatePlan = estimate_plan,
+    standard_node: StandardNode = standard_node,
+    choose: ChoosePlan = planners_choice,
 ) -> Iterator[Outcome]:
-    """One outcome for each row, in order, as soon as it is known."""
+    """One outcome for each row, in order, as soon as it is known. Rows that ran alike are predicted once."""
+    known: dict[Hashable, Prediction] = {}
+
+    def predict(setup: RowSetup) -> Prediction:
+        key = (setup.model, setup.cluster.model_dump_json(), setup.training, setup.plans, setup.fixed)
+        if key not in known:
+            known[key] = predict_setup(setup, estimate, choose)
+        return known[key]
+
     for row in table:
-        yield _outcome(row, estimate, standard_node)
+        yield _outcome(row, standard_node, predict)
 
 
-def _outcome(row: TableRow, estimate: EstimatePlan, standard_node: StandardNode) -> Outcome:
+def _outcome(row: TableRow, standard_node: StandardNode, predict: Callable[[RowSetup], Prediction]) -> Outcome:
     stated = ValidationRow(
         id=row.id,
         unit=row.metric_unit,
         measured=row.metric_value,
         source=source_name(row.source),
+        framework=framework_family(row),
         memory_measured_bytes=1e9 * row.peak_mem_gb if row.peak_mem_gb is not None else None,
     )
     try:
         setup = setup_of_row(row, standard_node)
-        prediction = fastest(setup.model, setup.cluster, setup.training, setup.plans, estimate)
+        prediction = predict(setup)
     except SkippedRowError as reason:
         return Outcome(row, stated.model_copy(update={"skipped": str(reason)}))
     except SpecError as refusal:
         return Outcome(row, stated.model_copy(update={"skipped": f"not valid for the cost model: {_kind(refusal)}"}))
+    except ValidationError as invalid:
+        return Outcome(row, stated.model_copy(update={"skipped": f"not valid: {_kind(invalid.errors()[0]['msg'])}"}))
     with_memory = stated.model_copy(update={"memory_predicted_bytes": prediction.estimate.peak_memory_bytes})
     try:
         if row.metric_value is None:
@@ -105,6 +126,6 @@ def _times(metric: Metric, prediction: Prediction, measured_seconds: float) -> d
     }
 
 
-def _kind(refusal: SpecError) -> str:
+def _kind(refusal: SpecError | str) -> str:
     """The message without its numbers, so that rows refused alike are counted together."""
     return re.sub(r"\d+", "N", str(refusal))

@@ -5,10 +5,11 @@ from pathlib import Path
 from . import readable
 from .page import render_page, write_page
 from .validate import Validation
+from .validation_tables import summary_sentences
 
 
 def write_validation_report(path: Path, validation: Validation, *, table_name: str) -> None:
-    """Write the errors, their figures, every row and every reason for a skipped one.
+    """Write the errors, their figures, the worst rows taken apart, every row and every reason for a skipped one.
 
     Raises:
         SpecError: the folder is missing or not writable.
@@ -19,21 +20,32 @@ def write_validation_report(path: Path, validation: Validation, *, table_name: s
 def render_validation_report(validation: Validation, *, table_name: str) -> str:
     """The page as text; `table_name` says what was validated."""
     # matplotlib takes half a second to import, which only who draws should wait for
-    from .plots import errors_by_source, scatter
+    from .plots import errors_by_source, errors_height, scatter
     from .svg import draw
 
     summary = validation.summary
-    sources = len(summary.by_source)
     figures = {
-        "scatter": draw(scatter(validation), height=6.4, label="Predicted against measured step time"),
-        "errors": draw(errors_by_source(validation), height=1.0 + 0.42 * sources, label="Errors by source"),
+        "scatter": draw(scatter(validation), height=7.0, label="Predicted against measured step time"),
+        "errors": draw(
+            errors_by_source(validation), height=errors_height(len(summary.by_source)), label="Errors by source"
+        ),
     }
+    core = summary.core if summary.core and summary.core.predicted < summary.predicted else None
     return render_page(
         "validation.html.j2",
         title=f"Predictions against {table_name}",
         summary=summary,
+        core=core,
+        sentences=summary_sentences(summary),
+        core_sentences=summary_sentences(core) if core else [],
         rows=validation.rows,
-        groups=[("Source", summary.by_source), ("Device", summary.by_gpu), ("Framework", summary.by_framework)],
+        groups=[
+            ("Source", summary.by_source),
+            ("Framework", summary.by_framework),
+            ("Device", summary.by_gpu),
+            ("Kind of model", summary.by_model_kind),
+            ("Metric", summary.by_metric),
+        ],
         figures=figures if summary.predicted else {},
         readable=readable,
     )

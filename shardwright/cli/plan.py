@@ -48,6 +48,12 @@ def plan(
     stages_per_rank: Annotated[int | None, typer.Option(help="Fix the pipeline chunks of a rank.")] = None,
     recompute: Annotated[str | None, typer.Option(help="Fix recompute in all layers: none, selective, full.")] = None,
     offload_optimizer: Annotated[int | None, typer.Option(help="Fix the optimizer on the host (1) or not (0).")] = None,
+    even_stages: Annotated[
+        bool | None, typer.Option("--even-stages", help="Give every stage the same number of layers.")
+    ] = None,
+    sequence_parallel: Annotated[
+        bool | None, typer.Option(help="Fix whether tensor parallelism also splits along the sequence.")
+    ] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds of search, then the best plan so far.")] = 30.0,
     certify: Annotated[bool, typer.Option("--certify", help="Have integer programs prove the stages, too.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the plan file here.")] = None,
@@ -73,6 +79,8 @@ def plan(
         "stages_per_rank": stages_per_rank,
         "recompute": recompute,
         "offload_optimizer": offload_optimizer,
+        "even_stages": even_stages,
+        "sequence_parallel": sequence_parallel,
     }
     training = read_training(seq_len, global_batch, precision, optimizer, attention)
     model_spec, cluster_spec = read_model(model), read_cluster(cluster)

@@ -13,6 +13,9 @@ def validate(
         Path, typer.Argument(metavar="TABLE", help="A CSV table in the schema of shardwright/benchmarks/published.")
     ],
     report: Annotated[Path | None, typer.Option(help="Write the errors as an HTML page here.")] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Write predicted-against-measured.png and error-by-source.png into this folder.")
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -23,10 +26,12 @@ def validate(
     from shardwright.benchmarks.table import read_table
     from shardwright.benchmarks.validate import validate_table
     from shardwright.benchmarks.validation_tables import validation_tables
-    from shardwright.costmodel import estimate_plan
+    from shardwright.costmodel import SpecError, estimate_plan
     from shardwright.costmodel.catalog import standard_node
 
     refuse_existing(report, force=force, inputs=[table])
+    if plots and plots.exists() and not plots.is_dir():
+        raise SpecError(f"{plots}: is a file; name a folder for the figures")
     read_table(table)  # what is wrong with the table is said before the progress bar starts
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("predicting", total=None)
@@ -40,6 +45,10 @@ def validate(
         from shardwright.benchmarks.validation_report import write_validation_report
 
         write_validation_report(report, validation, table_name=table.name)
+    if plots:
+        from shardwright.benchmarks.plots import write_validation_plots
+
+        write_validation_plots(plots, validation)
     if as_json:
         print_json(validation.to_json())
     else:

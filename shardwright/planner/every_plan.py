@@ -17,7 +17,7 @@ _COUNTED_LAYERS = 12
 def is_small(staged: StagedEntry, allowed: list[int]) -> bool:
     """Whether all partitions and mixes are few enough to evaluate."""
     entry = staged.entry
-    sizes = chunk_sizes(staged.ranges.layer_count, entry.pp, entry.stages_per_rank)
+    sizes = chunk_sizes(staged.ranges.layer_count, entry.pp, entry.stages_per_rank, entry.even_stages)
     ways = 1.0
     for placed in range(staged.ranges.layer_count - int(sizes.fewest.sum())):
         ways *= (entry.stages + placed) / (placed + 1)
@@ -28,7 +28,7 @@ def is_small(staged: StagedEntry, allowed: list[int]) -> bool:
 def best_of_all(staged: StagedEntry, allowed: list[int]) -> StagedPlan | None:
     """The best of all partitions and mixes; None where none fits. For small entries."""
     entry, batch = staged.entry, Batch()
-    sizes = chunk_sizes(staged.ranges.layer_count, entry.pp, entry.stages_per_rank)
+    sizes = chunk_sizes(staged.ranges.layer_count, entry.pp, entry.stages_per_rank, entry.even_stages)
     policies = _useful(staged, allowed)
     for layers in _all_sizes(staged.ranges.layer_count, sizes.fewest.T.reshape(-1), sizes.most.T.reshape(-1)):
         counts = staged.counts(layers)

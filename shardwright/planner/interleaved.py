@@ -28,7 +28,7 @@ class InterleavedSearch:
     def __init__(self, entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> None:
         self.entry, self.ranges, self.allowed = entry, ranges, allowed
         self.classes = ranges.counts.shape[1]
-        sizes = chunk_sizes(ranges.layer_count, entry.pp, entry.stages_per_rank)
+        sizes = chunk_sizes(ranges.layer_count, entry.pp, entry.stages_per_rank, entry.even_stages)
         self.fewest, self.most = sizes.fewest.T, sizes.most.T
         self.staged = StagedEntry(entry, ranges)
         useful = mix_solver(entry, self.classes, allowed).useful.any(axis=0)

@@ -96,7 +96,7 @@ class InterleavedBounds:
 
     @cached_property
     def _sizes(self) -> ChunkSizes:
-        return chunk_sizes(self.ranges.layer_count, self.pp, self.chunks)
+        return chunk_sizes(self.ranges.layer_count, self.pp, self.chunks, self.costs.space.even_stages)
 
     @cached_property
     def _numbers(self) -> IntArray:

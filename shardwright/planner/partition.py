@@ -37,6 +37,8 @@ class Partition:
 def best_partition(tables: StageTables, limit_seconds: float) -> Partition | None:
     """The best partition that takes less than `limit_seconds`, or None where no such one fits."""
     active = tables.feasible & (stage_bounds(tables) < limit_seconds)
+    if tables.entry.even_stages:
+        active &= tables.ranges.lengths == tables.ranges.layer_count // tables.entry.pp
     ways = _ways(tables, active)
     if ways[0][0] == 0:
         return None

@@ -35,6 +35,8 @@ _NO_OTHER_AXES = (1, 1, 0)
 class Space:
     """N plans without their stages: entry `i` is `base[base_index[i]]` under schedule `SCHEDULES[schedule[i]]`.
 
+    `even_stages`: all stages must hold the same number of layers, which every entry allows.
+
     Cost tables depend on `base` alone, so that the schedules of one mesh share them.
     """
 
@@ -42,6 +44,7 @@ class Space:
     base_index: IntArray
     schedule: IntArray
     stages_per_rank: IntArray
+    even_stages: bool = False
 
     def __len__(self) -> int:
         return len(self.base_index)
@@ -74,7 +77,8 @@ def enumerate_space(
     fixed = fixed or Fixed()
     check_sequence(model, training)
     if fixed.tp is not None:
-        check_tensor_parallel(fixed.tp, model, training, sequence_parallel=fixed.tp > 1)
+        split_sequence = fixed.tp > 1 and fixed.sequence_parallel is not False
+        check_tensor_parallel(fixed.tp, model, training, sequence_parallel=split_sequence)
     if fixed.offload_optimizer and cluster.groups[0].device.kind == "cpu":
         raise SpecError(
             "offload_optimizer 1 moves the optimizer to the host, where a CPU device has it already; leave it out"
@@ -92,7 +96,7 @@ def enumerate_space(
             microbatches,
             1,
             zero,
-            int(mesh.tp > 1),
+            int(mesh.tp > 1 and fixed.sequence_parallel is not False),
             offload,
             *_NO_OTHER_AXES,
         )
@@ -109,7 +113,8 @@ def enumerate_space(
     ]
     if not entries:
         raise SpecError(_no_schedule(model, fixed))
-    return Space(base, *np.array(entries, dtype=np.int64).T)
+    base_index, schedule, chunks = np.array(entries, dtype=np.int64).T
+    return Space(base, base_index, schedule, chunks, even_stages=bool(fixed.even_stages))
 
 
 def divisors(number: int) -> list[int]:
@@ -134,7 +139,8 @@ def _tensor_degrees(model: ModelSpec, cluster: ClusterSpec, training: TrainingSp
     """Degrees that divide the model and stay inside a node, where the fast links are; a fixed one may leave it."""
     if fixed.tp is not None:
         return [fixed.tp] if cluster.devices % fixed.tp == 0 else []
-    sizes = tensor_parallel_sizes(model, training, sequence_parallel=True).values()
+    split_sequence = fixed.sequence_parallel is not False
+    sizes = tensor_parallel_sizes(model, training, sequence_parallel=split_sequence).values()
     return [
         tp
         for tp in divisors(cluster.devices)
@@ -188,6 +194,8 @@ def _schedules(pp: int, microbatches: int, model: ModelSpec, fixed: Fixed) -> li
             if fixed.stages_per_rank is None:
                 most = min(most, MAX_STAGES_PER_RANK)
             found += [(index, chunks) for chunks in range(2, most + 1)]
+    if fixed.even_stages:
+        found = [choice for choice in found if model.layer_count % (pp * choice[1]) == 0]
     return [choice for choice in found if fixed.stages_per_rank in (None, choice[1])]
 
 
@@ -243,6 +251,11 @@ def _no_microbatch(meshes: list[_Degrees], training: TrainingSpec, fixed: Fixed)
 
 
 def _no_schedule(model: ModelSpec, fixed: Fixed) -> str:
+    if fixed.even_stages and fixed.pp is not None and model.layer_count % fixed.pp:
+        return (
+            f"even_stages needs pp that divides the {model.layer_count} layers of {model.name}, not {fixed.pp}; "
+            f"allowed: {_listed(divisors(model.layer_count))}"
+        )
     if fixed.schedule in ("1f1b", "gpipe"):
         return f"{fixed.schedule} runs one stage on each rank and stages_per_rank is {fixed.stages_per_rank}; give 1, or interleaved-1f1b"
     return (

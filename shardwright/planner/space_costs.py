@@ -57,6 +57,7 @@ class EntryCosts:
     microbatches: int
     rows: RowCosts
     host_room_bytes: float
+    even_stages: bool = False
 
     @property
     def stages(self) -> int:
@@ -81,6 +82,7 @@ class SpaceCosts:
             microbatches=int(space.base.microbatches[base]),
             rows=self.rows[base],
             host_room_bytes=self.host_room_bytes,
+            even_stages=space.even_stages,
         )
 
 

@@ -9,7 +9,7 @@ import pytest
 from shardwright.costmodel.catalog_times import CatalogTimes
 from shardwright.costmodel.checks import check_memory
 from shardwright.costmodel.cluster import ClusterSpec
-from shardwright.costmodel.errors import InfeasibleError
+from shardwright.costmodel.errors import InfeasibleError, SpecError
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.plan import Plan
 from shardwright.planner import Fixed, search
@@ -47,6 +47,20 @@ class TestEqualsBruteForce:
         expected = fastest(*problem, fixed)
         if expected is not None:
             assert search(*problem, fixed=fixed).estimate.step_seconds == pytest.approx(expected, rel=1e-9)
+
+    @pytest.mark.parametrize("seed", range(110, 122))
+    def test_step_of_even_stages_without_sequence_parallelism(self, seed: int) -> None:
+        problem = random_problem(seed)
+        fixed = _few_enough(problem, seed, Fixed(even_stages=True, sequence_parallel=False))
+        expected = fastest(*problem, fixed)
+        if expected is None:
+            with pytest.raises((InfeasibleError, SpecError)):
+                search(*problem, fixed=fixed)
+            return
+        found = search(*problem, fixed=fixed)
+        assert found.estimate.step_seconds == pytest.approx(expected, rel=1e-9)
+        assert len({stage.layer_count for stage in found.plan.stages}) == 1
+        assert not found.plan.sequence_parallel
 
 
 class TestBoundIsAdmissible:

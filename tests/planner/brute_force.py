@@ -38,6 +38,8 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
             if not kept or training.global_batch % sequences or (zero_stage == 0) != (mesh.dp_shard == 1):
                 continue
             for stages in _all_stages(model.class_of_layer, mesh.pp * chunks, zero_stage, policies):
+                if fixed.even_stages and len({stage.layer_count for stage in stages}) > 1:
+                    continue
                 try:
                     yield Plan(
                         mesh=mesh,
@@ -45,7 +47,7 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
                         microbatches=training.global_batch // sequences,
                         schedule=schedule,
                         stages=stages,
-                        sequence_parallel=mesh.tp > 1,
+                        sequence_parallel=mesh.tp > 1 and fixed.sequence_parallel is not False,
                         offload=Offload(optimizer_fraction=offload),
                     )
                 except ValueError:  # an interleaved schedule that does not exist for these numbers

@@ -76,6 +76,10 @@ def test_gpipe_only_where_it_is_fixed() -> None:
         (Fixed(zero_stage=1, tp=2, pp=4), "zero_stage 1 needs two or more data-parallel ranks"),
         (Fixed(schedule="1f1b", stages_per_rank=2), "1f1b runs one stage on each rank and stages_per_rank is 2"),
         (Fixed(schedule="interleaved-1f1b", pp=1), "interleaved-1f1b needs pp of 2 or more"),
+        (
+            Fixed(even_stages=True, pp=4),
+            "even_stages needs pp that divides the 6 layers of tiny, not 4; allowed: 1, 2, 3, 6",
+        ),
     ],
 )
 def test_contradictions(fixed: Fixed, message: str) -> None:
