@@ -7,8 +7,9 @@ both ways. Where a metric counts FLOPs, the factor holds the count by the source
 import re
 from typing import NamedTuple
 
+from shardwright.costmodel import operators
 from shardwright.costmodel.cluster import ClusterSpec
-from shardwright.costmodel.model import FeedForward, ModelSpec, MultiHeadAttention
+from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.training import TrainingSpec
 
 from .skipped_row import SkippedRowError
@@ -72,7 +73,7 @@ def counted_flops(row: TableRow, model: ModelSpec, training: TrainingSpec) -> fl
     """FLOPs of one step as the row's source counts them.
 
     With F the forward of the layers and H that of the head, s the sequence length, T the tokens of a step, L the
-    layers, h the hidden size and N the parameters:
+    layers, h the hidden size and N the parameters, of experts those that a token passes through:
     - "SC21", Narayanan et al. 2021, equation 3: 96 B s l h^2 (1 + s/6h + V/16lh) = 4 F + 3 H, the recomputed forward
       counted; without recompute 3 F + 3 H.
     - "model FLOPs" (Megatron-Core, nanotron): 3 F + 3 H.
@@ -93,25 +94,23 @@ def counted_flops(row: TableRow, model: ModelSpec, training: TrainingSpec) -> fl
         return tokens * 3 * (layers + head)
     if "6*N*T" in convention:
         attention = 12 * model.layer_count * model.hidden_size * training.seq_len
-        return tokens * (6.0 * model.parameter_count + attention)
+        return tokens * (6.0 * model.active_parameter_count + attention)
     if "recompute counted" in convention:
-        return tokens * 8.0 * model.parameter_count
+        return tokens * 8.0 * model.active_parameter_count
     raise SkippedRowError("how the source counts FLOPs is not known")
 
 
 def _forward_flops_per_token(model: ModelSpec, seq_len: int) -> tuple[float, float]:
-    """Forward FLOPs of (all layers, the head) for one token; attention in full, no recompute."""
-    layers, hidden = 0.0, model.hidden_size
+    """Forward FLOPs of (all layers, the head) for one token; attention in full, of the experts those it passes through."""
+    layers, training = 0.0, TrainingSpec(seq_len=seq_len, global_batch=1)
     for run in model.blocks:
-        attention, ffn = run.block.attention, run.block.ffn
-        if not isinstance(attention, MultiHeadAttention) or not isinstance(ffn, FeedForward):
-            raise SkippedRowError("how the source counts FLOPs of this architecture is not known")
-        projections = hidden * (2 * attention.query_width + 2 * attention.kv_width)
-        matmuls = 3 if ffn.gated else 2
-        layers += run.count * (
-            2.0 * (projections + matmuls * hidden * ffn.width) + 4.0 * seq_len * attention.query_width
-        )
-    return layers, 2.0 * hidden * model.vocab_size
+        matmuls = [
+            *operators.attention_matmuls(run.block, model.hidden_size, 1, 1),
+            *operators.ffn_matmuls(run.block, model.hidden_size, 1, 1),
+        ]
+        attention = operators.attention_core_flops(run.block, training, 1, 1, causal=False)
+        layers += run.count * float(sum((matmul.flops for matmul in matmuls), attention))
+    return layers, 2.0 * model.hidden_size * model.vocab_size
 
 
 def _peak_flops_per_s(row: TableRow, cluster: ClusterSpec, training: TrainingSpec) -> float:

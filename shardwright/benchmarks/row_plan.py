@@ -12,6 +12,7 @@ from shardwright.planner import Fixed
 
 from .divisors import divisors
 from .even_stages import even_stages
+from .row_axes import RowAxes, axes_of_row, check_fold
 from .row_schedule import PipelineChoice, pipelines_of_row
 from .row_stack import framework_family
 from .skipped_row import SkippedRowError
@@ -63,6 +64,7 @@ class _Layout(NamedTuple):
     layers: int
     sequence_parallel: bool
     optimizer_on_host: bool
+    axes: RowAxes
 
 
 class _Choices(NamedTuple):
@@ -82,11 +84,12 @@ def plans_of_row(row: TableRow, layers: int) -> tuple[RowPlans, list[str]]:
     """The plans that `row` can mean, and what was assumed to read it.
 
     Raises:
-        SkippedRowError: the row uses what a plan cannot say (context or expert parallelism, offload of parameters or
-            activations), or leaves the mesh or the batch unknown.
+        SkippedRowError: the row uses what a plan cannot say (offload of parameters or activations), or leaves the mesh or the
+            batch unknown.
     """
     _refuse_what_no_plan_says(row)
-    layout = _layout(row, layers)
+    axes, assumptions = axes_of_row(row)
+    layout = _layout(row, layers, axes)
     choices = _Choices(
         zero_stages=_zero_stages(row, layout),
         micro_batches=_micro_batches(row, layout),
@@ -97,7 +100,6 @@ def plans_of_row(row: TableRow, layers: int) -> tuple[RowPlans, list[str]]:
     if not plans:
         raise SkippedRowError("layers or microbatches do not divide by the schedule's stages")
     unknown = choices.unknown()
-    assumptions = []
     if row.sp is None and layout.tp > 1:
         assumptions.append("sequence parallelism beside tensor parallelism")
     if "every second" in choices.recomputes:
@@ -106,24 +108,20 @@ def plans_of_row(row: TableRow, layers: int) -> tuple[RowPlans, list[str]]:
 
 
 def _refuse_what_no_plan_says(row: TableRow) -> None:
-    if (row.cp or 1) > 1:
-        raise SkippedRowError("context parallelism is not available in this version")
-    if (row.ep or 1) > 1:
-        raise SkippedRowError("expert parallelism is not available in this version")
     offload = (row.offload or "none").lower()
     if "param" in offload or "activation" in offload:
         raise SkippedRowError("offload of parameters or activations is not available in this version")
 
 
-def _layout(row: TableRow, layers: int) -> _Layout:
+def _layout(row: TableRow, layers: int, axes: RowAxes) -> _Layout:
     if row.tp is None or row.pp is None:
         raise SkippedRowError("tp or pp unknown")
-    model_ranks = row.tp * row.pp
+    model_ranks = row.tp * row.pp * axes.cp
     dp = row.dp or (row.gpus // model_ranks if row.gpus and row.gpus % model_ranks == 0 else None)
     if dp is None:
         raise SkippedRowError("dp unknown")
     if row.gpus is not None and dp * model_ranks != row.gpus:
-        raise SkippedRowError("tp * pp * dp is not the number of devices")
+        raise SkippedRowError("tp * pp * cp * dp is not the number of devices")
     if row.global_batch is None:
         raise SkippedRowError("global_batch unknown")
     if row.global_batch % dp:
@@ -139,6 +137,7 @@ def _layout(row: TableRow, layers: int) -> _Layout:
         layers=layers,
         sequence_parallel=row.tp > 1 if row.sp is None else row.sp,
         optimizer_on_host="optimizer" in (row.offload or "").lower(),
+        axes=axes,
     )
 
 
@@ -152,7 +151,7 @@ def _shard_group(row: TableRow, dp: int) -> int:
 
 
 def _zero_stages(row: TableRow, layout: _Layout) -> Sequence[ZeroStage]:
-    if layout.shard_group == 1:
+    if layout.shard_group * layout.axes.cp == 1:
         return (0,)
     if row.zero_or_fsdp is None:
         return (0, 1, 2, 3) if framework_family(row) in _SHARDS_PARAMETERS else (0, 1)
@@ -185,7 +184,7 @@ def _recomputes(row: TableRow) -> Sequence[_Recompute]:
 def _fixed(layout: _Layout, choices: _Choices) -> tuple[Fixed, ...]:
     """For a search over what is unknown, with all else kept; none where a search cannot keep it."""
     only_recompute = choices.recomputes[0] if len(choices.recomputes) == 1 else None
-    if only_recompute == "every second":
+    if only_recompute == "every second" or layout.axes.cp * layout.axes.ep > 1:
         return ()
     pipelines = choices.pipelines
     even = all(layout.layers % (layout.pp * pipeline.stages_per_rank) == 0 for pipeline in pipelines)
@@ -215,7 +214,9 @@ def _plan(
     layout: _Layout, zero_stage: ZeroStage, micro_batch: int, recompute: _Recompute, pipeline: PipelineChoice
 ) -> Plan | None:
     """None where the schedule has no such microbatch or stage count."""
-    if layout.pp * pipeline.stages_per_rank > layout.layers:
+    shard = layout.shard_group if zero_stage else 1
+    check_fold(layout.axes, shard, layout.tp)
+    if layout.pp * pipeline.stages_per_rank > layout.layers + 2:  # two stages may hold the embedding and the head alone
         return None
     try:
         return _built_plan(layout, zero_stage, micro_batch, recompute, pipeline)
@@ -229,7 +230,14 @@ def _built_plan(
     shard = layout.shard_group if zero_stage else 1
     stage_count = layout.pp * pipeline.stages_per_rank
     return Plan(
-        mesh=Mesh(pp=layout.pp, dp_replicate=layout.dp // shard, dp_shard=shard, tp=layout.tp),
+        mesh=Mesh(
+            pp=layout.pp,
+            dp_replicate=layout.dp // shard,
+            dp_shard=shard,
+            cp=layout.axes.cp,
+            tp=layout.tp,
+            ep=layout.axes.ep,
+        ),
         micro_batch=micro_batch,
         microbatches=layout.sequences_per_rank // micro_batch,
         schedule=pipeline.schedule,
@@ -237,12 +245,15 @@ def _built_plan(
             Stage(layers=_layer_runs(count, recompute, zero_stage)) for count in even_stages(layout.layers, stage_count)
         ),
         sequence_parallel=layout.sequence_parallel,
+        context_parallel=layout.axes.context_parallel,
         offload=Offload(optimizer_fraction=1 if layout.optimizer_on_host else 0),
     )
 
 
 def _layer_runs(count: int, recompute: _Recompute, zero_stage: ZeroStage) -> tuple[LayerRun, ...]:
     """`count` layers; of every second one, how many matters to the costs and their order does not."""
+    if not count:
+        return ()
     if recompute != "every second":
         return (LayerRun(count=count, recompute=recompute, zero_stage=zero_stage),)
     again: list[tuple[int, RecomputePolicy]] = [(count // 2, "full"), (count - count // 2, "none")]

@@ -22,8 +22,10 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
     mesh = plan.mesh
     if mesh.ranks > cluster.devices:
         raise SpecError(f"the plan needs {mesh.ranks} ranks ({mesh}) and {cluster.name} has {cluster.devices} devices")
-    if len(plan.stages) > model.layer_count:
-        raise SpecError(f"{len(plan.stages)} stages are more than the {model.layer_count} layers of {model.name}")
+    if len(plan.stages) > model.layer_count + 2:
+        raise SpecError(
+            f"{len(plan.stages)} stages are more than the {model.layer_count} layers of {model.name}, its embedding and its head"
+        )
     if plan.layer_count != model.layer_count:
         raise SpecError(f"the plan's stages hold {plan.layer_count} layers and {model.name} has {model.layer_count}")
     if plan.global_batch != training.global_batch:

@@ -84,7 +84,10 @@ class LayerRun(Spec):
 
 
 class Stage(Spec):
-    """The layers of one pipeline chunk, in model order. The first stage also holds the embedding, the last the head."""
+    """The layers of one pipeline chunk, in model order. The first stage also holds the embedding, the last the head.
+
+    These two may hold no layer beside them, as where a framework counts the embedding and the head as a layer each.
+    """
 
     layers: tuple[LayerRun, ...]
 
@@ -167,8 +170,10 @@ class Plan(Spec):
         elif count != mesh.pp:
             raise ValueError(f"{self.schedule} needs one stage on each pipeline rank: {count} stages for pp {mesh.pp}")
         for index, stage in enumerate(self.stages):
-            if not stage.layers:
-                raise ValueError(f"stage {index} holds no layer; every stage needs at least one")
+            if not stage.layers and (count == 1 or 0 < index < count - 1):
+                raise ValueError(
+                    f"stage {index} holds no layer; only the first and the last of several may, with the embedding and the head"
+                )
             for run in stage.layers:
                 if mesh.dp_shard > 1 if run.zero_stage == 0 else mesh.shards == 1:
                     raise ValueError(

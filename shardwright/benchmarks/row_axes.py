@@ -1,0 +1,57 @@
+"""Context and expert parallelism of a table row, and how its experts were loaded."""
+
+import re
+from typing import NamedTuple
+
+from shardwright.costmodel.plan import ContextParallel
+
+from .row_stack import framework_family
+from .skipped_row import SkippedRowError
+from .table import TableRow
+
+_NAMED: tuple[tuple[str, ContextParallel], ...] = (
+    (r"ulysses|deepspeed[ -]sequence parallel", "ulysses"),
+    (r"ring[ -]attention|\bcp[ _-]p2p\b", "ring"),
+    (r"all[ -]?gather[^;]*\bcp\b|\bcp\b[^;]*all[ -]?gather", "all-gather"),
+)
+_RINGS = ("Megatron-LM", "Megatron-Core", "NeMo")  # the default of theirs; torch's own is to gather
+_EVEN_ROUTING = re.compile(r"forced? balanc|balanced gate|fake gate|uniform rout", re.IGNORECASE)
+
+
+class RowAxes(NamedTuple):
+    """Degrees beside tp, pp and dp, and how context is exchanged over `cp`."""
+
+    cp: int
+    ep: int
+    context_parallel: ContextParallel
+
+
+def axes_of_row(row: TableRow) -> tuple[RowAxes, list[str]]:
+    """What `row` says, and what had to be assumed about it.
+
+    Raises:
+        SkippedRowError: experts are spread in a model that states none.
+    """
+    cp, ep = row.cp or 1, row.ep or 1
+    assumptions = []
+    remarks = f"{row.framework or ''}; {row.notes or ''}".lower()
+    exchange = next((name for pattern, name in _NAMED if re.search(pattern, remarks)), None)
+    if exchange is None:
+        exchange = "ring" if framework_family(row) in _RINGS else "all-gather"
+        if cp > 1:
+            assumptions.append(f"context exchanged by {exchange}")
+    if ep == 1 and row.ep is None and row.experts:
+        assumptions.append("every rank holds every expert")
+    if row.experts and not _EVEN_ROUTING.search(remarks):
+        assumptions.append("experts evenly loaded")
+    return RowAxes(cp, ep, exchange), assumptions
+
+
+def check_fold(axes: RowAxes, shards: int, tp: int) -> None:
+    """Raise where ep does not fold into the ranks that hold one copy of the model's other layers.
+
+    Raises:
+        SkippedRowError: with the rule.
+    """
+    if (shards * axes.cp * tp) % axes.ep or (axes.ep % tp and tp % axes.ep):
+        raise SkippedRowError("ep divides dp_shard * cp * tp in no way that folds")
