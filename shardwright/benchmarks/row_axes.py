@@ -1,9 +1,10 @@
 """Context and expert parallelism of a table row, and how its experts were loaded."""
 
+import math
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from shardwright.costmodel.plan import ContextParallel
+from shardwright.costmodel.plan import ContextParallel, ExpertDispatch
 
 from .row_stack import framework_family
 from .skipped_row import SkippedRowError
@@ -18,12 +19,17 @@ _RINGS = ("Megatron-LM", "Megatron-Core", "NeMo")  # the default of theirs; torc
 _EVEN_ROUTING = re.compile(r"forced? balanc|balanced gate|fake gate|uniform rout", re.IGNORECASE)
 
 
+_DEDUPLICATING = re.compile(r"deep-?ep|hybrid-?ep", re.IGNORECASE)
+_FAKE_GATE = re.compile(r"fake (?:balanced )?gate", re.IGNORECASE)
+
+
 class RowAxes(NamedTuple):
-    """Degrees beside tp, pp and dp, and how context is exchanged over `cp`."""
+    """Degrees beside tp, pp and dp, how context is exchanged over `cp` and tokens over `ep`."""
 
     cp: int
     ep: int
     context_parallel: ContextParallel
+    expert_dispatch: ExpertDispatch
 
 
 def axes_of_row(row: TableRow) -> tuple[RowAxes, list[str]]:
@@ -40,11 +46,18 @@ def axes_of_row(row: TableRow) -> tuple[RowAxes, list[str]]:
         exchange = "ring" if framework_family(row) in _RINGS else "all-gather"
         if cp > 1:
             assumptions.append(f"context exchanged by {exchange}")
-    if ep == 1 and row.ep is None and row.experts:
-        assumptions.append("every rank holds every expert")
+    deduplicated = bool(_DEDUPLICATING.search(remarks))
+    if row.ep is None and row.experts:
+        ep = math.gcd(row.experts, row.dp or 1) if deduplicated else 1
+        assumptions.append("experts spread as wide as they divide" if deduplicated else "every rank holds every expert")
     if row.experts and not _EVEN_ROUTING.search(remarks):
         assumptions.append("experts evenly loaded")
-    return RowAxes(cp, ep, exchange), assumptions
+    return RowAxes(cp, ep, exchange, "deduplicated" if deduplicated else "all-to-all"), assumptions
+
+
+def routing_of_row(row: TableRow) -> Literal["random", "consecutive"]:
+    """Where a token's experts lie; NeMo AutoModel's fake gate deals experts out in a row, token after token."""
+    return "consecutive" if _FAKE_GATE.search(row.notes or "") else "random"
 
 
 def check_fold(axes: RowAxes, shards: int, tp: int) -> None:

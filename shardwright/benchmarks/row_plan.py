@@ -246,6 +246,7 @@ def _built_plan(
         ),
         sequence_parallel=layout.sequence_parallel,
         context_parallel=layout.axes.context_parallel,
+        expert_dispatch=layout.axes.expert_dispatch,
         offload=Offload(optimizer_fraction=1 if layout.optimizer_on_host else 0),
     )
 

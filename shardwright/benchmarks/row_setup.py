@@ -10,6 +10,7 @@ from shardwright.costmodel.training import TrainingSpec
 from shardwright.planner import Fixed
 
 from .not_modelled import refuse_other_runs
+from .row_axes import routing_of_row
 from .row_cluster import StandardNode, cluster_of_row
 from .row_model import model_of_row
 from .row_plan import plans_of_row
@@ -52,7 +53,12 @@ def setup_of_row(row: TableRow, standard_node: StandardNode) -> RowSetup:
     attention, attention_assumptions = _attention(row)
     stack, stack_assumptions = stack_of_row(row)
     training = TrainingSpec(
-        seq_len=row.seq_len, global_batch=row.global_batch, precision=precision, attention=attention, stack=stack
+        seq_len=row.seq_len,
+        global_batch=row.global_batch,
+        precision=precision,
+        attention=attention,
+        stack=stack,
+        routing=routing_of_row(row),
     )
     found, plan_assumptions = plans_of_row(row, model.layer_count)
     cluster, cluster_assumptions = cluster_of_row(row, standard_node)

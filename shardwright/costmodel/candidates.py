@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from .cluster import ClusterSpec
 from .op_times import RankGroup
-from .plan import ContextParallel, Plan
+from .plan import ContextParallel, ExpertDispatch, Plan
 
 IntArray = NDArray[np.int64]
 CONTEXT_PARALLEL: tuple[ContextParallel, ...] = get_args(ContextParallel)
+EXPERT_DISPATCH: tuple[ExpertDispatch, ...] = get_args(ExpertDispatch)
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Candidates:
     """N combinations of the choices that hold for a whole run; every field has shape (N,).
 
     `stages_per_rank` counts pipeline chunks on a rank, `host_optimizer` is 1 where the optimizer lives on the host,
-    `context_parallel` is an index into `CONTEXT_PARALLEL`.
+    `context_parallel` is an index into `CONTEXT_PARALLEL`, `expert_dispatch` one into `EXPERT_DISPATCH`.
     """
 
     pp: IntArray
@@ -35,6 +36,7 @@ class Candidates:
     cp: IntArray
     ep: IntArray
     context_parallel: IntArray
+    expert_dispatch: IntArray
 
     @classmethod
     def of(cls, plan: Plan) -> "Candidates":
@@ -54,6 +56,7 @@ class Candidates:
             "cp": mesh.cp,
             "ep": mesh.ep,
             "context_parallel": CONTEXT_PARALLEL.index(plan.context_parallel),
+            "expert_dispatch": EXPERT_DISPATCH.index(plan.expert_dispatch),
         }
         return cls(**{name: np.array([value]) for name, value in values.items()})
 

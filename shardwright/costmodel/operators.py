@@ -142,23 +142,25 @@ def _eager(block: Block, stack: Stack) -> bool:
 
 
 def inner_elements(block: Block, model: ModelSpec, stack: Stack, experts: ExpertSplit | None = None) -> Number:
-    """Elements per token that split over tp, read or written forward by head norms, rotary, activation and dispatch.
-
-    Dispatch sorts the copies of each token by expert and puts the results back, a read and a write each; where experts lie on
-    other ranks, these sort what they receive once more.
-    """
+    """Elements per token that split over tp, read or written forward by head norms, rotary embedding and activation."""
     attention, ffn = block.attention, block.ffn
-    split = experts or experts_as_the_rest(1)
     rotary = (2.0 if stack.fused_elementwise else 4.0) * model.rotary
     head_norm = 6.0 if _eager(block, stack) else 2.0
     each_head = rotary + (head_norm if _normalises_heads(block) else 0.0)
     heads = each_head * (attention.heads + attention.kv_heads) * attention.head_size
     passes = (3.0 if stack.fused_elementwise else 5.0) if ffn.gated else 2.0
-    dispatch: Number = 0.0
-    if isinstance(ffn, MixtureOfExperts):
-        sorts = np.where(np.asarray(split.ep) > 1, 8.0, 4.0)
-        dispatch = sorts * model.hidden_size * split.copies(1.0, ffn.top_k, 1)
-    return heads + passes * _computed_width(block, split) + dispatch
+    return heads + passes * _computed_width(block, experts or experts_as_the_rest(1))
+
+
+def dispatch_elements(block: Block, hidden: int, tp: Number, experts: ExpertSplit) -> Number:
+    """Elements per token that sorting copies by expert and putting results back reads and writes, in either pass.
+
+    Where experts lie on other ranks, these sort what they receive once more.
+    """
+    if isinstance(block.ffn, FeedForward):
+        return 0.0
+    sorts = np.where(np.asarray(experts.ep) > 1, 4.0, 2.0)
+    return 2.0 * sorts * hidden * experts.copies(1.0, block.ffn.top_k, tp)
 
 
 def _computed_width(block: Block, split: ExpertSplit) -> Number:

@@ -11,6 +11,7 @@ RecomputePolicy = Literal["none", "selective", "full"]
 ZeroStage = Literal[0, 1, 2, 3]
 ScheduleName = Literal["gpipe", "1f1b", "interleaved-1f1b"]
 ContextParallel = Literal["all-gather", "ring", "ulysses"]
+ExpertDispatch = Literal["all-to-all", "deduplicated"]
 
 
 class Mesh(Spec):
@@ -121,7 +122,8 @@ class Plan(Spec):
     default, as it is torch's own and suits every mask), passes them around beside the attention of the block before
     ("ring": Liu et al. 2023, arXiv 2310.01889), or trades its tokens of all heads for all tokens of its heads ("ulysses":
     Jacobs et al. 2023, arXiv 2309.14509). The first two deal the sequence in zig-zag, so that each rank has as much of the
-    causal triangle.
+    causal triangle. `expert_dispatch` is how tokens travel to their experts: a copy for each, in one all-to-all, or one copy for
+    each node and then for each rank that holds any of them ("deduplicated": Zhao et al. 2025, DeepEP).
     """
 
     mesh: Mesh
@@ -131,6 +133,7 @@ class Plan(Spec):
     stages: tuple[Stage, ...]
     sequence_parallel: bool = True
     context_parallel: ContextParallel = "all-gather"
+    expert_dispatch: ExpertDispatch = "all-to-all"
     offload: Offload = Offload()
 
     @property

@@ -94,10 +94,11 @@ class WorkModel:
                 + operators.inner_elements(block, self.model, self._stack, self._experts) / tp
             )
         )
-        forward_busy = self._linear_forward_seconds(matmuls) + core_forward + self.times.memory_bound_seconds(moved)
-        backward_busy = (
-            self._linear_backward_seconds(matmuls) + core_backward + self.times.memory_bound_seconds(2 * moved)
-        )
+        sorted_bytes = self._element_bytes * tokens * operators.dispatch_elements(block, hidden, tp, self._experts)
+        traffic_seconds = self.times.memory_bound_seconds(moved + sorted_bytes)
+        forward_busy = self._linear_forward_seconds(matmuls) + core_forward + traffic_seconds
+        backward_busy = self._linear_backward_seconds(matmuls) + core_backward
+        backward_busy = backward_busy + self.times.memory_bound_seconds(2 * moved + sorted_bytes)
         forward = self.times.with_launches_seconds(forward_busy, self._stack.kernels_forward)
         backward = self.times.with_launches_seconds(backward_busy, self._stack.kernels_backward)
         exposed_forward, exposed_backward = self._layer_tensor_parallel_seconds(block, forward, backward)

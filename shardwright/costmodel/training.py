@@ -63,6 +63,7 @@ class TrainingSpec(Spec):
 
     `stack`: name of the software that trains (stacks.toml); this project's executor where nothing is said.
     `expert_imbalance`: tokens of the busiest expert-parallel rank over the mean; 1 where routing is forced to be even.
+    `routing`: where the experts of one token lie: anywhere, or next to each other, as a benchmark's fake gate deals them out.
     `expert_capacity`: every expert computes so many times its even share of tokens, dropping or padding; None drops nothing.
     """
 
@@ -74,6 +75,7 @@ class TrainingSpec(Spec):
     stack: Annotated[str, AfterValidator(_known_stack)] = OWN_STACK
     expert_imbalance: Annotated[PositiveFloat, Field(ge=1)] = 1.0
     expert_capacity: PositiveFloat | None = None
+    routing: Literal["random", "consecutive"] = "random"
 
     @property
     def software(self) -> Stack:

@@ -27,8 +27,8 @@ SCHEDULES: tuple[ScheduleName, ...] = ("1f1b", "interleaved-1f1b", "gpipe")
 MAX_STAGES_PER_RANK = 8
 # A group of at most so many data-parallel ranks is split in every way, a larger one at node boundaries only.
 _SPLIT_FREELY_UP_TO = 8
-# cp, ep and how context is exchanged: what nothing here can run is not searched
-_NO_OTHER_AXES = (1, 1, 0)
+# cp, ep, how context and how tokens are exchanged: what nothing here can run is not searched
+_NO_OTHER_AXES = (1, 1, 0, 0)
 
 
 @dataclass(frozen=True)
