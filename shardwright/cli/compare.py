@@ -11,6 +11,7 @@ from .options import (
     ForceOption,
     GlobalBatchOption,
     JsonOption,
+    LinearPrecisionOption,
     ModelArgument,
     OptimizerOption,
     PrecisionOption,
@@ -35,6 +36,7 @@ def compare(
     seq_len: SeqLenOption,
     global_batch: GlobalBatchOption,
     precision: PrecisionOption = "bf16",
+    linear_precision: LinearPrecisionOption = None,
     optimizer: OptimizerOption = "adamw",
     attention: AttentionOption = "flash",
     strategy: Annotated[
@@ -55,7 +57,7 @@ def compare(
     from shardwright.planner import search
 
     refuse_existing(report, force=force, inputs=plan or [])
-    training = read_training(seq_len, global_batch, precision, optimizer, attention)
+    training = read_training(seq_len, global_batch, precision, optimizer, attention, linear_precision)
     model_spec, cluster_spec = read_model(model), read_cluster(cluster)
     names = strategy or [*STRATEGIES, BEST]
     found = compare_ways(

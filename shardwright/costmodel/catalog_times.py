@@ -33,8 +33,8 @@ class CatalogTimes:
         if compute not in peaks:
             raise SpecError(f"{self.device.name} does not compute in {compute}; it has {', '.join(sorted(peaks))}")
         low = self.training.precision.linear
-        if low and OPERANDS[low].peak not in peaks:
-            can = [name for name, operand in OPERANDS.items() if operand.peak in peaks]
+        if low and OPERANDS[low].needs not in peaks:
+            can = [name for name, operand in OPERANDS.items() if operand.needs in peaks]
             raise SpecError(
                 f"{self.device.name} has no matmuls in {low}; {'it has ' + ', '.join(can) if can else 'leave linear out'}"
             )

@@ -19,13 +19,15 @@ from .training import LinearFormat, TrainingSpec
 class Operand(NamedTuple):
     """How one format is made of another, per element.
 
-    `scans`: the source is read once more before, for one scale of the whole tensor (Micikevicius et al. 2022, arXiv
+    `peak`: the device's peak that its matmuls run at. `needs`: a format of the devices that have such matmuls at all; those that
+    scale blocks came with 4-bit ones (NVIDIA Blackwell, AMD CDNA 4). `scans`: the source is read once more before, for one scale of the whole tensor (Micikevicius et al. 2022, arXiv
     2209.05433). `bytes`: of the copy, its scales included. `again`: the second layout is made of the source once more, as
     scales of blocks along the inner axis do not turn with it (OCP Microscaling Formats 1.0, section 5.2; Rouhani et al. 2023,
     arXiv 2310.10537); else the first is transposed.
     """
 
     peak: DeviceFormat
+    needs: DeviceFormat
     scans: bool
     bytes: float
     again: bool
@@ -40,10 +42,10 @@ class Operand(NamedTuple):
 
 
 OPERANDS: dict[LinearFormat, Operand] = {
-    "fp8": Operand("fp8", scans=True, bytes=1.0, again=False),
+    "fp8": Operand("fp8", "fp8", scans=True, bytes=1.0, again=False),
     # blocks of 32 share an 8-bit scale, blocks of 16 an 8-bit scale below one of the whole tensor
-    "mxfp8": Operand("fp8", scans=False, bytes=1.0 + 1 / 32, again=True),
-    "nvfp4": Operand("fp4", scans=True, bytes=0.5 + 1 / 16, again=True),
+    "mxfp8": Operand("fp8", "fp4", scans=False, bytes=1.0 + 1 / 32, again=True),
+    "nvfp4": Operand("fp4", "fp4", scans=True, bytes=0.5 + 1 / 16, again=True),
 }
 
 
@@ -56,7 +58,7 @@ def operand_bytes(matmul: Matmul, training: TrainingSpec, sequence_split: Number
     """
     precision = training.precision
     if precision.linear is None or training.software.fused_operands:
-        return np.zeros(1), np.zeros(1)
+        return np.zeros(()), np.zeros(())
     operand, source_bytes = OPERANDS[precision.linear], precision.activation_bytes_per_element
     rows = np.asarray(matmul.m, dtype=float) * matmul.groups
     inputs, outputs, weights = rows * matmul.k, rows * matmul.n, np.asarray(matmul.k) * matmul.n * matmul.groups
