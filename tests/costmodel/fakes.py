@@ -7,7 +7,7 @@ import numpy as np
 
 from shardwright.costmodel.cluster import ClusterSpec, Device, Host, Link, NodeGroup
 from shardwright.costmodel.constants import CALIBRATED, Constants
-from shardwright.costmodel.model import Block, BlockRun, FeedForward, ModelSpec, MultiHeadAttention
+from shardwright.costmodel.model import Block, BlockRun, FeedForward, MixtureOfExperts, ModelSpec, MultiHeadAttention
 from shardwright.costmodel.op_times import Array, CollectiveName, Number, RankGroup
 from shardwright.costmodel.training import LinearFormat
 
@@ -56,6 +56,20 @@ def small_model(*, layers: int = 4, hidden: int = 64, tied: bool = False) -> Mod
         vocab_size=1000,
         blocks=(BlockRun(count=layers, block=block),),
         tied_embeddings=tied,
+    )
+
+
+def small_experts(*, layers: int = 4, hidden: int = 64) -> ModelSpec:
+    """The same with eight experts of half that width, two for each token, and a shared one as wide."""
+    plain = small_model(layers=layers, hidden=hidden).blocks[0].block
+    experts = MixtureOfExperts(experts=8, top_k=2, expert_width=hidden, shared_width=hidden)
+    block = Block(attention=plain.attention, ffn=experts)
+    return ModelSpec(
+        name="small experts",
+        family="qwen3_moe",
+        hidden_size=hidden,
+        vocab_size=1000,
+        blocks=(BlockRun(count=layers, block=block),),
     )
 
 
