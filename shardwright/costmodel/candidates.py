@@ -1,6 +1,6 @@
 """Many plans' global choices as arrays, so that one expression serves one plan and a million."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import get_args
 
 import numpy as np
@@ -20,7 +20,8 @@ class Candidates:
     """N combinations of the choices that hold for a whole run; every field has shape (N,).
 
     `stages_per_rank` counts pipeline chunks on a rank, `host_optimizer` is 1 where the optimizer lives on the host,
-    `context_parallel` is an index into `CONTEXT_PARALLEL`, `expert_dispatch` one into `EXPERT_DISPATCH`.
+    `context_parallel` is an index into `CONTEXT_PARALLEL`, `expert_dispatch` one into `EXPERT_DISPATCH`. The axes of a long
+    context and of experts need not be given: then no candidate has them.
     """
 
     pp: IntArray
@@ -33,10 +34,14 @@ class Candidates:
     zero_stage: IntArray
     sequence_parallel: IntArray
     host_optimizer: IntArray
-    cp: IntArray
-    ep: IntArray
-    context_parallel: IntArray
-    expert_dispatch: IntArray
+    cp: IntArray = field(default_factory=lambda: np.array(1))
+    ep: IntArray = field(default_factory=lambda: np.array(1))
+    context_parallel: IntArray = field(default_factory=lambda: np.array(0))
+    expert_dispatch: IntArray = field(default_factory=lambda: np.array(0))
+
+    def __post_init__(self) -> None:
+        for name in ("cp", "ep", "context_parallel", "expert_dispatch"):
+            object.__setattr__(self, name, np.broadcast_to(getattr(self, name), self.pp.shape))
 
     @classmethod
     def of(cls, plan: Plan) -> "Candidates":

@@ -104,6 +104,13 @@ class WorkModel:
         exposed_forward, exposed_backward = self._layer_tensor_parallel_seconds(block, forward, backward)
         context = ContextExchange(self.cluster, self.training, self.times, self.candidates, tokens)
         exchanged = context.pass_seconds(block.attention, core_forward, core_backward)
+        # beside what hides it, and beside the host's launches where these are what a pass waits for
+        context_forward = (
+            self.times.with_launches_seconds(forward_busy + exchanged.forward, self._stack.kernels_forward) - forward
+        )
+        context_backward = (
+            self.times.with_launches_seconds(backward_busy + exchanged.backward, self._stack.kernels_backward) - backward
+        )
         traded = self._expert_seconds(block)
         zero = np.zeros_like(forward)
         chosen = selection(block, self.training, hidden, tokens, tp, self._sequence_split, self._experts)
@@ -132,8 +139,8 @@ class WorkModel:
                 selective=exposed_backward + gathers_again,
                 full=exposed_backward + exposed_forward,
             ),
-            context_parallel_forward_seconds=exchanged.forward,
-            context_parallel_backward_seconds_by_policy=_repeated_when_full(*exchanged),
+            context_parallel_forward_seconds=context_forward,
+            context_parallel_backward_seconds_by_policy=_repeated_when_full(context_forward, context_backward),
             expert_parallel_forward_seconds=traded,
             expert_parallel_backward_seconds_by_policy=_repeated_when_full(traded, traded),
             activation_bytes_by_policy=kept,

@@ -6,7 +6,7 @@ groups of different devices make `_meshes` yield an assignment of stages to grou
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -27,8 +27,11 @@ SCHEDULES: tuple[ScheduleName, ...] = ("1f1b", "interleaved-1f1b", "gpipe")
 MAX_STAGES_PER_RANK = 8
 # A group of at most so many data-parallel ranks is split in every way, a larger one at node boundaries only.
 _SPLIT_FREELY_UP_TO = 8
-# cp, ep, how context and how tokens are exchanged: what nothing here can run is not searched
-_NO_OTHER_AXES = (1, 1, 0, 0)
+# What a row of the space gives, in order. What nothing here runs yet, cp and ep, is not searched.
+_CHOICES = (
+    *("pp", "dp_replicate", "dp_shard", "tp", "micro_batch", "microbatches"),
+    *("stages_per_rank", "zero_stage", "sequence_parallel", "host_optimizer"),
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,6 @@ def enumerate_space(
             zero,
             int(mesh.tp > 1 and fixed.sequence_parallel is not False),
             offload,
-            *_NO_OTHER_AXES,
         )
         for mesh in meshes
         for zero in _zero_stages(mesh, fixed)
@@ -107,7 +109,7 @@ def enumerate_space(
     ]
     if not rows:
         raise SpecError(_no_microbatch(meshes, training, fixed))
-    base = Candidates(**dict(zip((f.name for f in fields(Candidates)), np.array(rows, dtype=np.int64).T, strict=True)))
+    base = Candidates(**dict(zip(_CHOICES, np.array(rows, dtype=np.int64).T, strict=True)))
     entries = [
         (index, *choice) for index, row in enumerate(rows) for choice in _schedules(row[0], row[5], model, fixed)
     ]
