@@ -106,7 +106,12 @@ def _stage_rows(plan: Plan) -> list[tuple[int, int, int, str]]:
     if plan.mesh.pp == 1:
         return []
     return [
-        (index, index % plan.mesh.pp, stage.layer_count, recompute_words(plan.model_copy(update={"stages": (stage,)})))
+        (
+            index,
+            plan.stage_ranks[index],
+            stage.layer_count,
+            recompute_words(plan.model_copy(update={"stages": (stage,)})),
+        )
         for index, stage in enumerate(plan.stages)
     ]
 

@@ -7,11 +7,11 @@ from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
+from shardwright.costmodel.even_stages import even_stages
 from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, Stage, ZeroStage
 from shardwright.planner import Fixed
 
 from .divisors import divisors
-from .even_stages import even_stages
 from .row_axes import RowAxes, axes_of_row, check_fold
 from .row_schedule import PipelineChoice, pipelines_of_row
 from .row_stack import framework_family

@@ -2,7 +2,7 @@
 
 import re
 
-_COMMIT = re.compile(r"@[0-9a-f]{6,40}\b")
+_COMMIT = re.compile(r"@[0-9a-f]{3,40}\b")
 _LINES = re.compile(r"\blines?\s+\d+(?:\s*[-,]\s*\d+)*")
 _REMARK = re.compile(r"\([^()]*\)")
 _SECTION = re.compile(r"\[[^\[\]]*\]")

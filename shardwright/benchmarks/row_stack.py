@@ -56,7 +56,7 @@ def framework_family(row: TableRow) -> str:
 def is_deepspeed_zero3(row: TableRow) -> bool:
     """Whether DeepSpeed shards the parameters."""
     text = (row.framework or "").lower()
-    stated = re.sub(r"\W", "", (row.zero_or_fsdp or "").lower()).removeprefix("zero")
+    stated = re.sub(r"[\W_]", "", (row.zero_or_fsdp or "").lower()).removeprefix("zero")
     return "deepspeed" in text and (stated.startswith("3") or bool(re.search(r"zero-?\s*3", text)))
 
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 from shardwright.costmodel.checks import check_tensor_parallel
 from shardwright.costmodel.cluster import ClusterSpec
 from shardwright.costmodel.errors import SpecError, nearest
+from shardwright.costmodel.even_stages import even_stages
 from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.plan import LayerRun, Mesh, Plan, RecomputePolicy, Stage, ZeroStage
 from shardwright.costmodel.training import TrainingSpec
 
 from .divisors import divisors
-from .even_stages import even_stages
 
 _RECOMPUTE: tuple[RecomputePolicy, ...] = ("none", "selective", "full")
 

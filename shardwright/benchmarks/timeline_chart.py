@@ -1,12 +1,14 @@
 """The timeline of a step as a figure: one row for each pipeline rank."""
 
-import re
 import statistics
 from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from shardwright.costmodel.action import ActionKind, parse_work
 from shardwright.costmodel.timeline import Span, Timeline
 
 from .svg import draw
@@ -14,11 +16,13 @@ from .svg import draw
 _COLOURS = {  # two shades, for even and odd microbatches
     "forward": ("#0072B2", "#4D9FCE"),
     "backward": ("#E69F00", "#F2C45E"),
+    "input gradient": ("#E69F00", "#F2C45E"),
+    "weight gradient": ("#8C7AA9", "#BDB0D0"),
     "data parallel": ("#D55E00", "#D55E00"),
     "optimizer": ("#009E73", "#009E73"),
     "pipeline send": ("#CC79A7", "#CC79A7"),
 }
-_ACTION = re.compile(r"^\d+([FB])\d+$")
+_COMPUTE = {kind: kind.name.lower().replace("_", " ") for kind in ActionKind}
 _LEGIBLE_SHARE = 0.016  # of the window: the narrowest block that has room for its microbatch's number
 _BLOCKS_IN_DETAIL = 56  # blocks of average length across a window that shows detail
 _MAXIMUM_SHAPES = 6000  # beyond, the blocks are one embedded image, as so many shapes make a page slow
@@ -51,7 +55,7 @@ def timeline_chart(timeline: Timeline, window: tuple[float, float] | None = None
         axes.set_ylim(timeline.pp - 0.4, -0.6)
         axes.set_yticks(range(timeline.pp), [f"rank {rank}" for rank in range(timeline.pp)])
         axes.set_xlabel("seconds")
-        present = {_kind(span) for span in spans}
+        present = {block.kind for span in spans for block in _blocks(span)}
         axes.legend(
             handles=[Patch(color=dark, label=kind) for kind, (dark, _) in _COLOURS.items() if kind in present],
             loc="lower center",
@@ -62,30 +66,54 @@ def timeline_chart(timeline: Timeline, window: tuple[float, float] | None = None
     return draw(paint, height=1.2 + 0.42 * timeline.pp, label=label)
 
 
+class _Block(NamedTuple):
+    """What is painted of a span: `top` and `height` in rows, from the middle of its rank's."""
+
+    kind: str
+    microbatch: int
+    top: float
+    height: float
+
+
+def _blocks(span: Span) -> Iterator[_Block]:
+    """One block, or two halves on top of each other where two passes are overlapped."""
+    if span.lane == "pipeline send":
+        yield _Block(span.lane, span.microbatch or 0, 0.33, 0.1)
+    elif span.lane != "compute":
+        yield _Block(span.lane, 0, -0.4, 0.68)
+    else:
+        passes = parse_work(span.name).passes
+        height = 0.68 / len(passes)
+        for position, action in enumerate(passes):
+            yield _Block(_COMPUTE[action.kind], action.microbatch, -0.4 + position * height, height)
+
+
 def _paint_blocks(axes: Axes, spans: list[Span]) -> None:
-    rows: dict[tuple[int, str, bool], list[tuple[float, float]]] = defaultdict(list)
+    rows: dict[tuple[float, float, str], list[tuple[float, float]]] = defaultdict(list)
     for span in spans:
-        shade = _COLOURS[_kind(span)][(span.microbatch or 0) % 2]
-        rows[span.rank, shade, span.lane == "pipeline send"].append((span.start_seconds, span.seconds))
-    for (rank, shade, thin), intervals in rows.items():
-        place = (rank + 0.33, 0.1) if thin else (rank - 0.4, 0.68)
-        axes.broken_barh(intervals, place, facecolors=shade, linewidth=0, rasterized=len(spans) > _MAXIMUM_SHAPES)
+        for block in _blocks(span):
+            shade = _COLOURS[block.kind][block.microbatch % 2]
+            rows[span.rank + block.top, block.height, shade].append((span.start_seconds, span.seconds))
+    for (top, height, shade), intervals in rows.items():
+        axes.broken_barh(
+            intervals, (top, height), facecolors=shade, linewidth=0, rasterized=len(spans) > _MAXIMUM_SHAPES
+        )
 
 
 def _paint_numbers(axes: Axes, spans: list[Span], start: float, end: float) -> None:
     for span in spans:
-        kind = _kind(span)
         inside = min(span.end_seconds, end) - max(span.start_seconds, start)
-        if kind in ("forward", "backward") and inside > _LEGIBLE_SHARE * (end - start):
-            axes.text(
-                max(span.start_seconds, start) + inside / 2,
-                span.rank - 0.07,
-                str(span.microbatch),
-                ha="center",
-                va="center",
-                color="#ffffff" if kind == "forward" else "#000000",
-                fontsize=7.5,
-            )
+        if span.lane == "compute" and inside > _LEGIBLE_SHARE * (end - start):
+            for block in _blocks(span):
+                axes.text(
+                    max(span.start_seconds, start) + inside / 2,
+                    span.rank + block.top + block.height / 2,
+                    str(block.microbatch),
+                    ha="center",
+                    va="center",
+                    color="#ffffff" if block.kind == "forward" else "#000000",
+                    fontsize=7.5,
+                )
 
 
 def memory_over_time_chart(timeline: Timeline, capacity_bytes: float) -> str:
@@ -108,9 +136,3 @@ def memory_over_time_chart(timeline: Timeline, capacity_bytes: float) -> str:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
 
     return draw(paint, height=2.6, label="Memory over the step")
-
-
-def _kind(span: Span) -> str:
-    if action := _ACTION.match(span.name):
-        return "forward" if action[1] == "F" else "backward"
-    return span.lane

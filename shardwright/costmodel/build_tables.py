@@ -86,7 +86,10 @@ class _Builder:
                 straggler=waiting * (compute_backward + recompute),
             ),
             first_forward=self._seconds(data_parallel=first.network, host_copy=first.host_copy),
-            last_backward=self._seconds(data_parallel=last.network + self._tied_seconds(), host_copy=last.host_copy),
+            last_backward=self._seconds(
+                data_parallel=last.network + self._tied_seconds() + self._broadcast_seconds(), host_copy=last.host_copy
+            ),
+            weight_gradient_seconds=(1 + waiting[..., 0]) * self._stacked("weight_gradient_seconds"),
             optimizer_seconds=self._optimizer_seconds(traffic),
             send_seconds=self._send_seconds(),
             activation_bytes=self._stacked("activation_bytes_by_policy"),
@@ -140,6 +143,18 @@ class _Builder:
         )
         ends = np.array([0.0] * (len(self.rows) - 2) + [1.0, 1.0])
         return np.asarray(seconds[:, None, None] * ends[None, :, None])
+
+    def _broadcast_seconds(self) -> Array:
+        """ZeRO-1 and -2 where each owner broadcasts its updated shard in turn, spread over the layers of a rank."""
+        if not self.training.software.broadcasts_updates:
+            return np.zeros((1, 1, 1))
+        owners = np.where(
+            (self.candidates.zero_stage == 1) | (self.candidates.zero_stage == 2), self.candidates.shards, 0
+        )
+        layers = self.model.layer_count / self.candidates.pp
+        seconds = self.times.constants.broadcast_seconds * owners / layers
+        is_layer = np.array([1.0] * (len(self.rows) - 2) + [0.0, 0.0])
+        return np.asarray(seconds[:, None, None] * is_layer[None, :, None])
 
     def _send_seconds(self) -> Array:
         """Hidden states of one microbatch to the next stage, split over cp, and over tp where the sequence is."""

@@ -6,8 +6,10 @@ from typing import Literal
 import numpy as np
 
 from .cluster import ClusterSpec, Device, DeviceFormat
+from .collectives import Collectives
 from .constants import CALIBRATED, Constants, Value, over
 from .errors import SpecError
+from .gloo import gloo_seconds
 from .low_precision import OPERANDS
 from .op_times import Array, CollectiveName, Number, RankGroup
 from .training import BYTES_PER_ELEMENT, LinearFormat, TrainingSpec
@@ -104,12 +106,17 @@ class CatalogTimes:
         if measured:  # over a forward and a backward
             return np.asarray(flops, dtype=float) / measured
         flops = np.asarray(flops, dtype=float)
-        fraction = self.constants.hopper_attention_fraction if self._since_hopper else self.constants.attention_fraction
+        fraction = self._attention_fraction
         half = over(self.constants.attention_head_half, flops)
         share = over(fraction, flops) * head_size / (head_size + half) * (128 + half) / 128
         if backward:
             share = share * over(self.constants.attention_backward_fraction, flops)
-        return np.asarray(flops / (self._peak_flops_per_s * share))
+        return np.asarray(flops / (self._peak_flops_per_s * self.device.matmul_share * share))
+
+    @property
+    def _attention_fraction(self) -> Value:
+        older = self._since_hopper and not self.training.software.hopper_attention
+        return self.constants.attention_fraction * (self.constants.older_kernel_fraction if older else 1.0)
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:
         moved_bytes = np.asarray(moved_bytes, dtype=float)
@@ -125,56 +132,10 @@ class CatalogTimes:
         return np.maximum(kernels * over(host, np.asarray(busy_seconds)), busy_seconds)
 
     def collective_seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
-        """Ring algorithms (Thakur et al. 2005): (n-1)/n of the bytes over the narrowest link, an all-reduce twice.
-
-        A ring of one group crosses each node boundary once, so the whole of it passes through the group's share of the
-        node's NICs. Latency grows with the ranks of a node and with the nodes.
-        """
-        if name == "all_to_all":
-            return self._all_to_all_seconds(np.asarray(size_bytes, dtype=float), group)
-        node = self.cluster.groups[0]
-        ranks = group.ranks
-        size_bytes = np.asarray(size_bytes, dtype=float)
-        inside = node.intra_node.bytes_per_s * over(self._link_fraction, size_bytes)
-        nic_fraction = over(self.constants.nic_fraction, size_bytes)
-        outside = node.node_bytes_per_s * nic_fraction / self.cluster.oversubscription
-        shared = outside / np.asarray(group.sharing, dtype=float)
-        crosses = np.asarray(group.nodes) > 1
-        rate = np.where(
-            crosses, np.minimum(shared, np.where(np.asarray(group.ranks_per_node) > 1, inside, np.inf)), inside
-        )
-        share = 1.0 if name == "send" else (ranks - 1) / ranks
-        passes = 2.0 if name == "all_reduce" else 1.0
-        hops = (np.asarray(group.ranks_per_node) - 1) * over(self._hop_seconds, size_bytes) + np.where(
-            crosses, (np.asarray(group.nodes) - 1.0) * node.nic.latency_seconds, 0.0
-        )
-        start = node.intra_node.latency_seconds + np.where(crosses, node.nic.latency_seconds, 0.0)
-        if not self._is_cpu:
-            start = start + over(self.constants.collective_seconds, size_bytes)
-        latency = start + (0.0 if name == "send" else hops * passes)
-        return np.where(ranks > 1, latency + passes * share * np.asarray(size_bytes) / rate, 0.0)
-
-    def _all_to_all_seconds(self, size_bytes: Array, group: RankGroup) -> Array:
-        """1/n of what a rank holds goes to each other one: over the node's links and through its NICs side by side."""
-        node, inside_ranks = self.cluster.groups[0], np.asarray(group.ranks_per_node, dtype=float)
-        inside = node.intra_node.bytes_per_s * self._link_fraction
-        nics = node.node_bytes_per_s * over(self.constants.nic_fraction, size_bytes) / self.cluster.oversubscription
-        outside = nics / np.asarray(group.sharing) / inside_ranks
-        near = size_bytes * (inside_ranks - 1) / group.ranks / inside
-        far = size_bytes * (group.ranks - inside_ranks) / group.ranks / outside
-        start = node.intra_node.latency_seconds + np.where(np.asarray(group.nodes) > 1, node.nic.latency_seconds, 0.0)
-        if not self._is_cpu:
-            start = start + self.constants.collective_seconds
-        latency = start + (group.ranks - 1) * self._hop_seconds
-        return np.where(group.ranks > 1, latency + np.maximum(near, far), 0.0)
-
-    @property
-    def _link_fraction(self) -> Value:
-        return 1.0 if self._is_cpu else self.constants.nvlink_fraction
-
-    @property
-    def _hop_seconds(self) -> Value:
-        return self.cluster.groups[0].intra_node.latency_seconds if self._is_cpu else self.constants.hop_seconds
+        """NCCL's algorithms between GPUs (collectives.py), gloo's between CPUs."""
+        if self._is_cpu:
+            return gloo_seconds(name, size_bytes, group, self.cluster)
+        return Collectives(self.cluster, self.constants).seconds(name, size_bytes, group)
 
     def host_copy_seconds(self, size_bytes: Number) -> Array:
         link = self.cluster.groups[0].host_link

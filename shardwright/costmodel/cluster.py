@@ -52,11 +52,15 @@ class Device(Spec):
 
 
 class Link(Spec):
-    """A connection as one device sees it: bytes/s in one direction, and seconds until the first byte arrives."""
+    """A connection as one device sees it: bytes/s in one direction, and seconds until the first byte arrives.
+
+    `meshed`: wires of their own join each two devices of a node, so that a device reaches one other with its part only.
+    """
 
     kind: LinkKind
     bytes_per_s: PositiveFloat
     latency_seconds: NonNegativeFloat
+    meshed: bool = False
     source: str = "given by the user"
 
 

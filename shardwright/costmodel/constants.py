@@ -50,17 +50,21 @@ class Constants:
     misaligned_slowdown: Value
     memory_fraction: Value
     attention_fraction: Value
-    hopper_attention_fraction: Value
+    older_kernel_fraction: Value
     attention_head_half: Value
     attention_backward_fraction: Value
     loss_bytes_per_logit: Value
     nvlink_fraction: Value
     nic_fraction: Value
+    in_switch_fraction: Value
     collective_seconds: Value
-    hop_seconds: Value
+    low_latency_step: Value
+    low_latency_rate: Value
+    chunk_fill: Value
     host_seconds_per_kernel: Value
+    broadcast_seconds: Value
     step_noise: Value
-    overlap_slowdown: Value
+    collective_multiprocessors: Value
     allocator_slack: float
     communicator_bytes: float
     memory_reserve: float

@@ -13,8 +13,8 @@ import numpy as np
 from .attention import LatentAttention, MultiHeadAttention
 from .candidates import CONTEXT_PARALLEL, Candidates, cp_group
 from .cluster import ClusterSpec
-from .constants import over
 from .op_times import Array, OpTimes
+from .overlap import slowdown_beside
 from .training import TrainingSpec
 
 
@@ -80,7 +80,7 @@ class ContextExchange:
 
         def exposed(size_bytes: Array, core: Array) -> Array:
             block, send = core / self.candidates.cp, self.times.collective_seconds("send", size_bytes, group)
-            slowdown = over(self.times.constants.overlap_slowdown, send)
+            slowdown = slowdown_beside(self.cluster, self.times.constants, send)
             if self.cluster.groups[0].device.kind == "cpu":  # communication needs the same cores
                 return (self.candidates.cp - 1) * send
             each = np.maximum(0.0, send - block) + slowdown * np.minimum(send, block)

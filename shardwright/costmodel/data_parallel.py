@@ -19,8 +19,8 @@ from .candidates import (
     shard_group,
 )
 from .cluster import ClusterSpec
-from .constants import over
 from .op_times import Array, CollectiveName, OpTimes
+from .overlap import slowdown_beside
 from .training import TrainingSpec
 
 MASTER_BYTES_PER_PARAMETER = 4.0
@@ -61,7 +61,8 @@ class DataParallel:
     def in_first_forward(self) -> Exposed:
         """Once a step: below ZeRO-3 the parameters are gathered when first used."""
         once = ~self._gathers_each
-        behind = self.forward if self.training.software.overlaps_gather else np.zeros_like(self.forward)
+        hidden = self._chunks_behind[..., 0] if self.training.software.overlaps_gather else 0.0
+        behind = hidden * self.forward
         return self._beside(behind, once * self._gather_seconds, once * self._copy_seconds)
 
     def in_backward(self) -> Exposed:
@@ -78,11 +79,24 @@ class DataParallel:
             return Exposed(once[..., None] + np.zeros_like(self.backward), (put_off * self._copy_seconds)[..., None])
         every = self._beside(self.backward, network, copies)
         last = self._beside(
-            self.backward, network + once[..., None], copies + (put_off * self._copy_seconds)[..., None]
+            self._chunks_behind * self.backward,
+            network + once[..., None],
+            copies + (put_off * self._copy_seconds)[..., None],
         )
         copied = np.maximum(0.0, last.host_copy - every.host_copy)
         added = last.network + last.host_copy - every.network - every.host_copy
         return Exposed(np.maximum(0.0, added - copied), copied)
+
+    @property
+    def _chunks_behind(self) -> Array:
+        """How many microbatches' passes of its size the once-a-step traffic of a row has to hide behind, (N, 1, 1).
+
+        A rank with several pipeline chunks goes on with the next one for pp microbatches; only the last chunk's own pass
+        is all there is.
+        """
+        chunks, pp = self._column("stages_per_rank"), self._column("pp")
+        others = np.minimum(pp, self._column("microbatches")) - 1
+        return np.asarray(1 + (chunks - 1) / chunks * others)[..., None]
 
     def _each_backward(self) -> tuple[Array, Array]:
         """Traffic of every microbatch's backward, on the network and to and from the host, (N, R, 1) each."""
@@ -99,7 +113,7 @@ class DataParallel:
         """
         if self.cluster.groups[0].device.kind == "cpu":
             return Exposed(network + np.zeros_like(compute), copies + np.zeros_like(compute))
-        slowdown = over(self.times.constants.overlap_slowdown, compute)
+        slowdown = slowdown_beside(self.cluster, self.times.constants, compute)
         alone = np.maximum(0.0, network - compute) + slowdown * np.minimum(compute, network)
         both = np.maximum(0.0, np.maximum(network, copies) - compute) + slowdown * np.minimum(compute, network + copies)
         return Exposed(alone, np.maximum(0.0, both - alone))

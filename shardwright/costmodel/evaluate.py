@@ -17,9 +17,11 @@ from .op_times import Array, OpTimes
 from .pipeline import step_parts
 from .plan import Plan
 from .schedule import make_schedule
+from .schedule_shape import by_rank
 from .simulate import simulate
 from .stage_costs import StageCosts
 from .stages import StageSums, candidates_of, row_counts
+from .tables import POLICIES
 from .timeline import Timeline
 from .training import TrainingSpec
 
@@ -47,11 +49,11 @@ def simulate_plan(
     """
     costs = plan_costs(model, cluster, training, plan, times)
     schedule = make_schedule(plan.schedule, plan.mesh.pp, plan.stages_per_rank, plan.microbatches)
-    each = costs.activation_bytes_per_stage()
-    kept = peak_activation_bytes(plan.schedule, plan.mesh.pp, plan.microbatches, each)
+    each, postponed = costs.activation_bytes_per_stage(), costs.postponed_bytes_per_stage()
+    kept = peak_activation_bytes(plan.schedule, plan.mesh.pp, plan.microbatches, each, postponed)
     # what a backward works with is in use all the time but for moments, so it stands with what stays
     fixed = [part.total - kept[rank] for rank, part in enumerate(costs.memory())]
-    return simulate(schedule, costs.stage_costs(), activation_bytes=each, static_bytes=fixed)
+    return simulate(schedule, costs.stage_costs(), activation_bytes=each, postponed_bytes=postponed, static_bytes=fixed)
 
 
 def plan_costs(
@@ -94,19 +96,42 @@ class PlanCosts:
             pp=self.plan.mesh.pp,
             forward=sums.total(tables.forward.total),
             backward=sums.total(tables.backward.total),
+            weight_gradient=sums.total(tables.weight_gradient_seconds),
+            overlap_saving=self._overlap_saving(),
             first_forward_extra=sums.total(tables.first_forward.total),
-            send=np.full(len(self.plan.stages) - 1, tables.send_seconds[0]),
+            send=np.where(np.diff(self.plan.stage_ranks) == 0, 0.0, tables.send_seconds[0]),
             reduce_tail=sums.total(tables.last_backward.total),
             optimizer=self._per_rank(sums.total(tables.optimizer_seconds)).sum(axis=0),
         )
+
+    def _overlap_saving(self) -> Array:
+        """Shape (S,): what a stage's forward saves when it is overlapped with a backward on the rank's other stage.
+
+        Each pass computes while the other communicates (DeepSeek-AI 2024, arXiv 2412.19437, section 3.2.1), and is slowed
+        by it as by any communication beside it.
+        """
+        if self.plan.schedule != "dualpipe-v":
+            return np.zeros(len(self.plan.stages))
+        forward, backward = (
+            self.sums.seconds(parts) for parts in (self.sums.tables.forward, self.sums.tables.backward)
+        )
+        other = slice(None, None, -1)  # under the V placement, stage s shares its rank with the s-th from the end
+        hidden = np.minimum(forward["tensor_parallel"], backward["compute"][other])
+        hidden = hidden + np.minimum(backward["tensor_parallel"][other], forward["compute"])
+        taken = self.times.constants.collective_multiprocessors / self.cluster.groups[0].device.multiprocessors
+        return np.asarray(np.maximum(0.0, 1 - taken) * hidden)
 
     def activation_bytes_per_stage(self) -> Array:
         """What one microbatch keeps on each stage, logits included."""
         return self.sums.total(self.sums.tables.activation_bytes)
 
+    def postponed_bytes_per_stage(self) -> Array:
+        """What one microbatch keeps on each stage between input and weight gradient: all, also where it was recomputed."""
+        return self.sums.total(self.sums.tables.activation_bytes[..., POLICIES.index("none")])
+
     def _per_rank(self, per_stage: Array) -> Array:
-        """Shape (stages per rank, pp): stage i stands in row i // pp, column i % pp."""
-        return per_stage.reshape(self.plan.stages_per_rank, self.plan.mesh.pp)
+        """Shape (stages per rank, pp): what a rank holds stands in its column."""
+        return by_rank(self.plan.schedule, self.plan.mesh.pp, per_stage)
 
     def estimate(self) -> Estimate:
         step, sequences = self.step(), self.training.global_batch
@@ -140,6 +165,7 @@ class PlanCosts:
         for cause in each[0]:
             per_stage = self.plan.microbatches * (each[0][cause] + each[1][cause]) + once[0][cause] + once[1][cause]
             causes[cause] = float(self._per_rank(per_stage).sum(axis=0)[rank])
+        causes["tensor_parallel"] -= float(parts.overlap_seconds)
         return StepSeconds(
             **causes,
             pipeline_transfer=max(0.0, float(parts.transfer_seconds)),
@@ -154,7 +180,13 @@ class PlanCosts:
         window = 2 * self._per_rank(sums.largest(tables.static.gather_window)).max(axis=0)
         buffers = self._per_rank(sums.largest(tables.static.reduce_buffer)).max(axis=0)
         working = self._per_rank(sums.largest(tables.working_bytes)).max(axis=0)
-        kept = peak_activation_bytes(self.plan.schedule, pp, self.plan.microbatches, self.activation_bytes_per_stage())
+        kept = peak_activation_bytes(
+            self.plan.schedule,
+            pp,
+            self.plan.microbatches,
+            self.activation_bytes_per_stage(),
+            self.postponed_bytes_per_stage(),
+        )
         logits = self._logit_bytes(kept)
         on_gpu = self.cluster.groups[0].device.kind == "gpu"
         axes = sum(degree > 1 for _, degree in self.plan.mesh)
@@ -177,8 +209,8 @@ class PlanCosts:
         ]
 
     def _logit_bytes(self, kept: Array) -> Array:
-        """The head's share of what the last rank keeps and works with; 0 on the others."""
-        tables, last = self.sums.tables, len(kept) - 1
+        """The head's share of what the last stage's rank keeps and works with; 0 on the others."""
+        tables, last = self.sums.tables, self.plan.stage_ranks[-1]
         head = self.activation_bytes_per_stage().copy()
         head[:-1] = 0.0
         head[-1] = tables.activation_bytes[0, tables.head_row, 0]

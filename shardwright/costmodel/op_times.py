@@ -11,7 +11,7 @@ from .training import LinearFormat
 
 Array = NDArray[Any]
 Number = Array | float | int
-CollectiveName = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send"]
+CollectiveName = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast", "send"]
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,10 @@ class OpTimes(Protocol):
         ...
 
     def collective_seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
-        """One collective over `group`; `size_bytes` is the whole tensor (the gathered, or the unreduced one).
+        """One collective over `group`, 0 for one rank.
 
-        Of an all-to-all it is what one rank holds and sends out, its own part included; of a send, the message.
+        `size_bytes` is the whole tensor (the gathered, or the unreduced one), of an all-to-all what one rank holds,
+        its own part included, of a send the message.
         """
         ...
 

@@ -125,34 +125,84 @@ def attention_core_flops(block: Block, training: TrainingSpec, tokens: Number, t
     return 2.0 * np.asarray(tokens, dtype=float) * keys * sizes / tp
 
 
-def hidden_elements(block: Block, stack: Stack) -> float:
-    """Reads and writes per element of the hidden vector in the forward pass of the norms and residual additions.
+@dataclass(frozen=True)
+class Traffic:
+    """Elements per token that memory-bound kernels read or write in one pass of a layer.
 
-    An eager RMS norm upcasts, squares, scales and casts back: about 6 passes, a fused norm (a layer norm always is) reads
-    and writes once. A residual addition reads two, writes one; a dropout before it reads and writes one more.
+    `hidden`: of the hidden state, split along the sequence where that is parallel; `inner`: between the matmuls of a
+    sublayer, split over tp.
     """
+
+    hidden: Number
+    inner: Number
+
+
+def forward_traffic(block: Block, model: ModelSpec, stack: Stack, experts: ExpertSplit | None = None) -> Traffic:
+    """Norms, residuals, dropout; rotary embedding, head norms, activation, expert dispatch.
+
+    An eager RMS norm upcasts, squares, scales and casts back: 6 passes over its input; a fused norm (a layer norm always
+    is) reads and writes once. A residual addition reads two, writes one; an unfused dropout reads and writes one more.
+    An eager gated activation is two kernels, SiLU and product, a fused one reads two and writes one. The attention's output
+    is copied from heads to hidden layout.
+    """
+    attention, ffn = block.attention, block.ffn
     sublayers = 1 if block.parallel else 2
     norm = 6.0 if _eager(block, stack) else 2.0
     dropout = 2.0 if stack.dropout and not stack.fused_elementwise else 0.0
-    return norm * block.norm_count + (3.0 + dropout) * sublayers
+    hidden = (norm * block.norm_count + (3.0 + dropout) * sublayers) * model.hidden_size
+    rotary = (2.0 if stack.fused_elementwise else 4.0) * model.rotary
+    queries_and_keys = (attention.heads + attention.kv_heads) * attention.head_size
+    heads = (rotary + (norm if _normalises_heads(block) else 0.0)) * queries_and_keys
+    activation = (3.0 if stack.fused_elementwise else 5.0) if ffn.gated else 2.0
+    split = experts or experts_as_the_rest(1)
+    dispatch, width = _dispatch_elements(block, model.hidden_size, split), _computed_width(block, split)
+    layout = 2.0 * attention.heads * attention.value_head_size
+    return Traffic(hidden, heads + layout + activation * width + dispatch)
+
+
+def backward_traffic(block: Block, model: ModelSpec, stack: Stack, experts: ExpertSplit | None = None) -> Traffic:
+    """The same operators' gradients, and what only the backward pass has.
+
+    A fused norm reads the gradient and its input for each of the two gradients it gives and writes one: 5; an eager RMS
+    norm about 14. A residual's two gradients are added: 3. A gated activation's gradient reads three and writes two, as
+    eager kernels 9 in all; a plain one reads two and writes one. Attention reads its output and that one's gradient once
+    more (Dao 2023, algorithm 2) and copies back its layout, and the gradients of queries, keys and values are brought
+    together: 2 each. Gate and up projection each give a gradient of their input, which are added: 3. A bias reads the
+    gradient of its output.
+    """
+    attention, ffn = block.attention, block.ffn
+    sublayers = 1 if block.parallel else 2
+    norm = 14.0 if _eager(block, stack) else 5.0
+    dropout = 2.0 if stack.dropout else 0.0
+    hidden = (norm * block.norm_count + (3.0 + dropout) * sublayers) * model.hidden_size
+    rotary = (2.0 if stack.fused_elementwise else 4.0) * model.rotary
+    queries_and_keys = (attention.heads + attention.kv_heads) * attention.head_size
+    heads = (rotary + (norm if _normalises_heads(block) else 0.0)) * queries_and_keys
+    values = attention.kv_heads * attention.value_head_size
+    outputs = attention.heads * attention.value_head_size
+    together = 2.0 * (queries_and_keys + values) + 4.0 * outputs
+    activation = (5.0 if stack.fused_elementwise else 9.0) if ffn.gated else 3.0
+    split = experts or experts_as_the_rest(1)
+    dispatch, width = _dispatch_elements(block, model.hidden_size, split), _computed_width(block, split)
+    biases, sums = _biased_outputs(block, model.hidden_size), 3.0 * ffn.gated * model.hidden_size
+    return Traffic(hidden + sums + biases.hidden, heads + together + activation * width + dispatch + biases.inner)
+
+
+def _biased_outputs(block: Block, hidden: int) -> Traffic:
+    """Elements per token of matmul outputs that have a bias."""
+    attention, ffn = block.attention, block.ffn
+    if isinstance(attention, LatentAttention):
+        return Traffic(hidden * attention.bias, 0.0)
+    up = (2 if ffn.gated else 1) * ffn.active_width
+    inner = attention.qkv_bias * (attention.query_width + 2 * attention.kv_width) + ffn.bias * up
+    return Traffic((attention.output_bias + ffn.bias) * hidden, inner)
 
 
 def _eager(block: Block, stack: Stack) -> bool:
     return block.norm.kind == "rmsnorm" and not stack.fused_norms
 
 
-def inner_elements(block: Block, model: ModelSpec, stack: Stack, experts: ExpertSplit | None = None) -> Number:
-    """Elements per token that split over tp, read or written forward by head norms, rotary embedding and activation."""
-    attention, ffn = block.attention, block.ffn
-    rotary = (2.0 if stack.fused_elementwise else 4.0) * model.rotary
-    head_norm = 6.0 if _eager(block, stack) else 2.0
-    each_head = rotary + (head_norm if _normalises_heads(block) else 0.0)
-    heads = each_head * (attention.heads + attention.kv_heads) * attention.head_size
-    passes = (3.0 if stack.fused_elementwise else 5.0) if ffn.gated else 2.0
-    return heads + passes * _computed_width(block, experts or experts_as_the_rest(1))
-
-
-def dispatch_elements(block: Block, hidden: int, tp: Number, experts: ExpertSplit) -> Number:
+def _dispatch_elements(block: Block, hidden: int, experts: ExpertSplit) -> Number:
     """Elements per token that sorting copies by expert and putting results back reads and writes, in either pass.
 
     Where experts lie on other ranks, these sort what they receive once more.
@@ -160,7 +210,7 @@ def dispatch_elements(block: Block, hidden: int, tp: Number, experts: ExpertSpli
     if isinstance(block.ffn, FeedForward):
         return 0.0
     sorts = np.where(np.asarray(experts.ep) > 1, 4.0, 2.0)
-    return 2.0 * sorts * hidden * experts.copies(1.0, block.ffn.top_k, tp)
+    return 2.0 * sorts * hidden * experts.copies(1.0, block.ffn.top_k, 1)
 
 
 def _computed_width(block: Block, split: ExpertSplit) -> Number:

@@ -1,22 +1,28 @@
 """Seconds of one step from schedule and stage costs, vectorised over plans, and where they go."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .longest_path import longest_path_ends
 from .pipeline_recurrence import gpipe_ends, interleaved_ends, one_forward_one_backward_ends
-from .plan import ScheduleName
-from .schedule import check_shape
+from .schedule import overlap_counts
+from .schedule_shape import ScheduleName, by_rank, check_shape
 from .stage_costs import Floats, StageCosts
 
 __all__ = ["StageCosts", "StepParts", "step_parts", "step_seconds"]
 
 _ROUNDING = 1e-12  # of a step
-_ENDS = {
+_ENDS: dict[ScheduleName, Callable[[StageCosts, int], Floats]] = {
     "gpipe": gpipe_ends,
     "1f1b": one_forward_one_backward_ends,
     "interleaved-1f1b": interleaved_ends,
+    "zb-h1": partial(longest_path_ends, "zb-h1"),
+    "zb-v": partial(longest_path_ends, "zb-v"),
+    "dualpipe-v": partial(longest_path_ends, "dualpipe-v"),
 }
 
 
@@ -30,10 +36,15 @@ def step_seconds(schedule: ScheduleName, costs: StageCosts, microbatches: int) -
     Raises:
         SpecError: no such schedule for this number of ranks, stages and microbatches.
     """
-    check_shape(schedule, costs.pp, costs.stages_per_rank, microbatches)
+    check_shape(schedule, costs.pp, costs.stages, microbatches)
     ends = _ENDS[schedule](costs, microbatches)
-    reduced = (ends + costs.per_rank(costs.reduce_tail)).max(axis=-1)
+    reduced = (ends + _per_rank(schedule, costs, costs.reduce_tail)).max(axis=-1)
     return np.asarray(reduced + costs.optimizer.max(axis=-1))
+
+
+def _per_rank(schedule: ScheduleName, costs: StageCosts, per_stage: Floats) -> Floats:
+    """Sum of [..., stages] over each rank's stages: [..., pp]."""
+    return np.asarray(by_rank(schedule, costs.pp, per_stage).sum(axis=-2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +53,13 @@ class StepParts:
 
     Attributes:
         rank: that rank: most seconds of compute, exposed gather and exposed reduction together.
-        compute_seconds: its forwards and backwards.
+        compute_seconds: its forwards and backwards, less `overlap_seconds`.
         gather_seconds: its first-forward extras.
         reduce_seconds: its exposed reductions.
         transfer_seconds: what the step would be shorter by if messages between stages took no time.
         bubble_seconds: the rest: it waits for other stages, which fill, drain or are slower at times.
         optimizer_seconds: of the slowest rank, as all wait for it.
+        overlap_seconds: what overlapping passes has saved; no part of the step.
     """
 
     rank: NDArray[np.intp]
@@ -57,6 +69,7 @@ class StepParts:
     transfer_seconds: Floats
     bubble_seconds: Floats
     optimizer_seconds: Floats
+    overlap_seconds: Floats
 
     @property
     def total_seconds(self) -> Floats:
@@ -72,8 +85,11 @@ def step_parts(schedule: ScheduleName, costs: StageCosts, microbatches: int) -> 
     """
     total = step_seconds(schedule, costs, microbatches)
     without_sends = step_seconds(schedule, costs.without_sends(), microbatches)
-    compute = microbatches * costs.per_rank(costs.forward + costs.backward)
-    gather, reduce = costs.per_rank(costs.first_forward_extra), costs.per_rank(costs.reduce_tail)
+    overlaps = overlap_counts(schedule, costs.pp, costs.stages_per_rank, microbatches)
+    overlap = _per_rank(schedule, costs, overlaps * costs.overlap_saving)
+    compute = microbatches * _per_rank(schedule, costs, costs.forward + costs.backward) - overlap
+    gather = _per_rank(schedule, costs, costs.first_forward_extra)
+    reduce = _per_rank(schedule, costs, costs.reduce_tail)
     rank = np.argmax(compute + gather + reduce, axis=-1)
 
     def of_rank(per_rank: Floats) -> Floats:
@@ -93,4 +109,5 @@ def step_parts(schedule: ScheduleName, costs: StageCosts, microbatches: int) -> 
         transfer_seconds=transfer,
         bubble_seconds=bubble,
         optimizer_seconds=optimizer,
+        overlap_seconds=of_rank(overlap),
     )

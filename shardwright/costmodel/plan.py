@@ -5,11 +5,12 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
+from .schedule_shape import ScheduleName as ScheduleName  # a plan's word, so that it is found here too
+from .schedule_shape import check_shape, stage_ranks
 from .spec import PositiveInt, Spec
 
 RecomputePolicy = Literal["none", "selective", "full"]
 ZeroStage = Literal[0, 1, 2, 3]
-ScheduleName = Literal["gpipe", "1f1b", "interleaved-1f1b"]
 ContextParallel = Literal["all-gather", "ring", "ulysses"]
 ExpertDispatch = Literal["all-to-all", "deduplicated"]
 
@@ -116,7 +117,7 @@ class Offload(Spec):
 class Plan(Spec):
     """All choices for a run. Valid in itself; `check_plan` holds it against a model and a cluster.
 
-    `stages[i]` runs on pipeline rank `i % mesh.pp`. `micro_batch` counts sequences per microbatch per data-parallel
+    `stages[i]` runs on pipeline rank `stage_ranks[i]`. `micro_batch` counts sequences per microbatch per data-parallel
     rank, `microbatches` microbatches per step per data-parallel rank. `context_parallel` is how attention over `cp` ranks
     sees the whole sequence: each gathers all keys and values ("all-gather": Llama 3, arXiv 2407.21783, section 3.3.2; the
     default, as it is torch's own and suits every mask), passes them around beside the attention of the block before
@@ -141,6 +142,11 @@ class Plan(Spec):
         return len(self.stages) // self.mesh.pp
 
     @property
+    def stage_ranks(self) -> list[int]:
+        """The pipeline rank of each stage."""
+        return stage_ranks(self.schedule, self.mesh.pp, len(self.stages))
+
+    @property
     def layer_count(self) -> int:
         return sum(stage.layer_count for stage in self.stages)
 
@@ -161,17 +167,7 @@ class Plan(Spec):
             raise ValueError(
                 f"ep {mesh.ep} with tp {mesh.tp} and no sequence_parallel would send every token {mesh.tp} times; set sequence_parallel"
             )
-        if self.schedule == "interleaved-1f1b":
-            if mesh.pp < 2 or count % mesh.pp or count < 2 * mesh.pp:
-                raise ValueError(
-                    f"interleaved-1f1b with pp {mesh.pp} needs pp of 2 or more and 2, 3, ... stages on each rank, not {count} stages in all"
-                )
-            if self.microbatches % mesh.pp:
-                raise ValueError(
-                    f"interleaved-1f1b needs microbatches divisible by pp: {self.microbatches} by {mesh.pp}"
-                )
-        elif count != mesh.pp:
-            raise ValueError(f"{self.schedule} needs one stage on each pipeline rank: {count} stages for pp {mesh.pp}")
+        check_shape(self.schedule, mesh.pp, len(self.stages), self.microbatches)
         for index, stage in enumerate(self.stages):
             if not stage.layers and (count == 1 or 0 < index < count - 1):
                 raise ValueError(

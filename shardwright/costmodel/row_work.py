@@ -1,6 +1,5 @@
 """What one row of the cost tables (a layer, the embedding, the head) does on its rank, before data parallelism."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,18 +7,17 @@ import numpy as np
 from . import operators
 from .candidates import Candidates, tp_group
 from .cluster import ClusterSpec
-from .constants import Value, over
+from .constants import Value
 from .context_parallel import ContextExchange
 from .expert_parallel import ExpertExchange, expert_split
-from .low_precision import operand_bytes
 from .model import Block, FeedForward, MixtureOfExperts, ModelSpec, Parameter
 from .op_times import Array, OpTimes
 from .selective_recompute import selection
 from .stack import Stack
 from .tables import POLICIES
-from .training import LinearFormat, TrainingSpec
+from .training import TrainingSpec
+from .weight_matmuls import WeightMatmuls
 
-_MatmulSeconds = Callable[[list[operators.Matmul], LinearFormat | None], Array]
 # Forward: the logits twice, for the largest and for the sum; backward: read once more, their gradient written over them.
 _FUSED_LOSS_BYTES_PER_LOGIT = 8.0
 
@@ -28,12 +26,13 @@ _FUSED_LOSS_BYTES_PER_LOGIT = 8.0
 class RowWork:
     """Work of one microbatch. Shapes (N,), with a last axis of recompute policies where the name says `by_policy`.
 
-    Seconds are of the device alone. `parameters` counts what one tp rank holds, but for experts that lie on the ranks of ep:
-    `expert_parameters`.
+    `weight_gradient_seconds` is part of `backward_seconds`. Seconds are of the device alone. `parameters` counts what one
+    tp rank holds, but for experts that lie on the ranks of ep: `expert_parameters`.
     """
 
     forward_seconds: Array
     backward_seconds: Array
+    weight_gradient_seconds: Array
     recompute_seconds_by_policy: Array
     tensor_parallel_forward_seconds: Array
     tensor_parallel_backward_seconds_by_policy: Array
@@ -86,19 +85,12 @@ class WorkModel:
             *operators.attention_matmuls(block, hidden, tokens, tp),
             *operators.ffn_matmuls(block, hidden, tokens, tp, self._experts),
         ]
-        moved = (
-            self._element_bytes
-            * tokens
-            * (
-                hidden * operators.hidden_elements(block, self._stack) / self._sequence_split
-                + operators.inner_elements(block, self.model, self._stack, self._experts) / tp
-            )
-        )
-        sorted_bytes = self._element_bytes * tokens * operators.dispatch_elements(block, hidden, tp, self._experts)
-        traffic_seconds = self.times.memory_bound_seconds(moved + sorted_bytes)
-        forward_busy = self._linear_forward_seconds(matmuls) + core_forward + traffic_seconds
-        backward_busy = self._linear_backward_seconds(matmuls) + core_backward
-        backward_busy = backward_busy + self.times.memory_bound_seconds(2 * moved + sorted_bytes)
+        moved = self._moved_bytes(operators.forward_traffic(block, self.model, self._stack, self._experts))
+        moved_backward = self._moved_bytes(operators.backward_traffic(block, self.model, self._stack, self._experts))
+        linear = self._linear
+        forward_busy = linear.forward_seconds(matmuls) + core_forward + self.times.memory_bound_seconds(moved)
+        backward_busy = linear.backward_seconds(matmuls) + core_backward
+        backward_busy = backward_busy + self.times.memory_bound_seconds(moved_backward)
         forward = self.times.with_launches_seconds(forward_busy, self._stack.kernels_forward)
         backward = self.times.with_launches_seconds(backward_busy, self._stack.kernels_backward)
         exposed_forward, exposed_backward = self._layer_tensor_parallel_seconds(block, forward, backward)
@@ -109,7 +101,8 @@ class WorkModel:
             self.times.with_launches_seconds(forward_busy + exchanged.forward, self._stack.kernels_forward) - forward
         )
         context_backward = (
-            self.times.with_launches_seconds(backward_busy + exchanged.backward, self._stack.kernels_backward) - backward
+            self.times.with_launches_seconds(backward_busy + exchanged.backward, self._stack.kernels_backward)
+            - backward
         )
         traded = self._expert_seconds(block)
         zero = np.zeros_like(forward)
@@ -117,21 +110,21 @@ class WorkModel:
         if chosen is None:
             again, gathers_again = self._core_again(core_forward), zero
         else:
-            again = self._linear_forward_seconds(chosen.repeated) + self.times.memory_bound_seconds(moved)
+            again = linear.forward_seconds(chosen.repeated) + self.times.memory_bound_seconds(moved)
             gathers_again = exposed_forward / 2  # the gathers run again, what was reduced is kept
         kept, working = self._layer_bytes(block, None if chosen is None else chosen.kept_bytes)
         working = working + context.working_bytes(block.attention)[:, None]
         dense, of_experts = self._layer_parameters(block)
         whole = forward
-        if self._stack.stops_recompute_early and isinstance(
-            block.ffn, FeedForward
-        ):  # a router weighs what experts put out
+        # the router's gradient reads what experts put out, so their last matmul is needed again
+        if self._stack.stops_recompute_early and isinstance(block.ffn, FeedForward):
             whole = self.times.with_launches_seconds(
-                forward_busy - self._linear_forward_seconds(matmuls[-1:]), self._stack.kernels_forward
+                forward_busy - linear.forward_seconds(matmuls[-1:]), self._stack.kernels_forward
             )
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
+            weight_gradient_seconds=linear.weight_gradient_seconds(matmuls),
             recompute_seconds_by_policy=_policies(none=zero, selective=again, full=whole),
             tensor_parallel_forward_seconds=exposed_forward,
             tensor_parallel_backward_seconds_by_policy=_policies(
@@ -149,6 +142,10 @@ class WorkModel:
             expert_parameters=of_experts,
         )
 
+    def _moved_bytes(self, traffic: operators.Traffic) -> Array:
+        split = traffic.hidden / self._sequence_split + traffic.inner / self.candidates.tp
+        return np.asarray(self._element_bytes * self._tokens * split)
+
     def embedding(self) -> RowWork:
         """Token and position embedding: a gather forward, a dense gradient backward."""
         hidden_bytes = self._element_bytes * self._tokens * self.model.hidden_size
@@ -158,6 +155,7 @@ class WorkModel:
         return self._end(
             forward=self.times.memory_bound_seconds(2 * hidden_bytes),
             backward=backward,
+            weight_gradient=backward,
             parameters=parameters,
             kept=kept,
             working=self._element_bytes * parameters,
@@ -175,8 +173,9 @@ class WorkModel:
         apart = 1.0 if not self.model.tied_embeddings else np.where(self.candidates.pp > 1, 1.0, 0.0)
         parameters = self._local_parameters(self.model.head_parameters()) * apart
         return self._end(
-            forward=self._forward_seconds(matmuls) + loss / 2,
-            backward=self._backward_seconds(matmuls) + loss / 2,
+            forward=self._plain.forward_seconds(matmuls) + loss / 2,
+            backward=self._plain.backward_seconds(matmuls) + loss / 2,
+            weight_gradient=self._plain.weight_gradient_seconds(matmuls),
             parameters=parameters,
             kept=(element if self._stack.fused_loss else 4.0) * logits
             + tokens * hidden * ((4.0 + element) / self._sequence_split + element),
@@ -193,6 +192,7 @@ class WorkModel:
         *,
         forward: Array,
         backward: Array,
+        weight_gradient: Array,
         parameters: Array,
         kept: Array,
         working: Array,
@@ -205,6 +205,7 @@ class WorkModel:
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
+            weight_gradient_seconds=weight_gradient,
             recompute_seconds_by_policy=nothing,
             tensor_parallel_forward_seconds=tensor,
             tensor_parallel_backward_seconds_by_policy=_policies(none=tensor, selective=tensor, full=tensor),
@@ -218,33 +219,15 @@ class WorkModel:
             expert_parameters=zero,
         )
 
-    def _linear_forward_seconds(self, matmuls: list[operators.Matmul]) -> Array:
-        """A layer's weight matmuls, in the lower format where one is asked for, and making their operands."""
-        return self._in_linear_format(matmuls, self._forward_seconds, backward=False)
+    @property
+    def _plain(self) -> WeightMatmuls:
+        """Matmuls in the compute format."""
+        return WeightMatmuls(self.times, self.training, self._sequence_split)
 
-    def _linear_backward_seconds(self, matmuls: list[operators.Matmul]) -> Array:
-        return self._in_linear_format(matmuls, self._backward_seconds, backward=True)
-
-    def _in_linear_format(self, matmuls: list[operators.Matmul], seconds: _MatmulSeconds, *, backward: bool) -> Array:
-        low = self.training.precision.linear
-        if low is None:
-            return seconds(matmuls, None)
-        lowered = [w for w in matmuls if not w.sensitive]
-        traffic = (operand_bytes(w, self.training, self._sequence_split)[backward] for w in lowered)
-        cast = self.times.memory_bound_seconds(sum(traffic, np.zeros(len(self.candidates))))
-        return seconds([w for w in matmuls if w.sensitive], None) + seconds(lowered, low) + cast
-
-    def _forward_seconds(self, matmuls: list[operators.Matmul], low: LinearFormat | None = None) -> Array:
-        return sum(
-            (self.times.matmul_seconds(w.m, w.k, w.n, groups=w.groups, low=low) for w in matmuls),
-            np.zeros(len(self.candidates)),
-        )
-
-    def _backward_seconds(self, matmuls: list[operators.Matmul], low: LinearFormat | None = None) -> Array:
-        """The gradient of the input, (m, n) (n, k), and of the weight, (k, m) (m, n)."""
-        inputs = (self.times.matmul_seconds(w.m, w.n, w.k, groups=w.groups, low=low) for w in matmuls)
-        weights = (self.times.matmul_seconds(w.k, w.m, w.n, groups=w.groups, low=low) for w in matmuls)
-        return sum((*inputs, *weights), np.zeros(len(self.candidates)))
+    @property
+    def _linear(self) -> WeightMatmuls:
+        """A layer's weight matmuls."""
+        return WeightMatmuls(self.times, self.training, self._sequence_split, self.training.precision.linear)
 
     def _attention_core_seconds(self, block: Block) -> tuple[Array, Array]:
         """Forward and backward of scores, softmax and weighted values; fused kernels compute the causal half only."""
@@ -264,10 +247,11 @@ class WorkModel:
             operators.Matmul(queries, length, attention.value_head_size, batched),
         ]
         scores = self._element_bytes * batched * queries * length
-        softmax_forward, softmax_backward = 6.0 * scores, 8.0 * scores
+        # Reads and writes of the scores between the matmuls: scale, mask, softmax and dropout, one kernel or several.
+        forward_passes, backward_passes = (4.5, 5.5) if self._stack.fused_elementwise else (6.0, 8.0)
         return (
-            self._forward_seconds(matmuls) + self.times.memory_bound_seconds(softmax_forward),
-            self._backward_seconds(matmuls) + self.times.memory_bound_seconds(softmax_backward),
+            self._plain.forward_seconds(matmuls) + self.times.memory_bound_seconds(forward_passes * scores),
+            self._plain.backward_seconds(matmuls) + self.times.memory_bound_seconds(backward_passes * scores),
         )
 
     def _core_again(self, core_forward: Array) -> Array:
@@ -289,21 +273,14 @@ class WorkModel:
         """Of one layer, in its forward and its backward: one pair a sublayer each (Korthikanti et al. 2022, section 4.2.2).
 
         Overlapped, a collective runs in tp pieces beside the matmul that reads or feeds it (Wang et al. 2023, ASPLOS,
-        section 5): one piece of each stands alone, the compute beside the others is slowed.
+        section 5), moved by copy engines: one piece stands alone.
         """
         pairs = self._hidden_pairs(block)
         hidden_bytes = self._element_bytes * self._tokens * self.model.hidden_size
         lowered = self.training.precision.gathered_bytes_per_element / self._element_bytes
         whole = pairs * self._hidden_collective_seconds(hidden_bytes, lowered)
-        if not self._stack.overlaps_tensor_parallel:
-            return whole, whole
-        slowdown = over(self.times.constants.overlap_slowdown, whole)
-
-        def exposed(compute: Array) -> Array:
-            alone = np.maximum(whole / self.candidates.tp, whole - compute)
-            return np.asarray(np.minimum(whole, alone + slowdown * np.minimum(whole - alone, compute)))
-
-        return exposed(forward), exposed(backward)
+        beside = self._stack.tensor_parallel_overlap * (1 - 1 / self.candidates.tp) * whole
+        return whole - np.minimum(beside, forward), whole - np.minimum(beside, backward)
 
     def _hidden_pairs(self, block: Block) -> Array:
         """Gathers and reductions of the hidden states over tp in one pass: none for experts that tokens are sent to."""

@@ -1,11 +1,18 @@
-"""Whether a schedule can run: every action once, one rank a stage, backward after forward, and no deadlock."""
+"""Whether a schedule can run: every pass once, one rank a stage, gradients after forwards, and no deadlock."""
 
-from collections.abc import Iterator
 from functools import lru_cache
 from itertools import product
 
+from .action import Action, ActionKind
 from .errors import SpecError
-from .schedule import Action, ActionKind, Schedule
+from .schedule import Schedule
+
+# What an action of each kind needs on its own stage before it.
+_AFTER = {
+    ActionKind.BACKWARD: ActionKind.FORWARD,
+    ActionKind.INPUT_GRADIENT: ActionKind.FORWARD,
+    ActionKind.WEIGHT_GRADIENT: ActionKind.INPUT_GRADIENT,
+}
 
 
 @lru_cache(maxsize=64)
@@ -20,12 +27,6 @@ def validate_schedule(schedule: Schedule) -> None:
     _check_progress(schedule)
 
 
-def _placed(schedule: Schedule) -> Iterator[tuple[int, int, Action]]:
-    for rank, order in enumerate(schedule.orders):
-        for step, action in enumerate(order):
-            yield rank, step, action
-
-
 def _error(schedule: Schedule, rank: int, step: int, problem: str) -> SpecError:
     grid = schedule.grid(marked=(rank, step))
     return SpecError(f"schedule, rank {rank}, step {step}: {problem}\n{grid}")
@@ -33,28 +34,45 @@ def _error(schedule: Schedule, rank: int, step: int, problem: str) -> SpecError:
 
 def _check_placement(schedule: Schedule) -> None:
     seen: set[Action] = set()
-    for rank, step, action in _placed(schedule):
-        home = schedule.rank_of_stage[action.stage]
-        if home != rank:
-            raise _error(schedule, rank, step, f"{action} is of stage {action.stage}, which rank {home} holds")
-        if action in seen:
-            raise _error(schedule, rank, step, f"{action} is there a second time; each action runs once")
-        if action.kind is ActionKind.BACKWARD and action._replace(kind=ActionKind.FORWARD) not in seen:
-            raise _error(schedule, rank, step, f"{action} comes before {action._replace(kind=ActionKind.FORWARD)}")
-        seen.add(action)
+    for rank, order in enumerate(schedule.orders):
+        for step, work in enumerate(order):
+            for action in work.passes:
+                problem = _problem(schedule, rank, action, seen)
+                if problem:
+                    raise _error(schedule, rank, step, problem)
+            seen.update(work.passes)
+
+
+def _problem(schedule: Schedule, rank: int, action: Action, seen: set[Action]) -> str | None:
+    """What is wrong with `action` on `rank` after those it has `seen`."""
+    home = schedule.rank_of_stage[action.stage]
+    if home != rank:
+        return f"{action} is of stage {action.stage}, which rank {home} holds"
+    if action in seen:
+        return f"{action} is there a second time; each action runs once"
+    if action.kind in _AFTER and (before := action._replace(kind=_AFTER[action.kind])) not in seen:
+        return f"{action} comes before {before}"
+    whole = action._replace(kind=ActionKind.BACKWARD)
+    split = action._replace(kind=ActionKind.INPUT_GRADIENT)
+    if action in (whole, split) and (whole in seen or split in seen):
+        return f"{whole} and {split} are both there; give a backward whole or split"
+    return None
 
 
 def _check_complete(schedule: Schedule) -> None:
     if not schedule.stages:
         raise SpecError("schedule holds no action; give each rank at least one stage's forward and backward")
-    present = set(schedule)
-    for stage, kind, microbatch in product(range(schedule.stages), ActionKind, range(schedule.microbatches)):
-        action = Action(stage, kind, microbatch)
-        if action not in present:
-            where = f"on rank {schedule.rank_of_stage[stage]}" if stage in schedule.rank_of_stage else "on any rank"
-            raise SpecError(
-                f"schedule of {schedule.stages} stages and {schedule.microbatches} microbatches lacks {action} {where}\n{schedule.grid()}"
-            )
+    for stage, microbatch in product(range(schedule.stages), range(schedule.microbatches)):
+        second = ActionKind.BACKWARD
+        if Action(stage, ActionKind.INPUT_GRADIENT, microbatch) in schedule.actions:
+            second = ActionKind.WEIGHT_GRADIENT
+        for kind in (ActionKind.FORWARD, second):
+            action = Action(stage, kind, microbatch)
+            if action not in schedule.actions:
+                where = f"on rank {schedule.rank_of_stage[stage]}" if stage in schedule.rank_of_stage else "on any rank"
+                raise SpecError(
+                    f"schedule of {schedule.stages} stages and {schedule.microbatches} microbatches lacks {action} {where}\n{schedule.grid()}"
+                )
 
 
 def _check_progress(schedule: Schedule) -> None:
@@ -66,13 +84,16 @@ def _check_progress(schedule: Schedule) -> None:
         moved = set()
         for rank in sorted(waiting):
             order = schedule.orders[rank]
-            while steps[rank] < len(order) and order[steps[rank]].source(schedule.stages) in done:
-                done.add(order[steps[rank]])
+            while steps[rank] < len(order) and all(schedule.source(a) in done for a in order[steps[rank]].passes):
+                done.update(order[steps[rank]].passes)
                 steps[rank] += 1
                 moved.add(rank)
         waiting = {rank for rank in waiting if steps[rank] < len(schedule.orders[rank])}
         if waiting and not moved:
-            rank = min(waiting)
-            action = schedule.orders[rank][steps[rank]]
-            source = action.source(schedule.stages)
-            raise _error(schedule, rank, steps[rank], f"deadlock: {action} waits for {source}, which never runs")
+            raise _deadlock(schedule, steps, min(waiting), done)
+
+
+def _deadlock(schedule: Schedule, steps: list[int], rank: int, done: set[Action | None]) -> SpecError:
+    passes = schedule.orders[rank][steps[rank]].passes
+    action, source = next((a, source) for a in passes if (source := schedule.source(a)) not in done)
+    return _error(schedule, rank, steps[rank], f"deadlock: {action} waits for {source}, which never runs")

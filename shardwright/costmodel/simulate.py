@@ -4,13 +4,17 @@ Events are ordered by (time, priority, sequence), so that a run repeats to the b
 it does before messages arrive, and what was announced first happens first.
 """
 
-import heapq
+from heapq import heappop, heappush
+from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .action import Action, ActionKind, Work
 from .errors import SpecError
-from .schedule import Action, ActionKind, Schedule
+from .schedule import Schedule
+from .schedule_graph import schedule_graph
 from .schedule_validation import validate_schedule
 from .stage_costs import StageCosts
 from .timeline import Lane, MemoryCurve, Span, Timeline
@@ -18,8 +22,8 @@ from .timeline import Lane, MemoryCurve, Span, Timeline
 _FINISH, _ARRIVE = 0, 1
 
 
-# (seconds, priority, sequence, action): plain, as a step has tens of thousands
-_Event = tuple[float, int, int, Action]
+# (seconds, priority, sequence, number of the work): plain, as a step has tens of thousands
+_Event = tuple[float, int, int, int]
 
 
 def simulate(
@@ -27,6 +31,7 @@ def simulate(
     costs: StageCosts,
     *,
     activation_bytes: ArrayLike = 0.0,
+    postponed_bytes: ArrayLike | None = None,
     static_bytes: ArrayLike = 0.0,
 ) -> Timeline:
     """Run `schedule` once.
@@ -34,7 +39,9 @@ def simulate(
     Args:
         costs: of one plan (no batch axes), on as many stages and ranks as the schedule has.
         activation_bytes: [stages] or scalar, bytes that one microbatch holds on a stage from the start of its forward
-            to the end of its backward.
+            to the end of its backward, or of its input gradient where the backward is split.
+        postponed_bytes: [stages] or scalar, bytes that it holds from there to the end of its weight gradient; default:
+            as many.
         static_bytes: [pp] or scalar, bytes that a rank holds all the time.
 
     Raises:
@@ -45,25 +52,37 @@ def simulate(
             f"costs of {costs.stages} stages on pp {costs.pp} (batch axes {costs.batch_shape}) do not fit a schedule of {schedule.stages} stages on pp {schedule.pp}; give one plan's costs, index a batch first"
         )
     validate_schedule(schedule)
-    memory = _Memory(schedule, activation_bytes, static_bytes)
+    postponed_bytes = activation_bytes if postponed_bytes is None else postponed_bytes
+    memory = _Memory(schedule, activation_bytes, postponed_bytes, static_bytes)
     run = _Run(schedule, costs, memory)
     run.pipeline()
     run.reduce_and_update()
-    return Timeline(schedule.pp, tuple(sorted(run.spans, key=lambda span: span.start_seconds)), memory.curves())
+    return Timeline(schedule.pp, tuple(sorted(run.spans, key=attrgetter("start_seconds"))), memory.curves())
 
 
 class _Memory:
     """Bytes held per rank, written down at every change."""
 
-    def __init__(self, schedule: Schedule, activation_bytes: ArrayLike, static_bytes: ArrayLike) -> None:
-        self._activation_bytes = np.broadcast_to(activation_bytes, (schedule.stages,)).tolist()
+    def __init__(
+        self, schedule: Schedule, activation_bytes: ArrayLike, postponed_bytes: ArrayLike, static_bytes: ArrayLike
+    ) -> None:
+        kept, postponed = (np.broadcast_to(size, schedule.stages) for size in (activation_bytes, postponed_bytes))
+        self._changes: dict[ActionKind, list[float]] = {
+            ActionKind.FORWARD: kept.tolist(),
+            ActionKind.BACKWARD: (-kept).tolist(),
+            ActionKind.INPUT_GRADIENT: (postponed - kept).tolist(),
+            ActionKind.WEIGHT_GRADIENT: (-postponed).tolist(),
+        }
         self._seconds = [[0.0] for _ in range(schedule.pp)]
         self._bytes = [[held] for held in np.broadcast_to(static_bytes, (schedule.pp,)).tolist()]
 
-    def change(self, rank: int, stage: int, microbatches: int, now: float) -> None:
-        """`microbatches` more (or fewer, when negative) are alive on the stage from `now` on."""
+    def change_of(self, action: Action) -> float:
+        """Bytes more that a forward takes at its start, or that another pass leaves at its end."""
+        return self._changes[action.kind][action.stage]
+
+    def change(self, rank: int, more_bytes: float, now: float) -> None:
         self._seconds[rank].append(now)
-        self._bytes[rank].append(self._bytes[rank][-1] + microbatches * self._activation_bytes[stage])
+        self._bytes[rank].append(self._bytes[rank][-1] + more_bytes)
 
     def curves(self) -> tuple[MemoryCurve, ...]:
         return tuple(
@@ -72,8 +91,16 @@ class _Memory:
         )
 
 
+class _Shape(NamedTuple):
+    """What work does, whichever its microbatch: how long it takes, and the bytes that its start and its end change."""
+
+    seconds: float
+    start_bytes: float
+    end_bytes: float
+
+
 class _Run:
-    """The state of one simulation: the event queue, what each rank is at, and the spans so far."""
+    """The state of one simulation: the event queue, what each piece of work still waits for, and the spans so far."""
 
     def __init__(self, schedule: Schedule, costs: StageCosts, memory: _Memory) -> None:
         self.schedule = schedule
@@ -81,34 +108,34 @@ class _Run:
         self.costs = costs
         self.spans: list[Span] = []
         self.free_seconds = [0.0] * schedule.pp
-        self._events: list[_Event] = []
-        self._sequence = 0
-        self._steps = [0] * schedule.pp
-        self._busy = [False] * schedule.pp
-        last = schedule.stages - 1
-        # What reads no message counts as arrived.
-        self._arrived = {a for a in schedule if a.stage == (0 if a.kind is ActionKind.FORWARD else last)}
-        self._forward = costs.forward.tolist()
-        self._backward = costs.backward.tolist()
+        graph = schedule_graph(schedule)
+        self._numbers = graph.numbers
+        self._nodes = graph.nodes
+        self._shapes = [self._shape(work) for work in graph.shapes]
+        self._last = {numbers[-1] for numbers in graph.numbers}
+        # Messages, and the rank's work before it.
+        self._waits = [messages + 1 for messages in graph.message_counts]
+        self._gather = {graph.number_of[Action(s, ActionKind.FORWARD, 0)]: s for s in range(schedule.stages)}
         self._extra = costs.first_forward_extra.tolist()
         self._send = costs.send.tolist()
+        self._events: list[_Event] = []
+        self._sequence = 0
+
+    def _shape(self, work: Work) -> _Shape:
+        started = [action for action in work.passes if action.kind is ActionKind.FORWARD]
+        ended = [action for action in work.passes if action.kind is not ActionKind.FORWARD]
+        start_bytes, end_bytes = (sum(map(self.memory.change_of, passes)) for passes in (started, ended))
+        return _Shape(float(self.costs.seconds(work)), start_bytes, end_bytes)
 
     def pipeline(self) -> None:
-        for rank in range(self.schedule.pp):
-            self._start_next(rank, 0.0)
+        for numbers in self._numbers:
+            self._arrive(numbers[0], 0.0)
         while self._events:
-            now, priority, _, action = heapq.heappop(self._events)
-            rank = self.schedule.rank_of_stage[action.stage]
+            now, priority, _, number = heappop(self._events)
             if priority == _FINISH:
-                self._busy[rank] = False
-                self._steps[rank] += 1
-                self.free_seconds[rank] = now
-                if action.kind is ActionKind.BACKWARD:
-                    self.memory.change(rank, action.stage, -1, now)
-                self._send_result(rank, action, now)
+                self._finish(number, now)
             else:
-                self._arrived.add(action)
-            self._start_next(rank, now)
+                self._arrive(number, now)
 
     def reduce_and_update(self) -> None:
         """What follows the last backward: each rank's reductions one after the other, then all optimizers together."""
@@ -126,34 +153,37 @@ class _Run:
             self.spans.append(Span(rank, lane, name, start, start + seconds))
         return start + seconds
 
-    def _announce(self, seconds: float, priority: int, action: Action) -> None:
-        heapq.heappush(self._events, (seconds, priority, self._sequence, action))
+    def _announce(self, seconds: float, priority: int, number: int) -> None:
+        heappush(self._events, (seconds, priority, self._sequence, number))
         self._sequence += 1
 
-    def _start_next(self, rank: int, now: float) -> None:
-        order = self.schedule.orders[rank]
-        if self._busy[rank] or self._steps[rank] == len(order):
+    def _arrive(self, number: int, now: float) -> None:
+        """One thing less to wait for; after the last one the work starts."""
+        self._waits[number] -= 1
+        if self._waits[number]:
             return
-        action = order[self._steps[rank]]
-        if action not in self._arrived:
-            return
-        stage, kind, microbatch = action
+        rank, name, stage, microbatch, shape, _ = self._nodes[number]
+        seconds, start_bytes, _ = self._shapes[shape]
         start = now
-        if kind is ActionKind.FORWARD:
-            self.memory.change(rank, stage, 1, now)
-            if microbatch == 0:
-                start = self._once(rank, "data parallel", f"gather {stage}", now, self._extra[stage])
-        end = start + (self._forward if kind is ActionKind.FORWARD else self._backward)[stage]
-        self.spans.append(Span(rank, "compute", str(action), start, end, stage, microbatch))
-        self._busy[rank] = True
-        self._announce(end, _FINISH, action)
+        if start_bytes:
+            self.memory.change(rank, start_bytes, now)
+        if number in self._gather:
+            first = self._gather[number]
+            start = self._once(rank, "data parallel", f"gather {first}", now, self._extra[first])
+        end = start + seconds
+        self.spans.append(Span(rank, "compute", name, start, end, stage, microbatch))
+        self._announce(end, _FINISH, number)
 
-    def _send_result(self, rank: int, action: Action, now: float) -> None:
-        stage, kind, microbatch = action
-        target = stage + 1 if kind is ActionKind.FORWARD else stage - 1
-        if not 0 <= target < self.schedule.stages:
-            return
-        arrival = now + self._send[min(stage, target)]
-        if arrival > now:
-            self.spans.append(Span(rank, "pipeline send", f"send {action}", now, arrival, stage, microbatch))
-        self._announce(arrival, _ARRIVE, Action(target, kind, microbatch))
+    def _finish(self, number: int, now: float) -> None:
+        rank, _, _, _, shape, messages = self._nodes[number]
+        self.free_seconds[rank] = now
+        end_bytes = self._shapes[shape].end_bytes
+        if end_bytes:
+            self.memory.change(rank, end_bytes, now)
+        for name, stage, microbatch, boundary, receiver in messages:
+            arrival = now + self._send[boundary]
+            if arrival > now:
+                self.spans.append(Span(rank, "pipeline send", name, now, arrival, stage, microbatch))
+            self._announce(arrival, _ARRIVE, receiver)
+        if number not in self._last:
+            self._arrive(number + 1, now)

@@ -1,8 +1,10 @@
 """The software stack that trains: what differs between frameworks, as a few physical properties, not as a correction."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from .spec import NonNegativeFloat, PositiveFloat, Spec
+from pydantic import Field
+
+from .spec import PositiveFloat, Spec
 
 SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
 
@@ -21,7 +23,9 @@ class Stack(Spec):
         kernels_forward, kernels_backward: launches of one layer.
         overlaps_reduction: gradients are reduced behind the backward pass; else after it.
         overlaps_gather: parameters are gathered behind the forward pass; else before it.
-        overlaps_tensor_parallel: each collective runs in pieces beside the matmul that feeds or reads it.
+        tensor_parallel_overlap: share of tensor-parallel communication that runs in pieces beside the matmul that feeds or
+            reads it.
+        hopper_attention: on Hopper and later, fused attention is a kernel written for it (cuDNN, FlashAttention-3).
         shard_network_fraction: share of the network's steady rate that collectives over the shards reach.
         keeps_gradient_buffer: gradients have a buffer of the whole model for the whole step, whatever is sharded.
         dropout: dropout after both sublayers, whose masks are kept.
@@ -29,8 +33,7 @@ class Stack(Spec):
             second matmul and all that is no matmul (torchtitan), or only what is no matmul (MaxText's minimal_flash).
         stops_recompute_early: full recompute ends when all that the backward pass reads is there, so that a layer's last
             matmul is not repeated (torch.utils.checkpoint without reentrance).
-        update_broadcast_seconds: where each owner of a ZeRO-1 shard broadcasts its updated parameters in turn, what one such
-            broadcast costs; 0 where one all-gather does it.
+        broadcasts_updates: each owner of a ZeRO-1 shard broadcasts its updated parameters in turn; else one all-gather does it.
     """
 
     name: str
@@ -43,10 +46,11 @@ class Stack(Spec):
     kernels_backward: PositiveFloat = 69.0
     overlaps_reduction: bool = True
     overlaps_gather: bool = True
-    overlaps_tensor_parallel: bool = False
+    tensor_parallel_overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
+    hopper_attention: bool = False
     shard_network_fraction: PositiveFloat = 1.0
     keeps_gradient_buffer: bool = False
     dropout: bool = False
     selective: SelectiveRecompute = "attention-core"
     stops_recompute_early: bool = True
-    update_broadcast_seconds: NonNegativeFloat = 0.0
+    broadcasts_updates: bool = False

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .action import ActionKind, Overlap, Work
 from .errors import SpecError
 
 Floats = NDArray[np.float64]
@@ -14,12 +15,15 @@ Floats = NDArray[np.float64]
 class StageCosts:
     """Seconds, one entry per stage on the last axis; leading axes, where there are any, run over plans.
 
-    Stage `i` runs on pipeline rank `i % pp`. What is given as a scalar or with fewer axes is broadcast.
+    Which rank runs a stage is the schedule's matter. What is given as a scalar or with fewer axes is broadcast.
 
     Attributes:
         pp: pipeline ranks.
         forward, backward: [..., stages], of one microbatch; exposed tensor-parallel communication and recomputation
             included.
+        weight_gradient: [..., stages], the part of `backward` that schedules with split backwards may postpone.
+        overlap_saving: [..., stages], by how much a forward on stage s that is overlapped with a backward on the rank's
+            other stage is shorter than the two one after the other.
         first_forward_extra: [..., stages], added to the first microbatch's forward: parameter gather not hidden.
         send: [..., stages - 1], from the end of a forward on stage s until s + 1 may start, and the same for the
             gradient back from s + 1 to s. A delay: it does not occupy the rank.
@@ -32,6 +36,8 @@ class StageCosts:
     pp: int
     forward: Floats
     backward: Floats
+    weight_gradient: Floats
+    overlap_saving: Floats
     first_forward_extra: Floats
     send: Floats
     reduce_tail: Floats
@@ -43,6 +49,8 @@ class StageCosts:
         pp: int,
         forward: ArrayLike,
         backward: ArrayLike,
+        weight_gradient: ArrayLike = 0.0,
+        overlap_saving: ArrayLike = 0.0,
         first_forward_extra: ArrayLike = 0.0,
         send: ArrayLike = 0.0,
         reduce_tail: ArrayLike = 0.0,
@@ -56,6 +64,8 @@ class StageCosts:
         given = {
             "forward": np.array(forward, dtype=np.float64),
             "backward": np.array(backward, dtype=np.float64),
+            "weight_gradient": np.array(weight_gradient, dtype=np.float64),
+            "overlap_saving": np.array(overlap_saving, dtype=np.float64),
             "first_forward_extra": np.array(first_forward_extra, dtype=np.float64),
             "send": np.array(send, dtype=np.float64),
             "reduce_tail": np.array(reduce_tail, dtype=np.float64),
@@ -81,6 +91,18 @@ class StageCosts:
             raise SpecError(
                 f"stage costs of {stages} stages on pp {pp} do not fit together: {shapes}; send needs {stages - 1} entries, optimizer {pp}"
             ) from None
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        for part, whole, what in (
+            (self.weight_gradient, self.backward, "the backward that it is part of"),
+            (self.overlap_saving, self.forward + self.backward[..., ::-1], "the two passes that it is saved on"),
+        ):
+            if (part > whole).any():
+                name = "weight_gradient" if part is self.weight_gradient else "overlap_saving"
+                raise SpecError(
+                    f"stage cost '{name}' is {part[part > whole][0]} seconds and {what} {whole[part > whole][0]}; give at most that"
+                )
 
     @property
     def stages(self) -> int:
@@ -95,10 +117,22 @@ class StageCosts:
         """The axes over plans; () for one plan."""
         return self.forward.shape[:-1]
 
-    def per_rank(self, per_stage: Floats) -> Floats:
-        """Sum of [..., stages] over each rank's stages: [..., pp]."""
-        by_chunk = per_stage.reshape(*per_stage.shape[:-1], self.stages_per_rank, self.pp)
-        return np.asarray(by_chunk.sum(axis=-2))
+    def seconds(self, work: Work) -> Floats:
+        """[...] of a pass or an overlapped pair, first-forward extra not included.
+
+        A pair takes as long as its two passes but for the forward's `overlap_saving`.
+        """
+        if isinstance(work, Overlap):
+            passes = self.seconds(work.forward) + self.seconds(work.backward)
+            return np.asarray(passes - self.overlap_saving[..., work.forward.stage])
+        if work.kind is ActionKind.INPUT_GRADIENT:
+            return np.asarray(self.backward[..., work.stage] - self.weight_gradient[..., work.stage])
+        of_kind = {
+            ActionKind.FORWARD: self.forward,
+            ActionKind.BACKWARD: self.backward,
+            ActionKind.WEIGHT_GRADIENT: self.weight_gradient,
+        }
+        return np.asarray(of_kind[work.kind][..., work.stage])
 
     def without_sends(self) -> "StageCosts":
         """The same costs with messages that arrive at once."""

@@ -59,7 +59,8 @@ class CostTables:
     """What a rank pays for each row that it holds.
 
     `forward`, `backward`: one microbatch. `first_forward`, `last_backward`: what the first microbatch's forward and the
-    last one's backward add. `optimizer_seconds` (N, R): clipping and update once a step. `send_seconds` (N,): one
+    last one's backward add. `weight_gradient_seconds` (N, R): the part of `backward` that only the weights'
+    gradients take, which a schedule may postpone. `optimizer_seconds` (N, R): clipping and update once a step. `send_seconds` (N,): one
     microbatch's hidden states to the next stage. `activation_bytes`: kept for each microbatch in flight;
     `working_bytes`: in use while that row's backward runs.
     """
@@ -68,6 +69,7 @@ class CostTables:
     backward: Seconds
     first_forward: Seconds
     last_backward: Seconds
+    weight_gradient_seconds: Array
     optimizer_seconds: Array
     send_seconds: Array
     activation_bytes: Array

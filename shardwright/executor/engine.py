@@ -21,6 +21,7 @@ from .hugging_face import Skeleton, read_skeleton
 from .loss import IGNORED_LABEL, TokenLoss
 from .pipeline import Pipeline, TiedEmbedding
 from .precision import COMPUTE_DTYPES, check_precision
+from .split_backward import check_split_backward
 from .stage_builder import StageBuilder
 from .stage_module import StageModule
 
@@ -114,7 +115,8 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
     `costmodel.plan.Mesh`. Weights are the same under every plan (on devices of one type).
 
     Raises:
-        SpecError: what is not run yet, another number of ranks than the plan's, an unsupported model, or a plan that does not fit it.
+        SpecError: what is not run yet, another number of ranks than the plan's, an unsupported model, or a plan that does
+            not fit it or asks for what a split backward does not run with.
     """
     check_can_run(plan_file)
     plan = plan_file.plan
@@ -127,6 +129,7 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
         torch.cuda.set_device(device)
     check_precision(plan_file.training.precision, device)
     skeleton = read_skeleton(plan_file)
+    check_split_backward(plan, tied=skeleton.tied)
     degrees = tuple(getattr(plan.mesh, axis) for axis in MESH_AXES)
     mesh = init_device_mesh(device.type, degrees, mesh_dim_names=MESH_AXES)
     builder = StageBuilder(
@@ -137,7 +140,7 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
         device=device,
         seed=seed,
     )
-    own = range(mesh.get_local_rank("pp"), len(plan.stages), plan.mesh.pp)
+    own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
     return Engine(plan_file, {index: builder.build(index) for index in own}, skeleton, mesh)
 
 

@@ -15,6 +15,7 @@ from .hugging_face import read_skeleton
 from .options import RunOptions
 from .rank import run_rank
 from .run_folder import RunFolder, RunIdentity, plan_digest
+from .split_backward import check_split_backward
 from .torchrun import run_torchrun
 from .trainer import open_plan_batches
 
@@ -76,7 +77,8 @@ def _from_anywhere(options: RunOptions) -> RunOptions:
 
 def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
     """Raises:
-    SpecError: what the engine does not run yet, not enough ranks, a batch that isn't the training's, or a model that the engine doesn't train.
+    SpecError: what the engine does not run yet, not enough ranks, a batch that isn't the training's, a model that the
+        engine doesn't train, or what a split backward doesn't run with.
     """
     check_can_run(plan_file)
     plan, training = plan_file.plan, plan_file.training
@@ -89,7 +91,7 @@ def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
         raise SpecError(
             f"the plan makes a global batch of {plan.global_batch} sequences (dp {plan.mesh.dp} x micro_batch {plan.micro_batch} x microbatches {plan.microbatches}) and its training asks for {training.global_batch}; plan again"
         )
-    read_skeleton(plan_file)
+    check_split_backward(plan, tied=read_skeleton(plan_file).tied)
 
 
 def _offered_ranks(plan_file: PlanFile, options: RunOptions) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 from torch.distributed.tensor import DTensor
 
-from shardwright.costmodel.plan import Plan, ScheduleName
+from shardwright.costmodel.plan import Plan
+from shardwright.costmodel.schedule_shape import ScheduleName, splits_backward
 
 from .data_parallel import GradientSync
 from .loss import TokenLoss
+from .split_backward import SplitBackwardSchedule
 from .stage_module import StageModule
 
 
@@ -40,7 +43,7 @@ class _SyncedStage(PipelineStage):
     sees none here, because the module is wrapped, and the plan's own rule is set up before each backward pass.
     """
 
-    def __init__(self, stage: StageModule, sync: GradientSync, *args: Any, **options: Any) -> None:
+    def __init__(self, sync: GradientSync, stage: StageModule, *args: Any, **options: Any) -> None:
         super().__init__(_Wrapped(stage), *args, **options)
         self._sync = sync
 
@@ -79,29 +82,30 @@ class Pipeline:
         logits: Tensor,
         tokens: Tensor,
     ) -> None:
-        count = len(plan.stages)
+        last = len(plan.stages) - 1
         self._loss = loss
-        self._first, self._last = 0 in stages, count - 1 in stages
+        self._first, self._last = 0 in stages, last in stages
+        split = splits_backward(plan.schedule)
         chunks = [
-            _SyncedStage(
+            (PipelineStage if split else partial(_SyncedStage, syncs[index]))(
                 stage,
-                syncs[index],
                 index,
-                count,
+                len(plan.stages),
                 torch.device(mesh.device_type),
                 input_args=tokens if index == 0 else hidden,
-                output_args=logits if index == count - 1 else hidden,
+                output_args=logits if index == last else hidden,
                 group=mesh.get_group("pp"),
             )
             for index, stage in stages.items()
         ]
-        schedule = _SCHEDULES[plan.schedule]
-        self._schedule = schedule(
-            chunks if issubclass(schedule, PipelineScheduleMulti) else chunks[0],
-            plan.microbatches,
-            loss_fn=loss,
-            scale_grads=False,  # the loss is already each microbatch's share of the step's
-        )
+        # The loss is already each microbatch's share of the step's, so that gradients are not scaled.
+        self._schedule: Any
+        if split:
+            self._schedule = SplitBackwardSchedule(plan, chunks, loss, scale_grads=False)
+        else:
+            schedule = _SCHEDULES[plan.schedule]
+            given = chunks if issubclass(schedule, PipelineScheduleMulti) else chunks[0]
+            self._schedule = schedule(given, plan.microbatches, loss_fn=loss, scale_grads=False)
 
     def run(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Accumulate gradients of (microbatches * micro_batch, sequence) tokens; the summed loss of this rank."""

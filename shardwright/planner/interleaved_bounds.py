@@ -26,7 +26,7 @@ from shardwright.costmodel.constants import CALIBRATED
 from shardwright.costmodel.in_flight import alive_counts
 from shardwright.costmodel.op_times import Array
 from shardwright.costmodel.plan import ScheduleName
-from shardwright.costmodel.schedule import warm_up_forwards
+from shardwright.costmodel.schedule_orders import warm_up_forwards
 
 from .chunk_sizes import ChunkSizes, chunk_sizes
 from .layer_floor import LayerFloor

@@ -1,8 +1,9 @@
 """The space of plans: every mesh, ZeRO stage, microbatch, schedule and optimizer placement that divides, as arrays.
 
 A new dimension enters here. Context and expert parallelism are two more degrees in `_meshes` (they are axes of `Mesh`
-already); offloading by fractions is more values in `_offloads`; a zero-bubble schedule one more branch in `_schedules`;
-groups of different devices make `_meshes` yield an assignment of stages to groups beside the degrees.
+already); offloading by fractions is more values in `_offloads`; a zero-bubble schedule one more name in
+`SCHEDULES`, with bounds of its own, and one more branch in `_schedules`; groups of different devices make `_meshes` yield an
+assignment of stages to groups beside the degrees.
 """
 
 from collections.abc import Iterator
@@ -75,9 +76,14 @@ def enumerate_space(
     """Every combination that divides model, batch and cluster and keeps what is fixed.
 
     Raises:
-        SpecError: what is fixed contradicts itself, the model, the batch or the cluster; or nothing divides.
+        SpecError: what is fixed is not searched, or contradicts itself, the model, the batch or the cluster; or nothing
+            divides.
     """
     fixed = fixed or Fixed()
+    if fixed.schedule is not None and fixed.schedule not in SCHEDULES:
+        raise SpecError(
+            f"schedule {fixed.schedule} is estimated, simulated and run from a plan file, not planned yet; plan with {', '.join(SCHEDULES)}"
+        )
     check_sequence(model, training)
     if fixed.tp is not None:
         split_sequence = fixed.tp > 1 and fixed.sequence_parallel is not False

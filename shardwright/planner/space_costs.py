@@ -2,12 +2,9 @@
 
 from dataclasses import dataclass, fields
 
-import numpy as np
-
 from shardwright.costmodel.build_tables import build_tables
-from shardwright.costmodel.candidates import Candidates
 from shardwright.costmodel.cluster import ClusterSpec
-from shardwright.costmodel.constants import CALIBRATED
+from shardwright.costmodel.fixed_bytes import fixed_bytes
 from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.op_times import Array, OpTimes
 from shardwright.costmodel.plan import ScheduleName
@@ -108,13 +105,3 @@ def space_costs(
         room=(node.device.usable_bytes - fixed_bytes(space.base, cluster)) * (1 - _ROUNDING),
     )
     return SpaceCosts(space, rows, node.host.memory_bytes / node.devices_per_node * (1 - _ROUNDING))
-
-
-def fixed_bytes(candidates: Candidates, cluster: ClusterSpec) -> Array:
-    """Shape (N,): context and communicators, which no choice of layers changes; as `costmodel.evaluate` counts them."""
-    device = cluster.groups[0].device
-    if device.kind != "gpu":
-        return np.full(len(candidates), float(device.context_bytes))
-    degrees = (candidates.pp, candidates.dp_replicate, candidates.dp_shard, candidates.tp)
-    axes = np.sum([degree > 1 for degree in degrees], axis=0)
-    return np.asarray((device.context_bytes or CALIBRATED.context_bytes) + CALIBRATED.communicator_bytes * axes)

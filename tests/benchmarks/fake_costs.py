@@ -26,7 +26,7 @@ def standard_node(device: str) -> NodeGroup:
             name=device,
             memory_bytes=MEMORY_BYTES,
             memory_bytes_per_s=2e12,
-            peak_flops_per_s={"bf16": peak, "fp16": peak, "fp32": peak / 10},
+            peak_flops_per_s={"bf16": peak, "fp16": peak, "tf32": peak / 2, "fp32": peak / 10},
         ),
         nodes=1,
         devices_per_node=8,

@@ -2,7 +2,13 @@
 
 import pytest
 
-from shardwright.benchmarks.accuracy import Trial, constant_efficiency_errors, rank_agreement, summarise_errors
+from shardwright.benchmarks.accuracy import (
+    Trial,
+    constant_efficiency_errors,
+    group_agreements,
+    rank_agreement,
+    summarise_errors,
+)
 
 
 def test_error_summary_by_hand() -> None:
@@ -72,3 +78,22 @@ def test_the_null_model_is_right_where_efficiency_is_constant() -> None:
 def test_the_null_model_misses_what_is_not_constant() -> None:
     # efficiencies 0.5, 0.25 and 0.2: the median is 0.25
     assert constant_efficiency_errors([1.0, 1.0, 1.0], [2.0, 4.0, 5.0]) == pytest.approx([1.0, 0.0, -0.2])
+
+
+def test_each_group_has_its_own_order_and_regret() -> None:
+    groups = group_agreements(
+        [
+            *(Trial("a", plan, 1.0 + plan, 1.0 + plan) for plan in range(3)),
+            Trial("b", 0, 3.0, 1.0),
+            Trial("b", 1, 2.0, 2.0),
+            Trial("alone", 0, 1.0, 1.0),
+            Trial("equal", 0, 1.0, 1.0),
+            Trial("equal", 1, 1.0, 2.0),
+        ]
+    )
+    assert [(group.name, group.plans, group.kendall_tau) for group in groups] == [
+        ("b", 2, -1.0),
+        ("a", 3, 1.0),
+        ("equal", 2, None),
+    ]
+    assert [group.regret for group in groups] == pytest.approx([0.5, 0.0, 0.0])

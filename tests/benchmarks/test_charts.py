@@ -84,5 +84,14 @@ def test_a_timeline_of_very_many_blocks_is_an_image() -> None:
     assert "data:image/png" not in timeline_chart(_steps(500))
 
 
+def test_a_split_backward_is_two_kinds_of_block_and_an_overlapped_pair_shows_both_microbatches() -> None:
+    names = ("0F5", "1I6", "1W6", "(0F13;1B9)OVERLAP_F_B")
+    spans = tuple(Span(0, "compute", name, float(i), float(i + 1), 0, 5) for i, name in enumerate(names))
+    figure = timeline_chart(Timeline(1, spans, ())).replace("</", "<")
+    for text in ("forward", "backward", "input gradient", "weight gradient", "5", "6", "13", "9"):
+        assert f">{text}<" in figure
+    assert ">optimizer<" not in figure
+
+
 def test_a_timeline_without_compute_has_no_windows() -> None:
     assert detail_windows(Timeline(1, (), ())) == []

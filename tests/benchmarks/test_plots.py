@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from shardwright.benchmarks.plots import errors_by_source, scatter, write_plot
+from shardwright.benchmarks.plots import errors_by_source, scatter, write_plot, write_validation_plots
 from shardwright.benchmarks.validate import Validation, validate_table
 from shardwright.benchmarks.validation_report import render_validation_report, write_validation_report
 from shardwright.costmodel.errors import SpecError
@@ -24,7 +24,9 @@ def validation(tmp_path: Path) -> Validation:
     return _validation(
         tmp_path,
         LLAMA_ROW | {"id": "a"},
-        LLAMA_ROW | {"id": "b", "source": "arXiv 2104.04473 Table 2", "metric_value": 1000.0, "peak_mem_gb": 30.0},
+        LLAMA_ROW
+        | {"id": "b", "source": "arXiv 2104.04473 Table 2", "framework": "Megatron-LM", "sp": False}
+        | {"metric_value": 1000.0, "peak_mem_gb": 30.0},
         LLAMA_ROW | {"id": "c", "metric_value": 1500.0},
         LLAMA_ROW | {"id": "<b>moe</b>", "experts": 8},
     )
@@ -34,7 +36,7 @@ def test_the_scatter_holds_every_predicted_row(validation: Validation) -> None:
     axes = Figure().add_subplot()
     scatter(validation)(axes)
     _, labels = axes.get_legend_handles_labels()
-    assert labels[:2] == ["someone/bench (2)", "arXiv 2104.04473 (1)"]
+    assert labels[:2] == ["torchtitan (2)", "Megatron-LM (1)"]
     points = np.concatenate([np.asarray(group.get_offsets()) for group in axes.collections[:2]])
     times = [(row.measured_seconds, row.predicted_seconds) for row in validation.rows if row.skipped is None]
     np.testing.assert_allclose(sorted(points.tolist()), sorted(times))
@@ -43,7 +45,10 @@ def test_the_scatter_holds_every_predicted_row(validation: Validation) -> None:
 def test_errors_stand_in_the_line_of_their_source_with_their_median(validation: Validation) -> None:
     axes = Figure().add_subplot()
     errors_by_source(validation)(axes)
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["someone/bench (2)", "arXiv 2104.04473 (1)"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "bench README.md (2)",
+        "arXiv 2104.04473 Table 2 (1)",
+    ]
     errors = [100 * row.relative_error for row in validation.rows if row.relative_error is not None]
     medians = [np.asarray(line.get_xdata())[0] for line in axes.lines[:2]]
     assert medians == pytest.approx([(errors[0] + errors[2]) / 2, errors[1]])
@@ -88,3 +93,33 @@ def test_a_table_without_a_prediction_has_a_page_without_figures(tmp_path: Path)
     page = (tmp_path / "v.html").read_text()
     assert "0 of 1 rows predicted" in page
     assert "<svg" not in page
+
+
+def test_figures_are_written_into_a_folder_that_is_made(tmp_path: Path, validation: Validation) -> None:
+    written = write_validation_plots(tmp_path / "new" / "figures", validation)
+    assert [path.name for path in written] == ["predicted-against-measured.png", "error-by-source.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+
+
+def test_no_prediction_is_no_figure(tmp_path: Path) -> None:
+    nothing = _validation(tmp_path, LLAMA_ROW | {"experts": 8})
+    with pytest.raises(SpecError, match="nothing to plot"):
+        write_validation_plots(tmp_path / "figures", nothing)
+    assert not (tmp_path / "figures").exists()
+
+
+def test_the_page_takes_the_worst_rows_apart(validation: Validation) -> None:
+    page = render_validation_report(validation, table_name="t.csv")
+    worst = validation.summary.worst[0]
+    assert f"<h3>{worst.id}: {100 * worst.relative_error:+.1f}%</h3>" in page
+    assert "dp_shard64; ZeRO-3; micro batch 2; recompute none" in page
+    assert "Assumed: network of the standard node." in page
+    assert "compute</td>" in page
+
+
+def test_the_page_says_what_the_core_is_only_where_it_is_not_all(tmp_path: Path, validation: Validation) -> None:
+    assert "core: step time" not in render_validation_report(validation, table_name="t.csv")
+    mixed = _validation(tmp_path, LLAMA_ROW, LLAMA_ROW | {"id": "n", "framework": "nanotron v0.5"})
+    page = render_validation_report(mixed, table_name="t.csv")
+    assert "core: step time" in page
+    assert "median, core rows (1)" in page

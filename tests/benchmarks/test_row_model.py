@@ -11,6 +11,9 @@ from shardwright.benchmarks.table import read_table
 from shardwright.costmodel.model import FeedForward
 from tests.benchmarks.rows import row
 
+NO_SIZES = dict.fromkeys(
+    ("layers", "hidden", "heads", "kv_heads", "ffn_hidden", "vocab", "params_b", "tied_embeddings")
+)
 PUBLISHED = Path(str(resources.files("shardwright.benchmarks") / "published" / "training.csv"))
 
 
@@ -45,6 +48,24 @@ def test_a_llama_is_gated_without_biases() -> None:
     assert assumptions == []
 
 
+def test_a_public_model_without_sizes_is_its_preset_and_says_so() -> None:
+    model, assumptions = model_of_row(row(model="Llama 3.2 3B", **NO_SIZES))
+    assert model.parameter_count == 3_212_749_824
+    assert assumptions == ["architecture of the preset of that name"]
+
+
+def test_a_family_that_nobody_knows_is_read_as_gated_and_says_so() -> None:
+    model, assumptions = model_of_row(row(model="Zebra-13B"))
+    assert model.parameter_count == 13_015_864_320
+    assert assumptions == ["family unknown: gated feed-forward, no biases"]
+
+
+def test_a_head_size_that_is_not_hidden_over_heads_comes_from_the_preset() -> None:
+    sizes = {"layers": 64, "hidden": 5120, "heads": 64, "kv_heads": 8, "ffn_hidden": 25600, "vocab": 151936}
+    model, _ = model_of_row(row(model="Qwen3-32B", params_b=32.8, **sizes))
+    assert model.blocks[0].block.attention.head_size == 128
+
+
 def test_tying_is_read_before_it_is_inferred() -> None:
     tied, _ = model_of_row(row(tied_embeddings=True))
     assert tied.tied_embeddings
@@ -52,7 +73,7 @@ def test_tying_is_read_before_it_is_inferred() -> None:
 
 @pytest.mark.parametrize(("params_b", "tied"), [(13.0, False), (12.85, True)])
 def test_unknown_tying_is_whichever_lands_nearer_the_stated_count(params_b: float, tied: bool) -> None:
-    model, _ = model_of_row(row(tied_embeddings=None, params_b=params_b))
+    model, _ = model_of_row(row(model="Llama-like-13B", tied_embeddings=None, params_b=params_b))
     assert model.tied_embeddings is tied
 
 
@@ -64,7 +85,7 @@ def test_a_gpt_without_vocabulary_gets_the_padded_one_and_says_so() -> None:
 
 
 def test_unknown_kv_heads_are_an_assumption() -> None:
-    model, assumptions = model_of_row(row(kv_heads=None))
+    model, assumptions = model_of_row(row(model="Llama-like-13B", kv_heads=None))
     assert model.blocks[0].block.attention.kv_heads == 40
     assert assumptions == ["as many key-value heads as heads"]
 
@@ -73,12 +94,11 @@ def test_unknown_kv_heads_are_an_assumption() -> None:
     ("changes", "reason"),
     [
         ({"experts": 8}, "mixture of experts"),
-        ({"model": "Llama 3.1 8B (QLoRA)"}, "LoRA"),
-        ({"model": "Nemotron-8B"}, "architecture unknown"),
-        ({"model": "gpt-oss-20b"}, "architecture unknown"),
-        ({"hidden": None}, "architecture unknown"),
-        ({"vocab": None}, "vocab unknown"),
-        ({"seq_len": None}, "seq_len unknown"),
+        ({"model": "gpt-oss-20b", **NO_SIZES}, "mixture of experts"),
+        ({"model": "Nemotron-8B", **NO_SIZES}, "architecture unknown"),
+        ({"model": "Llama-like-13B", "hidden": None}, "architecture unknown"),
+        ({"model": "Llama-like-13B", "vocab": None}, "vocab unknown"),
+        ({"model": "gpt-x", "seq_len": None}, "seq_len unknown"),
         ({"heads": 39}, "heads do not divide"),
         ({"kv_heads": 7}, "heads do not divide"),
     ],

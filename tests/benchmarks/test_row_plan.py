@@ -5,14 +5,16 @@ import pytest
 from shardwright.benchmarks.row_plan import plans_of_row
 from shardwright.benchmarks.skipped_row import SkippedRowError
 from shardwright.costmodel.plan import Mesh, Plan
+from shardwright.planner import Fixed
 from tests.benchmarks.rows import row
 
 LAYERS = 40
 
 
 def _only(**changes: object) -> Plan:
-    (plan,), assumptions = plans_of_row(row(**changes), LAYERS)
-    assert assumptions == []
+    found, assumptions = plans_of_row(row(**changes), LAYERS)
+    assert (found.fixed, found.unknown, assumptions) == ((), (), [])
+    (plan,) = found.plans
     return plan
 
 
@@ -34,6 +36,10 @@ def test_a_complete_row_is_one_plan() -> None:
         ("ZeRO-2", 2, Mesh(dp_shard=64)),
         ("1", 1, Mesh(dp_shard=64)),
         ("0", 0, Mesh(dp_replicate=64)),
+        ("DDP", 0, Mesh(dp_replicate=64)),
+        ("FSDP2", 3, Mesh(dp_shard=64)),
+        ("zero_3", 3, Mesh(dp_shard=64)),
+        ("distributed optimizer", 1, Mesh(dp_shard=64)),
     ],
 )
 def test_zero_and_fsdp_names(stated: str, zero_stage: int, mesh: Mesh) -> None:
@@ -60,37 +66,67 @@ def test_an_optimizer_on_the_host() -> None:
 def test_sequence_parallelism_as_stated() -> None:
     assert not _only(tp=8, dp=8, sp=False).sequence_parallel
     assert _only(tp=8, dp=8, sp=True).sequence_parallel
+    found, assumptions = plans_of_row(row(tp=8, dp=8, sp=None), LAYERS)
+    assert found.plans[0].sequence_parallel
+    assert assumptions == ["sequence parallelism beside tensor parallelism"]
 
 
-def test_an_unknown_micro_batch_ranges_over_the_divisors() -> None:
-    plans, assumptions = plans_of_row(row(micro_batch=None, global_batch=768), LAYERS)
-    assert sorted(plan.micro_batch for plan in plans) == [1, 2, 3, 4, 6, 12]
-    assert {plan.global_batch for plan in plans} == {768}
-    assert assumptions == ["micro batch: the fastest predicted"]
-
-
-def test_several_unknowns_multiply() -> None:
-    plans, assumptions = plans_of_row(row(micro_batch=None, recompute="unknown", zero_or_fsdp=None), LAYERS)
-    assert len(plans) == 2 * 3 * 2
-    assert len(set(plans)) == len(plans)
-    assert len(assumptions) == 3
-
-
-def test_only_frameworks_that_interleave_leave_the_chunks_open() -> None:
-    changes: dict[str, object] = {"pp": 4, "dp": 16, "vpp": None}
-    megatron, assumptions = plans_of_row(row(**changes, framework="Megatron-Core r0.8.0"), LAYERS)
-    assert sorted(plan.stages_per_rank for plan in megatron) == [1, 2, 5, 10]
-    assert assumptions == ["chunks per pipeline rank: the fastest predicted"]
-    deepspeed, assumptions = plans_of_row(row(**changes, framework="Megatron-LM + DeepSpeed ZeRO-3"), LAYERS)
-    assert [plan.schedule for plan in deepspeed] == ["1f1b"]
+def test_an_unknown_micro_batch_is_left_to_the_search_with_all_else_fixed() -> None:
+    found, assumptions = plans_of_row(row(micro_batch=None, global_batch=768), LAYERS)
+    assert sorted(plan.micro_batch for plan in found.plans) == [1, 2, 3, 4, 6, 12]
+    assert {plan.global_batch for plan in found.plans} == {768}
+    assert found.unknown == ("micro batch",)
+    (fixed,) = found.fixed
+    assert fixed == Fixed(
+        tp=1,
+        pp=1,
+        dp_replicate=1,
+        dp_shard=64,
+        zero_stage=3,
+        schedule="1f1b",
+        stages_per_rank=1,
+        recompute="none",
+        offload_optimizer=0,
+        even_stages=True,
+        sequence_parallel=False,
+    )
     assert assumptions == []
 
 
-def test_selective_recompute_that_is_another_says_so() -> None:
-    _, assumptions = plans_of_row(row(recompute="selective", framework="torchtitan (PyTorch FSDP2)"), LAYERS)
-    assert assumptions == ["selective recompute of other operators read as the attention core"]
-    _, assumptions = plans_of_row(row(recompute="selective", framework="Megatron-LM"), LAYERS)
-    assert assumptions == []
+def test_an_unknown_zero_stage_is_one_search_for_each_that_the_framework_has() -> None:
+    unknown: dict[str, object] = {"micro_batch": None, "recompute": "unknown", "zero_or_fsdp": None}
+    found, _ = plans_of_row(row(**unknown), LAYERS)
+    assert found.unknown == ("ZeRO stage", "micro batch", "recompute")
+    assert [fixed.zero_stage for fixed in found.fixed] == [0, 1, 2, 3]
+    assert [(fixed.dp_replicate, fixed.dp_shard) for fixed in found.fixed] == [(64, 1), (1, 64), (1, 64), (1, 64)]
+    assert {fixed.recompute for fixed in found.fixed} == {None}
+    assert len(set(found.plans)) == len(found.plans) == 4 * 2 * 3
+    megatron, _ = plans_of_row(row(**unknown, framework="Megatron-LM"), LAYERS)
+    assert [fixed.zero_stage for fixed in megatron.fixed] == [0, 1]
+
+
+def test_stages_that_cannot_be_even_are_not_held_to_be() -> None:
+    found, _ = plans_of_row(row(pp=16, dp=4, recompute=None), LAYERS)
+    assert [fixed.even_stages for fixed in found.fixed] == [None]
+    assert sorted(stage.layer_count for stage in found.plans[0].stages) == [2] * 8 + [3] * 8
+
+
+def test_every_second_layer_is_no_choice_of_the_search() -> None:
+    found, assumptions = plans_of_row(
+        row(recompute="selective", notes="AC=selective layer; x", micro_batch=None), LAYERS
+    )
+    assert found.fixed == ()
+    assert [(run.count, run.recompute) for run in found.plans[0].stages[0].layers] == [(20, "full"), (20, "none")]
+    assert assumptions == ["selective recompute by layer: every second one"]
+
+
+def test_checkpointing_that_a_remark_adds_counts() -> None:
+    plan = _only(recompute=None, notes="cumulative technique: + Activation Checkpointing; memory 24.9 GiB")
+    assert plan.stages[0].layers[0].recompute == "full"
+
+
+def test_hybrid_sharding_without_a_number_is_within_a_node() -> None:
+    assert _only(zero_or_fsdp="HSDP").mesh == Mesh(dp_replicate=8, dp_shard=8)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +145,8 @@ def test_selective_recompute_that_is_another_says_so() -> None:
         ({"zero_or_fsdp": "zero-infinity"}, "'zero-infinity' is not known"),
         ({"recompute": "sometimes"}, "'sometimes' is not known"),
         ({"pp": 64, "dp": 1}, "fewer layers than pipeline ranks"),
-        ({"pp": 4, "dp": 16, "vpp": 2, "global_batch": 96}, "interleaved"),
+        ({"pp": 4, "dp": 16, "vpp": 2, "global_batch": 96}, "do not divide by the schedule"),
+        ({"pp": 4, "dp": 16, "vpp": 11}, "do not divide by the schedule"),
     ],
 )
 def test_what_no_plan_says_is_a_reason(changes: dict[str, object], reason: str) -> None:

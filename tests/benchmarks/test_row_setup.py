@@ -41,6 +41,8 @@ def test_precision(stated: str, notes: str | None, precision: Precision) -> None
         ("TorchSDPA", "flash", False),
         ("FlashAttention-2", "flash", False),
         ("unfused", "unfused", False),
+        ("eager", "unfused", False),
+        ("TransformerEngine (cuDNN fused)", "flash", False),
         (None, "flash", True),
     ],
 )
@@ -51,14 +53,27 @@ def test_attention(stated: str | None, kernel: str, assumed: bool) -> None:
 
 
 def test_assumptions_of_every_part_are_kept() -> None:
-    setup = setup_of_row(row(attention=None, kv_heads=None, micro_batch=None, gpus_per_node=None), standard_node)
+    unknown: dict[str, object] = dict.fromkeys(("attention", "kv_heads", "micro_batch", "gpus_per_node", "framework"))
+    setup = setup_of_row(row(**unknown, model="Llama-like-13B", tp=8, dp=8), standard_node)
     assert setup.assumptions == (
         "as many key-value heads as heads",
         "fused attention",
-        "micro batch: the fastest predicted",
+        "framework unknown: PyTorch FSDP with fused layers",
+        "sequence parallelism beside tensor parallelism",
         "devices per node of the standard node",
         "network of the standard node",
     )
+    assert setup.unknown == ("micro batch",)
+
+
+def test_attention_before_fused_kernels_existed_was_not_fused() -> None:
+    setup = setup_of_row(row(attention=None, year=2021), standard_node)
+    assert setup.training.attention == "unfused"
+    assert "unfused attention, as of its year" in setup.assumptions
+
+
+def test_the_framework_is_the_stack() -> None:
+    assert setup_of_row(row(framework="Megatron-Core r0.8.0"), standard_node).training.stack == "megatron-core"
 
 
 @pytest.mark.parametrize(
@@ -71,6 +86,8 @@ def test_assumptions_of_every_part_are_kept() -> None:
         ({"precision": "int4"}, "precision 'int4' is not known"),
         ({"attention": "magic"}, "attention 'magic' is not known"),
         ({"global_batch": None}, "global_batch unknown"),
+        ({"seq_len": None}, "seq_len unknown"),
+        ({"model": "Llama 3.1 8B (QLoRA)"}, "LoRA"),
     ],
 )
 def test_what_is_no_run_says_why(changes: dict[str, object], reason: str) -> None:

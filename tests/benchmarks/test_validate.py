@@ -6,12 +6,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from shardwright.benchmarks.outcome import source_name
+from shardwright.benchmarks.row_plan import plans_of_row
 from shardwright.benchmarks.validate import Validation, validate_table
 from shardwright.benchmarks.validation_tables import validation_tables
+from shardwright.costmodel.cluster import ClusterSpec
 from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.model import ModelSpec
+from shardwright.costmodel.plan import Plan
+from shardwright.costmodel.training import TrainingSpec
+from shardwright.planner import Fixed
 from tests.benchmarks.fake_costs import estimate_plan, standard_node
-from tests.benchmarks.rows import LLAMA_ROW, write_csv
+from tests.benchmarks.rows import LLAMA_ROW, row, write_csv
 from tests.benchmarks.test_table import PUBLISHED
 
 # The fake cost model on the Llama row: 6 N T FLOPs at half of 64 x 300 TFLOP/s, and 10% for the second sequence.
@@ -91,14 +96,22 @@ def test_a_row_of_memory_alone_has_no_time_and_still_a_memory_error(tmp_path: Pa
     assert result.summary.memory.mean_signed == pytest.approx(1.0)
 
 
-def test_an_unknown_choice_takes_the_fastest_that_fits(tmp_path: Path) -> None:
-    # micro batch 1 is the fastest of the fake; without recompute 16 bytes * N / 64 fit
-    result = _validate(tmp_path, LLAMA_ROW | {"micro_batch": None, "recompute": "unknown"})
-    assert result.rows[0].predicted == pytest.approx(8192 / (PREDICTED_SECONDS / 1.1))
+def test_an_unknown_choice_is_the_planners(tmp_path: Path) -> None:
+    asked: list[Fixed] = []
+
+    def choose(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Plan:
+        asked.append(fixed)
+        return plans_of_row(row(), model.layer_count)[0].plans[0]
+
+    unknown = LLAMA_ROW | {"micro_batch": None, "recompute": "unknown"}
+    path = write_csv(tmp_path / "t.csv", [unknown, unknown | {"id": "the same run again"}])
+    result = validate_table(path, estimate=estimate_plan, standard_node=standard_node, choose=choose)
+    assert [found.predicted for found in result.rows] == pytest.approx([8192 / PREDICTED_SECONDS] * 2)
+    assert [(fixed.zero_stage, fixed.micro_batch, fixed.recompute) for fixed in asked] == [(3, None, None)]
     assert result.summary.assumed == {
-        "micro batch: the fastest predicted": 1,
-        "recompute: the fastest predicted": 1,
-        "network of the standard node": 1,
+        "micro batch: chosen by the planner": 2,
+        "recompute: chosen by the planner": 2,
+        "network of the standard node": 2,
     }
 
 
@@ -142,15 +155,9 @@ def test_groups_and_ranks(tmp_path: Path) -> None:
     assert summary.ranks is not None
     assert (summary.ranks.groups, summary.ranks.pairs, summary.ranks.kendall_tau) == (1, 1, 1.0)
     assert {name: errors.count for name, errors in summary.by_source.items()} == {
-        "someone/bench": 2,
-        "arXiv 2104.04473": 1,
+        "someone/bench README.md": 2,
+        "arXiv 2104.04473 T1": 1,
     }
-
-
-def test_source_names() -> None:
-    assert source_name("mosaicml/llm-foundry scripts/train/README.md@8c8dd48f72 line 75") == "mosaicml/llm-foundry"
-    assert source_name("arXiv 2104.04473 Table 2") == "arXiv 2104.04473"
-    assert source_name(None) == "unknown"
 
 
 def test_progress_is_told_of_every_row(tmp_path: Path) -> None:
@@ -177,8 +184,42 @@ def test_the_published_table_is_read_to_its_end() -> None:
     summary = result.summary
     assert len(result.rows) == summary.count == 576
     assert summary.predicted + sum(summary.skipped.values()) == 576
-    assert all((row.skipped is None) == (row.relative_error is not None) for row in result.rows)
-    assert sum(errors.count for errors in summary.by_gpu.values()) == summary.predicted
+    assert all((found.skipped is None) == (found.relative_error is not None) for found in result.rows)
+    for groups in (summary.by_gpu, summary.by_source, summary.by_framework, summary.by_model_kind, summary.by_metric):
+        assert sum(errors.count for errors in groups.values()) == summary.predicted
+    assert summary.core is not None
+    assert summary.core.count == 445
+
+
+def test_the_core_leaves_out_what_has_no_target(tmp_path: Path) -> None:
+    slow = {"metric_name": "s_per_iter", "metric_unit": "s/iter", "metric_value": 100 * PREDICTED_SECONDS}
+    summary = _validate(tmp_path, LLAMA_ROW, LLAMA_ROW | slow | {"id": "n", "framework": "nanotron v0.5"}).summary
+    assert summary.errors is not None
+    assert summary.errors.worst == pytest.approx(0.99)
+    assert summary.core is not None
+    assert summary.core.errors is not None
+    assert (summary.core.predicted, summary.core.errors.count) == (1, 1)
+    assert summary.core.errors.worst < 0.9
+
+
+def test_memory_predicted_more_than_a_twentieth_too_small_is_counted(tmp_path: Path) -> None:
+    predicted_gb = (16 * 13_015_864_320 / 64 + 2e9) / 1e9
+    measured = {"exact": 1.0, "four percent": 1.04, "six percent": 1.07, "half": 2.0}
+    rows = [LLAMA_ROW | {"id": name, "peak_mem_gb": factor * predicted_gb} for name, factor in measured.items()]
+    summary = _validate(tmp_path, *rows).summary
+    assert summary.memory_under_predicted == 0.5
+    assert summary.memory_by_source["someone/bench README.md"].count == 4
+
+
+def test_the_same_plan_under_two_stacks_is_two_ways_to_run(tmp_path: Path) -> None:
+    timed = LLAMA_ROW | {"metric_name": "s_per_iter", "metric_unit": "s/iter", "metric_value": 3.0}
+    summary = _validate(tmp_path, timed, timed | {"id": "b", "framework": "llm-foundry", "metric_value": 6.0}).summary
+    assert summary.ranks is not None
+    assert (summary.ranks.groups, summary.ranks.pairs) == (1, 1)
+    (group,) = summary.rank_groups
+    assert group.plans == 2
+    assert group.regret == pytest.approx(0.5)  # predicted equal, so the mean of both counts
+    assert "Llama-2-13B, 64 x A100-SXM-80GB, bf16, batch 128 x 4096 tokens" in group.name
 
 
 def test_tables_show_errors_reasons_and_worst_rows(tmp_path: Path) -> None:

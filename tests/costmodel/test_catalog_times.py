@@ -5,8 +5,10 @@ import pytest
 
 from shardwright.costmodel import load_cluster
 from shardwright.costmodel.catalog_times import CatalogTimes
+from shardwright.costmodel.collectives import Collectives
 from shardwright.costmodel.constants import CALIBRATED
 from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.gloo import gloo_seconds
 from shardwright.costmodel.op_times import RankGroup
 from shardwright.costmodel.training import Precision, TrainingSpec
 from tests.costmodel.fakes import round_cluster
@@ -53,46 +55,17 @@ class TestMatmul:
 
 
 class TestCollective:
-    inside = RankGroup(ranks_per_node=4, nodes=1, sharing=1)
-    across = RankGroup(ranks_per_node=1, nodes=2, sharing=4)
-    wide = RankGroup(ranks_per_node=4, nodes=2, sharing=1)
+    group = RankGroup(ranks_per_node=4, nodes=2, sharing=1)
 
-    def bandwidth(self, group: RankGroup, name: str = "all_gather") -> float:
-        seconds = times().collective_seconds(name, 1e12, group)  # type: ignore[arg-type] # one of the names
-        return float(1e12 * (group.ranks - 1) / group.ranks / seconds)
+    def test_gpus_use_nccl(self) -> None:
+        expected = Collectives(round_cluster(), CALIBRATED).seconds("all_reduce", 1e6, self.group)
+        assert times().collective_seconds("all_reduce", 1e6, self.group) == expected
 
-    def test_inside_a_node_it_runs_at_the_link_rate(self) -> None:
-        assert self.bandwidth(self.inside) == pytest.approx(100e9 * CALIBRATED.nvlink_fraction, rel=1e-3)
-
-    def test_groups_of_one_rank_a_node_share_its_nics(self) -> None:
-        assert self.bandwidth(self.across) == pytest.approx(10e9 * CALIBRATED.nic_fraction, rel=1e-3)
-
-    def test_a_group_that_holds_the_whole_node_has_all_its_nics(self) -> None:
-        assert self.bandwidth(self.wide) == pytest.approx(40e9 * CALIBRATED.nic_fraction, rel=1e-3)
-
-    def test_an_all_reduce_is_a_reduce_scatter_and_an_all_gather(self) -> None:
-        whole = times().collective_seconds("all_reduce", 1e12, self.wide)
-        parts = sum(times().collective_seconds(name, 1e12, self.wide) for name in ("reduce_scatter", "all_gather"))
-        assert whole == pytest.approx(parts, rel=1e-3)
-
-    def test_one_rank_has_nothing_to_say(self) -> None:
-        assert times().collective_seconds("all_reduce", 1e9, RankGroup(1, 1, 1)) == 0
-
-    def test_an_all_to_all_uses_links_and_nics_side_by_side(self) -> None:
-        """Eight ranks on two nodes: 3/8 of what a rank holds stays in its node, 4/8 leaves through its NIC."""
-        inside, outside = 3 / 8 * 1e12 / 100e9, 4 / 8 * 1e12 / 10e9
-        assert inside < outside
-        seconds = times().collective_seconds("all_to_all", 1e12, self.wide)
-        assert seconds == pytest.approx(outside / CALIBRATED.nic_fraction, rel=1e-3)
-        alone = times().collective_seconds("all_to_all", 1e12, self.inside)
-        assert alone == pytest.approx(3 / 4 * 1e12 / 100e9 / CALIBRATED.nvlink_fraction, rel=1e-3)
-
-    def test_latency_grows_with_the_group(self) -> None:
-        small = [
-            float(times().collective_seconds("all_gather", 8.0, RankGroup(4, nodes, 1))) for nodes in (1, 2, 16, 128)
-        ]
-        assert small == sorted(small)
-        assert small[-1] > 2 * small[1]
+    def test_cpus_use_gloo(self) -> None:
+        cluster = round_cluster(kind="cpu")
+        fp32 = TrainingSpec(seq_len=8, global_batch=1, precision=Precision(compute="fp32"))
+        seconds = CatalogTimes(cluster, fp32).collective_seconds("all_reduce", 1e6, self.group)
+        assert seconds == gloo_seconds("all_reduce", 1e6, self.group, cluster)
 
 
 def test_a_gpu_is_bound_by_launches_and_a_cpu_adds_them() -> None:

@@ -6,6 +6,7 @@ import pytest
 from shardwright.costmodel.attention import LatentAttention, MultiHeadAttention
 from shardwright.costmodel.candidates import CONTEXT_PARALLEL
 from shardwright.costmodel.context_parallel import ContextExchange, PassSeconds
+from shardwright.costmodel.overlap import slowdown_beside
 from shardwright.costmodel.training import TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster
 from tests.costmodel.test_candidates import candidates
@@ -33,7 +34,7 @@ def test_gathering_moves_all_keys_and_values_and_backward_twice() -> None:
 
 
 def test_a_ring_that_attention_outlasts_only_slows_it() -> None:
-    slowdown = RoundTimes().constants.overlap_slowdown
+    slowdown = float(slowdown_beside(round_cluster(), RoundTimes().constants, LONG))
     sends = 3 * KEYS_VALUES * 1e-9  # to the next rank, cp - 1 times
     found = seconds(exchange("ring").pass_seconds(GROUPED, LONG, LONG))
     assert found == pytest.approx((slowdown * sends, slowdown * 2 * sends))
@@ -41,7 +42,7 @@ def test_a_ring_that_attention_outlasts_only_slows_it() -> None:
 
 def test_a_ring_shows_where_it_outlasts_the_attention_of_a_block() -> None:
     """A send of 1 s beside a block's attention of 0.1 s, three times; backward 2 s beside 0.2 s."""
-    slowdown = RoundTimes().constants.overlap_slowdown
+    slowdown = float(slowdown_beside(round_cluster(), RoundTimes().constants, LONG))
     found = exchange("ring").pass_seconds(GROUPED, np.array([0.4]), np.array([0.8]))
     assert KEYS_VALUES * 1e-9 == 1
     assert seconds(found) == pytest.approx((3 * (0.9 + slowdown * 0.1), 3 * (1.8 + slowdown * 0.2)))

@@ -1,9 +1,11 @@
 """Whole estimates: what adds up, what the parts mean, and a step worked out by hand."""
 
+import numpy as np
 import pytest
 
 from shardwright.costmodel import Estimate, estimate_plan, load_cluster, simulate_plan
 from shardwright.costmodel.constants import CALIBRATED
+from shardwright.costmodel.evaluate import plan_costs
 from shardwright.costmodel.huggingface import load_model
 from shardwright.costmodel.plan import LayerRun, Mesh, Plan, Stage
 from shardwright.costmodel.training import Precision, TrainingSpec
@@ -14,7 +16,9 @@ H100 = load_cluster("h100-sxm:64")
 TRAINING = TrainingSpec(seq_len=4096, global_batch=64)
 
 
-def plan(pp: int, *, chunks: int = 1, recompute: str = "none", zero: int = 1, tp: int = 2, gpipe: bool = False) -> Plan:
+def plan(
+    pp: int, *, chunks: int = 1, recompute: str = "none", zero: int = 1, tp: int = 2, schedule: str | None = None
+) -> Plan:
     dp = 64 // pp // tp
     stages = pp * chunks
     each, rest = divmod(LLAMA.layer_count, stages)
@@ -22,7 +26,7 @@ def plan(pp: int, *, chunks: int = 1, recompute: str = "none", zero: int = 1, tp
         LayerRun.parse({"count": each + (index < rest), "recompute": recompute, "zero_stage": zero}, source="test")
         for index in range(stages)
     ]
-    schedule = "gpipe" if gpipe else "interleaved-1f1b" if chunks > 1 else "1f1b"
+    schedule = schedule or ("interleaved-1f1b" if chunks > 1 else "1f1b")
     return Plan.parse(
         {
             "mesh": Mesh(pp=pp, dp_shard=dp, tp=tp), "micro_batch": 1, "microbatches": 64 // dp,
@@ -36,7 +40,17 @@ def estimate(one: Plan) -> Estimate:
     return estimate_plan(LLAMA, H100, TRAINING, one)
 
 
-PLANS = [plan(1), plan(1, zero=3, tp=1), plan(4), plan(4, chunks=2), plan(4, recompute="full"), plan(2, gpipe=True)]
+PLANS = [
+    plan(1),
+    plan(1, zero=3, tp=1),
+    plan(4),
+    plan(4, chunks=2),
+    plan(4, recompute="full"),
+    plan(2, schedule="gpipe"),
+    plan(4, schedule="zb-h1"),
+    plan(4, chunks=2, schedule="zb-v"),
+    plan(4, chunks=2, schedule="dualpipe-v"),
+]
 
 
 @pytest.mark.parametrize("one", PLANS, ids=lambda one: f"{one.mesh} {one.schedule}")
@@ -75,6 +89,39 @@ def test_recompute_trades_time_for_memory() -> None:
 
 def test_interleaving_shrinks_the_bubble() -> None:
     assert estimate(plan(4, chunks=2)).step.pipeline_bubble < estimate(plan(4)).step.pipeline_bubble
+
+
+def test_a_split_backward_shrinks_the_bubble_within_the_memory_of_1f1b() -> None:
+    flat, split = estimate(plan(4)), estimate(plan(4, schedule="zb-h1"))
+    assert split.step.pipeline_bubble < 0.6 * flat.step.pipeline_bubble
+    assert split.memory[0] == flat.memory[0]
+    assert split.step.compute == flat.step.compute
+
+
+def test_what_full_recompute_computed_again_stays_until_the_weight_gradient() -> None:
+    """So that the last of four ranks, which postpones by three microbatches, holds three layers' worth whole."""
+    flat, split = (estimate(plan(4, recompute="full", schedule=name)) for name in ("1f1b", "zb-h1"))
+    whole = plan_costs(LLAMA, H100, TRAINING, plan(4)).activation_bytes_per_stage()
+    assert split.memory[3].activations - flat.memory[3].activations > 2 * whole[3] - split.memory[3].logits
+    assert split.memory[3].total < estimate(plan(4, schedule="gpipe")).memory[3].total
+
+
+def test_a_v_puts_the_head_on_the_first_rank_and_sends_nothing_where_it_turns() -> None:
+    one = plan(4, chunks=2, schedule="zb-v")
+    found, loop = estimate(one), estimate(plan(4, chunks=2))
+    assert [part.logits > 0 for part in found.memory] == [True, False, False, False]
+    assert [part.logits > 0 for part in loop.memory] == [False, False, False, True]
+    sends = plan_costs(LLAMA, H100, TRAINING, one).stage_costs().send
+    assert sends[3] == 0
+    assert (np.delete(sends, 3) > 0).all()
+
+
+def test_overlapped_passes_hide_their_tensor_parallelism() -> None:
+    pair, alone = (estimate(plan(4, chunks=2, schedule=name)) for name in ("dualpipe-v", "zb-v"))
+    assert pair.step.tensor_parallel < 0.8 * alone.step.tensor_parallel
+    assert pair.step.compute == pytest.approx(alone.step.compute)
+    saving = plan_costs(LLAMA, H100, TRAINING, plan(4, chunks=2, schedule="zb-v")).stage_costs().overlap_saving
+    assert (saving == 0).all()
 
 
 def test_zero_3_holds_less_and_talks_more() -> None:
@@ -167,7 +214,7 @@ def test_every_part_of_a_step_is_simulated_too() -> None:
         expert_dispatch="deduplicated",
     )
     training = TrainingSpec(seq_len=128, global_batch=8)
-    run = (small_experts(), round_cluster(nodes=4), training, pipeline)
+    run = (small_experts(), round_cluster(nodes=4), training, pipeline, RoundTimes())
     found = estimate_plan(*run)
     assert found.step.expert_parallel > 0 < found.step.context_parallel
     assert simulate_plan(*run).step_seconds == pytest.approx(found.step_seconds)

@@ -1,6 +1,7 @@
 """Step time from stage costs: agreement with the simulation, known values, and the parts it is made of."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -33,9 +34,12 @@ class Case:
 
 def random_case(generator: Generator) -> Case:
     """Stages up to 3 times slower than others, sends from none to longer than a stage, extras and tails of any share."""
-    names: tuple[ScheduleName, ...] = ("gpipe", "1f1b", "interleaved-1f1b")
-    schedule = names[generator.integers(3)]
+    names: tuple[ScheduleName, ...] = get_args(ScheduleName)
+    schedule = names[generator.integers(len(names))]
     pp, stages_per_rank, microbatches = int(generator.integers(1, 17)), 1, int(generator.integers(1, 65))
+    if schedule in ("zb-v", "dualpipe-v"):
+        pp, stages_per_rank = max(2, pp), 2
+        microbatches = max(microbatches, 2 * pp) if schedule == "dualpipe-v" else microbatches
     if schedule == "interleaved-1f1b":
         pp, stages_per_rank = max(2, pp), int(generator.integers(2, 5))
         microbatches = pp * int(generator.integers(1, 64 // pp + 1))
@@ -44,10 +48,13 @@ def random_case(generator: Generator) -> Case:
 
 def random_costs(generator: Generator, pp: int, stages: int, batch: tuple[int, ...]) -> StageCosts:
     forward = np.exp(generator.uniform(-np.log(3) / 2, np.log(3) / 2, (*batch, stages)))
+    backward = forward * generator.uniform(1, 3, (*batch, stages))
     return StageCosts(
         pp=pp,
         forward=forward,
-        backward=forward * generator.uniform(1, 3, (*batch, stages)),
+        backward=backward,
+        weight_gradient=backward * generator.uniform(0, 1, (*batch, stages)),
+        overlap_saving=np.minimum(forward, backward[..., ::-1]) * generator.uniform(0, 1, (*batch, stages)),
         first_forward_extra=generator.choice([0, 1]) * generator.uniform(0, 2, (*batch, stages)),
         send=generator.choice([0, 0.05, 0.5, 2]) * generator.uniform(0, 1, (*batch, stages - 1)),
         reduce_tail=generator.choice([0, 5]) * generator.uniform(0, 1, (*batch, stages)),
@@ -84,6 +91,9 @@ def test_steps_of_many_microbatches_whose_steady_state_is_a_matrix_power(
         ("1f1b", 3, 1, 400),
         ("interleaved-1f1b", 4, 2, 12),
         ("interleaved-1f1b", 2, 3, 200),
+        ("zb-h1", 4, 1, 9),
+        ("zb-v", 3, 2, 4),
+        ("dualpipe-v", 2, 2, 9),
     ],
 )
 def test_an_array_of_plans_costs_what_each_plan_costs(
@@ -115,6 +125,35 @@ def test_interleaving_divides_the_bubble_by_the_stages_per_rank(
     parts = step_parts("interleaved-1f1b", costs, microbatches)
     assert float(parts.bubble_seconds) == pytest.approx((pp - 1) * 5 / stages_per_rank)
     assert float(parts.compute_seconds) == pytest.approx(microbatches * 5)
+
+
+@pytest.mark.parametrize(("forward", "split"), [(1.0, (1.0, 1.0)), (2.0, (2.5, 2.0)), (1.0, (1.5, 1.0))])
+def test_zb_h1_leaves_the_bubble_of_the_paper(forward: float, split: tuple[float, float]) -> None:
+    """(P - 1)(T_F + T_B - T_W): Qi et al. 2023 (arXiv 2401.10241), table 1, their T_B being the input gradient's."""
+    input_gradient, weight = split
+    costs = StageCosts(pp=4, forward=np.full(4, forward), backward=input_gradient + weight, weight_gradient=weight)
+    parts = step_parts("zb-h1", costs, 12)
+    assert float(parts.bubble_seconds) == pytest.approx(3 * (forward + input_gradient - weight))
+
+
+def test_zb_v_waits_only_for_its_first_microbatch_where_all_passes_take_equally_long() -> None:
+    """No rank waits between its first and its last pass: Qi et al. 2023 (arXiv 2401.10241), section 6."""
+    costs = StageCosts(pp=4, forward=np.ones(8), backward=2.0, weight_gradient=1.0)
+    timeline = simulate(make_schedule("zb-v", 4, 2, 12), costs)
+    for rank in range(4):
+        spans = timeline.lane(rank, "compute")
+        assert spans[0].start_seconds == rank
+        assert spans[-1].end_seconds - rank == 12 * 6
+
+
+def test_dualpipe_v_saves_what_its_overlapped_pairs_save() -> None:
+    costs, saving = StageCosts(pp=2, forward=np.ones(4), backward=np.ones(4), overlap_saving=0.5), 0.5
+    parts = step_parts("dualpipe-v", costs, 10)
+    # Rank 0 overlaps 7 pairs one way and 8 the other (see overlap_counts), and so does rank 1.
+    assert float(parts.overlap_seconds) == 15 * saving
+    assert float(parts.compute_seconds) == 10 * 4 - 15 * saving
+    apart = StageCosts(pp=2, forward=np.ones(4), backward=np.ones(4))
+    assert Case("dualpipe-v", costs, 10).seconds < Case("dualpipe-v", apart, 10).seconds
 
 
 def test_on_one_rank_nothing_is_lost() -> None:
@@ -172,7 +211,7 @@ def test_the_parts_are_of_the_rank_with_the_most_work_and_add_up() -> None:
 
 def test_a_schedule_that_does_not_exist_is_refused() -> None:
     costs = StageCosts(pp=4, forward=np.ones(8), backward=np.ones(8))
-    with pytest.raises(SpecError, match="1f1b runs one stage on each rank, not 2"):
+    with pytest.raises(SpecError, match="1f1b needs one stage on each rank, not 8"):
         step_seconds("1f1b", costs, 8)
     with pytest.raises(SpecError, match="divisible by pp: 6 by 4"):
         step_seconds("interleaved-1f1b", costs, 6)

@@ -37,6 +37,14 @@ def test_forward_and_backward_are_two_and_four_flops_per_weight_and_token() -> N
     assert layer.backward_seconds[0] == pytest.approx(2 * matmuls + 2.5 * core)
 
 
+def test_the_weights_gradients_are_as_much_work_as_the_forward_matmuls_and_none_of_the_attention_core() -> None:
+    model = work()
+    layer, embedding, head = model.layer(model.model.layer_classes[0]), model.embedding(), model.head()
+    assert layer.weight_gradient_seconds[0] == pytest.approx(2 * LAYER_WEIGHTS * TOKENS * 1e-12)
+    assert head.weight_gradient_seconds[0] == pytest.approx(2 * HIDDEN * 1000 * TOKENS * 1e-12)
+    assert embedding.weight_gradient_seconds[0] == embedding.backward_seconds[0]
+
+
 OWN = named_stack("shardwright")
 
 
@@ -123,7 +131,12 @@ def test_norms_of_queries_and_keys_cost_traffic_and_memory() -> None:
     plain = model.layer_classes[0]
     normed = plain.model_copy(update={"attention": plain.attention.model_copy(update={"qk_norm": "per_head"})})
     heads = 64 + 32
-    assert operators.inner_elements(normed, model, OWN) - operators.inner_elements(plain, model, OWN) == 6 * heads
+    forward, backward = (
+        [traffic(block, model, OWN).inner for block in (normed, plain)]
+        for traffic in (operators.forward_traffic, operators.backward_traffic)
+    )
+    assert forward[0] - forward[1] == 6 * heads
+    assert backward[0] - backward[1] == 14 * heads
     kept = [model.layer(block).activation_bytes_by_policy[0, 0] for model in [work()] for block in (normed, plain)]
     assert kept[0] - kept[1] == TOKENS * (4 + 2) * heads
 

@@ -13,6 +13,8 @@ from shardwright.costmodel.schedule import Schedule, make_schedule
 from shardwright.costmodel.simulate import simulate
 from shardwright.costmodel.timeline import Timeline
 
+SPLIT: list[tuple[ScheduleName, int, int, int]] = [("zb-h1", 4, 1, 9), ("zb-v", 3, 2, 7), ("dualpipe-v", 3, 2, 8)]
+
 
 def drawn(timeline: Timeline) -> list[str]:
     """One line a span: rank, lane, name, start and end."""
@@ -81,7 +83,7 @@ def test_memory_is_held_from_the_start_of_a_forward_to_the_end_of_its_backward()
 
 @pytest.mark.parametrize(
     ("name", "pp", "stages_per_rank", "microbatches"),
-    [("gpipe", 3, 1, 4), ("1f1b", 4, 1, 9), ("1f1b", 4, 1, 3), ("interleaved-1f1b", 4, 3, 8)],
+    [("gpipe", 3, 1, 4), ("1f1b", 4, 1, 9), ("1f1b", 4, 1, 3), ("interleaved-1f1b", 4, 3, 8), *SPLIT],
 )
 def test_the_memory_peak_is_the_one_the_memory_model_uses(
     name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int
@@ -91,8 +93,10 @@ def test_the_memory_peak_is_the_one_the_memory_model_uses(
     sizes = generator.lognormal(size=stages)
     costs = StageCosts(pp=pp, forward=generator.uniform(1, 3, stages), backward=generator.uniform(1, 3, stages))
     schedule = make_schedule(name, pp, stages_per_rank, microbatches)
-    peaks = [curve.peak_bytes for curve in simulate(schedule, costs, activation_bytes=sizes).memory]
-    np.testing.assert_allclose(peaks, peak_activation_bytes(name, pp, microbatches, sizes))
+    for postponed in (sizes, 3 * sizes):
+        timeline = simulate(schedule, costs, activation_bytes=sizes, postponed_bytes=postponed)
+        peaks = [curve.peak_bytes for curve in timeline.memory]
+        np.testing.assert_allclose(peaks, peak_activation_bytes(name, pp, microbatches, sizes, postponed))
 
 
 def test_equal_runs_are_equal_to_the_bit_also_where_everything_ties() -> None:
@@ -117,6 +121,55 @@ def test_a_v_shaped_schedule_runs_on_the_ranks_that_hold_its_stages() -> None:
     assert [span.name for span in timeline.lane(0, "compute")] == ["0F0", "3F0", "3B0", "0B0"]
     assert [span.name for span in timeline.lane(1, "data parallel")] == ["reduce 1"]
     assert timeline.step_seconds == 10 + 3 + 5
+
+
+def test_a_split_backward_sends_its_gradient_before_the_weights_have_theirs() -> None:
+    costs = StageCosts(pp=2, forward=[1, 1], backward=[3, 3], weight_gradient=[1, 1], send=[0.5])
+    timeline = simulate(make_schedule("zb-h1", 2, 1, 2), costs, activation_bytes=1.0)
+    assert drawn(timeline) == [
+        "0 compute: 0F0 0-1",
+        "0 pipeline send: send 0F0 1-1.5",
+        "0 compute: 0F1 1-2",
+        "1 compute: 1F0 1.5-2.5",
+        "0 pipeline send: send 0F1 2-2.5",
+        "1 compute: 1I0 2.5-4.5",
+        "1 pipeline send: send 1I0 4.5-5",
+        "1 compute: 1F1 4.5-5.5",
+        "0 compute: 0I0 5-7",
+        "1 compute: 1I1 5.5-7.5",
+        "0 compute: 0W0 7-8",
+        "1 pipeline send: send 1I1 7.5-8",
+        "1 compute: 1W0 7.5-8.5",
+        "0 compute: 0I1 8-10",
+        "1 compute: 1W1 8.5-9.5",
+        "0 compute: 0W1 10-11",
+    ]
+    assert timeline.memory[1].seconds.tolist() == [0, 1.5, 4.5, 8.5, 9.5]
+    assert timeline.memory[1].bytes.tolist() == [0, 1, 2, 1, 0]
+
+
+def test_what_an_input_gradient_recomputed_is_held_until_the_weight_gradient() -> None:
+    costs = StageCosts(pp=1, forward=[1], backward=[3], weight_gradient=[1])
+    timeline = simulate(make_schedule("zb-h1", 1, 1, 1), costs, activation_bytes=2.0, postponed_bytes=7.0)
+    assert timeline.memory[0].seconds.tolist() == [0, 0, 3, 4]
+    assert timeline.memory[0].bytes.tolist() == [0, 2, 7, 0]
+
+
+def test_an_overlapped_pair_starts_when_both_messages_are_there_and_sends_when_both_passes_are_done() -> None:
+    schedule = Schedule.parse("0F0,0F1,0B0,0B1\n1F0,(1F1;1B0)OVERLAP_F_B,1B1\n")
+    costs = StageCosts(pp=2, forward=[3, 1], backward=[2, 2], overlap_saving=[0, 0.5])
+    timeline = simulate(schedule, costs, activation_bytes=1.0)
+    assert drawn(timeline) == [
+        "0 compute: 0F0 0-3",
+        "0 compute: 0F1 3-6",
+        "1 compute: 1F0 3-4",
+        "1 compute: (1F1;1B0)OVERLAP_F_B 6-8.5",
+        "1 compute: 1B1 8.5-10.5",
+        "0 compute: 0B0 8.5-10.5",
+        "0 compute: 0B1 10.5-12.5",
+    ]
+    assert timeline.memory[1].seconds.tolist() == [0, 3, 6, 8.5, 10.5]
+    assert timeline.memory[1].bytes.tolist() == [0, 1, 2, 1, 0]
 
 
 def test_costs_of_another_size_and_schedules_that_cannot_run_are_refused() -> None:

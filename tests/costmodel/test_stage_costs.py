@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from shardwright.costmodel.action import parse_work
 from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.stage_costs import StageCosts
 
@@ -18,6 +19,11 @@ from shardwright.costmodel.stage_costs import StageCosts
         ({"send": [0, 0, 0, 0]}, "send needs 3 entries, optimizer 4"),
         ({"optimizer": [0, 0]}, "do not fit together"),
         ({"forward": 1.0}, "forward costs of 0 stages"),
+        ({"weight_gradient": [0, 2, 0, 0]}, "'weight_gradient' is 2.0 seconds and the backward that it is part of 1.0"),
+        (
+            {"overlap_saving": [3, 0, 0, 0]},
+            "'overlap_saving' is 3.0 seconds and the two passes that it is saved on 2.0",
+        ),
     ],
 )
 def test_costs_that_make_no_sense_are_refused(changed: dict[str, object], message: str) -> None:
@@ -46,9 +52,18 @@ def test_a_plan_of_an_array_of_plans_has_its_own_costs() -> None:
     assert one.optimizer.tolist() == [3, 4]
 
 
-def test_a_rank_sums_over_the_stages_it_holds() -> None:
-    costs = StageCosts(pp=2, forward=[1, 10, 100, 1000], backward=0.0)
-    assert costs.per_rank(costs.forward).tolist() == [101, 1010]
+def test_work_takes_the_seconds_of_its_passes() -> None:
+    costs = StageCosts(
+        pp=2,
+        forward=[1, 2, 3, 4],
+        backward=[10, 20, 30, 40],
+        weight_gradient=[5, 6, 7, 8],
+        overlap_saving=[0.5, 0, 0, 0.25],
+    )
+    seconds = {text: float(costs.seconds(parse_work(text))) for text in ("2F7", "2B7", "2I7", "2W7")}
+    assert seconds == {"2F7": 3, "2B7": 30, "2I7": 23, "2W7": 7}
+    assert float(costs.seconds(parse_work("(0F3;3B1)OVERLAP_F_B"))) == 1 + 40 - 0.5
+    assert float(costs.seconds(parse_work("(3F3;0B1)OVERLAP_F_B"))) == 4 + 10 - 0.25
 
 
 def test_costs_cannot_be_changed_through_the_arrays_they_were_made_from() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile, write_plan_file
+from shardwright.costmodel.schedule_shape import ScheduleName
 from shardwright.executor import launch as launching
 from shardwright.executor.launch import launch
 from shardwright.executor.options import RunOptions
@@ -65,6 +66,20 @@ class TestRanks:
         with pytest.raises(SystemExit) as caught:
             launch(write(tmp_path, self.EIGHT), RunOptions(out=tmp_path / "run"))
         assert caught.value.code == 2
+
+
+class TestSchedule:
+    @pytest.mark.parametrize(
+        ("schedule", "stages", "nearest"),
+        [("zb-h1", 2, "1f1b"), ("zb-v", 4, "interleaved-1f1b"), ("dualpipe-v", 4, "interleaved-1f1b")],
+    )
+    def test_a_split_backward_is_not_run(
+        self, schedule: ScheduleName, stages: int, nearest: str, tmp_path: Path
+    ) -> None:
+        split = tiny(plan(*[(layers(1),)] * stages, pp=2, schedule=schedule, microbatches=4))
+        message = refused(tmp_path, split)
+        assert message.startswith(f"schedule {schedule} can be estimated and simulated, not run yet")
+        assert f"plan with {nearest}, the nearest of gpipe, 1f1b, interleaved-1f1b" in message
 
 
 class TestPlanAndData:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from shardwright.costmodel.plan import ScheduleName
 from shardwright.costmodel.schedule import make_schedule
+from shardwright.costmodel.schedule_shape import ScheduleName
 
 schedules = pytest.importorskip("torch.distributed.pipelining.schedules", reason="torch is not installed")
 
@@ -78,9 +78,47 @@ def test_interleaved_is_what_torch_generates(pp: int, stages_per_rank: int) -> N
             assert list(map(str, order)) == [str(action) for action in generated[rank] if action]
 
 
+def torch_zero_bubble(class_name: str, pp: int, stages_per_rank: int, microbatches: int) -> list[list[str]]:
+    generating = object.__new__(getattr(schedules, class_name))
+    generating.n_local_stages, generating.pp_group_size = stages_per_rank, pp
+    generating.num_stages = generating._num_stages = pp * stages_per_rank
+    generating._n_microbatches = microbatches
+    generating.microbatches_per_round = microbatches // max(1, microbatches // pp)
+    return [[str(a) for a in generating._calculate_single_rank_operations(rank) if a] for rank in range(pp)]
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name", "stages_per_rank"),
+    [
+        ("zb-h1", "ScheduleInterleavedZeroBubble", 1),
+        ("zb-v", "ScheduleZBVZeroBubble", 2),
+        ("dualpipe-v", "ScheduleDualPipeV", 2),
+    ],
+)
+@pytest.mark.parametrize("pp", [2, 3, 4, 8])
+def test_zero_bubble_and_dualpipe_v_are_what_torch_generates(
+    name: ScheduleName, class_name: str, stages_per_rank: int, pp: int
+) -> None:
+    for microbatches in (1, 3, 4, 2 * pp, 2 * pp + 1, 40):
+        if name == "dualpipe-v" and microbatches < 2 * pp:
+            continue
+        orders = make_schedule(name, pp, stages_per_rank, microbatches).orders
+        assert [list(map(str, order)) for order in orders] == torch_zero_bubble(
+            class_name, pp, stages_per_rank, microbatches
+        )
+
+
 @pytest.mark.parametrize(
     ("name", "pp", "stages_per_rank", "microbatches"),
-    [("gpipe", 2, 1, 3), ("1f1b", 4, 1, 6), ("interleaved-1f1b", 2, 3, 4), ("interleaved-1f1b", 4, 2, 8)],
+    [
+        ("zb-h1", 4, 1, 6),
+        ("zb-v", 3, 2, 7),
+        ("dualpipe-v", 4, 2, 9),
+        ("gpipe", 2, 1, 3),
+        ("1f1b", 4, 1, 6),
+        ("interleaved-1f1b", 2, 3, 4),
+        ("interleaved-1f1b", 4, 2, 8),
+    ],
 )
 def test_torch_reads_our_text_as_csv_and_finds_a_way_to_run_it(
     name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int, tmp_path: Path
@@ -96,9 +134,14 @@ def test_torch_reads_our_text_as_csv_and_finds_a_way_to_run_it(
     assert runtime.stage_index_to_group_rank == schedule.rank_of_stage
     for rank, order in enumerate(schedule.orders):
         assert list(map(str, runtime.pipeline_order[rank])) == list(map(str, order))
-    # torch's simulator knows messages and compute, not the gathering and reducing of sharded parameters
+    # torch's simulator knows messages and compute, not overlapped pairs nor the sharding of parameters
     without_sharding = {
-        rank: [action for action in order if action.computation_type.value not in ("UNSHARD", "RESHARD", "REDUCE_GRAD")]
+        rank: [
+            part
+            for action in order
+            for part in action.sub_actions or (action,)
+            if part.computation_type.value not in ("UNSHARD", "RESHARD", "REDUCE_GRAD")
+        ]
         for rank, order in runtime.pipeline_order_with_comms.items()
     }
     ran = schedules._simulate_comms_compute(without_sharding, schedule.rank_of_stage.__getitem__, schedule.stages)

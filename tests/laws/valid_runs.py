@@ -6,8 +6,18 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 
 from shardwright.costmodel.cluster import ClusterSpec, Device, Host, Link, NodeGroup
-from shardwright.costmodel.model import Block, BlockRun, FeedForward, MixtureOfExperts, ModelSpec, MultiHeadAttention
+from shardwright.costmodel.model import (
+    Block,
+    BlockRun,
+    FeedForward,
+    LatentAttention,
+    MixtureOfExperts,
+    ModelSpec,
+    MultiHeadAttention,
+    Norm,
+)
 from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, Stage
+from shardwright.costmodel.stacks import stack_names
 from shardwright.costmodel.training import TrainingSpec
 
 
@@ -22,16 +32,47 @@ POWERS = st.sampled_from([1, 2, 4, 8])
 
 
 @st.composite
-def blocks(draw: st.DrawFn) -> Block:
+def attentions(draw: st.DrawFn) -> MultiHeadAttention | LatentAttention:
+    """Multi-head, grouped-query, with a window or not; or latent. Heads and KV heads divide by 8."""
     kv_heads = draw(st.sampled_from([8, 16]))
-    attention = MultiHeadAttention(heads=kv_heads * draw(POWERS), kv_heads=kv_heads, head_size=64)
+    if draw(st.integers(0, 3)) == 0:
+        return LatentAttention(
+            heads=kv_heads,
+            query_rank=draw(st.none() | st.integers(1, 2048)),
+            kv_rank=draw(st.integers(1, 1024)),
+            plain_size=draw(st.integers(1, 192)),
+            rotary_size=draw(st.integers(1, 96)),
+            value_head_size=draw(st.integers(1, 192)),
+        )
+    return MultiHeadAttention(
+        heads=kv_heads * draw(POWERS),
+        kv_heads=kv_heads,
+        head_size=draw(st.sampled_from([32, 64, 80, 128, 256])),
+        window=draw(st.none() | st.integers(1, 8192)),
+        qk_norm=draw(st.sampled_from(["none", "per_head", "whole"])),
+    )
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> Block:
     width = 64 * draw(st.integers(2, 64))
+    gated, ffn = draw(st.booleans()), None
     if draw(st.booleans()):
-        return Block(attention=attention, ffn=FeedForward(width=width, gated=draw(st.booleans())))
-    experts = draw(st.integers(1, 8))
+        experts = draw(st.integers(1, 64))
+        shared_width = 64 * draw(st.integers(0, 16))
+        ffn = MixtureOfExperts(
+            experts=experts,
+            top_k=draw(st.integers(1, experts)),
+            expert_width=width,
+            gated=gated,
+            shared_width=shared_width,
+        )
     return Block(
-        attention=attention,
-        ffn=MixtureOfExperts(experts=experts, top_k=draw(st.integers(1, experts)), expert_width=width),
+        attention=draw(attentions()),
+        ffn=ffn or FeedForward(width=width, gated=gated),
+        norm=Norm(kind=draw(st.sampled_from(["rmsnorm", "layernorm"]))),
+        norm_count=draw(st.integers(0, 4)),
+        parallel=draw(st.booleans()),
     )
 
 
@@ -150,6 +191,7 @@ def runs(draw: st.DrawFn) -> Run:
             "expert_imbalance": draw(st.floats(1, 3)),
             "expert_capacity": draw(st.none() | st.floats(0.5, 4)),
             "routing": draw(st.sampled_from(["random", "consecutive"])),
+            "stack": draw(st.sampled_from(stack_names())),
         },
         source="test",
     )  # fmt: skip

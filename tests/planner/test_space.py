@@ -75,6 +75,10 @@ def test_gpipe_only_where_it_is_fixed() -> None:
         (Fixed(zero_stage=0, dp_shard=4), "zero_stage 0 shards nothing and dp_shard is 4"),
         (Fixed(zero_stage=1, tp=2, pp=4), "zero_stage 1 needs two or more data-parallel ranks"),
         (Fixed(schedule="1f1b", stages_per_rank=2), "1f1b runs one stage on each rank and stages_per_rank is 2"),
+        (
+            Fixed(schedule="zb-v"),
+            "zb-v can be estimated and simulated, not planned or run yet; plan with 1f1b, interleaved-1f1b, gpipe",
+        ),
         (Fixed(schedule="interleaved-1f1b", pp=1), "interleaved-1f1b needs pp of 2 or more"),
         (
             Fixed(even_stages=True, pp=4),
