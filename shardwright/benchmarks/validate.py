@@ -99,7 +99,7 @@ def _outcome(row: TableRow, standard_node: StandardNode, predict: Callable[[RowS
     except SpecError as refusal:
         return Outcome(row, stated.model_copy(update={"skipped": f"not valid for the cost model: {_kind(refusal)}"}))
     except ValidationError as invalid:
-        return Outcome(row, stated.model_copy(update={"skipped": f"not valid: {_kind(invalid.errors()[0]['msg'])}"}))
+        return Outcome(row, stated.model_copy(update={"skipped": f"not valid: {_first_fault(invalid)}"}))
     with_memory = stated.model_copy(update={"memory_predicted_bytes": prediction.estimate.peak_memory_bytes})
     try:
         if row.metric_value is None:
@@ -124,6 +124,13 @@ def _times(metric: Metric, prediction: Prediction, measured_seconds: float) -> d
         "measured_seconds": measured_seconds,
         "predicted_seconds": predicted_seconds,
     }
+
+
+def _first_fault(invalid: ValidationError) -> str:
+    """Which field of which noun, and what is wrong with it."""
+    first = invalid.errors()[0]
+    where = ".".join(str(part) for part in (invalid.title, *first["loc"]) if not isinstance(part, int))
+    return f"{where}: {_kind(first['msg'].removeprefix('Value error, '))}"
 
 
 def _kind(refusal: SpecError | str) -> str:
