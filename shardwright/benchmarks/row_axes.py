@@ -17,9 +17,8 @@ _NAMED: tuple[tuple[str, ContextParallel], ...] = (
 )
 _RINGS = ("Megatron-LM", "Megatron-Core", "NeMo")  # the default of theirs; torch's own is to gather
 _EVEN_ROUTING = re.compile(r"forced? balanc|balanced gate|fake gate|uniform rout", re.IGNORECASE)
-
-
 _DEDUPLICATING = re.compile(r"deep-?ep|hybrid-?ep", re.IGNORECASE)
+_CAPACITY = re.compile(r"\bcapacity(?:[ _-]factor)? ?[=:]? ?\d", re.IGNORECASE)
 _FAKE_GATE = re.compile(r"fake (?:balanced )?gate", re.IGNORECASE)
 
 
@@ -36,8 +35,10 @@ def axes_of_row(row: TableRow) -> tuple[RowAxes, list[str]]:
     """What `row` says, and what had to be assumed about it.
 
     Raises:
-        SkippedRowError: experts are spread in a model that states none.
+        SkippedRowError: experts have a capacity, of which tables don't say what became of it.
     """
+    if row.experts and _CAPACITY.search(row.notes or ""):
+        raise SkippedRowError("expert capacity: whether experts pad to it is not stated")
     cp, ep = row.cp or 1, row.ep or 1
     assumptions = []
     remarks = f"{row.framework or ''}; {row.notes or ''}".lower()
@@ -60,11 +61,6 @@ def routing_of_row(row: TableRow) -> Literal["random", "consecutive"]:
     return "consecutive" if _FAKE_GATE.search(row.notes or "") else "random"
 
 
-def check_fold(axes: RowAxes, shards: int, tp: int) -> None:
-    """Raise where ep does not fold into the ranks that hold one copy of the model's other layers.
-
-    Raises:
-        SkippedRowError: with the rule.
-    """
-    if (shards * axes.cp * tp) % axes.ep or (axes.ep % tp and tp % axes.ep):
-        raise SkippedRowError("ep divides dp_shard * cp * tp in no way that folds")
+def folds(axes: RowAxes, shards: int, tp: int) -> bool:
+    """Whether ep folds into the ranks that hold one copy of the model's other layers (see `Mesh`)."""
+    return (shards * axes.cp * tp) % axes.ep == 0 and (axes.ep % tp == 0 or tp % axes.ep == 0)

@@ -61,7 +61,7 @@ def model_of_row(row: TableRow) -> tuple[ModelSpec, list[str]]:
     family, preset = _family_of(name), preset_of_row(row)
     sizes = (row.layers, row.hidden, row.heads, row.moe_ffn or row.ffn_hidden)
     assumptions: list[str] = []
-    if preset is not None and (family in (None, _LLAMA) or None in sizes):
+    if preset is not None and (family in (None, _LLAMA) or None in sizes or row.experts):
         if None in (*sizes, row.vocab, row.kv_heads):
             assumptions.append("architecture of the preset of that name")
         return preset, assumptions

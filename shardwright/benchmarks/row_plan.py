@@ -12,7 +12,7 @@ from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, RecomputeP
 from shardwright.planner import Fixed
 
 from .divisors import divisors
-from .row_axes import RowAxes, axes_of_row, check_fold
+from .row_axes import RowAxes, axes_of_row, folds
 from .row_schedule import PipelineChoice, pipelines_of_row
 from .row_stack import framework_family
 from .skipped_row import SkippedRowError
@@ -98,7 +98,11 @@ def plans_of_row(row: TableRow, layers: int) -> tuple[RowPlans, list[str]]:
     )
     plans = tuple(plan for choice in itertools.product(*choices) if (plan := _plan(layout, *choice)) is not None)
     if not plans:
-        raise SkippedRowError("layers or microbatches do not divide by the schedule's stages")
+        raise SkippedRowError(
+            "layers or microbatches do not divide by the schedule's stages, or experts over the ranks"
+            if axes.ep > 1
+            else "layers or microbatches do not divide by the schedule's stages"
+        )
     unknown = choices.unknown()
     if row.sp is None and layout.tp > 1:
         assumptions.append("sequence parallelism beside tensor parallelism")
@@ -215,8 +219,8 @@ def _plan(
 ) -> Plan | None:
     """None where the schedule has no such microbatch or stage count."""
     shard = layout.shard_group if zero_stage else 1
-    check_fold(layout.axes, shard, layout.tp)
-    if layout.pp * pipeline.stages_per_rank > layout.layers + 2:  # two stages may hold the embedding and the head alone
+    # two stages may hold the embedding and the head alone
+    if layout.pp * pipeline.stages_per_rank > layout.layers + 2 or not folds(layout.axes, shard, layout.tp):
         return None
     try:
         return _built_plan(layout, zero_stage, micro_batch, recompute, pipeline)

@@ -32,9 +32,9 @@ class Operand(NamedTuple):
     bytes: float
     again: bool
 
-    def first_bytes(self, source_bytes: Number) -> Number:
-        """Memory traffic of the first layout."""
-        return source_bytes * (2 if self.scans else 1) + self.bytes
+    def first_bytes(self, source_bytes: Number, *, scan_is_fused: bool) -> Number:
+        """Memory traffic of the first layout; a compiler finds the scale in the kernel that writes the source."""
+        return source_bytes * (2 if self.scans and not scan_is_fused else 1) + self.bytes
 
     def second_bytes(self, source_bytes: Number) -> Number:
         """Memory traffic of the second layout; the scale of the whole tensor is known by then."""
@@ -62,7 +62,8 @@ def operand_bytes(matmul: Matmul, training: TrainingSpec, sequence_split: Number
     operand, source_bytes = OPERANDS[precision.linear], precision.activation_bytes_per_element
     rows = np.asarray(matmul.m, dtype=float) * matmul.groups
     inputs, outputs, weights = rows * matmul.k, rows * matmul.n, np.asarray(matmul.k) * matmul.n * matmul.groups
-    first, second = operand.first_bytes(source_bytes), operand.second_bytes(source_bytes)
+    first = operand.first_bytes(source_bytes, scan_is_fused=training.software.fused_elementwise)
+    second = operand.second_bytes(source_bytes)
     if not precision.gather:
         return np.asarray((inputs + weights) * first), np.asarray(
             outputs * first + (inputs + outputs + weights) * second

@@ -26,6 +26,11 @@ def test_fp8_scans_casts_and_transposes() -> None:
     assert made("fp8") == (5 * (INPUTS + WEIGHTS), 5 * OUTPUTS + 2 * (INPUTS + WEIGHTS + OUTPUTS))
 
 
+def test_a_compiler_fuses_the_scan_into_the_kernel_before() -> None:
+    assert made("fp8", stack="torchtitan") == (3 * (INPUTS + WEIGHTS), 3 * OUTPUTS + 2 * (INPUTS + WEIGHTS + OUTPUTS))
+    assert made("mxfp8", stack="torchtitan") == made("mxfp8")
+
+
 def test_block_scales_need_no_scan_and_are_made_anew_for_the_other_layout() -> None:
     each = 2 + 1 + 1 / 32
     assert made("mxfp8") == pytest.approx((each * (INPUTS + WEIGHTS), each * (OUTPUTS * 2 + INPUTS + WEIGHTS)))
