@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shardwright.costmodel.estimate import Estimate
+from shardwright.costmodel.goodput import Goodput
 from shardwright.costmodel.plan import Plan
 
 from . import readable
@@ -65,6 +66,23 @@ def estimate_lines(estimate: Estimate) -> list[tuple[str, str]]:
     )
     lines.append(("rests on", "rates measured on this machine" if estimate.basis == "profile" else "catalog figures"))
     return lines
+
+
+def goodput_table(left: dict[str, Goodput]) -> Table:
+    """What failures and checkpoints leave of each plan's throughput, by the plan's name."""
+    table = Table(title="With failures and checkpoints", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("plan", no_wrap=True)
+    for column in ("tokens/s", "training", "checkpoints", "failures", "checkpoint every", "a failure every"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, one in left.items():
+        table.add_row(
+            Text(name),
+            readable.count(one.tokens_per_s),
+            *map(readable.share, (one.training_share, one.checkpoint_share, one.failure_share)),
+            f"{readable.count(one.checkpoint_every)} steps",
+            readable.seconds(one.mean_seconds_between_failures),
+        )
+    return table
 
 
 def comparison_table(comparison: Comparison) -> RenderableType:

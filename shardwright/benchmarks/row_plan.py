@@ -7,8 +7,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from shardwright.costmodel.even_stages import even_stages
-from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, Stage, ZeroStage
+from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage, ZeroStage
 from shardwright.planner import Fixed
 
 from .divisors import divisors
@@ -16,6 +15,7 @@ from .row_axes import RowAxes, axes_of_row, folds
 from .row_schedule import PipelineChoice, pipelines_of_row
 from .row_stack import framework_family
 from .skipped_row import SkippedRowError
+from .stage_sizes import stage_sizes
 from .table import TableRow
 
 # How sources name what is sharded, without case, separators and the word "zero".
@@ -96,7 +96,7 @@ def plans_of_row(row: TableRow, layers: int) -> tuple[RowPlans, list[str]]:
         recomputes=_recomputes(row),
         pipelines=pipelines_of_row(row, layout.pp, layers),
     )
-    plans = tuple(plan for choice in itertools.product(*choices) if (plan := _plan(layout, *choice)) is not None)
+    plans = tuple(plan for choice in itertools.product(*choices) if (plan := _plan(row, layout, *choice)) is not None)
     if not plans:
         raise SkippedRowError(
             "layers or microbatches do not divide by the schedule's stages, or experts over the ranks"
@@ -215,7 +215,12 @@ def _fixed(layout: _Layout, choices: _Choices) -> tuple[Fixed, ...]:
 
 
 def _plan(
-    layout: _Layout, zero_stage: ZeroStage, micro_batch: int, recompute: _Recompute, pipeline: PipelineChoice
+    row: TableRow,
+    layout: _Layout,
+    zero_stage: ZeroStage,
+    micro_batch: int,
+    recompute: _Recompute,
+    pipeline: PipelineChoice,
 ) -> Plan | None:
     """None where the schedule has no such microbatch or stage count."""
     shard = layout.shard_group if zero_stage else 1
@@ -223,16 +228,21 @@ def _plan(
     if layout.pp * pipeline.stages_per_rank > layout.layers + 2 or not folds(layout.axes, shard, layout.tp):
         return None
     try:
-        return _built_plan(layout, zero_stage, micro_batch, recompute, pipeline)
+        sizes = stage_sizes(row, layout.layers, layout.pp * pipeline.stages_per_rank)
+        return _built_plan(layout, sizes, zero_stage, micro_batch, recompute, pipeline.schedule)
     except ValidationError:  # a schedule's own rule
         return None
 
 
 def _built_plan(
-    layout: _Layout, zero_stage: ZeroStage, micro_batch: int, recompute: _Recompute, pipeline: PipelineChoice
+    layout: _Layout,
+    sizes: Sequence[int],
+    zero_stage: ZeroStage,
+    micro_batch: int,
+    recompute: _Recompute,
+    schedule: ScheduleName,
 ) -> Plan:
     shard = layout.shard_group if zero_stage else 1
-    stage_count = layout.pp * pipeline.stages_per_rank
     return Plan(
         mesh=Mesh(
             pp=layout.pp,
@@ -244,10 +254,8 @@ def _built_plan(
         ),
         micro_batch=micro_batch,
         microbatches=layout.sequences_per_rank // micro_batch,
-        schedule=pipeline.schedule,
-        stages=tuple(
-            Stage(layers=_layer_runs(count, recompute, zero_stage)) for count in even_stages(layout.layers, stage_count)
-        ),
+        schedule=schedule,
+        stages=tuple(Stage(layers=_layer_runs(count, recompute, zero_stage)) for count in sizes),
         sequence_parallel=layout.sequence_parallel,
         context_parallel=layout.axes.context_parallel,
         expert_dispatch=layout.axes.expert_dispatch,

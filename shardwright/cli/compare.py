@@ -7,20 +7,26 @@ import typer
 
 from .options import (
     AttentionOption,
+    CheckpointEveryOption,
+    CheckpointSecondsOption,
     ClusterOption,
     ForceOption,
     GlobalBatchOption,
     JsonOption,
     LinearPrecisionOption,
     ModelArgument,
+    MtbfDeviceOption,
+    MtbfNodeOption,
     OptimizerOption,
     PrecisionOption,
+    RestartSecondsOption,
     SeqLenOption,
     console,
     print_json,
     read_cluster,
     read_model,
     read_plan,
+    read_reliability,
     read_training,
     refuse_existing,
 )
@@ -28,6 +34,7 @@ from .options import (
 if TYPE_CHECKING:
     from shardwright.benchmarks.compare import Comparison
     from shardwright.costmodel import ClusterSpec, ModelSpec, Plan, TrainingSpec
+    from shardwright.costmodel.goodput import Goodput, Reliability
 
 
 def compare(
@@ -47,6 +54,11 @@ def compare(
         list[Path] | None, typer.Option(help="A plan file of the same model, cluster and batch; repeat for several.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report of the fastest here.")] = None,
+    mtbf_device_hours: MtbfDeviceOption = None,
+    mtbf_node_hours: MtbfNodeOption = None,
+    checkpoint_seconds: CheckpointSecondsOption = None,
+    restart_seconds: RestartSecondsOption = None,
+    checkpoint_every: CheckpointEveryOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -57,6 +69,13 @@ def compare(
     from shardwright.planner import search
 
     refuse_existing(report, force=force, inputs=plan or [])
+    reliability = read_reliability(
+        mtbf_device_hours=mtbf_device_hours,
+        mtbf_node_hours=mtbf_node_hours,
+        checkpoint_seconds=checkpoint_seconds,
+        restart_seconds=restart_seconds,
+        checkpoint_every=checkpoint_every,
+    )
     training = read_training(seq_len, global_batch, precision, optimizer, attention, linear_precision)
     model_spec, cluster_spec = read_model(model), read_cluster(cluster)
     names = strategy or [*STRATEGIES, BEST]
@@ -70,14 +89,29 @@ def compare(
     )
     if report:
         _write_report(report, found, model_spec, cluster_spec, training)
+    left = _goodputs(found, cluster_spec, reliability) if reliability else {}
     if as_json:
-        print_json(found.to_json())
+        failures = {"goodput": {name: one.model_dump(mode="json") for name, one in left.items()}} if left else {}
+        print_json({**found.to_json(), **failures})
     else:
-        from shardwright.benchmarks.plan_tables import comparison_table
+        from shardwright.benchmarks.plan_tables import comparison_table, goodput_table
 
         console().print(comparison_table(found))
+        if left:
+            console().print(goodput_table(left))
     if found.fastest is None:
         raise InfeasibleError(f"none of these ways to train {model_spec.name} fits {cluster_spec.name}")
+
+
+def _goodputs(found: "Comparison", cluster: "ClusterSpec", reliability: "Reliability") -> "dict[str, Goodput]":
+    """What failures leave of each way that fits."""
+    from shardwright.costmodel.goodput import goodput
+
+    return {
+        row.name: goodput(row.estimate, cluster, reliability)
+        for row in found.rows
+        if row.estimate is not None and row.reason is None
+    }
 
 
 def _plans(paths: list[Path], model: "ModelSpec") -> "dict[str, Plan]":

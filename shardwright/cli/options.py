@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from shardwright.costmodel import ClusterSpec, ModelSpec, PlanFile, TrainingSpec
+    from shardwright.costmodel.goodput import Reliability
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A preset's name, a Hugging Face config.json, or a folder with one.")
@@ -29,6 +30,23 @@ OptimizerOption = Annotated[str, typer.Option(help="adamw or sgd.")]
 AttentionOption = Annotated[str, typer.Option(help="flash (a fused kernel) or unfused.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
+
+MtbfDeviceOption = Annotated[
+    float | None,
+    typer.Option("--mtbf-device-hours", help="Mean hours between failures of one device; shows what they leave."),
+]
+MtbfNodeOption = Annotated[
+    float | None, typer.Option("--mtbf-node-hours", help="The same of what a node has besides its devices.")
+]
+CheckpointSecondsOption = Annotated[
+    float | None, typer.Option("--checkpoint-seconds", help="How long training stands still for one checkpoint.")
+]
+RestartSecondsOption = Annotated[
+    float | None, typer.Option("--restart-seconds", help="From a failure until the next step runs.")
+]
+CheckpointEveryOption = Annotated[
+    int | None, typer.Option("--checkpoint-every", help="Steps between checkpoints. Default: Daly's optimum.")
+]
 
 
 def read_model(reference: str) -> "ModelSpec":
@@ -85,6 +103,27 @@ def read_training(
         "attention": attention,
     }
     return TrainingSpec.parse(values, source="training options")
+
+
+def read_reliability(**options: float | None) -> "Reliability | None":
+    """What the failure options say, or None where none is given.
+
+    Raises:
+        SpecError: some are missing, or not valid.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if not given:
+        return None
+    from shardwright.costmodel import SpecError
+    from shardwright.costmodel.goodput import Reliability
+
+    needed = {"--checkpoint-seconds": "checkpoint_seconds", "--restart-seconds": "restart_seconds"}
+    missing = [option for option, name in needed.items() if name not in given]
+    if not given.keys() & {"mtbf_device_hours", "mtbf_node_hours"}:
+        missing.insert(0, "--mtbf-device-hours or --mtbf-node-hours")
+    if missing:
+        raise SpecError(f"to say what failures leave of the throughput, give {', '.join(missing)} as well")
+    return Reliability.parse(given, source="failure options")
 
 
 def refuse_existing(*outputs: Path | None, force: bool, inputs: Sequence[Path] = ()) -> None:

@@ -7,27 +7,34 @@ import typer
 
 from .options import (
     AttentionOption,
+    CheckpointEveryOption,
+    CheckpointSecondsOption,
     ClusterOption,
     ForceOption,
     GlobalBatchOption,
     JsonOption,
     LinearPrecisionOption,
     ModelArgument,
+    MtbfDeviceOption,
+    MtbfNodeOption,
     OptimizerOption,
     PlanArgument,
     PrecisionOption,
+    RestartSecondsOption,
     SeqLenOption,
     console,
     print_json,
     read_cluster,
     read_model,
     read_plan,
+    read_reliability,
     read_training,
     refuse_existing,
 )
 
 if TYPE_CHECKING:
     from shardwright.costmodel import ClusterSpec, Measurement, ModelSpec, PlanFile, TrainingSpec
+    from shardwright.costmodel.catalog_times import CatalogTimes
     from shardwright.planner import SearchResult
 
 
@@ -113,32 +120,73 @@ def explain(
     plan_path: PlanArgument,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with the timeline here.")] = None,
     measurement: Annotated[Path | None, typer.Option(help="A run's measurement.json, to lay beside it.")] = None,
+    step_noise: Annotated[
+        float | None, typer.Option(help="Standard deviation of a rank's compute time, as a share of it.")
+    ] = None,
+    mtbf_device_hours: MtbfDeviceOption = None,
+    mtbf_node_hours: MtbfNodeOption = None,
+    checkpoint_seconds: CheckpointSecondsOption = None,
+    restart_seconds: RestartSecondsOption = None,
+    checkpoint_every: CheckpointEveryOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say why a plan is as it is: what bounds it, what its neighbours would cost, how sure that is."""
     from shardwright.benchmarks.breakdown_tables import measured_table
+    from shardwright.benchmarks.plan_tables import goodput_table
     from shardwright.costmodel import estimate_plan, read_measurement
+    from shardwright.costmodel.goodput import goodput
     from shardwright.planner import explain as explain_plan
 
     inputs = [plan_path, measurement] if measurement else [plan_path]
     refuse_existing(report, force=force, inputs=inputs)
+    reliability = read_reliability(
+        mtbf_device_hours=mtbf_device_hours,
+        mtbf_node_hours=mtbf_node_hours,
+        checkpoint_seconds=checkpoint_seconds,
+        restart_seconds=restart_seconds,
+        checkpoint_every=checkpoint_every,
+    )
     written, model = read_plan(plan_path)
     job = (model, written.cluster, written.training, written.plan)
+    times = _times(written, step_noise)
     # what the file says was true when it was written: a plan changed by hand has other costs
-    plan_file = written.model_copy(update={"estimate": estimate_plan(*job)})
+    plan_file = written.model_copy(update={"estimate": estimate_plan(*job, times)})
+    left = goodput(plan_file.estimated(), written.cluster, reliability) if reliability else None
     measured = read_measurement(measurement) if measurement else None
     beside = measured_table(plan_file.plan, plan_file.estimated(), measured) if measured else None
-    why = explain_plan(plan_file.plan, model, plan_file.cluster, plan_file.training)
+    why = explain_plan(plan_file.plan, model, plan_file.cluster, plan_file.training, times=times)
     if report:
-        _write_report(report, plan_file, why, measured)
+        _write_report(report, plan_file, why, measured, times)
     if as_json:
         run = {"measurement": measured.model_dump(mode="json")} if measured else {}
-        print_json({"plan_file": plan_file.model_dump(mode="json"), "why": why, **run})
+        failures = {"goodput": left.model_dump(mode="json")} if left else {}
+        print_json({"plan_file": plan_file.model_dump(mode="json"), "why": why, **run, **failures})
         return
     _print_plan(plan_file, why)
+    if left:
+        console().print(goodput_table({plan_path.name: left}))
     if beside:
         console().print(beside)
+
+
+def _times(plan_file: "PlanFile", step_noise: float | None) -> "CatalogTimes":
+    """The catalog's times, with another noise where one is given.
+
+    Raises:
+        SpecError: the noise is not a share.
+    """
+    from dataclasses import replace
+
+    from shardwright.costmodel import SpecError
+    from shardwright.costmodel.catalog_times import CatalogTimes
+    from shardwright.costmodel.constants import CALIBRATED
+
+    if step_noise is None:
+        return CatalogTimes(plan_file.cluster, plan_file.training)
+    if not 0 <= step_noise < 1:
+        raise SpecError(f"--step-noise is {step_noise}: give a share from 0 up to 1, such as {CALIBRATED.step_noise}")
+    return CatalogTimes(plan_file.cluster, plan_file.training, replace(CALIBRATED, step_noise=step_noise))
 
 
 def _search(
@@ -182,7 +230,13 @@ def _plan_file(
     )
 
 
-def _write_report(path: Path, plan_file: "PlanFile", why: list[str], measurement: "Measurement | None" = None) -> None:
+def _write_report(
+    path: Path,
+    plan_file: "PlanFile",
+    why: list[str],
+    measurement: "Measurement | None" = None,
+    times: "CatalogTimes | None" = None,
+) -> None:
     from shardwright.benchmarks.report import Report, write_report
     from shardwright.costmodel import simulate_plan
 
@@ -197,7 +251,7 @@ def _write_report(path: Path, plan_file: "PlanFile", why: list[str], measurement
             plan=plan_file.plan,
             estimate=plan_file.estimated(),
             why=why,
-            timeline=simulate_plan(*run),
+            timeline=simulate_plan(*run, times),
             measurement=measurement,
         ),
     )

@@ -135,7 +135,7 @@ class CatalogTimes:
         """NCCL's algorithms between GPUs (collectives.py), gloo's between CPUs."""
         if self._is_cpu:
             return gloo_seconds(name, size_bytes, group, self.cluster)
-        return Collectives(self.cluster, self.constants).seconds(name, size_bytes, group)
+        return Collectives(self.cluster, self.constants, self.constants.busy_nic_share).seconds(name, size_bytes, group)
 
     def host_copy_seconds(self, size_bytes: Number) -> Array:
         link = self.cluster.groups[0].host_link

@@ -15,7 +15,6 @@ import numpy as np
 from .build_tables import build_tables
 from .candidates import Candidates, IntArray
 from .cluster import ClusterSpec
-from .constants import CALIBRATED
 from .distinct import distinct
 from .errors import SpecError
 from .even_memory import EvenMemory, RowBytes, even_memory
@@ -24,8 +23,8 @@ from .even_stages import even_row_counts
 from .fixed_bytes import fixed_bytes
 from .model import ModelSpec
 from .op_times import OpTimes
-from .plan import RecomputePolicy, ScheduleName
-from .schedule_shape import check_shape
+from .plan import RecomputePolicy
+from .schedule_shape import ScheduleName, check_shape
 from .stage_costs import Floats
 from .straggler import largest_of
 from .tables import POLICIES, CostTables
@@ -99,13 +98,18 @@ class _EvenSpace:
 
     @cached_property
     def _few(self) -> Candidates:
-        """The candidates as far as the tables know them: of the pipeline's length and the number of microbatches only
-        whether they are more than one, waiting for the slowest of all ranks aside."""
+        """The candidates as far as the tables tell them apart, waiting for the slowest of all ranks aside.
+
+        With one stage a rank it matters only whether the pipeline and the microbatches are more than one, but where
+        updates are broadcast in turn, which a rank with fewer layers notices more.
+        """
+        some = self.candidates
+        alone = some.stages_per_rank == 1
+        short = alone & (not self.training.software.broadcasts_updates)
         return replace(
-            self.candidates,
-            pp=np.minimum(self.candidates.pp, 2),
-            microbatches=np.minimum(self.candidates.microbatches, 2),
-            stages_per_rank=np.ones_like(self.candidates.pp),
+            some,
+            pp=np.where(short, np.minimum(some.pp, 2), some.pp),
+            microbatches=np.minimum(some.microbatches, np.where(alone, 2, np.maximum(some.pp, 2))),
         )
 
     @cached_property
@@ -153,7 +157,7 @@ class _EvenSpace:
             costs.work[:] += costs.waiting * self._more_waiting[some]
             step = shape.paths.seconds(costs.passes, microbatches)
             found.step_seconds[some] = step + (shape.rows_of_rank @ costs.optimizer).max(axis=0)
-            memory = shape.memory.peak_bytes(costs.bytes, microbatches, CALIBRATED.allocator_slack)
+            memory = shape.memory.peak_bytes(costs.bytes, microbatches, costs.slack)
             found.peak_bytes[some] = memory + costs.fixed_bytes
 
     @cached_property
@@ -165,7 +169,7 @@ class _EvenSpace:
         pp, chunks = int(some.pp[plans[0]]), int(some.stages_per_rank[plans[0]])
         microbatches = some.microbatches[plans]
         for number in (microbatches[0], microbatches[np.argmax(microbatches % pp)]):
-            check_shape(name, pp, chunks, int(number))
+            check_shape(name, pp, pp * chunks, int(number))
         layers = self.model.layer_count
         if pp * chunks > layers:
             raise SpecError(f"{pp * chunks} stages are more than the {layers} layers of {self.model.name}")
@@ -211,17 +215,17 @@ class _Columns:
     @property
     def passes(self) -> Floats:
         """What `EvenPaths.seconds` takes."""
-        return self.values[8 * self.rows : 12 * self.rows + 1]
+        return self.values[9 * self.rows : 13 * self.rows + 1]
 
     @property
     def work(self) -> Floats:
         """Forward and backward, (2 R, n); at first without waiting for the slowest rank."""
-        return self.values[8 * self.rows : 10 * self.rows]
+        return self.values[9 * self.rows : 11 * self.rows]
 
     @property
     def waiting(self) -> Floats:
         """What that adds to them for the ranks of `_EvenSpace._few`."""
-        return self.values[6 * self.rows : 8 * self.rows]
+        return self.values[7 * self.rows : 9 * self.rows]
 
     @property
     def optimizer(self) -> Floats:
@@ -229,10 +233,14 @@ class _Columns:
 
     @property
     def bytes(self) -> RowBytes:
-        return RowBytes(*(self._at(kind) for kind in range(1, 6)))
+        return RowBytes(*(self._at(kind) for kind in range(1, 7)))
 
     @property
     def fixed_bytes(self) -> Floats:
+        return np.asarray(self.values[-2])
+
+    @property
+    def slack(self) -> Floats:
         return np.asarray(self.values[-1])
 
 
@@ -243,9 +251,10 @@ def _flattened(tables: CostTables, fixed: Floats) -> Floats:
         tables.optimizer_seconds,
         tables.activation_bytes,
         tables.working_bytes,
-        kept.parameters + kept.gathered + kept.gradients + kept.optimizer_state,
+        kept.stays,
         kept.gather_window,
         kept.reduce_buffer,
+        kept.step,
         tables.forward.straggler,
         tables.backward.straggler,
         tables.forward.total - tables.forward.straggler,
@@ -253,7 +262,7 @@ def _flattened(tables: CostTables, fixed: Floats) -> Floats:
         tables.first_forward.total,
         tables.last_backward.total,
     ]
-    ends = (tables.send_seconds, fixed)
+    ends = (tables.send_seconds, fixed, tables.slack)
     by_row = [_by_row(kind) for kind in kinds]
     return np.concatenate([*by_row, *(np.repeat(end, len(POLICIES))[None] for end in ends)])
 

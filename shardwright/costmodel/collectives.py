@@ -32,11 +32,13 @@ _SWITCH_STEPS = 4
 class Collectives:
     """Collectives among the GPUs of `cluster`. Every argument of a method may be an array; results broadcast.
 
-    A constant may hold one value a candidate (see `constants.over`).
+    A constant may hold one value a candidate (see `constants.over`). `nic_share`: what of the rate between nodes is left for
+    them, of which a step that computes and stores beside them leaves less than a benchmark of nothing else.
     """
 
     cluster: ClusterSpec
     constants: Constants
+    nic_share: Value = 1.0
 
     def seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
         """One collective over `group`, 0 for a group of one rank.
@@ -44,7 +46,9 @@ class Collectives:
         `size_bytes`: the whole tensor, gathered or unreduced; of an all_to_all what one rank holds.
         """
         size_bytes = np.asarray(size_bytes, dtype=float)
-        one = _Collective(self.cluster.groups[0], self.cluster.oversubscription, self.constants, size_bytes, group)
+        one = _Collective(
+            self.cluster.groups[0], self.cluster.oversubscription, self.constants, size_bytes, group, self.nic_share
+        )
         if name == "all_reduce":
             seconds = np.minimum(one.ring_seconds(passes=2), one.tree_seconds())
             if reduces_in_switch(self.cluster.groups[0]):
@@ -78,7 +82,13 @@ class _Collective:
     """What the algorithms over one group share: its counts, rates and latencies, broadcast together."""
 
     def __init__(
-        self, node: NodeGroup, oversubscription: float, constants: Constants, size_bytes: Array, group: RankGroup
+        self,
+        node: NodeGroup,
+        oversubscription: float,
+        constants: Constants,
+        size_bytes: Array,
+        group: RankGroup,
+        nic_share: Value,
     ) -> None:
         self.size_bytes = size_bytes
         self.ranks, self.nodes = group.ranks, np.asarray(group.nodes, dtype=float)
@@ -90,7 +100,7 @@ class _Collective:
         self._link_bytes_per_s = node.intra_node.bytes_per_s * meshed_share(node, self.per_node)
         shared = node.node_bytes_per_s / oversubscription / np.asarray(group.sharing, dtype=float)
         self._inside_bytes_per_s = self._link_bytes_per_s * self._over(constants.nvlink_fraction)
-        self._outside_bytes_per_s = shared * self._over(constants.nic_fraction)
+        self._outside_bytes_per_s = shared * self._over(constants.nic_fraction) * self._over(nic_share)
 
     def ring_seconds(self, *, passes: int) -> Array:
         """All-gather or reduce-scatter, both of them (2 passes) an all-reduce (Thakur et al. 2005).

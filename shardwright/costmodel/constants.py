@@ -65,7 +65,9 @@ class Constants:
     broadcast_seconds: Value
     step_noise: Value
     collective_multiprocessors: Value
+    busy_nic_share: Value
     allocator_slack: float
+    gather_slack: float
     communicator_bytes: float
     memory_reserve: float
     context_bytes: float

@@ -17,8 +17,8 @@ import numpy as np
 
 from .candidates import IntArray
 from .even_stages import Run, alike
-from .plan import ScheduleName
 from .schedule_orders import warm_up_forwards
+from .schedule_shape import ScheduleName
 from .stage_costs import Floats
 
 
@@ -338,5 +338,5 @@ class _InterleavedRank:
 
 def distinct_microbatches(schedule: ScheduleName, pp: IntArray, microbatches: IntArray) -> IntArray:
     """`microbatches`, with those numbers made one beyond which the paths no longer differ."""
-    enough = {"gpipe": np.ones_like(pp), "1f1b": pp + 1, "interleaved-1f1b": 2 * pp}[schedule]
+    enough = np.ones_like(pp) if schedule == "gpipe" else pp + 1 if schedule == "1f1b" else 2 * pp
     return np.asarray(np.minimum(microbatches, enough))

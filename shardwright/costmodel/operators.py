@@ -236,9 +236,10 @@ def saved_bytes(
 
     An eager RMS norm keeps its fp32 input and its output before the weight, a fused norm its input alone; an eager gated
     activation its output too; a dropout a mask of one byte. Norms and dropout are split along the sequence by
-    `sequence_split` (tp under sequence parallelism, else 1); what the matmuls read is gathered whole, and kept in one byte where
-    the kernels before them write it so. With dropout and
-    scores this is Korthikanti et al. 2022 (arXiv 2205.05198), equation 1: 34 s b h + 5 a s^2 b.
+    `sequence_split` (tp under sequence parallelism, else 1); what the matmuls read is gathered whole, unless the stack
+    gathers it again in the backward pass (Korthikanti et al. 2022, section 4.2.2), and kept in one byte where the kernels
+    before them write it so. With dropout and scores this is Korthikanti et al. 2022 (arXiv 2205.05198), equation 1:
+    34 s b h + 5 a s^2 b.
     """
     stack, split = training.software, experts or experts_as_the_rest(tp)
     attention, ffn = block.attention, block.ffn
@@ -246,20 +247,47 @@ def saved_bytes(
     norm = 4 + element if _eager(block, stack) else element
     inputs = 1 if block.parallel and block.norm_count == 1 else 2
     masks = (1 if block.parallel else 2) * stack.dropout
-    operand = 1 if training.precision.linear and stack.fused_operands else element
-    shared = (norm * block.norm_count + masks) * hidden / np.asarray(sequence_split) + operand * inputs * hidden
+    input_split = sequence_split if stack.regathers_inputs else 1
+    shared = (norm * block.norm_count + masks) * hidden / np.asarray(sequence_split)
+    shared = shared + _operand_bytes(training) * inputs * hidden / np.asarray(input_split)
     query, key = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
     value_out = (attention.kv_heads + attention.heads) * attention.value_head_size
     head_norm = norm * (query + key) if _normalises_heads(block) else 0
     core = element * (query + key + value_out) + 4 * attention.heads + head_norm
-    kept = element * ((2 if stack.fused_elementwise else 3) if ffn.gated else 1) + operand
     if isinstance(ffn, MixtureOfExperts):
-        shared = shared + (operand + element) * hidden * split.copies(1.0, ffn.top_k, tp) + 4 * ffn.experts
-    return np.asarray(shared + (core + kept * _computed_width(block, split)) / np.asarray(tp))
+        copies = split.copies(1.0, ffn.top_k, tp)
+        shared = shared + (_operand_bytes(training) + element) * hidden * copies + 4 * ffn.experts
+    return np.asarray(shared + core / np.asarray(tp) + inner_saved_bytes(block, training, tp, split))
+
+
+def inner_saved_bytes(block: Block, training: TrainingSpec, tp: Number, experts: ExpertSplit | None = None) -> Array:
+    """Those of them per token that are as wide as the feed-forward: its activation's inputs and output."""
+    element, split = training.precision.activation_bytes_per_element, experts or experts_as_the_rest(tp)
+    inputs = (2 if training.software.fused_elementwise else 3) if block.ffn.gated else 1
+    kept = element * inputs + _operand_bytes(training)
+    return np.asarray(kept * _computed_width(block, split) / np.asarray(tp, dtype=float))
+
+
+def _operand_bytes(training: TrainingSpec) -> int:
+    """Of an element that a weight matmul reads, as it is kept for the backward pass."""
+    lowered = training.precision.linear and training.software.fused_operands
+    return 1 if lowered else training.precision.activation_bytes_per_element
 
 
 def score_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
-    """Bytes per token of the attention scores that unfused attention keeps: fp32 softmax and its cast, full length."""
+    """Bytes per token of the attention scores that unfused attention keeps, full length.
+
+    The softmax, which a fused kernel gives in the compute format and eager PyTorch in fp32 with a cast beside it; where
+    there is dropout a mask of one byte, and its output.
+    """
+    stack, element = training.software, training.precision.activation_bytes_per_element
+    softmax = element if stack.fused_elementwise or element == 4 else 4 + element
+    dropout = 1 + element if stack.dropout else 0
+    return np.asarray((softmax + dropout) * block.attention.heads * training.seq_len / np.asarray(tp, dtype=float))
+
+
+def score_gradient_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
+    """Bytes per token of the scores' gradients: a fused softmax writes its own over the one it gets; eager has fp32 too."""
     element = training.precision.activation_bytes_per_element
-    kept = 4 + element if element < 4 else 4
-    return np.asarray(kept * block.attention.heads * training.seq_len / np.asarray(tp, dtype=float))
+    gradient = element if training.software.fused_elementwise or element == 4 else 4 + element
+    return np.asarray(gradient * block.attention.heads * training.seq_len / np.asarray(tp, dtype=float))

@@ -31,7 +31,8 @@ def selection(
 
     "elementwise" keeps the output of every matmul and of the attention kernel. "alternate-matmuls" keeps those of the
     attention kernel and of every second matmul in the order in which they run: with separate projections q, k, v, output, gate,
-    up, down it keeps q, v, gate and down and repeats k, output and up (torchtitan, `_save_list` and its counter).
+    up, down it keeps q, v, gate and down and repeats k, output and up (torchtitan, `_save_list` and its counter). No backward
+    pass reads the output of the last, down: an eager stack caches it all the same, a compiled one sees that (Stack.keeps_unread).
     """
     stack: Stack = training.software
     if stack.selective == "attention-core":
@@ -42,14 +43,20 @@ def selection(
     kept = [_output_elements(matmul, hidden, tokens, sequence_split) for matmul in matmuls]
     if stack.selective == "elementwise":
         return Selection([], core + element * sum(kept, np.zeros_like(core)))
-    return Selection(matmuls[1::2], core + element * sum(kept[0::2], np.zeros_like(core)))
+    read = kept[0::2] if stack.keeps_unread else kept[:-1][0::2]
+    return Selection(matmuls[1::2], core + element * sum(read, np.zeros_like(core)))
 
 
 def _output_elements(matmul: Matmul, hidden: int, tokens: Number, sequence_split: Number) -> Number:
-    """Per token. What goes back to the hidden width is reduced over tp, and kept split where the sequence is."""
-    if np.all(matmul.groups == 1) and np.all(np.asarray(matmul.m) == tokens):
-        return matmul.n / np.asarray(sequence_split) if np.all(np.asarray(matmul.n) == hidden) else matmul.n
-    return matmul.m * matmul.groups * matmul.n / np.asarray(tokens)
+    """Per token of the rank, of which experts may compute several copies or a part.
+
+    What goes back to the hidden width is reduced over tp, and kept split where the sequence is; what is split over tp is an
+    array over candidates, so an equal width by chance is not taken for it.
+    """
+    if matmul.m is not tokens:
+        return np.asarray(matmul.m * matmul.groups * matmul.n / np.asarray(tokens))
+    reduced = isinstance(matmul.n, int) and matmul.n == hidden
+    return np.asarray(matmul.n) / sequence_split if reduced else matmul.n
 
 
 def _projections(block: Block, hidden: int, tokens: Number, tp: Number, split: ExpertSplit | None) -> list[Matmul]:

@@ -199,7 +199,7 @@ def _schedules(pp: int, microbatches: int, model: ModelSpec, fixed: Fixed) -> li
             found.append((index, 1))
         elif pp > 1 and microbatches % pp == 0:
             most = model.layer_count // pp
-            if fixed.stages_per_rank is None:
+            if fixed.stages_per_rank is None and not fixed.even_stages:  # even ones are few
                 most = min(most, MAX_STAGES_PER_RANK)
             found += [(index, chunks) for chunks in range(2, most + 1)]
     if fixed.even_stages:

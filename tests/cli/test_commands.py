@@ -45,6 +45,31 @@ def test_plan_as_json_is_the_file_that_out_writes(command: Command, plan_path: P
     assert all(isinstance(line, str) for line in printed["why"])
 
 
+def test_a_plan_file_may_name_a_schedule_that_is_not_searched(command: Command, tmp_path: Path) -> None:
+    """Here ZB-V: explained, simulated and compared, its stages down the ranks and up again."""
+    path = tmp_path / "v.json"
+    command("plan", "llama-3.2-1b", *JOB, "--pp", "2", "--stages-per-rank", "1", "--out", str(path))
+    written = json.loads(path.read_text())
+    written["estimate"] = None
+    written["plan"] = {
+        "mesh": {"pp": 2, "tp": 4},
+        "micro_batch": 1,
+        "microbatches": 16,
+        "schedule": "zb-v",
+        "stages": [{"layers": [{"count": 4}]}] * 4,
+    }
+    path.write_text(json.dumps(written))
+    explained = command("explain", str(path))
+    assert explained.code == 0
+    assert "zb-v, 2 stages a rank" in explained.out
+    simulated = command("simulate", str(path), "--json").json()
+    assert len(simulated["idle_fractions"]) == 2
+    compared = command("compare", "llama-3.2-1b", *JOB, "--plan", str(path), "--strategy", "best", "--json").json()
+    by_name = {row["name"]: row for row in compared["rows"]}
+    assert by_name["v.json"]["plan"]["schedule"] == "zb-v"
+    assert by_name["v.json"]["reason"] is None
+
+
 def test_certify_adds_what_integer_programs_prove(command: Command) -> None:
     why = command("plan", "llama-3.2-1b", *JOB, "--pp", "2", "--stages-per-rank", "1", "--certify", "--json").json()[
         "why"
@@ -151,3 +176,42 @@ def test_planning_starts_without_torch() -> None:
     for arguments in (("--help",), ("plan", "llama-3.2-1b", *JOB)):
         ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr
+
+
+FAILURES = ("--mtbf-device-hours", "8000", "--checkpoint-seconds", "30", "--restart-seconds", "300")
+
+
+def test_explain_says_what_failures_leave(command: Command, plan_path: Path) -> None:
+    """8 devices of 8000 hours: a failure every 1000 hours."""
+    shown = command("explain", plan_path, *FAILURES).out
+    assert "With failures and checkpoints" in shown
+    assert "1000 h 00 min" in shown
+    printed = command("explain", plan_path, *FAILURES, "--checkpoint-every", "7", "--json").json()
+    left, throughput = printed["goodput"], printed["plan_file"]["estimate"]["tokens_per_s"]
+    assert left["checkpoint_every"] == 7
+    assert left["tokens_per_s"] == pytest.approx(left["training_share"] * throughput)
+    assert "goodput" not in command("explain", plan_path, "--json").json()
+
+
+def test_compare_says_what_failures_leave_of_each(command: Command) -> None:
+    ways = ("--strategy", "ddp", "--strategy", "zero1")
+    printed = command("compare", "llama-3.2-1b", *JOB, *ways, *FAILURES, "--json").json()
+    assert set(printed["goodput"]) == {"ddp", "zero1"}
+    assert "With failures" in command("compare", "llama-3.2-1b", *JOB, *ways, *FAILURES).out
+
+
+def test_half_of_the_failure_options_is_a_mistake(command: Command, plan_path: Path) -> None:
+    assert_one_line(command("explain", plan_path, *FAILURES[:2]), "--checkpoint-seconds, --restart-seconds")
+    assert_one_line(command("explain", plan_path, *FAILURES[2:]), "--mtbf-device-hours or --mtbf-node-hours")
+    negative = ("--mtbf-device-hours", "-1", *FAILURES[2:])
+    assert_one_line(command("explain", plan_path, *negative), "mtbf_device_hours", "-1")
+
+
+def test_more_noise_is_a_slower_step(command: Command, plan_path: Path) -> None:
+    quiet, noisy = (
+        command("explain", plan_path, "--step-noise", noise, "--json").json()["plan_file"]["estimate"]["step"]
+        for noise in ("0", "0.05")
+    )
+    assert quiet["straggler"] == 0
+    assert noisy["straggler"] > 0
+    assert_one_line(command("explain", plan_path, "--step-noise", "1.5"), "--step-noise is 1.5", "a share from 0")

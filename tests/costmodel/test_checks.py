@@ -46,7 +46,8 @@ def test_what_does_not_divide_is_named(wrong: Plan, says: str) -> None:
 
 
 def shared(context_parallel: str, **mesh: int) -> Plan:
-    return plan(microbatches=8, **mesh).model_copy(update={"context_parallel": context_parallel})
+    degrees = Mesh.parse(mesh, source="test")
+    return plan(microbatches=8).model_copy(update={"mesh": degrees, "context_parallel": context_parallel})
 
 
 @pytest.mark.parametrize(

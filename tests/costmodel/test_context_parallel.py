@@ -18,7 +18,7 @@ LONG = np.array([1e6])  # seconds of attention that hide anything
 
 
 def exchange(kind: str, *, cp: int = 4, cpu: bool = False, **degrees: int) -> ContextExchange:
-    chosen = candidates(cp=cp, context_parallel=CONTEXT_PARALLEL.index(kind), **degrees)  # type: ignore[arg-type] # a name
+    chosen = candidates(cp=cp, context_parallel=CONTEXT_PARALLEL.index(kind), **degrees)
     training = TrainingSpec(seq_len=8, global_batch=8)
     cluster = round_cluster(kind="cpu" if cpu else "gpu")
     return ContextExchange(cluster, training, RoundTimes(), chosen, np.array([TOKENS]))

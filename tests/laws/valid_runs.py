@@ -137,7 +137,7 @@ def contexts(draw: st.DrawFn, tp: int) -> tuple[int, str]:
 
 
 @st.composite
-def meshes(draw: st.DrawFn, model: ModelSpec, **degrees: int) -> Mesh:
+def meshes(draw: st.DrawFn, model: ModelSpec, degrees: dict[str, int]) -> Mesh:
     """Experts spread in any way that folds, where there are some."""
     counts = [block.ffn.experts for block in model.layer_classes if isinstance(block.ffn, MixtureOfExperts)]
     tp, ranks = degrees["tp"], degrees["dp_shard"] * degrees["cp"] * degrees["tp"]
@@ -167,7 +167,7 @@ def runs(draw: st.DrawFn) -> Run:
     sizes = draw(st.lists(st.integers(1, 6), min_size=pp * chunks, max_size=pp * chunks))
     model = draw(models(sum(sizes)))
     cp, exchange = draw(contexts(tp))
-    mesh = draw(meshes(model, pp=pp, dp_replicate=dp_replicate, dp_shard=dp_shard, cp=cp, tp=tp))
+    mesh = draw(meshes(model, {"pp": pp, "dp_replicate": dp_replicate, "dp_shard": dp_shard, "cp": cp, "tp": tp}))
     plan = Plan.parse(
         {
             "mesh": mesh,

@@ -1,0 +1,131 @@
+"""Fits the cost model's constants to measured training runs, robustly and with what is known of them as priors."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwright.costmodel.catalog_times import CatalogTimes
+from shardwright.costmodel.constants import CALIBRATED, Constants
+from shardwright.costmodel.plan import Plan
+from shardwright.costmodel.variants import step_seconds_by_variant
+
+from .core_rows import is_core
+from .known_constants import KNOWN
+from .outcome import Outcome
+from .row_setup import RowSetup
+
+Floats = NDArray[np.float64]
+
+_STEP = 0.02  # of a constant's logarithm, for the derivatives
+_LARGEST_MOVE = 0.4  # of a constant's logarithm, in one iteration
+_SCALE = 0.06  # of a log error, beyond which a row counts less and less
+_ITERATIONS = 5
+_REWEIGHTINGS = 30
+
+
+class Run(NamedTuple):
+    """One measured run and the plan that stands for it."""
+
+    id: str
+    setup: RowSetup
+    plan: Plan
+    seconds: float
+    source: str
+    framework: str
+    core: bool
+
+
+def runs_of(outcomes: Sequence[Outcome]) -> list[Run]:
+    """The rows that have a predicted and a measured time."""
+    return [
+        Run(
+            outcome.row.id,
+            outcome.setup,
+            outcome.prediction.plan,
+            outcome.measured_seconds,
+            outcome.result.source,
+            outcome.result.framework,
+            is_core(outcome.row),
+        )
+        for outcome in outcomes
+        if outcome.setup and outcome.prediction and outcome.measured_seconds
+    ]
+
+
+@dataclass(frozen=True)
+class TrainingFit:
+    """Logarithms of the constants in `known`, in its order."""
+
+    logs: Floats
+    known: tuple[str, ...] = tuple(KNOWN)
+
+    @property
+    def values(self) -> dict[str, float]:
+        return dict(zip(self.known, np.exp(self.logs).tolist(), strict=True))
+
+    def errors(self, runs: Sequence[Run]) -> Floats:
+        """Predicted over measured seconds, less one, (R,)."""
+        predicted = np.exp([_log_seconds(run, self.logs[None])[0] for run in runs])
+        return np.asarray(predicted / [run.seconds for run in runs] - 1)
+
+
+def fit_training(runs: Sequence[Run]) -> TrainingFit:
+    """Least squares on log seconds by Gauss and Newton, with soft-L1 weights and the priors of `KNOWN`.
+
+    A source counts with the root of its rows, so that one large table does not set everything.
+    """
+    prior = np.log([known.value for known in KNOWN.values()])
+    spread = np.array([known.spread for known in KNOWN.values()])
+    measured = np.log([run.seconds for run in runs])
+    counts = Counter(run.source for run in runs)
+    weights = np.array([counts[run.source] ** -0.5 for run in runs])
+    weights /= weights.mean()
+    logs = prior.copy()
+    for _ in range(_ITERATIONS):
+        at, slopes = _derivatives(runs, logs)
+        logs = logs + _move(at - measured, slopes, (logs - prior) / spread, spread, weights)
+    return TrainingFit(logs)
+
+
+def left_out_fits(runs: Sequence[Run], key: Callable[[Run], str]) -> dict[str, TrainingFit]:
+    """For each group of `key`, the fit to the core rows of all others."""
+    core = [run for run in runs if run.core]
+    return {
+        group: fit_training([run for run in core if key(run) != group]) for group in sorted({key(run) for run in runs})
+    }
+
+
+def left_out_errors(runs: Sequence[Run], fits: Mapping[str, TrainingFit], key: Callable[[Run], str]) -> Floats:
+    """(R,) errors, each run predicted with its own group left out."""
+    return np.concatenate([fits[key(run)].errors([run]) for run in runs])
+
+
+def _derivatives(runs: Sequence[Run], logs: Floats) -> tuple[Floats, Floats]:
+    """Log seconds (R,) and their derivatives by each constant's logarithm (R, K), one evaluation a run."""
+    variants = np.vstack([logs, logs + _STEP * np.eye(len(logs))])
+    seconds = np.array([_log_seconds(run, variants) for run in runs])
+    return seconds[:, 0], (seconds[:, 1:] - seconds[:, :1]) / _STEP
+
+
+def _move(errors: Floats, slopes: Floats, from_prior: Floats, spread: Floats, weights: Floats) -> Floats:
+    """The step that lessens sum w rho(e + J d) + sum ((x + d - prior) / spread)^2, rho the soft L1 of `_SCALE`."""
+    move = np.zeros(slopes.shape[1])
+    for _ in range(_REWEIGHTINGS):
+        each = weights / np.sqrt(1 + ((errors + slopes @ move) / _SCALE) ** 2) / _SCALE**2
+        normal = slopes.T @ (each[:, None] * slopes) + np.diag(spread**-2)
+        move = -np.linalg.solve(normal, slopes.T @ (each * errors) + from_prior / spread)
+        move = np.clip(move, -_LARGEST_MOVE, _LARGEST_MOVE)
+    return move
+
+
+def _log_seconds(run: Run, logs: Floats) -> Floats:
+    """(V,) logarithms of predicted step seconds for V vectors (V, K) of constants."""
+    setup = run.setup
+    constants: Constants = replace(CALIBRATED, **dict(zip(KNOWN, np.exp(logs).T, strict=True)))
+    times = CatalogTimes(setup.cluster, setup.training, constants)
+    job = (setup.model, setup.cluster, setup.training)
+    return np.asarray(np.log(step_seconds_by_variant(*job, run.plan, times, len(logs))))
