@@ -33,6 +33,7 @@ _RECOMPUTES: dict[str, "_Recompute"] = {
 _RECOMPUTE_POLICIES: tuple[RecomputePolicy, ...] = ("none", "selective", "full")
 # torchtitan's "selective layer": every second layer in full, the default of its option
 _EVERY_SECOND_LAYER = re.compile(r"selective layer\b", re.IGNORECASE)
+_ADDED_ONE_BY_ONE = re.compile(r"cumulative technique:", re.IGNORECASE)
 _CHECKPOINTING_ADDED = re.compile(r"\+ activation checkpointing", re.IGNORECASE)
 _SHARDS_PARAMETERS = ("llm-foundry", "torchtitan", "torchtune", "PyTorch", "Lightning", "NeMo AutoModel", "DeepSpeed")
 _SHARD_GROUP = re.compile(r"(?:zero1 group(?: size)?|FSDP shard group)[ =](-?\d+)")
@@ -177,12 +178,19 @@ def _micro_batches(row: TableRow, layout: _Layout) -> Sequence[int]:
 def _recomputes(row: TableRow) -> Sequence[_Recompute]:
     stated = (row.recompute or "unknown").lower()
     if stated == "unknown":
-        return ("full",) if _CHECKPOINTING_ADDED.search(row.notes or "") else _RECOMPUTE_POLICIES
+        return _remarked_recomputes(row.notes or "")
     if stated == "selective" and _EVERY_SECOND_LAYER.search(row.notes or ""):
         return ("every second",)
     if stated not in _RECOMPUTES:
         raise SkippedRowError(f"recompute '{row.recompute}' is not known")
     return (_RECOMPUTES[stated],)
+
+
+def _remarked_recomputes(notes: str) -> Sequence[_Recompute]:
+    """Where techniques are added one by one, checkpointing is on from the run that adds it, and off before."""
+    if _CHECKPOINTING_ADDED.search(notes):
+        return ("full",)
+    return ("none",) if _ADDED_ONE_BY_ONE.search(notes) else _RECOMPUTE_POLICIES
 
 
 def _fixed(layout: _Layout, choices: _Choices) -> tuple[Fixed, ...]:

@@ -89,6 +89,14 @@ def test_fixed_choices_are_kept(command: Command) -> None:
     assert {run["recompute"] for stage in printed["stages"] for run in stage["layers"]} == {"full"}
 
 
+def test_even_stages_and_sequence_parallelism_are_kept(command: Command) -> None:
+    fixed = ("--tp", "2", "--pp", "2", "--even-stages", "--no-sequence-parallel")
+    printed = command("plan", "llama-3.1-8b", *JOB, *fixed, "--json").json()["plan_file"]["plan"]
+    sizes = {sum(run["count"] for run in stage["layers"]) for stage in printed["stages"]}
+    assert len(sizes) == 1
+    assert printed["sequence_parallel"] is False
+
+
 def test_explain_compares_with_neighbours(command: Command, plan_path: Path) -> None:
     result = command("explain", plan_path)
     assert result.code == 0
