@@ -26,6 +26,8 @@ SCHEDULES: tuple[ScheduleName, ...] = ("1f1b", "interleaved-1f1b", "gpipe")
 
 # Chunks beyond this shorten a bubble that is by then an eighth, and each adds a message for every microbatch.
 MAX_STAGES_PER_RANK = 8
+# Where the stages on a rank stand among the fields of `Candidates`.
+_CHUNKS = [field.name for field in fields(Candidates)].index("stages_per_rank")
 # A group of at most so many data-parallel ranks is split in every way, a larger one at node boundaries only.
 _SPLIT_FREELY_UP_TO = 8
 
@@ -36,7 +38,7 @@ class Space:
 
     `even_stages`: all stages must hold the same number of layers, which every entry allows.
 
-    Cost tables depend on `base` alone, so that the schedules of one mesh share them.
+    Cost tables depend on `base` alone, so that schedules with as many stages on a rank share them.
     """
 
     base: Candidates
@@ -110,12 +112,16 @@ def enumerate_space(
     ]
     if not rows:
         raise SpecError(_no_microbatch(meshes, training, fixed))
-    base = Candidates(**dict(zip((f.name for f in fields(Candidates)), np.array(rows, dtype=np.int64).T, strict=True)))
+    bases: dict[tuple[int, ...], int] = {}
     entries = [
-        (index, *choice) for index, row in enumerate(rows) for choice in _schedules(row[0], row[5], model, fixed)
+        (bases.setdefault((*row[:_CHUNKS], choice[1], *row[_CHUNKS + 1 :]), len(bases)), *choice)
+        for row in rows
+        for choice in _schedules(row[0], row[5], model, fixed)
     ]
     if not entries:
         raise SpecError(_no_schedule(model, fixed))
+    columns = np.array(list(bases), dtype=np.int64).T
+    base = Candidates(**dict(zip((f.name for f in fields(Candidates)), columns, strict=True)))
     base_index, schedule, chunks = np.array(entries, dtype=np.int64).T
     return Space(base, base_index, schedule, chunks, even_stages=bool(fixed.even_stages))
 
