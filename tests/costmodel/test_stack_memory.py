@@ -64,7 +64,8 @@ def test_bytes_alive_for_each_logit_in_the_loss(stack: str, bytes_per_logit: int
     head = work(training(stack)).head()
     inputs = SEQ * HIDDEN * (4 + 2 + 2)
     alive = head.activation_bytes_by_policy[0, 0] + head.working_bytes_by_policy[0, 0] - inputs
-    assert alive == bytes_per_logit * SEQ * VOCABULARY
+    words = 1024 if stack.startswith("megatron") else VOCABULARY  # padded to a multiple of 128
+    assert alive == bytes_per_logit * SEQ * words
 
 
 def layer_of(stack: str, *, tp: int = 1, attention: str = "flash") -> RowWork:
