@@ -94,7 +94,9 @@ def fit_training(runs: Sequence[Run]) -> TrainingFit:
 def left_out_fits(runs: Sequence[Run], key: Callable[[Run], str]) -> dict[str, TrainingFit]:
     """For each group of `key`, the fit to the core rows of all others."""
     core = [run for run in runs if run.core]
-    return {group: fit_training([run for run in core if key(run) != group]) for group in sorted({key(run) for run in runs})}
+    return {
+        group: fit_training([run for run in core if key(run) != group]) for group in sorted({key(run) for run in runs})
+    }
 
 
 def left_out_errors(runs: Sequence[Run], fits: Mapping[str, TrainingFit], key: Callable[[Run], str]) -> Floats:

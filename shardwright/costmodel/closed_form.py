@@ -34,7 +34,7 @@ from .training import TrainingSpec
 SCHEDULE_NAMES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 _CLOSED: tuple[ScheduleName, ...] = ("gpipe", "1f1b", "interleaved-1f1b")
 # Plans at a time, and candidates at a time: about 50 numbers for each of the first have to stay in a core's cache.
-_PLANS, _TABLES = 4096, 8192
+_PLANS, _TABLES = 4096, 16384
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,9 @@ class Collectives:
         `size_bytes`: the whole tensor, gathered or unreduced; of an all_to_all what one rank holds.
         """
         size_bytes = np.asarray(size_bytes, dtype=float)
-        one = _Collective(self.cluster.groups[0], self.cluster.oversubscription, self.constants, size_bytes, group, self.nic_share)
+        one = _Collective(
+            self.cluster.groups[0], self.cluster.oversubscription, self.constants, size_bytes, group, self.nic_share
+        )
         if name == "all_reduce":
             seconds = np.minimum(one.ring_seconds(passes=2), one.tree_seconds())
             if reduces_in_switch(self.cluster.groups[0]):
