@@ -29,10 +29,12 @@ PART_COLOURS = {
     "gathered_parameters": "#56B4E9",
     "gradients": "#E69F00",
     "optimizer_state": "#009E73",
+    "optimizer_step": "#66C2A5",
     "activations": "#D55E00",
     "logits": "#CC79A7",
     "communication_buffers": "#F0E442",
     "allocator_slack": "#C8C8C8",
+    "communicators": "#B8A53A",
     "context": "#8C8C8C",
 }
 

@@ -8,7 +8,8 @@ import re
 from typing import NamedTuple
 
 from shardwright.costmodel.cluster import ClusterSpec
-from shardwright.costmodel.model import FeedForward, ModelSpec, MultiHeadAttention
+from shardwright.costmodel.flops import model_flops_per_sequence
+from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.training import TrainingSpec
 
 from .skipped_row import SkippedRowError
@@ -29,7 +30,12 @@ class Metric(NamedTuple):
         return self.factor / value if self.is_rate else value / self.factor
 
 
-_PEAK = re.compile(r"peak (\d+(?:\.\d+)?) ?TFLOP")
+_NO_STEP = {
+    "peak_mem_gb": "memory only: the row has no step time",
+    "ms_fwd_bwd_one_layer": "one layer's time: not a training step",
+}
+_PEAK = re.compile(r"peak ([1-9]\d*(?:\.\d+)?) ?TFLOP")
+_SIX_N = re.compile(r"6 ?\*? ?n ?\*? ?[td]\b")
 
 
 def metric_of_row(row: TableRow, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> Metric:
@@ -38,34 +44,38 @@ def metric_of_row(row: TableRow, model: ModelSpec, cluster: ClusterSpec, trainin
     Raises:
         SkippedRowError: the metric is not of a step, its scope is not stated, or its FLOPs convention is not known.
     """
-    tokens, sequences, devices = float(training.tokens_per_step), float(training.global_batch), cluster.devices
-    unit = row.metric_unit or ""
-    match row.metric_name:
-        case "s_per_iter":
-            return Metric(unit, 1.0, is_rate=False)
-        case "ms_per_iter":
-            return Metric(unit, 1e3, is_rate=False)
-        case "tokens_per_s_per_gpu":
-            return Metric(unit, tokens / devices, is_rate=True)
-        case "tokens_per_s_total":
-            return Metric(unit, tokens, is_rate=True)
-        case "tokens_per_s":
-            if devices > 1:
-                raise SkippedRowError("tokens/s: per device or in total is not stated")
-            return Metric(unit, tokens, is_rate=True)
-        case "sequences_per_s":
-            return Metric(unit, sequences, is_rate=True)
-        case "tflops_per_gpu":
-            return Metric(unit, counted_flops(row, model, training) / devices / 1e12, is_rate=True)
-        case "mfu_pct":
-            peak = _peak_flops_per_s(row, cluster, training)
-            return Metric(unit, 100 * counted_flops(row, model, training) / devices / peak, is_rate=True)
-        case "peak_mem_gb":
-            raise SkippedRowError("memory only: the row has no step time")
-        case "ms_fwd_bwd_one_layer":
-            raise SkippedRowError("one layer's time: not a training step")
-        case _:
-            raise SkippedRowError(f"metric '{row.metric_name}' is not known")
+    name, devices = row.metric_name, cluster.devices
+    if name is None:
+        raise SkippedRowError("metric_name unknown")
+    if name in _NO_STEP:
+        raise SkippedRowError(_NO_STEP[name])
+    factors = _factors(training, devices)
+    if name in factors:
+        return factors[name]._replace(unit=row.metric_unit or "")
+    if name == "tokens_per_s":
+        if devices > 1:
+            raise SkippedRowError("tokens/s: per device or in total is not stated")
+        return factors["tokens_per_s_total"]._replace(unit=row.metric_unit or "")
+    if name not in ("tflops_per_gpu", "mfu_pct"):
+        raise SkippedRowError(f"metric '{name}' is not known")
+    whole = 1e12 if name == "tflops_per_gpu" else _peak_flops_per_s(row, cluster, training) / 100
+    return Metric(row.metric_unit or "", counted_flops(row, model, training) / devices / whole, is_rate=True)
+
+
+def _factors(training: TrainingSpec, devices: int) -> dict[str, Metric]:
+    """The metrics that need nothing but the batch, by every name in use."""
+    tokens, sequences = float(training.tokens_per_step), float(training.global_batch)
+    return {
+        **dict.fromkeys(("s_per_iter", "step_time_s"), Metric("", 1.0, is_rate=False)),
+        **dict.fromkeys(("ms_per_iter", "step_time_ms"), Metric("", 1e3, is_rate=False)),
+        **dict.fromkeys(("iter_per_s", "steps_per_s"), Metric("", 1.0, is_rate=True)),
+        "tokens_per_s_per_gpu": Metric("", tokens / devices, is_rate=True),
+        "tokens_per_s_total": Metric("", tokens, is_rate=True),
+        **dict.fromkeys(("sequences_per_s", "samples_per_s"), Metric("", sequences, is_rate=True)),
+        **dict.fromkeys(
+            ("sequences_per_s_per_gpu", "samples_per_s_per_gpu"), Metric("", sequences / devices, is_rate=True)
+        ),
+    }
 
 
 def counted_flops(row: TableRow, model: ModelSpec, training: TrainingSpec) -> float:
@@ -75,43 +85,31 @@ def counted_flops(row: TableRow, model: ModelSpec, training: TrainingSpec) -> fl
     layers, h the hidden size and N the parameters:
     - "SC21", Narayanan et al. 2021, equation 3: 96 B s l h^2 (1 + s/6h + V/16lh) = 4 F + 3 H, the recomputed forward
       counted; without recompute 3 F + 3 H.
-    - "model FLOPs" (Megatron-Core, nanotron): 3 F + 3 H.
-    - "6*N*T" (llm-foundry): 6 N T + 12 L h s T.
+    - "model FLOPs" (Megatron-Core, nanotron), and an MFU of which nothing else is said: 3 F + 3 H.
+    - "6*N*T + 12*L*..." (llm-foundry): 6 N T + 12 L h s T; "6*N*T" or "6ND" alone: 6 N T.
     - "recompute counted" (BigScience): 8 N T.
-    All count attention in full, not halved for the causal mask.
+    All count attention in full, not halved for the causal mask; of experts those that a token uses.
 
     Raises:
         SkippedRowError: the convention is none of these.
     """
-    convention = row.flops_convention or ""
-    tokens = training.tokens_per_step
-    layers, head = _forward_flops_per_token(model, training.seq_len)
-    if "SC21" in convention:
-        passes = 3 if row.recompute == "none" else 4
-        return tokens * (passes * layers + 3 * head)
-    if "model FLOPs" in convention:
-        return tokens * 3 * (layers + head)
-    if "6*N*T" in convention:
-        attention = 12 * model.layer_count * model.hidden_size * training.seq_len
-        return tokens * (6.0 * model.parameter_count + attention)
+    convention = (row.flops_convention or "").lower()
+    tokens, parameters = training.tokens_per_step, model.active_parameter_count
+    whole_model = training.global_batch * model_flops_per_sequence(model, training)
+    if "sc21" in convention:
+        head = 6.0 * tokens * model.hidden_size * model.vocab_size
+        again = 0.0 if row.recompute == "none" else (whole_model - head) / 3
+        return whole_model + again
+    if "model flops" in convention:
+        return whole_model
+    if _SIX_N.search(convention):
+        attention = 12 * model.layer_count * model.hidden_size * training.seq_len if "12" in convention else 0
+        return tokens * (6.0 * parameters + attention)
     if "recompute counted" in convention:
-        return tokens * 8.0 * model.parameter_count
+        return tokens * 8.0 * parameters
+    if row.metric_name == "mfu_pct":  # model FLOPs by its definition (Chowdhery et al. 2022, appendix B)
+        return whole_model
     raise SkippedRowError("how the source counts FLOPs is not known")
-
-
-def _forward_flops_per_token(model: ModelSpec, seq_len: int) -> tuple[float, float]:
-    """Forward FLOPs of (all layers, the head) for one token; attention in full, no recompute."""
-    layers, hidden = 0.0, model.hidden_size
-    for run in model.blocks:
-        attention, ffn = run.block.attention, run.block.ffn
-        if not isinstance(attention, MultiHeadAttention) or not isinstance(ffn, FeedForward):
-            raise SkippedRowError("how the source counts FLOPs of this architecture is not known")
-        projections = hidden * (2 * attention.query_width + 2 * attention.kv_width)
-        matmuls = 3 if ffn.gated else 2
-        layers += run.count * (
-            2.0 * (projections + matmuls * hidden * ffn.width) + 4.0 * seq_len * attention.query_width
-        )
-    return layers, 2.0 * hidden * model.vocab_size
 
 
 def _peak_flops_per_s(row: TableRow, cluster: ClusterSpec, training: TrainingSpec) -> float:

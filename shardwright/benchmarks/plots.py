@@ -1,6 +1,7 @@
 """Figures as files, and those of a validation: predicted against measured, and the errors by source."""
 
 import statistics
+import textwrap
 from collections import defaultdict
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from .validate import Validation
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
 _REST = "#8C8C8C"
 _REST_MARKERS = "s^vDPX*"
-_LABEL = 56  # characters of a source's name beside its line
+_LABEL = 68  # characters of a source's name in one line
 _SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -94,7 +95,8 @@ def errors_by_source(validation: Validation) -> Paint:
             median = statistics.median(values)
             axes.plot([median, median], [place - 0.36, place + 0.36], color="#D55E00", linewidth=2)
         axes.axvline(0, color=_REST, linewidth=1)
-        axes.set_yticks(range(len(ordered)), [_label(source, len(values)) for source, values in ordered])
+        labels = [_label(source, len(values)) for source, values in ordered]
+        axes.set_yticks(range(len(ordered)), labels, fontsize=8, linespacing=1.05)
         axes.set_ylim(max(len(ordered), 1) - 0.5, -0.5)
         axes.set_xlabel("error of the step time in percent; above 0 predicted too slow")
 
@@ -102,8 +104,7 @@ def errors_by_source(validation: Validation) -> Paint:
 
 
 def _label(source: str, rows: int) -> str:
-    name = short_source_name(source)
-    return f"{name if len(name) <= _LABEL else name[: _LABEL - 1] + '…'} ({rows})"
+    return textwrap.fill(f"{short_source_name(source)} ({rows})", _LABEL)
 
 
 def write_validation_plots(folder: Path, validation: Validation) -> list[Path]:
@@ -127,7 +128,7 @@ def write_validation_plots(folder: Path, validation: Validation) -> list[Path]:
 
 def errors_height(sources: int) -> float:
     """Inches that the lines of `errors_by_source` need."""
-    return 1.0 + 0.3 * sources
+    return 1.0 + 0.34 * sources
 
 
 def write_plot(path: Path, paint: Paint, *, width: float = 8.0, height: float = 6.0) -> None:

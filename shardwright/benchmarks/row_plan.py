@@ -7,14 +7,14 @@ from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from shardwright.costmodel.even_stages import even_stages
-from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, Stage, ZeroStage
+from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage, ZeroStage
 from shardwright.planner import Fixed
 
 from .divisors import divisors
 from .row_schedule import PipelineChoice, pipelines_of_row
 from .row_stack import framework_family
 from .skipped_row import SkippedRowError
+from .stage_sizes import stage_sizes
 from .table import TableRow
 
 # How sources name what is sharded, without case, separators and the word "zero".
@@ -32,6 +32,7 @@ _RECOMPUTES: dict[str, "_Recompute"] = {
 _RECOMPUTE_POLICIES: tuple[RecomputePolicy, ...] = ("none", "selective", "full")
 # torchtitan's "selective layer": every second layer in full, the default of its option
 _EVERY_SECOND_LAYER = re.compile(r"selective layer\b", re.IGNORECASE)
+_ADDED_ONE_BY_ONE = re.compile(r"cumulative technique:", re.IGNORECASE)
 _CHECKPOINTING_ADDED = re.compile(r"\+ activation checkpointing", re.IGNORECASE)
 _SHARDS_PARAMETERS = ("llm-foundry", "torchtitan", "torchtune", "PyTorch", "Lightning", "NeMo AutoModel", "DeepSpeed")
 _SHARD_GROUP = re.compile(r"(?:zero1 group(?: size)?|FSDP shard group)[ =](-?\d+)")
@@ -93,7 +94,7 @@ def plans_of_row(row: TableRow, layers: int) -> tuple[RowPlans, list[str]]:
         recomputes=_recomputes(row),
         pipelines=pipelines_of_row(row, layout.pp, layers),
     )
-    plans = tuple(plan for choice in itertools.product(*choices) if (plan := _plan(layout, *choice)) is not None)
+    plans = tuple(plan for choice in itertools.product(*choices) if (plan := _plan(row, layout, *choice)) is not None)
     if not plans:
         raise SkippedRowError("layers or microbatches do not divide by the schedule's stages")
     unknown = choices.unknown()
@@ -174,12 +175,19 @@ def _micro_batches(row: TableRow, layout: _Layout) -> Sequence[int]:
 def _recomputes(row: TableRow) -> Sequence[_Recompute]:
     stated = (row.recompute or "unknown").lower()
     if stated == "unknown":
-        return ("full",) if _CHECKPOINTING_ADDED.search(row.notes or "") else _RECOMPUTE_POLICIES
+        return _remarked_recomputes(row.notes or "")
     if stated == "selective" and _EVERY_SECOND_LAYER.search(row.notes or ""):
         return ("every second",)
     if stated not in _RECOMPUTES:
         raise SkippedRowError(f"recompute '{row.recompute}' is not known")
     return (_RECOMPUTES[stated],)
+
+
+def _remarked_recomputes(notes: str) -> Sequence[_Recompute]:
+    """Where techniques are added one by one, checkpointing is on from the run that adds it, and off before."""
+    if _CHECKPOINTING_ADDED.search(notes):
+        return ("full",)
+    return ("none",) if _ADDED_ONE_BY_ONE.search(notes) else _RECOMPUTE_POLICIES
 
 
 def _fixed(layout: _Layout, choices: _Choices) -> tuple[Fixed, ...]:
@@ -212,30 +220,38 @@ def _fixed(layout: _Layout, choices: _Choices) -> tuple[Fixed, ...]:
 
 
 def _plan(
-    layout: _Layout, zero_stage: ZeroStage, micro_batch: int, recompute: _Recompute, pipeline: PipelineChoice
+    row: TableRow,
+    layout: _Layout,
+    zero_stage: ZeroStage,
+    micro_batch: int,
+    recompute: _Recompute,
+    pipeline: PipelineChoice,
 ) -> Plan | None:
     """None where the schedule has no such microbatch or stage count."""
     if layout.pp * pipeline.stages_per_rank > layout.layers:
         return None
     try:
-        return _built_plan(layout, zero_stage, micro_batch, recompute, pipeline)
+        sizes = stage_sizes(row, layout.layers, layout.pp * pipeline.stages_per_rank)
+        return _built_plan(layout, sizes, zero_stage, micro_batch, recompute, pipeline.schedule)
     except ValidationError:  # a schedule's own rule
         return None
 
 
 def _built_plan(
-    layout: _Layout, zero_stage: ZeroStage, micro_batch: int, recompute: _Recompute, pipeline: PipelineChoice
+    layout: _Layout,
+    sizes: Sequence[int],
+    zero_stage: ZeroStage,
+    micro_batch: int,
+    recompute: _Recompute,
+    schedule: ScheduleName,
 ) -> Plan:
     shard = layout.shard_group if zero_stage else 1
-    stage_count = layout.pp * pipeline.stages_per_rank
     return Plan(
         mesh=Mesh(pp=layout.pp, dp_replicate=layout.dp // shard, dp_shard=shard, tp=layout.tp),
         micro_batch=micro_batch,
         microbatches=layout.sequences_per_rank // micro_batch,
-        schedule=pipeline.schedule,
-        stages=tuple(
-            Stage(layers=_layer_runs(count, recompute, zero_stage)) for count in even_stages(layout.layers, stage_count)
-        ),
+        schedule=schedule,
+        stages=tuple(Stage(layers=_layer_runs(count, recompute, zero_stage)) for count in sizes),
         sequence_parallel=layout.sequence_parallel,
         offload=Offload(optimizer_fraction=1 if layout.optimizer_on_host else 0),
     )

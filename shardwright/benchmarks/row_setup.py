@@ -6,9 +6,11 @@ from typing import Literal, NamedTuple
 from shardwright.costmodel.cluster import ClusterSpec
 from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.plan import Plan
+from shardwright.costmodel.stacks import named_stack
 from shardwright.costmodel.training import Precision, TrainingSpec
 from shardwright.planner import Fixed
 
+from .memory_reading import memory_assumption
 from .not_modelled import refuse_other_runs
 from .row_cluster import StandardNode, cluster_of_row
 from .row_model import model_of_row
@@ -50,6 +52,8 @@ def setup_of_row(row: TableRow, standard_node: StandardNode) -> RowSetup:
         raise SkippedRowError("seq_len unknown" if row.seq_len is None else "global_batch unknown")
     attention, attention_assumptions = _attention(row)
     stack, stack_assumptions = stack_of_row(row)
+    if gradients := named_stack(stack).gradients:
+        precision = precision.model_copy(update={"gradients": gradients})
     training = TrainingSpec(
         seq_len=row.seq_len, global_batch=row.global_batch, precision=precision, attention=attention, stack=stack
     )
@@ -61,6 +65,7 @@ def setup_of_row(row: TableRow, standard_node: StandardNode) -> RowSetup:
         *stack_assumptions,
         *plan_assumptions,
         *cluster_assumptions,
+        *([memory_assumption(row)] if row.peak_mem_gb is not None else []),
     )
     if precision.compute not in cluster.groups[0].device.peak_flops_per_s:
         raise SkippedRowError(f"the device's {precision.compute} peak is not known")

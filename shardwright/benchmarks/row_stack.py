@@ -30,7 +30,7 @@ _FRAMEWORKS = (
     _Framework(r"torchtune", "torchtune", "torchtitan", "compiled layers under PyTorch FSDP"),
     _Framework(r"nemo", "NeMo", "megatron-core"),
     _Framework(r"mcore|megatron-?core|megatron-?bridge", "Megatron-Core", "megatron-core"),
-    _Framework(r"megatron.*deepspeed|deepspeed.*megatron", "Megatron-DeepSpeed", "megatron-lm"),
+    _Framework(r"megatron.*deepspeed|deepspeed.*megatron", "Megatron-DeepSpeed", "megatron-deepspeed"),
     _Framework(r"megatron", "Megatron-LM", "megatron-lm"),
     _Framework(r"deepspeed", "DeepSpeed", OWN_STACK, "eager PyTorch layers"),
     _Framework(r"lightning|fabric|tinyllama|flash-?attention", "Lightning", "fsdp", "PyTorch FSDP with fused layers"),
@@ -43,6 +43,8 @@ _FRAMEWORKS = (
 _FIRST_YEAR_OF_CORE = 2024
 # NeMo took Megatron-Core over during 2023.
 _FIRST_YEAR_OF_NEMO_ON_CORE = 2023
+# torchtitan compiles the loss with the layers since early 2025.
+_FIRST_YEAR_OF_COMPILED_LOSS = 2025
 
 
 def framework_family(row: TableRow) -> str:
@@ -69,6 +71,8 @@ def stack_of_row(row: TableRow) -> tuple[str, list[str]]:
         named = f"framework '{row.framework}'" if row.framework else "framework unknown"
         return "fsdp", [f"{named}: PyTorch FSDP with fused layers"]
     stack = _by_year(row, found)
+    if found.stack == "internevo" and "fsdp" in (row.zero_or_fsdp or "").lower():
+        stack = "internevo-fsdp"
     if found.stack == "torchtitan":
         stack = _torchtitan(row, found.family)
     return stack, [f"{found.family}: {found.guess}"] if found.guess else []
@@ -92,6 +96,8 @@ def _torchtitan(row: TableRow, family: str) -> str:
     remarks = f"{row.framework or ''} {row.notes or ''}".lower()
     if re.search(r"async[ -]?tp", remarks):
         return "torchtitan-async-tp"
+    if "compile" in remarks and row.year is not None and row.year >= _FIRST_YEAR_OF_COMPILED_LOSS:
+        return "torchtitan-compiled-loss"
     if "compile" in remarks or family != "torchtitan":
         return "torchtitan"
     return "torchtitan-eager"

@@ -27,7 +27,7 @@ class TableRow(Spec):
     framework: str | None = None
     model: str | None
     params_b: PositiveFloat | None = None
-    layers: Annotated[PositiveInt, Field(le=10_000)] | None
+    layers: Annotated[PositiveInt, Field(le=2_000)] | None
     hidden: PositiveInt | None
     heads: PositiveInt | None
     kv_heads: PositiveInt | None
@@ -76,9 +76,11 @@ _REQUIRED = tuple(name for name, field in TableRow.model_fields.items() if field
 def read_table(path: Path) -> tuple[TableRow, ...]:
     """Read every row of a CSV table in UTF-8.
 
+    A value that its column cannot hold costs its row alone: it is read as unknown, and `reason` says what is wrong.
+
     Raises:
         SpecError: the file is missing, is not CSV, lacks a column, has one that is unknown, or a row (counted from 1
-            after the header) is cut off, repeats an id or holds a value that its column cannot.
+            after the header) is cut off, has no id or repeats one.
     """
     if path.is_char_device():
         raise SpecError(f"{path}: is a device, not a file")
@@ -131,14 +133,17 @@ def _row(path: Path, number: int, header: Sequence[str], cells: Sequence[str]) -
         raise SpecError(f"{path}: row {number} has {len(cells)} cells for {len(header)} columns{hint}")
     values = {name: text for name, cell in zip(header, cells, strict=True) if (text := cell.strip())}
     given = {name: values.get(name) for name in header}
+    if not given.get("id"):
+        raise SpecError(f"{path}: row {number} has no id; give each row its own")
     try:
         return TableRow.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        column, message = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
-        raise SpecError(
-            f"{path}: row {number} ({given.get('id') or 'no id'}), column '{column}': given {first['input']!r}; {message}"
-        ) from None
+        faults = error.errors()
+        first, bad = faults[0], {str(fault["loc"][0]) for fault in faults}
+        message = first["msg"].removeprefix("Value error, ")
+        reason = f"column '{first['loc'][0]}': given {first['input']!r}; {message}"
+        kept = {name: None if name in bad else text for name, text in given.items()}
+        return TableRow.model_validate(kept | {"reason": reason})
 
 
 def _refuse_repeats(path: Path, rows: Sequence[TableRow]) -> None:

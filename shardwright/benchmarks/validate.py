@@ -12,6 +12,7 @@ from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.spec import Spec
 
+from .memory_reading import reading_of_row
 from .metrics import Metric, metric_of_row
 from .outcome import Outcome, ValidationRow, interval_bounds
 from .prediction import ChoosePlan, EstimatePlan, Prediction, planners_choice, predict_setup
@@ -99,8 +100,11 @@ def _outcome(row: TableRow, standard_node: StandardNode, predict: Callable[[RowS
     except SpecError as refusal:
         return Outcome(row, stated.model_copy(update={"skipped": f"not valid for the cost model: {_kind(refusal)}"}))
     except ValidationError as invalid:
-        return Outcome(row, stated.model_copy(update={"skipped": f"not valid: {_kind(invalid.errors()[0]['msg'])}"}))
-    with_memory = stated.model_copy(update={"memory_predicted_bytes": prediction.estimate.peak_memory_bytes})
+        return Outcome(row, stated.model_copy(update={"skipped": f"not valid: {_first_fault(invalid)}"}))
+    devices_per_node = setup.cluster.groups[0].devices_per_node
+    reading = reading_of_row(row)
+    memory_bytes = reading.of(prediction.estimate, prediction.plan, devices_per_node) if reading else None
+    with_memory = stated.model_copy(update={"memory_predicted_bytes": memory_bytes})
     try:
         if row.metric_value is None:
             raise SkippedRowError("metric_value unknown")
@@ -124,6 +128,13 @@ def _times(metric: Metric, prediction: Prediction, measured_seconds: float) -> d
         "measured_seconds": measured_seconds,
         "predicted_seconds": predicted_seconds,
     }
+
+
+def _first_fault(invalid: ValidationError) -> str:
+    """Which field of which noun, and what is wrong with it."""
+    first = invalid.errors()[0]
+    where = ".".join(str(part) for part in (invalid.title, *first["loc"]) if not isinstance(part, int))
+    return f"{where}: {_kind(first['msg'].removeprefix('Value error, '))}"
 
 
 def _kind(refusal: SpecError | str) -> str:

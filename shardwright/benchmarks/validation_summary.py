@@ -50,7 +50,8 @@ class ValidationSummary(RowsSummary):
     `skipped`: rows without a predicted time, by reason; `count` = `predicted` + all skipped. `too_large`: ids of rows
     that ran although the cost model says they need more memory than there is (their time is predicted all the same).
     `assumed`: predicted rows by what had to be assumed to read them. `core`: the rows of core_rows.py alone.
-    `rank_groups`: the groups of `ranks`, the largest regret first. `worst`: the rows with the largest errors, taken apart.
+    `rank_groups`: the groups of `ranks`, the largest regret first. `worst`: the rows with the largest errors, taken apart;
+    `core_worst`: those of the core, empty where the core is the whole table.
     """
 
     skipped: dict[str, int]
@@ -65,6 +66,7 @@ class ValidationSummary(RowsSummary):
     memory_by_source: dict[str, ErrorSummary]
     rank_groups: tuple[GroupAgreement, ...]
     worst: tuple[ExplainedRow, ...]
+    core_worst: tuple[ExplainedRow, ...]
 
 
 def summarise(outcomes: Sequence[Outcome]) -> ValidationSummary:
@@ -89,6 +91,7 @@ def summarise(outcomes: Sequence[Outcome]) -> ValidationSummary:
         memory_by_source=_grouped(outcomes, lambda outcome: outcome.result.source, memory_errors),
         rank_groups=tuple(group_agreements(_trials(timed))),
         worst=worst_rows(timed),
+        core_worst=worst_rows(core) if len(core) < len(outcomes) else (),
     )
 
 

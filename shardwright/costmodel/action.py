@@ -15,6 +15,9 @@ class ActionKind(StrEnum):
     INPUT_GRADIENT = "I"
     WEIGHT_GRADIENT = "W"
 
+    # Enum's is written in Python, and a schedule's tens of thousands of actions are looked up by their hash.
+    __hash__ = str.__hash__
+
 
 _ACTION_TEXT = re.compile(rf"(\d+)({'|'.join(ActionKind)})(\d+)")
 _OVERLAP_TEXT = re.compile(r"\(([^;]*);([^;]*)\)OVERLAP_F_B")
@@ -52,7 +55,7 @@ class Action(NamedTuple):
 
     def of_microbatch_zero(self) -> Self:
         """The same pass of microbatch 0: all microbatches take equally long but for extras."""
-        return self._replace(microbatch=0)
+        return type(self)(self.stage, self.kind, 0)
 
 
 class Overlap(NamedTuple):

@@ -6,6 +6,7 @@ import numpy as np
 
 from .candidates import Candidates, pipeline_group
 from .cluster import ClusterSpec
+from .constants import CALIBRATED
 from .data_parallel import MASTER_BYTES_PER_PARAMETER, DataParallel
 from .distinct import distinct
 from .model import ModelSpec
@@ -102,6 +103,7 @@ class _Builder:
             send_seconds=self._send_seconds(),
             activation_bytes=self._stacked("activation_bytes_by_policy"),
             working_bytes=self._stacked("working_bytes_by_policy"),
+            slack=np.where(self.candidates.zero_stage >= 3, CALIBRATED.gather_slack, CALIBRATED.allocator_slack),
             static=self._static_bytes(traffic.parameters),
         )
 
@@ -175,20 +177,29 @@ class _Builder:
         precision, zero = self.training.precision, self._column("zero_stage")
         shard, host = parameters / self._column("dp_shard"), self._column("host_optimizer") == 1
         freed = (zero >= 3) & self._freed
-        accumulated = (self._column("microbatches") > 1) | self.training.software.keeps_gradient_buffer
+        stack = self.training.software
+        accumulated = (self._column("microbatches") > 1) | stack.keeps_gradient_buffer
         whole_gradients = (zero <= 1) & accumulated
         gathered = precision.activation_bytes_per_element * parameters
         master, gradient = MASTER_BYTES_PER_PARAMETER * shard, precision.gradient_bytes_per_element
         states = OPTIMIZER_STATE_BYTES_PER_PARAMETER[self.training.optimizer] * shard
         shard_gradient = MASTER_BYTES_PER_PARAMETER * shard
         device_gradient = np.where(host, 0.0, shard_gradient)
+        # an update reads fp32: what accumulates in less is widened for it, into the shard or (Stack) beside it
+        whole = (
+            gradient * parameters if stack.keeps_gradient_buffer else np.maximum(gradient * parameters, device_gradient)
+        )
+        widened = 4.0 if stack.widens_gradients and gradient < MASTER_BYTES_PER_PARAMETER else 0.0
         return StaticBytes(
             parameters=np.where(host, 0.0, master),
             gathered=np.where(freed, 0.0, gathered),
             gather_window=np.where(freed, gathered, 0.0),
-            gradients=np.where(whole_gradients, np.maximum(gradient * parameters, device_gradient), device_gradient),
+            gradients=np.where(whole_gradients, whole, device_gradient),
             optimizer_state=np.where(host, 0.0, states),
             reduce_buffer=np.where(self._column("dp_shard") * self._column("dp_replicate") > 1, gradient, 0.0)
             * parameters,
+            step=np.where(host, 0.0, (stack.step_bytes_per_parameter + widened) * shard),
+            flat=np.where(host, 0.0, stack.flat_step_bytes_per_parameter * shard)
+            + stack.flat_gradient_copies * gradient * parameters,
             host=np.where(host, master + states + shard_gradient, 0.0),
         )

@@ -15,7 +15,6 @@ import numpy as np
 from .build_tables import build_tables
 from .candidates import Candidates, IntArray
 from .cluster import ClusterSpec
-from .constants import CALIBRATED
 from .distinct import distinct
 from .errors import SpecError
 from .even_memory import EvenMemory, RowBytes, even_memory
@@ -158,7 +157,7 @@ class _EvenSpace:
             costs.work[:] += costs.waiting * self._more_waiting[some]
             step = shape.paths.seconds(costs.passes, microbatches)
             found.step_seconds[some] = step + (shape.rows_of_rank @ costs.optimizer).max(axis=0)
-            memory = shape.memory.peak_bytes(costs.bytes, microbatches, CALIBRATED.allocator_slack)
+            memory = shape.memory.peak_bytes(costs.bytes, microbatches, costs.slack)
             found.peak_bytes[some] = memory + costs.fixed_bytes
 
     @cached_property
@@ -216,17 +215,17 @@ class _Columns:
     @property
     def passes(self) -> Floats:
         """What `EvenPaths.seconds` takes."""
-        return self.values[8 * self.rows : 12 * self.rows + 1]
+        return self.values[9 * self.rows : 13 * self.rows + 1]
 
     @property
     def work(self) -> Floats:
         """Forward and backward, (2 R, n); at first without waiting for the slowest rank."""
-        return self.values[8 * self.rows : 10 * self.rows]
+        return self.values[9 * self.rows : 11 * self.rows]
 
     @property
     def waiting(self) -> Floats:
         """What that adds to them for the ranks of `_EvenSpace._few`."""
-        return self.values[6 * self.rows : 8 * self.rows]
+        return self.values[7 * self.rows : 9 * self.rows]
 
     @property
     def optimizer(self) -> Floats:
@@ -234,10 +233,14 @@ class _Columns:
 
     @property
     def bytes(self) -> RowBytes:
-        return RowBytes(*(self._at(kind) for kind in range(1, 6)))
+        return RowBytes(*(self._at(kind) for kind in range(1, 7)))
 
     @property
     def fixed_bytes(self) -> Floats:
+        return np.asarray(self.values[-2])
+
+    @property
+    def slack(self) -> Floats:
         return np.asarray(self.values[-1])
 
 
@@ -248,9 +251,10 @@ def _flattened(tables: CostTables, fixed: Floats) -> Floats:
         tables.optimizer_seconds,
         tables.activation_bytes,
         tables.working_bytes,
-        kept.parameters + kept.gathered + kept.gradients + kept.optimizer_state,
+        kept.stays,
         kept.gather_window,
         kept.reduce_buffer,
+        kept.step,
         tables.forward.straggler,
         tables.backward.straggler,
         tables.forward.total - tables.forward.straggler,
@@ -258,7 +262,7 @@ def _flattened(tables: CostTables, fixed: Floats) -> Floats:
         tables.first_forward.total,
         tables.last_backward.total,
     ]
-    ends = (tables.send_seconds, fixed)
+    ends = (tables.send_seconds, fixed, tables.slack)
     by_row = [_by_row(kind) for kind in kinds]
     return np.concatenate([*by_row, *(np.repeat(end, len(POLICIES))[None] for end in ends)])
 

@@ -24,21 +24,39 @@ class StepSeconds(Spec):
 
 
 class MemoryBytes(Spec):
-    """Bytes on one device of a pipeline rank at its peak, by part; `total` is what must fit."""
+    """Bytes on one device of a pipeline rank at its peak, by part; `total` is what must fit.
+
+    Activations, logits and gathered layers are alive in the passes, `optimizer_step` in the update: of the two moments the
+    one that needs more is shown, and what is not alive then is 0. Three readings: `allocated` counts tensors; `reserved` adds
+    what the caching allocator holds without use (torch's max_memory_allocated and max_memory_reserved); `total` adds what
+    is outside of torch's allocator, as nvidia-smi shows it.
+    """
 
     parameters: NonNegativeFloat
     gathered_parameters: NonNegativeFloat
     gradients: NonNegativeFloat
     optimizer_state: NonNegativeFloat
+    optimizer_step: NonNegativeFloat = 0.0
     activations: NonNegativeFloat
     logits: NonNegativeFloat
     communication_buffers: NonNegativeFloat
     allocator_slack: NonNegativeFloat
+    communicators: NonNegativeFloat = 0.0
     context: NonNegativeFloat
 
     @property
     def total(self) -> float:
         return float(sum(size for _, size in self))
+
+    @property
+    def reserved(self) -> float:
+        """What torch's allocator has taken from the device."""
+        return self.total - self.communicators - self.context
+
+    @property
+    def allocated(self) -> float:
+        """What tensors occupy."""
+        return self.reserved - self.allocator_slack
 
 
 class Interval(Spec):

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from .build_tables import build_tables
+from .candidates import Candidates
 from .catalog_times import CatalogTimes
 from .checks import check_plan
 from .cluster import ClusterSpec
 from .constants import CALIBRATED
 from .estimate import Estimate, Interval, MemoryBytes, StepSeconds
+from .fixed_bytes import communicator_bytes, context_bytes
 from .flops import model_flops_per_sequence, recompute_flops_per_sequence
 from .in_flight import peak_activation_bytes
 from .model import ModelSpec
@@ -107,10 +109,10 @@ class PlanCosts:
     def _overlap_saving(self) -> Array:
         """Shape (S,): what a stage's forward saves when it is overlapped with a backward on the rank's other stage.
 
-        Each pass computes while the other communicates (DeepSeek-AI 2024, arXiv 2412.19437, section 3.2.1), and is slowed
-        by it as by any communication beside it.
+        Where the stack can, each pass computes while the other communicates (DeepSeek-AI 2024, arXiv 2412.19437, section
+        3.2.1), and is slowed by it as by any communication beside it.
         """
-        if self.plan.schedule != "dualpipe-v":
+        if self.plan.schedule != "dualpipe-v" or not self.training.software.overlaps_passes:
             return np.zeros(len(self.plan.stages))
         forward, backward = (
             self.sums.seconds(parts) for parts in (self.sums.tables.forward, self.sums.tables.backward)
@@ -174,12 +176,14 @@ class PlanCosts:
         )
 
     def memory(self) -> list[MemoryBytes]:
-        """Each pipeline rank's peak by part."""
-        tables, sums, pp = self.sums.tables, self.sums, self.plan.mesh.pp
-        static = {name: self._per_rank(sums.total(value)).sum(axis=0) for name, value in vars(tables.static).items()}
-        window = 2 * self._per_rank(sums.largest(tables.static.gather_window)).max(axis=0)
-        buffers = self._per_rank(sums.largest(tables.static.reduce_buffer)).max(axis=0)
-        working = self._per_rank(sums.largest(tables.working_bytes)).max(axis=0)
+        """Each pipeline rank's peak by part, at the moment that needs more: in a backward pass or in the update."""
+        tables, pp = self.sums.tables, self.plan.mesh.pp
+        static = {
+            name: self._per_rank(self.sums.total(value)).sum(axis=0) for name, value in vars(tables.static).items()
+        }
+        window = 2 * self._largest(tables.static.gather_window)
+        buffers = self._largest(tables.static.reduce_buffer)
+        working = self._largest(tables.working_bytes)
         kept = peak_activation_bytes(
             self.plan.schedule,
             pp,
@@ -187,37 +191,44 @@ class PlanCosts:
             self.activation_bytes_per_stage(),
             self.postponed_bytes_per_stage(),
         )
-        logits = self._logit_bytes(kept)
-        on_gpu = self.cluster.groups[0].device.kind == "gpu"
-        axes = sum(degree > 1 for name, degree in self.plan.mesh if name != "ep")
-        communicators = CALIBRATED.communicator_bytes * axes if on_gpu else 0.0
-        context = self.cluster.groups[0].device.context_bytes or (CALIBRATED.context_bytes if on_gpu else 0.0)
-        moving = kept + working + window + buffers
+        logits = self._logit_bytes(kept, working)
+        moving, step = kept + working + window + buffers, np.maximum(static["step"], static["flat"])
+        passing = moving >= step
+        allocated = np.maximum(moving, step)
+        reserved = static["flat"] + np.maximum((1 + tables.slack.max()) * moving, static["step"])
+        communicators = float(communicator_bytes(Candidates.of(self.plan), self.cluster)[0])
         return [
             MemoryBytes(
                 parameters=static["parameters"][rank],
-                gathered_parameters=static["gathered"][rank] + window[rank],
+                gathered_parameters=static["gathered"][rank] + window[rank] * passing[rank],
                 gradients=static["gradients"][rank],
                 optimizer_state=static["optimizer_state"][rank],
-                activations=kept[rank] + working[rank] - logits[rank],
-                logits=logits[rank],
-                communication_buffers=buffers[rank] + communicators,
-                allocator_slack=CALIBRATED.allocator_slack * moving[rank],
-                context=context,
+                optimizer_step=step[rank] * (not passing[rank]),
+                activations=(kept[rank] + working[rank] - logits[rank]) * passing[rank],
+                logits=logits[rank] * passing[rank],
+                communication_buffers=buffers[rank] * passing[rank],
+                allocator_slack=reserved[rank] - allocated[rank],
+                communicators=communicators,
+                context=context_bytes(self.cluster),
             )
             for rank in range(pp)
         ]
 
-    def _logit_bytes(self, kept: Array) -> Array:
+    def _largest(self, values: Array) -> Array:
+        """Shape (pp,): the largest of `values` among the rows of each rank."""
+        return np.asarray(self._per_rank(self.sums.largest(values)).max(axis=0))
+
+    def _logit_bytes(self, kept: Array, working: Array) -> Array:
         """The head's share of what the last stage's rank keeps and works with; 0 on the others."""
         tables, last = self.sums.tables, self.plan.stage_ranks[-1]
-        head = self.activation_bytes_per_stage().copy()
-        head[:-1] = 0.0
+        head = np.zeros_like(self.activation_bytes_per_stage())
         head[-1] = tables.activation_bytes[0, tables.head_row, 0]
-        alive = peak_activation_bytes(self.plan.schedule, len(kept), self.plan.microbatches, head)[last]
         logits = np.zeros_like(kept)
-        logits[last] = alive
-        return logits
+        logits[last] = peak_activation_bytes(self.plan.schedule, len(kept), self.plan.microbatches, head)[last]
+        in_loss = tables.working_bytes[0, tables.head_row, 0]
+        if in_loss >= working[last]:
+            logits[last] += in_loss
+        return np.asarray(np.minimum(logits, kept + working))
 
 
 def intervals(seconds: float) -> tuple[Interval, Interval]:

@@ -17,13 +17,14 @@ from .stage_costs import Floats
 
 @dataclass(frozen=True)
 class RowBytes:
-    """(R, n) each, as in `CostTables` and `StaticBytes`; `static` is all that adds up over the rows of a rank."""
+    """(R, n) each, as in `CostTables` and `StaticBytes`; `static` is `StaticBytes.stays`."""
 
     activation: Floats
     working: Floats
     static: Floats
     gather_window: Floats
     reduce_buffer: Floats
+    step: Floats
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class EvenMemory:
     ranks: list[_Rank]
     keeps_all: bool
 
-    def peak_bytes(self, rows: RowBytes, microbatches: Floats, slack: float) -> Floats:
-        """(n,) bytes of the fullest rank without what no choice of layers changes; `slack` is the allocator's share."""
+    def peak_bytes(self, rows: RowBytes, microbatches: Floats, slack: Floats) -> Floats:
+        """(n,) bytes of the fullest rank without what no choice of layers changes; `slack` (n,) is the allocator's share."""
         peak = np.zeros(len(microbatches))
         for rank in self.ranks:
             kept = (rank.alive @ rows.activation).max(axis=0)
@@ -54,7 +55,8 @@ class EvenMemory:
                 kept *= microbatches
             moving = kept + rows.working[rank.rows].max(axis=0) + rows.reduce_buffer[rank.rows].max(axis=0)
             moving += 2 * rows.gather_window[rank.rows].max(axis=0)
-            np.maximum(peak, rank.held @ rows.static + (1 + slack) * moving, out=peak)
+            beside = np.maximum((1 + slack) * moving, rank.held @ rows.step)
+            np.maximum(peak, rank.held @ rows.static + beside, out=peak)
         return peak
 
 

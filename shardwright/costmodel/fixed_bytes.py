@@ -9,10 +9,20 @@ from .op_times import Array
 
 
 def fixed_bytes(candidates: Candidates, cluster: ClusterSpec) -> Array:
-    """Shape (N,): context and communicators, which no choice of layers changes; as `PlanCosts.memory` counts them."""
+    """Shape (N,): context and communicators, which no choice of layers changes."""
+    return context_bytes(cluster) + communicator_bytes(candidates, cluster)
+
+
+def context_bytes(cluster: ClusterSpec) -> float:
+    """What a process holds on its device before the first tensor."""
     device = cluster.groups[0].device
-    if device.kind != "gpu":
-        return np.full(len(candidates), float(device.context_bytes))
+    return device.context_bytes or (CALIBRATED.context_bytes if device.kind == "gpu" else 0.0)
+
+
+def communicator_bytes(candidates: Candidates, cluster: ClusterSpec) -> Array:
+    """Shape (N,): one communicator for each axis, and that of all ranks, over which the gradients' norm is summed."""
+    if cluster.groups[0].device.kind != "gpu":
+        return np.zeros(len(candidates))
     degrees = (candidates.pp, candidates.dp_replicate, candidates.dp_shard, candidates.tp)
     axes = np.sum([degree > 1 for degree in degrees], axis=0)
-    return np.asarray((device.context_bytes or CALIBRATED.context_bytes) + CALIBRATED.communicator_bytes * axes)
+    return np.asarray(CALIBRATED.communicator_bytes * (axes + (axes > 0)))

@@ -172,8 +172,8 @@ def saved_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, s
 
     An eager RMS norm keeps its fp32 input and its output before the weight, a fused norm its input alone; an eager gated
     activation its output too; a dropout a mask of one byte. Norms and dropout are split along the sequence by
-    `sequence_split` (tp under sequence parallelism, else 1); what the matmuls read is gathered whole. With dropout and
-    scores this is Korthikanti et al. 2022 (arXiv 2205.05198), equation 1: 34 s b h + 5 a s^2 b.
+    `sequence_split` (tp under sequence parallelism, else 1); what the matmuls read is gathered whole, unless the stack gathers
+    it again in the backward pass (Korthikanti et al. 2022, section 4.2.2). With dropout and scores this is Korthikanti et al. 2022 (arXiv 2205.05198), equation 1: 34 s b h + 5 a s^2 b.
     """
     stack = training.software
     attention, ffn = block.attention, block.ffn
@@ -181,19 +181,39 @@ def saved_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, s
     norm = 4 + element if _eager(block, stack) else element
     inputs = 1 if block.parallel and block.norm_count == 1 else 2
     masks = (1 if block.parallel else 2) * stack.dropout
-    shared = (norm * block.norm_count + masks) * hidden / np.asarray(sequence_split) + element * inputs * hidden
+    input_split = sequence_split if stack.regathers_inputs else 1
+    shared = (norm * block.norm_count + masks) * hidden / np.asarray(sequence_split)
+    shared = shared + element * inputs * hidden / np.asarray(input_split)
     query, key = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
     value_out = (attention.kv_heads + attention.heads) * attention.value_head_size
     head_norm = norm * (query + key) if _normalises_heads(block) else 0
     core = element * (query + key + value_out) + 4 * attention.heads + head_norm
-    kept = (3 if stack.fused_elementwise else 4) if ffn.gated else 2
     if isinstance(ffn, MixtureOfExperts):
         shared = shared + 2 * element * ffn.top_k * hidden + 4 * ffn.experts
-    return np.asarray(shared + (core + element * kept * ffn.active_width) / np.asarray(tp))
+    return np.asarray(shared + core / np.asarray(tp) + inner_saved_bytes(block, training, tp))
+
+
+def inner_saved_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
+    """Those of them per token that are as wide as the feed-forward: its activation's inputs and output."""
+    ffn, element = block.ffn, training.precision.activation_bytes_per_element
+    kept = (3 if training.software.fused_elementwise else 4) if ffn.gated else 2
+    return np.asarray(element * kept * ffn.active_width / np.asarray(tp, dtype=float))
 
 
 def score_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
-    """Bytes per token of the attention scores that unfused attention keeps: fp32 softmax and its cast, full length."""
+    """Bytes per token of the attention scores that unfused attention keeps, full length.
+
+    The softmax, which a fused kernel gives in the compute format and eager PyTorch in fp32 with a cast beside it; where
+    there is dropout a mask of one byte, and its output.
+    """
+    stack, element = training.software, training.precision.activation_bytes_per_element
+    softmax = element if stack.fused_elementwise or element == 4 else 4 + element
+    dropout = 1 + element if stack.dropout else 0
+    return np.asarray((softmax + dropout) * block.attention.heads * training.seq_len / np.asarray(tp, dtype=float))
+
+
+def score_gradient_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
+    """Bytes per token of the scores' gradients: a fused softmax writes its own over the one it gets; eager has fp32 too."""
     element = training.precision.activation_bytes_per_element
-    kept = 4 + element if element < 4 else 4
-    return np.asarray(kept * block.attention.heads * training.seq_len / np.asarray(tp, dtype=float))
+    gradient = element if training.software.fused_elementwise or element == 4 else 4 + element
+    return np.asarray(gradient * block.attention.heads * training.seq_len / np.asarray(tp, dtype=float))

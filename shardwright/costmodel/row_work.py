@@ -141,6 +141,7 @@ class WorkModel:
     def head(self) -> RowWork:
         """Final norm, LM head and loss. The head's own copy of a tied embedding counts where the two are apart (pp > 1)."""
         tokens, hidden, element = self._tokens, self.model.hidden_size, self._element_bytes
+        saved = 4.0 if self._stack.fp32_logit_copies else float(element)  # the softmax, from forward to backward
         block = _VOCABULARY_BLOCK if self._stack.pads_vocabulary else 1
         vocabulary = block * np.ceil(self.model.vocab_size / self.candidates.tp / block)
         matmuls = [operators.Matmul(tokens, hidden, vocabulary)]
@@ -154,11 +155,17 @@ class WorkModel:
             backward=self._backward_seconds(matmuls) + loss / 2,
             weight_gradient=self._weight_gradient_seconds(matmuls),
             parameters=parameters,
-            kept=(element if self._stack.fused_loss else 4.0) * logits
-            + tokens * hidden * ((4.0 + element) / self._sequence_split + element),
-            working=(0.0 if self._stack.fused_loss else 4.0 + element) * logits,
+            kept=saved * logits + tokens * hidden * ((4.0 + element) / self._sequence_split + element),
+            working=(self._logit_bytes - saved) * logits,
             collectives=1,
         )
+
+    @property
+    def _logit_bytes(self) -> float:
+        """Bytes per logit that are alive at once in the loss."""
+        stack = self._stack
+        plain = self._element_bytes if stack.keeps_logits or not stack.fp32_logit_copies else 0
+        return 4.0 * stack.fp32_logit_copies + plain
 
     @property
     def _loss_bytes_per_logit(self) -> Value:
@@ -254,14 +261,21 @@ class WorkModel:
         return whole - np.minimum(beside, forward), whole - np.minimum(beside, backward)
 
     def _layer_bytes(self, block: Block, selected: Array | None) -> tuple[Array, Array]:
-        """Bytes kept per microbatch and bytes in use during its backward, by policy. `selected`: kept beside the input."""
+        """Bytes kept per microbatch and bytes in use during its backward, by policy. `selected`: kept beside the input.
+
+        The backward pass works in the feed-forward's gradients, or later in the scores', when what the feed-forward kept is
+        free again.
+        """
         tokens, tp, hidden, element = self._tokens, self.candidates.tp, self.model.hidden_size, self._element_bytes
         plain = tokens * operators.saved_bytes(block, self.training, hidden, tp, self._sequence_split)
-        core = np.zeros_like(plain)
+        inner = (3.0 if block.ffn.gated else 2.0) * element * tokens * block.ffn.active_width / tp
+        core, gradients = np.zeros_like(plain), 2.0 * element * tokens * hidden + inner
         if self.training.attention == "unfused":
             core = tokens * operators.score_bytes(block, self.training, tp)
+            freed = 0.0 if block.parallel else operators.inner_saved_bytes(block, self.training, tp)
+            scores = tokens * (operators.score_gradient_bytes(block, self.training, tp) - freed)
+            gradients = np.maximum(gradients, 2.0 * element * tokens * hidden + scores)
         boundary = element * tokens * hidden / self._sequence_split
-        gradients = element * tokens * (2.0 * hidden + 3.0 * block.ffn.active_width / tp) + core
         if selected is None:
             chosen, repeated = plain, core
         else:

@@ -13,6 +13,11 @@ _AFTER = {
     ActionKind.INPUT_GRADIENT: ActionKind.FORWARD,
     ActionKind.WEIGHT_GRADIENT: ActionKind.INPUT_GRADIENT,
 }
+# What stands for the same gradient of the input.
+_EITHER = {
+    ActionKind.BACKWARD: ActionKind.INPUT_GRADIENT,
+    ActionKind.INPUT_GRADIENT: ActionKind.BACKWARD,
+}
 
 
 @lru_cache(maxsize=64)
@@ -50,12 +55,11 @@ def _problem(schedule: Schedule, rank: int, action: Action, seen: set[Action]) -
         return f"{action} is of stage {action.stage}, which rank {home} holds"
     if action in seen:
         return f"{action} is there a second time; each action runs once"
-    if action.kind in _AFTER and (before := action._replace(kind=_AFTER[action.kind])) not in seen:
+    stage, kind, microbatch = action
+    if kind in _AFTER and (before := Action(stage, _AFTER[kind], microbatch)) not in seen:
         return f"{action} comes before {before}"
-    whole = action._replace(kind=ActionKind.BACKWARD)
-    split = action._replace(kind=ActionKind.INPUT_GRADIENT)
-    if action in (whole, split) and (whole in seen or split in seen):
-        return f"{whole} and {split} are both there; give a backward whole or split"
+    if kind in _EITHER and (other := Action(stage, _EITHER[kind], microbatch)) in seen:
+        return f"{action} and {other} are both there; give a backward whole or split"
     return None
 
 

@@ -25,7 +25,8 @@ def selection(
 
     "elementwise" keeps the output of every matmul and of the attention kernel. "alternate-matmuls" keeps those of the
     attention kernel and of every second matmul in the order in which they run: with separate projections q, k, v, output, gate,
-    up, down it keeps q, v, gate and down and repeats k, output and up (torchtitan, `_save_list` and its counter).
+    up, down it keeps q, v, gate and down and repeats k, output and up (torchtitan, `_save_list` and its counter). No backward
+    pass reads the output of the last, down: an eager stack caches it all the same, a compiled one sees that (Stack.keeps_unread).
     """
     stack: Stack = training.software
     if stack.selective == "attention-core":
@@ -34,12 +35,12 @@ def selection(
     core = (element * attention.value_head_size + 4.0) * attention.heads / np.asarray(tp)
     outputs = [matmul.n for matmul in _projections(block, hidden, tokens, tp)]
     # a projection back to the hidden width is reduced over tp, and kept split where the sequence is
-    kept = [n / np.asarray(sequence_split) if np.all(np.asarray(n) == hidden) else n for n in outputs]
+    # (what is split over tp is an array over candidates, so an equal width by chance is not taken for it)
+    kept = [n / np.asarray(sequence_split) if isinstance(n, int) and n == hidden else n for n in outputs]
     if stack.selective == "elementwise":
         return Selection([], core + element * sum(kept, np.zeros_like(core)))
-    return Selection(
-        _projections(block, hidden, tokens, tp)[1::2], core + element * sum(kept[0::2], np.zeros_like(core))
-    )
+    read = kept[0::2] if stack.keeps_unread else kept[:-1][0::2]
+    return Selection(_projections(block, hidden, tokens, tp)[1::2], core + element * sum(read, np.zeros_like(core)))
 
 
 def _projections(block: Block, hidden: int, tokens: Number, tp: Number) -> list[Matmul]:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .spec import PositiveFloat, Spec
+from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
 
 SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
 
@@ -24,6 +24,8 @@ class Stack(Spec):
         tensor_parallel_overlap: share of tensor-parallel communication that runs in pieces beside the matmul that feeds or
             reads it.
         hopper_attention: on Hopper and later, fused attention is a kernel written for it (cuDNN, FlashAttention-3).
+        overlaps_passes: a forward and a backward that DualPipe pairs run at once, each computing while the other communicates;
+            else one after the other.
         shard_network_fraction: share of the network's steady rate that collectives over the shards reach.
         keeps_gradient_buffer: gradients have a buffer of the whole model for the whole step, whatever is sharded.
         pads_vocabulary: the vocabulary is padded so that a rank holds a multiple of 128 words.
@@ -32,6 +34,18 @@ class Stack(Spec):
             second matmul and all that is no matmul (torchtitan), or only what is no matmul (MaxText's minimal_flash).
         stops_recompute_early: full recompute ends when all that the backward pass reads is there, so that a layer's last
             matmul is not repeated (torch.utils.checkpoint without reentrance).
+        keeps_unread: selective recompute caches what every chosen operator returns, also where no backward pass reads it.
+        keeps_logits: the logits in the compute format live on beside their fp32 copies.
+        fp32_logit_copies: tensors in fp32 as large as the logits that are alive at once in the loss.
+        regathers_inputs: under sequence parallelism a matmul keeps its rank's part of its input and gathers the rest again in
+            the backward pass; else it keeps the whole input.
+        gradients: the format in which gradients are kept and reduced, where the software fixes it.
+        widens_gradients: 16-bit gradients are copied to fp32 for the update, each in a tensor of its own.
+        step_bytes_per_parameter: of the rank's shard, temporaries of the optimizer step in tensors of their own, which
+            reuse what activations have freed.
+        flat_step_bytes_per_parameter: of the rank's shard, buffers of the step as long as the whole shard. No freed
+            activation can hold one, so the allocator reserves them beside the activations.
+        flat_gradient_copies: likewise, flat copies of all gradients of the rank.
         broadcasts_updates: each owner of a ZeRO-1 shard broadcasts its updated parameters in turn; else one all-gather does it.
     """
 
@@ -46,10 +60,20 @@ class Stack(Spec):
     overlaps_gather: bool = True
     tensor_parallel_overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
     hopper_attention: bool = False
+    overlaps_passes: bool = False
     shard_network_fraction: PositiveFloat = 1.0
     keeps_gradient_buffer: bool = False
     dropout: bool = False
     pads_vocabulary: bool = False
     selective: SelectiveRecompute = "attention-core"
     stops_recompute_early: bool = True
+    keeps_unread: bool = False
+    keeps_logits: bool = True
+    fp32_logit_copies: NonNegativeInt = 3
+    regathers_inputs: bool = False
+    gradients: Literal["fp32", "bf16"] | None = None
+    widens_gradients: bool = False
+    step_bytes_per_parameter: NonNegativeFloat = 0.0
+    flat_step_bytes_per_parameter: NonNegativeFloat = 0.0
+    flat_gradient_copies: NonNegativeFloat = 0.0
     broadcasts_updates: bool = False

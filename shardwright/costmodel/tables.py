@@ -41,6 +41,8 @@ class StaticBytes:
 
     `gathered`: compute-format copies kept from forward to backward. `gather_window`: such a copy where it is freed after
     each use; a rank holds two at once. `reduce_buffer`: the input of one row's gradient reduction; one at a time.
+    `step`: temporaries of the optimizer step, when no activation is alive; `flat`: flat buffers of reduction and step, made
+    after those, which the allocator cannot place where activations or temporaries were.
     """
 
     parameters: Array
@@ -49,7 +51,14 @@ class StaticBytes:
     gradients: Array
     optimizer_state: Array
     reduce_buffer: Array
+    step: Array
+    flat: Array
     host: Array
+
+    @property
+    def stays(self) -> Array:
+        """What a rank holds of a row at every moment, summed over its rows."""
+        return self.parameters + self.gathered + self.gradients + self.optimizer_state + self.flat
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,8 @@ class CostTables:
     last one's backward add. `weight_gradient_seconds` (N, R): the part of `backward` that only the weights'
     gradients take, which a schedule may postpone. `optimizer_seconds` (N, R): clipping and update once a step. `send_seconds` (N,): one
     microbatch's hidden states to the next stage. `activation_bytes`: kept for each microbatch in flight;
-    `working_bytes`: in use while that row's backward runs.
+    `working_bytes`: in use while that row's backward runs. `slack` (N,): what the allocator holds unused, as a share of all
+    that is not held over the whole step.
     """
 
     forward: Seconds
@@ -72,6 +82,7 @@ class CostTables:
     send_seconds: Array
     activation_bytes: Array
     working_bytes: Array
+    slack: Array
     static: StaticBytes
 
     def __len__(self) -> int:

@@ -22,7 +22,6 @@ from typing import NamedTuple
 import numpy as np
 
 from shardwright.costmodel.candidates import IntArray
-from shardwright.costmodel.constants import CALIBRATED
 from shardwright.costmodel.in_flight import alive_counts
 from shardwright.costmodel.op_times import Array
 from shardwright.costmodel.plan import ScheduleName
@@ -167,7 +166,7 @@ class InterleavedBounds:
         alive, _ = self._ramps
         spare = self._numbers - sizes.fewest.sum(axis=1)[:, None]
         kept = (alive * sizes.fewest).sum(axis=2)[:, :, None] + spare * alive.min(axis=2)[:, :, None]
-        slack = 1 + CALIBRATED.allocator_slack
+        slack = (1 + floor.rows.slack)[:, None, None]
         static = floor.layer_static[:, None, None] / slack * self._numbers
         used, saving_room = (
             static + kept * floor.cheap_kept[:, None, None],

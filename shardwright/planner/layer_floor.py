@@ -6,7 +6,6 @@ from functools import cached_property
 import numpy as np
 
 from shardwright.costmodel.candidates import IntArray
-from shardwright.costmodel.constants import CALIBRATED
 from shardwright.costmodel.op_times import Array
 
 from .layer_ranges import LayerRanges
@@ -153,7 +152,7 @@ class LayerFloor:
         `saving`: where some layer is under a policy that keeps less than the cheapest one, and so works in more.
         """
         rows, classes = self.rows, self.classes
-        left = (rows.room[:, None] - self.at_ends(rows.static[:, classes:], pp)) / (1 + CALIBRATED.allocator_slack)
+        left = (rows.room[:, None] - self.at_ends(rows.static[:, classes:], pp)) / (1 + rows.slack[:, None])
         left = left - self.at_ends(rows.activation[:, classes:, 0], pp)
         working = rows.working[..., self.allowed].min(axis=-1)
         of_layers = (

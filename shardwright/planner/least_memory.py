@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.costmodel.candidates import IntArray
-from shardwright.costmodel.constants import CALIBRATED
 from shardwright.costmodel.in_flight import peak_in_flight
 from shardwright.costmodel.op_times import Array
 
@@ -68,4 +67,5 @@ def _least_device_bytes(entry: EntryCosts, counts: IntArray, ends: Array, allowe
         better = moving < least
         least, policies = np.where(better, moving, least), np.where(better[..., None], chosen, policies)
     moving = least + 2 * row_largest(rows.gather_window, counts, ends) + row_largest(rows.reduce_buffer, counts, ends)
-    return row_totals(rows.static, counts, ends) + (1 + CALIBRATED.allocator_slack) * moving, policies
+    beside = np.maximum((1 + rows.slack) * moving, row_totals(rows.step, counts, ends))
+    return row_totals(rows.static, counts, ends) + beside, policies

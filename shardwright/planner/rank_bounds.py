@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shardwright.costmodel.constants import CALIBRATED
 from shardwright.costmodel.op_times import Array
 
 from .layer_floor import LayerFloor
@@ -73,7 +72,7 @@ class RankBounds:
         The second is less than the first, and below zero where other policies don't even leave room for their working
         memory, which is larger.
         """
-        static = floor.layer_static[:, None] / (1 + CALIBRATED.allocator_slack)
+        static = floor.layer_static[:, None] / (1 + floor.rows.slack[:, None])
         room, saving_room = floor.room(self.pp, saving=False), floor.room(self.pp, saving=True)
         plain_each = static + self.alive * floor.cheap_kept[:, None]
         free = np.maximum(0.0, room) / plain_each

@@ -23,7 +23,9 @@ class RowCosts:
     Leading axes run over the base candidates of a space, or there are none for one entry. `forward`, `backward`: one
     microbatch, (R,) and (R, P). `first_forward` (R,), `last_backward` (R, P), `optimizer` (R,): once a step. `send` ():
     one message. `activation`, `working` (R, P), `static`, `host` (R,) sum over the rows of a rank, except that of
-    `working`, `gather_window` and `reduce_buffer` (R,) the largest counts. `room` (): device bytes for all these.
+    `working`, `gather_window` and `reduce_buffer` (R,) the largest counts. `step` (R,): what the update needs beside `static`,
+    with no activation alive. `slack` (): what the allocator adds, as a share of all but `static` and `step`. `room` ():
+    device bytes for all these.
     """
 
     forward: Array
@@ -37,7 +39,9 @@ class RowCosts:
     static: Array
     gather_window: Array
     reduce_buffer: Array
+    step: Array
     host: Array
+    slack: Array
     room: Array
 
     def __getitem__(self, index: object) -> "RowCosts":
@@ -98,10 +102,12 @@ def space_costs(
         send=tables.send_seconds,
         activation=tables.activation_bytes,
         working=tables.working_bytes,
-        static=kept.parameters + kept.gathered + kept.gradients + kept.optimizer_state,
+        static=kept.stays,
         gather_window=kept.gather_window,
         reduce_buffer=kept.reduce_buffer,
+        step=kept.step,
         host=kept.host,
+        slack=tables.slack,
         room=(node.device.usable_bytes - fixed_bytes(space.base, cluster)) * (1 - _ROUNDING),
     )
     return SpaceCosts(space, rows, node.host.memory_bytes / node.devices_per_node * (1 - _ROUNDING))

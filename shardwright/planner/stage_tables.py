@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.costmodel.candidates import IntArray
-from shardwright.costmodel.constants import CALIBRATED
 from shardwright.costmodel.in_flight import peak_in_flight
 from shardwright.costmodel.op_times import Array
 
@@ -65,11 +64,13 @@ def row_largest(values: Array, layers: IntArray, ends: Array) -> Array:
 
 
 def moving_room(entry: EntryCosts, layers: IntArray, ends: Array) -> Array:
-    """(S, V) bytes left for kept and working activations; below zero where what stays does not fit, host included."""
+    """(S, V) bytes left for kept and working activations; below zero where what stays, the host or the update does not fit."""
     rows = entry.rows
-    left = (rows.room - row_totals(rows.static, layers, ends)) / (1 + CALIBRATED.allocator_slack)
+    static = row_totals(rows.static, layers, ends)
+    left = (rows.room - static) / (1 + rows.slack)
     left = left - 2 * row_largest(rows.gather_window, layers, ends) - row_largest(rows.reduce_buffer, layers, ends)
-    return np.where(row_totals(rows.host, layers, ends) <= entry.host_room_bytes, left, -np.inf)
+    updates = static + row_totals(rows.step, layers, ends) <= rows.room
+    return np.where(updates & (row_totals(rows.host, layers, ends) <= entry.host_room_bytes), left, -np.inf)
 
 
 def stage_tables(entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> StageTables:

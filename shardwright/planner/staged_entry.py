@@ -6,7 +6,6 @@ from functools import cached_property
 import numpy as np
 
 from shardwright.costmodel.candidates import IntArray
-from shardwright.costmodel.constants import CALIBRATED
 from shardwright.costmodel.in_flight import alive_counts
 from shardwright.costmodel.op_times import Array
 from shardwright.costmodel.pipeline import step_seconds
@@ -68,7 +67,8 @@ class StagedEntry:
         def largest(values: Array) -> float:
             return float(max(np.where(held > 0, values[:kinds], 0.0).max(), (ends * values[kinds:]).max()))
 
-        if total(rows.host) > entry.host_room_bytes:
+        static, room = total(rows.static), float(rows.room)
+        if total(rows.host) > entry.host_room_bytes or static + total(rows.step) > room:
             return np.zeros(len(mixes), dtype=bool)
         kept = np.einsum("tckp,kp->tc", mixes, rows.activation[:kinds])
         kept[:, 0] += ends[0] * rows.activation[kinds, 0]
@@ -78,7 +78,7 @@ class StagedEntry:
         working = np.maximum(working, (ends * rows.working[kinds:, 0]).max())
         moving = (kept @ self.alive[rank].T).max(axis=1) + working
         moving = moving + 2 * largest(rows.gather_window) + largest(rows.reduce_buffer)
-        return np.asarray(total(rows.static) + (1 + CALIBRATED.allocator_slack) * moving <= float(rows.room))
+        return np.asarray(static + (1 + float(rows.slack)) * moving <= room)
 
     def best(self, mixed: Batch) -> StagedPlan | None:
         if not len(mixed):

@@ -79,10 +79,12 @@ def estimate_plan(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec
         gathered_parameters=0.0,
         gradients=0.0,
         optimizer_state=0.0,
+        optimizer_step=0.0,
         activations=1e9 * plan.micro_batch * (1 - recomputed),
         logits=0.0,
         communication_buffers=0.0,
         allocator_slack=0.0,
+        communicators=0.0,
         context=0.0,
     )
     hardware_flops = flops * (1 + recomputed / 3)

@@ -21,7 +21,7 @@ _CELLS: dict[str, list[object]] = {
     "year": [2019, 2021, 2026, None],
     "model": ["Llama-3.1-70B", "Qwen2.5-32B", "Mixtral-8x7B", "DeepSeek V3", "GPT-X", "x" * 300, None, "[b]§"],
     "params_b": [0.001, 13.0, 1e6, None],
-    "layers": [1, 7, 40, 10_000, None],
+    "layers": [1, 7, 40, 1000, None],
     "hidden": [8, 5120, 12288, 5121, None],
     "heads": [1, 40, 96, 7, None],
     "kv_heads": [1, 8, 40, 1000, None],
@@ -168,3 +168,12 @@ def test_hostile_text_stays_text_in_the_report(tmp_path: Path) -> None:
     cells = LLAMA_ROW | {"id": hostile, "source": hostile, "framework": hostile, "notes": hostile, "model": hostile}
     page = render_validation_report(validate_table(write_csv(tmp_path / "t.csv", [cells])), table_name=hostile)
     assert "<script" not in page
+
+
+def test_a_bad_cell_costs_its_row_alone(tmp_path: Path) -> None:
+    bad = LLAMA_ROW | {"id": "bad", "gpus": "64-128", "layers": "forty"}
+    result = validate_table(write_csv(tmp_path / "t.csv", [LLAMA_ROW, bad]))
+    assert [found.skipped for found in result.rows] == [
+        None,
+        "column 'layers': given 'forty'; Input should be a valid integer, unable to parse string as an integer",
+    ]

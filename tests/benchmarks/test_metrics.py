@@ -2,10 +2,12 @@
 
 import pytest
 
-from shardwright.benchmarks.metrics import Metric, metric_of_row
+from shardwright.benchmarks.metrics import Metric, counted_flops, metric_of_row
 from shardwright.benchmarks.row_setup import setup_of_row
 from shardwright.benchmarks.skipped_row import SkippedRowError
 from shardwright.benchmarks.table import TableRow
+from shardwright.costmodel.huggingface import load_model
+from shardwright.costmodel.training import TrainingSpec
 from tests.benchmarks.fake_costs import standard_node
 from tests.benchmarks.rows import row
 
@@ -126,13 +128,41 @@ def test_llm_foundry_flops_are_six_times_parameters_and_attention_in_full() -> N
     assert _step_seconds(given) == pytest.approx(flops / (64 * 312e12 * 0.5), rel=1e-12)
 
 
+def test_six_n_alone_counts_no_attention() -> None:
+    given = row(metric_name="tflops_per_gpu", metric_value=100, flops_convention="6ND")
+    assert _step_seconds(given) == pytest.approx(6 * 13_015_864_320 * 128 * 4096 / (64 * 100e12), rel=1e-12)
+
+
+def test_an_mfu_of_which_nothing_is_said_counts_model_flops() -> None:
+    stated = row(metric_name="mfu_pct", metric_value=50, flops_convention="model FLOPs")
+    assert _step_seconds(row(metric_name="mfu_pct", metric_value=50)) == _step_seconds(stated)
+
+
+def test_of_experts_those_that_a_token_uses_are_counted() -> None:
+    model = load_model("mixtral-8x7b")
+    training = TrainingSpec(seq_len=4096, global_batch=2)
+    given = row(metric_name="tflops_per_gpu", flops_convention="6ND")
+    assert counted_flops(given, model, training) == 6.0 * model.active_parameter_count * 8192
+    by_layers = counted_flops(row(metric_name="tflops_per_gpu", flops_convention="model FLOPs"), model, training)
+    assert by_layers == pytest.approx(6.0 * model.active_parameter_count * 8192, rel=0.08)
+
+
 def test_bigscience_flops_are_eight_times_parameters() -> None:
     given = row(metric_name="tflops_per_gpu", metric_value=100, flops_convention="size*4*2*seq*GBS (recompute counted)")
     assert _step_seconds(given) == pytest.approx(8 * 13_015_864_320 * 128 * 4096 / (64 * 100e12), rel=1e-12)
 
 
 @pytest.mark.parametrize(
-    "name", ["tokens_per_s_per_gpu", "tokens_per_s_total", "s_per_iter", "ms_per_iter", "sequences_per_s"]
+    "name",
+    [
+        "tokens_per_s_per_gpu",
+        "tokens_per_s_total",
+        "s_per_iter",
+        "ms_per_iter",
+        "sequences_per_s",
+        "samples_per_s_per_gpu",
+        "steps_per_s",
+    ],
 )
 def test_value_and_seconds_are_inverse(name: str) -> None:
     metric = _metric(row(metric_name=name))
@@ -154,7 +184,7 @@ def test_tokens_per_second_of_unstated_scope() -> None:
         ({"metric_name": "peak_mem_gb"}, "memory only"),
         ({"metric_name": "ms_fwd_bwd_one_layer"}, "not a training step"),
         ({"metric_name": "joules"}, "metric 'joules' is not known"),
-        ({"metric_name": None}, "not known"),
+        ({"metric_name": None}, "metric_name unknown"),
         ({"metric_name": "tflops_per_gpu"}, "how the source counts FLOPs is not known"),
         ({"metric_name": "tflops_per_gpu", "flops_convention": "as usual"}, "how the source counts FLOPs"),
     ],

@@ -123,3 +123,6 @@ def test_the_page_says_what_the_core_is_only_where_it_is_not_all(tmp_path: Path,
     page = render_validation_report(mixed, table_name="t.csv")
     assert "core: step time" in page
     assert "median, core rows (1)" in page
+    assert "1 rows of the core" in page
+    assert [row.id for row in mixed.summary.core_worst] == ["llama-1"]
+    assert [row.id for row in mixed.summary.worst] == ["llama-1", "n"]

@@ -1,8 +1,6 @@
 """How what a row leaves unknown is chosen."""
 
-import pytest
-
-from shardwright.benchmarks.prediction import planners_choice, predict_setup
+from shardwright.benchmarks.prediction import fastest, planners_choice, predict_setup
 from shardwright.benchmarks.row_setup import RowSetup, setup_of_row
 from shardwright.costmodel.catalog import standard_node as catalog_node
 from shardwright.costmodel.cluster import ClusterSpec
@@ -85,7 +83,5 @@ def test_the_planner_keeps_what_a_row_states() -> None:
     assert {run.recompute for stage in plan.stages for run in stage.layers} == {"full"}
     assert not plan.sequence_parallel
     assert found.too_large is None
-    least = min(
-        estimate_by_catalog(setup.model, setup.cluster, setup.training, even).step_seconds for even in setup.plans
-    )
-    assert found.estimate.step_seconds == pytest.approx(least)
+    tried = fastest(setup.model, setup.cluster, setup.training, setup.plans, estimate_by_catalog)
+    assert found.estimate.step_seconds <= 1.01 * tried.estimate.step_seconds

@@ -123,6 +123,8 @@ def test_every_second_layer_is_no_choice_of_the_search() -> None:
 def test_checkpointing_that_a_remark_adds_counts() -> None:
     plan = _only(recompute=None, notes="cumulative technique: + Activation Checkpointing; memory 24.9 GiB")
     assert plan.stages[0].layers[0].recompute == "full"
+    before = _only(recompute=None, notes="cumulative technique: + Compile; memory 51.0 GiB")
+    assert before.stages[0].layers[0].recompute == "none"
 
 
 def test_hybrid_sharding_without_a_number_is_within_a_node() -> None:

@@ -31,6 +31,10 @@ def test_only_megatron_may_have_interleaved_unsaid() -> None:
     [
         ("schedule=1F1B; AsyncTP", [("1f1b", 1)]),
         ("GPipe, 4 stages", [("gpipe", 1)]),
+        ("schedule=ZBV", [("zb-v", 2)]),
+        ("ZB-H1 with offload", [("zb-h1", 1)]),
+        ("zero bubble", [("zb-h1", 1)]),
+        ("DualPipe-V", [("dualpipe-v", 2)]),
         ("schedule=Interleaved 1F1B", [("interleaved-1f1b", 2), ("interleaved-1f1b", 5), ("interleaved-1f1b", 10)]),
     ],
 )

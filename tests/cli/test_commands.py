@@ -45,6 +45,31 @@ def test_plan_as_json_is_the_file_that_out_writes(command: Command, plan_path: P
     assert all(isinstance(line, str) for line in printed["why"])
 
 
+def test_a_plan_file_may_name_a_schedule_that_is_not_searched(command: Command, tmp_path: Path) -> None:
+    """Here ZB-V: explained, simulated and compared, its stages down the ranks and up again."""
+    path = tmp_path / "v.json"
+    command("plan", "llama-3.2-1b", *JOB, "--pp", "2", "--stages-per-rank", "1", "--out", str(path))
+    written = json.loads(path.read_text())
+    written["estimate"] = None
+    written["plan"] = {
+        "mesh": {"pp": 2, "tp": 4},
+        "micro_batch": 1,
+        "microbatches": 16,
+        "schedule": "zb-v",
+        "stages": [{"layers": [{"count": 4}]}] * 4,
+    }
+    path.write_text(json.dumps(written))
+    explained = command("explain", str(path))
+    assert explained.code == 0
+    assert "zb-v, 2 stages a rank" in explained.out
+    simulated = command("simulate", str(path), "--json").json()
+    assert len(simulated["idle_fractions"]) == 2
+    compared = command("compare", "llama-3.2-1b", *JOB, "--plan", str(path), "--strategy", "best", "--json").json()
+    by_name = {row["name"]: row for row in compared["rows"]}
+    assert by_name["v.json"]["plan"]["schedule"] == "zb-v"
+    assert by_name["v.json"]["reason"] is None
+
+
 def test_certify_adds_what_integer_programs_prove(command: Command) -> None:
     why = command("plan", "llama-3.2-1b", *JOB, "--pp", "2", "--stages-per-rank", "1", "--certify", "--json").json()[
         "why"
@@ -62,6 +87,14 @@ def test_fixed_choices_are_kept(command: Command) -> None:
     assert memory.endswith("32 of 32 layers are recomputed.")  # because it was asked for, not for want of memory
     assert (printed["mesh"]["tp"], printed["mesh"]["pp"], printed["micro_batch"]) == (2, 2, 1)
     assert {run["recompute"] for stage in printed["stages"] for run in stage["layers"]} == {"full"}
+
+
+def test_even_stages_and_sequence_parallelism_are_kept(command: Command) -> None:
+    fixed = ("--tp", "2", "--pp", "2", "--even-stages", "--no-sequence-parallel")
+    printed = command("plan", "llama-3.1-8b", *JOB, *fixed, "--json").json()["plan_file"]["plan"]
+    sizes = {sum(run["count"] for run in stage["layers"]) for stage in printed["stages"]}
+    assert len(sizes) == 1
+    assert printed["sequence_parallel"] is False
 
 
 def test_explain_compares_with_neighbours(command: Command, plan_path: Path) -> None:

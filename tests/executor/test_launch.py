@@ -1,11 +1,12 @@
 """What `launch` refuses before it starts a process or writes a file."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.plan import RecomputePolicy
 from shardwright.costmodel.plan_file import PlanFile, write_plan_file
 from shardwright.costmodel.schedule_shape import ScheduleName
 from shardwright.executor import launch as launching
@@ -68,18 +69,32 @@ class TestRanks:
         assert caught.value.code == 2
 
 
-class TestSchedule:
+class TestSplitBackward:
     @pytest.mark.parametrize(
-        ("schedule", "stages", "nearest"),
-        [("zb-h1", 2, "1f1b"), ("zb-v", 4, "interleaved-1f1b"), ("dualpipe-v", 4, "interleaved-1f1b")],
+        ("zero", "recompute", "message"),
+        [
+            (
+                2,
+                "none",
+                "zb-h1 reduces gradients once a step, which is ZeRO 0 or 1, and the plan has zero_stage 2; set 1",
+            ),
+            (1, "full", "zb-h1 does not run with recompute 'full'"),
+            (1, "selective", "zb-h1 does not run with recompute 'selective'"),
+        ],
     )
-    def test_a_split_backward_is_not_run(
-        self, schedule: ScheduleName, stages: int, nearest: str, tmp_path: Path
+    def test_what_it_does_not_run_with(
+        self, zero: Literal[1, 2], recompute: RecomputePolicy, message: str, tmp_path: Path
     ) -> None:
-        split = tiny(plan(*[(layers(1),)] * stages, pp=2, schedule=schedule, microbatches=4))
-        message = refused(tmp_path, split)
-        assert message.startswith(f"schedule {schedule} can be estimated and simulated, not run yet")
-        assert f"plan with {nearest}, the nearest of gpipe, 1f1b, interleaved-1f1b" in message
+        stage = (layers(1, zero=zero, recompute=recompute),)
+        split = tiny(plan(stage, stage, pp=2, dp_shard=2, schedule="zb-h1"))
+        assert message in refused(tmp_path, split)
+
+    @pytest.mark.parametrize("schedule", ["zb-v", "dualpipe-v"])
+    def test_the_ends_of_a_v_share_no_weights(self, schedule: ScheduleName, tmp_path: Path) -> None:
+        ends = plan(*[(layers(1),)] * 4, pp=2, microbatches=4, schedule=schedule)
+        message = refused(tmp_path, tiny(ends, layers=4, tied=True))
+        assert f"{schedule} puts the first and the last stage on one rank" in message
+        assert "plan with zb-h1 or interleaved-1f1b" in message
 
 
 class TestPlanAndData:

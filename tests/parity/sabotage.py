@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.pipelining import PipelineStage
 from torch.distributed.tensor import Replicate
 from torch.utils.checkpoint import checkpoint
 
@@ -125,6 +126,17 @@ def scale_by_microbatches() -> None:
         original(self, 2)
 
     pipeline._SyncedStage.perform_reduce_grad = divided  # type: ignore[method-assign]
+
+
+def lose_postponed_weight_gradients() -> None:
+    """The last microbatch's weight gradients are never computed."""
+    original = PipelineStage.backward_weight_one_chunk
+
+    def forgetful(self: Any, bwd_chunk_id: int, last_backward: bool = False) -> None:
+        if not last_backward:
+            original(self, bwd_chunk_id, last_backward=last_backward)
+
+    PipelineStage.backward_weight_one_chunk = forgetful  # type: ignore[method-assign]
 
 
 def lose_gradient_between_stages() -> None:

@@ -116,6 +116,29 @@ CASES = {
         ),
         (sabotage.overwrite_gradients,),
     ),
+    "zb-h1, zero 1": Case(
+        plan_file(
+            GPT2,
+            plan((layers(1, zero=1),), (layers(1, zero=1),), pp=2, dp_shard=2, microbatches=2, schedule="zb-h1"),
+        ),
+        (sabotage.lose_postponed_weight_gradients,),
+    ),
+    "zb-h1, tied embedding, tp": Case(
+        plan_file(QWEN3_TIED, plan((layers(1),), (layers(1),), pp=2, tp=2, microbatches=4, schedule="zb-h1")),
+        (sabotage.drop_tied_sum,),
+    ),
+    "zb-v": Case(
+        plan_file(QWEN3_4, plan(*[(layers(1),)] * 4, pp=2, microbatches=4, schedule="zb-v")),
+        (sabotage.lose_postponed_weight_gradients,),
+    ),
+    "zb-v, fewer microbatches than stages": Case(
+        plan_file(LLAMA_4, plan(*[(layers(1),)] * 4, pp=2, microbatches=1, schedule="zb-v")),
+        (sabotage.lose_postponed_weight_gradients,),
+    ),
+    "dualpipe-v": Case(
+        plan_file(LLAMA_4, plan(*[(layers(1),)] * 4, pp=2, microbatches=8, schedule="dualpipe-v")),
+        (sabotage.lose_postponed_weight_gradients,),
+    ),
     "tied embedding over two stages": Case(
         plan_file(QWEN3_TIED, plan((layers(1),), (layers(1),), pp=2)), (sabotage.drop_tied_sum,)
     ),

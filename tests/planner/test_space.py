@@ -77,7 +77,7 @@ def test_gpipe_only_where_it_is_fixed() -> None:
         (Fixed(schedule="1f1b", stages_per_rank=2), "1f1b runs one stage on each rank and stages_per_rank is 2"),
         (
             Fixed(schedule="zb-v"),
-            "zb-v can be estimated and simulated, not planned or run yet; plan with 1f1b, interleaved-1f1b, gpipe",
+            "zb-v is estimated, simulated and run from a plan file, not planned yet; plan with 1f1b, interleaved-1f1b, gpipe",
         ),
         (Fixed(schedule="interleaved-1f1b", pp=1), "interleaved-1f1b needs pp of 2 or more"),
         (

@@ -1,0 +1,37 @@
+"""`validate` as the shell calls it: what it prints, writes and refuses."""
+
+from pathlib import Path
+
+from tests.benchmarks.rows import LLAMA_ROW, write_csv
+from tests.cli.command import Command
+
+
+def _table(folder: Path) -> Path:
+    rows = [LLAMA_ROW, LLAMA_ROW | {"id": "bad", "gpus": "many"}, LLAMA_ROW | {"id": "open", "micro_batch": None}]
+    return write_csv(folder / "mine.csv", rows)
+
+
+def test_tables_page_and_figures(command: Command, tmp_path: Path) -> None:
+    page, figures = tmp_path / "r.html", tmp_path / "figures"
+    result = command("validate", _table(tmp_path), "--report", page, "--plots", figures)
+    assert result.code == 0
+    assert "2 of 3 rows predicted, 1 skipped" in result.out
+    assert "micro batch: chosen by the planner" in result.out
+    assert "column 'gpus': given 'many'" in result.out
+    assert "Predictions against mine.csv" in page.read_text(encoding="utf-8")
+    assert sorted(path.name for path in figures.iterdir()) == ["error-by-source.png", "predicted-against-measured.png"]
+
+
+def test_json_alone_on_stdout(command: Command, tmp_path: Path) -> None:
+    data = command("validate", _table(tmp_path), "--json").json()
+    assert [found["id"] for found in data["rows"]] == ["llama-1", "bad", "open"]
+    assert data["summary"]["predicted"] == 2
+    assert data["summary"]["worst"][0]["step"][0]["name"] == "compute"
+
+
+def test_a_folder_for_figures_that_is_a_file_is_refused_before_any_work(command: Command, tmp_path: Path) -> None:
+    table = _table(tmp_path)
+    result = command("validate", table, "--plots", table)
+    assert result.code == 2
+    assert result.err.strip().endswith("mine.csv: is a file; name a folder for the figures")
+    assert len(result.err.strip().splitlines()) == 1

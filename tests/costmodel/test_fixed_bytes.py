@@ -1,0 +1,22 @@
+"""Context and communicators, whatever the layers."""
+
+import pytest
+
+from shardwright.costmodel.constants import CALIBRATED
+from shardwright.costmodel.fixed_bytes import communicator_bytes, context_bytes, fixed_bytes
+from tests.costmodel.fakes import round_cluster
+from tests.costmodel.test_candidates import candidates
+
+
+@pytest.mark.parametrize(
+    ("degrees", "communicators"),
+    [({}, 0), ({"dp_shard": 8}, 2), ({"dp_shard": 4, "tp": 2}, 3), ({"pp": 2, "tp": 4}, 3)],
+)
+def test_one_communicator_an_axis_and_one_of_all_ranks(degrees: dict[str, int], communicators: int) -> None:
+    chosen, cluster = candidates(**degrees), round_cluster()
+    assert communicator_bytes(chosen, cluster)[0] == communicators * CALIBRATED.communicator_bytes
+    assert fixed_bytes(chosen, cluster)[0] == communicator_bytes(chosen, cluster)[0] + context_bytes(cluster)
+
+
+def test_a_cpu_has_neither() -> None:
+    assert fixed_bytes(candidates(dp_shard=8), round_cluster(kind="cpu")).tolist() == [0.0]
