@@ -17,6 +17,8 @@ CAUSE_COLOURS = {
     "compute": "#0072B2",
     "recompute": "#56B4E9",
     "tensor_parallel": "#E69F00",
+    "context_parallel": "#8B5A00",
+    "expert_parallel": "#7A1FA2",
     "data_parallel": "#D55E00",
     "pipeline_transfer": "#CC79A7",
     "pipeline_bubble": "#A0A0A0",

@@ -37,8 +37,19 @@ def sharding_words(plan: Plan) -> str:
     """What data-parallel ranks share, and over how many."""
     words = _ZERO[plan.zero_stage]
     if plan.zero_stage and plan.mesh.dp_replicate > 1:
-        return f"{words} over {plan.mesh.dp_shard} ranks, {plan.mesh.dp_replicate} copies"
-    return f"{words} over {plan.mesh.dp_shard} ranks" if plan.zero_stage else words
+        return f"{words} over {plan.mesh.shards} ranks, {plan.mesh.dp_replicate} copies"
+    return f"{words} over {plan.mesh.shards} ranks" if plan.zero_stage else words
+
+
+def context_words(plan: Plan) -> str:
+    """How the ranks of cp see the whole sequence: `ring over 4 ranks`."""
+    return f"{plan.context_parallel} over {plan.mesh.cp} ranks"
+
+
+def expert_words(plan: Plan) -> str:
+    """How experts and their tokens are spread: `over 8 ranks, 2 split each, all-to-all`."""
+    split = f", {plan.mesh.expert_tp} split each" if plan.mesh.expert_tp > 1 else ""
+    return f"over {plan.mesh.ep} ranks{split}, {plan.expert_dispatch}"
 
 
 def choice_words(plan: Plan) -> str:
@@ -48,6 +59,10 @@ def choice_words(plan: Plan) -> str:
         words.append(f"ZeRO-{plan.zero_stage}")
     if plan.mesh.pp > 1:
         words.append(schedule_words(plan))
+    if plan.mesh.cp > 1:
+        words.append(f"context by {plan.context_parallel}")
+    if plan.mesh.ep > 1 and plan.expert_dispatch != "all-to-all":
+        words.append(f"{plan.expert_dispatch} dispatch")
     words += [f"micro batch {plan.micro_batch}", f"recompute {recompute_words(plan)}"]
     if plan.offload.optimizer_fraction:
         words.append("optimizer on the host")
@@ -69,6 +84,10 @@ def plan_lines(plan: Plan) -> list[tuple[str, str]]:
     ]
     if plan.mesh.tp > 1:
         lines.append(("sequence parallel", "yes" if plan.sequence_parallel else "no"))
+    if plan.mesh.cp > 1:
+        lines.append(("context parallel", context_words(plan)))
+    if plan.mesh.ep > 1:
+        lines.append(("experts", expert_words(plan)))
     return lines
 
 

@@ -55,17 +55,13 @@ def model_of_row(row: TableRow) -> tuple[ModelSpec, list[str]]:
     """The model of `row`, and what had to be assumed about it.
 
     Raises:
-        SkippedRowError: a size is unknown and no preset has it, or the model is a mixture of experts.
+        SkippedRowError: a size is unknown and no preset has it.
     """
     name = row.model or row.id
-    if row.experts or row.moe_ffn:
-        raise SkippedRowError("mixture of experts: expert parallelism is not available in this version")
     family, preset = _family_of(name), preset_of_row(row)
-    sizes = (row.layers, row.hidden, row.heads, row.ffn_hidden)
+    sizes = (row.layers, row.hidden, row.heads, row.moe_ffn or row.ffn_hidden)
     assumptions: list[str] = []
-    if preset is not None and (family in (None, _LLAMA) or None in sizes):
-        if any(isinstance(run.block.ffn, MixtureOfExperts) for run in preset.blocks):
-            raise SkippedRowError("mixture of experts: expert parallelism is not available in this version")
+    if preset is not None and (family in (None, _LLAMA) or None in sizes or row.experts):
         if None in (*sizes, row.vocab, row.kv_heads):
             assumptions.append("architecture of the preset of that name")
         return preset, assumptions
@@ -89,7 +85,7 @@ def model_of_row(row: TableRow) -> tuple[ModelSpec, list[str]]:
 
 
 def _build(row: TableRow, name: str, family: _Family, vocabulary: int) -> ModelSpec:
-    layers, hidden, heads, ffn_width = (_known(row, column) for column in ("layers", "hidden", "heads", "ffn_hidden"))
+    layers, hidden, heads = (_known(row, column) for column in ("layers", "hidden", "heads"))
     seq_len = _known(row, "seq_len")
     kv_heads = row.kv_heads or heads
     if hidden % heads or heads % kv_heads:
@@ -98,7 +94,7 @@ def _build(row: TableRow, name: str, family: _Family, vocabulary: int) -> ModelS
     attention = MultiHeadAttention(
         heads=heads, kv_heads=kv_heads, head_size=hidden // heads, qkv_bias=family.bias, output_bias=family.bias
     )
-    ffn = FeedForward(width=ffn_width, gated=family.gated, bias=family.bias and not family.gated)
+    ffn = _feed_forward(row, family)
     return ModelSpec(
         name=name,
         family=family.name,
@@ -109,6 +105,17 @@ def _build(row: TableRow, name: str, family: _Family, vocabulary: int) -> ModelS
         positions=seq_len if family.learned_positions else 0,
         final_norm=norm,
     )
+
+
+def _feed_forward(row: TableRow, family: _Family) -> FeedForward | MixtureOfExperts:
+    """Every layer's; a row of experts that no preset is has no shared ones and no dense layers, as it could not say so."""
+    if row.experts is None:
+        width = _known(row, "ffn_hidden")
+        return FeedForward(width=width, gated=family.gated, bias=family.bias and not family.gated)
+    if row.topk is None or row.topk > row.experts:
+        raise SkippedRowError("experts of a token (topk) unknown, or more than there are")
+    width = row.moe_ffn or _known(row, "ffn_hidden")
+    return MixtureOfExperts(experts=row.experts, top_k=row.topk, expert_width=width, gated=family.gated)
 
 
 def _known(row: TableRow, column: str) -> int:

@@ -11,6 +11,7 @@ from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, RecomputeP
 from shardwright.planner import Fixed
 
 from .divisors import divisors
+from .row_axes import RowAxes, axes_of_row, folds
 from .row_schedule import PipelineChoice, pipelines_of_row
 from .row_stack import framework_family
 from .skipped_row import SkippedRowError
@@ -64,6 +65,7 @@ class _Layout(NamedTuple):
     layers: int
     sequence_parallel: bool
     optimizer_on_host: bool
+    axes: RowAxes
 
 
 class _Choices(NamedTuple):
@@ -83,11 +85,12 @@ def plans_of_row(row: TableRow, layers: int) -> tuple[RowPlans, list[str]]:
     """The plans that `row` can mean, and what was assumed to read it.
 
     Raises:
-        SkippedRowError: the row uses what a plan cannot say (context or expert parallelism, offload of parameters or
-            activations), or leaves the mesh or the batch unknown.
+        SkippedRowError: the row uses what a plan cannot say (offload of parameters or activations), or leaves the mesh or the
+            batch unknown.
     """
     _refuse_what_no_plan_says(row)
-    layout = _layout(row, layers)
+    axes, assumptions = axes_of_row(row)
+    layout = _layout(row, layers, axes)
     choices = _Choices(
         zero_stages=_zero_stages(row, layout),
         micro_batches=_micro_batches(row, layout),
@@ -96,9 +99,12 @@ def plans_of_row(row: TableRow, layers: int) -> tuple[RowPlans, list[str]]:
     )
     plans = tuple(plan for choice in itertools.product(*choices) if (plan := _plan(row, layout, *choice)) is not None)
     if not plans:
-        raise SkippedRowError("layers or microbatches do not divide by the schedule's stages")
+        raise SkippedRowError(
+            "layers or microbatches do not divide by the schedule's stages, or experts over the ranks"
+            if axes.ep > 1
+            else "layers or microbatches do not divide by the schedule's stages"
+        )
     unknown = choices.unknown()
-    assumptions = []
     if row.sp is None and layout.tp > 1:
         assumptions.append("sequence parallelism beside tensor parallelism")
     if "every second" in choices.recomputes:
@@ -107,24 +113,20 @@ def plans_of_row(row: TableRow, layers: int) -> tuple[RowPlans, list[str]]:
 
 
 def _refuse_what_no_plan_says(row: TableRow) -> None:
-    if (row.cp or 1) > 1:
-        raise SkippedRowError("context parallelism is not available in this version")
-    if (row.ep or 1) > 1:
-        raise SkippedRowError("expert parallelism is not available in this version")
     offload = (row.offload or "none").lower()
     if "param" in offload or "activation" in offload:
         raise SkippedRowError("offload of parameters or activations is not available in this version")
 
 
-def _layout(row: TableRow, layers: int) -> _Layout:
+def _layout(row: TableRow, layers: int, axes: RowAxes) -> _Layout:
     if row.tp is None or row.pp is None:
         raise SkippedRowError("tp or pp unknown")
-    model_ranks = row.tp * row.pp
+    model_ranks = row.tp * row.pp * axes.cp
     dp = row.dp or (row.gpus // model_ranks if row.gpus and row.gpus % model_ranks == 0 else None)
     if dp is None:
         raise SkippedRowError("dp unknown")
     if row.gpus is not None and dp * model_ranks != row.gpus:
-        raise SkippedRowError("tp * pp * dp is not the number of devices")
+        raise SkippedRowError("tp * pp * cp * dp is not the number of devices")
     if row.global_batch is None:
         raise SkippedRowError("global_batch unknown")
     if row.global_batch % dp:
@@ -140,6 +142,7 @@ def _layout(row: TableRow, layers: int) -> _Layout:
         layers=layers,
         sequence_parallel=row.tp > 1 if row.sp is None else row.sp,
         optimizer_on_host="optimizer" in (row.offload or "").lower(),
+        axes=axes,
     )
 
 
@@ -153,7 +156,7 @@ def _shard_group(row: TableRow, dp: int) -> int:
 
 
 def _zero_stages(row: TableRow, layout: _Layout) -> Sequence[ZeroStage]:
-    if layout.shard_group == 1:
+    if layout.shard_group * layout.axes.cp == 1:
         return (0,)
     if row.zero_or_fsdp is None:
         return (0, 1, 2, 3) if framework_family(row) in _SHARDS_PARAMETERS else (0, 1)
@@ -193,7 +196,7 @@ def _remarked_recomputes(notes: str) -> Sequence[_Recompute]:
 def _fixed(layout: _Layout, choices: _Choices) -> tuple[Fixed, ...]:
     """For a search over what is unknown, with all else kept; none where a search cannot keep it."""
     only_recompute = choices.recomputes[0] if len(choices.recomputes) == 1 else None
-    if only_recompute == "every second":
+    if only_recompute == "every second" or layout.axes.cp * layout.axes.ep > 1:
         return ()
     pipelines = choices.pipelines
     even = all(layout.layers % (layout.pp * pipeline.stages_per_rank) == 0 for pipeline in pipelines)
@@ -228,7 +231,9 @@ def _plan(
     pipeline: PipelineChoice,
 ) -> Plan | None:
     """None where the schedule has no such microbatch or stage count."""
-    if layout.pp * pipeline.stages_per_rank > layout.layers:
+    shard = layout.shard_group if zero_stage else 1
+    # two stages may hold the embedding and the head alone
+    if layout.pp * pipeline.stages_per_rank > layout.layers + 2 or not folds(layout.axes, shard, layout.tp):
         return None
     try:
         sizes = stage_sizes(row, layout.layers, layout.pp * pipeline.stages_per_rank)
@@ -247,18 +252,29 @@ def _built_plan(
 ) -> Plan:
     shard = layout.shard_group if zero_stage else 1
     return Plan(
-        mesh=Mesh(pp=layout.pp, dp_replicate=layout.dp // shard, dp_shard=shard, tp=layout.tp),
+        mesh=Mesh(
+            pp=layout.pp,
+            dp_replicate=layout.dp // shard,
+            dp_shard=shard,
+            cp=layout.axes.cp,
+            tp=layout.tp,
+            ep=layout.axes.ep,
+        ),
         micro_batch=micro_batch,
         microbatches=layout.sequences_per_rank // micro_batch,
         schedule=schedule,
         stages=tuple(Stage(layers=_layer_runs(count, recompute, zero_stage)) for count in sizes),
         sequence_parallel=layout.sequence_parallel,
+        context_parallel=layout.axes.context_parallel,
+        expert_dispatch=layout.axes.expert_dispatch,
         offload=Offload(optimizer_fraction=1 if layout.optimizer_on_host else 0),
     )
 
 
 def _layer_runs(count: int, recompute: _Recompute, zero_stage: ZeroStage) -> tuple[LayerRun, ...]:
     """`count` layers; of every second one, how many matters to the costs and their order does not."""
+    if not count:
+        return ()
     if recompute != "every second":
         return (LayerRun(count=count, recompute=recompute, zero_stage=zero_stage),)
     again: list[tuple[int, RecomputePolicy]] = [(count // 2, "full"), (count - count // 2, "none")]

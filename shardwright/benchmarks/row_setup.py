@@ -7,14 +7,16 @@ from shardwright.costmodel.cluster import ClusterSpec
 from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.plan import Plan
 from shardwright.costmodel.stacks import named_stack
-from shardwright.costmodel.training import Precision, TrainingSpec
+from shardwright.costmodel.training import TrainingSpec
 from shardwright.planner import Fixed
 
 from .memory_reading import memory_assumption
 from .not_modelled import refuse_other_runs
+from .row_axes import routing_of_row
 from .row_cluster import StandardNode, cluster_of_row
 from .row_model import model_of_row
 from .row_plan import plans_of_row
+from .row_precision import precision_of_row
 from .row_stack import stack_of_row
 from .skipped_row import SkippedRowError
 from .table import TableRow
@@ -47,7 +49,7 @@ def setup_of_row(row: TableRow, standard_node: StandardNode) -> RowSetup:
     """
     refuse_other_runs(row)
     model, model_assumptions = model_of_row(row)
-    precision = _precision(row)
+    precision, precision_assumptions = precision_of_row(row)
     if row.seq_len is None or row.global_batch is None:
         raise SkippedRowError("seq_len unknown" if row.seq_len is None else "global_batch unknown")
     attention, attention_assumptions = _attention(row)
@@ -55,12 +57,18 @@ def setup_of_row(row: TableRow, standard_node: StandardNode) -> RowSetup:
     if gradients := named_stack(stack).gradients:
         precision = precision.model_copy(update={"gradients": gradients})
     training = TrainingSpec(
-        seq_len=row.seq_len, global_batch=row.global_batch, precision=precision, attention=attention, stack=stack
+        seq_len=row.seq_len,
+        global_batch=row.global_batch,
+        precision=precision,
+        attention=attention,
+        stack=stack,
+        routing=routing_of_row(row),
     )
     found, plan_assumptions = plans_of_row(row, model.layer_count)
     cluster, cluster_assumptions = cluster_of_row(row, standard_node)
     assumptions = (
         *model_assumptions,
+        *precision_assumptions,
         *attention_assumptions,
         *stack_assumptions,
         *plan_assumptions,
@@ -70,22 +78,6 @@ def setup_of_row(row: TableRow, standard_node: StandardNode) -> RowSetup:
     if precision.compute not in cluster.groups[0].device.peak_flops_per_s:
         raise SkippedRowError(f"the device's {precision.compute} peak is not known")
     return RowSetup(model, cluster, training, found.plans, assumptions, found.fixed, found.unknown)
-
-
-def _precision(row: TableRow) -> Precision:
-    """fp16 training in Megatron and DeepSpeed reduces gradients in two bytes, as llm-foundry's PURE mode does in bf16."""
-    stated = (row.precision or "").lower()
-    if "fp8" in stated or "float8" in stated:
-        raise SkippedRowError("fp8 compute is not available in this version")
-    if "fp16" in stated or "half" in stated:
-        return Precision(compute="fp16", gradients="bf16")
-    if "bf16" in stated:
-        return Precision(compute="bf16", gradients="bf16" if "MP mode=PURE" in (row.notes or "") else "fp32")
-    if "tf32" in stated:
-        return Precision(compute="tf32")
-    if "fp32" in stated:
-        return Precision(compute="fp32")
-    raise SkippedRowError("precision unknown" if not stated else f"precision '{row.precision}' is not known")
 
 
 def _attention(row: TableRow) -> tuple[Literal["flash", "unfused"], list[str]]:

@@ -13,6 +13,7 @@ from .options import (
     ForceOption,
     GlobalBatchOption,
     JsonOption,
+    LinearPrecisionOption,
     ModelArgument,
     MtbfDeviceOption,
     MtbfNodeOption,
@@ -42,6 +43,7 @@ def compare(
     seq_len: SeqLenOption,
     global_batch: GlobalBatchOption,
     precision: PrecisionOption = "bf16",
+    linear_precision: LinearPrecisionOption = None,
     optimizer: OptimizerOption = "adamw",
     attention: AttentionOption = "flash",
     strategy: Annotated[
@@ -74,7 +76,7 @@ def compare(
         restart_seconds=restart_seconds,
         checkpoint_every=checkpoint_every,
     )
-    training = read_training(seq_len, global_batch, precision, optimizer, attention)
+    training = read_training(seq_len, global_batch, precision, optimizer, attention, linear_precision)
     model_spec, cluster_spec = read_model(model), read_cluster(cluster)
     names = strategy or [*STRATEGIES, BEST]
     found = compare_ways(

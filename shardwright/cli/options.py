@@ -23,6 +23,9 @@ ClusterOption = Annotated[
 SeqLenOption = Annotated[int, typer.Option(help="Tokens of a sequence.")]
 GlobalBatchOption = Annotated[int, typer.Option(help="Sequences of an optimizer step, over all ranks.")]
 PrecisionOption = Annotated[str, typer.Option(help="Format that matmuls compute in: bf16, fp16, tf32, fp32.")]
+LinearPrecisionOption = Annotated[
+    str | None, typer.Option(help="Lower format for the layers' weight matmuls: fp8, mxfp8, nvfp4.")
+]
 OptimizerOption = Annotated[str, typer.Option(help="adamw or sgd.")]
 AttentionOption = Annotated[str, typer.Option(help="flash (a fused kernel) or unfused.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -82,7 +85,9 @@ def read_plan(path: Path) -> "tuple[PlanFile, ModelSpec]":
     return plan_file, model
 
 
-def read_training(seq_len: int, global_batch: int, precision: str, optimizer: str, attention: str) -> "TrainingSpec":
+def read_training(
+    seq_len: int, global_batch: int, precision: str, optimizer: str, attention: str, linear_precision: str | None = None
+) -> "TrainingSpec":
     """The training options as a spec.
 
     Raises:
@@ -93,7 +98,7 @@ def read_training(seq_len: int, global_batch: int, precision: str, optimizer: st
     values: dict[str, Any] = {
         "seq_len": seq_len,
         "global_batch": global_batch,
-        "precision": {"compute": precision},
+        "precision": {"compute": precision, "linear": linear_precision},
         "optimizer": optimizer,
         "attention": attention,
     }

@@ -13,6 +13,7 @@ from .options import (
     ForceOption,
     GlobalBatchOption,
     JsonOption,
+    LinearPrecisionOption,
     ModelArgument,
     MtbfDeviceOption,
     MtbfNodeOption,
@@ -43,6 +44,7 @@ def plan(
     seq_len: SeqLenOption,
     global_batch: GlobalBatchOption,
     precision: PrecisionOption = "bf16",
+    linear_precision: LinearPrecisionOption = None,
     optimizer: OptimizerOption = "adamw",
     attention: AttentionOption = "flash",
     pp: Annotated[int | None, typer.Option(help="Fix the pipeline degree.")] = None,
@@ -89,7 +91,7 @@ def plan(
         "even_stages": even_stages,
         "sequence_parallel": sequence_parallel,
     }
-    training = read_training(seq_len, global_batch, precision, optimizer, attention)
+    training = read_training(seq_len, global_batch, precision, optimizer, attention, linear_precision)
     model_spec, cluster_spec = read_model(model), read_cluster(cluster)
     result = _search(model_spec, cluster_spec, training, fixed, time_limit)
     why = explain_plan(result, model_spec, cluster_spec, training)
@@ -108,7 +110,10 @@ def plan(
         return
     _print_plan(plan_file, why)
     if out:
-        typer.echo(f"\nwrote {out}; train with it: shardwright run {out}")
+        how = (
+            "" if linear_precision else f"; train with it: shardwright run {out}"
+        )  # nothing here runs the lower formats yet
+        typer.echo(f"\nwrote {out}{how}")
 
 
 def explain(

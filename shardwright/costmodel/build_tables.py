@@ -1,13 +1,13 @@
 """From the work of each row to cost tables: adds data parallelism, the optimizer, and what the parameters take."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from .candidates import Candidates, pipeline_group
 from .cluster import ClusterSpec
 from .constants import CALIBRATED
-from .data_parallel import MASTER_BYTES_PER_PARAMETER, DataParallel
+from .data_parallel import MASTER_BYTES_PER_PARAMETER, DataParallel, sharded
 from .distinct import distinct
 from .model import ModelSpec
 from .op_times import Array, OpTimes
@@ -39,8 +39,9 @@ def _rows(
     alike = replace(
         candidates,
         pp=np.minimum(candidates.pp, 2),
-        dp_replicate=one,
-        dp_shard=one,
+        # experts spread over data-parallel ranks too
+        dp_replicate=np.where(candidates.ep > 1, candidates.dp_replicate, 1),
+        dp_shard=np.where(candidates.ep > 1, candidates.dp_shard, 1),
         microbatches=one,
         stages_per_rank=one,
         zero_stage=0 * one,
@@ -68,15 +69,21 @@ class _Builder:
         recompute = self._stacked("recompute_seconds_by_policy")
         tensor = self._stacked("tensor_parallel_forward_seconds")
         tensor_backward = self._stacked("tensor_parallel_backward_seconds_by_policy")
+        context = self._stacked("context_parallel_forward_seconds")
+        context_backward = self._stacked("context_parallel_backward_seconds_by_policy")
+        expert = self._stacked("expert_parallel_forward_seconds")
+        expert_backward = self._stacked("expert_parallel_backward_seconds_by_policy")
         traffic = DataParallel(
             self.cluster,
             self.training,
             self.times,
             self.candidates,
             self._stacked("parameters"),
+            self._stacked("expert_parameters"),
+            self._gathered_bytes,
             self._freed,
-            compute_forward + tensor,
-            compute_backward + recompute + tensor_backward,
+            compute_forward + tensor + context + expert,
+            compute_backward + recompute + tensor_backward + context_backward + expert_backward,
         )
         forward, backward = traffic.in_forward(), traffic.in_backward()
         first, last = traffic.in_first_forward(), traffic.in_last_backward()
@@ -84,27 +91,35 @@ class _Builder:
         waiting = (noise * largest_of(self.candidates.ranks))[:, None, None]
         return CostTables(
             forward=self._seconds(
-                compute_forward, 0.0, tensor, forward.network, forward.host_copy, waiting[..., 0] * compute_forward
+                compute=compute_forward,
+                tensor_parallel=tensor,
+                context_parallel=context,
+                expert_parallel=expert,
+                data_parallel=forward.network,
+                host_copy=forward.host_copy,
+                straggler=waiting[..., 0] * compute_forward,
             ),
             backward=self._seconds(
-                compute_backward,
-                recompute,
-                tensor_backward,
-                backward.network,
-                backward.host_copy,
-                waiting * (compute_backward + recompute),
+                compute=compute_backward,
+                recompute=recompute,
+                tensor_parallel=tensor_backward,
+                context_parallel=context_backward,
+                expert_parallel=expert_backward,
+                data_parallel=backward.network,
+                host_copy=backward.host_copy,
+                straggler=waiting * (compute_backward + recompute),
             ),
-            first_forward=self._seconds(0.0, 0.0, 0.0, first.network, first.host_copy, 0.0),
+            first_forward=self._seconds(data_parallel=first.network, host_copy=first.host_copy),
             last_backward=self._seconds(
-                0.0, 0.0, 0.0, last.network + self._tied_seconds() + self._broadcast_seconds(), last.host_copy, 0.0
+                data_parallel=last.network + self._tied_seconds() + self._broadcast_seconds(), host_copy=last.host_copy
             ),
             weight_gradient_seconds=(1 + waiting[..., 0]) * self._stacked("weight_gradient_seconds"),
-            optimizer_seconds=self._optimizer_seconds(traffic.parameters),
+            optimizer_seconds=self._optimizer_seconds(traffic),
             send_seconds=self._send_seconds(),
             activation_bytes=self._stacked("activation_bytes_by_policy"),
             working_bytes=self._stacked("working_bytes_by_policy"),
             slack=np.where(self.candidates.zero_stage >= 3, CALIBRATED.gather_slack, CALIBRATED.allocator_slack),
-            static=self._static_bytes(traffic.parameters),
+            static=self._static_bytes(traffic),
         )
 
     @property
@@ -121,11 +136,22 @@ class _Builder:
     def _column(self, name: str) -> Array:
         return np.asarray(getattr(self.candidates, name))[:, None]
 
-    def _seconds(self, *parts: Array | float) -> Seconds:
-        """Each part of shape (N, R) or (N, R, P), or a number, as (N, R, P)."""
+    @property
+    def _gathered_bytes(self) -> Array:
+        """Of one element of each row's weights in the copy that is computed with, shape (R,)."""
+        precision = self.training.precision
+        each = np.full(len(self.rows), precision.activation_bytes_per_element)
+        each[:-2] = precision.gathered_bytes_per_element
+        return each
+
+    def _seconds(self, **parts: Array) -> Seconds:
+        """Each cause of shape (N, R) or (N, R, P) as (N, R, P); what is not given is 0."""
         shape = (len(self.candidates), len(self.rows), len(POLICIES))
-        wide = [part[..., None] if isinstance(part, np.ndarray) and part.ndim == 2 else part for part in parts]
-        return Seconds(*(np.broadcast_to(part, shape).astype(float) for part in wide))
+        wide = {name: part[..., None] if part.ndim == 2 else part for name, part in parts.items()}
+        nothing = np.zeros(1)
+        return Seconds(
+            **{f.name: np.broadcast_to(wide.get(f.name, nothing), shape).astype(float) for f in fields(Seconds)}
+        )
 
     def _tied_seconds(self) -> Array:
         """A tied embedding on the first and last stage: their gradients are summed once a step."""
@@ -135,7 +161,7 @@ class _Builder:
         shard_bytes = (
             self.training.precision.gradient_bytes_per_element
             * elements
-            / (self.candidates.tp * self.candidates.dp_shard)
+            / (self.candidates.tp * self.candidates.shards)
         )
         seconds = self.times.collective_seconds(
             "all_reduce", shard_bytes, pipeline_group(self.candidates, self.cluster)
@@ -148,7 +174,7 @@ class _Builder:
         if not self.training.software.broadcasts_updates:
             return np.zeros((1, 1, 1))
         owners = np.where(
-            (self.candidates.zero_stage == 1) | (self.candidates.zero_stage == 2), self.candidates.dp_shard, 0
+            (self.candidates.zero_stage == 1) | (self.candidates.zero_stage == 2), self.candidates.shards, 0
         )
         layers = self.model.layer_count / self.candidates.pp
         seconds = self.times.constants.broadcast_seconds * owners / layers
@@ -156,15 +182,15 @@ class _Builder:
         return np.asarray(seconds[:, None, None] * is_layer[None, :, None])
 
     def _send_seconds(self) -> Array:
-        """Hidden states of one microbatch to the next stage, split over tp where the sequence is."""
-        split = np.where(self.candidates.sequence_parallel == 1, self.candidates.tp, 1)
+        """Hidden states of one microbatch to the next stage, split over cp, and over tp where the sequence is."""
+        split = np.where(self.candidates.sequence_parallel == 1, self.candidates.tp, 1) * self.candidates.cp
         elements = self.candidates.micro_batch * float(self.training.seq_len) * self.model.hidden_size / split
         size_bytes = self.training.precision.activation_bytes_per_element * elements
         return self.times.collective_seconds("send", size_bytes, pipeline_group(self.candidates, self.cluster))
 
-    def _optimizer_seconds(self, parameters: Array) -> Array:
+    def _optimizer_seconds(self, traffic: DataParallel) -> Array:
         """Clipping and update of this rank's shard, on the device or by the host's cores."""
-        shard = parameters / self._column("dp_shard")
+        shard = sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters))
         moved = (_UPDATE_BYTES_PER_PARAMETER[self.training.optimizer] + _CLIP_BYTES_PER_PARAMETER) * shard
         return np.where(
             self._column("host_optimizer") == 1,
@@ -172,15 +198,17 @@ class _Builder:
             self.times.memory_bound_seconds(moved),
         )
 
-    def _static_bytes(self, parameters: Array) -> StaticBytes:
+    def _static_bytes(self, traffic: DataParallel) -> StaticBytes:
         """Bytes per row that stay for a step, on the device and on the host (see data_parallel.py for what is where)."""
         precision, zero = self.training.precision, self._column("zero_stage")
-        shard, host = parameters / self._column("dp_shard"), self._column("host_optimizer") == 1
+        parameters = traffic.parameters + traffic.expert_parameters
+        shard = sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters))
+        host = self._column("host_optimizer") == 1
         freed = (zero >= 3) & self._freed
         stack = self.training.software
         accumulated = (self._column("microbatches") > 1) | stack.keeps_gradient_buffer
         whole_gradients = (zero <= 1) & accumulated
-        gathered = precision.activation_bytes_per_element * parameters
+        gathered = self._gathered_bytes * parameters
         master, gradient = MASTER_BYTES_PER_PARAMETER * shard, precision.gradient_bytes_per_element
         states = OPTIMIZER_STATE_BYTES_PER_PARAMETER[self.training.optimizer] * shard
         shard_gradient = MASTER_BYTES_PER_PARAMETER * shard
@@ -196,8 +224,7 @@ class _Builder:
             gather_window=np.where(freed, gathered, 0.0),
             gradients=np.where(whole_gradients, whole, device_gradient),
             optimizer_state=np.where(host, 0.0, states),
-            reduce_buffer=np.where(self._column("dp_shard") * self._column("dp_replicate") > 1, gradient, 0.0)
-            * parameters,
+            reduce_buffer=np.where(self._column("data_ranks") > 1, gradient, 0.0) * parameters,
             step=np.where(host, 0.0, (stack.step_bytes_per_parameter + widened) * shard),
             flat=np.where(host, 0.0, stack.flat_step_bytes_per_parameter * shard)
             + stack.flat_gradient_copies * gradient * parameters,

@@ -35,6 +35,7 @@ class DeviceEntry(Spec):
     memory_bytes_per_s: PositiveFloat
     peak_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(min_length=1)
     matmul_share: PositiveFloat
+    matmul_share_by_format: dict[DeviceFormat, PositiveFloat] = Field(default_factory=dict)
     multiprocessors: PositiveInt
     launch_seconds: NonNegativeFloat
     context_bytes: NonNegativeFloat
@@ -42,8 +43,9 @@ class DeviceEntry(Spec):
 
     @model_validator(mode="after")
     def _every_figure_has_its_source(self) -> "DeviceEntry":
-        if set(self.sources) != set(_FIGURES):
-            raise ValueError(f"sources are of {', '.join(self.sources)}; each of {', '.join(_FIGURES)} needs one")
+        figures = (*_FIGURES, *(("matmul_share_by_format",) if self.matmul_share_by_format else ()))
+        if set(self.sources) != set(figures):
+            raise ValueError(f"sources are of {', '.join(self.sources)}; each of {', '.join(figures)} needs one")
         return self
 
 
@@ -103,6 +105,8 @@ def device(name: str) -> Device:
         memory_bytes=entry.memory_bytes,
         memory_bytes_per_s=entry.memory_bytes_per_s,
         peak_flops_per_s=dict(entry.peak_flops_per_s),
+        matmul_share=entry.matmul_share,
+        matmul_share_by_format=dict(entry.matmul_share_by_format),
         multiprocessors=entry.multiprocessors,
         launch_seconds=entry.launch_seconds,
         context_bytes=entry.context_bytes,

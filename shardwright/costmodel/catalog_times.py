@@ -5,13 +5,14 @@ from typing import Literal
 
 import numpy as np
 
-from .cluster import ClusterSpec, Device
+from .cluster import ClusterSpec, Device, DeviceFormat
 from .collectives import Collectives
 from .constants import CALIBRATED, Constants, Value, over
 from .errors import SpecError
 from .gloo import gloo_seconds
+from .low_precision import OPERANDS
 from .op_times import Array, CollectiveName, Number, RankGroup
-from .training import BYTES_PER_ELEMENT, TrainingSpec
+from .training import BYTES_PER_ELEMENT, LinearFormat, TrainingSpec
 
 # (tile rows, tile columns, rate relative to the largest tile): small matmuls trade the rate of a tile for a fuller card.
 _TILES = ((256, 128, 1.0), (128, 128, 0.9), (64, 128, 0.75), (64, 64, 0.55))
@@ -33,6 +34,12 @@ class CatalogTimes:
         compute, peaks = self.training.precision.compute, self.device.peak_flops_per_s
         if compute not in peaks:
             raise SpecError(f"{self.device.name} does not compute in {compute}; it has {', '.join(sorted(peaks))}")
+        low = self.training.precision.linear
+        if low and OPERANDS[low].needs not in peaks:
+            can = [name for name, operand in OPERANDS.items() if operand.needs in peaks]
+            raise SpecError(
+                f"{self.device.name} has no matmuls in {low}; {'it has ' + ', '.join(can) if can else 'leave linear out'}"
+            )
 
     @property
     def basis(self) -> Literal["catalog", "profile"]:
@@ -56,21 +63,27 @@ class CatalogTimes:
         peaks = self.device.peak_flops_per_s
         return max(peaks.get("bf16", 0.0), peaks.get("fp16", 0.0)) > 500e12
 
-    def matmul_seconds(self, m: Number, k: Number, n: Number, *, groups: Number = 1) -> Array:
+    def matmul_seconds(
+        self, m: Number, k: Number, n: Number, *, groups: Number = 1, low: LinearFormat | None = None
+    ) -> Array:
         """Roofline: FLOPs over the reachable rate, or the three matrices over the memory bandwidth, the longer."""
         m, k, n = (np.asarray(size, dtype=float) for size in (m, k, n))
-        size_bytes = BYTES_PER_ELEMENT[self.training.precision.compute] * groups * (m * k + k * n + m * n)
-        rate = self._peak_flops_per_s * self._matmul_efficiency(m, k, n, groups)
+        out_bytes = BYTES_PER_ELEMENT[self.training.precision.compute]
+        in_bytes = OPERANDS[low].bytes if low else out_bytes
+        peak_format: DeviceFormat = OPERANDS[low].peak if low else self.training.precision.compute
+        size_bytes = groups * (in_bytes * (m * k + k * n) + out_bytes * m * n)
+        rate = self.device.peak_flops_per_s[peak_format] * self._matmul_efficiency(m, k, n, groups, peak_format)
         return np.maximum(2 * m * k * n * groups / rate, self.memory_bound_seconds(size_bytes))
 
-    def _matmul_efficiency(self, m: Array, k: Array, n: Array, groups: Number) -> Array:
+    def _matmul_efficiency(self, m: Array, k: Array, n: Array, groups: Number, peak_format: DeviceFormat) -> Array:
         if self._is_cpu:  # the peak of a CPU is a measured matmul rate
             return np.ones(np.broadcast(m, k, n).shape)
         shape = m * k * n  # has the axes of the result
         misaligned = over(self.constants.misaligned_slowdown, shape)
         aligned = np.where((m % 8 == 0) & (n % 8 == 0) & (k % 8 == 0), 1.0, 1 / misaligned)
         deep = k / (k + over(self.constants.matmul_k_half, shape))
-        reached = self.device.matmul_share * over(self._matmul_fraction, shape)
+        best = self.device.matmul_share_by_format.get(peak_format, self.device.matmul_share)
+        reached = best * over(self._matmul_fraction, shape)
         return np.asarray(reached * aligned * deep * self._filled(m, n, groups))
 
     @property

@@ -6,10 +6,11 @@ from .cluster import ClusterSpec
 from .errors import InfeasibleError, SpecError
 from .estimate import Estimate
 from .model import MixtureOfExperts, ModelSpec
-from .plan import Plan
+from .plan import Mesh, Plan
 from .training import TrainingSpec
 
 GIB = 2**30
+EXPERT_COLUMNS = "columns of an expert"
 
 
 def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> None:
@@ -21,8 +22,10 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
     mesh = plan.mesh
     if mesh.ranks > cluster.devices:
         raise SpecError(f"the plan needs {mesh.ranks} ranks ({mesh}) and {cluster.name} has {cluster.devices} devices")
-    if len(plan.stages) > model.layer_count:
-        raise SpecError(f"{len(plan.stages)} stages are more than the {model.layer_count} layers of {model.name}")
+    if len(plan.stages) > model.layer_count + 2:
+        raise SpecError(
+            f"{len(plan.stages)} stages are more than the {model.layer_count} layers of {model.name}, its embedding and its head"
+        )
     if plan.layer_count != model.layer_count:
         raise SpecError(f"the plan's stages hold {plan.layer_count} layers and {model.name} has {model.layer_count}")
     if plan.global_batch != training.global_batch:
@@ -31,7 +34,9 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
             f"sequences, the global batch is {training.global_batch}"
         )
     check_sequence(model, training)
-    check_tensor_parallel(mesh.tp, model, training, sequence_parallel=plan.sequence_parallel)
+    check_tensor_parallel(mesh.tp, model, training, sequence_parallel=plan.sequence_parallel, ep=mesh.ep)
+    check_context_parallel(plan, model, training)
+    check_expert_parallel(mesh, model)
 
 
 def check_sequence(model: ModelSpec, training: TrainingSpec) -> None:
@@ -46,15 +51,72 @@ def check_sequence(model: ModelSpec, training: TrainingSpec) -> None:
         )
 
 
-def check_tensor_parallel(tp: int, model: ModelSpec, training: TrainingSpec, *, sequence_parallel: bool) -> None:
+def check_context_parallel(plan: Plan, model: ModelSpec, training: TrainingSpec) -> None:
+    """Check that cp divides the sequence, and under Ulysses the heads that tp leaves on a rank.
+
+    Dealt in zig-zag, a sequence is cut into 2 cp chunks, each split over tp where the sequence is.
+
+    Raises:
+        SpecError: with the numbers and the degrees that would.
+    """
+    cp, tp = plan.mesh.cp, plan.mesh.tp
+    if cp == 1:
+        return
+    ulysses = plan.context_parallel == "ulysses"
+    chunks = (1 if ulysses else 2) * (tp if plan.sequence_parallel else 1)
+    if training.seq_len % (chunks * cp):
+        near = max(chunks * cp, round(training.seq_len / (chunks * cp)) * chunks * cp)
+        raise SpecError(
+            f"cp {cp} ({plan.context_parallel}) cuts a sequence into {chunks * cp} parts and {training.seq_len} tokens don't "
+            f"divide by that; the nearest length that does is {near}"
+        )
+    if ulysses:
+        left = math.gcd(
+            *(gcd // tp for block in model.layer_classes for gcd in (block.attention.heads, block.attention.kv_heads))
+        )
+        if left % cp:
+            raise SpecError(
+                f"cp {cp} (ulysses) deals heads to ranks and tp {tp} leaves {left} KV heads of {model.name} on one; "
+                f"allowed: {_listed(_divisors(left))}; ring and all-gather have no such limit"
+            )
+
+
+def check_expert_parallel(mesh: Mesh, model: ModelSpec) -> None:
+    """Check that `ep` divides the experts of every layer that has some.
+
+    Raises:
+        SpecError: with the numbers and the degrees that would; or the model has no experts.
+    """
+    if mesh.ep == 1:
+        return
+    counts = [block.ffn.experts for block in model.layer_classes if isinstance(block.ffn, MixtureOfExperts)]
+    if not counts:
+        raise SpecError(f"ep {mesh.ep} spreads experts and {model.name} has none; set ep 1")
+    common = math.gcd(*counts)
+    if common % mesh.ep:
+        raise SpecError(
+            f"ep {mesh.ep} does not divide the {counts[0]} experts of {model.name}; allowed: {_listed(_divisors(common))}"
+        )
+
+
+def _divisors(number: int) -> list[int]:
+    return [degree for degree in range(1, number + 1) if number % degree == 0]
+
+
+def check_tensor_parallel(
+    tp: int, model: ModelSpec, training: TrainingSpec, *, sequence_parallel: bool, ep: int = 1
+) -> None:
     """Check that `tp` divides heads, KV heads, feed-forward widths and, under sequence parallelism, the sequence.
+
+    Experts that `ep` spreads are split over what it leaves of tp only.
 
     Raises:
         SpecError: naming the size that it does not divide and the degrees that would.
     """
     sizes = tensor_parallel_sizes(model, training, sequence_parallel=sequence_parallel)
+    of_experts = max(1, tp // ep)
     for what, size in sizes.items():
-        if size % tp:
+        if size % (of_experts if what == EXPERT_COLUMNS else tp):
             common = math.gcd(*sizes.values())
             allowed = [degree for degree in range(1, min(common, 64) + 1) if common % degree == 0]
             raise SpecError(f"tp {tp} does not divide the {size} {what} of {model.name}; allowed: {_listed(allowed)}")
@@ -67,7 +129,7 @@ def tensor_parallel_sizes(model: ModelSpec, training: TrainingSpec, *, sequence_
         sizes.setdefault("attention heads", block.attention.heads)
         sizes.setdefault("KV heads", block.attention.kv_heads)
         if isinstance(block.ffn, MixtureOfExperts):
-            sizes.setdefault("columns of an expert", block.ffn.expert_width)
+            sizes.setdefault(EXPERT_COLUMNS, block.ffn.expert_width)
         else:
             sizes.setdefault("feed-forward columns", block.ffn.width)
     if sequence_parallel:

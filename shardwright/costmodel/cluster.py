@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import networkx
 
 LinkKind = Literal["nvlink", "nvswitch", "infinity-fabric", "pcie", "infiniband", "roce", "ethernet", "shared-memory"]
-DeviceFormat = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
+DeviceFormat = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "fp4"]
 GraphNode = tuple[str, int]
 FABRIC: GraphNode = ("fabric", 0)
 MOST_DEVICES = 10_000_000
@@ -24,7 +24,8 @@ class Device(Spec):
     """One accelerator (or one CPU rank's share of a host), by its data sheet.
 
     Peaks are dense, in FLOP/s, per compute format; of a CPU they are measured matmul rates, efficiency included.
-    `matmul_share`: best measured matmul rate over the peak, whatever the shape.
+    `matmul_share`: best measured matmul rate over the peak, whatever the shape; `matmul_share_by_format` where a format
+    differs from bf16.
     `attention_flops_per_s`: measured rates of fused causal attention, forward and backward, the causal half counted;
     empty where the cost model has to derive them from the peak.
     `launch_seconds`: the least time between two kernel starts; of a CPU what one small operation takes to dispatch.
@@ -37,6 +38,7 @@ class Device(Spec):
     memory_bytes_per_s: PositiveFloat
     peak_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(min_length=1)
     matmul_share: Annotated[PositiveFloat, Field(le=1)] = 0.80
+    matmul_share_by_format: dict[DeviceFormat, Annotated[PositiveFloat, Field(le=1)]] = Field(default_factory=dict)
     attention_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(default_factory=dict)
     multiprocessors: PositiveInt = 1
     launch_seconds: NonNegativeFloat = 0.0

@@ -2,17 +2,25 @@
 
 The executor's behaviour is what is modelled, with and without a pipeline. FSDP2 keeps fp32 shards, gathers a
 compute-format copy of each layer and reduces gradients in the reduction format: into the shard after every microbatch under
-ZeRO-2 and -3, after the last one under ZeRO-0 and -1; between replicas once a step.
+ZeRO-2 and -3, after the last one under ZeRO-0 and -1; between replicas once a step. The shards of a parameter lie on the ranks of
+dp_shard and cp alike, as in torchtitan: their gradients are summed over both. Experts that ep spreads have shards and
+replicas of their own.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from .candidates import Candidates, replicate_group, shard_group
+from .candidates import (
+    Candidates,
+    expert_replicate_group,
+    expert_shard_group,
+    replicate_group,
+    shard_group,
+)
 from .cluster import ClusterSpec
-from .constants import over
-from .op_times import Array, OpTimes
+from .op_times import Array, CollectiveName, OpTimes
+from .overlap import slowdown_beside
 from .training import TrainingSpec
 
 MASTER_BYTES_PER_PARAMETER = 4.0
@@ -30,7 +38,8 @@ class Exposed:
 class DataParallel:
     """Traffic of rows with `parameters` (N, R) whose passes take `forward` (N, R) and `backward` (N, R, P) seconds.
 
-    `freed` (R,): rows that ZeRO-3 frees between their forward and their backward (the head's are next to each other).
+    `expert_parameters` (N, R) of one rank are those of experts on the ranks of ep. `gathered_bytes` (R,): of one element in the
+    copy that is computed with. `freed` (R,): rows that ZeRO-3 frees between their forward and their backward (the head's are next to each other).
     """
 
     cluster: ClusterSpec
@@ -38,6 +47,8 @@ class DataParallel:
     times: OpTimes
     candidates: Candidates
     parameters: Array
+    expert_parameters: Array
+    gathered_bytes: Array
     freed: Array
     forward: Array
     backward: Array
@@ -97,13 +108,12 @@ class DataParallel:
     def _beside(self, compute: Array, network: Array, copies: Array) -> Exposed:
         """What traffic adds to the `compute` it runs beside: the part that outlasts it, and the compute it slows.
 
-        Network and copies run beside each other too, so the longer one outlasts, both slow: a kernel that moves data takes
-        its multiprocessors from the compute. On a CPU all need the same cores, so nothing is hidden.
+        Network and copies run beside each other too, so the longer one outlasts, both slow. On a CPU all need the same
+        cores, so nothing is hidden.
         """
         if self.cluster.groups[0].device.kind == "cpu":
             return Exposed(network + np.zeros_like(compute), copies + np.zeros_like(compute))
-        taken = over(self.times.constants.collective_multiprocessors, compute)
-        slowdown = np.minimum(1.0, taken / self.cluster.groups[0].device.multiprocessors)
+        slowdown = slowdown_beside(self.cluster, self.times.constants, compute)
         alone = np.maximum(0.0, network - compute) + slowdown * np.minimum(compute, network)
         both = np.maximum(0.0, np.maximum(network, copies) - compute) + slowdown * np.minimum(compute, network + copies)
         return Exposed(alone, np.maximum(0.0, both - alone))
@@ -121,30 +131,45 @@ class DataParallel:
 
     @property
     def _gather_seconds(self) -> Array:
-        size_bytes = self.training.precision.activation_bytes_per_element * self.parameters
-        group = shard_group(self.candidates, self.cluster).column()
-        return (
-            self.times.collective_seconds("all_gather", size_bytes, group)
-            / self.training.software.shard_network_fraction
-        )
-
-    @property
-    def _gradient_bytes(self) -> Array:
-        return self.training.precision.gradient_bytes_per_element * self.parameters
+        return self._over_shards("all_gather", self.gathered_bytes)
 
     @property
     def _reduce_seconds(self) -> Array:
+        return self._over_shards("reduce_scatter", self._gradient_bytes)
+
+    def _over_shards(self, name: CollectiveName, element_bytes: Array | float) -> Array:
+        """One collective over the shards of a row's parameters, and one over those of its experts."""
         group = shard_group(self.candidates, self.cluster).column()
-        seconds = self.times.collective_seconds("reduce_scatter", self._gradient_bytes, group)
-        return seconds / self.training.software.shard_network_fraction
+        of_experts = expert_shard_group(self.candidates, self.cluster).column()
+        rest = self.times.collective_seconds(name, element_bytes * self.parameters, group)
+        experts = self.times.collective_seconds(name, element_bytes * self.expert_parameters, of_experts)
+        both = rest + np.where(self.expert_parameters > 0, experts, 0.0)
+        return both / self.training.software.shard_network_fraction
+
+    @property
+    def _gradient_bytes(self) -> float:
+        return float(self.training.precision.gradient_bytes_per_element)
 
     @property
     def _replica_seconds(self) -> Array:
+        shards, expert_shards = sharded(self.candidates, self.parameters, self.expert_parameters)
         group = replicate_group(self.candidates, self.cluster).column()
-        return self.times.collective_seconds("all_reduce", self._gradient_bytes / self._column("dp_shard"), group)
+        of_experts = expert_replicate_group(self.candidates, self.cluster).column()
+        rest = self.times.collective_seconds("all_reduce", self._gradient_bytes * shards, group)
+        experts = self.times.collective_seconds("all_reduce", self._gradient_bytes * expert_shards, of_experts)
+        return rest + np.where(self.expert_parameters > 0, experts, 0.0)
 
     @property
     def _copy_seconds(self) -> Array:
         """The fp32 shard one way, where it lives on the host."""
-        shard_bytes = MASTER_BYTES_PER_PARAMETER * self.parameters / self._column("dp_shard")
-        return np.where(self._column("host_optimizer") == 1, self.times.host_copy_seconds(shard_bytes), 0.0)
+        elements = sum(sharded(self.candidates, self.parameters, self.expert_parameters))
+        return np.where(
+            self._column("host_optimizer") == 1,
+            self.times.host_copy_seconds(MASTER_BYTES_PER_PARAMETER * elements),
+            0.0,
+        )
+
+
+def sharded(candidates: Candidates, parameters: Array, expert_parameters: Array) -> tuple[Array, Array]:
+    """Elements (N, R) of one rank's shard: of what data parallelism shares, and of the experts that ep spreads."""
+    return parameters / candidates.shards[:, None], expert_parameters / candidates.expert_shards[:, None]

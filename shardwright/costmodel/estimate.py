@@ -11,6 +11,8 @@ class StepSeconds(Spec):
     compute: NonNegativeFloat
     recompute: NonNegativeFloat
     tensor_parallel: NonNegativeFloat
+    context_parallel: NonNegativeFloat = 0.0
+    expert_parallel: NonNegativeFloat = 0.0
     data_parallel: NonNegativeFloat
     pipeline_transfer: NonNegativeFloat
     pipeline_bubble: NonNegativeFloat

@@ -23,6 +23,9 @@ def communicator_bytes(candidates: Candidates, cluster: ClusterSpec) -> Array:
     """Shape (N,): one communicator for each axis, and that of all ranks, over which the gradients' norm is summed."""
     if cluster.groups[0].device.kind != "gpu":
         return np.zeros(len(candidates))
-    degrees = (candidates.pp, candidates.dp_replicate, candidates.dp_shard, candidates.tp)
+    degrees = (
+        *(candidates.pp, candidates.dp_replicate, candidates.dp_shard),
+        *(candidates.cp, candidates.tp, candidates.ep),
+    )
     axes = np.sum([degree > 1 for degree in degrees], axis=0)
     return np.asarray(CALIBRATED.communicator_bytes * (axes + (axes > 0)))

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .constants import Constants
+from .training import LinearFormat
 
 Array = NDArray[Any]
 Number = Array | float | int
@@ -46,8 +47,14 @@ class OpTimes(Protocol):
         """What formulas that no single operation stands for rest on."""
         ...
 
-    def matmul_seconds(self, m: Number, k: Number, n: Number, *, groups: Number = 1) -> Array:
-        """(m, k) times (k, n) in the compute format, `groups` of them in one kernel."""
+    def matmul_seconds(
+        self, m: Number, k: Number, n: Number, *, groups: Number = 1, low: LinearFormat | None = None
+    ) -> Array:
+        """(m, k) times (k, n), `groups` of them in one kernel; operands in the compute format, or in `low` ready made.
+
+        Raises:
+            SpecError: the device does not compute in `low`.
+        """
         ...
 
     def attention_seconds(self, flops: Number, *, head_size: Number, backward: bool) -> Array:
@@ -65,7 +72,8 @@ class OpTimes(Protocol):
     def collective_seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
         """One collective over `group`, 0 for one rank.
 
-        `size_bytes` is the whole tensor (the gathered, or the unreduced one), of an all_to_all what one rank holds.
+        `size_bytes` is the whole tensor (the gathered, or the unreduced one), of an all-to-all what one rank holds,
+        its own part included, of a send the message.
         """
         ...
 

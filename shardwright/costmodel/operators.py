@@ -1,10 +1,12 @@
 """What one layer computes: its matmuls, its attention, its memory traffic and what it keeps for the backward pass.
 
-Symbols, bound once: t = tp, b = micro batch, s = sequence length, T = b s tokens, h = hidden size. All may be arrays that
-broadcast over plans. Attention is causal: each query sees on average `context` keys.
+Symbols, bound once: t = tp, b = micro batch, s = sequence length, T = b s tokens (b s / cp where cp ranks share a
+sequence), h = hidden size. All may be arrays that broadcast over plans. Attention is causal: each query sees on average
+`context` keys.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -16,12 +18,18 @@ from .training import TrainingSpec
 
 @dataclass(frozen=True)
 class Matmul:
-    """(m, k) times (k, n), `groups` of them; a weight matmul, so the backward pass has two more of the same size."""
+    """(m, k) times (k, n), `groups` of them; a weight matmul, so the backward pass has two more of the same size.
+
+    `sensitive`: stays in the compute format where other weight matmuls run in a lower one. `split`: over tp, by its columns, so
+    that its input is gathered, or by its rows, so that its output's gradient is.
+    """
 
     m: Number
     k: Number
     n: Number
     groups: Number = 1
+    sensitive: bool = False
+    split: Literal["columns", "rows"] | None = None
 
     @property
     def flops(self) -> Array:
@@ -41,7 +49,7 @@ def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number) -> 
         query_width = attention.heads * attention.head_size / np.asarray(tp)
         kv_width = attention.heads * (attention.plain_size + attention.value_head_size) / np.asarray(tp)
         query = (
-            [Matmul(tokens, hidden, query_width)]
+            [Matmul(tokens, hidden, query_width, split="columns")]
             if attention.query_rank is None
             else [Matmul(tokens, hidden, attention.query_rank), Matmul(tokens, attention.query_rank, query_width)]
         )
@@ -49,29 +57,60 @@ def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number) -> 
             *query,
             Matmul(tokens, hidden, attention.kv_rank + attention.rotary_size),
             Matmul(tokens, attention.kv_rank, kv_width),
-            Matmul(tokens, attention.heads * attention.value_head_size / np.asarray(tp), hidden),
+            Matmul(tokens, attention.heads * attention.value_head_size / np.asarray(tp), hidden, split="rows"),
         ]
     qkv = (attention.query_width + 2 * attention.kv_width) / np.asarray(tp)
-    return [Matmul(tokens, hidden, qkv), Matmul(tokens, attention.query_width / np.asarray(tp), hidden)]
+    return [
+        Matmul(tokens, hidden, qkv, split="columns"),
+        Matmul(tokens, attention.query_width / np.asarray(tp), hidden, split="rows"),
+    ]
 
 
-def ffn_matmuls(block: Block, hidden: int, tokens: Number, tp: Number) -> list[Matmul]:
-    """Feed-forward or expert matmuls of this tp rank. Routed tokens spread evenly over the experts."""
+@dataclass(frozen=True)
+class ExpertSplit:
+    """How routed tokens meet the experts: `ep` ranks hold different ones, `expert_tp` split the columns of each.
+
+    `load`: tokens of the rank that decides the pace over those of an even spread.
+    """
+
+    ep: Number
+    expert_tp: Number
+    load: Number = 1.0
+
+    def copies(self, tokens: Number, top_k: int, tp: Number) -> Array:
+        """Routed tokens that one rank computes: T k / t of its own number, times the ranks that split an expert."""
+        return np.asarray(np.asarray(tokens, dtype=float) * top_k * self.expert_tp / np.asarray(tp) * self.load)
+
+
+def experts_as_the_rest(tp: Number) -> ExpertSplit:
+    """Experts on the mesh of the other layers: all of them on each rank, their columns split over tp."""
+    return ExpertSplit(ep=1, expert_tp=tp)
+
+
+def ffn_matmuls(
+    block: Block, hidden: int, tokens: Number, tp: Number, experts: ExpertSplit | None = None
+) -> list[Matmul]:
+    """Feed-forward or expert matmuls of this tp rank. Routed tokens spread evenly over the experts of a rank."""
     ffn = block.ffn
     if isinstance(ffn, FeedForward):
         return _feed_forward(ffn.width, ffn.gated, hidden, tokens, tp, 1)
-    routed = np.asarray(tokens, dtype=float) * ffn.top_k / ffn.experts
+    split = experts or experts_as_the_rest(tp)
+    held = ffn.experts / np.asarray(split.ep)
+    each = split.copies(tokens, ffn.top_k, tp) / held
     shared = _feed_forward(ffn.shared_width, ffn.gated, hidden, tokens, tp, 1) if ffn.shared_width else []
     return [
-        Matmul(tokens, hidden, ffn.experts),
-        *_feed_forward(ffn.expert_width, ffn.gated, hidden, routed, tp, ffn.experts),
+        Matmul(tokens, hidden, ffn.experts, sensitive=True),
+        *_feed_forward(ffn.expert_width, ffn.gated, hidden, each, split.expert_tp, held),
         *shared,
     ]
 
 
-def _feed_forward(width: int, gated: bool, hidden: int, tokens: Number, tp: Number, groups: int) -> list[Matmul]:
+def _feed_forward(width: int, gated: bool, hidden: int, tokens: Number, tp: Number, groups: Number) -> list[Matmul]:
     local = width / np.asarray(tp)
-    return [Matmul(tokens, hidden, (1 + gated) * local, groups), Matmul(tokens, local, hidden, groups)]
+    return [
+        Matmul(tokens, hidden, (1 + gated) * local, groups, split="columns"),
+        Matmul(tokens, local, hidden, groups, split="rows"),
+    ]
 
 
 def attention_core_flops(block: Block, training: TrainingSpec, tokens: Number, tp: Number, *, causal: bool) -> Array:
@@ -94,11 +133,11 @@ class Traffic:
     sublayer, split over tp.
     """
 
-    hidden: float
-    inner: float
+    hidden: Number
+    inner: Number
 
 
-def forward_traffic(block: Block, model: ModelSpec, stack: Stack) -> Traffic:
+def forward_traffic(block: Block, model: ModelSpec, stack: Stack, experts: ExpertSplit | None = None) -> Traffic:
     """Norms, residuals, dropout; rotary embedding, head norms, activation, expert dispatch.
 
     An eager RMS norm upcasts, squares, scales and casts back: 6 passes over its input; a fused norm (a layer norm always
@@ -115,12 +154,13 @@ def forward_traffic(block: Block, model: ModelSpec, stack: Stack) -> Traffic:
     queries_and_keys = (attention.heads + attention.kv_heads) * attention.head_size
     heads = (rotary + (norm if _normalises_heads(block) else 0.0)) * queries_and_keys
     activation = (3.0 if stack.fused_elementwise else 5.0) if ffn.gated else 2.0
-    dispatch = 4.0 * ffn.top_k * model.hidden_size if isinstance(ffn, MixtureOfExperts) else 0.0
+    split = experts or experts_as_the_rest(1)
+    dispatch, width = _dispatch_elements(block, model.hidden_size, split), _computed_width(block, split)
     layout = 2.0 * attention.heads * attention.value_head_size
-    return Traffic(hidden, heads + layout + activation * ffn.active_width + dispatch)
+    return Traffic(hidden, heads + layout + activation * width + dispatch)
 
 
-def backward_traffic(block: Block, model: ModelSpec, stack: Stack) -> Traffic:
+def backward_traffic(block: Block, model: ModelSpec, stack: Stack, experts: ExpertSplit | None = None) -> Traffic:
     """The same operators' gradients, and what only the backward pass has.
 
     A fused norm reads the gradient and its input for each of the two gradients it gives and writes one: 5; an eager RMS
@@ -142,11 +182,10 @@ def backward_traffic(block: Block, model: ModelSpec, stack: Stack) -> Traffic:
     outputs = attention.heads * attention.value_head_size
     together = 2.0 * (queries_and_keys + values) + 4.0 * outputs
     activation = (5.0 if stack.fused_elementwise else 9.0) if ffn.gated else 3.0
-    dispatch = 4.0 * ffn.top_k * model.hidden_size if isinstance(ffn, MixtureOfExperts) else 0.0
+    split = experts or experts_as_the_rest(1)
+    dispatch, width = _dispatch_elements(block, model.hidden_size, split), _computed_width(block, split)
     biases, sums = _biased_outputs(block, model.hidden_size), 3.0 * ffn.gated * model.hidden_size
-    return Traffic(
-        hidden + sums + biases.hidden, heads + together + activation * ffn.active_width + dispatch + biases.inner
-    )
+    return Traffic(hidden + sums + biases.hidden, heads + together + activation * width + dispatch + biases.inner)
 
 
 def _biased_outputs(block: Block, hidden: int) -> Traffic:
@@ -163,19 +202,46 @@ def _eager(block: Block, stack: Stack) -> bool:
     return block.norm.kind == "rmsnorm" and not stack.fused_norms
 
 
+def _dispatch_elements(block: Block, hidden: int, experts: ExpertSplit) -> Number:
+    """Elements per token that sorting copies by expert and putting results back reads and writes, in either pass.
+
+    Where experts lie on other ranks, these sort what they receive once more.
+    """
+    if isinstance(block.ffn, FeedForward):
+        return 0.0
+    sorts = np.where(np.asarray(experts.ep) > 1, 4.0, 2.0)
+    return 2.0 * sorts * hidden * experts.copies(1.0, block.ffn.top_k, 1)
+
+
+def _computed_width(block: Block, split: ExpertSplit) -> Number:
+    """Feed-forward columns of all ranks that one token passes through, or stands for where experts are loaded unevenly."""
+    if isinstance(block.ffn, FeedForward):
+        return block.ffn.width
+    return block.ffn.top_k * block.ffn.expert_width * split.load + block.ffn.shared_width
+
+
 def _normalises_heads(block: Block) -> bool:
     return isinstance(block.attention, MultiHeadAttention) and block.attention.qk_norm != "none"
 
 
-def saved_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, sequence_split: Number) -> Array:
+def saved_bytes(
+    block: Block,
+    training: TrainingSpec,
+    hidden: int,
+    tp: Number,
+    sequence_split: Number,
+    experts: ExpertSplit | None = None,
+) -> Array:
     """Bytes per token that autograd keeps of one layer, nothing recomputed, no attention scores.
 
     An eager RMS norm keeps its fp32 input and its output before the weight, a fused norm its input alone; an eager gated
     activation its output too; a dropout a mask of one byte. Norms and dropout are split along the sequence by
-    `sequence_split` (tp under sequence parallelism, else 1); what the matmuls read is gathered whole, unless the stack gathers
-    it again in the backward pass (Korthikanti et al. 2022, section 4.2.2). With dropout and scores this is Korthikanti et al. 2022 (arXiv 2205.05198), equation 1: 34 s b h + 5 a s^2 b.
+    `sequence_split` (tp under sequence parallelism, else 1); what the matmuls read is gathered whole, unless the stack
+    gathers it again in the backward pass (Korthikanti et al. 2022, section 4.2.2), and kept in one byte where the kernels
+    before them write it so. With dropout and scores this is Korthikanti et al. 2022 (arXiv 2205.05198), equation 1:
+    34 s b h + 5 a s^2 b.
     """
-    stack = training.software
+    stack, split = training.software, experts or experts_as_the_rest(tp)
     attention, ffn = block.attention, block.ffn
     element = training.precision.activation_bytes_per_element
     norm = 4 + element if _eager(block, stack) else element
@@ -183,21 +249,29 @@ def saved_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, s
     masks = (1 if block.parallel else 2) * stack.dropout
     input_split = sequence_split if stack.regathers_inputs else 1
     shared = (norm * block.norm_count + masks) * hidden / np.asarray(sequence_split)
-    shared = shared + element * inputs * hidden / np.asarray(input_split)
+    shared = shared + _operand_bytes(training) * inputs * hidden / np.asarray(input_split)
     query, key = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
     value_out = (attention.kv_heads + attention.heads) * attention.value_head_size
     head_norm = norm * (query + key) if _normalises_heads(block) else 0
     core = element * (query + key + value_out) + 4 * attention.heads + head_norm
     if isinstance(ffn, MixtureOfExperts):
-        shared = shared + 2 * element * ffn.top_k * hidden + 4 * ffn.experts
-    return np.asarray(shared + core / np.asarray(tp) + inner_saved_bytes(block, training, tp))
+        copies = split.copies(1.0, ffn.top_k, tp)
+        shared = shared + (_operand_bytes(training) + element) * hidden * copies + 4 * ffn.experts
+    return np.asarray(shared + core / np.asarray(tp) + inner_saved_bytes(block, training, tp, split))
 
 
-def inner_saved_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
+def inner_saved_bytes(block: Block, training: TrainingSpec, tp: Number, experts: ExpertSplit | None = None) -> Array:
     """Those of them per token that are as wide as the feed-forward: its activation's inputs and output."""
-    ffn, element = block.ffn, training.precision.activation_bytes_per_element
-    kept = (3 if training.software.fused_elementwise else 4) if ffn.gated else 2
-    return np.asarray(element * kept * ffn.active_width / np.asarray(tp, dtype=float))
+    element, split = training.precision.activation_bytes_per_element, experts or experts_as_the_rest(tp)
+    inputs = (2 if training.software.fused_elementwise else 3) if block.ffn.gated else 1
+    kept = element * inputs + _operand_bytes(training)
+    return np.asarray(kept * _computed_width(block, split) / np.asarray(tp, dtype=float))
+
+
+def _operand_bytes(training: TrainingSpec) -> int:
+    """Of an element that a weight matmul reads, as it is kept for the backward pass."""
+    lowered = training.precision.linear and training.software.fused_operands
+    return 1 if lowered else training.precision.activation_bytes_per_element
 
 
 def score_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:

@@ -8,12 +8,15 @@ from . import operators
 from .candidates import Candidates, tp_group
 from .cluster import ClusterSpec
 from .constants import Value
-from .model import Block, ModelSpec, Parameter
+from .context_parallel import ContextExchange
+from .expert_parallel import ExpertExchange, expert_split
+from .model import Block, FeedForward, MixtureOfExperts, ModelSpec, Parameter
 from .op_times import Array, OpTimes
 from .selective_recompute import selection
 from .stack import Stack
 from .tables import POLICIES
 from .training import TrainingSpec
+from .weight_matmuls import WeightMatmuls
 
 # Forward: the logits twice, for the largest and for the sum; backward: read once more, their gradient written over them.
 _FUSED_LOSS_BYTES_PER_LOGIT = 8.0
@@ -27,8 +30,8 @@ _VOCABULARY_BLOCK = 128
 class RowWork:
     """Work of one microbatch. Shapes (N,), with a last axis of recompute policies where the name says `by_policy`.
 
-    `weight_gradient_seconds` is part of `backward_seconds`. Seconds are of the device alone; `parameters` counts what
-    one tp rank holds.
+    `weight_gradient_seconds` is part of `backward_seconds`. Seconds are of the device alone. `parameters` counts what one
+    tp rank holds, but for experts that lie on the ranks of ep: `expert_parameters`.
     """
 
     forward_seconds: Array
@@ -37,9 +40,14 @@ class RowWork:
     recompute_seconds_by_policy: Array
     tensor_parallel_forward_seconds: Array
     tensor_parallel_backward_seconds_by_policy: Array
+    context_parallel_forward_seconds: Array
+    context_parallel_backward_seconds_by_policy: Array
+    expert_parallel_forward_seconds: Array
+    expert_parallel_backward_seconds_by_policy: Array
     activation_bytes_by_policy: Array
     working_bytes_by_policy: Array
     parameters: Array
+    expert_parameters: Array
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,12 @@ class WorkModel:
 
     @property
     def _tokens(self) -> Array:
-        return self.candidates.micro_batch * float(self.training.seq_len)
+        """Of one microbatch on one rank: cp ranks share each sequence."""
+        return self.candidates.micro_batch * float(self.training.seq_len) / self.candidates.cp
+
+    @property
+    def _experts(self) -> operators.ExpertSplit:
+        return expert_split(self.candidates, self.training)
 
     @property
     def _sequence_split(self) -> Array:
@@ -78,34 +91,48 @@ class WorkModel:
         core_forward, core_backward = self._attention_core_seconds(block)
         matmuls = [
             *operators.attention_matmuls(block, hidden, tokens, tp),
-            *operators.ffn_matmuls(block, hidden, tokens, tp),
+            *operators.ffn_matmuls(block, hidden, tokens, tp, self._experts),
         ]
-        moved = self._moved_bytes(operators.forward_traffic(block, self.model, self._stack))
-        moved_backward = self._moved_bytes(operators.backward_traffic(block, self.model, self._stack))
-        forward_busy = self._forward_seconds(matmuls) + core_forward + self.times.memory_bound_seconds(moved)
-        backward_busy = (
-            self._backward_seconds(matmuls) + core_backward + self.times.memory_bound_seconds(moved_backward)
-        )
+        moved = self._moved_bytes(operators.forward_traffic(block, self.model, self._stack, self._experts))
+        moved_backward = self._moved_bytes(operators.backward_traffic(block, self.model, self._stack, self._experts))
+        linear = self._linear
+        forward_busy = linear.forward_seconds(matmuls) + core_forward + self.times.memory_bound_seconds(moved)
+        backward_busy = linear.backward_seconds(matmuls) + core_backward
+        backward_busy = backward_busy + self.times.memory_bound_seconds(moved_backward)
         forward = self.times.with_launches_seconds(forward_busy, self._stack.kernels_forward)
         backward = self.times.with_launches_seconds(backward_busy, self._stack.kernels_backward)
         exposed_forward, exposed_backward = self._layer_tensor_parallel_seconds(block, forward, backward)
+        context = ContextExchange(self.cluster, self.training, self.times, self.candidates, tokens)
+        exchanged = context.pass_seconds(block.attention, core_forward, core_backward)
+        # beside what hides it, and beside the host's launches where these are what a pass waits for
+        context_forward = (
+            self.times.with_launches_seconds(forward_busy + exchanged.forward, self._stack.kernels_forward) - forward
+        )
+        context_backward = (
+            self.times.with_launches_seconds(backward_busy + exchanged.backward, self._stack.kernels_backward)
+            - backward
+        )
+        traded = self._expert_seconds(block)
         zero = np.zeros_like(forward)
-        chosen = selection(block, self.training, hidden, tokens, tp, self._sequence_split)
+        chosen = selection(block, self.training, hidden, tokens, tp, self._sequence_split, self._experts)
         if chosen is None:
             again, gathers_again = self._core_again(core_forward), zero
         else:
-            again = self._forward_seconds(chosen.repeated) + self.times.memory_bound_seconds(moved)
+            again = linear.forward_seconds(chosen.repeated) + self.times.memory_bound_seconds(moved)
             gathers_again = exposed_forward / 2  # the gathers run again, what was reduced is kept
         kept, working = self._layer_bytes(block, None if chosen is None else chosen.kept_bytes)
+        working = working + context.working_bytes(block.attention)[:, None]
+        dense, of_experts = self._layer_parameters(block)
         whole = forward
-        if self._stack.stops_recompute_early:
+        # the router's gradient reads what experts put out, so their last matmul is needed again
+        if self._stack.stops_recompute_early and isinstance(block.ffn, FeedForward):
             whole = self.times.with_launches_seconds(
-                forward_busy - self._forward_seconds(matmuls[-1:]), self._stack.kernels_forward
+                forward_busy - linear.forward_seconds(matmuls[-1:]), self._stack.kernels_forward
             )
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
-            weight_gradient_seconds=self._weight_gradient_seconds(matmuls),
+            weight_gradient_seconds=linear.weight_gradient_seconds(matmuls),
             recompute_seconds_by_policy=_policies(none=zero, selective=again, full=whole),
             tensor_parallel_forward_seconds=exposed_forward,
             tensor_parallel_backward_seconds_by_policy=_policies(
@@ -113,9 +140,14 @@ class WorkModel:
                 selective=exposed_backward + gathers_again,
                 full=exposed_backward + exposed_forward,
             ),
+            context_parallel_forward_seconds=context_forward,
+            context_parallel_backward_seconds_by_policy=_repeated_when_full(context_forward, context_backward),
+            expert_parallel_forward_seconds=traded,
+            expert_parallel_backward_seconds_by_policy=_repeated_when_full(traded, traded),
             activation_bytes_by_policy=kept,
             working_bytes_by_policy=working,
-            parameters=self._local_parameters(block.parameters(hidden)),
+            parameters=dense,
+            expert_parameters=of_experts,
         )
 
     def _moved_bytes(self, traffic: operators.Traffic) -> Array:
@@ -151,9 +183,9 @@ class WorkModel:
         apart = 1.0 if not self.model.tied_embeddings else np.where(self.candidates.pp > 1, 1.0, 0.0)
         parameters = self._local_parameters(self.model.head_parameters()) * apart
         return self._end(
-            forward=self._forward_seconds(matmuls) + loss / 2,
-            backward=self._backward_seconds(matmuls) + loss / 2,
-            weight_gradient=self._weight_gradient_seconds(matmuls),
+            forward=self._plain.forward_seconds(matmuls) + loss / 2,
+            backward=self._plain.backward_seconds(matmuls) + loss / 2,
+            weight_gradient=self._plain.weight_gradient_seconds(matmuls),
             parameters=parameters,
             kept=saved * logits + tokens * hidden * ((4.0 + element) / self._sequence_split + element),
             working=(self._logit_bytes - saved) * logits,
@@ -185,6 +217,7 @@ class WorkModel:
         nothing = _policies(none=np.zeros_like(kept), selective=np.zeros_like(kept), full=np.zeros_like(kept))
         hidden_bytes = self._element_bytes * self._tokens * self.model.hidden_size
         tensor = collectives * self._hidden_collective_seconds(hidden_bytes)
+        zero = np.zeros_like(tensor)
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
@@ -192,25 +225,25 @@ class WorkModel:
             recompute_seconds_by_policy=nothing,
             tensor_parallel_forward_seconds=tensor,
             tensor_parallel_backward_seconds_by_policy=_policies(none=tensor, selective=tensor, full=tensor),
+            context_parallel_forward_seconds=zero,
+            context_parallel_backward_seconds_by_policy=nothing,
+            expert_parallel_forward_seconds=zero,
+            expert_parallel_backward_seconds_by_policy=nothing,
             activation_bytes_by_policy=_policies(none=kept, selective=kept, full=kept),
             working_bytes_by_policy=_policies(none=working, selective=working, full=working),
             parameters=parameters,
+            expert_parameters=zero,
         )
 
-    def _forward_seconds(self, matmuls: list[operators.Matmul]) -> Array:
-        return sum(
-            (self.times.matmul_seconds(w.m, w.k, w.n, groups=w.groups) for w in matmuls), np.zeros(len(self.candidates))
-        )
+    @property
+    def _plain(self) -> WeightMatmuls:
+        """Matmuls in the compute format."""
+        return WeightMatmuls(self.times, self.training, self._sequence_split)
 
-    def _backward_seconds(self, matmuls: list[operators.Matmul]) -> Array:
-        """The gradient of the input, (m, n) (n, k), and of the weight."""
-        inputs = (self.times.matmul_seconds(w.m, w.n, w.k, groups=w.groups) for w in matmuls)
-        return sum(inputs, self._weight_gradient_seconds(matmuls))
-
-    def _weight_gradient_seconds(self, matmuls: list[operators.Matmul]) -> Array:
-        """(k, m) (m, n) of each."""
-        weights = (self.times.matmul_seconds(w.k, w.m, w.n, groups=w.groups) for w in matmuls)
-        return sum(weights, np.zeros(len(self.candidates)))
+    @property
+    def _linear(self) -> WeightMatmuls:
+        """A layer's weight matmuls."""
+        return WeightMatmuls(self.times, self.training, self._sequence_split, self.training.precision.linear)
 
     def _attention_core_seconds(self, block: Block) -> tuple[Array, Array]:
         """Forward and backward of scores, softmax and weighted values; fused kernels compute the causal half only."""
@@ -224,28 +257,31 @@ class WorkModel:
             )
         batched = self.candidates.micro_batch * attention.heads / tp
         length = float(self.training.seq_len)
+        queries = length / self.candidates.cp
         matmuls = [
-            operators.Matmul(length, attention.head_size, length, batched),
-            operators.Matmul(length, length, attention.value_head_size, batched),
+            operators.Matmul(queries, attention.head_size, length, batched),
+            operators.Matmul(queries, length, attention.value_head_size, batched),
         ]
-        scores = self._element_bytes * batched * length**2
+        scores = self._element_bytes * batched * queries * length
         # Reads and writes of the scores between the matmuls: scale, mask, softmax and dropout, one kernel or several.
         forward_passes, backward_passes = (4.5, 5.5) if self._stack.fused_elementwise else (6.0, 8.0)
         return (
-            self._forward_seconds(matmuls) + self.times.memory_bound_seconds(forward_passes * scores),
-            self._backward_seconds(matmuls) + self.times.memory_bound_seconds(backward_passes * scores),
+            self._plain.forward_seconds(matmuls) + self.times.memory_bound_seconds(forward_passes * scores),
+            self._plain.backward_seconds(matmuls) + self.times.memory_bound_seconds(backward_passes * scores),
         )
 
     def _core_again(self, core_forward: Array) -> Array:
         """What selective recompute repeats: nothing where a fused kernel never keeps the scores."""
         return core_forward if self.training.attention == "unfused" else np.zeros_like(core_forward)
 
-    def _hidden_collective_seconds(self, size_bytes: Array) -> Array:
-        """One gather and one reduce-scatter of the hidden states (sequence parallel), or the all-reduce they replace."""
+    def _hidden_collective_seconds(self, size_bytes: Array, gathered_share: float = 1.0) -> Array:
+        """One gather and one reduce-scatter of the hidden states (sequence parallel), or the all-reduce they replace.
+
+        `gathered_share`: bytes of an element in the gather over those in the reduction.
+        """
         group = tp_group(self.candidates, self.cluster)
-        split = self.times.collective_seconds("all_gather", size_bytes, group) + self.times.collective_seconds(
-            "reduce_scatter", size_bytes, group
-        )
+        gather = self.times.collective_seconds("all_gather", size_bytes * gathered_share, group)
+        split = gather + self.times.collective_seconds("reduce_scatter", size_bytes, group)
         whole = self.times.collective_seconds("all_reduce", size_bytes, group)
         return np.where(self.candidates.sequence_parallel == 1, split, whole)
 
@@ -255,10 +291,27 @@ class WorkModel:
         Overlapped, a collective runs in tp pieces beside the matmul that reads or feeds it (Wang et al. 2023, ASPLOS,
         section 5), moved by copy engines: one piece stands alone.
         """
-        pairs = 1 if block.parallel else 2
-        whole = pairs * self._hidden_collective_seconds(self._element_bytes * self._tokens * self.model.hidden_size)
+        pairs = self._hidden_pairs(block)
+        hidden_bytes = self._element_bytes * self._tokens * self.model.hidden_size
+        lowered = self.training.precision.gathered_bytes_per_element / self._element_bytes
+        whole = pairs * self._hidden_collective_seconds(hidden_bytes, lowered)
         beside = self._stack.tensor_parallel_overlap * (1 - 1 / self.candidates.tp) * whole
         return whole - np.minimum(beside, forward), whole - np.minimum(beside, backward)
+
+    def _hidden_pairs(self, block: Block) -> Array:
+        """Gathers and reductions of the hidden states over tp in one pass: none for experts that tokens are sent to."""
+        apart = np.full(len(self.candidates), 1 if block.parallel else 2)
+        if not isinstance(block.ffn, MixtureOfExperts) or block.parallel:
+            return apart
+        return np.where(self.candidates.ep > 1, 2 if block.ffn.shared_width else 1, apart)
+
+    def _expert_seconds(self, block: Block) -> Array:
+        """Of one pass, for trading tokens between the ranks of ep."""
+        if not isinstance(block.ffn, MixtureOfExperts):
+            return np.zeros(len(self.candidates))
+        hidden = self.model.hidden_size
+        exchange = ExpertExchange(self.cluster, self.training, self.times, self.candidates, self._tokens, hidden)
+        return exchange.pass_seconds(block.ffn)
 
     def _layer_bytes(self, block: Block, selected: Array | None) -> tuple[Array, Array]:
         """Bytes kept per microbatch and bytes in use during its backward, by policy. `selected`: kept beside the input.
@@ -267,7 +320,7 @@ class WorkModel:
         free again.
         """
         tokens, tp, hidden, element = self._tokens, self.candidates.tp, self.model.hidden_size, self._element_bytes
-        plain = tokens * operators.saved_bytes(block, self.training, hidden, tp, self._sequence_split)
+        plain = tokens * operators.saved_bytes(block, self.training, hidden, tp, self._sequence_split, self._experts)
         inner = (3.0 if block.ffn.gated else 2.0) * element * tokens * block.ffn.active_width / tp
         core, gradients = np.zeros_like(plain), 2.0 * element * tokens * hidden + inner
         if self.training.attention == "unfused":
@@ -285,11 +338,24 @@ class WorkModel:
         working = _policies(none=gradients, selective=gradients + repeated, full=gradients + plain + core)
         return kept, working
 
+    def _layer_parameters(self, block: Block) -> tuple[Array, Array]:
+        """Elements of a layer on one rank: those that the data-parallel ranks share, those of experts that ep spreads."""
+        weights = block.parameters(self.model.hidden_size)
+        rest = self._local_parameters([p for p in weights if not p.expert])
+        experts = sum(p.elements for p in weights if p.expert) / (self.candidates.ep * self.candidates.expert_tp)
+        spread = self.candidates.ep > 1
+        return rest + np.where(spread, 0.0, experts), np.where(spread, experts, 0.0)
+
     def _local_parameters(self, parameters: list[Parameter]) -> Array:
         """Elements that one tp rank holds."""
         split = sum(p.elements for p in parameters if p.split)
         whole = sum(p.elements for p in parameters if not p.split)
         return split / self.candidates.tp + whole
+
+
+def _repeated_when_full(forward: Array, backward: Array) -> Array:
+    """A backward pass by policy whose forward is a part that full recompute runs again."""
+    return _policies(none=backward, selective=backward, full=backward + forward)
 
 
 def _policies(*, none: Array, selective: Array, full: Array) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 
 from .model import Block, LatentAttention
 from .op_times import Array, Number
-from .operators import Matmul, attention_matmuls, ffn_matmuls
+from .operators import ExpertSplit, Matmul, attention_matmuls, ffn_matmuls
 from .stack import Stack
 from .training import TrainingSpec
 
@@ -19,7 +19,13 @@ class Selection(NamedTuple):
 
 
 def selection(
-    block: Block, training: TrainingSpec, hidden: int, tokens: Number, tp: Number, sequence_split: Number
+    block: Block,
+    training: TrainingSpec,
+    hidden: int,
+    tokens: Number,
+    tp: Number,
+    sequence_split: Number,
+    experts: ExpertSplit | None = None,
 ) -> Selection | None:
     """None where the attention core alone is repeated.
 
@@ -33,22 +39,31 @@ def selection(
         return None
     element, attention = training.precision.activation_bytes_per_element, block.attention
     core = (element * attention.value_head_size + 4.0) * attention.heads / np.asarray(tp)
-    outputs = [matmul.n for matmul in _projections(block, hidden, tokens, tp)]
-    # a projection back to the hidden width is reduced over tp, and kept split where the sequence is
-    # (what is split over tp is an array over candidates, so an equal width by chance is not taken for it)
-    kept = [n / np.asarray(sequence_split) if isinstance(n, int) and n == hidden else n for n in outputs]
+    matmuls = _projections(block, hidden, tokens, tp, experts)
+    kept = [_output_elements(matmul, hidden, tokens, sequence_split) for matmul in matmuls]
     if stack.selective == "elementwise":
         return Selection([], core + element * sum(kept, np.zeros_like(core)))
     read = kept[0::2] if stack.keeps_unread else kept[:-1][0::2]
-    return Selection(_projections(block, hidden, tokens, tp)[1::2], core + element * sum(read, np.zeros_like(core)))
+    return Selection(matmuls[1::2], core + element * sum(read, np.zeros_like(core)))
 
 
-def _projections(block: Block, hidden: int, tokens: Number, tp: Number) -> list[Matmul]:
+def _output_elements(matmul: Matmul, hidden: int, tokens: Number, sequence_split: Number) -> Number:
+    """Per token of the rank, of which experts may compute several copies or a part.
+
+    What goes back to the hidden width is reduced over tp, and kept split where the sequence is; what is split over tp is an
+    array over candidates, so an equal width by chance is not taken for it.
+    """
+    if matmul.m is not tokens:
+        return np.asarray(matmul.m * matmul.groups * matmul.n / np.asarray(tokens))
+    reduced = isinstance(matmul.n, int) and matmul.n == hidden
+    return np.asarray(matmul.n) / sequence_split if reduced else matmul.n
+
+
+def _projections(block: Block, hidden: int, tokens: Number, tp: Number, split: ExpertSplit | None) -> list[Matmul]:
     """Every weight matmul in the order in which it runs, fused ones taken apart."""
     attention, ffn = block.attention, block.ffn
-    experts = ffn_matmuls(block, hidden, tokens, tp)
     if isinstance(attention, LatentAttention) or ffn.kind == "experts":
-        return [*attention_matmuls(block, hidden, tokens, tp), *experts]
+        return [*attention_matmuls(block, hidden, tokens, tp), *ffn_matmuls(block, hidden, tokens, tp, split)]
     query, key = attention.query_width / np.asarray(tp), attention.kv_width / np.asarray(tp)
     width = ffn.width / np.asarray(tp)
     ups = [Matmul(tokens, hidden, width)] * (2 if ffn.gated else 1)

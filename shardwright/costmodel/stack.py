@@ -18,6 +18,8 @@ class Stack(Spec):
         fused_elementwise: activation, rotary embedding and residual are fused into one pass each (torch.compile, hand-written
             kernels).
         fused_loss: the cross-entropy is one kernel that reads the logits in the compute format and keeps no fp32 copy.
+        fused_operands: operands of low-precision matmuls are written by the kernels before them, with scales of earlier steps,
+            and kept so (Transformer Engine's delayed scaling); weights are cast once a step. Else each is cast by kernels of its own.
         kernels_forward, kernels_backward: launches of one layer.
         overlaps_reduction: gradients are reduced behind the backward pass; else after it.
         overlaps_gather: parameters are gathered behind the forward pass; else before it.
@@ -28,6 +30,7 @@ class Stack(Spec):
             else one after the other.
         shard_network_fraction: share of the network's steady rate that collectives over the shards reach.
         keeps_gradient_buffer: gradients have a buffer of the whole model for the whole step, whatever is sharded.
+        unsettled: runs of it vary for reasons that no plan shows, so that an estimate is less sure.
         pads_vocabulary: the vocabulary is padded so that a rank holds a multiple of 128 words.
         dropout: dropout after both sublayers, whose masks are kept.
         selective: what selective recompute repeats: the attention core (scores and softmax, Korthikanti et al. 2022), every
@@ -54,6 +57,7 @@ class Stack(Spec):
     fused_norms: bool = False
     fused_elementwise: bool = False
     fused_loss: bool = False
+    fused_operands: bool = False
     kernels_forward: PositiveFloat = 34.0
     kernels_backward: PositiveFloat = 69.0
     overlaps_reduction: bool = True
@@ -64,6 +68,7 @@ class Stack(Spec):
     shard_network_fraction: PositiveFloat = 1.0
     keeps_gradient_buffer: bool = False
     dropout: bool = False
+    unsettled: bool = False
     pads_vocabulary: bool = False
     selective: SelectiveRecompute = "attention-core"
     stops_recompute_early: bool = True

@@ -8,6 +8,8 @@ whole search alike.
 from dataclasses import dataclass
 from typing import get_args
 
+import numpy as np
+
 from .op_times import Array
 from .plan import RecomputePolicy
 
@@ -24,15 +26,15 @@ class Seconds:
     compute: Array
     recompute: Array
     tensor_parallel: Array
+    context_parallel: Array
+    expert_parallel: Array
     data_parallel: Array
     host_copy: Array
     straggler: Array
 
     @property
     def total(self) -> Array:
-        return (
-            self.compute + self.recompute + self.tensor_parallel + self.data_parallel + self.host_copy + self.straggler
-        )
+        return sum(vars(self).values(), np.zeros(1))
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """What is trained on: sequence length, batch, precision, optimizer, attention kernel."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
-from .spec import PositiveInt, Spec
+from .spec import PositiveFloat, PositiveInt, Spec
 from .stack import Stack
 from .stacks import OWN_STACK, named_stack
 
@@ -12,6 +12,7 @@ MOST_PER_STEP = 2**31 - 1  # far beyond any run, and small enough to list the di
 
 DType = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+LinearFormat = Literal["fp8", "mxfp8", "nvfp4"]
 OptimizerName = Literal["adamw", "sgd"]
 OPTIMIZER_STATE_BYTES_PER_PARAMETER: dict[OptimizerName, int] = {"adamw": 8, "sgd": 0}
 
@@ -24,16 +25,33 @@ class Precision(Spec):
     """Number formats per tensor kind.
 
     `compute`: matmul inputs, activations and gathered parameters. `parameters`: the copy that the optimizer updates.
-    `gradients`: accumulation and reduction.
+    `gradients`: accumulation and reduction. `linear`: what the layers' weight matmuls run in where that is lower than
+    `compute` (low_precision.py). `gather`: what ZeRO gathers a layer's weights in and sequence parallelism its
+    inputs, where that is lower.
     """
 
     compute: Literal["fp32", "tf32", "bf16", "fp16"] = "bf16"
     parameters: Literal["fp32"] = "fp32"
     gradients: Literal["fp32", "bf16"] = "fp32"
+    linear: LinearFormat | None = None
+    gather: Literal["fp8"] | None = None
+
+    @model_validator(mode="after")
+    def _gathers_what_matmuls_read(self) -> Self:
+        if self.gather and self.linear != self.gather:
+            raise ValueError(
+                f"gather '{self.gather}' needs linear '{self.gather}', not {self.linear!r}: matmuls read what was gathered"
+            )
+        return self
 
     @property
     def activation_bytes_per_element(self) -> int:
         return BYTES_PER_ELEMENT[self.compute]
+
+    @property
+    def gathered_bytes_per_element(self) -> int:
+        """Of a layer's weights and inputs as they are gathered for its matmuls."""
+        return BYTES_PER_ELEMENT[self.gather or self.compute]
 
     @property
     def gradient_bytes_per_element(self) -> int:
@@ -44,6 +62,9 @@ class TrainingSpec(Spec):
     """One optimizer step's worth of work: `global_batch` sequences of `seq_len` tokens.
 
     `stack`: name of the software that trains (stacks.toml); this project's executor where nothing is said.
+    `expert_imbalance`: tokens of the busiest expert-parallel rank over the mean; 1 where routing is forced to be even.
+    `routing`: where the experts of one token lie: anywhere, or next to each other, as a benchmark's fake gate deals them out.
+    `expert_capacity`: every expert computes so many times its even share of tokens, dropping or padding; None drops nothing.
     """
 
     seq_len: Annotated[PositiveInt, Field(le=MOST_PER_STEP)]
@@ -52,6 +73,9 @@ class TrainingSpec(Spec):
     optimizer: OptimizerName = "adamw"
     attention: Literal["flash", "unfused"] = "flash"
     stack: Annotated[str, AfterValidator(_known_stack)] = OWN_STACK
+    expert_imbalance: Annotated[PositiveFloat, Field(ge=1)] = 1.0
+    expert_capacity: PositiveFloat | None = None
+    routing: Literal["random", "consecutive"] = "random"
 
     @property
     def software(self) -> Stack:

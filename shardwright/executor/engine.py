@@ -14,6 +14,7 @@ from shardwright.costmodel.plan import Plan
 from shardwright.costmodel.plan_file import PlanFile
 
 from .accumulation import Accumulation
+from .can_run import check_can_run
 from .clipping import gradient_norm, scale_gradients
 from .data_parallel import DataParallel, GradientSync
 from .hugging_face import Skeleton, read_skeleton
@@ -114,9 +115,10 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
     `costmodel.plan.Mesh`. Weights are the same under every plan (on devices of one type).
 
     Raises:
-        SpecError: another number of ranks than the plan's, an unsupported model, or a plan that does not fit it or asks
-            for what a split backward does not run with.
+        SpecError: what is not run yet, another number of ranks than the plan's, an unsupported model, or a plan that does
+            not fit it or asks for what a split backward does not run with.
     """
+    check_can_run(plan_file)
     plan = plan_file.plan
     if dist.get_world_size() != plan.mesh.ranks:
         raise SpecError(

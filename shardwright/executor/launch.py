@@ -10,6 +10,7 @@ from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.measurement import Measurement, read_measurement
 from shardwright.costmodel.plan_file import PlanFile, read_plan_file
 
+from .can_run import check_can_run
 from .hugging_face import read_skeleton
 from .options import RunOptions
 from .rank import run_rank
@@ -76,9 +77,10 @@ def _from_anywhere(options: RunOptions) -> RunOptions:
 
 def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
     """Raises:
-    SpecError: not enough ranks, a batch that isn't the training's, a model that the engine doesn't train, or what a split
-        backward doesn't run with.
+    SpecError: what the engine does not run yet, not enough ranks, a batch that isn't the training's, a model that the
+        engine doesn't train, or what a split backward doesn't run with.
     """
+    check_can_run(plan_file)
     plan, training = plan_file.plan, plan_file.training
     needed, (offered, offer) = plan.mesh.ranks, _offered_ranks(plan_file, options)
     if needed > offered or ("RANK" in os.environ and needed != offered):

@@ -19,6 +19,8 @@ _CAUSES = {
     "compute": "compute",
     "recompute": "recomputation",
     "tensor_parallel": "tensor-parallel communication",
+    "context_parallel": "context-parallel communication",
+    "expert_parallel": "expert-parallel communication",
     "data_parallel": "data-parallel communication",
     "pipeline_transfer": "waiting for messages between stages",
     "pipeline_bubble": "pipeline bubble",
@@ -46,8 +48,11 @@ def explain(
     estimate = estimate_plan(model, cluster, training, plan, times)
     lines = [_what(plan, estimate), _where_time_goes(estimate), _memory(plan, estimate, cluster)]
     fixed = found.fixed if isinstance(found, SearchResult) else None
-    others = alternatives(plan, model, cluster, training, times, fixed=fixed)
-    lines += [_compared(other, estimate) for other in sorted(others, key=_seconds_of)]
+    if plan.mesh.cp > 1 or plan.mesh.ep > 1:
+        lines.append("What other choices would cost is left out: the planner does not search plans with cp or ep.")
+    else:
+        others = alternatives(plan, model, cluster, training, times, fixed=fixed)
+        lines += [_compared(other, estimate) for other in sorted(others, key=_seconds_of)]
     if isinstance(found, SearchResult):
         lines += _searched(found)
     return [*lines, _how_sure(estimate)]

@@ -7,7 +7,7 @@ assignment of stages to groups beside the degrees.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -28,6 +28,11 @@ SCHEDULES: tuple[ScheduleName, ...] = ("1f1b", "interleaved-1f1b", "gpipe")
 MAX_STAGES_PER_RANK = 8
 # A group of at most so many data-parallel ranks is split in every way, a larger one at node boundaries only.
 _SPLIT_FREELY_UP_TO = 8
+# What a row of the space gives, in order. What nothing here runs yet, cp and ep, is not searched.
+_CHOICES = (
+    *("pp", "dp_replicate", "dp_shard", "tp", "micro_batch", "microbatches"),
+    *("stages_per_rank", "zero_stage", "sequence_parallel", "host_optimizer"),
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def enumerate_space(
     ]
     if not rows:
         raise SpecError(_no_microbatch(meshes, training, fixed))
-    base = Candidates(**dict(zip((f.name for f in fields(Candidates)), np.array(rows, dtype=np.int64).T, strict=True)))
+    base = Candidates(**dict(zip(_CHOICES, np.array(rows, dtype=np.int64).T, strict=True)))
     entries = [
         (index, *choice) for index, row in enumerate(rows) for choice in _schedules(row[0], row[5], model, fixed)
     ]

@@ -76,7 +76,7 @@ def test_the_page_holds_errors_rows_and_reasons(validation: Validation) -> None:
             assert f"{100 * row.relative_error:+.1f}%" in page
     assert "<b>moe" not in page
     assert "&lt;b&gt;moe&lt;/b&gt;</td><td" in page
-    assert "mixture of experts" in page
+    assert "experts of a token" in page
     assert 'aria-label="Errors by source"' in page
     assert validation.summary.memory is not None
     assert f"{100 * validation.summary.memory.median:.1f}%" in page

@@ -8,6 +8,7 @@ import pytest
 from shardwright.benchmarks.row_model import model_of_row
 from shardwright.benchmarks.skipped_row import SkippedRowError
 from shardwright.benchmarks.table import read_table
+from shardwright.costmodel.feed_forward import MixtureOfExperts
 from shardwright.costmodel.model import FeedForward
 from tests.benchmarks.rows import row
 
@@ -93,8 +94,8 @@ def test_unknown_kv_heads_are_an_assumption() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"experts": 8}, "mixture of experts"),
-        ({"model": "gpt-oss-20b", **NO_SIZES}, "mixture of experts"),
+        ({"experts": 8}, "experts of a token"),
+        ({"experts": 8, "topk": 9}, "experts of a token"),
         ({"model": "Nemotron-8B", **NO_SIZES}, "architecture unknown"),
         ({"model": "Llama-like-13B", "hidden": None}, "architecture unknown"),
         ({"model": "Llama-like-13B", "vocab": None}, "vocab unknown"),
@@ -106,3 +107,17 @@ def test_unknown_kv_heads_are_an_assumption() -> None:
 def test_what_is_no_known_model_says_why(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(SkippedRowError, match=reason):
         model_of_row(row(**changes))
+
+
+def test_experts_as_the_row_states_them() -> None:
+    stated = {"model": "Some-MoE", "params_b": None, "experts": 16, "topk": 4, "moe_ffn": 1024, "ffn_hidden": None}
+    model, assumptions = model_of_row(row(**stated))
+    ffn = model.layer_classes[0].ffn
+    assert ffn == MixtureOfExperts(experts=16, top_k=4, expert_width=1024)
+    assert "family unknown: gated feed-forward, no biases" in assumptions
+
+
+def test_a_public_mixture_of_experts_is_its_preset() -> None:
+    """Its name begins as a dense family's does; its windows, sinks and biases no column states."""
+    model, _ = model_of_row(row(**{"model": "GPT-OSS 20B", "params_b": None, **NO_SIZES, "experts": 32, "topk": 4}))
+    assert any(block.attention.window for block in model.layer_classes)

@@ -134,8 +134,8 @@ def test_hybrid_sharding_without_a_number_is_within_a_node() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"cp": 2}, "context parallelism"),
-        ({"ep": 8}, "expert parallelism"),
+        ({"cp": 2}, r"tp \* pp \* cp \* dp is not"),
+        ({"ep": 48}, "experts over the ranks"),
         ({"offload": "params+optimizer (full offload)"}, "offload of parameters"),
         ({"offload": "activations(checkpoint-in-cpu)"}, "offload of parameters or activations"),
         ({"tp": None}, "tp or pp unknown"),

@@ -80,8 +80,6 @@ def test_the_framework_is_the_stack() -> None:
     ("changes", "reason"),
     [
         ({"reason": "fine-tuning row"}, "fine-tuning row"),
-        ({"precision": "fp8 linear + bf16"}, "fp8 compute"),
-        ({"precision": "float8 tensorwise"}, "fp8 compute"),
         ({"precision": None}, "precision unknown"),
         ({"precision": "int4"}, "precision 'int4' is not known"),
         ({"attention": "magic"}, "attention 'magic' is not known"),

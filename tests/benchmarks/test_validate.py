@@ -72,9 +72,9 @@ def test_no_row_is_dropped(tmp_path: Path) -> None:
         LLAMA_ROW | {"id": "moe", "experts": 8},
         LLAMA_ROW | {"id": "no-metric", "metric_value": None},
         LLAMA_ROW | {"id": "fine-tuning", "reason": "fine-tuning row"},
-        LLAMA_ROW | {"id": "fp8", "precision": "fp8"},
+        LLAMA_ROW | {"id": "int3", "precision": "int3"},
     )
-    assert [row.id for row in result.rows] == ["llama-1", "moe", "no-metric", "fine-tuning", "fp8"]
+    assert [row.id for row in result.rows] == ["llama-1", "moe", "no-metric", "fine-tuning", "int3"]
     assert [row.skipped is None for row in result.rows] == [True, False, False, False, False]
     assert all(row.predicted is None and row.relative_error is None for row in result.rows[1:])
     summary = result.summary
@@ -228,7 +228,7 @@ def test_tables_show_errors_reasons_and_worst_rows(tmp_path: Path) -> None:
     console.print(validation_tables(result))
     text = console.export_text()
     assert "1 of 2 rows predicted, 1 skipped" in text
-    assert "mixture of experts" in text
+    assert "experts of a token" in text
     assert "llama-1" in text
     error = result.rows[0].relative_error
     assert error is not None

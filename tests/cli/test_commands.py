@@ -223,3 +223,34 @@ def test_more_noise_is_a_slower_step(command: Command, plan_path: Path) -> None:
     assert quiet["straggler"] == 0
     assert noisy["straggler"] > 0
     assert_one_line(command("explain", plan_path, "--step-noise", "1.5"), "--step-noise is 1.5", "a share from 0")
+
+
+def test_a_plan_may_say_lower_precision_and_is_not_said_to_run(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "fp8.json"
+    result = command("plan", "llama-3.2-1b", *JOB, "--linear-precision", "fp8", "--out", path)
+    assert read_plan_file(path).training.precision.linear == "fp8"
+    assert f"wrote {path}" in result.out
+    assert "train with it" not in result.out
+    assert_one_line(command("run", path), "linear precision fp8", "not run yet", "bf16")
+
+
+def test_a_plan_file_with_context_and_expert_parallelism(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "long.json"
+    command("plan", "qwen3-30b-a3b", *JOB, "--dp-shard", "8", "--zero-stage", "3", "--out", path)
+    written = json.loads(path.read_text())
+    plan = written["plan"]
+    plan["mesh"].update(dp_shard=2, cp=4, ep=8)
+    plan.update(micro_batch=1, microbatches=8, context_parallel="ring", expert_dispatch="deduplicated")
+    path.write_text(json.dumps(written))
+    explained = command("explain", path)
+    for words in (
+        "dp_shard2 x cp4 x ep8",
+        "ring over 4 ranks",
+        "expert parallel",
+        "does not search plans with cp or ep",
+    ):
+        assert words in explained.out
+    assert command("simulate", path, "--json").json()["step_seconds"] > 0
+    compared = command("compare", "qwen3-30b-a3b", *JOB, "--strategy", "zero3", "--plan", path)
+    assert "context by ring" in compared.out
+    assert_one_line(command("run", path), "cp 4", "not run yet")

@@ -30,6 +30,7 @@ OPERATIONS: dict[str, Callable[[OpTimes, Array], Array]] = {
     "memory": lambda times, size: times.memory_bound_seconds(size),
     "launches": lambda times, size: times.with_launches_seconds(size * 1e-9, 30),
     "all-gather": lambda times, size: times.collective_seconds("all_gather", size, GROUP),
+    "all-to-all": lambda times, size: times.collective_seconds("all_to_all", size, GROUP),
     "all-reduce": lambda times, size: times.collective_seconds("all_reduce", size, GROUP),
     "send": lambda times, size: times.collective_seconds("send", size, RankGroup(1.0, 2.0, 4.0)),
     "copy": lambda times, size: times.host_copy_seconds(size),

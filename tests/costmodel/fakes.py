@@ -7,19 +7,22 @@ import numpy as np
 
 from shardwright.costmodel.cluster import ClusterSpec, Device, Host, Link, NodeGroup
 from shardwright.costmodel.constants import CALIBRATED, Constants
-from shardwright.costmodel.model import Block, BlockRun, FeedForward, ModelSpec, MultiHeadAttention
+from shardwright.costmodel.model import Block, BlockRun, FeedForward, MixtureOfExperts, ModelSpec, MultiHeadAttention
 from shardwright.costmodel.op_times import Array, CollectiveName, Number, RankGroup
+from shardwright.costmodel.training import LinearFormat
 
 
 @dataclass(frozen=True)
 class RoundTimes:
-    """1 second per TFLOP, per GB of collective over more than one rank, per 10 GB copied; memory traffic is free."""
+    """1 second per TFLOP, half of it in low precision, 1 per GB of collective, per 10 GB copied; memory traffic is free."""
 
     basis: Literal["catalog", "profile"] = "catalog"
     constants: Constants = CALIBRATED
 
-    def matmul_seconds(self, m: Number, k: Number, n: Number, *, groups: Number = 1) -> Array:
-        return np.asarray(2.0 * m * k * n * groups * 1e-12)
+    def matmul_seconds(
+        self, m: Number, k: Number, n: Number, *, groups: Number = 1, low: LinearFormat | None = None
+    ) -> Array:
+        return np.asarray(2.0 * m * k * n * groups * (0.5e-12 if low else 1e-12))
 
     def attention_seconds(self, flops: Number, *, head_size: Number, backward: bool) -> Array:
         return np.asarray(flops * 1e-12)
@@ -53,6 +56,20 @@ def small_model(*, layers: int = 4, hidden: int = 64, tied: bool = False) -> Mod
         vocab_size=1000,
         blocks=(BlockRun(count=layers, block=block),),
         tied_embeddings=tied,
+    )
+
+
+def small_experts(*, layers: int = 4, hidden: int = 64) -> ModelSpec:
+    """The same with eight experts of half that width, two for each token, and a shared one as wide."""
+    plain = small_model(layers=layers, hidden=hidden).blocks[0].block
+    experts = MixtureOfExperts(experts=8, top_k=2, expert_width=hidden, shared_width=hidden)
+    block = Block(attention=plain.attention, ffn=experts)
+    return ModelSpec(
+        name="small experts",
+        family="qwen3_moe",
+        hidden_size=hidden,
+        vocab_size=1000,
+        blocks=(BlockRun(count=layers, block=block),),
     )
 
 

@@ -58,7 +58,9 @@ class TestCollective:
     group = RankGroup(ranks_per_node=4, nodes=2, sharing=1)
 
     def test_gpus_use_nccl(self) -> None:
-        expected = Collectives(round_cluster(), CALIBRATED, CALIBRATED.busy_nic_share).seconds("all_reduce", 1e6, self.group)
+        expected = Collectives(round_cluster(), CALIBRATED, CALIBRATED.busy_nic_share).seconds(
+            "all_reduce", 1e6, self.group
+        )
         assert times().collective_seconds("all_reduce", 1e6, self.group) == expected
 
     def test_cpus_use_gloo(self) -> None:
@@ -81,3 +83,35 @@ def test_every_time_broadcasts() -> None:
     groups = RankGroup(np.array([1.0, 4.0]), np.array([1.0, 2.0]), np.array([1.0, 1.0]))
     assert times().collective_seconds("all_gather", sizes, groups).shape == (2, 2)
     assert times().matmul_seconds(sizes, 64, np.array([64.0, 128.0])).shape == (2, 2)
+
+
+class TestLowPrecision:
+    def test_a_large_matmul_runs_at_the_peak_and_share_of_its_format(self) -> None:
+        h100 = CatalogTimes(load_cluster("h100-sxm:8"), TrainingSpec(seq_len=8, global_batch=8))
+        size = (16384, 16384, 16896)
+        ratio = h100.matmul_seconds(*size) / h100.matmul_seconds(*size, low="fp8")
+        assert ratio == pytest.approx(1978.9 * 0.71 / (989.4 * 0.80))
+
+    def test_a_thin_one_reads_half_the_bytes(self) -> None:
+        thin = (8, 8192, 8192)
+        moved = 1 * (8 * 8192 + 8192 * 8192) + 2 * 8 * 8192
+        h100 = CatalogTimes(load_cluster("h100-sxm:8"), TrainingSpec(seq_len=8, global_batch=8))
+        assert h100.matmul_seconds(*thin, low="fp8") == pytest.approx(h100.memory_bound_seconds(moved))
+
+    @pytest.mark.parametrize(
+        ("cluster", "linear", "says"),
+        [
+            ("a100:8", "fp8", "a100-sxm-80gb has no matmuls in fp8; leave linear out"),
+            ("h100:8", "mxfp8", "h100-sxm has no matmuls in mxfp8; it has fp8$"),
+            ("h100:8", "nvfp4", "h100-sxm has no matmuls in nvfp4; it has fp8$"),
+        ],
+    )
+    def test_a_device_without_the_format_says_what_it_has(self, cluster: str, linear: str, says: str) -> None:
+        precision = Precision.parse({"linear": linear}, source="test")
+        with pytest.raises(SpecError, match=says):
+            CatalogTimes(load_cluster(cluster), TrainingSpec(seq_len=8, global_batch=8, precision=precision))
+
+    def test_blackwell_has_them_all(self) -> None:
+        for linear in ("fp8", "mxfp8", "nvfp4"):
+            precision = Precision.parse({"linear": linear}, source="test")
+            CatalogTimes(load_cluster("b200:8"), TrainingSpec(seq_len=8, global_batch=8, precision=precision))

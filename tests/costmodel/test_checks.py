@@ -3,9 +3,10 @@
 import pytest
 
 from shardwright.costmodel import InfeasibleError, SpecError, check_memory, check_plan, estimate_plan
+from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.plan import LayerRun, Mesh, Plan, Stage
 from shardwright.costmodel.training import TrainingSpec
-from tests.costmodel.fakes import round_cluster, small_model
+from tests.costmodel.fakes import round_cluster, small_experts, small_model
 
 TRAINING = TrainingSpec(seq_len=128, global_batch=16)
 
@@ -29,7 +30,10 @@ def plan(
             plan(dp_replicate=16, microbatches=1, micro_batch=1),
             r"needs 16 ranks \(dp_replicate16\) and round has 8 devices",
         ),
-        (plan(layers=(1, 1, 1, 1, 1)), "5 stages are more than the 4 layers of small"),
+        (
+            plan(layers=(1, 1, 1, 1, 1, 1, 1)),
+            "7 stages are more than the 4 layers of small, its embedding and its head",
+        ),
         (plan(layers=(2, 3)), "hold 5 layers and small has 4"),
         (plan(microbatches=7), "dp 1 x micro batch 2 x 7 microbatches is 14 sequences, the global batch is 16"),
         (plan(tp=3), "tp 3 does not divide the 4 attention heads of small; allowed: 1, 2$"),
@@ -39,6 +43,60 @@ def plan(
 def test_what_does_not_divide_is_named(wrong: Plan, says: str) -> None:
     with pytest.raises(SpecError, match=says):
         check_plan(wrong, small_model(), round_cluster(), TRAINING)
+
+
+def shared(context_parallel: str, **mesh: int) -> Plan:
+    degrees = Mesh.parse(mesh, source="test")
+    return plan(microbatches=8).model_copy(update={"mesh": degrees, "context_parallel": context_parallel})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "seq_len", "says"),
+    [
+        (shared("ring", cp=4), 124, r"cp 4 \(ring\) cuts a sequence into 8 parts and 124 tokens .* does is 128$"),
+        (shared("all-gather", cp=2, tp=2), 132, r"into 8 parts and 132 tokens don't divide by that; .* is 128$"),
+        (
+            shared("ulysses", cp=2, tp=2),
+            128,
+            r"tp 2 leaves 1 KV heads of small on one; allowed: 1; ring and all-gather",
+        ),
+    ],
+)
+def test_context_parallelism_that_does_not_divide(wrong: Plan, seq_len: int, says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        check_plan(wrong, small_model(), round_cluster(), TrainingSpec(seq_len=seq_len, global_batch=16))
+
+
+def test_ulysses_has_no_halves_to_deal() -> None:
+    training = TrainingSpec(seq_len=130, global_batch=16)
+    check_plan(shared("ulysses", cp=2), small_model(), round_cluster(), training)
+    with pytest.raises(SpecError, match="cuts a sequence into 4 parts"):
+        check_plan(shared("ring", cp=2), small_model(), round_cluster(), training)
+
+
+def test_experts_that_ep_does_not_divide() -> None:
+    spread = plan(zero=1, dp_shard=3, ep=3, microbatches=1, micro_batch=1)
+    training = TrainingSpec(seq_len=128, global_batch=3)
+    with pytest.raises(SpecError, match="ep 3 does not divide the 8 experts of small experts; allowed: 1, 2, 4, 8"):
+        check_plan(spread, small_experts(), round_cluster(), training)
+    with pytest.raises(SpecError, match="ep 3 spreads experts and small has none; set ep 1"):
+        check_plan(spread, small_model(), round_cluster(), training)
+
+
+def test_whole_experts_need_not_divide_by_tp() -> None:
+    training = TrainingSpec(seq_len=128, global_batch=4)
+    odd = small_experts(hidden=60)
+    model = odd.model_validate(odd.model_dump() | {"blocks": _with_expert_width(odd, 61)})
+    whole = plan(zero=1, dp_shard=4, tp=2, ep=8, microbatches=1, micro_batch=1)
+    check_plan(whole, model, round_cluster(), training)
+    with pytest.raises(SpecError, match="tp 2 does not divide the 61 columns of an expert"):
+        check_plan(plan(zero=1, dp_shard=4, tp=2, microbatches=1, micro_batch=1), model, round_cluster(), training)
+
+
+def _with_expert_width(model: ModelSpec, width: int) -> list[dict[str, object]]:
+    (run,) = model.model_dump()["blocks"]
+    run["block"]["ffn"]["expert_width"] = width
+    return [run]
 
 
 def test_a_sequence_that_tp_does_not_divide() -> None:

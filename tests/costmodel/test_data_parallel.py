@@ -13,13 +13,21 @@ PARAMETERS = 1e9  # gathered: 2 seconds of bf16; reduced: 4 seconds of fp32
 SLOWED = CALIBRATED.collective_multiprocessors / 100  # of the round device's multiprocessors
 
 
-def traffic(*, compute: float = 100.0, kind: str = "gpu", freed: bool = True, **degrees: int) -> DataParallel:
+def traffic(
+    *,
+    compute: float = 100.0,
+    kind: str = "gpu",
+    freed: bool = True,
+    experts: float = 0.0,
+    gathered: int = 2,
+    **degrees: int,
+) -> DataParallel:
     cluster = round_cluster(kind=kind)  # type: ignore[arg-type] # "gpu" or "cpu"
     training = TrainingSpec(seq_len=8, global_batch=8, precision=Precision())
     one = np.full((1, 1), compute)
     return DataParallel(
         cluster, training, RoundTimes(), candidates(host_optimizer=degrees.pop("host", 0), **degrees),
-        np.full((1, 1), PARAMETERS), np.array([freed]), one, one[..., None],
+        np.full((1, 1), PARAMETERS), np.full((1, 1), experts), np.array([gathered]), np.array([freed]), one, one[..., None],
     )  # fmt: skip
 
 
@@ -82,3 +90,27 @@ def test_copies_and_network_hide_behind_the_same_compute_side_by_side() -> None:
     data = traffic(compute=1.0, dp_shard=8, zero_stage=3, host=1)
     found = data.in_forward()
     assert found.network.item() + found.host_copy.item() == pytest.approx(2 - 1 + SLOWED * 1)
+
+
+def test_context_parallel_ranks_hold_shards_and_sum_gradients() -> None:
+    alone = traffic(kind="cpu", dp_shard=1, cp=8, zero_stage=3)
+    assert alone.in_forward().network.item() == pytest.approx(2)
+    assert alone.in_backward().network.item() == pytest.approx(2 + 4)
+    host = traffic(kind="cpu", dp_shard=2, cp=4, zero_stage=1, host=1)
+    assert host.in_first_forward().host_copy.item() == pytest.approx(0.05)
+    replicas = traffic(kind="cpu", cp=8, zero_stage=0)
+    assert replicas.in_last_backward().network.item() == pytest.approx(4)
+
+
+def test_experts_have_shards_and_replicas_of_their_own() -> None:
+    """As many parameters again on each rank, of experts that ep spreads over all shards: nothing to gather or reduce."""
+    spread = traffic(kind="cpu", dp_shard=8, ep=8, zero_stage=3, experts=PARAMETERS)
+    assert spread.in_forward().network.item() == pytest.approx(2)
+    shared = traffic(kind="cpu", dp_shard=8, ep=4, zero_stage=3, experts=PARAMETERS)
+    assert shared.in_forward().network.item() == pytest.approx(2 + 2)
+    copied = traffic(kind="cpu", dp_shard=4, dp_replicate=2, ep=4, zero_stage=1, experts=PARAMETERS)
+    assert copied.in_last_backward().network.item() == pytest.approx(4 + 4 / 4 + 4)
+
+
+def test_weights_gathered_in_a_byte_take_half_the_time() -> None:
+    assert traffic(kind="cpu", dp_shard=8, zero_stage=3, gathered=1).in_forward().network.item() == pytest.approx(1)

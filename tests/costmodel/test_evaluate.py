@@ -8,8 +8,8 @@ from shardwright.costmodel.constants import CALIBRATED
 from shardwright.costmodel.evaluate import plan_costs
 from shardwright.costmodel.huggingface import load_model
 from shardwright.costmodel.plan import LayerRun, Mesh, Plan, Stage
-from shardwright.costmodel.training import TrainingSpec
-from tests.costmodel.fakes import RoundTimes, round_cluster, small_model
+from shardwright.costmodel.training import Precision, TrainingSpec
+from tests.costmodel.fakes import RoundTimes, round_cluster, small_experts, small_model
 
 LLAMA = load_model("llama-3.1-8b")
 H100 = load_cluster("h100-sxm:64")
@@ -178,3 +178,54 @@ def test_memory_by_hand_under_zero_3() -> None:
     weights = 4 * (64 * 128 + 64 * 64 + 3 * 64 * 128 + 2 * 64) + 64_000 + 64_064
     assert memory.parameters == pytest.approx(4 * weights / 8)
     assert memory.optimizer_state == pytest.approx(8 * weights / 8)
+
+
+def test_memory_of_experts_by_hand() -> None:
+    """Eight ranks, two for each quarter of the experts: those are sharded over two ranks, all else over eight."""
+    runs = (LayerRun(count=4, zero_stage=1),)
+    one = Plan(mesh=Mesh(dp_shard=8, ep=4), micro_batch=1, microbatches=1, stages=(Stage(layers=runs),))
+    training = TrainingSpec(seq_len=128, global_batch=8)
+    (memory,) = estimate_plan(small_experts(), round_cluster(), training, one, RoundTimes()).memory
+    expert = 3 * 64 * 64
+    rest = 4 * (64 * 128 + 64 * 64 + 2 * 64 + 64 * 8 + expert) + 64_000 + 64_064
+    own_experts = 4 * 8 * expert / 4
+    assert memory.parameters == pytest.approx(4 * (rest / 8 + own_experts / 2))
+    assert memory.optimizer_state == pytest.approx(8 * (rest / 8 + own_experts / 2))
+    assert memory.gathered_parameters == pytest.approx(2 * (rest + own_experts))
+    assert memory.communication_buffers == 4 * 64_064
+    assert memory.communicators == 3 * CALIBRATED.communicator_bytes  # of the shards, of the experts, of all ranks
+
+
+def test_context_parallelism_shares_activations_and_shards_over_its_ranks() -> None:
+    whole = plan(1, zero=3, tp=1)
+    shared = whole.model_copy(update={"mesh": Mesh(dp_shard=16, cp=4), "microbatches": 4})
+    found, alone = estimate(shared), estimate(whole)
+    assert found.memory[0].parameters == pytest.approx(alone.memory[0].parameters)
+    assert found.memory[0].logits == pytest.approx(alone.memory[0].logits / 4)
+    assert found.step.context_parallel > 0
+    assert found.model_flops == alone.model_flops
+    assert found.step.compute == pytest.approx(alone.step.compute, rel=0.1)
+
+
+def test_every_part_of_a_step_is_simulated_too() -> None:
+    pipeline = Plan(
+        mesh=Mesh(pp=2, dp_shard=2, cp=2, tp=2, ep=4),
+        micro_batch=1,
+        microbatches=4,
+        stages=tuple(Stage(layers=(LayerRun(count=2, recompute="full", zero_stage=2),)) for _ in range(2)),
+        context_parallel="ring",
+        expert_dispatch="deduplicated",
+    )
+    training = TrainingSpec(seq_len=128, global_batch=8)
+    run = (small_experts(), round_cluster(nodes=4), training, pipeline, RoundTimes())
+    found = estimate_plan(*run)
+    assert found.step.expert_parallel > 0 < found.step.context_parallel
+    assert simulate_plan(*run).step_seconds == pytest.approx(found.step_seconds)
+
+
+def test_fp8_is_faster_where_matmuls_are_large_and_mfu_counts_the_peak_of_bf16() -> None:
+    lower = TRAINING.model_copy(update={"precision": Precision(linear="fp8")})
+    one = plan(1, zero=3, tp=1)
+    eight, sixteen = estimate_plan(LLAMA, H100, lower, one), estimate(one)
+    assert 0.5 * sixteen.step.compute < eight.step.compute < sixteen.step.compute
+    assert eight.mfu == pytest.approx(sixteen.mfu * sixteen.step_seconds / eight.step_seconds)

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from shardwright.costmodel import operators
+from shardwright.costmodel.candidates import CONTEXT_PARALLEL, EXPERT_DISPATCH
+from shardwright.costmodel.model import Block
 from shardwright.costmodel.row_work import WorkModel
 from shardwright.costmodel.stacks import named_stack
 from shardwright.costmodel.tables import POLICIES
 from shardwright.costmodel.training import Precision, TrainingSpec
-from tests.costmodel.fakes import RoundTimes, round_cluster, small_model
+from tests.costmodel.fakes import RoundTimes, round_cluster, small_experts, small_model
 from tests.costmodel.test_candidates import candidates
 
 HIDDEN, SEQ, BATCH = 64, 128, 2
@@ -137,3 +139,101 @@ def test_norms_of_queries_and_keys_cost_traffic_and_memory() -> None:
     assert backward[0] - backward[1] == 14 * heads
     kept = [model.layer(block).activation_bytes_by_policy[0, 0] for model in [work()] for block in (normed, plain)]
     assert kept[0] - kept[1] == TOKENS * (4 + 2) * heads
+
+
+def expert_work(**degrees: int) -> WorkModel:
+    chosen = candidates(micro_batch=BATCH, expert_dispatch=EXPERT_DISPATCH.index("all-to-all"), **degrees)
+    return WorkModel(small_experts(hidden=HIDDEN), round_cluster(), work().training, RoundTimes(), chosen)
+
+
+def test_context_parallelism_shares_tokens_and_attention_evenly() -> None:
+    whole, shared = work(), work(cp=4, context_parallel=CONTEXT_PARALLEL.index("all-gather"))
+    block = whole.model.layer_classes[0]
+    all_of_it, part = whole.layer(block), shared.layer(block)
+    for name in ("forward_seconds", "backward_seconds", "activation_bytes_by_policy", "parameters"):
+        ranks = 1 if name == "parameters" else 4
+        np.testing.assert_allclose(getattr(part, name), getattr(all_of_it, name) / ranks, err_msg=name)
+    keys_values = 2 * TOKENS * 2 * 32 * 1e-9
+    assert part.context_parallel_forward_seconds[0] == pytest.approx(keys_values)
+    by_policy = dict(zip(POLICIES, part.context_parallel_backward_seconds_by_policy[0], strict=True))
+    assert by_policy == pytest.approx({"none": 2 * keys_values, "selective": 2 * keys_values, "full": 3 * keys_values})
+    assert all_of_it.context_parallel_forward_seconds[0] == 0
+
+
+def test_unfused_attention_over_context_parallel_ranks_is_as_much_work() -> None:
+    whole, shared = work(attention="unfused"), work(attention="unfused", cp=4)
+    block = whole.model.layer_classes[0]
+    assert shared.layer(block).forward_seconds[0] == pytest.approx(whole.layer(block).forward_seconds[0] / 4)
+
+
+ROUTER, EXPERT = HIDDEN * 8, 3 * HIDDEN * HIDDEN
+ATTENTION = 64 * 128 + 64 * 64
+
+
+@pytest.mark.parametrize(
+    "degrees",
+    [
+        dict(dp_shard=8),
+        dict(dp_shard=8, ep=8),
+        dict(dp_shard=4, tp=2, ep=8, sequence_parallel=1),
+        dict(dp_shard=2, tp=4, ep=2, sequence_parallel=1),
+        dict(dp_shard=2, cp=2, tp=2, ep=4, sequence_parallel=1),
+    ],
+    ids=str,
+)
+def test_flops_of_experts_do_not_depend_on_where_they_lie(degrees: dict[str, int]) -> None:
+    """Two experts and the shared one for every token, and the router, which every tp rank computes."""
+    model = expert_work(**degrees)
+    tp, cp = degrees.get("tp", 1), degrees.get("cp", 1)
+    split = 2 * (ATTENTION + 3 * EXPERT) * TOKENS / (tp * cp) * 1e-12
+    core = 2 * 2 * TOKENS * (SEQ + 1) / 2 * 64 / (tp * cp) * 1e-12
+    found = model.layer(model.model.layer_classes[0]).forward_seconds[0]
+    assert found == pytest.approx(split + core + 2 * ROUTER * TOKENS / cp * 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "rest", "experts"),
+    [
+        (dict(dp_shard=8), ROUTER + ATTENTION + 9 * EXPERT, 0),
+        (dict(dp_shard=8, ep=4), ROUTER + ATTENTION + EXPERT, 8 * EXPERT / 4),
+        (dict(dp_shard=4, tp=2, ep=4), ROUTER + (ATTENTION + EXPERT) / 2, 8 * EXPERT / 4),
+        (dict(dp_shard=2, tp=4, ep=2), ROUTER + (ATTENTION + EXPERT) / 4, 8 * EXPERT / 4),
+    ],
+    ids=str,
+)
+def test_experts_that_ep_spreads_are_counted_apart(degrees: dict[str, int], rest: float, experts: float) -> None:
+    model = expert_work(**degrees)
+    layer = model.layer(model.model.layer_classes[0])
+    assert (layer.parameters[0], layer.expert_parameters[0]) == (rest + 2 * HIDDEN, experts)
+
+
+def test_experts_elsewhere_need_no_gather_over_tp_but_the_shared_one_does() -> None:
+    apart, together = (expert_work(dp_shard=4, tp=2, ep=ep, sequence_parallel=1) for ep in (8, 1))
+    block = apart.model.layer_classes[0]
+    alone = Block(attention=block.attention, ffn=block.ffn.model_copy(update={"shared_width": 0}))
+    pair = 2 * 2 * TOKENS * HIDDEN * 1e-9
+    assert together.layer(alone).tensor_parallel_forward_seconds[0] == pytest.approx(2 * pair)
+    assert apart.layer(block).tensor_parallel_forward_seconds[0] == pytest.approx(2 * pair)
+    assert apart.layer(alone).tensor_parallel_forward_seconds[0] == pytest.approx(pair)
+    assert apart.layer(block).expert_parallel_forward_seconds[0] == pytest.approx(
+        2 * 2 * 2 * TOKENS / 2 * HIDDEN * 1e-9
+    )
+
+
+def test_low_precision_halves_weight_matmuls_and_neither_router_nor_attention() -> None:
+    model = expert_work(dp_shard=8)
+    lower = model.training.model_copy(update={"precision": Precision(linear="fp8")})
+    low = WorkModel(model.model, model.cluster, lower, model.times, model.candidates)
+    block = model.model.layer_classes[0]
+    saved = model.layer(block).forward_seconds - low.layer(block).forward_seconds
+    assert saved[0] == pytest.approx(2 * (ATTENTION + 3 * EXPERT) * TOKENS / 2 * 1e-12)
+    assert low.head().forward_seconds[0] == model.head().forward_seconds[0]
+
+
+def test_sequence_parallelism_gathers_in_fp8_what_it_reduces_in_bf16() -> None:
+    model = work(tp=4, sequence_parallel=1)
+    lower = model.training.model_copy(update={"precision": Precision(linear="fp8", gather="fp8")})
+    low = WorkModel(model.model, model.cluster, lower, model.times, model.candidates)
+    block = model.model.layer_classes[0]
+    assert low.layer(block).tensor_parallel_forward_seconds[0] == pytest.approx(2 * (1 + 2) * TOKENS * HIDDEN * 1e-9)
+    assert low.head().tensor_parallel_forward_seconds[0] == model.head().tensor_parallel_forward_seconds[0]

@@ -133,3 +133,34 @@ class TestFinished:
         with pytest.raises(SpecError, match="is of step 2 and the run is to end at step 2; give more steps"):
             launch(write(tmp_path, ONE), again)
         assert not again.out.exists()
+
+
+class TestWhatIsNotRunYet:
+    """It can be estimated and compared; the engine would leave it out in silence."""
+
+    @staticmethod
+    def changed(mesh: dict[str, int] | None = None, **training: object) -> PlanFile:
+        four = tiny(plan((layers(zero=3),), dp_shard=4, microbatches=1))
+        data = four.model_dump(mode="json")
+        data["plan"]["mesh"].update(mesh or {})
+        data["training"].update(training)
+        return PlanFile.parse(data, source="test")
+
+    @pytest.mark.parametrize(
+        ("mesh", "training", "says"),
+        [
+            ({"dp_shard": 2, "cp": 2}, {}, "cp 2 can be estimated and compared, not run yet; plan with cp 1"),
+            ({"ep": 2}, {}, "ep 2 can be estimated and compared, not run yet; plan with ep 1"),
+            ({}, {"precision": {"linear": "fp8"}}, "fp8 can be estimated and compared, not run yet; plan without it"),
+            ({}, {"expert_capacity": 1.5}, "expert_capacity can be estimated and compared, not run yet; leave it out"),
+        ],
+    )
+    def test_is_refused(self, tmp_path: Path, mesh: dict[str, int], training: dict[str, object], says: str) -> None:
+        assert says in refused(tmp_path, self.changed(mesh, **training))
+
+    def test_a_stage_without_layers(self, tmp_path: Path) -> None:
+        data = tiny(plan((layers(1),), (layers(1),), pp=2)).model_dump(mode="json")
+        first, second = data["plan"]["stages"]
+        second["layers"][0]["count"] += first["layers"][0]["count"]
+        first["layers"] = []
+        assert "of which one holds no layer" in refused(tmp_path, PlanFile.parse(data, source="test"))

@@ -1,5 +1,6 @@
 """Random valid runs: a model, a cluster, a batch and a plan that divides them."""
 
+import math
 from typing import NamedTuple
 
 from hypothesis import strategies as st
@@ -98,7 +99,7 @@ def clusters(draw: st.DrawFn, devices: int) -> ClusterSpec:
     peak = draw(st.floats(1e13, 3e15))
     device = Device(
         name="random", memory_bytes=draw(st.floats(1e9, 1e12)), memory_bytes_per_s=draw(st.floats(1e11, 1e13)),
-        peak_flops_per_s={"bf16": peak, "fp32": peak / 8}, multiprocessors=draw(st.integers(1, 200)),
+        peak_flops_per_s={"bf16": peak, "fp32": peak / 8, "fp8": 2 * peak, "fp4": 4 * peak}, multiprocessors=draw(st.integers(1, 200)),
         launch_seconds=draw(st.floats(0, 1e-4)),
     )  # fmt: skip
     group = NodeGroup(
@@ -129,6 +130,33 @@ def _stage(draw: st.DrawFn, count: int, zero_stages: list[int]) -> Stage:
 
 
 @st.composite
+def contexts(draw: st.DrawFn, tp: int) -> tuple[int, str]:
+    """A degree and a way that divide: of at least 8 KV heads, tp leaves 8 / tp to Ulysses."""
+    cp, exchange = draw(st.sampled_from([1, 1, 2, 4])), draw(st.sampled_from(["all-gather", "ring", "ulysses"]))
+    return cp, "ring" if exchange == "ulysses" and (8 // tp) % cp else exchange
+
+
+@st.composite
+def meshes(draw: st.DrawFn, model: ModelSpec, degrees: dict[str, int]) -> Mesh:
+    """Experts spread in any way that folds, where there are some."""
+    counts = [block.ffn.experts for block in model.layer_classes if isinstance(block.ffn, MixtureOfExperts)]
+    tp, ranks = degrees["tp"], degrees["dp_shard"] * degrees["cp"] * degrees["tp"]
+    folds = [
+        ep
+        for ep in range(1, 1 + math.gcd(*counts))
+        if math.gcd(*counts) % ep == 0 and ranks % ep == 0 and (ep % tp == 0 or tp % ep == 0)
+    ]
+    return Mesh.parse({**degrees, "ep": draw(st.sampled_from(folds or [1]))}, source="test")
+
+
+@st.composite
+def precisions(draw: st.DrawFn) -> dict[str, str | None]:
+    linear = draw(st.sampled_from([None, None, "fp8", "mxfp8", "nvfp4"]))
+    gather = draw(st.sampled_from([None, "fp8"])) if linear == "fp8" else None
+    return {"compute": draw(st.sampled_from(["bf16", "fp32"])), "linear": linear, "gather": gather}
+
+
+@st.composite
 def runs(draw: st.DrawFn) -> Run:
     pp, dp_replicate, dp_shard, tp = draw(POWERS), draw(POWERS), draw(POWERS), draw(POWERS)
     chunks = draw(st.integers(2, 4)) if pp > 1 and draw(st.booleans()) else 1
@@ -137,26 +165,34 @@ def runs(draw: st.DrawFn) -> Run:
     micro_batch = draw(st.integers(1, 4))
     zero_stages = draw(st.sampled_from([[1], [2], [3], [2, 3]])) if dp_shard > 1 else [0]
     sizes = draw(st.lists(st.integers(1, 6), min_size=pp * chunks, max_size=pp * chunks))
+    model = draw(models(sum(sizes)))
+    cp, exchange = draw(contexts(tp))
+    mesh = draw(meshes(model, {"pp": pp, "dp_replicate": dp_replicate, "dp_shard": dp_shard, "cp": cp, "tp": tp}))
     plan = Plan.parse(
         {
-            "mesh": Mesh(pp=pp, dp_replicate=dp_replicate, dp_shard=dp_shard, tp=tp),
+            "mesh": mesh,
+            "context_parallel": exchange,
+            "expert_dispatch": draw(st.sampled_from(["all-to-all", "deduplicated"])),
             "micro_batch": micro_batch,
             "microbatches": microbatches,
             "schedule": schedule,
             "stages": [draw(_stage(size, zero_stages)) for size in sizes],
-            "sequence_parallel": draw(st.booleans()),
+            "sequence_parallel": True if tp > 1 and mesh.ep > 1 else draw(st.booleans()),
             "offload": Offload(optimizer_fraction=draw(st.sampled_from([0, 1]))),
         },
         source="test",
     )
     training = TrainingSpec.parse(
         {
-            "seq_len": 8 * draw(st.integers(1, 2000)), "global_batch": plan.global_batch,
+            "seq_len": 64 * draw(st.integers(1, 250)), "global_batch": plan.global_batch,
             "optimizer": draw(st.sampled_from(["adamw", "sgd"])),
             "attention": draw(st.sampled_from(["flash", "unfused"])),
-            "precision": {"compute": draw(st.sampled_from(["bf16", "fp32"]))},
+            "precision": draw(precisions()),
+            "expert_imbalance": draw(st.floats(1, 3)),
+            "expert_capacity": draw(st.none() | st.floats(0.5, 4)),
+            "routing": draw(st.sampled_from(["random", "consecutive"])),
             "stack": draw(st.sampled_from(stack_names())),
         },
         source="test",
     )  # fmt: skip
-    return Run(draw(models(sum(sizes))), draw(clusters(plan.mesh.ranks)), training, plan)
+    return Run(model, draw(clusters(plan.mesh.ranks)), training, plan)

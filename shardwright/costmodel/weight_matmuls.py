@@ -1,0 +1,57 @@
+"""Seconds of weight matmuls, forward and backward, in the compute format or a lower one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .low_precision import operand_bytes
+from .op_times import Array, Number, OpTimes
+from .operators import Matmul
+from .training import LinearFormat, TrainingSpec
+
+_Shape = tuple[Number, Number, Number]
+
+
+@dataclass(frozen=True)
+class WeightMatmuls:
+    """Of every candidate, shapes (N,). `low`: the format that all but the sensitive ones run in; None: the compute format.
+
+    `sequence_split` (N,): ranks that the tokens are split over before what a matmul reads is gathered.
+    """
+
+    times: OpTimes
+    training: TrainingSpec
+    sequence_split: Array
+    low: LinearFormat | None = None
+
+    def forward_seconds(self, matmuls: list[Matmul]) -> Array:
+        """(m, k) (k, n), and making the operands where that is work of its own."""
+        return self._sum(matmuls, lambda w: (w.m, w.k, w.n)) + self._operand_seconds(matmuls)[0]
+
+    def backward_seconds(self, matmuls: list[Matmul]) -> Array:
+        """The gradient of the input, (m, n) (n, k), and of the weight, and making their operands."""
+        inputs = self._sum(matmuls, lambda w: (w.m, w.n, w.k))
+        return inputs + self.weight_gradient_seconds(matmuls) + self._operand_seconds(matmuls)[1]
+
+    def weight_gradient_seconds(self, matmuls: list[Matmul]) -> Array:
+        """(k, m) (m, n) of each."""
+        return self._sum(matmuls, lambda w: (w.k, w.m, w.n))
+
+    def _sum(self, matmuls: list[Matmul], shape_of: Callable[[Matmul], _Shape]) -> Array:
+        return sum(
+            (
+                self.times.matmul_seconds(*shape_of(w), groups=w.groups, low=None if w.sensitive else self.low)
+                for w in matmuls
+            ),
+            np.zeros(len(self.sequence_split)),
+        )
+
+    def _operand_seconds(self, matmuls: list[Matmul]) -> tuple[Array, Array]:
+        """(forward, backward)."""
+        nothing = np.zeros(len(self.sequence_split))
+        if self.low is None:
+            return nothing, nothing
+        moved = [operand_bytes(w, self.training, self.sequence_split) for w in matmuls if not w.sensitive]
+        forward, backward = (sum((each[side] for each in moved), nothing) for side in (0, 1))
+        return self.times.memory_bound_seconds(forward), self.times.memory_bound_seconds(backward)

@@ -1,0 +1,27 @@
+"""What a plan may say that can be estimated and compared, and that the engine does not run yet."""
+
+from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.plan_file import PlanFile
+
+
+def check_can_run(plan_file: PlanFile) -> None:
+    """Refuse what the engine would else leave out in silence.
+
+    Raises:
+        SpecError: naming the first such choice and what to plan with instead.
+    """
+    mesh, precision = plan_file.plan.mesh, plan_file.training.precision
+    for axis, degree in (("cp", mesh.cp), ("ep", mesh.ep)):
+        if degree > 1:
+            raise SpecError(f"{axis} {degree} can be estimated and compared, not run yet; plan with {axis} 1")
+    if precision.linear is not None:
+        raise SpecError(
+            f"linear precision {precision.linear} can be estimated and compared, not run yet; plan without it, in {precision.compute}"
+        )
+    stages = plan_file.plan.stages
+    if any(not stage.layers for stage in stages):
+        raise SpecError(
+            f"{len(stages)} stages of which one holds no layer can be estimated and compared, not run yet; give each a layer"
+        )
+    if plan_file.training.expert_capacity is not None:
+        raise SpecError("expert_capacity can be estimated and compared, not run yet; leave it out")
