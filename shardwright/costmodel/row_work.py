@@ -101,7 +101,8 @@ class WorkModel:
         backward_busy = backward_busy + self.times.memory_bound_seconds(moved_backward)
         forward = self.times.with_launches_seconds(forward_busy, self._stack.kernels_forward)
         backward = self.times.with_launches_seconds(backward_busy, self._stack.kernels_backward)
-        exposed_forward, exposed_backward = self._layer_tensor_parallel_seconds(block, forward, backward)
+        collectives = self._layer_tensor_parallel_seconds(block)
+        exposed_backward = self._exposed_seconds(collectives, backward)
         context = ContextExchange(self.cluster, self.training, self.times, self.candidates, tokens)
         exchanged = context.pass_seconds(block.attention, core_forward, core_backward)
         # beside what hides it, and beside the host's launches where these are what a pass waits for
@@ -119,7 +120,7 @@ class WorkModel:
             again, gathers_again = self._core_again(core_forward), zero
         else:
             again = linear.forward_seconds(chosen.repeated) + self.times.memory_bound_seconds(moved)
-            gathers_again = exposed_forward / 2  # the gathers run again, what was reduced is kept
+            gathers_again = self._exposed_seconds(collectives / 2, again)  # what was reduced is kept
         kept, working = self._layer_bytes(block, None if chosen is None else chosen.kept_bytes)
         working = working + context.working_bytes(block.attention)[:, None]
         dense, of_experts = self._layer_parameters(block)
@@ -134,11 +135,11 @@ class WorkModel:
             backward_seconds=backward,
             weight_gradient_seconds=linear.weight_gradient_seconds(matmuls),
             recompute_seconds_by_policy=_policies(none=zero, selective=again, full=whole),
-            tensor_parallel_forward_seconds=exposed_forward,
+            tensor_parallel_forward_seconds=self._exposed_seconds(collectives, forward),
             tensor_parallel_backward_seconds_by_policy=_policies(
                 none=exposed_backward,
                 selective=exposed_backward + gathers_again,
-                full=exposed_backward + exposed_forward,
+                full=exposed_backward + self._exposed_seconds(collectives, whole),
             ),
             context_parallel_forward_seconds=context_forward,
             context_parallel_backward_seconds_by_policy=_repeated_when_full(context_forward, context_backward),
@@ -285,18 +286,20 @@ class WorkModel:
         whole = self.times.collective_seconds("all_reduce", size_bytes, group)
         return np.where(self.candidates.sequence_parallel == 1, split, whole)
 
-    def _layer_tensor_parallel_seconds(self, block: Block, forward: Array, backward: Array) -> tuple[Array, Array]:
-        """Of one layer, in its forward and its backward: one pair a sublayer each (Korthikanti et al. 2022, section 4.2.2).
+    def _layer_tensor_parallel_seconds(self, block: Block) -> Array:
+        """Of one layer's forward, and again of its backward: one pair a sublayer (Korthikanti et al. 2022, section 4.2.2)."""
+        hidden_bytes = self._element_bytes * self._tokens * self.model.hidden_size
+        lowered = self.training.precision.gathered_bytes_per_element / self._element_bytes
+        return np.asarray(self._hidden_pairs(block) * self._hidden_collective_seconds(hidden_bytes, lowered))
+
+    def _exposed_seconds(self, collectives: Array, compute: Array) -> Array:
+        """What of `collectives` the `compute` of the same pass does not hide.
 
         Overlapped, a collective runs in tp pieces beside the matmul that reads or feeds it (Wang et al. 2023, ASPLOS,
         section 5), moved by copy engines: one piece stands alone.
         """
-        pairs = self._hidden_pairs(block)
-        hidden_bytes = self._element_bytes * self._tokens * self.model.hidden_size
-        lowered = self.training.precision.gathered_bytes_per_element / self._element_bytes
-        whole = pairs * self._hidden_collective_seconds(hidden_bytes, lowered)
-        beside = self._stack.tensor_parallel_overlap * (1 - 1 / self.candidates.tp) * whole
-        return whole - np.minimum(beside, forward), whole - np.minimum(beside, backward)
+        beside = self._stack.tensor_parallel_overlap * (1 - 1 / self.candidates.tp) * collectives
+        return np.asarray(collectives - np.minimum(beside, compute))
 
     def _hidden_pairs(self, block: Block) -> Array:
         """Gathers and reductions of the hidden states over tp in one pass: none for experts that tokens are sent to."""
