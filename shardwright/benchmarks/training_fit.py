@@ -25,6 +25,7 @@ _LARGEST_MOVE = 0.4  # of a constant's logarithm, in one iteration
 _SCALE = 0.06  # of a log error, beyond which a row counts less and less
 _ITERATIONS = 5
 _REWEIGHTINGS = 30
+_NORMAL_80 = 1.2816  # standard deviations on each side of 80% of a normal distribution
 
 
 class Run(NamedTuple):
@@ -113,12 +114,12 @@ def _derivatives(runs: Sequence[Run], logs: Floats) -> tuple[Floats, Floats]:
 
 def _move(errors: Floats, slopes: Floats, from_prior: Floats, spread: Floats, weights: Floats) -> Floats:
     """The step that lessens sum w rho(e + J d) + sum ((x + d - prior) / spread)^2, rho the soft L1 of `_SCALE`."""
-    move = np.zeros(slopes.shape[1])
+    move: Floats = np.zeros(slopes.shape[1])
     for _ in range(_REWEIGHTINGS):
         each = weights / np.sqrt(1 + ((errors + slopes @ move) / _SCALE) ** 2) / _SCALE**2
         normal = slopes.T @ (each[:, None] * slopes) + np.diag(spread**-2)
-        move = -np.linalg.solve(normal, slopes.T @ (each * errors) + from_prior / spread)
-        move = np.clip(move, -_LARGEST_MOVE, _LARGEST_MOVE)
+        whole = -np.linalg.solve(normal, slopes.T @ (each * errors) + from_prior / spread)
+        move = np.clip(whole, -_LARGEST_MOVE, _LARGEST_MOVE).astype(np.float64)
     return move
 
 
@@ -129,3 +130,11 @@ def _log_seconds(run: Run, logs: Floats) -> Floats:
     times = CatalogTimes(setup.cluster, setup.training, constants)
     job = (setup.model, setup.cluster, setup.training)
     return np.asarray(np.log(step_seconds_by_variant(*job, run.plan, times, len(logs))))
+
+
+def intervals(whole: TrainingFit, left_out: Mapping[str, TrainingFit]) -> dict[str, tuple[float, float]]:
+    """80% interval of each constant by the jackknife over groups (Efron 1982): how far it moves as each is left out."""
+    logs = np.array([fit.logs for fit in left_out.values()])
+    spread = np.sqrt((len(logs) - 1) / len(logs) * ((logs - logs.mean(axis=0)) ** 2).sum(axis=0))
+    low, high = np.exp(whole.logs - _NORMAL_80 * spread), np.exp(whole.logs + _NORMAL_80 * spread)
+    return dict(zip(whole.known, zip(low.tolist(), high.tolist(), strict=True), strict=True))

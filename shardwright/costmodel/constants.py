@@ -76,6 +76,10 @@ class Constants:
     interval_80_high: float
     interval_95_low: float
     interval_95_high: float
+    wide_interval_80_low: float
+    wide_interval_80_high: float
+    wide_interval_95_low: float
+    wide_interval_95_high: float
 
 
 def calibrated() -> Constants:

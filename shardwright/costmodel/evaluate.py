@@ -144,7 +144,7 @@ class PlanCosts:
         peak_flops = ranks * device.peak_flops_per_s[self.training.precision.compute] * step.total
         return Estimate(
             step=step,
-            step_seconds_intervals=intervals(step.total),
+            step_seconds_intervals=intervals(step.total, unsettled=is_unsettled(self.cluster, self.training)),
             memory=tuple(self.memory()),
             host_bytes=tuple(self._per_rank(self.sums.total(self.sums.tables.static.host)).sum(axis=0).tolist()),
             tokens_per_s=self.training.tokens_per_step / step.total,
@@ -231,12 +231,22 @@ class PlanCosts:
         return np.asarray(np.minimum(logits, kept + working))
 
 
-def intervals(seconds: float) -> tuple[Interval, Interval]:
-    """80% and 95% intervals of a predicted time: the catalog's residuals on measured rows are a share of the time."""
-    return tuple(  # type: ignore[return-value] # two levels, two intervals
-        Interval(level=level, low=seconds * low, high=seconds * high)
-        for level, low, high in (
-            (0.80, CALIBRATED.interval_80_low, CALIBRATED.interval_80_high),
-            (0.95, CALIBRATED.interval_95_low, CALIBRATED.interval_95_high),
-        )
+def is_unsettled(cluster: ClusterSpec, training: TrainingSpec) -> bool:
+    """Whether runs of this kind vary for reasons that no plan shows: some stacks, and GPUs before bf16 (V100)."""
+    device = cluster.groups[0].device
+    return training.software.unsettled or (device.kind == "gpu" and "bf16" not in device.peak_flops_per_s)
+
+
+def intervals(seconds: float, *, unsettled: bool) -> tuple[Interval, Interval]:
+    """80% and 95% intervals of a predicted time: the residuals of measured rows, left out of the fit, are a share of it."""
+    table = CALIBRATED
+    if unsettled:
+        low_80, high_80 = table.wide_interval_80_low, table.wide_interval_80_high
+        low_95, high_95 = table.wide_interval_95_low, table.wide_interval_95_high
+    else:
+        low_80, high_80 = table.interval_80_low, table.interval_80_high
+        low_95, high_95 = table.interval_95_low, table.interval_95_high
+    return (
+        Interval(level=0.80, low=seconds * low_80, high=seconds * high_80),
+        Interval(level=0.95, low=seconds * low_95, high=seconds * high_95),
     )

@@ -30,6 +30,7 @@ class Stack(Spec):
             else one after the other.
         shard_network_fraction: share of the network's steady rate that collectives over the shards reach.
         keeps_gradient_buffer: gradients have a buffer of the whole model for the whole step, whatever is sharded.
+        unsettled: runs of it vary for reasons that no plan shows, so that an estimate is less sure.
         pads_vocabulary: the vocabulary is padded so that a rank holds a multiple of 128 words.
         dropout: dropout after both sublayers, whose masks are kept.
         selective: what selective recompute repeats: the attention core (scores and softmax, Korthikanti et al. 2022), every
@@ -67,6 +68,7 @@ class Stack(Spec):
     shard_network_fraction: PositiveFloat = 1.0
     keeps_gradient_buffer: bool = False
     dropout: bool = False
+    unsettled: bool = False
     pads_vocabulary: bool = False
     selective: SelectiveRecompute = "attention-core"
     stops_recompute_early: bool = True
