@@ -163,7 +163,11 @@ def _zero_stages(row: TableRow, layout: _Layout) -> Sequence[ZeroStage]:
     folded = re.sub(r"[\W_]+", "", row.zero_or_fsdp.lower()).removeprefix("zero")
     if folded not in _ZERO_STAGES:
         raise SkippedRowError(f"zero_or_fsdp '{row.zero_or_fsdp}' is not known")
-    return (_ZERO_STAGES[folded],)
+    stage = _ZERO_STAGES[folded]
+    if stage == 3 and layout.pp > 1 and framework_family(row) == "torchtitan":
+        # in a pipeline it keeps gathered parameters from the first microbatch to the last, and reduces once, whole, in fp32
+        return (1,)
+    return (stage,)
 
 
 def _micro_batches(row: TableRow, layout: _Layout) -> Sequence[int]:

@@ -1,6 +1,6 @@
 """From the work of each row to cost tables: adds data parallelism, the optimizer, and what the parameters take."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -8,6 +8,7 @@ from .candidates import Candidates, pipeline_group
 from .cluster import ClusterSpec
 from .constants import CALIBRATED
 from .data_parallel import MASTER_BYTES_PER_PARAMETER, DataParallel, sharded
+from .distinct import distinct
 from .model import ModelSpec
 from .op_times import Array, OpTimes
 from .row_work import RowWork, WorkModel
@@ -24,9 +25,31 @@ def build_tables(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes
 ) -> CostTables:
     """Cost tables of every candidate. Pure; whether a candidate divides model and batch is the caller's to check."""
-    work = WorkModel(model, cluster, training, times, candidates)
-    rows = [*(work.layer(block) for block in model.layer_classes), work.embedding(), work.head()]
+    rows = _rows(model, cluster, training, candidates, times)
     return _Builder(model, cluster, training, times, candidates, rows).tables()
+
+
+def _rows(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes
+) -> list[RowWork]:
+    """The work of every row for every candidate, worked out once for all that differ only in what comes after it."""
+    if any(np.ndim(value) for value in vars(times.constants).values()):  # each candidate has constants of its own
+        return WorkModel(model, cluster, training, times, candidates).rows()
+    one = np.ones_like(candidates.tp)
+    alike = replace(
+        candidates,
+        pp=np.minimum(candidates.pp, 2),
+        # experts spread over data-parallel ranks too
+        dp_replicate=np.where(candidates.ep > 1, candidates.dp_replicate, 1),
+        dp_shard=np.where(candidates.ep > 1, candidates.dp_shard, 1),
+        microbatches=one,
+        stages_per_rank=one,
+        zero_stage=0 * one,
+        host_optimizer=0 * one,
+    )
+    kinds = distinct(list(vars(alike).values()))
+    rows = WorkModel(model, cluster, training, times, alike[kinds.first]).rows()
+    return [RowWork(**{name: values[kinds.of_row] for name, values in vars(row).items()}) for row in rows]
 
 
 @dataclass(frozen=True)

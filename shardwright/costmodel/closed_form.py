@@ -33,7 +33,8 @@ from .training import TrainingSpec
 SCHEDULE_NAMES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 _CLOSED: tuple[ScheduleName, ...] = ("gpipe", "1f1b", "interleaved-1f1b")
 # Plans at a time, and candidates at a time: about 50 numbers for each of the first have to stay in a core's cache.
-_PLANS, _TABLES = 4096, 8192
+_PLANS, _TABLES = 4096, 16384
+_TOGETHER = 50_000
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,34 @@ class _EvenSpace:
     def costs(self) -> EvenCosts:
         number = len(self.candidates)
         found = EvenCosts(np.empty(number), np.empty(number))
-        if number:
-            columns, of_candidate = self._columns()
-            place = of_candidate * len(POLICIES) + self.policies
-            for plans in self._shapes():
-                self._evaluate(plans, columns, place, found)
+        for part in self._parts():
+            some = replace(
+                self,
+                candidates=self.candidates[part],
+                schedules=self.schedules[part],
+                policies=self.policies[part],
+            )
+            found.step_seconds[part], found.peak_bytes[part] = some.part_costs()
         return found
+
+    def _parts(self) -> list[IntArray]:
+        """Candidates that share few tables with others: those of one stage a rank, and those of each interleaved shape.
+
+        A few candidates stay together, as building tables takes a while however few there are.
+        """
+        if len(self.candidates) <= _TOGETHER:
+            return [np.arange(len(self.candidates))] if len(self.candidates) else []
+        some = self.candidates
+        return _split(distinct([np.where(some.stages_per_rank > 1, some.pp, 0), some.stages_per_rank]).of_row)
+
+    def part_costs(self) -> tuple[Floats, Floats]:
+        number = len(self.candidates)
+        found = EvenCosts(np.empty(number), np.empty(number))
+        columns, of_candidate = self._columns()
+        place = of_candidate * len(POLICIES) + self.policies
+        for plans in self._shapes():
+            self._evaluate(plans, columns, place, found)
+        return found.step_seconds, found.peak_bytes
 
     @cached_property
     def _few(self) -> Candidates:
@@ -143,9 +166,7 @@ class _EvenSpace:
                 enough[chosen] = distinct_microbatches(name, some.pp[chosen], some.microbatches[chosen])
             elif (self.schedules == index).any():
                 raise SpecError(f"{name} has no closed form; allowed: {', '.join(_CLOSED)}")
-        shape = distinct([first.of_row, enough])
-        order = np.argsort(shape.of_row, kind="stable")
-        yield from np.split(order, np.cumsum(np.bincount(shape.of_row))[:-1])
+        yield from _split(distinct([first.of_row, enough]).of_row)
 
     def _evaluate(self, plans: IntArray, columns: Floats, place: IntArray, found: EvenCosts) -> None:
         """Fill in `found` for `plans` of one shape."""
@@ -242,6 +263,12 @@ class _Columns:
     @property
     def slack(self) -> Floats:
         return np.asarray(self.values[-1])
+
+
+def _split(kinds: IntArray) -> list[IntArray]:
+    """The places of each of `kinds`, which are numbered from 0 without gaps."""
+    small = kinds.astype(np.int16) if int(kinds.max()) < 2**15 else kinds  # which NumPy sorts by radix
+    return np.split(np.argsort(small, kind="stable"), np.cumsum(np.bincount(kinds))[:-1])
 
 
 def _flattened(tables: CostTables, fixed: Floats) -> Floats:

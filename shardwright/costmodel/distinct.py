@@ -38,7 +38,10 @@ def distinct(columns: Sequence[IntArray]) -> Distinct:
 
 def _places(numbers: IntArray) -> tuple[IntArray, int]:
     """Where each of `numbers` stands among their distinct values, and how many of those there are."""
-    if int(numbers.max()) >= _most_codes(len(numbers)):
+    highest = int(numbers.max())
+    if highest == int(numbers.min()):
+        return np.zeros_like(numbers), 1
+    if highest >= _most_codes(len(numbers)):
         values, place = np.unique(numbers, return_inverse=True)
         return place, len(values)
     present = np.bincount(numbers) > 0

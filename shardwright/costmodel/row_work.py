@@ -81,6 +81,10 @@ class WorkModel:
     def _element_bytes(self) -> int:
         return self.training.precision.activation_bytes_per_element
 
+    def rows(self) -> list[RowWork]:
+        """Every row of the cost tables, in their order."""
+        return [*(self.layer(block) for block in self.model.layer_classes), self.embedding(), self.head()]
+
     def layer(self, block: Block) -> RowWork:
         """One transformer layer."""
         tokens, tp, hidden = self._tokens, self.candidates.tp, self.model.hidden_size

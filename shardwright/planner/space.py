@@ -33,6 +33,7 @@ _CHOICES = (
     *("pp", "dp_replicate", "dp_shard", "tp", "micro_batch", "microbatches"),
     *("stages_per_rank", "zero_stage", "sequence_parallel", "host_optimizer"),
 )
+_CHUNKS = _CHOICES.index("stages_per_rank")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Space:
 
     `even_stages`: all stages must hold the same number of layers, which every entry allows.
 
-    Cost tables depend on `base` alone, so that the schedules of one mesh share them.
+    Cost tables depend on `base` alone, so that schedules with as many stages on a rank share them.
     """
 
     base: Candidates
@@ -115,12 +116,16 @@ def enumerate_space(
     ]
     if not rows:
         raise SpecError(_no_microbatch(meshes, training, fixed))
-    base = Candidates(**dict(zip(_CHOICES, np.array(rows, dtype=np.int64).T, strict=True)))
+    bases: dict[tuple[int, ...], int] = {}
     entries = [
-        (index, *choice) for index, row in enumerate(rows) for choice in _schedules(row[0], row[5], model, fixed)
+        (bases.setdefault((*row[:_CHUNKS], choice[1], *row[_CHUNKS + 1 :]), len(bases)), *choice)
+        for row in rows
+        for choice in _schedules(row[0], row[5], model, fixed)
     ]
     if not entries:
         raise SpecError(_no_schedule(model, fixed))
+    columns = np.array(list(bases), dtype=np.int64).T
+    base = Candidates(**dict(zip(_CHOICES, columns, strict=True)))
     base_index, schedule, chunks = np.array(entries, dtype=np.int64).T
     return Space(base, base_index, schedule, chunks, even_stages=bool(fixed.even_stages))
 

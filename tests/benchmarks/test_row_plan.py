@@ -154,3 +154,11 @@ def test_hybrid_sharding_without_a_number_is_within_a_node() -> None:
 def test_what_no_plan_says_is_a_reason(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(SkippedRowError, match=reason):
         plans_of_row(row(**changes), LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("framework", "pp", "zero_stage"), [("torchtitan", 1, 3), ("torchtitan", 4, 1), ("PyTorch", 4, 3)]
+)
+def test_torchtitan_keeps_parameters_gathered_in_a_pipeline(framework: str, pp: int, zero_stage: int) -> None:
+    found, _ = plans_of_row(row(framework=framework, pp=pp, dp=64 // pp, zero_or_fsdp="fsdp"), 40)
+    assert {plan.zero_stage for plan in found.plans} == {zero_stage}

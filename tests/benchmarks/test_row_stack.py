@@ -24,6 +24,8 @@ from tests.benchmarks.rows import row
         ("nanotron v0.5", {}, "nanotron", "nanotron"),
         ("InternEvo", {"zero_or_fsdp": "1"}, "InternEvo", "internevo"),
         ("InternEvo", {"zero_or_fsdp": "fsdp-full"}, "InternEvo", "internevo-fsdp"),
+        ("torchtitan", {"notes": "FSDP + torch.compile", "year": 2024}, "torchtitan", "torchtitan"),
+        ("torchtitan", {"notes": "FSDP + torch.compile", "year": 2025}, "torchtitan", "torchtitan-compiled-loss"),
         ("Megatron-DeepSpeed", {"zero_or_fsdp": "1"}, "Megatron-DeepSpeed", "megatron-deepspeed"),
         ("Megatron + DeepSpeed", {"zero_or_fsdp": "3"}, "DeepSpeed ZeRO-3", "deepspeed-zero3"),
         ("Megatron-LM + DeepSpeed ZeRO-3", {"zero_or_fsdp": None}, "DeepSpeed ZeRO-3", "deepspeed-zero3"),

@@ -100,6 +100,18 @@ class TestAgainstEachPlanAlone:
             memory = max(part.total for part in costs.memory())
             assert found.peak_bytes[index] == pytest.approx(memory, rel=1e-6)
 
+    @pytest.mark.parametrize("stack", ["internevo", "megatron-deepspeed", "torchtitan"])
+    def test_memory_equal_where_the_update_may_be_the_peak(self, stack: str) -> None:
+        given, devices = CASES[2]
+        training = given.training.model_copy(update={"stack": stack})
+        one = given._replace(training=training)
+        space = some(exhaustive_space(one.model, training, devices, 8), 20)
+        found = one.evaluate(space)
+        for index in range(len(space)):
+            memory = exact(one, space, index).memory()
+            assert found.peak_bytes[index] == pytest.approx(max(part.total for part in memory), rel=1e-6)
+            assert all(part.allocated <= part.reserved * (1 + 1e-12) <= part.total * (1 + 1e-9) for part in memory)
+
 
 class TestWhatHasNoClosedForm:
     """One plan that has none makes the whole call a mistake, and the line says which and why."""

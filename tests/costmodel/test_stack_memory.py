@@ -58,6 +58,7 @@ def memory(job: TrainingSpec, *, micro_batch: int = 1) -> MemoryBytes:
         ("megatron-lm", 2 + 2 * 4),
         ("megatron-core", 2 + 4),
         ("torchtitan-compiled-loss", 4),
+        ("fsdp", 4),
     ],
 )
 def test_bytes_alive_for_each_logit_in_the_loss(stack: str, bytes_per_logit: int) -> None:
