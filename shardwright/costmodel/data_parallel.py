@@ -140,11 +140,12 @@ class DataParallel:
     def _over_shards(self, name: CollectiveName, element_bytes: Array | float) -> Array:
         """One collective over the shards of a row's parameters, and one over those of its experts."""
         group = shard_group(self.candidates, self.cluster).column()
-        of_experts = expert_shard_group(self.candidates, self.cluster).column()
-        rest = self.times.collective_seconds(name, element_bytes * self.parameters, group)
-        experts = self.times.collective_seconds(name, element_bytes * self.expert_parameters, of_experts)
-        both = rest + np.where(self.expert_parameters > 0, experts, 0.0)
-        return both / self.training.software.shard_network_fraction
+        seconds = self.times.collective_seconds(name, element_bytes * self.parameters, group)
+        if self.expert_parameters.any():
+            of_experts = expert_shard_group(self.candidates, self.cluster).column()
+            theirs = self.times.collective_seconds(name, element_bytes * self.expert_parameters, of_experts)
+            seconds = seconds + np.where(self.expert_parameters > 0, theirs, 0.0)
+        return seconds / self.training.software.shard_network_fraction
 
     @property
     def _gradient_bytes(self) -> float:
@@ -154,10 +155,12 @@ class DataParallel:
     def _replica_seconds(self) -> Array:
         shards, expert_shards = sharded(self.candidates, self.parameters, self.expert_parameters)
         group = replicate_group(self.candidates, self.cluster).column()
-        of_experts = expert_replicate_group(self.candidates, self.cluster).column()
-        rest = self.times.collective_seconds("all_reduce", self._gradient_bytes * shards, group)
-        experts = self.times.collective_seconds("all_reduce", self._gradient_bytes * expert_shards, of_experts)
-        return rest + np.where(self.expert_parameters > 0, experts, 0.0)
+        seconds = self.times.collective_seconds("all_reduce", self._gradient_bytes * shards, group)
+        if self.expert_parameters.any():
+            of_experts = expert_replicate_group(self.candidates, self.cluster).column()
+            theirs = self.times.collective_seconds("all_reduce", self._gradient_bytes * expert_shards, of_experts)
+            seconds = seconds + np.where(self.expert_parameters > 0, theirs, 0.0)
+        return seconds
 
     @property
     def _copy_seconds(self) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .candidates import EXPERT_DISPATCH, Candidates, ep_group, expert_tp_group
 from .cluster import ClusterSpec
-from .feed_forward import MixtureOfExperts
+from .model import Block, FeedForward, MixtureOfExperts, Parameter
 from .op_times import Array, OpTimes, RankGroup
 from .operators import ExpertSplit
 from .training import TrainingSpec
@@ -28,6 +28,20 @@ def expert_split(candidates: Candidates, training: TrainingSpec) -> ExpertSplit:
     return ExpertSplit(ep=candidates.ep, expert_tp=candidates.expert_tp, load=load)
 
 
+def hidden_pairs(block: Block, candidates: Candidates) -> Array:
+    """Gathers and reductions of the hidden states over tp in one pass, (N,): none for experts that tokens are sent to."""
+    sublayers = np.full(len(candidates), 1 if block.parallel else 2)
+    if isinstance(block.ffn, FeedForward) or block.parallel:
+        return sublayers
+    return np.where(candidates.ep > 1, 2 if block.ffn.shared_width else 1, sublayers)
+
+
+def spread_parameters(weights: list[Parameter], candidates: Candidates) -> Array:
+    """Elements of experts that one rank holds where ep spreads them, (N,); 0 where it does not."""
+    experts = sum(p.elements for p in weights if p.expert)
+    return np.where(candidates.ep > 1, experts / (candidates.ep * candidates.expert_tp), 0.0)
+
+
 @dataclass(frozen=True)
 class ExpertExchange:
     """Seconds that the ranks of one expert layer spend on each other, for `tokens` (N,) that a tp group holds."""
@@ -39,12 +53,14 @@ class ExpertExchange:
     tokens: Array
     hidden: int
 
-    def pass_seconds(self, ffn: MixtureOfExperts) -> Array:
+    def pass_seconds(self, ffn: FeedForward | MixtureOfExperts) -> Array:
         """Of one forward, and as much of one backward: tokens to their experts and results back, shape (N,).
 
-        0 where ep is 1: then the tp group's own gather and reduce serve (row_work.py). Ranks that split the columns of an expert
+        0 without experts, and where ep is 1: then the tp group's own gather and reduce serve (row_work.py). Ranks that split the columns of an expert
         gather what each received and reduce-scatter the results.
         """
+        if isinstance(ffn, FeedForward) or (self.candidates.ep == 1).all():
+            return np.zeros(len(self.candidates))
         split = expert_split(self.candidates, self.training)
         copies = split.copies(self.tokens, ffn.top_k, self.candidates.tp)
         splitting = expert_tp_group(self.candidates, self.cluster)

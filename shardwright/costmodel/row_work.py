@@ -9,8 +9,8 @@ from .candidates import Candidates, tp_group
 from .cluster import ClusterSpec
 from .constants import Value
 from .context_parallel import ContextExchange
-from .expert_parallel import ExpertExchange, expert_split
-from .model import Block, FeedForward, MixtureOfExperts, ModelSpec, Parameter
+from .expert_parallel import ExpertExchange, expert_split, hidden_pairs, spread_parameters
+from .model import Block, FeedForward, ModelSpec, Parameter
 from .op_times import Array, OpTimes
 from .selective_recompute import selection
 from .stack import Stack
@@ -113,7 +113,8 @@ class WorkModel:
             self.times.with_launches_seconds(backward_busy + exchanged.backward, self._stack.kernels_backward)
             - backward
         )
-        traded = self._expert_seconds(block)
+        exchange = ExpertExchange(self.cluster, self.training, self.times, self.candidates, tokens, hidden)
+        traded = exchange.pass_seconds(block.ffn)
         zero = np.zeros_like(forward)
         chosen = selection(block, self.training, hidden, tokens, tp, self._sequence_split, self._experts)
         if chosen is None:
@@ -123,7 +124,8 @@ class WorkModel:
             gathers_again = self._exposed_seconds(collectives / 2, again)  # what was reduced is kept
         kept, working = self._layer_bytes(block, None if chosen is None else chosen.kept_bytes)
         working = working + context.working_bytes(block.attention)[:, None]
-        dense, of_experts = self._layer_parameters(block)
+        weights = block.parameters(hidden)
+        spread = spread_parameters(weights, self.candidates)
         whole = forward
         # the router's gradient reads what experts put out, so their last matmul is needed again
         if self._stack.stops_recompute_early and isinstance(block.ffn, FeedForward):
@@ -147,8 +149,9 @@ class WorkModel:
             expert_parallel_backward_seconds_by_policy=_repeated_when_full(traded, traded),
             activation_bytes_by_policy=kept,
             working_bytes_by_policy=working,
-            parameters=dense,
-            expert_parameters=of_experts,
+            parameters=self._local_parameters([p for p in weights if not p.expert])
+            + np.where(spread > 0, 0.0, self._local_parameters([p for p in weights if p.expert])),
+            expert_parameters=spread,
         )
 
     def _moved_bytes(self, traffic: operators.Traffic) -> Array:
@@ -290,7 +293,7 @@ class WorkModel:
         """Of one layer's forward, and again of its backward: one pair a sublayer (Korthikanti et al. 2022, section 4.2.2)."""
         hidden_bytes = self._element_bytes * self._tokens * self.model.hidden_size
         lowered = self.training.precision.gathered_bytes_per_element / self._element_bytes
-        return np.asarray(self._hidden_pairs(block) * self._hidden_collective_seconds(hidden_bytes, lowered))
+        return np.asarray(hidden_pairs(block, self.candidates) * self._hidden_collective_seconds(hidden_bytes, lowered))
 
     def _exposed_seconds(self, collectives: Array, compute: Array) -> Array:
         """What of `collectives` the `compute` of the same pass does not hide.
@@ -300,21 +303,6 @@ class WorkModel:
         """
         beside = self._stack.tensor_parallel_overlap * (1 - 1 / self.candidates.tp) * collectives
         return np.asarray(collectives - np.minimum(beside, compute))
-
-    def _hidden_pairs(self, block: Block) -> Array:
-        """Gathers and reductions of the hidden states over tp in one pass: none for experts that tokens are sent to."""
-        apart = np.full(len(self.candidates), 1 if block.parallel else 2)
-        if not isinstance(block.ffn, MixtureOfExperts) or block.parallel:
-            return apart
-        return np.where(self.candidates.ep > 1, 2 if block.ffn.shared_width else 1, apart)
-
-    def _expert_seconds(self, block: Block) -> Array:
-        """Of one pass, for trading tokens between the ranks of ep."""
-        if not isinstance(block.ffn, MixtureOfExperts):
-            return np.zeros(len(self.candidates))
-        hidden = self.model.hidden_size
-        exchange = ExpertExchange(self.cluster, self.training, self.times, self.candidates, self._tokens, hidden)
-        return exchange.pass_seconds(block.ffn)
 
     def _layer_bytes(self, block: Block, selected: Array | None) -> tuple[Array, Array]:
         """Bytes kept per microbatch and bytes in use during its backward, by policy. `selected`: kept beside the input.
@@ -340,14 +328,6 @@ class WorkModel:
         kept = _policies(none=plain + core, selective=chosen, full=boundary)
         working = _policies(none=gradients, selective=gradients + repeated, full=gradients + plain + core)
         return kept, working
-
-    def _layer_parameters(self, block: Block) -> tuple[Array, Array]:
-        """Elements of a layer on one rank: those that the data-parallel ranks share, those of experts that ep spreads."""
-        weights = block.parameters(self.model.hidden_size)
-        rest = self._local_parameters([p for p in weights if not p.expert])
-        experts = sum(p.elements for p in weights if p.expert) / (self.candidates.ep * self.candidates.expert_tp)
-        spread = self.candidates.ep > 1
-        return rest + np.where(spread, 0.0, experts), np.where(spread, experts, 0.0)
 
     def _local_parameters(self, parameters: list[Parameter]) -> Array:
         """Elements that one tp rank holds."""
