@@ -105,6 +105,8 @@ def plans_of_row(row: TableRow, layers: int) -> tuple[RowPlans, list[str]]:
             else "layers or microbatches do not divide by the schedule's stages"
         )
     unknown = choices.unknown()
+    if row.micro_batch is None and _by_stages(row, layout):
+        assumptions.append("as many microbatches as pipeline ranks, torchtitan's default")
     if row.sp is None and layout.tp > 1:
         assumptions.append("sequence parallelism beside tensor parallelism")
     if "every second" in choices.recomputes:
@@ -170,10 +172,16 @@ def _zero_stages(row: TableRow, layout: _Layout) -> Sequence[ZeroStage]:
     return (stage,)
 
 
+def _by_stages(row: TableRow, layout: _Layout) -> bool:
+    """torchtitan makes as many microbatches as there are pipeline ranks unless told otherwise."""
+    pipelined = layout.pp > 1 and layout.sequences_per_rank % layout.pp == 0
+    return pipelined and framework_family(row) == "torchtitan"
+
+
 def _micro_batches(row: TableRow, layout: _Layout) -> Sequence[int]:
     sequences = layout.sequences_per_rank
     if row.micro_batch is None:
-        return divisors(sequences)
+        return (sequences // layout.pp,) if _by_stages(row, layout) else divisors(sequences)
     if sequences % row.micro_batch:
         raise SkippedRowError("global_batch is not a multiple of dp * micro_batch: microbatches had unequal sizes")
     return (row.micro_batch,)

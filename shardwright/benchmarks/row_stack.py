@@ -23,11 +23,11 @@ class _Framework(NamedTuple):
 _FRAMEWORKS = (
     _Framework(r"llm-?foundry|composer|mosaic", "llm-foundry", "fsdp"),
     _Framework(r"torchtitan", "torchtitan", "torchtitan"),
-    _Framework(r"automodel", "NeMo AutoModel", "fsdp", "PyTorch FSDP with fused layers"),
+    _Framework(r"automodel", "NeMo AutoModel", "automodel"),
     _Framework(r"nanotron", "nanotron", "nanotron"),
     _Framework(r"internevo|internlm", "InternEvo", "internevo"),
     _Framework(r"paxml|maxtext|\bjax\b|\bxla\b|rosetta|t5x", "Paxml, MaxText", "xla"),
-    _Framework(r"torchtune", "torchtune", "torchtitan", "compiled layers under PyTorch FSDP"),
+    _Framework(r"torchtune", "torchtune", "torchtune"),
     _Framework(r"nemo", "NeMo", "megatron-core"),
     _Framework(r"mcore|megatron-?core|megatron-?bridge", "Megatron-Core", "megatron-core"),
     _Framework(r"megatron.*deepspeed|deepspeed.*megatron", "Megatron-DeepSpeed", "megatron-deepspeed"),

@@ -7,18 +7,18 @@ import numpy as np
 from .candidates import Candidates, pipeline_group
 from .cluster import ClusterSpec
 from .constants import CALIBRATED
-from .data_parallel import MASTER_BYTES_PER_PARAMETER, DataParallel, sharded
+from .data_parallel import DataParallel, sharded
 from .distinct import distinct
 from .model import ModelSpec
 from .op_times import Array, OpTimes
 from .row_work import RowWork, WorkModel
 from .straggler import largest_of
 from .tables import POLICIES, CostTables, Seconds, StaticBytes
-from .training import OPTIMIZER_STATE_BYTES_PER_PARAMETER, TrainingSpec
+from .training import OPTIMIZER_STATES, TrainingSpec
 
-# fp32 traffic of one update: read the parameter, its gradient and states, write all but the gradient.
-_UPDATE_BYTES_PER_PARAMETER = {"adamw": 28.0, "sgd": 12.0}
-_CLIP_BYTES_PER_PARAMETER = 12.0  # read for the norm; read and write to scale
+# Elements that one update moves for a parameter: it reads it, its gradient and states, and writes all but the gradient.
+_UPDATE_PASSES = {"adamw": 7.0, "sgd": 3.0}
+_CLIP_PASSES = 3.0  # read for the norm; read and write to scale
 
 
 def build_tables(
@@ -191,7 +191,8 @@ class _Builder:
     def _optimizer_seconds(self, traffic: DataParallel) -> Array:
         """Clipping and update of this rank's shard, on the device or by the host's cores."""
         shard = sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters))
-        moved = (_UPDATE_BYTES_PER_PARAMETER[self.training.optimizer] + _CLIP_BYTES_PER_PARAMETER) * shard
+        element = self.training.precision.parameter_bytes_per_element
+        moved = element * (_UPDATE_PASSES[self.training.optimizer] + _CLIP_PASSES) * shard
         return np.where(
             self._column("host_optimizer") == 1,
             self.times.host_memory_bound_seconds(moved),
@@ -209,15 +210,15 @@ class _Builder:
         accumulated = (self._column("microbatches") > 1) | stack.keeps_gradient_buffer
         whole_gradients = (zero <= 1) & accumulated
         gathered = self._gathered_bytes * parameters
-        master, gradient = MASTER_BYTES_PER_PARAMETER * shard, precision.gradient_bytes_per_element
-        states = OPTIMIZER_STATE_BYTES_PER_PARAMETER[self.training.optimizer] * shard
-        shard_gradient = MASTER_BYTES_PER_PARAMETER * shard
+        element, gradient = precision.parameter_bytes_per_element, precision.gradient_bytes_per_element
+        master = shard_gradient = element * shard
+        states = OPTIMIZER_STATES[self.training.optimizer] * element * shard
         device_gradient = np.where(host, 0.0, shard_gradient)
-        # an update reads fp32: what accumulates in less is widened for it, into the shard or (Stack) beside it
+        # an update reads the format of its parameters: what accumulates in less is widened for it, into the shard or (Stack) beside it
         whole = (
             gradient * parameters if stack.keeps_gradient_buffer else np.maximum(gradient * parameters, device_gradient)
         )
-        widened = 4.0 if stack.widens_gradients and gradient < MASTER_BYTES_PER_PARAMETER else 0.0
+        widened = 4.0 if stack.widens_gradients and gradient < element else 0.0
         return StaticBytes(
             parameters=np.where(host, 0.0, master),
             gathered=np.where(freed, 0.0, gathered),

@@ -23,8 +23,6 @@ from .op_times import Array, CollectiveName, OpTimes
 from .overlap import slowdown_beside
 from .training import TrainingSpec
 
-MASTER_BYTES_PER_PARAMETER = 4.0
-
 
 @dataclass(frozen=True)
 class Exposed:
@@ -164,11 +162,11 @@ class DataParallel:
 
     @property
     def _copy_seconds(self) -> Array:
-        """The fp32 shard one way, where it lives on the host."""
+        """The shard one way, where it lives on the host."""
         elements = sum(sharded(self.candidates, self.parameters, self.expert_parameters))
         return np.where(
             self._column("host_optimizer") == 1,
-            self.times.host_copy_seconds(MASTER_BYTES_PER_PARAMETER * elements),
+            self.times.host_copy_seconds(self.training.precision.parameter_bytes_per_element * elements),
             0.0,
         )
 

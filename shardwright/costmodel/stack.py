@@ -43,6 +43,7 @@ class Stack(Spec):
         regathers_inputs: under sequence parallelism a matmul keeps its rank's part of its input and gathers the rest again in
             the backward pass; else it keeps the whole input.
         gradients: the format in which gradients are kept and reduced, where the software fixes it.
+        parameters: the format of parameters and optimizer state, where the software fixes it.
         widens_gradients: 16-bit gradients are copied to fp32 for the update, each in a tensor of its own.
         step_bytes_per_parameter: of the rank's shard, temporaries of the optimizer step in tensors of their own, which
             reuse what activations have freed.
@@ -77,6 +78,7 @@ class Stack(Spec):
     fp32_logit_copies: NonNegativeInt = 3
     regathers_inputs: bool = False
     gradients: Literal["fp32", "bf16"] | None = None
+    parameters: Literal["fp32", "bf16"] | None = None
     widens_gradients: bool = False
     step_bytes_per_parameter: NonNegativeFloat = 0.0
     flat_step_bytes_per_parameter: NonNegativeFloat = 0.0

@@ -14,7 +14,7 @@ DType = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 LinearFormat = Literal["fp8", "mxfp8", "nvfp4"]
 OptimizerName = Literal["adamw", "sgd"]
-OPTIMIZER_STATE_BYTES_PER_PARAMETER: dict[OptimizerName, int] = {"adamw": 8, "sgd": 0}
+OPTIMIZER_STATES: dict[OptimizerName, int] = {"adamw": 2, "sgd": 0}  # as large as the parameters, each
 
 
 def _known_stack(name: str) -> str:
@@ -24,14 +24,15 @@ def _known_stack(name: str) -> str:
 class Precision(Spec):
     """Number formats per tensor kind.
 
-    `compute`: matmul inputs, activations and gathered parameters. `parameters`: the copy that the optimizer updates.
+    `compute`: matmul inputs, activations and gathered parameters. `parameters`: the copy that the optimizer updates,
+    and the format of its state.
     `gradients`: accumulation and reduction. `linear`: what the layers' weight matmuls run in where that is lower than
     `compute` (low_precision.py). `gather`: what ZeRO gathers a layer's weights in and sequence parallelism its
     inputs, where that is lower.
     """
 
     compute: Literal["fp32", "tf32", "bf16", "fp16"] = "bf16"
-    parameters: Literal["fp32"] = "fp32"
+    parameters: Literal["fp32", "bf16"] = "fp32"
     gradients: Literal["fp32", "bf16"] = "fp32"
     linear: LinearFormat | None = None
     gather: Literal["fp8"] | None = None
@@ -43,6 +44,11 @@ class Precision(Spec):
                 f"gather '{self.gather}' needs linear '{self.gather}', not {self.linear!r}: matmuls read what was gathered"
             )
         return self
+
+    @property
+    def parameter_bytes_per_element(self) -> int:
+        """Of the copy that the optimizer updates, and of each of its states and the gradient that it reads."""
+        return BYTES_PER_ELEMENT[self.parameters]
 
     @property
     def activation_bytes_per_element(self) -> int:

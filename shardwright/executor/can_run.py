@@ -18,6 +18,10 @@ def check_can_run(plan_file: PlanFile) -> None:
         raise SpecError(
             f"linear precision {precision.linear} can be estimated and compared, not run yet; plan without it, in {precision.compute}"
         )
+    if precision.parameters != "fp32":
+        raise SpecError(
+            f"{precision.parameters} parameters can be estimated and compared, not run yet; plan with parameters in fp32"
+        )
     stages = plan_file.plan.stages
     if any(not stage.layers for stage in stages):
         raise SpecError(
