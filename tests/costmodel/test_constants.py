@@ -44,11 +44,11 @@ def test_few_constants_are_fitted() -> None:
 
 
 def test_what_a_fit_is_named_for_it_does_fit() -> None:
-    """And the other way round: what a program fits does not call itself assumed."""
+    """And the other way round; what a program fits beside those are properties of the systems that it reads."""
     for program, known in (("fit", KNOWN), ("collectives_fit", KNOWN_OF_COLLECTIVES)):
         source = f"python -m shardwright.benchmarks.{program},"
         named = {name for name, row in TABLE.items() if row.source.startswith(source) and "interval_" not in name}
-        assert named == set(known)
+        assert named == set(known) & set(NAMES)
         assert {TABLE[name].how for name in named} == {"fitted"}
 
 
