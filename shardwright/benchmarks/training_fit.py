@@ -147,8 +147,11 @@ def _log_seconds(run: Run, logs: Floats) -> Floats:
 
 
 def intervals(whole: TrainingFit, left_out: Mapping[str, TrainingFit]) -> dict[str, tuple[float, float]]:
-    """80% interval of each constant by the jackknife over groups (Efron 1982): how far it moves as each is left out."""
-    logs = np.array([fit.logs for fit in left_out.values()])
+    """80% interval of each constant by the jackknife over groups (Efron 1982): how far it moves as each is left out.
+
+    A group that nothing was fitted to says nothing about that: leaving it out gives `whole`.
+    """
+    logs = np.array([fit.logs for fit in left_out.values() if not np.array_equal(fit.logs, whole.logs)])
     spread = np.sqrt((len(logs) - 1) / len(logs) * ((logs - logs.mean(axis=0)) ** 2).sum(axis=0))
     low, high = np.exp(whole.logs - _NORMAL_80 * spread), np.exp(whole.logs + _NORMAL_80 * spread)
     return dict(zip(whole.known, zip(low.tolist(), high.tolist(), strict=True), strict=True))
