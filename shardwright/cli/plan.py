@@ -22,6 +22,7 @@ from .options import (
     PrecisionOption,
     RestartSecondsOption,
     SeqLenOption,
+    StackOption,
     console,
     print_json,
     read_cluster,
@@ -47,6 +48,7 @@ def plan(
     linear_precision: LinearPrecisionOption = None,
     optimizer: OptimizerOption = "adamw",
     attention: AttentionOption = "flash",
+    stack: StackOption = "shardwright",
     pp: Annotated[int | None, typer.Option(help="Fix the pipeline degree.")] = None,
     tp: Annotated[int | None, typer.Option(help="Fix the tensor-parallel degree.")] = None,
     dp_replicate: Annotated[int | None, typer.Option(help="Fix the number of replicas (HSDP).")] = None,
@@ -72,6 +74,7 @@ def plan(
 ) -> None:
     """Find the fastest plan that fits."""
     from shardwright.costmodel import SpecError
+    from shardwright.costmodel.stacks import OWN_STACK
     from shardwright.planner import explain as explain_plan
 
     if not time_limit > 0:
@@ -91,7 +94,15 @@ def plan(
         "even_stages": even_stages,
         "sequence_parallel": sequence_parallel,
     }
-    training = read_training(seq_len, global_batch, precision, optimizer, attention, linear_precision)
+    training = read_training(
+        seq_len=seq_len,
+        global_batch=global_batch,
+        precision=precision,
+        linear_precision=linear_precision,
+        optimizer=optimizer,
+        attention=attention,
+        stack=stack,
+    )
     model_spec, cluster_spec = read_model(model), read_cluster(cluster)
     result = _search(model_spec, cluster_spec, training, fixed, time_limit)
     why = explain_plan(result, model_spec, cluster_spec, training)
@@ -110,9 +121,8 @@ def plan(
         return
     _print_plan(plan_file, why)
     if out:
-        how = (
-            "" if linear_precision else f"; train with it: shardwright run {out}"
-        )  # nothing here runs the lower formats yet
+        elsewhere = linear_precision or stack != OWN_STACK  # nothing here runs the lower formats yet
+        how = "" if elsewhere else f"; train with it: shardwright run {out}"
         typer.echo(f"\nwrote {out}{how}")
 
 
@@ -265,7 +275,7 @@ def _print_plan(plan_file: "PlanFile", why: list[str]) -> None:
 
     estimate, printed = plan_file.estimated(), console()
     printed.print(Text.assemble((plan_file.model_name, "bold"), f" on {plan_file.cluster.name}"))
-    printed.print(plan_table(plan_file.plan, estimate))
+    printed.print(plan_table(plan_file.plan, estimate, plan_file.training))
     printed.print(step_table(estimate))
     printed.print(memory_table(estimate, plan_file.cluster))
     printed.print("[bold]Why[/bold]")

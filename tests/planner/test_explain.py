@@ -44,7 +44,16 @@ def test_every_line_is_one_sentence_with_a_number(lines: list[str]) -> None:
 
 def test_ends_with_how_sure_it_is(found: SearchResult, lines: list[str]) -> None:
     assert "80% probability" in lines[-1]
-    assert f"Of {found.candidates_total:,} combinations" in lines[-2]
+    assert "for the stack 'shardwright'" in lines[-2]
+    assert f"Of {found.candidates_total:,} combinations" in lines[-3]
+
+
+def test_says_where_runs_vary_for_reasons_no_plan_shows(found: SearchResult) -> None:
+    def last(stack: str) -> str:
+        return explain(found.plan, _MODEL, _CLUSTER, _TRAINING.model_copy(update={"stack": stack}))[-1]
+
+    assert "vary for reasons no plan shows" in last("nanotron")
+    assert "vary for reasons" not in last("megatron-core")
 
 
 def test_of_a_plan_alone(found: SearchResult, lines: list[str]) -> None:
