@@ -74,7 +74,6 @@ def plan(
 ) -> None:
     """Find the fastest plan that fits."""
     from shardwright.costmodel import SpecError
-    from shardwright.costmodel.stacks import OWN_STACK
     from shardwright.planner import explain as explain_plan
 
     if not time_limit > 0:
@@ -121,9 +120,7 @@ def plan(
         return
     _print_plan(plan_file, why)
     if out:
-        elsewhere = linear_precision or stack != OWN_STACK  # nothing here runs the lower formats yet
-        how = "" if elsewhere else f"; train with it: shardwright run {out}"
-        typer.echo(f"\nwrote {out}{how}")
+        typer.echo(f"\nwrote {out}{_how_to_train(plan_file, out)}")
 
 
 def explain(
@@ -223,6 +220,18 @@ def _certified(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSp
         f"{found.solver} {proven} that no other partition of the layers for this mesh, ZeRO stage and microbatch is more "
         f"than {found.gap:.2%} faster, and that {mixes} ({found.seconds:.2f} s)."
     )
+
+
+def _how_to_train(plan_file: "PlanFile", path: Path) -> str:
+    """The command that trains with the plan, where there is one."""
+    from shardwright.costmodel import SpecError
+    from shardwright.executor.can_run import check_can_run
+
+    try:
+        check_can_run(plan_file)
+    except SpecError:
+        return ""
+    return f"; train with it: shardwright run {path}"
 
 
 def _plan_file(

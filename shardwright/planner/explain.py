@@ -84,11 +84,13 @@ def _memory(plan: Plan, estimate: Estimate, cluster: ClusterSpec) -> str:
     name, size = max(estimate.memory[rank], key=lambda part: part[1])
     layers = Counter(layer.recompute for stage in plan.stages for layer in stage.each_layer())
     again = layers["full"] + layers["selective"]
-    recompute = f"{again} of {plan.layer_count} layers are recomputed" if again else "no layer has to be recomputed"
+    fits = used <= have
+    none = "no layer has to be recomputed" if fits else "no layer is recomputed"
+    recompute = f"{again} of {plan.layer_count} layers are recomputed" if again else none
     which = f"Pipeline rank {rank} is the fullest" if plan.mesh.pp > 1 else "Each device is filled"
     return (
         f"{which}: {used / _GIB:.1f} of {have / _GIB:.1f} usable GiB ({used / have:.0%}), most of it {name.replace('_', ' ')} "
-        f"({size / _GIB:.1f} GiB); {recompute}."
+        f"({size / _GIB:.1f} GiB){'' if fits else ', so this plan does not fit'}; {recompute}."
     )
 
 
