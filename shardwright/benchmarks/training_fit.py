@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from shardwright.costmodel.catalog_times import CatalogTimes
 from shardwright.costmodel.constants import CALIBRATED, Constants
+from shardwright.costmodel.model import FeedForward
 from shardwright.costmodel.plan import Plan
 from shardwright.costmodel.variants import step_seconds_by_variant
 
@@ -29,7 +30,11 @@ _NORMAL_80 = 1.2816  # standard deviations on each side of 80% of a normal distr
 
 
 class Run(NamedTuple):
-    """One measured run and the plan that stands for it."""
+    """One measured run and the plan that stands for it.
+
+    `fitted`: constants are fitted to it, as it is of the core and dense, all in the compute format, without context
+    parallelism. What experts, fp8 and context parallelism add has no fitted constant, so those runs only test.
+    """
 
     id: str
     setup: RowSetup
@@ -38,6 +43,7 @@ class Run(NamedTuple):
     source: str
     framework: str
     core: bool
+    fitted: bool
 
 
 def runs_of(outcomes: Sequence[Outcome]) -> list[Run]:
@@ -51,10 +57,16 @@ def runs_of(outcomes: Sequence[Outcome]) -> list[Run]:
             outcome.result.source,
             outcome.result.framework,
             is_core(outcome.row),
+            is_core(outcome.row) and _is_plain(outcome.setup, outcome.prediction.plan),
         )
         for outcome in outcomes
         if outcome.setup and outcome.prediction and outcome.measured_seconds
     ]
+
+
+def _is_plain(setup: RowSetup, plan: Plan) -> bool:
+    dense = all(isinstance(block.ffn, FeedForward) for block in setup.model.layer_classes)
+    return dense and setup.training.precision.linear is None and plan.mesh.cp == 1
 
 
 @dataclass(frozen=True)
@@ -93,10 +105,12 @@ def fit_training(runs: Sequence[Run]) -> TrainingFit:
 
 
 def left_out_fits(runs: Sequence[Run], key: Callable[[Run], str]) -> dict[str, TrainingFit]:
-    """For each group of `key`, the fit to the core rows of all others."""
-    core = [run for run in runs if run.core]
+    """For each group of `key`, the fit to what is fitted of all others."""
+    fitted = [run for run in runs if run.fitted]
+    whole, of_groups = fit_training(fitted), {key(run) for run in fitted}
     return {
-        group: fit_training([run for run in core if key(run) != group]) for group in sorted({key(run) for run in runs})
+        group: fit_training([run for run in fitted if key(run) != group]) if group in of_groups else whole
+        for group in sorted({key(run) for run in runs})
     }
 
 
