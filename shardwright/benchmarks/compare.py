@@ -11,6 +11,7 @@ from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.plan import Plan
 from shardwright.costmodel.spec import Spec
+from shardwright.costmodel.stacks import OWN_STACK
 from shardwright.costmodel.training import TrainingSpec
 
 from .prediction import EstimatePlan, Prediction, fastest
@@ -41,6 +42,7 @@ class Comparison(Spec):
 
     model_name: str
     cluster_name: str
+    stack: str = OWN_STACK
     rows: tuple[ComparedPlan, ...]
 
     @property
@@ -85,7 +87,7 @@ def compare(
     rows += [of_levels(name, partial(list, [[plan]])) for name, plan in (plans or {}).items()]
     if search is not None:
         rows.append(of_levels(BEST, lambda: [[search(model, cluster, training)]]))
-    return Comparison(model_name=model.name, cluster_name=cluster.name, rows=tuple(rows))
+    return Comparison(model_name=model.name, cluster_name=cluster.name, stack=training.stack, rows=tuple(rows))
 
 
 def _first_that_fits(

@@ -8,10 +8,12 @@ from rich.text import Text
 from shardwright.costmodel.estimate import Estimate
 from shardwright.costmodel.goodput import Goodput
 from shardwright.costmodel.plan import Plan
+from shardwright.costmodel.stacks import OWN_STACK
+from shardwright.costmodel.training import TrainingSpec
 
 from . import readable
 from .compare import ComparedPlan, Comparison
-from .plan_words import choice_words, plan_lines, recompute_words, schedule_words
+from .plan_words import choice_words, plan_lines, recompute_words, schedule_words, training_lines
 
 _CHOICES = 6  # of the comparison's columns, those before hold the plan's name and choices
 COMPARISON_COLUMNS = (
@@ -29,12 +31,12 @@ COMPARISON_COLUMNS = (
 )
 
 
-def plan_table(plan: Plan, estimate: Estimate | None = None) -> Table:
-    """A plan's choices, and what they are predicted to give."""
+def plan_table(plan: Plan, estimate: Estimate | None = None, training: TrainingSpec | None = None) -> Table:
+    """A plan's choices, what they are predicted to give, and of the training what is out of the ordinary."""
     table = Table(show_header=False)
     table.add_column("what", style="bold")
     table.add_column("value")
-    for what, value in plan_lines(plan):
+    for what, value in [*plan_lines(plan), *(training_lines(training) if training else [])]:
         table.add_row(what, Text(value))
     if estimate is not None:
         table.add_section()
@@ -87,9 +89,7 @@ def goodput_table(left: dict[str, Goodput]) -> Table:
 
 def comparison_table(comparison: Comparison) -> RenderableType:
     """One line for each way that fits, and why the others do not; readable in 80 columns."""
-    title = Text(
-        f"{comparison.model_name} on {comparison.cluster_name}"
-    )  # as it is: a name may hold what rich reads as markup
+    title = Text(comparison_title(comparison))  # as it is: a name may hold what rich reads as markup
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("plan", no_wrap=True)
     table.add_column("choices")
@@ -105,6 +105,12 @@ def comparison_table(comparison: Comparison) -> RenderableType:
             style = "bold" if row is comparison.fastest else ""
             table.add_row(*map(Text, (row.name, choice_words(row.plan), *cells)), style=style)
     return Group(table, *reasons) if table.row_count else Group(*reasons)
+
+
+def comparison_title(comparison: Comparison) -> str:
+    """What is compared, with the software where it is not this project's own."""
+    trained_by = "" if comparison.stack == OWN_STACK else f", trained by {comparison.stack}"
+    return f"{comparison.model_name} on {comparison.cluster_name}{trained_by}"
 
 
 def comparison_cells(row: ComparedPlan, comparison: Comparison) -> list[str]:

@@ -1,6 +1,8 @@
 """A plan in words, for tables and reports."""
 
 from shardwright.costmodel.plan import Plan
+from shardwright.costmodel.stacks import OWN_STACK
+from shardwright.costmodel.training import TrainingSpec
 
 _ZERO = {
     0: "replicated",
@@ -88,6 +90,14 @@ def plan_lines(plan: Plan) -> list[tuple[str, str]]:
         lines.append(("context parallel", context_words(plan)))
     if plan.mesh.ep > 1:
         lines.append(("experts", expert_words(plan)))
+    return lines
+
+
+def training_lines(training: TrainingSpec) -> list[tuple[str, str]]:
+    """What is not as usual in how it is trained, as (what, value): other software, lower formats."""
+    lines = [("software", training.stack)] if training.stack != OWN_STACK else []
+    if training.precision.linear:
+        lines.append(("linear layers", f"{training.precision.linear}, the rest {training.precision.compute}"))
     return lines
 
 

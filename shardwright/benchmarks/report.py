@@ -17,7 +17,7 @@ from .compare import Comparison
 from .measured import MeasuredLine, measured_lines
 from .page import render_page, write_page
 from .plan_tables import COMPARISON_COLUMNS, comparison_cells, estimate_lines
-from .plan_words import plan_lines, recompute_words
+from .plan_words import plan_lines, recompute_words, training_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +98,7 @@ def _job_lines(report: Report) -> list[tuple[str, str]]:
         ),
         ("precision", f"{training.precision.compute} compute, {training.precision.gradients} gradients"),
         ("optimizer", training.optimizer),
+        *training_lines(training),
     ]
 
 

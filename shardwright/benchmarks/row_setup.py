@@ -54,9 +54,7 @@ def setup_of_row(row: TableRow, standard_node: StandardNode) -> RowSetup:
         raise SkippedRowError("seq_len unknown" if row.seq_len is None else "global_batch unknown")
     attention, attention_assumptions = _attention(row)
     stack, stack_assumptions = stack_of_row(row)
-    software = named_stack(stack)
-    formats = {name: value for name in ("gradients", "parameters") if (value := getattr(software, name))}
-    precision = precision.model_copy(update=formats)
+    precision = precision.model_copy(update=named_stack(stack).fixed_formats)
     training = TrainingSpec(
         seq_len=row.seq_len,
         global_batch=row.global_batch,

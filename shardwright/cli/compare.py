@@ -21,6 +21,7 @@ from .options import (
     PrecisionOption,
     RestartSecondsOption,
     SeqLenOption,
+    StackOption,
     console,
     print_json,
     read_cluster,
@@ -46,6 +47,7 @@ def compare(
     linear_precision: LinearPrecisionOption = None,
     optimizer: OptimizerOption = "adamw",
     attention: AttentionOption = "flash",
+    stack: StackOption = "shardwright",
     strategy: Annotated[
         list[str] | None,
         typer.Option(help="A named strategy; repeat for several. Default: all, and best (the planner's choice)."),
@@ -76,7 +78,15 @@ def compare(
         restart_seconds=restart_seconds,
         checkpoint_every=checkpoint_every,
     )
-    training = read_training(seq_len, global_batch, precision, optimizer, attention, linear_precision)
+    training = read_training(
+        seq_len=seq_len,
+        global_batch=global_batch,
+        precision=precision,
+        linear_precision=linear_precision,
+        optimizer=optimizer,
+        attention=attention,
+        stack=stack,
+    )
     model_spec, cluster_spec = read_model(model), read_cluster(cluster)
     names = strategy or [*STRATEGIES, BEST]
     found = compare_ways(
@@ -84,7 +94,7 @@ def compare(
         cluster_spec,
         training,
         strategies=[name for name in names if name != BEST],
-        plans=_plans(plan or [], model_spec),
+        plans=_plans(plan or [], model_spec, training),
         search=(lambda *job: search(*job).plan) if BEST in names else None,
     )
     if report:
@@ -114,11 +124,11 @@ def _goodputs(found: "Comparison", cluster: "ClusterSpec", reliability: "Reliabi
     }
 
 
-def _plans(paths: list[Path], model: "ModelSpec") -> "dict[str, Plan]":
+def _plans(paths: list[Path], model: "ModelSpec", training: "TrainingSpec") -> "dict[str, Plan]":
     """The plans in files, by file name, or by path where two files share a name.
 
     Raises:
-        SpecError: a file is no plan file, or one for another model.
+        SpecError: a file is no plan file, or one for another model or other software.
     """
     from shardwright.costmodel import SpecError
 
@@ -127,6 +137,11 @@ def _plans(paths: list[Path], model: "ModelSpec") -> "dict[str, Plan]":
         plan_file, _ = read_plan(path)
         if plan_file.model_config_json != model.config:
             raise SpecError(f"{path}: is a plan for {plan_file.model_name}, not for {model.name}")
+        if plan_file.training.stack != training.stack:
+            raise SpecError(
+                f"{path}: is a plan for the stack '{plan_file.training.stack}', this comparison is for '{training.stack}'; "
+                f"give --stack {plan_file.training.stack}"
+            )
         # plan.json of two folders: a file's name alone would lose one
         name = path.name if [other.name for other in paths].count(path.name) == 1 else str(path)
         plans[name] = plan_file.plan

@@ -27,6 +27,13 @@ LinearPrecisionOption = Annotated[
     str | None, typer.Option(help="Lower format for the layers' weight matmuls: fp8, mxfp8, nvfp4.")
 ]
 OptimizerOption = Annotated[str, typer.Option(help="adamw or sgd.")]
+StackOption = Annotated[
+    str,
+    typer.Option(
+        help="The software that will train, which the estimate is for: shardwright (its own executor), megatron-core, "
+        "torchtitan, ... (docs/stacks.md)."
+    ),
+]
 AttentionOption = Annotated[str, typer.Option(help="flash (a fused kernel) or unfused.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
@@ -86,21 +93,30 @@ def read_plan(path: Path) -> "tuple[PlanFile, ModelSpec]":
 
 
 def read_training(
-    seq_len: int, global_batch: int, precision: str, optimizer: str, attention: str, linear_precision: str | None = None
+    *,
+    seq_len: int,
+    global_batch: int,
+    precision: str,
+    linear_precision: str | None,
+    optimizer: str,
+    attention: str,
+    stack: str,
 ) -> "TrainingSpec":
-    """The training options as a spec.
+    """The training options as a spec, in the formats that the stack fixes.
 
     Raises:
         SpecError: a value that is not allowed.
     """
     from shardwright.costmodel import TrainingSpec
+    from shardwright.costmodel.stacks import named_stack
 
     values: dict[str, Any] = {
         "seq_len": seq_len,
         "global_batch": global_batch,
-        "precision": {"compute": precision, "linear": linear_precision},
+        "precision": {"compute": precision, "linear": linear_precision, **named_stack(stack).fixed_formats},
         "optimizer": optimizer,
         "attention": attention,
+        "stack": stack,
     }
     return TrainingSpec.parse(values, source="training options")
 

@@ -22,6 +22,7 @@ from .options import (
     PrecisionOption,
     RestartSecondsOption,
     SeqLenOption,
+    StackOption,
     console,
     print_json,
     read_cluster,
@@ -47,6 +48,7 @@ def plan(
     linear_precision: LinearPrecisionOption = None,
     optimizer: OptimizerOption = "adamw",
     attention: AttentionOption = "flash",
+    stack: StackOption = "shardwright",
     pp: Annotated[int | None, typer.Option(help="Fix the pipeline degree.")] = None,
     tp: Annotated[int | None, typer.Option(help="Fix the tensor-parallel degree.")] = None,
     dp_replicate: Annotated[int | None, typer.Option(help="Fix the number of replicas (HSDP).")] = None,
@@ -91,7 +93,15 @@ def plan(
         "even_stages": even_stages,
         "sequence_parallel": sequence_parallel,
     }
-    training = read_training(seq_len, global_batch, precision, optimizer, attention, linear_precision)
+    training = read_training(
+        seq_len=seq_len,
+        global_batch=global_batch,
+        precision=precision,
+        linear_precision=linear_precision,
+        optimizer=optimizer,
+        attention=attention,
+        stack=stack,
+    )
     model_spec, cluster_spec = read_model(model), read_cluster(cluster)
     result = _search(model_spec, cluster_spec, training, fixed, time_limit)
     why = explain_plan(result, model_spec, cluster_spec, training)
@@ -110,10 +120,7 @@ def plan(
         return
     _print_plan(plan_file, why)
     if out:
-        how = (
-            "" if linear_precision else f"; train with it: shardwright run {out}"
-        )  # nothing here runs the lower formats yet
-        typer.echo(f"\nwrote {out}{how}")
+        typer.echo(f"\nwrote {out}{_how_to_train(plan_file, out)}")
 
 
 def explain(
@@ -215,6 +222,18 @@ def _certified(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSp
     )
 
 
+def _how_to_train(plan_file: "PlanFile", path: Path) -> str:
+    """The command that trains with the plan, where there is one."""
+    from shardwright.costmodel import SpecError
+    from shardwright.executor.can_run import check_can_run
+
+    try:
+        check_can_run(plan_file)
+    except SpecError:
+        return ""
+    return f"; train with it: shardwright run {path}"
+
+
 def _plan_file(
     model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", result: "SearchResult"
 ) -> "PlanFile":
@@ -265,7 +284,7 @@ def _print_plan(plan_file: "PlanFile", why: list[str]) -> None:
 
     estimate, printed = plan_file.estimated(), console()
     printed.print(Text.assemble((plan_file.model_name, "bold"), f" on {plan_file.cluster.name}"))
-    printed.print(plan_table(plan_file.plan, estimate))
+    printed.print(plan_table(plan_file.plan, estimate, plan_file.training))
     printed.print(step_table(estimate))
     printed.print(memory_table(estimate, plan_file.cluster))
     printed.print("[bold]Why[/bold]")

@@ -29,7 +29,8 @@ class Stack(Spec):
         overlaps_passes: a forward and a backward that DualPipe pairs run at once, each computing while the other communicates;
             else one after the other.
         shard_network_fraction: share of the network's steady rate that collectives over the shards reach.
-        keeps_gradient_buffer: gradients have a buffer of the whole model for the whole step, whatever is sharded.
+        keeps_gradient_buffer: under ZeRO 0 and 1 gradients have a buffer of the whole model for the whole step, also where one
+            microbatch is all of it.
         unsettled: runs of it vary for reasons that no plan shows, so that an estimate is less sure.
         pads_vocabulary: the vocabulary is padded so that a rank holds a multiple of 128 words.
         dropout: dropout after both sublayers, whose masks are kept.
@@ -84,3 +85,9 @@ class Stack(Spec):
     flat_step_bytes_per_parameter: NonNegativeFloat = 0.0
     flat_gradient_copies: NonNegativeFloat = 0.0
     broadcasts_updates: bool = False
+
+    @property
+    def fixed_formats(self) -> dict[str, str]:
+        """The formats that the software fixes, by their names in `Precision`."""
+        formats = {"gradients": self.gradients, "parameters": self.parameters}
+        return {name: value for name, value in formats.items() if value is not None}

@@ -2,6 +2,7 @@
 
 from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile
+from shardwright.costmodel.stacks import OWN_STACK
 
 
 def check_can_run(plan_file: PlanFile) -> None:
@@ -10,6 +11,12 @@ def check_can_run(plan_file: PlanFile) -> None:
     Raises:
         SpecError: naming the first such choice and what to plan with instead.
     """
+    stack = plan_file.training.stack
+    if stack != OWN_STACK:
+        raise SpecError(
+            f"the plan is for stack '{stack}'; this executor is '{OWN_STACK}': plan again without --stack, or run it with the "
+            "software it is for"
+        )
     mesh, precision = plan_file.plan.mesh, plan_file.training.precision
     for axis, degree in (("cp", mesh.cp), ("ep", mesh.ep)):
         if degree > 1:

@@ -5,10 +5,11 @@ from collections import Counter
 from shardwright.costmodel.catalog_times import CatalogTimes
 from shardwright.costmodel.cluster import ClusterSpec
 from shardwright.costmodel.estimate import Estimate
-from shardwright.costmodel.evaluate import estimate_plan
+from shardwright.costmodel.evaluate import estimate_plan, is_unsettled
 from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.costmodel.plan import Plan
+from shardwright.costmodel.stacks import OWN_STACK
 from shardwright.costmodel.training import TrainingSpec
 
 from .alternatives import Alternative, alternatives
@@ -55,7 +56,7 @@ def explain(
         lines += [_compared(other, estimate) for other in sorted(others, key=_seconds_of)]
     if isinstance(found, SearchResult):
         lines += _searched(found)
-    return [*lines, _how_sure(estimate)]
+    return [*lines, _which_software(training), _how_sure(estimate, unsettled=is_unsettled(cluster, training))]
 
 
 def _what(plan: Plan, estimate: Estimate) -> str:
@@ -83,11 +84,13 @@ def _memory(plan: Plan, estimate: Estimate, cluster: ClusterSpec) -> str:
     name, size = max(estimate.memory[rank], key=lambda part: part[1])
     layers = Counter(layer.recompute for stage in plan.stages for layer in stage.each_layer())
     again = layers["full"] + layers["selective"]
-    recompute = f"{again} of {plan.layer_count} layers are recomputed" if again else "no layer has to be recomputed"
+    fits = used <= have
+    none = "no layer has to be recomputed" if fits else "no layer is recomputed"
+    recompute = f"{again} of {plan.layer_count} layers are recomputed" if again else none
     which = f"Pipeline rank {rank} is the fullest" if plan.mesh.pp > 1 else "Each device is filled"
     return (
         f"{which}: {used / _GIB:.1f} of {have / _GIB:.1f} usable GiB ({used / have:.0%}), most of it {name.replace('_', ' ')} "
-        f"({size / _GIB:.1f} GiB); {recompute}."
+        f"({size / _GIB:.1f} GiB){'' if fits else ', so this plan does not fit'}; {recompute}."
     )
 
 
@@ -126,16 +129,23 @@ def _searched(found: SearchResult) -> list[str]:
     ]
 
 
-def _how_sure(estimate: Estimate) -> str:
+def _which_software(training: TrainingSpec) -> str:
+    stack = training.software
+    plans = "" if stack.name == OWN_STACK else ". Which plans that software can run is not known here"
+    return f"The estimate is for the stack '{stack.name}': {stack.about}{plans}."
+
+
+def _how_sure(estimate: Estimate, *, unsettled: bool) -> str:
     interval = estimate.step_seconds_intervals[0]
     rests = (
-        "data sheets and a few constants, none of them measured on this cluster"
+        "data sheets and on constants fitted to published measurements, none of them from this cluster"
         if estimate.basis == "catalog"
-        else "a profile of the machine"
+        else "rates measured on this machine"
     )
+    runs = "published runs of this kind, which vary for reasons no plan shows," if unsettled else "published runs"
     return (
-        f"The prediction rests on {rests}: with {interval.level:.0%} probability a step takes "
-        f"{_seconds(interval.low)} to {_seconds(interval.high)}."
+        f"The prediction rests on {rests}. With {interval.level:.0%} probability a step takes {_seconds(interval.low)} to "
+        f"{_seconds(interval.high)}: so far off were {runs} when their source was left out of the fit."
     )
 
 

@@ -1,7 +1,15 @@
 """Plans in words."""
 
-from shardwright.benchmarks.plan_words import choice_words, plan_lines, recompute_words, schedule_words, sharding_words
+from shardwright.benchmarks.plan_words import (
+    choice_words,
+    plan_lines,
+    recompute_words,
+    schedule_words,
+    sharding_words,
+    training_lines,
+)
 from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, Stage
+from shardwright.costmodel.training import Precision, TrainingSpec
 
 
 def _plan(mesh: Mesh, *stages: tuple[LayerRun, ...], **changes: object) -> Plan:
@@ -43,3 +51,10 @@ def test_choices_in_one_line() -> None:
     plan = _plan(Mesh(pp=2, dp_shard=4), (run,), (run,), offload=Offload(optimizer_fraction=1))
     assert choice_words(plan) == ("pp2 x dp_shard4; ZeRO-1; 1f1b; micro batch 1; recompute full; optimizer on the host")
     assert choice_words(_plan(Mesh(), (LayerRun(count=1),))) == "1 rank; micro batch 1; recompute none"
+
+
+def test_of_the_training_only_what_is_not_as_usual() -> None:
+    usual = TrainingSpec(seq_len=128, global_batch=4)
+    assert training_lines(usual) == []
+    other = TrainingSpec(seq_len=128, global_batch=4, stack="xla", precision=Precision(linear="fp8"))
+    assert dict(training_lines(other)) == {"software": "xla", "linear layers": "fp8, the rest bf16"}

@@ -37,6 +37,12 @@ def test_names_the_fullest_rank(found: SearchResult, lines: list[str]) -> None:
     assert (f"{again} of 16 layers are recomputed" if again else "no layer has to be recomputed") in lines[2]
 
 
+def test_says_that_a_plan_does_not_fit(found: SearchResult) -> None:
+    memory = explain(found.plan, _MODEL, tiny_cluster(devices=8, memory_bytes=3e9), _TRAINING)[2]
+    assert "so this plan does not fit" in memory
+    assert "does not fit" not in explain(found.plan, _MODEL, _CLUSTER, _TRAINING)[2]
+
+
 def test_every_line_is_one_sentence_with_a_number(lines: list[str]) -> None:
     assert all(line.endswith(".") and "\n" not in line for line in lines)
     assert all(re.search(r"\d", line) or "does not fit" in line for line in lines)
@@ -44,7 +50,16 @@ def test_every_line_is_one_sentence_with_a_number(lines: list[str]) -> None:
 
 def test_ends_with_how_sure_it_is(found: SearchResult, lines: list[str]) -> None:
     assert "80% probability" in lines[-1]
-    assert f"Of {found.candidates_total:,} combinations" in lines[-2]
+    assert "for the stack 'shardwright'" in lines[-2]
+    assert f"Of {found.candidates_total:,} combinations" in lines[-3]
+
+
+def test_says_where_runs_vary_for_reasons_no_plan_shows(found: SearchResult) -> None:
+    def last(stack: str) -> str:
+        return explain(found.plan, _MODEL, _CLUSTER, _TRAINING.model_copy(update={"stack": stack}))[-1]
+
+    assert "vary for reasons no plan shows" in last("nanotron")
+    assert "vary for reasons" not in last("megatron-core")
 
 
 def test_of_a_plan_alone(found: SearchResult, lines: list[str]) -> None:
