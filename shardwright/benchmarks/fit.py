@@ -78,12 +78,17 @@ def interval_values(rows: Sequence[Residual]) -> dict[str, float]:
 
 
 def written(text: str, values: Mapping[str, tuple[float, float, float]]) -> str:
-    """The table's text with the value, low and high of each constant put in, to three digits."""
+    """The table's text with the value, low and high of each constant put in, to three digits.
+
+    Raises:
+        KeyError: the table has no such constant.
+    """
     for name, numbers in values.items():
         for key, number in zip(("value", "low", "high"), numbers, strict=True):
-            text = re.sub(
-                rf"(?m)(^\[{name}\]$(?:\n(?!\[).*)*?\n{key} = ).*$", rf"\g<1>{float(f'{number:.3g}')!r}", text
-            )
+            pattern = rf"(?m)(^\[{name}\]$(?:\n(?!\[).*)*?\n{key} = ).*$"
+            text, found = re.subn(pattern, rf"\g<1>{float(f'{number:.3g}')!r}", text)
+            if not found:
+                raise KeyError(f"{name} has no {key} in the table of constants")
     return text
 
 

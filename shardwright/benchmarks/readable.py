@@ -46,7 +46,9 @@ def signed_share(value: float) -> str:
 
 
 def number(value: float) -> str:
-    """`1.18`, `31.1`, `311`: three significant digits, more for whole numbers that have them."""
+    """`0.00953`, `1.18`, `31.1`, `311`: three significant digits, more for whole numbers, two between 0.1 and 1."""
+    if 0 < value < 0.1:
+        return f"{value:.3g}"
     if value >= 99.95:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

@@ -45,4 +45,13 @@ def test_shares_and_counts() -> None:
     assert readable.signed_share(0.123) == "+12.3%"
     assert readable.signed_share(-0.05) == "-5.0%"
     assert readable.count(412345.4) == "412,345"
-    assert [readable.number(value) for value in (1.18, 31.06, 311.2, 12345.6)] == ["1.18", "31.1", "311", "12,346"]
+    numbers = {
+        0: "0.00",
+        0.009534: "0.00953",
+        0.05: "0.05",
+        0.768: "0.77",
+        1.18: "1.18",
+        31.06: "31.1",
+        12345.6: "12,346",
+    }
+    assert [readable.number(value) for value in numbers] == list(numbers.values())
