@@ -31,10 +31,11 @@ def interval_factors(rows: Sequence[Residual], level: float) -> tuple[float, flo
 
 
 def left_out_coverage(rows: Sequence[Residual], level: float) -> float:
-    """Share of rows inside the interval that the rows of their kind from all other sources give."""
+    """Share of rows inside the interval that the rows of their kind from all other sources give; without any, outside."""
     inside = 0
     for source, unsettled in {(row.source, row.unsettled) for row in rows}:
         alike = [row for row in rows if row.unsettled == unsettled]
-        low, high = interval_factors([row for row in alike if row.source != source], level)
-        inside += sum(low <= row.factor <= high for row in alike if row.source == source)
+        if others := [row for row in alike if row.source != source]:
+            low, high = interval_factors(others, level)
+            inside += sum(low <= row.factor <= high for row in alike if row.source == source)
     return inside / len(rows)

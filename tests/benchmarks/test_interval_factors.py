@@ -47,3 +47,8 @@ def test_kinds_of_run_have_intervals_of_their_own() -> None:
     settled = [*rows("a", 1.0, 1.2), *rows("b", 0.9, 1.1, 1.3)]
     wild = [*rows("c", 0.1, 9.0, unsettled=True), *rows("d", 0.2, 8.0, unsettled=True)]
     assert left_out_coverage([*settled, *wild], 0.8) == (3 + 2) / 9  # c holds both of d
+
+
+def test_a_kind_of_one_source_alone_is_held_by_nothing() -> None:
+    alone = rows("c", 1.0, 1.0, unsettled=True)
+    assert left_out_coverage([*rows("a", 1.0, 1.2), *rows("b", 0.9, 1.3), *alone], 0.8) == 2 / 6

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from shardwright.costmodel import ClusterSpec, Estimate, estimate_plan, operators, simulate_plan
+from shardwright.costmodel.plan import Mesh
 from tests.laws.valid_runs import Run, runs
 
 many = settings(
@@ -109,7 +110,7 @@ def _is_fast(cluster: ClusterSpec) -> bool:
 @many
 @given(runs())
 def test_model_flops_do_not_depend_on_the_split(run: Run) -> None:
-    alone = run.plan.mesh.model_copy(update={"pp": 1, "dp_replicate": 1, "dp_shard": 1, "tp": 1})
+    alone = Mesh()
     layers = tuple(layer.model_copy(update={"zero_stage": 0}) for stage in run.plan.stages for layer in stage.layers)
     single = run.plan.model_copy(
         update={
