@@ -8,14 +8,16 @@ import pytest
 from shardwright.costmodel import estimate_plan
 from shardwright.costmodel.catalog_times import CatalogTimes
 from shardwright.costmodel.constants import CALIBRATED, Constants
-from shardwright.costmodel.plan import Plan
+from shardwright.costmodel.model import ModelSpec
+from shardwright.costmodel.plan import LayerRun, Mesh, Plan, Stage
 from shardwright.costmodel.training import TrainingSpec
 from shardwright.costmodel.variants import step_seconds_by_variant
+from tests.costmodel.fakes import small_experts
 from tests.costmodel.test_evaluate import H100, LLAMA, plan
 
 VARIANTS = 3
-# a field that is a number in `Constants` holds bytes or intervals, which no step time depends on
-VARIED = [field.name for field in fields(Constants) if field.type != "float" and field.type is not float]
+# those that may be arrays; the others concern memory, intervals and the host
+VARIED = [field.name for field in fields(Constants) if field.type is not float]
 PLANS = [
     plan(1, zero=3, tp=1),
     plan(2, zero=2),
@@ -41,18 +43,22 @@ def single(many: Constants, index: int) -> Constants:
     return replace(many, **{name: float(getattr(many, name)[index]) for name in VARIED})
 
 
-def both(one: Plan, stack: str) -> tuple[list[float], list[float]]:
-    training = TrainingSpec(seq_len=4096, global_batch=64, stack=stack)
-    job, many = (LLAMA, H100, training), constants()
+def both(one: Plan, training: TrainingSpec, model: ModelSpec = LLAMA) -> tuple[list[float], list[float]]:
+    """Seconds from one evaluation, and from an estimate for each variant."""
+    job, many = (model, H100, training), constants()
     each = [
         estimate_plan(*job, one, CatalogTimes(H100, training, single(many, i))).step_seconds for i in range(VARIANTS)
     ]
     return step_seconds_by_variant(*job, one, CatalogTimes(H100, training, many), VARIANTS).tolist(), each
 
 
+def training(**options: object) -> TrainingSpec:
+    return TrainingSpec.parse({"seq_len": 4096, "global_batch": 64, **options}, source="test")
+
+
 @pytest.mark.parametrize("one", PLANS, ids=lambda one: f"{one.mesh} {one.schedule}")
 def test_variants_equal_one_estimate_each(one: Plan) -> None:
-    together, each = both(one, "shardwright")
+    together, each = both(one, training())
     assert together == pytest.approx(each)
     assert len(set(each)) == VARIANTS
 
@@ -60,12 +66,36 @@ def test_variants_equal_one_estimate_each(one: Plan) -> None:
 @pytest.mark.parametrize("stack", ["internevo", "megatron-lm", "megatron-core", "dualpipe"])
 def test_whatever_the_stack_makes_of_them(stack: str) -> None:
     for one in (plan(2), plan(4, chunks=2, schedule="dualpipe-v")):
-        together, each = both(one, stack)
+        together, each = both(one, training(stack=stack))
         assert together == pytest.approx(each)
 
 
+@pytest.mark.parametrize("options", [{"attention": "unfused"}, {"precision": {"linear": "fp8"}}], ids=str)
+def test_whatever_the_kernels(options: dict[str, object]) -> None:
+    together, each = both(plan(2), training(**options))
+    assert together == pytest.approx(each)
+
+
+@pytest.mark.parametrize("how", ["all-gather", "ring", "ulysses"])
+def test_context_parallelism(how: str) -> None:
+    split = {"mesh": Mesh(dp_shard=8, cp=8), "micro_batch": 8, "microbatches": 1, "context_parallel": how}
+    one = Plan.parse({**plan(1, zero=3, tp=1).model_dump(), **split}, source="test")
+    together, each = both(one, training())
+    assert together == pytest.approx(each)
+
+
+@pytest.mark.parametrize("dispatch", ["all-to-all", "deduplicated"])
+def test_spread_experts(dispatch: str) -> None:
+    stages = (Stage(layers=(LayerRun(count=4, zero_stage=1),)),)
+    one = Plan.parse(
+        {"mesh": Mesh(dp_shard=64, ep=8), "micro_batch": 1, "microbatches": 1, "stages": stages, "expert_dispatch": dispatch},
+        source="test",
+    )  # fmt: skip
+    together, each = both(one, training(), small_experts(hidden=2048))
+    assert together == pytest.approx(each)
+
+
 def test_plain_numbers_make_every_variant_the_estimate() -> None:
-    training = TrainingSpec(seq_len=4096, global_batch=64)
-    job = (LLAMA, H100, training)
-    found = step_seconds_by_variant(*job, PLANS[0], CatalogTimes(H100, training), 2)
+    job = (LLAMA, H100, training())
+    found = step_seconds_by_variant(*job, PLANS[0], CatalogTimes(H100, training()), 2)
     assert found.tolist() == pytest.approx([estimate_plan(*job, PLANS[0]).step_seconds] * 2)
