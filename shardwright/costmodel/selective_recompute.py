@@ -38,7 +38,8 @@ def selection(
     if stack.selective == "attention-core":
         return None
     element, attention = training.precision.activation_bytes_per_element, block.attention
-    core = (element * attention.value_head_size + 4.0) * attention.heads / np.asarray(tp)
+    log_sum = 4.0 if training.attention == "flash" else 0.0
+    core = (element * attention.value_head_size + log_sum) * attention.heads / np.asarray(tp)
     matmuls = _projections(block, hidden, tokens, tp, experts)
     kept = [_output_elements(matmul, hidden, tokens, sequence_split) for matmul in matmuls]
     if stack.selective == "elementwise":

@@ -54,6 +54,13 @@ def test_elementwise_keeps_every_output_and_repeats_no_matmul() -> None:
     assert found.kept_bytes.item() == CORE + 2 * (HIDDEN + KEY + KEY + HIDDEN + WIDTH + WIDTH + HIDDEN)
 
 
+def test_unfused_attention_has_no_log_sum_exp() -> None:
+    training = TrainingSpec(seq_len=SEQ, global_batch=8, stack="xla", attention="unfused")
+    found = selection(LLAMA, training, HIDDEN, TOKENS, 1, 1)
+    assert found is not None
+    assert selected("xla").kept_bytes.item() - found.kept_bytes.item() == 4 * HEADS
+
+
 def test_a_plain_feed_forward_has_six_matmuls() -> None:
     """q, k, v, output, up, down: kept are q, v and up; repeated k, output and down."""
     plain = LLAMA.model_copy(update={"ffn": FeedForward(width=WIDTH, gated=False)})
