@@ -149,9 +149,7 @@ class _Builder:
         shape = (len(self.candidates), len(self.rows), len(POLICIES))
         wide = {name: part[..., None] if part.ndim == 2 else part for name, part in parts.items()}
         nothing = np.zeros(1)
-        return Seconds(
-            **{f.name: np.broadcast_to(wide.get(f.name, nothing), shape).astype(float) for f in fields(Seconds)}
-        )
+        return Seconds(**{f.name: np.broadcast_to(wide.get(f.name, nothing), shape) for f in fields(Seconds)})
 
     def _tied_seconds(self) -> Array:
         """A tied embedding on the first and last stage: their gradients are summed once a step."""

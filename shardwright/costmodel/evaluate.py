@@ -16,6 +16,7 @@ from .flops import model_flops_per_sequence, recompute_flops_per_sequence
 from .in_flight import peak_activation_bytes
 from .model import ModelSpec
 from .op_times import Array, OpTimes
+from .overlap import overlap_saving_seconds
 from .pipeline import step_parts
 from .plan import Plan
 from .schedule import make_schedule
@@ -94,34 +95,18 @@ class PlanCosts:
     def stage_costs(self) -> StageCosts:
         """Seconds per stage, as closed form and simulation take them."""
         tables, sums = self.sums.tables, self.sums
+        passes = sums.seconds(tables.forward), sums.seconds(tables.backward)
         return StageCosts(
             pp=self.plan.mesh.pp,
             forward=sums.total(tables.forward.total),
             backward=sums.total(tables.backward.total),
             weight_gradient=sums.total(tables.weight_gradient_seconds),
-            overlap_saving=self._overlap_saving(),
+            overlap_saving=overlap_saving_seconds(self.cluster, self.training, self.times.constants, *passes),
             first_forward_extra=sums.total(tables.first_forward.total),
             send=np.where(np.diff(self.plan.stage_ranks) == 0, 0.0, tables.send_seconds[0]),
             reduce_tail=sums.total(tables.last_backward.total),
             optimizer=self._per_rank(sums.total(tables.optimizer_seconds)).sum(axis=0),
         )
-
-    def _overlap_saving(self) -> Array:
-        """Shape (S,): what a stage's forward saves when it is overlapped with a backward on the rank's other stage.
-
-        Where the stack can, each pass computes while the other communicates (DeepSeek-AI 2024, arXiv 2412.19437, section
-        3.2.1), and is slowed by it as by any communication beside it.
-        """
-        if self.plan.schedule != "dualpipe-v" or not self.training.software.overlaps_passes:
-            return np.zeros(len(self.plan.stages))
-        forward, backward = (
-            self.sums.seconds(parts) for parts in (self.sums.tables.forward, self.sums.tables.backward)
-        )
-        other = slice(None, None, -1)  # under the V placement, stage s shares its rank with the s-th from the end
-        hidden = np.minimum(forward["tensor_parallel"], backward["compute"][other])
-        hidden = hidden + np.minimum(backward["tensor_parallel"][other], forward["compute"])
-        taken = self.times.constants.collective_multiprocessors / self.cluster.groups[0].device.multiprocessors
-        return np.asarray(np.maximum(0.0, 1 - taken) * hidden)
 
     def activation_bytes_per_stage(self) -> Array:
         """What one microbatch keeps on each stage, logits included."""

@@ -235,10 +235,10 @@ def saved_bytes(
     """Bytes per token that autograd keeps of one layer, nothing recomputed, no attention scores.
 
     An eager RMS norm keeps its fp32 input and its output before the weight, a fused norm its input alone; an eager gated
-    activation its output too; a dropout a mask of one byte. Norms and dropout are split along the sequence by
-    `sequence_split` (tp under sequence parallelism, else 1); what the matmuls read is gathered whole, unless the stack
-    gathers it again in the backward pass (Korthikanti et al. 2022, section 4.2.2), and kept in one byte where the kernels
-    before them write it so. With dropout and scores this is Korthikanti et al. 2022 (arXiv 2205.05198), equation 1:
+    activation its output too; a dropout a mask of one byte; fused attention an fp32 log-sum-exp a head. Norms and dropout
+    are split along the sequence by `sequence_split` (tp under sequence parallelism, else 1); what the matmuls read is
+    gathered whole, unless the stack gathers it again in the backward pass (Korthikanti et al. 2022, section 4.2.2), and
+    kept in one byte where the kernels before them write it so. With dropout and scores this is Korthikanti et al. 2022 (arXiv 2205.05198), equation 1:
     34 s b h + 5 a s^2 b.
     """
     stack, split = training.software, experts or experts_as_the_rest(tp)
@@ -253,7 +253,8 @@ def saved_bytes(
     query, key = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
     value_out = (attention.kv_heads + attention.heads) * attention.value_head_size
     head_norm = norm * (query + key) if _normalises_heads(block) else 0
-    core = element * (query + key + value_out) + 4 * attention.heads + head_norm
+    log_sums = 4 * attention.heads if training.attention == "flash" else 0
+    core = element * (query + key + value_out) + log_sums + head_norm
     if isinstance(ffn, MixtureOfExperts):
         copies = split.copies(1.0, ffn.top_k, tp)
         shared = shared + (_operand_bytes(training) + element) * hidden * copies + 4 * ffn.experts

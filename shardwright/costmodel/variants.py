@@ -6,8 +6,10 @@ from .build_tables import build_tables
 from .cluster import ClusterSpec
 from .model import ModelSpec
 from .op_times import Array, OpTimes
+from .overlap import overlap_saving_seconds
 from .pipeline import step_seconds
 from .plan import Plan
+from .schedule_shape import by_rank
 from .stage_costs import StageCosts
 from .stages import candidates_of, row_counts
 from .training import TrainingSpec
@@ -26,14 +28,18 @@ def step_seconds_by_variant(
         wide = np.broadcast_to(wide, (variants, *counts.shape[1:]))
         return np.asarray(np.einsum("nrp,srp->ns", wide, counts, optimize=True))
 
-    optimizer = per_stage(tables.optimizer_seconds).reshape(variants, plan.stages_per_rank, plan.mesh.pp)
+    passes = [
+        {cause: per_stage(each) for cause, each in vars(parts).items()} for parts in (tables.forward, tables.backward)
+    ]
     costs = StageCosts(
         pp=plan.mesh.pp,
         forward=per_stage(tables.forward.total),
         backward=per_stage(tables.backward.total),
+        weight_gradient=per_stage(tables.weight_gradient_seconds),
+        overlap_saving=overlap_saving_seconds(cluster, training, times.constants, *passes),
         first_forward_extra=per_stage(tables.first_forward.total),
-        send=np.broadcast_to(tables.send_seconds[:, None], (variants, len(plan.stages) - 1)),
+        send=np.where(np.diff(plan.stage_ranks) == 0, 0.0, tables.send_seconds[:, None]),
         reduce_tail=per_stage(tables.last_backward.total),
-        optimizer=optimizer.sum(axis=1),
+        optimizer=by_rank(plan.schedule, plan.mesh.pp, per_stage(tables.optimizer_seconds)).sum(axis=-2),
     )
     return step_seconds(plan.schedule, costs, plan.microbatches)

@@ -1,0 +1,288 @@
+"""Each property of a software stack on its own: eager PyTorch with one thing changed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from shardwright.costmodel import load_cluster, stacks
+from shardwright.costmodel.build_tables import build_tables
+from shardwright.costmodel.catalog_times import CatalogTimes
+from shardwright.costmodel.constants import CALIBRATED
+from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.evaluate import intervals, is_unsettled
+from shardwright.costmodel.model import Norm
+from shardwright.costmodel.op_times import Array, Number
+from shardwright.costmodel.operators import saved_bytes
+from shardwright.costmodel.overlap import overlap_saving_seconds
+from shardwright.costmodel.row_work import RowWork, WorkModel
+from shardwright.costmodel.stack import Stack
+from shardwright.costmodel.tables import POLICIES, CostTables
+from shardwright.costmodel.training import Precision, TrainingSpec
+from tests.costmodel.fakes import RoundTimes, round_cluster, small_model
+from tests.costmodel.test_candidates import candidates
+
+HIDDEN, WIDTH, SEQ, VOCABULARY, LAYERS = 64, 128, 128, 1000, 4
+MODEL = small_model()
+BLOCK = MODEL.layer_classes[0]
+Trained = Callable[..., TrainingSpec]
+
+
+@dataclass(frozen=True)
+class MemoryTimes(RoundTimes):
+    """Round times, and 1 second for each GB of memory traffic and each thousand launches."""
+
+    def memory_bound_seconds(self, moved_bytes: Number) -> Array:
+        return np.asarray(moved_bytes, dtype=float) * 1e-9
+
+    def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
+        return np.maximum(busy_seconds, np.asarray(kernels) * 1e-3)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """Training on a stack that is eager PyTorch but for the properties given."""
+    known: dict[str, Stack] = {}
+    monkeypatch.setattr(stacks, "_stacks", lambda: known)
+
+    def of(*, precision: Precision | None = None, **properties: object) -> TrainingSpec:
+        name = f"stack {len(known)}"
+        known[name] = Stack.parse({"name": name, "about": "a test", **properties}, source="test")
+        return TrainingSpec(seq_len=SEQ, global_batch=8, stack=name, precision=precision or Precision())
+
+    return of
+
+
+def work(training: TrainingSpec, **degrees: int) -> WorkModel:
+    return WorkModel(MODEL, round_cluster(), training, MemoryTimes(), candidates(**degrees))
+
+
+def layer(training: TrainingSpec, **degrees: int) -> RowWork:
+    return work(training, **degrees).layer(BLOCK)
+
+
+def tables(training: TrainingSpec, *, kind: str = "gpu", **degrees: int) -> CostTables:
+    cluster = round_cluster(kind=kind)  # type: ignore[arg-type] # "gpu" or "cpu"
+    return build_tables(MODEL, cluster, training, candidates(host_optimizer=0, **degrees), RoundTimes())
+
+
+def test_a_misspelt_property_is_refused_with_the_nearest() -> None:
+    with pytest.raises(SpecError, match="fused_norms"):
+        Stack.parse({"name": "mine", "about": "a test", "fused_norm": True}, source="stacks.toml [mine]")
+
+
+def test_a_fused_norm_moves_and_keeps_less(trained: Trained) -> None:
+    """6 passes become 2 forward, 14 become 5 backward; of two norms the fp32 input is kept no more."""
+    eager, fused = (layer(trained(fused_norms=fused, kernels_forward=1e-9, kernels_backward=1e-9)) for fused in (0, 1))
+    each = 2 * 2 * SEQ * HIDDEN * 1e-9
+    assert eager.forward_seconds - fused.forward_seconds == pytest.approx((6 - 2) * each)
+    assert eager.backward_seconds - fused.backward_seconds == pytest.approx((14 - 5) * each)
+    kept = eager.activation_bytes_by_policy - fused.activation_bytes_by_policy
+    assert kept[0, POLICIES.index("none")] == 2 * 4 * SEQ * HIDDEN
+
+
+def test_a_layer_norm_is_fused_everywhere(trained: Trained) -> None:
+    block = BLOCK.model_copy(update={"norm": Norm(kind="layernorm", bias=True)})
+    eager, fused = (saved_bytes(block, trained(fused_norms=fused), HIDDEN, 1, 1) for fused in (0, 1))
+    assert eager == fused
+
+
+def test_fused_elementwise_work_moves_less_and_keeps_no_gate(trained: Trained) -> None:
+    """Rotary 4 to 2 each way, SwiGLU 5 to 3 and 9 to 5; the activated gate is computed again from the gate."""
+    eager, fused = (
+        layer(trained(fused_elementwise=fused, kernels_forward=1e-9, kernels_backward=1e-9)) for fused in (0, 1)
+    )
+    queries_keys, element = HIDDEN + HIDDEN // 2, 2 * SEQ * 1e-9
+    assert eager.forward_seconds - fused.forward_seconds == pytest.approx(element * (2 * queries_keys + 2 * WIDTH))
+    assert eager.backward_seconds - fused.backward_seconds == pytest.approx(element * (2 * queries_keys + 4 * WIDTH))
+    kept = eager.activation_bytes_by_policy - fused.activation_bytes_by_policy
+    assert kept[0, POLICIES.index("none")] == 2 * SEQ * WIDTH
+
+
+def test_a_fused_loss_moves_eight_bytes_a_logit(trained: Trained) -> None:
+    eager, fused = (work(trained(fused_loss=fused)).head() for fused in (0, 1))
+    saved = eager.forward_seconds + eager.backward_seconds - fused.forward_seconds - fused.backward_seconds
+    assert saved == pytest.approx((CALIBRATED.loss_bytes_per_logit - 8) * SEQ * VOCABULARY * 1e-9)
+
+
+def test_fused_operands_cost_no_traffic_and_are_kept_in_a_byte(trained: Trained) -> None:
+    lower = Precision(linear="fp8")
+    eager, fused = (
+        layer(trained(fused_operands=fused, precision=lower, kernels_forward=1e-9)) for fused in (False, True)
+    )
+    assert (eager.forward_seconds > fused.forward_seconds).all()
+    kept = eager.activation_bytes_by_policy - fused.activation_bytes_by_policy
+    assert kept[0, POLICIES.index("none")] == SEQ * (
+        2 * HIDDEN + WIDTH
+    )  # the inputs of qkv, of gate and up, and of down
+
+
+def test_a_small_layer_takes_as_long_as_its_launches(trained: Trained) -> None:
+    found = layer(trained(kernels_forward=20, kernels_backward=50))
+    assert [found.forward_seconds.item(), found.backward_seconds.item()] == [0.020, 0.050]
+
+
+@pytest.mark.parametrize(("zero", "replicas"), [(1, 1), (0, 8), (1, 2)])
+def test_without_overlap_the_whole_reduction_comes_after_the_backward(
+    trained: Trained, zero: int, replicas: int
+) -> None:
+    """As on a CPU, which hides nothing, whatever the stack does."""
+    degrees = dict(zero_stage=zero, dp_replicate=replicas, dp_shard=8 // replicas)
+    hidden, exposed, nothing_hidden = (
+        tables(trained(overlaps_reduction=overlaps), kind=kind, **degrees).last_backward.total
+        for overlaps, kind in ((True, "gpu"), (False, "gpu"), (True, "cpu"))
+    )
+    np.testing.assert_allclose(exposed, nothing_hidden)
+    assert (hidden[0, 0] < exposed[0, 0]).all()  # a layer's
+
+
+def test_without_overlap_a_step_starts_with_the_whole_gather(trained: Trained) -> None:
+    degrees = dict(zero_stage=1, dp_shard=8)
+    hidden, exposed, nothing_hidden = (
+        tables(trained(overlaps_gather=overlaps), kind=kind, **degrees).first_forward.total
+        for overlaps, kind in ((True, "gpu"), (False, "gpu"), (True, "cpu"))
+    )
+    np.testing.assert_allclose(exposed, nothing_hidden)
+    assert (hidden[0, 0] < exposed[0, 0]).all()  # a layer's
+
+
+@pytest.mark.parametrize(("share", "exposed"), [(0.0, 1.0), (0.5, 1 - 0.5 * 3 / 4), (1.0, 1 / 4)])
+def test_one_of_tp_pieces_is_always_exposed(trained: Trained, share: float, exposed: float) -> None:
+    """Four kernels of a second hide all that can be hidden."""
+    found = layer(
+        trained(tensor_parallel_overlap=share, kernels_forward=4000, kernels_backward=4000), tp=4, sequence_parallel=1
+    )
+    collectives = 4 * 2 * SEQ * HIDDEN * 1e-9
+    assert found.tensor_parallel_forward_seconds == pytest.approx(exposed * collectives)
+    assert found.tensor_parallel_backward_seconds_by_policy[0, 0] == pytest.approx(exposed * collectives)
+
+
+def test_no_more_communication_is_hidden_than_there_is_compute(trained: Trained) -> None:
+    launch = 1e-9
+    model = work(
+        trained(tensor_parallel_overlap=1.0, kernels_forward=launch, kernels_backward=launch), tp=4, sequence_parallel=1
+    )
+    fast = replace(model, times=RoundTimes())
+    forward = fast.layer(BLOCK).forward_seconds
+    collectives = 4 * 2 * SEQ * HIDDEN * 1e-9
+    assert forward < 3 / 4 * collectives
+    assert fast.layer(BLOCK).tensor_parallel_forward_seconds == pytest.approx(collectives - forward)
+
+
+@pytest.mark.parametrize(("cluster", "faster"), [("h100-sxm:8", True), ("a100-sxm-80gb:8", False)])
+def test_hoppers_attention_kernels_matter_from_hopper_on(trained: Trained, cluster: str, faster: bool) -> None:
+    node = load_cluster(cluster)
+    older, own = (
+        CatalogTimes(node, trained(hopper_attention=own)).attention_seconds(1e12, head_size=128, backward=False)
+        for own in (False, True)
+    )
+    assert own == pytest.approx(older * (CALIBRATED.older_kernel_fraction if faster else 1.0))
+
+
+def test_paired_passes_hide_each_others_communication(trained: Trained) -> None:
+    """Stages 0 and 3 share a rank, and 1 and 2; each pass hides as much as it computes, less what slows it."""
+    forward = {"compute": np.array([4.0, 4, 4, 1]), "tensor_parallel": np.array([1.0, 2, 3, 9])}
+    backward = {"compute": np.array([8.0, 8, 8, 8]), "tensor_parallel": np.array([1.0, 2, 3, 4])}
+    alone = 1 - CALIBRATED.collective_multiprocessors / 100
+    saved, none = (
+        overlap_saving_seconds(round_cluster(), trained(overlaps_passes=can), CALIBRATED, forward, backward)
+        for can in (True, False)
+    )
+    assert saved == pytest.approx(alone * np.array([1 + 4, 2 + 3, 3 + 2, 8 + 1]))
+    assert none.tolist() == [0, 0, 0, 0]
+
+
+def test_a_share_of_the_networks_rate_divides_what_goes_over_the_shards(trained: Trained) -> None:
+    """A gather in first use, a reduce-scatter; not the all-reduce between replicas."""
+
+    def seconds(share: float, **degrees: int) -> tuple[Array, Array]:
+        found = tables(trained(shard_network_fraction=share), kind="cpu", **degrees)
+        return found.first_forward.total[0, :, 0], found.last_backward.total[0, :, 0]
+
+    for slow, whole in zip(
+        seconds(0.25, zero_stage=1, dp_shard=8), seconds(1.0, zero_stage=1, dp_shard=8), strict=True
+    ):
+        np.testing.assert_allclose(slow, 4 * whole)
+        assert (whole > 0).all()
+    np.testing.assert_allclose(
+        seconds(0.25, dp_replicate=8, zero_stage=0)[1], seconds(1.0, dp_replicate=8, zero_stage=0)[1]
+    )
+
+
+@pytest.mark.parametrize(("microbatches", "zero", "more"), [(1, 1, True), (2, 1, False), (1, 3, False)])
+def test_a_gradient_buffer_is_whole_from_the_first_microbatch_on(
+    trained: Trained, microbatches: int, zero: int, more: bool
+) -> None:
+    without, buffer = (
+        tables(
+            trained(keeps_gradient_buffer=keeps), zero_stage=zero, dp_shard=8, microbatches=microbatches
+        ).static.gradients
+        for keeps in (False, True)
+    )
+    np.testing.assert_allclose(buffer, without * (8 if more else 1))
+
+
+def test_dropout_keeps_a_byte_after_each_sublayer(trained: Trained) -> None:
+    plain, dropping = (layer(trained(dropout=dropout)).activation_bytes_by_policy[0, 0] for dropout in (0, 1))
+    assert dropping - plain == 2 * SEQ * HIDDEN
+    split = [
+        layer(trained(dropout=dropout), tp=4, sequence_parallel=1).activation_bytes_by_policy[0, 0]
+        for dropout in (0, 1)
+    ]
+    assert split[1] - split[0] == 2 * SEQ * HIDDEN / 4
+
+
+def test_an_unsettled_stack_is_less_sure(trained: Trained) -> None:
+    sure, unsure = (is_unsettled(round_cluster(), trained(unsettled=unsettled)) for unsettled in (False, True))
+    assert (sure, unsure) == (False, True)
+    assert intervals(1.0, unsettled=False)[0].high == CALIBRATED.interval_80_high
+    assert intervals(1.0, unsettled=True)[0].high == CALIBRATED.wide_interval_80_high
+
+
+@pytest.mark.parametrize(("tp", "padded", "plain"), [(1, 1024, 1000), (4, 256, 250), (8, 128, 125)])
+def test_a_padded_vocabulary_gives_each_rank_a_multiple_of_128(
+    trained: Trained, tp: int, padded: int, plain: int
+) -> None:
+    """The matmul alone: what the loss moves takes no time here."""
+    words = []
+    for pads in (True, False):
+        head = replace(work(trained(pads_vocabulary=pads), tp=tp), times=RoundTimes()).head()
+        words.append(head.forward_seconds.item() / (2e-12 * SEQ * HIDDEN))
+    assert words == pytest.approx([padded, plain])
+
+
+def test_recompute_that_stops_early_leaves_out_the_last_matmul(trained: Trained) -> None:
+    early, late = (
+        layer(trained(stops_recompute_early=early, kernels_forward=1e-9)).recompute_seconds_by_policy
+        for early in (1, 0)
+    )
+    full = POLICIES.index("full")
+    assert (late - early)[0, full] == pytest.approx(2e-12 * SEQ * WIDTH * HIDDEN)
+    assert (late - early)[0, :full].tolist() == [0, 0]
+
+
+class TestBroadcasts:
+    def seconds(self, trained: Trained, *, owners: int, zero: int = 1, pp: int = 1) -> float:
+        """What they add to the last backward of one rank's layers."""
+        without, broadcast = (
+            tables(trained(broadcasts_updates=broadcasts), pp=pp, zero_stage=zero, dp_shard=owners).last_backward.total[
+                0, :, 0
+            ]
+            for broadcasts in (False, True)
+        )
+        added = broadcast - without
+        assert added[1:].tolist() == [0, 0]  # embedding and head
+        return float(added[0]) * LAYERS / pp
+
+    @pytest.mark.parametrize("owners", [1, 2, 8])
+    def test_each_owner_takes_its_turn(self, trained: Trained, owners: int) -> None:
+        each = self.seconds(trained, owners=owners)
+        assert each == pytest.approx(owners * CALIBRATED.broadcast_seconds)
+
+    def test_stages_broadcast_beside_each_other(self, trained: Trained) -> None:
+        assert self.seconds(trained, pp=2, owners=4) == pytest.approx(4 * CALIBRATED.broadcast_seconds)
+
+    @pytest.mark.parametrize("zero", [0, 3])
+    def test_without_owners_of_updates_there_are_none(self, trained: Trained, zero: int) -> None:
+        assert self.seconds(trained, zero=zero, owners=8) == 0
