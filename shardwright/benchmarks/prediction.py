@@ -1,6 +1,6 @@
 """The cost model and the planner as benchmarks call them: one plan's estimate, and the choice of what a row leaves unknown."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from shardwright.costmodel.checks import check_memory
@@ -18,6 +18,7 @@ EstimatePlan = Callable[[ModelSpec, ClusterSpec, TrainingSpec, Plan], Estimate]
 ChoosePlan = Callable[[ModelSpec, ClusterSpec, TrainingSpec, Fixed], Plan]
 
 _SEARCH_SECONDS = 5.0
+_ALIKE = 0.01  # of a step: what repeated runs differ by
 
 
 class Prediction(NamedTuple):
@@ -54,11 +55,18 @@ def predict_setup(setup: RowSetup, estimate: EstimatePlan, choose: ChoosePlan) -
         except SpecError:  # the row's own plans will say it, or show that the planner alone cannot keep them
             continue
     if found:
-        best, how = min(found, key=lambda one: one.estimate.step_seconds), "chosen by the planner"
+        best, how = _roomiest_of_the_fastest(found), "chosen by the planner"
     else:
         best = fastest(*job, plans, estimate)
         how = "the fastest even plan" if best.too_large is None else "the least memory, as nothing is predicted to fit"
     return best._replace(assumptions=tuple(f"{name}: {how}" for name in setup.unknown))
+
+
+def _roomiest_of_the_fastest(found: Sequence[Prediction]) -> Prediction:
+    """Of predictions that no one could tell apart by time, the one that leaves most memory: so would a person choose."""
+    fastest_seconds = min(one.estimate.step_seconds for one in found)
+    alike = [one for one in found if one.estimate.step_seconds <= (1 + _ALIKE) * fastest_seconds]
+    return min(alike, key=lambda one: one.estimate.peak_memory_bytes)
 
 
 def planners_choice(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Plan:

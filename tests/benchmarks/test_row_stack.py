@@ -40,9 +40,7 @@ def test_family_and_stack(framework: str, more: dict[str, object], family: str, 
     assert stack_of_row(given) == (stack, [])
 
 
-@pytest.mark.parametrize(
-    "framework", ["torchtune", "TinyLlama (Lightning FSDP)", "HF Trainer", "Colossal-AI 0.3", "DeepSpeed"]
-)
+@pytest.mark.parametrize("framework", ["TinyLlama (Lightning FSDP)", "HF Trainer", "Colossal-AI 0.3", "DeepSpeed"])
 def test_a_guess_says_what_it_rests_on(framework: str) -> None:
     stack, assumptions = stack_of_row(row(framework=framework, zero_or_fsdp="1"))
     assert named_stack(stack).name == stack

@@ -43,7 +43,22 @@ def test_explain_says_which_and_what_it_is(command: Command, core_path: Path) ->
 
 def test_the_formats_that_a_stack_fixes_are_its_own(command: Command) -> None:
     """torchtune keeps parameters and gradients in bf16, whose plan takes less memory."""
-    plan = ("plan", "llama-3.2-1b", *JOB, "--json", "--pp", "1", "--tp", "1", "--zero-stage", "3", "--micro-batch", "1")
+    plan = (
+        "plan",
+        "llama-3.2-1b",
+        *JOB,
+        "--json",
+        "--pp",
+        "1",
+        "--tp",
+        "1",
+        "--zero-stage",
+        "3",
+        "--micro-batch",
+        "1",
+        "--dp-replicate",
+        "1",
+    )
     narrow = command(*plan, "--stack", "torchtune").json()["plan_file"]
     wide = command(*plan, "--stack", "torchtitan").json()["plan_file"]
     formats = [
