@@ -128,7 +128,7 @@ def _plans(paths: list[Path], model: "ModelSpec", training: "TrainingSpec") -> "
     """The plans in files, by file name, or by path where two files share a name.
 
     Raises:
-        SpecError: a file is no plan file, or one for another model or other software.
+        SpecError: a file is no plan file, or one for another model or training.
     """
     from shardwright.costmodel import SpecError
 
@@ -137,15 +137,42 @@ def _plans(paths: list[Path], model: "ModelSpec", training: "TrainingSpec") -> "
         plan_file, _ = read_plan(path)
         if plan_file.model_config_json != model.config:
             raise SpecError(f"{path}: is a plan for {plan_file.model_name}, not for {model.name}")
-        if plan_file.training.stack != training.stack:
-            raise SpecError(
-                f"{path}: is a plan for the stack '{plan_file.training.stack}', this comparison is for '{training.stack}'; "
-                f"give --stack {plan_file.training.stack}"
-            )
+        _check_same_training(path, plan_file.training, training)
         # plan.json of two folders: a file's name alone would lose one
         name = path.name if [other.name for other in paths].count(path.name) == 1 else str(path)
         plans[name] = plan_file.plan
     return plans
+
+
+def _check_same_training(path: Path, planned: "TrainingSpec", training: "TrainingSpec") -> None:
+    """A plan is estimated for the training of the comparison, which should be the one that it was made for.
+
+    Raises:
+        SpecError: naming the first option that differs.
+    """
+    from shardwright.costmodel import SpecError
+
+    wanted = _options_of(training)
+    for option, theirs in _options_of(planned).items():
+        ours = wanted[option]
+        if theirs != ours:
+            mend = f"give {option} {theirs}" if theirs is not None else f"leave {option} out"
+            raise SpecError(
+                f"{path}: was planned for {option} {theirs or 'none'}, this comparison is for {ours or 'none'}; {mend}"
+            )
+
+
+def _options_of(training: "TrainingSpec") -> dict[str, str | int | None]:
+    """What the command line's options would have to be for this training."""
+    return {
+        "--stack": training.stack,
+        "--seq-len": training.seq_len,
+        "--global-batch": training.global_batch,
+        "--precision": training.precision.compute,
+        "--linear-precision": training.precision.linear,
+        "--optimizer": training.optimizer,
+        "--attention": training.attention,
+    }
 
 
 def _write_report(

@@ -177,6 +177,25 @@ def test_plan_files(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--seq-len", "2048", ("planned for --seq-len 1024, this comparison is for 2048", "give --seq-len 1024")),
+        ("--global-batch", "32", ("planned for --global-batch 16", "give --global-batch 16")),
+    ],
+)
+def test_comparing_a_plan_for_another_batch(
+    command: Command, plan_path: Path, option: str, value: str, words: tuple[str, ...]
+) -> None:
+    job = replaced(JOB, option, value)
+    assert_one_line(command("compare", "llama-3.2-1b", *job, "--plan", plan_path), str(plan_path), *words)
+
+
+def test_comparing_a_plan_in_other_formats(command: Command, plan_path: Path) -> None:
+    result = command("compare", "llama-3.2-1b", *JOB, "--linear-precision", "fp8", "--plan", plan_path)
+    assert_one_line(result, "planned for --linear-precision none", "is for fp8; leave --linear-precision out")
+
+
 def test_a_plan_for_eight_ranks_on_two(command: Command, plan_path: Path, tmp_path: Path) -> None:
     result = command("run", plan_path, "--out", tmp_path / "out", "--ranks", "2")
     assert_one_line(result, "8 ranks", "2")

@@ -89,5 +89,5 @@ class TestCompare:
     def test_refuses_a_plan_file_for_another(self, command: Command, core_path: Path) -> None:
         result = command(*self.JOB, "--plan", core_path)
         assert_one_line(
-            result, "core.json", "for the stack 'megatron-core'", "is for 'shardwright'", "give --stack megatron-core"
+            result, "core.json", "planned for --stack megatron-core", "is for shardwright", "give --stack megatron-core"
         )
