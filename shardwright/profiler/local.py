@@ -112,12 +112,16 @@ def _cpu_node(rates: CpuRates, memory_bytes: float) -> NodeGroup:
         memory_bytes=memory_bytes / setting.ranks,
         memory_bytes_per_s=rates.elementwise_bytes_per_s,
         peak_flops_per_s={"fp32": rates.fp32_flops_per_s, "bf16": rates.bf16_flops_per_s},
+        matmul_share=1.0,
         attention_flops_per_s={"fp32": rates.fp32_attention_flops_per_s, "bf16": rates.bf16_attention_flops_per_s},
         multiprocessors=setting.threads,
         launch_seconds=rates.dispatch_seconds,
         context_bytes=rates.process_bytes,
         sources=dict.fromkeys(figures, source)
-        | {"memory_bytes": "available memory of this machine, shared by its ranks"},
+        | {
+            "memory_bytes": "available memory of this machine, shared by its ranks",
+            "matmul_share": "the peaks are what a matmul reached",
+        },
     )
     link = _link(rates, source)
     host = Host(

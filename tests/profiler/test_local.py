@@ -69,7 +69,8 @@ class TestCpu:
 
     def test_every_figure_names_its_source(self) -> None:
         (group,) = local_cluster(2, measure=Bench()).groups
-        figures = set(type(group.device).model_fields) - {"name", "kind", "sources", "multiprocessors"}
+        others = {"name", "kind", "sources", "multiprocessors", "matmul_share_by_format"}
+        figures = set(type(group.device).model_fields) - others
         assert set(group.device.sources) == figures
         assert "measured on this machine on 2026-01-02" in group.device.sources["peak_flops_per_s"]
         assert all("given by the user" not in part.source for part in (group.intra_node, group.host_link, group.host))
