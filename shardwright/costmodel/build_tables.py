@@ -11,10 +11,11 @@ from .data_parallel import DataParallel, sharded
 from .distinct import distinct
 from .model import ModelSpec
 from .op_times import Array, OpTimes
-from .row_work import RowWork, WorkModel
+from .row_work import RowWork
 from .straggler import largest_of
 from .tables import POLICIES, CostTables, Seconds, StaticBytes
 from .training import OPTIMIZER_STATES, TrainingSpec
+from .work_model import WorkModel
 
 # Elements that one update moves for a parameter: it reads it, its gradient and states, and writes all but the gradient.
 _UPDATE_PASSES = {"adamw": 7.0, "sgd": 3.0}

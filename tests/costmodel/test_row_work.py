@@ -6,10 +6,10 @@ import pytest
 from shardwright.costmodel import operators
 from shardwright.costmodel.candidates import CONTEXT_PARALLEL, EXPERT_DISPATCH
 from shardwright.costmodel.model import Block
-from shardwright.costmodel.row_work import WorkModel
 from shardwright.costmodel.stacks import named_stack
 from shardwright.costmodel.tables import POLICIES
 from shardwright.costmodel.training import Precision, TrainingSpec
+from shardwright.costmodel.work_model import WorkModel
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_experts, small_model
 from tests.costmodel.test_candidates import candidates
 

@@ -16,10 +16,11 @@ from shardwright.costmodel.model import Norm
 from shardwright.costmodel.op_times import Array, Number
 from shardwright.costmodel.operators import saved_bytes
 from shardwright.costmodel.overlap import overlap_saving_seconds
-from shardwright.costmodel.row_work import RowWork, WorkModel
+from shardwright.costmodel.row_work import RowWork
 from shardwright.costmodel.stack import Stack
 from shardwright.costmodel.tables import POLICIES, CostTables
 from shardwright.costmodel.training import Precision, TrainingSpec
+from shardwright.costmodel.work_model import WorkModel
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_model
 from tests.costmodel.test_candidates import candidates
 

@@ -11,10 +11,11 @@ from shardwright.costmodel.estimate import MemoryBytes
 from shardwright.costmodel.evaluate import PlanCosts, plan_costs
 from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.plan import LayerRun, Mesh, Plan, RecomputePolicy, Stage
-from shardwright.costmodel.row_work import RowWork, WorkModel
+from shardwright.costmodel.row_work import RowWork
 from shardwright.costmodel.stacks import named_stack
 from shardwright.costmodel.tables import POLICIES
 from shardwright.costmodel.training import TrainingSpec
+from shardwright.costmodel.work_model import WorkModel
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_model
 from tests.costmodel.test_candidates import candidates
 
