@@ -1,10 +1,13 @@
 """How what a row leaves unknown is chosen."""
 
+import pytest
+
 from shardwright.benchmarks.prediction import fastest, planners_choice, predict_setup
 from shardwright.benchmarks.row_setup import RowSetup, setup_of_row
 from shardwright.costmodel.catalog import standard_node as catalog_node
 from shardwright.costmodel.cluster import ClusterSpec
 from shardwright.costmodel.errors import InfeasibleError, SpecError
+from shardwright.costmodel.estimate import Estimate
 from shardwright.costmodel.evaluate import estimate_plan as estimate_by_catalog
 from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.plan import Plan
@@ -49,6 +52,25 @@ def test_the_fastest_of_the_searches_stands() -> None:
     found = predict_setup(setup, estimate_plan, choose)
     assert (found.plan.zero_stage, found.plan.micro_batch) == (0, 1)
     assert found.assumptions == ("ZeRO stage: chosen by the planner", "micro batch: chosen by the planner")
+
+
+@pytest.mark.parametrize(("slower_by", "chosen"), [(0.005, 1), (0.02, 0)])
+def test_a_tie_in_time_goes_to_the_plan_that_leaves_more_memory(slower_by: float, chosen: int) -> None:
+    setup = _setup(zero_or_fsdp=None, framework="Megatron-LM")
+
+    def choose(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Plan:
+        return next(plan for plan in setup.plans if plan.zero_stage == fixed.zero_stage)
+
+    def estimate(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan) -> Estimate:
+        """ZeRO-1 takes `slower_by` longer and holds a part less."""
+        whole = estimate_plan(model, cluster, training, plan)
+        if plan.zero_stage == 0:
+            return whole
+        step = whole.step.model_copy(update={"data_parallel": slower_by * whole.step_seconds})
+        memory = tuple(part.model_copy(update={"activations": 0.0}) for part in whole.memory)
+        return whole.model_copy(update={"step": step, "memory": memory})
+
+    assert predict_setup(setup, estimate, choose).plan.zero_stage == chosen
 
 
 def test_where_nothing_fits_the_least_memory_stands_for_the_run() -> None:

@@ -162,3 +162,17 @@ def test_what_no_plan_says_is_a_reason(changes: dict[str, object], reason: str) 
 def test_torchtitan_keeps_parameters_gathered_in_a_pipeline(framework: str, pp: int, zero_stage: int) -> None:
     found, _ = plans_of_row(row(framework=framework, pp=pp, dp=64 // pp, zero_or_fsdp="fsdp"), 40)
     assert {plan.zero_stage for plan in found.plans} == {zero_stage}
+
+
+@pytest.mark.parametrize(
+    ("framework", "pp", "micro_batches"),
+    [("torchtitan", 4, {2}), ("torchtitan", 1, {1, 2}), ("Megatron-LM", 4, {1, 2, 4, 8})],
+)
+def test_torchtitan_makes_as_many_microbatches_as_pipeline_ranks(
+    framework: str, pp: int, micro_batches: set[int]
+) -> None:
+    """8 sequences a rank at pp 4, 2 at pp 1."""
+    given = row(framework=framework, pp=pp, dp=64 // pp, micro_batch=None, global_batch=128, vpp=1)
+    found, assumptions = plans_of_row(given, 40)
+    assert {plan.micro_batch for plan in found.plans} == micro_batches
+    assert ("as many microbatches as pipeline ranks, torchtitan's default" in assumptions) == (micro_batches == {2})
