@@ -91,9 +91,5 @@ class CostTables:
         return len(self.send_seconds)
 
     @property
-    def embedding_row(self) -> int:
-        return int(self.activation_bytes.shape[1]) - 2
-
-    @property
     def head_row(self) -> int:
         return int(self.activation_bytes.shape[1]) - 1

@@ -11,8 +11,11 @@ from shardwright.benchmarks.training_fit import (
     intervals,
     left_out_errors,
     left_out_fits,
+    runs_of,
 )
+from shardwright.benchmarks.validate import predict_rows
 from tests.benchmarks.made_up_runs import CHANGED, TRUE, made_up_run, made_up_runs
+from tests.benchmarks.rows import row
 
 RUNS = made_up_runs()
 A100, H100 = "a100-sxm-80gb", "h100-sxm"
@@ -105,3 +108,20 @@ class TestIntervals:
         whole = self.fit(-1, -2)
         moved = {"a": self.fit(-1.1, -2), "b": self.fit(-0.8, -2)}
         assert intervals(whole, moved | {"only tests": whole}) == intervals(whole, moved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "core", "fitted"),
+    [
+        ({}, True, True),
+        ({"framework": "nanotron v0.5"}, False, False),
+        ({"precision": "fp8", "gpu": "H100-SXM-80GB"}, True, False),
+        ({"cp": 2, "dp": 32}, True, False),
+    ],
+)
+def test_only_dense_rows_of_the_core_in_the_compute_format_are_fitted(
+    changes: dict[str, object], core: bool, fitted: bool
+) -> None:
+    timed = {"metric_name": "s_per_iter", "metric_unit": "s/iter", "metric_value": 3.0}
+    (run,) = runs_of(list(predict_rows((row(**timed | changes),))))
+    assert (run.core, run.fitted) == (core, fitted)

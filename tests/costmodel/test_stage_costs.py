@@ -19,6 +19,7 @@ from shardwright.costmodel.stage_costs import StageCosts
         ({"send": [0, 0, 0, 0]}, "send needs 3 entries, optimizer 4"),
         ({"optimizer": [0, 0]}, "do not fit together"),
         ({"forward": 1.0}, "forward costs of 0 stages"),
+        ({"weight_gradient": [0, 1.001, 0, 0]}, "'weight_gradient' is 1.001 seconds and the backward"),
         ({"weight_gradient": [0, 2, 0, 0]}, "'weight_gradient' is 2.0 seconds and the backward that it is part of 1.0"),
         (
             {"overlap_saving": [3, 0, 0, 0]},
@@ -73,3 +74,9 @@ def test_costs_cannot_be_changed_through_the_arrays_they_were_made_from() -> Non
     assert costs.forward.tolist() == [1, 1]
     with pytest.raises(ValueError, match="read-only"):
         costs.forward[0] = 7
+
+
+def test_a_part_may_pass_its_whole_by_rounding() -> None:
+    more = np.nextafter(1.0, 2.0)
+    costs = StageCosts(pp=2, forward=[1, 1], backward=[1, 1], weight_gradient=[more, 0])
+    assert costs.weight_gradient[0] == more

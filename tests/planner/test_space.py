@@ -7,7 +7,7 @@ from shardwright.costmodel.cluster import ClusterSpec
 from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.training import TrainingSpec
 from shardwright.planner import Fixed
-from shardwright.planner.space import SCHEDULES, divisors, enumerate_space
+from shardwright.planner.space import MAX_STAGES_PER_RANK, SCHEDULES, divisors, enumerate_space
 from tests.planner.small_problems import tiny_cluster, tiny_model
 
 _MODEL = tiny_model(layers=6)
@@ -55,6 +55,16 @@ def test_cpu_has_no_offload() -> None:
     assert set(enumerate_space(_MODEL, cluster, _TRAINING).column("host_optimizer")) == {0}
     with pytest.raises(SpecError, match="offload_optimizer 1 moves the optimizer to the host"):
         enumerate_space(_MODEL, cluster, _TRAINING, Fixed(offload_optimizer=1))
+
+
+def test_even_stages_may_be_as_many_as_there_are_layers() -> None:
+    """Uneven ones stop at `MAX_STAGES_PER_RANK`, as there are so many more of them."""
+    deep, cluster = tiny_model(layers=24), tiny_cluster(devices=2)
+    training = TrainingSpec(seq_len=64, global_batch=8)
+    free = enumerate_space(deep, cluster, training, Fixed(pp=2))
+    even = enumerate_space(deep, cluster, training, Fixed(pp=2, even_stages=True))
+    assert max(free.stages_per_rank) == MAX_STAGES_PER_RANK
+    assert set(even.stages_per_rank) == {1, 2, 3, 4, 6, 12}
 
 
 def test_gpipe_only_where_it_is_fixed() -> None:
