@@ -191,11 +191,13 @@ class _Builder:
         """Clipping and update of this rank's shard, on the device or by the host's cores."""
         shard = sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters))
         element = self.training.precision.parameter_bytes_per_element
-        moved = element * (_UPDATE_PASSES[self.training.optimizer] + _CLIP_PASSES) * shard
+        update = element * _UPDATE_PASSES[self.training.optimizer] * shard
+        clip = element * _CLIP_PASSES * shard
         return np.where(
             self._column("host_optimizer") == 1,
-            self.times.host_memory_bound_seconds(moved),
-            self.times.memory_bound_seconds(moved),
+            self.times.host_memory_bound_seconds(update + clip),
+            self.times.operator_seconds(self.training.optimizer, shard, update)
+            + self.times.operator_seconds("clip", shard, clip),
         )
 
     def _static_bytes(self, traffic: DataParallel) -> StaticBytes:

@@ -11,7 +11,7 @@ from .constants import CALIBRATED, Constants, Value, over
 from .errors import SpecError
 from .gloo import gloo_seconds
 from .low_precision import OPERANDS
-from .op_times import Array, CollectiveName, Number, RankGroup
+from .op_times import Array, CollectiveName, MatmulPart, Number, Operator, RankGroup
 from .training import BYTES_PER_ELEMENT, LinearFormat, TrainingSpec
 
 # (tile rows, tile columns, rate relative to the largest tile): small matmuls trade the rate of a tile for a fuller card.
@@ -64,7 +64,14 @@ class CatalogTimes:
         return max(peaks.get("bf16", 0.0), peaks.get("fp16", 0.0)) > 500e12
 
     def matmul_seconds(
-        self, m: Number, k: Number, n: Number, *, groups: Number = 1, low: LinearFormat | None = None
+        self,
+        m: Number,
+        k: Number,
+        n: Number,
+        *,
+        groups: Number = 1,
+        low: LinearFormat | None = None,
+        part: MatmulPart = "forward",
     ) -> Array:
         """Roofline: FLOPs over the reachable rate, or the three matrices over the memory bandwidth, the longer."""
         m, k, n = (np.asarray(size, dtype=float) for size in (m, k, n))
@@ -100,7 +107,7 @@ class CatalogTimes:
             shares.append(rate * used * tiles / (np.ceil(tiles / units) * units))
         return np.asarray(np.maximum.reduce(shares))
 
-    def attention_seconds(self, flops: Number, *, head_size: Number, backward: bool) -> Array:
+    def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
         """Fused attention: its measured rate, or a share of the peak that falls with heads smaller than 128."""
         measured = self.device.attention_flops_per_s.get(self.training.precision.compute)
         if measured:  # over a forward and a backward
@@ -122,6 +129,12 @@ class CatalogTimes:
         moved_bytes = np.asarray(moved_bytes, dtype=float)
         fraction = 1.0 if self._is_cpu else over(self.constants.memory_fraction, moved_bytes)
         return np.asarray(moved_bytes / (self.device.memory_bytes_per_s * fraction))
+
+    def operator_seconds(
+        self, operator: Operator, elements: Number, moved_bytes: Number, *, backward: bool = False
+    ) -> Array:
+        """Whatever the operator: its traffic over the memory bandwidth."""
+        return self.memory_bound_seconds(moved_bytes)
 
     def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
         """A GPU works while the host launches ahead, so the longer of the two counts; a CPU does both itself."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from . import operators
 from .constants import Value
+from .norm import Norm
 from .op_times import Array
 from .row_work import RowWork, by_policy
 from .work_frame import WorkFrame
@@ -26,10 +27,12 @@ class EndWork:
         """Token and position embedding: a gather forward, a dense gradient backward."""
         hidden_bytes = self.frame.hidden_bytes
         parameters = self.frame.local_parameters(self.frame.model.embedding_parameters())
-        backward = self.frame.times.memory_bound_seconds(hidden_bytes + 3.0 * self.frame.element_bytes * parameters)
+        gather = self.frame.times.operator_seconds
+        table_bytes = hidden_bytes + 3.0 * self.frame.element_bytes * parameters
+        backward = gather("embedding", parameters, table_bytes, backward=True)
         kept = 8.0 * self.frame.tokens
         return self._end(
-            forward=self.frame.times.memory_bound_seconds(2 * hidden_bytes),
+            forward=gather("embedding", self.frame.tokens * self.frame.model.hidden_size, 2 * hidden_bytes),
             backward=backward,
             weight_gradient=backward,
             parameters=parameters,
@@ -45,18 +48,30 @@ class EndWork:
         vocabulary = block * np.ceil(self.frame.model.vocab_size / self.frame.candidates.tp / block)
         matmuls = [operators.Matmul(tokens, hidden, vocabulary)]
         logits = tokens * vocabulary
-        moved = element * tokens * hidden * 6.0 / self.frame.sequence_split
-        loss = self.frame.times.memory_bound_seconds(self._loss_bytes_per_logit * logits + 3 * moved)
+        loss = self._loss_bytes_per_logit * logits / 2
+        judge = self.frame.times.operator_seconds
         apart = 1.0 if not self.frame.model.tied_embeddings else np.where(self.frame.candidates.pp > 1, 1.0, 0.0)
         parameters = self.frame.local_parameters(self.frame.model.head_parameters()) * apart
         return self._end(
-            forward=self.frame.plain.forward_seconds(matmuls) + loss / 2,
-            backward=self.frame.plain.backward_seconds(matmuls) + loss / 2,
+            forward=self._norm_seconds(6.0)
+            + self.frame.plain.forward_seconds(matmuls)
+            + judge("cross_entropy", logits, loss),
+            backward=self._norm_seconds(12.0, backward=True)
+            + self.frame.plain.backward_seconds(matmuls)
+            + judge("cross_entropy", logits, loss, backward=True),
             weight_gradient=self.frame.plain.weight_gradient_seconds(matmuls),
             parameters=parameters,
             kept=saved * logits + tokens * hidden * ((4.0 + element) / self.frame.sequence_split + element),
             working=(self._logit_bytes - saved) * logits,
         )
+
+    def _norm_seconds(self, passes: float, *, backward: bool = False) -> Array:
+        """The final norm, which reads and writes `passes` times what it is given."""
+        frame, norm = self.frame, self.frame.model.final_norm
+        elements = frame.tokens * frame.model.hidden_size / frame.sequence_split
+        moved = frame.element_bytes * passes * elements
+        operator = operators.norm_operator(norm or Norm(), frame.stack)
+        return frame.times.operator_seconds(operator, elements, moved, backward=backward)
 
     @property
     def _logit_bytes(self) -> float:

@@ -13,6 +13,7 @@ from .model import Block, FeedForward
 from .op_times import Array
 from .row_work import RowWork, by_policy, repeated_when_full
 from .selective_recompute import Selection, selection
+from .traffic import Moving, backward_traffic, forward_traffic
 from .work_frame import WorkFrame
 
 
@@ -84,12 +85,18 @@ class LayerWork:
     def _memory_bound(self) -> _Passes:
         """Norms, residuals, activations and what else moves memory and computes next to nothing."""
         job = (self.block, self.frame.model, self.frame.stack, self.frame.experts)
-        return _Passes(*map(self._moving, (operators.forward_traffic(*job), operators.backward_traffic(*job))))
+        return _Passes(*map(self._moving, (forward_traffic(*job), backward_traffic(*job))))
 
-    def _moving(self, traffic: operators.Traffic) -> Array:
+    def _moving(self, traffic: tuple[Moving, ...]) -> Array:
         frame = self.frame
-        split = traffic.hidden / frame.sequence_split + traffic.inner / frame.candidates.tp
-        return frame.times.memory_bound_seconds(frame.element_bytes * frame.tokens * split)
+        seconds = np.zeros(len(frame.tokens))
+        for each in traffic:
+            elements = frame.tokens * (each.hidden / frame.sequence_split + each.inner / frame.candidates.tp)
+            moved = frame.element_bytes * each.passes * elements
+            seconds = seconds + each.count * frame.times.operator_seconds(
+                each.operator, elements, moved, backward=each.backward
+            )
+        return seconds
 
     @cached_property
     def _core(self) -> _Passes:
@@ -98,10 +105,11 @@ class LayerWork:
         tp = frame.candidates.tp
         if frame.training.attention == "flash":
             flops = operators.attention_core_flops(self.block, frame.training, frame.tokens, tp, causal=True)
+            attend, keys = frame.times.attention_seconds, float(frame.training.seq_len)
             # Dao 2023 (FlashAttention-2), section 4.1: five matmuls backward for two forward.
             return _Passes(
-                frame.times.attention_seconds(flops, head_size=attention.head_size, backward=False),
-                frame.times.attention_seconds(2.5 * flops, head_size=attention.head_size, backward=True),
+                attend(flops, head_size=attention.head_size, seq_len=keys, backward=False),
+                attend(2.5 * flops, head_size=attention.head_size, seq_len=keys, backward=True),
             )
         batched = frame.candidates.micro_batch * attention.heads / tp
         length = float(frame.training.seq_len)

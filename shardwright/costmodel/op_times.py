@@ -12,6 +12,29 @@ from .training import LinearFormat
 Array = NDArray[Any]
 Number = Array | float | int
 CollectiveName = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast", "send"]
+MatmulPart = Literal["forward", "input_gradient", "weight_gradient"]
+Operator = Literal[
+    "rmsnorm",
+    "eager_rmsnorm",
+    "layernorm",
+    "addition",
+    "dropout",
+    "rotary",
+    "eager_rotary",
+    "gated_activation",
+    "eager_gated_activation",
+    "activation",
+    "copy",
+    "column_sum",
+    "embedding",
+    "cross_entropy",
+    "adamw",
+    "sgd",
+    "clip",
+]
+"""Memory-bound operators that can be measured apart. `eager_` ones are chains of PyTorch's own small kernels, the others
+one kernel. `addition`: of two tensors; `copy`: into another layout; `column_sum`: a bias's gradient; `clip`: norm and
+scaling of gradients."""
 
 
 @dataclass(frozen=True)
@@ -48,21 +71,38 @@ class OpTimes(Protocol):
         ...
 
     def matmul_seconds(
-        self, m: Number, k: Number, n: Number, *, groups: Number = 1, low: LinearFormat | None = None
+        self,
+        m: Number,
+        k: Number,
+        n: Number,
+        *,
+        groups: Number = 1,
+        low: LinearFormat | None = None,
+        part: MatmulPart = "forward",
     ) -> Array:
         """(m, k) times (k, n), `groups` of them in one kernel; operands in the compute format, or in `low` ready made.
+
+        `part`: of a linear layer, which says how the operands lie in memory.
 
         Raises:
             SpecError: the device does not compute in `low`.
         """
         ...
 
-    def attention_seconds(self, flops: Number, *, head_size: Number, backward: bool) -> Array:
-        """A fused attention kernel that computes `flops` (the causal half only, where causal)."""
+    def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
+        """A fused attention kernel that computes `flops` (the causal half only, where causal) over `seq_len` keys."""
         ...
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:
         """Kernels that read and write `moved_bytes` of device memory and compute next to nothing."""
+        ...
+
+    def operator_seconds(
+        self, operator: Operator, elements: Number, moved_bytes: Number, *, backward: bool = False
+    ) -> Array:
+        """One memory-bound operator on `elements` elements: of a norm's or an activation's input (a gated one's gate), of
+        the queries and keys that are rotated, of what an embedding gives (backward: of its table), of the logits, of the
+        parameters that are updated. It reads and writes `moved_bytes` in all."""
         ...
 
     def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:

@@ -10,8 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from .model import Block, FeedForward, LatentAttention, MixtureOfExperts, ModelSpec, MultiHeadAttention
-from .op_times import Array, Number
+from .model import Block, FeedForward, LatentAttention, MixtureOfExperts, MultiHeadAttention
+from .norm import Norm
+from .op_times import Array, Number, Operator
 from .stack import Stack
 from .training import TrainingSpec
 
@@ -125,102 +126,22 @@ def attention_core_flops(block: Block, training: TrainingSpec, tokens: Number, t
     return 2.0 * np.asarray(tokens, dtype=float) * keys * sizes / tp
 
 
-@dataclass(frozen=True)
-class Traffic:
-    """Elements per token that memory-bound kernels read or write in one pass of a layer.
-
-    `hidden`: of the hidden state, split along the sequence where that is parallel; `inner`: between the matmuls of a
-    sublayer, split over tp.
-    """
-
-    hidden: Number
-    inner: Number
+def norm_operator(norm: Norm, stack: Stack) -> Operator:
+    """The kernels that compute a norm: one for a layer norm always, for an RMS norm where it is fused."""
+    if norm.kind == "layernorm":
+        return "layernorm"
+    return "rmsnorm" if stack.fused_norms else "eager_rmsnorm"
 
 
-def forward_traffic(block: Block, model: ModelSpec, stack: Stack, experts: ExpertSplit | None = None) -> Traffic:
-    """Norms, residuals, dropout; rotary embedding, head norms, activation, expert dispatch.
-
-    An eager RMS norm upcasts, squares, scales and casts back: 6 passes over its input; a fused norm (a layer norm always
-    is) reads and writes once. A residual addition reads two, writes one; an unfused dropout reads and writes one more.
-    An eager gated activation is two kernels, SiLU and product, a fused one reads two and writes one. The attention's output
-    is copied from heads to hidden layout.
-    """
-    attention, ffn = block.attention, block.ffn
-    sublayers = 1 if block.parallel else 2
-    norm = 6.0 if _eager(block, stack) else 2.0
-    dropout = 2.0 if stack.dropout and not stack.fused_elementwise else 0.0
-    hidden = (norm * block.norm_count + (3.0 + dropout) * sublayers) * model.hidden_size
-    rotary = (2.0 if stack.fused_elementwise else 4.0) * model.rotary
-    queries_and_keys = (attention.heads + attention.kv_heads) * attention.head_size
-    heads = (rotary + (norm if _normalises_heads(block) else 0.0)) * queries_and_keys
-    activation = (3.0 if stack.fused_elementwise else 5.0) if ffn.gated else 2.0
-    split = experts or experts_as_the_rest(1)
-    dispatch, width = _dispatch_elements(block, model.hidden_size, split), _computed_width(block, split)
-    layout = 2.0 * attention.heads * attention.value_head_size
-    return Traffic(hidden, heads + layout + activation * width + dispatch)
-
-
-def backward_traffic(block: Block, model: ModelSpec, stack: Stack, experts: ExpertSplit | None = None) -> Traffic:
-    """The same operators' gradients, and what only the backward pass has.
-
-    A fused norm reads the gradient and its input for each of the two gradients it gives and writes one: 5; an eager RMS
-    norm about 14. A residual's two gradients are added: 3. A gated activation's gradient reads three and writes two, as
-    eager kernels 9 in all; a plain one reads two and writes one. Attention reads its output and that one's gradient once
-    more (Dao 2023, algorithm 2) and copies back its layout, and the gradients of queries, keys and values are brought
-    together: 2 each. Gate and up projection each give a gradient of their input, which are added: 3. A bias reads the
-    gradient of its output.
-    """
-    attention, ffn = block.attention, block.ffn
-    sublayers = 1 if block.parallel else 2
-    norm = 14.0 if _eager(block, stack) else 5.0
-    dropout = 2.0 if stack.dropout else 0.0
-    hidden = (norm * block.norm_count + (3.0 + dropout) * sublayers) * model.hidden_size
-    rotary = (2.0 if stack.fused_elementwise else 4.0) * model.rotary
-    queries_and_keys = (attention.heads + attention.kv_heads) * attention.head_size
-    heads = (rotary + (norm if _normalises_heads(block) else 0.0)) * queries_and_keys
-    values = attention.kv_heads * attention.value_head_size
-    outputs = attention.heads * attention.value_head_size
-    together = 2.0 * (queries_and_keys + values) + 4.0 * outputs
-    activation = (5.0 if stack.fused_elementwise else 9.0) if ffn.gated else 3.0
-    split = experts or experts_as_the_rest(1)
-    dispatch, width = _dispatch_elements(block, model.hidden_size, split), _computed_width(block, split)
-    biases, sums = _biased_outputs(block, model.hidden_size), 3.0 * ffn.gated * model.hidden_size
-    return Traffic(hidden + sums + biases.hidden, heads + together + activation * width + dispatch + biases.inner)
-
-
-def _biased_outputs(block: Block, hidden: int) -> Traffic:
-    """Elements per token of matmul outputs that have a bias."""
-    attention, ffn = block.attention, block.ffn
-    if isinstance(attention, LatentAttention):
-        return Traffic(hidden * attention.bias, 0.0)
-    up = (2 if ffn.gated else 1) * ffn.active_width
-    inner = attention.qkv_bias * (attention.query_width + 2 * attention.kv_width) + ffn.bias * up
-    return Traffic((attention.output_bias + ffn.bias) * hidden, inner)
-
-
-def _eager(block: Block, stack: Stack) -> bool:
-    return block.norm.kind == "rmsnorm" and not stack.fused_norms
-
-
-def _dispatch_elements(block: Block, hidden: int, experts: ExpertSplit) -> Number:
-    """Elements per token that sorting copies by expert and putting results back reads and writes, in either pass.
-
-    Where experts lie on other ranks, these sort what they receive once more.
-    """
-    if isinstance(block.ffn, FeedForward):
-        return 0.0
-    sorts = np.where(np.asarray(experts.ep) > 1, 4.0, 2.0)
-    return 2.0 * sorts * hidden * experts.copies(1.0, block.ffn.top_k, 1)
-
-
-def _computed_width(block: Block, split: ExpertSplit) -> Number:
+def computed_width(block: Block, split: ExpertSplit) -> Number:
     """Feed-forward columns of all ranks that one token passes through, or stands for where experts are loaded unevenly."""
     if isinstance(block.ffn, FeedForward):
         return block.ffn.width
     return block.ffn.top_k * block.ffn.expert_width * split.load + block.ffn.shared_width
 
 
-def _normalises_heads(block: Block) -> bool:
+def normalises_heads(block: Block) -> bool:
+    """Whether queries and keys are normalised head by head."""
     return isinstance(block.attention, MultiHeadAttention) and block.attention.qk_norm != "none"
 
 
@@ -244,7 +165,7 @@ def saved_bytes(
     stack, split = training.software, experts or experts_as_the_rest(tp)
     attention, ffn = block.attention, block.ffn
     element = training.precision.activation_bytes_per_element
-    norm = 4 + element if _eager(block, stack) else element
+    norm = 4 + element if norm_operator(block.norm, stack) == "eager_rmsnorm" else element
     inputs = 1 if block.parallel and block.norm_count == 1 else 2
     masks = (1 if block.parallel else 2) * stack.dropout
     input_split = sequence_split if stack.regathers_inputs else 1
@@ -252,7 +173,7 @@ def saved_bytes(
     shared = shared + _operand_bytes(training) * inputs * hidden / np.asarray(input_split)
     query, key = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
     value_out = (attention.kv_heads + attention.heads) * attention.value_head_size
-    head_norm = norm * (query + key) if _normalises_heads(block) else 0
+    head_norm = norm * (query + key) if normalises_heads(block) else 0
     log_sums = 4 * attention.heads if training.attention == "flash" else 0
     core = element * (query + key + value_out) + log_sums + head_norm
     if isinstance(ffn, MixtureOfExperts):
@@ -266,7 +187,7 @@ def inner_saved_bytes(block: Block, training: TrainingSpec, tp: Number, experts:
     element, split = training.precision.activation_bytes_per_element, experts or experts_as_the_rest(tp)
     inputs = (2 if training.software.fused_elementwise else 3) if block.ffn.gated else 1
     kept = element * inputs + _operand_bytes(training)
-    return np.asarray(kept * _computed_width(block, split) / np.asarray(tp, dtype=float))
+    return np.asarray(kept * computed_width(block, split) / np.asarray(tp, dtype=float))
 
 
 def _operand_bytes(training: TrainingSpec) -> int:

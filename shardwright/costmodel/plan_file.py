@@ -13,7 +13,7 @@ from .evaluate import estimate_plan
 from .huggingface import model_from_config
 from .model import ModelSpec
 from .plan import Plan
-from .spec import Spec, read_json
+from .spec import Spec, read_json, write_whole
 from .training import TrainingSpec
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -78,11 +78,4 @@ def write_plan_file(path: Path, plan_file: PlanFile) -> None:
     Raises:
         SpecError: the folder is missing or not writable.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(
-            json.dumps(plan_file.model_dump(mode="json"), indent=1, allow_nan=False) + "\n", encoding="utf-8"
-        )
-        partial.replace(path)
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be written ({error.strerror or error})") from None
+    write_whole(path, json.dumps(plan_file.model_dump(mode="json"), indent=1, allow_nan=False) + "\n")

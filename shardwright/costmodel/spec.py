@@ -78,6 +78,20 @@ def read_json(path: Path) -> Any:
         raise SpecError(f"{path}: {error}") from None
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all; an existing file is replaced only by a complete one.
+
+    Raises:
+        SpecError: the folder is missing or not writable, or the disk is full.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
 def _refuse_constant(constant: str) -> float:
     raise ValueError(f"holds {constant}, which is not a JSON number; give a finite number")
 

@@ -1,16 +1,20 @@
 """Seconds of weight matmuls, forward and backward, in the compute format or a lower one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from .low_precision import operand_bytes
-from .op_times import Array, Number, OpTimes
+from .op_times import Array, MatmulPart, Number, OpTimes
 from .operators import Matmul
 from .training import LinearFormat, TrainingSpec
 
-_Shape = tuple[Number, Number, Number]
+_SHAPES: Mapping[MatmulPart, Callable[[Matmul], tuple[Number, Number, Number]]] = {
+    "forward": lambda w: (w.m, w.k, w.n),
+    "input_gradient": lambda w: (w.m, w.n, w.k),
+    "weight_gradient": lambda w: (w.k, w.m, w.n),
+}
 
 
 @dataclass(frozen=True)
@@ -27,21 +31,23 @@ class WeightMatmuls:
 
     def forward_seconds(self, matmuls: list[Matmul]) -> Array:
         """(m, k) (k, n), and making the operands where that is work of its own."""
-        return self._sum(matmuls, lambda w: (w.m, w.k, w.n)) + self._operand_seconds(matmuls)[0]
+        return self._sum(matmuls, "forward") + self._operand_seconds(matmuls)[0]
 
     def backward_seconds(self, matmuls: list[Matmul]) -> Array:
         """The gradient of the input, (m, n) (n, k), and of the weight, and making their operands."""
-        inputs = self._sum(matmuls, lambda w: (w.m, w.n, w.k))
+        inputs = self._sum(matmuls, "input_gradient")
         return inputs + self.weight_gradient_seconds(matmuls) + self._operand_seconds(matmuls)[1]
 
     def weight_gradient_seconds(self, matmuls: list[Matmul]) -> Array:
         """(k, m) (m, n) of each."""
-        return self._sum(matmuls, lambda w: (w.k, w.m, w.n))
+        return self._sum(matmuls, "weight_gradient")
 
-    def _sum(self, matmuls: list[Matmul], shape_of: Callable[[Matmul], _Shape]) -> Array:
+    def _sum(self, matmuls: list[Matmul], part: MatmulPart) -> Array:
         return sum(
             (
-                self.times.matmul_seconds(*shape_of(w), groups=w.groups, low=None if w.sensitive else self.low)
+                self.times.matmul_seconds(
+                    *_SHAPES[part](w), groups=w.groups, low=None if w.sensitive else self.low, part=part
+                )
                 for w in matmuls
             ),
             np.zeros(len(self.sequence_split)),

@@ -25,9 +25,12 @@ GROUP = RankGroup(ranks_per_node=4.0, nodes=2.0, sharing=1.0)
 OPERATIONS: dict[str, Callable[[OpTimes, Array], Array]] = {
     "matmul": lambda times, size: times.matmul_seconds(size, 1024, 1024),
     "grouped matmul": lambda times, size: times.matmul_seconds(128, 1024, size, groups=8),
-    "attention": lambda times, size: times.attention_seconds(size * 1e6, head_size=128, backward=False),
-    "attention backward": lambda times, size: times.attention_seconds(size * 1e6, head_size=64, backward=True),
+    "attention": lambda times, size: times.attention_seconds(size * 1e6, head_size=128, seq_len=1024, backward=False),
+    "attention backward": lambda times, size: times.attention_seconds(
+        size * 1e6, head_size=64, seq_len=1024, backward=True
+    ),
     "memory": lambda times, size: times.memory_bound_seconds(size),
+    "operator": lambda times, size: times.operator_seconds("rotary", size, 8 * size),
     "launches": lambda times, size: times.with_launches_seconds(size * 1e-9, 30),
     "all-gather": lambda times, size: times.collective_seconds("all_gather", size, GROUP),
     "all-to-all": lambda times, size: times.collective_seconds("all_to_all", size, GROUP),

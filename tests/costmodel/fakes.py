@@ -8,7 +8,7 @@ import numpy as np
 from shardwright.costmodel.cluster import ClusterSpec, Device, Host, Link, NodeGroup
 from shardwright.costmodel.constants import CALIBRATED, Constants
 from shardwright.costmodel.model import Block, BlockRun, FeedForward, MixtureOfExperts, ModelSpec, MultiHeadAttention
-from shardwright.costmodel.op_times import Array, CollectiveName, Number, RankGroup
+from shardwright.costmodel.op_times import Array, CollectiveName, MatmulPart, Number, Operator, RankGroup
 from shardwright.costmodel.training import LinearFormat
 
 
@@ -20,15 +20,27 @@ class RoundTimes:
     constants: Constants = CALIBRATED
 
     def matmul_seconds(
-        self, m: Number, k: Number, n: Number, *, groups: Number = 1, low: LinearFormat | None = None
+        self,
+        m: Number,
+        k: Number,
+        n: Number,
+        *,
+        groups: Number = 1,
+        low: LinearFormat | None = None,
+        part: MatmulPart = "forward",
     ) -> Array:
         return np.asarray(2.0 * m * k * n * groups * (0.5e-12 if low else 1e-12))
 
-    def attention_seconds(self, flops: Number, *, head_size: Number, backward: bool) -> Array:
+    def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
         return np.asarray(flops * 1e-12)
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:
         return np.zeros_like(np.asarray(moved_bytes, dtype=float))
+
+    def operator_seconds(
+        self, operator: Operator, elements: Number, moved_bytes: Number, *, backward: bool = False
+    ) -> Array:
+        return self.memory_bound_seconds(moved_bytes)
 
     def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
         return np.asarray(busy_seconds)

@@ -1,13 +1,10 @@
-"""Memory traffic and kept bytes of one layer, counted kernel by kernel."""
+"""Kept bytes of one layer, counted kernel by kernel."""
 
 import pytest
 
 from shardwright.costmodel.model import Block, BlockRun, FeedForward, ModelSpec, MultiHeadAttention, Norm
 from shardwright.costmodel.operators import (
-    Traffic,
-    backward_traffic,
     context_length,
-    forward_traffic,
     saved_bytes,
     score_bytes,
 )
@@ -34,59 +31,6 @@ def model(block: Block, *, positions: int = 0) -> ModelSpec:
 
 
 ROTARY, LEARNED = model(LLAMA), model(GPT, positions=128)
-
-
-def test_an_eager_llama_layer_forward() -> None:
-    """Two RMS norms of six passes, two residuals of three; rotary embedding 4, the output's layout 2, SwiGLU 5."""
-    assert forward_traffic(LLAMA, ROTARY, EAGER) == Traffic(
-        hidden=(2 * 6 + 2 * 3) * HIDDEN, inner=4 * (QUERY + KEY) + 2 * QUERY + 5 * WIDTH
-    )
-
-
-def test_an_eager_llama_layer_backward() -> None:
-    """The norms 14 passes each, the residuals 3, gate's and up's input gradients 3; rotary 4; queries, keys and values brought
-    together 2; the output read again and laid out 4; SwiGLU 9."""
-    assert backward_traffic(LLAMA, ROTARY, EAGER) == Traffic(
-        hidden=(2 * 14 + 2 * 3 + 3) * HIDDEN, inner=4 * (QUERY + KEY) + 2 * (QUERY + 2 * KEY) + 4 * QUERY + 9 * WIDTH
-    )
-
-
-def test_a_compiled_llama_layer() -> None:
-    """A norm reads and writes once, and 5 backward; the rotary embedding 2; SwiGLU reads two and writes one, and 5 backward."""
-    assert forward_traffic(LLAMA, ROTARY, FUSED) == Traffic(
-        hidden=(2 * 2 + 2 * 3) * HIDDEN, inner=2 * (QUERY + KEY) + 2 * QUERY + 3 * WIDTH
-    )
-    assert backward_traffic(LLAMA, ROTARY, FUSED) == Traffic(
-        hidden=(2 * 5 + 2 * 3 + 3) * HIDDEN, inner=2 * (QUERY + KEY) + 2 * (QUERY + 2 * KEY) + 4 * QUERY + 5 * WIDTH
-    )
-
-
-@pytest.mark.parametrize("stack", [EAGER, FUSED], ids=["eager", "fused"])
-def test_a_gpt_layer_is_the_same_on_any_stack(stack: Stack) -> None:
-    """A layer norm is one kernel always, positions are learned, GeLU reads and writes once: nothing is left to fuse. A bias
-    reads the gradient of what it was added to: of output and down projection, and of query, key, value and up projection."""
-    assert forward_traffic(GPT, LEARNED, stack) == Traffic(
-        hidden=(2 * 2 + 2 * 3) * HIDDEN, inner=2 * HIDDEN + 2 * 4 * HIDDEN
-    )
-    assert backward_traffic(GPT, LEARNED, stack) == Traffic(
-        hidden=(2 * 5 + 2 * 3 + 2) * HIDDEN,
-        inner=2 * 3 * HIDDEN + 4 * HIDDEN + 3 * 4 * HIDDEN + (3 + 4) * HIDDEN,
-    )
-
-
-@pytest.mark.parametrize(("fused", "forward"), [(False, 2), (True, 0)])
-def test_dropout_reads_and_writes_once_more_a_sublayer(fused: bool, forward: int) -> None:
-    """Its forward is part of the residual's kernel where that is fused."""
-    plain = FUSED if fused else EAGER
-    dropping = plain.model_copy(update={"dropout": True})
-    for traffic, passes in ((forward_traffic, forward), (backward_traffic, 2)):
-        more = traffic(GPT, LEARNED, dropping).hidden - traffic(GPT, LEARNED, plain).hidden
-        assert more == 2 * passes * HIDDEN
-
-
-def test_a_parallel_block_has_one_residual() -> None:
-    parallel = LLAMA.model_copy(update={"parallel": True, "norm_count": 1})
-    assert forward_traffic(parallel, ROTARY, EAGER).hidden == (6 + 3) * HIDDEN
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 
-from shardwright.costmodel import operators
 from shardwright.costmodel.candidates import CONTEXT_PARALLEL, EXPERT_DISPATCH
 from shardwright.costmodel.model import Block
 from shardwright.costmodel.stacks import named_stack
 from shardwright.costmodel.tables import POLICIES
+from shardwright.costmodel.traffic import backward_traffic, forward_traffic
 from shardwright.costmodel.training import Precision, TrainingSpec
 from shardwright.costmodel.work_model import WorkModel
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_experts, small_model
 from tests.costmodel.test_candidates import candidates
+from tests.costmodel.test_traffic import totals
 
 HIDDEN, SEQ, BATCH = 64, 128, 2
 TOKENS = SEQ * BATCH
@@ -132,8 +133,8 @@ def test_norms_of_queries_and_keys_cost_traffic_and_memory() -> None:
     normed = plain.model_copy(update={"attention": plain.attention.model_copy(update={"qk_norm": "per_head"})})
     heads = 64 + 32
     forward, backward = (
-        [traffic(block, model, OWN).inner for block in (normed, plain)]
-        for traffic in (operators.forward_traffic, operators.backward_traffic)
+        [totals(traffic(block, model, OWN))[1] for block in (normed, plain)]
+        for traffic in (forward_traffic, backward_traffic)
     )
     assert forward[0] - forward[1] == 6 * heads
     assert backward[0] - backward[1] == 14 * heads

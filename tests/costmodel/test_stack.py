@@ -175,7 +175,9 @@ def test_no_more_communication_is_hidden_than_there_is_compute(trained: Trained)
 def test_hoppers_attention_kernels_matter_from_hopper_on(trained: Trained, cluster: str, faster: bool) -> None:
     node = load_cluster(cluster)
     older, own = (
-        CatalogTimes(node, trained(hopper_attention=own)).attention_seconds(1e12, head_size=128, backward=False)
+        CatalogTimes(node, trained(hopper_attention=own)).attention_seconds(
+            1e12, head_size=128, seq_len=1024, backward=False
+        )
         for own in (False, True)
     )
     assert own == pytest.approx(older * (CALIBRATED.older_kernel_fraction if faster else 1.0))
