@@ -117,6 +117,12 @@ class OpTimes(Protocol):
         """
         ...
 
+    def sharding_seconds(self, parameter_bytes: Number, microbatches: Number, repeats: Number) -> Array:
+        """What sharding adds to a step of one unit (a layer, an end of the model) of `parameter_bytes` beside its collectives:
+        the host's hooks in each of `microbatches`, copies and new memory in `repeats` of them, adding up gradients in the
+        others."""
+        ...
+
     def host_copy_seconds(self, size_bytes: Number) -> Array:
         """Copy between the device and its host, one way, page-locked."""
         ...

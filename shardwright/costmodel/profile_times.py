@@ -19,6 +19,12 @@ _COPY_PASSES = 2.0
 # Variant of each update, and the parameters of a Llama layer: a step updates as many tensors in a row of the cost tables.
 _UPDATES: dict[Operator, str] = {"adamw": "fused", "sgd": "foreach", "clip": ""}
 _TENSORS_OF_A_LAYER = 9.0
+_SHARDING_FIGURES = (
+    "sharding_unit_pass_seconds",
+    "sharding_unit_seconds",
+    "sharding_seconds_per_byte",
+    "accumulation_seconds_per_byte",
+)
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,15 @@ class ProfileTimes:
         if measured is None:
             return self.catalog.collective_seconds(name, size_bytes, group)
         return measured.seconds(size_bytes, group)
+
+    def sharding_seconds(self, parameter_bytes: Number, microbatches: Number, repeats: Number) -> Array:
+        """From figures of a CPU, whose cores do this themselves; beside a GPU the host's part is hidden."""
+        unit_pass, unit, byte, accumulated = (
+            figure.value if (figure := self.profile.figures.get(name)) else 0.0 for name in _SHARDING_FIGURES
+        )
+        hooks = unit_pass * np.asarray(microbatches, dtype=float) + unit * np.asarray(repeats, dtype=float)
+        per_byte = byte * np.asarray(repeats) + accumulated * (np.asarray(microbatches) - np.asarray(repeats))
+        return np.asarray(hooks + per_byte * np.asarray(parameter_bytes, dtype=float))
 
     def host_copy_seconds(self, size_bytes: Number) -> Array:
         """The mean of both ways."""
