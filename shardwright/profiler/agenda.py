@@ -1,5 +1,6 @@
 """What is measured next: of every probe the most telling sizes first, then where interpolation is worst."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,17 @@ from .probe import Probe, Sizes
 ExpectedError = Callable[[Series], Sequence[float]]
 """For each point of a series, |predicted / measured - 1| of a prediction that had not seen it; empty with too few points."""
 
-DEFAULT_WEIGHTS: Mapping[str, float] = {"matmul": 4.0, "attention": 4.0}
-"""By operation, how much more its points tell about a training step than those of other operations."""
+DEFAULT_WEIGHTS: Mapping[str, float] = {
+    "matmul/forward": 4.0,
+    "matmul/input_gradient": 4.0,
+    "matmul/weight_gradient": 4.0,
+    "attention/forward": 4.0,
+    "attention/backward": 4.0,
+    "attention": 0.5,  # what is not the default: named kernels, no causal mask
+}
+"""How much more the points of an operation and variant, or of an operation, tell about a training step than others do."""
 
+_TELLING_SIZES = 6.0
 _NEAREST_RATIO = 1.2
 
 
@@ -30,31 +39,38 @@ class Item:
 class Agenda:
     """What is measured, what is left out, and what comes next.
 
-    First sizes: the k-th size of a probe of weight w comes in the order of k/w, so every probe has its first before any
-    has its second, and a heavy one gets w sizes for each of a light one's. Then, of the points whose expected error
-    (times weight) is largest: the size between such a point and its farthest neighbour. A point's neighbours are those
-    with no third point inside the sphere that the two span over logarithmic sizes (Gabriel and Sokal 1969).
+    First the most telling sizes, 6 sqrt(w) of a probe of weight w, its k-th in the order of k/w: every probe has its first
+    before any has its second, and a heavy one gets w sizes for each of a light one's. Then, of the points whose expected
+    error times weight is largest, the size between such a point and its farthest neighbour. A point's neighbours are those
+    with no third point inside the sphere that the two span over logarithmic sizes (Gabriel and Sokal 1969). The other
+    first sizes come when interpolation is good everywhere.
     """
 
     def __init__(
         self, probes: Sequence[Probe], *, weights: Mapping[str, float], expected_error: ExpectedError, tolerance: float
     ) -> None:
         self._probes = probes
-        self._weights = [weights.get(probe.operation, 1.0) for probe in probes]
+        self._weights = [
+            weights.get(f"{probe.operation}/{probe.variant}", weights.get(probe.operation, 1.0)) for probe in probes
+        ]
         self._expected_error = expected_error
         self._tolerance = tolerance
         self._points: list[list[Point]] = [[] for _ in probes]
         self._settled: set[Item] = set()
         self._excess: dict[int, tuple[int, list[tuple[float, int]]]] = {}
-        self._first = self._ordered()
+        self._telling, self._others = self._ordered()
 
-    def _ordered(self) -> list[Item]:
+    def _ordered(self) -> tuple[list[Item], list[Item]]:
+        """The most telling first sizes, and the other ones."""
         ranked = [
             (place / self._weights[index], index, place, Item(index, tuple(float(size) for size in at)))
             for index, probe in enumerate(self._probes)
             for place, at in enumerate(dict.fromkeys(map(tuple, probe.first_sizes())))
         ]
-        return [item for *_, item in sorted(ranked, key=lambda each: each[:3])]
+        ranked.sort(key=lambda each: each[:3])
+        most = [_TELLING_SIZES * math.sqrt(weight) for weight in self._weights]
+        telling = [item for _, index, place, item in ranked if place < most[index]]
+        return telling, [item for _, index, place, item in ranked if place >= most[index]]
 
     def record(self, item: Item, point: Point) -> None:
         """It is measured."""
@@ -86,9 +102,14 @@ class Agenda:
         return len(self._points[index])
 
     @property
-    def first_left(self) -> list[Item]:
-        """The first sizes that are neither measured nor left out, in their order."""
-        return [item for item in self._first if item not in self._settled]
+    def telling(self) -> list[Item]:
+        """The most telling first sizes that are neither measured nor left out, in their order."""
+        return [item for item in self._telling if item not in self._settled]
+
+    @property
+    def others(self) -> list[Item]:
+        """The other first sizes that are neither measured nor left out, in their order."""
+        return [item for item in self._others if item not in self._settled]
 
     @property
     def done(self) -> int:

@@ -1,7 +1,7 @@
 """Rank 0's part: figures, then first sizes, then sizes where interpolation is worst, then layers, until time is up."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from shardwright.costmodel.profile import MachineFingerprint
@@ -75,22 +75,22 @@ class Session:
 
     @property
     def complete(self) -> bool:
-        """Whether all that was asked for was measured, or cannot be here."""
-        return not self._agenda.first_left and not self._problems
+        """Whether the most telling sizes of every series, figures and layers were measured, or cannot be here."""
+        return not self._agenda.telling and not self._problems
 
     @property
     def remarks(self) -> list[str]:
         said = list(self._problems)
-        if left := len(self._agenda.first_left):
-            done = self._agenda.done
+        if left := len(self._agenda.telling):
+            seconds = self._time.spent_seconds
             said.append(
-                f"{left} sizes were left out for lack of time ({done} points in {self._time.spent_seconds:.0f} s); "
-                f"--budget {self._enough_budget(left, done):.0f} would do"
+                f"{left} telling sizes were not measured for lack of time: {self._agenda.done} points took {seconds:.0f} s; "
+                f"give --budget {self._enough_budget(left):.0f}"
             )
         return said + self._watch.remarks()
 
-    def _enough_budget(self, left: int, done: int) -> float:
-        seconds = self._time.spent_seconds * (1 + left / max(1, done))
+    def _enough_budget(self, left: int) -> float:
+        seconds = self._time.spent_seconds * (1 + left / max(1, self._agenda.done))
         return math.ceil(max(seconds, self._time.budget_seconds + 10) / 10) * 10
 
     def _measure_figures(self) -> None:
@@ -138,12 +138,18 @@ class Session:
         """The next sizes that fit side by side into memory, and one by one into the time that is left."""
         usable_bytes = self._crew.usable_bytes()
         share_seconds = _SHARE_OF_ONE_SIZE * self._time_for_sizes
-        for wanted in (self._agenda.first_left, self._agenda.between()):
+        for wanted in self._wanted():
             in_time = [item for item in wanted if self._fits_time(item)]
             soon = [item for item in in_time if self._cost_seconds(item) <= share_seconds]
             if batch := self._packed(soon or in_time[:1], usable_bytes):
                 return batch
         return []
+
+    def _wanted(self) -> Iterator[list[Item]]:
+        """In the order of what they tell; what comes later is not worked out before it is needed."""
+        yield self._agenda.telling
+        yield self._agenda.between()
+        yield self._agenda.others
 
     def _fits_time(self, item: Item) -> bool:
         """A guess from a single point may put a size off, but is too rough to leave it out."""
@@ -211,7 +217,7 @@ class Session:
         self._tell(self._findings.key(item))
 
     def _limits(self) -> Limits:
-        sizes_left = max(_SIZES_A_BATCH, len(self._agenda.first_left))
+        sizes_left = max(_SIZES_A_BATCH, len(self._agenda.telling))
         share = _SHARE_FOR_REPEATS * self._time_for_sizes / sizes_left
         deadline = self._time.clock() + self._time_for_sizes
         return Limits(self._time.clock, deadline, min(_MOST_SECONDS_A_SIZE, max(_LEAST_SECONDS_A_SIZE, share)))
@@ -221,5 +227,5 @@ class Session:
 
     def _tell(self, now: str) -> None:
         done = self._agenda.done
-        known = done + len(self._agenda.first_left)
+        known = done + len(self._agenda.telling)
         self._show(Progress(done=done, known=known, seconds_left=self._time.left_seconds, now=now))

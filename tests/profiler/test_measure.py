@@ -133,9 +133,30 @@ class TestOrderAndBudget:
         profile = bench.measure(tmp_path, *probes, budget_seconds=budget)
         assert bench.clock.now <= budget * 1.3 + 0.2
         assert profile.seconds == pytest.approx(bench.clock.now, abs=0.2)
+        assert 3 <= profile.points < 3 * len(sizes)
+
+    def test_too_little_time_for_the_most_telling_is_said(self, tmp_path: Path) -> None:
+        bench = Bench()
+        probe = bench.probe(sizes=[(float(size),) for size in (1, 2, 4, 8, 16, 32)], formula=lambda at: 0.1)
+        profile = bench.measure(tmp_path, probe, budget_seconds=2.5)
         assert not profile.complete
+        assert 1 <= profile.points < 6
+        left = 6 - profile.points
         (remark,) = [remark for remark in profile.remarks if "lack of time" in remark]
-        assert "--budget" in remark
+        assert remark.startswith(
+            f"{left} telling sizes were not measured for lack of time: {profile.points} points took"
+        )
+        assert remark.endswith("give --budget 20")
+
+    def test_the_rest_of_the_first_sizes_comes_when_interpolation_is_good(self, tmp_path: Path) -> None:
+        bench = Bench()
+        sizes = [(float(2**power),) for power in range(10, 30)]
+        straight = bench.probe(sizes=sizes, formula=lambda at: at[0] / 1e9)
+        bent = bench.probe(operation="copy", sizes=sizes)
+        bench.measure(tmp_path, straight, bent)
+        assert straight.prepared[:6] == sizes[:6]
+        assert sorted(straight.prepared) == sizes
+        assert set(bent.prepared) >= set(sizes)
 
     def test_work_that_would_eat_the_budget_is_left_out(self, tmp_path: Path) -> None:
         """Known from the smaller sizes before it is tried: 100 s where 10 s are to be spent."""
@@ -283,13 +304,13 @@ class TestBadLuck:
 
         sizes = [(2.0**power,) for power in (10, 14, 18, 20, 21, 22, 23, 26, 30)]
         with pytest.raises(StoppedError) as stopped:
-            bench.measure(tmp_path, bench.probe(formula=vanish, sizes=sizes))
+            bench.measure(tmp_path, bench.probe(operation="matmul", variant="forward", formula=vanish, sizes=sizes))
         assert "the device does not answer any more (device-side assert triggered)" in str(stopped.value)
         assert "\n" not in str(stopped.value)
         kept = read_profile(tmp_path / "profile.json")
         assert kept == stopped.value.profile
         assert not kept.complete
-        assert sizes_of(kept) == [2.0**power for power in (10, 14, 18, 20, 21, 22, 23)]
+        assert sizes_of(kept, "matmul/forward") == [2.0**power for power in (10, 14, 18, 20, 21, 22, 23)]
 
     def test_a_device_that_never_works(self, tmp_path: Path) -> None:
         bench = Bench()
@@ -431,6 +452,7 @@ class TestResume:
 
     def test_killed_after_any_byte(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whatever of the journal was on disk, the run that goes on ends with the same profile."""
+        monkeypatch.setattr(os, "fsync", lambda handle: None)  # a hundred runs, none of which is really killed
         whole, journal = self._whole_journal(tmp_path, monkeypatch)
         lines = [index for index, byte in enumerate(journal) if byte == ord("\n")]
         offsets = (
@@ -445,7 +467,7 @@ class TestResume:
             assert comparable(profile) == comparable(whole), f"after {offset} of {len(journal)} bytes"
 
     def test_nothing_is_measured_twice(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        whole, journal = self._whole_journal(tmp_path, monkeypatch)
+        _, journal = self._whole_journal(tmp_path, monkeypatch)
         journal_path(tmp_path / "profile.json").write_bytes(journal)
         _, probes, figure = self._run(Bench(), tmp_path)
         assert [probe.prepared for probe in probes] == [[], []]
@@ -461,7 +483,7 @@ class TestResume:
         _, journal = self._whole_journal(tmp_path, monkeypatch)
         journal_path(tmp_path / "profile.json").write_bytes(journal)
         bench = Bench()
-        with pytest.raises(SpecError, match="measured matmul and 1 more, this one does not; .* --fresh"):
+        with pytest.raises(SpecError, match=r"measured matmul and 1 more, this one does not; .* --fresh"):
             bench.measure(tmp_path, bench.probe())
         assert bench.measure(tmp_path, bench.probe(), fresh=True).points >= 6
 
