@@ -12,7 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from shardwright.costmodel.profile import Format
 
-from .number_format import BYTES, random_tensor, torch_dtype, tried
+from .availability import tried
+from .number_format import BYTES, random_tensor, torch_dtype
 from .probe import Machine, Sizes, UnavailableError, Work
 from .rotation import rotated, rotated_bytes
 from .sizes import size_between

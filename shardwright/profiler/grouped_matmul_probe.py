@@ -10,7 +10,8 @@ from torch.nn import functional
 from shardwright.costmodel.op_times import MatmulPart
 from shardwright.costmodel.profile import Format
 
-from .number_format import BYTES, available, random_tensor, torch_dtype, tried
+from .availability import available, tried
+from .number_format import BYTES, random_tensor, torch_dtype
 from .probe import Machine, Sizes, Work
 from .rotation import rotated, rotated_bytes
 from .sizes import size_between

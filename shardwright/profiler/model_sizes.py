@@ -15,7 +15,6 @@ from shardwright.costmodel.training import TrainingSpec
 from .linear_sizes import Linear, model_linears
 from .probe import Sizes
 
-
 _TENSORS_OF_LAYER = 9  # separate projections of attention and a gated feed-forward, two norms
 _TENSORS_OF_ENDS = 3
 _SHARDS = (1, 8, 64)

@@ -1,5 +1,6 @@
 """Memory-bound operators, forward and backward."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -9,8 +10,9 @@ import torch
 from shardwright.costmodel.op_times import Operator
 from shardwright.costmodel.profile import Format
 
+from .availability import tried
 from .live_bytes import Footprint, footprint
-from .number_format import torch_dtype, tried
+from .number_format import torch_dtype
 from .operator_work import BACKWARD_APART, BY_HEADS, FORWARD, Operands
 from .probe import Machine, Sizes, UnavailableError, Work
 from .rotation import rotated, rotated_bytes
@@ -58,12 +60,16 @@ class OperatorProbe:
         dtype = torch_dtype(self.format, machine.device)
         if dtype.itemsize == 1:
             raise UnavailableError(f"{self.operator} is not computed in {self.format}")
-        operands = Operands(dtype, machine.device, self.head_size, self.vocabulary)
+        operands = self._operands(at, dtype, machine.device)
         size_bytes = _footprint(self, at).operands_bytes
         return tried(
             lambda: rotated(lambda: self._work(at, operands), size_bytes),
             f"{self.operator} {self.variant} in {self.format}",
         )
+
+    def _operands(self, at: Sizes, dtype: torch.dtype, device: torch.device) -> Operands:
+        """Heads of a size that divides the width, the wanted one where it does."""
+        return Operands(dtype, device, math.gcd(self.head_size, round(at[1])), self.vocabulary)
 
     @property
     def _of_table(self) -> bool:
@@ -88,4 +94,4 @@ class OperatorProbe:
 @lru_cache(maxsize=4096)
 def _footprint(probe: OperatorProbe, at: Sizes) -> Footprint:
     dtype = torch_dtype(probe.format, _META)
-    return footprint(lambda: probe._work(at, Operands(dtype, _META, probe.head_size, probe.vocabulary)))
+    return footprint(lambda: probe._work(at, probe._operands(at, dtype, _META)))

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from shardwright.costmodel.profile import Format
 from shardwright.costmodel.training import OptimizerName
 
-from .number_format import BYTES, random_tensor, torch_dtype, tried
+from .availability import tried
+from .number_format import BYTES, random_tensor, torch_dtype
 from .probe import Machine, Sizes, UnavailableError, Work
 from .sizes import size_between
 
