@@ -45,7 +45,7 @@ def check_layer(
         UnavailableError: it does not fit in the memory that is free, or transformers is not installed.
     """
     dtype = torch_dtype(training.precision.compute, machine.device)
-    predicted = WorkModel(model, cluster, training, times, _one_rank(micro_batch))
+    predicted = WorkModel(model, cluster, training, times, one_rank(micro_batch))
     checks: list[LayerCheck] = []
     for block in model.layer_classes:
         skeleton = layer_skeleton(model, block, training, micro_batch, dtype)
@@ -148,7 +148,8 @@ def _ask_for_memory(skeleton: LayerSkeleton, model: ModelSpec, machine: Machine)
         )
 
 
-def _one_rank(micro_batch: int) -> Candidates:
+def one_rank(micro_batch: int) -> Candidates:
+    """The plan of a single rank."""
     one = np.array([1])
     return Candidates(
         pp=one,
