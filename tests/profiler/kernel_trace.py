@@ -35,6 +35,7 @@ class KernelTrace(TorchDispatchMode):
 
 def kernels_of(work: Callable[[], object]) -> list[Kernel]:
     """Of one run."""
-    with KernelTrace() as trace:
+    trace = KernelTrace()
+    with trace:
         work()
     return trace.kernels

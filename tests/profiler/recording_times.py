@@ -26,7 +26,8 @@ class RecordingTimes(RoundTimes):
         low: LinearFormat | None = None,
         part: MatmulPart = "forward",
     ) -> Array:
-        self.matmuls.add((part, *(float(np.asarray(size).reshape(-1)[0]) for size in (m, k, n, groups))))
+        rows, inner, columns, count = (float(np.asarray(size).reshape(-1)[0]) for size in (m, k, n, groups))
+        self.matmuls.add((part, rows, inner, columns, count))
         return super().matmul_seconds(m, k, n, groups=groups, low=low, part=part)
 
     def operator_seconds(
