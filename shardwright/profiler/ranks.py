@@ -22,7 +22,8 @@ from .rank_failure import RanksLostError, first_line
 from .rank_watch import RankWatch
 
 _MEET_SECONDS = 120.0
-_ANSWER_SECONDS = 600.0
+_ANSWER_SECONDS = 600.0  # rank 0 may think, or measure, for as long before it tells what is next
+_WORK_SECONDS = 120.0
 _PART_SECONDS = 10.0
 
 Result = TypeVar("Result")
@@ -43,6 +44,11 @@ class TorchRanks:
         self._groups: dict[tuple[tuple[int, ...], str], dist.ProcessGroup] = {}
         self.nodes = nodes
         self.rank, self.size = dist.get_rank(control), dist.get_world_size(control)
+
+    @property
+    def local_rank(self) -> int:
+        """Which of its node's ranks this one is, from 0."""
+        return self.rank % self.nodes.ranks_per_node
 
     def tell(self, thing: Any) -> Any:
         told = [thing if self.rank == 0 else None]
@@ -67,7 +73,7 @@ class TorchRanks:
         if key not in self._groups:
             made = self._together(
                 lambda: dist.new_group(
-                    list(members), timeout=timedelta(seconds=_ANSWER_SECONDS), use_local_synchronization=True
+                    list(members), timeout=timedelta(seconds=_WORK_SECONDS), use_local_synchronization=True
                 )
             )
             self._groups[key] = made
