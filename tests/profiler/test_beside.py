@@ -108,3 +108,23 @@ def test_the_matmul_takes_what_it_says() -> None:
     assert isinstance(product, torch.Tensor)
     assert product.shape == (256, 256)
     assert product[0, 0].item() == 256
+
+
+def test_the_other_computes_with_the_threads_of_its_rank() -> None:
+    """OpenMP would give a new thread all cores, which other ranks compute on."""
+    asked: list[int] = []
+    before = torch.get_num_threads()
+    set_threads = torch.set_num_threads
+
+    def noted(threads: int) -> None:
+        asked.append(threads)
+        set_threads(threads)
+
+    torch.set_num_threads(1)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "set_num_threads", noted)
+            beside(lambda: time.sleep(0.05), lambda: None, CpuMachine())()
+        assert asked == [1]
+    finally:
+        set_threads(before)
