@@ -85,7 +85,9 @@ def run_together(runners: Sequence[HostRunner | StreamRunner], counts: Sequence[
     failures: list[BaseException] = []
 
     def run(runner: HostRunner | StreamRunner, count: int) -> None:
-        torch.set_num_threads(compute_threads)  # a new thread would use as many as there are cores, not this rank's share
+        torch.set_num_threads(
+            compute_threads
+        )  # a new thread would use as many as there are cores, not this rank's share
         try:
             gate.wait()
             runner.run(count)
