@@ -74,7 +74,8 @@ class ProfileDifference:
     @property
     def beyond_noise(self) -> int:
         """How many series and figures differ by more than noise."""
-        return sum(each.verdict != "within noise" for each in (*self.series, *self.figures))
+        verdicts = [*(each.verdict for each in self.series), *(each.verdict for each in self.figures)]
+        return sum(verdict != "within noise" for verdict in verdicts)
 
     def to_json(self) -> dict[str, Any]:
         return {

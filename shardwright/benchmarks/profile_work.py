@@ -155,7 +155,7 @@ def _operator_bytes(series: Series, at: Mapping[str, float], element: float) -> 
     backward = series.variant.startswith("backward")
     elements = at["rows"] * at["width"]
     if series.operation == "cross_entropy":
-        return CALIBRATED.loss_bytes_per_logit / 2 * elements
+        return float(CALIBRATED.loss_bytes_per_logit) / 2 * elements
     if series.operation == "embedding" and backward:
         return element * (_PASSES["embedding"][1] * elements + at["tokens"] * at["width"])
     return element * _PASSES[series.operation][backward] * elements

@@ -22,7 +22,8 @@ class BrokenProfileWarning(UserWarning):
 
 @dataclass(frozen=True)
 class MachineKey:
-    """What decides whether a profile fits a machine. `torch`: its version, None where it is not installed.
+    """What decides whether a profile fits a machine. `torch`: its version, None where it is not installed;
+    `ranks`: None for any.
 
     A CPU's rates depend on how many `ranks` share its `cores`; a GPU is one rank's alone, so they do not count there, but
     its memory does: parts that differ in it share a name.
@@ -32,7 +33,7 @@ class MachineKey:
     device: str
     device_memory_bytes: float
     cores: int
-    ranks: int
+    ranks: int | None
     torch: str | None
 
     @classmethod
@@ -54,14 +55,14 @@ class MachineKey:
         if self.torch and other.torch and _minor(self.torch) != _minor(other.torch):
             return False
         if self.kind == "cpu":
-            return (self.cores, self.ranks) == (other.cores, other.ranks)
+            return self.cores == other.cores and self.ranks in (None, other.ranks)
         difference = abs(self.device_memory_bytes - other.device_memory_bytes)
         return difference <= _MEMORY_TOLERANCE * self.device_memory_bytes
 
     @property
     def words(self) -> str:
         """`Xeon, 2 ranks, torch 2.13`, as file names have it."""
-        shared = f", {self.ranks} rank{'s' * (self.ranks > 1)}" if self.kind == "cpu" else ""
+        shared = f", {self.ranks} rank{'s' * (self.ranks > 1)}" if self.kind == "cpu" and self.ranks else ""
         return f"{self.device}{shared}{f', torch {_minor(self.torch)}' if self.torch else ''}"
 
 

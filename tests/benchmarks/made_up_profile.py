@@ -114,7 +114,7 @@ def profile(*, factor: float = 1.0, spread: float = 0.01, **changes: object) -> 
     values: dict[str, object] = {
         "fingerprint": fingerprint(),
         "series": (
-            *(matmul(part, format, factor=factor, spread=spread) for format in ("fp32", "bf16") for part in _PARTS),  # type: ignore[arg-type] # both are formats
+            *(matmul(part, format, factor=factor, spread=spread) for format in ("fp32", "bf16") for part in _PARTS),
             *(_attention(variant, "fp32") for variant in ("forward", "backward")),
             _by_size("eager_rmsnorm", "forward", rows_and_widths, moved(6), table, "fp32"),
             _by_size("eager_rmsnorm", "backward", rows_and_widths, moved(14), table, "fp32"),
