@@ -12,7 +12,7 @@ from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.profile import MachineFingerprint, Profile, read_profile
 from shardwright.costmodel.spec import read_json
 
-_SUFFIX = ".json"
+_SUFFIX, _JOURNAL = ".json", ".journal"
 _MEMORY_TOLERANCE = 0.06  # the driver's total and what a process sees differ by a reserve
 
 
@@ -73,9 +73,17 @@ def store_folder() -> Path:
     return folder / "shardwright" / "profiles"
 
 
-def default_path(fingerprint: MachineFingerprint) -> Path:
-    """A name in the store that no profile has yet: the machine and the day, numbered from the second of a day on."""
-    return _free_name(store_folder(), f"{_stem(MachineKey.of(fingerprint))}-{fingerprint.date[:10]}")
+def default_path(key: MachineKey, day: str) -> Path:
+    """Where a new profile of this machine goes in the store: on with the one that was cut short, or else a name that none has,
+    of the machine and the day (`2026-01-02`), numbered from the second of a day on."""
+    folder, stem = store_folder(), _stem(key)
+    cut_short = [path for path in _journals(folder) if path.name.startswith(f"{stem}-")]
+    return max(cut_short, default=None, key=lambda path: path.name) or _free_name(folder, f"{stem}-{day}")
+
+
+def _journals(folder: Path) -> list[Path]:
+    """The profiles whose journals lie there: `.NAME.journal` is that of `NAME` (journal.py)."""
+    return [folder / path.name[1 : -len(_JOURNAL)] for path in folder.glob(f".*{_SUFFIX}{_JOURNAL}")]
 
 
 def newest_fitting(key: MachineKey) -> tuple[Path, Profile] | None:
