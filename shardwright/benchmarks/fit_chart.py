@@ -16,6 +16,8 @@ from .svg import Paint
 
 Residuals = list[tuple[float, float]]
 
+_TITLES = ("fitted", "left out of the fit")
+
 
 def fit_residuals(series: Series) -> Residuals:
     """(measured seconds, fitted / measured - 1) of each point; empty where no curve is known."""
@@ -38,24 +40,22 @@ def left_out_residuals(series: Series) -> Residuals:
 
 def fit_chart(series: Sequence[Series]) -> Paint:
     """Errors in percent against measured seconds: of the points that were fitted, and of points left out, in two panels."""
-    fits = {each.key: fit_residuals(each) for each in series}
-    others = {each.key: left_out_residuals(each) for each in series}
-    reach = 1.1 * max(
-        (abs(100 * error) for some in (fits, others) for found in some.values() for _, error in found), default=1
-    )
 
     def paint(axes: Axes) -> None:
         side_by_side = panels(axes, 2)
-        for panel, found, title in zip(side_by_side, (fits, others), ("fitted", "left out of the fit"), strict=True):
+        reach = 1.0
+        for panel, title, residuals in zip(side_by_side, _TITLES, (fit_residuals, left_out_residuals), strict=True):
+            found = {each.key: residuals(each) for each in series}
             panel.axhline(0, color=GREY, linewidth=1)
             for place, pairs in enumerate(found.values()):
                 if pairs:
                     x, y = zip(*pairs, strict=True)
+                    reach = max(reach, *(110 * abs(error) for error in y))
                     panel.scatter(x, [100 * error for error in y], s=13, alpha=0.7, linewidths=0, **mark(place))  # type: ignore[arg-type] # any property
             _style(panel, f"{title}{_median_words(found)}")
         side_by_side[0].set_ylabel("predicted / measured - 1, percent")
-        side_by_side[0].set_ylim(-max(reach, 1), max(reach, 1))
-        handles = [_dot(key, place) for place, key in enumerate(fits)]
+        side_by_side[0].set_ylim(-reach, reach)
+        handles = [_dot(each.key, place) for place, each in enumerate(series)]
         side_by_side[-1].legend(
             handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, frameon=False
         )

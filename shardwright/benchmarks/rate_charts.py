@@ -27,11 +27,11 @@ def matmul_rates(series: Sequence[Series]) -> Paint:
         # a logarithmic scale of colours can't hold a single inner size
         colours = LogNorm(min(inner), max(max(inner), 1.01 * min(inner)))
         for place, (panel, each) in enumerate(zip(side_by_side, ordered, strict=True)):
-            rated = [(point, value) for point in each.points if (value := rate(each, point)) is not None]
+            done = [(found.flops, point) for point in each.points if (found := work(each, point)) is not None]
             drawn = panel.scatter(
-                [value * point.seconds for point, value in rated],
-                [value for _, value in rated],
-                c=[sizes(each, point)["k"] for point, _ in rated],
+                [flops for flops, _ in done],
+                [flops / point.seconds for flops, point in done],
+                c=[sizes(each, point)["k"] for _, point in done],
                 norm=colours,
                 cmap="viridis",
                 s=18,

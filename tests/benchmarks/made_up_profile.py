@@ -16,6 +16,7 @@ from shardwright.costmodel.profile import (
 
 PEAK_FLOPS_PER_S = {"fp32": 100e9, "bf16": 200e9}
 MEMORY_BYTES_PER_S = 20e9
+_SHAPE = {"elements_per_s": 1e15, "m_half": 1e-3, "k_half": 64.0, "n_half": 1e-3, "reach": 1.0, "noise": 0.1}
 _PARTS = ("forward", "input_gradient", "weight_gradient")
 
 
@@ -57,8 +58,8 @@ def matmul(part: str, format: Format, *, factor: float = 1.0, spread: float = 0.
         axes=("m", "k", "n"),
         points=tuple(point(shape, factor * matmul_seconds(*shape, format), spread=spread) for shape in shapes),
         curve=Curve(
-            form="roofline",
-            parameters={"flops_per_s": PEAK_FLOPS_PER_S[format], "start_seconds": 2e-6},
+            form="matmul",
+            parameters={"start_seconds": 2e-6, "flops_per_s": PEAK_FLOPS_PER_S[format], **_SHAPE},
             residual_median=0.021,
             residual_p90=0.083,
             left_out_median=0.034,

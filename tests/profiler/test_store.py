@@ -31,9 +31,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def put(folder: Path, name: str, *, complete: bool = True, **changes: object) -> Path:
+def put(folder: Path, name: str, **changes: object) -> Path:
     """A profile of that machine and day, empty but for its fingerprint."""
-    path = folder / name
+    path, complete = folder / name, bool(changes.pop("complete", True))
     write_profile(path, Profile(fingerprint=fingerprint(**changes), complete=complete))
     return path
 
