@@ -30,6 +30,19 @@ def reported_gpus() -> tuple[ReportedGpu, ...]:
     return tuple(_visible(gpus, os.environ.get("CUDA_VISIBLE_DEVICES")))
 
 
+def reported_value(field: str, *, uuid: object = None) -> str | None:
+    """One field of `nvidia-smi --help-query-gpu`, of the GPU with that UUID or of the first; None where it is not told."""
+    which = () if uuid is None else ("--id", f"GPU-{str(uuid).removeprefix('GPU-')}")
+    query = ("nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits", *which)
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = answer.stdout.splitlines() if answer.returncode == 0 else []
+    told = lines[0].strip() if lines else ""
+    return None if not told or told.startswith("[") else told
+
+
 def _parsed(line: str) -> ReportedGpu | None:
     """One line of the answer; None for a line that is none (warnings) or a memory of `[N/A]` (no GPU to train on)."""
     cells = [cell.strip() for cell in line.split(",")]

@@ -1,0 +1,151 @@
+"""What is measured next: of every probe the most telling sizes first, then where interpolation is worst."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwright.costmodel.profile import Point, Series
+
+from .interpolation_error import predicted_seconds
+from .probe import Probe, Sizes
+
+ExpectedError = Callable[[Series], Sequence[float]]
+"""For each point of a series, |predicted / measured - 1| of a prediction that had not seen it; empty with too few points."""
+
+DEFAULT_WEIGHTS: Mapping[str, float] = {"matmul": 4.0, "attention": 4.0}
+"""By operation, how much more its points tell about a training step than those of other operations."""
+
+_NEAREST_RATIO = 1.2
+
+
+@dataclass(frozen=True)
+class Item:
+    """One size of one probe, by the probe's index."""
+
+    probe: int
+    at: Sizes
+
+
+class Agenda:
+    """What is measured, what is left out, and what comes next.
+
+    First sizes: the k-th size of a probe of weight w comes in the order of k/w, so every probe has its first before any
+    has its second, and a heavy one gets w sizes for each of a light one's. Then, of the points whose expected error
+    (times weight) is largest: the size between such a point and its farthest neighbour. A point's neighbours are those
+    with no third point inside the sphere that the two span over logarithmic sizes (Gabriel and Sokal 1969).
+    """
+
+    def __init__(
+        self, probes: Sequence[Probe], *, weights: Mapping[str, float], expected_error: ExpectedError, tolerance: float
+    ) -> None:
+        self._probes = probes
+        self._weights = [weights.get(probe.operation, 1.0) for probe in probes]
+        self._expected_error = expected_error
+        self._tolerance = tolerance
+        self._points: list[list[Point]] = [[] for _ in probes]
+        self._settled: set[Item] = set()
+        self._excess: dict[int, tuple[int, list[tuple[float, int]]]] = {}
+        self._first = self._ordered()
+
+    def _ordered(self) -> list[Item]:
+        ranked = [
+            (place / self._weights[index], index, place, Item(index, tuple(float(size) for size in at)))
+            for index, probe in enumerate(self._probes)
+            for place, at in enumerate(dict.fromkeys(map(tuple, probe.first_sizes())))
+        ]
+        return [item for *_, item in sorted(ranked, key=lambda each: each[:3])]
+
+    def record(self, item: Item, point: Point) -> None:
+        """It is measured."""
+        self._points[item.probe].append(point)
+        self._settled.add(item)
+
+    def leave_out(self, item: Item) -> None:
+        """It cannot be measured."""
+        self._settled.add(item)
+
+    def settled(self, item: Item) -> bool:
+        """Whether it is measured or left out."""
+        return item in self._settled
+
+    def series(self, index: int) -> Series:
+        """The points of a probe, in the order of their sizes."""
+        probe = self._probes[index]
+        points = tuple(sorted(self._points[index], key=lambda point: point.at))
+        return Series(
+            operation=probe.operation, variant=probe.variant, format=probe.format, axes=tuple(probe.axes), points=points
+        )
+
+    def predicted_seconds(self, item: Item) -> float | None:
+        """What one repeat will take, by the points of its probe."""
+        return predicted_seconds(self.series(item.probe), item.at)
+
+    @property
+    def first_left(self) -> list[Item]:
+        """The first sizes that are neither measured nor left out, in their order."""
+        return [item for item in self._first if item not in self._settled]
+
+    @property
+    def done(self) -> int:
+        """How many points are measured."""
+        return sum(map(len, self._points))
+
+    def between(self) -> list[Item]:
+        """Sizes where interpolation is worst, the worst first, one a probe; empty where it is good everywhere."""
+        worst: list[tuple[float, int, Item]] = []
+        for index in range(len(self._probes)):
+            for excess, point in self._worst_points(index):
+                item = self._beside(index, point)
+                if item is not None:
+                    worst.append((-excess * self._weights[index], index, item))
+                    break
+        return [item for *_, item in sorted(worst, key=lambda each: each[:2])]
+
+    def _worst_points(self, index: int) -> list[tuple[float, int]]:
+        """(error, point) of the points that are foretold worse than tolerance and their own uncertainty explain."""
+        count = len(self._points[index])
+        if self._excess.get(index, (-1, []))[0] != count:
+            series = self.series(index)
+            errors = self._expected_error(series)
+            allowed = [max(self._tolerance, _uncertainty(point)) for point in series.points]
+            bad = [
+                (float(error), place)
+                for place, (error, limit) in enumerate(zip(errors, allowed, strict=False))
+                if error > limit
+            ]
+            self._excess[index] = (count, sorted(bad, key=lambda each: (-each[0], each[1])))
+        return self._excess[index][1]
+
+    def _beside(self, index: int, place: int) -> Item | None:
+        sizes = [point.at for point in self.series(index).points]
+        for neighbour in _neighbours(sizes, place):
+            between = self._probes[index].between(sizes[place], sizes[neighbour])
+            if between is None:
+                continue
+            item = Item(index, tuple(float(size) for size in between))
+            if item not in self._settled:
+                return item
+        return None
+
+
+def _neighbours(sizes: Sequence[Sizes], place: int) -> Iterator[int]:
+    """The neighbours of a point, the farthest first; those within a factor of 1.2 need nothing between them."""
+    at = np.log(np.array(sizes))
+    squares = np.sum((at[:, None, :] - at[None, :, :]) ** 2, axis=2)
+    near = np.log(_NEAREST_RATIO) ** 2
+    found = [
+        other
+        for one, other in ((place, other) for other in range(len(sizes)) if other != place)
+        if squares[one, other] > near
+        and not any(
+            squares[one, third] + squares[other, third] < squares[one, other]
+            for third in range(len(sizes))
+            if third not in (one, other)
+        )
+    ]
+    return iter(sorted(found, key=lambda other: -squares[place, other]))
+
+
+def _uncertainty(point: Point) -> float:
+    return max(point.high_seconds - point.seconds, point.seconds - point.low_seconds) / point.seconds

@@ -1,0 +1,128 @@
+"""Several works that run at once: each over and over in its own thread, and only what overlapped counts."""
+
+import math
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .probe import Work
+
+_MOST_REPEATS = 10_000
+_LASTING_LONGER = 1.5
+
+
+@dataclass(frozen=True)
+class Span:
+    """One repeat among works that run at once, from a common beginning."""
+
+    start_seconds: float
+    end_seconds: float
+    calls: int = 1
+
+    @property
+    def seconds(self) -> float:
+        """Of one call of the work."""
+        return (self.end_seconds - self.start_seconds) / self.calls
+
+
+class HostRunner:
+    """Repeats one work in its own thread and notes when."""
+
+    def __init__(self, work: Work, calls: int) -> None:
+        self._work = work
+        self.calls = calls
+        self.spans: list[Span] = []
+
+    def run(self, count: int) -> None:
+        for _ in range(count):
+            start = time.perf_counter()
+            for _ in range(self.calls):
+                self._work()
+            self.spans.append(Span(start, time.perf_counter(), self.calls))
+
+
+class StreamRunner:
+    """Repeats one work on a stream of its own, between events."""
+
+    def __init__(
+        self,
+        work: Work,
+        device: torch.device,
+        begin: torch.cuda.Event,
+        starts: list[torch.cuda.Event],
+        ends: list[torch.cuda.Event],
+    ) -> None:
+        self._work = work
+        self._device = device
+        self._begin, self._starts, self._ends = begin, starts, ends
+
+    def run(self, count: int) -> None:
+        assert count == len(self._starts)
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's
+        with torch.cuda.device(self._device), torch.cuda.stream(stream):
+            stream.wait_event(self._begin)
+            for start, end in zip(self._starts, self._ends, strict=True):
+                start.record()
+                self._work()
+                end.record()
+
+    @property
+    def spans(self) -> list[Span]:
+        """To be read when the device is idle."""
+        return [
+            Span(seconds_between(self._begin, start), seconds_between(self._begin, end))
+            for start, end in zip(self._starts, self._ends, strict=True)
+        ]
+
+
+def run_together(runners: Sequence[HostRunner | StreamRunner], counts: Sequence[int]) -> None:
+    """Each runner in a thread, all let go at once; what one of them raises is raised here."""
+    gate = threading.Barrier(len(runners))
+    failures: list[BaseException] = []
+
+    def run(runner: HostRunner | StreamRunner, count: int) -> None:
+        try:
+            gate.wait()
+            runner.run(count)
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [
+        threading.Thread(target=run, args=(runner, count), daemon=True)
+        for runner, count in zip(runners, counts, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def repeats_of_each(alone_seconds: Sequence[float], repeats: int) -> list[int]:
+    """How often each work repeats, so that all last about equally long and the slowest repeats `repeats` times and more.
+
+    Fixed beforehand, not when the others have ended, because every rank has to call a collective equally often.
+    """
+    slowest = max(alone_seconds)
+    lasting = _LASTING_LONGER * repeats * slowest
+    return [min(_MOST_REPEATS, math.ceil(lasting / max(seconds, slowest / _MOST_REPEATS))) for seconds in alone_seconds]
+
+
+def while_all_ran(spans: Sequence[Sequence[Span]]) -> list[list[float]]:
+    """Of each work the seconds of the repeats during which all the others ran as well; all its repeats if none is such."""
+    start = max(each[0].start_seconds for each in spans)
+    end = min(each[-1].end_seconds for each in spans)
+    return [
+        [span.seconds for span in each if span.start_seconds >= start and span.end_seconds <= end]
+        or [span.seconds for span in each]
+        for each in spans
+    ]
+
+
+def seconds_between(start: torch.cuda.Event, end: torch.cuda.Event) -> float:
+    """Of device time; both events are over."""
+    return float(start.elapsed_time(end)) / 1e3  # elapsed_time tells milliseconds

@@ -1,0 +1,89 @@
+"""Whether the machine stays as fast as it was: a reference work, timed between rounds."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+_ALLOWED_SLOWDOWN = {"gpu": 0.05, "cpu": 0.15}
+_REPEATS = 3
+_LOOKS_AT_EITHER_END = 3
+_LEAST_LOOKS = 4
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at the reference work. `clock_hz`: of the device right after it, where it says and is asked."""
+
+    seconds: float
+    clock_hz: float | None
+
+
+@dataclass
+class Watch:
+    """Looks at the reference work and says what changed. `kind`: a GPU is expected to be steadier than a CPU."""
+
+    kind: Literal["gpu", "cpu"]
+    reference_seconds: Callable[[int], float]
+    clock_hz: Callable[[], float | None]
+    looks: list[Look] = field(default_factory=list)
+    disturbed_rounds: int = 0
+
+    def look(self) -> bool:
+        """Look once; whether the machine is slower now than it usually was, by more than is normal for its kind."""
+        seconds = self.reference_seconds(_REPEATS)
+        slow = len(self.looks) >= _LEAST_LOOKS and seconds > self._usual_seconds * (1 + self._allowed)
+        at_an_end = len(self.looks) < _LOOKS_AT_EITHER_END
+        self.looks.append(Look(seconds, self.clock_hz() if slow or at_an_end else None))
+        return slow
+
+    @property
+    def noise(self) -> float:
+        """Half the spread of the middle half of all looks, as a share of their median: what no repeats can average out."""
+        if len(self.looks) < _LEAST_LOOKS:
+            return 0.0
+        low, middle, high = statistics.quantiles([look.seconds for look in self.looks], n=4)
+        return (high - low) / 2 / middle
+
+    def remarks(self) -> list[str]:
+        """What a reader has to know: that the machine became slower, and that rounds were disturbed."""
+        said: list[str] = []
+        if len(self.looks) >= 2 * _LOOKS_AT_EITHER_END:
+            begin, end = self.looks[:_LOOKS_AT_EITHER_END], self.looks[-_LOOKS_AT_EITHER_END:]
+            slower = _median(begin, end)
+            if slower > self._allowed:
+                cause = "it may be throttling" if self.kind == "gpu" else "other programs, or a lower clock"
+                said.append(
+                    f"the machine was {slower:.0%} slower at the end than at the beginning: {cause}{_clocks(begin, end)}"
+                )
+        if self.disturbed_rounds:
+            said.append(
+                f"{self.disturbed_rounds} rounds were measured again because the reference matmul was more than "
+                f"{self._allowed:.0%} slower than usual meanwhile"
+            )
+        if self.kind == "cpu" and self.noise:
+            said.append(f"measured on a CPU, which is noisy: the reference matmul varied by ±{self.noise:.1%}")
+        return said
+
+    @property
+    def _allowed(self) -> float:
+        return _ALLOWED_SLOWDOWN[self.kind]
+
+    @property
+    def _usual_seconds(self) -> float:
+        return statistics.median(look.seconds for look in self.looks)
+
+
+def _median(begin: list[Look], end: list[Look]) -> float:
+    """How much slower the end is, as a share."""
+    before, after = (statistics.median(look.seconds for look in looks) for looks in (begin, end))
+    return after / before - 1
+
+
+def _clocks(begin: list[Look], end: list[Look]) -> str:
+    """The clocks at both ends, where the device told both."""
+    first = [look.clock_hz for look in begin if look.clock_hz]
+    last = [look.clock_hz for look in end if look.clock_hz]
+    if not first or not last:
+        return ""
+    return f" (clock {statistics.median(first) / 1e6:.0f} MHz, then {statistics.median(last) / 1e6:.0f} MHz)"
