@@ -8,15 +8,14 @@ import numpy as np
 from .catalog_times import CatalogTimes
 from .constants import Constants
 from .curves import attention_flops
-from .fitted import FittedSeries, Interpolation, fitted
+from .fitted import FittedSeries, fitted
 from .op_times import Array, CollectiveName, MatmulPart, Number, Operator, RankGroup
-from .profile import Format, Profile, Series
+from .profile import Format, Profile
+from .scaled_collectives import ScaledCollective
 from .training import BYTES_PER_ELEMENT, LinearFormat
 
-# What a fused kernel or a chain of them can be taken for where only the other was measured: nothing. A general copy is what
-# memory-bound work without a name is taken for: it reads and writes each element.
+# Memory-bound work without a measurement of its own is taken for a copy, which reads and writes each element.
 _COPY_PASSES = 2.0
-_COLLECTIVE_REACH, _COLLECTIVE_NOISE = 2.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,9 @@ class ProfileTimes:
     _known: dict[tuple[str, str, str | None], FittedSeries | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    _collectives: dict[str, Interpolation | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _collectives: dict[str, ScaledCollective | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def basis(self) -> Literal["catalog", "profile"]:
@@ -125,26 +126,14 @@ class ProfileTimes:
         return np.maximum(np.asarray(kernels, dtype=float) * host.value, busy_seconds)
 
     def collective_seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
-        """The catalog's algorithm, by the factor that measured groups and sizes near these took more or less."""
-        catalog = self.catalog.collective_seconds(name, size_bytes, group)
-        around = self._around_collective(name)
-        if around is None:
-            return catalog
-        sizes = (np.maximum(size_bytes, 1.0), group.ranks_per_node, group.nodes, group.sharing)
-        return np.asarray(np.where(group.ranks > 1, catalog * around.factor(*sizes), 0.0))
-
-    def _around_collective(self, name: CollectiveName) -> Interpolation | None:
+        """The catalog's algorithm, scaled to what was measured on groups like these."""
         if name not in self._collectives:
             series = self.profile.find(name)
-            self._collectives[name] = self._compared(name, series) if series else None
-        return self._collectives[name]
-
-    def _compared(self, name: CollectiveName, series: Series) -> Interpolation:
-        sizes = np.array([point.at for point in series.points], dtype=float)
-        seconds = np.array([point.seconds for point in series.points])
-        size_bytes, *group = sizes.T
-        catalog = self.catalog.collective_seconds(name, size_bytes, RankGroup(*group))
-        return Interpolation(sizes, np.log(seconds / catalog), _COLLECTIVE_REACH, _COLLECTIVE_NOISE)
+            self._collectives[name] = ScaledCollective.fit(name, series, self.catalog) if series else None
+        measured = self._collectives[name]
+        if measured is None:
+            return self.catalog.collective_seconds(name, size_bytes, group)
+        return measured.seconds(size_bytes, group)
 
     def host_copy_seconds(self, size_bytes: Number) -> Array:
         """The mean of both ways."""

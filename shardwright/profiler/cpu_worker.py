@@ -65,7 +65,7 @@ class Timing:
 
 def measure_rank(ranks: int, seconds: float) -> RankRates:
     """Measure within a process group of `ranks`, in about `seconds`."""
-    process_bytes = _process_bytes()
+    process_bytes = resident_bytes()
     fp32 = _linear_timings(torch.float32, ranks, 0.2 * seconds)
     bf16 = _linear_timings(torch.bfloat16, ranks, 0.2 * seconds)
     wall_seconds = sum(timing.wall_seconds for timing in fp32 + bf16)
@@ -83,7 +83,7 @@ def measure_rank(ranks: int, seconds: float) -> RankRates:
     )
 
 
-def _process_bytes() -> float:
+def resident_bytes() -> float:
     """What a training process holds before its model: the libraries that a run imports, and torch's own start."""
     for library in _RUN_LIBRARIES:
         if importlib.util.find_spec(library.partition(".")[0]):

@@ -1,0 +1,106 @@
+"""One piece of work timed while another runs beside it, over and over: on a stream of its own or in a thread of its own."""
+
+import math
+import statistics
+import threading
+import weakref
+
+import torch
+
+from .probe import Machine, Work
+
+_COVERED = 1.5
+_CPU_MATMUL_SIZE = 256
+_GPU_MATMUL_SIZE = 4096
+
+
+def beside(work: Work, other: Work, machine: Machine) -> Work:
+    """`work`, whose time is told, while `other` runs. `other` must not be a collective: ranks run it unequally often."""
+    if machine.device.type == "cuda":
+        return _OnStream(work, other, machine)
+    return _InThread(work, other)
+
+
+def busy_matmul(machine: Machine) -> Work:
+    """Compute to run beside something else: a square matmul that fills the device and lasts no longer than a kernel does."""
+    on_gpu = machine.device.type == "cuda"
+    size, dtype = (_GPU_MATMUL_SIZE, torch.bfloat16) if on_gpu else (_CPU_MATMUL_SIZE, torch.float32)
+    a, b, out = (torch.ones(size, size, dtype=dtype, device=machine.device) for _ in range(3))
+    return lambda: torch.mm(a, b, out=out)
+
+
+def busy_bytes(machine: Machine) -> float:
+    """Device memory that `busy_matmul` takes."""
+    on_gpu = machine.device.type == "cuda"
+    return 3.0 * (2 * _GPU_MATMUL_SIZE**2 if on_gpu else 4 * _CPU_MATMUL_SIZE**2)
+
+
+class _OnStream:
+    """Each call starts, when the device comes to it, so many of `other` on a second stream that they outlast `work`.
+
+    What is left of them delays the second stream's next ones, and nothing else.
+    """
+
+    def __init__(self, work: Work, other: Work, machine: Machine) -> None:
+        self._work, self._other = work, other
+        work_seconds, other_seconds = (statistics.median(machine.seconds(each, 3)) for each in (work, other))
+        self.times = math.ceil(_COVERED * work_seconds / other_seconds)
+        self._stream = torch.cuda.Stream(machine.device)  # type: ignore[no-untyped-call]  # torch's
+
+    def __call__(self) -> object:
+        reached = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
+        reached.record()
+        self._stream.wait_event(reached)
+        with torch.cuda.stream(self._stream):
+            for _ in range(self.times):
+                self._other()
+        return self._work()
+
+
+class _InThread:
+    """`other` runs in a thread that works only while `work` does, and ends with this object."""
+
+    def __init__(self, work: Work, other: Work) -> None:
+        self._work = work
+        self._loop = _Loop(other)
+        weakref.finalize(self, self._loop.end)
+
+    def __call__(self) -> object:
+        self._loop.go_on()
+        try:
+            return self._work()
+        finally:
+            self._loop.pause()
+
+
+class _Loop:
+    """Knows nothing of the object it serves, so that it can end when that is gone."""
+
+    def __init__(self, other: Work) -> None:
+        self._other = other
+        self._wanted = threading.Event()
+        self._ended = False
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="beside", daemon=True)
+        self._thread.start()
+
+    def go_on(self) -> None:
+        """Raises what `other` raised meanwhile."""
+        if self._failure is not None:
+            raise self._failure
+        self._wanted.set()
+
+    def pause(self) -> None:
+        self._wanted.clear()
+
+    def end(self) -> None:
+        self._ended = True
+        self._wanted.set()
+
+    def _run(self) -> None:
+        while self._wanted.wait() and not self._ended:
+            try:
+                self._other()
+            except BaseException as failure:
+                self._failure = failure
+                return
