@@ -128,9 +128,7 @@ def fingerprint_lines(profile: Profile) -> list[tuple[str, str]]:
     if mark.clock_hz:
         lines.append(("clock", f"{readable.amount(mark.clock_hz, 'Hz')} while it computed"))
     took = f"{profile.points:,} points and {len(profile.figures)} figures in {readable.seconds(profile.seconds)}"
-    lines.append(
-        ("measured", f"{mark.date}: {took}{'' if profile.complete else '; broken off, not all that was asked for'}")
-    )
+    lines.append(("measured", f"{mark.date}: {took}{'' if profile.complete else '; not all that was asked for'}"))
     return lines
 
 

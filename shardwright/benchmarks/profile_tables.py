@@ -23,6 +23,25 @@ FAMILY_TITLES: dict[Family, str] = {
 }
 
 
+def summary_table(profile: Profile, *, title: str) -> RenderableType:
+    """On what was measured, the best rate of each kind of operation, and what a reader has to know."""
+    lines = series_lines(profile)
+    pairs = fingerprint_lines(profile)
+    for kind, heading in FAMILY_TITLES.items():
+        rated = [line for line in lines if line.family == kind and line.best is not None]
+        if rated:
+            best = max(rated, key=lambda line: line.best or 0.0)
+            pairs.append(
+                (heading.partition(" (")[0].lower(), f"{len(rated)} series, best {best.best_words} ({best.key})")
+            )
+    worst = [line for line in layer_lines(profile) if line.what != "activations kept"]
+    if worst:
+        off = max(worst, key=lambda line: abs(line.difference))
+        words = f"at most {readable.share(abs(off.difference))} off the sum of its operators ({off.what})"
+        pairs.append(("layer", words))
+    return Group(_pairs(title, pairs), *(Text(f"Remark: {remark}") for remark in profile.remarks))
+
+
 def profile_tables(profile: Profile, *, title: str) -> RenderableType:
     """All of a profile, for a terminal of 130 columns."""
     lines = series_lines(profile)

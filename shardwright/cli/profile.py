@@ -1,5 +1,7 @@
 """`profile` measures this machine; `profile show` and `profile diff` read what was measured."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,10 +11,141 @@ from .options import ForceOption, JsonOption, console, print_json, refuse_existi
 
 if TYPE_CHECKING:
     from shardwright.costmodel.profile import Profile
+    from shardwright.profiler.progress import Progress
+    from shardwright.profiler.run_profile import MeasuredProfile
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 ProfileArgument = Annotated[Path, typer.Argument(metavar="PROFILE", help="A profile file, from 'shardwright profile'.")]
+
+
+@app.callback(invoke_without_command=True)
+def measure(
+    context: typer.Context,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the profile here. Default: where 'local' and 'profile show' find it.")
+    ] = None,
+    budget: Annotated[float, typer.Option(help="Seconds of measuring.")] = 180.0,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A format to measure: fp32, tf32, fp16, bf16, fp8; repeat for several. Default: bf16 and fp32 on a CPU, "
+            "bf16, tf32 and fp8 on a GPU."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Measure this model's own shapes, too, and check the sum of operators on its layers."),
+    ] = None,
+    seq_len: Annotated[int | None, typer.Option(help="Tokens of the model's sequences.")] = None,
+    micro_batch: Annotated[int, typer.Option(help="Sequences that the model computes at once.")] = 1,
+    ranks: Annotated[
+        int | None, typer.Option(help="Processes that measure at once, as in local:N. Default: as local.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Measure only this: matmul, attention, operators, optimizer, copies, disk, collectives, figures, layers, or "
+            "one operation; several with commas."
+        ),
+    ] = None,
+    disk: Annotated[Path | None, typer.Option(help="Measure the disk of this folder as well.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Do not go on with a run that was cut short.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure this machine into a profile, which predictions then rest on; under torchrun or srun all of its ranks at once.
+
+    A run that was cut short goes on where it was when it is started again with the same options.
+    """
+    from shardwright.profiler.profile_options import ProfileOptions, read_formats
+
+    if context.invoked_subcommand is not None:
+        _refuse_options(context)
+        return
+    options = ProfileOptions.parse(
+        {
+            "budget_seconds": budget,
+            "formats": read_formats(precision),
+            "model": model,
+            "seq_len": seq_len,
+            "micro_batch": micro_batch,
+            "only": only or (),
+            "disk": disk,
+            "fresh": fresh,
+        },
+        source="profile options",
+    )
+    options.model_spec()  # a name that is none is said before torch starts
+    unfinished = out is not None and out.with_name(f".{out.name}.journal").exists()
+    refuse_existing(out, force=force or unfinished)
+    from shardwright.profiler.run_profile import run_profile
+
+    with _progress(quiet=quiet) as tell:
+        found = run_profile(options, out=out, ranks=ranks, show=tell)
+    if found.leads:
+        _report(found, as_json=as_json)
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """Options of measuring, given before `show` or `diff`, would otherwise be lost without a word.
+
+    Raises:
+        SpecError: there are some.
+    """
+    from shardwright.costmodel import SpecError
+
+    given = [name for name in context.params if _is_given(context, name)]
+    if given:
+        option = {"as_json": "--json"}.get(given[0], f"--{given[0].replace('_', '-')}")
+        command = context.invoked_subcommand
+        raise SpecError(f"{option} stands before '{command}', where it is of measuring; put it behind '{command}'")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
+    """A bar on stderr: what is measured now, how many points of those known, and what is left of the budget."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("points, {task.fields[left]} s left", markup=False),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
+        task = bar.add_task("starting", total=None, left="-")
+
+        def tell(progress: "Progress") -> None:
+            left = f"{max(progress.seconds_left, 0):.0f}"
+            bar.update(task, description=progress.now, completed=progress.done, total=progress.known, left=left)
+
+        yield tell
+
+
+def _report(found: "MeasuredProfile", *, as_json: bool) -> None:
+    """What was measured in short, and where it is; of a run that was cut short also why, on stderr."""
+    if as_json:
+        from shardwright.benchmarks.profile_report import profile_json
+
+        print_json({"file": str(found.path), "stopped": found.stopped, **profile_json(found.profile)})
+    else:
+        from shardwright.benchmarks.profile_tables import summary_table
+
+        console().print(summary_table(found.profile, title=str(found.path)))
+        if found.stopped is None:
+            typer.echo(f"wrote {found.path}; see all of it: shardwright profile show {found.path}")
+    if found.stopped is not None:
+        typer.echo(f"error: {found.stopped}", err=True)
+        raise typer.Exit(1 if found.signal_number is None else 128 + found.signal_number)
 
 
 @app.command()

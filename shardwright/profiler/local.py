@@ -93,7 +93,7 @@ def _gpu_cluster(gpus: tuple[ReportedGpu, ...], ranks: int | None) -> ClusterSpe
 def _cpu_cluster(ranks: int | None, refresh: bool, measure: Callable[[CpuSetting], CpuRates]) -> ClusterSpec:
     cores = usable_cores()
     if ranks is None:
-        ranks = 2 if cores >= 2 else 1
+        ranks = _default_cpu_ranks(cores)
     if ranks > MOST_CPU_RANKS:
         raise SpecError(f"local:{ranks}: a CPU host holds at most {MOST_CPU_RANKS} ranks; give local:{MOST_CPU_RANKS}")
     setting = CpuSetting(cpu=cpu_model(), cores=cores, ranks=ranks, torch=_torch_version())
@@ -107,8 +107,33 @@ def _cpu_cluster(ranks: int | None, refresh: bool, measure: Callable[[CpuSetting
 
 def newest_of_this_machine() -> tuple[Path, Profile] | None:
     """The newest profile of the first GPU, or else of the CPU, by however many ranks, and its file."""
+    return newest_fitting(this_machine(None))
+
+
+def this_machine(ranks: int | None) -> MachineKey:
+    """The first GPU, or else the CPU, shared by `ranks`, None for any number."""
     gpus = reported_gpus()
-    return newest_fitting(_gpu_key(gpus[0]) if gpus else _cpu_key(None))
+    return _gpu_key(gpus[0]) if gpus else _cpu_key(ranks)
+
+
+def rank_count(ranks: int | None) -> int:
+    """How many ranks `local:RANKS` has here, by default as many as `local`.
+
+    Raises:
+        SpecError: this machine cannot hold so many.
+    """
+    gpus = len(reported_gpus())
+    most = gpus or MOST_CPU_RANKS
+    if ranks is None:
+        return gpus or _default_cpu_ranks(usable_cores())
+    if not 1 <= ranks <= most:
+        what = f"this machine shows {gpus} GPU{'s' * (gpus > 1)}" if gpus else f"a CPU host holds at most {most} ranks"
+        raise SpecError(f"--ranks {ranks}: {what}; give a whole number from 1 to {most}")
+    return ranks
+
+
+def _default_cpu_ranks(cores: int) -> int:
+    return 2 if cores >= 2 else 1
 
 
 def _profile(key: MachineKey) -> Profile | None:
