@@ -117,11 +117,14 @@ def _size(axis: str, value: float) -> str:
 def fingerprint_lines(profile: Profile) -> list[tuple[str, str]]:
     """What was measured, on what, as (what, value)."""
     mark = profile.fingerprint
-    memory = f"{readable.size(mark.device_memory_bytes)}{' shared by its ranks' if mark.kind == 'cpu' and mark.ranks > 1 else ''}"
+    memory = f"{readable.size(mark.device_memory_bytes)}{' for each rank' if mark.ranks > 1 else ''}"
     device = known_device(mark)
     lines = [
         ("device", f"{mark.device}{f' ({device.name} of the catalog)' if device else ''}, {memory}"),
-        ("ranks", f"{mark.ranks} on {mark.nodes} node{'s' * (mark.nodes > 1)}, {mark.threads} host threads each"),
+        (
+            "ranks",
+            f"{mark.ranks} on {mark.nodes} node{'s' * (mark.nodes > 1)}, {mark.threads} host thread{'s' * (mark.threads > 1)} each",
+        ),
         ("host", f"{mark.host}, {mark.cores} cores"),
         ("software", ", ".join(_software(mark))),
     ]

@@ -59,11 +59,14 @@ def measure(
 
     A run that was cut short goes on where it was when it is started again with the same options.
     """
+    from shardwright.costmodel import SpecError
     from shardwright.profiler.profile_options import ProfileOptions, read_formats
 
     if context.invoked_subcommand is not None:
         _refuse_options(context)
         return
+    if not 0 < budget < float("inf"):
+        raise SpecError(f"--budget is {budget:g}: give a number of seconds above 0, such as 180")
     options = ProfileOptions.parse(
         {
             "budget_seconds": budget,
@@ -121,14 +124,19 @@ def _progress(*, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
         MofNCompleteColumn(),
         TextColumn("points, {task.fields[left]} s left", markup=False),
     )
-    with Bar(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
-        task = bar.add_task("starting", total=None, left="-")
+    bar = Bar(*columns, console=Console(stderr=True), transient=True, disable=quiet)
+    task = bar.add_task("starting", total=None, left="-")
 
-        def tell(progress: "Progress") -> None:
-            left = f"{max(progress.seconds_left, 0):.0f}"
-            bar.update(task, description=progress.now, completed=progress.done, total=progress.known, left=left)
+    def tell(progress: "Progress") -> None:
+        bar.start()  # not before there is something to show: what is refused is then the only line
+        left = f"{max(progress.seconds_left, 0):.0f}"
+        bar.update(task, description=progress.now, completed=progress.done, total=progress.known, left=left)
 
+    try:
         yield tell
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _report(found: "MeasuredProfile", *, as_json: bool) -> None:
@@ -145,7 +153,7 @@ def _report(found: "MeasuredProfile", *, as_json: bool) -> None:
             typer.echo(f"wrote {found.path}; see all of it: shardwright profile show {found.path}")
     if found.stopped is not None:
         typer.echo(f"error: {found.stopped}", err=True)
-        raise typer.Exit(1 if found.signal_number is None else 128 + found.signal_number)
+        raise SystemExit(1 if found.signal_number is None else 128 + found.signal_number)
 
 
 @app.command()

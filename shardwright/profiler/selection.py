@@ -38,7 +38,7 @@ def chosen_operations(words: Iterable[str]) -> frozenset[str]:
         if name not in GROUPS and name not in _NAMES:
             close = nearest(name, (*GROUPS, *_NAMES))
             raise SpecError(
-                f"--only {name or ','}: names nothing that is measured.{close} Give {', '.join(GROUPS)}, or one operation of these"
+                f"--only '{name}': names nothing that is measured.{close} Give {', '.join(GROUPS)}, or one operation of these"
             )
         found |= set(GROUPS.get(name, (name,)))
     return frozenset(found or _NAMES)

@@ -87,7 +87,8 @@ def _journals(folder: Path) -> list[Path]:
 
 
 def newest_fitting(key: MachineKey) -> tuple[Path, Profile] | None:
-    """The newest profile of the store that fits, and its file; of one day's the complete ones first.
+    """The newest profile of the store that fits, and its file; of one day's the complete ones first, those whose measuring was
+    cut short and may go on after all others.
 
     A file that cannot be read whole is left out with a `BrokenProfileWarning`.
     """
@@ -101,7 +102,8 @@ def newest_fitting(key: MachineKey) -> tuple[Path, Profile] | None:
 
 def _newest_first(key: MachineKey) -> list[Path]:
     """Files whose fingerprint fits, looked at without checking all their points."""
-    found: list[tuple[tuple[str, bool, str, str], Path]] = []
+    found: list[tuple[tuple[bool, str, bool, str, str], Path]] = []
+    cut_short = set(_journals(store_folder()))
     for path, data in _stored():
         try:
             fingerprint = MachineFingerprint.parse(data.get("fingerprint"), source=f"{path}: fingerprint")
@@ -109,7 +111,8 @@ def _newest_first(key: MachineKey) -> list[Path]:
             _warn(error)
             continue
         if key.fits(MachineKey.of(fingerprint)):
-            age = (fingerprint.date[:10], data.get("complete") is not False, fingerprint.date, path.name)
+            whole = data.get("complete") is not False
+            age = (path not in cut_short, fingerprint.date[:10], whole, fingerprint.date, path.name)
             found.append((age, path))
     return [path for _, path in sorted(found, reverse=True)]
 

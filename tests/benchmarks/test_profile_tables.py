@@ -81,7 +81,7 @@ class TestOfDataSheet:
 
 def test_the_fingerprint_in_words() -> None:
     lines = dict(fingerprint_lines(profile(fingerprint=fingerprint(**H100, ranks=16, nodes=2, clock_hz=1.98e9))))
-    assert lines["device"] == "NVIDIA H100 80GB HBM3 (h100-sxm of the catalog), 79.2 GiB"
+    assert lines["device"] == "NVIDIA H100 80GB HBM3 (h100-sxm of the catalog), 79.2 GiB for each rank"
     assert lines["ranks"] == "16 on 2 nodes, 2 host threads each"
     assert lines["software"] == "torch 2.13.0+cpu, Python 3.11.9, CUDA 13.0, driver 580.1"
     assert lines["clock"] == "1.98 GHz while it computed"

@@ -97,6 +97,13 @@ class TestFitting:
         part = put(store, "b.json", date="2026-01-02T10:00:00+00:00", complete=False)
         assert found(CPU) == part
 
+    def test_one_that_was_cut_short_and_may_go_on_comes_last(self, store: Path) -> None:
+        part = put(store, "b.json", date="2026-01-05T10:00:00+00:00", complete=False)
+        (store / ".b.json.journal").touch()
+        assert found(CPU) == part
+        earlier = put(store, "a.json", date="2026-01-01T10:00:00+00:00", complete=False)
+        assert found(CPU) == earlier
+
     @pytest.mark.parametrize(
         "other", [{"device": "Cray-2"}, {"cores": 4}, {"ranks": 2}, {"torch": "2.12.9"}, {"torch": "2.1.3"}]
     )
