@@ -16,6 +16,7 @@ from .svg import Paint
 
 Residuals = list[tuple[float, float]]
 
+_MOST_MARKS = 16
 _TITLES = ("fitted", "left out of the fit")
 
 
@@ -38,24 +39,34 @@ def left_out_residuals(series: Series) -> Residuals:
     return [(point.seconds, float(error)) for point, error in zip(series.points, errors, strict=True)]
 
 
+def fit_labels(series: Sequence[Series]) -> list[str]:
+    """What has marks of its own: each series, or each operation where there are too many to tell apart."""
+    return list(dict.fromkeys(_label(each, few=len(series) <= _MOST_MARKS) for each in series))
+
+
 def fit_chart(series: Sequence[Series]) -> Paint:
-    """Errors in percent against measured seconds: of the points that were fitted, and of points left out, in two panels."""
+    """Errors in percent against measured seconds: of the points that were fitted, and of points left out, in two panels.
+
+    What lies farther off than nearly all the others is drawn at the edge, and counted.
+    """
+    few, labels = len(series) <= _MOST_MARKS, fit_labels(series)
 
     def paint(axes: Axes) -> None:
         side_by_side = panels(axes, 2)
-        reach = 1.0
-        for panel, title, residuals in zip(side_by_side, _TITLES, (fit_residuals, left_out_residuals), strict=True):
-            found = {each.key: residuals(each) for each in series}
+        residuals = [{each.key: found(each) for each in series} for found in (fit_residuals, left_out_residuals)]
+        reach = _reach([abs(error) for part in residuals for pairs in part.values() for _, error in pairs])
+        for panel, title, part in zip(side_by_side, _TITLES, residuals, strict=True):
             panel.axhline(0, color=GREY, linewidth=1)
-            for place, pairs in enumerate(found.values()):
-                if pairs:
-                    x, y = zip(*pairs, strict=True)
-                    reach = max(reach, *(110 * abs(error) for error in y))
-                    panel.scatter(x, [100 * error for error in y], s=13, alpha=0.7, linewidths=0, **mark(place))  # type: ignore[arg-type] # any property
-            _style(panel, f"{title}{_median_words(found)}")
+            for each in series:
+                if pairs := part[each.key]:
+                    seconds, errors = zip(*pairs, strict=True)
+                    shown = [100 * min(max(error, -reach), reach) for error in errors]
+                    marks = mark(labels.index(_label(each, few=few)))
+                    panel.scatter(seconds, shown, s=13, alpha=0.7, linewidths=0, **marks)  # type: ignore[arg-type] # any property
+            _style(panel, f"{title}{_median_words(part, reach)}")
         side_by_side[0].set_ylabel("predicted / measured - 1, percent")
-        side_by_side[0].set_ylim(-reach, reach)
-        handles = [_dot(each.key, place) for place, each in enumerate(series)]
+        side_by_side[0].set_ylim(-105 * reach, 105 * reach)
+        handles = [_dot(label, place) for place, label in enumerate(labels)]
         side_by_side[-1].legend(
             handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, frameon=False
         )
@@ -63,14 +74,26 @@ def fit_chart(series: Sequence[Series]) -> Paint:
     return paint
 
 
-def _dot(key: str, place: int) -> Line2D:
-    label = key.replace("_", " ").replace("/", " ")
+def _label(series: Series, *, few: bool) -> str:
+    words = series.key if few else series.operation
+    return words.replace("_", " ").replace("/", " ").replace("-", ", ")
+
+
+def _reach(errors: Sequence[float]) -> float:
+    """As far as 97% of the errors go, and at least one percent."""
+    return max(0.01, float(np.quantile(errors, 0.97))) if errors else 0.01
+
+
+def _dot(label: str, place: int) -> Line2D:
     return Line2D([], [], linestyle="", label=label, markersize=4, **mark(place))  # type: ignore[arg-type] # any property
 
 
-def _median_words(found: dict[str, Residuals]) -> str:
+def _median_words(found: dict[str, Residuals], reach: float) -> str:
     errors = [abs(error) for pairs in found.values() for _, error in pairs]
-    return f": median {readable.share(float(np.median(errors)))}" if errors else ": too few points"
+    if not errors:
+        return ": too few points"
+    beyond = sum(error > reach for error in errors)
+    return f": median {readable.share(float(np.median(errors)))}{f', {beyond} beyond the edge' if beyond else ''}"
 
 
 def _style(panel: Axes, title: str) -> None:

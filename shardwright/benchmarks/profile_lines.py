@@ -85,19 +85,22 @@ def _share_of_peak(series: Series, best: float, device: Device) -> float | None:
 
 
 def _ranges(series: Series) -> str:
-    """`m 128 to 2048, k 64`, each axis from its least to its largest size."""
+    """`m 128..2,048, k 64`, each axis from its least to its largest size."""
     words = []
     for place, axis in enumerate(series.axes):
         low, high = min(p.at[place] for p in series.points), max(p.at[place] for p in series.points)
-        shown = _size(axis, low) if low == high else f"{_size(axis, low)} to {_size(axis, high)}"
+        shown = _size(axis, low) if low == high else f"{_size(axis, low)}..{_size(axis, high)}"
         words.append(f"{_axis(axis)} {shown}".strip())
     return ", ".join(words)
 
 
 def at_words(series: Series, point: Point) -> str:
     """The point's sizes along the axes that vary: `2,048 x 1,024 x 512`, `length 512, head size 64`, `16.0 MiB`."""
-    if series.axes == ("m", "k", "n"):
-        return " x ".join(f"{size:,.0f}" for size in point.at)
+    if series.axes[:3] == ("m", "k", "n"):
+        groups = f", {point.at[3]:.0f} groups" if len(point.at) > 3 else ""
+        return " x ".join(f"{size:,.0f}" for size in point.at[:3]) + groups
+    if series.axes[:2] == ("rows", "width"):
+        return " x ".join(f"{size:,.0f}" for size in point.at[:2])
     varying = [axis for place, axis in enumerate(series.axes) if len({other.at[place] for other in series.points}) > 1]
     return ", ".join(
         f"{_axis(axis)} {_size(axis, value)}".strip()

@@ -9,11 +9,19 @@ from matplotlib.axes import Axes
 from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.profile import Profile, Series
 
-from .fit_chart import fit_chart
+from .fit_chart import fit_chart, fit_labels
 from .log_axes import figure_of
 from .plots import write_plot
 from .profile_work import Family, family
-from .rate_charts import PARTS, attention_rates, line_count, matmul_rates, operator_rates, transfer_rates
+from .rate_charts import (
+    PARTS,
+    attention_rates,
+    kernel_rates,
+    line_count,
+    matmul_rates,
+    operator_rates,
+    transfer_rates,
+)
 from .roofline import arithmetic_points, roofline
 from .svg import Paint
 
@@ -73,8 +81,16 @@ def _matmuls(profile: Profile) -> Iterator[Chart]:
 
 
 def _attention(profile: Profile) -> Iterator[Chart]:
-    if series := _of(profile, "attention"):
-        yield Chart("attention", "Attention by length", attention_rates(series), height=4.6)
+    """By format; other kernels and masks than the default ones in a chart of their own."""
+    attention = _of(profile, "attention")
+    for format in dict.fromkeys(each.format for each in attention):
+        series = [each for each in attention if each.format == format]
+        if plain := [each for each in series if each.variant in ("forward", "backward")]:
+            yield Chart(f"attention-{format}", f"Attention by length, {format}", attention_rates(plain), height=4.4)
+        if len(plain) < len(series):
+            yield Chart(
+                f"attention-kernels-{format}", f"Attention by kernel, {format}", kernel_rates(series), height=4.4
+            )
 
 
 def _operators(profile: Profile) -> Iterator[Chart]:
@@ -105,7 +121,7 @@ def _fits(profile: Profile) -> Iterator[Chart]:
     for kind, title in _FITS.items():
         series = [each for each in _of(profile, kind) if each.curve is not None]
         if series:
-            height = max(4.2, 1.2 + 0.22 * len(series))
+            height = max(4.2, 1.2 + 0.22 * len(fit_labels(series)))
             yield Chart(f"fits-{kind.replace(' ', '-')}", title, fit_chart(series), height=height)
 
 

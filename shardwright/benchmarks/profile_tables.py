@@ -11,6 +11,7 @@ from . import readable
 from .profile_lines import SeriesLine, figure_words, fingerprint_lines, layer_lines, parameter_words, series_lines
 from .profile_work import Family
 
+_REMARKS = 6  # of a summary
 FAMILY_TITLES: dict[Family, str] = {
     "matmul": "Matmul",
     "attention": "Attention",
@@ -39,7 +40,10 @@ def summary_table(profile: Profile, *, title: str) -> RenderableType:
         off = max(worst, key=lambda line: abs(line.difference))
         words = f"at most {readable.share(abs(off.difference))} off the sum of its operators ({off.what})"
         pairs.append(("layer", words))
-    return Group(_pairs(title, pairs), *(Text(f"Remark: {remark}") for remark in profile.remarks))
+    remarks = [f"Remark: {remark}" for remark in profile.remarks[:_REMARKS]]
+    if (more := len(profile.remarks) - _REMARKS) > 0:
+        remarks.append(f"and {more} more remarks, which 'profile show' tells")
+    return Group(_pairs(title, pairs), *map(Text, remarks))
 
 
 def profile_tables(profile: Profile, *, title: str) -> RenderableType:

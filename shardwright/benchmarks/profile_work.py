@@ -119,14 +119,14 @@ def best_point(series: Series) -> tuple[Point, float] | None:
 
 
 def memory_rate(profile: Profile) -> float | None:
-    """Bytes/s of device memory: the figure where it was measured, else the best memory-bound operator on tensors so large
-    (within 8 times of the largest) that no cache holds them."""
+    """Bytes/s of device memory: the figure where it was measured, else the best that additions and copies reach on their largest
+    tensors (within 8 times of the largest), which caches hold least of."""
     if "memory_bytes_per_s" in profile.figures:
         return profile.figures["memory_bytes_per_s"].value
     moved = [
         (done.moved_bytes, done.moved_bytes / point.seconds)
         for series in profile.series
-        if family(series.operation) == "operators"
+        if series.operation in ("addition", "copy")
         for point in series.points
         if (done := work(series, point)) is not None
     ]

@@ -13,6 +13,7 @@ from .log_axes import figure_of, legend_right, line, logarithmic, mark, panels, 
 from .profile_work import rate, sizes, work
 from .svg import Paint
 
+_WAYS = ("forward", "backward")
 PARTS = ("forward", "input_gradient", "weight_gradient")
 Lines = dict[str, list[tuple[float, float]]]
 
@@ -46,14 +47,20 @@ def matmul_rates(series: Sequence[Series]) -> Paint:
 
 
 def attention_rates(series: Sequence[Series]) -> Paint:
-    """FLOP/s against length, a line for each head size, format and kind of heads; forward and backward in panels."""
-    lines = {way: _joined(map(_by_length, _towards(series, way))) for way in ("forward", "backward")}
+    """FLOP/s against length, a line for each head size and kind of heads; forward and backward in panels."""
+    lines = {way: _joined(map(_by_length, _towards(series, way))) for way in _WAYS}
+    return _two_ways(lines, "length (tokens)", "FLOP/s")
+
+
+def kernel_rates(series: Sequence[Series]) -> Paint:
+    """FLOP/s of attention against length, a line for each kernel; forward and backward in panels."""
+    lines = {way: _joined(map(_by_kernel, _towards(series, way))) for way in _WAYS}
     return _two_ways(lines, "length (tokens)", "FLOP/s")
 
 
 def operator_rates(series: Sequence[Series]) -> Paint:
     """Bytes/s against bytes of memory-bound operators; forward and backward in panels."""
-    lines = {way: _joined(map(_by_bytes, _towards(series, way))) for way in ("forward", "backward")}
+    lines = {way: _joined(map(_by_bytes, _towards(series, way))) for way in _WAYS}
     return _two_ways(lines, "bytes moved", "B/s")
 
 
@@ -105,16 +112,25 @@ def _two_ways(lines: dict[str, Lines], x: str, y: str) -> Paint:
 
 
 def _by_length(series: Series) -> Lines:
-    """Median rate by length, by everything else that tells points apart."""
+    """Median rate by length, by head size and how many heads share keys and values."""
     found: dict[str, dict[float, list[float]]] = {}
     for point in series.points:
         at, value = sizes(series, point), rate(series, point)
         if value is not None:
-            grouped = "" if at["heads"] == at["kv_heads"] else f", {at['heads'] / at['kv_heads']:.0f} heads a KV head"
-            kind = series.variant.partition("-")[2]
-            label = f"{series.format}, head {at['head_size']:.0f}{grouped}{f', {kind}' if kind else ''}"
+            grouped = "" if at["heads"] == at["kv_heads"] else f", {at['heads'] / at['kv_heads']:.0f} a KV head"
+            label = f"heads of {at['head_size']:.0f}{grouped}"
             found.setdefault(label, {}).setdefault(at["length"], []).append(value)
     return _medians(found)
+
+
+def _by_kernel(series: Series) -> Lines:
+    """Median rate by length, whatever the heads."""
+    found: dict[float, list[float]] = {}
+    for point in series.points:
+        value = rate(series, point)
+        if value is not None:
+            found.setdefault(sizes(series, point)["length"], []).append(value)
+    return _medians({series.variant.partition("-")[2] or "the default": found})
 
 
 def _by_bytes(series: Series) -> Lines:
@@ -136,7 +152,7 @@ def _label(series: Series, at: dict[str, float]) -> str:
     if "rows" in series.axes:  # its panel says the direction, its chart the format
         return series.operation.replace("_", " ")
     if "ranks_per_node" not in at:
-        return series.key.replace("/", " ").replace("_", " ")
+        return series.key.replace("/", " ").replace("_", " ").replace("-", ", ")
     nodes = f" x {at['nodes']:.0f} nodes" if at["nodes"] > 1 else ""
     sharing = f", {at['sharing']:.0f} at once" if at["sharing"] > 1 else ""
     beside = f", {series.variant}" if series.variant else ""

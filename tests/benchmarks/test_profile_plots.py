@@ -11,7 +11,13 @@ from shardwright.benchmarks.fit_chart import fit_residuals, left_out_residuals
 from shardwright.benchmarks.log_axes import short
 from shardwright.benchmarks.profile_plots import profile_charts, write_profile_plots
 from shardwright.benchmarks.profile_work import work
-from shardwright.benchmarks.rate_charts import attention_rates, matmul_rates, operator_rates, transfer_rates
+from shardwright.benchmarks.rate_charts import (
+    attention_rates,
+    kernel_rates,
+    matmul_rates,
+    operator_rates,
+    transfer_rates,
+)
 from shardwright.benchmarks.roofline import roofline
 from shardwright.benchmarks.svg import Paint
 from shardwright.costmodel import catalog
@@ -83,19 +89,28 @@ def test_attention_by_length_a_line_a_head_size() -> None:
     forward, backward = painted(attention_rates(series_of("attention")))
     assert (forward.get_title(), backward.get_title()) == ("forward", "backward")
     for panel in (forward, backward):
-        assert [line.get_label() for line in panel.lines] == ["fp32, head 32", "fp32, head 64", "fp32, head 128"]
+        assert [line.get_label() for line in panel.lines] == ["heads of 32", "heads of 64", "heads of 128"]
         assert all(np.asarray(line.get_xdata()).tolist() == [128, 512, 2048] for line in panel.lines)
 
 
-def test_grouped_heads_and_other_kernels_have_lines_of_their_own() -> None:
+def attention(variant: str) -> Series:
     axes = ("batch", "heads", "kv_heads", "length", "head_size")
-    points = (point((1, 8, 8, 64, 32), 1.0), point((1, 8, 2, 64, 32), 1.0))
-    series = Series(operation="attention", variant="forward-math", format="bf16", axes=axes, points=points)
-    (panel,) = painted(attention_rates([series]))
-    assert [line.get_label() for line in panel.lines] == [
-        "bf16, head 32, math",
-        "bf16, head 32, 4 heads a KV head, math",
-    ]
+    points = (point((1, 8, 8, 64, 32), 1.0), point((1, 8, 2, 64, 32), 2.0))
+    return Series(operation="attention", variant=variant, format="bf16", axes=axes, points=points)
+
+
+def test_grouped_heads_have_lines_of_their_own() -> None:
+    (panel,) = painted(attention_rates([attention("forward")]))
+    assert [line.get_label() for line in panel.lines] == ["heads of 32", "heads of 32, 4 a KV head"]
+
+
+def test_kernels_are_compared_whatever_the_heads() -> None:
+    (panel,) = painted(kernel_rates([attention("forward"), attention("forward-math")]))
+    assert [line.get_label() for line in panel.lines] == ["the default", "math"]
+    flops = 4 * 8 * 64 * 32.5 * 32
+    assert np.asarray(panel.lines[1].get_ydata()).tolist() == [flops * 0.75]  # the median of once and half
+    names = [chart.name for chart in profile_charts(profile(series=(attention("forward"), attention("forward-math"))))]
+    assert names == ["roofline", "attention-bf16", "attention-kernels-bf16"]
 
 
 def test_operators_by_bytes_moved() -> None:
@@ -140,7 +155,7 @@ class TestFits:
     def test_each_panel_says_its_median(self) -> None:
         (chart,) = (chart for chart in profile_charts(profile()) if chart.name == "fits-matmul")
         fitted, left_out = painted(chart.paint)
-        assert fitted.get_title() == "fitted: median 0.0%"
+        assert fitted.get_title().startswith("fitted: median 0.0%")
         assert left_out.get_title().startswith("left out of the fit: median")
         assert len(dots(fitted)) == 6 * 27
 
@@ -152,7 +167,7 @@ class TestFiles:
             "roofline.png",
             "matmul-fp32.png",
             "matmul-bf16.png",
-            "attention.png",
+            "attention-fp32.png",
             "bandwidth-operators-fp32.png",
             "bandwidth-optimizer.png",
             "bandwidth-host-copies.png",

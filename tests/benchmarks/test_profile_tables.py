@@ -35,14 +35,14 @@ def test_the_best_rate_with_its_shape_and_noise() -> None:
     assert line.best is not None
     assert line.best < PEAK_FLOPS_PER_S["fp32"]
     assert (line.best_at, line.points, line.best_words) == ("2,048 x 1,024 x 2,048", 27, "94.1 GFLOP/s")
-    assert line.sizes == "m 128 to 2,048, k 64 to 1,024, n 128 to 2,048"
+    assert line.sizes == "m 128..2,048, k 64..1,024, n 128..2,048"
     assert line.interval == pytest.approx(0.03)
     assert (line.residual_median, line.residual_p90, line.left_out_median) == (0.021, 0.083, 0.034)
 
 
 def test_sizes_in_bytes_and_axes_that_do_not_vary() -> None:
     lines = {line.key: line for line in series_lines(profile())}
-    assert lines["disk_read/direct"].sizes == "4.00 KiB to 16.0 MiB"
+    assert lines["disk_read/direct"].sizes == "4.00 KiB..16.0 MiB"
     assert lines["disk_read/direct"].best_at == "16.0 MiB"
     assert lines["attention/forward/fp32"].best_at == "length 2,048, head size 128"
     assert lines["all_reduce"].best_at == "16.0 MiB, nodes 1, sharing 1"
@@ -159,7 +159,7 @@ class TestReport:
             "2.1%",
         ):
             assert words in page
-        for chart in ("Roofline", "Matmul by shape, bf16", "Attention by length", "Fits of matmuls"):
+        for chart in ("Roofline", "Matmul by shape, bf16", "Attention by length, fp32", "Fits of matmuls"):
             assert f'aria-label="{chart}"' in page
         assert "of data sheet" not in page
 
