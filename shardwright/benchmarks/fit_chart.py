@@ -93,7 +93,7 @@ def _median_words(found: dict[str, Residuals], reach: float) -> str:
     if not errors:
         return ": too few points"
     beyond = sum(error > reach for error in errors)
-    return f": median {readable.share(float(np.median(errors)))}{f', {beyond} beyond the edge' if beyond else ''}"
+    return f": median {readable.share(float(np.median(errors)))}{f', {beyond} outside' if beyond else ''}"
 
 
 def _style(panel: Axes, title: str) -> None:

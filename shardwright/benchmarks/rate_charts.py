@@ -27,7 +27,7 @@ def matmul_rates(series: Sequence[Series]) -> Paint:
         side_by_side = panels(axes, len(ordered))
         # a logarithmic scale of colours can't hold a single inner size
         colours = LogNorm(min(inner), max(max(inner), 1.01 * min(inner)))
-        for place, (panel, each) in enumerate(zip(side_by_side, ordered, strict=True)):
+        for panel, each in zip(side_by_side, ordered, strict=True):
             done = [(found.flops, point) for point in each.points if (found := work(each, point)) is not None]
             drawn = panel.scatter(
                 [flops for flops, _ in done],
@@ -38,8 +38,8 @@ def matmul_rates(series: Sequence[Series]) -> Paint:
                 s=18,
                 linewidths=0,
             )
-            logarithmic(panel, "FLOPs", "FLOP/s" if place == 0 else "")
             panel.set_title(each.variant.replace("_", " "), fontsize=9.5)
+        _style(side_by_side, "FLOPs", "FLOP/s")
         bar = figure_of(side_by_side[0]).colorbar(drawn, ax=side_by_side, label="inner size k", aspect=30)
         plain_ticks(bar.ax.yaxis, inner)
 
@@ -98,17 +98,23 @@ def _two_ways(lines: dict[str, Lines], x: str, y: str) -> Paint:
 
     def paint(axes: Axes) -> None:
         side_by_side = panels(axes, len(shown))
-        for place, (panel, (way, found)) in enumerate(zip(side_by_side, shown.items(), strict=True)):
+        for panel, (way, found) in zip(side_by_side, shown.items(), strict=True):
             for label, points in found.items():
                 line(panel, points, labels.index(label), label)
-            logarithmic(panel, x, y if place == 0 else "")
             panel.set_title(way, fontsize=9.5)
+        _style(side_by_side, x, y)
         handles = [Line2D([], [], label=label, markersize=4, **mark(place)) for place, label in enumerate(labels)]  # type: ignore[arg-type] # any property
         side_by_side[-1].legend(
             handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, frameon=False
         )
 
     return paint
+
+
+def _style(side_by_side: Sequence[Axes], x: str, y: str) -> None:
+    """When all is drawn: they share one vertical scale, which must hold the points of each."""
+    for place, panel in enumerate(side_by_side):
+        logarithmic(panel, x, y if place == 0 else "")
 
 
 def _by_length(series: Series) -> Lines:

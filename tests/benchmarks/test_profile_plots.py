@@ -113,6 +113,19 @@ def test_kernels_are_compared_whatever_the_heads() -> None:
     assert names == ["roofline", "attention-bf16", "attention-kernels-bf16"]
 
 
+@pytest.mark.parametrize(("forward", "backward"), [(1.0, 100.0), (100.0, 1.0)])
+def test_panels_share_a_scale_that_holds_the_points_of_both(forward: float, backward: float) -> None:
+    axes = ("rows", "width")
+    series = [
+        Series(operation="copy", variant=way, format="fp32", axes=axes, points=(point((8, 8), seconds),))
+        for way, seconds in (("forward", forward), ("backward", backward))
+    ]
+    for panel in painted(operator_rates(series)):
+        low, high = panel.get_ylim()
+        (rate,) = np.asarray(panel.lines[0].get_ydata())
+        assert low < rate < high
+
+
 def test_operators_by_bytes_moved() -> None:
     forward, backward = painted(operator_rates([*series_of("eager_rmsnorm"), *series_of("addition")]))
     assert [line.get_label() for line in forward.lines] == ["eager rmsnorm", "addition"]
