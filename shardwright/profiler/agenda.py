@@ -81,6 +81,10 @@ class Agenda:
         """What one repeat will take, by the points of its probe."""
         return predicted_seconds(self.series(item.probe), item.at)
 
+    def count(self, index: int) -> int:
+        """How many points a probe has."""
+        return len(self._points[index])
+
     @property
     def first_left(self) -> list[Item]:
         """The first sizes that are neither measured nor left out, in their order."""

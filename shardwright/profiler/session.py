@@ -14,7 +14,7 @@ from .outcome import TroubleError, readable_bytes
 from .probe import FigureProbe, Probe
 from .progress import Progress, ShowProgress
 from .rounds import Limits, Rounds
-from .sampling import Precision
+from .sampling import Precision, Samples
 from .watch import Watch
 
 _SIZES_A_BATCH = 6
@@ -137,18 +137,19 @@ class Session:
     def _next_batch(self) -> list[Item]:
         """The next sizes that fit side by side into memory, and one by one into the time that is left."""
         usable_bytes = self._crew.usable_bytes()
+        share_seconds = _SHARE_OF_ONE_SIZE * self._time_for_sizes
         for wanted in (self._agenda.first_left, self._agenda.between()):
-            in_time = [item for item in wanted if item not in self._too_slow and self._fits_time(item)]
-            soon = [item for item in in_time if self._cost_seconds(item) <= _SHARE_OF_ONE_SIZE * self._time_for_sizes]
+            in_time = [item for item in wanted if self._fits_time(item)]
+            soon = [item for item in in_time if self._cost_seconds(item) <= share_seconds]
             if batch := self._packed(soon or in_time[:1], usable_bytes):
                 return batch
         return []
 
     def _fits_time(self, item: Item) -> bool:
-        if self._cost_seconds(item) <= self._time_for_sizes:
-            return True
-        self._too_slow.add(item)
-        return False
+        """A guess from a single point may put a size off, but is too rough to leave it out."""
+        if item in self._too_slow:
+            return False
+        return self._agenda.count(item.probe) < 2 or self._cost_seconds(item) <= self._time_for_sizes
 
     def _cost_seconds(self, item: Item) -> float:
         """What a size will take at least: its fewest repeats, and two runs to warm up."""
@@ -159,6 +160,8 @@ class Session:
         batch: list[Item] = []
         left_bytes = usable_bytes
         for item in items:
+            if any(other.probe == item.probe for other in batch) and not self._agenda.count(item.probe):
+                continue  # what the first size of a probe takes says what the others will take
             needed_bytes = self._probes[item.probe].needed_bytes(item.at)
             if needed_bytes > usable_bytes:
                 words = f"needs {readable_bytes(needed_bytes)}, {readable_bytes(usable_bytes)} may be taken"
@@ -195,16 +198,17 @@ class Session:
     def _repeat(self, batch: Sequence[Item], warm_seconds: dict[int, float]) -> None:
         tolerance = max(self._precision.tolerance, min(self._watch.noise, _MOST_TOLERANCE))
         rounds = Rounds(self._crew, self._watch, replace(self._precision, tolerance=tolerance), self._limits())
-        for slot, samples in rounds.measure(warm_seconds).items():
-            item = batch[slot]
-            if not samples.median_seconds > 0:
-                self._leave_out(item, TroubleError("failed", "takes no time that can be measured"))
-                continue
-            point = samples.point(item.at)
-            self._findings.add(MeasuredPoint(key=self._findings.key(item), point=point, outliers=samples.outliers))
+        rounds.measure(warm_seconds, lambda slot, samples: self._keep(batch[slot], samples))
         for slot, trouble in rounds.troubles.items():
             self._leave_out(batch[slot], trouble)
-        self._tell("")
+
+    def _keep(self, item: Item, samples: Samples) -> None:
+        if not samples.median_seconds > 0:
+            self._leave_out(item, TroubleError("failed", "takes no time that can be measured"))
+            return
+        point = samples.point(item.at)
+        self._findings.add(MeasuredPoint(key=self._findings.key(item), point=point, outliers=samples.outliers))
+        self._tell(self._findings.key(item))
 
     def _limits(self) -> Limits:
         sizes_left = max(_SIZES_A_BATCH, len(self._agenda.first_left))
