@@ -18,6 +18,9 @@ _FOLDS = 5
 # logarithm of a ratio of sizes, and the share of a residual's variance that is noise.
 _REACHES = (0.5, 1.0, 2.0, 4.0)
 _NOISES = (0.01, 0.1, 1.0)
+_PRIOR = (
+    0.03  # pull of a parameter back to its first guess at the edge of its room, beside relative errors of the points
+)
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,14 @@ class Interpolation:
     residuals: Floats
     reach: float
     noise: float
+    weights: tuple[float, ...] = (1.0,)
 
     @cached_property
     def _kernels(self) -> object:
         from scipy.interpolate import RBFInterpolator  # here: only plans with a profile need it
 
         return RBFInterpolator(
-            np.log(self.sizes),
+            np.log(self.sizes) * self.weights,
             self.residuals,
             kernel="gaussian",
             epsilon=1 / self.reach,
@@ -50,7 +54,7 @@ class Interpolation:
         arrays = np.broadcast_arrays(*(np.asarray(size, dtype=float) for size in sizes))
         flat = np.stack([array.ravel() for array in arrays], axis=1)
         distinct, place = np.unique(flat, axis=0, return_inverse=True)
-        found = np.exp(self._kernels(np.log(distinct)))  # type: ignore[operator]
+        found = np.exp(self._kernels(np.log(distinct) * self.weights))  # type: ignore[operator]
         return np.asarray(found[place.reshape(-1)].reshape(arrays[0].shape))
 
 
@@ -118,7 +122,7 @@ def left_out_errors(series: Series) -> Floats | None:
         return None
     sizes, seconds = _table(form, series.points)
     reach, noise, _ = _best_interpolation(form, sizes, seconds)
-    return np.asarray(np.exp(_left_out(form, sizes, seconds, _fold_parameters(form, sizes, seconds), reach, noise)) - 1)
+    return np.expm1(_left_out(form, sizes, seconds, _fold_parameters(form, sizes, seconds), reach, noise))
 
 
 def _table(form: Form, points: tuple[Point, ...]) -> tuple[Floats, Floats]:
@@ -132,7 +136,8 @@ def _table(form: Form, points: tuple[Point, ...]) -> tuple[Floats, Floats]:
 def _around(
     form: Form, parameters: dict[str, float], sizes: Floats, seconds: Floats, reach: float, noise: float
 ) -> Interpolation:
-    return Interpolation(sizes, np.log(seconds / form.seconds(parameters, *sizes.T)), reach, noise)
+    residuals = np.log(seconds / form.seconds(parameters, *sizes.T))
+    return Interpolation(sizes, residuals, reach, noise, form.weights)
 
 
 def _least_squares(form: Form, sizes: Floats, seconds: Floats) -> dict[str, float]:
@@ -146,7 +151,7 @@ def _least_squares(form: Form, sizes: Floats, seconds: Floats) -> dict[str, floa
         parameters = dict(zip(names, np.exp(logarithms), strict=True))
         relative = np.log(form.seconds(parameters, *columns) / seconds)
         # a parameter that no point speaks of stays where it began
-        return np.concatenate([relative, 1e-3 * (logarithms - middle) / room])
+        return np.concatenate([relative, _PRIOR * (logarithms - middle) / room])
 
     found = least_squares(misses, middle, bounds=(middle - room, middle + room), loss="soft_l1", f_scale=0.1)
     return dict(zip(names, (float(value) for value in np.exp(found.x)), strict=True))
@@ -181,9 +186,9 @@ def _best_interpolation(form: Form, sizes: Floats, seconds: Floats) -> tuple[flo
         return _REACHES[1], _NOISES[1], None
     parameters = _fold_parameters(form, sizes, seconds)
     tried = {
-        (reach, noise): np.abs(_left_out(form, sizes, seconds, parameters, reach, noise))
+        (reach, noise): np.abs(np.expm1(_left_out(form, sizes, seconds, parameters, reach, noise)))
         for reach in _REACHES
         for noise in _NOISES
     }
     best = min(tried, key=lambda pair: float(tried[pair].mean()))
-    return *best, float(np.median(np.expm1(tried[best])))
+    return *best, float(np.median(tried[best]))

@@ -101,7 +101,7 @@ class OpTimes(Protocol):
         self, operator: Operator, elements: Number, moved_bytes: Number, *, backward: bool = False
     ) -> Array:
         """One memory-bound operator on `elements` elements: of a norm's or an activation's input (a gated one's gate), of
-        the queries and keys that are rotated, of what an embedding gives (backward: of its table), of the logits, of the
+        the queries and keys that are rotated, of what an embedding gives (backward: of its table and of what its tokens give), of the logits, of the
         parameters that are updated. It reads and writes `moved_bytes` in all."""
         ...
 

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from shardwright.costmodel.candidates import Candidates
 from shardwright.costmodel.cluster import ClusterSpec
-from shardwright.costmodel.model import Block, ModelSpec
+from shardwright.costmodel.model import Block, MixtureOfExperts, ModelSpec
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.costmodel.profile import LayerCheck
 from shardwright.costmodel.row_work import RowWork
@@ -22,7 +22,7 @@ from shardwright.costmodel.work_model import WorkModel
 from .live_bytes import LiveBytes, footprint
 from .number_format import torch_dtype
 from .probe import Machine, UnavailableError, Work
-from .real_layer import LayerSkeleton, RealLayer, layer_skeleton
+from .real_layer import RealLayer, layer_skeleton
 
 Recompute = Literal["none", "full"]
 _MEASURED_SECONDS = 1.0
@@ -45,12 +45,12 @@ def check_layer(
         UnavailableError: it does not fit in the memory that is free, or transformers is not installed.
     """
     dtype = torch_dtype(training.precision.compute, machine.device)
-    predicted = WorkModel(model, cluster, training, times, _one_rank(micro_batch))
+    predicted = WorkModel(model, cluster, training, times, one_rank(micro_batch))
     checks: list[LayerCheck] = []
     for block in model.layer_classes:
-        skeleton = layer_skeleton(model, block, training, micro_batch, dtype)
-        _ask_for_memory(skeleton, model, machine)
-        layer, row = skeleton.build(machine.device), predicted.layer(block)
+        _ask_for_memory(model, block, training, micro_batch, machine)
+        layer = layer_skeleton(model, block, training, micro_batch, dtype).build(machine.device)
+        row = predicted.layer(block)
         for recompute in ("none", "full"):
             measured = _measure(layer, recompute, machine)
             checks.append(_beside(measured, row, recompute, _name(model, block), training, micro_batch))
@@ -123,12 +123,17 @@ def _median_seconds(work: Work, machine: Machine) -> float:
     return statistics.median(machine.seconds(work, repeats))
 
 
-def _ask_for_memory(skeleton: LayerSkeleton, model: ModelSpec, machine: Machine) -> None:
+def _ask_for_memory(model: ModelSpec, block: Block, training: TrainingSpec, micro_batch: int, machine: Machine) -> None:
     """Both passes run on tensors without storage first.
 
     Raises:
         UnavailableError: they need more than is free.
     """
+
+    dtype = torch_dtype(training.precision.compute, machine.device)
+    # without storage, torch's grouped matmuls of experts take bf16 only
+    rehearsed = torch.bfloat16 if isinstance(block.ffn, MixtureOfExperts) else dtype
+    skeleton = layer_skeleton(model, block, training, micro_batch, rehearsed)
 
     def make() -> Work:
         layer = skeleton.build(machine.device)
@@ -141,14 +146,16 @@ def _ask_for_memory(skeleton: LayerSkeleton, model: ModelSpec, machine: Machine)
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         found = footprint(make)
-    needed_bytes, free_bytes = found.operands_bytes + found.working_bytes, machine.free_bytes()
+    wider = dtype.itemsize / rehearsed.itemsize
+    needed_bytes, free_bytes = wider * (found.operands_bytes + found.working_bytes), machine.free_bytes()
     if needed_bytes > free_bytes:
         raise UnavailableError(
             f"one layer of {model.name} needs {needed_bytes / 1e9:.2f} GB, {free_bytes / 1e9:.2f} GB are free; give a smaller micro batch or a shorter sequence"
         )
 
 
-def _one_rank(micro_batch: int) -> Candidates:
+def one_rank(micro_batch: int) -> Candidates:
+    """The plan of a single rank."""
     one = np.array([1])
     return Candidates(
         pp=one,

@@ -36,12 +36,16 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
         result = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                storage = leaf.untyped_storage()
+        given = [storage._cdata for storage in _storages(args, kwargs)]
+        for storage in _storages(result):
+            if storage._cdata not in given:  # a view of what was there before
                 self._storages[storage] = storage.nbytes()
         self.peak = max(self.peak, self.now)
         return result
+
+
+def _storages(*values: object) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
 
 
 @dataclass(frozen=True)

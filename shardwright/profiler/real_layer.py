@@ -65,7 +65,8 @@ class LayerSkeleton:
 
     def build(self, device: torch.device) -> RealLayer:
         """With storage on `device` and random weights; tables of positions are random, too, which takes as long."""
-        layer = copy.deepcopy(self.layer)
+        tensors = [*self.layer.parameters(), *self.layer.buffers()]
+        layer = copy.deepcopy(self.layer, {id(tensor): tensor for tensor in tensors})  # all replaced below
         for part in layer.modules():  # by hand: Module.to_empty does not take tensors without storage
             for name, weight in list(part.named_parameters(recurse=False)):
                 setattr(part, name, nn.Parameter(_initial_weight(weight, device)))

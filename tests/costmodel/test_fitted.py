@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from shardwright.costmodel.curves import ATTENTION, ELEMENTS, MATMUL, RING, ROWS, TRANSFER, form_of
+from shardwright.costmodel.curves import ATTENTION, MATMUL, RING, ROWS, TABLE, TRANSFER, UPDATE, form_of
 from shardwright.costmodel.fitted import fit_curve, fitted, left_out_errors
 from shardwright.costmodel.profile import Series
 from tests.costmodel.made_up_profile import (
@@ -132,7 +132,8 @@ def test_a_fit_that_is_in_the_file_is_not_made_again() -> None:
         (("m", "k", "n", "groups"), MATMUL),
         (("batch", "heads", "kv_heads", "length", "head_size"), ATTENTION),
         (("rows", "width"), ROWS),
-        (("elements", "tensors"), ELEMENTS),
+        (("rows", "width", "tokens"), TABLE),
+        (("elements", "tensors"), UPDATE),
         (("size_bytes",), TRANSFER),
         (("size_bytes", "ranks_per_node", "nodes", "sharing"), RING),
         (("parsecs",), None),
