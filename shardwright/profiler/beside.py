@@ -81,6 +81,7 @@ class _Loop:
         self._wanted = threading.Event()
         self._ended = False
         self._failure: BaseException | None = None
+        self._compute_threads = torch.get_num_threads()
         self._thread = threading.Thread(target=self._run, name="beside", daemon=True)
         self._thread.start()
 
@@ -98,6 +99,7 @@ class _Loop:
         self._wanted.set()
 
     def _run(self) -> None:
+        torch.set_num_threads(self._compute_threads)  # a new thread would use as many as there are cores, not our share
         while self._wanted.wait() and not self._ended:
             try:
                 self._other()

@@ -7,6 +7,8 @@ process that started it can look how much less of the GPU is free. On a CPU it t
 import json
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -36,28 +38,38 @@ class FreshProcess:
 
 
 def ask_fresh_process(
-    gpu: int | None, look: Callable[[], float], *, command: Sequence[str] | None = None
+    gpu: int | None,
+    look: Callable[[], float],
+    *,
+    command: Sequence[str] | None = None,
+    patience_seconds: float = _PATIENCE_SECONDS,
 ) -> tuple[FreshProcess, float]:
     """Start one, for the GPU of that number if any, and call `look` while it is there; what it told, and what `look` gave.
 
     Raises:
-        UnavailableError: it did not start, or told nothing.
+        UnavailableError: it did not start, or told nothing within `patience_seconds`.
     """
     # -P: a folder named `profiler` where the user stands must not be imported instead of ours
     start = command or (sys.executable, "-P", "-m", "shardwright.profiler.fresh_process")
     arguments = [*start, *([] if gpu is None else [str(gpu)])]
     pipe = subprocess.PIPE
-    with subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+    with (
+        tempfile.TemporaryFile("w+") as words,
+        subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=words, text=True) as process,
+    ):
+        impatience = threading.Timer(patience_seconds, process.kill)
+        impatience.start()
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
             seen = look() if line else 0.0
-            _, words = process.communicate(timeout=_PATIENCE_SECONDS)
         finally:
+            impatience.cancel()
             process.kill()
-    if not line:
-        last = (words.strip().splitlines() or ["no message"])[-1]
-        raise UnavailableError(f"a fresh process ended before it told what it holds: {last}")
+        if not line:
+            words.seek(0)
+            last = (words.read().strip().splitlines() or ["no message"])[-1]
+            raise UnavailableError(f"a fresh process ended before it told what it holds: {last}")
     return FreshProcess(**json.loads(line)), seen
 
 

@@ -131,7 +131,7 @@ def _take_gpu(launch: Launch) -> None:
         return
     if launch.local_rank >= torch.cuda.device_count():
         raise SpecError(
-            f"rank {launch.rank} is the {launch.local_rank + 1}th on its node, which shows {torch.cuda.device_count()} GPUs; start one rank per GPU"
+            f"rank {launch.rank} is number {launch.local_rank + 1} on its node, which shows {torch.cuda.device_count()} GPUs; start one rank per GPU"
         )
     torch.cuda.set_device(launch.local_rank)
 

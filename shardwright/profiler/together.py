@@ -81,9 +81,13 @@ class StreamRunner:
 def run_together(runners: Sequence[HostRunner | StreamRunner], counts: Sequence[int]) -> None:
     """Each runner in a thread, all let go at once; what one of them raises is raised here."""
     gate = threading.Barrier(len(runners))
+    compute_threads = torch.get_num_threads()
     failures: list[BaseException] = []
 
     def run(runner: HostRunner | StreamRunner, count: int) -> None:
+        torch.set_num_threads(
+            compute_threads
+        )  # a new thread would use as many as there are cores, not this rank's share
         try:
             gate.wait()
             runner.run(count)

@@ -4,9 +4,17 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import get_args
 
 from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.op_times import CollectiveName
+from shardwright.profiler.collective_probe import CollectiveProbe
+from shardwright.profiler.machines import machine_here
+from shardwright.profiler.measure import ProfileRequest, measure_profile
+from shardwright.profiler.overlap_probe import CollectiveOverlapProbe
+from shardwright.profiler.probe import Sizes
 from shardwright.profiler.ranks import TorchRanks
 
 Tell = Callable[[str], None]
@@ -46,3 +54,23 @@ def go_on_until_interrupted(ranks: TorchRanks, argument: str, tell: Tell) -> str
         if argument == "keep":
             return "partial"
         raise
+
+
+def measure_a_profile(ranks: TorchRanks, argument: str, tell: Tell) -> str:
+    """Every collective at its first size in every group, into the file `argument`; where each series was measured."""
+    machine = machine_here(ranks, local_rank=ranks.local_rank, ranks_on_node=ranks.nodes.ranks_per_node)
+    probes = [FirstSizes(name, ranks, machine) for name in get_args(CollectiveName)]
+    request = ProfileRequest(out=Path(argument), budget_seconds=60)
+    profile = measure_profile(request, machine, probes, [CollectiveOverlapProbe(ranks)], ranks=ranks)
+    assert "compute_slowdown_beside_collective" in profile.figures
+    return json.dumps({series.operation: [point.at for point in series.points] for series in profile.series})
+
+
+class FirstSizes(CollectiveProbe):
+    """One small message a group, and nothing between."""
+
+    def first_sizes(self) -> Sequence[Sizes]:
+        return [at for at in super().first_sizes() if at[0] == 2**12]
+
+    def between(self, one: Sizes, other: Sizes) -> Sizes | None:
+        return None
