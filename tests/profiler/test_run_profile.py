@@ -122,9 +122,7 @@ def test_one_that_was_cut_short(measuring: Measuring, tmp_path: Path) -> None:
     assert found.profile.points == 27
 
 
-def test_as_many_ranks_as_local_has(
-    measuring: Measuring, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_as_many_ranks_as_local_has(measuring: Measuring, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two cores: two ranks, whose lines of progress reach whoever watches, and whose file is read."""
     told: list[Progress] = []
 
@@ -146,13 +144,13 @@ def test_as_many_ranks_as_local_has(
 
 @pytest.mark.parametrize("ranks", [0, 9, -1])
 def test_more_ranks_than_this_machine_holds(measuring: Measuring, ranks: int) -> None:
-    with pytest.raises(SpecError, match=rf"--ranks {ranks}: a CPU host holds at most 8 ranks; give a whole number from 1"):
+    with pytest.raises(
+        SpecError, match=rf"--ranks {ranks}: a CPU host holds at most 8 ranks; give a whole number from 1"
+    ):
         run(ranks=ranks)
 
 
-def test_ranks_are_the_launchers_where_there_is_one(
-    measuring: Measuring, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ranks_are_the_launchers_where_there_is_one(measuring: Measuring, monkeypatch: pytest.MonkeyPatch) -> None:
     launched = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
@@ -162,7 +160,7 @@ def test_ranks_are_the_launchers_where_there_is_one(
 
 def test_a_store_that_cannot_be_made(measuring: Measuring, tmp_path: Path) -> None:
     (tmp_path / "shardwright").touch()
-    with pytest.raises(SpecError, match="cannot be made.*give --out FILE"):
+    with pytest.raises(SpecError, match=r"cannot be made.*give --out FILE"):
         run()
 
 
@@ -179,11 +177,10 @@ def test_a_model_brings_its_shapes_and_its_layers(
     check = measuring.hooks.layers
     assert check is not None
     machine = run_profile.machine_here()
-    layers = check(machine, Profile(fingerprint=fingerprint()))
+    layers = check(machine, profile(series=(matmul("forward", "fp32", factor=1e9),)))
     assert {(layer.recompute, layer.format, layer.seq_len) for layer in layers} == {
         ("none", "fp32", 32),
         ("full", "fp32", 32),
     }
     assert all(layer.forward_seconds > 0 for layer in layers)
-    slow = profile(series=(matmul("forward", "fp32", factor=1e6),))
-    assert check(machine, slow)[0].predicted_forward_seconds > 1e3 * layers[0].predicted_forward_seconds
+    assert all(layer.predicted_forward_seconds > 100 for layer in layers)
