@@ -10,6 +10,7 @@ import pytest
 from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.profile import Profile, write_profile
 from shardwright.profiler import local, run_profile
+from shardwright.profiler.machines import CpuMachine
 from shardwright.profiler.measure import Hooks, ProfileRequest
 from shardwright.profiler.probe import FigureProbe, Machine, Probe
 from shardwright.profiler.profile_options import ProfileOptions
@@ -176,11 +177,11 @@ def test_a_model_brings_its_shapes_and_its_layers(
     assert measuring.first_matmul in [(32, 64, 64), (32, 64, 128), (32, 64, 1000), (32, 128, 64), (32, 64, 32)]
     check = measuring.hooks.layers
     assert check is not None
-    machine = run_profile.machine_here()
-    layers = check(machine, profile(series=(matmul("forward", "fp32", factor=1e9),)))
+    slow = matmul("forward", "fp32", factor=1e3).model_copy(update={"curve": None})
+    layers = check(CpuMachine(), profile(series=(slow,)))
     assert {(layer.recompute, layer.format, layer.seq_len) for layer in layers} == {
         ("none", "fp32", 32),
         ("full", "fp32", 32),
     }
     assert all(layer.forward_seconds > 0 for layer in layers)
-    assert all(layer.predicted_forward_seconds > 100 for layer in layers)
+    assert all(layer.predicted_forward_seconds > 5e-3 for layer in layers)  # each of seven matmuls starts in 2 ms

@@ -8,6 +8,7 @@ from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.op_times import CollectiveName, Operator
 from shardwright.profiler.machines import CpuMachine
 from shardwright.profiler.probes import default_probes
+from shardwright.profiler.profile_options import FORMATS
 from shardwright.profiler.selection import GROUPS, chosen_operations, selected
 
 
@@ -57,5 +58,4 @@ def test_probes_are_kept_in_order() -> None:
 
 def test_every_probe_has_a_name_to_choose_it_by() -> None:
     everything = chosen_operations(())
-    formats = ("fp32", "tf32", "fp16", "bf16", "fp8")
-    assert {probe.operation for probe in default_probes(CpuMachine(), formats)} <= everything
+    assert {probe.operation for probe in default_probes(CpuMachine(), FORMATS)} <= everything
