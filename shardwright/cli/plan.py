@@ -35,7 +35,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from shardwright.costmodel import ClusterSpec, Measurement, ModelSpec, PlanFile, TrainingSpec
-    from shardwright.costmodel.catalog_times import CatalogTimes
+    from shardwright.costmodel.op_times import OpTimes
     from shardwright.planner import SearchResult
 
 
@@ -177,8 +177,8 @@ def explain(
         console().print(beside)
 
 
-def _times(plan_file: "PlanFile", step_noise: float | None) -> "CatalogTimes":
-    """The catalog's times, with another noise where one is given.
+def _times(plan_file: "PlanFile", step_noise: float | None) -> "OpTimes":
+    """The times of the plan's cluster, with another noise where one is given.
 
     Raises:
         SpecError: the noise is not a share.
@@ -186,14 +186,14 @@ def _times(plan_file: "PlanFile", step_noise: float | None) -> "CatalogTimes":
     from dataclasses import replace
 
     from shardwright.costmodel import SpecError
-    from shardwright.costmodel.catalog_times import CatalogTimes
     from shardwright.costmodel.constants import CALIBRATED
+    from shardwright.costmodel.times import op_times
 
     if step_noise is None:
-        return CatalogTimes(plan_file.cluster, plan_file.training)
+        return op_times(plan_file.cluster, plan_file.training)
     if not 0 <= step_noise < 1:
         raise SpecError(f"--step-noise is {step_noise}: give a share from 0 up to 1, such as {CALIBRATED.step_noise}")
-    return CatalogTimes(plan_file.cluster, plan_file.training, replace(CALIBRATED, step_noise=step_noise))
+    return op_times(plan_file.cluster, plan_file.training, replace(CALIBRATED, step_noise=step_noise))
 
 
 def _search(
@@ -254,7 +254,7 @@ def _write_report(
     plan_file: "PlanFile",
     why: list[str],
     measurement: "Measurement | None" = None,
-    times: "CatalogTimes | None" = None,
+    times: "OpTimes | None" = None,
 ) -> None:
     from shardwright.benchmarks.report import Report, write_report
     from shardwright.costmodel import simulate_plan

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from .constants import CALIBRATED
 from .errors import SpecError
+from .profile import Profile
 from .spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
 
 if TYPE_CHECKING:
@@ -77,7 +78,10 @@ class Host(Spec):
 
 
 class NodeGroup(Spec):
-    """`nodes` equal nodes. `nics_per_node` NICs of rate `nic.bytes_per_s` each are shared by the node's devices."""
+    """`nodes` equal nodes. `nics_per_node` NICs of rate `nic.bytes_per_s` each are shared by the node's devices.
+
+    `profile`: what was measured on such a device; what it lacks is predicted from the figures here.
+    """
 
     device: Device
     nodes: PositiveInt
@@ -87,6 +91,7 @@ class NodeGroup(Spec):
     nics_per_node: PositiveInt = 1
     nic: Link
     host: Host
+    profile: Profile | None = Field(default=None, repr=False)
 
     @property
     def devices(self) -> int:

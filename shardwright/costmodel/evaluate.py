@@ -6,7 +6,6 @@ import numpy as np
 
 from .build_tables import build_tables
 from .candidates import Candidates
-from .catalog_times import CatalogTimes
 from .checks import check_plan
 from .cluster import ClusterSpec
 from .constants import CALIBRATED
@@ -26,13 +25,14 @@ from .stage_costs import StageCosts
 from .stages import StageSums, candidates_of, row_counts
 from .tables import POLICIES
 from .timeline import Timeline
+from .times import op_times
 from .training import TrainingSpec
 
 
 def estimate_plan(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, times: OpTimes | None = None
 ) -> Estimate:
-    """Predict one step of `plan` from the closed form; `times` defaults to the catalog's.
+    """Predict one step of `plan` from the closed form; `times` defaults to `op_times`'.
 
     The memory may be more than the devices have: `check_memory` says so.
 
@@ -62,14 +62,13 @@ def simulate_plan(
 def plan_costs(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, times: OpTimes | None = None
 ) -> "PlanCosts":
-    """The costs behind an estimate; `times` defaults to the catalog's.
+    """The costs behind an estimate; `times` defaults to `op_times`'.
 
     Raises:
         SpecError: the plan does not divide the model, the batch or the cluster.
     """
     check_plan(plan, model, cluster, training)
-    catalog: OpTimes = CatalogTimes(cluster, training)
-    return PlanCosts(model, cluster, training, plan, times or catalog)
+    return PlanCosts(model, cluster, training, plan, times or op_times(cluster, training))
 
 
 @dataclass(frozen=True)

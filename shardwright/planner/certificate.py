@@ -20,12 +20,12 @@ import numpy as np
 import pulp
 
 from shardwright.costmodel.candidates import IntArray
-from shardwright.costmodel.catalog_times import CatalogTimes
 from shardwright.costmodel.cluster import ClusterSpec
 from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.op_times import Array, OpTimes
 from shardwright.costmodel.plan import Plan
+from shardwright.costmodel.times import op_times
 from shardwright.costmodel.training import TrainingSpec
 
 from .fixed import Fixed
@@ -83,7 +83,7 @@ def certify(
     started = time.perf_counter()
     if plan.stages_per_rank > 1:
         raise SpecError(f"a certificate is for plans with one stage on each rank; this one has {plan.stages_per_rank}")
-    tables = _tables_of(plan, model, cluster, training, times or CatalogTimes(cluster, training))
+    tables = _tables_of(plan, model, cluster, training, times or op_times(cluster, training))
     sizes = np.array([stage.layer_count for stage in plan.stages])
     step = float(evaluate(tables, sizes[None])[0])
     solution = partition_program(tables, step, time_limit_seconds)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-from shardwright.costmodel.catalog_times import CatalogTimes
 from shardwright.costmodel.cluster import ClusterSpec
 from shardwright.costmodel.estimate import Estimate
 from shardwright.costmodel.evaluate import estimate_plan, is_unsettled
@@ -10,6 +9,7 @@ from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.costmodel.plan import Plan
 from shardwright.costmodel.stacks import OWN_STACK
+from shardwright.costmodel.times import op_times
 from shardwright.costmodel.training import TrainingSpec
 
 from .alternatives import Alternative, alternatives
@@ -44,7 +44,7 @@ def explain(
     Raises:
         SpecError: the plan does not divide the model, the batch or the cluster.
     """
-    times = times or CatalogTimes(cluster, training)
+    times = times or op_times(cluster, training)
     plan = found.plan if isinstance(found, SearchResult) else found
     estimate = estimate_plan(model, cluster, training, plan, times)
     lines = [_what(plan, estimate), _where_time_goes(estimate), _memory(plan, estimate, cluster)]

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.costmodel.catalog_times import CatalogTimes
 from shardwright.costmodel.cluster import ClusterSpec
 from shardwright.costmodel.errors import InfeasibleError, SpecError
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.model import ModelSpec
+from shardwright.costmodel.times import op_times
 from shardwright.costmodel.training import TrainingSpec
 
 from .bounds import lower_bounds
@@ -30,7 +30,7 @@ _TRIES = 40
 def infeasible(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> InfeasibleError:
     """The error to raise where `search` found no plan that fits."""
     space = enumerate_space(model, cluster, training, fixed)
-    costs = space_costs(space, model, cluster, training, CatalogTimes(cluster, training))
+    costs = space_costs(space, model, cluster, training, op_times(cluster, training))
     nearest = _nearest(costs, model, fixed)
     if nearest is None:
         binds = f"no plan fits with {fixed}: interleaved stages keep more microbatches alive than the memory holds"
@@ -46,7 +46,7 @@ def fits(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: 
         space = enumerate_space(model, cluster, training, fixed)
     except SpecError:
         return False
-    costs = space_costs(space, model, cluster, training, CatalogTimes(cluster, training))
+    costs = space_costs(space, model, cluster, training, op_times(cluster, training))
     ranges, allowed = layer_ranges(model), allowed_policies(fixed.recompute)
     bounds = lower_bounds(costs, ranges, allowed)
     solver, order = EntrySolver(costs, ranges, allowed), np.argsort(bounds, kind="stable")
@@ -59,7 +59,7 @@ def fits(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: 
 def lacking_bytes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> float:
     """Device bytes that the plan that comes closest lacks; 0 where the host's memory or the schedule is what binds."""
     space = enumerate_space(model, cluster, training, fixed)
-    costs = space_costs(space, model, cluster, training, CatalogTimes(cluster, training))
+    costs = space_costs(space, model, cluster, training, op_times(cluster, training))
     found = _nearest(costs, model, fixed)
     return 0.0 if found is None else max(0.0, (found[1].device_share - 1) * float(costs.entry(found[0]).rows.room))
 

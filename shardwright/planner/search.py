@@ -3,12 +3,12 @@
 import time
 from dataclasses import dataclass
 
-from shardwright.costmodel.catalog_times import CatalogTimes
 from shardwright.costmodel.cluster import ClusterSpec
 from shardwright.costmodel.estimate import Estimate
 from shardwright.costmodel.model import ModelSpec
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.costmodel.plan import Plan
+from shardwright.costmodel.times import op_times
 from shardwright.costmodel.training import TrainingSpec
 
 from .branch_and_bound import BranchAndBound, Progress
@@ -77,7 +77,7 @@ def search(
         InfeasibleError: plans divide and none fits the memory; says what binds and what would fit.
     """
     started, fixed = time.perf_counter(), fixed or Fixed()
-    run = BranchAndBound.start(model, cluster, training, fixed, times or CatalogTimes(cluster, training))
+    run = BranchAndBound.start(model, cluster, training, fixed, times or op_times(cluster, training))
     run.run(time_limit_seconds, progress)
     if run.best is None:
         raise infeasible(model, cluster, training, fixed)

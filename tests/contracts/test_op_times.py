@@ -8,8 +8,10 @@ import pytest
 from shardwright.costmodel import load_cluster
 from shardwright.costmodel.catalog_times import CatalogTimes
 from shardwright.costmodel.op_times import Array, OpTimes, RankGroup
+from shardwright.costmodel.profile_times import ProfileTimes
 from shardwright.costmodel.training import Precision, TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster
+from tests.costmodel.made_up_profile import made_up_profile
 
 BF16 = TrainingSpec(seq_len=1024, global_batch=8)
 FP32 = TrainingSpec(seq_len=1024, global_batch=8, precision=Precision(compute="fp32"))
@@ -20,6 +22,8 @@ IMPLEMENTATIONS: dict[str, OpTimes] = {
         load_cluster("v100-sxm-32gb:16"), BF16.model_copy(update={"precision": Precision(compute="fp16")})
     ),
     "catalog cpu": CatalogTimes(round_cluster(kind="cpu"), FP32),
+    "profile": ProfileTimes(made_up_profile(), CatalogTimes(round_cluster(), BF16)),
+    "profile of another format": ProfileTimes(made_up_profile(), CatalogTimes(round_cluster(), FP32)),
 }
 GROUP = RankGroup(ranks_per_node=4.0, nodes=2.0, sharing=1.0)
 OPERATIONS: dict[str, Callable[[OpTimes, Array], Array]] = {

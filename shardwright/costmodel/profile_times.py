@@ -1,0 +1,152 @@
+"""Operation times from measurements of the device itself; what was not measured comes from the catalog."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from .catalog_times import CatalogTimes
+from .constants import Constants
+from .curves import attention_flops
+from .fitted import FittedSeries, fitted
+from .op_times import Array, CollectiveName, MatmulPart, Number, Operator, RankGroup
+from .profile import Format, Profile
+from .scaled_collectives import ScaledCollective
+from .training import BYTES_PER_ELEMENT, LinearFormat
+
+# Memory-bound work without a measurement of its own is taken for a copy, which reads and writes each element.
+_COPY_PASSES = 2.0
+
+
+@dataclass(frozen=True)
+class ProfileTimes:
+    """`OpTimes` of the device that `profile` was measured on, computing in the format of the catalog's training.
+
+    Between measured sizes times are interpolated, beyond them the fitted physical curve goes on. Series that the profile
+    lacks are the catalog's.
+    """
+
+    profile: Profile
+    catalog: CatalogTimes
+    _known: dict[tuple[str, str, str | None], FittedSeries | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _collectives: dict[str, ScaledCollective | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    @property
+    def basis(self) -> Literal["catalog", "profile"]:
+        return "profile"
+
+    @property
+    def constants(self) -> Constants:
+        """The catalog's, with what compute loses beside a collective as it was measured."""
+        slowdown = self.profile.figures.get("compute_slowdown_beside_collective")
+        if slowdown is None:
+            return self.catalog.constants
+        multiprocessors = self.catalog.device.multiprocessors
+        return replace(self.catalog.constants, collective_multiprocessors=slowdown.value * multiprocessors)
+
+    @property
+    def _format(self) -> Format:
+        return self.catalog.training.precision.compute
+
+    def _measured(self, operation: str, variant: str, format: Format | None) -> FittedSeries | None:
+        key = (operation, variant, format)
+        if key not in self._known:
+            series = self.profile.find(*key)
+            self._known[key] = fitted(series) if series else None
+        return self._known[key]
+
+    def matmul_seconds(
+        self,
+        m: Number,
+        k: Number,
+        n: Number,
+        *,
+        groups: Number = 1,
+        low: LinearFormat | None = None,
+        part: MatmulPart = "forward",
+    ) -> Array:
+        """Measured, in the layout of `part`; groups that were not measured as the catalog compares them with one matmul."""
+        catalog = self.catalog.matmul_seconds(m, k, n, groups=groups, low=low, part=part)
+        if low not in (None, "fp8"):
+            return catalog
+        format: Format = "fp8" if low else self._format
+        plain = self._measured("matmul", part, format)
+        grouped = self._measured("matmul", f"grouped_{part}", format)
+        if np.all(np.asarray(groups) == 1):
+            return catalog if plain is None else plain.seconds(m, k, n)
+        if grouped is not None:
+            return grouped.seconds(m, k, n, groups)
+        if plain is None:
+            return catalog
+        rows = np.asarray(m, dtype=float) * groups
+        return plain.seconds(rows, k, n) * catalog / self.catalog.matmul_seconds(rows, k, n, low=low)
+
+    def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
+        """Measured causal attention at this length and head size; a window computes a part of its FLOPs at the same rate."""
+        measured = self._measured("attention", "backward" if backward else "forward", self._format)
+        if measured is None:
+            return self.catalog.attention_seconds(flops, head_size=head_size, seq_len=seq_len, backward=backward)
+        forward = np.asarray(flops, dtype=float) / (2.5 if backward else 1.0)
+        heads = forward / attention_flops(1.0, seq_len, head_size)
+        return measured.seconds(np.maximum(heads, 1e-3), seq_len, head_size)
+
+    def memory_bound_seconds(self, moved_bytes: Number) -> Array:
+        """As a copy of as many bytes."""
+        copy = self._measured("copy", "forward", self._format)
+        if copy is None:
+            return self.catalog.memory_bound_seconds(moved_bytes)
+        elements = np.asarray(moved_bytes, dtype=float) / (_COPY_PASSES * BYTES_PER_ELEMENT[self._format])
+        return _nothing_for_nothing(copy, elements)
+
+    def operator_seconds(
+        self, operator: Operator, elements: Number, moved_bytes: Number, *, backward: bool = False
+    ) -> Array:
+        measured = self._operator(operator, backward)
+        if measured is None:
+            return self.memory_bound_seconds(moved_bytes)
+        return _nothing_for_nothing(measured, np.asarray(elements, dtype=float))
+
+    def _operator(self, operator: Operator, backward: bool) -> FittedSeries | None:
+        if operator in ("adamw", "sgd", "clip"):
+            variants = {"adamw": "fused", "sgd": "foreach", "clip": ""}
+            return self._measured(operator, variants[operator], self.catalog.training.precision.parameters)
+        return self._measured(operator, "backward" if backward else "forward", self._format)
+
+    def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
+        """A GPU waits for the host where that is slower. A CPU's operators were measured with their dispatch."""
+        host = self.profile.figures.get("host_seconds_per_kernel")
+        if self.profile.fingerprint.kind == "cpu":
+            return np.asarray(busy_seconds) + 0.0 * np.asarray(kernels)
+        if host is None:
+            return self.catalog.with_launches_seconds(busy_seconds, kernels)
+        return np.maximum(np.asarray(kernels, dtype=float) * host.value, busy_seconds)
+
+    def collective_seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
+        """The catalog's algorithm, scaled to what was measured on groups like these."""
+        if name not in self._collectives:
+            series = self.profile.find(name)
+            self._collectives[name] = ScaledCollective.fit(name, series, self.catalog) if series else None
+        measured = self._collectives[name]
+        if measured is None:
+            return self.catalog.collective_seconds(name, size_bytes, group)
+        return measured.seconds(size_bytes, group)
+
+    def host_copy_seconds(self, size_bytes: Number) -> Array:
+        """The mean of both ways."""
+        ways = [self._measured("host_copy", f"{way}-pinned", None) for way in ("to_device", "to_host")]
+        known = [way.seconds(np.maximum(size_bytes, 1.0)) for way in ways if way is not None]
+        if not known:
+            return self.catalog.host_copy_seconds(size_bytes)
+        return np.where(np.asarray(size_bytes) > 0, np.mean(known, axis=0), 0.0)
+
+    def host_memory_bound_seconds(self, moved_bytes: Number) -> Array:
+        return self.catalog.host_memory_bound_seconds(moved_bytes)
+
+
+def _nothing_for_nothing(measured: FittedSeries, elements: Array) -> Array:
+    """Seconds of an elementwise operator, none where it has nothing to work on."""
+    return np.where(elements > 0, measured.seconds(np.maximum(elements, 1.0)), 0.0)
