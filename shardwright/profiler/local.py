@@ -4,6 +4,7 @@ import os
 import platform
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
 from math import ceil
 from pathlib import Path
@@ -21,6 +22,7 @@ from .nvidia_smi import ReportedGpu, reported_gpus
 from .store import MachineKey, newest_fitting
 
 MOST_CPU_RANKS = 8
+_FALLBACK_CACHE_BYTES = 32 * 2**20
 _INSTALL = "install it with: pip install 'shardwright[run]'"
 
 
@@ -212,6 +214,16 @@ def usable_cores() -> int:
         return min(cores, max(1, ceil(int(quota) / int(period))))
     except (OSError, ValueError):
         return cores
+
+
+def last_cache_bytes() -> int:
+    """Of the last-level cache that this process's cores share; 32 MiB where the system does not say."""
+    sizes = []
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        with suppress(OSError, ValueError, KeyError):
+            text = path.read_text().strip()
+            sizes.append(int(text[:-1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[text[-1]])
+    return max(sizes, default=_FALLBACK_CACHE_BYTES)
 
 
 def available_memory_bytes() -> float:

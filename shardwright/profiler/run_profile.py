@@ -33,6 +33,7 @@ from .progress import Progress, ShowProgress
 from .rank_seam import AloneRanks
 from .ranks import TorchRanks, joined_ranks
 from .selection import FIGURES, LAYERS, selected
+from .sharding_probe import ShardingProbe
 from .stopped import StoppedError
 from .store import default_path
 
@@ -144,6 +145,7 @@ class _Wanted:
         figures: list[FigureProbe] = [
             *default_figures(),
             CopyOverlapProbe(),
+            ShardingProbe(),
             *memory_probes(self._ranks, self._machine),
         ]
         return [*figures, CollectiveOverlapProbe(self._ranks)] if self._ranks else figures
