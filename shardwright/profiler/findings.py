@@ -114,6 +114,6 @@ class Findings:
         if outliers > _MANY_OUTLIERS * repeats:
             key, most = self._outliers.most_common(1)[0]
             said.append(f"{outliers} of {repeats} repeats were outliers, most in {key} ({most}); the medians bear them")
-        if wide := sum(point.high_seconds - point.low_seconds > 2 * _UNCERTAIN * point.seconds for point in points):
+        if wide := sum(point.uncertainty > _UNCERTAIN for point in points):
             said.append(f"{wide} of {len(points)} points are less certain than ±{_UNCERTAIN:.0%}")
         return said

@@ -139,15 +139,26 @@ class Session:
         usable_bytes = self._crew.usable_bytes()
         share_seconds = _SHARE_OF_ONE_SIZE * self._time_for_sizes
         for wanted in self._wanted():
-            in_time = [item for item in wanted if self._fits_time(item)]
-            soon = [item for item in in_time if self._cost_seconds(item) <= share_seconds]
-            if batch := self._packed(soon or in_time[:1], usable_bytes):
+            soon, later = self._affordable(wanted, share_seconds)
+            if batch := self._packed(soon or later, usable_bytes):
                 return batch
         return []
+
+    def _affordable(self, wanted: Sequence[Item], share_seconds: float) -> tuple[list[Item], list[Item]]:
+        """The first sizes that take `share_seconds` at most, a few more than a batch holds; the first that takes longer."""
+        soon: list[Item] = []
+        later: list[Item] = []
+        for item in wanted:
+            if len(soon) == 2 * _SIZES_A_BATCH:
+                break
+            if self._fits_time(item):
+                (soon if self._cost_seconds(item) <= share_seconds else later).append(item)
+        return soon, later[:1]
 
     def _wanted(self) -> Iterator[list[Item]]:
         """In the order of what they tell; what comes later is not worked out before it is needed."""
         yield self._agenda.telling
+        yield self._agenda.uncertain
         yield self._agenda.between()
         yield self._agenda.others
 
