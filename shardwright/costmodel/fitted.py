@@ -76,8 +76,10 @@ def fitted(series: Series) -> FittedSeries | None:
     form = form_of(series.axes)
     if form is None or not series.points:
         return None
-    curve = series.curve or fit_curve(series)
-    assert curve is not None  # there are a form and points
+    curve = series.curve
+    if curve is None or not _is_of(curve, form):
+        curve = fit_curve(series)
+        assert curve is not None  # there are a form and points
     parameters = {name: curve.parameters[name] for name in form.starts}
     sizes, seconds = _table(form, series.points)
     return FittedSeries(
@@ -85,6 +87,11 @@ def fitted(series: Series) -> FittedSeries | None:
         parameters,
         _around(form, parameters, sizes, seconds, curve.parameters["reach"], curve.parameters["noise"]),
     )
+
+
+def _is_of(curve: Curve, form: Form) -> bool:
+    """Whether the curve has this form's parameters: a file keeps its fit when the form changes in a later version."""
+    return curve.form == form.name and {*form.starts, "reach", "noise"} <= curve.parameters.keys()
 
 
 def fit_curve(series: Series) -> Curve | None:

@@ -194,6 +194,9 @@ class TestPredictingFromOne:
         assert found["plan_file"]["estimate"]["basis"] == "profile"
         # its matmuls are thousands of times slower than the data sheet's
         assert found["plan_file"]["estimate"]["step"]["compute"] > 100 * plain["estimate"]["step"]["compute"]
+        assert any(
+            "rests on a profile of NVIDIA H100 80GB HBM3, measured on 2026-01-02." in line for line in found["why"]
+        )
         explained = command("explain", path, "--json").json()
         assert explained["plan_file"]["estimate"]["step"] == found["plan_file"]["estimate"]["step"]
         assert explained["plan_file"]["cluster"]["groups"][0]["profile"] == json.loads(sxm_path.read_text())

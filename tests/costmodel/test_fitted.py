@@ -125,6 +125,22 @@ def test_a_fit_that_is_in_the_file_is_not_made_again() -> None:
     assert bare.seconds(8192.0, 8192.0, 8192.0) == pytest.approx(2 * 2 * 8192**3 / FLOPS_PER_S, rel=0.1)
 
 
+@pytest.mark.parametrize("change", ["form", "parameter", "reach"])
+def test_a_fit_of_another_form_is_made_again(change: str) -> None:
+    """A file of an earlier version, whose curve had another name or other parameters, is read all the same."""
+    series = found("matmul", "forward")
+    curve = fit_curve(series)
+    assert curve is not None
+    kept = {name: value for name, value in curve.parameters.items() if change == "form" or name != _LOST[change]}
+    earlier = curve.model_copy(update={"form": "another" if change == "form" else curve.form, "parameters": kept})
+    again = fitted(series.model_copy(update={"curve": earlier}))
+    assert again is not None
+    assert again.parameters["flops_per_s"] == curve.parameters["flops_per_s"]
+
+
+_LOST = {"parameter": "flops_per_s", "reach": "reach"}
+
+
 @pytest.mark.parametrize(
     ("axes", "form"),
     [
