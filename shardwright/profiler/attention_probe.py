@@ -28,6 +28,7 @@ _BACKENDS: dict[Backend, SDPBackend] = {
 _WIDEST_GROUPED_HEAD = 256  # transformers repeats keys and values beyond (use_gqa_in_sdpa)
 # fp32 copies of the scores that the math backend keeps for the backward pass, and those it works in besides
 _KEPT_SCORES, _WORKING_SCORES = 4, 6
+_BLOCK = 64  # keys that kernels take at a time
 
 
 @dataclass(frozen=True)
