@@ -99,7 +99,7 @@ class TestTogether:
             3, lambda ranks: measured(ranks, tmp_path, figure=MadeUpFigure(value=1e-6 * (1, 5, 2)[ranks.rank]))
         )
         figure = came[0].figures["launch_seconds"]
-        assert (figure.value, figure.low, figure.high) == (2e-6, 1e-6, 5e-6)
+        assert (figure.value, figure.low, figure.high) == pytest.approx((2e-6, 1e-6, 5e-6))
 
 
 class TestTrouble:
