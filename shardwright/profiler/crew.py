@@ -4,6 +4,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, get_args
 
 import torch
@@ -107,7 +108,8 @@ class Crew:
         """Let the other ranks go, with the profile."""
         self._works.clear()
         if not self._lost:
-            self._ranks.tell(End(profile))
+            with suppress(RuntimeError, OSError):  # whoever has gone needs not be told
+                self._ranks.tell(End(profile))
 
     # What the others do
 
