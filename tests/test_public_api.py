@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from shardwright.costmodel.plan_file import SCHEMA_VERSION, PlanFile
+from shardwright.costmodel import plan_file, profile
+from shardwright.costmodel.plan_file import PlanFile
+from shardwright.costmodel.profile import Profile
+from shardwright.costmodel.spec import Spec
 
-SCHEMA = Path(__file__).parents[1] / "docs" / "schemas" / f"plan-{SCHEMA_VERSION}.schema.json"
+SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
 
 
 @pytest.mark.parametrize(
@@ -20,6 +23,10 @@ def test_all_lists_what_is_there_in_order(name: str) -> None:
     assert all(hasattr(module, word) for word in module.__all__)
 
 
-def test_the_published_schema_is_the_one_in_use() -> None:
+@pytest.mark.parametrize(
+    ("name", "noun"),
+    [(f"plan-{plan_file.SCHEMA_VERSION}", PlanFile), (f"profile-{profile.SCHEMA_VERSION}", Profile)],
+)
+def test_the_published_schema_is_the_one_in_use(name: str, noun: type[Spec]) -> None:
     """After a change: raise SCHEMA_VERSION if old files no longer read, and run scripts/schema."""
-    assert json.loads(SCHEMA.read_text()) == PlanFile.model_json_schema()
+    assert json.loads((SCHEMAS / f"{name}.schema.json").read_text()) == noun.model_json_schema()

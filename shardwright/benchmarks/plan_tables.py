@@ -66,7 +66,7 @@ def estimate_lines(estimate: Estimate) -> list[tuple[str, str]]:
     lines.append(
         ("cost", f"{readable.number(estimate.device_hours_per_billion_tokens)} device hours per billion tokens")
     )
-    lines.append(("rests on", "rates measured on this machine" if estimate.basis == "profile" else "catalog figures"))
+    lines.append(("rests on", "measured rates" if estimate.basis == "profile" else "catalog figures"))
     return lines
 
 

@@ -3,11 +3,12 @@
 import io
 import os
 import sys
+import warnings
 from itertools import pairwise
 
 import typer
 
-from . import compare, plan, run, simulate, validate
+from . import compare, plan, profile, run, simulate, validate
 
 __all__ = ["app", "main"]
 
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 for command in (plan.plan, plan.explain, compare.compare, simulate.simulate, run.run, validate.validate):
     app.command()(command)
+app.add_typer(profile.app, name="profile")
 
 # typer carries a click of its own, or uses the one installed; the base of its errors is public in neither
 _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -32,6 +34,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal or a file in ASCII has no box lines and no µ
             stream.reconfigure(errors="replace")
+    warnings.formatwarning = _one_line
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         if code == EXIT_INTERRUPTED:  # which is how this typer tells of Ctrl-C
@@ -62,6 +65,13 @@ def _exit_code(error: Exception) -> int:
         if isinstance(error, kind):
             return code
     raise error
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as a user reads it: what, not where in the code."""
+    return f"warning: {' '.join(str(message).split())}\n"
 
 
 def _say(message: str, code: int) -> int:

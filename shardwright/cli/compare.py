@@ -19,10 +19,12 @@ from .options import (
     MtbfNodeOption,
     OptimizerOption,
     PrecisionOption,
+    ProfileOption,
     RestartSecondsOption,
     SeqLenOption,
     StackOption,
     console,
+    note_what_profile_lacks,
     print_json,
     read_cluster,
     read_model,
@@ -55,6 +57,7 @@ def compare(
     plan: Annotated[
         list[Path] | None, typer.Option(help="A plan file of the same model, cluster and batch; repeat for several.")
     ] = None,
+    profile: ProfileOption = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report of the fastest here.")] = None,
     mtbf_device_hours: MtbfDeviceOption = None,
     mtbf_node_hours: MtbfNodeOption = None,
@@ -70,7 +73,7 @@ def compare(
     from shardwright.costmodel import InfeasibleError
     from shardwright.planner import search
 
-    refuse_existing(report, force=force, inputs=plan or [])
+    refuse_existing(report, force=force, inputs=[*(plan or []), *([profile] if profile else [])])
     reliability = read_reliability(
         mtbf_device_hours=mtbf_device_hours,
         mtbf_node_hours=mtbf_node_hours,
@@ -87,7 +90,8 @@ def compare(
         attention=attention,
         stack=stack,
     )
-    model_spec, cluster_spec = read_model(model), read_cluster(cluster)
+    model_spec, cluster_spec = read_model(model), read_cluster(cluster, profile)
+    note_what_profile_lacks(cluster_spec, training)
     names = strategy or [*STRATEGIES, BEST]
     found = compare_ways(
         model_spec,

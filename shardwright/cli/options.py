@@ -20,6 +20,10 @@ PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file,
 ClusterOption = Annotated[
     str, typer.Option(help="Device and count (h100-sxm:64), a TOML file, or local (local:N for N CPU ranks).")
 ]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option(help="A profile of the cluster's device, to predict from. Default: of local the newest that fits."),
+]
 SeqLenOption = Annotated[int, typer.Option(help="Tokens of a sequence.")]
 GlobalBatchOption = Annotated[int, typer.Option(help="Sequences of an optimizer step, over all ranks.")]
 PrecisionOption = Annotated[str, typer.Option(help="Format that matmuls compute in: bf16, fp16, tf32, fp32.")]
@@ -67,26 +71,43 @@ def read_model(reference: str) -> "ModelSpec":
     return load_model(reference)
 
 
-def read_cluster(reference: str) -> "ClusterSpec":
-    """`device:count`, a TOML file, or `local[:ranks]`, which looks at this machine.
+def read_cluster(reference: str, profile: Path | None = None) -> "ClusterSpec":
+    """`device:count`, a TOML file, or `local[:ranks]`, which looks at this machine; with the profile of a file.
 
     Raises:
-        SpecError: none of them, or not valid.
+        SpecError: none of them, or not valid; a profile of another device.
     """
     from shardwright.profiler.local import resolve_cluster
 
-    return resolve_cluster(reference)
+    return _profiled(resolve_cluster(reference), profile)
 
 
-def read_plan(path: Path) -> "tuple[PlanFile, ModelSpec]":
-    """A plan file and its model, the plan checked against model, batch and cluster.
+def _profiled(cluster: "ClusterSpec", path: Path | None) -> "ClusterSpec":
+    from shardwright.costmodel.attached_profile import with_profile
+    from shardwright.costmodel.profile import read_profile
+
+    return with_profile(cluster, read_profile(path), source=str(path)) if path else cluster
+
+
+def note_what_profile_lacks(cluster: "ClusterSpec", training: "TrainingSpec") -> None:
+    """One line on stderr, where the cluster has a profile and the training needs what it does not hold."""
+    from shardwright.costmodel.attached_profile import what_profile_lacks
+
+    if sentence := what_profile_lacks(cluster, training):
+        typer.echo(f"note: {sentence}", err=True)
+
+
+def read_plan(path: Path, profile: Path | None = None) -> "tuple[PlanFile, ModelSpec]":
+    """A plan file and its model, the plan checked against model, batch and cluster; with the profile of another file in
+    place of the cluster's own.
 
     Raises:
-        SpecError: not a plan file, or not valid.
+        SpecError: not a plan file, or not valid; a profile of another device.
     """
     from shardwright.costmodel import check_plan, read_plan_file
 
     plan_file = read_plan_file(path)
+    plan_file = plan_file.model_copy(update={"cluster": _profiled(plan_file.cluster, profile)})
     model = plan_file.model()
     check_plan(plan_file.plan, model, plan_file.cluster, plan_file.training)
     return plan_file, model

@@ -20,6 +20,7 @@ from .options import (
     OptimizerOption,
     PlanArgument,
     PrecisionOption,
+    ProfileOption,
     RestartSecondsOption,
     SeqLenOption,
     StackOption,
@@ -67,6 +68,7 @@ def plan(
     ] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds of search, then the best plan so far.")] = 30.0,
     certify: Annotated[bool, typer.Option("--certify", help="Have integer programs prove the stages, too.")] = False,
+    profile: ProfileOption = None,
     out: Annotated[Path | None, typer.Option(help="Write the plan file here.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with the timeline here.")] = None,
     force: ForceOption = False,
@@ -78,7 +80,7 @@ def plan(
 
     if not time_limit > 0:
         raise SpecError(f"--time-limit is {time_limit}: give a number of seconds above 0")
-    refuse_existing(out, report, force=force)
+    refuse_existing(out, report, force=force, inputs=[profile] if profile else [])
     fixed = {
         "pp": pp,
         "tp": tp,
@@ -102,9 +104,9 @@ def plan(
         attention=attention,
         stack=stack,
     )
-    model_spec, cluster_spec = read_model(model), read_cluster(cluster)
+    model_spec, cluster_spec = read_model(model), read_cluster(cluster, profile)
     result = _search(model_spec, cluster_spec, training, fixed, time_limit)
-    why = explain_plan(result, model_spec, cluster_spec, training)
+    why = [*explain_plan(result, model_spec, cluster_spec, training), *_lacking(cluster_spec, training)]
     if certify:
         why.append(_certified(model_spec, cluster_spec, training, result))
     plan_file = _plan_file(model_spec, cluster_spec, training, result)
@@ -125,6 +127,7 @@ def plan(
 
 def explain(
     plan_path: PlanArgument,
+    profile: ProfileOption = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with the timeline here.")] = None,
     measurement: Annotated[Path | None, typer.Option(help="A run's measurement.json, to lay beside it.")] = None,
     step_noise: Annotated[
@@ -145,8 +148,7 @@ def explain(
     from shardwright.costmodel.goodput import goodput
     from shardwright.planner import explain as explain_plan
 
-    inputs = [plan_path, measurement] if measurement else [plan_path]
-    refuse_existing(report, force=force, inputs=inputs)
+    refuse_existing(report, force=force, inputs=[path for path in (plan_path, profile, measurement) if path])
     reliability = read_reliability(
         mtbf_device_hours=mtbf_device_hours,
         mtbf_node_hours=mtbf_node_hours,
@@ -154,7 +156,7 @@ def explain(
         restart_seconds=restart_seconds,
         checkpoint_every=checkpoint_every,
     )
-    written, model = read_plan(plan_path)
+    written, model = read_plan(plan_path, profile)
     job = (model, written.cluster, written.training, written.plan)
     times = _times(written, step_noise)
     # what the file says was true when it was written: a plan changed by hand has other costs
@@ -163,6 +165,7 @@ def explain(
     measured = read_measurement(measurement) if measurement else None
     beside = measured_table(plan_file.plan, plan_file.estimated(), measured) if measured else None
     why = explain_plan(plan_file.plan, model, plan_file.cluster, plan_file.training, times=times)
+    why += _lacking(plan_file.cluster, plan_file.training)
     if report:
         _write_report(report, plan_file, why, measured, times)
     if as_json:
@@ -175,6 +178,13 @@ def explain(
         console().print(goodput_table({plan_path.name: left}))
     if beside:
         console().print(beside)
+
+
+def _lacking(cluster: "ClusterSpec", training: "TrainingSpec") -> list[str]:
+    from shardwright.costmodel.attached_profile import what_profile_lacks
+
+    sentence = what_profile_lacks(cluster, training)
+    return [sentence] if sentence else []
 
 
 def _times(plan_file: "PlanFile", step_noise: float | None) -> "OpTimes":

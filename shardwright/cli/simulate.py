@@ -6,11 +6,22 @@ from typing import Annotated
 
 import typer
 
-from .options import ForceOption, JsonOption, PlanArgument, console, print_json, read_plan, refuse_existing
+from .options import (
+    ForceOption,
+    JsonOption,
+    PlanArgument,
+    ProfileOption,
+    console,
+    note_what_profile_lacks,
+    print_json,
+    read_plan,
+    refuse_existing,
+)
 
 
 def simulate(
     plan_path: PlanArgument,
+    profile: ProfileOption = None,
     trace: Annotated[Path | None, typer.Option(help="Write a trace for ui.perfetto.dev here.")] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -18,8 +29,9 @@ def simulate(
     """Simulate one step: when each stage computes, waits and communicates, and the memory over it."""
     from shardwright.costmodel import SpecError, simulate_plan
 
-    refuse_existing(trace, force=force, inputs=[plan_path])
-    plan_file, model = read_plan(plan_path)
+    refuse_existing(trace, force=force, inputs=[plan_path, *([profile] if profile else [])])
+    plan_file, model = read_plan(plan_path, profile)
+    note_what_profile_lacks(plan_file.cluster, plan_file.training)
     timeline = simulate_plan(model, plan_file.cluster, plan_file.training, plan_file.plan)
     if trace:
         try:

@@ -12,6 +12,7 @@ from .distinct import distinct
 from .model import ModelSpec
 from .op_times import Array, OpTimes
 from .row_work import RowWork
+from .stacks import OWN_STACK
 from .straggler import largest_of
 from .tables import POLICIES, CostTables, Seconds, StaticBytes
 from .training import OPTIMIZER_STATES, TrainingSpec
@@ -112,7 +113,11 @@ class _Builder:
             ),
             first_forward=self._seconds(data_parallel=first.network, host_copy=first.host_copy),
             last_backward=self._seconds(
-                data_parallel=last.network + self._tied_seconds() + self._broadcast_seconds(), host_copy=last.host_copy
+                data_parallel=last.network
+                + self._tied_seconds()
+                + self._broadcast_seconds()
+                + self._sharding_seconds(traffic)[..., None],
+                host_copy=last.host_copy,
             ),
             weight_gradient_seconds=(1 + waiting[..., 0]) * self._stacked("weight_gradient_seconds"),
             optimizer_seconds=self._optimizer_seconds(traffic),
@@ -179,6 +184,16 @@ class _Builder:
         seconds = self.times.constants.broadcast_seconds * owners / layers
         is_layer = np.array([1.0] * (len(self.rows) - 2) + [0.0, 0.0])
         return np.asarray(seconds[:, None, None] * is_layer[None, :, None])
+
+    def _sharding_seconds(self, traffic: DataParallel) -> Array:
+        """What our executor's FSDP2 adds, which wraps modules on a single rank too; shape (N, R)."""
+        parameters = traffic.parameters + traffic.expert_parameters
+        if self.training.stack != OWN_STACK:
+            return np.zeros_like(parameters)
+        microbatches = self._column("microbatches")
+        repeats = np.where(self._column("zero_stage") >= 2, microbatches, 1)
+        size_bytes = self.training.precision.parameter_bytes_per_element * parameters
+        return self.times.sharding_seconds(size_bytes, microbatches, repeats)
 
     def _send_seconds(self) -> Array:
         """Hidden states of one microbatch to the next stage, split over cp, and over tp where the sequence is."""

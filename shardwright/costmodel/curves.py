@@ -19,13 +19,15 @@ class Form:
     """One physical curve.
 
     `sizes`: from the axes of a series, in order, to the sizes that decide. `seconds(parameters, *sizes)` broadcasts.
-    `starts`: of each parameter a first guess and the factor by which a fit may leave it, either way.
+    `starts`: of each parameter a first guess and the factor by which a fit may leave it, either way. `weights`: how much the
+    distance along each size counts where residuals are interpolated; one weight for all sizes where there is only one.
     """
 
     name: str
     sizes: Callable[..., tuple[Number, ...]]
     seconds: Callable[..., Array]
     starts: Mapping[str, tuple[float, float]]
+    weights: tuple[float, ...] = (1.0,)
 
 
 def _reached(size: Number, half: float) -> Array:
@@ -56,11 +58,22 @@ def attention_flops(heads: Number, length: Number, head_size: Number) -> Array:
 
 
 def _elementwise_seconds(p: Parameters, elements: Number) -> Array:
-    """One rate for tensors that fit the caches, another for those that do not."""
+    """Tensors that fit the caches are `cache_gain` times as fast as those that do not."""
     elements = np.asarray(elements, dtype=float)
     outside = elements**2 / (elements**2 + p["cached_elements"] ** 2)
-    rate_inverse = (1 - outside) / p["near_elements_per_s"] + outside / p["far_elements_per_s"]
-    return np.asarray(p["start_seconds"] + elements * rate_inverse)
+    slowness = (1 - outside) / p["cache_gain"] + outside
+    return np.asarray(p["start_seconds"] + elements * slowness / p["elements_per_s"])
+
+
+def _update_seconds(p: Parameters, elements: Number, tensors: Number) -> Array:
+    """The same over a list of tensors, each of which has a start."""
+    return np.asarray(p["tensor_seconds"] * np.asarray(tensors, dtype=float) + _elementwise_seconds(p, elements))
+
+
+def _threaded_update_seconds(p: Parameters, elements: Number, threads: Number) -> Array:
+    """The same on a host, whose memory so many threads share that at `threads_half` half of its rate is reached."""
+    start = p["start_seconds"]
+    return np.asarray(start + (_elementwise_seconds(p, elements) - start) / _reached(threads, p["threads_half"]))
 
 
 def _transfer_seconds(p: Parameters, size_bytes: Number) -> Array:
@@ -94,15 +107,26 @@ ATTENTION = Form(
     lambda batch, heads, kv_heads, length, head_size: (np.asarray(batch) * heads, length, head_size),
     _attention_seconds,
     {"start_seconds": _START, "flops_per_s": (1e12, 1e5), "length_half": (64.0, 64.0), "head_half": (16.0, 64.0)},
+    weights=(0.3, 1.0, 1.0),  # more heads only fill the device better
 )
 _ELEMENT_STARTS = {
     "start_seconds": _START,
-    "near_elements_per_s": (1e10, 1e4),
-    "far_elements_per_s": (1e10, 1e4),
-    "cached_elements": (1e6, 1e3),
+    "elements_per_s": (1e10, 1e4),
+    "cache_gain": (2.0, 3.0),
+    "cached_elements": (1e6, 16.0),
 }
-ROWS = Form("rows", lambda rows, width, *_: (np.asarray(rows) * width,), _elementwise_seconds, _ELEMENT_STARTS)
-ELEMENTS = Form("elements", lambda elements, *_: (elements,), _elementwise_seconds, _ELEMENT_STARTS)
+ROWS = Form("rows", lambda rows, width: (np.asarray(rows) * width,), _elementwise_seconds, _ELEMENT_STARTS)
+# a table's gradient is filled with zeros, and the tokens' gradients are added to it
+TABLE = Form(
+    "table",
+    lambda rows, width, tokens: ((np.asarray(rows) + tokens) * width,),
+    _elementwise_seconds,
+    _ELEMENT_STARTS,
+)
+UPDATE = Form("update", _as_they_are, _update_seconds, {**_ELEMENT_STARTS, "tensor_seconds": (1e-6, 1e3)})
+THREADED_UPDATE = Form(
+    "threaded-update", _as_they_are, _threaded_update_seconds, {**_ELEMENT_STARTS, "threads_half": (4.0, 16.0)}
+)
 TRANSFER = Form("transfer", _as_they_are, _transfer_seconds, {"start_seconds": _START, "bytes_per_s": (1e10, 1e5)})
 RING = Form(
     "ring",
@@ -122,10 +146,9 @@ _BY_AXES: Mapping[tuple[str, ...], Form] = {
     ("m", "k", "n", "groups"): MATMUL,
     ("batch", "heads", "kv_heads", "length", "head_size"): ATTENTION,
     ("rows", "width"): ROWS,
-    ("rows", "width", "tokens"): ROWS,
-    ("elements",): ELEMENTS,
-    ("elements", "tensors"): ELEMENTS,
-    ("elements", "threads"): ELEMENTS,
+    ("rows", "width", "tokens"): TABLE,
+    ("elements", "tensors"): UPDATE,
+    ("elements", "threads"): THREADED_UPDATE,
     ("size_bytes",): TRANSFER,
     ("size_bytes", "ranks_per_node", "nodes", "sharing"): RING,
 }

@@ -29,10 +29,11 @@ class EndWork:
         parameters = self.frame.local_parameters(self.frame.model.embedding_parameters())
         gather = self.frame.times.operator_seconds
         table_bytes = hidden_bytes + 3.0 * self.frame.element_bytes * parameters
-        backward = gather("embedding", parameters, table_bytes, backward=True)
+        tokens_given = self.frame.tokens * self.frame.model.hidden_size
+        backward = gather("embedding", parameters + tokens_given, table_bytes, backward=True)
         kept = 8.0 * self.frame.tokens
         return self._end(
-            forward=gather("embedding", self.frame.tokens * self.frame.model.hidden_size, 2 * hidden_bytes),
+            forward=gather("embedding", tokens_given, 2 * hidden_bytes),
             backward=backward,
             weight_gradient=backward,
             parameters=parameters,

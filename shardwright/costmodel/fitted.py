@@ -13,11 +13,15 @@ from .profile import Curve, Point, Series
 Floats = NDArray[np.float64]
 
 _LEAST_POINTS_TO_LEAVE_OUT = 5
+_LEAST_POINTS_TO_EXPECT = 3
 _FOLDS = 5
 # What the interpolation is tried with, to keep what predicts left-out points best: how far a point's residual reaches, as the
 # logarithm of a ratio of sizes, and the share of a residual's variance that is noise.
 _REACHES = (0.5, 1.0, 2.0, 4.0)
 _NOISES = (0.01, 0.1, 1.0)
+_USUAL_REACH, _USUAL_NOISE = 1.0, 0.1
+# Pull of a parameter back to its first guess at the edge of its room, beside relative errors of the points.
+_PRIOR = 0.03
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,14 @@ class Interpolation:
     residuals: Floats
     reach: float
     noise: float
+    weights: tuple[float, ...] = (1.0,)
 
     @cached_property
     def _kernels(self) -> object:
         from scipy.interpolate import RBFInterpolator  # here: only plans with a profile need it
 
         return RBFInterpolator(
-            np.log(self.sizes),
+            np.log(self.sizes) * self.weights,
             self.residuals,
             kernel="gaussian",
             epsilon=1 / self.reach,
@@ -50,7 +55,7 @@ class Interpolation:
         arrays = np.broadcast_arrays(*(np.asarray(size, dtype=float) for size in sizes))
         flat = np.stack([array.ravel() for array in arrays], axis=1)
         distinct, place = np.unique(flat, axis=0, return_inverse=True)
-        found = np.exp(self._kernels(np.log(distinct)))  # type: ignore[operator]
+        found = np.exp(self._kernels(np.log(distinct) * self.weights))  # type: ignore[operator]
         return np.asarray(found[place.reshape(-1)].reshape(arrays[0].shape))
 
 
@@ -72,8 +77,10 @@ def fitted(series: Series) -> FittedSeries | None:
     form = form_of(series.axes)
     if form is None or not series.points:
         return None
-    curve = series.curve or fit_curve(series)
-    assert curve is not None  # there are a form and points
+    curve = series.curve
+    if curve is None or not _is_of(curve, form):
+        curve = fit_curve(series)
+        assert curve is not None  # there are a form and points
     parameters = {name: curve.parameters[name] for name in form.starts}
     sizes, seconds = _table(form, series.points)
     return FittedSeries(
@@ -81,6 +88,11 @@ def fitted(series: Series) -> FittedSeries | None:
         parameters,
         _around(form, parameters, sizes, seconds, curve.parameters["reach"], curve.parameters["noise"]),
     )
+
+
+def _is_of(curve: Curve, form: Form) -> bool:
+    """Whether the curve has this form's parameters: a file keeps its fit when the form changes in a later version."""
+    return curve.form == form.name and {*form.starts, "reach", "noise"} <= curve.parameters.keys()
 
 
 def fit_curve(series: Series) -> Curve | None:
@@ -108,6 +120,23 @@ def fit_curve(series: Series) -> Curve | None:
     )
 
 
+def expected_errors(series: Series) -> list[float]:
+    """|predicted / measured - 1| of each point by the interpolation of all others around one curve; empty below three points.
+
+    All at once, as coefficient / diagonal of the inverse (Rasmussen and Williams 2006, equation 5.12), with one reach and
+    noise: quick enough to choose the next point by.
+    """
+    form = form_of(series.axes)
+    if form is None or len(series.points) < _LEAST_POINTS_TO_EXPECT:
+        return []
+    sizes, seconds = _table(form, series.points)
+    residuals = np.log(seconds / form.seconds(_least_squares(form, sizes, seconds), *sizes.T))
+    places = np.log(sizes) * form.weights / _USUAL_REACH
+    distances = ((places[:, None, :] - places[None, :, :]) ** 2).sum(axis=-1)
+    inverse = np.linalg.inv(np.exp(-distances) + _USUAL_NOISE * np.eye(len(seconds)))
+    return [float(error) for error in np.abs(np.expm1(-(inverse @ residuals) / np.diag(inverse)))]
+
+
 def left_out_errors(series: Series) -> Floats | None:
     """predicted / measured - 1 of every point, predicted by a fit that has not seen its fifth of the points.
 
@@ -118,7 +147,7 @@ def left_out_errors(series: Series) -> Floats | None:
         return None
     sizes, seconds = _table(form, series.points)
     reach, noise, _ = _best_interpolation(form, sizes, seconds)
-    return np.asarray(np.exp(_left_out(form, sizes, seconds, _fold_parameters(form, sizes, seconds), reach, noise)) - 1)
+    return np.expm1(_left_out(form, sizes, seconds, _fold_parameters(form, sizes, seconds), reach, noise))
 
 
 def _table(form: Form, points: tuple[Point, ...]) -> tuple[Floats, Floats]:
@@ -132,7 +161,8 @@ def _table(form: Form, points: tuple[Point, ...]) -> tuple[Floats, Floats]:
 def _around(
     form: Form, parameters: dict[str, float], sizes: Floats, seconds: Floats, reach: float, noise: float
 ) -> Interpolation:
-    return Interpolation(sizes, np.log(seconds / form.seconds(parameters, *sizes.T)), reach, noise)
+    residuals = np.log(seconds / form.seconds(parameters, *sizes.T))
+    return Interpolation(sizes, residuals, reach, noise, form.weights)
 
 
 def _least_squares(form: Form, sizes: Floats, seconds: Floats) -> dict[str, float]:
@@ -146,7 +176,7 @@ def _least_squares(form: Form, sizes: Floats, seconds: Floats) -> dict[str, floa
         parameters = dict(zip(names, np.exp(logarithms), strict=True))
         relative = np.log(form.seconds(parameters, *columns) / seconds)
         # a parameter that no point speaks of stays where it began
-        return np.concatenate([relative, 1e-3 * (logarithms - middle) / room])
+        return np.concatenate([relative, _PRIOR * (logarithms - middle) / room])
 
     found = least_squares(misses, middle, bounds=(middle - room, middle + room), loss="soft_l1", f_scale=0.1)
     return dict(zip(names, (float(value) for value in np.exp(found.x)), strict=True))
@@ -178,12 +208,12 @@ def _left_out(
 def _best_interpolation(form: Form, sizes: Floats, seconds: Floats) -> tuple[float, float, float | None]:
     """Reach, noise, and the median |error| of left-out points with them."""
     if len(seconds) < _LEAST_POINTS_TO_LEAVE_OUT:
-        return _REACHES[1], _NOISES[1], None
+        return _USUAL_REACH, _USUAL_NOISE, None
     parameters = _fold_parameters(form, sizes, seconds)
     tried = {
-        (reach, noise): np.abs(_left_out(form, sizes, seconds, parameters, reach, noise))
+        (reach, noise): np.abs(np.expm1(_left_out(form, sizes, seconds, parameters, reach, noise)))
         for reach in _REACHES
         for noise in _NOISES
     }
     best = min(tried, key=lambda pair: float(tried[pair].mean()))
-    return *best, float(np.median(np.expm1(tried[best])))
+    return *best, float(np.median(tried[best]))

@@ -101,7 +101,7 @@ class OpTimes(Protocol):
         self, operator: Operator, elements: Number, moved_bytes: Number, *, backward: bool = False
     ) -> Array:
         """One memory-bound operator on `elements` elements: of a norm's or an activation's input (a gated one's gate), of
-        the queries and keys that are rotated, of what an embedding gives (backward: of its table), of the logits, of the
+        the queries and keys that are rotated, of what an embedding gives (backward: of its table and of what its tokens give), of the logits, of the
         parameters that are updated. It reads and writes `moved_bytes` in all."""
         ...
 
@@ -115,6 +115,12 @@ class OpTimes(Protocol):
         `size_bytes` is the whole tensor (the gathered, or the unreduced one), of an all-to-all what one rank holds,
         its own part included, of a send the message.
         """
+        ...
+
+    def sharding_seconds(self, parameter_bytes: Number, microbatches: Number, repeats: Number) -> Array:
+        """What sharding adds to a step of one unit (a layer, an end of the model) of `parameter_bytes` beside its collectives:
+        the host's hooks in each of `microbatches`, copies and new memory in `repeats` of them, adding up gradients in the
+        others."""
         ...
 
     def host_copy_seconds(self, size_bytes: Number) -> Array:

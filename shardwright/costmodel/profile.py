@@ -33,6 +33,11 @@ class Point(Spec):
             )
         return self
 
+    @property
+    def uncertainty(self) -> float:
+        """The farther end of the interval from the median, as a share of the median."""
+        return max(self.high_seconds - self.seconds, self.seconds - self.low_seconds) / self.seconds
+
 
 class Curve(Spec):
     """A physical curve fitted to the points of a series (see curves.py for the forms and their parameters).

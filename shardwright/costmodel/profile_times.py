@@ -16,6 +16,15 @@ from .training import BYTES_PER_ELEMENT, LinearFormat
 
 # Memory-bound work without a measurement of its own is taken for a copy, which reads and writes each element.
 _COPY_PASSES = 2.0
+# Variant of each update, and the parameters of a Llama layer: a step updates as many tensors in a row of the cost tables.
+_UPDATES: dict[Operator, str] = {"adamw": "fused", "sgd": "foreach", "clip": ""}
+_TENSORS_OF_A_LAYER = 9.0
+_SHARDING_FIGURES = (
+    "sharding_unit_pass_seconds",
+    "sharding_unit_seconds",
+    "sharding_seconds_per_byte",
+    "accumulation_seconds_per_byte",
+)
 
 
 @dataclass(frozen=True)
@@ -108,12 +117,13 @@ class ProfileTimes:
         measured = self._operator(operator, backward)
         if measured is None:
             return self.memory_bound_seconds(moved_bytes)
-        return _nothing_for_nothing(measured, np.asarray(elements, dtype=float))
+        if operator in _UPDATES:
+            return _nothing_for_nothing(measured, elements, _TENSORS_OF_A_LAYER)
+        return _nothing_for_nothing(measured, elements)
 
     def _operator(self, operator: Operator, backward: bool) -> FittedSeries | None:
-        if operator in ("adamw", "sgd", "clip"):
-            variants = {"adamw": "fused", "sgd": "foreach", "clip": ""}
-            return self._measured(operator, variants[operator], self.catalog.training.precision.parameters)
+        if operator in _UPDATES:
+            return self._measured(operator, _UPDATES[operator], self.catalog.training.precision.parameters)
         return self._measured(operator, "backward" if backward else "forward", self._format)
 
     def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
@@ -135,6 +145,15 @@ class ProfileTimes:
             return self.catalog.collective_seconds(name, size_bytes, group)
         return measured.seconds(size_bytes, group)
 
+    def sharding_seconds(self, parameter_bytes: Number, microbatches: Number, repeats: Number) -> Array:
+        """From figures of a CPU, whose cores do this themselves; beside a GPU the host's part is hidden."""
+        unit_pass, unit, byte, accumulated = (
+            figure.value if (figure := self.profile.figures.get(name)) else 0.0 for name in _SHARDING_FIGURES
+        )
+        hooks = unit_pass * np.asarray(microbatches, dtype=float) + unit * np.asarray(repeats, dtype=float)
+        per_byte = byte * np.asarray(repeats) + accumulated * (np.asarray(microbatches) - np.asarray(repeats))
+        return np.asarray(hooks + per_byte * np.asarray(parameter_bytes, dtype=float))
+
     def host_copy_seconds(self, size_bytes: Number) -> Array:
         """The mean of both ways."""
         ways = [self._measured("host_copy", f"{way}-pinned", None) for way in ("to_device", "to_host")]
@@ -147,6 +166,6 @@ class ProfileTimes:
         return self.catalog.host_memory_bound_seconds(moved_bytes)
 
 
-def _nothing_for_nothing(measured: FittedSeries, elements: Array) -> Array:
+def _nothing_for_nothing(measured: FittedSeries, elements: Number, *others: Number) -> Array:
     """Seconds of an elementwise operator, none where it has nothing to work on."""
-    return np.where(elements > 0, measured.seconds(np.maximum(elements, 1.0)), 0.0)
+    return np.where(np.asarray(elements) > 0, measured.seconds(np.maximum(elements, 1.0), *others), 0.0)

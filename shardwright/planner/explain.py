@@ -56,7 +56,7 @@ def explain(
         lines += [_compared(other, estimate) for other in sorted(others, key=_seconds_of)]
     if isinstance(found, SearchResult):
         lines += _searched(found)
-    return [*lines, _which_software(training), _how_sure(estimate, unsettled=is_unsettled(cluster, training))]
+    return [*lines, _which_software(training), _how_sure(estimate, cluster, unsettled=is_unsettled(cluster, training))]
 
 
 def _what(plan: Plan, estimate: Estimate) -> str:
@@ -135,13 +135,13 @@ def _which_software(training: TrainingSpec) -> str:
     return f"The estimate is for the stack '{stack.name}': {stack.about}{plans}."
 
 
-def _how_sure(estimate: Estimate, *, unsettled: bool) -> str:
-    interval = estimate.step_seconds_intervals[0]
-    rests = (
-        "data sheets and on constants fitted to published measurements, none of them from this cluster"
-        if estimate.basis == "catalog"
-        else "rates measured on this machine"
-    )
+def _how_sure(estimate: Estimate, cluster: ClusterSpec, *, unsettled: bool) -> str:
+    interval, profile = estimate.step_seconds_intervals[0], cluster.groups[0].profile
+    rests = "data sheets and on constants fitted to published measurements, none of them from this cluster"
+    if profile is not None:
+        rests = f"a profile of {profile.fingerprint.device}, measured on {profile.fingerprint.date[:10]}"
+    elif estimate.basis == "profile":
+        rests = "rates measured on this machine"
     runs = "published runs of this kind, which vary for reasons no plan shows," if unsettled else "published runs"
     return (
         f"The prediction rests on {rests}. With {interval.level:.0%} probability a step takes {_seconds(interval.low)} to "

@@ -11,7 +11,7 @@ from shardwright.costmodel.op_times import CollectiveName
 from shardwright.costmodel.profile import Format
 
 from .beside import beside, busy_bytes, busy_matmul
-from .probe import Machine, Sizes, UnavailableError, Work
+from .probe import JointWork, Machine, Sizes, UnavailableError, Work
 from .rank_layout import GroupLayout, GroupSizes, group_layouts
 from .ranks import TorchRanks
 
@@ -136,7 +136,7 @@ class CollectiveProbe:
         return float(unit * max(1, round(size_bytes / unit)))
 
 
-class CollectiveWork:
+class CollectiveWork(JointWork):
     """One collective on tensors that are made once. `given` goes in; the result is in `result`, which may be the same tensor."""
 
     def __init__(

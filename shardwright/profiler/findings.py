@@ -9,7 +9,8 @@ from .agenda import Agenda, Item
 from .journal import Begun, CheckedLayers, Journal, LeftOut, MeasuredFigures, MeasuredPoint, Record
 from .probe import Probe
 
-_MANY_OUTLIERS = 0.1
+_MANY_OUTLIERS = 0.05
+_UNCERTAIN = 0.1
 
 
 class Findings:
@@ -103,10 +104,16 @@ class Findings:
         for key, left_out in by_key.items():
             count = f"{len(left_out)} size{'s' * (len(left_out) > 1)} left out" if key in measured else "not measured"
             said.append(f"{key}: {count}: {left_out[0].reason}")
-        for one in series:
-            repeats = sum(point.repeats for point in one.points)
-            if self._outliers[one.key] > _MANY_OUTLIERS * repeats:
-                said.append(
-                    f"{one.key}: {self._outliers[one.key]} of {repeats} repeats were outliers; the medians bear them"
-                )
+        return said + self._noise(series)
+
+    def _noise(self, series: Sequence[Series]) -> list[str]:
+        """How many repeats were outliers, and how many medians are uncertain."""
+        points = [point for each in series for point in each.points]
+        repeats, outliers = sum(point.repeats for point in points), self._outliers.total()
+        said = []
+        if outliers > _MANY_OUTLIERS * repeats:
+            key, most = self._outliers.most_common(1)[0]
+            said.append(f"{outliers} of {repeats} repeats were outliers, most in {key} ({most}); the medians bear them")
+        if wide := sum(point.uncertainty > _UNCERTAIN for point in points):
+            said.append(f"{wide} of {len(points)} points are less certain than ±{_UNCERTAIN:.0%}")
         return said

@@ -4,20 +4,25 @@ import os
 import platform
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
 from math import ceil
 from pathlib import Path
 
 from shardwright.costmodel import catalog
+from shardwright.costmodel.attached_profile import shared_cpu_name
 from shardwright.costmodel.cluster import ClusterSpec, Device, Host, Link, NodeGroup
 from shardwright.costmodel.cluster_file import load_cluster
 from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.profile import Profile
 
 from .cpu_measurement import measure_cpu
 from .cpu_rates import CpuRates, CpuSetting, remember_rates, remembered_rates
 from .nvidia_smi import ReportedGpu, reported_gpus
+from .store import MachineKey, newest_fitting
 
 MOST_CPU_RANKS = 8
+_FALLBACK_CACHE_BYTES = 32 * 2**20
 _INSTALL = "install it with: pip install 'shardwright[run]'"
 
 
@@ -46,7 +51,8 @@ def local_cluster(
     With NVIDIA GPUs: all that are visible, or `ranks` of them, by the catalog. Otherwise the CPU, shared by `ranks` ranks
     (two where there are two cores or more), with rates that are measured once, in some seconds, and remembered under
     the user's cache folder until the CPU, the cores, torch or `ranks` change; `refresh` measures again. Rates that other
-    programs disturbed are used, say so in their source, and are not remembered.
+    programs disturbed are used, say so in their source, and are not remembered. The newest profile of this machine, by as
+    many ranks where they share a CPU, comes with it.
 
     Raises:
         SpecError: `ranks` that this machine cannot hold, a GPU that the catalog lacks, torch not installed.
@@ -82,15 +88,14 @@ def _gpu_cluster(gpus: tuple[ReportedGpu, ...], ranks: int | None) -> ClusterSpe
         memory_bytes_per_s=standard.host.memory_bytes_per_s,
         source=f"cores and available memory of this machine; memory bandwidth: {standard.host.source}",
     )
-    return ClusterSpec(
-        name="local", groups=(standard.model_copy(update={"nodes": 1, "devices_per_node": count, "host": host}),)
-    )
+    here = {"nodes": 1, "devices_per_node": count, "host": host, "profile": _profile(_gpu_key(gpu))}
+    return ClusterSpec(name="local", groups=(standard.model_copy(update=here),))
 
 
 def _cpu_cluster(ranks: int | None, refresh: bool, measure: Callable[[CpuSetting], CpuRates]) -> ClusterSpec:
     cores = usable_cores()
     if ranks is None:
-        ranks = 2 if cores >= 2 else 1
+        ranks = _default_cpu_ranks(cores)
     if ranks > MOST_CPU_RANKS:
         raise SpecError(f"local:{ranks}: a CPU host holds at most {MOST_CPU_RANKS} ranks; give local:{MOST_CPU_RANKS}")
     setting = CpuSetting(cpu=cpu_model(), cores=cores, ranks=ranks, torch=_torch_version())
@@ -98,7 +103,52 @@ def _cpu_cluster(ranks: int | None, refresh: bool, measure: Callable[[CpuSetting
     if rates is None:
         rates = measure(setting)
         remember_rates(rates)
-    return ClusterSpec(name="local", groups=(_cpu_node(rates, available_memory_bytes()),))
+    node, key = _cpu_node(rates, available_memory_bytes()), _cpu_key(ranks)
+    return ClusterSpec(name="local", groups=(node.model_copy(update={"profile": _profile(key)}),))
+
+
+def newest_of_this_machine() -> tuple[Path, Profile] | None:
+    """The newest profile of the first GPU, or else of the CPU, by however many ranks, and its file."""
+    return newest_fitting(this_machine(None))
+
+
+def this_machine(ranks: int | None) -> MachineKey:
+    """The first GPU, or else the CPU, shared by `ranks`, None for any number."""
+    gpus = reported_gpus()
+    return _gpu_key(gpus[0]) if gpus else _cpu_key(ranks)
+
+
+def rank_count(ranks: int | None) -> int:
+    """How many ranks `local:RANKS` has here, by default as many as `local`.
+
+    Raises:
+        SpecError: this machine cannot hold so many.
+    """
+    gpus = len(reported_gpus())
+    most = gpus or MOST_CPU_RANKS
+    if ranks is None:
+        return gpus or _default_cpu_ranks(usable_cores())
+    if not 1 <= ranks <= most:
+        what = f"this machine shows {gpus} GPU{'s' * (gpus > 1)}" if gpus else f"a CPU host holds at most {most} ranks"
+        raise SpecError(f"--ranks {ranks}: {what}; give a whole number from 1 to {most}")
+    return ranks
+
+
+def _default_cpu_ranks(cores: int) -> int:
+    return 2 if cores >= 2 else 1
+
+
+def _profile(key: MachineKey) -> Profile | None:
+    found = newest_fitting(key)
+    return found[1] if found else None
+
+
+def _gpu_key(gpu: ReportedGpu) -> MachineKey:
+    return MachineKey("gpu", gpu.name, gpu.memory_bytes, usable_cores(), None, _installed_torch())
+
+
+def _cpu_key(ranks: int | None) -> MachineKey:
+    return MachineKey("cpu", cpu_model(), available_memory_bytes(), usable_cores(), ranks, _installed_torch())
 
 
 def _cpu_node(rates: CpuRates, memory_bytes: float) -> NodeGroup:
@@ -107,7 +157,7 @@ def _cpu_node(rates: CpuRates, memory_bytes: float) -> NodeGroup:
     source = f"measured on this machine on {rates.date}, torch {setting.torch}, {setting.ranks} ranks at once{busy}"
     figures = ("memory_bytes_per_s", "peak_flops_per_s", "attention_flops_per_s", "launch_seconds", "context_bytes")
     device = Device(
-        name=f"{setting.cpu}, {setting.threads} of {setting.cores} cores",
+        name=shared_cpu_name(setting.cpu, setting.threads, setting.cores),
         kind="cpu",
         memory_bytes=memory_bytes / setting.ranks,
         memory_bytes_per_s=rates.elementwise_bytes_per_s,
@@ -166,6 +216,16 @@ def usable_cores() -> int:
         return cores
 
 
+def last_cache_bytes() -> int:
+    """Of the last-level cache that this process's cores share; 32 MiB where the system does not say."""
+    sizes = []
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        with suppress(OSError, ValueError, KeyError):
+            text = path.read_text().strip()
+            sizes.append(int(text[:-1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[text[-1]])
+    return max(sizes, default=_FALLBACK_CACHE_BYTES)
+
+
 def available_memory_bytes() -> float:
     """Memory that a new process can take without swapping: the system's, and what its control group leaves."""
     try:
@@ -191,9 +251,16 @@ def cpu_model() -> str:
     return named[0] if named else platform.processor() or platform.machine() or "CPU"
 
 
-def _torch_version() -> str:
+def _installed_torch() -> str | None:
     """Without importing torch, which takes longer than reading remembered rates."""
     try:
         return metadata.version("torch")
     except metadata.PackageNotFoundError:
-        raise SpecError(f"'local' on a CPU needs torch to measure it; {_INSTALL}") from None
+        return None
+
+
+def _torch_version() -> str:
+    version = _installed_torch()
+    if version is None:
+        raise SpecError(f"'local' on a CPU needs torch to measure it; {_INSTALL}")
+    return version

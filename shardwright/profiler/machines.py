@@ -9,9 +9,9 @@ from contextlib import suppress
 import psutil
 import torch
 
-from .local import available_memory_bytes
+from .local import available_memory_bytes, last_cache_bytes
 from .nvidia_smi import reported_value
-from .probe import Machine, Work
+from .probe import JointWork, Machine, Work
 from .rank_seam import AloneRanks, Ranks
 from .together import HostRunner, StreamRunner, repeats_of_each, run_together, seconds_between, while_all_ran
 
@@ -32,24 +32,34 @@ def machine_here(ranks: Ranks | None = None, *, local_rank: int = 0, ranks_on_no
 class CpuMachine:
     """This host's CPU, timed by the clock.
 
-    Work shorter than 200 us is repeated within one timing, and the time divided: as often on every rank as on rank 0,
-    because a collective that one rank calls once more than the others never ends. `ranks_on_node` share the memory.
+    In front of each timed repeat a buffer as large as the last cache is written: in training, what a layer reads was
+    written or read long ago. Work that ranks do together would then wait for whoever wrote the buffer last; it runs with
+    caches as they are, and where it is shorter than 200 us it is repeated within one timing, and the time divided: as often on
+    every rank as on rank 0, because a collective that one rank calls once more than the others never ends. `ranks_on_node`
+    share memory and cache.
     """
 
     def __init__(self, ranks: Ranks | None = None, *, ranks_on_node: int = 1) -> None:
         self._ranks = ranks or AloneRanks()
         self._ranks_on_node = ranks_on_node
+        self._flushed = torch.zeros(last_cache_bytes() // (4 * ranks_on_node))
 
     @property
     def device(self) -> torch.device:
         return torch.device("cpu")
 
     def seconds(self, work: Work, repeats: int) -> list[float]:
+        if not isinstance(work, JointWork):
+            return [self._cold_seconds(work) for _ in range(repeats)]
         first = _elapsed_seconds(work)
         calls = self._ranks.tell(_calls_per_timing(first))
         if calls > 1:
             return [_elapsed_seconds(work, calls) for _ in range(repeats)]
         return [first] + [_elapsed_seconds(work) for _ in range(repeats - 1)]
+
+    def _cold_seconds(self, work: Work) -> float:
+        self._flushed.add_(1.0)
+        return _elapsed_seconds(work)
 
     def seconds_together(self, works: Sequence[Work], repeats: int) -> list[list[float]]:
         alone = [statistics.median(self.seconds(work, 3)) for work in works]

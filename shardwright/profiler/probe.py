@@ -1,5 +1,6 @@
 """The two seams of the profiler: what is measured (`Probe`), and on what it is timed (`Machine`)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -9,6 +10,13 @@ from shardwright.costmodel.profile import Figure, Format
 
 Sizes = tuple[float, ...]
 Work = Callable[[], object]
+
+
+class JointWork(ABC):
+    """Work that several ranks do together, such as a collective: each waits for the last one to come."""
+
+    @abstractmethod
+    def __call__(self) -> object: ...
 
 
 class UnavailableError(Exception):

@@ -37,8 +37,9 @@ class Rounds:
     limits: Limits
     troubles: dict[int, TroubleError] = field(default_factory=dict)
 
-    def measure(self, warm_seconds: Mapping[int, float]) -> dict[int, Samples]:
-        """Repeat every slot of `warm_seconds` until its median is sure enough; those in `troubles` failed meanwhile.
+    def measure(self, warm_seconds: Mapping[int, float], keep: Callable[[int, Samples], None]) -> None:
+        """Repeat every slot of `warm_seconds` until its median is sure enough, and `keep` it then; those that fail
+        meanwhile are in `troubles`.
 
         A round during which the reference work was slow is measured again, three times a batch at most: what stays slow
         is how fast the machine is. Its seconds are then counted like all others.
@@ -46,8 +47,8 @@ class Rounds:
         samples = {slot: Samples() for slot in warm_seconds}
         set_aside = 0
         disturbed_before = self.watch.look()
-        while open_slots := [slot for slot in samples if not self._enough(slot, samples[slot])]:
-            seen = self._round(open_slots, samples, warm_seconds)
+        while samples:
+            seen = self._round(samples, warm_seconds)
             disturbed = self.watch.look()
             if (disturbed or disturbed_before) and set_aside < _MOST_DISTURBED_ROUNDS and not self.limits.late:
                 set_aside += 1
@@ -56,16 +57,17 @@ class Rounds:
                 for slot, seconds in seen.items():
                     samples[slot].add(seconds)
             disturbed_before = disturbed
-        return {slot: each for slot, each in samples.items() if slot not in self.troubles}
+            for slot in [slot for slot, each in samples.items() if self._enough(slot, each)]:
+                finished = samples.pop(slot)
+                if slot not in self.troubles:
+                    keep(slot, finished)
 
-    def _round(
-        self, slots: list[int], samples: Mapping[int, Samples], warm_seconds: Mapping[int, float]
-    ) -> dict[int, list[float]]:
+    def _round(self, samples: Mapping[int, Samples], warm_seconds: Mapping[int, float]) -> dict[int, list[float]]:
         seen: dict[int, list[float]] = {}
-        for slot in slots:
-            known = samples[slot].median_seconds if samples[slot].repeats else warm_seconds[slot]
+        for slot, so_far in samples.items():
+            known = so_far.median_seconds if so_far.repeats else warm_seconds[slot]
             try:
-                seen[slot] = self.crew.repeat(slot, self._repeats(known, samples[slot].repeats))
+                seen[slot] = self.crew.repeat(slot, self._repeats(known, so_far.repeats))
             except TroubleError as trouble:
                 self.troubles[slot] = trouble
         return seen

@@ -1,7 +1,7 @@
 """Rank 0's part: figures, then first sizes, then sizes where interpolation is worst, then layers, until time is up."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from shardwright.costmodel.profile import MachineFingerprint
@@ -14,7 +14,7 @@ from .outcome import TroubleError, readable_bytes
 from .probe import FigureProbe, Probe
 from .progress import Progress, ShowProgress
 from .rounds import Limits, Rounds
-from .sampling import Precision
+from .sampling import Precision, Samples
 from .watch import Watch
 
 _SIZES_A_BATCH = 6
@@ -75,22 +75,22 @@ class Session:
 
     @property
     def complete(self) -> bool:
-        """Whether all that was asked for was measured, or cannot be here."""
-        return not self._agenda.first_left and not self._problems
+        """Whether the most telling sizes of every series, figures and layers were measured, or cannot be here."""
+        return not self._agenda.telling and not self._problems
 
     @property
     def remarks(self) -> list[str]:
         said = list(self._problems)
-        if left := len(self._agenda.first_left):
-            done = self._agenda.done
+        if left := len(self._agenda.telling):
+            seconds = self._time.spent_seconds
             said.append(
-                f"{left} sizes were left out for lack of time ({done} points in {self._time.spent_seconds:.0f} s); "
-                f"--budget {self._enough_budget(left, done):.0f} would do"
+                f"{left} telling sizes were not measured for lack of time: {self._agenda.done} points took {seconds:.0f} s; "
+                f"give --budget {self._enough_budget(left):.0f}"
             )
         return said + self._watch.remarks()
 
-    def _enough_budget(self, left: int, done: int) -> float:
-        seconds = self._time.spent_seconds * (1 + left / max(1, done))
+    def _enough_budget(self, left: int) -> float:
+        seconds = self._time.spent_seconds * (1 + left / max(1, self._agenda.done))
         return math.ceil(max(seconds, self._time.budget_seconds + 10) / 10) * 10
 
     def _measure_figures(self) -> None:
@@ -137,18 +137,36 @@ class Session:
     def _next_batch(self) -> list[Item]:
         """The next sizes that fit side by side into memory, and one by one into the time that is left."""
         usable_bytes = self._crew.usable_bytes()
-        for wanted in (self._agenda.first_left, self._agenda.between()):
-            in_time = [item for item in wanted if item not in self._too_slow and self._fits_time(item)]
-            soon = [item for item in in_time if self._cost_seconds(item) <= _SHARE_OF_ONE_SIZE * self._time_for_sizes]
-            if batch := self._packed(soon or in_time[:1], usable_bytes):
+        share_seconds = _SHARE_OF_ONE_SIZE * self._time_for_sizes
+        for wanted in self._wanted():
+            soon, later = self._affordable(wanted, share_seconds)
+            if batch := self._packed(soon or later, usable_bytes):
                 return batch
         return []
 
+    def _affordable(self, wanted: Sequence[Item], share_seconds: float) -> tuple[list[Item], list[Item]]:
+        """The first sizes that take `share_seconds` at most, a few more than a batch holds; the first that takes longer."""
+        soon: list[Item] = []
+        later: list[Item] = []
+        for item in wanted:
+            if len(soon) == 2 * _SIZES_A_BATCH:
+                break
+            if self._fits_time(item):
+                (soon if self._cost_seconds(item) <= share_seconds else later).append(item)
+        return soon, later[:1]
+
+    def _wanted(self) -> Iterator[list[Item]]:
+        """In the order of what they tell; what comes later is not worked out before it is needed."""
+        yield self._agenda.telling
+        yield self._agenda.uncertain
+        yield self._agenda.between()
+        yield self._agenda.others
+
     def _fits_time(self, item: Item) -> bool:
-        if self._cost_seconds(item) <= self._time_for_sizes:
-            return True
-        self._too_slow.add(item)
-        return False
+        """A guess from a single point may put a size off, but is too rough to leave it out."""
+        if item in self._too_slow:
+            return False
+        return self._agenda.count(item.probe) < 2 or self._cost_seconds(item) <= self._time_for_sizes
 
     def _cost_seconds(self, item: Item) -> float:
         """What a size will take at least: its fewest repeats, and two runs to warm up."""
@@ -159,6 +177,8 @@ class Session:
         batch: list[Item] = []
         left_bytes = usable_bytes
         for item in items:
+            if any(other.probe == item.probe for other in batch) and not self._agenda.count(item.probe):
+                continue  # what the first size of a probe takes says what the others will take
             needed_bytes = self._probes[item.probe].needed_bytes(item.at)
             if needed_bytes > usable_bytes:
                 words = f"needs {readable_bytes(needed_bytes)}, {readable_bytes(usable_bytes)} may be taken"
@@ -195,19 +215,20 @@ class Session:
     def _repeat(self, batch: Sequence[Item], warm_seconds: dict[int, float]) -> None:
         tolerance = max(self._precision.tolerance, min(self._watch.noise, _MOST_TOLERANCE))
         rounds = Rounds(self._crew, self._watch, replace(self._precision, tolerance=tolerance), self._limits())
-        for slot, samples in rounds.measure(warm_seconds).items():
-            item = batch[slot]
-            if not samples.median_seconds > 0:
-                self._leave_out(item, TroubleError("failed", "takes no time that can be measured"))
-                continue
-            point = samples.point(item.at)
-            self._findings.add(MeasuredPoint(key=self._findings.key(item), point=point, outliers=samples.outliers))
+        rounds.measure(warm_seconds, lambda slot, samples: self._keep(batch[slot], samples))
         for slot, trouble in rounds.troubles.items():
             self._leave_out(batch[slot], trouble)
-        self._tell("")
+
+    def _keep(self, item: Item, samples: Samples) -> None:
+        if not samples.median_seconds > 0:
+            self._leave_out(item, TroubleError("failed", "takes no time that can be measured"))
+            return
+        point = samples.point(item.at)
+        self._findings.add(MeasuredPoint(key=self._findings.key(item), point=point, outliers=samples.outliers))
+        self._tell(self._findings.key(item))
 
     def _limits(self) -> Limits:
-        sizes_left = max(_SIZES_A_BATCH, len(self._agenda.first_left))
+        sizes_left = max(_SIZES_A_BATCH, len(self._agenda.telling))
         share = _SHARE_FOR_REPEATS * self._time_for_sizes / sizes_left
         deadline = self._time.clock() + self._time_for_sizes
         return Limits(self._time.clock, deadline, min(_MOST_SECONDS_A_SIZE, max(_LEAST_SECONDS_A_SIZE, share)))
@@ -217,5 +238,5 @@ class Session:
 
     def _tell(self, now: str) -> None:
         done = self._agenda.done
-        known = done + len(self._agenda.first_left)
+        known = done + len(self._agenda.telling)
         self._show(Progress(done=done, known=known, seconds_left=self._time.left_seconds, now=now))

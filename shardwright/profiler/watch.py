@@ -43,7 +43,7 @@ class Watch:
         if len(self.looks) < _LEAST_LOOKS:
             return 0.0
         low, middle, high = statistics.quantiles([look.seconds for look in self.looks], n=4)
-        return (high - low) / 2 / middle
+        return (high - low) / 2 / middle if middle > 0 else 0.0
 
     def remarks(self) -> list[str]:
         """What a reader has to know: that the machine became slower, and that rounds were disturbed."""

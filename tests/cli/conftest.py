@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from shardwright.costmodel.profile import write_profile
+from tests.benchmarks.made_up_profile import profile
 from tests.cli.command import JOB, Command
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where profiles lie: nowhere near the user's own."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    return tmp_path / "data" / "shardwright" / "profiles"
 
 
 @pytest.fixture
@@ -17,4 +26,12 @@ def plan_path(command: Command, tmp_path: Path) -> Path:
     """A plan for Llama-3.2-1B on eight H100s."""
     path = tmp_path / "plan.json"
     assert command("plan", "llama-3.2-1b", *JOB, "--out", path).code == 0
+    return path
+
+
+@pytest.fixture
+def profile_path(tmp_path: Path) -> Path:
+    """A made-up profile of a CPU."""
+    path = tmp_path / "profile.json"
+    write_profile(path, profile())
     return path

@@ -6,8 +6,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from shardwright.costmodel.curves import ATTENTION, ELEMENTS, MATMUL, RING, ROWS, TRANSFER, form_of
-from shardwright.costmodel.fitted import fit_curve, fitted, left_out_errors
+from shardwright.costmodel.curves import ATTENTION, MATMUL, RING, ROWS, TABLE, TRANSFER, UPDATE, form_of
+from shardwright.costmodel.fitted import expected_errors, fit_curve, fitted, left_out_errors
 from shardwright.costmodel.profile import Series
 from tests.costmodel.made_up_profile import (
     FLOPS_PER_S,
@@ -98,12 +98,21 @@ class TestWhatTheFitSaysOfItself:
         assert errors is not None
         assert curve.left_out_median == pytest.approx(float(np.median(np.abs(errors))))
 
+    def test_the_quick_expectation_finds_the_point_that_is_off(self) -> None:
+        points = list(found("matmul", "forward").points)
+        points[37] = point(points[37].at, 1.5 * points[37].seconds)
+        errors = expected_errors(found("matmul", "forward").model_copy(update={"points": tuple(points)}))
+        assert int(np.argmax(errors)) == 37
+        assert errors[37] == pytest.approx(1 / 3, abs=0.1)
+        assert float(np.median(errors)) < 0.02
+
     def test_too_few_points_leave_none_out(self) -> None:
         few = found("copy", "forward").model_copy(update={"points": found("copy", "forward").points[:4]})
         curve = fit_curve(few)
         assert curve is not None
         assert curve.left_out_median is None
         assert left_out_errors(few) is None
+        assert expected_errors(few.model_copy(update={"points": few.points[:2]})) == []
 
     def test_one_disturbed_point_does_not_bend_the_curve(self) -> None:
         series = found("matmul", "forward")
@@ -125,6 +134,22 @@ def test_a_fit_that_is_in_the_file_is_not_made_again() -> None:
     assert bare.seconds(8192.0, 8192.0, 8192.0) == pytest.approx(2 * 2 * 8192**3 / FLOPS_PER_S, rel=0.1)
 
 
+@pytest.mark.parametrize("change", ["form", "parameter", "reach"])
+def test_a_fit_of_another_form_is_made_again(change: str) -> None:
+    """A file of an earlier version, whose curve had another name or other parameters, is read all the same."""
+    series = found("matmul", "forward")
+    curve = fit_curve(series)
+    assert curve is not None
+    kept = {name: value for name, value in curve.parameters.items() if change == "form" or name != _LOST[change]}
+    earlier = curve.model_copy(update={"form": "another" if change == "form" else curve.form, "parameters": kept})
+    again = fitted(series.model_copy(update={"curve": earlier}))
+    assert again is not None
+    assert again.parameters["flops_per_s"] == curve.parameters["flops_per_s"]
+
+
+_LOST = {"parameter": "flops_per_s", "reach": "reach"}
+
+
 @pytest.mark.parametrize(
     ("axes", "form"),
     [
@@ -132,7 +157,8 @@ def test_a_fit_that_is_in_the_file_is_not_made_again() -> None:
         (("m", "k", "n", "groups"), MATMUL),
         (("batch", "heads", "kv_heads", "length", "head_size"), ATTENTION),
         (("rows", "width"), ROWS),
-        (("elements", "tensors"), ELEMENTS),
+        (("rows", "width", "tokens"), TABLE),
+        (("elements", "tensors"), UPDATE),
         (("size_bytes",), TRANSFER),
         (("size_bytes", "ranks_per_node", "nodes", "sharing"), RING),
         (("parsecs",), None),

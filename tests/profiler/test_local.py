@@ -1,15 +1,21 @@
 """This machine as a cluster, with the driver's tool and the measurement replaced."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from shardwright.costmodel import catalog
+from shardwright.costmodel.attached_profile import with_profile
 from shardwright.costmodel.cluster_file import load_cluster
 from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.profile import Profile, write_profile
 from shardwright.profiler import local, local_cluster, resolve_cluster
 from shardwright.profiler.cpu_rates import CpuRates, CpuSetting
+from shardwright.profiler.local import newest_of_this_machine
 from shardwright.profiler.nvidia_smi import ReportedGpu
+from shardwright.profiler.store import store_folder
+from tests.benchmarks.made_up_profile import fingerprint
 
 H100 = ReportedGpu(index=0, uuid="GPU-a", name="NVIDIA H100 80GB HBM3", memory_bytes=81559 * 2**20)
 
@@ -43,8 +49,9 @@ class Bench:
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four cores, 32 GB, no GPU, nothing remembered."""
+    """Four cores, 32 GB, no GPU, nothing remembered, no profile."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setattr(local, "reported_gpus", lambda: ())
     monkeypatch.setattr(local, "usable_cores", lambda: 4)
     monkeypatch.setattr(local, "available_memory_bytes", lambda: 32e9)
@@ -174,6 +181,47 @@ class TestGpu:
         )
         with pytest.raises(SpecError, match=r"several kinds of GPU \(NVIDIA H100 80GB HBM3, NVIDIA L40S\)"):
             local_cluster()
+
+
+class TestProfiles:
+    """The newest profile of this machine comes with its cluster."""
+
+    @staticmethod
+    def _store(name: str, **changes: object) -> Profile:
+        store_folder().mkdir(parents=True, exist_ok=True)
+        here = {"device": local.cpu_model(), "cores": 4, "ranks": 2, "threads": 2, "torch": version("torch")}
+        profile = Profile(fingerprint=fingerprint(**(here | changes)))
+        write_profile(store_folder() / name, profile)
+        return profile
+
+    def test_none_is_there(self) -> None:
+        assert local_cluster(2, measure=Bench()).groups[0].profile is None
+        assert newest_of_this_machine() is None
+
+    def test_a_cpu_shared_by_as_many_ranks(self) -> None:
+        profile = self._store("a.json")
+        assert local_cluster(2, measure=Bench()).groups[0].profile == profile
+        assert local_cluster(1, measure=Bench()).groups[0].profile is None
+
+    def test_for_looking_at_any_ranks_will_do(self) -> None:
+        profile = self._store("a.json", ranks=4)
+        found = newest_of_this_machine()
+        assert found is not None
+        assert found[0].name == "a.json"
+        assert found[1] == profile
+
+    def test_the_card_by_its_reported_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(local, "reported_gpus", lambda: (H100, H100))
+        card = {"kind": "gpu", "device_memory_bytes": 85.0e9, "cores": 96}
+        self._store("pcie.json", device="NVIDIA H100 PCIe", **card)
+        assert local_cluster().groups[0].profile is None
+        profile = self._store("sxm.json", device=H100.name, **card)
+        assert local_cluster().groups[0].profile == profile
+
+    def test_it_fits_the_cluster_that_it_came_with(self) -> None:
+        profile = self._store("a.json")
+        cluster = local_cluster(2, measure=Bench())
+        assert with_profile(cluster, profile, source="a.json") == cluster
 
 
 class TestThisMachine:

@@ -1,0 +1,135 @@
+"""What was predicted of one of our own runs beside what it took, and how good the predictions are over all of them."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from shardwright.costmodel.estimate import Estimate
+from shardwright.costmodel.measurement import Fingerprint, Measurement
+from shardwright.costmodel.spec import PositiveFloat, Spec
+
+from .accuracy import ErrorSummary, Trial, rank_agreement, summarise_errors
+
+MOST_DRIFT = 0.1
+
+
+class Pass(Spec):
+    """One process: the seconds of its timed steps and the medians of their parts, its peak of resident memory, and that
+    before it built the model."""
+
+    step_seconds: tuple[PositiveFloat, ...] = Field(min_length=1)
+    part_seconds: dict[str, float]
+    peak_memory_bytes: PositiveFloat
+    baseline_memory_bytes: PositiveFloat
+
+    @classmethod
+    def of(cls, measurement: Measurement) -> "Pass":
+        """Of a run of one rank."""
+        (peak_bytes,), (baseline_bytes,) = measurement.peak_memory_bytes, measurement.baseline_memory_bytes or (0.0,)
+        return cls(
+            step_seconds=tuple(step.seconds for step in measurement.steps[measurement.warmup_steps :]),
+            part_seconds=measurement.part_seconds,
+            peak_memory_bytes=peak_bytes,
+            baseline_memory_bytes=baseline_bytes,
+        )
+
+
+class OwnRun(Spec):
+    """One configuration: its estimate, and one or more passes. Errors are predicted / measured - 1.
+
+    `counts`: whether the targets are set for it.
+    """
+
+    name: str
+    counts: bool
+    estimate: Estimate
+    passes: tuple[Pass, ...] = Field(min_length=1)
+    fingerprint: Fingerprint
+
+    @property
+    def timed_seconds(self) -> tuple[float, ...]:
+        """Of every timed step of all passes."""
+        return tuple(seconds for each in self.passes for seconds in each.step_seconds)
+
+    @property
+    def step_seconds(self) -> float:
+        return statistics.median(self.timed_seconds)
+
+    @property
+    def spread_seconds(self) -> tuple[float, float]:
+        """The tenth and ninetieth percentile of the timed steps."""
+        low, high = np.quantile(self.timed_seconds, [0.1, 0.9])
+        return float(low), float(high)
+
+    @property
+    def drift(self) -> float:
+        """How far the medians of the passes lie apart, as a share of the smallest."""
+        medians = [statistics.median(each.step_seconds) for each in self.passes]
+        return max(medians) / min(medians) - 1
+
+    @property
+    def peak_memory_bytes(self) -> float:
+        """The mean of the passes."""
+        return statistics.fmean(each.peak_memory_bytes for each in self.passes)
+
+    @property
+    def time_error(self) -> float:
+        return self.estimate.step_seconds / self.step_seconds - 1
+
+    @property
+    def memory_error(self) -> float:
+        return self.estimate.peak_memory_bytes / self.peak_memory_bytes - 1
+
+    def part_seconds(self, name: str) -> float:
+        """Of "forward_backward", "optimizer" or "data": the mean of the passes' medians."""
+        return statistics.fmean(each.part_seconds[name] for each in self.passes)
+
+
+class Target(NamedTuple):
+    """`value` has to be at least, or at most, `limit`."""
+
+    what: str
+    value: float
+    limit: float
+    side: Literal["at least", "at most"]
+    is_share: bool = True
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.limit if self.side == "at least" else self.value <= self.limit
+
+
+class OwnSummary(Spec):
+    """Over the runs that the targets are set for."""
+
+    time: ErrorSummary
+    memory: ErrorSummary
+    kendall_tau: float
+
+    @classmethod
+    def of(cls, runs: Sequence[OwnRun]) -> "OwnSummary | None":
+        """None with fewer than two runs that count: they have no order."""
+        counted = [run for run in runs if run.counts]
+        time = summarise_errors([run.time_error for run in counted])
+        memory = summarise_errors([run.memory_error for run in counted])
+        order = rank_agreement([Trial("all", run.name, run.step_seconds, run.estimate.step_seconds) for run in counted])
+        if time is None or memory is None or order is None:
+            return None
+        return cls(time=time, memory=memory, kendall_tau=order.kendall_tau)
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return (
+            Target("step time, median error", self.time.median, 0.10, "at most"),
+            Target("step time, worst error", self.time.worst, 0.25, "at most"),
+            Target("order of the runs, Kendall tau", self.kendall_tau, 0.9, "at least", is_share=False),
+            Target("peak memory, worst error", self.memory.worst, 0.10, "at most"),
+        )
+
+
+def drifted(runs: Sequence[OwnRun]) -> list[OwnRun]:
+    """Runs whose passes differ so much that something else ran beside one of them."""
+    return [run for run in runs if run.drift > MOST_DRIFT]

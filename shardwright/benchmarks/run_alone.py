@@ -1,0 +1,77 @@
+"""Run a plan of one rank in a process of its own, without torchrun: its start takes longer than such a run."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from shardwright.costmodel.measurement import Measurement, read_measurement
+from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor.cores import threads_per_rank
+from shardwright.executor.failure import RunFailedError, first_failure
+from shardwright.executor.options import RunOptions
+from shardwright.executor.run_folder import RunFolder, RunIdentity, plan_digest
+from shardwright.executor.trainer import open_plan_batches
+
+TIMEOUT_SECONDS = 300.0
+
+
+def run_alone(plan_file: PlanFile, options: RunOptions) -> Measurement:
+    """Train with a plan of one rank in a fresh process, whose peak memory is then its own; on all cores.
+
+    The worker is the one that torchrun starts. Its words go to `options.out`/worker.log.
+
+    Raises:
+        SpecError: plan, options, data or folder don't serve.
+        RunFailedError: the worker failed, or took more than five minutes.
+    """
+    folder = RunFolder(options.out.absolute())
+    data_digest = open_plan_batches(plan_file, options).digest
+    identity = RunIdentity(plan_digest=plan_digest(plan_file), data_digest=data_digest, seed=options.seed)
+    with folder.locked():
+        folder.prepare(plan_file, options, identity)
+        _run_worker(folder)
+    return read_measurement(folder.measurement)
+
+
+def _run_worker(folder: RunFolder) -> None:
+    log_path = folder.path / "worker.log"
+    command = [sys.executable, "-m", "shardwright.executor.worker", str(folder.path)]
+    with log_path.open("wb") as log:
+        try:
+            code = subprocess.run(
+                command, env=_environment(), stdout=log, stderr=log, timeout=TIMEOUT_SECONDS, check=False
+            ).returncode
+        except subprocess.TimeoutExpired:
+            raise RunFailedError(f"{folder.path}: took more than {TIMEOUT_SECONDS:.0f} s and was ended") from None
+    if code:
+        failure = first_failure(folder.failures)
+        said = failure.message if failure else _last_line(log_path)
+        raise RunFailedError(f"{folder.path}: the run failed (exit {code}): {said}")
+
+
+def _environment() -> dict[str, str]:
+    """What torchrun tells a single worker; PYTHONSAFEPATH: no folder where the user stands is taken for a package."""
+    return os.environ | {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "OMP_NUM_THREADS": str(threads_per_rank(1)),
+        "PYTHONSAFEPATH": "1",
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port: int = held.getsockname()[1]
+    return port
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it left no word"

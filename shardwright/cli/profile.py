@@ -1,0 +1,234 @@
+"""`profile` measures this machine; `profile show` and `profile diff` read what was measured."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import ForceOption, JsonOption, console, print_json, refuse_existing
+
+if TYPE_CHECKING:
+    from shardwright.costmodel.profile import Profile
+    from shardwright.profiler.progress import Progress
+    from shardwright.profiler.run_profile import MeasuredProfile
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+ProfileArgument = Annotated[Path, typer.Argument(metavar="PROFILE", help="A profile file, from 'shardwright profile'.")]
+
+
+@app.callback(invoke_without_command=True)
+def measure(
+    context: typer.Context,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the profile here. Default: where 'local' and 'profile show' find it.")
+    ] = None,
+    budget: Annotated[float, typer.Option(help="Seconds of measuring.")] = 180.0,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A format to measure: fp32, tf32, fp16, bf16, fp8; repeat for several. Default: bf16 and fp32 on a CPU, "
+            "bf16, tf32 and fp8 on a GPU."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Measure this model's own shapes, too, and check the sum of operators on its layers."),
+    ] = None,
+    seq_len: Annotated[int | None, typer.Option(help="Tokens of the model's sequences.")] = None,
+    micro_batch: Annotated[int, typer.Option(help="Sequences that the model computes at once.")] = 1,
+    ranks: Annotated[
+        int | None, typer.Option(help="Processes that measure at once, as in local:N. Default: as local.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Measure only this: matmul, attention, operators, optimizer, copies, disk, collectives, figures, layers, or "
+            "one operation; several with commas."
+        ),
+    ] = None,
+    disk: Annotated[Path | None, typer.Option(help="Measure the disk of this folder as well.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Do not go on with a run that was cut short.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure this machine into a profile, which predictions then rest on; under torchrun or srun all of its ranks at once.
+
+    A run that was cut short goes on where it was when it is started again with the same options.
+    """
+    from shardwright.costmodel import SpecError
+    from shardwright.profiler.profile_options import ProfileOptions, read_formats
+
+    if context.invoked_subcommand is not None:
+        _refuse_options(context)
+        return
+    if not 0 < budget < float("inf"):
+        raise SpecError(f"--budget is {budget:g}: give a number of seconds above 0, such as 180")
+    options = ProfileOptions.parse(
+        {
+            "budget_seconds": budget,
+            "formats": read_formats(precision),
+            "model": model,
+            "seq_len": seq_len,
+            "micro_batch": micro_batch,
+            "only": only or (),
+            "disk": disk,
+            "fresh": fresh,
+        },
+        source="profile options",
+    )
+    options.model_spec()  # a name that is none is said before torch starts
+    unfinished = out is not None and out.with_name(f".{out.name}.journal").exists()
+    refuse_existing(out, force=force or unfinished)
+    from shardwright.profiler.run_profile import run_profile
+
+    with _progress(quiet=quiet) as tell:
+        found = run_profile(options, out=out, ranks=ranks, show=tell)
+    if found.leads:
+        _report(found, as_json=as_json)
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """Options of measuring, given before `show` or `diff`, would otherwise be lost without a word.
+
+    Raises:
+        SpecError: there are some.
+    """
+    from shardwright.costmodel import SpecError
+
+    given = [name for name in context.params if _is_given(context, name)]
+    if given:
+        option = {"as_json": "--json"}.get(given[0], f"--{given[0].replace('_', '-')}")
+        command = context.invoked_subcommand
+        raise SpecError(f"{option} stands before '{command}', where it is of measuring; put it behind '{command}'")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
+    """A bar on stderr: what is measured now, how many points of those known, and what is left of the budget."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("points, {task.fields[left]} s left", markup=False),
+    )
+    bar = Bar(*columns, console=Console(stderr=True), transient=True, disable=quiet)
+    task = bar.add_task("starting", total=None, left="-")
+
+    def tell(progress: "Progress") -> None:
+        bar.start()  # not before there is something to show: what is refused is then the only line
+        left = f"{max(progress.seconds_left, 0):.0f}"
+        bar.update(task, description=progress.now, completed=progress.done, total=progress.known, left=left)
+
+    try:
+        yield tell
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+def _report(found: "MeasuredProfile", *, as_json: bool) -> None:
+    """What was measured in short, and where it is; of a run that was cut short also why, on stderr."""
+    if as_json:
+        from shardwright.benchmarks.profile_report import profile_json
+
+        print_json({"file": str(found.path), "stopped": found.stopped, **profile_json(found.profile)})
+    else:
+        from shardwright.benchmarks.profile_tables import summary_table
+
+        console().print(summary_table(found.profile, title=str(found.path)))
+        if found.stopped is None:
+            typer.echo(f"wrote {found.path}; see all of it: shardwright profile show {found.path}")
+    if found.stopped is not None:
+        typer.echo(f"error: {found.stopped}", err=True)
+        raise SystemExit(1 if found.signal_number is None else 128 + found.signal_number)
+
+
+@app.command()
+def show(
+    profile: Annotated[
+        Path | None,
+        typer.Argument(metavar="[PROFILE]", help="A profile file. Default: the newest that fits this machine."),
+    ] = None,
+    plots: Annotated[Path | None, typer.Option(help="Write its figures as PNG into this folder.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write all of it as an HTML page here.")] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a profile: rates, fits, figures, and on what they were measured."""
+    from shardwright.costmodel import SpecError
+
+    refuse_existing(report, force=force, inputs=[profile] if profile else [])
+    if plots and plots.exists() and not plots.is_dir():
+        raise SpecError(f"{plots}: is a file; name a folder for the figures")
+    path, found = _read(profile)
+    written: list[Path] = []
+    if plots:
+        from shardwright.benchmarks.profile_plots import write_profile_plots
+
+        written += write_profile_plots(plots, found)
+    if report:
+        from shardwright.benchmarks.profile_report import write_profile_report
+
+        write_profile_report(report, found, name=path.name)
+        written.append(report)
+    if as_json:
+        from shardwright.benchmarks.profile_report import profile_json
+
+        print_json({"file": str(path), **profile_json(found)})
+        return
+    from shardwright.benchmarks.profile_tables import profile_tables
+
+    console().print(profile_tables(found, title=str(path)))
+    for file in written:
+        typer.echo(f"wrote {file}")
+
+
+@app.command()
+def diff(a: ProfileArgument, b: ProfileArgument, as_json: JsonOption = False) -> None:
+    """Lay two profiles side by side: what differs by more than the noise of both."""
+    from shardwright.benchmarks.profile_diff import compare_profiles
+    from shardwright.costmodel.profile import read_profile
+
+    found = compare_profiles(read_profile(a), read_profile(b))
+    if as_json:
+        print_json({"a": str(a), "b": str(b), **found.to_json()})
+        return
+    from shardwright.benchmarks.profile_diff_table import diff_tables
+
+    name_a, name_b = (a.name, b.name) if a.name != b.name else (str(a), str(b))
+    console().print(diff_tables(found, a=name_a, b=name_b))
+
+
+def _read(path: Path | None) -> "tuple[Path, Profile]":
+    """The profile in the file, or the newest that fits this machine.
+
+    Raises:
+        SpecError: not a profile file; none that fits.
+    """
+    from shardwright.costmodel import SpecError
+    from shardwright.costmodel.profile import read_profile
+
+    if path:
+        return path, read_profile(path)
+    from shardwright.profiler.local import newest_of_this_machine
+    from shardwright.profiler.store import store_folder
+
+    found = newest_of_this_machine()
+    if found is None:
+        raise SpecError(
+            f"no profile in {store_folder()} fits this machine; measure one with 'shardwright profile', or name a file"
+        )
+    return found

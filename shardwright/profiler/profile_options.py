@@ -1,0 +1,99 @@
+"""What a user asks to be measured."""
+
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from shardwright.costmodel.errors import SpecError, nearest
+from shardwright.costmodel.huggingface import load_model
+from shardwright.costmodel.model import ModelSpec
+from shardwright.costmodel.profile import Format
+from shardwright.costmodel.spec import PositiveFloat, PositiveInt, Spec
+from shardwright.costmodel.training import TrainingSpec
+
+from .selection import chosen_operations
+
+FORMATS: tuple[Format, ...] = ("fp32", "tf32", "fp16", "bf16", "fp8")
+ACTIVATION_FORMATS = ("fp32", "fp16", "bf16")
+
+
+class ProfileOptions(Spec):
+    """Options of one profile, the same on every rank.
+
+    `formats`: None for those that the device's plans need. `model`: a reference as `load_model` takes it, whose own shapes and
+    layers are measured with sequences of `seq_len` tokens, `micro_batch` at a time. `only`: see `chosen_operations`.
+    `disk`: a folder on the disk to measure. `fresh`: forget what a run that was cut short measured.
+    """
+
+    budget_seconds: PositiveFloat = 180.0
+    formats: tuple[Format, ...] | None = Field(default=None, min_length=1)
+    model: str | None = None
+    seq_len: PositiveInt | None = None
+    micro_batch: PositiveInt = 1
+    only: tuple[str, ...] = ()
+    disk: Path | None = None
+    fresh: bool = False
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.model is not None and self.seq_len is None:
+            raise ValueError("--model is measured at a length: give --seq-len as well")
+        if self.model is None and self.seq_len is not None:
+            raise ValueError("--seq-len is of a model: give --model as well")
+        if self.disk is not None and not self.disk.is_dir():
+            raise ValueError(f"--disk {self.disk}: is not a folder; name one on the disk to measure")
+        if self.disk is None and self.operations == {"disk_read", "disk_write"}:
+            raise ValueError("a disk is measured in a folder: give --disk FOLDER as well")
+        if self.model is None and self.operations == {"layers"}:
+            raise ValueError("layers are a model's: give --model and --seq-len as well")
+        return self
+
+    @property
+    def operations(self) -> frozenset[str]:
+        return chosen_operations(self.only)
+
+    def formats_on(self, device_type: str) -> tuple[Format, ...]:
+        """Those asked for, or those that plans for the device use by default and may lower their matmuls to."""
+        return self.formats or (("fp32", "bf16") if device_type == "cpu" else ("bf16", "tf32", "fp8"))
+
+    def asked(self) -> dict[str, str]:
+        """By option, what makes a run another one."""
+        values: dict[str, Any] = {
+            "--precision": ",".join(self.formats) if self.formats else None,
+            "--model": self.model,
+            "--seq-len": self.seq_len,
+            "--micro-batch": self.micro_batch if self.model else None,
+            "--only": ",".join(sorted(self.operations)) if self.only else None,
+            "--disk": self.disk,
+        }
+        return {name: str(value) for name, value in values.items() if value is not None}
+
+    def model_spec(self) -> ModelSpec | None:
+        """The model, read.
+
+        Raises:
+            SpecError: there is none of that name.
+        """
+        return load_model(self.model) if self.model else None
+
+    def training(self, format: str) -> TrainingSpec:
+        """One step of the model at the length that is asked for."""
+        values = {"seq_len": self.seq_len, "global_batch": self.micro_batch, "precision": {"compute": format}}
+        return TrainingSpec.parse(values, source="profile options")
+
+
+def read_formats(words: list[str] | None) -> tuple[Format, ...] | None:
+    """Formats by name, several in one word with commas between.
+
+    Raises:
+        SpecError: a word that is none; the nearest that is.
+    """
+    if not words:
+        return None
+    known: dict[str, Format] = {name: name for name in FORMATS}
+    given = [part.strip().lower() for word in words for part in word.split(",")]
+    for name in given:
+        if name not in known:
+            raise SpecError(f"--precision {name}: is none of {', '.join(FORMATS)}.{nearest(name, FORMATS)}")
+    return tuple(dict.fromkeys(known[name] for name in given))

@@ -1,0 +1,48 @@
+"""Work that takes another set of operands each time, so that these come from memory as they do in training."""
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from .probe import Work
+
+_MOST_SETS = 4
+# twice the last-level cache of a common server; a GPU's second level is flushed by the machine besides
+_ROTATED_BYTES = 64 * 2**20
+# one set of this size leaves no cache with anything of itself
+_LARGE_BYTES = 256 * 2**20
+# what kernels take beside their operands: cuBLAS' workspace, packed panels of a CPU's matmul
+_WORKSPACE_BYTES = 64 * 2**20
+
+
+class Rotation:
+    """Calls each of `works` in turn. The last results stay alive, so that each result lies in memory of its own, as what is
+    kept for a backward pass does."""
+
+    def __init__(self, works: Sequence[Work]) -> None:
+        self._works = itertools.cycle(works)
+        self._results: deque[object] = deque(maxlen=len(works))
+
+    def __call__(self) -> object:
+        result = next(self._works)()
+        self._results.append(result)
+        return result
+
+
+def sets(set_bytes: float) -> int:
+    """How many sets of operands of `set_bytes` each to rotate over."""
+    if set_bytes >= _LARGE_BYTES:
+        return 1
+    return max(2, min(_MOST_SETS, math.ceil(_ROTATED_BYTES / max(set_bytes, 1.0))))
+
+
+def rotated(make: Callable[[], Work], set_bytes: float) -> Rotation:
+    """Work over as many sets as their size asks for; each call of `make` makes the operands of one."""
+    return Rotation([make() for _ in range(sets(set_bytes))])
+
+
+def rotated_bytes(set_bytes: float, *, result_bytes: float, extra_bytes: float = 0.0) -> float:
+    """Memory that rotating takes: the sets, the results that stay alive and the next one, and `extra_bytes` once."""
+    count = sets(set_bytes)
+    return count * set_bytes + (count + 1) * result_bytes + extra_bytes + _WORKSPACE_BYTES

@@ -1,0 +1,190 @@
+"""Measures this machine as it was launched: alone, by ranks of its own, or as one rank of torchrun or Slurm."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.fitted import expected_errors, fit_curve
+from shardwright.costmodel.op_times import OpTimes
+from shardwright.costmodel.profile import LayerCheck, Profile, read_profile
+from shardwright.costmodel.times import op_times
+from shardwright.costmodel.training import TrainingSpec
+
+from .collective_probe import collective_probes
+from .disk_probe import disk_probes
+from .host_copy_probe import host_copy_probes
+from .launch import detected_launch
+from .layer_check import check_layer
+from .local import local_cluster, rank_count, this_machine
+from .local_ranks import run_local_ranks
+from .machines import machine_here
+from .measure import Hooks, ProfileRequest, measure_profile
+from .memory_probe import memory_probes
+from .model_sizes import Usage
+from .overlap_probe import CollectiveOverlapProbe, CopyOverlapProbe
+from .probe import FigureProbe, Machine, Probe
+from .probes import default_figures, default_probes
+from .profile_options import ACTIVATION_FORMATS, ProfileOptions
+from .progress import Progress, ShowProgress
+from .rank_seam import AloneRanks
+from .ranks import TorchRanks, joined_ranks
+from .selection import FIGURES, LAYERS, selected
+from .sharding_probe import ShardingProbe
+from .stopped import StoppedError
+from .store import default_path
+
+_MOST_TENSOR_PARALLEL = 8
+_JOB = "shardwright.profiler.run_profile:measure_as_rank"
+
+
+@dataclass(frozen=True)
+class MeasuredProfile:
+    """A profile and the file it is in. `stopped`: why it was cut short, in one line, and `signal_number` by which signal; None
+    where it was not. `leads`: whether this process is the one that tells the user.
+    """
+
+    profile: Profile
+    path: Path
+    stopped: str | None = None
+    signal_number: int | None = None
+    leads: bool = True
+
+
+def run_profile(options: ProfileOptions, *, out: Path | None, ranks: int | None, show: ShowProgress) -> MeasuredProfile:
+    """Measure and write the profile to `out`, by default to the store.
+
+    As many `ranks` as the launch has; where nothing launched this process as one of several, `ranks` processes are started,
+    by default as many as `--cluster local` has. `show` is called on the first rank.
+
+    Raises:
+        SpecError: the machine can't hold the ranks, the model can't be read, nothing could be measured.
+    """
+    launch = detected_launch(os.environ)
+    if launch is not None:
+        if ranks not in (None, launch.size):
+            raise SpecError(f"--ranks {ranks}: {launch.by} started {launch.size}; leave --ranks out")
+        with joined_ranks(launch) as joined:
+            return _measured(options, _destination(out, joined.size), joined, show)
+    count = rank_count(ranks)
+    path = _destination(out, count)
+    if count == 1:
+        return _measured(options, path, None, show)
+    argument = json.dumps({"options": options.model_dump(mode="json"), "out": str(path)})
+    answer = json.loads(run_local_ranks(count, _JOB, argument, tell=lambda line: show(Progress(**json.loads(line)))))
+    return MeasuredProfile(read_profile(path), path, **answer)
+
+
+def measure_as_rank(ranks: TorchRanks, argument: str, tell: Callable[[str], None]) -> str:
+    """The job of each rank that `run_profile` starts."""
+    data = json.loads(argument)
+    options = ProfileOptions.parse(data["options"], source="profile options")
+    found = _measured(options, Path(data["out"]), ranks, lambda progress: tell(json.dumps(asdict(progress))))
+    return json.dumps({"stopped": found.stopped, "signal_number": found.signal_number})
+
+
+def _destination(out: Path | None, ranks: int) -> Path:
+    if out is not None:
+        return out
+    path = default_path(this_machine(ranks), datetime.now(UTC).date().isoformat())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"{path.parent}: cannot be made ({error.strerror or error}); give --out FILE") from None
+    return path
+
+
+def _measured(options: ProfileOptions, path: Path, ranks: TorchRanks | None, show: ShowProgress) -> MeasuredProfile:
+    """Every rank calls it."""
+    per_node = ranks.nodes.ranks_per_node if ranks else 1
+    alone = ranks or AloneRanks()
+    machine = machine_here(alone, local_rank=alone.rank % per_node, ranks_on_node=per_node)
+    wanted = _Wanted(options, machine, ranks)
+    request = ProfileRequest(
+        out=path, budget_seconds=options.budget_seconds, asked=options.asked(), fresh=options.fresh
+    )
+    hooks = Hooks(expected_error=expected_errors, layers=wanted.layers(), finish=with_curves, show=show)
+    leads = alone.rank == 0
+    try:
+        profile = measure_profile(request, machine, wanted.probes(), wanted.figures(), ranks=alone, hooks=hooks)
+    except StoppedError as stopped:
+        return MeasuredProfile(stopped.profile, path, str(stopped), stopped.signal_number, leads)
+    return MeasuredProfile(profile, path, leads=leads)
+
+
+def with_curves(profile: Profile) -> Profile:
+    """The profile with a curve fitted to each series that has points."""
+    fitted = (series.model_copy(update={"curve": fit_curve(series)}) for series in profile.series)
+    return profile.model_copy(update={"series": tuple(fitted)})
+
+
+class _Wanted:
+    """Probes, figures and layer checks that the options ask for, on this rank."""
+
+    def __init__(self, options: ProfileOptions, machine: Machine, ranks: TorchRanks | None) -> None:
+        self._options, self._machine, self._ranks = options, machine, ranks
+        self._model = options.model_spec()
+        self._formats = options.formats_on(machine.device.type)
+
+    def probes(self) -> Sequence[Probe]:
+        options = self._options
+        probes: list[Probe] = default_probes(self._machine, self._formats, self._usage())
+        if self._ranks is not None:
+            probes += collective_probes(self._ranks, self._machine)
+        probes += host_copy_probes(self._machine)
+        if options.disk is not None:
+            probes += disk_probes(options.disk)
+        return selected(probes, options.operations)
+
+    def figures(self) -> Sequence[FigureProbe]:
+        if FIGURES not in self._options.operations:
+            return []
+        figures: list[FigureProbe] = [
+            *default_figures(),
+            CopyOverlapProbe(),
+            ShardingProbe(),
+            *memory_probes(self._ranks, self._machine),
+        ]
+        return [*figures, CollectiveOverlapProbe(self._ranks)] if self._ranks else figures
+
+    def layers(self) -> Callable[[Machine, Profile], Sequence[LayerCheck]] | None:
+        """Checks of the model's layers in each format that activations have, by the profile so far."""
+        model, options, ranks = self._model, self._options, self._ranks
+        if model is None or LAYERS not in options.operations:
+            return None
+        per_node = ranks.nodes.ranks_per_node if ranks else 1
+        cluster = local_cluster(per_node) if ranks is None or ranks.rank == 0 else None
+        cluster = ranks.tell(cluster) if ranks else cluster
+        assert cluster is not None  # rank 0 has told it
+        trainings = [options.training(each) for each in self._formats if each in ACTIVATION_FORMATS]
+
+        def times(profile: Profile, training: TrainingSpec) -> OpTimes:
+            group = cluster.groups[0].model_copy(update={"profile": profile})
+            return op_times(cluster.model_copy(update={"groups": (group,)}), training)
+
+        def check(machine: Machine, profile: Profile) -> list[LayerCheck]:
+            return [
+                found
+                for training in trainings
+                for found in check_layer(
+                    model,
+                    training,
+                    options.micro_batch,
+                    machine=machine,
+                    times=times(profile, training),
+                    cluster=cluster,
+                )
+            ]
+
+        return check
+
+    def _usage(self) -> Usage | None:
+        if self._model is None:
+            return None
+        per_node = self._ranks.nodes.ranks_per_node if self._ranks else 1
+        degrees = [degree for degree in range(1, min(per_node, _MOST_TENSOR_PARALLEL) + 1) if per_node % degree == 0]
+        training = self._options.training(self._formats[0])
+        return Usage(self._model, training, (self._options.micro_batch,), tuple(degrees))
