@@ -17,6 +17,7 @@ from shardwright.costmodel.training import TrainingSpec
 from .collective_probe import collective_probes
 from .disk_probe import disk_probes
 from .host_copy_probe import host_copy_probes
+from .journal import journal_path
 from .launch import detected_launch
 from .layer_check import check_layer
 from .local import local_cluster, rank_count, this_machine
@@ -30,6 +31,7 @@ from .probe import FigureProbe, Machine, Probe
 from .probes import default_figures, default_probes
 from .profile_options import ACTIVATION_FORMATS, ProfileOptions
 from .progress import Progress, ShowProgress
+from .rank_failure import RanksLostError
 from .rank_seam import AloneRanks
 from .ranks import TorchRanks, joined_ranks
 from .selection import FIGURES, LAYERS, selected
@@ -62,6 +64,7 @@ def run_profile(options: ProfileOptions, *, out: Path | None, ranks: int | None,
 
     Raises:
         SpecError: the machine can't hold the ranks, the model can't be read, nothing could be measured.
+        RanksLostError: one of the ranks failed or was killed.
     """
     launch = detected_launch(os.environ)
     if launch is not None:
@@ -74,7 +77,12 @@ def run_profile(options: ProfileOptions, *, out: Path | None, ranks: int | None,
     if count == 1:
         return _measured(options, path, None, show)
     argument = json.dumps({"options": options.model_dump(mode="json"), "out": str(path)})
-    answer = json.loads(run_local_ranks(count, _JOB, argument, tell=lambda line: show(Progress(**json.loads(line)))))
+    try:
+        result = run_local_ranks(count, _JOB, argument, tell=lambda line: show(Progress(**json.loads(line))))
+    except RanksLostError as lost:
+        kept = f"; what was measured is kept in {journal_path(path)}: run the same command again to go on"
+        raise RanksLostError(f"{lost}{kept if journal_path(path).exists() else ''}") from None
+    answer = json.loads(result)
     return MeasuredProfile(read_profile(path), path, **answer)
 
 

@@ -15,6 +15,7 @@ from shardwright.profiler.measure import Hooks, ProfileRequest
 from shardwright.profiler.probe import FigureProbe, Machine, Probe
 from shardwright.profiler.profile_options import ProfileOptions
 from shardwright.profiler.progress import Progress
+from shardwright.profiler.rank_failure import RanksLostError
 from shardwright.profiler.rank_seam import Ranks
 from shardwright.profiler.stopped import StoppedError
 from tests.benchmarks.made_up_profile import fingerprint, matmul, profile
@@ -141,6 +142,22 @@ def test_as_many_ranks_as_local_has(measuring: Measuring, monkeypatch: pytest.Mo
     found = run_profile.run_profile(asked, out=tmp_path / "p.json", ranks=None, show=told.append)
     assert told == [Progress(1, 2, 3.0, "matmul")]
     assert (found.profile, found.stopped, found.signal_number) == (profile(), "ended by SIGTERM", 15)
+
+
+@pytest.mark.parametrize("journalled", [True, False])
+def test_a_rank_that_is_gone(
+    measuring: Measuring, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, journalled: bool
+) -> None:
+    def ranks_here(*_: object, **__: object) -> str:
+        raise RanksLostError("rank 1 was killed (SIGKILL)")
+
+    monkeypatch.setattr(run_profile, "run_local_ranks", ranks_here)
+    if journalled:
+        (tmp_path / ".p.json.journal").touch()
+    with pytest.raises(RanksLostError) as raised:
+        run(tmp_path / "p.json", ranks=2)
+    assert str(raised.value).startswith("rank 1 was killed (SIGKILL)")
+    assert ("run the same command again" in str(raised.value)) == journalled
 
 
 @pytest.mark.parametrize("ranks", [0, 9, -1])
