@@ -124,6 +124,7 @@ class TestBrokenOff:
         (("--budget", "10", "show"), ("--budget stands before 'show'", "behind")),
         (("--json", "show"), ("--json stands before 'show'",)),
         (("shwo",), ("shwo",)),
+        (("mine.json",), ("profile show mine.json",)),
         (("show", "missing.json"), ("missing.json",)),
         (("show", "/dev/zero"), ("/dev/zero", "device")),
         (("diff", "missing.json", "missing.json"), ("missing.json",)),
