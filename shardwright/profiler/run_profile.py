@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -40,6 +42,7 @@ from .stopped import StoppedError
 from .store import default_path
 
 _MOST_TENSOR_PARALLEL = 8
+_END_SECONDS = 3.0
 _JOB = "shardwright.profiler.run_profile:measure_as_rank"
 
 
@@ -115,12 +118,20 @@ def _measured(options: ProfileOptions, path: Path, ranks: TorchRanks | None, sho
         out=path, budget_seconds=options.budget_seconds, asked=options.asked(), fresh=options.fresh
     )
     hooks = Hooks(layers=wanted.layers(), finish=with_curves, show=show)
-    leads = alone.rank == 0
+    leads, threads = alone.rank == 0, set(threading.enumerate())
     try:
         profile = measure_profile(request, machine, wanted.probes(), wanted.figures(), ranks=alone, hooks=hooks)
     except StoppedError as stopped:
+        _let_end(set(threading.enumerate()) - threads)
         return MeasuredProfile(stopped.profile, path, str(stopped), stopped.signal_number, leads)
     return MeasuredProfile(profile, path, leads=leads)
+
+
+def _let_end(threads: set[threading.Thread]) -> None:
+    """Those that still repeat what was being timed end by themselves; an interpreter that ends first aborts."""
+    deadline = time.monotonic() + _END_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def with_curves(profile: Profile) -> Profile:

@@ -1,6 +1,8 @@
 """Measuring this machine as it was launched, with what is timed and the ranks replaced."""
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ class Measuring:
         self.figures: set[str]
         self.hooks: Hooks
         self.stop: str | None = None
+        self.busy: threading.Thread
 
     def __call__(
         self,
@@ -52,6 +55,8 @@ class Measuring:
         measured = hooks.finish(Profile(fingerprint=fingerprint(), series=(unfitted(),)))
         write_profile(request.out, measured)
         if self.stop:
+            self.busy = threading.Thread(target=time.sleep, args=(0.3,), daemon=True)
+            self.busy.start()
             raise StoppedError(self.stop, measured, signal_number=2)
         return measured
 
@@ -120,6 +125,7 @@ def test_a_series_without_points_has_no_curve() -> None:
 def test_one_that_was_cut_short(measuring: Measuring, tmp_path: Path) -> None:
     measuring.stop = "ended by SIGINT"
     found = run(tmp_path / "p.json")
+    assert not measuring.busy.is_alive()  # an interpreter that ended before it would abort
     assert (found.stopped, found.signal_number) == ("ended by SIGINT", 2)
     assert found.profile.points == 27
 
