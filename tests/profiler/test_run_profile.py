@@ -1,6 +1,8 @@
 """Measuring this machine as it was launched, with what is timed and the ranks replaced."""
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from shardwright.profiler.measure import Hooks, ProfileRequest
 from shardwright.profiler.probe import FigureProbe, Machine, Probe
 from shardwright.profiler.profile_options import ProfileOptions
 from shardwright.profiler.progress import Progress
+from shardwright.profiler.rank_failure import RanksLostError
 from shardwright.profiler.rank_seam import Ranks
 from shardwright.profiler.stopped import StoppedError
 from tests.benchmarks.made_up_profile import fingerprint, matmul, profile
@@ -31,6 +34,7 @@ class Measuring:
         self.figures: set[str]
         self.hooks: Hooks
         self.stop: str | None = None
+        self.busy: threading.Thread
 
     def __call__(
         self,
@@ -51,6 +55,8 @@ class Measuring:
         measured = hooks.finish(Profile(fingerprint=fingerprint(), series=(unfitted(),)))
         write_profile(request.out, measured)
         if self.stop:
+            self.busy = threading.Thread(target=time.sleep, args=(0.3,), daemon=True)
+            self.busy.start()
             raise StoppedError(self.stop, measured, signal_number=2)
         return measured
 
@@ -119,6 +125,7 @@ def test_a_series_without_points_has_no_curve() -> None:
 def test_one_that_was_cut_short(measuring: Measuring, tmp_path: Path) -> None:
     measuring.stop = "ended by SIGINT"
     found = run(tmp_path / "p.json")
+    assert not measuring.busy.is_alive()  # an interpreter that ended before it would abort
     assert (found.stopped, found.signal_number) == ("ended by SIGINT", 2)
     assert found.profile.points == 27
 
@@ -141,6 +148,22 @@ def test_as_many_ranks_as_local_has(measuring: Measuring, monkeypatch: pytest.Mo
     found = run_profile.run_profile(asked, out=tmp_path / "p.json", ranks=None, show=told.append)
     assert told == [Progress(1, 2, 3.0, "matmul")]
     assert (found.profile, found.stopped, found.signal_number) == (profile(), "ended by SIGTERM", 15)
+
+
+@pytest.mark.parametrize("journalled", [True, False])
+def test_a_rank_that_is_gone(
+    measuring: Measuring, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, journalled: bool
+) -> None:
+    def ranks_here(*_: object, **__: object) -> str:
+        raise RanksLostError("rank 1 was killed (SIGKILL)")
+
+    monkeypatch.setattr(run_profile, "run_local_ranks", ranks_here)
+    if journalled:
+        (tmp_path / ".p.json.journal").touch()
+    with pytest.raises(RanksLostError) as raised:
+        run(tmp_path / "p.json", ranks=2)
+    assert str(raised.value).startswith("rank 1 was killed (SIGKILL)")
+    assert ("run the same command again" in str(raised.value)) == journalled
 
 
 @pytest.mark.parametrize("ranks", [0, 9, -1])
