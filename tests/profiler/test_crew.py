@@ -182,6 +182,25 @@ class TestTrouble:
         came = on_threads(2, lambda ranks: measured(ranks, tmp_path, change))
         assert isinstance(came[1], SpecError)
 
+    def test_a_signal_at_rank_0_ends_all_in_step(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As if it arrived in the middle of an order: the order is done by all, then all end."""
+        orders = [0]
+        obey = Crew._obey
+
+        def interrupted(self: Crew, order: Any) -> Any:
+            if self._ranks.rank == 0:
+                orders[0] += 1
+                if orders[0] == 6:
+                    self._interruption._heard(2, None)
+            return obey(self, order)
+
+        monkeypatch.setattr(Crew, "_obey", interrupted)
+        came = on_threads(2, lambda ranks: measured(ranks, tmp_path))
+        assert isinstance(came[0], StoppedError)
+        assert came[0].signal_number == 2
+        assert came[1] == came[0].profile
+        assert orders[0] == 6
+
     def test_layers_are_rank_0_s(self, tmp_path: Path) -> None:
         def run(ranks: ThreadRanks) -> Profile:
             clock = VirtualClock()
