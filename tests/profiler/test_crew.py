@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.profile import Figure, LayerCheck, Profile
@@ -80,8 +81,12 @@ class TestTogether:
             def barrier(self) -> None:
                 called.append("barrier")
 
+        def work(at: Sizes) -> float:
+            called.append("work")
+            return 1e-3
+
         clock = VirtualClock()
-        probe = MadeUpProbe(clock, sizes=[(1.0,)], formula=lambda at: called.append("work") or 1e-3)  # type: ignore[func-returns-value]  # noted in passing
+        probe = MadeUpProbe(clock, sizes=[(1.0,)], formula=work)
         alone = Crew(
             VirtualMachine(clock),
             [probe],
@@ -138,11 +143,11 @@ class TestTrouble:
         def change(rank: int, probe: MadeUpProbe, machine: VirtualMachine) -> None:
             if rank == 1:
 
-                def vanish(at: Sizes, on: Machine) -> Any:
+                def vanish(at: Sizes) -> None:
                     machine.gone = True
                     raise RuntimeError("CUDA error: unspecified launch failure")
 
-                probe.prepare = vanish  # type: ignore[method-assign]  # one rank's device
+                probe.before_prepare = vanish
 
         came = on_threads(2, lambda ranks: measured(ranks, tmp_path, change))
         assert isinstance(came[0], StoppedError)
@@ -153,10 +158,10 @@ class TestTrouble:
         def change(rank: int, probe: MadeUpProbe, machine: VirtualMachine) -> None:
             if rank == 1:
 
-                def die(at: Sizes, on: Machine) -> Any:
+                def die(at: Sizes) -> None:
                     raise SystemExit(9)
 
-                probe.prepare = die  # type: ignore[method-assign]  # one rank is killed
+                probe.before_prepare = die
 
         came = on_threads(2, lambda ranks: measured(ranks, tmp_path, change))
         assert isinstance(came[0], StoppedError)
@@ -174,10 +179,10 @@ class TestTrouble:
         def change(rank: int, probe: MadeUpProbe, machine: VirtualMachine) -> None:
             if rank == 0:
 
-                def die(at: Sizes, on: Machine) -> Any:
+                def die(at: Sizes) -> None:
                     raise SystemExit(9)
 
-                probe.prepare = die  # type: ignore[method-assign]  # rank 0 is killed
+                probe.before_prepare = die
 
         came = on_threads(2, lambda ranks: measured(ranks, tmp_path, change))
         assert isinstance(came[1], SpecError)
@@ -236,7 +241,7 @@ class TestHostWork:
         timed: list[str] = []
 
         class Gpu(VirtualMachine):
-            device = type("Device", (), {"type": "cuda"})()  # type: ignore[assignment]  # no GPU is touched
+            device = torch.device("cuda")  # none is touched
 
             def seconds(self, work: Any, repeats: int) -> list[float]:
                 timed.append("device")

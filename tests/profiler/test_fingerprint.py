@@ -1,8 +1,10 @@
 """What a profile says it was measured on."""
 
 import platform
+import socket
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -29,8 +31,8 @@ class ToldRanks(AloneRanks):
 def machine(monkeypatch: pytest.MonkeyPatch) -> VirtualMachine:
     monkeypatch.setattr(fingerprint, "cpu_model", lambda: "EPYC")
     monkeypatch.setattr(fingerprint, "usable_cores", lambda: 6)
-    monkeypatch.setattr(fingerprint.socket, "gethostname", lambda: "node1")
-    monkeypatch.setattr(fingerprint.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 64e9})())
+    monkeypatch.setattr(socket, "gethostname", lambda: "node1")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"total": 64e9})())
     return VirtualMachine(VirtualClock(), clock_hz=2.6e9)
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -117,7 +118,7 @@ class TestCpu:
     @pytest.mark.parametrize(("told", "clock_hz"), [(2500.0, 2.5e9), (0.0, None), (None, None)])
     def test_clock(self, monkeypatch: pytest.MonkeyPatch, told: float | None, clock_hz: float | None) -> None:
         frequency = None if told is None else type("Frequency", (), {"current": told})()
-        monkeypatch.setattr(machines.psutil, "cpu_freq", lambda: frequency)
+        monkeypatch.setattr(psutil, "cpu_freq", lambda: frequency)
         assert CpuMachine().clock_hz() == clock_hz
 
 

@@ -256,16 +256,13 @@ class TestMemory:
         """Memory that the others of the batch hold: the second try is by itself."""
         bench = Bench()
         tries = [0]
-        probe = bench.probe(sizes=[(1.0,), (2.0,), (3.0,)])
-        original = probe.prepare
 
-        def prepare(at: Sizes, machine: Machine) -> Any:
+        def crowded(at: Sizes) -> None:
             tries[0] += at == (3.0,)
             if at == (3.0,) and tries[0] == 1:
                 raise MemoryError("the others have it")
-            return original(at, machine)
 
-        probe.prepare = prepare  # type: ignore[method-assign]  # a memory that is full only beside others
+        probe = bench.probe(sizes=[(1.0,), (2.0,), (3.0,)], before_prepare=crowded)
         assert sizes_of(bench.measure(tmp_path, probe)) == [1.0, 2.0, 3.0]
         assert tries[0] == 2
 
