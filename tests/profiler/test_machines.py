@@ -90,7 +90,7 @@ class TestCpu:
             def work(index: int, seconds: float) -> Callable[[], None]:
                 def run() -> None:
                     calls[ranks.rank][index] += 1
-                    time.sleep(seconds * (1 + ranks.rank))
+                    time.sleep(seconds * (1 + 4 * ranks.rank * index))
 
                 return run
 
