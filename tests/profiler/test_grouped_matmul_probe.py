@@ -54,7 +54,7 @@ def test_no_more_memory_is_taken_than_asked_for_and_not_much_less(part: MatmulPa
     at = _at(part, Linear(tokens=256, inputs=1024, outputs=2048, groups=6))
     with LiveBytes() as live:
         work = probe.prepare(at, SteadyMachine())
-        for _ in range(6):
+        for _ in range(20):
             work()
     assert live.peak <= probe.needed_bytes(at) <= 2 * live.peak + 64 * 2**20
 
