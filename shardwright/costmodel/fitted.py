@@ -13,14 +13,15 @@ from .profile import Curve, Point, Series
 Floats = NDArray[np.float64]
 
 _LEAST_POINTS_TO_LEAVE_OUT = 5
+_LEAST_POINTS_TO_EXPECT = 3
 _FOLDS = 5
 # What the interpolation is tried with, to keep what predicts left-out points best: how far a point's residual reaches, as the
 # logarithm of a ratio of sizes, and the share of a residual's variance that is noise.
 _REACHES = (0.5, 1.0, 2.0, 4.0)
 _NOISES = (0.01, 0.1, 1.0)
-_PRIOR = (
-    0.03  # pull of a parameter back to its first guess at the edge of its room, beside relative errors of the points
-)
+_USUAL_REACH, _USUAL_NOISE = 1.0, 0.1
+# Pull of a parameter back to its first guess at the edge of its room, beside relative errors of the points.
+_PRIOR = 0.03
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,23 @@ def fit_curve(series: Series) -> Curve | None:
     )
 
 
+def expected_errors(series: Series) -> list[float]:
+    """|predicted / measured - 1| of each point by the interpolation of all others around one curve; empty below three points.
+
+    All at once, as coefficient / diagonal of the inverse (Rasmussen and Williams 2006, equation 5.12), with one reach and
+    noise: quick enough to choose the next point by.
+    """
+    form = form_of(series.axes)
+    if form is None or len(series.points) < _LEAST_POINTS_TO_EXPECT:
+        return []
+    sizes, seconds = _table(form, series.points)
+    residuals = np.log(seconds / form.seconds(_least_squares(form, sizes, seconds), *sizes.T))
+    places = np.log(sizes) * form.weights / _USUAL_REACH
+    distances = ((places[:, None, :] - places[None, :, :]) ** 2).sum(axis=-1)
+    inverse = np.linalg.inv(np.exp(-distances) + _USUAL_NOISE * np.eye(len(seconds)))
+    return [float(error) for error in np.abs(np.expm1(-(inverse @ residuals) / np.diag(inverse)))]
+
+
 def left_out_errors(series: Series) -> Floats | None:
     """predicted / measured - 1 of every point, predicted by a fit that has not seen its fifth of the points.
 
@@ -190,7 +208,7 @@ def _left_out(
 def _best_interpolation(form: Form, sizes: Floats, seconds: Floats) -> tuple[float, float, float | None]:
     """Reach, noise, and the median |error| of left-out points with them."""
     if len(seconds) < _LEAST_POINTS_TO_LEAVE_OUT:
-        return _REACHES[1], _NOISES[1], None
+        return _USUAL_REACH, _USUAL_NOISE, None
     parameters = _fold_parameters(form, sizes, seconds)
     tried = {
         (reach, noise): np.abs(np.expm1(_left_out(form, sizes, seconds, parameters, reach, noise)))

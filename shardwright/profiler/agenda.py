@@ -22,6 +22,9 @@ DEFAULT_WEIGHTS: Mapping[str, float] = {
     "attention/forward": 4.0,
     "attention/backward": 4.0,
     "attention": 0.5,  # what is not the default: named kernels, no causal mask
+    "rmsnorm": 0.5,  # of compiled layers only, as are the next two
+    "rotary": 0.5,
+    "gated_activation": 0.5,
 }
 """How much more the points of an operation and variant, or of an operation, tell about a training step than others do."""
 

@@ -28,6 +28,7 @@ _BACKENDS: dict[Backend, SDPBackend] = {
 _WIDEST_GROUPED_HEAD = 256  # transformers repeats keys and values beyond (use_gqa_in_sdpa)
 # fp32 copies of the scores that the math backend keeps for the backward pass, and those it works in besides
 _KEPT_SCORES, _WORKING_SCORES = 4, 6
+_BLOCK = 64  # keys that kernels take at a time
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,11 @@ class AttentionProbe:
         return self.wanted
 
     def between(self, one: Sizes, other: Sizes) -> Sizes | None:
-        middle = size_between(one, other, (1, 1, 1, 16, 8))
-        if middle is None:
-            return None
-        batch, heads, kv_heads, length, head_size = middle
-        kv_heads = next(count for count in range(round(kv_heads), 0, -1) if heads % count == 0)
-        found = (batch, heads, float(kv_heads), length, head_size)
-        return None if found in (tuple(one), tuple(other)) else found
+        """Another length, of whole blocks, at the heads and head size of `one`: models have few head sizes, and kernels are
+        written for those."""
+        *heads, length, head_size = one
+        middle = size_between((length,), (other[-2],), (_BLOCK,))
+        return None if middle is None else (*heads, *middle, head_size)
 
     def needed_bytes(self, at: Sizes) -> float:
         batch, heads, _, length, head_size = at

@@ -3,6 +3,7 @@
 import math
 import statistics
 import threading
+import time
 import weakref
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from .probe import Machine, Work
 
 _COVERED = 1.5
+_LINGER_SECONDS = 5e-3
 _CPU_MATMUL_SIZE = 256
 _GPU_MATMUL_SIZE = 4096
 
@@ -58,7 +60,8 @@ class _OnStream:
 
 
 class _InThread:
-    """`other` runs in a thread that works only while `work` does, and ends with this object."""
+    """`other` runs in a thread that works while `work` does and a moment longer, so that it need not be woken for the next
+    repeat, and that ends with this object."""
 
     def __init__(self, work: Work, other: Work) -> None:
         self._work = work
@@ -78,7 +81,8 @@ class _Loop:
 
     def __init__(self, other: Work) -> None:
         self._other = other
-        self._wanted = threading.Event()
+        self._wanted, self._running = threading.Event(), threading.Event()
+        self._until = 0.0
         self._ended = False
         self._failure: BaseException | None = None
         self._compute_threads = torch.get_num_threads()
@@ -86,13 +90,15 @@ class _Loop:
         self._thread.start()
 
     def go_on(self) -> None:
-        """Raises what `other` raised meanwhile."""
+        """Returns when `other` runs; raises what it raised."""
+        self._until = math.inf
+        self._wanted.set()
+        self._running.wait()
         if self._failure is not None:
             raise self._failure
-        self._wanted.set()
 
     def pause(self) -> None:
-        self._wanted.clear()
+        self._until = time.perf_counter() + _LINGER_SECONDS
 
     def end(self) -> None:
         self._ended = True
@@ -101,8 +107,18 @@ class _Loop:
     def _run(self) -> None:
         torch.set_num_threads(self._compute_threads)  # a new thread would use as many as there are cores, not our share
         while self._wanted.wait() and not self._ended:
+            self._running.set()
             try:
                 self._other()
             except BaseException as failure:
                 self._failure = failure
                 return
+            if time.perf_counter() > self._until:
+                self._rest()
+
+    def _rest(self) -> None:
+        """Until wanted; it may have been wanted again just now."""
+        self._running.clear()
+        self._wanted.clear()
+        if time.perf_counter() < self._until or self._ended:
+            self._wanted.set()

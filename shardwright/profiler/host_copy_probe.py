@@ -20,6 +20,7 @@ Company = Literal["alone", "together", "computing"]
 
 # The middle first, then the ends, then what lies between.
 _SIZES_BYTES = (2**24, 2**20, 2**28, 2**16, 2**22, 2**30, 2**26, 2**18)
+_LEAST_IN_COMPANY_BYTES = 2**20  # what is shorter is over before anything beside it has properly begun
 _UNIT_BYTES = 2**12
 # Copied from and to in turn, so that what is small does not stay in a cache as it would not in training.
 _ROTATED_BYTES = 2**27
@@ -54,7 +55,8 @@ class HostCopyProbe:
         return plain if self.company == "alone" else f"{plain}-{self.company}"
 
     def first_sizes(self) -> Sequence[Sizes]:
-        return [(float(size_bytes),) for size_bytes in _SIZES_BYTES]
+        least_bytes = 0 if self.company == "alone" else _LEAST_IN_COMPANY_BYTES
+        return [(float(size_bytes),) for size_bytes in _SIZES_BYTES if size_bytes >= least_bytes]
 
     def needed_bytes(self, at: Sizes) -> float:
         """Device memory: one end of each way. Page-locked memory of the same size is asked of the host when it is taken.

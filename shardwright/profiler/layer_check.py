@@ -19,6 +19,7 @@ from shardwright.costmodel.tables import POLICIES
 from shardwright.costmodel.training import TrainingSpec
 from shardwright.costmodel.work_model import WorkModel
 
+from .host_allocator import keep_freed_memory
 from .live_bytes import LiveBytes, footprint
 from .number_format import torch_dtype
 from .probe import Machine, UnavailableError, Work
@@ -45,6 +46,8 @@ def check_layer(
         UnavailableError: it does not fit in the memory that is free, or transformers is not installed.
     """
     dtype = torch_dtype(training.precision.compute, machine.device)
+    if machine.device.type == "cpu":
+        keep_freed_memory()
     predicted = WorkModel(model, cluster, training, times, one_rank(micro_batch))
     checks: list[LayerCheck] = []
     for block in model.layer_classes:

@@ -19,7 +19,7 @@ from .launch import Launch
 from .local import usable_cores
 from .nodes import Nodes
 from .rank_failure import RanksLostError, first_line
-from .rank_watch import RankWatch
+from .rank_watch import RankWatch, WatchTimes
 
 _MEET_SECONDS = 120.0
 _ANSWER_SECONDS = 600.0  # rank 0 may think, or measure, for as long before it tells what is next
@@ -87,11 +87,14 @@ class TorchRanks:
 
 
 @contextlib.contextmanager
-def joined_ranks(launch: Launch, *, host: str | None = None) -> Iterator[TorchRanks]:
+def joined_ranks(
+    launch: Launch, *, host: str | None = None, watch_times: WatchTimes | None = None
+) -> Iterator[TorchRanks]:
     """This process as one of the ranks of `launch`, on its own GPU where there are GPUs, else on its share of the cores.
 
     Which ranks share a node is told by the names of their machines; `host` stands for this one's own. When the block
-    fails on one rank, the others are told why; when a rank dies without a word, the others end within half a minute.
+    fails on one rank, the others are told why; when a rank dies without a word, the others notice when they next want
+    something of it, and end after the silence of `watch_times` whatever they do.
 
     Raises:
         SpecError: the ranks do not find each other, more ranks than GPUs on a node, unequal nodes.
@@ -99,7 +102,7 @@ def joined_ranks(launch: Launch, *, host: str | None = None) -> Iterator[TorchRa
     """
     _take_gpu(launch)
     store = _meet(launch)
-    watch = RankWatch(store, launch.rank, launch.size)
+    watch = RankWatch(store, launch.rank, launch.size, times=watch_times)
     try:
         nodes = _share_machine(launch, host or socket.gethostname())
         control = dist.new_group(backend="gloo", timeout=timedelta(seconds=_ANSWER_SECONDS))

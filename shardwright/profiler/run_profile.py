@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from shardwright.costmodel.errors import SpecError
-from shardwright.costmodel.fitted import fit_curve
+from shardwright.costmodel.fitted import expected_errors, fit_curve
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.costmodel.profile import LayerCheck, Profile, read_profile
 from shardwright.costmodel.times import op_times
@@ -117,7 +117,7 @@ def _measured(options: ProfileOptions, path: Path, ranks: TorchRanks | None, sho
     request = ProfileRequest(
         out=path, budget_seconds=options.budget_seconds, asked=options.asked(), fresh=options.fresh
     )
-    hooks = Hooks(layers=wanted.layers(), finish=with_curves, show=show)
+    hooks = Hooks(expected_error=expected_errors, layers=wanted.layers(), finish=with_curves, show=show)
     leads, threads = alone.rank == 0, set(threading.enumerate())
     try:
         profile = measure_profile(request, machine, wanted.probes(), wanted.figures(), ranks=alone, hooks=hooks)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from shardwright.costmodel.curves import ATTENTION, MATMUL, RING, ROWS, TABLE, TRANSFER, UPDATE, form_of
-from shardwright.costmodel.fitted import fit_curve, fitted, left_out_errors
+from shardwright.costmodel.fitted import expected_errors, fit_curve, fitted, left_out_errors
 from shardwright.costmodel.profile import Series
 from tests.costmodel.made_up_profile import (
     FLOPS_PER_S,
@@ -98,12 +98,21 @@ class TestWhatTheFitSaysOfItself:
         assert errors is not None
         assert curve.left_out_median == pytest.approx(float(np.median(np.abs(errors))))
 
+    def test_the_quick_expectation_finds_the_point_that_is_off(self) -> None:
+        points = list(found("matmul", "forward").points)
+        points[37] = point(points[37].at, 1.5 * points[37].seconds)
+        errors = expected_errors(found("matmul", "forward").model_copy(update={"points": tuple(points)}))
+        assert int(np.argmax(errors)) == 37
+        assert errors[37] == pytest.approx(1 / 3, abs=0.1)
+        assert float(np.median(errors)) < 0.02
+
     def test_too_few_points_leave_none_out(self) -> None:
         few = found("copy", "forward").model_copy(update={"points": found("copy", "forward").points[:4]})
         curve = fit_curve(few)
         assert curve is not None
         assert curve.left_out_median is None
         assert left_out_errors(few) is None
+        assert expected_errors(few.model_copy(update={"points": few.points[:2]})) == []
 
     def test_one_disturbed_point_does_not_bend_the_curve(self) -> None:
         series = found("matmul", "forward")

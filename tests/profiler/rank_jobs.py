@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
+import torch
+
 from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.op_times import CollectiveName
 from shardwright.profiler.collective_probe import CollectiveProbe
@@ -26,7 +28,8 @@ def who_is_there(ranks: TorchRanks, argument: str, tell: Tell) -> str:
     told = ranks.tell({"rank": ranks.rank, "argument": argument})
     ranks.barrier()
     gathered = ranks.gather((ranks.rank, os.getpid()))
-    return json.dumps({"told": told, "gathered": gathered, "nodes": list(ranks.nodes.hosts)})
+    here = {"nodes": list(ranks.nodes.hosts), "threads": torch.get_num_threads()}
+    return json.dumps({"told": told, "gathered": gathered, **here})
 
 
 def fail_as_told(ranks: TorchRanks, argument: str, tell: Tell) -> str:
@@ -40,6 +43,15 @@ def fail_as_told(ranks: TorchRanks, argument: str, tell: Tell) -> str:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)
     ranks.barrier()
+    return ""
+
+
+def sleep_while_the_last_dies(ranks: TorchRanks, argument: str, tell: Tell) -> str:
+    """After half a second, in which all have shown that they live."""
+    time.sleep(0.5)
+    if ranks.rank == ranks.size - 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
     return ""
 
 

@@ -33,6 +33,28 @@ def test_the_other_runs_while_the_work_does_and_no_longer() -> None:
     assert len(runs) > before + 10, "and runs again with it"
 
 
+def test_the_other_runs_from_the_beginning_of_each_repeat() -> None:
+    """Work that is over before a thread has woken up would else be timed alone."""
+    running = [0]
+
+    def other() -> None:
+        running[0] += 1
+        time.sleep(0.002)
+        running[0] -= 1
+
+    seen: list[int] = []
+    work = beside(lambda: seen.append(running[0]), other, CpuMachine())
+    for _ in range(20):
+        work()
+        time.sleep(0.0003)
+    assert sum(seen) >= 15
+    time.sleep(0.05)
+    seen.clear()
+    work()
+    time.sleep(0.05)
+    assert running == [0], "resting"
+
+
 def test_the_work_gives_what_it_gives() -> None:
     assert beside(lambda: 42, lambda: None, CpuMachine())() == 42
 
@@ -42,9 +64,13 @@ def test_what_the_other_raises_is_raised() -> None:
         raise ValueError("not again")
 
     work = beside(lambda: time.sleep(0.05), other, CpuMachine())
-    work()
-    with pytest.raises(ValueError, match="not again"):
+
+    def twice() -> None:
+        work()  # may be over before the other has failed
         work()
+
+    with pytest.raises(ValueError, match="not again"):
+        twice()
 
 
 def test_the_thread_ends_with_the_work() -> None:

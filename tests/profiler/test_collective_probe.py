@@ -67,6 +67,8 @@ def _results() -> dict[tuple[str, GroupSizes], tuple[list[float], list[float], i
             work = probe.prepare(at, machine)
             if isinstance(work, CollectiveWork):
                 members = MEMBERS[group][ranks.rank]
+                tensors = {each.data_ptr(): each.nbytes for each in (work.given, work.result)}
+                assert probe.needed_bytes(at) == sum(tensors.values())
                 _filled(work, ranks.rank, 1 if name == "all_gather" else len(members))
                 work()
                 wanted = _wanted(name, ranks.rank, members)
@@ -109,6 +111,48 @@ def _sources() -> list[float]:
 def test_broadcasts_come_from_each_rank_in_turn() -> None:
     """From one rank alone they would overtake each other, and the time of one would be that of filling a buffer."""
     assert run_world(2, _sources) == [[0, 1, 0], [0, 1, 0]]
+
+
+def _of_a_backend_that_lacks_it(words: str) -> str:
+    ranks = joined(("a", "a"))
+    machine = CpuMachine(ranks)
+
+    def lacking(*_: object, **__: object) -> None:
+        raise RuntimeError(words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "reduce_scatter_tensor", lacking)
+        try:
+            CollectiveProbe("reduce_scatter", ranks, machine).prepare((4096.0, 2.0, 1.0, 1.0), machine)
+        except (UnavailableError, RuntimeError) as error:
+            return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def test_a_collective_that_the_backend_lacks_is_left_out() -> None:
+    words = "ProcessGroupGloo does not support reduce_scatter\nmore"
+    told = "UnavailableError: gloo has no reduce_scatter: ProcessGroupGloo does not support reduce_scatter"
+    assert run_world(2, _of_a_backend_that_lacks_it, words) == [told, told]
+
+
+def test_a_collective_that_fails_is_no_lack() -> None:
+    assert run_world(2, _of_a_backend_that_lacks_it, "Connection reset") == ["RuntimeError: Connection reset"] * 2
+
+
+def _places_and_groups() -> tuple[int, bool, bool, float]:
+    ranks = joined(TWO_BY_TWO)
+    members = (0, 1, 2, 3)
+    one, again, other = ranks.group(members), ranks.group(members), ranks.group(members, "overlap")
+    machine = CpuMachine(ranks)
+    alone, computing = (CollectiveProbe("send", ranks, machine, computing=each) for each in (False, True))
+    at = (4096.0, 2.0, 1.0, 1.0)
+    return ranks.local_rank, one is again, one is other, computing.needed_bytes(at) - alone.needed_bytes(at)
+
+
+def test_ranks_know_their_place_and_make_a_group_once() -> None:
+    """And one more for what runs at the same time; computing beside takes its own memory."""
+    matmul_bytes = 3.0 * 256 * 256 * 4
+    assert run_world(4, _places_and_groups) == [(place, True, False, matmul_bytes) for place in (0, 1, 0, 1)]
 
 
 def _beside_compute() -> tuple[list[float], bool, bool]:

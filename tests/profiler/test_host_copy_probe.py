@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from shardwright.profiler import host_copy_probe
+from shardwright.profiler.beside import busy_bytes
 from shardwright.profiler.host_copy_probe import Direction, HostCopyProbe, host_copy_probes
 from shardwright.profiler.machines import CpuMachine
 from shardwright.profiler.probe import UnavailableError
@@ -133,6 +134,8 @@ def test_memory_holds_both_ends_and_both_ways() -> None:
     assert HostCopyProbe("to_device", "pageable").needed_bytes(size) == 2 * 2**28
     assert HostCopyProbe("to_device", "pageable", "together").needed_bytes(size) == 4 * 2**28
     assert HostCopyProbe("to_device", "pageable").needed_bytes((4096.0,)) == 2 * 2**27, "what is small rotates"
+    computing = HostCopyProbe("to_device", "pageable", "computing").needed_bytes(size)
+    assert computing >= 2 * 2**28 + max(busy_bytes(CpuMachine()), busy_bytes(GpuStandIn({})))
 
 
 def test_sizes_between() -> None:
@@ -140,3 +143,10 @@ def test_sizes_between() -> None:
     assert probe.between((float(2**20),), (float(2**24),)) == (2.0**22,)
     assert probe.between((4096.0,), (8192.0,)) is None
     assert all(at[0] % 4096 == 0 for at in probe.first_sizes())
+    assert {at[0] for at in probe.first_sizes()} >= {2**16, 2**30}
+
+
+@pytest.mark.parametrize("company", ["together", "computing"])
+def test_in_company_only_what_lasts(company: host_copy_probe.Company) -> None:
+    sizes = [at[0] for at in HostCopyProbe("to_device", "pageable", company).first_sizes()]
+    assert (min(sizes), max(sizes)) == (2**20, 2**30)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from shardwright.costmodel.errors import SpecError
+from shardwright.profiler.local import usable_cores
 from shardwright.profiler.local_ranks import run_local_ranks
 from shardwright.profiler.rank_failure import RanksLostError
 
@@ -31,6 +32,7 @@ def test_ranks_tell_gather_and_know_their_nodes() -> None:
     assert seen["told"] == {"rank": 0, "argument": "measure"}
     assert [rank for rank, _ in seen["gathered"]] == [0, 1]
     assert seen["nodes"] == ["a", "b"]
+    assert seen["threads"] == usable_cores(), "a rank that has a node to itself computes with all of its cores"
     assert lines == ["rank 0 tells"], "only rank 0 is heard"
     assert not any(_alive(pid) for _, pid in seen["gathered"])
 

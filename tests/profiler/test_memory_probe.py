@@ -3,13 +3,14 @@
 import json
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from shardwright.profiler import memory_probe
+from shardwright.profiler import fresh_process, memory_probe
 from shardwright.profiler.fresh_process import FreshProcess, ask_fresh_process
 from shardwright.profiler.machines import CpuMachine
 from shardwright.profiler.memory_probe import AllocatorProbe, CommunicatorProbe, ProcessMemoryProbe, memory_probes
@@ -163,6 +164,38 @@ def _growing(monkeypatch_bytes: list[float]) -> float:
 
 def test_a_communicator_is_what_grows_beyond_the_message() -> None:
     assert run_world(2, _growing, [100e6, 100e6 + 2**20 + 5e6]) == [5e6, 5e6]
+
+
+def test_memory_of_a_gpu_is_taken_as_it_gets_less_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = iter([5 * GIB, 3 * GIB])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (next(free), 80 * GIB))
+    taken = memory_probe._taken_bytes(GpuStandIn({}))
+    before = taken()
+    assert taken() - before == 2 * GIB
+
+
+def test_a_fresh_process_on_a_gpu_multiplies_once_and_tells_what_its_allocator_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+
+    @contextmanager
+    def device(index: int) -> Iterator[None]:
+        done.append(f"on GPU {index}")
+        yield
+
+    def ones(*size: int, device: str) -> torch.Tensor:
+        done.append(f"{size} on {device}")
+        return torch.zeros(size)
+
+    monkeypatch.setattr(fresh_process, "resident_bytes", lambda: 3e8)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch, "ones", ones)
+    monkeypatch.setattr(torch, "mm", lambda a, b: done.append("matmul"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("wait"))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 7 * (done[-1] == "wait"))
+    assert fresh_process._measure(1) == FreshProcess(resident_bytes=3e8, reserved_bytes=7.0)
+    assert done == ["on GPU 1", "(64, 64) on cuda", "matmul", "wait"]
 
 
 def test_one_rank_has_no_communicator() -> None:

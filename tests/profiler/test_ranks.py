@@ -20,10 +20,12 @@ ROOT = Path(__file__).parents[2]
 RANK = """
 import os, sys
 from shardwright.profiler.launch import detected_launch
+from shardwright.profiler.rank_watch import WatchTimes
 from shardwright.profiler.ranks import joined_ranks
 from tests.profiler import rank_jobs
 try:
-    with joined_ranks(detected_launch(os.environ), host=sys.argv[2]) as ranks:
+    times = WatchTimes(beat_seconds=0.2, silent_seconds=2.0) if sys.argv[3] == "silent" else None
+    with joined_ranks(detected_launch(os.environ), host=sys.argv[2], watch_times=times) as ranks:
         print(getattr(rank_jobs, sys.argv[1])(ranks, sys.argv[3], print))
 except Exception as error:
     print(f"{type(error).__name__}: {error}")
@@ -56,7 +58,7 @@ def _started(launcher: str, job: str, argument: str) -> "list[subprocess.Popen[s
             [sys.executable, "-c", RANK, job, f"node{rank}", argument],
             env=base | environment,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT if argument == "silent" else subprocess.DEVNULL,
             text=True,
         )
         for rank, environment in enumerate(_environments(launcher, port))
@@ -92,6 +94,17 @@ def test_the_others_are_told_why_a_rank_is_gone(how: str, words: str) -> None:
     assert (processes[1].returncode == -signal.SIGKILL) == (how == "kill")
 
 
+def test_a_rank_that_computes_for_long_notices_that_another_is_gone() -> None:
+    """It wants nothing of the others, as one that waits for a kernel on a GPU."""
+    processes = _started("slurm", "sleep_while_the_last_dies", "silent")
+    began = time.monotonic()
+    out, _ = processes[0].communicate(timeout=50)
+    processes[1].communicate(timeout=50)
+    assert time.monotonic() - began < 40
+    assert processes[0].returncode == 1
+    assert out.splitlines() == ["rank 1 has been silent for 2 s and is taken for dead"]
+
+
 def test_a_rank_that_nobody_meets_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shardwright.profiler.ranks._MEET_SECONDS", 1.0)
     launch = Launch(by="here", rank=1, size=2, local_rank=1, file=tmp_path / "store")
@@ -114,6 +127,25 @@ def test_a_rank_without_a_gpu_of_its_own_is_refused(tmp_path: Path, monkeypatch:
         joined_ranks(launch),
     ):
         pytest.fail("took a GPU that is not there")
+
+
+def test_on_gpus_each_rank_takes_its_own_and_nccl_is_used_besides_gloo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[object] = []
+
+    def join(backend: str, *, rank: int, world_size: int, **_: object) -> None:
+        taken.append((backend, rank, world_size))
+        raise RuntimeError("as far as this test goes")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", taken.append)
+    monkeypatch.setattr("torch.distributed.init_process_group", join)
+    launch = Launch(by="here", rank=3, size=4, local_rank=1, file=tmp_path / "store")
+    with pytest.raises(SpecError, match="as far as this test goes"), joined_ranks(launch):
+        pytest.fail("joined")
+    assert taken == [1, ("cpu:gloo,cuda:nccl", 3, 4)]
 
 
 def test_whole_profiles_are_measured_by_four_ranks_on_two_nodes(
