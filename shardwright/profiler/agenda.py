@@ -150,7 +150,7 @@ class Agenda:
     def _worst_points(self, index: int) -> list[tuple[float, int]]:
         """(error, point) of the points that are foretold worse than tolerance and their own uncertainty explain."""
         points = tuple(self._points[index].values())
-        if self._excess.get(index, ((), []))[0] != points:
+        if index not in self._excess or self._excess[index][0] != points:
             series = self.series(index)
             errors = self._expected_error(series)
             allowed = [max(self._tolerance, point.uncertainty) for point in series.points]

@@ -4,6 +4,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, get_args
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from shardwright.costmodel.op_times import CollectiveName
 from shardwright.costmodel.profile import Figure, LayerCheck, Profile
 
-from .interruption import Interruption
+from .interruption import InterruptedBySignalError, Interruption
 from .machines import CpuMachine
 from .orders import CheckLayers, End, FreeBytes, MeasureFigures, Order, Prepare, Reference, Release, Repeat
 from .outcome import Outcome, TroubleError, attempt, first_line, readable_bytes
@@ -107,7 +108,8 @@ class Crew:
         """Let the other ranks go, with the profile."""
         self._works.clear()
         if not self._lost:
-            self._ranks.tell(End(profile))
+            with suppress(RuntimeError, OSError):  # whoever has gone needs not be told
+                self._ranks.tell(End(profile))
 
     # What the others do
 
@@ -142,8 +144,11 @@ class Crew:
         except (RuntimeError, OSError) as error:  # what is done here never raises these: it was telling or gathering
             self._lost = True
             raise CrewLostError(f"a rank does not answer any more ({first_line(error)})") from None
+        except InterruptedBySignalError:
+            self._lost = self._interruption.forced  # a first signal waited until the order was done
+            raise
         except BaseException:
-            self._lost = self._interruption.forced
+            self._lost = True
             raise
 
     def _obey(self, order: Order) -> Any:

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, Self
@@ -119,6 +120,8 @@ class Journal:
         except OSError as error:
             raise _unwritable(path, error) from None
         try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise SpecError(f"{path}: cannot be written (not a file); a journal has to lie there while measuring")
             _lock(path, handle, out)
             if fresh:
                 os.ftruncate(handle, 0)
@@ -224,9 +227,11 @@ def _agree(path: Path, before: Header, now: Header) -> None:
 
 def _refuse_stranger(path: Path, line: bytes) -> None:
     """A first line that is JSON was not cut off: it is of a newer version, or no journal."""
-    with suppress(ValueError):
+    try:
         json.loads(line)
-        raise SpecError(f"{path}: is not a journal that this shardwright can read; measure anew with --fresh")
+    except ValueError:
+        return
+    raise SpecError(f"{path}: is not a journal that this shardwright can read; measure anew with --fresh")
 
 
 def _listed(keys: list[str]) -> str:

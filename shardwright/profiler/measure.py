@@ -180,7 +180,8 @@ class _Lead:
         except (DeviceGoneError, CrewLostError, SpecError) as error:
             stop = _Stop(str(error))
         complete = stop is None and self._session.complete
-        remarks = [*([f"stopped early: {stop.reason}"] if stop else []), *self._session.remarks]
+        remarks = [f"stopped early: {stop.reason}"] if stop else []
+        remarks += self._session.remarks(stopped=stop is not None)
         return self._hooks.finish(self._findings.profile(self._fingerprint, complete=complete, remarks=remarks)), stop
 
     def keep(self, profile: Profile, stop: _Stop | None) -> None:

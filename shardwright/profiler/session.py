@@ -78,10 +78,10 @@ class Session:
         """Whether the most telling sizes of every series, figures and layers were measured, or cannot be here."""
         return not self._agenda.telling and not self._problems
 
-    @property
-    def remarks(self) -> list[str]:
+    def remarks(self, *, stopped: bool) -> list[str]:
+        """What a reader has to know; where it was `stopped`, what is missing is not for lack of time."""
         said = list(self._problems)
-        if left := len(self._agenda.telling):
+        if (left := len(self._agenda.telling)) and not stopped:
             seconds = self._time.spent_seconds
             said.append(
                 f"{left} telling sizes were not measured for lack of time: {self._agenda.done} points took {seconds:.0f} s; "

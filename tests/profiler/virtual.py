@@ -189,7 +189,8 @@ def on_threads(size: int, act: Callable[[ThreadRanks], Any]) -> list[Any]:
             came_of[rank] = act(ThreadRanks(shared, rank))
         except BaseException as failure:
             came_of[rank] = failure
-            shared.gate.abort()
+            if isinstance(failure, SystemExit):  # the rank dies: connections to it close
+                shared.gate.abort()
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
     for thread in threads:
