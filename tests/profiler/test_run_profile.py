@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from shardwright.costmodel.profile import Profile, write_profile
 from shardwright.profiler import local, run_profile
 from shardwright.profiler.machines import CpuMachine
 from shardwright.profiler.measure import Hooks, ProfileRequest
+from shardwright.profiler.nodes import Nodes
 from shardwright.profiler.probe import FigureProbe, Machine, Probe
 from shardwright.profiler.profile_options import ProfileOptions
 from shardwright.profiler.progress import Progress
 from shardwright.profiler.rank_failure import RanksLostError
-from shardwright.profiler.rank_seam import Ranks
+from shardwright.profiler.rank_seam import AloneRanks, Ranks
 from shardwright.profiler.stopped import StoppedError
 from tests.benchmarks.made_up_profile import fingerprint, matmul, profile
 from tests.costmodel.test_attached_profile import cpu_cluster
@@ -59,6 +61,14 @@ class Measuring:
             self.busy.start()
             raise StoppedError(self.stop, measured, signal_number=2)
         return measured
+
+
+class FourRanks(AloneRanks):
+    """The second of four ranks on two nodes, as `joined_ranks` gives it."""
+
+    rank = 1
+    size = 4
+    nodes = Nodes(("a", "a", "b", "b"))
 
 
 def unfitted() -> Any:
@@ -178,6 +188,12 @@ def test_ranks_are_the_launchers_where_there_is_one(measuring: Measuring, monkey
     launched = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(run_profile, "joined_ranks", lambda launch: nullcontext(FourRanks()))
+    found = run(ranks=None, formats=("fp32",))
+    assert not found.leads
+    assert {"all_reduce", "send"} < measuring.probes
+    assert {"overlap with collectives", "memory of a communicator"} < measuring.figures
+    assert run(ranks=4, formats=("fp32",)).path.name.startswith(found.path.name.partition("-torch")[0])
     with pytest.raises(SpecError, match="--ranks 2: torchrun started 4; leave --ranks out"):
         run(ranks=2)
 
