@@ -58,10 +58,11 @@ def what_profile_lacks(cluster: ClusterSpec, training: TrainingSpec) -> str | No
         return None
     held = {(series.operation, series.format) for series in profile.series if series.points}
     compute, parameters = training.precision.compute, training.precision.parameters
+    plain = "fp32" if compute == "tf32" else compute  # tf32 is a way to multiply fp32 matrices
     needed = {
         f"matmul in {compute}": ("matmul", compute) in held,
-        f"attention in {compute}": training.attention != "flash" or ("attention", compute) in held,
-        f"memory-bound operators in {compute}": ("addition", compute) in held,  # every layer has residuals to add
+        f"attention in {plain}": training.attention != "flash" or ("attention", plain) in held,
+        f"memory-bound operators in {plain}": ("addition", plain) in held,  # every layer has residuals to add
         f"{training.optimizer} in {parameters}": (training.optimizer, parameters) in held,
         "collectives": cluster.devices == 1 or any(operation == "all_reduce" for operation, _ in held),
     }

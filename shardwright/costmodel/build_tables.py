@@ -210,7 +210,7 @@ class _Builder:
         clip = element * _CLIP_PASSES * shard
         return np.where(
             self._column("host_optimizer") == 1,
-            self.times.host_memory_bound_seconds(update + clip),
+            self.times.host_update_seconds(shard, update + clip),
             self.times.operator_seconds(self.training.optimizer, shard, update)
             + self.times.operator_seconds("clip", shard, clip),
         )

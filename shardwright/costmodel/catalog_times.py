@@ -158,7 +158,7 @@ class CatalogTimes:
         link = self.cluster.groups[0].host_link
         return link.latency_seconds + np.asarray(size_bytes, dtype=float) / link.bytes_per_s
 
-    def host_memory_bound_seconds(self, moved_bytes: Number) -> Array:
+    def host_update_seconds(self, parameters: Number, moved_bytes: Number) -> Array:
         node = self.cluster.groups[0]
         if self._is_cpu:
             return self.memory_bound_seconds(moved_bytes)

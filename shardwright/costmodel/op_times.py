@@ -127,6 +127,7 @@ class OpTimes(Protocol):
         """Copy between the device and its host, one way, page-locked."""
         ...
 
-    def host_memory_bound_seconds(self, moved_bytes: Number) -> Array:
-        """One rank's host kernels that read and write `moved_bytes`, while the node's other ranks do the same."""
+    def host_update_seconds(self, parameters: Number, moved_bytes: Number) -> Array:
+        """One rank's optimizer step and clipping on its host, over `parameters` elements, reading and writing `moved_bytes`,
+        while the node's other ranks do the same."""
         ...

@@ -19,6 +19,8 @@ _COPY_PASSES = 2.0
 # Variant of each update, and the parameters of a Llama layer: a step updates as many tensors in a row of the cost tables.
 _UPDATES: dict[Operator, str] = {"adamw": "fused", "sgd": "foreach", "clip": ""}
 _TENSORS_OF_A_LAYER = 9.0
+# Bytes that clipping reads and writes over those of AdamW's step (build_tables.py): three passes for seven.
+_CLIP_OVER_ADAMW = 3 / 7
 _SHARDING_FIGURES = (
     "sharding_unit_pass_seconds",
     "sharding_unit_seconds",
@@ -61,6 +63,11 @@ class ProfileTimes:
     def _format(self) -> Format:
         return self.catalog.training.precision.compute
 
+    @property
+    def _activations(self) -> Format:
+        """tf32 is a way to multiply fp32 matrices; all else is fp32."""
+        return "fp32" if self._format == "tf32" else self._format
+
     def _measured(self, operation: str, variant: str, format: Format | None) -> FittedSeries | None:
         key = (operation, variant, format)
         if key not in self._known:
@@ -96,7 +103,7 @@ class ProfileTimes:
 
     def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
         """Measured causal attention at this length and head size; a window computes a part of its FLOPs at the same rate."""
-        measured = self._measured("attention", "backward" if backward else "forward", self._format)
+        measured = self._measured("attention", "backward" if backward else "forward", self._activations)
         if measured is None:
             return self.catalog.attention_seconds(flops, head_size=head_size, seq_len=seq_len, backward=backward)
         forward = np.asarray(flops, dtype=float) / (2.5 if backward else 1.0)
@@ -105,7 +112,7 @@ class ProfileTimes:
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:
         """As a copy of as many bytes."""
-        copy = self._measured("copy", "forward", self._format)
+        copy = self._measured("copy", "forward", self._activations)
         if copy is None:
             return self.catalog.memory_bound_seconds(moved_bytes)
         elements = np.asarray(moved_bytes, dtype=float) / (_COPY_PASSES * BYTES_PER_ELEMENT[self._format])
@@ -124,7 +131,7 @@ class ProfileTimes:
     def _operator(self, operator: Operator, backward: bool) -> FittedSeries | None:
         if operator in _UPDATES:
             return self._measured(operator, _UPDATES[operator], self.catalog.training.precision.parameters)
-        return self._measured(operator, "backward" if backward else "forward", self._format)
+        return self._measured(operator, "backward" if backward else "forward", self._activations)
 
     def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
         """A GPU waits for the host where that is slower. A CPU's operators were measured with their dispatch."""
@@ -155,15 +162,22 @@ class ProfileTimes:
         return np.asarray(hooks + per_byte * np.asarray(parameter_bytes, dtype=float))
 
     def host_copy_seconds(self, size_bytes: Number) -> Array:
-        """The mean of both ways."""
-        ways = [self._measured("host_copy", f"{way}-pinned", None) for way in ("to_device", "to_host")]
+        """The mean of both ways, page-locked; nothing is page-locked for a CPU, whose copies stay in its memory."""
+        kind = "pageable" if self.profile.fingerprint.kind == "cpu" else "pinned"
+        ways = [self._measured("host_copy", f"{way}-{kind}", None) for way in ("to_device", "to_host")]
         known = [way.seconds(np.maximum(size_bytes, 1.0)) for way in ways if way is not None]
         if not known:
             return self.catalog.host_copy_seconds(size_bytes)
         return np.where(np.asarray(size_bytes) > 0, np.mean(known, axis=0), 0.0)
 
-    def host_memory_bound_seconds(self, moved_bytes: Number) -> Array:
-        return self.catalog.host_memory_bound_seconds(moved_bytes)
+    def host_update_seconds(self, parameters: Number, moved_bytes: Number) -> Array:
+        """AdamW's step as measured by this many threads, the clipping beside it by the bytes that it moves."""
+        measured = self._measured("host_adamw", "fused", "fp32")
+        catalog = self.catalog.host_update_seconds(parameters, moved_bytes)
+        if measured is None or self.catalog.training.optimizer != "adamw":
+            return catalog
+        step = _nothing_for_nothing(measured, parameters, float(self.profile.fingerprint.threads))
+        return step * (1 + _CLIP_OVER_ADAMW)
 
 
 def _nothing_for_nothing(measured: FittedSeries, elements: Number, *others: Number) -> Array:

@@ -2,9 +2,10 @@
 
 import contextlib
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import chain, pairwise
 
 import torch
 import torch.distributed as dist
@@ -15,11 +16,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from shardwright.costmodel.profile import Figure
 
-from .probe import Machine, UnavailableError
+from .probe import Machine, UnavailableError, Work
 
 _UNITS, _MATRICES, _TOKENS = 4, 7, 4
 _TINY, _LARGE = 32, 768
-_REPEATS = 9
+_ROUNDS, _REPEATS = 4, 3
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class _Units:
 
     def added_seconds(self, machine: Machine) -> tuple[float, float]:
         """A unit's seconds in a step of one microbatch, and what one microbatch more adds; without the matmuls."""
-        matmuls = _median(machine, self._matmuls())
-        steps = [_median(machine, lambda count=count: self._step(count)) for count in (1, 2, 3)]
+        works: list[Work] = [self._matmuls(), *(partial(self._step, count) for count in (1, 2, 3))]
+        matmuls, *steps = _medians(machine, works)
         more = statistics.fmean(later - earlier for earlier, later in pairwise(steps))
         return (steps[0] - matmuls) / _UNITS, (more - matmuls) / _UNITS
 
@@ -110,10 +111,12 @@ class _Matmuls:
             torch.mm(self.x.t(), self.x, out=gradient)
 
 
-def _median(machine: Machine, work: object) -> float:
-    assert callable(work)
-    work()
-    return statistics.median(machine.seconds(work, _REPEATS))
+def _medians(machine: Machine, works: Sequence[Work]) -> list[float]:
+    """Each work once warm, then all in turn, so that a slow moment falls on all of them."""
+    for work in works:
+        work()
+    rounds = [[machine.seconds(work, _REPEATS) for work in works] for _ in range(_ROUNDS)]
+    return [statistics.median(chain.from_iterable(samples)) for samples in zip(*rounds, strict=True)]
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ class RoundTimes:
     def host_copy_seconds(self, size_bytes: Number) -> Array:
         return np.asarray(size_bytes * 1e-10)
 
-    def host_memory_bound_seconds(self, moved_bytes: Number) -> Array:
+    def host_update_seconds(self, parameters: Number, moved_bytes: Number) -> Array:
         return np.asarray(moved_bytes * 1e-9)
 
 

@@ -1,5 +1,7 @@
 """Times from a made-up profile, each told from the catalog's by its rule."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
@@ -21,6 +23,7 @@ from tests.costmodel.made_up_profile import (
     elements_rule,
     made_up_profile,
     matmul_rule,
+    series,
 )
 
 BF16 = TrainingSpec(seq_len=2048, global_batch=8)
@@ -149,6 +152,80 @@ def test_host_copies_are_the_mean_of_both_ways() -> None:
     assert times().host_copy_seconds(0.0) == 0
 
 
+def test_a_cpus_copies_are_not_page_locked() -> None:
+    pageable = series(
+        "host_copy", "to_host-pageable", None, ("size_bytes",), [(2.0**20,), (2.0**26,)], lambda size: size / 1e9
+    )
+    profile = made_up_profile(kind="cpu")
+    with_it = profile.model_copy(update={"series": (*profile.series, pageable)})
+    assert times(profile=with_it).host_copy_seconds(2.0**26) == pytest.approx(2.0**26 / 1e9, rel=0.05)
+
+
+def test_an_update_on_the_host_is_by_the_rank_s_threads_and_clips_besides() -> None:
+    """Twice as many threads, half the time; three passes of clipping for the seven of AdamW."""
+    sizes = [(elements, threads) for elements in (2.0**20, 2.0**24) for threads in (4.0, 8.0, 16.0)]
+    host = series(
+        "host_adamw",
+        "fused",
+        "fp32",
+        ("elements", "threads"),
+        sizes,
+        lambda elements, threads: elements / (1e8 * threads),
+    )
+    profile = made_up_profile()
+    with_it = profile.model_copy(update={"series": (*profile.series, host)})  # of a rank with 8 threads
+    seconds = times(profile=with_it).host_update_seconds(2.0**24, 1.0)
+    assert seconds == pytest.approx(2.0**24 / 8e8 * 10 / 7, rel=0.05)
+    assert times().host_update_seconds(2.0**24, 1e9) == CATALOG.host_update_seconds(2.0**24, 1e9)
+
+
+class TestSharding:
+    figures: ClassVar = {
+        "sharding_unit_pass_seconds": 1e-4,
+        "sharding_unit_seconds": 3e-4,
+        "sharding_seconds_per_byte": 2e-10,
+        "accumulation_seconds_per_byte": 5e-11,
+    }
+
+    @property
+    def profile(self) -> Profile:
+        figures = {name: Figure(value=value, unit="s", meaning=name) for name, value in self.figures.items()}
+        return made_up_profile(kind="cpu").model_copy(update={"figures": figures})
+
+    def test_hooks_copies_and_accumulation(self) -> None:
+        """Four microbatches, gradients reduced in the last one alone, then in each."""
+        found = times(profile=self.profile)
+        once = found.sharding_seconds(1e8, 4.0, 1.0)
+        assert once == pytest.approx(4 * 1e-4 + 3e-4 + 1e8 * (2e-10 + 3 * 5e-11))
+        assert found.sharding_seconds(1e8, 4.0, 4.0) == pytest.approx(4 * (1e-4 + 3e-4 + 1e8 * 2e-10))
+
+    def test_without_the_figures_nothing_is_added(self) -> None:
+        assert times().sharding_seconds(1e8, 4.0, 1.0) == 0
+
+    @pytest.mark.parametrize(("zero_stage", "repeats"), [(0, 1), (1, 1), (2, 4), (3, 4)])
+    def test_each_layer_and_both_ends_are_wrapped(self, zero_stage: int, repeats: int) -> None:
+        """ZeRO-2 and -3 reduce the gradients of every microbatch; other software has its own way."""
+        model, shards = small_model(layers=2), 2 if zero_stage else 1
+        layers = LayerRun(count=2, zero_stage=zero_stage)
+        plan = Plan(
+            mesh=Mesh(dp_shard=shards), micro_batch=2, microbatches=4, stages=(Stage(layers=(layers,)),)
+        )  # fmt: skip
+
+        def exposed(stack: str, profile: Profile) -> float:
+            training = TrainingSpec(seq_len=256, global_batch=8 * shards, stack=stack)
+            group = with_profile(profile).groups[0].model_copy(update={"nodes": 1, "devices_per_node": shards})
+            cluster = round_cluster().model_copy(update={"groups": (group,)})
+            return estimate_plan(model, cluster, training, plan).step.data_parallel
+
+        def added(stack: str) -> float:
+            return exposed(stack, self.profile) - exposed(stack, made_up_profile(kind="cpu"))
+
+        hooks = 4 * (4 * 1e-4 + repeats * 3e-4)
+        per_byte = repeats * 2e-10 + (4 - repeats) * 5e-11
+        assert added("shardwright") == pytest.approx(hooks + 4 * model.parameter_count * per_byte)
+        assert added("fsdp") == 0
+
+
 class TestAnotherFormat:
     """The profile was measured in bf16; a training in fp32 finds nothing of it but what has no format."""
 
@@ -163,6 +240,19 @@ class TestAnotherFormat:
 
     def test_keeps_what_has_no_format(self) -> None:
         assert times(FP32).host_copy_seconds(2.0**26) != self.catalog.host_copy_seconds(2.0**26)
+
+
+def test_in_tf32_only_matmuls_are_other_than_in_fp32() -> None:
+    training = TrainingSpec(seq_len=2048, global_batch=8, precision=Precision(compute="tf32"))
+    group = with_profile(made_up_profile(format="fp32")).groups[0]
+    device = group.device.model_copy(update={"peak_flops_per_s": {**group.device.peak_flops_per_s, "tf32": 50e12}})
+    cluster = round_cluster().model_copy(update={"groups": (group.model_copy(update={"device": device}),)})
+    found, catalog = op_times(cluster, training), CatalogTimes(cluster, training)
+    assert found.operator_seconds("copy", 2.0**22, 1.0) == pytest.approx(elements_rule(2**11, 2**11), rel=0.05)
+    flops = 2.0 * 4 * 16 * 2048 * 2049 * 128
+    attention = found.attention_seconds(flops, head_size=128, seq_len=2048, backward=False)
+    assert attention == pytest.approx(attention_rule(4, 16, 16, 2048, 128), rel=0.05)
+    assert found.matmul_seconds(512, 512, 512) == catalog.matmul_seconds(512, 512, 512)
 
 
 def test_a_slower_machine_makes_a_slower_step() -> None:

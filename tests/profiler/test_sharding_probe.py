@@ -1,0 +1,68 @@
+"""What FSDP2 adds, told from the work it is added to."""
+
+import time
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from shardwright.profiler.probe import UnavailableError, Work
+from shardwright.profiler.sharding_probe import ShardingProbe
+
+
+@dataclass
+class Clock:
+    """A CPU and its clock, no more."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def seconds(self, work: Work, repeats: int) -> list[float]:
+        def once() -> float:
+            start = time.perf_counter()
+            work()
+            return time.perf_counter() - start
+
+        return [once() for _ in range(repeats)]
+
+
+def test_the_figures_of_a_cpu() -> None:
+    """On the real thing; how long it takes is the machine's matter."""
+    found = ShardingProbe().measure(Clock())  # type: ignore[arg-type] # of a machine only what is used
+    assert set(found) == {
+        "sharding_unit_pass_seconds", "sharding_unit_seconds", "sharding_seconds_per_byte", "accumulation_seconds_per_byte",
+    }  # fmt: skip
+    assert any(figure.value > 0 for figure in found.values())
+    assert not dist.is_initialized()
+
+
+def test_beside_a_gpu_it_is_hidden() -> None:
+    with pytest.raises(UnavailableError, match="CPUs only"):
+        ShardingProbe().measure(Clock(torch.device("cuda")))  # type: ignore[arg-type] # as above
+
+
+@dataclass
+class Counted:
+    """Seconds by rule: a step takes 1 s, 0.5 s for each further microbatch, and as much again a byte; matmuls 0.1 s."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def seconds(self, work: Work, repeats: int) -> list[float]:
+        kind = type(work).__name__
+        if kind == "_Matmuls":
+            return [0.1] * repeats
+        assert isinstance(work, partial)
+        (count,), width = work.args, work.func.__self__._width  # type: ignore[attr-defined] # a bound method
+        unit_bytes = 4.0 * 7 * width**2
+        return [4 * (0.02 + 0.3e-9 * unit_bytes) + count * (0.1 + 4 * (0.01 + 0.1e-9 * unit_bytes))] * repeats
+
+
+def test_differences_are_taken_where_they_belong() -> None:
+    """Four units; what depends on bytes is told from what does not by two widths, a step's from a microbatch's by counts."""
+    found = {name: figure.value for name, figure in ShardingProbe().measure(Counted()).items()}  # type: ignore[arg-type] # as above
+    tiny_bytes = 4.0 * 7 * 32**2
+    assert found["sharding_unit_pass_seconds"] == pytest.approx(0.01 + 0.1e-9 * tiny_bytes)
+    assert found["sharding_unit_seconds"] == pytest.approx(0.02 + 0.3e-9 * tiny_bytes)
+    assert found["sharding_seconds_per_byte"] == pytest.approx(0.3e-9)
+    assert found["accumulation_seconds_per_byte"] == pytest.approx(0.1e-9)
