@@ -17,7 +17,10 @@ Verdict = Literal["slower", "faster", "more", "less", "within noise"]
 
 # Medians of two runs on one machine differ by more than their intervals say: clocks, memory layout, neighbours.
 _LEAST_NOISE = {"gpu": 0.02, "cpu": 0.05}
-_FIGURE_NOISE = 0.10  # of a figure that says no interval
+# Of a figure that was seen once, either way; of a share that was, in points.
+_SINGLE_NOISE = {"gpu": 0.05, "cpu": 0.15}
+_SINGLE_SHARE = 0.05
+_SIGMAS_OF_MAD = 1.4826  # of a normal distribution
 _ENOUGH_COMMON = 3
 _AGREEING = 0.75
 _MOST_NEIGHBOURS = 16
@@ -96,10 +99,10 @@ class ProfileDifference:
 def compare_profiles(a: Profile, b: Profile) -> ProfileDifference:
     """`b` beside `a`: ratios above 1 say that `b` is slower."""
     ours, theirs = _by_key(a), _by_key(b)
-    least = max(_LEAST_NOISE[a.fingerprint.kind], _LEAST_NOISE[b.fingerprint.kind])
+    kind = "cpu" if "cpu" in (a.fingerprint.kind, b.fingerprint.kind) else "gpu"
     both = [key for key in ours if key in theirs]
-    found = {key: _series_difference(ours[key], theirs[key], least) for key in both}
-    figures = [_figure_difference(n, a.figures[n], b.figures[n]) for n in a.figures if n in b.figures]
+    found = {key: _series_difference(ours[key], theirs[key], _LEAST_NOISE[kind]) for key in both}
+    figures = [_figure_difference(n, a.figures[n], b.figures[n], kind) for n in a.figures if n in b.figures]
     return ProfileDifference(
         fingerprint=_fields(a.fingerprint, b.fingerprint),
         series=sorted((each for each in found.values() if each), key=lambda each: -abs(math.log(each.ratio))),
@@ -120,6 +123,13 @@ def _fields(a: MachineFingerprint, b: MachineFingerprint) -> list[FieldDifferenc
         for name in MachineFingerprint.model_fields
         if getattr(a, name) != getattr(b, name)
     ]
+
+
+def _scatter(logs: Sequence[float]) -> float:
+    """How differently the sizes of one series changed, as a standard deviation by their median absolute deviation: what two
+    runs of a machine that others share differ by, however sure each is of itself."""
+    middle = statistics.median(logs)
+    return _SIGMAS_OF_MAD * statistics.median(abs(log - middle) for log in logs)
 
 
 class _Pair(NamedTuple):
@@ -144,7 +154,7 @@ def _series_difference(a: Series, b: Series, least_noise: float) -> SeriesDiffer
         return None
     logs = [pair.log_ratio for pair in pairs]
     middle = statistics.median(logs)
-    noise = max(statistics.median(pair.noise for pair in pairs), least_noise)
+    noise = max(math.hypot(statistics.median(pair.noise for pair in pairs), _scatter(logs)), least_noise)
     agree = sum(log * middle > 0 for log in logs) >= _AGREEING * len(logs)
     beyond = abs(middle) > noise and agree
     return SeriesDifference(
@@ -216,17 +226,21 @@ def _median(values: Sequence[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _figure_difference(name: str, a: Figure, b: Figure) -> FigureDifference:
-    """More than noise where the intervals that were seen do not touch."""
-    if a.unit != b.unit or a.value == b.value:
-        return FigureDifference(name, a, b, b.value / a.value if a.value and a.unit == b.unit else None, "within noise")
-    (low_a, high_a), (low_b, high_b) = _range(a), _range(b)
-    verdict: Verdict = "more" if low_b > high_a else "less" if high_b < low_a else "within noise"
-    return FigureDifference(name, a, b, b.value / a.value if a.value else None, verdict)
+def _figure_difference(name: str, a: Figure, b: Figure, kind: str) -> FigureDifference:
+    """More than noise where what was seen of either does not touch, and where they differ by more than runs do anyway."""
+    if a.unit != b.unit or not (a.value or b.value):
+        return FigureDifference(name, a, b, None, "within noise")
+    (low_a, high_a), (low_b, high_b) = _range(a, kind), _range(b, kind)
+    ratio = b.value / a.value if a.value else None
+    close = ratio is not None and ratio > 0 and abs(math.log(ratio)) <= _LEAST_NOISE[kind]
+    verdict: Verdict = (
+        "within noise" if close else "more" if low_b > high_a else "less" if high_b < low_a else "within noise"
+    )
+    return FigureDifference(name, a, b, ratio, verdict)
 
 
-def _range(figure: Figure) -> tuple[float, float]:
-    slack = _FIGURE_NOISE / 2 * figure.value
+def _range(figure: Figure, kind: str) -> tuple[float, float]:
+    slack = _SINGLE_SHARE / 2 if figure.unit == "share" else _SINGLE_NOISE[kind] * figure.value
     low = figure.low if figure.low is not None else figure.value - slack
     high = figure.high if figure.high is not None else figure.value + slack
     return low, high

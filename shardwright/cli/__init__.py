@@ -30,7 +30,7 @@ _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ 
 
 def main() -> None:
     """Run a command; none is a cry for help. A user's mistake is one line on stderr and exit code 2, a plan that cannot
-    fit exit code 3, a training run that broke off exit code 1."""
+    fit exit code 3, training or measuring that broke off exit code 1."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal or a file in ASCII has no box lines and no µ
             stream.reconfigure(errors="replace")
@@ -59,8 +59,14 @@ def _exit_code(error: Exception) -> int:
     """The exit code of an error that has a message for the user; any other error is ours, and is raised again."""
     from shardwright.costmodel.errors import InfeasibleError, SpecError
     from shardwright.executor.failure import RunFailedError
+    from shardwright.profiler.rank_failure import RanksLostError
 
-    codes = {SpecError: EXIT_USER_ERROR, InfeasibleError: EXIT_INFEASIBLE, RunFailedError: EXIT_FAILED}
+    codes: dict[type[Exception], int] = {
+        SpecError: EXIT_USER_ERROR,
+        InfeasibleError: EXIT_INFEASIBLE,
+        RunFailedError: EXIT_FAILED,
+        RanksLostError: EXIT_FAILED,
+    }
     for kind, code in codes.items():
         if isinstance(error, kind):
             return code

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from .options import ForceOption, JsonOption, console, print_json, refuse_existing
 
@@ -14,7 +15,20 @@ if TYPE_CHECKING:
     from shardwright.profiler.progress import Progress
     from shardwright.profiler.run_profile import MeasuredProfile
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+class _Commands(TyperGroup):
+    """`show` and `diff`; a file's name in their place is a slip with one likely meaning."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        word = args[0] if args else ""
+        if word not in self.commands and (word.endswith(".json") or Path(word).is_file()):
+            from shardwright.costmodel import SpecError
+
+            raise SpecError(f"'profile {word}' does nothing with a file; show it: shardwright profile show {word}")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(cls=_Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 ProfileArgument = Annotated[Path, typer.Argument(metavar="PROFILE", help="A profile file, from 'shardwright profile'.")]
 

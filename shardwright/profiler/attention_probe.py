@@ -27,7 +27,7 @@ _BACKENDS: dict[Backend, SDPBackend] = {
 }
 _WIDEST_GROUPED_HEAD = 256  # transformers repeats keys and values beyond (use_gqa_in_sdpa)
 # fp32 copies of the scores that the math backend keeps for the backward pass, and those it works in besides
-_KEPT_SCORES, _WORKING_SCORES = 4, 6
+_KEPT_SCORES, _WORKING_SCORES = 2, 3
 _BLOCK = 64  # keys that kernels take at a time
 
 
@@ -66,12 +66,13 @@ class AttentionProbe:
 
     def needed_bytes(self, at: Sizes) -> float:
         batch, heads, _, length, head_size = at
-        scores = 0.0 if self._is_fused(at) else 4.0 * batch * heads * length * length
-        out_bytes = batch * heads * length * (BYTES[self.format] * head_size + 4.0)  # and a log-sum-exp a query
         # gradients of grouped heads apart, sums in fp32
-        working_bytes = 12.0 * batch * heads * length * head_size * self.backward + _WORKING_SCORES * scores
-        result_bytes = self._operand_bytes(at) if self.backward else out_bytes + _KEPT_SCORES * scores
-        return rotated_bytes(self._set_bytes(at), result_bytes=result_bytes, extra_bytes=working_bytes)
+        sums_bytes = 12.0 * batch * heads * length * head_size * self.backward
+        return rotated_bytes(
+            set_bytes=self._set_bytes(at),
+            result_bytes=self._result_bytes(at),
+            extra_bytes=sums_bytes + _WORKING_SCORES * self._score_bytes(at),
+        )
 
     def prepare(self, at: Sizes, machine: Machine) -> Work:
         if self.format == "fp8":
@@ -90,11 +91,15 @@ class AttentionProbe:
             out = self._attend(*leaves)
             return lambda: torch.autograd.grad(out, leaves, gradient, retain_graph=True)
 
-        return tried(lambda: rotated(make, self._set_bytes(at)), f"{self.variant} attention in {self.format}")
+        set_bytes, result_bytes = self._set_bytes(at), self._result_bytes(at)
+        return tried(
+            lambda: rotated(make, set_bytes=set_bytes, result_bytes=result_bytes),
+            f"{self.variant} attention in {self.format}",
+        )
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         groups = query.shape[1] // key.shape[1]
-        grouped = groups > 1 and query.shape[-1] <= _WIDEST_GROUPED_HEAD
+        grouped = groups > 1 and _takes_grouped(query.shape[-1])
         if groups > 1 and not grouped:
             key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
         with nullcontext() if self.backend is None else sdpa_kernel(_BACKENDS[self.backend]):
@@ -104,15 +109,31 @@ class AttentionProbe:
         batch, heads, kv_heads, length, head_size = at
         return BYTES[self.format] * batch * length * head_size * (heads + 2 * kv_heads)
 
+    def _out_bytes(self, at: Sizes) -> float:
+        batch, heads, _, length, head_size = at
+        return BYTES[self.format] * batch * length * head_size * heads
+
+    def _score_bytes(self, at: Sizes) -> float:
+        """Of the scores in fp32, where they are written to memory at all."""
+        batch, heads, _, length, _ = at
+        return 0.0 if self._is_fused(at) else 4.0 * batch * heads * length * length
+
+    def _kept_bytes(self, at: Sizes) -> float:
+        """What a forward pass leaves: its output, a log-sum-exp a query, repeated keys and values; unfused also the scores
+        and scaled copies of what they are made of, in fp32."""
+        batch, heads, kv_heads, length, head_size = at
+        repeated = 2.0 if heads > kv_heads and not _takes_grouped(head_size) else 0.0
+        scaled_bytes = 0.0 if self._is_fused(at) else 12.0 * batch * heads * length * head_size
+        kept_bytes = (1 + repeated) * self._out_bytes(at) + 4.0 * batch * heads * length
+        return kept_bytes + scaled_bytes + _KEPT_SCORES * self._score_bytes(at)
+
+    def _result_bytes(self, at: Sizes) -> float:
+        return self._operand_bytes(at) if self.backward else self._kept_bytes(at)
+
     def _set_bytes(self, at: Sizes) -> float:
         """Queries, keys, values and the output's gradient; for a backward pass also what the forward pass kept."""
-        batch, heads, _, length, head_size = at
-        out_bytes = BYTES[self.format] * batch * length * head_size * heads
-        if not self.backward:
-            return self._operand_bytes(at) + out_bytes
-        scores = 0.0 if self._is_fused(at) else 4.0 * batch * heads * length * length
-        kept_bytes = out_bytes + 4.0 * batch * heads * length + _KEPT_SCORES * scores
-        return self._operand_bytes(at) + out_bytes + kept_bytes
+        kept_bytes = self._kept_bytes(at) if self.backward else 0.0
+        return self._operand_bytes(at) + self._out_bytes(at) + kept_bytes
 
     def _is_fused(self, at: Sizes) -> bool:
         """Whether a fused kernel computes it, which never keeps the scores."""
@@ -127,9 +148,15 @@ class AttentionProbe:
             dtype = torch_dtype(self.format, device)
             query, key = (
                 torch.empty((1, count, 16, head_size), dtype=dtype, device=device, requires_grad=True)
-                for count in (heads, kv_heads)
+                for count in (heads, kv_heads if _takes_grouped(head_size) else heads)
             )
-            options = {"enable_gqa": heads != kv_heads and head_size <= _WIDEST_GROUPED_HEAD}
-            return bool(choose(query, key, key, None, 0.0, self.causal, **options) != SDPBackend.MATH.value)
+            grouped = query.shape != key.shape
+            choice = choose(query, key, key, None, 0.0, self.causal, enable_gqa=grouped)
+            return bool(choice != SDPBackend.MATH.value)
         except (RuntimeError, UnavailableError):
             return False
+
+
+def _takes_grouped(head_size: float) -> bool:
+    """Whether transformers hands grouped keys and values to the kernel as they are; else it repeats them."""
+    return head_size <= _WIDEST_GROUPED_HEAD

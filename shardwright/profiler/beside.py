@@ -8,7 +8,7 @@ import weakref
 
 import torch
 
-from .probe import Machine, Work
+from .probe import JointWork, Machine, Work
 
 _COVERED = 1.5
 _LINGER_SECONDS = 5e-3
@@ -20,7 +20,7 @@ def beside(work: Work, other: Work, machine: Machine) -> Work:
     """`work`, whose time is told, while `other` runs. `other` must not be a collective: ranks run it unequally often."""
     if machine.device.type == "cuda":
         return _OnStream(work, other, machine)
-    return _InThread(work, other)
+    return _JointInThread(work, other) if isinstance(work, JointWork) else _InThread(work, other)
 
 
 def busy_matmul(machine: Machine) -> Work:
@@ -74,6 +74,10 @@ class _InThread:
             return self._work()
         finally:
             self._loop.pause()
+
+
+class _JointInThread(_InThread, JointWork):
+    """Work that ranks do together is still that beside something else."""
 
 
 class _Loop:

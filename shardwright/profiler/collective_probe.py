@@ -105,7 +105,7 @@ class CollectiveProbe:
         members = layout.members(self._ranks.rank)
         process_group = self._ranks.group(members)
         if not layout.works(self._ranks.rank):
-            return _wait
+            return _Waiting()
         self._try_once(layout, members, process_group, machine.device)
         work = CollectiveWork(self._name, round(size_bytes), members, process_group, machine.device)
         return beside(work, busy_matmul(machine), machine) if self._computing else work
@@ -184,5 +184,8 @@ class CollectiveWork(JointWork):
         return self.result
 
 
-def _wait() -> None:
+class _Waiting(JointWork):
     """Of a rank whose group does not work: it meets the others where they agree on what is next."""
+
+    def __call__(self) -> None:
+        return None

@@ -12,7 +12,7 @@ import torch
 from shardwright.costmodel.op_times import CollectiveName
 from shardwright.costmodel.profile import Figure, LayerCheck, Profile
 
-from .interruption import Interruption
+from .interruption import InterruptedBySignalError, Interruption
 from .machines import CpuMachine
 from .orders import CheckLayers, End, FreeBytes, MeasureFigures, Order, Prepare, Reference, Release, Repeat
 from .outcome import Outcome, TroubleError, attempt, first_line, readable_bytes
@@ -144,8 +144,11 @@ class Crew:
         except (RuntimeError, OSError) as error:  # what is done here never raises these: it was telling or gathering
             self._lost = True
             raise CrewLostError(f"a rank does not answer any more ({first_line(error)})") from None
+        except InterruptedBySignalError:
+            self._lost = self._interruption.forced  # a first signal waited until the order was done
+            raise
         except BaseException:
-            self._lost = self._interruption.forced
+            self._lost = True
             raise
 
     def _obey(self, order: Order) -> Any:

@@ -44,8 +44,7 @@ class GroupedMatmulProbe:
         return size_between(one, other, _MULTIPLES)
 
     def needed_bytes(self, at: Sizes) -> float:
-        m, _, n, groups = at
-        return rotated_bytes(self._set_bytes(at), result_bytes=groups * m * n * BYTES[self.format])
+        return rotated_bytes(set_bytes=self._set_bytes(at), result_bytes=self._result_bytes(at))
 
     def prepare(self, at: Sizes, machine: Machine) -> Work:
         dtype = torch_dtype(self.format, machine.device)
@@ -58,11 +57,19 @@ class GroupedMatmulProbe:
             one, other = (random_tensor(shape, dtype, machine.device) for shape in self._shapes(m, k, n, groups))
             return self._work(multiply, one, other, ends)
 
-        return tried(lambda: rotated(make, self._set_bytes(at)), f"{self.variant} matmul in {self.format}")
+        set_bytes, result_bytes = self._set_bytes(at), self._result_bytes(at)
+        return tried(
+            lambda: rotated(make, set_bytes=set_bytes, result_bytes=result_bytes),
+            f"{self.variant} matmul in {self.format}",
+        )
 
     def _set_bytes(self, at: Sizes) -> float:
         m, k, n, groups = at
         return BYTES[self.format] * groups * k * (m + n) + 4.0 * groups
+
+    def _result_bytes(self, at: Sizes) -> float:
+        m, _, n, groups = at
+        return groups * m * n * BYTES[self.format]
 
     def _shapes(self, m: int, k: int, n: int, groups: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Of the two operands as they are kept, row by row."""

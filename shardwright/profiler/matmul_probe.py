@@ -49,10 +49,11 @@ class MatmulProbe:
 
     def needed_bytes(self, at: Sizes) -> float:
         m, k, n = at
-        result_bytes = m * n * BYTES["bf16" if self.format == "fp8" else self.format]
         # 8-bit operands are made of 16-bit ones, one after the other
         making_bytes = 3.0 * k * max(m, n) if self.format == "fp8" else 0.0
-        return rotated_bytes(self._set_bytes(at), result_bytes=result_bytes, extra_bytes=making_bytes)
+        return rotated_bytes(
+            set_bytes=self._set_bytes(at), result_bytes=self._result_bytes(at), extra_bytes=making_bytes
+        )
 
     def prepare(self, at: Sizes, machine: Machine) -> Work:
         dtype = torch_dtype(self.format, machine.device)
@@ -65,13 +66,21 @@ class MatmulProbe:
             one, other = (random_tensor(shape, dtype, machine.device) for shape in shapes)
             return self._work(one, other)
 
-        work = tried(lambda: rotated(make, self._set_bytes(at)), f"{self.variant} matmul in {self.format}")
+        set_bytes, result_bytes = self._set_bytes(at), self._result_bytes(at)
+        work = tried(
+            lambda: rotated(make, set_bytes=set_bytes, result_bytes=result_bytes),
+            f"{self.variant} matmul in {self.format}",
+        )
         return with_tf32(work) if self.format == "tf32" else work
 
     def _set_bytes(self, at: Sizes) -> float:
         m, k, n = at
         scale_bytes = 4.0 * (m + n) if self.format == "fp8" else 0.0
         return BYTES[self.format] * k * (m + n) + scale_bytes
+
+    def _result_bytes(self, at: Sizes) -> float:
+        m, _, n = at
+        return m * n * BYTES["bf16" if self.format == "fp8" else self.format]
 
     def _shapes(self, rows: int, inner: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Of the two operands as they are kept, row by row."""

@@ -54,16 +54,18 @@ class OperatorProbe:
 
     def needed_bytes(self, at: Sizes) -> float:
         found = _footprint(self, at)
-        return rotated_bytes(found.operands_bytes, result_bytes=found.working_bytes)
+        return rotated_bytes(set_bytes=found.operands_bytes, result_bytes=found.working_bytes)
 
     def prepare(self, at: Sizes, machine: Machine) -> Work:
         dtype = torch_dtype(self.format, machine.device)
         if dtype.itemsize == 1:
             raise UnavailableError(f"{self.operator} is not computed in {self.format}")
         operands = self._operands(at, dtype, machine.device)
-        size_bytes = _footprint(self, at).operands_bytes
+        found = _footprint(self, at)
         return tried(
-            lambda: rotated(lambda: self._work(at, operands), size_bytes),
+            lambda: rotated(
+                lambda: self._work(at, operands), set_bytes=found.operands_bytes, result_bytes=found.working_bytes
+            ),
             f"{self.operator} {self.variant} in {self.format}",
         )
 

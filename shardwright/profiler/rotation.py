@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from .probe import Work
 
-_MOST_SETS = 4
+_MOST_SETS, _MOST_RESULTS = 4, 16
 # twice the last-level cache of a common server; a GPU's second level is flushed by the machine besides
 _ROTATED_BYTES = 64 * 2**20
 # one set of this size leaves no cache with anything of itself
@@ -17,12 +17,12 @@ _WORKSPACE_BYTES = 64 * 2**20
 
 
 class Rotation:
-    """Calls each of `works` in turn. The last results stay alive, so that each result lies in memory of its own, as what is
+    """Calls each of `works` in turn. The last `kept` results stay alive, so that each lies in memory of its own, as what is
     kept for a backward pass does."""
 
-    def __init__(self, works: Sequence[Work]) -> None:
+    def __init__(self, works: Sequence[Work], kept: int) -> None:
         self._works = itertools.cycle(works)
-        self._results: deque[object] = deque(maxlen=len(works))
+        self._results: deque[object] = deque(maxlen=kept)
 
     def __call__(self) -> object:
         result = next(self._works)()
@@ -37,12 +37,17 @@ def sets(set_bytes: float) -> int:
     return max(2, min(_MOST_SETS, math.ceil(_ROTATED_BYTES / max(set_bytes, 1.0))))
 
 
-def rotated(make: Callable[[], Work], set_bytes: float) -> Rotation:
+def results(result_bytes: float) -> int:
+    """How many results of `result_bytes` each stay alive."""
+    return max(1, min(_MOST_RESULTS, math.ceil(_ROTATED_BYTES / max(result_bytes, 1.0))))
+
+
+def rotated(make: Callable[[], Work], *, set_bytes: float, result_bytes: float) -> Rotation:
     """Work over as many sets as their size asks for; each call of `make` makes the operands of one."""
-    return Rotation([make() for _ in range(sets(set_bytes))])
+    return Rotation([make() for _ in range(sets(set_bytes))], results(result_bytes))
 
 
-def rotated_bytes(set_bytes: float, *, result_bytes: float, extra_bytes: float = 0.0) -> float:
+def rotated_bytes(*, set_bytes: float, result_bytes: float, extra_bytes: float = 0.0) -> float:
     """Memory that rotating takes: the sets, the results that stay alive and the next one, and `extra_bytes` once."""
-    count = sets(set_bytes)
-    return count * set_bytes + (count + 1) * result_bytes + extra_bytes + _WORKSPACE_BYTES
+    operand_bytes = sets(set_bytes) * set_bytes
+    return operand_bytes + (results(result_bytes) + 1) * result_bytes + extra_bytes + _WORKSPACE_BYTES

@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,6 +19,7 @@ from shardwright.costmodel.training import TrainingSpec
 from .collective_probe import collective_probes
 from .disk_probe import disk_probes
 from .host_copy_probe import host_copy_probes
+from .journal import journal_path
 from .launch import detected_launch
 from .layer_check import check_layer
 from .local import local_cluster, rank_count, this_machine
@@ -30,6 +33,7 @@ from .probe import FigureProbe, Machine, Probe
 from .probes import default_figures, default_probes
 from .profile_options import ACTIVATION_FORMATS, ProfileOptions
 from .progress import Progress, ShowProgress
+from .rank_failure import RanksLostError
 from .rank_seam import AloneRanks
 from .ranks import TorchRanks, joined_ranks
 from .selection import FIGURES, LAYERS, selected
@@ -38,6 +42,7 @@ from .stopped import StoppedError
 from .store import default_path
 
 _MOST_TENSOR_PARALLEL = 8
+_END_SECONDS = 3.0
 _JOB = "shardwright.profiler.run_profile:measure_as_rank"
 
 
@@ -62,6 +67,7 @@ def run_profile(options: ProfileOptions, *, out: Path | None, ranks: int | None,
 
     Raises:
         SpecError: the machine can't hold the ranks, the model can't be read, nothing could be measured.
+        RanksLostError: one of the ranks failed or was killed.
     """
     launch = detected_launch(os.environ)
     if launch is not None:
@@ -74,7 +80,12 @@ def run_profile(options: ProfileOptions, *, out: Path | None, ranks: int | None,
     if count == 1:
         return _measured(options, path, None, show)
     argument = json.dumps({"options": options.model_dump(mode="json"), "out": str(path)})
-    answer = json.loads(run_local_ranks(count, _JOB, argument, tell=lambda line: show(Progress(**json.loads(line)))))
+    try:
+        result = run_local_ranks(count, _JOB, argument, tell=lambda line: show(Progress(**json.loads(line))))
+    except RanksLostError as lost:
+        kept = f"; what was measured is kept in {journal_path(path)}: run the same command again to go on"
+        raise RanksLostError(f"{lost}{kept if journal_path(path).exists() else ''}") from None
+    answer = json.loads(result)
     return MeasuredProfile(read_profile(path), path, **answer)
 
 
@@ -107,12 +118,20 @@ def _measured(options: ProfileOptions, path: Path, ranks: TorchRanks | None, sho
         out=path, budget_seconds=options.budget_seconds, asked=options.asked(), fresh=options.fresh
     )
     hooks = Hooks(expected_error=expected_errors, layers=wanted.layers(), finish=with_curves, show=show)
-    leads = alone.rank == 0
+    leads, threads = alone.rank == 0, set(threading.enumerate())
     try:
         profile = measure_profile(request, machine, wanted.probes(), wanted.figures(), ranks=alone, hooks=hooks)
     except StoppedError as stopped:
+        _let_end(set(threading.enumerate()) - threads)
         return MeasuredProfile(stopped.profile, path, str(stopped), stopped.signal_number, leads)
     return MeasuredProfile(profile, path, leads=leads)
+
+
+def _let_end(threads: set[threading.Thread]) -> None:
+    """Those that still repeat what was being timed end by themselves; an interpreter that ends first aborts."""
+    deadline = time.monotonic() + _END_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def with_curves(profile: Profile) -> Profile:

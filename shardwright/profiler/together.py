@@ -12,6 +12,7 @@ from .probe import Work
 
 _MOST_REPEATS = 10_000
 _LASTING_LONGER = 1.5
+_LAST_REPEAT_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,10 @@ class HostRunner:
         self.calls = calls
         self.spans: list[Span] = []
 
-    def run(self, count: int) -> None:
+    def run(self, count: int, stopped: threading.Event) -> None:
         for _ in range(count):
+            if stopped.is_set():
+                return
             start = time.perf_counter()
             for _ in range(self.calls):
                 self._work()
@@ -59,12 +62,14 @@ class StreamRunner:
         self._device = device
         self._begin, self._starts, self._ends = begin, starts, ends
 
-    def run(self, count: int) -> None:
+    def run(self, count: int, stopped: threading.Event) -> None:
         assert count == len(self._starts)
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's
         with torch.cuda.device(self._device), torch.cuda.stream(stream):
             stream.wait_event(self._begin)
             for start, end in zip(self._starts, self._ends, strict=True):
+                if stopped.is_set():
+                    return
                 start.record()
                 self._work()
                 end.record()
@@ -79,18 +84,19 @@ class StreamRunner:
 
 
 def run_together(runners: Sequence[HostRunner | StreamRunner], counts: Sequence[int]) -> None:
-    """Each runner in a thread, all let go at once; what one of them raises is raised here."""
-    gate = threading.Barrier(len(runners))
+    """Each runner in a thread, all let go at once; what one of them raises is raised here.
+
+    A signal ends the others after what they are at: an interpreter that ended before its threads would abort.
+    """
+    gate, stopped = threading.Barrier(len(runners)), threading.Event()
     compute_threads = torch.get_num_threads()
     failures: list[BaseException] = []
 
     def run(runner: HostRunner | StreamRunner, count: int) -> None:
-        torch.set_num_threads(
-            compute_threads
-        )  # a new thread would use as many as there are cores, not this rank's share
+        torch.set_num_threads(compute_threads)  # a new thread would take all cores, not this rank's share
         try:
             gate.wait()
-            runner.run(count)
+            runner.run(count, stopped)
         except BaseException as failure:
             failures.append(failure)
 
@@ -100,8 +106,14 @@ def run_together(runners: Sequence[HostRunner | StreamRunner], counts: Sequence[
     ]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        stopped.set()
+        for thread in threads:
+            thread.join(_LAST_REPEAT_SECONDS)
+        raise
     if failures:
         raise failures[0]
 

@@ -50,6 +50,24 @@ def test_wide_intervals_are_noise() -> None:
     assert found.noise == pytest.approx(math.sqrt(2) * math.log(1.3 / 0.7) / 2)
 
 
+def test_sizes_that_changed_very_differently_are_noise() -> None:
+    """All faster but for one, by 5% to 45%: a machine that others share, measured twice."""
+    a = by_size({float(size): 1.0 for size in range(1, 7)})
+    b = by_size(dict(zip((1.0, 2.0, 3.0, 4.0, 5.0, 6.0), (0.55, 0.62, 0.75, 0.85, 0.95, 1.05), strict=True)))
+    found = only(compare_profiles(of(a), of(b)))
+    assert found.ratio == pytest.approx(0.8, rel=0.01)
+    assert found.noise > 0.2
+    assert found.verdict == "within noise"
+
+
+def test_sizes_that_changed_alike_are_not() -> None:
+    a = by_size({float(size): 1.0 for size in range(1, 7)})
+    b = by_size(dict(zip((1.0, 2.0, 3.0, 4.0, 5.0, 6.0), (0.76, 0.78, 0.8, 0.8, 0.82, 0.84), strict=True)))
+    found = only(compare_profiles(of(a), of(b)))
+    assert found.noise < 0.06
+    assert found.verdict == "faster"
+
+
 def test_a_gpu_repeats_itself_more_closely() -> None:
     a, b = matmul("forward", "fp32", spread=0.001), matmul("forward", "fp32", factor=1.04, spread=0.001)
     card = {"kind": "gpu", "device": "NVIDIA H100 80GB HBM3"}
@@ -58,12 +76,13 @@ def test_a_gpu_repeats_itself_more_closely() -> None:
 
 
 def test_sizes_that_disagree_are_no_verdict() -> None:
-    """The median of these is 10% slower, but two of five are faster."""
+    """Three of these are a third slower, but two of five are faster."""
     a = by_size({float(size): 1.0 for size in range(1, 6)})
-    b = by_size(dict(zip((1.0, 2.0, 3.0, 4.0, 5.0), (1.3, 1.2, 1.1, 0.8, 0.7), strict=True)))
+    b = by_size(dict(zip((1.0, 2.0, 3.0, 4.0, 5.0), (1.35, 1.35, 1.35, 0.8, 0.7), strict=True)))
     found = only(compare_profiles(of(a), of(b)))
-    assert found.ratio == pytest.approx(1.1)
-    assert [found.low, found.high] == pytest.approx([0.7, 1.3])
+    assert found.ratio == pytest.approx(1.35)
+    assert [found.low, found.high] == pytest.approx([0.7, 1.35])
+    assert math.log(found.ratio) > found.noise
     assert found.verdict == "within noise"
 
 
@@ -118,9 +137,12 @@ class TestFigures:
             (1.0, 1.2, 0.01, "more"),
             (1.2, 1.0, 0.01, "less"),
             (1.0, 1.2, 0.2, "within noise"),
-            (1.0, 1.2, None, "more"),
-            (1.0, 1.05, None, "within noise"),
+            (1.0, 1.04, 0.001, "within noise"),
+            (1.0, 1.06, 0.001, "more"),
+            (1.0, 1.4, None, "more"),
+            (1.0, 1.25, None, "within noise"),
             (0.0, 1.0, None, "more"),
+            (1.0, 0.0, None, "less"),
         ],
     )
     def test_intervals_that_do_not_touch(self, a: float, b: float, spread: float | None, verdict: str) -> None:
@@ -128,6 +150,18 @@ class TestFigures:
         (found,) = compare_profiles(one, other).figures
         assert found.verdict == verdict
         assert found.ratio == (b / a if a else None)
+
+    def test_a_share_that_was_seen_once_is_compared_in_points(self) -> None:
+        """4% of overhead or 6% is much the same, 4% or 12% is not, whatever their ratio."""
+        for other, verdict in ((0.06, "within noise"), (0.12, "more")):
+            one, two = (profile(figures={"x": self.figure(value, unit="share")}) for value in (0.04, other))
+            (found,) = compare_profiles(one, two).figures
+            assert found.verdict == verdict
+
+    def test_a_gpu_repeats_a_single_figure_more_closely(self) -> None:
+        card = fingerprint(kind="gpu")
+        one, two = (profile(figures={"x": self.figure(value)}, fingerprint=card) for value in (1.0, 1.15))
+        assert compare_profiles(one, two).figures[0].verdict == "more"
 
     def test_other_units_are_not_compared(self) -> None:
         one, other = (profile(figures={"x": self.figure(1.0, unit=unit)}) for unit in ("s", "B"))

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from shardwright.costmodel.profile import read_profile, write_profile
-from shardwright.profiler import local
+from shardwright.profiler import local, run_profile
+from shardwright.profiler.rank_failure import RanksLostError
+from shardwright.profiler.run_profile import MeasuredProfile
 from tests.benchmarks.made_up_profile import fingerprint, profile
 from tests.cli.command import JOB, Command, assert_one_line
 
@@ -65,6 +67,36 @@ class TestMeasuring:
         assert {series.operation for series in read_profile(path).series} == {"addition"}
 
 
+class TestBrokenOff:
+    """What was measured until then is there; one line says why it is not all."""
+
+    @pytest.mark.parametrize(("signal_number", "code"), [(None, 1), (2, 130), (15, 143)])
+    def test_by_a_signal_or_a_lost_device(
+        self, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, signal_number: int | None, code: int
+    ) -> None:
+        part = MeasuredProfile(profile(complete=False), tmp_path / "p.json", "it ended; run again", signal_number)
+        monkeypatch.setattr(run_profile, "run_profile", lambda *_, **__: part)
+        result = command("profile", "--out", tmp_path / "p.json")
+        assert (result.code, result.err) == (code, "error: it ended; run again\n")
+        assert "233 points" in result.out
+        assert "wrote" not in result.out
+        as_json = command("profile", "--out", tmp_path / "p.json", "--json")
+        assert as_json.code == code
+        assert (as_json.json()["stopped"], as_json.json()["complete"]) == ("it ended; run again", False)
+
+    def test_by_a_rank_that_is_gone(self, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        def lost(*_: object, **__: object) -> MeasuredProfile:
+            raise RanksLostError("rank 1 was killed (SIGKILL)")
+
+        monkeypatch.setattr(run_profile, "run_profile", lost)
+        assert_one_line(command("profile", "--out", tmp_path / "p.json"), "rank 1 was killed", code=1)
+
+    def test_other_ranks_say_nothing(self, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        other = MeasuredProfile(profile(), tmp_path / "p.json", leads=False)
+        monkeypatch.setattr(run_profile, "run_profile", lambda *_, **__: other)
+        assert command("profile", "--out", tmp_path / "p.json") == (0, "", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -92,6 +124,7 @@ class TestMeasuring:
         (("--budget", "10", "show"), ("--budget stands before 'show'", "behind")),
         (("--json", "show"), ("--json stands before 'show'",)),
         (("shwo",), ("shwo",)),
+        (("mine.json",), ("profile show mine.json",)),
         (("show", "missing.json"), ("missing.json",)),
         (("show", "/dev/zero"), ("/dev/zero", "device")),
         (("diff", "missing.json", "missing.json"), ("missing.json",)),

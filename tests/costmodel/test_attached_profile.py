@@ -67,6 +67,10 @@ class TestFit:
         ):
             with_profile(load_cluster("h100-sxm:8"), measured_on(), source="p.json")
 
+    def test_a_cpu_is_no_card_even_of_its_name(self) -> None:
+        with pytest.raises(SpecError, match="was measured on h100-sxm, 2 of 2 cores"):
+            with_profile(load_cluster("h100-sxm:1"), measured_on(device="h100-sxm"), source="p.json")
+
     def test_another_cpu(self) -> None:
         with pytest.raises(SpecError, match="the cluster's device is Cray-2, 2 of 2 cores"):
             with_profile(cpu_cluster(1, "Cray-2"), measured_on(), source="p.json")

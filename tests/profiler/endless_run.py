@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from shardwright.costmodel.profile import Format
 from shardwright.profiler.machines import CpuMachine
 from shardwright.profiler.measure import Hooks, ProfileRequest, measure_profile
 from shardwright.profiler.probe import Machine, Sizes, Work
@@ -15,7 +16,10 @@ from shardwright.profiler.stopped import StoppedError
 class MatmulOfRows:
     """x @ w for ever more rows."""
 
-    operation, variant, format, axes = "matmul", "forward", "fp32", ("m", "k", "n")
+    operation = "matmul"
+    variant = "forward"
+    format: Format | None = "fp32"
+    axes = ("m", "k", "n")
 
     def __init__(self, count: int) -> None:
         self._count = count

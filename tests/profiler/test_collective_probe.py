@@ -12,7 +12,7 @@ from shardwright.costmodel.op_times import CollectiveName
 from shardwright.profiler.collective_probe import CollectiveProbe, CollectiveWork, collective_probes
 from shardwright.profiler.machines import CpuMachine
 from shardwright.profiler.nodes import Nodes
-from shardwright.profiler.probe import Sizes, UnavailableError
+from shardwright.profiler.probe import JointWork, Sizes, UnavailableError
 from shardwright.profiler.rank_layout import GroupSizes
 from shardwright.profiler.ranks import TorchRanks
 from tests.parity.worlds import run_world
@@ -78,6 +78,7 @@ def _results() -> dict[tuple[str, GroupSizes], tuple[list[float], list[float], i
                 seen[name, group] = ([part[0] for part in parts], wanted, largest)
             else:
                 assert ranks.rank not in MEMBERS[group]
+                assert isinstance(work, JointWork), "a rank that waits is timed as those are that it waits for"
                 assert work() is None
         ranks.barrier()
     return seen
@@ -161,6 +162,7 @@ def _beside_compute() -> tuple[list[float], bool, bool]:
     probe = CollectiveProbe("all_reduce", ranks, machine, computing=True)
     at = next(iter(probe.first_sizes()))
     work = probe.prepare(at, machine)
+    assert isinstance(work, JointWork)
     seconds = machine.seconds(work, 3)
     while_used = any(thread.name == "beside" for thread in threading.enumerate())
     del work

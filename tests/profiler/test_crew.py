@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.profile import Figure, LayerCheck, Profile
@@ -80,8 +81,12 @@ class TestTogether:
             def barrier(self) -> None:
                 called.append("barrier")
 
+        def work(at: Sizes) -> float:
+            called.append("work")
+            return 1e-3
+
         clock = VirtualClock()
-        probe = MadeUpProbe(clock, sizes=[(1.0,)], formula=lambda at: called.append("work") or 1e-3)  # type: ignore[func-returns-value]  # noted in passing
+        probe = MadeUpProbe(clock, sizes=[(1.0,)], formula=work)
         alone = Crew(
             VirtualMachine(clock),
             [probe],
@@ -124,6 +129,7 @@ class TestTrouble:
 
         came = on_threads(2, lambda ranks: measured(ranks, tmp_path, change))
         assert sizes(came[0]) == [1.0, 2.0]
+        assert "matmul: 1 size left out: needs 0 MiB, 0 MiB may be taken" in came[0].remarks  # known before it is tried
 
     def test_a_figure_that_one_rank_lacks(self, tmp_path: Path) -> None:
         def run(ranks: ThreadRanks) -> Profile:
@@ -138,11 +144,11 @@ class TestTrouble:
         def change(rank: int, probe: MadeUpProbe, machine: VirtualMachine) -> None:
             if rank == 1:
 
-                def vanish(at: Sizes, on: Machine) -> Any:
+                def vanish(at: Sizes) -> None:
                     machine.gone = True
                     raise RuntimeError("CUDA error: unspecified launch failure")
 
-                probe.prepare = vanish  # type: ignore[method-assign]  # one rank's device
+                probe.before_prepare = vanish
 
         came = on_threads(2, lambda ranks: measured(ranks, tmp_path, change))
         assert isinstance(came[0], StoppedError)
@@ -153,10 +159,10 @@ class TestTrouble:
         def change(rank: int, probe: MadeUpProbe, machine: VirtualMachine) -> None:
             if rank == 1:
 
-                def die(at: Sizes, on: Machine) -> Any:
+                def die(at: Sizes) -> None:
                     raise SystemExit(9)
 
-                probe.prepare = die  # type: ignore[method-assign]  # one rank is killed
+                probe.before_prepare = die
 
         came = on_threads(2, lambda ranks: measured(ranks, tmp_path, change))
         assert isinstance(came[0], StoppedError)
@@ -174,13 +180,32 @@ class TestTrouble:
         def change(rank: int, probe: MadeUpProbe, machine: VirtualMachine) -> None:
             if rank == 0:
 
-                def die(at: Sizes, on: Machine) -> Any:
+                def die(at: Sizes) -> None:
                     raise SystemExit(9)
 
-                probe.prepare = die  # type: ignore[method-assign]  # rank 0 is killed
+                probe.before_prepare = die
 
         came = on_threads(2, lambda ranks: measured(ranks, tmp_path, change))
         assert isinstance(came[1], SpecError)
+
+    def test_a_signal_at_rank_0_ends_all_in_step(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As if it arrived in the middle of an order: the order is done by all, then all end."""
+        orders = [0]
+        obey = Crew._obey
+
+        def interrupted(self: Crew, order: Any) -> Any:
+            if self._ranks.rank == 0:
+                orders[0] += 1
+                if orders[0] == 6:
+                    self._interruption._heard(2, None)
+            return obey(self, order)
+
+        monkeypatch.setattr(Crew, "_obey", interrupted)
+        came = on_threads(2, lambda ranks: measured(ranks, tmp_path))
+        assert isinstance(came[0], StoppedError)
+        assert came[0].signal_number == 2
+        assert came[1] == came[0].profile
+        assert orders[0] == 6
 
     def test_layers_are_rank_0_s(self, tmp_path: Path) -> None:
         def run(ranks: ThreadRanks) -> Profile:
@@ -217,7 +242,7 @@ class TestHostWork:
         timed: list[str] = []
 
         class Gpu(VirtualMachine):
-            device = type("Device", (), {"type": "cuda"})()  # type: ignore[assignment]  # no GPU is touched
+            device = torch.device("cuda")  # none is touched
 
             def seconds(self, work: Any, repeats: int) -> list[float]:
                 timed.append("device")

@@ -1,4 +1,4 @@
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from shardwright.costmodel.profile import Format
 from shardwright.profiler.grouped_matmul_probe import GroupedMatmulProbe
 from shardwright.profiler.linear_sizes import Linear
 from shardwright.profiler.live_bytes import LiveBytes
+from shardwright.profiler.number_format import random_tensor
 from shardwright.profiler.probe import Sizes, UnavailableError
 from tests.profiler.kernel_trace import kernels_of
 from tests.profiler.steady_machine import SteadyMachine
@@ -39,12 +40,22 @@ def test_the_three_passes_are_the_kernels_that_autograd_runs() -> None:
     assert sorted(map(str, measured)) == sorted(map(str, kernels_of(layer)))
 
 
-def test_each_group_multiplies_its_own_tokens() -> None:
-    probe = GroupedMatmulProbe("forward", "fp32", ())
-    out = probe.prepare((4.0, 16.0, 8.0, 3.0), SteadyMachine())()
-    assert isinstance(out, torch.Tensor)
-    assert out.shape == (12, 8)
-    assert out.abs().sum(1).min() > 0
+def test_each_group_multiplies_its_own_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.Tensor] = []
+
+    def spy(*arguments: Any) -> torch.Tensor:
+        made.append(random_tensor(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr("shardwright.profiler.grouped_matmul_probe.random_tensor", spy)
+    out = GroupedMatmulProbe("forward", "fp32", ()).prepare((4.0, 16.0, 8.0, 3.0), SteadyMachine())
+    result = [out() for _ in range(len(made) // 2)][-1]  # of the last pair of operands, or of the one before
+    assert isinstance(result, torch.Tensor)
+    expected = [
+        torch.einsum("gtk,gnk->gtn", tokens.view(3, 4, 16), weights).reshape(12, 8)
+        for tokens, weights in zip(made[::2], made[1::2], strict=True)
+    ]
+    assert any(torch.allclose(result, each, atol=1e-5) for each in expected)
 
 
 @pytest.mark.parametrize("part", _PARTS)
@@ -54,7 +65,7 @@ def test_no_more_memory_is_taken_than_asked_for_and_not_much_less(part: MatmulPa
     at = _at(part, Linear(tokens=256, inputs=1024, outputs=2048, groups=6))
     with LiveBytes() as live:
         work = probe.prepare(at, SteadyMachine())
-        for _ in range(6):
+        for _ in range(20):
             work()
     assert live.peak <= probe.needed_bytes(at) <= 2 * live.peak + 64 * 2**20
 

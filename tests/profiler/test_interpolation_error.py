@@ -1,6 +1,6 @@
 """Points foretold by the other points."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -9,7 +9,7 @@ from shardwright.profiler.interpolation_error import left_out_errors, predicted_
 from shardwright.profiler.probe import Sizes
 
 
-def made_up(sizes: list[Sizes], formula: Callable[[Sizes], float]) -> Series:
+def made_up(sizes: Sequence[Sizes], formula: Callable[[Sizes], float]) -> Series:
     points = tuple(
         Point(at=at, seconds=formula(at), low_seconds=formula(at), high_seconds=formula(at), repeats=6) for at in sizes
     )

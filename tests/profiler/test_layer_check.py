@@ -102,3 +102,20 @@ def test_a_long_sequence_under_a_fused_kernel_asks_for_no_scores() -> None:
     with pytest.raises(UnavailableError, match="needs 0") as caught:
         check_layer(_MODEL, training, 1, machine=SteadyMachine(free_bytes=1e6), times=RoundTimes(), cluster=_CLUSTER)
     assert float(str(caught.value).split("needs ")[1].split()[0]) * 1e9 < 0.05 * scores_bytes
+
+
+def test_experts_in_fp32_ask_for_twice_what_those_in_bf16_do() -> None:
+    def needed_gigabytes(compute: str) -> float:
+        training = TrainingSpec(seq_len=4096, global_batch=8, precision=Precision(compute=compute))
+        with pytest.raises(UnavailableError) as caught:
+            check_layer(
+                read(FAMILIES["mixtral"]),
+                training,
+                4,
+                machine=SteadyMachine(free_bytes=1.0),
+                times=RoundTimes(),
+                cluster=_CLUSTER,
+            )
+        return float(str(caught.value).split("needs ")[1].split()[0])
+
+    assert needed_gigabytes("fp32") == pytest.approx(2 * needed_gigabytes("bf16"), rel=0.15)

@@ -53,6 +53,14 @@ def test_a_rank_that_fails_is_one_line_within_seconds(how: str, error: type[Exce
     assert time.monotonic() - began < 60
 
 
+def test_ranks_that_notice_nothing_are_ended() -> None:
+    """The other rank computes for a minute, and would hear of it half a minute later at the earliest."""
+    began = time.monotonic()
+    with pytest.raises(RanksLostError, match=r"rank 1 was killed \(SIGKILL\)"):
+        run_local_ranks(2, f"{JOBS}:sleep_while_the_last_dies", "")
+    assert time.monotonic() - began < 25
+
+
 @pytest.mark.parametrize(
     ("number", "argument", "said"),
     [(signal.SIGINT, "keep", "returned partial"), (signal.SIGTERM, "lose", "SystemExit")],

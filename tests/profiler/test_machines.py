@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -89,7 +90,7 @@ class TestCpu:
             def work(index: int, seconds: float) -> Callable[[], None]:
                 def run() -> None:
                     calls[ranks.rank][index] += 1
-                    time.sleep(seconds * (1 + ranks.rank))
+                    time.sleep(seconds * (1 + 4 * ranks.rank * index))
 
                 return run
 
@@ -117,7 +118,7 @@ class TestCpu:
     @pytest.mark.parametrize(("told", "clock_hz"), [(2500.0, 2.5e9), (0.0, None), (None, None)])
     def test_clock(self, monkeypatch: pytest.MonkeyPatch, told: float | None, clock_hz: float | None) -> None:
         frequency = None if told is None else type("Frequency", (), {"current": told})()
-        monkeypatch.setattr(machines.psutil, "cpu_freq", lambda: frequency)
+        monkeypatch.setattr(psutil, "cpu_freq", lambda: frequency)
         assert CpuMachine().clock_hz() == clock_hz
 
 

@@ -208,6 +208,20 @@ class TestNoise:
         assert len(points) == 3
         assert points[2.0,].seconds == points[2.0,].high_seconds == 1e-3
 
+    def test_outliers_are_told_of(self, tmp_path: Path) -> None:
+        """Every fifth call takes ten times as long; the median does not mind."""
+        bench = Bench()
+        calls = [0]
+
+        def jumpy(at: Sizes) -> float:
+            calls[0] += 1
+            return 1e-2 if calls[0] % 5 == 0 else 1e-3
+
+        profile = bench.measure(tmp_path, bench.probe(sizes=[(1.0,)], formula=jumpy))
+        assert profile.series[0].points[0].seconds == 1e-3
+        (remark,) = [remark for remark in profile.remarks if "outliers" in remark]
+        assert "most in host_copy" in remark
+
     def test_a_slow_moment_is_measured_again(self, tmp_path: Path) -> None:
         """Twice as slow for some seconds in the middle: no point shows it, and the profile says that it happened."""
         bench = Bench(slowness=lambda now: 2.0 if 0.5 <= now < 1.0 else 1.0)
@@ -256,16 +270,13 @@ class TestMemory:
         """Memory that the others of the batch hold: the second try is by itself."""
         bench = Bench()
         tries = [0]
-        probe = bench.probe(sizes=[(1.0,), (2.0,), (3.0,)])
-        original = probe.prepare
 
-        def prepare(at: Sizes, machine: Machine) -> Any:
+        def crowded(at: Sizes) -> None:
             tries[0] += at == (3.0,)
             if at == (3.0,) and tries[0] == 1:
                 raise MemoryError("the others have it")
-            return original(at, machine)
 
-        probe.prepare = prepare  # type: ignore[method-assign]  # a memory that is full only beside others
+        probe = bench.probe(sizes=[(1.0,), (2.0,), (3.0,)], before_prepare=crowded)
         assert sizes_of(bench.measure(tmp_path, probe)) == [1.0, 2.0, 3.0]
         assert tries[0] == 2
 

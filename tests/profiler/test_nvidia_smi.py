@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shardwright.profiler.nvidia_smi import reported_gpus
+from shardwright.profiler.nvidia_smi import reported_gpus, reported_value
 
 TWO_H100 = (
     "0, GPU-aaaa-1, NVIDIA H100 80GB HBM3, 81559\n"
@@ -67,3 +67,28 @@ def test_an_answer_without_a_gpu(install: Install, answer: str, status: int) -> 
 def test_a_machine_without_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert reported_gpus() == ()
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "value"),
+    [("580.65.06\n", 0, "580.65.06"), ("[N/A]\n", 0, None), ("", 0, None), ("failed\n", 9, None), ("1\n2\n", 0, "1")],
+)
+def test_one_field(install: Install, answer: str, status: int, value: str | None) -> None:
+    install(answer, status)
+    assert reported_value("driver_version") == value
+
+
+@pytest.mark.parametrize("uuid", ["abc-1", "GPU-abc-1"])
+def test_one_field_of_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uuid: str) -> None:
+    """The script prints what it was asked."""
+    script = tmp_path / "nvidia-smi"
+    script.write_text('#!/bin/sh\necho "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    asked = reported_value("clocks.sm", uuid=uuid)
+    assert asked == "--query-gpu=clocks.sm --format=csv,noheader,nounits --id GPU-abc-1"
+
+
+def test_one_field_without_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert reported_value("driver_version") is None

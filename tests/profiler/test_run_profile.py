@@ -1,7 +1,10 @@
 """Measuring this machine as it was launched, with what is timed and the ranks replaced."""
 
 import json
+import threading
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,12 @@ from shardwright.costmodel.profile import Profile, write_profile
 from shardwright.profiler import local, run_profile
 from shardwright.profiler.machines import CpuMachine
 from shardwright.profiler.measure import Hooks, ProfileRequest
+from shardwright.profiler.nodes import Nodes
 from shardwright.profiler.probe import FigureProbe, Machine, Probe
 from shardwright.profiler.profile_options import ProfileOptions
 from shardwright.profiler.progress import Progress
-from shardwright.profiler.rank_seam import Ranks
+from shardwright.profiler.rank_failure import RanksLostError
+from shardwright.profiler.rank_seam import AloneRanks, Ranks
 from shardwright.profiler.stopped import StoppedError
 from tests.benchmarks.made_up_profile import fingerprint, matmul, profile
 from tests.costmodel.test_attached_profile import cpu_cluster
@@ -31,6 +36,7 @@ class Measuring:
         self.figures: set[str]
         self.hooks: Hooks
         self.stop: str | None = None
+        self.busy: threading.Thread
 
     def __call__(
         self,
@@ -51,8 +57,18 @@ class Measuring:
         measured = hooks.finish(Profile(fingerprint=fingerprint(), series=(unfitted(),)))
         write_profile(request.out, measured)
         if self.stop:
+            self.busy = threading.Thread(target=time.sleep, args=(0.3,), daemon=True)
+            self.busy.start()
             raise StoppedError(self.stop, measured, signal_number=2)
         return measured
+
+
+class FourRanks(AloneRanks):
+    """The second of four ranks on two nodes, as `joined_ranks` gives it."""
+
+    rank = 1
+    size = 4
+    nodes = Nodes(("a", "a", "b", "b"))
 
 
 def unfitted() -> Any:
@@ -119,6 +135,7 @@ def test_a_series_without_points_has_no_curve() -> None:
 def test_one_that_was_cut_short(measuring: Measuring, tmp_path: Path) -> None:
     measuring.stop = "ended by SIGINT"
     found = run(tmp_path / "p.json")
+    assert not measuring.busy.is_alive()  # an interpreter that ended before it would abort
     assert (found.stopped, found.signal_number) == ("ended by SIGINT", 2)
     assert found.profile.points == 27
 
@@ -143,6 +160,22 @@ def test_as_many_ranks_as_local_has(measuring: Measuring, monkeypatch: pytest.Mo
     assert (found.profile, found.stopped, found.signal_number) == (profile(), "ended by SIGTERM", 15)
 
 
+@pytest.mark.parametrize("journalled", [True, False])
+def test_a_rank_that_is_gone(
+    measuring: Measuring, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, journalled: bool
+) -> None:
+    def ranks_here(*_: object, **__: object) -> str:
+        raise RanksLostError("rank 1 was killed (SIGKILL)")
+
+    monkeypatch.setattr(run_profile, "run_local_ranks", ranks_here)
+    if journalled:
+        (tmp_path / ".p.json.journal").touch()
+    with pytest.raises(RanksLostError) as raised:
+        run(tmp_path / "p.json", ranks=2)
+    assert str(raised.value).startswith("rank 1 was killed (SIGKILL)")
+    assert ("run the same command again" in str(raised.value)) == journalled
+
+
 @pytest.mark.parametrize("ranks", [0, 9, -1])
 def test_more_ranks_than_this_machine_holds(measuring: Measuring, ranks: int) -> None:
     with pytest.raises(
@@ -155,6 +188,12 @@ def test_ranks_are_the_launchers_where_there_is_one(measuring: Measuring, monkey
     launched = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(run_profile, "joined_ranks", lambda launch: nullcontext(FourRanks()))
+    found = run(ranks=None, formats=("fp32",))
+    assert not found.leads
+    assert {"all_reduce", "send"} < measuring.probes
+    assert {"overlap with collectives", "memory of a communicator"} < measuring.figures
+    assert run(ranks=4, formats=("fp32",)).path.name.startswith(found.path.name.partition("-torch")[0])
     with pytest.raises(SpecError, match="--ranks 2: torchrun started 4; leave --ranks out"):
         run(ranks=2)
 

@@ -50,6 +50,12 @@ class TestSamples:
         assert samples.outliers == 2
         assert samples.repeats == 9
 
+    def test_an_outlier_is_five_deviations_away(self) -> None:
+        """3.5 / 0.6745 = 5.2 times the MAD, which is 0.01 here."""
+        usual = [0.98, 0.99, 0.99, 1.00, 1.01, 1.01, 1.02]
+        assert Samples([*usual, 0.94, 1.06]).outliers == 2
+        assert Samples([*usual, 0.95, 1.05]).outliers == 0
+
     def test_what_only_spreads_is_no_outlier(self) -> None:
         assert Samples([1.0, 1.2, 1.4, 1.6, 1.8, 2.0]).outliers == 0
 

@@ -1,8 +1,14 @@
 """Which repeats count of works that run at once."""
 
+import os
+import signal
+import threading
+import time
+
 import pytest
 
-from shardwright.profiler.together import Span, repeats_of_each, while_all_ran
+from shardwright.profiler.interruption import InterruptedBySignalError, Interruption
+from shardwright.profiler.together import HostRunner, Span, repeats_of_each, run_together, while_all_ran
 
 
 class TestCounts:
@@ -14,6 +20,21 @@ class TestCounts:
 
     def test_a_work_without_end_to_its_repeats(self) -> None:
         assert repeats_of_each([1.0, 0.0], 10) == [15, 10_000]
+
+
+class TestSignals:
+    def test_a_signal_leaves_no_thread_behind(self) -> None:
+        """Works that would go on for ten seconds are at an end when the signal comes out of it."""
+        before = set(threading.enumerate())
+        interruption = Interruption()
+        runners = [HostRunner(lambda: time.sleep(0.01), 1) for _ in range(2)]
+        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with interruption.listening(), pytest.raises(InterruptedBySignalError):
+            run_together(runners, [1000, 1000])
+        timer.join()
+        assert {thread for thread in threading.enumerate() if thread.is_alive()} == before
+        assert all(0 < len(runner.spans) < 900 for runner in runners)
 
 
 class TestOverlap:

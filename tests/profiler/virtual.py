@@ -85,7 +85,7 @@ def latency_and_rate(at: Sizes) -> float:
 
 @dataclass
 class MadeUpProbe:
-    """A series whose seconds are a formula. `trouble`: by size, what its work raises, or its `prepare`."""
+    """A series whose seconds are a formula. By size, what `prepare` or its work raises; `before_prepare` is called first."""
 
     clock: VirtualClock
     sizes: Sequence[Sizes] = tuple((float(2**power),) for power in range(10, 31, 4))
@@ -97,6 +97,7 @@ class MadeUpProbe:
     needed: Callable[[Sizes], float] = lambda at: 0.0
     prepare_trouble: dict[Sizes, Exception] = field(default_factory=dict)
     work_trouble: dict[Sizes, Exception] = field(default_factory=dict)
+    before_prepare: Callable[[Sizes], None] = lambda at: None
     prepared: list[Sizes] = field(default_factory=list)
 
     def first_sizes(self) -> Sequence[Sizes]:
@@ -110,6 +111,7 @@ class MadeUpProbe:
         return None if middle in (one, other) else middle
 
     def prepare(self, at: Sizes, machine: Machine) -> Work:
+        self.before_prepare(at)
         self.prepared.append(at)
         if at in self.prepare_trouble:
             raise self.prepare_trouble[at]
