@@ -124,7 +124,7 @@ class _Builder:
             send_seconds=self._send_seconds(),
             activation_bytes=self._stacked("activation_bytes_by_policy"),
             working_bytes=self._stacked("working_bytes_by_policy"),
-            slack=np.where(self.candidates.zero_stage >= 3, CALIBRATED.gather_slack, CALIBRATED.allocator_slack),
+            slack=self._slack(),
             static=self._static_bytes(traffic),
         )
 
@@ -215,6 +215,16 @@ class _Builder:
             + self.times.operator_seconds("clip", shard, clip),
         )
 
+    @property
+    def _on_cpu(self) -> bool:
+        return self.cluster.groups[0].device.kind == "cpu"
+
+    def _slack(self) -> Array:
+        """Shape (N,). A heap gives what one microbatch left to the next only in part; a caching allocator nearly all of it."""
+        if self._on_cpu:
+            return np.where(self.candidates.microbatches > 1, CALIBRATED.heap_slack, 0.0)
+        return np.where(self.candidates.zero_stage >= 3, CALIBRATED.gather_slack, CALIBRATED.allocator_slack)
+
     def _static_bytes(self, traffic: DataParallel) -> StaticBytes:
         """Bytes per row that stay for a step, on the device and on the host (see data_parallel.py for what is where)."""
         precision, zero = self.training.precision, self._column("zero_stage")
@@ -235,15 +245,18 @@ class _Builder:
             gradient * parameters if stack.keeps_gradient_buffer else np.maximum(gradient * parameters, device_gradient)
         )
         widened = 4.0 if stack.widens_gradients and gradient < element else 0.0
+        kept_gathered = np.where(freed, 0.0, gathered)
+        gradients = np.where(whole_gradients, whole, device_gradient)
         return StaticBytes(
             parameters=np.where(host, 0.0, master),
-            gathered=np.where(freed, 0.0, gathered),
+            gathered=kept_gathered,
             gather_window=np.where(freed, gathered, 0.0),
-            gradients=np.where(whole_gradients, whole, device_gradient),
+            gradients=gradients,
             optimizer_state=np.where(host, 0.0, states),
             reduce_buffer=np.where(self._column("data_ranks") > 1, gradient, 0.0) * parameters,
             step=np.where(host, 0.0, (stack.step_bytes_per_parameter + widened) * shard),
             flat=np.where(host, 0.0, stack.flat_step_bytes_per_parameter * shard)
             + stack.flat_gradient_copies * gradient * parameters,
+            unplaced=(kept_gathered + gradients) * self._on_cpu,
             host=np.where(host, master + states + shard_gradient, 0.0),
         )

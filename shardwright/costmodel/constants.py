@@ -67,6 +67,7 @@ class Constants:
     collective_multiprocessors: Value
     busy_nic_share: Value
     allocator_slack: float
+    heap_slack: float
     gather_slack: float
     communicator_bytes: float
     memory_reserve: float

@@ -179,7 +179,7 @@ class PlanCosts:
         moving, step = kept + working + window + buffers, np.maximum(static["step"], static["flat"])
         passing = moving >= step
         allocated = np.maximum(moving, step)
-        reserved = static["flat"] + np.maximum((1 + tables.slack.max()) * moving, static["step"])
+        reserved = static["flat"] + static["unplaced"] + np.maximum((1 + tables.slack.max()) * moving, static["step"])
         communicators = float(communicator_bytes(Candidates.of(self.plan), self.cluster)[0])
         return [
             MemoryBytes(

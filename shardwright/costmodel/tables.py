@@ -44,7 +44,9 @@ class StaticBytes:
     `gathered`: compute-format copies kept from forward to backward. `gather_window`: such a copy where it is freed after
     each use; a rank holds two at once. `reduce_buffer`: the input of one row's gradient reduction; one at a time.
     `step`: temporaries of the optimizer step, when no activation is alive; `flat`: flat buffers of reduction and step, made
-    after those, which the allocator cannot place where activations or temporaries were.
+    after those, which the allocator cannot place where activations or temporaries were. `unplaced`: on a CPU, the room
+    that its process's heap holds for the gathered copies and gradients of each step beside these themselves: what
+    activations leave is broken up by small blocks, and holds nothing as large.
     """
 
     parameters: Array
@@ -55,12 +57,13 @@ class StaticBytes:
     reduce_buffer: Array
     step: Array
     flat: Array
+    unplaced: Array
     host: Array
 
     @property
     def stays(self) -> Array:
         """What a rank holds of a row at every moment, summed over its rows."""
-        return self.parameters + self.gathered + self.gradients + self.optimizer_state + self.flat
+        return self.parameters + self.gathered + self.gradients + self.optimizer_state + self.flat + self.unplaced
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,67 @@
+"""What a CPU process's heap holds beside its tensors."""
+
+import pytest
+
+from shardwright.costmodel.cluster import ClusterSpec
+from shardwright.costmodel.cluster_file import load_cluster
+from shardwright.costmodel.constants import CALIBRATED
+from shardwright.costmodel.estimate import MemoryBytes
+from shardwright.costmodel.evaluate import PlanCosts, plan_costs
+from shardwright.costmodel.huggingface import load_model
+from shardwright.costmodel.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.costmodel.training import Precision, TrainingSpec
+
+MODEL = load_model("qwen3-demo")
+
+
+def on_a_cpu() -> ClusterSpec:
+    cluster = load_cluster("h100-sxm:1")
+    device = cluster.groups[0].device.model_copy(update={"kind": "cpu"})
+    group = cluster.groups[0].model_copy(update={"device": device})
+    return cluster.model_copy(update={"groups": (group,)})
+
+
+def costs(cluster: ClusterSpec, *, microbatches: int, compute: str = "fp32") -> PlanCosts:
+    plan = Plan(
+        mesh=Mesh(),
+        micro_batch=2,
+        microbatches=microbatches,
+        stages=(Stage(layers=(LayerRun(count=MODEL.layer_count),)),),
+    )
+    precision = Precision.parse({"compute": compute}, source="test")
+    training = TrainingSpec(seq_len=128, global_batch=2 * microbatches, precision=precision)
+    return plan_costs(MODEL, cluster, training, plan)
+
+
+def memory(cluster: ClusterSpec, *, microbatches: int, compute: str = "fp32") -> MemoryBytes:
+    return costs(cluster, microbatches=microbatches, compute=compute).memory()[0]
+
+
+@pytest.mark.parametrize("compute", ["fp32", "bf16"])
+def test_the_heap_holds_gathered_copies_and_gradients_twice(compute: str) -> None:
+    found = memory(on_a_cpu(), microbatches=1, compute=compute)
+    assert found.gathered_parameters > 0
+    assert found.allocator_slack == pytest.approx(found.gathered_parameters + found.gradients)
+
+
+def test_later_microbatches_find_a_part_of_what_the_first_one_left() -> None:
+    found = memory(on_a_cpu(), microbatches=2)
+    again = CALIBRATED.heap_slack * (found.activations + found.logits)
+    assert found.allocator_slack == pytest.approx(found.gathered_parameters + found.gradients + again)
+
+
+def test_more_microbatches_than_two_take_no_more() -> None:
+    assert memory(on_a_cpu(), microbatches=4).total == pytest.approx(memory(on_a_cpu(), microbatches=2).total)
+
+
+def test_a_search_counts_it_as_held_over_the_whole_step() -> None:
+    found = costs(on_a_cpu(), microbatches=1).sums.tables.static
+    tensors = found.parameters + found.gathered + found.gradients + found.optimizer_state
+    assert (found.stays - tensors).sum() == pytest.approx((found.gathered + found.gradients).sum())
+    assert (found.unplaced > 0).any()
+
+
+def test_a_caching_allocator_holds_a_share_of_what_comes_and_goes() -> None:
+    found = memory(load_cluster("h100-sxm:1"), microbatches=2)
+    moving = found.activations + found.logits + found.communication_buffers
+    assert found.allocator_slack == pytest.approx(CALIBRATED.allocator_slack * moving)
