@@ -281,16 +281,27 @@ class TestMemory:
         assert tries[0] == 2
 
     def test_sizes_that_fit_one_by_one_are_not_held_together(self, tmp_path: Path) -> None:
-        held: list[int] = []
+        """Each needs more than half of the memory: none is prepared before the one before it has had its repeats."""
         bench = Bench(free=lambda: 100.0)
-        probe = bench.probe(sizes=[(1.0,), (2.0,), (3.0,)], needed=lambda at: 60.0)
-        profile = bench.measure(
-            tmp_path,
-            probe,
-            hooks=bench.hooks(expected_error=no_error, show=lambda progress: held.append(progress.done)),
+        runs: list[Sizes] = []
+        runs_before: dict[Sizes, int] = {}
+
+        def formula(at: Sizes) -> float:
+            runs.append(at)
+            return 1e-3
+
+        def note(at: Sizes) -> None:
+            runs_before[at] = len(runs)
+
+        probe = bench.probe(
+            sizes=[(1.0,), (2.0,), (3.0,)],
+            needed=lambda at: 60.0,
+            formula=formula,
+            before_prepare=note,
         )
+        profile = bench.measure(tmp_path, probe, hooks=bench.hooks(expected_error=no_error))
         assert sizes_of(profile) == [1.0, 2.0, 3.0]
-        assert {0, 1, 2, 3} <= set(held)
+        assert runs_before[3.0,] - runs_before[2.0,] >= 8  # two to warm up, six that count
 
 
 class TestBadLuck:
