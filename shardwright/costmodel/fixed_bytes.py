@@ -14,7 +14,10 @@ def fixed_bytes(candidates: Candidates, cluster: ClusterSpec) -> Array:
 
 
 def context_bytes(cluster: ClusterSpec) -> float:
-    """What a process holds on its device before the first tensor."""
+    """What a process holds on its device before the first tensor: measured, where a profile has it."""
+    profile = cluster.groups[0].profile
+    if profile is not None and "context_bytes" in profile.figures:
+        return profile.figures["context_bytes"].value
     device = cluster.groups[0].device
     return device.context_bytes or (CALIBRATED.context_bytes if device.kind == "gpu" else 0.0)
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import operators
+from .constants import CALIBRATED
 from .context_parallel import ContextExchange
 from .expert_parallel import ExpertExchange, hidden_pairs, spread_parameters
 from .model import Block, FeedForward
@@ -226,5 +227,7 @@ class LayerWork:
             chosen = np.minimum(plain + core, boundary + tokens * self._selection.kept_bytes)
             repeated = plain + core - chosen
         kept = by_policy(none=plain + core, selective=chosen, full=boundary)
-        working = by_policy(none=gradients, selective=gradients + repeated, full=gradients + plain + core)
+        # a heap finds only a part of that room where the first forward pass had it
+        again = (1 + CALIBRATED.heap_slack) if self.frame.cluster.groups[0].device.kind == "cpu" else 1.0
+        working = by_policy(none=gradients, selective=gradients + repeated, full=gradients + again * (plain + core))
         return kept, working + self._context.working_bytes(block.attention)[:, None]

@@ -84,13 +84,25 @@ def measure_rank(ranks: int, seconds: float) -> RankRates:
 
 
 def resident_bytes() -> float:
-    """What a training process holds before its model: the libraries that a run imports, and torch's own start."""
+    """What a training process holds before its model: the libraries that a run imports, and what a first step leaves:
+    threads, kernels' buffers, code that is loaded when it is first called.
+    """
     for library in _RUN_LIBRARIES:
         if importlib.util.find_spec(library.partition(".")[0]):
             importlib.import_module(library)
-    x = torch.ones(64, 64, requires_grad=True)
-    torch.autograd.grad(torch.nn.functional.linear(x, x).sum(), x)
+    _first_step()
     return float(psutil.Process().memory_info().rss)
+
+
+def _first_step() -> None:
+    """A matmul, attention, a loss, their gradients and an update, of half a megabyte each."""
+    layer = torch.nn.Linear(256, 1024)
+    optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
+    heads = layer(torch.ones(512, 256)).view(1, 512, 16, 64).transpose(1, 2)
+    attended = torch.nn.functional.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
+    logits = attended.transpose(1, 2).reshape(512, 1024)
+    torch.autograd.backward(torch.nn.functional.cross_entropy(logits, torch.zeros(512, dtype=torch.long)))
+    optimizer.step()
 
 
 def _timed(work: Callable[[], object], ranks: int, seconds: float) -> Timing:

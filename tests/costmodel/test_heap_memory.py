@@ -8,10 +8,24 @@ from shardwright.costmodel.constants import CALIBRATED
 from shardwright.costmodel.estimate import MemoryBytes
 from shardwright.costmodel.evaluate import PlanCosts, plan_costs
 from shardwright.costmodel.huggingface import load_model
-from shardwright.costmodel.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.costmodel.plan import LayerRun, Mesh, Plan, RecomputePolicy, Stage
+from shardwright.costmodel.profile import Figure, MachineFingerprint, Profile
+from shardwright.costmodel.tables import POLICIES
 from shardwright.costmodel.training import Precision, TrainingSpec
 
 MODEL = load_model("qwen3-demo")
+FINGERPRINT = MachineFingerprint(
+    device="a CPU",
+    kind="cpu",
+    device_memory_bytes=1e10,
+    torch="2.13",
+    python="3.11",
+    host="here",
+    cores=2,
+    threads=2,
+    ranks=1,
+    date="2026-01-02",
+)
 
 
 def on_a_cpu() -> ClusterSpec:
@@ -21,12 +35,14 @@ def on_a_cpu() -> ClusterSpec:
     return cluster.model_copy(update={"groups": (group,)})
 
 
-def costs(cluster: ClusterSpec, *, microbatches: int, compute: str = "fp32") -> PlanCosts:
+def costs(
+    cluster: ClusterSpec, *, microbatches: int, compute: str = "fp32", recompute: RecomputePolicy = "none"
+) -> PlanCosts:
     plan = Plan(
         mesh=Mesh(),
         micro_batch=2,
         microbatches=microbatches,
-        stages=(Stage(layers=(LayerRun(count=MODEL.layer_count),)),),
+        stages=(Stage(layers=(LayerRun(count=MODEL.layer_count, recompute=recompute),)),),
     )
     precision = Precision.parse({"compute": compute}, source="test")
     training = TrainingSpec(seq_len=128, global_batch=2 * microbatches, precision=precision)
@@ -59,6 +75,29 @@ def test_a_search_counts_it_as_held_over_the_whole_step() -> None:
     tensors = found.parameters + found.gathered + found.gradients + found.optimizer_state
     assert (found.stays - tensors).sum() == pytest.approx((found.gathered + found.gradients).sum())
     assert (found.unplaced > 0).any()
+
+
+def test_a_layer_that_is_computed_again_finds_a_part_of_its_room() -> None:
+    heap, gpu = (
+        costs(cluster, microbatches=1, recompute="full") for cluster in (on_a_cpu(), load_cluster("h100-sxm:1"))
+    )
+    none, full = POLICIES.index("none"), POLICIES.index("full")
+    once, more = (
+        each.sums.tables.working_bytes[0, 0, full] - each.sums.tables.working_bytes[0, 0, none] for each in (gpu, heap)
+    )
+    assert more == pytest.approx((1 + CALIBRATED.heap_slack) * once)
+
+
+def test_what_a_process_holds_by_itself_is_read_from_a_profile() -> None:
+    cluster = on_a_cpu()
+    figure = Figure(value=1.5e9, unit="bytes", meaning="a process")
+    profile = Profile(fingerprint=FINGERPRINT, figures={"context_bytes": figure})
+    group = cluster.groups[0].model_copy(update={"profile": profile})
+    profiled = cluster.model_copy(update={"groups": (group,)})
+    assert memory(profiled, microbatches=1).context == 1.5e9
+    group = group.model_copy(update={"profile": profile.model_copy(update={"figures": {}})})
+    without = profiled.model_copy(update={"groups": (group,)})
+    assert memory(without, microbatches=1).context == memory(cluster, microbatches=1).context
 
 
 def test_a_caching_allocator_holds_a_share_of_what_comes_and_goes() -> None:
