@@ -16,15 +16,12 @@ ExpectedError = Callable[[Series], Sequence[float]]
 """For each point of a series, |predicted / measured - 1| of a prediction that had not seen it; empty with too few points."""
 
 DEFAULT_WEIGHTS: Mapping[str, float] = {
-    "matmul/forward": 4.0,
-    "matmul/input_gradient": 4.0,
-    "matmul/weight_gradient": 4.0,
-    "attention/forward": 4.0,
-    "attention/backward": 4.0,
-    "attention": 0.5,  # what is not the default: named kernels, no causal mask
-    "rmsnorm": 0.5,  # of compiled layers only, as are the next two
-    "rotary": 0.5,
-    "gated_activation": 0.5,
+    **dict.fromkeys(("matmul/forward", "matmul/input_gradient", "matmul/weight_gradient"), 16.0),
+    **dict.fromkeys(("attention/forward", "attention/backward"), 12.0),
+    "attention": 0.25,  # what is not the default: named kernels, no causal mask
+    "matmul": 0.5,  # grouped ones
+    **dict.fromkeys(("rmsnorm", "rotary", "gated_activation", "dropout"), 0.25),  # of compiled layers, or seldom there
+    **dict.fromkeys(("adamw/foreach", "sgd", "host_adamw"), 0.5),
 }
 """How much more the points of an operation and variant, or of an operation, tell about a training step than others do."""
 

@@ -23,7 +23,8 @@ from .probe import FigureProbe, Machine, Probe, Sizes
 from .sizes import model_first, spread_first
 
 _PARTS: tuple[MatmulPart, ...] = get_args(MatmulPart)
-_NAMED_BACKENDS: tuple[Backend, ...] = ("flash", "efficient", "cudnn", "math")
+# On a CPU torch has one kernel of its own and the plain formula.
+_NAMED_BACKENDS: dict[str, tuple[Backend, ...]] = {"cpu": ("math",), "cuda": ("flash", "efficient", "cudnn", "math")}
 _FEW = 6  # sizes of a variant that is there to compare with the main one
 
 
@@ -88,7 +89,7 @@ def attention_variants(device: torch.device, number_format: Format) -> list[Prob
     probes: list[Probe] = []
     for backward in (False, True):
         probes.append(AttentionProbe(backward, number_format, wanted, causal=False, device_type=device.type))
-        for backend in _NAMED_BACKENDS:
+        for backend in _NAMED_BACKENDS[device.type]:
             probes.append(AttentionProbe(backward, number_format, wanted, backend=backend, device_type=device.type))
     return probes
 

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 
 from shardwright.costmodel.profile import Point, Series
-from shardwright.profiler.agenda import DEFAULT_WEIGHTS, Agenda, ExpectedError, Item
+from shardwright.profiler.agenda import Agenda, ExpectedError, Item
 from shardwright.profiler.probe import Sizes
 
 from .virtual import MadeUpProbe, VirtualClock
+
+
+WEIGHTS = {"matmul/forward": 4.0, "matmul/input_gradient": 4.0, "attention": 0.5}
 
 
 def no_error(series: Series) -> list[float]:
@@ -23,7 +26,7 @@ def point(at: Sizes, seconds: float = 1.0, uncertainty: float = 0.0) -> Point:
 
 
 def agenda_of(*probes: MadeUpProbe, expected_error: ExpectedError = no_error) -> Agenda:
-    return Agenda(probes, weights=DEFAULT_WEIGHTS, expected_error=expected_error, tolerance=0.03)
+    return Agenda(probes, weights=WEIGHTS, expected_error=expected_error, tolerance=0.03)
 
 
 def with_points(agenda: Agenda, index: int, sizes: Sequence[Sizes]) -> Agenda:
