@@ -1,14 +1,16 @@
 """What was predicted of one of our own runs beside what it took, and how good the predictions are over all of them."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from shardwright.costmodel.estimate import Estimate
+from shardwright.costmodel.fitted import left_out_errors
 from shardwright.costmodel.measurement import Fingerprint, Measurement
+from shardwright.costmodel.profile import Format, Profile
 from shardwright.costmodel.spec import PositiveFloat, Spec
 
 from .accuracy import ErrorSummary, Trial, rank_agreement, summarise_errors
@@ -88,6 +90,12 @@ class OwnRun(Spec):
         return statistics.fmean(each.part_seconds[name] for each in self.passes)
 
 
+_INTERPOLATED: Mapping[str, tuple[str, ...]] = {
+    "matmul": ("forward", "input_gradient", "weight_gradient"),
+    "attention": ("forward", "backward"),
+}
+
+
 class Target(NamedTuple):
     """`value` has to be at least, or at most, `limit`."""
 
@@ -128,6 +136,21 @@ class OwnSummary(Spec):
             Target("order of the runs, Kendall tau", self.kendall_tau, 0.9, "at least", is_share=False),
             Target("peak memory, worst error", self.memory.worst, 0.10, "at most"),
         )
+
+
+def interpolation_targets(profile: Profile | None, *, compute: Format = "fp32") -> tuple[Target, ...]:
+    """How well matmuls and attention in `compute` are foretold by fits that have not seen a fifth of their points.
+
+    The median over the points of all passes of an operation; none of an operation with too few points.
+    """
+    found = []
+    for operation, variants in _INTERPOLATED.items():
+        series = [profile.find(operation, variant, compute) for variant in variants] if profile else []
+        errors = [each for one in series if one and (each := left_out_errors(one)) is not None]
+        if errors:
+            median = float(np.median(np.abs(np.concatenate(errors))))
+            found.append(Target(f"left-out points of {operation}, median error", median, 0.05, "at most"))
+    return tuple(found)
 
 
 def drifted(runs: Sequence[OwnRun]) -> list[OwnRun]:

@@ -20,14 +20,14 @@ from shardwright.costmodel.cluster import ClusterSpec
 from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.measurement import Measurement
-from shardwright.costmodel.profile import read_profile
+from shardwright.costmodel.profile import Profile, read_profile
 from shardwright.executor.failure import RunFailedError
 from shardwright.executor.options import RunOptions
 from shardwright.profiler import resolve_cluster
 
 from . import readable
 from .own_configuration import IN_BF16, TWELVE, OwnConfiguration
-from .own_run import OwnRun, OwnSummary, Pass
+from .own_run import OwnRun, OwnSummary, Pass, interpolation_targets
 from .own_runs_tables import own_runs_csv, own_runs_tables
 from .run_alone import run_alone
 
@@ -144,17 +144,18 @@ def _chosen(numbers: Sequence[int] | None) -> list[OwnConfiguration]:
     return [every[number - 1] for number in numbers] if numbers else every
 
 
-def _show(runs: Sequence[OwnRun], arguments: argparse.Namespace) -> None:
+def _show(runs: Sequence[OwnRun], profile: Profile | None, arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         try:
             arguments.out.write_text(own_runs_csv(runs), encoding="utf-8")
         except OSError as error:
             raise SpecError(f"{arguments.out}: cannot be written ({error.strerror or error})") from None
     if not arguments.json:
-        Console(width=170).print(own_runs_tables(runs, parts=arguments.parts))
+        Console(width=170).print(own_runs_tables(runs, parts=arguments.parts, profile=profile))
         return
     summary = OwnSummary.of(runs)
-    targets = [{**target._asdict(), "met": target.met} for target in summary.targets] if summary else []
+    every = (*(summary.targets if summary else ()), *interpolation_targets(profile))
+    targets = [{**target._asdict(), "met": target.met} for target in every]
     found = {
         "runs": [run.model_dump(mode="json") for run in runs],
         "summary": summary.model_dump(mode="json") if summary else None,
@@ -176,7 +177,7 @@ def main(given: Sequence[str] | None = None) -> int:
             passes=arguments.passes,
             tell=lambda line: print(line, file=sys.stderr, flush=True),
         )
-        _show(runs, arguments)
+        _show(runs, cluster.groups[0].profile, arguments)
     except (SpecError, RunFailedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, SpecError) else 1

@@ -8,12 +8,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from shardwright.costmodel.profile import Profile
+
 from . import readable
-from .own_run import MOST_DRIFT, OwnRun, OwnSummary, Target, drifted
+from .own_run import MOST_DRIFT, OwnRun, OwnSummary, Target, drifted, interpolation_targets
 
 
-def own_runs_tables(runs: Sequence[OwnRun], *, parts: bool) -> RenderableType:
-    """Every run, predicted beside measured; with `parts` also where a step's time and the predicted memory go; the verdicts."""
+def own_runs_tables(runs: Sequence[OwnRun], *, parts: bool, profile: Profile | None = None) -> RenderableType:
+    """Every run, predicted beside measured; with `parts` also where a step's time and the predicted memory go; the verdicts, on
+    the `profile` that the predictions rest on as well."""
     shown: list[RenderableType] = [_runs_table(runs)]
     if parts:
         shown += [_step_parts(runs), _memory_parts(runs)]
@@ -21,8 +24,9 @@ def own_runs_tables(runs: Sequence[OwnRun], *, parts: bool) -> RenderableType:
     if moved := drifted(runs):
         names = "; ".join(f"{run.name} ({readable.share(run.drift)})" for run in moved)
         shown.append(Text(f"Passes more than {readable.share(MOST_DRIFT)} apart, so something ran beside: {names}"))
-    if summary := OwnSummary.of(runs):
-        shown.append(Text("\n".join(verdict(target) for target in summary.targets)))
+    summary = OwnSummary.of(runs)
+    targets = (*(summary.targets if summary else ()), *interpolation_targets(profile))
+    shown.append(Text("\n".join(map(verdict, targets))))
     return Group(*shown)
 
 

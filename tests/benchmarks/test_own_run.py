@@ -1,14 +1,16 @@
 """Errors, spread, drift and targets of our own runs, by numbers worked out by hand."""
 
+import numpy as np
 import pytest
 
 from shardwright.benchmarks.own_configuration import TWELVE
-from shardwright.benchmarks.own_run import OwnRun, OwnSummary, Pass, drifted
+from shardwright.benchmarks.own_run import OwnRun, OwnSummary, Pass, drifted, interpolation_targets
 from shardwright.benchmarks.own_runs_tables import own_runs_csv, verdict
 from shardwright.costmodel.cluster_file import load_cluster
 from shardwright.costmodel.estimate import Estimate, MemoryBytes, StepSeconds
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.measurement import Fingerprint, Measurement, StepRecord
+from tests.costmodel.made_up_profile import made_up_profile, point
 
 FINGERPRINT = Fingerprint(device="a CPU", host="here", python="3.11", torch="2.13", date="2026-01-02")
 _JOB = (TWELVE[0].model, load_cluster("h100-sxm:1"), TWELVE[0].training, TWELVE[0].plan)
@@ -135,3 +137,30 @@ def test_the_csv_holds_a_row_a_configuration_with_its_machine() -> None:
     assert found["measured_optimizer_seconds"] == "0.5"
     assert (found["predicted_peak_memory_bytes"], found["measured_peak_memory_bytes"]) == ("90.0", "100.0")
     assert (found["device"], found["torch"], found["date"]) == ("a CPU", "2.13", "2026-01-02")
+
+
+class TestInterpolationTargets:
+    def test_of_points_that_follow_a_rule(self) -> None:
+        targets = interpolation_targets(made_up_profile(), compute="bf16")
+        assert [target.what.split()[3] for target in targets] == ["matmul,", "attention,"]
+        assert all(target.met and target.limit == 0.05 for target in targets)
+
+    def test_of_points_of_chance(self) -> None:
+        """Each as long as a factor of two either way; both ways of attention count."""
+        chance = np.random.default_rng(5)
+        whole = made_up_profile()
+        wild = tuple(
+            each.model_copy(
+                update={"points": tuple(point(p.at, p.seconds * float(np.exp(chance.normal()))) for p in each.points)}
+            )
+            if (each.operation, each.variant) == ("attention", "backward")
+            else each
+            for each in whole.series
+        )
+        matmul, attention = interpolation_targets(whole.model_copy(update={"series": wild}), compute="bf16")
+        assert matmul.met
+        assert not attention.met
+
+    def test_none_without_a_profile_or_in_another_format(self) -> None:
+        assert interpolation_targets(None) == ()
+        assert interpolation_targets(made_up_profile(format="bf16"), compute="fp32") == ()

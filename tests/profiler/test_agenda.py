@@ -8,7 +8,6 @@ from shardwright.profiler.probe import Sizes
 
 from .virtual import MadeUpProbe, VirtualClock
 
-
 WEIGHTS = {"matmul/forward": 4.0, "matmul/input_gradient": 4.0, "attention": 0.5}
 
 
