@@ -154,12 +154,16 @@ class ProfileTimes:
 
     def sharding_seconds(self, parameter_bytes: Number, microbatches: Number, repeats: Number) -> Array:
         """From figures of a CPU, whose cores do this themselves; beside a GPU the host's part is hidden."""
-        unit_pass, unit, byte, accumulated = (
-            figure.value if (figure := self.profile.figures.get(name)) else 0.0 for name in _SHARDING_FIGURES
-        )
+        unit_pass, unit, byte, accumulated = map(self._sharding_figure, _SHARDING_FIGURES)
         hooks = unit_pass * np.asarray(microbatches, dtype=float) + unit * np.asarray(repeats, dtype=float)
         per_byte = byte * np.asarray(repeats) + accumulated * (np.asarray(microbatches) - np.asarray(repeats))
         return np.asarray(hooks + per_byte * np.asarray(parameter_bytes, dtype=float))
+
+    def _sharding_figure(self, name: str) -> float:
+        """In the compute format where it was measured so; fp32 has no casts."""
+        figures = self.profile.figures
+        figure = figures.get(f"{name}_{self._activations}", figures.get(name))
+        return figure.value if figure else 0.0
 
     def host_copy_seconds(self, size_bytes: Number) -> Array:
         """The mean of both ways, page-locked; nothing is page-locked for a CPU, whose copies stay in its memory."""

@@ -164,7 +164,7 @@ class _Wanted:
         figures: list[FigureProbe] = [
             *default_figures(),
             CopyOverlapProbe(),
-            ShardingProbe(),
+            *(ShardingProbe(each) for each in self._formats if each in ACTIVATION_FORMATS),
             *memory_probes(self._ranks, self._machine),
         ]
         return [*figures, CollectiveOverlapProbe(self._ranks)] if self._ranks else figures

@@ -12,10 +12,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import HashStore  # type: ignore[attr-defined] # public, but not marked as such
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from shardwright.costmodel.profile import Figure
+from shardwright.costmodel.profile import Figure, Format
 
+from .number_format import torch_dtype
 from .probe import Machine, UnavailableError, Work
 
 _UNITS, _MATRICES, _TOKENS = 4, 7, 4
@@ -30,20 +31,29 @@ class ShardingProbe:
 
     `sharding_unit_pass_seconds`: of each unit and microbatch; `sharding_unit_seconds`: of each unit and step;
     `sharding_seconds_per_byte`: of each parameter byte and step; `accumulation_seconds_per_byte`: of each gradient byte and
-    microbatch after the first.
+    microbatch after the first. Bytes are of fp32; where the passes compute in another `format`, the names end in it, and
+    casting parameters and gradients is part of what is added.
     """
 
-    name: str = "sharding"
+    format: Format = "fp32"
+
+    @property
+    def name(self) -> str:
+        return f"sharding{self._ending}"
+
+    @property
+    def _ending(self) -> str:
+        return "" if self.format == "fp32" else f"_{self.format}"
 
     def measure(self, machine: Machine) -> dict[str, Figure]:
         if machine.device.type != "cpu":
             raise UnavailableError("what FSDP2 adds is measured on CPUs only: beside a GPU the host's part is hidden")
         with _one_rank() as mesh:
-            tiny, large = (_Units(width, mesh) for width in (_TINY, _LARGE))
+            tiny, large = (_Units(width, mesh, torch_dtype(self.format, machine.device)) for width in (_TINY, _LARGE))
             tiny_first, tiny_more = tiny.added_seconds(machine)
             large_first, large_more = large.added_seconds(machine)
         size_bytes = large.unit_bytes - tiny.unit_bytes
-        return {
+        found = {
             "sharding_unit_pass_seconds": _figure(tiny_more, "s", "FSDP2's hooks, a unit and microbatch"),
             "sharding_unit_seconds": _figure(tiny_first - tiny_more, "s", "FSDP2's hooks, a unit and step"),
             "sharding_seconds_per_byte": _figure(
@@ -55,6 +65,7 @@ class ShardingProbe:
                 (large_more - tiny_more) / size_bytes, "s/byte", "adding up gradients, a byte and further microbatch"
             ),
         }
+        return {f"{name}{self._ending}": figure for name, figure in found.items()}
 
 
 def _figure(value: float, unit: str, meaning: str) -> Figure:
@@ -62,17 +73,19 @@ def _figure(value: float, unit: str, meaning: str) -> Figure:
 
 
 class _Units:
-    """Wrapped units of square matrices of one width, and their matmuls alone."""
+    """Wrapped units of square matrices of one width, computed in `dtype`, and their matmuls alone."""
 
-    def __init__(self, width: int, mesh: DeviceMesh) -> None:
+    def __init__(self, width: int, mesh: DeviceMesh, dtype: torch.dtype) -> None:
         self.unit_bytes = 4.0 * _MATRICES * width**2
-        self._width = width
+        self._width, self._dtype = width, dtype
+        lower = None if dtype == torch.float32 else dtype
+        precision = MixedPrecisionPolicy(param_dtype=lower, reduce_dtype=torch.float32)
         self._model = nn.Sequential(
             *(nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(_MATRICES))) for _ in range(_UNITS))
         )
         for unit in self._model:
-            fully_shard(unit, mesh=mesh, reshard_after_forward=False)
-        fully_shard(self._model, mesh=mesh, reshard_after_forward=False)
+            fully_shard(unit, mesh=mesh, reshard_after_forward=False, mp_policy=precision)
+        fully_shard(self._model, mesh=mesh, reshard_after_forward=False, mp_policy=precision)
 
     def added_seconds(self, machine: Machine) -> tuple[float, float]:
         """A unit's seconds in a step of one microbatch, and what one microbatch more adds; without the matmuls."""
@@ -89,11 +102,12 @@ class _Units:
             root.set_requires_gradient_sync(last)
             root.set_reshard_after_backward(last)
             root.set_is_last_backward(last)
-            root(torch.ones(_TOKENS, self._width)).sum().backward()
+            root(torch.ones(_TOKENS, self._width, dtype=self._dtype)).sum().backward()
         root.zero_grad(set_to_none=True)
 
     def _matmuls(self) -> "_Matmuls":
-        return _Matmuls(torch.ones(_TOKENS, self._width), torch.ones(_UNITS * _MATRICES, self._width, self._width))
+        weights = torch.ones(_UNITS * _MATRICES, self._width, self._width, dtype=self._dtype)
+        return _Matmuls(torch.ones(_TOKENS, self._width, dtype=self._dtype), weights)
 
 
 @dataclass(frozen=True, eq=False)

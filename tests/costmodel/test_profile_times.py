@@ -199,6 +199,14 @@ class TestSharding:
         assert once == pytest.approx(4 * 1e-4 + 3e-4 + 1e8 * (2e-10 + 3 * 5e-11))
         assert found.sharding_seconds(1e8, 4.0, 4.0) == pytest.approx(4 * (1e-4 + 3e-4 + 1e8 * 2e-10))
 
+    def test_the_compute_format_has_its_own_where_it_was_measured(self) -> None:
+        figure = Figure(value=7e-10, unit="s/byte", meaning="with casts")
+        both = self.profile.model_copy(
+            update={"figures": {**self.profile.figures, "sharding_seconds_per_byte_bf16": figure}}
+        )
+        plain, cast = (times(training, both).sharding_seconds(1e9, 1.0, 1.0) for training in (FP32, BF16))
+        assert cast - plain == pytest.approx(1e9 * (7e-10 - 2e-10))
+
     def test_without_the_figures_nothing_is_added(self) -> None:
         assert times().sharding_seconds(1e8, 4.0, 1.0) == 0
 

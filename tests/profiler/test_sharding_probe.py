@@ -3,11 +3,14 @@
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from shardwright.profiler import sharding_probe
 from shardwright.profiler.probe import UnavailableError, Work
 from shardwright.profiler.sharding_probe import ShardingProbe
 
@@ -27,21 +30,6 @@ class Clock:
         return [once() for _ in range(repeats)]
 
 
-def test_the_figures_of_a_cpu() -> None:
-    """On the real thing; how long it takes is the machine's matter."""
-    found = ShardingProbe().measure(Clock())  # type: ignore[arg-type] # of a machine only what is used
-    assert set(found) == {
-        "sharding_unit_pass_seconds", "sharding_unit_seconds", "sharding_seconds_per_byte", "accumulation_seconds_per_byte",
-    }  # fmt: skip
-    assert any(figure.value > 0 for figure in found.values())
-    assert not dist.is_initialized()
-
-
-def test_beside_a_gpu_it_is_hidden() -> None:
-    with pytest.raises(UnavailableError, match="CPUs only"):
-        ShardingProbe().measure(Clock(torch.device("cuda")))  # type: ignore[arg-type] # as above
-
-
 @dataclass
 class Counted:
     """Seconds by rule: a step takes 1 s, 0.5 s for each further microbatch, and as much again a byte; matmuls 0.1 s."""
@@ -56,6 +44,39 @@ class Counted:
         (count,), width = work.args, work.func.__self__._width  # type: ignore[attr-defined] # a bound method
         unit_bytes = 4.0 * 7 * width**2
         return [4 * (0.02 + 0.3e-9 * unit_bytes) + count * (0.1 + 4 * (0.01 + 0.1e-9 * unit_bytes))] * repeats
+
+
+def test_the_figures_of_a_cpu() -> None:
+    """On the real thing; how long it takes is the machine's matter."""
+    found = ShardingProbe().measure(Clock())  # type: ignore[arg-type] # of a machine only what is used
+    assert set(found) == {
+        "sharding_unit_pass_seconds", "sharding_unit_seconds", "sharding_seconds_per_byte", "accumulation_seconds_per_byte",
+    }  # fmt: skip
+    assert any(figure.value > 0 for figure in found.values())
+    assert not dist.is_initialized()
+
+
+def test_in_another_format_the_names_end_in_it() -> None:
+    found = ShardingProbe("bf16").measure(Counted())  # type: ignore[arg-type] # as above
+    assert "sharding_seconds_per_byte_bf16" in found
+    assert all(name.endswith("_bf16") for name in found)
+
+
+def test_parameters_are_cast_for_the_passes_and_gradients_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[MixedPrecisionPolicy] = []
+
+    def noted(module: torch.nn.Module, **options: Any) -> object:
+        seen.append(options["mp_policy"])
+        return fully_shard(module, **options)
+
+    monkeypatch.setattr(sharding_probe, "fully_shard", noted)
+    ShardingProbe("bf16").measure(Counted())  # type: ignore[arg-type] # as above
+    assert {(each.param_dtype, each.reduce_dtype) for each in seen} == {(torch.bfloat16, torch.float32)}
+
+
+def test_beside_a_gpu_it_is_hidden() -> None:
+    with pytest.raises(UnavailableError, match="CPUs only"):
+        ShardingProbe().measure(Clock(torch.device("cuda")))  # type: ignore[arg-type] # as above
 
 
 def test_differences_are_taken_where_they_belong() -> None:
