@@ -18,6 +18,7 @@ ExpectedError = Callable[[Series], Sequence[float]]
 DEFAULT_WEIGHTS: Mapping[str, float] = {
     **dict.fromkeys(("matmul/forward", "matmul/input_gradient", "matmul/weight_gradient"), 16.0),
     **dict.fromkeys(("attention/forward", "attention/backward"), 24.0),
+    **dict.fromkeys(("eager_rmsnorm", "eager_rotary", "eager_gated_activation", "cross_entropy", "adamw/fused"), 2.0),
     "attention": 0.25,  # what is not the default: named kernels, no causal mask
     "matmul": 0.5,  # grouped ones
     **dict.fromkeys(("rmsnorm", "rotary", "gated_activation", "dropout"), 0.25),  # of compiled layers, or seldom there
