@@ -7,13 +7,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from .cluster import ClusterSpec
-from .errors import SpecError
 from .estimate import Estimate
 from .evaluate import estimate_plan
 from .huggingface import model_from_config
 from .model import ModelSpec
 from .plan import Plan
-from .spec import Spec, read_json, write_whole
+from .spec import Spec, read_document, write_whole
 from .training import TrainingSpec
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -59,17 +58,8 @@ def read_plan_file(path: Path) -> PlanFile:
     Raises:
         SpecError: not a plan file, of a newer schema, or not valid.
     """
-    data = read_json(path)
-    if not isinstance(data, dict) or data.get("kind") != "shardwright-plan":
-        raise SpecError(
-            f'{path}: is not a plan file (no "kind": "shardwright-plan"); write one with \'shardwright plan --out {path.name}\''
-        )
-    version = data.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise SpecError(
-            f"{path}: has plan schema version {version}; this shardwright reads up to {SCHEMA_VERSION}. Upgrade shardwright or plan again"
-        )
-    return PlanFile.parse(data, source=str(path))
+    make = f"write one with 'shardwright plan --out {path.name}'"
+    return read_document(PlanFile, path, name="plan", make=make, again="plan again")
 
 
 def write_plan_file(path: Path, plan_file: PlanFile) -> None:

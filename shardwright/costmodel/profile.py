@@ -7,8 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from .errors import SpecError
-from .spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec, read_json, write_whole
+from .spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec, read_document, write_whole
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -177,17 +176,8 @@ def read_profile(path: Path) -> Profile:
     Raises:
         SpecError: not a profile file, of a newer schema, or not valid.
     """
-    data = read_json(path)
-    if not isinstance(data, dict) or data.get("kind") != "shardwright-profile":
-        raise SpecError(
-            f'{path}: is not a profile file (no "kind": "shardwright-profile"); measure one with \'shardwright profile --out {path.name}\''
-        )
-    version = data.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise SpecError(
-            f"{path}: has profile schema version {version}; this shardwright reads up to {SCHEMA_VERSION}. Upgrade shardwright or measure again"
-        )
-    return Profile.parse(data, source=str(path))
+    make = f"measure one with 'shardwright profile --out {path.name}'"
+    return read_document(Profile, path, name="profile", make=make, again="measure again")
 
 
 def write_profile(path: Path, profile: Profile) -> None:

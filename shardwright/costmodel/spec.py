@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -22,6 +22,9 @@ PositiveInt = Annotated[int, Field(gt=0), _NOT_BOOLEAN]
 NonNegativeInt = Annotated[int, Field(ge=0), _NOT_BOOLEAN]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), _NOT_BOOLEAN]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), _NOT_BOOLEAN]
+
+
+SomeSpec = TypeVar("SomeSpec", bound="Spec")
 
 
 class Spec(BaseModel):
@@ -76,6 +79,26 @@ def read_json(path: Path) -> Any:
         raise SpecError(f"{path}: is not valid JSON ({detail}); is the file complete?") from None
     except ValueError as error:
         raise SpecError(f"{path}: {error}") from None
+
+
+def read_document(document: type[SomeSpec], path: Path, *, name: str, make: str, again: str) -> SomeSpec:
+    """Read a file of a spec that says its `kind` and `schema_version`.
+
+    `name`: of the kind in words; `make`: how to get such a file, `again`: how to get another (both for the error's line).
+
+    Raises:
+        SpecError: another kind of file, a newer schema, or not valid.
+    """
+    kind, newest = (document.model_fields[field].default for field in ("kind", "schema_version"))
+    data = read_json(path)
+    if not isinstance(data, dict) or data.get("kind") != kind:
+        raise SpecError(f'{path}: is not a {name} file (no "kind": "{kind}"); {make}')
+    version = data.get("schema_version")
+    if isinstance(version, int) and version > newest:
+        raise SpecError(
+            f"{path}: has {name} schema version {version}; this shardwright reads up to {newest}. Upgrade shardwright or {again}"
+        )
+    return document.parse(data, source=str(path))
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -2,35 +2,9 @@
 
 import pytest
 
-from shardwright.costmodel.model import Block, BlockRun, FeedForward, ModelSpec, MultiHeadAttention, Norm
-from shardwright.costmodel.operators import (
-    context_length,
-    saved_bytes,
-    score_bytes,
-)
-from shardwright.costmodel.stack import Stack
+from shardwright.costmodel.operators import context_length, saved_bytes, score_bytes
 from shardwright.costmodel.training import Precision, TrainingSpec
-
-HIDDEN, QUERY, KEY, WIDTH = 64, 64, 32, 160
-EAGER = Stack(name="eager", about="eager PyTorch")
-FUSED = Stack(name="fused", about="a compiler", fused_norms=True, fused_elementwise=True)
-
-LLAMA = Block(attention=MultiHeadAttention(heads=4, kv_heads=2, head_size=16), ffn=FeedForward(width=WIDTH, gated=True))
-GPT = Block(
-    attention=MultiHeadAttention(heads=4, kv_heads=4, head_size=16, qkv_bias=True, output_bias=True),
-    ffn=FeedForward(width=4 * HIDDEN, gated=False, bias=True),
-    norm=Norm(kind="layernorm", bias=True),
-)
-
-
-def model(block: Block, *, positions: int = 0) -> ModelSpec:
-    return ModelSpec(
-        name="one", family="llama", hidden_size=HIDDEN, vocab_size=1000, positions=positions,
-        blocks=(BlockRun(count=1, block=block),),
-    )  # fmt: skip
-
-
-ROTARY, LEARNED = model(LLAMA), model(GPT, positions=128)
+from tests.costmodel.test_traffic import GPT, HIDDEN
 
 
 @pytest.mark.parametrize(
