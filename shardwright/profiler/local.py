@@ -22,6 +22,7 @@ from .nvidia_smi import ReportedGpu, reported_gpus
 from .store import MachineKey, newest_fitting
 
 MOST_CPU_RANKS = 8
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
 _FALLBACK_CACHE_BYTES = 32 * 2**20
 _INSTALL = "install it with: pip install 'shardwright[run]'"
 
@@ -210,7 +211,7 @@ def usable_cores() -> int:
     """Cores that this process may use: its affinity, and the CPU quota of its control group."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = (_CONTROL_GROUP / "cpu.max").read_text().split()
         return min(cores, max(1, ceil(int(quota) / int(period))))
     except (OSError, ValueError):
         return cores
@@ -234,9 +235,10 @@ def available_memory_bytes() -> float:
         raise SpecError(f"'local' needs psutil; {_INSTALL}") from None
     available = float(psutil.virtual_memory().available)
     try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        return min(available, float(max(limit - used, 1)))
+        limit, used = (int((_CONTROL_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        counts = dict(line.split() for line in (_CONTROL_GROUP / "memory.stat").read_text().splitlines())
+        kept_files = int(counts.get("inactive_file", 0))  # pages of files that the system gives up for a program
+        return min(available, float(max(limit - used + kept_files, 1)))
     except (OSError, ValueError):
         return available
 

@@ -232,3 +232,13 @@ class TestThisMachine:
         assert 1 <= local.usable_cores() <= 4096
         assert 1e7 < local.available_memory_bytes() < 1e14
         assert local.cpu_model().strip()
+
+    def test_files_that_the_control_group_keeps_are_as_good_as_free(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.undo()
+        monkeypatch.setattr(local, "_CONTROL_GROUP", tmp_path)
+        (tmp_path / "memory.max").write_text("9000\n")
+        (tmp_path / "memory.current").write_text("8000\n")
+        (tmp_path / "memory.stat").write_text("anon 5000\nfile 3000\ninactive_file 2500\n")
+        assert local.available_memory_bytes() == 9000 - 8000 + 2500
