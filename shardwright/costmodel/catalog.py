@@ -1,5 +1,6 @@
 """The catalog: shipped hardware facts, each with its source. The figures live in `catalog/*.toml` beside this file."""
 
+import json
 import tomllib
 from functools import cache
 from importlib import resources
@@ -9,6 +10,7 @@ from pydantic import Field, model_validator
 
 from .cluster import Device, DeviceFormat, Host, Link, NodeGroup
 from .errors import SpecError, nearest
+from .profile import Profile
 from .spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
 
 _FIGURES = (
@@ -158,7 +160,25 @@ def standard_node(device_given: str, *, nodes: int = 1) -> NodeGroup:
         nics_per_node=node.nics_per_node,
         nic=link(node.nic),
         host=node.host,
+        profile=shipped_profile(canonical),
     )
+
+
+@cache
+def shipped_profile(name: str) -> Profile | None:
+    """What was measured on a device for the catalog, `catalog/profiles/NAME.json`; None where nothing was yet.
+
+    Raises:
+        SpecError: the file is not a valid profile, or of another device.
+    """
+    file = _folder().joinpath("profiles", f"{name}.json")
+    if not file.is_file():
+        return None
+    profile = Profile.parse(json.loads(file.read_text(encoding="utf-8")), source=file.name)
+    mark = profile.fingerprint
+    if device_reported_as(mark.device, mark.device_memory_bytes) != name:
+        raise SpecError(f"{file.name}: was measured on {mark.device}, which is not {name}")
+    return profile
 
 
 def device_reported_as(reported_name: str, memory_bytes: float) -> str | None:

@@ -156,6 +156,8 @@ def _group(given: dict[str, Any]) -> dict[str, Any]:
         standard = catalog.standard_node(base).model_dump()
         changes = {key: value for key, value in device.items() if key != "like"} if isinstance(device, dict) else {}
         group = standard | group | {"device": _merged(standard["device"], changes, Device, "device")}
+        if changes:  # what was measured on the catalog's device says nothing about another
+            group["profile"] = None
         group["host"] = _merged(standard["host"], given.get("host", {}), Host, "host")
         if "nodes" not in given:
             group.pop("nodes")

@@ -89,7 +89,7 @@ def _gpu_cluster(gpus: tuple[ReportedGpu, ...], ranks: int | None) -> ClusterSpe
         memory_bytes_per_s=standard.host.memory_bytes_per_s,
         source=f"cores and available memory of this machine; memory bandwidth: {standard.host.source}",
     )
-    here = {"nodes": 1, "devices_per_node": count, "host": host, "profile": _profile(_gpu_key(gpu))}
+    here = {"nodes": 1, "devices_per_node": count, "host": host, "profile": _profile(_gpu_key(gpu)) or standard.profile}
     return ClusterSpec(name="local", groups=(standard.model_copy(update=here),))
 
 

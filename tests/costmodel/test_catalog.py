@@ -1,10 +1,17 @@
 """The catalog against published figures (each row's source beside it) and against the laws that hardware obeys."""
 
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from shardwright.costmodel import catalog
 from shardwright.costmodel.cluster import Link
+from shardwright.costmodel.cluster_file import load_cluster
 from shardwright.costmodel.errors import SpecError
+from shardwright.costmodel.profile import Profile, write_profile
+from tests.costmodel.made_up_profile import made_up_profile
 
 REQUIRED = [
     "v100-sxm-16gb",
@@ -255,3 +262,40 @@ def test_a_link_inside_a_node_is_no_fabric() -> None:
 def test_what_the_driver_reports_is_recognised(reported: str, mib: float, meant: str | None) -> None:
     """A known name with other memory is another part (a slice of one, say)."""
     assert catalog.device_reported_as(reported, mib * 2**20) == meant
+
+
+class TestShippedProfiles:
+    """What was measured on a card becomes the catalog's default for it."""
+
+    @pytest.fixture(autouse=True)
+    def catalog_with_a_profile(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+        """A copy of the catalog, to put profiles into."""
+        folder = tmp_path / "catalog"
+        shutil.copytree(str(catalog._folder()), folder)
+        (folder / "profiles").mkdir(exist_ok=True)
+        monkeypatch.setattr(catalog, "_folder", lambda: folder)
+        catalog.shipped_profile.cache_clear()
+        yield folder / "profiles"
+        catalog.shipped_profile.cache_clear()
+
+    def measured_on(self, device: str) -> Profile:
+        whole = made_up_profile()
+        return whole.model_copy(update={"fingerprint": whole.fingerprint.model_copy(update={"device": device})})
+
+    def test_of_its_card(self, catalog_with_a_profile: Path) -> None:
+        profile = self.measured_on("NVIDIA H100 80GB HBM3")
+        write_profile(catalog_with_a_profile / "h100-sxm.json", profile)
+        assert load_cluster("h100-sxm:16").groups[0].profile == profile
+        assert load_cluster("a100-sxm-80gb:16").groups[0].profile is None
+
+    def test_not_of_a_device_that_the_user_changed(self, catalog_with_a_profile: Path, tmp_path: Path) -> None:
+        write_profile(catalog_with_a_profile / "h100-sxm.json", self.measured_on("NVIDIA H100 80GB HBM3"))
+        for device, known in (('"h100-sxm"', True), ('{ like = "h100-sxm", memory_bytes_per_s = 2e12 }', False)):
+            file = tmp_path / "cluster.toml"
+            file.write_text(f"device = {device}\nnodes = 2\n")
+            assert (load_cluster(str(file)).groups[0].profile is not None) == known
+
+    def test_a_file_under_another_cards_name_is_refused(self, catalog_with_a_profile: Path) -> None:
+        write_profile(catalog_with_a_profile / "h200-sxm.json", self.measured_on("NVIDIA H100 80GB HBM3"))
+        with pytest.raises(SpecError, match="NVIDIA H100 80GB HBM3, which is not h200-sxm"):
+            load_cluster("h200-sxm:8")
