@@ -1,5 +1,6 @@
 """One real layer of a model, measured, beside what the cost model says of the same layer: a check of the operator sum."""
 
+import contextlib
 import statistics
 from dataclasses import dataclass
 from typing import Literal
@@ -19,7 +20,7 @@ from shardwright.costmodel.tables import POLICIES
 from shardwright.costmodel.training import TrainingSpec
 from shardwright.costmodel.work_model import WorkModel
 
-from .host_allocator import keep_freed_memory
+from .host_allocator import freed_memory_is_kept
 from .live_bytes import LiveBytes, footprint
 from .number_format import torch_dtype
 from .probe import Machine, UnavailableError, Work
@@ -46,17 +47,16 @@ def check_layer(
         UnavailableError: it does not fit in the memory that is free, or transformers is not installed.
     """
     dtype = torch_dtype(training.precision.compute, machine.device)
-    if machine.device.type == "cpu":
-        keep_freed_memory()
     predicted = WorkModel(model, cluster, training, times, one_rank(micro_batch))
     checks: list[LayerCheck] = []
-    for block in model.layer_classes:
-        _ask_for_memory(model, block, training, micro_batch, machine)
-        layer = layer_skeleton(model, block, training, micro_batch, dtype).build(machine.device)
-        row = predicted.layer(block)
-        for recompute in ("none", "full"):
-            measured = _measure(layer, recompute, machine)
-            checks.append(_beside(measured, row, recompute, _name(model, block), training, micro_batch))
+    with freed_memory_is_kept() if machine.device.type == "cpu" else contextlib.nullcontext():
+        for block in model.layer_classes:
+            _ask_for_memory(model, block, training, micro_batch, machine)
+            layer = layer_skeleton(model, block, training, micro_batch, dtype).build(machine.device)
+            row = predicted.layer(block)
+            for recompute in ("none", "full"):
+                measured = _measure(layer, recompute, machine)
+                checks.append(_beside(measured, row, recompute, _name(model, block), training, micro_batch))
     return checks
 
 

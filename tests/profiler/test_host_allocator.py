@@ -4,18 +4,27 @@ import sys
 import pytest
 import torch
 
-from shardwright.profiler.host_allocator import keep_freed_memory
+from shardwright.profiler.host_allocator import freed_memory_is_kept
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the pages that Linux hands out")
 def test_freed_memory_is_written_again_without_asking_the_system() -> None:
-    if not keep_freed_memory():
-        pytest.skip("the C library is not glibc")
-    elements = 16 * 2**20  # 64 MiB, twice what glibc maps at the most by itself
-    for _ in range(8):  # until a freed block is there that an aligned one fits in
-        torch.ones(elements)
+    with freed_memory_is_kept() as told:
+        if not told:
+            pytest.skip("the C library is not glibc")
+        for _ in range(8):  # until a freed block is there that an aligned one fits in
+            torch.ones(_ELEMENTS)
+        assert _pages_taken() < _PAGES / 10
+    assert _pages_taken() > _PAGES  # and as ever afterwards
+
+
+_ELEMENTS = 16 * 2**20  # 64 MiB, twice what glibc maps at the most by itself
+_PAGES = _ELEMENTS * 4 // resource.getpagesize()
+
+
+def _pages_taken() -> int:
+    """From the system, by three tensors one after the other."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(3):
-        torch.ones(elements)
-    pages = elements * 4 // resource.getpagesize()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < pages / 10
+        torch.ones(_ELEMENTS)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
