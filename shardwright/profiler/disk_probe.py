@@ -166,7 +166,7 @@ def _explained(folder: Path) -> Iterator[None]:
 
 
 _WHY = {
-    errno.ENOENT: "no such folder",
+    errno.ENOENT: "no such folder, or it takes no files",
     errno.ENOTDIR: "is not a folder",
     errno.EACCES: "may not be written to",
     errno.EPERM: "may not be written to",

@@ -21,6 +21,8 @@ _SIZES_A_BATCH = 6
 _LEAST_SECONDS_A_SIZE, _MOST_SECONDS_A_SIZE = 0.05, 2.0
 _SHARE_FOR_REPEATS = 0.7
 _SHARE_FOR_LAYERS = 0.1
+_SHARE_FOR_FIGURES = 0.4  # of the budget, before any size is measured
+_USUAL_BUDGET_SECONDS = 180.0
 _SHARE_OF_ONE_SIZE = 0.25
 _MOST_TOLERANCE = 0.10
 
@@ -68,10 +70,11 @@ class Session:
         self._problems: list[str] = []
 
     def run(self, fingerprint: MachineFingerprint) -> None:
-        """Measure until all is done or the budget is spent."""
-        self._measure_figures()
+        """Measure until all is done or the budget is spent; of a small one, sizes get the larger part."""
+        self._measure_figures(within=_SHARE_FOR_FIGURES)
         self._measure_sizes()
         self._check_layers(fingerprint)
+        self._measure_figures()
 
     @property
     def complete(self) -> bool:
@@ -90,13 +93,18 @@ class Session:
         return said + self._watch.remarks()
 
     def _enough_budget(self, left: int) -> float:
-        seconds = self._time.spent_seconds * (1 + left / max(1, self._agenda.done))
+        if not self._agenda.done:  # figures and preparations alone took all of it
+            return max(_USUAL_BUDGET_SECONDS, 2 * self._time.budget_seconds)
+        seconds = self._time.spent_seconds * (1 + left / self._agenda.done)
         return math.ceil(max(seconds, self._time.budget_seconds + 10) / 10) * 10
 
-    def _measure_figures(self) -> None:
+    def _measure_figures(self, within: float = 1.0) -> None:
+        """Those that are not yet there, until that share of the budget is spent."""
         for index, probe in enumerate(self._figures):
             if probe.name in self._findings.figure_probes_done:
                 continue
+            if self._time.spent_seconds > within * self._time.budget_seconds and self._time.left_seconds:
+                return
             if not self._time.left_seconds:
                 self._problems.append(f"{probe.name}: not measured for lack of time")
                 continue

@@ -135,6 +135,23 @@ class TestOrderAndBudget:
         assert profile.seconds == pytest.approx(bench.clock.now, abs=0.2)
         assert 3 <= profile.points < 3 * len(sizes)
 
+    def test_figures_leave_time_for_sizes(self, tmp_path: Path) -> None:
+        """Ten of a second each, of three seconds: two before the sizes, what is left afterwards, the others not."""
+        bench = Bench()
+        figures = [MadeUpFigure(f"figure-{number}", clock=bench.clock, seconds=1.0) for number in range(10)]
+        profile = bench.measure(tmp_path, bench.probe(), figures=figures, budget_seconds=3.0)
+        assert profile.points > 0
+        assert 2 <= sum(figure.asked for figure in figures) < 10
+        assert any("figure-9: not measured for lack of time" in remark for remark in profile.remarks)
+
+    def test_without_any_size_the_usual_budget_is_named(self, tmp_path: Path) -> None:
+        bench = Bench()
+        figure = MadeUpFigure("slow", clock=bench.clock, seconds=5.0)
+        profile = bench.measure(tmp_path, bench.probe(), figures=[figure], budget_seconds=2.0)
+        assert profile.points == 0
+        (remark,) = [remark for remark in profile.remarks if "telling sizes" in remark]
+        assert remark.endswith("give --budget 180")
+
     def test_too_little_time_for_the_most_telling_is_said(self, tmp_path: Path) -> None:
         bench = Bench()
         probe = bench.probe(sizes=[(float(size),) for size in (1, 2, 4, 8, 16, 32)], formula=lambda at: 0.1)
