@@ -114,13 +114,18 @@ class TestWhatTheFitSaysOfItself:
         assert left_out_errors(few) is None
         assert expected_errors(few.model_copy(update={"points": few.points[:2]})) == []
 
-    def test_one_disturbed_point_does_not_bend_the_curve(self) -> None:
+    def test_disturbed_points_do_not_bend_the_curve(self) -> None:
+        """One in six took five times as long; a plain mean of the logarithms would be a quarter off."""
         series = found("matmul", "forward")
-        points = list(series.points)
-        points[20] = point(points[20].at, 5 * points[20].seconds)
-        curve = fit_curve(series.model_copy(update={"points": tuple(points)}))
+        disturbed = set(np.random.default_rng(2).permutation(len(series.points))[: len(series.points) // 6].tolist())
+        points = tuple(
+            point(each.at, 5 * each.seconds) if place in disturbed else each for place, each in enumerate(series.points)
+        )
+        curve = fit_curve(series.model_copy(update={"points": points}))
         assert curve is not None
-        assert curve.parameters["flops_per_s"] == pytest.approx(FLOPS_PER_S, rel=0.1)
+        sizes = np.array([each.at for each in series.points]).T
+        undisturbed = np.array([each.seconds for each in series.points])
+        assert np.median(MATMUL.seconds(curve.parameters, *sizes) / undisturbed) == pytest.approx(1, abs=0.08)
 
 
 def test_a_fit_that_is_in_the_file_is_not_made_again() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from shardwright.profiler import sharding_probe
 from shardwright.profiler.probe import UnavailableError, Work
@@ -87,3 +87,19 @@ def test_differences_are_taken_where_they_belong() -> None:
     assert found["sharding_unit_seconds"] == pytest.approx(0.02 + 0.3e-9 * tiny_bytes)
     assert found["sharding_seconds_per_byte"] == pytest.approx(0.3e-9)
     assert found["accumulation_seconds_per_byte"] == pytest.approx(0.1e-9)
+
+
+def test_gradients_are_reduced_in_the_last_microbatch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As our executor does below ZeRO-2, whose steps these figures are of."""
+    told: dict[str, list[bool]] = {}
+    for name in ("set_requires_gradient_sync", "set_reshard_after_backward", "set_is_last_backward"):
+        calls, real = told.setdefault(name, []), getattr(FSDPModule, name)
+
+        def noted(module: object, value: bool, calls: list[bool] = calls, real: Any = real) -> None:
+            calls.append(value)
+            real(module, value)
+
+        monkeypatch.setattr(FSDPModule, name, noted)
+    with sharding_probe._one_rank() as mesh:
+        sharding_probe._Units(8, mesh, torch.float32)._step(3)
+    assert told == {name: [False, False, True] for name in told}
