@@ -113,11 +113,7 @@ class _Builder:
             ),
             first_forward=self._seconds(data_parallel=first.network, host_copy=first.host_copy),
             last_backward=self._seconds(
-                data_parallel=last.network
-                + self._tied_seconds()
-                + self._broadcast_seconds()
-                + self._sharding_seconds(traffic)[..., None],
-                host_copy=last.host_copy,
+                data_parallel=last.network + self._once_a_step_seconds(traffic), host_copy=last.host_copy
             ),
             weight_gradient_seconds=(1 + waiting[..., 0]) * self._stacked("weight_gradient_seconds"),
             optimizer_seconds=self._optimizer_seconds(traffic),
@@ -156,6 +152,10 @@ class _Builder:
         wide = {name: part[..., None] if part.ndim == 2 else part for name, part in parts.items()}
         nothing = np.zeros(1)
         return Seconds(**{f.name: np.broadcast_to(wide.get(f.name, nothing), shape) for f in fields(Seconds)})
+
+    def _once_a_step_seconds(self, traffic: DataParallel) -> Array:
+        """What data parallelism adds to a step beside its gathers and reductions, to broadcast over (N, R, P)."""
+        return self._tied_seconds() + self._broadcast_seconds() + self._sharding_seconds(traffic)[..., None]
 
     def _tied_seconds(self) -> Array:
         """A tied embedding on the first and last stage: their gradients are summed once a step."""

@@ -15,15 +15,14 @@ def fixed_bytes(candidates: Candidates, cluster: ClusterSpec) -> Array:
 
 def context_bytes(cluster: ClusterSpec) -> float:
     """What a process holds on its device before the first tensor: measured, where a profile has it."""
-    profile = cluster.groups[0].profile
-    if profile is not None and "context_bytes" in profile.figures:
-        return profile.figures["context_bytes"].value
     device = cluster.groups[0].device
-    return device.context_bytes or (CALIBRATED.context_bytes if device.kind == "gpu" else 0.0)
+    stated = device.context_bytes or (CALIBRATED.context_bytes if device.kind == "gpu" else 0.0)
+    return _measured(cluster, "context_bytes", stated)
 
 
 def communicator_bytes(candidates: Candidates, cluster: ClusterSpec) -> Array:
-    """Shape (N,): one communicator for each axis, and that of all ranks, over which the gradients' norm is summed."""
+    """Shape (N,): one communicator for each axis, and that of all ranks, over which the gradients' norm is summed; their size as
+    measured, where a profile has it."""
     if cluster.groups[0].device.kind != "gpu":
         return np.zeros(len(candidates))
     degrees = (
@@ -31,4 +30,10 @@ def communicator_bytes(candidates: Candidates, cluster: ClusterSpec) -> Array:
         *(candidates.cp, candidates.tp, candidates.ep),
     )
     axes = np.sum([degree > 1 for degree in degrees], axis=0)
-    return np.asarray(CALIBRATED.communicator_bytes * (axes + (axes > 0)))
+    each = _measured(cluster, "communicator_bytes", CALIBRATED.communicator_bytes)
+    return np.asarray(each * (axes + (axes > 0)))
+
+
+def _measured(cluster: ClusterSpec, figure: str, otherwise: float) -> float:
+    profile = cluster.groups[0].profile
+    return profile.figures[figure].value if profile and figure in profile.figures else otherwise

@@ -86,20 +86,19 @@ class ProfileTimes:
         part: MatmulPart = "forward",
     ) -> Array:
         """Measured, in the layout of `part`; groups that were not measured as the catalog compares them with one matmul."""
-        catalog = self.catalog.matmul_seconds(m, k, n, groups=groups, low=low, part=part)
-        if low not in (None, "fp8"):
-            return catalog
-        format: Format = "fp8" if low else self._format
-        plain = self._measured("matmul", part, format)
-        grouped = self._measured("matmul", f"grouped_{part}", format)
-        if np.all(np.asarray(groups) == 1):
-            return catalog if plain is None else plain.seconds(m, k, n)
-        if grouped is not None:
-            return grouped.seconds(m, k, n, groups)
-        if plain is None:
-            return catalog
-        rows = np.asarray(m, dtype=float) * groups
-        return plain.seconds(rows, k, n) * catalog / self.catalog.matmul_seconds(rows, k, n, low=low)
+        if low in (None, "fp8"):
+            format: Format = "fp8" if low else self._format
+            plain = self._measured("matmul", part, format)
+            if plain is not None and np.all(np.asarray(groups) == 1):
+                return plain.seconds(m, k, n)
+            grouped = self._measured("matmul", f"grouped_{part}", format)
+            if grouped is not None and np.any(np.asarray(groups) != 1):
+                return grouped.seconds(m, k, n, groups)
+            if plain is not None:
+                rows = np.asarray(m, dtype=float) * groups
+                compared = self.catalog.matmul_seconds(m, k, n, groups=groups, low=low)
+                return plain.seconds(rows, k, n) * compared / self.catalog.matmul_seconds(rows, k, n, low=low)
+        return self.catalog.matmul_seconds(m, k, n, groups=groups, low=low, part=part)
 
     def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
         """Measured causal attention at this length and head size; a window computes a part of its FLOPs at the same rate."""
@@ -177,9 +176,8 @@ class ProfileTimes:
     def host_update_seconds(self, parameters: Number, moved_bytes: Number) -> Array:
         """AdamW's step as measured by this many threads, the clipping beside it by the bytes that it moves."""
         measured = self._measured("host_adamw", "fused", "fp32")
-        catalog = self.catalog.host_update_seconds(parameters, moved_bytes)
         if measured is None or self.catalog.training.optimizer != "adamw":
-            return catalog
+            return self.catalog.host_update_seconds(parameters, moved_bytes)
         step = _nothing_for_nothing(measured, parameters, float(self.profile.fingerprint.threads))
         return step * (1 + _CLIP_OVER_ADAMW)
 

@@ -189,3 +189,17 @@ class _Waiting(JointWork):
 
     def __call__(self) -> None:
         return None
+
+
+def all_reduce_of_all(ranks: TorchRanks, purpose: str, size_bytes: int, machine: Machine) -> CollectiveWork:
+    """Of about `size_bytes`, by all ranks in a group of their own for this purpose.
+
+    Raises:
+        UnavailableError: there is only one rank.
+    """
+    if ranks.size == 1:
+        raise UnavailableError("one rank has nobody to communicate with")
+    members = tuple(range(ranks.size))
+    divisible = size_bytes // (_ELEMENT_BYTES * ranks.size) * _ELEMENT_BYTES * ranks.size
+    group = ranks.group(members, purpose)
+    return CollectiveWork("all_reduce", divisible, members, group, machine.device)

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 # glibc's malloc.h; a block above the first is mapped, and unmapped when it is freed; above the second the heap's end goes back
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 2**30
-_USUAL_BYTES = 128 * 2**10  # glibc's own first value of both
+_USUAL_BYTES = 32 * 2**20  # what glibc raises the first to by itself, at the most
 
 
 @contextlib.contextmanager
 def freed_memory_is_kept() -> Iterator[bool]:
-    """Meanwhile the C library keeps what is freed for the next allocation; afterwards it gives back what is free.
+    """Meanwhile the C library keeps what is freed for the next allocation; afterwards it gives back what is free, and does as
+    in any process that has run for a while.
 
     Otherwise a fresh process gives large blocks back and takes them again, and every first write to a page of one waits for
     the system. A run's steps do not: whatever they free raises these thresholds within the first step (glibc's mallopt, "dynamic

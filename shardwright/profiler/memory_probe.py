@@ -8,7 +8,7 @@ import torch
 from shardwright.costmodel.profile import Figure
 
 from .activation_churn import ChurnSizes, churn
-from .collective_probe import CollectiveWork
+from .collective_probe import all_reduce_of_all
 from .fresh_process import FreshProcess, ask_fresh_process
 from .probe import Machine, UnavailableError
 from .ranks import TorchRanks
@@ -98,21 +98,16 @@ class CommunicatorProbe:
         Raises:
             UnavailableError: there is only one rank.
         """
-        if self._ranks.size == 1:
-            raise UnavailableError("one rank has nobody to communicate with")
-        members = tuple(range(self._ranks.size))
-        message_bytes = _FIRST_MESSAGE_BYTES // (4 * len(members)) * 4 * len(members)
         taken = _taken_bytes(machine)
         self._ranks.barrier()
         before = taken()
-        group = self._ranks.group(members, "communicator")
-        work = CollectiveWork("all_reduce", message_bytes, members, group, machine.device)
+        work = all_reduce_of_all(self._ranks, "communicator", _FIRST_MESSAGE_BYTES, machine)
         work()
         machine.synchronize()
         grown = taken() - before - work.given.nbytes
         self._ranks.barrier()
         figure = Figure(
-            value=max(0.0, grown), unit="bytes", meaning=f"memory of one communicator of {len(members)} ranks"
+            value=max(0.0, grown), unit="bytes", meaning=f"memory of one communicator of {self._ranks.size} ranks"
         )
         return {"communicator_bytes": figure}
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from shardwright.costmodel.profile import Figure
 
 from .beside import busy_matmul
-from .collective_probe import CollectiveWork
+from .collective_probe import all_reduce_of_all
 from .host_copy_probe import HostCopyProbe
-from .probe import Machine, UnavailableError, Work
+from .probe import Machine, Work
 from .ranks import TorchRanks
 
 _GPU_COPY_BYTES, _CPU_COPY_BYTES = 2**26, 2**24
@@ -44,13 +44,8 @@ class CollectiveOverlapProbe:
         Raises:
             UnavailableError: there is only one rank.
         """
-        if self._ranks.size == 1:
-            raise UnavailableError("one rank has nobody to communicate with")
-        members = tuple(range(self._ranks.size))
-        group = self._ranks.group(members, "overlap")
         size_bytes = _GPU_COLLECTIVE_BYTES if machine.device.type == "cuda" else _CPU_COLLECTIVE_BYTES
-        divisible = size_bytes // (4 * len(members)) * 4 * len(members)
-        collective = CollectiveWork("all_reduce", divisible, members, group, machine.device)
+        collective = all_reduce_of_all(self._ranks, "overlap", size_bytes, machine)
         collective()
         return _slowdowns(machine, collective, "collective")
 

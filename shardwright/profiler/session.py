@@ -1,4 +1,5 @@
-"""Rank 0's part: figures, then first sizes, then sizes where interpolation is worst, then layers, until time is up."""
+"""Rank 0's part: figures, then first sizes, then sizes where interpolation is worst, then layers and figures that were put
+off, until time is up."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -103,11 +104,11 @@ class Session:
         for index, probe in enumerate(self._figures):
             if probe.name in self._findings.figure_probes_done:
                 continue
-            if self._time.spent_seconds > within * self._time.budget_seconds and self._time.left_seconds:
-                return
             if not self._time.left_seconds:
                 self._problems.append(f"{probe.name}: not measured for lack of time")
                 continue
+            if self._time.spent_seconds > within * self._time.budget_seconds:
+                return
             self._tell(probe.name)
             try:
                 self._findings.add(MeasuredFigures(name=probe.name, figures=self._crew.figures(index)))

@@ -1,50 +1,23 @@
 """A whole measuring run on a machine whose time is a number."""
 
 import errno
-import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from shardwright.costmodel.errors import SpecError
 from shardwright.costmodel.profile import LayerCheck, Profile, Series, read_profile
-from shardwright.profiler import crew, measure
-from shardwright.profiler.journal import journal_path
-from shardwright.profiler.measure import Hooks, measure_profile
-from shardwright.profiler.probe import Machine, Probe, Sizes, UnavailableError
+from shardwright.profiler.probe import Machine, Sizes, UnavailableError
 from shardwright.profiler.progress import Progress
 from shardwright.profiler.stopped import StoppedError
 
-from .virtual import MadeUpFigure, MadeUpProbe, VirtualClock, VirtualMachine, latency_and_rate, request
+from .bench import LAYER, Bench
+from .virtual import MadeUpFigure, latency_and_rate, request
 
-
-@pytest.fixture(autouse=True)
-def quick_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reference matmul takes virtual time, not real time."""
-    monkeypatch.setattr(crew, "reference_work", lambda machine: lambda: None)
-    monkeypatch.setattr(measure, "reference_work", lambda machine: lambda: None)
-
-
-class Bench:
-    """A clock, a machine on it, and probes."""
-
-    def __init__(self, **machine: Any) -> None:
-        self.clock = VirtualClock()
-        self.machine = VirtualMachine(self.clock, **machine)
-
-    def probe(self, **fields: Any) -> MadeUpProbe:
-        return MadeUpProbe(self.clock, **fields)
-
-    def hooks(self, **fields: Any) -> Hooks:
-        return Hooks(clock=self.clock, **fields)
-
-    def measure(self, folder: Path, *probes: Probe, figures: Sequence[MadeUpFigure] = (), **others: Any) -> Profile:
-        hooks = others.pop("hooks", self.hooks())
-        return measure_profile(request(folder, **others), self.machine, probes, figures, hooks=hooks)
+pytestmark = pytest.mark.usefixtures("quick_reference")
 
 
 def no_error(series: Series) -> list[float]:
@@ -414,30 +387,16 @@ class TestBadLuck:
 
 
 class TestLayers:
-    LAYER = LayerCheck(
-        model="tiny",
-        seq_len=8,
-        micro_batch=1,
-        format="fp32",
-        recompute="none",
-        forward_seconds=1.0,
-        backward_seconds=2.0,
-        activation_bytes=100.0,
-        predicted_forward_seconds=1.1,
-        predicted_backward_seconds=2.1,
-        predicted_activation_bytes=90.0,
-    )
-
     def test_layers_are_checked_with_the_points(self, tmp_path: Path) -> None:
         bench = Bench()
         seen: list[Profile] = []
 
         def layers(machine: Machine, profile: Profile) -> list[LayerCheck]:
             seen.append(profile)
-            return [self.LAYER]
+            return [LAYER]
 
         profile = bench.measure(tmp_path, bench.probe(), hooks=bench.hooks(layers=layers))
-        assert profile.layers == (self.LAYER,)
+        assert profile.layers == (LAYER,)
         assert seen[0].series == profile.series
 
     def test_a_share_of_the_budget_is_kept_for_them(self, tmp_path: Path) -> None:
@@ -446,7 +405,7 @@ class TestLayers:
 
         def layers(machine: Machine, profile: Profile) -> list[LayerCheck]:
             left.append(10.0 - bench.clock.now)
-            return [self.LAYER]
+            return [LAYER]
 
         probe = bench.probe(formula=lambda at: 0.02, sizes=[(float(size),) for size in range(1, 400)])
         bench.measure(tmp_path, probe, budget_seconds=10.0, hooks=bench.hooks(layers=layers))
@@ -462,91 +421,3 @@ class TestLayers:
         assert any("layers: not checked: config.json" in remark for remark in profile.remarks)
         assert not profile.complete
         assert profile.points >= 6
-
-
-def comparable(profile: Profile) -> dict[str, Any]:
-    """All but when and how long."""
-    data = profile.model_dump()
-    for field in ("seconds", "remarks"):
-        del data[field]
-    del data["fingerprint"]["date"]
-    return data
-
-
-class TestResume:
-    @staticmethod
-    def _run(
-        bench: Bench, folder: Path, *, killed_at: int | None = None
-    ) -> tuple[Profile, list[MadeUpProbe], MadeUpFigure]:
-        probes = [
-            bench.probe(operation="matmul", formula=lambda at: 1e-6 + at[0] ** 1.1 / 1e10),
-            bench.probe(work_trouble={(2.0**18,): MemoryError("too much")}),
-        ]
-        figure = MadeUpFigure(clock=bench.clock)
-        hooks = bench.hooks(layers=lambda machine, profile: [TestLayers.LAYER])
-        profile = bench.measure(folder, *probes, figures=[figure], hooks=hooks, budget_seconds=600.0)
-        return profile, probes, figure
-
-    @staticmethod
-    def _whole_journal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Profile, bytes]:
-        """The profile of a run that nothing stopped, and the journal as it was at its end."""
-        kept: list[bytes] = []
-        unlink = Path.unlink
-
-        def keep(path: Path, missing_ok: bool = False) -> None:
-            if path.name.endswith(".journal"):
-                kept.append(path.read_bytes())
-            unlink(path, missing_ok=missing_ok)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "unlink", keep)
-            profile, *_ = TestResume._run(Bench(), folder)
-        return profile, kept[0]
-
-    def test_killed_after_any_byte(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Whatever of the journal was on disk, the run that goes on ends with the same profile."""
-        monkeypatch.setattr(os, "fsync", lambda handle: None)  # a hundred runs, none of which is really killed
-        whole, journal = self._whole_journal(tmp_path, monkeypatch)
-        lines = [index for index, byte in enumerate(journal) if byte == ord("\n")]
-        offsets = (
-            {0, 1, len(journal)}
-            | {at + shift for at in lines for shift in (0, 1, 40)}
-            | set(range(0, len(journal), 997))
-        )
-        for offset in sorted(offset for offset in offsets if offset <= len(journal)):
-            (tmp_path / "profile.json").unlink()
-            journal_path(tmp_path / "profile.json").write_bytes(journal[:offset])
-            profile, *_ = self._run(Bench(), tmp_path)
-            assert comparable(profile) == comparable(whole), f"after {offset} of {len(journal)} bytes"
-
-    def test_nothing_is_measured_twice(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        _, journal = self._whole_journal(tmp_path, monkeypatch)
-        journal_path(tmp_path / "profile.json").write_bytes(journal)
-        _, probes, figure = self._run(Bench(), tmp_path)
-        assert [probe.prepared for probe in probes] == [[], []]
-        assert figure.asked == 0
-
-    def test_time_already_spent_counts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        whole, journal = self._whole_journal(tmp_path, monkeypatch)
-        journal_path(tmp_path / "profile.json").write_bytes(journal)
-        profile, *_ = self._run(Bench(), tmp_path)
-        assert profile.seconds == pytest.approx(whole.seconds, abs=0.1)
-
-    def test_another_request(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        _, journal = self._whole_journal(tmp_path, monkeypatch)
-        journal_path(tmp_path / "profile.json").write_bytes(journal)
-        bench = Bench()
-        with pytest.raises(SpecError, match=r"measured matmul and 1 more, this one does not; .* --fresh"):
-            bench.measure(tmp_path, bench.probe())
-        assert bench.measure(tmp_path, bench.probe(), fresh=True).points >= 6
-
-    def test_another_torch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        _, journal = self._whole_journal(tmp_path, monkeypatch)
-        header, rest = journal.split(b"\n", 1)
-        changed = json.loads(header)
-        changed["fingerprint"]["torch"] = "2.11.0"
-        journal_path(tmp_path / "profile.json").write_bytes(json.dumps(changed).encode() + b"\n" + rest)
-        with pytest.raises(
-            SpecError, match=rf"had torch 2.11.0, this one has torch {torch.__version__.replace('+', '.')}"
-        ):
-            self._run(Bench(), tmp_path)
