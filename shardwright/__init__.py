@@ -8,7 +8,7 @@
     found = sw.search(model, cluster, training)
     print(found.estimate.step_seconds, *sw.explain(found, model, cluster, training), sep="\\n")
 
-Training itself needs torch: `shardwright.executor.launch.launch`, or `shardwright run`.
+Training itself needs torch: `shardwright.executor.run.launch.launch`, or `shardwright run`.
 """
 
 from importlib import import_module
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
         simulate_plan,
         write_plan_file,
     )
-    from shardwright.planner import Fixed, SearchResult, explain, search
+    from shardwright.planner import Fixed, SearchResult, search
+    from shardwright.planner.why import explain
 
 __all__ = [
     "ClusterSpec",

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from shardwright.costmodel import plan_file, profile
+from shardwright.costmodel import plan_file
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.costmodel.profile import Profile
-from shardwright.costmodel.spec import Spec
+from shardwright.specs import profile
+from shardwright.specs.profile import Profile
+from shardwright.specs.spec import Spec
 
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
 

@@ -3,12 +3,12 @@
 The function `compare` stays in its module of the same name, which it would hide here.
 """
 
-from .compare import ComparedPlan, Comparison
-from .outcome import ValidationRow
-from .report import Report, render_report, write_report
-from .strategies import STRATEGIES
-from .table import TableRow, read_table
-from .validate import Validation, validate_table
+from shardwright.compare.side_by_side import ComparedPlan, Comparison
+from shardwright.compare.strategies import STRATEGIES
+from shardwright.reports.plan.report import Report, render_report, write_report
+from shardwright.validation.rows.table import TableRow, read_table
+from shardwright.validation.scores.outcome import ValidationRow
+from shardwright.validation.scores.validate import Validation, validate_table
 
 __all__ = [
     "STRATEGIES",

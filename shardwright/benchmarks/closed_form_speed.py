@@ -8,8 +8,8 @@ import statistics
 import time
 
 from shardwright.costmodel import TrainingSpec, load_cluster, load_model
-from shardwright.costmodel.catalog_times import CatalogTimes
-from shardwright.costmodel.closed_form import evaluate_even
+from shardwright.costmodel.even.closed_form import evaluate_even
+from shardwright.costmodel.op_times.datasheet import CatalogTimes
 
 from .exhaustive_space import exhaustive_space
 

@@ -5,14 +5,13 @@ from itertools import product
 
 import numpy as np
 
-from shardwright.costmodel.candidates import Candidates, IntArray
+from shardwright.base.numbers import divisors
 from shardwright.costmodel.checks import tensor_parallel_sizes
-from shardwright.costmodel.closed_form import SCHEDULE_NAMES
-from shardwright.costmodel.model import ModelSpec
-from shardwright.costmodel.tables import POLICIES
-from shardwright.costmodel.training import TrainingSpec
-
-from .divisors import divisors
+from shardwright.costmodel.even.closed_form import SCHEDULE_NAMES
+from shardwright.costmodel.tables.cost_tables import POLICIES
+from shardwright.specs.candidates import Candidates, IntArray
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.training import TrainingSpec
 
 _FIELDS = ("pp", "dp_replicate", "dp_shard", "tp", "micro_batch", "microbatches", "zero_stage", "sequence_parallel")
 _SCHEDULES = tuple(SCHEDULE_NAMES.index(name) for name in ("gpipe", "1f1b", "interleaved-1f1b"))

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from shardwright.costmodel.cluster import ClusterSpec
-from shardwright.costmodel.huggingface import model_from_config
-from shardwright.costmodel.model import ModelSpec
-from shardwright.costmodel.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.catalog.huggingface import model_from_config
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.costmodel.training import Precision, TrainingSpec
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.specs.training import Precision, TrainingSpec
 
 
 @dataclass(frozen=True, kw_only=True)

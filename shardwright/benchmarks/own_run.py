@@ -7,13 +7,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from shardwright.costmodel.estimate import Estimate
-from shardwright.costmodel.fitted import left_out_errors
-from shardwright.costmodel.measurement import Fingerprint, Measurement
-from shardwright.costmodel.profile import Format, Profile
-from shardwright.costmodel.spec import PositiveFloat, Spec
-
-from .accuracy import ErrorSummary, Trial, rank_agreement, summarise_errors
+from shardwright.costmodel.op_times.fitting import left_out_errors
+from shardwright.specs.estimate import Estimate
+from shardwright.specs.measurement import Fingerprint, Measurement
+from shardwright.specs.profile import Format, Profile
+from shardwright.specs.spec import PositiveFloat, Spec
+from shardwright.validation.scores.accuracy import ErrorSummary, Trial, rank_agreement, summarise_errors
 
 MOST_DRIFT = 0.1
 

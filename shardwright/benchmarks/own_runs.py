@@ -16,16 +16,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from shardwright.costmodel.cluster import ClusterSpec
-from shardwright.costmodel.errors import SpecError
+from shardwright.base import units as readable
+from shardwright.base.errors import SpecError
 from shardwright.costmodel.evaluate import estimate_plan
-from shardwright.costmodel.measurement import Measurement
-from shardwright.costmodel.profile import Profile, read_profile
 from shardwright.executor.failure import RunFailedError
-from shardwright.executor.options import RunOptions
+from shardwright.executor.training.options import RunOptions
 from shardwright.profiler import resolve_cluster
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.measurement import Measurement
+from shardwright.specs.profile import Profile, read_profile
 
-from . import readable
 from .own_configuration import IN_BF16, TWELVE, OwnConfiguration
 from .own_run import OwnRun, OwnSummary, Pass, interpolation_targets
 from .own_runs_tables import own_runs_csv, own_runs_tables

@@ -8,9 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from shardwright.costmodel.profile import Profile
+from shardwright.base import units as readable
+from shardwright.specs.profile import Profile
 
-from . import readable
 from .own_run import MOST_DRIFT, OwnRun, OwnSummary, Target, drifted, interpolation_targets
 
 

@@ -6,13 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shardwright.costmodel.measurement import Measurement, read_measurement
+from shardwright.base.processes import threads_per_rank
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.cores import threads_per_rank
 from shardwright.executor.failure import RunFailedError, first_failure
-from shardwright.executor.options import RunOptions
-from shardwright.executor.run_folder import RunFolder, RunIdentity, plan_digest
-from shardwright.executor.trainer import open_plan_batches
+from shardwright.executor.training.options import RunOptions
+from shardwright.executor.training.run_folder import RunFolder, RunIdentity, plan_digest
+from shardwright.executor.training.trainer import open_plan_batches
+from shardwright.specs.measurement import Measurement, read_measurement
 
 TIMEOUT_SECONDS = 300.0
 
@@ -37,7 +37,7 @@ def run_alone(plan_file: PlanFile, options: RunOptions) -> Measurement:
 
 def _run_worker(folder: RunFolder) -> None:
     log_path = folder.path / "worker.log"
-    command = [sys.executable, "-m", "shardwright.executor.worker", str(folder.path)]
+    command = [sys.executable, "-m", "shardwright.executor.run.worker", str(folder.path)]
     with log_path.open("wb") as log:
         try:
             code = subprocess.run(

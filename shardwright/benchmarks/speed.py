@@ -12,13 +12,13 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
+from shardwright.base import units as readable
 from shardwright.costmodel import TrainingSpec, load_cluster, load_model
-from shardwright.costmodel.schedule import make_schedule
-from shardwright.costmodel.simulate import simulate
-from shardwright.costmodel.stage_costs import StageCosts
+from shardwright.costmodel.pipeline.schedule import make_schedule
+from shardwright.costmodel.pipeline.simulate import simulate
+from shardwright.costmodel.pipeline.stage_costs import StageCosts
 from shardwright.planner import search
 
-from . import readable
 from .closed_form_speed import one_thread
 
 JOB = ("llama-3.1-70b", "--cluster", "h100-sxm:64", "--seq-len", "8192", "--global-batch", "512")

@@ -35,7 +35,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from shardwright.benchmarks.compare import Comparison
+    from shardwright.compare.side_by_side import Comparison
     from shardwright.costmodel import ClusterSpec, ModelSpec, Plan, TrainingSpec
     from shardwright.costmodel.goodput import Goodput, Reliability
 
@@ -68,8 +68,8 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare named strategies, plan files and the planner's choice for one job."""
-    from shardwright.benchmarks.compare import BEST, STRATEGIES
-    from shardwright.benchmarks.compare import compare as compare_ways
+    from shardwright.compare.side_by_side import BEST, STRATEGIES
+    from shardwright.compare.side_by_side import compare as compare_ways
     from shardwright.costmodel import InfeasibleError
     from shardwright.planner import search
 
@@ -108,7 +108,7 @@ def compare(
         failures = {"goodput": {name: one.model_dump(mode="json") for name, one in left.items()}} if left else {}
         print_json({**found.to_json(), **failures})
     else:
-        from shardwright.benchmarks.plan_tables import comparison_table, goodput_table
+        from shardwright.reports.plan.tables import comparison_table, goodput_table
 
         console().print(comparison_table(found))
         if left:
@@ -187,8 +187,8 @@ def _write_report(
     Raises:
         InfeasibleError: nothing fits, so there is no plan to report.
     """
-    from shardwright.benchmarks.report import Report, write_report
     from shardwright.costmodel import InfeasibleError, simulate_plan
+    from shardwright.reports.plan.report import Report, write_report
 
     best = found.fastest
     if best is None or best.plan is None or best.estimate is None:

@@ -66,7 +66,7 @@ def read_model(reference: str) -> "ModelSpec":
     Raises:
         SpecError: none of them, or not valid.
     """
-    from shardwright.costmodel.huggingface import load_model
+    from shardwright.catalog.huggingface import load_model
 
     return load_model(reference)
 
@@ -77,21 +77,21 @@ def read_cluster(reference: str, profile: Path | None = None) -> "ClusterSpec":
     Raises:
         SpecError: none of them, or not valid; a profile of another device.
     """
-    from shardwright.profiler.local import resolve_cluster
+    from shardwright.profiler.machine.local import resolve_cluster
 
     return _profiled(resolve_cluster(reference), profile)
 
 
 def _profiled(cluster: "ClusterSpec", path: Path | None) -> "ClusterSpec":
-    from shardwright.costmodel.attached_profile import with_profile
-    from shardwright.costmodel.profile import read_profile
+    from shardwright.catalog.profile_attachment import with_profile
+    from shardwright.specs.profile import read_profile
 
     return with_profile(cluster, read_profile(path), source=str(path)) if path else cluster
 
 
 def note_what_profile_lacks(cluster: "ClusterSpec", training: "TrainingSpec") -> None:
     """One line on stderr, where the cluster has a profile and the training needs what it does not hold."""
-    from shardwright.costmodel.attached_profile import what_profile_lacks
+    from shardwright.catalog.profile_attachment import what_profile_lacks
 
     if sentence := what_profile_lacks(cluster, training):
         typer.echo(f"note: {sentence}", err=True)
@@ -129,7 +129,7 @@ def read_training(
         SpecError: a value that is not allowed.
     """
     from shardwright.costmodel import TrainingSpec
-    from shardwright.costmodel.stacks import named_stack
+    from shardwright.specs.stacks import named_stack
 
     values: dict[str, Any] = {
         "seq_len": seq_len,

@@ -36,7 +36,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from shardwright.costmodel import ClusterSpec, Measurement, ModelSpec, PlanFile, TrainingSpec
-    from shardwright.costmodel.op_times import OpTimes
+    from shardwright.costmodel.op_times.protocol import OpTimes
     from shardwright.planner import SearchResult
 
 
@@ -76,7 +76,7 @@ def plan(
 ) -> None:
     """Find the fastest plan that fits."""
     from shardwright.costmodel import SpecError
-    from shardwright.planner import explain as explain_plan
+    from shardwright.planner.why.explain import explain as explain_plan
 
     if not time_limit > 0:
         raise SpecError(f"--time-limit is {time_limit}: give a number of seconds above 0")
@@ -142,11 +142,11 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Say why a plan is as it is: what bounds it, what its neighbours would cost, how sure that is."""
-    from shardwright.benchmarks.breakdown_tables import measured_table
-    from shardwright.benchmarks.plan_tables import goodput_table
     from shardwright.costmodel import estimate_plan, read_measurement
     from shardwright.costmodel.goodput import goodput
-    from shardwright.planner import explain as explain_plan
+    from shardwright.planner.why.explain import explain as explain_plan
+    from shardwright.reports.plan.breakdown import measured_table
+    from shardwright.reports.plan.tables import goodput_table
 
     refuse_existing(report, force=force, inputs=[path for path in (plan_path, profile, measurement) if path])
     reliability = read_reliability(
@@ -181,7 +181,7 @@ def explain(
 
 
 def _lacking(cluster: "ClusterSpec", training: "TrainingSpec") -> list[str]:
-    from shardwright.costmodel.attached_profile import what_profile_lacks
+    from shardwright.catalog.profile_attachment import what_profile_lacks
 
     sentence = what_profile_lacks(cluster, training)
     return [sentence] if sentence else []
@@ -196,8 +196,8 @@ def _times(plan_file: "PlanFile", step_noise: float | None) -> "OpTimes":
     from dataclasses import replace
 
     from shardwright.costmodel import SpecError
-    from shardwright.costmodel.constants import CALIBRATED
-    from shardwright.costmodel.times import op_times
+    from shardwright.costmodel.op_times.choice import op_times
+    from shardwright.costmodel.op_times.constants import CALIBRATED
 
     if step_noise is None:
         return op_times(plan_file.cluster, plan_file.training)
@@ -218,7 +218,7 @@ def _search(
 def _certified(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", result: "SearchResult") -> str:
     """What integer programs say of the plan's stages, or why they can't."""
     from shardwright.costmodel import SpecError
-    from shardwright.planner.certificate import certify
+    from shardwright.planner.why.certificate import certify
 
     try:
         found = certify(result.plan, model, cluster, training)
@@ -266,8 +266,8 @@ def _write_report(
     measurement: "Measurement | None" = None,
     times: "OpTimes | None" = None,
 ) -> None:
-    from shardwright.benchmarks.report import Report, write_report
     from shardwright.costmodel import simulate_plan
+    from shardwright.reports.plan.report import Report, write_report
 
     model = plan_file.model()
     run = (model, plan_file.cluster, plan_file.training, plan_file.plan)
@@ -289,8 +289,8 @@ def _write_report(
 def _print_plan(plan_file: "PlanFile", why: list[str]) -> None:
     from rich.text import Text
 
-    from shardwright.benchmarks.breakdown_tables import memory_table, step_table
-    from shardwright.benchmarks.plan_tables import plan_table
+    from shardwright.reports.plan.breakdown import memory_table, step_table
+    from shardwright.reports.plan.tables import plan_table
 
     estimate, printed = plan_file.estimated(), console()
     printed.print(Text.assemble((plan_file.model_name, "bold"), f" on {plan_file.cluster.name}"))

@@ -11,9 +11,9 @@ from typer.core import TyperGroup
 from .options import ForceOption, JsonOption, console, print_json, refuse_existing
 
 if TYPE_CHECKING:
-    from shardwright.costmodel.profile import Profile
-    from shardwright.profiler.progress import Progress
     from shardwright.profiler.run_profile import MeasuredProfile
+    from shardwright.profiler.session.progress import Progress
+    from shardwright.specs.profile import Profile
 
 
 class _Commands(TyperGroup):
@@ -156,11 +156,11 @@ def _progress(*, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
 def _report(found: "MeasuredProfile", *, as_json: bool) -> None:
     """What was measured in short, and where it is; of a run that was cut short also why, on stderr."""
     if as_json:
-        from shardwright.benchmarks.profile_report import profile_json
+        from shardwright.reports.profile.report import profile_json
 
         print_json({"file": str(found.path), "stopped": found.stopped, **profile_json(found.profile)})
     else:
-        from shardwright.benchmarks.profile_tables import summary_table
+        from shardwright.reports.profile.tables import summary_table
 
         console().print(summary_table(found.profile, title=str(found.path)))
         if found.stopped is None:
@@ -190,20 +190,20 @@ def show(
     path, found = _read(profile)
     written: list[Path] = []
     if plots:
-        from shardwright.benchmarks.profile_plots import write_profile_plots
+        from shardwright.reports.profile.plots import write_profile_plots
 
         written += write_profile_plots(plots, found)
     if report:
-        from shardwright.benchmarks.profile_report import write_profile_report
+        from shardwright.reports.profile.report import write_profile_report
 
         write_profile_report(report, found, name=path.name)
         written.append(report)
     if as_json:
-        from shardwright.benchmarks.profile_report import profile_json
+        from shardwright.reports.profile.report import profile_json
 
         print_json({"file": str(path), **profile_json(found)})
         return
-    from shardwright.benchmarks.profile_tables import profile_tables
+    from shardwright.reports.profile.tables import profile_tables
 
     console().print(profile_tables(found, title=str(path)))
     for file in written:
@@ -213,14 +213,14 @@ def show(
 @app.command()
 def diff(a: ProfileArgument, b: ProfileArgument, as_json: JsonOption = False) -> None:
     """Lay two profiles side by side: what differs by more than the noise of both."""
-    from shardwright.benchmarks.profile_diff import compare_profiles
-    from shardwright.costmodel.profile import read_profile
+    from shardwright.reports.profile.diff import compare_profiles
+    from shardwright.specs.profile import read_profile
 
     found = compare_profiles(read_profile(a), read_profile(b))
     if as_json:
         print_json({"a": str(a), "b": str(b), **found.to_json()})
         return
-    from shardwright.benchmarks.profile_diff_table import diff_tables
+    from shardwright.reports.profile.diff_table import diff_tables
 
     name_a, name_b = (a.name, b.name) if a.name != b.name else (str(a), str(b))
     console().print(diff_tables(found, a=name_a, b=name_b))
@@ -233,12 +233,12 @@ def _read(path: Path | None) -> "tuple[Path, Profile]":
         SpecError: not a profile file; none that fits.
     """
     from shardwright.costmodel import SpecError
-    from shardwright.costmodel.profile import read_profile
+    from shardwright.specs.profile import read_profile
 
     if path:
         return path, read_profile(path)
-    from shardwright.profiler.local import newest_of_this_machine
-    from shardwright.profiler.store import store_folder
+    from shardwright.profiler.machine.local import newest_of_this_machine
+    from shardwright.profiler.machine.store import store_folder
 
     found = newest_of_this_machine()
     if found is None:

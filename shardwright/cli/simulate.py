@@ -43,7 +43,7 @@ def simulate(
     if as_json:
         print_json({"step_seconds": timeline.step_seconds, "idle_fractions": idle, "peak_memory_bytes": peaks})
         return
-    from shardwright.benchmarks.breakdown_tables import timeline_table
+    from shardwright.reports.plan.breakdown import timeline_table
 
     console().print(timeline_table(timeline))
     if trace:

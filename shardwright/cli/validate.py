@@ -10,7 +10,7 @@ from .options import ForceOption, JsonOption, console, print_json, refuse_existi
 
 def validate(
     table: Annotated[
-        Path, typer.Argument(metavar="TABLE", help="A CSV table in the schema of shardwright/benchmarks/published.")
+        Path, typer.Argument(metavar="TABLE", help="A CSV table in the schema of shardwright/calibration/published.")
     ],
     report: Annotated[Path | None, typer.Option(help="Write the errors as an HTML page here.")] = None,
     plots: Annotated[
@@ -23,11 +23,11 @@ def validate(
     from rich.console import Console
     from rich.progress import Progress
 
-    from shardwright.benchmarks.table import read_table
-    from shardwright.benchmarks.validate import validate_table
-    from shardwright.benchmarks.validation_tables import validation_tables
+    from shardwright.catalog.devices import standard_node
     from shardwright.costmodel import SpecError, estimate_plan
-    from shardwright.costmodel.catalog import standard_node
+    from shardwright.validation.pages.tables import validation_tables
+    from shardwright.validation.rows.table import read_table
+    from shardwright.validation.scores.validate import validate_table
 
     refuse_existing(report, force=force, inputs=[table])
     if plots and plots.exists() and not plots.is_dir():
@@ -42,11 +42,11 @@ def validate(
             progress=lambda done, rows: progress.update(task, completed=done, total=rows),
         )
     if report:
-        from shardwright.benchmarks.validation_report import write_validation_report
+        from shardwright.validation.pages.report import write_validation_report
 
         write_validation_report(report, validation, table_name=table.name)
     if plots:
-        from shardwright.benchmarks.plots import write_validation_plots
+        from shardwright.validation.pages.plots import write_validation_plots
 
         write_validation_plots(plots, validation)
     if as_json:

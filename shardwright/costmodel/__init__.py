@@ -1,18 +1,19 @@
 """What one training step costs. Pure functions of specs; no torch."""
 
+from shardwright.base.errors import InfeasibleError, SpecError
+from shardwright.catalog.cluster_file import load_cluster
+from shardwright.catalog.huggingface import load_model
+from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
+from shardwright.specs.estimate import Estimate, Interval, MemoryBytes, StepSeconds
+from shardwright.specs.measurement import Measurement, read_measurement
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.plan import LayerRun, Mesh, Offload, Plan, Stage
+from shardwright.specs.timeline import Timeline
+from shardwright.specs.training import Precision, TrainingSpec
+
 from .checks import check_memory, check_plan
-from .cluster import ClusterSpec, Device, Host, Link, NodeGroup
-from .cluster_file import load_cluster
-from .errors import InfeasibleError, SpecError
-from .estimate import Estimate, Interval, MemoryBytes, StepSeconds
 from .evaluate import estimate_plan, simulate_plan
-from .huggingface import load_model
-from .measurement import Measurement, read_measurement
-from .model import ModelSpec
-from .plan import LayerRun, Mesh, Offload, Plan, Stage
 from .plan_file import PlanFile, read_plan_file, write_plan_file
-from .timeline import Timeline
-from .training import Precision, TrainingSpec
 
 __all__ = [
     "ClusterSpec",

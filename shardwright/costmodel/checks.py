@@ -2,12 +2,14 @@
 
 import math
 
-from .cluster import ClusterSpec
-from .errors import InfeasibleError, SpecError
-from .estimate import Estimate
-from .model import MixtureOfExperts, ModelSpec
-from .plan import Mesh, Plan
-from .training import TrainingSpec
+from shardwright.base.errors import InfeasibleError, SpecError
+from shardwright.costmodel.op_times.constants import CALIBRATED, Constants
+from shardwright.costmodel.tables.fixed_bytes import usable_bytes
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.estimate import Estimate
+from shardwright.specs.model.model import MixtureOfExperts, ModelSpec
+from shardwright.specs.plan import Mesh, Plan
+from shardwright.specs.training import TrainingSpec
 
 GIB = 2**30
 EXPERT_COLUMNS = "columns of an expert"
@@ -141,7 +143,7 @@ def _listed(values: list[int]) -> str:
     return ", ".join(map(str, values))
 
 
-def check_memory(estimate: Estimate, cluster: ClusterSpec) -> None:
+def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants = CALIBRATED) -> None:
     """Check that every rank fits its device and its share of the host.
 
     Raises:
@@ -150,12 +152,12 @@ def check_memory(estimate: Estimate, cluster: ClusterSpec) -> None:
     node = cluster.groups[0]
     host_share = node.host.memory_bytes / node.devices_per_node
     for rank, (device, host_bytes) in enumerate(zip(estimate.memory, estimate.host_bytes, strict=True)):
-        if device.total > node.device.usable_bytes:
+        if device.total > usable_bytes(node.device, constants):
             part, size = max(device, key=lambda item: item[1])
-            over = (device.total - node.device.usable_bytes) / GIB
+            over = (device.total - usable_bytes(node.device, constants)) / GIB
             raise InfeasibleError(
                 f"pipeline rank {rank} needs {device.total / GIB:.1f} GiB and {node.device.name} has "
-                f"{node.device.usable_bytes / GIB:.1f} usable: {over:.1f} GiB too much ({part} {size / GIB:.1f} GiB)"
+                f"{usable_bytes(node.device, constants) / GIB:.1f} usable: {over:.1f} GiB too much ({part} {size / GIB:.1f} GiB)"
             )
         if host_bytes > host_share:
             raise InfeasibleError(

@@ -10,10 +10,10 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from .cluster import ClusterSpec
-from .errors import SpecError
-from .estimate import Estimate
-from .spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
+from shardwright.base.errors import SpecError
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.estimate import Estimate
+from shardwright.specs.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
 
 _SECONDS_PER_HOUR = 3600.0
 _LEAST_SHARE = 1e-6  # a step in a million seconds is no training

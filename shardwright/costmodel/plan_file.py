@@ -6,14 +6,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from .cluster import ClusterSpec
-from .estimate import Estimate
+from shardwright.catalog.huggingface import model_from_config
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.estimate import Estimate
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.plan import Plan
+from shardwright.specs.spec import Spec, read_document, write_whole
+from shardwright.specs.training import TrainingSpec
+
 from .evaluate import estimate_plan
-from .huggingface import model_from_config
-from .model import ModelSpec
-from .plan import Plan
-from .spec import Spec, read_document, write_whole
-from .training import TrainingSpec
 
 SCHEMA_VERSION: Literal[1] = 1
 

@@ -2,17 +2,17 @@
 
 import numpy as np
 
-from .build_tables import build_tables
-from .cluster import ClusterSpec
-from .model import ModelSpec
-from .op_times import Array, OpTimes
-from .overlap import overlap_saving_seconds
-from .pipeline import step_seconds
-from .plan import Plan
-from .schedule_shape import by_rank
-from .stage_costs import StageCosts
-from .stages import candidates_of, row_counts
-from .training import TrainingSpec
+from shardwright.costmodel.op_times.overlap import overlap_saving_seconds
+from shardwright.costmodel.op_times.protocol import Array, OpTimes
+from shardwright.costmodel.pipeline.stage_costs import StageCosts
+from shardwright.costmodel.pipeline.step import step_seconds
+from shardwright.costmodel.tables.build import build_tables
+from shardwright.costmodel.tables.stage_sums import candidates_of, row_counts
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.plan import Plan
+from shardwright.specs.schedules import by_rank
+from shardwright.specs.training import TrainingSpec
 
 
 def step_seconds_by_variant(

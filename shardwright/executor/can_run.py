@@ -1,8 +1,8 @@
 """What a plan may say that can be estimated and compared, and that the engine does not run yet."""
 
-from shardwright.costmodel.errors import SpecError
+from shardwright.base.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.costmodel.stacks import OWN_STACK
+from shardwright.specs.stacks import OWN_STACK
 
 
 def check_can_run(plan_file: PlanFile) -> None:

@@ -5,8 +5,8 @@ import traceback
 from pathlib import Path
 from typing import Literal
 
-from shardwright.costmodel.errors import SpecError
-from shardwright.costmodel.spec import NonNegativeInt, Spec, read_json
+from shardwright.base.errors import SpecError
+from shardwright.specs.spec import NonNegativeInt, Spec, read_json
 
 
 class RunFailedError(RuntimeError):

@@ -1,7 +1,8 @@
 """Which plan is best: the space, its bounds, the partition over stages, the search, and why the answer is what it is."""
 
-from .explain import explain
-from .fixed import Fixed
+from shardwright.planner.space.fixed import Fixed
+from shardwright.planner.why.explain import explain
+
 from .search import RunnerUp, SearchResult, search
 
 __all__ = ["Fixed", "RunnerUp", "SearchResult", "explain", "search"]

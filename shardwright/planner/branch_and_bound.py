@@ -7,21 +7,20 @@ from typing import Self
 
 import numpy as np
 
-from shardwright.costmodel.cluster import ClusterSpec
-from shardwright.costmodel.estimate import Estimate
 from shardwright.costmodel.evaluate import estimate_plan
-from shardwright.costmodel.model import ModelSpec
-from shardwright.costmodel.op_times import Array, OpTimes
-from shardwright.costmodel.plan import Plan
-from shardwright.costmodel.training import TrainingSpec
-
-from .bounds import lower_bounds
-from .fixed import Fixed
-from .layer_ranges import layer_ranges
-from .recompute_mix import allowed_policies
-from .solve_entry import EntrySolver, Solved
-from .space import Space, enumerate_space
-from .space_costs import space_costs
+from shardwright.costmodel.op_times.protocol import Array, OpTimes
+from shardwright.planner.bounds.lower_bounds import lower_bounds
+from shardwright.planner.space.costs import space_costs
+from shardwright.planner.space.enumerate import Space, enumerate_space
+from shardwright.planner.space.fixed import Fixed
+from shardwright.planner.space.layer_ranges import layer_ranges
+from shardwright.planner.stages.recompute_mix import allowed_policies
+from shardwright.planner.stages.solve_entry import EntrySolver, Solved
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.estimate import Estimate
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.plan import Plan
+from shardwright.specs.training import TrainingSpec
 
 Progress = Callable[[int, int, float], None]
 _ROUNDING = 1e-9

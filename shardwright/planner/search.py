@@ -3,18 +3,18 @@
 import time
 from dataclasses import dataclass
 
-from shardwright.costmodel.cluster import ClusterSpec
-from shardwright.costmodel.estimate import Estimate
-from shardwright.costmodel.model import ModelSpec
-from shardwright.costmodel.op_times import OpTimes
-from shardwright.costmodel.plan import Plan
-from shardwright.costmodel.times import op_times
-from shardwright.costmodel.training import TrainingSpec
+from shardwright.costmodel.op_times.choice import op_times
+from shardwright.costmodel.op_times.protocol import OpTimes
+from shardwright.planner.space.fixed import Fixed
+from shardwright.planner.stages.solve_entry import plan_of
+from shardwright.planner.why.infeasible import infeasible
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.estimate import Estimate
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.plan import Plan
+from shardwright.specs.training import TrainingSpec
 
 from .branch_and_bound import BranchAndBound, Progress
-from .fixed import Fixed
-from .infeasible import infeasible
-from .solve_entry import plan_of
 
 
 @dataclass(frozen=True)

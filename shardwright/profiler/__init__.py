@@ -1,5 +1,5 @@
 """What this machine is and how fast it is."""
 
-from .local import local_cluster, resolve_cluster
+from shardwright.profiler.machine.local import local_cluster, resolve_cluster
 
 __all__ = ["local_cluster", "resolve_cluster"]

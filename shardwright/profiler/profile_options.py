@@ -5,12 +5,12 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from shardwright.costmodel.errors import SpecError, nearest
-from shardwright.costmodel.huggingface import load_model
-from shardwright.costmodel.model import ModelSpec
-from shardwright.costmodel.profile import Format
-from shardwright.costmodel.spec import PositiveFloat, PositiveInt, Spec
-from shardwright.costmodel.training import TrainingSpec
+from shardwright.base.errors import SpecError, nearest
+from shardwright.catalog.huggingface import load_model
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.profile import Format
+from shardwright.specs.spec import PositiveFloat, PositiveInt, Spec
+from shardwright.specs.training import TrainingSpec
 
 from .selection import chosen_operations
 

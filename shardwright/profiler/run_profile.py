@@ -9,37 +9,37 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shardwright.costmodel.errors import SpecError
-from shardwright.costmodel.fitted import expected_errors, fit_curve
-from shardwright.costmodel.op_times import OpTimes
-from shardwright.costmodel.profile import LayerCheck, Profile, read_profile
-from shardwright.costmodel.times import op_times
-from shardwright.costmodel.training import TrainingSpec
+from shardwright.base.errors import SpecError
+from shardwright.costmodel.op_times.choice import op_times
+from shardwright.costmodel.op_times.fitting import expected_errors, fit_curve
+from shardwright.costmodel.op_times.protocol import OpTimes
+from shardwright.profiler.machine.local import local_cluster, rank_count, this_machine
+from shardwright.profiler.machine.store import default_path
+from shardwright.profiler.probes.compute.defaults import default_figures, default_probes
+from shardwright.profiler.probes.compute.layer_check import check_layer
+from shardwright.profiler.probes.compute.sharding import ShardingProbe
+from shardwright.profiler.probes.movement.collective import collective_probes
+from shardwright.profiler.probes.movement.disk import disk_probes
+from shardwright.profiler.probes.movement.host_copy import host_copy_probes
+from shardwright.profiler.probes.movement.memory import memory_probes
+from shardwright.profiler.probes.movement.overlap import CollectiveOverlapProbe, CopyOverlapProbe
+from shardwright.profiler.ranks.failure import RanksLostError
+from shardwright.profiler.ranks.launch import detected_launch
+from shardwright.profiler.ranks.local_ranks import run_local_ranks
+from shardwright.profiler.ranks.seam import AloneRanks
+from shardwright.profiler.ranks.torch_ranks import TorchRanks, joined_ranks
+from shardwright.profiler.session.journal import journal_path
+from shardwright.profiler.session.measure import Hooks, ProfileRequest, measure_profile
+from shardwright.profiler.session.progress import Progress, ShowProgress
+from shardwright.profiler.session.stopped import StoppedError
+from shardwright.profiler.sizes.models import Usage
+from shardwright.profiler.timing.machines import machine_here
+from shardwright.profiler.timing.probe import FigureProbe, Machine, Probe
+from shardwright.specs.profile import LayerCheck, Profile, read_profile
+from shardwright.specs.training import TrainingSpec
 
-from .collective_probe import collective_probes
-from .disk_probe import disk_probes
-from .host_copy_probe import host_copy_probes
-from .journal import journal_path
-from .launch import detected_launch
-from .layer_check import check_layer
-from .local import local_cluster, rank_count, this_machine
-from .local_ranks import run_local_ranks
-from .machines import machine_here
-from .measure import Hooks, ProfileRequest, measure_profile
-from .memory_probe import memory_probes
-from .model_sizes import Usage
-from .overlap_probe import CollectiveOverlapProbe, CopyOverlapProbe
-from .probe import FigureProbe, Machine, Probe
-from .probes import default_figures, default_probes
 from .profile_options import ACTIVATION_FORMATS, ProfileOptions
-from .progress import Progress, ShowProgress
-from .rank_failure import RanksLostError
-from .rank_seam import AloneRanks
-from .ranks import TorchRanks, joined_ranks
 from .selection import FIGURES, LAYERS, selected
-from .sharding_probe import ShardingProbe
-from .stopped import StoppedError
-from .store import default_path
 
 _MOST_TENSOR_PARALLEL = 8
 _END_SECONDS = 3.0

@@ -3,8 +3,8 @@
 import numpy as np
 
 from shardwright.benchmarks.exhaustive_space import exhaustive_space
-from shardwright.costmodel.closed_form import SCHEDULE_NAMES
-from shardwright.costmodel.training import TrainingSpec
+from shardwright.costmodel.even.closed_form import SCHEDULE_NAMES
+from shardwright.specs.training import TrainingSpec
 from tests.costmodel.fakes import small_model
 
 TRAINING = TrainingSpec(seq_len=64, global_batch=4)

@@ -3,8 +3,8 @@
 import pytest
 
 from shardwright.benchmarks.own_configuration import IN_BF16, TWELVE, OwnConfiguration
+from shardwright.catalog.cluster_file import load_cluster
 from shardwright.costmodel.checks import check_plan
-from shardwright.costmodel.cluster_file import load_cluster
 
 EVERY = (*TWELVE, *IN_BF16)
 

@@ -6,11 +6,11 @@ import pytest
 from shardwright.benchmarks.own_configuration import TWELVE
 from shardwright.benchmarks.own_run import OwnRun, OwnSummary, Pass, drifted, interpolation_targets
 from shardwright.benchmarks.own_runs_tables import own_runs_csv, verdict
-from shardwright.costmodel.cluster_file import load_cluster
-from shardwright.costmodel.estimate import Estimate, MemoryBytes, StepSeconds
+from shardwright.catalog.cluster_file import load_cluster
 from shardwright.costmodel.evaluate import estimate_plan
-from shardwright.costmodel.measurement import Fingerprint, Measurement, StepRecord
-from tests.costmodel.made_up_profile import made_up_profile, point
+from shardwright.specs.estimate import Estimate, MemoryBytes, StepSeconds
+from shardwright.specs.measurement import Fingerprint, Measurement, StepRecord
+from tests.costmodel.op_times.made_up_profile import made_up_profile, point
 
 FINGERPRINT = Fingerprint(device="a CPU", host="here", python="3.11", torch="2.13", date="2026-01-02")
 _JOB = (TWELVE[0].model, load_cluster("h100-sxm:1"), TWELVE[0].training, TWELVE[0].plan)

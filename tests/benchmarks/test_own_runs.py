@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from shardwright.base.errors import SpecError
 from shardwright.benchmarks import own_runs
 from shardwright.benchmarks.own_configuration import TWELVE, OwnConfiguration
 from shardwright.benchmarks.run_alone import run_alone
-from shardwright.costmodel.cluster import ClusterSpec
-from shardwright.costmodel.cluster_file import load_cluster
-from shardwright.costmodel.errors import SpecError
-from shardwright.costmodel.measurement import Measurement
-from shardwright.costmodel.profile import MachineFingerprint, Profile, write_profile
+from shardwright.catalog.cluster_file import load_cluster
 from shardwright.executor.failure import RunFailedError
-from shardwright.executor.options import RunOptions
+from shardwright.executor.training.options import RunOptions
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.measurement import Measurement
+from shardwright.specs.profile import MachineFingerprint, Profile, write_profile
 from tests.benchmarks.test_own_run import FINGERPRINT
 
 CLUSTER = load_cluster("h100-sxm:1")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from shardwright.costmodel.profile import write_profile
-from tests.benchmarks.made_up_profile import profile
+from shardwright.specs.profile import write_profile
 from tests.cli.command import JOB, Command
+from tests.reports.made_up_profile import profile
 
 
 @pytest.fixture(autouse=True)

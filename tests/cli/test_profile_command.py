@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from shardwright.costmodel.profile import read_profile, write_profile
-from shardwright.profiler import local, run_profile
-from shardwright.profiler.rank_failure import RanksLostError
+from shardwright.profiler import run_profile
+from shardwright.profiler.machine import local
+from shardwright.profiler.ranks.failure import RanksLostError
 from shardwright.profiler.run_profile import MeasuredProfile
-from tests.benchmarks.made_up_profile import fingerprint, profile
+from shardwright.specs.profile import read_profile, write_profile
 from tests.cli.command import JOB, Command, assert_one_line
+from tests.reports.made_up_profile import fingerprint, profile
 
 SXM = {"kind": "gpu", "device": "NVIDIA H100 80GB HBM3", "device_memory_bytes": 85.0e9, "ranks": 8}
 

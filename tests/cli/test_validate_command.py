@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tests.benchmarks.rows import LLAMA_ROW, write_csv
 from tests.cli.command import Command
+from tests.validation.made_up_rows import LLAMA_ROW, write_csv
 
 
 def _table(folder: Path) -> Path:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from shardwright.costmodel import load_cluster
-from shardwright.costmodel.catalog_times import CatalogTimes
-from shardwright.costmodel.op_times import Array, OpTimes, RankGroup
-from shardwright.costmodel.profile_times import ProfileTimes
-from shardwright.costmodel.training import Precision, TrainingSpec
+from shardwright.costmodel.op_times.datasheet import CatalogTimes
+from shardwright.costmodel.op_times.measured import ProfileTimes
+from shardwright.costmodel.op_times.protocol import Array, OpTimes, RankGroup
+from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster
-from tests.costmodel.made_up_profile import made_up_profile
+from tests.costmodel.op_times.made_up_profile import made_up_profile
 
 BF16 = TrainingSpec(seq_len=1024, global_batch=8)
 FP32 = TrainingSpec(seq_len=1024, global_batch=8, precision=Precision(compute="fp32"))

@@ -5,11 +5,11 @@ from typing import Literal
 
 import numpy as np
 
-from shardwright.costmodel.cluster import ClusterSpec, Device, Host, Link, NodeGroup
-from shardwright.costmodel.constants import CALIBRATED, Constants
-from shardwright.costmodel.model import Block, BlockRun, FeedForward, MixtureOfExperts, ModelSpec, MultiHeadAttention
-from shardwright.costmodel.op_times import Array, CollectiveName, MatmulPart, Number, Operator, RankGroup
-from shardwright.costmodel.training import LinearFormat
+from shardwright.costmodel.op_times.constants import CALIBRATED, Constants
+from shardwright.costmodel.op_times.protocol import Array, CollectiveName, MatmulPart, Number, Operator, RankGroup
+from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
+from shardwright.specs.model.model import Block, BlockRun, FeedForward, MixtureOfExperts, ModelSpec, MultiHeadAttention
+from shardwright.specs.training import LinearFormat
 
 
 @dataclass(frozen=True)

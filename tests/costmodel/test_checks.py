@@ -3,9 +3,9 @@
 import pytest
 
 from shardwright.costmodel import InfeasibleError, SpecError, check_memory, check_plan, estimate_plan
-from shardwright.costmodel.model import ModelSpec
-from shardwright.costmodel.plan import LayerRun, Mesh, Plan, Stage
-from shardwright.costmodel.training import TrainingSpec
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.specs.training import TrainingSpec
 from tests.costmodel.fakes import round_cluster, small_experts, small_model
 
 TRAINING = TrainingSpec(seq_len=128, global_batch=16)

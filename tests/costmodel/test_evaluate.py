@@ -5,12 +5,12 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from shardwright.catalog.huggingface import load_model
 from shardwright.costmodel import Estimate, estimate_plan, load_cluster, simulate_plan
-from shardwright.costmodel.constants import CALIBRATED
 from shardwright.costmodel.evaluate import is_unsettled, plan_costs
-from shardwright.costmodel.huggingface import load_model
-from shardwright.costmodel.plan import LayerRun, Mesh, Plan, Stage
-from shardwright.costmodel.training import Precision, TrainingSpec
+from shardwright.costmodel.op_times.constants import CALIBRATED
+from shardwright.specs.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_experts, small_model
 
 LLAMA = load_model("llama-3.1-8b")

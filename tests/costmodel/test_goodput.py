@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from shardwright.costmodel.errors import SpecError
-from shardwright.costmodel.estimate import Estimate, MemoryBytes, StepSeconds
+from shardwright.base.errors import SpecError
 from shardwright.costmodel.goodput import Reliability, best_interval_seconds, goodput, training_share
+from shardwright.specs.estimate import Estimate, MemoryBytes, StepSeconds
 from tests.costmodel.fakes import round_cluster
 
 MINUTE, HOUR = 60.0, 3600.0

@@ -2,16 +2,16 @@
 
 import pytest
 
-from shardwright.costmodel.cluster import ClusterSpec
-from shardwright.costmodel.cluster_file import load_cluster
-from shardwright.costmodel.constants import CALIBRATED
-from shardwright.costmodel.estimate import MemoryBytes
+from shardwright.catalog.cluster_file import load_cluster
+from shardwright.catalog.huggingface import load_model
 from shardwright.costmodel.evaluate import PlanCosts, plan_costs
-from shardwright.costmodel.huggingface import load_model
-from shardwright.costmodel.plan import LayerRun, Mesh, Plan, RecomputePolicy, Stage
-from shardwright.costmodel.profile import Figure, MachineFingerprint, Profile
-from shardwright.costmodel.tables import POLICIES
-from shardwright.costmodel.training import Precision, TrainingSpec
+from shardwright.costmodel.op_times.constants import CALIBRATED
+from shardwright.costmodel.tables.cost_tables import POLICIES
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.estimate import MemoryBytes
+from shardwright.specs.plan import LayerRun, Mesh, Plan, RecomputePolicy, Stage
+from shardwright.specs.profile import Figure, MachineFingerprint, Profile
+from shardwright.specs.training import Precision, TrainingSpec
 
 MODEL = load_model("qwen3-demo")
 FINGERPRINT = MachineFingerprint(

@@ -6,23 +6,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from shardwright.costmodel import load_cluster, stacks
-from shardwright.costmodel.build_tables import build_tables
-from shardwright.costmodel.catalog_times import CatalogTimes
-from shardwright.costmodel.constants import CALIBRATED
-from shardwright.costmodel.errors import SpecError
+from shardwright.base.errors import SpecError
+from shardwright.costmodel import load_cluster
 from shardwright.costmodel.evaluate import intervals, is_unsettled
-from shardwright.costmodel.model import Norm
-from shardwright.costmodel.op_times import Array, Number
-from shardwright.costmodel.operators import saved_bytes
-from shardwright.costmodel.overlap import overlap_saving_seconds
-from shardwright.costmodel.row_work import RowWork
-from shardwright.costmodel.stack import Stack
-from shardwright.costmodel.tables import POLICIES, CostTables
-from shardwright.costmodel.training import Precision, TrainingSpec
-from shardwright.costmodel.work_model import WorkModel
+from shardwright.costmodel.layers.all_rows import WorkModel
+from shardwright.costmodel.layers.operators import saved_bytes
+from shardwright.costmodel.layers.row import RowWork
+from shardwright.costmodel.op_times.constants import CALIBRATED
+from shardwright.costmodel.op_times.datasheet import CatalogTimes
+from shardwright.costmodel.op_times.overlap import overlap_saving_seconds
+from shardwright.costmodel.op_times.protocol import Array, Number
+from shardwright.costmodel.tables.build import build_tables
+from shardwright.costmodel.tables.cost_tables import POLICIES, CostTables
+from shardwright.specs import stacks
+from shardwright.specs.model.model import Norm
+from shardwright.specs.stack import Stack
+from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_model
-from tests.costmodel.test_candidates import candidates
+from tests.specs.test_candidates import candidates
 
 HIDDEN, WIDTH, SEQ, VOCABULARY, LAYERS = 64, 128, 128, 1000, 4
 MODEL = small_model()

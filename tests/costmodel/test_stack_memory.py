@@ -5,19 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shardwright.costmodel import operators
-from shardwright.costmodel.constants import CALIBRATED
-from shardwright.costmodel.estimate import MemoryBytes
 from shardwright.costmodel.evaluate import PlanCosts, plan_costs
-from shardwright.costmodel.model import ModelSpec
-from shardwright.costmodel.plan import LayerRun, Mesh, Plan, RecomputePolicy, Stage
-from shardwright.costmodel.row_work import RowWork
-from shardwright.costmodel.stacks import named_stack
-from shardwright.costmodel.tables import POLICIES
-from shardwright.costmodel.training import TrainingSpec
-from shardwright.costmodel.work_model import WorkModel
+from shardwright.costmodel.layers import operators
+from shardwright.costmodel.layers.all_rows import WorkModel
+from shardwright.costmodel.layers.row import RowWork
+from shardwright.costmodel.op_times.constants import CALIBRATED
+from shardwright.costmodel.tables.cost_tables import POLICIES
+from shardwright.specs.estimate import MemoryBytes
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.plan import LayerRun, Mesh, Plan, RecomputePolicy, Stage
+from shardwright.specs.stacks import named_stack
+from shardwright.specs.training import TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_model
-from tests.costmodel.test_candidates import candidates
+from tests.specs.test_candidates import candidates
 
 SEQ, HIDDEN, VOCABULARY = 128, 64, 1000
 LAYER_WEIGHTS = 64 * 128 + 64 * 64 + 3 * 64 * 128 + 2 * 64

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from shardwright.costmodel import estimate_plan
-from shardwright.costmodel.catalog_times import CatalogTimes
-from shardwright.costmodel.constants import CALIBRATED, Constants
-from shardwright.costmodel.model import ModelSpec
-from shardwright.costmodel.plan import LayerRun, Mesh, Plan, Stage
-from shardwright.costmodel.training import TrainingSpec
+from shardwright.costmodel.op_times.constants import CALIBRATED, Constants
+from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.costmodel.variants import step_seconds_by_variant
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.specs.training import TrainingSpec
 from tests.costmodel.fakes import small_experts
 from tests.costmodel.test_evaluate import H100, LLAMA, plan
 

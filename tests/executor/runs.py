@@ -7,11 +7,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from shardwright.costmodel.plan import Plan
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.options import RunOptions
-from shardwright.executor.run_folder import RunFolder
-from shardwright.executor.trainer import Trainer
+from shardwright.executor.training.options import RunOptions
+from shardwright.executor.training.run_folder import RunFolder
+from shardwright.executor.training.trainer import Trainer
+from shardwright.specs.plan import Plan
 from tests.parity.cases import FamilyName, model_config, plan_file
 from tests.parity.worlds import run_world
 

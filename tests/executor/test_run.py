@@ -11,15 +11,14 @@ import numpy as np
 import psutil
 import pytest
 
-from shardwright.costmodel.errors import SpecError
+from shardwright.base.errors import SpecError
 from shardwright.costmodel.plan_file import write_plan_file
-from shardwright.executor.checkpoint import newest_checkpoint
-from shardwright.executor.launch import launch
-from shardwright.executor.options import RunOptions
-from shardwright.executor.run_folder import RunFolder
+from shardwright.executor.run.launch import launch
+from shardwright.executor.training.checkpoint import newest_checkpoint
+from shardwright.executor.training.options import RunOptions
+from shardwright.executor.training.run_folder import RunFolder
+from tests.executor.runs import losses, options, text_file, tiny
 from tests.parity.cases import layers, plan
-
-from .runs import losses, options, text_file, tiny
 
 LAUNCHER = """
 import sys
@@ -79,7 +78,7 @@ def _continuations(told: list[str]) -> list[str]:
 
 def _kill_one_worker() -> None:
     children = psutil.Process().children(recursive=True)
-    next(child for child in children if "shardwright.executor.worker" in child.cmdline()[1:4]).kill()
+    next(child for child in children if "shardwright.executor.run.worker" in child.cmdline()[1:4]).kill()
 
 
 def _kill_launcher(folder: Path, run: RunOptions) -> list[psutil.Process]:

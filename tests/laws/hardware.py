@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-from shardwright.costmodel.cluster import ClusterSpec, Device, Link
+from shardwright.specs.cluster import ClusterSpec, Device, Link
 
 Part = Literal["peak", "memory bandwidth", "launches", "fabric", "node link", "host link", "host memory bandwidth"]
 PARTS: tuple[Part, ...] = get_args(Part)

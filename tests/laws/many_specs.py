@@ -5,16 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from shardwright.costmodel.candidates import Candidates, IntArray
-from shardwright.costmodel.catalog_times import CatalogTimes
-from shardwright.costmodel.closed_form import SCHEDULE_NAMES, EvenCosts, evaluate_even
-from shardwright.costmodel.cluster import ClusterSpec
-from shardwright.costmodel.model import ModelSpec
-from shardwright.costmodel.stacks import stack_names
-from shardwright.costmodel.tables import POLICIES
-from shardwright.costmodel.training import TrainingSpec
-
-from .valid_runs import clusters, models
+from shardwright.costmodel.even.closed_form import SCHEDULE_NAMES, EvenCosts, evaluate_even
+from shardwright.costmodel.op_times.datasheet import CatalogTimes
+from shardwright.costmodel.tables.cost_tables import POLICIES
+from shardwright.specs.candidates import Candidates, IntArray
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.stacks import stack_names
+from shardwright.specs.training import TrainingSpec
+from tests.laws.valid_runs import clusters, models
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from shardwright.costmodel import ClusterSpec, Estimate, estimate_plan, operators, simulate_plan
-from shardwright.costmodel.plan import Mesh
+from shardwright.costmodel import ClusterSpec, Estimate, estimate_plan, simulate_plan
+from shardwright.costmodel.layers import operators
+from shardwright.specs.plan import Mesh
 from tests.laws.valid_runs import Run, runs
 
 many = settings(

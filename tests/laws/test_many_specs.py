@@ -1,20 +1,21 @@
 """Laws that every estimate obeys, on 10,000 random valid specs: 200 jobs of 50 candidates each.
 
 Hypothesis draws them without chance. The step is that of the closed form over even stages; that it is the exact one
-within 1% is tests/costmodel/test_closed_form.py's to show, and what follows holds of its paths as of all paths.
+within 1% is tests/costmodel/even/test_closed_form.py's to show, and what follows holds of its paths as of all paths.
 """
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from shardwright.costmodel.build_tables import build_tables
-from shardwright.costmodel.catalog_times import CatalogTimes
-from shardwright.costmodel.op_times import Array
-from shardwright.costmodel.tables import CostTables
-
-from .hardware import COMPUTE, COPIES, NETWORK, PARTS, Part, faster, with_memory
-from .many_specs import Specs, specs
+from shardwright.costmodel.op_times.constants import CALIBRATED
+from shardwright.costmodel.op_times.datasheet import CatalogTimes
+from shardwright.costmodel.op_times.protocol import Array
+from shardwright.costmodel.tables.build import build_tables
+from shardwright.costmodel.tables.cost_tables import CostTables
+from shardwright.costmodel.tables.fixed_bytes import usable_bytes
+from tests.laws.hardware import COMPUTE, COPIES, NETWORK, PARTS, Part, faster, with_memory
+from tests.laws.many_specs import Specs, specs
 
 CANDIDATES = 50
 ten_thousand = settings(
@@ -79,8 +80,8 @@ class TestMoreMemoryNeverMakesAPlanInfeasible:
     def test_law(self, some: Specs) -> None:
         larger = with_memory(some.cluster, times=1.5)
         before, after = some.evaluate(), some.evaluate(larger)
-        fitted = before.peak_bytes <= some.cluster.groups[0].device.usable_bytes
-        assert (after.peak_bytes <= larger.groups[0].device.usable_bytes)[fitted].all()
+        fitted = before.peak_bytes <= usable_bytes(some.cluster.groups[0].device, CALIBRATED)
+        assert (after.peak_bytes <= usable_bytes(larger.groups[0].device, CALIBRATED))[fitted].all()
         assert (after.step_seconds == before.step_seconds).all()
 
 

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardwright.costmodel.action import Action, ActionKind, Overlap, Work, parse_work
-from shardwright.costmodel.in_flight import peak_in_flight
-from shardwright.costmodel.pipeline import StageCosts, step_parts, step_seconds
-from shardwright.costmodel.schedule import Schedule, make_schedule, overlap_counts
-from shardwright.costmodel.schedule_shape import ScheduleName, by_rank, stage_ranks
-from shardwright.costmodel.schedule_validation import validate_schedule
-from shardwright.costmodel.simulate import simulate
+from shardwright.costmodel.pipeline.action import Action, ActionKind, Overlap, Work, parse_work
+from shardwright.costmodel.pipeline.in_flight import peak_in_flight
+from shardwright.costmodel.pipeline.schedule import Schedule, make_schedule, overlap_counts
+from shardwright.costmodel.pipeline.simulate import simulate
+from shardwright.costmodel.pipeline.step import StageCosts, step_parts, step_seconds
+from shardwright.costmodel.pipeline.validation import validate_schedule
+from shardwright.specs.schedules import ScheduleName, by_rank, stage_ranks
 
 Shape = tuple[ScheduleName, int, int, int]
 SECONDS = st.floats(0, 100) | st.sampled_from([0.0, 1.0, 1e-6])

@@ -6,16 +6,16 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from shardwright.costmodel.catalog_times import CatalogTimes
+from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.costmodel.checks import check_memory
-from shardwright.costmodel.cluster import ClusterSpec
-from shardwright.costmodel.errors import InfeasibleError, SpecError
 from shardwright.costmodel.evaluate import estimate_plan
-from shardwright.costmodel.plan import Plan
+from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.planner import Fixed, search
 from shardwright.planner.branch_and_bound import BranchAndBound
-from shardwright.planner.infeasible import what_would_fit
-from shardwright.planner.space import enumerate_space
+from shardwright.planner.space.enumerate import enumerate_space
+from shardwright.planner.why.infeasible import what_would_fit
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.plan import Plan
 from tests.planner.brute_force import all_plans, fastest
 from tests.planner.small_problems import Problem, random_problem
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from shardwright.costmodel.cluster import ClusterSpec, Device, Host, Link, NodeGroup
-from shardwright.costmodel.model import (
+from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
+from shardwright.specs.model.model import (
     Block,
     BlockRun,
     FeedForward,
@@ -16,9 +16,9 @@ from shardwright.costmodel.model import (
     MultiHeadAttention,
     Norm,
 )
-from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, Stage
-from shardwright.costmodel.stacks import stack_names
-from shardwright.costmodel.training import TrainingSpec
+from shardwright.specs.plan import LayerRun, Mesh, Offload, Plan, Stage
+from shardwright.specs.stacks import stack_names
+from shardwright.specs.training import TrainingSpec
 
 
 class Run(NamedTuple):

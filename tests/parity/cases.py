@@ -2,10 +2,10 @@
 
 from typing import Any, Literal
 
-from shardwright.costmodel.cluster import ClusterSpec, Device, Host, Link, NodeGroup
-from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.costmodel.training import Precision, TrainingSpec
+from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
+from shardwright.specs.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage
+from shardwright.specs.training import Precision, TrainingSpec
 
 FamilyName = Literal["llama", "qwen3", "gpt2"]
 

@@ -6,4 +6,4 @@ import torch.distributed.fsdp
 import torch.distributed.pipelining
 import torch.distributed.tensor.parallel  # noqa: F401
 
-import shardwright.executor.engine  # noqa: F401
+import shardwright.executor.parallel.engine  # noqa: F401

@@ -14,11 +14,12 @@ from torch.distributed.pipelining import PipelineStage
 from torch.distributed.tensor import Replicate
 from torch.utils.checkpoint import checkpoint
 
-from shardwright.executor import attention, clipping, engine, families, pipeline, stage_module, tensor_parallel
-from shardwright.executor.data_parallel import GradientSync
-from shardwright.executor.loss import TokenLoss
-from shardwright.executor.pipeline import TiedEmbedding
-from shardwright.executor.stage_module import StageModule
+from shardwright.executor.model import attention, families, stage_module, tensor_parallel
+from shardwright.executor.model.stage_module import StageModule
+from shardwright.executor.parallel import clipping, engine, pipeline
+from shardwright.executor.parallel.data_parallel import GradientSync
+from shardwright.executor.parallel.loss import TokenLoss
+from shardwright.executor.parallel.pipeline import TiedEmbedding
 
 
 def lose_last_microbatch() -> None:

@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from shardwright.costmodel.plan import Plan
-
-from . import sabotage
-from .cases import layers, model_config, plan, plan_file
-from .updates import Run, engine_runs, reference_run, worst_update_error
+from shardwright.specs.plan import Plan
+from tests.parity import sabotage
+from tests.parity.cases import layers, model_config, plan, plan_file
+from tests.parity.updates import Run, engine_runs, reference_run, worst_update_error
 
 QWEN3 = model_config("qwen3", initializer_range=0.05)
 BF16_TOLERANCE = 0.1

@@ -5,10 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from shardwright.costmodel.plan_file import PlanFile
-
-from . import sabotage
-from .cases import layers, model_config, plan, plan_file
-from .updates import TOLERANCE, engine_runs, reference_run, worst_update_error
+from tests.parity import sabotage
+from tests.parity.cases import layers, model_config, plan, plan_file
+from tests.parity.updates import TOLERANCE, engine_runs, reference_run, worst_update_error
 
 CLIP_NORM = 0.5
 CASES = {

@@ -9,13 +9,12 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shardwright.costmodel.plan import LayerRun
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.engine import build_engine
-
-from .cases import layers, model_config, plan, plan_file
-from .updates import batch, own_share
-from .worlds import run_world
+from shardwright.executor.parallel.engine import build_engine
+from shardwright.specs.plan import LayerRun
+from tests.parity.cases import layers, model_config, plan, plan_file
+from tests.parity.updates import batch, own_share
+from tests.parity.worlds import run_world
 
 MICROBATCHES = 2
 ENDS = 2  # embedding, and final norm with head, are sharded apart from the layers

@@ -5,11 +5,10 @@ from typing import get_args
 
 import pytest
 
-from shardwright.costmodel.plan import LayerRun, RecomputePolicy
 from shardwright.costmodel.plan_file import PlanFile
-
-from .cases import GLOBAL_BATCH, FamilyName, layers, model_config, plan, plan_file
-from .updates import TOLERANCE, engine_runs, reference_run, worst_update_error
+from shardwright.specs.plan import LayerRun, RecomputePolicy
+from tests.parity.cases import GLOBAL_BATCH, FamilyName, layers, model_config, plan, plan_file
+from tests.parity.updates import TOLERANCE, engine_runs, reference_run, worst_update_error
 
 
 def _draw(seed: int) -> PlanFile:

@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shardwright.costmodel.plan import LayerRun, RecomputePolicy
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.engine import build_engine
-
-from .cases import SEQ_LEN, FamilyName, layers, model_config, plan, plan_file
-from .updates import batch, own_share
-from .worlds import run_world
+from shardwright.executor.parallel.engine import build_engine
+from shardwright.specs.plan import LayerRun, RecomputePolicy
+from tests.parity.cases import SEQ_LEN, FamilyName, layers, model_config, plan, plan_file
+from tests.parity.updates import batch, own_share
+from tests.parity.worlds import run_world
 
 MICROBATCHES, HEADS = 2, 4
 MLP = {"llama": "model.layers.{}.mlp", "qwen3": "model.layers.{}.mlp", "gpt2": "transformer.h.{}.mlp"}

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from shardwright.costmodel.plan_file import PlanFile
-
-from . import sabotage
-from .cases import layers, model_config, plan, plan_file
-from .updates import TOLERANCE, engine_runs, reference_run, worst_update_error
+from tests.parity import sabotage
+from tests.parity.cases import layers, model_config, plan, plan_file
+from tests.parity.updates import TOLERANCE, engine_runs, reference_run, worst_update_error
 
 LLAMA, QWEN3, GPT2 = model_config("llama"), model_config("qwen3"), model_config("gpt2")
 LLAMA_4, QWEN3_4, GPT2_4 = (model_config(family, layers=4) for family in ("llama", "qwen3", "gpt2"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from .worlds import RankFailedError, run_world
+from tests.parity.worlds import RankFailedError, run_world
 
 
 def _sum_of_ranks(offset: int) -> tuple[int, torch.Tensor]:

@@ -9,12 +9,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.engine import Engine, build_engine
-from shardwright.executor.hugging_face import read_skeleton
-from shardwright.executor.initial_weights import materialise
-from shardwright.executor.state_names import hugging_face_state
-
-from .worlds import run_world
+from shardwright.executor.model.hugging_face import read_skeleton
+from shardwright.executor.model.initial_weights import materialise
+from shardwright.executor.model.state_names import hugging_face_state
+from shardwright.executor.parallel.engine import Engine, build_engine
+from tests.parity.worlds import run_world
 
 SEED = 7
 LEARNING_RATE = 0.1

@@ -5,16 +5,16 @@ from functools import lru_cache
 from itertools import combinations, pairwise, product
 from typing import Literal
 
+from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.costmodel.checks import check_memory
-from shardwright.costmodel.cluster import ClusterSpec
-from shardwright.costmodel.errors import InfeasibleError, SpecError
 from shardwright.costmodel.evaluate import estimate_plan
-from shardwright.costmodel.model import ModelSpec
-from shardwright.costmodel.op_times import OpTimes
-from shardwright.costmodel.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage, ZeroStage
-from shardwright.costmodel.tables import POLICIES
-from shardwright.costmodel.training import TrainingSpec
+from shardwright.costmodel.op_times.protocol import OpTimes
+from shardwright.costmodel.tables.cost_tables import POLICIES
 from shardwright.planner import Fixed
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage, ZeroStage
+from shardwright.specs.training import TrainingSpec
 
 _ZERO_STAGES: tuple[ZeroStage, ...] = (0, 1, 2, 3)
 _OFFLOADS: tuple[Literal[0, 1], ...] = (0, 1)

@@ -4,13 +4,13 @@ from itertools import combinations
 
 import numpy as np
 
-from shardwright.costmodel.catalog_times import CatalogTimes
-from shardwright.costmodel.training import TrainingSpec
+from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.planner import Fixed
-from shardwright.planner.layer_ranges import LayerRanges, layer_ranges
-from shardwright.planner.space import enumerate_space
-from shardwright.planner.space_costs import space_costs
-from shardwright.planner.stage_tables import StageTables, stage_tables
+from shardwright.planner.space.costs import space_costs
+from shardwright.planner.space.enumerate import enumerate_space
+from shardwright.planner.space.layer_ranges import LayerRanges, layer_ranges
+from shardwright.planner.stages.stage_tables import StageTables, stage_tables
+from shardwright.specs.training import TrainingSpec
 from tests.planner.small_problems import tiny_cluster, tiny_model
 
 

@@ -3,9 +3,9 @@
 import random
 from typing import NamedTuple
 
-from shardwright.costmodel.cluster import ClusterSpec, Device, Host, Link, NodeGroup
-from shardwright.costmodel.model import Block, BlockRun, FeedForward, ModelSpec, MultiHeadAttention
-from shardwright.costmodel.training import TrainingSpec
+from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
+from shardwright.specs.model.model import Block, BlockRun, FeedForward, ModelSpec, MultiHeadAttention
+from shardwright.specs.training import TrainingSpec
 
 
 class Problem(NamedTuple):

@@ -9,9 +9,10 @@ import pytest
 import shardwright.planner
 from shardwright.costmodel.checks import check_memory
 from shardwright.costmodel.evaluate import estimate_plan, simulate_plan
-from shardwright.costmodel.training import TrainingSpec
-from shardwright.planner import Fixed, SearchResult, explain, search
-from shardwright.planner.certificate import certify
+from shardwright.planner import Fixed, SearchResult, search
+from shardwright.planner.why.certificate import certify
+from shardwright.planner.why.explain import explain
+from shardwright.specs.training import TrainingSpec
 from tests.planner.small_problems import tiny_cluster, tiny_model
 
 _MODEL = tiny_model(layers=16, classes=2, hidden=1024, vocab=2000)

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shardwright.costmodel.profile import LayerCheck, Profile
-from shardwright.profiler.measure import Hooks, measure_profile
-from shardwright.profiler.probe import Probe
-
-from .virtual import MadeUpFigure, MadeUpProbe, VirtualClock, VirtualMachine, request
+from shardwright.profiler.session.measure import Hooks, measure_profile
+from shardwright.profiler.timing.probe import Probe
+from shardwright.specs.profile import LayerCheck, Profile
+from tests.profiler.virtual import MadeUpFigure, MadeUpProbe, VirtualClock, VirtualMachine, request
 
 LAYER = LayerCheck(
     model="tiny",

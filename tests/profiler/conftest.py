@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardwright.profiler import crew, measure
+from shardwright.profiler.session import crew, measure
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from shardwright.costmodel.profile import Format
-from shardwright.profiler.machines import CpuMachine
-from shardwright.profiler.measure import Hooks, ProfileRequest, measure_profile
-from shardwright.profiler.probe import Machine, Sizes, Work
-from shardwright.profiler.progress import Progress
-from shardwright.profiler.stopped import StoppedError
+from shardwright.profiler.session.measure import Hooks, ProfileRequest, measure_profile
+from shardwright.profiler.session.progress import Progress
+from shardwright.profiler.session.stopped import StoppedError
+from shardwright.profiler.timing.machines import CpuMachine
+from shardwright.profiler.timing.probe import Machine, Sizes, Work
+from shardwright.specs.profile import Format
 
 
 class MatmulOfRows:

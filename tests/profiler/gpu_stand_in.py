@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from shardwright.profiler.probe import Work
+from shardwright.profiler.timing.probe import Work
 
 
 class GpuStandIn:

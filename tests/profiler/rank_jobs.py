@@ -10,14 +10,14 @@ from typing import get_args
 
 import torch
 
-from shardwright.costmodel.errors import SpecError
-from shardwright.costmodel.op_times import CollectiveName
-from shardwright.profiler.collective_probe import CollectiveProbe
-from shardwright.profiler.machines import machine_here
-from shardwright.profiler.measure import ProfileRequest, measure_profile
-from shardwright.profiler.overlap_probe import CollectiveOverlapProbe
-from shardwright.profiler.probe import Sizes
-from shardwright.profiler.ranks import TorchRanks
+from shardwright.base.errors import SpecError
+from shardwright.costmodel.op_times.protocol import CollectiveName
+from shardwright.profiler.probes.movement.collective import CollectiveProbe
+from shardwright.profiler.probes.movement.overlap import CollectiveOverlapProbe
+from shardwright.profiler.ranks.torch_ranks import TorchRanks
+from shardwright.profiler.session.measure import ProfileRequest, measure_profile
+from shardwright.profiler.timing.machines import machine_here
+from shardwright.profiler.timing.probe import Sizes
 
 Tell = Callable[[str], None]
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shardwright.costmodel.op_times import Array, MatmulPart, Number, Operator
-from shardwright.costmodel.training import LinearFormat
+from shardwright.costmodel.op_times.protocol import Array, MatmulPart, Number, Operator
+from shardwright.specs.training import LinearFormat
 from tests.costmodel.fakes import RoundTimes
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from shardwright.profiler.probe import Work
+from shardwright.profiler.timing.probe import Work
 
 
 class SteadyMachine:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from shardwright.costmodel.errors import SpecError
+from shardwright.base.errors import SpecError
 from shardwright.profiler.profile_options import ProfileOptions, read_formats
 
 

@@ -10,20 +10,21 @@ from typing import Any
 
 import pytest
 
-from shardwright.costmodel.errors import SpecError
-from shardwright.costmodel.profile import Profile, write_profile
-from shardwright.profiler import local, run_profile
-from shardwright.profiler.machines import CpuMachine
-from shardwright.profiler.measure import Hooks, ProfileRequest
-from shardwright.profiler.nodes import Nodes
-from shardwright.profiler.probe import FigureProbe, Machine, Probe
+from shardwright.base.errors import SpecError
+from shardwright.profiler import run_profile
+from shardwright.profiler.machine import local
 from shardwright.profiler.profile_options import ProfileOptions
-from shardwright.profiler.progress import Progress
-from shardwright.profiler.rank_failure import RanksLostError
-from shardwright.profiler.rank_seam import AloneRanks, Ranks
-from shardwright.profiler.stopped import StoppedError
-from tests.benchmarks.made_up_profile import fingerprint, matmul, profile
-from tests.costmodel.test_attached_profile import cpu_cluster
+from shardwright.profiler.ranks.failure import RanksLostError
+from shardwright.profiler.ranks.nodes import Nodes
+from shardwright.profiler.ranks.seam import AloneRanks, Ranks
+from shardwright.profiler.session.measure import Hooks, ProfileRequest
+from shardwright.profiler.session.progress import Progress
+from shardwright.profiler.session.stopped import StoppedError
+from shardwright.profiler.timing.machines import CpuMachine
+from shardwright.profiler.timing.probe import FigureProbe, Machine, Probe
+from shardwright.specs.profile import Profile, write_profile
+from tests.catalog.test_profile_attachment import cpu_cluster
+from tests.reports.made_up_profile import fingerprint, matmul, profile
 
 
 class Measuring:

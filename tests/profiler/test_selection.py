@@ -4,12 +4,12 @@ from typing import get_args
 
 import pytest
 
-from shardwright.costmodel.errors import SpecError
-from shardwright.costmodel.op_times import CollectiveName, Operator
-from shardwright.profiler.machines import CpuMachine
-from shardwright.profiler.probes import default_probes
+from shardwright.base.errors import SpecError
+from shardwright.costmodel.op_times.protocol import CollectiveName, Operator
+from shardwright.profiler.probes.compute.defaults import default_probes
 from shardwright.profiler.profile_options import FORMATS
 from shardwright.profiler.selection import GROUPS, chosen_operations, selected
+from shardwright.profiler.timing.machines import CpuMachine
 
 
 def test_without_words_it_is_everything() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from shardwright.costmodel.profile import Figure, Format
-from shardwright.profiler.measure import ProfileRequest
-from shardwright.profiler.probe import Machine, Sizes, Work
+from shardwright.profiler.session.measure import ProfileRequest
+from shardwright.profiler.timing.probe import Machine, Sizes, Work
+from shardwright.specs.profile import Figure, Format
 
 REFERENCE_SECONDS = 1e-3
 

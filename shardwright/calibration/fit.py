@@ -1,0 +1,133 @@
+"""`python -m shardwright.calibration.fit`: fit the cost model's constants to published training runs, and say how well that holds.
+
+Errors are predicted over measured step time, less one. Left out: predicted with constants fitted to the other sources (tables),
+or frameworks. Fitted are dense rows of the core in one 16-bit format; experts, fp8 and context parallelism only test. `--write` puts the fitted values into costmodel/constants.toml; plans that rows
+leave to the planner follow the constants, so run it until nothing changes.
+"""
+
+import argparse
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from shardwright.base import units as readable
+from shardwright.costmodel.evaluate import is_unsettled
+from shardwright.costmodel.op_times import constants
+from shardwright.validation.rows.table import read_table
+from shardwright.validation.scores.accuracy import summarise_errors
+from shardwright.validation.scores.validate import predict_rows
+
+from .interval_factors import LEVELS, Residual, interval_factors, left_out_coverage
+from .known_constants import KNOWN
+from .training_fit import Floats, Run, TrainingFit, fit_training, intervals, left_out_errors, left_out_fits, runs_of
+
+PUBLISHED = Path(__file__).parent / "published" / "training.csv"
+CONSTANTS = Path(constants.__file__).with_suffix(".toml")
+_KINDS = {False: "interval", True: "wide_interval"}
+
+
+def constants_table(whole: TrainingFit, by_source: Mapping[str, TrainingFit]) -> Table:
+    """Each constant with what was known of it, its fitted value and its interval over the sources left out."""
+    table = Table("constant", "known before", title="Constants", title_justify="left")
+    for column in ("fitted", "80% low", "80% high"):
+        table.add_column(column, justify="right")
+    for name, (low, high) in intervals(whole, by_source).items():
+        shown = readable.seconds if name.endswith("_seconds") else readable.number
+        known = f"{shown(KNOWN[name].value)}: {KNOWN[name].source}"
+        table.add_row(name, known, shown(whole.values[name]), shown(low), shown(high))
+    return table
+
+
+def errors_table(title: str, runs: Sequence[Run], errors: Floats, key: Callable[[Run], str]) -> Table:
+    """Errors of the core and of each group."""
+    table = Table("rows of", title=title, title_justify="left")
+    for column in ("rows", "median", "mean", "p90", "worst", "mean signed"):
+        table.add_column(column, justify="right")
+    groups = {"core": [run.core for run in runs], "core, of what is fitted": [run.fitted for run in runs]}
+    groups |= {group: [key(run) == group for run in runs] for group in sorted({key(run) for run in runs})}
+    for group, chosen in groups.items():
+        if summary := summarise_errors(errors[chosen].tolist()):
+            shares = (summary.median, summary.mean, summary.p90, summary.worst, summary.mean_signed)
+            table.add_row(group, str(summary.count), *map(readable.share, shares))
+        if group == "core, of what is fitted":
+            table.add_section()
+    return table
+
+
+def residuals(runs: Sequence[Run], errors: Floats) -> list[Residual]:
+    """Measured over predicted seconds of left-out runs."""
+    return [
+        Residual(run.source, is_unsettled(run.setup.cluster, run.setup.training), 1 / (1 + error))
+        for run, error in zip(runs, errors.tolist(), strict=True)
+    ]
+
+
+def interval_values(rows: Sequence[Residual]) -> dict[str, float]:
+    """The factors by their names in constants.toml."""
+    values: dict[str, float] = {}
+    for unsettled, kind in _KINDS.items():
+        alike = [row for row in rows if row.unsettled == unsettled]
+        for level in LEVELS if alike else ():
+            low, high = interval_factors(alike, level)
+            values |= {f"{kind}_{level * 100:.0f}_low": low, f"{kind}_{level * 100:.0f}_high": high}
+    return values
+
+
+def written(text: str, values: Mapping[str, tuple[float, float, float]]) -> str:
+    """The table's text with the value, low and high of each constant put in, to three digits.
+
+    Raises:
+        KeyError: the table has no such constant.
+    """
+    for name, numbers in values.items():
+        for key, number in zip(("value", "low", "high"), numbers, strict=True):
+            pattern = rf"(?m)(^\[{name}\]$(?:\n(?!\[).*)*?\n{key} = ).*$"
+            text, found = re.subn(pattern, rf"\g<1>{float(f'{number:.3g}')!r}", text)
+            if not found:
+                raise KeyError(f"{name} has no {key} in the table of constants")
+    return text
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fit, print, and write if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help=f"put the fitted values into {CONSTANTS.name}")
+    options = parser.parse_args(arguments)
+    console = Console(width=170)
+    runs = runs_of(list(predict_rows(read_table(PUBLISHED))))
+    whole = fit_training([run for run in runs if run.fitted])
+    by_source = left_out_fits(runs, _source)
+    left_out = left_out_errors(runs, by_source, _source)
+    console.print(constants_table(whole, by_source))
+    console.print(errors_table("Fitted to all sources", runs, whole.errors(runs), _source))
+    console.print(errors_table("Source left out", runs, left_out, _source))
+    by_framework = left_out_errors(runs, left_out_fits(runs, _framework), _framework)
+    console.print(errors_table("Framework left out", runs, by_framework, _framework))
+    rows = residuals(runs, left_out)
+    for level in LEVELS:
+        console.print(f"{level:.0%} intervals cover {left_out_coverage(rows, level):.1%} of the left-out rows")
+    factors = interval_values(rows)
+    console.print(", ".join(f"{name} {readable.number(value)}" for name, value in factors.items()))
+    if options.write:
+        bounds = intervals(whole, by_source)
+        values = {name: (whole.values[name], *bounds[name]) for name in bounds}
+        values |= {name: (value, value, value) for name, value in factors.items()}
+        CONSTANTS.write_text(written(CONSTANTS.read_text(encoding="utf-8"), values), encoding="utf-8")
+        console.print(f"wrote {CONSTANTS}")
+
+
+def _source(run: Run) -> str:
+    return run.source
+
+
+def _framework(run: Run) -> str:
+    return run.framework
+
+
+if __name__ == "__main__":
+    np.seterr(all="raise", under="ignore")
+    main()

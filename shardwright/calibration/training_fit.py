@@ -1,0 +1,157 @@
+"""Fits the cost model's constants to measured training runs, robustly and with what is known of them as priors."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwright.costmodel.op_times.constants import CALIBRATED, Constants
+from shardwright.costmodel.op_times.datasheet import CatalogTimes
+from shardwright.costmodel.variants import step_seconds_by_variant
+from shardwright.specs.model.model import FeedForward
+from shardwright.specs.plan import Plan
+from shardwright.validation.rows.setup import RowSetup
+from shardwright.validation.scores.core_rows import is_core
+from shardwright.validation.scores.outcome import Outcome
+
+from .known_constants import KNOWN
+
+Floats = NDArray[np.float64]
+
+_STEP = 0.02  # of a constant's logarithm, for the derivatives
+_LARGEST_MOVE = 0.4  # of a constant's logarithm, in one iteration
+_SCALE = 0.06  # of a log error, beyond which a row counts less and less
+_ITERATIONS = 5
+_REWEIGHTINGS = 30
+_NORMAL_80 = 1.2816  # standard deviations on each side of 80% of a normal distribution
+
+
+class Run(NamedTuple):
+    """One measured run and the plan that stands for it.
+
+    `fitted`: constants are fitted to it, as it is of the core and dense, all in the compute format, without context
+    parallelism. What experts, fp8 and context parallelism add has no fitted constant, so those runs only test.
+    """
+
+    id: str
+    setup: RowSetup
+    plan: Plan
+    seconds: float
+    source: str
+    framework: str
+    core: bool
+    fitted: bool
+
+
+def runs_of(outcomes: Sequence[Outcome]) -> list[Run]:
+    """The rows that have a predicted and a measured time."""
+    return [
+        Run(
+            outcome.row.id,
+            outcome.setup,
+            outcome.prediction.plan,
+            outcome.measured_seconds,
+            outcome.result.source,
+            outcome.result.framework,
+            is_core(outcome.row),
+            is_core(outcome.row) and _is_plain(outcome.setup, outcome.prediction.plan),
+        )
+        for outcome in outcomes
+        if outcome.setup and outcome.prediction and outcome.measured_seconds
+    ]
+
+
+def _is_plain(setup: RowSetup, plan: Plan) -> bool:
+    dense = all(isinstance(block.ffn, FeedForward) for block in setup.model.layer_classes)
+    return dense and setup.training.precision.linear is None and plan.mesh.cp == 1
+
+
+@dataclass(frozen=True)
+class TrainingFit:
+    """Logarithms of the constants in `known`, in its order."""
+
+    logs: Floats
+    known: tuple[str, ...] = tuple(KNOWN)
+
+    @property
+    def values(self) -> dict[str, float]:
+        return dict(zip(self.known, np.exp(self.logs).tolist(), strict=True))
+
+    def errors(self, runs: Sequence[Run]) -> Floats:
+        """Predicted over measured seconds, less one, (R,)."""
+        predicted = np.exp([_log_seconds(run, self.logs[None])[0] for run in runs])
+        return np.asarray(predicted / [run.seconds for run in runs] - 1)
+
+
+def fit_training(runs: Sequence[Run]) -> TrainingFit:
+    """Least squares on log seconds by Gauss and Newton, with soft-L1 weights and the priors of `KNOWN`.
+
+    A source counts with the root of its rows, so that one large table does not set everything.
+    """
+    prior = np.log([known.value for known in KNOWN.values()])
+    spread = np.array([known.spread for known in KNOWN.values()])
+    measured = np.log([run.seconds for run in runs])
+    counts = Counter(run.source for run in runs)
+    weights = np.array([counts[run.source] ** -0.5 for run in runs])
+    weights /= weights.mean()
+    logs = prior.copy()
+    for _ in range(_ITERATIONS):
+        at, slopes = _derivatives(runs, logs)
+        logs = logs + _move(at - measured, slopes, (logs - prior) / spread, spread, weights)
+    return TrainingFit(logs)
+
+
+def left_out_fits(runs: Sequence[Run], key: Callable[[Run], str]) -> dict[str, TrainingFit]:
+    """For each group of `key`, the fit to what is fitted of all others."""
+    fitted = [run for run in runs if run.fitted]
+    whole, of_groups = fit_training(fitted), {key(run) for run in fitted}
+    return {
+        group: fit_training([run for run in fitted if key(run) != group]) if group in of_groups else whole
+        for group in sorted({key(run) for run in runs})
+    }
+
+
+def left_out_errors(runs: Sequence[Run], fits: Mapping[str, TrainingFit], key: Callable[[Run], str]) -> Floats:
+    """(R,) errors, each run predicted with its own group left out."""
+    return np.concatenate([fits[key(run)].errors([run]) for run in runs])
+
+
+def _derivatives(runs: Sequence[Run], logs: Floats) -> tuple[Floats, Floats]:
+    """Log seconds (R,) and their derivatives by each constant's logarithm (R, K), one evaluation a run."""
+    variants = np.vstack([logs, logs + _STEP * np.eye(len(logs))])
+    seconds = np.array([_log_seconds(run, variants) for run in runs])
+    return seconds[:, 0], (seconds[:, 1:] - seconds[:, :1]) / _STEP
+
+
+def _move(errors: Floats, slopes: Floats, from_prior: Floats, spread: Floats, weights: Floats) -> Floats:
+    """The step that lessens sum w rho(e + J d) + sum ((x + d - prior) / spread)^2, rho the soft L1 of `_SCALE`."""
+    move: Floats = np.zeros(slopes.shape[1])
+    for _ in range(_REWEIGHTINGS):
+        each = weights / np.sqrt(1 + ((errors + slopes @ move) / _SCALE) ** 2) / _SCALE**2
+        normal = slopes.T @ (each[:, None] * slopes) + np.diag(spread**-2)
+        whole = -np.linalg.solve(normal, slopes.T @ (each * errors) + from_prior / spread)
+        move = np.clip(whole, -_LARGEST_MOVE, _LARGEST_MOVE).astype(np.float64)
+    return move
+
+
+def _log_seconds(run: Run, logs: Floats) -> Floats:
+    """(V,) logarithms of predicted step seconds for V vectors (V, K) of constants."""
+    setup = run.setup
+    constants: Constants = replace(CALIBRATED, **dict(zip(KNOWN, np.exp(logs).T, strict=True)))
+    times = CatalogTimes(setup.cluster, setup.training, constants)
+    job = (setup.model, setup.cluster, setup.training)
+    return np.asarray(np.log(step_seconds_by_variant(*job, run.plan, times, len(logs))))
+
+
+def intervals(whole: TrainingFit, left_out: Mapping[str, TrainingFit]) -> dict[str, tuple[float, float]]:
+    """80% interval of each constant by the jackknife over groups (Efron 1982): how far it moves as each is left out.
+
+    A group that nothing was fitted to says nothing about that: leaving it out gives `whole`.
+    """
+    logs = np.array([fit.logs for fit in left_out.values() if not np.array_equal(fit.logs, whole.logs)])
+    spread = np.sqrt((len(logs) - 1) / len(logs) * ((logs - logs.mean(axis=0)) ** 2).sum(axis=0))
+    low, high = np.exp(whole.logs - _NORMAL_80 * spread), np.exp(whole.logs + _NORMAL_80 * spread)
+    return dict(zip(whole.known, zip(low.tolist(), high.tolist(), strict=True), strict=True))

@@ -1,0 +1,235 @@
+"""The catalog: shipped hardware facts, each with its source. The figures live in `catalog/*.toml` beside this file."""
+
+import json
+import tomllib
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from shardwright.base.errors import SpecError, nearest
+from shardwright.specs.cluster import Device, DeviceFormat, Host, Link, NodeGroup
+from shardwright.specs.profile import Profile
+from shardwright.specs.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
+
+_FIGURES = (
+    "memory_bytes",
+    "memory_bytes_per_s",
+    "peak_flops_per_s",
+    "matmul_share",
+    "multiprocessors",
+    "launch_seconds",
+    "context_bytes",
+)
+_MEMORY_TOLERANCE = 0.06
+FABRIC_KINDS = ("infiniband", "roce", "ethernet")
+
+
+class DeviceEntry(Spec):
+    """A device as the catalog writes it: `Device`, its other names, what `nvidia-smi` calls it, and its standard node."""
+
+    aliases: tuple[str, ...]
+    reported_as: tuple[str, ...]
+    kind: Literal["gpu", "cpu"] = "gpu"
+    node: str
+    memory_bytes: PositiveFloat
+    memory_bytes_per_s: PositiveFloat
+    peak_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(min_length=1)
+    matmul_share: PositiveFloat
+    matmul_share_by_format: dict[DeviceFormat, PositiveFloat] = Field(default_factory=dict)
+    multiprocessors: PositiveInt
+    launch_seconds: NonNegativeFloat
+    context_bytes: NonNegativeFloat
+    sources: dict[str, str]
+
+    @model_validator(mode="after")
+    def _every_figure_has_its_source(self) -> "DeviceEntry":
+        figures = (*_FIGURES, *(("matmul_share_by_format",) if self.matmul_share_by_format else ()))
+        if set(self.sources) != set(figures):
+            raise ValueError(f"sources are of {', '.join(self.sources)}; each of {', '.join(figures)} needs one")
+        return self
+
+
+class NodeEntry(Spec):
+    """A standard node: `NodeGroup` without its device, its links by name."""
+
+    devices_per_node: PositiveInt
+    intra_node: str
+    host_link: str
+    nics_per_node: PositiveInt
+    nic: str
+    host: Host
+
+
+def device_names() -> tuple[str, ...]:
+    """The catalog's own name of each device; aliases are understood besides."""
+    return tuple(_devices())
+
+
+def link_names() -> tuple[str, ...]:
+    return tuple(_links())
+
+
+def fabric_names() -> tuple[str, ...]:
+    """The links that can join nodes."""
+    return tuple(name for name, link in _links().items() if link.kind in FABRIC_KINDS)
+
+
+def device_name(given: str) -> str:
+    """The catalog's own name of the device that `given` means.
+
+    Any case, `_` or blanks for `-`, an alias, and a remark in parentheses after it: `H100-SXM-95GB-HBM2e (lower TDP)`.
+
+    Raises:
+        SpecError: no such device; the nearest is named.
+    """
+    folded = _fold(given)
+    by_name = _canonical_by_name()
+    if folded not in by_name:
+        close = nearest(folded, by_name)
+        shown = f"{close} All of them:" if close else " The catalog has"
+        raise SpecError(f"no device '{given}' in the catalog.{shown} {', '.join(device_names())}")
+    return by_name[folded]
+
+
+def device(name: str) -> Device:
+    """One device of the catalog, by its name or an alias.
+
+    Raises:
+        SpecError: no such device.
+    """
+    canonical = device_name(name)
+    entry = _devices()[canonical]
+    return Device(
+        name=canonical,
+        kind=entry.kind,
+        memory_bytes=entry.memory_bytes,
+        memory_bytes_per_s=entry.memory_bytes_per_s,
+        peak_flops_per_s=dict(entry.peak_flops_per_s),
+        matmul_share=entry.matmul_share,
+        matmul_share_by_format=dict(entry.matmul_share_by_format),
+        multiprocessors=entry.multiprocessors,
+        launch_seconds=entry.launch_seconds,
+        context_bytes=entry.context_bytes,
+        sources=dict(entry.sources),
+    )
+
+
+def link(name: str) -> Link:
+    """One link of the catalog.
+
+    Raises:
+        SpecError: no such link; the nearest is named.
+    """
+    found = _links().get(_fold(name))
+    if found is None:
+        raise SpecError(
+            f"no link '{name}' in the catalog.{nearest(name, link_names())} All of them: {', '.join(link_names())}"
+        )
+    return found
+
+
+def fabric(name: str) -> Link:
+    """One link of the catalog that can join nodes.
+
+    Raises:
+        SpecError: no such link, or one that stays inside a node.
+    """
+    found = _links().get(_fold(name))
+    if found is None or found.kind not in FABRIC_KINDS:
+        close = nearest(name, fabric_names())
+        raise SpecError(f"no fabric '{name}' in the catalog.{close} All of them: {', '.join(fabric_names())}")
+    return found
+
+
+def standard_node(device_given: str, *, nodes: int = 1) -> NodeGroup:
+    """`nodes` full nodes of the kind that this device is usually built into.
+
+    Raises:
+        SpecError: no such device.
+    """
+    canonical = device_name(device_given)
+    node = _nodes()[_devices()[canonical].node]
+    return NodeGroup(
+        device=device(canonical),
+        nodes=nodes,
+        devices_per_node=node.devices_per_node,
+        intra_node=link(node.intra_node),
+        host_link=link(node.host_link),
+        nics_per_node=node.nics_per_node,
+        nic=link(node.nic),
+        host=node.host,
+        profile=shipped_profile(canonical),
+    )
+
+
+@cache
+def shipped_profile(name: str) -> Profile | None:
+    """What was measured on a device for the catalog, `catalog/profiles/NAME.json`; None where nothing was yet.
+
+    Raises:
+        SpecError: the file is not a valid profile, or of another device.
+    """
+    file = _folder().joinpath("profiles", f"{name}.json")
+    if not file.is_file():
+        return None
+    profile = Profile.parse(json.loads(file.read_text(encoding="utf-8")), source=file.name)
+    mark = profile.fingerprint
+    if device_reported_as(mark.device, mark.device_memory_bytes) != name:
+        raise SpecError(f"{file.name}: was measured on {mark.device}, which is not {name}")
+    return profile
+
+
+def device_reported_as(reported_name: str, memory_bytes: float) -> str | None:
+    """The catalog's name of a device that the driver reports, or None when the catalog has no such device.
+
+    `memory_bytes` is the driver's total: some names are shared by parts with different memory, and a part with other
+    memory than the catalog's is another part.
+    """
+    for name, entry in _devices().items():
+        close = abs(memory_bytes - entry.memory_bytes) <= _MEMORY_TOLERANCE * entry.memory_bytes
+        if close and reported_name.strip().lower() in (known.lower() for known in entry.reported_as):
+            return name
+    return None
+
+
+def _fold(name: str) -> str:
+    without_remark = name.lower().partition("(")[0]
+    return "-".join(without_remark.replace("_", " ").replace("-", " ").split())
+
+
+@cache
+def _canonical_by_name() -> dict[str, str]:
+    names = {name: name for name in _devices()}
+    for name, entry in _devices().items():
+        names |= dict.fromkeys(entry.aliases, name)
+    return names
+
+
+@cache
+def _devices() -> dict[str, DeviceEntry]:
+    files = sorted(file.name for file in _folder().iterdir() if file.name.startswith("devices-"))
+    return {
+        name: DeviceEntry.parse(entry, source=f"{file}: {name}")
+        for file in files
+        for name, entry in _read(file).items()
+    }
+
+
+@cache
+def _nodes() -> dict[str, NodeEntry]:
+    return {name: NodeEntry.parse(entry, source=f"nodes.toml: {name}") for name, entry in _read("nodes.toml").items()}
+
+
+@cache
+def _links() -> dict[str, Link]:
+    return {name: Link.parse(entry, source=f"links.toml: {name}") for name, entry in _read("links.toml").items()}
+
+
+def _folder() -> resources.abc.Traversable:
+    return resources.files(__package__)
+
+
+def _read(file_name: str) -> dict[str, Any]:
+    return tomllib.loads(_folder().joinpath(file_name).read_text(encoding="utf-8"))

@@ -1,0 +1,178 @@
+"""Decoders with mixtures of experts: Mixtral, Qwen2-MoE, Qwen3-MoE, gpt-oss, DeepSeek-V2 and -V3.
+
+Defaults are those of the configuration class of the same name in transformers 5. Not counted, because transformers
+doesn't build it or no gradient reaches it: DeepSeek-V3's multi-token-prediction module, and the correction bias of its
+router, which is a buffer.
+"""
+
+from collections.abc import Callable, Sequence
+
+from shardwright.specs.model.model import (
+    Block,
+    FeedForward,
+    LatentAttention,
+    MixtureOfExperts,
+    ModelSpec,
+    MultiHeadAttention,
+)
+
+from .layers import decoder, divide_hidden, read_heads, read_layer_count, read_qwen_window, read_windows, with_windows
+from .reader import ConfigReader
+
+
+def read_mixtral(config: ConfigReader) -> ModelSpec:
+    hidden_size = config.required_size("hidden_size")
+    heads = read_heads(config, hidden_size, heads=32, kv_heads=8)
+    window = config.optional_size("sliding_window", default=None)
+    experts, top_k = _experts(config, "num_local_experts", "num_experts", default=8, top_k=2)
+    width = config.size("intermediate_size", default=14336)
+    block = Block(
+        attention=MultiHeadAttention(**heads._asdict(), window=window),
+        ffn=MixtureOfExperts(experts=experts, top_k=top_k, expert_width=width),
+    )
+    blocks = [block] * read_layer_count(config)
+    return decoder(config, blocks, hidden_size=hidden_size, vocab_size=32000, tied=False)
+
+
+def read_qwen2_moe(config: ConfigReader) -> ModelSpec:
+    """Qwen1.5-MoE and Qwen2-MoE: a gated shared expert beside the routed ones."""
+    hidden_size = config.required_size("hidden_size")
+    heads = read_heads(config, hidden_size, heads=16, kv_heads=16)
+    attention = MultiHeadAttention(**heads._asdict(), qkv_bias=config.flag("qkv_bias", default=True))
+    experts, top_k = _experts(config, "num_experts", "num_local_experts", default=60, top_k=4)
+    sparse = MixtureOfExperts(
+        experts=experts,
+        top_k=top_k,
+        expert_width=config.size("moe_intermediate_size", default=1408),
+        shared_width=config.size("shared_expert_intermediate_size", default=5632, at_least=0),
+        shared_gate=True,
+    )
+    dense = FeedForward(width=config.size("intermediate_size", default=5632), gated=True)
+    last = config.size("max_window_layers", default=28, at_least=0)
+    windows = read_windows(
+        config, read_layer_count(config), read_qwen_window(config), lambda layer: layer % 2 == 0 and layer < last
+    )
+    blocks = _mixed(attention, windows, sparse, dense, _qwen_sparse(config))
+    return decoder(config, blocks, hidden_size=hidden_size, vocab_size=151936, tied=False)
+
+
+def read_qwen3_moe(config: ConfigReader) -> ModelSpec:
+    hidden_size = config.required_size("hidden_size")
+    heads = read_heads(config, hidden_size, heads=32, kv_heads=4)
+    bias = config.flag("attention_bias", default=False)
+    attention = MultiHeadAttention(**heads._asdict(), qkv_bias=bias, output_bias=bias, qk_norm="per_head")
+    experts, top_k = _experts(config, "num_experts", "num_local_experts", default=128, top_k=8)
+    sparse = MixtureOfExperts(
+        experts=experts, top_k=top_k, expert_width=config.size("moe_intermediate_size", default=768)
+    )
+    dense = FeedForward(width=config.size("intermediate_size", default=6144), gated=True)
+    windows = [read_qwen_window(config)] * read_layer_count(config)
+    blocks = _mixed(attention, windows, sparse, dense, _qwen_sparse(config))
+    return decoder(config, blocks, hidden_size=hidden_size, vocab_size=151936, tied=False)
+
+
+def read_gpt_oss(config: ConfigReader) -> ModelSpec:
+    hidden_size = config.required_size("hidden_size")
+    heads = read_heads(config, hidden_size, heads=64, kv_heads=8, head_size=64)
+    bias = config.flag("attention_bias", default=True)
+    experts, top_k = _experts(config, "num_local_experts", "num_experts", default=128, top_k=4)
+    block = Block(
+        attention=MultiHeadAttention(**heads._asdict(), qkv_bias=bias, output_bias=bias, sinks=True),
+        ffn=MixtureOfExperts(
+            experts=experts,
+            top_k=top_k,
+            expert_width=config.size("intermediate_size", default=2880),
+            bias=True,
+            router_bias=True,
+        ),
+    )
+    window = config.optional_size("sliding_window", default=128)
+    windows = read_windows(config, read_layer_count(config), window, lambda layer: layer % 2 == 0)
+    blocks = with_windows(block, windows)
+    return decoder(config, blocks, hidden_size=hidden_size, vocab_size=201088, tied=False)
+
+
+def read_deepseek_v2(config: ConfigReader) -> ModelSpec:
+    hidden_size = config.required_size("hidden_size")
+    attention = _latent(config, heads=32)
+    divide_hidden(config, hidden_size, attention.heads)
+    bias = config.flag("mlp_bias", default=False)
+    sparse = _deepseek_experts(config, experts=64, top_k=None, width=1407, shared=2, shared_bias=bias)
+    dense = FeedForward(width=config.size("intermediate_size", default=11008), gated=True, bias=bias)
+    first_sparse = config.size("first_k_dense_replace", default=0, at_least=0)
+    blocks = _mixed(attention, [None] * read_layer_count(config), sparse, dense, lambda layer: layer >= first_sparse)
+    return decoder(config, blocks, hidden_size=hidden_size, vocab_size=102400, tied=False)
+
+
+def read_deepseek_v3(config: ConfigReader) -> ModelSpec:
+    hidden_size = config.required_size("hidden_size")
+    attention = _latent(config, heads=128)
+    sparse = _deepseek_experts(config, experts=256, top_k=8, width=2048, shared=1)
+    dense = FeedForward(width=config.size("intermediate_size", default=18432), gated=True)
+    first_sparse = config.size("first_k_dense_replace", default=3, at_least=0)
+    blocks = _mixed(attention, [None] * read_layer_count(config), sparse, dense, lambda layer: layer >= first_sparse)
+    return decoder(config, blocks, hidden_size=hidden_size, vocab_size=129280, tied=False)
+
+
+def _latent(config: ConfigReader, *, heads: int) -> LatentAttention:
+    return LatentAttention(
+        heads=config.size("num_attention_heads", default=heads),
+        query_rank=config.optional_size("q_lora_rank", default=1536),
+        kv_rank=config.size("kv_lora_rank", default=512),
+        plain_size=config.size("qk_nope_head_dim", default=128),
+        rotary_size=config.size("qk_rope_head_dim", default=64),
+        value_head_size=config.size("v_head_dim", default=128),
+        bias=config.flag("attention_bias", default=False),
+    )
+
+
+def _deepseek_experts(
+    config: ConfigReader, *, experts: int, top_k: int | None, width: int, shared: int, shared_bias: bool = False
+) -> MixtureOfExperts:
+    """DeepSeek's shared experts are one feed-forward, as wide as all of them together."""
+    config.refuse("moe_layer_freq", built=1, default=1)
+    routed, chosen = _experts(
+        config, "n_routed_experts", "num_experts", "num_local_experts", default=experts, top_k=top_k
+    )
+    expert_width = config.size("moe_intermediate_size", default=width)
+    shared_width = expert_width * config.size("n_shared_experts", default=shared, at_least=0)
+    return MixtureOfExperts(
+        experts=routed, top_k=chosen, expert_width=expert_width, shared_width=shared_width, shared_bias=shared_bias
+    )
+
+
+def _experts(config: ConfigReader, *spellings: str, default: int, top_k: int | None) -> tuple[int, int]:
+    """How many experts there are and how many of them a token visits.
+
+    Raises:
+        SpecError: a token would visit more than there are.
+    """
+    experts = config.size(*spellings, default=default)
+    chosen = (
+        config.required_size("num_experts_per_tok")
+        if top_k is None
+        else config.size("num_experts_per_tok", default=top_k)
+    )
+    if chosen > experts:
+        raise config.error(f"num_experts_per_tok {chosen} is more than the {experts} experts of {spellings[0]}")
+    return experts, chosen
+
+
+def _qwen_sparse(config: ConfigReader) -> Callable[[int], bool]:
+    """Every `decoder_sparse_step`-th layer has experts, but for those in `mlp_only_layers`."""
+    step = config.size("decoder_sparse_step", default=1)
+    dense_layers = config.indices("mlp_only_layers")
+    return lambda layer: layer not in dense_layers and (layer + 1) % step == 0
+
+
+def _mixed(
+    attention: MultiHeadAttention | LatentAttention,
+    windows: Sequence[int | None],
+    sparse: MixtureOfExperts,
+    dense: FeedForward,
+    is_sparse: Callable[[int], bool],
+) -> list[Block]:
+    """One block a layer, with experts where `is_sparse(layer)`."""
+    sparse_blocks = with_windows(Block(attention=attention, ffn=sparse), windows)
+    dense_blocks = with_windows(Block(attention=attention, ffn=dense), windows)
+    return [sparse_blocks[layer] if is_sparse(layer) else dense_blocks[layer] for layer in range(len(windows))]

@@ -1,0 +1,122 @@
+"""Typed access to a config.json: each value checked where it is read, each error one line naming the file and the key."""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shardwright.base.errors import SpecError
+
+# Far above any model that exists, and low enough that a slip of the keyboard can't make us list a billion layers.
+LARGEST_SIZE = 2**31 - 1
+MOST_LAYERS = 10_000
+
+
+class ConfigReader:
+    """Reads one configuration. Where a key has several spellings, the one that is there is read.
+
+    `source` is the file, for errors; `name` what the model will be called.
+    """
+
+    def __init__(self, config: Mapping[str, Any], *, source: str, name: str) -> None:
+        self.config = config
+        self.source = source
+        self.name = name
+
+    def error(self, message: str) -> SpecError:
+        return SpecError(f"{self.source}: {message}")
+
+    def required_size(self, *spellings: str, at_most: int = LARGEST_SIZE) -> int:
+        """A whole number of at least 1.
+
+        Raises:
+            SpecError: the key is missing or null, or its value is no such number.
+        """
+        size = self.optional_size(*spellings, default=None, at_most=at_most)
+        if size is None:
+            # Only a slip of one letter or two: among the other keys of a config some word is always vaguely near.
+            close = difflib.get_close_matches(spellings[0], list(self.config), n=1, cutoff=0.85)
+            hint = f"; is '{close[0]}' a misspelling of it?" if close else "; give it as a whole number"
+            raise self.error(f"key '{spellings[0]}' is missing{hint}")
+        return size
+
+    def size(self, *spellings: str, default: int, at_least: int = 1) -> int:
+        """A whole number, `default` where the key is missing."""
+        size = self.optional_size(*spellings, default=default, at_least=at_least)
+        if size is None:
+            raise self.error(f"'{spellings[0]}' is null: must be a whole number; leave it out for {default}")
+        return size
+
+    def optional_size(
+        self, *spellings: str, default: int | None, at_least: int = 1, at_most: int = LARGEST_SIZE
+    ) -> int | None:
+        """A whole number or null, `default` where the key is missing."""
+        key, value = self._find(spellings, default)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or not at_least <= value <= at_most:
+            raise self.error(f"'{key}' is {_shown(value)}: must be a whole number from {at_least} to {at_most}")
+        return value
+
+    def flag(self, *spellings: str, default: bool) -> bool:
+        """True or false; null counts as false."""
+        key, value = self._find(spellings, default)
+        if value is not None and not isinstance(value, bool):
+            raise self.error(f"'{key}' is {_shown(value)}: must be true or false")
+        return bool(value)
+
+    def indices(self, key: str) -> frozenset[int]:
+        """A list of layer indices, empty where the key is missing or null."""
+        listed = self.config.get(key)
+        if listed is None:
+            return frozenset()
+        if not isinstance(listed, Sequence) or not all(type(index) is int for index in listed):
+            raise self.error(f"'{key}' is {_shown(listed)}: must be a list of layer indices")
+        return frozenset(listed)
+
+    def words(self, key: str) -> tuple[str, ...] | None:
+        """A list of words, None where the key is missing or null."""
+        listed = self.config.get(key)
+        if listed is None:
+            return None
+        if isinstance(listed, str) or not isinstance(listed, Sequence):
+            raise self.error(f"'{key}' is {_shown(listed)}: must be a list of words")
+        for word in listed:
+            if not isinstance(word, str):
+                raise self.error(f"'{key}' holds {_shown(word)}: must be a list of words")
+        return tuple(listed)
+
+    def section(self, key: str) -> "ConfigReader":
+        """The nested configuration under `key`, an empty one where it is missing or null."""
+        nested = self.config.get(key)
+        if nested is None:
+            nested = {}
+        if not isinstance(nested, Mapping):
+            raise self.error(f"'{key}' is {_shown(nested)}: must be an object")
+        return ConfigReader(nested, source=f"{self.source}: {key}", name=self.name)
+
+    def refuse(self, key: str, *, built: object, default: object) -> None:
+        """Refuse a key whose value asks for what transformers doesn't build: it would be counted and trained wrongly."""
+        value = self.config.get(key, default)
+        if value is not None and value != built:
+            raise self.error(f"'{key}' is {_shown(value)}: transformers builds this family with {_shown(built)} only")
+
+    def _find(self, spellings: Sequence[str], default: object) -> tuple[str, Any]:
+        given = [key for key in spellings if self.config.get(key) is not None]
+        if not given:
+            named = next((key for key in spellings if key in self.config), None)
+            return (spellings[0], default) if named is None else (named, None)
+        first, *others = given
+        for other in others:
+            if self.config[other] != self.config[first]:
+                raise self.error(
+                    f"'{first}' is {_shown(self.config[first])} and '{other}' is {_shown(self.config[other])}: "
+                    "these are two spellings of one key; keep one"
+                )
+        return first, self.config[first]
+
+
+def _shown(value: object) -> str:
+    """The value as the file spells it, cut where it is long."""
+    shown = json.dumps(value, default=repr)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."

@@ -1,0 +1,118 @@
+"""Named strategies: how people commonly train, as plans for a given model, cluster and batch, without a search.
+
+Each strategy is a list of levels of plans, one for each recompute policy, the cheapest first. Who picks takes the
+fastest plan of the first level in which one fits, so that a strategy recomputes no more than it must.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from shardwright.base.errors import SpecError, nearest
+from shardwright.base.numbers import divisors
+from shardwright.costmodel.checks import check_tensor_parallel
+from shardwright.costmodel.even.stages import even_stages
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.plan import LayerRun, Mesh, Plan, RecomputePolicy, Stage, ZeroStage
+from shardwright.specs.training import TrainingSpec
+
+_RECOMPUTE: tuple[RecomputePolicy, ...] = ("none", "selective", "full")
+
+Levels = list[list[Plan]]
+
+
+class _Job(NamedTuple):
+    model: ModelSpec
+    cluster: ClusterSpec
+    training: TrainingSpec
+
+
+def levels_of(name: str, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> Levels:
+    """The plans of a named strategy on every device of `cluster`, in levels.
+
+    - "ddp": every rank holds all; "zero1", "zero2", "zero3": the same with that ZeRO stage over all ranks (zero3 is
+      FSDP);
+    - "tp+dp": tensor parallel over a node, its copies data parallel;
+    - "megatron": tensor parallel over a node, pipeline (1F1B) and data parallel with a sharded optimizer between nodes
+      (Narayanan et al. 2021, section 3, takeaways 1 to 3), in every division of the nodes.
+
+    Raises:
+        SpecError: no such strategy, or the batch divides over its ranks in no way.
+    """
+    if name not in _LEVELS:
+        raise SpecError(f"unknown strategy '{name}'; known: {', '.join(_LEVELS)}.{nearest(name, _LEVELS)}")
+    levels = _LEVELS[name](_Job(model, cluster, training))
+    if not any(levels):
+        raise SpecError(
+            f"{name} does not divide a global batch of {training.global_batch} over the {cluster.devices} devices of {cluster.name}"
+        )
+    return levels
+
+
+def _data_parallel(zero_stage: ZeroStage) -> Callable[[_Job], Levels]:
+    def levels(job: _Job) -> Levels:
+        ranks = job.cluster.devices
+        return [_plans(job, dp=ranks, tp=1, pp=1, zero_stage=zero_stage, recompute=policy) for policy in _RECOMPUTE]
+
+    return levels
+
+
+def _tensor_and_data_parallel(job: _Job) -> Levels:
+    tp = _tensor_degree(job)
+    dp = job.cluster.devices // tp
+    return [_plans(job, dp=dp, tp=tp, pp=1, zero_stage=0, recompute=policy) for policy in _RECOMPUTE]
+
+
+def _megatron(job: _Job) -> Levels:
+    tp = _tensor_degree(job)
+    replicas = job.cluster.devices // tp
+    degrees = [pp for pp in divisors(replicas) if pp <= job.model.layer_count]
+    return [
+        [
+            plan
+            for pp in degrees
+            for plan in _plans(job, dp=replicas // pp, tp=tp, pp=pp, zero_stage=1, recompute=policy)
+        ]
+        for policy in _RECOMPUTE
+    ]
+
+
+def _tensor_degree(job: _Job) -> int:
+    """The largest degree that divides a node and the model."""
+    node = min(group.devices_per_node for group in job.cluster.groups)
+    for tp in range(node, 1, -1):
+        if node % tp == 0:
+            try:
+                check_tensor_parallel(tp, job.model, job.training, sequence_parallel=True)
+            except SpecError:
+                continue
+            return tp
+    return 1
+
+
+def _plans(job: _Job, *, dp: int, tp: int, pp: int, zero_stage: ZeroStage, recompute: RecomputePolicy) -> list[Plan]:
+    """One plan for each micro batch that divides; none where the batch does not divide over `dp`."""
+    sequences, rest = divmod(job.training.global_batch, dp)
+    if rest:
+        return []
+    stage = zero_stage if dp > 1 else 0
+    mesh = Mesh(pp=pp, tp=tp, dp_shard=dp if stage else 1, dp_replicate=1 if stage else dp)
+    stages = tuple(
+        Stage(layers=(LayerRun(count=count, recompute=recompute, zero_stage=stage),))
+        for count in even_stages(job.model.layer_count, pp)
+    )
+    return [
+        Plan(mesh=mesh, micro_batch=micro, microbatches=sequences // micro, stages=stages)
+        for micro in divisors(sequences)
+    ]
+
+
+_LEVELS: dict[str, Callable[[_Job], Levels]] = {
+    "ddp": _data_parallel(0),
+    "zero1": _data_parallel(1),
+    "zero2": _data_parallel(2),
+    "zero3": _data_parallel(3),
+    "tp+dp": _tensor_and_data_parallel,
+    "megatron": _megatron,
+}
+STRATEGIES: Sequence[str] = tuple(_LEVELS)

@@ -1,0 +1,121 @@
+"""The rows at the two ends of the model: the embedding, and the head with its loss."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwright.costmodel.op_times.constants import Value
+from shardwright.costmodel.op_times.protocol import Array
+from shardwright.specs.model.norm import Norm
+
+from . import operators
+from .frame import WorkFrame
+from .row import RowWork, by_policy
+
+# Forward: the logits twice, for the largest and for the sum; backward: read once more, their gradient written over them.
+_FUSED_LOSS_BYTES_PER_LOGIT = 8.0
+# Words of a rank's part of a padded vocabulary come in multiples of this (Megatron-LM, make-vocab-size-divisible-by).
+_VOCABULARY_BLOCK = 128
+
+
+@dataclass(frozen=True)
+class EndWork:
+    """Builds both rows; each reduces the hidden states over tp once a pass."""
+
+    frame: WorkFrame
+
+    def embedding(self) -> RowWork:
+        """Token and position embedding: a gather forward, a dense gradient backward."""
+        hidden_bytes = self.frame.hidden_bytes
+        parameters = self.frame.local_parameters(self.frame.model.embedding_parameters())
+        gather = self.frame.times.operator_seconds
+        table_bytes = hidden_bytes + 3.0 * self.frame.element_bytes * parameters
+        tokens_given = self.frame.tokens * self.frame.model.hidden_size
+        backward = gather("embedding", parameters + tokens_given, table_bytes, backward=True)
+        kept = 8.0 * self.frame.tokens
+        return self._end(
+            forward=gather("embedding", tokens_given, 2 * hidden_bytes),
+            backward=backward,
+            weight_gradient=backward,
+            parameters=parameters,
+            kept=kept,
+            working=self.frame.element_bytes * parameters,
+        )
+
+    def head(self) -> RowWork:
+        """Final norm, LM head and loss. The head's own copy of a tied embedding counts where the two are apart (pp > 1)."""
+        tokens, hidden, element = self.frame.tokens, self.frame.model.hidden_size, self.frame.element_bytes
+        saved = 4.0 if self.frame.stack.fp32_logit_copies else float(element)  # the softmax, from forward to backward
+        block = _VOCABULARY_BLOCK if self.frame.stack.pads_vocabulary else 1
+        vocabulary = block * np.ceil(self.frame.model.vocab_size / self.frame.candidates.tp / block)
+        matmuls = [operators.Matmul(tokens, hidden, vocabulary)]
+        logits = tokens * vocabulary
+        loss = self._loss_bytes_per_logit * logits / 2
+        judge = self.frame.times.operator_seconds
+        apart = 1.0 if not self.frame.model.tied_embeddings else np.where(self.frame.candidates.pp > 1, 1.0, 0.0)
+        parameters = self.frame.local_parameters(self.frame.model.head_parameters()) * apart
+        return self._end(
+            forward=self._norm_seconds(6.0)
+            + self.frame.plain.forward_seconds(matmuls)
+            + judge("cross_entropy", logits, loss),
+            backward=self._norm_seconds(12.0, backward=True)
+            + self.frame.plain.backward_seconds(matmuls)
+            + judge("cross_entropy", logits, loss, backward=True),
+            weight_gradient=self.frame.plain.weight_gradient_seconds(matmuls),
+            parameters=parameters,
+            kept=saved * logits + tokens * hidden * ((4.0 + element) / self.frame.sequence_split + element),
+            working=(self._logit_bytes - saved) * logits,
+        )
+
+    def _norm_seconds(self, passes: float, *, backward: bool = False) -> Array:
+        """The final norm, which reads and writes `passes` times what it is given."""
+        frame, norm = self.frame, self.frame.model.final_norm
+        elements = frame.tokens * frame.model.hidden_size / frame.sequence_split
+        moved = frame.element_bytes * passes * elements
+        operator = operators.norm_operator(norm or Norm(), frame.stack)
+        return frame.times.operator_seconds(operator, elements, moved, backward=backward)
+
+    @property
+    def _logit_bytes(self) -> float:
+        """Bytes per logit that are alive at once in the loss."""
+        stack = self.frame.stack
+        plain = self.frame.element_bytes if stack.keeps_logits or not stack.fp32_logit_copies else 0
+        return 4.0 * stack.fp32_logit_copies + plain
+
+    @property
+    def _loss_bytes_per_logit(self) -> Value:
+        return (
+            _FUSED_LOSS_BYTES_PER_LOGIT
+            if self.frame.stack.fused_loss
+            else self.frame.times.constants.loss_bytes_per_logit
+        )
+
+    def _end(
+        self,
+        *,
+        forward: Array,
+        backward: Array,
+        weight_gradient: Array,
+        parameters: Array,
+        kept: Array,
+        working: Array,
+    ) -> RowWork:
+        nothing = by_policy(none=np.zeros_like(kept), selective=np.zeros_like(kept), full=np.zeros_like(kept))
+        tensor = self.frame.hidden_collective_seconds()
+        zero = np.zeros_like(tensor)
+        return RowWork(
+            forward_seconds=forward,
+            backward_seconds=backward,
+            weight_gradient_seconds=weight_gradient,
+            recompute_seconds_by_policy=nothing,
+            tensor_parallel_forward_seconds=tensor,
+            tensor_parallel_backward_seconds_by_policy=by_policy(none=tensor, selective=tensor, full=tensor),
+            context_parallel_forward_seconds=zero,
+            context_parallel_backward_seconds_by_policy=nothing,
+            expert_parallel_forward_seconds=zero,
+            expert_parallel_backward_seconds_by_policy=nothing,
+            activation_bytes_by_policy=by_policy(none=kept, selective=kept, full=kept),
+            working_bytes_by_policy=by_policy(none=working, selective=working, full=working),
+            parameters=parameters,
+            expert_parameters=zero,
+        )

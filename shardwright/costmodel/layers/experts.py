@@ -1,0 +1,106 @@
+"""Expert parallelism: what trading tokens with the experts of other ranks takes, and how unevenly these are loaded.
+
+The mesh is folded (see `Mesh`): experts regroup the ranks of dp_shard x cp x tp. Nothing hides the trade here, as the frameworks'
+default schedules do not.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwright.costmodel.op_times.protocol import Array, OpTimes, RankGroup
+from shardwright.specs.candidates import EXPERT_DISPATCH, Candidates, ep_group, expert_tp_group
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.model.model import Block, FeedForward, MixtureOfExperts, Parameter
+from shardwright.specs.training import TrainingSpec
+
+from .operators import ExpertSplit
+
+
+def expert_split(candidates: Candidates, training: TrainingSpec) -> ExpertSplit:
+    """How each candidate spreads experts, shapes (N,).
+
+    Imbalance slows only where experts lie on several ranks: one rank that holds all of them computes the same in all. A
+    capacity factor makes every expert compute that much of an even share, whatever it is sent: what is over is dropped, what
+    is under padded (Lepikhin et al. 2020, GShard, arXiv 2006.16668, section 2.2).
+    """
+    uneven = np.where(candidates.ep > 1, training.expert_imbalance, 1.0)
+    load = uneven if training.expert_capacity is None else np.full(len(candidates), training.expert_capacity)
+    return ExpertSplit(ep=candidates.ep, expert_tp=candidates.expert_tp, load=load)
+
+
+def hidden_pairs(block: Block, candidates: Candidates) -> Array:
+    """Gathers and reductions of the hidden states over tp in one pass, (N,): none for experts that tokens are sent to."""
+    sublayers = np.full(len(candidates), 1 if block.parallel else 2)
+    if isinstance(block.ffn, FeedForward) or block.parallel:
+        return sublayers
+    return np.where(candidates.ep > 1, 2 if block.ffn.shared_width else 1, sublayers)
+
+
+def spread_parameters(weights: list[Parameter], candidates: Candidates) -> Array:
+    """Elements of experts that one rank holds where ep spreads them, (N,); 0 where it does not."""
+    experts = sum(p.elements for p in weights if p.expert)
+    return np.where(candidates.ep > 1, experts / (candidates.ep * candidates.expert_tp), 0.0)
+
+
+@dataclass(frozen=True)
+class ExpertExchange:
+    """Seconds that the ranks of one expert layer spend on each other, for `tokens` (N,) that a tp group holds."""
+
+    cluster: ClusterSpec
+    training: TrainingSpec
+    times: OpTimes
+    candidates: Candidates
+    tokens: Array
+    hidden: int
+
+    def pass_seconds(self, ffn: FeedForward | MixtureOfExperts) -> Array:
+        """Of one forward, and as much of one backward: tokens to their experts and results back, shape (N,).
+
+        0 without experts, and where ep is 1: then the tp group's own gather and reduce serve (layer_work.py). Ranks that split the columns of an expert
+        gather what each received and reduce-scatter the results.
+        """
+        if isinstance(ffn, FeedForward) or (self.candidates.ep == 1).all():
+            return np.zeros(len(self.candidates))
+        split = expert_split(self.candidates, self.training)
+        copies = split.copies(self.tokens, ffn.top_k, self.candidates.tp)
+        splitting = expert_tp_group(self.candidates, self.cluster)
+        shared_bytes = self._token_bytes * copies
+        gather = self.times.collective_seconds("all_gather", shared_bytes, splitting)
+        reduce = self.times.collective_seconds("reduce_scatter", shared_bytes, splitting)
+        own_tokens = copies / (self.candidates.expert_tp * ffn.top_k)
+        whole = self.candidates.expert_dispatch == EXPERT_DISPATCH.index("all-to-all")
+        one_way = np.where(whole, self._traded(own_tokens * ffn.top_k), self._forwarded(ffn, own_tokens))
+        return np.where(self.candidates.ep > 1, 2.0 * one_way + gather + reduce, 0.0)
+
+    @property
+    def _token_bytes(self) -> float:
+        return float(self.training.precision.activation_bytes_per_element * self.hidden)
+
+    def _traded(self, copies: Array) -> Array:
+        """All-to-all of a copy for every expert of a token (Fedus et al. 2021, arXiv 2101.03961, section 2.2)."""
+        return self.times.collective_seconds(
+            "all_to_all", self._token_bytes * copies, ep_group(self.candidates, self.cluster)
+        )
+
+    def _forwarded(self, ffn: MixtureOfExperts, tokens: Array) -> Array:
+        """One copy to each node over the network, and on from there over the node's links to each rank, side by side."""
+        group = ep_group(self.candidates, self.cluster)
+        inside_ranks, nodes = np.asarray(group.ranks_per_node), np.asarray(group.nodes)
+        between = RankGroup(ranks_per_node=np.ones_like(nodes), nodes=nodes, sharing=group.sharing * inside_ranks)
+        within = RankGroup(ranks_per_node=inside_ranks, nodes=np.ones_like(nodes), sharing=group.sharing)
+        to_nodes = self._token_bytes * tokens * self._places(ffn, nodes)
+        to_ranks = self._token_bytes * tokens * self._places(ffn, self.candidates.ep)
+        return np.maximum(
+            self.times.collective_seconds("all_to_all", to_nodes, between),
+            self.times.collective_seconds("all_to_all", to_ranks, within),
+        )
+
+    def _places(self, ffn: MixtureOfExperts, places: Array) -> Array:
+        """How many of `places`, each with as many experts, hold the k experts of one token, on average.
+
+        Drawn at random, a place holds none with probability (1 - 1/places)^k; dealt out in a row, they fill one place after the other.
+        """
+        if self.training.routing == "consecutive":
+            return np.maximum(1.0, ffn.top_k * places / ffn.experts)
+        return np.asarray(places * (1.0 - (1.0 - 1.0 / places) ** ffn.top_k))

@@ -1,0 +1,234 @@
+"""The row of one transformer layer: its passes, what recompute repeats of them, what they exchange and keep."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from shardwright.costmodel.op_times.constants import CALIBRATED
+from shardwright.costmodel.op_times.protocol import Array
+from shardwright.specs.model.model import Block, FeedForward
+
+from . import operators
+from .context import ContextExchange
+from .experts import ExpertExchange, hidden_pairs, spread_parameters
+from .frame import WorkFrame
+from .recompute import Selection, selection
+from .row import RowWork, by_policy, repeated_when_full
+from .traffic import Moving, backward_traffic, forward_traffic
+
+
+class _Passes(NamedTuple):
+    """Seconds of a forward and a backward, (N,) each."""
+
+    forward: Array
+    backward: Array
+
+
+class _Repeated(NamedTuple):
+    """Seconds that recompute adds to a backward, by policy; `gathers`: of the collectives that selective runs again."""
+
+    selective: Array
+    full: Array
+    gathers: Array
+
+
+@dataclass(frozen=True)
+class LayerWork:
+    """Builds the row of `block` for every candidate."""
+
+    frame: WorkFrame
+    block: Block
+
+    def row(self) -> RowWork:
+        """One microbatch through one layer."""
+        passes, context, repeated = self._passes, self._context_seconds, self._repeated
+        kept, working = self._bytes()
+        exchanged = self._exposed(self._collectives, passes.backward)
+        traded = self._traded_seconds()
+        weights = self.block.parameters(self.frame.model.hidden_size)
+        spread = spread_parameters(weights, self.frame.candidates)
+        whole_experts = self.frame.local_parameters([p for p in weights if p.expert])
+        return RowWork(
+            forward_seconds=passes.forward,
+            backward_seconds=passes.backward,
+            weight_gradient_seconds=self.frame.linear.weight_gradient_seconds(self._matmuls),
+            recompute_seconds_by_policy=by_policy(
+                none=np.zeros_like(passes.forward), selective=repeated.selective, full=repeated.full
+            ),
+            tensor_parallel_forward_seconds=self._exposed(self._collectives, passes.forward),
+            tensor_parallel_backward_seconds_by_policy=by_policy(
+                none=exchanged,
+                selective=exchanged + repeated.gathers,
+                full=exchanged + self._exposed(self._collectives, repeated.full),
+            ),
+            context_parallel_forward_seconds=context.forward,
+            context_parallel_backward_seconds_by_policy=repeated_when_full(context.forward, context.backward),
+            expert_parallel_forward_seconds=traded,
+            expert_parallel_backward_seconds_by_policy=repeated_when_full(traded, traded),
+            activation_bytes_by_policy=kept,
+            working_bytes_by_policy=working,
+            parameters=self.frame.local_parameters([p for p in weights if not p.expert])
+            + np.where(spread > 0, 0.0, whole_experts),
+            expert_parameters=spread,
+        )
+
+    @cached_property
+    def _matmuls(self) -> list[operators.Matmul]:
+        frame, hidden = self.frame, self.frame.model.hidden_size
+        tokens, tp = frame.tokens, frame.candidates.tp
+        return [
+            *operators.attention_matmuls(self.block, hidden, tokens, tp),
+            *operators.ffn_matmuls(self.block, hidden, tokens, tp, frame.experts),
+        ]
+
+    @cached_property
+    def _memory_bound(self) -> _Passes:
+        """Norms, residuals, activations and what else moves memory and computes next to nothing."""
+        job = (self.block, self.frame.model, self.frame.stack, self.frame.experts)
+        return _Passes(*map(self._moving, (forward_traffic(*job), backward_traffic(*job))))
+
+    def _moving(self, traffic: tuple[Moving, ...]) -> Array:
+        frame = self.frame
+        seconds = np.zeros(len(frame.tokens))
+        for each in traffic:
+            elements = frame.tokens * (each.hidden / frame.sequence_split + each.inner / frame.candidates.tp)
+            moved = frame.element_bytes * each.passes * elements
+            seconds = seconds + each.count * frame.times.operator_seconds(
+                each.operator, elements, moved, backward=each.backward
+            )
+        return seconds
+
+    @cached_property
+    def _core(self) -> _Passes:
+        """Forward and backward of scores, softmax and weighted values; fused kernels compute the causal half only."""
+        frame, attention = self.frame, self.block.attention
+        tp = frame.candidates.tp
+        if frame.training.attention == "flash":
+            flops = operators.attention_core_flops(self.block, frame.training, frame.tokens, tp, causal=True)
+            attend, keys = frame.times.attention_seconds, float(frame.training.seq_len)
+            # Dao 2023 (FlashAttention-2), section 4.1: five matmuls backward for two forward.
+            return _Passes(
+                attend(flops, head_size=attention.head_size, seq_len=keys, backward=False),
+                attend(2.5 * flops, head_size=attention.head_size, seq_len=keys, backward=True),
+            )
+        batched = frame.candidates.micro_batch * attention.heads / tp
+        length = float(frame.training.seq_len)
+        queries = length / frame.candidates.cp
+        matmuls = [
+            operators.Matmul(queries, attention.head_size, length, batched),
+            operators.Matmul(queries, length, attention.value_head_size, batched),
+        ]
+        scores = frame.element_bytes * batched * queries * length
+        # Reads and writes of the scores between the matmuls: scale, mask, softmax and dropout, one kernel or several.
+        forward_passes, backward_passes = (4.5, 5.5) if frame.stack.fused_elementwise else (6.0, 8.0)
+        return _Passes(
+            frame.plain.forward_seconds(matmuls) + frame.times.memory_bound_seconds(forward_passes * scores),
+            frame.plain.backward_seconds(matmuls) + frame.times.memory_bound_seconds(backward_passes * scores),
+        )
+
+    @cached_property
+    def _busy(self) -> _Passes:
+        """The device's seconds."""
+        linear, core, moving = self.frame.linear, self._core, self._memory_bound
+        return _Passes(
+            linear.forward_seconds(self._matmuls) + core.forward + moving.forward,
+            linear.backward_seconds(self._matmuls) + core.backward + moving.backward,
+        )
+
+    @cached_property
+    def _passes(self) -> _Passes:
+        """With the host's launches, where these are what a pass waits for."""
+        return self._launched(self._busy)
+
+    def _launched(self, busy: _Passes) -> _Passes:
+        launched, stack = self.frame.times.with_launches_seconds, self.frame.stack
+        return _Passes(launched(busy.forward, stack.kernels_forward), launched(busy.backward, stack.kernels_backward))
+
+    @cached_property
+    def _context(self) -> ContextExchange:
+        frame = self.frame
+        return ContextExchange(frame.cluster, frame.training, frame.times, frame.candidates, frame.tokens)
+
+    @cached_property
+    def _context_seconds(self) -> _Passes:
+        """Beside what hides it, and beside the host's launches where these are what a pass waits for."""
+        exchanged = self._context.pass_seconds(self.block.attention, *self._core)
+        busy = _Passes(self._busy.forward + exchanged.forward, self._busy.backward + exchanged.backward)
+        launched = self._launched(busy)
+        return _Passes(launched.forward - self._passes.forward, launched.backward - self._passes.backward)
+
+    def _traded_seconds(self) -> Array:
+        """Tokens to the ranks of their experts and back, of one pass."""
+        frame = self.frame
+        job = (frame.cluster, frame.training, frame.times, frame.candidates, frame.tokens, frame.model.hidden_size)
+        return ExpertExchange(*job).pass_seconds(self.block.ffn)
+
+    @cached_property
+    def _collectives(self) -> Array:
+        """Of a forward, and again of a backward: one pair a sublayer (Korthikanti et al. 2022, section 4.2.2)."""
+        lowered = self.frame.training.precision.gathered_bytes_per_element / self.frame.element_bytes
+        pairs = hidden_pairs(self.block, self.frame.candidates)
+        return np.asarray(pairs * self.frame.hidden_collective_seconds(lowered))
+
+    def _exposed(self, collectives: Array, compute: Array) -> Array:
+        """What of `collectives` the `compute` of the same pass does not hide.
+
+        Overlapped, a collective runs in tp pieces beside the matmul that reads or feeds it (Wang et al. 2023, ASPLOS,
+        section 5), moved by copy engines: one piece stands alone.
+        """
+        beside = self.frame.stack.tensor_parallel_overlap * (1 - 1 / self.frame.candidates.tp) * collectives
+        return np.asarray(collectives - np.minimum(beside, compute))
+
+    @cached_property
+    def _selection(self) -> Selection | None:
+        """What selective recompute repeats beside the attention core; None where that is all."""
+        frame = self.frame
+        job = (self.block, frame.training, frame.model.hidden_size, frame.tokens)
+        return selection(*job, frame.candidates.tp, frame.sequence_split, frame.experts)
+
+    @cached_property
+    def _repeated(self) -> _Repeated:
+        """What each policy computes again."""
+        linear, busy = self.frame.linear, self._busy.forward
+        full = self._passes.forward
+        # the router's gradient reads what experts put out, so their last matmul is needed again
+        if self.frame.stack.stops_recompute_early and isinstance(self.block.ffn, FeedForward):
+            shorter = busy - linear.forward_seconds(self._matmuls[-1:])
+            full = self.frame.times.with_launches_seconds(shorter, self.frame.stack.kernels_forward)
+        if self._selection is not None:
+            again = linear.forward_seconds(self._selection.repeated) + self._memory_bound.forward
+            # what was reduced is kept
+            return _Repeated(again, full, gathers=self._exposed(self._collectives / 2, again))
+        # a fused kernel never keeps the scores, so there is nothing to repeat
+        scores = self._core.forward if self.frame.training.attention == "unfused" else np.zeros_like(full)
+        return _Repeated(scores, full, gathers=np.zeros_like(full))
+
+    def _bytes(self) -> tuple[Array, Array]:
+        """Bytes kept per microbatch and bytes in use during its backward, by policy.
+
+        The backward pass works in the feed-forward's gradients, or later in the scores', when what the feed-forward kept is
+        free again.
+        """
+        block, training, frame = self.block, self.frame.training, self.frame
+        tokens, tp, hidden, element = frame.tokens, frame.candidates.tp, frame.model.hidden_size, frame.element_bytes
+        plain = tokens * operators.saved_bytes(block, training, hidden, tp, frame.sequence_split, frame.experts)
+        inner = (3.0 if block.ffn.gated else 2.0) * element * tokens * block.ffn.active_width / tp
+        core, gradients = np.zeros_like(plain), 2.0 * element * tokens * hidden + inner
+        if training.attention == "unfused":
+            core = tokens * operators.score_bytes(block, training, tp)
+            freed = 0.0 if block.parallel else operators.inner_saved_bytes(block, training, tp)
+            scores = tokens * (operators.score_gradient_bytes(block, training, tp) - freed)
+            gradients = np.maximum(gradients, 2.0 * element * tokens * hidden + scores)
+        boundary = element * tokens * hidden / frame.sequence_split
+        if self._selection is None:
+            chosen, repeated = plain, core
+        else:
+            chosen = np.minimum(plain + core, boundary + tokens * self._selection.kept_bytes)
+            repeated = plain + core - chosen
+        kept = by_policy(none=plain + core, selective=chosen, full=boundary)
+        # a heap finds only a part of that room where the first forward pass had it
+        again = (1 + CALIBRATED.heap_slack) if self.frame.cluster.groups[0].device.kind == "cpu" else 1.0
+        working = by_policy(none=gradients, selective=gradients + repeated, full=gradients + again * (plain + core))
+        return kept, working + self._context.working_bytes(block.attention)[:, None]

@@ -1,0 +1,215 @@
+"""What one layer computes: its matmuls, its attention, its memory traffic and what it keeps for the backward pass.
+
+Symbols, bound once: t = tp, b = micro batch, s = sequence length, T = b s tokens (b s / cp where cp ranks share a
+sequence), h = hidden size. All may be arrays that broadcast over plans. Attention is causal: each query sees on average
+`context` keys.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from shardwright.costmodel.op_times.protocol import Array, Number, Operator
+from shardwright.specs.model.model import Block, FeedForward, LatentAttention, MixtureOfExperts, MultiHeadAttention
+from shardwright.specs.model.norm import Norm
+from shardwright.specs.stack import Stack
+from shardwright.specs.training import TrainingSpec
+
+
+@dataclass(frozen=True)
+class Matmul:
+    """(m, k) times (k, n), `groups` of them; a weight matmul, so the backward pass has two more of the same size.
+
+    `sensitive`: stays in the compute format where other weight matmuls run in a lower one. `split`: over tp, by its columns, so
+    that its input is gathered, or by its rows, so that its output's gradient is.
+    """
+
+    m: Number
+    k: Number
+    n: Number
+    groups: Number = 1
+    sensitive: bool = False
+    split: Literal["columns", "rows"] | None = None
+
+    @property
+    def flops(self) -> Array:
+        return 2.0 * np.asarray(self.m, dtype=float) * self.k * self.n * self.groups
+
+
+def context_length(seq_len: int, window: int | None) -> float:
+    """Mean number of keys that a causal query sees, itself included, with a window of `window` tokens."""
+    reach = min(window or seq_len, seq_len)
+    return reach - reach * (reach - 1) / (2 * seq_len)
+
+
+def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number) -> list[Matmul]:
+    """Projections of the attention, with the columns or rows of this tp rank only."""
+    attention = block.attention
+    if isinstance(attention, LatentAttention):
+        query_width = attention.heads * attention.head_size / np.asarray(tp)
+        kv_width = attention.heads * (attention.plain_size + attention.value_head_size) / np.asarray(tp)
+        query = (
+            [Matmul(tokens, hidden, query_width, split="columns")]
+            if attention.query_rank is None
+            else [Matmul(tokens, hidden, attention.query_rank), Matmul(tokens, attention.query_rank, query_width)]
+        )
+        return [
+            *query,
+            Matmul(tokens, hidden, attention.kv_rank + attention.rotary_size),
+            Matmul(tokens, attention.kv_rank, kv_width),
+            Matmul(tokens, attention.heads * attention.value_head_size / np.asarray(tp), hidden, split="rows"),
+        ]
+    qkv = (attention.query_width + 2 * attention.kv_width) / np.asarray(tp)
+    return [
+        Matmul(tokens, hidden, qkv, split="columns"),
+        Matmul(tokens, attention.query_width / np.asarray(tp), hidden, split="rows"),
+    ]
+
+
+@dataclass(frozen=True)
+class ExpertSplit:
+    """How routed tokens meet the experts: `ep` ranks hold different ones, `expert_tp` split the columns of each.
+
+    `load`: tokens of the rank that decides the pace over those of an even spread.
+    """
+
+    ep: Number
+    expert_tp: Number
+    load: Number = 1.0
+
+    def copies(self, tokens: Number, top_k: int, tp: Number) -> Array:
+        """Routed tokens that one rank computes: T k / t of its own number, times the ranks that split an expert."""
+        return np.asarray(np.asarray(tokens, dtype=float) * top_k * self.expert_tp / np.asarray(tp) * self.load)
+
+
+def experts_as_the_rest(tp: Number) -> ExpertSplit:
+    """Experts on the mesh of the other layers: all of them on each rank, their columns split over tp."""
+    return ExpertSplit(ep=1, expert_tp=tp)
+
+
+def ffn_matmuls(
+    block: Block, hidden: int, tokens: Number, tp: Number, experts: ExpertSplit | None = None
+) -> list[Matmul]:
+    """Feed-forward or expert matmuls of this tp rank. Routed tokens spread evenly over the experts of a rank."""
+    ffn = block.ffn
+    if isinstance(ffn, FeedForward):
+        return _feed_forward(ffn.width, ffn.gated, hidden, tokens, tp, 1)
+    split = experts or experts_as_the_rest(tp)
+    held = ffn.experts / np.asarray(split.ep)
+    each = split.copies(tokens, ffn.top_k, tp) / held
+    shared = _feed_forward(ffn.shared_width, ffn.gated, hidden, tokens, tp, 1) if ffn.shared_width else []
+    return [
+        Matmul(tokens, hidden, ffn.experts, sensitive=True),
+        *_feed_forward(ffn.expert_width, ffn.gated, hidden, each, split.expert_tp, held),
+        *shared,
+    ]
+
+
+def _feed_forward(width: int, gated: bool, hidden: int, tokens: Number, tp: Number, groups: Number) -> list[Matmul]:
+    local = width / np.asarray(tp)
+    return [
+        Matmul(tokens, hidden, (1 + gated) * local, groups, split="columns"),
+        Matmul(tokens, local, hidden, groups, split="rows"),
+    ]
+
+
+def attention_core_flops(block: Block, training: TrainingSpec, tokens: Number, tp: Number, *, causal: bool) -> Array:
+    """FLOPs of scores and weighted values on this tp rank: 2 T (keys seen) heads (key size + value size) / t.
+
+    `causal` false counts every key of the sequence, as a kernel that masks after computing does, and as the usual
+    definition of MFU does (Chowdhery et al. 2022, appendix B).
+    """
+    attention = block.attention
+    keys = context_length(training.seq_len, attention.window) if causal else float(training.seq_len)
+    sizes = attention.heads * (attention.head_size + attention.value_head_size)
+    return 2.0 * np.asarray(tokens, dtype=float) * keys * sizes / tp
+
+
+def norm_operator(norm: Norm, stack: Stack) -> Operator:
+    """The kernels that compute a norm: one for a layer norm always, for an RMS norm where it is fused."""
+    if norm.kind == "layernorm":
+        return "layernorm"
+    return "rmsnorm" if stack.fused_norms else "eager_rmsnorm"
+
+
+def computed_width(block: Block, split: ExpertSplit) -> Number:
+    """Feed-forward columns of all ranks that one token passes through, or stands for where experts are loaded unevenly."""
+    if isinstance(block.ffn, FeedForward):
+        return block.ffn.width
+    return block.ffn.top_k * block.ffn.expert_width * split.load + block.ffn.shared_width
+
+
+def normalises_heads(block: Block) -> bool:
+    """Whether queries and keys are normalised head by head."""
+    return isinstance(block.attention, MultiHeadAttention) and block.attention.qk_norm != "none"
+
+
+def saved_bytes(
+    block: Block,
+    training: TrainingSpec,
+    hidden: int,
+    tp: Number,
+    sequence_split: Number,
+    experts: ExpertSplit | None = None,
+) -> Array:
+    """Bytes per token that autograd keeps of one layer, nothing recomputed, no attention scores.
+
+    An eager RMS norm keeps its fp32 input and its output before the weight, a fused norm its input alone; an eager gated
+    activation its output too; a dropout a mask of one byte; fused attention an fp32 log-sum-exp a head. Norms and dropout
+    are split along the sequence by `sequence_split` (tp under sequence parallelism, else 1); what the matmuls read is
+    gathered whole, unless the stack gathers it again in the backward pass (Korthikanti et al. 2022, section 4.2.2), and
+    kept in one byte where the kernels before them write it so. With dropout and scores this is Korthikanti et al. 2022 (arXiv 2205.05198), equation 1:
+    34 s b h + 5 a s^2 b.
+    """
+    stack, split = training.software, experts or experts_as_the_rest(tp)
+    attention, ffn = block.attention, block.ffn
+    element = training.precision.activation_bytes_per_element
+    norm = 4 + element if norm_operator(block.norm, stack) == "eager_rmsnorm" else element
+    inputs = 1 if block.parallel and block.norm_count == 1 else 2
+    masks = (1 if block.parallel else 2) * stack.dropout
+    input_split = sequence_split if stack.regathers_inputs else 1
+    shared = (norm * block.norm_count + masks) * hidden / np.asarray(sequence_split)
+    shared = shared + _operand_bytes(training) * inputs * hidden / np.asarray(input_split)
+    query, key = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
+    value_out = (attention.kv_heads + attention.heads) * attention.value_head_size
+    head_norm = norm * (query + key) if normalises_heads(block) else 0
+    log_sums = 4 * attention.heads if training.attention == "flash" else 0
+    core = element * (query + key + value_out) + log_sums + head_norm
+    if isinstance(ffn, MixtureOfExperts):
+        copies = split.copies(1.0, ffn.top_k, tp)
+        shared = shared + (_operand_bytes(training) + element) * hidden * copies + 4 * ffn.experts
+    return np.asarray(shared + core / np.asarray(tp) + inner_saved_bytes(block, training, tp, split))
+
+
+def inner_saved_bytes(block: Block, training: TrainingSpec, tp: Number, experts: ExpertSplit | None = None) -> Array:
+    """Those of them per token that are as wide as the feed-forward: its activation's inputs and output."""
+    element, split = training.precision.activation_bytes_per_element, experts or experts_as_the_rest(tp)
+    inputs = (2 if training.software.fused_elementwise else 3) if block.ffn.gated else 1
+    kept = element * inputs + _operand_bytes(training)
+    return np.asarray(kept * computed_width(block, split) / np.asarray(tp, dtype=float))
+
+
+def _operand_bytes(training: TrainingSpec) -> int:
+    """Of an element that a weight matmul reads, as it is kept for the backward pass."""
+    lowered = training.precision.linear and training.software.fused_operands
+    return 1 if lowered else training.precision.activation_bytes_per_element
+
+
+def score_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
+    """Bytes per token of the attention scores that unfused attention keeps, full length.
+
+    The softmax, which a fused kernel gives in the compute format and eager PyTorch in fp32 with a cast beside it; where
+    there is dropout a mask of one byte, and its output.
+    """
+    stack, element = training.software, training.precision.activation_bytes_per_element
+    softmax = element if stack.fused_elementwise or element == 4 else 4 + element
+    dropout = 1 + element if stack.dropout else 0
+    return np.asarray((softmax + dropout) * block.attention.heads * training.seq_len / np.asarray(tp, dtype=float))
+
+
+def score_gradient_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
+    """Bytes per token of the scores' gradients: a fused softmax writes its own over the one it gets; eager has fp32 too."""
+    element = training.precision.activation_bytes_per_element
+    gradient = element if training.software.fused_elementwise or element == 4 else 4 + element
+    return np.asarray(gradient * block.attention.heads * training.seq_len / np.asarray(tp, dtype=float))

@@ -1,0 +1,79 @@
+"""What selective recompute keeps and repeats of one layer, by the way a software stack selects (Stack.selective)."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from shardwright.costmodel.op_times.protocol import Array, Number
+from shardwright.specs.model.model import Block, LatentAttention
+from shardwright.specs.stack import Stack
+from shardwright.specs.training import TrainingSpec
+
+from .operators import ExpertSplit, Matmul, attention_matmuls, ffn_matmuls
+
+
+class Selection(NamedTuple):
+    """`repeated`: matmuls that the backward pass computes again. `kept_bytes`: per token, beside the layer's input."""
+
+    repeated: list[Matmul]
+    kept_bytes: Array
+
+
+def selection(
+    block: Block,
+    training: TrainingSpec,
+    hidden: int,
+    tokens: Number,
+    tp: Number,
+    sequence_split: Number,
+    experts: ExpertSplit | None = None,
+) -> Selection | None:
+    """None where the attention core alone is repeated.
+
+    "elementwise" keeps the output of every matmul and of the attention kernel. "alternate-matmuls" keeps those of the
+    attention kernel and of every second matmul in the order in which they run: with separate projections q, k, v, output, gate,
+    up, down it keeps q, v, gate and down and repeats k, output and up (torchtitan, `_save_list` and its counter). No backward
+    pass reads the output of the last, down: an eager stack caches it all the same, a compiled one sees that (Stack.keeps_unread).
+    """
+    stack: Stack = training.software
+    if stack.selective == "attention-core":
+        return None
+    element, attention = training.precision.activation_bytes_per_element, block.attention
+    log_sum = 4.0 if training.attention == "flash" else 0.0
+    core = (element * attention.value_head_size + log_sum) * attention.heads / np.asarray(tp)
+    matmuls = _projections(block, hidden, tokens, tp, experts)
+    kept = [_output_elements(matmul, hidden, tokens, sequence_split) for matmul in matmuls]
+    if stack.selective == "elementwise":
+        return Selection([], core + element * sum(kept, np.zeros_like(core)))
+    read = kept[0::2] if stack.keeps_unread else kept[:-1][0::2]
+    return Selection(matmuls[1::2], core + element * sum(read, np.zeros_like(core)))
+
+
+def _output_elements(matmul: Matmul, hidden: int, tokens: Number, sequence_split: Number) -> Number:
+    """Per token of the rank, of which experts may compute several copies or a part.
+
+    What goes back to the hidden width is reduced over tp, and kept split where the sequence is; what is split over tp is an
+    array over candidates, so an equal width by chance is not taken for it.
+    """
+    if matmul.m is not tokens:
+        return np.asarray(matmul.m * matmul.groups * matmul.n / np.asarray(tokens))
+    reduced = isinstance(matmul.n, int) and matmul.n == hidden
+    return np.asarray(matmul.n) / sequence_split if reduced else matmul.n
+
+
+def _projections(block: Block, hidden: int, tokens: Number, tp: Number, split: ExpertSplit | None) -> list[Matmul]:
+    """Every weight matmul in the order in which it runs, fused ones taken apart."""
+    attention, ffn = block.attention, block.ffn
+    if isinstance(attention, LatentAttention) or ffn.kind == "experts":
+        return [*attention_matmuls(block, hidden, tokens, tp), *ffn_matmuls(block, hidden, tokens, tp, split)]
+    query, key = attention.query_width / np.asarray(tp), attention.kv_width / np.asarray(tp)
+    width = ffn.width / np.asarray(tp)
+    ups = [Matmul(tokens, hidden, width)] * (2 if ffn.gated else 1)
+    return [
+        Matmul(tokens, hidden, query),
+        Matmul(tokens, hidden, key),
+        Matmul(tokens, hidden, key),
+        Matmul(tokens, query, hidden),
+        *ups,
+        Matmul(tokens, width, hidden),
+    ]

@@ -1,0 +1,43 @@
+"""What one row of the cost tables (a layer, the embedding, the head) does on its rank, before data parallelism."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwright.costmodel.op_times.protocol import Array
+from shardwright.costmodel.tables.cost_tables import POLICIES
+
+
+@dataclass(frozen=True)
+class RowWork:
+    """Work of one microbatch. Shapes (N,), with a last axis of recompute policies where the name says `by_policy`.
+
+    `weight_gradient_seconds` is part of `backward_seconds`. Seconds are of the device alone. `parameters` counts what one
+    tp rank holds, but for experts that lie on the ranks of ep: `expert_parameters`.
+    """
+
+    forward_seconds: Array
+    backward_seconds: Array
+    weight_gradient_seconds: Array
+    recompute_seconds_by_policy: Array
+    tensor_parallel_forward_seconds: Array
+    tensor_parallel_backward_seconds_by_policy: Array
+    context_parallel_forward_seconds: Array
+    context_parallel_backward_seconds_by_policy: Array
+    expert_parallel_forward_seconds: Array
+    expert_parallel_backward_seconds_by_policy: Array
+    activation_bytes_by_policy: Array
+    working_bytes_by_policy: Array
+    parameters: Array
+    expert_parameters: Array
+
+
+def by_policy(*, none: Array, selective: Array, full: Array) -> Array:
+    """The three on a last axis, in the order of `POLICIES`."""
+    by_name = {"none": none, "selective": selective, "full": full}
+    return np.stack([by_name[policy] for policy in POLICIES], axis=-1)
+
+
+def repeated_when_full(forward: Array, backward: Array) -> Array:
+    """A backward pass by policy whose forward is a part that full recompute runs again."""
+    return by_policy(none=backward, selective=backward, full=backward + forward)

@@ -1,0 +1,142 @@
+"""The memory-bound operators of one pass of a layer: what each works on, and what it reads and writes.
+
+Symbols as in operators.py.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwright.costmodel.op_times.protocol import Number, Operator
+from shardwright.specs.model.model import Block, FeedForward, LatentAttention, ModelSpec
+from shardwright.specs.stack import Stack
+
+from .operators import ExpertSplit, computed_width, experts_as_the_rest, norm_operator, normalises_heads
+
+
+@dataclass(frozen=True)
+class Moving:
+    """`count` runs of one operator, each on `hidden` elements per token of the hidden state, split along the sequence where that
+    is parallel, and `inner` ones between the matmuls of a sublayer, split over tp. `passes`: reads and writes of each element.
+    """
+
+    operator: Operator
+    passes: Number
+    hidden: Number = 0.0
+    inner: Number = 0.0
+    count: int = 1
+    backward: bool = False
+
+
+def forward_traffic(
+    block: Block, model: ModelSpec, stack: Stack, experts: ExpertSplit | None = None
+) -> tuple[Moving, ...]:
+    """Norms, residuals, dropout; rotary embedding, head norms, activation, expert dispatch.
+
+    An eager RMS norm upcasts, squares, scales and casts back: 6 passes over its input; a fused norm (a layer norm always
+    is) reads and writes once. A residual addition reads two, writes one; an unfused dropout reads and writes one more.
+    An eager gated activation is two kernels, SiLU and product, a fused one reads two and writes one. The attention's output
+    is copied from heads to hidden layout.
+    """
+    attention, hidden = block.attention, model.hidden_size
+    split = experts or experts_as_the_rest(1)
+    sublayers = 1 if block.parallel else 2
+    norm, gated, rotary = norm_operator(block.norm, stack), _gated(stack), _rotary(stack)
+    heads = (attention.heads + attention.kv_heads) * attention.head_size
+    norm_passes = 6.0 if norm == "eager_rmsnorm" else 2.0
+    moving = [
+        Moving(norm, norm_passes, hidden=hidden, count=block.norm_count),
+        Moving("addition", 3.0, hidden=hidden, count=sublayers),
+        Moving("copy", 2.0, inner=attention.heads * attention.value_head_size),
+        Moving("copy", 2.0, inner=_dispatched_elements(block, hidden, split)),
+    ]
+    if stack.dropout and not stack.fused_elementwise:
+        moving.append(Moving("dropout", 2.0, hidden=hidden, count=sublayers))
+    if model.rotary:
+        moving.append(Moving(rotary, 2.0 if stack.fused_elementwise else 4.0, inner=heads))
+    if normalises_heads(block):
+        moving.append(Moving(norm, norm_passes, inner=heads))
+    if block.ffn.gated:
+        moving.append(Moving(gated, 3.0 if stack.fused_elementwise else 5.0, inner=computed_width(block, split)))
+    else:
+        moving.append(Moving("activation", 2.0, inner=computed_width(block, split)))
+    return tuple(moving)
+
+
+def backward_traffic(
+    block: Block, model: ModelSpec, stack: Stack, experts: ExpertSplit | None = None
+) -> tuple[Moving, ...]:
+    """The same operators' gradients, and what only the backward pass has.
+
+    A fused norm reads the gradient and its input for each of the two gradients it gives and writes one: 5; an eager RMS
+    norm about 14. A residual's two gradients are added: 3. A gated activation's gradient reads three and writes two, as
+    eager kernels 9 in all; a plain one reads two and writes one. Attention reads its output and that one's gradient once
+    more (Dao 2023, algorithm 2) and copies back its layout, and the gradients of queries, keys and values are brought
+    together: 2 each. Gate and up projection each give a gradient of their input, which are added: 3. A bias reads the
+    gradient of its output.
+    """
+    attention, ffn, hidden = block.attention, block.ffn, model.hidden_size
+    split = experts or experts_as_the_rest(1)
+    sublayers = 1 if block.parallel else 2
+    norm, gated, rotary = norm_operator(block.norm, stack), _gated(stack), _rotary(stack)
+    heads = (attention.heads + attention.kv_heads) * attention.head_size
+    values, outputs = attention.kv_heads * attention.value_head_size, attention.heads * attention.value_head_size
+    norm_passes = 14.0 if norm == "eager_rmsnorm" else 5.0
+    bias = _biased_outputs(block, hidden)
+    moving = [
+        Moving(norm, norm_passes, hidden=hidden, count=block.norm_count, backward=True),
+        Moving("addition", 3.0, hidden=hidden, count=sublayers, backward=True),
+        Moving("copy", 2.0, inner=heads + values, backward=True),
+        Moving("copy", 2.0, inner=outputs, count=2, backward=True),
+        Moving("copy", 2.0, inner=_dispatched_elements(block, hidden, split), backward=True),
+        Moving("column_sum", 1.0, hidden=bias.hidden, inner=bias.inner, backward=True),
+    ]
+    if stack.dropout:
+        moving.append(Moving("dropout", 2.0, hidden=hidden, count=sublayers, backward=True))
+    if model.rotary:
+        moving.append(Moving(rotary, 2.0 if stack.fused_elementwise else 4.0, inner=heads, backward=True))
+    if normalises_heads(block):
+        moving.append(Moving(norm, norm_passes, inner=heads, backward=True))
+    width = computed_width(block, split)
+    if ffn.gated:
+        moving.append(Moving(gated, 5.0 if stack.fused_elementwise else 9.0, inner=width, backward=True))
+        moving.append(Moving("addition", 3.0, hidden=hidden, backward=True))
+    else:
+        moving.append(Moving("activation", 3.0, inner=width, backward=True))
+    return tuple(moving)
+
+
+@dataclass(frozen=True)
+class _Biased:
+    """Elements per token of matmul outputs that have a bias."""
+
+    hidden: Number
+    inner: Number
+
+
+def _biased_outputs(block: Block, hidden: int) -> _Biased:
+    attention, ffn = block.attention, block.ffn
+    if isinstance(attention, LatentAttention):
+        return _Biased(hidden * attention.bias, 0.0)
+    up = (2 if ffn.gated else 1) * ffn.active_width
+    inner = attention.qkv_bias * (attention.query_width + 2 * attention.kv_width) + ffn.bias * up
+    return _Biased((attention.output_bias + ffn.bias) * hidden, inner)
+
+
+def _gated(stack: Stack) -> Operator:
+    return "gated_activation" if stack.fused_elementwise else "eager_gated_activation"
+
+
+def _rotary(stack: Stack) -> Operator:
+    return "rotary" if stack.fused_elementwise else "eager_rotary"
+
+
+def _dispatched_elements(block: Block, hidden: int, experts: ExpertSplit) -> Number:
+    """Elements per token that are sorted by expert, and put back, in either pass.
+
+    Where experts lie on other ranks, these sort what they receive once more.
+    """
+    if isinstance(block.ffn, FeedForward):
+        return 0.0
+    sorts = np.where(np.asarray(experts.ep) > 1, 4.0, 2.0)
+    return sorts * hidden * experts.copies(1.0, block.ffn.top_k, 1)

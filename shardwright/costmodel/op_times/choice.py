@@ -1,0 +1,20 @@
+"""The times to predict with: measured ones where the cluster has a profile, the catalog's else."""
+
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.training import TrainingSpec
+
+from .constants import CALIBRATED, Constants
+from .datasheet import CatalogTimes
+from .measured import ProfileTimes
+from .protocol import OpTimes
+
+
+def op_times(cluster: ClusterSpec, training: TrainingSpec, constants: Constants = CALIBRATED) -> OpTimes:
+    """Times of one device of `cluster`, computing in the format of `training`.
+
+    Raises:
+        SpecError: the device has no such format.
+    """
+    catalog = CatalogTimes(cluster, training, constants)
+    profile = cluster.groups[0].profile
+    return ProfileTimes(profile, catalog) if profile else catalog

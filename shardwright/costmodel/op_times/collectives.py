@@ -1,0 +1,197 @@
+"""The seconds of one collective of NCCL (or RCCL) over the GPUs of a group: the fastest of the algorithms it has.
+
+Symbols, as in the code: n ranks = g ranks_per_node x N nodes; S bytes of the whole tensor; l the latency of a step over
+a link, L the sum of them along the longest path; w = bytes on the busiest link over what that link reaches.
+
+Every algorithm but the all-to-all is one of two kinds.
+Lockstep (ring, send): all links work in every step, so a collective takes its L once and its w once. NCCL has
+protocols that synchronise by flags inside the data: a step takes the share `low_latency_step` of its latency, the
+data the share `low_latency_rate` of its rate. Seconds: start + min(step L + w / rate, L + w).
+Pipelined (trees, in-switch reduction, broadcast): chunks follow each other along a path. m chunks cost m L' of
+synchronising, and the path fills for w / m; with the best m these two are 2 sqrt(L' w) (the pipelined broadcast of Johnsson
+and Ho 1989), L' = `chunk_fill` L. Seconds: start + step L + w + 2 sqrt(chunk_fill L w).
+
+Steps and bytes follow NCCL's own tuning model (src/graph/tuning.cc, ncclTopoTuneModel) and are given by algorithm below.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwright.specs.cluster import ClusterSpec, NodeGroup
+
+from .constants import Constants, Value, over
+from .protocol import Array, CollectiveName, Number, RankGroup
+
+# NVLink switches reduce since the third generation, which came with the first cards beyond this dense 16-bit peak.
+_HOPPER_FLOPS_PER_S = 500e12
+# To the switch and back, once to fetch the sums and once to spread them.
+_SWITCH_STEPS = 4
+
+
+@dataclass(frozen=True)
+class Collectives:
+    """Collectives among the GPUs of `cluster`. Every argument of a method may be an array; results broadcast.
+
+    A constant may hold one value a candidate (see `constants.over`). `nic_share`: what of the rate between nodes is left for
+    them, of which a step that computes and stores beside them leaves less than a benchmark of nothing else.
+    """
+
+    cluster: ClusterSpec
+    constants: Constants
+    nic_share: Value = 1.0
+
+    def seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
+        """One collective over `group`, 0 for a group of one rank.
+
+        `size_bytes`: the whole tensor, gathered or unreduced; of an all_to_all what one rank holds.
+        """
+        size_bytes = np.asarray(size_bytes, dtype=float)
+        one = _Collective(
+            self.cluster.groups[0], self.cluster.oversubscription, self.constants, size_bytes, group, self.nic_share
+        )
+        if name == "all_reduce":
+            seconds = np.minimum(one.ring_seconds(passes=2), one.tree_seconds())
+            if reduces_in_switch(self.cluster.groups[0]):
+                seconds = np.minimum(seconds, one.in_switch_seconds())
+        elif name == "all_to_all":
+            seconds = one.all_to_all_seconds()
+        elif name == "send":
+            seconds = one.send_seconds()
+        elif name == "broadcast":
+            seconds = one.broadcast_seconds()
+        else:
+            seconds = one.ring_seconds(passes=1)
+        return np.where(group.ranks > 1, seconds, 0.0)
+
+
+def reduces_in_switch(node: NodeGroup) -> bool:
+    """Whether the switch that joins the node's GPUs adds up what passes it (NVLink SHARP, of Hopper and later)."""
+    peak = node.device.peak_flops_per_s.get("bf16", 0.0)
+    return node.intra_node.kind == "nvswitch" and peak > _HOPPER_FLOPS_PER_S
+
+
+def meshed_share(node: NodeGroup, ranks_per_node: Number) -> Array:
+    """The share of a device's links that reaches the others of its group: all, but for links that join pairs."""
+    ranks_per_node = np.asarray(ranks_per_node, dtype=float)
+    if not node.intra_node.meshed or node.devices_per_node == 1:
+        return np.ones_like(ranks_per_node)
+    return np.asarray(np.maximum(ranks_per_node - 1, 1) / (node.devices_per_node - 1))
+
+
+class _Collective:
+    """What the algorithms over one group share: its counts, rates and latencies, broadcast together."""
+
+    def __init__(
+        self,
+        node: NodeGroup,
+        oversubscription: float,
+        constants: Constants,
+        size_bytes: Array,
+        group: RankGroup,
+        nic_share: Value,
+    ) -> None:
+        self.size_bytes = size_bytes
+        self.ranks, self.nodes = group.ranks, np.asarray(group.nodes, dtype=float)
+        self.per_node = np.asarray(group.ranks_per_node, dtype=float)
+        self.crosses = self.nodes > 1
+        self._like = np.broadcast_to(0.0, np.broadcast(size_bytes, self.ranks, np.asarray(group.sharing)).shape)
+        self._constants = constants
+        self._hop_seconds, self._node_hop_seconds = node.intra_node.latency_seconds, node.nic.latency_seconds
+        self._link_bytes_per_s = node.intra_node.bytes_per_s * meshed_share(node, self.per_node)
+        shared = node.node_bytes_per_s / oversubscription / np.asarray(group.sharing, dtype=float)
+        self._inside_bytes_per_s = self._link_bytes_per_s * self._over(constants.nvlink_fraction)
+        self._outside_bytes_per_s = shared * self._over(constants.nic_fraction) * self._over(nic_share)
+
+    def ring_seconds(self, *, passes: int) -> Array:
+        """All-gather or reduce-scatter, both of them (2 passes) an all-reduce (Thakur et al. 2005).
+
+        n - 1 steps a pass, N - 1 of them across nodes; each link carries (n-1)/n S, across nodes the group's share of the
+        NICs: the ring leaves each node once.
+        """
+        sent_bytes = passes * (self.ranks - 1) / self.ranks * self.size_bytes
+        return self._lockstep(passes * self._hops_around, sent_bytes / self._narrowest_bytes_per_s)
+
+    def tree_seconds(self) -> Array:
+        """All-reduce up and down two trees of the nodes, each with half of the data, chains of the ranks inside each node.
+
+        Source: Sanders, Speck and Träff 2009. A chain carries S up and S down, each rank one way at a time. Between two
+        nodes each sends S; from three on, a node is inside one tree and a leaf of the other, and sends up to 2 S.
+        """
+        hops = 2 * (self.per_node - 1) * self._hop_seconds + self._tree_hops
+        chain = np.where(self.per_node > 1, 2 * self.size_bytes / self._inside_bytes_per_s, 0.0)
+        return self._pipelined(hops, np.maximum(chain, self._tree_bytes_seconds))
+
+    def in_switch_seconds(self) -> Array:
+        """All-reduce where the switch of a node adds and spreads (NVLink SHARP), trees between nodes.
+
+        A rank sends all S to be added, then its 1/g of the sums to be spread: (g+1)/g S.
+        """
+        rate = self._link_bytes_per_s * self._over(self._constants.in_switch_fraction)
+        inside = (self.per_node + 1) / self.per_node * self.size_bytes / rate
+        hops = _SWITCH_STEPS * self._hop_seconds + self._tree_hops
+        seconds = self._pipelined(hops, np.maximum(inside, self._tree_bytes_seconds))
+        return np.where(self.per_node > 1, seconds, np.inf)
+
+    def broadcast_seconds(self) -> Array:
+        """A chain through all ranks."""
+        return self._pipelined(self._hops_around, self.size_bytes / self._narrowest_bytes_per_s)
+
+    def all_to_all_seconds(self) -> Array:
+        """Each rank sends 1/n of its S to each other: (g-1)/n inside, (n-g)/n through its share of the NICs, at once.
+
+        A node's messages to one other node leave together, so that a rank starts with g - 1 neighbours and N - 1 nodes. No
+        message waits for the data of another: start + step L + w.
+        """
+        inside = (self.per_node - 1) / self.ranks * self.size_bytes / self._inside_bytes_per_s
+        leaving = self.per_node * (self.ranks - self.per_node) / self.ranks * self.size_bytes
+        hops = (self.per_node - 1) * self._hop_seconds + (self.nodes - 1) * self._node_hop_seconds
+        bytes_seconds = np.maximum(inside, leaving / self._outside_bytes_per_s)
+        return np.asarray(self._start_seconds + self._quick_seconds(hops) + bytes_seconds)
+
+    def send_seconds(self) -> Array:
+        """One rank to one other, inside a node or through its share of the NICs."""
+        hop = np.where(self.crosses, self._node_hop_seconds, self._hop_seconds)
+        rate = np.where(self.crosses, self._outside_bytes_per_s, self._inside_bytes_per_s)
+        return self._lockstep(hop, self.size_bytes / rate)
+
+    @property
+    def _hops_around(self) -> Array:
+        across = self.nodes - 1
+        return np.asarray((self.ranks - 1 - across) * self._hop_seconds + across * self._node_hop_seconds)
+
+    @property
+    def _tree_hops(self) -> Array:
+        return np.asarray(2 * np.log2(self.nodes) * self._node_hop_seconds)
+
+    @property
+    def _tree_bytes_seconds(self) -> Array:
+        """A node alone sends nothing, one of two the tensor, one of more up to twice that."""
+        return np.asarray(np.minimum(self.nodes - 1, 2.0) * self.size_bytes / self._outside_bytes_per_s)
+
+    @property
+    def _narrowest_bytes_per_s(self) -> Array:
+        across = np.where(
+            self.per_node > 1,
+            np.minimum(self._outside_bytes_per_s, self._inside_bytes_per_s),
+            self._outside_bytes_per_s,
+        )
+        return np.where(self.crosses, across, self._inside_bytes_per_s)
+
+    def _lockstep(self, hops_seconds: Array, bytes_seconds: Array) -> Array:
+        quick = self._quick_seconds(hops_seconds) + bytes_seconds / self._over(self._constants.low_latency_rate)
+        return np.asarray(self._start_seconds + np.minimum(quick, hops_seconds + bytes_seconds))
+
+    def _pipelined(self, hops_seconds: Array, bytes_seconds: Array) -> Array:
+        filling = 2 * np.sqrt(self._over(self._constants.chunk_fill) * hops_seconds * bytes_seconds)
+        return np.asarray(self._start_seconds + self._quick_seconds(hops_seconds) + bytes_seconds + filling)
+
+    def _quick_seconds(self, hops_seconds: Array) -> Array:
+        return np.asarray(hops_seconds * self._over(self._constants.low_latency_step))
+
+    @property
+    def _start_seconds(self) -> Value:
+        return self._over(self._constants.collective_seconds)
+
+    def _over(self, constant: Value) -> Value:
+        return over(constant, self._like)

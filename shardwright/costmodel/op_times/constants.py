@@ -1,0 +1,100 @@
+"""The constants of the cost model that no data sheet gives: one table, constants.toml, with what each was fitted on.
+
+Formulas read them from the times they are given (`OpTimes.constants`), never from a global, so that a fit can try others.
+A field is a number, or an array with one value a candidate: then one evaluation tries many vectors of constants at once.
+"""
+
+import tomllib
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwright.specs.spec import Spec
+
+Value = NDArray[Any] | float
+
+
+class Constant(Spec):
+    """One row of the table. `low` and `high`: 80% interval of a fitted value, or the range that an assumed one may have.
+
+    `how`: fitted (on what `source` names), counted, or assumed.
+    """
+
+    value: float
+    unit: str
+    meaning: str
+    low: float
+    high: float
+    how: Literal["fitted", "counted", "assumed"]
+    source: str
+
+
+@cache
+def constants_table() -> dict[str, Constant]:
+    """Every constant by name, as constants.toml has them."""
+    text = (files(__package__) / "constants.toml").read_text(encoding="utf-8")
+    return {name: Constant.parse(row, source=f"constants.toml [{name}]") for name, row in tomllib.loads(text).items()}
+
+
+@dataclass(frozen=True)
+class Constants:
+    """The values; their units and meanings stand in constants.toml."""
+
+    matmul_fraction: Value
+    hopper_matmul_fraction: Value
+    matmul_k_half: Value
+    misaligned_slowdown: Value
+    memory_fraction: Value
+    attention_fraction: Value
+    older_kernel_fraction: Value
+    attention_head_half: Value
+    attention_backward_fraction: Value
+    loss_bytes_per_logit: Value
+    nvlink_fraction: Value
+    nic_fraction: Value
+    in_switch_fraction: Value
+    collective_seconds: Value
+    low_latency_step: Value
+    low_latency_rate: Value
+    chunk_fill: Value
+    host_seconds_per_kernel: Value
+    broadcast_seconds: Value
+    step_noise: Value
+    collective_multiprocessors: Value
+    busy_nic_share: Value
+    allocator_slack: float
+    heap_slack: float
+    gather_slack: float
+    communicator_bytes: float
+    memory_reserve: float
+    context_bytes: float
+    host_memory_fraction: float
+    interval_80_low: float
+    interval_80_high: float
+    interval_95_low: float
+    interval_95_high: float
+    wide_interval_80_low: float
+    wide_interval_80_high: float
+    wide_interval_95_low: float
+    wide_interval_95_high: float
+
+
+def calibrated() -> Constants:
+    """The values of the table."""
+    table = constants_table()
+    return Constants(**{field.name: table[field.name].value for field in fields(Constants)})
+
+
+CALIBRATED = calibrated()
+
+
+def over(constant: Value, like: Value) -> Value:
+    """`constant`, its candidates on the first axis, shaped to broadcast over `like` (N, ...)."""
+    missing = np.ndim(like) - np.ndim(constant)
+    if np.ndim(constant) == 0 or missing <= 0:
+        return constant
+    return np.asarray(constant).reshape(np.shape(constant) + (1,) * missing)

@@ -1,0 +1,167 @@
+"""Operation times from data sheets: a roofline with smooth efficiency curves and a few constants (constants.py)."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from shardwright.base.errors import SpecError
+from shardwright.costmodel.layers.precision import OPERANDS
+from shardwright.specs.cluster import ClusterSpec, Device, DeviceFormat
+from shardwright.specs.training import BYTES_PER_ELEMENT, LinearFormat, TrainingSpec
+
+from .collectives import Collectives
+from .constants import CALIBRATED, Constants, Value, over
+from .gloo import gloo_seconds
+from .protocol import Array, CollectiveName, MatmulPart, Number, Operator, RankGroup
+
+# (tile rows, tile columns, rate relative to the largest tile): small matmuls trade the rate of a tile for a fuller card.
+_TILES = ((256, 128, 1.0), (128, 128, 0.9), (64, 128, 0.75), (64, 64, 0.55))
+
+
+@dataclass(frozen=True)
+class CatalogTimes:
+    """`OpTimes` of one device of `cluster`, computing in the format of `training`.
+
+    Raises:
+        SpecError: the device has no such format.
+    """
+
+    cluster: ClusterSpec
+    training: TrainingSpec
+    constants: Constants = field(default=CALIBRATED, repr=False)
+
+    def __post_init__(self) -> None:
+        compute, peaks = self.training.precision.compute, self.device.peak_flops_per_s
+        if compute not in peaks:
+            raise SpecError(f"{self.device.name} does not compute in {compute}; it has {', '.join(sorted(peaks))}")
+        low = self.training.precision.linear
+        if low and OPERANDS[low].needs not in peaks:
+            can = [name for name, operand in OPERANDS.items() if operand.needs in peaks]
+            raise SpecError(
+                f"{self.device.name} has no matmuls in {low}; {'it has ' + ', '.join(can) if can else 'leave linear out'}"
+            )
+
+    @property
+    def basis(self) -> Literal["catalog", "profile"]:
+        """A device with measured rates (`local` on a CPU) is a profile of its machine, any other a data sheet."""
+        return "profile" if self.device.attention_flops_per_s else "catalog"
+
+    @property
+    def device(self) -> Device:
+        return self.cluster.groups[0].device
+
+    @property
+    def _peak_flops_per_s(self) -> float:
+        return self.device.peak_flops_per_s[self.training.precision.compute]
+
+    @property
+    def _is_cpu(self) -> bool:
+        return self.device.kind == "cpu"
+
+    @property
+    def _since_hopper(self) -> bool:
+        peaks = self.device.peak_flops_per_s
+        return max(peaks.get("bf16", 0.0), peaks.get("fp16", 0.0)) > 500e12
+
+    def matmul_seconds(
+        self,
+        m: Number,
+        k: Number,
+        n: Number,
+        *,
+        groups: Number = 1,
+        low: LinearFormat | None = None,
+        part: MatmulPart = "forward",
+    ) -> Array:
+        """Roofline: FLOPs over the reachable rate, or the three matrices over the memory bandwidth, the longer."""
+        m, k, n = (np.asarray(size, dtype=float) for size in (m, k, n))
+        out_bytes = BYTES_PER_ELEMENT[self.training.precision.compute]
+        in_bytes = OPERANDS[low].bytes if low else out_bytes
+        peak_format: DeviceFormat = OPERANDS[low].peak if low else self.training.precision.compute
+        size_bytes = groups * (in_bytes * (m * k + k * n) + out_bytes * m * n)
+        rate = self.device.peak_flops_per_s[peak_format] * self._matmul_efficiency(m, k, n, groups, peak_format)
+        return np.maximum(2 * m * k * n * groups / rate, self.memory_bound_seconds(size_bytes))
+
+    def _matmul_efficiency(self, m: Array, k: Array, n: Array, groups: Number, peak_format: DeviceFormat) -> Array:
+        if self._is_cpu:  # the peak of a CPU is a measured matmul rate
+            return np.ones(np.broadcast(m, k, n).shape)
+        shape = m * k * n  # has the axes of the result
+        misaligned = over(self.constants.misaligned_slowdown, shape)
+        aligned = np.where((m % 8 == 0) & (n % 8 == 0) & (k % 8 == 0), 1.0, 1 / misaligned)
+        deep = k / (k + over(self.constants.matmul_k_half, shape))
+        best = self.device.matmul_share_by_format.get(peak_format, self.device.matmul_share)
+        reached = best * over(self._matmul_fraction, shape)
+        return np.asarray(reached * aligned * deep * self._filled(m, n, groups))
+
+    @property
+    def _matmul_fraction(self) -> Value:
+        return self.constants.hopper_matmul_fraction if self._since_hopper else self.constants.matmul_fraction
+
+    def _filled(self, m: Array, n: Array, groups: Number) -> Array:
+        """Share of the card that the best tile size keeps busy: tile quantisation times wave quantisation."""
+        units = self.device.multiprocessors
+        shares = []
+        for rows, columns, rate in _TILES:
+            tiles = np.ceil(m / rows) * np.ceil(n / columns) * groups
+            used = m * n * groups / (tiles * rows * columns)
+            shares.append(rate * used * tiles / (np.ceil(tiles / units) * units))
+        return np.asarray(np.maximum.reduce(shares))
+
+    def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
+        """Fused attention: its measured rate, or a share of the peak that falls with heads smaller than 128."""
+        measured = self.device.attention_flops_per_s.get(self.training.precision.compute)
+        if measured:  # over a forward and a backward
+            return np.asarray(flops, dtype=float) / measured
+        flops = np.asarray(flops, dtype=float)
+        fraction = self._attention_fraction
+        half = over(self.constants.attention_head_half, flops)
+        share = over(fraction, flops) * head_size / (head_size + half) * (128 + half) / 128
+        if backward:
+            share = share * over(self.constants.attention_backward_fraction, flops)
+        return np.asarray(flops / (self._peak_flops_per_s * self.device.matmul_share * share))
+
+    @property
+    def _attention_fraction(self) -> Value:
+        older = self._since_hopper and not self.training.software.hopper_attention
+        return self.constants.attention_fraction * (self.constants.older_kernel_fraction if older else 1.0)
+
+    def memory_bound_seconds(self, moved_bytes: Number) -> Array:
+        moved_bytes = np.asarray(moved_bytes, dtype=float)
+        fraction = 1.0 if self._is_cpu else over(self.constants.memory_fraction, moved_bytes)
+        return np.asarray(moved_bytes / (self.device.memory_bytes_per_s * fraction))
+
+    def operator_seconds(
+        self, operator: Operator, elements: Number, moved_bytes: Number, *, backward: bool = False
+    ) -> Array:
+        """Whatever the operator: its traffic over the memory bandwidth."""
+        return self.memory_bound_seconds(moved_bytes)
+
+    def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
+        """A GPU works while the host launches ahead, so the longer of the two counts; a CPU does both itself."""
+        kernels = np.asarray(kernels, dtype=float)
+        if self._is_cpu:
+            return kernels * self.device.launch_seconds + busy_seconds
+        host = np.maximum(self.device.launch_seconds, self.constants.host_seconds_per_kernel)
+        return np.maximum(kernels * over(host, np.asarray(busy_seconds)), busy_seconds)
+
+    def collective_seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
+        """NCCL's algorithms between GPUs (collectives.py), gloo's between CPUs."""
+        if self._is_cpu:
+            return gloo_seconds(name, size_bytes, group, self.cluster)
+        return Collectives(self.cluster, self.constants, self.constants.busy_nic_share).seconds(name, size_bytes, group)
+
+    def sharding_seconds(self, parameter_bytes: Number, microbatches: Number, repeats: Number) -> Array:
+        """Nothing apart: the runs that the constants are fitted to had it in their passes."""
+        return np.zeros(np.broadcast(parameter_bytes, microbatches, repeats).shape)
+
+    def host_copy_seconds(self, size_bytes: Number) -> Array:
+        link = self.cluster.groups[0].host_link
+        return link.latency_seconds + np.asarray(size_bytes, dtype=float) / link.bytes_per_s
+
+    def host_update_seconds(self, parameters: Number, moved_bytes: Number) -> Array:
+        node = self.cluster.groups[0]
+        if self._is_cpu:
+            return self.memory_bound_seconds(moved_bytes)
+        rate = node.host.memory_bytes_per_s * self.constants.host_memory_fraction / node.devices_per_node
+        return np.asarray(moved_bytes, dtype=float) / rate

@@ -1,0 +1,188 @@
+"""Operation times from measurements of the device itself; what was not measured comes from the catalog."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from shardwright.specs.profile import Format, Profile
+from shardwright.specs.training import BYTES_PER_ELEMENT, LinearFormat
+
+from .constants import Constants
+from .curves import attention_flops
+from .datasheet import CatalogTimes
+from .fitting import FittedSeries, fitted
+from .protocol import Array, CollectiveName, MatmulPart, Number, Operator, RankGroup
+from .scaled_collectives import ScaledCollective
+
+# Memory-bound work without a measurement of its own is taken for a copy, which reads and writes each element.
+_COPY_PASSES = 2.0
+# Variant of each update, and the parameters of a Llama layer: a step updates as many tensors in a row of the cost tables.
+_UPDATES: dict[Operator, str] = {"adamw": "fused", "sgd": "foreach", "clip": ""}
+_TENSORS_OF_A_LAYER = 9.0
+# Bytes that clipping reads and writes over those of AdamW's step (build_tables.py): three passes for seven.
+_CLIP_OVER_ADAMW = 3 / 7
+_SHARDING_FIGURES = (
+    "sharding_unit_pass_seconds",
+    "sharding_unit_seconds",
+    "sharding_seconds_per_byte",
+    "accumulation_seconds_per_byte",
+)
+
+
+@dataclass(frozen=True)
+class ProfileTimes:
+    """`OpTimes` of the device that `profile` was measured on, computing in the format of the catalog's training.
+
+    Between measured sizes times are interpolated, beyond them the fitted physical curve goes on. Series that the profile
+    lacks are the catalog's.
+    """
+
+    profile: Profile
+    catalog: CatalogTimes
+    _known: dict[tuple[str, str, str | None], FittedSeries | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _collectives: dict[str, ScaledCollective | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    @property
+    def basis(self) -> Literal["catalog", "profile"]:
+        return "profile"
+
+    @property
+    def constants(self) -> Constants:
+        """The catalog's, with what compute loses beside a collective as it was measured."""
+        slowdown = self.profile.figures.get("compute_slowdown_beside_collective")
+        if slowdown is None:
+            return self.catalog.constants
+        multiprocessors = self.catalog.device.multiprocessors
+        return replace(self.catalog.constants, collective_multiprocessors=slowdown.value * multiprocessors)
+
+    @property
+    def _format(self) -> Format:
+        return self.catalog.training.precision.compute
+
+    @property
+    def _activations(self) -> Format:
+        """tf32 is a way to multiply fp32 matrices; all else is fp32."""
+        return "fp32" if self._format == "tf32" else self._format
+
+    def _measured(self, operation: str, variant: str, format: Format | None) -> FittedSeries | None:
+        key = (operation, variant, format)
+        if key not in self._known:
+            series = self.profile.find(*key)
+            self._known[key] = fitted(series) if series else None
+        return self._known[key]
+
+    def matmul_seconds(
+        self,
+        m: Number,
+        k: Number,
+        n: Number,
+        *,
+        groups: Number = 1,
+        low: LinearFormat | None = None,
+        part: MatmulPart = "forward",
+    ) -> Array:
+        """Measured, in the layout of `part`; groups that were not measured as the catalog compares them with one matmul."""
+        if low in (None, "fp8"):
+            format: Format = "fp8" if low else self._format
+            plain = self._measured("matmul", part, format)
+            if plain is not None and np.all(np.asarray(groups) == 1):
+                return plain.seconds(m, k, n)
+            grouped = self._measured("matmul", f"grouped_{part}", format)
+            if grouped is not None and np.any(np.asarray(groups) != 1):
+                return grouped.seconds(m, k, n, groups)
+            if plain is not None:
+                rows = np.asarray(m, dtype=float) * groups
+                compared = self.catalog.matmul_seconds(m, k, n, groups=groups, low=low)
+                return plain.seconds(rows, k, n) * compared / self.catalog.matmul_seconds(rows, k, n, low=low)
+        return self.catalog.matmul_seconds(m, k, n, groups=groups, low=low, part=part)
+
+    def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
+        """Measured causal attention at this length and head size; a window computes a part of its FLOPs at the same rate."""
+        measured = self._measured("attention", "backward" if backward else "forward", self._activations)
+        if measured is None:
+            return self.catalog.attention_seconds(flops, head_size=head_size, seq_len=seq_len, backward=backward)
+        forward = np.asarray(flops, dtype=float) / (2.5 if backward else 1.0)
+        heads = forward / attention_flops(1.0, seq_len, head_size)
+        return measured.seconds(np.maximum(heads, 1e-3), seq_len, head_size)
+
+    def memory_bound_seconds(self, moved_bytes: Number) -> Array:
+        """As a copy of as many bytes."""
+        copy = self._measured("copy", "forward", self._activations)
+        if copy is None:
+            return self.catalog.memory_bound_seconds(moved_bytes)
+        elements = np.asarray(moved_bytes, dtype=float) / (_COPY_PASSES * BYTES_PER_ELEMENT[self._format])
+        return _nothing_for_nothing(copy, elements)
+
+    def operator_seconds(
+        self, operator: Operator, elements: Number, moved_bytes: Number, *, backward: bool = False
+    ) -> Array:
+        measured = self._operator(operator, backward)
+        if measured is None:
+            return self.memory_bound_seconds(moved_bytes)
+        if operator in _UPDATES:
+            return _nothing_for_nothing(measured, elements, _TENSORS_OF_A_LAYER)
+        return _nothing_for_nothing(measured, elements)
+
+    def _operator(self, operator: Operator, backward: bool) -> FittedSeries | None:
+        if operator in _UPDATES:
+            return self._measured(operator, _UPDATES[operator], self.catalog.training.precision.parameters)
+        return self._measured(operator, "backward" if backward else "forward", self._activations)
+
+    def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
+        """A GPU waits for the host where that is slower. A CPU's operators were measured with their dispatch."""
+        host = self.profile.figures.get("host_seconds_per_kernel")
+        if self.profile.fingerprint.kind == "cpu":
+            return np.asarray(busy_seconds) + 0.0 * np.asarray(kernels)
+        if host is None:
+            return self.catalog.with_launches_seconds(busy_seconds, kernels)
+        return np.maximum(np.asarray(kernels, dtype=float) * host.value, busy_seconds)
+
+    def collective_seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
+        """The catalog's algorithm, scaled to what was measured on groups like these."""
+        if name not in self._collectives:
+            series = self.profile.find(name)
+            self._collectives[name] = ScaledCollective.fit(name, series, self.catalog) if series else None
+        measured = self._collectives[name]
+        if measured is None:
+            return self.catalog.collective_seconds(name, size_bytes, group)
+        return measured.seconds(size_bytes, group)
+
+    def sharding_seconds(self, parameter_bytes: Number, microbatches: Number, repeats: Number) -> Array:
+        """From figures of a CPU, whose cores do this themselves; beside a GPU the host's part is hidden."""
+        unit_pass, unit, byte, accumulated = map(self._sharding_figure, _SHARDING_FIGURES)
+        hooks = unit_pass * np.asarray(microbatches, dtype=float) + unit * np.asarray(repeats, dtype=float)
+        per_byte = byte * np.asarray(repeats) + accumulated * (np.asarray(microbatches) - np.asarray(repeats))
+        return np.asarray(hooks + per_byte * np.asarray(parameter_bytes, dtype=float))
+
+    def _sharding_figure(self, name: str) -> float:
+        """In the compute format where it was measured so; fp32 has no casts."""
+        figures = self.profile.figures
+        figure = figures.get(f"{name}_{self._activations}", figures.get(name))
+        return figure.value if figure else 0.0
+
+    def host_copy_seconds(self, size_bytes: Number) -> Array:
+        """The mean of both ways, page-locked; nothing is page-locked for a CPU, whose copies stay in its memory."""
+        kind = "pageable" if self.profile.fingerprint.kind == "cpu" else "pinned"
+        ways = [self._measured("host_copy", f"{way}-{kind}", None) for way in ("to_device", "to_host")]
+        known = [way.seconds(np.maximum(size_bytes, 1.0)) for way in ways if way is not None]
+        if not known:
+            return self.catalog.host_copy_seconds(size_bytes)
+        return np.where(np.asarray(size_bytes) > 0, np.mean(known, axis=0), 0.0)
+
+    def host_update_seconds(self, parameters: Number, moved_bytes: Number) -> Array:
+        """AdamW's step as measured by this many threads, the clipping beside it by the bytes that it moves."""
+        measured = self._measured("host_adamw", "fused", "fp32")
+        if measured is None or self.catalog.training.optimizer != "adamw":
+            return self.catalog.host_update_seconds(parameters, moved_bytes)
+        step = _nothing_for_nothing(measured, parameters, float(self.profile.fingerprint.threads))
+        return step * (1 + _CLIP_OVER_ADAMW)
+
+
+def _nothing_for_nothing(measured: FittedSeries, elements: Number, *others: Number) -> Array:
+    """Seconds of an elementwise operator, none where it has nothing to work on."""
+    return np.where(np.asarray(elements) > 0, measured.seconds(np.maximum(elements, 1.0), *others), 0.0)

@@ -1,0 +1,135 @@
+"""How many microbatches' activations a rank holds at once: alive from the start of a forward to the end of its backward.
+
+Where the backward is split, what the weight gradient reads is held on until its end. That may be more than the forward
+left, where the input gradient has recomputed it; what the input gradient frees is not counted out.
+
+A rank computes one action at a time, so its peak depends on the order of its actions alone, not on their seconds.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwright.specs.schedules import ScheduleName, by_rank, by_stage, check_shape, splits_backward
+
+from .action import ActionKind
+from .orders import warm_up_forwards
+from .schedule import make_schedule
+
+Counts = NDArray[np.int64]
+
+
+@lru_cache(maxsize=4096)
+def alive_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> tuple[Counts, ...]:
+    """Per rank, [moments, stages_per_rank]: microbatches alive on each of its stages when it holds the most.
+
+    Column `c` is the rank's c-th stage. Each row is one moment; at every other moment of the step no stage holds
+    more than at one of these. So the peak of anything that grows with the counts is its maximum over the rows. The
+    moments follow from the schedule's formula: after its warm-up of w forwards a rank alternates, so that forward
+    w + j runs when j backwards are done, and the counts repeat after stages_per_rank * pp forwards. Schedules that split
+    backwards are walked through instead.
+
+    GPipe: every microbatch. 1F1B: min(microbatches, pp - rank). ZB-H1: min(microbatches, pp).
+
+    Raises:
+        SpecError: no such schedule.
+    """
+    check_shape(name, pp, stages_per_rank * pp, microbatches)
+    if splits_backward(name):
+        walked = split_counts(name, pp, stages_per_rank, microbatches)
+        return tuple(np.unique(counts.sum(axis=1), axis=0) for counts in walked)
+    return tuple(_alive_counts_of_rank(name, pp, stages_per_rank, microbatches, rank) for rank in range(pp))
+
+
+def _alive_counts_of_rank(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int, rank: int) -> Counts:
+    forwards = stages_per_rank * microbatches
+    warm_up = warm_up_forwards(name, pp, stages_per_rank, microbatches, rank)
+    moments = np.arange(max(1, min(stages_per_rank * pp, forwards - warm_up)))
+    started = _runs_of_chunk(np.minimum(forwards, warm_up + 1 + moments), pp, stages_per_rank, microbatches)
+    finished = _runs_of_chunk(moments, pp, stages_per_rank, microbatches)[:, ::-1]
+    counts = np.unique(started - finished, axis=0)
+    counts.setflags(write=False)
+    return counts
+
+
+@lru_cache(maxsize=4096)
+def split_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> tuple[Counts, ...]:
+    """Per rank, [moments, 2, stages_per_rank]: microbatches that wait for their input gradient, or whole backward, and
+    those that only the weight gradient is left of.
+
+    The moments are those at which either grows: the start of a forward (an overlapped pair's backward still runs then)
+    and the end of an input gradient.
+
+    Raises:
+        SpecError: no such schedule.
+    """
+    schedule = make_schedule(name, pp, stages_per_rank, microbatches)
+    changes = {
+        ActionKind.FORWARD: (1, 0),
+        ActionKind.BACKWARD: (-1, 0),
+        ActionKind.INPUT_GRADIENT: (-1, 1),
+        ActionKind.WEIGHT_GRADIENT: (0, -1),
+    }
+    found = []
+    for order in schedule.orders:
+        alive, moments = np.zeros((2, stages_per_rank), dtype=np.int64), []
+        for action in (action for work in order for action in work.passes):
+            alive[:, action.stage // pp] += changes[action.kind]
+            if max(changes[action.kind]) > 0:
+                moments.append(alive.copy())
+        counts = np.unique(np.stack(moments), axis=0)
+        counts.setflags(write=False)
+        found.append(counts)
+    return tuple(found)
+
+
+def _runs_of_chunk(actions: Counts, pp: int, stages_per_rank: int, microbatches: int) -> Counts:
+    """[moments, stages_per_rank]: how many of a rank's first `actions` forwards fall on each chunk, depth first."""
+    if stages_per_rank == 1:
+        return actions[:, None]
+    rounds, rest = np.divmod(actions[:, None], stages_per_rank * pp)
+    return rounds * pp + np.clip(rest - pp * np.arange(stages_per_rank), 0, pp)
+
+
+def peak_in_flight(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> Counts:
+    """[stages]: the most microbatches whose activations a stage holds at once.
+
+    Stages of one rank may peak at different moments; their sum is then more than the rank ever holds.
+
+    Raises:
+        SpecError: no such schedule.
+    """
+    per_rank = [counts.max(axis=0) for counts in alive_counts(name, pp, stages_per_rank, microbatches)]
+    return by_stage(name, np.stack(per_rank, axis=-1))
+
+
+def peak_activation_bytes(
+    name: ScheduleName,
+    pp: int,
+    microbatches: int,
+    activation_bytes: NDArray[np.float64],
+    postponed_bytes: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """The most bytes of activations that each rank holds at once.
+
+    Args:
+        activation_bytes: [..., stages], of one microbatch on each stage; leading axes run over plans.
+        postponed_bytes: [..., stages], what it still holds between input and weight gradient; default: as many.
+
+    Returns:
+        [..., pp] bytes: the maximum over time of the sum over the rank's stages of microbatches alive times bytes.
+
+    Raises:
+        SpecError: no such schedule.
+    """
+    stages_per_rank = activation_bytes.shape[-1] // pp
+    by_chunk = by_rank(name, pp, activation_bytes)
+    if splits_backward(name) and postponed_bytes is not None:
+        both = np.stack([by_chunk, by_rank(name, pp, postponed_bytes)], axis=-3)
+        split = split_counts(name, pp, stages_per_rank, microbatches)
+        peaks = [np.einsum("...kc,mkc->...m", both[..., rank], split[rank]).max(axis=-1) for rank in range(pp)]
+    else:
+        counts = alive_counts(name, pp, stages_per_rank, microbatches)
+        peaks = [(by_chunk[..., rank] @ counts[rank].T).max(axis=-1) for rank in range(pp)]
+    return np.stack(peaks, axis=-1)

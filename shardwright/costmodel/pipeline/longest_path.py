@@ -1,0 +1,115 @@
+"""When each pipeline rank ends its last pass, for any schedule: the longest path through its graph, level by level.
+
+For schedules without a recurrence in `pipeline_recurrence`: what a rank does there changes its pattern several times a
+step. A level is what can run once all levels before it have, at most one piece of work of each rank; so a step is one
+array operation per level, over ranks and plans at once. The graph does not depend on the costs and is kept.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise, starmap
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwright.specs.schedules import ScheduleName
+
+from .action import Action, ActionKind, Work
+from .graph import ScheduleGraph, schedule_graph
+from .schedule import make_schedule
+from .stage_costs import Floats, StageCosts
+
+Indices = NDArray[np.int64]
+
+
+def longest_path_ends(name: ScheduleName, costs: StageCosts, microbatches: int) -> Floats:
+    """[..., pp] seconds. Work w ends at
+
+        end_w = seconds_w + max(end_{w'}, max_m (end_m + send_m))
+
+    over w', its rank's work before it, and the senders m of the messages that it waits for.
+    """
+    levels = _levels(name, costs.pp, costs.stages_per_rank, microbatches)
+    seconds = np.stack([costs.seconds(shape) for shape in levels.shapes])[levels.shape_of_row]
+    seconds[levels.first_forward_rows] += np.moveaxis(costs.first_forward_extra, -1, 0)
+    send = np.concatenate([np.zeros((1, *costs.batch_shape)), np.moveaxis(costs.send, -1, 0)])
+    ends = np.zeros((1 + len(seconds), *costs.batch_shape))
+    for rows in levels.rows:
+        start = ends[levels.before[rows]]
+        for sender, boundary in zip(levels.senders, levels.boundaries, strict=True):
+            np.maximum(start, ends[sender[rows]] + send[boundary[rows]], out=start)
+        np.add(start, seconds[rows], out=ends[rows.start + 1 : rows.stop + 1])
+    return np.moveaxis(ends[levels.last], 0, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Levels:
+    """A schedule's work in the order of levels; `n + 1` stands for row n, 0 for the start of the step.
+
+    Attributes:
+        rows: of each level.
+        shapes: work that differs in more than its microbatch, whose seconds differ; `shape_of_row` says which a row is.
+        first_forward_rows: [stages] of microbatch 0's forward.
+        before: [rows] the rank's work before.
+        senders, boundaries: for the first message that a row waits for, and the second, [rows] whose message it waits for and, plus 1, the boundary it crosses.
+        last: [pp] each rank's last.
+    """
+
+    rows: tuple[slice, ...]
+    shapes: tuple[Work, ...]
+    shape_of_row: Indices
+    first_forward_rows: Indices
+    before: Indices
+    senders: tuple[Indices, ...]
+    boundaries: tuple[Indices, ...]
+    last: Indices
+
+
+@lru_cache(maxsize=256)
+def _levels(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> _Levels:
+    graph = schedule_graph(make_schedule(name, pp, stages_per_rank, microbatches))
+    levels = _generations(graph)
+    order = np.concatenate(levels)
+    row = np.empty_like(order)
+    row[order] = np.arange(len(order))
+    before = np.zeros_like(order)
+    for numbers in graph.numbers:
+        before[row[numbers[1:]]] = 1 + row[numbers[:-1]]
+    edges = np.cumsum([0, *map(len, levels)]).tolist()
+    senders, boundaries = _messages(graph, row)
+    shape_of_node = np.array([shape for _, _, _, _, shape, _ in graph.nodes])
+    forwards = [Action(stage, ActionKind.FORWARD, 0) for stage in range(pp * stages_per_rank)]
+    return _Levels(
+        rows=tuple(starmap(slice, pairwise(edges))),
+        shapes=graph.shapes,
+        shape_of_row=shape_of_node[order],
+        first_forward_rows=row[[graph.number_of[action] for action in forwards]],
+        before=before,
+        senders=senders,
+        boundaries=boundaries,
+        last=1 + row[[numbers[-1] for numbers in graph.numbers]],
+    )
+
+
+def _generations(graph: ScheduleGraph) -> list[Indices]:
+    """The numbers of each level's work."""
+    import networkx as nx  # takes as long to import as all the rest of the cost model
+
+    waits: nx.DiGraph[int] = nx.DiGraph()
+    for numbers in graph.numbers:
+        nx.add_path(waits, numbers)
+    for number, (*_, messages) in enumerate(graph.nodes):
+        waits.add_edges_from((number, receiver) for *_, receiver in messages)
+    return [np.array(sorted(level), dtype=np.int64) for level in nx.topological_generations(waits)]
+
+
+def _messages(graph: ScheduleGraph, row: Indices) -> tuple[tuple[Indices, ...], tuple[Indices, ...]]:
+    """Senders and boundaries as in `_Levels`: one array of each, or two where overlapped passes wait for two messages."""
+    senders, boundaries = np.zeros((2, max(1, *graph.message_counts), len(row)), dtype=np.int64)
+    for number, (*_, messages) in enumerate(graph.nodes):
+        for *_, boundary, receiver in messages:
+            waiting = row[receiver]
+            slot = 1 if senders[0, waiting] else 0
+            senders[slot, waiting] = 1 + row[number]
+            boundaries[slot, waiting] = 1 + boundary
+    return tuple(senders), tuple(boundaries)

@@ -1,0 +1,159 @@
+"""The pipeline schedule as data: what each pipeline rank computes, in order; printed, parsed, generated.
+
+Whether a schedule can run is `schedule_validation`'s question, what it costs `simulate`'s and `pipeline`'s.
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import zip_longest
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwright.base.errors import SpecError
+from shardwright.specs.schedules import ScheduleName, check_shape
+
+from .action import Action, ActionKind, Overlap, Work, parse_work
+from .orders import ORDERS
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`orders[rank]`: what one pipeline rank computes, in this order.
+
+    Which rank holds a stage is read off the orders, so that any placement (a loop, a V) is a schedule. Iterating yields
+    every action, those of overlapped pairs too.
+    """
+
+    orders: tuple[tuple[Work, ...], ...]
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.orders)
+
+    def __hash__(self) -> int:
+        """As generated, but only once: there are tens of thousands of actions, and schedules are keys of caches."""
+        return self._hash
+
+    @property
+    def pp(self) -> int:
+        return len(self.orders)
+
+    @cached_property
+    def stages(self) -> int:
+        return 1 + max((action.stage for action in self), default=-1)
+
+    @cached_property
+    def microbatches(self) -> int:
+        return 1 + max((action.microbatch for action in self), default=-1)
+
+    @cached_property
+    def rank_of_stage(self) -> dict[int, int]:
+        """The rank that holds each stage: the first one to mention it."""
+        ranks: dict[int, int] = {}
+        for rank, order in enumerate(self.orders):
+            for work in order:
+                for action in work.passes:
+                    ranks.setdefault(action.stage, rank)
+        return ranks
+
+    @cached_property
+    def actions(self) -> frozenset[Action]:
+        """Every action."""
+        return frozenset(self)
+
+    def source(self, action: Action) -> Action | None:
+        """The action on a neighbouring stage whose message this one waits for; None where it reads no message.
+
+        A gradient comes from whichever the next stage runs, a whole backward or an input gradient.
+        """
+        stage, kind, microbatch = action
+        if kind is ActionKind.FORWARD:
+            return Action(stage - 1, kind, microbatch) if stage else None
+        if kind is ActionKind.WEIGHT_GRADIENT or stage + 1 == self.stages:
+            return None
+        split = Action(stage + 1, ActionKind.INPUT_GRADIENT, microbatch)
+        return split if split in self.actions else Action(stage + 1, ActionKind.BACKWARD, microbatch)
+
+    def __iter__(self) -> Iterator[Action]:
+        for order in self.orders:
+            for work in order:
+                yield from work.passes
+
+    def __str__(self) -> str:
+        """One line a rank, actions between commas: what `parse` reads, and what torch's pipeline runtime reads as CSV."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(self.orders)
+        return text.getvalue()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what `str` of a schedule printed. Empty cells, which mean an idle slot in torch's files, are left out.
+
+        Raises:
+            SpecError: a cell is not an action; the line names its rank and step. Nothing else is checked here.
+        """
+        return cls(tuple(_parse_order(rank, row) for rank, row in enumerate(csv.reader(io.StringIO(text)))))
+
+    def grid(self, *, marked: tuple[int, int] | None = None, context: int = 5) -> str:
+        """A table of steps (rows) and ranks (columns).
+
+        `marked` = (rank, step) puts one cell in brackets, points an arrow at it and leaves out what is more than
+        `context` steps away.
+        """
+        rows = [
+            [f"step {step}", *(str(work) if work else "" for work in row)]
+            for step, row in enumerate(zip_longest(*self.orders))
+        ]
+        if marked is not None:
+            rank, step = marked
+            rows[step][1 + rank] = f"[{rows[step][1 + rank]}]"
+            rows[step].append(f"<-- rank {rank}, step {step}")
+            rows = rows[max(0, step - context) : step + context + 1]
+        rows.insert(0, ["", *(f"rank {rank}" for rank in range(self.pp))])
+        widths = [max(len(row[column]) for row in rows) for column in range(self.pp + 1)]
+        return "\n".join("  ".join(map(str.ljust, row, [*widths, 0])).rstrip() for row in rows)
+
+
+def _parse_order(rank: int, row: list[str]) -> tuple[Work, ...]:
+    order = []
+    for step, cell in enumerate(row):
+        if cell.strip():
+            try:
+                order.append(parse_work(cell.strip()))
+            except SpecError as error:
+                raise SpecError(f"schedule, rank {rank}, step {step}: {error}") from None
+    return tuple(order)
+
+
+@lru_cache(maxsize=64)
+def make_schedule(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> Schedule:
+    """The schedule of a plan, actions in the order in which torch 2.13 runs them where it knows the schedule.
+
+    Raises:
+        SpecError: the name is unknown, or the schedule does not exist for these numbers.
+    """
+    check_shape(name, pp, stages_per_rank * pp, microbatches)
+    order = ORDERS[name]
+    return Schedule(tuple(tuple(order(rank, pp, stages_per_rank, microbatches)) for rank in range(pp)))
+
+
+@lru_cache(maxsize=64)
+def overlap_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> NDArray[np.int64]:
+    """[stages]: how many of each stage's forwards are overlapped with a backward.
+
+    Raises:
+        SpecError: no such schedule.
+    """
+    counts = np.zeros(pp * stages_per_rank, dtype=np.int64)
+    if name == "dualpipe-v":
+        for order in make_schedule(name, pp, stages_per_rank, microbatches).orders:
+            for work in order:
+                if isinstance(work, Overlap):
+                    counts[work.forward.stage] += 1
+    counts.setflags(write=False)
+    return counts

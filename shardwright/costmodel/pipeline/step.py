@@ -1,0 +1,114 @@
+"""Seconds of one step from schedule and stage costs, vectorised over plans, and where they go."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwright.specs.schedules import ScheduleName, by_rank, check_shape
+
+from .longest_path import longest_path_ends
+from .recurrence import gpipe_ends, interleaved_ends, one_forward_one_backward_ends
+from .schedule import overlap_counts
+from .stage_costs import Floats, StageCosts
+
+__all__ = ["StageCosts", "StepParts", "step_parts", "step_seconds"]
+
+_ROUNDING = 1e-12  # of a step
+_ENDS: dict[ScheduleName, Callable[[StageCosts, int], Floats]] = {
+    "gpipe": gpipe_ends,
+    "1f1b": one_forward_one_backward_ends,
+    "interleaved-1f1b": interleaved_ends,
+    "zb-h1": partial(longest_path_ends, "zb-h1"),
+    "zb-v": partial(longest_path_ends, "zb-v"),
+    "dualpipe-v": partial(longest_path_ends, "dualpipe-v"),
+}
+
+
+def step_seconds(schedule: ScheduleName, costs: StageCosts, microbatches: int) -> Floats:
+    """Seconds of one optimizer step, [...] over the batch axes of `costs`.
+
+    The pipeline's longest path (see `pipeline_recurrence`), then on each rank its exposed reductions, then, when the
+    last rank has reduced, the slowest optimizer: max_r (end_r + tail_r) + max_r optimizer_r. Equal to what `simulate`
+    finds, up to rounding.
+
+    Raises:
+        SpecError: no such schedule for this number of ranks, stages and microbatches.
+    """
+    check_shape(schedule, costs.pp, costs.stages, microbatches)
+    ends = _ENDS[schedule](costs, microbatches)
+    reduced = (ends + _per_rank(schedule, costs, costs.reduce_tail)).max(axis=-1)
+    return np.asarray(reduced + costs.optimizer.max(axis=-1))
+
+
+def _per_rank(schedule: ScheduleName, costs: StageCosts, per_stage: Floats) -> Floats:
+    """Sum of [..., stages] over each rank's stages: [..., pp]."""
+    return np.asarray(by_rank(schedule, costs.pp, per_stage).sum(axis=-2))
+
+
+@dataclass(frozen=True, eq=False)
+class StepParts:
+    """A step from the side of the rank with the most work of its own, which no schedule can undercut; [...] each.
+
+    Attributes:
+        rank: that rank: most seconds of compute, exposed gather and exposed reduction together.
+        compute_seconds: its forwards and backwards, less `overlap_seconds`.
+        gather_seconds: its first-forward extras.
+        reduce_seconds: its exposed reductions.
+        transfer_seconds: what the step would be shorter by if messages between stages took no time.
+        bubble_seconds: the rest: it waits for other stages, which fill, drain or are slower at times.
+        optimizer_seconds: of the slowest rank, as all wait for it.
+        overlap_seconds: what overlapping passes has saved; no part of the step.
+    """
+
+    rank: NDArray[np.intp]
+    compute_seconds: Floats
+    gather_seconds: Floats
+    reduce_seconds: Floats
+    transfer_seconds: Floats
+    bubble_seconds: Floats
+    optimizer_seconds: Floats
+    overlap_seconds: Floats
+
+    @property
+    def total_seconds(self) -> Floats:
+        work = self.compute_seconds + self.gather_seconds + self.reduce_seconds
+        return work + self.transfer_seconds + self.bubble_seconds + self.optimizer_seconds
+
+
+def step_parts(schedule: ScheduleName, costs: StageCosts, microbatches: int) -> StepParts:
+    """Where the seconds of `step_seconds` go; the parts add up to it.
+
+    Raises:
+        SpecError: no such schedule for this number of ranks, stages and microbatches.
+    """
+    total = step_seconds(schedule, costs, microbatches)
+    without_sends = step_seconds(schedule, costs.without_sends(), microbatches)
+    overlaps = overlap_counts(schedule, costs.pp, costs.stages_per_rank, microbatches)
+    overlap = _per_rank(schedule, costs, overlaps * costs.overlap_saving)
+    compute = microbatches * _per_rank(schedule, costs, costs.forward + costs.backward) - overlap
+    gather = _per_rank(schedule, costs, costs.first_forward_extra)
+    reduce = _per_rank(schedule, costs, costs.reduce_tail)
+    rank = np.argmax(compute + gather + reduce, axis=-1)
+
+    def of_rank(per_rank: Floats) -> Floats:
+        return np.take_along_axis(per_rank, rank[..., None], axis=-1)[..., 0]
+
+    optimizer = costs.optimizer.max(axis=-1)
+    work = of_rank(compute) + of_rank(gather) + of_rank(reduce)
+    # Neither can be negative but by rounding, nor is what rounding leaves over a bubble.
+    transfer = np.maximum(0.0, total - without_sends)
+    bubble = total - transfer - work - optimizer
+    bubble = np.where(bubble > _ROUNDING * total, bubble, 0.0)
+    return StepParts(
+        rank=rank,
+        compute_seconds=of_rank(compute),
+        gather_seconds=of_rank(gather),
+        reduce_seconds=of_rank(reduce),
+        transfer_seconds=transfer,
+        bubble_seconds=bubble,
+        optimizer_seconds=optimizer,
+        overlap_seconds=of_rank(overlap),
+    )

@@ -1,0 +1,263 @@
+"""From the work of each row to cost tables: adds data parallelism, the optimizer, and what the parameters take."""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from shardwright.costmodel.layers.all_rows import WorkModel
+from shardwright.costmodel.layers.row import RowWork
+from shardwright.costmodel.op_times.constants import CALIBRATED
+from shardwright.costmodel.op_times.protocol import Array, OpTimes
+from shardwright.costmodel.op_times.straggler import largest_of
+from shardwright.specs.candidates import Candidates, pipeline_group
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.stacks import OWN_STACK
+from shardwright.specs.training import OPTIMIZER_STATES, TrainingSpec
+
+from .cost_tables import POLICIES, CostTables, Seconds, StaticBytes
+from .data_parallel import DataParallel, sharded
+from .distinct import distinct
+
+# Elements that one update moves for a parameter: it reads it, its gradient and states, and writes all but the gradient.
+_UPDATE_PASSES = {"adamw": 7.0, "sgd": 3.0}
+_CLIP_PASSES = 3.0  # read for the norm; read and write to scale
+
+
+def build_tables(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes
+) -> CostTables:
+    """Cost tables of every candidate. Pure; whether a candidate divides model and batch is the caller's to check."""
+    rows = _rows(model, cluster, training, candidates, times)
+    return _Builder(model, cluster, training, times, candidates, rows).tables()
+
+
+def _rows(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes
+) -> list[RowWork]:
+    """The work of every row for every candidate, worked out once for all that differ only in what comes after it."""
+    if any(np.ndim(value) for value in vars(times.constants).values()):  # each candidate has constants of its own
+        return WorkModel(model, cluster, training, times, candidates).rows()
+    one = np.ones_like(candidates.tp)
+    alike = replace(
+        candidates,
+        pp=np.minimum(candidates.pp, 2),
+        # experts spread over data-parallel ranks too
+        dp_replicate=np.where(candidates.ep > 1, candidates.dp_replicate, 1),
+        dp_shard=np.where(candidates.ep > 1, candidates.dp_shard, 1),
+        microbatches=one,
+        stages_per_rank=one,
+        zero_stage=0 * one,
+        host_optimizer=0 * one,
+    )
+    kinds = distinct(list(vars(alike).values()))
+    rows = WorkModel(model, cluster, training, times, alike[kinds.first]).rows()
+    return [RowWork(**{name: values[kinds.of_row] for name, values in vars(row).items()}) for row in rows]
+
+
+@dataclass(frozen=True)
+class _Builder:
+    model: ModelSpec
+    cluster: ClusterSpec
+    training: TrainingSpec
+    times: OpTimes
+    candidates: Candidates
+    rows: list[RowWork]
+
+    def tables(self) -> CostTables:
+        compute_forward, compute_backward = (
+            self._stacked("forward_seconds"),
+            self._stacked("backward_seconds")[..., None],
+        )
+        recompute = self._stacked("recompute_seconds_by_policy")
+        tensor = self._stacked("tensor_parallel_forward_seconds")
+        tensor_backward = self._stacked("tensor_parallel_backward_seconds_by_policy")
+        context = self._stacked("context_parallel_forward_seconds")
+        context_backward = self._stacked("context_parallel_backward_seconds_by_policy")
+        expert = self._stacked("expert_parallel_forward_seconds")
+        expert_backward = self._stacked("expert_parallel_backward_seconds_by_policy")
+        traffic = DataParallel(
+            self.cluster,
+            self.training,
+            self.times,
+            self.candidates,
+            self._stacked("parameters"),
+            self._stacked("expert_parameters"),
+            self._gathered_bytes,
+            self._freed,
+            compute_forward + tensor + context + expert,
+            compute_backward + recompute + tensor_backward + context_backward + expert_backward,
+        )
+        forward, backward = traffic.in_forward(), traffic.in_backward()
+        first, last = traffic.in_first_forward(), traffic.in_last_backward()
+        noise = 0.0 if self.cluster.groups[0].device.kind == "cpu" else self.times.constants.step_noise
+        waiting = (noise * largest_of(self.candidates.ranks))[:, None, None]
+        return CostTables(
+            forward=self._seconds(
+                compute=compute_forward,
+                tensor_parallel=tensor,
+                context_parallel=context,
+                expert_parallel=expert,
+                data_parallel=forward.network,
+                host_copy=forward.host_copy,
+                straggler=waiting[..., 0] * compute_forward,
+            ),
+            backward=self._seconds(
+                compute=compute_backward,
+                recompute=recompute,
+                tensor_parallel=tensor_backward,
+                context_parallel=context_backward,
+                expert_parallel=expert_backward,
+                data_parallel=backward.network,
+                host_copy=backward.host_copy,
+                straggler=waiting * (compute_backward + recompute),
+            ),
+            first_forward=self._seconds(data_parallel=first.network, host_copy=first.host_copy),
+            last_backward=self._seconds(
+                data_parallel=last.network + self._once_a_step_seconds(traffic), host_copy=last.host_copy
+            ),
+            weight_gradient_seconds=(1 + waiting[..., 0]) * self._stacked("weight_gradient_seconds"),
+            optimizer_seconds=self._optimizer_seconds(traffic),
+            send_seconds=self._send_seconds(),
+            activation_bytes=self._stacked("activation_bytes_by_policy"),
+            working_bytes=self._stacked("working_bytes_by_policy"),
+            slack=self._slack(),
+            static=self._static_bytes(traffic),
+        )
+
+    @property
+    def _freed(self) -> Array:
+        """Rows that ZeRO-3 frees after their forward: all but the head, and but an embedding tied to it."""
+        freed = np.ones(len(self.rows), dtype=bool)
+        freed[-1] = False
+        freed[-2] = not self.model.tied_embeddings
+        return freed
+
+    def _stacked(self, name: str) -> Array:
+        return np.stack([getattr(row, name) for row in self.rows], axis=1).astype(float)
+
+    def _column(self, name: str) -> Array:
+        return np.asarray(getattr(self.candidates, name))[:, None]
+
+    @property
+    def _gathered_bytes(self) -> Array:
+        """Of one element of each row's weights in the copy that is computed with, shape (R,)."""
+        precision = self.training.precision
+        each = np.full(len(self.rows), precision.activation_bytes_per_element)
+        each[:-2] = precision.gathered_bytes_per_element
+        return each
+
+    def _seconds(self, **parts: Array) -> Seconds:
+        """Each cause of shape (N, R) or (N, R, P) as (N, R, P); what is not given is 0."""
+        shape = (len(self.candidates), len(self.rows), len(POLICIES))
+        wide = {name: part[..., None] if part.ndim == 2 else part for name, part in parts.items()}
+        nothing = np.zeros(1)
+        return Seconds(**{f.name: np.broadcast_to(wide.get(f.name, nothing), shape) for f in fields(Seconds)})
+
+    def _once_a_step_seconds(self, traffic: DataParallel) -> Array:
+        """What data parallelism adds to a step beside its gathers and reductions, to broadcast over (N, R, P)."""
+        return self._tied_seconds() + self._broadcast_seconds() + self._sharding_seconds(traffic)[..., None]
+
+    def _tied_seconds(self) -> Array:
+        """A tied embedding on the first and last stage: their gradients are summed once a step."""
+        if not self.model.tied_embeddings:
+            return np.zeros((1, 1, 1))
+        elements = self.model.vocab_size * (self.model.embedding_size or self.model.hidden_size)
+        shard_bytes = (
+            self.training.precision.gradient_bytes_per_element
+            * elements
+            / (self.candidates.tp * self.candidates.shards)
+        )
+        seconds = self.times.collective_seconds(
+            "all_reduce", shard_bytes, pipeline_group(self.candidates, self.cluster)
+        )
+        ends = np.array([0.0] * (len(self.rows) - 2) + [1.0, 1.0])
+        return np.asarray(seconds[:, None, None] * ends[None, :, None])
+
+    def _broadcast_seconds(self) -> Array:
+        """ZeRO-1 and -2 where each owner broadcasts its updated shard in turn, spread over the layers of a rank."""
+        if not self.training.software.broadcasts_updates:
+            return np.zeros((1, 1, 1))
+        owners = np.where(
+            (self.candidates.zero_stage == 1) | (self.candidates.zero_stage == 2), self.candidates.shards, 0
+        )
+        layers = self.model.layer_count / self.candidates.pp
+        seconds = self.times.constants.broadcast_seconds * owners / layers
+        is_layer = np.array([1.0] * (len(self.rows) - 2) + [0.0, 0.0])
+        return np.asarray(seconds[:, None, None] * is_layer[None, :, None])
+
+    def _sharding_seconds(self, traffic: DataParallel) -> Array:
+        """What our executor's FSDP2 adds, which wraps modules on a single rank too; shape (N, R)."""
+        parameters = traffic.parameters + traffic.expert_parameters
+        if self.training.stack != OWN_STACK:
+            return np.zeros_like(parameters)
+        microbatches = self._column("microbatches")
+        repeats = np.where(self._column("zero_stage") >= 2, microbatches, 1)
+        size_bytes = self.training.precision.parameter_bytes_per_element * parameters
+        return self.times.sharding_seconds(size_bytes, microbatches, repeats)
+
+    def _send_seconds(self) -> Array:
+        """Hidden states of one microbatch to the next stage, split over cp, and over tp where the sequence is."""
+        split = np.where(self.candidates.sequence_parallel == 1, self.candidates.tp, 1) * self.candidates.cp
+        elements = self.candidates.micro_batch * float(self.training.seq_len) * self.model.hidden_size / split
+        size_bytes = self.training.precision.activation_bytes_per_element * elements
+        return self.times.collective_seconds("send", size_bytes, pipeline_group(self.candidates, self.cluster))
+
+    def _optimizer_seconds(self, traffic: DataParallel) -> Array:
+        """Clipping and update of this rank's shard, on the device or by the host's cores."""
+        shard = sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters))
+        element = self.training.precision.parameter_bytes_per_element
+        update = element * _UPDATE_PASSES[self.training.optimizer] * shard
+        clip = element * _CLIP_PASSES * shard
+        return np.where(
+            self._column("host_optimizer") == 1,
+            self.times.host_update_seconds(shard, update + clip),
+            self.times.operator_seconds(self.training.optimizer, shard, update)
+            + self.times.operator_seconds("clip", shard, clip),
+        )
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.cluster.groups[0].device.kind == "cpu"
+
+    def _slack(self) -> Array:
+        """Shape (N,). A heap gives what one microbatch left to the next only in part; a caching allocator nearly all of it."""
+        if self._on_cpu:
+            return np.where(self.candidates.microbatches > 1, CALIBRATED.heap_slack, 0.0)
+        return np.where(self.candidates.zero_stage >= 3, CALIBRATED.gather_slack, CALIBRATED.allocator_slack)
+
+    def _static_bytes(self, traffic: DataParallel) -> StaticBytes:
+        """Bytes per row that stay for a step, on the device and on the host (see data_parallel.py for what is where)."""
+        precision, zero = self.training.precision, self._column("zero_stage")
+        parameters = traffic.parameters + traffic.expert_parameters
+        shard = sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters))
+        host = self._column("host_optimizer") == 1
+        freed = (zero >= 3) & self._freed
+        stack = self.training.software
+        accumulated = (self._column("microbatches") > 1) | stack.keeps_gradient_buffer
+        whole_gradients = (zero <= 1) & accumulated
+        gathered = self._gathered_bytes * parameters
+        element, gradient = precision.parameter_bytes_per_element, precision.gradient_bytes_per_element
+        master = shard_gradient = element * shard
+        states = OPTIMIZER_STATES[self.training.optimizer] * element * shard
+        device_gradient = np.where(host, 0.0, shard_gradient)
+        # an update reads the format of its parameters: what accumulates in less is widened for it, into the shard or (Stack) beside it
+        whole = (
+            gradient * parameters if stack.keeps_gradient_buffer else np.maximum(gradient * parameters, device_gradient)
+        )
+        widened = 4.0 if stack.widens_gradients and gradient < element else 0.0
+        kept_gathered = np.where(freed, 0.0, gathered)
+        gradients = np.where(whole_gradients, whole, device_gradient)
+        return StaticBytes(
+            parameters=np.where(host, 0.0, master),
+            gathered=kept_gathered,
+            gather_window=np.where(freed, gathered, 0.0),
+            gradients=gradients,
+            optimizer_state=np.where(host, 0.0, states),
+            reduce_buffer=np.where(self._column("data_ranks") > 1, gradient, 0.0) * parameters,
+            step=np.where(host, 0.0, (stack.step_bytes_per_parameter + widened) * shard),
+            flat=np.where(host, 0.0, stack.flat_step_bytes_per_parameter * shard)
+            + stack.flat_gradient_copies * gradient * parameters,
+            unplaced=(kept_gathered + gradients) * self._on_cpu,
+            host=np.where(host, master + states + shard_gradient, 0.0),
+        )

@@ -1,0 +1,98 @@
+"""Cost tables: what each kind of layer, the embedding and the head take, for every candidate and recompute policy.
+
+Arrays have the axes (candidate N, row R, recompute policy P). Rows are the model's layer classes, then the embedding, then
+the head (final norm, LM head and loss). A stage's cost is the sum over its rows, so these tables serve one plan and the
+whole search alike.
+"""
+
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+
+from shardwright.costmodel.op_times.protocol import Array
+from shardwright.specs.plan import RecomputePolicy
+
+POLICIES: tuple[RecomputePolicy, ...] = get_args(RecomputePolicy)
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Time by cause, each (N, R, P). Communication and copies count where compute does not hide them.
+
+    `straggler`: waiting for the slowest rank.
+    """
+
+    compute: Array
+    recompute: Array
+    tensor_parallel: Array
+    context_parallel: Array
+    expert_parallel: Array
+    data_parallel: Array
+    host_copy: Array
+    straggler: Array
+
+    @property
+    def total(self) -> Array:
+        return sum(vars(self).values(), np.zeros(1))
+
+
+@dataclass(frozen=True)
+class StaticBytes:
+    """Bytes per row (N, R) that stay over a step. All but `host` are on the device.
+
+    `gathered`: compute-format copies kept from forward to backward. `gather_window`: such a copy where it is freed after
+    each use; a rank holds two at once. `reduce_buffer`: the input of one row's gradient reduction; one at a time.
+    `step`: temporaries of the optimizer step, when no activation is alive; `flat`: flat buffers of reduction and step, made
+    after those, which the allocator cannot place where activations or temporaries were. `unplaced`: on a CPU, the room
+    that its process's heap holds for the gathered copies and gradients of each step beside these themselves: what
+    activations leave is broken up by small blocks, and holds nothing as large.
+    """
+
+    parameters: Array
+    gathered: Array
+    gather_window: Array
+    gradients: Array
+    optimizer_state: Array
+    reduce_buffer: Array
+    step: Array
+    flat: Array
+    unplaced: Array
+    host: Array
+
+    @property
+    def stays(self) -> Array:
+        """What a rank holds of a row at every moment, summed over its rows."""
+        return self.parameters + self.gathered + self.gradients + self.optimizer_state + self.flat + self.unplaced
+
+
+@dataclass(frozen=True)
+class CostTables:
+    """What a rank pays for each row that it holds.
+
+    `forward`, `backward`: one microbatch. `first_forward`, `last_backward`: what the first microbatch's forward and the
+    last one's backward add. `weight_gradient_seconds` (N, R): the part of `backward` that only the weights'
+    gradients take, which a schedule may postpone. `optimizer_seconds` (N, R): clipping and update once a step. `send_seconds` (N,): one
+    microbatch's hidden states to the next stage. `activation_bytes`: kept for each microbatch in flight;
+    `working_bytes`: in use while that row's backward runs. `slack` (N,): what the allocator holds unused, as a share of all
+    that is not held over the whole step.
+    """
+
+    forward: Seconds
+    backward: Seconds
+    first_forward: Seconds
+    last_backward: Seconds
+    weight_gradient_seconds: Array
+    optimizer_seconds: Array
+    send_seconds: Array
+    activation_bytes: Array
+    working_bytes: Array
+    slack: Array
+    static: StaticBytes
+
+    def __len__(self) -> int:
+        return len(self.send_seconds)
+
+    @property
+    def head_row(self) -> int:
+        return int(self.activation_bytes.shape[1]) - 1

@@ -1,0 +1,91 @@
+"""One pipeline stage as a module: some layers of a Hugging Face model, under the whole model's parameter names."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from shardwright.specs.plan import LayerRun
+
+from .attention import attention_mask
+from .hugging_face import Skeleton
+
+
+class StageModule(nn.Module):
+    """Layers `first_layer` and on of the model, with the embedding on the first stage and the head on the last.
+
+    The forward pass takes tokens (batch, sequence) on the first stage and hidden states elsewhere, and returns hidden
+    states (batch, sequence / tp under sequence parallelism, hidden), or logits (batch, sequence, vocabulary / tp) on
+    the last stage. Parameters carry the names they have in the whole model.
+    """
+
+    def __init__(self, skeleton: Skeleton, first_layer: int, strategies: Sequence[LayerRun], *, seq_len: int) -> None:
+        super().__init__()
+        family, model = skeleton.family, skeleton.model
+        self.family = family
+        self.first_layer = first_layer
+        self.strategies = tuple(strategies)
+        self.seq_len = seq_len
+        self.kernel = str(skeleton.config._attn_implementation)
+        end_layer = first_layer + len(self.strategies)
+        self.is_first = first_layer == 0
+        self.is_last = end_layer == skeleton.config.num_hidden_layers
+        paths = [f"{family.layers}.{index}" for index in range(first_layer, end_layer)]
+        self.layer_paths = tuple(paths)
+        if self.is_first:
+            paths += [path for path in (family.embedding, family.positions) if path]
+        if self.is_last:
+            paths += [family.final_norm, family.head]
+        if family.rotary:
+            paths.append(family.rotary)
+        for path in paths:
+            _attach(self, path, model.get_submodule(path))
+
+    def part(self, path: str | None) -> nn.Module | None:
+        """The module at `path` of the whole model, None where this stage does not hold it."""
+        if path is None:
+            return None
+        try:
+            return self.get_submodule(path)
+        except AttributeError:
+            return None
+
+    def forward(self, given: Tensor) -> Tensor:
+        position_ids = torch.arange(self.seq_len, device=given.device)[None]
+        hidden = self._embed(given, position_ids) if self.is_first else given
+        rotary = self.part(self.family.rotary)
+        options = {} if rotary is None else {"position_embeddings": rotary(hidden, position_ids)}
+        masks: dict[int | None, Tensor | None] = {}
+        for path, strategy in zip(self.layer_paths, self.strategies, strict=True):
+            layer = self.get_submodule(path)
+            window = getattr(layer.get_submodule(self.family.attention), "sliding_window", None)
+            if window not in masks:
+                masks[window] = attention_mask(
+                    seq_len=self.seq_len, window=window, kernel=self.kernel, dtype=hidden.dtype, device=hidden.device
+                )
+            options["attention_mask"] = masks[window]
+            if strategy.recompute == "full":
+                hidden = checkpoint(layer, hidden, use_reentrant=False, preserve_rng_state=False, **options)
+            else:
+                hidden = layer(hidden, **options)
+        return self._logits(hidden) if self.is_last else hidden
+
+    def _embed(self, tokens: Tensor, position_ids: Tensor) -> Tensor:
+        hidden: Tensor = self.get_submodule(self.family.embedding)(tokens)
+        positions = self.part(self.family.positions)
+        return hidden if positions is None else hidden + positions(position_ids)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.get_submodule(self.family.head)(self.get_submodule(self.family.final_norm)(hidden))
+        return logits
+
+
+def _attach(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Register `module` below `root` at `path`, through plain containers, so that parameter names are the path's."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        if parent not in dict(root.named_children()):
+            root.add_module(parent, nn.Module())
+        root = root.get_submodule(parent)
+    root.add_module(name, module)

@@ -1,0 +1,31 @@
+"""A step without a pipeline: the microbatches one after another through the whole model."""
+
+import torch
+from torch import Tensor
+
+from shardwright.executor.model.stage_module import StageModule
+
+from .data_parallel import GradientSync
+from .loss import TokenLoss
+
+
+class Accumulation:
+    """Runs forward and backward of each microbatch in turn, accumulating gradients."""
+
+    def __init__(self, stage: StageModule, sync: GradientSync, loss: TokenLoss, *, microbatches: int) -> None:
+        self._stage = stage
+        self._sync = sync
+        self._loss = loss
+        self._microbatches = microbatches
+
+    def run(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Accumulate gradients of (microbatches * micro_batch, sequence) tokens; the summed loss of this rank."""
+        total = torch.zeros((), device=inputs.device)
+        pairs = zip(inputs.chunk(self._microbatches), labels.chunk(self._microbatches), strict=True)
+        with self._loss.active():
+            for index, (tokens, targets) in enumerate(pairs):
+                self._sync.before_backward(last=index == self._microbatches - 1)
+                loss = self._loss(self._stage(tokens), targets)
+                torch.autograd.backward(loss)
+                total += loss.detach()
+        return total

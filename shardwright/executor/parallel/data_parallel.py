@@ -1,0 +1,70 @@
+"""ZeRO and HSDP through FSDP2: how a stage is sharded, and when its gradients are reduced over a step's microbatches."""
+
+import warnings
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+from shardwright.executor.model.stage_module import StageModule
+from shardwright.specs.plan import Plan
+from shardwright.specs.training import Precision
+
+from .precision import COMPUTE_DTYPES, GRADIENT_DTYPES
+
+
+class DataParallel:
+    """How one run shards modules over (dp_replicate, dp_shard).
+
+    Every module is wrapped, on a single data-parallel rank too: the same code then casts parameters to the compute
+    precision, and sums over tp the gradients of parameters that every tp rank holds.
+    """
+
+    def __init__(self, plan: Plan, precision: Precision, mesh: DeviceMesh) -> None:
+        self.mesh = mesh["dp_replicate", "dp_shard"] if plan.mesh.dp_replicate > 1 else mesh["dp_shard"]
+        on_device = mesh.device_type != "cpu"
+        self.offload = CPUOffloadPolicy(pin_memory=on_device) if plan.offload.optimizer_fraction else OffloadPolicy()
+        compute = COMPUTE_DTYPES[precision.compute]
+        self.precision = MixedPrecisionPolicy(
+            param_dtype=None if compute == torch.float32 else compute, reduce_dtype=GRADIENT_DTYPES[precision.gradients]
+        )
+        # its advice is for code that changes the outputs of a sharded module in place, which ours never does
+        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
+
+    def shard(self, module: nn.Module | list[nn.Module], *, zero_stage: int) -> None:
+        """Shard the parameters below `module` that no inner call has sharded; 3 frees them after each forward pass."""
+        fully_shard(
+            module,
+            mesh=self.mesh,
+            reshard_after_forward=zero_stage == 3,
+            mp_policy=self.precision,
+            offload_policy=self.offload,
+        )
+
+
+class GradientSync:
+    """When each part of a stage reduces its gradients and frees its gathered parameters, over a step's microbatches.
+
+    ZeRO-3 gathers the parameters for each use and reduces the gradients of every microbatch into this rank's shard.
+    ZeRO-2 keeps the parameters gathered until the last microbatch. ZeRO-1 also sums whole gradients over the
+    microbatches and reduces them once; so does ZeRO-0. Between replicas (dp_replicate) gradients travel once a step.
+    """
+
+    def __init__(self, stage: StageModule, *, zero_stage: int) -> None:
+        by_path = dict(zip(stage.layer_paths, (run.zero_stage for run in stage.strategies), strict=True))
+        self._root = stage
+        self._parts = [
+            (module, by_path.get(path, zero_stage))
+            for path, module in stage.named_modules()
+            if isinstance(module, FSDPModule)
+        ]
+
+    def before_backward(self, *, last: bool) -> None:
+        """Set every part up for the backward pass of one microbatch; `last` is the step's last."""
+        for part, zero_stage in self._parts:
+            part.set_requires_gradient_sync(last or zero_stage >= 2, recurse=False)
+            part.set_requires_all_reduce(last, recurse=False)
+            part.set_reshard_after_backward(last or zero_stage == 3, recurse=False)
+        assert isinstance(self._root, FSDPModule)
+        self._root.set_is_last_backward(last)

@@ -1,0 +1,185 @@
+"""The engine: a plan applied to a Hugging Face model on this rank, ready to compute a step's loss and gradients."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from shardwright.base.errors import SpecError
+from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor.can_run import check_can_run
+from shardwright.executor.model.hugging_face import Skeleton, read_skeleton
+from shardwright.executor.model.stage_module import StageModule
+from shardwright.specs.plan import Plan
+
+from .accumulation import Accumulation
+from .clipping import gradient_norm, scale_gradients
+from .data_parallel import DataParallel, GradientSync
+from .loss import IGNORED_LABEL, TokenLoss
+from .pipeline import Pipeline, TiedEmbedding
+from .precision import COMPUTE_DTYPES, check_precision
+from .split_backward import check_split_backward
+from .stage_builder import StageBuilder
+
+MESH_AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
+
+
+class _Runner(Protocol):
+    def run(self, inputs: Tensor, labels: Tensor) -> Tensor: ...
+
+
+class Engine:
+    """This rank's part of a model under a plan. Made by `build_engine`.
+
+    `model_parts` are this rank's stages in order; their parameters are named as in the whole Hugging Face model.
+    Rank `dp_rank` of `dp_size` reads its own `micro_batch * microbatches` sequences of each global batch.
+    `tied_names` maps the name of a weight that is another's copy to the other's name: with tied embeddings in a
+    pipeline the last stage holds such a copy.
+    """
+
+    def __init__(
+        self, plan_file: PlanFile, stages: Mapping[int, StageModule], skeleton: Skeleton, mesh: DeviceMesh
+    ) -> None:
+        plan = plan_file.plan
+        self.mesh = mesh
+        self.model_parts: tuple[nn.Module, ...] = tuple(stages.values())
+        self.dp_size = plan.mesh.dp
+        self.dp_rank = mesh.get_local_rank("dp_replicate") * plan.mesh.dp_shard + mesh.get_local_rank("dp_shard")
+        family = skeleton.family
+        self.tied_names: Mapping[str, str] = (
+            {f"{family.head}.weight": f"{family.embedding}.weight"} if skeleton.tied else {}
+        )
+        self._plan = plan
+        self._shape = (plan.micro_batch * plan.microbatches, plan_file.training.seq_len)
+        self._loss = TokenLoss(vocab_size=skeleton.config.vocab_size, tp_mesh=mesh["tp"] if plan.mesh.tp > 1 else None)
+        self._runner = _runner(plan_file, stages, skeleton, mesh, self._loss)
+        self._tied: TiedEmbedding | None = None
+        self._counted = [parameter for part in self.model_parts for parameter in part.parameters()]
+        copy = _tied_copy(stages, skeleton) if skeleton.tied and plan.mesh.pp > 1 else None
+        if copy is not None:
+            self._tied = TiedEmbedding(plan, mesh, copy)
+            if len(plan.stages) - 1 in stages:  # the norm counts the first stage's copy
+                self._counted = [parameter for parameter in self._counted if parameter is not copy]
+
+    def forward_backward(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Accumulate the gradients of the mean loss over the global batch's tokens, and return that loss.
+
+        `inputs` and `labels` are int64 of shape (micro_batch * microbatches, seq_len), this data-parallel rank's
+        share; `labels[i, t]` is the token that follows `inputs[i, t]`, or -100 to leave it out. The same inputs go to
+        every pp and tp rank of the data-parallel rank. The loss is a scalar, equal on all ranks.
+
+        Raises:
+            SpecError: a tensor of another shape.
+        """
+        for name, tensor in (("inputs", inputs), ("labels", labels)):
+            if tuple(tensor.shape) != self._shape:
+                raise SpecError(f"{name} have shape {tuple(tensor.shape)}; this plan's ranks take {self._shape} each")
+        mesh = self._plan.mesh
+        tokens = (labels != IGNORED_LABEL).sum()
+        dist.all_reduce(tokens)
+        tokens_per_step = max(int(tokens) // (mesh.pp * mesh.tp), 1)
+        self._loss.scale = self.dp_size / tokens_per_step
+        with self._tied.summed() if self._tied is not None else contextlib.nullcontext():
+            loss = self._runner.run(inputs, labels)
+        dist.all_reduce(loss)
+        return loss / (self.dp_size * mesh.tp)
+
+    def clip_gradients(self, max_norm: float | None) -> float:
+        """Scale all gradients so that their global L2 norm is at most `max_norm` (None: leave them).
+
+        Returns the norm before scaling: over every parameter of the model, a tied weight counted once; equal on all
+        ranks. A norm that is not finite is returned as it is, and nothing is scaled.
+        """
+        device = torch.device(self.mesh.device_type)
+        ranks_per_stage = self.mesh.size() // self._plan.mesh.pp
+        norm = gradient_norm(self._counted, ranks_per_stage=ranks_per_stage, device=device)
+        if max_norm is not None and max_norm < norm < torch.inf:
+            parameters = [parameter for part in self.model_parts for parameter in part.parameters()]
+            scale_gradients(parameters, max_norm / (norm + 1e-6))
+        return norm
+
+    def zero_gradients(self) -> None:
+        """Forget the gradients of the step before."""
+        for part in self.model_parts:
+            part.zero_grad(set_to_none=True)
+
+
+def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Engine:
+    """Build this rank's part of the plan's model with initial weights drawn from `seed`.
+
+    The default process group is up, on a backend for `device`; its ranks are the plan's, numbered as in
+    `costmodel.plan.Mesh`. Weights are the same under every plan (on devices of one type).
+
+    Raises:
+        SpecError: what is not run yet, another number of ranks than the plan's, an unsupported model, or a plan that does
+            not fit it or asks for what a split backward does not run with.
+    """
+    check_can_run(plan_file)
+    plan = plan_file.plan
+    if dist.get_world_size() != plan.mesh.ranks:
+        raise SpecError(
+            f"the plan is for {plan.mesh.ranks} ranks ({plan.mesh}), {dist.get_world_size()} are running; "
+            f"start {plan.mesh.ranks} or plan for {dist.get_world_size()}"
+        )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    check_precision(plan_file.training.precision, device)
+    skeleton = read_skeleton(plan_file)
+    check_split_backward(plan, tied=skeleton.tied)
+    degrees = tuple(getattr(plan.mesh, axis) for axis in MESH_AXES)
+    mesh = init_device_mesh(device.type, degrees, mesh_dim_names=MESH_AXES)
+    builder = StageBuilder(
+        plan_file=plan_file,
+        skeleton=skeleton,
+        mesh=mesh,
+        data_parallel=DataParallel(plan, plan_file.training.precision, mesh),
+        device=device,
+        seed=seed,
+    )
+    own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
+    return Engine(plan_file, {index: builder.build(index) for index in own}, skeleton, mesh)
+
+
+def _runner(
+    plan_file: PlanFile, stages: Mapping[int, StageModule], skeleton: Skeleton, mesh: DeviceMesh, loss: TokenLoss
+) -> _Runner:
+    plan, training = plan_file.plan, plan_file.training
+    syncs = {index: GradientSync(stage, zero_stage=plan.zero_stage) for index, stage in stages.items()}
+    if plan.mesh.pp == 1:
+        return Accumulation(stages[0], syncs[0], loss, microbatches=plan.microbatches)
+    dtype = COMPUTE_DTYPES[training.precision.compute]
+    own_vocabulary = _own_vocabulary(plan, mesh, skeleton.config.vocab_size)
+    streamed = training.seq_len // plan.mesh.tp if plan.sequence_parallel else training.seq_len
+    return Pipeline(
+        plan,
+        stages,
+        syncs,
+        loss,
+        mesh=mesh,
+        tokens=torch.empty(plan.micro_batch, training.seq_len, dtype=torch.int64, device="meta"),
+        hidden=_example(plan.micro_batch, streamed, skeleton.config.hidden_size, dtype=dtype),
+        logits=_example(plan.micro_batch, training.seq_len, own_vocabulary, dtype=dtype),
+    )
+
+
+def _example(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta", requires_grad=True)
+
+
+def _own_vocabulary(plan: Plan, mesh: DeviceMesh, vocab_size: int) -> int:
+    """Rows of the vocabulary on this tp rank: DTensor cuts like `torch.chunk`, so the last rank may hold fewer."""
+    chunk = -(-vocab_size // plan.mesh.tp)
+    return max(0, min(chunk, vocab_size - chunk * mesh.get_local_rank("tp")))
+
+
+def _tied_copy(stages: Mapping[int, StageModule], skeleton: Skeleton) -> nn.Parameter | None:
+    """This rank's copy of a weight that the first and the last stage share."""
+    for stage in stages.values():
+        for path in (skeleton.family.embedding, skeleton.family.head):
+            if (module := stage.part(path)) is not None:
+                return module.get_parameter("weight")
+    return None

@@ -1,0 +1,151 @@
+"""A step through a pipeline: torch's schedules over this rank's stages, and the embedding that two stages share."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
+from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
+from torch.distributed.tensor import DTensor
+
+from shardwright.executor.model.stage_module import StageModule
+from shardwright.specs.plan import Plan
+from shardwright.specs.schedules import ScheduleName, splits_backward
+
+from .data_parallel import GradientSync
+from .loss import TokenLoss
+from .split_backward import SplitBackwardSchedule
+
+
+class _AnyMicrobatches(Schedule1F1B):
+    """1F1B of any number of microbatches: torch's refuses fewer than stages, though it runs them in the right order."""
+
+    def __init__(self, stage: PipelineStage, n_microbatches: int, *, loss_fn: TokenLoss, scale_grads: bool) -> None:
+        PipelineScheduleSingle.__init__(self, stage, n_microbatches, loss_fn=loss_fn, scale_grads=scale_grads)
+
+
+_SCHEDULES: dict[ScheduleName, Any] = {
+    "gpipe": ScheduleGPipe,
+    "1f1b": _AnyMicrobatches,
+    "interleaved-1f1b": ScheduleInterleaved1F1B,
+}
+
+
+class _SyncedStage(PipelineStage):
+    """A pipeline stage whose gradients are reduced as the plan's ZeRO stages say.
+
+    torch's own stage treats every FSDP module alike: nothing is freed or reduced before the last backward pass. It
+    sees none here, because the module is wrapped, and the plan's own rule is set up before each backward pass.
+    """
+
+    def __init__(self, sync: GradientSync, stage: StageModule, *args: Any, **options: Any) -> None:
+        super().__init__(_Wrapped(stage), *args, **options)
+        self._sync = sync
+
+    def backward_maybe_with_nosync(
+        self, backward_type: Any, bwd_kwargs: dict[str, Any], last_backward: bool = False
+    ) -> Any:
+        self._sync.before_backward(last=last_backward)
+        return super().backward_maybe_with_nosync(backward_type, bwd_kwargs, last_backward)
+
+
+class _Wrapped(nn.Module):
+    def __init__(self, stage: StageModule) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, given: Tensor) -> Tensor:
+        output: Tensor = self.stage(given)
+        return output
+
+
+class Pipeline:
+    """Runs the plan's schedule over this rank's stages; `hidden` and `logits` are examples of what stages exchange.
+
+    Both are on the meta device: (micro_batch, sequence / tp or sequence, hidden), and the last stage's output.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        stages: Mapping[int, StageModule],
+        syncs: Mapping[int, GradientSync],
+        loss: TokenLoss,
+        *,
+        mesh: DeviceMesh,
+        hidden: Tensor,
+        logits: Tensor,
+        tokens: Tensor,
+    ) -> None:
+        last = len(plan.stages) - 1
+        self._loss = loss
+        self._first, self._last = 0 in stages, last in stages
+        split = splits_backward(plan.schedule)
+        chunks = [
+            (PipelineStage if split else partial(_SyncedStage, syncs[index]))(
+                stage,
+                index,
+                len(plan.stages),
+                torch.device(mesh.device_type),
+                input_args=tokens if index == 0 else hidden,
+                output_args=logits if index == last else hidden,
+                group=mesh.get_group("pp"),
+            )
+            for index, stage in stages.items()
+        ]
+        # The loss is already each microbatch's share of the step's, so that gradients are not scaled.
+        self._schedule: Any
+        if split:
+            self._schedule = SplitBackwardSchedule(plan, chunks, loss, scale_grads=False)
+        else:
+            schedule = _SCHEDULES[plan.schedule]
+            given = chunks if issubclass(schedule, PipelineScheduleMulti) else chunks[0]
+            self._schedule = schedule(given, plan.microbatches, loss_fn=loss, scale_grads=False)
+
+    def run(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Accumulate gradients of (microbatches * micro_batch, sequence) tokens; the summed loss of this rank."""
+        losses: list[Tensor] = []
+        with self._loss.active():
+            self._schedule.step(
+                *([inputs.contiguous()] if self._first else []),  # a stage minds the strides of what it is given
+                target=labels if self._last else None,
+                losses=losses if self._last else None,
+                return_outputs=False,
+            )
+        return torch.stack(losses).sum().detach() if losses else torch.zeros((), device=inputs.device)
+
+
+class TiedEmbedding:
+    """The embedding that the first stage looks tokens up in and the last stage computes logits with.
+
+    Both stages hold it. Each gathers a part of its gradient; the sum of the two makes equal updates of equal copies.
+    """
+
+    def __init__(self, plan: Plan, mesh: DeviceMesh, copy: nn.Parameter) -> None:
+        """`copy` is this rank's copy. Made on the ranks of the first and of the last stage only."""
+        self._copy = copy
+        self._device = torch.device(mesh.device_type)
+        ranks_per_stage = mesh.size() // plan.mesh.pp
+        position = dist.get_rank() % ranks_per_stage  # equal positions in two stages hold equal shards
+        partners = [position, (plan.mesh.pp - 1) * ranks_per_stage + position]
+        self._group = dist.new_group(partners, use_local_synchronization=True)
+
+    @contextlib.contextmanager
+    def summed(self) -> Iterator[None]:
+        """Around a step's backward passes: adds up what the two copies gathered in it, once it is reduced."""
+        earlier, self._copy.grad = self._copy.grad, None  # of steps before, and already summed
+        yield
+        gradient = self._copy.grad
+        assert gradient is not None, "both stages compute with the embedding in every step"
+        local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+        total = local.to(self._device)  # an offloaded gradient lies on the host, which NCCL does not reach
+        dist.all_reduce(total, group=self._group)
+        if total is not local:
+            local.copy_(total)
+        if earlier is not None:
+            gradient.add_(earlier)

@@ -1,0 +1,52 @@
+"""One rank's run: its device, its process group, the training in it."""
+
+import os
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from shardwright.base.processes import threads_per_rank
+from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor.training.options import RunOptions
+from shardwright.executor.training.run_folder import RunFolder
+from shardwright.executor.training.trainer import Trainer
+from shardwright.specs.measurement import Measurement
+
+
+def run_rank(
+    plan_file: PlanFile, options: RunOptions, folder: RunFolder, progress: Callable[[str], None]
+) -> Measurement:
+    """Join the process group that torchrun's environment describes, train, leave it. Rank 0 tells `progress`.
+
+    Raises:
+        SpecError: the plan, the options or the data don't serve.
+        RunFailedError: training diverged.
+    """
+    device = pick_device(plan_file)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(threads_per_rank(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    _join_process_group(device)
+    try:
+        return Trainer(plan_file, options, folder, device=device, progress=progress).run()
+    finally:
+        dist.destroy_process_group()
+
+
+def pick_device(plan_file: PlanFile) -> torch.device:
+    """This rank's GPU where the plan is for GPUs and the machine has them, else the CPU."""
+    if plan_file.cluster.groups[0].device.kind == "gpu" and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def _join_process_group(device: torch.device) -> None:
+    """A restarted attempt gets a store of its own: the old one still holds the addresses of ranks that are gone."""
+    store, rank, world_size = next(iter(rendezvous("env://")))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=PrefixStore(f"attempt-{attempt}", store), rank=rank, world_size=world_size)

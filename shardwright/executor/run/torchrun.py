@@ -1,0 +1,129 @@
+"""torchrun as a child process: one worker a rank, ended with this process, its failures told in one line."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import IO
+
+from shardwright.base.errors import SpecError
+from shardwright.base.processes import threads_per_rank
+from shardwright.executor.failure import RunFailedError, first_failure
+from shardwright.executor.training.run_folder import RunFolder
+
+_POLL_SECONDS = 0.1
+_STOP_SECONDS = 20.0
+
+
+def run_torchrun(folder: RunFolder, ranks: int, restarts: int, progress: Callable[[str], None]) -> None:
+    """Run the prepared folder's workers to their end; lost ones are started again, all of them, `restarts` times.
+
+    Raises:
+        SpecError, RunFailedError: a rank left a failure, or ended without a word.
+    """
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    with (
+        (folder.logs / "torchrun.log").open("wb") as log,
+        _running(_command(folder, ranks, restarts), ranks, log) as process,
+    ):
+        assert process.stdout is not None
+        reader = threading.Thread(target=_forward, args=(process.stdout, progress), daemon=True)
+        reader.start()
+        while process.poll() is None:
+            failure = first_failure(folder.failures)
+            if failure is not None and failure.kind == "spec":  # no restart mends it
+                break
+            time.sleep(_POLL_SECONDS)
+        else:
+            reader.join()
+    if process.returncode != 0:
+        _raise_failure(folder)
+
+
+def _raise_failure(folder: RunFolder) -> None:
+    failure = first_failure(folder.failures)
+    if failure is None:
+        said = _last_words(folder)
+        why = f"; its stderr ends with '{said}'" if said else ", killed perhaps for want of memory"
+        raise RunFailedError(
+            f"a rank ended without leaving a failure{why}; see {folder.logs}, and start again to continue from the newest checkpoint"
+        )
+    if failure.kind == "spec":
+        raise SpecError(failure.message)
+    raise RunFailedError(f"rank {failure.rank} failed: {failure.message}; see {folder.failures} and {folder.logs}")
+
+
+def _last_words(folder: RunFolder) -> str:
+    """The last line of a worker's stderr in the newest attempt: what a library said that ended the process by itself."""
+    attempts = sorted(folder.logs.glob("*/attempt_*"), key=lambda path: path.stat().st_mtime)
+    if not attempts:
+        return ""
+    texts = (log.read_text(errors="replace") for log in sorted(attempts[-1].glob("*/stderr.log")))
+    lines = [text.strip().splitlines()[-1] for text in texts if text.strip()]
+    return lines[0] if lines else ""
+
+
+def _command(folder: RunFolder, ranks: int, restarts: int) -> list[str]:
+    """Workers' stderr goes to files: what a user should read is told once, in one line, by the launcher."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    # a machine's name need not resolve, on a laptop or in a container
+    address = ["--local-addr=127.0.0.1"]
+    logs = [f"--max-restarts={restarts}", f"--log-dir={folder.logs}", "--redirects=2"]
+    return [*torchrun, *address, *logs, "-m", "shardwright.executor.run.worker", str(folder.path)]
+
+
+@contextlib.contextmanager
+def _running(command: list[str], ranks: int, log: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
+    """The process while the block runs; ended with the block, also by Ctrl-C or SIGTERM.
+
+    PYTHONSAFEPATH: a folder `executor` or `profiler` where the user happens to stand is not imported. The session of
+    its own keeps Ctrl-C from reaching the workers except through here.
+    """
+    environment = os.environ | {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(threads_per_rank(ranks))}
+    with _terminable():
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            _stop(process)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C does. Only the main thread may say so; elsewhere its owner decides."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """torchrun passes SIGTERM on to its workers; workers that outlive it end by themselves."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _forward(lines: IO[str], progress: Callable[[str], None]) -> None:
+    for line in lines:
+        progress(line.rstrip("\n"))

@@ -1,0 +1,52 @@
+"""What each rank runs: `python -m shardwright.executor.run.worker FOLDER`, started by torchrun."""
+
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from shardwright.base.errors import SpecError
+from shardwright.executor.failure import record_failure
+from shardwright.executor.training.run_folder import RunFolder
+
+from .rank import run_rank
+
+_WATCH_SECONDS = 0.5
+
+
+def main(arguments: list[str]) -> int:
+    """Run one rank of the run in the folder given; its exit code. A failure is left in the folder for the launcher."""
+    folder = RunFolder(Path(arguments[0]))
+    _end_with_launcher(folder)
+    try:
+        run_rank(folder.read_plan(), folder.read_options(), folder, lambda line: print(line, flush=True))
+    except Exception as error:
+        try:
+            record_failure(folder.failures, int(os.environ["RANK"]), error)
+        except OSError:  # on a full disk the launcher's pipe is left
+            print(f"rank {os.environ['RANK']} failed: {error}", flush=True)
+        traceback.print_exc()
+        return 2 if isinstance(error, SpecError) else 1
+    return 0
+
+
+def _end_with_launcher(folder: RunFolder) -> None:
+    """End this process when its parent or the launcher is gone: both may be killed without a chance to pass it on."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent and folder.launcher_lives():
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # gloo leaves threads behind that abort ("terminate called") an interpreter which takes itself down in order
+    os._exit(code)

@@ -1,0 +1,122 @@
+"""Batches: which tokens each step trains on, the same under every plan."""
+
+import hashlib
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from shardwright.base.errors import SpecError
+
+from .options import RunOptions
+from .token_streams import HuggingFaceDataset, TextFiles, TokenFiles, Tokens, TokenStream
+
+_FEISTEL_ROUNDS = 4
+
+
+class Batches:
+    """The global batch of a step, as a pure function of (seed, step, data).
+
+    The stream is cut into windows of `seq_len` + 1 tokens that overlap by one; each epoch takes every window once, in
+    an order of its own. The sequences of step k are the k-th `global_batch` windows of that order, and data-parallel
+    rank r takes the r-th contiguous slice of them, so that plans with different meshes see the same steps.
+
+    Raises:
+        SpecError: the data holds not even one window.
+    """
+
+    def __init__(self, stream: TokenStream, *, seq_len: int, global_batch: int, seed: int) -> None:
+        self._stream, self._seq_len, self._global_batch, self._seed = stream, seq_len, global_batch, seed
+        self._windows = (stream.length - 1) // seq_len
+        if self._windows < 1:
+            raise SpecError(
+                f"the data holds {stream.length} tokens and one sequence of seq_len {seq_len} needs {seq_len + 1}; give more data or a shorter seq_len"
+            )
+
+    @property
+    def digest(self) -> str:
+        return self._stream.digest
+
+    def at(self, step: int, *, dp_rank: int = 0, dp_size: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and labels of one data-parallel rank in `step` (from 1): both (global_batch / dp_size, seq_len), int64.
+
+        A label is the token after the input at its place.
+        """
+        share = self._global_batch // dp_size
+        first = (step - 1) * self._global_batch + dp_rank * share
+        rows = torch.from_numpy(np.stack([self._sequence(first + row) for row in range(share)]))
+        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+
+    def _sequence(self, number: int) -> Tokens:
+        epoch, place = divmod(number, self._windows)
+        window = shuffled(place, self._windows, key=f"{self._seed}/{epoch}")
+        return self._stream.read(window * self._seq_len, self._seq_len + 1)
+
+
+def shuffled(place: int, count: int, *, key: str) -> int:
+    """Where `place` goes in the permutation of range(count) that `key` names; needs no table, however large the count.
+
+    A balanced Feistel network over the next power of four, walked until it lands inside the range (Black and Rogaway
+    2002, section 4: cycle walking).
+    """
+    half_bits = max(1, (max(count - 1, 1).bit_length() + 1) // 2)
+    mask = (1 << half_bits) - 1
+    while True:
+        left, right = place >> half_bits, place & mask
+        for turn in range(_FEISTEL_ROUNDS):
+            mixed = hashlib.blake2b(f"{key}/{turn}/{right}".encode(), digest_size=8).digest()
+            left, right = right, left ^ (int.from_bytes(mixed, "little") & mask)
+        place = left << half_bits | right
+        if place < count:
+            return place
+
+
+def open_batches(options: RunOptions, *, seq_len: int, global_batch: int, vocab_size: int) -> Batches:
+    """The batches that `options` ask for.
+
+    Raises:
+        SpecError: a path is missing or empty, its tokens don't fit the vocabulary, or there are too few.
+    """
+    stream = _open_stream(options, vocab_size)
+    return Batches(stream, seq_len=seq_len, global_batch=global_batch, seed=options.seed)
+
+
+def _open_stream(options: RunOptions, vocab_size: int) -> TokenStream:
+    for path in options.data:
+        if not path.exists():
+            raise SpecError(f"{path}: no such file or folder; give data that exists")
+    if options.data_format == "hf":
+        return HuggingFaceDataset(options.data, vocab_size, options.data_column)
+    if options.data_format == "tokens":
+        return TokenFiles(_files_under(options.data, pattern="*.bin"), vocab_size, options.token_dtype)
+    if options.data:
+        return TextFiles(_files_under(options.data, pattern="*"), vocab_size)
+    return TextFiles(_standard_library_sources(), vocab_size)
+
+
+def _files_under(paths: tuple[Path, ...], *, pattern: str) -> list[Path]:
+    """Each file given, and the files below each folder given, hidden ones left out, in a fixed order."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            below = (file for file in path.rglob(pattern) if file.is_file())
+            found = sorted(
+                file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts)
+            )
+            if not found:
+                raise SpecError(f"{path}: holds no file {pattern}; give a folder with data in it")
+            files += found
+        else:
+            files.append(path)
+    return files
+
+
+def _standard_library_sources() -> list[Path]:
+    root = Path(sysconfig.get_path("stdlib"))
+    left_out = {"site-packages", "dist-packages", "test", "tests", "__pycache__"}
+    below = ((file, file.relative_to(root).parts) for file in root.rglob("*.py"))
+    files = sorted(file for file, parts in below if not left_out & set(parts))
+    if not files:
+        raise SpecError(f"{root}: holds no sources of Python's standard library, the default data; give data")
+    return files

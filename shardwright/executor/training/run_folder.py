@@ -1,0 +1,190 @@
+"""The folder of one run: its plan, options, step records, checkpoints and measurement, and who may write there."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from shardwright.base.errors import SpecError
+from shardwright.costmodel.plan_file import PlanFile, read_plan_file, write_plan_file
+from shardwright.specs.measurement import Measurement, StepRecord, read_measurement
+from shardwright.specs.spec import Spec, read_json
+
+from .checkpoint import newest_checkpoint, read_manifest
+from .options import RunOptions
+
+
+class RunIdentity(Spec):
+    """What makes a run the same run: its plan, data and seed. Learning rate or steps may change when it continues."""
+
+    plan_digest: str
+    data_digest: str
+    seed: int
+
+
+def plan_digest(plan_file: PlanFile) -> str:
+    """Digest of what a plan makes run: model, training and plan; not the estimate, nor the cluster it was planned for."""
+    content = plan_file.model_dump(mode="json", include={"model_config_json", "training", "plan"})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Start(NamedTuple):
+    """Where a run begins: after `step`, from `checkpoint`; None and 0 for the beginning."""
+
+    checkpoint: Path | None
+    step: int
+
+
+class RunFolder:
+    """Paths and records of the run in `path`; nothing here is overwritten by another run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.plan = path / "plan.json"
+        self.options = path / "options.json"
+        self.identity = path / "identity.json"
+        self.steps = path / "steps.jsonl"
+        self.measurement = path / "measurement.json"
+        self.checkpoints = path / "checkpoints"
+        self.failures = path / "failures"
+        self.logs = path / "logs"
+        self._lock = path / ".lock"
+
+    def check(self, identity: RunIdentity, options: RunOptions) -> None:
+        """Raises:
+        SpecError: the folder holds another run, one that `options` do not let continue, or files of something else.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise SpecError(f"{self.path}: is a file; give a folder for the run")
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return
+        if not self.identity.is_file():
+            if any(entry.name != ".lock" for entry in self.path.iterdir()):
+                raise SpecError(f"{self.path}: holds files that are no run's; give an empty or a new folder")
+            return
+        held = RunIdentity.parse(read_json(self.identity), source=str(self.identity))
+        for what, theirs, ours in (
+            ("plan", held.plan_digest, identity.plan_digest),
+            ("data", held.data_digest, identity.data_digest),
+            ("seed", held.seed, identity.seed),
+        ):
+            if theirs != ours:
+                raise SpecError(
+                    f"{self.path}: holds a run with another {what} ({theirs}, not {ours}); give a new folder, and resume_from to go on from its checkpoint"
+                )
+        if options.resume == "never" and newest_checkpoint(self.checkpoints):
+            raise SpecError(
+                f"{self.path}: holds a checkpoint and resume is 'never'; give a new folder or resume 'auto'"
+            )
+
+    def start(self, plan_file: PlanFile, options: RunOptions) -> Start:
+        """The newest checkpoint here, else the one `options` name, else the beginning.
+
+        It may be at the last step only where the measurement lies beside it: a run that is finished.
+
+        Raises:
+            SpecError: the checkpoint can't be taken up, or is past what the options ask for.
+        """
+        own = newest_checkpoint(self.checkpoints)
+        checkpoint = own or options.resume_from
+        if checkpoint is None:
+            return Start(None, 0)
+        step = read_manifest(checkpoint, plan_file).step
+        if step >= options.steps and not (own and step == options.steps == self._measured_steps()):
+            raise SpecError(
+                f"{checkpoint}: is of step {step} and the run is to end at step {options.steps}; give more steps"
+            )
+        return Start(checkpoint, step)
+
+    def _measured_steps(self) -> int | None:
+        return read_measurement(self.measurement).steps[-1].step if self.measurement.is_file() else None
+
+    def prepare(self, plan_file: PlanFile, options: RunOptions, identity: RunIdentity) -> None:
+        """Write plan, options and identity; forget the failures of an earlier try.
+
+        Raises:
+            SpecError: what `check` refuses (another launcher may have come first), or the folder can't be written.
+        """
+        self.check(identity, options)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self.failures, ignore_errors=True)
+            self.failures.mkdir()
+            write_whole(self.identity, identity.model_dump_json(indent=1) + "\n")
+            write_plan_file(self.plan, plan_file)
+            write_whole(self.options, options.model_dump_json(indent=1) + "\n")
+        except OSError as error:
+            raise SpecError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+
+    def read_plan(self) -> PlanFile:
+        return read_plan_file(self.plan)
+
+    def read_options(self) -> RunOptions:
+        return RunOptions.parse(read_json(self.options), source=str(self.options))
+
+    def read_steps(self) -> list[StepRecord]:
+        """The records so far; a last line that a kill cut short is left out."""
+        if not self.steps.is_file():
+            return []
+        records = []
+        for line in self.steps.read_text(encoding="utf-8").splitlines(keepends=True):
+            if line.endswith("\n"):
+                records.append(StepRecord.parse(json.loads(line), source=str(self.steps)))
+        return records
+
+    def keep_steps_until(self, step: int) -> list[StepRecord]:
+        """Drop the records after `step`, which a resumed run takes again; returns those that stay."""
+        kept = [record for record in self.read_steps() if record.step <= step]
+        write_whole(self.steps, "".join(record.model_dump_json() + "\n" for record in kept))
+        return kept
+
+    def append_step(self, record: StepRecord) -> None:
+        with self.steps.open("a", encoding="utf-8") as opened:
+            opened.write(record.model_dump_json() + "\n")
+
+    def write_measurement(self, measurement: Measurement) -> None:
+        write_whole(self.measurement, measurement.model_dump_json(indent=1) + "\n")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one launcher; the system lets go when it ends, however it ends.
+
+        Raises:
+            SpecError: another run is writing there, or the folder cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = self._lock.open("w")
+        except OSError as error:
+            raise SpecError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+        with lock:
+            if _held_elsewhere(lock, fcntl.LOCK_EX):
+                time.sleep(0.2)  # a worker may have been looking whether its launcher lives
+                if _held_elsewhere(lock, fcntl.LOCK_EX):
+                    raise SpecError(f"{self.path}: another run is writing there; wait for it or give a new folder")
+            yield
+
+    def launcher_lives(self) -> bool:
+        """Whether somebody holds the folder: workers whose launcher died have nobody to end them."""
+        with self._lock.open("w") as lock:
+            return _held_elsewhere(lock, fcntl.LOCK_SH)
+
+
+def _held_elsewhere(lock: TextIO, kind: int) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace `path` by a file that is complete, so that a kill in between leaves the old one."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

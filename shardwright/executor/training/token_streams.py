@@ -1,0 +1,234 @@
+"""Where tokens come from: files of text as bytes, arrays of token ids, Hugging Face datasets. Read by position, never whole."""
+
+import bisect
+import hashlib
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwright.base.errors import SpecError
+from shardwright.specs.spec import Spec, read_json
+
+Tokens = NDArray[np.int64]
+BYTE_VALUES = 256
+
+
+class TokenStream(Protocol):
+    """Tokens in one fixed order. `digest` tells two streams apart without reading them whole."""
+
+    @property
+    def length(self) -> int: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    def read(self, start: int, count: int) -> Tokens:
+        """The `count` tokens from position `start` on, int64; the range lies within the stream."""
+        ...
+
+
+class _Documents:
+    """Documents end to end, each found by bisection; a document is read as little as the range asks for."""
+
+    def __init__(self, lengths: Sequence[int], described: Iterable[str]) -> None:
+        self._ends = list(itertools.accumulate(lengths))
+        self.digest = hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
+
+    @property
+    def length(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def read(self, start: int, count: int) -> Tokens:
+        pieces, position, end = [], start, start + count
+        index = bisect.bisect_right(self._ends, start)
+        while position < end:
+            first = self._ends[index - 1] if index else 0
+            stop = min(end, self._ends[index])
+            pieces.append(self._document(index, position - first, stop - first))
+            position, index = stop, index + 1
+        return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
+
+    def _document(self, index: int, start: int, stop: int) -> Tokens:
+        raise NotImplementedError
+
+
+class TextFiles(_Documents):
+    """Text files as bytes: token = byte value, and token 256 after each file where the vocabulary holds it.
+
+    Raises:
+        SpecError: the vocabulary has fewer than 256 tokens.
+    """
+
+    def __init__(self, files: Sequence[Path], vocab_size: int) -> None:
+        _need_byte_vocabulary(vocab_size)
+        self._files = files
+        self._separator = [BYTE_VALUES] if vocab_size > BYTE_VALUES else []
+        sizes = [file.stat().st_size for file in files]
+        described = [f"{file.name} {size}" for file, size in zip(files, sizes, strict=True)]
+        super().__init__([size + len(self._separator) for size in sizes], ["text", *described])
+
+    def _document(self, index: int, start: int, stop: int) -> Tokens:
+        file = self._files[index]
+        try:
+            with file.open("rb") as opened:
+                opened.seek(start)
+                tokens = np.frombuffer(opened.read(stop - start), dtype=np.uint8).astype(np.int64)
+        except OSError as error:
+            raise SpecError(f"{file}: cannot be read ({error.strerror or error})") from None
+        missing = stop - start - len(tokens)
+        if missing > len(self._separator):
+            raise SpecError(f"{file}: became shorter while the run was reading it; data must not change during a run")
+        return np.concatenate([tokens, np.array(self._separator[:missing], dtype=np.int64)])
+
+
+class TokenFiles(_Documents):
+    """`.bin` files of token ids, little-endian unsigned integers, memory-mapped.
+
+    The type comes from `dtype` or from a sidecar `NAME.bin.json` with {"dtype": "uint16"} (or "uint32").
+
+    Raises:
+        SpecError: the type is unknown or the file's size no multiple of it; on reading, a token outside the vocabulary.
+    """
+
+    def __init__(self, files: Sequence[Path], vocab_size: int, dtype: Literal["uint16", "uint32"] | None) -> None:
+        self._files, self._vocab_size = files, vocab_size
+        self._arrays = [_map_tokens(file, dtype) for file in files]
+        described = [f"{file.name} {array.dtype} {len(array)}" for file, array in zip(files, self._arrays, strict=True)]
+        super().__init__([len(array) for array in self._arrays], ["tokens", *described])
+
+    def _document(self, index: int, start: int, stop: int) -> Tokens:
+        tokens = self._arrays[index][start:stop].astype(np.int64)
+        return _within_vocabulary(tokens, self._vocab_size, source=str(self._files[index]), start=start)
+
+
+class _Sidecar(Spec):
+    dtype: Literal["uint16", "uint32"]
+
+
+def _map_tokens(file: Path, dtype: Literal["uint16", "uint32"] | None) -> NDArray[Any]:
+    sidecar = file.with_name(file.name + ".json")
+    if dtype is None and sidecar.is_file():
+        dtype = _Sidecar.parse(read_json(sidecar), source=str(sidecar)).dtype
+    if dtype is None:
+        raise SpecError(
+            f'{file}: the type of its tokens is unknown; give token_dtype uint16 or uint32, or write {{"dtype": "uint16"}} to {sidecar.name}'
+        )
+    kind = np.dtype(dtype).newbyteorder("<")
+    size = file.stat().st_size
+    if size % kind.itemsize:
+        raise SpecError(f"{file}: {size} bytes are no whole number of {dtype} tokens; is the file complete?")
+    return np.memmap(file, dtype=kind, mode="r") if size else np.empty(0, dtype=kind)
+
+
+class HuggingFaceDataset(_Documents):
+    """A dataset on disk: one that `save_to_disk` wrote, or files of Parquet, JSON lines or CSV.
+
+    `column` holds token ids (lists of integers) or text (read as bytes, like `TextFiles`); by default the one called
+    `input_ids`, else `text`.
+
+    Raises:
+        SpecError: the package `datasets` is absent, the path holds no dataset or the dataset no such column.
+    """
+
+    def __init__(self, paths: Sequence[Path], vocab_size: int, column: str | None) -> None:
+        self._vocab_size, self._paths = vocab_size, paths
+        dataset, self._column = _open_dataset(paths, column)
+        self._dataset = dataset.select_columns([self._column]).with_format("arrow")
+        self._is_text = _holds_text(dataset, self._column, source=", ".join(map(str, paths)))
+        if self._is_text:
+            _need_byte_vocabulary(vocab_size)
+        self._separator = [BYTE_VALUES] if self._is_text and vocab_size > BYTE_VALUES else []
+        lengths = [length + len(self._separator) for length in self._document_lengths()]
+        described = [str(dataset.features[self._column]), self._column, str(len(lengths)), str(sum(lengths))]
+        super().__init__(lengths, ["hf", *(path.name for path in paths), *described])
+
+    def _document_lengths(self) -> Iterable[int]:
+        import pyarrow.compute as arrow  # comes with datasets
+
+        measure = arrow.binary_length if self._is_text else arrow.list_value_length
+        for table in self._dataset.iter(batch_size=10_000):
+            yield from (length or 0 for length in measure(table[self._column]).to_pylist())
+
+    def _document(self, index: int, start: int, stop: int) -> Tokens:
+        value = self._dataset[index][self._column][0].as_py() or ()
+        if self._is_text:
+            whole = np.frombuffer(value.encode() if value else b"", dtype=np.uint8).astype(np.int64)
+            whole = np.concatenate([whole, np.array(self._separator, dtype=np.int64)])
+        else:
+            whole = np.array(value, dtype=np.int64)
+        source = f"{', '.join(map(str, self._paths))} (row {index})"
+        return _within_vocabulary(whole[start:stop], self._vocab_size, source=source, start=start)
+
+
+def _open_dataset(paths: Sequence[Path], column: str | None) -> tuple[Any, str]:
+    """The dataset at `paths` and the name of its column of tokens or text."""
+    try:
+        import datasets
+    except ImportError:
+        raise SpecError("data_format 'hf' needs the package datasets: pip install 'shardwright[data]'") from None
+    datasets.disable_progress_bars()
+    builders = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
+    listed = ", ".join(map(str, paths))
+    try:
+        if len(paths) == 1 and paths[0].is_dir():
+            dataset = datasets.load_from_disk(str(paths[0]))
+        elif len({path.suffix for path in paths}) == 1 and paths[0].suffix in builders:
+            files = [str(path) for path in paths]
+            dataset = datasets.load_dataset(builders[paths[0].suffix], data_files=files, split="train")
+        else:
+            raise SpecError(
+                f"{listed}: give one folder that save_to_disk wrote, or files all ending in one of {', '.join(builders)}"
+            )
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if isinstance(error, SpecError):
+            raise
+        raise SpecError(f"{listed}: is not a readable dataset ({str(error).splitlines()[0]})") from None
+    if isinstance(dataset, datasets.DatasetDict):
+        if "train" not in dataset:
+            raise SpecError(
+                f"{listed}: holds the splits {', '.join(dataset)}, none called 'train'; give one split's folder"
+            )
+        dataset = dataset["train"]
+    wanted = [column] if column else ["input_ids", "text"]
+    found = [name for name in wanted if name in dataset.column_names]
+    if not found:
+        raise SpecError(
+            f"{listed}: has no column '{wanted[0]}'; give data_column one of {', '.join(dataset.column_names)}"
+        )
+    return dataset, found[0]
+
+
+def _holds_text(dataset: Any, column: str, *, source: str) -> bool:
+    """Whether the column holds text, not token ids; any other kind is refused."""
+    import pyarrow
+
+    kind, is_kind = dataset.features.arrow_schema.field(column).type, pyarrow.types
+    if is_kind.is_string(kind) or is_kind.is_large_string(kind):
+        return True
+    listed = is_kind.is_list(kind) or is_kind.is_large_list(kind) or is_kind.is_fixed_size_list(kind)
+    if not (listed and is_kind.is_integer(kind.value_type)):
+        raise SpecError(
+            f"{source}: column '{column}' holds {kind}; give a data_column of text or of lists of token ids"
+        )
+    return False
+
+
+def _need_byte_vocabulary(vocab_size: int) -> None:
+    if vocab_size < BYTE_VALUES:
+        raise SpecError(
+            f"text is read as bytes, which needs a vocabulary of at least {BYTE_VALUES}, and this model's is {vocab_size}; give a larger vocab_size or data of tokens"
+        )
+
+
+def _within_vocabulary(tokens: Tokens, vocab_size: int, *, source: str, start: int) -> Tokens:
+    outside = (tokens < 0) | (tokens >= vocab_size)
+    if outside.any():
+        at = int(outside.argmax())
+        raise SpecError(
+            f"{source}: holds token {tokens[at]} at position {start + at}, and the model's vocabulary ends at {vocab_size - 1}; tokenize for this model"
+        )
+    return tokens

@@ -1,0 +1,215 @@
+"""The training loop of one rank."""
+
+import math
+import statistics
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from shardwright.base.errors import SpecError
+from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor.failure import RunFailedError
+from shardwright.executor.model.families import FAMILIES
+from shardwright.executor.parallel.engine import Engine, build_engine
+from shardwright.specs.measurement import Measurement, StepRecord, read_measurement
+
+from .checkpoint import Manifest, Trainee, load_checkpoint, save_checkpoint
+from .data import Batches, open_batches
+from .fingerprint import read_fingerprint
+from .meter import MemoryMeter, MemoryPeak, StepMeter
+from .optimizer import build_optimizer, learning_rate_at, set_learning_rate
+from .options import RunOptions
+from .run_folder import RunFolder, plan_digest
+
+
+def open_plan_batches(plan_file: PlanFile, options: RunOptions) -> Batches:
+    """The batches of a run of this plan.
+
+    Raises:
+        SpecError: the model's config names no vocabulary, or the data doesn't serve.
+    """
+    vocab_size = plan_file.model_config_json.get("vocab_size")
+    if not isinstance(vocab_size, int):
+        raise SpecError(f"{plan_file.model_name}: its config has no vocab_size; add it to model_config_json")
+    training = plan_file.training
+    return open_batches(options, seq_len=training.seq_len, global_batch=training.global_batch, vocab_size=vocab_size)
+
+
+class Trainer:
+    """One rank of a run: builds the model, resumes, takes the steps, measures. Needs a process group.
+
+    `progress` receives a line every `log_every` steps, on rank 0 only. Nothing is drawn at random once the model is
+    built (the engine trains without dropout), so that a step depends on parameters, optimizer and data alone.
+    """
+
+    def __init__(
+        self,
+        plan_file: PlanFile,
+        options: RunOptions,
+        folder: RunFolder,
+        *,
+        device: torch.device,
+        progress: Callable[[str], None],
+    ) -> None:
+        self._plan_file, self._options, self._folder = plan_file, options, folder
+        self._device, self._progress, self._leads = device, progress, dist.get_rank() == 0
+        self._memory, self._meter = MemoryMeter(device), StepMeter(device)
+        self._batches = open_plan_batches(plan_file, options)
+        _check_same_data(self._batches)
+        self._engine: Engine = build_engine(plan_file, device=device, seed=options.seed)
+        optimizer = build_optimizer(self._engine.model_parts, plan_file.training.optimizer, options)
+        self._trainee = Trainee(self._engine.model_parts, optimizer, _tied_names(plan_file))
+        self._records: list[StepRecord] = []
+
+    def run(self) -> Measurement:
+        """Take all steps that are left; returns the measurement on every rank, written to the folder by rank 0."""
+        start = self._resume()
+        if start == self._options.steps:  # a rank was lost after the last checkpoint, and all were started again
+            return read_measurement(self._folder.measurement)
+        if self._leads:
+            self._records = self._folder.keep_steps_until(start)
+        for step in range(start + 1, self._options.steps + 1):
+            self._record(self._step(step))
+            if step == self._options.steps:
+                measurement = self._measure()
+            self._checkpoint_if_due(step)
+        return measurement
+
+    def _resume(self) -> int:
+        """Load what there is to continue from; returns the steps already taken."""
+        found = [self._folder.start(self._plan_file, self._options)]
+        dist.broadcast_object_list(found)  # ranks that look a moment apart must agree
+        checkpoint, step = found[0]
+        if checkpoint is not None:
+            load_checkpoint(checkpoint, self._trainee, self._plan_file)
+            self._tell(f"continuing from {checkpoint} after step {step}")
+        return step
+
+    def _step(self, step: int) -> StepRecord:
+        engine, options = self._engine, self._options
+        rate = learning_rate_at(step, options)
+        with self._meter.step():
+            with self._meter.part("data"):
+                inputs, labels = self._batches.at(step, dp_rank=engine.dp_rank, dp_size=engine.dp_size)
+                inputs, labels = inputs.to(self._device), labels.to(self._device)
+            with self._meter.part("forward_backward"):
+                loss = float(engine.forward_backward(inputs, labels))
+            with self._meter.part("optimizer"):
+                norm = engine.clip_gradients(options.clip_norm)
+                _need_finite(step, loss, norm)
+                set_learning_rate(self._trainee.optimizer, rate)
+                self._trainee.optimizer.step()
+                engine.zero_gradients()
+        return StepRecord(
+            step=step, loss=loss, gradient_norm=norm, learning_rate=rate, seconds=self._meter.last_seconds
+        )
+
+    def _record(self, record: StepRecord) -> None:
+        if not self._leads:
+            return
+        self._records.append(record)
+        self._folder.append_step(record)
+        if record.step % self._options.log_every == 0 or record.step == self._options.steps:
+            self._tell(self._progress_line(record))
+
+    def _progress_line(self, record: StepRecord) -> str:
+        mfu, estimate = self._mfu(record.seconds), self._plan_file.estimate
+        parts = [
+            f"step {record.step}/{self._options.steps}",
+            f"loss {record.loss:.4f}",
+            f"lr {record.learning_rate:.2e}",
+            f"{self._plan_file.training.tokens_per_step / record.seconds:,.0f} tokens/s",
+            *([f"MFU {mfu:.1%}"] if mfu else []),
+            f"{record.seconds:.3f} s" + (f" (predicted {estimate.step_seconds:.3f} s)" if estimate else ""),
+            f"memory {self._memory.read().peak / 2**30:.2f} GiB",
+        ]
+        return "  ".join(parts)
+
+    def _mfu(self, step_seconds: float) -> float | None:
+        """Model FLOPs of a step over what the ranks' devices could do in that time (Chowdhery et al. 2022, appendix B)."""
+        device = self._plan_file.cluster.groups[0].device
+        peak = device.peak_flops_per_s.get(self._plan_file.training.precision.compute)
+        estimate, planned_for = self._plan_file.estimate, {"gpu": "cuda", "cpu": "cpu"}[device.kind]
+        if estimate is None or peak is None or planned_for != self._device.type:
+            return None
+        return estimate.model_flops / (step_seconds * dist.get_world_size() * peak)
+
+    def _checkpoint_if_due(self, step: int) -> None:
+        every = self._options.checkpoint_every
+        if every is None or (step % every and step != self._options.steps):
+            return
+        plan_file = self._plan_file
+        manifest = Manifest(
+            step=step,
+            model_name=plan_file.model_name,
+            model_config_json=plan_file.model_config_json,
+            optimizer=plan_file.training.optimizer,
+            plan_digest=plan_digest(plan_file),
+            data_digest=self._batches.digest,
+            seed=self._options.seed,
+            files={},
+        )
+        with self._memory.paused():
+            save_checkpoint(self._folder.checkpoints, self._trainee, manifest, keep=self._options.keep_checkpoints)
+
+    def _measure(self) -> Measurement:
+        warmup = self._options.timing_warmup_steps
+        gathered: list[tuple[MemoryPeak, dict[str, float]]] = [(MemoryPeak(0, 0, None), {})] * dist.get_world_size()
+        dist.all_gather_object(gathered, (self._memory.read(), self._meter.part_medians_after(warmup)))
+        peaks, parts = [peak for peak, _ in gathered], [part for _, part in gathered]
+        seconds = self._meter.seconds_after(warmup)
+        median = statistics.median(seconds)
+        low, high = np.quantile(seconds, [0.1, 0.9])
+        reserved = [peak.reserved for peak in peaks if peak.reserved is not None]
+        measured = [
+            Measurement(
+                ranks=dist.get_world_size(),
+                warmup_steps=self._meter.left_out(warmup),
+                step_seconds=median,
+                step_seconds_low=float(low),
+                step_seconds_high=float(high),
+                part_seconds=max(parts, key=lambda part: sum(part.values())),
+                tokens_per_s=self._plan_file.training.tokens_per_step / median,
+                mfu=self._mfu(median),
+                peak_memory_bytes=tuple(peak.peak for peak in peaks),
+                memory_kind="allocated" if self._device.type == "cuda" else "resident",
+                peak_reserved_bytes=tuple(reserved) or None,
+                baseline_memory_bytes=tuple(peak.baseline for peak in peaks),
+                steps=tuple(self._records),
+                fingerprint=read_fingerprint(self._device),
+            )
+        ]
+        dist.broadcast_object_list(measured)  # rank 0 alone has the records of before a resume
+        if self._leads:
+            self._folder.write_measurement(measured[0])
+        return measured[0]
+
+    def _tell(self, line: str) -> None:
+        if self._leads:
+            self._progress(line)
+
+
+def _tied_names(plan_file: PlanFile) -> dict[str, str]:
+    """The head's weight by the embedding's name, where the model ties them."""
+    family = FAMILIES[plan_file.model_config_json["model_type"]]
+    tied = family.config_class.from_dict(dict(plan_file.model_config_json)).tie_word_embeddings
+    return {f"{family.head}.weight": f"{family.embedding}.weight"} if tied else {}
+
+
+def _need_finite(step: int, loss: float, gradient_norm: float) -> None:
+    if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
+        raise RunFailedError(
+            f"step {step}: the loss is {loss} and the gradient norm {gradient_norm}; training has diverged, the parameters are those of the step before. Try a lower learning_rate or more warmup_steps"
+        )
+
+
+def _check_same_data(batches: Batches) -> None:
+    digests = [""] * dist.get_world_size()
+    dist.all_gather_object(digests, batches.digest)
+    if len(set(digests)) > 1:
+        different = next(rank for rank, digest in enumerate(digests) if digest != digests[0])
+        raise SpecError(
+            f"rank {different} finds other data than rank 0; give every node the same files (the default, Python's own sources, differs between Python versions)"
+        )

@@ -1,0 +1,26 @@
+"""The classical partition: the smallest possible largest stage."""
+
+import numpy as np
+
+from shardwright.costmodel.op_times.protocol import Array
+from shardwright.planner.space.layer_ranges import LayerRanges
+from shardwright.specs.candidates import IntArray
+
+
+def smallest_largest(values: Array, ranges: LayerRanges) -> tuple[float, tuple[int, ...]]:
+    """The partition whose largest of `values` (S, V) is smallest, by dynamic programming from the last stage.
+
+    Infinite values are not chosen; the result is infinite where nothing else is left.
+    """
+    layers = ranges.layer_count
+    best = np.where(np.arange(layers + 1) == layers, 0.0, np.inf)
+    choices: list[IntArray] = []
+    for stage in values[::-1]:
+        cost = np.where(ranges.kind_of >= 0, stage[ranges.kind_of], np.inf)
+        whole = np.maximum(cost, best[None, :])
+        choices.insert(0, whole.argmin(axis=1))
+        best = whole.min(axis=1)
+    ends = [0]
+    for choice in choices:
+        ends.append(int(choice[ends[-1]]))
+    return float(best[0]), tuple(np.diff(ends).tolist())

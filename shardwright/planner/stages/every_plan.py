@@ -1,0 +1,78 @@
+"""Every partition and every recompute mix of an entry, where they are few: nothing is left to argue about then."""
+
+from itertools import product
+
+import numpy as np
+
+from shardwright.planner.space.chunk_sizes import chunk_sizes
+from shardwright.specs.candidates import IntArray
+
+from .recompute_mix import useful_policies
+from .staged_entry import Batch, StagedEntry, StagedPlan
+
+_EVALUATE_ALL = 3000
+_COUNTED_LAYERS = 12
+
+
+def is_small(staged: StagedEntry, allowed: list[int]) -> bool:
+    """Whether all partitions and mixes are few enough to evaluate."""
+    entry = staged.entry
+    sizes = chunk_sizes(staged.ranges.layer_count, entry.pp, entry.stages_per_rank, entry.even_stages)
+    ways = 1.0
+    for placed in range(staged.ranges.layer_count - int(sizes.fewest.sum())):
+        ways *= (entry.stages + placed) / (placed + 1)
+    policies = len(_useful(staged, allowed))
+    return bool(ways * policies ** min(staged.ranges.layer_count, _COUNTED_LAYERS) <= _EVALUATE_ALL)
+
+
+def best_of_all(staged: StagedEntry, allowed: list[int]) -> StagedPlan | None:
+    """The best of all partitions and mixes; None where none fits. For small entries."""
+    entry, batch = staged.entry, Batch()
+    sizes = chunk_sizes(staged.ranges.layer_count, entry.pp, entry.stages_per_rank, entry.even_stages)
+    policies = _useful(staged, allowed)
+    for layers in _all_sizes(staged.ranges.layer_count, sizes.fewest.T.reshape(-1), sizes.most.T.reshape(-1)):
+        counts = staged.counts(layers)
+        ranks = [_rank_mixes(staged, rank, counts[rank :: entry.pp], policies) for rank in range(entry.pp)]
+        for choice in product(*ranks):
+            batch.add(layers, staged.interleave(list(choice)))
+    return staged.best(batch)
+
+
+def _useful(staged: StagedEntry, allowed: list[int]) -> list[int]:
+    """Policies that are not beaten by another in backward, tail, kept and working bytes, for some class."""
+    rows, kinds = staged.entry.rows, staged.classes
+    measures = np.stack([part[:kinds] for part in (rows.backward, rows.last_backward, rows.activation, rows.working)])
+    return [int(policy) for policy in np.flatnonzero(useful_policies(measures, allowed).any(axis=0))]
+
+
+def _rank_mixes(staged: StagedEntry, rank: int, counts: IntArray, policies: list[int]) -> list[IntArray]:
+    """Every mix (chunks, classes, policies) of a rank that fits."""
+    width = staged.entry.rows.working.shape[1]
+    per_cell = [_policy_splits(int(count), policies, width) for count in counts.flat]
+    mixes = np.stack([np.stack(choice).reshape(*counts.shape, width) for choice in product(*per_cell)])
+    return list(mixes[staged.fits(rank, counts, mixes)])
+
+
+def _all_sizes(layers: int, fewest: IntArray, most: IntArray) -> list[tuple[int, ...]]:
+    """Every way to give `layers` to stages that hold from `fewest` (S,) to `most` (S,) each."""
+    partial: list[tuple[int, ...]] = [()]
+    for stage in range(len(fewest)):
+        least_after, most_after = int(fewest[stage + 1 :].sum()), int(most[stage + 1 :].sum())
+        partial = [
+            (*sizes, size)
+            for sizes in partial
+            for size in range(int(fewest[stage]), int(most[stage]) + 1)
+            if least_after <= layers - sum(sizes) - size <= most_after
+        ]
+    return partial
+
+
+def _policy_splits(count: int, allowed: list[int], policies: int) -> list[IntArray]:
+    """Every way to put `count` layers under the allowed policies, as counts (policies,)."""
+    found = []
+    for split in product(range(count + 1), repeat=len(allowed)):
+        if sum(split) == count:
+            mix = np.zeros(policies, dtype=np.int64)
+            mix[allowed] = split
+            found.append(mix)
+    return found

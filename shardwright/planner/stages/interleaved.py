@@ -1,0 +1,168 @@
+"""Interleaved 1F1B: stages of nearly equal length, recompute mixes for each rank, and the best of a family of partitions.
+
+The ranks' stages share one memory, so mixes couple across stages. The family: layers spread evenly over the ranks by time, within a rank evenly over its stages, the
+longer stages early or late; then single layers move between stages for as long as that helps.
+"""
+
+from itertools import combinations, product
+
+import numpy as np
+
+from shardwright.costmodel.op_times.protocol import Array
+from shardwright.planner.space.chunk_sizes import chunk_sizes
+from shardwright.planner.space.costs import EntryCosts
+from shardwright.planner.space.layer_ranges import LayerRanges
+from shardwright.specs.candidates import IntArray
+
+from .stage_tables import mix_solver
+from .staged_entry import Batch, StagedEntry, StagedPlan
+
+_REBALANCED = 2
+_IMPROVING_ROUNDS = 8
+_MOST_STAGES_TO_IMPROVE = 24
+
+
+class InterleavedSearch:
+    """The family search of one entry. Stage i = chunk i // P of rank i % P; `counts` (chunks, classes) are a rank's layers."""
+
+    def __init__(self, entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> None:
+        self.entry, self.ranges, self.allowed = entry, ranges, allowed
+        self.classes = ranges.counts.shape[1]
+        sizes = chunk_sizes(ranges.layer_count, entry.pp, entry.stages_per_rank, entry.even_stages)
+        self.fewest, self.most = sizes.fewest.T, sizes.most.T
+        self.staged = StagedEntry(entry, ranges)
+        useful = mix_solver(entry, self.classes, allowed).useful.any(axis=0)
+        cost = entry.rows.backward[: self.classes].sum(axis=0)
+        self._useful = sorted(
+            (int(policy) for policy in np.flatnonzero(useful)), key=lambda policy: float(cost[policy])
+        )
+        self._rank_mixes: dict[tuple[int, bytes], IntArray | None] = {}
+
+    def family(self) -> StagedPlan | None:
+        """The best of the even partitions, improved by moving single layers."""
+        seconds_per_layer = np.full(self.entry.pp, self._mean_layer_seconds())
+        best: StagedPlan | None = None
+        for _ in range(_REBALANCED):
+            mixed = Batch()
+            for early in (True, False):
+                self._add_mixed(mixed, self._even_layers(seconds_per_layer, early=early))
+            if not len(mixed):
+                self._add_mixed(mixed, self._even_layers(seconds_per_layer, early=False, within_memory=True))
+            found = self.staged.best(mixed)
+            if found is None:
+                return best
+            if best is None or found.step_seconds < best.step_seconds:
+                best = found
+            seconds_per_layer = self._seconds_per_layer(found)
+        return best
+
+    def improved(self, plan: StagedPlan) -> StagedPlan:
+        """Move single layers between stages for as long as that shortens the step."""
+        if self.entry.stages > _MOST_STAGES_TO_IMPROVE:
+            return plan
+        for _ in range(_IMPROVING_ROUNDS):
+            mixed = Batch()
+            fewest, most = self.fewest.reshape(-1), self.most.reshape(-1)
+            for source, target in product(range(self.entry.stages), repeat=2):
+                layers = list(plan.layers)
+                layers[source] -= 1
+                layers[target] += 1
+                in_space = layers[source] >= fewest[source] and layers[target] <= most[target]
+                if source != target and in_space:
+                    self._add_mixed(mixed, tuple(layers))
+            found = self.staged.best(mixed)
+            if found is None or found.step_seconds >= plan.step_seconds:
+                return plan
+            plan = found
+        return plan
+
+    def _even_layers(self, seconds_per_layer: Array, *, early: bool, within_memory: bool = False) -> tuple[int, ...]:
+        """Layers of each stage: one at a time to the rank that is done first, there to the stage that is.
+
+        `within_memory`: to no rank that it would overflow, as if all layers were of the commonest class.
+        """
+        pp, chunks = self.entry.pp, self.entry.stages_per_rank
+        layers = self.fewest.copy()
+        ends = np.zeros((chunks, pp))
+        rows = self.entry.rows
+        at_ends = rows.forward[self.classes :] + rows.backward[self.classes :, 0]
+        ends[0, 0], ends[-1, -1] = at_ends
+        closed = np.zeros(pp, dtype=bool)
+        order = np.arange(chunks) if early else np.arange(chunks)[::-1]
+        for _ in range(self.ranges.layer_count - int(layers.sum())):
+            stage_seconds = np.where(layers < self.most, ends + layers * seconds_per_layer, np.inf)
+            chunk_of = order[np.argmin(stage_seconds[order], axis=0)]
+            full = np.isinf(stage_seconds).all(axis=0) | closed
+            rank_seconds = (ends + layers * seconds_per_layer).sum(axis=0) + seconds_per_layer
+            for rank in np.argsort(np.where(full, np.inf, rank_seconds), kind="stable"):
+                layers[chunk_of[rank], rank] += 1
+                if not within_memory or self._holds(int(rank), layers[:, rank]):
+                    break
+                layers[chunk_of[rank], rank] -= 1
+                closed[rank] = True
+        return tuple(layers.reshape(-1).tolist())
+
+    def _holds(self, rank: int, layers: IntArray) -> bool:
+        counts = np.zeros((len(layers), self.classes), dtype=np.int64)
+        counts[:, self.ranges.counts[self.ranges.kind_of[0, -1]].argmax()] = layers
+        return self._rank_mix(rank, counts) is not None
+
+    def _mean_layer_seconds(self) -> float:
+        rows, whole = self.entry.rows, self.ranges.counts[self.ranges.kind_of[0, -1]]
+        each = rows.forward[: self.classes] + rows.backward[: self.classes][:, self.allowed].min(axis=1)
+        return float(whole @ each / whole.sum())
+
+    def _seconds_per_layer(self, plan: StagedPlan) -> Array:
+        """(P,): what a layer takes on each rank with the mix that it has."""
+        rows, chunks = self.entry.rows, (self.entry.stages_per_rank, self.entry.pp)
+        of_layers = np.einsum("skp,kp->s", plan.mix, rows.forward[: self.classes, None] + rows.backward[: self.classes])
+        held = np.array(plan.layers).reshape(chunks).sum(axis=0)
+        return np.asarray(of_layers.reshape(chunks).sum(axis=0) / held)
+
+    def _add_mixed(self, mixed: Batch, layers: tuple[int, ...]) -> None:
+        """Add the partition with each rank's cheapest mix; nothing where a rank has none that fits, or layers are left."""
+        if sum(layers) != self.ranges.layer_count:
+            return
+        counts, chosen = self.staged.counts(layers), []
+        for rank in range(self.entry.pp):
+            mix = self._rank_mix(rank, counts[rank :: self.entry.pp])
+            if mix is None:
+                return
+            chosen.append(mix)
+        mixed.add(layers, self.staged.interleave(chosen))
+
+    def _rank_mix(self, rank: int, counts: IntArray) -> IntArray | None:
+        key = (rank, counts.tobytes())
+        if key not in self._rank_mixes:
+            self._rank_mixes[key] = self._cheapest_rank_mix(rank, counts)
+        return self._rank_mixes[key]
+
+    def _cheapest_rank_mix(self, rank: int, counts: IntArray) -> IntArray | None:
+        """Of the mixes of two policies, changing layer after layer where most microbatches are alive, the cheapest."""
+        cost = self.entry.rows.backward[: self.classes]
+        best, least = None, np.inf
+        pairs = [*combinations(self._useful, 2)] or [(self._useful[0], self._useful[0])]
+        for first, second in pairs:
+            mixes = self._changing(rank, counts, first, second)
+            fits = np.flatnonzero(self.staged.fits(rank, counts, mixes))
+            seconds = np.einsum("tckp,kp->t", mixes[fits], cost)
+            if len(fits) and seconds.min() < least:
+                best, least = mixes[fits[int(seconds.argmin())]], float(seconds.min())
+        return best
+
+    def _changing(self, rank: int, counts: IntArray, first: int, second: int) -> IntArray:
+        """(T, chunks, classes, policies): 0, 1, ... layers changed from policy `first` to `second`."""
+        cells = [
+            (chunk, kind)
+            for chunk in np.argsort(-self.staged.alive[rank].max(axis=0), kind="stable")
+            for kind in range(self.classes)
+            for _ in range(int(counts[chunk, kind]))
+        ]
+        start = np.zeros((*counts.shape, self.entry.rows.working.shape[1]), dtype=np.int64)
+        start[..., first] = counts
+        changes = np.zeros((len(cells) + 1, *start.shape), dtype=np.int64)
+        if first != second:
+            for step, (chunk, kind) in enumerate(cells, start=1):
+                changes[step, chunk, kind, first] -= 1
+                changes[step, chunk, kind, second] += 1
+        return np.asarray(start + np.cumsum(changes, axis=0))

@@ -1,0 +1,160 @@
+"""Ranking of partitions by dynamic programming over stages, from the last to the first.
+
+Symbols: P stages, M microbatches, stage s has forward f_s, backward b_s, x_s = f_s + b_s, first-forward extra e_s; c one
+message; w_s = min(M - 1, P - 1 - s) warm-up forwards. For the stages from s on, seen from the start of the first forward
+on s to the end of the last backward there:
+
+    D_s = sum_{t>s} (x_t + 2c)                 a microbatch's round trip below s
+    own = e_s + f_s + max(w_s f_s, D_s + sum_{t>s} e_t) + (M - 1 - w_s) x_s + max(w_s b_s, D_s) + b_s
+    R_s = max(own, e_s + x_s + 2c + R_{s+1})
+
+`own` is the path that waits at stage s for all microbatches (1F1B; the two maxima may not both take the round trip where
+M - 1 = w_s, as no forward follows the first backward then). It is a path of the schedule's graph, so R_0 is a lower bound
+of the pipeline's end. Both D and R only ever raise what stands above them, so the Pareto-best labels (D, R) of each
+(stage, first layer) are enough. Extras depend on the first layer alone.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from shardwright.costmodel.op_times.protocol import Array
+from shardwright.specs.candidates import IntArray
+
+from .bottleneck import smallest_largest
+from .stage_tables import StageTables
+
+_LABELS = 8  # kept for each (stage, first layer); what is dropped goes into the bound
+_EVALUATED = 32
+
+
+class Ranked(NamedTuple):
+    """Partitions (B, S) in order of their bound, and a bound that no active partition is below."""
+
+    layers: IntArray
+    bound_seconds: float
+
+
+class _Front(NamedTuple):
+    """Labels (L + 1, labels) by first layer; infinite where there is none. `length` of the first stage, `link` to its rest."""
+
+    round_trip: Array
+    path: Array
+    length: IntArray
+    link: IntArray
+
+
+@dataclass
+class LabelSearch:
+    """Finds the active partitions whose longest such path is shortest."""
+
+    tables: StageTables
+    active: Array
+
+    def run(self) -> Ranked:
+        entry, layers = self.tables.entry, self.tables.ranges.layer_count
+        self._dropped = np.inf
+        fronts = [self._after_the_last(layers)]
+        for stage in range(entry.pp - 1, 0, -1):
+            fronts.insert(0, self._pruned(stage, self._extended(stage, fronts[0])))
+        first = self._extended(0, fronts[0])
+        lengths, links = first.length[0], first.link[0]
+        kinds = self.tables.ranges.kind_of[0, lengths]
+        slowest, _ = smallest_largest(np.where(self.active, self.tables.optimizer, np.inf), self.tables.ranges)
+        once = self.tables.least_tail[0, kinds] + np.maximum(slowest, self.tables.optimizer[0, kinds])
+        bounds = first.path[0] + once
+        order = np.argsort(bounds, kind="stable")[:_EVALUATED]
+        order = order[np.isfinite(bounds[order])]
+        found = [self._traced(fronts, int(lengths[place]), int(links[place])) for place in order]
+        return Ranked(np.array(found), min(float(bounds[order[0]]), float(self._dropped + slowest)))
+
+    def _after_the_last(self, layers: int) -> _Front:
+        nothing = np.full((layers + 1, 1), np.inf)
+        nothing[layers] = 0.0
+        zero = np.zeros((layers + 1, 1), dtype=np.int64)
+        return _Front(nothing, np.where(nothing == 0, -np.inf, np.inf), zero, zero)
+
+    def _extended(self, stage: int, rest: _Front) -> _Front:
+        """Every label of `rest` with every active range before it: (L + 1, lengths x labels)."""
+        tables, entry = self.tables, self.tables.entry
+        kind_of, layers = tables.ranges.kind_of, tables.ranges.layer_count
+        lengths = np.unique(tables.ranges.lengths[self.active[stage]])
+        start = np.arange(layers + 1)[:, None]
+        end = np.minimum(start + lengths, layers)
+        kind = np.where(start + lengths <= layers, kind_of[start, end], -1)
+        usable = (kind >= 0) & self.active[stage][kind]
+        forward, backward, extra = (
+            np.where(usable, values[stage][kind], 0.0)[..., None]
+            for values in (tables.forward, tables.backward, tables.first_forward)
+        )
+        hop = 2 * float(entry.rows.send) * (stage < entry.pp - 1)
+        below = np.where(usable[..., None], rest.round_trip[end] + hop, np.inf)
+        own = self._own_path(stage, forward, backward, below, below + self._extras_from[end][..., None])
+        path = extra + np.maximum(own, forward + backward + hop + rest.path[end])
+        shape = below.shape
+        link = np.broadcast_to(np.arange(shape[2]), shape)
+        length = np.broadcast_to(lengths[None, :, None], shape)
+        flat = (layers + 1, shape[1] * shape[2])
+        trip = forward + backward + below
+        return _Front(*(part.reshape(flat) for part in (trip, path, length, link)))
+
+    def _own_path(self, stage: int, forward: Array, backward: Array, below: Array, first_below: Array) -> Array:
+        more = self.tables.entry.microbatches - 1
+        if self.tables.entry.schedule == "gpipe":
+            return np.asarray(first_below + (more + 1) * (forward + backward))
+        warm_up = min(more, self.tables.entry.pp - 1 - stage)
+        ramp, drain = warm_up * forward, warm_up * backward
+        if more > warm_up:
+            middle = np.maximum(ramp, first_below) + (more - warm_up) * (forward + backward) + np.maximum(drain, below)
+        else:
+            middle = np.maximum(ramp + np.maximum(drain, below), first_below + drain)
+        return np.asarray(forward + middle + backward)
+
+    @property
+    def _extras_from(self) -> Array:
+        """(L + 1,): first-forward extras of the layers from i on and the head; 0 where nothing is left."""
+        return self._suffix(self.tables.entry.rows.first_forward)
+
+    def _suffix(self, values: Array) -> Array:
+        ranges = self.tables.ranges
+        kinds = ranges.counts.shape[1]
+        layers = ranges.layer_count
+        sums = ranges.counts[ranges.kind_of[np.arange(layers), layers]] @ values[:kinds] + values[kinds + 1]
+        return np.append(sums, 0.0)
+
+    def _pruned(self, stage: int, labels: _Front) -> _Front:
+        """The Pareto-best labels of each first layer, those with the shortest paths; the bound of the others is noted."""
+        order = np.lexsort((labels.round_trip, labels.path), axis=1)
+        parts = [np.take_along_axis(part, order, axis=1) for part in labels]
+        trip, path = parts[0], parts[1]
+        before = np.full(trip.shape, np.inf)
+        before[:, 1:] = np.minimum.accumulate(trip, axis=1)[:, :-1]
+        best = (trip < before * (1 - 1e-12)) & np.isfinite(path)
+        place = np.cumsum(best, axis=1) - 1
+        dropped = best & (place >= _LABELS)
+        if dropped.any():
+            self._dropped = min(self._dropped, float((path + self._before(stage)[:, None])[dropped].min()))
+        row, column = np.nonzero(best & ~dropped)
+        width = min(_LABELS, int(best.sum(axis=1).max(initial=1)))
+        kept = _Front(*(np.full((len(trip), max(1, width)), fill) for fill in (np.inf, np.inf, 0, 0)))
+        for whole, part in zip(kept, parts, strict=True):
+            whole[row, place[row, column]] = part[row, column]
+        return kept
+
+    def _before(self, stage: int) -> Array:
+        """(L + 1,): the least that the first microbatch takes above `stage`, where that one starts at layer i."""
+        rows, ranges = self.tables.entry.rows, self.tables.ranges
+        each = rows.forward + rows.backward.min(axis=-1) + rows.first_forward
+        kinds, layers = ranges.counts.shape[1], ranges.layer_count
+        above = np.append(0.0, ranges.counts[ranges.kind_of[0, 1:]] @ each[:kinds]) + each[kinds]
+        assert len(above) == layers + 1
+        return np.asarray(above + 2 * stage * float(rows.send))
+
+    def _traced(self, fronts: list[_Front], length: int, link: int) -> list[int]:
+        lengths, start = [length], length
+        for front in fronts[:-1]:
+            length, link = int(front.length[start, link]), int(front.link[start, link])
+            lengths.append(length)
+            start += length
+        return lengths

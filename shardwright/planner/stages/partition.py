@@ -1,0 +1,136 @@
+"""The best partition of the layers over the stages, one stage on each rank: exact where it can be, else with its gap.
+
+The step of a partition is `costmodel.pipeline.step_seconds`. Which partitions are worth that is found by dynamic
+programming on real paths through the schedule, which can only be shorter than the longest one, the step.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwright.costmodel.op_times.protocol import Array
+from shardwright.costmodel.pipeline.stage_costs import StageCosts
+from shardwright.costmodel.pipeline.step import step_seconds
+from shardwright.specs.candidates import IntArray
+
+from .labels import LabelSearch
+from .stage_tables import StageTables
+
+# So many partitions are cheaper to evaluate than to rank; up to the larger number only where ranking leaves a gap.
+_EVALUATE_ALL = 64
+_EVALUATE_ALL_TO_CLOSE_A_GAP = 4096
+_CLOSED = 1e-9
+# Partitions that single moves may still make the best.
+_IMPROVE_WITHIN = 1.01
+_IMPROVING_ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Layers of each stage (S,), the step that they take, and a lower bound over all partitions of the entry."""
+
+    layers: tuple[int, ...]
+    step_seconds: float
+    bound_seconds: float
+
+
+def best_partition(tables: StageTables, limit_seconds: float) -> Partition | None:
+    """The best partition that takes less than `limit_seconds`, or None where no such one fits."""
+    active = tables.feasible & (stage_bounds(tables) < limit_seconds)
+    if tables.entry.even_stages:
+        active &= tables.ranges.lengths == tables.ranges.layer_count // tables.entry.pp
+    ways = _ways(tables, active)
+    if ways[0][0] == 0:
+        return None
+    if ways[0][0] <= _EVALUATE_ALL:
+        return _best_of(tables, _compositions(tables, active, ways), None)
+    labels = LabelSearch(tables, active).run()
+    best = _best_of(tables, labels.layers, labels.bound_seconds)
+    proven = best.bound_seconds >= min(best.step_seconds * (1 - _CLOSED), limit_seconds)
+    if proven or ways[0][0] > _EVALUATE_ALL_TO_CLOSE_A_GAP:
+        worth_it = not proven and best.step_seconds < limit_seconds * _IMPROVE_WITHIN
+        return _improved(tables, active, best) if worth_it else best
+    return _best_of(tables, _compositions(tables, active, ways), None)
+
+
+def _improved(tables: StageTables, active: Array, best: Partition) -> Partition:
+    """Move single layers between stages for as long as that shortens the step."""
+    stages = len(best.layers)
+    source, target = np.nonzero(~np.eye(stages, dtype=bool))
+    moves = np.eye(stages, dtype=np.int64)[target] - np.eye(stages, dtype=np.int64)[source]
+    for _ in range(_IMPROVING_ROUNDS):
+        near = np.array(best.layers) + moves
+        near = near[(near > 0).all(axis=1)]
+        near = near[active[np.arange(stages), tables.ranges.kinds(near)].all(axis=1)]
+        found = _best_of(tables, near, best.bound_seconds) if len(near) else best
+        if found.step_seconds >= best.step_seconds:
+            break
+        best = found
+    return best
+
+
+def stage_bounds(tables: StageTables) -> Array:
+    """(S, V): a lower bound of the step of every partition that gives this range to this stage.
+
+    The whole model's first microbatch passes every stage once, and while it is not on stage s that one is busy with the
+    others: at least (M - 1 - w_s) cycles and w_s of the longer of forward and backward, w_s = min(M - 1, P - 1 - s).
+    """
+    entry = tables.entry
+    more, position = entry.microbatches - 1, np.arange(entry.pp)[:, None]
+    warm_up = np.minimum(more, entry.pp - 1 - position)
+    backward = np.where(tables.feasible, tables.backward, 0.0)  # what does not fit is not asked for
+    longest = np.maximum(tables.forward, backward)
+    kinds = tables.ranges.counts.shape[1]
+    rows, whole = entry.rows, tables.ranges.counts[tables.ranges.kind_of[0, -1]]
+    cheapest = rows.forward + rows.backward.min(axis=-1)
+    once = whole @ cheapest[:kinds] + cheapest[kinds:].sum() + 2 * (entry.pp - 1) * float(rows.send)
+    return np.asarray(once + (more - warm_up) * (tables.forward + backward) + warm_up * longest)
+
+
+def evaluate(tables: StageTables, layers: IntArray, *, tails: Array | None = None) -> Array:
+    """Seconds of one step of each partition (B, S); `tails` (S, V) instead of those of the mixes."""
+    entry, kinds = tables.entry, tables.ranges.kinds(layers)
+    stage = np.arange(entry.pp)
+    costs = StageCosts(
+        pp=entry.pp,
+        forward=tables.forward[stage, kinds],
+        backward=tables.backward[stage, kinds],
+        first_forward_extra=tables.first_forward[stage, kinds],
+        send=np.full(entry.pp - 1, float(entry.rows.send)),
+        reduce_tail=(tables.reduce_tail if tails is None else tails)[stage, kinds],
+        optimizer=tables.optimizer[stage, kinds],
+    )
+    return step_seconds(entry.schedule, costs, entry.microbatches)
+
+
+def _best_of(tables: StageTables, layers: IntArray, bound_seconds: float | None) -> Partition:
+    """The best of these; where they are all there are (no `bound_seconds`), with the least tails as their bound."""
+    seconds = evaluate(tables, layers)
+    best = int(np.argmin(seconds))
+    found = float(seconds[best])
+    if bound_seconds is None:
+        exact = tables.entry.pp == 1  # there the mix counts its tail
+        bound_seconds = found if exact else float(evaluate(tables, layers, tails=tables.least_tail).min())
+    return Partition(tuple(layers[best].tolist()), found, min(found, bound_seconds))
+
+
+def _ways(tables: StageTables, active: Array) -> list[Array]:
+    """[S + 1] of (L + 1,): in how many ways stages s.. can hold the layers from i on."""
+    kind_of, layers = tables.ranges.kind_of, tables.ranges.layer_count
+    ways = [np.eye(layers + 1)[layers]]
+    for mask in active[::-1]:
+        ways.insert(0, np.where(kind_of >= 0, mask[kind_of], False) @ ways[0])
+    return ways
+
+
+def _compositions(tables: StageTables, active: Array, ways: list[Array]) -> IntArray:
+    """(B, S): every active partition."""
+    kind_of, layers = tables.ranges.kind_of, tables.ranges.layer_count
+    ends = np.zeros((1, 1), dtype=np.int64)
+    for stage, mask in enumerate(active):
+        start = ends[:, -1:]
+        end = np.arange(layers + 1)[None, :]
+        kinds = kind_of[start, end]
+        row, chosen = np.nonzero((kinds >= 0) & mask[kinds] & (ways[stage + 1][end] > 0))
+        ends = np.concatenate([ends[row], chosen[:, None]], axis=1)
+    return np.diff(ends, axis=1)

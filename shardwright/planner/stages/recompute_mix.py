@@ -1,0 +1,199 @@
+"""The cheapest recompute mix of a stage: how many layers of each class recompute what, so that the stage fits.
+
+With layers as counts this is a small knapsack. A layer of class k under policy p keeps a_kp bytes for each microbatch
+in flight, works in w_kp bytes and costs c_kp seconds. Of the w only the largest used counts, so each value W that it may
+take is tried: policies with w_kp > W are out, and the rest is min sum n_kp c_kp subject to sum n_kp a_kp <= room. That is
+solved exactly: one class by counting up to two policies beside the cheapest, several by their Pareto fronts.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from shardwright.costmodel.op_times.protocol import Array
+from shardwright.costmodel.tables.cost_tables import POLICIES
+from shardwright.specs.candidates import IntArray
+from shardwright.specs.plan import RecomputePolicy
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where mixes must fit, on each pipeline position (Q) and for each kind of layer range (V).
+
+    `moving` (Q, V): bytes for what is kept and worked in. `alive` (Q,): microbatches in flight. `end_kept` (Q,) bytes a
+    microbatch and `end_working` (Q,) bytes are the embedding's and the head's.
+    """
+
+    moving: Array
+    alive: Array
+    end_kept: Array
+    end_working: Array
+
+    def activations(self, working: float) -> Array:
+        """Shape (Q, V): bytes of one microbatch that the layers may keep, where the largest layer works in `working`."""
+        used = np.maximum(working, self.end_working)
+        return np.asarray((self.moving - used[:, None]) / self.alive[:, None] - self.end_kept[:, None])
+
+
+@dataclass(frozen=True)
+class Mixes:
+    """The cheapest mixes: `seconds` (Q, V), infinite where none fits, and `counts` (Q, V, classes, policies)."""
+
+    seconds: Array
+    counts: IntArray
+
+
+def allowed_policies(fixed: RecomputePolicy | None) -> list[int]:
+    """Indices of the policies that may be used."""
+    return list(range(len(POLICIES))) if fixed is None else [POLICIES.index(fixed)]
+
+
+def useful_policies(measures: Array, allowed: list[int]) -> Array:
+    """(K, P): which policies are allowed and not beaten in all `measures` (..., K, P) by another allowed one."""
+    useful = np.zeros(measures.shape[1:], dtype=bool)
+    useful[:, allowed] = True
+    for policy in allowed:
+        for other in allowed:
+            ahead = (measures[..., other] <= measures[..., policy]).all(axis=0)
+            equal = (measures[..., other] == measures[..., policy]).all(axis=0)
+            if other != policy:
+                useful[:, policy] &= ~(ahead & (~equal | (other < policy)) & useful[:, other])
+    return useful
+
+
+@dataclass(frozen=True)
+class MixSolver:
+    """Layer classes K by policies P: `seconds`, `kept`, `working` (K, P), of which only `allowed` policies count."""
+
+    seconds: Array
+    kept: Array
+    working: Array
+    allowed: list[int]
+    _fronts: dict[tuple[bytes, bytes], "_Front"] = field(default_factory=dict, repr=False, compare=False)
+
+    def solve(self, layers: IntArray, room: Room) -> Mixes:
+        """The cheapest mixes for `layers` (V, K), layers of each class."""
+        best: Mixes | None = None
+        useful = self.useful
+        for limit in np.unique(self.working[useful]):
+            found = self._within(layers, room.activations(float(limit)), useful & (self.working <= limit))
+            best = found if best is None else _cheaper(best, found)
+        assert best is not None
+        return best
+
+    @cached_property
+    def useful(self) -> Array:
+        """(K, P): allowed and not beaten in all three by another allowed policy."""
+        return useful_policies(np.stack([self.seconds, self.kept, self.working]), self.allowed)
+
+    def _within(self, layers: IntArray, room: Array, usable: Array) -> Mixes:
+        if layers.shape[1] == 1:
+            return self._one_class(layers[:, 0], room, [int(p) for p in np.flatnonzero(usable[0])])
+        mixes = self._cheapest_policies(layers, room, usable)
+        some = np.where(layers > 0, np.where(usable, self.kept, np.inf).min(axis=1), 0.0)
+        open_places = np.isinf(mixes.seconds) & ((layers * some).sum(axis=1) <= room)
+        for kind in np.flatnonzero(open_places.any(axis=0)):
+            front = self._front(layers[kind], usable)
+            place = np.searchsorted(front.kept, room[:, kind], side="right") - 1
+            fits = open_places[:, kind] & (place >= 0)
+            mixes.seconds[fits, kind] = front.seconds[place[fits]]
+            mixes.counts[fits, kind] = front.counts[place[fits]]
+        return mixes
+
+    def _cheapest_policies(self, layers: IntArray, room: Array, usable: Array) -> Mixes:
+        """Every layer under its class's cheapest usable policy, where that fits: most places need no search."""
+        seconds = np.where(usable, self.seconds, np.inf)
+        chosen = seconds.argmin(axis=1)
+        rows = np.arange(len(chosen))
+        cost = np.where(layers > 0, layers * np.where(layers > 0, seconds[rows, chosen], 0.0), 0.0).sum(axis=1)
+        fits = (layers * self.kept[rows, chosen]).sum(axis=1) <= room
+        counts = np.zeros((*room.shape, *usable.shape), dtype=np.int64)
+        counts[:, :, rows, chosen] = layers
+        return Mixes(np.where(fits, cost, np.inf), counts)
+
+    def _one_class(self, layers: IntArray, room: Array, policies: list[int]) -> Mixes:
+        """Count the layers under each policy in closed form, the third policy by trying every count."""
+        policies.sort(key=lambda p: (self.seconds[0, p], self.kept[0, p]))
+        last = policies[2] if len(policies) == 3 else None
+        best: Mixes | None = None
+        for count in range(int(layers.max()) + 1 if last is not None else 1):
+            found = self._two_policies(layers, room, policies[:2], count, last)
+            best = found if best is None else _cheaper(best, found)
+        assert best is not None
+        return best
+
+    def _two_policies(self, layers: IntArray, room: Array, pair: list[int], count: int, last: int | None) -> Mixes:
+        kept, seconds = self.kept[0], self.seconds[0]
+        rest = layers - count
+        left, spent = room, np.zeros(room.shape)
+        counts = np.zeros((*room.shape, *self.seconds.shape), dtype=np.int64)
+        if last is not None:
+            left, spent = room - count * kept[last], spent + count * seconds[last]
+            counts[..., 0, last] = count
+        first, second = pair[0], pair[-1]
+        over = rest * kept[first] - left
+        saved = kept[first] - kept[second]
+        moved = np.ceil(np.maximum(0.0, over) / saved) if saved > 0 else np.where(over > 0, np.inf, 0.0)
+        fits = (moved <= rest) & (rest >= 0)
+        moved = np.where(fits, moved, 0.0).astype(np.int64)
+        counts[..., 0, second] += moved
+        counts[..., 0, first] += rest - moved
+        return Mixes(np.where(fits, spent + (rest - moved) * seconds[first] + moved * seconds[second], np.inf), counts)
+
+    def _front(self, held: IntArray, usable: Array) -> "_Front":
+        """Pareto-best mixes of `held` (K,) layers."""
+        key = (held.tobytes(), usable.tobytes())
+        if key not in self._fronts:
+            front = _Front(np.zeros(1), np.zeros(1), np.zeros((1, 0, usable.shape[1]), dtype=np.int64))
+            for kind, count in enumerate(held):
+                front = front.joined(self._class_front(kind, int(count), usable))
+            self._fronts[key] = front
+        return self._fronts[key]
+
+    def _class_front(self, kind: int, count: int, usable: Array) -> "_Front":
+        policies = np.flatnonzero(usable[kind])
+        splits = _splits(count, len(policies))
+        counts = np.zeros((len(splits), 1, usable.shape[1]), dtype=np.int64)
+        counts[:, 0, policies] = splits
+        return _Front(counts[:, 0] @ self.kept[kind], counts[:, 0] @ self.seconds[kind], counts).pruned()
+
+
+@dataclass(frozen=True)
+class _Front:
+    """Mixes of which none is beaten in both bytes and seconds: `kept` ascending, `seconds` descending, `counts`."""
+
+    kept: Array
+    seconds: Array
+    counts: IntArray
+
+    def joined(self, other: "_Front") -> "_Front":
+        """One mix of each, added."""
+        left, right = (part.reshape(-1) for part in np.indices((len(self.kept), len(other.kept))))
+        counts = np.concatenate([self.counts[left], other.counts[right]], axis=1)
+        return _Front(self.kept[left] + other.kept[right], self.seconds[left] + other.seconds[right], counts).pruned()
+
+    def pruned(self) -> "_Front":
+        if not len(self.kept):
+            return self
+        order = np.lexsort((self.seconds, self.kept))
+        seconds = self.seconds[order]
+        best_before = np.concatenate([[np.inf], np.minimum.accumulate(seconds)[:-1]])
+        order = order[seconds < best_before]
+        return _Front(self.kept[order], self.seconds[order], self.counts[order])
+
+
+def _splits(count: int, parts: int) -> IntArray:
+    """(ways, parts): every way to split `count` layers over `parts` policies; none where there are no policies."""
+    if parts == 0:
+        return np.zeros((int(count == 0), 0), dtype=np.int64)
+    grid = np.indices((count + 1,) * (parts - 1)).reshape(parts - 1, (count + 1) ** (parts - 1))
+    grid = grid[:, grid.sum(axis=0) <= count]
+    return np.concatenate([grid, count - grid.sum(axis=0, keepdims=True)]).T
+
+
+def _cheaper(one: Mixes, other: Mixes) -> Mixes:
+    better = other.seconds < one.seconds
+    return Mixes(
+        np.where(better, other.seconds, one.seconds), np.where(better[..., None, None], other.counts, one.counts)
+    )

@@ -1,0 +1,116 @@
+"""One entry of the space solved: its best stages, and the plan that they make."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwright.costmodel.tables.cost_tables import POLICIES
+from shardwright.planner.space.costs import EntryCosts, SpaceCosts
+from shardwright.planner.space.enumerate import Space
+from shardwright.planner.space.layer_ranges import LayerRanges
+from shardwright.specs.candidates import IntArray
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.plan import LayerRun, Mesh, Offload, Plan, Stage
+
+from .every_plan import best_of_all, is_small
+from .interleaved import InterleavedSearch
+from .partition import best_partition
+from .stage_tables import stage_tables
+from .staged_entry import StagedEntry, StagedPlan
+
+# An even interleaved plan that is further from the best than this is not worth moving layers in.
+_IMPROVE_WITHIN = 1.02
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The best stages found for an entry: layers (S,), mixes (S, classes, policies), and the step that they take."""
+
+    entry: int
+    layers: tuple[int, ...]
+    mix: IntArray
+    step_seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an entry: a plan below the limit, if one was found; what no plan of it that is below it undercuts."""
+
+    solved: Solved | None
+    bound_seconds: float
+
+
+@dataclass(frozen=True)
+class EntrySolver:
+    """Solves entries of one space."""
+
+    costs: SpaceCosts
+    ranges: LayerRanges
+    allowed: list[int]
+
+    def solve(self, entry: int, bound_seconds: float, limit_seconds: float) -> Outcome:
+        """The entry's best plan if it takes less than `limit_seconds`; `bound_seconds` is what is known of the entry."""
+        one = self.costs.entry(entry)
+        staged = StagedEntry(one, self.ranges)
+        if one.pp > 1 and is_small(staged, self.allowed):
+            plan = best_of_all(staged, self.allowed)
+            return Outcome(None, np.inf) if plan is None else _outcome(entry, plan, plan.step_seconds, limit_seconds)
+        if one.stages_per_rank > 1:
+            return self._interleaved(one, entry, bound_seconds, limit_seconds)
+        tables = stage_tables(one, self.ranges, self.allowed)
+        partition = best_partition(tables, limit_seconds)
+        if partition is None:
+            return Outcome(None, np.inf)
+        mix = tables.mix[np.arange(one.pp), self.ranges.kinds(np.array(partition.layers))]
+        plan = StagedPlan(partition.layers, mix, partition.step_seconds)
+        bound = max(partition.bound_seconds, min(bound_seconds, partition.step_seconds))
+        return _outcome(entry, plan, bound, limit_seconds)
+
+    def _interleaved(self, one: EntryCosts, entry: int, bound_seconds: float, limit_seconds: float) -> Outcome:
+        search = InterleavedSearch(one, self.ranges, self.allowed)
+        plan = search.family()
+        if plan is not None and plan.step_seconds < limit_seconds * _IMPROVE_WITHIN:
+            plan = search.improved(plan)
+        return Outcome(None, bound_seconds) if plan is None else _outcome(entry, plan, bound_seconds, limit_seconds)
+
+
+def _outcome(entry: int, plan: StagedPlan, bound_seconds: float, limit_seconds: float) -> Outcome:
+    kept = Solved(entry, plan.layers, plan.mix, plan.step_seconds) if plan.step_seconds < limit_seconds else None
+    return Outcome(kept, bound_seconds)
+
+
+def plan_of(solved: Solved, space: Space, model: ModelSpec) -> Plan:
+    """The plan of an entry's stages. Within a class the layers that recompute most come first."""
+    base = space.base[int(space.base_index[solved.entry])]
+    degrees = {name: int(getattr(base, name)[0]) for name in ("pp", "dp_replicate", "dp_shard", "tp")}
+    zero_stage = int(base.zero_stage[0])
+    classes = iter(model.class_of_layer)
+    stages = []
+    for count, mix in zip(solved.layers, solved.mix, strict=True):
+        left = mix.copy()
+        policies = []
+        for _ in range(count):
+            kind = next(classes)
+            policy = int(np.flatnonzero(left[kind])[-1])
+            left[kind, policy] -= 1
+            policies.append(policy)
+        stages.append(Stage(layers=tuple(_runs(policies, zero_stage))))
+    return Plan(
+        mesh=Mesh(**degrees),
+        micro_batch=int(base.micro_batch[0]),
+        microbatches=int(base.microbatches[0]),
+        schedule=space.schedule_name(solved.entry),
+        stages=tuple(stages),
+        sequence_parallel=bool(base.sequence_parallel[0]),
+        offload=Offload(optimizer_fraction=int(base.host_optimizer[0])),
+    )
+
+
+def _runs(policies: list[int], zero_stage: int) -> list[LayerRun]:
+    runs: list[tuple[int, int]] = []
+    for policy in policies:
+        if runs and runs[-1][0] == policy:
+            runs[-1] = (policy, runs[-1][1] + 1)
+        else:
+            runs.append((policy, 1))
+    return [LayerRun(count=count, recompute=POLICIES[policy], zero_stage=zero_stage) for policy, count in runs]

@@ -1,0 +1,216 @@
+"""A second opinion on a plan's stages: integer programs, built from the same costs and solved by another algorithm.
+
+Mixes: for each stage, the knapsack of recompute_mix.py with whole numbers of layers as variables.
+
+Partition: a 0/1 variable for each (stage, range of layers) with its cheapest mix; the ranges chain from the first layer to
+the last. With the symbols of labels.py, every arm of every maximum there is linear in the choice, so
+
+    minimise T + O    subject to    T >= tail_0 + each arm of each stage's path,    O >= optimizer of each stage
+
+is exactly the bound that the labels take, and the least step of the entry is not below it.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import pulp
+
+from shardwright.base.errors import SpecError
+from shardwright.costmodel.op_times.choice import op_times
+from shardwright.costmodel.op_times.protocol import Array, OpTimes
+from shardwright.planner.space.costs import space_costs
+from shardwright.planner.space.enumerate import enumerate_space
+from shardwright.planner.space.fixed import Fixed
+from shardwright.planner.space.layer_ranges import layer_ranges
+from shardwright.planner.stages.partition import evaluate, stage_bounds
+from shardwright.planner.stages.recompute_mix import MixSolver, Room, allowed_policies
+from shardwright.planner.stages.stage_tables import StageTables, mix_solver, stage_room, stage_tables
+from shardwright.specs.candidates import IntArray
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.plan import Plan
+from shardwright.specs.training import TrainingSpec
+
+from .integer_program import Solution, solve, variable
+
+_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What the integer programs say of a plan's mesh, ZeRO stage, microbatch, schedule and offload.
+
+    Attributes:
+        solver: which solver.
+        step_seconds: the step of the plan's own partition and mixes.
+        bound_seconds: no partition and no mix of this entry takes less.
+        optimal: whether the solver finished within its time; else the bound is what it had proven.
+        mixes_agree: whether no stage of the plan has a cheaper mix that fits.
+        seconds: how long it took.
+    """
+
+    solver: str
+    step_seconds: float
+    bound_seconds: float
+    optimal: bool
+    mixes_agree: bool
+    seconds: float
+
+    @property
+    def gap(self) -> float:
+        """How much of the step a better partition might save at most."""
+        return max(0.0, 1 - self.bound_seconds / self.step_seconds)
+
+
+def certify(
+    plan: Plan,
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    training: TrainingSpec,
+    *,
+    times: OpTimes | None = None,
+    time_limit_seconds: float = 30.0,
+) -> Certificate:
+    """Bound the plan's partition and check its mixes by integer programs.
+
+    Raises:
+        SpecError: the plan has several stages on a rank, whose memories couple; or it does not divide its cluster.
+    """
+    started = time.perf_counter()
+    if plan.stages_per_rank > 1:
+        raise SpecError(f"a certificate is for plans with one stage on each rank; this one has {plan.stages_per_rank}")
+    tables = _tables_of(plan, model, cluster, training, times or op_times(cluster, training))
+    sizes = np.array([stage.layer_count for stage in plan.stages])
+    step = float(evaluate(tables, sizes[None])[0])
+    solution = partition_program(tables, step, time_limit_seconds)
+    agree = _mixes_agree(tables, sizes, time_limit_seconds)
+    bound = min(solution.bound, step)
+    return Certificate(solution.solver, step, bound, solution.optimal, agree, time.perf_counter() - started)
+
+
+def _tables_of(
+    plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, times: OpTimes
+) -> StageTables:
+    mesh = plan.mesh
+    fixed = Fixed(
+        tp=mesh.tp,
+        pp=mesh.pp,
+        dp_replicate=mesh.dp_replicate,
+        dp_shard=mesh.dp_shard,
+        zero_stage=plan.zero_stage,
+        micro_batch=plan.micro_batch,
+        schedule=plan.schedule,
+        offload_optimizer=plan.offload.optimizer_fraction,
+    )
+    space = enumerate_space(model, cluster, training, fixed)
+    costs = space_costs(space, model, cluster, training, times)
+    return stage_tables(costs.entry(0), layer_ranges(model), allowed_policies(None))
+
+
+def partition_program(tables: StageTables, step_limit: float, time_limit_seconds: float) -> Solution:
+    """The 0/1 program over the ranges that a step of `step_limit` leaves open."""
+    entry, ranges = tables.entry, tables.ranges
+    active = tables.feasible & (stage_bounds(tables) <= step_limit * (1 + _TOLERANCE))
+    start, end = np.nonzero(ranges.kind_of >= 0)
+    stage, place = np.nonzero(active[:, ranges.kind_of[start, end]])
+    columns = _Columns(stage, start[place], end[place], ranges.kind_of[start, end][place])
+    problem = pulp.LpProblem("partition", pulp.LpMinimize)
+    chosen = np.array([variable(problem, f"column_{index}", kind="Binary") for index in range(len(stage))])
+    step, optimizer = variable(problem, "step"), variable(problem, "optimizer")
+    problem += step + optimizer
+    for inner in range(entry.pp):
+        problem += pulp.lpSum(chosen[stage == inner]) == 1
+        problem += optimizer >= _dot(tables.optimizer[inner, columns.kind] * (stage == inner), chosen)
+        for constant, weights in _paths(tables, columns, inner):
+            problem += step >= constant + _dot(weights, chosen)
+    for inner in range(entry.pp - 1):
+        for cut in range(ranges.layer_count + 1):
+            ends_here = chosen[(stage == inner) & (columns.end == cut)]
+            starts_here = chosen[(stage == inner + 1) & (columns.start == cut)]
+            if len(ends_here) or len(starts_here):
+                problem += pulp.lpSum(ends_here) == pulp.lpSum(starts_here)
+    for edge in ((stage == 0) & (columns.start > 0), (stage == entry.pp - 1) & (columns.end < ranges.layer_count)):
+        problem += pulp.lpSum(chosen[edge]) == 0
+    return solve(problem, time_limit_seconds=time_limit_seconds)
+
+
+class _Columns(NamedTuple):
+    """The 0/1 variables (C,): stage, first and last + 1 layer, kind of range."""
+
+    stage: IntArray
+    start: IntArray
+    end: IntArray
+    kind: IntArray
+
+
+def _paths(tables: StageTables, columns: _Columns, stage: int) -> Iterator[tuple[float, Array]]:
+    """Each arm of the path that waits at `stage`: constant seconds, and seconds (C,) for each column chosen."""
+    entry, more = tables.entry, tables.entry.microbatches - 1
+    warm_up = min(more, entry.pp - 1 - stage)
+    forward, backward, extra, tail = (
+        values[columns.stage, columns.kind]
+        for values in (tables.forward, tables.backward, tables.first_forward, tables.least_tail)
+    )
+    here, below = columns.stage == stage, columns.stage > stage
+    hop = 2 * float(entry.rows.send)
+    once = np.where(columns.stage <= stage, forward + backward + extra, 0.0) + np.where(columns.stage == 0, tail, 0.0)
+    trip, first_trip = np.where(below, forward + backward, 0.0), np.where(below, forward + backward + extra, 0.0)
+    ramp, drain = warm_up * forward * here, warm_up * backward * here
+    back = hop * (entry.pp - 1 - stage)
+    if entry.schedule == "gpipe":
+        arms = [(back, first_trip + more * (forward + backward) * here)]
+    elif more > warm_up:
+        middle = (more - warm_up) * (forward + backward) * here
+        downs, ups = [(0.0, ramp), (back, first_trip)], [(0.0, drain), (back, trip)]
+        arms = [(a + b, middle + down + up) for (a, down), (b, up) in product(downs, ups)]
+    else:
+        arms = [(0.0, ramp + drain), (back, ramp + trip), (back, first_trip + drain)]
+    for constant, seconds in arms:
+        yield hop * stage + constant, once + seconds
+
+
+def _mixes_agree(tables: StageTables, sizes: IntArray, time_limit_seconds: float) -> bool:
+    """Whether the knapsack of every stage, as an integer program, costs what the table's mix costs."""
+    kinds = tables.ranges.kinds(sizes)
+    solver = mix_solver(tables.entry, tables.ranges.counts.shape[1], list(range(tables.mix.shape[-1])))
+    room = stage_room(tables.entry, tables.ranges.counts)
+    for stage, kind in enumerate(kinds):
+        counts = tables.ranges.counts[kind]
+        mine = float((tables.mix[stage, kind] * solver.seconds).sum())
+        other = _mix(counts, solver, room, (stage, int(kind)), time_limit_seconds)
+        if other.objective is None or abs(other.objective - mine) > _TOLERANCE * mine:
+            return False
+    return True
+
+
+def _mix(
+    counts: IntArray, solver: MixSolver, room: Room, place: tuple[int, int], time_limit_seconds: float
+) -> Solution:
+    """The cheapest mix of one stage; bytes in units of its room, as solvers want numbers near 1."""
+    stage, kind = place
+    whole, alive = float(room.moving[stage, kind]), float(room.alive[stage])
+    problem = pulp.LpProblem("mix", pulp.LpMinimize)
+    working = variable(problem, "working", float(room.end_working[stage]) / whole)
+    cost, kept = [], [alive * float(room.end_kept[stage]) / whole]
+    for row, held in enumerate(counts):
+        layers = [
+            variable(problem, f"layers_{row}_{p}", 0, int(held), kind="Integer") for p in range(solver.kept.shape[1])
+        ]
+        problem += pulp.lpSum(layers) == int(held)
+        for policy, number in enumerate(layers):
+            used = variable(problem, f"used_{row}_{policy}", kind="Binary")
+            problem += number <= int(held) * used
+            problem += working >= float(solver.working[row, policy]) / whole * used
+            cost.append(float(solver.seconds[row, policy]) * number)
+            kept.append(alive * float(solver.kept[row, policy]) / whole * number)
+    problem += pulp.lpSum(cost)
+    problem += pulp.lpSum(kept) + working <= 1
+    return solve(problem, time_limit_seconds=time_limit_seconds)
+
+
+def _dot(weights: Array, chosen: Array) -> Any:
+    return pulp.lpSum(float(weight) * one for weight, one in zip(weights, chosen, strict=True) if weight)

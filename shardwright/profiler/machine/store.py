@@ -1,0 +1,158 @@
+"""Where profiles lie, and the newest that fits a machine."""
+
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from shardwright.base.errors import SpecError
+from shardwright.specs.profile import MachineFingerprint, Profile, read_profile
+from shardwright.specs.spec import read_json
+
+_SUFFIX, _JOURNAL = ".json", ".journal"
+_MEMORY_TOLERANCE = 0.06  # the driver's total and what a process sees differ by a reserve
+
+
+class BrokenProfileWarning(UserWarning):
+    """A file among the profiles that is none, or is not whole; it is left out."""
+
+
+@dataclass(frozen=True)
+class MachineKey:
+    """What decides whether a profile fits a machine. `torch`: its version, None where it is not installed;
+    `ranks`: None for any.
+
+    A CPU's rates depend on how many `ranks` share its `cores`; a GPU is one rank's alone, so they do not count there, but
+    its memory does: parts that differ in it share a name.
+    """
+
+    kind: Literal["gpu", "cpu"]
+    device: str
+    device_memory_bytes: float
+    cores: int
+    ranks: int | None
+    torch: str | None
+
+    @classmethod
+    def of(cls, fingerprint: MachineFingerprint) -> Self:
+        return cls(
+            kind=fingerprint.kind,
+            device=fingerprint.device,
+            device_memory_bytes=fingerprint.device_memory_bytes,
+            cores=fingerprint.cores,
+            ranks=fingerprint.ranks,
+            torch=fingerprint.torch,
+        )
+
+    def fits(self, other: "MachineKey") -> bool:
+        """Whether what was measured on `other` holds here: the device's name to the letter (an H100 PCIe is no H100),
+        torch to the minor version; of a CPU also its cores and ranks, of a GPU its memory."""
+        if (self.kind, self.device.casefold()) != (other.kind, other.device.casefold()):
+            return False
+        if self.torch and other.torch and _minor(self.torch) != _minor(other.torch):
+            return False
+        if self.kind == "cpu":
+            return self.cores == other.cores and self.ranks in (None, other.ranks)
+        difference = abs(self.device_memory_bytes - other.device_memory_bytes)
+        return difference <= _MEMORY_TOLERANCE * self.device_memory_bytes
+
+    @property
+    def words(self) -> str:
+        """`Xeon, 2 ranks, torch 2.13`, as file names have it."""
+        shared = f", {self.ranks} rank{'s' * (self.ranks > 1)}" if self.kind == "cpu" and self.ranks else ""
+        return f"{self.device}{shared}{f', torch {_minor(self.torch)}' if self.torch else ''}"
+
+
+def store_folder() -> Path:
+    """`shardwright/profiles` in the user's data folder; it need not exist."""
+    named = os.environ.get("XDG_DATA_HOME", "")
+    folder = Path(named) if Path(named).is_absolute() else Path.home() / ".local" / "share"
+    return folder / "shardwright" / "profiles"
+
+
+def default_path(key: MachineKey, day: str) -> Path:
+    """Where a new profile of this machine goes in the store: on with the one that was cut short, or else a name that none has,
+    of the machine and the day (`2026-01-02`), numbered from the second of a day on."""
+    folder, stem = store_folder(), _stem(key)
+    cut_short = [path for path in _journals(folder) if path.name.startswith(f"{stem}-")]
+    return max(cut_short, default=None, key=lambda path: path.name) or _free_name(folder, f"{stem}-{day}")
+
+
+def _journals(folder: Path) -> list[Path]:
+    """The profiles whose journals lie there: `.NAME.journal` is that of `NAME` (journal.py)."""
+    return [folder / path.name[1 : -len(_JOURNAL)] for path in folder.glob(f".*{_SUFFIX}{_JOURNAL}")]
+
+
+def newest_fitting(key: MachineKey) -> tuple[Path, Profile] | None:
+    """The newest profile of the store that fits, and its file; of one day's the complete ones first, those whose measuring was
+    cut short and may go on after all others.
+
+    A file that cannot be read whole is left out with a `BrokenProfileWarning`.
+    """
+    for path in _newest_first(key):
+        try:
+            return path, read_profile(path)
+        except SpecError as error:
+            _warn(error)
+    return None
+
+
+def _newest_first(key: MachineKey) -> list[Path]:
+    """Files whose fingerprint fits, looked at without checking all their points."""
+    found: list[tuple[tuple[bool, str, bool, str, str], Path]] = []
+    cut_short = set(_journals(store_folder()))
+    for path, data in _stored():
+        try:
+            fingerprint = MachineFingerprint.parse(data.get("fingerprint"), source=f"{path}: fingerprint")
+        except SpecError as error:
+            _warn(error)
+            continue
+        if key.fits(MachineKey.of(fingerprint)):
+            whole = data.get("complete") is not False
+            age = (path not in cut_short, fingerprint.date[:10], whole, fingerprint.date, path.name)
+            found.append((age, path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _stored() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The files of the store that say they are profiles. Hidden ones are being written."""
+    try:
+        names = sorted(os.listdir(store_folder()))
+    except OSError:
+        return
+    for name in names:
+        path = store_folder() / name
+        if name.startswith(".") or not name.endswith(_SUFFIX) or not path.is_file():
+            continue
+        try:
+            data = read_json(path)
+            if not isinstance(data, dict) or data.get("kind") != "shardwright-profile":
+                raise SpecError(f"{path}: is not a profile file")
+        except SpecError as error:
+            _warn(error)
+            continue
+        yield path, data
+
+
+def _warn(error: SpecError) -> None:
+    warnings.warn(BrokenProfileWarning(f"{error}; left out"), stacklevel=3)
+
+
+def _free_name(folder: Path, stem: str) -> Path:
+    number, path = 1, folder / f"{stem}{_SUFFIX}"
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}-{number}{_SUFFIX}"
+    return path
+
+
+def _stem(key: MachineKey) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", key.words.lower()).strip("-")[:120]
+
+
+def _minor(version: str) -> str:
+    """`2.13` of `2.13.0+cpu`."""
+    return ".".join(version.partition("+")[0].split(".")[:2])

@@ -1,0 +1,161 @@
+"""Scaled dot-product attention, forward and backward, as transformers' models call it."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from shardwright.profiler.sizes.spread import size_between
+from shardwright.profiler.timing.availability import tried
+from shardwright.profiler.timing.number_format import BYTES, random_tensor, torch_dtype
+from shardwright.profiler.timing.probe import Machine, Sizes, UnavailableError, Work
+from shardwright.profiler.timing.rotation import rotated, rotated_bytes
+from shardwright.specs.profile import Format
+
+Backend = Literal["math", "flash", "efficient", "cudnn"]
+_BACKENDS: dict[Backend, SDPBackend] = {
+    "math": SDPBackend.MATH,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+}
+_WIDEST_GROUPED_HEAD = 256  # transformers repeats keys and values beyond (use_gqa_in_sdpa)
+# fp32 copies of the scores that the math backend keeps for the backward pass, and those it works in besides
+_KEPT_SCORES, _WORKING_SCORES = 2, 3
+_BLOCK = 64  # keys that kernels take at a time
+
+
+@dataclass(frozen=True)
+class AttentionProbe:
+    """Axes batch, heads, kv_heads, length, head_size.
+
+    Queries, keys and values are (batch, heads, length, head) views of (batch, length, heads, head), as a projection's output
+    is. `backend` None: the one that torch picks. `device_type`: where it is asked what it would pick, which is what memory
+    depends on: without a fused kernel the scores are kept.
+    """
+
+    backward: bool
+    format: Format
+    wanted: tuple[Sizes, ...]
+    causal: bool = True
+    backend: Backend | None = None
+    device_type: str = "cpu"
+    operation: str = "attention"
+    axes: tuple[str, ...] = ("batch", "heads", "kv_heads", "length", "head_size")
+
+    @property
+    def variant(self) -> str:
+        parts = ("backward" if self.backward else "forward", self.backend, None if self.causal else "noncausal")
+        return "-".join(part for part in parts if part)
+
+    def first_sizes(self) -> Sequence[Sizes]:
+        return self.wanted
+
+    def between(self, one: Sizes, other: Sizes) -> Sizes | None:
+        """Another length, of whole blocks, at the heads and head size of `one`: models have few head sizes, and kernels are
+        written for those."""
+        *heads, length, head_size = one
+        middle = size_between((length,), (other[-2],), (_BLOCK,))
+        return None if middle is None else (*heads, *middle, head_size)
+
+    def needed_bytes(self, at: Sizes) -> float:
+        batch, heads, _, length, head_size = at
+        # gradients of grouped heads apart, sums in fp32
+        sums_bytes = 12.0 * batch * heads * length * head_size * self.backward
+        return rotated_bytes(
+            set_bytes=self._set_bytes(at),
+            result_bytes=self._result_bytes(at),
+            extra_bytes=sums_bytes + _WORKING_SCORES * self._score_bytes(at),
+        )
+
+    def prepare(self, at: Sizes, machine: Machine) -> Work:
+        if self.format == "fp8":
+            raise UnavailableError("torch's attention does not compute in fp8")
+        dtype = torch_dtype(self.format, machine.device)
+        batch, heads, kv_heads, length, head_size = (round(size) for size in at)
+
+        def make() -> Work:
+            query, key, value, gradient = (
+                random_tensor((batch, length, count, head_size), dtype, machine.device).transpose(1, 2)
+                for count in (heads, kv_heads, kv_heads, heads)
+            )
+            leaves = tuple(each.requires_grad_() for each in (query, key, value))
+            if not self.backward:
+                return lambda: self._attend(*leaves)
+            out = self._attend(*leaves)
+            return lambda: torch.autograd.grad(out, leaves, gradient, retain_graph=True)
+
+        set_bytes, result_bytes = self._set_bytes(at), self._result_bytes(at)
+        return tried(
+            lambda: rotated(make, set_bytes=set_bytes, result_bytes=result_bytes),
+            f"{self.variant} attention in {self.format}",
+        )
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        groups = query.shape[1] // key.shape[1]
+        grouped = groups > 1 and _takes_grouped(query.shape[-1])
+        if groups > 1 and not grouped:
+            key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
+        with nullcontext() if self.backend is None else sdpa_kernel(_BACKENDS[self.backend]):
+            return functional.scaled_dot_product_attention(query, key, value, is_causal=self.causal, enable_gqa=grouped)
+
+    def _operand_bytes(self, at: Sizes) -> float:
+        batch, heads, kv_heads, length, head_size = at
+        return BYTES[self.format] * batch * length * head_size * (heads + 2 * kv_heads)
+
+    def _out_bytes(self, at: Sizes) -> float:
+        batch, heads, _, length, head_size = at
+        return BYTES[self.format] * batch * length * head_size * heads
+
+    def _score_bytes(self, at: Sizes) -> float:
+        """Of the scores in fp32, where they are written to memory at all."""
+        batch, heads, _, length, _ = at
+        return 0.0 if self._is_fused(at) else 4.0 * batch * heads * length * length
+
+    def _kept_bytes(self, at: Sizes) -> float:
+        """What a forward pass leaves: its output, a log-sum-exp a query, repeated keys and values; unfused also the scores
+        and scaled copies of what they are made of, in fp32."""
+        batch, heads, kv_heads, length, head_size = at
+        repeated = 2.0 if heads > kv_heads and not _takes_grouped(head_size) else 0.0
+        scaled_bytes = 0.0 if self._is_fused(at) else 12.0 * batch * heads * length * head_size
+        kept_bytes = (1 + repeated) * self._out_bytes(at) + 4.0 * batch * heads * length
+        return kept_bytes + scaled_bytes + _KEPT_SCORES * self._score_bytes(at)
+
+    def _result_bytes(self, at: Sizes) -> float:
+        return self._operand_bytes(at) if self.backward else self._kept_bytes(at)
+
+    def _set_bytes(self, at: Sizes) -> float:
+        """Queries, keys, values and the output's gradient; for a backward pass also what the forward pass kept."""
+        kept_bytes = self._kept_bytes(at) if self.backward else 0.0
+        return self._operand_bytes(at) + self._out_bytes(at) + kept_bytes
+
+    def _is_fused(self, at: Sizes) -> bool:
+        """Whether a fused kernel computes it, which never keeps the scores."""
+        if self.backend is not None:
+            return self.backend != "math"
+        choose = getattr(torch, "_fused_sdp_choice", None)
+        if choose is None:
+            return False
+        heads, kv_heads, head_size = (round(at[axis]) for axis in (1, 2, 4))
+        try:
+            device = torch.device(self.device_type)
+            dtype = torch_dtype(self.format, device)
+            query, key = (
+                torch.empty((1, count, 16, head_size), dtype=dtype, device=device, requires_grad=True)
+                for count in (heads, kv_heads if _takes_grouped(head_size) else heads)
+            )
+            grouped = query.shape != key.shape
+            choice = choose(query, key, key, None, 0.0, self.causal, enable_gqa=grouped)
+            return bool(choice != SDPBackend.MATH.value)
+        except (RuntimeError, UnavailableError):
+            return False
+
+
+def _takes_grouped(head_size: float) -> bool:
+    """Whether transformers hands grouped keys and values to the kernel as they are; else it repeats them."""
+    return head_size <= _WIDEST_GROUPED_HEAD

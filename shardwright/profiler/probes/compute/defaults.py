@@ -1,0 +1,134 @@
+"""The compute probes of a profile, in the order in which they matter."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import get_args
+
+import torch
+
+from shardwright.costmodel.op_times.protocol import MatmulPart, Operator
+from shardwright.profiler.sizes.linears import Linear, family_experts, family_linears
+from shardwright.profiler.sizes.models import Usage
+from shardwright.profiler.sizes.operators import family_attention, family_operator
+from shardwright.profiler.sizes.spread import model_first, spread_first
+from shardwright.profiler.timing.probe import FigureProbe, Machine, Probe, Sizes
+from shardwright.specs.profile import Format
+
+from .attention import AttentionProbe, Backend
+from .grouped_matmul import GroupedMatmulProbe
+from .launch import DispatchProbe, LaunchProbe, LayerOverheadProbe
+from .matmul import MatmulProbe
+from .operator import OperatorProbe
+from .operator_work import BACKWARD_APART, FORWARD
+from .optimizer import ClipProbe, HostAdamWProbe, OptimizerProbe, family_host, family_parameters
+
+_PARTS: tuple[MatmulPart, ...] = get_args(MatmulPart)
+# On a CPU torch has one kernel of its own and the plain formula.
+_NAMED_BACKENDS: dict[str, tuple[Backend, ...]] = {"cpu": ("math",), "cuda": ("flash", "efficient", "cudnn", "math")}
+_FEW = 6  # sizes of a variant that is there to compare with the main one
+
+
+def default_probes(machine: Machine, formats: Sequence[Format], usage: Usage | None = None) -> list[Probe]:
+    """What a profile of `machine` measures of computing, in each of `formats`.
+
+    With `usage` the sizes of that model come first in every series. Attention and the memory-bound operators exist in the
+    formats that activations have; whatever a machine lacks says so when it is prepared (`UnavailableError`).
+    """
+    device = machine.device
+    activations = [each for each in formats if each in ("fp32", "bf16", "fp16")]
+    return [
+        *(probe for each in formats for probe in matmul_probes(device, each, usage)),
+        *(probe for each in activations for probe in attention_probes(device, each, usage)),
+        *(probe for each in activations for probe in operator_probes(device, each, usage)),
+        *optimizer_probes(device, usage),
+        *(probe for each in formats for probe in expert_probes(device, each, usage)),
+        *(probe for each in activations for probe in attention_variants(device, each)),
+    ]
+
+
+def default_figures() -> list[FigureProbe]:
+    """Single numbers of computing."""
+    return [DispatchProbe(), LaunchProbe(), LayerOverheadProbe()]
+
+
+def matmul_probes(device: torch.device, number_format: Format, usage: Usage | None = None) -> list[Probe]:
+    """The three passes of linear layers; fp8 also with a scale a row."""
+    probes: list[Probe] = []
+    for part in _PARTS:
+        of_model = [] if usage is None else [each for each in usage.linears() if each.groups == 1]
+        wanted = _sizes_of(part, of_model, family_linears(device.type))
+        probes.append(MatmulProbe(part, number_format, wanted))
+        if number_format == "fp8":
+            probes.append(MatmulProbe(part, number_format, wanted[:_FEW], scales="row"))
+    return probes
+
+
+def expert_probes(device: torch.device, number_format: Format, usage: Usage | None = None) -> list[Probe]:
+    """Grouped matmuls; in 8 bits torch has them for the forward pass only, so they are left out."""
+    if number_format in ("fp8", "tf32"):
+        return []
+    of_model = [] if usage is None else [each for each in usage.linears() if each.groups > 1]
+    family = family_experts(device.type) if usage is None or of_model else []
+    return [
+        GroupedMatmulProbe(part, number_format, _sizes_of(part, of_model, family, grouped=True))
+        for part in _PARTS
+        if of_model or family
+    ]
+
+
+def attention_probes(device: torch.device, number_format: Format, usage: Usage | None = None) -> list[Probe]:
+    """Causal, by whatever kernel torch picks."""
+    of_model = [] if usage is None else usage.attention()
+    wanted = tuple(model_first(of_model, family_attention(device.type)))
+    return [AttentionProbe(backward, number_format, wanted, device_type=device.type) for backward in (False, True)]
+
+
+def attention_variants(device: torch.device, number_format: Format) -> list[Probe]:
+    """A few sizes of what is not the default: without the causal mask, and by kernels named one by one."""
+    wanted = tuple(spread_first(family_attention(device.type))[:_FEW])
+    probes: list[Probe] = []
+    for backward in (False, True):
+        probes.append(AttentionProbe(backward, number_format, wanted, causal=False, device_type=device.type))
+        for backend in _NAMED_BACKENDS[device.type]:
+            probes.append(AttentionProbe(backward, number_format, wanted, backend=backend, device_type=device.type))
+    return probes
+
+
+def operator_probes(device: torch.device, number_format: Format, usage: Usage | None = None) -> list[Probe]:
+    """Every memory-bound operator; those that the model uses first."""
+    used: list[Probe] = []
+    others: list[Probe] = []
+    for operator, backward in _passes():
+        of_model = [] if usage is None else usage.operators(operator, backward=backward)
+        wanted = tuple(model_first(of_model, family_operator(operator, device.type, backward=backward)))
+        head_size = 64 if usage is None else usage.head_size
+        probe = OperatorProbe(operator, backward, number_format, wanted, head_size=head_size)
+        (used if of_model else others).append(probe)
+    return [*used, *others]
+
+
+def optimizer_probes(device: torch.device, usage: Usage | None = None) -> list[Probe]:
+    """Steps on the device, clipping, and steps on its host."""
+    of_model = [] if usage is None else usage.parameters()
+    wanted = tuple(model_first(of_model, family_parameters(device.type)))
+    probes: list[Probe] = [OptimizerProbe("adamw", "fused", "fp32", wanted), ClipProbe("fp32", wanted)]
+    probes += [OptimizerProbe("adamw", "foreach", "fp32", wanted), OptimizerProbe("sgd", "foreach", "fp32", wanted)]
+    probes += [OptimizerProbe("adamw", "fused", "bf16", wanted), ClipProbe("bf16", wanted)]
+    return [*probes, HostAdamWProbe(tuple(spread_first(family_host(os.cpu_count() or 1))))]
+
+
+def _passes() -> Iterable[tuple[Operator, bool]]:
+    """Every operator that runs by itself, with its direction."""
+    for operator in FORWARD:
+        yield operator, False
+        yield operator, True
+    yield from ((operator, True) for operator in BACKWARD_APART if operator not in FORWARD)
+
+
+def _sizes_of(
+    part: MatmulPart, of_model: Iterable[Linear], family: Iterable[Linear], *, grouped: bool = False
+) -> tuple[Sizes, ...]:
+    def at(linear: Linear) -> Sizes:
+        return (*linear.sizes(part), float(linear.groups)) if grouped else linear.sizes(part)
+
+    return tuple(model_first(map(at, of_model), map(at, family)))

@@ -1,0 +1,88 @@
+"""Grouped matmuls: the linear layers of a mixture's experts in one kernel, forward and both gradients."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from shardwright.costmodel.op_times.protocol import MatmulPart
+from shardwright.profiler.sizes.spread import size_between
+from shardwright.profiler.timing.availability import available, tried
+from shardwright.profiler.timing.number_format import BYTES, random_tensor, torch_dtype
+from shardwright.profiler.timing.probe import Machine, Sizes, Work
+from shardwright.profiler.timing.rotation import rotated, rotated_bytes
+from shardwright.specs.profile import Format
+
+_MULTIPLES = (16, 16, 16, 1)
+
+
+@dataclass(frozen=True)
+class GroupedMatmulProbe:
+    """Axes m, k, n, groups: as `MatmulProbe` of one group; every expert has as many tokens as the others.
+
+    Operands as autograd of transformers' grouped experts has them: tokens (groups x tokens, in) sorted by expert, weights
+    (groups, out, in).
+    """
+
+    part: MatmulPart
+    format: Format
+    wanted: tuple[Sizes, ...]
+    operation: str = "matmul"
+    axes: tuple[str, ...] = ("m", "k", "n", "groups")
+
+    @property
+    def variant(self) -> str:
+        return f"grouped_{self.part}"
+
+    def first_sizes(self) -> Sequence[Sizes]:
+        return self.wanted
+
+    def between(self, one: Sizes, other: Sizes) -> Sizes | None:
+        return size_between(one, other, _MULTIPLES)
+
+    def needed_bytes(self, at: Sizes) -> float:
+        return rotated_bytes(set_bytes=self._set_bytes(at), result_bytes=self._result_bytes(at))
+
+    def prepare(self, at: Sizes, machine: Machine) -> Work:
+        dtype = torch_dtype(self.format, machine.device)
+        multiply = available("grouped_mm", functional, torch)
+        m, k, n, groups = (round(size) for size in at)
+        tokens = k if self.part == "weight_gradient" else m
+        ends = torch.arange(1, groups + 1, device=machine.device, dtype=torch.int32) * tokens
+
+        def make() -> Work:
+            one, other = (random_tensor(shape, dtype, machine.device) for shape in self._shapes(m, k, n, groups))
+            return self._work(multiply, one, other, ends)
+
+        set_bytes, result_bytes = self._set_bytes(at), self._result_bytes(at)
+        return tried(
+            lambda: rotated(make, set_bytes=set_bytes, result_bytes=result_bytes),
+            f"{self.variant} matmul in {self.format}",
+        )
+
+    def _set_bytes(self, at: Sizes) -> float:
+        m, k, n, groups = at
+        return BYTES[self.format] * groups * k * (m + n) + 4.0 * groups
+
+    def _result_bytes(self, at: Sizes) -> float:
+        m, _, n, groups = at
+        return groups * m * n * BYTES[self.format]
+
+    def _shapes(self, m: int, k: int, n: int, groups: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of the two operands as they are kept, row by row."""
+        if self.part == "forward":
+            return (groups * m, k), (groups, n, k)
+        if self.part == "input_gradient":
+            return (groups * m, k), (groups, k, n)
+        return (groups * k, n), (groups * k, m)
+
+    def _work(self, multiply: Callable[..., Tensor], one: Tensor, other: Tensor, ends: Tensor) -> Work:
+        if self.part == "forward":
+            one.requires_grad_()
+            other.requires_grad_()
+            return lambda: multiply(one, other.transpose(-2, -1), offs=ends)
+        if self.part == "input_gradient":
+            return lambda: multiply(one, other, offs=ends)
+        return lambda: multiply(one.t(), other, offs=ends)

@@ -1,0 +1,108 @@
+"""Matmuls of linear layers: the forward pass and both gradients, laid out in memory as autograd of `F.linear` has them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from shardwright.costmodel.op_times.protocol import MatmulPart
+from shardwright.profiler.sizes.spread import size_between
+from shardwright.profiler.timing.availability import available, tried
+from shardwright.profiler.timing.number_format import BYTES, random_tensor, torch_dtype, with_tf32
+from shardwright.profiler.timing.probe import Machine, Sizes, Work
+from shardwright.profiler.timing.rotation import rotated, rotated_bytes
+from shardwright.specs.profile import Format
+
+Scales = Literal["tensor", "row"]
+_MULTIPLE = 16  # of sizes between others: what 8-bit tensor cores ask for, and a cache line of 32-bit numbers
+
+
+@dataclass(frozen=True)
+class MatmulProbe:
+    """Axes m, k, n: the result is m x n, k the inner size, as `OpTimes.matmul_seconds` is called for the same part.
+
+    Forward x @ w.T, input gradient g @ w, weight gradient g.T @ x with x (tokens, in), w (out, in), g (tokens, out): for the
+    weight gradient m = in, k = tokens, n = out. In fp8 (e4m3, result in bf16) both operands lie along the inner size, as
+    tensor cores read them, with one scale a `tensor` or a `row`.
+    """
+
+    part: MatmulPart
+    format: Format
+    wanted: tuple[Sizes, ...]
+    scales: Scales = "tensor"
+    operation: str = "matmul"
+    axes: tuple[str, ...] = ("m", "k", "n")
+
+    @property
+    def variant(self) -> str:
+        return self.part if self.scales == "tensor" else f"{self.part}-rowwise"
+
+    def first_sizes(self) -> Sequence[Sizes]:
+        return self.wanted
+
+    def between(self, one: Sizes, other: Sizes) -> Sizes | None:
+        return size_between(one, other, (_MULTIPLE,) * 3)
+
+    def needed_bytes(self, at: Sizes) -> float:
+        m, k, n = at
+        # 8-bit operands are made of 16-bit ones, one after the other
+        making_bytes = 3.0 * k * max(m, n) if self.format == "fp8" else 0.0
+        return rotated_bytes(
+            set_bytes=self._set_bytes(at), result_bytes=self._result_bytes(at), extra_bytes=making_bytes
+        )
+
+    def prepare(self, at: Sizes, machine: Machine) -> Work:
+        dtype = torch_dtype(self.format, machine.device)
+        rows, inner, columns = (round(size) for size in at)
+        if self.part == "weight_gradient":
+            rows, columns = columns, rows  # g.T @ x: outputs x inputs
+        shapes = self._shapes(rows, inner, columns)
+
+        def make() -> Work:
+            one, other = (random_tensor(shape, dtype, machine.device) for shape in shapes)
+            return self._work(one, other)
+
+        set_bytes, result_bytes = self._set_bytes(at), self._result_bytes(at)
+        work = tried(
+            lambda: rotated(make, set_bytes=set_bytes, result_bytes=result_bytes),
+            f"{self.variant} matmul in {self.format}",
+        )
+        return with_tf32(work) if self.format == "tf32" else work
+
+    def _set_bytes(self, at: Sizes) -> float:
+        m, k, n = at
+        scale_bytes = 4.0 * (m + n) if self.format == "fp8" else 0.0
+        return BYTES[self.format] * k * (m + n) + scale_bytes
+
+    def _result_bytes(self, at: Sizes) -> float:
+        m, _, n = at
+        return m * n * BYTES["bf16" if self.format == "fp8" else self.format]
+
+    def _shapes(self, rows: int, inner: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Of the two operands as they are kept, row by row."""
+        if self.format == "fp8" or self.part == "forward":
+            return (rows, inner), (columns, inner)
+        if self.part == "input_gradient":
+            return (rows, inner), (inner, columns)
+        return (inner, rows), (inner, columns)
+
+    def _work(self, one: Tensor, other: Tensor) -> Work:
+        if self.format == "fp8":
+            return self._scaled(one, other)
+        if self.part == "forward":
+            one.requires_grad_()
+            other.requires_grad_()
+            return lambda: functional.linear(one, other)
+        if self.part == "input_gradient":
+            return lambda: one @ other
+        return lambda: one.t() @ other
+
+    def _scaled(self, one: Tensor, other: Tensor) -> Work:
+        multiply = available("scaled_mm", torch)
+        by_row = self.scales == "row"
+        one_scale = torch.ones((one.shape[0], 1) if by_row else (), device=one.device)
+        other_scale = torch.ones((1, other.shape[0]) if by_row else (), device=one.device)
+        return lambda: multiply(one, other.t(), one_scale, other_scale, out_dtype=torch.bfloat16)

@@ -1,0 +1,140 @@
+"""Several ranks on this machine, started by ourselves: none outlives this process, and one that fails ends them all."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from shardwright.base.errors import SpecError
+from shardwright.profiler.machine.local import usable_cores
+
+from .failure import RanksLostError, first_failure
+
+_POLL_SECONDS = 0.05
+_FINISH_SECONDS = 60.0
+_FOLLOW_SECONDS = 1.0
+
+
+def run_local_ranks(
+    ranks: int,
+    job: str,
+    argument: str,
+    *,
+    tell: Callable[[str], None] = print,
+    hosts: Sequence[str] | None = None,
+) -> str:
+    """Call the function `job` ("package.module:function") on `ranks` processes of this machine, and return what rank 0 returns.
+
+    `function(ranks, argument, tell) -> str`, with `ranks` the `TorchRanks` of the launch; lines that rank 0 tells reach
+    `tell`, the other ranks are silent. `hosts`: names of machines that the ranks say they run on instead of this one's.
+    On Ctrl-C or SIGTERM rank 0 is interrupted alone, so that it can finish what it has; what it then returns is returned.
+
+    Raises:
+        SpecError: a rank raised one.
+        RanksLostError: a rank failed in another way, or was killed; one line says which and why.
+    """
+    with tempfile.TemporaryDirectory(prefix="shardwright-") as name, _terminable():
+        folder = Path(name)
+        (folder / "argument").write_text(argument, encoding="utf-8")
+        workers: list[subprocess.Popen[str]] = []
+        try:
+            for rank in range(ranks):
+                host = hosts[rank] if hosts else None
+                workers.append(_started(rank, ranks, job, folder, host))
+            threading.Thread(target=_forward, args=(workers[0].stdout, tell), daemon=True).start()
+            _await_interruptibly(workers, folder)
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.wait()
+        return (folder / "result").read_text(encoding="utf-8")
+
+
+def _started(rank: int, ranks: int, job: str, folder: Path, host: str | None) -> subprocess.Popen[str]:
+    """A session of its own keeps Ctrl-C from reaching it except through here; its input's end tells it that we are gone."""
+    environment = os.environ | {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(max(1, usable_cores() // ranks))}
+    if sys.platform == "linux":
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host name that does not resolve must not matter
+    # -P: a folder named `profiler` where the user stands must not be imported instead of ours
+    module = [sys.executable, "-P", "-m", "shardwright.profiler.ranks.worker"]
+    with (folder / f"rank-{rank}.log").open("wb") as log:
+        return subprocess.Popen(
+            [*module, job, str(folder), str(rank), str(ranks), *([host] if host else [])],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE if rank == 0 else log,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+
+
+def _await_interruptibly(workers: list[subprocess.Popen[str]], folder: Path) -> None:
+    try:
+        _await(workers, folder)
+    except (KeyboardInterrupt, SystemExit):
+        workers[0].send_signal(signal.SIGINT)
+        deadline, result = time.monotonic() + _FINISH_SECONDS, folder / "result"
+        while not result.exists() and workers[0].poll() is None and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        if not result.exists():
+            raise
+
+
+def _await(workers: list[subprocess.Popen[str]], folder: Path) -> None:
+    while any(worker.poll() is None for worker in workers):
+        if any(worker.poll() for worker in workers):
+            break
+        time.sleep(_POLL_SECONDS)
+    if not any(worker.poll() for worker in workers):
+        return
+    deadline = time.monotonic() + _FOLLOW_SECONDS
+    while time.monotonic() < deadline and any(worker.poll() is None for worker in workers):
+        time.sleep(_POLL_SECONDS)  # the rank that failed first may be about to say so
+    _raise_failure(workers, folder)
+
+
+def _raise_failure(workers: list[subprocess.Popen[str]], folder: Path) -> None:
+    killed = [rank for rank, worker in enumerate(workers) if (worker.poll() or 0) < 0]
+    failure = first_failure(folder)
+    if failure is not None and failure.kind == "spec":
+        raise SpecError(failure.message)
+    if killed and (failure is None or failure.kind == "lost"):
+        name = signal.Signals(-workers[killed[0]].returncode).name
+        raise RanksLostError(f"rank {killed[0]} was killed ({name}), perhaps for want of memory")
+    if failure is not None:
+        told = failure.message.startswith("rank ")
+        raise RanksLostError(failure.message if told else f"rank {failure.rank} failed: {failure.message}")
+    rank = next(rank for rank, worker in enumerate(workers) if worker.poll())
+    words = (folder / f"rank-{rank}.log").read_text(errors="replace").strip().splitlines() or ["no message"]
+    raise RanksLostError(f"rank {rank} ended with {workers[rank].returncode}: {words[-1]}")
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C does. Only the main thread may say so; elsewhere its owner decides."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _forward(lines: IO[str] | None, tell: Callable[[str], None]) -> None:
+    for line in lines or ():
+        tell(line.rstrip("\n"))

@@ -1,0 +1,43 @@
+"""Which ranks of a launch share a machine."""
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import groupby
+
+from shardwright.base.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """`hosts`: the name of the machine that each rank runs on, in the order of ranks: node by node, equally many on each.
+
+    Raises:
+        SpecError: the ranks are laid out otherwise.
+    """
+
+    hosts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        counts = Counter(self.hosts)
+        if len(set(counts.values())) > 1:
+            (most, many), (least, few) = counts.most_common()[0], counts.most_common()[-1]
+            raise SpecError(
+                f"{most} runs {many} of the ranks and {least} {few}; start equally many on every node, such as --nproc-per-node={few}"
+            )
+        if len(list(groupby(self.hosts))) > len(counts):
+            raise SpecError(
+                f"ranks 0 to {len(self.hosts) - 1} run on {', '.join(self.hosts)}; number them node by node (srun --distribution=block)"
+            )
+
+    @property
+    def count(self) -> int:
+        """How many nodes take part."""
+        return len(set(self.hosts))
+
+    @property
+    def ranks_per_node(self) -> int:
+        return len(self.hosts) // self.count
+
+    def node_of(self, rank: int) -> int:
+        """The node that `rank` runs on, from 0."""
+        return rank // self.ranks_per_node

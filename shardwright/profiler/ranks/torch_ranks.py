@@ -1,0 +1,192 @@
+"""Several ranks that measure together over torch.distributed: gloo among CPUs, NCCL besides among GPUs."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed import FileStore, TCPStore  # type: ignore[attr-defined]  # public, but not marked as such
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from shardwright.base.errors import SpecError
+from shardwright.profiler.machine.local import usable_cores
+
+from .failure import RanksLostError, first_line
+from .launch import Launch
+from .nodes import Nodes
+from .watch import RankWatch, WatchTimes
+
+_MEET_SECONDS = 120.0
+_ANSWER_SECONDS = 600.0  # rank 0 may think, or measure, for as long before it tells what is next
+_WORK_SECONDS = 120.0
+_PART_SECONDS = 10.0
+
+Result = TypeVar("Result")
+
+
+class TorchRanks:
+    """The ranks of one launch (`Ranks`), and the process groups among them.
+
+    Every method is called by all ranks in the same order.
+
+    Raises:
+        RanksLostError: from any method, when another rank has ended.
+    """
+
+    def __init__(self, store: Store, control: dist.ProcessGroup, nodes: Nodes) -> None:
+        """`control`: a gloo group of all ranks, for what is told and gathered."""
+        self._store, self._control = store, control
+        self._groups: dict[tuple[tuple[int, ...], str], dist.ProcessGroup] = {}
+        self.nodes = nodes
+        self.rank, self.size = dist.get_rank(control), dist.get_world_size(control)
+
+    @property
+    def local_rank(self) -> int:
+        """Which of its node's ranks this one is, from 0."""
+        return self.rank % self.nodes.ranks_per_node
+
+    def tell(self, thing: Any) -> Any:
+        told = [thing if self.rank == 0 else None]
+        self._together(lambda: dist.broadcast_object_list(told, src=0, group=self._control, device=torch.device("cpu")))
+        return told[0]
+
+    def gather(self, thing: Any) -> list[Any]:
+        gathered: list[Any] = [None] * self.size
+        self._together(lambda: dist.all_gather_object(gathered, thing, group=self._control))
+        return gathered
+
+    def barrier(self) -> None:
+        self._together(lambda: dist.barrier(group=self._control))
+
+    def group(self, members: tuple[int, ...], purpose: str = "") -> dist.ProcessGroup:
+        """The process group of `members`, this rank among them, made when it is first asked for.
+
+        Ranks of other groups ask for theirs at the same time. Another `purpose` gets a group of its own: work that runs
+        at once must not share one.
+        """
+        key = (members, purpose)
+        if key not in self._groups:
+            made = self._together(
+                lambda: dist.new_group(
+                    list(members), timeout=timedelta(seconds=_WORK_SECONDS), use_local_synchronization=True
+                )
+            )
+            self._groups[key] = made
+        return self._groups[key]
+
+    def _together(self, work: Callable[[], Result]) -> Result:
+        try:
+            return work()
+        except RuntimeError as error:
+            raise RanksLostError(_why_lost(self._store, self.rank, error)) from error
+
+
+@contextlib.contextmanager
+def joined_ranks(
+    launch: Launch, *, host: str | None = None, watch_times: WatchTimes | None = None
+) -> Iterator[TorchRanks]:
+    """This process as one of the ranks of `launch`, on its own GPU where there are GPUs, else on its share of the cores.
+
+    Which ranks share a node is told by the names of their machines; `host` stands for this one's own. When the block
+    fails on one rank, the others are told why; when a rank dies without a word, the others notice when they next want
+    something of it, and end after the silence of `watch_times` whatever they do.
+
+    Raises:
+        SpecError: the ranks do not find each other, more ranks than GPUs on a node, unequal nodes.
+        RanksLostError: another rank failed.
+    """
+    _take_gpu(launch)
+    store = _meet(launch)
+    watch = RankWatch(store, launch.rank, launch.size, times=watch_times)
+    try:
+        nodes = _share_machine(launch, host or socket.gethostname())
+        control = dist.new_group(backend="gloo", timeout=timedelta(seconds=_ANSWER_SECONDS))
+        assert control is not None
+        watch.start()
+        yield TorchRanks(store, control, nodes)
+    except BaseException as error:
+        word = _word(store)
+        _leave_word(store, launch.rank, error)
+        if word and isinstance(error, RuntimeError) and not isinstance(error, RanksLostError):
+            raise RanksLostError(word) from error
+        raise  # without destroying the groups, which would wait for peers that may be gone
+    else:
+        watch.stop()
+        _part(control)
+    finally:
+        watch.stop()
+
+
+def _part(control: dist.ProcessGroup) -> None:
+    """Leave together, since what the ranks share goes with rank 0. A rank that is not coming is not waited for."""
+    with contextlib.suppress(RuntimeError):
+        dist.monitored_barrier(control, timedelta(seconds=_PART_SECONDS))
+        dist.destroy_process_group()
+
+
+def _take_gpu(launch: Launch) -> None:
+    if not torch.cuda.is_available():
+        return
+    if launch.local_rank >= torch.cuda.device_count():
+        raise SpecError(
+            f"rank {launch.rank} is number {launch.local_rank + 1} on its node, which shows {torch.cuda.device_count()} GPUs; start one rank per GPU"
+        )
+    torch.cuda.set_device(launch.local_rank)
+
+
+def _meet(launch: Launch) -> Store:
+    """The store that all ranks know. A restarted attempt gets one of its own: the old one holds addresses that are gone."""
+    wait = timedelta(seconds=_MEET_SECONDS)
+    try:
+        if launch.by == "torchrun":
+            found: Store = next(iter(rendezvous("env://", timeout=wait)))[0]
+        elif launch.file is not None:
+            found = FileStore(str(launch.file), launch.size)
+        else:
+            found = TCPStore(launch.address, launch.port, launch.size, launch.rank == 0, timeout=wait)
+        store = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", found)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.size, timeout=wait)
+    except (RuntimeError, ValueError) as error:
+        raise SpecError(
+            f"rank {launch.rank} of {launch.size} did not meet the others at {launch.meeting_place} within {_MEET_SECONDS:.0f} s ({first_line(error)}); "
+            "check that all ranks were started and that the first node can be reached, or set MASTER_ADDR and MASTER_PORT"
+        ) from error
+    return store
+
+
+def _share_machine(launch: Launch, host: str) -> Nodes:
+    hosts: list[Any] = [None] * launch.size
+    dist.all_gather_object(hosts, host)
+    nodes = Nodes(tuple(hosts))
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, usable_cores() // nodes.ranks_per_node))
+    return nodes
+
+
+def _leave_word(store: Store, rank: int, error: BaseException) -> None:
+    """The first rank to fail tells the others why. A store that died with rank 0 has nobody left to tell."""
+    if isinstance(error, RanksLostError):
+        return
+    with contextlib.suppress(RuntimeError):
+        if store.add("failures", 1) == 1:
+            store.set("failure", f"rank {rank} failed: {first_line(error)}")
+
+
+def _word(store: Store) -> str | None:
+    with contextlib.suppress(RuntimeError):
+        if store.check(["failure"]):
+            return store.get("failure").decode()
+    return None
+
+
+def _why_lost(store: Store, rank: int, error: BaseException) -> str:
+    word = _word(store)
+    if word is not None:
+        return word
+    return f"rank {rank} lost the others, one of which ended without a word ({first_line(error)})"

@@ -1,0 +1,24 @@
+"""Why measuring ended early."""
+
+from shardwright.base.errors import SpecError
+from shardwright.specs.profile import Profile
+
+
+class StoppedError(SpecError):
+    """Measuring ended before all was measured: one line says why and what to do.
+
+    `profile`: all that was measured, marked as not complete. `signal_number`: of the signal that ended it, if one did.
+    """
+
+    def __init__(self, message: str, profile: Profile, *, signal_number: int | None = None) -> None:
+        super().__init__(message)
+        self.profile = profile
+        self.signal_number = signal_number
+
+
+class DeviceGoneError(Exception):
+    """The device fails even at the simplest work; one line says with what words."""
+
+
+class CrewLostError(Exception):
+    """Another rank of the launch is gone; one line says with what words."""

@@ -1,0 +1,99 @@
+"""Sizes of weight matmuls: those of a model, at the very shapes that the cost model asks for, and a family that spans models."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from shardwright.costmodel.layers import operators
+from shardwright.costmodel.op_times.protocol import MatmulPart
+from shardwright.profiler.timing.probe import Sizes
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.training import TrainingSpec
+
+_CPU_MOST_FLOPS = 6e9  # about a tenth of a second on a few cores
+_UP = 4  # a feed-forward over its hidden size
+
+
+class Linear(NamedTuple):
+    """A linear layer: `tokens` rows of `inputs` in, of `outputs` out; `groups` of them, each on `tokens` of its own."""
+
+    tokens: int
+    inputs: int
+    outputs: int
+    groups: int = 1
+
+    def sizes(self, part: MatmulPart) -> Sizes:
+        """(m, k, n) of a pass: its result is m x n, k the inner size (`WeightMatmuls` asks for the same)."""
+        tokens, inputs, outputs = float(self.tokens), float(self.inputs), float(self.outputs)
+        return {
+            "forward": (tokens, inputs, outputs),
+            "input_gradient": (tokens, outputs, inputs),
+            "weight_gradient": (inputs, tokens, outputs),
+        }[part]
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.tokens * self.inputs * self.outputs * self.groups
+
+
+def model_linears(
+    model: ModelSpec, training: TrainingSpec, micro_batches: Sequence[int] = (1,), tp: Sequence[int] = (1,)
+) -> list[Linear]:
+    """The weight matmuls of every layer class and of the head, of each micro batch and tp degree that divide them."""
+    found: dict[Linear, None] = {}
+    for micro_batch in micro_batches:
+        for degree in tp:
+            tokens, ranks = np.array([float(micro_batch * training.seq_len)]), np.array([float(degree)])
+            matmuls = [operators.Matmul(tokens, model.hidden_size, model.vocab_size / ranks)]
+            for block in model.layer_classes:
+                matmuls += operators.attention_matmuls(block, model.hidden_size, tokens, ranks)
+                matmuls += operators.ffn_matmuls(block, model.hidden_size, tokens, ranks)
+            found |= dict.fromkeys(_whole(matmuls))
+    return list(found)
+
+
+def _whole(matmuls: Iterable[operators.Matmul]) -> Iterable[Linear]:
+    """Those whose sizes are whole numbers: a degree that does not divide them cannot run."""
+    for matmul in matmuls:
+        sizes = [float(np.asarray(size).reshape(-1)[0]) for size in (matmul.m, matmul.k, matmul.n, matmul.groups)]
+        if all(size >= 1 and size.is_integer() for size in sizes):
+            yield Linear(*(int(size) for size in sizes))
+
+
+def family_linears(device_type: str) -> list[Linear]:
+    """Projections, both halves of a feed-forward and heads of models from small to large, within what the device computes
+    in reasonable time."""
+    hiddens: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192)
+    tokens: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384)
+    vocabularies: tuple[int, ...] = (32000, 128256)
+    if device_type == "cpu":
+        hiddens, tokens, vocabularies = (128, 256, 512, 1024), (256, 512, 1024, 2048, 4096), (4096, 32000)
+    family = [
+        Linear(rows, inputs, outputs)
+        for rows in tokens
+        for hidden in hiddens
+        for inputs, outputs in [(hidden, hidden), (hidden, _UP * hidden), (_UP * hidden, hidden)]
+    ]
+    family += [
+        Linear(rows, hidden, vocabulary)
+        for rows in tokens[:3]
+        for hidden in hiddens[1::2]
+        for vocabulary in vocabularies
+    ]
+    return [linear for linear in family if device_type != "cpu" or linear.flops <= _CPU_MOST_FLOPS]
+
+
+def family_experts(device_type: str) -> list[Linear]:
+    """Experts of mixtures, 8 to 64 on a rank."""
+    hiddens, tokens, counts = (1024, 2048, 4096), (64, 256, 1024), (8, 16, 64)
+    if device_type == "cpu":
+        hiddens, tokens, counts = (128, 256, 512), (32, 128, 512), (4, 8, 16)
+    family = [
+        Linear(rows, inputs, outputs, groups)
+        for groups in counts
+        for rows in tokens
+        for hidden in hiddens
+        for inputs, outputs in [(hidden, 2 * hidden), (hidden, hidden)]
+    ]
+    return [linear for linear in family if device_type != "cpu" or linear.flops <= _CPU_MOST_FLOPS]

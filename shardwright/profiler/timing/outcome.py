@@ -1,0 +1,54 @@
+"""How a piece of work went on one rank, in a form that can be told to the others."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from shardwright.base.errors import SpecError
+
+from .probe import UnavailableError
+
+_ALLOCATOR_SAYS = "can't allocate memory"  # torch's CPU allocator raises a plain RuntimeError
+Trouble = Literal["unavailable", "memory", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one rank has to say of one order: `value`, or its trouble and the words for it."""
+
+    value: Any = None
+    trouble: Trouble | None = None
+    words: str = ""
+
+
+class TroubleError(Exception):
+    """A piece of work could not be done on one rank or more, and is therefore not done on any."""
+
+    def __init__(self, trouble: Trouble, words: str) -> None:
+        super().__init__(words)
+        self.trouble: Trouble = trouble
+
+
+def attempt(act: Callable[[], Any]) -> Outcome:
+    """What `act` gives, or what is wrong with it; a bug in a probe costs one size, not the profile."""
+    try:
+        return Outcome(act())
+    except (UnavailableError, SpecError) as error:
+        return Outcome(trouble="unavailable", words=first_line(error))
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return Outcome(trouble="memory", words=first_line(error))
+    except Exception as error:
+        words = first_line(error)
+        return Outcome(trouble="memory" if _ALLOCATOR_SAYS in words else "failed", words=words)
+
+
+def first_line(error: BaseException) -> str:
+    """Of its message, or its name where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def readable_bytes(size_bytes: float) -> str:
+    """For a person, in binary units."""
+    return f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 2**29 else f"{size_bytes / 2**20:.0f} MiB"

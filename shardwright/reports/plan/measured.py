@@ -1,0 +1,70 @@
+"""A prediction beside the measurement of the same plan, line by line."""
+
+from typing import NamedTuple
+
+from shardwright.base import units as readable
+from shardwright.base.errors import SpecError
+from shardwright.specs.estimate import Estimate
+from shardwright.specs.measurement import Measurement
+from shardwright.specs.plan import Plan
+
+
+class MeasuredLine(NamedTuple):
+    """One quantity. `difference` is predicted / measured - 1 in words; empty where it says nothing."""
+
+    what: str
+    predicted: str
+    measured: str
+    difference: str
+
+
+def measured_lines(plan: Plan, estimate: Estimate, measurement: Measurement) -> list[MeasuredLine]:
+    """Step time, throughput, MFU, and memory of each pipeline rank (of its ranks the one that held most).
+
+    Raises:
+        SpecError: the measurement is of another number of ranks than the plan.
+    """
+    if measurement.ranks != plan.mesh.ranks or len(measurement.peak_memory_bytes) != plan.mesh.ranks:
+        raise SpecError(
+            f"the measurement is of {measurement.ranks} ranks and the plan has {plan.mesh.ranks}; give the measurement of a run of this plan"
+        )
+    lines = [
+        MeasuredLine(
+            "step time",
+            readable.seconds(estimate.step_seconds),
+            f"{readable.seconds(measurement.step_seconds)} ({readable.seconds(measurement.step_seconds_low)} to {readable.seconds(measurement.step_seconds_high)})",
+            _difference(estimate.step_seconds, measurement.step_seconds),
+        ),
+        MeasuredLine(
+            "tokens/s",
+            readable.count(estimate.tokens_per_s),
+            readable.count(measurement.tokens_per_s),
+            _difference(estimate.tokens_per_s, measurement.tokens_per_s),
+        ),
+    ]
+    if measurement.mfu is not None:
+        lines.append(
+            MeasuredLine(
+                "MFU",
+                readable.share(estimate.mfu),
+                readable.share(measurement.mfu),
+                _difference(estimate.mfu, measurement.mfu),
+            )
+        )
+    ranks_per_stage = plan.mesh.ranks // plan.mesh.pp
+    for pipeline_rank, predicted in enumerate(estimate.memory):
+        first = pipeline_rank * ranks_per_stage
+        measured = max(measurement.peak_memory_bytes[first : first + ranks_per_stage])
+        lines.append(
+            MeasuredLine(
+                f"peak memory, pipeline rank {pipeline_rank}",
+                readable.size(predicted.total),
+                f"{readable.size(measured)} {measurement.memory_kind}",
+                _difference(predicted.total, measured),
+            )
+        )
+    return lines
+
+
+def _difference(predicted: float, measured: float) -> str:
+    return readable.signed_share(predicted / measured - 1) if measured > 0 else ""

@@ -1,0 +1,136 @@
+"""A plan and a comparison of plans as tables for the terminal."""
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from shardwright.base import units as readable
+from shardwright.compare.side_by_side import ComparedPlan, Comparison
+from shardwright.costmodel.goodput import Goodput
+from shardwright.specs.estimate import Estimate
+from shardwright.specs.plan import Plan
+from shardwright.specs.stacks import OWN_STACK
+from shardwright.specs.training import TrainingSpec
+
+from .words import choice_words, plan_lines, recompute_words, schedule_words, training_lines
+
+_CHOICES = 6  # of the comparison's columns, those before hold the plan's name and choices
+COMPARISON_COLUMNS = (
+    "plan",
+    "mesh",
+    "schedule",
+    "ZeRO",
+    "recompute",
+    "micro batch",
+    "step",
+    "tokens/s",
+    "MFU",
+    "memory",
+    "slower by",
+)
+
+
+def plan_table(plan: Plan, estimate: Estimate | None = None, training: TrainingSpec | None = None) -> Table:
+    """A plan's choices, what they are predicted to give, and of the training what is out of the ordinary."""
+    table = Table(show_header=False)
+    table.add_column("what", style="bold")
+    table.add_column("value")
+    for what, value in [*plan_lines(plan), *(training_lines(training) if training else [])]:
+        table.add_row(what, Text(value))
+    if estimate is not None:
+        table.add_section()
+        for what, value in estimate_lines(estimate):
+            table.add_row(what, Text(value))
+    return table
+
+
+def estimate_lines(estimate: Estimate) -> list[tuple[str, str]]:
+    """What an estimate says, as (what, value)."""
+    step = readable.seconds(estimate.step_seconds)
+    for interval in estimate.step_seconds_intervals:
+        if abs(interval.level - 0.8) < 1e-9:
+            step += f" (80% interval {readable.seconds(interval.low)} to {readable.seconds(interval.high)})"
+    lines = [
+        ("step time", step),
+        (
+            "throughput",
+            f"{readable.count(estimate.tokens_per_s)} tokens/s, "
+            f"{readable.count(estimate.tokens_per_s / estimate.device_count)} tokens/s/device",
+        ),
+        ("MFU, HFU", f"{readable.share(estimate.mfu)}, {readable.share(estimate.hfu)}"),
+        ("peak memory", f"{readable.size(estimate.peak_memory_bytes)} on the fullest device"),
+    ]
+    if max(estimate.host_bytes, default=0.0) > 0:
+        lines.append(("host memory", f"{readable.size(max(estimate.host_bytes))} for each device"))
+    lines.append(
+        ("cost", f"{readable.number(estimate.device_hours_per_billion_tokens)} device hours per billion tokens")
+    )
+    lines.append(("rests on", "measured rates" if estimate.basis == "profile" else "catalog figures"))
+    return lines
+
+
+def goodput_table(left: dict[str, Goodput]) -> Table:
+    """What failures and checkpoints leave of each plan's throughput, by the plan's name."""
+    table = Table(title="With failures and checkpoints", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("plan", no_wrap=True)
+    for column in ("tokens/s", "training", "checkpoints", "failures", "checkpoint every", "a failure every"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, one in left.items():
+        table.add_row(
+            Text(name),
+            readable.count(one.tokens_per_s),
+            *map(readable.share, (one.training_share, one.checkpoint_share, one.failure_share)),
+            f"{readable.count(one.checkpoint_every)} steps",
+            readable.seconds(one.mean_seconds_between_failures),
+        )
+    return table
+
+
+def comparison_table(comparison: Comparison) -> RenderableType:
+    """One line for each way that fits, and why the others do not; readable in 80 columns."""
+    title = Text(comparison_title(comparison))  # as it is: a name may hold what rich reads as markup
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("plan", no_wrap=True)
+    table.add_column("choices")
+    numbers = COMPARISON_COLUMNS[_CHOICES:]
+    for column in numbers:
+        table.add_column(column, justify="right", no_wrap=True)
+    reasons: list[Text] = []
+    for row in comparison.rows:
+        if row.step_seconds is None or row.plan is None:
+            reasons.append(Text.assemble((f"{row.name}: ", "bold"), row.reason or "cannot run"))
+        else:
+            cells = comparison_cells(row, comparison)[_CHOICES:]
+            style = "bold" if row is comparison.fastest else ""
+            table.add_row(*map(Text, (row.name, choice_words(row.plan), *cells)), style=style)
+    return Group(table, *reasons) if table.row_count else Group(*reasons)
+
+
+def comparison_title(comparison: Comparison) -> str:
+    """What is compared, with the software where it is not this project's own."""
+    trained_by = "" if comparison.stack == OWN_STACK else f", trained by {comparison.stack}"
+    return f"{comparison.model_name} on {comparison.cluster_name}{trained_by}"
+
+
+def comparison_cells(row: ComparedPlan, comparison: Comparison) -> list[str]:
+    """One row's cells in the order of `COMPARISON_COLUMNS`; dashes where it has no plan."""
+    plan, estimate, best = row.plan, row.estimate, comparison.fastest
+    if plan is None or estimate is None:
+        return [row.name, *["-"] * (len(COMPARISON_COLUMNS) - 1)]
+    slower = "-"
+    if best is not None and best.step_seconds is not None and row.step_seconds is not None:
+        slower = readable.share(row.step_seconds / best.step_seconds - 1)
+    return [
+        row.name,
+        str(plan.mesh),
+        schedule_words(plan),
+        str(plan.zero_stage),
+        recompute_words(plan),
+        str(plan.micro_batch),
+        readable.seconds(estimate.step_seconds),
+        readable.count(estimate.tokens_per_s),
+        readable.share(estimate.mfu),
+        readable.size(estimate.peak_memory_bytes),
+        slower,
+    ]

@@ -1,0 +1,105 @@
+"""A plan in words, for tables and reports."""
+
+from shardwright.specs.plan import Plan
+from shardwright.specs.stacks import OWN_STACK
+from shardwright.specs.training import TrainingSpec
+
+_ZERO = {
+    0: "replicated",
+    1: "optimizer state sharded (ZeRO-1)",
+    2: "optimizer state and gradients sharded (ZeRO-2)",
+    3: "parameters, gradients and optimizer state sharded (ZeRO-3)",
+}
+
+
+def schedule_words(plan: Plan) -> str:
+    """`1f1b`, `interleaved-1f1b, 4 stages a rank`, or `none` without a pipeline."""
+    if plan.mesh.pp == 1:
+        return "none"
+    return plan.schedule if plan.stages_per_rank == 1 else f"{plan.schedule}, {plan.stages_per_rank} stages a rank"
+
+
+def recompute_words(plan: Plan) -> str:
+    """`none`, `full`, or counts of layers where they differ: `none 60, full 20`."""
+    counts: dict[str, int] = {}
+    for stage in plan.stages:
+        for run in stage.layers:
+            counts[run.recompute] = counts.get(run.recompute, 0) + run.count
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{policy} {counts[policy]}" for policy in ("none", "selective", "full") if policy in counts)
+
+
+def batch_words(plan: Plan) -> str:
+    """How the global batch is made up."""
+    return f"{plan.mesh.dp} data-parallel x {plan.microbatches} microbatches x {plan.micro_batch} sequences"
+
+
+def sharding_words(plan: Plan) -> str:
+    """What data-parallel ranks share, and over how many."""
+    words = _ZERO[plan.zero_stage]
+    if plan.zero_stage and plan.mesh.dp_replicate > 1:
+        return f"{words} over {plan.mesh.shards} ranks, {plan.mesh.dp_replicate} copies"
+    return f"{words} over {plan.mesh.shards} ranks" if plan.zero_stage else words
+
+
+def context_words(plan: Plan) -> str:
+    """How the ranks of cp see the whole sequence: `ring over 4 ranks`."""
+    return f"{plan.context_parallel} over {plan.mesh.cp} ranks"
+
+
+def expert_words(plan: Plan) -> str:
+    """How experts and their tokens are spread: `over 8 ranks, 2 split each, all-to-all`."""
+    split = f", {plan.mesh.expert_tp} split each" if plan.mesh.expert_tp > 1 else ""
+    return f"over {plan.mesh.ep} ranks{split}, {plan.expert_dispatch}"
+
+
+def choice_words(plan: Plan) -> str:
+    """Every choice that tells plans apart, in one line."""
+    words = [str(plan.mesh)]
+    if plan.zero_stage:
+        words.append(f"ZeRO-{plan.zero_stage}")
+    if plan.mesh.pp > 1:
+        words.append(schedule_words(plan))
+    if plan.mesh.cp > 1:
+        words.append(f"context by {plan.context_parallel}")
+    if plan.mesh.ep > 1 and plan.expert_dispatch != "all-to-all":
+        words.append(f"{plan.expert_dispatch} dispatch")
+    words += [f"micro batch {plan.micro_batch}", f"recompute {recompute_words(plan)}"]
+    if plan.offload.optimizer_fraction:
+        words.append("optimizer on the host")
+    return "; ".join(words)
+
+
+def plan_lines(plan: Plan) -> list[tuple[str, str]]:
+    """Every choice as (what, value)."""
+    layers = [stage.layer_count for stage in plan.stages]
+    spread = f"{layers[0]} layers" if len(layers) == 1 else f"{len(layers)} of {_ranges(layers)} layers"
+    lines = [
+        ("mesh", f"{plan.mesh} ({plan.mesh.ranks} ranks)"),
+        ("batch", batch_words(plan)),
+        ("pipeline schedule", schedule_words(plan)),
+        ("stages", spread),
+        ("data parallel", sharding_words(plan)),
+        ("recompute", recompute_words(plan)),
+        ("optimizer", "on the host" if plan.offload.optimizer_fraction else "on the device"),
+    ]
+    if plan.mesh.tp > 1:
+        lines.append(("sequence parallel", "yes" if plan.sequence_parallel else "no"))
+    if plan.mesh.cp > 1:
+        lines.append(("context parallel", context_words(plan)))
+    if plan.mesh.ep > 1:
+        lines.append(("experts", expert_words(plan)))
+    return lines
+
+
+def training_lines(training: TrainingSpec) -> list[tuple[str, str]]:
+    """What is not as usual in how it is trained, as (what, value): other software, lower formats."""
+    lines = [("software", training.stack)] if training.stack != OWN_STACK else []
+    if training.precision.linear:
+        lines.append(("linear layers", f"{training.precision.linear}, the rest {training.precision.compute}"))
+    return lines
+
+
+def _ranges(values: list[int]) -> str:
+    return str(values[0]) if min(values) == max(values) else f"{min(values)} to {max(values)}"

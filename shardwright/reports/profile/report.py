@@ -1,0 +1,63 @@
+"""The report of a profile: one HTML file that needs nothing else; and all of it as JSON."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from shardwright.base import units as readable
+from shardwright.reports.figures.page import render_page, write_page
+from shardwright.specs.profile import Profile
+
+from .lines import figure_words, fingerprint_lines, layer_lines, parameter_words, series_lines
+from .tables import FAMILY_TITLES
+
+
+def profile_json(profile: Profile) -> dict[str, Any]:
+    """What the tables show, as numbers: rates in SI units, shares of one."""
+    return {
+        "fingerprint": profile.fingerprint.model_dump(mode="json"),
+        "complete": profile.complete,
+        "seconds": profile.seconds,
+        "points": profile.points,
+        "remarks": list(profile.remarks),
+        "series": [asdict(line) for line in series_lines(profile)],
+        "figures": {name: figure.model_dump(mode="json") for name, figure in profile.figures.items()},
+        "layers": [check.model_dump(mode="json") for check in profile.layers],
+    }
+
+
+def write_profile_report(path: Path, profile: Profile, *, name: str) -> None:
+    """Write what was measured on what, the rates, fits and figures of a profile, and its charts.
+
+    Raises:
+        SpecError: the folder is missing or not writable.
+    """
+    write_page(path, render_profile_report(profile, name=name))
+
+
+def render_profile_report(profile: Profile, *, name: str) -> str:
+    """The page as text; `name` says which profile it is."""
+    # matplotlib takes half a second to import, which only who draws should wait for
+    from shardwright.reports.figures.svg import draw
+
+    from .plots import profile_charts
+
+    lines = series_lines(profile)
+    tables = [(title, [line for line in lines if line.family == kind]) for kind, title in FAMILY_TITLES.items()]
+    return render_page(
+        "profile.html.j2",
+        title=f"Profile of {profile.fingerprint.device}",
+        name=name,
+        profile=profile,
+        fingerprint_lines=fingerprint_lines(profile),
+        tables=[(title, some) for title, some in tables if some],
+        fits=[line for line in lines if line.form],
+        figures=[(key, figure_words(figure), figure.meaning) for key, figure in profile.figures.items()],
+        layers=layer_lines(profile),
+        charts=[
+            (chart.title, draw(chart.paint, width=chart.width, height=chart.height, label=chart.title))
+            for chart in profile_charts(profile)
+        ],
+        parameter_words=parameter_words,
+        readable=readable,
+    )

@@ -1,0 +1,169 @@
+"""What one measured size of a profile computes and moves, so that its seconds become a rate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from shardwright.costmodel.op_times.constants import CALIBRATED
+from shardwright.specs.profile import Point, Profile, Series
+from shardwright.specs.training import BYTES_PER_ELEMENT
+
+Family = Literal["matmul", "attention", "operators", "optimizer", "host copies", "disk", "collectives", "other"]
+RateUnit = Literal["FLOP/s", "B/s"]
+
+# Reads and writes of each element, forward and backward, as the cost model counts them (traffic.py, end_work.py). The
+# forward of a bias has none of its own.
+_PASSES: Mapping[str, tuple[float, float]] = {
+    "rmsnorm": (2.0, 5.0),
+    "eager_rmsnorm": (6.0, 14.0),
+    "layernorm": (2.0, 5.0),
+    "addition": (3.0, 3.0),
+    "dropout": (2.0, 2.0),
+    "rotary": (2.0, 2.0),
+    "eager_rotary": (4.0, 4.0),
+    "gated_activation": (3.0, 5.0),
+    "eager_gated_activation": (5.0, 9.0),
+    "activation": (2.0, 3.0),
+    "copy": (2.0, 2.0),
+    "column_sum": (1.0, 1.0),
+    "embedding": (2.0, 3.0),
+}
+# An update reads a parameter, its gradient and states, and writes all but the gradient (build_tables.py).
+_UPDATE_PASSES: Mapping[str, float] = {"adamw": 7.0, "host_adamw": 7.0, "sgd": 3.0, "clip": 3.0}
+_COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send")
+_BACKWARD_OF_ATTENTION = 2.5  # five matmuls for two (Dao 2023, FlashAttention-2, section 4.1)
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs (a multiply-add being two) and bytes of one run of an operation.
+
+    Bytes are those that have to move, whatever a cache saves: operands read and results written once. Of a collective they
+    are those on the busiest link, so that their rate is the bus bandwidth of nccl-tests.
+    """
+
+    flops: float
+    moved_bytes: float
+
+    @property
+    def intensity(self) -> float:
+        """FLOPs a byte."""
+        return self.flops / self.moved_bytes
+
+
+def family(operation: str) -> Family:
+    """Which operations are shown together."""
+    if operation in ("matmul", "attention"):
+        return "matmul" if operation == "matmul" else "attention"
+    if operation in _PASSES or operation == "cross_entropy":
+        return "operators"
+    if operation in _UPDATE_PASSES:
+        return "optimizer"
+    if operation in _COLLECTIVES:
+        return "collectives"
+    if operation == "host_copy":
+        return "host copies"
+    return "disk" if operation in ("disk_read", "disk_write") else "other"
+
+
+def rate_unit(operation: str) -> RateUnit:
+    """What limits the operation: arithmetic or moving bytes."""
+    return "FLOP/s" if family(operation) in ("matmul", "attention") else "B/s"
+
+
+def sizes(series: Series, point: Point) -> dict[str, float]:
+    """The point's sizes by the names of their axes."""
+    return dict(zip(series.axes, point.at, strict=True))
+
+
+def work(series: Series, point: Point) -> Work | None:
+    """What the point computes and moves; None of an operation or with axes that are not known here."""
+    at = sizes(series, point)
+    element = float(BYTES_PER_ELEMENT[series.format]) if series.format else 4.0
+    try:
+        match family(series.operation):
+            case "matmul":
+                return _matmul(at, element)
+            case "attention":
+                return _attention(series.variant, at, element)
+            case "operators":
+                return Work(0.0, _operator_bytes(series, at, element))
+            case "optimizer":
+                return Work(0.0, _UPDATE_PASSES[series.operation] * element * at["elements"])
+            case "collectives":
+                return Work(0.0, _bus_bytes(series.operation, at))
+            case "host copies":
+                both = 2.0 if "together" in series.variant else 1.0
+                return Work(0.0, both * at["size_bytes"])
+            case "disk":
+                return Work(0.0, at["size_bytes"])
+            case "other":
+                return None
+    except KeyError:
+        return None
+
+
+def rate(series: Series, point: Point) -> float | None:
+    """FLOP/s or bytes/s of the point, whichever `rate_unit` says; None where its work is not known or nothing."""
+    done = work(series, point)
+    if done is None:
+        return None
+    amount = done.flops if rate_unit(series.operation) == "FLOP/s" else done.moved_bytes
+    return amount / point.seconds if amount > 0 else None
+
+
+def best_point(series: Series) -> tuple[Point, float] | None:
+    """The point of the highest rate, and the rate."""
+    rated = [(point, value) for point in series.points if (value := rate(series, point)) is not None]
+    return max(rated, key=lambda pair: pair[1], default=None)
+
+
+def memory_rate(profile: Profile) -> float | None:
+    """Bytes/s of device memory: the figure where it was measured, else the best that additions and copies reach on their largest
+    tensors (within 8 times of the largest), which caches hold least of."""
+    if "memory_bytes_per_s" in profile.figures:
+        return profile.figures["memory_bytes_per_s"].value
+    moved = [
+        (done.moved_bytes, done.moved_bytes / point.seconds)
+        for series in profile.series
+        if series.operation in ("addition", "copy")
+        for point in series.points
+        if (done := work(series, point)) is not None
+    ]
+    largest = max((size for size, _ in moved), default=0.0)
+    return max((rate for size, rate in moved if size >= largest / 8), default=None)
+
+
+def _matmul(at: Mapping[str, float], element: float) -> Work:
+    m, k, n, groups = at["m"], at["k"], at["n"], at.get("groups", 1.0)
+    return Work(2 * m * k * n * groups, element * groups * (m * k + k * n + m * n))
+
+
+def _attention(variant: str, at: Mapping[str, float], element: float) -> Work:
+    """Scores and weighted values over the keys that a query sees, half of them and its own where causal."""
+    batch, heads, kv_heads = at["batch"], at["heads"], at["kv_heads"]
+    length, head_size = at["length"], at["head_size"]
+    keys = length if "noncausal" in variant else (length + 1) / 2
+    flops = 4 * batch * heads * length * keys * head_size
+    moved = element * batch * length * head_size * (2 * heads + 2 * kv_heads)
+    if variant.startswith("backward"):  # reads those and the output's gradient, writes three gradients
+        return Work(_BACKWARD_OF_ATTENTION * flops, 2 * moved)
+    return Work(flops, moved)
+
+
+def _operator_bytes(series: Series, at: Mapping[str, float], element: float) -> float:
+    backward = series.variant.startswith("backward")
+    elements = at["rows"] * at["width"]
+    if series.operation == "cross_entropy":
+        return float(CALIBRATED.loss_bytes_per_logit) / 2 * elements
+    if series.operation == "embedding" and backward:
+        return element * (_PASSES["embedding"][1] * elements + at["tokens"] * at["width"])
+    return element * _PASSES[series.operation][backward] * elements
+
+
+def _bus_bytes(operation: str, at: Mapping[str, float]) -> float:
+    """Bytes on the busiest link (nccl-tests, doc/PERFORMANCE.md)."""
+    ranks = at["ranks_per_node"] * at["nodes"]
+    around = (ranks - 1) / ranks
+    shares = {"all_reduce": 2 * around, "all_gather": around, "reduce_scatter": around, "all_to_all": around}
+    return shares.get(operation, 1.0) * at["size_bytes"]

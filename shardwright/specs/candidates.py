@@ -1,0 +1,167 @@
+"""Many plans' global choices as arrays, so that one expression serves one plan and a million."""
+
+from dataclasses import dataclass, field, fields
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwright.costmodel.op_times.protocol import RankGroup
+
+from .cluster import ClusterSpec
+from .plan import ContextParallel, ExpertDispatch, Plan
+
+IntArray = NDArray[np.int64]
+CONTEXT_PARALLEL: tuple[ContextParallel, ...] = get_args(ContextParallel)
+EXPERT_DISPATCH: tuple[ExpertDispatch, ...] = get_args(ExpertDispatch)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """N combinations of the choices that hold for a whole run; every field has shape (N,).
+
+    `stages_per_rank` counts pipeline chunks on a rank, `host_optimizer` is 1 where the optimizer lives on the host,
+    `context_parallel` is an index into `CONTEXT_PARALLEL`, `expert_dispatch` one into `EXPERT_DISPATCH`. The axes of a long
+    context and of experts need not be given: then no candidate has them.
+    """
+
+    pp: IntArray
+    dp_replicate: IntArray
+    dp_shard: IntArray
+    tp: IntArray
+    micro_batch: IntArray
+    microbatches: IntArray
+    stages_per_rank: IntArray
+    zero_stage: IntArray
+    sequence_parallel: IntArray
+    host_optimizer: IntArray
+    cp: IntArray = field(default_factory=lambda: np.array(1))
+    ep: IntArray = field(default_factory=lambda: np.array(1))
+    context_parallel: IntArray = field(default_factory=lambda: np.array(0))
+    expert_dispatch: IntArray = field(default_factory=lambda: np.array(0))
+
+    def __post_init__(self) -> None:
+        for name in ("cp", "ep", "context_parallel", "expert_dispatch"):
+            object.__setattr__(self, name, np.broadcast_to(getattr(self, name), self.pp.shape))
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Candidates":
+        """The one candidate that `plan` is, its layers' highest ZeRO stage standing for all."""
+        mesh = plan.mesh
+        values = {
+            "pp": mesh.pp,
+            "dp_replicate": mesh.dp_replicate,
+            "dp_shard": mesh.dp_shard,
+            "tp": mesh.tp,
+            "micro_batch": plan.micro_batch,
+            "microbatches": plan.microbatches,
+            "stages_per_rank": plan.stages_per_rank,
+            "zero_stage": plan.zero_stage,
+            "sequence_parallel": int(plan.sequence_parallel),
+            "host_optimizer": plan.offload.optimizer_fraction,
+            "cp": mesh.cp,
+            "ep": mesh.ep,
+            "context_parallel": CONTEXT_PARALLEL.index(plan.context_parallel),
+            "expert_dispatch": EXPERT_DISPATCH.index(plan.expert_dispatch),
+        }
+        return cls(**{name: np.array([value]) for name, value in values.items()})
+
+    def __len__(self) -> int:
+        return len(self.pp)
+
+    def __getitem__(self, index: int | slice | NDArray[np.int64] | NDArray[np.bool_]) -> "Candidates":
+        """The candidates at `index`, always as arrays."""
+        return Candidates(**{f.name: np.atleast_1d(getattr(self, f.name)[index]) for f in fields(self)})
+
+    @property
+    def ranks(self) -> IntArray:
+        return self.pp * self.data_ranks * self.tp
+
+    @property
+    def data_ranks(self) -> IntArray:
+        """Ranks whose gradients of one layer are summed: each has other tokens."""
+        return self.dp_replicate * self.dp_shard * self.cp
+
+    @property
+    def shards(self) -> IntArray:
+        """Ranks that share one copy of the sharded state: dp_shard and cp together, 1 without ZeRO."""
+        return np.where(self.zero_stage > 0, self.dp_shard * self.cp, 1)
+
+    @property
+    def replicas(self) -> IntArray:
+        """Copies of the sharded state."""
+        return np.asarray(self.data_ranks // self.shards)
+
+    @property
+    def expert_tp(self) -> IntArray:
+        """Ranks that split the columns of one expert (see `Mesh`)."""
+        return np.asarray(np.maximum(1, self.tp // self.ep))
+
+    @property
+    def expert_shards(self) -> IntArray:
+        """Ranks that share one copy of the sharded state of the same experts."""
+        return np.where(self.zero_stage > 0, self._same_experts // self.dp_replicate, 1)
+
+    @property
+    def expert_replicas(self) -> IntArray:
+        """Copies of the sharded state of an expert."""
+        return np.asarray(self._same_experts // self.expert_shards)
+
+    @property
+    def _same_experts(self) -> IntArray:
+        return self.data_ranks * self.tp // (self.ep * self.expert_tp)
+
+
+def tp_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
+    """Neighbouring ranks."""
+    return _group(np.ones_like(candidates.tp), candidates.tp, cluster)
+
+
+def cp_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
+    """Ranks that share the sequences of one data-parallel rank, `tp` apart."""
+    return _group(candidates.tp, candidates.cp, cluster)
+
+
+def shard_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
+    """Ranks that hold the shards of one parameter, `tp` apart."""
+    return _group(candidates.tp, candidates.shards, cluster)
+
+
+def replicate_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
+    """Ranks that hold the same shard, `tp * shards` apart."""
+    return _group(candidates.tp * candidates.shards, candidates.replicas, cluster)
+
+
+def expert_tp_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
+    """Neighbouring ranks that split the same experts."""
+    return _group(np.ones_like(candidates.tp), candidates.expert_tp, cluster)
+
+
+def ep_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
+    """Ranks that hold different experts and trade tokens, `expert_tp` apart."""
+    return _group(candidates.expert_tp, candidates.ep, cluster)
+
+
+def expert_shard_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
+    """Ranks that hold the shards of the same expert."""
+    return _group(candidates.expert_tp * candidates.ep, candidates.expert_shards, cluster)
+
+
+def expert_replicate_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
+    """Ranks that hold the same shard of the same expert."""
+    stride = candidates.expert_tp * candidates.ep * candidates.expert_shards
+    return _group(stride, candidates.expert_replicas, cluster)
+
+
+def pipeline_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
+    """Two ranks of neighbouring stages; all ranks of a node send at once."""
+    per_stage = candidates.ranks // candidates.pp
+    return _group(per_stage, np.minimum(candidates.pp, 2), cluster)
+
+
+def _group(stride: IntArray, degree: IntArray, cluster: ClusterSpec) -> RankGroup:
+    """The group of `degree` ranks that are `stride` apart, ranks numbered node by node."""
+    per_node = cluster.groups[0].devices_per_node
+    inside = np.clip(per_node // stride, 1, degree)
+    nodes = -(-degree // inside)
+    return RankGroup(ranks_per_node=degree / nodes, nodes=nodes, sharing=np.maximum(1.0, per_node / inside))

@@ -1,0 +1,192 @@
+"""The cluster: node groups of one device each, the links inside a node and the fabric between nodes."""
+
+from collections.abc import Collection, Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from shardwright.base.errors import SpecError
+
+from .profile import Profile
+from .spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
+
+if TYPE_CHECKING:
+    import networkx
+
+LinkKind = Literal["nvlink", "nvswitch", "infinity-fabric", "pcie", "infiniband", "roce", "ethernet", "shared-memory"]
+DeviceFormat = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "fp4"]
+GraphNode = tuple[str, int]
+FABRIC: GraphNode = ("fabric", 0)
+MOST_DEVICES = 10_000_000
+
+
+class Device(Spec):
+    """One accelerator (or one CPU rank's share of a host), by its data sheet.
+
+    Peaks are dense, in FLOP/s, per compute format; of a CPU they are measured matmul rates, efficiency included.
+    `matmul_share`: best measured matmul rate over the peak, whatever the shape; `matmul_share_by_format` where a format
+    differs from bf16.
+    `attention_flops_per_s`: measured rates of fused causal attention, forward and backward, the causal half counted;
+    empty where the cost model has to derive them from the peak.
+    `launch_seconds`: the least time between two kernel starts; of a CPU what one small operation takes to dispatch.
+    `context_bytes`: what a process holds before its first tensor. `sources` names where each figure comes from, by field.
+    """
+
+    name: str = Field(min_length=1)
+    kind: Literal["gpu", "cpu"] = "gpu"
+    memory_bytes: PositiveFloat
+    memory_bytes_per_s: PositiveFloat
+    peak_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(min_length=1)
+    matmul_share: Annotated[PositiveFloat, Field(le=1)] = 0.80
+    matmul_share_by_format: dict[DeviceFormat, Annotated[PositiveFloat, Field(le=1)]] = Field(default_factory=dict)
+    attention_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(default_factory=dict)
+    multiprocessors: PositiveInt = 1
+    launch_seconds: NonNegativeFloat = 0.0
+    context_bytes: NonNegativeFloat = 0.0
+    sources: dict[str, str] = Field(default_factory=dict)
+
+
+class Link(Spec):
+    """A connection as one device sees it: bytes/s in one direction, and seconds until the first byte arrives.
+
+    `meshed`: wires of their own join each two devices of a node, so that a device reaches one other with its part only.
+    """
+
+    kind: LinkKind
+    bytes_per_s: PositiveFloat
+    latency_seconds: NonNegativeFloat
+    meshed: bool = False
+    source: str = "given by the user"
+
+
+class Host(Spec):
+    """The machine around the devices. Bytes and rates are of the whole node; 0 NVMe bytes means no drive."""
+
+    cores: PositiveInt
+    memory_bytes: PositiveFloat
+    memory_bytes_per_s: PositiveFloat
+    nvme_bytes: NonNegativeFloat = 0.0
+    nvme_read_bytes_per_s: NonNegativeFloat = 0.0
+    nvme_write_bytes_per_s: NonNegativeFloat = 0.0
+    source: str = "given by the user"
+
+
+class NodeGroup(Spec):
+    """`nodes` equal nodes. `nics_per_node` NICs of rate `nic.bytes_per_s` each are shared by the node's devices.
+
+    `profile`: what was measured on such a device; what it lacks is predicted from the figures here.
+    """
+
+    device: Device
+    nodes: PositiveInt
+    devices_per_node: PositiveInt
+    intra_node: Link
+    host_link: Link
+    nics_per_node: PositiveInt = 1
+    nic: Link
+    host: Host
+    profile: Profile | None = Field(default=None, repr=False)
+
+    @property
+    def devices(self) -> int:
+        return self.nodes * self.devices_per_node
+
+    @property
+    def node_bytes_per_s(self) -> float:
+        """What one node can send to the fabric, all its NICs together."""
+        return self.nics_per_node * self.nic.bytes_per_s
+
+
+class ClusterSpec(Spec):
+    """Node groups behind one fabric, ranks numbered node by node. `oversubscription` divides the fabric's bandwidth."""
+
+    name: str = Field(min_length=1)
+    groups: tuple[NodeGroup, ...] = Field(min_length=1)
+    oversubscription: float = Field(default=1.0, ge=1.0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _homogeneous(self) -> Self:
+        first = self.groups[0].model_copy(update={"nodes": 1})
+        for number, group in enumerate(self.groups[1:], start=2):
+            if group.device.name != first.device.name:
+                raise ValueError("several kinds of device in one cluster are not available in this version")
+            if group.model_copy(update={"nodes": 1}) != first:
+                differing = [
+                    field
+                    for field in NodeGroup.model_fields
+                    if field != "nodes" and getattr(group, field) != getattr(first, field)
+                ]
+                raise ValueError(
+                    f"group {number} differs from group 1 in {', '.join(differing)}; "
+                    "unequal nodes in one cluster are not available in this version"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _not_absurd(self) -> Self:
+        if self.devices > MOST_DEVICES:
+            raise ValueError(f"{self.devices:.3g} devices are more than the {MOST_DEVICES:,} that can be planned for")
+        return self
+
+    @property
+    def devices(self) -> int:
+        return sum(group.devices for group in self.groups)
+
+    def graph(self) -> "networkx.Graph[GraphNode]":
+        """The topology as a tree: ("rank", r) - ("node", n) - ("fabric", 0).
+
+        Each edge carries `link`, the `Link` as one device sees it while all devices of its node send at once: between a
+        node and the fabric that is the device's share of the node's NICs, divided by the oversubscription.
+        """
+        import networkx  # here, because importing it takes longer than planning needs
+
+        graph: networkx.Graph[GraphNode] = networkx.Graph()
+        rank = 0
+        for node, group in enumerate(self._nodes()):
+            share = group.node_bytes_per_s / group.devices_per_node / self.oversubscription
+            graph.add_edge(FABRIC, ("node", node), link=group.nic.model_copy(update={"bytes_per_s": share}))
+            for _ in range(group.devices_per_node):
+                graph.add_edge(("node", node), ("rank", rank), link=group.intra_node)
+                rank += 1
+        return graph
+
+    def node_of(self, rank: int) -> int:
+        """The number of the node that `rank` is on.
+
+        Raises:
+            SpecError: the cluster has no such rank.
+        """
+        first_rank, first_node = 0, 0
+        for group in self.groups:
+            if first_rank <= rank < first_rank + group.devices:
+                return first_node + (rank - first_rank) // group.devices_per_node
+            first_rank, first_node = first_rank + group.devices, first_node + group.nodes
+        raise SpecError(f"no rank {rank} in cluster '{self.name}': it has ranks 0 to {self.devices - 1}")
+
+    def spans_nodes(self, ranks: Collection[int]) -> bool:
+        """Whether a message among `ranks` has to leave a node."""
+        return len({self.node_of(rank) for rank in ranks}) > 1
+
+    def bottleneck_link(self, ranks: Collection[int]) -> Link:
+        """The slowest link on the paths between `ranks`, as one device sees it (see `graph`).
+
+        Raises:
+            SpecError: fewer than two ranks share no link; the cluster has no such rank.
+        """
+        distinct = sorted(set(ranks))
+        if len(distinct) < 2:
+            raise SpecError(f"a link is shared by two ranks or more; {len(distinct)} given")
+        for rank in distinct:
+            self.node_of(rank)
+        import networkx
+
+        graph = self.graph()
+        paths = [networkx.shortest_path(graph, ("rank", one), ("rank", other)) for one, other in pairwise(distinct)]
+        links: list[Link] = [graph.edges[edge]["link"] for path in paths for edge in pairwise(path)]
+        return min(links, key=lambda link: link.bytes_per_s)
+
+    def _nodes(self) -> Iterator[NodeGroup]:
+        for group in self.groups:
+            for _ in range(group.nodes):
+                yield group

@@ -1,0 +1,154 @@
+"""The model: a run-length list of blocks between an embedding and a head, counted to the parameter."""
+
+from functools import cached_property
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from shardwright.specs.spec import NonNegativeInt, PositiveInt, Spec
+
+from .attention import LatentAttention, MultiHeadAttention
+from .feed_forward import FeedForward, MixtureOfExperts
+from .norm import Norm
+from .parameter import Parameter
+
+__all__ = [
+    "Block",
+    "BlockRun",
+    "FeedForward",
+    "LatentAttention",
+    "MixtureOfExperts",
+    "ModelSpec",
+    "MultiHeadAttention",
+    "Norm",
+    "Parameter",
+]
+
+
+_ALIBI_FAMILIES = ("bloom", "mpt")
+
+
+class Block(Spec):
+    """One transformer layer: `norm_count` norms of the hidden width, `parallel` attention and feed-forward or in turn."""
+
+    attention: MultiHeadAttention | LatentAttention = Field(discriminator="kind")
+    ffn: FeedForward | MixtureOfExperts = Field(discriminator="kind")
+    norm: Norm = Norm()
+    norm_count: NonNegativeInt = 2
+    parallel: bool = False
+
+    def parameters(self, hidden_size: int) -> list[Parameter]:
+        """Every weight of this layer, none with zero elements."""
+        norms = [
+            norm for index in range(self.norm_count) for norm in self.norm.parameters(f"norm.{index}", hidden_size)
+        ]
+        return [
+            p
+            for p in (*self.attention.parameters(hidden_size), *self.ffn.parameters(hidden_size), *norms)
+            if p.elements
+        ]
+
+
+class BlockRun(Spec):
+    """`count` neighbouring layers with the same block."""
+
+    count: PositiveInt
+    block: Block
+
+
+class ModelSpec(Spec):
+    """A decoder-only transformer.
+
+    `positions`: how many tokens a learned position embedding reaches, 0 where positions are rotary or ALiBi;
+    `position_padding`: its rows beyond those (OPT's two). `embedding_size`: width of the embedding and head where it is
+    not `hidden_size` (OPT-350M projects between them). `embedding_norm`: BLOOM's. `config`: the Hugging Face
+    configuration this was read from, which the executor builds the model of.
+    """
+
+    name: str = Field(min_length=1)
+    family: str = Field(min_length=1)
+    hidden_size: PositiveInt
+    vocab_size: PositiveInt
+    blocks: tuple[BlockRun, ...] = Field(min_length=1)
+    tied_embeddings: bool = False
+    positions: NonNegativeInt = 0
+    position_padding: NonNegativeInt = 0
+    embedding_size: PositiveInt | None = None
+    embedding_norm: bool = False
+    head_bias: bool = False
+    final_norm: Norm | None = Norm()
+    config: dict[str, Any] = Field(default_factory=dict, repr=False)
+
+    @model_validator(mode="after")
+    def _embedding_differs(self) -> Self:
+        if self.embedding_size == self.hidden_size:
+            raise ValueError(f"embedding_size {self.embedding_size} equals hidden_size; leave it out")
+        return self
+
+    def __hash__(self) -> int:
+        """Over what makes the model; `config` is left out, as a dictionary has no hash."""
+        return hash((self.name, self.family, self.hidden_size, self.vocab_size, self.blocks))
+
+    @property
+    def layer_count(self) -> int:
+        return sum(run.count for run in self.blocks)
+
+    @property
+    def rotary(self) -> bool:
+        """Whether queries and keys are rotated: positions are neither learned nor a bias (ALiBi) on the scores."""
+        return self.positions == 0 and self.family not in _ALIBI_FAMILIES
+
+    @cached_property
+    def layer_classes(self) -> tuple[Block, ...]:
+        """The distinct blocks, in order of first appearance."""
+        return tuple(dict.fromkeys(run.block for run in self.blocks))
+
+    @cached_property
+    def class_of_layer(self) -> tuple[int, ...]:
+        """For each layer, the index of its block in `layer_classes`."""
+        index = {block: position for position, block in enumerate(self.layer_classes)}
+        return tuple(index[run.block] for run in self.blocks for _ in range(run.count))
+
+    def embedding_parameters(self) -> list[Parameter]:
+        """Weights before the first layer, none with zero elements: tokens, positions, their projection and norm."""
+        width = self.embedding_size or self.hidden_size
+        rows = self.positions + self.position_padding
+        weights = [
+            Parameter("embedding.tokens", self.vocab_size * width, split=True),
+            Parameter("embedding.positions", rows * self.hidden_size, split=False),
+            Parameter("embedding.projection", width * self.hidden_size if self.embedding_size else 0, split=False),
+        ]
+        if self.embedding_norm:
+            weights += Norm(kind="layernorm", bias=True).parameters("embedding.norm", self.hidden_size)
+        return [p for p in weights if p.elements]
+
+    def head_parameters(self) -> list[Parameter]:
+        """Weights after the last layer, none with zero elements: final norm, projection and LM head, tied or not."""
+        width = self.embedding_size or self.hidden_size
+        weights = [
+            Parameter("head.projection", width * self.hidden_size if self.embedding_size else 0, split=False),
+            Parameter("head.output", self.vocab_size * width + self.vocab_size * self.head_bias, split=True),
+        ]
+        if self.final_norm:
+            weights = [*self.final_norm.parameters("head.norm", self.hidden_size), *weights]
+        return [p for p in weights if p.elements]
+
+    @cached_property
+    def parameter_count(self) -> int:
+        """Parameters of the whole model, a tied head counted once."""
+        ends = sum(p.elements for p in (*self.embedding_parameters(), *self.head_parameters()))
+        if self.tied_embeddings:
+            ends -= self.vocab_size * (self.embedding_size or self.hidden_size)
+        return ends + sum(
+            run.count * sum(p.elements for p in run.block.parameters(self.hidden_size)) for run in self.blocks
+        )
+
+    @cached_property
+    def active_parameter_count(self) -> int:
+        """Parameters that one token passes through: of the routed experts, `top_k` of each layer."""
+        unused = 0
+        for run in self.blocks:
+            if isinstance(run.block.ffn, MixtureOfExperts):
+                routed = sum(p.elements for p in run.block.ffn.parameters(self.hidden_size) if p.expert)
+                unused += run.count * (routed - routed // run.block.ffn.experts * run.block.ffn.top_k)
+        return self.parameter_count - unused

@@ -1,0 +1,18 @@
+"""Normalisation of a hidden state."""
+
+from typing import Literal
+
+from shardwright.specs.spec import Spec
+
+from .parameter import Parameter
+
+
+class Norm(Spec):
+    """One kind of normalisation; `bias` for a layer norm that has one, `weight` false for one without parameters."""
+
+    kind: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    weight: bool = True
+    bias: bool = False
+
+    def parameters(self, name: str, width: int) -> list[Parameter]:
+        return [Parameter(name, width * (self.weight + self.bias), split=False)]

@@ -1,0 +1,201 @@
+"""The plan: every choice for a run, and the file that carries it."""
+
+from collections.abc import Iterator
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from .schedules import ScheduleName as ScheduleName  # a plan's word, so that it is found here too
+from .schedules import check_shape, stage_ranks
+from .spec import PositiveInt, Spec
+
+RecomputePolicy = Literal["none", "selective", "full"]
+ZeroStage = Literal[0, 1, 2, 3]
+ContextParallel = Literal["all-gather", "ring", "ulysses"]
+ExpertDispatch = Literal["all-to-all", "deduplicated"]
+
+
+class Mesh(Spec):
+    """Degrees of the axes, outermost first; consecutive ranks differ in `tp` first, in `pp` last.
+
+    `ep` divides dp_shard * cp * tp and regroups those ranks for expert layers (folded: Liu et al. 2025, "MoE Parallel
+    Folding", arXiv 2504.14960, section 3): neighbouring ranks first share the columns of an expert (`expert_tp`, what
+    `ep` leaves of tp), then hold different experts (`ep`), and those that hold the same ones shard them
+    (`expert_shards`). With ep 1 that is the mesh of the other layers; with ep a multiple of tp every expert is whole.
+    """
+
+    pp: PositiveInt = 1
+    dp_replicate: PositiveInt = 1
+    dp_shard: PositiveInt = 1
+    cp: PositiveInt = 1
+    tp: PositiveInt = 1
+    ep: PositiveInt = 1
+
+    @property
+    def dp(self) -> int:
+        """Number of data-parallel ranks: each reads its own sequences."""
+        return self.dp_replicate * self.dp_shard
+
+    @property
+    def ranks(self) -> int:
+        return self.pp * self.dp * self.cp * self.tp
+
+    @property
+    def shards(self) -> int:
+        """Ranks that ZeRO shards over: those of dp_shard and cp, whose gradients are summed alike (as torchtitan does)."""
+        return self.dp_shard * self.cp
+
+    @property
+    def expert_tp(self) -> int:
+        """Ranks that split the columns of one expert."""
+        return max(1, self.tp // self.ep)
+
+    @property
+    def expert_shards(self) -> int:
+        """Ranks that hold the same experts, and that ZeRO shards those over."""
+        return self.shards * self.tp // (self.ep * self.expert_tp)
+
+    @model_validator(mode="after")
+    def _experts_fold(self) -> Self:
+        block = self.shards * self.tp
+        if block % self.ep or (self.ep % self.tp and self.tp % self.ep):
+            allowed = [d for d in range(1, block + 1) if block % d == 0 and (d % self.tp == 0 or self.tp % d == 0)]
+            raise ValueError(
+                f"ep {self.ep} does not fold into dp_shard {self.dp_shard} x cp {self.cp} x tp {self.tp}: it must divide "
+                f"{block}, and tp or be a multiple of it; allowed: {', '.join(map(str, allowed))}"
+            )
+        return self
+
+    def __str__(self) -> str:
+        shown = [f"{axis}{degree}" for axis, degree in self if degree > 1]
+        return " x ".join(shown) or "1 rank"
+
+
+class LayerRun(Spec):
+    """`count` neighbouring layers that share one strategy.
+
+    `zero_stage` is the ZeRO stage over `dp_shard` x `cp` (Rajbhandari et al. 2020, section 5): 1 shards the optimizer
+    state, 2 also the gradients, 3 also the parameters, gathered again for each use. 0, where dp_shard is 1, shards none.
+    `recompute` is what the backward pass computes again: nothing, the attention core (selective: Korthikanti et al.
+    2022, section 5; a fused kernel keeps no scores, so there it equals none) or the whole layer (full).
+    """
+
+    count: PositiveInt
+    recompute: RecomputePolicy = "none"
+    zero_stage: ZeroStage = 0
+
+
+class Stage(Spec):
+    """The layers of one pipeline chunk, in model order. The first stage also holds the embedding, the last the head.
+
+    These two may hold no layer beside them, as where a framework counts the embedding and the head as a layer each.
+    """
+
+    layers: tuple[LayerRun, ...]
+
+    @property
+    def layer_count(self) -> int:
+        return sum(run.count for run in self.layers)
+
+    def each_layer(self) -> Iterator[LayerRun]:
+        """One `LayerRun` (its count not meant) for each layer, in order."""
+        for run in self.layers:
+            for _ in range(run.count):
+                yield run
+
+
+class Offload(Spec):
+    """What lives on the host instead of the device.
+
+    `optimizer_fraction`: share of the optimizer (this rank's fp32 parameters, gradients and optimizer state, and the
+    update itself) on the host. 0 or 1 here; a fraction between them has no execution yet and is refused.
+    """
+
+    optimizer_fraction: Literal[0, 1] = 0
+
+
+class Plan(Spec):
+    """All choices for a run. Valid in itself; `check_plan` holds it against a model and a cluster.
+
+    `stages[i]` runs on pipeline rank `stage_ranks[i]`. `micro_batch` counts sequences per microbatch per data-parallel
+    rank, `microbatches` microbatches per step per data-parallel rank. `context_parallel` is how attention over `cp` ranks
+    sees the whole sequence: each gathers all keys and values ("all-gather": Llama 3, arXiv 2407.21783, section 3.3.2; the
+    default, as it is torch's own and suits every mask), passes them around beside the attention of the block before
+    ("ring": Liu et al. 2023, arXiv 2310.01889), or trades its tokens of all heads for all tokens of its heads ("ulysses":
+    Jacobs et al. 2023, arXiv 2309.14509). The first two deal the sequence in zig-zag, so that each rank has as much of the
+    causal triangle. `expert_dispatch` is how tokens travel to their experts: a copy for each, in one all-to-all, or one copy for
+    each node and then for each rank that holds any of them ("deduplicated": Zhao et al. 2025, DeepEP).
+    """
+
+    mesh: Mesh
+    micro_batch: PositiveInt
+    microbatches: PositiveInt
+    schedule: ScheduleName = "1f1b"
+    stages: tuple[Stage, ...]
+    sequence_parallel: bool = True
+    context_parallel: ContextParallel = "all-gather"
+    expert_dispatch: ExpertDispatch = "all-to-all"
+    offload: Offload = Offload()
+
+    @property
+    def stages_per_rank(self) -> int:
+        return len(self.stages) // self.mesh.pp
+
+    @property
+    def stage_ranks(self) -> list[int]:
+        """The pipeline rank of each stage."""
+        return stage_ranks(self.schedule, self.mesh.pp, len(self.stages))
+
+    @property
+    def layer_count(self) -> int:
+        return sum(stage.layer_count for stage in self.stages)
+
+    @property
+    def global_batch(self) -> int:
+        """Sequences per step over all ranks."""
+        return self.mesh.dp * self.micro_batch * self.microbatches
+
+    @property
+    def zero_stage(self) -> ZeroStage:
+        """The highest ZeRO stage of any layer; the embedding and the head follow it."""
+        return max(run.zero_stage for stage in self.stages for run in stage.layers)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        mesh, count = self.mesh, len(self.stages)
+        if mesh.ep > 1 and mesh.tp > 1 and not self.sequence_parallel:
+            raise ValueError(
+                f"ep {mesh.ep} with tp {mesh.tp} and no sequence_parallel would send every token {mesh.tp} times; set sequence_parallel"
+            )
+        check_shape(self.schedule, mesh.pp, len(self.stages), self.microbatches)
+        for index, stage in enumerate(self.stages):
+            if not stage.layers and (count == 1 or 0 < index < count - 1):
+                raise ValueError(
+                    f"stage {index} holds no layer; only the first and the last of several may, with the embedding and the head"
+                )
+            for run in stage.layers:
+                if mesh.dp_shard > 1 if run.zero_stage == 0 else mesh.shards == 1:
+                    raise ValueError(
+                        f"stage {index} has zero_stage {run.zero_stage} with dp_shard {mesh.dp_shard}{f' x cp {mesh.cp}' if mesh.cp > 1 else ''}; "
+                        "ZeRO stages 1 to 3 need dp_shard x cp of 2 or more, 0 needs dp_shard 1"
+                    )
+        return self
+
+    def differences(self, other: "Plan") -> list[str]:
+        """Readable lines, one for each choice in which `other` differs from this plan; empty when they are equal."""
+        mine, theirs = _flat(self.model_dump()), _flat(other.model_dump())
+        return [
+            f"{key}: {mine.get(key, 'absent')} -> {theirs.get(key, 'absent')}"
+            for key in sorted(mine.keys() | theirs.keys())
+            if mine.get(key, "absent") != theirs.get(key, "absent")
+        ]
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
+    if isinstance(value, dict):
+        items = [(f"{prefix}.{key}" if prefix else str(key), inner) for key, inner in value.items()]
+    elif isinstance(value, (list, tuple)):
+        items = [(f"{prefix}[{index}]", inner) for index, inner in enumerate(value)]
+    else:
+        return {prefix: value}
+    return {key: leaf for name, inner in items for key, leaf in _flat(inner, name).items()}

@@ -1,0 +1,112 @@
+"""The schedules by name: for which numbers each one exists, and on which rank it puts each stage."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwright.base.errors import SpecError, nearest
+
+ScheduleName = Literal["gpipe", "1f1b", "interleaved-1f1b", "zb-h1", "zb-v", "dualpipe-v"]
+Placement = Literal["loop", "v"]
+
+_Number = TypeVar("_Number", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What a schedule asks for.
+
+    placement: "loop" puts stage i on rank i % pp; "v" leads down the ranks and back up, so that rank r of pp holds
+        stages r and 2 pp - 1 - r.
+    stages_per_rank: how many, None for any number from 2 on.
+    least_pp: the fewest ranks.
+    splits: some backwards are split into input and weight gradient.
+    """
+
+    placement: Placement = "loop"
+    stages_per_rank: int | None = 1
+    least_pp: int = 1
+    splits: bool = False
+
+
+_SHAPES: dict[ScheduleName, _Shape] = {
+    "gpipe": _Shape(),
+    "1f1b": _Shape(),
+    "interleaved-1f1b": _Shape(stages_per_rank=None, least_pp=2),
+    "zb-h1": _Shape(splits=True),
+    "zb-v": _Shape(placement="v", stages_per_rank=2, least_pp=2, splits=True),
+    "dualpipe-v": _Shape(placement="v", stages_per_rank=2, least_pp=2, splits=True),
+}
+
+
+def check_shape(name: ScheduleName, pp: int, stages: int, microbatches: int) -> None:
+    """Refuse numbers for which no such schedule exists; `stages` counts those of all ranks.
+
+    Raises:
+        SpecError: one line with what was given and what is allowed.
+    """
+    if name not in _SHAPES:
+        allowed = get_args(ScheduleName)
+        raise SpecError(f"schedule '{name}' is not known; allowed: {', '.join(allowed)}.{nearest(name, allowed)}")
+    if min(pp, stages, microbatches) < 1:
+        raise SpecError(
+            f"a schedule needs pp, stages and microbatches of 1 or more, not {pp}, {stages} and {microbatches}"
+        )
+    _check_stages(name, pp, stages)
+    if name == "interleaved-1f1b" and microbatches % pp:
+        near = max(1, round(microbatches / pp)) * pp
+        raise SpecError(f"{name} needs microbatches divisible by pp: {microbatches} by {pp}; the nearest is {near}")
+    if name == "dualpipe-v" and microbatches < stages:
+        raise SpecError(
+            f"{name} needs as many microbatches as stages: {stages} or more with pp {pp}, not {microbatches}"
+        )
+
+
+def _check_stages(name: ScheduleName, pp: int, stages: int) -> None:
+    shape = _SHAPES[name]
+    if shape.stages_per_rank is None:
+        right, wanted = stages % pp == 0 and stages >= 2 * pp, "2, 3, ... stages on each rank"
+    else:
+        right = stages == shape.stages_per_rank * pp
+        wanted = (
+            "one stage on each rank" if shape.stages_per_rank == 1 else f"{shape.stages_per_rank} stages on each rank"
+        )
+    if pp < shape.least_pp:
+        wanted = f"pp of {shape.least_pp} or more and {wanted}"
+        right = False
+    if not right:
+        several = "; interleaved-1f1b runs several" if shape.stages_per_rank == 1 and stages > pp else ""
+        raise SpecError(f"{name} needs {wanted}, not {stages} in all for pp {pp}{several}")
+
+
+def splits_backward(name: ScheduleName) -> bool:
+    """Whether some backwards are split, so that a microbatch's weight gradient may come later than its input gradient."""
+    return _SHAPES[name].splits
+
+
+def by_rank(name: ScheduleName, pp: int, per_stage: NDArray[_Number]) -> NDArray[_Number]:
+    """[..., stages] as [..., stages per rank, pp]: column r is what rank r holds, in the order of the model."""
+    by_chunk = per_stage.reshape(*per_stage.shape[:-1], -1, pp)
+    return _turned(by_chunk) if _SHAPES[name].placement == "v" else by_chunk
+
+
+def by_stage(name: ScheduleName, per_rank: NDArray[_Number]) -> NDArray[_Number]:
+    """[..., stages per rank, pp] as [..., stages]: undoes `by_rank`."""
+    if _SHAPES[name].placement == "v":
+        per_rank = _turned(per_rank)
+    return per_rank.reshape(*per_rank.shape[:-2], -1)
+
+
+def _turned(by_chunk: NDArray[_Number]) -> NDArray[_Number]:
+    """Every second chunk runs up the ranks."""
+    turned = by_chunk.copy()
+    turned[..., 1::2, :] = by_chunk[..., 1::2, ::-1]
+    return turned
+
+
+def stage_ranks(name: ScheduleName, pp: int, stages: int) -> list[int]:
+    """The pipeline rank of each stage."""
+    ranks = np.broadcast_to(np.arange(pp), (stages // pp, pp))
+    return [int(rank) for rank in by_stage(name, ranks)]

@@ -1,0 +1,169 @@
+"""What every noun of the cost model shares: frozen, valid or not constructed, with errors of one line."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from shardwright.base.errors import SpecError, nearest
+
+
+def _no_boolean(value: object) -> object:
+    """pydantic takes `true` for 1."""
+    if isinstance(value, bool):
+        raise ValueError("Input should be a number")
+    return value
+
+
+_NOT_BOOLEAN = BeforeValidator(_no_boolean)
+PositiveInt = Annotated[int, Field(gt=0), _NOT_BOOLEAN]
+NonNegativeInt = Annotated[int, Field(ge=0), _NOT_BOOLEAN]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), _NOT_BOOLEAN]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), _NOT_BOOLEAN]
+
+
+SomeSpec = TypeVar("SomeSpec", bound="Spec")
+
+
+class Spec(BaseModel):
+    """A frozen value object that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def parse(cls, data: object, *, source: str) -> Self:
+        """Build from plain data read from `source` (a file's name, say).
+
+        Raises:
+            SpecError: one line naming the source, the field, what was given and what is allowed.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise SpecError(f"{source}: {_one_line(cls, error)}") from None
+
+
+def read_text(path: Path) -> str:
+    """Read one text file in UTF-8. Devices are refused: some never end.
+
+    Raises:
+        SpecError: the file is missing, unreadable or not text.
+    """
+    try:
+        if path.is_char_device() or path.is_block_device():
+            raise SpecError(f"{path}: is a device, not a file")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"{path}: is not a text file in UTF-8") from None
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON file; NaN and Infinity are refused, as JSON has neither.
+
+    Raises:
+        SpecError: the file is missing, unreadable or not JSON.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (json.JSONDecodeError, RecursionError) as error:
+        detail = (
+            f"{error.msg} at line {error.lineno} column {error.colno}"
+            if isinstance(error, json.JSONDecodeError)
+            else "nested too deep"
+        )
+        raise SpecError(f"{path}: is not valid JSON ({detail}); is the file complete?") from None
+    except ValueError as error:
+        raise SpecError(f"{path}: {error}") from None
+
+
+def read_document(document: type[SomeSpec], path: Path, *, name: str, make: str, again: str) -> SomeSpec:
+    """Read a file of a spec that says its `kind` and `schema_version`.
+
+    `name`: of the kind in words; `make`: how to get such a file, `again`: how to get another (both for the error's line).
+
+    Raises:
+        SpecError: another kind of file, a newer schema, or not valid.
+    """
+    kind, newest = (document.model_fields[field].default for field in ("kind", "schema_version"))
+    data = read_json(path)
+    if not isinstance(data, dict) or data.get("kind") != kind:
+        raise SpecError(f'{path}: is not a {name} file (no "kind": "{kind}"); {make}')
+    version = data.get("schema_version")
+    if isinstance(version, int) and version > newest:
+        raise SpecError(
+            f"{path}: has {name} schema version {version}; this shardwright reads up to {newest}. Upgrade shardwright or {again}"
+        )
+    return document.parse(data, source=str(path))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all; an existing file is replaced only by a complete one.
+
+    Raises:
+        SpecError: the folder is missing or not writable, or the disk is full.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def _refuse_constant(constant: str) -> float:
+    raise ValueError(f"holds {constant}, which is not a JSON number; give a finite number")
+
+
+def _one_line(cls: type[Spec], error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
+    where = ".".join(str(part) for part in path)
+    more = len(error.errors()) - 1
+    tail = f" (and {more} more)" if more else ""
+    if first["type"] == "extra_forbidden":
+        allowed = _keys_at(cls, path[:-1])
+        listed = f"; allowed: {', '.join(sorted(allowed))}" if allowed else ""
+        return f"unknown key '{where}'{listed}.{nearest(str(path[-1]), allowed)}{tail}"
+    if first["type"] == "missing":
+        return f"key '{where}' is missing{tail}"
+    message = first["msg"].removeprefix("Value error, ")
+    if not where:
+        return f"{message}{tail}"
+    shown = repr(first["input"])
+    if len(shown) > 60 or isinstance(first["input"], Mapping):
+        return f"'{where}': {message}{tail}"
+    return f"'{where}' is {shown}: {message}{tail}"
+
+
+def _keys_at(cls: type[BaseModel], path: list[str | int]) -> list[str]:
+    """The keys that the model at `path` below `cls` knows; empty where the path leads nowhere typed."""
+    models: list[type[BaseModel]] = [cls]
+    for part in path:
+        if isinstance(part, int):
+            continue
+        below = [field for model in models if (field := model.model_fields.get(part)) is not None]
+        if below:  # a part that is no field is the tag of a union: stay among its members
+            models = [model for field in below for model in _models_in(field.annotation)]
+        elif tagged := [model for model in models if part in _literals(model) or part == model.__name__]:
+            models = tagged
+    return [name for model in models for name in model.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+
+
+def _literals(model: type[BaseModel]) -> list[str]:
+    return [
+        str(value)
+        for field in model.model_fields.values()
+        for value in get_args(field.annotation)
+        if isinstance(value, str)
+    ]

@@ -1,0 +1,53 @@
+"""The report of a validation: one HTML file that needs nothing else."""
+
+from pathlib import Path
+
+from shardwright.base import units as readable
+from shardwright.reports.figures.page import render_page, write_page
+from shardwright.validation.scores.validate import Validation
+
+from .tables import summary_sentences
+
+
+def write_validation_report(path: Path, validation: Validation, *, table_name: str) -> None:
+    """Write the errors, their figures, the worst rows taken apart, every row and every reason for a skipped one.
+
+    Raises:
+        SpecError: the folder is missing or not writable.
+    """
+    write_page(path, render_validation_report(validation, table_name=table_name))
+
+
+def render_validation_report(validation: Validation, *, table_name: str) -> str:
+    """The page as text; `table_name` says what was validated."""
+    # matplotlib takes half a second to import, which only who draws should wait for
+    from shardwright.reports.figures.svg import draw
+
+    from .plots import errors_by_source, errors_height, scatter
+
+    summary = validation.summary
+    figures = {
+        "scatter": draw(scatter(validation), height=7.0, label="Predicted against measured step time"),
+        "errors": draw(
+            errors_by_source(validation), height=errors_height(len(summary.by_source)), label="Errors by source"
+        ),
+    }
+    core = summary.core if summary.core and summary.core.predicted < summary.predicted else None
+    return render_page(
+        "validation.html.j2",
+        title=f"Predictions against {table_name}",
+        summary=summary,
+        core=core,
+        sentences=summary_sentences(summary),
+        core_sentences=summary_sentences(core) if core else [],
+        rows=validation.rows,
+        groups=[
+            ("Source", summary.by_source),
+            ("Framework", summary.by_framework),
+            ("Device", summary.by_gpu),
+            ("Kind of model", summary.by_model_kind),
+            ("Metric", summary.by_metric),
+        ],
+        figures=figures if summary.predicted else {},
+        readable=readable,
+    )

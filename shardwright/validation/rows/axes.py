@@ -1,0 +1,66 @@
+"""Context and expert parallelism of a table row, and how its experts were loaded."""
+
+import math
+import re
+from typing import Literal, NamedTuple
+
+from shardwright.specs.plan import ContextParallel, ExpertDispatch
+
+from .skipped import SkippedRowError
+from .stack import framework_family
+from .table import TableRow
+
+_NAMED: tuple[tuple[str, ContextParallel], ...] = (
+    (r"ulysses|deepspeed[ -]sequence parallel", "ulysses"),
+    (r"ring[ -]attention|\bcp[ _-]p2p\b", "ring"),
+    (r"all[ -]?gather[^;]*\bcp\b|\bcp\b[^;]*all[ -]?gather", "all-gather"),
+)
+_RINGS = ("Megatron-LM", "Megatron-Core", "NeMo")  # the default of theirs; torch's own is to gather
+_EVEN_ROUTING = re.compile(r"forced? balanc|balanced gate|fake gate|uniform rout", re.IGNORECASE)
+_DEDUPLICATING = re.compile(r"deep-?ep|hybrid-?ep", re.IGNORECASE)
+_CAPACITY = re.compile(r"\bcapacity(?:[ _-]factor)? ?[=:]? ?\d", re.IGNORECASE)
+_FAKE_GATE = re.compile(r"fake (?:balanced )?gate", re.IGNORECASE)
+
+
+class RowAxes(NamedTuple):
+    """Degrees beside tp, pp and dp, how context is exchanged over `cp` and tokens over `ep`."""
+
+    cp: int
+    ep: int
+    context_parallel: ContextParallel
+    expert_dispatch: ExpertDispatch
+
+
+def axes_of_row(row: TableRow) -> tuple[RowAxes, list[str]]:
+    """What `row` says, and what had to be assumed about it.
+
+    Raises:
+        SkippedRowError: experts have a capacity, of which tables don't say what became of it.
+    """
+    if row.experts and _CAPACITY.search(row.notes or ""):
+        raise SkippedRowError("expert capacity: whether experts pad to it is not stated")
+    cp, ep = row.cp or 1, row.ep or 1
+    assumptions = []
+    remarks = f"{row.framework or ''}; {row.notes or ''}".lower()
+    exchange = next((name for pattern, name in _NAMED if re.search(pattern, remarks)), None)
+    if exchange is None:
+        exchange = "ring" if framework_family(row) in _RINGS else "all-gather"
+        if cp > 1:
+            assumptions.append(f"context exchanged by {exchange}")
+    deduplicated = bool(_DEDUPLICATING.search(remarks))
+    if row.ep is None and row.experts:
+        ep = math.gcd(row.experts, row.dp or 1) if deduplicated else 1
+        assumptions.append("experts spread as wide as they divide" if deduplicated else "every rank holds every expert")
+    if row.experts and not _EVEN_ROUTING.search(remarks):
+        assumptions.append("experts evenly loaded")
+    return RowAxes(cp, ep, exchange, "deduplicated" if deduplicated else "all-to-all"), assumptions
+
+
+def routing_of_row(row: TableRow) -> Literal["random", "consecutive"]:
+    """Where a token's experts lie; NeMo AutoModel's fake gate deals experts out in a row, token after token."""
+    return "consecutive" if _FAKE_GATE.search(row.notes or "") else "random"
+
+
+def folds(axes: RowAxes, shards: int, tp: int) -> bool:
+    """Whether ep folds into the ranks that hold one copy of the model's other layers (see `Mesh`)."""
+    return (shards * axes.cp * tp) % axes.ep == 0 and (axes.ep % tp == 0 or tp % axes.ep == 0)

@@ -1,0 +1,90 @@
+"""From a table row to the cluster it ran on: a device of the catalog, with what the row states put over it."""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from shardwright.base.errors import SpecError
+from shardwright.specs.cluster import ClusterSpec, Link, LinkKind, NodeGroup
+
+from .skipped import SkippedRowError
+from .table import TableRow
+
+StandardNode = Callable[[str], NodeGroup]
+
+_REMARK = re.compile(r"\s*\(.*\)\s*$")
+_NIC_COUNT_AND_RATE = re.compile(r"(\d+) ?x\D*(\d+) ?Gb", re.IGNORECASE)
+_RATE_PER_NODE = re.compile(r"(\d+) ?Gb(?:/s|ps)?[^,;]*per node", re.IGNORECASE)
+_RATE_PER_DEVICE = re.compile(r"(\d+) ?Gb(?:/s|ps)?[^,;]*per GPU", re.IGNORECASE)
+
+
+class _Nics(NamedTuple):
+    per_node: int
+    bits_per_s: float
+
+
+def cluster_of_row(row: TableRow, standard_node: StandardNode) -> tuple[ClusterSpec, list[str]]:
+    """The cluster of `row`, and what had to be assumed about it. `standard_node` gives the usual node of a device.
+
+    The row's device is looked up without a remark in parentheses. A network rate is taken from its interconnect where
+    that states one ("4 x 100 Gb RoCE per node", "400 Gb/s RDMA per GPU").
+
+    Raises:
+        SkippedRowError: the device is unknown or not in the catalog, or their number is unknown or fills no whole nodes.
+    """
+    devices = row.gpus or _product(row.tp, row.pp, row.dp, row.cp or 1)
+    if row.gpu is None or devices is None:
+        raise SkippedRowError("device or device count unknown")
+    try:
+        standard = standard_node(_REMARK.sub("", row.gpu))
+    except SpecError:
+        raise SkippedRowError(f"device '{row.gpu}' is not in the catalog") from None
+    per_node = min(row.gpus_per_node or standard.devices_per_node, devices)
+    if devices % per_node:
+        raise SkippedRowError("devices fill no whole nodes")
+    interconnect = row.interconnect or ""
+    stated = _stated_nics(interconnect, standard, per_node)
+    assumptions = []
+    if row.gpus_per_node is None and devices > per_node:
+        assumptions.append("devices per node of the standard node")
+    if stated is None and devices > per_node:
+        assumptions.append("network of the standard node")
+    changes: dict[str, object] = {"nodes": devices // per_node, "devices_per_node": per_node}
+    if stated is not None:
+        changes |= {"nics_per_node": stated.per_node, "nic": _nic(interconnect, standard.nic, stated.bits_per_s)}
+    group = standard.model_copy(update=changes)
+    return ClusterSpec(name=f"{row.gpu} x {devices}", groups=(group,)), assumptions
+
+
+def _product(*degrees: int | None) -> int | None:
+    total = 1
+    for degree in degrees:
+        if degree is None:
+            return None
+        total *= degree
+    return total
+
+
+def _stated_nics(interconnect: str, standard: NodeGroup, devices_per_node: int) -> _Nics | None:
+    if each := _RATE_PER_DEVICE.search(interconnect):
+        return _Nics(devices_per_node, float(each[1]) * 1e9)
+    if counted := _NIC_COUNT_AND_RATE.search(interconnect):
+        return _Nics(int(counted[1]), float(counted[2]) * 1e9)
+    if whole := _RATE_PER_NODE.search(interconnect):
+        return _Nics(standard.nics_per_node, float(whole[1]) * 1e9 / standard.nics_per_node)
+    return None
+
+
+def _nic(interconnect: str, standard: Link, bits_per_s: float) -> Link:
+    folded = interconnect.lower()
+    kind: LinkKind = standard.kind
+    if "roce" in folded:
+        kind = "roce"
+    elif "infiniband" in folded or re.search(r"\bib\b", folded):
+        kind = "infiniband"
+    return Link(
+        kind=kind,
+        bytes_per_s=bits_per_s / 8,
+        latency_seconds=standard.latency_seconds,
+        source=f"the table's interconnect, '{interconnect}'",
+    )

@@ -1,0 +1,60 @@
+"""What a source means by the peak memory that it states: which reading, and of which devices."""
+
+from typing import Literal, NamedTuple
+
+from shardwright.specs.estimate import Estimate
+from shardwright.specs.plan import Plan
+
+from .stack import framework_family
+from .table import TableRow
+
+_Reading = Literal["allocated", "reserved", "device"]
+
+_FAMILIES: dict[str, _Reading] = {
+    # metrics of its trainer: max_memory_reserved
+    "torchtitan": "reserved",
+    # "Peak reserved" of its log, which its benchmark table carries on
+    "nanotron": "reserved",
+}
+_IN_WORDS = {
+    "allocated": "peak memory read as what tensors occupy",
+    "reserved": "peak memory read as what torch's allocator reserves",
+    "device": "peak memory read as nvidia-smi shows it",
+}
+
+
+class MemoryReading(NamedTuple):
+    """`first_node`: read on the first node alone, which the later pipeline stages do not run on."""
+
+    kind: _Reading
+    first_node: bool
+
+    def of(self, estimate: Estimate, plan: Plan, devices_per_node: int) -> float:
+        """The bytes that the source would have read, on the device that needs most."""
+        ranks_per_stage = plan.mesh.ranks // plan.mesh.pp
+        seen = -(-devices_per_node // ranks_per_stage) if self.first_node else plan.mesh.pp
+        parts = estimate.memory[:seen]
+        return max(part.total if self.kind == "device" else float(getattr(part, self.kind)) for part in parts)
+
+    def __str__(self) -> str:
+        return _IN_WORDS[self.kind] + (", on the first node" if self.first_node else "")
+
+
+def reading_of_row(row: TableRow) -> MemoryReading | None:
+    """By the source; nvidia-smi's figure where it does not say, as people who state whole gigabytes read that.
+
+    None for torchtune, whose parameters, gradients and optimizer state are all in 16 bits, which the cost model does not
+    describe. The interactive sessions of bigscience's tr3m-1B3 table saw the
+    node they ran on: micro batches that ran out of memory there (pp 2 and 4, micro batch 8, 16 GB) needed it on the last
+    stage, while the memory noted for half of it would have left room to double.
+    """
+    family = framework_family(row)
+    if family == "torchtune":
+        return None
+    return MemoryReading(_FAMILIES.get(family, "device"), first_node="tr3m-1b3.md" in (row.source or "").lower())
+
+
+def memory_assumption(row: TableRow) -> str:
+    """How the peak memory that `row` states is read, in words."""
+    reading = reading_of_row(row)
+    return str(reading) if reading else "peak memory not compared: optimizer state in 16 bits is not available"

@@ -1,0 +1,53 @@
+"""From a table row to the number formats that it trained in."""
+
+from shardwright.specs.training import LinearFormat, Precision
+
+from .skipped import SkippedRowError
+from .table import TableRow
+
+_EIGHT_BIT_WORDS: tuple[tuple[str, LinearFormat], ...] = (
+    ("mxfp8", "mxfp8"),
+    ("nvfp4", "nvfp4"),
+    ("fp8", "fp8"),
+    ("float8", "fp8"),
+)
+
+
+def precision_of_row(row: TableRow) -> tuple[Precision, list[str]]:
+    """The formats of `row`, and what had to be assumed about them.
+
+    fp16 training in Megatron and DeepSpeed reduces gradients in two bytes, as llm-foundry's PURE mode does in bf16. What is
+    lower than that is of the layers' weight matmuls, beside bf16.
+
+    Raises:
+        SkippedRowError: unknown, or not known here.
+    """
+    stated = (row.precision or "").lower()
+    gradients = "bf16" if "MP mode=PURE" in (row.notes or "") else "fp32"
+    for word, linear in _EIGHT_BIT_WORDS:
+        if word in stated:
+            gather, assumptions = _gathers_fp8(row, linear)
+            return Precision.model_validate(
+                {"compute": "bf16", "gradients": gradients, "linear": linear, "gather": "fp8" if gather else None}
+            ), [*assumptions, *(["scales of rows read as of the whole tensor"] if "rowwise" in stated else [])]
+    if "fp16" in stated or "half" in stated:
+        return Precision(compute="fp16", gradients="bf16"), []
+    if "bf16" in stated:
+        return Precision.model_validate({"compute": "bf16", "gradients": gradients}), []
+    if "tf32" in stated:
+        return Precision(compute="tf32"), []
+    if "fp32" in stated:
+        return Precision(compute="fp32"), []
+    raise SkippedRowError("precision unknown" if not stated else f"precision '{row.precision}' is not known")
+
+
+def _gathers_fp8(row: TableRow, linear: LinearFormat) -> tuple[bool, list[str]]:
+    """Whether FSDP gathers weights in fp8: torchtitan can with one scale a tensor, and its benchmarks do where they say how."""
+    stated = f"{row.precision} {row.notes}".lower()
+    if linear != "fp8" or "rowwise" in stated:
+        return False, []
+    if "float8 all-gather" in stated:
+        return True, []
+    if (row.framework or "").lower().startswith("torchtitan"):
+        return True, ["weights gathered in fp8"]
+    return False, []

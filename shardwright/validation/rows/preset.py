@@ -1,0 +1,79 @@
+"""The preset that a row's model is, where the row leaves sizes of a public architecture out."""
+
+import re
+from functools import cache
+
+from shardwright.catalog.huggingface import load_model, preset_names
+from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
+from shardwright.specs.model.model import ModelSpec
+
+from .table import TableRow
+
+_REMARK = re.compile(r"\([^()]*\)")
+_SIZE = re.compile(r"\d+(?:\.\d+)?[bm]")
+# Names in use for models that the presets call otherwise.
+_ALIASES = {
+    "gpt3medium": "gpt3-350m",
+    "gpt3355m": "gpt3-350m",
+    "qwen3moe30b": "qwen3-30b-a3b",
+    "qwen3moe235b": "qwen3-235b-a22b",
+    "mixtral8x7bmoe": "mixtral-8x7b",
+}
+
+
+def preset_of_row(row: TableRow) -> ModelSpec | None:
+    """The preset with the row's name, if no size that the row states contradicts it.
+
+    Spelling is taken lightly: "Llama3 70B", "LLAMA3-70B" and "Llama 3 70B (pretraining)" are llama-3-70b.
+    """
+    name = _folded(_REMARK.sub(" ", row.model or ""))
+    preset = _presets().get(name) or _without_size(name)
+    if preset is None:
+        return None
+    model = load_model(preset)
+    return model if _agrees(row, model) else None
+
+
+def _without_size(name: str) -> str | None:
+    """The one preset whose name lacks the size that the row adds: "DeepSeek V3 671B"."""
+    found = [preset for folded, preset in _presets().items() if _SIZE.fullmatch(name.removeprefix(folded))]
+    return found[0] if len(found) == 1 else None
+
+
+@cache
+def _presets() -> dict[str, str]:
+    return {_folded(name): name for name in preset_names()} | _ALIASES
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name.lower())
+
+
+def _agrees(row: TableRow, model: ModelSpec) -> bool:
+    """Whether every size that the row states is the model's; of several kinds of layer any one will do."""
+    blocks = [run.block for run in model.blocks]
+    stated: list[tuple[int | None, set[int]]] = [
+        (row.layers, {model.layer_count}),
+        (row.hidden, {model.hidden_size}),
+        (row.heads, {block.attention.heads for block in blocks}),
+        (row.kv_heads, {block.attention.kv_heads for block in blocks}),
+        (row.vocab, {model.vocab_size}),
+    ]
+    experts = [block.ffn for block in blocks if isinstance(block.ffn, MixtureOfExperts)]
+    dense = {block.ffn.width for block in blocks if isinstance(block.ffn, FeedForward)}
+    if experts:  # what such rows call the feed-forward's width may be an expert's or a dense layer's
+        widths = dense | {ffn.expert_width for ffn in experts}
+        stated += [
+            (row.experts, {ffn.experts for ffn in experts}),
+            (row.moe_ffn, widths),
+            (row.topk, {e.top_k for e in experts}),
+        ]
+    else:
+        stated += [(row.ffn_hidden, dense), (row.experts, set())]
+    sizes_agree = all(size is None or size in known for size, known in stated)
+    return sizes_agree and row.tied_embeddings in (None, model.tied_embeddings) and _near(row.params_b, model)
+
+
+def _near(stated_billions: float | None, model: ModelSpec) -> bool:
+    """Names round parameter counts (Gemma-2B has 2.5e9), so a third more or less is the same model."""
+    return stated_billions is None or abs(model.parameter_count / (1e9 * stated_billions) - 1) < 0.33

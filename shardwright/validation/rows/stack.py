@@ -1,0 +1,103 @@
+"""Which software a row ran on: its family, as tables are grouped by, and the named stack of the cost model that it is."""
+
+import re
+from typing import NamedTuple
+
+from shardwright.specs.stacks import OWN_STACK
+
+from .table import TableRow
+
+ZERO3 = "DeepSpeed ZeRO-3"
+
+
+class _Framework(NamedTuple):
+    """`pattern` finds it in the folded framework text. `guess` says what an assumed stack rests on, None where it is meant."""
+
+    pattern: str
+    family: str
+    stack: str
+    guess: str | None = None
+
+
+# The first that matches counts, so the particular come before the general.
+_FRAMEWORKS = (
+    _Framework(r"llm-?foundry|composer|mosaic", "llm-foundry", "fsdp"),
+    _Framework(r"torchtitan", "torchtitan", "torchtitan"),
+    _Framework(r"automodel", "NeMo AutoModel", "automodel"),
+    _Framework(r"nanotron", "nanotron", "nanotron"),
+    _Framework(r"internevo|internlm", "InternEvo", "internevo"),
+    _Framework(r"paxml|maxtext|\bjax\b|\bxla\b|rosetta|t5x", "Paxml, MaxText", "xla"),
+    _Framework(r"torchtune", "torchtune", "torchtune"),
+    _Framework(r"nemo", "NeMo", "megatron-core"),
+    _Framework(r"mcore|megatron-?core|megatron-?bridge", "Megatron-Core", "megatron-core"),
+    _Framework(r"megatron.*deepspeed|deepspeed.*megatron", "Megatron-DeepSpeed", "megatron-deepspeed"),
+    _Framework(r"megatron", "Megatron-LM", "megatron-lm"),
+    _Framework(r"deepspeed", "DeepSpeed", OWN_STACK, "eager PyTorch layers"),
+    _Framework(r"lightning|fabric|tinyllama|flash-?attention", "Lightning", "fsdp", "PyTorch FSDP with fused layers"),
+    _Framework(r"colossal", "Colossal-AI", "megatron-lm", "Megatron's fused layers"),
+    _Framework(r"shardwright", "shardwright", OWN_STACK),
+    _Framework(r"transformers|hugging|\bhf\b|accelerate|picotron", "Hugging Face", OWN_STACK, "eager PyTorch layers"),
+    _Framework(r"fsdp|pytorch|torch", "PyTorch", "fsdp", "PyTorch FSDP with fused layers"),
+)
+# Megatron-LM moved onto Megatron-Core with release 0.3 of late 2023, and overlaps communication since 0.5 of early 2024.
+_FIRST_YEAR_OF_CORE = 2024
+# NeMo took Megatron-Core over during 2023.
+_FIRST_YEAR_OF_NEMO_ON_CORE = 2023
+# torchtitan compiles the loss with the layers since early 2025.
+_FIRST_YEAR_OF_COMPILED_LOSS = 2025
+
+
+def framework_family(row: TableRow) -> str:
+    """The framework of `row` without its version; "DeepSpeed ZeRO-3" whatever drives it, as that sets its speed."""
+    if is_deepspeed_zero3(row):
+        return ZERO3
+    found = _framework(row)
+    return found.family if found else row.framework or "unknown"
+
+
+def is_deepspeed_zero3(row: TableRow) -> bool:
+    """Whether DeepSpeed shards the parameters."""
+    text = (row.framework or "").lower()
+    stated = re.sub(r"[\W_]", "", (row.zero_or_fsdp or "").lower()).removeprefix("zero")
+    return "deepspeed" in text and (stated.startswith("3") or bool(re.search(r"zero-?\s*3", text)))
+
+
+def stack_of_row(row: TableRow) -> tuple[str, list[str]]:
+    """The stack's name in `costmodel.stacks`, and what was assumed to choose it; never refuses."""
+    if is_deepspeed_zero3(row):
+        return "deepspeed-zero3", []
+    found = _framework(row)
+    if found is None:
+        named = f"framework '{row.framework}'" if row.framework else "framework unknown"
+        return "fsdp", [f"{named}: PyTorch FSDP with fused layers"]
+    stack = _by_year(row, found)
+    if found.stack == "internevo" and "fsdp" in (row.zero_or_fsdp or "").lower():
+        stack = "internevo-fsdp"
+    if found.stack == "torchtitan":
+        stack = _torchtitan(row, found.family)
+    return stack, [f"{found.family}: {found.guess}"] if found.guess else []
+
+
+def _framework(row: TableRow) -> _Framework | None:
+    text = (row.framework or "").lower()
+    return next((framework for framework in _FRAMEWORKS if re.search(framework.pattern, text)), None)
+
+
+def _by_year(row: TableRow, found: _Framework) -> str:
+    if found.family == "Megatron-LM" and row.year is not None and row.year >= _FIRST_YEAR_OF_CORE:
+        return "megatron-core"
+    if found.family == "NeMo" and row.year is not None and row.year < _FIRST_YEAR_OF_NEMO_ON_CORE:
+        return "megatron-lm"
+    return found.stack
+
+
+def _torchtitan(row: TableRow, family: str) -> str:
+    """Compiled or not as the remarks say; torchtitan's tables name the compiler where it is on."""
+    remarks = f"{row.framework or ''} {row.notes or ''}".lower()
+    if re.search(r"async[ -]?tp", remarks):
+        return "torchtitan-async-tp"
+    if "compile" in remarks and row.year is not None and row.year >= _FIRST_YEAR_OF_COMPILED_LOSS:
+        return "torchtitan-compiled-loss"
+    if "compile" in remarks or family != "torchtitan":
+        return "torchtitan"
+    return "torchtitan-eager"

@@ -1,0 +1,120 @@
+"""A table's metrics and step seconds, each from the other.
+
+Every metric of `published/README.md` is either proportional to the step time or to its inverse, so one factor converts
+both ways. Where a metric counts FLOPs, the factor holds the count by the source's own convention.
+"""
+
+import re
+from typing import NamedTuple
+
+from shardwright.costmodel.layers.flops import model_flops_per_sequence
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.training import TrainingSpec
+from shardwright.validation.rows.skipped import SkippedRowError
+from shardwright.validation.rows.table import TableRow
+
+
+class Metric(NamedTuple):
+    """`value = factor * seconds`, or `factor / seconds` where `is_rate`. `unit` as the table writes it."""
+
+    unit: str
+    factor: float
+    is_rate: bool
+
+    def value(self, step_seconds: float) -> float:
+        return self.factor / step_seconds if self.is_rate else self.factor * step_seconds
+
+    def step_seconds(self, value: float) -> float:
+        return self.factor / value if self.is_rate else value / self.factor
+
+
+_NO_STEP = {
+    "peak_mem_gb": "memory only: the row has no step time",
+    "ms_fwd_bwd_one_layer": "one layer's time: not a training step",
+}
+_PEAK = re.compile(r"peak ([1-9]\d*(?:\.\d+)?) ?TFLOP")
+_SIX_N = re.compile(r"6 ?\*? ?n ?\*? ?[td]\b")
+
+
+def metric_of_row(row: TableRow, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> Metric:
+    """The conversion for the row's own metric.
+
+    Raises:
+        SkippedRowError: the metric is not of a step, its scope is not stated, or its FLOPs convention is not known.
+    """
+    name, devices = row.metric_name, cluster.devices
+    if name is None:
+        raise SkippedRowError("metric_name unknown")
+    if name in _NO_STEP:
+        raise SkippedRowError(_NO_STEP[name])
+    factors = _factors(training, devices)
+    if name in factors:
+        return factors[name]._replace(unit=row.metric_unit or "")
+    if name == "tokens_per_s":
+        if devices > 1:
+            raise SkippedRowError("tokens/s: per device or in total is not stated")
+        return factors["tokens_per_s_total"]._replace(unit=row.metric_unit or "")
+    if name not in ("tflops_per_gpu", "mfu_pct"):
+        raise SkippedRowError(f"metric '{name}' is not known")
+    whole = 1e12 if name == "tflops_per_gpu" else _peak_flops_per_s(row, cluster, training) / 100
+    return Metric(row.metric_unit or "", counted_flops(row, model, training) / devices / whole, is_rate=True)
+
+
+def _factors(training: TrainingSpec, devices: int) -> dict[str, Metric]:
+    """The metrics that need nothing but the batch, by every name in use."""
+    tokens, sequences = float(training.tokens_per_step), float(training.global_batch)
+    return {
+        **dict.fromkeys(("s_per_iter", "step_time_s"), Metric("", 1.0, is_rate=False)),
+        **dict.fromkeys(("ms_per_iter", "step_time_ms"), Metric("", 1e3, is_rate=False)),
+        **dict.fromkeys(("iter_per_s", "steps_per_s"), Metric("", 1.0, is_rate=True)),
+        "tokens_per_s_per_gpu": Metric("", tokens / devices, is_rate=True),
+        "tokens_per_s_total": Metric("", tokens, is_rate=True),
+        **dict.fromkeys(("sequences_per_s", "samples_per_s"), Metric("", sequences, is_rate=True)),
+        **dict.fromkeys(
+            ("sequences_per_s_per_gpu", "samples_per_s_per_gpu"), Metric("", sequences / devices, is_rate=True)
+        ),
+    }
+
+
+def counted_flops(row: TableRow, model: ModelSpec, training: TrainingSpec) -> float:
+    """FLOPs of one step as the row's source counts them.
+
+    With F the forward of the layers and H that of the head, s the sequence length, T the tokens of a step, L the
+    layers, h the hidden size and N the parameters:
+    - "SC21", Narayanan et al. 2021, equation 3: 96 B s l h^2 (1 + s/6h + V/16lh) = 4 F + 3 H, the recomputed forward
+      counted; without recompute 3 F + 3 H.
+    - "model FLOPs" (Megatron-Core, nanotron), and an MFU of which nothing else is said: 3 F + 3 H.
+    - "6*N*T + 12*L*..." (llm-foundry): 6 N T + 12 L h s T; "6*N*T" or "6ND" alone: 6 N T.
+    - "recompute counted" (BigScience): 8 N T.
+    All count attention in full, not halved for the causal mask; of experts those that a token uses.
+
+    Raises:
+        SkippedRowError: the convention is none of these.
+    """
+    convention = (row.flops_convention or "").lower()
+    tokens, parameters = training.tokens_per_step, model.active_parameter_count
+    whole_model = training.global_batch * model_flops_per_sequence(model, training)
+    if "sc21" in convention:
+        head = 6.0 * tokens * model.hidden_size * model.vocab_size
+        again = 0.0 if row.recompute == "none" else (whole_model - head) / 3
+        return whole_model + again
+    if "model flops" in convention:
+        return whole_model
+    if _SIX_N.search(convention):
+        attention = 12 * model.layer_count * model.hidden_size * training.seq_len if "12" in convention else 0
+        return tokens * (6.0 * parameters + attention)
+    if "recompute counted" in convention:
+        return tokens * 8.0 * parameters
+    if row.metric_name == "mfu_pct":  # model FLOPs by its definition (Chowdhery et al. 2022, appendix B)
+        return whole_model
+    raise SkippedRowError("how the source counts FLOPs is not known")
+
+
+def _peak_flops_per_s(row: TableRow, cluster: ClusterSpec, training: TrainingSpec) -> float:
+    if stated := _PEAK.search(row.flops_convention or ""):
+        return float(stated[1]) * 1e12
+    peaks = cluster.groups[0].device.peak_flops_per_s
+    if training.precision.compute not in peaks:
+        raise SkippedRowError(f"the device's {training.precision.compute} peak is not known")
+    return peaks[training.precision.compute]

@@ -1,0 +1,50 @@
+"""Training runs made up from chosen constants, for a fit to find these again."""
+
+from dataclasses import replace
+
+from shardwright.calibration.known_constants import KNOWN
+from shardwright.calibration.training_fit import Run
+from shardwright.costmodel import estimate_plan, load_cluster, load_model
+from shardwright.costmodel.op_times.constants import CALIBRATED
+from shardwright.costmodel.op_times.datasheet import CatalogTimes
+from shardwright.specs.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.specs.training import TrainingSpec
+from shardwright.validation.rows.setup import RowSetup
+
+MODEL = load_model("llama-3.1-8b")
+CHANGED = {
+    "matmul_fraction": 1.0,
+    "hopper_matmul_fraction": 0.72,
+    "attention_fraction": 0.35,
+    "broadcast_seconds": 3e-3,
+}
+TRUE = {name: known.value for name, known in KNOWN.items()} | CHANGED
+
+
+def made_up_run(cluster_name: str, seq_len: int, tp: int = 1, *, stack: str = "fsdp", zero: int = 3) -> Run:
+    """Of Llama 3.1 8B: as measured, what `TRUE` predicts. Every cluster and length is a source, every device a framework."""
+    cluster = load_cluster(cluster_name)
+    ranks = cluster.devices
+    training = TrainingSpec(seq_len=seq_len, global_batch=ranks, stack=stack)
+    layers = LayerRun.parse({"count": 32, "recompute": "full", "zero_stage": zero if tp < ranks else 0}, source="test")
+    plan = Plan(
+        mesh=Mesh(dp_shard=ranks // tp, tp=tp), micro_batch=1, microbatches=tp, stages=(Stage(layers=(layers,)),)
+    )
+    times = CatalogTimes(cluster, training, replace(CALIBRATED, **TRUE))
+    seconds = estimate_plan(MODEL, cluster, training, plan, times).step_seconds
+    setup = RowSetup(MODEL, cluster, training, (plan,), ())
+    name = f"{cluster_name} {seq_len}"
+    return Run(f"{name} tp{tp}", setup, plan, seconds, name, cluster_name.partition(":")[0], core=True, fitted=True)
+
+
+def made_up_runs() -> list[Run]:
+    """Two devices, three lengths and two plans each, and one run whose updates 256 owners broadcast."""
+    return [
+        *(
+            made_up_run(f"{device}:8", seq_len, tp)
+            for device in ("a100-sxm-80gb", "h100-sxm")
+            for seq_len in (1024, 4096, 32768)
+            for tp in (1, 8)
+        ),
+        made_up_run("a100-sxm-80gb:256", 1024, stack="internevo", zero=1),
+    ]

@@ -1,0 +1,43 @@
+"""The cost model against the published runs: errors that a change must not make worse unseen."""
+
+import pytest
+
+from shardwright.validation.scores.validate import Validation, validate_table
+from tests.validation.rows.test_table import PUBLISHED
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def validation() -> Validation:
+    return validate_table(PUBLISHED)
+
+
+def test_the_rows_that_can_be_predicted_are(validation: Validation) -> None:
+    assert validation.summary.predicted >= 433
+    refused = [reason for reason in validation.summary.skipped if reason.startswith("not valid for the cost model")]
+    assert refused == []
+
+
+def test_errors_stay_below_what_was_reached(validation: Validation) -> None:
+    errors, null_model = validation.summary.errors, validation.summary.constant_efficiency
+    assert errors is not None
+    assert null_model is not None
+    assert errors.median < 0.12
+    assert errors.mean < 0.18
+    assert errors.median < 0.7 * null_model.median
+
+
+def test_the_intervals_cover_about_what_they_say(validation: Validation) -> None:
+    assert validation.summary.coverage_80 == pytest.approx(0.80, abs=0.08)
+    assert validation.summary.coverage_95 == pytest.approx(0.95, abs=0.05)
+
+
+def test_peak_memory_stays_as_near_as_was_reached(validation: Validation) -> None:
+    """85 rows: median 5.1%, 20% of them predicted too small by more than 5%."""
+    memory = validation.summary.memory
+    assert memory is not None
+    assert validation.summary.memory_under_predicted is not None
+    assert memory.count >= 85
+    assert memory.median <= 0.055
+    assert validation.summary.memory_under_predicted <= 0.21

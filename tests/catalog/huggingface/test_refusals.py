@@ -1,0 +1,108 @@
+"""Bad configurations: each refused in one line that names the file, the key, what was given and what is allowed."""
+
+import json
+from typing import Any
+
+import pytest
+
+from shardwright.base.errors import SpecError
+from tests.catalog.huggingface.small_configs import LLAMA, SMALL, SMALL_LATENT, SMALL_MOE, read
+
+BAD: dict[str, tuple[Any, str]] = {
+    "no object": ([1], "holds a list"),
+    "null": (None, "holds null"),
+    "no model_type": (SMALL, "key 'model_type' is missing"),
+    "model_type no word": (SMALL | {"model_type": ["llama"]}, "'model_type' is ['llama']"),
+    "model_type misspelled": (SMALL | {"model_type": "lama"}, "Did you mean 'llama'?"),
+    "model_type unknown": (SMALL | {"model_type": "resnet"}, "supported: bloom, deepseek_v2"),
+    "hidden_size missing": ({"model_type": "llama", "num_hidden_layers": 2}, "key 'hidden_size' is missing"),
+    "hidden_size misspelled": ({"model_type": "llama", "hidden_sise": 64}, "is 'hidden_sise' a misspelling of it?"),
+    "hidden_size null": (LLAMA | {"hidden_size": None}, "key 'hidden_size' is missing"),
+    "layers missing": ({"model_type": "llama", "hidden_size": 64}, "key 'num_hidden_layers' is missing"),
+    "zero": (LLAMA | {"vocab_size": 0}, "'vocab_size' is 0: must be a whole number from 1"),
+    "negative": (LLAMA | {"intermediate_size": -96}, "'intermediate_size' is -96: must be a whole number from 1"),
+    "not a number": (LLAMA | {"hidden_size": float("nan")}, "'hidden_size' is NaN: must be a whole number"),
+    "infinite": (LLAMA | {"hidden_size": float("inf")}, "'hidden_size' is Infinity: must be a whole number"),
+    "fraction": (LLAMA | {"num_hidden_layers": 2.5}, "'num_hidden_layers' is 2.5: must be a whole number"),
+    "text for a number": (LLAMA | {"hidden_size": "64"}, "'hidden_size' is \"64\": must be a whole number"),
+    "true for a number": (LLAMA | {"num_hidden_layers": True}, "'num_hidden_layers' is true: must be a whole"),
+    "deeply nested for a number": (
+        LLAMA | {"hidden_size": json.loads("[" * 900 + "]" * 900)},
+        "must be a whole number",
+    ),
+    "deeply nested": (LLAMA | {"unknown": json.loads("[" * 900 + "]" * 900)}, "nested too deep"),
+    "long text for a number": (LLAMA | {"hidden_size": "6" * 999}, f"'hidden_size' is \"{'6' * 56}...: must be"),
+    "null where a number must be": (LLAMA | {"vocab_size": None}, "'vocab_size' is null"),
+    "a billion layers": (LLAMA | {"num_hidden_layers": 10**9}, "must be a whole number from 1 to 10000"),
+    "text for true or false": (LLAMA | {"tie_word_embeddings": "no"}, "'tie_word_embeddings' is \"no\": must be true"),
+    "heads don't divide": (LLAMA | {"num_attention_heads": 6}, "64 must be a multiple of the 6 attention heads"),
+    "heads don't divide, though given a size": (
+        LLAMA | {"num_attention_heads": 6, "head_dim": 16},
+        "64 must be a multiple of the 6 attention heads",
+    ),
+    "heads don't divide in gpt2": (
+        {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 5},
+        "of the 5 attention",
+    ),
+    "kv heads don't divide": (LLAMA | {"num_key_value_heads": 3}, "num_key_value_heads 3 must divide"),
+    "kv heads don't divide in falcon": (
+        SMALL | {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 3},
+        "num_kv_heads 3 must divide num_attention_heads 4",
+    ),
+    "more experts chosen than there are": (
+        SMALL | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 5},
+        "num_experts_per_tok 5 is more than the 4 experts",
+    ),
+    "chosen experts missing": (SMALL | {"model_type": "deepseek_v2"}, "key 'num_experts_per_tok' is missing"),
+    "two spellings that differ": (
+        {"model_type": "gpt2", "n_embd": 64, "hidden_size": 32, "n_layer": 1},
+        "'n_embd' is 64 and 'hidden_size' is 32",
+    ),
+    "layer types of another length": (
+        SMALL | {"model_type": "gemma2", "layer_types": ["full_attention"]},
+        "'layer_types' names 1 layers; num_hidden_layers is 3",
+    ),
+    "layer type unknown": (
+        SMALL | {"model_type": "gemma2", "layer_types": ["full_attention", "linear_attention", "full_attention"]},
+        "'layer_types' holds 'linear_attention'; supported",
+    ),
+    "layer types no list": (SMALL | {"model_type": "gemma2", "layer_types": "full"}, "must be a list of words"),
+    "layer types no words": (SMALL | {"model_type": "gemma2", "layer_types": [1, 2, 3]}, "must be a list of words"),
+    "dense layers no indices": (SMALL_MOE | {"model_type": "qwen3_moe", "mlp_only_layers": ["1"]}, "layer indices"),
+    "single layers overridden": (LLAMA | {"per_layer_config": {"1": {}}}, "'per_layer_config' overrides"),
+    "bidirectional": (SMALL | {"model_type": "gemma3_text", "use_bidirectional_attention": True}, "only causal"),
+    "bidirectional gemma": (SMALL | {"model_type": "gemma", "use_bidirectional_attention": True}, "only causal"),
+    "cross attention": (SMALL | {"model_type": "gpt2", "add_cross_attention": True}, "without an encoder"),
+    "mpt that transformers doesn't build": (
+        {"model_type": "mpt", "d_model": 64, "n_layers": 2, "n_heads": 4, "expansion_ratio": 2},
+        "'expansion_ratio' is 2: transformers builds this family with 4 only",
+    ),
+    "mpt attention that transformers doesn't build": (
+        {"model_type": "mpt", "d_model": 64, "n_layers": 2, "attn_config": {"attn_type": "multiquery_attention"}},
+        "attn_config: 'attn_type' is \"multiquery_attention\"",
+    ),
+    "mpt attention no object": ({"model_type": "mpt", "d_model": 64, "attn_config": 3}, "'attn_config' is 3"),
+    "experts in every second deepseek layer": (
+        SMALL_LATENT | {"model_type": "deepseek_v3", "moe_layer_freq": 2},
+        "'moe_layer_freq' is 2",
+    ),
+    "no text part": ({"model_type": "gemma3"}, "key 'text_config' is missing"),
+    "text part unknown": (
+        {"model_type": "mllama", "text_config": {"model_type": "mllama_text_model"}},
+        "text_config: of the multimodal model_type 'mllama', model_type 'mllama_text_model' is not supported",
+    ),
+    "bad number in the text part": (
+        {"model_type": "gemma3", "text_config": SMALL | {"hidden_size": 0}},
+        "text_config: 'hidden_size' is 0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "part"), BAD.values(), ids=BAD)
+def test_bad_configuration_is_refused_in_one_line(config: Any, part: str) -> None:
+    with pytest.raises(SpecError) as refusal:
+        read(config)
+    message = str(refusal.value)
+    assert message.startswith("config.json: ")
+    assert part in message
+    assert "\n" not in message

@@ -1,0 +1,240 @@
+"""Work of one layer and of the ends, worked out by hand with round operation times."""
+
+import numpy as np
+import pytest
+
+from shardwright.costmodel.layers.all_rows import WorkModel
+from shardwright.costmodel.layers.traffic import backward_traffic, forward_traffic
+from shardwright.costmodel.tables.cost_tables import POLICIES
+from shardwright.specs.candidates import CONTEXT_PARALLEL, EXPERT_DISPATCH
+from shardwright.specs.model.model import Block
+from shardwright.specs.stacks import named_stack
+from shardwright.specs.training import Precision, TrainingSpec
+from tests.costmodel.fakes import RoundTimes, round_cluster, small_experts, small_model
+from tests.costmodel.layers.test_traffic import totals
+from tests.specs.test_candidates import candidates
+
+HIDDEN, SEQ, BATCH = 64, 128, 2
+TOKENS = SEQ * BATCH
+# q 64 x 64, k and v 64 x 32 each, output 64 x 64; gate, up and down 64 x 128 each
+LAYER_WEIGHTS = 64 * 128 + 64 * 64 + 3 * 64 * 128
+
+
+def work(*, tp: int = 1, attention: str = "flash", tied: bool = False, **degrees: int) -> WorkModel:
+    training = TrainingSpec.parse(
+        {"seq_len": SEQ, "global_batch": 8, "attention": attention, "precision": Precision()}, source="test"
+    )
+    chosen = candidates(tp=tp, micro_batch=BATCH, **degrees)
+    return WorkModel(small_model(hidden=HIDDEN, tied=tied), round_cluster(), training, RoundTimes(), chosen)
+
+
+def test_forward_and_backward_are_two_and_four_flops_per_weight_and_token() -> None:
+    model = work()
+    layer = model.layer(model.model.layer_classes[0])
+    matmuls = 2 * LAYER_WEIGHTS * TOKENS * 1e-12
+    # causal: a query sees (SEQ + 1) / 2 keys on average; scores and values are 2 flops each per key and element
+    core = 2 * 2 * TOKENS * (SEQ + 1) / 2 * 64 * 1e-12
+    assert layer.forward_seconds[0] == pytest.approx(matmuls + core)
+    assert layer.backward_seconds[0] == pytest.approx(2 * matmuls + 2.5 * core)
+
+
+def test_the_weights_gradients_are_as_much_work_as_the_forward_matmuls_and_none_of_the_attention_core() -> None:
+    model = work()
+    layer, embedding, head = model.layer(model.model.layer_classes[0]), model.embedding(), model.head()
+    assert layer.weight_gradient_seconds[0] == pytest.approx(2 * LAYER_WEIGHTS * TOKENS * 1e-12)
+    assert head.weight_gradient_seconds[0] == pytest.approx(2 * HIDDEN * 1000 * TOKENS * 1e-12)
+    assert embedding.weight_gradient_seconds[0] == embedding.backward_seconds[0]
+
+
+OWN = named_stack("shardwright")
+
+
+def test_unfused_attention_computes_every_key() -> None:
+    fused, unfused = work(), work(attention="unfused")
+    block = fused.model.layer_classes[0]
+    extra = unfused.layer(block).forward_seconds - fused.layer(block).forward_seconds
+    assert extra[0] == pytest.approx(2 * 2 * TOKENS * (SEQ - (SEQ + 1) / 2) * 64 * 1e-12)
+
+
+def test_recompute_repeats_the_attention_core_or_the_whole_forward_with_its_communication() -> None:
+    model = work(tp=4, sequence_parallel=1, attention="unfused")
+    layer = model.layer(model.model.layer_classes[0])
+    by_policy = dict(zip(POLICIES, layer.recompute_seconds_by_policy[0], strict=True))
+    core = 2 * 2 * TOKENS * SEQ * 64 / 4 * 1e-12
+    down = 2 * TOKENS * 2 * HIDDEN * HIDDEN / 4 * 1e-12  # nothing in the backward pass reads the layer's last output
+    assert by_policy == pytest.approx({"none": 0.0, "selective": core, "full": layer.forward_seconds[0] - down})
+    forward = layer.tensor_parallel_forward_seconds[0]
+    assert layer.tensor_parallel_backward_seconds_by_policy[0].tolist() == [forward, forward, 2 * forward]
+
+
+def test_a_fused_kernel_leaves_selective_recompute_nothing_to_do() -> None:
+    model = work()
+    layer = model.layer(model.model.layer_classes[0])
+    assert layer.recompute_seconds_by_policy[0, 1] == 0
+    assert layer.activation_bytes_by_policy[0, 1] == layer.activation_bytes_by_policy[0, 0]
+
+
+def test_tensor_parallel_moves_the_hidden_states_twice_in_each_sublayer() -> None:
+    sequence_parallel = work(tp=4, sequence_parallel=1)
+    block = sequence_parallel.model.layer_classes[0]
+    hidden_bytes = 2 * TOKENS * HIDDEN
+    assert sequence_parallel.layer(block).tensor_parallel_forward_seconds[0] == pytest.approx(4 * hidden_bytes * 1e-9)
+    assert work(tp=1).layer(block).tensor_parallel_forward_seconds[0] == 0
+
+
+def test_tp_divides_what_it_splits_and_no_more() -> None:
+    whole, split = work(tp=1), work(tp=4)
+    block = whole.model.layer_classes[0]
+    norms = 2 * HIDDEN
+    assert whole.layer(block).parameters[0] == LAYER_WEIGHTS + norms
+    assert split.layer(block).parameters[0] == LAYER_WEIGHTS / 4 + norms
+    assert split.layer(block).forward_seconds[0] == pytest.approx(whole.layer(block).forward_seconds[0] / 4)
+
+
+def test_full_recompute_keeps_the_layer_input_alone() -> None:
+    model = work()
+    kept = dict(zip(POLICIES, model.layer(model.model.layer_classes[0]).activation_bytes_by_policy[0], strict=True))
+    assert kept["full"] == 2 * TOKENS * HIDDEN
+    # bf16, per token: two norms (fp32 input 4 + output 2) and two matmul inputs of 64; q 64, k 32, v 32, output 64 and
+    # 4 fp32 log-sums; gate, up, activated and product of 128
+    assert kept["none"] == TOKENS * (2 * 6 * 64 + 2 * 2 * 64 + 2 * (64 + 32 + 32 + 64) + 4 * 4 + 2 * 4 * 128)
+
+
+def test_scores_are_what_selective_recompute_saves() -> None:
+    model = work(attention="unfused")
+    none, selective, _ = model.layer(model.model.layer_classes[0]).activation_bytes_by_policy[0]
+    assert none - selective == TOKENS * SEQ * 4 * (4 + 2)  # heads x (fp32 softmax + bf16 cast)
+
+
+@pytest.mark.parametrize(("pp", "tied", "holds"), [(1, True, False), (2, True, True), (1, False, True)])
+def test_a_tied_head_has_weights_of_its_own_only_on_another_stage(pp: int, tied: bool, holds: bool) -> None:
+    parameters = work(pp=pp, tied=tied).head().parameters[0]
+    assert parameters == ((1000 * HIDDEN + HIDDEN) if holds else 0)
+
+
+def test_many_candidates_at_once_equal_each_alone() -> None:
+    alone = [work(tp=tp) for tp in (1, 2, 4)]
+    together = WorkModel(
+        alone[0].model, alone[0].cluster, alone[0].training, RoundTimes(),
+        type(alone[0].candidates)(**{
+            name: np.concatenate([getattr(one.candidates, name) for one in alone])
+            for name in vars(alone[0].candidates)
+        }),
+    )  # fmt: skip
+    block = together.model.layer_classes[0]
+    for name, value in vars(together.layer(block)).items():
+        singles = np.concatenate([np.atleast_1d(getattr(one.layer(block), name)) for one in alone])
+        np.testing.assert_array_equal(value, singles)
+
+
+def test_norms_of_queries_and_keys_cost_traffic_and_memory() -> None:
+    model = small_model(hidden=HIDDEN)
+    plain = model.layer_classes[0]
+    normed = plain.model_copy(update={"attention": plain.attention.model_copy(update={"qk_norm": "per_head"})})
+    heads = 64 + 32
+    forward, backward = (
+        [totals(traffic(block, model, OWN))[1] for block in (normed, plain)]
+        for traffic in (forward_traffic, backward_traffic)
+    )
+    assert forward[0] - forward[1] == 6 * heads
+    assert backward[0] - backward[1] == 14 * heads
+    kept = [model.layer(block).activation_bytes_by_policy[0, 0] for model in [work()] for block in (normed, plain)]
+    assert kept[0] - kept[1] == TOKENS * (4 + 2) * heads
+
+
+def expert_work(**degrees: int) -> WorkModel:
+    chosen = candidates(micro_batch=BATCH, expert_dispatch=EXPERT_DISPATCH.index("all-to-all"), **degrees)
+    return WorkModel(small_experts(hidden=HIDDEN), round_cluster(), work().training, RoundTimes(), chosen)
+
+
+def test_context_parallelism_shares_tokens_and_attention_evenly() -> None:
+    whole, shared = work(), work(cp=4, context_parallel=CONTEXT_PARALLEL.index("all-gather"))
+    block = whole.model.layer_classes[0]
+    all_of_it, part = whole.layer(block), shared.layer(block)
+    for name in ("forward_seconds", "backward_seconds", "activation_bytes_by_policy", "parameters"):
+        ranks = 1 if name == "parameters" else 4
+        np.testing.assert_allclose(getattr(part, name), getattr(all_of_it, name) / ranks, err_msg=name)
+    keys_values = 2 * TOKENS * 2 * 32 * 1e-9
+    assert part.context_parallel_forward_seconds[0] == pytest.approx(keys_values)
+    by_policy = dict(zip(POLICIES, part.context_parallel_backward_seconds_by_policy[0], strict=True))
+    assert by_policy == pytest.approx({"none": 2 * keys_values, "selective": 2 * keys_values, "full": 3 * keys_values})
+    assert all_of_it.context_parallel_forward_seconds[0] == 0
+
+
+def test_unfused_attention_over_context_parallel_ranks_is_as_much_work() -> None:
+    whole, shared = work(attention="unfused"), work(attention="unfused", cp=4)
+    block = whole.model.layer_classes[0]
+    assert shared.layer(block).forward_seconds[0] == pytest.approx(whole.layer(block).forward_seconds[0] / 4)
+
+
+ROUTER, EXPERT = HIDDEN * 8, 3 * HIDDEN * HIDDEN
+ATTENTION = 64 * 128 + 64 * 64
+
+
+@pytest.mark.parametrize(
+    "degrees",
+    [
+        dict(dp_shard=8),
+        dict(dp_shard=8, ep=8),
+        dict(dp_shard=4, tp=2, ep=8, sequence_parallel=1),
+        dict(dp_shard=2, tp=4, ep=2, sequence_parallel=1),
+        dict(dp_shard=2, cp=2, tp=2, ep=4, sequence_parallel=1),
+    ],
+    ids=str,
+)
+def test_flops_of_experts_do_not_depend_on_where_they_lie(degrees: dict[str, int]) -> None:
+    """Two experts and the shared one for every token, and the router, which every tp rank computes."""
+    model = expert_work(**degrees)
+    tp, cp = degrees.get("tp", 1), degrees.get("cp", 1)
+    split = 2 * (ATTENTION + 3 * EXPERT) * TOKENS / (tp * cp) * 1e-12
+    core = 2 * 2 * TOKENS * (SEQ + 1) / 2 * 64 / (tp * cp) * 1e-12
+    found = model.layer(model.model.layer_classes[0]).forward_seconds[0]
+    assert found == pytest.approx(split + core + 2 * ROUTER * TOKENS / cp * 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "rest", "experts"),
+    [
+        (dict(dp_shard=8), ROUTER + ATTENTION + 9 * EXPERT, 0),
+        (dict(dp_shard=8, ep=4), ROUTER + ATTENTION + EXPERT, 8 * EXPERT / 4),
+        (dict(dp_shard=4, tp=2, ep=4), ROUTER + (ATTENTION + EXPERT) / 2, 8 * EXPERT / 4),
+        (dict(dp_shard=2, tp=4, ep=2), ROUTER + (ATTENTION + EXPERT) / 4, 8 * EXPERT / 4),
+    ],
+    ids=str,
+)
+def test_experts_that_ep_spreads_are_counted_apart(degrees: dict[str, int], rest: float, experts: float) -> None:
+    model = expert_work(**degrees)
+    layer = model.layer(model.model.layer_classes[0])
+    assert (layer.parameters[0], layer.expert_parameters[0]) == (rest + 2 * HIDDEN, experts)
+
+
+def test_experts_elsewhere_need_no_gather_over_tp_but_the_shared_one_does() -> None:
+    apart, together = (expert_work(dp_shard=4, tp=2, ep=ep, sequence_parallel=1) for ep in (8, 1))
+    block = apart.model.layer_classes[0]
+    alone = Block(attention=block.attention, ffn=block.ffn.model_copy(update={"shared_width": 0}))
+    pair = 2 * 2 * TOKENS * HIDDEN * 1e-9
+    assert together.layer(alone).tensor_parallel_forward_seconds[0] == pytest.approx(2 * pair)
+    assert apart.layer(block).tensor_parallel_forward_seconds[0] == pytest.approx(2 * pair)
+    assert apart.layer(alone).tensor_parallel_forward_seconds[0] == pytest.approx(pair)
+    assert apart.layer(block).expert_parallel_forward_seconds[0] == pytest.approx(
+        2 * 2 * 2 * TOKENS / 2 * HIDDEN * 1e-9
+    )
+
+
+def test_low_precision_halves_weight_matmuls_and_neither_router_nor_attention() -> None:
+    model = expert_work(dp_shard=8)
+    lower = model.training.model_copy(update={"precision": Precision(linear="fp8")})
+    low = WorkModel(model.model, model.cluster, lower, model.times, model.candidates)
+    block = model.model.layer_classes[0]
+    saved = model.layer(block).forward_seconds - low.layer(block).forward_seconds
+    assert saved[0] == pytest.approx(2 * (ATTENTION + 3 * EXPERT) * TOKENS / 2 * 1e-12)
+    assert low.head().forward_seconds[0] == model.head().forward_seconds[0]
+
+
+def test_sequence_parallelism_gathers_in_fp8_what_it_reduces_in_bf16() -> None:
+    model = work(tp=4, sequence_parallel=1)
+    lower = model.training.model_copy(update={"precision": Precision(linear="fp8", gather="fp8")})
+    low = WorkModel(model.model, model.cluster, lower, model.times, model.candidates)
+    block = model.model.layer_classes[0]
+    assert low.layer(block).tensor_parallel_forward_seconds[0] == pytest.approx(2 * (1 + 2) * TOKENS * HIDDEN * 1e-9)
+    assert low.head().tensor_parallel_forward_seconds[0] == model.head().tensor_parallel_forward_seconds[0]

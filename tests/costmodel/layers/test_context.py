@@ -1,0 +1,71 @@
+"""The exchange of keys and values, by hand: 1 second a GB, whatever the collective."""
+
+import numpy as np
+import pytest
+
+from shardwright.costmodel.layers.context import ContextExchange, PassSeconds
+from shardwright.costmodel.op_times.overlap import slowdown_beside
+from shardwright.specs.candidates import CONTEXT_PARALLEL
+from shardwright.specs.model.attention import LatentAttention, MultiHeadAttention
+from shardwright.specs.training import TrainingSpec
+from tests.costmodel.fakes import RoundTimes, round_cluster
+from tests.specs.test_candidates import candidates
+
+TOKENS = 1e6  # of one rank
+GROUPED = MultiHeadAttention(heads=8, kv_heads=2, head_size=125)
+KEYS_VALUES = 2 * TOKENS * 2 * (125 + 125)  # bytes: bf16, two KV heads, keys and values
+LONG = np.array([1e6])  # seconds of attention that hide anything
+
+
+def exchange(kind: str, *, cp: int = 4, cpu: bool = False, **degrees: int) -> ContextExchange:
+    chosen = candidates(cp=cp, context_parallel=CONTEXT_PARALLEL.index(kind), **degrees)
+    training = TrainingSpec(seq_len=8, global_batch=8)
+    cluster = round_cluster(kind="cpu" if cpu else "gpu")
+    return ContextExchange(cluster, training, RoundTimes(), chosen, np.array([TOKENS]))
+
+
+def seconds(found: PassSeconds) -> tuple[float, float]:
+    return float(found.forward[0]), float(found.backward[0])
+
+
+def test_gathering_moves_all_keys_and_values_and_backward_twice() -> None:
+    whole = 4 * KEYS_VALUES * 1e-9
+    assert seconds(exchange("all-gather").pass_seconds(GROUPED, LONG, LONG)) == pytest.approx((whole, 2 * whole))
+
+
+def test_a_ring_that_attention_outlasts_only_slows_it() -> None:
+    slowdown = float(slowdown_beside(round_cluster(), RoundTimes().constants, LONG))
+    sends = 3 * KEYS_VALUES * 1e-9  # to the next rank, cp - 1 times
+    found = seconds(exchange("ring").pass_seconds(GROUPED, LONG, LONG))
+    assert found == pytest.approx((slowdown * sends, slowdown * 2 * sends))
+
+
+def test_a_ring_shows_where_it_outlasts_the_attention_of_a_block() -> None:
+    """A send of 1 s beside a block's attention of 0.1 s, three times; backward 2 s beside 0.2 s."""
+    slowdown = float(slowdown_beside(round_cluster(), RoundTimes().constants, LONG))
+    found = exchange("ring").pass_seconds(GROUPED, np.array([0.4]), np.array([0.8]))
+    assert KEYS_VALUES * 1e-9 == 1
+    assert seconds(found) == pytest.approx((3 * (0.9 + slowdown * 0.1), 3 * (1.8 + slowdown * 0.2)))
+
+
+def test_a_cpu_hides_no_ring() -> None:
+    assert seconds(exchange("ring", cpu=True).pass_seconds(GROUPED, LONG, LONG)) == pytest.approx((3, 6))
+
+
+def test_ulysses_trades_queries_outputs_and_keys_and_values() -> None:
+    width = 8 * 125 * 2 + 2 * 125 * 2
+    both = 2 * TOKENS * width / 2 * 1e-9
+    assert seconds(exchange("ulysses", cp=1, tp=2).pass_seconds(GROUPED, LONG, LONG)) == (0, 0)
+    assert seconds(exchange("ulysses", tp=2).pass_seconds(GROUPED, LONG, LONG)) == pytest.approx((both, both))
+
+
+def test_grouped_heads_travel_unrepeated_and_latent_ones_projected() -> None:
+    latent = LatentAttention(heads=8, query_rank=None, kv_rank=16, plain_size=100, rotary_size=25, value_head_size=125)
+    found = exchange("all-gather")
+    assert found.local_key_value_bytes(latent)[0] == 4 * found.local_key_value_bytes(GROUPED)[0]
+
+
+@pytest.mark.parametrize(("kind", "blocks"), [("all-gather", 4), ("ring", 2), ("ulysses", 2)])
+def test_other_ranks_keys_and_values_take_memory_with_their_gradients(kind: str, blocks: int) -> None:
+    assert exchange(kind).working_bytes(GROUPED)[0] == blocks * 2 * KEYS_VALUES
+    assert exchange(kind, cp=1).working_bytes(GROUPED)[0] == 0

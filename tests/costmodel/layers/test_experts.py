@@ -1,0 +1,58 @@
+"""Trading tokens with the experts of other ranks, by hand: 1 second a GB."""
+
+import numpy as np
+import pytest
+
+from shardwright.costmodel.layers.experts import ExpertExchange, expert_split
+from shardwright.specs.candidates import EXPERT_DISPATCH
+from shardwright.specs.model.feed_forward import MixtureOfExperts
+from shardwright.specs.training import TrainingSpec
+from tests.costmodel.fakes import RoundTimes, round_cluster
+from tests.specs.test_candidates import candidates
+
+EXPERTS = MixtureOfExperts(experts=16, top_k=2, expert_width=8)
+TOKENS, HIDDEN = 1e6, 500
+TOKEN_SECONDS = TOKENS * HIDDEN * 2 * 1e-9  # one bf16 copy of each token: 1
+
+
+def seconds(dispatch: str = "all-to-all", *, routing: str = "random", top_k: int = 2, **degrees: int) -> float:
+    chosen = candidates(expert_dispatch=EXPERT_DISPATCH.index(dispatch), **degrees)
+    training = TrainingSpec.parse({"seq_len": 8, "global_batch": 8, "routing": routing}, source="test")
+    cluster = round_cluster(nodes=2, devices_per_node=4)
+    exchange = ExpertExchange(cluster, training, RoundTimes(), chosen, np.array([TOKENS]), HIDDEN)
+    return float(exchange.pass_seconds(EXPERTS.model_copy(update={"top_k": top_k}))[0])
+
+
+def test_every_token_travels_to_each_of_its_experts_and_back() -> None:
+    assert seconds(ep=8, dp_shard=8) == pytest.approx(2 * 2 * TOKEN_SECONDS)
+    assert seconds(ep=1, dp_shard=8) == 0
+
+
+def test_ranks_of_a_tensor_parallel_group_send_their_own_tokens_only() -> None:
+    assert seconds(ep=8, dp_shard=4, tp=2) == pytest.approx(2 * 2 * TOKEN_SECONDS / 2)
+
+
+def test_ranks_that_split_an_expert_gather_its_tokens() -> None:
+    """tp 4, ep 2: two ranks split each expert. A rank trades 2 T / 4 copies, and gathers and reduces 2 T / 2."""
+    assert seconds(ep=2, dp_shard=2, tp=4) == pytest.approx(2 * 2 * TOKEN_SECONDS / 4 + 2 * 2 * TOKEN_SECONDS / 2)
+
+
+def test_one_copy_goes_to_each_rank_that_holds_any() -> None:
+    """Eight ranks on two nodes: of two experts at random, 8 (1 - (7/8)^2) = 1.875 ranks hold one; nodes 1.5."""
+    assert seconds("deduplicated", ep=8, dp_shard=8) == pytest.approx(2 * 1.875 * TOKEN_SECONDS)
+
+
+def test_experts_dealt_out_in_a_row_lie_on_few_ranks() -> None:
+    """Two experts a rank, so that four in a row lie on two."""
+    assert seconds("deduplicated", ep=8, dp_shard=8, routing="consecutive", top_k=4) == pytest.approx(
+        2 * 2 * TOKEN_SECONDS
+    )
+    assert seconds(ep=8, dp_shard=8, routing="consecutive", top_k=4) == pytest.approx(2 * 4 * TOKEN_SECONDS)
+
+
+def test_imbalance_counts_where_experts_lie_apart_and_capacity_everywhere() -> None:
+    uneven = TrainingSpec(seq_len=8, global_batch=8, expert_imbalance=1.5)
+    assert np.asarray(expert_split(candidates(ep=4, dp_shard=4), uneven).load).item() == 1.5
+    assert np.asarray(expert_split(candidates(ep=1, dp_shard=4), uneven).load).item() == 1
+    capped = uneven.model_copy(update={"expert_capacity": 1.25})
+    assert np.asarray(expert_split(candidates(ep=1, dp_shard=4), capped).load).item() == 1.25

@@ -1,0 +1,38 @@
+"""FLOPs by the published definitions."""
+
+import pytest
+
+from shardwright.catalog.huggingface import load_model
+from shardwright.costmodel.layers.flops import model_flops_per_sequence, recompute_flops_per_sequence
+from shardwright.specs.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.specs.training import TrainingSpec
+
+
+def test_megatron_formula() -> None:
+    """Narayanan et al. 2021, equation 3, without recompute: 72 B s l h^2 (1 + s/6h + V/12lh)."""
+    model = load_model("gpt3-175b")
+    seq, hidden, layers, vocab = 2048, 12288, 96, model.vocab_size
+    published = 72 * seq * layers * hidden**2 * (1 + seq / (6 * hidden) + vocab / (12 * layers * hidden))
+    assert model_flops_per_sequence(model, TrainingSpec(seq_len=seq, global_batch=1)) == pytest.approx(published)
+
+
+def test_a_mixture_counts_the_experts_in_use() -> None:
+    model, training = load_model("mixtral-8x7b"), TrainingSpec(seq_len=1, global_batch=1)
+    embedding = model.vocab_size * model.hidden_size
+    weights = model.active_parameter_count - embedding
+    assert model_flops_per_sequence(model, training) == pytest.approx(6 * weights, rel=1e-3)
+
+
+def test_full_recompute_repeats_the_layers_forward() -> None:
+    model, training = load_model("gpt2-124m"), TrainingSpec(seq_len=1024, global_batch=4, attention="unfused")
+
+    def again(policy: str) -> float:
+        layers = LayerRun.parse({"count": model.layer_count, "recompute": policy}, source="test")
+        plan = Plan(mesh=Mesh(), micro_batch=1, microbatches=4, stages=(Stage(layers=(layers,)),))
+        return recompute_flops_per_sequence(model, training, plan)
+
+    head = 2 * 1024 * model.hidden_size * model.vocab_size
+    assert again("none") == 0
+    down = 2 * 1024 * 4 * model.hidden_size**2 * model.layer_count  # its output is read by nothing in the backward pass
+    assert again("full") == pytest.approx(model_flops_per_sequence(model, training) / 3 - head - down)
+    assert 0 < again("selective") < again("full")

@@ -1,0 +1,117 @@
+"""Rooflines, efficiency curves and collectives from data sheets."""
+
+import numpy as np
+import pytest
+
+from shardwright.base.errors import SpecError
+from shardwright.costmodel import load_cluster
+from shardwright.costmodel.op_times.collectives import Collectives
+from shardwright.costmodel.op_times.constants import CALIBRATED
+from shardwright.costmodel.op_times.datasheet import CatalogTimes
+from shardwright.costmodel.op_times.gloo import gloo_seconds
+from shardwright.costmodel.op_times.protocol import RankGroup
+from shardwright.specs.training import Precision, TrainingSpec
+from tests.costmodel.fakes import round_cluster
+
+BF16 = TrainingSpec(seq_len=1024, global_batch=8)
+
+
+def times(**cluster: int) -> CatalogTimes:
+    return CatalogTimes(round_cluster(**cluster), BF16)  # type: ignore[arg-type] # counts only
+
+
+class TestMatmul:
+    def test_a_large_one_runs_near_the_reachable_rate(self) -> None:
+        seconds = times().matmul_seconds(25600, 8192, 25600)
+        rate = 2 * 25600 * 8192 * 25600 / seconds
+        assert 0.97 * CALIBRATED.matmul_fraction * 100e12 < rate <= CALIBRATED.matmul_fraction * 100e12
+
+    def test_a_thin_one_is_bound_by_memory(self) -> None:
+        moved = 2 * (8 * 8192 + 8192 * 8192 + 8 * 8192)
+        assert times().matmul_seconds(8, 8192, 8192) >= moved / (1e12 * CALIBRATED.memory_fraction)
+
+    def test_one_more_tile_than_the_card_has_units_costs_a_wave(self) -> None:
+        """100 units: 10 x 10 tiles of 256 x 128 are one wave, 10 x 10 + 1 rows of tiles more than one."""
+        full = times().matmul_seconds(2560, 4096, 1280)
+        assert times().matmul_seconds(2560 + 256, 4096, 1280) > 1.2 * full
+
+    def test_an_odd_vocabulary_is_slow(self) -> None:
+        odd, padded = times().matmul_seconds(8192, 4096, 50257), times().matmul_seconds(8192, 4096, 50304)
+        assert odd / padded == pytest.approx(CALIBRATED.misaligned_slowdown, rel=0.05)
+
+    def test_groups_share_the_card(self) -> None:
+        apart = 8 * times().matmul_seconds(128, 4096, 1024)
+        assert times().matmul_seconds(128, 4096, 1024, groups=8) < apart
+
+    def test_a_format_that_the_device_lacks_is_refused(self) -> None:
+        with pytest.raises(SpecError, match="does not compute in bf16; it has"):
+            CatalogTimes(load_cluster("v100-sxm-32gb:8"), BF16)
+
+    def test_a_cpu_runs_at_its_measured_rate(self) -> None:
+        cpu = CatalogTimes(
+            round_cluster(kind="cpu"), TrainingSpec(seq_len=8, global_batch=1, precision=Precision(compute="fp32"))
+        )
+        assert cpu.matmul_seconds(1000, 1000, 1000) == pytest.approx(2e9 / 10e12)
+
+
+class TestCollective:
+    group = RankGroup(ranks_per_node=4, nodes=2, sharing=1)
+
+    def test_gpus_use_nccl(self) -> None:
+        expected = Collectives(round_cluster(), CALIBRATED, CALIBRATED.busy_nic_share).seconds(
+            "all_reduce", 1e6, self.group
+        )
+        assert times().collective_seconds("all_reduce", 1e6, self.group) == expected
+
+    def test_cpus_use_gloo(self) -> None:
+        cluster = round_cluster(kind="cpu")
+        fp32 = TrainingSpec(seq_len=8, global_batch=1, precision=Precision(compute="fp32"))
+        seconds = CatalogTimes(cluster, fp32).collective_seconds("all_reduce", 1e6, self.group)
+        assert seconds == gloo_seconds("all_reduce", 1e6, self.group, cluster)
+
+
+def test_a_gpu_is_bound_by_launches_and_a_cpu_adds_them() -> None:
+    gpu = times()
+    assert gpu.with_launches_seconds(1e-6, 30) == pytest.approx(30 * CALIBRATED.host_seconds_per_kernel)
+    assert gpu.with_launches_seconds(1.0, 30) == 1.0
+    fp32 = TrainingSpec(seq_len=8, global_batch=1, precision=Precision(compute="fp32"))
+    assert CatalogTimes(round_cluster(kind="cpu"), fp32).with_launches_seconds(1.0, 30) == pytest.approx(1.00003)
+
+
+def test_every_time_broadcasts() -> None:
+    sizes = np.array([[1e3], [1e6]])
+    groups = RankGroup(np.array([1.0, 4.0]), np.array([1.0, 2.0]), np.array([1.0, 1.0]))
+    assert times().collective_seconds("all_gather", sizes, groups).shape == (2, 2)
+    assert times().matmul_seconds(sizes, 64, np.array([64.0, 128.0])).shape == (2, 2)
+
+
+class TestLowPrecision:
+    def test_a_large_matmul_runs_at_the_peak_and_share_of_its_format(self) -> None:
+        h100 = CatalogTimes(load_cluster("h100-sxm:8"), TrainingSpec(seq_len=8, global_batch=8))
+        size = (16384, 16384, 16896)
+        ratio = h100.matmul_seconds(*size) / h100.matmul_seconds(*size, low="fp8")
+        assert ratio == pytest.approx(1978.9 * 0.71 / (989.4 * 0.80))
+
+    def test_a_thin_one_reads_half_the_bytes(self) -> None:
+        thin = (8, 8192, 8192)
+        moved = 1 * (8 * 8192 + 8192 * 8192) + 2 * 8 * 8192
+        h100 = CatalogTimes(load_cluster("h100-sxm:8"), TrainingSpec(seq_len=8, global_batch=8))
+        assert h100.matmul_seconds(*thin, low="fp8") == pytest.approx(h100.memory_bound_seconds(moved))
+
+    @pytest.mark.parametrize(
+        ("cluster", "linear", "says"),
+        [
+            ("a100:8", "fp8", "a100-sxm-80gb has no matmuls in fp8; leave linear out"),
+            ("h100:8", "mxfp8", "h100-sxm has no matmuls in mxfp8; it has fp8$"),
+            ("h100:8", "nvfp4", "h100-sxm has no matmuls in nvfp4; it has fp8$"),
+        ],
+    )
+    def test_a_device_without_the_format_says_what_it_has(self, cluster: str, linear: str, says: str) -> None:
+        precision = Precision.parse({"linear": linear}, source="test")
+        with pytest.raises(SpecError, match=says):
+            CatalogTimes(load_cluster(cluster), TrainingSpec(seq_len=8, global_batch=8, precision=precision))
+
+    def test_blackwell_has_them_all(self) -> None:
+        for linear in ("fp8", "mxfp8", "nvfp4"):
+            precision = Precision.parse({"linear": linear}, source="test")
+            CatalogTimes(load_cluster("b200:8"), TrainingSpec(seq_len=8, global_batch=8, precision=precision))

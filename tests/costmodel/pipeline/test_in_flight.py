@@ -1,0 +1,100 @@
+"""Activations in flight: the formula against a walk through the schedule."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from shardwright.base.errors import SpecError
+from shardwright.costmodel.pipeline.action import ActionKind
+from shardwright.costmodel.pipeline.in_flight import alive_counts, peak_activation_bytes, peak_in_flight
+from shardwright.costmodel.pipeline.schedule import make_schedule
+from shardwright.specs.schedules import ScheduleName, by_rank
+
+SHAPES: list[tuple[ScheduleName, int, int, int]] = [
+    *[("gpipe", pp, 1, microbatches) for pp in (1, 2, 5) for microbatches in (1, 2, 7)],
+    *[("1f1b", pp, 1, microbatches) for pp in (1, 2, 5, 8) for microbatches in (1, 2, 4, 5, 8, 30)],
+    *[
+        ("interleaved-1f1b", pp, stages_per_rank, pp * rounds)
+        for pp in (2, 3, 4, 8)
+        for stages_per_rank in (2, 3, 5)
+        for rounds in (1, 2, 3, 6)
+    ],
+    *[("zb-h1", pp, 1, microbatches) for pp in (1, 2, 5) for microbatches in (1, 4, 30)],
+    *[("zb-v", pp, 2, microbatches) for pp in (2, 5) for microbatches in (1, 4, 30)],
+    *[("dualpipe-v", pp, 2, microbatches) for pp in (2, 5) for microbatches in (2 * pp, 30)],
+]
+
+
+CHANGE = {ActionKind.FORWARD: 1, ActionKind.BACKWARD: -1, ActionKind.INPUT_GRADIENT: 0, ActionKind.WEIGHT_GRADIENT: -1}
+
+
+def walked(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> list[NDArray[np.int64]]:
+    """Per rank, [moments, stages_per_rank]: what is alive after every action; a pair's forward starts before its end."""
+    walks = []
+    for order in make_schedule(name, pp, stages_per_rank, microbatches).orders:
+        actions = [action for work in order for action in work.passes]
+        alive = np.zeros((len(actions) + 1, stages_per_rank), dtype=np.int64)
+        for moment, action in enumerate(actions):
+            alive[moment + 1] = alive[moment]
+            alive[moment + 1, action.stage // pp] += CHANGE[action.kind]
+        walks.append(alive)
+    return walks
+
+
+@pytest.mark.parametrize(("name", "pp", "stages_per_rank", "microbatches"), SHAPES)
+def test_the_peak_bytes_are_those_of_walking_through_the_schedule(
+    name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int
+) -> None:
+    sizes = np.random.default_rng(3).lognormal(sigma=1.5, size=(20, pp * stages_per_rank))
+    expected = [
+        (by_rank(name, pp, sizes)[..., rank] @ alive.T).max(axis=-1)
+        for rank, alive in enumerate(walked(name, pp, stages_per_rank, microbatches))
+    ]
+    np.testing.assert_allclose(peak_activation_bytes(name, pp, microbatches, sizes), np.stack(expected, axis=-1))
+
+
+@pytest.mark.parametrize(("name", "pp", "stages_per_rank", "microbatches"), SHAPES)
+def test_the_peak_counts_and_every_moment_occur_in_the_schedule(
+    name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int
+) -> None:
+    walks = walked(name, pp, stages_per_rank, microbatches)
+    per_stage = by_rank(name, pp, peak_in_flight(name, pp, stages_per_rank, microbatches))
+    for rank, (alive, counts) in enumerate(
+        zip(walks, alive_counts(name, pp, stages_per_rank, microbatches), strict=True)
+    ):
+        assert per_stage[:, rank].tolist() == alive.max(axis=0).tolist()
+        assert {tuple(row) for row in counts.tolist()} <= {tuple(row) for row in alive.tolist()}
+
+
+def test_what_was_recomputed_is_held_until_the_weight_gradient() -> None:
+    """Rank 1 of ZB-H1 on two: 1F0,1I0,1F1,1I1,1W0,...: when 1I1 ends, two weight gradients are left."""
+    forward, postponed = np.array([1.0, 1.0]), np.array([10.0, 10.0])
+    assert peak_activation_bytes("zb-h1", 2, 4, forward, postponed).tolist() == [11, 20]
+    assert peak_activation_bytes("zb-h1", 2, 4, forward).tolist() == [2, 2]
+    assert peak_activation_bytes("1f1b", 2, 4, forward, postponed).tolist() == [2, 1]
+
+
+def test_textbook_peaks() -> None:
+    assert peak_in_flight("gpipe", 4, 1, 10).tolist() == [10, 10, 10, 10]
+    assert peak_in_flight("1f1b", 4, 1, 10).tolist() == [4, 3, 2, 1]
+    assert peak_in_flight("1f1b", 4, 1, 2).tolist() == [2, 2, 2, 1]
+    assert peak_in_flight("interleaved-1f1b", 2, 2, 8).tolist() == [4, 3, 2, 1]
+    assert peak_in_flight("zb-h1", 4, 1, 10).tolist() == [4, 4, 4, 4]
+
+
+def test_every_rank_of_a_v_holds_as_much() -> None:
+    """Qi et al. 2023 (arXiv 2401.10241), section 6: 2 pp half stages, the memory of 1F1B; DualPipe-V one whole more."""
+    assert peak_activation_bytes("zb-v", 4, 20, np.ones(8)).tolist() == [8, 8, 8, 8]
+    assert peak_activation_bytes("dualpipe-v", 4, 20, np.ones(8)).tolist() == [9, 9, 9, 9]
+
+
+def test_a_rank_whose_stages_peak_at_different_moments_holds_less_than_the_sum_of_their_peaks() -> None:
+    separate = peak_in_flight("interleaved-1f1b", 4, 2, 16).reshape(2, 4).sum(axis=0)
+    together = peak_activation_bytes("interleaved-1f1b", 4, 16, np.ones(8))
+    assert together.tolist() == [11, 9, 7, 5]
+    assert (together < separate).any()
+
+
+def test_a_schedule_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(SpecError, match="divisible by pp"):
+        alive_counts("interleaved-1f1b", 4, 2, 6)

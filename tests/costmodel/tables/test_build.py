@@ -1,0 +1,76 @@
+"""What the parameters of a row take, on the device and on the host."""
+
+import pytest
+
+from shardwright.costmodel.tables.build import build_tables
+from shardwright.costmodel.tables.cost_tables import CostTables
+from shardwright.specs.training import TrainingSpec
+from tests.costmodel.fakes import RoundTimes, round_cluster, small_model
+from tests.specs.test_candidates import candidates
+
+MODEL = small_model()
+LAYER = sum(p.elements for p in MODEL.layer_classes[0].parameters(MODEL.hidden_size))
+
+
+def tables(**degrees: int) -> CostTables:
+    training = TrainingSpec(seq_len=128, global_batch=64)
+    degrees.setdefault("host_optimizer", 0)
+    return build_tables(MODEL, round_cluster(), training, candidates(**degrees), RoundTimes())
+
+
+def layer_bytes(**degrees: int) -> dict[str, float]:
+    """Bytes per parameter of the layer's row, by part."""
+    return {name: value[0, 0] / LAYER for name, value in vars(tables(**degrees).static).items()}
+
+
+@pytest.mark.parametrize(
+    ("degrees", "expected"),
+    [
+        # fp32 master 4, bf16 copy 2, fp32 gradient 4, two fp32 moments 8
+        (dict(), dict(parameters=4, gathered=2, gradients=4, optimizer_state=8)),
+        (dict(dp_shard=8, zero_stage=1, microbatches=2), dict(parameters=0.5, gathered=2, gradients=4, optimizer_state=1)),
+        (dict(dp_shard=8, zero_stage=2, microbatches=2), dict(parameters=0.5, gathered=2, gradients=0.5, optimizer_state=1)),
+        (dict(dp_shard=8, zero_stage=3), dict(parameters=0.5, gathered=0, gather_window=2, gradients=0.5, reduce_buffer=4)),
+        (dict(dp_shard=8, zero_stage=3, pp=2, microbatches=2), dict(parameters=0.5, gathered=0, gradients=0.5)),
+        (dict(host_optimizer=1), dict(parameters=0, gradients=0, optimizer_state=0, gathered=2, host=4 + 4 + 8)),
+    ],
+)  # fmt: skip
+def test_bytes_per_parameter(degrees: dict[str, int], expected: dict[str, float]) -> None:
+    found = layer_bytes(**degrees)
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_zero_3_keeps_the_head_gathered_and_what_is_tied_to_it(tied: bool) -> None:
+    training, chosen = TrainingSpec(seq_len=128, global_batch=64), candidates(dp_shard=8, zero_stage=3)
+    static = build_tables(small_model(tied=tied), round_cluster(), training, chosen, RoundTimes()).static
+    layer, embedding = static.gathered[0, 0], static.gathered[0, 1]
+    assert layer == 0
+    assert bool(embedding > 0) is tied
+    assert tied or static.gathered[0, 2] > 0
+
+
+def test_sends_carry_the_hidden_states_of_a_microbatch() -> None:
+    hidden_bytes = 2 * 128 * 2 * MODEL.hidden_size
+    assert tables(pp=2, micro_batch=2).send_seconds[0] == pytest.approx(hidden_bytes * 1e-9)
+    split = tables(pp=2, micro_batch=2, tp=4, sequence_parallel=1)
+    assert split.send_seconds[0] == pytest.approx(hidden_bytes / 4 * 1e-9)
+    assert tables(pp=1).send_seconds[0] == 0
+
+
+def test_a_host_optimizer_updates_at_the_hosts_rate() -> None:
+    assert tables(host_optimizer=1).optimizer_seconds[0, 0] == pytest.approx(LAYER * (28 + 12) * 1e-9)
+
+
+@pytest.mark.parametrize("pp", [1, 2])
+def test_a_tied_embedding_on_two_stages_sums_its_gradients_once_a_step(pp: int) -> None:
+    """64,000 fp32 gradients in one all-reduce, on the first stage and on the last; one stage has nothing to sum."""
+
+    def after_the_last(tied: bool) -> list[float]:
+        training, chosen = TrainingSpec(seq_len=128, global_batch=64), candidates(pp=pp, host_optimizer=0)
+        tables = build_tables(small_model(tied=tied), round_cluster(), training, chosen, RoundTimes())
+        return [float(seconds) for seconds in tables.last_backward.data_parallel[0, :, 0]]
+
+    added = [tied - apart for tied, apart in zip(after_the_last(True), after_the_last(False), strict=True)]
+    summed = 4 * 64_000 * 1e-9 if pp > 1 else 0.0
+    assert added == pytest.approx([0.0, summed, summed])

@@ -1,0 +1,199 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardwright.base.errors import SpecError
+from shardwright.executor.training.checkpoint import MANIFEST, Manifest
+from shardwright.executor.training.options import RunOptions
+from shardwright.executor.training.run_folder import RunFolder, RunIdentity, Start, plan_digest
+from shardwright.specs.measurement import Fingerprint, Measurement, StepRecord
+from tests.executor.runs import tiny
+from tests.parity.cases import layers, plan
+
+IDENTITY = RunIdentity(plan_digest="a", data_digest="b", seed=0)
+PLAN = tiny(plan((layers(),)))
+
+
+def record(step: int) -> StepRecord:
+    return StepRecord(step=step, loss=1.5, gradient_norm=0.5, learning_rate=0.1, seconds=2.0)
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "run")
+    folder.prepare(PLAN, RunOptions(out=folder.path), IDENTITY)
+    return folder
+
+
+class TestOwner:
+    def test_the_same_run_may_come_back(self, prepared: RunFolder) -> None:
+        prepared.check(IDENTITY, RunOptions(out=prepared.path, steps=500, learning_rate=1.0))
+        assert prepared.read_plan() == PLAN
+        assert prepared.read_options() == RunOptions(out=prepared.path)
+
+    @pytest.mark.parametrize(
+        ("field", "value", "word"), [("plan_digest", "z", "plan"), ("data_digest", "z", "data"), ("seed", 1, "seed")]
+    )
+    def test_another_run_is_kept_out(self, prepared: RunFolder, field: str, value: Any, word: str) -> None:
+        other = IDENTITY.model_copy(update={field: value})
+        with pytest.raises(SpecError, match=f"holds a run with another {word} "):
+            prepared.check(other, RunOptions(out=prepared.path))
+
+    def test_a_folder_of_something_else_is_kept(self, tmp_path: Path) -> None:
+        (tmp_path / "thesis.tex").write_text("years of work")
+        with pytest.raises(SpecError, match="holds files that are no run's"):
+            RunFolder(tmp_path).check(IDENTITY, RunOptions(out=tmp_path))
+        file = tmp_path / "thesis.tex"
+        with pytest.raises(SpecError, match="is a file"):
+            RunFolder(file).check(IDENTITY, RunOptions(out=file))
+
+    def test_an_absent_or_empty_folder_is_free(self, tmp_path: Path) -> None:
+        RunFolder(tmp_path).check(IDENTITY, RunOptions(out=tmp_path))
+        RunFolder(tmp_path / "absent").check(IDENTITY, RunOptions(out=tmp_path))
+
+    def test_resume_never_refuses_a_checkpoint(self, prepared: RunFolder) -> None:
+        never = RunOptions(out=prepared.path, resume="never")
+        prepared.check(IDENTITY, never)
+        (prepared.checkpoints / "step-000003").mkdir(parents=True)
+        (prepared.checkpoints / "step-000003" / "checkpoint.json").write_text("{}")
+        with pytest.raises(SpecError, match="resume is 'never'"):
+            prepared.check(IDENTITY, never)
+
+    def test_a_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        folder = RunFolder(tmp_path / "file" / "run")
+        with pytest.raises(SpecError, match="cannot be written"), folder.locked():
+            pass
+
+
+def complete(folder: RunFolder, step: int) -> Path:
+    """A checkpoint with nothing in it but its manifest."""
+    manifest = Manifest(
+        step=step,
+        model_name=PLAN.model_name,
+        model_config_json=PLAN.model_config_json,
+        optimizer=PLAN.training.optimizer,
+        plan_digest="a",
+        data_digest="b",
+        seed=0,
+        files={},
+    )
+    path = folder.checkpoints / f"step-{step:06d}"
+    path.mkdir(parents=True)
+    (path / MANIFEST).write_text(manifest.model_dump_json())
+    return path
+
+
+def measured(steps: int) -> Measurement:
+    return Measurement(
+        ranks=1,
+        warmup_steps=0,
+        step_seconds=1.0,
+        step_seconds_low=1.0,
+        step_seconds_high=1.0,
+        part_seconds={},
+        tokens_per_s=1.0,
+        mfu=None,
+        peak_memory_bytes=(1.0,),
+        memory_kind="resident",
+        steps=tuple(record(step) for step in range(1, steps + 1)),
+        fingerprint=Fingerprint(device="d", host="h", python="p", torch="t", date="d"),
+    )
+
+
+class TestStart:
+    def start(self, folder: RunFolder, steps: int, **given: Any) -> Start:
+        return folder.start(PLAN, RunOptions(out=folder.path, steps=steps, **given))
+
+    def test_an_empty_folder_starts_at_the_beginning(self, prepared: RunFolder) -> None:
+        assert self.start(prepared, 10) == Start(None, 0)
+
+    def test_the_highest_step_goes_on_however_many_digits_it_has(self, prepared: RunFolder) -> None:
+        for step in (999_999, 1_000_000, 5):
+            complete(prepared, step)
+        newest = prepared.checkpoints / "step-1000000"
+        assert self.start(prepared, 2_000_000) == Start(newest, 1_000_000)
+
+    def test_the_folders_own_checkpoint_goes_before_the_one_to_resume_from(self, prepared: RunFolder) -> None:
+        other = complete(RunFolder(prepared.path.parent / "other"), 3)
+        assert self.start(prepared, 10, resume_from=other) == Start(other, 3)
+        own = complete(prepared, 1)
+        assert self.start(prepared, 10, resume_from=other) == Start(own, 1)
+
+    def test_all_steps_taken_and_measured_is_the_end(self, prepared: RunFolder) -> None:
+        own = complete(prepared, 10)
+        prepared.write_measurement(measured(10))
+        assert self.start(prepared, 10) == Start(own, 10)
+
+    def test_the_measurement_of_a_shorter_run_does_not_count(self, prepared: RunFolder) -> None:
+        complete(prepared, 15)
+        prepared.write_measurement(measured(10))
+        with pytest.raises(SpecError, match="is of step 15 and the run is to end at step 15; give more steps"):
+            self.start(prepared, 15)
+
+    def test_fewer_steps_than_were_taken_are_refused(self, prepared: RunFolder) -> None:
+        complete(prepared, 15)
+        prepared.write_measurement(measured(15))
+        with pytest.raises(SpecError, match="is of step 15 and the run is to end at step 10"):
+            self.start(prepared, 10)
+
+
+class TestDigest:
+    def test_follows_plan_model_and_training_and_nothing_else(self) -> None:
+        assert plan_digest(PLAN) == plan_digest(PLAN.model_copy(update={"model_name": "other"}))
+        assert plan_digest(PLAN) == plan_digest(
+            PLAN.model_copy(update={"cluster": tiny(plan((layers(),), tp=2)).cluster})
+        )
+        assert plan_digest(PLAN) != plan_digest(tiny(plan((layers(),), microbatches=4)))
+        assert plan_digest(PLAN) != plan_digest(tiny(plan((layers(),)), intermediate_size=64))
+        assert plan_digest(PLAN) != plan_digest(tiny(plan((layers(),)), optimizer="sgd"))
+
+
+class TestSteps:
+    def test_records_come_back(self, prepared: RunFolder) -> None:
+        for step in (1, 2):
+            prepared.append_step(record(step))
+        assert prepared.read_steps() == [record(1), record(2)]
+
+    def test_a_torn_last_line_is_left_out(self, prepared: RunFolder) -> None:
+        prepared.append_step(record(1))
+        with prepared.steps.open("a") as opened:
+            opened.write('{"step": 2, "lo')
+        assert prepared.read_steps() == [record(1)]
+
+    def test_a_resumed_run_takes_its_later_steps_again(self, prepared: RunFolder) -> None:
+        for step in (1, 2, 3):
+            prepared.append_step(record(step))
+        assert prepared.keep_steps_until(2) == [record(1), record(2)]
+        prepared.append_step(record(3))
+        assert [found.step for found in prepared.read_steps()] == [1, 2, 3]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from shardwright.executor.run_folder import RunFolder
+with RunFolder(Path(sys.argv[1])).locked():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+class TestLock:
+    def test_a_second_launcher_is_kept_out_until_the_first_is_gone_even_by_sigkill(self, tmp_path: Path) -> None:
+        folder = RunFolder(tmp_path / "run")
+        holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder.path)], stdout=subprocess.PIPE, text=True)
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert folder.launcher_lives()
+        with pytest.raises(SpecError, match="another run is writing there"), folder.locked():
+            pass
+        holder.kill()
+        holder.communicate()
+        assert not folder.launcher_lives()
+        with folder.locked():
+            assert folder.launcher_lives()
+        assert not folder.launcher_lives()

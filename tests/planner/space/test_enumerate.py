@@ -1,0 +1,118 @@
+"""The space: everything in it divides, and what contradicts itself is answered with what is allowed."""
+
+import numpy as np
+import pytest
+
+from shardwright.base.errors import SpecError
+from shardwright.planner import Fixed
+from shardwright.planner.space.enumerate import MAX_STAGES_PER_RANK, SCHEDULES, divisors, enumerate_space
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.training import TrainingSpec
+from tests.planner.small_problems import tiny_cluster, tiny_model
+
+_MODEL = tiny_model(layers=6)
+_TRAINING = TrainingSpec(seq_len=256, global_batch=32)
+
+
+def test_divisors() -> None:
+    assert divisors(12) == [1, 2, 3, 4, 6, 12]
+    assert divisors(1) == [1]
+
+
+def test_everything_divides() -> None:
+    space = enumerate_space(_MODEL, tiny_cluster(devices=16, devices_per_node=4), _TRAINING)
+    dp = space.column("dp_replicate") * space.column("dp_shard")
+    assert (space.column("pp") * dp * space.column("tp") == 16).all()
+    assert (dp * space.column("micro_batch") * space.column("microbatches") == 32).all()
+    assert (space.column("pp") * space.stages_per_rank <= 6).all()
+    assert set(space.column("tp")) == {1, 2}  # 2 KV heads
+    assert ((space.column("zero_stage") == 0) == (space.column("dp_shard") == 1)).all()
+    interleaved = space.schedule == SCHEDULES.index("interleaved-1f1b")
+    assert interleaved.any()
+    assert (space.column("microbatches")[interleaved] % space.column("pp")[interleaved] == 0).all()
+    assert (space.stages_per_rank[~interleaved] == 1).all()
+
+
+def test_no_entry_twice() -> None:
+    space = enumerate_space(_MODEL, tiny_cluster(devices=8), _TRAINING)
+    rows = np.stack([*(space.column(name) for name in vars(space.base)), space.schedule, space.stages_per_rank])
+    assert len(np.unique(rows, axis=1).T) == len(space)
+
+
+def test_large_groups_are_split_at_nodes_only() -> None:
+    space = enumerate_space(_MODEL, tiny_cluster(devices=16, devices_per_node=4), _TRAINING, Fixed(tp=1, pp=1))
+    assert set(space.column("dp_shard")) == {1, 4, 8, 16}
+
+
+def test_tp_leaves_the_node_only_where_it_is_fixed() -> None:
+    cluster = tiny_cluster(devices=4, devices_per_node=1)
+    assert set(enumerate_space(_MODEL, cluster, _TRAINING).column("tp")) == {1}
+    assert set(enumerate_space(_MODEL, cluster, _TRAINING, Fixed(tp=2)).column("tp")) == {2}
+
+
+def test_cpu_has_no_offload() -> None:
+    cluster = _cpu_cluster()
+    assert set(enumerate_space(_MODEL, cluster, _TRAINING).column("host_optimizer")) == {0}
+    with pytest.raises(SpecError, match="offload_optimizer 1 moves the optimizer to the host"):
+        enumerate_space(_MODEL, cluster, _TRAINING, Fixed(offload_optimizer=1))
+
+
+def test_even_stages_may_be_as_many_as_there_are_layers() -> None:
+    """Uneven ones stop at `MAX_STAGES_PER_RANK`, as there are so many more of them."""
+    deep, cluster = tiny_model(layers=24), tiny_cluster(devices=2)
+    training = TrainingSpec(seq_len=64, global_batch=8)
+    free = enumerate_space(deep, cluster, training, Fixed(pp=2))
+    even = enumerate_space(deep, cluster, training, Fixed(pp=2, even_stages=True))
+    assert max(free.stages_per_rank) == MAX_STAGES_PER_RANK
+    assert set(even.stages_per_rank) == {1, 2, 3, 4, 6, 12}
+
+
+def test_gpipe_only_where_it_is_fixed() -> None:
+    cluster, gpipe = tiny_cluster(devices=4), SCHEDULES.index("gpipe")
+    assert gpipe not in enumerate_space(_MODEL, cluster, _TRAINING).schedule
+    assert set(enumerate_space(_MODEL, cluster, _TRAINING, Fixed(schedule="gpipe")).schedule) == {gpipe}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "message"),
+    [
+        (Fixed(tp=4), "tp 4 does not divide the 2 KV heads of tiny; allowed: 1, 2"),
+        (Fixed(pp=3), "pp 3 does not divide the 8 devices of tiny; their product must be one of 1, 2, 4, 8"),
+        (Fixed(pp=4, tp=2, dp_shard=2), "tp 2 x pp 4 x dp_shard 2 does not divide the 8 devices"),
+        (Fixed(pp=8), "pp 8 is more than the 6 layers of tiny; give 6 or fewer"),
+        (Fixed(micro_batch=3), "micro_batch 3 does not divide the sequences of a data-parallel rank"),
+        (Fixed(zero_stage=2, dp_shard=1), "zero_stage 2 shards over dp_shard, which is 1"),
+        (Fixed(zero_stage=0, dp_shard=4), "zero_stage 0 shards nothing and dp_shard is 4"),
+        (Fixed(zero_stage=1, tp=2, pp=4), "zero_stage 1 needs two or more data-parallel ranks"),
+        (Fixed(schedule="1f1b", stages_per_rank=2), "1f1b runs one stage on each rank and stages_per_rank is 2"),
+        (
+            Fixed(schedule="zb-v"),
+            "zb-v is estimated, simulated and run from a plan file, not planned yet; plan with 1f1b, interleaved-1f1b, gpipe",
+        ),
+        (Fixed(schedule="interleaved-1f1b", pp=1), "interleaved-1f1b needs pp of 2 or more"),
+        (
+            Fixed(even_stages=True, pp=4),
+            "even_stages needs pp that divides the 6 layers of tiny, not 4; allowed: 1, 2, 3, 6",
+        ),
+    ],
+)
+def test_contradictions(fixed: Fixed, message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        enumerate_space(_MODEL, tiny_cluster(devices=8), _TRAINING, fixed)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_batch_that_no_mesh_divides_names_the_nearest() -> None:
+    training = TrainingSpec(seq_len=256, global_batch=7)
+    with pytest.raises(
+        SpecError, match=r"global batch 7 does not divide .* one of 8; the nearest batch that does is 8"
+    ):
+        enumerate_space(_MODEL, tiny_cluster(devices=8), training, Fixed(tp=1, pp=1))
+
+
+def _cpu_cluster() -> ClusterSpec:
+    cluster = tiny_cluster(devices=2)
+    group = cluster.groups[0]
+    cpu = group.device.model_copy(update={"kind": "cpu", "context_bytes": 0.0})
+    return cluster.model_copy(update={"groups": (group.model_copy(update={"device": cpu}),)})

@@ -1,0 +1,97 @@
+"""Interleaved entries: the family against every plan of its space, and the bounds below both."""
+
+import numpy as np
+import pytest
+
+from shardwright.costmodel.checks import check_memory
+from shardwright.costmodel.evaluate import estimate_plan
+from shardwright.costmodel.op_times.datasheet import CatalogTimes
+from shardwright.planner import Fixed
+from shardwright.planner.bounds.lower_bounds import lower_bounds
+from shardwright.planner.space.chunk_sizes import chunk_sizes
+from shardwright.planner.space.costs import SpaceCosts, space_costs
+from shardwright.planner.space.enumerate import enumerate_space
+from shardwright.planner.space.layer_ranges import layer_ranges
+from shardwright.planner.stages.every_plan import best_of_all, is_small
+from shardwright.planner.stages.interleaved import InterleavedSearch
+from shardwright.planner.stages.solve_entry import Solved, plan_of
+from shardwright.planner.stages.staged_entry import StagedEntry
+from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.training import TrainingSpec
+from tests.planner.small_problems import tiny_cluster, tiny_model
+
+
+def _costs(seed: int, *, layers: int, memory: tuple[float, float] = (2.5e9, 6e9)) -> tuple[SpaceCosts, ModelSpec]:
+    chance = np.random.default_rng(seed)
+    model = tiny_model(layers=layers, classes=1 + seed % 2, hidden=1024, vocab=20000)
+    cluster = tiny_cluster(devices=2, memory_bytes=float(chance.uniform(*memory)))
+    training = TrainingSpec(seq_len=1024, global_batch=int(chance.choice([2, 4, 16])))
+    fixed = Fixed(pp=2, micro_batch=1, schedule="interleaved-1f1b", stages_per_rank=2, offload_optimizer=0)
+    space = enumerate_space(model, cluster, training, fixed)
+    return space_costs(space, model, cluster, training, CatalogTimes(cluster, training)), model
+
+
+def test_chunk_sizes() -> None:
+    sizes = chunk_sizes(11, 2, 2)
+    assert sizes.fewest.tolist() == [[1, 2], [2, 1]]  # 2 layers each; the model's ends may have one less
+    assert sizes.most.tolist() == [[3, 3], [3, 3]]
+    assert chunk_sizes(11, 4, 1).most.tolist() == [[8], [8], [8], [8]]
+
+
+def test_family_is_near_the_best() -> None:
+    """It is a heuristic: mostly within 3% of the best, always within 12%, and never below the bound."""
+    ratios = [ratio for seed in range(24) if (ratio := _family_over_best(seed)) is not None]
+    assert len(ratios) >= 15
+    assert min(ratios) >= 1 - 1e-9
+    assert max(ratios) <= 1.12
+    assert np.mean(np.array(ratios) <= 1.03) >= 0.9
+
+
+def test_bound_where_memory_binds() -> None:
+    recomputed = 0
+    for seed in range(60):
+        costs, model = _costs(seed, layers=7, memory=(1.9e9, 3.2e9))
+        ranges = layer_ranges(model)
+        best = best_of_all(StagedEntry(costs.entry(0), ranges), [0, 2])
+        if best is not None:
+            recomputed += bool(best.mix[..., 2].any())
+            assert lower_bounds(costs, ranges, [0, 2])[0] <= best.step_seconds * (1 + 1e-9)
+    assert recomputed >= 10
+
+
+def _family_over_best(seed: int) -> float | None:
+    """The family's step over the best of all; None where nothing fits, or the family finds nothing."""
+    costs, model = _costs(seed, layers=6)
+    ranges = layer_ranges(model)
+    staged = StagedEntry(costs.entry(0), ranges)
+    assert is_small(staged, [0, 1, 2])
+    best = best_of_all(staged, [0, 1, 2])
+    search = InterleavedSearch(costs.entry(0), ranges, [0, 1, 2])
+    family = search.family()
+    if best is None:
+        assert family is None
+        return None
+    bound = lower_bounds(costs, ranges, [0, 1, 2])[0]
+    assert bound <= best.step_seconds * (1 + 1e-9)
+    return None if family is None else search.improved(family).step_seconds / best.step_seconds
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_family_plan_is_what_the_cost_model_says(seed: int) -> None:
+    """A plan of many layers, too many to try all: it fits, takes what it is said to, and the bound is below."""
+    costs, model = _costs(seed, layers=20)
+    cluster = tiny_cluster(devices=2, memory_bytes=8e9)
+    training = TrainingSpec(seq_len=1024, global_batch=16)
+    fixed = Fixed(pp=2, micro_batch=1, schedule="interleaved-1f1b", stages_per_rank=2 + seed % 4, offload_optimizer=0)
+    space = enumerate_space(model, cluster, training, fixed)
+    costs = space_costs(space, model, cluster, training, CatalogTimes(cluster, training))
+    ranges = layer_ranges(model)
+    search = InterleavedSearch(costs.entry(0), ranges, [0, 1, 2])
+    found = search.family()
+    assert found is not None
+    found = search.improved(found)
+    plan = plan_of(Solved(0, found.layers, found.mix, found.step_seconds), space, model)
+    estimate = estimate_plan(model, cluster, training, plan)
+    check_memory(estimate, cluster)
+    assert estimate.step_seconds == pytest.approx(found.step_seconds, rel=1e-9)
+    assert lower_bounds(costs, ranges, [0, 1, 2])[0] <= found.step_seconds

@@ -1,0 +1,71 @@
+"""Partitions against every partition."""
+
+import numpy as np
+import pytest
+
+from shardwright.planner.space.layer_ranges import layer_ranges
+from shardwright.planner.stages.bottleneck import smallest_largest
+from shardwright.planner.stages.labels import LabelSearch
+from shardwright.planner.stages.partition import best_partition, evaluate, stage_bounds
+from tests.planner.pipeline_tables import fitting_partitions, random_tables
+from tests.planner.small_problems import tiny_model
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
+def test_best_of_all(seed: int, schedule: str) -> None:
+    tables = random_tables(seed, schedule=schedule)
+    fitting = fitting_partitions(tables)
+    found = best_partition(tables, np.inf)
+    if not len(fitting):
+        assert found is None
+        return
+    assert found is not None
+    assert found.step_seconds == pytest.approx(evaluate(tables, fitting).min(), rel=1e-9)
+    assert found.bound_seconds <= found.step_seconds
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
+def test_bounds_are_below(seed: int, schedule: str) -> None:
+    """The labels' bound is below every partition that fits, a stage's bound below every one that has that stage."""
+    tables = random_tables(seed, schedule=schedule)
+    fitting = fitting_partitions(tables)
+    if len(fitting):
+        seconds = evaluate(tables, fitting)
+        assert LabelSearch(tables, tables.feasible).run().bound_seconds <= seconds.min() * (1 + 1e-9)
+        stages = stage_bounds(tables)[np.arange(4), tables.ranges.kinds(fitting)]
+        assert (stages <= seconds[:, None] * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_ranking_is_close_where_partitions_are_too_many_to_try(seed: int) -> None:
+    tables = random_tables(seed, layers=40)
+    found = best_partition(tables, np.inf)
+    fitting = fitting_partitions(tables)
+    if found is not None:
+        best = evaluate(tables, fitting).min()
+        assert found.bound_seconds <= best * (1 + 1e-9)
+        assert found.step_seconds <= best * 1.002
+
+
+def test_nothing_below_the_limit() -> None:
+    tables = random_tables(3)
+    found = best_partition(tables, np.inf)
+    assert found is not None
+    lower = best_partition(tables, found.step_seconds * 0.5)
+    assert lower is None or lower.step_seconds >= found.step_seconds * 0.5
+
+
+def test_smallest_largest() -> None:
+    ranges = layer_ranges(tiny_model(layers=5))
+    values = np.array([[1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 4.0, 6.0, 8.0, 10.0]])
+    assert smallest_largest(values, ranges) == (4.0, (3, 2))
+
+
+def test_layer_ranges_of_two_classes() -> None:
+    ranges = layer_ranges(tiny_model(layers=4, classes=2))
+    assert ranges.counts[ranges.kind_of[0, 3]].tolist() == [2, 1]
+    assert ranges.counts[ranges.kind_of[1, 4]].tolist() == [1, 2]
+    assert ranges.kind_of[0, 2] == ranges.kind_of[1, 3]  # one of each, whichever comes first
+    assert ranges.kinds(np.array([1, 3])).tolist() == [ranges.kind_of[0, 1], ranges.kind_of[1, 4]]

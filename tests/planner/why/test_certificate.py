@@ -1,0 +1,84 @@
+"""The integer programs agree with the search, and object to a plan that is not the best."""
+
+import numpy as np
+import pytest
+
+from shardwright.base.errors import InfeasibleError, SpecError
+from shardwright.planner import Fixed, search
+from shardwright.planner.stages.labels import LabelSearch
+from shardwright.planner.stages.partition import evaluate
+from shardwright.planner.why.certificate import certify, partition_program
+from shardwright.specs.plan import LayerRun, Stage
+from shardwright.specs.training import TrainingSpec
+from tests.planner.pipeline_tables import fitting_partitions, random_tables
+from tests.planner.small_problems import random_problem, tiny_cluster, tiny_model
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_agrees_with_the_search(seed: int) -> None:
+    """On a fixed pipeline the bound is not above the plan's step, and no better partition is promised than 5%."""
+    problem = random_problem(seed)
+    try:
+        found = search(*problem, fixed=Fixed(schedule="1f1b"))
+    except InfeasibleError:
+        return
+    certificate = certify(found.plan, *problem)
+    assert certificate.optimal
+    assert certificate.step_seconds == pytest.approx(found.estimate.step_seconds, rel=1e-9)
+    assert certificate.bound_seconds <= found.estimate.step_seconds * (1 + 1e-9)
+    assert certificate.gap < 0.1
+
+
+def test_confirms_a_large_partition_with_recomputation() -> None:
+    model = tiny_model(layers=24, classes=2, hidden=1024, vocab=20000)
+    cluster = tiny_cluster(devices=4, memory_bytes=3.2e9)
+    training = TrainingSpec(seq_len=1024, global_batch=32)
+    found = search(model, cluster, training, fixed=Fixed(pp=4, schedule="1f1b", micro_batch=1))
+    certificate = certify(found.plan, model, cluster, training)
+    assert certificate.optimal
+    assert certificate.mixes_agree
+    assert certificate.gap < 0.01
+    assert certificate.step_seconds == pytest.approx(found.estimate.step_seconds, rel=1e-9)
+
+
+def test_finds_that_a_lopsided_partition_is_not_the_best() -> None:
+    model = tiny_model(layers=12, hidden=1024)
+    cluster = tiny_cluster(devices=4)
+    training = TrainingSpec(seq_len=1024, global_batch=32)
+    best = search(model, cluster, training, fixed=Fixed(pp=4, schedule="1f1b"))
+    lopsided = best.plan.model_copy(
+        update={"stages": tuple(Stage(layers=(LayerRun(count=count),)) for count in (1, 1, 1, 9))}
+    )
+    assert certify(lopsided, model, cluster, training).gap > 0.3
+
+
+def test_refuses_stages_whose_memories_couple() -> None:
+    model, cluster = tiny_model(layers=8), tiny_cluster(devices=2)
+    training = TrainingSpec(seq_len=256, global_batch=8)
+    found = search(model, cluster, training, fixed=Fixed(pp=2, schedule="interleaved-1f1b"))
+    with pytest.raises(SpecError, match="one stage on each rank"):
+        certify(found.plan, model, cluster, training)
+
+
+def test_stops_at_its_time() -> None:
+    model, cluster = tiny_model(layers=24, hidden=1024), tiny_cluster(devices=8, memory_bytes=3.2e9)
+    training = TrainingSpec(seq_len=1024, global_batch=64)
+    found = search(model, cluster, training, fixed=Fixed(pp=8, schedule="1f1b"))
+    certificate = certify(found.plan, model, cluster, training, time_limit_seconds=0.05)
+    assert certificate.bound_seconds <= certificate.step_seconds
+    assert np.isfinite(certificate.step_seconds)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
+def test_bound_lies_between_the_labels_and_the_best(seed: int, schedule: str) -> None:
+    """The program has the labels' paths and every rank's optimizer: not below the labels, not above any partition."""
+    tables = random_tables(seed, layers=7, schedule=schedule)
+    fitting = fitting_partitions(tables)
+    if not len(fitting):
+        return
+    best = float(evaluate(tables, fitting, tails=tables.least_tail).min())
+    program = partition_program(tables, 10 * best, 30.0)
+    assert program.optimal
+    labels = LabelSearch(tables, tables.feasible).run().bound_seconds
+    assert labels * (1 - 1e-5) <= program.bound <= best * (1 + 1e-5)  # the solver's tolerance

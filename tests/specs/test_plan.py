@@ -1,0 +1,68 @@
+"""Meshes that fold, and what makes a plan consistent in itself."""
+
+import pytest
+
+from shardwright.base.errors import SpecError
+from shardwright.specs.plan import LayerRun, Mesh, Plan, Stage
+
+
+def plan(*, zero_stage: int = 1, layers: tuple[int, ...] = (4,), **choices: object) -> Plan:
+    stages = [
+        {"layers": [LayerRun.parse({"count": count, "zero_stage": zero_stage}, source="test")] if count else []}
+        for count in layers
+    ]
+    values: dict[str, object] = {"micro_batch": 1, "microbatches": 1, "stages": stages} | choices
+    return Plan.parse(values, source="test")
+
+
+@pytest.mark.parametrize(
+    ("mesh", "expert_tp", "expert_shards"),
+    [
+        (Mesh(dp_shard=8, tp=4), 4, 8),  # ep 1: the mesh of the other layers
+        (Mesh(dp_shard=8, tp=4, ep=2), 2, 8),  # half of tp splits columns, the other holds other experts
+        (Mesh(dp_shard=8, tp=4, ep=4), 1, 8),
+        (Mesh(dp_shard=8, tp=4, ep=32), 1, 1),
+        (Mesh(dp_shard=2, cp=4, tp=2, ep=8), 1, 2),  # over cp, too
+    ],
+)
+def test_experts_fold_into_the_ranks_of_shards_and_tp(mesh: Mesh, expert_tp: int, expert_shards: int) -> None:
+    assert (mesh.expert_tp, mesh.expert_shards) == (expert_tp, expert_shards)
+    assert mesh.ep * mesh.expert_tp * mesh.expert_shards == mesh.dp_shard * mesh.cp * mesh.tp
+
+
+@pytest.mark.parametrize(
+    ("degrees", "allowed"),
+    [
+        ({"dp_shard": 8, "tp": 2, "ep": 32}, "allowed: 1, 2, 4, 8, 16"),
+        ({"dp_shard": 3, "tp": 4, "ep": 6}, "1, 2, 4, 12"),
+    ],
+)
+def test_what_does_not_fold_names_what_does(degrees: dict[str, int], allowed: str) -> None:
+    with pytest.raises(SpecError, match=allowed):
+        Mesh.parse(degrees, source="test")
+
+
+def test_experts_beside_tensor_parallelism_need_sequence_parallelism() -> None:
+    mesh = Mesh(dp_shard=4, tp=2, ep=2)
+    assert plan(mesh=mesh).mesh == mesh
+    with pytest.raises(SpecError, match="every token 2 times"):
+        plan(mesh=mesh, sequence_parallel=False)
+
+
+def test_zero_shards_over_context_parallel_ranks_too() -> None:
+    assert plan(mesh=Mesh(cp=8), zero_stage=3).mesh.shards == 8
+    assert plan(mesh=Mesh(dp_replicate=2, cp=8), zero_stage=0).zero_stage == 0
+    with pytest.raises(SpecError, match="dp_shard x cp of 2 or more"):
+        plan(mesh=Mesh(dp_replicate=8), zero_stage=1)
+    with pytest.raises(SpecError, match="0 needs dp_shard 1"):
+        plan(mesh=Mesh(dp_shard=2, cp=2), zero_stage=0)
+
+
+def test_only_the_ends_of_a_pipeline_may_hold_no_layer() -> None:
+    pipeline = Mesh(pp=3, dp_shard=2)
+    assert plan(mesh=pipeline, layers=(0, 4, 0)).layer_count == 4
+    with pytest.raises(SpecError, match="stage 1 holds no layer"):
+        plan(mesh=pipeline, layers=(2, 0, 2))
+    with pytest.raises(SpecError, match="stage 0 holds no layer"):
+        plan(mesh=Mesh(dp_shard=2), layers=(0,))
+    assert Stage(layers=()).layer_count == 0

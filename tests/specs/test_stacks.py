@@ -1,0 +1,70 @@
+"""The named stacks: what a name gives, what a wrong one says, and that their page names them all."""
+
+from pathlib import Path
+
+import pytest
+
+from shardwright.base.errors import SpecError
+from shardwright.specs.stacks import OWN_STACK, named_stack, stack_names
+from shardwright.specs.training import Precision, TrainingSpec
+
+PAGE = Path(__file__).parents[2] / "docs" / "stacks.md"
+
+
+@pytest.mark.parametrize("name", stack_names())
+def test_a_stack_has_the_name_it_is_found_by(name: str) -> None:
+    assert named_stack(name).name == name
+    assert TrainingSpec(seq_len=8, global_batch=1, stack=name).software is named_stack(name)
+
+
+def test_no_two_stacks_are_the_same() -> None:
+    kept = {repr(named_stack(name).model_dump(exclude={"name", "about"})) for name in stack_names()}
+    assert len(kept) == len(stack_names())
+
+
+def test_the_projects_own_is_the_default() -> None:
+    assert TrainingSpec(seq_len=8, global_batch=1).stack == OWN_STACK
+    assert OWN_STACK in stack_names()
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("megatron_core", "megatron-core"), ("torchtitn", "torchtitan"), ("Nanotron", "nanotron")]
+)
+def test_an_unknown_stack_is_one_line_with_the_nearest(given: str, meant: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        named_stack(given)
+    line = str(refused.value)
+    assert line.startswith(f"stack '{given}' is not known; allowed: ")
+    assert line.endswith(f" Did you mean '{meant}'?")
+    assert "\n" not in line
+    for name in stack_names():
+        assert name in line
+
+
+def test_a_training_file_with_an_unknown_stack_says_the_same() -> None:
+    with pytest.raises(SpecError, match=r"stack 'megatron' is not known.* Did you mean 'megatron-lm'") as refused:
+        TrainingSpec.parse({"seq_len": 8, "global_batch": 1, "stack": "megatron"}, source="training.toml")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", stack_names())
+def test_the_page_says_what_it_holds(name: str) -> None:
+    """Its row has the numbers of the table."""
+    stack = named_stack(name)
+    row = next(line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{name}` |"))
+    _, _, fused, launches, hidden, _, logits, besides, _ = (cell.strip() for cell in row.split("|"))
+    assert launches == f"{stack.kernels_forward:g} + {stack.kernels_backward:g}"
+    words = {"norms": stack.fused_norms, "elementwise": stack.fused_elementwise, "loss": stack.fused_loss}
+    assert {word for word in words if word in fused} == {word for word, is_so in words.items() if is_so}
+    assert ("reduction" in hidden, "gathers" in hidden) == (stack.overlaps_reduction, stack.overlaps_gather)
+    assert ("tp" in hidden) == (stack.tensor_parallel_overlap > 0)
+    assert float(logits) == stack.fp32_logit_copies + stack.keeps_logits / 2
+    assert ("in bf16" in besides) == bool(stack.fixed_formats)
+    assert ("dropout" in besides, "gradient buffer" in besides) == (stack.dropout, stack.keeps_gradient_buffer)
+
+
+def test_formats_that_a_stack_fixes_are_formats_of_a_precision() -> None:
+    assert named_stack(OWN_STACK).fixed_formats == {}
+    assert Precision.model_validate(named_stack("torchtune").fixed_formats) == Precision(
+        parameters="bf16", gradients="bf16"
+    )

@@ -1,0 +1,54 @@
+"""Which reading of the memory a source states."""
+
+import pytest
+
+from shardwright.costmodel.evaluate import estimate_plan
+from shardwright.specs.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.specs.training import TrainingSpec
+from shardwright.validation.rows.memory_reading import MemoryReading, memory_assumption, reading_of_row
+from tests.costmodel.fakes import RoundTimes, round_cluster, small_model
+from tests.validation.made_up_rows import row
+
+PLAN = Plan(
+    mesh=Mesh(pp=4, tp=2),
+    micro_batch=1,
+    microbatches=4,
+    stages=tuple(Stage(layers=(LayerRun(count=1),)) for _ in "abcd"),
+)
+ESTIMATE = estimate_plan(small_model(), round_cluster(), TrainingSpec(seq_len=128, global_batch=4), PLAN, RoundTimes())
+
+
+@pytest.mark.parametrize(
+    ("framework", "reading"),
+    [
+        ("torchtitan (PyTorch FSDP2)", MemoryReading("reserved", first_node=False)),
+        ("nanotron", MemoryReading("reserved", first_node=False)),
+        ("InternEvo", MemoryReading("device", first_node=False)),
+        ("torchtune", None),
+    ],
+)
+def test_by_framework(framework: str, reading: MemoryReading | None) -> None:
+    assert reading_of_row(row(framework=framework)) == reading
+
+
+def test_an_interactive_session_sees_its_own_node() -> None:
+    one = row(framework="Megatron-DeepSpeed", source="bigscience-workshop/bigscience experiments/tr3m-1B3.md line 22")
+    assert reading_of_row(one) == MemoryReading("device", first_node=True)
+    assert memory_assumption(one) == "peak memory read as nvidia-smi shows it, on the first node"
+
+
+def test_readings_are_ordered_and_of_the_fullest_device() -> None:
+    allocated, reserved, device = (
+        MemoryReading(kind, first_node=False).of(ESTIMATE, PLAN, 4) for kind in ("allocated", "reserved", "device")
+    )
+    assert allocated < reserved < device == ESTIMATE.peak_memory_bytes
+
+
+def test_the_first_node_has_the_first_stages_alone() -> None:
+    """4 devices a node hold 2 of 4 stages of tp 2; the head is on the last."""
+    seen = MemoryReading("device", first_node=True).of(ESTIMATE, PLAN, 4)
+    assert seen == max(part.total for part in ESTIMATE.memory[:2]) < ESTIMATE.memory[3].total
+
+
+def test_what_is_not_compared_says_so() -> None:
+    assert "not compared" in memory_assumption(row(framework="torchtune"))

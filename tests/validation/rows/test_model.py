@@ -1,0 +1,123 @@
+"""The model that a row means, against the parameter counts that rows state."""
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from shardwright.specs.model.feed_forward import MixtureOfExperts
+from shardwright.specs.model.model import FeedForward
+from shardwright.validation.rows.model import model_of_row
+from shardwright.validation.rows.skipped import SkippedRowError
+from shardwright.validation.rows.table import read_table
+from tests.validation.made_up_rows import row
+
+NO_SIZES = dict.fromkeys(
+    ("layers", "hidden", "heads", "kv_heads", "ffn_hidden", "vocab", "params_b", "tied_embeddings")
+)
+PUBLISHED = Path(str(resources.files("shardwright.calibration") / "published" / "training.csv"))
+
+
+def test_every_mpt_row_has_the_stated_parameters_to_its_last_digit() -> None:
+    rows = [given for given in read_table(PUBLISHED) if given.model and given.model.startswith("MPT")]
+    assert len(rows) == 216
+    for given in rows:
+        model, _ = model_of_row(given)
+        assert given.params_b is not None
+        assert model.parameter_count == pytest.approx(1e9 * given.params_b, rel=5e-6), given.id
+
+
+def test_every_other_row_is_near_its_stated_parameters() -> None:
+    seen = 0
+    for given in read_table(PUBLISHED):
+        try:
+            model, _ = model_of_row(given)
+        except SkippedRowError:
+            continue
+        if given.params_b is not None:
+            seen += 1
+            assert model.parameter_count == pytest.approx(1e9 * given.params_b, rel=0.035), given.id
+    assert seen > 480
+
+
+def test_a_llama_is_gated_without_biases() -> None:
+    model, assumptions = model_of_row(row())
+    ffn = model.blocks[0].block.ffn
+    assert isinstance(ffn, FeedForward)
+    assert ffn.gated
+    assert model.parameter_count == 13_015_864_320  # Llama-2-13B as published
+    assert assumptions == []
+
+
+def test_a_public_model_without_sizes_is_its_preset_and_says_so() -> None:
+    model, assumptions = model_of_row(row(model="Llama 3.2 3B", **NO_SIZES))
+    assert model.parameter_count == 3_212_749_824
+    assert assumptions == ["architecture of the preset of that name"]
+
+
+def test_a_family_that_nobody_knows_is_read_as_gated_and_says_so() -> None:
+    model, assumptions = model_of_row(row(model="Zebra-13B"))
+    assert model.parameter_count == 13_015_864_320
+    assert assumptions == ["family unknown: gated feed-forward, no biases"]
+
+
+def test_a_head_size_that_is_not_hidden_over_heads_comes_from_the_preset() -> None:
+    sizes = {"layers": 64, "hidden": 5120, "heads": 64, "kv_heads": 8, "ffn_hidden": 25600, "vocab": 151936}
+    model, _ = model_of_row(row(model="Qwen3-32B", params_b=32.8, **sizes))
+    assert model.blocks[0].block.attention.head_size == 128
+
+
+def test_tying_is_read_before_it_is_inferred() -> None:
+    tied, _ = model_of_row(row(tied_embeddings=True))
+    assert tied.tied_embeddings
+
+
+@pytest.mark.parametrize(("params_b", "tied"), [(13.0, False), (12.85, True)])
+def test_unknown_tying_is_whichever_lands_nearer_the_stated_count(params_b: float, tied: bool) -> None:
+    model, _ = model_of_row(row(model="Llama-like-13B", tied_embeddings=None, params_b=params_b))
+    assert model.tied_embeddings is tied
+
+
+def test_a_gpt_without_vocabulary_gets_the_padded_one_and_says_so() -> None:
+    gpt = row(model="GPT-5B", hidden=4096, heads=32, kv_heads=32, ffn_hidden=16384, vocab=None, params_b=None)
+    model, assumptions = model_of_row(gpt)
+    assert model.vocab_size == 51200
+    assert assumptions == ["vocabulary of 51200 (GPT-2's, padded)"]
+
+
+def test_unknown_kv_heads_are_an_assumption() -> None:
+    model, assumptions = model_of_row(row(model="Llama-like-13B", kv_heads=None))
+    assert model.blocks[0].block.attention.kv_heads == 40
+    assert assumptions == ["as many key-value heads as heads"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"experts": 8}, "experts of a token"),
+        ({"experts": 8, "topk": 9}, "experts of a token"),
+        ({"model": "Nemotron-8B", **NO_SIZES}, "architecture unknown"),
+        ({"model": "Llama-like-13B", "hidden": None}, "architecture unknown"),
+        ({"model": "Llama-like-13B", "vocab": None}, "vocab unknown"),
+        ({"model": "gpt-x", "seq_len": None}, "seq_len unknown"),
+        ({"heads": 39}, "heads do not divide"),
+        ({"kv_heads": 7}, "heads do not divide"),
+    ],
+)
+def test_what_is_no_known_model_says_why(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(SkippedRowError, match=reason):
+        model_of_row(row(**changes))
+
+
+def test_experts_as_the_row_states_them() -> None:
+    stated = {"model": "Some-MoE", "params_b": None, "experts": 16, "topk": 4, "moe_ffn": 1024, "ffn_hidden": None}
+    model, assumptions = model_of_row(row(**stated))
+    ffn = model.layer_classes[0].ffn
+    assert ffn == MixtureOfExperts(experts=16, top_k=4, expert_width=1024)
+    assert "family unknown: gated feed-forward, no biases" in assumptions
+
+
+def test_a_public_mixture_of_experts_is_its_preset() -> None:
+    """Its name begins as a dense family's does; its windows, sinks and biases no column states."""
+    model, _ = model_of_row(row(**{"model": "GPT-OSS 20B", "params_b": None, **NO_SIZES, "experts": 32, "topk": 4}))
+    assert any(block.attention.window for block in model.layer_classes)

@@ -1,0 +1,29 @@
+"""Runs that were something else than their columns say."""
+
+import pytest
+
+from shardwright.validation.rows.not_modelled import refuse_other_runs
+from shardwright.validation.rows.skipped import SkippedRowError
+from tests.validation.made_up_rows import row
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"reason": "fine-tuning row"}, "fine-tuning row"),
+        ({"model": "Llama 3.1 8B (QLoRA)"}, "LoRA"),
+        ({"notes": "cumulative technique: LoRA; memory 8.5 GiB"}, "LoRA"),
+        ({"notes": "technique: + Fuse optimizer step into backward"}, "fused into the backward"),
+        ({"notes": "recipe (4090 full = optimizer-in-bwd + 8bit)"}, "fused into the backward"),
+        ({"notes": "technique: + 8-bit AdamW"}, "in 8 bits"),
+        ({"notes": "technique: + Activation Offloading"}, "offload of parameters or activations"),
+        ({"notes": "cumulative technique: Baseline; baseline is unpacked (padded)"}, "padded sequences"),
+    ],
+)
+def test_the_reason(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(SkippedRowError, match=reason):
+        refuse_other_runs(row(**changes))
+
+
+def test_an_ordinary_remark_is_none() -> None:
+    refuse_other_runs(row(notes="technique: + Compile; baseline is unpacked (padded); float8 later; explored"))

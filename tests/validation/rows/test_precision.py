@@ -1,0 +1,53 @@
+"""Number formats of rows."""
+
+import pytest
+
+from shardwright.validation.rows.precision import precision_of_row
+from shardwright.validation.rows.skipped import SkippedRowError
+from tests.validation.made_up_rows import row
+
+
+@pytest.mark.parametrize(
+    ("changes", "linear", "gather", "assumed"),
+    [
+        ({"precision": "fp8", "framework": "NeMo (Megatron-Core)"}, "fp8", None, []),
+        ({"precision": "TE FP8", "framework": "Paxml (JAX)"}, "fp8", None, []),
+        ({"precision": "fp8 linear + bf16"}, "fp8", "fp8", ["weights gathered in fp8"]),
+        ({"precision": "fp8 linear + bf16", "notes": "compile + float8 all-gather"}, "fp8", "fp8", []),
+        (
+            {"precision": "fp8 linear + bf16 (float8 rowwise)"},
+            "fp8",
+            None,
+            ["scales of rows read as of the whole tensor"],
+        ),
+        ({"precision": "mxfp8_cublas"}, "mxfp8", None, []),
+        ({"precision": "NVFP4"}, "nvfp4", None, []),
+    ],
+)
+def test_lower_formats_are_of_linears_beside_bf16(
+    changes: dict[str, object], linear: str, gather: str | None, assumed: list[str]
+) -> None:
+    precision, assumptions = precision_of_row(row(**changes))
+    assert (precision.compute, precision.linear, precision.gather) == ("bf16", linear, gather)
+    assert assumptions == assumed
+
+
+@pytest.mark.parametrize(
+    ("stated", "notes", "compute", "gradients"),
+    [
+        ("bf16", None, "bf16", "fp32"),
+        ("bf16", "MP mode=PURE", "bf16", "bf16"),
+        ("fp16 mixed", None, "fp16", "bf16"),
+        ("tf32", None, "tf32", "fp32"),
+        ("fp32", None, "fp32", "fp32"),
+    ],
+)
+def test_plain_formats(stated: str, notes: str | None, compute: str, gradients: str) -> None:
+    precision, assumptions = precision_of_row(row(precision=stated, notes=notes))
+    assert (precision.compute, precision.gradients, precision.linear, assumptions) == (compute, gradients, None, [])
+
+
+@pytest.mark.parametrize(("stated", "reason"), [(None, "precision unknown"), ("int3", "'int3' is not known")])
+def test_others_are_a_reason(stated: str | None, reason: str) -> None:
+    with pytest.raises(SkippedRowError, match=reason):
+        precision_of_row(row(precision=stated))
