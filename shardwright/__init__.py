@@ -8,36 +8,42 @@
     found = sw.search(model, cluster, training)
     print(found.estimate.step_seconds, *sw.explain(found, model, cluster, training), sep="\\n")
 
-Training itself needs torch: `shardwright.executor.run.launch.launch`, or `shardwright run`.
+Training itself needs torch: `shardwright.executor.run.launching`, or `shardwright run`.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from shardwright.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from shardwright.base import InfeasibleError, SpecError
+    from shardwright.catalog import load_cluster
+    from shardwright.catalog.huggingface import load_model
     from shardwright.costmodel import (
-        ClusterSpec,
-        Estimate,
-        InfeasibleError,
-        Measurement,
-        ModelSpec,
-        Plan,
         PlanFile,
-        SpecError,
-        Timeline,
-        TrainingSpec,
         check_memory,
         check_plan,
         estimate_plan,
-        load_cluster,
-        load_model,
-        read_measurement,
         read_plan_file,
         simulate_plan,
         write_plan_file,
     )
-    from shardwright.planner import Fixed, SearchResult, search
-    from shardwright.planner.why import explain
+    from shardwright.planner import Fixed, SearchResult, explain, search
+    from shardwright.specs import ClusterSpec, Estimate, Measurement, Plan, Timeline, TrainingSpec, read_measurement
+    from shardwright.specs.model import ModelSpec
+
+_ROOMS = {
+    "base": ["InfeasibleError", "SpecError"],
+    "catalog": ["load_cluster"],
+    "catalog.huggingface": ["load_model"],
+    "costmodel": [
+        *["PlanFile", "check_memory", "check_plan", "estimate_plan", "read_plan_file", "simulate_plan"],
+        "write_plan_file",
+    ],
+    "planner": ["Fixed", "SearchResult", "explain", "search"],
+    "specs": ["ClusterSpec", "Estimate", "Measurement", "Plan", "Timeline", "TrainingSpec", "read_measurement"],
+    "specs.model": ["ModelSpec"],
+}
 
 __all__ = [
     "ClusterSpec",
@@ -65,10 +71,5 @@ __all__ = [
     "write_plan_file",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Names load when first used (PEP 562): the command line's help must not wait for numpy."""
-    if name not in __all__:
-        raise AttributeError(f"module 'shardwright' has no attribute '{name}'")
-    package = "planner" if name in {"Fixed", "SearchResult", "explain", "search"} else "costmodel"
-    return getattr(import_module(f"shardwright.{package}"), name)
+# the command line's help must not wait for numpy
+__getattr__ = lazy_names(__name__, {name: f".{room}" for room, names in _ROOMS.items() for name in names})

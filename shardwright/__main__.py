@@ -1,5 +1,5 @@
 """`python -m shardwright`."""
 
-from .cli import main
+from shardwright.cli import main
 
 main()

@@ -1,0 +1,35 @@
+"""What everything stands on: array types, files that are read and written whole, the errors that are a user's to mend, units for
+people, whole-number arithmetic, and processes of this machine. Imports nothing of this project."""
+
+from . import units
+from .arrays import Array, FloatArray, IntArray, Number
+from .errors import InfeasibleError, RanksLostError, RunFailedError, SpecError, nearest
+from .failures import first_failure, first_line, record_failure
+from .files import read_json, read_text, write_whole
+from .numbers import divisors
+from .processes import CONTROL_GROUP, cpu_model, ended_by_sigterm, threads_per_rank, usable_cores
+
+__all__ = [
+    "CONTROL_GROUP",
+    "Array",
+    "FloatArray",
+    "InfeasibleError",
+    "IntArray",
+    "Number",
+    "RanksLostError",
+    "RunFailedError",
+    "SpecError",
+    "cpu_model",
+    "divisors",
+    "ended_by_sigterm",
+    "first_failure",
+    "first_line",
+    "nearest",
+    "read_json",
+    "read_text",
+    "record_failure",
+    "threads_per_rank",
+    "units",
+    "usable_cores",
+    "write_whole",
+]

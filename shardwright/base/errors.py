@@ -1,4 +1,4 @@
-"""The two ways a request can fail that are the user's to mend."""
+"""The ways in which a request can fail: two that are the user's to mend, two of ranks that stopped."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,6 +10,14 @@ class SpecError(ValueError):
 
 class InfeasibleError(Exception):
     """The request is valid and no plan fits it: one line saying which limit binds, by how much, and what would fit."""
+
+
+class RunFailedError(RuntimeError):
+    """A run that began did not end: one line saying which rank stopped, why, and where to read more."""
+
+
+class RanksLostError(RuntimeError):
+    """A rank of the launch failed or is gone, so the others cannot go on; one line says which and why."""
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:

@@ -1,9 +1,55 @@
-"""How ranks on CPUs share a machine's cores."""
+"""This process and its machine: the cores it may use, the processor's name, and an end by SIGTERM."""
 
+import contextlib
 import os
+import platform
+import signal
+import threading
+from collections.abc import Iterator
+from math import ceil
+from pathlib import Path
+from types import FrameType
+
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, and the CPU quota of its control group."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (CONTROL_GROUP / "cpu.max").read_text().split()
+        return min(cores, max(1, ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return cores
 
 
 def threads_per_rank(local_ranks: int) -> int:
     """Threads for each of the ranks on this machine, of the cores this process may use; at least one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // local_ranks)
+    return max(1, usable_cores() // local_ranks)
+
+
+def cpu_model() -> str:
+    """The processor's name, as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine() or "CPU"
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C does. Only the main thread may say so; elsewhere its owner decides."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -7,9 +7,11 @@ import os
 import statistics
 import time
 
-from shardwright.costmodel import TrainingSpec, load_cluster, load_model
-from shardwright.costmodel.even.closed_form import evaluate_even
-from shardwright.costmodel.op_times.datasheet import CatalogTimes
+from shardwright.catalog import load_cluster
+from shardwright.catalog.huggingface import load_model
+from shardwright.costmodel.even import evaluate_even
+from shardwright.costmodel.op_times import CatalogTimes
+from shardwright.specs import TrainingSpec
 
 from .exhaustive_space import exhaustive_space
 

@@ -5,13 +5,11 @@ from itertools import product
 
 import numpy as np
 
-from shardwright.base.numbers import divisors
-from shardwright.costmodel.checks import tensor_parallel_sizes
-from shardwright.costmodel.even.closed_form import SCHEDULE_NAMES
-from shardwright.costmodel.tables.cost_tables import POLICIES
-from shardwright.specs.candidates import Candidates, IntArray
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.training import TrainingSpec
+from shardwright.base import IntArray, divisors
+from shardwright.costmodel import tensor_parallel_sizes
+from shardwright.costmodel.even import SCHEDULE_NAMES
+from shardwright.specs import POLICIES, Candidates, TrainingSpec
+from shardwright.specs.model import ModelSpec
 
 _FIELDS = ("pp", "dp_replicate", "dp_shard", "tp", "micro_batch", "microbatches", "zero_stage", "sequence_parallel")
 _SCHEDULES = tuple(SCHEDULE_NAMES.index(name) for name in ("gpipe", "1f1b", "interleaved-1f1b"))

@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from shardwright.catalog.huggingface import model_from_config
-from shardwright.costmodel.plan_file import PlanFile
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import LayerRun, Mesh, Plan, Stage
-from shardwright.specs.training import Precision, TrainingSpec
+from shardwright.costmodel import PlanFile
+from shardwright.specs import ClusterSpec, LayerRun, Mesh, Plan, Precision, Stage, TrainingSpec
+from shardwright.specs.model import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from shardwright.costmodel.op_times.fitting import left_out_errors
-from shardwright.specs.estimate import Estimate
-from shardwright.specs.measurement import Fingerprint, Measurement
-from shardwright.specs.profile import Format, Profile
-from shardwright.specs.spec import PositiveFloat, Spec
-from shardwright.validation.scores.accuracy import ErrorSummary, Trial, rank_agreement, summarise_errors
+from shardwright.costmodel.op_times import left_out_errors
+from shardwright.specs import Estimate, Fingerprint, Format, Measurement, PositiveFloat, Profile, Spec
+from shardwright.validation.scores import ErrorSummary, Trial, rank_agreement, summarise_errors
 
 MOST_DRIFT = 0.1
 

@@ -16,15 +16,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from shardwright.base import RunFailedError, SpecError
 from shardwright.base import units as readable
-from shardwright.base.errors import SpecError
-from shardwright.costmodel.evaluate import estimate_plan
-from shardwright.executor.failure import RunFailedError
-from shardwright.executor.training.options import RunOptions
-from shardwright.profiler import resolve_cluster
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.measurement import Measurement
-from shardwright.specs.profile import Profile, read_profile
+from shardwright.costmodel import estimate_plan
+from shardwright.executor.training import RunOptions
+from shardwright.profiler.machine import resolve_cluster
+from shardwright.specs import ClusterSpec, Measurement, Profile, read_profile
 
 from .own_configuration import IN_BF16, TWELVE, OwnConfiguration
 from .own_run import OwnRun, OwnSummary, Pass, interpolation_targets

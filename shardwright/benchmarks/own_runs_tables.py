@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shardwright.base import units as readable
-from shardwright.specs.profile import Profile
+from shardwright.specs import Profile
 
 from .own_run import MOST_DRIFT, OwnRun, OwnSummary, Target, drifted, interpolation_targets
 

@@ -6,13 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shardwright.base.processes import threads_per_rank
-from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.failure import RunFailedError, first_failure
-from shardwright.executor.training.options import RunOptions
-from shardwright.executor.training.run_folder import RunFolder, RunIdentity, plan_digest
-from shardwright.executor.training.trainer import open_plan_batches
-from shardwright.specs.measurement import Measurement, read_measurement
+from shardwright.base import RunFailedError, first_failure, threads_per_rank
+from shardwright.costmodel import PlanFile
+from shardwright.executor.training import RunFolder, RunIdentity, RunOptions, open_plan_batches, plan_digest
+from shardwright.specs import Measurement, read_measurement
 
 TIMEOUT_SECONDS = 300.0
 

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from shardwright.base import units as readable
-from shardwright.costmodel import TrainingSpec, load_cluster, load_model
-from shardwright.costmodel.pipeline.schedule import make_schedule
-from shardwright.costmodel.pipeline.simulate import simulate
-from shardwright.costmodel.pipeline.stage_costs import StageCosts
+from shardwright.catalog import load_cluster
+from shardwright.catalog.huggingface import load_model
+from shardwright.costmodel.pipeline import StageCosts, make_schedule, simulate
 from shardwright.planner import search
+from shardwright.specs import TrainingSpec
 
 from .closed_form_speed import one_thread
 

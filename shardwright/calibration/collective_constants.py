@@ -17,16 +17,13 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from shardwright.costmodel.op_times.collectives import Collectives
-from shardwright.costmodel.op_times.constants import CALIBRATED, Constants
-from shardwright.costmodel.op_times.protocol import RankGroup
+from shardwright.base import FloatArray
+from shardwright.costmodel.op_times import CALIBRATED, Collectives, Constants
+from shardwright.specs import RankGroup
 
 from .measured_collective import MeasuredCollective, cluster_of
-
-Floats = NDArray[np.float64]
 
 _RESIDUAL_SCALE = 0.1
 _ROWS_OF_A_LOG = 12
@@ -69,7 +66,7 @@ class Fit:
             CALIBRATED, **{name: value for name, value in self.values.items() if name not in (EFA, HOST_CALL)}
         )
 
-    def predict(self, rows: Sequence[MeasuredCollective], *, own_latency: bool = False) -> Floats:
+    def predict(self, rows: Sequence[MeasuredCollective], *, own_latency: bool = False) -> FloatArray:
         """Seconds of each of `rows` (R,). `own_latency`: with the factor that was fitted to the row's own log."""
         seconds = np.empty(len(rows))
         for indices, like in _alike(rows):
@@ -99,26 +96,26 @@ def fit(rows: Sequence[MeasuredCollective]) -> Fit:
     start = np.concatenate([np.log([known.value for known in KNOWN.values()]), np.zeros(len(logs))])
     widths = np.concatenate([[known.width for known in KNOWN.values()], np.full(len(logs), _LATENCY_FACTOR_WIDTH)])
 
-    def as_fit(point: Floats) -> Fit:
+    def as_fit(point: FloatArray) -> Fit:
         values = np.exp(point)
         return Fit(
             dict(zip(KNOWN, values[: len(KNOWN)].tolist(), strict=True)),
             dict(zip(logs, values[len(KNOWN) :].tolist(), strict=True)),
         )
 
-    def residuals(point: Floats) -> Floats:
+    def residuals(point: FloatArray) -> FloatArray:
         errors = (np.log(as_fit(point).predict(rows, own_latency=True)) - measured) * weights / _RESIDUAL_SCALE
         return np.concatenate([_robust(errors), (point - start) / widths])
 
     return as_fit(least_squares(residuals, start, method="lm").x)
 
 
-def _weights(rows: Sequence[MeasuredCollective]) -> Floats:
+def _weights(rows: Sequence[MeasuredCollective]) -> FloatArray:
     counts = {log: sum(row.log == log for row in rows) for log in {row.log for row in rows}}
     return np.array([min(1.0, math.sqrt(_ROWS_OF_A_LOG / counts[row.log])) for row in rows])
 
 
-def _robust(errors: Floats) -> Floats:
+def _robust(errors: FloatArray) -> FloatArray:
     """Errors whose squares grow only linearly from one on (the soft L1 loss), so that what is known keeps its own square."""
     return np.asarray(np.sign(errors) * np.sqrt(2 * (np.sqrt(1 + errors**2) - 1)))
 

@@ -10,15 +10,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from shardwright.base import FloatArray
 from shardwright.base import units as readable
 
-from .collective_constants import EFA, HOST_CALL, KNOWN, Fit, Floats, fit, intervals, left_out_fits
+from .collective_constants import EFA, HOST_CALL, KNOWN, Fit, fit, intervals, left_out_fits
 from .measured_collective import MeasuredCollective, published_collectives, reached_fractions
 
 _LARGE_BYTES = 2**20
 
 
-def errors(fitted: Fit, rows: Sequence[MeasuredCollective], *, own_latency: bool = False) -> Floats:
+def errors(fitted: Fit, rows: Sequence[MeasuredCollective], *, own_latency: bool = False) -> FloatArray:
     """Predicted over measured seconds, less one, of each row (R,)."""
     measured = np.array([row.seconds for row in rows])
     return np.asarray(fitted.predict(rows, own_latency=own_latency) / measured - 1)
@@ -53,7 +54,7 @@ def errors_table(whole: Fit, left_out: Mapping[str, Fit], rows: Sequence[Measure
         "p90",
     ):
         table.add_column(column, justify="right")
-    held_out: list[Floats] = []
+    held_out: list[FloatArray] = []
     for log in sorted({row.log for row in rows}):
         of_log = [row for row in rows if row.log == log]
         missing = errors(left_out[of_log[0].system.hardware], of_log)
@@ -66,22 +67,22 @@ def errors_table(whole: Fit, left_out: Mapping[str, Fit], rows: Sequence[Measure
     return table
 
 
-def _error_cells(fitted: Floats, missing: Floats, sizes_bytes: Floats) -> list[str]:
+def _error_cells(fitted: FloatArray, missing: FloatArray, sizes_bytes: FloatArray) -> list[str]:
     large = missing[sizes_bytes >= _LARGE_BYTES]
     cells = [_percent(np.median, np.abs(fitted)), _percent(_p90, np.abs(fitted))]
     cells += [_percent(np.median, np.abs(missing)), _percent(_p90, np.abs(missing)), _percent(np.median, missing)]
     return [str(len(missing)), *cells, _percent(np.median, np.abs(large)), _percent(_p90, np.abs(large))]
 
 
-def _sizes(rows: Sequence[MeasuredCollective]) -> Floats:
+def _sizes(rows: Sequence[MeasuredCollective]) -> FloatArray:
     return np.array([row.size_bytes for row in rows])
 
 
-def _p90(values: Floats) -> float:
+def _p90(values: FloatArray) -> float:
     return float(np.quantile(values, 0.9))
 
 
-def _percent(summary: Callable[[Floats], float], values: Floats) -> str:
+def _percent(summary: Callable[[FloatArray], float], values: FloatArray) -> str:
     return f"{100 * summary(values):.1f}%" if len(values) else ""
 
 

@@ -14,16 +14,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from shardwright.base import FloatArray
 from shardwright.base import units as readable
-from shardwright.costmodel.evaluate import is_unsettled
+from shardwright.costmodel import is_unsettled
 from shardwright.costmodel.op_times import constants
-from shardwright.validation.rows.table import read_table
-from shardwright.validation.scores.accuracy import summarise_errors
-from shardwright.validation.scores.validate import predict_rows
+from shardwright.validation.rows import read_table
+from shardwright.validation.scores import predict_rows, summarise_errors
 
 from .interval_factors import LEVELS, Residual, interval_factors, left_out_coverage
 from .known_constants import KNOWN
-from .training_fit import Floats, Run, TrainingFit, fit_training, intervals, left_out_errors, left_out_fits, runs_of
+from .training_fit import Run, TrainingFit, fit_training, intervals, left_out_errors, left_out_fits, runs_of
 
 PUBLISHED = Path(__file__).parent / "published" / "training.csv"
 CONSTANTS = Path(constants.__file__).with_suffix(".toml")
@@ -42,7 +42,7 @@ def constants_table(whole: TrainingFit, by_source: Mapping[str, TrainingFit]) ->
     return table
 
 
-def errors_table(title: str, runs: Sequence[Run], errors: Floats, key: Callable[[Run], str]) -> Table:
+def errors_table(title: str, runs: Sequence[Run], errors: FloatArray, key: Callable[[Run], str]) -> Table:
     """Errors of the core and of each group."""
     table = Table("rows of", title=title, title_justify="left")
     for column in ("rows", "median", "mean", "p90", "worst", "mean signed"):
@@ -58,7 +58,7 @@ def errors_table(title: str, runs: Sequence[Run], errors: Floats, key: Callable[
     return table
 
 
-def residuals(runs: Sequence[Run], errors: Floats) -> list[Residual]:
+def residuals(runs: Sequence[Run], errors: FloatArray) -> list[Residual]:
     """Measured over predicted seconds of left-out runs."""
     return [
         Residual(run.source, is_unsettled(run.setup.cluster, run.setup.training), 1 / (1 + error))

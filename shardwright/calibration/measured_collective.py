@@ -9,9 +9,8 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from shardwright.catalog import devices as catalog
-from shardwright.costmodel.op_times.collectives import meshed_share, reduces_in_switch
-from shardwright.costmodel.op_times.protocol import CollectiveName
-from shardwright.specs.cluster import ClusterSpec
+from shardwright.costmodel.op_times import CollectiveName, meshed_share, reduces_in_switch
+from shardwright.specs import ClusterSpec
 
 _OPERATIONS: dict[str, CollectiveName] = {
     "all_reduce": "all_reduce",

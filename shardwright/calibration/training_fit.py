@@ -6,20 +6,16 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from shardwright.costmodel.op_times.constants import CALIBRATED, Constants
-from shardwright.costmodel.op_times.datasheet import CatalogTimes
-from shardwright.costmodel.variants import step_seconds_by_variant
-from shardwright.specs.model.model import FeedForward
-from shardwright.specs.plan import Plan
-from shardwright.validation.rows.setup import RowSetup
-from shardwright.validation.scores.core_rows import is_core
-from shardwright.validation.scores.outcome import Outcome
+from shardwright.base import FloatArray
+from shardwright.costmodel import step_seconds_by_variant
+from shardwright.costmodel.op_times import CALIBRATED, CatalogTimes, Constants
+from shardwright.specs import Plan
+from shardwright.specs.model import FeedForward
+from shardwright.validation.rows import RowSetup
+from shardwright.validation.scores import Outcome, is_core
 
 from .known_constants import KNOWN
-
-Floats = NDArray[np.float64]
 
 _STEP = 0.02  # of a constant's logarithm, for the derivatives
 _LARGEST_MOVE = 0.4  # of a constant's logarithm, in one iteration
@@ -73,14 +69,14 @@ def _is_plain(setup: RowSetup, plan: Plan) -> bool:
 class TrainingFit:
     """Logarithms of the constants in `known`, in its order."""
 
-    logs: Floats
+    logs: FloatArray
     known: tuple[str, ...] = tuple(KNOWN)
 
     @property
     def values(self) -> dict[str, float]:
         return dict(zip(self.known, np.exp(self.logs).tolist(), strict=True))
 
-    def errors(self, runs: Sequence[Run]) -> Floats:
+    def errors(self, runs: Sequence[Run]) -> FloatArray:
         """Predicted over measured seconds, less one, (R,)."""
         predicted = np.exp([_log_seconds(run, self.logs[None])[0] for run in runs])
         return np.asarray(predicted / [run.seconds for run in runs] - 1)
@@ -114,21 +110,23 @@ def left_out_fits(runs: Sequence[Run], key: Callable[[Run], str]) -> dict[str, T
     }
 
 
-def left_out_errors(runs: Sequence[Run], fits: Mapping[str, TrainingFit], key: Callable[[Run], str]) -> Floats:
+def left_out_errors(runs: Sequence[Run], fits: Mapping[str, TrainingFit], key: Callable[[Run], str]) -> FloatArray:
     """(R,) errors, each run predicted with its own group left out."""
     return np.concatenate([fits[key(run)].errors([run]) for run in runs])
 
 
-def _derivatives(runs: Sequence[Run], logs: Floats) -> tuple[Floats, Floats]:
+def _derivatives(runs: Sequence[Run], logs: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Log seconds (R,) and their derivatives by each constant's logarithm (R, K), one evaluation a run."""
     variants = np.vstack([logs, logs + _STEP * np.eye(len(logs))])
     seconds = np.array([_log_seconds(run, variants) for run in runs])
     return seconds[:, 0], (seconds[:, 1:] - seconds[:, :1]) / _STEP
 
 
-def _move(errors: Floats, slopes: Floats, from_prior: Floats, spread: Floats, weights: Floats) -> Floats:
+def _move(
+    errors: FloatArray, slopes: FloatArray, from_prior: FloatArray, spread: FloatArray, weights: FloatArray
+) -> FloatArray:
     """The step that lessens sum w rho(e + J d) + sum ((x + d - prior) / spread)^2, rho the soft L1 of `_SCALE`."""
-    move: Floats = np.zeros(slopes.shape[1])
+    move: FloatArray = np.zeros(slopes.shape[1])
     for _ in range(_REWEIGHTINGS):
         each = weights / np.sqrt(1 + ((errors + slopes @ move) / _SCALE) ** 2) / _SCALE**2
         normal = slopes.T @ (each[:, None] * slopes) + np.diag(spread**-2)
@@ -137,7 +135,7 @@ def _move(errors: Floats, slopes: Floats, from_prior: Floats, spread: Floats, we
     return move
 
 
-def _log_seconds(run: Run, logs: Floats) -> Floats:
+def _log_seconds(run: Run, logs: FloatArray) -> FloatArray:
     """(V,) logarithms of predicted step seconds for V vectors (V, K) of constants."""
     setup = run.setup
     constants: Constants = replace(CALIBRATED, **dict(zip(KNOWN, np.exp(logs).T, strict=True)))

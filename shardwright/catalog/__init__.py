@@ -1,0 +1,9 @@
+"""Shipped facts and how they are looked up: devices, links and nodes with their sources, clusters from a short form or TOML, and the
+profile that is attached to a cluster."""
+
+from . import devices
+from .cluster_file import load_cluster
+from .devices import standard_node
+from .profile_attachment import shared_cpu_name, what_profile_lacks, with_profile
+
+__all__ = ["devices", "load_cluster", "shared_cpu_name", "standard_node", "what_profile_lacks", "with_profile"]

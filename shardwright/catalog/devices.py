@@ -8,10 +8,19 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from shardwright.base.errors import SpecError, nearest
-from shardwright.specs.cluster import Device, DeviceFormat, Host, Link, NodeGroup
-from shardwright.specs.profile import Profile
-from shardwright.specs.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
+from shardwright.base import SpecError, nearest
+from shardwright.specs import (
+    Device,
+    DeviceFormat,
+    Host,
+    Link,
+    NodeGroup,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Profile,
+    Spec,
+)
 
 _FIGURES = (
     "memory_bytes",

@@ -1,11 +1,8 @@
 """A profile put to a cluster: only one of the cluster's own kind of device says anything about it."""
 
-from shardwright.base.errors import SpecError
-from shardwright.specs.cluster import ClusterSpec, NodeGroup
-from shardwright.specs.profile import MachineFingerprint, Profile
-from shardwright.specs.training import TrainingSpec
-
-from . import devices as catalog
+from shardwright.base import SpecError
+from shardwright.catalog import devices as catalog
+from shardwright.specs import ClusterSpec, MachineFingerprint, NodeGroup, Profile, TrainingSpec
 
 
 def with_profile(cluster: ClusterSpec, profile: Profile, *, source: str) -> ClusterSpec:

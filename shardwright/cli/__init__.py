@@ -57,9 +57,7 @@ def main() -> None:
 
 def _exit_code(error: Exception) -> int:
     """The exit code of an error that has a message for the user; any other error is ours, and is raised again."""
-    from shardwright.base.errors import InfeasibleError, SpecError
-    from shardwright.executor.failure import RunFailedError
-    from shardwright.profiler.ranks.failure import RanksLostError
+    from shardwright.base import InfeasibleError, RanksLostError, RunFailedError, SpecError
 
     codes: dict[type[Exception], int] = {
         SpecError: EXIT_USER_ERROR,

@@ -1,5 +1,5 @@
 """`python -m shardwright.cli`."""
 
-from . import main
+from shardwright.cli import main
 
 main()

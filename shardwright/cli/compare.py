@@ -35,9 +35,10 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from shardwright.compare.side_by_side import Comparison
-    from shardwright.costmodel import ClusterSpec, ModelSpec, Plan, TrainingSpec
-    from shardwright.costmodel.goodput import Goodput, Reliability
+    from shardwright.costmodel import Goodput, Reliability
+    from shardwright.reports.plan import Comparison
+    from shardwright.specs import ClusterSpec, Plan, TrainingSpec
+    from shardwright.specs.model import ModelSpec
 
 
 def compare(
@@ -68,9 +69,9 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare named strategies, plan files and the planner's choice for one job."""
-    from shardwright.compare.side_by_side import BEST, STRATEGIES
-    from shardwright.compare.side_by_side import compare as compare_ways
-    from shardwright.costmodel import InfeasibleError
+    from shardwright.base import InfeasibleError
+    from shardwright.compare import BEST, STRATEGIES
+    from shardwright.compare import compare as compare_ways
     from shardwright.planner import search
 
     refuse_existing(report, force=force, inputs=[*(plan or []), *([profile] if profile else [])])
@@ -108,7 +109,7 @@ def compare(
         failures = {"goodput": {name: one.model_dump(mode="json") for name, one in left.items()}} if left else {}
         print_json({**found.to_json(), **failures})
     else:
-        from shardwright.reports.plan.tables import comparison_table, goodput_table
+        from shardwright.reports.plan import comparison_table, goodput_table
 
         console().print(comparison_table(found))
         if left:
@@ -119,7 +120,7 @@ def compare(
 
 def _goodputs(found: "Comparison", cluster: "ClusterSpec", reliability: "Reliability") -> "dict[str, Goodput]":
     """What failures leave of each way that fits."""
-    from shardwright.costmodel.goodput import goodput
+    from shardwright.costmodel import goodput
 
     return {
         row.name: goodput(row.estimate, cluster, reliability)
@@ -134,7 +135,7 @@ def _plans(paths: list[Path], model: "ModelSpec", training: "TrainingSpec") -> "
     Raises:
         SpecError: a file is no plan file, or one for another model or training.
     """
-    from shardwright.costmodel import SpecError
+    from shardwright.base import SpecError
 
     plans = {}
     for path in paths:
@@ -154,7 +155,7 @@ def _check_same_training(path: Path, planned: "TrainingSpec", training: "Trainin
     Raises:
         SpecError: naming the first option that differs.
     """
-    from shardwright.costmodel import SpecError
+    from shardwright.base import SpecError
 
     wanted = _options_of(training)
     for option, theirs in _options_of(planned).items():
@@ -187,8 +188,9 @@ def _write_report(
     Raises:
         InfeasibleError: nothing fits, so there is no plan to report.
     """
-    from shardwright.costmodel import InfeasibleError, simulate_plan
-    from shardwright.reports.plan.report import Report, write_report
+    from shardwright.base import InfeasibleError
+    from shardwright.costmodel import simulate_plan
+    from shardwright.reports.plan import Report, write_report
 
     best = found.fastest
     if best is None or best.plan is None or best.estimate is None:

@@ -10,8 +10,9 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from shardwright.costmodel import ClusterSpec, ModelSpec, PlanFile, TrainingSpec
-    from shardwright.costmodel.goodput import Reliability
+    from shardwright.costmodel import PlanFile, Reliability
+    from shardwright.specs import ClusterSpec, TrainingSpec
+    from shardwright.specs.model import ModelSpec
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A preset's name, a Hugging Face config.json, or a folder with one.")
@@ -77,21 +78,21 @@ def read_cluster(reference: str, profile: Path | None = None) -> "ClusterSpec":
     Raises:
         SpecError: none of them, or not valid; a profile of another device.
     """
-    from shardwright.profiler.machine.local import resolve_cluster
+    from shardwright.profiler.machine import resolve_cluster
 
     return _profiled(resolve_cluster(reference), profile)
 
 
 def _profiled(cluster: "ClusterSpec", path: Path | None) -> "ClusterSpec":
-    from shardwright.catalog.profile_attachment import with_profile
-    from shardwright.specs.profile import read_profile
+    from shardwright.catalog import with_profile
+    from shardwright.specs import read_profile
 
     return with_profile(cluster, read_profile(path), source=str(path)) if path else cluster
 
 
 def note_what_profile_lacks(cluster: "ClusterSpec", training: "TrainingSpec") -> None:
     """One line on stderr, where the cluster has a profile and the training needs what it does not hold."""
-    from shardwright.catalog.profile_attachment import what_profile_lacks
+    from shardwright.catalog import what_profile_lacks
 
     if sentence := what_profile_lacks(cluster, training):
         typer.echo(f"note: {sentence}", err=True)
@@ -128,8 +129,7 @@ def read_training(
     Raises:
         SpecError: a value that is not allowed.
     """
-    from shardwright.costmodel import TrainingSpec
-    from shardwright.specs.stacks import named_stack
+    from shardwright.specs import TrainingSpec, named_stack
 
     values: dict[str, Any] = {
         "seq_len": seq_len,
@@ -151,8 +151,8 @@ def read_reliability(**options: float | None) -> "Reliability | None":
     given = {name: value for name, value in options.items() if value is not None}
     if not given:
         return None
-    from shardwright.costmodel import SpecError
-    from shardwright.costmodel.goodput import Reliability
+    from shardwright.base import SpecError
+    from shardwright.costmodel import Reliability
 
     needed = {"--checkpoint-seconds": "checkpoint_seconds", "--restart-seconds": "restart_seconds"}
     missing = [option for option, name in needed.items() if name not in given]
@@ -171,7 +171,7 @@ def refuse_existing(*outputs: Path | None, force: bool, inputs: Sequence[Path] =
     Raises:
         SpecError: naming the file.
     """
-    from shardwright.costmodel import SpecError
+    from shardwright.base import SpecError
 
     taken = {path.resolve(): "is read by this command" for path in inputs}
     for path in outputs:

@@ -35,9 +35,11 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from shardwright.costmodel import ClusterSpec, Measurement, ModelSpec, PlanFile, TrainingSpec
-    from shardwright.costmodel.op_times.protocol import OpTimes
-    from shardwright.planner import SearchResult
+    from shardwright.costmodel import PlanFile
+    from shardwright.costmodel.op_times import OpTimes
+    from shardwright.planner.branching import SearchResult
+    from shardwright.specs import ClusterSpec, Measurement, TrainingSpec
+    from shardwright.specs.model import ModelSpec
 
 
 def plan(
@@ -75,8 +77,8 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Find the fastest plan that fits."""
-    from shardwright.costmodel import SpecError
-    from shardwright.planner.why.explain import explain as explain_plan
+    from shardwright.base import SpecError
+    from shardwright.planner.why import explain as explain_plan
 
     if not time_limit > 0:
         raise SpecError(f"--time-limit is {time_limit}: give a number of seconds above 0")
@@ -142,11 +144,10 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Say why a plan is as it is: what bounds it, what its neighbours would cost, how sure that is."""
-    from shardwright.costmodel import estimate_plan, read_measurement
-    from shardwright.costmodel.goodput import goodput
-    from shardwright.planner.why.explain import explain as explain_plan
-    from shardwright.reports.plan.breakdown import measured_table
-    from shardwright.reports.plan.tables import goodput_table
+    from shardwright.costmodel import estimate_plan, goodput
+    from shardwright.planner.why import explain as explain_plan
+    from shardwright.reports.plan import goodput_table, measured_table
+    from shardwright.specs import read_measurement
 
     refuse_existing(report, force=force, inputs=[path for path in (plan_path, profile, measurement) if path])
     reliability = read_reliability(
@@ -181,7 +182,7 @@ def explain(
 
 
 def _lacking(cluster: "ClusterSpec", training: "TrainingSpec") -> list[str]:
-    from shardwright.catalog.profile_attachment import what_profile_lacks
+    from shardwright.catalog import what_profile_lacks
 
     sentence = what_profile_lacks(cluster, training)
     return [sentence] if sentence else []
@@ -195,9 +196,8 @@ def _times(plan_file: "PlanFile", step_noise: float | None) -> "OpTimes":
     """
     from dataclasses import replace
 
-    from shardwright.costmodel import SpecError
-    from shardwright.costmodel.op_times.choice import op_times
-    from shardwright.costmodel.op_times.constants import CALIBRATED
+    from shardwright.base import SpecError
+    from shardwright.costmodel.op_times import CALIBRATED, op_times
 
     if step_noise is None:
         return op_times(plan_file.cluster, plan_file.training)
@@ -209,7 +209,8 @@ def _times(plan_file: "PlanFile", step_noise: float | None) -> "OpTimes":
 def _search(
     model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", fixed: dict[str, Any], time_limit: float
 ) -> "SearchResult":
-    from shardwright.planner import Fixed, search
+    from shardwright.planner import search
+    from shardwright.planner.space import Fixed
 
     given = {name: value for name, value in fixed.items() if value is not None}
     return search(model, cluster, training, fixed=Fixed.parse(given, source="options"), time_limit_seconds=time_limit)
@@ -217,8 +218,8 @@ def _search(
 
 def _certified(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", result: "SearchResult") -> str:
     """What integer programs say of the plan's stages, or why they can't."""
-    from shardwright.costmodel import SpecError
-    from shardwright.planner.why.certificate import certify
+    from shardwright.base import SpecError
+    from shardwright.planner.why import certify
 
     try:
         found = certify(result.plan, model, cluster, training)
@@ -234,8 +235,8 @@ def _certified(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSp
 
 def _how_to_train(plan_file: "PlanFile", path: Path) -> str:
     """The command that trains with the plan, where there is one."""
-    from shardwright.costmodel import SpecError
-    from shardwright.executor.can_run import check_can_run
+    from shardwright.base import SpecError
+    from shardwright.executor import check_can_run
 
     try:
         check_can_run(plan_file)
@@ -267,7 +268,7 @@ def _write_report(
     times: "OpTimes | None" = None,
 ) -> None:
     from shardwright.costmodel import simulate_plan
-    from shardwright.reports.plan.report import Report, write_report
+    from shardwright.reports.plan import Report, write_report
 
     model = plan_file.model()
     run = (model, plan_file.cluster, plan_file.training, plan_file.plan)
@@ -289,8 +290,7 @@ def _write_report(
 def _print_plan(plan_file: "PlanFile", why: list[str]) -> None:
     from rich.text import Text
 
-    from shardwright.reports.plan.breakdown import memory_table, step_table
-    from shardwright.reports.plan.tables import plan_table
+    from shardwright.reports.plan import memory_table, plan_table, step_table
 
     estimate, printed = plan_file.estimated(), console()
     printed.print(Text.assemble((plan_file.model_name, "bold"), f" on {plan_file.cluster.name}"))

@@ -11,9 +11,9 @@ from typer.core import TyperGroup
 from .options import ForceOption, JsonOption, console, print_json, refuse_existing
 
 if TYPE_CHECKING:
-    from shardwright.profiler.run_profile import MeasuredProfile
-    from shardwright.profiler.session.progress import Progress
-    from shardwright.specs.profile import Profile
+    from shardwright.profiler import MeasuredProfile
+    from shardwright.profiler.session import Progress
+    from shardwright.specs import Profile
 
 
 class _Commands(TyperGroup):
@@ -22,7 +22,7 @@ class _Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         word = args[0] if args else ""
         if word not in self.commands and (word.endswith(".json") or Path(word).is_file()):
-            from shardwright.costmodel import SpecError
+            from shardwright.base import SpecError
 
             raise SpecError(f"'profile {word}' does nothing with a file; show it: shardwright profile show {word}")
         return super().resolve_command(ctx, args)
@@ -73,8 +73,8 @@ def measure(
 
     A run that was cut short goes on where it was when it is started again with the same options.
     """
-    from shardwright.costmodel import SpecError
-    from shardwright.profiler.profile_options import ProfileOptions, read_formats
+    from shardwright.base import SpecError
+    from shardwright.profiler import ProfileOptions, read_formats
 
     if context.invoked_subcommand is not None:
         _refuse_options(context)
@@ -97,7 +97,7 @@ def measure(
     options.model_spec()  # a name that is none is said before torch starts
     unfinished = out is not None and out.with_name(f".{out.name}.journal").exists()
     refuse_existing(out, force=force or unfinished)
-    from shardwright.profiler.run_profile import run_profile
+    from shardwright.profiler import run_profile
 
     with _progress(quiet=quiet) as tell:
         found = run_profile(options, out=out, ranks=ranks, show=tell)
@@ -111,7 +111,7 @@ def _refuse_options(context: typer.Context) -> None:
     Raises:
         SpecError: there are some.
     """
-    from shardwright.costmodel import SpecError
+    from shardwright.base import SpecError
 
     given = [name for name in context.params if _is_given(context, name)]
     if given:
@@ -156,11 +156,11 @@ def _progress(*, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
 def _report(found: "MeasuredProfile", *, as_json: bool) -> None:
     """What was measured in short, and where it is; of a run that was cut short also why, on stderr."""
     if as_json:
-        from shardwright.reports.profile.report import profile_json
+        from shardwright.reports.profile import profile_json
 
         print_json({"file": str(found.path), "stopped": found.stopped, **profile_json(found.profile)})
     else:
-        from shardwright.reports.profile.tables import summary_table
+        from shardwright.reports.profile import summary_table
 
         console().print(summary_table(found.profile, title=str(found.path)))
         if found.stopped is None:
@@ -182,7 +182,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show a profile: rates, fits, figures, and on what they were measured."""
-    from shardwright.costmodel import SpecError
+    from shardwright.base import SpecError
 
     refuse_existing(report, force=force, inputs=[profile] if profile else [])
     if plots and plots.exists() and not plots.is_dir():
@@ -190,20 +190,20 @@ def show(
     path, found = _read(profile)
     written: list[Path] = []
     if plots:
-        from shardwright.reports.profile.plots import write_profile_plots
+        from shardwright.reports.profile import write_profile_plots
 
         written += write_profile_plots(plots, found)
     if report:
-        from shardwright.reports.profile.report import write_profile_report
+        from shardwright.reports.profile import write_profile_report
 
         write_profile_report(report, found, name=path.name)
         written.append(report)
     if as_json:
-        from shardwright.reports.profile.report import profile_json
+        from shardwright.reports.profile import profile_json
 
         print_json({"file": str(path), **profile_json(found)})
         return
-    from shardwright.reports.profile.tables import profile_tables
+    from shardwright.reports.profile import profile_tables
 
     console().print(profile_tables(found, title=str(path)))
     for file in written:
@@ -213,14 +213,14 @@ def show(
 @app.command()
 def diff(a: ProfileArgument, b: ProfileArgument, as_json: JsonOption = False) -> None:
     """Lay two profiles side by side: what differs by more than the noise of both."""
-    from shardwright.reports.profile.diff import compare_profiles
-    from shardwright.specs.profile import read_profile
+    from shardwright.reports.profile import compare_profiles
+    from shardwright.specs import read_profile
 
     found = compare_profiles(read_profile(a), read_profile(b))
     if as_json:
         print_json({"a": str(a), "b": str(b), **found.to_json()})
         return
-    from shardwright.reports.profile.diff_table import diff_tables
+    from shardwright.reports.profile import diff_tables
 
     name_a, name_b = (a.name, b.name) if a.name != b.name else (str(a), str(b))
     console().print(diff_tables(found, a=name_a, b=name_b))
@@ -232,13 +232,12 @@ def _read(path: Path | None) -> "tuple[Path, Profile]":
     Raises:
         SpecError: not a profile file; none that fits.
     """
-    from shardwright.costmodel import SpecError
-    from shardwright.specs.profile import read_profile
+    from shardwright.base import SpecError
+    from shardwright.specs import read_profile
 
     if path:
         return path, read_profile(path)
-    from shardwright.profiler.machine.local import newest_of_this_machine
-    from shardwright.profiler.machine.store import store_folder
+    from shardwright.profiler.machine import newest_of_this_machine, store_folder
 
     found = newest_of_this_machine()
     if found is None:

@@ -43,8 +43,9 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Train with a plan on this machine, and lay the measurement beside the prediction."""
-    from shardwright.costmodel import SpecError, read_plan_file
-    from shardwright.executor.training.options import RunOptions
+    from shardwright.base import SpecError
+    from shardwright.costmodel import read_plan_file
+    from shardwright.executor.training import RunOptions
 
     values: dict[str, Any] = {
         "out": out,
@@ -74,7 +75,7 @@ def run(
     if os.environ.get("RANK", "0") == "0":  # of torchrun's ranks the first speaks for all
         read_plan_file(plan_path)  # what is wrong with it is said before torch takes its seconds to start
     try:
-        from shardwright.executor.run.launch import launch
+        from shardwright.executor.run import launch
     except ModuleNotFoundError as missing:
         raise SpecError(f"training needs {missing.name}, which is not here: pip install 'shardwright[run]'") from None
     measurement = launch(plan_path, options, progress=lambda line: typer.echo(line, err=as_json))
@@ -83,7 +84,7 @@ def run(
     if as_json:
         print_json(measurement.model_dump(mode="json"))
         return
-    from shardwright.reports.plan.breakdown import measured_table
+    from shardwright.reports.plan import measured_table
 
     plan_file = read_plan_file(plan_path)
     console().print(measured_table(plan_file.plan, plan_file.estimated(), measurement))

@@ -27,7 +27,8 @@ def simulate(
     as_json: JsonOption = False,
 ) -> None:
     """Simulate one step: when each stage computes, waits and communicates, and the memory over it."""
-    from shardwright.costmodel import SpecError, simulate_plan
+    from shardwright.base import SpecError
+    from shardwright.costmodel import simulate_plan
 
     refuse_existing(trace, force=force, inputs=[plan_path, *([profile] if profile else [])])
     plan_file, model = read_plan(plan_path, profile)
@@ -43,7 +44,7 @@ def simulate(
     if as_json:
         print_json({"step_seconds": timeline.step_seconds, "idle_fractions": idle, "peak_memory_bytes": peaks})
         return
-    from shardwright.reports.plan.breakdown import timeline_table
+    from shardwright.reports.plan import timeline_table
 
     console().print(timeline_table(timeline))
     if trace:

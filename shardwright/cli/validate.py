@@ -23,11 +23,12 @@ def validate(
     from rich.console import Console
     from rich.progress import Progress
 
-    from shardwright.catalog.devices import standard_node
-    from shardwright.costmodel import SpecError, estimate_plan
-    from shardwright.validation.pages.tables import validation_tables
-    from shardwright.validation.rows.table import read_table
-    from shardwright.validation.scores.validate import validate_table
+    from shardwright.base import SpecError
+    from shardwright.catalog import standard_node
+    from shardwright.costmodel import estimate_plan
+    from shardwright.validation.pages import validation_tables
+    from shardwright.validation.rows import read_table
+    from shardwright.validation.scores import validate_table
 
     refuse_existing(report, force=force, inputs=[table])
     if plots and plots.exists() and not plots.is_dir():
@@ -42,11 +43,11 @@ def validate(
             progress=lambda done, rows: progress.update(task, completed=done, total=rows),
         )
     if report:
-        from shardwright.validation.pages.report import write_validation_report
+        from shardwright.validation.pages import write_validation_report
 
         write_validation_report(report, validation, table_name=table.name)
     if plots:
-        from shardwright.validation.pages.plots import write_validation_plots
+        from shardwright.validation.pages import write_validation_plots
 
         write_validation_plots(plots, validation)
     if as_json:

@@ -1,0 +1,6 @@
+"""Named strategies beside the planner's choice and given plans, for one model and cluster."""
+
+from .side_by_side import BEST, compare
+from .strategies import STRATEGIES
+
+__all__ = ["BEST", "STRATEGIES", "compare"]

@@ -2,18 +2,12 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
-from shardwright.base.errors import InfeasibleError, SpecError, nearest
-from shardwright.costmodel.evaluate import estimate_plan
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.estimate import Estimate
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import Plan
-from shardwright.specs.spec import Spec
-from shardwright.specs.stacks import OWN_STACK
-from shardwright.specs.training import TrainingSpec
-from shardwright.validation.scores.prediction import EstimatePlan, Prediction, fastest
+from shardwright.base import InfeasibleError, SpecError, nearest
+from shardwright.costmodel import EstimatePlan, Prediction, estimate_plan, fastest
+from shardwright.reports.plan import ComparedPlan, Comparison
+from shardwright.specs import ClusterSpec, Plan, TrainingSpec
+from shardwright.specs.model import ModelSpec
 
 from .strategies import STRATEGIES, levels_of
 
@@ -21,39 +15,6 @@ __all__ = ["BEST", "STRATEGIES", "ComparedPlan", "Comparison", "SearchPlan", "co
 
 SearchPlan = Callable[[ModelSpec, ClusterSpec, TrainingSpec], Plan]
 BEST = "best"
-
-
-class ComparedPlan(Spec):
-    """One way to train. `reason` says why it cannot run; it then has no plan, or one that needs too much memory."""
-
-    name: str
-    plan: Plan | None = None
-    estimate: Estimate | None = None
-    reason: str | None = None
-
-    @property
-    def step_seconds(self) -> float | None:
-        """Predicted seconds of one step; None where it cannot run."""
-        return self.estimate.step_seconds if self.estimate is not None and self.reason is None else None
-
-
-class Comparison(Spec):
-    """The ways in the order asked for."""
-
-    model_name: str
-    cluster_name: str
-    stack: str = OWN_STACK
-    rows: tuple[ComparedPlan, ...]
-
-    @property
-    def fastest(self) -> ComparedPlan | None:
-        """The row predicted to be fastest; None where nothing fits."""
-        able = [(row.step_seconds, row) for row in self.rows if row.step_seconds is not None]
-        return min(able, key=lambda item: item[0])[1] if able else None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dumps`."""
-        return self.model_dump(mode="json")
 
 
 def compare(

@@ -7,14 +7,20 @@ fastest plan of the first level in which one fits, so that a strategy recomputes
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from shardwright.base.errors import SpecError, nearest
-from shardwright.base.numbers import divisors
-from shardwright.costmodel.checks import check_tensor_parallel
-from shardwright.costmodel.even.stages import even_stages
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import LayerRun, Mesh, Plan, RecomputePolicy, Stage, ZeroStage
-from shardwright.specs.training import TrainingSpec
+from shardwright.base import SpecError, divisors, nearest
+from shardwright.costmodel import check_tensor_parallel
+from shardwright.specs import (
+    ClusterSpec,
+    LayerRun,
+    Mesh,
+    Plan,
+    RecomputePolicy,
+    Stage,
+    TrainingSpec,
+    ZeroStage,
+    even_stages,
+)
+from shardwright.specs.model import ModelSpec
 
 _RECOMPUTE: tuple[RecomputePolicy, ...] = ("none", "selective", "full")
 

@@ -1,50 +1,31 @@
-"""What one training step costs. Pure functions of specs; no torch."""
+"""What one training step costs: pure functions of specs, no torch. `evaluate` joins the rooms into the estimate of one plan; `checks` says
+whether a plan divides and fits."""
 
-from shardwright.base.errors import InfeasibleError, SpecError
-from shardwright.catalog.cluster_file import load_cluster
-from shardwright.catalog.huggingface import load_model
-from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
-from shardwright.specs.estimate import Estimate, Interval, MemoryBytes, StepSeconds
-from shardwright.specs.measurement import Measurement, read_measurement
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import LayerRun, Mesh, Offload, Plan, Stage
-from shardwright.specs.timeline import Timeline
-from shardwright.specs.training import Precision, TrainingSpec
-
-from .checks import check_memory, check_plan
-from .evaluate import estimate_plan, simulate_plan
+from .checks import check_memory, check_plan, check_sequence, check_tensor_parallel, tensor_parallel_sizes
+from .evaluate import estimate_plan, is_unsettled, simulate_plan
 from .plan_file import PlanFile, read_plan_file, write_plan_file
+from .prediction import EstimatePlan, Prediction, fastest, predict
+from .reliability import Goodput, Reliability, goodput
+from .variants import step_seconds_by_variant
 
 __all__ = [
-    "ClusterSpec",
-    "Device",
-    "Estimate",
-    "Host",
-    "InfeasibleError",
-    "Interval",
-    "LayerRun",
-    "Link",
-    "Measurement",
-    "MemoryBytes",
-    "Mesh",
-    "ModelSpec",
-    "NodeGroup",
-    "Offload",
-    "Plan",
+    "EstimatePlan",
+    "Goodput",
     "PlanFile",
-    "Precision",
-    "SpecError",
-    "Stage",
-    "StepSeconds",
-    "Timeline",
-    "TrainingSpec",
+    "Prediction",
+    "Reliability",
     "check_memory",
     "check_plan",
+    "check_sequence",
+    "check_tensor_parallel",
     "estimate_plan",
-    "load_cluster",
-    "load_model",
-    "read_measurement",
+    "fastest",
+    "goodput",
+    "is_unsettled",
+    "predict",
     "read_plan_file",
     "simulate_plan",
+    "step_seconds_by_variant",
+    "tensor_parallel_sizes",
     "write_plan_file",
 ]

@@ -2,14 +2,11 @@
 
 import math
 
-from shardwright.base.errors import InfeasibleError, SpecError
-from shardwright.costmodel.op_times.constants import CALIBRATED, Constants
-from shardwright.costmodel.tables.fixed_bytes import usable_bytes
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.estimate import Estimate
-from shardwright.specs.model.model import MixtureOfExperts, ModelSpec
-from shardwright.specs.plan import Mesh, Plan
-from shardwright.specs.training import TrainingSpec
+from shardwright.base import InfeasibleError, SpecError
+from shardwright.costmodel.op_times import CALIBRATED, Constants
+from shardwright.costmodel.tables import usable_bytes
+from shardwright.specs import ClusterSpec, Estimate, Mesh, Plan, TrainingSpec
+from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
 GIB = 2**30
 EXPERT_COLUMNS = "columns of an expert"

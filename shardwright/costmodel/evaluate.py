@@ -4,28 +4,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.costmodel.layers.flops import model_flops_per_sequence, recompute_flops_per_sequence
-from shardwright.costmodel.op_times.choice import op_times
-from shardwright.costmodel.op_times.constants import CALIBRATED
-from shardwright.costmodel.op_times.overlap import overlap_saving_seconds
-from shardwright.costmodel.op_times.protocol import Array, OpTimes
-from shardwright.costmodel.pipeline.in_flight import peak_activation_bytes
-from shardwright.costmodel.pipeline.schedule import make_schedule
-from shardwright.costmodel.pipeline.simulate import simulate
-from shardwright.costmodel.pipeline.stage_costs import StageCosts
-from shardwright.costmodel.pipeline.step import step_parts
-from shardwright.costmodel.tables.build import build_tables
-from shardwright.costmodel.tables.cost_tables import POLICIES
-from shardwright.costmodel.tables.fixed_bytes import communicator_bytes, context_bytes
-from shardwright.costmodel.tables.stage_sums import StageSums, candidates_of, row_counts
-from shardwright.specs.candidates import Candidates
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.estimate import Estimate, Interval, MemoryBytes, StepSeconds
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import Plan
-from shardwright.specs.schedules import by_rank
-from shardwright.specs.timeline import Timeline
-from shardwright.specs.training import TrainingSpec
+from shardwright.base import Array
+from shardwright.costmodel.layers import model_flops_per_sequence, recompute_flops_per_sequence
+from shardwright.costmodel.op_times import CALIBRATED, OpTimes, op_times, overlap_saving_seconds
+from shardwright.costmodel.pipeline import StageCosts, make_schedule, peak_activation_bytes, simulate, step_parts
+from shardwright.costmodel.tables import (
+    StageSums,
+    build_tables,
+    candidates_of,
+    communicator_bytes,
+    context_bytes,
+    row_counts,
+)
+from shardwright.specs import (
+    POLICIES,
+    Candidates,
+    ClusterSpec,
+    Estimate,
+    Interval,
+    MemoryBytes,
+    Plan,
+    StepSeconds,
+    Timeline,
+    TrainingSpec,
+    by_rank,
+)
+from shardwright.specs.model import ModelSpec
 
 from .checks import check_plan
 

@@ -6,13 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from shardwright.base import write_whole
 from shardwright.catalog.huggingface import model_from_config
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.estimate import Estimate
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import Plan
-from shardwright.specs.spec import Spec, read_document, write_whole
-from shardwright.specs.training import TrainingSpec
+from shardwright.specs import ClusterSpec, Estimate, Plan, Spec, TrainingSpec, read_document
+from shardwright.specs.model import ModelSpec
 
 from .evaluate import estimate_plan
 

@@ -2,17 +2,12 @@
 
 import numpy as np
 
-from shardwright.costmodel.op_times.overlap import overlap_saving_seconds
-from shardwright.costmodel.op_times.protocol import Array, OpTimes
-from shardwright.costmodel.pipeline.stage_costs import StageCosts
-from shardwright.costmodel.pipeline.step import step_seconds
-from shardwright.costmodel.tables.build import build_tables
-from shardwright.costmodel.tables.stage_sums import candidates_of, row_counts
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import Plan
-from shardwright.specs.schedules import by_rank
-from shardwright.specs.training import TrainingSpec
+from shardwright.base import Array
+from shardwright.costmodel.op_times import OpTimes, overlap_saving_seconds
+from shardwright.costmodel.pipeline import StageCosts, step_seconds
+from shardwright.costmodel.tables import build_tables, candidates_of, row_counts
+from shardwright.specs import ClusterSpec, Plan, TrainingSpec, by_rank
+from shardwright.specs.model import ModelSpec
 
 
 def step_seconds_by_variant(

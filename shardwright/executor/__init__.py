@@ -1,5 +1,6 @@
-"""Applies a plan to a real training run on PyTorch, checkpoints it and measures it.
+"""Applies a plan to a real training run on PyTorch, checkpoints it and measures it. The rooms import torch; what is imported from here does
+not."""
 
-`launch.launch` runs a plan file, `options.RunOptions` says how. Nothing is imported here: the options can be read
-without waiting for torch.
-"""
+from .can_run import check_can_run
+
+__all__ = ["check_can_run"]

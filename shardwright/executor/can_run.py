@@ -1,8 +1,8 @@
 """What a plan may say that can be estimated and compared, and that the engine does not run yet."""
 
-from shardwright.base.errors import SpecError
-from shardwright.costmodel.plan_file import PlanFile
-from shardwright.specs.stacks import OWN_STACK
+from shardwright.base import SpecError
+from shardwright.costmodel import PlanFile
+from shardwright.specs import OWN_STACK
 
 
 def check_can_run(plan_file: PlanFile) -> None:

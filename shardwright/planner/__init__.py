@@ -1,8 +1,9 @@
-"""Which plan is best: the space, its bounds, the partition over stages, the search, and why the answer is what it is."""
+"""Which plan is best. `search` minimises the predicted step over all plans that divide and fit, and says how far from the optimum of the
+cost model its answer can be."""
 
-from shardwright.planner.space.fixed import Fixed
-from shardwright.planner.why.explain import explain
-
-from .search import RunnerUp, SearchResult, search
+from .best_plan import search
+from .branching.result import RunnerUp, SearchResult
+from .space.fixed import Fixed
+from .why.sentences import explain
 
 __all__ = ["Fixed", "RunnerUp", "SearchResult", "explain", "search"]

@@ -5,12 +5,10 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from shardwright.base.errors import SpecError, nearest
+from shardwright.base import SpecError, nearest
 from shardwright.catalog.huggingface import load_model
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.profile import Format
-from shardwright.specs.spec import PositiveFloat, PositiveInt, Spec
-from shardwright.specs.training import TrainingSpec
+from shardwright.specs import Format, PositiveFloat, PositiveInt, Spec, TrainingSpec
+from shardwright.specs.model import ModelSpec
 
 from .selection import chosen_operations
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, get_args
 
-from shardwright.base.errors import SpecError, nearest
-from shardwright.costmodel.op_times.protocol import CollectiveName, Operator
+from shardwright.base import SpecError, nearest
+from shardwright.costmodel.op_times import CollectiveName, Operator
 
 if TYPE_CHECKING:  # it imports torch, which checking what a user typed need not wait for
-    from shardwright.profiler.timing.probe import Probe
+    from shardwright.profiler.timing import Probe
 
 FIGURES, LAYERS = "figures", "layers"
 _UPDATES = ("adamw", "sgd", "clip", "host_adamw")

@@ -6,12 +6,12 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwright.costmodel.op_times.protocol import RankGroup
+from shardwright.base import IntArray
 
 from .cluster import ClusterSpec
+from .mesh import RankGroup
 from .plan import ContextParallel, ExpertDispatch, Plan
 
-IntArray = NDArray[np.int64]
 CONTEXT_PARALLEL: tuple[ContextParallel, ...] = get_args(ContextParallel)
 EXPERT_DISPATCH: tuple[ExpertDispatch, ...] = get_args(ExpertDispatch)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from shardwright.base.errors import SpecError
+from shardwright.base import SpecError
 
 from .profile import Profile
 from .spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_json
+from shardwright.base import read_json
+
+from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 
 
 class StepRecord(Spec):

@@ -1,74 +1,20 @@
 """The plan: every choice for a run, and the file that carries it."""
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import model_validator
 
+from .mesh import Mesh
 from .schedules import ScheduleName as ScheduleName  # a plan's word, so that it is found here too
 from .schedules import check_shape, stage_ranks
 from .spec import PositiveInt, Spec
 
 RecomputePolicy = Literal["none", "selective", "full"]
+POLICIES: tuple[RecomputePolicy, ...] = get_args(RecomputePolicy)
 ZeroStage = Literal[0, 1, 2, 3]
 ContextParallel = Literal["all-gather", "ring", "ulysses"]
 ExpertDispatch = Literal["all-to-all", "deduplicated"]
-
-
-class Mesh(Spec):
-    """Degrees of the axes, outermost first; consecutive ranks differ in `tp` first, in `pp` last.
-
-    `ep` divides dp_shard * cp * tp and regroups those ranks for expert layers (folded: Liu et al. 2025, "MoE Parallel
-    Folding", arXiv 2504.14960, section 3): neighbouring ranks first share the columns of an expert (`expert_tp`, what
-    `ep` leaves of tp), then hold different experts (`ep`), and those that hold the same ones shard them
-    (`expert_shards`). With ep 1 that is the mesh of the other layers; with ep a multiple of tp every expert is whole.
-    """
-
-    pp: PositiveInt = 1
-    dp_replicate: PositiveInt = 1
-    dp_shard: PositiveInt = 1
-    cp: PositiveInt = 1
-    tp: PositiveInt = 1
-    ep: PositiveInt = 1
-
-    @property
-    def dp(self) -> int:
-        """Number of data-parallel ranks: each reads its own sequences."""
-        return self.dp_replicate * self.dp_shard
-
-    @property
-    def ranks(self) -> int:
-        return self.pp * self.dp * self.cp * self.tp
-
-    @property
-    def shards(self) -> int:
-        """Ranks that ZeRO shards over: those of dp_shard and cp, whose gradients are summed alike (as torchtitan does)."""
-        return self.dp_shard * self.cp
-
-    @property
-    def expert_tp(self) -> int:
-        """Ranks that split the columns of one expert."""
-        return max(1, self.tp // self.ep)
-
-    @property
-    def expert_shards(self) -> int:
-        """Ranks that hold the same experts, and that ZeRO shards those over."""
-        return self.shards * self.tp // (self.ep * self.expert_tp)
-
-    @model_validator(mode="after")
-    def _experts_fold(self) -> Self:
-        block = self.shards * self.tp
-        if block % self.ep or (self.ep % self.tp and self.tp % self.ep):
-            allowed = [d for d in range(1, block + 1) if block % d == 0 and (d % self.tp == 0 or self.tp % d == 0)]
-            raise ValueError(
-                f"ep {self.ep} does not fold into dp_shard {self.dp_shard} x cp {self.cp} x tp {self.tp}: it must divide "
-                f"{block}, and tp or be a multiple of it; allowed: {', '.join(map(str, allowed))}"
-            )
-        return self
-
-    def __str__(self) -> str:
-        shown = [f"{axis}{degree}" for axis, degree in self if degree > 1]
-        return " x ".join(shown) or "1 rank"
 
 
 class LayerRun(Spec):

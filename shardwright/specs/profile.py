@@ -7,7 +7,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from .spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec, read_document, write_whole
+from shardwright.base import write_whole
+
+from .spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec, read_document
 
 SCHEMA_VERSION: Literal[1] = 1
 

@@ -6,7 +6,7 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwright.base.errors import SpecError, nearest
+from shardwright.base import SpecError, nearest
 
 ScheduleName = Literal["gpipe", "1f1b", "interleaved-1f1b", "zb-h1", "zb-v", "dualpipe-v"]
 Placement = Literal["loop", "v"]
@@ -110,3 +110,11 @@ def stage_ranks(name: ScheduleName, pp: int, stages: int) -> list[int]:
     """The pipeline rank of each stage."""
     ranks = np.broadcast_to(np.arange(pp), (stages // pp, pp))
     return [int(rank) for rank in by_stage(name, ranks)]
+
+
+def even_stages(layers: int, stages: int) -> list[int]:
+    """Layers of each stage, as evenly as possible; the ends, which also hold embedding and head, get the fewer."""
+    fewer, extra = divmod(layers, stages)
+    middle_first = sorted(range(stages), key=lambda stage: abs(stage - (stages - 1) / 2))
+    more = set(middle_first[:extra])
+    return [fewer + (stage in more) for stage in range(stages)]

@@ -1,13 +1,12 @@
 """What every noun of the cost model shares: frozen, valid or not constructed, with errors of one line."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from shardwright.base.errors import SpecError, nearest
+from shardwright.base import SpecError, nearest, read_json
 
 
 def _no_boolean(value: object) -> object:
@@ -45,42 +44,6 @@ class Spec(BaseModel):
             raise SpecError(f"{source}: {_one_line(cls, error)}") from None
 
 
-def read_text(path: Path) -> str:
-    """Read one text file in UTF-8. Devices are refused: some never end.
-
-    Raises:
-        SpecError: the file is missing, unreadable or not text.
-    """
-    try:
-        if path.is_char_device() or path.is_block_device():
-            raise SpecError(f"{path}: is a device, not a file")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"{path}: is not a text file in UTF-8") from None
-
-
-def read_json(path: Path) -> Any:
-    """Read one JSON file; NaN and Infinity are refused, as JSON has neither.
-
-    Raises:
-        SpecError: the file is missing, unreadable or not JSON.
-    """
-    text = read_text(path)
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except (json.JSONDecodeError, RecursionError) as error:
-        detail = (
-            f"{error.msg} at line {error.lineno} column {error.colno}"
-            if isinstance(error, json.JSONDecodeError)
-            else "nested too deep"
-        )
-        raise SpecError(f"{path}: is not valid JSON ({detail}); is the file complete?") from None
-    except ValueError as error:
-        raise SpecError(f"{path}: {error}") from None
-
-
 def read_document(document: type[SomeSpec], path: Path, *, name: str, make: str, again: str) -> SomeSpec:
     """Read a file of a spec that says its `kind` and `schema_version`.
 
@@ -99,24 +62,6 @@ def read_document(document: type[SomeSpec], path: Path, *, name: str, make: str,
             f"{path}: has {name} schema version {version}; this shardwright reads up to {newest}. Upgrade shardwright or {again}"
         )
     return document.parse(data, source=str(path))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file whole or not at all; an existing file is replaced only by a complete one.
-
-    Raises:
-        SpecError: the folder is missing or not writable, or the disk is full.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be written ({error.strerror or error})") from None
-
-
-def _refuse_constant(constant: str) -> float:
-    raise ValueError(f"holds {constant}, which is not a JSON number; give a finite number")
 
 
 def _one_line(cls: type[Spec], error: ValidationError) -> str:

@@ -4,7 +4,7 @@ import tomllib
 from functools import cache
 from importlib.resources import files
 
-from shardwright.base.errors import SpecError, nearest
+from shardwright.base import SpecError, nearest
 
 from .stack import Stack
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from shardwright.base.errors import SpecError
+from shardwright.base.errors import RunFailedError, SpecError
 from shardwright.benchmarks import own_runs
 from shardwright.benchmarks.own_configuration import TWELVE, OwnConfiguration
 from shardwright.benchmarks.run_alone import run_alone
 from shardwright.catalog.cluster_file import load_cluster
-from shardwright.executor.failure import RunFailedError
 from shardwright.executor.training.options import RunOptions
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.measurement import Measurement

@@ -4,10 +4,13 @@ from dataclasses import replace
 
 from shardwright.calibration.known_constants import KNOWN
 from shardwright.calibration.training_fit import Run
-from shardwright.costmodel import estimate_plan, load_cluster, load_model
+from shardwright.catalog.cluster_file import load_cluster
+from shardwright.catalog.huggingface.load import load_model
+from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
-from shardwright.specs.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.specs.mesh import Mesh
+from shardwright.specs.plan import LayerRun, Plan, Stage
 from shardwright.specs.training import TrainingSpec
 from shardwright.validation.rows.setup import RowSetup
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shardwright.costmodel import Measurement, read_plan_file
-from shardwright.specs.measurement import Fingerprint, StepRecord
+from shardwright.costmodel.plan_file import read_plan_file
+from shardwright.specs.measurement import Fingerprint, Measurement, StepRecord
 from tests.cli.command import JOB, Command, assert_one_line
 
 
@@ -128,7 +128,7 @@ def test_one_rank_of_a_run_prints_the_measurement(
     command: Command, plan_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str, speaks: bool
 ) -> None:
     monkeypatch.setenv("RANK", rank)
-    monkeypatch.setattr("shardwright.executor.run.launch.launch", lambda *_, **__: measured(ranks=8))
+    monkeypatch.setattr("shardwright.executor.run.launching.launch", lambda *_, **__: measured(ranks=8))
     result = command("run", plan_path)
     assert result.code == 0
     assert ("Predicted and measured" in result.out) is speaks

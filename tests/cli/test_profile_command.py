@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from shardwright.profiler import run_profile
+from shardwright.base.errors import RanksLostError
+from shardwright.base.processes import cpu_model, usable_cores
+from shardwright.profiler.as_launched import MeasuredProfile, run_profile
 from shardwright.profiler.machine import local
-from shardwright.profiler.ranks.failure import RanksLostError
-from shardwright.profiler.run_profile import MeasuredProfile
 from shardwright.specs.profile import read_profile, write_profile
 from tests.cli.command import JOB, Command, assert_one_line
 from tests.reports.made_up_profile import fingerprint, profile
@@ -172,7 +172,7 @@ class TestShow:
         monkeypatch.setattr(local, "reported_gpus", lambda: ())
         assert_one_line(command("profile", "show"), str(store), "shardwright profile")
         store.mkdir(parents=True)
-        here = {"device": local.cpu_model(), "cores": local.usable_cores(), "torch": version("torch")}
+        here = {"device": cpu_model(), "cores": usable_cores(), "torch": version("torch")}
         write_profile(store / "mine.json", profile(fingerprint=fingerprint(**here)))
         assert "mine.json" in command("profile", "show").out
 

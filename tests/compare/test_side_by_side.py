@@ -8,8 +8,9 @@ from rich.console import Console
 
 from shardwright.base import units as readable
 from shardwright.base.errors import InfeasibleError, SpecError
-from shardwright.compare.side_by_side import Comparison, compare
+from shardwright.compare.side_by_side import compare
 from shardwright.compare.strategies import levels_of
+from shardwright.reports.plan.comparison import Comparison
 from shardwright.reports.plan.tables import comparison_table, plan_table
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import Plan

@@ -5,7 +5,7 @@ import pytest
 from shardwright.base.errors import SpecError
 from shardwright.compare.strategies import STRATEGIES, levels_of
 from shardwright.costmodel.checks import check_plan
-from shardwright.specs.plan import Mesh
+from shardwright.specs.mesh import Mesh
 from shardwright.specs.training import TrainingSpec
 from shardwright.validation.rows.model import model_of_row
 from tests.validation.fake_costs import cluster

@@ -5,10 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from shardwright.costmodel import load_cluster
+from shardwright.base.arrays import Array
+from shardwright.catalog.cluster_file import load_cluster
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.costmodel.op_times.measured import ProfileTimes
-from shardwright.costmodel.op_times.protocol import Array, OpTimes, RankGroup
+from shardwright.costmodel.op_times.protocol import OpTimes
+from shardwright.specs.mesh import RankGroup
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster
 from tests.costmodel.op_times.made_up_profile import made_up_profile

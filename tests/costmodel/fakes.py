@@ -5,10 +5,14 @@ from typing import Literal
 
 import numpy as np
 
+from shardwright.base.arrays import Array, Number
 from shardwright.costmodel.op_times.constants import CALIBRATED, Constants
-from shardwright.costmodel.op_times.protocol import Array, CollectiveName, MatmulPart, Number, Operator, RankGroup
+from shardwright.costmodel.op_times.protocol import CollectiveName, MatmulPart, Operator
 from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
-from shardwright.specs.model.model import Block, BlockRun, FeedForward, MixtureOfExperts, ModelSpec, MultiHeadAttention
+from shardwright.specs.mesh import RankGroup
+from shardwright.specs.model.attention import MultiHeadAttention
+from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
+from shardwright.specs.model.model import Block, BlockRun, ModelSpec
 from shardwright.specs.training import LinearFormat
 
 

@@ -2,9 +2,12 @@
 
 import pytest
 
-from shardwright.costmodel import InfeasibleError, SpecError, check_memory, check_plan, estimate_plan
+from shardwright.base.errors import InfeasibleError, SpecError
+from shardwright.costmodel.checks import check_memory, check_plan
+from shardwright.costmodel.evaluate import estimate_plan
+from shardwright.specs.mesh import Mesh
 from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.specs.plan import LayerRun, Plan, Stage
 from shardwright.specs.training import TrainingSpec
 from tests.costmodel.fakes import round_cluster, small_experts, small_model
 

@@ -5,11 +5,13 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from shardwright.catalog.huggingface import load_model
-from shardwright.costmodel import Estimate, estimate_plan, load_cluster, simulate_plan
-from shardwright.costmodel.evaluate import is_unsettled, plan_costs
+from shardwright.catalog.cluster_file import load_cluster
+from shardwright.catalog.huggingface.load import load_model
+from shardwright.costmodel.evaluate import estimate_plan, is_unsettled, plan_costs, simulate_plan
 from shardwright.costmodel.op_times.constants import CALIBRATED
-from shardwright.specs.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.specs.estimate import Estimate
+from shardwright.specs.mesh import Mesh
+from shardwright.specs.plan import LayerRun, Plan, Stage
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_experts, small_model
 

@@ -3,13 +3,13 @@
 import pytest
 
 from shardwright.catalog.cluster_file import load_cluster
-from shardwright.catalog.huggingface import load_model
+from shardwright.catalog.huggingface.load import load_model
 from shardwright.costmodel.evaluate import PlanCosts, plan_costs
 from shardwright.costmodel.op_times.constants import CALIBRATED
-from shardwright.costmodel.tables.cost_tables import POLICIES
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.estimate import MemoryBytes
-from shardwright.specs.plan import LayerRun, Mesh, Plan, RecomputePolicy, Stage
+from shardwright.specs.mesh import Mesh
+from shardwright.specs.plan import POLICIES, LayerRun, Plan, RecomputePolicy, Stage
 from shardwright.specs.profile import Figure, MachineFingerprint, Profile
 from shardwright.specs.training import Precision, TrainingSpec
 

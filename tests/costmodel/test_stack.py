@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from shardwright.base.arrays import Array, Number
 from shardwright.base.errors import SpecError
-from shardwright.costmodel import load_cluster
+from shardwright.catalog.cluster_file import load_cluster
 from shardwright.costmodel.evaluate import intervals, is_unsettled
 from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.layers.operators import saved_bytes
@@ -15,11 +16,11 @@ from shardwright.costmodel.layers.row import RowWork
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.costmodel.op_times.overlap import overlap_saving_seconds
-from shardwright.costmodel.op_times.protocol import Array, Number
 from shardwright.costmodel.tables.build import build_tables
-from shardwright.costmodel.tables.cost_tables import POLICIES, CostTables
+from shardwright.costmodel.tables.cost_tables import CostTables
 from shardwright.specs import stacks
-from shardwright.specs.model.model import Norm
+from shardwright.specs.model.norm import Norm
+from shardwright.specs.plan import POLICIES
 from shardwright.specs.stack import Stack
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_model

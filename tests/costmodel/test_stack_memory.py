@@ -10,10 +10,10 @@ from shardwright.costmodel.layers import operators
 from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.layers.row import RowWork
 from shardwright.costmodel.op_times.constants import CALIBRATED
-from shardwright.costmodel.tables.cost_tables import POLICIES
 from shardwright.specs.estimate import MemoryBytes
+from shardwright.specs.mesh import Mesh
 from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import LayerRun, Mesh, Plan, RecomputePolicy, Stage
+from shardwright.specs.plan import POLICIES, LayerRun, Plan, RecomputePolicy, Stage
 from shardwright.specs.stacks import named_stack
 from shardwright.specs.training import TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_model

@@ -5,12 +5,13 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from shardwright.costmodel import estimate_plan
+from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.op_times.constants import CALIBRATED, Constants
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.costmodel.variants import step_seconds_by_variant
+from shardwright.specs.mesh import Mesh
 from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.specs.plan import LayerRun, Plan, Stage
 from shardwright.specs.training import TrainingSpec
 from tests.costmodel.fakes import small_experts
 from tests.costmodel.test_evaluate import H100, LLAMA, plan

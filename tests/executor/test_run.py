@@ -13,7 +13,7 @@ import pytest
 
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.plan_file import write_plan_file
-from shardwright.executor.run.launch import launch
+from shardwright.executor.run.launching import launch
 from shardwright.executor.training.checkpoint import newest_checkpoint
 from shardwright.executor.training.options import RunOptions
 from shardwright.executor.training.run_folder import RunFolder

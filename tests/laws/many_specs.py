@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
+from shardwright.base.arrays import IntArray
 from shardwright.costmodel.even.closed_form import SCHEDULE_NAMES, EvenCosts, evaluate_even
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
-from shardwright.costmodel.tables.cost_tables import POLICIES
-from shardwright.specs.candidates import Candidates, IntArray
+from shardwright.specs.candidates import Candidates
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.plan import POLICIES
 from shardwright.specs.stacks import stack_names
 from shardwright.specs.training import TrainingSpec
 from tests.laws.valid_runs import clusters, models

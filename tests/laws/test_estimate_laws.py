@@ -6,9 +6,11 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from shardwright.costmodel import ClusterSpec, Estimate, estimate_plan, simulate_plan
+from shardwright.costmodel.evaluate import estimate_plan, simulate_plan
 from shardwright.costmodel.layers import operators
-from shardwright.specs.plan import Mesh
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.estimate import Estimate
+from shardwright.specs.mesh import Mesh
 from tests.laws.valid_runs import Run, runs
 
 many = settings(

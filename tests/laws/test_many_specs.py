@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from shardwright.base.arrays import Array
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
-from shardwright.costmodel.op_times.protocol import Array
 from shardwright.costmodel.tables.build import build_tables
 from shardwright.costmodel.tables.cost_tables import CostTables
-from shardwright.costmodel.tables.fixed_bytes import usable_bytes
+from shardwright.costmodel.tables.fixed import usable_bytes
 from tests.laws.hardware import COMPUTE, COPIES, NETWORK, PARTS, Part, faster, with_memory
 from tests.laws.many_specs import Specs, specs
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from shardwright.costmodel.pipeline.action import Action, ActionKind, Overlap, Work, parse_work
 from shardwright.costmodel.pipeline.in_flight import peak_in_flight
 from shardwright.costmodel.pipeline.schedule import Schedule, make_schedule, overlap_counts
-from shardwright.costmodel.pipeline.simulate import simulate
-from shardwright.costmodel.pipeline.step import StageCosts, step_parts, step_seconds
+from shardwright.costmodel.pipeline.simulation import simulate
+from shardwright.costmodel.pipeline.stage_costs import StageCosts
+from shardwright.costmodel.pipeline.step import step_parts, step_seconds
 from shardwright.costmodel.pipeline.validation import validate_schedule
 from shardwright.specs.schedules import ScheduleName, by_rank, stage_ranks
 

@@ -10,10 +10,11 @@ from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.costmodel.checks import check_memory
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
-from shardwright.planner import Fixed, search
-from shardwright.planner.branch_and_bound import BranchAndBound
+from shardwright.planner.best_plan import search
+from shardwright.planner.branching.branch_and_bound import BranchAndBound
+from shardwright.planner.branching.nothing_fits import what_would_fit
 from shardwright.planner.space.enumerate import enumerate_space
-from shardwright.planner.why.infeasible import what_would_fit
+from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.plan import Plan
 from tests.planner.brute_force import all_plans, fastest

@@ -6,17 +6,12 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 
 from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
-from shardwright.specs.model.model import (
-    Block,
-    BlockRun,
-    FeedForward,
-    LatentAttention,
-    MixtureOfExperts,
-    ModelSpec,
-    MultiHeadAttention,
-    Norm,
-)
-from shardwright.specs.plan import LayerRun, Mesh, Offload, Plan, Stage
+from shardwright.specs.mesh import Mesh
+from shardwright.specs.model.attention import LatentAttention, MultiHeadAttention
+from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
+from shardwright.specs.model.model import Block, BlockRun, ModelSpec
+from shardwright.specs.model.norm import Norm
+from shardwright.specs.plan import LayerRun, Offload, Plan, Stage
 from shardwright.specs.stacks import stack_names
 from shardwright.specs.training import TrainingSpec
 

@@ -4,7 +4,9 @@ from typing import Any, Literal
 
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
-from shardwright.specs.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage
+from shardwright.specs.mesh import Mesh
+from shardwright.specs.plan import LayerRun, Offload, Plan, RecomputePolicy, Stage
+from shardwright.specs.schedules import ScheduleName
 from shardwright.specs.training import Precision, TrainingSpec
 
 FamilyName = Literal["llama", "qwen3", "gpt2"]

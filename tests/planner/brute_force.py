@@ -9,11 +9,12 @@ from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.costmodel.checks import check_memory
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.op_times.protocol import OpTimes
-from shardwright.costmodel.tables.cost_tables import POLICIES
-from shardwright.planner import Fixed
+from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.mesh import Mesh
 from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage, ZeroStage
+from shardwright.specs.plan import POLICIES, LayerRun, Offload, Plan, RecomputePolicy, Stage, ZeroStage
+from shardwright.specs.schedules import ScheduleName
 from shardwright.specs.training import TrainingSpec
 
 _ZERO_STAGES: tuple[ZeroStage, ...] = (0, 1, 2, 3)

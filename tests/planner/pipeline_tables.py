@@ -5,11 +5,11 @@ from itertools import combinations
 import numpy as np
 
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
-from shardwright.planner import Fixed
 from shardwright.planner.space.costs import space_costs
 from shardwright.planner.space.enumerate import enumerate_space
-from shardwright.planner.space.layer_ranges import LayerRanges, layer_ranges
-from shardwright.planner.stages.stage_tables import StageTables, stage_tables
+from shardwright.planner.space.fixed import Fixed
+from shardwright.planner.space.ranges import LayerRanges, layer_ranges
+from shardwright.planner.stages.tables import StageTables, stage_tables
 from shardwright.specs.training import TrainingSpec
 from tests.planner.small_problems import tiny_cluster, tiny_model
 

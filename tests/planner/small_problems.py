@@ -4,7 +4,9 @@ import random
 from typing import NamedTuple
 
 from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
-from shardwright.specs.model.model import Block, BlockRun, FeedForward, ModelSpec, MultiHeadAttention
+from shardwright.specs.model.attention import MultiHeadAttention
+from shardwright.specs.model.feed_forward import FeedForward
+from shardwright.specs.model.model import Block, BlockRun, ModelSpec
 from shardwright.specs.training import TrainingSpec
 
 

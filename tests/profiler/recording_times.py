@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Array, MatmulPart, Number, Operator
+from shardwright.base.arrays import Array, Number
+from shardwright.costmodel.op_times.protocol import MatmulPart, Operator
 from shardwright.specs.training import LinearFormat
 from tests.costmodel.fakes import RoundTimes
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from shardwright.costmodel.op_times.protocol import RankGroup
 from shardwright.specs.candidates import (
     Candidates,
     cp_group,
@@ -16,6 +15,7 @@ from shardwright.specs.candidates import (
     shard_group,
     tp_group,
 )
+from shardwright.specs.mesh import RankGroup
 from tests.costmodel.fakes import round_cluster
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from shardwright.base.errors import SpecError
-from shardwright.specs.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.specs.mesh import Mesh
+from shardwright.specs.plan import LayerRun, Plan, Stage
 
 
 def plan(*, zero_stage: int = 1, layers: tuple[int, ...] = (4,), **choices: object) -> Plan:

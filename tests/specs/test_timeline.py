@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from shardwright.costmodel.pipeline.schedule import make_schedule
-from shardwright.costmodel.pipeline.simulate import simulate
-from shardwright.costmodel.pipeline.step import StageCosts
+from shardwright.costmodel.pipeline.simulation import simulate
+from shardwright.costmodel.pipeline.stage_costs import StageCosts
 from shardwright.specs.timeline import LANES, MemoryCurve, Span, Timeline
 
 TIMELINE = Timeline(

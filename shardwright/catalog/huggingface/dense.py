@@ -3,7 +3,7 @@
 Defaults are those of the configuration class of the same name in transformers 5.
 """
 
-from shardwright.specs.model.model import Block, FeedForward, ModelSpec, MultiHeadAttention
+from shardwright.specs.model import Block, FeedForward, ModelSpec, MultiHeadAttention
 
 from .layers import decoder, read_heads, read_layer_count, read_qwen_window, read_windows, with_windows
 from .reader import ConfigReader

@@ -7,14 +7,7 @@ router, which is a buffer.
 
 from collections.abc import Callable, Sequence
 
-from shardwright.specs.model.model import (
-    Block,
-    FeedForward,
-    LatentAttention,
-    MixtureOfExperts,
-    ModelSpec,
-    MultiHeadAttention,
-)
+from shardwright.specs.model import Block, FeedForward, LatentAttention, MixtureOfExperts, ModelSpec, MultiHeadAttention
 
 from .layers import decoder, divide_hidden, read_heads, read_layer_count, read_qwen_window, read_windows, with_windows
 from .reader import ConfigReader

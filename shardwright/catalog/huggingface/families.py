@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from shardwright.base.errors import SpecError, nearest
-from shardwright.specs.model.model import ModelSpec
+from shardwright.base import SpecError, nearest
+from shardwright.specs.model import ModelSpec
 
 from . import dense, experts, layer_normed
 from .reader import ConfigReader

@@ -3,7 +3,7 @@
 Defaults are those of the configuration class of the same name in transformers 5.
 """
 
-from shardwright.specs.model.model import Block, FeedForward, ModelSpec, MultiHeadAttention, Norm
+from shardwright.specs.model import Block, FeedForward, ModelSpec, MultiHeadAttention, Norm
 
 from .layers import Ends, decoder, divide_hidden, read_heads, read_layer_count
 from .reader import ConfigReader

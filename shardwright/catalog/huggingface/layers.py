@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from shardwright.specs.model.model import Block, BlockRun, ModelSpec, Norm
+from shardwright.specs.model import Block, BlockRun, ModelSpec, Norm
 
 from .reader import MOST_LAYERS, ConfigReader
 

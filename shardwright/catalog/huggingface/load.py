@@ -7,9 +7,8 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from shardwright.base.errors import SpecError, nearest
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.spec import read_json
+from shardwright.base import SpecError, nearest, read_json
+from shardwright.specs.model import ModelSpec
 
 from .families import model_from_config
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shardwright.base.errors import SpecError
+from shardwright.base import SpecError
 
 # Far above any model that exists, and low enough that a slip of the keyboard can't make us list a billion layers.
 LARGEST_SIZE = 2**31 - 1

@@ -12,20 +12,19 @@ from typing import get_args
 
 import numpy as np
 
-from shardwright.base.errors import SpecError
-from shardwright.costmodel.op_times.protocol import OpTimes
-from shardwright.costmodel.op_times.straggler import largest_of
-from shardwright.costmodel.pipeline.stage_costs import Floats
-from shardwright.costmodel.tables.build import build_tables
-from shardwright.costmodel.tables.cost_tables import POLICIES, CostTables
-from shardwright.costmodel.tables.distinct import distinct
-from shardwright.costmodel.tables.fixed_bytes import fixed_bytes
-from shardwright.specs.candidates import Candidates, IntArray
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import RecomputePolicy
-from shardwright.specs.schedules import ScheduleName, check_shape
-from shardwright.specs.training import TrainingSpec
+from shardwright.base import FloatArray, IntArray, SpecError
+from shardwright.costmodel.op_times import OpTimes, largest_of
+from shardwright.costmodel.tables import CostTables, build_tables, distinct, fixed_bytes
+from shardwright.specs import (
+    POLICIES,
+    Candidates,
+    ClusterSpec,
+    RecomputePolicy,
+    ScheduleName,
+    TrainingSpec,
+    check_shape,
+)
+from shardwright.specs.model import ModelSpec
 
 from .memory import EvenMemory, RowBytes, even_memory
 from .paths import EvenPaths, distinct_microbatches, even_paths
@@ -42,8 +41,8 @@ _TOGETHER = 50_000
 class EvenCosts:
     """(N,) each: seconds of a step, and bytes at the peak of the fullest device."""
 
-    step_seconds: Floats
-    peak_bytes: Floats
+    step_seconds: FloatArray
+    peak_bytes: FloatArray
 
 
 def evaluate_even(
@@ -111,7 +110,7 @@ class _EvenSpace:
         some = self.candidates
         return _split(distinct([np.where(some.stages_per_rank > 1, some.pp, 0), some.stages_per_rank]).of_row)
 
-    def part_costs(self) -> tuple[Floats, Floats]:
+    def part_costs(self) -> tuple[FloatArray, FloatArray]:
         number = len(self.candidates)
         found = EvenCosts(np.empty(number), np.empty(number))
         columns, of_candidate = self._columns()
@@ -137,14 +136,14 @@ class _EvenSpace:
         )
 
     @cached_property
-    def _more_waiting(self) -> Floats:
+    def _more_waiting(self) -> FloatArray:
         """(N,): how much longer all ranks wait for the slowest of them than those of `_few`."""
         ranks, few = self.candidates.ranks, self._few.ranks
         kinds = distinct([ranks, few])
         all_of, few_of = largest_of(ranks[kinds.first]), largest_of(few[kinds.first])
         return np.asarray((all_of / np.where(few_of > 0, few_of, 1.0))[kinds.of_row])
 
-    def _columns(self) -> tuple[Floats, IntArray]:
+    def _columns(self) -> tuple[FloatArray, IntArray]:
         """(columns, U * policies): every cost of the U distinct candidates, and (N,) which one each candidate is."""
         few = self._few
         kinds = distinct(list(vars(few).values()))
@@ -169,7 +168,7 @@ class _EvenSpace:
                 raise SpecError(f"{name} has no closed form; allowed: {', '.join(_CLOSED)}")
         yield from _split(distinct([first.of_row, enough]).of_row)
 
-    def _evaluate(self, plans: IntArray, columns: Floats, place: IntArray, found: EvenCosts) -> None:
+    def _evaluate(self, plans: IntArray, columns: FloatArray, place: IntArray, found: EvenCosts) -> None:
         """Fill in `found` for `plans` of one shape."""
         shape = self._shape_of(plans)
         for start in range(0, len(plans), _PLANS):
@@ -210,7 +209,7 @@ class _Shape:
 
     paths: EvenPaths
     memory: EvenMemory
-    rows_of_rank: Floats
+    rows_of_rank: FloatArray
 
 
 @lru_cache(maxsize=4096)
@@ -228,29 +227,29 @@ def _shape(class_of_layer: tuple[int, ...], name: ScheduleName, pp: int, chunks:
 class _Columns:
     """Views of the columns (K, n) of n plans with R = `rows` rows, in the order of `_flattened`."""
 
-    values: Floats
+    values: FloatArray
     rows: int
 
-    def _at(self, kind: int) -> Floats:
+    def _at(self, kind: int) -> FloatArray:
         return self.values[kind * self.rows : (kind + 1) * self.rows]
 
     @property
-    def passes(self) -> Floats:
+    def passes(self) -> FloatArray:
         """What `EvenPaths.seconds` takes."""
         return self.values[9 * self.rows : 13 * self.rows + 1]
 
     @property
-    def work(self) -> Floats:
+    def work(self) -> FloatArray:
         """Forward and backward, (2 R, n); at first without waiting for the slowest rank."""
         return self.values[9 * self.rows : 11 * self.rows]
 
     @property
-    def waiting(self) -> Floats:
+    def waiting(self) -> FloatArray:
         """What that adds to them for the ranks of `_EvenSpace._few`."""
         return self.values[7 * self.rows : 9 * self.rows]
 
     @property
-    def optimizer(self) -> Floats:
+    def optimizer(self) -> FloatArray:
         return self._at(0)
 
     @property
@@ -258,11 +257,11 @@ class _Columns:
         return RowBytes(*(self._at(kind) for kind in range(1, 7)))
 
     @property
-    def fixed_bytes(self) -> Floats:
+    def fixed_bytes(self) -> FloatArray:
         return np.asarray(self.values[-2])
 
     @property
-    def slack(self) -> Floats:
+    def slack(self) -> FloatArray:
         return np.asarray(self.values[-1])
 
 
@@ -272,7 +271,7 @@ def _split(kinds: IntArray) -> list[IntArray]:
     return np.split(np.argsort(small, kind="stable"), np.cumsum(np.bincount(kinds))[:-1])
 
 
-def _flattened(tables: CostTables, fixed: Floats) -> Floats:
+def _flattened(tables: CostTables, fixed: FloatArray) -> FloatArray:
     """(K, N * policies): what `_Columns` has views of, one line after the other."""
     kept = tables.static
     kinds = [
@@ -295,7 +294,7 @@ def _flattened(tables: CostTables, fixed: Floats) -> Floats:
     return np.concatenate([*by_row, *(np.repeat(end, len(POLICIES))[None] for end in ends)])
 
 
-def _by_row(values: Floats) -> Floats:
+def _by_row(values: FloatArray) -> FloatArray:
     """(R, N * policies) from (N, R) or (N, R, policies); embedding and head have no layer to recompute."""
     number, rows = values.shape[:2]
     wide = np.broadcast_to(values if values.ndim == 3 else values[..., None], (number, rows, len(POLICIES))).copy()

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.costmodel.pipeline.in_flight import alive_counts
-from shardwright.costmodel.pipeline.stage_costs import Floats
-from shardwright.specs.candidates import IntArray
-from shardwright.specs.schedules import ScheduleName
+from shardwright.base import FloatArray, IntArray
+from shardwright.costmodel.pipeline import alive_counts
+from shardwright.specs import ScheduleName
 
 from .stages import alike
 
@@ -20,12 +19,12 @@ from .stages import alike
 class RowBytes:
     """(R, n) each, as in `CostTables` and `StaticBytes`; `static` is `StaticBytes.stays`."""
 
-    activation: Floats
-    working: Floats
-    static: Floats
-    gather_window: Floats
-    reduce_buffer: Floats
-    step: Floats
+    activation: FloatArray
+    working: FloatArray
+    static: FloatArray
+    gather_window: FloatArray
+    reduce_buffer: FloatArray
+    step: FloatArray
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class EvenMemory:
     ranks: list[_Rank]
     keeps_all: bool
 
-    def peak_bytes(self, rows: RowBytes, microbatches: Floats, slack: Floats) -> Floats:
+    def peak_bytes(self, rows: RowBytes, microbatches: FloatArray, slack: FloatArray) -> FloatArray:
         """(n,) bytes of the fullest rank without what no choice of layers changes; `slack` (n,) is the allocator's share."""
         peak = np.zeros(len(microbatches))
         for rank in self.ranks:

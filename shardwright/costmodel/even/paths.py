@@ -15,10 +15,9 @@ from itertools import accumulate
 
 import numpy as np
 
-from shardwright.costmodel.pipeline.orders import warm_up_forwards
-from shardwright.costmodel.pipeline.stage_costs import Floats
-from shardwright.specs.candidates import IntArray
-from shardwright.specs.schedules import ScheduleName
+from shardwright.base import FloatArray, IntArray
+from shardwright.costmodel.pipeline import warm_up_forwards
+from shardwright.specs import ScheduleName
 
 from .stages import Run, alike
 
@@ -27,8 +26,8 @@ from .stages import Run, alike
 class Stay:
     """Paths that spend the step on one rank: `each` (K,) for every microbatch, and once the costliest of `once` (p, K)."""
 
-    each: Floats
-    once: list[Floats]
+    each: FloatArray
+    once: list[FloatArray]
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class Loop:
     them stay on the first of the stages, or go down and up between fewer, of which those of `runs` (places) take least.
     """
 
-    once: Floats
-    each: Floats
+    once: FloatArray
+    each: FloatArray
     stay: int
     runs: slice
     width: int
@@ -53,9 +52,9 @@ class EvenPaths:
 
     stays: list[Stay]
     loops: list[Loop]
-    run_stages: Floats
+    run_stages: FloatArray
 
-    def seconds(self, costs: Floats, microbatches: Floats) -> Floats:
+    def seconds(self, costs: FloatArray, microbatches: FloatArray) -> FloatArray:
         """(n,) seconds, from costs (K, n): rows' forward, backward, first-forward extra, tail (R each), and one send."""
         once, stays = self._once @ costs, (self._each @ costs) * microbatches
         for stay, ways in zip(stays, self._ways, strict=True):
@@ -70,7 +69,7 @@ class EvenPaths:
         return longest
 
     @cached_property
-    def _once(self) -> Floats:
+    def _once(self) -> FloatArray:
         return np.concatenate([stay.once for stay in self.stays])
 
     @cached_property
@@ -80,21 +79,26 @@ class EvenPaths:
         return [slice(end - len(stay.once), end) for stay, end in zip(self.stays, ends, strict=True)]
 
     @cached_property
-    def _each(self) -> Floats:
+    def _each(self) -> FloatArray:
         return np.stack([stay.each for stay in self.stays])
 
     @cached_property
-    def _loops_once(self) -> Floats:
+    def _loops_once(self) -> FloatArray:
         return np.stack([loop.once for loop in self.loops])
 
     @cached_property
-    def _loops_each(self) -> Floats:
+    def _loops_each(self) -> FloatArray:
         return np.stack([loop.each for loop in self.loops])
 
     @staticmethod
     def _loop(
-        loop: Loop, once: Floats, each: Floats, of_run: Floats, both_ways: Floats, microbatches: Floats
-    ) -> Floats:
+        loop: Loop,
+        once: FloatArray,
+        each: FloatArray,
+        of_run: FloatArray,
+        both_ways: FloatArray,
+        microbatches: FloatArray,
+    ) -> FloatArray:
         left = microbatches - loop.late
         rounds = np.floor(left / loop.width)
         left = left - rounds * loop.width
@@ -112,35 +116,35 @@ class Legs:
     def _before(self) -> IntArray:
         return np.concatenate([np.zeros_like(self.counts[:1]), np.cumsum(self.counts, axis=0)])
 
-    def _of(self, kind: int, rows: IntArray) -> Floats:
+    def _of(self, kind: int, rows: IntArray) -> FloatArray:
         width = self.counts.shape[1]
         leg = np.zeros(4 * width + 1)
         leg[kind * width : (kind + 1) * width] = rows
         return leg
 
-    def forward(self, first: int, end: int) -> Floats:
+    def forward(self, first: int, end: int) -> FloatArray:
         """One microbatch's forwards on stages `first` up to but without `end`."""
         return self._of(0, self._before[end] - self._before[first])
 
-    def backward(self, first: int, end: int) -> Floats:
+    def backward(self, first: int, end: int) -> FloatArray:
         return self._of(1, self._before[end] - self._before[first])
 
-    def both(self, first: int, end: int) -> Floats:
+    def both(self, first: int, end: int) -> FloatArray:
         return self.forward(first, end) + self.backward(first, end)
 
-    def extra(self, first: int, end: int) -> Floats:
+    def extra(self, first: int, end: int) -> FloatArray:
         return self._of(2, self._before[end] - self._before[first])
 
-    def tail(self, stages: slice) -> Floats:
+    def tail(self, stages: slice) -> FloatArray:
         """The tails of the reductions of all `stages`: a rank's add up."""
         return self._of(3, self.counts[stages].sum(axis=0))
 
-    def sends(self, count: int) -> Floats:
+    def sends(self, count: int) -> FloatArray:
         leg = self._of(0, np.zeros_like(self.counts[0]))
         leg[-1] = count
         return leg
 
-    def weighted(self, kind: int, stages: slice, times: IntArray) -> Floats:
+    def weighted(self, kind: int, stages: slice, times: IntArray) -> FloatArray:
         """Forwards (`kind` 0), backwards (1) or extras (2) of `stages`, each its number of `times`."""
         return self._of(kind, times @ self.counts[stages])
 
@@ -296,18 +300,18 @@ class _InterleavedRank:
     def _chunks_before(self, chunk: int) -> IntArray:
         return (np.arange(self._chunks) < chunk).astype(np.int64)
 
-    def _enter(self, chunk: int) -> Floats:
+    def _enter(self, chunk: int) -> FloatArray:
         legs, own, stage = self.legs, slice(self.rank, None, self.pp), chunk * self.pp + self.rank
         skipped = self._chunks_before(chunk)
         climb = legs.forward(0, stage) + legs.extra(0, stage) + legs.sends(stage)
         return climb - self.pp * legs.weighted(0, own, skipped) - legs.weighted(2, own, skipped)
 
-    def _leave(self, chunk: int) -> Floats:
+    def _leave(self, chunk: int) -> FloatArray:
         legs, own, stage = self.legs, slice(self.rank, None, self.pp), chunk * self.pp + self.rank
         skipped = self.pp * legs.weighted(1, own, self._chunks_before(chunk))
         return legs.backward(0, stage) + legs.sends(stage) - skipped
 
-    def _enter_after_first_stage(self, chunk: int) -> Floats:
+    def _enter_after_first_stage(self, chunk: int) -> FloatArray:
         legs, own, stage = self.legs, slice(self.rank, None, self.pp), (chunk - 1) * self.pp + self.rank
         if not chunk:
             return self._enter(chunk)
@@ -315,14 +319,14 @@ class _InterleavedRank:
         way = (self.pp - 1) * legs.forward(0, 1) + legs.extra(0, 1) + legs.forward(0, stage + 1) + legs.sends(stage)
         return way - self.pp * legs.weighted(0, own, skipped) - legs.weighted(2, own, skipped)
 
-    def _leave_before_first_stage(self, chunk: int) -> Floats:
+    def _leave_before_first_stage(self, chunk: int) -> FloatArray:
         legs, own, stage = self.legs, slice(self.rank, None, self.pp), chunk * self.pp + self.rank
         if not chunk:
             return self._leave(chunk)
         skipped = self.pp * legs.weighted(1, own, self._chunks_before(chunk))
         return self.pp * legs.backward(0, 1) + legs.backward(self.pp, stage) + legs.sends(stage - self.pp) - skipped
 
-    def _enter_with_gradient(self) -> Floats:
+    def _enter_with_gradient(self) -> FloatArray:
         legs, own, stages = self.legs, slice(self.rank, None, self.pp), len(self.legs.counts)
         last = stages - self.pp + self.rank
         way = legs.forward(0, stages) + legs.extra(0, stages) + legs.backward(last + 1, stages)
@@ -330,7 +334,7 @@ class _InterleavedRank:
         extras = legs.weighted(2, own, np.ones(self._chunks, dtype=np.int64))
         return way - legs.weighted(0, own, self._first_forwards) - extras
 
-    def _leave_with_forward(self) -> Floats:
+    def _leave_with_forward(self) -> FloatArray:
         legs, own, stages = self.legs, slice(self.rank, None, self.pp), len(self.legs.counts)
         last = stages - self.pp + self.rank
         way = legs.forward(last + 1, stages) + legs.backward(0, stages) + legs.sends(2 * (stages - 1) - last)

@@ -5,15 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shardwright.specs.candidates import IntArray
-
-
-def even_stages(layers: int, stages: int) -> list[int]:
-    """Layers of each stage, as evenly as possible; the ends, which also hold embedding and head, get the fewer."""
-    fewer, extra = divmod(layers, stages)
-    middle_first = sorted(range(stages), key=lambda stage: abs(stage - (stages - 1) / 2))
-    more = set(middle_first[:extra])
-    return [fewer + (stage in more) for stage in range(stages)]
+from shardwright.base import IntArray
+from shardwright.specs import even_stages
 
 
 def even_row_counts(class_of_layer: Sequence[int], stages: int) -> IntArray:

@@ -1,0 +1,19 @@
+"""What one row of the model (a layer, the embedding, the head) does on its rank in one microbatch: matmuls, memory traffic, what it keeps,
+what recompute repeats, and what context and expert parallelism exchange."""
+
+from . import operators
+from .all_rows import WorkModel
+from .flops import model_flops_per_sequence, recompute_flops_per_sequence
+from .row import RowWork
+from .traffic import Moving, backward_traffic, forward_traffic
+
+__all__ = [
+    "Moving",
+    "RowWork",
+    "WorkModel",
+    "backward_traffic",
+    "forward_traffic",
+    "model_flops_per_sequence",
+    "operators",
+    "recompute_flops_per_sequence",
+]

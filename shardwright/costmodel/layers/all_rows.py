@@ -1,6 +1,6 @@
 """Every row of the cost tables, for every candidate at once."""
 
-from shardwright.specs.model.model import Block
+from shardwright.specs.model import Block
 
 from .ends import EndWork
 from .frame import WorkFrame

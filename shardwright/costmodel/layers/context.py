@@ -10,12 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shardwright.costmodel.op_times.overlap import slowdown_beside
-from shardwright.costmodel.op_times.protocol import Array, OpTimes
-from shardwright.specs.candidates import CONTEXT_PARALLEL, Candidates, cp_group
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.model.attention import LatentAttention, MultiHeadAttention
-from shardwright.specs.training import TrainingSpec
+from shardwright.base import Array
+from shardwright.costmodel.op_times import OpTimes, slowdown_beside
+from shardwright.specs import CONTEXT_PARALLEL, Candidates, ClusterSpec, TrainingSpec, cp_group
+from shardwright.specs.model import LatentAttention, MultiHeadAttention
 
 
 class PassSeconds(NamedTuple):

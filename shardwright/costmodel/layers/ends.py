@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.costmodel.op_times.constants import Value
-from shardwright.costmodel.op_times.protocol import Array
-from shardwright.specs.model.norm import Norm
+from shardwright.base import Array
+from shardwright.costmodel.layers import operators
+from shardwright.costmodel.op_times import Value
+from shardwright.specs.model import Norm
 
-from . import operators
 from .frame import WorkFrame
 from .row import RowWork, by_policy
 

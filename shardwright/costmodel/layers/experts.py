@@ -8,11 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Array, OpTimes, RankGroup
-from shardwright.specs.candidates import EXPERT_DISPATCH, Candidates, ep_group, expert_tp_group
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.model.model import Block, FeedForward, MixtureOfExperts, Parameter
-from shardwright.specs.training import TrainingSpec
+from shardwright.base import Array
+from shardwright.costmodel.op_times import OpTimes
+from shardwright.specs import (
+    EXPERT_DISPATCH,
+    Candidates,
+    ClusterSpec,
+    RankGroup,
+    TrainingSpec,
+    ep_group,
+    expert_tp_group,
+)
+from shardwright.specs.model import Block, FeedForward, MixtureOfExperts, Parameter
 
 from .operators import ExpertSplit
 

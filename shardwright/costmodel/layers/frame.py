@@ -4,14 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Array, OpTimes
-from shardwright.specs.candidates import Candidates, tp_group
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.model.model import ModelSpec, Parameter
-from shardwright.specs.stack import Stack
-from shardwright.specs.training import TrainingSpec
+from shardwright.base import Array
+from shardwright.costmodel.layers import operators
+from shardwright.costmodel.op_times import OpTimes
+from shardwright.specs import Candidates, ClusterSpec, Stack, TrainingSpec, tp_group
+from shardwright.specs.model import ModelSpec, Parameter
 
-from . import operators
 from .experts import expert_split
 from .weight_matmuls import WeightMatmuls
 

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shardwright.costmodel.op_times.constants import CALIBRATED
-from shardwright.costmodel.op_times.protocol import Array
-from shardwright.specs.model.model import Block, FeedForward
+from shardwright.base import Array
+from shardwright.costmodel.layers import operators
+from shardwright.costmodel.op_times import CALIBRATED
+from shardwright.specs.model import Block, FeedForward
 
-from . import operators
 from .context import ContextExchange
 from .experts import ExpertExchange, hidden_pairs, spread_parameters
 from .frame import WorkFrame

@@ -10,11 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Array, Number, Operator
-from shardwright.specs.model.model import Block, FeedForward, LatentAttention, MixtureOfExperts, MultiHeadAttention
-from shardwright.specs.model.norm import Norm
-from shardwright.specs.stack import Stack
-from shardwright.specs.training import TrainingSpec
+from shardwright.base import Array, Number
+from shardwright.costmodel.op_times import Operator
+from shardwright.specs import Stack, TrainingSpec
+from shardwright.specs.model import Block, FeedForward, LatentAttention, MixtureOfExperts, MultiHeadAttention, Norm
 
 
 @dataclass(frozen=True)

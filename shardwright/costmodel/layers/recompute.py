@@ -4,10 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Array, Number
-from shardwright.specs.model.model import Block, LatentAttention
-from shardwright.specs.stack import Stack
-from shardwright.specs.training import TrainingSpec
+from shardwright.base import Array, Number
+from shardwright.specs import Stack, TrainingSpec
+from shardwright.specs.model import Block, LatentAttention
 
 from .operators import ExpertSplit, Matmul, attention_matmuls, ffn_matmuls
 

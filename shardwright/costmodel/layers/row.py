@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Array
-from shardwright.costmodel.tables.cost_tables import POLICIES
+from shardwright.base import Array
+from shardwright.specs import POLICIES
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Number, Operator
-from shardwright.specs.model.model import Block, FeedForward, LatentAttention, ModelSpec
-from shardwright.specs.stack import Stack
+from shardwright.base import Number
+from shardwright.costmodel.op_times import Operator
+from shardwright.specs import Stack
+from shardwright.specs.model import Block, FeedForward, LatentAttention, ModelSpec
 
 from .operators import ExpertSplit, computed_width, experts_as_the_rest, norm_operator, normalises_heads
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Array, MatmulPart, Number, OpTimes
-from shardwright.specs.training import LinearFormat, TrainingSpec
+from shardwright.base import Array, Number
+from shardwright.costmodel.op_times import MatmulPart, OpTimes
+from shardwright.specs import LinearFormat, TrainingSpec
 
 from .operators import Matmul
 from .precision import operand_bytes

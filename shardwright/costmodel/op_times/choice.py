@@ -1,7 +1,6 @@
 """The times to predict with: measured ones where the cluster has a profile, the catalog's else."""
 
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.training import TrainingSpec
+from shardwright.specs import ClusterSpec, TrainingSpec
 
 from .constants import CALIBRATED, Constants
 from .datasheet import CatalogTimes

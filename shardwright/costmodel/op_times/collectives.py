@@ -18,10 +18,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.specs.cluster import ClusterSpec, NodeGroup
+from shardwright.base import Array, Number
+from shardwright.specs import ClusterSpec, NodeGroup, RankGroup
 
 from .constants import Constants, Value, over
-from .protocol import Array, CollectiveName, Number, RankGroup
+from .protocol import CollectiveName
 
 # NVLink switches reduce since the third generation, which came with the first cards beyond this dense 16-bit peak.
 _HOPPER_FLOPS_PER_S = 500e12

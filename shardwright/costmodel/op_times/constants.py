@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwright.specs.spec import Spec
+from shardwright.specs import Spec
 
 Value = NDArray[Any] | float
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .protocol import Array, Number
+from shardwright.base import Array, Number
 
 Parameters = Mapping[str, float]
 

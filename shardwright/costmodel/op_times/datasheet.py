@@ -5,15 +5,22 @@ from typing import Literal
 
 import numpy as np
 
-from shardwright.base.errors import SpecError
-from shardwright.costmodel.layers.precision import OPERANDS
-from shardwright.specs.cluster import ClusterSpec, Device, DeviceFormat
-from shardwright.specs.training import BYTES_PER_ELEMENT, LinearFormat, TrainingSpec
+from shardwright.base import Array, Number, SpecError
+from shardwright.specs import (
+    BYTES_PER_ELEMENT,
+    ClusterSpec,
+    Device,
+    DeviceFormat,
+    LinearFormat,
+    RankGroup,
+    TrainingSpec,
+)
 
 from .collectives import Collectives
 from .constants import CALIBRATED, Constants, Value, over
 from .gloo import gloo_seconds
-from .protocol import Array, CollectiveName, MatmulPart, Number, Operator, RankGroup
+from .operand_formats import OPERANDS
+from .protocol import CollectiveName, MatmulPart, Operator
 
 # (tile rows, tile columns, rate relative to the largest tile): small matmuls trade the rate of a tile for a fuller card.
 _TILES = ((256, 128, 1.0), (128, 128, 0.9), (64, 128, 0.75), (64, 64, 0.55))

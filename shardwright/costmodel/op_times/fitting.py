@@ -4,14 +4,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
-from shardwright.specs.profile import Curve, Point, Series
+from shardwright.base import Array, FloatArray, Number
+from shardwright.specs import Curve, Point, Series
 
 from .curves import Form, form_of
-from .protocol import Array, Number
-
-Floats = NDArray[np.float64]
 
 _LEAST_POINTS_TO_LEAVE_OUT = 5
 _LEAST_POINTS_TO_EXPECT = 3
@@ -32,8 +29,8 @@ class Interpolation:
     This is the mean of a Gaussian process (Rasmussen and Williams 2006, equation 2.25). `sizes` (N, D), `residuals` (N,).
     """
 
-    sizes: Floats
-    residuals: Floats
+    sizes: FloatArray
+    residuals: FloatArray
     reach: float
     noise: float
     weights: tuple[float, ...] = (1.0,)
@@ -138,7 +135,7 @@ def expected_errors(series: Series) -> list[float]:
     return [float(error) for error in np.abs(np.expm1(-(inverse @ residuals) / np.diag(inverse)))]
 
 
-def left_out_errors(series: Series) -> Floats | None:
+def left_out_errors(series: Series) -> FloatArray | None:
     """predicted / measured - 1 of every point, predicted by a fit that has not seen its fifth of the points.
 
     None with fewer than five points, or over axes without a known curve.
@@ -151,7 +148,7 @@ def left_out_errors(series: Series) -> Floats | None:
     return np.expm1(_left_out(form, sizes, seconds, _fold_parameters(form, sizes, seconds), reach, noise))
 
 
-def _table(form: Form, points: tuple[Point, ...]) -> tuple[Floats, Floats]:
+def _table(form: Form, points: tuple[Point, ...]) -> tuple[FloatArray, FloatArray]:
     """Sizes (N, D) and seconds (N,) of the points."""
     columns = form.sizes(*np.array([point.at for point in points], dtype=float).T)
     return np.stack([np.asarray(column, dtype=float) for column in columns], axis=1), np.array(
@@ -160,20 +157,20 @@ def _table(form: Form, points: tuple[Point, ...]) -> tuple[Floats, Floats]:
 
 
 def _around(
-    form: Form, parameters: dict[str, float], sizes: Floats, seconds: Floats, reach: float, noise: float
+    form: Form, parameters: dict[str, float], sizes: FloatArray, seconds: FloatArray, reach: float, noise: float
 ) -> Interpolation:
     residuals = np.log(seconds / form.seconds(parameters, *sizes.T))
     return Interpolation(sizes, residuals, reach, noise, form.weights)
 
 
-def _least_squares(form: Form, sizes: Floats, seconds: Floats) -> dict[str, float]:
+def _least_squares(form: Form, sizes: FloatArray, seconds: FloatArray) -> dict[str, float]:
     from scipy.optimize import least_squares
 
     names, columns = list(form.starts), tuple(sizes.T)
     middle = np.log([form.starts[name][0] for name in names])
     room = np.log([form.starts[name][1] for name in names])
 
-    def misses(logarithms: Floats) -> Floats:
+    def misses(logarithms: FloatArray) -> FloatArray:
         parameters = dict(zip(names, np.exp(logarithms), strict=True))
         relative = np.log(form.seconds(parameters, *columns) / seconds)
         # a parameter that no point speaks of stays where it began
@@ -183,19 +180,19 @@ def _least_squares(form: Form, sizes: Floats, seconds: Floats) -> dict[str, floa
     return dict(zip(names, (float(value) for value in np.exp(found.x)), strict=True))
 
 
-def _folds(points: int) -> Floats:
+def _folds(points: int) -> FloatArray:
     """Which fifth each point is left out with: spread evenly, the same at every call."""
     return np.asarray(np.random.default_rng(0).permutation(points) % _FOLDS)
 
 
-def _fold_parameters(form: Form, sizes: Floats, seconds: Floats) -> list[dict[str, float]]:
+def _fold_parameters(form: Form, sizes: FloatArray, seconds: FloatArray) -> list[dict[str, float]]:
     folds = _folds(len(seconds))
     return [_least_squares(form, sizes[folds != fold], seconds[folds != fold]) for fold in range(_FOLDS)]
 
 
 def _left_out(
-    form: Form, sizes: Floats, seconds: Floats, parameters: list[dict[str, float]], reach: float, noise: float
-) -> Floats:
+    form: Form, sizes: FloatArray, seconds: FloatArray, parameters: list[dict[str, float]], reach: float, noise: float
+) -> FloatArray:
     """log(predicted / measured) of every point by the fold that has not seen it."""
     folds, errors = _folds(len(seconds)), np.zeros(len(seconds))
     for fold, found in enumerate(parameters):
@@ -206,7 +203,7 @@ def _left_out(
     return errors
 
 
-def _best_interpolation(form: Form, sizes: Floats, seconds: Floats) -> tuple[float, float, float | None]:
+def _best_interpolation(form: Form, sizes: FloatArray, seconds: FloatArray) -> tuple[float, float, float | None]:
     """Reach, noise, and the median |error| of left-out points with them."""
     if len(seconds) < _LEAST_POINTS_TO_LEAVE_OUT:
         return _USUAL_REACH, _USUAL_NOISE, None

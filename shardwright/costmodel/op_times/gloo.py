@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from shardwright.specs.cluster import ClusterSpec
+from shardwright.base import Array, Number
+from shardwright.specs import ClusterSpec, RankGroup
 
-from .protocol import Array, CollectiveName, Number, RankGroup
+from .protocol import CollectiveName
 
 # Share of a NIC's rate that TCP sockets reach; assumed. Links inside a node are given as measured.
 _SOCKET_FRACTION = 0.65

@@ -5,14 +5,14 @@ from typing import Literal
 
 import numpy as np
 
-from shardwright.specs.profile import Format, Profile
-from shardwright.specs.training import BYTES_PER_ELEMENT, LinearFormat
+from shardwright.base import Array, Number
+from shardwright.specs import BYTES_PER_ELEMENT, Format, LinearFormat, Profile, RankGroup
 
 from .constants import Constants
 from .curves import attention_flops
 from .datasheet import CatalogTimes
 from .fitting import FittedSeries, fitted
-from .protocol import Array, CollectiveName, MatmulPart, Number, Operator, RankGroup
+from .protocol import CollectiveName, MatmulPart, Operator
 from .scaled_collectives import ScaledCollective
 
 # Memory-bound work without a measurement of its own is taken for a copy, which reads and writes each element.

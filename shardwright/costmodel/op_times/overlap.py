@@ -4,11 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.training import TrainingSpec
+from shardwright.base import Array
+from shardwright.specs import ClusterSpec, TrainingSpec
 
 from .constants import Constants, Value, over
-from .protocol import Array
 
 
 def slowdown_beside(cluster: ClusterSpec, constants: Constants, like: Array) -> Value:

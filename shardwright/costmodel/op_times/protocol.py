@@ -1,17 +1,12 @@
 """The seam that every duration comes through: what one operation takes on one device of the cluster."""
 
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from shardwright.specs.training import LinearFormat
+from shardwright.base import Array, Number
+from shardwright.specs import LinearFormat, RankGroup
 
 from .constants import Constants
 
-Array = NDArray[Any]
-Number = Array | float | int
 CollectiveName = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast", "send"]
 MatmulPart = Literal["forward", "input_gradient", "weight_gradient"]
 Operator = Literal[
@@ -36,26 +31,6 @@ Operator = Literal[
 """Memory-bound operators that can be measured apart. `eager_` ones are chains of PyTorch's own small kernels, the others
 one kernel. `addition`: of two tensors; `copy`: into another layout; `column_sum`: a bias's gradient; `clip`: norm and
 scaling of gradients."""
-
-
-@dataclass(frozen=True)
-class RankGroup:
-    """The ranks of one collective, as the network sees them (arrays broadcast over plans).
-
-    `ranks_per_node` of them share a node, `nodes` nodes take part; `sharing` such groups use a node's NICs at once.
-    """
-
-    ranks_per_node: Number
-    nodes: Number
-    sharing: Number
-
-    @property
-    def ranks(self) -> Array:
-        return np.asarray(self.ranks_per_node, dtype=float) * self.nodes
-
-    def column(self) -> "RankGroup":
-        """The same groups of shape (N,) as columns (N, 1), to broadcast over rows."""
-        return RankGroup(*(np.asarray(part)[:, None] for part in (self.ranks_per_node, self.nodes, self.sharing)))
 
 
 class OpTimes(Protocol):

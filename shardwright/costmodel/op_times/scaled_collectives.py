@@ -5,11 +5,12 @@ from typing import Self
 
 import numpy as np
 
-from shardwright.specs.profile import Series
+from shardwright.base import Array, FloatArray, Number
+from shardwright.specs import RankGroup, Series
 
 from .datasheet import CatalogTimes
-from .fitting import Floats, Interpolation
-from .protocol import Array, CollectiveName, Number, RankGroup
+from .fitting import Interpolation
+from .protocol import CollectiveName
 
 _REACH, _NOISE = 2.0, 0.1
 
@@ -55,7 +56,7 @@ class ScaledCollective:
         return np.where(group.ranks > 1, seconds, 0.0)
 
 
-def _scales(name: CollectiveName, catalog: CatalogTimes, sizes: Floats, seconds: Floats) -> _Scales | None:
+def _scales(name: CollectiveName, catalog: CatalogTimes, sizes: FloatArray, seconds: FloatArray) -> _Scales | None:
     from scipy.optimize import nnls  # here: only plans with a profile need it
 
     if not len(seconds):

@@ -4,7 +4,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from .protocol import Array, Number
+from shardwright.base import Array, Number
 
 
 def largest_of(ranks: Number) -> Array:

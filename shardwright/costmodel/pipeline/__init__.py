@@ -1,0 +1,24 @@
+"""The pipeline: schedules as data, generated, validated and walked; how many microbatches are alive at once; the step as the longest path,
+and the event simulation that it must equal."""
+
+from .action import ActionKind, parse_work
+from .in_flight import alive_counts, peak_activation_bytes, peak_in_flight
+from .orders import warm_up_forwards
+from .schedule import make_schedule
+from .simulation import simulate
+from .stage_costs import StageCosts
+from .step import step_parts, step_seconds
+
+__all__ = [
+    "ActionKind",
+    "StageCosts",
+    "alive_counts",
+    "make_schedule",
+    "parse_work",
+    "peak_activation_bytes",
+    "peak_in_flight",
+    "simulate",
+    "step_parts",
+    "step_seconds",
+    "warm_up_forwards",
+]

@@ -4,7 +4,7 @@ import re
 from enum import StrEnum
 from typing import NamedTuple, Self
 
-from shardwright.base.errors import SpecError
+from shardwright.base import SpecError
 
 
 class ActionKind(StrEnum):

@@ -11,17 +11,16 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwright.specs.schedules import ScheduleName, by_rank, by_stage, check_shape, splits_backward
+from shardwright.base import IntArray
+from shardwright.specs import ScheduleName, by_rank, by_stage, check_shape, splits_backward
 
 from .action import ActionKind
 from .orders import warm_up_forwards
 from .schedule import make_schedule
 
-Counts = NDArray[np.int64]
-
 
 @lru_cache(maxsize=4096)
-def alive_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> tuple[Counts, ...]:
+def alive_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> tuple[IntArray, ...]:
     """Per rank, [moments, stages_per_rank]: microbatches alive on each of its stages when it holds the most.
 
     Column `c` is the rank's c-th stage. Each row is one moment; at every other moment of the step no stage holds
@@ -42,7 +41,7 @@ def alive_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches
     return tuple(_alive_counts_of_rank(name, pp, stages_per_rank, microbatches, rank) for rank in range(pp))
 
 
-def _alive_counts_of_rank(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int, rank: int) -> Counts:
+def _alive_counts_of_rank(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int, rank: int) -> IntArray:
     forwards = stages_per_rank * microbatches
     warm_up = warm_up_forwards(name, pp, stages_per_rank, microbatches, rank)
     moments = np.arange(max(1, min(stages_per_rank * pp, forwards - warm_up)))
@@ -54,7 +53,7 @@ def _alive_counts_of_rank(name: ScheduleName, pp: int, stages_per_rank: int, mic
 
 
 @lru_cache(maxsize=4096)
-def split_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> tuple[Counts, ...]:
+def split_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> tuple[IntArray, ...]:
     """Per rank, [moments, 2, stages_per_rank]: microbatches that wait for their input gradient, or whole backward, and
     those that only the weight gradient is left of.
 
@@ -84,7 +83,7 @@ def split_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches
     return tuple(found)
 
 
-def _runs_of_chunk(actions: Counts, pp: int, stages_per_rank: int, microbatches: int) -> Counts:
+def _runs_of_chunk(actions: IntArray, pp: int, stages_per_rank: int, microbatches: int) -> IntArray:
     """[moments, stages_per_rank]: how many of a rank's first `actions` forwards fall on each chunk, depth first."""
     if stages_per_rank == 1:
         return actions[:, None]
@@ -92,7 +91,7 @@ def _runs_of_chunk(actions: Counts, pp: int, stages_per_rank: int, microbatches:
     return rounds * pp + np.clip(rest - pp * np.arange(stages_per_rank), 0, pp)
 
 
-def peak_in_flight(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> Counts:
+def peak_in_flight(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> IntArray:
     """[stages]: the most microbatches whose activations a stage holds at once.
 
     Stages of one rank may peak at different moments; their sum is then more than the rank ever holds.

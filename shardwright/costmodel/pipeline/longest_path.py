@@ -10,19 +10,17 @@ from functools import lru_cache
 from itertools import pairwise, starmap
 
 import numpy as np
-from numpy.typing import NDArray
 
-from shardwright.specs.schedules import ScheduleName
+from shardwright.base import FloatArray, IntArray
+from shardwright.specs import ScheduleName
 
 from .action import Action, ActionKind, Work
 from .graph import ScheduleGraph, schedule_graph
 from .schedule import make_schedule
-from .stage_costs import Floats, StageCosts
-
-Indices = NDArray[np.int64]
+from .stage_costs import StageCosts
 
 
-def longest_path_ends(name: ScheduleName, costs: StageCosts, microbatches: int) -> Floats:
+def longest_path_ends(name: ScheduleName, costs: StageCosts, microbatches: int) -> FloatArray:
     """[..., pp] seconds. Work w ends at
 
         end_w = seconds_w + max(end_{w'}, max_m (end_m + send_m))
@@ -57,12 +55,12 @@ class _Levels:
 
     rows: tuple[slice, ...]
     shapes: tuple[Work, ...]
-    shape_of_row: Indices
-    first_forward_rows: Indices
-    before: Indices
-    senders: tuple[Indices, ...]
-    boundaries: tuple[Indices, ...]
-    last: Indices
+    shape_of_row: IntArray
+    first_forward_rows: IntArray
+    before: IntArray
+    senders: tuple[IntArray, ...]
+    boundaries: tuple[IntArray, ...]
+    last: IntArray
 
 
 @lru_cache(maxsize=256)
@@ -91,7 +89,7 @@ def _levels(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int
     )
 
 
-def _generations(graph: ScheduleGraph) -> list[Indices]:
+def _generations(graph: ScheduleGraph) -> list[IntArray]:
     """The numbers of each level's work."""
     import networkx as nx  # takes as long to import as all the rest of the cost model
 
@@ -103,7 +101,7 @@ def _generations(graph: ScheduleGraph) -> list[Indices]:
     return [np.array(sorted(level), dtype=np.int64) for level in nx.topological_generations(waits)]
 
 
-def _messages(graph: ScheduleGraph, row: Indices) -> tuple[tuple[Indices, ...], tuple[Indices, ...]]:
+def _messages(graph: ScheduleGraph, row: IntArray) -> tuple[tuple[IntArray, ...], tuple[IntArray, ...]]:
     """Senders and boundaries as in `_Levels`: one array of each, or two where overlapped passes wait for two messages."""
     senders, boundaries = np.zeros((2, max(1, *graph.message_counts), len(row)), dtype=np.int64)
     for number, (*_, messages) in enumerate(graph.nodes):

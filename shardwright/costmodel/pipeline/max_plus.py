@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .stage_costs import Floats
+from shardwright.base import FloatArray
 
 # What one array operation costs before its first element, counted in elements: about 1 us against about 1 ns.
 _CALL_ELEMENTS = 1000
 _BROADCAST_ELEMENTS = 1 << 18
 
 
-def product(left: Floats, right: Floats) -> Floats:
+def product(left: FloatArray, right: FloatArray) -> FloatArray:
     """[..., i, k] = max_j (left[..., i, j] + right[..., j, k])."""
     width = right.shape[-2]
     if left.size * right.shape[-1] <= _BROADCAST_ELEMENTS:
@@ -27,8 +27,13 @@ def product(left: Floats, right: Floats) -> Floats:
 
 
 def repeat(
-    linear: Callable[[Floats], Floats], wide: Callable[[Floats], Floats], state: Floats, count: int, *, calls: int
-) -> Floats:
+    linear: Callable[[FloatArray], FloatArray],
+    wide: Callable[[FloatArray], FloatArray],
+    state: FloatArray,
+    count: int,
+    *,
+    calls: int,
+) -> FloatArray:
     """Apply a max-plus linear map `count` times, by squaring its matrix where that is less work than going step by step.
 
     Args:

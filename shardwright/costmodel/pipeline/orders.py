@@ -6,7 +6,7 @@ A new schedule is its name and shape in `schedule_shape` and a generator in `ORD
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from shardwright.specs.schedules import ScheduleName
+from shardwright.specs import ScheduleName
 
 from .action import Action, ActionKind, Overlap, Work
 

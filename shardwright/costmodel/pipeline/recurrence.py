@@ -16,11 +16,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shardwright.base import FloatArray
+
 from .max_plus import repeat
-from .stage_costs import Floats, StageCosts
+from .stage_costs import StageCosts
 
 
-def gpipe_ends(costs: StageCosts, microbatches: int) -> Floats:
+def gpipe_ends(costs: StageCosts, microbatches: int) -> FloatArray:
     """[..., pp] seconds, GPipe.
 
     The forwards are a flow shop with equal jobs: the longest path to the last forward of the last stage climbs all
@@ -38,7 +40,7 @@ def gpipe_ends(costs: StageCosts, microbatches: int) -> Floats:
     return np.asarray(forward_end[..., None] + descent + more * _highest_from_here(costs.backward))
 
 
-def one_forward_one_backward_ends(costs: StageCosts, microbatches: int) -> Floats:
+def one_forward_one_backward_ends(costs: StageCosts, microbatches: int) -> FloatArray:
     """[..., pp] seconds, 1F1B.
 
     With w_s = P - 1 - s warm-up forwards, round k is F_s(w_s + k) and B_s(k) on every stage s. Before F_s(w_s) there
@@ -74,27 +76,27 @@ def one_forward_one_backward_ends(costs: StageCosts, microbatches: int) -> Float
 class _FlatCosts(NamedTuple):
     """1F1B: one stage a rank. `climb[s]` is sum_{j<=s} b_j + sum_{j<s} c_j."""
 
-    forward: Floats
-    backward: Floats
-    send: Floats
-    climb: Floats
+    forward: FloatArray
+    backward: FloatArray
+    send: FloatArray
+    climb: FloatArray
 
 
-def _flat_round(costs: _FlatCosts, forward_ends: Floats) -> Floats:
+def _flat_round(costs: _FlatCosts, forward_ends: FloatArray) -> FloatArray:
     return _flat_forwards(costs, forward_ends, _flat_backwards(costs, forward_ends))
 
 
-def _flat_backwards(costs: _FlatCosts, ready: Floats) -> Floats:
+def _flat_backwards(costs: _FlatCosts, ready: FloatArray) -> FloatArray:
     return _highest_from_here(ready + costs.climb) - costs.climb + costs.backward
 
 
-def _flat_forwards(costs: _FlatCosts, forward_ends: Floats, backward_ends: Floats) -> Floats:
+def _flat_forwards(costs: _FlatCosts, forward_ends: FloatArray, backward_ends: FloatArray) -> FloatArray:
     start = backward_ends.copy()
     np.maximum(start[..., 1:], forward_ends[..., :-1] + costs.send, out=start[..., 1:])
     return start + costs.forward
 
 
-def interleaved_ends(costs: StageCosts, microbatches: int) -> Floats:
+def interleaved_ends(costs: StageCosts, microbatches: int) -> FloatArray:
     """[..., pp] seconds, interleaved 1F1B.
 
     Number a rank's forwards k = 0 .. M v - 1 in its order, its backwards j alike, and let turn p on rank r be forward
@@ -120,10 +122,10 @@ def interleaved_ends(costs: StageCosts, microbatches: int) -> Floats:
 class _TurnCosts(NamedTuple):
     """[period, ..., P] each: what a turn costs every rank. Where there is no message to wait for, it came at -inf."""
 
-    forward: Floats
-    forward_message: Floats
-    backward: Floats
-    backward_message: Floats
+    forward: FloatArray
+    forward_message: FloatArray
+    backward: FloatArray
+    backward_message: FloatArray
 
 
 class _Ring:
@@ -158,21 +160,21 @@ class _Ring:
         ring._costs = _TurnCosts(*(array[..., None, :] for array in self._costs))
         return ring
 
-    def round(self, state: Floats) -> Floats:
+    def round(self, state: FloatArray) -> FloatArray:
         """The state one round after `state`, where all ranks run both a forward and a backward in each turn."""
         state = state.copy()
         for turn in range(self.first_full, self.first_full + self.period):
             self._turn(state, turn, slice(0, self.pp), slice(0, self.pp))
         return state
 
-    def run(self, state: Floats, turns: range) -> None:
+    def run(self, state: FloatArray, turns: range) -> None:
         """Advance `state` in place through turns in which some ranks may have no forward or no backward."""
         for turn in turns:
             forward = slice(max(0, turn - self.forwards + 1), min(self.pp, turn + 1))
             backward = slice(max(0, self.first_full - turn), min(self.pp, self.forwards + self.first_full - turn))
             self._turn(state, turn, forward, backward)
 
-    def _turn(self, state: Floats, turn: int, forward: slice, backward: slice) -> None:
+    def _turn(self, state: FloatArray, turn: int, forward: slice, backward: slice) -> None:
         """One turn, in place; `forward` and `backward` are the ranks that have one."""
         phase = turn % self.period
         forward_ends, free = state[..., : self.pp], state[..., self.pp :]
@@ -192,18 +194,18 @@ class _Ring:
             free[..., forward] = forward_ends[..., forward]
 
 
-def _by_turn(per_stage: Floats, stage: NDArray[np.int64]) -> Floats:
+def _by_turn(per_stage: FloatArray, stage: NDArray[np.int64]) -> FloatArray:
     """[turns, ..., P] from [..., stages] and [turns, P]."""
     return np.ascontiguousarray(np.moveaxis(per_stage[..., stage], -2, 0))
 
 
-def _climb(per_stage: Floats, send: Floats) -> Floats:
+def _climb(per_stage: FloatArray, send: FloatArray) -> FloatArray:
     """[..., stages]: sum of `per_stage` up to and with stage s, and of the sends on the way there."""
     climb = np.cumsum(per_stage, axis=-1)
     climb[..., 1:] += np.cumsum(send, axis=-1)
     return climb
 
 
-def _highest_from_here(values: Floats) -> Floats:
+def _highest_from_here(values: FloatArray) -> FloatArray:
     """[..., s] = max_{t>=s} values[..., t]."""
     return np.maximum.accumulate(values[..., ::-1], axis=-1)[..., ::-1]

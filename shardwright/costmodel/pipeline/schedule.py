@@ -14,8 +14,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwright.base.errors import SpecError
-from shardwright.specs.schedules import ScheduleName, check_shape
+from shardwright.base import SpecError
+from shardwright.specs import ScheduleName, check_shape
 
 from .action import Action, ActionKind, Overlap, Work, parse_work
 from .orders import ORDERS

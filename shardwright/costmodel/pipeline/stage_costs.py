@@ -3,14 +3,11 @@
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from shardwright.base.errors import SpecError
+from shardwright.base import FloatArray, SpecError
 
 from .action import ActionKind, Overlap, Work
-
-Floats = NDArray[np.float64]
-
 
 _ROUNDING = 1e-12  # of a sum of parts
 
@@ -38,14 +35,14 @@ class StageCosts:
     """
 
     pp: int
-    forward: Floats
-    backward: Floats
-    weight_gradient: Floats
-    overlap_saving: Floats
-    first_forward_extra: Floats
-    send: Floats
-    reduce_tail: Floats
-    optimizer: Floats
+    forward: FloatArray
+    backward: FloatArray
+    weight_gradient: FloatArray
+    overlap_saving: FloatArray
+    first_forward_extra: FloatArray
+    send: FloatArray
+    reduce_tail: FloatArray
+    optimizer: FloatArray
 
     def __init__(
         self,
@@ -122,7 +119,7 @@ class StageCosts:
         """The axes over plans; () for one plan."""
         return self.forward.shape[:-1]
 
-    def seconds(self, work: Work) -> Floats:
+    def seconds(self, work: Work) -> FloatArray:
         """[...] of a pass or an overlapped pair, first-forward extra not included.
 
         A pair takes as long as its two passes but for the forward's `overlap_saving`.

@@ -7,17 +7,18 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwright.specs.schedules import ScheduleName, by_rank, check_shape
+from shardwright.base import FloatArray
+from shardwright.specs import ScheduleName, by_rank, check_shape
 
 from .longest_path import longest_path_ends
 from .recurrence import gpipe_ends, interleaved_ends, one_forward_one_backward_ends
 from .schedule import overlap_counts
-from .stage_costs import Floats, StageCosts
+from .stage_costs import StageCosts
 
 __all__ = ["StageCosts", "StepParts", "step_parts", "step_seconds"]
 
 _ROUNDING = 1e-12  # of a step
-_ENDS: dict[ScheduleName, Callable[[StageCosts, int], Floats]] = {
+_ENDS: dict[ScheduleName, Callable[[StageCosts, int], FloatArray]] = {
     "gpipe": gpipe_ends,
     "1f1b": one_forward_one_backward_ends,
     "interleaved-1f1b": interleaved_ends,
@@ -27,7 +28,7 @@ _ENDS: dict[ScheduleName, Callable[[StageCosts, int], Floats]] = {
 }
 
 
-def step_seconds(schedule: ScheduleName, costs: StageCosts, microbatches: int) -> Floats:
+def step_seconds(schedule: ScheduleName, costs: StageCosts, microbatches: int) -> FloatArray:
     """Seconds of one optimizer step, [...] over the batch axes of `costs`.
 
     The pipeline's longest path (see `pipeline_recurrence`), then on each rank its exposed reductions, then, when the
@@ -43,7 +44,7 @@ def step_seconds(schedule: ScheduleName, costs: StageCosts, microbatches: int) -
     return np.asarray(reduced + costs.optimizer.max(axis=-1))
 
 
-def _per_rank(schedule: ScheduleName, costs: StageCosts, per_stage: Floats) -> Floats:
+def _per_rank(schedule: ScheduleName, costs: StageCosts, per_stage: FloatArray) -> FloatArray:
     """Sum of [..., stages] over each rank's stages: [..., pp]."""
     return np.asarray(by_rank(schedule, costs.pp, per_stage).sum(axis=-2))
 
@@ -64,16 +65,16 @@ class StepParts:
     """
 
     rank: NDArray[np.intp]
-    compute_seconds: Floats
-    gather_seconds: Floats
-    reduce_seconds: Floats
-    transfer_seconds: Floats
-    bubble_seconds: Floats
-    optimizer_seconds: Floats
-    overlap_seconds: Floats
+    compute_seconds: FloatArray
+    gather_seconds: FloatArray
+    reduce_seconds: FloatArray
+    transfer_seconds: FloatArray
+    bubble_seconds: FloatArray
+    optimizer_seconds: FloatArray
+    overlap_seconds: FloatArray
 
     @property
-    def total_seconds(self) -> Floats:
+    def total_seconds(self) -> FloatArray:
         work = self.compute_seconds + self.gather_seconds + self.reduce_seconds
         return work + self.transfer_seconds + self.bubble_seconds + self.optimizer_seconds
 
@@ -93,7 +94,7 @@ def step_parts(schedule: ScheduleName, costs: StageCosts, microbatches: int) -> 
     reduce = _per_rank(schedule, costs, costs.reduce_tail)
     rank = np.argmax(compute + gather + reduce, axis=-1)
 
-    def of_rank(per_rank: Floats) -> Floats:
+    def of_rank(per_rank: FloatArray) -> FloatArray:
         return np.take_along_axis(per_rank, rank[..., None], axis=-1)[..., 0]
 
     optimizer = costs.optimizer.max(axis=-1)

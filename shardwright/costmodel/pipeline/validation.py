@@ -3,7 +3,7 @@
 from functools import lru_cache
 from itertools import product
 
-from shardwright.base.errors import SpecError
+from shardwright.base import SpecError
 
 from .action import Action, ActionKind
 from .schedule import Schedule

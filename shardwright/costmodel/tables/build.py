@@ -4,20 +4,23 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from shardwright.costmodel.layers.all_rows import WorkModel
-from shardwright.costmodel.layers.row import RowWork
-from shardwright.costmodel.op_times.constants import CALIBRATED
-from shardwright.costmodel.op_times.protocol import Array, OpTimes
-from shardwright.costmodel.op_times.straggler import largest_of
-from shardwright.specs.candidates import Candidates, pipeline_group
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.stacks import OWN_STACK
-from shardwright.specs.training import OPTIMIZER_STATES, TrainingSpec
+from shardwright.base import Array
+from shardwright.costmodel.layers import RowWork, WorkModel
+from shardwright.costmodel.op_times import CALIBRATED, OpTimes, largest_of
+from shardwright.specs import (
+    OPTIMIZER_STATES,
+    OWN_STACK,
+    POLICIES,
+    Candidates,
+    ClusterSpec,
+    TrainingSpec,
+    pipeline_group,
+)
+from shardwright.specs.model import ModelSpec
 
-from .cost_tables import POLICIES, CostTables, Seconds, StaticBytes
+from .cost_tables import CostTables, Seconds, StaticBytes
 from .data_parallel import DataParallel, sharded
-from .distinct import distinct
+from .distinct_rows import distinct
 
 # Elements that one update moves for a parameter: it reads it, its gradient and states, and writes all but the gradient.
 _UPDATE_PASSES = {"adamw": 7.0, "sgd": 3.0}

@@ -6,14 +6,10 @@ whole search alike.
 """
 
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Array
-from shardwright.specs.plan import RecomputePolicy
-
-POLICIES: tuple[RecomputePolicy, ...] = get_args(RecomputePolicy)
+from shardwright.base import Array
 
 
 @dataclass(frozen=True)

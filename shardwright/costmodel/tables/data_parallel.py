@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.costmodel.op_times.overlap import slowdown_beside
-from shardwright.costmodel.op_times.protocol import Array, CollectiveName, OpTimes
-from shardwright.specs.candidates import (
+from shardwright.base import Array
+from shardwright.costmodel.op_times import CollectiveName, OpTimes, slowdown_beside
+from shardwright.specs import (
     Candidates,
+    ClusterSpec,
+    TrainingSpec,
     expert_replicate_group,
     expert_shard_group,
     replicate_group,
     shard_group,
 )
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.training import TrainingSpec
 
 
 @dataclass(frozen=True)

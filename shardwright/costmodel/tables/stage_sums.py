@@ -4,12 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Array
-from shardwright.specs.candidates import Candidates
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import Plan
+from shardwright.base import Array
+from shardwright.specs import POLICIES, Candidates, Plan
+from shardwright.specs.model import ModelSpec
 
-from .cost_tables import POLICIES, CostTables, Seconds
+from .cost_tables import CostTables, Seconds
 
 
 def zero_stages(plan: Plan) -> list[int]:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from shardwright.base.errors import SpecError, nearest
-from shardwright.costmodel.plan_file import PlanFile
+from shardwright.base import SpecError, nearest
+from shardwright.costmodel import PlanFile
 
 from .families import FAMILIES, Family
 from .tensor_parallel import FusedQueryKeyValue

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from shardwright.specs.plan import LayerRun
+from shardwright.specs import LayerRun
 
 from .attention import attention_mask
 from .hugging_face import Skeleton

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from shardwright.executor.model.stage_module import StageModule
+from shardwright.executor.model import StageModule
 
 from .data_parallel import GradientSync
 from .loss import TokenLoss

@@ -7,9 +7,8 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-from shardwright.executor.model.stage_module import StageModule
-from shardwright.specs.plan import Plan
-from shardwright.specs.training import Precision
+from shardwright.executor.model import StageModule
+from shardwright.specs import Plan, Precision
 
 from .precision import COMPUTE_DTYPES, GRADIENT_DTYPES
 

@@ -9,12 +9,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from shardwright.base.errors import SpecError
-from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.can_run import check_can_run
-from shardwright.executor.model.hugging_face import Skeleton, read_skeleton
-from shardwright.executor.model.stage_module import StageModule
-from shardwright.specs.plan import Plan
+from shardwright.base import SpecError
+from shardwright.costmodel import PlanFile
+from shardwright.executor import check_can_run
+from shardwright.executor.model import Skeleton, StageModule, read_skeleton
+from shardwright.specs import Plan
 
 from .accumulation import Accumulation
 from .clipping import gradient_norm, scale_gradients

@@ -13,9 +13,8 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 from torch.distributed.tensor import DTensor
 
-from shardwright.executor.model.stage_module import StageModule
-from shardwright.specs.plan import Plan
-from shardwright.specs.schedules import ScheduleName, splits_backward
+from shardwright.executor.model import StageModule
+from shardwright.specs import Plan, ScheduleName, splits_backward
 
 from .data_parallel import GradientSync
 from .loss import TokenLoss

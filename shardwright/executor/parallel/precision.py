@@ -2,8 +2,8 @@
 
 import torch
 
-from shardwright.base.errors import SpecError
-from shardwright.specs.training import Precision
+from shardwright.base import SpecError
+from shardwright.specs import Precision
 
 COMPUTE_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 GRADIENT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

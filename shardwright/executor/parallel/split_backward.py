@@ -5,10 +5,9 @@ from typing import Any
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import _Action, _PipelineScheduleRuntime
 
-from shardwright.base.errors import SpecError
-from shardwright.costmodel.pipeline.schedule import make_schedule
-from shardwright.specs.plan import Plan
-from shardwright.specs.schedules import splits_backward
+from shardwright.base import SpecError
+from shardwright.costmodel.pipeline import make_schedule
+from shardwright.specs import Plan, splits_backward
 
 from .loss import TokenLoss
 

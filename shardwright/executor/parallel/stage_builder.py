@@ -10,15 +10,16 @@ from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ParallelStyle
 from torch.distributed.tensor.placement_types import Placement
 
-from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.model.attention import recompute_core
-from shardwright.executor.model.hugging_face import Skeleton, unfuse
-from shardwright.executor.model.initial_weights import materialise
-from shardwright.executor.model.stage_module import StageModule
-from shardwright.executor.model.tensor_parallel import (
+from shardwright.costmodel import PlanFile
+from shardwright.executor.model import (
+    Skeleton,
+    StageModule,
     divide,
+    materialise,
+    recompute_core,
     replicated,
     stream_layout,
+    unfuse,
     vocabulary_parallel_embedding,
     vocabulary_parallel_head,
 )

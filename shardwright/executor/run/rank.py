@@ -8,12 +8,10 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from shardwright.base.processes import threads_per_rank
-from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.training.options import RunOptions
-from shardwright.executor.training.run_folder import RunFolder
-from shardwright.executor.training.trainer import Trainer
-from shardwright.specs.measurement import Measurement
+from shardwright.base import threads_per_rank
+from shardwright.costmodel import PlanFile
+from shardwright.executor.training import RunFolder, RunOptions, Trainer
+from shardwright.specs import Measurement
 
 
 def run_rank(

@@ -2,19 +2,15 @@
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import IO
 
-from shardwright.base.errors import SpecError
-from shardwright.base.processes import threads_per_rank
-from shardwright.executor.failure import RunFailedError, first_failure
-from shardwright.executor.training.run_folder import RunFolder
+from shardwright.base import RunFailedError, SpecError, ended_by_sigterm, first_failure, threads_per_rank
+from shardwright.executor.training import RunFolder
 
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 20.0
@@ -85,7 +81,7 @@ def _running(command: list[str], ranks: int, log: IO[bytes]) -> Iterator[subproc
     its own keeps Ctrl-C from reaching the workers except through here.
     """
     environment = os.environ | {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(threads_per_rank(ranks))}
-    with _terminable():
+    with ended_by_sigterm():
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
         )
@@ -93,23 +89,6 @@ def _running(command: list[str], ranks: int, log: IO[bytes]) -> Iterator[subproc
             yield process
         finally:
             _stop(process)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind like Ctrl-C does. Only the main thread may say so; elsewhere its owner decides."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    previous = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

@@ -7,9 +7,8 @@ import time
 import traceback
 from pathlib import Path
 
-from shardwright.base.errors import SpecError
-from shardwright.executor.failure import record_failure
-from shardwright.executor.training.run_folder import RunFolder
+from shardwright.base import SpecError, record_failure
+from shardwright.executor.training import RunFolder
 
 from .rank import run_rank
 

@@ -21,11 +21,9 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from shardwright.base.errors import SpecError
-from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.failure import RunFailedError
-from shardwright.specs.spec import NonNegativeInt, Spec, read_json
-from shardwright.specs.training import OptimizerName
+from shardwright.base import RunFailedError, SpecError, read_json
+from shardwright.costmodel import PlanFile
+from shardwright.specs import NonNegativeInt, OptimizerName, Spec
 
 MANIFEST = "checkpoint.json"
 FILE_BYTES = 2**30

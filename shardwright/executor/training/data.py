@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from shardwright.base.errors import SpecError
+from shardwright.base import SpecError
 
 from .options import RunOptions
 from .token_streams import HuggingFaceDataset, TextFiles, TokenFiles, Tokens, TokenStream

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from shardwright.specs.training import OptimizerName
+from shardwright.specs import OptimizerName
 
 from .options import RunOptions
 

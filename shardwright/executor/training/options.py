@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from shardwright.specs.spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
+from shardwright.specs import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]

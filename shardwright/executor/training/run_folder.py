@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from shardwright.base.errors import SpecError
-from shardwright.costmodel.plan_file import PlanFile, read_plan_file, write_plan_file
-from shardwright.specs.measurement import Measurement, StepRecord, read_measurement
-from shardwright.specs.spec import Spec, read_json
+from shardwright.base import SpecError, read_json, write_whole
+from shardwright.costmodel import PlanFile, read_plan_file, write_plan_file
+from shardwright.specs import Measurement, Spec, StepRecord, read_measurement
 
 from .checkpoint import newest_checkpoint, read_manifest
 from .options import RunOptions
@@ -181,10 +180,3 @@ def _held_elsewhere(lock: TextIO, kind: int) -> bool:
     except BlockingIOError:
         return True
     return False
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace `path` by a file that is complete, so that a kill in between leaves the old one."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwright.base.errors import SpecError
-from shardwright.specs.spec import Spec, read_json
+from shardwright.base import SpecError, read_json
+from shardwright.specs import Spec
 
 Tokens = NDArray[np.int64]
 BYTE_VALUES = 256

@@ -8,12 +8,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from shardwright.base.errors import SpecError
-from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.failure import RunFailedError
-from shardwright.executor.model.families import FAMILIES
-from shardwright.executor.parallel.engine import Engine, build_engine
-from shardwright.specs.measurement import Measurement, StepRecord, read_measurement
+from shardwright.base import RunFailedError, SpecError
+from shardwright.costmodel import PlanFile
+from shardwright.executor.model import FAMILIES
+from shardwright.executor.parallel import Engine, build_engine
+from shardwright.specs import Measurement, StepRecord, read_measurement
 
 from .checkpoint import Manifest, Trainee, load_checkpoint, save_checkpoint
 from .data import Batches, open_batches

@@ -21,14 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Array
-from shardwright.costmodel.pipeline.in_flight import alive_counts
-from shardwright.costmodel.pipeline.orders import warm_up_forwards
-from shardwright.planner.space.chunk_sizes import ChunkSizes, chunk_sizes
-from shardwright.planner.space.costs import SpaceCosts
-from shardwright.planner.space.layer_ranges import LayerRanges
-from shardwright.specs.candidates import IntArray
-from shardwright.specs.plan import ScheduleName
+from shardwright.base import Array, IntArray
+from shardwright.costmodel.pipeline import alive_counts, warm_up_forwards
+from shardwright.planner.space import ChunkSizes, LayerRanges, SpaceCosts, chunk_sizes
+from shardwright.specs import ScheduleName
 
 from .layer_floor import LayerFloor
 from .rank_bounds import RankBounds

@@ -5,10 +5,8 @@ from functools import cached_property
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Array
-from shardwright.planner.space.costs import RowCosts
-from shardwright.planner.space.layer_ranges import LayerRanges
-from shardwright.specs.candidates import IntArray
+from shardwright.base import Array, IntArray
+from shardwright.planner.space import LayerRanges, RowCosts
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Array
+from shardwright.base import Array
 
 from .layer_floor import LayerFloor
 

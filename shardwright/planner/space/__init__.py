@@ -1,0 +1,22 @@
+"""What is searched: the choices that are fixed or open, every combination that divides, as arrays, and what the cost tables say of each."""
+
+from .costs import EntryCosts, RowCosts, SpaceCosts, space_costs
+from .enumerate import SCHEDULES, Space, enumerate_space
+from .fixed import Fixed
+from .ranges import LayerRanges, layer_ranges
+from .stage_sizes import ChunkSizes, chunk_sizes
+
+__all__ = [
+    "SCHEDULES",
+    "ChunkSizes",
+    "EntryCosts",
+    "Fixed",
+    "LayerRanges",
+    "RowCosts",
+    "Space",
+    "SpaceCosts",
+    "chunk_sizes",
+    "enumerate_space",
+    "layer_ranges",
+    "space_costs",
+]

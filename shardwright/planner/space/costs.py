@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass, fields
 
-from shardwright.costmodel.op_times.protocol import Array, OpTimes
-from shardwright.costmodel.tables.build import build_tables
-from shardwright.costmodel.tables.fixed_bytes import fixed_bytes, usable_bytes
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import ScheduleName
-from shardwright.specs.training import TrainingSpec
+from shardwright.base import Array
+from shardwright.costmodel.op_times import OpTimes
+from shardwright.costmodel.tables import build_tables, fixed_bytes, usable_bytes
+from shardwright.specs import ClusterSpec, ScheduleName, TrainingSpec
+from shardwright.specs.model import ModelSpec
 
 from .enumerate import Space
 

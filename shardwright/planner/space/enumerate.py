@@ -12,13 +12,10 @@ from math import prod
 
 import numpy as np
 
-from shardwright.base.errors import SpecError
-from shardwright.costmodel.checks import check_sequence, check_tensor_parallel, tensor_parallel_sizes
-from shardwright.specs.candidates import Candidates, IntArray
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import ScheduleName
-from shardwright.specs.training import TrainingSpec
+from shardwright.base import IntArray, SpecError
+from shardwright.costmodel import check_sequence, check_tensor_parallel, tensor_parallel_sizes
+from shardwright.specs import Candidates, ClusterSpec, ScheduleName, TrainingSpec
+from shardwright.specs.model import ModelSpec
 
 from .fixed import Fixed
 

@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-from shardwright.specs.plan import RecomputePolicy, ScheduleName, ZeroStage
-from shardwright.specs.spec import PositiveInt, Spec
+from shardwright.specs import PositiveInt, RecomputePolicy, ScheduleName, Spec, ZeroStage
 
 
 class Fixed(Spec):

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Array
-from shardwright.planner.space.layer_ranges import LayerRanges
-from shardwright.specs.candidates import IntArray
+from shardwright.base import Array, IntArray
+from shardwright.planner.space import LayerRanges
 
 
 def smallest_largest(values: Array, ranges: LayerRanges) -> tuple[float, tuple[int, ...]]:

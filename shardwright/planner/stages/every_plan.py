@@ -4,8 +4,8 @@ from itertools import product
 
 import numpy as np
 
-from shardwright.planner.space.chunk_sizes import chunk_sizes
-from shardwright.specs.candidates import IntArray
+from shardwright.base import IntArray
+from shardwright.planner.space import chunk_sizes
 
 from .recompute_mix import useful_policies
 from .staged_entry import Batch, StagedEntry, StagedPlan

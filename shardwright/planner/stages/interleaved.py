@@ -8,14 +8,11 @@ from itertools import combinations, product
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Array
-from shardwright.planner.space.chunk_sizes import chunk_sizes
-from shardwright.planner.space.costs import EntryCosts
-from shardwright.planner.space.layer_ranges import LayerRanges
-from shardwright.specs.candidates import IntArray
+from shardwright.base import Array, IntArray
+from shardwright.planner.space import EntryCosts, LayerRanges, chunk_sizes
 
-from .stage_tables import mix_solver
 from .staged_entry import Batch, StagedEntry, StagedPlan
+from .tables import mix_solver
 
 _REBALANCED = 2
 _IMPROVING_ROUNDS = 8

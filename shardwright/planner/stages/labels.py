@@ -19,11 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Array
-from shardwright.specs.candidates import IntArray
+from shardwright.base import Array, IntArray
 
 from .bottleneck import smallest_largest
-from .stage_tables import StageTables
+from .tables import StageTables
 
 _LABELS = 8  # kept for each (stage, first layer); what is dropped goes into the bound
 _EVALUATED = 32

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Array
-from shardwright.costmodel.pipeline.stage_costs import StageCosts
-from shardwright.costmodel.pipeline.step import step_seconds
-from shardwright.specs.candidates import IntArray
+from shardwright.base import Array, IntArray
+from shardwright.costmodel.pipeline import StageCosts, step_seconds
 
 from .labels import LabelSearch
-from .stage_tables import StageTables
+from .tables import StageTables
 
 # So many partitions are cheaper to evaluate than to rank; up to the larger number only where ranking leaves a gap.
 _EVALUATE_ALL = 64

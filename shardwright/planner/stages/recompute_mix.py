@@ -11,10 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Array
-from shardwright.costmodel.tables.cost_tables import POLICIES
-from shardwright.specs.candidates import IntArray
-from shardwright.specs.plan import RecomputePolicy
+from shardwright.base import Array, IntArray
+from shardwright.specs import POLICIES, RecomputePolicy
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.costmodel.tables.cost_tables import POLICIES
-from shardwright.planner.space.costs import EntryCosts, SpaceCosts
-from shardwright.planner.space.enumerate import Space
-from shardwright.planner.space.layer_ranges import LayerRanges
-from shardwright.specs.candidates import IntArray
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import LayerRun, Mesh, Offload, Plan, Stage
+from shardwright.base import IntArray
+from shardwright.planner.space import EntryCosts, LayerRanges, Space, SpaceCosts
+from shardwright.specs import POLICIES, LayerRun, Mesh, Offload, Plan, Stage
+from shardwright.specs.model import ModelSpec
 
 from .every_plan import best_of_all, is_small
 from .interleaved import InterleavedSearch
 from .partition import best_partition
-from .stage_tables import stage_tables
 from .staged_entry import StagedEntry, StagedPlan
+from .tables import stage_tables
 
 # An even interleaved plan that is further from the best than this is not worth moving layers in.
 _IMPROVE_WITHIN = 1.02

@@ -5,13 +5,9 @@ from functools import cached_property
 
 import numpy as np
 
-from shardwright.costmodel.op_times.protocol import Array
-from shardwright.costmodel.pipeline.in_flight import alive_counts
-from shardwright.costmodel.pipeline.stage_costs import StageCosts
-from shardwright.costmodel.pipeline.step import step_seconds
-from shardwright.planner.space.costs import EntryCosts
-from shardwright.planner.space.layer_ranges import LayerRanges
-from shardwright.specs.candidates import IntArray
+from shardwright.base import Array, IntArray
+from shardwright.costmodel.pipeline import StageCosts, alive_counts, step_seconds
+from shardwright.planner.space import EntryCosts, LayerRanges
 
 
 @dataclass(frozen=True)

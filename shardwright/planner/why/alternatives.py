@@ -4,18 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from shardwright.base.errors import SpecError
-from shardwright.costmodel.op_times.protocol import OpTimes
-from shardwright.planner.branch_and_bound import BranchAndBound
-from shardwright.planner.space.fixed import Fixed
-from shardwright.planner.stages.solve_entry import plan_of
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.estimate import Estimate
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import Plan
-from shardwright.specs.training import TrainingSpec
-
-from .infeasible import lacking_bytes
+from shardwright.base import SpecError
+from shardwright.costmodel.op_times import OpTimes
+from shardwright.planner.branching import BranchAndBound, lacking_bytes
+from shardwright.planner.space import Fixed
+from shardwright.planner.stages import plan_of
+from shardwright.specs import ClusterSpec, Estimate, Plan, TrainingSpec
+from shardwright.specs.model import ModelSpec
 
 
 @dataclass(frozen=True)

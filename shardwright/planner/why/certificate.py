@@ -19,21 +19,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import pulp
 
-from shardwright.base.errors import SpecError
-from shardwright.costmodel.op_times.choice import op_times
-from shardwright.costmodel.op_times.protocol import Array, OpTimes
-from shardwright.planner.space.costs import space_costs
-from shardwright.planner.space.enumerate import enumerate_space
-from shardwright.planner.space.fixed import Fixed
-from shardwright.planner.space.layer_ranges import layer_ranges
-from shardwright.planner.stages.partition import evaluate, stage_bounds
-from shardwright.planner.stages.recompute_mix import MixSolver, Room, allowed_policies
-from shardwright.planner.stages.stage_tables import StageTables, mix_solver, stage_room, stage_tables
-from shardwright.specs.candidates import IntArray
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import Plan
-from shardwright.specs.training import TrainingSpec
+from shardwright.base import Array, IntArray, SpecError
+from shardwright.costmodel.op_times import OpTimes, op_times
+from shardwright.planner.space import Fixed, enumerate_space, layer_ranges, space_costs
+from shardwright.planner.stages import (
+    MixSolver,
+    Room,
+    StageTables,
+    allowed_policies,
+    evaluate,
+    mix_solver,
+    stage_bounds,
+    stage_room,
+    stage_tables,
+)
+from shardwright.specs import ClusterSpec, Plan, TrainingSpec
+from shardwright.specs.model import ModelSpec
 
 from .integer_program import Solution, solve, variable
 

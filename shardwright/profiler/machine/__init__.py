@@ -1,0 +1,28 @@
+"""What this machine is: its GPUs or its CPU, what a CPU does per second, and the profiles that lie here. Imports no torch."""
+
+from .local import (
+    available_memory_bytes,
+    last_cache_bytes,
+    local_cluster,
+    newest_of_this_machine,
+    rank_count,
+    resolve_cluster,
+    this_machine,
+)
+from .nvidia_smi import reported_value
+from .resident import resident_bytes
+from .store import default_path, store_folder
+
+__all__ = [
+    "available_memory_bytes",
+    "default_path",
+    "last_cache_bytes",
+    "local_cluster",
+    "newest_of_this_machine",
+    "rank_count",
+    "reported_value",
+    "resident_bytes",
+    "resolve_cluster",
+    "store_folder",
+    "this_machine",
+]

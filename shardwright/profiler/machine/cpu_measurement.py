@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from shardwright.base.errors import SpecError
+from shardwright.base import SpecError
 
 from .cpu_rates import CpuRates, CpuSetting
 

@@ -3,13 +3,12 @@
 import hashlib
 import json
 import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from shardwright.base.errors import SpecError
-from shardwright.specs.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec, read_json
+from shardwright.base import SpecError, read_json, write_whole
+from shardwright.specs import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
 
 _LEAST_CPU_SHARE = 0.85
 
@@ -84,16 +83,9 @@ def remember_rates(rates: CpuRates) -> None:
     if rates.disturbed:
         return
     path = _path(rates.setting)
-    with suppress(OSError):
+    with suppress(OSError, SpecError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".partial")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(rates.model_dump(mode="json"), file, indent=1, allow_nan=False)
-            Path(partial).replace(path)
-        except OSError:
-            Path(partial).unlink(missing_ok=True)
-            raise
+        write_whole(path, json.dumps(rates.model_dump(mode="json"), indent=1, allow_nan=False))
 
 
 def _path(setting: CpuSetting) -> Path:

@@ -3,8 +3,6 @@
 All ranks measure the same thing at the same time, because in training they do. Writes `FOLDER/rank-RANK.json`.
 """
 
-import importlib
-import importlib.util
 import json
 import os
 import statistics
@@ -14,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
 import torch
 import torch.distributed as dist
+
+from .resident import resident_bytes
 
 # (tokens, inputs, outputs) of linear layers of small transformers: projections, both halves of a feed-forward block.
 _LINEAR_SHAPES = ((512, 256, 1024), (512, 1024, 256), (1024, 512, 512), (512, 512, 2048))
@@ -24,13 +23,6 @@ _LINEAR_FLOPS = sum(3 * 2.0 * tokens * inputs * outputs for tokens, inputs, outp
 _COPY_BYTES = 64 * 2**20
 _MESSAGE_BYTES = (4 * 2**10, 64 * 2**10, 2**20, 8 * 2**20)
 _CHAIN = 64
-_RUN_LIBRARIES = (
-    "torch.distributed.fsdp",
-    "torch.distributed.tensor.parallel",
-    "torch.distributed.pipelining",
-    "torch.distributed.checkpoint",
-    "transformers.models.llama.modeling_llama",
-)
 
 
 @dataclass(frozen=True)
@@ -82,28 +74,6 @@ def measure_rank(ranks: int, seconds: float) -> RankRates:
         dispatch_seconds=_dispatch_seconds(ranks, 0.05 * seconds),
         all_reduce_seconds=_all_reduce_seconds(0.17 * seconds) if ranks > 1 else {},
     )
-
-
-def resident_bytes() -> float:
-    """What a training process holds before its model: the libraries that a run imports, and what a first step leaves:
-    threads, kernels' buffers, code that is loaded when it is first called.
-    """
-    for library in _RUN_LIBRARIES:
-        if importlib.util.find_spec(library.partition(".")[0]):
-            importlib.import_module(library)
-    _first_step()
-    return float(psutil.Process().memory_info().rss)
-
-
-def _first_step() -> None:
-    """A matmul, attention, a loss, their gradients and an update, of half a megabyte each."""
-    layer = torch.nn.Linear(256, 1024)
-    optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
-    heads = layer(torch.ones(512, 256)).view(1, 512, 16, 64).transpose(1, 2)
-    attended = torch.nn.functional.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
-    logits = attended.transpose(1, 2).reshape(512, 1024)
-    torch.autograd.backward(torch.nn.functional.cross_entropy(logits, torch.zeros(512, dtype=torch.long)))
-    optimizer.step()
 
 
 def _timed(work: Callable[[], object], ranks: int, seconds: float) -> Timing:

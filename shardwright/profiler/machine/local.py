@@ -1,20 +1,15 @@
 """The cluster that is here: this machine's GPUs by the catalog, or its CPU by a short measurement."""
 
-import os
-import platform
 import re
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import metadata
-from math import ceil
 from pathlib import Path
 
-from shardwright.base.errors import SpecError
+from shardwright.base import CONTROL_GROUP, SpecError, cpu_model, usable_cores
 from shardwright.catalog import devices as catalog
-from shardwright.catalog.cluster_file import load_cluster
-from shardwright.catalog.profile_attachment import shared_cpu_name
-from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
-from shardwright.specs.profile import Profile
+from shardwright.catalog import load_cluster, shared_cpu_name
+from shardwright.specs import ClusterSpec, Device, Host, Link, NodeGroup, Profile
 
 from .cpu_measurement import measure_cpu
 from .cpu_rates import CpuRates, CpuSetting, remember_rates, remembered_rates
@@ -22,7 +17,6 @@ from .nvidia_smi import ReportedGpu, reported_gpus
 from .store import MachineKey, newest_fitting
 
 MOST_CPU_RANKS = 8
-_CONTROL_GROUP = Path("/sys/fs/cgroup")
 _FALLBACK_CACHE_BYTES = 32 * 2**20
 _INSTALL = "install it with: pip install 'shardwright[run]'"
 
@@ -207,16 +201,6 @@ def _link(rates: CpuRates, source: str) -> Link:
     )
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity, and the CPU quota of its control group."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = (_CONTROL_GROUP / "cpu.max").read_text().split()
-        return min(cores, max(1, ceil(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return cores
-
-
 def last_cache_bytes() -> int:
     """Of the last-level cache that this process's cores share; 32 MiB where the system does not say."""
     sizes = []
@@ -235,22 +219,12 @@ def available_memory_bytes() -> float:
         raise SpecError(f"'local' needs psutil; {_INSTALL}") from None
     available = float(psutil.virtual_memory().available)
     try:
-        limit, used = (int((_CONTROL_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        counts = dict(line.split() for line in (_CONTROL_GROUP / "memory.stat").read_text().splitlines())
+        limit, used = (int((CONTROL_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        counts = dict(line.split() for line in (CONTROL_GROUP / "memory.stat").read_text().splitlines())
         kept_files = int(counts.get("inactive_file", 0))  # pages of files that the system gives up for a program
         return min(available, float(max(limit - used + kept_files, 1)))
     except (OSError, ValueError):
         return available
-
-
-def cpu_model() -> str:
-    """The processor's name, as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine() or "CPU"
 
 
 def _installed_torch() -> str | None:

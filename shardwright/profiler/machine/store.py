@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from shardwright.base.errors import SpecError
-from shardwright.specs.profile import MachineFingerprint, Profile, read_profile
-from shardwright.specs.spec import read_json
+from shardwright.base import SpecError, read_json
+from shardwright.specs import MachineFingerprint, Profile, read_profile
 
 _SUFFIX, _JOURNAL = ".json", ".journal"
 _MEMORY_TOLERANCE = 0.06  # the driver's total and what a process sees differ by a reserve

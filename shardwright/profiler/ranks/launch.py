@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shardwright.base.errors import SpecError
+from shardwright.base import SpecError
 
 from .slurm_nodes import first_node
 

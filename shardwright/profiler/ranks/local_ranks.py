@@ -1,6 +1,5 @@
 """Several ranks on this machine, started by ourselves: none outlives this process, and one that fails ends them all."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -8,15 +7,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
-from shardwright.base.errors import SpecError
-from shardwright.profiler.machine.local import usable_cores
-
-from .failure import RanksLostError, first_failure
+from shardwright.base import RanksLostError, SpecError, ended_by_sigterm, first_failure, usable_cores
 
 _POLL_SECONDS = 0.05
 _FINISH_SECONDS = 60.0
@@ -41,7 +36,7 @@ def run_local_ranks(
         SpecError: a rank raised one.
         RanksLostError: a rank failed in another way, or was killed; one line says which and why.
     """
-    with tempfile.TemporaryDirectory(prefix="shardwright-") as name, _terminable():
+    with tempfile.TemporaryDirectory(prefix="shardwright-") as name, ended_by_sigterm():
         folder = Path(name)
         (folder / "argument").write_text(argument, encoding="utf-8")
         workers: list[subprocess.Popen[str]] = []
@@ -116,23 +111,6 @@ def _raise_failure(workers: list[subprocess.Popen[str]], folder: Path) -> None:
     rank = next(rank for rank, worker in enumerate(workers) if worker.poll())
     words = (folder / f"rank-{rank}.log").read_text(errors="replace").strip().splitlines() or ["no message"]
     raise RanksLostError(f"rank {rank} ended with {workers[rank].returncode}: {words[-1]}")
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind like Ctrl-C does. Only the main thread may say so; elsewhere its owner decides."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    previous = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _forward(lines: IO[str] | None, tell: Callable[[str], None]) -> None:

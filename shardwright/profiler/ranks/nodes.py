@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
 
-from shardwright.base.errors import SpecError
+from shardwright.base import SpecError
 
 
 @dataclass(frozen=True)

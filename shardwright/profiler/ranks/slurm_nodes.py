@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from shardwright.base.errors import SpecError
+from shardwright.base import SpecError
 
 _NAME = re.compile(r"(?:[^\[\],\s]|\[[0-9,-]+\])+")
 _RANGE = re.compile(r"(?P<low>[0-9]+)(?:-(?P<high>[0-9]+))?")

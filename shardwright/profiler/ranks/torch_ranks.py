@@ -13,10 +13,8 @@ from torch.distributed import FileStore, TCPStore  # type: ignore[attr-defined] 
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from shardwright.base.errors import SpecError
-from shardwright.profiler.machine.local import usable_cores
+from shardwright.base import RanksLostError, SpecError, first_line, usable_cores
 
-from .failure import RanksLostError, first_line
 from .launch import Launch
 from .nodes import Nodes
 from .watch import RankWatch, WatchTimes

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .failure import record_failure
+from shardwright.base import record_failure, write_whole
+
 from .launch import Launch
 from .torch_ranks import TorchRanks, joined_ranks
 
@@ -29,9 +30,7 @@ def main(arguments: list[str]) -> int:
         with joined_ranks(launch, host=host) as ranks:
             result = _job(job)(ranks, (folder / "argument").read_text(encoding="utf-8"), _tell)
             if rank == 0:
-                partial = folder / ".result.partial"
-                partial.write_text(result, encoding="utf-8")
-                partial.replace(folder / "result")
+                write_whole(folder / "result", result)
     except BaseException as error:
         record_failure(folder, rank, error)
         return 1

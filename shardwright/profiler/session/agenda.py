@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.profiler.sizes.interpolation_error import predicted_seconds
-from shardwright.profiler.timing.probe import Probe, Sizes
-from shardwright.specs.profile import Point, Series
+from shardwright.profiler.sizes import predicted_seconds
+from shardwright.profiler.timing import Probe, Sizes
+from shardwright.specs import Point, Series
 
 ExpectedError = Callable[[Series], Sequence[float]]
 """For each point of a series, |predicted / measured - 1| of a prediction that had not seen it; empty with too few points."""

@@ -9,13 +9,23 @@ from typing import Any, get_args
 
 import torch
 
-from shardwright.costmodel.op_times.protocol import CollectiveName
-from shardwright.profiler.ranks.seam import Ranks
-from shardwright.profiler.timing.machines import CpuMachine
-from shardwright.profiler.timing.outcome import Outcome, TroubleError, attempt, first_line, readable_bytes
-from shardwright.profiler.timing.probe import FigureProbe, Machine, Probe, Sizes, Work
-from shardwright.profiler.timing.reference import reference_work
-from shardwright.specs.profile import Figure, LayerCheck, Profile
+from shardwright.costmodel.op_times import CollectiveName
+from shardwright.profiler.ranks import Ranks
+from shardwright.profiler.timing import (
+    CpuMachine,
+    FigureProbe,
+    Machine,
+    Outcome,
+    Probe,
+    Sizes,
+    TroubleError,
+    Work,
+    attempt,
+    first_line,
+    readable_bytes,
+    reference_work,
+)
+from shardwright.specs import Figure, LayerCheck, Profile
 
 from .interruption import InterruptedBySignalError, Interruption
 from .orders import CheckLayers, End, FreeBytes, MeasureFigures, Order, Prepare, Reference, Release, Repeat

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from shardwright.profiler.timing.probe import Probe
-from shardwright.specs.profile import Figure, LayerCheck, MachineFingerprint, Profile, Series
+from shardwright.profiler.timing import Probe
+from shardwright.specs import Figure, LayerCheck, MachineFingerprint, Profile, Series
 
 from .agenda import Agenda, Item
 from .journal import Begun, CheckedLayers, Journal, LeftOut, MeasuredFigures, MeasuredPoint, Record

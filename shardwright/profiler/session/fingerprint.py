@@ -7,12 +7,11 @@ from datetime import UTC, datetime
 import psutil
 import torch
 
-from shardwright.base.errors import SpecError
-from shardwright.profiler.machine.local import cpu_model, usable_cores
-from shardwright.profiler.machine.nvidia_smi import reported_value
-from shardwright.profiler.ranks.seam import Ranks
-from shardwright.profiler.timing.probe import Machine, Work
-from shardwright.specs.profile import MachineFingerprint
+from shardwright.base import SpecError, cpu_model, usable_cores
+from shardwright.profiler.machine import reported_value
+from shardwright.profiler.ranks import Ranks
+from shardwright.profiler.timing import Machine, Work
+from shardwright.specs import MachineFingerprint
 
 _CALLS_FOR_CLOCK = 50
 

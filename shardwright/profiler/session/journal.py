@@ -10,9 +10,8 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from shardwright.base.errors import SpecError
-from shardwright.specs.profile import Figure, LayerCheck, MachineFingerprint, Point
-from shardwright.specs.spec import NonNegativeFloat, NonNegativeInt, Spec
+from shardwright.base import SpecError
+from shardwright.specs import Figure, LayerCheck, MachineFingerprint, NonNegativeFloat, NonNegativeInt, Point, Spec
 
 _MAY_DIFFER = frozenset({"date", "clock_hz", "device_memory_bytes"})
 

@@ -6,14 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shardwright.base.errors import SpecError
-from shardwright.profiler.ranks.seam import AloneRanks, Ranks
-from shardwright.profiler.sizes.interpolation_error import left_out_errors
-from shardwright.profiler.timing.probe import FigureProbe, Machine, Probe
-from shardwright.profiler.timing.reference import reference_work
-from shardwright.profiler.timing.sampling import Precision
-from shardwright.profiler.timing.watch import Watch
-from shardwright.specs.profile import MachineFingerprint, Profile, write_profile
+from shardwright.base import SpecError
+from shardwright.profiler.ranks import AloneRanks, Ranks
+from shardwright.profiler.sizes import left_out_errors
+from shardwright.profiler.timing import FigureProbe, Machine, Precision, Probe, Watch, reference_work
+from shardwright.specs import MachineFingerprint, Profile, write_profile
 
 from .agenda import DEFAULT_WEIGHTS, Agenda, ExpectedError
 from .crew import Crew, LayerChecks

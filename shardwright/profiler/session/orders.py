@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from shardwright.profiler.timing.probe import Sizes
-from shardwright.specs.profile import Profile
+from shardwright.profiler.timing import Sizes
+from shardwright.specs import Profile
 
 
 @dataclass(frozen=True)

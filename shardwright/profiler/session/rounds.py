@@ -4,9 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from shardwright.profiler.timing.outcome import TroubleError
-from shardwright.profiler.timing.sampling import Precision, Samples
-from shardwright.profiler.timing.watch import Watch
+from shardwright.profiler.timing import Precision, Samples, TroubleError, Watch
 
 from .crew import Crew
 

@@ -5,11 +5,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from shardwright.profiler.timing.outcome import TroubleError, readable_bytes
-from shardwright.profiler.timing.probe import FigureProbe, Probe
-from shardwright.profiler.timing.sampling import Precision, Samples
-from shardwright.profiler.timing.watch import Watch
-from shardwright.specs.profile import MachineFingerprint
+from shardwright.profiler.timing import FigureProbe, Precision, Probe, Samples, TroubleError, Watch, readable_bytes
+from shardwright.specs import MachineFingerprint
 
 from .agenda import Agenda, Item
 from .crew import Crew

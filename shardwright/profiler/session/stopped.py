@@ -1,7 +1,7 @@
 """Why measuring ended early."""
 
-from shardwright.base.errors import SpecError
-from shardwright.specs.profile import Profile
+from shardwright.base import SpecError
+from shardwright.specs import Profile
 
 
 class StoppedError(SpecError):

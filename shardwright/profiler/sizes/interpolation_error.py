@@ -5,15 +5,13 @@ by a few points; what costs points are the bends.
 """
 
 import math
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from shardwright.profiler.timing.probe import Sizes
-from shardwright.specs.profile import Series
+from shardwright.base import Array
+from shardwright.profiler.timing import Sizes
+from shardwright.specs import Series
 
-Array = NDArray[Any]
 _SMOOTHING = 1e-3
 _FLATTENING = 1e-6  # holds the plane along axes that the points do not span
 

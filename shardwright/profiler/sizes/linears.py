@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from shardwright.costmodel.layers import operators
-from shardwright.costmodel.op_times.protocol import MatmulPart
-from shardwright.profiler.timing.probe import Sizes
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.training import TrainingSpec
+from shardwright.costmodel.op_times import MatmulPart
+from shardwright.profiler.timing import Sizes
+from shardwright.specs import TrainingSpec
+from shardwright.specs.model import ModelSpec
 
 _CPU_MOST_FLOPS = 6e9  # about a tenth of a second on a few cores
 _UP = 4  # a feed-forward over its hidden size

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.costmodel.layers import operators
-from shardwright.costmodel.layers.traffic import Moving, backward_traffic, forward_traffic
-from shardwright.costmodel.op_times.protocol import Operator
-from shardwright.profiler.timing.probe import Sizes
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.stack import Stack
-from shardwright.specs.training import TrainingSpec
+from shardwright.costmodel.layers import Moving, backward_traffic, forward_traffic, operators
+from shardwright.costmodel.op_times import Operator
+from shardwright.profiler.timing import Sizes
+from shardwright.specs import Stack, TrainingSpec
+from shardwright.specs.model import ModelSpec
 
 from .linears import Linear, model_linears
 

@@ -2,8 +2,8 @@
 
 import itertools
 
-from shardwright.costmodel.op_times.protocol import Operator
-from shardwright.profiler.timing.probe import Sizes
+from shardwright.costmodel.op_times import Operator
+from shardwright.profiler.timing import Sizes
 
 _CPU_MOST_ELEMENTS = 2.0**23
 _CPU_MOST_ATTENTION_FLOPS = 3e9

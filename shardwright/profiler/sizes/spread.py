@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from shardwright.profiler.timing.probe import Sizes
+from shardwright.profiler.timing import Sizes
 
 
 def spread_first(sizes: Iterable[Sizes]) -> list[Sizes]:

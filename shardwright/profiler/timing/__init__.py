@@ -1,0 +1,50 @@
+"""How a piece of work is timed: the seams of work and machine, operands that come from memory, rounds of repeats, work beside other work."""
+
+from .availability import available, tried
+from .host_allocator import freed_memory_is_kept
+from .live_bytes import Footprint, LiveBytes, footprint
+from .machines import CpuMachine, machine_here
+from .number_format import BYTES, random_tensor, torch_dtype, with_tf32
+from .outcome import Outcome, TroubleError, attempt, first_line, readable_bytes
+from .probe import FigureProbe, JointWork, Machine, Probe, Sizes, UnavailableError, Work
+from .reference import reference_work
+from .rotation import rotated, rotated_bytes
+from .sampling import Precision, Samples
+from .side_by_side import beside, busy_bytes, busy_matmul
+from .watch import Watch
+
+__all__ = [
+    "BYTES",
+    "CpuMachine",
+    "FigureProbe",
+    "Footprint",
+    "JointWork",
+    "LiveBytes",
+    "Machine",
+    "Outcome",
+    "Precision",
+    "Probe",
+    "Samples",
+    "Sizes",
+    "TroubleError",
+    "UnavailableError",
+    "Watch",
+    "Work",
+    "attempt",
+    "available",
+    "beside",
+    "busy_bytes",
+    "busy_matmul",
+    "first_line",
+    "footprint",
+    "freed_memory_is_kept",
+    "machine_here",
+    "random_tensor",
+    "readable_bytes",
+    "reference_work",
+    "rotated",
+    "rotated_bytes",
+    "torch_dtype",
+    "tried",
+    "with_tf32",
+]

@@ -9,9 +9,8 @@ from contextlib import suppress
 import psutil
 import torch
 
-from shardwright.profiler.machine.local import available_memory_bytes, last_cache_bytes
-from shardwright.profiler.machine.nvidia_smi import reported_value
-from shardwright.profiler.ranks.seam import AloneRanks, Ranks
+from shardwright.profiler.machine import available_memory_bytes, last_cache_bytes, reported_value
+from shardwright.profiler.ranks import AloneRanks, Ranks
 
 from .probe import JointWork, Machine, Work
 from .together import HostRunner, StreamRunner, repeats_of_each, run_together, seconds_between, while_all_ran

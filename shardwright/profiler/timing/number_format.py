@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from shardwright.specs.profile import Format
+from shardwright.specs import Format
 
 from .probe import UnavailableError, Work
 

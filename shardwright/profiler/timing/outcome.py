@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from shardwright.base.errors import SpecError
+from shardwright.base import SpecError
 
 from .probe import UnavailableError
 

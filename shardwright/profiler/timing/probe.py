@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from shardwright.specs.profile import Figure, Format
+from shardwright.specs import Figure, Format
 
 Sizes = tuple[float, ...]
 Work = Callable[[], object]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from shardwright.specs.profile import Point
+from shardwright.specs import Point
 
 from .probe import Sizes
 

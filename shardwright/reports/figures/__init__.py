@@ -1,0 +1,21 @@
+"""Drawing: SVG figures, their axes and files, and pages from templates."""
+
+from .files import write_plot
+from .log_axes import GREY, figure_of, grid, legend_right, line, logarithmic, mark, panels, plain_ticks
+from .svg import PAGE, Paint, draw
+
+__all__ = [
+    "GREY",
+    "PAGE",
+    "Paint",
+    "draw",
+    "figure_of",
+    "grid",
+    "legend_right",
+    "line",
+    "logarithmic",
+    "mark",
+    "panels",
+    "plain_ticks",
+    "write_plot",
+]

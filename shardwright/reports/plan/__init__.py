@@ -1,0 +1,22 @@
+"""A plan, an estimate, a comparison or a run in words, tables, figures and on one page."""
+
+from .breakdown import measured_table, memory_table, step_table, timeline_table
+from .comparison import ComparedPlan, Comparison
+from .report import Report, write_report
+from .tables import comparison_table, goodput_table, plan_table
+from .words import choice_words
+
+__all__ = [
+    "ComparedPlan",
+    "Comparison",
+    "Report",
+    "choice_words",
+    "comparison_table",
+    "goodput_table",
+    "measured_table",
+    "memory_table",
+    "plan_table",
+    "step_table",
+    "timeline_table",
+    "write_report",
+]

@@ -3,11 +3,7 @@
 from rich.table import Table
 
 from shardwright.base import units as readable
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.estimate import Estimate
-from shardwright.specs.measurement import Measurement
-from shardwright.specs.plan import Plan
-from shardwright.specs.timeline import Timeline
+from shardwright.specs import ClusterSpec, Estimate, Measurement, Plan, Timeline
 
 from .measured import measured_lines
 

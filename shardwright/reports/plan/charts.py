@@ -6,10 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from shardwright.base import units as readable
-from shardwright.compare.side_by_side import Comparison
-from shardwright.reports.figures.svg import PAGE, Paint, draw
-from shardwright.specs.estimate import Estimate
-from shardwright.specs.measurement import StepRecord
+from shardwright.reports.figures import PAGE, Paint, draw
+from shardwright.specs import Estimate, StepRecord
+
+from .comparison import Comparison
 
 # Okabe and Ito's colours, told apart with any colour vision; greys for waiting and overhead.
 CAUSE_COLOURS = {

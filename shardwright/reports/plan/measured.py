@@ -2,11 +2,9 @@
 
 from typing import NamedTuple
 
+from shardwright.base import SpecError
 from shardwright.base import units as readable
-from shardwright.base.errors import SpecError
-from shardwright.specs.estimate import Estimate
-from shardwright.specs.measurement import Measurement
-from shardwright.specs.plan import Plan
+from shardwright.specs import Estimate, Measurement, Plan
 
 
 class MeasuredLine(NamedTuple):

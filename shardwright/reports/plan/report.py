@@ -5,16 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardwright.base import units as readable
-from shardwright.compare.side_by_side import Comparison
-from shardwright.reports.figures.page import render_page, write_page
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.estimate import Estimate
-from shardwright.specs.measurement import Measurement
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import Plan
-from shardwright.specs.timeline import Timeline
-from shardwright.specs.training import TrainingSpec
+from shardwright.reports import render_page, write_page
+from shardwright.specs import ClusterSpec, Estimate, Measurement, Plan, Timeline, TrainingSpec
+from shardwright.specs.model import ModelSpec
 
+from .comparison import Comparison
 from .measured import MeasuredLine, measured_lines
 from .tables import COMPARISON_COLUMNS, comparison_cells, estimate_lines
 from .words import plan_lines, recompute_words, training_lines

@@ -6,13 +6,10 @@ from rich.table import Table
 from rich.text import Text
 
 from shardwright.base import units as readable
-from shardwright.compare.side_by_side import ComparedPlan, Comparison
-from shardwright.costmodel.goodput import Goodput
-from shardwright.specs.estimate import Estimate
-from shardwright.specs.plan import Plan
-from shardwright.specs.stacks import OWN_STACK
-from shardwright.specs.training import TrainingSpec
+from shardwright.costmodel import Goodput
+from shardwright.specs import OWN_STACK, Estimate, Plan, TrainingSpec
 
+from .comparison import ComparedPlan, Comparison
 from .words import choice_words, plan_lines, recompute_words, schedule_words, training_lines
 
 _CHOICES = 6  # of the comparison's columns, those before hold the plan's name and choices

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from shardwright.costmodel.pipeline.action import ActionKind, parse_work
-from shardwright.reports.figures.svg import draw
-from shardwright.specs.timeline import Span, Timeline
+from shardwright.costmodel.pipeline import ActionKind, parse_work
+from shardwright.reports.figures import draw
+from shardwright.specs import Span, Timeline
 
 _COLOURS = {  # two shades, for even and odd microbatches
     "forward": ("#0072B2", "#4D9FCE"),

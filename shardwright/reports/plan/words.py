@@ -1,8 +1,6 @@
 """A plan in words, for tables and reports."""
 
-from shardwright.specs.plan import Plan
-from shardwright.specs.stacks import OWN_STACK
-from shardwright.specs.training import TrainingSpec
+from shardwright.specs import OWN_STACK, Plan, TrainingSpec
 
 _ZERO = {
     0: "replicated",

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy.interpolate import RBFInterpolator
 
-from shardwright.specs.profile import Figure, MachineFingerprint, Point, Profile, Series
+from shardwright.specs import Figure, MachineFingerprint, Point, Profile, Series
 
 from .work import rate
 

@@ -8,10 +8,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from shardwright.base import units as readable
-from shardwright.costmodel.op_times.fitting import fitted, left_out_errors
-from shardwright.reports.figures.log_axes import GREY, grid, mark, panels
-from shardwright.reports.figures.svg import Paint
-from shardwright.specs.profile import Series
+from shardwright.costmodel.op_times import fitted, left_out_errors
+from shardwright.reports.figures import GREY, Paint, grid, mark, panels
+from shardwright.specs import Series
 
 Residuals = list[tuple[float, float]]
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from shardwright.base import units as readable
 from shardwright.catalog import devices as catalog
-from shardwright.specs.cluster import Device
-from shardwright.specs.profile import Figure, LayerCheck, MachineFingerprint, Point, Profile, Series
+from shardwright.specs import Device, Figure, LayerCheck, MachineFingerprint, Point, Profile, Series
 
 from .work import Family, best_point, family, rate_unit, sizes
 

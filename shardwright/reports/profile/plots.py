@@ -6,11 +6,9 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from shardwright.base.errors import SpecError
-from shardwright.reports.figures.log_axes import figure_of
-from shardwright.reports.figures.svg import Paint
-from shardwright.specs.profile import Profile, Series
-from shardwright.validation.pages.plots import write_plot
+from shardwright.base import SpecError
+from shardwright.reports.figures import Paint, figure_of, write_plot
+from shardwright.specs import Profile, Series
 
 from .fit_chart import fit_chart, fit_labels
 from .rate_charts import PARTS, attention_rates, kernel_rates, line_count, matmul_rates, operator_rates, transfer_rates

@@ -7,9 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 
-from shardwright.reports.figures.log_axes import figure_of, legend_right, line, logarithmic, mark, panels, plain_ticks
-from shardwright.reports.figures.svg import Paint
-from shardwright.specs.profile import Series
+from shardwright.reports.figures import Paint, figure_of, legend_right, line, logarithmic, mark, panels, plain_ticks
+from shardwright.specs import Series
 
 from .work import rate, sizes, work
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from shardwright.base import units as readable
-from shardwright.reports.figures.page import render_page, write_page
-from shardwright.specs.profile import Profile
+from shardwright.reports import render_page, write_page
+from shardwright.specs import Profile
 
 from .lines import figure_words, fingerprint_lines, layer_lines, parameter_words, series_lines
 from .tables import FAMILY_TITLES
@@ -38,7 +38,7 @@ def write_profile_report(path: Path, profile: Profile, *, name: str) -> None:
 def render_profile_report(profile: Profile, *, name: str) -> str:
     """The page as text; `name` says which profile it is."""
     # matplotlib takes half a second to import, which only who draws should wait for
-    from shardwright.reports.figures.svg import draw
+    from shardwright.reports.figures import draw
 
     from .plots import profile_charts
 

@@ -3,10 +3,8 @@
 from matplotlib.axes import Axes
 
 from shardwright.base import units as readable
-from shardwright.reports.figures.log_axes import GREY, legend_right, logarithmic, mark
-from shardwright.reports.figures.svg import Paint
-from shardwright.specs.cluster import Device
-from shardwright.specs.profile import Profile
+from shardwright.reports.figures import GREY, Paint, legend_right, logarithmic, mark
+from shardwright.specs import Device, Profile
 
 from .lines import known_device
 from .work import family, memory_rate, work

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shardwright.base import units as readable
-from shardwright.specs.profile import Profile
+from shardwright.specs import Profile
 
 from .lines import SeriesLine, figure_words, fingerprint_lines, layer_lines, parameter_words, series_lines
 from .work import Family

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from shardwright.costmodel.op_times.constants import CALIBRATED
-from shardwright.specs.profile import Point, Profile, Series
-from shardwright.specs.training import BYTES_PER_ELEMENT
+from shardwright.costmodel.op_times import CALIBRATED
+from shardwright.specs import BYTES_PER_ELEMENT, Point, Profile, Series
 
 Family = Literal["matmul", "attention", "operators", "optimizer", "host copies", "disk", "collectives", "other"]
 RateUnit = Literal["FLOP/s", "B/s"]

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from shardwright.specs.spec import NonNegativeInt, PositiveInt, Spec
+from shardwright.specs import NonNegativeInt, PositiveInt, Spec
 
 from .parameter import Parameter
 

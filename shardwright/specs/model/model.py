@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from shardwright.specs.spec import NonNegativeInt, PositiveInt, Spec
+from shardwright.specs import NonNegativeInt, PositiveInt, Spec
 
 from .attention import LatentAttention, MultiHeadAttention
 from .feed_forward import FeedForward, MixtureOfExperts

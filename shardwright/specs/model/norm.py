@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from shardwright.specs.spec import Spec
+from shardwright.specs import Spec
 
 from .parameter import Parameter
 

@@ -5,21 +5,18 @@ import textwrap
 from collections import defaultdict
 from pathlib import Path
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from shardwright.base.errors import SpecError
-from shardwright.reports.figures.svg import Paint
-from shardwright.validation.rows.source import short_source_name
-from shardwright.validation.scores.validate import Validation
+from shardwright.base import SpecError
+from shardwright.reports.figures import Paint, write_plot
+from shardwright.validation.rows import short_source_name
+from shardwright.validation.scores import Validation
 
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
 _REST = "#8C8C8C"
 _REST_MARKERS = "s^vDPX*"
 _LABEL = 68  # characters of a source's name in one line
-_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def scatter(validation: Validation) -> Paint:
@@ -128,22 +125,3 @@ def write_validation_plots(folder: Path, validation: Validation) -> list[Path]:
 def errors_height(sources: int) -> float:
     """Inches that the lines of `errors_by_source` need."""
     return 1.0 + 0.34 * sources
-
-
-def write_plot(path: Path, paint: Paint, *, width: float = 8.0, height: float = 6.0) -> None:
-    """Write one figure of `width` x `height` inches; the format follows the name's ending.
-
-    Raises:
-        SpecError: another ending than png, svg or pdf, or the folder is missing or not writable.
-    """
-    if path.suffix.lower() not in _SUFFIXES:
-        raise SpecError(f"{path}: cannot tell the figure's format; end the name with {', '.join(_SUFFIXES)}")
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    try:
-        with rc_context({"text.parse_math": False}):  # a name may hold dollar signs
-            paint(axes)
-            figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be written ({error.strerror or error})") from None

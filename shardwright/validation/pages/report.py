@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from shardwright.base import units as readable
-from shardwright.reports.figures.page import render_page, write_page
-from shardwright.validation.scores.validate import Validation
+from shardwright.reports import render_page, write_page
+from shardwright.validation.scores import Validation
 
 from .tables import summary_sentences
 
@@ -21,7 +21,7 @@ def write_validation_report(path: Path, validation: Validation, *, table_name: s
 def render_validation_report(validation: Validation, *, table_name: str) -> str:
     """The page as text; `table_name` says what was validated."""
     # matplotlib takes half a second to import, which only who draws should wait for
-    from shardwright.reports.figures.svg import draw
+    from shardwright.reports.figures import draw
 
     from .plots import errors_by_source, errors_height, scatter
 

@@ -8,11 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from shardwright.base import units as readable
-from shardwright.validation.rows.source import short_source_name
-from shardwright.validation.scores.accuracy import ErrorSummary
-from shardwright.validation.scores.explained_row import ExplainedRow
-from shardwright.validation.scores.summary import UNDER_PREDICTED, RowsSummary, ValidationSummary
-from shardwright.validation.scores.validate import Validation
+from shardwright.validation.rows import short_source_name
+from shardwright.validation.scores import (
+    UNDER_PREDICTED,
+    ErrorSummary,
+    ExplainedRow,
+    RowsSummary,
+    Validation,
+    ValidationSummary,
+)
 
 _PARTS_SHOWN = 3
 _ERROR_COLUMNS = ("rows", "median", "mean", "p90", "worst", "mean signed")

@@ -4,7 +4,7 @@ import math
 import re
 from typing import Literal, NamedTuple
 
-from shardwright.specs.plan import ContextParallel, ExpertDispatch
+from shardwright.specs import ContextParallel, ExpertDispatch
 
 from .skipped import SkippedRowError
 from .stack import framework_family

@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from shardwright.base.errors import SpecError
-from shardwright.specs.cluster import ClusterSpec, Link, LinkKind, NodeGroup
+from shardwright.base import SpecError
+from shardwright.specs import ClusterSpec, Link, LinkKind, NodeGroup
 
 from .skipped import SkippedRowError
 from .table import TableRow

@@ -2,8 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from shardwright.specs.estimate import Estimate
-from shardwright.specs.plan import Plan
+from shardwright.specs import Estimate, Plan
 
 from .stack import framework_family
 from .table import TableRow

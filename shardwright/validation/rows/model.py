@@ -8,15 +8,7 @@ all 216 published rows agree to the last digit printed.
 
 from typing import NamedTuple
 
-from shardwright.specs.model.model import (
-    Block,
-    BlockRun,
-    FeedForward,
-    MixtureOfExperts,
-    ModelSpec,
-    MultiHeadAttention,
-    Norm,
-)
+from shardwright.specs.model import Block, BlockRun, FeedForward, MixtureOfExperts, ModelSpec, MultiHeadAttention, Norm
 
 from .preset import preset_of_row
 from .skipped import SkippedRowError

@@ -7,9 +7,9 @@ from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from shardwright.base.numbers import divisors
-from shardwright.planner import Fixed
-from shardwright.specs.plan import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage, ZeroStage
+from shardwright.base import divisors
+from shardwright.planner.space import Fixed
+from shardwright.specs import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage, ZeroStage
 
 from .axes import RowAxes, axes_of_row, folds
 from .schedule import PipelineChoice, pipelines_of_row

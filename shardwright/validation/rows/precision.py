@@ -1,6 +1,6 @@
 """From a table row to the number formats that it trained in."""
 
-from shardwright.specs.training import LinearFormat, Precision
+from shardwright.specs import LinearFormat, Precision
 
 from .skipped import SkippedRowError
 from .table import TableRow

@@ -4,8 +4,7 @@ import re
 from functools import cache
 
 from shardwright.catalog.huggingface import load_model, preset_names
-from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
-from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.model import FeedForward, MixtureOfExperts, ModelSpec
 
 from .table import TableRow
 

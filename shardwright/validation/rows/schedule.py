@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple, get_args
 
-from shardwright.specs.plan import ScheduleName
+from shardwright.specs import ScheduleName
 
 from .skipped import SkippedRowError
 from .stack import framework_family

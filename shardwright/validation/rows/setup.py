@@ -3,12 +3,9 @@
 import re
 from typing import Literal, NamedTuple
 
-from shardwright.planner import Fixed
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import Plan
-from shardwright.specs.stacks import named_stack
-from shardwright.specs.training import TrainingSpec
+from shardwright.planner.space import Fixed
+from shardwright.specs import ClusterSpec, Plan, TrainingSpec, named_stack
+from shardwright.specs.model import ModelSpec
 
 from .axes import routing_of_row
 from .cluster import StandardNode, cluster_of_row

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from shardwright.specs.stacks import OWN_STACK
+from shardwright.specs import OWN_STACK
 
 from .table import TableRow
 

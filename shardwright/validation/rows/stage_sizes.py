@@ -1,6 +1,6 @@
 """How many layers each pipeline stage of a row's run held, by the rule of the software that ran it."""
 
-from shardwright.costmodel.even.stages import even_stages
+from shardwright.specs import even_stages
 
 from .stack import framework_family
 from .table import TableRow

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from shardwright.base.errors import SpecError, nearest
-from shardwright.specs.spec import PositiveFloat, PositiveInt, Spec
+from shardwright.base import SpecError, nearest
+from shardwright.specs import PositiveFloat, PositiveInt, Spec
 
 
 class TableRow(Spec):

@@ -1,0 +1,24 @@
+"""Each row predicted, and how good the predictions are: errors, intervals, the order of plans, the worst rows taken apart."""
+
+from .accuracy import ErrorSummary, Trial, rank_agreement, summarise_errors
+from .core_rows import is_core
+from .explained_row import ExplainedRow
+from .outcome import Outcome
+from .summary import UNDER_PREDICTED, RowsSummary, ValidationSummary
+from .validate import Validation, predict_rows, validate_table
+
+__all__ = [
+    "UNDER_PREDICTED",
+    "ErrorSummary",
+    "ExplainedRow",
+    "Outcome",
+    "RowsSummary",
+    "Trial",
+    "Validation",
+    "ValidationSummary",
+    "is_core",
+    "predict_rows",
+    "rank_agreement",
+    "summarise_errors",
+    "validate_table",
+]

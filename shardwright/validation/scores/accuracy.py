@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from shardwright.specs.spec import Spec
+from shardwright.specs import Spec
 
 
 class ErrorSummary(Spec):

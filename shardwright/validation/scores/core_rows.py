@@ -1,7 +1,6 @@
 """The core of a table: the rows whose errors carry a target."""
 
-from shardwright.validation.rows.stack import framework_family, is_deepspeed_zero3
-from shardwright.validation.rows.table import TableRow
+from shardwright.validation.rows import TableRow, framework_family, is_deepspeed_zero3
 
 
 def is_core(row: TableRow) -> bool:

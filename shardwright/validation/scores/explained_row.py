@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from shardwright.reports.plan.words import choice_words
-from shardwright.specs.spec import Spec
-from shardwright.validation.rows.stack import framework_family
+from shardwright.reports.plan import choice_words
+from shardwright.specs import Spec
+from shardwright.validation.rows import framework_family
 
 from .outcome import Outcome
 

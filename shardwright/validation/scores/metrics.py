@@ -7,12 +7,10 @@ both ways. Where a metric counts FLOPs, the factor holds the count by the source
 import re
 from typing import NamedTuple
 
-from shardwright.costmodel.layers.flops import model_flops_per_sequence
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.training import TrainingSpec
-from shardwright.validation.rows.skipped import SkippedRowError
-from shardwright.validation.rows.table import TableRow
+from shardwright.costmodel.layers import model_flops_per_sequence
+from shardwright.specs import ClusterSpec, TrainingSpec
+from shardwright.specs.model import ModelSpec
+from shardwright.validation.rows import SkippedRowError, TableRow
 
 
 class Metric(NamedTuple):

@@ -1,6 +1,6 @@
 """The kind of a model, as errors are grouped by."""
 
-from shardwright.specs.model.model import MixtureOfExperts, ModelSpec
+from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
 # Upper ends of the size classes in parameters, experts included; above the last a class of its own.
 _CLASSES = ((1e9, "below 1B"), (4e9, "1B to 4B"), (1e10, "4B to 10B"), (4e10, "10B to 40B"), (1e11, "40B to 100B"))

@@ -4,12 +4,9 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from shardwright.specs.estimate import Estimate
-from shardwright.specs.spec import Spec
-from shardwright.validation.rows.setup import RowSetup
-from shardwright.validation.rows.table import TableRow
-
-from .prediction import Prediction
+from shardwright.costmodel import Prediction
+from shardwright.specs import Estimate, Spec
+from shardwright.validation.rows import RowSetup, TableRow
 
 
 class ValidationRow(Spec):

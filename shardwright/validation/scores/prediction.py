@@ -1,35 +1,19 @@
 """The cost model and the planner as benchmarks call them: one plan's estimate, and the choice of what a row leaves unknown."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
-from shardwright.base.errors import InfeasibleError, SpecError
-from shardwright.costmodel.checks import check_memory
-from shardwright.planner import Fixed, search
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.estimate import Estimate
-from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import Plan
-from shardwright.specs.training import TrainingSpec
-from shardwright.validation.rows.setup import RowSetup
+from shardwright.base import InfeasibleError, SpecError
+from shardwright.costmodel import EstimatePlan, Prediction, fastest, predict
+from shardwright.planner import search
+from shardwright.planner.space import Fixed
+from shardwright.specs import ClusterSpec, Plan, TrainingSpec
+from shardwright.specs.model import ModelSpec
+from shardwright.validation.rows import RowSetup
 
-EstimatePlan = Callable[[ModelSpec, ClusterSpec, TrainingSpec, Plan], Estimate]
 ChoosePlan = Callable[[ModelSpec, ClusterSpec, TrainingSpec, Fixed], Plan]
 
 _SEARCH_SECONDS = 5.0
 _ALIKE = 0.01  # of a step: what repeated runs differ by
-
-
-class Prediction(NamedTuple):
-    """A plan and its estimate. `too_large` says by how much it exceeds the memory, None where it fits.
-
-    `assumptions` says how what the row left unknown was chosen.
-    """
-
-    plan: Plan
-    estimate: Estimate
-    too_large: str | None
-    assumptions: tuple[str, ...] = ()
 
 
 def predict_setup(setup: RowSetup, estimate: EstimatePlan, choose: ChoosePlan) -> Prediction:
@@ -77,41 +61,3 @@ def planners_choice(model: ModelSpec, cluster: ClusterSpec, training: TrainingSp
     """
     found = search(model, cluster, training, fixed=fixed, time_limit_seconds=_SEARCH_SECONDS, runners_up=0)
     return found.plan
-
-
-def fastest(
-    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plans: Iterable[Plan], estimate: EstimatePlan
-) -> Prediction:
-    """The plan predicted to be fastest among those that fit; where none fits, the one that needs the least memory.
-
-    Raises:
-        SpecError: no plan is valid for the model, the batch and the cluster; the message is the first plan's.
-    """
-    predictions: list[Prediction] = []
-    refusals: list[SpecError] = []
-    for plan in plans:
-        try:
-            predictions.append(predict(model, cluster, training, plan, estimate))
-        except SpecError as refusal:
-            refusals.append(refusal)
-    if not predictions:
-        raise refusals[0] if refusals else SpecError("no plan was given")
-    if fitting := [prediction for prediction in predictions if prediction.too_large is None]:
-        return min(fitting, key=lambda prediction: prediction.estimate.step_seconds)
-    return min(predictions, key=lambda prediction: prediction.estimate.peak_memory_bytes)
-
-
-def predict(
-    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, estimate: EstimatePlan
-) -> Prediction:
-    """Estimate one plan and say whether it fits.
-
-    Raises:
-        SpecError: the plan is not valid for the model, the batch and the cluster.
-    """
-    result = estimate(model, cluster, training, plan)
-    try:
-        check_memory(result, cluster)
-    except InfeasibleError as over:
-        return Prediction(plan, result, str(over))
-    return Prediction(plan, result, None)

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from shardwright.specs.spec import Spec
+from shardwright.specs import Spec
 
 from .accuracy import (
     ErrorSummary,

@@ -7,21 +7,25 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from shardwright.base.errors import SpecError
-from shardwright.catalog.devices import standard_node
-from shardwright.costmodel.evaluate import estimate_plan
-from shardwright.specs.spec import Spec
-from shardwright.validation.rows.cluster import StandardNode
-from shardwright.validation.rows.memory_reading import reading_of_row
-from shardwright.validation.rows.setup import RowSetup, setup_of_row
-from shardwright.validation.rows.skipped import SkippedRowError
-from shardwright.validation.rows.source import source_name
-from shardwright.validation.rows.stack import framework_family
-from shardwright.validation.rows.table import TableRow, read_table
+from shardwright.base import SpecError
+from shardwright.catalog import standard_node
+from shardwright.costmodel import EstimatePlan, Prediction, estimate_plan
+from shardwright.specs import Spec
+from shardwright.validation.rows import (
+    RowSetup,
+    SkippedRowError,
+    StandardNode,
+    TableRow,
+    framework_family,
+    read_table,
+    reading_of_row,
+    setup_of_row,
+    source_name,
+)
 
 from .metrics import Metric, metric_of_row
 from .outcome import Outcome, ValidationRow, interval_bounds
-from .prediction import ChoosePlan, EstimatePlan, Prediction, planners_choice, predict_setup
+from .prediction import ChoosePlan, planners_choice, predict_setup
 from .summary import ValidationSummary, summarise
 
 

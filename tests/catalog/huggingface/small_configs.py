@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from shardwright.catalog.huggingface import model_from_config
+from shardwright.catalog.huggingface.families import model_from_config
 from shardwright.specs.model.model import ModelSpec
 
 SMALL = {

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import transformers
 
-from shardwright.catalog.huggingface import load_model, supported_model_types
-from shardwright.specs.model.model import FeedForward, MixtureOfExperts
+from shardwright.catalog.huggingface.families import supported_model_types
+from shardwright.catalog.huggingface.load import load_model
+from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
 from tests.catalog.huggingface.meta_model import assert_same_shape, build_on_meta, count_parameters
 from tests.catalog.huggingface.small_configs import SMALL, SMALL_LATENT, SMALL_MOE, SMALL_OPT, read
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shardwright.base.errors import SpecError
-from shardwright.catalog.huggingface import load_model, preset_names
+from shardwright.catalog.huggingface.load import load_model, preset_names
 from tests.catalog.huggingface.small_configs import LLAMA, read
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from shardwright.catalog.huggingface import load_model, preset_names, supported_model_types
+from shardwright.catalog.huggingface.families import supported_model_types
+from shardwright.catalog.huggingface.load import load_model, preset_names
 from tests.catalog.huggingface.meta_model import assert_same_shape
 
 # Sums over the tensors of the published checkpoints. Those of Falcon store the tied head a second time, and those of

@@ -9,18 +9,16 @@ import pytest
 from shardwright.base.errors import SpecError
 from shardwright.benchmarks.exhaustive_space import ExhaustiveSpace, exhaustive_space
 from shardwright.catalog.cluster_file import load_cluster
-from shardwright.catalog.huggingface import load_model
+from shardwright.catalog.huggingface.load import load_model
 from shardwright.costmodel.evaluate import PlanCosts, plan_costs
 from shardwright.costmodel.even.closed_form import SCHEDULE_NAMES, EvenCosts, evaluate_even
-from shardwright.costmodel.even.stages import even_stages
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.costmodel.pipeline.step import step_seconds
-from shardwright.costmodel.tables.cost_tables import POLICIES
 from shardwright.specs.candidates import Candidates
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import Plan
-from shardwright.specs.schedules import ScheduleName, by_rank
+from shardwright.specs.plan import POLICIES, Plan
+from shardwright.specs.schedules import ScheduleName, by_rank, even_stages
 from shardwright.specs.training import TrainingSpec
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 from hypothesis import given, strategies
 
-from shardwright.costmodel.even.stages import alike, even_row_counts, even_stages
+from shardwright.costmodel.even.stages import alike, even_row_counts
+from shardwright.specs.schedules import even_stages
 
 
 @given(layers=strategies.integers(1, 200), stages=strategies.integers(1, 64))

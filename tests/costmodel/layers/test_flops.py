@@ -2,9 +2,10 @@
 
 import pytest
 
-from shardwright.catalog.huggingface import load_model
+from shardwright.catalog.huggingface.load import load_model
 from shardwright.costmodel.layers.flops import model_flops_per_sequence, recompute_flops_per_sequence
-from shardwright.specs.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.specs.mesh import Mesh
+from shardwright.specs.plan import LayerRun, Plan, Stage
 from shardwright.specs.training import TrainingSpec
 
 

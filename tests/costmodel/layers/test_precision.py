@@ -4,7 +4,8 @@ import pytest
 
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.layers.operators import Matmul
-from shardwright.costmodel.layers.precision import OPERANDS, operand_bytes
+from shardwright.costmodel.layers.precision import operand_bytes
+from shardwright.costmodel.op_times.operand_formats import OPERANDS
 from shardwright.specs.training import Precision, TrainingSpec
 
 MATMUL = Matmul(m=10, k=20, n=30, groups=2, split="columns")

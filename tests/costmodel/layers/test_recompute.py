@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from shardwright.base.arrays import Number
 from shardwright.costmodel.layers.recompute import Selection, selection
-from shardwright.costmodel.op_times.protocol import Number
-from shardwright.specs.model.model import Block, FeedForward, LatentAttention, MixtureOfExperts, MultiHeadAttention
+from shardwright.specs.model.attention import LatentAttention, MultiHeadAttention
+from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
+from shardwright.specs.model.model import Block
 from shardwright.specs.training import TrainingSpec
 
 HIDDEN, KEY, WIDTH, HEADS, SEQ = 64, 32, 160, 4, 128

@@ -3,7 +3,10 @@
 import pytest
 
 from shardwright.costmodel.layers.traffic import Moving, backward_traffic, forward_traffic
-from shardwright.specs.model.model import Block, BlockRun, FeedForward, ModelSpec, MultiHeadAttention, Norm
+from shardwright.specs.model.attention import MultiHeadAttention
+from shardwright.specs.model.feed_forward import FeedForward
+from shardwright.specs.model.model import Block, BlockRun, ModelSpec
+from shardwright.specs.model.norm import Norm
 from shardwright.specs.stack import Stack
 
 HIDDEN, QUERY, KEY, WIDTH = 64, 64, 32, 160

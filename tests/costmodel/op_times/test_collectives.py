@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardwright.costmodel import load_cluster
+from shardwright.catalog.cluster_file import load_cluster
 from shardwright.costmodel.op_times.collectives import Collectives
 from shardwright.costmodel.op_times.constants import CALIBRATED
-from shardwright.costmodel.op_times.protocol import CollectiveName, RankGroup
+from shardwright.costmodel.op_times.protocol import CollectiveName
 from shardwright.specs.cluster import ClusterSpec, Link
+from shardwright.specs.mesh import RankGroup
 from tests.costmodel.fakes import round_cluster
 
 # Full rates, no start, flags at 1/2 of the latency and 1/4 of the rate, one synchronisation for each chunk.

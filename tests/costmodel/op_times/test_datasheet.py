@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from shardwright.base.errors import SpecError
-from shardwright.costmodel import load_cluster
+from shardwright.catalog.cluster_file import load_cluster
 from shardwright.costmodel.op_times.collectives import Collectives
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.costmodel.op_times.gloo import gloo_seconds
-from shardwright.costmodel.op_times.protocol import RankGroup
+from shardwright.specs.mesh import RankGroup
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import round_cluster
 

@@ -3,7 +3,7 @@
 import pytest
 
 from shardwright.costmodel.op_times.gloo import gloo_seconds
-from shardwright.costmodel.op_times.protocol import RankGroup
+from shardwright.specs.mesh import RankGroup
 from tests.costmodel.fakes import round_cluster
 
 CPUS = round_cluster(kind="cpu")

@@ -5,14 +5,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from shardwright.costmodel import estimate_plan
+from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.op_times.choice import op_times
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.costmodel.op_times.measured import ProfileTimes
-from shardwright.costmodel.op_times.protocol import RankGroup
 from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.specs.mesh import Mesh, RankGroup
+from shardwright.specs.plan import LayerRun, Plan, Stage
 from shardwright.specs.profile import Figure, Profile
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import round_cluster, small_model

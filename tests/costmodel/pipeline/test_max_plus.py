@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from shardwright.base.arrays import FloatArray
 from shardwright.costmodel.pipeline import max_plus
 from shardwright.costmodel.pipeline.max_plus import product, repeat
-from shardwright.costmodel.pipeline.stage_costs import Floats
 
 
-def with_gaps(shape: tuple[int, ...]) -> Floats:
+def with_gaps(shape: tuple[int, ...]) -> FloatArray:
     """Random entries of which a third are -inf, the zero of the algebra."""
     generator = np.random.default_rng(8)
     return np.where(generator.uniform(size=shape) < 1 / 3, -np.inf, generator.uniform(-5, 5, shape))
@@ -39,7 +39,7 @@ def test_squaring_arrives_where_stepping_arrives(
     matrix[..., 0] = 1.0  # every state reaches one that goes on
     narrow_calls = 0
 
-    def narrow(state: Floats) -> Floats:
+    def narrow(state: FloatArray) -> FloatArray:
         nonlocal narrow_calls
         narrow_calls += 1
         return product(state[..., None, :], matrix)[..., 0, :]

@@ -9,9 +9,10 @@ from numpy.random import Generator
 
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.pipeline.schedule import make_schedule
-from shardwright.costmodel.pipeline.simulate import simulate
-from shardwright.costmodel.pipeline.step import StageCosts, step_parts, step_seconds
-from shardwright.specs.plan import ScheduleName
+from shardwright.costmodel.pipeline.simulation import simulate
+from shardwright.costmodel.pipeline.stage_costs import StageCosts
+from shardwright.costmodel.pipeline.step import step_parts, step_seconds
+from shardwright.specs.schedules import ScheduleName
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shardwright.base.errors import SpecError
-from shardwright.executor.failure import RunFailedError, record_failure
+from shardwright.base.errors import RunFailedError, SpecError
+from shardwright.base.failures import record_failure
 from shardwright.executor.run import torchrun
 from shardwright.executor.run.torchrun import run_torchrun
 from shardwright.executor.training.run_folder import RunFolder

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from shardwright.base.errors import SpecError
-from shardwright.planner import Fixed
 from shardwright.planner.space.enumerate import MAX_STAGES_PER_RANK, SCHEDULES, divisors, enumerate_space
+from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.training import TrainingSpec
 from tests.planner.small_problems import tiny_cluster, tiny_model

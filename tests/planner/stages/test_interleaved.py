@@ -6,12 +6,12 @@ import pytest
 from shardwright.costmodel.checks import check_memory
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
-from shardwright.planner import Fixed
-from shardwright.planner.bounds.lower_bounds import lower_bounds
-from shardwright.planner.space.chunk_sizes import chunk_sizes
+from shardwright.planner.bounds.entry_bounds import lower_bounds
 from shardwright.planner.space.costs import SpaceCosts, space_costs
 from shardwright.planner.space.enumerate import enumerate_space
-from shardwright.planner.space.layer_ranges import layer_ranges
+from shardwright.planner.space.fixed import Fixed
+from shardwright.planner.space.ranges import layer_ranges
+from shardwright.planner.space.stage_sizes import chunk_sizes
 from shardwright.planner.stages.every_plan import best_of_all, is_small
 from shardwright.planner.stages.interleaved import InterleavedSearch
 from shardwright.planner.stages.solve_entry import Solved, plan_of

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shardwright.planner.space.layer_ranges import layer_ranges
+from shardwright.planner.space.ranges import layer_ranges
 from shardwright.planner.stages.bottleneck import smallest_largest
 from shardwright.planner.stages.labels import LabelSearch
 from shardwright.planner.stages.partition import best_partition, evaluate, stage_bounds

@@ -6,14 +6,14 @@ import pytest
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
-from shardwright.costmodel.tables.fixed_bytes import usable_bytes
+from shardwright.costmodel.tables.fixed import usable_bytes
 from shardwright.planner.space.costs import space_costs
 from shardwright.planner.space.enumerate import enumerate_space
-from shardwright.planner.space.layer_ranges import layer_ranges
+from shardwright.planner.space.ranges import layer_ranges
 from shardwright.planner.stages.recompute_mix import MixSolver
 from shardwright.planner.stages.solve_entry import Solved, plan_of
-from shardwright.planner.stages.stage_tables import mix_solver, stage_room, stage_tables
 from shardwright.planner.stages.staged_entry import StagedEntry
+from shardwright.planner.stages.tables import mix_solver, stage_room, stage_tables
 from tests.planner.small_problems import random_problem
 
 

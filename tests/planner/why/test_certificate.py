@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from shardwright.base.errors import InfeasibleError, SpecError
-from shardwright.planner import Fixed, search
+from shardwright.planner.best_plan import search
+from shardwright.planner.space.fixed import Fixed
 from shardwright.planner.stages.labels import LabelSearch
 from shardwright.planner.stages.partition import evaluate
 from shardwright.planner.why.certificate import certify, partition_program

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from shardwright.base.errors import SpecError
+from shardwright.base.processes import cpu_model, usable_cores
 from shardwright.catalog import devices as catalog
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.profile_attachment import with_profile
-from shardwright.profiler import local_cluster, resolve_cluster
 from shardwright.profiler.machine import local
 from shardwright.profiler.machine.cpu_rates import CpuRates, CpuSetting
-from shardwright.profiler.machine.local import newest_of_this_machine
+from shardwright.profiler.machine.local import local_cluster, newest_of_this_machine, resolve_cluster
 from shardwright.profiler.machine.nvidia_smi import ReportedGpu
 from shardwright.profiler.machine.store import store_folder
 from shardwright.specs.profile import Profile, write_profile
@@ -190,7 +190,7 @@ class TestProfiles:
     @staticmethod
     def _store(name: str, **changes: object) -> Profile:
         store_folder().mkdir(parents=True, exist_ok=True)
-        here = {"device": local.cpu_model(), "cores": 4, "ranks": 2, "threads": 2, "torch": version("torch")}
+        here = {"device": cpu_model(), "cores": 4, "ranks": 2, "threads": 2, "torch": version("torch")}
         profile = Profile(fingerprint=fingerprint(**(here | changes)))
         write_profile(store_folder() / name, profile)
         return profile
@@ -230,15 +230,15 @@ class TestThisMachine:
 
     def test_cores_and_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.undo()
-        assert 1 <= local.usable_cores() <= 4096
+        assert 1 <= usable_cores() <= 4096
         assert 1e7 < local.available_memory_bytes() < 1e14
-        assert local.cpu_model().strip()
+        assert cpu_model().strip()
 
     def test_files_that_the_control_group_keeps_are_as_good_as_free(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.undo()
-        monkeypatch.setattr(local, "_CONTROL_GROUP", tmp_path)
+        monkeypatch.setattr(local, "CONTROL_GROUP", tmp_path)
         (tmp_path / "memory.max").write_text("9000\n")
         (tmp_path / "memory.current").write_text("8000\n")
         (tmp_path / "memory.stat").write_text("anon 5000\nfile 3000\ninactive_file 2500\n")

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardwright.catalog.cluster_file import load_cluster
-from shardwright.costmodel.op_times.protocol import RankGroup
 from shardwright.profiler.ranks.layout import GroupLayout, GroupSizes, group_layouts
 from shardwright.profiler.ranks.nodes import Nodes
 from shardwright.specs.candidates import Candidates, pipeline_group, shard_group, tp_group
 from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.mesh import RankGroup
 
 
 def _nodes(count: int, ranks_per_node: int) -> Nodes:

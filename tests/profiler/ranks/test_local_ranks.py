@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shardwright.base.errors import SpecError
-from shardwright.profiler.machine.local import usable_cores
-from shardwright.profiler.ranks.failure import RanksLostError
+from shardwright.base.errors import RanksLostError, SpecError
+from shardwright.base.processes import usable_cores
 from shardwright.profiler.ranks.local_ranks import run_local_ranks
 
 ROOT = Path(__file__).parents[3]

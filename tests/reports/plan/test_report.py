@@ -12,7 +12,7 @@ from shardwright.base.errors import SpecError
 from shardwright.compare.side_by_side import compare
 from shardwright.compare.strategies import levels_of
 from shardwright.costmodel.pipeline.schedule import make_schedule
-from shardwright.costmodel.pipeline.simulate import simulate
+from shardwright.costmodel.pipeline.simulation import simulate
 from shardwright.costmodel.pipeline.stage_costs import StageCosts
 from shardwright.reports.plan.report import Report, render_report, write_report
 from shardwright.specs.measurement import Fingerprint, Measurement, StepRecord

@@ -8,7 +8,8 @@ from shardwright.reports.plan.words import (
     sharding_words,
     training_lines,
 )
-from shardwright.specs.plan import LayerRun, Mesh, Offload, Plan, Stage
+from shardwright.specs.mesh import Mesh
+from shardwright.specs.plan import LayerRun, Offload, Plan, Stage
 from shardwright.specs.training import Precision, TrainingSpec
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardwright.costmodel import load_model
+from shardwright.catalog.huggingface.load import load_model
 from shardwright.costmodel.layers.operators import attention_core_flops
 from shardwright.costmodel.layers.traffic import backward_traffic, forward_traffic
 from shardwright.costmodel.op_times.curves import attention_flops

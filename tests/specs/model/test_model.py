@@ -3,17 +3,11 @@
 import pytest
 from pydantic import ValidationError
 
-from shardwright.specs.model.model import (
-    Block,
-    BlockRun,
-    FeedForward,
-    LatentAttention,
-    MixtureOfExperts,
-    ModelSpec,
-    MultiHeadAttention,
-    Norm,
-    Parameter,
-)
+from shardwright.specs.model.attention import LatentAttention, MultiHeadAttention
+from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
+from shardwright.specs.model.model import Block, BlockRun, ModelSpec
+from shardwright.specs.model.norm import Norm
+from shardwright.specs.model.parameter import Parameter
 
 ATTENTION = MultiHeadAttention(heads=4, kv_heads=2, head_size=5)
 DENSE = FeedForward(width=7, gated=True)

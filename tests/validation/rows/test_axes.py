@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardwright.specs.plan import Mesh
+from shardwright.specs.mesh import Mesh
 from shardwright.validation.rows.axes import axes_of_row, folds, routing_of_row
 from shardwright.validation.rows.plans import plans_of_row
 from shardwright.validation.rows.skipped import SkippedRowError

@@ -3,7 +3,8 @@
 import pytest
 
 from shardwright.costmodel.evaluate import estimate_plan
-from shardwright.specs.plan import LayerRun, Mesh, Plan, Stage
+from shardwright.specs.mesh import Mesh
+from shardwright.specs.plan import LayerRun, Plan, Stage
 from shardwright.specs.training import TrainingSpec
 from shardwright.validation.rows.memory_reading import MemoryReading, memory_assumption, reading_of_row
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_model

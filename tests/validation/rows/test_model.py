@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shardwright.specs.model.feed_forward import MixtureOfExperts
-from shardwright.specs.model.model import FeedForward
+from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
 from shardwright.validation.rows.model import model_of_row
 from shardwright.validation.rows.skipped import SkippedRowError
 from shardwright.validation.rows.table import read_table

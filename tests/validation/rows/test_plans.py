@@ -2,8 +2,9 @@
 
 import pytest
 
-from shardwright.planner import Fixed
-from shardwright.specs.plan import Mesh, Plan
+from shardwright.planner.space.fixed import Fixed
+from shardwright.specs.mesh import Mesh
+from shardwright.specs.plan import Plan
 from shardwright.validation.rows.plans import plans_of_row
 from shardwright.validation.rows.skipped import SkippedRowError
 from tests.validation.made_up_rows import row

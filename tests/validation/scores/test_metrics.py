@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardwright.catalog.huggingface import load_model
+from shardwright.catalog.huggingface.load import load_model
 from shardwright.specs.training import TrainingSpec
 from shardwright.validation.rows.setup import setup_of_row
 from shardwright.validation.rows.skipped import SkippedRowError

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardwright.catalog.huggingface import load_model
+from shardwright.catalog.huggingface.load import load_model
 from shardwright.validation.scores.model_kind import model_kind
 
 

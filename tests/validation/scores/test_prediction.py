@@ -5,14 +5,15 @@ import pytest
 from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.catalog.devices import standard_node as catalog_node
 from shardwright.costmodel.evaluate import estimate_plan as estimate_by_catalog
-from shardwright.planner import Fixed
+from shardwright.costmodel.prediction import fastest
+from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.estimate import Estimate
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import Plan
 from shardwright.specs.training import TrainingSpec
 from shardwright.validation.rows.setup import RowSetup, setup_of_row
-from shardwright.validation.scores.prediction import fastest, planners_choice, predict_setup
+from shardwright.validation.scores.prediction import planners_choice, predict_setup
 from tests.validation.fake_costs import estimate_plan, standard_node
 from tests.validation.made_up_rows import row
 

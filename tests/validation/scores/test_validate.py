@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from shardwright.base.errors import SpecError
-from shardwright.planner import Fixed
+from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import Plan

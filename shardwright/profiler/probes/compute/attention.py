@@ -10,12 +10,20 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from shardwright.profiler.sizes.spread import size_between
-from shardwright.profiler.timing.availability import tried
-from shardwright.profiler.timing.number_format import BYTES, random_tensor, torch_dtype
-from shardwright.profiler.timing.probe import Machine, Sizes, UnavailableError, Work
-from shardwright.profiler.timing.rotation import rotated, rotated_bytes
-from shardwright.specs.profile import Format
+from shardwright.profiler.sizes import size_between
+from shardwright.profiler.timing import (
+    BYTES,
+    Machine,
+    Sizes,
+    UnavailableError,
+    Work,
+    random_tensor,
+    rotated,
+    rotated_bytes,
+    torch_dtype,
+    tried,
+)
+from shardwright.specs import Format
 
 Backend = Literal["math", "flash", "efficient", "cudnn"]
 _BACKENDS: dict[Backend, SDPBackend] = {

@@ -6,13 +6,19 @@ from typing import get_args
 
 import torch
 
-from shardwright.costmodel.op_times.protocol import MatmulPart, Operator
-from shardwright.profiler.sizes.linears import Linear, family_experts, family_linears
-from shardwright.profiler.sizes.models import Usage
-from shardwright.profiler.sizes.operators import family_attention, family_operator
-from shardwright.profiler.sizes.spread import model_first, spread_first
-from shardwright.profiler.timing.probe import FigureProbe, Machine, Probe, Sizes
-from shardwright.specs.profile import Format
+from shardwright.costmodel.op_times import MatmulPart, Operator
+from shardwright.profiler.sizes import (
+    Linear,
+    Usage,
+    family_attention,
+    family_experts,
+    family_linears,
+    family_operator,
+    model_first,
+    spread_first,
+)
+from shardwright.profiler.timing import FigureProbe, Machine, Probe, Sizes
+from shardwright.specs import Format
 
 from .attention import AttentionProbe, Backend
 from .grouped_matmul import GroupedMatmulProbe

@@ -7,13 +7,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shardwright.costmodel.op_times.protocol import MatmulPart
-from shardwright.profiler.sizes.spread import size_between
-from shardwright.profiler.timing.availability import available, tried
-from shardwright.profiler.timing.number_format import BYTES, random_tensor, torch_dtype
-from shardwright.profiler.timing.probe import Machine, Sizes, Work
-from shardwright.profiler.timing.rotation import rotated, rotated_bytes
-from shardwright.specs.profile import Format
+from shardwright.costmodel.op_times import MatmulPart
+from shardwright.profiler.sizes import size_between
+from shardwright.profiler.timing import (
+    BYTES,
+    Machine,
+    Sizes,
+    Work,
+    available,
+    random_tensor,
+    rotated,
+    rotated_bytes,
+    torch_dtype,
+    tried,
+)
+from shardwright.specs import Format
 
 _MULTIPLES = (16, 16, 16, 1)
 

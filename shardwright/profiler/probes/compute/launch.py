@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from shardwright.profiler.timing.number_format import random_tensor
-from shardwright.profiler.timing.probe import Machine, UnavailableError, Work
-from shardwright.specs.profile import Figure
+from shardwright.profiler.timing import Machine, UnavailableError, Work, random_tensor
+from shardwright.specs import Figure
 
 _CHAIN = 64
 _REPEATS = 30

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from shardwright.costmodel.layers.all_rows import WorkModel
-from shardwright.costmodel.layers.row import RowWork
-from shardwright.costmodel.op_times.protocol import OpTimes
-from shardwright.costmodel.tables.cost_tables import POLICIES
-from shardwright.profiler.timing.host_allocator import freed_memory_is_kept
-from shardwright.profiler.timing.live_bytes import LiveBytes, footprint
-from shardwright.profiler.timing.number_format import torch_dtype
-from shardwright.profiler.timing.probe import Machine, UnavailableError, Work
-from shardwright.specs.candidates import Candidates
-from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.model.model import Block, MixtureOfExperts, ModelSpec
-from shardwright.specs.profile import LayerCheck
-from shardwright.specs.training import TrainingSpec
+from shardwright.costmodel.layers import RowWork, WorkModel
+from shardwright.costmodel.op_times import OpTimes
+from shardwright.profiler.timing import (
+    LiveBytes,
+    Machine,
+    UnavailableError,
+    Work,
+    footprint,
+    freed_memory_is_kept,
+    torch_dtype,
+)
+from shardwright.specs import POLICIES, Candidates, ClusterSpec, LayerCheck, TrainingSpec
+from shardwright.specs.model import Block, MixtureOfExperts, ModelSpec
 
 from .real_layer import RealLayer, layer_skeleton
 

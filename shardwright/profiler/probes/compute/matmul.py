@@ -8,13 +8,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shardwright.costmodel.op_times.protocol import MatmulPart
-from shardwright.profiler.sizes.spread import size_between
-from shardwright.profiler.timing.availability import available, tried
-from shardwright.profiler.timing.number_format import BYTES, random_tensor, torch_dtype, with_tf32
-from shardwright.profiler.timing.probe import Machine, Sizes, Work
-from shardwright.profiler.timing.rotation import rotated, rotated_bytes
-from shardwright.specs.profile import Format
+from shardwright.costmodel.op_times import MatmulPart
+from shardwright.profiler.sizes import size_between
+from shardwright.profiler.timing import (
+    BYTES,
+    Machine,
+    Sizes,
+    Work,
+    available,
+    random_tensor,
+    rotated,
+    rotated_bytes,
+    torch_dtype,
+    tried,
+    with_tf32,
+)
+from shardwright.specs import Format
 
 Scales = Literal["tensor", "row"]
 _MULTIPLE = 16  # of sizes between others: what 8-bit tensor cores ask for, and a cache line of 32-bit numbers

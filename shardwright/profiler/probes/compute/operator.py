@@ -7,14 +7,21 @@ from functools import lru_cache
 
 import torch
 
-from shardwright.costmodel.op_times.protocol import Operator
-from shardwright.profiler.sizes.spread import size_between
-from shardwright.profiler.timing.availability import tried
-from shardwright.profiler.timing.live_bytes import Footprint, footprint
-from shardwright.profiler.timing.number_format import torch_dtype
-from shardwright.profiler.timing.probe import Machine, Sizes, UnavailableError, Work
-from shardwright.profiler.timing.rotation import rotated, rotated_bytes
-from shardwright.specs.profile import Format
+from shardwright.costmodel.op_times import Operator
+from shardwright.profiler.sizes import size_between
+from shardwright.profiler.timing import (
+    Footprint,
+    Machine,
+    Sizes,
+    UnavailableError,
+    Work,
+    footprint,
+    rotated,
+    rotated_bytes,
+    torch_dtype,
+    tried,
+)
+from shardwright.specs import Format
 
 from .operator_work import BACKWARD_APART, BY_HEADS, FORWARD, Operands
 

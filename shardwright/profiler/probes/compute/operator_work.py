@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shardwright.costmodel.op_times.protocol import Operator
-from shardwright.profiler.timing.number_format import random_tensor
+from shardwright.costmodel.op_times import Operator
+from shardwright.profiler.timing import random_tensor
 
 _EPSILON = 1e-6
 _DROPPED_SHARE = 0.1

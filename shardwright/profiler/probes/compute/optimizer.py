@@ -8,12 +8,9 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from shardwright.profiler.sizes.spread import size_between
-from shardwright.profiler.timing.availability import tried
-from shardwright.profiler.timing.number_format import BYTES, random_tensor, torch_dtype
-from shardwright.profiler.timing.probe import Machine, Sizes, UnavailableError, Work
-from shardwright.specs.profile import Format
-from shardwright.specs.training import OptimizerName
+from shardwright.profiler.sizes import size_between
+from shardwright.profiler.timing import BYTES, Machine, Sizes, UnavailableError, Work, random_tensor, torch_dtype, tried
+from shardwright.specs import Format, OptimizerName
 
 Implementation = Literal["fused", "foreach"]
 _CPU = torch.device("cpu")

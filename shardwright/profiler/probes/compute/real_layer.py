@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from shardwright.base.errors import SpecError
-from shardwright.profiler.timing.probe import UnavailableError
-from shardwright.specs.model.model import Block, ModelSpec
-from shardwright.specs.training import TrainingSpec
+from shardwright.base import SpecError
+from shardwright.profiler.timing import UnavailableError
+from shardwright.specs import TrainingSpec
+from shardwright.specs.model import Block, ModelSpec
 
 _KERNELS = {"flash": "sdpa", "unfused": "eager"}
 _INITIAL_DEVIATION = 0.02

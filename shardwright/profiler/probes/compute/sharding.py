@@ -14,9 +14,8 @@ from torch.distributed import HashStore  # type: ignore[attr-defined] # public, 
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from shardwright.profiler.timing.number_format import torch_dtype
-from shardwright.profiler.timing.probe import Machine, UnavailableError, Work
-from shardwright.specs.profile import Figure, Format
+from shardwright.profiler.timing import Machine, UnavailableError, Work, torch_dtype
+from shardwright.specs import Figure, Format
 
 _UNITS, _MATRICES, _TOKENS = 4, 7, 4
 _TINY, _LARGE = 32, 768

@@ -1,0 +1,16 @@
+"""Probes of what moves or holds bytes: collectives, host copies, disks, overlaps, and the memory that no tensor accounts for."""
+
+from .collective import collective_probes
+from .disk import disk_probes
+from .host_copy import host_copy_probes
+from .memory import memory_probes
+from .overlap import CollectiveOverlapProbe, CopyOverlapProbe
+
+__all__ = [
+    "CollectiveOverlapProbe",
+    "CopyOverlapProbe",
+    "collective_probes",
+    "disk_probes",
+    "host_copy_probes",
+    "memory_probes",
+]

@@ -7,12 +7,19 @@ from typing import get_args
 import torch
 import torch.distributed as dist
 
-from shardwright.costmodel.op_times.protocol import CollectiveName
-from shardwright.profiler.ranks.layout import GroupLayout, GroupSizes, group_layouts
-from shardwright.profiler.ranks.torch_ranks import TorchRanks
-from shardwright.profiler.timing.beside import beside, busy_bytes, busy_matmul
-from shardwright.profiler.timing.probe import JointWork, Machine, Sizes, UnavailableError, Work
-from shardwright.specs.profile import Format
+from shardwright.costmodel.op_times import CollectiveName
+from shardwright.profiler.ranks import GroupLayout, GroupSizes, TorchRanks, group_layouts
+from shardwright.profiler.timing import (
+    JointWork,
+    Machine,
+    Sizes,
+    UnavailableError,
+    Work,
+    beside,
+    busy_bytes,
+    busy_matmul,
+)
+from shardwright.specs import Format
 
 _ELEMENT_BYTES = 4
 # The middle first, then the ends, then what lies between.

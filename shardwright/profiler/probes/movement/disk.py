@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal
 
-from shardwright.profiler.timing.probe import Machine, Sizes, UnavailableError, Work
-from shardwright.specs.profile import Format
+from shardwright.profiler.timing import Machine, Sizes, UnavailableError, Work
+from shardwright.specs import Format
 
 DiskOperation = Literal["disk_read", "disk_write"]
 DiskMode = Literal["direct", "buffered"]

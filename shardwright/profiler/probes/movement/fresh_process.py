@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 import psutil
 import torch
 
-from shardwright.profiler.machine.cpu_worker import resident_bytes
-from shardwright.profiler.timing.probe import UnavailableError
+from shardwright.profiler.machine import resident_bytes
+from shardwright.profiler.timing import UnavailableError
 
 from .activation_churn import ChurnSizes, churn
 

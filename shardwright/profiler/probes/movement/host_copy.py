@@ -8,10 +8,9 @@ from typing import Literal, get_args
 
 import torch
 
-from shardwright.profiler.machine.local import available_memory_bytes
-from shardwright.profiler.timing.beside import beside, busy_matmul
-from shardwright.profiler.timing.probe import Machine, Sizes, UnavailableError, Work
-from shardwright.specs.profile import Format
+from shardwright.profiler.machine import available_memory_bytes
+from shardwright.profiler.timing import Machine, Sizes, UnavailableError, Work, beside, busy_matmul
+from shardwright.specs import Format
 
 Direction = Literal["to_device", "to_host"]
 HostMemory = Literal["pinned", "pageable"]

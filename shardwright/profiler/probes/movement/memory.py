@@ -5,9 +5,9 @@ from collections.abc import Callable
 import psutil
 import torch
 
-from shardwright.profiler.ranks.torch_ranks import TorchRanks
-from shardwright.profiler.timing.probe import Machine, UnavailableError
-from shardwright.specs.profile import Figure
+from shardwright.profiler.ranks import TorchRanks
+from shardwright.profiler.timing import Machine, UnavailableError
+from shardwright.specs import Figure
 
 from .activation_churn import ChurnSizes, churn
 from .collective import all_reduce_of_all

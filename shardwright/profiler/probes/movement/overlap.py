@@ -4,10 +4,9 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from shardwright.profiler.ranks.torch_ranks import TorchRanks
-from shardwright.profiler.timing.beside import busy_matmul
-from shardwright.profiler.timing.probe import Machine, Work
-from shardwright.specs.profile import Figure
+from shardwright.profiler.ranks import TorchRanks
+from shardwright.profiler.timing import Machine, Work, busy_matmul
+from shardwright.specs import Figure
 
 from .collective import all_reduce_of_all
 from .host_copy import HostCopyProbe

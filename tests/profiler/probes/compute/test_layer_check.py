@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from shardwright.costmodel.layers.all_rows import WorkModel
-from shardwright.costmodel.tables.cost_tables import POLICIES
 from shardwright.profiler.probes.compute.layer_check import check_layer, kept_bytes, one_rank
 from shardwright.profiler.probes.compute.real_layer import layer_skeleton
 from shardwright.profiler.timing.live_bytes import LiveBytes
 from shardwright.profiler.timing.probe import UnavailableError, Work
+from shardwright.specs.plan import POLICIES
 from shardwright.specs.profile import LayerCheck
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.catalog.huggingface.small_configs import LLAMA

@@ -6,7 +6,7 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from shardwright.base.errors import SpecError
-from shardwright.catalog.huggingface import model_from_config
+from shardwright.catalog.huggingface.families import model_from_config
 from shardwright.executor.model.attention import attention_mask
 from shardwright.profiler.probes.compute.real_layer import AttentionMask, RealLayer, layer_skeleton
 from shardwright.specs.model.model import ModelSpec

@@ -7,9 +7,9 @@ import torch
 
 from shardwright.profiler.probes.movement import host_copy as host_copy_probe
 from shardwright.profiler.probes.movement.host_copy import Direction, HostCopyProbe, host_copy_probes
-from shardwright.profiler.timing.beside import busy_bytes
 from shardwright.profiler.timing.machines import CpuMachine
 from shardwright.profiler.timing.probe import UnavailableError
+from shardwright.profiler.timing.side_by_side import busy_bytes
 from tests.profiler.gpu_stand_in import GpuStandIn
 
 

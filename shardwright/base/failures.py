@@ -1,0 +1,52 @@
+"""How a rank says why it stopped, so that the process that started the ranks can tell the user in one line."""
+
+import json
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from .errors import RanksLostError, RunFailedError, SpecError
+from .files import read_json, write_whole
+
+_TOLD_FIRST = ("spec", "run", "lost")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One rank's last words: a mistake of the user's to mend ("spec"), its own trouble ("run"), or another rank's ("lost")."""
+
+    rank: int
+    kind: Literal["spec", "run", "lost"]
+    message: str
+    traceback: str
+    time_seconds: float
+
+
+def first_line(error: BaseException) -> str:
+    """What to tell of `error` in one line: our own errors speak for themselves, the others with their kind."""
+    lines = str(error).strip().splitlines()
+    if isinstance(error, (SpecError, RunFailedError, RanksLostError)) and lines:
+        return lines[0]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def record_failure(folder: Path, rank: int, error: BaseException) -> None:
+    """Leave `failure-RANK.json` in `folder`, whole or not at all.
+
+    Raises:
+        SpecError: the folder is missing or not writable, or the disk is full.
+    """
+    kind: Literal["spec", "run", "lost"] = "run"
+    if isinstance(error, (SpecError, RanksLostError)):
+        kind = "spec" if isinstance(error, SpecError) else "lost"
+    words = "".join(traceback.format_exception(error))
+    failure = Failure(rank=rank, kind=kind, message=first_line(error), traceback=words, time_seconds=time.time())
+    write_whole(folder / f"failure-{rank}.json", json.dumps(asdict(failure), indent=1) + "\n")
+
+
+def first_failure(folder: Path) -> Failure | None:
+    """The failure to tell: a user's mistake, else the first of a rank's own; later ones are mostly ranks that lost their peers."""
+    found = [Failure(**read_json(path)) for path in folder.glob("failure-*.json")]
+    return min(found, key=lambda failure: (_TOLD_FIRST.index(failure.kind), failure.time_seconds), default=None)

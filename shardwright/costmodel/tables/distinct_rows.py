@@ -1,0 +1,52 @@
+"""The distinct combinations among many rows of small whole numbers, without sorting them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from shardwright.base import IntArray
+
+# Codes up to this many times the rows go through a table; beyond it a sort takes less memory.
+_MOST_CODES_A_ROW = 8
+_FEWEST_CODES = 1 << 16
+
+
+class Distinct(NamedTuple):
+    """`first` (U,): a row of each distinct combination. `of_row` (N,): which of the U each row is."""
+
+    first: IntArray
+    of_row: IntArray
+
+
+def distinct(columns: Sequence[IntArray]) -> Distinct:
+    """The distinct rows of `columns`, (N,) each, of numbers from 0 up."""
+    codes, radix = np.zeros(len(columns[0]), dtype=np.int64), 1
+    for column in columns:
+        place, count = _places(column)
+        if count > 1:
+            codes = codes * count + place
+            radix *= count
+        if radix > _most_codes(len(codes)):
+            _, codes = np.unique(codes, return_inverse=True)
+            radix = int(codes.max()) + 1
+    of_code, count = _places(codes)
+    first = np.empty(count, dtype=np.int64)
+    first[of_code[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    return Distinct(first, of_code)
+
+
+def _places(numbers: IntArray) -> tuple[IntArray, int]:
+    """Where each of `numbers` stands among their distinct values, and how many of those there are."""
+    highest = int(numbers.max())
+    if highest == int(numbers.min()):
+        return np.zeros_like(numbers), 1
+    if highest >= _most_codes(len(numbers)):
+        values, place = np.unique(numbers, return_inverse=True)
+        return place, len(values)
+    present = np.bincount(numbers) > 0
+    return (np.cumsum(present) - 1)[numbers], int(present.sum())
+
+
+def _most_codes(rows: int) -> int:
+    return max(_FEWEST_CODES, _MOST_CODES_A_ROW * rows)

@@ -1,0 +1,104 @@
+"""Start a plan's run: check everything first, then train here or start torchrun."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from shardwright.base import SpecError
+from shardwright.costmodel import PlanFile, read_plan_file
+from shardwright.executor import check_can_run
+from shardwright.executor.model import read_skeleton
+from shardwright.executor.parallel import check_split_backward
+from shardwright.executor.training import RunFolder, RunIdentity, RunOptions, open_plan_batches, plan_digest
+from shardwright.specs import Measurement, read_measurement
+
+from .rank import run_rank
+from .torchrun import run_torchrun
+
+MOST_CPU_RANKS = 8
+
+
+def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], None] = print) -> Measurement:
+    """Train with the plan in `plan_path`; returns the measurement, which also lies in `options.out`.
+
+    Everything that can be checked is checked before a process starts or a file is written. In a process that torchrun
+    started (RANK is set) this rank trains right here; else torchrun is started with one process a rank. `progress`
+    receives the lines that rank 0 tells. A folder that holds the finished run returns its measurement again.
+
+    Raises:
+        SpecError: the plan, options, data or folder don't serve.
+        RunFailedError: the run began and a rank failed.
+        SystemExit: with 2, instead of a SpecError that rank 0 raises as well, on the other ranks of a torchrun.
+    """
+    leads, folder = os.environ.get("RANK", "0") == "0", RunFolder(options.out.absolute())
+    try:
+        plan_file, options = read_plan_file(plan_path), _from_anywhere(options)
+        _check_plan(plan_file, options)
+        identity = RunIdentity(
+            plan_digest=plan_digest(plan_file),
+            data_digest=open_plan_batches(plan_file, options).digest,
+            seed=options.seed,
+        )
+        if leads:
+            folder.check(identity, options)
+        start = folder.start(plan_file, options)
+    except SpecError:
+        if not leads:
+            raise SystemExit(2) from None
+        raise
+    if start.step == options.steps:
+        progress(f"{folder.path}: already holds all {options.steps} steps; give more steps to go on")
+        return read_measurement(folder.measurement)
+    if plan_file.cluster.groups[0].device.kind == "gpu" and not torch.cuda.is_available() and leads:
+        progress("no GPU here: training on this machine's CPUs, for which the plan's prediction is not meant")
+    if not leads:
+        return run_rank(plan_file, options, folder, progress)
+    with folder.locked():
+        folder.prepare(plan_file, options, identity)
+        if "RANK" in os.environ:
+            return run_rank(plan_file, options, folder, progress)
+        run_torchrun(folder, plan_file.plan.mesh.ranks, options.restarts, progress)
+    return read_measurement(folder.measurement)
+
+
+def _from_anywhere(options: RunOptions) -> RunOptions:
+    """The same options with absolute paths, for workers need not start in this folder."""
+    absolute = {
+        "out": options.out.absolute(),
+        "data": tuple(path.absolute() for path in options.data),
+        "resume_from": options.resume_from and options.resume_from.absolute(),
+    }
+    return options.model_copy(update=absolute)
+
+
+def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
+    """Raises:
+    SpecError: what the engine does not run yet, not enough ranks, a batch that isn't the training's, a model that the
+        engine doesn't train, or what a split backward doesn't run with.
+    """
+    check_can_run(plan_file)
+    plan, training = plan_file.plan, plan_file.training
+    needed, (offered, offer) = plan.mesh.ranks, _offered_ranks(plan_file, options)
+    if needed > offered or ("RANK" in os.environ and needed != offered):
+        raise SpecError(
+            f"the plan needs {needed} ranks ({plan.mesh}) and {offer} {offered}; plan for {offered}, or run it where there are {needed}"
+        )
+    if plan.global_batch != training.global_batch:
+        raise SpecError(
+            f"the plan makes a global batch of {plan.global_batch} sequences (dp {plan.mesh.dp} x micro_batch {plan.micro_batch} x microbatches {plan.microbatches}) and its training asks for {training.global_batch}; plan again"
+        )
+    check_split_backward(plan, tied=read_skeleton(plan_file).tied)
+
+
+def _offered_ranks(plan_file: PlanFile, options: RunOptions) -> tuple[int, str]:
+    """How many ranks there are to run on, and the words that lead to that number."""
+    if "RANK" in os.environ:
+        return int(os.environ["WORLD_SIZE"]), "torchrun was started with"
+    if plan_file.cluster.groups[0].device.kind == "gpu" and torch.cuda.is_available():
+        present = torch.cuda.device_count()
+        return min(present, options.ranks or present), "the GPUs to run on are"
+    if options.ranks is not None:
+        return options.ranks, "the options offer"
+    return MOST_CPU_RANKS, "on CPUs one machine runs at most"

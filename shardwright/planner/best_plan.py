@@ -1,0 +1,51 @@
+"""The search for the best plan, and what is known of the answer."""
+
+import time
+
+from shardwright.costmodel.op_times import OpTimes, op_times
+from shardwright.planner.branching import BranchAndBound, Progress, RunnerUp, SearchResult, infeasible
+from shardwright.planner.space import Fixed
+from shardwright.planner.stages import plan_of
+from shardwright.specs import ClusterSpec, TrainingSpec
+from shardwright.specs.model import ModelSpec
+
+
+def search(
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    training: TrainingSpec,
+    *,
+    fixed: Fixed | None = None,
+    times: OpTimes | None = None,
+    time_limit_seconds: float = 30.0,
+    runners_up: int = 3,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """The plan with the shortest predicted step that fits, on all devices of the cluster.
+
+    The closed form that is minimised equals the simulated timeline (a law of the cost model), so that simulating the
+    best few would not change their order. `progress` is called with (solved, still open, best seconds).
+
+    Raises:
+        SpecError: nothing divides, or what is fixed contradicts itself.
+        InfeasibleError: plans divide and none fits the memory; says what binds and what would fit.
+    """
+    started, fixed = time.perf_counter(), fixed or Fixed()
+    run = BranchAndBound.start(model, cluster, training, fixed, times or op_times(cluster, training))
+    run.run(time_limit_seconds, progress)
+    if run.best is None:
+        raise infeasible(model, cluster, training, fixed)
+    plan = plan_of(run.best, run.space, model)
+    solved = run.other_meshes(runners_up) if run.complete else []
+    others = (RunnerUp(plan_of(found, run.space, model), found.step_seconds) for found in solved)
+    return SearchResult(
+        plan=plan,
+        estimate=run.estimate(model, cluster, training, plan),
+        bound_seconds=run.bound_seconds(),
+        candidates_total=len(run.space),
+        candidates_solved=run.solved,
+        complete=run.complete,
+        fixed=fixed,
+        runners_up=tuple(others),
+        seconds=time.perf_counter() - started,
+    )

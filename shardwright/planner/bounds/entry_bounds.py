@@ -1,0 +1,84 @@
+"""Lower bounds of the step of every entry of the space at once, infinite where no plan of the entry fits its memory.
+
+Symbols: P ranks, M microbatches; a rank's x is forward + backward of one microbatch over all its rows; X = sum of x over
+ranks; m the largest x. What each bound rests on:
+
+- m >= m*, the smallest m at which the ranks can hold all layers: see rank_bounds.py.
+- 1F1B: with U_s, D_s the round trips above and below the slowest stage s, T >= U_s + x_s + 2 D_s + (M - 1 - w_s) m, and
+  as no stage takes more than m, D_s >= X - (s + 1) m. Both together: T >= 2 X + (M - P - 1) m + 2 (P - 1) c for M > P.
+- GPipe: T >= X + (M - 1) m + 2 (P - 1) c.
+- any schedule: T >= X + 2 (stages - 1) c for the first microbatch, and T >= what a rank has to do itself: M x, its first
+  gathers and its tail of reductions. As with m, some rank has at least so much.
+- interleaved: see interleaved_bounds.py.
+
+The other paths end on the first rank, so that its tail of reductions comes after them; the mean optimizer after all.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwright.base import Array, IntArray
+from shardwright.planner.space import SCHEDULES, LayerRanges, SpaceCosts
+
+from .interleaved import InterleavedBounds
+from .layer_floor import LayerFloor
+from .rank_bounds import RankBounds
+
+_GPIPE, _INTERLEAVED = SCHEDULES.index("gpipe"), SCHEDULES.index("interleaved-1f1b")
+
+
+def lower_bounds(costs: SpaceCosts, ranges: LayerRanges, allowed: list[int]) -> Array:
+    """(N,) seconds, one for each entry of the space."""
+    space = costs.space
+    bounds = np.full(len(space), np.inf)
+    shape = space.column("pp") * (1 + space.stages_per_rank.max()) + space.stages_per_rank
+    for _, first in zip(*np.unique(shape, return_index=True), strict=True):
+        entries = np.flatnonzero(shape == shape[first])
+        pp, chunks = int(space.column("pp")[first]), int(space.stages_per_rank[first])
+        floor = LayerFloor(costs.rows[space.base_index[entries]], ranges, allowed)
+        if space.schedule[first] == _INTERLEAVED:
+            path = InterleavedBounds(costs, ranges, floor, entries, pp, chunks).bounds()
+        else:
+            path = _FlatBounds(costs, ranges, floor, entries, pp).bounds()
+        bounds[entries] = path + floor.whole_sum(floor.rows.optimizer) / pp
+    return bounds
+
+
+@dataclass(frozen=True)
+class _FlatBounds:
+    """The entries (E,) with one stage on each of P ranks. Arrays are (E,) or (E, P)."""
+
+    costs: SpaceCosts
+    ranges: LayerRanges
+    floor: LayerFloor
+    entries: IntArray
+    pp: int
+
+    def bounds(self) -> Array:
+        """(E,) seconds without optimizers."""
+        pp, floor, rows = self.pp, self.floor, self.floor.rows
+        microbatches = self._microbatches.astype(float)
+        ranks = RankBounds(floor, self._alive, self._alive, self.costs.host_room_bytes)
+        total, fitting = floor.total_seconds, ranks.seconds(floor.all_row_seconds, np.ones(len(self.entries)))
+        largest = np.where(np.isfinite(fitting), fitting, 0.0)
+        once = total + 2 * rows.send * (pp - 1)
+        steady = once + total + (microbatches - pp - 1) * np.maximum(largest, total / pp)
+        path = np.where(microbatches > pp, np.maximum(once, steady), once) + floor.whole_sum(rows.first_forward)
+        path = np.where(self._gpipe, once + (microbatches - 1) * largest, path) + floor.first_rank_tail(pp)
+        own = microbatches[:, None] * floor.all_row_seconds + rows.first_forward + floor.tails
+        return np.where(np.isfinite(fitting), np.maximum(path, ranks.seconds(own, microbatches)), np.inf)
+
+    @property
+    def _microbatches(self) -> IntArray:
+        return self.costs.space.column("microbatches")[self.entries]
+
+    @property
+    def _gpipe(self) -> Array:
+        return np.asarray(self.costs.space.schedule[self.entries] == _GPIPE)
+
+    @property
+    def _alive(self) -> Array:
+        """(E, P): microbatches in flight."""
+        in_steady_state = np.minimum(self._microbatches[:, None], self.pp - np.arange(self.pp))
+        return np.where(self._gpipe[:, None], self._microbatches[:, None], in_steady_state).astype(float)

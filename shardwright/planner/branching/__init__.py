@@ -1,0 +1,7 @@
+"""The search over entries: branch and bound, its result, and what to say where nothing fits."""
+
+from .branch_and_bound import BranchAndBound, Progress
+from .nothing_fits import infeasible, lacking_bytes
+from .result import RunnerUp, SearchResult
+
+__all__ = ["BranchAndBound", "Progress", "RunnerUp", "SearchResult", "infeasible", "lacking_bytes"]

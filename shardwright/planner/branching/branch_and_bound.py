@@ -1,0 +1,117 @@
+"""Branch and bound over the space: entries in order of their bound, until no open bound is below the best plan found."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from shardwright.base import Array
+from shardwright.costmodel import estimate_plan
+from shardwright.costmodel.op_times import OpTimes
+from shardwright.planner.bounds import lower_bounds
+from shardwright.planner.space import Fixed, Space, enumerate_space, layer_ranges, space_costs
+from shardwright.planner.stages import EntrySolver, Solved, allowed_policies
+from shardwright.specs import ClusterSpec, Estimate, Plan, TrainingSpec
+from shardwright.specs.model import ModelSpec
+
+Progress = Callable[[int, int, float], None]
+_ROUNDING = 1e-9
+_SOLVED_FOR_RUNNER_UP = 24
+_AXES = ("pp", "dp_replicate", "dp_shard", "tp")
+
+
+@dataclass
+class BranchAndBound:
+    """One search. Entries that memory rules out have an infinite bound and are never solved."""
+
+    solver: EntrySolver
+    bounds: Array
+    times: OpTimes
+    best: Solved | None = None
+    solved: int = 0
+    complete: bool = True
+    _open_bound: float = np.inf
+
+    @classmethod
+    def start(
+        cls, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed, times: OpTimes
+    ) -> Self:
+        """Enumerate and bound.
+
+        Raises:
+            SpecError: nothing divides, or what is fixed contradicts itself.
+        """
+        space = enumerate_space(model, cluster, training, fixed)
+        costs = space_costs(space, model, cluster, training, times)
+        ranges, allowed = layer_ranges(model), allowed_policies(fixed.recompute)
+        return cls(EntrySolver(costs, ranges, allowed), lower_bounds(costs, ranges, allowed), times)
+
+    @property
+    def space(self) -> Space:
+        return self.solver.costs.space
+
+    def estimate(self, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan) -> Estimate:
+        """The estimate of a plan, from the times that the search was made with."""
+        return estimate_plan(model, cluster, training, plan, self.times)
+
+    def run(self, time_limit_seconds: float, progress: Progress | None = None) -> None:
+        """Search until no open bound is below the best, or the time is up; a first plan is waited for."""
+        deadline = time.perf_counter() + time_limit_seconds
+        order = np.argsort(self.bounds, kind="stable")
+        for place, entry in enumerate(order):
+            bound = float(self.bounds[entry])
+            if not bound < self._limit * (1 - _ROUNDING):
+                return
+            if self.best is not None and time.perf_counter() > deadline:
+                self.complete, self._open_bound = False, min(self._open_bound, bound)
+                return
+            self._solve(int(entry), bound)
+            if progress is not None:
+                progress(self.solved, len(order) - place - 1, self._limit)
+
+    def bound_seconds(self) -> float:
+        """What no plan of the space is below."""
+        return min(self._open_bound, self._limit)
+
+    def other_meshes(self, count: int) -> list[Solved]:
+        """The best plans without interleaving of the other meshes whose bounds are lowest, the fastest first."""
+        assert self.best is not None
+        tried = {self._mesh(self.best.entry)}
+        found: list[Solved] = []
+        for entry in np.argsort(self.bounds, kind="stable"):
+            if len(found) >= count or not np.isfinite(self.bounds[entry]):
+                break
+            mesh = self._mesh(int(entry))
+            if mesh not in tried:
+                tried.add(mesh)
+                solved = self._best_of_mesh(mesh)
+                found += [solved] if solved is not None else []
+        return sorted(found, key=lambda solved: solved.step_seconds)
+
+    @property
+    def _limit(self) -> float:
+        return np.inf if self.best is None else self.best.step_seconds
+
+    def _solve(self, entry: int, bound: float) -> None:
+        self.solved += 1
+        outcome = self.solver.solve(entry, bound, self._limit)
+        self._open_bound = min(self._open_bound, outcome.bound_seconds)
+        if outcome.solved is not None:
+            self.best = outcome.solved
+
+    def _best_of_mesh(self, mesh: tuple[int, ...]) -> Solved | None:
+        same = np.all([self.space.column(name) == degree for name, degree in zip(_AXES, mesh, strict=True)], axis=0)
+        entries = np.flatnonzero(same & (self.space.stages_per_rank == 1))
+        best: Solved | None = None
+        for entry in entries[np.argsort(self.bounds[entries], kind="stable")][:_SOLVED_FOR_RUNNER_UP]:
+            limit = np.inf if best is None else best.step_seconds
+            if not self.bounds[entry] < limit:
+                break
+            best = self.solver.solve(int(entry), float(self.bounds[entry]), limit).solved or best
+        return best
+
+    def _mesh(self, entry: int) -> tuple[int, ...]:
+        base = int(self.space.base_index[entry])
+        return tuple(int(getattr(self.space.base, name)[base]) for name in _AXES)

@@ -1,0 +1,56 @@
+"""Contiguous layers as counts: which ranges of a model hold how many layers of each class."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwright.base import IntArray
+from shardwright.specs.model import ModelSpec
+
+
+@dataclass(frozen=True)
+class LayerRanges:
+    """Ranges [start, end) of a model's layers; those with equal counts of each layer class share a kind.
+
+    Attributes:
+        kind_of: [start, end], the kind of that range, -1 where it is empty.
+        counts: [kinds, classes], layers of each class.
+    """
+
+    kind_of: IntArray
+    counts: IntArray
+
+    @property
+    def layer_count(self) -> int:
+        return len(self.kind_of) - 1
+
+    @property
+    def lengths(self) -> IntArray:
+        """[kinds], layers in all."""
+        total: IntArray = self.counts.sum(axis=1)
+        return total
+
+    def kinds(self, compositions: IntArray) -> IntArray:
+        """[..., stages] kinds of the ranges that `compositions` [..., stages], layers of each stage, cut the model into."""
+        ends = np.cumsum(compositions, axis=-1)
+        found: IntArray = self.kind_of[ends - compositions, ends]
+        return found
+
+
+def layer_ranges(model: ModelSpec) -> LayerRanges:
+    """All ranges of `model`. Layers of one class count, so a uniform model has as many kinds as layers."""
+    return _layer_ranges(model.class_of_layer)
+
+
+@lru_cache(maxsize=16)
+def _layer_ranges(class_of_layer: tuple[int, ...]) -> LayerRanges:
+    classes = np.array(class_of_layer)
+    is_class = classes[:, None] == np.arange(classes.max() + 1)
+    before = np.concatenate([np.zeros((1, is_class.shape[1]), dtype=np.int64), np.cumsum(is_class, axis=0)])
+    start, end = np.triu_indices(len(before), k=1)
+    counts, kinds = np.unique(before[end] - before[start], axis=0, return_inverse=True)
+    kind_of: NDArray[np.int64] = np.full((len(before), len(before)), -1)
+    kind_of[start, end] = kinds.reshape(-1)
+    return LayerRanges(kind_of, counts)

@@ -1,0 +1,31 @@
+"""Pages from templates: everything that is put in is text unless it is a figure of our own."""
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from shardwright.base import units as readable
+from shardwright.base import write_whole
+
+
+def render_page(template: str, **content: Any) -> str:
+    """Fill the template of that name in this package. Text is escaped; figures pass through the filter `svg`."""
+    environment = Environment(
+        loader=PackageLoader("shardwright.reports", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters |= {"svg": Markup, "share": readable.share, "signed_share": readable.signed_share}
+    return environment.get_template(template).render(**content)
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page whole or not at all; an existing file is replaced only by a complete one.
+
+    Raises:
+        SpecError: the folder is missing or not writable.
+    """
+    write_whole(path, page)

@@ -1,0 +1,38 @@
+"""Several ways to train the same model, side by side: what a comparison found."""
+
+from typing import Any
+
+from shardwright.specs import OWN_STACK, Estimate, Plan, Spec
+
+
+class ComparedPlan(Spec):
+    """One way to train. `reason` says why it cannot run; it then has no plan, or one that needs too much memory."""
+
+    name: str
+    plan: Plan | None = None
+    estimate: Estimate | None = None
+    reason: str | None = None
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Predicted seconds of one step; None where it cannot run."""
+        return self.estimate.step_seconds if self.estimate is not None and self.reason is None else None
+
+
+class Comparison(Spec):
+    """The ways in the order asked for."""
+
+    model_name: str
+    cluster_name: str
+    stack: str = OWN_STACK
+    rows: tuple[ComparedPlan, ...]
+
+    @property
+    def fastest(self) -> ComparedPlan | None:
+        """The row predicted to be fastest; None where nothing fits."""
+        able = [(row.step_seconds, row) for row in self.rows if row.step_seconds is not None]
+        return min(able, key=lambda item: item[0])[1] if able else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dumps`."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,113 @@
+"""What is said when nothing fits."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from shardwright.base.errors import InfeasibleError
+from shardwright.costmodel.op_times.constants import CALIBRATED
+from shardwright.costmodel.op_times.datasheet import CatalogTimes
+from shardwright.costmodel.tables.fixed import usable_bytes
+from shardwright.planner.best_plan import search
+from shardwright.planner.branching.least_memory import least_memory
+from shardwright.planner.branching.nothing_fits import fits, lacking_bytes, what_would_fit
+from shardwright.planner.space.costs import space_costs
+from shardwright.planner.space.enumerate import enumerate_space
+from shardwright.planner.space.fixed import Fixed
+from shardwright.planner.space.ranges import layer_ranges
+from shardwright.planner.stages.staged_entry import StagedEntry
+from shardwright.specs.training import TrainingSpec
+from tests.planner.small_problems import random_problem, tiny_cluster, tiny_model
+
+_MODEL = tiny_model(layers=8, hidden=2048, vocab=20000)
+_TRAINING = TrainingSpec(seq_len=2048, global_batch=8)
+
+
+def test_says_what_binds_by_how_much_and_what_would_fit() -> None:
+    cluster = tiny_cluster(devices=2, memory_bytes=2.5e9, host_bytes=1e9)
+    with pytest.raises(InfeasibleError) as caught:
+        search(_MODEL, cluster, _TRAINING)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "no plan fits the device memory" in message
+    assert "GiB too much" in message
+    assert "devices of this kind" in message
+    need = lacking_bytes(_MODEL, cluster, _TRAINING, Fixed())
+    group = cluster.groups[0]
+    for share, expected in ((0.98, False), (1.02, True)):
+        more = group.device.model_copy(
+            update={
+                "memory_bytes": group.device.memory_bytes
+                + share * need * group.device.memory_bytes / usable_bytes(group.device, CALIBRATED)
+            }
+        )
+        larger = cluster.model_copy(update={"groups": (group.model_copy(update={"device": more}),)})
+        assert fits(_MODEL, larger, _TRAINING, Fixed(offload_optimizer=0)) is expected
+
+
+def test_says_that_the_host_binds() -> None:
+    cluster = tiny_cluster(devices=1, memory_bytes=8e9, host_bytes=3e9)
+    with pytest.raises(InfeasibleError, match="no plan fits the host memory"):
+        search(_MODEL, cluster, _TRAINING, fixed=Fixed(offload_optimizer=1))
+
+
+def test_what_is_fixed_may_be_what_is_in_the_way() -> None:
+    cluster = tiny_cluster(devices=1, memory_bytes=9e9)
+    fixed = Fixed(offload_optimizer=0, recompute="none")
+    changes = [change.text for change in what_would_fit(_MODEL, cluster, _TRAINING, fixed)]
+    assert "offload_optimizer other than 0" in changes
+    assert all(fits(_MODEL, c.cluster, c.training, c.fixed) for c in what_would_fit(_MODEL, cluster, _TRAINING, fixed))
+
+
+def test_devices_are_the_fewest_doubling() -> None:
+    cluster = tiny_cluster(devices=1, memory_bytes=6e9, host_bytes=1e9)
+    more = [c.cluster for c in what_would_fit(_MODEL, cluster, _TRAINING, Fixed()) if c.cluster != cluster]
+    assert len(more) == 1
+    half = more[0].groups[0].nodes // 2
+    fewer = cluster.groups[0].model_copy(update={"nodes": half})
+    assert not fits(_MODEL, cluster.model_copy(update={"groups": (fewer,)}), _TRAINING, Fixed())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_least_memory_is_least(seed: int) -> None:
+    """No partition and mix of an entry fits a device whose room is less, and one fits where it is that."""
+    problem = random_problem(seed)
+    space = enumerate_space(*problem, Fixed(schedule="1f1b"))
+    costs = space_costs(space, *problem, CatalogTimes(problem.cluster, problem.training))
+    ranges = layer_ranges(problem.model)
+    entry = costs.entry(seed % len(space))
+    least = least_memory(entry, ranges, [0, 1, 2])
+    staged = StagedEntry(entry, ranges)
+    counts = staged.counts(least.layers)
+    shares = []
+    for rank, mix in enumerate(least.mix):
+        assert mix.sum(axis=1).tolist() == counts[rank].tolist()
+        shares.append(_share(staged, rank, counts[rank : rank + 1], mix[None, None]))
+    assert max(shares) == pytest.approx(least.share, rel=1e-4)
+    every = (mix for mix in product(range(3), repeat=int(counts[0].sum())))
+    for choice in list(every)[:50]:
+        other = np.zeros_like(least.mix[0])
+        for layer, policy in enumerate(choice):
+            other[problem.model.class_of_layer[layer], policy] += 1
+        assert _share(staged, 0, counts[:1], other[None, None]) >= shares[0] * (1 - 1e-4)
+
+
+def _share(staged: StagedEntry, rank: int, counts: np.ndarray, mix: np.ndarray) -> float:
+    """The share of device or host that a rank takes: bisected on how much of it is enough."""
+    low, high = 1e-6, 1e6
+    for _ in range(100):
+        middle = (low * high) ** 0.5
+        if _scaled(staged, middle).fits(rank, counts, mix)[0]:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _scaled(staged: StagedEntry, factor: float) -> StagedEntry:
+    from dataclasses import replace
+
+    entry = staged.entry
+    rows = replace(entry.rows, room=np.asarray(float(entry.rows.room) * factor))
+    return StagedEntry(replace(entry, rows=rows, host_room_bytes=entry.host_room_bytes * factor), staged.ranges)
