@@ -19,7 +19,7 @@ from rich.console import Console
 from shardwright.base import RunFailedError, SpecError
 from shardwright.base import units as readable
 from shardwright.costmodel import estimate_plan
-from shardwright.executor.training import RunOptions
+from shardwright.executor import RunOptions
 from shardwright.profiler.machine import resolve_cluster
 from shardwright.specs import ClusterSpec, Measurement, Profile, read_profile
 

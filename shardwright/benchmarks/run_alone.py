@@ -8,7 +8,8 @@ from pathlib import Path
 
 from shardwright.base import RunFailedError, first_failure, threads_per_rank
 from shardwright.costmodel import PlanFile
-from shardwright.executor.training import RunFolder, RunIdentity, RunOptions, open_plan_batches, plan_digest
+from shardwright.executor import RunOptions
+from shardwright.executor.training import RunFolder, RunIdentity, open_plan_batches, plan_digest
 from shardwright.specs import Measurement, read_measurement
 
 TIMEOUT_SECONDS = 300.0

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from shardwright.base import SpecError, nearest, read_text
-from shardwright.catalog import devices as catalog
 from shardwright.specs import MOST_DEVICES, ClusterSpec, Device, Host, Link, NodeGroup, Spec
+
+from . import devices as catalog
 
 _LEAST_MEMORY_BYTES = 1e8
 _HELP = "give DEVICE:COUNT such as h100-sxm:64, DEVICE:COUNT@FABRIC such as h100-sxm:64@ethernet-100g, or a TOML file"

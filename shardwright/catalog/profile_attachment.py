@@ -1,8 +1,9 @@
 """A profile put to a cluster: only one of the cluster's own kind of device says anything about it."""
 
 from shardwright.base import SpecError
-from shardwright.catalog import devices as catalog
 from shardwright.specs import ClusterSpec, MachineFingerprint, NodeGroup, Profile, TrainingSpec
+
+from . import devices as catalog
 
 
 def with_profile(cluster: ClusterSpec, profile: Profile, *, source: str) -> ClusterSpec:

@@ -45,7 +45,7 @@ def run(
     """Train with a plan on this machine, and lay the measurement beside the prediction."""
     from shardwright.base import SpecError
     from shardwright.costmodel import read_plan_file
-    from shardwright.executor.training import RunOptions
+    from shardwright.executor import RunOptions
 
     values: dict[str, Any] = {
         "out": out,

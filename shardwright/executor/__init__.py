@@ -2,5 +2,6 @@
 not."""
 
 from .can_run import check_can_run
+from .options import RunOptions
 
-__all__ = ["check_can_run"]
+__all__ = ["RunOptions", "check_can_run"]

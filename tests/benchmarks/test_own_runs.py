@@ -11,7 +11,7 @@ from shardwright.benchmarks import own_runs
 from shardwright.benchmarks.own_configuration import TWELVE, OwnConfiguration
 from shardwright.benchmarks.run_alone import run_alone
 from shardwright.catalog.cluster_file import load_cluster
-from shardwright.executor.training.options import RunOptions
+from shardwright.executor.options import RunOptions
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.measurement import Measurement
 from shardwright.specs.profile import MachineFingerprint, Profile, write_profile

@@ -128,7 +128,7 @@ def test_one_rank_of_a_run_prints_the_measurement(
     command: Command, plan_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str, speaks: bool
 ) -> None:
     monkeypatch.setenv("RANK", rank)
-    monkeypatch.setattr("shardwright.executor.run.launching.launch", lambda *_, **__: measured(ranks=8))
+    monkeypatch.setattr("shardwright.executor.run.launch", lambda *_, **__: measured(ranks=8))
     result = command("run", plan_path)
     assert result.code == 0
     assert ("Predicted and measured" in result.out) is speaks

@@ -8,7 +8,8 @@ import pytest
 
 from shardwright.base.errors import RanksLostError
 from shardwright.base.processes import cpu_model, usable_cores
-from shardwright.profiler.as_launched import MeasuredProfile, run_profile
+from shardwright.profiler import as_launched
+from shardwright.profiler.as_launched import MeasuredProfile
 from shardwright.profiler.machine import local
 from shardwright.specs.profile import read_profile, write_profile
 from tests.cli.command import JOB, Command, assert_one_line
@@ -76,7 +77,7 @@ class TestBrokenOff:
         self, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, signal_number: int | None, code: int
     ) -> None:
         part = MeasuredProfile(profile(complete=False), tmp_path / "p.json", "it ended; run again", signal_number)
-        monkeypatch.setattr(run_profile, "run_profile", lambda *_, **__: part)
+        monkeypatch.setattr(as_launched, "run_profile", lambda *_, **__: part)
         result = command("profile", "--out", tmp_path / "p.json")
         assert (result.code, result.err) == (code, "error: it ended; run again\n")
         assert "233 points" in result.out
@@ -89,12 +90,12 @@ class TestBrokenOff:
         def lost(*_: object, **__: object) -> MeasuredProfile:
             raise RanksLostError("rank 1 was killed (SIGKILL)")
 
-        monkeypatch.setattr(run_profile, "run_profile", lost)
+        monkeypatch.setattr(as_launched, "run_profile", lost)
         assert_one_line(command("profile", "--out", tmp_path / "p.json"), "rank 1 was killed", code=1)
 
     def test_other_ranks_say_nothing(self, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         other = MeasuredProfile(profile(), tmp_path / "p.json", leads=False)
-        monkeypatch.setattr(run_profile, "run_profile", lambda *_, **__: other)
+        monkeypatch.setattr(as_launched, "run_profile", lambda *_, **__: other)
         assert command("profile", "--out", tmp_path / "p.json") == (0, "", "")
 
 

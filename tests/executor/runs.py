@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.training.options import RunOptions
+from shardwright.executor.options import RunOptions
 from shardwright.executor.training.run_folder import RunFolder
 from shardwright.executor.training.trainer import Trainer
 from shardwright.specs.plan import Plan

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.layers import operators
 from shardwright.costmodel.op_times import Value
 from shardwright.specs.model import Norm
 
+from . import operators
 from .frame import WorkFrame
 from .row import RowWork, by_policy
 

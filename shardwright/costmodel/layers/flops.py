@@ -1,9 +1,9 @@
 """FLOPs of a step, whatever the split: what MFU and HFU are counted in."""
 
-from shardwright.costmodel.layers import operators
 from shardwright.specs import Plan, RecomputePolicy, TrainingSpec
 from shardwright.specs.model import Block, ModelSpec
 
+from . import operators
 from .recompute import selection
 
 

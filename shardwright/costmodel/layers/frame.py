@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.layers import operators
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.specs import Candidates, ClusterSpec, Stack, TrainingSpec, tp_group
 from shardwright.specs.model import ModelSpec, Parameter
 
+from . import operators
 from .experts import expert_split
 from .weight_matmuls import WeightMatmuls
 

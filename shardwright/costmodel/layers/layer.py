@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.layers import operators
 from shardwright.costmodel.op_times import CALIBRATED
 from shardwright.specs.model import Block, FeedForward
 
+from . import operators
 from .context import ContextExchange
 from .experts import ExpertExchange, hidden_pairs, spread_parameters
 from .frame import WorkFrame

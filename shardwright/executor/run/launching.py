@@ -8,10 +8,10 @@ import torch
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile, read_plan_file
-from shardwright.executor import check_can_run
+from shardwright.executor import RunOptions, check_can_run
 from shardwright.executor.model import read_skeleton
 from shardwright.executor.parallel import check_split_backward
-from shardwright.executor.training import RunFolder, RunIdentity, RunOptions, open_plan_batches, plan_digest
+from shardwright.executor.training import RunFolder, RunIdentity, open_plan_batches, plan_digest
 from shardwright.specs import Measurement, read_measurement
 
 from .rank import run_rank

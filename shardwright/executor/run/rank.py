@@ -10,7 +10,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from shardwright.base import threads_per_rank
 from shardwright.costmodel import PlanFile
-from shardwright.executor.training import RunFolder, RunOptions, Trainer
+from shardwright.executor import RunOptions
+from shardwright.executor.training import RunFolder, Trainer
 from shardwright.specs import Measurement
 
 

@@ -1,7 +1,6 @@
 """The training loop of one rank and what it reads and leaves: data, optimizer, checkpoints, the run's folder, the measurement."""
 
-from .options import RunOptions
 from .run_folder import RunFolder, RunIdentity, plan_digest
 from .trainer import Trainer, open_plan_batches
 
-__all__ = ["RunFolder", "RunIdentity", "RunOptions", "Trainer", "open_plan_batches", "plan_digest"]
+__all__ = ["RunFolder", "RunIdentity", "Trainer", "open_plan_batches", "plan_digest"]

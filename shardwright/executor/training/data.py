@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from shardwright.base import SpecError
+from shardwright.executor import RunOptions
 
-from .options import RunOptions
 from .token_streams import HuggingFaceDataset, TextFiles, TokenFiles, Tokens, TokenStream
 
 _FEISTEL_ROUNDS = 4

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from shardwright.executor import RunOptions
 from shardwright.specs import OptimizerName
-
-from .options import RunOptions
 
 
 def learning_rate_at(step: int, options: RunOptions) -> float:

@@ -12,10 +12,10 @@ from typing import NamedTuple, TextIO
 
 from shardwright.base import SpecError, read_json, write_whole
 from shardwright.costmodel import PlanFile, read_plan_file, write_plan_file
+from shardwright.executor import RunOptions
 from shardwright.specs import Measurement, Spec, StepRecord, read_measurement
 
 from .checkpoint import newest_checkpoint, read_manifest
-from .options import RunOptions
 
 
 class RunIdentity(Spec):

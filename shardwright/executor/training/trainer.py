@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from shardwright.base import RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
+from shardwright.executor import RunOptions
 from shardwright.executor.model import FAMILIES
 from shardwright.executor.parallel import Engine, build_engine
 from shardwright.specs import Measurement, StepRecord, read_measurement
@@ -19,7 +20,6 @@ from .data import Batches, open_batches
 from .fingerprint import read_fingerprint
 from .meter import MemoryMeter, MemoryPeak, StepMeter
 from .optimizer import build_optimizer, learning_rate_at, set_learning_rate
-from .options import RunOptions
 from .run_folder import RunFolder, plan_digest
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile, write_plan_file
+from shardwright.executor.options import RunOptions
+from shardwright.executor.run import launching
 from shardwright.executor.run.launching import launch
-from shardwright.executor.run.launching import launch as launching
-from shardwright.executor.training.options import RunOptions
 from shardwright.specs.plan import RecomputePolicy
 from shardwright.specs.schedules import ScheduleName
 from tests.executor.runs import losses, options, text_file, tiny

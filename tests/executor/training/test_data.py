@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardwright.base.errors import SpecError
+from shardwright.executor.options import RunOptions
 from shardwright.executor.training.data import Batches, open_batches, shuffled
-from shardwright.executor.training.options import RunOptions
 from shardwright.executor.training.token_streams import TextFiles, TokenFiles, TokenStream
 
 VOCABULARY = 300

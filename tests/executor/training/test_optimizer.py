@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from shardwright.executor.options import RunOptions
 from shardwright.executor.training.optimizer import build_optimizer, learning_rate_at, set_learning_rate
-from shardwright.executor.training.options import RunOptions
 
 
 def options(**given: Any) -> RunOptions:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from shardwright.executor.options import RunOptions
 from shardwright.executor.training.optimizer import build_optimizer
-from shardwright.executor.training.options import RunOptions
 from shardwright.profiler.probes.compute.optimizer import (
     ClipProbe,
     HostAdamWProbe,

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from shardwright.base.errors import SpecError
-from shardwright.executor.training.options import RunOptions
+from shardwright.executor.options import RunOptions
 
 
 def refused(**given: Any) -> str:
