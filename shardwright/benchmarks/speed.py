@@ -1,4 +1,4 @@
-"""How fast the planner, the simulation and the closed form are: python -m shardwright.benchmarks.speed.
+"""How fast the planner and the simulation are: python -m shardwright.benchmarks.speed.
 
 Prints the median, and the fastest and slowest, of several runs. Commands run as whole processes, as from a shell.
 """
@@ -18,8 +18,6 @@ from shardwright.catalog.huggingface import load_model
 from shardwright.costmodel.pipeline import StageCosts, make_schedule, simulate
 from shardwright.planner import search
 from shardwright.specs import TrainingSpec
-
-from .closed_form_speed import one_thread
 
 JOB = ("llama-3.1-70b", "--cluster", "h100-sxm:64", "--seq-len", "8192", "--global-batch", "512")
 _RUNS = 7
@@ -68,7 +66,6 @@ def main() -> None:
         seconds = timed(run)
         table.add_row(what, *(readable.seconds(f(seconds)) for f in (statistics.median, min, max)))
     Console(width=130).print(table)
-    subprocess.run([sys.executable, "-m", "shardwright.benchmarks.closed_form_speed"], check=True, env=one_thread())
 
 
 if __name__ == "__main__":

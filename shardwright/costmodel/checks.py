@@ -4,7 +4,7 @@ import math
 
 from shardwright.base import InfeasibleError, SpecError
 from shardwright.costmodel.op_times import CALIBRATED, Constants
-from shardwright.costmodel.tables import usable_bytes
+from shardwright.costmodel.tables import host_share_bytes, usable_bytes
 from shardwright.specs import ClusterSpec, Estimate, Mesh, Plan, TrainingSpec
 from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
@@ -147,14 +147,14 @@ def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants 
         InfeasibleError: naming the rank, the largest part and by how much it is over.
     """
     node = cluster.groups[0]
-    host_share = node.host.memory_bytes / node.devices_per_node
+    host_share, usable = host_share_bytes(cluster), usable_bytes(node.device, constants)
     for rank, (device, host_bytes) in enumerate(zip(estimate.memory, estimate.host_bytes, strict=True)):
-        if device.total > usable_bytes(node.device, constants):
+        if device.total > usable:
             part, size = max(device, key=lambda item: item[1])
-            over = (device.total - usable_bytes(node.device, constants)) / GIB
+            over = (device.total - usable) / GIB
             raise InfeasibleError(
                 f"pipeline rank {rank} needs {device.total / GIB:.1f} GiB and {node.device.name} has "
-                f"{usable_bytes(node.device, constants) / GIB:.1f} usable: {over:.1f} GiB too much ({part} {size / GIB:.1f} GiB)"
+                f"{usable / GIB:.1f} usable: {over:.1f} GiB too much ({part} {size / GIB:.1f} GiB)"
             )
         if host_bytes > host_share:
             raise InfeasibleError(

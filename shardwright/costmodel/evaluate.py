@@ -6,15 +6,17 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.layers import model_flops_per_sequence, recompute_flops_per_sequence
-from shardwright.costmodel.op_times import CALIBRATED, OpTimes, op_times, overlap_saving_seconds
+from shardwright.costmodel.op_times import Constants, OpTimes, op_times, overlap_saving_seconds
 from shardwright.costmodel.pipeline import StageCosts, make_schedule, peak_activation_bytes, simulate, step_parts
 from shardwright.costmodel.tables import (
+    HeldBytes,
+    Rows,
     StageSums,
     build_tables,
     candidates_of,
     communicator_bytes,
     context_bytes,
-    row_counts,
+    layer_mixes,
 )
 from shardwright.specs import (
     POLICIES,
@@ -88,7 +90,7 @@ class PlanCosts:
 
     def __post_init__(self) -> None:
         tables = build_tables(self.model, self.cluster, self.training, candidates_of(self.plan), self.times)
-        object.__setattr__(self, "_sums", StageSums(tables, row_counts(self.model, self.plan)))
+        object.__setattr__(self, "_sums", StageSums(tables, layer_mixes(self.model, self.plan)))
 
     @property
     def sums(self) -> StageSums:
@@ -99,26 +101,18 @@ class PlanCosts:
     def stage_costs(self) -> StageCosts:
         """Seconds per stage, as closed form and simulation take them."""
         tables, sums = self.sums.tables, self.sums
-        passes = sums.seconds(tables.forward), sums.seconds(tables.backward)
-        return StageCosts(
-            pp=self.plan.mesh.pp,
-            forward=sums.total(tables.forward.total),
-            backward=sums.total(tables.backward.total),
-            weight_gradient=sums.total(tables.weight_gradient_seconds),
-            overlap_saving=overlap_saving_seconds(self.cluster, self.training, self.times.constants, *passes),
-            first_forward_extra=sums.total(tables.first_forward.total),
-            send=np.where(np.diff(self.plan.stage_ranks) == 0, 0.0, tables.send_seconds[0]),
-            reduce_tail=sums.total(tables.last_backward.total),
-            optimizer=self._per_rank(sums.total(tables.optimizer_seconds)).sum(axis=0),
-        )
+        passes = sums.causes(tables.forward), sums.causes(tables.backward)
+        saving = overlap_saving_seconds(self.cluster, self.training, self.times.constants, *passes)
+        return sums.stage_seconds().costs(self.plan.schedule, self.plan.mesh.pp, tables.send_seconds[0], saving)
 
     def activation_bytes_per_stage(self) -> Array:
         """What one microbatch keeps on each stage, logits included."""
-        return self.sums.total(self.sums.tables.activation_bytes)
+        return self.sums.total(self.sums.rows.activation)
 
     def postponed_bytes_per_stage(self) -> Array:
         """What one microbatch keeps on each stage between input and weight gradient: all, also where it was recomputed."""
-        return self.sums.total(self.sums.tables.activation_bytes[..., POLICIES.index("none")])
+        kept = self.sums.tables.activation_bytes[..., POLICIES.index("none")]
+        return self.sums.total(Rows.of(kept)[:, None])
 
     def _per_rank(self, per_stage: Array) -> Array:
         """Shape (stages per rank, pp): what a rank holds stands in its column."""
@@ -133,9 +127,9 @@ class PlanCosts:
         peak_flops = ranks * device.peak_flops_per_s[self.training.precision.compute] * step.total
         return Estimate(
             step=step,
-            step_seconds_intervals=intervals(step.total, unsettled=is_unsettled(self.cluster, self.training)),
+            step_seconds_intervals=self._intervals(step.total),
             memory=tuple(self.memory()),
-            host_bytes=tuple(self._per_rank(self.sums.total(self.sums.tables.static.host)).sum(axis=0).tolist()),
+            host_bytes=tuple(self._per_rank(self.sums.total(self.sums.rows.host)).sum(axis=0).tolist()),
             tokens_per_s=self.training.tokens_per_step / step.total,
             model_flops=model_flops,
             hardware_flops=model_flops + again,
@@ -150,8 +144,8 @@ class PlanCosts:
         costs, tables = self.stage_costs(), self.sums.tables
         parts = step_parts(self.plan.schedule, costs, self.plan.microbatches)
         rank = int(parts.rank)
-        each = [self.sums.seconds(tables.forward), self.sums.seconds(tables.backward)]
-        once = [self.sums.seconds(tables.first_forward), self.sums.seconds(tables.last_backward)]
+        each = [self.sums.causes(tables.forward), self.sums.causes(tables.backward)]
+        once = [self.sums.causes(tables.first_forward), self.sums.causes(tables.last_backward)]
         causes = {}
         for cause in each[0]:
             per_stage = self.plan.microbatches * (each[0][cause] + each[1][cause]) + once[0][cause] + once[1][cause]
@@ -167,12 +161,8 @@ class PlanCosts:
     def memory(self) -> list[MemoryBytes]:
         """Each pipeline rank's peak by part, at the moment that needs more: in a backward pass or in the update."""
         tables, pp = self.sums.tables, self.plan.mesh.pp
-        static = {
-            name: self._per_rank(self.sums.total(value)).sum(axis=0) for name, value in vars(tables.static).items()
-        }
-        window = 2 * self._largest(tables.static.gather_window)
-        buffers = self._largest(tables.static.reduce_buffer)
-        working = self._largest(tables.working_bytes)
+        static = {name: self._held(Rows.of(value)[:, None]) for name, value in vars(tables.static).items()}
+        held, working = self._held_bytes(), self._largest(self.sums.rows.working)
         kept = peak_activation_bytes(
             self.plan.schedule,
             pp,
@@ -181,43 +171,62 @@ class PlanCosts:
             self.postponed_bytes_per_stage(),
         )
         logits = self._logit_bytes(kept, working)
-        moving, step = kept + working + window + buffers, np.maximum(static["step"], static["flat"])
+        moving, step = kept + working + held.beside_activations, np.maximum(static["step"], static["flat"])
         passing = moving >= step
-        allocated = np.maximum(moving, step)
-        reserved = static["flat"] + static["unplaced"] + np.maximum((1 + tables.slack.max()) * moving, static["step"])
-        communicators = float(communicator_bytes(Candidates.of(self.plan), self.cluster)[0])
+        reserved = held.peak_bytes(kept + working) - held.static + static["flat"] + static["unplaced"]
+        slack = reserved - np.maximum(moving, step)
+        constants = self.times.constants
+        communicators = float(communicator_bytes(Candidates.of(self.plan), self.cluster, constants)[0])
         return [
             MemoryBytes(
                 parameters=static["parameters"][rank],
-                gathered_parameters=static["gathered"][rank] + window[rank] * passing[rank],
+                gathered_parameters=static["gathered"][rank] + 2 * held.gather_window[rank] * passing[rank],
                 gradients=static["gradients"][rank],
                 optimizer_state=static["optimizer_state"][rank],
                 optimizer_step=step[rank] * (not passing[rank]),
                 activations=(kept[rank] + working[rank] - logits[rank]) * passing[rank],
                 logits=logits[rank] * passing[rank],
-                communication_buffers=buffers[rank] * passing[rank],
-                allocator_slack=reserved[rank] - allocated[rank],
+                communication_buffers=held.reduce_buffer[rank] * passing[rank],
+                allocator_slack=slack[rank],
                 communicators=communicators,
-                context=context_bytes(self.cluster),
+                context=context_bytes(self.cluster, constants),
             )
             for rank in range(pp)
         ]
 
-    def _largest(self, values: Array) -> Array:
+    def _held_bytes(self) -> HeldBytes:
+        """What each rank holds beside activations, (pp,) each."""
+        rows = self.sums.rows
+        return HeldBytes(
+            static=self._held(rows.static),
+            step=self._held(rows.step),
+            gather_window=self._largest(rows.gather_window),
+            reduce_buffer=self._largest(rows.reduce_buffer),
+            slack=rows.slack.max(),
+        )
+
+    def _held(self, values: Rows) -> Array:
+        """Shape (pp,): `values` of all rows of each rank."""
+        return np.asarray(self._per_rank(self.sums.total(values)).sum(axis=0))
+
+    def _largest(self, values: Rows) -> Array:
         """Shape (pp,): the largest of `values` among the rows of each rank."""
         return np.asarray(self._per_rank(self.sums.largest(values)).max(axis=0))
 
     def _logit_bytes(self, kept: Array, working: Array) -> Array:
         """The head's share of what the last stage's rank keeps and works with; 0 on the others."""
-        tables, last = self.sums.tables, self.plan.stage_ranks[-1]
+        rows, last = self.sums.rows, self.plan.stage_ranks[-1]
         head = np.zeros_like(self.activation_bytes_per_stage())
-        head[-1] = tables.activation_bytes[0, tables.head_row, 0]
+        head[-1] = rows.activation.last[0, 0]
         logits = np.zeros_like(kept)
         logits[last] = peak_activation_bytes(self.plan.schedule, len(kept), self.plan.microbatches, head)[last]
-        in_loss = tables.working_bytes[0, tables.head_row, 0]
+        in_loss = rows.working.last[0, 0]
         if in_loss >= working[last]:
             logits[last] += in_loss
         return np.asarray(np.minimum(logits, kept + working))
+
+    def _intervals(self, seconds: float) -> tuple[Interval, Interval]:
+        return intervals(seconds, self.times.constants, unsettled=is_unsettled(self.cluster, self.training))
 
 
 def is_unsettled(cluster: ClusterSpec, training: TrainingSpec) -> bool:
@@ -226,9 +235,8 @@ def is_unsettled(cluster: ClusterSpec, training: TrainingSpec) -> bool:
     return training.software.unsettled or (device.kind == "gpu" and "bf16" not in device.peak_flops_per_s)
 
 
-def intervals(seconds: float, *, unsettled: bool) -> tuple[Interval, Interval]:
+def intervals(seconds: float, table: Constants, *, unsettled: bool) -> tuple[Interval, Interval]:
     """80% and 95% intervals of a predicted time: the residuals of measured rows, left out of the fit, are a share of it."""
-    table = CALIBRATED
     if unsettled:
         low_80, high_80 = table.wide_interval_80_low, table.wide_interval_80_high
         low_95, high_95 = table.wide_interval_95_low, table.wide_interval_95_high

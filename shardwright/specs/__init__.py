@@ -32,7 +32,7 @@ from .profile import (
     read_profile,
     write_profile,
 )
-from .schedules import ScheduleName, by_rank, by_stage, check_shape, even_stages, splits_backward
+from .schedules import ScheduleName, by_rank, by_stage, check_shape, even_stages, splits_backward, stage_ranks
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_document
 from .stack import Stack
 from .stacks import OWN_STACK, named_stack
@@ -112,6 +112,7 @@ __all__ = [
     "replicate_group",
     "shard_group",
     "splits_backward",
+    "stage_ranks",
     "tp_group",
     "write_profile",
 ]

@@ -241,8 +241,8 @@ def test_dropout_keeps_a_byte_after_each_sublayer(trained: Trained) -> None:
 def test_an_unsettled_stack_is_less_sure(trained: Trained) -> None:
     sure, unsure = (is_unsettled(round_cluster(), trained(unsettled=unsettled)) for unsettled in (False, True))
     assert (sure, unsure) == (False, True)
-    assert intervals(1.0, unsettled=False)[0].high == CALIBRATED.interval_80_high
-    assert intervals(1.0, unsettled=True)[0].high == CALIBRATED.wide_interval_80_high
+    assert intervals(1.0, CALIBRATED, unsettled=False)[0].high == CALIBRATED.interval_80_high
+    assert intervals(1.0, CALIBRATED, unsettled=True)[0].high == CALIBRATED.wide_interval_80_high
 
 
 @pytest.mark.parametrize(("tp", "padded", "plain"), [(1, 1024, 1000), (4, 256, 250), (8, 128, 125)])

@@ -5,11 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from shardwright.base.arrays import Array
 from shardwright.costmodel.evaluate import PlanCosts, plan_costs
 from shardwright.costmodel.layers import operators
 from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.layers.row import RowWork
 from shardwright.costmodel.op_times.constants import CALIBRATED
+from shardwright.costmodel.tables.rows import Rows
+from shardwright.costmodel.tables.stage_sums import StageSums
 from shardwright.specs.estimate import MemoryBytes
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.model.model import ModelSpec
@@ -148,12 +151,17 @@ def test_temporaries_of_the_step_take_the_place_of_activations() -> None:
 def test_sixteen_bit_gradients_are_widened_for_the_step() -> None:
     """Megatron: fp32 copies of the rank's shard, one for each parameter; fp32 gradients need none."""
     plain, widened = (costs(training("megatron-lm", gradients=name), shard=2).sums for name in ("fp32", "bf16"))
-    assert plain.total(plain.tables.static.step).tolist() == [0.0]
-    assert widened.total(widened.tables.static.step).tolist() == [4 * WEIGHTS / 2]
-    assert widened.total(widened.tables.static.gradients).tolist() == [2 * WEIGHTS]
+    assert bytes_of(plain, "step").tolist() == [0.0]
+    assert bytes_of(widened, "step").tolist() == [4 * WEIGHTS / 2]
+    assert bytes_of(widened, "gradients").tolist() == [2 * WEIGHTS]
 
 
 def test_deepspeed_flattens_the_gradients_whole_and_widens_its_shard() -> None:
     sums = costs(training("megatron-deepspeed", gradients="bf16"), shard=4).sums
-    assert sums.total(sums.tables.static.flat).tolist() == [2 * 2 * WEIGHTS + 4 * WEIGHTS / 4]
-    assert sums.total(sums.tables.static.step).tolist() == [0.0]
+    assert bytes_of(sums, "flat").tolist() == [2 * 2 * WEIGHTS + 4 * WEIGHTS / 4]
+    assert bytes_of(sums, "step").tolist() == [0.0]
+
+
+def bytes_of(sums: StageSums, name: str) -> Array:
+    """What a kind of static bytes adds up to on each stage."""
+    return sums.total(Rows.of(getattr(sums.tables.static, name))[:, None])

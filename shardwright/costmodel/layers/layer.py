@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.op_times import CALIBRATED
 from shardwright.specs.model import Block, FeedForward
 
 from . import operators
@@ -229,6 +228,8 @@ class LayerWork:
             repeated = plain + core - chosen
         kept = by_policy(none=plain + core, selective=chosen, full=boundary)
         # a heap finds only a part of that room where the first forward pass had it
-        again = (1 + CALIBRATED.heap_slack) if self.frame.cluster.groups[0].device.kind == "cpu" else 1.0
+        again = (
+            (1 + self.frame.times.constants.heap_slack) if self.frame.cluster.groups[0].device.kind == "cpu" else 1.0
+        )
         working = by_policy(none=gradients, selective=gradients + repeated, full=gradients + again * (plain + core))
         return kept, working + self._context.working_bytes(block.attention)[:, None]

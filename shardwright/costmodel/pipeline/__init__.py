@@ -2,7 +2,7 @@
 and the event simulation that it must equal."""
 
 from .action import ActionKind, parse_work
-from .in_flight import alive_counts, peak_activation_bytes, peak_in_flight
+from .in_flight import alive_counts, peak_activation_bytes, peak_in_flight, runs_of_chunk
 from .orders import warm_up_forwards
 from .schedule import make_schedule
 from .simulation import simulate
@@ -17,6 +17,7 @@ __all__ = [
     "parse_work",
     "peak_activation_bytes",
     "peak_in_flight",
+    "runs_of_chunk",
     "simulate",
     "step_parts",
     "step_seconds",

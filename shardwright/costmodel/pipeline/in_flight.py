@@ -45,8 +45,8 @@ def _alive_counts_of_rank(name: ScheduleName, pp: int, stages_per_rank: int, mic
     forwards = stages_per_rank * microbatches
     warm_up = warm_up_forwards(name, pp, stages_per_rank, microbatches, rank)
     moments = np.arange(max(1, min(stages_per_rank * pp, forwards - warm_up)))
-    started = _runs_of_chunk(np.minimum(forwards, warm_up + 1 + moments), pp, stages_per_rank, microbatches)
-    finished = _runs_of_chunk(moments, pp, stages_per_rank, microbatches)[:, ::-1]
+    started = runs_of_chunk(np.minimum(forwards, warm_up + 1 + moments), pp, stages_per_rank)
+    finished = runs_of_chunk(moments, pp, stages_per_rank)[:, ::-1]
     counts = np.unique(started - finished, axis=0)
     counts.setflags(write=False)
     return counts
@@ -83,7 +83,7 @@ def split_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches
     return tuple(found)
 
 
-def _runs_of_chunk(actions: IntArray, pp: int, stages_per_rank: int, microbatches: int) -> IntArray:
+def runs_of_chunk(actions: IntArray, pp: int, stages_per_rank: int) -> IntArray:
     """[moments, stages_per_rank]: how many of a rank's first `actions` forwards fall on each chunk, depth first."""
     if stages_per_rank == 1:
         return actions[:, None]

@@ -1,21 +1,28 @@
-"""Cost tables: the work of every row for many candidates at once, with data parallelism, the optimizer and memory added, and the sums of
-rows that a stage holds."""
+"""Cost tables: the work of every row for many candidates at once, with data parallelism, the optimizer and memory added; what
+stages that hold the rows take; and the memory of a rank."""
 
 from .build import build_tables
 from .cost_tables import CostTables
-from .distinct_rows import distinct
-from .fixed import communicator_bytes, context_bytes, fixed_bytes, usable_bytes
-from .stage_sums import StageSums, candidates_of, row_counts
+from .memory import HeldBytes, communicator_bytes, context_bytes, fixed_bytes, host_share_bytes, usable_bytes
+from .rows import RowCosts, Rows, StageSeconds, ends_of, stage_causes, stage_seconds
+from .stage_sums import StageSums, candidates_of, layer_mixes
 
 __all__ = [
     "CostTables",
+    "HeldBytes",
+    "RowCosts",
+    "Rows",
+    "StageSeconds",
     "StageSums",
     "build_tables",
     "candidates_of",
     "communicator_bytes",
     "context_bytes",
-    "distinct",
+    "ends_of",
     "fixed_bytes",
-    "row_counts",
+    "host_share_bytes",
+    "layer_mixes",
+    "stage_causes",
+    "stage_seconds",
     "usable_bytes",
 ]

@@ -6,7 +6,7 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.layers import RowWork, WorkModel
-from shardwright.costmodel.op_times import CALIBRATED, OpTimes, largest_of
+from shardwright.costmodel.op_times import OpTimes, largest_of
 from shardwright.specs import (
     OPTIMIZER_STATES,
     OWN_STACK,
@@ -226,8 +226,10 @@ class _Builder:
     def _slack(self) -> Array:
         """Shape (N,). A heap gives what one microbatch left to the next only in part; a caching allocator nearly all of it."""
         if self._on_cpu:
-            return np.where(self.candidates.microbatches > 1, CALIBRATED.heap_slack, 0.0)
-        return np.where(self.candidates.zero_stage >= 3, CALIBRATED.gather_slack, CALIBRATED.allocator_slack)
+            return np.where(self.candidates.microbatches > 1, self.times.constants.heap_slack, 0.0)
+        return np.where(
+            self.candidates.zero_stage >= 3, self.times.constants.gather_slack, self.times.constants.allocator_slack
+        )
 
     def _static_bytes(self, traffic: DataParallel) -> StaticBytes:
         """Bytes per row that stay for a step, on the device and on the host (see data_parallel.py for what is where)."""

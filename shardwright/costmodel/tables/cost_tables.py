@@ -88,7 +88,3 @@ class CostTables:
 
     def __len__(self) -> int:
         return len(self.send_seconds)
-
-    @property
-    def head_row(self) -> int:
-        return int(self.activation_bytes.shape[1]) - 1

@@ -1,4 +1,4 @@
-"""From cost tables to the stages of one plan: sums over the rows that each stage holds."""
+"""The stages of one plan: how many of each row they hold, and sums over them."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ from shardwright.specs import POLICIES, Candidates, Plan
 from shardwright.specs.model import ModelSpec
 
 from .cost_tables import CostTables, Seconds
+from .rows import RowCosts, Rows, StageSeconds, ends_of, stage_causes, stage_seconds
 
 
 def zero_stages(plan: Plan) -> list[int]:
@@ -24,42 +25,53 @@ def candidates_of(plan: Plan) -> Candidates:
     return Candidates(**{**vars(repeated), "zero_stage": np.array(stages)})
 
 
-def row_counts(model: ModelSpec, plan: Plan) -> Array:
-    """How many of each row every stage holds: shape (Z, S, R, P) over ZeRO stages, stages, rows and recompute policies."""
+def layer_mixes(model: ModelSpec, plan: Plan) -> Array:
+    """(Z, S, K, P): how many layers of each class every stage holds under each policy, by ZeRO stage."""
     stages = zero_stages(plan)
-    rows = len(model.layer_classes) + 2
-    counts = np.zeros((len(stages), len(plan.stages), rows, len(POLICIES)))
+    mixes = np.zeros((len(stages), len(plan.stages), len(model.layer_classes), len(POLICIES)))
     classes = iter(model.class_of_layer)
     for index, stage in enumerate(plan.stages):
         for layer in stage.each_layer():
-            counts[stages.index(layer.zero_stage), index, next(classes), POLICIES.index(layer.recompute)] += 1
-    counts[0, 0, rows - 2, 0] = 1
-    counts[0, -1, rows - 1, 0] = 1
-    return counts
+            mixes[stages.index(layer.zero_stage), index, next(classes), POLICIES.index(layer.recompute)] += 1
+    return mixes
 
 
 @dataclass(frozen=True)
 class StageSums:
-    """Sums over the rows of each stage; `counts` as in `row_counts`, for the candidates that `tables` were built for."""
+    """Sums over the rows of each stage of a plan, for the candidates (Z) of `candidates_of` that `tables` were built for.
+
+    `mixes` as in `layer_mixes`. The ends count for the first candidate, whose ZeRO stage is the highest.
+    """
 
     tables: CostTables
-    counts: Array
+    mixes: Array
 
-    def total(self, values: Array) -> Array:
-        """Shape (S,): `values` of shape (Z, R) or (Z, R, P), summed over the rows that each stage holds."""
-        if values.ndim == 2:
-            values = values[..., None]
-        return np.asarray(
-            np.einsum("zrp,zsrp->s", np.broadcast_to(values, (*values.shape[:2], len(POLICIES))), self.counts)
-        )
+    @property
+    def ends(self) -> Array:
+        """(Z, S, 2)."""
+        zeros, stages = self.mixes.shape[:2]
+        return np.concatenate([ends_of(stages)[None], np.zeros((zeros - 1, stages, 2))])
 
-    def largest(self, values: Array) -> Array:
-        """Shape (S,): the largest of `values`, (Z, R) or (Z, R, P), among the rows that each stage holds."""
-        if values.ndim == 2:
-            values = values[..., None]
-        held = np.where(self.counts > 0, values[:, None], 0.0)
-        return np.asarray(held.max(axis=(0, 2, 3)))
+    @property
+    def rows(self) -> RowCosts:
+        """With axes (Z, 1), to broadcast over stages."""
+        return RowCosts.of(self.tables)[:, None]
 
-    def seconds(self, parts: Seconds) -> dict[str, Array]:
-        """Each cause of `parts` by name, shape (S,)."""
-        return {name: self.total(value) for name, value in vars(parts).items()}
+    def stage_seconds(self) -> StageSeconds:
+        """(S,) each."""
+        return stage_seconds(self.rows, self.mixes, self.ends).summed()
+
+    def causes(self, seconds: Seconds) -> dict[str, Array]:
+        """Each cause of `seconds` by name, (S,)."""
+        return {name: value.sum(axis=0) for name, value in stage_causes(seconds, self.mixes, self.ends).items()}
+
+    def total(self, values: Rows) -> Array:
+        """(S,): `values` with axes (Z, 1), summed over the rows that each stage holds."""
+        return np.asarray(values.total(self._held(values), self.ends).sum(axis=0))
+
+    def largest(self, values: Rows) -> Array:
+        """(S,): the largest of `values` among the rows that each stage holds."""
+        return np.asarray(values.largest(self._held(values), self.ends).max(axis=0))
+
+    def _held(self, values: Rows) -> Array:
+        return self.mixes if values.depends_on_policy else self.mixes.sum(axis=-1)

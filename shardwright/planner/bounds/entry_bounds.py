@@ -36,7 +36,9 @@ def lower_bounds(costs: SpaceCosts, ranges: LayerRanges, allowed: list[int]) -> 
     for _, first in zip(*np.unique(shape, return_index=True), strict=True):
         entries = np.flatnonzero(shape == shape[first])
         pp, chunks = int(space.column("pp")[first]), int(space.stages_per_rank[first])
-        floor = LayerFloor(costs.rows[space.base_index[entries]], ranges, allowed)
+        floor = LayerFloor(
+            costs.rows[space.base_index[entries]], costs.room_bytes[space.base_index[entries]], ranges, allowed
+        )
         if space.schedule[first] == _INTERLEAVED:
             path = InterleavedBounds(costs, ranges, floor, entries, pp, chunks).bounds()
         else:
@@ -60,13 +62,13 @@ class _FlatBounds:
         pp, floor, rows = self.pp, self.floor, self.floor.rows
         microbatches = self._microbatches.astype(float)
         ranks = RankBounds(floor, self._alive, self._alive, self.costs.host_room_bytes)
-        total, fitting = floor.total_seconds, ranks.seconds(floor.all_row_seconds, np.ones(len(self.entries)))
+        total, fitting = floor.total_seconds, ranks.seconds(floor.row_seconds, np.ones(len(self.entries)))
         largest = np.where(np.isfinite(fitting), fitting, 0.0)
         once = total + 2 * rows.send * (pp - 1)
         steady = once + total + (microbatches - pp - 1) * np.maximum(largest, total / pp)
         path = np.where(microbatches > pp, np.maximum(once, steady), once) + floor.whole_sum(rows.first_forward)
         path = np.where(self._gpipe, once + (microbatches - 1) * largest, path) + floor.first_rank_tail(pp)
-        own = microbatches[:, None] * floor.all_row_seconds + rows.first_forward + floor.tails
+        own = floor.row_seconds.times(microbatches) + rows.first_forward + floor.tails
         return np.where(np.isfinite(fitting), np.maximum(path, ranks.seconds(own, microbatches)), np.inf)
 
     @property

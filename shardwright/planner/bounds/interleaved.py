@@ -22,7 +22,8 @@ from typing import NamedTuple
 import numpy as np
 
 from shardwright.base import Array, IntArray
-from shardwright.costmodel.pipeline import alive_counts, warm_up_forwards
+from shardwright.costmodel.pipeline import alive_counts, runs_of_chunk, warm_up_forwards
+from shardwright.costmodel.tables import Rows
 from shardwright.planner.space import ChunkSizes, LayerRanges, SpaceCosts, chunk_sizes
 from shardwright.specs import ScheduleName
 
@@ -45,8 +46,7 @@ def _ramp(pp: int, chunks: int, microbatches: int) -> _Ramp:
     forwards = np.array(
         [min(chunks * microbatches, 1 + warm_up_forwards(_NAME, pp, chunks, microbatches, rank)) for rank in range(pp)]
     )
-    rounds, rest = np.divmod(forwards[:, None], chunks * pp)
-    return _Ramp(np.stack(alive), rounds * pp + np.clip(rest - pp * np.arange(chunks), 0, pp))
+    return _Ramp(np.stack(alive), runs_of_chunk(forwards, pp, chunks))
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class InterleavedBounds:
         if floor.classes == 1:
             return np.zeros(len(self.entries))
         ranks = RankBounds(floor, alive.min(axis=2), alive.max(axis=2), self.costs.host_room_bytes)
-        own = self._microbatches[:, None] * floor.all_row_seconds + floor.rows.first_forward + floor.tails
+        own = floor.row_seconds.times(self._microbatches) + floor.rows.first_forward + floor.tails
         return ranks.seconds(own, self._microbatches)
 
     @cached_property
@@ -115,7 +115,7 @@ class InterleavedBounds:
         """
         floor = self.floor
         of_layers = floor.range_seconds(self._numbers[None], self.chunks)
-        own = of_layers + floor.at_ends(floor.end_row_seconds, self.pp)[:, :, None] + self._recompute_seconds()
+        own = of_layers + floor.at_ends(floor.row_seconds, self.pp)[:, :, None] + self._recompute_seconds()
         return np.asarray(self._microbatches[:, None, None] * own + self._idle_seconds())
 
     @cached_property
@@ -126,8 +126,8 @@ class InterleavedBounds:
         """(E, P, J): what comes before and after a rank's microbatches on these paths: U or V, and A."""
         floor = self.floor
         smallest = self._sizes.fewest.min()
-        backward = smallest * floor.row_backward.min(axis=1) + floor.rows.send
-        forward = smallest * floor.rows.forward[:, : floor.classes].min(axis=1) + floor.rows.send
+        backward = smallest * floor.cheapest(floor.rows.backward).layers.min(axis=1) + floor.rows.send
+        forward = smallest * floor.rows.forward.layers.min(axis=1) + floor.rows.send
         rank = np.arange(self.pp)
         down, up = (rank * forward[:, None])[:, :, None], (rank * backward[:, None])[:, :, None]
         gathers = floor.whole_sum(floor.rows.first_forward)[:, None, None]
@@ -135,25 +135,23 @@ class InterleavedBounds:
         after = np.maximum(up + floor.first_rank_tail(self.pp)[:, None, None], self._of_rank(floor.tails))
         return np.asarray(wait + after)
 
-    def _of_rank(self, values: Array) -> Array:
-        """(E, P, J): the least of `values` (E, R) that a rank of N layers has."""
-        classes = self.floor.classes
-        of_layers = values[:, :classes].min(axis=1)[:, None, None] * self._numbers
-        return np.asarray(of_layers + self.floor.at_ends(values[:, classes:], self.pp)[:, :, None])
+    def _of_rank(self, values: Rows) -> Array:
+        """(E, P, J): the least of `values` (E,) that a rank of N layers has."""
+        of_layers = values.layers.min(axis=1)[:, None, None] * self._numbers
+        return np.asarray(of_layers + self.floor.at_ends(values, self.pp)[:, :, None])
 
     def _wait_back(self, backward: Array) -> Array:
         """(E, P, J): V without the way up; `backward` (E,) is the least of one stage and its message. A rank's first forwards are at most its layers where it runs most of them."""
         floor, sizes = self.floor, self._sizes
         _, before = self._ramps
-        forward = floor.rows.forward[:, : floor.classes]
-        whole = forward @ floor.whole + floor.rows.forward[:, floor.classes :].sum(axis=1)
+        forward, whole = floor.rows.forward, floor.whole_sum(floor.rows.forward)
         send = floor.rows.send
         below = self.pp - 1 - np.arange(self.pp)
         once = (whole + (self.pp * self.chunks - 1) * send)[:, None] + below * backward[:, None]
         spare = self._numbers - sizes.fewest.sum(axis=1)[:, None]
         counted = (before * sizes.fewest).sum(axis=2)[:, :, None] + spare * before.max(axis=2)[:, :, None]
-        at_ends = floor.at_ends(floor.rows.forward[:, floor.classes :], self.pp) * before.max(axis=2)
-        first = counted * forward.max(axis=1)[:, None, None] + at_ends[:, :, None]
+        at_ends = floor.at_ends(forward, self.pp) * before.max(axis=2)
+        first = counted * forward.layers.max(axis=1)[:, None, None] + at_ends[:, :, None]
         return np.asarray(once[:, :, None] - first)
 
     def _recompute_seconds(self) -> Array:
@@ -188,5 +186,5 @@ class InterleavedBounds:
             seconds += saved * floor.price[:, None, None] / times
             over = over - saved
         host = floor.host_layers(self.pp, self.costs.host_room_bytes)[:, :, None]
-        fits = (over <= 1e-6 * floor.rows.room[:, None, None]) & ~never & (self._numbers <= host)
+        fits = (over <= 1e-6 * floor.room_bytes[:, None, None]) & ~never & (self._numbers <= host)
         return np.where(fits, seconds, np.inf)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shardwright.base import Array
+from shardwright.costmodel.tables import Rows
 
 from .layer_floor import LayerFloor
 
@@ -30,24 +31,23 @@ class RankBounds:
     def pp(self) -> int:
         return int(self.alive.shape[1])
 
-    def seconds(self, each_row: Array, recomputed: Array) -> Array:
-        """(E,): the least that the rank with the most takes, where rows take `each_row` (E, R) seconds.
+    def seconds(self, each_row: Rows, recomputed: Array) -> Array:
+        """(E,): the least that the rank with the most takes, where rows take `each_row` (E,) seconds.
 
         Recompute, in seconds of one microbatch, counts `recomputed` (E,) times. Infinite where ranks can't hold all layers.
         With several layer classes also in units of their seconds and of the bytes that stay.
         """
-        kinds = self.floor.classes
         found = [self._bisected(self.floor, each_row, recomputed)]
-        if kinds > 1:
-            for units in (each_row[:, :kinds], self.floor.rows.static[:, :kinds]):
+        if self.floor.classes > 1:
+            for units in (each_row.layers, self.floor.rows.static.layers):
                 weighted = replace(self.floor, units=np.where((units > 0).all(axis=1, keepdims=True), units, 1.0))
                 found.append(self._bisected(weighted, each_row, recomputed))
         return np.asarray(np.maximum.reduce(found))
 
-    def _bisected(self, floor: LayerFloor, each_row: Array, recomputed: Array) -> Array:
+    def _bisected(self, floor: LayerFloor, each_row: Rows, recomputed: Array) -> Array:
         """Likewise, by the units of `floor`; only layers come in whole numbers."""
-        layers, each = floor.whole_units, floor.least(each_row[:, : floor.classes])[:, None]
-        ends = floor.at_ends(each_row[:, floor.classes :], self.pp)
+        layers, each = floor.whole_units, floor.least(each_row.layers)[:, None]
+        ends = floor.at_ends(each_row, self.pp)
         whole = np.floor if floor.units is None else np.asarray
         free, saving, price, most = self._memory(floor)
         price = price * recomputed[:, None]

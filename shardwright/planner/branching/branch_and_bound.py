@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from shardwright.base import Array
+from shardwright.base import Array, IntArray
 from shardwright.costmodel import estimate_plan
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.planner.bounds import lower_bounds
@@ -59,7 +59,7 @@ class BranchAndBound:
     def run(self, time_limit_seconds: float, progress: Progress | None = None) -> None:
         """Search until no open bound is below the best, or the time is up; a first plan is waited for."""
         deadline = time.perf_counter() + time_limit_seconds
-        order = np.argsort(self.bounds, kind="stable")
+        order = self._order()
         for place, entry in enumerate(order):
             bound = float(self.bounds[entry])
             if not bound < self._limit * (1 - _ROUNDING):
@@ -80,7 +80,7 @@ class BranchAndBound:
         assert self.best is not None
         tried = {self._mesh(self.best.entry)}
         found: list[Solved] = []
-        for entry in np.argsort(self.bounds, kind="stable"):
+        for entry in self._order():
             if len(found) >= count or not np.isfinite(self.bounds[entry]):
                 break
             mesh = self._mesh(int(entry))
@@ -89,6 +89,10 @@ class BranchAndBound:
                 solved = self._best_of_mesh(mesh)
                 found += [solved] if solved is not None else []
         return sorted(found, key=lambda solved: solved.step_seconds)
+
+    def _order(self) -> IntArray:
+        """Entries by bound; of bounds that only rounding tells apart, the entry that the space lists first."""
+        return np.argsort(np.round(np.log(self.bounds), 11), kind="stable")
 
     @property
     def _limit(self) -> float:

@@ -57,7 +57,7 @@ def lacking_bytes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec
     space = enumerate_space(model, cluster, training, fixed)
     costs = space_costs(space, model, cluster, training, op_times(cluster, training))
     found = _nearest(costs, model, fixed)
-    return 0.0 if found is None else max(0.0, (found[1].device_share - 1) * float(costs.entry(found[0]).rows.room))
+    return 0.0 if found is None else max(0.0, (found[1].device_share - 1) * costs.entry(found[0]).room_bytes)
 
 
 def _nearest(costs: SpaceCosts, model: ModelSpec, fixed: Fixed) -> tuple[int, LeastMemory] | None:

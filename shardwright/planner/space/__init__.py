@@ -1,6 +1,6 @@
 """What is searched: the choices that are fixed or open, every combination that divides, as arrays, and what the cost tables say of each."""
 
-from .costs import EntryCosts, RowCosts, SpaceCosts, space_costs
+from .costs import EntryCosts, SpaceCosts, space_costs
 from .enumerate import SCHEDULES, Space, enumerate_space
 from .fixed import Fixed
 from .ranges import LayerRanges, layer_ranges
@@ -12,7 +12,6 @@ __all__ = [
     "EntryCosts",
     "Fixed",
     "LayerRanges",
-    "RowCosts",
     "Space",
     "SpaceCosts",
     "chunk_sizes",

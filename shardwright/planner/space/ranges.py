@@ -27,6 +27,12 @@ class LayerRanges:
         return len(self.kind_of) - 1
 
     @property
+    def whole(self) -> IntArray:
+        """[classes], layers of the whole model."""
+        found: IntArray = self.counts[self.kind_of[0, -1]]
+        return found
+
+    @property
     def lengths(self) -> IntArray:
         """[kinds], layers in all."""
         total: IntArray = self.counts.sum(axis=1)

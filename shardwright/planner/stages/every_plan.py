@@ -40,14 +40,14 @@ def best_of_all(staged: StagedEntry, allowed: list[int]) -> StagedPlan | None:
 
 def _useful(staged: StagedEntry, allowed: list[int]) -> list[int]:
     """Policies that are not beaten by another in backward, tail, kept and working bytes, for some class."""
-    rows, kinds = staged.entry.rows, staged.classes
-    measures = np.stack([part[:kinds] for part in (rows.backward, rows.last_backward, rows.activation, rows.working)])
+    rows = staged.entry.rows
+    measures = np.stack([part.layers for part in (rows.backward, rows.last_backward, rows.activation, rows.working)])
     return [int(policy) for policy in np.flatnonzero(useful_policies(measures, allowed).any(axis=0))]
 
 
 def _rank_mixes(staged: StagedEntry, rank: int, counts: IntArray, policies: list[int]) -> list[IntArray]:
     """Every mix (chunks, classes, policies) of a rank that fits."""
-    width = staged.entry.rows.working.shape[1]
+    width = staged.entry.rows.policies
     per_cell = [_policy_splits(int(count), policies, width) for count in counts.flat]
     mixes = np.stack([np.stack(choice).reshape(*counts.shape, width) for choice in product(*per_cell)])
     return list(mixes[staged.fits(rank, counts, mixes)])

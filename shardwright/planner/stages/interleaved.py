@@ -28,8 +28,8 @@ class InterleavedSearch:
         sizes = chunk_sizes(ranges.layer_count, entry.pp, entry.stages_per_rank, entry.even_stages)
         self.fewest, self.most = sizes.fewest.T, sizes.most.T
         self.staged = StagedEntry(entry, ranges)
-        useful = mix_solver(entry, self.classes, allowed).useful.any(axis=0)
-        cost = entry.rows.backward[: self.classes].sum(axis=0)
+        useful = mix_solver(entry, allowed).useful.any(axis=0)
+        cost = entry.rows.backward.layers.sum(axis=0)
         self._useful = sorted(
             (int(policy) for policy in np.flatnonzero(useful)), key=lambda policy: float(cost[policy])
         )
@@ -82,8 +82,7 @@ class InterleavedSearch:
         layers = self.fewest.copy()
         ends = np.zeros((chunks, pp))
         rows = self.entry.rows
-        at_ends = rows.forward[self.classes :] + rows.backward[self.classes :, 0]
-        ends[0, 0], ends[-1, -1] = at_ends
+        ends[0, 0], ends[-1, -1] = rows.forward.ends + rows.backward.ends
         closed = np.zeros(pp, dtype=bool)
         order = np.arange(chunks) if early else np.arange(chunks)[::-1]
         for _ in range(self.ranges.layer_count - int(layers.sum())):
@@ -101,18 +100,18 @@ class InterleavedSearch:
 
     def _holds(self, rank: int, layers: IntArray) -> bool:
         counts = np.zeros((len(layers), self.classes), dtype=np.int64)
-        counts[:, self.ranges.counts[self.ranges.kind_of[0, -1]].argmax()] = layers
+        counts[:, self.ranges.whole.argmax()] = layers
         return self._rank_mix(rank, counts) is not None
 
     def _mean_layer_seconds(self) -> float:
-        rows, whole = self.entry.rows, self.ranges.counts[self.ranges.kind_of[0, -1]]
-        each = rows.forward[: self.classes] + rows.backward[: self.classes][:, self.allowed].min(axis=1)
+        rows, whole = self.entry.rows, self.ranges.whole
+        each = rows.forward.layers + rows.backward.layers[:, self.allowed].min(axis=1)
         return float(whole @ each / whole.sum())
 
     def _seconds_per_layer(self, plan: StagedPlan) -> Array:
         """(P,): what a layer takes on each rank with the mix that it has."""
         rows, chunks = self.entry.rows, (self.entry.stages_per_rank, self.entry.pp)
-        of_layers = np.einsum("skp,kp->s", plan.mix, rows.forward[: self.classes, None] + rows.backward[: self.classes])
+        of_layers = np.einsum("skp,kp->s", plan.mix, rows.forward.layers[:, None] + rows.backward.layers)
         held = np.array(plan.layers).reshape(chunks).sum(axis=0)
         return np.asarray(of_layers.reshape(chunks).sum(axis=0) / held)
 
@@ -136,7 +135,7 @@ class InterleavedSearch:
 
     def _cheapest_rank_mix(self, rank: int, counts: IntArray) -> IntArray | None:
         """Of the mixes of two policies, changing layer after layer where most microbatches are alive, the cheapest."""
-        cost = self.entry.rows.backward[: self.classes]
+        cost = self.entry.rows.backward.layers
         best, least = None, np.inf
         pairs = [*combinations(self._useful, 2)] or [(self._useful[0], self._useful[0])]
         for first, second in pairs:
@@ -155,7 +154,7 @@ class InterleavedSearch:
             for kind in range(self.classes)
             for _ in range(int(counts[chunk, kind]))
         ]
-        start = np.zeros((*counts.shape, self.entry.rows.working.shape[1]), dtype=np.int64)
+        start = np.zeros((*counts.shape, self.entry.rows.policies), dtype=np.int64)
         start[..., first] = counts
         changes = np.zeros((len(cells) + 1, *start.shape), dtype=np.int64)
         if first != second:

@@ -15,13 +15,16 @@ of the pipeline's end. Both D and R only ever raise what stands above them, so t
 """
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
 
 from shardwright.base import Array, IntArray
+from shardwright.costmodel.tables import Rows
 
 from .bottleneck import smallest_largest
+from .paths import waiting_arms
 from .tables import StageTables
 
 _LABELS = 8  # kept for each (stage, first layer); what is dropped goes into the bound
@@ -60,8 +63,8 @@ class LabelSearch:
         first = self._extended(0, fronts[0])
         lengths, links = first.length[0], first.link[0]
         kinds = self.tables.ranges.kind_of[0, lengths]
-        slowest, _ = smallest_largest(np.where(self.active, self.tables.optimizer, np.inf), self.tables.ranges)
-        once = self.tables.least_tail[0, kinds] + np.maximum(slowest, self.tables.optimizer[0, kinds])
+        slowest, _ = smallest_largest(np.where(self.active, self.tables.seconds.optimizer, np.inf), self.tables.ranges)
+        once = self.tables.least_tail[0, kinds] + np.maximum(slowest, self.tables.seconds.optimizer[0, kinds])
         bounds = first.path[0] + once
         order = np.argsort(bounds, kind="stable")[:_EVALUATED]
         order = order[np.isfinite(bounds[order])]
@@ -85,7 +88,7 @@ class LabelSearch:
         usable = (kind >= 0) & self.active[stage][kind]
         forward, backward, extra = (
             np.where(usable, values[stage][kind], 0.0)[..., None]
-            for values in (tables.forward, tables.backward, tables.first_forward)
+            for values in (tables.seconds.forward, tables.seconds.backward, tables.seconds.first_forward_extra)
         )
         hop = 2 * float(entry.rows.send) * (stage < entry.pp - 1)
         below = np.where(usable[..., None], rest.round_trip[end] + hop, np.inf)
@@ -99,28 +102,23 @@ class LabelSearch:
         return _Front(*(part.reshape(flat) for part in (trip, path, length, link)))
 
     def _own_path(self, stage: int, forward: Array, backward: Array, below: Array, first_below: Array) -> Array:
-        more = self.tables.entry.microbatches - 1
-        if self.tables.entry.schedule == "gpipe":
-            return np.asarray(first_below + (more + 1) * (forward + backward))
-        warm_up = min(more, self.tables.entry.pp - 1 - stage)
-        ramp, drain = warm_up * forward, warm_up * backward
-        if more > warm_up:
-            middle = np.maximum(ramp, first_below) + (more - warm_up) * (forward + backward) + np.maximum(drain, below)
-        else:
-            middle = np.maximum(ramp + np.maximum(drain, below), first_below + drain)
-        return np.asarray(forward + middle + backward)
+        entry = self.tables.entry
+        arms = waiting_arms(entry.schedule, entry.pp, stage, entry.microbatches)
+        waits = [
+            arm.forwards * forward
+            + arm.backwards * backward
+            + (first_below if arm.first_trip else 0.0)
+            + (below if arm.trip else 0.0)
+            for arm in arms
+        ]
+        return np.asarray(forward + reduce(np.maximum, waits) + backward)
 
     @property
     def _extras_from(self) -> Array:
         """(L + 1,): first-forward extras of the layers from i on and the head; 0 where nothing is left."""
-        return self._suffix(self.tables.entry.rows.first_forward)
-
-    def _suffix(self, values: Array) -> Array:
-        ranges = self.tables.ranges
-        kinds = ranges.counts.shape[1]
-        layers = ranges.layer_count
-        sums = ranges.counts[ranges.kind_of[np.arange(layers), layers]] @ values[:kinds] + values[kinds + 1]
-        return np.append(sums, 0.0)
+        ranges, layers = self.tables.ranges, self.tables.ranges.layer_count
+        held = ranges.counts[ranges.kind_of[np.arange(layers), layers]]
+        return np.append(self.tables.entry.rows.first_forward.total(held, np.array([0.0, 1.0])), 0.0)
 
     def _pruned(self, stage: int, labels: _Front) -> _Front:
         """The Pareto-best labels of each first layer, those with the shortest paths; the bound of the others is noted."""
@@ -144,10 +142,9 @@ class LabelSearch:
     def _before(self, stage: int) -> Array:
         """(L + 1,): the least that the first microbatch takes above `stage`, where that one starts at layer i."""
         rows, ranges = self.tables.entry.rows, self.tables.ranges
-        each = rows.forward + rows.backward.min(axis=-1) + rows.first_forward
-        kinds, layers = ranges.counts.shape[1], ranges.layer_count
-        above = np.append(0.0, ranges.counts[ranges.kind_of[0, 1:]] @ each[:kinds]) + each[kinds]
-        assert len(above) == layers + 1
+        backward = Rows(rows.backward.layers.min(axis=-1), rows.backward.first, rows.backward.last)
+        each, held = rows.forward + backward + rows.first_forward, ranges.counts[ranges.kind_of[0, 1:]]
+        above = each.total(np.concatenate([0 * held[:1], held]), np.array([1.0, 0.0]))
         return np.asarray(above + 2 * stage * float(rows.send))
 
     def _traced(self, fronts: list[_Front], length: int, link: int) -> list[int]:

@@ -4,12 +4,14 @@ The step of a partition is `costmodel.pipeline.step_seconds`. Which partitions a
 programming on real paths through the schedule, which can only be shorter than the longest one, the step.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from shardwright.base import Array, IntArray
-from shardwright.costmodel.pipeline import StageCosts, step_seconds
+from shardwright.costmodel.pipeline import step_seconds
+from shardwright.costmodel.tables import Rows
+from shardwright.planner.space import EntryCosts, LayerRanges
 
 from .labels import LabelSearch
 from .tables import StageTables
@@ -34,9 +36,7 @@ class Partition:
 
 def best_partition(tables: StageTables, limit_seconds: float) -> Partition | None:
     """The best partition that takes less than `limit_seconds`, or None where no such one fits."""
-    active = tables.feasible & (stage_bounds(tables) < limit_seconds)
-    if tables.entry.even_stages:
-        active &= tables.ranges.lengths == tables.ranges.layer_count // tables.entry.pp
+    active = tables.feasible & (stage_bounds(tables) < limit_seconds) & allowed_ranges(tables.entry, tables.ranges)
     ways = _ways(tables, active)
     if ways[0][0] == 0:
         return None
@@ -49,6 +49,13 @@ def best_partition(tables: StageTables, limit_seconds: float) -> Partition | Non
         worth_it = not proven and best.step_seconds < limit_seconds * _IMPROVE_WITHIN
         return _improved(tables, active, best) if worth_it else best
     return _best_of(tables, _compositions(tables, active, ways), None)
+
+
+def allowed_ranges(entry: EntryCosts, ranges: LayerRanges) -> Array:
+    """(V,): the ranges that a stage may hold: those of the even share alone where stages must be even."""
+    if not entry.even_stages:
+        return np.ones(len(ranges.counts), dtype=bool)
+    return np.asarray(ranges.lengths == ranges.layer_count // entry.pp)
 
 
 def _improved(tables: StageTables, active: Array, best: Partition) -> Partition:
@@ -76,29 +83,23 @@ def stage_bounds(tables: StageTables) -> Array:
     entry = tables.entry
     more, position = entry.microbatches - 1, np.arange(entry.pp)[:, None]
     warm_up = np.minimum(more, entry.pp - 1 - position)
-    backward = np.where(tables.feasible, tables.backward, 0.0)  # what does not fit is not asked for
-    longest = np.maximum(tables.forward, backward)
-    kinds = tables.ranges.counts.shape[1]
-    rows, whole = entry.rows, tables.ranges.counts[tables.ranges.kind_of[0, -1]]
-    cheapest = rows.forward + rows.backward.min(axis=-1)
-    once = whole @ cheapest[:kinds] + cheapest[kinds:].sum() + 2 * (entry.pp - 1) * float(rows.send)
-    return np.asarray(once + (more - warm_up) * (tables.forward + backward) + warm_up * longest)
+    forward = tables.seconds.forward
+    backward = np.where(tables.feasible, tables.seconds.backward, 0.0)  # what does not fit is not asked for
+    longest = np.maximum(forward, backward)
+    rows, whole = entry.rows, tables.ranges.whole
+    cheapest = Rows(rows.backward.layers.min(axis=-1), rows.backward.first, rows.backward.last) + rows.forward
+    once = cheapest.total(whole, np.ones(2)) + 2 * (entry.pp - 1) * float(rows.send)
+    return np.asarray(once + (more - warm_up) * (forward + backward) + warm_up * longest)
 
 
 def evaluate(tables: StageTables, layers: IntArray, *, tails: Array | None = None) -> Array:
     """Seconds of one step of each partition (B, S); `tails` (S, V) instead of those of the mixes."""
     entry, kinds = tables.entry, tables.ranges.kinds(layers)
     stage = np.arange(entry.pp)
-    costs = StageCosts(
-        pp=entry.pp,
-        forward=tables.forward[stage, kinds],
-        backward=tables.backward[stage, kinds],
-        first_forward_extra=tables.first_forward[stage, kinds],
-        send=np.full(entry.pp - 1, float(entry.rows.send)),
-        reduce_tail=(tables.reduce_tail if tails is None else tails)[stage, kinds],
-        optimizer=tables.optimizer[stage, kinds],
-    )
-    return step_seconds(entry.schedule, costs, entry.microbatches)
+    seconds = tables.seconds[stage, kinds]
+    if tails is not None:
+        seconds = replace(seconds, reduce_tail=tails[stage, kinds])
+    return step_seconds(entry.schedule, seconds.costs(entry.schedule, entry.pp, entry.rows.send), entry.microbatches)
 
 
 def _best_of(tables: StageTables, layers: IntArray, bound_seconds: float | None) -> Partition:

@@ -1,6 +1,15 @@
 """Why a plan is what it is: its neighbours under one change, sentences with numbers, and a second opinion by integer programs."""
 
-from .certificate import certify
+from typing import TYPE_CHECKING
+
+from shardwright.lazy import lazy_names
+
 from .sentences import explain
 
+if TYPE_CHECKING:
+    from .certificate import certify
+
 __all__ = ["certify", "explain"]
+
+# solvers load when a certificate is asked for, not on the way to a plan
+__getattr__ = lazy_names(__name__, {"certify": ".certificate"})

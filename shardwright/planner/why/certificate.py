@@ -13,7 +13,6 @@ is exactly the bound that the labels take, and the least step of the entry is no
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +31,7 @@ from shardwright.planner.stages import (
     stage_bounds,
     stage_room,
     stage_tables,
+    waiting_arms,
 )
 from shardwright.specs import ClusterSpec, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -125,7 +125,7 @@ def partition_program(tables: StageTables, step_limit: float, time_limit_seconds
     problem += step + optimizer
     for inner in range(entry.pp):
         problem += pulp.lpSum(chosen[stage == inner]) == 1
-        problem += optimizer >= _dot(tables.optimizer[inner, columns.kind] * (stage == inner), chosen)
+        problem += optimizer >= _dot(tables.seconds.optimizer[inner, columns.kind] * (stage == inner), chosen)
         for constant, weights in _paths(tables, columns, inner):
             problem += step >= constant + _dot(weights, chosen)
     for inner in range(entry.pp - 1):
@@ -150,34 +150,26 @@ class _Columns(NamedTuple):
 
 def _paths(tables: StageTables, columns: _Columns, stage: int) -> Iterator[tuple[float, Array]]:
     """Each arm of the path that waits at `stage`: constant seconds, and seconds (C,) for each column chosen."""
-    entry, more = tables.entry, tables.entry.microbatches - 1
-    warm_up = min(more, entry.pp - 1 - stage)
+    entry, seconds = tables.entry, tables.seconds
     forward, backward, extra, tail = (
         values[columns.stage, columns.kind]
-        for values in (tables.forward, tables.backward, tables.first_forward, tables.least_tail)
+        for values in (seconds.forward, seconds.backward, seconds.first_forward_extra, tables.least_tail)
     )
     here, below = columns.stage == stage, columns.stage > stage
     hop = 2 * float(entry.rows.send)
     once = np.where(columns.stage <= stage, forward + backward + extra, 0.0) + np.where(columns.stage == 0, tail, 0.0)
     trip, first_trip = np.where(below, forward + backward, 0.0), np.where(below, forward + backward + extra, 0.0)
-    ramp, drain = warm_up * forward * here, warm_up * backward * here
     back = hop * (entry.pp - 1 - stage)
-    if entry.schedule == "gpipe":
-        arms = [(back, first_trip + more * (forward + backward) * here)]
-    elif more > warm_up:
-        middle = (more - warm_up) * (forward + backward) * here
-        downs, ups = [(0.0, ramp), (back, first_trip)], [(0.0, drain), (back, trip)]
-        arms = [(a + b, middle + down + up) for (a, down), (b, up) in product(downs, ups)]
-    else:
-        arms = [(0.0, ramp + drain), (back, ramp + trip), (back, first_trip + drain)]
-    for constant, seconds in arms:
-        yield hop * stage + constant, once + seconds
+    for arm in waiting_arms(entry.schedule, entry.pp, stage, entry.microbatches):
+        waits = arm.first_trip * first_trip + arm.trip * trip
+        own = (arm.forwards * forward + arm.backwards * backward) * here
+        yield hop * stage + (arm.first_trip + arm.trip) * back, once + waits + own
 
 
 def _mixes_agree(tables: StageTables, sizes: IntArray, time_limit_seconds: float) -> bool:
     """Whether the knapsack of every stage, as an integer program, costs what the table's mix costs."""
     kinds = tables.ranges.kinds(sizes)
-    solver = mix_solver(tables.entry, tables.ranges.counts.shape[1], list(range(tables.mix.shape[-1])))
+    solver = mix_solver(tables.entry, list(range(tables.mix.shape[-1])))
     room = stage_room(tables.entry, tables.ranges.counts)
     for stage, kind in enumerate(kinds):
         counts = tables.ranges.counts[kind]

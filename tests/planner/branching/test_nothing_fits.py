@@ -8,7 +8,7 @@ import pytest
 from shardwright.base.errors import InfeasibleError
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
-from shardwright.costmodel.tables.fixed import usable_bytes
+from shardwright.costmodel.tables.memory import usable_bytes
 from shardwright.planner.best_plan import search
 from shardwright.planner.branching.least_memory import least_memory
 from shardwright.planner.branching.nothing_fits import fits, lacking_bytes, what_would_fit
@@ -109,5 +109,5 @@ def _scaled(staged: StagedEntry, factor: float) -> StagedEntry:
     from dataclasses import replace
 
     entry = staged.entry
-    rows = replace(entry.rows, room=np.asarray(float(entry.rows.room) * factor))
-    return StagedEntry(replace(entry, rows=rows, host_room_bytes=entry.host_room_bytes * factor), staged.ranges)
+    device, host = entry.room_bytes * factor, entry.host_room_bytes * factor
+    return StagedEntry(replace(entry, room_bytes=device, host_room_bytes=host), staged.ranges)

@@ -6,7 +6,7 @@ import pytest
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
-from shardwright.costmodel.tables.fixed import usable_bytes
+from shardwright.costmodel.tables.memory import usable_bytes
 from shardwright.planner.space.costs import space_costs
 from shardwright.planner.space.enumerate import enumerate_space
 from shardwright.planner.space.ranges import layer_ranges
@@ -31,7 +31,7 @@ def test_fits_and_seconds_are_the_cost_models(seed: int) -> None:
         mix = np.stack([[chance.multinomial(held, [1 / 3] * 3) for held in stage] for stage in counts])
         plan = plan_of(Solved(int(entry), sizes, mix, 0.0), space, problem.model)
         estimate = estimate_plan(*problem, plan)
-        assert staged.seconds(np.array([sizes]), mix[None].astype(float))[0] == pytest.approx(estimate.step_seconds)
+        assert staged.seconds(mix[None])[0] == pytest.approx(estimate.step_seconds)
         node = problem.cluster.groups[0]
         for rank in range(staged.entry.pp):
             fits = staged.fits(rank, counts[rank :: staged.entry.pp], mix[None, rank :: staged.entry.pp])[0]
@@ -66,9 +66,9 @@ def test_solver_weighs_the_tail_without_a_pipeline_only() -> None:
     costs = space_costs(space, *problem, CatalogTimes(problem.cluster, problem.training))
     for entry in range(len(space)):
         one = costs.entry(entry)
-        solver = mix_solver(one, 1, [0, 1, 2])
+        solver = mix_solver(one, [0, 1, 2])
         assert isinstance(solver, MixSolver)
-        tail = one.rows.last_backward[:1] if one.pp == 1 else 0.0
+        tail = one.rows.last_backward.layers if one.pp == 1 else 0.0
         times = one.microbatches if one.pp == 1 else 1
-        assert solver.seconds == pytest.approx(times * one.rows.backward[:1] + tail)
+        assert solver.seconds == pytest.approx(times * one.rows.backward.layers + tail)
     assert stage_room(costs.entry(0), layer_ranges(problem.model).counts).moving.shape[0] == costs.entry(0).pp

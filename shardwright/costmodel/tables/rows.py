@@ -1,0 +1,216 @@
+"""Rows: one value for each layer class, the embedding and the head; and what stages that hold them take.
+
+A stage is a number of layers of each class under each recompute policy, with the embedding where it is the first and the
+head where it is the last. Everything that a stage costs is a sum, or a maximum, over the rows that it holds.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from shardwright.base import Array
+from shardwright.costmodel.pipeline import StageCosts
+from shardwright.specs import ScheduleName, by_rank, stage_ranks
+
+from .cost_tables import CostTables, Seconds
+from .memory import HeldBytes
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Values of the rows, with leading axes over candidates or none.
+
+    Attributes:
+        layers: (..., K) for K layer classes, or (..., K, P) where the recompute policy matters.
+        first, last: (...), the embedding's and the head's.
+    """
+
+    layers: Array
+    first: Array
+    last: Array
+
+    @classmethod
+    def of(cls, values: Array) -> "Rows":
+        """From `values` (..., R), the rows of a cost table."""
+        return cls(values[..., :-2], values[..., -2], values[..., -1])
+
+    @classmethod
+    def by_policy(cls, values: Array) -> "Rows":
+        """From `values` (..., R, P): the ends have one policy, the first."""
+        return cls(values[..., :-2, :], values[..., -2, 0], values[..., -1, 0])
+
+    def __getitem__(self, index: Any) -> "Rows":
+        return Rows(self.layers[index], self.first[index], self.last[index])
+
+    def __add__(self, other: "Rows") -> "Rows":
+        return Rows(self.layers + other.layers, self.first + other.first, self.last + other.last)
+
+    def times(self, factor: Array) -> "Rows":
+        """Every value of a candidate times its `factor` (...); of rows that do not depend on the policy."""
+        return Rows(self.layers * factor[..., None], self.first * factor, self.last * factor)
+
+    @property
+    def depends_on_policy(self) -> bool:
+        """Whether the layers have an axis over recompute policies."""
+        return self.layers.ndim > np.ndim(self.first) + 1
+
+    @property
+    def ends(self) -> Array:
+        """(..., 2): the embedding's and the head's."""
+        return np.stack([self.first, self.last], axis=-1)
+
+    def total(self, held: Array, ends: Array) -> Array:
+        """Sums over stages that hold `held` (..., K) layers, (..., K, P) where policies matter, and `ends` (..., 2)."""
+        axes = "kp" if self.depends_on_policy else "k"
+        of_layers = np.einsum(f"...{axes},...{axes}->...", held, self.layers)
+        return np.asarray(of_layers + (ends * self.ends).sum(axis=-1))
+
+    def largest(self, held: Array, ends: Array) -> Array:
+        """Likewise, the largest value of any row that is held."""
+        over = (-2, -1) if self.depends_on_policy else (-1,)
+        of_layers = np.where(held > 0, self.layers, 0.0).max(axis=over)
+        return np.asarray(np.maximum(of_layers, (ends * self.ends).max(axis=-1)))
+
+
+@dataclass(frozen=True)
+class RowCosts:
+    """Seconds and bytes of the rows, summed over causes. Leading axes run over candidates, or there are none for one.
+
+    Attributes:
+        forward, backward: one microbatch; `backward` by policy. `weight_gradient`: the part of it that may be postponed.
+        first_forward, last_backward, optimizer: once a step; `last_backward` by policy.
+        send: (...), one message between stages.
+        activation, working: bytes by policy, kept for each microbatch in flight, and worked in (the largest counts).
+        static, step, host: bytes that stay, that the update needs beside, that lie on the host.
+        gather_window, reduce_buffer: bytes of which the largest row's count.
+        slack: (...), what the allocator adds, as a share of what does not stay.
+    """
+
+    forward: Rows
+    backward: Rows
+    weight_gradient: Rows
+    first_forward: Rows
+    last_backward: Rows
+    optimizer: Rows
+    activation: Rows
+    working: Rows
+    static: Rows
+    step: Rows
+    host: Rows
+    gather_window: Rows
+    reduce_buffer: Rows
+    send: Array
+    slack: Array
+
+    @classmethod
+    def of(cls, tables: CostTables) -> "RowCosts":
+        """Of every candidate of `tables`, on the first axis."""
+        kept = tables.static
+        return cls(
+            forward=Rows.of(tables.forward.total[..., 0]),
+            backward=Rows.by_policy(tables.backward.total),
+            weight_gradient=Rows.of(tables.weight_gradient_seconds),
+            first_forward=Rows.of(tables.first_forward.total[..., 0]),
+            last_backward=Rows.by_policy(tables.last_backward.total),
+            optimizer=Rows.of(tables.optimizer_seconds),
+            activation=Rows.by_policy(tables.activation_bytes),
+            working=Rows.by_policy(tables.working_bytes),
+            static=Rows.of(kept.stays),
+            step=Rows.of(kept.step),
+            host=Rows.of(kept.host),
+            gather_window=Rows.of(kept.gather_window),
+            reduce_buffer=Rows.of(kept.reduce_buffer),
+            send=tables.send_seconds,
+            slack=tables.slack,
+        )
+
+    def __getitem__(self, index: Any) -> "RowCosts":
+        return RowCosts(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+    @property
+    def classes(self) -> int:
+        """Layer classes, K."""
+        return int(self.forward.layers.shape[-1])
+
+    @property
+    def policies(self) -> int:
+        """Recompute policies, P."""
+        return int(self.working.layers.shape[-1])
+
+    def held(self, layers: Array, ends: Array) -> HeldBytes:
+        """What a rank holds beside activations that has `layers` (..., K) of each class and `ends` (..., 2)."""
+        return HeldBytes(
+            static=self.static.total(layers, ends),
+            step=self.step.total(layers, ends),
+            gather_window=self.gather_window.largest(layers, ends),
+            reduce_buffer=self.reduce_buffer.largest(layers, ends),
+            slack=self.slack,
+        )
+
+
+@dataclass(frozen=True)
+class StageSeconds:
+    """What stages take, (..., S) each; the fields as in `StageCosts`."""
+
+    forward: Array
+    backward: Array
+    weight_gradient: Array
+    first_forward_extra: Array
+    reduce_tail: Array
+    optimizer: Array
+
+    def __getitem__(self, index: Any) -> "StageSeconds":
+        return StageSeconds(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+    def summed(self) -> "StageSeconds":
+        """Over the first axis: parts of the same stages."""
+        return StageSeconds(**{field.name: getattr(self, field.name).sum(axis=0) for field in fields(self)})
+
+    def costs(self, schedule: ScheduleName, pp: int, send: Array, overlap_saving: Array | float = 0.0) -> StageCosts:
+        """As closed form and simulation take them; `send` (...) seconds between ranks, none between stages of one rank.
+
+        Raises:
+            SpecError: the stages are no multiple of `pp`.
+        """
+        stages = self.forward.shape[-1]
+        stays = np.diff(stage_ranks(schedule, pp, stages)) == 0
+        return StageCosts(
+            pp=pp,
+            forward=self.forward,
+            backward=self.backward,
+            weight_gradient=self.weight_gradient,
+            overlap_saving=overlap_saving,
+            first_forward_extra=self.first_forward_extra,
+            send=np.where(stays, 0.0, np.asarray(send)[..., None]),
+            reduce_tail=self.reduce_tail,
+            optimizer=by_rank(schedule, pp, self.optimizer).sum(axis=-2),
+        )
+
+
+def stage_seconds(rows: RowCosts, mixes: Array, ends: Array) -> StageSeconds:
+    """Of stages with `mixes` (..., S, K, P) layers of each class under each policy, and `ends` (..., S, 2).
+
+    Leading axes of `rows` must broadcast with those of `mixes` and the axis of stages.
+    """
+    layers = mixes.sum(axis=-1)
+    return StageSeconds(
+        forward=rows.forward.total(layers, ends),
+        backward=rows.backward.total(mixes, ends),
+        weight_gradient=rows.weight_gradient.total(layers, ends),
+        first_forward_extra=rows.first_forward.total(layers, ends),
+        reduce_tail=rows.last_backward.total(mixes, ends),
+        optimizer=rows.optimizer.total(layers, ends),
+    )
+
+
+def stage_causes(seconds: Seconds, mixes: Array, ends: Array) -> dict[str, Array]:
+    """Each cause of `seconds` (N, R, P) by name, of stages with `mixes` (N or 1, S, K, P) and `ends` (N or 1, S, 2): (N, S)."""
+    return {name: Rows.by_policy(value)[:, None].total(mixes, ends) for name, value in vars(seconds).items()}
+
+
+def ends_of(stages: int) -> Array:
+    """(S, 2): whether a stage holds the embedding, and the head."""
+    ends = np.zeros((stages, 2))
+    ends[0, 0] = ends[-1, 1] = 1.0
+    return ends

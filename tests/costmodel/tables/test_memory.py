@@ -1,0 +1,66 @@
+"""Context and communicators, whatever the layers."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardwright.costmodel.op_times.constants import CALIBRATED
+from shardwright.costmodel.tables.memory import HeldBytes, communicator_bytes, context_bytes, fixed_bytes
+from shardwright.specs.profile import Figure
+from tests.costmodel.fakes import round_cluster
+from tests.costmodel.op_times.made_up_profile import made_up_profile
+from tests.specs.test_candidates import candidates
+
+
+@pytest.mark.parametrize(
+    ("degrees", "communicators"),
+    [({}, 0), ({"dp_shard": 8}, 2), ({"dp_shard": 4, "tp": 2}, 3), ({"pp": 2, "tp": 4}, 3)],
+)
+def test_one_communicator_an_axis_and_one_of_all_ranks(degrees: dict[str, int], communicators: int) -> None:
+    chosen, cluster = candidates(**degrees), round_cluster()
+    assert communicator_bytes(chosen, cluster, CALIBRATED)[0] == communicators * CALIBRATED.communicator_bytes
+    assert fixed_bytes(chosen, cluster, CALIBRATED)[0] == communicator_bytes(chosen, cluster, CALIBRATED)[
+        0
+    ] + context_bytes(cluster, CALIBRATED)
+
+
+def test_a_cpu_has_neither() -> None:
+    assert fixed_bytes(candidates(dp_shard=8), round_cluster(kind="cpu"), CALIBRATED).tolist() == [0.0]
+
+
+def test_both_as_measured_where_a_profile_has_them() -> None:
+    cluster, chosen = round_cluster(), candidates(dp_shard=4, tp=2)
+    figures = {
+        name: Figure(value=value, unit="bytes", meaning=name)
+        for name, value in (("context_bytes", 7e8), ("communicator_bytes", 3e7))
+    }
+    profile = made_up_profile().model_copy(update={"figures": figures})
+    measured = cluster.model_copy(update={"groups": (cluster.groups[0].model_copy(update={"profile": profile}),)})
+    assert fixed_bytes(chosen, measured, CALIBRATED)[0] == 7e8 + 3 * 3e7
+    assert (
+        fixed_bytes(chosen, cluster, CALIBRATED)[0]
+        == context_bytes(cluster, CALIBRATED) + 3 * CALIBRATED.communicator_bytes
+    )
+
+
+BYTES = st.floats(0.0, 1e12)
+
+
+class TestRoomIsTheInverseOfThePeak:
+    """Activations that fill the room make the peak equal to it; one byte more exceeds it, whatever else is held."""
+
+    @given(static=BYTES, step=BYTES, window=BYTES, buffer=BYTES, slack=st.floats(0.0, 1.0), room=BYTES)
+    def test_law(self, static: float, step: float, window: float, buffer: float, slack: float, room: float) -> None:
+        held = HeldBytes(*(np.array(part) for part in (static, step, window, buffer, slack)))
+        left = float(held.activation_room(np.array(room)))
+        if np.isinf(left):
+            assert static + step > room
+        elif left >= 0:
+            assert held.peak_bytes(np.array(left)) == pytest.approx(room, rel=1e-9, abs=1e-3)
+            assert held.peak_bytes(np.array(left + 1e-6 * room + 1.0)) > room * (1 - 1e-12)
+
+
+def test_the_peak_is_in_the_passes_or_in_the_update() -> None:
+    held = HeldBytes(*(np.array(part) for part in (100.0, 50.0, 3.0, 4.0, 0.5)))
+    assert held.peak_bytes(np.array([0.0, 20.0, 40.0])).tolist() == [150.0, 150.0, 100.0 + 1.5 * 50.0]
