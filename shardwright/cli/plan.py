@@ -1,7 +1,7 @@
 """`plan` finds the fastest plan that fits; `explain` says why a plan is as it is."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -73,17 +73,21 @@ def plan(
     profile: ProfileOption = None,
     out: Annotated[Path | None, typer.Option(help="Write the plan file here.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with the timeline here.")] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Print every choice, step and memory by part, and all alternatives.")
+    ] = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the fastest plan that fits."""
+    """Find the fastest plan that fits and print it in about ten lines."""
     from shardwright.base import SpecError
-    from shardwright.planner.why import explain as explain_plan
+    from shardwright.planner import Fixed, search
+    from shardwright.planner import explain as explain_plan
 
     if not time_limit > 0:
         raise SpecError(f"--time-limit is {time_limit}: give a number of seconds above 0")
     refuse_existing(out, report, force=force, inputs=[profile] if profile else [])
-    fixed = {
+    given = {
         "pp": pp,
         "tp": tp,
         "dp_replicate": dp_replicate,
@@ -106,12 +110,15 @@ def plan(
         attention=attention,
         stack=stack,
     )
-    model_spec, cluster_spec = read_model(model), read_cluster(cluster, profile)
-    result = _search(model_spec, cluster_spec, training, fixed, time_limit)
-    why = [*explain_plan(result, model_spec, cluster_spec, training), *_lacking(cluster_spec, training)]
+    fixed = Fixed.parse({name: value for name, value in given.items() if value is not None}, source="options")
+    job = read_model(model), read_cluster(cluster, profile), training
+    full = details or as_json or report is not None
+    result = search(*job, fixed=fixed, time_limit_seconds=time_limit, runners_up=3 if full else 0)
+    notes = _lacking(*job[1:])
     if certify:
-        why.append(_certified(model_spec, cluster_spec, training, result))
-    plan_file = _plan_file(model_spec, cluster_spec, training, result)
+        notes.append(_certified(*job, result))
+    why = [*explain_plan(result, *job), *notes] if full else []
+    plan_file = _plan_file(*job, result)
     if out:
         from shardwright.costmodel import write_plan_file
 
@@ -119,12 +126,15 @@ def plan(
     if report:
         _write_report(report, plan_file, why)
     if as_json:
-        search = {"gap": result.gap, "bound_seconds": result.bound_seconds, "search_seconds": result.seconds}
-        print_json({"plan_file": plan_file.model_dump(mode="json"), "search": search, "why": why})
+        searched = {"gap": result.gap, "bound_seconds": result.bound_seconds, "search_seconds": result.seconds}
+        print_json({"plan_file": plan_file.model_dump(mode="json"), "search": searched, "why": why})
         return
-    _print_plan(plan_file, why)
+    if details:
+        _print_plan(plan_file, why)
+    else:
+        typer.echo(_summary(*job, result, notes))
     if out:
-        typer.echo(f"\nwrote {out}{_how_to_train(plan_file, out)}")
+        typer.echo(f"wrote {out}{_how_to_train(plan_file, out)}")
 
 
 def explain(
@@ -206,14 +216,27 @@ def _times(plan_file: "PlanFile", step_noise: float | None) -> "OpTimes":
     return op_times(plan_file.cluster, plan_file.training, replace(CALIBRATED, step_noise=step_noise))
 
 
-def _search(
-    model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", fixed: dict[str, Any], time_limit: float
-) -> "SearchResult":
-    from shardwright.planner import search
-    from shardwright.planner.space import Fixed
+def _summary(
+    model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", result: "SearchResult", notes: list[str]
+) -> str:
+    """The short form, with what a simpler plan would cost."""
+    from shardwright.compare import simplest_rival
+    from shardwright.reports.plan import Summary, summary_text
 
-    given = {name: value for name, value in fixed.items() if value is not None}
-    return search(model, cluster, training, fixed=Fixed.parse(given, source="options"), time_limit_seconds=time_limit)
+    return summary_text(
+        Summary(
+            model=model,
+            cluster=cluster,
+            training=training,
+            plan=result.plan,
+            estimate=result.estimate,
+            rival=simplest_rival(result.plan, model, cluster, training, fixed=result.fixed),
+            candidates=result.candidates_total,
+            gap=result.gap,
+            complete=result.complete,
+            notes=tuple(notes),
+        )
+    )
 
 
 def _certified(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", result: "SearchResult") -> str:

@@ -30,11 +30,35 @@ def measured(*, ranks: int) -> Measurement:
     )
 
 
-def test_plan_prints_the_plan_why_and_what_it_gives(command: Command) -> None:
-    result = command("plan", "llama-3.2-1b", *JOB)
-    assert result.code == 0
-    for word in ("step time", "tokens/s", "MFU", "peak memory", "Why", "80% interval"):
-        assert word in result.out
+def test_plan_prints_ten_lines_and_details_the_rest(command: Command) -> None:
+    short = command("plan", "llama-3.2-1b", *JOB)
+    assert short.code == 0
+    lines = short.out.splitlines()
+    assert len(lines) <= 12
+    assert max(map(len, lines)) <= 80
+    labels = ["plan", "step", "memory", "bound by", "simpler", "search", "rests on"]
+    assert [line[:9].strip() for line in lines[1:] if not line.startswith(" ")] == labels
+    details = command("plan", "llama-3.2-1b", *JOB, "--details").out
+    for word in ("step time", "tokens/s", "MFU", "peak memory", "Why", "80% interval", "instead of"):
+        assert word in details
+
+
+def test_the_short_form_computes_no_alternatives(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> list[str]:
+        raise AssertionError("alternatives were computed and not printed")
+
+    monkeypatch.setattr("shardwright.planner.explain", refuse)
+    assert command("plan", "llama-3.2-1b", *JOB).code == 0
+    with pytest.raises(AssertionError, match="alternatives"):
+        command("plan", "llama-3.2-1b", *JOB, "--details")
+
+
+def test_the_short_form_says_what_was_written_and_proven(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    options = ("--pp", "2", "--stages-per-rank", "1", "--certify", "--out", path)
+    printed = command("plan", "llama-3.2-1b", *JOB, *options).out
+    assert "proves that no other partition" in " ".join(printed.split())
+    assert printed.splitlines()[-1] == f"wrote {path}; train with it: shardwright run {path}"
 
 
 def test_plan_as_json_is_the_file_that_out_writes(command: Command, plan_path: Path) -> None:
