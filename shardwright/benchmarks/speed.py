@@ -56,6 +56,7 @@ def main() -> None:
     work = {
         "shardwright --help": _command("--help"),
         f"shardwright plan {' '.join(JOB)}": _command("plan", *JOB),
+        "the same with --details": _command("plan", *JOB, "--details"),
         "the search of that plan, in a warm process": _search,
         "simulation of interleaved 1F1B, pp 16, 128 microbatches, 4 chunks": _simulate,
     }
