@@ -1,4 +1,4 @@
-"""`plan` finds the fastest plan that fits; `explain` says why a plan is as it is."""
+"""`plan` finds the fastest plan that fits; `explain` says what bounds a plan and what its neighbours cost."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,21 +55,25 @@ def plan(
     pp: Annotated[int | None, typer.Option(help="Fix the pipeline degree.")] = None,
     tp: Annotated[int | None, typer.Option(help="Fix the tensor-parallel degree.")] = None,
     dp_replicate: Annotated[int | None, typer.Option(help="Fix the number of replicas (HSDP).")] = None,
-    dp_shard: Annotated[int | None, typer.Option(help="Fix the degree that ZeRO shards over.")] = None,
+    dp_shard: Annotated[int | None, typer.Option(help="Fix the degree of ZeRO sharding.")] = None,
     zero_stage: Annotated[int | None, typer.Option(help="Fix the ZeRO stage: 0, 1, 2 or 3.")] = None,
     micro_batch: Annotated[int | None, typer.Option(help="Fix the sequences of a microbatch.")] = None,
     schedule: Annotated[str | None, typer.Option(help="Fix the schedule: gpipe, 1f1b, interleaved-1f1b.")] = None,
     stages_per_rank: Annotated[int | None, typer.Option(help="Fix the pipeline chunks of a rank.")] = None,
     recompute: Annotated[str | None, typer.Option(help="Fix recompute in all layers: none, selective, full.")] = None,
-    offload_optimizer: Annotated[int | None, typer.Option(help="Fix the optimizer on the host (1) or not (0).")] = None,
+    offload_optimizer: Annotated[
+        int | None, typer.Option(help="Fix the optimizer on the host (1) or on the device (0).")
+    ] = None,
     even_stages: Annotated[
         bool | None, typer.Option("--even-stages", help="Give every stage the same number of layers.")
     ] = None,
     sequence_parallel: Annotated[
         bool | None, typer.Option(help="Fix whether tensor parallelism also splits along the sequence.")
     ] = None,
-    time_limit: Annotated[float, typer.Option(help="Seconds of search, then the best plan so far.")] = 30.0,
-    certify: Annotated[bool, typer.Option("--certify", help="Have integer programs prove the stages, too.")] = False,
+    time_limit: Annotated[
+        float, typer.Option(help="Stop the search after these seconds, with the best plan so far.")
+    ] = 30.0,
+    certify: Annotated[bool, typer.Option("--certify", help="Prove the stages with integer programs.")] = False,
     profile: ProfileOption = None,
     out: Annotated[Path | None, typer.Option(help="Write the plan file here.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with the timeline here.")] = None,
@@ -141,9 +145,9 @@ def explain(
     plan_path: PlanArgument,
     profile: ProfileOption = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with the timeline here.")] = None,
-    measurement: Annotated[Path | None, typer.Option(help="A run's measurement.json, to lay beside it.")] = None,
+    measurement: Annotated[Path | None, typer.Option(help="Compare with a run's measurement.json.")] = None,
     step_noise: Annotated[
-        float | None, typer.Option(help="Standard deviation of a rank's compute time, as a share of it.")
+        float | None, typer.Option(help="Set the standard deviation of a rank's compute time, as a share of it.")
     ] = None,
     mtbf_device_hours: MtbfDeviceOption = None,
     mtbf_node_hours: MtbfNodeOption = None,
@@ -153,7 +157,7 @@ def explain(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say why a plan is as it is: what bounds it, what its neighbours would cost, how sure that is."""
+    """Explain a plan: what bounds it, what its neighbours would cost, and how sure that is."""
     from shardwright.costmodel import estimate_plan, goodput
     from shardwright.planner.why import explain as explain_plan
     from shardwright.reports.plan import goodput_table, measured_table
@@ -199,10 +203,10 @@ def _lacking(cluster: "ClusterSpec", training: "TrainingSpec") -> list[str]:
 
 
 def _times(plan_file: "PlanFile", step_noise: float | None) -> "OpTimes":
-    """The times of the plan's cluster, with another noise where one is given.
+    """The times of the plan's cluster, with the noise that is given, if any.
 
     Raises:
-        SpecError: the noise is not a share.
+        SpecError: the noise is not in [0, 1).
     """
     from dataclasses import replace
 
@@ -240,7 +244,7 @@ def _summary(
 
 
 def _certified(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", result: "SearchResult") -> str:
-    """What integer programs say of the plan's stages, or why they can't."""
+    """The sentence about what integer programs prove of the plan's stages, or why they cannot."""
     from shardwright.base import SpecError
     from shardwright.planner.why import certify
 
@@ -257,7 +261,7 @@ def _certified(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSp
 
 
 def _how_to_train(plan_file: "PlanFile", path: Path) -> str:
-    """The command that trains with the plan, where there is one."""
+    """The command that trains with the plan; empty if the executor cannot run it."""
     from shardwright.base import SpecError
     from shardwright.executor import check_can_run
 
