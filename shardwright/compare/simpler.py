@@ -20,7 +20,7 @@ def simplest_rival(
     """The fastest plan with fewer axes above degree 1 than `plan`; None where `plan` has one axis or none.
 
     It tries sharded data parallelism alone, then tensor with sharded data parallelism, and stops at the first that fits.
-    Both spaces are small: the search takes milliseconds. What is `fixed` stays so. Where neither runs, the row has no
+    Both spaces are small, so the search takes milliseconds. It keeps what is `fixed`. If neither fits, the row has no
     plan, and `reason` says why the first does not run.
     """
     if axis_count(plan.mesh) < 2:
@@ -44,7 +44,7 @@ def axis_count(mesh: Mesh) -> int:
 
 
 def _simpler(plan: Plan, fixed: Fixed) -> Iterator[tuple[str, Fixed]]:
-    """What to try with which choices held, leaving out what contradicts the choices that the user fixed."""
+    """Names and held choices to try, without those that contradict what the user fixed."""
     given = fixed.model_dump(exclude_none=True)
     tries = [("data parallelism alone", _ALONE)]
     if axis_count(plan.mesh) > 2:

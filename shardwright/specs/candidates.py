@@ -1,4 +1,4 @@
-"""Many plans' global choices as arrays, so that one expression serves one plan and a million."""
+"""The global choices of many plans as arrays: one expression serves one plan or a million."""
 
 from dataclasses import dataclass, field, fields
 from typing import get_args
@@ -20,9 +20,9 @@ EXPERT_DISPATCH: tuple[ExpertDispatch, ...] = get_args(ExpertDispatch)
 class Candidates:
     """N combinations of the choices that hold for a whole run; every field has shape (N,).
 
-    `stages_per_rank` counts pipeline chunks on a rank, `host_optimizer` is 1 where the optimizer lives on the host,
-    `context_parallel` is an index into `CONTEXT_PARALLEL`, `expert_dispatch` one into `EXPERT_DISPATCH`. The axes of a long
-    context and of experts need not be given: then no candidate has them.
+    `stages_per_rank` counts pipeline chunks on a rank. `host_optimizer` is 1 where the optimizer lives on the host.
+    `context_parallel` indexes `CONTEXT_PARALLEL`, `expert_dispatch` indexes `EXPERT_DISPATCH`. The axes of context and of
+    experts are optional; without them no candidate has these axes.
     """
 
     pp: IntArray
@@ -46,7 +46,7 @@ class Candidates:
 
     @classmethod
     def of(cls, plan: Plan) -> "Candidates":
-        """The one candidate that `plan` is, its layers' highest ZeRO stage standing for all."""
+        """The candidate of `plan`; the highest ZeRO stage of its layers stands for all layers."""
         mesh = plan.mesh
         values = {
             "pp": mesh.pp,
@@ -79,7 +79,7 @@ class Candidates:
 
     @property
     def data_ranks(self) -> IntArray:
-        """Ranks whose gradients of one layer are summed: each has other tokens."""
+        """Ranks whose gradients of one layer are summed; each has different tokens."""
         return self.dp_replicate * self.dp_shard * self.cp
 
     @property

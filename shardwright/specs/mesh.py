@@ -15,9 +15,9 @@ class Mesh(Spec):
     """Degrees of the axes, outermost first; consecutive ranks differ in `tp` first, in `pp` last.
 
     `ep` divides dp_shard * cp * tp and regroups those ranks for expert layers (folded: Liu et al. 2025, "MoE Parallel
-    Folding", arXiv 2504.14960, section 3): neighbouring ranks first share the columns of an expert (`expert_tp`, what
-    `ep` leaves of tp), then hold different experts (`ep`), and those that hold the same ones shard them
-    (`expert_shards`). With ep 1 that is the mesh of the other layers; with ep a multiple of tp every expert is whole.
+    Folding", arXiv 2504.14960, section 3). Neighbouring ranks first share the columns of an expert (`expert_tp`, the part
+    of tp that `ep` leaves). The next ones hold different experts (`ep`). Ranks with the same experts shard them
+    (`expert_shards`). With ep 1 this is the mesh of the other layers. With ep a multiple of tp every expert is whole.
     """
 
     pp: PositiveInt = 1
@@ -38,7 +38,7 @@ class Mesh(Spec):
 
     @property
     def shards(self) -> int:
-        """Ranks that ZeRO shards over: those of dp_shard and cp, whose gradients are summed alike (as torchtitan does)."""
+        """Ranks that ZeRO shards over: those of dp_shard and cp, whose gradients are summed together (as in torchtitan)."""
         return self.dp_shard * self.cp
 
     @property
@@ -48,7 +48,7 @@ class Mesh(Spec):
 
     @property
     def expert_shards(self) -> int:
-        """Ranks that hold the same experts, and that ZeRO shards those over."""
+        """Ranks that hold the same experts, over which ZeRO shards them."""
         return self.shards * self.tp // (self.ep * self.expert_tp)
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ def _stacks() -> dict[str, Stack]:
 
 
 def stack_names() -> tuple[str, ...]:
-    """Every stack there is."""
+    """The names of all stacks."""
     return tuple(_stacks())
 
 
@@ -29,7 +29,7 @@ def named_stack(name: str) -> Stack:
     """The stack called `name`.
 
     Raises:
-        SpecError: there is none; names the nearest.
+        SpecError: no such stack; names the nearest.
     """
     if name not in _stacks():
         allowed = ", ".join(stack_names())
