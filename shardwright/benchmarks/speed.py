@@ -1,6 +1,6 @@
 """How fast the planner and the simulation are: python -m shardwright.benchmarks.speed.
 
-Prints the median, and the fastest and slowest, of several runs. Commands run as whole processes, as from a shell.
+It prints the median, the fastest and the slowest of several runs. Commands run as whole processes, as from a shell.
 """
 
 import statistics
@@ -24,7 +24,7 @@ _RUNS = 7
 
 
 def timed(work: Callable[[], object]) -> list[float]:
-    """Seconds of each of several runs, after one that does not count."""
+    """Seconds of each of several runs, after one warm-up run."""
     work()
     seconds = []
     for _ in range(_RUNS):

@@ -1,4 +1,4 @@
-"""What people are shown: tables for the terminal, figures, and pages that need nothing else."""
+"""Output for people: tables for the terminal, figures, and self-contained pages."""
 
 from .page import render_page, write_page
 

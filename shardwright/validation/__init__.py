@@ -1,1 +1,1 @@
-"""Predictions held against measured runs of other people."""
+"""Compares predictions with measured runs of other people."""

@@ -1,4 +1,4 @@
-"""A plan in about ten lines of 80 columns: what it is, what it is predicted to give, and what a simpler plan would cost."""
+"""A plan in about ten lines of 80 columns: its choices, its predicted figures, and what a simpler plan would cost."""
 
 import textwrap
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Summary:
 
 
 def summary_text(summary: Summary) -> str:
-    """The short form as lines of at most 80 columns, but for words that are longer."""
+    """The short form, in lines of at most 80 columns."""
     training = summary.training
     title = (
         f"{summary.model.name} ({readable.amount(summary.model.parameter_count)} parameters) on {summary.cluster.name}, "
@@ -140,7 +140,7 @@ def _rival(rival: ComparedPlan | None, mine: Estimate) -> str:
 
 
 def slower(ratio: float) -> str:
-    """How a step time compares with another, as its ratio to it: `6.2% slower`, `as fast`, `2.4 times as long`."""
+    """A ratio of step times in words: `6.2% slower`, `as fast`, `2.4 times as long`."""
     if ratio >= 2:
         return f"{readable.number(ratio)} times as long"
     if abs(ratio - 1) < 0.0005:

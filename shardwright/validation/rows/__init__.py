@@ -1,4 +1,4 @@
-"""One row of a table of measured runs, read once: its model, cluster, training and the plans that it may have run."""
+"""Reads one row of a table of measured runs: its model, cluster, training and the plans that it may have run."""
 
 from .cluster import StandardNode
 from .memory_reading import reading_of_row

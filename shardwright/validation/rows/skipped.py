@@ -2,4 +2,4 @@
 
 
 class SkippedRowError(Exception):
-    """This row has no prediction; the message is the reason, worded alike for rows of the same kind."""
+    """This row has no prediction. The message is the reason, in the same words for rows of the same kind."""
