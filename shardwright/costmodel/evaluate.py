@@ -90,7 +90,7 @@ class PlanCosts:
 
     def __post_init__(self) -> None:
         tables = build_tables(self.model, self.cluster, self.training, candidates_of(self.plan), self.times)
-        object.__setattr__(self, "_sums", StageSums(tables, layer_mixes(self.model, self.plan)))
+        object.__setattr__(self, "_sums", StageSums(tables, layer_mixes(self.model, self.plan.stages)))
 
     @property
     def sums(self) -> StageSums:

@@ -1,27 +1,24 @@
 """Many plans' global choices as arrays, so that one expression serves one plan and a million."""
 
 from dataclasses import dataclass, field, fields
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shardwright.base import IntArray
 
+from .choices import COLUMNS
 from .cluster import ClusterSpec
-from .mesh import RankGroup
-from .plan import ContextParallel, ExpertDispatch, Plan
-
-CONTEXT_PARALLEL: tuple[ContextParallel, ...] = get_args(ContextParallel)
-EXPERT_DISPATCH: tuple[ExpertDispatch, ...] = get_args(ExpertDispatch)
+from .mesh import Degrees, RankGroup
+from .plan import Plan
 
 
 @dataclass(frozen=True)
-class Candidates:
+class Candidates(Degrees[IntArray]):
     """N combinations of the choices that hold for a whole run; every field has shape (N,).
 
-    `stages_per_rank` counts pipeline chunks on a rank, `host_optimizer` is 1 where the optimizer lives on the host,
-    `context_parallel` is an index into `CONTEXT_PARALLEL`, `expert_dispatch` one into `EXPERT_DISPATCH`. The axes of a long
+    `stages_per_rank` counts pipeline chunks on a rank, `offload_optimizer` is 1 where the optimizer lives on the host,
+    `context_parallel` is a number in `CONTEXT_PARALLEL`, `expert_dispatch` one in `EXPERT_DISPATCH`. The axes of a long
     context and of experts need not be given: then no candidate has them.
     """
 
@@ -34,7 +31,7 @@ class Candidates:
     stages_per_rank: IntArray
     zero_stage: IntArray
     sequence_parallel: IntArray
-    host_optimizer: IntArray
+    offload_optimizer: IntArray
     cp: IntArray = field(default_factory=lambda: np.array(1))
     ep: IntArray = field(default_factory=lambda: np.array(1))
     context_parallel: IntArray = field(default_factory=lambda: np.array(0))
@@ -47,24 +44,10 @@ class Candidates:
     @classmethod
     def of(cls, plan: Plan) -> "Candidates":
         """The one candidate that `plan` is, its layers' highest ZeRO stage standing for all."""
-        mesh = plan.mesh
-        values = {
-            "pp": mesh.pp,
-            "dp_replicate": mesh.dp_replicate,
-            "dp_shard": mesh.dp_shard,
-            "tp": mesh.tp,
-            "micro_batch": plan.micro_batch,
-            "microbatches": plan.microbatches,
-            "stages_per_rank": plan.stages_per_rank,
-            "zero_stage": plan.zero_stage,
-            "sequence_parallel": int(plan.sequence_parallel),
-            "host_optimizer": plan.offload.optimizer_fraction,
-            "cp": mesh.cp,
-            "ep": mesh.ep,
-            "context_parallel": CONTEXT_PARALLEL.index(plan.context_parallel),
-            "expert_dispatch": EXPERT_DISPATCH.index(plan.expert_dispatch),
-        }
-        return cls(**{name: np.array([value]) for name, value in values.items()})
+        values = {choice.name: choice.number(choice.of_plan(plan) or 0) for choice in COLUMNS if not choice.values}
+        named = {choice.name: choice.number(choice.of_plan(plan)) for choice in COLUMNS if choice.values}
+        every = values | named | {"microbatches": plan.microbatches}
+        return cls(**{name: np.array([value]) for name, value in every.items()})
 
     def __len__(self) -> int:
         return len(self.pp)
@@ -74,18 +57,9 @@ class Candidates:
         return Candidates(**{f.name: np.atleast_1d(getattr(self, f.name)[index]) for f in fields(self)})
 
     @property
-    def ranks(self) -> IntArray:
-        return self.pp * self.data_ranks * self.tp
-
-    @property
-    def data_ranks(self) -> IntArray:
-        """Ranks whose gradients of one layer are summed: each has other tokens."""
-        return self.dp_replicate * self.dp_shard * self.cp
-
-    @property
     def shards(self) -> IntArray:
-        """Ranks that share one copy of the sharded state: dp_shard and cp together, 1 without ZeRO."""
-        return np.where(self.zero_stage > 0, self.dp_shard * self.cp, 1)
+        """Ranks that share one copy of the sharded state: 1 without ZeRO."""
+        return np.where(self.zero_stage > 0, self.shard_ranks, 1)
 
     @property
     def replicas(self) -> IntArray:
@@ -93,23 +67,14 @@ class Candidates:
         return np.asarray(self.data_ranks // self.shards)
 
     @property
-    def expert_tp(self) -> IntArray:
-        """Ranks that split the columns of one expert (see `Mesh`)."""
-        return np.asarray(np.maximum(1, self.tp // self.ep))
-
-    @property
     def expert_shards(self) -> IntArray:
         """Ranks that share one copy of the sharded state of the same experts."""
-        return np.where(self.zero_stage > 0, self._same_experts // self.dp_replicate, 1)
+        return np.where(self.zero_stage > 0, self.expert_shard_ranks, 1)
 
     @property
     def expert_replicas(self) -> IntArray:
         """Copies of the sharded state of an expert."""
-        return np.asarray(self._same_experts // self.expert_shards)
-
-    @property
-    def _same_experts(self) -> IntArray:
-        return self.data_ranks * self.tp // (self.ep * self.expert_tp)
+        return np.asarray(self.same_experts // self.expert_shards)
 
 
 def tp_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:

@@ -67,7 +67,7 @@ def layer(training: TrainingSpec, **degrees: int) -> RowWork:
 
 def tables(training: TrainingSpec, *, kind: str = "gpu", **degrees: int) -> CostTables:
     cluster = round_cluster(kind=kind)  # type: ignore[arg-type] # "gpu" or "cpu"
-    return build_tables(MODEL, cluster, training, candidates(host_optimizer=0, **degrees), RoundTimes())
+    return build_tables(MODEL, cluster, training, candidates(offload_optimizer=0, **degrees), RoundTimes())
 
 
 def test_a_misspelt_property_is_refused_with_the_nearest() -> None:

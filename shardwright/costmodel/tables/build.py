@@ -51,7 +51,7 @@ def _rows(
         microbatches=one,
         stages_per_rank=one,
         zero_stage=0 * one,
-        host_optimizer=0 * one,
+        offload_optimizer=0 * one,
     )
     kinds = distinct(list(vars(alike).values()))
     rows = WorkModel(model, cluster, training, times, alike[kinds.first]).rows()
@@ -213,7 +213,7 @@ class _Builder:
         update = element * _UPDATE_PASSES[self.training.optimizer] * shard
         clip = element * _CLIP_PASSES * shard
         return np.where(
-            self._column("host_optimizer") == 1,
+            self._column("offload_optimizer") == 1,
             self.times.host_update_seconds(shard, update + clip),
             self.times.operator_seconds(self.training.optimizer, shard, update)
             + self.times.operator_seconds("clip", shard, clip),
@@ -236,7 +236,7 @@ class _Builder:
         precision, zero = self.training.precision, self._column("zero_stage")
         parameters = traffic.parameters + traffic.expert_parameters
         shard = sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters))
-        host = self._column("host_optimizer") == 1
+        host = self._column("offload_optimizer") == 1
         freed = (zero >= 3) & self._freed
         stack = self.training.software
         accumulated = (self._column("microbatches") > 1) | stack.keeps_gradient_buffer

@@ -165,7 +165,7 @@ class DataParallel:
         """The shard one way, where it lives on the host."""
         elements = sum(sharded(self.candidates, self.parameters, self.expert_parameters))
         return np.where(
-            self._column("host_optimizer") == 1,
+            self._column("offload_optimizer") == 1,
             self.times.host_copy_seconds(self.training.precision.parameter_bytes_per_element * elements),
             0.0,
         )

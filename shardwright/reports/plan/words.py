@@ -37,8 +37,8 @@ def sharding_words(plan: Plan) -> str:
     """What data-parallel ranks share, and over how many."""
     words = _ZERO[plan.zero_stage]
     if plan.zero_stage and plan.mesh.dp_replicate > 1:
-        return f"{words} over {plan.mesh.shards} ranks, {plan.mesh.dp_replicate} copies"
-    return f"{words} over {plan.mesh.shards} ranks" if plan.zero_stage else words
+        return f"{words} over {plan.mesh.shard_ranks} ranks, {plan.mesh.dp_replicate} copies"
+    return f"{words} over {plan.mesh.shard_ranks} ranks" if plan.zero_stage else words
 
 
 def context_words(plan: Plan) -> str:
