@@ -139,7 +139,7 @@ def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants 
     Raises:
         InfeasibleError: naming the rank, the largest part and by how much it is over.
     """
-    node = cluster.groups[0]
+    node = cluster.node
     host_share, usable = host_share_bytes(cluster), usable_bytes(node.device, constants)
     for rank, (device, host_bytes) in enumerate(zip(estimate.memory, estimate.host_bytes, strict=True)):
         if device.total > usable:

@@ -72,7 +72,7 @@ def goodput(estimate: Estimate, cluster: ClusterSpec, reliability: Reliability) 
     """
     devices = float(estimate.device_count)
     between_failures = reliability.mean_seconds_between_failures(
-        devices, math.ceil(devices / cluster.groups[0].devices_per_node)
+        devices, math.ceil(devices / cluster.node.devices_per_node)
     )
     step, writing = estimate.step_seconds, reliability.checkpoint_seconds
     every = reliability.checkpoint_every or max(1, round(best_interval_seconds(between_failures, writing) / step))

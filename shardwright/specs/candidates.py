@@ -126,7 +126,7 @@ def pipeline_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
 
 def _group(stride: IntArray, degree: IntArray, cluster: ClusterSpec) -> RankGroup:
     """The group of `degree` ranks that are `stride` apart, ranks numbered node by node."""
-    per_node = cluster.groups[0].devices_per_node
+    per_node = cluster.node.devices_per_node
     inside = np.clip(per_node // stride, 1, degree)
     nodes = -(-degree // inside)
     return RankGroup(ranks_per_node=degree / nodes, nodes=nodes, sharing=np.maximum(1.0, per_node / inside))

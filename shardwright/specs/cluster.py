@@ -46,6 +46,30 @@ class Device(Spec):
     context_bytes: NonNegativeFloat = 0.0
     sources: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def has_own_memory(self) -> bool:
+        """Whether the device's memory is apart from its host's, held by a caching allocator, with buffers for each communicator.
+
+        A CPU rank lives in its process's heap.
+        """
+        return self.kind == "gpu"
+
+    @property
+    def waits_for_the_slowest(self) -> bool:
+        """Whether ranks differ by chance from step to step, each with a clock of its own. CPU ranks share one machine."""
+        return self.kind == "gpu"
+
+    @property
+    def computes_beside_traffic(self) -> bool:
+        """Whether collectives and copies run beside compute. On a CPU they need the same cores."""
+        return self.kind == "gpu"
+
+    @property
+    def since_hopper(self) -> bool:
+        """Whether this is a GPU of Hopper's generation or a later one, by its peak in 16 bits: 989 TFLOP/s of an H100 SXM, 312 of
+        an A100."""
+        return max(self.peak_flops_per_s.get(name, 0.0) for name in ("bf16", "fp16")) > 500e12
+
 
 class Link(Spec):
     """A connection as one device sees it: bytes/s in one direction, and seconds until the first byte arrives.
@@ -132,6 +156,15 @@ class ClusterSpec(Spec):
     @property
     def devices(self) -> int:
         return sum(group.devices for group in self.groups)
+
+    @property
+    def node(self) -> NodeGroup:
+        """What every node is: its device, host, links and NICs, and the profile of its device.
+
+        Groups differ in their number of nodes alone. Costs are those of the ranks of one such group; a cluster of several
+        kinds will be costed through one view for each.
+        """
+        return self.groups[0]
 
     def graph(self) -> "networkx.Graph[GraphNode]":
         """The topology as a tree: ("rank", r) - ("node", n) - ("fabric", 0).

@@ -17,7 +17,7 @@ def gloo_seconds(name: CollectiveName, size_bytes: Number, group: RankGroup, clu
     Arguments as those of `Collectives.seconds`. Latency grows with the ranks of a node and with the nodes: a pass waits for
     each of a node's further ranks, and for each further node.
     """
-    node = cluster.groups[0]
+    node = cluster.node
     ranks, nodes, per_node = group.ranks, np.asarray(group.nodes), np.asarray(group.ranks_per_node)
     size_bytes = np.asarray(size_bytes, dtype=float)
     inside = node.intra_node.bytes_per_s

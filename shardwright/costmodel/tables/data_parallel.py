@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.op_times import CollectiveName, OpTimes, slowdown_beside
+from shardwright.costmodel.op_times import CollectiveName, Exposed, OpTimes, exposed_beside
 from shardwright.specs import (
     Candidates,
     ClusterSpec,
@@ -22,14 +22,6 @@ from shardwright.specs import (
     replicate_group,
     shard_group,
 )
-
-
-@dataclass(frozen=True)
-class Exposed:
-    """Seconds that data-parallel traffic adds to a pass, as (network, host copy)."""
-
-    network: Array
-    host_copy: Array
 
 
 @dataclass(frozen=True)
@@ -104,17 +96,7 @@ class DataParallel:
         return network[..., None], copies[..., None]
 
     def _beside(self, compute: Array, network: Array, copies: Array) -> Exposed:
-        """What traffic adds to the `compute` it runs beside: the part that outlasts it, and the compute it slows.
-
-        Network and copies run beside each other too, so the longer one outlasts, both slow. On a CPU all need the same
-        cores, so nothing is hidden.
-        """
-        if self.cluster.groups[0].device.kind == "cpu":
-            return Exposed(network + np.zeros_like(compute), copies + np.zeros_like(compute))
-        slowdown = slowdown_beside(self.cluster, self.times.constants, compute)
-        alone = np.maximum(0.0, network - compute) + slowdown * np.minimum(compute, network)
-        both = np.maximum(0.0, np.maximum(network, copies) - compute) + slowdown * np.minimum(compute, network + copies)
-        return Exposed(alone, np.maximum(0.0, both - alone))
+        return exposed_beside(self.cluster, self.times.constants, compute, network, copies)
 
     def _column(self, name: str) -> Array:
         return np.asarray(getattr(self.candidates, name))[:, None]

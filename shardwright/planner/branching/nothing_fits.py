@@ -88,7 +88,7 @@ def _what_binds(
 ) -> str:
     plan = plan_of(Solved(entry, least.layers, least.mix, np.inf), space, model)
     estimate = estimate_plan(model, cluster, training, plan, times)
-    node = cluster.groups[0]
+    node = cluster.node
     shown = f"{plan.mesh}, ZeRO-{plan.zero_stage}, micro batch {plan.micro_batch}"
     if least.host_share > least.device_share:
         share, need = host_share_bytes(cluster), max(estimate.host_bytes)

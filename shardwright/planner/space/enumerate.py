@@ -144,7 +144,7 @@ def _check(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed
     check_expert_parallel(fixed.ep or 1, model)
     kind, split = fixed.context_parallel or CONTEXT_PARALLEL[0], bool(fixed.tp and fixed.sequence_parallel is not False)
     check_context_parallel(fixed.cp or 1, fixed.tp or 1, kind, model, training, sequence_parallel=split)
-    if fixed.offload_optimizer and cluster.groups[0].device.kind == "cpu":
+    if fixed.offload_optimizer and not cluster.node.device.has_own_memory:
         raise SpecError(
             "offload_optimizer 1 moves the optimizer to the host, where a CPU device has it already; leave it out"
         )
@@ -165,7 +165,7 @@ def _microbatches(mesh: Mesh, training: TrainingSpec, fixed: Fixed) -> list[tupl
 def _offloads(cluster: ClusterSpec, fixed: Fixed) -> list[int]:
     if fixed.offload_optimizer is not None:
         return [fixed.offload_optimizer]
-    return [0] if cluster.groups[0].device.kind == "cpu" else [0, 1]
+    return [0, 1] if cluster.node.device.has_own_memory else [0]
 
 
 def _schedules(pp: int, microbatches: int, model: ModelSpec, fixed: Fixed) -> list[tuple[int, int]]:

@@ -58,7 +58,7 @@ def _tensor_degrees(model: ModelSpec, cluster: ClusterSpec, training: TrainingSp
     return [
         tp
         for tp in divisors(cluster.devices)
-        if tp <= cluster.groups[0].devices_per_node and all(size % tp == 0 for size in sizes)
+        if tp <= cluster.node.devices_per_node and all(size % tp == 0 for size in sizes)
     ]
 
 
@@ -67,7 +67,7 @@ def _shard_degrees(dp: int, tp: int, cp: int, cluster: ClusterSpec, fixed: Fixed
     degrees = divisors(dp)
     fixed_split = fixed.dp_shard is not None or fixed.dp_replicate is not None
     if dp > _SPLIT_FREELY_UP_TO and not fixed_split:
-        per_node = cluster.groups[0].devices_per_node
+        per_node = cluster.node.devices_per_node
         degrees = [d for d in degrees if d in (1, dp) or (d * cp * tp) % per_node == 0]
     if fixed.zero_stage is not None:
         degrees = [d for d in degrees if (d == 1 if fixed.zero_stage == 0 else d * cp > 1)]

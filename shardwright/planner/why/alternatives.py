@@ -134,7 +134,7 @@ def _changes(plan: Plan, cluster: ClusterSpec, fixed: Fixed) -> Iterator[_Change
         free = fixed.but(**dict.fromkeys(values), stages=None)
         return _Change(words, free, values, always)
 
-    mesh, node = plan.mesh, cluster.groups[0]
+    mesh, node = plan.mesh, cluster.node
     for axis, most in (("tp", node.devices_per_node), ("pp", cluster.devices)):
         degree = getattr(mesh, axis)
         near = [other for other in (degree * 2, degree // 2) if 0 < other <= most]
@@ -145,7 +145,7 @@ def _changes(plan: Plan, cluster: ClusterSpec, fixed: Fixed) -> Iterator[_Change
         yield change(f"micro batch {size} instead of {plan.micro_batch}", micro_batch=size)
     if {run.recompute for stage in plan.stages for run in stage.layers} != {"none"}:
         yield _Change("no recomputation", fixed.but(recompute="none", stages=None), {})
-    if node.device.kind == "gpu":
+    if node.device.has_own_memory:
         where, other = ("on the device", 0) if plan.offload.optimizer_fraction else ("on the host", 1)
         yield change(f"the optimizer {where}", offload_optimizer=other)
     if mesh.pp > 1:

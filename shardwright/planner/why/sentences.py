@@ -78,7 +78,7 @@ def _where_time_goes(estimate: Estimate) -> str:
 
 def _memory(plan: Plan, estimate: Estimate, cluster: ClusterSpec, times: OpTimes) -> str:
     rank = max(range(len(estimate.memory)), key=lambda index: estimate.memory[index].total)
-    used, have = estimate.memory[rank].total, usable_bytes(cluster.groups[0].device, times.constants)
+    used, have = estimate.memory[rank].total, usable_bytes(cluster.node.device, times.constants)
     name, size = max(estimate.memory[rank], key=lambda part: part[1])
     layers = Counter(layer.recompute for stage in plan.stages for layer in stage.each_layer())
     again = layers["full"] + layers["selective"]
@@ -144,7 +144,7 @@ def _which_software(training: TrainingSpec) -> str:
 
 
 def _how_sure(estimate: Estimate, cluster: ClusterSpec, *, unsettled: bool) -> str:
-    interval, profile = estimate.step_seconds_intervals[0], cluster.groups[0].profile
+    interval, profile = estimate.step_seconds_intervals[0], cluster.node.profile
     rests = "data sheets and on constants fitted to published measurements, none of them from this cluster"
     if profile is not None:
         rests = f"a profile of {profile.fingerprint.device}, measured on {profile.fingerprint.date[:10]}"

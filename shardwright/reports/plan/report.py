@@ -65,7 +65,7 @@ def render_report(report: Report) -> str:
 
 def _tiles(report: Report) -> list[tuple[str, str, str]]:
     """The few numbers to see first: what, value, remark."""
-    estimate, group = report.estimate, report.cluster.groups[0]
+    estimate, group = report.estimate, report.cluster.node
     interval = next((i for i in estimate.step_seconds_intervals if abs(i.level - 0.8) < 1e-9), None)
     between = f"80%: {readable.seconds(interval.low)} to {readable.seconds(interval.high)}" if interval else ""
     each = estimate.tokens_per_s / estimate.device_count
@@ -83,7 +83,7 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
 
 def _job_lines(report: Report) -> list[tuple[str, str]]:
     model, training, cluster = report.model, report.training, report.cluster
-    group = cluster.groups[0]
+    group = cluster.node
     return [
         ("model", f"{model.name}: {readable.amount(model.parameter_count)} parameters, {model.layer_count} layers"),
         ("cluster", f"{cluster.devices} x {group.device.name}, {group.devices_per_node} a node"),
@@ -125,7 +125,7 @@ def _figures(report: Report) -> dict[str, str]:
     from . import charts
     from .timeline_chart import detail_windows, memory_over_time_chart, timeline_chart
 
-    capacity_bytes = report.cluster.groups[0].device.memory_bytes
+    capacity_bytes = report.cluster.node.device.memory_bytes
     figures = {
         "step": charts.step_chart(report.estimate),
         "memory": charts.memory_chart(report.estimate, capacity_bytes),
