@@ -21,7 +21,10 @@ class RanksLostError(RuntimeError):
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the allowed word closest to `given`, or an empty string when none is close."""
-    by_folded = {word.lower(): word for word in allowed}
+    """` Did you mean 'x'?` for the allowed word closest to `given`, or an empty string when none is close.
+
+    `given` itself is never the answer: a known word that is refused is refused for another reason than its spelling.
+    """
+    by_folded = {word.lower(): word for word in allowed if word != given}
     close = difflib.get_close_matches(given.lower(), list(by_folded), n=1, cutoff=0.55)
     return f" Did you mean '{by_folded[close[0]]}'?" if close else ""

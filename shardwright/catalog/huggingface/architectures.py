@@ -50,25 +50,27 @@ class _Part(NamedTuple):
     nothing: tuple[object, ...] = (None, 0)
 
 
-_EXPERTS = _Part("model_type '{model_type}' has no experts", (None, 0, 1))
-_CAUSAL = "only causal decoders are supported"
-_ALONE = "only decoders without an encoder are supported"
-_DRAFT = "draft models of speculative decoding are not supported"
-_RECURRENT = "model_type '{model_type}' has no recurrent layers"
-_INDEXER = _Part("model_type '{model_type}' has no sparse attention")
+_OWN = "; give the model's own model_type, or remove the key if it has none"
+_IF_SO = "; remove the key if it is one"
+_EXPERTS = _Part("model_type '{model_type}' has no experts" + _OWN, (None, 0, 1))
+_CAUSAL = "only causal decoders are supported" + _IF_SO
+_ALONE = "only decoders without an encoder are supported" + _IF_SO
+_DRAFT = "draft models of speculative decoding are not supported; remove the key if it is none"
+_RECURRENT = "model_type '{model_type}' has no recurrent layers" + _OWN
+_INDEXER = _Part("model_type '{model_type}' has no sparse attention" + _OWN)
 
 _PARTS = {
     "num_local_experts": _EXPERTS,
     "num_experts": _EXPERTS,
     "n_routed_experts": _EXPERTS,
     "moe_num_experts": _EXPERTS,
-    "kv_lora_rank": _Part("model_type '{model_type}' has no latent attention"),
+    "kv_lora_rank": _Part("model_type '{model_type}' has no latent attention" + _OWN),
     "index_topk": _INDEXER,
     "index_n_heads": _INDEXER,
     "mamba_d_state": _Part(_RECURRENT),
     "ssm_state_size": _Part(_RECURRENT),
     "linear_num_value_heads": _Part(_RECURRENT),
-    "block_configs": _Part("model_type '{model_type}' has layers of one shape", (None, [])),
+    "block_configs": _Part("model_type '{model_type}' has no layers of many shapes" + _OWN, (None, [])),
     "draft_vocab_size": _Part(_DRAFT),
     "medusa_num_heads": _Part(_DRAFT),
     "is_causal": _Part(_CAUSAL, (None, True)),
@@ -87,10 +89,7 @@ def check_foreign_keys(config: ConfigReader, model_type: str) -> None:
     for key, part in _PARTS.items():
         value = config.config.get(key)
         if key not in config.read_keys and value not in part.nothing:
-            refusal = part.refusal.format(model_type=model_type)
-            raise config.error(
-                f"'{key}' is {shown(value)}: {refusal}; give the model's own model_type, or remove the key where it means nothing"
-            )
+            raise config.error(f"'{key}' is {shown(value)}: {part.refusal.format(model_type=model_type)}")
     if "layer_types" not in config.read_keys:
         for kind in config.words("layer_types") or ():
             if kind not in (FULL, SLIDING):

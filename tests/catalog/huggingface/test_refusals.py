@@ -117,7 +117,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "latent attention in a family of plain heads": (LLAMA | {"kv_lora_rank": 512}, "has no latent attention"),
     "an indexer": (SMALL_LATENT | {"model_type": "deepseek_v3", "index_topk": 2048}, "has no sparse attention"),
     "recurrent layers": (LLAMA | {"mamba_d_state": 16}, "has no recurrent layers"),
-    "layers of many shapes": (LLAMA | {"block_configs": [{}]}, "has layers of one shape"),
+    "layers of many shapes": (LLAMA | {"block_configs": [{}]}, "has no layers of many shapes"),
     "linear attention": (LLAMA | {"layer_types": ["linear_attention"] * 3}, "'layer_types' holds 'linear_attention'"),
     "a draft's vocabulary": (LLAMA | {"draft_vocab_size": 32}, "draft models of speculative decoding"),
     "not causal": (LLAMA | {"is_causal": False}, "'is_causal' is false: only causal decoders"),
