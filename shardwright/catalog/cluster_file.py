@@ -177,8 +177,9 @@ def _group(given: dict[str, Any], *, nested: bool) -> dict[str, Any]:
 def _standard_node(name: str, given: Mapping[str, Any]) -> NodeGroup:
     """The node that this device is usually built into, partly filled where fewer `devices` are all there are."""
     standard, total = catalog.standard_node(name), given.get("devices")
-    counted = isinstance(total, int) and not isinstance(total, bool) and 0 < total < standard.devices_per_node
-    return _part_of(standard, total) if counted and not {"nodes", "devices_per_node"} & given.keys() else standard
+    if isinstance(total, bool) or not isinstance(total, int) or {"nodes", "devices_per_node"} & given.keys():
+        return standard
+    return _part_of(standard, total) if 0 < total < standard.devices_per_node else standard
 
 
 def _merged(standard: dict[str, Any], changes: Any, cls: type[Spec], where: str) -> dict[str, Any]:

@@ -25,8 +25,27 @@ ProfileOption = Annotated[
     Path | None,
     typer.Option(help="A profile of the cluster's device, to predict from. Default: of local the newest that fits."),
 ]
-SeqLenOption = Annotated[int, typer.Option(help="Tokens of a sequence.")]
-GlobalBatchOption = Annotated[int, typer.Option(help="Sequences of an optimizer step, over all ranks.")]
+
+
+def read_count_option(text: str | int) -> int:
+    """What stands behind an option that counts tokens or sequences: `8192`, `8k`; a default is a number already."""
+    from shardwright.base import SpecError, read_count
+
+    try:
+        return text if isinstance(text, int) else read_count(text)
+    except SpecError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+SeqLenOption = Annotated[
+    int, typer.Option(parser=read_count_option, metavar="COUNT", help="Tokens of a sequence: 8192, 8k, 1M.")
+]
+GlobalBatchOption = Annotated[
+    int,
+    typer.Option(
+        parser=read_count_option, metavar="COUNT", help="Sequences of an optimizer step, over all ranks: 512, 4k."
+    ),
+]
 PrecisionOption = Annotated[str, typer.Option(help="Format that matmuls compute in: bf16, fp16, tf32, fp32.")]
 LinearPrecisionOption = Annotated[
     str | None, typer.Option(help="Lower format for the layers' weight matmuls: fp8, mxfp8, nvfp4.")

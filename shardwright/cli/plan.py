@@ -27,6 +27,7 @@ from .options import (
     console,
     print_json,
     read_cluster,
+    read_count_option,
     read_model,
     read_plan,
     read_reliability,
@@ -57,7 +58,9 @@ def plan(
     dp_replicate: Annotated[int | None, typer.Option(help="Fix the number of replicas (HSDP).")] = None,
     dp_shard: Annotated[int | None, typer.Option(help="Fix the degree that ZeRO shards over.")] = None,
     zero_stage: Annotated[int | None, typer.Option(help="Fix the ZeRO stage: 0, 1, 2 or 3.")] = None,
-    micro_batch: Annotated[int | None, typer.Option(help="Fix the sequences of a microbatch.")] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(parser=read_count_option, metavar="COUNT", help="Fix the sequences of a microbatch.")
+    ] = None,
     schedule: Annotated[str | None, typer.Option(help="Fix the schedule: gpipe, 1f1b, interleaved-1f1b.")] = None,
     stages_per_rank: Annotated[int | None, typer.Option(help="Fix the pipeline chunks of a rank.")] = None,
     recompute: Annotated[str | None, typer.Option(help="Fix recompute in all layers: none, selective, full.")] = None,
