@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from shardwright.costmodel import PlanFile, Reliability
-    from shardwright.specs import ClusterSpec, TrainingSpec
+    from shardwright.specs import ClusterSpec, Estimate, TrainingSpec
     from shardwright.specs.model import ModelSpec
+
+EXIT_INFEASIBLE = 3
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A preset's name, a Hugging Face config.json, or a folder with one.")
@@ -131,6 +133,26 @@ def read_plan(path: Path, profile: Path | None = None) -> "tuple[PlanFile, Model
     model = plan_file.model()
     check_plan(plan_file.plan, model, plan_file.cluster, plan_file.training)
     return plan_file, model
+
+
+def tell_what_lacks(estimate: "Estimate", cluster: "ClusterSpec") -> str | None:
+    """One line on stderr where a plan does not fit: by how much. The command prints what it found, and ends with
+    `end_infeasible`; the same line is the result, None where the plan fits."""
+    from shardwright.base import InfeasibleError
+    from shardwright.costmodel import check_memory
+
+    try:
+        check_memory(estimate, cluster)
+    except InfeasibleError as lacking:
+        typer.echo(f"error: this plan does not fit: {lacking}", err=True)
+        return str(lacking)
+    return None
+
+
+def end_infeasible(lacking: str | None) -> None:
+    """End with the exit code of an infeasible plan, where `tell_what_lacks` told of one."""
+    if lacking:
+        raise SystemExit(EXIT_INFEASIBLE)
 
 
 def read_training(

@@ -4,6 +4,23 @@ from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.specs import OWN_STACK
 
+# Each is described in model/families.py, which imports torch; this list stands here so that planning need not.
+TRAINED_MODEL_TYPES = ("llama", "qwen3", "gpt2")
+
+
+def check_trained(plan_file: PlanFile) -> None:
+    """Refuse a model whose family the engine does not train.
+
+    Raises:
+        SpecError: naming its model_type and those that are trained.
+    """
+    model_type = str(plan_file.model_config_json.get("model_type", "none"))
+    if model_type not in TRAINED_MODEL_TYPES:
+        raise SpecError(
+            f"model_type '{model_type}' of {plan_file.model_name} cannot be trained yet; "
+            f"supported: {', '.join(TRAINED_MODEL_TYPES)}"
+        )
+
 
 def check_can_run(plan_file: PlanFile) -> None:
     """Refuse what the engine would else leave out in silence.
@@ -17,6 +34,7 @@ def check_can_run(plan_file: PlanFile) -> None:
             f"the plan is for stack '{stack}'; this executor is '{OWN_STACK}': plan again without --stack, or run it with the "
             "software it is for"
         )
+    check_trained(plan_file)
     mesh, precision = plan_file.plan.mesh, plan_file.training.precision
     for axis, degree in (("cp", mesh.cp), ("ep", mesh.ep)):
         if degree > 1:
