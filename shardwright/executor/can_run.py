@@ -34,7 +34,6 @@ def check_can_run(plan_file: PlanFile) -> None:
             f"the plan is for stack '{stack}'; this executor is '{OWN_STACK}': plan again without --stack, or run it with the "
             "software it is for"
         )
-    check_trained(plan_file)
     mesh, precision = plan_file.plan.mesh, plan_file.training.precision
     for axis, degree in (("cp", mesh.cp), ("ep", mesh.ep)):
         if degree > 1:
@@ -54,3 +53,4 @@ def check_can_run(plan_file: PlanFile) -> None:
         )
     if plan_file.training.expert_capacity is not None:
         raise SpecError("expert_capacity can be estimated and compared, not run yet; leave it out")
+    check_trained(plan_file)
