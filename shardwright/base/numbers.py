@@ -23,7 +23,7 @@ def read_count(text: str) -> int:
         digits, _, fraction = found[1].replace("_", "").partition(".")
         scale = _PREFIXES[found[2].lower()]
         # in whole numbers: a float would round a long one
-        value, rest = divmod(int(digits + fraction) * scale, 10 ** len(fraction))
+        value, rest = divmod(int(digits + fraction) * scale, int(10 ** len(fraction)))
         if rest == 0 and (found[2] or not fraction):
             return value
     raise SpecError(
