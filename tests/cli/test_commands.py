@@ -163,7 +163,7 @@ def test_a_plan_that_does_not_fit_is_told_first_and_fails_after_all_is_printed(
 ) -> None:
     data = json.loads(plan_path.read_text())
     data["cluster"]["groups"][0]["device"]["memory_bytes"] = 10e9
-    data["cluster"]["groups"][0]["device"]["peak_flops_per_s"] = {"bf16": 4e10}  # for seconds beyond a thousand
+    data["cluster"]["groups"][0]["device"]["peak_flops_per_s"] = {"bf16": 1e10}  # a step of some thousand seconds
     plan_path.write_text(json.dumps(data))
     for verb in ("simulate", "explain"):
         result = command(verb, plan_path)
@@ -175,6 +175,7 @@ def test_a_plan_that_does_not_fit_is_told_first_and_fails_after_all_is_printed(
         assert "peak memory" in result.out
         assert "e+0" not in result.out
         assert command(verb, plan_path, "--json").json()["infeasible"] in result.err
+    assert 1000 < command("simulate", plan_path, "--json").json()["step_seconds"] < 6000
     assert re.search(r"on the fullest device, [0-9.]+ GiB too much", command("explain", plan_path).out)
 
 

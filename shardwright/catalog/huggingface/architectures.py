@@ -93,6 +93,4 @@ def check_foreign_keys(config: ConfigReader, model_type: str) -> None:
     if "layer_types" not in config.read_keys:
         for kind in config.words("layer_types") or ():
             if kind not in (FULL, SLIDING):
-                raise config.error(
-                    f"'layer_types' holds '{kind}': model_type '{model_type}' has attention in every layer"
-                )
+                raise config.error(f"'layer_types' holds '{kind}'; supported: '{FULL}', '{SLIDING}'")
