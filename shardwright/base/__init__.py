@@ -6,7 +6,7 @@ from .arrays import Array, FloatArray, IntArray, Number
 from .errors import InfeasibleError, RanksLostError, RunFailedError, SpecError, nearest
 from .failures import first_failure, first_line, record_failure
 from .files import read_json, read_text, write_whole
-from .numbers import GIB, divisors, listed
+from .numbers import GIB, divisors, listed, read_count
 from .processes import CONTROL_GROUP, cpu_model, ended_by_sigterm, threads_per_rank, usable_cores
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "first_line",
     "listed",
     "nearest",
+    "read_count",
     "read_json",
     "read_text",
     "record_failure",

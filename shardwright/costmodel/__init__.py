@@ -8,6 +8,7 @@ from .checks import (
     check_plan,
     check_sequence,
     check_tensor_parallel,
+    lacking_bytes,
     tensor_parallel_sizes,
 )
 from .evaluate import estimate_plan, is_unsettled, simulate_plan
@@ -32,6 +33,7 @@ __all__ = [
     "fastest",
     "goodput",
     "is_unsettled",
+    "lacking_bytes",
     "predict",
     "read_plan_file",
     "simulate_plan",

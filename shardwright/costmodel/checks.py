@@ -133,6 +133,11 @@ def tensor_parallel_sizes(model: ModelSpec, training: TrainingSpec, *, sequence_
     return sizes
 
 
+def lacking_bytes(estimate: Estimate, cluster: ClusterSpec, constants: Constants = CALIBRATED) -> float:
+    """How much more than it has the fullest device needs; 0 where all fit."""
+    return max(0.0, estimate.peak_memory_bytes - usable_bytes(cluster.groups[0].device, constants))
+
+
 def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants = CALIBRATED) -> None:
     """Check that every rank fits its device and its share of the host.
 
@@ -144,10 +149,11 @@ def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants 
     for rank, (device, host_bytes) in enumerate(zip(estimate.memory, estimate.host_bytes, strict=True)):
         if device.total > usable:
             part, size = max(device, key=lambda item: item[1])
+            words = part.replace("_", " ")
             over = (device.total - usable) / GIB
             raise InfeasibleError(
                 f"pipeline rank {rank} needs {device.total / GIB:.1f} GiB and {node.device.name} has "
-                f"{usable / GIB:.1f} usable: {over:.1f} GiB too much ({part} {size / GIB:.1f} GiB)"
+                f"{usable / GIB:.1f} usable: {over:.1f} GiB too much ({words} {size / GIB:.1f} GiB)"
             )
         if host_bytes > host_share:
             raise InfeasibleError(

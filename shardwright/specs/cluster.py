@@ -1,5 +1,6 @@
 """The cluster: node groups of one device each, the links inside a node and the fabric between nodes."""
 
+import math
 from collections.abc import Collection, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal, Self
@@ -99,6 +100,7 @@ class Host(Spec):
 class NodeGroup(Spec):
     """`nodes` equal nodes. `nics_per_node` NICs of rate `nic.bytes_per_s` each are shared by the node's devices.
 
+    `nic` may be None where the node is the only one of its cluster, which sends nothing to others.
     `profile`: what was measured on such a device; what it lacks is predicted from the figures here.
     """
 
@@ -108,7 +110,7 @@ class NodeGroup(Spec):
     intra_node: Link
     host_link: Link
     nics_per_node: PositiveInt = 1
-    nic: Link
+    nic: Link | None = None
     host: Host
     profile: Profile | None = Field(default=None, repr=False)
 
@@ -118,8 +120,13 @@ class NodeGroup(Spec):
 
     @property
     def node_bytes_per_s(self) -> float:
-        """What one node can send to the fabric, all its NICs together."""
-        return self.nics_per_node * self.nic.bytes_per_s
+        """What one node can send to the fabric, all its NICs together; without a NIC no byte leaves, `math.inf`."""
+        return self.nics_per_node * self.nic.bytes_per_s if self.nic else math.inf
+
+    @property
+    def nic_latency_seconds(self) -> float:
+        """Until the first byte reaches another node; without a NIC no byte leaves, 0."""
+        return self.nic.latency_seconds if self.nic else 0.0
 
 
 class ClusterSpec(Spec):
@@ -148,6 +155,15 @@ class ClusterSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _nodes_are_joined(self) -> Self:
+        nodes = sum(group.nodes for group in self.groups)
+        if nodes > 1 and self.groups[0].nic is None:
+            raise ValueError(
+                f"{nodes} nodes and no key 'nic': name the link between them, nic = \"ethernet-100g\", say"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _not_absurd(self) -> Self:
         if self.devices > MOST_DEVICES:
             raise ValueError(f"{self.devices:.3g} devices are more than the {MOST_DEVICES:,} that can be planned for")
@@ -170,15 +186,17 @@ class ClusterSpec(Spec):
         """The topology as a tree: ("rank", r) - ("node", n) - ("fabric", 0).
 
         Each edge carries `link`, the `Link` as one device sees it while all devices of its node send at once: between a
-        node and the fabric that is the device's share of the node's NICs, divided by the oversubscription.
+        node and the fabric that is the device's share of the node's NICs, divided by the oversubscription. One node without
+        a NIC has no fabric.
         """
         import networkx  # here, because importing it takes longer than planning needs
 
         graph: networkx.Graph[GraphNode] = networkx.Graph()
         rank = 0
         for node, group in enumerate(self._nodes()):
-            share = group.node_bytes_per_s / group.devices_per_node / self.oversubscription
-            graph.add_edge(FABRIC, ("node", node), link=group.nic.model_copy(update={"bytes_per_s": share}))
+            if group.nic:
+                share = group.node_bytes_per_s / group.devices_per_node / self.oversubscription
+                graph.add_edge(FABRIC, ("node", node), link=group.nic.model_copy(update={"bytes_per_s": share}))
             for _ in range(group.devices_per_node):
                 graph.add_edge(("node", node), ("rank", rank), link=group.intra_node)
                 rank += 1

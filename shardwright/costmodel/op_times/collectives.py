@@ -95,7 +95,7 @@ class _Collective:
         self.crosses = self.nodes > 1
         self._like = np.broadcast_to(0.0, np.broadcast(size_bytes, self.ranks, np.asarray(group.sharing)).shape)
         self._constants = constants
-        self._hop_seconds, self._node_hop_seconds = node.intra_node.latency_seconds, node.nic.latency_seconds
+        self._hop_seconds, self._node_hop_seconds = node.intra_node.latency_seconds, node.nic_latency_seconds
         self._link_bytes_per_s = node.intra_node.bytes_per_s * meshed_share(node, self.per_node)
         shared = node.node_bytes_per_s / oversubscription / np.asarray(group.sharing, dtype=float)
         self._inside_bytes_per_s = self._link_bytes_per_s * self._over(constants.nvlink_fraction)

@@ -32,7 +32,7 @@ def gloo_seconds(name: CollectiveName, size_bytes: Number, group: RankGroup, clu
         rate = np.where(crosses, np.minimum(outside, np.where(per_node > 1, inside, np.inf)), inside)
         share = 1.0 if name in ("send", "broadcast") else (ranks - 1) / ranks
         seconds = _passes(name) * share * size_bytes / rate
-    across = node.nic.latency_seconds
+    across = node.nic_latency_seconds
     hops = (per_node - 1) * node.intra_node.latency_seconds + np.where(crosses, (nodes - 1.0) * across, 0.0)
     start = node.intra_node.latency_seconds + np.where(crosses, across, 0.0)
     latency = start + (0.0 if name == "send" else hops * _passes(name))

@@ -16,6 +16,7 @@ from shardwright.costmodel.op_times import CollectiveName, Exposed, OpTimes, exp
 from shardwright.specs import (
     Candidates,
     ClusterSpec,
+    RankGroup,
     TrainingSpec,
     expert_replicate_group,
     expert_shard_group,
@@ -120,12 +121,18 @@ class DataParallel:
     def _over_shards(self, name: CollectiveName, element_bytes: Array | float) -> Array:
         """One collective over the shards of a row's parameters, and one over those of its experts."""
         group = shard_group(self.candidates, self.cluster).column()
-        seconds = self.times.collective_seconds(name, element_bytes * self.parameters, group)
+        seconds = self._over_group(name, element_bytes * self.parameters, group)
         if self.expert_parameters.any():
             of_experts = expert_shard_group(self.candidates, self.cluster).column()
-            theirs = self.times.collective_seconds(name, element_bytes * self.expert_parameters, of_experts)
+            theirs = self._over_group(name, element_bytes * self.expert_parameters, of_experts)
             seconds = seconds + np.where(self.expert_parameters > 0, theirs, 0.0)
-        return seconds / self.training.software.shard_network_fraction
+        return seconds
+
+    def _over_group(self, name: CollectiveName, size_bytes: Array, group: RankGroup) -> Array:
+        """One collective over shards, at the stack's share of the network's rate: of ZeRO-3, on groups that leave a node."""
+        slowed = self._gathers_each & (np.asarray(group.nodes) > 1)
+        share = np.where(slowed, self.training.software.shard_network_fraction, 1.0)
+        return np.asarray(self.times.collective_seconds(name, size_bytes, group) / share)
 
     @property
     def _gradient_bytes(self) -> float:

@@ -12,7 +12,7 @@ from shardwright.specs.model import ModelSpec
 from .comparison import Comparison
 from .measured import MeasuredLine, measured_lines
 from .tables import COMPARISON_COLUMNS, comparison_cells, estimate_lines
-from .words import plan_lines, recompute_words, training_lines
+from .words import parameter_words, plan_lines, recompute_words, training_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def render_report(report: Report) -> str:
         job_lines=_job_lines(report),
         plan_lines=plan_lines(report.plan),
         stage_rows=_stage_rows(report.plan),
-        estimate_lines=estimate_lines(report.estimate),
+        estimate_lines=estimate_lines(report.estimate, report.cluster),
         step_rows=_step_rows(report.estimate),
         figures=_figures(report),
         comparison_columns=COMPARISON_COLUMNS,
@@ -85,7 +85,7 @@ def _job_lines(report: Report) -> list[tuple[str, str]]:
     model, training, cluster = report.model, report.training, report.cluster
     group = cluster.node
     return [
-        ("model", f"{model.name}: {readable.amount(model.parameter_count)} parameters, {model.layer_count} layers"),
+        ("model", f"{model.name}: {parameter_words(model)}, {model.layer_count} layers"),
         ("cluster", f"{cluster.devices} x {group.device.name}, {group.devices_per_node} a node"),
         (
             "batch",
