@@ -52,6 +52,8 @@ def explain(
         _memory(plan, estimate, cluster, times),
         *(_compared(other, estimate) for other in sorted(others, key=_seconds_of)),
     ]
+    if kept := [f"{axis} {degree}" for axis, degree in plan.mesh if axis in ("cp", "ep") and degree > 1]:
+        lines.append(f"The planner does not search other degrees of {' and '.join(kept)}.")
     if isinstance(found, SearchResult):
         lines += _searched(found, model)
     return [*lines, _which_software(training), _how_sure(estimate, cluster, unsettled=is_unsettled(cluster, training))]
