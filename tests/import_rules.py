@@ -10,7 +10,7 @@ from importlinter import Contract, ContractCheck, fields, output
 class RoomsContract(Contract):
     """A module of one room imports another room, or a module that the other room lists in its `__all__`; nothing else of it.
 
-    A room is a folder. A room's own `__init__` may import from the rooms inside it.
+    A room is a folder below the package's own. A room's `__init__` may import from the rooms inside it.
     """
 
     root = fields.StringField()
@@ -36,7 +36,7 @@ class RoomsContract(Contract):
 
 
 def _public(importer: str, imported: str, rooms: dict[str, list[str]]) -> bool:
-    if imported in rooms:
+    if imported in rooms or imported.count(".") == 1:
         return True
     room, _, name = imported.rpartition(".")
     inside = importer.rpartition(".")[0] == room or importer == room

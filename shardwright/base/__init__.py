@@ -6,11 +6,12 @@ from .arrays import Array, FloatArray, IntArray, Number
 from .errors import InfeasibleError, RanksLostError, RunFailedError, SpecError, nearest
 from .failures import first_failure, first_line, record_failure
 from .files import read_json, read_text, write_whole
-from .numbers import divisors
+from .numbers import GIB, divisors, listed, read_count
 from .processes import CONTROL_GROUP, cpu_model, ended_by_sigterm, threads_per_rank, usable_cores
 
 __all__ = [
     "CONTROL_GROUP",
+    "GIB",
     "Array",
     "FloatArray",
     "InfeasibleError",
@@ -24,7 +25,9 @@ __all__ = [
     "ended_by_sigterm",
     "first_failure",
     "first_line",
+    "listed",
     "nearest",
+    "read_count",
     "read_json",
     "read_text",
     "record_failure",

@@ -20,8 +20,12 @@ class RanksLostError(RuntimeError):
     """A rank of the launch failed or is gone, so the others cannot continue. The message is one line: which rank, and why."""
 
 
-def nearest(given: str, allowed: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the allowed word closest to `given`, or an empty string when none is close."""
-    by_folded = {word.lower(): word for word in allowed}
-    close = difflib.get_close_matches(given.lower(), list(by_folded), n=1, cutoff=0.55)
+def nearest(given: str, allowed: Iterable[str], *, cutoff: float = 0.55) -> str:
+    """` Did you mean 'x'?` for the allowed word closest to `given`, or an empty string when none is close.
+
+    `cutoff`: how alike the two must be, from 0 to 1 (`difflib.SequenceMatcher.ratio`).
+    `given` itself is never the answer: a known word that is refused is refused for another reason than its spelling.
+    """
+    by_folded = {word.lower(): word for word in allowed if word != given}
+    close = difflib.get_close_matches(given.lower(), list(by_folded), n=1, cutoff=cutoff)
     return f" Did you mean '{by_folded[close[0]]}'?" if close else ""

@@ -80,7 +80,7 @@ def with_profile(cluster: ClusterSpec, path: Path) -> ClusterSpec:
         raise SpecError(
             f"{path}: was measured by {profile.fingerprint.ranks} ranks at once and these runs have one; measure one with 'shardwright profile --ranks 1'"
         )
-    group = cluster.groups[0].model_copy(update={"profile": profile})
+    group = cluster.node.model_copy(update={"profile": profile})
     return cluster.model_copy(update={"groups": (group,)})
 
 
@@ -173,7 +173,7 @@ def main(given: Sequence[str] | None = None) -> int:
             passes=arguments.passes,
             tell=lambda line: print(line, file=sys.stderr, flush=True),
         )
-        _show(runs, cluster.groups[0].profile, arguments)
+        _show(runs, cluster.node.profile, arguments)
     except (SpecError, RunFailedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, SpecError) else 1

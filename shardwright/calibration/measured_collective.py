@@ -151,7 +151,7 @@ def reached_fractions(rows: Iterable[MeasuredCollective]) -> dict[str, list[floa
     """
     reached: dict[str, list[float]] = {"nvlink_fraction": [], "nic_fraction": [], "in_switch_fraction": []}
     for row in rows:
-        node = cluster_of(row, latency_factor=1.0, efa_seconds=0.0).groups[0]
+        node = cluster_of(row, latency_factor=1.0, efa_seconds=0.0).node
         link = node.intra_node.bytes_per_s
         if row.nodes > 1:  # two nodes exchange the tensor itself, more of them pass it around
             sent = row.size_bytes / row.seconds if row.nodes == 2 else row.bus_bytes_per_s

@@ -131,11 +131,13 @@ def _expanded(data: dict[str, Any], default_name: str) -> dict[str, Any]:
         cluster["groups"] = [rest]
     elif rest:
         key = next(iter(rest))
+        if key in _GROUP_KEYS:
+            raise SpecError(f"key '{key}' is of a group: write it in each [[groups]] table, not beside them")
         raise SpecError(f"unknown key '{key}' beside groups; allowed: {', '.join(_CLUSTER_KEYS)}.{_hint(key)}")
     groups = cluster["groups"]
     if not isinstance(groups, list) or not groups or not all(isinstance(group, dict) for group in groups):
         raise SpecError("'groups' is not a list of tables; start each group with [[groups]]")
-    cluster["groups"] = [_group(group) for group in groups]
+    cluster["groups"] = [_group(group, nested="groups" in data) for group in groups]
     return cluster
 
 
@@ -143,8 +145,10 @@ def _hint(key: str) -> str:
     return nearest(key, (*_CLUSTER_KEYS, *_GROUP_KEYS))
 
 
-def _group(given: dict[str, Any]) -> dict[str, Any]:
+def _group(given: dict[str, Any], *, nested: bool) -> dict[str, Any]:
     for key in given:
+        if nested and key in _CLUSTER_KEYS:
+            raise SpecError(f"key '{key}' is of the cluster: write it above the [[groups]] tables")
         if key not in _GROUP_KEYS:
             raise SpecError(f"unknown key '{key}'; allowed: {', '.join((*_GROUP_KEYS, *_CLUSTER_KEYS))}.{_hint(key)}")
     if "device" not in given:
@@ -153,7 +157,7 @@ def _group(given: dict[str, Any]) -> dict[str, Any]:
     group = dict(given)
     base = device.get("like") if isinstance(device, dict) else device
     if isinstance(base, str):
-        standard = catalog.standard_node(base).model_dump()
+        standard = _standard_node(base, given).model_dump()
         changes = {key: value for key, value in device.items() if key != "like"} if isinstance(device, dict) else {}
         group = standard | group | {"device": _merged(standard["device"], changes, Device, "device")}
         if changes:  # measurements of the catalog's device say nothing about another
@@ -168,6 +172,14 @@ def _group(given: dict[str, Any]) -> dict[str, Any]:
             group[key] = _link(given[key], key)
     _check_memory(group)
     return _with_node_count(group)
+
+
+def _standard_node(name: str, given: Mapping[str, Any]) -> NodeGroup:
+    """The node that this device is usually built into, partly filled where fewer `devices` are all there are."""
+    standard, total = catalog.standard_node(name), given.get("devices")
+    if isinstance(total, bool) or not isinstance(total, int) or {"nodes", "devices_per_node"} & given.keys():
+        return standard
+    return _part_of(standard, total) if 0 < total < standard.devices_per_node else standard
 
 
 def _merged(standard: dict[str, Any], changes: Any, cls: type[Spec], where: str) -> dict[str, Any]:

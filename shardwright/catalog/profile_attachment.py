@@ -12,7 +12,7 @@ def with_profile(cluster: ClusterSpec, profile: Profile, *, source: str) -> Clus
     Raises:
         SpecError: the profile was measured on another device, or on a CPU shared by another number of ranks.
     """
-    check_fits(profile.fingerprint, cluster.groups[0], source=source)
+    check_fits(profile.fingerprint, cluster.node, source=source)
     groups = tuple(group.model_copy(update={"profile": profile}) for group in cluster.groups)
     return cluster.model_copy(update={"groups": groups})
 
@@ -52,7 +52,7 @@ def what_profile_lacks(cluster: ClusterSpec, training: TrainingSpec) -> str | No
 
     None without a profile, or if it lacks nothing.
     """
-    profile = cluster.groups[0].profile
+    profile = cluster.node.profile
     if profile is None:
         return None
     held = {(series.operation, series.format) for series in profile.series if series.points}

@@ -9,10 +9,11 @@ from itertools import pairwise
 import typer
 
 from . import compare, plan, profile, run, simulate, validate
+from .options import EXIT_INFEASIBLE
 
 __all__ = ["app", "main"]
 
-EXIT_FAILED, EXIT_USER_ERROR, EXIT_INFEASIBLE, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
     add_completion=False,
@@ -88,4 +89,4 @@ def _usage(error: Exception) -> str:
     message = str(error.format_message())  # type: ignore[attr-defined] # see _UsageError
     option = getattr(getattr(error, "param", None), "opts", [""])[0]
     given = [value for name, value in pairwise(sys.argv) if name == option]
-    return f"{message} (given: {given[-1]})" if given else message
+    return f"{message} (given: {given[-1]})" if given and f"'{given[-1]}'" not in message else message

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from shardwright.costmodel import PlanFile, Reliability
-    from shardwright.specs import ClusterSpec, TrainingSpec
+    from shardwright.specs import ClusterSpec, Estimate, TrainingSpec
     from shardwright.specs.model import ModelSpec
+
+EXIT_INFEASIBLE = 3
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="Name a preset, a Hugging Face config.json, or a folder with one.")
@@ -27,8 +29,29 @@ ProfileOption = Annotated[
     Path | None,
     typer.Option(help="Predict from this profile of the cluster's device. Default: for local the newest that fits."),
 ]
-SeqLenOption = Annotated[int, typer.Option(help="Set the tokens of a sequence.")]
-GlobalBatchOption = Annotated[int, typer.Option(help="Set the sequences of an optimizer step, over all ranks.")]
+
+
+def read_count_option(text: str | int) -> int:
+    """Read the value of an option that counts tokens or sequences: `8192`, `8k`. A default is already a number."""
+    from shardwright.base import SpecError, read_count
+
+    try:
+        return text if isinstance(text, int) else read_count(text)
+    except SpecError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+SeqLenOption = Annotated[
+    int, typer.Option(parser=read_count_option, metavar="COUNT", help="Set the tokens of a sequence: 8192, 8k, 1M.")
+]
+GlobalBatchOption = Annotated[
+    int,
+    typer.Option(
+        parser=read_count_option,
+        metavar="COUNT",
+        help="Set the sequences of an optimizer step, over all ranks: 512, 4k.",
+    ),
+]
 PrecisionOption = Annotated[str, typer.Option(help="Set the format of matmuls: bf16, fp16, tf32, fp32.")]
 LinearPrecisionOption = Annotated[
     str | None, typer.Option(help="Set a lower format for the layers' weight matmuls: fp8, mxfp8, nvfp4.")
@@ -116,6 +139,26 @@ def read_plan(path: Path, profile: Path | None = None) -> "tuple[PlanFile, Model
     model = plan_file.model()
     check_plan(plan_file.plan, model, plan_file.cluster, plan_file.training)
     return plan_file, model
+
+
+def tell_what_lacks(estimate: "Estimate", cluster: "ClusterSpec") -> str | None:
+    """One line on stderr where a plan does not fit: by how much. The command prints what it found, and ends with
+    `end_infeasible`; the same line is the result, None where the plan fits."""
+    from shardwright.base import InfeasibleError
+    from shardwright.costmodel import check_memory
+
+    try:
+        check_memory(estimate, cluster)
+    except InfeasibleError as lacking:
+        typer.echo(f"error: this plan does not fit: {lacking}", err=True)
+        return str(lacking)
+    return None
+
+
+def end_infeasible(lacking: str | None) -> None:
+    """End with the exit code of an infeasible plan, where `tell_what_lacks` told of one."""
+    if lacking:
+        raise SystemExit(EXIT_INFEASIBLE)
 
 
 def read_training(

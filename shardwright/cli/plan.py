@@ -25,13 +25,16 @@ from .options import (
     SeqLenOption,
     StackOption,
     console,
+    end_infeasible,
     print_json,
     read_cluster,
+    read_count_option,
     read_model,
     read_plan,
     read_reliability,
     read_training,
     refuse_existing,
+    tell_what_lacks,
 )
 
 if TYPE_CHECKING:
@@ -57,7 +60,9 @@ def plan(
     dp_replicate: Annotated[int | None, typer.Option(help="Fix the number of replicas (HSDP).")] = None,
     dp_shard: Annotated[int | None, typer.Option(help="Fix the degree of ZeRO sharding.")] = None,
     zero_stage: Annotated[int | None, typer.Option(help="Fix the ZeRO stage: 0, 1, 2 or 3.")] = None,
-    micro_batch: Annotated[int | None, typer.Option(help="Fix the sequences of a microbatch.")] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(parser=read_count_option, metavar="COUNT", help="Fix the sequences of a microbatch.")
+    ] = None,
     schedule: Annotated[str | None, typer.Option(help="Fix the schedule: gpipe, 1f1b, interleaved-1f1b.")] = None,
     stages_per_rank: Annotated[int | None, typer.Option(help="Fix the pipeline chunks of a rank.")] = None,
     recompute: Annotated[str | None, typer.Option(help="Fix recompute in all layers: none, selective, full.")] = None,
@@ -131,10 +136,11 @@ def plan(
         _write_report(report, plan_file, why)
     if as_json:
         searched = {"gap": result.gap, "bound_seconds": result.bound_seconds, "search_seconds": result.seconds}
-        print_json({"plan_file": plan_file.model_dump(mode="json"), "search": searched, "why": why})
+        printed = {"plan_file": plan_file.model_dump(mode="json"), "parameters": _parameters(job[0])}
+        print_json({**printed, "search": searched, "why": why})
         return
     if details:
-        _print_plan(plan_file, why)
+        _print_plan(plan_file, job[0], why)
     else:
         typer.echo(_summary(*job, result, notes))
     if out:
@@ -176,6 +182,7 @@ def explain(
     times = _times(written, step_noise)
     # what the file says was true when it was written: a plan changed by hand has other costs
     plan_file = written.model_copy(update={"estimate": estimate_plan(*job, times)})
+    lacking = tell_what_lacks(plan_file.estimated(), written.cluster)
     left = goodput(plan_file.estimated(), written.cluster, reliability) if reliability else None
     measured = read_measurement(measurement) if measurement else None
     beside = measured_table(plan_file.plan, plan_file.estimated(), measured) if measured else None
@@ -186,13 +193,20 @@ def explain(
     if as_json:
         run = {"measurement": measured.model_dump(mode="json")} if measured else {}
         failures = {"goodput": left.model_dump(mode="json")} if left else {}
-        print_json({"plan_file": plan_file.model_dump(mode="json"), "why": why, **run, **failures})
-        return
-    _print_plan(plan_file, why)
-    if left:
-        console().print(goodput_table({plan_path.name: left}))
-    if beside:
-        console().print(beside)
+        printed = {"plan_file": plan_file.model_dump(mode="json"), "parameters": _parameters(model)}
+        print_json({**printed, "infeasible": lacking, "why": why, **run, **failures})
+    else:
+        _print_plan(plan_file, model, why)
+        if left:
+            console().print(goodput_table({plan_path.name: left}))
+        if beside:
+            console().print(beside)
+    end_infeasible(lacking)
+
+
+def _parameters(model: "ModelSpec") -> dict[str, int]:
+    """How many parameters were read: all, and those that one token passes through."""
+    return {"total": model.parameter_count, "active": model.active_parameter_count}
 
 
 def _lacking(cluster: "ClusterSpec", training: "TrainingSpec") -> list[str]:
@@ -261,14 +275,14 @@ def _certified(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSp
 
 
 def _how_to_train(plan_file: "PlanFile", path: Path) -> str:
-    """The command that trains with the plan; empty if the executor cannot run it."""
+    """The command that trains with the plan, or what the plan lacks for it."""
     from shardwright.base import SpecError
     from shardwright.executor import check_can_run
 
     try:
         check_can_run(plan_file)
-    except SpecError:
-        return ""
+    except SpecError as lacking:
+        return f"; run refuses it: {lacking}"
     return f"; train with it: shardwright run {path}"
 
 
@@ -314,14 +328,14 @@ def _write_report(
     )
 
 
-def _print_plan(plan_file: "PlanFile", why: list[str]) -> None:
+def _print_plan(plan_file: "PlanFile", model: "ModelSpec", why: list[str]) -> None:
     from rich.text import Text
 
     from shardwright.reports.plan import memory_table, plan_table, step_table
 
     estimate, printed = plan_file.estimated(), console()
     printed.print(Text.assemble((plan_file.model_name, "bold"), f" on {plan_file.cluster.name}"))
-    printed.print(plan_table(plan_file.plan, estimate, plan_file.training))
+    printed.print(plan_table(plan_file.plan, estimate, plan_file.training, model=model, cluster=plan_file.cluster))
     printed.print(step_table(estimate))
     printed.print(memory_table(estimate, plan_file.cluster))
     printed.print("[bold]Why[/bold]")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .options import ForceOption, JsonOption, console, print_json, refuse_existing
+from .options import ForceOption, JsonOption, console, print_json, read_count_option, refuse_existing
 
 if TYPE_CHECKING:
     from shardwright.profiler import MeasuredProfile
@@ -55,8 +55,18 @@ def measure(
         str | None,
         typer.Option(help="Also measure this model's shapes, and check the sum of operators on its layers."),
     ] = None,
-    seq_len: Annotated[int | None, typer.Option(help="Set the tokens of the model's sequences.")] = None,
-    micro_batch: Annotated[int, typer.Option(help="Set the sequences that the model computes at once.")] = 1,
+    seq_len: Annotated[
+        int | None,
+        typer.Option(
+            parser=read_count_option, metavar="COUNT", help="Set the tokens of the model's sequences: 8192, 8k."
+        ),
+    ] = None,
+    micro_batch: Annotated[
+        int,
+        typer.Option(
+            parser=read_count_option, metavar="COUNT", help="Set the sequences that the model computes at once."
+        ),
+    ] = 1,
     ranks: Annotated[
         int | None, typer.Option(help="Measure with this many processes at once, as in local:N. Default: as local.")
     ] = None,

@@ -12,10 +12,12 @@ from .options import (
     PlanArgument,
     ProfileOption,
     console,
+    end_infeasible,
     note_what_profile_lacks,
     print_json,
     read_plan,
     refuse_existing,
+    tell_what_lacks,
 )
 
 
@@ -28,12 +30,14 @@ def simulate(
 ) -> None:
     """Simulate one step: when each stage computes, waits and communicates, and how much memory it holds."""
     from shardwright.base import SpecError
-    from shardwright.costmodel import simulate_plan
+    from shardwright.costmodel import estimate_plan, simulate_plan
 
     refuse_existing(trace, force=force, inputs=[plan_path, *([profile] if profile else [])])
     plan_file, model = read_plan(plan_path, profile)
     note_what_profile_lacks(plan_file.cluster, plan_file.training)
-    timeline = simulate_plan(model, plan_file.cluster, plan_file.training, plan_file.plan)
+    job = (model, plan_file.cluster, plan_file.training, plan_file.plan)
+    lacking = tell_what_lacks(estimate_plan(*job), plan_file.cluster)
+    timeline = simulate_plan(*job)
     if trace:
         try:
             trace.write_text(json.dumps(timeline.to_perfetto()), encoding="utf-8")
@@ -42,10 +46,12 @@ def simulate(
     idle = timeline.idle_fractions().tolist()
     peaks = [curve.peak_bytes for curve in timeline.memory]
     if as_json:
-        print_json({"step_seconds": timeline.step_seconds, "idle_fractions": idle, "peak_memory_bytes": peaks})
-        return
-    from shardwright.reports.plan import timeline_table
+        found = {"step_seconds": timeline.step_seconds, "idle_fractions": idle, "peak_memory_bytes": peaks}
+        print_json({**found, "infeasible": lacking})
+    else:
+        from shardwright.reports.plan import timeline_table
 
-    console().print(timeline_table(timeline))
-    if trace:
-        typer.echo(f"wrote {trace}; open it at ui.perfetto.dev")
+        console().print(timeline_table(timeline))
+        if trace:
+            typer.echo(f"wrote {trace}; open it at ui.perfetto.dev")
+    end_infeasible(lacking)

@@ -1,7 +1,16 @@
 """What one training step costs: pure functions of specs, no torch. `evaluate` joins the rooms into the estimate of one plan; `checks` says
 whether a plan divides and fits."""
 
-from .checks import check_memory, check_plan, check_sequence, check_tensor_parallel, tensor_parallel_sizes
+from .checks import (
+    check_context_parallel,
+    check_expert_parallel,
+    check_memory,
+    check_plan,
+    check_sequence,
+    check_tensor_parallel,
+    lacking_bytes,
+    tensor_parallel_sizes,
+)
 from .evaluate import estimate_plan, is_unsettled, simulate_plan
 from .plan_file import PlanFile, read_plan_file, write_plan_file
 from .prediction import EstimatePlan, Prediction, fastest, predict
@@ -14,6 +23,8 @@ __all__ = [
     "PlanFile",
     "Prediction",
     "Reliability",
+    "check_context_parallel",
+    "check_expert_parallel",
     "check_memory",
     "check_plan",
     "check_sequence",
@@ -22,6 +33,7 @@ __all__ = [
     "fastest",
     "goodput",
     "is_unsettled",
+    "lacking_bytes",
     "predict",
     "read_plan_file",
     "simulate_plan",

@@ -2,13 +2,12 @@
 
 import math
 
-from shardwright.base import InfeasibleError, SpecError
+from shardwright.base import GIB, InfeasibleError, SpecError, divisors, listed
 from shardwright.costmodel.op_times import CALIBRATED, Constants
 from shardwright.costmodel.tables import host_share_bytes, usable_bytes
-from shardwright.specs import ClusterSpec, Estimate, Mesh, Plan, TrainingSpec
+from shardwright.specs import ClusterSpec, ContextParallel, Estimate, Plan, TrainingSpec
 from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
-GIB = 2**30
 EXPERT_COLUMNS = "columns of an expert"
 
 
@@ -34,8 +33,9 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
         )
     check_sequence(model, training)
     check_tensor_parallel(mesh.tp, model, training, sequence_parallel=plan.sequence_parallel, ep=mesh.ep)
-    check_context_parallel(plan, model, training)
-    check_expert_parallel(mesh, model)
+    split = plan.sequence_parallel
+    check_context_parallel(mesh.cp, mesh.tp, plan.context_parallel, model, training, sequence_parallel=split)
+    check_expert_parallel(mesh.ep, model)
 
 
 def check_sequence(model: ModelSpec, training: TrainingSpec) -> None:
@@ -50,7 +50,9 @@ def check_sequence(model: ModelSpec, training: TrainingSpec) -> None:
         )
 
 
-def check_context_parallel(plan: Plan, model: ModelSpec, training: TrainingSpec) -> None:
+def check_context_parallel(
+    cp: int, tp: int, kind: ContextParallel, model: ModelSpec, training: TrainingSpec, *, sequence_parallel: bool
+) -> None:
     """Check that cp divides the sequence, and under Ulysses the heads that tp leaves on a rank.
 
     Dealt in zig-zag, a sequence is cut into 2 cp chunks, each split over tp where the sequence is.
@@ -58,15 +60,14 @@ def check_context_parallel(plan: Plan, model: ModelSpec, training: TrainingSpec)
     Raises:
         SpecError: with the numbers and the degrees that would.
     """
-    cp, tp = plan.mesh.cp, plan.mesh.tp
     if cp == 1:
         return
-    ulysses = plan.context_parallel == "ulysses"
-    chunks = (1 if ulysses else 2) * (tp if plan.sequence_parallel else 1)
+    ulysses = kind == "ulysses"
+    chunks = (1 if ulysses else 2) * (tp if sequence_parallel else 1)
     if training.seq_len % (chunks * cp):
         near = max(chunks * cp, round(training.seq_len / (chunks * cp)) * chunks * cp)
         raise SpecError(
-            f"cp {cp} ({plan.context_parallel}) cuts a sequence into {chunks * cp} parts and {training.seq_len} tokens don't "
+            f"cp {cp} ({kind}) cuts a sequence into {chunks * cp} parts and {training.seq_len} tokens don't "
             f"divide by that; the nearest length that does is {near}"
         )
     if ulysses:
@@ -76,30 +77,26 @@ def check_context_parallel(plan: Plan, model: ModelSpec, training: TrainingSpec)
         if left % cp:
             raise SpecError(
                 f"cp {cp} (ulysses) deals heads to ranks and tp {tp} leaves {left} KV heads of {model.name} on one; "
-                f"allowed: {_listed(_divisors(left))}; ring and all-gather have no such limit"
+                f"allowed: {listed(divisors(left))}; ring and all-gather have no such limit"
             )
 
 
-def check_expert_parallel(mesh: Mesh, model: ModelSpec) -> None:
+def check_expert_parallel(ep: int, model: ModelSpec) -> None:
     """Check that `ep` divides the experts of every layer that has some.
 
     Raises:
         SpecError: with the numbers and the degrees that would; or the model has no experts.
     """
-    if mesh.ep == 1:
+    if ep == 1:
         return
     counts = [block.ffn.experts for block in model.layer_classes if isinstance(block.ffn, MixtureOfExperts)]
     if not counts:
-        raise SpecError(f"ep {mesh.ep} spreads experts and {model.name} has none; set ep 1")
+        raise SpecError(f"ep {ep} spreads experts and {model.name} has none; set ep 1")
     common = math.gcd(*counts)
-    if common % mesh.ep:
+    if common % ep:
         raise SpecError(
-            f"ep {mesh.ep} does not divide the {counts[0]} experts of {model.name}; allowed: {_listed(_divisors(common))}"
+            f"ep {ep} does not divide the {counts[0]} experts of {model.name}; allowed: {listed(divisors(common))}"
         )
-
-
-def _divisors(number: int) -> list[int]:
-    return [degree for degree in range(1, number + 1) if number % degree == 0]
 
 
 def check_tensor_parallel(
@@ -118,7 +115,7 @@ def check_tensor_parallel(
         if size % (of_experts if what == EXPERT_COLUMNS else tp):
             common = math.gcd(*sizes.values())
             allowed = [degree for degree in range(1, min(common, 64) + 1) if common % degree == 0]
-            raise SpecError(f"tp {tp} does not divide the {size} {what} of {model.name}; allowed: {_listed(allowed)}")
+            raise SpecError(f"tp {tp} does not divide the {size} {what} of {model.name}; allowed: {listed(allowed)}")
 
 
 def tensor_parallel_sizes(model: ModelSpec, training: TrainingSpec, *, sequence_parallel: bool) -> dict[str, int]:
@@ -136,8 +133,9 @@ def tensor_parallel_sizes(model: ModelSpec, training: TrainingSpec, *, sequence_
     return sizes
 
 
-def _listed(values: list[int]) -> str:
-    return ", ".join(map(str, values))
+def lacking_bytes(estimate: Estimate, cluster: ClusterSpec, constants: Constants = CALIBRATED) -> float:
+    """How much more than it has the fullest device needs; 0 where all fit."""
+    return max(0.0, estimate.peak_memory_bytes - usable_bytes(cluster.groups[0].device, constants))
 
 
 def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants = CALIBRATED) -> None:
@@ -146,15 +144,16 @@ def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants 
     Raises:
         InfeasibleError: naming the rank, the largest part and by how much it is over.
     """
-    node = cluster.groups[0]
+    node = cluster.node
     host_share, usable = host_share_bytes(cluster), usable_bytes(node.device, constants)
     for rank, (device, host_bytes) in enumerate(zip(estimate.memory, estimate.host_bytes, strict=True)):
         if device.total > usable:
             part, size = max(device, key=lambda item: item[1])
+            words = part.replace("_", " ")
             over = (device.total - usable) / GIB
             raise InfeasibleError(
                 f"pipeline rank {rank} needs {device.total / GIB:.1f} GiB and {node.device.name} has "
-                f"{usable / GIB:.1f} usable: {over:.1f} GiB too much ({part} {size / GIB:.1f} GiB)"
+                f"{usable / GIB:.1f} usable: {over:.1f} GiB too much ({words} {size / GIB:.1f} GiB)"
             )
         if host_bytes > host_share:
             raise InfeasibleError(

@@ -90,7 +90,7 @@ class PlanCosts:
 
     def __post_init__(self) -> None:
         tables = build_tables(self.model, self.cluster, self.training, candidates_of(self.plan), self.times)
-        object.__setattr__(self, "_sums", StageSums(tables, layer_mixes(self.model, self.plan)))
+        object.__setattr__(self, "_sums", StageSums(tables, layer_mixes(self.model, self.plan.stages)))
 
     @property
     def sums(self) -> StageSums:
@@ -122,7 +122,7 @@ class PlanCosts:
         step, sequences = self.step(), self.training.global_batch
         model_flops = sequences * model_flops_per_sequence(self.model, self.training)
         again = sequences * recompute_flops_per_sequence(self.model, self.training, self.plan)
-        device = self.cluster.groups[0].device
+        device = self.cluster.node.device
         ranks = self.plan.mesh.ranks
         peak_flops = ranks * device.peak_flops_per_s[self.training.precision.compute] * step.total
         return Estimate(
@@ -231,8 +231,8 @@ class PlanCosts:
 
 def is_unsettled(cluster: ClusterSpec, training: TrainingSpec) -> bool:
     """Whether runs of this kind vary for reasons that no plan shows: some stacks, and GPUs before bf16 (V100)."""
-    device = cluster.groups[0].device
-    return training.software.unsettled or (device.kind == "gpu" and "bf16" not in device.peak_flops_per_s)
+    device = cluster.node.device
+    return training.software.unsettled or (device.has_own_memory and "bf16" not in device.peak_flops_per_s)
 
 
 def intervals(seconds: float, table: Constants, *, unsettled: bool) -> tuple[Interval, Interval]:

@@ -10,7 +10,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from shardwright.base import SpecError
+from shardwright.base import SpecError, units
 from shardwright.specs import ClusterSpec, Estimate, NonNegativeFloat, PositiveFloat, PositiveInt, Spec
 
 _SECONDS_PER_HOUR = 3600.0
@@ -72,15 +72,15 @@ def goodput(estimate: Estimate, cluster: ClusterSpec, reliability: Reliability) 
     """
     devices = float(estimate.device_count)
     between_failures = reliability.mean_seconds_between_failures(
-        devices, math.ceil(devices / cluster.groups[0].devices_per_node)
+        devices, math.ceil(devices / cluster.node.devices_per_node)
     )
     step, writing = estimate.step_seconds, reliability.checkpoint_seconds
     every = reliability.checkpoint_every or max(1, round(best_interval_seconds(between_failures, writing) / step))
     training = training_share(every * step, between_failures, writing, reliability.restart_seconds)
     if training < _LEAST_SHARE:
         raise SpecError(
-            f"a failure every {between_failures:.3g} s leaves no time to train: {every} steps with their checkpoint take "
-            f"{every * step + writing:.3g} s and a restart {reliability.restart_seconds:.3g} s"
+            f"a failure every {units.seconds(between_failures)} leaves no time to train: {every} steps with their checkpoint "
+            f"take {units.seconds(every * step + writing)} and a restart {units.seconds(reliability.restart_seconds)}"
         )
     checkpoints = training * writing / (every * step)
     return Goodput(

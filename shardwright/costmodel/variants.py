@@ -24,7 +24,7 @@ def step_seconds_by_variant(
     """Step seconds (variants,) of a plan whose layers share one ZeRO stage; `times.constants` holds arrays (variants,)."""
     candidates = candidates_of(plan)
     tables = build_tables(model, cluster, training, candidates[np.zeros(variants, dtype=np.int64)], times)
-    mixes, ends = layer_mixes(model, plan)[0], ends_of(len(plan.stages))
+    mixes, ends = layer_mixes(model, plan.stages)[0], ends_of(len(plan.stages))
     passes = [stage_causes(part, mixes[None], ends) for part in (tables.forward, tables.backward)]
     saving = overlap_saving_seconds(cluster, training, times.constants, *passes)
     seconds = stage_seconds(RowCosts.of(tables)[:, None], mixes, ends)

@@ -1,7 +1,7 @@
 """Applies a plan to a real training run on PyTorch, checkpoints it and measures it. The rooms import torch; what is imported from here does
 not."""
 
-from .can_run import check_can_run
+from .can_run import check_can_run, check_trained
 from .options import RunOptions
 
-__all__ = ["RunOptions", "check_can_run"]
+__all__ = ["RunOptions", "check_can_run", "check_trained"]

@@ -4,6 +4,23 @@ from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.specs import OWN_STACK
 
+# Each is described in model/families.py, which imports torch; this list stands here so that planning need not.
+TRAINED_MODEL_TYPES = ("llama", "qwen3", "gpt2")
+
+
+def check_trained(plan_file: PlanFile) -> None:
+    """Refuse a model whose family the engine does not train.
+
+    Raises:
+        SpecError: naming its model_type and those that are trained.
+    """
+    model_type = str(plan_file.model_config_json.get("model_type", "none"))
+    if model_type not in TRAINED_MODEL_TYPES:
+        raise SpecError(
+            f"model_type '{model_type}' of {plan_file.model_name} cannot be trained yet; "
+            f"supported: {', '.join(TRAINED_MODEL_TYPES)}"
+        )
+
 
 def check_can_run(plan_file: PlanFile) -> None:
     """Refuse what the engine would else leave out in silence.
@@ -36,3 +53,4 @@ def check_can_run(plan_file: PlanFile) -> None:
         )
     if plan_file.training.expert_capacity is not None:
         raise SpecError("expert_capacity can be estimated and compared, not run yet; leave it out")
+    check_trained(plan_file)

@@ -31,10 +31,11 @@ def search(
         InfeasibleError: plans divide and none fits the memory; says what binds and what would fit.
     """
     started, fixed = time.perf_counter(), fixed or Fixed()
-    run = BranchAndBound.start(model, cluster, training, fixed, times or op_times(cluster, training))
+    times = times or op_times(cluster, training)
+    run = BranchAndBound.start(model, cluster, training, fixed, times)
     run.run(time_limit_seconds, progress)
     if run.best is None:
-        raise infeasible(model, cluster, training, fixed)
+        raise infeasible(model, cluster, training, fixed, times)
     plan = plan_of(run.best, run.space, model)
     solved = run.other_meshes(runners_up) if run.complete else []
     others = (RunnerUp(plan_of(found, run.space, model), found.step_seconds) for found in solved)

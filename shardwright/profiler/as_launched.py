@@ -178,7 +178,7 @@ class _Wanted:
         trainings = [options.training(each) for each in self._formats if each in ACTIVATION_FORMATS]
 
         def times(profile: Profile, training: TrainingSpec) -> OpTimes:
-            group = cluster.groups[0].model_copy(update={"profile": profile})
+            group = cluster.node.model_copy(update={"profile": profile})
             return op_times(cluster.model_copy(update={"groups": (group,)}), training)
 
         def check(machine: Machine, profile: Profile) -> list[LayerCheck]:

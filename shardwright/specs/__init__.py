@@ -2,8 +2,6 @@
 constructed; they never look at the machine they run on."""
 
 from .candidates import (
-    CONTEXT_PARALLEL,
-    EXPERT_DISPATCH,
     Candidates,
     cp_group,
     ep_group,
@@ -15,11 +13,24 @@ from .candidates import (
     shard_group,
     tp_group,
 )
+from .choices import AXES, CHOICES, COLUMNS, Choice
 from .cluster import MOST_DEVICES, ClusterSpec, Device, DeviceFormat, Host, Link, LinkKind, NodeGroup
 from .estimate import Estimate, Interval, MemoryBytes, StepSeconds
 from .measurement import Fingerprint, Measurement, StepRecord, read_measurement
 from .mesh import Mesh, RankGroup
-from .plan import POLICIES, ContextParallel, ExpertDispatch, LayerRun, Offload, Plan, RecomputePolicy, Stage, ZeroStage
+from .plan import (
+    CONTEXT_PARALLEL,
+    EXPERT_DISPATCH,
+    POLICIES,
+    ContextParallel,
+    ExpertDispatch,
+    LayerRun,
+    Offload,
+    Plan,
+    RecomputePolicy,
+    Stage,
+    ZeroStage,
+)
 from .profile import (
     Curve,
     Figure,
@@ -32,7 +43,16 @@ from .profile import (
     read_profile,
     write_profile,
 )
-from .schedules import ScheduleName, by_rank, by_stage, check_shape, even_stages, splits_backward, stage_ranks
+from .schedules import (
+    ScheduleName,
+    by_rank,
+    by_stage,
+    check_shape,
+    even_stages,
+    has_shape,
+    splits_backward,
+    stage_ranks,
+)
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_document
 from .stack import Stack
 from .stacks import OWN_STACK, named_stack
@@ -40,7 +60,10 @@ from .timeline import Lane, MemoryCurve, Span, Timeline
 from .training import BYTES_PER_ELEMENT, OPTIMIZER_STATES, LinearFormat, OptimizerName, Precision, TrainingSpec
 
 __all__ = [
+    "AXES",
     "BYTES_PER_ELEMENT",
+    "CHOICES",
+    "COLUMNS",
     "CONTEXT_PARALLEL",
     "EXPERT_DISPATCH",
     "MOST_DEVICES",
@@ -48,6 +71,7 @@ __all__ = [
     "OWN_STACK",
     "POLICIES",
     "Candidates",
+    "Choice",
     "ClusterSpec",
     "ContextParallel",
     "Curve",
@@ -104,6 +128,7 @@ __all__ = [
     "expert_replicate_group",
     "expert_shard_group",
     "expert_tp_group",
+    "has_shape",
     "named_stack",
     "pipeline_group",
     "read_document",

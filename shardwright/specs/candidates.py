@@ -1,28 +1,25 @@
 """The global choices of many plans as arrays: one expression serves one plan or a million."""
 
 from dataclasses import dataclass, field, fields
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shardwright.base import IntArray
 
+from .choices import COLUMNS
 from .cluster import ClusterSpec
-from .mesh import RankGroup
-from .plan import ContextParallel, ExpertDispatch, Plan
-
-CONTEXT_PARALLEL: tuple[ContextParallel, ...] = get_args(ContextParallel)
-EXPERT_DISPATCH: tuple[ExpertDispatch, ...] = get_args(ExpertDispatch)
+from .mesh import Degrees, RankGroup
+from .plan import Plan
 
 
 @dataclass(frozen=True)
-class Candidates:
+class Candidates(Degrees[IntArray]):
     """N combinations of the choices that hold for a whole run; every field has shape (N,).
 
-    `stages_per_rank` counts pipeline chunks on a rank. `host_optimizer` is 1 where the optimizer lives on the host.
-    `context_parallel` indexes `CONTEXT_PARALLEL`, `expert_dispatch` indexes `EXPERT_DISPATCH`. The axes of context and of
-    experts are optional; without them no candidate has these axes.
+    `stages_per_rank` counts pipeline chunks on a rank, `offload_optimizer` is 1 where the optimizer lives on the host,
+    `context_parallel` indexes `CONTEXT_PARALLEL`, `expert_dispatch` indexes `EXPERT_DISPATCH`. The axes of context and
+    of experts are optional; without them no candidate has these axes.
     """
 
     pp: IntArray
@@ -34,7 +31,7 @@ class Candidates:
     stages_per_rank: IntArray
     zero_stage: IntArray
     sequence_parallel: IntArray
-    host_optimizer: IntArray
+    offload_optimizer: IntArray
     cp: IntArray = field(default_factory=lambda: np.array(1))
     ep: IntArray = field(default_factory=lambda: np.array(1))
     context_parallel: IntArray = field(default_factory=lambda: np.array(0))
@@ -47,24 +44,10 @@ class Candidates:
     @classmethod
     def of(cls, plan: Plan) -> "Candidates":
         """The candidate of `plan`; the highest ZeRO stage of its layers stands for all layers."""
-        mesh = plan.mesh
-        values = {
-            "pp": mesh.pp,
-            "dp_replicate": mesh.dp_replicate,
-            "dp_shard": mesh.dp_shard,
-            "tp": mesh.tp,
-            "micro_batch": plan.micro_batch,
-            "microbatches": plan.microbatches,
-            "stages_per_rank": plan.stages_per_rank,
-            "zero_stage": plan.zero_stage,
-            "sequence_parallel": int(plan.sequence_parallel),
-            "host_optimizer": plan.offload.optimizer_fraction,
-            "cp": mesh.cp,
-            "ep": mesh.ep,
-            "context_parallel": CONTEXT_PARALLEL.index(plan.context_parallel),
-            "expert_dispatch": EXPERT_DISPATCH.index(plan.expert_dispatch),
-        }
-        return cls(**{name: np.array([value]) for name, value in values.items()})
+        values = {choice.name: choice.number(choice.of_plan(plan) or 0) for choice in COLUMNS if not choice.values}
+        named = {choice.name: choice.number(choice.of_plan(plan)) for choice in COLUMNS if choice.values}
+        every = values | named | {"microbatches": plan.microbatches}
+        return cls(**{name: np.array([value]) for name, value in every.items()})
 
     def __len__(self) -> int:
         return len(self.pp)
@@ -74,18 +57,9 @@ class Candidates:
         return Candidates(**{f.name: np.atleast_1d(getattr(self, f.name)[index]) for f in fields(self)})
 
     @property
-    def ranks(self) -> IntArray:
-        return self.pp * self.data_ranks * self.tp
-
-    @property
-    def data_ranks(self) -> IntArray:
-        """Ranks whose gradients of one layer are summed; each has different tokens."""
-        return self.dp_replicate * self.dp_shard * self.cp
-
-    @property
     def shards(self) -> IntArray:
-        """Ranks that share one copy of the sharded state: dp_shard and cp together, 1 without ZeRO."""
-        return np.where(self.zero_stage > 0, self.dp_shard * self.cp, 1)
+        """Ranks that share one copy of the sharded state: 1 without ZeRO."""
+        return np.where(self.zero_stage > 0, self.shard_ranks, 1)
 
     @property
     def replicas(self) -> IntArray:
@@ -93,23 +67,14 @@ class Candidates:
         return np.asarray(self.data_ranks // self.shards)
 
     @property
-    def expert_tp(self) -> IntArray:
-        """Ranks that split the columns of one expert (see `Mesh`)."""
-        return np.asarray(np.maximum(1, self.tp // self.ep))
-
-    @property
     def expert_shards(self) -> IntArray:
         """Ranks that share one copy of the sharded state of the same experts."""
-        return np.where(self.zero_stage > 0, self._same_experts // self.dp_replicate, 1)
+        return np.where(self.zero_stage > 0, self.expert_shard_ranks, 1)
 
     @property
     def expert_replicas(self) -> IntArray:
         """Copies of the sharded state of an expert."""
-        return np.asarray(self._same_experts // self.expert_shards)
-
-    @property
-    def _same_experts(self) -> IntArray:
-        return self.data_ranks * self.tp // (self.ep * self.expert_tp)
+        return np.asarray(self.same_experts // self.expert_shards)
 
 
 def tp_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
@@ -161,7 +126,7 @@ def pipeline_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
 
 def _group(stride: IntArray, degree: IntArray, cluster: ClusterSpec) -> RankGroup:
     """The group of `degree` ranks that are `stride` apart, ranks numbered node by node."""
-    per_node = cluster.groups[0].devices_per_node
+    per_node = cluster.node.devices_per_node
     inside = np.clip(per_node // stride, 1, degree)
     nodes = -(-degree // inside)
     return RankGroup(ranks_per_node=degree / nodes, nodes=nodes, sharing=np.maximum(1.0, per_node / inside))

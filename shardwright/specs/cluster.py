@@ -1,5 +1,6 @@
 """The cluster: node groups of one device each, the links inside a node and the fabric between nodes."""
 
+import math
 from collections.abc import Collection, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal, Self
@@ -46,6 +47,30 @@ class Device(Spec):
     context_bytes: NonNegativeFloat = 0.0
     sources: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def has_own_memory(self) -> bool:
+        """Whether the device's memory is apart from its host's, held by a caching allocator, with buffers for each communicator.
+
+        A CPU rank lives in its process's heap.
+        """
+        return self.kind == "gpu"
+
+    @property
+    def waits_for_the_slowest(self) -> bool:
+        """Whether ranks differ by chance from step to step, each with a clock of its own. CPU ranks share one machine."""
+        return self.kind == "gpu"
+
+    @property
+    def computes_beside_traffic(self) -> bool:
+        """Whether collectives and copies run beside compute. On a CPU they need the same cores."""
+        return self.kind == "gpu"
+
+    @property
+    def since_hopper(self) -> bool:
+        """Whether this is a GPU of Hopper's generation or a later one, by its peak in 16 bits: 989 TFLOP/s of an H100 SXM, 312 of
+        an A100."""
+        return max(self.peak_flops_per_s.get(name, 0.0) for name in ("bf16", "fp16")) > 500e12
+
 
 class Link(Spec):
     """A connection as one device sees it: bytes/s in one direction, and seconds until the first byte arrives.
@@ -75,6 +100,7 @@ class Host(Spec):
 class NodeGroup(Spec):
     """`nodes` equal nodes. `nics_per_node` NICs of rate `nic.bytes_per_s` each are shared by the node's devices.
 
+    `nic` may be None where the node is the only one of its cluster, which sends nothing to others.
     `profile`: measurements of such a device; what it lacks is predicted from the figures here.
     """
 
@@ -84,7 +110,7 @@ class NodeGroup(Spec):
     intra_node: Link
     host_link: Link
     nics_per_node: PositiveInt = 1
-    nic: Link
+    nic: Link | None = None
     host: Host
     profile: Profile | None = Field(default=None, repr=False)
 
@@ -94,8 +120,13 @@ class NodeGroup(Spec):
 
     @property
     def node_bytes_per_s(self) -> float:
-        """Bytes/s that one node can send to the fabric through all its NICs."""
-        return self.nics_per_node * self.nic.bytes_per_s
+        """Bytes/s that one node can send to the fabric through all its NICs; `math.inf` without a NIC, because no byte leaves."""
+        return self.nics_per_node * self.nic.bytes_per_s if self.nic else math.inf
+
+    @property
+    def nic_latency_seconds(self) -> float:
+        """Seconds until the first byte reaches another node; 0 without a NIC, because no byte leaves."""
+        return self.nic.latency_seconds if self.nic else 0.0
 
 
 class ClusterSpec(Spec):
@@ -124,6 +155,15 @@ class ClusterSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _nodes_are_joined(self) -> Self:
+        nodes = sum(group.nodes for group in self.groups)
+        if nodes > 1 and self.groups[0].nic is None:
+            raise ValueError(
+                f"{nodes} nodes and no key 'nic': name the link between them, nic = \"ethernet-100g\", say"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _not_absurd(self) -> Self:
         if self.devices > MOST_DEVICES:
             raise ValueError(f"{self.devices:.3g} devices are more than the {MOST_DEVICES:,} that can be planned for")
@@ -133,19 +173,30 @@ class ClusterSpec(Spec):
     def devices(self) -> int:
         return sum(group.devices for group in self.groups)
 
+    @property
+    def node(self) -> NodeGroup:
+        """What every node is: its device, host, links and NICs, and the profile of its device.
+
+        Groups differ in their number of nodes alone. Costs are those of the ranks of one such group; a cluster of several
+        kinds will be costed through one view for each.
+        """
+        return self.groups[0]
+
     def graph(self) -> "networkx.Graph[GraphNode]":
         """The topology as a tree: ("rank", r) - ("node", n) - ("fabric", 0).
 
         Each edge carries `link`, the `Link` as one device sees it while all devices of its node send at once: between a
-        node and the fabric that is the device's share of the node's NICs, divided by the oversubscription.
+        node and the fabric that is the device's share of the node's NICs, divided by the oversubscription. One node without
+        a NIC has no fabric.
         """
         import networkx  # imported here, because the import is slow and planning does not need it
 
         graph: networkx.Graph[GraphNode] = networkx.Graph()
         rank = 0
         for node, group in enumerate(self._nodes()):
-            share = group.node_bytes_per_s / group.devices_per_node / self.oversubscription
-            graph.add_edge(FABRIC, ("node", node), link=group.nic.model_copy(update={"bytes_per_s": share}))
+            if group.nic:
+                share = group.node_bytes_per_s / group.devices_per_node / self.oversubscription
+                graph.add_edge(FABRIC, ("node", node), link=group.nic.model_copy(update={"bytes_per_s": share}))
             for _ in range(group.devices_per_node):
                 graph.add_edge(("node", node), ("rank", rank), link=group.intra_node)
                 rank += 1

@@ -1,24 +1,77 @@
-"""The mesh: degrees of the axes, and the groups of ranks that they make."""
+"""The mesh: degrees of the axes, and the groups of ranks that they make.
+
+Consecutive ranks differ in `tp` first, in `pp` last. `ep` divides dp_shard * cp * tp and regroups those ranks for expert
+layers (folded: Liu et al. 2025, "MoE Parallel Folding", arXiv 2504.14960, section 3): neighbouring ranks first share the
+columns of an expert (`expert_tp`, what `ep` leaves of tp), then hold different experts (`ep`), and those that hold the same
+ones shard them. With ep 1 that is the mesh of the other layers; with ep a multiple of tp every expert is whole.
+"""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 import numpy as np
 from pydantic import model_validator
 
-from shardwright.base import Array, Number
+from shardwright.base import Array, IntArray, Number
 
 from .spec import PositiveInt, Spec
 
+Degree = TypeVar("Degree", int, IntArray)
 
-class Mesh(Spec):
-    """Degrees of the axes, outermost first; consecutive ranks differ in `tp` first, in `pp` last.
 
-    `ep` divides dp_shard * cp * tp and regroups those ranks for expert layers (folded: Liu et al. 2025, "MoE Parallel
-    Folding", arXiv 2504.14960, section 3). Neighbouring ranks first share the columns of an expert (`expert_tp`, the part
-    of tp that `ep` leaves). The next ones hold different experts (`ep`). Ranks with the same experts shard them
-    (`expert_shards`). With ep 1 this is the mesh of the other layers. With ep a multiple of tp every expert is whole.
-    """
+class Degrees(Generic[Degree]):
+    """Numbers derived from the degrees of the axes, for one mesh or for an array of meshes."""
+
+    if TYPE_CHECKING:
+        pp: Degree
+        dp_replicate: Degree
+        dp_shard: Degree
+        cp: Degree
+        tp: Degree
+        ep: Degree
+
+    @property
+    def dp(self) -> Degree:
+        """Number of data-parallel ranks: each reads its own sequences."""
+        return self.dp_replicate * self.dp_shard
+
+    @property
+    def data_ranks(self) -> Degree:
+        """Ranks whose gradients of one layer are summed; each has different tokens."""
+        return self.dp * self.cp
+
+    @property
+    def ranks(self) -> Degree:
+        return self.pp * self.data_ranks * self.tp
+
+    @property
+    def shard_ranks(self) -> Degree:
+        """Ranks that ZeRO 1 to 3 shard over: those of dp_shard and cp, whose gradients are summed together (as in torchtitan)."""
+        return self.dp_shard * self.cp
+
+    @property
+    def expert_tp(self) -> Degree:
+        """Ranks that split the columns of one expert: tp / ep, or 1 where ep is a multiple of tp."""
+        return self.tp // _common(self.tp, self.ep)
+
+    @property
+    def same_experts(self) -> Degree:
+        """Ranks that hold the same columns of the same experts."""
+        return self.data_ranks * self.tp // (self.ep * self.expert_tp)
+
+    @property
+    def expert_shard_ranks(self) -> Degree:
+        """Ranks that ZeRO 1 to 3 shard the same experts over."""
+        return self.same_experts // self.dp_replicate
+
+
+def _common(one: Degree, other: Degree) -> Degree:
+    found = np.gcd(one, other)
+    return int(found) if isinstance(one, int) else found
+
+
+class Mesh(Spec, Degrees[int]):
+    """Degrees of the axes, outermost first."""
 
     pp: PositiveInt = 1
     dp_replicate: PositiveInt = 1
@@ -27,33 +80,9 @@ class Mesh(Spec):
     tp: PositiveInt = 1
     ep: PositiveInt = 1
 
-    @property
-    def dp(self) -> int:
-        """Number of data-parallel ranks: each reads its own sequences."""
-        return self.dp_replicate * self.dp_shard
-
-    @property
-    def ranks(self) -> int:
-        return self.pp * self.dp * self.cp * self.tp
-
-    @property
-    def shards(self) -> int:
-        """Ranks that ZeRO shards over: those of dp_shard and cp, whose gradients are summed together (as in torchtitan)."""
-        return self.dp_shard * self.cp
-
-    @property
-    def expert_tp(self) -> int:
-        """Ranks that split the columns of one expert."""
-        return max(1, self.tp // self.ep)
-
-    @property
-    def expert_shards(self) -> int:
-        """Ranks that hold the same experts, over which ZeRO shards them."""
-        return self.shards * self.tp // (self.ep * self.expert_tp)
-
     @model_validator(mode="after")
     def _experts_fold(self) -> Self:
-        block = self.shards * self.tp
+        block = self.shard_ranks * self.tp
         if block % self.ep or (self.ep % self.tp and self.tp % self.ep):
             allowed = [d for d in range(1, block + 1) if block % d == 0 and (d % self.tp == 0 or self.tp % d == 0)]
             raise ValueError(

@@ -15,6 +15,8 @@ POLICIES: tuple[RecomputePolicy, ...] = get_args(RecomputePolicy)
 ZeroStage = Literal[0, 1, 2, 3]
 ContextParallel = Literal["all-gather", "ring", "ulysses"]
 ExpertDispatch = Literal["all-to-all", "deduplicated"]
+CONTEXT_PARALLEL: tuple[ContextParallel, ...] = get_args(ContextParallel)
+EXPERT_DISPATCH: tuple[ExpertDispatch, ...] = get_args(ExpertDispatch)
 
 
 class LayerRun(Spec):
@@ -126,7 +128,7 @@ class Plan(Spec):
                     f"stage {index} holds no layer; only the first and the last of several may, with the embedding and the head"
                 )
             for run in stage.layers:
-                if mesh.dp_shard > 1 if run.zero_stage == 0 else mesh.shards == 1:
+                if mesh.dp_shard > 1 if run.zero_stage == 0 else mesh.shard_ranks == 1:
                     raise ValueError(
                         f"stage {index} has zero_stage {run.zero_stage} with dp_shard {mesh.dp_shard}{f' x cp {mesh.cp}' if mesh.cp > 1 else ''}; "
                         "ZeRO stages 1 to 3 need dp_shard x cp of 2 or more, 0 needs dp_shard 1"

@@ -41,6 +41,15 @@ _SHAPES: dict[ScheduleName, _Shape] = {
 }
 
 
+def has_shape(name: ScheduleName, pp: int, stages: int, microbatches: int) -> bool:
+    """Whether such a schedule exists for these numbers (see `check_shape`)."""
+    try:
+        check_shape(name, pp, stages, microbatches)
+    except SpecError:
+        return False
+    return True
+
+
 def check_shape(name: ScheduleName, pp: int, stages: int, microbatches: int) -> None:
     """Refuse shapes that the schedule does not accept; `stages` counts those of all ranks.
 

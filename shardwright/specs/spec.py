@@ -65,10 +65,14 @@ def read_document(document: type[SomeSpec], path: Path, *, name: str, make: str,
 
 
 def _one_line(cls: type[Spec], error: ValidationError) -> str:
-    first = error.errors()[0]
+    mistakes = error.errors()
+    places = [mistake["loc"] for mistake in mistakes]
+    # a list whose only item is wrong is also said to be too short: what follows from a mistake inside is none of its own
+    own = [m for m in mistakes if not any(place[: len(m["loc"])] == m["loc"] != place for place in places)]
+    first = own[0]
     path = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
     where = ".".join(str(part) for part in path)
-    more = len(error.errors()) - 1
+    more = len(own) - 1
     tail = f" (and {more} more)" if more else ""
     if first["type"] == "extra_forbidden":
         allowed = _keys_at(cls, path[:-1])

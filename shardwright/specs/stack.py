@@ -28,7 +28,8 @@ class Stack(Spec):
         hopper_attention: on Hopper and later, fused attention is a kernel written for it (cuDNN, FlashAttention-3).
         overlaps_passes: a forward and a backward that DualPipe pairs run at once, each computing while the other communicates;
             otherwise one runs after the other.
-        shard_network_fraction: share of the network's steady rate that collectives over the shards reach.
+        shard_network_fraction: share of the steady rate between nodes that ZeRO-3's collectives over the shards reach, where
+            the shards lie on several nodes.
         keeps_gradient_buffer: under ZeRO 0 and 1 gradients have a buffer of the whole model for the whole step, even with a
             single microbatch.
         unsettled: its runs vary for reasons that no plan shows, so that an estimate is less sure.

@@ -45,7 +45,7 @@ def test_a_system_has_the_nics_it_states() -> None:
     """AWS p4de.24xlarge: four of 100 Gb/s."""
     node = cluster_of(rows_of("p4de, 2 nodes")[0], latency_factor=2.0, efa_seconds=50e-6).groups[0]
     assert node.node_bytes_per_s == 50e9
-    assert node.nic.latency_seconds == 100e-6
+    assert node.nic_latency_seconds == 100e-6
     assert node.intra_node.latency_seconds == pytest.approx(6.8e-6)
 
 

@@ -6,7 +6,25 @@ import pytest
 
 from shardwright.base.errors import SpecError
 from shardwright.catalog.cluster_file import load_cluster
+from shardwright.catalog.huggingface.load import load_model
+from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.mesh import Mesh
+from shardwright.specs.plan import LayerRun, Plan, Stage
+from shardwright.specs.training import TrainingSpec
+
+OWN_NODE = """
+nodes = 1
+devices_per_node = 4
+intra_node = "pcie-4-x16"
+host_link = "pcie-4-x16"
+host = { cores = 8, memory_bytes = 512e9, memory_bytes_per_s = 50e9 }
+[device]
+name = "ours"
+memory_bytes = 48e9
+memory_bytes_per_s = 1e12
+peak_flops_per_s = { bf16 = 100e12 }
+"""
 
 
 def _load(folder: Path, text: str) -> ClusterSpec:
@@ -47,7 +65,7 @@ class TestShortForm:
 
     def test_another_fabric_with_rdma_keeps_the_nics(self) -> None:
         (group,) = load_cluster("h100:64@roce-200g").groups
-        assert (group.nic.kind, group.nics_per_node, group.node_bytes_per_s) == ("roce", 8, 8 * 25e9)
+        assert (group.nic and group.nic.kind, group.nics_per_node, group.node_bytes_per_s) == ("roce", 8, 8 * 25e9)
 
     def test_slingshot_has_rdma(self) -> None:
         (group,) = load_cluster("mi250x:64@slingshot-11").groups
@@ -113,7 +131,7 @@ class TestTomlFile:
         assert group.device.memory_bytes == 102e9
         assert group.device.sources["memory_bytes"] == "given by the user"
         assert group.device.peak_flops_per_s["bf16"] == 989.4e12
-        assert (group.nic.kind, group.node_bytes_per_s) == ("roce", 4 * 25e9)
+        assert (group.nic and group.nic.kind, group.node_bytes_per_s) == ("roce", 4 * 25e9)
         assert (group.intra_node.kind, group.intra_node.latency_seconds) == ("nvswitch", 5e-6)
         assert (group.host.memory_bytes, group.host.cores) == (1e12, 112)
         assert group.host.source.startswith("memory_bytes given by the user; the rest: NVIDIA DGX BasePOD")
@@ -141,7 +159,8 @@ class TestTomlFile:
             peak_flops_per_s = { bf16 = 100e12 }
             """,
         )
-        assert (cluster.devices, cluster.groups[0].device.name, cluster.groups[0].nic.source) == (
+        nic = cluster.groups[0].nic
+        assert (cluster.devices, cluster.groups[0].device.name, nic and nic.source) == (
             8,
             "ours",
             "given by the user",
@@ -150,6 +169,34 @@ class TestTomlFile:
     def test_equal_groups(self, tmp_path: Path) -> None:
         text = '[[groups]]\ndevice = "a100"\nnodes = 2\n[[groups]]\ndevice = "a100"\nnodes = 1\n'
         assert _load(tmp_path, text).devices == 24
+
+    @pytest.mark.parametrize("device", ["rtx-4090", "h100-sxm", "gb200"])
+    def test_a_count_below_a_full_node_is_the_short_form_s_part_of_one(self, tmp_path: Path, device: str) -> None:
+        assert _load(tmp_path, f'device = "{device}"\ndevices = 4').groups == load_cluster(f"{device}:4").groups
+        grouped = _load(tmp_path, f'[[groups]]\ndevice = "{device}"\ndevices = 4\nhost = {{ cores = 7 }}')
+        assert (grouped.devices, grouped.groups[0].host.cores) == (4, 7)
+
+    def test_one_node_needs_no_nic_and_costs_the_same(self, tmp_path: Path) -> None:
+        bare, joined = _load(tmp_path, OWN_NODE), _load(tmp_path, f'nic = "ethernet-1g"\n{OWN_NODE}')
+        assert bare.groups[0].nic is None
+        model = load_model("llama-3.2-1b")
+        training = TrainingSpec(seq_len=1024, global_batch=16)
+        for mesh in (Mesh(dp_shard=4), Mesh(tp=4), Mesh(pp=4), Mesh(dp_replicate=2, tp=2)):
+            layers = (LayerRun(count=16 // mesh.pp, zero_stage=3 if mesh.dp_shard > 1 else 0),)
+            plan = Plan(mesh=mesh, micro_batch=1, microbatches=16 // mesh.dp, stages=(Stage(layers=layers),) * mesh.pp)
+            alone, beside = (estimate_plan(model, cluster, training, plan) for cluster in (bare, joined))
+            assert alone == beside
+
+    def test_several_nodes_without_a_nic_are_refused_with_the_fix(self, tmp_path: Path) -> None:
+        message = _refused(tmp_path, OWN_NODE.replace("nodes = 1", "nodes = 2"))
+        assert "2 nodes and no key 'nic': name the link between them, nic = \"ethernet-100g\"" in message
+        two_groups = "[[groups]]\n" + OWN_NODE.replace("[device]", "[groups.device]")
+        assert "2 nodes and no key 'nic'" in _refused(tmp_path, two_groups + two_groups)
+
+    def test_only_what_is_still_missing_is_counted(self, tmp_path: Path) -> None:
+        one = OWN_NODE.replace('host_link = "pcie-4-x16"', "")
+        assert _refused(tmp_path, one).endswith("key 'host_link' is missing")
+        assert "(and 1 more)" in _refused(tmp_path, one.replace('intra_node = "pcie-4-x16"', ""))
 
     def test_a_part_of_the_device_peaks_is_replaced_whole(self, tmp_path: Path) -> None:
         text = 'nodes = 1\ndevice = { like = "h100", peak_flops_per_s = { bf16 = 800e12 } }'
@@ -188,7 +235,7 @@ class TestTomlFile:
             ('device = "h100"\nnodes = 1.5', "'nodes' is 1.5"),
             ('device = "h100"\ndevices = 0', "'devices' is 0: give a whole number"),
             ('device = "h100"\ndevices = 12', "it does not fill nodes of 8; give 8 or 16"),
-            ('device = "h100"\ndevices = 4', "give 8, or set devices_per_node = 4"),
+            ('device = "h100"\ndevices_per_node = 8\ndevices = 4', "give 8, or set devices_per_node = 4"),
             ('device = "h100"\ndevices = true', "'devices' is True"),
             ('device = "h100"\ndevices = 8\nnodes = 1', "give 'devices' or 'nodes', not both"),
             ('device = "h100"\nnodes = 1\nnic = "nvlink-4"', "no fabric 'nvlink-4'"),
@@ -209,7 +256,10 @@ class TestTomlFile:
             ),
             ("groups = 3", "'groups' is not a list of tables"),
             ("groups = []", "'groups' is not a list of tables"),
-            ('nodes = 1\n[[groups]]\ndevice = "h100"', "unknown key 'nodes' beside groups"),
+            ('nodes = 1\n[[groups]]\ndevice = "h100"', "key 'nodes' is of a group: write it in each"),
+            ('nic = "roce-200g"\n[[groups]]\ndevice = "h100"\nnodes = 1', "key 'nic' is of a group: write it in each"),
+            ('nmae = "x"\n[[groups]]\ndevice = "h100"\nnodes = 1', "beside groups; allowed: name, oversubscription"),
+            ('[[groups]]\nname = "x"\ndevice = "h100"\nnodes = 1', "key 'name' is of the cluster: write it above"),
             ('device = "h100"\nnodes = 1\nname = ""', "'name' is ''"),
             (
                 '[[groups]]\ndevice = "a100"\nnodes = 1\n[[groups]]\ndevice = "h100"\nnodes = 1',

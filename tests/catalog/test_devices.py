@@ -77,6 +77,7 @@ def test_every_figure_names_its_source(name: str) -> None:
     assert all(source.strip() for source in device.sources.values())
     node = catalog.standard_node(name)
     for part in (node.intra_node, node.host_link, node.nic, node.host):
+        assert part is not None
         assert part.source != "given by the user"
 
 

@@ -40,6 +40,10 @@ def replaced(arguments: tuple[str, ...], option: str, value: str) -> tuple[str, 
         (("plan", "llama-3.1-8b", *replaced(JOB, "--seq-len", "0")), ("seq_len", "0", "greater than 0")),
         (("plan", "llama-3.1-8b", *replaced(JOB, "--seq-len", "-1")), ("seq_len", "-1")),
         (("plan", "llama-3.1-8b", *replaced(JOB, "--seq-len", "nan")), ("--seq-len", "nan")),
+        (("plan", "llama-3.1-8b", *replaced(JOB, "--seq-len", "1.3k")), ("'--seq-len': '1.3k' is not a whole number",)),
+        (("compare", "llama-3.1-8b", *replaced(JOB, "--global-batch", "4x")), ("--global-batch", "'4x'", "8k")),
+        (("profile", "--model", "gpt2-124m", "--seq-len", "8q"), ("--seq-len", "'8q' is not a whole number")),
+        (("plan", "llama-3.1-8b", *JOB, "--micro-batch", "two"), ("--micro-batch", "'two' is not a whole number")),
         (("plan", "llama-3.1-8b", *replaced(JOB, "--global-batch", "0")), ("global_batch", "0")),
         (("plan", "llama-3.1-8b", *replaced(JOB, "--global-batch", "9" * 20)), ("global_batch", "2147483647")),
         (("plan", "llama-3.1-8b", *replaced(JOB, "--seq-len", "9" * 20)), ("seq_len", "2147483647")),
@@ -95,6 +99,10 @@ class TestModelFiles:
 
     def test_unknown_family(self, command: Command, tmp_path: Path) -> None:
         assert_one_line(command("plan", self.config(tmp_path, model_type="lama"), *JOB), "lama", "llama")
+
+    def test_a_reward_model(self, command: Command, tmp_path: Path) -> None:
+        path = self.config(tmp_path, architectures=["LlamaForSequenceClassification"], num_labels=1)
+        assert_one_line(command("plan", path, *JOB), "LlamaForSequenceClassification", "supported: LlamaForCausalLM")
 
     def test_code_that_a_config_names_is_never_run(self, command: Command, tmp_path: Path) -> None:
         (tmp_path / "modeling.py").write_text("raise SystemExit('the code of a config was run')")

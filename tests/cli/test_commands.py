@@ -1,6 +1,7 @@
 """Each command does its job and says so, in words and as JSON."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,16 @@ def test_plan_prints_ten_lines_and_details_the_rest(command: Command) -> None:
     labels = ["plan", "step", "memory", "bound by", "simpler", "search", "rests on"]
     assert [line[:9].strip() for line in lines[1:] if not line.startswith(" ")] == labels
     details = command("plan", "llama-3.2-1b", *JOB, "--details").out
-    for word in ("step time", "tokens/s", "MFU", "peak memory", "Why", "80% interval", "instead of"):
+    for word in (
+        "1.24 G parameters",
+        "step time",
+        "tokens/s",
+        "MFU",
+        "peak memory",
+        "Why",
+        "80% interval",
+        "instead of",
+    ):
         assert word in details
 
 
@@ -65,6 +75,7 @@ def test_plan_as_json_is_the_file_that_out_writes(command: Command, plan_path: P
     printed = command("plan", "llama-3.2-1b", *JOB, "--json").json()
     written = json.loads(plan_path.read_text())
     assert printed["plan_file"]["plan"] == written["plan"]
+    assert printed["parameters"] == {"total": 1_235_814_400, "active": 1_235_814_400}
     assert 0 <= printed["search"]["gap"] < 1
     assert all(isinstance(line, str) for line in printed["why"])
 
@@ -108,7 +119,7 @@ def test_fixed_choices_are_kept(command: Command) -> None:
     fixed = ("--tp", "2", "--pp", "2", "--micro-batch", "1", "--recompute", "full")
     found = command("plan", "llama-3.1-8b", *JOB, *fixed, "--json").json()
     printed, memory = found["plan_file"]["plan"], found["why"][2]
-    assert memory.endswith("32 of 32 layers are recomputed.")  # because it was asked for, not for want of memory
+    assert memory.endswith("The plan recomputes 32 of 32 layers.")  # because it was asked for, not for want of memory
     assert (printed["mesh"]["tp"], printed["mesh"]["pp"], printed["micro_batch"]) == (2, 2, 1)
     assert {run["recompute"] for stage in printed["stages"] for run in stage["layers"]} == {"full"}
 
@@ -178,6 +189,65 @@ def test_simulate_agrees_with_the_estimate_and_writes_a_trace(
     assert abs(found["step_seconds"] / estimate.step_seconds - 1) < 0.01
     assert max(found["peak_memory_bytes"]) == pytest.approx(estimate.peak_memory_bytes)
     assert json.loads(trace.read_text())["traceEvents"]
+
+
+def test_a_plan_that_does_not_fit_is_told_first_and_fails_after_all_is_printed(
+    command: Command, plan_path: Path
+) -> None:
+    data = json.loads(plan_path.read_text())
+    data["cluster"]["groups"][0]["device"]["memory_bytes"] = 10e9
+    data["cluster"]["groups"][0]["device"]["peak_flops_per_s"] = {"bf16": 1e10}  # a step of some thousand seconds
+    plan_path.write_text(json.dumps(data))
+    for verb in ("simulate", "explain"):
+        result = command(verb, plan_path)
+        assert result.code == 3
+        assert result.err.startswith("error: this plan does not fit: pipeline rank 0 needs ")
+        assert result.err.endswith("\n")
+        assert result.err.count("\n") == 1
+        assert "GiB too much" in result.err
+        assert "peak memory" in result.out
+        assert "e+0" not in result.out
+        assert command(verb, plan_path, "--json").json()["infeasible"] in result.err
+    assert 1000 < command("simulate", plan_path, "--json").json()["step_seconds"] < 6000
+    assert re.search(r"on the fullest device, [0-9.]+ GiB too much", command("explain", plan_path).out)
+
+
+def test_a_plan_that_fits_is_no_failure(command: Command, plan_path: Path) -> None:
+    for verb in ("simulate", "explain"):
+        result = command(verb, plan_path)
+        assert (result.code, result.err) == (0, "")
+        assert command(verb, plan_path, "--json").json()["infeasible"] is None
+
+
+@pytest.mark.parametrize(
+    ("model", "ending"),
+    [
+        ("llama-3.2-1b", "; train with it: shardwright run {path}"),
+        (
+            "mistral-7b",
+            "; run refuses it: model_type 'mistral' of mistral-7b cannot be trained yet; ",
+        ),
+    ],
+)
+def test_plan_ends_with_how_to_train_or_with_what_run_lacks(
+    command: Command, tmp_path: Path, model: str, ending: str
+) -> None:
+    path = tmp_path / "plan.json"
+    result = command("plan", model, *JOB, "--time-limit", "5", "--out", path)
+    last = result.out.splitlines()[-1]
+    assert last.startswith(f"wrote {path}{ending.format(path=path)}")
+    if "refuses" in ending:
+        assert "train with it" not in result.out
+        assert_one_line(command("run", path), "model_type 'mistral'", "supported: llama, qwen3, gpt2")
+
+
+@pytest.mark.parametrize(("written", "plain"), [("1k", "1024"), ("1_024", "1024")])
+def test_counts_as_people_write_them(command: Command, written: str, plain: str) -> None:
+    def planned(length: str, batch: str) -> object:
+        job = ("--cluster", "h100-sxm:8", "--seq-len", length, "--global-batch", batch, "--micro-batch", "1")
+        return command("plan", "llama-3.2-1b", *job, "--json").json()["plan_file"]["training"]
+
+    assert planned(written, "16") == planned(plain, "1_6")
 
 
 def test_compare_lists_every_way_and_the_planner_is_never_slower(command: Command, plan_path: Path) -> None:
@@ -271,7 +341,7 @@ def test_a_plan_file_with_context_and_expert_parallelism(command: Command, tmp_p
         "dp_shard2 x cp4 x ep8",
         "ring over 4 ranks",
         "expert parallel",
-        "does not search plans with cp or ep",
+        "does not search other degrees of cp 4 and ep 8",
     ):
         assert words in explained.out
     assert command("simulate", path, "--json").json()["step_seconds"] > 0

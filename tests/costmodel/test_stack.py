@@ -9,7 +9,8 @@ import pytest
 from shardwright.base.arrays import Array, Number
 from shardwright.base.errors import SpecError
 from shardwright.catalog.cluster_file import load_cluster
-from shardwright.costmodel.evaluate import intervals, is_unsettled
+from shardwright.catalog.huggingface.load import load_model
+from shardwright.costmodel.evaluate import estimate_plan, intervals, is_unsettled
 from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.layers.operators import saved_bytes
 from shardwright.costmodel.layers.row import RowWork
@@ -19,8 +20,9 @@ from shardwright.costmodel.op_times.overlap import overlap_saving_seconds
 from shardwright.costmodel.tables.build import build_tables
 from shardwright.costmodel.tables.cost_tables import CostTables
 from shardwright.specs import stacks
+from shardwright.specs.mesh import Mesh
 from shardwright.specs.model.norm import Norm
-from shardwright.specs.plan import POLICIES
+from shardwright.specs.plan import POLICIES, LayerRun, Plan, Stage
 from shardwright.specs.stack import Stack
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_model
@@ -67,7 +69,7 @@ def layer(training: TrainingSpec, **degrees: int) -> RowWork:
 
 def tables(training: TrainingSpec, *, kind: str = "gpu", **degrees: int) -> CostTables:
     cluster = round_cluster(kind=kind)  # type: ignore[arg-type] # "gpu" or "cpu"
-    return build_tables(MODEL, cluster, training, candidates(host_optimizer=0, **degrees), RoundTimes())
+    return build_tables(MODEL, cluster, training, candidates(offload_optimizer=0, **degrees), RoundTimes())
 
 
 def test_a_misspelt_property_is_refused_with_the_nearest() -> None:
@@ -198,21 +200,42 @@ def test_paired_passes_hide_each_others_communication(trained: Trained) -> None:
     assert none.tolist() == [0, 0, 0, 0]
 
 
-def test_a_share_of_the_networks_rate_divides_what_goes_over_the_shards(trained: Trained) -> None:
-    """A gather in first use, a reduce-scatter; not the all-reduce between replicas."""
+@pytest.mark.parametrize(
+    ("degrees", "slower"),
+    [
+        ({"zero_stage": 3, "dp_shard": 8}, 4),
+        ({"zero_stage": 3, "dp_shard": 4, "tp": 2}, 4),
+        ({"zero_stage": 3, "dp_shard": 4, "dp_replicate": 2}, 1),  # each on one node; the replicas on two
+        ({"zero_stage": 2, "dp_shard": 8}, 1),
+        ({"zero_stage": 1, "dp_shard": 8}, 1),
+        ({"zero_stage": 0, "dp_replicate": 8}, 1),
+    ],
+)
+def test_a_share_of_the_networks_rate_slows_zero_3_over_several_nodes(
+    trained: Trained, degrees: dict[str, int], slower: int
+) -> None:
+    """The gathers and reduce-scatters over the shards; not what stays in a node, nor the all-reduce between replicas."""
 
-    def seconds(share: float, **degrees: int) -> tuple[Array, Array]:
+    def seconds(share: float) -> Array:
         found = tables(trained(shard_network_fraction=share), kind="cpu", **degrees)
-        return found.first_forward.total[0, :, 0], found.last_backward.total[0, :, 0]
+        passes = (found.first_forward, found.forward, found.backward, found.last_backward)
+        return np.concatenate([np.ravel(one.data_parallel) for one in passes])
 
-    for slow, whole in zip(
-        seconds(0.25, zero_stage=1, dp_shard=8), seconds(1.0, zero_stage=1, dp_shard=8), strict=True
-    ):
-        np.testing.assert_allclose(slow, 4 * whole)
-        assert (whole > 0).all()
-    np.testing.assert_allclose(
-        seconds(0.25, dp_replicate=8, zero_stage=0)[1], seconds(1.0, dp_replicate=8, zero_stage=0)[1]
+    slow, whole = seconds(0.25), seconds(1.0)
+    assert whole.sum() > 0
+    np.testing.assert_allclose(slow, slower * whole)
+
+
+def test_deepspeed_zero_3_on_one_node_is_about_as_fast_as_fsdp() -> None:
+    """DeepSpeed issue 3901 has 2.86 s against 2.93 s for Falcon-7B on eight A100, blog 2133 of Hugging Face equal runs on four."""
+    model, cluster = load_model("falcon-7b"), load_cluster("a100:8")
+    layers = (LayerRun(count=32, zero_stage=3, recompute="full"),)
+    plan = Plan(mesh=Mesh(dp_shard=8), micro_batch=1, microbatches=1, stages=(Stage(layers=layers),))
+    deepspeed, fsdp = (
+        estimate_plan(model, cluster, TrainingSpec(seq_len=2048, global_batch=8, stack=stack), plan).step_seconds
+        for stack in ("deepspeed-zero3", "fsdp")
     )
+    assert deepspeed == pytest.approx(fsdp, rel=0.15)
 
 
 @pytest.mark.parametrize(("microbatches", "zero", "more"), [(1, 1, True), (2, 1, False), (1, 3, False)])

@@ -129,7 +129,7 @@ def _candidates(chance: np.random.Generator, count: int, layers: int) -> tuple[C
         stages_per_rank=np.where(interleaved, chunks, 1),
         zero_stage=zero,
         sequence_parallel=chance.integers(0, 2, count),
-        host_optimizer=chance.integers(0, 2, count),
+        offload_optimizer=chance.integers(0, 2, count),
     )
     flat = np.where(chance.integers(0, 2, _SHAPES)[shape], SCHEDULES.index("gpipe"), SCHEDULES.index("1f1b"))
     return some, np.where(interleaved, SCHEDULES.index("interleaved-1f1b"), flat)

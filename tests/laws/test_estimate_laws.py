@@ -82,6 +82,7 @@ def _faster(change: str) -> Callable[[ClusterSpec], ClusterSpec]:
             wide = device.model_copy(update={"memory_bytes_per_s": 2 * device.memory_bytes_per_s})
             group = group.model_copy(update={"device": wide})
         elif change == "fabric":
+            assert nic is not None
             group = group.model_copy(update={"nic": nic.model_copy(update={"bytes_per_s": 2 * nic.bytes_per_s})})
         elif change == "node link":
             wide_link = inside.model_copy(update={"bytes_per_s": 2 * inside.bytes_per_s})

@@ -9,6 +9,7 @@ import pytest
 from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.costmodel.checks import check_memory
 from shardwright.costmodel.evaluate import estimate_plan
+from shardwright.costmodel.op_times.choice import op_times
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.planner.best_plan import search
 from shardwright.planner.branching.branch_and_bound import BranchAndBound
@@ -140,7 +141,7 @@ class TestAdviceIsTrue:
         try:
             search(*starved, fixed=fixed)
         except InfeasibleError:
-            for change in what_would_fit(*starved, fixed):
+            for change in what_would_fit(*starved, fixed, op_times(starved.cluster, starved.training)):
                 found = search(starved.model, change.cluster, change.training, fixed=change.fixed)
                 check_memory(found.estimate, change.cluster)
 
@@ -154,7 +155,7 @@ def _few_enough(problem: Problem, seed: int, fixed: Fixed | None = None) -> Fixe
     entry = chance.randrange(len(space))
     while names and len(list(islice(all_plans(*problem, fixed), _MOST_PLANS + 1))) > _MOST_PLANS:
         name = names.pop()
-        column = "host_optimizer" if name == "offload_optimizer" else name
+        column = "offload_optimizer" if name == "offload_optimizer" else name
         fixed = fixed.model_copy(update={name: int(space.column(column)[entry])})
     return fixed
 
@@ -175,7 +176,7 @@ def _scaled(cluster: ClusterSpec, part: str, name: str, factor: float) -> Cluste
 
 def _key_of_entry(run: BranchAndBound, entry: int) -> tuple[object, ...]:
     space = run.space
-    names = ("pp", "dp_replicate", "dp_shard", "tp", "micro_batch", "zero_stage", "host_optimizer")
+    names = ("pp", "dp_replicate", "dp_shard", "tp", "micro_batch", "zero_stage", "offload_optimizer")
     numbers = tuple(int(space.column(name)[entry]) for name in names)
     return (*numbers, space.schedule_name(entry), int(space.stages_per_rank[entry]))
 

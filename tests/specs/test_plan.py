@@ -27,8 +27,8 @@ def plan(*, zero_stage: int = 1, layers: tuple[int, ...] = (4,), **choices: obje
     ],
 )
 def test_experts_fold_into_the_ranks_of_shards_and_tp(mesh: Mesh, expert_tp: int, expert_shards: int) -> None:
-    assert (mesh.expert_tp, mesh.expert_shards) == (expert_tp, expert_shards)
-    assert mesh.ep * mesh.expert_tp * mesh.expert_shards == mesh.dp_shard * mesh.cp * mesh.tp
+    assert (mesh.expert_tp, mesh.expert_shard_ranks) == (expert_tp, expert_shards)
+    assert mesh.ep * mesh.expert_tp * mesh.expert_shard_ranks == mesh.dp_shard * mesh.cp * mesh.tp
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_experts_beside_tensor_parallelism_need_sequence_parallelism() -> None:
 
 
 def test_zero_shards_over_context_parallel_ranks_too() -> None:
-    assert plan(mesh=Mesh(cp=8), zero_stage=3).mesh.shards == 8
+    assert plan(mesh=Mesh(cp=8), zero_stage=3).mesh.shard_ranks == 8
     assert plan(mesh=Mesh(dp_replicate=2, cp=8), zero_stage=0).zero_stage == 0
     with pytest.raises(SpecError, match="dp_shard x cp of 2 or more"):
         plan(mesh=Mesh(dp_replicate=8), zero_stage=1)

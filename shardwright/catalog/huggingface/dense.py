@@ -61,7 +61,6 @@ def _qwen_windows(config: ConfigReader) -> tuple[int | None, ...]:
 
 
 def read_gemma(config: ConfigReader) -> ModelSpec:
-    _require_causal(config)
     hidden_size = config.required_size("hidden_size")
     heads = read_heads(config, hidden_size, heads=16, kv_heads=16, head_size=256)
     bias = config.flag("attention_bias", default=False)
@@ -90,18 +89,12 @@ def read_gemma3(config: ConfigReader) -> ModelSpec:
 
 def _four_norm_block(config: ConfigReader, hidden_size: int, *, qk_norm: bool) -> Block:
     """Gemma 2 and 3 normalise what enters and what leaves both halves of a layer."""
-    _require_causal(config)
     heads = read_heads(config, hidden_size, heads=8, kv_heads=4, head_size=256, even_split=True)
     bias = config.flag("attention_bias", default=False)
     attention = MultiHeadAttention(
         **heads._asdict(), qkv_bias=bias, output_bias=bias, qk_norm="per_head" if qk_norm else "none"
     )
     return Block(attention=attention, ffn=_gated(config, 9216), norm_count=4)
-
-
-def _require_causal(config: ConfigReader) -> None:
-    if config.flag("use_bidirectional_attention", default=False):
-        raise config.error("'use_bidirectional_attention' is True: only causal decoders are supported")
 
 
 def _gated(config: ConfigReader, default: int, *, bias: bool = False) -> FeedForward:

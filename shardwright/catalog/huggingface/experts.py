@@ -90,20 +90,22 @@ def read_deepseek_v2(config: ConfigReader) -> ModelSpec:
     attention = _latent(config, heads=32)
     divide_hidden(config, hidden_size, attention.heads)
     bias = config.flag("mlp_bias", default=False)
-    sparse = _deepseek_experts(config, experts=64, top_k=None, width=1407, shared=2, shared_bias=bias)
+    experts = _deepseek_experts(config, experts=64, top_k=None, width=1407, shared=2, shared_bias=bias)
     dense = FeedForward(width=config.size("intermediate_size", default=11008), gated=True, bias=bias)
     first_sparse = config.size("first_k_dense_replace", default=0, at_least=0)
-    blocks = _mixed(attention, [None] * read_layer_count(config), sparse, dense, lambda layer: layer >= first_sparse)
+    windows = [None] * read_layer_count(config)
+    blocks = _mixed(attention, windows, experts or dense, dense, lambda layer: layer >= first_sparse)
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=102400, tied=False)
 
 
 def read_deepseek_v3(config: ConfigReader) -> ModelSpec:
     hidden_size = config.required_size("hidden_size")
     attention = _latent(config, heads=128)
-    sparse = _deepseek_experts(config, experts=256, top_k=8, width=2048, shared=1)
+    experts = _deepseek_experts(config, experts=256, top_k=8, width=2048, shared=1)
     dense = FeedForward(width=config.size("intermediate_size", default=18432), gated=True)
     first_sparse = config.size("first_k_dense_replace", default=3, at_least=0)
-    blocks = _mixed(attention, [None] * read_layer_count(config), sparse, dense, lambda layer: layer >= first_sparse)
+    windows = [None] * read_layer_count(config)
+    blocks = _mixed(attention, windows, experts or dense, dense, lambda layer: layer >= first_sparse)
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=129280, tied=False)
 
 
@@ -121,14 +123,19 @@ def _latent(config: ConfigReader, *, heads: int) -> LatentAttention:
 
 def _deepseek_experts(
     config: ConfigReader, *, experts: int, top_k: int | None, width: int, shared: int, shared_bias: bool = False
-) -> MixtureOfExperts:
-    """DeepSeek's shared experts are one feed-forward, as wide as all of them together."""
+) -> MixtureOfExperts | None:
+    """DeepSeek's shared experts are one feed-forward, as wide as all of them together; null means none of them.
+
+    None where the routed experts are null: all layers are dense then. Both nulls are those of DeepSeek's own code
+    (modeling_deepseek.py, beside its checkpoints); transformers takes numbers only.
+    """
     config.refuse("moe_layer_freq", built=1, default=1)
-    routed, chosen = _experts(
-        config, "n_routed_experts", "num_experts", "num_local_experts", default=experts, top_k=top_k
-    )
+    spellings = ("n_routed_experts", "num_experts", "num_local_experts")
+    if config.is_null(*spellings):
+        return None
+    routed, chosen = _experts(config, *spellings, default=experts, top_k=top_k)
     expert_width = config.size("moe_intermediate_size", default=width)
-    shared_width = expert_width * config.size("n_shared_experts", default=shared, at_least=0)
+    shared_width = expert_width * (config.optional_size("n_shared_experts", default=shared, at_least=0) or 0)
     return MixtureOfExperts(
         experts=routed, top_k=chosen, expert_width=expert_width, shared_width=shared_width, shared_bias=shared_bias
     )
@@ -161,7 +168,7 @@ def _qwen_sparse(config: ConfigReader) -> Callable[[int], bool]:
 def _mixed(
     attention: MultiHeadAttention | LatentAttention,
     windows: Sequence[int | None],
-    sparse: MixtureOfExperts,
+    sparse: MixtureOfExperts | FeedForward,
     dense: FeedForward,
     is_sparse: Callable[[int], bool],
 ) -> list[Block]:

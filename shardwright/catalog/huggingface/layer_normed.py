@@ -12,8 +12,6 @@ _LAYER_NORM = Norm(kind="layernorm", bias=True)
 
 
 def read_gpt2(config: ConfigReader) -> ModelSpec:
-    if config.flag("add_cross_attention", default=False):
-        raise config.error("'add_cross_attention' is True: only decoders without an encoder are supported")
     hidden_size = config.required_size("n_embd", "hidden_size")
     heads = config.size("n_head", "num_attention_heads", default=12)
     layers = read_layer_count(config, "n_layer", "num_hidden_layers")

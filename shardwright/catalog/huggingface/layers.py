@@ -83,9 +83,10 @@ def read_windows(
 
 
 def read_qwen_window(config: ConfigReader) -> int | None:
-    """Qwen's `sliding_window` counts only where `use_sliding_window` is true."""
-    window = config.optional_size("sliding_window", default=4096)
-    return window if config.flag("use_sliding_window", default=False) else None
+    """Qwen's `sliding_window` counts only where `use_sliding_window` is true; else transformers writes 0 or null there."""
+    if not config.flag("use_sliding_window", default=False):
+        return None
+    return config.optional_size("sliding_window", default=4096)
 
 
 def with_window(block: Block, window: int | None) -> Block:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -15,6 +16,9 @@ from .families import model_from_config
 _SUFFIX = ".json"
 _CONFIG_FILE = "config.json"
 _MOST_LISTED = 12
+_SLIP = 0.85
+_NUMBER = re.compile(r"[0-9]+[a-z]*")
+_TUNED = re.compile(r"-(instruct|chat|base|it|pt|hf)$")  # endings of the same architecture and size
 
 
 def preset_names() -> tuple[str, ...]:
@@ -74,8 +78,12 @@ def _advice(reference: str) -> str:
         return f" Did you mean '{longer[0]}'?"
     if 1 < len(longer) <= _MOST_LISTED:
         return f" Did you mean one of {', '.join(longer)}?"
+    if (plain := _TUNED.sub("", meant)) in _presets():
+        return f" Did you mean '{plain}'?"
+    # a slip in a word is a slip, another number is another model; and words that are only vaguely alike name others, too
+    same_numbers = [name for name in preset_names() if _NUMBER.findall(name) == _NUMBER.findall(meant)]
     examples = ", ".join(f"'{name}'" for name in ("llama-3.1-70b", "gpt3-175b", "mixtral-8x7b"))
-    return nearest(meant, _presets()) or f" There are {len(_presets())} presets, {examples} among them."
+    return nearest(meant, same_numbers, cutoff=_SLIP) or f" There are {len(_presets())} presets, {examples} among them."
 
 
 @cache

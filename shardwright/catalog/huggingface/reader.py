@@ -15,13 +15,15 @@ MOST_LAYERS = 10_000
 class ConfigReader:
     """Reads one configuration. Where a key has several spellings, the one that is there is read.
 
-    `source` is the file, for errors; `name` what the model will be called.
+    `source` is the file, for errors; `name` what the model will be called. `read_keys` are all keys that were asked for
+    so far, in every spelling: of the others the family makes nothing.
     """
 
     def __init__(self, config: Mapping[str, Any], *, source: str, name: str) -> None:
         self.config = config
         self.source = source
         self.name = name
+        self.read_keys: set[str] = set()
 
     def error(self, message: str) -> SpecError:
         return SpecError(f"{self.source}: {message}")
@@ -34,6 +36,8 @@ class ConfigReader:
         """
         size = self.optional_size(*spellings, default=None, at_most=at_most)
         if size is None:
+            if null := self._null_key(spellings):
+                raise self._null(null, at_least=1)
             # Only a slip of one letter or two: among the other keys of a config some word is always vaguely near.
             close = difflib.get_close_matches(spellings[0], list(self.config), n=1, cutoff=0.85)
             hint = f"; is '{close[0]}' a misspelling of it?" if close else "; give it as a whole number"
@@ -41,11 +45,20 @@ class ConfigReader:
         return size
 
     def size(self, *spellings: str, default: int, at_least: int = 1) -> int:
-        """A whole number, `default` where the key is missing."""
+        """A whole number, `default` where the key is missing.
+
+        Raises:
+            SpecError: the value is no such number. Of null no default is advised: it often means that a part is absent.
+        """
         size = self.optional_size(*spellings, default=default, at_least=at_least)
         if size is None:
-            raise self.error(f"'{spellings[0]}' is null: must be a whole number; leave it out for {default}")
+            raise self._null(self._null_key(spellings) or spellings[0], at_least)
         return size
+
+    def is_null(self, *spellings: str) -> bool:
+        """Whether the first spelling is there and null, and no other holds a value."""
+        self.read_keys.update(spellings)
+        return spellings[0] in self.config and all(self.config.get(key) is None for key in spellings)
 
     def optional_size(
         self, *spellings: str, default: int | None, at_least: int = 1, at_most: int = LARGEST_SIZE
@@ -55,35 +68,37 @@ class ConfigReader:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or not at_least <= value <= at_most:
-            raise self.error(f"'{key}' is {_shown(value)}: must be a whole number from {at_least} to {at_most}")
+            raise self.error(f"'{key}' is {shown(value)}: must be a whole number from {at_least} to {at_most}")
         return value
 
     def flag(self, *spellings: str, default: bool) -> bool:
         """True or false; null counts as false."""
         key, value = self._find(spellings, default)
         if value is not None and not isinstance(value, bool):
-            raise self.error(f"'{key}' is {_shown(value)}: must be true or false")
+            raise self.error(f"'{key}' is {shown(value)}: must be true or false")
         return bool(value)
 
     def indices(self, key: str) -> frozenset[int]:
         """A list of layer indices, empty where the key is missing or null."""
+        self.read_keys.add(key)
         listed = self.config.get(key)
         if listed is None:
             return frozenset()
         if not isinstance(listed, Sequence) or not all(type(index) is int for index in listed):
-            raise self.error(f"'{key}' is {_shown(listed)}: must be a list of layer indices")
+            raise self.error(f"'{key}' is {shown(listed)}: must be a list of layer indices")
         return frozenset(listed)
 
     def words(self, key: str) -> tuple[str, ...] | None:
         """A list of words, None where the key is missing or null."""
+        self.read_keys.add(key)
         listed = self.config.get(key)
         if listed is None:
             return None
         if isinstance(listed, str) or not isinstance(listed, Sequence):
-            raise self.error(f"'{key}' is {_shown(listed)}: must be a list of words")
+            raise self.error(f"'{key}' is {shown(listed)}: must be a list of words")
         for word in listed:
             if not isinstance(word, str):
-                raise self.error(f"'{key}' holds {_shown(word)}: must be a list of words")
+                raise self.error(f"'{key}' holds {shown(word)}: must be a list of words")
         return tuple(listed)
 
     def section(self, key: str) -> "ConfigReader":
@@ -92,31 +107,39 @@ class ConfigReader:
         if nested is None:
             nested = {}
         if not isinstance(nested, Mapping):
-            raise self.error(f"'{key}' is {_shown(nested)}: must be an object")
+            raise self.error(f"'{key}' is {shown(nested)}: must be an object")
         return ConfigReader(nested, source=f"{self.source}: {key}", name=self.name)
 
     def refuse(self, key: str, *, built: object, default: object) -> None:
         """Refuse a key whose value asks for what transformers doesn't build: it would be counted and trained wrongly."""
+        self.read_keys.add(key)
         value = self.config.get(key, default)
         if value is not None and value != built:
-            raise self.error(f"'{key}' is {_shown(value)}: transformers builds this family with {_shown(built)} only")
+            raise self.error(f"'{key}' is {shown(value)}: transformers builds this family with {shown(built)} only")
+
+    def _null(self, key: str, at_least: int) -> SpecError:
+        return self.error(f"'{key}' is null: give it as a whole number from {at_least}")
+
+    def _null_key(self, spellings: Sequence[str]) -> str | None:
+        return next((key for key in spellings if key in self.config), None)
 
     def _find(self, spellings: Sequence[str], default: object) -> tuple[str, Any]:
+        self.read_keys.update(spellings)
         given = [key for key in spellings if self.config.get(key) is not None]
         if not given:
-            named = next((key for key in spellings if key in self.config), None)
+            named = self._null_key(spellings)
             return (spellings[0], default) if named is None else (named, None)
         first, *others = given
         for other in others:
             if self.config[other] != self.config[first]:
                 raise self.error(
-                    f"'{first}' is {_shown(self.config[first])} and '{other}' is {_shown(self.config[other])}: "
+                    f"'{first}' is {shown(self.config[first])} and '{other}' is {shown(self.config[other])}: "
                     "these are two spellings of one key; keep one"
                 )
         return first, self.config[first]
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """The value as the file spells it, cut where it is long."""
     shown = json.dumps(value, default=repr)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.op_times import OpTimes, slowdown_beside
+from shardwright.costmodel.op_times import OpTimes, exposed_beside
 from shardwright.specs import CONTEXT_PARALLEL, Candidates, ClusterSpec, TrainingSpec, cp_group
 from shardwright.specs.model import LatentAttention, MultiHeadAttention
 
@@ -80,10 +80,7 @@ class ContextExchange:
 
         def exposed(size_bytes: Array, core: Array) -> Array:
             block, send = core / self.candidates.cp, self.times.collective_seconds("send", size_bytes, group)
-            slowdown = slowdown_beside(self.cluster, self.times.constants, send)
-            if self.cluster.groups[0].device.kind == "cpu":  # communication needs the same cores
-                return (self.candidates.cp - 1) * send
-            each = np.maximum(0.0, send - block) + slowdown * np.minimum(send, block)
+            each = exposed_beside(self.cluster, self.times.constants, block, send).network
             return np.asarray((self.candidates.cp - 1) * each)
 
         return PassSeconds(exposed(keys_values, core_forward), exposed(2.0 * keys_values, core_backward))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shardwright.base import Array
+from shardwright.costmodel.op_times import ATTENTION_BACKWARD
 from shardwright.specs.model import Block, FeedForward
 
 from . import operators
@@ -110,7 +111,7 @@ class LayerWork:
             # Dao 2023 (FlashAttention-2), section 4.1: five matmuls backward for two forward.
             return _Passes(
                 attend(flops, head_size=attention.head_size, seq_len=keys, backward=False),
-                attend(2.5 * flops, head_size=attention.head_size, seq_len=keys, backward=True),
+                attend(ATTENTION_BACKWARD * flops, head_size=attention.head_size, seq_len=keys, backward=True),
             )
         batched = frame.candidates.micro_batch * attention.heads / tp
         length = float(frame.training.seq_len)
@@ -229,7 +230,7 @@ class LayerWork:
         kept = by_policy(none=plain + core, selective=chosen, full=boundary)
         # a heap finds only a part of that room where the first forward pass had it
         again = (
-            (1 + self.frame.times.constants.heap_slack) if self.frame.cluster.groups[0].device.kind == "cpu" else 1.0
+            (1 + self.frame.times.constants.heap_slack) if not self.frame.cluster.node.device.has_own_memory else 1.0
         )
         working = by_policy(none=gradients, selective=gradients + repeated, full=gradients + again * (plain + core))
         return kept, working + self._context.working_bytes(block.attention)[:, None]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Number
-from shardwright.costmodel.op_times import Operator
+from shardwright.costmodel.op_times import OPERATOR_PASSES, Operator
 from shardwright.specs import Stack
 from shardwright.specs.model import Block, FeedForward, LatentAttention, ModelSpec
 
@@ -18,15 +18,19 @@ from .operators import ExpertSplit, computed_width, experts_as_the_rest, norm_op
 @dataclass(frozen=True)
 class Moving:
     """`count` runs of one operator, each on `hidden` elements per token of the hidden state, split along the sequence where that
-    is parallel, and `inner` ones between the matmuls of a sublayer, split over tp. `passes`: reads and writes of each element.
+    is parallel, and `inner` ones between the matmuls of a sublayer, split over tp.
     """
 
     operator: Operator
-    passes: Number
     hidden: Number = 0.0
     inner: Number = 0.0
     count: int = 1
     backward: bool = False
+
+    @property
+    def passes(self) -> float:
+        """Reads and writes of each element."""
+        return OPERATOR_PASSES[self.operator][self.backward]
 
 
 def forward_traffic(
@@ -44,23 +48,22 @@ def forward_traffic(
     sublayers = 1 if block.parallel else 2
     norm, gated, rotary = norm_operator(block.norm, stack), _gated(stack), _rotary(stack)
     heads = (attention.heads + attention.kv_heads) * attention.head_size
-    norm_passes = 6.0 if norm == "eager_rmsnorm" else 2.0
     moving = [
-        Moving(norm, norm_passes, hidden=hidden, count=block.norm_count),
-        Moving("addition", 3.0, hidden=hidden, count=sublayers),
-        Moving("copy", 2.0, inner=attention.heads * attention.value_head_size),
-        Moving("copy", 2.0, inner=_dispatched_elements(block, hidden, split)),
+        Moving(norm, hidden=hidden, count=block.norm_count),
+        Moving("addition", hidden=hidden, count=sublayers),
+        Moving("copy", inner=attention.heads * attention.value_head_size),
+        Moving("copy", inner=_dispatched_elements(block, hidden, split)),
     ]
     if stack.dropout and not stack.fused_elementwise:
-        moving.append(Moving("dropout", 2.0, hidden=hidden, count=sublayers))
+        moving.append(Moving("dropout", hidden=hidden, count=sublayers))
     if model.rotary:
-        moving.append(Moving(rotary, 2.0 if stack.fused_elementwise else 4.0, inner=heads))
+        moving.append(Moving(rotary, inner=heads))
     if normalises_heads(block):
-        moving.append(Moving(norm, norm_passes, inner=heads))
+        moving.append(Moving(norm, inner=heads))
     if block.ffn.gated:
-        moving.append(Moving(gated, 3.0 if stack.fused_elementwise else 5.0, inner=computed_width(block, split)))
+        moving.append(Moving(gated, inner=computed_width(block, split)))
     else:
-        moving.append(Moving("activation", 2.0, inner=computed_width(block, split)))
+        moving.append(Moving("activation", inner=computed_width(block, split)))
     return tuple(moving)
 
 
@@ -82,28 +85,27 @@ def backward_traffic(
     norm, gated, rotary = norm_operator(block.norm, stack), _gated(stack), _rotary(stack)
     heads = (attention.heads + attention.kv_heads) * attention.head_size
     values, outputs = attention.kv_heads * attention.value_head_size, attention.heads * attention.value_head_size
-    norm_passes = 14.0 if norm == "eager_rmsnorm" else 5.0
     bias = _biased_outputs(block, hidden)
     moving = [
-        Moving(norm, norm_passes, hidden=hidden, count=block.norm_count, backward=True),
-        Moving("addition", 3.0, hidden=hidden, count=sublayers, backward=True),
-        Moving("copy", 2.0, inner=heads + values, backward=True),
-        Moving("copy", 2.0, inner=outputs, count=2, backward=True),
-        Moving("copy", 2.0, inner=_dispatched_elements(block, hidden, split), backward=True),
-        Moving("column_sum", 1.0, hidden=bias.hidden, inner=bias.inner, backward=True),
+        Moving(norm, hidden=hidden, count=block.norm_count, backward=True),
+        Moving("addition", hidden=hidden, count=sublayers, backward=True),
+        Moving("copy", inner=heads + values, backward=True),
+        Moving("copy", inner=outputs, count=2, backward=True),
+        Moving("copy", inner=_dispatched_elements(block, hidden, split), backward=True),
+        Moving("column_sum", hidden=bias.hidden, inner=bias.inner, backward=True),
     ]
     if stack.dropout:
-        moving.append(Moving("dropout", 2.0, hidden=hidden, count=sublayers, backward=True))
+        moving.append(Moving("dropout", hidden=hidden, count=sublayers, backward=True))
     if model.rotary:
-        moving.append(Moving(rotary, 2.0 if stack.fused_elementwise else 4.0, inner=heads, backward=True))
+        moving.append(Moving(rotary, inner=heads, backward=True))
     if normalises_heads(block):
-        moving.append(Moving(norm, norm_passes, inner=heads, backward=True))
+        moving.append(Moving(norm, inner=heads, backward=True))
     width = computed_width(block, split)
     if ffn.gated:
-        moving.append(Moving(gated, 5.0 if stack.fused_elementwise else 9.0, inner=width, backward=True))
-        moving.append(Moving("addition", 3.0, hidden=hidden, backward=True))
+        moving.append(Moving(gated, inner=width, backward=True))
+        moving.append(Moving("addition", hidden=hidden, backward=True))
     else:
-        moving.append(Moving("activation", 3.0, inner=width, backward=True))
+        moving.append(Moving("activation", inner=width, backward=True))
     return tuple(moving)
 
 

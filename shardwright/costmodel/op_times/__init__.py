@@ -8,23 +8,30 @@ from .constants import CALIBRATED, Constants, Value
 from .datasheet import CatalogTimes
 from .fitting import expected_errors, fit_curve, fitted, left_out_errors
 from .operand_formats import OPERANDS
-from .overlap import overlap_saving_seconds, slowdown_beside
+from .overlap import Exposed, exposed_beside, overlap_saving_seconds, slowdown_beside
+from .passes import ATTENTION_BACKWARD, CLIP_PASSES, OPERATOR_PASSES, UPDATE_PASSES
 from .protocol import CollectiveName, MatmulPart, Operator, OpTimes
 from .straggler import largest_of
 
 __all__ = [
+    "ATTENTION_BACKWARD",
     "CALIBRATED",
+    "CLIP_PASSES",
     "OPERANDS",
+    "OPERATOR_PASSES",
+    "UPDATE_PASSES",
     "CatalogTimes",
     "CollectiveName",
     "Collectives",
     "Constants",
+    "Exposed",
     "MatmulPart",
     "OpTimes",
     "Operator",
     "Value",
     "constants",
     "expected_errors",
+    "exposed_beside",
     "fit_curve",
     "fitted",
     "largest_of",

@@ -15,5 +15,5 @@ def op_times(cluster: ClusterSpec, training: TrainingSpec, constants: Constants 
         SpecError: the device has no such format.
     """
     catalog = CatalogTimes(cluster, training, constants)
-    profile = cluster.groups[0].profile
+    profile = cluster.node.profile
     return ProfileTimes(profile, catalog) if profile else catalog

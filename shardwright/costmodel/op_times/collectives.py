@@ -24,8 +24,6 @@ from shardwright.specs import ClusterSpec, NodeGroup, RankGroup
 from .constants import Constants, Value, over
 from .protocol import CollectiveName
 
-# NVLink switches reduce since the third generation, which came with the first cards beyond this dense 16-bit peak.
-_HOPPER_FLOPS_PER_S = 500e12
 # To the switch and back, once to fetch the sums and once to spread them.
 _SWITCH_STEPS = 4
 
@@ -49,11 +47,11 @@ class Collectives:
         """
         size_bytes = np.asarray(size_bytes, dtype=float)
         one = _Collective(
-            self.cluster.groups[0], self.cluster.oversubscription, self.constants, size_bytes, group, self.nic_share
+            self.cluster.node, self.cluster.oversubscription, self.constants, size_bytes, group, self.nic_share
         )
         if name == "all_reduce":
             seconds = np.minimum(one.ring_seconds(passes=2), one.tree_seconds())
-            if reduces_in_switch(self.cluster.groups[0]):
+            if reduces_in_switch(self.cluster.node):
                 seconds = np.minimum(seconds, one.in_switch_seconds())
         elif name == "all_to_all":
             seconds = one.all_to_all_seconds()
@@ -68,8 +66,7 @@ class Collectives:
 
 def reduces_in_switch(node: NodeGroup) -> bool:
     """Whether the switch that joins the node's GPUs adds up what passes it (NVLink SHARP, of Hopper and later)."""
-    peak = node.device.peak_flops_per_s.get("bf16", 0.0)
-    return node.intra_node.kind == "nvswitch" and peak > _HOPPER_FLOPS_PER_S
+    return node.intra_node.kind == "nvswitch" and node.device.since_hopper
 
 
 def meshed_share(node: NodeGroup, ranks_per_node: Number) -> Array:
@@ -98,7 +95,7 @@ class _Collective:
         self.crosses = self.nodes > 1
         self._like = np.broadcast_to(0.0, np.broadcast(size_bytes, self.ranks, np.asarray(group.sharing)).shape)
         self._constants = constants
-        self._hop_seconds, self._node_hop_seconds = node.intra_node.latency_seconds, node.nic.latency_seconds
+        self._hop_seconds, self._node_hop_seconds = node.intra_node.latency_seconds, node.nic_latency_seconds
         self._link_bytes_per_s = node.intra_node.bytes_per_s * meshed_share(node, self.per_node)
         shared = node.node_bytes_per_s / oversubscription / np.asarray(group.sharing, dtype=float)
         self._inside_bytes_per_s = self._link_bytes_per_s * self._over(constants.nvlink_fraction)

@@ -56,7 +56,7 @@ class CatalogTimes:
 
     @property
     def device(self) -> Device:
-        return self.cluster.groups[0].device
+        return self.cluster.node.device
 
     @property
     def _peak_flops_per_s(self) -> float:
@@ -65,11 +65,6 @@ class CatalogTimes:
     @property
     def _is_cpu(self) -> bool:
         return self.device.kind == "cpu"
-
-    @property
-    def _since_hopper(self) -> bool:
-        peaks = self.device.peak_flops_per_s
-        return max(peaks.get("bf16", 0.0), peaks.get("fp16", 0.0)) > 500e12
 
     def matmul_seconds(
         self,
@@ -103,7 +98,7 @@ class CatalogTimes:
 
     @property
     def _matmul_fraction(self) -> Value:
-        return self.constants.hopper_matmul_fraction if self._since_hopper else self.constants.matmul_fraction
+        return self.constants.hopper_matmul_fraction if self.device.since_hopper else self.constants.matmul_fraction
 
     def _filled(self, m: Array, n: Array, groups: Number) -> Array:
         """Share of the card that the best tile size keeps busy: tile quantisation times wave quantisation."""
@@ -130,7 +125,7 @@ class CatalogTimes:
 
     @property
     def _attention_fraction(self) -> Value:
-        older = self._since_hopper and not self.training.software.hopper_attention
+        older = self.device.since_hopper and not self.training.software.hopper_attention
         return self.constants.attention_fraction * (self.constants.older_kernel_fraction if older else 1.0)
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:
@@ -163,11 +158,11 @@ class CatalogTimes:
         return np.zeros(np.broadcast(parameter_bytes, microbatches, repeats).shape)
 
     def host_copy_seconds(self, size_bytes: Number) -> Array:
-        link = self.cluster.groups[0].host_link
+        link = self.cluster.node.host_link
         return link.latency_seconds + np.asarray(size_bytes, dtype=float) / link.bytes_per_s
 
     def host_update_seconds(self, parameters: Number, moved_bytes: Number) -> Array:
-        node = self.cluster.groups[0]
+        node = self.cluster.node
         if self._is_cpu:
             return self.memory_bound_seconds(moved_bytes)
         rate = node.host.memory_bytes_per_s * self.constants.host_memory_fraction / node.devices_per_node

@@ -17,7 +17,7 @@ def gloo_seconds(name: CollectiveName, size_bytes: Number, group: RankGroup, clu
     Arguments as those of `Collectives.seconds`. Latency grows with the ranks of a node and with the nodes: a pass waits for
     each of a node's further ranks, and for each further node.
     """
-    node = cluster.groups[0]
+    node = cluster.node
     ranks, nodes, per_node = group.ranks, np.asarray(group.nodes), np.asarray(group.ranks_per_node)
     size_bytes = np.asarray(size_bytes, dtype=float)
     inside = node.intra_node.bytes_per_s
@@ -32,7 +32,7 @@ def gloo_seconds(name: CollectiveName, size_bytes: Number, group: RankGroup, clu
         rate = np.where(crosses, np.minimum(outside, np.where(per_node > 1, inside, np.inf)), inside)
         share = 1.0 if name in ("send", "broadcast") else (ranks - 1) / ranks
         seconds = _passes(name) * share * size_bytes / rate
-    across = node.nic.latency_seconds
+    across = node.nic_latency_seconds
     hops = (per_node - 1) * node.intra_node.latency_seconds + np.where(crosses, (nodes - 1.0) * across, 0.0)
     start = node.intra_node.latency_seconds + np.where(crosses, across, 0.0)
     latency = start + (0.0 if name == "send" else hops * _passes(name))

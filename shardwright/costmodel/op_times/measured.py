@@ -12,11 +12,11 @@ from .constants import Constants
 from .curves import attention_flops
 from .datasheet import CatalogTimes
 from .fitting import FittedSeries, fitted
+from .passes import ATTENTION_BACKWARD, OPERATOR_PASSES
 from .protocol import CollectiveName, MatmulPart, Operator
 from .scaled_collectives import ScaledCollective
 
 # Memory-bound work without a measurement of its own is taken for a copy, which reads and writes each element.
-_COPY_PASSES = 2.0
 # Variant of each update, and the parameters of a Llama layer: a step updates as many tensors in a row of the cost tables.
 _UPDATES: dict[Operator, str] = {"adamw": "fused", "sgd": "foreach", "clip": ""}
 _TENSORS_OF_A_LAYER = 9.0
@@ -106,7 +106,7 @@ class ProfileTimes:
         measured = self._measured("attention", "backward" if backward else "forward", self._activations)
         if measured is None:
             return self.catalog.attention_seconds(flops, head_size=head_size, seq_len=seq_len, backward=backward)
-        forward = np.asarray(flops, dtype=float) / (2.5 if backward else 1.0)
+        forward = np.asarray(flops, dtype=float) / (ATTENTION_BACKWARD if backward else 1.0)
         heads = forward / attention_flops(1.0, seq_len, head_size)
         return measured.seconds(np.maximum(heads, 1e-3), seq_len, head_size)
 
@@ -115,7 +115,7 @@ class ProfileTimes:
         copy = self._measured("copy", "forward", self._activations)
         if copy is None:
             return self.catalog.memory_bound_seconds(moved_bytes)
-        elements = np.asarray(moved_bytes, dtype=float) / (_COPY_PASSES * BYTES_PER_ELEMENT[self._format])
+        elements = np.asarray(moved_bytes, dtype=float) / (OPERATOR_PASSES["copy"][0] * BYTES_PER_ELEMENT[self._format])
         return _nothing_for_nothing(copy, elements)
 
     def operator_seconds(

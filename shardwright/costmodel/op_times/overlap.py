@@ -1,6 +1,7 @@
 """What compute loses to communication that runs beside it, and what two passes gain that run at once."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +17,31 @@ def slowdown_beside(cluster: ClusterSpec, constants: Constants, like: Array) -> 
     A kernel that moves data takes its multiprocessors from the compute.
     """
     taken = over(constants.collective_multiprocessors, like)
-    return np.minimum(1.0, taken / cluster.groups[0].device.multiprocessors)
+    return np.minimum(1.0, taken / cluster.node.device.multiprocessors)
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """Seconds that traffic adds to the compute it runs beside: on the network, and by copies to and from the host."""
+
+    network: Array
+    host_copy: Array
+
+
+def exposed_beside(
+    cluster: ClusterSpec, constants: Constants, compute: Array, network: Array, copies: Array | float = 0.0
+) -> Exposed:
+    """What `network` and `copies` seconds add to `compute` seconds: the part that outlasts them, and the compute they slow.
+
+    Network and copies run beside each other too, so the longer one outlasts, both slow. On a CPU all need the same
+    cores, so nothing is hidden. The arrays broadcast.
+    """
+    if not cluster.node.device.computes_beside_traffic:
+        return Exposed(network + np.zeros_like(compute), copies + np.zeros_like(compute))
+    slowdown = slowdown_beside(cluster, constants, compute)
+    alone = np.maximum(0.0, network - compute) + slowdown * np.minimum(compute, network)
+    both = np.maximum(0.0, np.maximum(network, copies) - compute) + slowdown * np.minimum(compute, network + copies)
+    return Exposed(np.asarray(alone), np.maximum(0.0, both - alone))
 
 
 def overlap_saving_seconds(

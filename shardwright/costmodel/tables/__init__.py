@@ -1,10 +1,10 @@
-"""Cost tables: the work of every row for many candidates at once, with data parallelism, the optimizer and memory added; what
-stages that hold the rows take; and the memory of a rank."""
+"""Cost tables: the work of every row for many candidates at once, with data parallelism, the optimizer and memory added, and the sums of
+rows that a stage holds."""
 
 from .build import build_tables
 from .cost_tables import CostTables
 from .memory import HeldBytes, communicator_bytes, context_bytes, fixed_bytes, host_share_bytes, usable_bytes
-from .rows import RowCosts, Rows, StageSeconds, ends_of, stage_causes, stage_seconds
+from .rows import RowCosts, Rows, StageSeconds, ends_of, rank_bytes, stage_causes, stage_seconds
 from .stage_sums import StageSums, candidates_of, layer_mixes
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "fixed_bytes",
     "host_share_bytes",
     "layer_mixes",
+    "rank_bytes",
     "stage_causes",
     "stage_seconds",
     "usable_bytes",

@@ -6,7 +6,7 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.layers import RowWork, WorkModel
-from shardwright.costmodel.op_times import OpTimes, largest_of
+from shardwright.costmodel.op_times import CLIP_PASSES, UPDATE_PASSES, OpTimes, largest_of
 from shardwright.specs import (
     OPTIMIZER_STATES,
     OWN_STACK,
@@ -21,10 +21,6 @@ from shardwright.specs.model import ModelSpec
 from .cost_tables import CostTables, Seconds, StaticBytes
 from .data_parallel import DataParallel, sharded
 from .distinct_rows import distinct
-
-# Elements that one update moves for a parameter: it reads it, its gradient and states, and writes all but the gradient.
-_UPDATE_PASSES = {"adamw": 7.0, "sgd": 3.0}
-_CLIP_PASSES = 3.0  # read for the norm; read and write to scale
 
 
 def build_tables(
@@ -51,7 +47,7 @@ def _rows(
         microbatches=one,
         stages_per_rank=one,
         zero_stage=0 * one,
-        host_optimizer=0 * one,
+        offload_optimizer=0 * one,
     )
     kinds = distinct(list(vars(alike).values()))
     rows = WorkModel(model, cluster, training, times, alike[kinds.first]).rows()
@@ -93,7 +89,7 @@ class _Builder:
         )
         forward, backward = traffic.in_forward(), traffic.in_backward()
         first, last = traffic.in_first_forward(), traffic.in_last_backward()
-        noise = 0.0 if self.cluster.groups[0].device.kind == "cpu" else self.times.constants.step_noise
+        noise = self.times.constants.step_noise if self.cluster.node.device.waits_for_the_slowest else 0.0
         waiting = (noise * largest_of(self.candidates.ranks))[:, None, None]
         return CostTables(
             forward=self._seconds(
@@ -210,22 +206,22 @@ class _Builder:
         """Clipping and update of this rank's shard, on the device or by the host's cores."""
         shard = sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters))
         element = self.training.precision.parameter_bytes_per_element
-        update = element * _UPDATE_PASSES[self.training.optimizer] * shard
-        clip = element * _CLIP_PASSES * shard
+        update = element * UPDATE_PASSES[self.training.optimizer] * shard
+        clip = element * CLIP_PASSES * shard
         return np.where(
-            self._column("host_optimizer") == 1,
+            self._column("offload_optimizer") == 1,
             self.times.host_update_seconds(shard, update + clip),
             self.times.operator_seconds(self.training.optimizer, shard, update)
             + self.times.operator_seconds("clip", shard, clip),
         )
 
     @property
-    def _on_cpu(self) -> bool:
-        return self.cluster.groups[0].device.kind == "cpu"
+    def _in_heap(self) -> bool:
+        return not self.cluster.node.device.has_own_memory
 
     def _slack(self) -> Array:
         """Shape (N,). A heap gives what one microbatch left to the next only in part; a caching allocator nearly all of it."""
-        if self._on_cpu:
+        if self._in_heap:
             return np.where(self.candidates.microbatches > 1, self.times.constants.heap_slack, 0.0)
         return np.where(
             self.candidates.zero_stage >= 3, self.times.constants.gather_slack, self.times.constants.allocator_slack
@@ -236,7 +232,7 @@ class _Builder:
         precision, zero = self.training.precision, self._column("zero_stage")
         parameters = traffic.parameters + traffic.expert_parameters
         shard = sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters))
-        host = self._column("host_optimizer") == 1
+        host = self._column("offload_optimizer") == 1
         freed = (zero >= 3) & self._freed
         stack = self.training.software
         accumulated = (self._column("microbatches") > 1) | stack.keeps_gradient_buffer
@@ -263,6 +259,6 @@ class _Builder:
             step=np.where(host, 0.0, (stack.step_bytes_per_parameter + widened) * shard),
             flat=np.where(host, 0.0, stack.flat_step_bytes_per_parameter * shard)
             + stack.flat_gradient_copies * gradient * parameters,
-            unplaced=(kept_gathered + gradients) * self._on_cpu,
+            unplaced=(kept_gathered + gradients) * self._in_heap,
             host=np.where(host, master + states + shard_gradient, 0.0),
         )

@@ -12,24 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.op_times import CollectiveName, OpTimes, slowdown_beside
+from shardwright.costmodel.op_times import CollectiveName, Exposed, OpTimes, exposed_beside
 from shardwright.specs import (
     Candidates,
     ClusterSpec,
+    RankGroup,
     TrainingSpec,
     expert_replicate_group,
     expert_shard_group,
     replicate_group,
     shard_group,
 )
-
-
-@dataclass(frozen=True)
-class Exposed:
-    """Seconds that data-parallel traffic adds to a pass, as (network, host copy)."""
-
-    network: Array
-    host_copy: Array
 
 
 @dataclass(frozen=True)
@@ -104,17 +97,7 @@ class DataParallel:
         return network[..., None], copies[..., None]
 
     def _beside(self, compute: Array, network: Array, copies: Array) -> Exposed:
-        """What traffic adds to the `compute` it runs beside: the part that outlasts it, and the compute it slows.
-
-        Network and copies run beside each other too, so the longer one outlasts, both slow. On a CPU all need the same
-        cores, so nothing is hidden.
-        """
-        if self.cluster.groups[0].device.kind == "cpu":
-            return Exposed(network + np.zeros_like(compute), copies + np.zeros_like(compute))
-        slowdown = slowdown_beside(self.cluster, self.times.constants, compute)
-        alone = np.maximum(0.0, network - compute) + slowdown * np.minimum(compute, network)
-        both = np.maximum(0.0, np.maximum(network, copies) - compute) + slowdown * np.minimum(compute, network + copies)
-        return Exposed(alone, np.maximum(0.0, both - alone))
+        return exposed_beside(self.cluster, self.times.constants, compute, network, copies)
 
     def _column(self, name: str) -> Array:
         return np.asarray(getattr(self.candidates, name))[:, None]
@@ -138,12 +121,18 @@ class DataParallel:
     def _over_shards(self, name: CollectiveName, element_bytes: Array | float) -> Array:
         """One collective over the shards of a row's parameters, and one over those of its experts."""
         group = shard_group(self.candidates, self.cluster).column()
-        seconds = self.times.collective_seconds(name, element_bytes * self.parameters, group)
+        seconds = self._over_group(name, element_bytes * self.parameters, group)
         if self.expert_parameters.any():
             of_experts = expert_shard_group(self.candidates, self.cluster).column()
-            theirs = self.times.collective_seconds(name, element_bytes * self.expert_parameters, of_experts)
+            theirs = self._over_group(name, element_bytes * self.expert_parameters, of_experts)
             seconds = seconds + np.where(self.expert_parameters > 0, theirs, 0.0)
-        return seconds / self.training.software.shard_network_fraction
+        return seconds
+
+    def _over_group(self, name: CollectiveName, size_bytes: Array, group: RankGroup) -> Array:
+        """One collective over shards, at the stack's share of the network's rate: of ZeRO-3, on groups that leave a node."""
+        slowed = self._gathers_each & (np.asarray(group.nodes) > 1)
+        share = np.where(slowed, self.training.software.shard_network_fraction, 1.0)
+        return np.asarray(self.times.collective_seconds(name, size_bytes, group) / share)
 
     @property
     def _gradient_bytes(self) -> float:
@@ -165,7 +154,7 @@ class DataParallel:
         """The shard one way, where it lives on the host."""
         elements = sum(sharded(self.candidates, self.parameters, self.expert_parameters))
         return np.where(
-            self._column("host_optimizer") == 1,
+            self._column("offload_optimizer") == 1,
             self.times.host_copy_seconds(self.training.precision.parameter_bytes_per_element * elements),
             0.0,
         )

@@ -56,7 +56,7 @@ def usable_bytes(device: Device, constants: Constants) -> float:
 
 def host_share_bytes(cluster: ClusterSpec) -> float:
     """Of a node's host memory, for each of its devices."""
-    node = cluster.groups[0]
+    node = cluster.node
     return node.host.memory_bytes / node.devices_per_node
 
 
@@ -67,15 +67,15 @@ def fixed_bytes(candidates: Candidates, cluster: ClusterSpec, constants: Constan
 
 def context_bytes(cluster: ClusterSpec, constants: Constants) -> float:
     """What a process holds on its device before the first tensor: measured, where a profile has it."""
-    device = cluster.groups[0].device
-    stated = device.context_bytes or (constants.context_bytes if device.kind == "gpu" else 0.0)
+    device = cluster.node.device
+    stated = device.context_bytes or (constants.context_bytes if device.has_own_memory else 0.0)
     return _measured(cluster, "context_bytes", stated)
 
 
 def communicator_bytes(candidates: Candidates, cluster: ClusterSpec, constants: Constants) -> Array:
     """Shape (N,): one communicator for each axis, and that of all ranks, over which the gradients' norm is summed; their size as
     measured, where a profile has it."""
-    if cluster.groups[0].device.kind != "gpu":
+    if not cluster.node.device.has_own_memory:
         return np.zeros(len(candidates))
     degrees = (
         *(candidates.pp, candidates.dp_replicate, candidates.dp_shard),
@@ -87,5 +87,5 @@ def communicator_bytes(candidates: Candidates, cluster: ClusterSpec, constants: 
 
 
 def _measured(cluster: ClusterSpec, figure: str, otherwise: float) -> float:
-    profile = cluster.groups[0].profile
+    profile = cluster.node.profile
     return profile.figures[figure].value if profile and figure in profile.figures else otherwise

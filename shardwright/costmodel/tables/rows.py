@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.pipeline import StageCosts
+from shardwright.costmodel.pipeline import StageCosts, peak_activation_bytes
 from shardwright.specs import ScheduleName, by_rank, stage_ranks
 
 from .cost_tables import CostTables, Seconds
@@ -202,6 +202,32 @@ def stage_seconds(rows: RowCosts, mixes: Array, ends: Array) -> StageSeconds:
         reduce_tail=rows.last_backward.total(mixes, ends),
         optimizer=rows.optimizer.total(layers, ends),
     )
+
+
+@dataclass(frozen=True)
+class RankBytes:
+    """The peak on each rank's device, without context and communicators, and what lies on its host: (..., pp) bytes."""
+
+    device: Array
+    host: Array
+
+
+def rank_bytes(rows: RowCosts, schedule: ScheduleName, pp: int, microbatches: int, mixes: Array) -> RankBytes:
+    """Of stages with `mixes` (..., S, K, P); `rows` as in `stage_seconds`.
+
+    Raises:
+        SpecError: no such schedule for these stages.
+    """
+    ends = ends_of(mixes.shape[-3])
+    postponed = Rows(rows.activation.layers[..., 0], rows.activation.first, rows.activation.last)
+    kept = peak_activation_bytes(
+        schedule, pp, microbatches, rows.activation.total(mixes, ends), postponed.total(mixes.sum(axis=-1), ends)
+    )
+    held = np.moveaxis(by_rank(schedule, pp, np.moveaxis(mixes, -3, -1)).sum(axis=-2), -1, -3)
+    held_ends = by_rank(schedule, pp, ends.T).sum(axis=-2).T
+    working = rows.working.largest(held, held_ends)
+    layers = held.sum(axis=-1)
+    return RankBytes(rows.held(layers, held_ends).peak_bytes(kept + working), rows.host.total(layers, held_ends))
 
 
 def stage_causes(seconds: Seconds, mixes: Array, ends: Array) -> dict[str, Array]:

@@ -1,38 +1,39 @@
 """The stages of one plan: how many of each row they hold, and sums over them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.base import Array
-from shardwright.specs import POLICIES, Candidates, Plan
+from shardwright.base import Array, IntArray
+from shardwright.specs import POLICIES, Candidates, Plan, Stage
 from shardwright.specs.model import ModelSpec
 
 from .cost_tables import CostTables, Seconds
 from .rows import RowCosts, Rows, StageSeconds, ends_of, stage_causes, stage_seconds
 
 
-def zero_stages(plan: Plan) -> list[int]:
-    """The distinct ZeRO stages of a plan's layers, highest first; the highest also holds for embedding and head."""
-    return sorted({run.zero_stage for stage in plan.stages for run in stage.layers}, reverse=True)
+def zero_stages(stages: Sequence[Stage]) -> list[int]:
+    """The distinct ZeRO stages of the layers, highest first; the highest also holds for embedding and head."""
+    return sorted({run.zero_stage for stage in stages for run in stage.layers}, reverse=True)
 
 
 def candidates_of(plan: Plan) -> Candidates:
     """One candidate for each ZeRO stage that the plan's layers use, in the order of `zero_stages`."""
-    stages = zero_stages(plan)
+    stages = zero_stages(plan.stages)
     one = Candidates.of(plan)
     repeated = one[np.zeros(len(stages), dtype=np.int64)]
     return Candidates(**{**vars(repeated), "zero_stage": np.array(stages)})
 
 
-def layer_mixes(model: ModelSpec, plan: Plan) -> Array:
+def layer_mixes(model: ModelSpec, stages: Sequence[Stage]) -> IntArray:
     """(Z, S, K, P): how many layers of each class every stage holds under each policy, by ZeRO stage."""
-    stages = zero_stages(plan)
-    mixes = np.zeros((len(stages), len(plan.stages), len(model.layer_classes), len(POLICIES)))
+    zeros = zero_stages(stages)
+    mixes = np.zeros((len(zeros), len(stages), len(model.layer_classes), len(POLICIES)), dtype=np.int64)
     classes = iter(model.class_of_layer)
-    for index, stage in enumerate(plan.stages):
+    for index, stage in enumerate(stages):
         for layer in stage.each_layer():
-            mixes[stages.index(layer.zero_stage), index, next(classes), POLICIES.index(layer.recompute)] += 1
+            mixes[zeros.index(layer.zero_stage), index, next(classes), POLICIES.index(layer.recompute)] += 1
     return mixes
 
 

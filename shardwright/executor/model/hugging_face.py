@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from shardwright.base import SpecError, nearest
+from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
+from shardwright.executor import check_trained
 
 from .families import FAMILIES, Family
 from .tensor_parallel import FusedQueryKeyValue
@@ -45,13 +46,8 @@ def read_skeleton(plan_file: PlanFile) -> Skeleton:
         SpecError: a family the engine does not train, a config it cannot read, or a plan that does not fit the model.
     """
     given = dict(plan_file.model_config_json)
-    model_type = str(given.get("model_type", "none"))
-    family = FAMILIES.get(model_type)
-    if family is None:
-        raise SpecError(
-            f"model_type '{model_type}' of {plan_file.model_name} cannot be trained yet; "
-            f"supported: {', '.join(FAMILIES)}.{nearest(model_type, FAMILIES)}"
-        )
+    check_trained(plan_file)
+    family = FAMILIES[given["model_type"]]
     with _config_errors(family, plan_file.model_name):
         config = family.config_class.from_dict(given)
     for name in family.dropouts:

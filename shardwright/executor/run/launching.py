@@ -51,7 +51,7 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
     if start.step == options.steps:
         progress(f"{folder.path}: already holds all {options.steps} steps; give more steps to go on")
         return read_measurement(folder.measurement)
-    if plan_file.cluster.groups[0].device.kind == "gpu" and not torch.cuda.is_available() and leads:
+    if plan_file.cluster.node.device.kind == "gpu" and not torch.cuda.is_available() and leads:
         progress("no GPU here: training on this machine's CPUs, for which the plan's prediction is not meant")
     if not leads:
         return run_rank(plan_file, options, folder, progress)
@@ -96,7 +96,7 @@ def _offered_ranks(plan_file: PlanFile, options: RunOptions) -> tuple[int, str]:
     """How many ranks there are to run on, and the words that lead to that number."""
     if "RANK" in os.environ:
         return int(os.environ["WORLD_SIZE"]), "torchrun was started with"
-    if plan_file.cluster.groups[0].device.kind == "gpu" and torch.cuda.is_available():
+    if plan_file.cluster.node.device.kind == "gpu" and torch.cuda.is_available():
         present = torch.cuda.device_count()
         return min(present, options.ranks or present), "the GPUs to run on are"
     if options.ranks is not None:

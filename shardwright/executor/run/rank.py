@@ -38,7 +38,7 @@ def run_rank(
 
 def pick_device(plan_file: PlanFile) -> torch.device:
     """This rank's GPU where the plan is for GPUs and the machine has them, else the CPU."""
-    if plan_file.cluster.groups[0].device.kind == "gpu" and torch.cuda.is_available():
+    if plan_file.cluster.node.device.kind == "gpu" and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 

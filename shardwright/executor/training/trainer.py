@@ -128,7 +128,7 @@ class Trainer:
 
     def _mfu(self, step_seconds: float) -> float | None:
         """Model FLOPs of a step over what the ranks' devices could do in that time (Chowdhery et al. 2022, appendix B)."""
-        device = self._plan_file.cluster.groups[0].device
+        device = self._plan_file.cluster.node.device
         peak = device.peak_flops_per_s.get(self._plan_file.training.precision.compute)
         estimate, planned_for = self._plan_file.estimate, {"gpu": "cuda", "cpu": "cpu"}[device.kind]
         if estimate is None or peak is None or planned_for != self._device.type:

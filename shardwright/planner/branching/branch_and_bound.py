@@ -11,15 +11,15 @@ from shardwright.base import Array, IntArray
 from shardwright.costmodel import estimate_plan
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.planner.bounds import lower_bounds
-from shardwright.planner.space import Fixed, Space, enumerate_space, layer_ranges, space_costs
-from shardwright.planner.stages import EntrySolver, Solved, allowed_policies
-from shardwright.specs import ClusterSpec, Estimate, Plan, TrainingSpec
+from shardwright.planner.space import Fixed, Space, enumerate_space, space_costs
+from shardwright.planner.stages import EntrySolver, Solved
+from shardwright.specs import AXES, ClusterSpec, Estimate, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 Progress = Callable[[int, int, float], None]
 _ROUNDING = 1e-9
 _SOLVED_FOR_RUNNER_UP = 24
-_AXES = ("pp", "dp_replicate", "dp_shard", "tp")
+_TINY = 1e-300
 
 
 @dataclass
@@ -45,8 +45,14 @@ class BranchAndBound:
         """
         space = enumerate_space(model, cluster, training, fixed)
         costs = space_costs(space, model, cluster, training, times)
-        ranges, allowed = layer_ranges(model), allowed_policies(fixed.recompute)
-        return cls(EntrySolver(costs, ranges, allowed), lower_bounds(costs, ranges, allowed), times)
+        solver = EntrySolver.of(costs, model)
+        if solver.given is not None:  # bounds are of the stages that the search would choose
+            return cls(solver, np.zeros(len(space)), times)
+        return cls(solver, lower_bounds(costs, solver.ranges, solver.allowed), times)
+
+    def among(self, entries: Array) -> "BranchAndBound":
+        """A search of the entries (N,) that are true alone."""
+        return BranchAndBound(self.solver, np.where(entries, self.bounds, np.inf), self.times)
 
     @property
     def space(self) -> Space:
@@ -56,15 +62,17 @@ class BranchAndBound:
         """The estimate of a plan, from the times that the search was made with."""
         return estimate_plan(model, cluster, training, plan, self.times)
 
-    def run(self, time_limit_seconds: float, progress: Progress | None = None) -> None:
-        """Search until no open bound is below the best, or the time is up; a first plan is waited for."""
+    def run(
+        self, time_limit_seconds: float = np.inf, progress: Progress | None = None, *, most_solved: float = np.inf
+    ) -> None:
+        """Search until no open bound is below the best, the time is up or so many entries are solved; a first plan is waited for."""
         deadline = time.perf_counter() + time_limit_seconds
         order = self._order()
         for place, entry in enumerate(order):
             bound = float(self.bounds[entry])
             if not bound < self._limit * (1 - _ROUNDING):
                 return
-            if self.best is not None and time.perf_counter() > deadline:
+            if self.best is not None and (time.perf_counter() > deadline or self.solved >= most_solved):
                 self.complete, self._open_bound = False, min(self._open_bound, bound)
                 return
             self._solve(int(entry), bound)
@@ -92,7 +100,7 @@ class BranchAndBound:
 
     def _order(self) -> IntArray:
         """Entries by bound; of bounds that only rounding tells apart, the entry that the space lists first."""
-        return np.argsort(np.round(np.log(self.bounds), 11), kind="stable")
+        return np.argsort(np.round(np.log(np.maximum(self.bounds, _TINY)), 11), kind="stable")
 
     @property
     def _limit(self) -> float:
@@ -106,7 +114,7 @@ class BranchAndBound:
             self.best = outcome.solved
 
     def _best_of_mesh(self, mesh: tuple[int, ...]) -> Solved | None:
-        same = np.all([self.space.column(name) == degree for name, degree in zip(_AXES, mesh, strict=True)], axis=0)
+        same = np.all([self.space.column(name) == degree for name, degree in zip(AXES, mesh, strict=True)], axis=0)
         entries = np.flatnonzero(same & (self.space.stages_per_rank == 1))
         best: Solved | None = None
         for entry in entries[np.argsort(self.bounds[entries], kind="stable")][:_SOLVED_FOR_RUNNER_UP]:
@@ -118,4 +126,4 @@ class BranchAndBound:
 
     def _mesh(self, entry: int) -> tuple[int, ...]:
         base = int(self.space.base_index[entry])
-        return tuple(int(getattr(self.space.base, name)[base]) for name in _AXES)
+        return tuple(int(getattr(self.space.base, name)[base]) for name in AXES)

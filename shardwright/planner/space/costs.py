@@ -61,6 +61,6 @@ def space_costs(
 ) -> SpaceCosts:
     """Cost tables of the whole space, in one go."""
     rows = RowCosts.of(build_tables(model, cluster, training, space.base, times))
-    usable = usable_bytes(cluster.groups[0].device, times.constants)
+    usable = usable_bytes(cluster.node.device, times.constants)
     room = usable - fixed_bytes(space.base, cluster, times.constants)
     return SpaceCosts(space, rows, room * (1 - _ROUNDING), host_share_bytes(cluster) * (1 - _ROUNDING))

@@ -1,30 +1,71 @@
-"""What the user fixes of a plan; the planner chooses the rest."""
+"""What is fixed of a plan; the planner chooses the rest."""
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from shardwright.specs import PositiveInt, RecomputePolicy, ScheduleName, Spec, ZeroStage
+from shardwright.base import SpecError
+from shardwright.specs import (
+    CHOICES,
+    ContextParallel,
+    ExpertDispatch,
+    Plan,
+    PositiveInt,
+    RecomputePolicy,
+    ScheduleName,
+    Spec,
+    Stage,
+    ZeroStage,
+)
 
 
 class Fixed(Spec):
-    """Choices that the search must keep; None leaves one to the planner.
+    """Choices that the search must keep; None leaves one to the planner. One field for each row of `CHOICES`.
 
     `recompute` holds for every layer, `offload_optimizer` is 1 for an optimizer on the host. `even_stages` gives every
     stage the same number of layers, which frameworks that don't split unevenly need. `sequence_parallel` splits what is
-    between the tensor-parallel parts along the sequence; left open it follows tensor parallelism.
+    between the tensor-parallel parts along the sequence; left open it follows tensor parallelism. Degrees of `cp` and `ep`
+    left open are 1. `stages` are whole: layers with their recomputation.
     """
 
-    tp: PositiveInt | None = None
     pp: PositiveInt | None = None
     dp_replicate: PositiveInt | None = None
     dp_shard: PositiveInt | None = None
-    zero_stage: ZeroStage | None = None
+    cp: PositiveInt | None = None
+    tp: PositiveInt | None = None
+    ep: PositiveInt | None = None
     micro_batch: PositiveInt | None = None
-    schedule: ScheduleName | None = None
     stages_per_rank: PositiveInt | None = None
-    recompute: RecomputePolicy | None = None
-    offload_optimizer: Literal[0, 1] | None = None
-    even_stages: bool | None = None
+    zero_stage: ZeroStage | None = None
     sequence_parallel: bool | None = None
+    offload_optimizer: Literal[0, 1] | None = None
+    context_parallel: ContextParallel | None = None
+    expert_dispatch: ExpertDispatch | None = None
+    schedule: ScheduleName | None = None
+    recompute: RecomputePolicy | None = None
+    even_stages: bool | None = None
+    stages: tuple[Stage, ...] | None = None
+
+    @classmethod
+    def of(cls, plan: Plan) -> Self:
+        """Every choice of `plan`: the search that keeps them finds that plan.
+
+        Raises:
+            SpecError: its layers have several ZeRO stages, which the planner does not choose.
+        """
+        stages = {run.zero_stage for stage in plan.stages for run in stage.layers}
+        if len(stages) > 1:
+            raise SpecError(
+                f"the plan's layers have ZeRO stages {', '.join(map(str, sorted(stages)))}; the planner gives all layers one"
+            )
+        return cls(**{choice.name: choice.of_plan(plan) for choice in CHOICES})
+
+    def but(self, **changes: Any) -> "Fixed":
+        """With other values of some choices; None frees one.
+
+        Raises:
+            SpecError: a value that the choice does not have.
+        """
+        return Fixed.parse(dict(self) | changes, source="fixed")
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {value}" for name, value in self if value is not None) or "nothing fixed"
+        shown = [f"{name} {value}" for name, value in self if value is not None and name != "stages"]
+        return ", ".join(shown) or "nothing fixed"

@@ -5,6 +5,7 @@ from .partition import allowed_ranges, evaluate, stage_bounds
 from .paths import waiting_arms
 from .recompute_mix import MixSolver, Room, allowed_policies
 from .solve_entry import EntrySolver, Solved, plan_of
+from .staged_entry import StagedEntry
 from .tables import StageTables, mix_solver, stage_room, stage_tables
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Room",
     "Solved",
     "StageTables",
+    "StagedEntry",
     "allowed_policies",
     "allowed_ranges",
     "evaluate",

@@ -111,33 +111,32 @@ class MixSolver:
         return Mixes(np.where(fits, cost, np.inf), counts)
 
     def _one_class(self, layers: IntArray, room: Array, policies: list[int]) -> Mixes:
-        """Count the layers under each policy in closed form, the third policy by trying every count."""
-        policies.sort(key=lambda p: (self.seconds[0, p], self.kept[0, p]))
-        last = policies[2] if len(policies) == 3 else None
+        """Count the layers under each policy: two in closed form, each further one by trying every count."""
+        kept, seconds = self.kept[0], self.seconds[0]
+        *rest, last = sorted(policies, key=lambda policy: (seconds[policy], kept[policy]))
+        if len(policies) <= 2:
+            return self._two_policies(layers, room, rest[0] if rest else last, last)
         best: Mixes | None = None
-        for count in range(int(layers.max()) + 1 if last is not None else 1):
-            found = self._two_policies(layers, room, policies[:2], count, last)
+        for count in range(int(layers.max()) + 1):
+            found = self._one_class(layers - count, room - count * kept[last], rest)
+            found.counts[..., 0, last] += count
+            found = Mixes(found.seconds + count * seconds[last], found.counts)
             best = found if best is None else _cheaper(best, found)
         assert best is not None
         return best
 
-    def _two_policies(self, layers: IntArray, room: Array, pair: list[int], count: int, last: int | None) -> Mixes:
+    def _two_policies(self, layers: IntArray, room: Array, first: int, second: int) -> Mixes:
+        """As many layers under the `first` policy, which costs less, as fit; infinite where there are fewer than none."""
         kept, seconds = self.kept[0], self.seconds[0]
-        rest = layers - count
-        left, spent = room, np.zeros(room.shape)
         counts = np.zeros((*room.shape, *self.seconds.shape), dtype=np.int64)
-        if last is not None:
-            left, spent = room - count * kept[last], spent + count * seconds[last]
-            counts[..., 0, last] = count
-        first, second = pair[0], pair[-1]
-        over = rest * kept[first] - left
+        over = layers * kept[first] - room
         saved = kept[first] - kept[second]
         moved = np.ceil(np.maximum(0.0, over) / saved) if saved > 0 else np.where(over > 0, np.inf, 0.0)
-        fits = (moved <= rest) & (rest >= 0)
+        fits = (moved <= layers) & (layers >= 0)
         moved = np.where(fits, moved, 0.0).astype(np.int64)
         counts[..., 0, second] += moved
-        counts[..., 0, first] += rest - moved
-        return Mixes(np.where(fits, spent + (rest - moved) * seconds[first] + moved * seconds[second], np.inf), counts)
+        counts[..., 0, first] += layers - moved
+        return Mixes(np.where(fits, (layers - moved) * seconds[first] + moved * seconds[second], np.inf), counts)
 
     def _front(self, held: IntArray, usable: Array) -> "_Front":
         """Pareto-best mixes of `held` (K,) layers."""

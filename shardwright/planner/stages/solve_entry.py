@@ -1,17 +1,20 @@
 """One entry of the space solved: its best stages, and the plan that they make."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from shardwright.base import IntArray
-from shardwright.planner.space import EntryCosts, LayerRanges, Space, SpaceCosts
-from shardwright.specs import POLICIES, LayerRun, Mesh, Offload, Plan, Stage
+from shardwright.costmodel.tables import layer_mixes, rank_bytes
+from shardwright.planner.space import EntryCosts, LayerRanges, Space, SpaceCosts, layer_ranges
+from shardwright.specs import AXES, CONTEXT_PARALLEL, EXPERT_DISPATCH, POLICIES, LayerRun, Mesh, Offload, Plan, Stage
 from shardwright.specs.model import ModelSpec
 
 from .every_plan import best_of_all, is_small
 from .interleaved import InterleavedSearch
 from .partition import best_partition
+from .recompute_mix import allowed_policies
 from .staged_entry import StagedEntry, StagedPlan
 from .tables import stage_tables
 
@@ -39,15 +42,25 @@ class Outcome:
 
 @dataclass(frozen=True)
 class EntrySolver:
-    """Solves entries of one space."""
+    """Solves entries of one space. `given` (S, classes, policies): the mixes of the stages, where they are fixed."""
 
     costs: SpaceCosts
     ranges: LayerRanges
     allowed: list[int]
+    given: IntArray | None = None
+
+    @classmethod
+    def of(cls, costs: SpaceCosts, model: ModelSpec) -> Self:
+        """For what the space has fixed."""
+        fixed = costs.space.fixed
+        given = None if fixed.stages is None else layer_mixes(model, fixed.stages)[0]
+        return cls(costs, layer_ranges(model), allowed_policies(fixed.recompute), given)
 
     def solve(self, entry: int, bound_seconds: float, limit_seconds: float) -> Outcome:
         """The entry's best plan if it takes less than `limit_seconds`; `bound_seconds` is what is known of the entry."""
         one = self.costs.entry(entry)
+        if self.given is not None:
+            return self._given(one, entry, self.given, limit_seconds)
         staged = StagedEntry(one, self.ranges)
         if one.pp > 1 and is_small(staged, self.allowed):
             plan = best_of_all(staged, self.allowed)
@@ -62,6 +75,14 @@ class EntrySolver:
         plan = StagedPlan(partition.layers, mix, partition.step_seconds)
         bound = max(partition.bound_seconds, min(bound_seconds, partition.step_seconds))
         return _outcome(entry, plan, bound, limit_seconds)
+
+    def _given(self, one: EntryCosts, entry: int, mix: IntArray, limit_seconds: float) -> Outcome:
+        """The stages that are fixed, under any schedule."""
+        found = rank_bytes(one.rows, one.schedule, one.pp, one.microbatches, mix)
+        if (found.device > one.room_bytes).any() or (found.host > one.host_room_bytes).any():
+            return Outcome(None, np.inf)
+        seconds = float(StagedEntry(one, self.ranges).seconds(mix[None])[0])
+        return _outcome(entry, StagedPlan(tuple(mix.sum(axis=(1, 2)).tolist()), mix, seconds), seconds, limit_seconds)
 
     def _interleaved(self, one: EntryCosts, entry: int, bound_seconds: float, limit_seconds: float) -> Outcome:
         search = InterleavedSearch(one, self.ranges, self.allowed)
@@ -79,8 +100,21 @@ def _outcome(entry: int, plan: StagedPlan, bound_seconds: float, limit_seconds: 
 def plan_of(solved: Solved, space: Space, model: ModelSpec) -> Plan:
     """The plan of an entry's stages. Within a class the layers that recompute most come first."""
     base = space.base[int(space.base_index[solved.entry])]
-    degrees = {name: int(getattr(base, name)[0]) for name in ("pp", "dp_replicate", "dp_shard", "tp")}
-    zero_stage = int(base.zero_stage[0])
+    degrees = {name: int(getattr(base, name)[0]) for name in AXES}
+    return Plan(
+        mesh=Mesh(**degrees),
+        micro_batch=int(base.micro_batch[0]),
+        microbatches=int(base.microbatches[0]),
+        schedule=space.schedule_name(solved.entry),
+        stages=space.fixed.stages or _stages(solved, model, int(base.zero_stage[0])),
+        sequence_parallel=bool(base.sequence_parallel[0]),
+        context_parallel=CONTEXT_PARALLEL[int(base.context_parallel[0])],
+        expert_dispatch=EXPERT_DISPATCH[int(base.expert_dispatch[0])],
+        offload=Offload(optimizer_fraction=int(base.offload_optimizer[0])),
+    )
+
+
+def _stages(solved: Solved, model: ModelSpec, zero_stage: int) -> tuple[Stage, ...]:
     classes = iter(model.class_of_layer)
     stages = []
     for count, mix in zip(solved.layers, solved.mix, strict=True):
@@ -92,15 +126,7 @@ def plan_of(solved: Solved, space: Space, model: ModelSpec) -> Plan:
             left[kind, policy] -= 1
             policies.append(policy)
         stages.append(Stage(layers=tuple(_runs(policies, zero_stage))))
-    return Plan(
-        mesh=Mesh(**degrees),
-        micro_batch=int(base.micro_batch[0]),
-        microbatches=int(base.microbatches[0]),
-        schedule=space.schedule_name(solved.entry),
-        stages=tuple(stages),
-        sequence_parallel=bool(base.sequence_parallel[0]),
-        offload=Offload(optimizer_fraction=int(base.host_optimizer[0])),
-    )
+    return tuple(stages)
 
 
 def _runs(policies: list[int], zero_stage: int) -> list[LayerRun]:

@@ -1,26 +1,47 @@
-"""The nearest alternatives to a plan: one choice changed, mesh and schedule else kept, the rest chosen anew."""
+"""The neighbours of a plan: the best plan under one other choice, everything else free.
+
+What a neighbour costs is what `search` finds with that choice fixed, so that no comparison misleads. A neighbour's entries
+are a part of the space that the plan was searched in, which is listed, priced and bounded once.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from shardwright.base import SpecError
+import numpy as np
+
+from shardwright.base import Array, SpecError
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.planner.branching import BranchAndBound, lacking_bytes
-from shardwright.planner.space import Fixed
+from shardwright.planner.space import SCHEDULES, Fixed, Space
 from shardwright.planner.stages import plan_of
 from shardwright.specs import ClusterSpec, Estimate, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
+# A bound on work, not on time: repeated runs print the same numbers.
+_MOST_SOLVED = 64
+
 
 @dataclass(frozen=True)
 class Alternative:
-    """What changing one choice leads to: a plan with its estimate, or the bytes that a device lacks for any."""
+    """What one other choice leads to.
+
+    Attributes:
+        change: the choice in words.
+        fixed: what `search` must keep to find the same.
+        plan, estimate: the best plan with it; None where none fits or divides.
+        lacking_bytes: what a device lacks for the plan that comes closest, where none fits.
+        divides: whether any plan with it divides model, batch and cluster.
+        complete: False where the search was cut short, so that a better plan with this choice may exist.
+    """
 
     change: str
-    plan: Plan | None
-    estimate: Estimate | None
-    lacking_bytes: float
+    fixed: Fixed
+    plan: Plan | None = None
+    estimate: Estimate | None = None
+    lacking_bytes: float = 0.0
+    divides: bool = True
+    complete: bool = True
 
 
 def alternatives(
@@ -31,52 +52,107 @@ def alternatives(
     times: OpTimes,
     *,
     fixed: Fixed | None = None,
-    time_limit_seconds: float = 0.2,
+    most_solved: int = _MOST_SOLVED,
 ) -> Iterator[Alternative]:
-    """Each change of one choice that divides; those that the model or the batch rule out are left out.
+    """Each neighbour that divides, and FSDP alone whether or not it does. What is `fixed` stays so, but for what changes.
 
-    What is `fixed` stays so, but for the choice that changes. `time_limit_seconds` is of each change; the plan of a
-    change whose search ran into it may not be its best.
+    A neighbour's search ends when `most_solved` combinations are solved; it then says that it is not complete.
     """
-    kept = fixed.model_dump(exclude_none=True) if fixed else {}
-    for change, changed in _changes(plan, cluster):
-        held = Fixed(**(kept | changed.model_dump(exclude_none=True)))
+    searches: dict[str, BranchAndBound] = {}
+    for change in _changes(plan, cluster, _kept(plan, fixed or Fixed())):
         try:
-            run = BranchAndBound.start(model, cluster, training, held, times)
+            if str(change.start) not in searches:
+                searches[str(change.start)] = BranchAndBound.start(model, cluster, training, change.start, times)
         except SpecError:
             continue
-        run.run(time_limit_seconds)
-        if run.best is None:
-            yield Alternative(change, None, None, lacking_bytes(model, cluster, training, held))
-        else:
-            found = plan_of(run.best, run.space, model)
-            yield Alternative(change, found, run.estimate(model, cluster, training, found), 0.0)
+        whole = searches[str(change.start)]
+        entries = _mask(whole.space, change.values)
+        if entries.any():
+            run = whole.among(entries)
+            run.run(most_solved=most_solved)
+            yield _found(change, run, entries, model, cluster, training)
+        elif change.always:
+            yield Alternative(change.words, change.fixed, divides=False)
 
 
-def _changes(plan: Plan, cluster: ClusterSpec) -> Iterator[tuple[str, Fixed]]:
+def _kept(plan: Plan, fixed: Fixed) -> Fixed:
+    """What is fixed, and of the plan what the search leaves at 1 unless it is fixed."""
     mesh = plan.mesh
-    around: dict[str, Any] = {"tp": mesh.tp, "pp": mesh.pp, "schedule": plan.schedule}
-    if plan.stages_per_rank > 1:
-        around["stages_per_rank"] = plan.stages_per_rank
-    for axis, most in (("tp", cluster.groups[0].devices_per_node), ("pp", cluster.devices)):
-        degree = around[axis]
-        for changed in (degree * 2, degree // 2):
-            if 0 < changed <= most:
-                yield f"{axis} {changed} instead of {degree}", Fixed(**{**around, axis: changed})
-    split = around | {"dp_shard": mesh.dp_shard, "dp_replicate": mesh.dp_replicate}
-    for stage in (1, 2, 3):
-        if mesh.dp_shard > 1 and stage != plan.zero_stage:
-            yield f"ZeRO-{stage} instead of ZeRO-{plan.zero_stage}", Fixed(**split, zero_stage=stage)
-    for size in (plan.micro_batch * 2, plan.micro_batch // 2):
-        if size:
-            yield f"micro batch {size} instead of {plan.micro_batch}", Fixed(**split, micro_batch=size)
+    unsearched: dict[str, Any] = {}
+    if mesh.cp > 1 and fixed.cp is None:
+        unsearched |= {"cp": mesh.cp, "context_parallel": plan.context_parallel}
+    if mesh.ep > 1 and fixed.ep is None:
+        unsearched |= {"ep": mesh.ep, "expert_dispatch": plan.expert_dispatch}
+    return fixed.but(**unsearched)
+
+
+def _found(
+    change: "_Change",
+    run: BranchAndBound,
+    entries: Array,
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    training: TrainingSpec,
+) -> Alternative:
+    if run.best is None:
+        return Alternative(change.words, change.fixed, lacking_bytes=lacking_bytes(run.solver.costs, model, entries))
+    plan = plan_of(run.best, run.space, model)
+    return Alternative(
+        change.words, change.fixed, plan, run.estimate(model, cluster, training, plan), complete=run.complete
+    )
+
+
+@dataclass(frozen=True)
+class _Change:
+    """One choice, or a few that belong together, with another value.
+
+    `start` is what the space keeps beside; `always`: say so where it does not divide.
+    """
+
+    words: str
+    start: Fixed
+    values: dict[str, Any]
+    always: bool = False
+
+    @property
+    def fixed(self) -> Fixed:
+        return self.start.but(**self.values)
+
+
+def _mask(space: Space, values: dict[str, Any]) -> Array:
+    """(N,): the entries of the space that have these values."""
+    mask = np.ones(len(space), dtype=bool)
+    for name, value in values.items():
+        mask &= space.column(name) == (SCHEDULES.index(value) if name == "schedule" else int(value))
+    return mask
+
+
+def _changes(plan: Plan, cluster: ClusterSpec, fixed: Fixed) -> Iterator[_Change]:
+    """In the order in which people ask."""
+
+    def change(words: str, *, always: bool = False, **values: Any) -> _Change:
+        free = fixed.but(**dict.fromkeys(values), stages=None)
+        return _Change(words, free, values, always)
+
+    mesh, node = plan.mesh, cluster.node
+    for axis, most in (("tp", node.devices_per_node), ("pp", cluster.devices)):
+        degree = getattr(mesh, axis)
+        near = [other for other in (degree * 2, degree // 2) if 0 < other <= most]
+        yield from (change(f"{axis} {other} instead of {degree}", **{axis: other}) for other in near)
+    for stage in {1, 2, 3} - {plan.zero_stage}:
+        yield change(f"ZeRO-{stage} instead of ZeRO-{plan.zero_stage}", zero_stage=stage)
+    for size in {plan.micro_batch * 2, plan.micro_batch // 2} - {0}:
+        yield change(f"micro batch {size} instead of {plan.micro_batch}", micro_batch=size)
     if {run.recompute for stage in plan.stages for run in stage.layers} != {"none"}:
-        yield "no recomputation", Fixed(**split, recompute="none")
-    offload = plan.offload.optimizer_fraction
-    if cluster.groups[0].device.kind == "gpu":
-        where = "on the device" if offload else "on the host"
-        yield f"the optimizer {where}", Fixed(**split, offload_optimizer=0 if offload else 1)
+        yield _Change("no recomputation", fixed.but(recompute="none", stages=None), {})
+    if node.device.has_own_memory:
+        where, other = ("on the device", 0) if plan.offload.optimizer_fraction else ("on the host", 1)
+        yield change(f"the optimizer {where}", offload_optimizer=other)
     if mesh.pp > 1:
-        other = "1f1b" if plan.schedule != "1f1b" else "interleaved-1f1b"
-        rest = {name: value for name, value in split.items() if name not in ("schedule", "stages_per_rank")}
-        yield f"schedule {other} instead of {plan.schedule}", Fixed(**rest, schedule=other)
+        schedule = "1f1b" if plan.schedule != "1f1b" else "interleaved-1f1b"
+        yield change(f"schedule {schedule} instead of {plan.schedule}", schedule=schedule)
+    shards = cluster.devices // mesh.cp
+    alone = {"pp": 1, "tp": 1, "dp_shard": shards, "zero_stage": 3}
+    mine = {"pp": mesh.pp, "tp": mesh.tp, "dp_shard": mesh.dp_shard, "zero_stage": plan.zero_stage}
+    if shards > 1 and mine != alone:
+        yield change(f"FSDP alone (dp_shard{shards}, ZeRO-3)", always=True, **alone)

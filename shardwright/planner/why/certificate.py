@@ -19,13 +19,17 @@ import numpy as np
 import pulp
 
 from shardwright.base import Array, IntArray, SpecError
+from shardwright.costmodel import check_memory, estimate_plan
 from shardwright.costmodel.op_times import OpTimes, op_times
-from shardwright.planner.space import Fixed, enumerate_space, layer_ranges, space_costs
+from shardwright.costmodel.tables import layer_mixes
+from shardwright.planner.space import Fixed, enumerate_space, space_costs
 from shardwright.planner.stages import (
+    EntrySolver,
     MixSolver,
     Room,
+    StagedEntry,
     StageTables,
-    allowed_policies,
+    allowed_ranges,
     evaluate,
     mix_solver,
     stage_bounds,
@@ -43,7 +47,7 @@ _TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Certificate:
-    """What the integer programs say of a plan's mesh, ZeRO stage, microbatch, schedule and offload.
+    """What the integer programs say of a plan's choices but for its partition and its mixes.
 
     Attributes:
         solver: which solver.
@@ -73,49 +77,43 @@ def certify(
     cluster: ClusterSpec,
     training: TrainingSpec,
     *,
+    fixed: Fixed | None = None,
     times: OpTimes | None = None,
     time_limit_seconds: float = 30.0,
 ) -> Certificate:
     """Bound the plan's partition and check its mixes by integer programs.
 
+    `fixed`: what the search had to keep; only its recomputation and even stages limit what partitions and mixes there are.
+
     Raises:
         SpecError: the plan has several stages on a rank, whose memories couple; or it does not divide its cluster.
+        InfeasibleError: the plan does not fit.
     """
     started = time.perf_counter()
     if plan.stages_per_rank > 1:
         raise SpecError(f"a certificate is for plans with one stage on each rank; this one has {plan.stages_per_rank}")
-    tables = _tables_of(plan, model, cluster, training, times or op_times(cluster, training))
-    sizes = np.array([stage.layer_count for stage in plan.stages])
-    step = float(evaluate(tables, sizes[None])[0])
-    solution = partition_program(tables, step, time_limit_seconds)
-    agree = _mixes_agree(tables, sizes, time_limit_seconds)
-    bound = min(solution.bound, step)
-    return Certificate(solution.solver, step, bound, solution.optimal, agree, time.perf_counter() - started)
-
-
-def _tables_of(
-    plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, times: OpTimes
-) -> StageTables:
-    mesh = plan.mesh
-    fixed = Fixed(
-        tp=mesh.tp,
-        pp=mesh.pp,
-        dp_replicate=mesh.dp_replicate,
-        dp_shard=mesh.dp_shard,
-        zero_stage=plan.zero_stage,
-        micro_batch=plan.micro_batch,
-        schedule=plan.schedule,
-        offload_optimizer=plan.offload.optimizer_fraction,
-    )
-    space = enumerate_space(model, cluster, training, fixed)
+    times = times or op_times(cluster, training)
+    check_memory(estimate_plan(model, cluster, training, plan, times), cluster, times.constants)
+    free = {"stages": None, "recompute": fixed and fixed.recompute, "even_stages": fixed and fixed.even_stages}
+    space = enumerate_space(model, cluster, training, Fixed.of(plan).but(**free))
     costs = space_costs(space, model, cluster, training, times)
-    return stage_tables(costs.entry(0), layer_ranges(model), allowed_policies(None))
+    solver = EntrySolver.of(costs, model)
+    tables = stage_tables(costs.entry(0), solver.ranges, solver.allowed)
+    step = float(StagedEntry(tables.entry, solver.ranges).seconds(layer_mixes(model, plan.stages))[0])
+    sizes = np.array([stage.layer_count for stage in plan.stages])
+    solution = partition_program(tables, step, time_limit_seconds)
+    agree = _mixes_agree(tables, solver.allowed, sizes, time_limit_seconds)
+    best_mixes = step <= float(evaluate(tables, sizes[None])[0]) * (1 + _TOLERANCE)
+    bound = min(solution.bound, step)
+    return Certificate(
+        solution.solver, step, bound, solution.optimal, agree and best_mixes, time.perf_counter() - started
+    )
 
 
 def partition_program(tables: StageTables, step_limit: float, time_limit_seconds: float) -> Solution:
     """The 0/1 program over the ranges that a step of `step_limit` leaves open."""
     entry, ranges = tables.entry, tables.ranges
-    active = tables.feasible & (stage_bounds(tables) <= step_limit * (1 + _TOLERANCE))
+    active = tables.feasible & (stage_bounds(tables) <= step_limit * (1 + _TOLERANCE)) & allowed_ranges(entry, ranges)
     start, end = np.nonzero(ranges.kind_of >= 0)
     stage, place = np.nonzero(active[:, ranges.kind_of[start, end]])
     columns = _Columns(stage, start[place], end[place], ranges.kind_of[start, end][place])
@@ -166,10 +164,10 @@ def _paths(tables: StageTables, columns: _Columns, stage: int) -> Iterator[tuple
         yield hop * stage + (arm.first_trip + arm.trip) * back, once + waits + own
 
 
-def _mixes_agree(tables: StageTables, sizes: IntArray, time_limit_seconds: float) -> bool:
+def _mixes_agree(tables: StageTables, allowed: list[int], sizes: IntArray, time_limit_seconds: float) -> bool:
     """Whether the knapsack of every stage, as an integer program, costs what the table's mix costs."""
     kinds = tables.ranges.kinds(sizes)
-    solver = mix_solver(tables.entry, list(range(tables.mix.shape[-1])))
+    solver = mix_solver(tables.entry, allowed)
     room = stage_room(tables.entry, tables.ranges.counts)
     for stage, kind in enumerate(kinds):
         counts = tables.ranges.counts[kind]
@@ -196,7 +194,7 @@ def _mix(
         problem += pulp.lpSum(layers) == int(held)
         for policy, number in enumerate(layers):
             used = variable(problem, f"used_{row}_{policy}", kind="Binary")
-            problem += number <= int(held) * used
+            problem += number <= (int(held) if policy in solver.allowed else 0) * used
             problem += working >= float(solver.working[row, policy]) / whole * used
             cost.append(float(solver.seconds[row, policy]) * number)
             kept.append(alive * float(solver.kept[row, policy]) / whole * number)

@@ -21,7 +21,7 @@ def step_table(estimate: Estimate) -> Table:
 
 def memory_table(estimate: Estimate, cluster: ClusterSpec) -> Table:
     """Bytes of a device by part: the fullest pipeline rank, and the emptiest where there are several."""
-    capacity = cluster.groups[0].device.memory_bytes
+    capacity = cluster.node.device.memory_bytes
     ranks = sorted(range(len(estimate.memory)), key=lambda rank: -estimate.memory[rank].total)
     shown = [ranks[0]] if len(ranks) == 1 else [ranks[0], ranks[-1]]
     table = Table("part", title=f"Memory of a device ({readable.size(capacity)})", title_justify="left")

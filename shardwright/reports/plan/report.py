@@ -12,7 +12,7 @@ from shardwright.specs.model import ModelSpec
 from .comparison import Comparison
 from .measured import MeasuredLine, measured_lines
 from .tables import COMPARISON_COLUMNS, comparison_cells, estimate_lines
-from .words import plan_lines, recompute_words, training_lines
+from .words import parameter_words, plan_lines, recompute_words, training_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def render_report(report: Report) -> str:
         job_lines=_job_lines(report),
         plan_lines=plan_lines(report.plan),
         stage_rows=_stage_rows(report.plan),
-        estimate_lines=estimate_lines(report.estimate),
+        estimate_lines=estimate_lines(report.estimate, report.cluster),
         step_rows=_step_rows(report.estimate),
         figures=_figures(report),
         comparison_columns=COMPARISON_COLUMNS,
@@ -65,7 +65,7 @@ def render_report(report: Report) -> str:
 
 def _tiles(report: Report) -> list[tuple[str, str, str]]:
     """The few numbers to see first: what, value, remark."""
-    estimate, group = report.estimate, report.cluster.groups[0]
+    estimate, group = report.estimate, report.cluster.node
     interval = next((i for i in estimate.step_seconds_intervals if abs(i.level - 0.8) < 1e-9), None)
     between = f"80%: {readable.seconds(interval.low)} to {readable.seconds(interval.high)}" if interval else ""
     each = estimate.tokens_per_s / estimate.device_count
@@ -83,9 +83,9 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
 
 def _job_lines(report: Report) -> list[tuple[str, str]]:
     model, training, cluster = report.model, report.training, report.cluster
-    group = cluster.groups[0]
+    group = cluster.node
     return [
-        ("model", f"{model.name}: {readable.amount(model.parameter_count)} parameters, {model.layer_count} layers"),
+        ("model", f"{model.name}: {parameter_words(model)}, {model.layer_count} layers"),
         ("cluster", f"{cluster.devices} x {group.device.name}, {group.devices_per_node} a node"),
         (
             "batch",
@@ -125,7 +125,7 @@ def _figures(report: Report) -> dict[str, str]:
     from . import charts
     from .timeline_chart import detail_windows, memory_over_time_chart, timeline_chart
 
-    capacity_bytes = report.cluster.groups[0].device.memory_bytes
+    capacity_bytes = report.cluster.node.device.memory_bytes
     figures = {
         "step": charts.step_chart(report.estimate),
         "memory": charts.memory_chart(report.estimate, capacity_bytes),

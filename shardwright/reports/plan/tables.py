@@ -6,11 +6,12 @@ from rich.table import Table
 from rich.text import Text
 
 from shardwright.base import units as readable
-from shardwright.costmodel import Goodput
-from shardwright.specs import OWN_STACK, Estimate, Plan, TrainingSpec
+from shardwright.costmodel import Goodput, lacking_bytes
+from shardwright.specs import OWN_STACK, ClusterSpec, Estimate, Plan, TrainingSpec
+from shardwright.specs.model import ModelSpec
 
 from .comparison import ComparedPlan, Comparison
-from .words import choice_words, plan_lines, recompute_words, schedule_words, training_lines
+from .words import choice_words, parameter_words, plan_lines, recompute_words, schedule_words, training_lines
 
 _CHOICES = 6  # the comparison's columns before this one hold the plan's name and choices
 COMPARISON_COLUMNS = (
@@ -28,22 +29,34 @@ COMPARISON_COLUMNS = (
 )
 
 
-def plan_table(plan: Plan, estimate: Estimate | None = None, training: TrainingSpec | None = None) -> Table:
-    """A plan's choices, the predicted figures, and unusual options of the training."""
+def plan_table(
+    plan: Plan,
+    estimate: Estimate | None = None,
+    training: TrainingSpec | None = None,
+    *,
+    model: ModelSpec | None = None,
+    cluster: ClusterSpec | None = None,
+) -> Table:
+    """A plan's choices, the predicted figures, and unusual options of the training.
+
+    `model` adds its parameter count at the top. `cluster` adds the memory that a device lacks.
+    """
     table = Table(show_header=False)
     table.add_column("what", style="bold")
     table.add_column("value")
+    if model is not None:
+        table.add_row("model", Text(parameter_words(model)))
     for what, value in [*plan_lines(plan), *(training_lines(training) if training else [])]:
         table.add_row(what, Text(value))
     if estimate is not None:
         table.add_section()
-        for what, value in estimate_lines(estimate):
+        for what, value in estimate_lines(estimate, cluster):
             table.add_row(what, Text(value))
     return table
 
 
-def estimate_lines(estimate: Estimate) -> list[tuple[str, str]]:
-    """The figures of an estimate, as (what, value)."""
+def estimate_lines(estimate: Estimate, cluster: ClusterSpec | None = None) -> list[tuple[str, str]]:
+    """The figures of an estimate, as (what, value); with `cluster` also how much memory a device lacks."""
     step = readable.seconds(estimate.step_seconds)
     for interval in estimate.step_seconds_intervals:
         if abs(interval.level - 0.8) < 1e-9:
@@ -56,7 +69,10 @@ def estimate_lines(estimate: Estimate) -> list[tuple[str, str]]:
             f"{readable.count(estimate.tokens_per_s / estimate.device_count)} tokens/s/device",
         ),
         ("MFU, HFU", f"{readable.share(estimate.mfu)}, {readable.share(estimate.hfu)}"),
-        ("peak memory", f"{readable.size(estimate.peak_memory_bytes)} on the fullest device"),
+        (
+            "peak memory",
+            f"{readable.size(estimate.peak_memory_bytes)} on the fullest device{_lacking(estimate, cluster)}",
+        ),
     ]
     if max(estimate.host_bytes, default=0.0) > 0:
         lines.append(("host memory", f"{readable.size(max(estimate.host_bytes))} for each device"))
@@ -65,6 +81,11 @@ def estimate_lines(estimate: Estimate) -> list[tuple[str, str]]:
     )
     lines.append(("rests on", "measured rates" if estimate.basis == "profile" else "catalog figures"))
     return lines
+
+
+def _lacking(estimate: Estimate, cluster: ClusterSpec | None) -> str:
+    lacking = lacking_bytes(estimate, cluster) if cluster else 0.0
+    return f", {readable.size(lacking)} too much" if lacking > 0 else ""
 
 
 def goodput_table(left: dict[str, Goodput]) -> Table:

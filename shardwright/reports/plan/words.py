@@ -1,6 +1,8 @@
 """A plan in words, for tables and reports."""
 
+from shardwright.base import units as readable
 from shardwright.specs import OWN_STACK, Plan, TrainingSpec
+from shardwright.specs.model import ModelSpec
 
 _ZERO = {
     0: "replicated",
@@ -37,8 +39,8 @@ def sharding_words(plan: Plan) -> str:
     """What data-parallel ranks shard, and over how many."""
     words = _ZERO[plan.zero_stage]
     if plan.zero_stage and plan.mesh.dp_replicate > 1:
-        return f"{words} over {plan.mesh.shards} ranks, {plan.mesh.dp_replicate} copies"
-    return f"{words} over {plan.mesh.shards} ranks" if plan.zero_stage else words
+        return f"{words} over {plan.mesh.shard_ranks} ranks, {plan.mesh.dp_replicate} copies"
+    return f"{words} over {plan.mesh.shard_ranks} ranks" if plan.zero_stage else words
 
 
 def context_words(plan: Plan) -> str:
@@ -67,6 +69,13 @@ def choice_words(plan: Plan) -> str:
     if plan.offload.optimizer_fraction:
         words.append("optimizer on the host")
     return "; ".join(words)
+
+
+def parameter_words(model: ModelSpec) -> str:
+    """How many parameters were read: `46.7 G parameters, 12.9 G of them active`, the second where experts are routed to."""
+    total, active = model.parameter_count, model.active_parameter_count
+    words = f"{readable.amount(total)} parameters"
+    return words if active == total else f"{words}, {readable.amount(active)} of them active"
 
 
 def plan_lines(plan: Plan) -> list[tuple[str, str]]:

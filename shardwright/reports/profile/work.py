@@ -4,33 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from shardwright.costmodel.op_times import CALIBRATED
+from shardwright.costmodel.op_times import ATTENTION_BACKWARD, CALIBRATED, CLIP_PASSES, OPERATOR_PASSES, UPDATE_PASSES
 from shardwright.specs import BYTES_PER_ELEMENT, Point, Profile, Series
 
 Family = Literal["matmul", "attention", "operators", "optimizer", "host copies", "disk", "collectives", "other"]
 RateUnit = Literal["FLOP/s", "B/s"]
 
-# Reads and writes of each element, forward and backward, as the cost model counts them (costmodel/layers/traffic.py, ends.py). The
-# forward of a bias has none of its own.
-_PASSES: Mapping[str, tuple[float, float]] = {
-    "rmsnorm": (2.0, 5.0),
-    "eager_rmsnorm": (6.0, 14.0),
-    "layernorm": (2.0, 5.0),
-    "addition": (3.0, 3.0),
-    "dropout": (2.0, 2.0),
-    "rotary": (2.0, 2.0),
-    "eager_rotary": (4.0, 4.0),
-    "gated_activation": (3.0, 5.0),
-    "eager_gated_activation": (5.0, 9.0),
-    "activation": (2.0, 3.0),
-    "copy": (2.0, 2.0),
-    "column_sum": (1.0, 1.0),
-    "embedding": (2.0, 3.0),
+_UPDATES: Mapping[str, float] = {
+    **{str(name): passes for name, passes in UPDATE_PASSES.items()},
+    "host_adamw": UPDATE_PASSES["adamw"],
+    "clip": CLIP_PASSES,
 }
-# An update reads a parameter, its gradient and states, and writes all but the gradient (costmodel/tables/build.py).
-_UPDATE_PASSES: Mapping[str, float] = {"adamw": 7.0, "host_adamw": 7.0, "sgd": 3.0, "clip": 3.0}
+_PASSES: Mapping[str, tuple[float, float]] = {str(name): passes for name, passes in OPERATOR_PASSES.items()}
 _COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send")
-_BACKWARD_OF_ATTENTION = 2.5  # five matmuls for two (Dao 2023, FlashAttention-2, section 4.1)
 
 
 @dataclass(frozen=True)
@@ -56,7 +42,7 @@ def family(operation: str) -> Family:
         return "matmul" if operation == "matmul" else "attention"
     if operation in _PASSES or operation == "cross_entropy":
         return "operators"
-    if operation in _UPDATE_PASSES:
+    if operation in _UPDATES:
         return "optimizer"
     if operation in _COLLECTIVES:
         return "collectives"
@@ -88,7 +74,7 @@ def work(series: Series, point: Point) -> Work | None:
             case "operators":
                 return Work(0.0, _operator_bytes(series, at, element))
             case "optimizer":
-                return Work(0.0, _UPDATE_PASSES[series.operation] * element * at["elements"])
+                return Work(0.0, _UPDATES[series.operation] * element * at["elements"])
             case "collectives":
                 return Work(0.0, _bus_bytes(series.operation, at))
             case "host copies":
@@ -146,7 +132,7 @@ def _attention(variant: str, at: Mapping[str, float], element: float) -> Work:
     flops = 4 * batch * heads * length * keys * head_size
     moved = element * batch * length * head_size * (2 * heads + 2 * kv_heads)
     if variant.startswith("backward"):  # reads those and the output's gradient, writes three gradients
-        return Work(_BACKWARD_OF_ATTENTION * flops, 2 * moved)
+        return Work(ATTENTION_BACKWARD * flops, 2 * moved)
     return Work(flops, moved)
 
 

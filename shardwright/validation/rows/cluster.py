@@ -51,7 +51,7 @@ def cluster_of_row(row: TableRow, standard_node: StandardNode) -> tuple[ClusterS
         assumptions.append("network of the standard node")
     changes: dict[str, object] = {"nodes": devices // per_node, "devices_per_node": per_node}
     if stated is not None:
-        changes |= {"nics_per_node": stated.per_node, "nic": _nic(interconnect, standard.nic, stated.bits_per_s)}
+        changes |= {"nics_per_node": stated.per_node, "nic": _nic(interconnect, standard, stated.bits_per_s)}
     group = standard.model_copy(update=changes)
     return ClusterSpec(name=f"{row.gpu} x {devices}", groups=(group,)), assumptions
 
@@ -75,9 +75,10 @@ def _stated_nics(interconnect: str, standard: NodeGroup, devices_per_node: int) 
     return None
 
 
-def _nic(interconnect: str, standard: Link, bits_per_s: float) -> Link:
+def _nic(interconnect: str, standard: NodeGroup, bits_per_s: float) -> Link:
+    assert standard.nic is not None, "the catalog's nodes have NICs"
     folded = interconnect.lower()
-    kind: LinkKind = standard.kind
+    kind: LinkKind = standard.nic.kind
     if "roce" in folded:
         kind = "roce"
     elif "infiniband" in folded or re.search(r"\bib\b", folded):
@@ -85,6 +86,6 @@ def _nic(interconnect: str, standard: Link, bits_per_s: float) -> Link:
     return Link(
         kind=kind,
         bytes_per_s=bits_per_s / 8,
-        latency_seconds=standard.latency_seconds,
+        latency_seconds=standard.nic.latency_seconds,
         source=f"the table's interconnect, '{interconnect}'",
     )

@@ -71,7 +71,7 @@ def setup_of_row(row: TableRow, standard_node: StandardNode) -> RowSetup:
         *cluster_assumptions,
         *([memory_assumption(row)] if row.peak_mem_gb is not None else []),
     )
-    if precision.compute not in cluster.groups[0].device.peak_flops_per_s:
+    if precision.compute not in cluster.node.device.peak_flops_per_s:
         raise SkippedRowError(f"the device's {precision.compute} peak is not known")
     return RowSetup(model, cluster, training, found.plans, assumptions, found.fixed, found.unknown)
 

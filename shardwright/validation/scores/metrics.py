@@ -112,7 +112,7 @@ def counted_flops(row: TableRow, model: ModelSpec, training: TrainingSpec) -> fl
 def _peak_flops_per_s(row: TableRow, cluster: ClusterSpec, training: TrainingSpec) -> float:
     if stated := _PEAK.search(row.flops_convention or ""):
         return float(stated[1]) * 1e12
-    peaks = cluster.groups[0].device.peak_flops_per_s
+    peaks = cluster.node.device.peak_flops_per_s
     if training.precision.compute not in peaks:
         raise SkippedRowError(f"the device's {training.precision.compute} peak is not known")
     return peaks[training.precision.compute]

@@ -154,7 +154,7 @@ def _constant_efficiency(outcomes: Sequence[Outcome]) -> ErrorSummary | None:
         if outcome.setup is None or outcome.prediction is None or outcome.measured_seconds is None:
             continue
         cluster, compute = outcome.setup.cluster, outcome.setup.training.precision.compute
-        peak = cluster.groups[0].device.peak_flops_per_s[compute]
+        peak = cluster.node.device.peak_flops_per_s[compute]
         ideal.append(outcome.prediction.estimate.hardware_flops / (peak * cluster.devices))
         measured.append(outcome.measured_seconds)
     return summarise_errors(constant_efficiency_errors(ideal, measured))

@@ -105,7 +105,7 @@ def _outcome(row: TableRow, standard_node: StandardNode, predict: Callable[[RowS
         return Outcome(row, stated.model_copy(update={"skipped": f"not valid for the cost model: {_kind(refusal)}"}))
     except ValidationError as invalid:
         return Outcome(row, stated.model_copy(update={"skipped": f"not valid: {_first_fault(invalid)}"}))
-    devices_per_node = setup.cluster.groups[0].devices_per_node
+    devices_per_node = setup.cluster.node.devices_per_node
     reading = reading_of_row(row)
     memory_bytes = reading.of(prediction.estimate, prediction.plan, devices_per_node) if reading else None
     with_memory = stated.model_copy(update={"memory_predicted_bytes": memory_bytes})

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,12 @@ def build_on_meta(config: Mapping[str, Any]) -> nn.Module:
         model = _untyped.AutoModelForCausalLM.from_config(built)
     assert isinstance(model, nn.Module)
     return model
+
+
+def save_again(config: Mapping[str, Any], folder: Path) -> None:
+    """The config.json that transformers writes into `folder` after it has read `config`."""
+    keys = copy.deepcopy(dict(config))
+    _untyped.AutoConfig.for_model(keys.pop("model_type"), **keys).save_pretrained(folder)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -136,7 +136,8 @@ def test_missing_keys_take_the_defaults_of_transformers(family: str) -> None:
     config = {"model_type": family, hidden_key: DEFAULT_HIDDEN.get(family, 2048), layers_key: 7}
     if family == "deepseek_v2":
         config["num_experts_per_tok"] = 6  # its default is null, with which nothing runs
-    assert_same_shape(read(config), config)
+    spec = read(config)
+    assert_same_shape(spec, spec.config)
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v3"])
@@ -162,6 +163,69 @@ def test_text_part_of_another_multimodal_model_is_read_by_its_own_type() -> None
     spec = read({"model_type": "mistral3", "text_config": text})
     assert spec.config == text
     assert spec.parameter_count == count_parameters(build_on_meta(text))
+
+
+TEXT = {"model_type": "qwen2"} | SMALL
+
+
+@pytest.mark.parametrize("whole", ["internvl", "mistral3", "llava", "llava_next", "llava_onevision"])
+@pytest.mark.parametrize("top", [True, False])
+@pytest.mark.parametrize("text", [True, False, None])
+def test_the_head_of_a_multimodal_model_is_tied_as_transformers_ties_it(
+    whole: str, top: bool, text: bool | None
+) -> None:
+    inner = TEXT if text is None else TEXT | {"tie_word_embeddings": text}
+    config = {"model_type": whole, "tie_word_embeddings": top, "text_config": inner}
+    built = transformers.AutoConfig.for_model(whole, tie_word_embeddings=top, text_config=dict(inner))
+    spec = read(config)
+    assert spec.tied_embeddings is built.tie_word_embeddings
+    assert spec.parameter_count == count_parameters(build_on_meta(spec.config))
+
+
+def test_a_multimodal_file_that_says_nothing_of_its_head_leaves_it_to_the_text_part() -> None:
+    for tied in (True, False):
+        assert (
+            read({"model_type": "internvl", "text_config": TEXT | {"tie_word_embeddings": tied}}).tied_embeddings
+            is tied
+        )
+
+
+def test_the_class_of_a_text_part_makes_no_difference() -> None:
+    config = {"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"]}
+    assert read(config | {"text_config": TEXT | {"architectures": ["Qwen2Model"]}}).vocab_size == 128
+
+
+def test_kimi_k2_is_a_deepseek_v3() -> None:
+    kimi = load_model("kimi-k2").config | {"model_type": "kimi_k2"}
+    spec = read(kimi)
+    assert spec.family == "deepseek_v3"
+    assert spec.parameter_count == load_model("kimi-k2").parameter_count
+    text = read({"model_type": "kimi_k25", "text_config": kimi, "tie_word_embeddings": False})
+    assert text.parameter_count == spec.parameter_count
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("family", ["deepseek_v2", "deepseek_v3"])
+def test_null_of_deepseek_means_that_a_part_is_absent(family: str) -> None:
+    config = SMALL_LATENT | {"model_type": family, "first_k_dense_replace": 1}
+    unshared = config | {"n_shared_experts": 0}
+    assert_same_shape(read(config | {"n_shared_experts": None}), unshared)
+    dense = config | {"first_k_dense_replace": SMALL_LATENT["num_hidden_layers"]}
+    assert_same_shape(read(config | {"n_routed_experts": None, "num_experts_per_tok": None}), dense)
+    assert read(config | {"n_routed_experts": None, "num_experts": 4}).parameter_count == read(config).parameter_count
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL | {"model_type": "llama", "num_local_experts": 1, "is_causal": True, "draft_vocab_size": None},
+        SMALL | {"model_type": "llama", "architectures": None, "add_cross_attention": False, "num_experts": 0},
+        SMALL | {"model_type": "llama", "architectures": ["LLaMAForCausalLM"], "layer_types": ["full_attention"] * 3},
+        SMALL | {"model_type": "mixtral", "num_local_experts": 3, "num_experts": 3},
+    ],
+)
+def test_keys_that_add_nothing_are_accepted(config: dict[str, Any]) -> None:
+    assert read(config).layer_count == 3
 
 
 @pytest.mark.parametrize(
@@ -201,6 +265,15 @@ def test_a_window_that_is_switched_off_makes_no_difference() -> None:
     spec = read(SMALL | {"model_type": "qwen2", "sliding_window": 9, "max_window_layers": 0})
     assert len(spec.blocks) == 1
     assert spec.blocks[0].block.attention.window is None
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "qwen2_moe", "qwen3_moe"])
+@pytest.mark.parametrize("window", [0, None])
+def test_what_stands_for_no_window_where_it_is_switched_off_is_accepted(family: str, window: int | None) -> None:
+    config = SMALL_MOE | {"model_type": family, "use_sliding_window": False, "sliding_window": window}
+    if family in ("qwen2", "qwen3"):
+        config = {key: value for key, value in config.items() if key != "num_experts"}
+    assert {block.attention.window for block in read(config).layer_classes} == {None}
 
 
 def test_dense_layers_before_sparse_ones_are_a_run_of_their_own() -> None:

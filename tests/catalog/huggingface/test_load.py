@@ -63,6 +63,9 @@ class TestLoadModel:
             ("gpt2-124m.json", "no such file or folder. Did you mean 'gpt2-124m'?"),
             ("gpt2", "Did you mean one of gpt2-1.5b, gpt2-124m, gpt2-355m, gpt2-774m?"),
             ("qwen3-235b", "Did you mean 'qwen3-235b-a22b'?"),
+            ("lama-3.1-8b", "Did you mean 'llama-3.1-8b'?"),
+            ("llama3.1-8b", "Did you mean 'llama-3.1-8b'?"),
+            ("Qwen/Qwen2.5-7B-Instruct", "Did you mean 'qwen2.5-7b'?"),
             ("", "give a preset's name"),
             ("empty", "the folder holds no config.json"),
             ("x" * 5000, f"There are {len(preset_names())} presets"),
@@ -74,6 +77,18 @@ class TestLoadModel:
             load_model(reference)
         assert part in str(refusal.value)
         assert "\n" not in str(refusal.value)
+
+    @pytest.mark.parametrize(
+        "reference",
+        [
+            *("phimoe", "mamba-130m", "mamba-2.8b", "bamba-9b", "llama-4-scout", "deepseek-v3.2", "gpt-j-6b"),
+            *("phi-4-mini", "qwen3-next-80b-a3b", "gemma-3n-e4b", "falcon-mamba-7b", "mimo-7b", "gpt2-medium"),
+        ],
+    )
+    def test_no_other_model_is_named_for_one_that_no_preset_is(self, folder: Path, reference: str) -> None:
+        with pytest.raises(SpecError, match=f"There are {len(preset_names())} presets") as refusal:
+            load_model(reference)
+        assert "Did you mean" not in str(refusal.value)
 
     @pytest.mark.parametrize("content", ["", '{"model_type": "llama", "hid', "{'model_type': 'llama'}", '{"a": NaN}'])
     def test_file_that_is_no_json(self, tmp_path: Path, content: str) -> None:

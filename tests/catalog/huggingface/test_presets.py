@@ -7,7 +7,7 @@ import pytest
 
 from shardwright.catalog.huggingface.families import supported_model_types
 from shardwright.catalog.huggingface.load import load_model, preset_names
-from tests.catalog.huggingface.meta_model import assert_same_shape
+from tests.catalog.huggingface.meta_model import assert_same_shape, save_again
 
 # Sums over the tensors of the published checkpoints. Those of Falcon store the tied head a second time, and those of
 # DeepSeek-V3 the correction bias of 58 routers of 256 experts, which no gradient reaches.
@@ -94,6 +94,14 @@ def test_transformers_builds_the_same_model(name: str) -> None:
     assert_same_shape(spec, spec.config)
 
 
+@pytest.mark.parametrize("name", preset_names())
+def test_what_transformers_saves_again_is_the_same_model(name: str, tmp_path: Path) -> None:
+    spec = load_model(name)
+    save_again(spec.config, tmp_path)
+    again = load_model(str(tmp_path))
+    assert (again.parameter_count, again.blocks) == (spec.parameter_count, spec.blocks)
+
+
 @pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
 def test_is_as_large_as_the_published_checkpoint(name: str, count: int) -> None:
     assert load_model(name).parameter_count == count
@@ -111,7 +119,10 @@ def test_one_token_passes_through_the_published_share(name: str, billions: float
 
 def test_every_family_has_a_preset() -> None:
     families = {load_model(name).family for name in preset_names()}
-    assert families == set(supported_model_types()) - {"gemma3"}  # whose text part is gemma3_text
+    assert families == set(supported_model_types()) - {
+        "gemma3",
+        "kimi_k2",
+    }  # other names of gemma3_text and deepseek_v3
 
 
 def test_names_are_lower_case_and_unique_under_it() -> None:

@@ -13,11 +13,15 @@ BAD: dict[str, tuple[Any, str]] = {
     "null": (None, "holds null"),
     "no model_type": (SMALL, "key 'model_type' is missing"),
     "model_type no word": (SMALL | {"model_type": ["llama"]}, "'model_type' is ['llama']"),
-    "model_type misspelled": (SMALL | {"model_type": "lama"}, "Did you mean 'llama'?"),
+    "model_type misspelled": (SMALL | {"model_type": "lama"}, "supported: bloom, deepseek_v2"),
     "model_type unknown": (SMALL | {"model_type": "resnet"}, "supported: bloom, deepseek_v2"),
     "hidden_size missing": ({"model_type": "llama", "num_hidden_layers": 2}, "key 'hidden_size' is missing"),
     "hidden_size misspelled": ({"model_type": "llama", "hidden_sise": 64}, "is 'hidden_sise' a misspelling of it?"),
-    "hidden_size null": (LLAMA | {"hidden_size": None}, "key 'hidden_size' is missing"),
+    "hidden_size null": (LLAMA | {"hidden_size": None}, "'hidden_size' is null: give it as a whole number"),
+    "layers null in a later spelling": (
+        {"model_type": "gpt2", "n_embd": 64, "num_hidden_layers": None},
+        "'num_hidden_layers' is null: give it as a whole number from 1",
+    ),
     "layers missing": ({"model_type": "llama", "hidden_size": 64}, "key 'num_hidden_layers' is missing"),
     "zero": (LLAMA | {"vocab_size": 0}, "'vocab_size' is 0: must be a whole number from 1"),
     "negative": (LLAMA | {"intermediate_size": -96}, "'intermediate_size' is -96: must be a whole number from 1"),
@@ -54,6 +58,18 @@ BAD: dict[str, tuple[Any, str]] = {
         "num_experts_per_tok 5 is more than the 4 experts",
     ),
     "chosen experts missing": (SMALL | {"model_type": "deepseek_v2"}, "key 'num_experts_per_tok' is missing"),
+    "chosen experts null": (
+        SMALL_LATENT | {"model_type": "deepseek_v2", "num_experts_per_tok": None},
+        "'num_experts_per_tok' is null: give it as a whole number from 1",
+    ),
+    "experts null where transformers wants a number": (
+        SMALL_MOE | {"model_type": "qwen3_moe", "num_experts": None},
+        "'num_experts' is null: give it as a whole number from 1",
+    ),
+    "experts null in a later spelling": (
+        SMALL_LATENT | {"model_type": "deepseek_v3", "n_routed_experts": None, "num_experts": 4, "moe_layer_freq": 2},
+        "'moe_layer_freq' is 2",
+    ),
     "two spellings that differ": (
         {"model_type": "gpt2", "n_embd": 64, "hidden_size": 32, "n_layer": 1},
         "'n_embd' is 64 and 'hidden_size' is 32",
@@ -86,6 +102,26 @@ BAD: dict[str, tuple[Any, str]] = {
         SMALL_LATENT | {"model_type": "deepseek_v3", "moe_layer_freq": 2},
         "'moe_layer_freq' is 2",
     ),
+    "experts in a dense family": (
+        LLAMA | {"num_local_experts": 8, "num_experts_per_tok": 2},
+        "'num_local_experts' is 8: model_type 'llama' has no experts; give the model's own model_type",
+    ),
+    "experts in a dense family, as the misleading hint left them": (
+        SMALL | {"model_type": "phi", "num_local_experts": 16},
+        "model_type 'phi' has no experts",
+    ),
+    "experts in the spelling of another family": (
+        SMALL | {"model_type": "mixtral", "n_routed_experts": 8},
+        "'n_routed_experts' is 8",
+    ),
+    "latent attention in a family of plain heads": (LLAMA | {"kv_lora_rank": 512}, "has no latent attention"),
+    "an indexer": (SMALL_LATENT | {"model_type": "deepseek_v3", "index_topk": 2048}, "has no sparse attention"),
+    "recurrent layers": (LLAMA | {"mamba_d_state": 16}, "has no recurrent layers"),
+    "layers of many shapes": (LLAMA | {"block_configs": [{}]}, "has no layers of many shapes"),
+    "linear attention": (LLAMA | {"layer_types": ["linear_attention"] * 3}, "'layer_types' holds 'linear_attention'"),
+    "a draft's vocabulary": (LLAMA | {"draft_vocab_size": 32}, "draft models of speculative decoding"),
+    "not causal": (LLAMA | {"is_causal": False}, "'is_causal' is false: only causal decoders"),
+    "an encoder in any family": (LLAMA | {"is_encoder_decoder": True}, "without an encoder"),
     "no text part": ({"model_type": "gemma3"}, "key 'text_config' is missing"),
     "text part unknown": (
         {"model_type": "mllama", "text_config": {"model_type": "mllama_text_model"}},
@@ -106,3 +142,56 @@ def test_bad_configuration_is_refused_in_one_line(config: Any, part: str) -> Non
     assert message.startswith("config.json: ")
     assert part in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LlamaForSequenceClassification",
+        "LlamaForTokenClassification",
+        "LlamaForCausalLMEagle3",
+        "Eagle3LlamaForCausalLM",
+        "LlamaModel",
+        "MixtralForCausalLM",
+    ],
+)
+def test_a_class_that_is_not_the_causal_language_model_is_refused(name: str) -> None:
+    with pytest.raises(SpecError, match=f"'architectures' holds '{name}'; supported: LlamaForCausalLM") as refusal:
+        read(LLAMA | {"architectures": [name]})
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_multimodal_class_without_a_language_head_is_refused() -> None:
+    config = {"model_type": "mistral3", "architectures": ["Mistral3ForSequenceClassification"], "text_config": LLAMA}
+    with pytest.raises(SpecError, match=r"supported of a multimodal model: the text part of a class \.\.\.ForCond"):
+        read(config)
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        "phimoe",
+        "mamba",
+        "jamba",
+        "bamba",
+        "ernie4_5_moe",
+        "deepseek_v32",
+        "llama4",
+        "mllama",
+        "aria",
+        "qwen3_next",
+        "lama",
+    ],
+)
+def test_no_other_architecture_is_named_for_an_unknown_one(model_type: str) -> None:
+    with pytest.raises(SpecError, match="is not supported; supported: bloom, ") as refusal:
+        read(SMALL | {"model_type": model_type})
+    assert "Did you mean" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads"])
+def test_no_value_is_advised_for_null_and_no_key_is_a_misspelling_of_itself(key: str) -> None:
+    with pytest.raises(SpecError, match=f"'{key}' is null") as refusal:
+        read(LLAMA | {key: None})
+    assert "leave it out" not in str(refusal.value)
+    assert "misspelling" not in str(refusal.value)

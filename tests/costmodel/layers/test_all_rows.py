@@ -5,9 +5,8 @@ import pytest
 
 from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.layers.traffic import backward_traffic, forward_traffic
-from shardwright.specs.candidates import CONTEXT_PARALLEL, EXPERT_DISPATCH
 from shardwright.specs.model.model import Block
-from shardwright.specs.plan import POLICIES
+from shardwright.specs.plan import CONTEXT_PARALLEL, EXPERT_DISPATCH, POLICIES
 from shardwright.specs.stacks import named_stack
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_experts, small_model

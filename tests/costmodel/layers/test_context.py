@@ -5,8 +5,8 @@ import pytest
 
 from shardwright.costmodel.layers.context import ContextExchange, PassSeconds
 from shardwright.costmodel.op_times.overlap import slowdown_beside
-from shardwright.specs.candidates import CONTEXT_PARALLEL
 from shardwright.specs.model.attention import LatentAttention, MultiHeadAttention
+from shardwright.specs.plan import CONTEXT_PARALLEL
 from shardwright.specs.training import TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster
 from tests.specs.test_candidates import candidates

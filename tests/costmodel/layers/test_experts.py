@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from shardwright.costmodel.layers.experts import ExpertExchange, expert_split
-from shardwright.specs.candidates import EXPERT_DISPATCH
 from shardwright.specs.model.feed_forward import MixtureOfExperts
+from shardwright.specs.plan import EXPERT_DISPATCH
 from shardwright.specs.training import TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster
 from tests.specs.test_candidates import candidates

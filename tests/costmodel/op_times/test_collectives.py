@@ -41,6 +41,7 @@ def seconds(
 def with_links(cluster: ClusterSpec, *, inside: float = 1.0, nic: float = 1.0) -> ClusterSpec:
     """`cluster` with the rates of its links multiplied."""
     node = cluster.groups[0]
+    assert node.nic is not None
     links = {
         "intra_node": node.intra_node.model_copy(update={"bytes_per_s": inside * node.intra_node.bytes_per_s}),
         "nic": node.nic.model_copy(update={"bytes_per_s": nic * node.nic.bytes_per_s}),

@@ -14,7 +14,7 @@ LAYER = sum(p.elements for p in MODEL.layer_classes[0].parameters(MODEL.hidden_s
 
 def tables(**degrees: int) -> CostTables:
     training = TrainingSpec(seq_len=128, global_batch=64)
-    degrees.setdefault("host_optimizer", 0)
+    degrees.setdefault("offload_optimizer", 0)
     return build_tables(MODEL, round_cluster(), training, candidates(**degrees), RoundTimes())
 
 
@@ -32,7 +32,7 @@ def layer_bytes(**degrees: int) -> dict[str, float]:
         (dict(dp_shard=8, zero_stage=2, microbatches=2), dict(parameters=0.5, gathered=2, gradients=0.5, optimizer_state=1)),
         (dict(dp_shard=8, zero_stage=3), dict(parameters=0.5, gathered=0, gather_window=2, gradients=0.5, reduce_buffer=4)),
         (dict(dp_shard=8, zero_stage=3, pp=2, microbatches=2), dict(parameters=0.5, gathered=0, gradients=0.5)),
-        (dict(host_optimizer=1), dict(parameters=0, gradients=0, optimizer_state=0, gathered=2, host=4 + 4 + 8)),
+        (dict(offload_optimizer=1), dict(parameters=0, gradients=0, optimizer_state=0, gathered=2, host=4 + 4 + 8)),
     ],
 )  # fmt: skip
 def test_bytes_per_parameter(degrees: dict[str, int], expected: dict[str, float]) -> None:
@@ -59,7 +59,7 @@ def test_sends_carry_the_hidden_states_of_a_microbatch() -> None:
 
 
 def test_a_host_optimizer_updates_at_the_hosts_rate() -> None:
-    assert tables(host_optimizer=1).optimizer_seconds[0, 0] == pytest.approx(LAYER * (28 + 12) * 1e-9)
+    assert tables(offload_optimizer=1).optimizer_seconds[0, 0] == pytest.approx(LAYER * (28 + 12) * 1e-9)
 
 
 @pytest.mark.parametrize("pp", [1, 2])
@@ -67,7 +67,7 @@ def test_a_tied_embedding_on_two_stages_sums_its_gradients_once_a_step(pp: int) 
     """64,000 fp32 gradients in one all-reduce, on the first stage and on the last; one stage has nothing to sum."""
 
     def after_the_last(tied: bool) -> list[float]:
-        training, chosen = TrainingSpec(seq_len=128, global_batch=64), candidates(pp=pp, host_optimizer=0)
+        training, chosen = TrainingSpec(seq_len=128, global_batch=64), candidates(pp=pp, offload_optimizer=0)
         tables = build_tables(small_model(tied=tied), round_cluster(), training, chosen, RoundTimes())
         return [float(seconds) for seconds in tables.last_backward.data_parallel[0, :, 0]]
 

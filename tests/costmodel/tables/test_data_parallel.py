@@ -26,7 +26,7 @@ def traffic(
     training = TrainingSpec(seq_len=8, global_batch=8, precision=Precision())
     one = np.full((1, 1), compute)
     return DataParallel(
-        cluster, training, RoundTimes(), candidates(host_optimizer=degrees.pop("host", 0), **degrees),
+        cluster, training, RoundTimes(), candidates(offload_optimizer=degrees.pop("host", 0), **degrees),
         np.full((1, 1), PARAMETERS), np.full((1, 1), experts), np.array([gathered]), np.array([freed]), one, one[..., None],
     )  # fmt: skip
 

@@ -1,13 +1,19 @@
 """What is said when nothing fits."""
 
+import re
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 
 from shardwright.base.errors import InfeasibleError
+from shardwright.catalog.cluster_file import load_cluster
+from shardwright.catalog.huggingface.load import load_model
+from shardwright.costmodel.op_times.choice import op_times
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
+from shardwright.costmodel.op_times.protocol import OpTimes
 from shardwright.costmodel.tables.memory import usable_bytes
 from shardwright.planner.best_plan import search
 from shardwright.planner.branching.least_memory import least_memory
@@ -17,6 +23,7 @@ from shardwright.planner.space.enumerate import enumerate_space
 from shardwright.planner.space.fixed import Fixed
 from shardwright.planner.space.ranges import layer_ranges
 from shardwright.planner.stages.staged_entry import StagedEntry
+from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.training import TrainingSpec
 from tests.planner.small_problems import random_problem, tiny_cluster, tiny_model
 
@@ -33,7 +40,7 @@ def test_says_what_binds_by_how_much_and_what_would_fit() -> None:
     assert "no plan fits the device memory" in message
     assert "GiB too much" in message
     assert "devices of this kind" in message
-    need = lacking_bytes(_MODEL, cluster, _TRAINING, Fixed())
+    need = _lacking(cluster)
     group = cluster.groups[0]
     for share, expected in ((0.98, False), (1.02, True)):
         more = group.device.model_copy(
@@ -43,7 +50,7 @@ def test_says_what_binds_by_how_much_and_what_would_fit() -> None:
             }
         )
         larger = cluster.model_copy(update={"groups": (group.model_copy(update={"device": more}),)})
-        assert fits(_MODEL, larger, _TRAINING, Fixed(offload_optimizer=0)) is expected
+        assert _fit(larger, Fixed(offload_optimizer=0)) is expected
 
 
 def test_says_that_the_host_binds() -> None:
@@ -55,18 +62,22 @@ def test_says_that_the_host_binds() -> None:
 def test_what_is_fixed_may_be_what_is_in_the_way() -> None:
     cluster = tiny_cluster(devices=1, memory_bytes=9e9)
     fixed = Fixed(offload_optimizer=0, recompute="none")
-    changes = [change.text for change in what_would_fit(_MODEL, cluster, _TRAINING, fixed)]
-    assert "offload_optimizer other than 0" in changes
-    assert all(fits(_MODEL, c.cluster, c.training, c.fixed) for c in what_would_fit(_MODEL, cluster, _TRAINING, fixed))
+    changes = list(what_would_fit(_MODEL, cluster, _TRAINING, fixed, _times(cluster)))
+    assert "offload_optimizer other than 0" in [change.text for change in changes]
+    for change in changes:
+        times = op_times(change.cluster, change.training)
+        assert fits(_MODEL, change.cluster, change.training, change.fixed, times)
 
 
 def test_devices_are_the_fewest_doubling() -> None:
     cluster = tiny_cluster(devices=1, memory_bytes=6e9, host_bytes=1e9)
-    more = [c.cluster for c in what_would_fit(_MODEL, cluster, _TRAINING, Fixed()) if c.cluster != cluster]
+    more = [
+        c.cluster for c in what_would_fit(_MODEL, cluster, _TRAINING, Fixed(), _times(cluster)) if c.cluster != cluster
+    ]
     assert len(more) == 1
     half = more[0].groups[0].nodes // 2
     fewer = cluster.groups[0].model_copy(update={"nodes": half})
-    assert not fits(_MODEL, cluster.model_copy(update={"groups": (fewer,)}), _TRAINING, Fixed())
+    assert not _fit(cluster.model_copy(update={"groups": (fewer,)}), Fixed())
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -106,8 +117,39 @@ def _share(staged: StagedEntry, rank: int, counts: np.ndarray, mix: np.ndarray) 
 
 
 def _scaled(staged: StagedEntry, factor: float) -> StagedEntry:
-    from dataclasses import replace
-
     entry = staged.entry
     device, host = entry.room_bytes * factor, entry.host_room_bytes * factor
     return StagedEntry(replace(entry, room_bytes=device, host_room_bytes=host), staged.ranges)
+
+
+def _times(cluster: ClusterSpec) -> OpTimes:
+    return op_times(cluster, _TRAINING)
+
+
+def _fit(cluster: ClusterSpec, fixed: Fixed) -> bool:
+    return fits(_MODEL, cluster, _TRAINING, fixed, _times(cluster))
+
+
+def _lacking(cluster: ClusterSpec) -> float:
+    costs = space_costs(enumerate_space(_MODEL, cluster, _TRAINING), _MODEL, cluster, _TRAINING, _times(cluster))
+    return lacking_bytes(costs, _MODEL, np.ones(len(costs.space), dtype=bool))
+
+
+def test_an_even_split_that_must_be_is_what_binds() -> None:
+    """An uneven plan would fit, and says nothing about the even one that was asked for: the lack is never negative."""
+    model, training = load_model("llama-3.2-1b"), TrainingSpec(seq_len=9472, global_batch=8)
+    fixed = Fixed(pp=2, even_stages=True, recompute="none", offload_optimizer=0, schedule="1f1b")
+    with pytest.raises(InfeasibleError) as caught:
+        search(model, load_cluster("a100-sxm-40gb:2"), training, fixed=fixed)
+    lack = re.search(r"(-?[\d.]+) GiB too much", str(caught.value))
+    assert lack is not None
+    assert float(lack.group(1)) > 0
+    assert "even_stages other than True" in str(caught.value)
+
+
+def test_the_times_that_were_given_say_what_fits() -> None:
+    """A stack of other constants has another reserve: what binds is told by them, not by the default ones."""
+    cluster = tiny_cluster(devices=2, memory_bytes=2.5e9, host_bytes=1e9)
+    constants = replace(CALIBRATED, memory_reserve=0.5)
+    with pytest.raises(InfeasibleError, match=rf"has {0.5 * 2.5e9 / 2**30:.1f} usable"):
+        search(_MODEL, cluster, _TRAINING, times=op_times(cluster, _TRAINING, constants))

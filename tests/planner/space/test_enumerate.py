@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from shardwright.base.errors import SpecError
-from shardwright.planner.space.enumerate import MAX_STAGES_PER_RANK, SCHEDULES, divisors, enumerate_space
+from shardwright.base.numbers import divisors
+from shardwright.planner.space.enumerate import MAX_STAGES_PER_RANK, SCHEDULES, enumerate_space
 from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.training import TrainingSpec
@@ -52,7 +53,7 @@ def test_tp_leaves_the_node_only_where_it_is_fixed() -> None:
 
 def test_cpu_has_no_offload() -> None:
     cluster = _cpu_cluster()
-    assert set(enumerate_space(_MODEL, cluster, _TRAINING).column("host_optimizer")) == {0}
+    assert set(enumerate_space(_MODEL, cluster, _TRAINING).column("offload_optimizer")) == {0}
     with pytest.raises(SpecError, match="offload_optimizer 1 moves the optimizer to the host"):
         enumerate_space(_MODEL, cluster, _TRAINING, Fixed(offload_optimizer=1))
 

@@ -12,12 +12,13 @@ def _every_mix(layers: np.ndarray, solver: MixSolver, room: Room, place: tuple[i
     """The cheapest of all splits of every class over the allowed policies."""
     position, kind = place
     splits = [
-        [split for split in product(range(count + 1), repeat=3) if sum(split) == count] for count in layers.tolist()
+        [split for split in product(range(count + 1), repeat=solver.seconds.shape[1]) if sum(split) == count]
+        for count in layers.tolist()
     ]
     best = np.inf
     for choice in product(*splits):
         counts = np.array(choice)
-        forbidden = [policy for policy in range(3) if policy not in solver.allowed]
+        forbidden = [policy for policy in range(solver.seconds.shape[1]) if policy not in solver.allowed]
         if counts[:, forbidden].any():
             continue
         kept = room.alive[position] * ((counts * solver.kept).sum() + room.end_kept[position])
@@ -27,16 +28,18 @@ def _every_mix(layers: np.ndarray, solver: MixSolver, room: Room, place: tuple[i
     return best
 
 
+@pytest.mark.parametrize("policies", [3, 4, 5])
 @pytest.mark.parametrize("seed", range(60))
-def test_equals_every_mix(seed: int) -> None:
+def test_equals_every_mix(seed: int, policies: int) -> None:
     chance = np.random.default_rng(seed)
-    classes = 1 + seed % 3
-    seconds = np.sort(chance.uniform(1, 3, (classes, 3)), axis=1) if seed % 2 else chance.uniform(1, 3, (classes, 3))
+    classes = 1 + seed % 3 if policies == 3 else 1 + seed % 2
+    shape = (classes, policies)
+    seconds = np.sort(chance.uniform(1, 3, shape), axis=1) if seed % 2 else chance.uniform(1, 3, shape)
     solver = MixSolver(
         seconds=seconds,
-        kept=chance.uniform(0.5, 10, (classes, 3)),
-        working=chance.uniform(0.5, 10, (classes, 3)),
-        allowed=[0, 1, 2] if seed % 4 else [0, 2],
+        kept=chance.uniform(0.5, 10, shape),
+        working=chance.uniform(0.5, 10, shape),
+        allowed=list(range(policies)) if seed % 4 else [0, 2],
     )
     layers = chance.integers(0, 4, (3, classes))
     room = Room(

@@ -83,3 +83,23 @@ def test_bound_lies_between_the_labels_and_the_best(seed: int, schedule: str) ->
     assert program.optimal
     labels = LabelSearch(tables, tables.feasible).run().bound_seconds
     assert labels * (1 - 1e-5) <= program.bound <= best * (1 + 1e-5)  # the solver's tolerance
+
+
+@pytest.mark.parametrize(
+    "fixed",
+    [
+        Fixed(tp=2, sequence_parallel=False, schedule="1f1b"),
+        Fixed(pp=2, recompute="full", schedule="1f1b"),
+        Fixed(pp=2, even_stages=True, schedule="1f1b"),
+    ],
+    ids=str,
+)
+def test_keeps_what_the_plan_keeps(fixed: Fixed) -> None:
+    """Sequence parallelism, recomputation and even stages are part of what is certified: the bound is not of other plans."""
+    model, cluster = tiny_model(layers=8, hidden=1024, vocab=20000), tiny_cluster(devices=4, memory_bytes=6e9)
+    training = TrainingSpec(seq_len=1024, global_batch=16)
+    found = search(model, cluster, training, fixed=fixed)
+    certificate = certify(found.plan, model, cluster, training, fixed=found.fixed)
+    assert certificate.step_seconds == pytest.approx(found.estimate.step_seconds, rel=1e-9)
+    assert certificate.bound_seconds == pytest.approx(found.estimate.step_seconds, rel=0.02)
+    assert certificate.mixes_agree

@@ -80,7 +80,7 @@ def test_groups_at_work_are_those_of_the_cost_model(nodes: int, per_node: int, d
 
 def _mesh(*, pp: int, dp_shard: int, tp: int) -> Candidates:
     one = {"dp_replicate": 1, "micro_batch": 1, "microbatches": 1, "stages_per_rank": 1, "zero_stage": 3}
-    other = {"sequence_parallel": 0, "host_optimizer": 0, "pp": pp, "dp_shard": dp_shard, "tp": tp}
+    other = {"sequence_parallel": 0, "offload_optimizer": 0, "pp": pp, "dp_shard": dp_shard, "tp": tp}
     return Candidates(**{name: np.array([value]) for name, value in (one | other).items()})
 
 

@@ -1,7 +1,9 @@
 """Plans in words."""
 
+from shardwright.catalog.huggingface import load_model
 from shardwright.reports.plan.words import (
     choice_words,
+    parameter_words,
     plan_lines,
     recompute_words,
     schedule_words,
@@ -37,6 +39,11 @@ def test_sharding_names_its_ranks_and_copies() -> None:
     assert "ZeRO-3) over 4 ranks" in sharding_words(_plan(Mesh(dp_shard=4), run))
     assert sharding_words(_plan(Mesh(dp_shard=4, dp_replicate=2), run)).endswith("over 4 ranks, 2 copies")
     assert sharding_words(_plan(Mesh(dp_replicate=2), (LayerRun(count=1),))) == "replicated"
+
+
+def test_parameters_say_what_is_active_where_experts_are_routed_to() -> None:
+    assert parameter_words(load_model("llama-3.2-1b")) == "1.24 G parameters"
+    assert parameter_words(load_model("mixtral-8x7b")) == "46.7 G parameters, 12.9 G of them active"
 
 
 def test_lines_say_uneven_stages_and_the_host() -> None:

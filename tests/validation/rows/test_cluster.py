@@ -31,6 +31,7 @@ def test_a_row_without_network_gets_the_standard_node_and_says_so() -> None:
 def test_a_stated_rate_is_read(interconnect: str, kind: str, node_gigabits: float) -> None:
     cluster, assumptions = cluster_of_row(row(interconnect=interconnect), standard_node)
     (group,) = cluster.groups
+    assert group.nic is not None
     assert group.nic.kind == kind
     assert 8 * group.node_bytes_per_s == pytest.approx(node_gigabits * 1e9)
     assert interconnect in group.nic.source

@@ -170,7 +170,7 @@ def one_rank(micro_batch: int) -> Candidates:
         stages_per_rank=one,
         zero_stage=np.array([0]),
         sequence_parallel=np.array([0]),
-        host_optimizer=np.array([0]),
+        offload_optimizer=np.array([0]),
     )
 
 

@@ -1,0 +1,96 @@
+"""Why nothing divides: what was fixed, what is allowed, and the nearest that does."""
+
+from math import prod
+
+from shardwright.base import divisors, listed
+from shardwright.specs import ClusterSpec, Mesh, TrainingSpec
+from shardwright.specs.model import ModelSpec
+
+from .fixed import Fixed
+from .meshes import meshes_of
+
+
+def no_mesh(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> str:
+    devices, layers = cluster.devices, model.layer_count
+    degrees = {n: v for n in ("tp", "cp", "pp", "dp_replicate", "dp_shard") if (v := getattr(fixed, n)) is not None}
+    shown = " x ".join(f"{name} {value}" for name, value in degrees.items())
+    if fixed.pp is not None and fixed.pp > layers:
+        return f"pp {fixed.pp} is more than the {layers} layers of {model.name}; give {layers} or fewer"
+    if degrees and devices % prod(degrees.values()):
+        return (
+            f"{shown} does not divide the {devices} devices of {cluster.name}; "
+            f"their product must be one of {listed(divisors(devices))}"
+        )
+    if fixed.zero_stage == 0 and fixed.dp_shard not in (None, 1):
+        return f"zero_stage 0 shards nothing and dp_shard is {fixed.dp_shard}; give zero_stage 1, 2 or 3, or dp_shard 1"
+    if fixed.zero_stage and fixed.dp_shard == 1 and not fixed.cp:
+        return f"zero_stage {fixed.zero_stage} shards over dp_shard, which is 1; give zero_stage 0, or dp_shard of 2 or more"
+    unbatched = fixed.model_copy(update={"zero_stage": None})
+    if fixed.zero_stage is not None and any(True for _ in meshes_of(model, cluster, training, unbatched)):
+        return (
+            f"zero_stage {fixed.zero_stage} needs two or more data-parallel ranks to shard over, and {fixed} "
+            f"on {devices} devices leaves none; give zero_stage 0"
+        )
+    return _no_batch(model, cluster, training, fixed)
+
+
+def _no_batch(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> str:
+    """Every mesh fails on the batch: say which numbers of data-parallel ranks there are and the nearest batch."""
+    whole = training.model_copy(update={"global_batch": cluster.devices})
+    open_split = fixed.model_copy(update={"zero_stage": None})
+    dps = sorted({m.dp for m in meshes_of(model, cluster, whole, open_split)})
+    if not dps:
+        return (
+            f"no mesh with {fixed} uses all {cluster.devices} devices of {cluster.name} for {model.name} "
+            f"({model.layer_count} layers); free one of them"
+        )
+    batch = training.global_batch
+    near = min((max(1, round(batch / dp)) * dp for dp in dps), key=lambda size: abs(size - batch))
+    return (
+        f"global batch {batch} does not divide over the data-parallel ranks: on {cluster.devices} devices with {fixed} "
+        f"their number is one of {listed(dps)}; the nearest batch that does is {near}"
+    )
+
+
+def no_microbatch(meshes: list[Mesh], training: TrainingSpec, fixed: Fixed) -> str:
+    per_rank = sorted({training.global_batch // m.dp for m in meshes})
+    allowed = sorted({size for sequences in per_rank for size in divisors(sequences)})
+    return (
+        f"micro_batch {fixed.micro_batch} does not divide the sequences of a data-parallel rank "
+        f"({listed(per_rank)} of global batch {training.global_batch}); allowed: {listed(allowed)}"
+    )
+
+
+def no_schedule(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, meshes: list[Mesh], fixed: Fixed
+) -> str:
+    """Meshes and microbatches divide, and no schedule runs them with what is fixed."""
+    layers = model.layer_count
+    if fixed.schedule in ("1f1b", "gpipe") and fixed.stages_per_rank not in (None, 1):
+        return f"{fixed.schedule} runs one stage on each rank and stages_per_rank is {fixed.stages_per_rank}; give 1, or interleaved-1f1b"
+    if fixed.even_stages and fixed.schedule != "interleaved-1f1b" and fixed.stages_per_rank in (None, 1):
+        return _no_even_stages(model, cluster, training, meshes, fixed)
+    return (
+        f"interleaved-1f1b needs pp of 2 or more, pp x stages_per_rank of at most {layers} (the layers of "
+        f"{model.name}) and microbatches divisible by pp; nothing with {fixed} has all three"
+    )
+
+
+def _no_even_stages(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, meshes: list[Mesh], fixed: Fixed
+) -> str:
+    """No pp that the other degrees leave divides the layers: say which there are, why, and what would divide."""
+    layers, degrees = model.layer_count, sorted({mesh.pp for mesh in meshes})
+    if fixed.pp is not None:
+        return (
+            f"even_stages needs pp that divides the {layers} layers of {model.name}, not {fixed.pp}; "
+            f"allowed: {listed(divisors(layers))}"
+        )
+    tensor = sorted({mesh.tp for mesh in meshes})
+    batch, step = training.global_batch, min(degrees)
+    near = max(step, round(batch / step) * step)
+    return (
+        f"even_stages needs pp that divides the {layers} layers of {model.name}: on {cluster.devices} devices with tp of "
+        f"{listed(tensor)} and a data-parallel degree that divides the global batch {batch}, pp is {listed(degrees)}. "
+        f"Leave out even_stages, or give a global batch that {step} divides (the nearest is {near})"
+    )

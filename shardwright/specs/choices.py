@@ -1,0 +1,58 @@
+"""The choices of a plan, each once: what the space lists, what a user may fix, what a plan says of it.
+
+A new dimension is one row here, with its values in the planner's space and its bound.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .plan import CONTEXT_PARALLEL, EXPERT_DISPATCH, Plan
+
+
+class Choice(NamedTuple):
+    """One choice.
+
+    Attributes:
+        name: as messages, options and `Fixed` name it.
+        of_plan: what a plan chose; None where its layers differ.
+        columns: whether it is the same for all layers, and so a column of `Candidates`.
+        values: where it is a name, the names in the order that columns number them.
+    """
+
+    name: str
+    of_plan: Callable[[Plan], Any]
+    columns: bool = True
+    values: tuple[str, ...] = ()
+
+    def number(self, value: Any) -> int:
+        """A value as a column holds it."""
+        return self.values.index(value) if self.values else int(value)
+
+
+def _recompute(plan: Plan) -> str | None:
+    policies = {run.recompute for stage in plan.stages for run in stage.layers}
+    return policies.pop() if len(policies) == 1 else None
+
+
+def _axis(name: str) -> Choice:
+    return Choice(name, lambda plan: getattr(plan.mesh, name))
+
+
+AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp", "ep")
+"""Of the mesh, outermost first; `ep` regroups those of dp_shard, cp and tp."""
+
+CHOICES: tuple[Choice, ...] = (
+    *map(_axis, AXES),
+    Choice("micro_batch", lambda plan: plan.micro_batch),
+    Choice("stages_per_rank", lambda plan: plan.stages_per_rank),
+    Choice("zero_stage", lambda plan: plan.zero_stage),
+    Choice("sequence_parallel", lambda plan: plan.sequence_parallel if plan.mesh.tp > 1 else None),
+    Choice("offload_optimizer", lambda plan: plan.offload.optimizer_fraction),
+    Choice("context_parallel", lambda plan: plan.context_parallel, values=CONTEXT_PARALLEL),
+    Choice("expert_dispatch", lambda plan: plan.expert_dispatch, values=EXPERT_DISPATCH),
+    Choice("schedule", lambda plan: plan.schedule, columns=False),
+    Choice("recompute", _recompute, columns=False),
+    Choice("even_stages", lambda plan: None, columns=False),
+    Choice("stages", lambda plan: plan.stages, columns=False),
+)
+COLUMNS = tuple(choice for choice in CHOICES if choice.columns)
