@@ -11,7 +11,7 @@ from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
 from .breakdown import words
 from .comparison import ComparedPlan
-from .words import schedule_words
+from .words import parameter_words, schedule_words
 
 _WIDTH = 80
 _LABEL = 10
@@ -46,7 +46,7 @@ def summary_text(summary: Summary) -> str:
     """The short form, in lines of at most 80 columns."""
     training = summary.training
     title = (
-        f"{summary.model.name} ({readable.amount(summary.model.parameter_count)} parameters) on {summary.cluster.name}, "
+        f"{summary.model.name} ({parameter_words(summary.model)}) on {summary.cluster.name}, "
         f"batch {readable.count(training.global_batch)} x {readable.count(training.seq_len)} tokens"
     )
     lines = textwrap.wrap(title, _WIDTH)

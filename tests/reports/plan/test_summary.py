@@ -23,10 +23,20 @@ def _plan(name: str) -> Plan:
     return next(plan for plan in plans if name != "megatron" or (plan.zero_stage == 1 and plan.mesh.pp > 1))
 
 
-def _summary(plan: Plan, **changes: object) -> Summary:
-    values = {"rival": None, "candidates": 1234, "gap": 0.0, "complete": True} | changes
+def _summary(plan: Plan, *, rival: ComparedPlan | None = None, notes: tuple[str, ...] = ()) -> Summary:
     estimate = estimate_plan(MODEL, CLUSTER, TRAINING, plan)
-    return Summary(model=MODEL, cluster=CLUSTER, training=TRAINING, plan=plan, estimate=estimate, **values)
+    return Summary(
+        model=MODEL,
+        cluster=CLUSTER,
+        training=TRAINING,
+        plan=plan,
+        estimate=estimate,
+        rival=rival,
+        candidates=1234,
+        gap=0.0,
+        complete=True,
+        notes=notes,
+    )
 
 
 def _line(summary: Summary, label: str) -> str:
@@ -102,7 +112,7 @@ def test_ratios_in_words(ratio: float, words: str) -> None:
 def test_the_search_says_its_gap_and_whether_time_ended_it() -> None:
     plan = _plan("ddp")
     assert _line(_summary(plan), "search") == "1,234 combinations; no plan is faster by this cost model"
-    ended = _line(_summary(plan, gap=0.0312, complete=False), "search")
+    ended = _line(replace(_summary(plan), gap=0.0312, complete=False), "search")
     assert "no plan is more than 3.12% faster" in ended
     assert ended.endswith("the time limit ended the search")
 
