@@ -151,8 +151,8 @@ def slower(ratio: float) -> str:
 def _searched(summary: Summary) -> str:
     gap = f"no plan is more than {summary.gap:.2%} faster" if summary.gap >= 5e-5 else "no plan is faster"
     ended = "" if summary.complete else "; the time limit ended the search"
-    experts = any(isinstance(run.block.ffn, MixtureOfExperts) for run in summary.model.blocks)
-    without = "; expert parallelism is not searched" if experts else ""
+    has_experts = any(isinstance(block.ffn, MixtureOfExperts) for block in summary.model.layer_classes)
+    without = "; expert parallelism is not searched" if has_experts and summary.plan.mesh.ep == 1 else ""
     return f"{readable.count(summary.candidates)} combinations; {gap} by this cost model{ended}{without}"
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from shardwright.catalog.huggingface.load import load_model
 from shardwright.compare.strategies import levels_of
 from shardwright.reports.plan.comparison import ComparedPlan
 from shardwright.reports.plan.summary import Summary, slower, summary_text
@@ -120,3 +121,11 @@ def test_the_search_says_its_gap_and_whether_time_ended_it() -> None:
 def test_other_software_is_named() -> None:
     other = TRAINING.model_copy(update={"stack": "xla"})
     assert _line(replace(_summary(_plan("ddp")), training=other), "rests on").endswith("for the stack 'xla'")
+
+
+def test_experts_say_that_their_parallelism_is_not_searched() -> None:
+    summary = _summary(_plan("ddp"))
+    assert "expert parallelism" not in summary_text(summary)
+    experts = replace(summary, model=load_model("mixtral-8x7b"))
+    assert _line(experts, "search").endswith("expert parallelism is not searched")
+    assert "46.7 G parameters, 12.9 G of them active" in " ".join(summary_text(experts).split())
