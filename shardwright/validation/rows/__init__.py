@@ -3,10 +3,9 @@
 from .cluster import StandardNode
 from .memory_reading import reading_of_row
 from .setup import RowSetup, setup_of_row
-from .skipped import SkippedRowError
 from .source import short_source_name, source_name
 from .stack import framework_family, is_deepspeed_zero3
-from .table import TableRow, read_table
+from .table import SkippedRowError, TableRow, read_table
 
 __all__ = [
     "RowSetup",

@@ -2,8 +2,7 @@
 
 import re
 
-from .skipped import SkippedRowError
-from .table import TableRow
+from .table import SkippedRowError, TableRow
 
 # Looked for in the model's name and the remarks; what they say weighs more than the columns, which cannot say it.
 _OTHER_RUNS = (
