@@ -1,23 +1,23 @@
-"""The ways in which a request can fail: two that are the user's to mend, two of ranks that stopped."""
+"""The ways in which a request can fail: two that the user can mend, and two of ranks that stopped."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class SpecError(ValueError):
-    """What was given is not valid: one line saying what was given, what is allowed and the nearest fix."""
+    """The input is not valid. The message is one line: what was given, what is allowed and the nearest fix."""
 
 
 class InfeasibleError(Exception):
-    """The request is valid and no plan fits it: one line saying which limit binds, by how much, and what would fit."""
+    """The request is valid but no plan fits. The message is one line: which limit binds, by how much, and what would fit."""
 
 
 class RunFailedError(RuntimeError):
-    """A run that began did not end: one line saying which rank stopped, why, and where to read more."""
+    """A run started but did not finish. The message is one line: which rank stopped, why, and where to read more."""
 
 
 class RanksLostError(RuntimeError):
-    """A rank of the launch failed or is gone, so the others cannot go on; one line says which and why."""
+    """A rank of the launch failed or is gone, so the others cannot continue. The message is one line: which rank, and why."""
 
 
 def nearest(given: str, allowed: Iterable[str], *, cutoff: float = 0.55) -> str:

@@ -1,4 +1,4 @@
-"""How a rank says why it stopped, so that the process that started the ranks can tell the user in one line."""
+"""How a rank records why it stopped, so that the launching process can tell the user in one line."""
 
 import json
 import time
@@ -15,7 +15,7 @@ _TOLD_FIRST = ("spec", "run", "lost")
 
 @dataclass(frozen=True)
 class Failure:
-    """One rank's last words: a mistake of the user's to mend ("spec"), its own trouble ("run"), or another rank's ("lost")."""
+    """Why one rank stopped: a mistake that the user can mend ("spec"), its own failure ("run"), or another rank's ("lost")."""
 
     rank: int
     kind: Literal["spec", "run", "lost"]
@@ -25,7 +25,7 @@ class Failure:
 
 
 def first_line(error: BaseException) -> str:
-    """What to tell of `error` in one line: our own errors speak for themselves, the others with their kind."""
+    """`error` in one line: our own errors by their message, others with their class before it."""
     lines = str(error).strip().splitlines()
     if isinstance(error, (SpecError, RunFailedError, RanksLostError)) and lines:
         return lines[0]
@@ -47,6 +47,6 @@ def record_failure(folder: Path, rank: int, error: BaseException) -> None:
 
 
 def first_failure(folder: Path) -> Failure | None:
-    """The failure to tell: a user's mistake, else the first of a rank's own; later ones are mostly ranks that lost their peers."""
+    """The failure to report: a user's mistake, else the earliest failure of a rank itself. Later ones are mostly ranks that lost their peers."""
     found = [Failure(**read_json(path)) for path in folder.glob("failure-*.json")]
     return min(found, key=lambda failure: (_TOLD_FIRST.index(failure.kind), failure.time_seconds), default=None)

@@ -1,4 +1,4 @@
-"""Files that people give and take: read with one line where that fails, written whole or not at all."""
+"""Files of the user: read with a one-line error, written whole or not at all."""
 
 import json
 import secrets
@@ -50,7 +50,9 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         SpecError: the folder is missing or not writable, or the disk is full.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")  # a name that nobody can lay a link under
+    partial = path.with_name(
+        f".{path.name}.{secrets.token_hex(8)}.partial"
+    )  # a random name, under which nobody can place a link
     try:
         with partial.open("x", encoding="utf-8") as file:
             file.write(text)

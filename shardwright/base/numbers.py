@@ -32,7 +32,7 @@ def read_count(text: str) -> int:
 
 
 def divisors(number: int) -> list[int]:
-    """Every divisor, smallest first; quick for any batch that a person could write."""
+    """Every divisor, smallest first; fast for any realistic batch."""
     small = [low for low in range(1, math.isqrt(number) + 1) if number % low == 0]
     return sorted({*small, *(number // low for low in small)})
 

@@ -1,4 +1,4 @@
-"""This process and its machine: the cores it may use, the processor's name, and an end by SIGTERM."""
+"""This process and its machine: the cores it may use, the processor's name, and SIGTERM handling."""
 
 import contextlib
 import os
@@ -24,12 +24,12 @@ def usable_cores() -> int:
 
 
 def threads_per_rank(local_ranks: int) -> int:
-    """Threads for each of the ranks on this machine, of the cores this process may use; at least one."""
+    """Threads for each rank on this machine: its share of the cores that this process may use, at least one."""
     return max(1, usable_cores() // local_ranks)
 
 
 def cpu_model() -> str:
-    """The processor's name, as the system tells it."""
+    """The processor's name, as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -40,7 +40,7 @@ def cpu_model() -> str:
 
 @contextlib.contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM unwind like Ctrl-C does. Only the main thread may say so; elsewhere its owner decides."""
+    """Let SIGTERM unwind like Ctrl-C. Only the main thread may set that; in another thread this does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

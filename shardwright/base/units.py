@@ -31,7 +31,7 @@ def amount(value: float, unit: str = "") -> str:
 
 
 def count(value: float) -> str:
-    """A whole number with thousands apart: `412,345`."""
+    """A whole number with thousands separated: `412,345`."""
     return f"{value:,.0f}"
 
 

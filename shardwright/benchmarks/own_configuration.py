@@ -1,4 +1,4 @@
-"""Small Llamas that this machine's CPU trains within seconds: what is predicted and run to see how good predictions are."""
+"""Small Llamas that this machine's CPU trains within seconds, to compare predictions with runs."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,7 +30,7 @@ class OwnConfiguration:
 
     @property
     def name(self) -> str:
-        """Unique: all that differs between two configurations."""
+        """A unique name of everything in which configurations differ."""
         parts = [
             f"h{self.hidden}/{self.width} a{self.heads}/{self.kv_heads} L{self.layers}",
             f"s{self.length} b{self.micro_batch}x{self.microbatches} v{self.vocabulary}",
@@ -82,7 +82,7 @@ class OwnConfiguration:
         )
 
     def plan_file(self, cluster: ClusterSpec) -> PlanFile:
-        """What the executor trains from; `cluster` is one rank of this machine."""
+        """The plan file to train from; `cluster` is one rank of this machine."""
         return PlanFile(
             model_name=self.name,
             model_config_json=self.config_json,
@@ -92,8 +92,8 @@ class OwnConfiguration:
         )
 
 
-# Step times spread over a factor of thirty on two server cores, each about a third above the one before; between
-# neighbours more than one size differs, so that no single rate can put them in order.
+# Step times span a factor of thirty on two server cores, each about a third above the one before. Neighbours differ in
+# more than one size, so that no single rate can order them.
 TWELVE = (
     OwnConfiguration(hidden=128, width=512, layers=4, heads=4, kv_heads=4, length=512, micro_batch=2),
     OwnConfiguration(hidden=256, width=768, layers=3, heads=8, kv_heads=4, length=128, micro_batch=8),

@@ -1,4 +1,4 @@
-"""What was predicted of one of our own runs beside what it took, and how good the predictions are over all of them."""
+"""Predicted and measured times of our own runs, and the errors over all of them."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ MOST_DRIFT = 0.1
 
 
 class Pass(Spec):
-    """One process: the seconds of its timed steps and the medians of their parts, its peak of resident memory, and that
-    before it built the model."""
+    """One process: the seconds of its timed steps, the medians of their parts, its peak of resident memory, and its
+    resident memory before it built the model."""
 
     step_seconds: tuple[PositiveFloat, ...] = Field(min_length=1)
     part_seconds: dict[str, float]
@@ -25,7 +25,7 @@ class Pass(Spec):
 
     @classmethod
     def of(cls, measurement: Measurement) -> "Pass":
-        """Of a run of one rank."""
+        """The pass from the measurement of a run of one rank."""
         (peak_bytes,), (baseline_bytes,) = measurement.peak_memory_bytes, measurement.baseline_memory_bytes or (0.0,)
         return cls(
             step_seconds=tuple(step.seconds for step in measurement.steps[measurement.warmup_steps :]),
@@ -38,7 +38,7 @@ class Pass(Spec):
 class OwnRun(Spec):
     """One configuration: its estimate, and one or more passes. Errors are predicted / measured - 1.
 
-    `counts`: whether the targets are set for it.
+    `counts`: whether the targets apply to it.
     """
 
     name: str
@@ -49,7 +49,7 @@ class OwnRun(Spec):
 
     @property
     def timed_seconds(self) -> tuple[float, ...]:
-        """Of every timed step of all passes."""
+        """Seconds of every timed step of all passes."""
         return tuple(seconds for each in self.passes for seconds in each.step_seconds)
 
     @property
@@ -64,13 +64,13 @@ class OwnRun(Spec):
 
     @property
     def drift(self) -> float:
-        """How far the medians of the passes lie apart, as a share of the smallest."""
+        """Distance between the largest and smallest median of the passes, as a share of the smallest."""
         medians = [statistics.median(each.step_seconds) for each in self.passes]
         return max(medians) / min(medians) - 1
 
     @property
     def peak_memory_bytes(self) -> float:
-        """The mean of the passes."""
+        """Mean peak of the passes, in bytes."""
         return statistics.fmean(each.peak_memory_bytes for each in self.passes)
 
     @property
@@ -82,7 +82,7 @@ class OwnRun(Spec):
         return self.estimate.peak_memory_bytes / self.peak_memory_bytes - 1
 
     def part_seconds(self, name: str) -> float:
-        """Of "forward_backward", "optimizer" or "data": the mean of the passes' medians."""
+        """Seconds of "forward_backward", "optimizer" or "data": the mean of the passes' medians."""
         return statistics.fmean(each.part_seconds[name] for each in self.passes)
 
 
@@ -93,7 +93,7 @@ _INTERPOLATED: Mapping[str, tuple[str, ...]] = {
 
 
 class Target(NamedTuple):
-    """`value` has to be at least, or at most, `limit`."""
+    """`value` must be at least, or at most, `limit`."""
 
     what: str
     value: float
@@ -107,7 +107,7 @@ class Target(NamedTuple):
 
 
 class OwnSummary(Spec):
-    """Over the runs that the targets are set for."""
+    """The errors over the runs to which the targets apply."""
 
     time: ErrorSummary
     memory: ErrorSummary
@@ -115,7 +115,7 @@ class OwnSummary(Spec):
 
     @classmethod
     def of(cls, runs: Sequence[OwnRun]) -> "OwnSummary | None":
-        """None with fewer than two runs that count: they have no order."""
+        """Summarise; None with fewer than two runs that count, because they have no order."""
         counted = [run for run in runs if run.counts]
         time = summarise_errors([run.time_error for run in counted])
         memory = summarise_errors([run.memory_error for run in counted])
@@ -135,9 +135,9 @@ class OwnSummary(Spec):
 
 
 def interpolation_targets(profile: Profile | None, *, compute: Format = "fp32") -> tuple[Target, ...]:
-    """How well matmuls and attention in `compute` are foretold by fits that have not seen a fifth of their points.
+    """Errors of matmuls and attention in `compute`, predicted by fits that have not seen a fifth of their points.
 
-    The median over the points of all passes of an operation; none of an operation with too few points.
+    Each is the median over the points of all passes of an operation. Operations with too few points have none.
     """
     found = []
     for operation, variants in _INTERPOLATED.items():
@@ -150,5 +150,5 @@ def interpolation_targets(profile: Profile | None, *, compute: Format = "fp32") 
 
 
 def drifted(runs: Sequence[OwnRun]) -> list[OwnRun]:
-    """Runs whose passes differ so much that something else ran beside one of them."""
+    """Runs whose passes differ so much that another program must have disturbed one."""
     return [run for run in runs if run.drift > MOST_DRIFT]

@@ -1,9 +1,8 @@
 """`python -m shardwright.benchmarks.own_runs`: predict the training step of small Llamas on this machine's CPU, run them, compare.
 
-Rests on `--profile FILE`, on a profile measured right before with `--measure SECONDS`, or else on what `local:1` knows.
-Every configuration is run twice, all of them once before any is run again, each time in a process of its own, so that a
-disturbed minute shows and a peak of memory is of that run alone. The exit code is 0 wherever all could be run, also where a
-target is missed.
+Predictions rest on `--profile FILE`, on a profile measured right before with `--measure SECONDS`, or on what `local:1` knows.
+Every configuration runs twice, all of them once before any runs again, so that a disturbed minute shows. Each run has a
+process of its own, so that the peak of memory is its own. The exit code is 0 if all could be run, even if a target is missed.
 """
 
 import argparse
@@ -38,7 +37,7 @@ def compare_own_runs(
     """Predict and run each configuration; `steps` are timed in each pass, after the first two.
 
     Raises:
-        SpecError, RunFailedError: as `run_alone`.
+        SpecError, RunFailedError: see `run_alone`.
     """
     measured: dict[OwnConfiguration, list[Measurement]] = {each: [] for each in configurations}
     for number in range(1, passes + 1):
@@ -74,7 +73,7 @@ def with_profile(cluster: ClusterSpec, path: Path) -> ClusterSpec:
     """The cluster of one rank with the profile in `path`.
 
     Raises:
-        SpecError: it is no profile file, or of another number of ranks.
+        SpecError: the file is no profile file, or is of another number of ranks.
     """
     profile = read_profile(path)
     if profile.fingerprint.ranks != 1:
@@ -86,10 +85,10 @@ def with_profile(cluster: ClusterSpec, path: Path) -> ClusterSpec:
 
 
 def measure_profile_file(seconds: float, path: Path) -> None:
-    """Write a profile of this machine, one rank; in a process of its own, so that what it allocated is gone before the runs.
+    """Write a profile of this machine with one rank, in a separate process, so that its memory is free before the runs.
 
     Raises:
-        SpecError: it could not be measured.
+        SpecError: the profile could not be measured.
     """
     arguments = ["profile", "--ranks", "1", "--budget", str(seconds), "--out", str(path), "--quiet"]
     done = subprocess.run([sys.executable, "-P", "-m", "shardwright", *arguments], stdout=sys.stderr, check=False)
@@ -162,7 +161,7 @@ def _show(runs: Sequence[OwnRun], profile: Profile | None, arguments: argparse.N
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """The exit code: 0, 2 for what the user can mend, 1 for a run that failed."""
+    """Run the command; returns the exit code: 0, 2 for a user's mistake, 1 for a failed run."""
     arguments = _arguments(given)
     try:
         configurations = _chosen(arguments.only)

@@ -15,8 +15,8 @@ from .own_run import MOST_DRIFT, OwnRun, OwnSummary, Target, drifted, interpolat
 
 
 def own_runs_tables(runs: Sequence[OwnRun], *, parts: bool, profile: Profile | None = None) -> RenderableType:
-    """Every run, predicted beside measured; with `parts` also where a step's time and the predicted memory go; the verdicts, on
-    the `profile` that the predictions rest on as well."""
+    """Every run, predicted beside measured, and the verdicts, also on the `profile` that the predictions rest on. `parts` adds
+    the parts of a step's time and of the predicted memory."""
     shown: list[RenderableType] = [_runs_table(runs)]
     if parts:
         shown += [_step_parts(runs), _memory_parts(runs)]
@@ -57,7 +57,7 @@ def _runs_table(runs: Sequence[OwnRun]) -> Table:
 
 
 def _step_parts(runs: Sequence[OwnRun]) -> Table:
-    """The update, and all else that is not the passes."""
+    """The parts of a step other than the passes."""
     table = Table("configuration", title="Parts of a step", title_justify="left")
     for column in ("passes predicted", "measured", "optimizer predicted", "measured", "data measured"):
         table.add_column(column, justify="right")
@@ -88,7 +88,7 @@ def _memory_parts(runs: Sequence[OwnRun]) -> Table:
 
 
 def own_runs_csv(runs: Sequence[OwnRun]) -> str:
-    """A row a configuration, SI units, with what it was measured on."""
+    """One CSV row for each configuration, in SI units, with the machine."""
     text = io.StringIO()
     rows = [_csv_row(run) for run in runs]
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Run a plan of one rank in a process of its own, without torchrun: its start takes longer than such a run."""
+"""Run a plan of one rank in a separate process, without torchrun, whose start takes longer than such a run."""
 
 import os
 import socket
@@ -16,12 +16,12 @@ TIMEOUT_SECONDS = 300.0
 
 
 def run_alone(plan_file: PlanFile, options: RunOptions) -> Measurement:
-    """Train with a plan of one rank in a fresh process, whose peak memory is then its own; on all cores.
+    """Train with a plan of one rank on all cores, in a fresh process, so that the peak memory is its own.
 
-    The worker is the one that torchrun starts. Its words go to `options.out`/worker.log.
+    The worker is the one that torchrun starts. Its output goes to `options.out`/worker.log.
 
     Raises:
-        SpecError: plan, options, data or folder don't serve.
+        SpecError: plan, options, data or folder are not valid.
         RunFailedError: the worker failed, or took more than five minutes.
     """
     folder = RunFolder(options.out.absolute())
@@ -50,7 +50,7 @@ def _run_worker(folder: RunFolder) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """What torchrun tells a single worker; PYTHONSAFEPATH: no folder where the user stands is taken for a package."""
+    """The environment that torchrun gives a single worker. PYTHONSAFEPATH keeps the current folder from shadowing packages."""
     return os.environ | {
         "RANK": "0",
         "WORLD_SIZE": "1",

@@ -1,6 +1,6 @@
 """How fast the planner and the simulation are: python -m shardwright.benchmarks.speed.
 
-Prints the median, and the fastest and slowest, of several runs. Commands run as whole processes, as from a shell.
+It prints the median, the fastest and the slowest of several runs. Commands run as whole processes, as from a shell.
 """
 
 import statistics
@@ -24,7 +24,7 @@ _RUNS = 7
 
 
 def timed(work: Callable[[], object]) -> list[float]:
-    """Seconds of each of several runs, after one that does not count."""
+    """Seconds of each of several runs, after one warm-up run."""
     work()
     seconds = []
     for _ in range(_RUNS):
@@ -56,6 +56,7 @@ def main() -> None:
     work = {
         "shardwright --help": _command("--help"),
         f"shardwright plan {' '.join(JOB)}": _command("plan", *JOB),
+        "the same with --details": _command("plan", *JOB, "--details"),
         "the search of that plan, in a warm process": _search,
         "simulation of interleaved 1F1B, pp 16, 128 microbatches, 4 chunks": _simulate,
     }

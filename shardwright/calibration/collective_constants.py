@@ -1,12 +1,12 @@
-"""The constants of collectives, fitted to measured ones (collectives_fit.py is the command).
+"""The constants of collectives, fitted to measured collectives (collectives_fit.py is the command).
 
-Least squares on the log of seconds, with a robust loss, because a log has lone outliers (first calls, a plugin that was
-mistuned). Each log counts for at most `_ROWS_OF_A_LOG` rows. Two things keep the fit from explaining one system by a constant of all:
-each log has a latency factor of its own (driver, NCCL version, whether the host's call is in the measured time), normal
-around one on the log scale, which predictions for another system do without; and each constant starts from
-what is known of it apart from the table, with that knowledge's width.
+The fit is least squares on the log of seconds, with a robust loss, because a log has outliers (first calls, a mistuned
+plugin). Each log counts for at most `_ROWS_OF_A_LOG` rows. Two things keep the fit from explaining one system by a constant of all.
+Each log has its own latency factor (driver, NCCL version, whether the measured time includes the host's call). It is normal
+around one on the log scale; predictions for another system do not use it. And each constant has a prior: what is known of it
+apart from the table, with that knowledge's width.
 
-Intervals: the delete-one jackknife over hardware systems (Efron and Tibshirani 1993, chapter 11), on the log scale.
+Intervals come from the delete-one jackknife over hardware systems (Efron and Tibshirani 1993, chapter 11), on the log scale.
 """
 
 import math
@@ -55,7 +55,7 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class Fit:
-    """Constants by name, what belongs to the measurements (`EFA`, `HOST_CALL`) among them, and each fitted log's factor."""
+    """Constants by name, including those of the measurements (`EFA`, `HOST_CALL`), and the factor of each fitted log."""
 
     values: dict[str, float]
     latency_factors: dict[str, float]
@@ -67,7 +67,7 @@ class Fit:
         )
 
     def predict(self, rows: Sequence[MeasuredCollective], *, own_latency: bool = False) -> FloatArray:
-        """Seconds of each of `rows` (R,). `own_latency`: with the factor that was fitted to the row's own log."""
+        """Seconds of each of `rows`, shape (R,). `own_latency` applies the factor fitted to the row's own log."""
         seconds = np.empty(len(rows))
         for indices, like in _alike(rows):
             factor = self.latency_factors.get(like.log, 1.0) if own_latency else 1.0
@@ -82,7 +82,7 @@ class Fit:
 
 
 def _alike(rows: Sequence[MeasuredCollective]) -> list[tuple[list[int], MeasuredCollective]]:
-    """Indices of the rows that differ in size and ranks only, so that one call predicts them, and one of these rows."""
+    """Indices of rows that differ only in size and ranks, which one call predicts, and one of these rows."""
     groups: dict[object, list[int]] = {}
     for index, row in enumerate(rows):
         groups.setdefault((row.log, row.name, row.in_switch), []).append(index)
@@ -90,7 +90,7 @@ def _alike(rows: Sequence[MeasuredCollective]) -> list[tuple[list[int], Measured
 
 
 def fit(rows: Sequence[MeasuredCollective]) -> Fit:
-    """The constants that explain `rows` best."""
+    """Fit the constants to `rows`."""
     logs = sorted({row.log for row in rows})
     measured, weights = np.log([row.seconds for row in rows]), _weights(rows)
     start = np.concatenate([np.log([known.value for known in KNOWN.values()]), np.zeros(len(logs))])
@@ -116,18 +116,18 @@ def _weights(rows: Sequence[MeasuredCollective]) -> FloatArray:
 
 
 def _robust(errors: FloatArray) -> FloatArray:
-    """Errors whose squares grow only linearly from one on (the soft L1 loss), so that what is known keeps its own square."""
+    """Errors whose squares grow only linearly from one on (the soft L1 loss); the priors keep their plain square."""
     return np.asarray(np.sign(errors) * np.sqrt(2 * (np.sqrt(1 + errors**2) - 1)))
 
 
 def left_out_fits(rows: Sequence[MeasuredCollective]) -> dict[str, Fit]:
-    """For each hardware system the fit to all the others."""
+    """For each hardware system, the fit to all others."""
     systems = sorted({row.system.hardware for row in rows})
     return {system: fit([row for row in rows if row.system.hardware != system]) for system in systems}
 
 
 def intervals(whole: Fit, left_out: Mapping[str, Fit]) -> dict[str, tuple[float, float]]:
-    """The 80% interval of each constant by the jackknife, never narrower than a percent each way."""
+    """The 80% interval of each constant by the jackknife, at least a percent each way."""
     found = {}
     for name, value in whole.values.items():
         logs = np.log([one.values[name] for one in left_out.values()])

@@ -1,6 +1,7 @@
-"""`python -m shardwright.calibration.collectives_fit`: fit the constants of collectives to published measurements, and say how well.
+"""`python -m shardwright.calibration.collectives_fit`: fit the constants of collectives to published measurements, and print
+the errors.
 
-Errors are those of predicted seconds. Left out: predicted with the constants that all other hardware gives, and no latency factor.
+Errors are those of predicted seconds. "Left out" predicts with constants fitted to all other hardware, and no latency factor.
 """
 
 from collections import Counter
@@ -20,13 +21,13 @@ _LARGE_BYTES = 2**20
 
 
 def errors(fitted: Fit, rows: Sequence[MeasuredCollective], *, own_latency: bool = False) -> FloatArray:
-    """Predicted over measured seconds, less one, of each row (R,)."""
+    """Predicted / measured seconds - 1 of each row, shape (R,)."""
     measured = np.array([row.seconds for row in rows])
     return np.asarray(fitted.predict(rows, own_latency=own_latency) / measured - 1)
 
 
 def constants_table(whole: Fit, left_out: Mapping[str, Fit], rows: Sequence[MeasuredCollective]) -> Table:
-    """Each constant with its interval, what was known before, and for rates the best that anyone measured."""
+    """Each constant with its interval, its prior, and for rates the best measured."""
     table = Table("constant", "known before", title="Constants", title_justify="left")
     for column in ("fitted", "80% low", "80% high", "best measured", "fitted / best"):
         table.add_column(column, justify="right")
@@ -41,7 +42,7 @@ def constants_table(whole: Fit, left_out: Mapping[str, Fit], rows: Sequence[Meas
 
 
 def errors_table(whole: Fit, left_out: Mapping[str, Fit], rows: Sequence[MeasuredCollective]) -> Table:
-    """Errors by log: of the fit to everything, and with the log's hardware left out, for all sizes and for large ones."""
+    """Errors by log: of the fit to everything, and of the fit without the log's hardware, for all sizes and for large ones."""
     table = Table("log", title="Error of predicted seconds", title_justify="left")
     for column in (
         "rows",

@@ -1,8 +1,9 @@
-"""`python -m shardwright.calibration.fit`: fit the cost model's constants to published training runs, and say how well that holds.
+"""`python -m shardwright.calibration.fit`: fit the cost model's constants to published training runs, and print the errors.
 
-Errors are predicted over measured step time, less one. Left out: predicted with constants fitted to the other sources (tables),
-or frameworks. Fitted are dense rows of the core in one 16-bit format; experts, fp8 and context parallelism only test. `--write` puts the fitted values into costmodel/constants.toml; plans that rows
-leave to the planner follow the constants, so run it until nothing changes.
+Errors are predicted / measured step time - 1. "Left out" predicts with constants fitted to the other sources (tables) or
+frameworks. The fit uses dense rows of the core in one 16-bit format; experts, fp8 and context parallelism only test.
+`--write` puts the fitted values into costmodel/op_times/constants.toml. Where a row leaves its plan to the planner, that plan
+depends on the constants, so run it until nothing changes.
 """
 
 import argparse
@@ -31,7 +32,7 @@ _KINDS = {False: "interval", True: "wide_interval"}
 
 
 def constants_table(whole: TrainingFit, by_source: Mapping[str, TrainingFit]) -> Table:
-    """Each constant with what was known of it, its fitted value and its interval over the sources left out."""
+    """Each constant with its prior, its fitted value and its interval over the sources left out."""
     table = Table("constant", "known before", title="Constants", title_justify="left")
     for column in ("fitted", "80% low", "80% high"):
         table.add_column(column, justify="right")
@@ -59,7 +60,7 @@ def errors_table(title: str, runs: Sequence[Run], errors: FloatArray, key: Calla
 
 
 def residuals(runs: Sequence[Run], errors: FloatArray) -> list[Residual]:
-    """Measured over predicted seconds of left-out runs."""
+    """Measured / predicted seconds of left-out runs."""
     return [
         Residual(run.source, is_unsettled(run.setup.cluster, run.setup.training), 1 / (1 + error))
         for run, error in zip(runs, errors.tolist(), strict=True)
@@ -78,7 +79,7 @@ def interval_values(rows: Sequence[Residual]) -> dict[str, float]:
 
 
 def written(text: str, values: Mapping[str, tuple[float, float, float]]) -> str:
-    """The table's text with the value, low and high of each constant put in, to three digits.
+    """The table's text with each constant's new value, low and high, to three digits.
 
     Raises:
         KeyError: the table has no such constant.
@@ -93,7 +94,7 @@ def written(text: str, values: Mapping[str, tuple[float, float, float]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Fit, print, and write if asked to."""
+    """Fit and print; write with `--write`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help=f"put the fitted values into {CONSTANTS.name}")
     options = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
 """The factors of an estimate's intervals: quantiles of measured over predicted seconds, on runs whose source was left out.
 
-A source counts with the root of its rows, so that a large one does not set everything and a single row does not either.
+A source counts with the root of its rows, so that neither a large source nor a single row dominates.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ LEVELS = (0.80, 0.95)
 
 
 class Residual(NamedTuple):
-    """One run: who measured it, whether its kind of run varies for reasons no plan shows, measured / predicted seconds."""
+    """One run: its source, whether its kind of run varies for reasons that no plan shows, and measured / predicted seconds."""
 
     source: str
     unsettled: bool
@@ -31,7 +31,7 @@ def interval_factors(rows: Sequence[Residual], level: float) -> tuple[float, flo
 
 
 def left_out_coverage(rows: Sequence[Residual], level: float) -> float:
-    """Share of rows inside the interval that the rows of their kind from all other sources give; without any, outside."""
+    """Share of rows inside the interval of the rows of their kind from all other sources; without such rows they are outside."""
     inside = 0
     for source, unsettled in {(row.source, row.unsettled) for row in rows}:
         alike = [row for row in rows if row.unsettled == unsettled]

@@ -1,10 +1,10 @@
-"""What is known of the cost model's constants before any training run is looked at: the priors of the fit."""
+"""The priors of the fit: what is known of the cost model's constants without any training run."""
 
 from typing import NamedTuple
 
 
 class Known(NamedTuple):
-    """`value`, and `spread`: the standard deviation of its logarithm. `source` says how that is known."""
+    """`value`, and `spread`: the standard deviation of its logarithm. `source`: where that is from."""
 
     value: float
     spread: float

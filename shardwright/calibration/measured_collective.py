@@ -1,4 +1,4 @@
-"""The published table of measured collectives: one typed row each, on a described system, or the reason to leave it out."""
+"""The published table of measured collectives: typed rows with their system, or the reason to leave a row out."""
 
 import csv
 import math
@@ -18,15 +18,15 @@ _OPERATIONS: dict[str, CollectiveName] = {
     "all-gather": "all_gather",
     "reduce-scatter": "reduce_scatter",
 }
-# Rates stand with two decimals; below this one, rounding alone is an error of 5%.
+# The table prints rates with two decimals; below this rate, rounding alone is an error of 5%.
 _LEAST_RATE_GB_PER_S = 0.1
 
 
 class MeasuredSystem(NamedTuple):
-    """Hardware that rows of the table ran on, by a piece of their `system` field; link rates are the catalog's.
+    """Hardware of rows of the table, found by a part of their `system` field; link rates are the catalog's.
 
-    `log` names one run of a benchmark on it, with its software; `host_calls`: its seconds hold what the host takes to call
-    PyTorch, once for each collective. `ranks` and `nodes` stand in where the rows don't say.
+    `log` names one run of a benchmark on it, with its software. `host_calls`: its seconds include the host's call of
+    PyTorch, once for each collective. `ranks` and `nodes` apply where the rows don't say.
     """
 
     stated: str
@@ -60,7 +60,7 @@ SYSTEMS = (
 
 @dataclass(frozen=True)
 class MeasuredCollective:
-    """One row that can be predicted. `in_switch` is False where the run was forbidden to reduce in the switch."""
+    """One row that can be predicted. `in_switch` is False if the run disabled reduction in the switch."""
 
     system: MeasuredSystem
     name: CollectiveName
@@ -72,7 +72,7 @@ class MeasuredCollective:
 
     @property
     def log(self) -> str:
-        """What shares one software and one path, and so one latency: the system's run, and on how many nodes."""
+        """Name of the rows with one software and one path, and so one latency: the system's run and its number of nodes."""
         return f"{self.system.log}, {self.nodes} node{'s' if self.nodes > 1 else ''}"
 
     @property
@@ -86,7 +86,7 @@ class MeasuredCollective:
 
 
 def cluster_of(row: MeasuredCollective, *, latency_factor: float, efa_seconds: float) -> ClusterSpec:
-    """The system of `row`, every latency multiplied, and that of its EFA links replaced before."""
+    """The system of `row` with the latency of its EFA links replaced, and then every latency multiplied."""
     node = catalog.standard_node(row.system.device, nodes=row.nodes)
     nic = catalog.link(row.system.nic)
     nic_seconds = efa_seconds if row.system.nic.startswith("efa") else nic.latency_seconds
@@ -104,7 +104,7 @@ def cluster_of(row: MeasuredCollective, *, latency_factor: float, efa_seconds: f
 
 
 def published_collectives() -> tuple[list[MeasuredCollective], Counter[str]]:
-    """The rows of published/collectives.csv that a prediction is for, and how many are not, by reason."""
+    """The rows of published/collectives.csv to predict, and the counts of the others by reason."""
     rows: list[MeasuredCollective] = []
     left_out: Counter[str] = Counter()
     for fields in _table():
@@ -145,9 +145,9 @@ def _seconds(fields: dict[str, str], bus_bytes: float) -> float | None:
 
 
 def reached_fractions(rows: Iterable[MeasuredCollective]) -> dict[str, list[float]]:
-    """For each constant that is a share of a data-sheet rate, the shares that single rows reached, latency and all.
+    """For each constant that is a share of a data-sheet rate, the shares that single rows reached, including latency.
 
-    A row counts for the link that its algorithm fills: in one node the ring's or the switch's, on several the NICs.
+    A row counts for the link that its algorithm fills: the ring's or the switch's in one node, the NICs on several.
     """
     reached: dict[str, list[float]] = {"nvlink_fraction": [], "nic_fraction": [], "in_switch_fraction": []}
     for row in rows:

@@ -28,8 +28,8 @@ _NORMAL_80 = 1.2816  # standard deviations on each side of 80% of a normal distr
 class Run(NamedTuple):
     """One measured run and the plan that stands for it.
 
-    `fitted`: constants are fitted to it, as it is of the core and dense, all in the compute format, without context
-    parallelism. What experts, fp8 and context parallelism add has no fitted constant, so those runs only test.
+    `fitted`: the fit uses it, because it is of the core, dense, all in the compute format, and without context
+    parallelism. Experts, fp8 and context parallelism have no fitted constant, so those runs only test.
     """
 
     id: str
@@ -77,7 +77,7 @@ class TrainingFit:
         return dict(zip(self.known, np.exp(self.logs).tolist(), strict=True))
 
     def errors(self, runs: Sequence[Run]) -> FloatArray:
-        """Predicted over measured seconds, less one, (R,)."""
+        """Predicted / measured seconds - 1, shape (R,)."""
         predicted = np.exp([_log_seconds(run, self.logs[None])[0] for run in runs])
         return np.asarray(predicted / [run.seconds for run in runs] - 1)
 
@@ -85,7 +85,7 @@ class TrainingFit:
 def fit_training(runs: Sequence[Run]) -> TrainingFit:
     """Least squares on log seconds by Gauss and Newton, with soft-L1 weights and the priors of `KNOWN`.
 
-    A source counts with the root of its rows, so that one large table does not set everything.
+    A source counts with the root of its rows, so that one large table does not dominate.
     """
     prior = np.log([known.value for known in KNOWN.values()])
     spread = np.array([known.spread for known in KNOWN.values()])
@@ -101,7 +101,7 @@ def fit_training(runs: Sequence[Run]) -> TrainingFit:
 
 
 def left_out_fits(runs: Sequence[Run], key: Callable[[Run], str]) -> dict[str, TrainingFit]:
-    """For each group of `key`, the fit to what is fitted of all others."""
+    """For each group of `key`, the fit to the fitted runs of all other groups."""
     fitted = [run for run in runs if run.fitted]
     whole, of_groups = fit_training(fitted), {key(run) for run in fitted}
     return {
@@ -111,12 +111,12 @@ def left_out_fits(runs: Sequence[Run], key: Callable[[Run], str]) -> dict[str, T
 
 
 def left_out_errors(runs: Sequence[Run], fits: Mapping[str, TrainingFit], key: Callable[[Run], str]) -> FloatArray:
-    """(R,) errors, each run predicted with its own group left out."""
+    """Errors of shape (R,), each run predicted with its own group left out of the fit."""
     return np.concatenate([fits[key(run)].errors([run]) for run in runs])
 
 
 def _derivatives(runs: Sequence[Run], logs: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Log seconds (R,) and their derivatives by each constant's logarithm (R, K), one evaluation a run."""
+    """Log seconds (R,) and their derivatives by each constant's logarithm (R, K), with one evaluation for each run."""
     variants = np.vstack([logs, logs + _STEP * np.eye(len(logs))])
     seconds = np.array([_log_seconds(run, variants) for run in runs])
     return seconds[:, 0], (seconds[:, 1:] - seconds[:, :1]) / _STEP
@@ -125,7 +125,7 @@ def _derivatives(runs: Sequence[Run], logs: FloatArray) -> tuple[FloatArray, Flo
 def _move(
     errors: FloatArray, slopes: FloatArray, from_prior: FloatArray, spread: FloatArray, weights: FloatArray
 ) -> FloatArray:
-    """The step that lessens sum w rho(e + J d) + sum ((x + d - prior) / spread)^2, rho the soft L1 of `_SCALE`."""
+    """The step that reduces sum w rho(e + J d) + sum ((x + d - prior) / spread)^2, rho the soft L1 of `_SCALE`."""
     move: FloatArray = np.zeros(slopes.shape[1])
     for _ in range(_REWEIGHTINGS):
         each = weights / np.sqrt(1 + ((errors + slopes @ move) / _SCALE) ** 2) / _SCALE**2
@@ -145,9 +145,9 @@ def _log_seconds(run: Run, logs: FloatArray) -> FloatArray:
 
 
 def intervals(whole: TrainingFit, left_out: Mapping[str, TrainingFit]) -> dict[str, tuple[float, float]]:
-    """80% interval of each constant by the jackknife over groups (Efron 1982): how far it moves as each is left out.
+    """80% interval of each constant by the jackknife over groups (Efron 1982): how far it moves when each is left out.
 
-    A group that nothing was fitted to says nothing about that: leaving it out gives `whole`.
+    A group without fitted runs does not move it: leaving it out gives `whole`.
     """
     logs = np.array([fit.logs for fit in left_out.values() if not np.array_equal(fit.logs, whole.logs)])
     spread = np.sqrt((len(logs) - 1) / len(logs) * ((logs - logs.mean(axis=0)) ** 2).sum(axis=0))

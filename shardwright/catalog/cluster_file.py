@@ -19,11 +19,11 @@ _GROUP_KEYS = (*NodeGroup.model_fields, "devices")
 
 
 def load_cluster(reference: str) -> ClusterSpec:
-    """The cluster that `reference` means.
+    """Load the cluster that `reference` names.
 
-    `DEVICE:COUNT` is COUNT devices of the catalog in their standard nodes: full nodes, or one partly filled node, which
-    then has its share of the host and of the NICs. `@FABRIC` replaces the NICs: one NIC per node for Ethernet without
-    RDMA, else the standard number, or `@4x-roce-100g` for four. Anything that ends in `.toml`, or has a path separator,
+    `DEVICE:COUNT` is COUNT devices of the catalog in their standard nodes: full nodes, or one partly filled node with
+    its share of the host and of the NICs. `@FABRIC` replaces the NICs: Ethernet without RDMA gets one NIC per node, other
+    fabrics the standard number; `@4x-roce-100g` sets four. Anything that ends in `.toml`, or has a path separator,
     is read as a file (docs/cluster.md shows one).
 
     Raises:
@@ -124,7 +124,7 @@ def _read_toml(path: Path) -> ClusterSpec:
 
 
 def _expanded(data: dict[str, Any], default_name: str) -> dict[str, Any]:
-    """The file with every reference to the catalog replaced by what it stands for."""
+    """The file with every reference to the catalog resolved."""
     cluster = {"name": default_name} | {key: value for key, value in data.items() if key in _CLUSTER_KEYS}
     rest = {key: value for key, value in data.items() if key not in _CLUSTER_KEYS}
     if "groups" not in data:
@@ -160,7 +160,7 @@ def _group(given: dict[str, Any], *, nested: bool) -> dict[str, Any]:
         standard = _standard_node(base, given).model_dump()
         changes = {key: value for key, value in device.items() if key != "like"} if isinstance(device, dict) else {}
         group = standard | group | {"device": _merged(standard["device"], changes, Device, "device")}
-        if changes:  # what was measured on the catalog's device says nothing about another
+        if changes:  # measurements of the catalog's device say nothing about another
             group["profile"] = None
         group["host"] = _merged(standard["host"], given.get("host", {}), Host, "host")
         if "nodes" not in given:
@@ -183,7 +183,7 @@ def _standard_node(name: str, given: Mapping[str, Any]) -> NodeGroup:
 
 
 def _merged(standard: dict[str, Any], changes: Any, cls: type[Spec], where: str) -> dict[str, Any]:
-    """`changes` laid over `standard`, and the sources saying which figures are no longer the catalog's."""
+    """`standard` with `changes` applied; its sources say which figures are no longer the catalog's."""
     if not isinstance(changes, dict):
         raise SpecError(f"'{where}' is {changes!r}: give a table")
     for key in changes:
@@ -214,7 +214,7 @@ def _link(given: Any, where: str) -> dict[str, Any]:
 
 
 def _check_memory(group: Mapping[str, Any]) -> None:
-    """Refuse gigabytes written where bytes belong: a cluster of 80 bytes would only ever be 'does not fit'."""
+    """Refuse gigabytes in place of bytes: on a device of 80 bytes nothing would fit."""
     for where in ("device", "host"):
         size = group[where].get("memory_bytes") if isinstance(group.get(where), dict) else None
         if isinstance(size, int | float) and not isinstance(size, bool) and 0 < size < _LEAST_MEMORY_BYTES:

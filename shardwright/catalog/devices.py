@@ -72,7 +72,7 @@ class NodeEntry(Spec):
 
 
 def device_names() -> tuple[str, ...]:
-    """The catalog's own name of each device; aliases are understood besides."""
+    """The catalog's own name of each device, without aliases."""
     return tuple(_devices())
 
 
@@ -88,7 +88,7 @@ def fabric_names() -> tuple[str, ...]:
 def device_name(given: str) -> str:
     """The catalog's own name of the device that `given` means.
 
-    Any case, `_` or blanks for `-`, an alias, and a remark in parentheses after it: `H100-SXM-95GB-HBM2e (lower TDP)`.
+    It accepts any case, `_` or blanks for `-`, an alias, and a remark in parentheses: `H100-SXM-95GB-HBM2e (lower TDP)`.
 
     Raises:
         SpecError: no such device; the nearest is named.
@@ -153,7 +153,7 @@ def fabric(name: str) -> Link:
 
 
 def standard_node(device_given: str, *, nodes: int = 1) -> NodeGroup:
-    """`nodes` full nodes of the kind that this device is usually built into.
+    """`nodes` full nodes of this device's standard kind.
 
     Raises:
         SpecError: no such device.
@@ -175,7 +175,7 @@ def standard_node(device_given: str, *, nodes: int = 1) -> NodeGroup:
 
 @cache
 def shipped_profile(name: str) -> Profile | None:
-    """What was measured on a device for the catalog, `catalog/profiles/NAME.json`; None where nothing was yet.
+    """The shipped profile of a device, `catalog/profiles/NAME.json`; None if there is none yet.
 
     Raises:
         SpecError: the file is not a valid profile, or of another device.

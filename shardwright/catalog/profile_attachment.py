@@ -1,4 +1,4 @@
-"""A profile put to a cluster: only one of the cluster's own kind of device says anything about it."""
+"""Attach a profile to a cluster; it must be of the cluster's own kind of device."""
 
 from shardwright.base import SpecError
 from shardwright.specs import ClusterSpec, MachineFingerprint, NodeGroup, Profile, TrainingSpec
@@ -7,10 +7,10 @@ from . import devices as catalog
 
 
 def with_profile(cluster: ClusterSpec, profile: Profile, *, source: str) -> ClusterSpec:
-    """The cluster predicted from `profile`, which `source` (a file's name) holds.
+    """The cluster with `profile` attached; `source` is the file's name, for errors.
 
     Raises:
-        SpecError: the profile was measured on another device, or on a CPU that other ranks share otherwise.
+        SpecError: the profile was measured on another device, or on a CPU shared by another number of ranks.
     """
     check_fits(profile.fingerprint, cluster.node, source=source)
     groups = tuple(group.model_copy(update={"profile": profile}) for group in cluster.groups)
@@ -43,14 +43,14 @@ def _ranks(count: int) -> str:
 
 
 def shared_cpu_name(cpu: str, threads: int, cores: int) -> str:
-    """The name of the device that one rank of a CPU host is."""
+    """The device name of one rank of a CPU host."""
     return f"{cpu}, {threads} of {cores} cores"
 
 
 def what_profile_lacks(cluster: ClusterSpec, training: TrainingSpec) -> str | None:
-    """One sentence: what this training needs and the cluster's profile does not hold, so that the catalog says it.
+    """One sentence: what this training needs, the cluster's profile lacks, and the catalog therefore supplies.
 
-    None without a profile, or where it holds all.
+    None without a profile, or if it lacks nothing.
     """
     profile = cluster.node.profile
     if profile is None:
@@ -70,4 +70,4 @@ def what_profile_lacks(cluster: ClusterSpec, training: TrainingSpec) -> str | No
         return None
     formats = sorted(format for operation, format in held if operation == "matmul" and format)
     has = f" (its matmuls are in {', '.join(formats)})" if f"matmul in {compute}" in lacking and formats else ""
-    return f"The profile holds no {', no '.join(lacking)}{has}: the catalog's figures stand in for that."
+    return f"The profile holds no {', no '.join(lacking)}{has}; the catalog's figures replace them."

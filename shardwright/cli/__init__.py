@@ -1,4 +1,4 @@
-"""The command line: parse, call one library function, print. Start-up imports nothing heavy; each command its own."""
+"""The command line: parse, call one library function, print. Start-up imports nothing heavy; each command imports what it needs."""
 
 import io
 import os
@@ -30,25 +30,25 @@ _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ 
 
 
 def main() -> None:
-    """Run a command; none is a cry for help. A user's mistake is one line on stderr and exit code 2, a plan that cannot
-    fit exit code 3, training or measuring that broke off exit code 1."""
+    """Run a command; without one print the help. A user's mistake gives one line on stderr and exit code 2. A job that
+    cannot fit gives exit code 3. Training or measuring that stopped early gives exit code 1."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal or a file in ASCII has no box lines and no µ
             stream.reconfigure(errors="replace")
     warnings.formatwarning = _one_line
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
-        if code == EXIT_INTERRUPTED:  # which is how this typer tells of Ctrl-C
+        if code == EXIT_INTERRUPTED:  # this typer reports Ctrl-C so
             _say("interrupted", code)
     except _UsageError as error:
         code = _say(_usage(error), EXIT_USER_ERROR)
     except (KeyboardInterrupt, typer.Abort):
         code = _say("interrupted", EXIT_INTERRUPTED)
-    except BrokenPipeError:  # the reader of a pipe (head, say) had enough
+    except BrokenPipeError:  # the reader of the pipe, such as head, has closed it
         sys.stderr.close()
         code = EXIT_FAILED
-    except OSError as error:  # without a file's name it is standard output, on a full disk, say
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 # Python flushes it once more as it ends
+    except OSError as error:  # without a file's name it is standard output, for example on a full disk
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 # Python flushes it once more at exit
         where = error.filename or "standard output"
         code = _say(f"{where}: cannot be read or written ({error.strerror or error})", EXIT_USER_ERROR)
     except Exception as error:
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _exit_code(error: Exception) -> int:
-    """The exit code of an error that has a message for the user; any other error is ours, and is raised again."""
+    """The exit code of an error with a message for the user. Any other error is a bug of ours, and is raised again."""
     from shardwright.base import InfeasibleError, RanksLostError, RunFailedError, SpecError
 
     codes: dict[type[Exception], int] = {
@@ -75,7 +75,7 @@ def _exit_code(error: Exception) -> int:
 def _one_line(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """A warning as a user reads it: what, not where in the code."""
+    """Format a warning for a user: the message, without the place in the code."""
     return f"warning: {' '.join(str(message).split())}\n"
 
 
@@ -85,7 +85,7 @@ def _say(message: str, code: int) -> int:
 
 
 def _usage(error: Exception) -> str:
-    """The message of a wrong command line. click names the option and what is allowed, this adds what was given."""
+    """The message of a wrong command line. click names the option and what is allowed; this adds what was given."""
     message = str(error.format_message())  # type: ignore[attr-defined] # see _UsageError
     option = getattr(getattr(error, "param", None), "opts", [""])[0]
     given = [value for name, value in pairwise(sys.argv) if name == option]

@@ -1,4 +1,4 @@
-"""`compare` lays plans and named strategies side by side."""
+"""`compare` compares plans and named strategies."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,13 +53,14 @@ def compare(
     stack: StackOption = "shardwright",
     strategy: Annotated[
         list[str] | None,
-        typer.Option(help="A named strategy; repeat for several. Default: all, and best (the planner's choice)."),
+        typer.Option(help="Name a strategy; repeat for several. Default: all, and best (the planner's choice)."),
     ] = None,
     plan: Annotated[
-        list[Path] | None, typer.Option(help="A plan file of the same model, cluster and batch; repeat for several.")
+        list[Path] | None,
+        typer.Option(help="Name a plan file of the same model, cluster and batch; repeat for several."),
     ] = None,
     profile: ProfileOption = None,
-    report: Annotated[Path | None, typer.Option(help="Write an HTML report of the fastest here.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report of the fastest plan here.")] = None,
     mtbf_device_hours: MtbfDeviceOption = None,
     mtbf_node_hours: MtbfNodeOption = None,
     checkpoint_seconds: CheckpointSecondsOption = None,
@@ -119,7 +120,7 @@ def compare(
 
 
 def _goodputs(found: "Comparison", cluster: "ClusterSpec", reliability: "Reliability") -> "dict[str, Goodput]":
-    """What failures leave of each way that fits."""
+    """Goodput of each plan that fits, by name."""
     from shardwright.costmodel import goodput
 
     return {
@@ -130,10 +131,10 @@ def _goodputs(found: "Comparison", cluster: "ClusterSpec", reliability: "Reliabi
 
 
 def _plans(paths: list[Path], model: "ModelSpec", training: "TrainingSpec") -> "dict[str, Plan]":
-    """The plans in files, by file name, or by path where two files share a name.
+    """The plans in files, by file name; by path where two files share a name.
 
     Raises:
-        SpecError: a file is no plan file, or one for another model or training.
+        SpecError: a file is no plan file, or is for another model or training.
     """
     from shardwright.base import SpecError
 
@@ -150,10 +151,10 @@ def _plans(paths: list[Path], model: "ModelSpec", training: "TrainingSpec") -> "
 
 
 def _check_same_training(path: Path, planned: "TrainingSpec", training: "TrainingSpec") -> None:
-    """A plan is estimated for the training of the comparison, which should be the one that it was made for.
+    """Check that a plan was made for the training of the comparison, for which it is estimated.
 
     Raises:
-        SpecError: naming the first option that differs.
+        SpecError: an option differs; names the first.
     """
     from shardwright.base import SpecError
 
@@ -168,7 +169,7 @@ def _check_same_training(path: Path, planned: "TrainingSpec", training: "Trainin
 
 
 def _options_of(training: "TrainingSpec") -> dict[str, str | int | None]:
-    """What the command line's options would have to be for this training."""
+    """The command line's options for this training."""
     return {
         "--stack": training.stack,
         "--seq-len": training.seq_len,
@@ -183,10 +184,10 @@ def _options_of(training: "TrainingSpec") -> dict[str, str | int | None]:
 def _write_report(
     path: Path, found: "Comparison", model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec"
 ) -> None:
-    """The comparison with the fastest plan's own report.
+    """Write the comparison with the fastest plan's own report.
 
     Raises:
-        InfeasibleError: nothing fits, so there is no plan to report.
+        InfeasibleError: no plan fits.
     """
     from shardwright.base import InfeasibleError
     from shardwright.costmodel import simulate_plan

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 EXIT_INFEASIBLE = 3
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A preset's name, a Hugging Face config.json, or a folder with one.")
+    str, typer.Argument(metavar="MODEL", help="Name a preset, a Hugging Face config.json, or a folder with one.")
 ]
-PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file, from 'shardwright plan --out'.")]
+PlanArgument = Annotated[
+    Path, typer.Argument(metavar="PLAN", help="Name a plan file, as written by 'shardwright plan --out'.")
+]
 ClusterOption = Annotated[
-    str, typer.Option(help="Device and count (h100-sxm:64), a TOML file, or local (local:N for N CPU ranks).")
+    str, typer.Option(help="Give device:count (h100-sxm:64), a TOML file, or local (local:N for N CPU ranks).")
 ]
 ProfileOption = Annotated[
     Path | None,
-    typer.Option(help="A profile of the cluster's device, to predict from. Default: of local the newest that fits."),
+    typer.Option(help="Predict from this profile of the cluster's device. Default: for local the newest that fits."),
 ]
 
 
@@ -40,53 +42,57 @@ def read_count_option(text: str | int) -> int:
 
 
 SeqLenOption = Annotated[
-    int, typer.Option(parser=read_count_option, metavar="COUNT", help="Tokens of a sequence: 8192, 8k, 1M.")
+    int, typer.Option(parser=read_count_option, metavar="COUNT", help="Set the tokens of a sequence: 8192, 8k, 1M.")
 ]
 GlobalBatchOption = Annotated[
     int,
     typer.Option(
-        parser=read_count_option, metavar="COUNT", help="Sequences of an optimizer step, over all ranks: 512, 4k."
+        parser=read_count_option,
+        metavar="COUNT",
+        help="Set the sequences of an optimizer step, over all ranks: 512, 4k.",
     ),
 ]
-PrecisionOption = Annotated[str, typer.Option(help="Format that matmuls compute in: bf16, fp16, tf32, fp32.")]
+PrecisionOption = Annotated[str, typer.Option(help="Set the format of matmuls: bf16, fp16, tf32, fp32.")]
 LinearPrecisionOption = Annotated[
-    str | None, typer.Option(help="Lower format for the layers' weight matmuls: fp8, mxfp8, nvfp4.")
+    str | None, typer.Option(help="Set a lower format for the layers' weight matmuls: fp8, mxfp8, nvfp4.")
 ]
-OptimizerOption = Annotated[str, typer.Option(help="adamw or sgd.")]
+OptimizerOption = Annotated[str, typer.Option(help="Choose the optimizer: adamw or sgd.")]
 StackOption = Annotated[
     str,
     typer.Option(
-        help="The software that will train, which the estimate is for: shardwright (its own executor), megatron-core, "
-        "torchtitan, ... (docs/stacks.md)."
+        help="Name the training software to estimate for: shardwright (its own executor), megatron-core, torchtitan, ... "
+        "(docs/stacks.md)."
     ),
 ]
-AttentionOption = Annotated[str, typer.Option(help="flash (a fused kernel) or unfused.")]
+AttentionOption = Annotated[str, typer.Option(help="Choose the attention kernel: flash (fused) or unfused.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
 
 MtbfDeviceOption = Annotated[
     float | None,
-    typer.Option("--mtbf-device-hours", help="Mean hours between failures of one device; shows what they leave."),
+    typer.Option(
+        "--mtbf-device-hours", help="Set the mean hours between failures of one device; shows the remaining throughput."
+    ),
 ]
 MtbfNodeOption = Annotated[
-    float | None, typer.Option("--mtbf-node-hours", help="The same of what a node has besides its devices.")
+    float | None, typer.Option("--mtbf-node-hours", help="Set the same for the parts of a node other than its devices.")
 ]
 CheckpointSecondsOption = Annotated[
-    float | None, typer.Option("--checkpoint-seconds", help="How long training stands still for one checkpoint.")
+    float | None, typer.Option("--checkpoint-seconds", help="Set how long one checkpoint stops training.")
 ]
 RestartSecondsOption = Annotated[
-    float | None, typer.Option("--restart-seconds", help="From a failure until the next step runs.")
+    float | None, typer.Option("--restart-seconds", help="Set the time from a failure to the next step.")
 ]
 CheckpointEveryOption = Annotated[
-    int | None, typer.Option("--checkpoint-every", help="Steps between checkpoints. Default: Daly's optimum.")
+    int | None, typer.Option("--checkpoint-every", help="Set the steps between checkpoints. Default: Daly's optimum.")
 ]
 
 
 def read_model(reference: str) -> "ModelSpec":
-    """A preset, a config.json or a folder.
+    """Read a preset, a config.json or a folder that holds one.
 
     Raises:
-        SpecError: none of them, or not valid.
+        SpecError: `reference` is none of them, or not valid.
     """
     from shardwright.catalog.huggingface import load_model
 
@@ -94,10 +100,10 @@ def read_model(reference: str) -> "ModelSpec":
 
 
 def read_cluster(reference: str, profile: Path | None = None) -> "ClusterSpec":
-    """`device:count`, a TOML file, or `local[:ranks]`, which looks at this machine; with the profile of a file.
+    """Read `device:count`, a TOML file, or `local[:ranks]`, which looks at this machine. Attach the profile of a file if given.
 
     Raises:
-        SpecError: none of them, or not valid; a profile of another device.
+        SpecError: `reference` is none of them, or not valid; the profile is of another device.
     """
     from shardwright.profiler.machine import resolve_cluster
 
@@ -112,7 +118,7 @@ def _profiled(cluster: "ClusterSpec", path: Path | None) -> "ClusterSpec":
 
 
 def note_what_profile_lacks(cluster: "ClusterSpec", training: "TrainingSpec") -> None:
-    """One line on stderr, where the cluster has a profile and the training needs what it does not hold."""
+    """Print one line on stderr if the cluster has a profile that lacks what the training needs."""
     from shardwright.catalog import what_profile_lacks
 
     if sentence := what_profile_lacks(cluster, training):
@@ -120,11 +126,11 @@ def note_what_profile_lacks(cluster: "ClusterSpec", training: "TrainingSpec") ->
 
 
 def read_plan(path: Path, profile: Path | None = None) -> "tuple[PlanFile, ModelSpec]":
-    """A plan file and its model, the plan checked against model, batch and cluster; with the profile of another file in
-    place of the cluster's own.
+    """Read a plan file and its model, and check the plan against model, batch and cluster. A given profile replaces the
+    cluster's own.
 
     Raises:
-        SpecError: not a plan file, or not valid; a profile of another device.
+        SpecError: the file is no plan file, or not valid; the profile is of another device.
     """
     from shardwright.costmodel import check_plan, read_plan_file
 
@@ -165,10 +171,10 @@ def read_training(
     attention: str,
     stack: str,
 ) -> "TrainingSpec":
-    """The training options as a spec, in the formats that the stack fixes.
+    """Build the training spec from options, in the formats that the stack fixes.
 
     Raises:
-        SpecError: a value that is not allowed.
+        SpecError: a value is not allowed.
     """
     from shardwright.specs import TrainingSpec, named_stack
 
@@ -184,10 +190,10 @@ def read_training(
 
 
 def read_reliability(**options: float | None) -> "Reliability | None":
-    """What the failure options say, or None where none is given.
+    """Build the reliability from the failure options; None if none is given.
 
     Raises:
-        SpecError: some are missing, or not valid.
+        SpecError: an option is missing or not valid.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if not given:
@@ -200,14 +206,14 @@ def read_reliability(**options: float | None) -> "Reliability | None":
     if not given.keys() & {"mtbf_device_hours", "mtbf_node_hours"}:
         missing.insert(0, "--mtbf-device-hours or --mtbf-node-hours")
     if missing:
-        raise SpecError(f"to say what failures leave of the throughput, give {', '.join(missing)} as well")
+        raise SpecError(f"to estimate throughput with failures, give {', '.join(missing)} as well")
     return Reliability.parse(given, source="failure options")
 
 
 def refuse_existing(*outputs: Path | None, force: bool, inputs: Sequence[Path] = ()) -> None:
-    """Raise before any work when an output file exists and `--force` is not given, or its folder does not.
+    """Raise before any work if an output file exists without `--force`, or if its folder does not exist.
 
-    Even with `--force` an output replaces neither an input, nor another output, nor what is no file (a device, say).
+    Even with `--force` an output never replaces an input, another output, or what is no plain file (such as a device).
 
     Raises:
         SpecError: naming the file.
@@ -232,12 +238,12 @@ def refuse_existing(*outputs: Path | None, force: bool, inputs: Sequence[Path] =
 
 
 def print_json(data: object) -> None:
-    """Plain JSON on stdout, nothing else."""
+    """Print plain JSON on stdout, nothing else."""
     typer.echo(json.dumps(data, indent=1, allow_nan=False))
 
 
 def console() -> "Console":
-    """Where tables go: as wide as the terminal, or wide enough for every table where there is none."""
+    """The console for tables: as wide as the terminal, or 130 columns where there is none."""
     from rich.console import Console
 
     found = Console()

@@ -1,7 +1,7 @@
-"""`plan` finds the fastest plan that fits; `explain` says why a plan is as it is."""
+"""`plan` finds the fastest plan that fits; `explain` says what bounds a plan and what its neighbours cost."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 
 def plan(
+    context: typer.Context,
     model: ModelArgument,
     cluster: ClusterOption,
     seq_len: SeqLenOption,
@@ -58,7 +59,15 @@ def plan(
     pp: Annotated[int | None, typer.Option(help="Fix the pipeline degree.")] = None,
     tp: Annotated[int | None, typer.Option(help="Fix the tensor-parallel degree.")] = None,
     dp_replicate: Annotated[int | None, typer.Option(help="Fix the number of replicas (HSDP).")] = None,
-    dp_shard: Annotated[int | None, typer.Option(help="Fix the degree that ZeRO shards over.")] = None,
+    dp_shard: Annotated[int | None, typer.Option(help="Fix the degree of ZeRO sharding.")] = None,
+    cp: Annotated[int | None, typer.Option(help="Set the context-parallel degree; 1 where it is left out.")] = None,
+    ep: Annotated[int | None, typer.Option(help="Set the expert-parallel degree; 1 where it is left out.")] = None,
+    context_parallel: Annotated[
+        str | None, typer.Option(help="Set how cp exchanges keys and values: all-gather, ring, ulysses.")
+    ] = None,
+    expert_dispatch: Annotated[
+        str | None, typer.Option(help="Set how ep sends tokens: all-to-all, deduplicated.")
+    ] = None,
     zero_stage: Annotated[int | None, typer.Option(help="Fix the ZeRO stage: 0, 1, 2 or 3.")] = None,
     micro_batch: Annotated[
         int | None, typer.Option(parser=read_count_option, metavar="COUNT", help="Fix the sequences of a microbatch.")
@@ -66,42 +75,41 @@ def plan(
     schedule: Annotated[str | None, typer.Option(help="Fix the schedule: gpipe, 1f1b, interleaved-1f1b.")] = None,
     stages_per_rank: Annotated[int | None, typer.Option(help="Fix the pipeline chunks of a rank.")] = None,
     recompute: Annotated[str | None, typer.Option(help="Fix recompute in all layers: none, selective, full.")] = None,
-    offload_optimizer: Annotated[int | None, typer.Option(help="Fix the optimizer on the host (1) or not (0).")] = None,
+    offload_optimizer: Annotated[
+        int | None, typer.Option(help="Fix the optimizer on the host (1) or on the device (0).")
+    ] = None,
     even_stages: Annotated[
         bool | None, typer.Option("--even-stages", help="Give every stage the same number of layers.")
     ] = None,
     sequence_parallel: Annotated[
         bool | None, typer.Option(help="Fix whether tensor parallelism also splits along the sequence.")
     ] = None,
-    time_limit: Annotated[float, typer.Option(help="Seconds of search, then the best plan so far.")] = 30.0,
-    certify: Annotated[bool, typer.Option("--certify", help="Have integer programs prove the stages, too.")] = False,
+    time_limit: Annotated[
+        float, typer.Option(help="Stop the search after these seconds, with the best plan so far.")
+    ] = 30.0,
+    certify: Annotated[bool, typer.Option("--certify", help="Prove the stages with integer programs.")] = False,
     profile: ProfileOption = None,
     out: Annotated[Path | None, typer.Option(help="Write the plan file here.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with the timeline here.")] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Print every choice, step and memory by part, and all alternatives.")
+    ] = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the fastest plan that fits."""
+    """Find the fastest plan that fits and print it in about ten lines."""
     from shardwright.base import SpecError
+    from shardwright.planner import search
+    from shardwright.planner.space import Fixed
     from shardwright.planner.why import explain as explain_plan
+    from shardwright.planner.why import not_searched
+    from shardwright.specs import CHOICES
 
     if not time_limit > 0:
         raise SpecError(f"--time-limit is {time_limit}: give a number of seconds above 0")
     refuse_existing(out, report, force=force, inputs=[profile] if profile else [])
-    fixed = {
-        "pp": pp,
-        "tp": tp,
-        "dp_replicate": dp_replicate,
-        "dp_shard": dp_shard,
-        "zero_stage": zero_stage,
-        "micro_batch": micro_batch,
-        "schedule": schedule,
-        "stages_per_rank": stages_per_rank,
-        "recompute": recompute,
-        "offload_optimizer": offload_optimizer,
-        "even_stages": even_stages,
-        "sequence_parallel": sequence_parallel,
-    }
+    options = context.params
+    given = {choice.name: options[choice.name] for choice in CHOICES if options.get(choice.name) is not None}
     training = read_training(
         seq_len=seq_len,
         global_batch=global_batch,
@@ -111,12 +119,15 @@ def plan(
         attention=attention,
         stack=stack,
     )
-    model_spec, cluster_spec = read_model(model), read_cluster(cluster, profile)
-    result = _search(model_spec, cluster_spec, training, fixed, time_limit)
-    why = [*explain_plan(result, model_spec, cluster_spec, training), *_lacking(cluster_spec, training)]
+    fixed = Fixed.parse(given, source="options")
+    job = read_model(model), read_cluster(cluster, profile), training
+    full = details or as_json or report is not None
+    result = search(*job, fixed=fixed, time_limit_seconds=time_limit, runners_up=3 if full else 0)
+    notes = _lacking(*job[1:])
     if certify:
-        why.append(_certified(model_spec, cluster_spec, training, result))
-    plan_file = _plan_file(model_spec, cluster_spec, training, result)
+        notes.append(_certified(*job, result))
+    why = [*explain_plan(result, *job), *notes] if full else []
+    plan_file = _plan_file(*job, result)
     if out:
         from shardwright.costmodel import write_plan_file
 
@@ -124,22 +135,25 @@ def plan(
     if report:
         _write_report(report, plan_file, why)
     if as_json:
-        search = {"gap": result.gap, "bound_seconds": result.bound_seconds, "search_seconds": result.seconds}
-        printed = {"plan_file": plan_file.model_dump(mode="json"), "parameters": _parameters(model_spec)}
-        print_json({**printed, "search": search, "why": why})
+        searched = {"gap": result.gap, "bound_seconds": result.bound_seconds, "search_seconds": result.seconds}
+        printed = {"plan_file": plan_file.model_dump(mode="json"), "parameters": _parameters(job[0])}
+        print_json({**printed, "search": searched, "why": why})
         return
-    _print_plan(plan_file, model_spec, why)
+    if details:
+        _print_plan(plan_file, job[0], why)
+    else:
+        typer.echo(_summary(*job, result, [*not_searched(result.plan, job[0]), *notes]))
     if out:
-        typer.echo(f"\nwrote {out}{_how_to_train(plan_file, out)}")
+        typer.echo(f"wrote {out}{_how_to_train(plan_file, out)}")
 
 
 def explain(
     plan_path: PlanArgument,
     profile: ProfileOption = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with the timeline here.")] = None,
-    measurement: Annotated[Path | None, typer.Option(help="A run's measurement.json, to lay beside it.")] = None,
+    measurement: Annotated[Path | None, typer.Option(help="Compare with a run's measurement.json.")] = None,
     step_noise: Annotated[
-        float | None, typer.Option(help="Standard deviation of a rank's compute time, as a share of it.")
+        float | None, typer.Option(help="Set the standard deviation of a rank's compute time, as a share of it.")
     ] = None,
     mtbf_device_hours: MtbfDeviceOption = None,
     mtbf_node_hours: MtbfNodeOption = None,
@@ -149,7 +163,7 @@ def explain(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say why a plan is as it is: what bounds it, what its neighbours would cost, how sure that is."""
+    """Explain a plan: what bounds it, what its neighbours would cost, and how sure that is."""
     from shardwright.costmodel import estimate_plan, goodput
     from shardwright.planner.why import explain as explain_plan
     from shardwright.reports.plan import goodput_table, measured_table
@@ -203,10 +217,10 @@ def _lacking(cluster: "ClusterSpec", training: "TrainingSpec") -> list[str]:
 
 
 def _times(plan_file: "PlanFile", step_noise: float | None) -> "OpTimes":
-    """The times of the plan's cluster, with another noise where one is given.
+    """The times of the plan's cluster, with the noise that is given, if any.
 
     Raises:
-        SpecError: the noise is not a share.
+        SpecError: the noise is not in [0, 1).
     """
     from dataclasses import replace
 
@@ -220,23 +234,36 @@ def _times(plan_file: "PlanFile", step_noise: float | None) -> "OpTimes":
     return op_times(plan_file.cluster, plan_file.training, replace(CALIBRATED, step_noise=step_noise))
 
 
-def _search(
-    model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", fixed: dict[str, Any], time_limit: float
-) -> "SearchResult":
-    from shardwright.planner import search
-    from shardwright.planner.space import Fixed
+def _summary(
+    model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", result: "SearchResult", notes: list[str]
+) -> str:
+    """The short form, with what a simpler plan would cost."""
+    from shardwright.compare import simplest_rival
+    from shardwright.reports.plan import Summary, summary_text
 
-    given = {name: value for name, value in fixed.items() if value is not None}
-    return search(model, cluster, training, fixed=Fixed.parse(given, source="options"), time_limit_seconds=time_limit)
+    return summary_text(
+        Summary(
+            model=model,
+            cluster=cluster,
+            training=training,
+            plan=result.plan,
+            estimate=result.estimate,
+            rival=simplest_rival(result.plan, model, cluster, training, fixed=result.fixed),
+            candidates=result.candidates_total,
+            gap=result.gap,
+            complete=result.complete,
+            notes=tuple(notes),
+        )
+    )
 
 
 def _certified(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", result: "SearchResult") -> str:
-    """What integer programs say of the plan's stages, or why they can't."""
+    """The sentence about what integer programs prove of the plan's stages, or why they cannot."""
     from shardwright.base import SpecError
     from shardwright.planner.why import certify
 
     try:
-        found = certify(result.plan, model, cluster, training)
+        found = certify(result.plan, model, cluster, training, fixed=result.fixed)
     except SpecError as reason:
         return f"No certificate: {reason}."
     proven = "proves" if found.optimal else "has proven so far"

@@ -1,4 +1,4 @@
-"""`profile` measures this machine; `profile show` and `profile diff` read what was measured."""
+"""`profile` measures this machine; `profile show` and `profile diff` read profiles."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,66 +17,77 @@ if TYPE_CHECKING:
 
 
 class _Commands(TyperGroup):
-    """`show` and `diff`; a file's name in their place is a slip with one likely meaning."""
+    """`show` and `diff`. A file's name in their place gets an error that names `show`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         word = args[0] if args else ""
         if word not in self.commands and (word.endswith(".json") or Path(word).is_file()):
             from shardwright.base import SpecError
 
-            raise SpecError(f"'profile {word}' does nothing with a file; show it: shardwright profile show {word}")
+            raise SpecError(
+                f"'profile {word}' names a file where a command belongs; show it: shardwright profile show {word}"
+            )
         return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(cls=_Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-ProfileArgument = Annotated[Path, typer.Argument(metavar="PROFILE", help="A profile file, from 'shardwright profile'.")]
+ProfileArgument = Annotated[
+    Path, typer.Argument(metavar="PROFILE", help="Name a profile file, as written by 'shardwright profile'.")
+]
 
 
 @app.callback(invoke_without_command=True)
 def measure(
     context: typer.Context,
     out: Annotated[
-        Path | None, typer.Option(help="Write the profile here. Default: where 'local' and 'profile show' find it.")
+        Path | None, typer.Option(help="Write the profile here. Default: where 'local' and 'profile show' look.")
     ] = None,
-    budget: Annotated[float, typer.Option(help="Seconds of measuring.")] = 180.0,
+    budget: Annotated[float, typer.Option(help="Measure for this many seconds.")] = 180.0,
     precision: Annotated[
         list[str] | None,
         typer.Option(
-            help="A format to measure: fp32, tf32, fp16, bf16, fp8; repeat for several. Default: bf16 and fp32 on a CPU, "
+            help="Measure this format: fp32, tf32, fp16, bf16, fp8; repeat for several. Default: bf16 and fp32 on a CPU, "
             "bf16, tf32 and fp8 on a GPU."
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Measure this model's own shapes, too, and check the sum of operators on its layers."),
+        typer.Option(help="Also measure this model's shapes, and check the sum of operators on its layers."),
     ] = None,
     seq_len: Annotated[
         int | None,
-        typer.Option(parser=read_count_option, metavar="COUNT", help="Tokens of the model's sequences: 8192, 8k."),
+        typer.Option(
+            parser=read_count_option, metavar="COUNT", help="Set the tokens of the model's sequences: 8192, 8k."
+        ),
     ] = None,
     micro_batch: Annotated[
-        int, typer.Option(parser=read_count_option, metavar="COUNT", help="Sequences that the model computes at once.")
+        int,
+        typer.Option(
+            parser=read_count_option, metavar="COUNT", help="Set the sequences that the model computes at once."
+        ),
     ] = 1,
     ranks: Annotated[
-        int | None, typer.Option(help="Processes that measure at once, as in local:N. Default: as local.")
+        int | None, typer.Option(help="Measure with this many processes at once, as in local:N. Default: as local.")
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
             help="Measure only this: matmul, attention, operators, optimizer, copies, disk, collectives, figures, layers, or "
-            "one operation; several with commas."
+            "one operation; separate several by commas."
         ),
     ] = None,
     disk: Annotated[Path | None, typer.Option(help="Measure the disk of this folder as well.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Do not go on with a run that was cut short.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over instead of continuing an interrupted run.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure this machine into a profile, which predictions then rest on; under torchrun or srun all of its ranks at once.
+    """Measure this machine into a profile for predictions; under torchrun or srun measure all ranks at once.
 
-    A run that was cut short goes on where it was when it is started again with the same options.
+    An interrupted run continues when it is started again with the same options.
     """
     from shardwright.base import SpecError
     from shardwright.profiler import ProfileOptions, read_formats
@@ -99,7 +110,7 @@ def measure(
         },
         source="profile options",
     )
-    options.model_spec()  # a name that is none is said before torch starts
+    options.model_spec()  # raises for an unknown name before torch starts
     unfinished = out is not None and out.with_name(f".{out.name}.journal").exists()
     refuse_existing(out, force=force or unfinished)
     from shardwright.profiler import run_profile
@@ -111,10 +122,10 @@ def measure(
 
 
 def _refuse_options(context: typer.Context) -> None:
-    """Options of measuring, given before `show` or `diff`, would otherwise be lost without a word.
+    """Refuse options of measuring before `show` or `diff`, which would ignore them.
 
     Raises:
-        SpecError: there are some.
+        SpecError: such an option is given.
     """
     from shardwright.base import SpecError
 
@@ -122,7 +133,7 @@ def _refuse_options(context: typer.Context) -> None:
     if given:
         option = {"as_json": "--json"}.get(given[0], f"--{given[0].replace('_', '-')}")
         command = context.invoked_subcommand
-        raise SpecError(f"{option} stands before '{command}', where it is of measuring; put it behind '{command}'")
+        raise SpecError(f"{option} before '{command}' is an option of measuring; put it after '{command}'")
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -132,7 +143,7 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 @contextmanager
 def _progress(*, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
-    """A bar on stderr: what is measured now, how many points of those known, and what is left of the budget."""
+    """Show a bar on stderr: what is measured now, how many points of those known, and what is left of the budget."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
@@ -147,7 +158,7 @@ def _progress(*, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
     task = bar.add_task("starting", total=None, left="-")
 
     def tell(progress: "Progress") -> None:
-        bar.start()  # not before there is something to show: what is refused is then the only line
+        bar.start()  # only once there is something to show, so that a refusal is the only line
         left = f"{max(progress.seconds_left, 0):.0f}"
         bar.update(task, description=progress.now, completed=progress.done, total=progress.known, left=left)
 
@@ -159,7 +170,7 @@ def _progress(*, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
 
 
 def _report(found: "MeasuredProfile", *, as_json: bool) -> None:
-    """What was measured in short, and where it is; of a run that was cut short also why, on stderr."""
+    """Print what was measured in short, and where it is. For an interrupted run also print why, on stderr."""
     if as_json:
         from shardwright.reports.profile import profile_json
 
@@ -179,14 +190,14 @@ def _report(found: "MeasuredProfile", *, as_json: bool) -> None:
 def show(
     profile: Annotated[
         Path | None,
-        typer.Argument(metavar="[PROFILE]", help="A profile file. Default: the newest that fits this machine."),
+        typer.Argument(metavar="[PROFILE]", help="Name a profile file. Default: the newest that fits this machine."),
     ] = None,
     plots: Annotated[Path | None, typer.Option(help="Write its figures as PNG into this folder.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Write all of it as an HTML page here.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write everything as an HTML page here.")] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a profile: rates, fits, figures, and on what they were measured."""
+    """Show a profile: rates, fits, figures, and the machine that they were measured on."""
     from shardwright.base import SpecError
 
     refuse_existing(report, force=force, inputs=[profile] if profile else [])
@@ -217,7 +228,7 @@ def show(
 
 @app.command()
 def diff(a: ProfileArgument, b: ProfileArgument, as_json: JsonOption = False) -> None:
-    """Lay two profiles side by side: what differs by more than the noise of both."""
+    """Compare two profiles: what differs by more than the noise of both."""
     from shardwright.reports.profile import compare_profiles
     from shardwright.specs import read_profile
 
@@ -235,7 +246,7 @@ def _read(path: Path | None) -> "tuple[Path, Profile]":
     """The profile in the file, or the newest that fits this machine.
 
     Raises:
-        SpecError: not a profile file; none that fits.
+        SpecError: the file is no profile file; no profile fits.
     """
     from shardwright.base import SpecError
     from shardwright.specs import read_profile

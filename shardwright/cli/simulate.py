@@ -28,7 +28,7 @@ def simulate(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Simulate one step: when each stage computes, waits and communicates, and the memory over it."""
+    """Simulate one step: when each stage computes, waits and communicates, and how much memory it holds."""
     from shardwright.base import SpecError
     from shardwright.costmodel import estimate_plan, simulate_plan
 

@@ -1,4 +1,4 @@
-"""`validate` holds predictions against a table of measured runs."""
+"""`validate` compares predictions with a table of measured runs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,8 @@ from .options import ForceOption, JsonOption, console, print_json, refuse_existi
 
 def validate(
     table: Annotated[
-        Path, typer.Argument(metavar="TABLE", help="A CSV table in the schema of shardwright/calibration/published.")
+        Path,
+        typer.Argument(metavar="TABLE", help="Name a CSV table in the schema of shardwright/calibration/published."),
     ],
     report: Annotated[Path | None, typer.Option(help="Write the errors as an HTML page here.")] = None,
     plots: Annotated[
@@ -33,7 +34,7 @@ def validate(
     refuse_existing(report, force=force, inputs=[table])
     if plots and plots.exists() and not plots.is_dir():
         raise SpecError(f"{plots}: is a file; name a folder for the figures")
-    read_table(table)  # what is wrong with the table is said before the progress bar starts
+    read_table(table)  # raises for a wrong table before the progress bar starts
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("predicting", total=None)
         validation = validate_table(

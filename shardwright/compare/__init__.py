@@ -1,6 +1,7 @@
 """Named strategies beside the planner's choice and given plans, for one model and cluster."""
 
 from .side_by_side import BEST, compare
+from .simpler import simplest_rival
 from .strategies import STRATEGIES
 
-__all__ = ["BEST", "STRATEGIES", "compare"]
+__all__ = ["BEST", "STRATEGIES", "compare", "simplest_rival"]

@@ -29,7 +29,7 @@ def compare(
 ) -> Comparison:
     """Estimate the named strategies, then the given plans by name, then what `search` finds, as the row "best".
 
-    What does not fit, or does not divide, is a row with its reason.
+    A way that does not fit, or does not divide, is a row with its reason.
 
     Raises:
         SpecError: an unknown strategy.
@@ -58,7 +58,7 @@ def _first_that_fits(
     levels: Iterable[list[Plan]],
     estimate: EstimatePlan,
 ) -> Prediction:
-    """The fastest plan of the first level in which one fits; where none does, the one that comes nearest."""
+    """The fastest plan of the first level in which one fits; if none fits, the one that needs the least memory."""
     nearest_miss: Prediction | None = None
     refusal: SpecError | None = None
     for level in levels:

@@ -1,7 +1,7 @@
 """Named strategies: how people commonly train, as plans for a given model, cluster and batch, without a search.
 
-Each strategy is a list of levels of plans, one for each recompute policy, the cheapest first. Who picks takes the
-fastest plan of the first level in which one fits, so that a strategy recomputes no more than it must.
+Each strategy is a list of levels of plans, one for each recompute policy, the cheapest first. `compare` takes the
+fastest plan of the first level in which one fits, so that a strategy recomputes no more than necessary.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ def levels_of(name: str, model: ModelSpec, cluster: ClusterSpec, training: Train
       (Narayanan et al. 2021, section 3, takeaways 1 to 3), in every division of the nodes.
 
     Raises:
-        SpecError: no such strategy, or the batch divides over its ranks in no way.
+        SpecError: no such strategy, or the batch does not divide over its ranks.
     """
     if name not in _LEVELS:
         raise SpecError(f"unknown strategy '{name}'; known: {', '.join(_LEVELS)}.{nearest(name, _LEVELS)}")

@@ -1,4 +1,4 @@
-"""Many plans' global choices as arrays, so that one expression serves one plan and a million."""
+"""The global choices of many plans as arrays: one expression serves one plan or a million."""
 
 from dataclasses import dataclass, field, fields
 
@@ -17,9 +17,9 @@ from .plan import Plan
 class Candidates(Degrees[IntArray]):
     """N combinations of the choices that hold for a whole run; every field has shape (N,).
 
-    `stages_per_rank` counts pipeline chunks on a rank, `offload_optimizer` is 1 where the optimizer lives on the host,
-    `context_parallel` is a number in `CONTEXT_PARALLEL`, `expert_dispatch` one in `EXPERT_DISPATCH`. The axes of a long
-    context and of experts need not be given: then no candidate has them.
+    `stages_per_rank` counts pipeline chunks on a rank. `offload_optimizer` is 1 where the optimizer lives on the host.
+    `context_parallel` indexes `CONTEXT_PARALLEL`, `expert_dispatch` indexes `EXPERT_DISPATCH`. The axes of context and of
+    experts are optional; without them no candidate has these axes.
     """
 
     pp: IntArray

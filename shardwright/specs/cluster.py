@@ -25,13 +25,13 @@ MOST_DEVICES = 10_000_000
 class Device(Spec):
     """One accelerator (or one CPU rank's share of a host), by its data sheet.
 
-    Peaks are dense, in FLOP/s, per compute format; of a CPU they are measured matmul rates, efficiency included.
-    `matmul_share`: best measured matmul rate over the peak, whatever the shape; `matmul_share_by_format` where a format
-    differs from bf16.
-    `attention_flops_per_s`: measured rates of fused causal attention, forward and backward, the causal half counted;
-    empty where the cost model has to derive them from the peak.
-    `launch_seconds`: the least time between two kernel starts; of a CPU what one small operation takes to dispatch.
-    `context_bytes`: what a process holds before its first tensor. `sources` names where each figure comes from, by field.
+    Peaks are dense, in FLOP/s, per compute format. For a CPU they are measured matmul rates, which include efficiency.
+    `matmul_share`: best measured matmul rate over the peak, over all shapes; `matmul_share_by_format` for formats that
+    differ from bf16.
+    `attention_flops_per_s`: measured rates of fused causal attention, forward and backward, counting the causal half;
+    empty where the cost model derives them from the peak.
+    `launch_seconds`: the least time between two kernel starts; for a CPU the dispatch time of one small operation.
+    `context_bytes`: what a process holds before its first tensor. `sources`: the source of each figure, by field.
     """
 
     name: str = Field(min_length=1)
@@ -75,7 +75,7 @@ class Device(Spec):
 class Link(Spec):
     """A connection as one device sees it: bytes/s in one direction, and seconds until the first byte arrives.
 
-    `meshed`: wires of their own join each two devices of a node, so that a device reaches one other with its part only.
+    `meshed`: separate wires join each two devices of a node, so that a device reaches another only with that pair's share.
     """
 
     kind: LinkKind
@@ -101,7 +101,7 @@ class NodeGroup(Spec):
     """`nodes` equal nodes. `nics_per_node` NICs of rate `nic.bytes_per_s` each are shared by the node's devices.
 
     `nic` may be None where the node is the only one of its cluster, which sends nothing to others.
-    `profile`: what was measured on such a device; what it lacks is predicted from the figures here.
+    `profile`: measurements of such a device; what it lacks is predicted from the figures here.
     """
 
     device: Device
@@ -189,7 +189,7 @@ class ClusterSpec(Spec):
         node and the fabric that is the device's share of the node's NICs, divided by the oversubscription. One node without
         a NIC has no fabric.
         """
-        import networkx  # here, because importing it takes longer than planning needs
+        import networkx  # imported here, because the import is slow and planning does not need it
 
         graph: networkx.Graph[GraphNode] = networkx.Graph()
         rank = 0
@@ -216,7 +216,7 @@ class ClusterSpec(Spec):
         raise SpecError(f"no rank {rank} in cluster '{self.name}': it has ranks 0 to {self.devices - 1}")
 
     def spans_nodes(self, ranks: Collection[int]) -> bool:
-        """Whether a message among `ranks` has to leave a node."""
+        """Whether a message among `ranks` must leave a node."""
         return len({self.node_of(rank) for rank in ranks}) > 1
 
     def bottleneck_link(self, ranks: Collection[int]) -> Link:

@@ -1,4 +1,4 @@
-"""The estimate: what a step is predicted to take, where the time and the memory go, and how sure that is."""
+"""The estimate: the predicted step time, its parts, the memory, and how sure that is."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from .spec import NonNegativeFloat, PositiveFloat, Spec
 
 
 class StepSeconds(Spec):
-    """Seconds of one optimizer step on the pipeline rank that bounds it, by cause; communication where it is exposed."""
+    """Seconds of one optimizer step on the pipeline rank that bounds it, by cause; only exposed communication counts."""
 
     compute: NonNegativeFloat
     recompute: NonNegativeFloat
@@ -28,10 +28,10 @@ class StepSeconds(Spec):
 class MemoryBytes(Spec):
     """Bytes on one device of a pipeline rank at its peak, by part; `total` is what must fit.
 
-    Activations, logits and gathered layers are alive in the passes, `optimizer_step` in the update: of the two moments the
-    one that needs more is shown, and what is not alive then is 0. Three readings: `allocated` counts tensors; `reserved` adds
-    what the caching allocator holds without use (torch's max_memory_allocated and max_memory_reserved); `total` adds what
-    is outside of torch's allocator, as nvidia-smi shows it.
+    Activations, logits and gathered layers are alive in the passes, `optimizer_step` in the update. The moment that needs
+    more is shown, and parts that are not alive then are 0. There are three readings. `allocated` counts tensors (torch's
+    max_memory_allocated). `reserved` adds what the caching allocator holds without use (max_memory_reserved). `total` adds
+    what is outside of torch's allocator, as nvidia-smi shows it.
     """
 
     parameters: NonNegativeFloat

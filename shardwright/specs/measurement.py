@@ -1,4 +1,4 @@
-"""The measurement: what a run showed. The executor writes it, reports lay it beside the estimate."""
+"""The measurement of a run. The executor writes it; reports compare it with the estimate."""
 
 from pathlib import Path
 from typing import Literal
@@ -31,9 +31,9 @@ class Fingerprint(Spec):
 class Measurement(Spec):
     """A training run. Seconds are medians over the steps after `warmup_steps`; memory is each rank's peak, in order.
 
-    `step_seconds_low` and `_high` are the tenth and ninetieth percentile. `steps` holds every step of the run; where it
-    was resumed, the seconds and the memory are of the steps since.
-    `part_seconds` are of the slowest rank: "forward_backward" (with pipeline and communication), "optimizer", "data".
+    `step_seconds_low` and `_high` are the tenth and ninetieth percentile. `steps` holds every step of the run. After a
+    resume, the seconds and the memory are of the steps since.
+    `part_seconds` are those of the slowest rank: "forward_backward" (with pipeline and communication), "optimizer", "data".
     `memory_kind`: resident set of the process on CPU, allocated and reserved by torch on CUDA.
     """
 

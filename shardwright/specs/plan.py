@@ -6,7 +6,7 @@ from typing import Literal, Self, get_args
 from pydantic import model_validator
 
 from .mesh import Mesh
-from .schedules import ScheduleName as ScheduleName  # a plan's word, so that it is found here too
+from .schedules import ScheduleName as ScheduleName  # re-exported here, because it is a field of a plan
 from .schedules import check_shape, stage_ranks
 from .spec import PositiveInt, Spec
 
@@ -22,10 +22,10 @@ EXPERT_DISPATCH: tuple[ExpertDispatch, ...] = get_args(ExpertDispatch)
 class LayerRun(Spec):
     """`count` neighbouring layers that share one strategy.
 
-    `zero_stage` is the ZeRO stage over `dp_shard` x `cp` (Rajbhandari et al. 2020, section 5): 1 shards the optimizer
-    state, 2 also the gradients, 3 also the parameters, gathered again for each use. 0, where dp_shard is 1, shards none.
-    `recompute` is what the backward pass computes again: nothing, the attention core (selective: Korthikanti et al.
-    2022, section 5; a fused kernel keeps no scores, so there it equals none) or the whole layer (full).
+    `zero_stage` is the ZeRO stage over `dp_shard` x `cp` (Rajbhandari et al. 2020, section 5). 1 shards the optimizer
+    state, 2 also the gradients, 3 also the parameters, which each use gathers again. 0 shards nothing and needs dp_shard 1.
+    `recompute` is what the backward pass computes again: nothing (none), the attention core (selective: Korthikanti et al.
+    2022, section 5) or the whole layer (full). A fused kernel keeps no scores, so there selective equals none.
     """
 
     count: PositiveInt
@@ -36,7 +36,7 @@ class LayerRun(Spec):
 class Stage(Spec):
     """The layers of one pipeline chunk, in model order. The first stage also holds the embedding, the last the head.
 
-    These two may hold no layer beside them, as where a framework counts the embedding and the head as a layer each.
+    These two stages may hold no layer, because some frameworks count the embedding and the head as a layer each.
     """
 
     layers: tuple[LayerRun, ...]
@@ -46,7 +46,7 @@ class Stage(Spec):
         return sum(run.count for run in self.layers)
 
     def each_layer(self) -> Iterator[LayerRun]:
-        """One `LayerRun` (its count not meant) for each layer, in order."""
+        """One `LayerRun` for each layer, in order; ignore its count."""
         for run in self.layers:
             for _ in range(run.count):
                 yield run
@@ -56,23 +56,29 @@ class Offload(Spec):
     """What lives on the host instead of the device.
 
     `optimizer_fraction`: share of the optimizer (this rank's fp32 parameters, gradients and optimizer state, and the
-    update itself) on the host. 0 or 1 here; a fraction between them has no execution yet and is refused.
+    update itself) on the host. It must be 0 or 1; no executor runs a fraction between them yet.
     """
 
     optimizer_fraction: Literal[0, 1] = 0
 
 
 class Plan(Spec):
-    """All choices for a run. Valid in itself; `check_plan` holds it against a model and a cluster.
+    """All choices for a run. A plan is valid in itself; `check_plan` checks it against a model and a cluster.
 
     `stages[i]` runs on pipeline rank `stage_ranks[i]`. `micro_batch` counts sequences per microbatch per data-parallel
-    rank, `microbatches` microbatches per step per data-parallel rank. `context_parallel` is how attention over `cp` ranks
-    sees the whole sequence: each gathers all keys and values ("all-gather": Llama 3, arXiv 2407.21783, section 3.3.2; the
-    default, as it is torch's own and suits every mask), passes them around beside the attention of the block before
-    ("ring": Liu et al. 2023, arXiv 2310.01889), or trades its tokens of all heads for all tokens of its heads ("ulysses":
-    Jacobs et al. 2023, arXiv 2309.14509). The first two deal the sequence in zig-zag, so that each rank has as much of the
-    causal triangle. `expert_dispatch` is how tokens travel to their experts: a copy for each, in one all-to-all, or one copy for
-    each node and then for each rank that holds any of them ("deduplicated": Zhao et al. 2025, DeepEP).
+    rank, `microbatches` counts microbatches per step per data-parallel rank.
+
+    `context_parallel` is how attention over `cp` ranks sees the whole sequence:
+
+    - "all-gather": each rank gathers all keys and values (Llama 3, arXiv 2407.21783, section 3.3.2). It is the default,
+      because torch does the same and it suits every mask.
+    - "ring": ranks pass keys and values around beside the attention of the block before (Liu et al. 2023, arXiv 2310.01889).
+    - "ulysses": a rank trades its tokens of all heads for all tokens of its heads (Jacobs et al. 2023, arXiv 2309.14509).
+
+    The first two deal the sequence in zig-zag, so that each rank has an equal part of the causal triangle.
+
+    `expert_dispatch` is how tokens travel to their experts. "all-to-all" sends a copy to each expert. "deduplicated" sends
+    one copy to each node, and then to each rank, that holds any of them (Zhao et al. 2025, DeepEP).
     """
 
     mesh: Mesh
@@ -130,7 +136,7 @@ class Plan(Spec):
         return self
 
     def differences(self, other: "Plan") -> list[str]:
-        """Readable lines, one for each choice in which `other` differs from this plan; empty when they are equal."""
+        """One readable line for each choice in which `other` differs from this plan; empty when they are equal."""
         mine, theirs = _flat(self.model_dump()), _flat(other.model_dump())
         return [
             f"{key}: {mine.get(key, 'absent')} -> {theirs.get(key, 'absent')}"

@@ -1,4 +1,4 @@
-"""The profile: what operations cost on one machine, measured. The profiler writes it, the cost model reads it."""
+"""The profile: measured costs of operations on one machine. The profiler writes it, the cost model reads it."""
 
 import json
 import re
@@ -43,8 +43,8 @@ class Point(Spec):
 class Curve(Spec):
     """A physical curve fitted to the points of a series (see curves.py for the forms and their parameters).
 
-    `residual_median` and `residual_p90`: of |fitted / measured - 1|. `left_out_median`: the same of points that the fit and
-    the interpolation had not seen, a fifth of them at a time; None with too few points to leave some out.
+    `residual_median` and `residual_p90`: median and 90th percentile of |fitted / measured - 1|. `left_out_median`: the
+    median for points that the fit and the interpolation had not seen, a fifth at a time; None with too few points.
     """
 
     form: str
@@ -81,7 +81,7 @@ class Series(Spec):
 
 
 class Figure(Spec):
-    """One measured number that is no curve, with its unit and the spread that was seen."""
+    """One measured number, with its unit and the observed spread."""
 
     value: NonNegativeFloat
     unit: str
@@ -91,7 +91,7 @@ class Figure(Spec):
 
 
 class LayerCheck(Spec):
-    """One real transformer layer of a model, measured, beside the sum of its operators as the cost model adds them up.
+    """One real transformer layer of a model: measured, and predicted as the sum of its operators.
 
     Seconds are of one microbatch; `activation_bytes`: what autograd keeps of it.
     """
@@ -112,7 +112,7 @@ class LayerCheck(Spec):
 class MachineFingerprint(Spec):
     """What a profile was measured on. `ranks` measured at once on `nodes` nodes, each with `threads` host threads.
 
-    `cores`: those of a node. `clock_hz`: the device's while it computed, None where it does not say.
+    `cores`: those of a node. `clock_hz`: the device's clock while it computed; None if unknown.
     """
 
     device: str = Field(min_length=1)
@@ -134,8 +134,8 @@ class MachineFingerprint(Spec):
 class Profile(Spec):
     """Measured tables and fitted curves of one machine, with its fingerprint.
 
-    `remarks`: what a reader has to know: noise, throttling, what was left out and why. `complete`: whether all that was
-    asked for was measured. `seconds`: what measuring took.
+    `remarks`: notes for the reader, such as noise, throttling, and what was left out and why. `complete`: whether everything
+    requested was measured. `seconds`: how long measuring took.
     """
 
     kind: Literal["shardwright-profile"] = "shardwright-profile"
@@ -176,7 +176,7 @@ def read_profile(path: Path) -> Profile:
     """Read a profile file.
 
     Raises:
-        SpecError: not a profile file, of a newer schema, or not valid.
+        SpecError: the file is no profile file, has a newer schema, or is not valid.
     """
     make = f"measure one with 'shardwright profile --out {path.name}'"
     return read_document(Profile, path, name="profile", make=make, again="measure again")

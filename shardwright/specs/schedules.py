@@ -1,4 +1,4 @@
-"""The schedules by name: for which numbers each one exists, and on which rank it puts each stage."""
+"""The schedules by name: which shapes each one accepts, and on which rank it puts each stage."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
@@ -16,11 +16,11 @@ _Number = TypeVar("_Number", bound=np.generic)
 
 @dataclass(frozen=True)
 class _Shape:
-    """What a schedule asks for.
+    """The shapes that a schedule accepts.
 
-    placement: "loop" puts stage i on rank i % pp; "v" leads down the ranks and back up, so that rank r of pp holds
+    placement: "loop" puts stage i on rank i % pp; "v" goes down the ranks and back up, so that rank r of pp holds
         stages r and 2 pp - 1 - r.
-    stages_per_rank: how many, None for any number from 2 on.
+    stages_per_rank: the number of stages on a rank; None for any number from 2 on.
     least_pp: the fewest ranks.
     splits: some backwards are split into input and weight gradient.
     """
@@ -51,7 +51,7 @@ def has_shape(name: ScheduleName, pp: int, stages: int, microbatches: int) -> bo
 
 
 def check_shape(name: ScheduleName, pp: int, stages: int, microbatches: int) -> None:
-    """Refuse numbers for which no such schedule exists; `stages` counts those of all ranks.
+    """Refuse shapes that the schedule does not accept; `stages` counts those of all ranks.
 
     Raises:
         SpecError: one line with what was given and what is allowed.

@@ -1,4 +1,4 @@
-"""What every noun of the cost model shares: frozen, valid or not constructed, with errors of one line."""
+"""What all nouns share: they are frozen, valid or not constructed, and have errors of one line."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +33,7 @@ class Spec(BaseModel):
 
     @classmethod
     def parse(cls, data: object, *, source: str) -> Self:
-        """Build from plain data read from `source` (a file's name, say).
+        """Build from plain data that was read from `source`, such as a file's name.
 
         Raises:
             SpecError: one line naming the source, the field, what was given and what is allowed.
@@ -45,12 +45,12 @@ class Spec(BaseModel):
 
 
 def read_document(document: type[SomeSpec], path: Path, *, name: str, make: str, again: str) -> SomeSpec:
-    """Read a file of a spec that says its `kind` and `schema_version`.
+    """Read a file of a spec that states its `kind` and `schema_version`.
 
-    `name`: of the kind in words; `make`: how to get such a file, `again`: how to get another (both for the error's line).
+    Errors use three texts: `name` is the kind in words, `make` says how to get such a file, `again` how to get another.
 
     Raises:
-        SpecError: another kind of file, a newer schema, or not valid.
+        SpecError: the file is of another kind, has a newer schema, or is not valid.
     """
     kind, newest = (document.model_fields[field].default for field in ("kind", "schema_version"))
     data = read_json(path)
@@ -90,7 +90,7 @@ def _one_line(cls: type[Spec], error: ValidationError) -> str:
 
 
 def _keys_at(cls: type[BaseModel], path: list[str | int]) -> list[str]:
-    """The keys that the model at `path` below `cls` knows; empty where the path leads nowhere typed."""
+    """The keys of the model at `path` below `cls`; empty where the path leads to no model."""
     models: list[type[BaseModel]] = [cls]
     for part in path:
         if isinstance(part, int):

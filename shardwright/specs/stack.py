@@ -1,4 +1,5 @@
-"""The software stack that trains: what differs between frameworks, as a few physical properties, not as a correction.
+"""The software stack that trains: a few physical properties in which frameworks differ, not corrections.
+
 
 The named stacks stand in stacks.toml beside this file.
 """
@@ -23,46 +24,46 @@ class Stack(Spec):
     """Properties of one training framework.
 
     Attributes:
-        about: which software this is, and where its properties are known from.
-        fused_norms: a norm is one kernel that keeps its input only; else as eager PyTorch computes it.
+        about: which software this is, and the source of its properties.
+        fused_norms: a norm is one kernel that keeps only its input; otherwise it runs as in eager PyTorch.
         fused_elementwise: activation, rotary embedding and residual are fused into one pass each (torch.compile, hand-written
             kernels).
         fused_loss: the cross-entropy is one kernel that reads the logits in the compute format and keeps no fp32 copy.
-        fused_operands: operands of low-precision matmuls are written by the kernels before them, with scales of earlier steps,
-            and kept so (Transformer Engine's delayed scaling); weights are cast once a step. Else each is cast by kernels of its own.
+        fused_operands: the kernels before low-precision matmuls write and keep their operands, with scales of earlier steps
+            (Transformer Engine's delayed scaling); weights are cast once a step. Otherwise separate kernels cast each operand.
         kernels_forward, kernels_backward: launches of one layer.
-        overlaps_reduction: gradients are reduced behind the backward pass; else after it.
-        overlaps_gather: parameters are gathered behind the forward pass; else before it.
+        overlaps_reduction: gradients are reduced during the backward pass; otherwise after it.
+        overlaps_gather: parameters are gathered during the forward pass; otherwise before it.
         tensor_parallel_overlap: share of tensor-parallel communication that runs in pieces beside the matmul that feeds or
             reads it.
         hopper_attention: on Hopper and later, fused attention is a kernel written for it (cuDNN, FlashAttention-3).
         overlaps_passes: a forward and a backward that DualPipe pairs run at once, each computing while the other communicates;
-            else one after the other.
+            otherwise one runs after the other.
         shard_network_fraction: share of the steady rate between nodes that ZeRO-3's collectives over the shards reach, where
             the shards lie on several nodes.
-        keeps_gradient_buffer: under ZeRO 0 and 1 gradients have a buffer of the whole model for the whole step, also where one
-            microbatch is all of it.
-        unsettled: runs of it vary for reasons that no plan shows, so that an estimate is less sure.
+        keeps_gradient_buffer: under ZeRO 0 and 1 gradients have a buffer of the whole model for the whole step, even with a
+            single microbatch.
+        unsettled: its runs vary for reasons that no plan shows, so that an estimate is less sure.
         pads_vocabulary: the vocabulary is padded so that a rank holds a multiple of 128 words.
-        dropout: dropout after both sublayers, whose masks are kept.
+        dropout: dropout after both sublayers; its masks are kept.
         selective: what selective recompute repeats: the attention core (scores and softmax, Korthikanti et al. 2022), every
             second matmul and all that is no matmul (torchtitan), or only what is no matmul (MaxText's minimal_flash).
-        stops_recompute_early: full recompute ends when all that the backward pass reads is there, so that a layer's last
+        stops_recompute_early: full recompute ends once it has all that the backward pass reads, so that a layer's last
             matmul is not repeated (torch.utils.checkpoint without reentrance).
-        keeps_unread: selective recompute caches what every chosen operator returns, also where no backward pass reads it.
-        keeps_logits: the logits in the compute format live on beside their fp32 copies.
+        keeps_unread: selective recompute caches the result of every chosen operator, even if no backward pass reads it.
+        keeps_logits: the logits in the compute format stay alive beside their fp32 copies.
         fp32_logit_copies: tensors in fp32 as large as the logits that are alive at once in the loss.
         regathers_inputs: under sequence parallelism a matmul keeps its rank's part of its input and gathers the rest again in
-            the backward pass; else it keeps the whole input.
+            the backward pass; otherwise it keeps the whole input.
         gradients: the format in which gradients are kept and reduced, where the software fixes it.
         parameters: the format of parameters and optimizer state, where the software fixes it.
         widens_gradients: 16-bit gradients are copied to fp32 for the update, each in a tensor of its own.
-        step_bytes_per_parameter: of the rank's shard, temporaries of the optimizer step in tensors of their own, which
-            reuse what activations have freed.
-        flat_step_bytes_per_parameter: of the rank's shard, buffers of the step as long as the whole shard. No freed
-            activation can hold one, so the allocator reserves them beside the activations.
-        flat_gradient_copies: likewise, flat copies of all gradients of the rank.
-        broadcasts_updates: each owner of a ZeRO-1 shard broadcasts its updated parameters in turn; else one all-gather does it.
+        step_bytes_per_parameter: temporaries of the optimizer step, per parameter of the rank's shard, in separate tensors.
+            They reuse what activations have freed.
+        flat_step_bytes_per_parameter: buffers of the step as long as the whole shard, per parameter of the rank's shard. No
+            freed activation can hold one, so the allocator reserves them beside the activations.
+        flat_gradient_copies: flat copies of all gradients of the rank, reserved in the same way.
+        broadcasts_updates: each owner of a ZeRO-1 shard broadcasts its updated parameters in turn; otherwise one all-gather.
     """
 
     name: str

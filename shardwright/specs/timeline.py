@@ -11,7 +11,7 @@ LANES: tuple[Lane, ...] = ("compute", "pipeline send", "data parallel", "optimiz
 
 
 class Span(NamedTuple):
-    """An interval on one lane of one pipeline rank. `microbatch` is None for what is done once a step."""
+    """An interval on one lane of one pipeline rank. `microbatch` is None for work that is done once a step."""
 
     rank: int
     lane: Lane
@@ -27,7 +27,7 @@ class Span(NamedTuple):
 
 
 class MemoryCurve(NamedTuple):
-    """Bytes on one device of a pipeline rank: `bytes[i]` from `seconds[i]` until `seconds[i + 1]`; [changes] each."""
+    """Bytes on one device of a pipeline rank: `bytes[i]` from `seconds[i]` until `seconds[i + 1]`; both have shape [changes]."""
 
     seconds: NDArray[np.float64]
     bytes: NDArray[np.float64]

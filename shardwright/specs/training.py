@@ -7,13 +7,13 @@ from pydantic import AfterValidator, Field, model_validator
 from .spec import PositiveFloat, PositiveInt, Spec
 from .stack import OWN_STACK, Stack, named_stack
 
-MOST_PER_STEP = 2**31 - 1  # far beyond any run, and small enough to list the divisors of
+MOST_PER_STEP = 2**31 - 1  # far beyond any run, and small enough to list its divisors
 
 DType = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 LinearFormat = Literal["fp8", "mxfp8", "nvfp4"]
 OptimizerName = Literal["adamw", "sgd"]
-OPTIMIZER_STATES: dict[OptimizerName, int] = {"adamw": 2, "sgd": 0}  # as large as the parameters, each
+OPTIMIZER_STATES: dict[OptimizerName, int] = {"adamw": 2, "sgd": 0}  # each as large as the parameters
 
 
 def _known_stack(name: str) -> str:
@@ -25,9 +25,9 @@ class Precision(Spec):
 
     `compute`: matmul inputs, activations and gathered parameters. `parameters`: the copy that the optimizer updates,
     and the format of its state.
-    `gradients`: accumulation and reduction. `linear`: what the layers' weight matmuls run in where that is lower than
-    `compute` (low_precision.py). `gather`: what ZeRO gathers a layer's weights in and sequence parallelism its
-    inputs, where that is lower.
+    `gradients`: accumulation and reduction. `linear`: the format of the layers' weight matmuls where it is lower than
+    `compute` (costmodel/layers/precision.py). `gather`: the format in which ZeRO gathers a layer's weights and sequence
+    parallelism gathers its inputs, where it is lower.
     """
 
     compute: Literal["fp32", "tf32", "bf16", "fp16"] = "bf16"
@@ -46,7 +46,7 @@ class Precision(Spec):
 
     @property
     def parameter_bytes_per_element(self) -> int:
-        """Of the copy that the optimizer updates, and of each of its states and the gradient that it reads."""
+        """Bytes per element of the copy that the optimizer updates, of each of its states, and of the gradient that it reads."""
         return BYTES_PER_ELEMENT[self.parameters]
 
     @property
@@ -55,7 +55,7 @@ class Precision(Spec):
 
     @property
     def gathered_bytes_per_element(self) -> int:
-        """Of a layer's weights and inputs as they are gathered for its matmuls."""
+        """Bytes per element of a layer's weights and inputs when they are gathered for its matmuls."""
         return BYTES_PER_ELEMENT[self.gather or self.compute]
 
     @property
@@ -66,10 +66,10 @@ class Precision(Spec):
 class TrainingSpec(Spec):
     """One optimizer step's worth of work: `global_batch` sequences of `seq_len` tokens.
 
-    `stack`: name of the software that trains (stacks.toml); this project's executor where nothing is said.
+    `stack`: name of the software that trains (stacks.toml); by default this project's executor.
     `expert_imbalance`: tokens of the busiest expert-parallel rank over the mean; 1 where routing is forced to be even.
-    `routing`: where the experts of one token lie: anywhere, or next to each other, as a benchmark's fake gate deals them out.
-    `expert_capacity`: every expert computes so many times its even share of tokens, dropping or padding; None drops nothing.
+    `routing`: where the experts of one token lie: anywhere, or next to each other, as a benchmark's fake gate assigns them.
+    `expert_capacity`: every expert computes this many times its even share of tokens, and drops or pads; None drops nothing.
     """
 
     seq_len: Annotated[PositiveInt, Field(le=MOST_PER_STEP)]

@@ -104,7 +104,7 @@ class TestWhatIsLacking:
         sentence = what_profile_lacks(self.attached(profile()), self.training("fp16"))
         assert sentence == (
             "The profile holds no matmul in fp16, no attention in fp16, no memory-bound operators in fp16 (its matmuls are in "
-            "bf16, fp32): the catalog's figures stand in for that."
+            "bf16, fp32); the catalog's figures replace them."
         )
 
     def test_what_is_not_used_is_not_missed(self) -> None:
@@ -114,7 +114,7 @@ class TestWhatIsLacking:
 
     def test_another_optimizer(self) -> None:
         sentence = what_profile_lacks(self.attached(profile()), self.training(optimizer="sgd"))
-        assert sentence == "The profile holds no sgd in fp32: the catalog's figures stand in for that."
+        assert sentence == "The profile holds no sgd in fp32; the catalog's figures replace them."
 
     def test_collectives_only_count_between_ranks(self) -> None:
         alone = profile(series=tuple(series for series in profile().series if series.operation != "all_reduce"))

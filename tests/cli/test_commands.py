@@ -1,5 +1,6 @@
 """Each command does its job and says so, in words and as JSON."""
 
+import inspect
 import json
 import re
 import subprocess
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from shardwright.cli.plan import plan as plan_command
 from shardwright.costmodel.plan_file import read_plan_file
+from shardwright.specs.choices import CHOICES
 from shardwright.specs.measurement import Fingerprint, Measurement, StepRecord
 from tests.cli.command import JOB, Command, assert_one_line
 
@@ -31,11 +34,35 @@ def measured(*, ranks: int) -> Measurement:
     )
 
 
-def test_plan_prints_the_plan_why_and_what_it_gives(command: Command) -> None:
-    result = command("plan", "llama-3.2-1b", *JOB)
-    assert result.code == 0
-    for word in ("1.24 G parameters", "step time", "tokens/s", "MFU", "peak memory", "Why", "80% interval"):
-        assert word in result.out
+def test_plan_prints_ten_lines_and_details_the_rest(command: Command) -> None:
+    short = command("plan", "llama-3.2-1b", *JOB)
+    assert short.code == 0
+    lines = short.out.splitlines()
+    assert len(lines) <= 12
+    assert max(map(len, lines)) <= 80
+    labels = ["plan", "step", "memory", "bound by", "simpler", "search", "rests on"]
+    assert [line[:9].strip() for line in lines[1:] if not line.startswith(" ")] == labels
+    details = command("plan", "llama-3.2-1b", *JOB, "--details").out
+    for word in ("step time", "tokens/s", "MFU", "peak memory", "Why", "80% interval", "instead of"):
+        assert word in details
+
+
+def test_the_short_form_computes_no_alternatives(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> list[str]:
+        raise AssertionError("alternatives were computed and not printed")
+
+    monkeypatch.setattr("shardwright.planner.why.explain", refuse)
+    assert command("plan", "llama-3.2-1b", *JOB).code == 0
+    with pytest.raises(AssertionError, match="alternatives"):
+        command("plan", "llama-3.2-1b", *JOB, "--details")
+
+
+def test_the_short_form_says_what_was_written_and_proven(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    options = ("--pp", "2", "--stages-per-rank", "1", "--certify", "--out", path)
+    printed = command("plan", "llama-3.2-1b", *JOB, *options).out
+    assert "proves that no other partition" in " ".join(printed.split())
+    assert printed.splitlines()[-1] == f"wrote {path}; train with it: shardwright run {path}"
 
 
 def test_plan_as_json_is_the_file_that_out_writes(command: Command, plan_path: Path) -> None:
@@ -315,3 +342,22 @@ def test_a_plan_file_with_context_and_expert_parallelism(command: Command, tmp_p
     compared = command("compare", "qwen3-30b-a3b", *JOB, "--strategy", "zero3", "--plan", path)
     assert "context by ring" in compared.out
     assert_one_line(command("run", path), "cp 4", "not run yet")
+
+
+def test_every_choice_of_a_plan_is_an_option() -> None:
+    """But for the stages, which a plan file holds."""
+    options = set(inspect.signature(plan_command).parameters)
+    assert {choice.name for choice in CHOICES} - options == {"stages"}
+
+
+def test_context_and_expert_parallelism_can_be_set(command: Command) -> None:
+    options = ("--cp", "2", "--context-parallel", "ring", "--ep", "4", "--dp-shard", "4", "--zero-stage", "3")
+    printed = command("plan", "qwen3-30b-a3b", *JOB, *options, "--json").json()["plan_file"]["plan"]
+    assert (printed["mesh"]["cp"], printed["mesh"]["ep"], printed["context_parallel"]) == (2, 4, "ring")
+    assert_one_line(command("plan", "llama-3.1-8b", *JOB, "--ep", "2"), "ep 2", "has none")
+    assert_one_line(command("plan", "qwen3-30b-a3b", *JOB, "--ep", "3"), "ep 3", "128 experts", "allowed")
+
+
+def test_says_that_expert_parallelism_is_not_searched(command: Command) -> None:
+    assert "Expert parallelism is not searched" in " ".join(command("plan", "qwen3-30b-a3b", *JOB).out.split())
+    assert "not searched" not in command("plan", "llama-3.1-8b", *JOB).out

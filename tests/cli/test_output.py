@@ -42,5 +42,6 @@ def test_names_are_printed_as_they_are(command: Command, tmp_path: Path) -> None
     cluster = tmp_path / "cluster.toml"
     cluster.write_text('name = "[/red]mine"\nnodes = 1\ndevice = "h100-sxm"\n')
     job = ("llama-3.2-1b", "--cluster", cluster, "--seq-len", "1024", "--global-batch", "16")
-    assert "llama-3.2-1b on [/red]mine" in command("plan", *job).out
+    assert "on [/red]mine" in command("plan", *job).out
+    assert "llama-3.2-1b on [/red]mine" in command("plan", *job, "--details").out
     assert "llama-3.2-1b on [/red]mine" in command("compare", *job, "--strategy", "ddp").out

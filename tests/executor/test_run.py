@@ -23,7 +23,7 @@ from tests.parity.cases import layers, plan
 LAUNCHER = """
 import sys
 from pathlib import Path
-from shardwright.executor.launch import launch
+from shardwright.executor.run.launching import launch
 from shardwright.executor.options import RunOptions
 launch(Path(sys.argv[1]), RunOptions.model_validate_json(sys.argv[2]))
 """

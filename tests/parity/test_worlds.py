@@ -36,11 +36,10 @@ def test_results_come_back_by_rank() -> None:
     assert all(total.tolist() == [33] for _, total in results)
 
 
+@pytest.mark.timeout(100)  # the other rank waits in a barrier; a world gives up after 120 s
 def test_a_failing_rank_shows_its_traceback_and_ends_the_others() -> None:
-    started = time.monotonic()
     with pytest.raises(RankFailedError, match=r"rank 1 failed:(.|\n)*_raise_on_last_rank(.|\n)*the last rank minds"):
         run_world(2, _raise_on_last_rank)
-    assert time.monotonic() - started < 30
 
 
 def test_a_rank_that_dies_or_hangs_is_reported() -> None:

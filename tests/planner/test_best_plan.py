@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -94,13 +93,11 @@ def test_a_certificate_confirms_it(found: SearchResult) -> None:
     assert one.estimate.step_seconds >= found.estimate.step_seconds
 
 
-def test_large_problem_is_quick() -> None:
-    """64 GPUs, 80 layers: an interactive answer. The limit leaves room for a busy machine."""
+def test_large_problem_ends_near_the_optimum() -> None:
+    """64 GPUs, 80 layers; `shardwright.benchmarks.speed` measures how long such a search takes."""
     model = tiny_model(layers=80, hidden=4096, vocab=128000)
     cluster = tiny_cluster(devices=64, devices_per_node=8, memory_bytes=40e9)
-    started = time.perf_counter()
     found = search(model, cluster, TrainingSpec(seq_len=4096, global_batch=512))
-    assert time.perf_counter() - started < 5
     assert found.gap < 0.05
 
 

@@ -51,7 +51,7 @@ def sleep_while_the_last_dies(ranks: TorchRanks, argument: str, tell: Tell) -> s
     time.sleep(0.5)
     if ranks.rank == ranks.size - 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(60)
+    time.sleep(600)
     return ""
 
 

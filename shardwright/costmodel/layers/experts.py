@@ -64,7 +64,7 @@ class ExpertExchange:
     def pass_seconds(self, ffn: FeedForward | MixtureOfExperts) -> Array:
         """Of one forward, and as much of one backward: tokens to their experts and results back, shape (N,).
 
-        0 without experts, and where ep is 1: then the tp group's own gather and reduce serve (layer_work.py). Ranks that split the columns of an expert
+        0 without experts, and where ep is 1: then the tp group's own gather and reduce serve (layer.py). Ranks that split the columns of an expert
         gather what each received and reduce-scatter the results.
         """
         if isinstance(ffn, FeedForward) or (self.candidates.ep == 1).all():

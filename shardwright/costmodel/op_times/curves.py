@@ -1,7 +1,7 @@
 """The physical curves that measured points are fitted to: seconds of an operation by its sizes.
 
 Each is seconds = start + work / rate, with a rate that small sizes do not reach. What a curve misses is interpolated on top
-(fitted.py), so that far from all points the physics alone decides.
+(fitting.py), so that far from all points the physics alone decides.
 """
 
 from collections.abc import Callable, Mapping

@@ -20,7 +20,7 @@ from .scaled_collectives import ScaledCollective
 # Variant of each update, and the parameters of a Llama layer: a step updates as many tensors in a row of the cost tables.
 _UPDATES: dict[Operator, str] = {"adamw": "fused", "sgd": "foreach", "clip": ""}
 _TENSORS_OF_A_LAYER = 9.0
-# Bytes that clipping reads and writes over those of AdamW's step (build_tables.py): three passes for seven.
+# Bytes that clipping reads and writes over those of AdamW's step (tables/build.py): three passes for seven.
 _CLIP_OVER_ADAMW = 3 / 7
 _SHARDING_FIGURES = (
     "sharding_unit_pass_seconds",

@@ -18,7 +18,7 @@ _LEAST_DECADES = 0.5
 
 
 def mark(place: int) -> dict[str, str]:
-    """A colour and a marker of its own for each of many."""
+    """A distinct colour and marker for each place."""
     return {
         "color": _PALETTE[place % len(_PALETTE)],
         "marker": _MARKERS[(place // len(_PALETTE) + place) % len(_MARKERS)],
@@ -49,7 +49,7 @@ def grid(axes: Axes) -> None:
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:
-    """At least half a decade, so that noise does not look like a law."""
+    """The range widened to half a decade, so that noise does not look like a trend."""
     lacking = _LEAST_DECADES - math.log10(high / low)
     stretch = 10 ** (max(lacking, 0.0) / 2)
     return low / stretch, high * stretch
@@ -63,7 +63,7 @@ def _ticks(axis: Axis, low: float, high: float) -> None:
 
 
 def plain_ticks(axis: Axis, values: Sequence[float]) -> None:
-    """Marks at these values alone, but for those too close to the one before."""
+    """Ticks at these values only, without those too close to the one before."""
     kept: list[float] = []
     for value in sorted(set(values)):
         if not kept or value >= 1.9 * kept[-1]:
@@ -98,7 +98,7 @@ def figure_of(axes: Axes) -> Figure:
 
 
 def legend_right(axes: Axes) -> None:
-    """Beside the axes, where it hides nothing."""
+    """Legend beside the axes, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         axes.legend(handles, labels, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, frameon=False)

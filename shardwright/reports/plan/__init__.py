@@ -3,6 +3,7 @@
 from .breakdown import measured_table, memory_table, step_table, timeline_table
 from .comparison import ComparedPlan, Comparison
 from .report import Report, write_report
+from .summary import Summary, summary_text
 from .tables import comparison_table, goodput_table, plan_table
 from .words import choice_words
 
@@ -10,6 +11,7 @@ __all__ = [
     "ComparedPlan",
     "Comparison",
     "Report",
+    "Summary",
     "choice_words",
     "comparison_table",
     "goodput_table",
@@ -17,6 +19,7 @@ __all__ = [
     "memory_table",
     "plan_table",
     "step_table",
+    "summary_text",
     "timeline_table",
     "write_report",
 ]

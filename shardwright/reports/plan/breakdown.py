@@ -42,7 +42,7 @@ def words(name: str) -> str:
 
 
 def timeline_table(timeline: Timeline) -> Table:
-    """The simulated step: how long each pipeline rank waits and how much it holds at its peak."""
+    """The simulated step: the idle share and the peak memory of each pipeline rank."""
     title = f"Simulated step: {readable.seconds(timeline.step_seconds)}"
     table = Table("pipeline rank", title=title, title_justify="left")
     table.add_column("idle", justify="right")

@@ -1,4 +1,4 @@
-"""Several ways to train the same model, side by side: what a comparison found."""
+"""The result of a comparison: several ways to train the same model."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from shardwright.specs import OWN_STACK, Estimate, Plan, Spec
 
 
 class ComparedPlan(Spec):
-    """One way to train. `reason` says why it cannot run; it then has no plan, or one that needs too much memory."""
+    """One way to train. If it cannot run, `reason` says why, and it has no plan or one that needs too much memory."""
 
     name: str
     plan: Plan | None = None
@@ -20,7 +20,7 @@ class ComparedPlan(Spec):
 
 
 class Comparison(Spec):
-    """The ways in the order asked for."""
+    """The ways, in the requested order."""
 
     model_name: str
     cluster_name: str

@@ -8,7 +8,7 @@ from shardwright.specs import Estimate, Measurement, Plan
 
 
 class MeasuredLine(NamedTuple):
-    """One quantity. `difference` is predicted / measured - 1 in words; empty where it says nothing."""
+    """One quantity. `difference` is predicted / measured - 1 as text; empty if nothing was measured."""
 
     what: str
     predicted: str
@@ -17,7 +17,7 @@ class MeasuredLine(NamedTuple):
 
 
 def measured_lines(plan: Plan, estimate: Estimate, measurement: Measurement) -> list[MeasuredLine]:
-    """Step time, throughput, MFU, and memory of each pipeline rank (of its ranks the one that held most).
+    """Step time, throughput, MFU, and memory of each pipeline rank (the maximum over its ranks).
 
     Raises:
         SpecError: the measurement is of another number of ranks than the plan.

@@ -1,4 +1,4 @@
-"""The report of a plan: one HTML file that needs nothing else, to read, print and send."""
+"""The report of a plan: one self-contained HTML file to read, print and send."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from .words import parameter_words, plan_lines, recompute_words, training_lines
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a report shows. `why` holds one sentence each; the parts that are None are left out."""
+    """The content of a report. `why` holds single sentences; parts that are None are left out."""
 
     model: ModelSpec
     cluster: ClusterSpec
@@ -121,7 +121,7 @@ def _step_rows(estimate: Estimate) -> list[tuple[str, str, str]]:
 
 
 def _figures(report: Report) -> dict[str, str]:
-    # matplotlib takes half a second to import, which only who draws should wait for
+    # matplotlib takes half a second to import, so only drawing imports it
     from . import charts
     from .timeline_chart import detail_windows, memory_over_time_chart, timeline_chart
 

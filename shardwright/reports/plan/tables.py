@@ -13,7 +13,7 @@ from shardwright.specs.model import ModelSpec
 from .comparison import ComparedPlan, Comparison
 from .words import choice_words, parameter_words, plan_lines, recompute_words, schedule_words, training_lines
 
-_CHOICES = 6  # of the comparison's columns, those before hold the plan's name and choices
+_CHOICES = 6  # the comparison's columns before this one hold the plan's name and choices
 COMPARISON_COLUMNS = (
     "plan",
     "mesh",
@@ -89,7 +89,7 @@ def _lacking(estimate: Estimate, cluster: ClusterSpec | None) -> str:
 
 
 def goodput_table(left: dict[str, Goodput]) -> Table:
-    """What failures and checkpoints leave of each plan's throughput, by the plan's name."""
+    """Goodput with failures and checkpoints, by the plan's name."""
     table = Table(title="With failures and checkpoints", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("plan", no_wrap=True)
     for column in ("tokens/s", "training", "checkpoints", "failures", "checkpoint every", "a failure every"):
@@ -106,8 +106,8 @@ def goodput_table(left: dict[str, Goodput]) -> Table:
 
 
 def comparison_table(comparison: Comparison) -> RenderableType:
-    """One line for each way that fits, and why the others do not; readable in 80 columns."""
-    title = Text(comparison_title(comparison))  # as it is: a name may hold what rich reads as markup
+    """One line for each way that fits, and the reasons why the others do not; readable in 80 columns."""
+    title = Text(comparison_title(comparison))  # plain text, because a name may look like rich's markup
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("plan", no_wrap=True)
     table.add_column("choices")
@@ -126,7 +126,7 @@ def comparison_table(comparison: Comparison) -> RenderableType:
 
 
 def comparison_title(comparison: Comparison) -> str:
-    """What is compared, with the software where it is not this project's own."""
+    """The compared model and cluster, and the software if it is not this project's own."""
     trained_by = "" if comparison.stack == OWN_STACK else f", trained by {comparison.stack}"
     return f"{comparison.model_name} on {comparison.cluster_name}{trained_by}"
 
@@ -138,7 +138,8 @@ def comparison_cells(row: ComparedPlan, comparison: Comparison) -> list[str]:
         return [row.name, *["-"] * (len(COMPARISON_COLUMNS) - 1)]
     slower = "-"
     if best is not None and best.step_seconds is not None and row.step_seconds is not None:
-        slower = readable.share(row.step_seconds / best.step_seconds - 1)
+        ratio = row.step_seconds / best.step_seconds
+        slower = readable.share(ratio - 1) if ratio < 2 else f"x {readable.number(ratio)}"
     return [
         row.name,
         str(plan.mesh),

@@ -22,13 +22,13 @@ _COLOURS = {  # two shades, for even and odd microbatches
     "pipeline send": ("#CC79A7", "#CC79A7"),
 }
 _COMPUTE = {kind: kind.name.lower().replace("_", " ") for kind in ActionKind}
-_LEGIBLE_SHARE = 0.016  # of the window: the narrowest block that has room for its microbatch's number
+_LEGIBLE_SHARE = 0.016  # as a share of the window: the narrowest block with room for its microbatch's number
 _BLOCKS_IN_DETAIL = 56  # blocks of average length across a window that shows detail
-_MAXIMUM_SHAPES = 6000  # beyond, the blocks are one embedded image, as so many shapes make a page slow
+_MAXIMUM_SHAPES = 6000  # beyond this number the blocks are one embedded image, because many shapes make a page slow
 
 
 def detail_windows(timeline: Timeline) -> list[tuple[float, float]]:
-    """Seconds (from, to) of the step's start and end at which single blocks are legible; none for a short step."""
+    """Windows (from, to) in seconds at the step's start and end in which single blocks are legible; none for a short step."""
     lengths = [span.seconds for span in timeline.spans if span.lane == "compute"]
     if not lengths:
         return []
@@ -41,8 +41,8 @@ def detail_windows(timeline: Timeline) -> list[tuple[float, float]]:
 def timeline_chart(timeline: Timeline, window: tuple[float, float] | None = None, *, label: str = "Timeline") -> str:
     """Forward, backward and the rest of each pipeline rank; neighbouring microbatches in two shades.
 
-    Sends lie in a thin lane under their rank. Blocks wide enough carry their microbatch's number. `window` shows the
-    seconds from and to instead of the whole step.
+    Sends lie in a thin lane under their rank. Blocks wide enough carry their microbatch's number. `window` (from, to) in seconds shows
+    a part instead of the whole step.
     """
     start, end = window or (0.0, timeline.step_seconds)
     spans = [span for span in timeline.spans if span.end_seconds >= start and span.start_seconds <= end]
@@ -66,7 +66,7 @@ def timeline_chart(timeline: Timeline, window: tuple[float, float] | None = None
 
 
 class _Block(NamedTuple):
-    """What is painted of a span: `top` and `height` in rows, from the middle of its rank's."""
+    """The painted block of a span: `top` and `height` in rows, from the middle of its rank's row."""
 
     kind: str
     microbatch: int

@@ -31,12 +31,12 @@ def recompute_words(plan: Plan) -> str:
 
 
 def batch_words(plan: Plan) -> str:
-    """How the global batch is made up."""
+    """The parts of the global batch."""
     return f"{plan.mesh.dp} data-parallel x {plan.microbatches} microbatches x {plan.micro_batch} sequences"
 
 
 def sharding_words(plan: Plan) -> str:
-    """What data-parallel ranks share, and over how many."""
+    """What data-parallel ranks shard, and over how many."""
     words = _ZERO[plan.zero_stage]
     if plan.zero_stage and plan.mesh.dp_replicate > 1:
         return f"{words} over {plan.mesh.shard_ranks} ranks, {plan.mesh.dp_replicate} copies"
@@ -55,7 +55,7 @@ def expert_words(plan: Plan) -> str:
 
 
 def choice_words(plan: Plan) -> str:
-    """Every choice that tells plans apart, in one line."""
+    """The choices that distinguish plans, in one line."""
     words = [str(plan.mesh)]
     if plan.zero_stage:
         words.append(f"ZeRO-{plan.zero_stage}")
@@ -101,7 +101,7 @@ def plan_lines(plan: Plan) -> list[tuple[str, str]]:
 
 
 def training_lines(training: TrainingSpec) -> list[tuple[str, str]]:
-    """What is not as usual in how it is trained, as (what, value): other software, lower formats."""
+    """Unusual options of the training, as (what, value): other software, lower formats."""
     lines = [("software", training.stack)] if training.stack != OWN_STACK else []
     if training.precision.linear:
         lines.append(("linear layers", f"{training.precision.linear}, the rest {training.precision.compute}"))

@@ -1,4 +1,4 @@
-"""Two profiles beside each other: which operations take longer, by how much, and whether that is more than noise."""
+"""The difference of two profiles: which operations take longer, by how much, and whether that exceeds noise."""
 
 import math
 import statistics
@@ -17,7 +17,7 @@ Verdict = Literal["slower", "faster", "more", "less", "within noise"]
 
 # Medians of two runs on one machine differ by more than their intervals say: clocks, memory layout, neighbours.
 _LEAST_NOISE = {"gpu": 0.02, "cpu": 0.05}
-# Of a figure that was seen once, either way; of a share that was, in points.
+# for a figure observed once, either way; for a share observed once, in points
 _SINGLE_NOISE = {"gpu": 0.05, "cpu": 0.15}
 _SINGLE_SHARE = 0.05
 _SIGMAS_OF_MAD = 1.4826  # of a normal distribution
@@ -97,7 +97,7 @@ class ProfileDifference:
 
 
 def compare_profiles(a: Profile, b: Profile) -> ProfileDifference:
-    """`b` beside `a`: ratios above 1 say that `b` is slower."""
+    """Compare `b` with `a`; ratios above 1 mean that `b` is slower."""
     ours, theirs = _by_key(a), _by_key(b)
     kind = "cpu" if "cpu" in (a.fingerprint.kind, b.fingerprint.kind) else "gpu"
     both = [key for key in ours if key in theirs]
@@ -126,14 +126,14 @@ def _fields(a: MachineFingerprint, b: MachineFingerprint) -> list[FieldDifferenc
 
 
 def _scatter(logs: Sequence[float]) -> float:
-    """How differently the sizes of one series changed, as a standard deviation by their median absolute deviation: what two
-    runs of a machine that others share differ by, however sure each is of itself."""
+    """Standard deviation of the changes between sizes of one series, from their median absolute deviation. Two runs of a shared
+    machine differ by that, even if each has narrow intervals."""
     middle = statistics.median(logs)
     return _SIGMAS_OF_MAD * statistics.median(abs(log - middle) for log in logs)
 
 
 class _Pair(NamedTuple):
-    """One size in both: the logarithm of the ratio of seconds, how far it may be off, and the rates."""
+    """One size in both profiles: the logarithm of the ratio of seconds, its uncertainty, and the rates."""
 
     log_ratio: float
     noise: float
@@ -142,7 +142,7 @@ class _Pair(NamedTuple):
 
 
 def _series_difference(a: Series, b: Series, least_noise: float) -> SeriesDifference | None:
-    """None where no size of one lies at, or between, those of the other."""
+    """The difference of a series; None if no size of one lies at, or between, those of the other."""
     if a.axes != b.axes:
         return None
     theirs = {point.at: point for point in b.points}
@@ -177,13 +177,13 @@ def _pair(series: Series, a: Point, b: Point, more_noise: float = 0.0) -> _Pair:
 
 
 def _half_width(point: Point) -> float:
-    """Of the interval, on a logarithmic scale."""
+    """Half the width of the interval, on a logarithmic scale."""
     return math.log(point.high_seconds / point.low_seconds) / 2
 
 
 def _between(a: Series, b: Series) -> list[_Pair]:
-    """At the sizes of `a` that lie within those of `b`, seconds of `b` interpolated linearly between its logarithms. The noise
-    is then at least what interpolating a point of `b` between its others misses."""
+    """Pairs at the sizes of `a` that lie within those of `b`. The seconds of `b` are interpolated linearly in logarithms. The
+    noise is at least the error of interpolating a point of `b` between its others."""
     sizes = np.log([point.at for point in b.points])
     varying = np.ptp(sizes, axis=0) > 0
     inside = [point for point in a.points if _is_inside(np.log(point.at), sizes)]
@@ -213,7 +213,7 @@ def _interpolator(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> RBFInterp
 
 
 def _left_out_error(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> float:
-    """Median of how far each point lies from where the others say it should."""
+    """Median error of each point interpolated from the others."""
     if len(y) <= 2 + x.shape[1]:
         return 0.0
     kept = [np.arange(len(y)) != place for place in range(len(y))]
@@ -227,7 +227,7 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 
 def _figure_difference(name: str, a: Figure, b: Figure, kind: str) -> FigureDifference:
-    """More than noise where what was seen of either does not touch, and where they differ by more than runs do anyway."""
+    """The difference of a figure. It exceeds noise if the observed ranges do not touch and the change exceeds that of two usual runs."""
     if a.unit != b.unit or not (a.value or b.value):
         return FigureDifference(name, a, b, None, "within noise")
     (low_a, high_a), (low_b, high_b) = _range(a, kind), _range(b, kind)

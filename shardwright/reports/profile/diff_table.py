@@ -13,7 +13,7 @@ from .work import rate_unit
 
 
 def diff_tables(found: ProfileDifference, *, a: str, b: str) -> RenderableType:
-    """What differs by more than noise, then the rest in short; `a` and `b` name the files."""
+    """The differences beyond noise, then the rest in short; `a` and `b` name the files."""
     parts: list[RenderableType] = [Text(f"{b} beside {a}", style="bold")]
     if found.fingerprint:
         parts.append(_fields_table(found.fingerprint, a, b))
@@ -31,7 +31,7 @@ def diff_tables(found: ProfileDifference, *, a: str, b: str) -> RenderableType:
 
 
 def verdict_sentence(found: ProfileDifference) -> str:
-    """How much of what both measured differs by more than noise."""
+    """One sentence: how many series and figures in both differ by more than noise."""
     both = len(found.series) + len(found.figures)
     if not both:
         return "They have no series and no figure in common."

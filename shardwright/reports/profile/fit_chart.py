@@ -1,4 +1,4 @@
-"""How well the curves of a profile fit its points, and points that a fit has not seen."""
+"""How well the curves of a profile fit its points, and points left out of the fit."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ def fit_residuals(series: Series) -> Residuals:
 
 
 def left_out_residuals(series: Series) -> Residuals:
-    """The same of predictions by a fit that has not seen the point; empty with too few points."""
+    """The same for predictions by a fit without the point; empty with too few points."""
     errors = left_out_errors(series)
     if errors is None:
         return []
@@ -38,14 +38,14 @@ def left_out_residuals(series: Series) -> Residuals:
 
 
 def fit_labels(series: Sequence[Series]) -> list[str]:
-    """What has marks of its own: each series, or each operation where there are too many to tell apart."""
+    """The labels with marks of their own: series, or operations if there are too many series to distinguish."""
     return list(dict.fromkeys(_label(each, few=len(series) <= _MOST_MARKS) for each in series))
 
 
 def fit_chart(series: Sequence[Series]) -> Paint:
-    """Errors in percent against measured seconds: of the points that were fitted, and of points left out, in two panels.
+    """Errors in percent against measured seconds, in two panels: fitted points, and left-out points.
 
-    What lies farther off than nearly all the others is drawn at the edge, and counted.
+    Points far outside the others are drawn at the edge, and counted.
     """
     few, labels = len(series) <= _MOST_MARKS, fit_labels(series)
 
@@ -78,7 +78,7 @@ def _label(series: Series, *, few: bool) -> str:
 
 
 def _reach(errors: Sequence[float]) -> float:
-    """As far as 97% of the errors go, and at least one percent."""
+    """The limit that holds 97% of the errors, at least one percent."""
     return max(0.01, float(np.quantile(errors, 0.97))) if errors else 0.01
 
 

@@ -1,4 +1,4 @@
-"""The lines of a profile, in words: what tables, pages and JSON show of it."""
+"""The lines of a profile as text, for tables, pages and JSON."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ def series_lines(profile: Profile) -> list[SeriesLine]:
 
 
 def known_device(fingerprint: MachineFingerprint) -> Device | None:
-    """The catalog's device that this is; None for a CPU or a card that the catalog lacks."""
+    """The catalog's device of this profile; None for a CPU or a card that the catalog lacks."""
     if fingerprint.kind == "cpu":
         return None
     name = catalog.device_reported_as(fingerprint.device, fingerprint.device_memory_bytes)
@@ -74,7 +74,7 @@ def _series_line(series: Series, device: Device | None) -> SeriesLine:
 
 
 def _share_of_peak(series: Series, best: float, device: Device) -> float | None:
-    """Of the format's FLOP/s for arithmetic, of the memory bandwidth for what works in device memory."""
+    """Share of the format's peak FLOP/s for arithmetic, or of the memory bandwidth for work in device memory."""
     kind = family(series.operation)
     if kind in ("matmul", "attention"):
         peak = device.peak_flops_per_s.get(series.format) if series.format else None
@@ -117,7 +117,7 @@ def _size(axis: str, value: float) -> str:
 
 
 def fingerprint_lines(profile: Profile) -> list[tuple[str, str]]:
-    """What was measured, on what, as (what, value)."""
+    """The measured machine and the extent of the measurement, as (what, value)."""
     mark = profile.fingerprint
     memory = f"{readable.size(mark.device_memory_bytes)}{' for each rank' if mark.ranks > 1 else ''}"
     device = known_device(mark)
@@ -133,7 +133,7 @@ def fingerprint_lines(profile: Profile) -> list[tuple[str, str]]:
     if mark.clock_hz:
         lines.append(("clock", f"{readable.amount(mark.clock_hz, 'Hz')} while it computed"))
     took = f"{profile.points:,} points and {len(profile.figures)} figures in {readable.seconds(profile.seconds)}"
-    lines.append(("measured", f"{mark.date}: {took}{'' if profile.complete else '; not all that was asked for'}"))
+    lines.append(("measured", f"{mark.date}: {took}{'' if profile.complete else '; incomplete'}"))
     return lines
 
 
@@ -147,7 +147,7 @@ def _software(mark: MachineFingerprint) -> Iterable[str]:
 
 
 def figure_words(figure: Figure) -> str:
-    """A figure's value with its unit and what was seen around it: `3.00 µs (2.90 µs to 3.10 µs)`."""
+    """A figure's value with its unit and observed range: `3.00 µs (2.90 µs to 3.10 µs)`."""
     shown = _amount(figure.value, figure.unit)
     if figure.low is None or figure.high is None:
         return shown
@@ -176,7 +176,7 @@ class LayerLine:
 
 
 def layer_lines(profile: Profile) -> list[LayerLine]:
-    """Every layer that was measured whole, beside the sum of its operators."""
+    """Every measured layer beside the sum of its operators."""
     return [line for check in profile.layers for line in _check_lines(check)]
 
 

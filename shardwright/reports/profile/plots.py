@@ -15,7 +15,7 @@ from .rate_charts import PARTS, attention_rates, kernel_rates, line_count, matmu
 from .roofline import arithmetic_points, roofline
 from .work import Family, family
 
-_MOST_LINES = 14  # that one chart can tell apart
+_MOST_LINES = 14  # lines that one chart can distinguish
 _TRANSFERS: dict[Family, str] = {
     "optimizer": "Optimizer step by size",
     "host copies": "Copies between host and device by size",
@@ -45,7 +45,7 @@ class Chart:
 
 
 def profile_charts(profile: Profile) -> list[Chart]:
-    """The figures that this profile has points for."""
+    """The figures for which this profile has points."""
     roofs = [Chart("roofline", "Roofline", roofline(profile), height=5.4)] if arithmetic_points(profile) else []
     return [
         *roofs,
@@ -92,7 +92,7 @@ def _operators(profile: Profile) -> Iterator[Chart]:
 
 
 def _transfers(profile: Profile) -> Iterator[Chart]:
-    """One chart a kind, or one an operation where a chart can't tell them apart."""
+    """One chart for each kind, or for each operation if one chart has too many lines."""
     for kind, title in _TRANSFERS.items():
         series, name = _of(profile, kind), f"bandwidth-{kind.replace(' ', '-')}"
         if not series:
@@ -134,7 +134,7 @@ def write_profile_plots(folder: Path, profile: Profile) -> list[Path]:
 
 
 def _titled(chart: Chart) -> Paint:
-    """The chart with its title above: no page says it beside a file."""
+    """The chart with its title above, because a file has no page around it."""
 
     def paint(axes: Axes) -> None:
         figure = figure_of(axes)

@@ -91,7 +91,7 @@ def _joined(parts: Iterable[Lines]) -> Lines:
 
 
 def _two_ways(lines: dict[str, Lines], x: str, y: str) -> Paint:
-    """A panel a direction; a label keeps its mark in both."""
+    """One panel for each direction; a label keeps its mark in both."""
     shown = {way: found for way, found in lines.items() if found}
     labels = list(dict.fromkeys(label for found in shown.values() for label in found))
 
@@ -111,13 +111,13 @@ def _two_ways(lines: dict[str, Lines], x: str, y: str) -> Paint:
 
 
 def _style(side_by_side: Sequence[Axes], x: str, y: str) -> None:
-    """When all is drawn: they share one vertical scale, which must hold the points of each."""
+    """Style the panels after drawing; they share one vertical scale, which must hold all points."""
     for place, panel in enumerate(side_by_side):
         logarithmic(panel, x, y if place == 0 else "")
 
 
 def _by_length(series: Series) -> Lines:
-    """Median rate by length, by head size and how many heads share keys and values."""
+    """Median rate by length, for each head size and number of heads that share keys and values."""
     found: dict[str, dict[float, list[float]]] = {}
     for point in series.points:
         at, value = sizes(series, point), rate(series, point)
@@ -129,7 +129,7 @@ def _by_length(series: Series) -> Lines:
 
 
 def _by_kernel(series: Series) -> Lines:
-    """Median rate by length, whatever the heads."""
+    """Median rate by length, over all heads."""
     found: dict[float, list[float]] = {}
     for point in series.points:
         value = rate(series, point)
@@ -139,7 +139,7 @@ def _by_kernel(series: Series) -> Lines:
 
 
 def _by_bytes(series: Series) -> Lines:
-    """Median rate by bytes: of what is sent or copied its size, else what is moved."""
+    """Median rate by bytes: the size of a message or copy, otherwise the bytes moved."""
     found: dict[str, dict[float, list[float]]] = {}
     for point in series.points:
         at, done, value = sizes(series, point), work(series, point), rate(series, point)

@@ -1,4 +1,4 @@
-"""The report of a profile: one HTML file that needs nothing else; and all of it as JSON."""
+"""The report of a profile as one self-contained HTML file, and as JSON."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +13,7 @@ from .tables import FAMILY_TITLES
 
 
 def profile_json(profile: Profile) -> dict[str, Any]:
-    """What the tables show, as numbers: rates in SI units, shares of one."""
+    """The content of the tables as numbers: rates in SI units, shares as fractions."""
     return {
         "fingerprint": profile.fingerprint.model_dump(mode="json"),
         "complete": profile.complete,
@@ -27,7 +27,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
 
 
 def write_profile_report(path: Path, profile: Profile, *, name: str) -> None:
-    """Write what was measured on what, the rates, fits and figures of a profile, and its charts.
+    """Write the machine, the rates, fits and figures of a profile, and its charts.
 
     Raises:
         SpecError: the folder is missing or not writable.
@@ -37,7 +37,7 @@ def write_profile_report(path: Path, profile: Profile, *, name: str) -> None:
 
 def render_profile_report(profile: Profile, *, name: str) -> str:
     """The page as text; `name` says which profile it is."""
-    # matplotlib takes half a second to import, which only who draws should wait for
+    # matplotlib takes half a second to import, so only drawing imports it
     from shardwright.reports.figures import draw
 
     from .plots import profile_charts

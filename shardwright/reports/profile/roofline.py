@@ -1,4 +1,4 @@
-"""The roofline of a profile: how fast arithmetic was, by how much of it there is for each byte."""
+"""The roofline of a profile: the rate of arithmetic against its FLOPs for each byte."""
 
 from matplotlib.axes import Axes
 
@@ -27,8 +27,8 @@ def arithmetic_points(profile: Profile) -> Points:
 
 
 def roofline(profile: Profile) -> Paint:
-    """FLOP/s against FLOPs a byte; the measured memory bandwidth as a slope, the best rate as a roof, and the data sheet's
-    peaks dashed where the catalog knows the device. Points above the slope were fed from caches."""
+    """FLOP/s against FLOPs for each byte. The slope is the measured memory bandwidth and the roof the best rate. The data
+    sheet's peaks are dashed if the catalog knows the device. Points above the slope read from caches."""
     points, slope, device = arithmetic_points(profile), memory_rate(profile), known_device(profile.fingerprint)
 
     def paint(axes: Axes) -> None:
@@ -72,7 +72,7 @@ def _roof(axes: Axes, low: float, high: float, best: float) -> None:
 
 
 def _peaks(points: Points, device: Device | None) -> dict[str, float]:
-    """The data sheet's peaks of the formats that were measured."""
+    """The data sheet's peaks of the measured formats."""
     formats = {label.rpartition(" ")[2] for label in points}
     return {name: peak for name, peak in device.peak_flops_per_s.items() if name in formats} if device else {}
 

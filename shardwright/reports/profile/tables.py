@@ -25,7 +25,7 @@ FAMILY_TITLES: dict[Family, str] = {
 
 
 def summary_table(profile: Profile, *, title: str) -> RenderableType:
-    """On what was measured, the best rate of each kind of operation, and what a reader has to know."""
+    """The machine, the best rate of each kind of operation, and the remarks."""
     lines = series_lines(profile)
     pairs = fingerprint_lines(profile)
     for kind, heading in FAMILY_TITLES.items():
@@ -42,7 +42,7 @@ def summary_table(profile: Profile, *, title: str) -> RenderableType:
         pairs.append(("layer", words))
     remarks = [f"Remark: {remark}" for remark in profile.remarks[:_REMARKS]]
     if (more := len(profile.remarks) - _REMARKS) > 0:
-        remarks.append(f"and {more} more remarks, which 'profile show' tells")
+        remarks.append(f"and {more} more remarks; 'profile show' prints them")
     return Group(_pairs(title, pairs), *map(Text, remarks))
 
 
@@ -73,7 +73,7 @@ def _pairs(title: str, pairs: list[tuple[str, str]]) -> Table:
 
 
 def _series_table(title: str, lines: list[SeriesLine]) -> Table:
-    """Without the column of data sheets where there is none."""
+    """The table of series, without the column of data sheets if the catalog lacks the device."""
     sheet = any(line.of_data_sheet is not None for line in lines)
     table = _table(title, "series", "best rate", *(("of data sheet",) if sheet else ()), "points", "±")
     table.add_column("at")

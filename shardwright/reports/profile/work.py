@@ -1,4 +1,4 @@
-"""What one measured size of a profile computes and moves, so that its seconds become a rate."""
+"""FLOPs and bytes of one measured size of a profile, which turn its seconds into a rate."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "bro
 class Work:
     """FLOPs (a multiply-add being two) and bytes of one run of an operation.
 
-    Bytes are those that have to move, whatever a cache saves: operands read and results written once. Of a collective they
+    Bytes are those that must move without a cache: operands read and results written once. For a collective they
     are those on the busiest link, so that their rate is the bus bandwidth of nccl-tests.
     """
 
@@ -37,7 +37,7 @@ class Work:
 
 
 def family(operation: str) -> Family:
-    """Which operations are shown together."""
+    """The group of operations that is shown together."""
     if operation in ("matmul", "attention"):
         return "matmul" if operation == "matmul" else "attention"
     if operation in _PASSES or operation == "cross_entropy":
@@ -52,7 +52,7 @@ def family(operation: str) -> Family:
 
 
 def rate_unit(operation: str) -> RateUnit:
-    """What limits the operation: arithmetic or moving bytes."""
+    """The unit of the operation's limit: FLOP/s for arithmetic, bytes/s for moving bytes."""
     return "FLOP/s" if family(operation) in ("matmul", "attention") else "B/s"
 
 
@@ -62,7 +62,7 @@ def sizes(series: Series, point: Point) -> dict[str, float]:
 
 
 def work(series: Series, point: Point) -> Work | None:
-    """What the point computes and moves; None of an operation or with axes that are not known here."""
+    """FLOPs and bytes of the point; None for an unknown operation or unknown axes."""
     at = sizes(series, point)
     element = float(BYTES_PER_ELEMENT[series.format]) if series.format else 4.0
     try:
@@ -89,7 +89,7 @@ def work(series: Series, point: Point) -> Work | None:
 
 
 def rate(series: Series, point: Point) -> float | None:
-    """FLOP/s or bytes/s of the point, whichever `rate_unit` says; None where its work is not known or nothing."""
+    """FLOP/s or bytes/s of the point, as `rate_unit` says; None if its work is unknown or zero."""
     done = work(series, point)
     if done is None:
         return None
@@ -104,8 +104,8 @@ def best_point(series: Series) -> tuple[Point, float] | None:
 
 
 def memory_rate(profile: Profile) -> float | None:
-    """Bytes/s of device memory: the figure where it was measured, else the best that additions and copies reach on their largest
-    tensors (within 8 times of the largest), which caches hold least of."""
+    """Bytes/s of device memory: the measured figure, or else the best rate of additions and copies on their largest tensors
+    (within 8 times of the largest), of which caches hold least."""
     if "memory_bytes_per_s" in profile.figures:
         return profile.figures["memory_bytes_per_s"].value
     moved = [
@@ -125,7 +125,7 @@ def _matmul(at: Mapping[str, float], element: float) -> Work:
 
 
 def _attention(variant: str, at: Mapping[str, float], element: float) -> Work:
-    """Scores and weighted values over the keys that a query sees, half of them and its own where causal."""
+    """Scores and weighted values over the keys that a query sees; if causal, half of them and its own."""
     batch, heads, kv_heads = at["batch"], at["heads"], at["kv_heads"]
     length, head_size = at["length"], at["head_size"]
     keys = length if "noncausal" in variant else (length + 1) / 2

@@ -59,10 +59,10 @@ class BlockRun(Spec):
 class ModelSpec(Spec):
     """A decoder-only transformer.
 
-    `positions`: how many tokens a learned position embedding reaches, 0 where positions are rotary or ALiBi;
-    `position_padding`: its rows beyond those (OPT's two). `embedding_size`: width of the embedding and head where it is
-    not `hidden_size` (OPT-350M projects between them). `embedding_norm`: BLOOM's. `config`: the Hugging Face
-    configuration this was read from, which the executor builds the model of.
+    `positions`: how many tokens a learned position embedding reaches; 0 for rotary positions or ALiBi.
+    `position_padding`: its rows beyond those (OPT has two). `embedding_size`: width of the embedding and head where it
+    differs from `hidden_size` (OPT-350M projects between them). `embedding_norm`: as in BLOOM. `config`: the Hugging Face
+    configuration that was read; the executor builds the model from it.
     """
 
     name: str = Field(min_length=1)
@@ -86,7 +86,7 @@ class ModelSpec(Spec):
         return self
 
     def __hash__(self) -> int:
-        """Over what makes the model; `config` is left out, as a dictionary has no hash."""
+        """Hash of the architecture, without `config`, because a dictionary has no hash."""
         return hash((self.name, self.family, self.hidden_size, self.vocab_size, self.blocks))
 
     @property

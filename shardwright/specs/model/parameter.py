@@ -6,8 +6,8 @@ from typing import NamedTuple
 class Parameter(NamedTuple):
     """One weight of a block or of the model's ends.
 
-    `elements` counts the whole tensor. `split` says that tensor parallelism divides it (else every tp rank holds it
-    whole); `expert` that it belongs to one of the routed experts, which expert parallelism divides.
+    `elements` counts the whole tensor. `split`: tensor parallelism divides it; otherwise every tp rank holds it
+    whole. `expert`: it belongs to a routed expert, and expert parallelism divides the experts.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Figures as files, and those of a validation: predicted against measured, and the errors by source."""
+"""The figures of a validation: predicted against measured, and the errors by source."""
 
 import statistics
 import textwrap
@@ -20,7 +20,7 @@ _LABEL = 68  # characters of a source's name in one line
 
 
 def scatter(validation: Validation) -> Paint:
-    """Predicted against measured step time, both on logarithmic axes, the frameworks with most rows in colours."""
+    """Predicted against measured step time on logarithmic axes; the frameworks with most rows have colours."""
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in validation.rows:
         if row.measured_seconds is not None and row.predicted_seconds is not None:
@@ -67,7 +67,7 @@ def _diagonal(axes: Axes, seconds: list[float]) -> None:
     )
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
-    for axis in (axes.xaxis, axes.yaxis):  # plain numbers: figures don't parse the mathematics of the usual powers
+    for axis in (axes.xaxis, axes.yaxis):  # plain numbers, because math text is not parsed
         axis.set_major_formatter(FuncFormatter(lambda second, _: f"{second:g}"))
         axis.set_minor_formatter(NullFormatter())
 

@@ -1,4 +1,4 @@
-"""The report of a validation: one HTML file that needs nothing else."""
+"""The report of a validation: one self-contained HTML file."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from .tables import summary_sentences
 
 
 def write_validation_report(path: Path, validation: Validation, *, table_name: str) -> None:
-    """Write the errors, their figures, the worst rows taken apart, every row and every reason for a skipped one.
+    """Write the errors, their figures, the worst rows in detail, every row and every reason for a skipped one.
 
     Raises:
         SpecError: the folder is missing or not writable.
@@ -20,7 +20,7 @@ def write_validation_report(path: Path, validation: Validation, *, table_name: s
 
 def render_validation_report(validation: Validation, *, table_name: str) -> str:
     """The page as text; `table_name` says what was validated."""
-    # matplotlib takes half a second to import, which only who draws should wait for
+    # matplotlib takes half a second to import, so only drawing imports it
     from shardwright.reports.figures import draw
 
     from .plots import errors_by_source, errors_height, scatter

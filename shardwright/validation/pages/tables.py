@@ -80,12 +80,12 @@ def _remarks(summary: ValidationSummary) -> list[str]:
     if summary.core and summary.core.predicted < summary.predicted:
         lines += [f"Core. {sentence}" for sentence in summary_sentences(summary.core)]
     if summary.too_large:
-        lines.append(f"{len(summary.too_large)} rows ran although predicted to need more memory than there is.")
+        lines.append(f"{len(summary.too_large)} rows ran although the prediction exceeds the memory.")
     return lines
 
 
 def summary_sentences(summary: RowsSummary) -> list[str]:
-    """What a table of errors does not show: intervals, order of plans, memory predicted too small."""
+    """Sentences on intervals, order of plans, and memory predicted too small, which a table of errors does not show."""
     sentences = []
     if summary.coverage_80 is not None and summary.coverage_95 is not None:
         sentences.append(

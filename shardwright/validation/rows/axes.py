@@ -1,4 +1,4 @@
-"""Context and expert parallelism of a table row, and how its experts were loaded."""
+"""Context and expert parallelism of a table row, and the load of its experts."""
 
 import math
 import re
@@ -31,10 +31,10 @@ class RowAxes(NamedTuple):
 
 
 def axes_of_row(row: TableRow) -> tuple[RowAxes, list[str]]:
-    """What `row` says, and what had to be assumed about it.
+    """The axes that `row` states, and what was assumed.
 
     Raises:
-        SkippedRowError: experts have a capacity, of which tables don't say what became of it.
+        SkippedRowError: experts have a capacity, and tables don't say what it dropped.
     """
     if row.experts and _CAPACITY.search(row.notes or ""):
         raise SkippedRowError("expert capacity: whether experts pad to it is not stated")

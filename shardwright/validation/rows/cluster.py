@@ -1,4 +1,4 @@
-"""From a table row to the cluster it ran on: a device of the catalog, with what the row states put over it."""
+"""From a table row to its cluster: a device of the catalog, with the row's own figures."""
 
 import re
 from collections.abc import Callable
@@ -23,13 +23,13 @@ class _Nics(NamedTuple):
 
 
 def cluster_of_row(row: TableRow, standard_node: StandardNode) -> tuple[ClusterSpec, list[str]]:
-    """The cluster of `row`, and what had to be assumed about it. `standard_node` gives the usual node of a device.
+    """The cluster of `row`, and what was assumed. `standard_node` gives the usual node of a device.
 
     The row's device is looked up without a remark in parentheses. A network rate is taken from its interconnect where
     that states one ("4 x 100 Gb RoCE per node", "400 Gb/s RDMA per GPU").
 
     Raises:
-        SkippedRowError: the device is unknown or not in the catalog, or their number is unknown or fills no whole nodes.
+        SkippedRowError: the device is unknown or not in the catalog, or the device count is unknown or fills no whole nodes.
     """
     devices = row.gpus or _product(row.tp, row.pp, row.dp, row.cp or 1)
     if row.gpu is None or devices is None:

@@ -1,4 +1,4 @@
-"""What a source means by the peak memory that it states: which reading, and of which devices."""
+"""What a source means by its peak memory: which reading, and of which devices."""
 
 from typing import Literal, NamedTuple
 
@@ -29,7 +29,7 @@ class MemoryReading(NamedTuple):
     first_node: bool
 
     def of(self, estimate: Estimate, plan: Plan, devices_per_node: int) -> float:
-        """The bytes that the source would have read, on the device that needs most."""
+        """The bytes that the source would read on the device that needs most."""
         ranks_per_stage = plan.mesh.ranks // plan.mesh.pp
         seen = -(-devices_per_node // ranks_per_stage) if self.first_node else plan.mesh.pp
         parts = estimate.memory[:seen]
@@ -40,12 +40,12 @@ class MemoryReading(NamedTuple):
 
 
 def reading_of_row(row: TableRow) -> MemoryReading | None:
-    """By the source; nvidia-smi's figure where it does not say, as people who state whole gigabytes read that.
+    """The reading by source; nvidia-smi's figure where the source does not say, because people who state whole gigabytes read it.
 
-    None for torchtune, whose parameters, gradients and optimizer state are all in 16 bits, which the cost model does not
-    describe. The interactive sessions of bigscience's tr3m-1B3 table saw the
-    node they ran on: micro batches that ran out of memory there (pp 2 and 4, micro batch 8, 16 GB) needed it on the last
-    stage, while the memory noted for half of it would have left room to double.
+    None for torchtune: its parameters, gradients and optimizer state are all in 16 bits, which the cost model does not
+    describe. The interactive sessions of bigscience's tr3m-1B3 table saw only the node that they ran on. Evidence: micro
+    batches that ran out of memory there (pp 2 and 4, micro batch 8, 16 GB) needed it on the last stage, while the memory
+    noted for half the micro batch would have left room to double.
     """
     family = framework_family(row)
     if family == "torchtune":
@@ -54,6 +54,6 @@ def reading_of_row(row: TableRow) -> MemoryReading | None:
 
 
 def memory_assumption(row: TableRow) -> str:
-    """How the peak memory that `row` states is read, in words."""
+    """In words, how the peak memory of `row` is read."""
     reading = reading_of_row(row)
     return str(reading) if reading else "peak memory not compared: optimizer state in 16 bits is not available"

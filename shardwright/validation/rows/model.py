@@ -1,9 +1,9 @@
 """From a table row to the model that was trained.
 
-A row states sizes, not architecture. A public model whose sizes agree is its preset. Else what the row leaves out (gated
-or plain feed-forward, biases, learned positions) follows from the family its name belongs to; whether embeddings are
-tied is read, or else is whichever lands nearer the stated parameter count. MPT's biases and learned positions are what llm-foundry's own parameter counts imply: with both,
-all 216 published rows agree to the last digit printed.
+A row states sizes, not architecture. A public model whose sizes agree is its preset. Otherwise the family of its name
+decides what the row leaves out: gated or plain feed-forward, biases, learned positions. Whether embeddings are
+tied is read from the row; if it does not say, the choice nearer to the stated parameter count holds. MPT has biases and
+learned positions, as llm-foundry's own parameter counts imply: with both, all 216 published rows agree to the last digit.
 """
 
 from typing import NamedTuple
@@ -43,7 +43,7 @@ GPT_PADDED_VOCABULARY = 51200  # GPT-2's 50257 tokens, padded by Megatron to a m
 
 
 def model_of_row(row: TableRow) -> tuple[ModelSpec, list[str]]:
-    """The model of `row`, and what had to be assumed about it.
+    """The model of `row`, and what was assumed.
 
     Raises:
         SkippedRowError: a size is unknown and no preset has it.
@@ -99,7 +99,8 @@ def _build(row: TableRow, name: str, family: _Family, vocabulary: int) -> ModelS
 
 
 def _feed_forward(row: TableRow, family: _Family) -> FeedForward | MixtureOfExperts:
-    """Every layer's; a row of experts that no preset is has no shared ones and no dense layers, as it could not say so."""
+    """The feed-forward of every layer. A row of experts without a preset has no shared experts and no dense layers, because no
+    column states them."""
     if row.experts is None:
         width = _known(row, "ffn_hidden")
         return FeedForward(width=width, gated=family.gated, bias=family.bias and not family.gated)

@@ -1,10 +1,10 @@
-"""Runs that did something else than training every weight by the plan that their columns state."""
+"""Refuses runs that did not train every weight by the plan in their columns."""
 
 import re
 
 from .table import SkippedRowError, TableRow
 
-# Looked for in the model's name and the remarks; what they say weighs more than the columns, which cannot say it.
+# Searched in the model's name and the remarks, which take precedence over the columns.
 _OTHER_RUNS = (
     (r"\bq?lora\b", "LoRA: trains adapters, not the model"),
     (r"optimi[sz]er(?: step)? into backward|optimizer-in-bwd", "optimizer step fused into the backward pass"),
@@ -15,10 +15,10 @@ _OTHER_RUNS = (
 
 
 def refuse_other_runs(row: TableRow) -> None:
-    """Raise where the row says that what ran is outside of what the cost model describes.
+    """Raise if the row says that the run is outside of the cost model.
 
     Raises:
-        SkippedRowError: with what it is.
+        SkippedRowError: names what it did.
     """
     if row.reason is not None:
         raise SkippedRowError(row.reason)

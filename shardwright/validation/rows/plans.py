@@ -41,11 +41,11 @@ _Recompute = Literal["none", "selective", "full", "every second"]
 
 
 class RowPlans(NamedTuple):
-    """What a row says about its plan.
+    """The plans that a row can mean.
 
-    `plans`: every plan with even stages that it can mean, the plainest first; one where it leaves nothing unknown.
-    `fixed`: what a search must keep, once for each ZeRO stage that it can mean; empty where nothing is unknown, or where
-    a search cannot keep what the row states. `unknown`: names of the choices that it leaves open.
+    `plans`: every possible plan with even stages, the plainest first; one plan if the row leaves nothing unknown.
+    `fixed`: what a search must keep, once for each possible ZeRO stage; empty if nothing is unknown, or if
+    a search cannot keep what the row states. `unknown`: names of the choices that the row leaves open.
     """
 
     plans: tuple[Plan, ...]
@@ -54,7 +54,7 @@ class RowPlans(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """What a row fixes about its mesh and batch. `shard_group`: ranks that share one copy of the sharded state."""
+    """The mesh and batch that a row fixes. `shard_group`: ranks that share one copy of the sharded state."""
 
     pp: int
     dp: int
@@ -68,7 +68,7 @@ class _Layout(NamedTuple):
 
 
 class _Choices(NamedTuple):
-    """Values that each choice can have; one value where the row states it."""
+    """Possible values of each choice; one value if the row states it."""
 
     zero_stages: Sequence[ZeroStage]
     micro_batches: Sequence[int]
@@ -84,8 +84,8 @@ def plans_of_row(row: TableRow, layers: int) -> tuple[RowPlans, list[str]]:
     """The plans that `row` can mean, and what was assumed to read it.
 
     Raises:
-        SkippedRowError: the row uses what a plan cannot say (offload of parameters or activations), or leaves the mesh or the
-            batch unknown.
+        SkippedRowError: the row uses what a plan cannot describe (offload of parameters or activations), or leaves the mesh or
+            the batch unknown.
     """
     _refuse_what_no_plan_says(row)
     axes, assumptions = axes_of_row(row)
@@ -148,7 +148,7 @@ def _layout(row: TableRow, layers: int, axes: RowAxes) -> _Layout:
 
 
 def _shard_group(row: TableRow, dp: int) -> int:
-    """As the notes state it; hybrid sharding without a number is within a node; else all data-parallel ranks."""
+    """The shard group in the notes; hybrid sharding without a number is within a node; otherwise all data-parallel ranks."""
     stated = _SHARD_GROUP.search(row.notes or "")
     group = int(stated[1]) if stated else dp
     if stated is None and row.zero_or_fsdp is not None and re.search(r"hsdp|hybrid", row.zero_or_fsdp.lower()):
@@ -198,14 +198,14 @@ def _recomputes(row: TableRow) -> Sequence[_Recompute]:
 
 
 def _remarked_recomputes(notes: str) -> Sequence[_Recompute]:
-    """Where techniques are added one by one, checkpointing is on from the run that adds it, and off before."""
+    """In tables that add techniques one by one, checkpointing is on from the run that adds it, and off before."""
     if _CHECKPOINTING_ADDED.search(notes):
         return ("full",)
     return ("none",) if _ADDED_ONE_BY_ONE.search(notes) else _RECOMPUTE_POLICIES
 
 
 def _fixed(layout: _Layout, choices: _Choices) -> tuple[Fixed, ...]:
-    """For a search over what is unknown, with all else kept; none where a search cannot keep it."""
+    """Fixed choices for a search over the unknown ones; none if a search cannot keep what the row states."""
     only_recompute = choices.recomputes[0] if len(choices.recomputes) == 1 else None
     if only_recompute == "every second" or layout.axes.cp * layout.axes.ep > 1:
         return ()
@@ -241,7 +241,7 @@ def _plan(
     recompute: _Recompute,
     pipeline: PipelineChoice,
 ) -> Plan | None:
-    """None where the schedule has no such microbatch or stage count."""
+    """The plan; None if the schedule does not accept its microbatch or stage count."""
     shard = layout.shard_group if zero_stage else 1
     # two stages may hold the embedding and the head alone
     if layout.pp * pipeline.stages_per_rank > layout.layers + 2 or not folds(layout.axes, shard, layout.tp):
@@ -283,7 +283,7 @@ def _built_plan(
 
 
 def _layer_runs(count: int, recompute: _Recompute, zero_stage: ZeroStage) -> tuple[LayerRun, ...]:
-    """`count` layers; of every second one, how many matters to the costs and their order does not."""
+    """`count` layers. For "every second layer", costs depend on the number of layers, not on their order."""
     if not count:
         return ()
     if recompute != "every second":

@@ -1,4 +1,4 @@
-"""From a table row to the number formats that it trained in."""
+"""From a table row to the number formats of its training."""
 
 from shardwright.specs import LinearFormat, Precision
 
@@ -13,13 +13,13 @@ _EIGHT_BIT_WORDS: tuple[tuple[str, LinearFormat], ...] = (
 
 
 def precision_of_row(row: TableRow) -> tuple[Precision, list[str]]:
-    """The formats of `row`, and what had to be assumed about them.
+    """The formats of `row`, and what was assumed.
 
-    fp16 training in Megatron and DeepSpeed reduces gradients in two bytes, as llm-foundry's PURE mode does in bf16. What is
-    lower than that is of the layers' weight matmuls, beside bf16.
+    fp16 training in Megatron and DeepSpeed reduces gradients in two bytes, and so does llm-foundry's PURE mode in bf16. A
+    lower format applies to the layers' weight matmuls, with bf16 for the rest.
 
     Raises:
-        SkippedRowError: unknown, or not known here.
+        SkippedRowError: the precision is missing or not supported.
     """
     stated = (row.precision or "").lower()
     gradients = "bf16" if "MP mode=PURE" in (row.notes or "") else "fp32"
@@ -41,7 +41,7 @@ def precision_of_row(row: TableRow) -> tuple[Precision, list[str]]:
 
 
 def _gathers_fp8(row: TableRow, linear: LinearFormat) -> tuple[bool, list[str]]:
-    """Whether FSDP gathers weights in fp8: torchtitan can with one scale a tensor, and its benchmarks do where they say how."""
+    """Whether FSDP gathers weights in fp8. torchtitan can with one scale for each tensor, and its benchmarks that state the recipe do."""
     stated = f"{row.precision} {row.notes}".lower()
     if linear != "fp8" or "rowwise" in stated:
         return False, []

@@ -1,4 +1,4 @@
-"""The preset that a row's model is, where the row leaves sizes of a public architecture out."""
+"""The preset of a row's model, for rows that leave out sizes of a public architecture."""
 
 import re
 from functools import cache
@@ -10,7 +10,7 @@ from .table import TableRow
 
 _REMARK = re.compile(r"\([^()]*\)")
 _SIZE = re.compile(r"\d+(?:\.\d+)?[bm]")
-# Names in use for models that the presets call otherwise.
+# Common names of models that the presets name differently.
 _ALIASES = {
     "gpt3medium": "gpt3-350m",
     "gpt3355m": "gpt3-350m",
@@ -21,9 +21,9 @@ _ALIASES = {
 
 
 def preset_of_row(row: TableRow) -> ModelSpec | None:
-    """The preset with the row's name, if no size that the row states contradicts it.
+    """The preset with the row's name, if no size in the row contradicts it.
 
-    Spelling is taken lightly: "Llama3 70B", "LLAMA3-70B" and "Llama 3 70B (pretraining)" are llama-3-70b.
+    Spelling is forgiving: "Llama3 70B", "LLAMA3-70B" and "Llama 3 70B (pretraining)" are llama-3-70b.
     """
     name = _folded(_REMARK.sub(" ", row.model or ""))
     preset = _presets().get(name) or _without_size(name)
@@ -49,7 +49,7 @@ def _folded(name: str) -> str:
 
 
 def _agrees(row: TableRow, model: ModelSpec) -> bool:
-    """Whether every size that the row states is the model's; of several kinds of layer any one will do."""
+    """Whether every size in the row is the model's; with several kinds of layer, any of them may match."""
     blocks = [run.block for run in model.blocks]
     stated: list[tuple[int | None, set[int]]] = [
         (row.layers, {model.layer_count}),
@@ -60,7 +60,7 @@ def _agrees(row: TableRow, model: ModelSpec) -> bool:
     ]
     experts = [block.ffn for block in blocks if isinstance(block.ffn, MixtureOfExperts)]
     dense = {block.ffn.width for block in blocks if isinstance(block.ffn, FeedForward)}
-    if experts:  # what such rows call the feed-forward's width may be an expert's or a dense layer's
+    if experts:  # the feed-forward's width in such rows may be an expert's or a dense layer's
         widths = dense | {ffn.expert_width for ffn in experts}
         stated += [
             (row.experts, {ffn.experts for ffn in experts}),
@@ -74,5 +74,5 @@ def _agrees(row: TableRow, model: ModelSpec) -> bool:
 
 
 def _near(stated_billions: float | None, model: ModelSpec) -> bool:
-    """Names round parameter counts (Gemma-2B has 2.5e9), so a third more or less is the same model."""
+    """Whether two parameter counts agree within a third, because names round them (Gemma-2B has 2.5e9)."""
     return stated_billions is None or abs(model.parameter_count / (1e9 * stated_billions) - 1) < 0.33

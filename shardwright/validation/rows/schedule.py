@@ -1,4 +1,4 @@
-"""Which pipeline schedule a row ran: the schema has no column for it, so the chunks and the remarks say."""
+"""The pipeline schedule of a row, read from chunks and remarks, because the schema has no column for it."""
 
 import re
 from typing import NamedTuple, get_args
@@ -9,7 +9,7 @@ from .stack import framework_family
 from .table import SkippedRowError, TableRow
 
 _INTERLEAVING_FAMILIES = ("Megatron-LM", "Megatron-Core", "NeMo")
-# Names as people write them, the particular before the general; each with the schedule's name and its chunks on a rank.
+# Names in use, specific ones first; each with the schedule's name and its chunks on a rank.
 _NAMED: tuple[tuple[str, str, int | None], ...] = (
     (r"\bdual ?pipe", "dualpipe-v", 2),
     (r"\bzb-?v\b", "zb-v", 2),
@@ -28,12 +28,12 @@ class PipelineChoice(NamedTuple):
 
 
 def pipelines_of_row(row: TableRow, pp: int, layers: int) -> tuple[PipelineChoice, ...]:
-    """Every schedule that `row` can mean, the plainest first; stage counts that divide the layers where they are open.
+    """Every schedule that `row` can mean, the plainest first; open stage counts are those that divide the layers.
 
-    `vpp` counts stages on a rank. Where it is empty and nothing is said, Megatron may have interleaved or not.
+    `vpp` counts stages on a rank. If it is empty and no remark says more, Megatron may have interleaved or not.
 
     Raises:
-        SkippedRowError: it names a schedule that this version does not have.
+        SkippedRowError: the row names a schedule that this version does not have.
     """
     if pp == 1:
         return (PipelineChoice("1f1b", 1),)

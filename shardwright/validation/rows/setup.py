@@ -1,4 +1,4 @@
-"""From a table row to what the cost model takes: model, cluster, training, and the plans the row can mean."""
+"""From a table row to the cost model's input: model, cluster, training, and the possible plans."""
 
 import re
 from typing import Literal, NamedTuple
@@ -25,7 +25,7 @@ _FIRST_YEAR_OF_FUSED_ATTENTION = 2022  # FlashAttention, arXiv 2205.14135
 class RowSetup(NamedTuple):
     """One run of a table as the cost model sees it.
 
-    `plans`, `fixed` and `unknown` are those of `RowPlans`. `assumptions` says what the row does not and the setup needed.
+    `plans`, `fixed` and `unknown` are those of `RowPlans`. `assumptions`: what the setup needed and the row does not say.
     """
 
     model: ModelSpec
@@ -41,7 +41,7 @@ def setup_of_row(row: TableRow, standard_node: StandardNode) -> RowSetup:
     """Read `row` as a run.
 
     Raises:
-        SkippedRowError: it cannot be read as one, with the reason.
+        SkippedRowError: the row is no such run; says why.
     """
     refuse_other_runs(row)
     model, model_assumptions = model_of_row(row)

@@ -1,4 +1,4 @@
-"""Who measured a row: one table of one document, so that a source can be left out as a whole."""
+"""The source of a row: one table of one document, so that a fit can leave it out as a whole."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Which software a row ran on: its family, as tables are grouped by, and the named stack of the cost model that it is."""
+"""The software of a row: its family, by which tables group rows, and its named stack in the cost model."""
 
 import re
 from typing import NamedTuple
@@ -11,7 +11,7 @@ ZERO3 = "DeepSpeed ZeRO-3"
 
 
 class _Framework(NamedTuple):
-    """`pattern` finds it in the folded framework text. `guess` says what an assumed stack rests on, None where it is meant."""
+    """`pattern` finds it in the folded framework text. `guess`: the reason for an assumed stack; None if the stack is certain."""
 
     pattern: str
     family: str
@@ -19,7 +19,7 @@ class _Framework(NamedTuple):
     guess: str | None = None
 
 
-# The first that matches counts, so the particular come before the general.
+# The first match counts, so specific ones come first.
 _FRAMEWORKS = (
     _Framework(r"llm-?foundry|composer|mosaic", "llm-foundry", "fsdp"),
     _Framework(r"torchtitan", "torchtitan", "torchtitan"),
@@ -48,7 +48,7 @@ _FIRST_YEAR_OF_COMPILED_LOSS = 2025
 
 
 def framework_family(row: TableRow) -> str:
-    """The framework of `row` without its version; "DeepSpeed ZeRO-3" whatever drives it, as that sets its speed."""
+    """The framework of `row` without its version. "DeepSpeed ZeRO-3" under any driver, because it sets the speed."""
     if is_deepspeed_zero3(row):
         return ZERO3
     found = _framework(row)
@@ -63,7 +63,7 @@ def is_deepspeed_zero3(row: TableRow) -> bool:
 
 
 def stack_of_row(row: TableRow) -> tuple[str, list[str]]:
-    """The stack's name in `costmodel.stacks`, and what was assumed to choose it; never refuses."""
+    """The stack's name in `specs/stacks.toml`, and what was assumed to choose it; never refuses."""
     if is_deepspeed_zero3(row):
         return "deepspeed-zero3", []
     found = _framework(row)
@@ -92,7 +92,7 @@ def _by_year(row: TableRow, found: _Framework) -> str:
 
 
 def _torchtitan(row: TableRow, family: str) -> str:
-    """Compiled or not as the remarks say; torchtitan's tables name the compiler where it is on."""
+    """torchtitan's stack, compiled if the remarks say so; its tables name the compiler if it is on."""
     remarks = f"{row.framework or ''} {row.notes or ''}".lower()
     if re.search(r"async[ -]?tp", remarks):
         return "torchtitan-async-tp"

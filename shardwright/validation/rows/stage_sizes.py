@@ -1,4 +1,4 @@
-"""How many layers each pipeline stage of a row's run held, by the rule of the software that ran it."""
+"""The layers of each pipeline stage of a row's run, by the rule of its software."""
 
 from shardwright.specs import even_stages
 
@@ -7,8 +7,8 @@ from .table import TableRow
 
 
 def stage_sizes(row: TableRow, layers: int, stages: int) -> list[int]:
-    """Layers of each stage, first to last: nanotron's by compute cost, InternEvo's with what is left over at the end
-    (`partition_uniform`), all others' as even as possible."""
+    """Layers of each stage, first to last. nanotron splits by compute cost, InternEvo puts the remainder at the end
+    (`partition_uniform`), all others split as evenly as possible."""
     family, costs = framework_family(row), (row.hidden, row.ffn_hidden, row.vocab)
     if family == "InternEvo":
         fewer, extra = divmod(layers, stages)
@@ -23,8 +23,8 @@ def stage_sizes(row: TableRow, layers: int, stages: int) -> list[int]:
 def by_cost(layer_cost: float, head_cost: float, layers: int, stages: int) -> list[int]:
     """Layers of each stage as nanotron deals out blocks (`build_model` in models/base.py).
 
-    A stage takes blocks until the cost so far is above its share, so the block that crosses stays; the head counts at the
-    end, the embedding does not. The first stages hold one layer more than an even split gives them.
+    A stage takes blocks until its cost is above its share, and keeps the block that crosses. The head counts at the
+    end; the embedding does not count. The first stages get one layer more than in an even split.
     """
     total = layers * layer_cost + head_cost
     sizes, stage = [0] * stages, 0

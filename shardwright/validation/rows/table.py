@@ -20,8 +20,8 @@ class TableRow(Spec):
 
     `heads`, `kv_heads`, `ffn_hidden` and `vocab` describe the model; `tp`, `pp`, `vpp`, `dp`, `cp`, `ep` the mesh;
     `micro_batch` counts sequences per microbatch per data-parallel rank, `global_batch` sequences per step.
-    No layer or batch count of a real run is near the limits; beyond them a slip of the pen would cost minutes.
-    `metric_value` stands as published, in `metric_unit`; `peak_mem_gb` is in 1e9 bytes.
+    No layer or batch count of a real run is near the limits; they keep a typing mistake from costing minutes.
+    `metric_value` is as published, in `metric_unit`; `peak_mem_gb` is in 1e9 bytes.
     """
 
     id: str = Field(min_length=1)
@@ -80,7 +80,7 @@ _REQUIRED = tuple(name for name, field in TableRow.model_fields.items() if field
 def read_table(path: Path) -> tuple[TableRow, ...]:
     """Read every row of a CSV table in UTF-8.
 
-    A value that its column cannot hold costs its row alone: it is read as unknown, and `reason` says what is wrong.
+    A value that its column cannot hold affects only its row: it is read as unknown, and `reason` says what is wrong.
 
     Raises:
         SpecError: the file is missing, is not CSV, lacks a column, has one that is unknown, or a row (counted from 1
@@ -111,7 +111,7 @@ def _check_header(path: Path, header: Sequence[str] | None) -> list[str]:
         if name not in _COLUMNS:
             raise SpecError(f"{path}: unknown column '{name}'.{nearest(name, _COLUMNS)} Known: {', '.join(_COLUMNS)}")
         if names.count(name) > 1:
-            raise SpecError(f"{path}: column '{name}' stands twice in the header")
+            raise SpecError(f"{path}: column '{name}' appears twice in the header")
     if missing := [name for name in _REQUIRED if name not in names]:
         raise SpecError(f"{path}: column {', '.join(repr(name) for name in missing)} is missing from the header")
     return names

@@ -1,4 +1,4 @@
-"""How good predictions are: errors, coverage of intervals, rank agreement and regret. Plain numbers in, numbers out."""
+"""How good predictions are: errors, coverage of intervals, rank agreement and regret. It takes and returns plain numbers."""
 
 import math
 import statistics
@@ -22,7 +22,7 @@ class ErrorSummary(Spec):
 
 
 class RankAgreement(Spec):
-    """How well predicted order agrees with measured order where the same job ran in several ways.
+    """Agreement of predicted and measured order, for jobs that ran in several ways.
 
     `kendall_tau`: (agreeing - disagreeing) / all pairs of plans of a group whose measured times differ; a pair
     predicted equal counts as neither. `regret`: measured time of the plan predicted fastest over that of the fastest
@@ -50,7 +50,7 @@ class GroupAgreement(Spec):
 
 
 class Trial(NamedTuple):
-    """One measured run of a group: which plan, what it took and what was predicted."""
+    """One measured run of a group: its plan, its measured and its predicted time."""
 
     group: Hashable
     plan: Hashable
@@ -59,7 +59,7 @@ class Trial(NamedTuple):
 
 
 def summarise_errors(errors: Sequence[float]) -> ErrorSummary | None:
-    """None where there is nothing to summarise. `p90`: the smallest error that 90% of all do not exceed."""
+    """Summarise errors; None without any. `p90`: the smallest error that 90% of all do not exceed."""
     if not errors:
         return None
     sizes = sorted(abs(error) for error in errors)
@@ -92,7 +92,7 @@ def rank_agreement(trials: Sequence[Trial]) -> RankAgreement | None:
 
 
 def group_agreements(trials: Sequence[Trial]) -> list[GroupAgreement]:
-    """The same group by group, the largest regret first."""
+    """Agreement of each group, the largest regret first."""
     found = []
     for group, plans in _median_by_plan(trials).items():
         if len(plans) > 1:
@@ -103,7 +103,7 @@ def group_agreements(trials: Sequence[Trial]) -> list[GroupAgreement]:
 
 
 class _PairOrder(NamedTuple):
-    """`pairs` whose measured times differ, and how many more of them are predicted in that order than in the other."""
+    """The number of `pairs` whose measured times differ, and by how much agreeing predictions outnumber disagreeing ones."""
 
     pairs: int
     balance: int
@@ -120,7 +120,7 @@ def _pair_order(plans: Sequence[tuple[float, float]]) -> _PairOrder:
 
 def _regret(plans: Sequence[tuple[float, float]]) -> float:
     fastest_predicted = min(predicted for _, predicted in plans)
-    # plans predicted equally fast are an even choice, so the expected measured time counts
+    # plans predicted equally fast are equally likely choices, so the mean measured time counts
     chosen = statistics.fmean(measured for measured, predicted in plans if predicted == fastest_predicted)
     return chosen / min(measured for measured, _ in plans) - 1
 
@@ -142,7 +142,7 @@ def _median_by_plan(trials: Sequence[Trial]) -> Mapping[Hashable, list[tuple[flo
 
 
 def constant_efficiency_errors(ideal_seconds: Sequence[float], measured_seconds: Sequence[float]) -> list[float]:
-    """Errors of the null model: every device at one constant share of its peak, fitted to these very runs.
+    """Errors of the null model: every device at one constant share of its peak, fitted to these same runs.
 
     `ideal_seconds`: the step's FLOPs over the peak of all devices. The share is the median of ideal / measured.
     """

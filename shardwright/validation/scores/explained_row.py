@@ -1,4 +1,4 @@
-"""One row's prediction taken apart: where its seconds and bytes are predicted to go, and what had to be assumed."""
+"""One row's prediction in detail: its seconds and bytes by part, and the assumptions."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from .outcome import Outcome
 
 
 class StepPart(Spec):
-    """`factor_needed`: how many times longer (or shorter) this part alone would have to be for the step to be as measured.
+    """One part of a step. `factor_needed`: the factor on this part alone that would make the step as measured.
 
-    None where no such factor above zero exists.
+    It is None if no such factor above zero exists.
     """
 
     name: str
@@ -24,8 +24,8 @@ class StepPart(Spec):
 class ExplainedRow(Spec):
     """A predicted row with the parts of its step and of the fullest rank's memory, the largest first.
 
-    `measured_mfu`: the model FLOPs of the step over the measured time and the peak of all devices; near 1 or above it the
-    row, or how it was read, is wrong. `too_large` says by how much the plan exceeds the memory, None where it fits.
+    `measured_mfu`: the model FLOPs of the step over the measured time and the peak of all devices; near 1 or above, the
+    row or its reading is wrong. `too_large` says by how much the plan exceeds the memory; None if it fits.
     """
 
     id: str
@@ -54,7 +54,7 @@ def worst_rows(outcomes: Sequence[Outcome], count: int = 10) -> tuple[ExplainedR
 
 
 def explain_row(outcome: Outcome) -> ExplainedRow | None:
-    """None where the row has no predicted time."""
+    """The row in detail; None if it has no predicted time."""
     row, result, setup, prediction = outcome
     if setup is None or prediction is None or result.relative_error is None:
         return None

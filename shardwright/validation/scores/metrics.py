@@ -1,4 +1,4 @@
-"""A table's metrics and step seconds, each from the other.
+"""Converts between a table's metrics and step seconds.
 
 Every metric of `published/README.md` is either proportional to the step time or to its inverse, so one factor converts
 both ways. Where a metric counts FLOPs, the factor holds the count by the source's own convention.
@@ -60,7 +60,7 @@ def metric_of_row(row: TableRow, model: ModelSpec, cluster: ClusterSpec, trainin
 
 
 def _factors(training: TrainingSpec, devices: int) -> dict[str, Metric]:
-    """The metrics that need nothing but the batch, by every name in use."""
+    """Factors of the metrics that need only the batch, by every name in use."""
     tokens, sequences = float(training.tokens_per_step), float(training.global_batch)
     return {
         **dict.fromkeys(("s_per_iter", "step_time_s"), Metric("", 1.0, is_rate=False)),
@@ -80,12 +80,12 @@ def counted_flops(row: TableRow, model: ModelSpec, training: TrainingSpec) -> fl
 
     With F the forward of the layers and H that of the head, s the sequence length, T the tokens of a step, L the
     layers, h the hidden size and N the parameters:
-    - "SC21", Narayanan et al. 2021, equation 3: 96 B s l h^2 (1 + s/6h + V/16lh) = 4 F + 3 H, the recomputed forward
-      counted; without recompute 3 F + 3 H.
-    - "model FLOPs" (Megatron-Core, nanotron), and an MFU of which nothing else is said: 3 F + 3 H.
+    - "SC21", Narayanan et al. 2021, equation 3: 96 B s l h^2 (1 + s/6h + V/16lh) = 4 F + 3 H, including the
+      recomputed forward; without recompute 3 F + 3 H.
+    - "model FLOPs" (Megatron-Core, nanotron), and an MFU without a stated convention: 3 F + 3 H.
     - "6*N*T + 12*L*..." (llm-foundry): 6 N T + 12 L h s T; "6*N*T" or "6ND" alone: 6 N T.
     - "recompute counted" (BigScience): 8 N T.
-    All count attention in full, not halved for the causal mask; of experts those that a token uses.
+    All count attention in full, not halved for the causal mask, and only the experts that a token uses.
 
     Raises:
         SkippedRowError: the convention is none of these.

@@ -1,8 +1,8 @@
-"""The kind of a model, as errors are grouped by."""
+"""The kind of a model, by which errors are grouped."""
 
 from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
-# Upper ends of the size classes in parameters, experts included; above the last a class of its own.
+# upper ends of the size classes in parameters, including experts; models above the last form one more class
 _CLASSES = ((1e9, "below 1B"), (4e9, "1B to 4B"), (1e10, "4B to 10B"), (4e10, "10B to 40B"), (1e11, "40B to 100B"))
 _LARGEST = "above 100B"
 

@@ -1,4 +1,4 @@
-"""What validating one row of a table gave."""
+"""The result of validating one row of a table."""
 
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ class ValidationRow(Spec):
 
 
 class Outcome(NamedTuple):
-    """All that is known about one row: `setup` and `prediction` where it could be read."""
+    """Everything about one row; `setup` and `prediction` exist if it could be read."""
 
     row: TableRow
     result: ValidationRow
@@ -44,18 +44,18 @@ class Outcome(NamedTuple):
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What the row does not say and reading it or choosing its plan needed."""
+        """What was assumed to read the row or to choose its plan."""
         read = self.setup.assumptions if self.setup else ()
         return read + (self.prediction.assumptions if self.prediction else ())
 
     @property
     def measured_seconds(self) -> float | None:
-        """Measured step time; None where there is none, or none that a prediction stands against."""
+        """Measured step time; None without one, or without a prediction to compare it with."""
         return self.result.measured_seconds
 
 
 def interval_bounds(estimate: Estimate, level: float) -> tuple[float, float] | None:
-    """Step seconds that the estimate's interval of `level` lies between; None where it has none."""
+    """Low and high step seconds of the estimate's interval of `level`; None if it has none."""
     for interval in estimate.step_seconds_intervals:
         if abs(interval.level - level) < 1e-9:
             return interval.low, interval.high

@@ -1,4 +1,4 @@
-"""The cost model and the planner as benchmarks call them: one plan's estimate, and the choice of what a row leaves unknown."""
+"""The cost model and the planner for validation: one plan's estimate, and the choice of what a row leaves unknown."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,14 +13,14 @@ from shardwright.validation.rows import RowSetup
 ChoosePlan = Callable[[ModelSpec, ClusterSpec, TrainingSpec, Fixed], Plan]
 
 _SEARCH_SECONDS = 5.0
-_ALIKE = 0.01  # of a step: what repeated runs differ by
+_ALIKE = 0.01  # share of a step by which repeated runs differ
 
 
 def predict_setup(setup: RowSetup, estimate: EstimatePlan, choose: ChoosePlan) -> Prediction:
-    """Estimate the plan of a row. What it leaves unknown is chosen by `choose`, with all else kept.
+    """Estimate the plan of a row. `choose` chooses what the row leaves unknown, and keeps the rest.
 
-    Where nothing fits although the run ran, the plan that needs the least memory stands for it; where the planner cannot
-    keep what the row states, the fastest of its even plans.
+    If nothing fits although the run ran, the plan that needs the least memory stands for it. If the planner cannot
+    keep what the row states, the fastest of its even plans stands for it.
 
     Raises:
         SpecError: no plan is valid for the model, the batch and the cluster.
@@ -33,9 +33,9 @@ def predict_setup(setup: RowSetup, estimate: EstimatePlan, choose: ChoosePlan) -
         try:
             found.append(predict(*job, choose(*job, fixed), estimate))
         except InfeasibleError:
-            smallest = min(plan.micro_batch for plan in plans)  # the least memory is there
+            smallest = min(plan.micro_batch for plan in plans)  # the plan of least memory
             plans = tuple(plan for plan in plans if plan.micro_batch == smallest)
-        except SpecError:  # the row's own plans will say it, or show that the planner alone cannot keep them
+        except SpecError:  # the row's own plans then say why, or show that only the planner cannot keep them
             continue
     if found:
         best, how = _roomiest_of_the_fastest(found), "chosen by the planner"
@@ -46,14 +46,14 @@ def predict_setup(setup: RowSetup, estimate: EstimatePlan, choose: ChoosePlan) -
 
 
 def _roomiest_of_the_fastest(found: Sequence[Prediction]) -> Prediction:
-    """Of predictions that no one could tell apart by time, the one that leaves most memory: so would a person choose."""
+    """Among predictions of indistinguishable time, the one that leaves most memory, as a person would choose."""
     fastest_seconds = min(one.estimate.step_seconds for one in found)
     alike = [one for one in found if one.estimate.step_seconds <= (1 + _ALIKE) * fastest_seconds]
     return min(alike, key=lambda one: one.estimate.peak_memory_bytes)
 
 
 def planners_choice(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Plan:
-    """What `shardwright plan` would choose.
+    """The choice of `shardwright plan`.
 
     Raises:
         SpecError: nothing divides, or the planner does not search what is fixed.

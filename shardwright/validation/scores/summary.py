@@ -1,4 +1,4 @@
-"""A whole table's errors, by every grouping that says where they come from."""
+"""The errors of a whole table, by every grouping that helps to find their cause."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -20,12 +20,12 @@ from .explained_row import ExplainedRow, worst_rows
 from .model_kind import model_kind
 from .outcome import Outcome, interval_bounds
 
-# A plan that needs so much more than predicted runs out of memory where it was said to fit.
+# a plan that needs this much more than predicted may run out of memory although it was predicted to fit
 UNDER_PREDICTED = 0.05
 
 
 class RowsSummary(Spec):
-    """Some rows taken together.
+    """The errors of some rows.
 
     `count` rows, of which `predicted` have a predicted time. `constant_efficiency`: the same rows predicted by FLOPs over
     one constant share of peak, fitted to them. `memory_under_predicted`: share of the rows with a measured peak whose
@@ -45,13 +45,13 @@ class RowsSummary(Spec):
 
 
 class ValidationSummary(RowsSummary):
-    """All rows of a table taken together.
+    """The errors of all rows of a table.
 
     `skipped`: rows without a predicted time, by reason; `count` = `predicted` + all skipped. `too_large`: ids of rows
-    that ran although the cost model says they need more memory than there is (their time is predicted all the same).
-    `assumed`: predicted rows by what had to be assumed to read them. `core`: the rows of core_rows.py alone.
-    `rank_groups`: the groups of `ranks`, the largest regret first. `worst`: the rows with the largest errors, taken apart;
-    `core_worst`: those of the core, empty where the core is the whole table.
+    that ran although the cost model says that they exceed the memory (their time is predicted all the same).
+    `assumed`: predicted rows by what was assumed to read them. `core`: the rows of core_rows.py alone.
+    `rank_groups`: the groups of `ranks`, the largest regret first. `worst`: the rows with the largest errors, in detail;
+    `core_worst`: those of the core, empty if the core is the whole table.
     """
 
     skipped: dict[str, int]
@@ -70,7 +70,7 @@ class ValidationSummary(RowsSummary):
 
 
 def summarise(outcomes: Sequence[Outcome]) -> ValidationSummary:
-    """Fold the outcomes of a table's rows."""
+    """Summarise the outcomes of a table's rows."""
     timed = _timed(outcomes)
     core = [outcome for outcome in outcomes if is_core(outcome.row)]
     return ValidationSummary(
@@ -96,7 +96,7 @@ def summarise(outcomes: Sequence[Outcome]) -> ValidationSummary:
 
 
 def summarise_rows(outcomes: Sequence[Outcome]) -> RowsSummary:
-    """What is said of any set of rows; of the whole table, its core, or one held-out source."""
+    """Summarise any set of rows: the whole table, its core, or one held-out source."""
     timed, memory = _timed(outcomes), memory_errors(outcomes)
     return RowsSummary(
         count=len(outcomes),
@@ -147,7 +147,8 @@ def _grouped(
 
 
 def _constant_efficiency(outcomes: Sequence[Outcome]) -> ErrorSummary | None:
-    """Counts what the device computes, recompute included: a null model without that would lose for a trivial reason."""
+    """Errors of the null model. It counts what the device computes, including recompute; otherwise it would lose for a trivial
+    reason."""
     ideal, measured = [], []
     for outcome in outcomes:
         if outcome.setup is None or outcome.prediction is None or outcome.measured_seconds is None:
@@ -182,7 +183,7 @@ def _trials(outcomes: Sequence[Outcome]) -> list[Trial]:
 
 
 def _job(outcome: Outcome) -> str:
-    """What was trained on what: rows that agree in this differ in how alone."""
+    """The job of a row; rows of the same job differ only in their plan."""
     row = outcome.row
     job = f"{row.model}, {row.gpus} x {row.gpu}, {row.precision}, batch {row.global_batch} x {row.seq_len} tokens"
     return f"{job}, {row.interconnect}" if row.interconnect else job

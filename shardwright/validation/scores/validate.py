@@ -1,4 +1,4 @@
-"""Predictions held against a table of measured runs, row by row, none left out."""
+"""Compares predictions with a table of measured runs, row by row, without leaving any out."""
 
 import re
 from collections.abc import Callable, Hashable, Iterator
@@ -74,7 +74,7 @@ def predict_rows(
     standard_node: StandardNode = standard_node,
     choose: ChoosePlan = planners_choice,
 ) -> Iterator[Outcome]:
-    """One outcome for each row, in order, as soon as it is known. Rows that ran alike are predicted once."""
+    """Yield one outcome for each row, in order, as soon as it is known. Rows with the same setup are predicted once."""
     known: dict[Hashable, Prediction] = {}
 
     def predict(setup: RowSetup) -> Prediction:
@@ -135,12 +135,12 @@ def _times(metric: Metric, prediction: Prediction, measured_seconds: float) -> d
 
 
 def _first_fault(invalid: ValidationError) -> str:
-    """Which field of which noun, and what is wrong with it."""
+    """The field, its noun, and what is wrong with it."""
     first = invalid.errors()[0]
     where = ".".join(str(part) for part in (invalid.title, *first["loc"]) if not isinstance(part, int))
     return f"{where}: {_kind(first['msg'].removeprefix('Value error, '))}"
 
 
 def _kind(refusal: SpecError | str) -> str:
-    """The message without its numbers, so that rows refused alike are counted together."""
+    """The message without its numbers, so that rows refused for the same reason are counted together."""
     return re.sub(r"\d+", "N", str(refusal))

@@ -74,26 +74,25 @@ def test_the_first_failure_is_told_with_its_rank(monkeypatch: pytest.MonkeyPatch
         run(folder)
 
 
+@pytest.mark.timeout(120)  # the launch would last ten minutes
 def test_a_users_mistake_ends_the_run_at_once_and_comes_back_as_it_was(
     monkeypatch: pytest.MonkeyPatch, folder: RunFolder
 ) -> None:
     """The other ranks would wait for their peer, and restarts mend nothing."""
-    replace_torchrun(monkeypatch, "import time; time.sleep(60)")
+    replace_torchrun(monkeypatch, "import time; time.sleep(600)")
     record_failure(folder.failures, 0, ConnectionError("a rank that lost its peer first"))
     threading.Timer(0.3, record_failure, (folder.failures, 1, SpecError("a.bin: holds token 999"))).start()
-    begin = time.monotonic()
     with pytest.raises(SpecError) as caught:
         run(folder)
     assert str(caught.value) == "a.bin: holds token 999"
-    assert time.monotonic() - begin < 10
 
 
 LAUNCHER = """
 import signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born with interrupts ignored
-from shardwright.executor import torchrun
-from shardwright.executor.run_folder import RunFolder
+from shardwright.executor.run import torchrun
+from shardwright.executor.training.run_folder import RunFolder
 torchrun._command = lambda folder, ranks, restarts: [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
 torchrun.run_torchrun(RunFolder(Path(sys.argv[1])), 2, 0, lambda line: print(line, flush=True))
 """

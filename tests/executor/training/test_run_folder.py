@@ -175,7 +175,7 @@ class TestSteps:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from shardwright.executor.run_folder import RunFolder
+from shardwright.executor.training.run_folder import RunFolder
 with RunFolder(Path(sys.argv[1])).locked():
     print("held", flush=True)
     time.sleep(60)

@@ -44,20 +44,18 @@ def test_ranks_tell_gather_and_know_their_nodes() -> None:
         ("kill", RanksLostError, r"^rank 1 was killed \(SIGKILL\), perhaps for want of memory$"),
     ],
 )
-def test_a_rank_that_fails_is_one_line_within_seconds(how: str, error: type[Exception], words: str) -> None:
+@pytest.mark.timeout(120)
+def test_a_rank_that_fails_is_one_line_and_ends_the_others(how: str, error: type[Exception], words: str) -> None:
     """The other rank waits in a barrier that would last ten minutes."""
-    began = time.monotonic()
     with pytest.raises(error, match=words):
         run_local_ranks(2, f"{JOBS}:fail_as_told", how)
-    assert time.monotonic() - began < 60
 
 
+@pytest.mark.timeout(120)
 def test_ranks_that_notice_nothing_are_ended() -> None:
-    """The other rank computes for a minute, and would hear of it half a minute later at the earliest."""
-    began = time.monotonic()
+    """The other rank computes for ten minutes and wants nothing of the one that died."""
     with pytest.raises(RanksLostError, match=r"rank 1 was killed \(SIGKILL\)"):
         run_local_ranks(2, f"{JOBS}:sleep_while_the_last_dies", "")
-    assert time.monotonic() - began < 25
 
 
 @pytest.mark.parametrize(

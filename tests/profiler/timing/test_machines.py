@@ -26,22 +26,31 @@ class Together(JointWork):
         return None
 
 
-class TestCpu:
-    def test_seconds_are_those_of_one_call(self) -> None:
-        seconds = CpuMachine().seconds(lambda: time.sleep(0.002), 5)
-        assert len(seconds) == 5
-        assert all(0.002 <= each < 0.02 for each in seconds)
+class HostClock:
+    """A clock that stands still until work takes some of its time."""
 
-    def test_short_work_is_called_many_times_in_one_timing(self) -> None:
-        calls = [0]
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def takes(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class TestCpu:
+    def test_seconds_are_those_of_one_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = HostClock(monkeypatch)
+        assert CpuMachine().seconds(lambda: clock.takes(0.002), 5) == pytest.approx([0.002] * 5)
+
+    def test_short_work_is_called_many_times_in_one_timing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls, clock = [0], HostClock(monkeypatch)
 
         def work() -> None:
             calls[0] += 1
+            clock.takes(3e-6)
 
-        seconds = CpuMachine().seconds(Together(work), 3)
-        assert len(seconds) == 3
-        assert calls[0] > 10
-        assert all(0 < each < 100e-6 for each in seconds)
+        assert CpuMachine().seconds(Together(work), 3) == pytest.approx([3e-6] * 3)
+        assert calls[0] == 1 + 3 * 67  # the first call says that 67 of them fill 200 µs
 
     def test_work_of_one_rank_finds_the_caches_written_over(self) -> None:
         """Once before each call, and by the whole buffer."""

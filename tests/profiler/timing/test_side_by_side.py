@@ -3,7 +3,7 @@
 import gc
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -15,21 +15,36 @@ from tests.profiler.gpu_stand_in import GpuStandIn
 
 
 def test_the_other_runs_while_the_work_does_and_no_longer() -> None:
-    runs: list[float] = []
+    runs = [0]
 
     def other() -> None:
-        runs.append(time.perf_counter())
+        runs[0] += 1
         time.sleep(0.001)
 
-    work = beside(lambda: time.sleep(0.1), other, CpuMachine())
+    def ten_runs_later() -> None:
+        goal = runs[0] + 10
+        while runs[0] < goal:
+            time.sleep(0.001)
+
+    work = beside(ten_runs_later, other, CpuMachine())
     work()
-    ended = time.perf_counter()
-    assert len(runs) > 10
+    _await(lambda: _rests(runs), "pauses when the work is done")
+    before = runs[0]
+    work()
+    assert runs[0] >= before + 10, "and runs again with it"
+
+
+def _rests(runs: list[int]) -> bool:
+    before = runs[0]
     time.sleep(0.05)
-    assert runs[-1] < ended + 0.02, "paused when the work is done"
-    before = len(runs)
-    work()
-    assert len(runs) > before + 10, "and runs again with it"
+    return runs[0] == before
+
+
+def _await(done: Callable[[], bool], what: str) -> None:
+    for _ in range(200):
+        if done():
+            return
+    pytest.fail(f"waited in vain: {what}")
 
 
 def test_the_other_runs_from_the_beginning_of_each_repeat() -> None:

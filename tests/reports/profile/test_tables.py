@@ -89,7 +89,7 @@ def test_the_fingerprint_in_words() -> None:
 
 
 def test_a_profile_that_was_broken_off_says_so() -> None:
-    assert dict(fingerprint_lines(profile(complete=False)))["measured"].endswith("; not all that was asked for")
+    assert dict(fingerprint_lines(profile(complete=False)))["measured"].endswith("; incomplete")
 
 
 @pytest.mark.parametrize(

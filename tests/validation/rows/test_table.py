@@ -89,7 +89,7 @@ def test_a_column_given_twice_is_refused(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "t.csv", [LLAMA_ROW])
     header, rest = path.read_text().split("\n", 1)
     path.write_text(f"{header.strip()},gpus\n{rest}")
-    with pytest.raises(SpecError, match="column 'gpus' stands twice"):
+    with pytest.raises(SpecError, match="column 'gpus' appears twice"):
         read_table(path)
 
 

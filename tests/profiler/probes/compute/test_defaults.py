@@ -1,14 +1,15 @@
-import time
+import math
 from collections import Counter
 from typing import get_args
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from shardwright.costmodel.op_times.protocol import MatmulPart, Operator
 from shardwright.profiler.probes.compute.defaults import default_figures, default_probes
 from shardwright.profiler.sizes.models import Usage
-from shardwright.profiler.timing.probe import Probe, Work
+from shardwright.profiler.timing.probe import Probe, Sizes
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.profile import Format, Point, Series
 from shardwright.specs.training import TrainingSpec
@@ -105,16 +106,12 @@ def test_sizes_between_the_first_are_valid_ones() -> None:
             assert probe.needed_bytes(middle) > 0
 
 
-def test_a_matmul_takes_time_and_a_larger_one_more() -> None:
-    def elapsed(work: Work) -> float:
-        started = time.perf_counter()
+@pytest.mark.parametrize("at", [(16.0, 16.0, 16.0), (64.0, 128.0, 256.0)])
+def test_a_matmul_does_the_flops_of_its_size(at: Sizes) -> None:
+    work = default_probes(SteadyMachine(), ["fp32"])[0].prepare(at, SteadyMachine())
+    with FlopCounterMode(display=False) as counter:
         work()
-        return time.perf_counter() - started
-
-    forward = default_probes(SteadyMachine(), ["fp32"])[0]
-    small, large = (forward.prepare(at, SteadyMachine()) for at in ((16.0, 16.0, 16.0), (512.0, 512.0, 1024.0)))
-    fastest_small, fastest_large = (min(elapsed(work) for _ in range(5)) for work in (small, large))
-    assert 0 < fastest_small < fastest_large
+    assert counter.get_total_flops() == 2 * math.prod(at)
 
 
 def test_figures_have_names_of_their_own() -> None:

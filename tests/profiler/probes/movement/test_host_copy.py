@@ -112,7 +112,7 @@ def test_together_means_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_copies_in_company_run_here(company: host_copy_probe.Company) -> None:
     machine = CpuMachine()
     work = HostCopyProbe("to_device", "pageable", company).prepare((float(2**22),), machine)
-    assert all(0 < seconds < 5 for seconds in machine.seconds(work, 3))
+    assert all(seconds > 0 for seconds in machine.seconds(work, 3))
 
 
 def test_nothing_is_page_locked_without_a_gpu() -> None:
