@@ -1,5 +1,5 @@
-"""The base of every package: array types, files read and written whole, errors that a user can mend, units for people,
-whole-number arithmetic, and processes of this machine. It imports nothing of this project."""
+"""What everything stands on: array types, files that are read and written whole, the errors that are a user's to mend, units for
+people, whole-number arithmetic, and processes of this machine. Imports nothing of this project."""
 
 from . import units
 from .arrays import Array, FloatArray, IntArray, Number

@@ -1,1 +1,1 @@
-"""Measurements of this project: the speed of its parts, and predictions of its own runs. Each module with `main` is a command."""
+"""What this project measures of itself: the speed of its parts, and predictions of its own runs. Each module with `main` is a command."""

@@ -1,5 +1,5 @@
-"""Shipped facts and their look-up: devices, links and nodes with their sources, clusters from a short form or TOML, and the
-profile of a cluster."""
+"""Shipped facts and how they are looked up: devices, links and nodes with their sources, clusters from a short form or TOML, and the
+profile that is attached to a cluster."""
 
 from . import devices
 from .cluster_file import load_cluster

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 
 def plan(
+    context: typer.Context,
     model: ModelArgument,
     cluster: ClusterOption,
     seq_len: SeqLenOption,
@@ -59,6 +60,14 @@ def plan(
     tp: Annotated[int | None, typer.Option(help="Fix the tensor-parallel degree.")] = None,
     dp_replicate: Annotated[int | None, typer.Option(help="Fix the number of replicas (HSDP).")] = None,
     dp_shard: Annotated[int | None, typer.Option(help="Fix the degree of ZeRO sharding.")] = None,
+    cp: Annotated[int | None, typer.Option(help="Set the context-parallel degree; 1 where it is left out.")] = None,
+    ep: Annotated[int | None, typer.Option(help="Set the expert-parallel degree; 1 where it is left out.")] = None,
+    context_parallel: Annotated[
+        str | None, typer.Option(help="Set how cp exchanges keys and values: all-gather, ring, ulysses.")
+    ] = None,
+    expert_dispatch: Annotated[
+        str | None, typer.Option(help="Set how ep sends tokens: all-to-all, deduplicated.")
+    ] = None,
     zero_stage: Annotated[int | None, typer.Option(help="Fix the ZeRO stage: 0, 1, 2 or 3.")] = None,
     micro_batch: Annotated[
         int | None, typer.Option(parser=read_count_option, metavar="COUNT", help="Fix the sequences of a microbatch.")
@@ -90,26 +99,17 @@ def plan(
 ) -> None:
     """Find the fastest plan that fits and print it in about ten lines."""
     from shardwright.base import SpecError
-    from shardwright.planner import Fixed, search
-    from shardwright.planner import explain as explain_plan
+    from shardwright.planner import search
+    from shardwright.planner.space import Fixed
+    from shardwright.planner.why import explain as explain_plan
+    from shardwright.planner.why import not_searched
+    from shardwright.specs import CHOICES
 
     if not time_limit > 0:
         raise SpecError(f"--time-limit is {time_limit}: give a number of seconds above 0")
     refuse_existing(out, report, force=force, inputs=[profile] if profile else [])
-    given = {
-        "pp": pp,
-        "tp": tp,
-        "dp_replicate": dp_replicate,
-        "dp_shard": dp_shard,
-        "zero_stage": zero_stage,
-        "micro_batch": micro_batch,
-        "schedule": schedule,
-        "stages_per_rank": stages_per_rank,
-        "recompute": recompute,
-        "offload_optimizer": offload_optimizer,
-        "even_stages": even_stages,
-        "sequence_parallel": sequence_parallel,
-    }
+    options = context.params
+    given = {choice.name: options[choice.name] for choice in CHOICES if options.get(choice.name) is not None}
     training = read_training(
         seq_len=seq_len,
         global_batch=global_batch,
@@ -119,7 +119,7 @@ def plan(
         attention=attention,
         stack=stack,
     )
-    fixed = Fixed.parse({name: value for name, value in given.items() if value is not None}, source="options")
+    fixed = Fixed.parse(given, source="options")
     job = read_model(model), read_cluster(cluster, profile), training
     full = details or as_json or report is not None
     result = search(*job, fixed=fixed, time_limit_seconds=time_limit, runners_up=3 if full else 0)
@@ -142,7 +142,7 @@ def plan(
     if details:
         _print_plan(plan_file, job[0], why)
     else:
-        typer.echo(_summary(*job, result, notes))
+        typer.echo(_summary(*job, result, [*not_searched(result.plan, job[0]), *notes]))
     if out:
         typer.echo(f"wrote {out}{_how_to_train(plan_file, out)}")
 
@@ -263,7 +263,7 @@ def _certified(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSp
     from shardwright.planner.why import certify
 
     try:
-        found = certify(result.plan, model, cluster, training)
+        found = certify(result.plan, model, cluster, training, fixed=result.fixed)
     except SpecError as reason:
         return f"No certificate: {reason}."
     proven = "proves" if found.optimal else "has proven so far"

@@ -1,4 +1,4 @@
-"""Compares named strategies, given plans and the planner's choice for one model and cluster; finds the simplest rival of a plan."""
+"""Named strategies beside the planner's choice and given plans, for one model and cluster."""
 
 from .side_by_side import BEST, compare
 from .simpler import simplest_rival

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from shardwright.base import InfeasibleError, SpecError
-from shardwright.planner import Fixed, search
+from shardwright.planner import search
+from shardwright.planner.space import Fixed
 from shardwright.reports.plan import ComparedPlan
 from shardwright.specs import ClusterSpec, Mesh, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec

@@ -1,4 +1,4 @@
-"""Output for people: tables for the terminal, figures, and self-contained pages."""
+"""What people are shown: tables for the terminal, figures, and pages that need nothing else."""
 
 from .page import render_page, write_page
 

@@ -54,8 +54,7 @@ from .schedules import (
     stage_ranks,
 )
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_document
-from .stack import Stack
-from .stacks import OWN_STACK, named_stack
+from .stack import OWN_STACK, Stack, named_stack
 from .timeline import Lane, MemoryCurve, Span, Timeline
 from .training import BYTES_PER_ELEMENT, OPTIMIZER_STATES, LinearFormat, OptimizerName, Precision, TrainingSpec
 

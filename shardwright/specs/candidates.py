@@ -17,9 +17,9 @@ from .plan import Plan
 class Candidates(Degrees[IntArray]):
     """N combinations of the choices that hold for a whole run; every field has shape (N,).
 
-    `stages_per_rank` counts pipeline chunks on a rank, `offload_optimizer` is 1 where the optimizer lives on the host,
-    `context_parallel` indexes `CONTEXT_PARALLEL`, `expert_dispatch` indexes `EXPERT_DISPATCH`. The axes of context and
-    of experts are optional; without them no candidate has these axes.
+    `stages_per_rank` counts pipeline chunks on a rank. `offload_optimizer` is 1 where the optimizer lives on the host.
+    `context_parallel` indexes `CONTEXT_PARALLEL`, `expert_dispatch` indexes `EXPERT_DISPATCH`. The axes of context and of
+    experts are optional; without them no candidate has these axes.
     """
 
     pp: IntArray

@@ -1,12 +1,23 @@
-"""The software stack that trains: a few physical properties in which frameworks differ, not corrections."""
+"""The software stack that trains: a few physical properties in which frameworks differ, not corrections.
 
+
+The named stacks stand in stacks.toml beside this file.
+"""
+
+import tomllib
+from functools import cache
+from importlib.resources import files
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from shardwright.base import SpecError, nearest
+
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
 
 SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
+
+OWN_STACK = "shardwright"
 
 
 class Stack(Spec):
@@ -92,3 +103,29 @@ class Stack(Spec):
         """The formats that the software fixes, by their names in `Precision`."""
         formats = {"gradients": self.gradients, "parameters": self.parameters}
         return {name: value for name, value in formats.items() if value is not None}
+
+
+@cache
+def _stacks() -> dict[str, Stack]:
+    text = (files(__package__) / "stacks.toml").read_text(encoding="utf-8")
+    return {
+        name: Stack.parse({"name": name, **entry}, source=f"stacks.toml [{name}]")
+        for name, entry in tomllib.loads(text).items()
+    }
+
+
+def stack_names() -> tuple[str, ...]:
+    """Every stack there is."""
+    return tuple(_stacks())
+
+
+def named_stack(name: str) -> Stack:
+    """The stack called `name`.
+
+    Raises:
+        SpecError: there is none; names the nearest.
+    """
+    if name not in _stacks():
+        allowed = ", ".join(stack_names())
+        raise SpecError(f"stack '{name}' is not known; allowed: {allowed}.{nearest(name, stack_names())}")
+    return _stacks()[name]

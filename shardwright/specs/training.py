@@ -5,8 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from .spec import PositiveFloat, PositiveInt, Spec
-from .stack import Stack
-from .stacks import OWN_STACK, named_stack
+from .stack import OWN_STACK, Stack, named_stack
 
 MOST_PER_STEP = 2**31 - 1  # far beyond any run, and small enough to list its divisors
 

@@ -1,1 +1,1 @@
-"""Compares predictions with measured runs of other people."""
+"""Predictions held against measured runs of other people."""

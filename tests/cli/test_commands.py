@@ -1,5 +1,6 @@
 """Each command does its job and says so, in words and as JSON."""
 
+import inspect
 import json
 import re
 import subprocess
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from shardwright.cli.plan import plan as plan_command
 from shardwright.costmodel.plan_file import read_plan_file
+from shardwright.specs.choices import CHOICES
 from shardwright.specs.measurement import Fingerprint, Measurement, StepRecord
 from tests.cli.command import JOB, Command, assert_one_line
 
@@ -53,11 +56,16 @@ def test_plan_prints_ten_lines_and_details_the_rest(command: Command) -> None:
         assert word in details
 
 
+def test_the_short_form_says_once_that_expert_parallelism_is_not_searched(command: Command) -> None:
+    printed = command("plan", "qwen1.5-moe-a2.7b", *JOB).out
+    assert printed.casefold().count("expert parallelism is not searched") == 1
+
+
 def test_the_short_form_computes_no_alternatives(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> list[str]:
         raise AssertionError("alternatives were computed and not printed")
 
-    monkeypatch.setattr("shardwright.planner.explain", refuse)
+    monkeypatch.setattr("shardwright.planner.why.explain", refuse)
     assert command("plan", "llama-3.2-1b", *JOB).code == 0
     with pytest.raises(AssertionError, match="alternatives"):
         command("plan", "llama-3.2-1b", *JOB, "--details")
@@ -348,3 +356,22 @@ def test_a_plan_file_with_context_and_expert_parallelism(command: Command, tmp_p
     compared = command("compare", "qwen3-30b-a3b", *JOB, "--strategy", "zero3", "--plan", path)
     assert "context by ring" in compared.out
     assert_one_line(command("run", path), "cp 4", "not run yet")
+
+
+def test_every_choice_of_a_plan_is_an_option() -> None:
+    """But for the stages, which a plan file holds."""
+    options = set(inspect.signature(plan_command).parameters)
+    assert {choice.name for choice in CHOICES} - options == {"stages"}
+
+
+def test_context_and_expert_parallelism_can_be_set(command: Command) -> None:
+    options = ("--cp", "2", "--context-parallel", "ring", "--ep", "4", "--dp-shard", "4", "--zero-stage", "3")
+    printed = command("plan", "qwen3-30b-a3b", *JOB, *options, "--json").json()["plan_file"]["plan"]
+    assert (printed["mesh"]["cp"], printed["mesh"]["ep"], printed["context_parallel"]) == (2, 4, "ring")
+    assert_one_line(command("plan", "llama-3.1-8b", *JOB, "--ep", "2"), "ep 2", "has none")
+    assert_one_line(command("plan", "qwen3-30b-a3b", *JOB, "--ep", "3"), "ep 3", "128 experts", "allowed")
+
+
+def test_says_that_expert_parallelism_is_not_searched(command: Command) -> None:
+    assert "Expert parallelism is not searched" in " ".join(command("plan", "qwen3-30b-a3b", *JOB).out.split())
+    assert "not searched" not in command("plan", "llama-3.1-8b", *JOB).out

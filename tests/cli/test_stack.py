@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shardwright.specs.stacks import named_stack
+from shardwright.specs.stack import named_stack
 from tests.cli.command import JOB, Command, assert_one_line
 
 CORE = ("--stack", "megatron-core")

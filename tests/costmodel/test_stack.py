@@ -19,7 +19,7 @@ from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.costmodel.op_times.overlap import overlap_saving_seconds
 from shardwright.costmodel.tables.build import build_tables
 from shardwright.costmodel.tables.cost_tables import CostTables
-from shardwright.specs import stacks
+from shardwright.specs import stack as stacks
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.model.norm import Norm
 from shardwright.specs.plan import POLICIES, LayerRun, Plan, Stage

@@ -17,7 +17,7 @@ from shardwright.specs.estimate import MemoryBytes
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import POLICIES, LayerRun, Plan, RecomputePolicy, Stage
-from shardwright.specs.stacks import named_stack
+from shardwright.specs.stack import named_stack
 from shardwright.specs.training import TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_model
 from tests.specs.test_candidates import candidates

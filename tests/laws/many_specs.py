@@ -18,10 +18,9 @@ from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import POLICIES
 from shardwright.specs.schedules import ScheduleName, even_stages
-from shardwright.specs.stacks import stack_names
+from shardwright.specs.stack import stack_names
 from shardwright.specs.training import TrainingSpec
-
-from .valid_runs import clusters, models
+from tests.laws.valid_runs import clusters, models
 
 _SHAPES = 8
 SCHEDULES: tuple[ScheduleName, ...] = ("gpipe", "1f1b", "interleaved-1f1b")

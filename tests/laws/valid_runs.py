@@ -12,7 +12,7 @@ from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
 from shardwright.specs.model.model import Block, BlockRun, ModelSpec
 from shardwright.specs.model.norm import Norm
 from shardwright.specs.plan import LayerRun, Offload, Plan, Stage
-from shardwright.specs.stacks import stack_names
+from shardwright.specs.stack import stack_names
 from shardwright.specs.training import TrainingSpec
 
 

@@ -11,7 +11,6 @@ from .operand_formats import OPERANDS
 from .overlap import Exposed, exposed_beside, overlap_saving_seconds, slowdown_beside
 from .passes import ATTENTION_BACKWARD, CLIP_PASSES, OPERATOR_PASSES, UPDATE_PASSES
 from .protocol import CollectiveName, MatmulPart, Operator, OpTimes
-from .straggler import largest_of
 
 __all__ = [
     "ATTENTION_BACKWARD",
@@ -34,7 +33,6 @@ __all__ = [
     "exposed_beside",
     "fit_curve",
     "fitted",
-    "largest_of",
     "left_out_errors",
     "meshed_share",
     "op_times",

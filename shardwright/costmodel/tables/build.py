@@ -6,7 +6,7 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.layers import RowWork, WorkModel
-from shardwright.costmodel.op_times import CLIP_PASSES, UPDATE_PASSES, OpTimes, largest_of
+from shardwright.costmodel.op_times import CLIP_PASSES, UPDATE_PASSES, OpTimes
 from shardwright.specs import (
     OPTIMIZER_STATES,
     OWN_STACK,
@@ -21,6 +21,7 @@ from shardwright.specs.model import ModelSpec
 from .cost_tables import CostTables, Seconds, StaticBytes
 from .data_parallel import DataParallel, sharded
 from .distinct_rows import distinct
+from .straggler import largest_of
 
 
 def build_tables(

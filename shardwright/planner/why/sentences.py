@@ -7,7 +7,6 @@ from shardwright.costmodel import estimate_plan, is_unsettled
 from shardwright.costmodel.op_times import OpTimes, op_times
 from shardwright.costmodel.tables import usable_bytes
 from shardwright.planner.branching import SearchResult
-from shardwright.planner.space import Fixed
 from shardwright.specs import OWN_STACK, ClusterSpec, Estimate, Plan, TrainingSpec
 from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
@@ -55,7 +54,8 @@ def explain(
     if kept := [f"{axis} {degree}" for axis, degree in plan.mesh if axis in ("cp", "ep") and degree > 1]:
         lines.append(f"The planner does not search other degrees of {' and '.join(kept)}.")
     if isinstance(found, SearchResult):
-        lines += _searched(found, model)
+        lines += _searched(found)
+    lines += not_searched(plan, model)
     return [*lines, _which_software(training), _how_sure(estimate, cluster, unsettled=is_unsettled(cluster, training))]
 
 
@@ -118,7 +118,7 @@ def _how_much(change: float) -> str:
     return f"{abs(change):.1%} {'slower' if change >= 0 else 'faster'}"
 
 
-def _searched(found: SearchResult, model: ModelSpec) -> list[str]:
+def _searched(found: SearchResult) -> list[str]:
     lines = [f"{runner.plan.mesh} would take {units.seconds(runner.step_seconds)}." for runner in found.runners_up]
     proven = (
         "none can be faster by this cost model"
@@ -130,13 +130,13 @@ def _searched(found: SearchResult, model: ModelSpec) -> list[str]:
         f"Of {found.candidates_total:,} combinations of mesh, ZeRO stage, microbatch, schedule and offload {proven} "
         f"({found.candidates_solved:,} had to be solved, {found.seconds:.2f} s{ended})."
     )
-    return [*lines, *not_searched(found.fixed, model)]
+    return lines
 
 
-def not_searched(fixed: Fixed, model: ModelSpec) -> list[str]:
+def not_searched(plan: Plan, model: ModelSpec) -> list[str]:
     """What the search leaves at 1 although the model has a use for it."""
     has_experts = any(isinstance(block.ffn, MixtureOfExperts) for block in model.layer_classes)
-    return ["Expert parallelism is not searched: ep stays 1."] if has_experts and fixed.ep is None else []
+    return ["Expert parallelism is not searched; --ep sets its degree."] if has_experts and plan.mesh.ep == 1 else []
 
 
 def _which_software(training: TrainingSpec) -> str:

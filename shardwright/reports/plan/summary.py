@@ -7,7 +7,7 @@ from shardwright.base import units as readable
 from shardwright.costmodel.op_times import CALIBRATED
 from shardwright.costmodel.tables import usable_bytes
 from shardwright.specs import OWN_STACK, ClusterSpec, Estimate, Plan, TrainingSpec
-from shardwright.specs.model import MixtureOfExperts, ModelSpec
+from shardwright.specs.model import ModelSpec
 
 from .breakdown import words
 from .comparison import ComparedPlan
@@ -151,9 +151,7 @@ def slower(ratio: float) -> str:
 def _searched(summary: Summary) -> str:
     gap = f"no plan is more than {summary.gap:.2%} faster" if summary.gap >= 5e-5 else "no plan is faster"
     ended = "" if summary.complete else "; the time limit ended the search"
-    has_experts = any(isinstance(block.ffn, MixtureOfExperts) for block in summary.model.layer_classes)
-    without = "; expert parallelism is not searched" if has_experts and summary.plan.mesh.ep == 1 else ""
-    return f"{readable.count(summary.candidates)} combinations; {gap} by this cost model{ended}{without}"
+    return f"{readable.count(summary.candidates)} combinations; {gap} by this cost model{ended}"
 
 
 def _basis(estimate: Estimate, cluster: ClusterSpec, training: TrainingSpec) -> str:

@@ -6,9 +6,8 @@ from typing import Literal, NamedTuple
 
 from shardwright.specs import ContextParallel, ExpertDispatch
 
-from .skipped import SkippedRowError
 from .stack import framework_family
-from .table import TableRow
+from .table import SkippedRowError, TableRow
 
 _NAMED: tuple[tuple[str, ContextParallel], ...] = (
     (r"ulysses|deepspeed[ -]sequence parallel", "ulysses"),

@@ -7,8 +7,7 @@ from typing import NamedTuple
 from shardwright.base import SpecError
 from shardwright.specs import ClusterSpec, Link, LinkKind, NodeGroup
 
-from .skipped import SkippedRowError
-from .table import TableRow
+from .table import SkippedRowError, TableRow
 
 StandardNode = Callable[[str], NodeGroup]
 

@@ -11,8 +11,7 @@ from typing import NamedTuple
 from shardwright.specs.model import Block, BlockRun, FeedForward, MixtureOfExperts, ModelSpec, MultiHeadAttention, Norm
 
 from .preset import preset_of_row
-from .skipped import SkippedRowError
-from .table import TableRow
+from .table import SkippedRowError, TableRow
 
 
 class _Family(NamedTuple):

@@ -2,8 +2,7 @@
 
 import re
 
-from .skipped import SkippedRowError
-from .table import TableRow
+from .table import SkippedRowError, TableRow
 
 # Searched in the model's name and the remarks, which take precedence over the columns.
 _OTHER_RUNS = (

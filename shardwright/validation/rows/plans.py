@@ -13,10 +13,9 @@ from shardwright.specs import LayerRun, Mesh, Offload, Plan, RecomputePolicy, Sc
 
 from .axes import RowAxes, axes_of_row, folds
 from .schedule import PipelineChoice, pipelines_of_row
-from .skipped import SkippedRowError
 from .stack import framework_family
 from .stage_sizes import stage_sizes
-from .table import TableRow
+from .table import SkippedRowError, TableRow
 
 # How sources name what is sharded, without case, separators and the word "zero".
 _ZERO_STAGES: dict[str, ZeroStage] = {

@@ -2,8 +2,7 @@
 
 from shardwright.specs import LinearFormat, Precision
 
-from .skipped import SkippedRowError
-from .table import TableRow
+from .table import SkippedRowError, TableRow
 
 _EIGHT_BIT_WORDS: tuple[tuple[str, LinearFormat], ...] = (
     ("mxfp8", "mxfp8"),

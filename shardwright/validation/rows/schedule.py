@@ -5,9 +5,8 @@ from typing import NamedTuple, get_args
 
 from shardwright.specs import ScheduleName
 
-from .skipped import SkippedRowError
 from .stack import framework_family
-from .table import TableRow
+from .table import SkippedRowError, TableRow
 
 _INTERLEAVING_FAMILIES = ("Megatron-LM", "Megatron-Core", "NeMo")
 # Names in use, specific ones first; each with the schedule's name and its chunks on a rank.

@@ -14,9 +14,8 @@ from .model import model_of_row
 from .not_modelled import refuse_other_runs
 from .plans import plans_of_row
 from .precision import precision_of_row
-from .skipped import SkippedRowError
 from .stack import stack_of_row
-from .table import TableRow
+from .table import SkippedRowError, TableRow
 
 _FUSED = r"flash|sdpa|fused|cudnn|xformers|efficient|flex|splash|pallas|triton|\bte\b|\bfa-?[234]\b|transformer ?engine"
 _UNFUSED = r"unfused|eager|math|naive|standard|not fused|\bcore\b"

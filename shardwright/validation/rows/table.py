@@ -11,6 +11,10 @@ from shardwright.base import SpecError, nearest
 from shardwright.specs import PositiveFloat, PositiveInt, Spec
 
 
+class SkippedRowError(Exception):
+    """This row has no prediction; the message is the reason, worded alike for rows of the same kind."""
+
+
 class TableRow(Spec):
     """One measured run as its source states it; None is unknown, never zero.
 

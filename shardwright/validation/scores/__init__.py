@@ -1,4 +1,4 @@
-"""Predicts each row and scores the predictions: errors, intervals, the order of plans, and the worst rows in detail."""
+"""Each row predicted, and how good the predictions are: errors, intervals, the order of plans, the worst rows taken apart."""
 
 from .accuracy import ErrorSummary, Trial, rank_agreement, summarise_errors
 from .core_rows import is_core

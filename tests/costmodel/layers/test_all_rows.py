@@ -7,7 +7,7 @@ from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.layers.traffic import backward_traffic, forward_traffic
 from shardwright.specs.model.model import Block
 from shardwright.specs.plan import CONTEXT_PARALLEL, EXPERT_DISPATCH, POLICIES
-from shardwright.specs.stacks import named_stack
+from shardwright.specs.stack import named_stack
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_experts, small_model
 from tests.costmodel.layers.test_traffic import totals

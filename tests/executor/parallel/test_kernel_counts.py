@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
-from shardwright.specs.stacks import named_stack
+from shardwright.specs.stack import named_stack
 
 VIEWS = {"view", "transpose", "unsqueeze", "expand", "slice", "t", "_unsafe_view", "detach", "as_strided", "alias"}
 

@@ -1,6 +1,6 @@
 """Plans in words."""
 
-from shardwright.catalog.huggingface import load_model
+from shardwright.catalog.huggingface.load import load_model
 from shardwright.reports.plan.words import (
     choice_words,
     parameter_words,

@@ -8,7 +8,7 @@ from shardwright.costmodel.layers.traffic import backward_traffic, forward_traff
 from shardwright.costmodel.op_times.curves import attention_flops
 from shardwright.reports.profile.work import best_point, family, memory_rate, rate, rate_unit, work
 from shardwright.specs.profile import Figure, Format, Series
-from shardwright.specs.stacks import named_stack
+from shardwright.specs.stack import named_stack
 from shardwright.specs.training import TrainingSpec
 from tests.reports.made_up_profile import MEMORY_BYTES_PER_S, point, profile
 

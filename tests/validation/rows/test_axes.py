@@ -5,7 +5,7 @@ import pytest
 from shardwright.specs.mesh import Mesh
 from shardwright.validation.rows.axes import axes_of_row, folds, routing_of_row
 from shardwright.validation.rows.plans import plans_of_row
-from shardwright.validation.rows.skipped import SkippedRowError
+from shardwright.validation.rows.table import SkippedRowError
 from tests.validation.made_up_rows import row
 
 MEGATRON: dict[str, object] = {"framework": "Megatron-Core r0.10", "year": 2025, "zero_or_fsdp": "1"}

@@ -7,8 +7,7 @@ import pytest
 
 from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
 from shardwright.validation.rows.model import model_of_row
-from shardwright.validation.rows.skipped import SkippedRowError
-from shardwright.validation.rows.table import read_table
+from shardwright.validation.rows.table import SkippedRowError, read_table
 from tests.validation.made_up_rows import row
 
 NO_SIZES = dict.fromkeys(

@@ -6,7 +6,7 @@ from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.plan import Plan
 from shardwright.validation.rows.plans import plans_of_row
-from shardwright.validation.rows.skipped import SkippedRowError
+from shardwright.validation.rows.table import SkippedRowError
 from tests.validation.made_up_rows import row
 
 LAYERS = 40

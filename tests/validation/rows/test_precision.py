@@ -3,7 +3,7 @@
 import pytest
 
 from shardwright.validation.rows.precision import precision_of_row
-from shardwright.validation.rows.skipped import SkippedRowError
+from shardwright.validation.rows.table import SkippedRowError
 from tests.validation.made_up_rows import row
 
 

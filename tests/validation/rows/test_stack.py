@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardwright.specs.stacks import named_stack
+from shardwright.specs.stack import named_stack
 from shardwright.validation.rows.stack import framework_family, is_deepspeed_zero3, stack_of_row
 from tests.validation.made_up_rows import row
 

@@ -5,8 +5,7 @@ import pytest
 from shardwright.catalog.huggingface.load import load_model
 from shardwright.specs.training import TrainingSpec
 from shardwright.validation.rows.setup import setup_of_row
-from shardwright.validation.rows.skipped import SkippedRowError
-from shardwright.validation.rows.table import TableRow
+from shardwright.validation.rows.table import SkippedRowError, TableRow
 from shardwright.validation.scores.metrics import Metric, counted_flops, metric_of_row
 from tests.validation.fake_costs import standard_node
 from tests.validation.made_up_rows import row

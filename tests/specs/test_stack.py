@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from shardwright.base.errors import SpecError
-from shardwright.specs.stacks import OWN_STACK, named_stack, stack_names
+from shardwright.specs.stack import OWN_STACK, named_stack, stack_names
 from shardwright.specs.training import Precision, TrainingSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "stacks.md"

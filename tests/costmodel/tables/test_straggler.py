@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shardwright.costmodel.op_times.straggler import largest_of
+from shardwright.costmodel.tables.straggler import largest_of
 
 # expected largest of n standard normal variables (Harter 1961, Biometrika 48, Table 1)
 EXACT = {2: 0.56419, 3: 0.84628, 10: 1.53875, 100: 2.50759, 1000: 3.24144}

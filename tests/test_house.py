@@ -1,0 +1,24 @@
+"""The house: rooms of a size that one can find things in, each of which says what it is for."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "shardwright"
+ROOMS = sorted(path.parent for path in ROOT.rglob("__init__.py"))
+MOST_MODULES = 14
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: str(room.relative_to(ROOT.parent)))
+def test_a_room_says_what_it_is_for_and_is_not_a_heap(room: Path) -> None:
+    init = ast.parse((room / "__init__.py").read_text(encoding="utf-8"))
+    assert ast.get_docstring(init)
+    assert len([path for path in room.glob("*.py") if path.name != "__init__.py"]) <= MOST_MODULES
+
+
+def test_the_folders_at_the_top_are_links_to_the_packages() -> None:
+    for name in ("planner", "costmodel", "profiler", "executor", "benchmarks"):
+        link = ROOT.parent / name
+        if link.exists():  # links are not in a wheel's source tree on every system
+            assert link.resolve() == ROOT / name
