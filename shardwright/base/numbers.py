@@ -37,6 +37,6 @@ def divisors(number: int) -> list[int]:
     return sorted({*small, *(number // low for low in small)})
 
 
-def listed(values: Iterable[int]) -> str:
+def listed(values: Iterable[object]) -> str:
     """`1, 2, 4`."""
     return ", ".join(map(str, values))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 import numpy as np
 from pydantic import model_validator
 
-from shardwright.base import Array, IntArray, Number
+from shardwright.base import Array, IntArray, Number, listed
 
 from .spec import PositiveInt, Spec
 
@@ -87,7 +87,7 @@ class Mesh(Spec, Degrees[int]):
             allowed = [d for d in range(1, block + 1) if block % d == 0 and (d % self.tp == 0 or self.tp % d == 0)]
             raise ValueError(
                 f"ep {self.ep} does not fold into dp_shard {self.dp_shard} x cp {self.cp} x tp {self.tp}: it must divide "
-                f"{block}, and tp or be a multiple of it; allowed: {', '.join(map(str, allowed))}"
+                f"{block}, and tp or be a multiple of it; allowed: {listed(allowed)}"
             )
         return self
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwright.base import SpecError, read_json
+from shardwright.base import SpecError, listed, read_json
 from shardwright.specs import Spec
 
 Tokens = NDArray[np.int64]
@@ -138,7 +138,7 @@ class HuggingFaceDataset(_Documents):
         self._vocab_size, self._paths = vocab_size, paths
         dataset, self._column = _open_dataset(paths, column)
         self._dataset = dataset.select_columns([self._column]).with_format("arrow")
-        self._is_text = _holds_text(dataset, self._column, source=", ".join(map(str, paths)))
+        self._is_text = _holds_text(dataset, self._column, source=listed(paths))
         if self._is_text:
             _need_byte_vocabulary(vocab_size)
         self._separator = [BYTE_VALUES] if self._is_text and vocab_size > BYTE_VALUES else []
@@ -160,7 +160,7 @@ class HuggingFaceDataset(_Documents):
             whole = np.concatenate([whole, np.array(self._separator, dtype=np.int64)])
         else:
             whole = np.array(value, dtype=np.int64)
-        source = f"{', '.join(map(str, self._paths))} (row {index})"
+        source = f"{listed(self._paths)} (row {index})"
         return _within_vocabulary(whole[start:stop], self._vocab_size, source=source, start=start)
 
 
@@ -172,7 +172,7 @@ def _open_dataset(paths: Sequence[Path], column: str | None) -> tuple[Any, str]:
         raise SpecError("data_format 'hf' needs the package datasets: pip install 'shardwright[data]'") from None
     datasets.disable_progress_bars()
     builders = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
-    listed = ", ".join(map(str, paths))
+    shown = listed(paths)
     try:
         if len(paths) == 1 and paths[0].is_dir():
             dataset = datasets.load_from_disk(str(paths[0]))
@@ -181,23 +181,23 @@ def _open_dataset(paths: Sequence[Path], column: str | None) -> tuple[Any, str]:
             dataset = datasets.load_dataset(builders[paths[0].suffix], data_files=files, split="train")
         else:
             raise SpecError(
-                f"{listed}: give one folder that save_to_disk wrote, or files all ending in one of {', '.join(builders)}"
+                f"{shown}: give one folder that save_to_disk wrote, or files all ending in one of {', '.join(builders)}"
             )
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, SpecError):
             raise
-        raise SpecError(f"{listed}: is not a readable dataset ({str(error).splitlines()[0]})") from None
+        raise SpecError(f"{shown}: is not a readable dataset ({str(error).splitlines()[0]})") from None
     if isinstance(dataset, datasets.DatasetDict):
         if "train" not in dataset:
             raise SpecError(
-                f"{listed}: holds the splits {', '.join(dataset)}, none called 'train'; give one split's folder"
+                f"{shown}: holds the splits {', '.join(dataset)}, none called 'train'; give one split's folder"
             )
         dataset = dataset["train"]
     wanted = [column] if column else ["input_ids", "text"]
     found = [name for name in wanted if name in dataset.column_names]
     if not found:
         raise SpecError(
-            f"{listed}: has no column '{wanted[0]}'; give data_column one of {', '.join(dataset.column_names)}"
+            f"{shown}: has no column '{wanted[0]}'; give data_column one of {', '.join(dataset.column_names)}"
         )
     return dataset, found[0]
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from shardwright.base import RunFailedError, SpecError
+from shardwright.base import GIB, RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
 from shardwright.executor.model import FAMILIES
@@ -122,7 +122,7 @@ class Trainer:
             f"{self._plan_file.training.tokens_per_step / record.seconds:,.0f} tokens/s",
             *([f"MFU {mfu:.1%}"] if mfu else []),
             f"{record.seconds:.3f} s" + (f" (predicted {estimate.step_seconds:.3f} s)" if estimate else ""),
-            f"memory {self._memory.read().peak / 2**30:.2f} GiB",
+            f"memory {self._memory.read().peak / GIB:.2f} GiB",
         ]
         return "  ".join(parts)
 

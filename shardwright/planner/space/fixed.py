@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, Self
 
-from shardwright.base import SpecError
+from shardwright.base import SpecError, listed
 from shardwright.specs import (
     CHOICES,
     ContextParallel,
@@ -54,7 +54,7 @@ class Fixed(Spec):
         stages = {run.zero_stage for stage in plan.stages for run in stage.layers}
         if len(stages) > 1:
             raise SpecError(
-                f"the plan's layers have ZeRO stages {', '.join(map(str, sorted(stages)))}; the planner gives all layers one"
+                f"the plan's layers have ZeRO stages {listed(sorted(stages))}; the planner gives all layers one"
             )
         return cls(**{choice.name: choice.of_plan(plan) for choice in CHOICES})
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import torch
 
+from shardwright.base import units
 from shardwright.costmodel.op_times import CollectiveName
 from shardwright.profiler.ranks import Ranks
 from shardwright.profiler.timing import (
@@ -21,8 +22,7 @@ from shardwright.profiler.timing import (
     TroubleError,
     Work,
     attempt,
-    first_line,
-    readable_bytes,
+    message_line,
     reference_work,
 )
 from shardwright.specs import Figure, LayerCheck, Profile
@@ -138,7 +138,7 @@ class Crew:
             except (TroubleError, DeviceGoneError):
                 continue  # rank 0 has seen the same, and decides
             except (RuntimeError, OSError) as error:
-                raise CrewLostError(f"a rank does not answer any more ({first_line(error)})") from None
+                raise CrewLostError(f"a rank does not answer any more ({message_line(error)})") from None
 
     # What every rank does
 
@@ -153,7 +153,7 @@ class Crew:
             raise
         except (RuntimeError, OSError) as error:  # what is done here never raises these: it was telling or gathering
             self._lost = True
-            raise CrewLostError(f"a rank does not answer any more ({first_line(error)})") from None
+            raise CrewLostError(f"a rank does not answer any more ({message_line(error)})") from None
         except InterruptedBySignalError:
             self._lost = self._interruption.forced  # a first signal waited until the order was done
             raise
@@ -251,7 +251,7 @@ class Crew:
 def _check_memory(machine: Machine, probe: Probe, at: Sizes) -> None:
     needed, usable = probe.needed_bytes(at), USABLE_SHARE * machine.free_bytes()
     if needed > usable:
-        raise MemoryError(f"needs {readable_bytes(needed)}, {readable_bytes(usable)} may be taken")
+        raise MemoryError(f"needs {units.size(needed)}, {units.size(usable)} may be taken")
 
 
 def _first_seconds(machine: Machine, work: Work) -> float:

@@ -5,7 +5,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from shardwright.profiler.timing import FigureProbe, Precision, Probe, Samples, TroubleError, Watch, readable_bytes
+from shardwright.base import units
+from shardwright.profiler.timing import FigureProbe, Precision, Probe, Samples, TroubleError, Watch
 from shardwright.specs import MachineFingerprint
 
 from .agenda import Agenda, Item
@@ -187,7 +188,7 @@ class Session:
                 continue  # what the first size of a probe takes says what the others will take
             needed_bytes = self._probes[item.probe].needed_bytes(item.at)
             if needed_bytes > usable_bytes:
-                words = f"needs {readable_bytes(needed_bytes)}, {readable_bytes(usable_bytes)} may be taken"
+                words = f"needs {units.size(needed_bytes)}, {units.size(usable_bytes)} may be taken"
                 self._findings.add(LeftOut(key=self._findings.key(item), at=item.at, reason=words))
             elif needed_bytes <= left_bytes:
                 batch.append(item)

@@ -5,7 +5,7 @@ from .host_allocator import freed_memory_is_kept
 from .live_bytes import Footprint, LiveBytes, footprint
 from .machines import CpuMachine, machine_here
 from .number_format import BYTES, random_tensor, torch_dtype, with_tf32
-from .outcome import Outcome, TroubleError, attempt, first_line, readable_bytes
+from .outcome import Outcome, TroubleError, attempt, message_line
 from .probe import FigureProbe, JointWork, Machine, Probe, Sizes, UnavailableError, Work
 from .reference import reference_work
 from .rotation import rotated, rotated_bytes
@@ -35,12 +35,11 @@ __all__ = [
     "beside",
     "busy_bytes",
     "busy_matmul",
-    "first_line",
     "footprint",
     "freed_memory_is_kept",
     "machine_here",
+    "message_line",
     "random_tensor",
-    "readable_bytes",
     "reference_work",
     "rotated",
     "rotated_bytes",

@@ -36,19 +36,14 @@ def attempt(act: Callable[[], Any]) -> Outcome:
     try:
         return Outcome(act())
     except (UnavailableError, SpecError) as error:
-        return Outcome(trouble="unavailable", words=first_line(error))
+        return Outcome(trouble="unavailable", words=message_line(error))
     except (MemoryError, torch.OutOfMemoryError) as error:
-        return Outcome(trouble="memory", words=first_line(error))
+        return Outcome(trouble="memory", words=message_line(error))
     except Exception as error:
-        words = first_line(error)
+        words = message_line(error)
         return Outcome(trouble="memory" if _ALLOCATOR_SAYS in words else "failed", words=words)
 
 
-def first_line(error: BaseException) -> str:
+def message_line(error: BaseException) -> str:
     """Of its message, or its name where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def readable_bytes(size_bytes: float) -> str:
-    """For a person, in binary units."""
-    return f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 2**29 else f"{size_bytes / 2**20:.0f} MiB"

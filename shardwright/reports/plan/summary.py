@@ -3,6 +3,7 @@
 import textwrap
 from dataclasses import dataclass
 
+from shardwright.base import GIB
 from shardwright.base import units as readable
 from shardwright.costmodel.op_times import CALIBRATED
 from shardwright.costmodel.tables import usable_bytes
@@ -15,7 +16,6 @@ from .words import parameter_words, schedule_words
 
 _WIDTH = 80
 _LABEL = 10
-_GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def _memory(plan: Plan, estimate: Estimate, cluster: ClusterSpec) -> str:
     where = f"pipeline rank {rank}" if plan.mesh.pp > 1 else "each device"
     host = max(estimate.host_bytes, default=0.0)
     on_host = f"; {readable.size(host)} of host memory for each device" if host > 0 else ""
-    return f"{used / _GIB:.1f} of {usable / _GIB:.1f} usable GiB on {where}, {readable.size(largest)} for {words(part)}{on_host}"
+    return f"{used / GIB:.1f} of {usable / GIB:.1f} usable GiB on {where}, {readable.size(largest)} for {words(part)}{on_host}"
 
 
 def _bound(estimate: Estimate) -> str:

@@ -136,7 +136,7 @@ class TestTrouble:
 
         came = on_threads(2, lambda ranks: measured(ranks, tmp_path, change))
         assert sizes(came[0]) == [1.0, 2.0]
-        assert "matmul: 1 size left out: needs 0 MiB, 0 MiB may be taken" in came[0].remarks  # known before it is tried
+        assert "matmul: 1 size left out: needs 400 B, 255 B may be taken" in came[0].remarks  # known before it is tried
 
     def test_a_figure_that_one_rank_lacks(self, tmp_path: Path) -> None:
         def run(ranks: ThreadRanks) -> Profile:

@@ -376,7 +376,7 @@ class TestBadLuck:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "write_text", denied)
+            patch.setattr(Path, "replace", denied)
             with pytest.raises(StoppedError, match=r"cannot be written \(Permission denied\)") as stopped:
                 bench.measure(tmp_path, bench.probe())
         assert len(sizes_of(stopped.value.profile)) >= 6

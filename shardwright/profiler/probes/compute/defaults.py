@@ -1,11 +1,11 @@
 """The compute probes of a profile, in the order in which they matter."""
 
-import os
 from collections.abc import Iterable, Sequence
 from typing import get_args
 
 import torch
 
+from shardwright.base import usable_cores
 from shardwright.costmodel.op_times import MatmulPart, Operator
 from shardwright.profiler.sizes import (
     Linear,
@@ -120,7 +120,7 @@ def optimizer_probes(device: torch.device, usage: Usage | None = None) -> list[P
     probes: list[Probe] = [OptimizerProbe("adamw", "fused", "fp32", wanted), ClipProbe("fp32", wanted)]
     probes += [OptimizerProbe("adamw", "foreach", "fp32", wanted), OptimizerProbe("sgd", "foreach", "fp32", wanted)]
     probes += [OptimizerProbe("adamw", "fused", "bf16", wanted), ClipProbe("bf16", wanted)]
-    return [*probes, HostAdamWProbe(tuple(spread_first(family_host(os.cpu_count() or 1))))]
+    return [*probes, HostAdamWProbe(tuple(spread_first(family_host(usable_cores()))))]
 
 
 def _passes() -> Iterable[tuple[Operator, bool]]:
