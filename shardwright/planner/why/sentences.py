@@ -1,4 +1,4 @@
-"""Why a plan is what it is, in plain sentences with numbers."""
+"""The reasons for a plan, in plain sentences with numbers."""
 
 from collections import Counter
 
@@ -35,7 +35,8 @@ def explain(
     *,
     times: OpTimes | None = None,
 ) -> list[str]:
-    """Sentences: what the plan is, what bounds it, what changing one choice would cost, and how sure all that is.
+    """Return sentences: the plan, what bounds its step, the cost of each changed choice, and how certain the numbers
+    are.
 
     Raises:
         SpecError: the plan does not divide the model, the batch or the cluster.
@@ -134,7 +135,7 @@ def _searched(found: SearchResult) -> list[str]:
 
 
 def not_searched(plan: Plan, model: ModelSpec) -> list[str]:
-    """What the search leaves at 1 although the model has a use for it."""
+    """Name the dimensions that the search leaves at 1 although the model could use them."""
     has_experts = any(isinstance(block.ffn, MixtureOfExperts) for block in model.layer_classes)
     return ["Expert parallelism is not searched; --ep sets its degree."] if has_experts and plan.mesh.ep == 1 else []
 
