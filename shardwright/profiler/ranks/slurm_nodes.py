@@ -1,4 +1,4 @@
-"""Slurm's lists of nodes, such as `gpu[003-005,9],login1`, read without asking Slurm."""
+"""Slurm's lists of nodes, such as `gpu[003-005,9],login1`, read without calling Slurm."""
 
 import re
 from collections.abc import Iterator
@@ -10,10 +10,12 @@ _RANGE = re.compile(r"(?P<low>[0-9]+)(?:-(?P<high>[0-9]+))?")
 
 
 def node_names(text: str) -> list[str]:
-    """The nodes in the order of the list: names with any number of `[...]`, each of numbers and ranges, zeros in front kept.
+    """Return the nodes in the order of the list.
+
+    A name may hold any number of `[...]`, each of numbers and ranges. Leading zeros are kept.
 
     Raises:
-        SpecError: not such a list.
+        SpecError: the text is not such a list.
     """
     names: list[str] = []
     position = 0
@@ -29,10 +31,10 @@ def node_names(text: str) -> list[str]:
 
 
 def first_node(text: str) -> str:
-    """The node that rank 0 runs on.
+    """Return the node of rank 0.
 
     Raises:
-        SpecError: not a list of nodes.
+        SpecError: the text is not a list of nodes.
     """
     return node_names(text)[0]
 
