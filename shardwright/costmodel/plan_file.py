@@ -17,9 +17,9 @@ SCHEMA_VERSION: Literal[1] = 1
 
 
 class PlanFile(Spec):
-    """The file that `shardwright plan` writes and every other command reads.
+    """What `shardwright plan` writes and every other command reads.
 
-    `model_config_json` is the unchanged Hugging Face `config.json` of the model.
+    `model_config_json` is the Hugging Face `config.json` of the model, as it is.
     """
 
     kind: Literal["shardwright-plan"] = "shardwright-plan"
