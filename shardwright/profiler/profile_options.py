@@ -37,15 +37,15 @@ class ProfileOptions(Spec):
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if self.model is not None and self.seq_len is None:
-            raise ValueError("--model is measured at a length: give --seq-len as well")
+            raise ValueError("--model needs a sequence length: give --seq-len as well")
         if self.model is None and self.seq_len is not None:
-            raise ValueError("--seq-len is of a model: give --model as well")
+            raise ValueError("--seq-len needs a model: give --model as well")
         if self.disk is not None and not self.disk.is_dir():
             raise ValueError(f"--disk {self.disk}: is not a folder; name one on the disk to measure")
         if self.disk is None and self.operations == {"disk_read", "disk_write"}:
             raise ValueError("a disk is measured in a folder: give --disk FOLDER as well")
         if self.model is None and self.operations == {"layers"}:
-            raise ValueError("layers are a model's: give --model and --seq-len as well")
+            raise ValueError("layers need a model: give --model and --seq-len as well")
         return self
 
     @property
@@ -94,5 +94,5 @@ def read_formats(words: list[str] | None) -> tuple[Format, ...] | None:
     given = [part.strip().lower() for word in words for part in word.split(",")]
     for name in given:
         if name not in known:
-            raise SpecError(f"--precision {name}: is none of {', '.join(FORMATS)}.{nearest(name, FORMATS)}")
+            raise SpecError(f"--precision {name}: is not one of {', '.join(FORMATS)}.{nearest(name, FORMATS)}")
     return tuple(dict.fromkeys(known[name] for name in given))

@@ -53,7 +53,7 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
         progress(f"{folder.path}: already holds all {options.steps} steps; give more steps to go on")
         return read_measurement(folder.measurement)
     if plan_file.cluster.node.device.kind == "gpu" and not torch.cuda.is_available() and leads:
-        progress("no GPU here: training on this machine's CPUs, for which the plan's prediction is not meant")
+        progress("no GPU here: training on this machine's CPUs; the plan's prediction is for GPUs")
     if not leads:
         return run_rank(plan_file, options, folder, progress)
     with folder.locked():

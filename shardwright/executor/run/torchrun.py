@@ -48,7 +48,7 @@ def _raise_failure(folder: RunFolder) -> None:
         said = _last_words(folder)
         why = f"; its stderr ends with '{said}'" if said else ", killed perhaps for want of memory"
         raise RunFailedError(
-            f"a rank ended without leaving a failure{why}; see {folder.logs}, and start again to continue from the newest checkpoint"
+            f"a rank ended without a message{why}; see {folder.logs}, and start again to continue from the newest checkpoint"
         )
     if failure.kind == "spec":
         raise SpecError(failure.message)

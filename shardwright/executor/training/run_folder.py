@@ -66,7 +66,7 @@ class RunFolder:
             return
         if not self.identity.is_file():
             if any(entry.name != ".lock" for entry in self.path.iterdir()):
-                raise SpecError(f"{self.path}: holds files that are no run's; give an empty or a new folder")
+                raise SpecError(f"{self.path}: holds files that do not belong to a run; give an empty or a new folder")
             return
         held = RunIdentity.parse(read_json(self.identity), source=str(self.identity))
         for what, theirs, ours in (

@@ -148,7 +148,7 @@ def _check(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed
     check_context_parallel(fixed.cp or 1, fixed.tp or 1, kind, model, training, sequence_parallel=split)
     if fixed.offload_optimizer and not cluster.node.device.has_own_memory:
         raise SpecError(
-            "offload_optimizer 1 moves the optimizer to the host, where a CPU device has it already; leave it out"
+            "offload_optimizer 1 moves the optimizer to the host, and a CPU device keeps it there already; leave it out"
         )
 
 

@@ -142,7 +142,7 @@ def not_searched(plan: Plan, model: ModelSpec) -> list[str]:
 
 def _which_software(training: TrainingSpec) -> str:
     stack = training.software
-    plans = "" if stack.name == OWN_STACK else ". Which plans that software can run is not known here"
+    plans = "" if stack.name == OWN_STACK else ". shardwright does not check which plans that software can run"
     return f"The estimate is for the stack '{stack.name}': {stack.about}{plans}."
 
 
@@ -153,10 +153,10 @@ def _how_sure(estimate: Estimate, cluster: ClusterSpec, *, unsettled: bool) -> s
         rests = f"a profile of {profile.fingerprint.device}, measured on {profile.fingerprint.date[:10]}"
     elif estimate.basis == "profile":
         rests = "rates measured on this machine"
-    runs = "published runs of this kind, which vary for reasons no plan shows," if unsettled else "published runs,"
+    runs = "published runs of this kind, which vary for reasons outside the plan," if unsettled else "published runs,"
     return (
         f"The prediction rests on {rests}. With {interval.level:.0%} probability a step takes {units.seconds(interval.low)} to "
-        f"{units.seconds(interval.high)}. The interval is that of {runs} each predicted by a fit to the other sources."
+        f"{units.seconds(interval.high)}. The interval comes from the errors on {runs} each predicted by a fit to the other sources."
     )
 
 

@@ -48,7 +48,7 @@ def _expanded(name: str, text: str) -> Iterator[str]:
     for part in inside.split(","):
         bounds = _RANGE.fullmatch(part)
         if bounds is None:
-            raise SpecError(f"'{text}': '{part}' is no number and no range of numbers such as 003-005")
+            raise SpecError(f"'{text}': '{part}' is not a number or a range of numbers such as 003-005")
         low, high = bounds["low"], bounds["high"] or bounds["low"]
         if int(high) < int(low):
             raise SpecError(f"'{text}': the range '{part}' ends before it begins")

@@ -188,4 +188,4 @@ def _why_lost(store: Store, rank: int, error: BaseException) -> str:
     word = _word(store)
     if word is not None:
         return word
-    return f"rank {rank} lost the others, one of which ended without a word ({first_line(error)})"
+    return f"rank {rank} lost the others: one of them ended without a message ({first_line(error)})"

@@ -69,12 +69,10 @@ class RankWatch:
                 missing = self._missing()
             except RuntimeError:
                 if not self._stopped.is_set():
-                    self._end("rank 0 is gone, and with it what the ranks shared")
+                    self._end("rank 0 is gone, and the store that the ranks shared with it")
                 return
             if missing is not None:
-                self._end(
-                    f"rank {missing} has been silent for {self._times.silent_seconds:.0f} s and is taken for dead"
-                )
+                self._end(f"rank {missing} has been silent for {self._times.silent_seconds:.0f} s and counts as dead")
                 return
 
     def _missing(self) -> int | None:

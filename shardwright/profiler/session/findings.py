@@ -113,7 +113,9 @@ class Findings:
         said = []
         if outliers > _MANY_OUTLIERS * repeats:
             key, most = self._outliers.most_common(1)[0]
-            said.append(f"{outliers} of {repeats} repeats were outliers, most in {key} ({most}); the medians bear them")
+            said.append(
+                f"{outliers} of {repeats} repeats were outliers, most in {key} ({most}); the medians tolerate them"
+            )
         if wide := sum(point.uncertainty > _UNCERTAIN for point in points):
             said.append(f"{wide} of {len(points)} points are less certain than ±{_UNCERTAIN:.0%}")
         return said

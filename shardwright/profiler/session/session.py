@@ -89,7 +89,7 @@ class Session:
         if (left := len(self._agenda.telling)) and not stopped:
             seconds = self._time.spent_seconds
             said.append(
-                f"{left} telling sizes were not measured for lack of time: {self._agenda.done} points took {seconds:.0f} s; "
+                f"{left} important sizes were not measured for lack of time: {self._agenda.done} points took {seconds:.0f} s; "
                 f"give --budget {self._enough_budget(left):.0f}"
             )
         return said + self._watch.remarks()
@@ -234,7 +234,7 @@ class Session:
 
     def _keep(self, item: Item, samples: Samples) -> None:
         if not samples.median_seconds > 0:
-            self._leave_out(item, TroubleError("failed", "takes no time that can be measured"))
+            self._leave_out(item, TroubleError("failed", "is too short to be measured"))
             return
         point = samples.point(item.at)
         self._findings.add(MeasuredPoint(key=self._findings.key(item), point=point, outliers=samples.outliers))

@@ -208,7 +208,7 @@ def all_reduce_of_all(ranks: TorchRanks, purpose: str, size_bytes: int, machine:
         UnavailableError: there is only one rank.
     """
     if ranks.size == 1:
-        raise UnavailableError("one rank has nobody to communicate with")
+        raise UnavailableError("a single rank has no other rank to communicate with")
     members = tuple(range(ranks.size))
     divisible = size_bytes // (_ELEMENT_BYTES * ranks.size) * _ELEMENT_BYTES * ranks.size
     group = ranks.group(members, purpose)

@@ -74,7 +74,7 @@ def ask_fresh_process(
         if not line:
             words.seek(0)
             last = (words.read().strip().splitlines() or ["no message"])[-1]
-            raise UnavailableError(f"a fresh process ended before it told what it holds: {last}")
+            raise UnavailableError(f"a fresh process ended before it reported its memory: {last}")
     return FreshProcess(**json.loads(line)), seen
 
 

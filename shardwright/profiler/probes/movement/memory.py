@@ -67,7 +67,7 @@ class AllocatorProbe:
             UnavailableError: the device is no GPU, or too little of its memory is free.
         """
         if machine.device.type != "cuda":
-            raise UnavailableError("a CPU's allocator is looked at in a process of its own")
+            raise UnavailableError("a CPU's allocator is measured in a separate process")
         if 2 * _GPU_CHURN.peak_bytes > machine.free_bytes():
             raise UnavailableError(
                 f"needs {2 * _GPU_CHURN.peak_bytes / 2**30:.1f} GiB, {machine.free_bytes() / 2**30:.1f} GiB are free"
