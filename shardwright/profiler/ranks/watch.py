@@ -69,7 +69,7 @@ class RankWatch:
                 missing = self._missing()
             except RuntimeError:
                 if not self._stopped.is_set():
-                    self._end("rank 0 is gone, and the store that the ranks shared with it")
+                    self._end("rank 0 is gone, and the shared store with it")
                 return
             if missing is not None:
                 self._end(f"rank {missing} has been silent for {self._times.silent_seconds:.0f} s and counts as dead")

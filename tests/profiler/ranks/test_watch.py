@@ -67,7 +67,7 @@ def test_a_store_that_is_gone_ends_the_rank() -> None:
     watch = RankWatch(GoneStore(), 1, 2, times=TIMES, end=said.append)
     watch.start()
     _await(lambda: bool(said))
-    assert said == ["rank 0 is gone, and the store that the ranks shared with it"]
+    assert said == ["rank 0 is gone, and the shared store with it"]
 
 
 class GoneStore(Store):
