@@ -1,5 +1,7 @@
-"""What one training step costs: pure functions of specs, no torch. `evaluate` joins the rooms into the estimate of one plan; `checks` says
-whether a plan divides and fits."""
+"""The cost of one training step: pure functions of specs, without torch.
+
+`evaluate` joins the rooms into the estimate of one plan. `checks` says whether a plan divides and fits.
+"""
 
 from .checks import (
     check_context_parallel,

@@ -1,4 +1,4 @@
-"""Whether a plan fits a model, a batch and a cluster: divisibility before any cost, memory after it."""
+"""Checks of a plan against a model, a batch and a cluster: divisibility before any cost, memory after it."""
 
 import math
 
@@ -15,7 +15,7 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
     """Check everything that must divide.
 
     Raises:
-        SpecError: the first thing that does not, with the numbers and what would.
+        SpecError: the first thing that does not divide, with its numbers and the values that would.
     """
     mesh = plan.mesh
     if mesh.ranks > cluster.devices:
@@ -39,7 +39,7 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
 
 
 def check_sequence(model: ModelSpec, training: TrainingSpec) -> None:
-    """A learned position embedding ends somewhere.
+    """Check the sequence length against the learned positions of the model.
 
     Raises:
         SpecError: the sequence is longer than the positions.
@@ -53,12 +53,12 @@ def check_sequence(model: ModelSpec, training: TrainingSpec) -> None:
 def check_context_parallel(
     cp: int, tp: int, kind: ContextParallel, model: ModelSpec, training: TrainingSpec, *, sequence_parallel: bool
 ) -> None:
-    """Check that cp divides the sequence, and under Ulysses the heads that tp leaves on a rank.
+    """Check that cp divides the sequence and, under Ulysses, the heads that tp leaves on a rank.
 
-    Dealt in zig-zag, a sequence is cut into 2 cp chunks, each split over tp where the sequence is.
+    The zig-zag distribution cuts a sequence into 2 cp chunks. Each chunk is split over tp where the sequence is.
 
     Raises:
-        SpecError: with the numbers and the degrees that would.
+        SpecError: cp does not divide; with the numbers and the degrees that would.
     """
     if cp == 1:
         return
@@ -82,10 +82,10 @@ def check_context_parallel(
 
 
 def check_expert_parallel(ep: int, model: ModelSpec) -> None:
-    """Check that `ep` divides the experts of every layer that has some.
+    """Check that `ep` divides the experts of every layer that has experts.
 
     Raises:
-        SpecError: with the numbers and the degrees that would; or the model has no experts.
+        SpecError: `ep` does not divide, with the numbers and the degrees that would; or the model has no experts.
     """
     if ep == 1:
         return
@@ -104,10 +104,10 @@ def check_tensor_parallel(
 ) -> None:
     """Check that `tp` divides heads, KV heads, feed-forward widths and, under sequence parallelism, the sequence.
 
-    Experts that `ep` spreads are split over what it leaves of tp only.
+    Experts that `ep` spreads are split only over the ranks of tp that `ep` does not use.
 
     Raises:
-        SpecError: naming the size that it does not divide and the degrees that would.
+        SpecError: `tp` does not divide; names the size and the degrees that would.
     """
     sizes = tensor_parallel_sizes(model, training, sequence_parallel=sequence_parallel)
     of_experts = max(1, tp // ep)
@@ -119,7 +119,7 @@ def check_tensor_parallel(
 
 
 def tensor_parallel_sizes(model: ModelSpec, training: TrainingSpec, *, sequence_parallel: bool) -> dict[str, int]:
-    """What a tp degree must divide, by name."""
+    """Return by name the sizes that a tp degree must divide."""
     sizes: dict[str, int] = {}
     for block in model.layer_classes:
         sizes.setdefault("attention heads", block.attention.heads)
@@ -134,7 +134,7 @@ def tensor_parallel_sizes(model: ModelSpec, training: TrainingSpec, *, sequence_
 
 
 def lacking_bytes(estimate: Estimate, cluster: ClusterSpec, constants: Constants = CALIBRATED) -> float:
-    """How much more than it has the fullest device needs; 0 where all fit."""
+    """Return the bytes that the fullest device lacks; 0 where every rank fits."""
     return max(0.0, estimate.peak_memory_bytes - usable_bytes(cluster.groups[0].device, constants))
 
 
@@ -142,7 +142,7 @@ def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants 
     """Check that every rank fits its device and its share of the host.
 
     Raises:
-        InfeasibleError: naming the rank, the largest part and by how much it is over.
+        InfeasibleError: a rank does not fit; names the rank, the largest part and the missing GiB.
     """
     node = cluster.node
     host_share, usable = host_share_bytes(cluster), usable_bytes(node.device, constants)

@@ -1,4 +1,4 @@
-"""One plan's estimate: its stages' costs, the step that they add up to, the memory of every rank."""
+"""The estimate of one plan: the costs of its stages, the step that they add up to, and the memory of every rank."""
 
 from dataclasses import dataclass
 
@@ -39,9 +39,9 @@ from .checks import check_plan
 def estimate_plan(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, times: OpTimes | None = None
 ) -> Estimate:
-    """Predict one step of `plan` from the closed form; `times` defaults to `op_times`'.
+    """Predict one step of `plan` by the closed form; `times` defaults to `op_times`.
 
-    The memory may be more than the devices have: `check_memory` says so.
+    The estimated memory may exceed that of the devices; `check_memory` tests that.
 
     Raises:
         SpecError: the plan does not divide the model, the batch or the cluster.
@@ -52,7 +52,7 @@ def estimate_plan(
 def simulate_plan(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, times: OpTimes | None = None
 ) -> Timeline:
-    """The timeline of one step of `plan`, one lane set for each pipeline rank.
+    """Return the timeline of one step of `plan`, with one set of lanes for each pipeline rank.
 
     Raises:
         SpecError: the plan does not divide the model, the batch or the cluster.
@@ -61,7 +61,7 @@ def simulate_plan(
     schedule = make_schedule(plan.schedule, plan.mesh.pp, plan.stages_per_rank, plan.microbatches)
     each, postponed = costs.activation_bytes_per_stage(), costs.postponed_bytes_per_stage()
     kept = peak_activation_bytes(plan.schedule, plan.mesh.pp, plan.microbatches, each, postponed)
-    # what a backward works with is in use all the time but for moments, so it stands with what stays
+    # the working memory of a backward is in use nearly all the time, so it counts as held over the whole step
     fixed = [part.total - kept[rank] for rank, part in enumerate(costs.memory())]
     return simulate(schedule, costs.stage_costs(), activation_bytes=each, postponed_bytes=postponed, static_bytes=fixed)
 
@@ -69,7 +69,7 @@ def simulate_plan(
 def plan_costs(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, times: OpTimes | None = None
 ) -> "PlanCosts":
-    """The costs behind an estimate; `times` defaults to `op_times`'.
+    """Return the costs behind an estimate; `times` defaults to `op_times`.
 
     Raises:
         SpecError: the plan does not divide the model, the batch or the cluster.
@@ -99,23 +99,24 @@ class PlanCosts:
         return sums
 
     def stage_costs(self) -> StageCosts:
-        """Seconds per stage, as closed form and simulation take them."""
+        """Seconds per stage, in the form that closed form and simulation take."""
         tables, sums = self.sums.tables, self.sums
         passes = sums.causes(tables.forward), sums.causes(tables.backward)
         saving = overlap_saving_seconds(self.cluster, self.training, self.times.constants, *passes)
         return sums.stage_seconds().costs(self.plan.schedule, self.plan.mesh.pp, tables.send_seconds[0], saving)
 
     def activation_bytes_per_stage(self) -> Array:
-        """What one microbatch keeps on each stage, logits included."""
+        """Bytes that one microbatch keeps on each stage, logits included."""
         return self.sums.total(self.sums.rows.activation)
 
     def postponed_bytes_per_stage(self) -> Array:
-        """What one microbatch keeps on each stage between input and weight gradient: all, also where it was recomputed."""
+        """Bytes that one microbatch keeps on each stage from input to weight
+        gradient: all activations, also recomputed ones."""
         kept = self.sums.tables.activation_bytes[..., POLICIES.index("none")]
         return self.sums.total(Rows.of(kept)[:, None])
 
     def _per_rank(self, per_stage: Array) -> Array:
-        """Shape (stages per rank, pp): what a rank holds stands in its column."""
+        """(stages per rank, pp): the values of a rank's stages in its column."""
         return by_rank(self.plan.schedule, self.plan.mesh.pp, per_stage)
 
     def estimate(self) -> Estimate:
@@ -140,7 +141,8 @@ class PlanCosts:
         )
 
     def step(self) -> StepSeconds:
-        """The closed form's seconds by cause, on the pipeline rank with the most work; the rest of the step is bubble."""
+        """Seconds of the closed form by cause, on the pipeline rank with the
+        most work. The rest of the step is bubble."""
         costs, tables = self.stage_costs(), self.sums.tables
         parts = step_parts(self.plan.schedule, costs, self.plan.microbatches)
         rank = int(parts.rank)
@@ -159,7 +161,7 @@ class PlanCosts:
         )
 
     def memory(self) -> list[MemoryBytes]:
-        """Each pipeline rank's peak by part, at the moment that needs more: in a backward pass or in the update."""
+        """Peak bytes of each pipeline rank by part, in a backward pass or in the update, whichever needs more."""
         tables, pp = self.sums.tables, self.plan.mesh.pp
         static = {name: self._held(Rows.of(value)[:, None]) for name, value in vars(tables.static).items()}
         held, working = self._held_bytes(), self._largest(self.sums.rows.working)
@@ -195,7 +197,7 @@ class PlanCosts:
         ]
 
     def _held_bytes(self) -> HeldBytes:
-        """What each rank holds beside activations, (pp,) each."""
+        """Bytes that each rank holds beside activations, (pp,) each."""
         rows = self.sums.rows
         return HeldBytes(
             static=self._held(rows.static),
@@ -206,15 +208,15 @@ class PlanCosts:
         )
 
     def _held(self, values: Rows) -> Array:
-        """Shape (pp,): `values` of all rows of each rank."""
+        """(pp,): the sum of `values` over all rows of each rank."""
         return np.asarray(self._per_rank(self.sums.total(values)).sum(axis=0))
 
     def _largest(self, values: Rows) -> Array:
-        """Shape (pp,): the largest of `values` among the rows of each rank."""
+        """(pp,): the largest of `values` among the rows of each rank."""
         return np.asarray(self._per_rank(self.sums.largest(values)).max(axis=0))
 
     def _logit_bytes(self, kept: Array, working: Array) -> Array:
-        """The head's share of what the last stage's rank keeps and works with; 0 on the others."""
+        """The head's share of the kept and working bytes on the rank of the last stage; 0 on the others."""
         rows, last = self.sums.rows, self.plan.stage_ranks[-1]
         head = np.zeros_like(self.activation_bytes_per_stage())
         head[-1] = rows.activation.last[0, 0]
@@ -230,13 +232,16 @@ class PlanCosts:
 
 
 def is_unsettled(cluster: ClusterSpec, training: TrainingSpec) -> bool:
-    """Whether runs of this kind vary for reasons that no plan shows: some stacks, and GPUs before bf16 (V100)."""
+    """Whether runs of this kind vary for reasons outside the plan: on some stacks, and on GPUs without bf16 (V100)."""
     device = cluster.node.device
     return training.software.unsettled or (device.has_own_memory and "bf16" not in device.peak_flops_per_s)
 
 
 def intervals(seconds: float, table: Constants, *, unsettled: bool) -> tuple[Interval, Interval]:
-    """80% and 95% intervals of a predicted time: the residuals of measured rows, left out of the fit, are a share of it."""
+    """Return the 80% and 95% intervals of a predicted time.
+
+    Their relative widths are the residuals of measured rows, each predicted by a fit without it.
+    """
     if unsettled:
         low_80, high_80 = table.wide_interval_80_low, table.wide_interval_80_high
         low_95, high_95 = table.wide_interval_95_low, table.wide_interval_95_high

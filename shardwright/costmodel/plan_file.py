@@ -1,4 +1,4 @@
-"""The plan file: a plan with the model, cluster and training it is for. JSON, versioned, its schema published."""
+"""The plan file: a plan with its model, cluster and training. JSON, versioned, with a published schema."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ class PlanFile(Spec):
     estimate: Estimate | None = None
 
     def model(self) -> ModelSpec:
-        """The model, read from its configuration.
+        """Read the model from its configuration.
 
         Raises:
             SpecError: the configuration is not valid.
@@ -42,7 +42,7 @@ class PlanFile(Spec):
         )
 
     def estimated(self) -> Estimate:
-        """The estimate in the file, or the catalog's where there is none.
+        """Return the estimate in the file, or the catalog's where it holds none.
 
         Raises:
             SpecError: the plan does not divide the model, the batch or the cluster.
@@ -54,14 +54,14 @@ def read_plan_file(path: Path) -> PlanFile:
     """Read a plan file.
 
     Raises:
-        SpecError: not a plan file, of a newer schema, or not valid.
+        SpecError: the file is not a plan file, has a newer schema, or is not valid.
     """
     make = f"write one with 'shardwright plan --out {path.name}'"
     return read_document(PlanFile, path, name="plan", make=make, again="plan again")
 
 
 def write_plan_file(path: Path, plan_file: PlanFile) -> None:
-    """Write a plan file whole or not at all; an existing file is replaced only by a complete one.
+    """Write a plan file completely or not at all. A complete file replaces an existing one.
 
     Raises:
         SpecError: the folder is missing or not writable.

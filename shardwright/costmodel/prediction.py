@@ -15,7 +15,7 @@ EstimatePlan = Callable[[ModelSpec, ClusterSpec, TrainingSpec, Plan], Estimate]
 class Prediction(NamedTuple):
     """A plan and its estimate. `too_large` says by how much it exceeds the memory, None where it fits.
 
-    `assumptions` says how what the row left unknown was chosen.
+    `assumptions` name the values that the row did not give, and how they were chosen.
     """
 
     plan: Plan
@@ -27,10 +27,11 @@ class Prediction(NamedTuple):
 def fastest(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plans: Iterable[Plan], estimate: EstimatePlan
 ) -> Prediction:
-    """The plan predicted to be fastest among those that fit; where none fits, the one that needs the least memory.
+    """Return the plan predicted to be fastest among those that fit; where none fits, the one that needs the least
+    memory.
 
     Raises:
-        SpecError: no plan is valid for the model, the batch and the cluster; the message is the first plan's.
+        SpecError: no plan is valid for the model, the batch and the cluster; the message is that of the first plan.
     """
     predictions: list[Prediction] = []
     refusals: list[SpecError] = []

@@ -1,7 +1,7 @@
-"""What failures leave of the throughput: checkpoints, the work that is lost since the last one, and restarts.
+"""Throughput after failures: the time of checkpoints, of work lost since the last one, and of restarts.
 
-Symbols: M mean seconds between failures of the whole run, d seconds of one checkpoint, R seconds of a restart, t seconds of
-training between checkpoints. Failures come at random (Poisson), from whichever device or node. Waiting for the slowest
+Symbols: M mean seconds between failures of the whole run; d seconds of one checkpoint; R seconds of a restart; t
+seconds of training between checkpoints. Failures are random (Poisson), of any device or node. Waiting for the slowest
 rank is part of the step itself (`straggler.py`).
 """
 
@@ -19,13 +19,14 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Reliability(Spec):
-    """How often a run breaks off, and what it takes to go on. Nothing here has a default: it is a site's own record.
+    """How often a run fails, and what it costs to continue. Nothing here has a default: each site has its own record.
 
     Attributes:
-        mtbf_device_hours, mtbf_node_hours: mean hours between failures that stop the run, of one device and of what its
-            node has besides (host, NICs, switch); at least one of the two.
-        checkpoint_seconds: how long training stands still for one checkpoint.
-        restart_seconds: from a failure until the next step runs: noticed, rescheduled, started, the checkpoint read.
+        mtbf_device_hours, mtbf_node_hours: mean hours between failures that stop the run, of one device and of the rest
+            of its node (host, NICs, switch); at least one of the two.
+        checkpoint_seconds: pause of training for one checkpoint.
+        restart_seconds: from a failure until the next step runs: detection, rescheduling, start, reading the
+            checkpoint.
         checkpoint_every: steps between checkpoints; None for Daly's optimum.
     """
 
@@ -42,7 +43,7 @@ class Reliability(Spec):
         return self
 
     def mean_seconds_between_failures(self, devices: float, nodes: float) -> float:
-        """Of `devices` in `nodes`, each of which stops the run: rates add up."""
+        """Return the mean for `devices` in `nodes`, each of which stops the run. Their failure rates add up."""
         per_hour = 0.0
         for count, hours in ((devices, self.mtbf_device_hours), (nodes, self.mtbf_node_hours)):
             per_hour += count / hours if hours else 0.0
@@ -50,10 +51,10 @@ class Reliability(Spec):
 
 
 class Goodput(Spec):
-    """Where the time of a long run goes: the three shares add up to 1.
+    """The shares of a long run's time; the three shares add up to 1.
 
-    `training_share`: steps that count. `checkpoint_share`: writing checkpoints. `failure_share`: steps and checkpoints that
-    were lost, and restarts. `tokens_per_s`: the throughput times the first.
+    `training_share`: steps that count. `checkpoint_share`: writing checkpoints. `failure_share`: lost steps and
+    checkpoints, and restarts. `tokens_per_s`: the throughput times the first.
     """
 
     mean_seconds_between_failures: PositiveFloat
@@ -65,10 +66,10 @@ class Goodput(Spec):
 
 
 def goodput(estimate: Estimate, cluster: ClusterSpec, reliability: Reliability) -> Goodput:
-    """What `reliability` leaves of an estimate's throughput on as many devices of `cluster` as it takes.
+    """Return the throughput and the shares of time of an estimate under `reliability`, on the devices it uses.
 
     Raises:
-        SpecError: the run fails so much faster than it gets from one checkpoint to the next that it gets nowhere.
+        SpecError: failures are so frequent that the run does not get from one checkpoint to the next.
     """
     devices = float(estimate.device_count)
     between_failures = reliability.mean_seconds_between_failures(
@@ -94,11 +95,12 @@ def goodput(estimate: Estimate, cluster: ClusterSpec, reliability: Reliability) 
 
 
 def best_interval_seconds(between_failures: float, checkpoint_seconds: float) -> float:
-    """Seconds of training between checkpoints that lose the least.
+    """Return the seconds of training between checkpoints that lose the least time.
 
-    sqrt(2 d M) (1 + sqrt(d / 2M) / 3 + (d / 2M) / 9) - d, and M where d is 2 M or more: Daly 2006, "A higher order estimate
-    of the optimum checkpoint interval for restart dumps", Future Generation Computer Systems 22. The first factor alone is
-    Young's (1974, "A first order approximation to the optimum checkpoint interval", Communications of the ACM 17).
+    sqrt(2 d M) (1 + sqrt(d / 2M) / 3 + (d / 2M) / 9) - d, and M where d is 2 M or more: Daly 2006, "A higher order
+    estimate of the optimum checkpoint interval for restart dumps", Future Generation Computer Systems 22. The first
+    factor alone is that of Young 1974, "A first order approximation to the optimum checkpoint interval", Communications
+    of the ACM 17.
     """
     if checkpoint_seconds >= 2 * between_failures:
         return between_failures
@@ -110,9 +112,9 @@ def best_interval_seconds(between_failures: float, checkpoint_seconds: float) ->
 def training_share(
     interval_seconds: float, between_failures: float, checkpoint_seconds: float, restart_seconds: float
 ) -> float:
-    """Seconds of training that count, over all seconds: t / (M exp(R / M) (exp((t + d) / M) - 1)).
+    """Return the seconds of training that count over all seconds: t / (M exp(R / M) (exp((t + d) / M) - 1)).
 
-    Daly 2006, whose failures may also come during checkpoints and restarts; 0 where it is less than a float can tell.
+    Source: Daly 2006. Failures may also come during checkpoints and restarts. The result is 0 where it underflows.
     """
     segments, restarts = (interval_seconds + checkpoint_seconds) / between_failures, restart_seconds / between_failures
     if segments + restarts > math.log(1e300):

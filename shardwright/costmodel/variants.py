@@ -1,4 +1,4 @@
-"""One plan's step under many vectors of constants at once: what a fit evaluates."""
+"""The step of one plan under many vectors of constants at once, which a fit evaluates."""
 
 import numpy as np
 
@@ -21,7 +21,10 @@ from shardwright.specs.model import ModelSpec
 def step_seconds_by_variant(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, times: OpTimes, variants: int
 ) -> Array:
-    """Step seconds (variants,) of a plan whose layers share one ZeRO stage; `times.constants` holds arrays (variants,)."""
+    """Return the step seconds (variants,) of a plan whose layers share one ZeRO stage.
+
+    `times.constants` holds arrays (variants,).
+    """
     candidates = candidates_of(plan)
     tables = build_tables(model, cluster, training, candidates[np.zeros(variants, dtype=np.int64)], times)
     mixes, ends = layer_mixes(model, plan.stages)[0], ends_of(len(plan.stages))

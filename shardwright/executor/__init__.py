@@ -1,5 +1,7 @@
-"""Applies a plan to a real training run on PyTorch, checkpoints it and measures it. The rooms import torch; what is imported from here does
-not."""
+"""Applies a plan to a real training run on PyTorch, checkpoints it and measures it.
+
+The rooms import torch; this file does not.
+"""
 
 from .can_run import check_can_run, check_trained
 from .options import RunOptions

@@ -1,10 +1,10 @@
-"""What a plan may say that can be estimated and compared, and that the engine does not run yet."""
+"""The choices of a plan that can be estimated and compared, but that the engine does not run yet."""
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.specs import OWN_STACK
 
-# Each is described in model/families.py, which imports torch; this list stands here so that planning need not.
+# Each is described in model/families.py, which imports torch. The list is here so that planning need not import it.
 TRAINED_MODEL_TYPES = ("llama", "qwen3", "gpt2")
 
 
@@ -12,7 +12,7 @@ def check_trained(plan_file: PlanFile) -> None:
     """Refuse a model whose family the engine does not train.
 
     Raises:
-        SpecError: naming its model_type and those that are trained.
+        SpecError: names its model_type and those that are trained.
     """
     model_type = str(plan_file.model_config_json.get("model_type", "none"))
     if model_type not in TRAINED_MODEL_TYPES:
@@ -23,10 +23,10 @@ def check_trained(plan_file: PlanFile) -> None:
 
 
 def check_can_run(plan_file: PlanFile) -> None:
-    """Refuse what the engine would else leave out in silence.
+    """Refuse choices that the engine would otherwise ignore silently.
 
     Raises:
-        SpecError: naming the first such choice and what to plan with instead.
+        SpecError: names the first such choice and what to plan with instead.
     """
     stack = plan_file.training.stack
     if stack != OWN_STACK:

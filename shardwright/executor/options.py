@@ -1,4 +1,4 @@
-"""What a training run is asked to do beyond its plan: steps, learning rate, data, where to write."""
+"""The options of a training run beyond its plan: steps, learning rate, data, output folder."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -15,19 +15,19 @@ class RunOptions(Spec):
     """One training run's options.
 
     out: the folder that receives plan, options, step records, checkpoints and measurement.
-    steps: optimizer steps in all, those before a resume included.
-    learning_rate: the peak, reached after `warmup_steps` (default: a tenth of the steps), from where a cosine leads to
+    steps: optimizer steps in all, including those before a resume.
+    learning_rate: the peak, reached after `warmup_steps` (default: a tenth of the steps). A cosine leads from there to
         `min_learning_rate_fraction` of it at the last step.
     weight_decay: AdamW's decoupled decay, on matrices only. clip_norm: largest global gradient norm; None never clips.
     data: files or folders; none means the source files of Python's standard library.
-    data_format: "text" reads bytes as tokens; "tokens" reads `.bin` arrays of `token_dtype` (default: what the sidecar
-        says); "hf" reads a Hugging Face dataset on disk, its `data_column` holding text or token ids.
-    checkpoint_every: steps between checkpoints, one at the last step included; None writes none.
-    keep_checkpoints: how many of the newest stay.
+    data_format: "text" reads bytes as tokens; "tokens" reads `.bin` arrays of `token_dtype` (default: the sidecar's
+        type); "hf" reads a Hugging Face dataset on disk, whose `data_column` holds text or token ids.
+    checkpoint_every: steps between checkpoints, with one more at the last step; None writes none.
+    keep_checkpoints: number of newest checkpoints that are kept.
     resume: "auto" continues from the newest complete checkpoint in `out`, "never" refuses a folder that holds one.
-    resume_from: a checkpoint of another run of the same model, under whatever plan, to start from.
+    resume_from: a checkpoint of another run of the same model, under any plan, to start from.
     timing_warmup_steps: first steps of the process that the timings leave out.
-    ranks: how many ranks this machine offers; None: its GPUs, or up to eight processes on a CPU.
+    ranks: number of ranks that this machine offers; None: its GPUs, or up to eight processes on a CPU.
     restarts: how many times lost ranks are started again from the newest checkpoint.
     """
 
@@ -68,5 +68,5 @@ class RunOptions(Spec):
 
     @property
     def learning_rate_warmup_steps(self) -> int:
-        """`warmup_steps`, or a tenth of the steps where none are given."""
+        """`warmup_steps`, or a tenth of the steps where it is not given."""
         return self.steps // 10 if self.warmup_steps is None else self.warmup_steps

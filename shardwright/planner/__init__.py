@@ -1,5 +1,8 @@
-"""Which plan is best. `search` minimises the predicted step over all plans that divide and fit, and says how far from the optimum of the
-cost model its answer can be."""
+"""The search for the best plan.
+
+`search` minimises the predicted step over all plans that divide and fit. It also bounds the distance of its answer from
+the optimum of the cost model.
+"""
 
 from .best_plan import search
 from .branching.result import RunnerUp, SearchResult

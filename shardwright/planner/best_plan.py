@@ -1,4 +1,4 @@
-"""The search for the best plan, and what is known of the answer."""
+"""The search for the best plan, and the facts that are known about its answer."""
 
 import time
 
@@ -21,14 +21,15 @@ def search(
     runners_up: int = 3,
     progress: Progress | None = None,
 ) -> SearchResult:
-    """The plan with the shortest predicted step that fits, on all devices of the cluster.
+    """Return the plan with the shortest predicted step among those that fit, on all devices of the cluster.
 
-    The closed form that is minimised equals the simulated timeline (a law of the cost model), so that simulating the
-    best few would not change their order. `progress` is called with (solved, still open, best seconds).
+    The search minimises a closed form that equals the simulated timeline (a law of the cost model). Simulating the best
+    few plans would therefore not change their order. `progress` is called with (solved, still open, best seconds).
 
     Raises:
-        SpecError: nothing divides, or what is fixed contradicts itself.
-        InfeasibleError: plans divide and none fits the memory; says what binds and what would fit.
+        SpecError: nothing divides, or the fixed choices contradict each other.
+        InfeasibleError: plans divide, but none fits the memory. The message names the limit that binds and what would
+            fit.
     """
     started, fixed = time.perf_counter(), fixed or Fixed()
     times = times or op_times(cluster, training)

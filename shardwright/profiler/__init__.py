@@ -1,4 +1,4 @@
-"""Measures this machine, or the launch it is part of, into a profile file."""
+"""Measures this machine, or the launch that this process is part of, into a profile file."""
 
 from typing import TYPE_CHECKING
 
@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 __all__ = ["MeasuredProfile", "ProfileOptions", "local_cluster", "read_formats", "resolve_cluster", "run_profile"]
 
-# measuring imports torch, which asking for a cluster must not
+# measuring imports torch; asking for a cluster must not
 __getattr__ = lazy_names(__name__, {"MeasuredProfile": ".as_launched", "run_profile": ".as_launched"})

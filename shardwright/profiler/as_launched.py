@@ -1,4 +1,4 @@
-"""Measures this machine as it was launched: alone, by ranks of its own, or as one rank of torchrun or Slurm."""
+"""Measures this machine as this process was launched: alone, with its own ranks, or as a rank of torchrun or Slurm."""
 
 import json
 import os
@@ -45,8 +45,10 @@ _JOB = "shardwright.profiler.as_launched:measure_as_rank"
 
 @dataclass(frozen=True)
 class MeasuredProfile:
-    """A profile and the file it is in. `stopped`: why it was cut short, in one line, and `signal_number` by which signal; None
-    where it was not. `leads`: whether this process is the one that tells the user.
+    """A profile and its file.
+
+    `stopped`: one line that says why measuring was cut short, None where it was not. `signal_number`: the signal that
+    did so, or None. `leads`: whether this process reports to the user.
     """
 
     profile: Profile
@@ -59,8 +61,8 @@ class MeasuredProfile:
 def run_profile(options: ProfileOptions, *, out: Path | None, ranks: int | None, show: ShowProgress) -> MeasuredProfile:
     """Measure and write the profile to `out`, by default to the store.
 
-    As many `ranks` as the launch has; where nothing launched this process as one of several, `ranks` processes are started,
-    by default as many as `--cluster local` has. `show` is called on the first rank.
+    `ranks` must equal the size of the launch. Where this process was not launched as one of several, it starts `ranks`
+    processes; the default is the number of `--cluster local`. `show` is called on the first rank.
 
     Raises:
         SpecError: the machine can't hold the ranks, the model can't be read, nothing could be measured.
@@ -87,7 +89,7 @@ def run_profile(options: ProfileOptions, *, out: Path | None, ranks: int | None,
 
 
 def measure_as_rank(ranks: TorchRanks, argument: str, tell: Callable[[str], None]) -> str:
-    """The job of each rank that `run_profile` starts."""
+    """Run the job of each rank that `run_profile` starts."""
     data = json.loads(argument)
     options = ProfileOptions.parse(data["options"], source="profile options")
     found = _measured(options, Path(data["out"]), ranks, lambda progress: tell(json.dumps(asdict(progress))))
@@ -106,7 +108,7 @@ def _destination(out: Path | None, ranks: int) -> Path:
 
 
 def _measured(options: ProfileOptions, path: Path, ranks: TorchRanks | None, show: ShowProgress) -> MeasuredProfile:
-    """Every rank calls it."""
+    """Measure the profile. Every rank calls this."""
     per_node = ranks.nodes.ranks_per_node if ranks else 1
     alone = ranks or AloneRanks()
     machine = machine_here(alone, local_rank=alone.rank % per_node, ranks_on_node=per_node)
@@ -125,20 +127,20 @@ def _measured(options: ProfileOptions, path: Path, ranks: TorchRanks | None, sho
 
 
 def _let_end(threads: set[threading.Thread]) -> None:
-    """Those that still repeat what was being timed end by themselves; an interpreter that ends first aborts."""
+    """Let threads that still repeat timed work end by themselves. An interpreter that ends before them aborts."""
     deadline = time.monotonic() + _END_SECONDS
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def with_curves(profile: Profile) -> Profile:
-    """The profile with a curve fitted to each series that has points."""
+    """Return the profile with a curve fitted to each series that has points."""
     fitted = (series.model_copy(update={"curve": fit_curve(series)}) for series in profile.series)
     return profile.model_copy(update={"series": tuple(fitted)})
 
 
 class _Wanted:
-    """Probes, figures and layer checks that the options ask for, on this rank."""
+    """Probes, figures and layer checks that the options request on this rank."""
 
     def __init__(self, options: ProfileOptions, machine: Machine, ranks: TorchRanks | None) -> None:
         self._options, self._machine, self._ranks = options, machine, ranks
@@ -167,14 +169,14 @@ class _Wanted:
         return [*figures, CollectiveOverlapProbe(self._ranks)] if self._ranks else figures
 
     def layers(self) -> Callable[[Machine, Profile], Sequence[LayerCheck]] | None:
-        """Checks of the model's layers in each format that activations have, by the profile so far."""
+        """Checks of the model's layers, in each format of activations, against the profile so far."""
         model, options, ranks = self._model, self._options, self._ranks
         if model is None or LAYERS not in options.operations:
             return None
         per_node = ranks.nodes.ranks_per_node if ranks else 1
         cluster = local_cluster(per_node) if ranks is None or ranks.rank == 0 else None
         cluster = ranks.tell(cluster) if ranks else cluster
-        assert cluster is not None  # rank 0 has told it
+        assert cluster is not None  # rank 0 has sent it
         trainings = [options.training(each) for each in self._formats if each in ACTIVATION_FORMATS]
 
         def times(profile: Profile, training: TrainingSpec) -> OpTimes:

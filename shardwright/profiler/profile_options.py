@@ -1,4 +1,4 @@
-"""What a user asks to be measured."""
+"""The measurements that a user requests."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -19,9 +19,10 @@ ACTIVATION_FORMATS = ("fp32", "fp16", "bf16")
 class ProfileOptions(Spec):
     """Options of one profile, the same on every rank.
 
-    `formats`: None for those that the device's plans need. `model`: a reference as `load_model` takes it, whose own shapes and
-    layers are measured with sequences of `seq_len` tokens, `micro_batch` at a time. `only`: see `chosen_operations`.
-    `disk`: a folder on the disk to measure. `fresh`: forget what a run that was cut short measured.
+    `formats`: None for those that the device's plans need. `model`: a reference of `load_model`. The shapes and layers
+    of that model are measured with sequences of `seq_len` tokens, `micro_batch` at a time. `only`: see
+    `chosen_operations`. `disk`: a folder on the disk to measure. `fresh`: discard the measurements of a run that was
+    cut short.
     """
 
     budget_seconds: PositiveFloat = 180.0
@@ -36,15 +37,15 @@ class ProfileOptions(Spec):
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if self.model is not None and self.seq_len is None:
-            raise ValueError("--model is measured at a length: give --seq-len as well")
+            raise ValueError("--model needs a sequence length: give --seq-len as well")
         if self.model is None and self.seq_len is not None:
-            raise ValueError("--seq-len is of a model: give --model as well")
+            raise ValueError("--seq-len needs a model: give --model as well")
         if self.disk is not None and not self.disk.is_dir():
             raise ValueError(f"--disk {self.disk}: is not a folder; name one on the disk to measure")
         if self.disk is None and self.operations == {"disk_read", "disk_write"}:
             raise ValueError("a disk is measured in a folder: give --disk FOLDER as well")
         if self.model is None and self.operations == {"layers"}:
-            raise ValueError("layers are a model's: give --model and --seq-len as well")
+            raise ValueError("layers need a model: give --model and --seq-len as well")
         return self
 
     @property
@@ -52,11 +53,11 @@ class ProfileOptions(Spec):
         return chosen_operations(self.only)
 
     def formats_on(self, device_type: str) -> tuple[Format, ...]:
-        """Those asked for, or those that plans for the device use by default and may lower their matmuls to."""
+        """Return the requested formats, or those that plans for the device use by default or may use for matmuls."""
         return self.formats or (("fp32", "bf16") if device_type == "cpu" else ("bf16", "tf32", "fp8"))
 
     def asked(self) -> dict[str, str]:
-        """By option, what makes a run another one."""
+        """Return by option the values that distinguish one run from another."""
         values: dict[str, Any] = {
             "--precision": ",".join(self.formats) if self.formats else None,
             "--model": self.model,
@@ -68,24 +69,24 @@ class ProfileOptions(Spec):
         return {name: str(value) for name, value in values.items() if value is not None}
 
     def model_spec(self) -> ModelSpec | None:
-        """The model, read.
+        """Read the model.
 
         Raises:
-            SpecError: there is none of that name.
+            SpecError: there is no model of that name.
         """
         return load_model(self.model) if self.model else None
 
     def training(self, format: str) -> TrainingSpec:
-        """One step of the model at the length that is asked for."""
+        """Return one step of the model at the requested length."""
         values = {"seq_len": self.seq_len, "global_batch": self.micro_batch, "precision": {"compute": format}}
         return TrainingSpec.parse(values, source="profile options")
 
 
 def read_formats(words: list[str] | None) -> tuple[Format, ...] | None:
-    """Formats by name, several in one word with commas between.
+    """Return formats by name. One word may hold several, with commas between.
 
     Raises:
-        SpecError: a word that is none; the nearest that is.
+        SpecError: a word is no format; names the nearest one.
     """
     if not words:
         return None
@@ -93,5 +94,5 @@ def read_formats(words: list[str] | None) -> tuple[Format, ...] | None:
     given = [part.strip().lower() for word in words for part in word.split(",")]
     for name in given:
         if name not in known:
-            raise SpecError(f"--precision {name}: is none of {', '.join(FORMATS)}.{nearest(name, FORMATS)}")
+            raise SpecError(f"--precision {name}: is not one of {', '.join(FORMATS)}.{nearest(name, FORMATS)}")
     return tuple(dict.fromkeys(known[name] for name in given))

@@ -1,4 +1,4 @@
-"""What of a profile is measured, by the names that a user gives."""
+"""The selection of what a profile measures, by the names that a user gives."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, get_args
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, get_args
 from shardwright.base import SpecError, nearest
 from shardwright.costmodel.op_times import CollectiveName, Operator
 
-if TYPE_CHECKING:  # it imports torch, which checking what a user typed need not wait for
+if TYPE_CHECKING:  # this imports torch, which checking the user's input need not wait for
     from shardwright.profiler.timing import Probe
 
 FIGURES, LAYERS = "figures", "layers"
@@ -26,11 +26,13 @@ _NAMES = frozenset(name for names in GROUPS.values() for name in names)
 
 
 def chosen_operations(words: Iterable[str]) -> frozenset[str]:
-    """The operations that the words mean: groups of them or single ones, several in one word with commas between; all where
-    there are no words. The single numbers are `figures`, a model's layers `layers`.
+    """Return the operations that the words name, or all where there are no words.
+
+    A word names a group or one operation, or several with commas between. The single numbers are `figures`; a model's
+    layers are `layers`.
 
     Raises:
-        SpecError: a word that names nothing; the nearest that does.
+        SpecError: a word names nothing; gives the nearest name.
     """
     given = [part.strip().lower().replace("-", "_") for word in words for part in word.split(",")]
     found: set[str] = set()
@@ -45,5 +47,5 @@ def chosen_operations(words: Iterable[str]) -> frozenset[str]:
 
 
 def selected(probes: "Iterable[Probe]", operations: frozenset[str]) -> "Sequence[Probe]":
-    """Those of the chosen operations, in order."""
+    """Return the probes of the chosen operations, in order."""
     return [probe for probe in probes if probe.operation in operations]

@@ -47,8 +47,10 @@ def main(out: Path, budget_seconds: float, count: int) -> int:
     torch.set_num_threads(1)
     request = ProfileRequest(out, budget_seconds)
     hooks = Hooks(show=show, expected_error=lambda series: [])
+    machine = CpuMachine()
+    machine._flushed = torch.zeros(1024)  # writing over a server's last cache takes longer than all else here
     try:
-        profile = measure_profile(request, CpuMachine(), [MatmulOfRows(count)], hooks=hooks)
+        profile = measure_profile(request, machine, [MatmulOfRows(count)], hooks=hooks)
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         return 128 + (stopped.signal_number or 0)

@@ -28,7 +28,7 @@ class TestFormats:
         assert read_formats(words) == formats
 
     def test_one_that_is_none(self) -> None:
-        with pytest.raises(SpecError, match=r"--precision bf61: is none of fp32, .*fp8\. Did you mean 'bf16'\?"):
+        with pytest.raises(SpecError, match=r"--precision bf61: is not one of fp32, .*fp8\. Did you mean 'bf16'\?"):
             read_formats(["fp32,bf61"])
 
     def test_by_default_what_plans_for_the_device_need(self) -> None:

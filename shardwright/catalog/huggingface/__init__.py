@@ -1,4 +1,4 @@
-"""Models from Hugging Face configurations, read as data: no transformers, no network, nothing run."""
+"""Models from Hugging Face configurations, read as data: no transformers, no network, no code executed."""
 
 from .families import model_from_config, supported_model_types
 from .load import load_model, preset_names

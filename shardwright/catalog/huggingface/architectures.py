@@ -1,7 +1,7 @@
-"""What in a config.json says that it is of another model than its `model_type` alone would be.
+"""Signs in a config.json that it describes another model than its `model_type` alone.
 
-Such a file would be read without a word, and planned with the wrong parameters: a class without the LM head, or keys of
-parts that the family does not have.
+Such a file would be read silently and planned with wrong parameters. The signs are a class without the LM head, and
+keys of parts that the family does not have.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .layers import FULL, SLIDING
 from .reader import ConfigReader, shown
 
-# Endings of the classes that keep a language model in `text_config`.
+# Endings of the classes that hold a language model in `text_config`.
 _MULTIMODAL = ("ForConditionalGeneration", "ForCausalLM")
 
 
@@ -18,7 +18,7 @@ def check_class(config: ConfigReader, model_type: str, classes: Sequence[str]) -
     """Refuse `architectures` that hold another class than `classes`, the causal language models of the family.
 
     Raises:
-        SpecError: naming the class; sequence classifiers, draft models and encoders are the usual ones.
+        SpecError: names the class; sequence classifiers, draft models and encoders are the usual ones.
     """
     known = {name.lower() for name in classes}
     for name in config.words("architectures") or ():
@@ -33,7 +33,7 @@ def check_multimodal_class(config: ConfigReader) -> None:
     """Refuse a multimodal configuration whose class has no LM head on its text part.
 
     Raises:
-        SpecError: naming the class.
+        SpecError: names the class.
     """
     for name in config.words("architectures") or ():
         if not name.endswith(_MULTIMODAL):
@@ -44,7 +44,7 @@ def check_multimodal_class(config: ConfigReader) -> None:
 
 
 class _Part(NamedTuple):
-    """What a key adds to a model, and the values with which it adds nothing."""
+    """The part that a key adds to a model, and the values with which it adds nothing."""
 
     refusal: str
     nothing: tuple[object, ...] = (None, 0)
@@ -81,10 +81,12 @@ _PARTS = {
 
 
 def check_foreign_keys(config: ConfigReader, model_type: str) -> None:
-    """Refuse keys that add a part to the model and that the family's reader, which ran before, did not ask for.
+    """Refuse keys that add a part to the model and that the family's reader did not read.
+
+    That reader must run first.
 
     Raises:
-        SpecError: naming the first such key.
+        SpecError: names the first such key.
     """
     for key, part in _PARTS.items():
         value = config.config.get(key)

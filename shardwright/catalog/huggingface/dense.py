@@ -88,7 +88,7 @@ def read_gemma3(config: ConfigReader) -> ModelSpec:
 
 
 def _four_norm_block(config: ConfigReader, hidden_size: int, *, qk_norm: bool) -> Block:
-    """Gemma 2 and 3 normalise what enters and what leaves both halves of a layer."""
+    """A block of Gemma 2 and 3, with norms on the input and the output of both halves of a layer."""
     heads = read_heads(config, hidden_size, heads=8, kv_heads=4, head_size=256, even_split=True)
     bias = config.flag("attention_bias", default=False)
     attention = MultiHeadAttention(

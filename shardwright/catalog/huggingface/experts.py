@@ -1,8 +1,8 @@
 """Decoders with mixtures of experts: Mixtral, Qwen2-MoE, Qwen3-MoE, gpt-oss, DeepSeek-V2 and -V3.
 
-Defaults are those of the configuration class of the same name in transformers 5. Not counted, because transformers
-doesn't build it or no gradient reaches it: DeepSeek-V3's multi-token-prediction module, and the correction bias of its
-router, which is a buffer.
+Defaults are those of the configuration class of the same name in transformers 5. Two parts are not counted.
+DeepSeek-V3's multi-token-prediction module is not built by transformers. The correction bias of its router is a buffer,
+which gets no gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -124,10 +124,11 @@ def _latent(config: ConfigReader, *, heads: int) -> LatentAttention:
 def _deepseek_experts(
     config: ConfigReader, *, experts: int, top_k: int | None, width: int, shared: int, shared_bias: bool = False
 ) -> MixtureOfExperts | None:
-    """DeepSeek's shared experts are one feed-forward, as wide as all of them together; null means none of them.
+    """Return DeepSeek's experts; the shared ones are one feed-forward, as wide as all of them together, and null means
+    none.
 
-    None where the routed experts are null: all layers are dense then. Both nulls are those of DeepSeek's own code
-    (modeling_deepseek.py, beside its checkpoints); transformers takes numbers only.
+    Returns None where the routed experts are null, because all layers are then dense. Both nulls are those of
+    DeepSeek's own code (modeling_deepseek.py, beside its checkpoints); transformers accepts only numbers.
     """
     config.refuse("moe_layer_freq", built=1, default=1)
     spellings = ("n_routed_experts", "num_experts", "num_local_experts")
@@ -142,10 +143,10 @@ def _deepseek_experts(
 
 
 def _experts(config: ConfigReader, *spellings: str, default: int, top_k: int | None) -> tuple[int, int]:
-    """How many experts there are and how many of them a token visits.
+    """Return the number of experts, and the number of them that a token uses.
 
     Raises:
-        SpecError: a token would visit more than there are.
+        SpecError: a token would use more than there are.
     """
     experts = config.size(*spellings, default=default)
     chosen = (
@@ -159,7 +160,7 @@ def _experts(config: ConfigReader, *spellings: str, default: int, top_k: int | N
 
 
 def _qwen_sparse(config: ConfigReader) -> Callable[[int], bool]:
-    """Every `decoder_sparse_step`-th layer has experts, but for those in `mlp_only_layers`."""
+    """Every `decoder_sparse_step`-th layer has experts, except those in `mlp_only_layers`."""
     step = config.size("decoder_sparse_step", default=1)
     dense_layers = config.indices("mlp_only_layers")
     return lambda layer: layer not in dense_layers and (layer + 1) % step == 0
@@ -172,7 +173,7 @@ def _mixed(
     dense: FeedForward,
     is_sparse: Callable[[int], bool],
 ) -> list[Block]:
-    """One block a layer, with experts where `is_sparse(layer)`."""
+    """Return one block for each layer, with experts where `is_sparse(layer)`."""
     sparse_blocks = with_windows(Block(attention=attention, ffn=sparse), windows)
     dense_blocks = with_windows(Block(attention=attention, ffn=dense), windows)
     return [sparse_blocks[layer] if is_sparse(layer) else dense_blocks[layer] for layer in range(len(windows))]

@@ -1,4 +1,4 @@
-"""From a config.json to a ModelSpec, by its `model_type`."""
+"""Conversion of a config.json to a ModelSpec, by its `model_type`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from .reader import ConfigReader
 
 
 class _Family(NamedTuple):
-    """How the configurations of a family are read, and the classes that train it; letter case differs between versions."""
+    """The reader of a family's configurations, and the classes that train it. Letter case differs between versions."""
 
     read: Callable[[ConfigReader], ModelSpec]
     classes: tuple[str, ...]
@@ -44,10 +44,10 @@ _FAMILIES = {
     "qwen3_moe": _Family(experts.read_qwen3_moe, ("Qwen3MoeForCausalLM",)),
 }
 
-# The same architecture under another name, as transformers treats it (configuration_kimi_k25.py).
+# The same architecture under another name, as in transformers (configuration_kimi_k25.py).
 _SAME_ARCHITECTURE = {"kimi_k2": "deepseek_v3"}
 
-# The text model of a multimodal family whose configuration may leave the nested `model_type` out.
+# The text model of a multimodal family whose configuration may omit the nested `model_type`.
 _TEXT_MODEL_TYPES = {"gemma3": "gemma3_text"}
 
 # Multimodal families whose configuration class ties the head where only the text part says so.
@@ -55,32 +55,33 @@ _TIED_BY_TEXT = ("fast_vlm", "llava", "llava_next_video", "llava_onevision", "sh
 
 
 def supported_model_types() -> tuple[str, ...]:
-    """The values of `model_type` that `model_from_config` reads."""
+    """Return the values of `model_type` that `model_from_config` reads."""
     return tuple(sorted((*_FAMILIES, *_SAME_ARCHITECTURE, *_TEXT_MODEL_TYPES)))
 
 
 def model_from_config(config: Mapping[str, Any], *, name: str, source: str) -> ModelSpec:
-    """The model that a Hugging Face config.json describes, counted as transformers builds it for causal LM training.
+    """Return the model of a Hugging Face config.json, counted as transformers builds it for causal LM training.
 
-    Missing keys take the defaults of the transformers configuration class of that `model_type`; the hidden size and
-    the number of layers must be there, as every real file has them. Both old key names (`n_embd`) and new ones are
-    read, null means what it means to transformers, and keys about tokens, initialisation, quantisation or remote code
-    (`auto_map`) are kept as data and never acted on.
+    Missing keys take the defaults of the transformers configuration class of that `model_type`. The hidden size and the
+    number of layers must be given, as in every real file. Both old key names (`n_embd`) and new ones are read. A null
+    has the meaning that it has in transformers. Keys about tokens, initialisation, quantisation or remote code
+    (`auto_map`) are kept as data and have no effect.
 
-    A multimodal configuration whose `text_config` is one of the supported families gives that language model alone:
-    the name says "(text part)", and `ModelSpec.config` is the text configuration, because that is what was counted. A
-    `tie_word_embeddings` beside `text_config` is that of the whole model's class and wins over the text part's.
+    A multimodal configuration whose `text_config` is of a supported family gives only that language model. Its name
+    ends in "(text part)", and `ModelSpec.config` is the text configuration, because only that was counted. A
+    `tie_word_embeddings` beside `text_config` belongs to the whole model's class and overrides the text part's.
 
-    Refused is what would make another model of a known `model_type`: a class in `architectures` that is not the causal
-    language model, and keys of parts that the family does not have (experts in a Llama, a draft's vocabulary).
+    Some entries would make another model of a known `model_type`, and are refused: a class in `architectures` that is
+    not the causal language model, and keys of parts that the family does not have. Examples of such parts are experts
+    in a Llama, and the vocabulary of a draft model.
 
     Args:
         config: the parsed file.
-        name: what the model is called.
-        source: the file's name, for errors.
+        name: name of the model.
+        source: name of the file, for errors.
 
     Raises:
-        SpecError: one line naming the source, the key, what was given and what is allowed.
+        SpecError: one line that names the source, the key, the given value and the allowed ones.
     """
     if not isinstance(config, Mapping):
         given = "null" if config is None else f"a {type(config).__name__}"
@@ -118,7 +119,7 @@ def _model_type(config: Mapping[str, Any], source: str) -> str:
 
 
 def _text_part(config: Mapping[str, Any], name: str, source: str) -> tuple[Mapping[str, Any], str, str]:
-    """The language model within a multimodal configuration, and what to call it and its place."""
+    """Return the language model within a multimodal configuration, its name, and its place in the file."""
     whole = _model_type(config, source)
     if not isinstance(config.get("text_config"), Mapping):
         raise SpecError(f"{source}: key 'text_config' is missing; model_type '{whole}' keeps its language model there")
@@ -135,10 +136,11 @@ def _text_part(config: Mapping[str, Any], name: str, source: str) -> tuple[Mappi
 
 
 def _tied(config: ConfigReader, whole: str) -> dict[str, bool]:
-    """What a multimodal configuration says of its head, which overrides its text part's own `tie_word_embeddings`.
+    """Return the tie of a multimodal configuration's head, which overrides `tie_word_embeddings` of its text part.
 
-    transformers ties the head of the whole model's class, by the key of that class. Where the file leaves it out, the
-    text part's counts: transformers 4 wrote it only there, and loading never ties weights that a checkpoint holds apart.
+    transformers ties the head of the whole model's class, by the key of that class. Where the file omits that key, the
+    text part's key counts. The reason is that transformers 4 wrote it only there, and loading never ties weights that a
+    checkpoint holds separately.
     """
     if config.config.get("tie_word_embeddings") is None:
         return {}
@@ -147,12 +149,12 @@ def _tied(config: ConfigReader, whole: str) -> dict[str, bool]:
 
 
 def _by_its_known_name(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration under the `model_type` that transformers knows its architecture by."""
+    """Return the configuration with the `model_type` by which transformers knows its architecture."""
     model_type = config.get("model_type")
     known = _SAME_ARCHITECTURE.get(model_type) if isinstance(model_type, str) else None
     return {**config, "model_type": known} if known else config
 
 
 def _unsupported(model_type: str) -> str:
-    """No nearest name: a family whose name is spelled alike is another architecture."""
+    """Return the message. It names no nearest type: a family with a similar name is another architecture."""
     return f"model_type '{model_type}' is not supported; supported: {', '.join(supported_model_types())}"

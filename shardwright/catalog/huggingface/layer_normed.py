@@ -38,7 +38,7 @@ def read_gpt_neox(config: ConfigReader) -> ModelSpec:
 
 
 def read_opt(config: ConfigReader) -> ModelSpec:
-    """OPT; the 350M model alone normalises after each half, has no final norm, and projects a narrower embedding."""
+    """OPT. Only the 350M model normalises after each half, has no final norm, and projects a narrower embedding."""
     hidden_size = config.required_size("hidden_size")
     heads = config.size("num_attention_heads", default=12)
     bias = config.flag("enable_bias", default=True)
@@ -77,10 +77,10 @@ def read_bloom(config: ConfigReader) -> ModelSpec:
 
 
 def read_mpt(config: ConfigReader) -> ModelSpec:
-    """MPT as transformers builds it: ALiBi, no biases, four times wider feed-forwards, whatever else the keys ask for.
+    """MPT as transformers builds it, whatever the other keys say: ALiBi, no biases, four times wider feed-forwards.
 
     Raises:
-        SpecError: a key asks for something else, which the original code would honour and transformers ignores.
+        SpecError: a key asks for something else. The original code honours it, and transformers ignores it.
     """
     config.refuse("expansion_ratio", built=4, default=4)
     config.refuse("no_bias", built=True, default=True)

@@ -1,4 +1,4 @@
-"""What the families share: the shape of attention, which layer looks how far back, and the model around its layers."""
+"""Common parts of the families: the shape of attention, the window of each layer, and the model around its layers."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -33,10 +33,10 @@ def read_heads(
     head_size: int | None = None,
     even_split: bool = False,
 ) -> Heads:
-    """Heads from `num_attention_heads`, `num_key_value_heads` and `head_dim`; the arguments are the family's defaults.
+    """Return heads from `num_attention_heads`, `num_key_value_heads` and `head_dim`; the arguments are family defaults.
 
-    A null `num_key_value_heads` means one for each head, a null `head_dim` hidden_size / heads. `even_split` refuses
-    heads that don't divide the hidden size even where `head_dim` is given, as some transformers classes do.
+    A null `num_key_value_heads` means one for each head. A null `head_dim` means hidden_size / heads. `even_split`
+    refuses heads that don't divide the hidden size even where `head_dim` is given, as some transformers classes do.
 
     Raises:
         SpecError: heads don't divide hidden_size, or kv heads don't divide heads.
@@ -53,7 +53,7 @@ def read_heads(
 
 
 def divide_hidden(config: ConfigReader, hidden_size: int, heads: int) -> int:
-    """Elements of one head where heads share the hidden size.
+    """Return the elements of one head where heads share the hidden size.
 
     Raises:
         SpecError: they can't share it evenly.
@@ -66,7 +66,7 @@ def divide_hidden(config: ConfigReader, hidden_size: int, heads: int) -> int:
 def read_windows(
     config: ConfigReader, layers: int, window: int | None, slides: Callable[[int], bool]
 ) -> tuple[int | None, ...]:
-    """How many tokens back each layer looks (None: all), from `layer_types` or else from `slides(layer)`.
+    """Return each layer's window in tokens (None: all), from `layer_types` or else from `slides(layer)`.
 
     Raises:
         SpecError: `layer_types` has another length than the model, or names attention other than full and sliding.
@@ -83,25 +83,26 @@ def read_windows(
 
 
 def read_qwen_window(config: ConfigReader) -> int | None:
-    """Qwen's `sliding_window` counts only where `use_sliding_window` is true; else transformers writes 0 or null there."""
+    """Return `sliding_window` only where Qwen's `use_sliding_window` is true;
+    else transformers writes 0 or null there."""
     if not config.flag("use_sliding_window", default=False):
         return None
     return config.optional_size("sliding_window", default=4096)
 
 
 def with_window(block: Block, window: int | None) -> Block:
-    """The same block, its attention limited to `window` tokens."""
+    """Return the same block with attention limited to `window` tokens."""
     return block.model_copy(update={"attention": block.attention.model_copy(update={"window": window})})
 
 
 def with_windows(block: Block, windows: Sequence[int | None]) -> list[Block]:
-    """One block a layer, as `block` but for the window."""
+    """Return one block for each layer, equal to `block` except for the window."""
     by_window = {window: with_window(block, window) for window in windows}
     return [by_window[window] for window in windows]
 
 
 class Ends(NamedTuple):
-    """What stands around the layers; the fields of ModelSpec of the same names."""
+    """The parts around the layers; the fields of ModelSpec of the same names."""
 
     final_norm: Norm | None = Norm()
     positions: int = 0
@@ -120,7 +121,7 @@ def decoder(
     tied: bool,
     ends: Ends | None = None,
 ) -> ModelSpec:
-    """The model of these layers; `vocab_size` and `tied` are the family's defaults."""
+    """Return the model of these layers; `vocab_size` and `tied` are the family's defaults."""
     runs = tuple(BlockRun(count=len(list(same)), block=block) for block, same in groupby(blocks))
     return ModelSpec(
         name=config.name,

@@ -1,4 +1,4 @@
-"""A model by what a person types: a preset's name, a config.json, or a folder that holds one."""
+"""A model from the user's reference: a preset's name, a config.json, or a folder that holds one."""
 
 import json
 import os
@@ -22,16 +22,16 @@ _TUNED = re.compile(r"-(instruct|chat|base|it|pt|hf)$")  # endings of the same a
 
 
 def preset_names() -> tuple[str, ...]:
-    """The names of the models that come with the package, in alphabetical order."""
+    """Return the names of the models in the package, in alphabetical order."""
     return tuple(sorted(_presets()))
 
 
 def load_model(reference: str) -> ModelSpec:
-    """The model that `reference` names.
+    """Return the model that `reference` names.
 
     A reference with a path separator, or one that ends in `.json`, is a path: to a file, or to a folder that holds a
-    config.json. Any other is a preset's name in whatever case; where no preset has that name, it is a path after all,
-    if there is such a file or folder. A folder that bears a preset's name is `./name`.
+    config.json. Any other is a preset's name, in any case of letters. Where no preset has that name, it is also tried
+    as a path. A folder with a preset's name is `./name`.
 
     Raises:
         SpecError: no such preset or file (the nearest preset is named), or the file is no valid configuration.
@@ -42,7 +42,7 @@ def load_model(reference: str) -> ModelSpec:
     preset = reference.lower()
     if not looks_like_path and preset in _presets():
         return _load_preset(preset)
-    if not os.path.exists(reference):  # which, unlike Path.exists, is false for a name too long to be one
+    if not os.path.exists(reference):  # unlike Path.exists, this is false for a name that is too long
         what = "no such file or folder" if looks_like_path else "no preset, file or folder has that name"
         raise SpecError(f"model '{reference}': {what}.{_advice(reference)}")
     return _load_path(Path(reference), reference)
@@ -65,13 +65,13 @@ def _load_path(path: Path, reference: str) -> ModelSpec:
             raise SpecError(f"model '{reference}': the folder holds no {_CONFIG_FILE}")
     else:
         file = path
-    # A folder is called after its model; every file in one is called config.json.
+    # A folder is named after its model, but every file in one is named config.json.
     named = file.resolve().parent.name if file.name == _CONFIG_FILE else file.stem
     return model_from_config(read_json(file), name=named or _CONFIG_FILE, source=str(file))
 
 
 def _advice(reference: str) -> str:
-    """The preset that was likely meant, also by the name of a repository such as meta-llama/Llama-3.1-70B."""
+    """Return the preset that was likely meant, also for the name of a repository such as meta-llama/Llama-3.1-70B."""
     meant = Path(reference).name.lower().removesuffix(_SUFFIX)
     longer = [name for name in preset_names() if meant and name.startswith(meant)]
     if len(longer) == 1:
@@ -80,7 +80,8 @@ def _advice(reference: str) -> str:
         return f" Did you mean one of {', '.join(longer)}?"
     if (plain := _TUNED.sub("", meant)) in _presets():
         return f" Did you mean '{plain}'?"
-    # a slip in a word is a slip, another number is another model; and words that are only vaguely alike name others, too
+    # A typing error changes a word; another number means another model. Words that are only vaguely alike name other
+    # models.
     same_numbers = [name for name in preset_names() if _NUMBER.findall(name) == _NUMBER.findall(meant)]
     examples = ", ".join(f"'{name}'" for name in ("llama-3.1-70b", "gpt3-175b", "mixtral-8x7b"))
     return nearest(meant, same_numbers, cutoff=_SLIP) or f" There are {len(_presets())} presets, {examples} among them."

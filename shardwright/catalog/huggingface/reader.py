@@ -1,4 +1,4 @@
-"""Typed access to a config.json: each value checked where it is read, each error one line naming the file and the key."""
+"""Typed access to a config.json: each value is checked where it is read; each error is one line with file and key."""
 
 import difflib
 import json
@@ -7,16 +7,16 @@ from typing import Any
 
 from shardwright.base import SpecError
 
-# Far above any model that exists, and low enough that a slip of the keyboard can't make us list a billion layers.
+# Far above any existing model, and low enough that a typing error can't make us list a billion layers.
 LARGEST_SIZE = 2**31 - 1
 MOST_LAYERS = 10_000
 
 
 class ConfigReader:
-    """Reads one configuration. Where a key has several spellings, the one that is there is read.
+    """Reads one configuration. Where a key has several spellings, the one in the file is read.
 
-    `source` is the file, for errors; `name` what the model will be called. `read_keys` are all keys that were asked for
-    so far, in every spelling: of the others the family makes nothing.
+    `source` is the file, for errors; `name` is that of the model. `read_keys` are all keys that were read so far, in
+    every spelling. The family ignores the others.
     """
 
     def __init__(self, config: Mapping[str, Any], *, source: str, name: str) -> None:
@@ -29,7 +29,7 @@ class ConfigReader:
         return SpecError(f"{self.source}: {message}")
 
     def required_size(self, *spellings: str, at_most: int = LARGEST_SIZE) -> int:
-        """A whole number of at least 1.
+        """Return a whole number of at least 1.
 
         Raises:
             SpecError: the key is missing or null, or its value is no such number.
@@ -38,17 +38,18 @@ class ConfigReader:
         if size is None:
             if null := self._null_key(spellings):
                 raise self._null(null, at_least=1)
-            # Only a slip of one letter or two: among the other keys of a config some word is always vaguely near.
+            # Only a difference of one letter or two: some other key of a config is always vaguely similar.
             close = difflib.get_close_matches(spellings[0], list(self.config), n=1, cutoff=0.85)
             hint = f"; is '{close[0]}' a misspelling of it?" if close else "; give it as a whole number"
             raise self.error(f"key '{spellings[0]}' is missing{hint}")
         return size
 
     def size(self, *spellings: str, default: int, at_least: int = 1) -> int:
-        """A whole number, `default` where the key is missing.
+        """Return a whole number, `default` where the key is missing.
 
         Raises:
-            SpecError: the value is no such number. Of null no default is advised: it often means that a part is absent.
+            SpecError: the value is no such number. For null the message suggests no default: null often means that a
+                part is absent.
         """
         size = self.optional_size(*spellings, default=default, at_least=at_least)
         if size is None:
@@ -56,14 +57,14 @@ class ConfigReader:
         return size
 
     def is_null(self, *spellings: str) -> bool:
-        """Whether the first spelling is there and null, and no other holds a value."""
+        """Whether the first spelling is given as null, and no other holds a value."""
         self.read_keys.update(spellings)
         return spellings[0] in self.config and all(self.config.get(key) is None for key in spellings)
 
     def optional_size(
         self, *spellings: str, default: int | None, at_least: int = 1, at_most: int = LARGEST_SIZE
     ) -> int | None:
-        """A whole number or null, `default` where the key is missing."""
+        """Return a whole number or null, `default` where the key is missing."""
         key, value = self._find(spellings, default)
         if value is None:
             return None
@@ -72,14 +73,14 @@ class ConfigReader:
         return value
 
     def flag(self, *spellings: str, default: bool) -> bool:
-        """True or false; null counts as false."""
+        """Return true or false; null counts as false."""
         key, value = self._find(spellings, default)
         if value is not None and not isinstance(value, bool):
             raise self.error(f"'{key}' is {shown(value)}: must be true or false")
         return bool(value)
 
     def indices(self, key: str) -> frozenset[int]:
-        """A list of layer indices, empty where the key is missing or null."""
+        """Return a list of layer indices, empty where the key is missing or null."""
         self.read_keys.add(key)
         listed = self.config.get(key)
         if listed is None:
@@ -89,7 +90,7 @@ class ConfigReader:
         return frozenset(listed)
 
     def words(self, key: str) -> tuple[str, ...] | None:
-        """A list of words, None where the key is missing or null."""
+        """Return a list of words, None where the key is missing or null."""
         self.read_keys.add(key)
         listed = self.config.get(key)
         if listed is None:
@@ -102,7 +103,7 @@ class ConfigReader:
         return tuple(listed)
 
     def section(self, key: str) -> "ConfigReader":
-        """The nested configuration under `key`, an empty one where it is missing or null."""
+        """Return the nested configuration under `key`, an empty one where it is missing or null."""
         nested = self.config.get(key)
         if nested is None:
             nested = {}
@@ -111,7 +112,7 @@ class ConfigReader:
         return ConfigReader(nested, source=f"{self.source}: {key}", name=self.name)
 
     def refuse(self, key: str, *, built: object, default: object) -> None:
-        """Refuse a key whose value asks for what transformers doesn't build: it would be counted and trained wrongly."""
+        """Refuse a key that asks for what transformers doesn't build. It would be counted and trained wrongly."""
         self.read_keys.add(key)
         value = self.config.get(key, default)
         if value is not None and value != built:
@@ -140,6 +141,6 @@ class ConfigReader:
 
 
 def shown(value: object) -> str:
-    """The value as the file spells it, cut where it is long."""
+    """Return the value as in the file, shortened where it is long."""
     shown = json.dumps(value, default=repr)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."

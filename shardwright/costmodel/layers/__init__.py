@@ -1,5 +1,8 @@
-"""What one row of the model (a layer, the embedding, the head) does on its rank in one microbatch: matmuls, memory traffic, what it keeps,
-what recompute repeats, and what context and expert parallelism exchange."""
+"""The work of one row of the model (a layer, the embedding, the head) on its rank in one microbatch.
+
+Work is: matmuls, memory traffic, kept bytes, repeated work under recompute, and the exchanges of context and expert
+parallelism.
+"""
 
 from . import operators
 from .all_rows import WorkModel

@@ -12,17 +12,17 @@ class WorkModel(WorkFrame):
     """Builds `RowWork` of the layers, the embedding and the head."""
 
     def rows(self) -> list[RowWork]:
-        """In the order of the cost tables."""
+        """Return the work of all rows, in the order of the cost tables."""
         return [*(self.layer(block) for block in self.model.layer_classes), self.embedding(), self.head()]
 
     def layer(self, block: Block) -> RowWork:
-        """One transformer layer."""
+        """Return the work of one transformer layer."""
         return LayerWork(self, block).row()
 
     def embedding(self) -> RowWork:
-        """Token and position embedding."""
+        """Return the work of the token and position embedding."""
         return EndWork(self).embedding()
 
     def head(self) -> RowWork:
-        """Final norm, LM head and loss."""
+        """Return the work of final norm, LM head and loss."""
         return EndWork(self).head()

@@ -1,8 +1,9 @@
-"""Context parallelism: what it takes until every query has seen the keys and values of the whole sequence.
+"""Context parallelism: the exchange by which every query sees the keys and values of the whole sequence.
 
-Each of cp ranks holds 1/cp of the tokens, dealt in zig-zag (rank r of cp the 2 cp chunks' r-th from the front and from the back), so that
-causal attention is as much work on each (Llama 3, arXiv 2407.21783, section 3.3.2). Keys and values travel as they
-are before grouped heads are repeated, latent ones as the heads that they are projected up to.
+Each of cp ranks holds 1/cp of the tokens, in zig-zag order. Of the 2 cp chunks of a sequence, rank r holds the r-th
+from the front and the r-th from the back. Causal attention is then equally much work on each (Llama 3, arXiv
+2407.21783, section 3.3.2). Keys and values travel before grouped heads are repeated. Latent ones travel as the heads
+that they are projected up to.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from shardwright.specs.model import LatentAttention, MultiHeadAttention
 
 
 class PassSeconds(NamedTuple):
-    """Seconds that one layer's forward and backward spend on the exchange, each (N,)."""
+    """Seconds of one layer's exchange in its forward and in its backward, (N,) each."""
 
     forward: Array
     backward: Array
@@ -25,7 +26,7 @@ class PassSeconds(NamedTuple):
 
 @dataclass(frozen=True)
 class ContextExchange:
-    """The exchange of one layer for `tokens` (N,): those of a rank, 1/cp of its microbatch."""
+    """The exchange of one layer for `tokens` (N,), the tokens of a rank, which are 1/cp of its microbatch."""
 
     cluster: ClusterSpec
     training: TrainingSpec
@@ -36,8 +37,11 @@ class ContextExchange:
     def pass_seconds(
         self, attention: MultiHeadAttention | LatentAttention, core_forward: Array, core_backward: Array
     ) -> PassSeconds:
-        """Where compute does not hide it. `core_forward`, `core_backward` (N,): attention of all the rank's blocks."""
-        if (self.candidates.cp == 1).all():  # as in every search, which then need not pay for it
+        """Return the seconds that compute does not hide.
+
+        `core_forward`, `core_backward` (N,): seconds of attention over all blocks of the rank.
+        """
+        if (self.candidates.cp == 1).all():  # cp is 1 in most searches: skip the cost of the rest
             return PassSeconds(np.zeros(len(self.candidates)), np.zeros(len(self.candidates)))
         keys_values = self.local_key_value_bytes(attention)
         by_name = {
@@ -52,7 +56,8 @@ class ContextExchange:
         return PassSeconds(forward, backward)
 
     def working_bytes(self, attention: MultiHeadAttention | LatentAttention) -> Array:
-        """In use beside a backward, (N,): other ranks' keys and values with their gradients, all of them or one block's."""
+        """(N,): bytes in use beside a backward: keys and values of other ranks and their
+        gradients, of all ranks or of one block."""
         keys_values = 2.0 * self.local_key_value_bytes(attention)
         blocks = np.where(
             self.candidates.context_parallel == CONTEXT_PARALLEL.index("all-gather"), self.candidates.cp, 2
@@ -60,7 +65,7 @@ class ContextExchange:
         return np.asarray(np.where(self.candidates.cp > 1, keys_values * blocks, 0.0))
 
     def local_key_value_bytes(self, attention: MultiHeadAttention | LatentAttention) -> Array:
-        """Keys and values of the rank's own tokens and heads, (N,)."""
+        """(N,): bytes of keys and values of the rank's own tokens and heads."""
         width = attention.kv_heads * (attention.head_size + attention.value_head_size)
         return self._element_bytes * self.tokens * width / self.candidates.tp
 
@@ -69,13 +74,17 @@ class ContextExchange:
         return self.training.precision.activation_bytes_per_element
 
     def _gathered(self, keys_values: Array) -> PassSeconds:
-        """Before attention every rank gathers all; backward gathers them again and reduce-scatters their gradients."""
+        """All-gather: every rank gathers all keys and values before attention. The backward
+        repeats this and reduce-scatters gradients."""
         group, whole = cp_group(self.candidates, self.cluster), keys_values * self.candidates.cp
         gather = self.times.collective_seconds("all_gather", whole, group)
         return PassSeconds(gather, gather + self.times.collective_seconds("reduce_scatter", whole, group))
 
     def _passed_on(self, keys_values: Array, core_forward: Array, core_backward: Array) -> PassSeconds:
-        """cp - 1 times a block goes to the next rank beside the attention of the block before; backward with its gradient."""
+        """Ring: cp - 1 times a block goes to the next rank while attention works on the block before.
+
+        In the backward its gradient travels with it.
+        """
         group = cp_group(self.candidates, self.cluster)
 
         def exposed(size_bytes: Array, core: Array) -> Array:
@@ -86,7 +95,10 @@ class ContextExchange:
         return PassSeconds(exposed(keys_values, core_forward), exposed(2.0 * keys_values, core_backward))
 
     def _traded(self, attention: MultiHeadAttention | LatentAttention, keys_values: Array) -> PassSeconds:
-        """Queries, keys and values to the ranks of their heads, the output back; backward the gradients of all four."""
+        """Ulysses: queries, keys and values go to the ranks of their heads, and the output comes back.
+
+        In the backward the gradients of all four make the same way.
+        """
         group, heads = cp_group(self.candidates, self.cluster), attention.heads / self.candidates.tp
         query = self._element_bytes * self.tokens * heads * attention.head_size
         output = self._element_bytes * self.tokens * heads * attention.value_head_size

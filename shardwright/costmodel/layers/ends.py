@@ -12,20 +12,21 @@ from . import operators
 from .frame import WorkFrame
 from .row import RowWork, by_policy
 
-# Forward: the logits twice, for the largest and for the sum; backward: read once more, their gradient written over them.
+# Forward reads the logits twice, for the maximum and the sum. Backward reads them once and overwrites them by their
+# gradient.
 _FUSED_LOSS_BYTES_PER_LOGIT = 8.0
-# Words of a rank's part of a padded vocabulary come in multiples of this (Megatron-LM, make-vocab-size-divisible-by).
+# A rank's part of a padded vocabulary is a multiple of this many words (Megatron-LM, make-vocab-size-divisible-by).
 _VOCABULARY_BLOCK = 128
 
 
 @dataclass(frozen=True)
 class EndWork:
-    """Builds both rows; each reduces the hidden states over tp once a pass."""
+    """Builds the rows of embedding and head. Each of them reduces the hidden states over tp once a pass."""
 
     frame: WorkFrame
 
     def embedding(self) -> RowWork:
-        """Token and position embedding: a gather forward, a dense gradient backward."""
+        """Token and position embedding: the forward is a gather, the backward a dense gradient."""
         hidden_bytes = self.frame.hidden_bytes
         parameters = self.frame.local_parameters(self.frame.model.embedding_parameters())
         gather = self.frame.times.operator_seconds
@@ -43,7 +44,8 @@ class EndWork:
         )
 
     def head(self) -> RowWork:
-        """Final norm, LM head and loss. The head's own copy of a tied embedding counts where the two are apart (pp > 1)."""
+        """Final norm, LM head and loss. A tied embedding counts a second time where
+        the two are on different stages (pp > 1)."""
         tokens, hidden, element = self.frame.tokens, self.frame.model.hidden_size, self.frame.element_bytes
         saved = 4.0 if self.frame.stack.fp32_logit_copies else float(element)  # the softmax, from forward to backward
         block = _VOCABULARY_BLOCK if self.frame.stack.pads_vocabulary else 1
@@ -68,7 +70,7 @@ class EndWork:
         )
 
     def _norm_seconds(self, passes: float, *, backward: bool = False) -> Array:
-        """The final norm, which reads and writes `passes` times what it is given."""
+        """Seconds of the final norm, which reads and writes its input `passes` times."""
         frame, norm = self.frame, self.frame.model.final_norm
         elements = frame.tokens * frame.model.hidden_size / frame.sequence_split
         moved = frame.element_bytes * passes * elements

@@ -1,7 +1,7 @@
-"""Expert parallelism: what trading tokens with the experts of other ranks takes, and how unevenly these are loaded.
+"""Expert parallelism: the time of trading tokens with the experts of other ranks, and the imbalance of their load.
 
-The mesh is folded (see `Mesh`): experts regroup the ranks of dp_shard x cp x tp. Nothing hides the trade here, as the frameworks'
-default schedules do not.
+The mesh is folded (see `Mesh`): experts regroup the ranks of dp_shard x cp x tp. Compute does not hide the trade, as
+the default schedules of the frameworks don't hide it.
 """
 
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ from .operators import ExpertSplit
 
 
 def expert_split(candidates: Candidates, training: TrainingSpec) -> ExpertSplit:
-    """How each candidate spreads experts, shapes (N,).
+    """Return how each candidate spreads experts, shapes (N,).
 
-    Imbalance slows only where experts lie on several ranks: one rank that holds all of them computes the same in all. A
-    capacity factor makes every expert compute that much of an even share, whatever it is sent: what is over is dropped, what
-    is under padded (Lepikhin et al. 2020, GShard, arXiv 2006.16668, section 2.2).
+    Imbalance slows a step only where experts lie on several ranks. A rank that holds all experts computes the same
+    total. With a capacity factor, every expert computes that multiple of an even share. Tokens above it are dropped,
+    and missing ones are padded (Lepikhin et al. 2020, GShard, arXiv 2006.16668, section 2.2).
     """
     uneven = np.where(candidates.ep > 1, training.expert_imbalance, 1.0)
     load = uneven if training.expert_capacity is None else np.full(len(candidates), training.expert_capacity)
@@ -37,7 +37,8 @@ def expert_split(candidates: Candidates, training: TrainingSpec) -> ExpertSplit:
 
 
 def hidden_pairs(block: Block, candidates: Candidates) -> Array:
-    """Gathers and reductions of the hidden states over tp in one pass, (N,): none for experts that tokens are sent to."""
+    """(N,): gathers and reductions of the hidden states over tp in one pass;
+    none for experts that tokens are sent to."""
     sublayers = np.full(len(candidates), 1 if block.parallel else 2)
     if isinstance(block.ffn, FeedForward) or block.parallel:
         return sublayers
@@ -45,14 +46,14 @@ def hidden_pairs(block: Block, candidates: Candidates) -> Array:
 
 
 def spread_parameters(weights: list[Parameter], candidates: Candidates) -> Array:
-    """Elements of experts that one rank holds where ep spreads them, (N,); 0 where it does not."""
+    """(N,): elements of the experts on one rank where ep spreads them; 0 where it does not."""
     experts = sum(p.elements for p in weights if p.expert)
     return np.where(candidates.ep > 1, experts / (candidates.ep * candidates.expert_tp), 0.0)
 
 
 @dataclass(frozen=True)
 class ExpertExchange:
-    """Seconds that the ranks of one expert layer spend on each other, for `tokens` (N,) that a tp group holds."""
+    """Seconds of the exchange between the ranks of one expert layer, for `tokens` (N,) of a tp group."""
 
     cluster: ClusterSpec
     training: TrainingSpec
@@ -62,10 +63,10 @@ class ExpertExchange:
     hidden: int
 
     def pass_seconds(self, ffn: FeedForward | MixtureOfExperts) -> Array:
-        """Of one forward, and as much of one backward: tokens to their experts and results back, shape (N,).
+        """(N,): seconds of one forward, and equally of one backward: tokens go to their experts, and results come back.
 
-        0 without experts, and where ep is 1: then the tp group's own gather and reduce serve (layer.py). Ranks that split the columns of an expert
-        gather what each received and reduce-scatter the results.
+        The result is 0 without experts and where ep is 1. The tp group's own gather and reduction then suffice
+        (layer.py). Ranks that split the columns of an expert gather the received tokens and reduce-scatter the results.
         """
         if isinstance(ffn, FeedForward) or (self.candidates.ep == 1).all():
             return np.zeros(len(self.candidates))
@@ -91,7 +92,8 @@ class ExpertExchange:
         )
 
     def _forwarded(self, ffn: MixtureOfExperts, tokens: Array) -> Array:
-        """One copy to each node over the network, and on from there over the node's links to each rank, side by side."""
+        """One copy of a token goes to each node over the network. Links of the node
+        forward it to each rank at the same time."""
         group = ep_group(self.candidates, self.cluster)
         inside_ranks, nodes = np.asarray(group.ranks_per_node), np.asarray(group.nodes)
         between = RankGroup(ranks_per_node=np.ones_like(nodes), nodes=nodes, sharing=group.sharing * inside_ranks)
@@ -104,9 +106,10 @@ class ExpertExchange:
         )
 
     def _places(self, ffn: MixtureOfExperts, places: Array) -> Array:
-        """How many of `places`, each with as many experts, hold the k experts of one token, on average.
+        """Return the mean number of `places`, each with equally many experts, that hold the k experts of one token.
 
-        Drawn at random, a place holds none with probability (1 - 1/places)^k; dealt out in a row, they fill one place after the other.
+        With random routing a place holds none of them with probability (1 - 1/places)^k. With consecutive routing they
+        fill one place after the other.
         """
         if self.training.routing == "consecutive":
             return np.maximum(1.0, ffn.top_k * places / ffn.experts)

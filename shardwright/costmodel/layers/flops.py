@@ -1,4 +1,4 @@
-"""FLOPs of a step, whatever the split: what MFU and HFU are counted in."""
+"""FLOPs of a step, which don't depend on the split. MFU and HFU are computed from them."""
 
 from shardwright.specs import Plan, RecomputePolicy, TrainingSpec
 from shardwright.specs.model import Block, ModelSpec
@@ -8,10 +8,10 @@ from .recompute import selection
 
 
 def model_flops_per_sequence(model: ModelSpec, training: TrainingSpec) -> float:
-    """FLOPs of one sequence's forward and backward by the usual definition of MFU.
+    """Return the FLOPs of one sequence's forward and backward by the usual definition of MFU.
 
-    Three times the forward's matmuls, attention counted in full, neither embedding nor recompute counted (Chowdhery et
-    al. 2022, appendix B; a mixture of experts counts the experts that a token uses).
+    They are three times the matmuls of the forward, with full attention, and without embedding and recompute (Chowdhery
+    et al. 2022, appendix B). A mixture of experts counts the experts that a token uses.
     """
     layers = sum(run.count * sum(_forward_flops(run.block, model, training)) for run in model.blocks)
     head = 2.0 * training.seq_len * model.hidden_size * model.vocab_size
@@ -19,7 +19,7 @@ def model_flops_per_sequence(model: ModelSpec, training: TrainingSpec) -> float:
 
 
 def recompute_flops_per_sequence(model: ModelSpec, training: TrainingSpec, plan: Plan) -> float:
-    """FLOPs that `plan` computes a second time for one sequence."""
+    """Return the FLOPs that `plan` computes a second time for one sequence."""
     layers = (layer for stage in plan.stages for layer in stage.each_layer())
     scores_again = training.attention == "unfused"
     total = 0.0
@@ -37,7 +37,7 @@ def recompute_flops_per_sequence(model: ModelSpec, training: TrainingSpec, plan:
 
 
 def _forward_flops(block: Block, model: ModelSpec, training: TrainingSpec) -> tuple[float, float]:
-    """Weight matmuls and attention core of one layer, forward, one sequence."""
+    """Return the forward FLOPs of one layer and one sequence: weight matmuls, and attention core."""
     tokens, hidden = training.seq_len, model.hidden_size
     matmuls = [*operators.attention_matmuls(block, hidden, tokens, 1), *operators.ffn_matmuls(block, hidden, tokens, 1)]
     core = operators.attention_core_flops(block, training, tokens, 1, causal=False)

@@ -1,4 +1,4 @@
-"""What the rows of the cost tables share: one microbatch on one rank, for every candidate at once."""
+"""Common quantities of all rows of the cost tables: one microbatch on one rank, for every candidate at once."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from .weight_matmuls import WeightMatmuls
 
 @dataclass(frozen=True)
 class WorkFrame:
-    """The job and its candidates. Symbols as in operators.py; shapes (N,)."""
+    """The job and its candidates. Symbols are as in operators.py; shapes are (N,)."""
 
     model: ModelSpec
     cluster: ClusterSpec
@@ -26,7 +26,7 @@ class WorkFrame:
 
     @property
     def tokens(self) -> Array:
-        """Of one microbatch on one rank: cp ranks share each sequence."""
+        """Tokens of one microbatch on one rank. The cp ranks share each sequence."""
         return self.candidates.micro_batch * float(self.training.seq_len) / self.candidates.cp
 
     @property
@@ -35,7 +35,7 @@ class WorkFrame:
 
     @property
     def sequence_split(self) -> Array:
-        """Over how many ranks norms and residuals are split."""
+        """Number of ranks over which norms and residuals are split."""
         return np.where(self.candidates.sequence_parallel == 1, self.candidates.tp, 1)
 
     @property
@@ -48,23 +48,24 @@ class WorkFrame:
 
     @property
     def hidden_bytes(self) -> Array:
-        """Of the hidden states of all tokens, whole."""
+        """Bytes of the unsplit hidden states of all tokens."""
         return self.element_bytes * self.tokens * self.model.hidden_size
 
     @property
     def plain(self) -> WeightMatmuls:
-        """Matmuls in the compute format."""
+        """Weight matmuls in the compute format."""
         return WeightMatmuls(self.times, self.training, self.sequence_split)
 
     @property
     def linear(self) -> WeightMatmuls:
-        """A layer's weight matmuls."""
+        """Weight matmuls of a layer."""
         return WeightMatmuls(self.times, self.training, self.sequence_split, self.training.precision.linear)
 
     def hidden_collective_seconds(self, gathered_share: float = 1.0) -> Array:
-        """One gather and one reduce-scatter of the hidden states (sequence parallel), or the all-reduce they replace.
+        """Seconds of one gather and one reduce-scatter of the hidden states, or of the all-reduce that they replace.
 
-        `gathered_share`: bytes of an element in the gather over those in the reduction.
+        They replace it under sequence parallelism. `gathered_share`: bytes of an element in the gather over those in
+        the reduction.
         """
         group = tp_group(self.candidates, self.cluster)
         gather = self.times.collective_seconds("all_gather", self.hidden_bytes * gathered_share, group)
@@ -73,7 +74,7 @@ class WorkFrame:
         return np.where(self.candidates.sequence_parallel == 1, split, whole)
 
     def local_parameters(self, parameters: list[Parameter]) -> Array:
-        """Elements that one tp rank holds."""
+        """Number of elements that one tp rank holds."""
         split = sum(p.elements for p in parameters if p.split)
         whole = sum(p.elements for p in parameters if not p.split)
         return split / self.candidates.tp + whole

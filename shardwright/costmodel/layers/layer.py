@@ -1,4 +1,4 @@
-"""The row of one transformer layer: its passes, what recompute repeats of them, what they exchange and keep."""
+"""The row of one transformer layer: its passes, the recompute, the communication and the kept bytes."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +27,8 @@ class _Passes(NamedTuple):
 
 
 class _Repeated(NamedTuple):
-    """Seconds that recompute adds to a backward, by policy; `gathers`: of the collectives that selective runs again."""
+    """Seconds that recompute adds to a backward, by policy. `gathers`:
+    collectives that selective recompute runs again."""
 
     selective: Array
     full: Array
@@ -42,7 +43,7 @@ class LayerWork:
     block: Block
 
     def row(self) -> RowWork:
-        """One microbatch through one layer."""
+        """Return the work of one microbatch in one layer."""
         passes, context, repeated = self._passes, self._context_seconds, self._repeated
         kept, working = self._bytes()
         exchanged = self._exposed(self._collectives, passes.backward)
@@ -85,7 +86,7 @@ class LayerWork:
 
     @cached_property
     def _memory_bound(self) -> _Passes:
-        """Norms, residuals, activations and what else moves memory and computes next to nothing."""
+        """Norms, residuals, activations and the other operators whose time is memory traffic."""
         job = (self.block, self.frame.model, self.frame.stack, self.frame.experts)
         return _Passes(*map(self._moving, (forward_traffic(*job), backward_traffic(*job))))
 
@@ -102,7 +103,7 @@ class LayerWork:
 
     @cached_property
     def _core(self) -> _Passes:
-        """Forward and backward of scores, softmax and weighted values; fused kernels compute the causal half only."""
+        """Forward and backward of scores, softmax and weighted values; fused kernels compute only the causal half."""
         frame, attention = self.frame, self.block.attention
         tp = frame.candidates.tp
         if frame.training.attention == "flash":
@@ -121,7 +122,8 @@ class LayerWork:
             operators.Matmul(queries, length, attention.value_head_size, batched),
         ]
         scores = frame.element_bytes * batched * queries * length
-        # Reads and writes of the scores between the matmuls: scale, mask, softmax and dropout, one kernel or several.
+        # Between the matmuls the scores are read and written by scale, mask, softmax and dropout, in one kernel or
+        # several.
         forward_passes, backward_passes = (4.5, 5.5) if frame.stack.fused_elementwise else (6.0, 8.0)
         return _Passes(
             frame.plain.forward_seconds(matmuls) + frame.times.memory_bound_seconds(forward_passes * scores),
@@ -130,7 +132,7 @@ class LayerWork:
 
     @cached_property
     def _busy(self) -> _Passes:
-        """The device's seconds."""
+        """Seconds of the device alone."""
         linear, core, moving = self.frame.linear, self._core, self._memory_bound
         return _Passes(
             linear.forward_seconds(self._matmuls) + core.forward + moving.forward,
@@ -139,7 +141,7 @@ class LayerWork:
 
     @cached_property
     def _passes(self) -> _Passes:
-        """With the host's launches, where these are what a pass waits for."""
+        """Seconds with the host's launches, where a pass waits for them."""
         return self._launched(self._busy)
 
     def _launched(self, busy: _Passes) -> _Passes:
@@ -153,63 +155,64 @@ class LayerWork:
 
     @cached_property
     def _context_seconds(self) -> _Passes:
-        """Beside what hides it, and beside the host's launches where these are what a pass waits for."""
+        """Exposed seconds of the context exchange, beside the compute and the launches of a pass."""
         exchanged = self._context.pass_seconds(self.block.attention, *self._core)
         busy = _Passes(self._busy.forward + exchanged.forward, self._busy.backward + exchanged.backward)
         launched = self._launched(busy)
         return _Passes(launched.forward - self._passes.forward, launched.backward - self._passes.backward)
 
     def _traded_seconds(self) -> Array:
-        """Tokens to the ranks of their experts and back, of one pass."""
+        """Seconds of one pass in which tokens go to the ranks of their experts and back."""
         frame = self.frame
         job = (frame.cluster, frame.training, frame.times, frame.candidates, frame.tokens, frame.model.hidden_size)
         return ExpertExchange(*job).pass_seconds(self.block.ffn)
 
     @cached_property
     def _collectives(self) -> Array:
-        """Of a forward, and again of a backward: one pair a sublayer (Korthikanti et al. 2022, section 4.2.2)."""
+        """Seconds of a forward's collectives, and again of a backward's: one pair a sublayer
+        (Korthikanti et al. 2022, section 4.2.2)."""
         lowered = self.frame.training.precision.gathered_bytes_per_element / self.frame.element_bytes
         pairs = hidden_pairs(self.block, self.frame.candidates)
         return np.asarray(pairs * self.frame.hidden_collective_seconds(lowered))
 
     def _exposed(self, collectives: Array, compute: Array) -> Array:
-        """What of `collectives` the `compute` of the same pass does not hide.
+        """Return the part of `collectives` that the `compute` of the same pass does not hide.
 
-        Overlapped, a collective runs in tp pieces beside the matmul that reads or feeds it (Wang et al. 2023, ASPLOS,
-        section 5), moved by copy engines: one piece stands alone.
+        An overlapped collective runs in tp pieces beside the matmul that reads or feeds it (Wang et al. 2023, ASPLOS,
+        section 5). Copy engines move the pieces. One piece is always exposed.
         """
         beside = self.frame.stack.tensor_parallel_overlap * (1 - 1 / self.frame.candidates.tp) * collectives
         return np.asarray(collectives - np.minimum(beside, compute))
 
     @cached_property
     def _selection(self) -> Selection | None:
-        """What selective recompute repeats beside the attention core; None where that is all."""
+        """What selective recompute repeats beside the attention core; None where it repeats nothing else."""
         frame = self.frame
         job = (self.block, frame.training, frame.model.hidden_size, frame.tokens)
         return selection(*job, frame.candidates.tp, frame.sequence_split, frame.experts)
 
     @cached_property
     def _repeated(self) -> _Repeated:
-        """What each policy computes again."""
+        """Seconds of the repeated work under each policy."""
         linear, busy = self.frame.linear, self._busy.forward
         full = self._passes.forward
-        # the router's gradient reads what experts put out, so their last matmul is needed again
+        # the router's gradient reads the experts' outputs, so their last matmul is needed again
         if self.frame.stack.stops_recompute_early and isinstance(self.block.ffn, FeedForward):
             shorter = busy - linear.forward_seconds(self._matmuls[-1:])
             full = self.frame.times.with_launches_seconds(shorter, self.frame.stack.kernels_forward)
         if self._selection is not None:
             again = linear.forward_seconds(self._selection.repeated) + self._memory_bound.forward
-            # what was reduced is kept
+            # reduced outputs are kept
             return _Repeated(again, full, gathers=self._exposed(self._collectives / 2, again))
         # a fused kernel never keeps the scores, so there is nothing to repeat
         scores = self._core.forward if self.frame.training.attention == "unfused" else np.zeros_like(full)
         return _Repeated(scores, full, gathers=np.zeros_like(full))
 
     def _bytes(self) -> tuple[Array, Array]:
-        """Bytes kept per microbatch and bytes in use during its backward, by policy.
+        """Return the bytes kept per microbatch and the bytes in use during its backward, by policy.
 
-        The backward pass works in the feed-forward's gradients, or later in the scores', when what the feed-forward kept is
-        free again.
+        The backward works in the gradients of the feed-forward, and later in those of the scores. By then the
+        activations of the feed-forward are free again.
         """
         block, training, frame = self.block, self.frame.training, self.frame
         tokens, tp, hidden, element = frame.tokens, frame.candidates.tp, frame.model.hidden_size, frame.element_bytes
@@ -228,7 +231,7 @@ class LayerWork:
             chosen = np.minimum(plain + core, boundary + tokens * self._selection.kept_bytes)
             repeated = plain + core - chosen
         kept = by_policy(none=plain + core, selective=chosen, full=boundary)
-        # a heap finds only a part of that room where the first forward pass had it
+        # on a CPU the heap finds only part of the room where the first forward had these activations
         again = (
             (1 + self.frame.times.constants.heap_slack) if not self.frame.cluster.node.device.has_own_memory else 1.0
         )

@@ -1,7 +1,8 @@
-"""What one layer computes: its matmuls, its attention, its memory traffic and what it keeps for the backward pass.
+"""The computation of one layer: its matmuls, its attention, its memory traffic and its activations for the backward
+pass.
 
-Symbols, bound once: t = tp, b = micro batch, s = sequence length, T = b s tokens (b s / cp where cp ranks share a
-sequence), h = hidden size. All may be arrays that broadcast over plans. Attention is causal: each query sees on average
+Symbols, bound once: t = tp; b = micro batch; s = sequence length; T = b s tokens (b s / cp where cp ranks share a
+sequence); h = hidden size. All may be arrays that broadcast over plans. Attention is causal: each query sees on average
 `context` keys.
 """
 
@@ -18,10 +19,10 @@ from shardwright.specs.model import Block, FeedForward, LatentAttention, Mixture
 
 @dataclass(frozen=True)
 class Matmul:
-    """(m, k) times (k, n), `groups` of them; a weight matmul, so the backward pass has two more of the same size.
+    """A weight matmul: (m, k) times (k, n), `groups` times. The backward pass has two more of the same size.
 
-    `sensitive`: stays in the compute format where other weight matmuls run in a lower one. `split`: over tp, by its columns, so
-    that its input is gathered, or by its rows, so that its output's gradient is.
+    `sensitive`: it stays in the compute format where other weight matmuls use a lower one. `split`: how it is split
+    over tp. By its columns, its input is gathered; by its rows, the gradient of its output is.
     """
 
     m: Number
@@ -37,13 +38,13 @@ class Matmul:
 
 
 def context_length(seq_len: int, window: int | None) -> float:
-    """Mean number of keys that a causal query sees, itself included, with a window of `window` tokens."""
+    """Return the mean number of keys that a causal query sees, itself included, with a window of `window` tokens."""
     reach = min(window or seq_len, seq_len)
     return reach - reach * (reach - 1) / (2 * seq_len)
 
 
 def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number) -> list[Matmul]:
-    """Projections of the attention, with the columns or rows of this tp rank only."""
+    """Return the projections of the attention, with only the columns or rows of this tp rank."""
     attention = block.attention
     if isinstance(attention, LatentAttention):
         query_width = attention.heads * attention.head_size / np.asarray(tp)
@@ -68,9 +69,9 @@ def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number) -> 
 
 @dataclass(frozen=True)
 class ExpertSplit:
-    """How routed tokens meet the experts: `ep` ranks hold different ones, `expert_tp` split the columns of each.
+    """How experts are distributed: `ep` ranks hold different ones, and `expert_tp` ranks split the columns of each.
 
-    `load`: tokens of the rank that decides the pace over those of an even spread.
+    `load`: tokens of the most loaded rank, as a multiple of an even spread.
     """
 
     ep: Number
@@ -83,14 +84,15 @@ class ExpertSplit:
 
 
 def experts_as_the_rest(tp: Number) -> ExpertSplit:
-    """Experts on the mesh of the other layers: all of them on each rank, their columns split over tp."""
+    """Return experts on the mesh of the other layers: each rank holds all of them, with their columns split over tp."""
     return ExpertSplit(ep=1, expert_tp=tp)
 
 
 def ffn_matmuls(
     block: Block, hidden: int, tokens: Number, tp: Number, experts: ExpertSplit | None = None
 ) -> list[Matmul]:
-    """Feed-forward or expert matmuls of this tp rank. Routed tokens spread evenly over the experts of a rank."""
+    """Return the feed-forward or expert matmuls of this tp rank. Routed tokens
+    spread evenly over the experts of a rank."""
     ffn = block.ffn
     if isinstance(ffn, FeedForward):
         return _feed_forward(ffn.width, ffn.gated, hidden, tokens, tp, 1)
@@ -116,8 +118,8 @@ def _feed_forward(width: int, gated: bool, hidden: int, tokens: Number, tp: Numb
 def attention_core_flops(block: Block, training: TrainingSpec, tokens: Number, tp: Number, *, causal: bool) -> Array:
     """FLOPs of scores and weighted values on this tp rank: 2 T (keys seen) heads (key size + value size) / t.
 
-    `causal` false counts every key of the sequence, as a kernel that masks after computing does, and as the usual
-    definition of MFU does (Chowdhery et al. 2022, appendix B).
+    With `causal` false every key of the sequence counts. A kernel that masks after computing works that way. So does
+    the usual definition of MFU (Chowdhery et al. 2022, appendix B).
     """
     attention = block.attention
     keys = context_length(training.seq_len, attention.window) if causal else float(training.seq_len)
@@ -126,21 +128,21 @@ def attention_core_flops(block: Block, training: TrainingSpec, tokens: Number, t
 
 
 def norm_operator(norm: Norm, stack: Stack) -> Operator:
-    """The kernels that compute a norm: one for a layer norm always, for an RMS norm where it is fused."""
+    """Return the operator that computes a norm: one kernel for a layer norm and for a fused RMS norm, else several."""
     if norm.kind == "layernorm":
         return "layernorm"
     return "rmsnorm" if stack.fused_norms else "eager_rmsnorm"
 
 
 def computed_width(block: Block, split: ExpertSplit) -> Number:
-    """Feed-forward columns of all ranks that one token passes through, or stands for where experts are loaded unevenly."""
+    """Feed-forward columns that process one token, over all ranks. Uneven load of experts raises the number."""
     if isinstance(block.ffn, FeedForward):
         return block.ffn.width
     return block.ffn.top_k * block.ffn.expert_width * split.load + block.ffn.shared_width
 
 
 def normalises_heads(block: Block) -> bool:
-    """Whether queries and keys are normalised head by head."""
+    """Whether queries and keys are normalised separately for each head."""
     return isinstance(block.attention, MultiHeadAttention) and block.attention.qk_norm != "none"
 
 
@@ -152,14 +154,17 @@ def saved_bytes(
     sequence_split: Number,
     experts: ExpertSplit | None = None,
 ) -> Array:
-    """Bytes per token that autograd keeps of one layer, nothing recomputed, no attention scores.
+    """Bytes per token that autograd keeps of one layer, without recompute and without attention scores.
 
-    An eager RMS norm keeps its fp32 input and its output before the weight, a fused norm its input alone; an eager gated
-    activation its output too; a dropout a mask of one byte; fused attention an fp32 log-sum-exp a head. Norms and dropout
-    are split along the sequence by `sequence_split` (tp under sequence parallelism, else 1); what the matmuls read is
-    gathered whole, unless the stack gathers it again in the backward pass (Korthikanti et al. 2022, section 4.2.2), and
-    kept in one byte where the kernels before them write it so. With dropout and scores this is Korthikanti et al. 2022 (arXiv 2205.05198), equation 1:
-    34 s b h + 5 a s^2 b.
+    An eager RMS norm keeps its fp32 input and its output before the weight; a fused norm keeps only its input. An eager
+    gated activation also keeps its output. A dropout keeps a mask of one byte. Fused attention keeps an fp32
+    log-sum-exp a head.
+
+    Norms and dropout are split along the sequence by `sequence_split` (tp under sequence parallelism, else 1). Inputs
+    of matmuls are gathered whole, unless the stack gathers them again in the backward pass (Korthikanti et al. 2022,
+    section 4.2.2). They are kept in one byte where the kernels before them write that format.
+
+    With dropout and scores this is Korthikanti et al. 2022 (arXiv 2205.05198), equation 1: 34 s b h + 5 a s^2 b.
     """
     stack, split = training.software, experts or experts_as_the_rest(tp)
     attention, ffn = block.attention, block.ffn
@@ -182,7 +187,7 @@ def saved_bytes(
 
 
 def inner_saved_bytes(block: Block, training: TrainingSpec, tp: Number, experts: ExpertSplit | None = None) -> Array:
-    """Those of them per token that are as wide as the feed-forward: its activation's inputs and output."""
+    """The part of `saved_bytes` per token that is as wide as the feed-forward: inputs and output of its activation."""
     element, split = training.precision.activation_bytes_per_element, experts or experts_as_the_rest(tp)
     inputs = (2 if training.software.fused_elementwise else 3) if block.ffn.gated else 1
     kept = element * inputs + _operand_bytes(training)
@@ -190,16 +195,16 @@ def inner_saved_bytes(block: Block, training: TrainingSpec, tp: Number, experts:
 
 
 def _operand_bytes(training: TrainingSpec) -> int:
-    """Of an element that a weight matmul reads, as it is kept for the backward pass."""
+    """Bytes of an element that a weight matmul reads, in the format that is kept for the backward pass."""
     lowered = training.precision.linear and training.software.fused_operands
     return 1 if lowered else training.precision.activation_bytes_per_element
 
 
 def score_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
-    """Bytes per token of the attention scores that unfused attention keeps, full length.
+    """Bytes per token of the attention scores that unfused attention keeps, over the full length.
 
-    The softmax, which a fused kernel gives in the compute format and eager PyTorch in fp32 with a cast beside it; where
-    there is dropout a mask of one byte, and its output.
+    These are the softmax and, with dropout, a mask of one byte and the output of the dropout. A fused kernel gives the
+    softmax in the compute format. Eager PyTorch keeps it in fp32 with a cast beside it.
     """
     stack, element = training.software, training.precision.activation_bytes_per_element
     softmax = element if stack.fused_elementwise or element == 4 else 4 + element
@@ -208,7 +213,8 @@ def score_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
 
 
 def score_gradient_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
-    """Bytes per token of the scores' gradients: a fused softmax writes its own over the one it gets; eager has fp32 too."""
+    """Bytes per token of the scores' gradients. A fused softmax overwrites the
+    gradient it gets; an eager one adds fp32."""
     element = training.precision.activation_bytes_per_element
     gradient = element if training.software.fused_elementwise or element == 4 else 4 + element
     return np.asarray(gradient * block.attention.heads * training.seq_len / np.asarray(tp, dtype=float))

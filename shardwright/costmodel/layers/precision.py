@@ -1,9 +1,10 @@
-"""Weight matmuls in 8 and 4 bits: the peak they run at, the bytes they read, and what making their operands takes.
+"""Weight matmuls in 8 and 4 bits: their peak, the bytes they read, and the cost of making their operands.
 
-The layers' weight matmuls run in such a format; the router, attention, the head and the norms do not, as in torchao and
-Transformer Engine. Every operand enters two matmuls, along another axis each: weights the forward and the input's
-gradient, inputs the forward and the weight's gradient, output gradients both of these. Tensor cores read 8-bit operands along
-the inner axis only (NVIDIA, cuBLAS documentation, "8-bit floating point data types"), so each is made in two layouts.
+The weight matmuls of layers run in such a format. The router, attention, the head and the norms do not, as in torchao
+and Transformer Engine. Every operand enters two matmuls, along another axis each. Weights enter the forward and the
+input's gradient. Inputs enter the forward and the weight's gradient. Output gradients enter both gradients. Tensor
+cores read 8-bit operands along the inner axis only (NVIDIA, cuBLAS documentation, "8-bit floating point data types").
+Each operand is therefore made in two layouts.
 """
 
 import numpy as np
@@ -16,11 +17,12 @@ from .operators import Matmul
 
 
 def operand_bytes(matmul: Matmul, training: TrainingSpec, sequence_split: Number) -> tuple[Array, Array]:
-    """Memory traffic of making the operands of one weight matmul's (forward, backward).
+    """Return the (forward, backward) memory traffic of making the operands of one weight matmul.
 
-    Forward makes the input and the weight, backward the output's gradient and everything's second layout. What is gathered in
-    the format is cast before: a weight on its shard, an input or a gradient on the tokens that `sequence_split` leaves. Where
-    the kernels before the matmul write its operands, that replaces what they would write else.
+    The forward makes the input and the weight. The backward makes the output's gradient and the second layout of
+    everything. Operands that are gathered in the format are cast before that: a weight on its shard, an input or a
+    gradient on the tokens that `sequence_split` leaves. Where the kernels before the matmul write its operands, this
+    traffic replaces that of their usual outputs.
     """
     precision = training.precision
     if precision.linear is None or training.software.fused_operands:

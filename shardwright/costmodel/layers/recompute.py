@@ -1,4 +1,5 @@
-"""What selective recompute keeps and repeats of one layer, by the way a software stack selects (Stack.selective)."""
+"""Selective recompute of one layer: the bytes it keeps and the work it repeats, by
+the policy of a stack (Stack.selective)."""
 
 from typing import NamedTuple
 
@@ -12,7 +13,8 @@ from .operators import ExpertSplit, Matmul, attention_matmuls, ffn_matmuls
 
 
 class Selection(NamedTuple):
-    """`repeated`: matmuls that the backward pass computes again. `kept_bytes`: per token, beside the layer's input."""
+    """`repeated`: matmuls that the backward pass computes again. `kept_bytes`:
+    bytes per token beside the layer's input."""
 
     repeated: list[Matmul]
     kept_bytes: Array
@@ -27,12 +29,13 @@ def selection(
     sequence_split: Number,
     experts: ExpertSplit | None = None,
 ) -> Selection | None:
-    """None where the attention core alone is repeated.
+    """Return the selection of the stack, or None where only the attention core is repeated.
 
-    "elementwise" keeps the output of every matmul and of the attention kernel. "alternate-matmuls" keeps those of the
-    attention kernel and of every second matmul in the order in which they run: with separate projections q, k, v, output, gate,
-    up, down it keeps q, v, gate and down and repeats k, output and up (torchtitan, `_save_list` and its counter). No backward
-    pass reads the output of the last, down: an eager stack caches it all the same, a compiled one sees that (Stack.keeps_unread).
+    "elementwise" keeps the output of every matmul and of the attention kernel. "alternate-matmuls" keeps that of the
+    attention kernel and of every second matmul, in the order in which they run. With separate projections q, k, v,
+    output, gate, up, down it keeps q, v, gate and down; it repeats k, output and up (torchtitan, `_save_list` and its
+    counter). No backward pass reads the output of the last one, down. An eager stack caches it all the same; a compiled
+    one does not (Stack.keeps_unread).
     """
     stack: Stack = training.software
     if stack.selective == "attention-core":
@@ -49,10 +52,10 @@ def selection(
 
 
 def _output_elements(matmul: Matmul, hidden: int, tokens: Number, sequence_split: Number) -> Number:
-    """Per token of the rank, of which experts may compute several copies or a part.
+    """Output elements of a matmul per token of the rank. Experts may compute several copies of a token, or a part.
 
-    What goes back to the hidden width is reduced over tp, and kept split where the sequence is; what is split over tp is an
-    array over candidates, so an equal width by chance is not taken for it.
+    Outputs of the hidden width are reduced over tp, and kept split where the sequence is. Outputs that are split over
+    tp are arrays over candidates, so one of equal width is not mistaken for them.
     """
     if matmul.m is not tokens:
         return np.asarray(matmul.m * matmul.groups * matmul.n / np.asarray(tokens))
@@ -61,7 +64,7 @@ def _output_elements(matmul: Matmul, hidden: int, tokens: Number, sequence_split
 
 
 def _projections(block: Block, hidden: int, tokens: Number, tp: Number, split: ExpertSplit | None) -> list[Matmul]:
-    """Every weight matmul in the order in which it runs, fused ones taken apart."""
+    """Return every weight matmul in the order in which it runs, with fused ones taken apart."""
     attention, ffn = block.attention, block.ffn
     if isinstance(attention, LatentAttention) or ffn.kind == "experts":
         return [*attention_matmuls(block, hidden, tokens, tp), *ffn_matmuls(block, hidden, tokens, tp, split)]

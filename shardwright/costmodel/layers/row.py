@@ -1,4 +1,4 @@
-"""What one row of the cost tables (a layer, the embedding, the head) does on its rank, before data parallelism."""
+"""The work of one row of the cost tables (a layer, the embedding, the head) on its rank, before data parallelism."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,10 @@ from shardwright.specs import POLICIES
 
 @dataclass(frozen=True)
 class RowWork:
-    """Work of one microbatch. Shapes (N,), with a last axis of recompute policies where the name says `by_policy`.
+    """Work of one microbatch. Shapes are (N,), with a last axis of recompute policies where the name says `by_policy`.
 
-    `weight_gradient_seconds` is part of `backward_seconds`. Seconds are of the device alone. `parameters` counts what one
-    tp rank holds, but for experts that lie on the ranks of ep: `expert_parameters`.
+    `weight_gradient_seconds` is part of `backward_seconds`. Seconds are those of the device alone. `parameters` counts
+    the elements on one tp rank, except experts on the ranks of ep, which are `expert_parameters`.
     """
 
     forward_seconds: Array
@@ -33,11 +33,11 @@ class RowWork:
 
 
 def by_policy(*, none: Array, selective: Array, full: Array) -> Array:
-    """The three on a last axis, in the order of `POLICIES`."""
+    """Stack the three on a last axis, in the order of `POLICIES`."""
     by_name = {"none": none, "selective": selective, "full": full}
     return np.stack([by_name[policy] for policy in POLICIES], axis=-1)
 
 
 def repeated_when_full(forward: Array, backward: Array) -> Array:
-    """A backward pass by policy whose forward is a part that full recompute runs again."""
+    """Return a backward by policy, of a part whose forward full recompute runs again."""
     return by_policy(none=backward, selective=backward, full=backward + forward)

@@ -1,6 +1,6 @@
-"""The memory-bound operators of one pass of a layer: what each works on, and what it reads and writes.
+"""The memory-bound operators of one pass of a layer: the elements of each, and its reads and writes.
 
-Symbols as in operators.py.
+Symbols are as in operators.py.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,10 @@ from .operators import ExpertSplit, computed_width, experts_as_the_rest, norm_op
 
 @dataclass(frozen=True)
 class Moving:
-    """`count` runs of one operator, each on `hidden` elements per token of the hidden state, split along the sequence where that
-    is parallel, and `inner` ones between the matmuls of a sublayer, split over tp.
+    """`count` runs of one operator on elements of each token.
+
+    `hidden`: elements of the hidden state, split along the sequence where that is parallel. `inner`: elements between
+    the matmuls of a sublayer, split over tp.
     """
 
     operator: Operator
@@ -38,10 +40,10 @@ def forward_traffic(
 ) -> tuple[Moving, ...]:
     """Norms, residuals, dropout; rotary embedding, head norms, activation, expert dispatch.
 
-    An eager RMS norm upcasts, squares, scales and casts back: 6 passes over its input; a fused norm (a layer norm always
-    is) reads and writes once. A residual addition reads two, writes one; an unfused dropout reads and writes one more.
-    An eager gated activation is two kernels, SiLU and product, a fused one reads two and writes one. The attention's output
-    is copied from heads to hidden layout.
+    An eager RMS norm upcasts, squares, scales and casts back: 6 passes over its input. A fused norm
+    (a layer norm always is) reads and writes once. A residual addition reads two and writes one. An unfused dropout
+    reads and writes one more. An eager gated activation is two kernels, SiLU and product; a fused one reads two and
+    writes one. The output of attention is copied from the layout of heads to that of the hidden state.
     """
     attention, hidden = block.attention, model.hidden_size
     split = experts or experts_as_the_rest(1)
@@ -70,14 +72,14 @@ def forward_traffic(
 def backward_traffic(
     block: Block, model: ModelSpec, stack: Stack, experts: ExpertSplit | None = None
 ) -> tuple[Moving, ...]:
-    """The same operators' gradients, and what only the backward pass has.
+    """The gradients of the same operators, and the operators that only the backward pass has.
 
-    A fused norm reads the gradient and its input for each of the two gradients it gives and writes one: 5; an eager RMS
-    norm about 14. A residual's two gradients are added: 3. A gated activation's gradient reads three and writes two, as
-    eager kernels 9 in all; a plain one reads two and writes one. Attention reads its output and that one's gradient once
-    more (Dao 2023, algorithm 2) and copies back its layout, and the gradients of queries, keys and values are brought
-    together: 2 each. Gate and up projection each give a gradient of their input, which are added: 3. A bias reads the
-    gradient of its output.
+    A fused norm reads the gradient and its input for each of its two gradients, and writes one: 5. An eager RMS norm
+    takes about 14. The two gradients of a residual are added: 3. A gated activation's gradient reads three and writes
+    two; eager kernels take 9 in all. That of a plain activation reads two and writes one. Attention reads its output
+    and the gradient of it once more (Dao 2023, algorithm 2), and copies back its layout. The gradients of queries, keys
+    and values are joined: 2 each. Gate and up projection each give a gradient of their input, and these are added: 3. A
+    bias reads the gradient of its output.
     """
     attention, ffn, hidden = block.attention, block.ffn, model.hidden_size
     split = experts or experts_as_the_rest(1)
@@ -111,7 +113,7 @@ def backward_traffic(
 
 @dataclass(frozen=True)
 class _Biased:
-    """Elements per token of matmul outputs that have a bias."""
+    """Elements per token of the matmul outputs that have a bias."""
 
     hidden: Number
     inner: Number
@@ -135,9 +137,9 @@ def _rotary(stack: Stack) -> Operator:
 
 
 def _dispatched_elements(block: Block, hidden: int, experts: ExpertSplit) -> Number:
-    """Elements per token that are sorted by expert, and put back, in either pass.
+    """Elements per token that are sorted by expert and put back, in either pass.
 
-    Where experts lie on other ranks, these sort what they receive once more.
+    Where experts lie on other ranks, these ranks sort the received tokens once more.
     """
     if isinstance(block.ffn, FeedForward):
         return 0.0

@@ -21,9 +21,10 @@ _SHAPES: Mapping[MatmulPart, Callable[[Matmul], tuple[Number, Number, Number]]] 
 
 @dataclass(frozen=True)
 class WeightMatmuls:
-    """Of every candidate, shapes (N,). `low`: the format that all but the sensitive ones run in; None: the compute format.
+    """Weight matmuls of every candidate, shapes (N,).
 
-    `sequence_split` (N,): ranks that the tokens are split over before what a matmul reads is gathered.
+    `low`: the format of all matmuls but the sensitive ones; None for the compute format. `sequence_split` (N,): ranks
+    over which the tokens are split before the input of a matmul is gathered.
     """
 
     times: OpTimes
@@ -32,16 +33,16 @@ class WeightMatmuls:
     low: LinearFormat | None = None
 
     def forward_seconds(self, matmuls: list[Matmul]) -> Array:
-        """(m, k) (k, n), and making the operands where that is work of its own."""
+        """Seconds of (m, k) (k, n), and of making the operands where no other kernel does that."""
         return self._sum(matmuls, "forward") + self._operand_seconds(matmuls)[0]
 
     def backward_seconds(self, matmuls: list[Matmul]) -> Array:
-        """The gradient of the input, (m, n) (n, k), and of the weight, and making their operands."""
+        """Seconds of the gradient of the input, (m, n) (n, k), and of the weight, and of making their operands."""
         inputs = self._sum(matmuls, "input_gradient")
         return inputs + self.weight_gradient_seconds(matmuls) + self._operand_seconds(matmuls)[1]
 
     def weight_gradient_seconds(self, matmuls: list[Matmul]) -> Array:
-        """(k, m) (m, n) of each."""
+        """Seconds of (k, m) (m, n) of each matmul."""
         return self._sum(matmuls, "weight_gradient")
 
     def _sum(self, matmuls: list[Matmul], part: MatmulPart) -> Array:
@@ -56,7 +57,7 @@ class WeightMatmuls:
         )
 
     def _operand_seconds(self, matmuls: list[Matmul]) -> tuple[Array, Array]:
-        """(forward, backward)."""
+        """Seconds of making the operands, (forward, backward)."""
         nothing = np.zeros(len(self.sequence_split))
         if self.low is None:
             return nothing, nothing

@@ -1,5 +1,8 @@
-"""The seam that every duration comes through (`OpTimes`) and what stands behind it: data sheets with NCCL's and gloo's algorithms, fits of
-measured points, and the constants that no data sheet gives."""
+"""Durations of operations: the interface that every duration comes through (`OpTimes`), and its implementations.
+
+These are data sheets with the algorithms of NCCL and gloo, fits of measured points, and the constants that no data
+sheet gives.
+"""
 
 from . import constants
 from .choice import op_times

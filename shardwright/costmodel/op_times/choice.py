@@ -1,4 +1,4 @@
-"""The times to predict with: measured ones where the cluster has a profile, the catalog's else."""
+"""The choice of operation times: measured ones where the cluster has a profile, else those of the catalog."""
 
 from shardwright.specs import ClusterSpec, TrainingSpec
 
@@ -9,7 +9,7 @@ from .protocol import OpTimes
 
 
 def op_times(cluster: ClusterSpec, training: TrainingSpec, constants: Constants = CALIBRATED) -> OpTimes:
-    """Times of one device of `cluster`, computing in the format of `training`.
+    """Return the times of one device of `cluster`, computing in the format of `training`.
 
     Raises:
         SpecError: the device has no such format.

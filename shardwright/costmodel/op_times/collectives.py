@@ -1,17 +1,20 @@
-"""The seconds of one collective of NCCL (or RCCL) over the GPUs of a group: the fastest of the algorithms it has.
+"""The seconds of one collective of NCCL (or RCCL) over the GPUs of a group, by its fastest algorithm.
 
 Symbols, as in the code: n ranks = g ranks_per_node x N nodes; S bytes of the whole tensor; l the latency of a step over
-a link, L the sum of them along the longest path; w = bytes on the busiest link over what that link reaches.
+a link; L the sum of these along the longest path; w = bytes on the busiest link over the rate of that link.
 
-Every algorithm but the all-to-all is one of two kinds.
-Lockstep (ring, send): all links work in every step, so a collective takes its L once and its w once. NCCL has
-protocols that synchronise by flags inside the data: a step takes the share `low_latency_step` of its latency, the
-data the share `low_latency_rate` of its rate. Seconds: start + min(step L + w / rate, L + w).
+Every algorithm but the all-to-all is of one of two kinds.
+
+Lockstep (ring, send): all links work in every step, so a collective takes its L once and its w once. Some protocols of
+NCCL synchronise by flags inside the data. A step then takes the share `low_latency_step` of its latency, and the data
+moves at the share `low_latency_rate` of its rate. Seconds: start + min(step L + w / rate, L + w).
+
 Pipelined (trees, in-switch reduction, broadcast): chunks follow each other along a path. m chunks cost m L' of
-synchronising, and the path fills for w / m; with the best m these two are 2 sqrt(L' w) (the pipelined broadcast of Johnsson
-and Ho 1989), L' = `chunk_fill` L. Seconds: start + step L + w + 2 sqrt(chunk_fill L w).
+synchronising, and the path fills for w / m. With the best m these two are 2 sqrt(L' w), with L' = `chunk_fill` L (the
+pipelined broadcast of Johnsson and Ho 1989). Seconds: start + step L + w + 2 sqrt(chunk_fill L w).
 
-Steps and bytes follow NCCL's own tuning model (src/graph/tuning.cc, ncclTopoTuneModel) and are given by algorithm below.
+Steps and bytes follow NCCL's own tuning model (src/graph/tuning.cc, ncclTopoTuneModel). They are given by algorithm
+below.
 """
 
 from dataclasses import dataclass
@@ -32,8 +35,8 @@ _SWITCH_STEPS = 4
 class Collectives:
     """Collectives among the GPUs of `cluster`. Every argument of a method may be an array; results broadcast.
 
-    A constant may hold one value a candidate (see `constants.over`). `nic_share`: what of the rate between nodes is left for
-    them, of which a step that computes and stores beside them leaves less than a benchmark of nothing else.
+    A constant may hold one value a candidate (see `constants.over`). `nic_share`: share of the rate between nodes that
+    collectives reach. It is less in a step that also computes and stores than in a benchmark of collectives alone.
     """
 
     cluster: ClusterSpec
@@ -41,9 +44,9 @@ class Collectives:
     nic_share: Value = 1.0
 
     def seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
-        """One collective over `group`, 0 for a group of one rank.
+        """Return the seconds of one collective over `group`, 0 for a group of one rank.
 
-        `size_bytes`: the whole tensor, gathered or unreduced; of an all_to_all what one rank holds.
+        `size_bytes`: the whole tensor, gathered or unreduced; for an all_to_all, the bytes on one rank.
         """
         size_bytes = np.asarray(size_bytes, dtype=float)
         one = _Collective(
@@ -65,12 +68,12 @@ class Collectives:
 
 
 def reduces_in_switch(node: NodeGroup) -> bool:
-    """Whether the switch that joins the node's GPUs adds up what passes it (NVLink SHARP, of Hopper and later)."""
+    """Whether the switch that joins the node's GPUs adds up the data (NVLink SHARP, since Hopper)."""
     return node.intra_node.kind == "nvswitch" and node.device.since_hopper
 
 
 def meshed_share(node: NodeGroup, ranks_per_node: Number) -> Array:
-    """The share of a device's links that reaches the others of its group: all, but for links that join pairs."""
+    """Return the share of a device's links that reaches the others of its group: 1, except where links join pairs."""
     ranks_per_node = np.asarray(ranks_per_node, dtype=float)
     if not node.intra_node.meshed or node.devices_per_node == 1:
         return np.ones_like(ranks_per_node)
@@ -78,7 +81,7 @@ def meshed_share(node: NodeGroup, ranks_per_node: Number) -> Array:
 
 
 class _Collective:
-    """What the algorithms over one group share: its counts, rates and latencies, broadcast together."""
+    """Common data of all algorithms over one group: its counts, rates and latencies, broadcast together."""
 
     def __init__(
         self,
@@ -102,26 +105,27 @@ class _Collective:
         self._outside_bytes_per_s = shared * self._over(constants.nic_fraction) * self._over(nic_share)
 
     def ring_seconds(self, *, passes: int) -> Array:
-        """All-gather or reduce-scatter, both of them (2 passes) an all-reduce (Thakur et al. 2005).
+        """All-gather or reduce-scatter in one pass; an all-reduce is both, in 2 passes (Thakur et al. 2005).
 
-        n - 1 steps a pass, N - 1 of them across nodes; each link carries (n-1)/n S, across nodes the group's share of the
-        NICs: the ring leaves each node once.
+        A pass has n - 1 steps, of which N - 1 cross nodes. Each link carries (n-1)/n S. Across nodes the rate is the
+        group's share of the NICs, because the ring leaves each node once.
         """
         sent_bytes = passes * (self.ranks - 1) / self.ranks * self.size_bytes
         return self._lockstep(passes * self._hops_around, sent_bytes / self._narrowest_bytes_per_s)
 
     def tree_seconds(self) -> Array:
-        """All-reduce up and down two trees of the nodes, each with half of the data, chains of the ranks inside each node.
+        """All-reduce up and down two trees of the nodes, each with half of the data. The ranks of a node form chains.
 
-        Source: Sanders, Speck and Träff 2009. A chain carries S up and S down, each rank one way at a time. Between two
-        nodes each sends S; from three on, a node is inside one tree and a leaf of the other, and sends up to 2 S.
+        Source: Sanders, Speck and Träff 2009. A chain carries S up and S down, and each rank sends one way at a time.
+        Each of two nodes sends S. From three on, a node is inside one tree and a leaf of the other, and sends up to 2
+        S.
         """
         hops = 2 * (self.per_node - 1) * self._hop_seconds + self._tree_hops
         chain = np.where(self.per_node > 1, 2 * self.size_bytes / self._inside_bytes_per_s, 0.0)
         return self._pipelined(hops, np.maximum(chain, self._tree_bytes_seconds))
 
     def in_switch_seconds(self) -> Array:
-        """All-reduce where the switch of a node adds and spreads (NVLink SHARP), trees between nodes.
+        """All-reduce where the switch of a node adds and spreads (NVLink SHARP), with trees between nodes.
 
         A rank sends all S to be added, then its 1/g of the sums to be spread: (g+1)/g S.
         """
@@ -136,10 +140,11 @@ class _Collective:
         return self._pipelined(self._hops_around, self.size_bytes / self._narrowest_bytes_per_s)
 
     def all_to_all_seconds(self) -> Array:
-        """Each rank sends 1/n of its S to each other: (g-1)/n inside, (n-g)/n through its share of the NICs, at once.
+        """Each rank sends 1/n of its S to each other rank.
 
-        A node's messages to one other node leave together, so that a rank starts with g - 1 neighbours and N - 1 nodes. No
-        message waits for the data of another: start + step L + w.
+        (g-1)/n go inside the node and (n-g)/n through its share of the NICs, at once. The messages of one node to
+        another leave together, so a rank starts with g - 1 neighbours and N - 1 nodes. No message waits for the data of
+        another: start + step L + w.
         """
         inside = (self.per_node - 1) / self.ranks * self.size_bytes / self._inside_bytes_per_s
         leaving = self.per_node * (self.ranks - self.per_node) / self.ranks * self.size_bytes
@@ -148,7 +153,7 @@ class _Collective:
         return np.asarray(self._start_seconds + self._quick_seconds(hops) + bytes_seconds)
 
     def send_seconds(self) -> Array:
-        """One rank to one other, inside a node or through its share of the NICs."""
+        """One rank sends to one other, inside a node or through its share of the NICs."""
         hop = np.where(self.crosses, self._node_hop_seconds, self._hop_seconds)
         rate = np.where(self.crosses, self._outside_bytes_per_s, self._inside_bytes_per_s)
         return self._lockstep(hop, self.size_bytes / rate)
@@ -164,7 +169,7 @@ class _Collective:
 
     @property
     def _tree_bytes_seconds(self) -> Array:
-        """A node alone sends nothing, one of two the tensor, one of more up to twice that."""
+        """Seconds of the bytes that a node sends: none alone, S among two nodes, up to 2 S among more."""
         return np.asarray(np.minimum(self.nodes - 1, 2.0) * self.size_bytes / self._outside_bytes_per_s)
 
     @property

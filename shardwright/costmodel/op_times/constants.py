@@ -1,7 +1,7 @@
-"""The constants of the cost model that no data sheet gives: one table, constants.toml, with what each was fitted on.
+"""The constants of the cost model that no data sheet gives: one table, constants.toml, with the source of each fit.
 
-Formulas read them from the times they are given (`OpTimes.constants`), never from a global, so that a fit can try others.
-A field is a number, or an array with one value a candidate: then one evaluation tries many vectors of constants at once.
+Formulas read them from their operation times (`OpTimes.constants`), never from a global, so that a fit can try others.
+A field is a number, or an array with one value a candidate. One evaluation can then try many vectors of constants.
 """
 
 import tomllib
@@ -19,9 +19,9 @@ Value = NDArray[Any] | float
 
 
 class Constant(Spec):
-    """One row of the table. `low` and `high`: 80% interval of a fitted value, or the range that an assumed one may have.
+    """One row of the table. `low` and `high`: 80% interval of a fitted value, or the possible range of an assumed one.
 
-    `how`: fitted (on what `source` names), counted, or assumed.
+    `how`: fitted (on the data named in `source`), counted, or assumed.
     """
 
     value: float
@@ -35,14 +35,14 @@ class Constant(Spec):
 
 @cache
 def constants_table() -> dict[str, Constant]:
-    """Every constant by name, as constants.toml has them."""
+    """Return every constant by name, as in constants.toml."""
     text = (files(__package__) / "constants.toml").read_text(encoding="utf-8")
     return {name: Constant.parse(row, source=f"constants.toml [{name}]") for name, row in tomllib.loads(text).items()}
 
 
 @dataclass(frozen=True)
 class Constants:
-    """The values; their units and meanings stand in constants.toml."""
+    """The values. Their units and meanings are in constants.toml."""
 
     matmul_fraction: Value
     hopper_matmul_fraction: Value
@@ -84,7 +84,7 @@ class Constants:
 
 
 def calibrated() -> Constants:
-    """The values of the table."""
+    """Return the values of the table."""
     table = constants_table()
     return Constants(**{field.name: table[field.name].value for field in fields(Constants)})
 
@@ -93,7 +93,7 @@ CALIBRATED = calibrated()
 
 
 def over(constant: Value, like: Value) -> Value:
-    """`constant`, its candidates on the first axis, shaped to broadcast over `like` (N, ...)."""
+    """Return `constant` with its candidates on the first axis, shaped to broadcast over `like` (N, ...)."""
     missing = np.ndim(like) - np.ndim(constant)
     if np.ndim(constant) == 0 or missing <= 0:
         return constant

@@ -1,7 +1,7 @@
-"""The physical curves that measured points are fitted to: seconds of an operation by its sizes.
+"""The physical curves that are fitted to measured points: seconds of an operation by its sizes.
 
-Each is seconds = start + work / rate, with a rate that small sizes do not reach. What a curve misses is interpolated on top
-(fitting.py), so that far from all points the physics alone decides.
+Each is seconds = start + work / rate, with a rate that small sizes do not reach. The residuals of a curve are
+interpolated (fitting.py). Far from all points only the physics decides.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,9 +18,10 @@ Parameters = Mapping[str, float]
 class Form:
     """One physical curve.
 
-    `sizes`: from the axes of a series, in order, to the sizes that decide. `seconds(parameters, *sizes)` broadcasts.
-    `starts`: of each parameter a first guess and the factor by which a fit may leave it, either way. `weights`: how much the
-    distance along each size counts where residuals are interpolated; one weight for all sizes where there is only one.
+    `sizes`: a function of the axes of a series, in order, that returns the sizes of the curve.
+    `seconds(parameters, *sizes)` broadcasts. `starts`: for each parameter a first guess, and the factor within which a
+    fit may change it either way. `weights`: weight of the distance along each size where residuals are interpolated;
+    one weight serves all sizes where there is only one.
     """
 
     name: str
@@ -31,12 +32,12 @@ class Form:
 
 
 def _reached(size: Number, half: float) -> Array:
-    """Share of a rate that is reached at `size`: a half at `half`."""
+    """Share of a rate that is reached at `size`; one half at `half`."""
     return np.asarray(size / (np.asarray(size, dtype=float) + half))
 
 
 def _matmul_seconds(p: Parameters, m: Number, k: Number, n: Number, groups: Number = 1.0) -> Array:
-    """Roofline, both bounds meeting in a smooth maximum; each size has to be large enough for the rate."""
+    """Roofline with a smooth maximum of both bounds. Each size must be large enough to reach the rate."""
     m, k, n = (np.asarray(size, dtype=float) for size in (m, k, n))
     reached = _reached(m, p["m_half"]) * _reached(k, p["k_half"]) * _reached(n, p["n_half"])
     computing = 2 * m * k * n * groups / (p["flops_per_s"] * reached)
@@ -53,7 +54,8 @@ def _attention_seconds(p: Parameters, heads: Number, length: Number, head_size: 
 
 
 def attention_flops(heads: Number, length: Number, head_size: Number) -> Array:
-    """Of scores and weighted values forward, the causal half counted; `heads` of all sequences together."""
+    """Forward FLOPs of scores and weighted values; only the causal half
+    counts; `heads` is the sum over all sequences."""
     return np.asarray(2.0 * np.asarray(heads) * length * (np.asarray(length, dtype=float) + 1) * head_size)
 
 
@@ -66,12 +68,12 @@ def _elementwise_seconds(p: Parameters, elements: Number) -> Array:
 
 
 def _update_seconds(p: Parameters, elements: Number, tensors: Number) -> Array:
-    """The same over a list of tensors, each of which has a start."""
+    """The same over a list of tensors. Each tensor has a start time."""
     return np.asarray(p["tensor_seconds"] * np.asarray(tensors, dtype=float) + _elementwise_seconds(p, elements))
 
 
 def _threaded_update_seconds(p: Parameters, elements: Number, threads: Number) -> Array:
-    """The same on a host, whose memory so many threads share that at `threads_half` half of its rate is reached."""
+    """The same on a host. `threads` share its memory; half of its rate is reached at `threads_half` threads."""
     start = p["start_seconds"]
     return np.asarray(start + (_elementwise_seconds(p, elements) - start) / _reached(threads, p["threads_half"]))
 
@@ -81,7 +83,7 @@ def _transfer_seconds(p: Parameters, size_bytes: Number) -> Array:
 
 
 def _ring_seconds(p: Parameters, size_bytes: Number, ranks_per_node: Number, nodes: Number, sharing: Number) -> Array:
-    """A ring over all ranks (Thakur et al. 2005): each step waits for a neighbour, the bytes pass the narrowest link."""
+    """A ring over all ranks (Thakur et al. 2005). Each step waits for a neighbour; the bytes pass the slowest link."""
     crosses, ranks = np.asarray(nodes) > 1, np.asarray(ranks_per_node, dtype=float) * nodes
     rate = np.where(crosses, p["across_bytes_per_s"] / np.asarray(sharing, dtype=float), p["within_bytes_per_s"])
     steps = (ranks - 1) * np.where(crosses, p["across_step_seconds"], p["within_step_seconds"])
@@ -155,5 +157,5 @@ _BY_AXES: Mapping[tuple[str, ...], Form] = {
 
 
 def form_of(axes: tuple[str, ...]) -> Form | None:
-    """The physical curve over these axes, None where none is known."""
+    """Return the physical curve over these axes, None where none is known."""
     return _BY_AXES.get(axes)

@@ -22,7 +22,8 @@ from .gloo import gloo_seconds
 from .operand_formats import OPERANDS
 from .protocol import CollectiveName, MatmulPart, Operator
 
-# (tile rows, tile columns, rate relative to the largest tile): small matmuls trade the rate of a tile for a fuller card.
+# (tile rows, tile columns, rate relative to the largest tile): small matmuls use smaller, slower tiles to fill the
+# card.
 _TILES = ((256, 128, 1.0), (128, 128, 0.9), (64, 128, 0.75), (64, 64, 0.55))
 
 
@@ -51,7 +52,7 @@ class CatalogTimes:
 
     @property
     def basis(self) -> Literal["catalog", "profile"]:
-        """A device with measured rates (`local` on a CPU) is a profile of its machine, any other a data sheet."""
+        """A device with measured rates (`local` on a CPU) is a profile of its machine, any other is a data sheet."""
         return "profile" if self.device.attention_flops_per_s else "catalog"
 
     @property
@@ -76,7 +77,7 @@ class CatalogTimes:
         low: LinearFormat | None = None,
         part: MatmulPart = "forward",
     ) -> Array:
-        """Roofline: FLOPs over the reachable rate, or the three matrices over the memory bandwidth, the longer."""
+        """Roofline: the longer of FLOPs over the reachable rate, and the three matrices over the memory bandwidth."""
         m, k, n = (np.asarray(size, dtype=float) for size in (m, k, n))
         out_bytes = BYTES_PER_ELEMENT[self.training.precision.compute]
         in_bytes = OPERANDS[low].bytes if low else out_bytes
@@ -111,9 +112,9 @@ class CatalogTimes:
         return np.asarray(np.maximum.reduce(shares))
 
     def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
-        """Fused attention: its measured rate, or a share of the peak that falls with heads smaller than 128."""
+        """Fused attention at its measured rate, or at a share of the peak that falls with heads smaller than 128."""
         measured = self.device.attention_flops_per_s.get(self.training.precision.compute)
-        if measured:  # over a forward and a backward
+        if measured:  # the rate is the mean over a forward and a backward
             return np.asarray(flops, dtype=float) / measured
         flops = np.asarray(flops, dtype=float)
         fraction = self._attention_fraction
@@ -136,11 +137,11 @@ class CatalogTimes:
     def operator_seconds(
         self, operator: Operator, elements: Number, moved_bytes: Number, *, backward: bool = False
     ) -> Array:
-        """Whatever the operator: its traffic over the memory bandwidth."""
+        """Memory traffic over the memory bandwidth, equally for every operator."""
         return self.memory_bound_seconds(moved_bytes)
 
     def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
-        """A GPU works while the host launches ahead, so the longer of the two counts; a CPU does both itself."""
+        """On a GPU the longer of work and launches, as the host launches ahead. On a CPU the sum, as it does both."""
         kernels = np.asarray(kernels, dtype=float)
         if self._is_cpu:
             return kernels * self.device.launch_seconds + busy_seconds
@@ -154,7 +155,7 @@ class CatalogTimes:
         return Collectives(self.cluster, self.constants, self.constants.busy_nic_share).seconds(name, size_bytes, group)
 
     def sharding_seconds(self, parameter_bytes: Number, microbatches: Number, repeats: Number) -> Array:
-        """Nothing apart: the runs that the constants are fitted to had it in their passes."""
+        """Zero: the runs that the constants are fitted to include it in their passes."""
         return np.zeros(np.broadcast(parameter_bytes, microbatches, repeats).shape)
 
     def host_copy_seconds(self, size_bytes: Number) -> Array:

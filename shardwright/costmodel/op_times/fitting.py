@@ -1,4 +1,4 @@
-"""Measured points as a smooth function: a physical curve, and what it misses interpolated around the points."""
+"""Measured points as a smooth function: a physical curve, and an interpolation of its residuals around the points."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +13,12 @@ from .curves import Form, form_of
 _LEAST_POINTS_TO_LEAVE_OUT = 5
 _LEAST_POINTS_TO_EXPECT = 3
 _FOLDS = 5
-# What the interpolation is tried with, to keep what predicts left-out points best: how far a point's residual reaches, as the
-# logarithm of a ratio of sizes, and the share of a residual's variance that is noise.
+# Settings of the interpolation that are tried; the one that predicts left-out points best is kept. They are the reach
+# of a residual, as the logarithm of a ratio of sizes, and the share of noise in the variance of residuals.
 _REACHES = (0.5, 1.0, 2.0, 4.0)
 _NOISES = (0.01, 0.1, 1.0)
 _USUAL_REACH, _USUAL_NOISE = 1.0, 0.1
-# Pull of a parameter back to its first guess at the edge of its room, beside relative errors of the points.
+# Penalty of a parameter at the edge of its range, in the same unit as relative errors of the points.
 _PRIOR = 0.03
 
 
@@ -26,7 +26,8 @@ _PRIOR = 0.03
 class Interpolation:
     """log(measured / base) around points, falling to 0 far from all of them: Gaussian kernels, no polynomial.
 
-    This is the mean of a Gaussian process (Rasmussen and Williams 2006, equation 2.25). `sizes` (N, D), `residuals` (N,).
+    This is the mean of a Gaussian process (Rasmussen and Williams 2006, equation 2.25). `sizes` (N, D), `residuals`
+    (N,).
     """
 
     sizes: FloatArray
@@ -49,7 +50,7 @@ class Interpolation:
         )
 
     def factor(self, *sizes: Number) -> Array:
-        """measured / base at any sizes, which broadcast."""
+        """Return measured / base at any sizes, which broadcast."""
         arrays = np.broadcast_arrays(*(np.asarray(size, dtype=float) for size in sizes))
         flat = np.stack([array.ravel() for array in arrays], axis=1)
         distinct, place = np.unique(flat, axis=0, return_inverse=True)
@@ -66,12 +67,12 @@ class FittedSeries:
     around: Interpolation
 
     def seconds(self, *sizes: Number) -> Array:
-        """At the sizes of the form, which broadcast."""
+        """Return the seconds at the sizes of the form, which broadcast."""
         return np.asarray(self.form.seconds(self.parameters, *sizes) * self.around.factor(*sizes))
 
 
 def fitted(series: Series) -> FittedSeries | None:
-    """The series as a function; None where no physical curve is known over its axes, or it has no points."""
+    """Return the series as a function, or None where no physical curve is known over its axes or it has no points."""
     form = form_of(series.axes)
     if form is None or not series.points:
         return None
@@ -89,16 +90,17 @@ def fitted(series: Series) -> FittedSeries | None:
 
 
 def _is_of(curve: Curve, form: Form) -> bool:
-    """Whether the curve has this form's parameters: a file keeps its fit when the form changes in a later version."""
+    """Whether the curve has the parameters of this form. A file keeps its old
+    fit when a later version changes the form."""
     return curve.form == form.name and {*form.starts, "reach", "noise"} <= curve.parameters.keys()
 
 
 def fit_curve(series: Series) -> Curve | None:
-    """Fit the physical curve of the series' axes, and how its residuals are interpolated.
+    """Fit the physical curve of the series' axes and the interpolation of its residuals.
 
     Least squares of log(fitted / measured) with a soft loss, so that a disturbed point does not bend the curve. The
-    reach and the noise of the interpolation are those that predict left-out fifths of the points best. None without a
-    known curve or points.
+    reach and the noise of the interpolation are those that predict left-out fifths of the points best. The result is
+    None without a known curve or points.
     """
     form = form_of(series.axes)
     if form is None or not series.points:
@@ -119,10 +121,10 @@ def fit_curve(series: Series) -> Curve | None:
 
 
 def expected_errors(series: Series) -> list[float]:
-    """|predicted / measured - 1| of each point by the interpolation of all others around one curve; empty below three points.
+    """Return |predicted / measured - 1| of each point, interpolated from all others; empty below three points.
 
-    All at once, as coefficient / diagonal of the inverse (Rasmussen and Williams 2006, equation 5.12), with one reach and
-    noise: quick enough to choose the next point by.
+    All points share one curve, one reach and one noise. The errors are coefficient / diagonal of the inverse (Rasmussen
+    and Williams 2006, equation 5.12). That is fast enough to choose the next point by.
     """
     form = form_of(series.axes)
     if form is None or len(series.points) < _LEAST_POINTS_TO_EXPECT:
@@ -136,9 +138,9 @@ def expected_errors(series: Series) -> list[float]:
 
 
 def left_out_errors(series: Series) -> FloatArray | None:
-    """predicted / measured - 1 of every point, predicted by a fit that has not seen its fifth of the points.
+    """Return predicted / measured - 1 of every point, predicted by a fit without its fifth of the points.
 
-    None with fewer than five points, or over axes without a known curve.
+    The result is None with fewer than five points, or over axes without a known curve.
     """
     form = form_of(series.axes)
     if form is None or len(series.points) < _LEAST_POINTS_TO_LEAVE_OUT:
@@ -173,7 +175,7 @@ def _least_squares(form: Form, sizes: FloatArray, seconds: FloatArray) -> dict[s
     def misses(logarithms: FloatArray) -> FloatArray:
         parameters = dict(zip(names, np.exp(logarithms), strict=True))
         relative = np.log(form.seconds(parameters, *columns) / seconds)
-        # a parameter that no point speaks of stays where it began
+        # a parameter that no point depends on stays at its first guess
         return np.concatenate([relative, _PRIOR * (logarithms - middle) / room])
 
     found = least_squares(misses, middle, bounds=(middle - room, middle + room), loss="soft_l1", f_scale=0.1)
@@ -181,7 +183,7 @@ def _least_squares(form: Form, sizes: FloatArray, seconds: FloatArray) -> dict[s
 
 
 def _folds(points: int) -> FloatArray:
-    """Which fifth each point is left out with: spread evenly, the same at every call."""
+    """Return the fifth with which each point is left out: spread evenly, the same at every call."""
     return np.asarray(np.random.default_rng(0).permutation(points) % _FOLDS)
 
 
@@ -193,7 +195,7 @@ def _fold_parameters(form: Form, sizes: FloatArray, seconds: FloatArray) -> list
 def _left_out(
     form: Form, sizes: FloatArray, seconds: FloatArray, parameters: list[dict[str, float]], reach: float, noise: float
 ) -> FloatArray:
-    """log(predicted / measured) of every point by the fold that has not seen it."""
+    """Return log(predicted / measured) of every point by the fit without its fifth."""
     folds, errors = _folds(len(seconds)), np.zeros(len(seconds))
     for fold, found in enumerate(parameters):
         out, kept = folds == fold, folds != fold
@@ -204,7 +206,7 @@ def _left_out(
 
 
 def _best_interpolation(form: Form, sizes: FloatArray, seconds: FloatArray) -> tuple[float, float, float | None]:
-    """Reach, noise, and the median |error| of left-out points with them."""
+    """Return reach, noise, and the median |error| of left-out points with them."""
     if len(seconds) < _LEAST_POINTS_TO_LEAVE_OUT:
         return _USUAL_REACH, _USUAL_NOISE, None
     parameters = _fold_parameters(form, sizes, seconds)

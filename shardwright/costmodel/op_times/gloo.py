@@ -12,10 +12,10 @@ _SOCKET_FRACTION = 0.65
 
 
 def gloo_seconds(name: CollectiveName, size_bytes: Number, group: RankGroup, cluster: ClusterSpec) -> Array:
-    """Ring algorithms (Thakur et al. 2005): (n-1)/n of the bytes over the narrowest link, an all-reduce twice.
+    """Ring algorithms (Thakur et al. 2005): (n-1)/n of the bytes over the slowest link, twice for an all-reduce.
 
-    Arguments as those of `Collectives.seconds`. Latency grows with the ranks of a node and with the nodes: a pass waits for
-    each of a node's further ranks, and for each further node.
+    The arguments are those of `Collectives.seconds`. Latency grows with the ranks of a node and with the nodes. A pass
+    waits for every further rank of a node, and for every further node.
     """
     node = cluster.node
     ranks, nodes, per_node = group.ranks, np.asarray(group.nodes), np.asarray(group.ranks_per_node)

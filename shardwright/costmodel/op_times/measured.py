@@ -1,4 +1,4 @@
-"""Operation times from measurements of the device itself; what was not measured comes from the catalog."""
+"""Operation times from measurements of the device. Operations without a measurement use the catalog."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -34,8 +34,8 @@ _SHARDING_FIGURES = (
 class ProfileTimes:
     """`OpTimes` of the device that `profile` was measured on, computing in the format of the catalog's training.
 
-    Between measured sizes times are interpolated, beyond them the fitted physical curve goes on. Series that the profile
-    lacks are the catalog's.
+    Times are interpolated between measured sizes; the fitted physical curve continues beyond them. Series that the
+    profile lacks come from the catalog.
     """
 
     profile: Profile
@@ -53,7 +53,7 @@ class ProfileTimes:
 
     @property
     def constants(self) -> Constants:
-        """The catalog's, with what compute loses beside a collective as it was measured."""
+        """The catalog's constants, with the measured slowdown of compute beside a collective."""
         slowdown = self.profile.figures.get("compute_slowdown_beside_collective")
         if slowdown is None:
             return self.catalog.constants
@@ -66,7 +66,7 @@ class ProfileTimes:
 
     @property
     def _activations(self) -> Format:
-        """tf32 is a way to multiply fp32 matrices; all else is fp32."""
+        """Format outside matmuls. tf32 is a way to multiply fp32 matrices; all other operations are fp32."""
         return "fp32" if self._format == "tf32" else self._format
 
     def _measured(self, operation: str, variant: str, format: Format | None) -> FittedSeries | None:
@@ -86,7 +86,7 @@ class ProfileTimes:
         low: LinearFormat | None = None,
         part: MatmulPart = "forward",
     ) -> Array:
-        """Measured, in the layout of `part`; groups that were not measured as the catalog compares them with one matmul."""
+        """Measured, in the layout of `part`. Unmeasured groups scale one matmul by the ratio of the catalog."""
         if low in (None, "fp8"):
             format: Format = "fp8" if low else self._format
             plain = self._measured("matmul", part, format)
@@ -102,7 +102,8 @@ class ProfileTimes:
         return self.catalog.matmul_seconds(m, k, n, groups=groups, low=low, part=part)
 
     def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
-        """Measured causal attention at this length and head size; a window computes a part of its FLOPs at the same rate."""
+        """Measured causal attention at this length and head size. A window
+        computes part of its FLOPs at the same rate."""
         measured = self._measured("attention", "backward" if backward else "forward", self._activations)
         if measured is None:
             return self.catalog.attention_seconds(flops, head_size=head_size, seq_len=seq_len, backward=backward)
@@ -111,7 +112,7 @@ class ProfileTimes:
         return measured.seconds(np.maximum(heads, 1e-3), seq_len, head_size)
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:
-        """As a copy of as many bytes."""
+        """Seconds of a copy of as many bytes."""
         copy = self._measured("copy", "forward", self._activations)
         if copy is None:
             return self.catalog.memory_bound_seconds(moved_bytes)
@@ -134,7 +135,7 @@ class ProfileTimes:
         return self._measured(operator, "backward" if backward else "forward", self._activations)
 
     def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
-        """A GPU waits for the host where that is slower. A CPU's operators were measured with their dispatch."""
+        """A GPU waits for the host where that is slower. The measured operators of a CPU include their dispatch."""
         host = self.profile.figures.get("host_seconds_per_kernel")
         if self.profile.fingerprint.kind == "cpu":
             return np.asarray(busy_seconds) + 0.0 * np.asarray(kernels)
@@ -143,7 +144,7 @@ class ProfileTimes:
         return np.maximum(np.asarray(kernels, dtype=float) * host.value, busy_seconds)
 
     def collective_seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
-        """The catalog's algorithm, scaled to what was measured on groups like these."""
+        """The catalog's algorithm, scaled to the measurements on groups like these."""
         if name not in self._collectives:
             series = self.profile.find(name)
             self._collectives[name] = ScaledCollective.fit(name, series, self.catalog) if series else None
@@ -153,20 +154,20 @@ class ProfileTimes:
         return measured.seconds(size_bytes, group)
 
     def sharding_seconds(self, parameter_bytes: Number, microbatches: Number, repeats: Number) -> Array:
-        """From figures of a CPU, whose cores do this themselves; beside a GPU the host's part is hidden."""
+        """From figures of a CPU, whose cores do this work themselves. Beside a GPU the host's part is hidden."""
         unit_pass, unit, byte, accumulated = map(self._sharding_figure, _SHARDING_FIGURES)
         hooks = unit_pass * np.asarray(microbatches, dtype=float) + unit * np.asarray(repeats, dtype=float)
         per_byte = byte * np.asarray(repeats) + accumulated * (np.asarray(microbatches) - np.asarray(repeats))
         return np.asarray(hooks + per_byte * np.asarray(parameter_bytes, dtype=float))
 
     def _sharding_figure(self, name: str) -> float:
-        """In the compute format where it was measured so; fp32 has no casts."""
+        """The figure in the compute format where it was measured so; fp32 has no casts."""
         figures = self.profile.figures
         figure = figures.get(f"{name}_{self._activations}", figures.get(name))
         return figure.value if figure else 0.0
 
     def host_copy_seconds(self, size_bytes: Number) -> Array:
-        """The mean of both ways, page-locked; nothing is page-locked for a CPU, whose copies stay in its memory."""
+        """The mean of both ways, page-locked. A CPU page-locks nothing, as its copies stay in its memory."""
         kind = "pageable" if self.profile.fingerprint.kind == "cpu" else "pinned"
         ways = [self._measured("host_copy", f"{way}-{kind}", None) for way in ("to_device", "to_host")]
         known = [way.seconds(np.maximum(size_bytes, 1.0)) for way in ways if way is not None]
@@ -175,7 +176,7 @@ class ProfileTimes:
         return np.where(np.asarray(size_bytes) > 0, np.mean(known, axis=0), 0.0)
 
     def host_update_seconds(self, parameters: Number, moved_bytes: Number) -> Array:
-        """AdamW's step as measured by this many threads, the clipping beside it by the bytes that it moves."""
+        """AdamW's step as measured with this many threads. Clipping is added in proportion to its bytes."""
         measured = self._measured("host_adamw", "fused", "fp32")
         if measured is None or self.catalog.training.optimizer != "adamw":
             return self.catalog.host_update_seconds(parameters, moved_bytes)
@@ -184,5 +185,5 @@ class ProfileTimes:
 
 
 def _nothing_for_nothing(measured: FittedSeries, elements: Number, *others: Number) -> Array:
-    """Seconds of an elementwise operator, none where it has nothing to work on."""
+    """Seconds of an elementwise operator, 0 where it has no elements."""
     return np.where(np.asarray(elements) > 0, measured.seconds(np.maximum(elements, 1.0), *others), 0.0)

@@ -1,4 +1,4 @@
-"""What compute loses to communication that runs beside it, and what two passes gain that run at once."""
+"""Compute slowed by communication that runs beside it, and the time saved by two overlapped passes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from .constants import Constants, Value, over
 
 
 def slowdown_beside(cluster: ClusterSpec, constants: Constants, like: Array) -> Value:
-    """Seconds of compute lost to each second of communication, to broadcast over `like` (N, ...).
+    """Return the seconds of compute lost to each second of communication, to broadcast over `like` (N, ...).
 
-    A kernel that moves data takes its multiprocessors from the compute.
+    A kernel that moves data takes multiprocessors from the compute.
     """
     taken = over(constants.collective_multiprocessors, like)
     return np.minimum(1.0, taken / cluster.node.device.multiprocessors)
@@ -22,7 +22,7 @@ def slowdown_beside(cluster: ClusterSpec, constants: Constants, like: Array) -> 
 
 @dataclass(frozen=True)
 class Exposed:
-    """Seconds that traffic adds to the compute it runs beside: on the network, and by copies to and from the host."""
+    """Seconds that traffic on the network, and copies to and from the host, add to the compute that they run beside."""
 
     network: Array
     host_copy: Array
@@ -31,10 +31,10 @@ class Exposed:
 def exposed_beside(
     cluster: ClusterSpec, constants: Constants, compute: Array, network: Array, copies: Array | float = 0.0
 ) -> Exposed:
-    """What `network` and `copies` seconds add to `compute` seconds: the part that outlasts them, and the compute they slow.
+    """Return the seconds that `network` and `copies` add to `compute`: the part that outlasts it, and its slowdown.
 
-    Network and copies run beside each other too, so the longer one outlasts, both slow. On a CPU all need the same
-    cores, so nothing is hidden. The arrays broadcast.
+    Network and copies also run beside each other, so only the longer one may outlast the compute; both slow it. On a
+    CPU all three need the same cores, so nothing is hidden. The arrays broadcast.
     """
     if not cluster.node.device.computes_beside_traffic:
         return Exposed(network + np.zeros_like(compute), copies + np.zeros_like(compute))
@@ -51,14 +51,14 @@ def overlap_saving_seconds(
     forward: Mapping[str, Array],
     backward: Mapping[str, Array],
 ) -> Array:
-    """Shape (..., S): what a stage's forward saves when it is overlapped with a backward on the rank's other stage.
+    """(..., S): seconds that a stage's forward saves when it overlaps a backward on the rank's other stage.
 
-    `forward`, `backward`: seconds (..., S) of each cause. Where the stack can, each pass computes while the other communicates
-    (DeepSeek-AI 2024, arXiv 2412.19437, section 3.2.1), and is slowed by it as by any communication beside it.
+    `forward`, `backward`: seconds (..., S) of each cause. Where the stack supports it, each pass computes while the
+    other communicates (DeepSeek-AI 2024, arXiv 2412.19437, section 3.2.1). The communication slows it as usual.
     """
     if not training.software.overlaps_passes:
         return np.zeros_like(forward["compute"])
-    # under the V placement, stage s shares its rank with the s-th from the end
+    # under the V placement, stage s shares its rank with the s-th stage from the end
     other = {cause: seconds[..., ::-1] for cause, seconds in backward.items()}
     hidden = np.minimum(forward["tensor_parallel"], other["compute"])
     hidden = hidden + np.minimum(other["tensor_parallel"], forward["compute"])

@@ -1,4 +1,4 @@
-"""How often memory-bound operators read or write each element, and what attention's backward computes more than its forward."""
+"""Reads and writes of each element by memory-bound operators, and the extra computation of attention's backward."""
 
 from collections.abc import Mapping
 
@@ -21,11 +21,11 @@ OPERATOR_PASSES: Mapping[Operator, tuple[float, float]] = {
     "column_sum": (1.0, 1.0),
     "embedding": (2.0, 3.0),
 }
-"""Reads and writes of each element, forward and backward, counted kernel by kernel (layers/traffic.py says how). The
-forward of a bias, `column_sum`, has none of its own: it is part of its matmul."""
+"""Reads and writes of each element, forward and backward, counted kernel by kernel (see layers/traffic.py). The forward
+of a bias, `column_sum`, has none, because it is part of the matmul."""
 
 UPDATE_PASSES: Mapping[OptimizerName, float] = {"adamw": 7.0, "sgd": 3.0}
-"""Elements that one update moves for a parameter: it reads it, its gradient and states, and writes all but the gradient."""
+"""Elements that one update moves for a parameter: it reads parameter, gradient and states, and writes all but the gradient."""
 CLIP_PASSES = 3.0
 """Read for the norm; read and write to scale."""
 

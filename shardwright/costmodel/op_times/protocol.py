@@ -1,4 +1,4 @@
-"""The seam that every duration comes through: what one operation takes on one device of the cluster."""
+"""The interface that every duration comes through: seconds of one operation on one device of the cluster."""
 
 from typing import Literal, Protocol
 
@@ -28,9 +28,9 @@ Operator = Literal[
     "sgd",
     "clip",
 ]
-"""Memory-bound operators that can be measured apart. `eager_` ones are chains of PyTorch's own small kernels, the others
-one kernel. `addition`: of two tensors; `copy`: into another layout; `column_sum`: a bias's gradient; `clip`: norm and
-scaling of gradients."""
+"""Memory-bound operators that can be measured separately. `eager_` ones are chains of PyTorch's own small kernels; the
+others are one kernel. `addition`: of two tensors; `copy`: into another layout; `column_sum`: a bias's gradient; `clip`:
+norm and scaling of gradients."""
 
 
 class OpTimes(Protocol):
@@ -38,12 +38,12 @@ class OpTimes(Protocol):
 
     @property
     def basis(self) -> Literal["catalog", "profile"]:
-        """What the times rest on."""
+        """Origin of the times."""
         ...
 
     @property
     def constants(self) -> Constants:
-        """What formulas that no single operation stands for rest on."""
+        """Constants of the formulas that are more than one operation."""
         ...
 
     def matmul_seconds(
@@ -56,9 +56,10 @@ class OpTimes(Protocol):
         low: LinearFormat | None = None,
         part: MatmulPart = "forward",
     ) -> Array:
-        """(m, k) times (k, n), `groups` of them in one kernel; operands in the compute format, or in `low` ready made.
+        """Seconds of (m, k) times (k, n), `groups` of them in one kernel.
 
-        `part`: of a linear layer, which says how the operands lie in memory.
+        The operands are in the compute format, or in `low`, made before. `part`: the part of a linear layer, which
+        fixes the layout of the operands in memory.
 
         Raises:
             SpecError: the device does not compute in `low`.
@@ -66,44 +67,52 @@ class OpTimes(Protocol):
         ...
 
     def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
-        """A fused attention kernel that computes `flops` (the causal half only, where causal) over `seq_len` keys."""
+        """Seconds of a fused attention kernel over `seq_len` keys that computes
+        `flops` (where causal, only the causal half)."""
         ...
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:
-        """Kernels that read and write `moved_bytes` of device memory and compute next to nothing."""
+        """Seconds of kernels that read and write `moved_bytes` of device memory and compute very little."""
         ...
 
     def operator_seconds(
         self, operator: Operator, elements: Number, moved_bytes: Number, *, backward: bool = False
     ) -> Array:
-        """One memory-bound operator on `elements` elements: of a norm's or an activation's input (a gated one's gate), of
-        the queries and keys that are rotated, of what an embedding gives (backward: of its table and of what its tokens give), of the logits, of the
-        parameters that are updated. It reads and writes `moved_bytes` in all."""
+        """Seconds of one memory-bound operator that reads and writes `moved_bytes` in all.
+
+        `elements` counts: the input of a norm or an activation (for a gated one, its gate); rotated queries and keys;
+        logits; updated parameters. For an embedding it counts the output, and in the backward its table and the
+        gradients of its tokens.
+        """
         ...
 
     def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
-        """What `kernels` kernels of `busy_seconds` in all take when the host has to launch each."""
+        """Seconds of `kernels` kernels that take `busy_seconds` in all, when the host has to launch each."""
         ...
 
     def collective_seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
-        """One collective over `group`, 0 for one rank.
+        """Seconds of one collective over `group`, 0 for one rank.
 
-        `size_bytes` is the whole tensor (the gathered, or the unreduced one), of an all-to-all what one rank holds,
-        its own part included, of a send the message.
+        `size_bytes` is the whole tensor, gathered or unreduced. For an all-to-all it is all that one rank holds, its
+        own part included. For a send it is the message.
         """
         ...
 
     def sharding_seconds(self, parameter_bytes: Number, microbatches: Number, repeats: Number) -> Array:
-        """What sharding adds to a step of one unit (a layer, an end of the model) of `parameter_bytes` beside its collectives:
-        the host's hooks in each of `microbatches`, copies and new memory in `repeats` of them, adding up gradients in the
-        others."""
+        """Seconds that sharding adds to a step beside its collectives, for one unit of `parameter_bytes`.
+
+        A unit is a layer or an end of the model. The host runs hooks in each of `microbatches`. `repeats` of them copy
+        parameters and take new memory; the others add up gradients.
+        """
         ...
 
     def host_copy_seconds(self, size_bytes: Number) -> Array:
-        """Copy between the device and its host, one way, page-locked."""
+        """Seconds of a copy between the device and its host, one way, page-locked."""
         ...
 
     def host_update_seconds(self, parameters: Number, moved_bytes: Number) -> Array:
-        """One rank's optimizer step and clipping on its host, over `parameters` elements, reading and writing `moved_bytes`,
-        while the node's other ranks do the same."""
+        """Seconds of one rank's optimizer step and clipping on its host, while the node's other ranks do the same.
+
+        The step covers `parameters` elements and reads and writes `moved_bytes`.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Measured collectives as the catalog's algorithm with its latency and its rate scaled to what was seen."""
+"""Measured collectives: the catalog's algorithm with its latency and its rate scaled to the measurements."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -17,7 +17,7 @@ _REACH, _NOISE = 2.0, 0.1
 
 @dataclass(frozen=True)
 class _Scales:
-    """Factors on the catalog's seconds of no bytes, and on what bytes add; what they miss is interpolated."""
+    """Factors on the catalog's latency and on its transfer time, and an interpolation of their residuals."""
 
     latency: float
     transfer: float
@@ -26,7 +26,7 @@ class _Scales:
 
 @dataclass(frozen=True)
 class ScaledCollective:
-    """One collective. Groups inside a node and groups across nodes are scaled apart, for they use other links."""
+    """One collective. Groups inside a node and across nodes have separate scales, because they use different links."""
 
     name: CollectiveName
     catalog: CatalogTimes
@@ -35,7 +35,7 @@ class ScaledCollective:
 
     @classmethod
     def fit(cls, name: CollectiveName, series: Series, catalog: CatalogTimes) -> Self:
-        """From points of sizes (size_bytes, ranks_per_node, nodes, sharing). Least squares of the relative error."""
+        """Fit points of sizes (size_bytes, ranks_per_node, nodes, sharing), by least squares of the relative error."""
         sizes = np.array([point.at for point in series.points], dtype=float)
         seconds = np.array([point.seconds for point in series.points])
         crosses = sizes[:, 2] > 1
@@ -43,7 +43,7 @@ class ScaledCollective:
         return cls(name, catalog, inside, across)
 
     def seconds(self, size_bytes: Number, group: RankGroup) -> Array:
-        """As `OpTimes.collective_seconds`; the catalog's own where no such group was measured."""
+        """Seconds as in `OpTimes.collective_seconds`. Kinds of groups without measurements use the catalog."""
         latency, transfer = _parts(self.name, self.catalog, size_bytes, group)
         sizes = (np.maximum(size_bytes, 1.0), group.ranks_per_node, group.nodes, group.sharing)
 
@@ -64,13 +64,13 @@ def _scales(name: CollectiveName, catalog: CatalogTimes, sizes: FloatArray, seco
     size_bytes, *group = sizes.T
     parts = np.stack(_parts(name, catalog, size_bytes, RankGroup(*group)), axis=1)
     (latency, transfer), _ = nnls(parts / seconds[:, None], np.ones_like(seconds))
-    # what no point speaks of stays the catalog's
+    # parts that no point depends on stay as in the catalog
     latency, transfer = (scale if scale > 0 else 1.0 for scale in (latency, transfer))
     base = parts @ np.array([latency, transfer])
     return _Scales(float(latency), float(transfer), Interpolation(sizes, np.log(seconds / base), _REACH, _NOISE))
 
 
 def _parts(name: CollectiveName, catalog: CatalogTimes, size_bytes: Number, group: RankGroup) -> tuple[Array, Array]:
-    """The catalog's seconds of no bytes, and what the bytes add."""
+    """Return the catalog's seconds of an empty message, and the seconds that the bytes add."""
     latency = catalog.collective_seconds(name, np.zeros_like(np.asarray(size_bytes, dtype=float)), group)
     return latency, catalog.collective_seconds(name, size_bytes, group) - latency

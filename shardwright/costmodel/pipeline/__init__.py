@@ -1,5 +1,8 @@
-"""The pipeline: schedules as data, generated, validated and walked; how many microbatches are alive at once; the step as the longest path,
-and the event simulation that it must equal."""
+"""The pipeline: schedules as data, the microbatches alive at once, the step as the longest path, and its event
+simulation.
+
+Schedules are generated, validated and walked. The closed form of the step and the simulation must agree.
+"""
 
 from .action import ActionKind, parse_work
 from .in_flight import alive_counts, peak_activation_bytes, peak_in_flight, runs_of_chunk

@@ -1,4 +1,4 @@
-"""What a pipeline rank computes in one go: a pass of one microbatch through one stage, or two passes overlapped."""
+"""The unit of work of a pipeline rank: a pass of one microbatch through one stage, or two overlapped passes."""
 
 import re
 from enum import StrEnum
@@ -8,14 +8,14 @@ from shardwright.base import SpecError
 
 
 class ActionKind(StrEnum):
-    """What is computed, by torch's letters. A backward (`B`) is an input gradient (`I`) and a weight gradient (`W`)."""
+    """The kind of pass, by torch's letters. A backward (`B`) is an input gradient (`I`) and a weight gradient (`W`)."""
 
     FORWARD = "F"
     BACKWARD = "B"
     INPUT_GRADIENT = "I"
     WEIGHT_GRADIENT = "W"
 
-    # Enum's is written in Python, and a schedule's tens of thousands of actions are looked up by their hash.
+    # Enum's own hash is Python code, and the tens of thousands of actions of a schedule are looked up by hash.
     __hash__ = str.__hash__
 
 
@@ -24,7 +24,7 @@ _OVERLAP_TEXT = re.compile(r"\(([^;]*);([^;]*)\)OVERLAP_F_B")
 
 
 class Action(NamedTuple):
-    """One pass: printed `2F0` for stage 2, forward, microbatch 0."""
+    """One pass, printed as `2F0` for stage 2, forward, microbatch 0."""
 
     stage: int
     kind: ActionKind
@@ -50,18 +50,18 @@ class Action(NamedTuple):
 
     @property
     def passes(self) -> tuple["Action", ...]:
-        """Itself; an overlapped pair has two."""
+        """The action itself; an overlapped pair has two."""
         return (self,)
 
     def of_microbatch_zero(self) -> Self:
-        """The same pass of microbatch 0: all microbatches take equally long but for extras."""
+        """The same pass of microbatch 0. All microbatches take equally long, except for extras."""
         return type(self)(self.stage, self.kind, 0)
 
 
 class Overlap(NamedTuple):
     """A forward and a backward that run at once, each computing while the other communicates: `(0F5;3B2)OVERLAP_F_B`.
 
-    Both start when the messages of both are there, and both have ended when the pair has.
+    Both start when the messages of both have arrived, and both end together.
     """
 
     forward: Action
@@ -89,7 +89,7 @@ class Overlap(NamedTuple):
         return (self.forward, self.backward)
 
     def of_microbatch_zero(self) -> Self:
-        """The same pair with both microbatches 0: all take equally long but for extras."""
+        """The same pair with both microbatches 0. All microbatches take equally long, except for extras."""
         return self._replace(forward=self.forward.of_microbatch_zero(), backward=self.backward.of_microbatch_zero())
 
 
@@ -97,9 +97,9 @@ Work = Action | Overlap
 
 
 def parse_work(text: str) -> Work:
-    """Read an action or, where the text opens a bracket, an overlapped pair.
+    """Read an action, or an overlapped pair where the text starts with a bracket.
 
     Raises:
-        SpecError: it is neither.
+        SpecError: the text is neither.
     """
     return Overlap.parse(text) if text.startswith("(") else Action.parse(text)

@@ -1,9 +1,10 @@
-"""How many microbatches' activations a rank holds at once: alive from the start of a forward to the end of its backward.
+"""Microbatches whose activations a rank holds at once: alive from the start of a forward to the end of its backward.
 
-Where the backward is split, what the weight gradient reads is held on until its end. That may be more than the forward
-left, where the input gradient has recomputed it; what the input gradient frees is not counted out.
+Where the backward is split, the activations that the weight gradient reads are held until its end. They may exceed
+those that the forward left, if the input gradient has recomputed them. Bytes that the input gradient frees are not
+subtracted.
 
-A rank computes one action at a time, so its peak depends on the order of its actions alone, not on their seconds.
+A rank computes one action at a time. Its peak therefore depends on the order of its actions, not on their seconds.
 """
 
 from functools import lru_cache
@@ -23,10 +24,11 @@ from .schedule import make_schedule
 def alive_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> tuple[IntArray, ...]:
     """Per rank, [moments, stages_per_rank]: microbatches alive on each of its stages when it holds the most.
 
-    Column `c` is the rank's c-th stage. Each row is one moment; at every other moment of the step no stage holds
-    more than at one of these. So the peak of anything that grows with the counts is its maximum over the rows. The
-    moments follow from the schedule's formula: after its warm-up of w forwards a rank alternates, so that forward
-    w + j runs when j backwards are done, and the counts repeat after stages_per_rank * pp forwards. Schedules that split
+    Column `c` is the rank's c-th stage. Each row is one moment. At every other moment of the step no stage holds more
+    than at one of these. The peak of any quantity that grows with the counts is therefore its maximum over the rows.
+
+    The moments follow from the schedule's formula. After its warm-up of w forwards a rank alternates, so forward w + j
+    runs when j backwards are done. The counts repeat after stages_per_rank * pp forwards. Schedules that split
     backwards are walked through instead.
 
     GPipe: every microbatch. 1F1B: min(microbatches, pp - rank). ZB-H1: min(microbatches, pp).
@@ -54,11 +56,11 @@ def _alive_counts_of_rank(name: ScheduleName, pp: int, stages_per_rank: int, mic
 
 @lru_cache(maxsize=4096)
 def split_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> tuple[IntArray, ...]:
-    """Per rank, [moments, 2, stages_per_rank]: microbatches that wait for their input gradient, or whole backward, and
-    those that only the weight gradient is left of.
+    """Per rank, [moments, 2, stages_per_rank]: microbatches that wait for their input gradient or whole backward, and
+    microbatches that wait only for their weight gradient.
 
-    The moments are those at which either grows: the start of a forward (an overlapped pair's backward still runs then)
-    and the end of an input gradient.
+    The moments are those at which either grows: the start of a forward, and the end of an input gradient. At the start
+    of a forward the backward of an overlapped pair still runs.
 
     Raises:
         SpecError: no such schedule.
@@ -84,7 +86,7 @@ def split_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches
 
 
 def runs_of_chunk(actions: IntArray, pp: int, stages_per_rank: int) -> IntArray:
-    """[moments, stages_per_rank]: how many of a rank's first `actions` forwards fall on each chunk, depth first."""
+    """[moments, stages_per_rank]: how many of a rank's first `actions` forwards belong to each chunk, depth first."""
     if stages_per_rank == 1:
         return actions[:, None]
     rounds, rest = np.divmod(actions[:, None], stages_per_rank * pp)
@@ -94,7 +96,7 @@ def runs_of_chunk(actions: IntArray, pp: int, stages_per_rank: int) -> IntArray:
 def peak_in_flight(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> IntArray:
     """[stages]: the most microbatches whose activations a stage holds at once.
 
-    Stages of one rank may peak at different moments; their sum is then more than the rank ever holds.
+    The stages of one rank may peak at different moments. Their sum is then more than the rank ever holds.
 
     Raises:
         SpecError: no such schedule.
@@ -110,14 +112,14 @@ def peak_activation_bytes(
     activation_bytes: NDArray[np.float64],
     postponed_bytes: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """The most bytes of activations that each rank holds at once.
+    """Return the most bytes of activations that each rank holds at once.
 
     Args:
         activation_bytes: [..., stages], of one microbatch on each stage; leading axes run over plans.
-        postponed_bytes: [..., stages], what it still holds between input and weight gradient; default: as many.
+        postponed_bytes: [..., stages], held between input and weight gradient; default: the same bytes.
 
     Returns:
-        [..., pp] bytes: the maximum over time of the sum over the rank's stages of microbatches alive times bytes.
+        [..., pp] bytes: the maximum over time of microbatches alive times bytes, summed over the rank's stages.
 
     Raises:
         SpecError: no such schedule.

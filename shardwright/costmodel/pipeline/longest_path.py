@@ -1,8 +1,8 @@
-"""When each pipeline rank ends its last pass, for any schedule: the longest path through its graph, level by level.
+"""The end of each pipeline rank's last pass, for any schedule: the longest path through its graph, level by level.
 
-For schedules without a recurrence in `pipeline_recurrence`: what a rank does there changes its pattern several times a
-step. A level is what can run once all levels before it have, at most one piece of work of each rank; so a step is one
-array operation per level, over ranks and plans at once. The graph does not depend on the costs and is kept.
+This is for schedules without a recurrence in recurrence.py, in which a rank changes its pattern several times a step. A
+level holds the work that can run once all levels before it have run, at most one piece for each rank. A step is one
+array operation per level, over ranks and plans at once. The graph does not depend on the costs and is cached.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ def longest_path_ends(name: ScheduleName, costs: StageCosts, microbatches: int) 
 
         end_w = seconds_w + max(end_{w'}, max_m (end_m + send_m))
 
-    over w', its rank's work before it, and the senders m of the messages that it waits for.
+    where w' is the work before w on its rank, and m runs over the senders of the messages that w waits for.
     """
     levels = _levels(name, costs.pp, costs.stages_per_rank, microbatches)
     seconds = np.stack([costs.seconds(shape) for shape in levels.shapes])[levels.shape_of_row]
@@ -46,10 +46,12 @@ class _Levels:
 
     Attributes:
         rows: of each level.
-        shapes: work that differs in more than its microbatch, whose seconds differ; `shape_of_row` says which a row is.
+        shapes: works that differ in more than their microbatch, and so in their seconds; `shape_of_row` is the shape of
+            each row.
         first_forward_rows: [stages] of microbatch 0's forward.
         before: [rows] the rank's work before.
-        senders, boundaries: for the first message that a row waits for, and the second, [rows] whose message it waits for and, plus 1, the boundary it crosses.
+        senders, boundaries: for the first and for the second message that a row waits for: [rows] the sender, and the
+            boundary it crosses plus 1.
         last: [pp] each rank's last.
     """
 
@@ -90,8 +92,8 @@ def _levels(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int
 
 
 def _generations(graph: ScheduleGraph) -> list[IntArray]:
-    """The numbers of each level's work."""
-    import networkx as nx  # takes as long to import as all the rest of the cost model
+    """Return the numbers of the work of each level."""
+    import networkx as nx  # this import takes as long as all the rest of the cost model
 
     waits: nx.DiGraph[int] = nx.DiGraph()
     for numbers in graph.numbers:
@@ -102,7 +104,8 @@ def _generations(graph: ScheduleGraph) -> list[IntArray]:
 
 
 def _messages(graph: ScheduleGraph, row: IntArray) -> tuple[tuple[IntArray, ...], tuple[IntArray, ...]]:
-    """Senders and boundaries as in `_Levels`: one array of each, or two where overlapped passes wait for two messages."""
+    """Return senders and boundaries as in `_Levels`: one array each, or two where
+    overlapped passes wait for two messages."""
     senders, boundaries = np.zeros((2, max(1, *graph.message_counts), len(row)), dtype=np.int64)
     for number, (*_, messages) in enumerate(graph.nodes):
         for *_, boundary, receiver in messages:

@@ -1,4 +1,4 @@
-"""Max-plus matrices: max takes the place of addition and + that of multiplication, -inf that of zero.
+"""Max-plus matrices: max replaces addition, + replaces multiplication, and -inf replaces zero.
 
 Baccelli, Cohen, Olsder and Quadrat 1992, "Synchronization and Linearity", chapter 3. Leading axes run over plans.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 from shardwright.base import FloatArray
 
-# What one array operation costs before its first element, counted in elements: about 1 us against about 1 ns.
+# Cost of one array operation without its elements, counted in elements: about 1 us against about 1 ns.
 _CALL_ELEMENTS = 1000
 _BROADCAST_ELEMENTS = 1 << 18
 
@@ -34,13 +34,13 @@ def repeat(
     *,
     calls: int,
 ) -> FloatArray:
-    """Apply a max-plus linear map `count` times, by squaring its matrix where that is less work than going step by step.
+    """Apply a max-plus linear map `count` times, by squaring its matrix where that is less work than single steps.
 
     Args:
         linear: the map, on states [..., width].
-        wide: the same map on [..., several states, width], which reads off its matrix.
+        wide: the same map on [..., several states, width], from which its matrix is read.
         state: [..., width].
-        calls: about how many array operations on the whole state one application takes.
+        calls: approximate number of array operations on the whole state in one application.
     """
     width = state.shape[-1]
     plans = state.size // width

@@ -1,6 +1,6 @@
-"""The order in which each rank of a named schedule computes: one generator a schedule.
+"""The order in which each rank of a named schedule computes: one generator for each schedule.
 
-A new schedule is its name and shape in `schedule_shape` and a generator in `ORDERS` here.
+A new schedule needs its name and shape in `specs.schedules` and a generator in `ORDERS` here.
 """
 
 from collections import Counter
@@ -12,11 +12,11 @@ from .action import Action, ActionKind, Overlap, Work
 
 
 def warm_up_forwards(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int, rank: int) -> int:
-    """Forwards that `rank` runs before it starts to alternate one forward with one backward.
+    """Return the number of forwards that `rank` runs before it alternates one forward with one backward.
 
-    GPipe: all of them. 1F1B and ZB-H1: pp - 1 - rank, as many as there are ranks below. Interleaved: (stages_per_rank - 1) * pp +
-    2 (pp - 1 - rank), of which the factor 2 leaves every message one action of slack (Narayanan et al. 2021, arXiv
-    2104.04473, section 2.2, and Megatron-LM's schedule). Never more than there are.
+    GPipe: all of them. 1F1B and ZB-H1: pp - 1 - rank, the number of ranks below. Interleaved: (stages_per_rank - 1) *
+    pp + 2 (pp - 1 - rank); the factor 2 leaves every message one action of slack (Narayanan et al. 2021, arXiv
+    2104.04473, section 2.2, and Megatron-LM's schedule). The number never exceeds that of the forwards.
     """
     forwards = microbatches * stages_per_rank
     if name == "gpipe":
@@ -39,7 +39,8 @@ def _one_forward_one_backward_order(rank: int, pp: int, stages_per_rank: int, mi
 
 
 def _interleaved_order(rank: int, pp: int, stages_per_rank: int, microbatches: int) -> Iterator[Action]:
-    """Depth first: pp microbatches through one chunk, then the same ones through the next; backwards from the last chunk."""
+    """Depth first: pp microbatches pass one chunk, then the same ones pass the
+    next. Backwards start at the last chunk."""
     forwards, backwards = [], []
     for first in range(0, microbatches, pp):
         for chunk in range(stages_per_rank):
@@ -60,10 +61,11 @@ def _alternate(forwards: list[Action], backwards: list[Action], warm_up: int) ->
 
 
 def _zb_h1_order(rank: int, pp: int, stages_per_rank: int, microbatches: int) -> Iterator[Action]:
-    """ZB-H1 (Qi et al. 2023, arXiv 2401.10241, section 2.3): 1F1B whose weight gradients lag `rank` microbatches behind.
+    """ZB-H1 (Qi et al. 2023, arXiv 2401.10241, section 2.3): 1F1B whose weight gradients lag `rank` microbatches
+    behind.
 
-    So the lower ranks, which hold fewer microbatches under 1F1B, hold as many as the first, and end with weight
-    gradients in the bubble. It is what torch generates as interleaved zero bubble for one stage on each rank.
+    The lower ranks hold fewer microbatches under 1F1B. Here they hold as many as the first, and end with weight
+    gradients in the bubble. torch generates this order as interleaved zero bubble with one stage on each rank.
     """
     warm_up = warm_up_forwards("zb-h1", pp, 1, microbatches, rank)
     for microbatch in range(warm_up):
@@ -79,7 +81,7 @@ def _zb_h1_order(rank: int, pp: int, stages_per_rank: int, microbatches: int) ->
 
 
 class _Passes:
-    """Hands out a rank's passes: each stage's microbatches in order, weight gradients from those that were postponed."""
+    """Hands out the passes of a rank: microbatches of each stage in order, and postponed weight gradients."""
 
     def __init__(self) -> None:
         self._next: Counter[tuple[int, ActionKind]] = Counter()
@@ -98,7 +100,7 @@ class _Passes:
         return backward._replace(kind=ActionKind.INPUT_GRADIENT)
 
     def weight_gradients(self, most: int, stage: int | None = None) -> list[Action]:
-        """The oldest that were postponed, `most` at most; of `stage` only, where it is given."""
+        """Return the oldest postponed ones, at most `most`; only those of `stage`, where it is given."""
         taken = [action for action in self._postponed if stage in (None, action.stage)][:most]
         self._postponed = [action for action in self._postponed if action not in taken]
         return taken
@@ -112,8 +114,8 @@ class _Passes:
 def _zb_v_order(rank: int, pp: int, stages_per_rank: int, microbatches: int) -> Iterator[Action]:
     """ZB-V (Qi et al. 2023, arXiv 2401.10241, section 6), in torch's order.
 
-    Without bubbles where forward, input gradient and weight gradient take equally long. Its phases are those of
-    2 pp - 1 microbatches or more; of fewer, what is missing is left out.
+    It has no bubbles where forward, input gradient and weight gradient take equally long. Its phases need 2 pp - 1
+    microbatches or more. With fewer, the missing ones are left out.
     """
     order = _zb_v_phases(rank, pp, max(2 * pp - 1, microbatches))
     return (action for action in order if action.microbatch < microbatches)
@@ -151,8 +153,9 @@ def _zb_v_phases(rank: int, pp: int, microbatches: int) -> Iterator[Action]:
 
 
 def _dualpipe_v_order(rank: int, pp: int, stages_per_rank: int, microbatches: int) -> Iterator[Work]:
-    """DualPipe-V: DualPipe (DeepSeek-AI 2024, arXiv 2412.19437, section 3.2.1) cut in half and folded to a V, in torch's
-    order, which is that of github.com/deepseek-ai/DualPipe.
+    """DualPipe-V: DualPipe (DeepSeek-AI 2024, arXiv 2412.19437, section 3.2.1), cut in half and folded to a V.
+
+    The order is torch's, which is that of github.com/deepseek-ai/DualPipe.
     """
     down, up, below, passes = rank, 2 * pp - 1 - rank, pp - 1 - rank, _Passes()
 
@@ -169,7 +172,7 @@ def _dualpipe_v_order(rank: int, pp: int, stages_per_rank: int, microbatches: in
         yield from passes.weight_gradients(1)
         yield passes.forward(up)
     for turn in range(microbatches - 2 * pp + rank + 1):
-        if turn == 0 and below == 0:  # apart, so that the gradient starts up the ranks before anything else
+        if turn == 0 and below == 0:  # not overlapped, so that the gradient leaves before anything else
             yield passes.forward(down)
             yield passes.backward(up)
         else:
@@ -182,7 +185,7 @@ def _dualpipe_v_order(rank: int, pp: int, stages_per_rank: int, microbatches: in
 
 
 def _dualpipe_v_end(rank: int, pp: int, passes: _Passes) -> Iterator[Action]:
-    """The last backwards; those of the second half postpone their weight gradients, which fill the bubble."""
+    """Yield the last backwards. Those of the second half postpone their weight gradients, which fill the bubble."""
     down, up, below = rank, 2 * pp - 1 - rank, pp - 1 - rank
     for turn in range(2 * (rank + 1)):
         stage = down if turn % 2 else up

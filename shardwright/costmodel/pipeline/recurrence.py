@@ -1,12 +1,12 @@
-"""When each pipeline rank ends its last backward: the longest path through a schedule, as a max-plus recurrence.
+"""The end of each pipeline rank's last backward: the longest path through a schedule, as a max-plus recurrence.
 
-A schedule of fixed order is a graph whose edges mean "after": the rank's previous action, the neighbour's message. An
-action ends at the length of the longest path to it. Where every rank is in steady state, each round maps the ranks'
-ends to their ends a round later by one and the same max-plus matrix A, so n rounds are A^n, taken by squaring: O(log
-microbatches) array operations. The result is exact, not fitted, and the simulation is an independent second way to it.
+A schedule of fixed order is a graph. An edge means "after": the rank's previous action, or the neighbour's message. An
+action ends at the length of the longest path to it. In steady state each round maps the ranks' ends to their ends a
+round later by the same max-plus matrix A. n rounds are then A^n, computed by squaring in O(log microbatches) array
+operations. The result is exact, not fitted. The simulation computes it in a second, independent way.
 
-Symbols: P ranks, M microbatches, v stages per rank; stage s has forward f_s, backward b_s, first-forward extra e_s and
-sends c_s to s + 1 and back. Arrays are [..., stages]; leading axes run over plans.
+Symbols: P ranks; M microbatches; v stages per rank. Stage s has forward f_s, backward b_s and first-forward extra e_s,
+and sends c_s to s + 1 and back. Arrays are [..., stages]; leading axes run over plans.
 """
 
 from copy import copy
@@ -25,12 +25,12 @@ from .stage_costs import StageCosts
 def gpipe_ends(costs: StageCosts, microbatches: int) -> FloatArray:
     """[..., pp] seconds, GPipe.
 
-    The forwards are a flow shop with equal jobs: the longest path to the last forward of the last stage climbs all
-    stages and passes its M - 1 further microbatches on one stage j:
+    The forwards are a flow shop with equal jobs. The longest path to the last forward of the last stage climbs all
+    stages. It passes its M - 1 further microbatches on one stage j:
 
         sum f + sum c + max_j (sum_{i<=j} e_i + (M - 1) f_j)
 
-    (extras are met on microbatch 0, so up to j). The backwards are the same the other way round, from the last stage.
+    Extras belong to microbatch 0, so they count up to j. The backwards are the same in reverse, from the last stage.
     """
     more = microbatches - 1
     extra = np.cumsum(costs.first_forward_extra, axis=-1)
@@ -44,17 +44,17 @@ def one_forward_one_backward_ends(costs: StageCosts, microbatches: int) -> Float
     """[..., pp] seconds, 1F1B.
 
     With w_s = P - 1 - s warm-up forwards, round k is F_s(w_s + k) and B_s(k) on every stage s. Before F_s(w_s) there
-    are only forwards, so as in GPipe it ends at
+    are only forwards. As in GPipe it therefore ends at
 
         sum_{j<=s} f_j + sum_{j<s} c_j + max_{j<=s} (sum_{i<=j} e_i + w_s f_j)
 
-    and then, round after round,
+    and then, round after round, M - P times:
 
         B_s(k)           = max_{t>=s} (F_t(w_t + k) + sum_{s<=j<=t} b_j + sum_{s<=j<t} c_j)
         F_s(w_s + k + 1) = f_s + max(B_s(k), F_{s-1}(w_{s-1} + k) + c_{s-1})
 
-    M - P times. In the last P - 1 rounds (from the first one where M < P) the stages run out of
-    forwards, stage 0 first, and B_s(k) comes straight after B_s(k - 1).
+    In the last P - 1 rounds (from the first one where M < P) the stages run out of forwards, stage 0 first. There
+    B_s(k) follows immediately after B_s(k - 1).
     """
     pp, stage = costs.pp, np.arange(costs.pp)
     extra = np.cumsum(costs.first_forward_extra, axis=-1)
@@ -99,16 +99,16 @@ def _flat_forwards(costs: _FlatCosts, forward_ends: FloatArray, backward_ends: F
 def interleaved_ends(costs: StageCosts, microbatches: int) -> FloatArray:
     """[..., pp] seconds, interleaved 1F1B.
 
-    Number a rank's forwards k = 0 .. M v - 1 in its order, its backwards j alike, and let turn p on rank r be forward
-    k = p - r and then backward j = p - p0 + r, where p0 = (v + 1) P - 2, as far as there are such. That is exactly the
-    rank's order: (v - 1) P + 2 (P - 1 - r) forwards, then one forward and one backward by turns. The message that an
-    action needs was always sent in the turn before, by the neighbour on the ring of ranks, so that each turn is
+    Number a rank's forwards k = 0 .. M v - 1 in its order, and its backwards j alike. Let p0 = (v + 1) P - 2. Turn p on
+    rank r is forward k = p - r and then backward j = p - p0 + r, where these exist. That is exactly the rank's order:
+    (v - 1) P + 2 (P - 1 - r) forwards, then one forward and one backward in turn. The neighbour on the ring of ranks
+    always sent the needed message in the turn before. Each turn is therefore
 
         F_r' = f + max(free_r, F_{r-1} + c)
         B_r' = b + max(F_r', B_{r+1} + c),    free_r' = B_r'
 
-    with f, b and c of the chunk that is in turn; every P turns it is the next. From turn p0 to M v - 1 all ranks do
-    both, and the v P turns of a round are one max-plus matrix on the 2 P ends.
+    with f, b and c of the chunk of that turn; the chunk changes every P turns. From turn p0 to M v - 1 all ranks do
+    both. The v P turns of a round are then one max-plus matrix on the 2 P ends.
     """
     ring = _Ring(costs, microbatches)
     state = np.zeros((*costs.batch_shape, 2 * costs.pp))
@@ -120,7 +120,7 @@ def interleaved_ends(costs: StageCosts, microbatches: int) -> FloatArray:
 
 
 class _TurnCosts(NamedTuple):
-    """[period, ..., P] each: what a turn costs every rank. Where there is no message to wait for, it came at -inf."""
+    """[period, ..., P] each: cost of a turn on every rank. A missing message counts as one that arrived at -inf."""
 
     forward: FloatArray
     forward_message: FloatArray
@@ -131,8 +131,8 @@ class _TurnCosts(NamedTuple):
 class _Ring:
     """Interleaved 1F1B as turns on a ring of ranks.
 
-    A state is [..., 2 P]: when each rank's last forward ended, then when the rank is free. In a turn with a backward the
-    second is the backward's end, and only after such a turn does a neighbour read it as a message.
+    A state is [..., 2 P]: the end of each rank's last forward, then the time when the rank is free. In a turn with a
+    backward the second is the end of that backward. Neighbours read it as a message only after such a turn.
     """
 
     def __init__(self, costs: StageCosts, microbatches: int) -> None:
@@ -161,7 +161,7 @@ class _Ring:
         return ring
 
     def round(self, state: FloatArray) -> FloatArray:
-        """The state one round after `state`, where all ranks run both a forward and a backward in each turn."""
+        """Return the state one round after `state`, where all ranks run a forward and a backward in each turn."""
         state = state.copy()
         for turn in range(self.first_full, self.first_full + self.period):
             self._turn(state, turn, slice(0, self.pp), slice(0, self.pp))
@@ -175,7 +175,7 @@ class _Ring:
             self._turn(state, turn, forward, backward)
 
     def _turn(self, state: FloatArray, turn: int, forward: slice, backward: slice) -> None:
-        """One turn, in place; `forward` and `backward` are the ranks that have one."""
+        """Advance `state` in place by one turn; `forward` and `backward` are the ranks that have such a pass."""
         phase = turn % self.period
         forward_ends, free = state[..., : self.pp], state[..., self.pp :]
         if forward.start < forward.stop:

@@ -1,6 +1,6 @@
-"""The pipeline schedule as data: what each pipeline rank computes, in order; printed, parsed, generated.
+"""The pipeline schedule as data: the work of each pipeline rank, in order; printed, parsed, generated.
 
-Whether a schedule can run is `schedule_validation`'s question, what it costs `simulate`'s and `pipeline`'s.
+validation.py checks whether a schedule can run. simulation.py and step.py compute its cost.
 """
 
 import csv
@@ -23,10 +23,10 @@ from .orders import ORDERS
 
 @dataclass(frozen=True)
 class Schedule:
-    """`orders[rank]`: what one pipeline rank computes, in this order.
+    """`orders[rank]`: the work of one pipeline rank, in this order.
 
-    Which rank holds a stage is read off the orders, so that any placement (a loop, a V) is a schedule. Iterating yields
-    every action, those of overlapped pairs too.
+    The placement of stages follows from the orders, so any placement (a loop, a V) is a schedule. Iterating yields
+    every action, including those of overlapped pairs.
     """
 
     orders: tuple[tuple[Work, ...], ...]
@@ -36,7 +36,8 @@ class Schedule:
         return hash(self.orders)
 
     def __hash__(self) -> int:
-        """As generated, but only once: there are tens of thousands of actions, and schedules are keys of caches."""
+        """Return the generated hash, computed once: a schedule has tens of
+        thousands of actions and is a key of caches."""
         return self._hash
 
     @property
@@ -53,7 +54,7 @@ class Schedule:
 
     @cached_property
     def rank_of_stage(self) -> dict[int, int]:
-        """The rank that holds each stage: the first one to mention it."""
+        """The rank that holds each stage: the first one with an action of it."""
         ranks: dict[int, int] = {}
         for rank, order in enumerate(self.orders):
             for work in order:
@@ -67,9 +68,10 @@ class Schedule:
         return frozenset(self)
 
     def source(self, action: Action) -> Action | None:
-        """The action on a neighbouring stage whose message this one waits for; None where it reads no message.
+        """Return the action on a neighbouring stage whose message this one waits for, or None where it reads no
+        message.
 
-        A gradient comes from whichever the next stage runs, a whole backward or an input gradient.
+        A gradient comes from a whole backward or an input gradient, whichever the next stage runs.
         """
         stage, kind, microbatch = action
         if kind is ActionKind.FORWARD:
@@ -85,25 +87,26 @@ class Schedule:
                 yield from work.passes
 
     def __str__(self) -> str:
-        """One line a rank, actions between commas: what `parse` reads, and what torch's pipeline runtime reads as CSV."""
+        """Return one line for each rank, actions between commas. `parse` reads
+        it, and torch's pipeline runtime as CSV."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(self.orders)
         return text.getvalue()
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read what `str` of a schedule printed. Empty cells, which mean an idle slot in torch's files, are left out.
+        """Read the text of a schedule. Empty cells, which mean an idle slot in torch's files, are skipped.
 
         Raises:
-            SpecError: a cell is not an action; the line names its rank and step. Nothing else is checked here.
+            SpecError: a cell is not an action; the message names its rank and step. Nothing else is checked here.
         """
         return cls(tuple(_parse_order(rank, row) for rank, row in enumerate(csv.reader(io.StringIO(text)))))
 
     def grid(self, *, marked: tuple[int, int] | None = None, context: int = 5) -> str:
-        """A table of steps (rows) and ranks (columns).
+        """Return a table of steps (rows) and ranks (columns).
 
-        `marked` = (rank, step) puts one cell in brackets, points an arrow at it and leaves out what is more than
-        `context` steps away.
+        `marked` = (rank, step) puts one cell in brackets and an arrow beside its row. Rows more than `context` steps
+        away are left out.
         """
         rows = [
             [f"step {step}", *(str(work) if work else "" for work in row)]
@@ -132,7 +135,7 @@ def _parse_order(rank: int, row: list[str]) -> tuple[Work, ...]:
 
 @lru_cache(maxsize=64)
 def make_schedule(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> Schedule:
-    """The schedule of a plan, actions in the order in which torch 2.13 runs them where it knows the schedule.
+    """Return the schedule of a plan. Actions are in the order of torch 2.13, where torch has the schedule.
 
     Raises:
         SpecError: the name is unknown, or the schedule does not exist for these numbers.

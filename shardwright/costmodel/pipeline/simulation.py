@@ -1,7 +1,8 @@
-"""Discrete-event simulation of one step: schedule and stage costs in, timeline out. It is the truth of the model.
+"""Discrete-event simulation of one step: schedule and stage costs in, timeline out. It is the reference of the cost
+model.
 
-Events are ordered by (time, priority, sequence), so that a run repeats to the bit: at equal times a rank finishes what
-it does before messages arrive, and what was announced first happens first.
+Events are ordered by (time, priority, sequence), so a run repeats to the bit. At equal times a rank finishes its work
+before messages arrive, and earlier announced events happen first.
 """
 
 from heapq import heappop, heappush
@@ -23,7 +24,7 @@ from .validation import validate_schedule
 _FINISH, _ARRIVE = 0, 1
 
 
-# (seconds, priority, sequence, number of the work): plain, as a step has tens of thousands
+# (seconds, priority, sequence, number of the work): a plain tuple, because a step has tens of thousands
 _Event = tuple[float, int, int, int]
 
 
@@ -39,14 +40,14 @@ def simulate(
 
     Args:
         costs: of one plan (no batch axes), on as many stages and ranks as the schedule has.
-        activation_bytes: [stages] or scalar, bytes that one microbatch holds on a stage from the start of its forward
-            to the end of its backward, or of its input gradient where the backward is split.
+        activation_bytes: [stages] or scalar, bytes that one microbatch holds on a stage. They are held from the start
+            of its forward to the end of its backward, or of its input gradient where the backward is split.
         postponed_bytes: [stages] or scalar, bytes that it holds from there to the end of its weight gradient; default:
-            as many.
+            the same bytes.
         static_bytes: [pp] or scalar, bytes that a rank holds all the time.
 
     Raises:
-        SpecError: the schedule cannot run, or costs and schedule are not of the same size.
+        SpecError: the schedule cannot run, or costs and schedule differ in size.
     """
     if costs.batch_shape or (costs.stages, costs.pp) != (schedule.stages, schedule.pp):
         raise SpecError(
@@ -62,7 +63,7 @@ def simulate(
 
 
 class _Memory:
-    """Bytes held per rank, written down at every change."""
+    """Bytes held per rank, recorded at every change."""
 
     def __init__(
         self, schedule: Schedule, activation_bytes: ArrayLike, postponed_bytes: ArrayLike, static_bytes: ArrayLike
@@ -78,7 +79,7 @@ class _Memory:
         self._bytes = [[held] for held in np.broadcast_to(static_bytes, (schedule.pp,)).tolist()]
 
     def change_of(self, action: Action) -> float:
-        """Bytes more that a forward takes at its start, or that another pass leaves at its end."""
+        """Return the bytes that a forward adds at its start, or that another pass adds (negative: frees) at its end."""
         return self._changes[action.kind][action.stage]
 
     def change(self, rank: int, more_bytes: float, now: float) -> None:
@@ -93,7 +94,8 @@ class _Memory:
 
 
 class _Shape(NamedTuple):
-    """What work does, whichever its microbatch: how long it takes, and the bytes that its start and its end change."""
+    """Properties of a work that all microbatches share: its duration, and the
+    change of bytes at its start and its end."""
 
     seconds: float
     start_bytes: float
@@ -101,7 +103,7 @@ class _Shape(NamedTuple):
 
 
 class _Run:
-    """The state of one simulation: the event queue, what each piece of work still waits for, and the spans so far."""
+    """The state of one simulation: the event queue, open dependencies of each piece of work, and the spans so far."""
 
     def __init__(self, schedule: Schedule, costs: StageCosts, memory: _Memory) -> None:
         self.schedule = schedule
@@ -139,7 +141,7 @@ class _Run:
                 self._arrive(number, now)
 
     def reduce_and_update(self) -> None:
-        """What follows the last backward: each rank's reductions one after the other, then all optimizers together."""
+        """Add the end of the step: each rank's reductions one after the other, then all optimizers together."""
         pp, tail, optimizer = self.schedule.pp, self.costs.reduce_tail.tolist(), self.costs.optimizer.tolist()
         end_seconds = list(self.free_seconds)
         for stage in reversed(range(self.schedule.stages)):
@@ -159,7 +161,7 @@ class _Run:
         self._sequence += 1
 
     def _arrive(self, number: int, now: float) -> None:
-        """One thing less to wait for; after the last one the work starts."""
+        """Count down the dependencies of a piece of work; start it after the last one."""
         self._waits[number] -= 1
         if self._waits[number]:
             return

@@ -1,4 +1,4 @@
-"""What one pipeline step is made of: seconds per stage, for one plan or for an array of plans."""
+"""The costs of one pipeline step: seconds per stage, for one plan or for an array of plans."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -9,29 +9,29 @@ from shardwright.base import FloatArray, SpecError
 
 from .action import ActionKind, Overlap, Work
 
-_ROUNDING = 1e-12  # of a sum of parts
+_ROUNDING = 1e-12  # relative, of a sum of parts
 
 
 @dataclass(frozen=True, eq=False)
 class StageCosts:
     """Seconds, one entry per stage on the last axis; leading axes, where there are any, run over plans.
 
-    Which rank runs a stage is the schedule's matter. What is given as a scalar or with fewer axes is broadcast.
+    The schedule determines the rank of a stage. Scalars and arrays with fewer axes are broadcast.
 
     Attributes:
         pp: pipeline ranks.
         forward, backward: [..., stages], of one microbatch; exposed tensor-parallel communication and recomputation
             included.
         weight_gradient: [..., stages], the part of `backward` that schedules with split backwards may postpone.
-        overlap_saving: [..., stages], by how much a forward on stage s that is overlapped with a backward on the rank's
-            other stage is shorter than the two one after the other.
-        first_forward_extra: [..., stages], added to the first microbatch's forward: parameter gather not hidden.
+        overlap_saving: [..., stages], seconds by which a forward on stage s, overlapped with a backward on the rank's
+            other stage, is shorter than the two in sequence.
+        first_forward_extra: [..., stages], added to the first microbatch's forward: exposed gather of parameters.
         send: [..., stages - 1], from the end of a forward on stage s until s + 1 may start, and the same for the
-            gradient back from s + 1 to s. A delay: it does not occupy the rank.
+            gradient back from s + 1 to s. It is a delay and does not occupy the rank.
         reduce_tail: [..., stages], gradient reduction left exposed after the stage's last backward; the tails of a
             rank's stages add up.
-        optimizer: [..., pp], clipping and optimizer step. It starts when all ranks have reduced, as clipping by the
-            global norm synchronises them.
+        optimizer: [..., pp], clipping and optimizer step. It starts when all ranks have reduced, because clipping by
+            the global norm synchronises them.
     """
 
     pp: int
@@ -120,9 +120,9 @@ class StageCosts:
         return self.forward.shape[:-1]
 
     def seconds(self, work: Work) -> FloatArray:
-        """[...] of a pass or an overlapped pair, first-forward extra not included.
+        """[...] seconds of a pass or an overlapped pair, without first-forward extra.
 
-        A pair takes as long as its two passes but for the forward's `overlap_saving`.
+        A pair takes the sum of its two passes minus the forward's `overlap_saving`.
         """
         if isinstance(work, Overlap):
             passes = self.seconds(work.forward) + self.seconds(work.backward)
@@ -137,10 +137,10 @@ class StageCosts:
         return np.asarray(of_kind[work.kind][..., work.stage])
 
     def without_sends(self) -> "StageCosts":
-        """The same costs with messages that arrive at once."""
+        """Return the same costs with messages that take no time."""
         return replace(self, send=np.zeros(self.stages - 1))
 
     def __getitem__(self, index: int | tuple[int, ...]) -> "StageCosts":
-        """The costs of one plan of an array of plans."""
+        """Return the costs of one plan of an array of plans."""
         arrays = {field.name: getattr(self, field.name)[index] for field in fields(self) if field.name != "pp"}
         return StageCosts(pp=self.pp, **arrays)

@@ -1,4 +1,4 @@
-"""Seconds of one step from schedule and stage costs, vectorised over plans, and where they go."""
+"""Seconds of one step from schedule and stage costs, vectorised over plans, and their parts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from .stage_costs import StageCosts
 
 __all__ = ["StageCosts", "StepParts", "step_parts", "step_seconds"]
 
-_ROUNDING = 1e-12  # of a step
+_ROUNDING = 1e-12  # relative, of a step
 _ENDS: dict[ScheduleName, Callable[[StageCosts, int], FloatArray]] = {
     "gpipe": gpipe_ends,
     "1f1b": one_forward_one_backward_ends,
@@ -29,11 +29,11 @@ _ENDS: dict[ScheduleName, Callable[[StageCosts, int], FloatArray]] = {
 
 
 def step_seconds(schedule: ScheduleName, costs: StageCosts, microbatches: int) -> FloatArray:
-    """Seconds of one optimizer step, [...] over the batch axes of `costs`.
+    """Return the seconds of one optimizer step, [...] over the batch axes of `costs`.
 
-    The pipeline's longest path (see `pipeline_recurrence`), then on each rank its exposed reductions, then, when the
-    last rank has reduced, the slowest optimizer: max_r (end_r + tail_r) + max_r optimizer_r. Equal to what `simulate`
-    finds, up to rounding.
+    The step is the pipeline's longest path (recurrence.py), then the exposed reductions of each rank. When the last
+    rank has reduced, the slowest optimizer follows: max_r (end_r + tail_r) + max_r optimizer_r. This equals the result
+    of `simulate`, up to rounding.
 
     Raises:
         SpecError: no such schedule for this number of ranks, stages and microbatches.
@@ -45,23 +45,23 @@ def step_seconds(schedule: ScheduleName, costs: StageCosts, microbatches: int) -
 
 
 def _per_rank(schedule: ScheduleName, costs: StageCosts, per_stage: FloatArray) -> FloatArray:
-    """Sum of [..., stages] over each rank's stages: [..., pp]."""
+    """[..., pp]: sum of [..., stages] over the stages of each rank."""
     return np.asarray(by_rank(schedule, costs.pp, per_stage).sum(axis=-2))
 
 
 @dataclass(frozen=True, eq=False)
 class StepParts:
-    """A step from the side of the rank with the most work of its own, which no schedule can undercut; [...] each.
+    """The parts of a step for the rank with the most work of its own, below which no schedule can go; [...] each.
 
     Attributes:
-        rank: that rank: most seconds of compute, exposed gather and exposed reduction together.
+        rank: the rank with the most seconds of compute, exposed gather and exposed reduction together.
         compute_seconds: its forwards and backwards, less `overlap_seconds`.
         gather_seconds: its first-forward extras.
         reduce_seconds: its exposed reductions.
-        transfer_seconds: what the step would be shorter by if messages between stages took no time.
-        bubble_seconds: the rest: it waits for other stages, which fill, drain or are slower at times.
+        transfer_seconds: time by which the step would be shorter if messages between stages took no time.
+        bubble_seconds: the rest. The rank waits for other stages, which fill, drain or are temporarily slower.
         optimizer_seconds: of the slowest rank, as all wait for it.
-        overlap_seconds: what overlapping passes has saved; no part of the step.
+        overlap_seconds: time saved by overlapping passes; not part of the step.
     """
 
     rank: NDArray[np.intp]
@@ -80,7 +80,7 @@ class StepParts:
 
 
 def step_parts(schedule: ScheduleName, costs: StageCosts, microbatches: int) -> StepParts:
-    """Where the seconds of `step_seconds` go; the parts add up to it.
+    """Return the parts of `step_seconds`; they add up to it.
 
     Raises:
         SpecError: no such schedule for this number of ranks, stages and microbatches.
@@ -99,7 +99,7 @@ def step_parts(schedule: ScheduleName, costs: StageCosts, microbatches: int) -> 
 
     optimizer = costs.optimizer.max(axis=-1)
     work = of_rank(compute) + of_rank(gather) + of_rank(reduce)
-    # Neither can be negative but by rounding, nor is what rounding leaves over a bubble.
+    # Only rounding could make either negative. A rest of the size of rounding is not a bubble.
     transfer = np.maximum(0.0, total - without_sends)
     bubble = total - transfer - work - optimizer
     bubble = np.where(bubble > _ROUNDING * total, bubble, 0.0)

@@ -1,4 +1,4 @@
-"""Whether a schedule can run: every pass once, one rank a stage, gradients after forwards, and no deadlock."""
+"""Checks whether a schedule can run: every pass once, one rank a stage, gradients after forwards, and no deadlock."""
 
 from functools import lru_cache
 from itertools import product
@@ -8,13 +8,13 @@ from shardwright.base import SpecError
 from .action import Action, ActionKind
 from .schedule import Schedule
 
-# What an action of each kind needs on its own stage before it.
+# Actions that must come first on the same stage, by kind.
 _AFTER = {
     ActionKind.BACKWARD: ActionKind.FORWARD,
     ActionKind.INPUT_GRADIENT: ActionKind.FORWARD,
     ActionKind.WEIGHT_GRADIENT: ActionKind.INPUT_GRADIENT,
 }
-# What stands for the same gradient of the input.
+# Actions that give the same gradient of the input.
 _EITHER = {
     ActionKind.BACKWARD: ActionKind.INPUT_GRADIENT,
     ActionKind.INPUT_GRADIENT: ActionKind.BACKWARD,
@@ -23,10 +23,10 @@ _EITHER = {
 
 @lru_cache(maxsize=64)
 def validate_schedule(schedule: Schedule) -> None:
-    """Refuse a schedule that would compute something wrong or wait for ever.
+    """Refuse a schedule that would compute a wrong result or wait for ever.
 
     Raises:
-        SpecError: the first line says what is wrong; the lines below show the grid around it and point into it.
+        SpecError: the first line names the mistake; the lines below show the grid around it and point into it.
     """
     _check_placement(schedule)
     _check_complete(schedule)
@@ -50,7 +50,7 @@ def _check_placement(schedule: Schedule) -> None:
 
 
 def _problem(schedule: Schedule, rank: int, action: Action, seen: set[Action]) -> str | None:
-    """What is wrong with `action` on `rank` after those it has `seen`."""
+    """Return what is wrong with `action` on `rank` after the actions in `seen`, or None."""
     home = schedule.rank_of_stage[action.stage]
     if home != rank:
         return f"{action} is of stage {action.stage}, which rank {home} holds"
@@ -81,8 +81,8 @@ def _check_complete(schedule: Schedule) -> None:
 
 
 def _check_progress(schedule: Schedule) -> None:
-    """Let every rank run as far as it can until all are done; a pass in which none moves is a deadlock."""
-    done: set[Action | None] = {None}  # None: the source of what waits for no message
+    """Let every rank run as far as it can until all are done. A round in which no rank moves is a deadlock."""
+    done: set[Action | None] = {None}  # None: the source of actions that wait for no message
     steps = [0] * schedule.pp
     waiting = set(range(schedule.pp))
     while waiting:

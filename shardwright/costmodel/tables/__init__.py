@@ -1,5 +1,7 @@
-"""Cost tables: the work of every row for many candidates at once, with data parallelism, the optimizer and memory added, and the sums of
-rows that a stage holds."""
+"""Cost tables: the work of every row for many candidates at once.
+
+Data parallelism, the optimizer and memory are added, and rows are summed over stages.
+"""
 
 from .build import build_tables
 from .cost_tables import CostTables

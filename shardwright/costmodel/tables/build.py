@@ -1,4 +1,4 @@
-"""From the work of each row to cost tables: adds data parallelism, the optimizer, and what the parameters take."""
+"""Cost tables from the work of each row: adds data parallelism, the optimizer, and the memory of the parameters."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -27,7 +27,7 @@ from .straggler import largest_of
 def build_tables(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes
 ) -> CostTables:
-    """Cost tables of every candidate. Pure; whether a candidate divides model and batch is the caller's to check."""
+    """Build the cost tables of every candidate. Pure. The caller checks that a candidate divides model and batch."""
     rows = _rows(model, cluster, training, candidates, times)
     return _Builder(model, cluster, training, times, candidates, rows).tables()
 
@@ -35,14 +35,15 @@ def build_tables(
 def _rows(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes
 ) -> list[RowWork]:
-    """The work of every row for every candidate, worked out once for all that differ only in what comes after it."""
-    if any(np.ndim(value) for value in vars(times.constants).values()):  # each candidate has constants of its own
+    """Return the work of every row for every candidate, computed once for
+    candidates that differ only in later choices."""
+    if any(np.ndim(value) for value in vars(times.constants).values()):  # each candidate has its own constants
         return WorkModel(model, cluster, training, times, candidates).rows()
     one = np.ones_like(candidates.tp)
     alike = replace(
         candidates,
         pp=np.minimum(candidates.pp, 2),
-        # experts spread over data-parallel ranks too
+        # experts also spread over data-parallel ranks
         dp_replicate=np.where(candidates.ep > 1, candidates.dp_replicate, 1),
         dp_shard=np.where(candidates.ep > 1, candidates.dp_shard, 1),
         microbatches=one,
@@ -127,7 +128,7 @@ class _Builder:
 
     @property
     def _freed(self) -> Array:
-        """Rows that ZeRO-3 frees after their forward: all but the head, and but an embedding tied to it."""
+        """Rows that ZeRO-3 frees after their forward: all except the head and an embedding tied to it."""
         freed = np.ones(len(self.rows), dtype=bool)
         freed[-1] = False
         freed[-2] = not self.model.tied_embeddings
@@ -141,25 +142,26 @@ class _Builder:
 
     @property
     def _gathered_bytes(self) -> Array:
-        """Of one element of each row's weights in the copy that is computed with, shape (R,)."""
+        """(R,): bytes of one element of each row's weights in the copy that compute reads."""
         precision = self.training.precision
         each = np.full(len(self.rows), precision.activation_bytes_per_element)
         each[:-2] = precision.gathered_bytes_per_element
         return each
 
     def _seconds(self, **parts: Array) -> Seconds:
-        """Each cause of shape (N, R) or (N, R, P) as (N, R, P); what is not given is 0."""
+        """Broadcast each cause of shape (N, R) or (N, R, P) to (N, R, P); missing causes are 0."""
         shape = (len(self.candidates), len(self.rows), len(POLICIES))
         wide = {name: part[..., None] if part.ndim == 2 else part for name, part in parts.items()}
         nothing = np.zeros(1)
         return Seconds(**{f.name: np.broadcast_to(wide.get(f.name, nothing), shape) for f in fields(Seconds)})
 
     def _once_a_step_seconds(self, traffic: DataParallel) -> Array:
-        """What data parallelism adds to a step beside its gathers and reductions, to broadcast over (N, R, P)."""
+        """Seconds that data parallelism adds to a step beside its gathers and
+        reductions, to broadcast over (N, R, P)."""
         return self._tied_seconds() + self._broadcast_seconds() + self._sharding_seconds(traffic)[..., None]
 
     def _tied_seconds(self) -> Array:
-        """A tied embedding on the first and last stage: their gradients are summed once a step."""
+        """Seconds of summing the gradients of a tied embedding on the first and last stage, once a step."""
         if not self.model.tied_embeddings:
             return np.zeros((1, 1, 1))
         elements = self.model.vocab_size * (self.model.embedding_size or self.model.hidden_size)
@@ -175,7 +177,8 @@ class _Builder:
         return np.asarray(seconds[:, None, None] * ends[None, :, None])
 
     def _broadcast_seconds(self) -> Array:
-        """ZeRO-1 and -2 where each owner broadcasts its updated shard in turn, spread over the layers of a rank."""
+        """Seconds under ZeRO-1 and -2 where each owner broadcasts its updated
+        shard in turn, spread over a rank's layers."""
         if not self.training.software.broadcasts_updates:
             return np.zeros((1, 1, 1))
         owners = np.where(
@@ -187,7 +190,7 @@ class _Builder:
         return np.asarray(seconds[:, None, None] * is_layer[None, :, None])
 
     def _sharding_seconds(self, traffic: DataParallel) -> Array:
-        """What our executor's FSDP2 adds, which wraps modules on a single rank too; shape (N, R)."""
+        """(N, R): seconds that our executor's FSDP2 adds. It wraps modules on a single rank too."""
         parameters = traffic.parameters + traffic.expert_parameters
         if self.training.stack != OWN_STACK:
             return np.zeros_like(parameters)
@@ -197,14 +200,15 @@ class _Builder:
         return self.times.sharding_seconds(size_bytes, microbatches, repeats)
 
     def _send_seconds(self) -> Array:
-        """Hidden states of one microbatch to the next stage, split over cp, and over tp where the sequence is."""
+        """Seconds of sending one microbatch's hidden states to the next stage, split
+        over cp, and over tp where the sequence is."""
         split = np.where(self.candidates.sequence_parallel == 1, self.candidates.tp, 1) * self.candidates.cp
         elements = self.candidates.micro_batch * float(self.training.seq_len) * self.model.hidden_size / split
         size_bytes = self.training.precision.activation_bytes_per_element * elements
         return self.times.collective_seconds("send", size_bytes, pipeline_group(self.candidates, self.cluster))
 
     def _optimizer_seconds(self, traffic: DataParallel) -> Array:
-        """Clipping and update of this rank's shard, on the device or by the host's cores."""
+        """Seconds of clipping and update of this rank's shard, on the device or by the host's cores."""
         shard = sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters))
         element = self.training.precision.parameter_bytes_per_element
         update = element * UPDATE_PASSES[self.training.optimizer] * shard
@@ -221,7 +225,8 @@ class _Builder:
         return not self.cluster.node.device.has_own_memory
 
     def _slack(self) -> Array:
-        """Shape (N,). A heap gives what one microbatch left to the next only in part; a caching allocator nearly all of it."""
+        """(N,): allocator slack. A heap reuses memory of earlier microbatches only
+        in part, a caching allocator nearly all."""
         if self._in_heap:
             return np.where(self.candidates.microbatches > 1, self.times.constants.heap_slack, 0.0)
         return np.where(
@@ -229,7 +234,8 @@ class _Builder:
         )
 
     def _static_bytes(self, traffic: DataParallel) -> StaticBytes:
-        """Bytes per row that stay for a step, on the device and on the host (see data_parallel.py for what is where)."""
+        """Bytes per row that are held over a step, on the device and on the host
+        (data_parallel.py says which are where)."""
         precision, zero = self.training.precision, self._column("zero_stage")
         parameters = traffic.parameters + traffic.expert_parameters
         shard = sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters))
@@ -243,7 +249,8 @@ class _Builder:
         master = shard_gradient = element * shard
         states = OPTIMIZER_STATES[self.training.optimizer] * element * shard
         device_gradient = np.where(host, 0.0, shard_gradient)
-        # an update reads the format of its parameters: what accumulates in less is widened for it, into the shard or (Stack) beside it
+        # An update reads gradients in the format of its parameters. Gradients in a smaller format are widened for it,
+        # into the shard or (Stack) beside it.
         whole = (
             gradient * parameters if stack.keeps_gradient_buffer else np.maximum(gradient * parameters, device_gradient)
         )

@@ -1,8 +1,8 @@
-"""Cost tables: what each kind of layer, the embedding and the head take, for every candidate and recompute policy.
+"""Cost tables: the costs of each kind of layer, the embedding and the head, for every candidate and recompute policy.
 
-Arrays have the axes (candidate N, row R, recompute policy P). Rows are the model's layer classes, then the embedding, then
-the head (final norm, LM head and loss). A stage's cost is the sum over its rows, so these tables serve one plan and the
-whole search alike.
+Arrays have the axes (candidate N, row R, recompute policy P). Rows are the model's layer classes, then the embedding,
+then the head (final norm, LM head and loss). The cost of a stage is the sum over its rows, so these tables serve one
+plan and the whole search alike.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from shardwright.base import Array
 
 @dataclass(frozen=True)
 class Seconds:
-    """Time by cause, each (N, R, P). Communication and copies count where compute does not hide them.
+    """Seconds by cause, each (N, R, P). Communication and copies count only where compute does not hide them.
 
     `straggler`: waiting for the slowest rank.
     """
@@ -35,14 +35,14 @@ class Seconds:
 
 @dataclass(frozen=True)
 class StaticBytes:
-    """Bytes per row (N, R) that stay over a step. All but `host` are on the device.
+    """Bytes per row (N, R) that are held over a step. All but `host` are on the device.
 
-    `gathered`: compute-format copies kept from forward to backward. `gather_window`: such a copy where it is freed after
-    each use; a rank holds two at once. `reduce_buffer`: the input of one row's gradient reduction; one at a time.
-    `step`: temporaries of the optimizer step, when no activation is alive; `flat`: flat buffers of reduction and step, made
-    after those, which the allocator cannot place where activations or temporaries were. `unplaced`: on a CPU, the room
-    that its process's heap holds for the gathered copies and gradients of each step beside these themselves: what
-    activations leave is broken up by small blocks, and holds nothing as large.
+    `gathered`: compute-format copies kept from forward to backward. `gather_window`: such a copy where it is freed
+    after each use; a rank holds two at once. `reduce_buffer`: the input of one row's gradient reduction; one at a time.
+    `step`: temporaries of the optimizer step, when no activation is alive. `flat`: flat buffers of reduction and step.
+    They are made after those, and the allocator cannot place them where activations or temporaries were. `unplaced`: on
+    a CPU, extra room that the heap of the process holds for each step's gathered copies and gradients. Small blocks
+    break up the memory that activations free, so nothing as large fits there.
     """
 
     parameters: Array
@@ -58,20 +58,20 @@ class StaticBytes:
 
     @property
     def stays(self) -> Array:
-        """What a rank holds of a row at every moment, summed over its rows."""
+        """Bytes that a rank holds of a row at every moment, summed over its rows."""
         return self.parameters + self.gathered + self.gradients + self.optimizer_state + self.flat + self.unplaced
 
 
 @dataclass(frozen=True)
 class CostTables:
-    """What a rank pays for each row that it holds.
+    """The costs of each row for the rank that holds it.
 
-    `forward`, `backward`: one microbatch. `first_forward`, `last_backward`: what the first microbatch's forward and the
-    last one's backward add. `weight_gradient_seconds` (N, R): the part of `backward` that only the weights'
-    gradients take, which a schedule may postpone. `optimizer_seconds` (N, R): clipping and update once a step. `send_seconds` (N,): one
-    microbatch's hidden states to the next stage. `activation_bytes`: kept for each microbatch in flight;
-    `working_bytes`: in use while that row's backward runs. `slack` (N,): what the allocator holds unused, as a share of all
-    that is not held over the whole step.
+    `forward`, `backward`: one microbatch. `first_forward`, `last_backward`: extra costs of the first microbatch's
+    forward and of the last one's backward. `weight_gradient_seconds` (N, R): the part of `backward` that only the
+    weights' gradients take, which a schedule may postpone. `optimizer_seconds` (N, R): clipping and update once a step.
+    `send_seconds` (N,): sending one microbatch's hidden states to the next stage. `activation_bytes`: kept for each
+    microbatch in flight. `working_bytes`: in use while that row's backward runs. `slack` (N,): unused bytes of the
+    allocator, as a share of all bytes not held over the whole step.
     """
 
     forward: Seconds

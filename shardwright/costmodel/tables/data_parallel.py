@@ -1,10 +1,10 @@
-"""Data-parallel traffic of each row: how long it is, and how much of it compute does not hide.
+"""Data-parallel traffic of each row: its duration, and the part that compute does not hide.
 
-The executor's behaviour is what is modelled, with and without a pipeline. FSDP2 keeps fp32 shards, gathers a
-compute-format copy of each layer and reduces gradients in the reduction format: into the shard after every microbatch under
-ZeRO-2 and -3, after the last one under ZeRO-0 and -1; between replicas once a step. The shards of a parameter lie on the ranks of
-dp_shard and cp alike, as in torchtitan: their gradients are summed over both. Experts that ep spreads have shards and
-replicas of their own.
+The model follows the executor, with and without a pipeline. FSDP2 keeps fp32 shards, gathers a compute-format copy of
+each layer, and reduces gradients in the reduction format. Under ZeRO-2 and -3 it reduces into the shard after every
+microbatch; under ZeRO-0 and -1 after the last one. Between replicas it reduces once a step. The shards of a parameter
+lie on the ranks of dp_shard and cp alike, as in torchtitan, so gradients are summed over both. Experts that ep spreads
+have shards and replicas of their own.
 """
 
 from dataclasses import dataclass
@@ -29,8 +29,9 @@ from shardwright.specs import (
 class DataParallel:
     """Traffic of rows with `parameters` (N, R) whose passes take `forward` (N, R) and `backward` (N, R, P) seconds.
 
-    `expert_parameters` (N, R) of one rank are those of experts on the ranks of ep. `gathered_bytes` (R,): of one element in the
-    copy that is computed with. `freed` (R,): rows that ZeRO-3 frees between their forward and their backward (the head's are next to each other).
+    `expert_parameters` (N, R): parameters on one rank of experts that ep spreads. `gathered_bytes` (R,): bytes of one
+    element in the copy that compute reads. `freed` (R,): rows that ZeRO-3 frees between their forward and their
+    backward. The head is not freed, as its backward follows its forward.
     """
 
     cluster: ClusterSpec
@@ -45,24 +46,24 @@ class DataParallel:
     backward: Array
 
     def in_forward(self) -> Exposed:
-        """Every microbatch: ZeRO-3 gathers each layer, from the host where the shard lives there."""
+        """Every microbatch: ZeRO-3 gathers each layer, from the host where the shard is there."""
         each = self._gathers_each
         return self._beside(self.forward, each * self._gather_seconds, each * self._copy_seconds)
 
     def in_first_forward(self) -> Exposed:
-        """Once a step: below ZeRO-3 the parameters are gathered when first used."""
+        """Once a step: below ZeRO-3 the parameters are gathered at their first use."""
         once = ~self._gathers_each
         hidden = self._chunks_behind[..., 0] if self.training.software.overlaps_gather else 0.0
         behind = hidden * self.forward
         return self._beside(behind, once * self._gather_seconds, once * self._copy_seconds)
 
     def in_backward(self) -> Exposed:
-        """Every microbatch: ZeRO-3 gathers what it freed; ZeRO-2 and -3 reduce, and store on the host."""
+        """Every microbatch: ZeRO-3 gathers the rows it freed; ZeRO-2 and -3 reduce, and store on the host."""
         network, copies = self._each_backward()
         return self._beside(self.backward, network, copies)
 
     def in_last_backward(self) -> Exposed:
-        """Once a step: what the reduction that was put off, and the one between replicas, add to `in_backward`."""
+        """Once a step: seconds that a postponed reduction, and the one between replicas, add to `in_backward`."""
         network, copies = self._each_backward()
         put_off = ~self._reduces_each
         once = put_off * self._reduce_seconds + self._replica_seconds
@@ -80,10 +81,10 @@ class DataParallel:
 
     @property
     def _chunks_behind(self) -> Array:
-        """How many microbatches' passes of its size the once-a-step traffic of a row has to hide behind, (N, 1, 1).
+        """(N, 1, 1): number of microbatch passes of a row behind which its once-a-step traffic can hide.
 
-        A rank with several pipeline chunks goes on with the next one for pp microbatches; only the last chunk's own pass
-        is all there is.
+        A rank with several pipeline chunks continues with the next chunk for pp microbatches. For the last chunk only
+        its own pass remains.
         """
         chunks, pp = self._column("stages_per_rank"), self._column("pp")
         others = np.minimum(pp, self._column("microbatches")) - 1
@@ -119,7 +120,7 @@ class DataParallel:
         return self._over_shards("reduce_scatter", self._gradient_bytes)
 
     def _over_shards(self, name: CollectiveName, element_bytes: Array | float) -> Array:
-        """One collective over the shards of a row's parameters, and one over those of its experts."""
+        """Seconds of one collective over the shards of a row's parameters, and one over those of its experts."""
         group = shard_group(self.candidates, self.cluster).column()
         seconds = self._over_group(name, element_bytes * self.parameters, group)
         if self.expert_parameters.any():
@@ -129,7 +130,8 @@ class DataParallel:
         return seconds
 
     def _over_group(self, name: CollectiveName, size_bytes: Array, group: RankGroup) -> Array:
-        """One collective over shards, at the stack's share of the network's rate: of ZeRO-3, on groups that leave a node."""
+        """Seconds of one collective over shards. Under ZeRO-3 across nodes, a stack
+        reaches only its share of the network's rate."""
         slowed = self._gathers_each & (np.asarray(group.nodes) > 1)
         share = np.where(slowed, self.training.software.shard_network_fraction, 1.0)
         return np.asarray(self.times.collective_seconds(name, size_bytes, group) / share)
@@ -151,7 +153,7 @@ class DataParallel:
 
     @property
     def _copy_seconds(self) -> Array:
-        """The shard one way, where it lives on the host."""
+        """Seconds of copying the shard one way, where it is on the host."""
         elements = sum(sharded(self.candidates, self.parameters, self.expert_parameters))
         return np.where(
             self._column("offload_optimizer") == 1,
@@ -161,5 +163,6 @@ class DataParallel:
 
 
 def sharded(candidates: Candidates, parameters: Array, expert_parameters: Array) -> tuple[Array, Array]:
-    """Elements (N, R) of one rank's shard: of what data parallelism shares, and of the experts that ep spreads."""
+    """(N, R): elements of one rank's shard, of parameters that data
+    parallelism shards, and of experts that ep spreads."""
     return parameters / candidates.shards[:, None], expert_parameters / candidates.expert_shards[:, None]

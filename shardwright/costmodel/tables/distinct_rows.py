@@ -1,4 +1,4 @@
-"""The distinct combinations among many rows of small whole numbers, without sorting them."""
+"""The distinct combinations among many rows of small whole numbers, without sorting."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,20 +7,20 @@ import numpy as np
 
 from shardwright.base import IntArray
 
-# Codes up to this many times the rows go through a table; beyond it a sort takes less memory.
+# Up to this many codes a row are counted in a table. Beyond it a sort takes less memory.
 _MOST_CODES_A_ROW = 8
 _FEWEST_CODES = 1 << 16
 
 
 class Distinct(NamedTuple):
-    """`first` (U,): a row of each distinct combination. `of_row` (N,): which of the U each row is."""
+    """`first` (U,): one row of each distinct combination. `of_row` (N,): the combination of each row, 0 to U - 1."""
 
     first: IntArray
     of_row: IntArray
 
 
 def distinct(columns: Sequence[IntArray]) -> Distinct:
-    """The distinct rows of `columns`, (N,) each, of numbers from 0 up."""
+    """Return the distinct rows of `columns`, (N,) each, of whole numbers from 0 up."""
     codes, radix = np.zeros(len(columns[0]), dtype=np.int64), 1
     for column in columns:
         place, count = _places(column)
@@ -37,7 +37,7 @@ def distinct(columns: Sequence[IntArray]) -> Distinct:
 
 
 def _places(numbers: IntArray) -> tuple[IntArray, int]:
-    """Where each of `numbers` stands among their distinct values, and how many of those there are."""
+    """Return the place of each of `numbers` among their distinct values, and how many of those there are."""
     highest = int(numbers.max())
     if highest == int(numbers.min()):
         return np.zeros_like(numbers), 1

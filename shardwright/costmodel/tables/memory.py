@@ -1,7 +1,8 @@
-"""The memory of a rank's device: the peak of a step and, turned round, the room that it leaves for activations.
+"""The memory of a rank's device: the peak of a step and its inverse, the room that a limit leaves for activations.
 
-Symbols: s bytes that stay over the step; a activations that are kept and worked in; b what stands beside them in the passes (two
-windows of gathered parameters and one reduction's input); u what the update needs instead of them; c the allocator's slack.
+Symbols: s bytes held over the whole step; a bytes of activations, kept and in working memory; b bytes beside them in
+the passes (two windows of gathered parameters and one reduction's input); u bytes that the update needs instead of
+them; c the allocator's slack; r the room.
 
     peak = s + max((1 + c) (a + b), u)    and, within a room of r,    a <= (r - s) / (1 + c) - b,  where s + u <= r
 """
@@ -17,14 +18,14 @@ from shardwright.specs import Candidates, ClusterSpec, Device
 
 @dataclass(frozen=True)
 class HeldBytes:
-    """What ranks hold beside activations, arrays that broadcast.
+    """Bytes that ranks hold beside activations; the arrays broadcast.
 
     Attributes:
-        static: stays over the step.
-        step: what the update needs beside it, when no activation is alive.
+        static: held over the whole step.
+        step: needed by the update beside it, when no activation is alive.
         gather_window: the largest row's parameters, gathered for its pass and freed after it; two are held at once.
         reduce_buffer: the input of the largest row's gradient reduction.
-        slack: what the allocator adds to all but `static` and `step`, as a share.
+        slack: unused bytes of the allocator, as a share of all but `static` and `step`.
     """
 
     static: Array
@@ -35,46 +36,52 @@ class HeldBytes:
 
     @property
     def beside_activations(self) -> Array:
-        """In the passes: windows of gathered parameters and the buffer of a reduction."""
+        """Bytes in the passes: windows of gathered parameters and the buffer of a reduction."""
         return np.asarray(2 * self.gather_window + self.reduce_buffer)
 
     def peak_bytes(self, activations: Array) -> Array:
-        """The peak of the step with so many bytes of activations, kept and worked in; without context and communicators."""
+        """Return the peak of the step with these bytes of activations, without context and communicators.
+
+        `activations` counts kept ones and working memory.
+        """
         passes = (1 + self.slack) * (activations + self.beside_activations)
         return np.asarray(self.static + np.maximum(passes, self.step))
 
     def activation_room(self, room: Array) -> Array:
-        """Bytes that activations may take within `room`; minus infinity where what stays, or the update, does not fit."""
+        """Return the bytes for activations within `room`; minus infinity where static bytes or the update don't fit."""
         left = (room - self.static) / (1 + self.slack) - self.beside_activations
         return np.where(self.static + self.step <= room, left, -np.inf)
 
 
 def usable_bytes(device: Device, constants: Constants) -> float:
-    """What a plan may fill: the memory but for a reserve."""
+    """Return the bytes that a plan may use: the memory minus a reserve."""
     return device.memory_bytes * (1 - constants.memory_reserve)
 
 
 def host_share_bytes(cluster: ClusterSpec) -> float:
-    """Of a node's host memory, for each of its devices."""
+    """Return each device's share of its node's host memory."""
     node = cluster.node
     return node.host.memory_bytes / node.devices_per_node
 
 
 def fixed_bytes(candidates: Candidates, cluster: ClusterSpec, constants: Constants) -> Array:
-    """Shape (N,): context and communicators, which no choice of layers changes."""
+    """(N,): bytes of context and communicators, which don't depend on the choice of layers."""
     return context_bytes(cluster, constants) + communicator_bytes(candidates, cluster, constants)
 
 
 def context_bytes(cluster: ClusterSpec, constants: Constants) -> float:
-    """What a process holds on its device before the first tensor: measured, where a profile has it."""
+    """Return the bytes that a process holds on its device before the first
+    tensor: measured, where a profile has them."""
     device = cluster.node.device
     stated = device.context_bytes or (constants.context_bytes if device.has_own_memory else 0.0)
     return _measured(cluster, "context_bytes", stated)
 
 
 def communicator_bytes(candidates: Candidates, cluster: ClusterSpec, constants: Constants) -> Array:
-    """Shape (N,): one communicator for each axis, and that of all ranks, over which the gradients' norm is summed; their size as
-    measured, where a profile has it."""
+    """(N,): bytes of one communicator for each axis, and of the one of all ranks that sums the norm of the gradients.
+
+    Their size is the measured one, where a profile has it.
+    """
     if not cluster.node.device.has_own_memory:
         return np.zeros(len(candidates))
     degrees = (

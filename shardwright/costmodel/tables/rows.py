@@ -1,7 +1,7 @@
-"""Rows: one value for each layer class, the embedding and the head; and what stages that hold them take.
+"""Rows: one value for each layer class, the embedding and the head; and the costs of stages that hold them.
 
-A stage is a number of layers of each class under each recompute policy, with the embedding where it is the first and the
-head where it is the last. Everything that a stage costs is a sum, or a maximum, over the rows that it holds.
+A stage is a number of layers of each class under each recompute policy. The first stage also holds the embedding, the
+last one the head. Every cost of a stage is a sum, or a maximum, over its rows.
 """
 
 from dataclasses import dataclass, fields
@@ -47,7 +47,7 @@ class Rows:
         return Rows(self.layers + other.layers, self.first + other.first, self.last + other.last)
 
     def times(self, factor: Array) -> "Rows":
-        """Every value of a candidate times its `factor` (...); of rows that do not depend on the policy."""
+        """Multiply every value of a candidate by its `factor` (...), for rows that do not depend on the policy."""
         return Rows(self.layers * factor[..., None], self.first * factor, self.last * factor)
 
     @property
@@ -57,17 +57,18 @@ class Rows:
 
     @property
     def ends(self) -> Array:
-        """(..., 2): the embedding's and the head's."""
+        """(..., 2): the values of embedding and head."""
         return np.stack([self.first, self.last], axis=-1)
 
     def total(self, held: Array, ends: Array) -> Array:
-        """Sums over stages that hold `held` (..., K) layers, (..., K, P) where policies matter, and `ends` (..., 2)."""
+        """Return sums over stages that hold `held` (..., K) layers, or (..., K, P)
+        where policies matter, and `ends` (..., 2)."""
         axes = "kp" if self.depends_on_policy else "k"
         of_layers = np.einsum(f"...{axes},...{axes}->...", held, self.layers)
         return np.asarray(of_layers + (ends * self.ends).sum(axis=-1))
 
     def largest(self, held: Array, ends: Array) -> Array:
-        """Likewise, the largest value of any row that is held."""
+        """Return the largest value of any row in such stages."""
         over = (-2, -1) if self.depends_on_policy else (-1,)
         of_layers = np.where(held > 0, self.layers, 0.0).max(axis=over)
         return np.asarray(np.maximum(of_layers, (ends * self.ends).max(axis=-1)))
@@ -75,16 +76,19 @@ class Rows:
 
 @dataclass(frozen=True)
 class RowCosts:
-    """Seconds and bytes of the rows, summed over causes. Leading axes run over candidates, or there are none for one.
+    """Seconds and bytes of the rows, summed over causes. Leading axes run over candidates; there are none for one
+    candidate.
 
     Attributes:
-        forward, backward: one microbatch; `backward` by policy. `weight_gradient`: the part of it that may be postponed.
+        forward, backward: one microbatch; `backward` by policy. `weight_gradient`: the part of it that may be
+            postponed.
         first_forward, last_backward, optimizer: once a step; `last_backward` by policy.
         send: (...), one message between stages.
-        activation, working: bytes by policy, kept for each microbatch in flight, and worked in (the largest counts).
-        static, step, host: bytes that stay, that the update needs beside, that lie on the host.
-        gather_window, reduce_buffer: bytes of which the largest row's count.
-        slack: (...), what the allocator adds, as a share of what does not stay.
+        activation, working: bytes by policy, kept for each microbatch in flight, and in use during a backward
+            (the largest counts).
+        static, step, host: bytes held over the step, needed by the update beside them, and held on the host.
+        gather_window, reduce_buffer: bytes of which only the largest row's count.
+        slack: (...), unused bytes of the allocator, as a share of the bytes not held over the step.
     """
 
     forward: Rows
@@ -105,7 +109,7 @@ class RowCosts:
 
     @classmethod
     def of(cls, tables: CostTables) -> "RowCosts":
-        """Of every candidate of `tables`, on the first axis."""
+        """Return the costs of every candidate of `tables`, on the first axis."""
         kept = tables.static
         return cls(
             forward=Rows.of(tables.forward.total[..., 0]),
@@ -139,7 +143,8 @@ class RowCosts:
         return int(self.working.layers.shape[-1])
 
     def held(self, layers: Array, ends: Array) -> HeldBytes:
-        """What a rank holds beside activations that has `layers` (..., K) of each class and `ends` (..., 2)."""
+        """Return the bytes beside activations of a rank that holds `layers`
+        (..., K) of each class and `ends` (..., 2)."""
         return HeldBytes(
             static=self.static.total(layers, ends),
             step=self.step.total(layers, ends),
@@ -151,7 +156,7 @@ class RowCosts:
 
 @dataclass(frozen=True)
 class StageSeconds:
-    """What stages take, (..., S) each; the fields as in `StageCosts`."""
+    """Seconds of stages, (..., S) each; the fields are as in `StageCosts`."""
 
     forward: Array
     backward: Array
@@ -164,11 +169,13 @@ class StageSeconds:
         return StageSeconds(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
     def summed(self) -> "StageSeconds":
-        """Over the first axis: parts of the same stages."""
+        """Return the sum over the first axis: parts of the same stages."""
         return StageSeconds(**{field.name: getattr(self, field.name).sum(axis=0) for field in fields(self)})
 
     def costs(self, schedule: ScheduleName, pp: int, send: Array, overlap_saving: Array | float = 0.0) -> StageCosts:
-        """As closed form and simulation take them; `send` (...) seconds between ranks, none between stages of one rank.
+        """Return costs for closed form and simulation; `send` (...) are the seconds between ranks.
+
+        Between stages of one rank a message takes no time.
 
         Raises:
             SpecError: the stages are no multiple of `pp`.
@@ -189,7 +196,8 @@ class StageSeconds:
 
 
 def stage_seconds(rows: RowCosts, mixes: Array, ends: Array) -> StageSeconds:
-    """Of stages with `mixes` (..., S, K, P) layers of each class under each policy, and `ends` (..., S, 2).
+    """Return the seconds of stages with `mixes` (..., S, K, P) layers of each class under each policy, and `ends`
+    (..., S, 2).
 
     Leading axes of `rows` must broadcast with those of `mixes` and the axis of stages.
     """
@@ -206,14 +214,14 @@ def stage_seconds(rows: RowCosts, mixes: Array, ends: Array) -> StageSeconds:
 
 @dataclass(frozen=True)
 class RankBytes:
-    """The peak on each rank's device, without context and communicators, and what lies on its host: (..., pp) bytes."""
+    """(..., pp): bytes of each rank's peak on its device, without context and communicators, and on its host."""
 
     device: Array
     host: Array
 
 
 def rank_bytes(rows: RowCosts, schedule: ScheduleName, pp: int, microbatches: int, mixes: Array) -> RankBytes:
-    """Of stages with `mixes` (..., S, K, P); `rows` as in `stage_seconds`.
+    """Return the bytes of ranks whose stages have `mixes` (..., S, K, P); `rows` are as in `stage_seconds`.
 
     Raises:
         SpecError: no such schedule for these stages.
@@ -231,7 +239,10 @@ def rank_bytes(rows: RowCosts, schedule: ScheduleName, pp: int, microbatches: in
 
 
 def stage_causes(seconds: Seconds, mixes: Array, ends: Array) -> dict[str, Array]:
-    """Each cause of `seconds` (N, R, P) by name, of stages with `mixes` (N or 1, S, K, P) and `ends` (N or 1, S, 2): (N, S)."""
+    """Return each cause of `seconds` (N, R, P) by name, summed over stages: (N, S).
+
+    The stages have `mixes` (N or 1, S, K, P) and `ends` (N or 1, S, 2).
+    """
     return {name: Rows.by_policy(value)[:, None].total(mixes, ends) for name, value in vars(seconds).items()}
 
 

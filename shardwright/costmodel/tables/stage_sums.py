@@ -1,4 +1,4 @@
-"""The stages of one plan: how many of each row they hold, and sums over them."""
+"""The stages of one plan: how many of each row they hold, and sums over these rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from .rows import RowCosts, Rows, StageSeconds, ends_of, stage_causes, stage_sec
 
 
 def zero_stages(stages: Sequence[Stage]) -> list[int]:
-    """The distinct ZeRO stages of the layers, highest first; the highest also holds for embedding and head."""
+    """Return the distinct ZeRO stages of the layers, highest first; the highest also holds for embedding and head."""
     return sorted({run.zero_stage for stage in stages for run in stage.layers}, reverse=True)
 
 
 def candidates_of(plan: Plan) -> Candidates:
-    """One candidate for each ZeRO stage that the plan's layers use, in the order of `zero_stages`."""
+    """Return one candidate for each ZeRO stage of the plan's layers, in the order of `zero_stages`."""
     stages = zero_stages(plan.stages)
     one = Candidates.of(plan)
     repeated = one[np.zeros(len(stages), dtype=np.int64)]
@@ -27,7 +27,7 @@ def candidates_of(plan: Plan) -> Candidates:
 
 
 def layer_mixes(model: ModelSpec, stages: Sequence[Stage]) -> IntArray:
-    """(Z, S, K, P): how many layers of each class every stage holds under each policy, by ZeRO stage."""
+    """(Z, S, K, P): layers of each class that every stage holds under each policy, by ZeRO stage."""
     zeros = zero_stages(stages)
     mixes = np.zeros((len(zeros), len(stages), len(model.layer_classes), len(POLICIES)), dtype=np.int64)
     classes = iter(model.class_of_layer)
@@ -39,9 +39,10 @@ def layer_mixes(model: ModelSpec, stages: Sequence[Stage]) -> IntArray:
 
 @dataclass(frozen=True)
 class StageSums:
-    """Sums over the rows of each stage of a plan, for the candidates (Z) of `candidates_of` that `tables` were built for.
+    """Sums over the rows of each stage of a plan.
 
-    `mixes` as in `layer_mixes`. The ends count for the first candidate, whose ZeRO stage is the highest.
+    `tables` were built for the candidates (Z) of `candidates_of`. `mixes` are as in `layer_mixes`. The ends count for
+    the first candidate, whose ZeRO stage is the highest.
     """
 
     tables: CostTables
@@ -55,7 +56,7 @@ class StageSums:
 
     @property
     def rows(self) -> RowCosts:
-        """With axes (Z, 1), to broadcast over stages."""
+        """Row costs with axes (Z, 1), to broadcast over stages."""
         return RowCosts.of(self.tables)[:, None]
 
     def stage_seconds(self) -> StageSeconds:

@@ -1,4 +1,4 @@
-"""Waiting for the slowest: a step of many ranks takes as long as the slowest of them."""
+"""Waiting for the slowest rank, which sets the step of all ranks."""
 
 from statistics import NormalDist
 
@@ -8,7 +8,7 @@ from shardwright.base import Array, Number
 
 
 def largest_of(ranks: Number) -> Array:
-    """Expected largest of `ranks` independent standard normal variables, 0 for one.
+    """Return the expected largest of `ranks` independent standard normal variables, 0 for one.
 
     Blom 1958, "Statistical Estimates and Transformed Beta-Variables": the (n - 3/8) / (n + 1/4) quantile, within 5% of
     the exact order statistic from n = 2 on.

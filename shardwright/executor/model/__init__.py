@@ -1,4 +1,5 @@
-"""A Hugging Face model as the engine sees it: which family, how its parts divide over tensor parallelism, its stages, its initial weights."""
+"""A Hugging Face model for the engine: its family, its division over tensor
+parallelism, its stages, its initial weights."""
 
 from .attention import recompute_core
 from .families import FAMILIES

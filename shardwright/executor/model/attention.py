@@ -14,7 +14,8 @@ from .families import FAMILIES, Family
 def attention_mask(
     *, seq_len: int, window: int | None, kernel: str, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor | None:
-    """Additive causal mask (1, 1, seq_len, seq_len) of `dtype`, or None where the kernel is causal by itself.
+    """Return the additive causal mask (1, 1, seq_len, seq_len) of `dtype`, or None where the kernel is causal by
+    itself.
 
     `window` limits how many tokens back a query looks, itself included.
     """
@@ -34,12 +35,12 @@ def recompute_core(attention: nn.Module, family: Family) -> None:
     """Compute the attention core of this layer again in the backward pass (Korthikanti et al. 2022, section 5).
 
     Kept for the backward pass: query, key and value after rotation, (batch, heads, sequence, head size) each, and the
-    core's output. Computed again: QK^T, mask, softmax and the product with V, so none of the
-    (batch, heads, sequence, sequence) tensors outlives the layer's forward pass.
+    core's output. Computed again: QK^T, mask, softmax and the product with V. None of the (batch, heads, sequence,
+    sequence) tensors then outlives the layer's forward pass.
 
-    Only the unfused kernel keeps such tensors. A flash kernel keeps just the same four tensors (and one number a
-    query) and computes the scores again inside its own backward pass, so there `selective` is what `none` already
-    does, and this function leaves the layer alone.
+    Only the unfused kernel keeps such tensors. A flash kernel keeps the same four tensors and one number a query. It
+    computes the scores again inside its own backward pass. There `selective` equals `none`, and this function does not
+    change the layer.
     """
     shared: Any = attention.config
     if shared._attn_implementation != "eager":
@@ -50,7 +51,7 @@ def recompute_core(attention: nn.Module, family: Family) -> None:
 
 
 def _register(family: Family) -> str:
-    """Register the family's unfused attention, recomputed, under a name that its layers can be given."""
+    """Register the family's unfused attention, recomputed, under a name for its layers."""
     name = f"shardwright_recomputed_{next(key for key, value in FAMILIES.items() if value is family)}"
 
     def recomputed(module: nn.Module, *tensors: torch.Tensor | None, **options: Any) -> Any:

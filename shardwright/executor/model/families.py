@@ -1,4 +1,4 @@
-"""The model families the engine trains, each described by where its parts live and how tensor parallelism divides them."""
+"""The model families that the engine trains: the paths of their parts, and their division by tensor parallelism."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,15 +24,16 @@ from transformers.models.qwen3 import modeling_qwen3
 from .tensor_parallel import column_parallel, replicated, row_parallel
 
 LayerRules = Callable[[Placement], Mapping[str, ParallelStyle]]
-"""From the layout of the residual stream over tp (`Shard(1)`: by sequence, `Replicate()`) to a style per submodule."""
+"""Maps the layout of the residual stream over tp (`Shard(1)`: by sequence, `Replicate()`) to a style per submodule."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Where a Hugging Face causal language model keeps its parts, as paths from the model, and its tp rules.
+    """The paths of the parts of a Hugging Face causal language model, from the model, and its tp rules.
 
-    `positions` is the path of a learned position embedding, `rotary` that of the rotary tables; a family has one of
-    the two. `attention` is the path of a layer's attention from the layer. `dropouts` names the config's dropout rates.
+    `positions` is the path of a learned position embedding, `rotary` that of the rotary tables; a family has one of the
+    two. `attention` is the path of a layer's attention, from the layer. `dropouts` names the dropout rates of the
+    config.
     """
 
     config_class: type[PreTrainedConfig]
@@ -78,7 +79,7 @@ def _llama_rules(stream: Placement) -> dict[str, ParallelStyle]:
 
 
 def _qwen3_rules(stream: Placement) -> dict[str, ParallelStyle]:
-    by_head = Shard(2)  # these norms see (batch, sequence, heads, head size): their weight's gradient is summed over tp
+    by_head = Shard(2)  # these norms read (batch, sequence, heads, head size); tp sums their weight's gradient
     return {
         **_llama_rules(stream),
         "self_attn.q_norm": replicated(by_head),
@@ -88,7 +89,7 @@ def _qwen3_rules(stream: Placement) -> dict[str, ParallelStyle]:
 
 def _gpt2_rules(stream: Placement) -> dict[str, ParallelStyle]:
     gathered = PrepareModuleInput(input_layouts=stream, desired_input_layouts=Replicate())
-    # transformers' Conv1D keeps its weight as (in, out), the transpose of a Linear's
+    # transformers' Conv1D stores its weight as (in, out), the transpose of that of a Linear
     return {
         "ln_1": replicated(stream),
         "attn": gathered,

@@ -1,4 +1,4 @@
-"""A Hugging Face model from a plan file's config: which family, what it refuses, and the module on the meta device."""
+"""A Hugging Face model from a plan file's config: its family, the checks, and the module on the meta device."""
 
 import contextlib
 import logging
@@ -37,13 +37,13 @@ class Skeleton:
 
 
 def read_skeleton(plan_file: PlanFile) -> Skeleton:
-    """Build the model that the plan file's config describes on the meta device.
+    """Build the model of the plan file's config on the meta device.
 
-    No code is read from the config (its `auto_map` is not followed) and nothing is fetched. Dropout rates are set to
-    0: a dropped element would depend on how the plan divides the model, and two plans would no longer train alike.
+    No code of the config is run (its `auto_map` is ignored) and nothing is downloaded. Dropout rates are set to 0. A
+    dropped element would depend on how the plan divides the model, and two plans would no longer train alike.
 
     Raises:
-        SpecError: a family the engine does not train, a config it cannot read, or a plan that does not fit the model.
+        SpecError: the engine does not train the family, the config can't be read, or the plan does not fit the model.
     """
     given = dict(plan_file.model_config_json)
     check_trained(plan_file)
@@ -65,7 +65,8 @@ def read_skeleton(plan_file: PlanFile) -> Skeleton:
 
 @contextlib.contextmanager
 def _config_errors(family: Family, model_name: str) -> Iterator[None]:
-    """transformers meets a wrong config with errors of a dozen kinds, in its validators and while it builds."""
+    """Turn the errors of transformers for a wrong config, of a dozen kinds in
+    validators and construction, into one line."""
     try:
         yield
     except Exception as error:
@@ -108,7 +109,7 @@ def _check_tensor_parallel(plan_file: PlanFile, config: PreTrainedConfig) -> Non
 
 
 def unfuse(layer: torch.nn.Module, *, tp: int) -> None:
-    """Replace a GPT-2 layer's fused projection by one whose heads tensor parallelism can divide; others stay."""
+    """Replace the fused projection of a GPT-2 layer by one whose heads tensor parallelism can divide. Others stay."""
     attention = getattr(layer, "attn", None)
     fused = getattr(attention, "c_attn", None)
     if attention is not None and fused is not None:

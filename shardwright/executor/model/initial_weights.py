@@ -1,4 +1,5 @@
-"""Initial weights that do not depend on the plan: each module's from the seed and its name, by the model's own rule."""
+"""Initial weights that do not depend on the plan: each module's come from the
+seed and its name, by the model's own rule."""
 
 import hashlib
 
@@ -11,8 +12,8 @@ def materialise(module: nn.Module, *, name: str, model: PreTrainedModel, seed: i
     """Give `module`, a part of `model` on the meta device, storage on `device` and its initial values.
 
     `name` is its path in `model`. Each submodule draws from a generator seeded with (seed, path), in the model's own
-    distribution, so a layer starts the same whichever rank builds it and whatever else that rank builds. Rotary
-    tables are computed anew. Numbers differ between device types, as torch's generators do.
+    distribution. A layer therefore starts the same on every rank, with any other layers beside it. Rotary tables are
+    computed anew. Numbers differ between device types, as torch's generators do.
     """
     module.to_empty(device=device)
     # children first: GPT-2's rule for a block draws its output projections again

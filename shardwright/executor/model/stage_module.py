@@ -1,4 +1,4 @@
-"""One pipeline stage as a module: some layers of a Hugging Face model, under the whole model's parameter names."""
+"""One pipeline stage as a module: some layers of a Hugging Face model, under the parameter names of the whole model."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ from .hugging_face import Skeleton
 
 
 class StageModule(nn.Module):
-    """Layers `first_layer` and on of the model, with the embedding on the first stage and the head on the last.
+    """The layers of a stage from `first_layer` on, with the embedding on the first stage and the head on the last.
 
-    The forward pass takes tokens (batch, sequence) on the first stage and hidden states elsewhere, and returns hidden
-    states (batch, sequence / tp under sequence parallelism, hidden), or logits (batch, sequence, vocabulary / tp) on
-    the last stage. Parameters carry the names they have in the whole model.
+    The forward pass takes tokens (batch, sequence) on the first stage, and hidden states on the others. It returns
+    hidden states (batch, sequence / tp under sequence parallelism, hidden). The last stage returns logits (batch,
+    sequence, vocabulary / tp). Parameters have the names of the whole model.
     """
 
     def __init__(self, skeleton: Skeleton, first_layer: int, strategies: Sequence[LayerRun], *, seq_len: int) -> None:
@@ -43,7 +43,7 @@ class StageModule(nn.Module):
             _attach(self, path, model.get_submodule(path))
 
     def part(self, path: str | None) -> nn.Module | None:
-        """The module at `path` of the whole model, None where this stage does not hold it."""
+        """Return the module at `path` of the whole model, None where this stage does not hold it."""
         if path is None:
             return None
         try:
@@ -82,7 +82,7 @@ class StageModule(nn.Module):
 
 
 def _attach(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Register `module` below `root` at `path`, through plain containers, so that parameter names are the path's."""
+    """Register `module` below `root` at `path`, through plain containers, so that parameter names follow the path."""
     *parents, name = path.split(".")
     for parent in parents:
         if parent not in dict(root.named_children()):

@@ -1,4 +1,5 @@
-"""Tensor parallelism of one module: its parameters' placements over tp, and the layouts of what goes in and out."""
+"""Tensor parallelism of one module: the placements of its parameters over tp,
+and the layouts of its input and output."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,10 +17,10 @@ from torch.distributed.tensor.placement_types import Placement
 class Layout(ParallelStyle):
     """Run a module on `DTensor`s between plain tensors.
 
-    A plain first input is taken as this rank's part in layout `given` and moved to `used`; the output is moved to
-    `produced` and handed on as this rank's plain part; one that is plain already stays. Gradients take the same way
-    back, so the sums over tp that a replicated parameter or a gathered input needs are DTensor's.
-    `placements` are the parameters' own; one not named is replicated.
+    A plain first input is taken as this rank's part in layout `given` and moved to `used`. The output is moved to
+    `produced` and passed on as this rank's plain part; a plain output is not changed. Gradients return the same way, so
+    DTensor does the sums over tp for a replicated parameter or a gathered input. `placements` are those of the
+    parameters; a parameter without one is replicated.
     """
 
     given: Placement
@@ -28,7 +29,7 @@ class Layout(ParallelStyle):
     placements: Mapping[str, Placement] = field(default_factory=dict)
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        # torch types the hooks as returning nothing, and uses what they return
+        # torch types the hooks as returning nothing, but uses what they return
         return distribute_module(module, device_mesh, self._partition, cast(Any, self._enter), self._leave)
 
     def _partition(self, _name: str, module: nn.Module, mesh: DeviceMesh) -> None:
@@ -51,27 +52,28 @@ class Layout(ParallelStyle):
 
 
 def replicated(stream: Placement, *, given: Placement | None = None) -> Layout:
-    """Parameters whole on every tp rank, applied to an input divided as `stream`."""
+    """Return parameters that are whole on every tp rank, applied to an input divided as `stream`."""
     return Layout(given=given or stream, used=stream, produced=stream)
 
 
 def column_parallel(**placements: Placement) -> Layout:
-    """A projection whose outputs are divided over tp; every rank reads the whole input."""
+    """Return a projection whose outputs are divided over tp. Every rank reads the whole input."""
     return Layout(given=Replicate(), used=Replicate(), produced=Shard(-1), placements=placements)
 
 
 def row_parallel(stream: Placement, **placements: Placement) -> Layout:
-    """A projection whose inputs are divided over tp; the ranks' sums are added up into layout `stream`."""
+    """Return a projection whose inputs are divided over tp. The partial sums of
+    the ranks are added into layout `stream`."""
     return Layout(given=Shard(-1), used=Shard(-1), produced=stream, placements=placements)
 
 
 def vocabulary_parallel_embedding(stream: Placement) -> Layout:
-    """Each tp rank holds some rows of the table and looks up the tokens among them; the rest come as zeros."""
+    """Return an embedding of which each tp rank holds some rows and looks up their tokens. Other tokens give zeros."""
     return Layout(given=Replicate(), used=Replicate(), produced=stream, placements={"weight": Shard(0)})
 
 
 def vocabulary_parallel_head(stream: Placement) -> Layout:
-    """Each tp rank computes the logits of its own part of the vocabulary, for the whole sequence."""
+    """Return a head of which each tp rank computes the logits of its part of the vocabulary, for the whole sequence."""
     return Layout(given=stream, used=Replicate(), produced=Shard(-1), placements={"weight": Shard(0), "bias": Shard(0)})
 
 
@@ -81,17 +83,17 @@ def divide(module: nn.Module, mesh: DeviceMesh, styles: ParallelStyle | Mapping[
 
 
 def stream_layout(*, sequence_parallel: bool) -> Placement:
-    """Layout over tp of the residual stream (batch, sequence, hidden)."""
+    """Return the layout over tp of the residual stream (batch, sequence, hidden)."""
     return Shard(1) if sequence_parallel else Replicate()
 
 
 class FusedQueryKeyValue(nn.Module):
-    """GPT-2's fused query, key and value projection, kept so that heads can be divided over tp.
+    """GPT-2's fused projection of query, key and value, stored so that tp can divide its heads.
 
-    GPT-2 lays the three side by side in one (hidden, 3 hidden) weight, where an equal cut would give one rank all
-    queries. Here the weight is (hidden, 3, hidden) and the bias (3, hidden): the same memory, reshaped, so that a cut
-    along the last dimension gives every rank its own heads of all three. `weight.reshape(hidden, 3 * hidden)` is
-    Hugging Face's tensor again.
+    GPT-2 places the three side by side in one (hidden, 3 hidden) weight. An equal cut of it would give one rank all
+    queries. Here the weight is (hidden, 3, hidden) and the bias (3, hidden): the same memory, reshaped. A cut along the
+    last dimension gives every rank its own heads of all three. `weight.reshape(hidden, 3 * hidden)` is Hugging Face's
+    tensor again.
     """
 
     def __init__(self, fused: nn.Module) -> None:
@@ -102,7 +104,7 @@ class FusedQueryKeyValue(nn.Module):
         self.bias = nn.Parameter(bias.detach().reshape(3, hidden_size))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(batch, sequence, hidden) to this rank's (batch, sequence, 3 * heads * head size)."""
+        """Map (batch, sequence, hidden) to this rank's (batch, sequence, 3 * heads * head size)."""
         weight: Tensor = self.weight
         bias: Tensor = self.bias
         if isinstance(weight, DTensor) and isinstance(bias, DTensor) and isinstance(hidden, DTensor):

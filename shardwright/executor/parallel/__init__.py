@@ -1,4 +1,5 @@
-"""A plan applied: tensor parallelism, sharding, pipeline and recomputation, joined into the engine that computes one step."""
+"""The application of a plan: tensor parallelism, sharding, pipeline and
+recomputation, joined into an engine for one step."""
 
 from .engine import Engine, build_engine
 from .split_backward import check_split_backward

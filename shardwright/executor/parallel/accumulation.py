@@ -1,4 +1,4 @@
-"""A step without a pipeline: the microbatches one after another through the whole model."""
+"""A step without a pipeline: each microbatch runs through the whole model in turn."""
 
 import torch
 from torch import Tensor
@@ -19,7 +19,8 @@ class Accumulation:
         self._microbatches = microbatches
 
     def run(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Accumulate gradients of (microbatches * micro_batch, sequence) tokens; the summed loss of this rank."""
+        """Accumulate gradients of (microbatches * micro_batch, sequence)
+        tokens; return the summed loss of this rank."""
         total = torch.zeros((), device=inputs.device)
         pairs = zip(inputs.chunk(self._microbatches), labels.chunk(self._microbatches), strict=True)
         with self._loss.active():

@@ -1,4 +1,4 @@
-"""The gradient norm of a model whose parts lie on many ranks, and clipping by it."""
+"""The gradient norm of a model whose parts are on many ranks, and clipping by it."""
 
 from collections.abc import Iterable
 
@@ -9,10 +9,10 @@ from torch.distributed.tensor import DTensor
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter], *, ranks_per_stage: int, device: torch.device) -> float:
-    """L2 norm of the whole model's gradient, over all ranks of the default process group.
+    """Return the L2 norm of the whole model's gradient, over all ranks of the default process group.
 
-    Each rank adds the squares of its shards, divided by the number of ranks that hold the same shard, so that the sum
-    over all ranks counts every element once.
+    Each rank adds the squares of its shards, divided by the number of ranks that hold the same shard. The sum over all
+    ranks then counts every element once.
     """
     by_shards: dict[int, list[Tensor]] = {}
     for parameter in parameters:
@@ -38,7 +38,7 @@ def _local(gradient: Tensor) -> Tensor:
 
 
 def _shards(parameter: nn.Parameter) -> int:
-    """Ranks of a stage among which the parameter's elements are divided."""
+    """Return the number of ranks of a stage over which the parameter's elements are divided."""
     if not isinstance(parameter, DTensor):
         return 1
     shards = 1

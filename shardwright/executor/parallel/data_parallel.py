@@ -1,4 +1,4 @@
-"""ZeRO and HSDP through FSDP2: how a stage is sharded, and when its gradients are reduced over a step's microbatches."""
+"""ZeRO and HSDP through FSDP2: the sharding of a stage, and the time of its gradient reductions in a step."""
 
 import warnings
 
@@ -14,10 +14,10 @@ from .precision import COMPUTE_DTYPES, GRADIENT_DTYPES
 
 
 class DataParallel:
-    """How one run shards modules over (dp_replicate, dp_shard).
+    """The sharding of a run's modules over (dp_replicate, dp_shard).
 
-    Every module is wrapped, on a single data-parallel rank too: the same code then casts parameters to the compute
-    precision, and sums over tp the gradients of parameters that every tp rank holds.
+    Every module is wrapped, also on a single data-parallel rank. The same code then casts parameters to the compute
+    precision. It also sums over tp the gradients of parameters that every tp rank holds.
     """
 
     def __init__(self, plan: Plan, precision: Precision, mesh: DeviceMesh) -> None:
@@ -28,7 +28,7 @@ class DataParallel:
         self.precision = MixedPrecisionPolicy(
             param_dtype=None if compute == torch.float32 else compute, reduce_dtype=GRADIENT_DTYPES[precision.gradients]
         )
-        # its advice is for code that changes the outputs of a sharded module in place, which ours never does
+        # this warning is for code that changes the outputs of a sharded module in place; ours never does
         warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
 
     def shard(self, module: nn.Module | list[nn.Module], *, zero_stage: int) -> None:
@@ -43,11 +43,12 @@ class DataParallel:
 
 
 class GradientSync:
-    """When each part of a stage reduces its gradients and frees its gathered parameters, over a step's microbatches.
+    """The times in a step at which each part of a stage reduces its gradients and frees its gathered parameters.
 
-    ZeRO-3 gathers the parameters for each use and reduces the gradients of every microbatch into this rank's shard.
+    ZeRO-3 gathers the parameters for each use, and reduces the gradients of every microbatch into this rank's shard.
     ZeRO-2 keeps the parameters gathered until the last microbatch. ZeRO-1 also sums whole gradients over the
-    microbatches and reduces them once; so does ZeRO-0. Between replicas (dp_replicate) gradients travel once a step.
+    microbatches and reduces them once; so does ZeRO-0. Between replicas (dp_replicate) gradients are reduced once a
+    step.
     """
 
     def __init__(self, stage: StageModule, *, zero_stage: int) -> None:
@@ -60,7 +61,7 @@ class GradientSync:
         ]
 
     def before_backward(self, *, last: bool) -> None:
-        """Set every part up for the backward pass of one microbatch; `last` is the step's last."""
+        """Set every part up for the backward pass of one microbatch; `last`: it is the last of the step."""
         for part, zero_stage in self._parts:
             part.set_requires_gradient_sync(last or zero_stage >= 2, recurse=False)
             part.set_requires_all_reduce(last, recurse=False)

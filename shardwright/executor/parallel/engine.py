@@ -32,12 +32,12 @@ class _Runner(Protocol):
 
 
 class Engine:
-    """This rank's part of a model under a plan. Made by `build_engine`.
+    """This rank's part of a model under a plan. `build_engine` makes it.
 
-    `model_parts` are this rank's stages in order; their parameters are named as in the whole Hugging Face model.
-    Rank `dp_rank` of `dp_size` reads its own `micro_batch * microbatches` sequences of each global batch.
-    `tied_names` maps the name of a weight that is another's copy to the other's name: with tied embeddings in a
-    pipeline the last stage holds such a copy.
+    `model_parts` are this rank's stages in order. Their parameters are named as in the whole Hugging Face model. Rank
+    `dp_rank` of `dp_size` reads its own `micro_batch * microbatches` sequences of each global batch. `tied_names` maps
+    the name of a copied weight to the name of its original. With tied embeddings in a pipeline the last stage holds
+    such a copy.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Engine:
     def forward_backward(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Accumulate the gradients of the mean loss over the global batch's tokens, and return that loss.
 
-        `inputs` and `labels` are int64 of shape (micro_batch * microbatches, seq_len), this data-parallel rank's
-        share; `labels[i, t]` is the token that follows `inputs[i, t]`, or -100 to leave it out. The same inputs go to
-        every pp and tp rank of the data-parallel rank. The loss is a scalar, equal on all ranks.
+        `inputs` and `labels` are int64 of shape (micro_batch * microbatches, seq_len), this data-parallel rank's share.
+        `labels[i, t]` is the token that follows `inputs[i, t]`, or -100 to ignore it. Every pp and tp rank of the
+        data-parallel rank gets the same inputs. The loss is a scalar, equal on all ranks.
 
         Raises:
-            SpecError: a tensor of another shape.
+            SpecError: a tensor has another shape.
         """
         for name, tensor in (("inputs", inputs), ("labels", labels)):
             if tuple(tensor.shape) != self._shape:
@@ -88,10 +88,10 @@ class Engine:
         return loss / (self.dp_size * mesh.tp)
 
     def clip_gradients(self, max_norm: float | None) -> float:
-        """Scale all gradients so that their global L2 norm is at most `max_norm` (None: leave them).
+        """Scale all gradients so that their global L2 norm is at most `max_norm` (None: do not scale).
 
-        Returns the norm before scaling: over every parameter of the model, a tied weight counted once; equal on all
-        ranks. A norm that is not finite is returned as it is, and nothing is scaled.
+        Returns the norm before scaling, over every parameter of the model, with a tied weight counted once. It is equal
+        on all ranks. A norm that is not finite is returned unchanged, and nothing is scaled.
         """
         device = torch.device(self.mesh.device_type)
         ranks_per_stage = self.mesh.size() // self._plan.mesh.pp
@@ -102,7 +102,7 @@ class Engine:
         return norm
 
     def zero_gradients(self) -> None:
-        """Forget the gradients of the step before."""
+        """Delete the gradients of the previous step."""
         for part in self.model_parts:
             part.zero_grad(set_to_none=True)
 
@@ -110,12 +110,12 @@ class Engine:
 def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Engine:
     """Build this rank's part of the plan's model with initial weights drawn from `seed`.
 
-    The default process group is up, on a backend for `device`; its ranks are the plan's, numbered as in
-    `costmodel.plan.Mesh`. Weights are the same under every plan (on devices of one type).
+    The default process group must exist, on a backend for `device`. Its ranks are those of the plan, numbered as in
+    `specs.Mesh`. Weights are the same under every plan (on devices of one type).
 
     Raises:
-        SpecError: what is not run yet, another number of ranks than the plan's, an unsupported model, or a plan that does
-            not fit it or asks for what a split backward does not run with.
+        SpecError: the plan has a choice that is not run yet, or another number of ranks; the model is not supported, or
+            the plan does not fit it; a split backward does not run with the plan.
     """
     check_can_run(plan_file)
     plan = plan_file.plan
@@ -170,13 +170,14 @@ def _example(*shape: int, dtype: torch.dtype) -> Tensor:
 
 
 def _own_vocabulary(plan: Plan, mesh: DeviceMesh, vocab_size: int) -> int:
-    """Rows of the vocabulary on this tp rank: DTensor cuts like `torch.chunk`, so the last rank may hold fewer."""
+    """Return the rows of the vocabulary on this tp rank. DTensor cuts like
+    `torch.chunk`, so the last rank may hold fewer."""
     chunk = -(-vocab_size // plan.mesh.tp)
     return max(0, min(chunk, vocab_size - chunk * mesh.get_local_rank("tp")))
 
 
 def _tied_copy(stages: Mapping[int, StageModule], skeleton: Skeleton) -> nn.Parameter | None:
-    """This rank's copy of a weight that the first and the last stage share."""
+    """Return this rank's copy of a weight that the first and the last stage share."""
     for stage in stages.values():
         for path in (skeleton.family.embedding, skeleton.family.head):
             if (module := stage.part(path)) is not None:

@@ -10,14 +10,14 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.parallel import loss_parallel
 
 IGNORED_LABEL = -100
-"""A label that takes no part in the loss, as in torch's `cross_entropy`."""
+"""A label that the loss ignores, as in torch's `cross_entropy`."""
 
 
 class TokenLoss:
-    """The part of one microbatch in the step's loss: its summed cross-entropy times `scale`.
+    """One microbatch's part of the step's loss: its summed cross-entropy times `scale`.
 
-    `scale` is set for each step (data-parallel ranks / tokens in the global batch): gradients are averaged over the
-    data-parallel ranks, so they come out as those of the mean over the global batch's tokens.
+    `scale` is set for each step: data-parallel ranks / tokens in the global batch. Gradients are averaged over the
+    data-parallel ranks, so they equal those of the mean over the global batch's tokens.
     """
 
     def __init__(self, *, vocab_size: int, tp_mesh: DeviceMesh | None) -> None:
@@ -26,7 +26,7 @@ class TokenLoss:
         self.scale = 1.0
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss, of logits (batch, sequence, vocabulary / tp) and labels (batch, sequence)."""
+        """Return the scalar loss of logits (batch, sequence, vocabulary / tp) and labels (batch, sequence)."""
         logits = logits.float().flatten(0, 1)
         if self.tp_mesh is not None:
             shape = torch.Size((logits.shape[0], self.vocab_size))

@@ -22,7 +22,7 @@ from .split_backward import SplitBackwardSchedule
 
 
 class _AnyMicrobatches(Schedule1F1B):
-    """1F1B of any number of microbatches: torch's refuses fewer than stages, though it runs them in the right order."""
+    """1F1B of any number of microbatches. torch's refuses fewer than stages, though it runs them in the right order."""
 
     def __init__(self, stage: PipelineStage, n_microbatches: int, *, loss_fn: TokenLoss, scale_grads: bool) -> None:
         PipelineScheduleSingle.__init__(self, stage, n_microbatches, loss_fn=loss_fn, scale_grads=scale_grads)
@@ -36,10 +36,10 @@ _SCHEDULES: dict[ScheduleName, Any] = {
 
 
 class _SyncedStage(PipelineStage):
-    """A pipeline stage whose gradients are reduced as the plan's ZeRO stages say.
+    """A pipeline stage whose gradients are reduced as the plan's ZeRO stages require.
 
     torch's own stage treats every FSDP module alike: nothing is freed or reduced before the last backward pass. It
-    sees none here, because the module is wrapped, and the plan's own rule is set up before each backward pass.
+    finds none here, because the module is wrapped. The plan's own rule is set up before each backward pass.
     """
 
     def __init__(self, sync: GradientSync, stage: StageModule, *args: Any, **options: Any) -> None:
@@ -97,7 +97,7 @@ class Pipeline:
             )
             for index, stage in stages.items()
         ]
-        # The loss is already each microbatch's share of the step's, so that gradients are not scaled.
+        # The loss is already each microbatch's share of the step's loss, so gradients are not scaled.
         self._schedule: Any
         if split:
             self._schedule = SplitBackwardSchedule(plan, chunks, loss, scale_grads=False)
@@ -107,11 +107,12 @@ class Pipeline:
             self._schedule = schedule(given, plan.microbatches, loss_fn=loss, scale_grads=False)
 
     def run(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Accumulate gradients of (microbatches * micro_batch, sequence) tokens; the summed loss of this rank."""
+        """Accumulate gradients of (microbatches * micro_batch, sequence)
+        tokens; return the summed loss of this rank."""
         losses: list[Tensor] = []
         with self._loss.active():
             self._schedule.step(
-                *([inputs.contiguous()] if self._first else []),  # a stage minds the strides of what it is given
+                *([inputs.contiguous()] if self._first else []),  # a stage checks the strides of its input
                 target=labels if self._last else None,
                 losses=losses if self._last else None,
                 return_outputs=False,
@@ -120,13 +121,14 @@ class Pipeline:
 
 
 class TiedEmbedding:
-    """The embedding that the first stage looks tokens up in and the last stage computes logits with.
+    """The embedding that the first stage reads for its tokens and the last stage for its logits.
 
-    Both stages hold it. Each gathers a part of its gradient; the sum of the two makes equal updates of equal copies.
+    Both stages hold it, and each accumulates part of its gradient. With the sum of the two, equal copies get equal
+    updates.
     """
 
     def __init__(self, plan: Plan, mesh: DeviceMesh, copy: nn.Parameter) -> None:
-        """`copy` is this rank's copy. Made on the ranks of the first and of the last stage only."""
+        """`copy` is this rank's copy. This is made only on the ranks of the first and of the last stage."""
         self._copy = copy
         self._device = torch.device(mesh.device_type)
         ranks_per_stage = mesh.size() // plan.mesh.pp
@@ -136,13 +138,14 @@ class TiedEmbedding:
 
     @contextlib.contextmanager
     def summed(self) -> Iterator[None]:
-        """Around a step's backward passes: adds up what the two copies gathered in it, once it is reduced."""
-        earlier, self._copy.grad = self._copy.grad, None  # of steps before, and already summed
+        """Wrap a step's backward passes, and then add the gradients of the
+        two copies from it, once they are reduced."""
+        earlier, self._copy.grad = self._copy.grad, None  # of earlier steps, already summed
         yield
         gradient = self._copy.grad
         assert gradient is not None, "both stages compute with the embedding in every step"
         local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
-        total = local.to(self._device)  # an offloaded gradient lies on the host, which NCCL does not reach
+        total = local.to(self._device)  # an offloaded gradient is on the host, which NCCL cannot reach
         dist.all_reduce(total, group=self._group)
         if total is not local:
             local.copy_(total)

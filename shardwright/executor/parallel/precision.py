@@ -1,4 +1,4 @@
-"""Which number formats the engine computes in."""
+"""The number formats that the engine computes in."""
 
 import torch
 
@@ -10,10 +10,10 @@ GRADIENT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:
-    """Refuse formats the engine cannot train in, and let fp32 matmuls use tensor cores where tf32 asks for it.
+    """Refuse formats that the engine cannot train in, and let fp32 matmuls use tensor cores for tf32.
 
     Raises:
-        SpecError: fp16, whose gradients need loss scaling, or tf32 away from a GPU.
+        SpecError: fp16, whose gradients need loss scaling, or tf32 without a GPU.
     """
     if precision.compute not in COMPUTE_DTYPES:
         raise SpecError(

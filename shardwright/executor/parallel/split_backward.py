@@ -1,4 +1,4 @@
-"""Schedules whose backward passes are split into input and weight gradients: what of them can run, and how."""
+"""Schedules whose backward passes are split into input and weight gradients: which of them can run, and how."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ from .loss import TokenLoss
 
 
 def check_split_backward(plan: Plan, *, tied: bool) -> None:
-    """Refuse what a split backward does not run with. `tied`: embedding and head share their weights.
+    """Refuse choices with which a split backward does not run. `tied`: embedding and head share their weights.
 
-    torch computes the weights' gradients outside of the backward hooks that FSDP reduces in, so they are reduced by hand
-    once a step, as under ZeRO-1; and a recomputed layer would be computed again for every weight.
+    torch computes the gradients of weights outside the backward hooks in which FSDP reduces. They are reduced
+    explicitly once a step, as under ZeRO-1. A recomputed layer would be computed again for every weight.
 
     Raises:
-        SpecError: one line naming what to change.
+        SpecError: one line that names what to change.
     """
     if not splits_backward(plan.schedule) or plan.mesh.pp == 1:
         return
@@ -39,10 +39,10 @@ def check_split_backward(plan: Plan, *, tied: bool) -> None:
 
 
 class SplitBackwardSchedule(_PipelineScheduleRuntime):
-    """torch's pipeline runtime over the orders of `make_schedule`, which are those that the cost model simulates.
+    """torch's pipeline runtime over the orders of `make_schedule`, which the cost model simulates.
 
-    The stages are torch's own and their modules FSDP modules, so that the runtime gathers parameters before the first
-    forward and reduces gradients after the last weight gradient.
+    The stages are torch's own and their modules are FSDP modules. The runtime therefore gathers parameters before the
+    first forward, and reduces gradients after the last weight gradient.
     """
 
     def __init__(self, plan: Plan, stages: list[PipelineStage], loss: TokenLoss, **options: Any) -> None:

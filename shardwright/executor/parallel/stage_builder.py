@@ -29,7 +29,7 @@ from .data_parallel import DataParallel
 
 @dataclass(frozen=True)
 class StageBuilder:
-    """Builds the stages of one rank, a layer at a time, so that no more than one whole layer is held in full."""
+    """Builds the stages of one rank, one layer at a time, so that never more than one layer is held unsharded."""
 
     plan_file: PlanFile
     skeleton: Skeleton
@@ -39,7 +39,7 @@ class StageBuilder:
     seed: int
 
     def build(self, stage_index: int) -> StageModule:
-        """Stage `stage_index` of the plan with this rank's part of its initial weights."""
+        """Build stage `stage_index` of the plan with this rank's part of its initial weights."""
         plan = self.plan_file.plan
         first_layer = sum(stage.layer_count for stage in plan.stages[:stage_index])
         strategies = list(plan.stages[stage_index].each_layer())
@@ -62,7 +62,8 @@ class StageBuilder:
         return stream_layout(sequence_parallel=self.plan_file.plan.sequence_parallel)
 
     def _build_ends(self, stage: StageModule) -> None:
-        """Embedding, final norm and head. Untied, embedding and head are sharded apart, tied ones with the root."""
+        """Build embedding, final norm and head. Untied, embedding and head are
+        sharded separately; tied, with the root."""
         family, zero_stage = self.skeleton.family, self.plan_file.plan.zero_stage
         if rotary := stage.part(family.rotary):
             self._materialise(rotary, family.rotary)
@@ -83,7 +84,8 @@ class StageBuilder:
         if embedding is not None:
             self.data_parallel.shard(embedding, zero_stage=zero_stage)
         if norm is not None and head is not None:
-            # the backward pass begins with these, so freeing them after the forward pass would gather them at once again
+            # the backward pass begins with these: if they were freed after the forward, it would gather them again at
+            # once
             self.data_parallel.shard([norm, head], zero_stage=min(zero_stage, 2))
 
     def _build_head(self, head: nn.Module, embedding: nn.Module | None) -> None:
@@ -98,7 +100,7 @@ class StageBuilder:
             head.weight = embedding.weight
         self._divide(head, vocabulary_parallel_head(self._stream))
         if self.skeleton.tied and embedding is not None:
-            head.weight = embedding.weight  # dividing made a parameter anew
+            head.weight = embedding.weight  # tensor parallelism made a new parameter
 
     def _materialise(self, module: nn.Module, path: str | None) -> None:
         assert path is not None

@@ -1,4 +1,4 @@
-"""A run from the outside: checked, started under torchrun or here, watched, ended."""
+"""A run seen by its launcher: checked, started under torchrun or in this process, watched, ended."""
 
 from .launching import launch
 

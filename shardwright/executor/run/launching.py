@@ -1,4 +1,4 @@
-"""Start a plan's run: check everything first, then train here or start torchrun."""
+"""The start of a plan's run: check everything first, then train in this process or start torchrun."""
 
 import os
 from collections.abc import Callable
@@ -21,16 +21,17 @@ MOST_CPU_RANKS = 8
 
 
 def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], None] = print) -> Measurement:
-    """Train with the plan in `plan_path`; returns the measurement, which also lies in `options.out`.
+    """Train with the plan in `plan_path`; return the measurement, which is also written to `options.out`.
 
     Everything that can be checked is checked before a process starts or a file is written. In a process that torchrun
-    started (RANK is set) this rank trains right here; else torchrun is started with one process a rank. `progress`
-    receives the lines that rank 0 tells. A folder that holds the finished run returns its measurement again.
+    started (RANK is set) this rank trains in this process. Otherwise torchrun is started with one process for each
+    rank. `progress` receives the lines that rank 0 tells. If the folder holds the finished run, its measurement is
+    returned again.
 
     Raises:
-        SpecError: the plan, options, data or folder don't serve.
+        SpecError: the plan, options, data or folder are not valid for the run.
         RunFailedError: the run began and a rank failed.
-        SystemExit: with 2, instead of a SpecError that rank 0 raises as well, on the other ranks of a torchrun.
+        SystemExit: with 2, on the other ranks of a torchrun, instead of a SpecError that rank 0 also raises.
     """
     leads, folder = os.environ.get("RANK", "0") == "0", RunFolder(options.out.absolute())
     try:
@@ -52,7 +53,7 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
         progress(f"{folder.path}: already holds all {options.steps} steps; give more steps to go on")
         return read_measurement(folder.measurement)
     if plan_file.cluster.node.device.kind == "gpu" and not torch.cuda.is_available() and leads:
-        progress("no GPU here: training on this machine's CPUs, for which the plan's prediction is not meant")
+        progress("no GPU here: training on this machine's CPUs; the plan's prediction is for GPUs")
     if not leads:
         return run_rank(plan_file, options, folder, progress)
     with folder.locked():
@@ -64,7 +65,7 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
 
 
 def _from_anywhere(options: RunOptions) -> RunOptions:
-    """The same options with absolute paths, for workers need not start in this folder."""
+    """Return the same options with absolute paths, because workers may start in another folder."""
     absolute = {
         "out": options.out.absolute(),
         "data": tuple(path.absolute() for path in options.data),
@@ -74,9 +75,11 @@ def _from_anywhere(options: RunOptions) -> RunOptions:
 
 
 def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
-    """Raises:
-    SpecError: what the engine does not run yet, not enough ranks, a batch that isn't the training's, a model that the
-        engine doesn't train, or what a split backward doesn't run with.
+    """Check the plan against the engine, the ranks and its training.
+
+    Raises:
+        SpecError: the engine does not run or train a choice or the model yet; there are too few ranks; the batch is not
+            that of the training; a split backward does not run with the plan.
     """
     check_can_run(plan_file)
     plan, training = plan_file.plan, plan_file.training
@@ -93,7 +96,7 @@ def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
 
 
 def _offered_ranks(plan_file: PlanFile, options: RunOptions) -> tuple[int, str]:
-    """How many ranks there are to run on, and the words that lead to that number."""
+    """Return the number of available ranks, and words for a message that say why."""
     if "RANK" in os.environ:
         return int(os.environ["WORLD_SIZE"]), "torchrun was started with"
     if plan_file.cluster.node.device.kind == "gpu" and torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""One rank's run: its device, its process group, the training in it."""
+"""The run of one rank: its device, its process group, the training in it."""
 
 import os
 from collections.abc import Callable
@@ -18,10 +18,10 @@ from shardwright.specs import Measurement
 def run_rank(
     plan_file: PlanFile, options: RunOptions, folder: RunFolder, progress: Callable[[str], None]
 ) -> Measurement:
-    """Join the process group that torchrun's environment describes, train, leave it. Rank 0 tells `progress`.
+    """Join the process group of torchrun's environment, train, and leave it. Rank 0 reports to `progress`.
 
     Raises:
-        SpecError: the plan, the options or the data don't serve.
+        SpecError: the plan, the options or the data are not valid for the run.
         RunFailedError: training diverged.
     """
     device = pick_device(plan_file)
@@ -37,14 +37,14 @@ def run_rank(
 
 
 def pick_device(plan_file: PlanFile) -> torch.device:
-    """This rank's GPU where the plan is for GPUs and the machine has them, else the CPU."""
+    """Return this rank's GPU where the plan is for GPUs and the machine has them, else the CPU."""
     if plan_file.cluster.node.device.kind == "gpu" and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 
 
 def _join_process_group(device: torch.device) -> None:
-    """A restarted attempt gets a store of its own: the old one still holds the addresses of ranks that are gone."""
+    """Join the process group. A restarted attempt gets a new store: the old one holds addresses of lost ranks."""
     store, rank, world_size = next(iter(rendezvous("env://")))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

@@ -1,4 +1,4 @@
-"""torchrun as a child process: one worker a rank, ended with this process, its failures told in one line."""
+"""torchrun as a child process: one worker for each rank, ended with this process, failures reported in one line."""
 
 import contextlib
 import os
@@ -17,10 +17,11 @@ _STOP_SECONDS = 20.0
 
 
 def run_torchrun(folder: RunFolder, ranks: int, restarts: int, progress: Callable[[str], None]) -> None:
-    """Run the prepared folder's workers to their end; lost ones are started again, all of them, `restarts` times.
+    """Run the prepared folder's workers to their end. When some are lost, all are started again, up to `restarts`
+    times.
 
     Raises:
-        SpecError, RunFailedError: a rank left a failure, or ended without a word.
+        SpecError, RunFailedError: a rank left a failure, or ended without one.
     """
     folder.logs.mkdir(parents=True, exist_ok=True)
     with (
@@ -32,7 +33,7 @@ def run_torchrun(folder: RunFolder, ranks: int, restarts: int, progress: Callabl
         reader.start()
         while process.poll() is None:
             failure = first_failure(folder.failures)
-            if failure is not None and failure.kind == "spec":  # no restart mends it
+            if failure is not None and failure.kind == "spec":  # a restart cannot correct it
                 break
             time.sleep(_POLL_SECONDS)
         else:
@@ -47,7 +48,7 @@ def _raise_failure(folder: RunFolder) -> None:
         said = _last_words(folder)
         why = f"; its stderr ends with '{said}'" if said else ", killed perhaps for want of memory"
         raise RunFailedError(
-            f"a rank ended without leaving a failure{why}; see {folder.logs}, and start again to continue from the newest checkpoint"
+            f"a rank ended without a message{why}; see {folder.logs}, and start again to continue from the newest checkpoint"
         )
     if failure.kind == "spec":
         raise SpecError(failure.message)
@@ -55,7 +56,8 @@ def _raise_failure(folder: RunFolder) -> None:
 
 
 def _last_words(folder: RunFolder) -> str:
-    """The last line of a worker's stderr in the newest attempt: what a library said that ended the process by itself."""
+    """Return the last line of a worker's stderr in the newest attempt: the
+    message of a library that ended the process."""
     attempts = sorted(folder.logs.glob("*/attempt_*"), key=lambda path: path.stat().st_mtime)
     if not attempts:
         return ""
@@ -65,9 +67,10 @@ def _last_words(folder: RunFolder) -> str:
 
 
 def _command(folder: RunFolder, ranks: int, restarts: int) -> list[str]:
-    """Workers' stderr goes to files: what a user should read is told once, in one line, by the launcher."""
+    """Return torchrun's command. Workers' stderr goes to files; the launcher
+    tells the user the cause once, in one line."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    # a machine's name need not resolve, on a laptop or in a container
+    # a machine's name may not resolve, on a laptop or in a container
     address = ["--local-addr=127.0.0.1"]
     logs = [f"--max-restarts={restarts}", f"--log-dir={folder.logs}", "--redirects=2"]
     return [*torchrun, *address, *logs, "-m", "shardwright.executor.run.worker", str(folder.path)]
@@ -75,10 +78,10 @@ def _command(folder: RunFolder, ranks: int, restarts: int) -> list[str]:
 
 @contextlib.contextmanager
 def _running(command: list[str], ranks: int, log: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
-    """The process while the block runs; ended with the block, also by Ctrl-C or SIGTERM.
+    """Run the process within the block; it ends with the block, also by Ctrl-C or SIGTERM.
 
-    PYTHONSAFEPATH: a folder `executor` or `profiler` where the user happens to stand is not imported. The session of
-    its own keeps Ctrl-C from reaching the workers except through here.
+    With PYTHONSAFEPATH a folder `executor` or `profiler` in the user's working directory is not imported. In their own
+    session, workers get Ctrl-C only from us.
     """
     environment = os.environ | {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(threads_per_rank(ranks))}
     with ended_by_sigterm():
@@ -92,7 +95,7 @@ def _running(command: list[str], ranks: int, log: IO[bytes]) -> Iterator[subproc
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
-    """torchrun passes SIGTERM on to its workers; workers that outlive it end by themselves."""
+    """Stop torchrun, which passes SIGTERM on to its workers. Workers that outlive it end by themselves."""
     if process.poll() is not None:
         return
     process.terminate()

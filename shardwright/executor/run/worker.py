@@ -1,4 +1,4 @@
-"""What each rank runs: `python -m shardwright.executor.run.worker FOLDER`, started by torchrun."""
+"""The program of each rank: `python -m shardwright.executor.run.worker FOLDER`, started by torchrun."""
 
 import os
 import sys
@@ -16,7 +16,8 @@ _WATCH_SECONDS = 0.5
 
 
 def main(arguments: list[str]) -> int:
-    """Run one rank of the run in the folder given; its exit code. A failure is left in the folder for the launcher."""
+    """Run one rank of the run in the given folder; return its exit code. A failure
+    is written to the folder for the launcher."""
     folder = RunFolder(Path(arguments[0]))
     _end_with_launcher(folder)
     try:
@@ -24,7 +25,7 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         try:
             record_failure(folder.failures, int(os.environ["RANK"]), error)
-        except OSError:  # on a full disk the launcher's pipe is left
+        except OSError:  # on a full disk only the launcher's pipe is left
             print(f"rank {os.environ['RANK']} failed: {error}", flush=True)
         traceback.print_exc()
         return 2 if isinstance(error, SpecError) else 1
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _end_with_launcher(folder: RunFolder) -> None:
-    """End this process when its parent or the launcher is gone: both may be killed without a chance to pass it on."""
+    """End this process when its parent or the launcher is gone. Both may be killed without a chance to tell us."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -47,5 +48,5 @@ if __name__ == "__main__":
     code = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    # gloo leaves threads behind that abort ("terminate called") an interpreter which takes itself down in order
+    # gloo's remaining threads abort ("terminate called") an interpreter that shuts down normally
     os._exit(code)

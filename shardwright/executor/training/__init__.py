@@ -1,4 +1,5 @@
-"""The training loop of one rank and what it reads and leaves: data, optimizer, checkpoints, the run's folder, the measurement."""
+"""The training loop of one rank with its inputs and outputs: data, optimizer,
+checkpoints, the run's folder, the measurement."""
 
 from .run_folder import RunFolder, RunIdentity, plan_digest
 from .trainer import Trainer, open_plan_batches

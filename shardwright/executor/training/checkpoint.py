@@ -1,7 +1,7 @@
-"""Checkpoints: parameters and optimizer state by parameter name, so that any plan of the same model can take them up.
+"""Checkpoints: parameters and optimizer state by parameter name, which any plan of the same model can load.
 
-A checkpoint is a folder `step-000010` of safetensors files and `checkpoint.json`. torch's distributed checkpoint
-writes its usual form with a pickled index; this one has none, so that reading a checkpoint cannot run code from it.
+A checkpoint is a folder `step-000010` of safetensors files and `checkpoint.json`. torch's distributed checkpoint has a
+pickled index; this one has none, so that reading a checkpoint cannot run code from it.
 """
 
 import json
@@ -31,7 +31,8 @@ _UNREAD_CONFIG_KEYS = ("_name_or_path", "architectures", "transformers_version",
 
 
 class Manifest(Spec):
-    """What a checkpoint holds; its presence in a folder says that the folder is complete. `files`: bytes by name."""
+    """The contents of a checkpoint. Its presence in a folder means that the
+    folder is complete. `files`: bytes by name."""
 
     kind: Literal["shardwright-checkpoint"] = "shardwright-checkpoint"
     schema_version: Literal[1] = 1
@@ -46,9 +47,9 @@ class Manifest(Spec):
 
 
 class Trainee(NamedTuple):
-    """What a checkpoint is taken of: this rank's stages and their optimizer.
+    """The contents of a checkpoint on this rank: its stages and their optimizer.
 
-    `tied` leads from the name of a tied parameter to the one it is kept under: under pipeline parallelism the first
+    `tied` maps the name of a tied parameter to the name under which it is saved. Under pipeline parallelism the first
     and the last stage have a copy each.
     """
 
@@ -58,7 +59,7 @@ class Trainee(NamedTuple):
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The complete checkpoint of the highest step in `folder`, or None."""
+    """Return the complete checkpoint of the highest step in `folder`, or None."""
     complete = _complete_checkpoints(folder)
     return complete[-1] if complete else None
 
@@ -69,7 +70,8 @@ def _complete_checkpoints(folder: Path) -> list[Path]:
 
 
 def read_manifest(checkpoint: Path, plan_file: PlanFile) -> Manifest:
-    """The manifest of a checkpoint that `plan_file`'s model can take up. Reads no tensor and needs no process group.
+    """Return the manifest of a checkpoint that `plan_file`'s model can load. Reads no tensor and needs no process
+    group.
 
     Raises:
         SpecError: no complete checkpoint, a foreign or damaged file in it, or one of another model or optimizer.
@@ -112,12 +114,13 @@ def _config_difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
 
 
 def save_checkpoint(folder: Path, trainee: Trainee, manifest: Manifest, *, keep: int) -> Path:
-    """Write `folder/step-NNNNNN` whole or not at all, then remove all but the newest `keep`. Called on every rank.
+    """Write `folder/step-NNNNNN` completely or not at all, then remove all but the newest `keep`. Every rank calls
+    this.
 
     `manifest.files` is filled in here.
 
     Raises:
-        RunFailedError: the disk is full, say.
+        RunFailedError: the checkpoint cannot be written, for example on a full disk.
     """
     final = folder / f"step-{manifest.step:06d}"
     partial = folder / f".{final.name}.partial"
@@ -147,10 +150,10 @@ def save_checkpoint(folder: Path, trainee: Trainee, manifest: Manifest, *, keep:
 
 
 def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> None:
-    """Bring parameters and optimizer to the checkpoint's state, whatever plan wrote it. Called on every rank.
+    """Load parameters and optimizer from a checkpoint of any plan. Every rank calls this.
 
     Raises:
-        SpecError: what `read_manifest` refuses, tensors that are damaged, or names and shapes of another model.
+        SpecError: `read_manifest` refuses it, tensors are damaged, or names and shapes are of another model.
     """
     read_manifest(checkpoint, plan_file)
     _create_state(trainee.optimizer)
@@ -161,7 +164,7 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
         _check_coverage(metadata, checkpoint)
     except SpecError:
         raise
-    except Exception as error:  # safetensors, json and torch each raise their own kinds for a damaged header
+    except Exception as error:  # safetensors, json and torch each raise their own errors for a damaged header
         detail = " ".join(str(error).split())
         raise SpecError(f"{checkpoint}: is damaged ({detail}); give another checkpoint") from None
     _check_tensors(metadata, wanted, checkpoint)
@@ -172,14 +175,14 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
 
 
 def _first_cause(error: CheckpointException) -> str:
-    """One line of what the first rank met; torch collects all ranks' errors, tracebacks and all."""
+    """Return the first rank's error in one line; torch collects all ranks' errors with their tracebacks."""
     rank, (cause, _) = min(error.failures.items())
     said = getattr(cause, "strerror", None) or str(cause)
     return f"rank {rank}: {' '.join(said.split())}"
 
 
 def _tensors(trainee: Trainee) -> dict[str, torch.Tensor]:
-    """This rank's parameters as `model.NAME` and their optimizer state as `optimizer.NAME.KIND`."""
+    """Return this rank's parameters as `model.NAME` and their optimizer state as `optimizer.NAME.KIND`."""
     tensors: dict[str, torch.Tensor] = {}
     for full_name, parameter in (named for part in trainee.parts for named in part.named_parameters()):
         name = trainee.tied.get(full_name, full_name)
@@ -191,7 +194,8 @@ def _tensors(trainee: Trainee) -> dict[str, torch.Tensor]:
 
 
 def _file_of_each(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """Which of a rank's files, from 1, each tensor of the model goes to: files are built in memory, so they stay small."""
+    """Assign each tensor of the model to one of a rank's files, from 1. Files
+    are built in memory, so they stay small."""
     local = {name: _local_bytes(tensor) for name, tensor in tensors.items()}
     everyone: list[dict[str, int]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(everyone, local)
@@ -213,7 +217,8 @@ def _local_bytes(tensor: torch.Tensor) -> int:
 
 
 def _create_state(optimizer: torch.optim.Optimizer) -> None:
-    """Let the optimizer create its state, which it does at its first step; a step of rate zero changes no parameter."""
+    """Make the optimizer create its state, which happens at its first step.
+    A step of rate zero changes no parameter."""
     rates = [group["lr"] for group in optimizer.param_groups]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for parameter in parameters:
@@ -227,7 +232,7 @@ def _create_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _check_coverage(metadata: Metadata, checkpoint: Path) -> None:
-    """Refuse tensors whose pieces don't add up: torch would leave the rest as it was, without a word."""
+    """Refuse tensors whose pieces are incomplete. torch would silently leave the missing elements unchanged."""
     for name, tensor in metadata.state_dict_metadata.items():
         assert isinstance(tensor, TensorStorageMetadata)  # safetensors hold nothing else
         held = sum(math.prod(chunk.sizes) for chunk in tensor.chunks)
@@ -238,7 +243,7 @@ def _check_coverage(metadata: Metadata, checkpoint: Path) -> None:
 
 
 def _check_tensors(metadata: Metadata, wanted: dict[str, torch.Tensor], checkpoint: Path) -> None:
-    """Compare with all ranks' tensors, so that every rank sees the same mistake and raises."""
+    """Compare with all ranks' tensors, so that every rank finds the same mistake and raises."""
     everyone: list[dict[str, tuple[int, ...]]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(everyone, {name: tuple(tensor.shape) for name, tensor in wanted.items()})
     ours = {name: shape for part in everyone for name, shape in part.items()}

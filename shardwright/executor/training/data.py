@@ -1,4 +1,4 @@
-"""Batches: which tokens each step trains on, the same under every plan."""
+"""Batches: the tokens of each step, the same under every plan."""
 
 import hashlib
 import sysconfig
@@ -18,12 +18,12 @@ _FEISTEL_ROUNDS = 4
 class Batches:
     """The global batch of a step, as a pure function of (seed, step, data).
 
-    The stream is cut into windows of `seq_len` + 1 tokens that overlap by one; each epoch takes every window once, in
-    an order of its own. The sequences of step k are the k-th `global_batch` windows of that order, and data-parallel
-    rank r takes the r-th contiguous slice of them, so that plans with different meshes see the same steps.
+    The stream is cut into windows of `seq_len` + 1 tokens that overlap by one. Each epoch takes every window once, in
+    its own order. The sequences of step k are the k-th `global_batch` windows of that order. Data-parallel rank r takes
+    the r-th contiguous slice of them, so plans with different meshes see the same steps.
 
     Raises:
-        SpecError: the data holds not even one window.
+        SpecError: the data holds less than one window.
     """
 
     def __init__(self, stream: TokenStream, *, seq_len: int, global_batch: int, seed: int) -> None:
@@ -39,7 +39,8 @@ class Batches:
         return self._stream.digest
 
     def at(self, step: int, *, dp_rank: int = 0, dp_size: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and labels of one data-parallel rank in `step` (from 1): both (global_batch / dp_size, seq_len), int64.
+        """Return inputs and labels of one data-parallel rank in `step` (from 1): both (global_batch / dp_size,
+        seq_len), int64.
 
         A label is the token after the input at its place.
         """
@@ -55,10 +56,10 @@ class Batches:
 
 
 def shuffled(place: int, count: int, *, key: str) -> int:
-    """Where `place` goes in the permutation of range(count) that `key` names; needs no table, however large the count.
+    """Return the image of `place` in the permutation of range(count) that `key` names. It needs no table for any count.
 
-    A balanced Feistel network over the next power of four, walked until it lands inside the range (Black and Rogaway
-    2002, section 4: cycle walking).
+    A balanced Feistel network over the next power of four is repeated until the result is inside the range (Black and
+    Rogaway 2002, section 4: cycle walking).
     """
     half_bits = max(1, (max(count - 1, 1).bit_length() + 1) // 2)
     mask = (1 << half_bits) - 1
@@ -73,7 +74,7 @@ def shuffled(place: int, count: int, *, key: str) -> int:
 
 
 def open_batches(options: RunOptions, *, seq_len: int, global_batch: int, vocab_size: int) -> Batches:
-    """The batches that `options` ask for.
+    """Return the batches that `options` request.
 
     Raises:
         SpecError: a path is missing or empty, its tokens don't fit the vocabulary, or there are too few.
@@ -96,7 +97,7 @@ def _open_stream(options: RunOptions, vocab_size: int) -> TokenStream:
 
 
 def _files_under(paths: tuple[Path, ...], *, pattern: str) -> list[Path]:
-    """Each file given, and the files below each folder given, hidden ones left out, in a fixed order."""
+    """Return each given file and the files below each given folder, without hidden ones, in a fixed order."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""What a run's numbers were measured on."""
+"""The machine and software of a run's measurement."""
 
 import platform
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ from shardwright.specs import Fingerprint
 
 
 def read_fingerprint(device: torch.device) -> Fingerprint:
-    """This machine, its software and the time."""
+    """Return this machine, its software and the time."""
     return Fingerprint(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model(),
         host=platform.node(),

@@ -12,7 +12,7 @@ import torch
 
 
 class MemoryPeak(NamedTuple):
-    """Bytes. `baseline`: in use before the model was built; `reserved`: by torch's allocator, None on a CPU."""
+    """Bytes. `baseline`: in use before the model was built. `reserved`: by torch's allocator, None on a CPU."""
 
     peak: int
     baseline: int
@@ -20,7 +20,8 @@ class MemoryPeak(NamedTuple):
 
 
 class StepMeter:
-    """Seconds of each step and of its parts; waits for the device at the end of each part, so that a part is its own work."""
+    """Seconds of each step and of its parts. It waits for the device at the end
+    of each part, so that work counts there."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -47,7 +48,7 @@ class StepMeter:
         return self._seconds[-1]
 
     def left_out(self, warmup_steps: int) -> int:
-        """How many first steps the timings leave out: `warmup_steps`, but never all of them."""
+        """Return how many first steps the timings leave out: `warmup_steps`, but never all of them."""
         return min(warmup_steps, len(self._seconds) - 1)
 
     def seconds_after(self, warmup_steps: int) -> list[float]:
@@ -78,7 +79,7 @@ class MemoryMeter:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out what the block needs for itself: writing a checkpoint is no part of a step's memory."""
+        """Leave out the memory of the block: writing a checkpoint is no part of a step."""
         self._earlier = self.read()
         yield
         self._forget()
@@ -91,13 +92,17 @@ class MemoryMeter:
 
 
 def _forget_resident_peak() -> None:
-    """Let the kernel count the peak from now on (proc(5), clear_refs): importing libraries can need more than training."""
+    """Reset the kernel's peak counter (proc(5), clear_refs), because
+    importing libraries can need more than training."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _resident_peak() -> int:
-    """VmHWM of this process; where there is no /proc, what it holds now. getrusage would count the parent's pages too."""
+    """Return VmHWM of this process, or its current memory where there is no /proc.
+
+    getrusage would also count the parent's pages.
+    """
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

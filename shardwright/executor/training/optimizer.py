@@ -1,4 +1,4 @@
-"""The optimizer that a plan's training asks for, and the learning rate of each step."""
+"""The optimizer of a plan's training, and the learning rate of each step."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,10 +13,11 @@ from shardwright.specs import OptimizerName
 
 
 def learning_rate_at(step: int, options: RunOptions) -> float:
-    """Learning rate of `step`, counted from 1: linear warm-up to the peak, then a cosine to its fraction at the last step.
+    """Return the learning rate of `step`, from 1: linear warm-up to the peak, then a cosine to its fraction at the last
+    step.
 
-    lr(s) = peak * s / W for s <= W, else peak * (f + (1 - f) (1 + cos(pi (s - W) / (S - W))) / 2), with W warm-up steps,
-    S steps and f the smallest fraction (Loshchilov and Hutter 2017, equation 5, without restarts).
+    lr(s) = peak * s / W for s <= W, else peak * (f + (1 - f) (1 + cos(pi (s - W) / (S - W))) / 2), with W warm-up
+    steps, S steps and f the smallest fraction (Loshchilov and Hutter 2017, equation 5, without restarts).
     """
     warmup, peak, lowest = (
         options.learning_rate_warmup_steps,
@@ -35,19 +36,19 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def build_optimizer(parts: Sequence[nn.Module], name: OptimizerName, options: RunOptions) -> torch.optim.Optimizer:
-    """AdamW, by torch's fused kernel on GPU and CPU alike, or SGD over all parameters of this rank's `parts`.
+    """Return AdamW, by torch's fused kernel on GPU and CPU alike, or SGD over all parameters of this rank's `parts`.
 
-    Weight decay acts on matrices only: norms and biases, all one-dimensional, have none.
+    Weight decay acts on matrices only. Norms and biases, all one-dimensional, have none.
     """
     groups = _groups((parameter for part in parts for parameter in part.parameters()), options.weight_decay)
     if name == "sgd":
-        # the fused kernel of SGD takes no DTensor
+        # the fused kernel of SGD does not accept DTensors
         return torch.optim.SGD(groups, lr=options.learning_rate, foreach=True)
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas, eps=options.eps, fused=True)
 
 
 def _groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """One group for each decay and mesh: a fused kernel takes a list of tensors of one mesh only."""
+    """Return one group for each decay and mesh, because a fused kernel takes tensors of one mesh only."""
     groups: dict[object, dict[str, Any]] = {}
     for parameter in parameters:
         if not parameter.requires_grad:

@@ -1,4 +1,4 @@
-"""The folder of one run: its plan, options, step records, checkpoints and measurement, and who may write there."""
+"""The folder of one run: plan, options, step records, checkpoints and measurement, and its lock."""
 
 import contextlib
 import fcntl
@@ -19,7 +19,7 @@ from .checkpoint import newest_checkpoint, read_manifest
 
 
 class RunIdentity(Spec):
-    """What makes a run the same run: its plan, data and seed. Learning rate or steps may change when it continues."""
+    """The identity of a run: its plan, data and seed. Learning rate or steps may change when it continues."""
 
     plan_digest: str
     data_digest: str
@@ -27,20 +27,20 @@ class RunIdentity(Spec):
 
 
 def plan_digest(plan_file: PlanFile) -> str:
-    """Digest of what a plan makes run: model, training and plan; not the estimate, nor the cluster it was planned for."""
+    """Return a digest of a plan's model, training and choices, without its estimate and its cluster."""
     content = plan_file.model_dump(mode="json", include={"model_config_json", "training", "plan"})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Start(NamedTuple):
-    """Where a run begins: after `step`, from `checkpoint`; None and 0 for the beginning."""
+    """The start of a run: after `step`, from `checkpoint`; None and 0 for the beginning."""
 
     checkpoint: Path | None
     step: int
 
 
 class RunFolder:
-    """Paths and records of the run in `path`; nothing here is overwritten by another run."""
+    """Paths and records of the run in `path`. Another run overwrites nothing here."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,8 +55,10 @@ class RunFolder:
         self._lock = path / ".lock"
 
     def check(self, identity: RunIdentity, options: RunOptions) -> None:
-        """Raises:
-        SpecError: the folder holds another run, one that `options` do not let continue, or files of something else.
+        """Check that this run may use the folder.
+
+        Raises:
+            SpecError: the folder holds another run, one that `options` do not let continue, or other files.
         """
         if self.path.exists() and not self.path.is_dir():
             raise SpecError(f"{self.path}: is a file; give a folder for the run")
@@ -64,7 +66,7 @@ class RunFolder:
             return
         if not self.identity.is_file():
             if any(entry.name != ".lock" for entry in self.path.iterdir()):
-                raise SpecError(f"{self.path}: holds files that are no run's; give an empty or a new folder")
+                raise SpecError(f"{self.path}: holds files that do not belong to a run; give an empty or a new folder")
             return
         held = RunIdentity.parse(read_json(self.identity), source=str(self.identity))
         for what, theirs, ours in (
@@ -82,12 +84,12 @@ class RunFolder:
             )
 
     def start(self, plan_file: PlanFile, options: RunOptions) -> Start:
-        """The newest checkpoint here, else the one `options` name, else the beginning.
+        """Return the newest checkpoint here, else the one that `options` name, else the beginning.
 
-        It may be at the last step only where the measurement lies beside it: a run that is finished.
+        It may be at the last step only where the measurement is beside it. Then the run is finished.
 
         Raises:
-            SpecError: the checkpoint can't be taken up, or is past what the options ask for.
+            SpecError: the checkpoint can't be loaded, or is past the requested steps.
         """
         own = newest_checkpoint(self.checkpoints)
         checkpoint = own or options.resume_from
@@ -104,10 +106,10 @@ class RunFolder:
         return read_measurement(self.measurement).steps[-1].step if self.measurement.is_file() else None
 
     def prepare(self, plan_file: PlanFile, options: RunOptions, identity: RunIdentity) -> None:
-        """Write plan, options and identity; forget the failures of an earlier try.
+        """Write plan, options and identity; delete the failures of an earlier attempt.
 
         Raises:
-            SpecError: what `check` refuses (another launcher may have come first), or the folder can't be written.
+            SpecError: `check` refuses (another launcher may have come first), or the folder can't be written.
         """
         self.check(identity, options)
         try:
@@ -127,7 +129,7 @@ class RunFolder:
         return RunOptions.parse(read_json(self.options), source=str(self.options))
 
     def read_steps(self) -> list[StepRecord]:
-        """The records so far; a last line that a kill cut short is left out."""
+        """Return the records so far, without a last line that a kill cut short."""
         if not self.steps.is_file():
             return []
         records = []
@@ -137,7 +139,7 @@ class RunFolder:
         return records
 
     def keep_steps_until(self, step: int) -> list[StepRecord]:
-        """Drop the records after `step`, which a resumed run takes again; returns those that stay."""
+        """Drop the records after `step`, which a resumed run writes again; return the others."""
         kept = [record for record in self.read_steps() if record.step <= step]
         write_whole(self.steps, "".join(record.model_dump_json() + "\n" for record in kept))
         return kept
@@ -151,7 +153,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for one launcher; the system lets go when it ends, however it ends.
+        """Lock the folder for one launcher. The system releases the lock at any end of the process.
 
         Raises:
             SpecError: another run is writing there, or the folder cannot be made.
@@ -163,13 +165,13 @@ class RunFolder:
             raise SpecError(f"{self.path}: cannot be written ({error.strerror or error})") from None
         with lock:
             if _held_elsewhere(lock, fcntl.LOCK_EX):
-                time.sleep(0.2)  # a worker may have been looking whether its launcher lives
+                time.sleep(0.2)  # a worker may hold the lock for a moment to check its launcher
                 if _held_elsewhere(lock, fcntl.LOCK_EX):
                     raise SpecError(f"{self.path}: another run is writing there; wait for it or give a new folder")
             yield
 
     def launcher_lives(self) -> bool:
-        """Whether somebody holds the folder: workers whose launcher died have nobody to end them."""
+        """Whether a process holds the folder. Workers must end by themselves when their launcher is dead."""
         with self._lock.open("w") as lock:
             return _held_elsewhere(lock, fcntl.LOCK_SH)
 

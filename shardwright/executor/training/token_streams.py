@@ -1,4 +1,5 @@
-"""Where tokens come from: files of text as bytes, arrays of token ids, Hugging Face datasets. Read by position, never whole."""
+"""Sources of tokens: files of text as bytes, arrays of token ids, Hugging Face
+datasets. Read by position, never as a whole."""
 
 import bisect
 import hashlib
@@ -18,7 +19,7 @@ BYTE_VALUES = 256
 
 
 class TokenStream(Protocol):
-    """Tokens in one fixed order. `digest` tells two streams apart without reading them whole."""
+    """Tokens in one fixed order. `digest` distinguishes two streams without reading them completely."""
 
     @property
     def length(self) -> int: ...
@@ -27,12 +28,12 @@ class TokenStream(Protocol):
     def digest(self) -> str: ...
 
     def read(self, start: int, count: int) -> Tokens:
-        """The `count` tokens from position `start` on, int64; the range lies within the stream."""
+        """Return the `count` tokens from position `start` on, int64. The range must be within the stream."""
         ...
 
 
 class _Documents:
-    """Documents end to end, each found by bisection; a document is read as little as the range asks for."""
+    """Documents in sequence, each found by bisection. Only the requested range of a document is read."""
 
     def __init__(self, lengths: Sequence[int], described: Iterable[str]) -> None:
         self._ends = list(itertools.accumulate(lengths))
@@ -91,7 +92,8 @@ class TokenFiles(_Documents):
     The type comes from `dtype` or from a sidecar `NAME.bin.json` with {"dtype": "uint16"} (or "uint32").
 
     Raises:
-        SpecError: the type is unknown or the file's size no multiple of it; on reading, a token outside the vocabulary.
+        SpecError: the type is unknown, or the size of the file is no multiple of it; on reading, a token is outside the
+            vocabulary.
     """
 
     def __init__(self, files: Sequence[Path], vocab_size: int, dtype: Literal["uint16", "uint32"] | None) -> None:
@@ -127,11 +129,11 @@ def _map_tokens(file: Path, dtype: Literal["uint16", "uint32"] | None) -> NDArra
 class HuggingFaceDataset(_Documents):
     """A dataset on disk: one that `save_to_disk` wrote, or files of Parquet, JSON lines or CSV.
 
-    `column` holds token ids (lists of integers) or text (read as bytes, like `TextFiles`); by default the one called
-    `input_ids`, else `text`.
+    `column` holds token ids (lists of integers) or text (read as bytes, like `TextFiles`). The default is `input_ids`,
+    else `text`.
 
     Raises:
-        SpecError: the package `datasets` is absent, the path holds no dataset or the dataset no such column.
+        SpecError: the package `datasets` is absent, the path holds no dataset, or the dataset has no such column.
     """
 
     def __init__(self, paths: Sequence[Path], vocab_size: int, column: str | None) -> None:
@@ -165,7 +167,7 @@ class HuggingFaceDataset(_Documents):
 
 
 def _open_dataset(paths: Sequence[Path], column: str | None) -> tuple[Any, str]:
-    """The dataset at `paths` and the name of its column of tokens or text."""
+    """Return the dataset at `paths` and the name of its column of tokens or text."""
     try:
         import datasets
     except ImportError:
@@ -203,7 +205,7 @@ def _open_dataset(paths: Sequence[Path], column: str | None) -> tuple[Any, str]:
 
 
 def _holds_text(dataset: Any, column: str, *, source: str) -> bool:
-    """Whether the column holds text, not token ids; any other kind is refused."""
+    """Whether the column holds text, not token ids. Any other kind is refused."""
     import pyarrow
 
     kind, is_kind = dataset.features.arrow_schema.field(column).type, pyarrow.types

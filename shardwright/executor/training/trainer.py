@@ -24,10 +24,10 @@ from .run_folder import RunFolder, plan_digest
 
 
 def open_plan_batches(plan_file: PlanFile, options: RunOptions) -> Batches:
-    """The batches of a run of this plan.
+    """Return the batches of a run of this plan.
 
     Raises:
-        SpecError: the model's config names no vocabulary, or the data doesn't serve.
+        SpecError: the model's config has no vocabulary size, or the data is not valid for it.
     """
     vocab_size = plan_file.model_config_json.get("vocab_size")
     if not isinstance(vocab_size, int):
@@ -39,8 +39,8 @@ def open_plan_batches(plan_file: PlanFile, options: RunOptions) -> Batches:
 class Trainer:
     """One rank of a run: builds the model, resumes, takes the steps, measures. Needs a process group.
 
-    `progress` receives a line every `log_every` steps, on rank 0 only. Nothing is drawn at random once the model is
-    built (the engine trains without dropout), so that a step depends on parameters, optimizer and data alone.
+    `progress` receives a line every `log_every` steps, on rank 0 only. After the model is built nothing is random, as
+    the engine trains without dropout. A step depends on parameters, optimizer and data alone.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Trainer:
         self._records: list[StepRecord] = []
 
     def run(self) -> Measurement:
-        """Take all steps that are left; returns the measurement on every rank, written to the folder by rank 0."""
+        """Take all remaining steps; return the measurement on every rank. Rank 0 writes it to the folder."""
         start = self._resume()
         if start == self._options.steps:  # a rank was lost after the last checkpoint, and all were started again
             return read_measurement(self._folder.measurement)
@@ -77,9 +77,9 @@ class Trainer:
         return measurement
 
     def _resume(self) -> int:
-        """Load what there is to continue from; returns the steps already taken."""
+        """Load the checkpoint to continue from, if any; return the number of steps already taken."""
         found = [self._folder.start(self._plan_file, self._options)]
-        dist.broadcast_object_list(found)  # ranks that look a moment apart must agree
+        dist.broadcast_object_list(found)  # ranks that look at different moments must agree
         checkpoint, step = found[0]
         if checkpoint is not None:
             load_checkpoint(checkpoint, self._trainee, self._plan_file)
@@ -127,7 +127,8 @@ class Trainer:
         return "  ".join(parts)
 
     def _mfu(self, step_seconds: float) -> float | None:
-        """Model FLOPs of a step over what the ranks' devices could do in that time (Chowdhery et al. 2022, appendix B)."""
+        """Model FLOPs of a step over the peak FLOPs of the ranks' devices in that
+        time (Chowdhery et al. 2022, appendix B)."""
         device = self._plan_file.cluster.node.device
         peak = device.peak_flops_per_s.get(self._plan_file.training.precision.compute)
         estimate, planned_for = self._plan_file.estimate, {"gpu": "cuda", "cpu": "cpu"}[device.kind]
@@ -180,7 +181,7 @@ class Trainer:
                 fingerprint=read_fingerprint(self._device),
             )
         ]
-        dist.broadcast_object_list(measured)  # rank 0 alone has the records of before a resume
+        dist.broadcast_object_list(measured)  # only rank 0 has the records from before a resume
         if self._leads:
             self._folder.write_measurement(measured[0])
         return measured[0]
@@ -191,7 +192,7 @@ class Trainer:
 
 
 def _tied_names(plan_file: PlanFile) -> dict[str, str]:
-    """The head's weight by the embedding's name, where the model ties them."""
+    """Map the name of the head's weight to that of the embedding's, where the model ties them."""
     family = FAMILIES[plan_file.model_config_json["model_type"]]
     tied = family.config_class.from_dict(dict(plan_file.model_config_json)).tie_word_embeddings
     return {f"{family.head}.weight": f"{family.embedding}.weight"} if tied else {}

@@ -1,4 +1,4 @@
-"""Lower bounds of the step of every entry of the space at once; infinite where no plan of an entry fits its memory."""
+"""Lower bounds on the step of all entries of the space at once; infinite where no plan of an entry fits its memory."""
 
 from .entry_bounds import lower_bounds
 

@@ -1,17 +1,20 @@
-"""Lower bounds of the step of every entry of the space at once, infinite where no plan of the entry fits its memory.
+"""Lower bounds on the step of all entries of the space at once; infinite where no plan of an entry fits its memory.
 
-Symbols: P ranks, M microbatches; a rank's x is forward + backward of one microbatch over all its rows; X = sum of x over
-ranks; m the largest x. What each bound rests on:
+Symbols: P ranks; M microbatches; x is the forward + backward of one microbatch over all rows of a rank; X is the sum of
+x over ranks; m is the largest x; c is one message; T is the step. The bounds:
 
 - m >= m*, the smallest m at which the ranks can hold all layers: see rank_bounds.py.
-- 1F1B: with U_s, D_s the round trips above and below the slowest stage s, T >= U_s + x_s + 2 D_s + (M - 1 - w_s) m, and
-  as no stage takes more than m, D_s >= X - (s + 1) m. Both together: T >= 2 X + (M - P - 1) m + 2 (P - 1) c for M > P.
+- 1F1B: let U_s and D_s be the round trips above and below the slowest stage s. Then
+  T >= U_s + x_s + 2 D_s + (M - 1 - w_s) m.
+  No stage takes more than m, so D_s >= X - (s + 1) m. Both together: T >= 2 X + (M - P - 1) m + 2 (P - 1) c for M > P.
 - GPipe: T >= X + (M - 1) m + 2 (P - 1) c.
-- any schedule: T >= X + 2 (stages - 1) c for the first microbatch, and T >= what a rank has to do itself: M x, its first
-  gathers and its tail of reductions. As with m, some rank has at least so much.
-- interleaved: see interleaved_bounds.py.
+- Any schedule: T >= X + 2 (stages - 1) c, the time of the first microbatch. T is also at least the work of any one
+  rank: M x, its first gathers and its tail of reductions. As with m, rank_bounds.py gives the least work of the busiest
+  rank.
+- Interleaved: see interleaved.py.
 
-The other paths end on the first rank, so that its tail of reductions comes after them; the mean optimizer after all.
+All paths but a rank's own work end on the first rank, so its tail of reductions is added. The mean optimizer time is
+added to every bound.
 """
 
 from dataclasses import dataclass

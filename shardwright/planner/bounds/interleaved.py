@@ -1,18 +1,20 @@
-"""Lower bounds of interleaved entries, from what each rank must do and wait for.
+"""Lower bounds on interleaved entries, from the work and the waits of each rank.
 
-Symbols: P ranks, v stages on each, M microbatches; rank r holds N layers and takes x_r(N) seconds for one microbatch; f, b
-the least forward and backward of a stage, c one message, F the forward of the whole model. By the order of its actions
-rank r runs k_r forwards before its first backward, so that the step takes at least
+Symbols: P ranks, v stages on each, M microbatches. Rank r holds N layers and takes x_r(N) seconds for one microbatch. f
+and b are the least forward and backward of a stage, c is one message, F is the forward of the whole model. The order of
+its actions makes rank r run k_r forwards before its first backward. The step therefore takes at least
 
     U_r + M x_r + A_r      U_r = r (f + c): the first microbatch comes down r stages
     V_r + M x_r + A_r      V_r = F + (v P - 1) c + (P - 1 - r) (b + c) - (its first k_r forwards): the first gradient
                            comes back to the rank, and all but those forwards is still to do
 
-where A_r is what comes after: its own tail of reductions, or r (b + c) for the last gradient to go up and the first
-rank's tail. The gathers before first forwards are met on these paths too. The step is not below the mean over ranks.
+A_r is the time after that. It is the rank's own tail of reductions, or r (b + c) for the last gradient to go up plus
+the first rank's tail. The gathers before first forwards lie on these paths too. The step is also at least the mean over
+ranks.
 
-`x_r(N)` includes the recompute without which N layers don't fit: at the fullest moment a layer on chunk j is kept alive_j
-times, so chunks with more alive are recomputed first. The bound is the least T for which the ranks can hold all layers.
+`x_r(N)` includes the recompute without which N layers don't fit. At the moment of the highest memory use a layer on
+chunk j is kept alive_j times. Chunks with more microbatches alive are therefore recomputed first. The bound is the
+least T at which the ranks can hold all layers.
 """
 
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ _NAME: ScheduleName = "interleaved-1f1b"
 
 
 class _Ramp(NamedTuple):
-    """(P, chunks): microbatches alive at a rank's fullest moment, and its forwards before the first backward."""
+    """(P, chunks): microbatches alive at a rank's fullest moment, and forwards before its first backward."""
 
     alive: IntArray
     before: IntArray
@@ -81,7 +83,7 @@ class InterleavedBounds:
         return np.where(enough, path, np.inf)
 
     def _mixed_classes_seconds(self) -> Array:
-        """(E,): what the busiest rank has to do itself, which weighs the layers of several classes; 0 for one class."""
+        """(E,): lower bound on the busiest rank's own work, from the layers of several classes; 0 for one class."""
         floor, (alive, _) = self.floor, self._ramps
         if floor.classes == 1:
             return np.zeros(len(self.entries))
@@ -109,9 +111,9 @@ class InterleavedBounds:
         return tuple(np.stack(part)[place].astype(float) for part in zip(*found, strict=True))  # type: ignore[return-value] # a pair
 
     def _need_seconds(self) -> Array:
-        """(E, P, J): the step as rank r with N layers sees it; infinite where these don't fit.
+        """(E, P, J): the least step in which rank r can run N layers; infinite where they don't fit.
 
-        The path goes on from the rank up to the first one and its tail, or ends with the rank's own tail.
+        After the rank's own work the path goes up to the first rank and its tail, or ends with the rank's own tail.
         """
         floor = self.floor
         of_layers = floor.range_seconds(self._numbers[None], self.chunks)
@@ -123,7 +125,7 @@ class InterleavedBounds:
         return self.costs.space.column("microbatches")[self.entries].astype(float)
 
     def _idle_seconds(self) -> Array:
-        """(E, P, J): what comes before and after a rank's microbatches on these paths: U or V, and A."""
+        """(E, P, J): time before and after a rank's microbatches on these paths: U or V, and A."""
         floor = self.floor
         smallest = self._sizes.fewest.min()
         backward = smallest * floor.cheapest(floor.rows.backward).layers.min(axis=1) + floor.rows.send
@@ -136,12 +138,16 @@ class InterleavedBounds:
         return np.asarray(wait + after)
 
     def _of_rank(self, values: Rows) -> Array:
-        """(E, P, J): the least of `values` (E,) that a rank of N layers has."""
+        """(E, P, J): lower bound on the sum of `values` (E,) over a rank of N layers."""
         of_layers = values.layers.min(axis=1)[:, None, None] * self._numbers
         return np.asarray(of_layers + self.floor.at_ends(values, self.pp)[:, :, None])
 
     def _wait_back(self, backward: Array) -> Array:
-        """(E, P, J): V without the way up; `backward` (E,) is the least of one stage and its message. A rank's first forwards are at most its layers where it runs most of them."""
+        """(E, P, J): V. `backward` (E,) is the least backward of a stage plus its message.
+
+        The first forwards of a rank are bounded from above: every spare layer counts for the chunk that runs most of
+        them.
+        """
         floor, sizes = self.floor, self._sizes
         _, before = self._ramps
         forward, whole = floor.rows.forward, floor.whole_sum(floor.rows.forward)

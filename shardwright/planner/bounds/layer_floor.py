@@ -1,4 +1,4 @@
-"""The least that any layer takes, by row costs of many entries at once: what lower bounds are made of."""
+"""Minimum costs of a layer, for the row costs of many entries at once. The lower bounds are built from them."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +12,11 @@ from shardwright.planner.space import LayerRanges
 
 @dataclass(frozen=True)
 class LayerFloor:
-    """Minima over layer classes and allowed policies; `rows` and `room_bytes` are of entries (E,).
+    """Minima over layer classes and allowed policies; `rows` and `room_bytes` belong to entries (E,).
 
-    `units` (E, K): what a layer of each class counts for where a bound says "a layer"; None: each for one. Any units give a
-    valid bound: ranks must hold all units of the model, and a unit takes at least the least of any class. Units in
-    proportion to a cost make that cost exact and the others' least looser.
+    `units` (E, K) weighs a layer of each class where a bound counts layers; None weighs every layer as 1. Any units
+    give a valid bound: the ranks must hold all units of the model, and each unit costs at least the minimum over
+    classes. Units in proportion to a cost make the minimum of that cost exact and those of the other costs looser.
     """
 
     rows: RowCosts
@@ -42,7 +42,7 @@ class LayerFloor:
         )
 
     def least(self, values: Array) -> Array:
-        """(E,): the least of `values` (E, K) for one unit."""
+        """(E,): minimum over classes of `values` (E, K) per unit."""
         return np.asarray((values if self.units is None else values / self.units).min(axis=1))
 
     @cached_property
@@ -51,20 +51,21 @@ class LayerFloor:
         return self.rows.forward + self.cheapest(self.rows.backward)
 
     def cheapest(self, values: Rows) -> Rows:
-        """Of each row the least under any allowed policy."""
+        """The minimum of each row over the allowed policies."""
         return Rows(values.layers[..., self.allowed].min(axis=-1), values.first, values.last)
 
     def mean_line(self, values: Array) -> tuple[Array, Array]:
-        """(E,), (E,): n neighbouring layers have at least `each * n - less` of `values` (E, K), `each` that of the mean layer.
+        """(E,), (E,): `each` and `less`; n neighbouring layers have at least `each * n - less` of `values` (E, K).
 
-        Classes that take turns can't all be the least: the line lies below every range of the model, close to long ones.
+        `each` is the value of the mean layer. Where classes alternate, neighbouring layers can't all be of the cheapest
+        class. The line lies below every range of the model and is close for long ones.
         """
         each = np.asarray(values @ self.whole / self.whole.sum())
         less = each[:, None] * self.ranges.lengths - values @ self.ranges.counts.T
         return each, np.asarray(less.max(axis=1))
 
     def range_seconds(self, numbers: IntArray, ranges: int) -> Array:
-        """(E, ...): the least that `numbers` (1, ...) of layers in so many ranges take for one microbatch."""
+        """(E, ...): lower bound on the time of `numbers` (1, ...) of layers in `ranges` ranges for one microbatch."""
         shape = (-1, *(1,) * (numbers.ndim - 1))
         each, less = self.mean_line(self.row_seconds.layers)
         cheapest = self.row_seconds.layers.min(axis=1).reshape(shape) * numbers
@@ -76,11 +77,11 @@ class LayerFloor:
 
     @cached_property
     def tails(self) -> Rows:
-        """(E,): the shortest tail of reductions that any policy leaves."""
+        """(E,): the shortest tail of reductions over the allowed policies."""
         return self.cheapest(self.rows.last_backward)
 
     def first_rank_tail(self, pp: int) -> Array:
-        """(E,): the tail of the embedding and at least one layer; of all rows where there is one rank."""
+        """(E,): the tail of the embedding and one layer at least; the tail of all rows where there is one rank."""
         if pp == 1:
             return self.whole_sum(self.tails)
         return np.asarray(self.tails.first + self.tails.layers.min(axis=1))
@@ -91,16 +92,16 @@ class LayerFloor:
         return self.whole_sum(self.row_seconds)
 
     def at_ends(self, values: Rows, pp: int) -> Array:
-        """(E, P): the embedding's on the first rank, the head's on the last."""
+        """(E, P): the embedding's value on the first rank, the head's on the last, summed where they are one rank."""
         return np.asarray(values.ends @ ends_of(pp).T)
 
     def largest_at_ends(self, values: Rows, pp: int) -> Array:
-        """(E, P): likewise, the larger one where a rank has both."""
+        """(E, P): the same, but the larger value where one rank has both."""
         return np.asarray((values.ends[:, None] * ends_of(pp)).max(axis=-1))
 
     @cached_property
     def _kept_and_spent(self) -> tuple[Array, Array, Array]:
-        """(E, K), (E, K, A), (E, K, A): kept by the policy that costs least; saved and spent by the others against it."""
+        """(E, K), (E, K, A), (E, K, A): bytes kept by the fastest policy; bytes saved and seconds added by others."""
         kept = self.rows.activation.layers[..., self.allowed]
         seconds = self.rows.backward.layers[..., self.allowed]
         cheap = np.take_along_axis(kept, seconds.argmin(axis=-1)[..., None], axis=-1)
@@ -108,22 +109,22 @@ class LayerFloor:
 
     @property
     def cheap_kept(self) -> Array:
-        """(E,): bytes a microbatch that a layer keeps under the policy that costs least."""
+        """(E,): bytes that a layer keeps for each microbatch under the fastest policy."""
         return self.least(self._kept_and_spent[0])
 
     @property
     def least_kept(self) -> Array:
-        """(E,): bytes a microbatch that a layer keeps at least."""
+        """(E,): bytes that a layer keeps for each microbatch at least."""
         return self.least(self.rows.activation.layers[..., self.allowed].min(axis=-1))
 
     @property
     def most_saved(self) -> Array:
-        """(E,): bytes a microbatch that recomputing one layer saves at most."""
+        """(E,): upper bound on the bytes that recomputing one layer saves for each microbatch."""
         return np.asarray(np.maximum(0.0, self._kept_and_spent[1].max(axis=(1, 2))))
 
     @cached_property
     def price(self) -> Array:
-        """(E,): the least that is spent for a byte of one microbatch that is saved; 0 where nothing saves."""
+        """(E,): the lowest cost in seconds of a saved byte of one microbatch; 0 where no policy saves bytes."""
         _, saved, spent = self._kept_and_spent
         with np.errstate(divide="ignore", invalid="ignore"):
             price = np.where(saved > 0, spent / saved, np.inf).min(axis=(1, 2))
@@ -131,13 +132,14 @@ class LayerFloor:
 
     @property
     def layer_static(self) -> Array:
-        """(E,): bytes of a layer that stay over the step."""
+        """(E,): bytes of a layer that are held over the whole step."""
         return self.least(self.rows.static.layers)
 
     def room(self, pp: int, *, saving: bool) -> Array:
-        """(E, P): device bytes for layers, over 1 + allocator slack: less the ends, and the largest rows' working bytes.
+        """(E, P): device bytes for layers, divided by 1 + allocator slack, without the ends and the working bytes of
+        the largest row.
 
-        `saving`: where some layer is under a policy that keeps less than the cheapest one, and so works in more.
+        `saving`: some layer uses a policy that keeps less than the fastest one, and so needs more working bytes.
         """
         rows, working = self.rows, self.cheapest(self.rows.working)
         held = HeldBytes(
@@ -152,17 +154,17 @@ class LayerFloor:
         return np.asarray(held.activation_room(self.room_bytes[:, None]) - used)
 
     def _least_of_largest(self, values: Rows, pp: int) -> Array:
-        """(E, P): what the largest row of a rank has at least."""
+        """(E, P): lower bound on the value of a rank's largest row."""
         return np.asarray(np.maximum(values.layers.min(axis=1)[:, None], self.largest_at_ends(values, pp)))
 
     @property
     def _saving_working(self) -> Array:
-        """(E,): what a layer works in at least under a policy that keeps less than the cheapest; infinite if none does."""
+        """(E,): least working bytes of a policy that keeps less than the fastest one; infinite if none does."""
         working = self.rows.working.layers[..., self.allowed]
         return np.asarray(np.where(self._kept_and_spent[1] > 0, working, np.inf).min(axis=(1, 2)))
 
     def host_layers(self, pp: int, room_bytes: float) -> Array:
-        """(E, P): layers whose optimizer fits the rank's share of the host."""
+        """(E, P): number of layers whose optimizer state fits the rank's share of the host."""
         room = room_bytes - self.at_ends(self.rows.host, pp)
         each = self.least(self.rows.host.layers)[:, None]
         with np.errstate(divide="ignore", invalid="ignore"):

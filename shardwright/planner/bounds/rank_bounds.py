@@ -1,8 +1,8 @@
-"""The least that the busiest rank takes, when all ranks together must hold all layers in their memory.
+"""The least time of the busiest rank, when all ranks together must hold all layers in their memory.
 
-A rank of n layers takes at least n times the least layer, and when n layers don't fit with the policy that costs least, at
-least the needed bytes times the lowest price of a saved byte. That is rising and piecewise linear in n, so that the n that
-fit in a given time have a closed form, and the time is bisected.
+A rank of n layers takes at least n times the cheapest layer. Where n layers don't fit with the fastest policy, it also
+takes at least the missing bytes times the lowest price of a saved byte. This bound rises with n and is piecewise
+linear. The n that fit in a given time therefore have a closed form, and the time is found by bisection.
 """
 
 from dataclasses import dataclass, replace
@@ -19,8 +19,11 @@ _BISECTIONS = 30
 
 @dataclass(frozen=True)
 class RankBounds:
-    """Entries (E,) of P ranks. `alive`, `most_alive` (E, P): for how many microbatches a rank keeps a layer, at least, and
-    at most, at one moment of the step."""
+    """Entries (E,) of P ranks.
+
+    `alive` (E, P): the number of microbatches for which a rank keeps a layer at one moment of the step, at least.
+    `most_alive` (E, P): the same number, at most.
+    """
 
     floor: LayerFloor
     alive: Array
@@ -32,10 +35,11 @@ class RankBounds:
         return int(self.alive.shape[1])
 
     def seconds(self, each_row: Rows, recomputed: Array) -> Array:
-        """(E,): the least that the rank with the most takes, where rows take `each_row` (E,) seconds.
+        """(E,): lower bound on the time of the busiest rank, where rows take `each_row` (E,) seconds.
 
-        Recompute, in seconds of one microbatch, counts `recomputed` (E,) times. Infinite where ranks can't hold all layers.
-        With several layer classes also in units of their seconds and of the bytes that stay.
+        Recompute, in seconds of one microbatch, counts `recomputed` (E,) times. The bound is infinite where the ranks
+        can't hold all layers. With several layer classes it is the largest of three bounds: by layers, by their
+        seconds, and by the bytes held over the step.
         """
         found = [self._bisected(self.floor, each_row, recomputed)]
         if self.floor.classes > 1:
@@ -45,7 +49,7 @@ class RankBounds:
         return np.asarray(np.maximum.reduce(found))
 
     def _bisected(self, floor: LayerFloor, each_row: Rows, recomputed: Array) -> Array:
-        """Likewise, by the units of `floor`; only layers come in whole numbers."""
+        """(E,): the same bound in the units of `floor`. Layers are whole numbers; other units are not."""
         layers, each = floor.whole_units, floor.least(each_row.layers)[:, None]
         ends = floor.at_ends(each_row, self.pp)
         whole = np.floor if floor.units is None else np.asarray
@@ -65,12 +69,11 @@ class RankBounds:
         return np.where(enough, low, np.inf)
 
     def _memory(self, floor: LayerFloor) -> tuple[Array, Array, Array, Array]:
-        """(E, P) each, in units of `floor`: layers that fit with the cheapest policy alone, those from which on others
-        cost, seconds for each
-        layer from there on, layers that fit at all.
+        """Four arrays (E, P) in units of `floor`.
 
-        The second is less than the first, and below zero where other policies don't even leave room for their working
-        memory, which is larger.
+        They are: layers that fit with the fastest policy alone; layers from which on saving bytes costs time; seconds
+        for each layer beyond that; layers that fit at all. The second is at most the first. It is below zero where the
+        other policies leave no room even for their larger working memory.
         """
         static = floor.layer_static[:, None] / (1 + floor.rows.slack[:, None])
         room, saving_room = floor.room(self.pp, saving=False), floor.room(self.pp, saving=True)

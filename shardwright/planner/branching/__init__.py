@@ -1,4 +1,4 @@
-"""The search over entries: branch and bound, its result, and what to say where nothing fits."""
+"""The search over entries: branch and bound, its result, and the error where nothing fits."""
 
 from .branch_and_bound import BranchAndBound, Progress
 from .nothing_fits import infeasible, lacking_bytes

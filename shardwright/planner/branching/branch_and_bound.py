@@ -1,4 +1,4 @@
-"""Branch and bound over the space: entries in order of their bound, until no open bound is below the best plan found."""
+"""Branch and bound over the space: entries are solved by their bound, until none is below the best plan found."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +24,7 @@ _TINY = 1e-300
 
 @dataclass
 class BranchAndBound:
-    """One search. Entries that memory rules out have an infinite bound and are never solved."""
+    """One search. Entries that don't fit the memory have an infinite bound and are never solved."""
 
     solver: EntrySolver
     bounds: Array
@@ -38,20 +38,20 @@ class BranchAndBound:
     def start(
         cls, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed, times: OpTimes
     ) -> Self:
-        """Enumerate and bound.
+        """Enumerate the space and bound its entries.
 
         Raises:
-            SpecError: nothing divides, or what is fixed contradicts itself.
+            SpecError: nothing divides, or the fixed choices contradict each other.
         """
         space = enumerate_space(model, cluster, training, fixed)
         costs = space_costs(space, model, cluster, training, times)
         solver = EntrySolver.of(costs, model)
-        if solver.given is not None:  # bounds are of the stages that the search would choose
+        if solver.given is not None:  # the bounds hold for stages that the search chooses, not for given ones
             return cls(solver, np.zeros(len(space)), times)
         return cls(solver, lower_bounds(costs, solver.ranges, solver.allowed), times)
 
     def among(self, entries: Array) -> "BranchAndBound":
-        """A search of the entries (N,) that are true alone."""
+        """Return a search over only those entries (N,) that are true."""
         return BranchAndBound(self.solver, np.where(entries, self.bounds, np.inf), self.times)
 
     @property
@@ -59,13 +59,16 @@ class BranchAndBound:
         return self.solver.costs.space
 
     def estimate(self, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan) -> Estimate:
-        """The estimate of a plan, from the times that the search was made with."""
+        """Estimate a plan with the operation times of this search."""
         return estimate_plan(model, cluster, training, plan, self.times)
 
     def run(
         self, time_limit_seconds: float = np.inf, progress: Progress | None = None, *, most_solved: float = np.inf
     ) -> None:
-        """Search until no open bound is below the best, the time is up or so many entries are solved; a first plan is waited for."""
+        """Search until no open bound is below the best plan, the time is up, or `most_solved` entries are solved.
+
+        The two limits take effect only after a first plan is found.
+        """
         deadline = time.perf_counter() + time_limit_seconds
         order = self._order()
         for place, entry in enumerate(order):
@@ -80,11 +83,12 @@ class BranchAndBound:
                 progress(self.solved, len(order) - place - 1, self._limit)
 
     def bound_seconds(self) -> float:
-        """What no plan of the space is below."""
+        """Lower bound on every plan of the space, in seconds."""
         return min(self._open_bound, self._limit)
 
     def other_meshes(self, count: int) -> list[Solved]:
-        """The best plans without interleaving of the other meshes whose bounds are lowest, the fastest first."""
+        """Return the best plans, without interleaving, of the `count` other
+        meshes with the lowest bounds; fastest first."""
         assert self.best is not None
         tried = {self._mesh(self.best.entry)}
         found: list[Solved] = []
@@ -99,7 +103,7 @@ class BranchAndBound:
         return sorted(found, key=lambda solved: solved.step_seconds)
 
     def _order(self) -> IntArray:
-        """Entries by bound; of bounds that only rounding tells apart, the entry that the space lists first."""
+        """Order entries by bound. Bounds that differ only by rounding keep the order of the space."""
         return np.argsort(np.round(np.log(np.maximum(self.bounds, _TINY)), 11), kind="stable")
 
     @property

@@ -1,4 +1,4 @@
-"""The least memory that an entry of the space can do with, and the stages that do with it."""
+"""The least memory that an entry of the space needs, and the stages that need no more."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ from shardwright.planner.stages import allowed_ranges, smallest_largest
 
 @dataclass(frozen=True)
 class LeastMemory:
-    """An entry's stages with the smallest largest share of device or host: `share` of 1 just fits.
+    """An entry's stages whose largest share of device or host memory is smallest; a `share` of 1 just fits.
 
-    `device_share` and `host_share` are those of the stage where it is largest; `mix` is as in `Solved`.
+    `device_share` and `host_share` belong to the stage with the largest share; `mix` is as in `Solved`.
     """
 
     share: float
@@ -26,10 +26,11 @@ class LeastMemory:
 
 
 def least_memory(entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> LeastMemory:
-    """Of an entry with one stage on each rank.
+    """Return the least memory of an entry with one stage on each rank.
 
-    A limit on what the largest layer works in leaves each class the policies below it, of which the one that keeps least
-    is best; so the least peak of a stage is a minimum over the few limits. The partition minimises the largest share.
+    A limit on the working bytes of the largest layer rules out some policies of each class. Of the others the one that
+    keeps least is best. The least peak of a stage is therefore a minimum over the few limits. The partition minimises
+    the largest share.
     """
     counts, rows = ranges.counts, entry.rows
     kinds = counts.shape[1]
@@ -49,7 +50,7 @@ def least_memory(entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> 
 
 
 def _least_device_bytes(entry: EntryCosts, counts: IntArray, allowed: list[int]) -> tuple[Array, IntArray]:
-    """(S, V) bytes without context and communicators, and (S, V, K) the policy of each class that takes so few."""
+    """(S, V): least bytes without context and communicators; (S, V, K): the policy of each class that needs so few."""
     rows, ends = entry.rows, ends_of(entry.pp)
     kept_each, working_each = rows.activation.layers, rows.working.layers
     alive = peak_in_flight(entry.schedule, entry.pp, 1, entry.microbatches).astype(float)[:, None]

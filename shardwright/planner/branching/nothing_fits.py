@@ -1,4 +1,4 @@
-"""Why nothing fits: which limit binds, by how much, and the smallest changes that would fit, each tried."""
+"""Why nothing fits: the limit that binds, the missing bytes, and the smallest changes that were found to fit."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _TRIES = 40
 def infeasible(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed, times: OpTimes
 ) -> InfeasibleError:
-    """The error to raise where `search` found no plan that fits."""
+    """Return the error to raise where `search` found no plan that fits."""
     costs = space_costs(enumerate_space(model, cluster, training, fixed), model, cluster, training, times)
     nearest = _nearest(costs, model)
     if nearest is None:
@@ -37,7 +37,7 @@ def infeasible(
 
 
 def fits(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed, times: OpTimes) -> bool:
-    """Whether some plan fits; tried, not estimated."""
+    """Whether some plan fits, found by solving entries."""
     try:
         space = enumerate_space(model, cluster, training, fixed)
     except SpecError:
@@ -47,20 +47,25 @@ def fits(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: 
     bounds = lower_bounds(costs, solver.ranges, solver.allowed)
     order = np.argsort(bounds, kind="stable")
     order = order[np.isfinite(bounds[order])]
-    plain = order[space.stages_per_rank[order] == 1]  # interleaving keeps more alive, so it fits nowhere else
+    plain = order[space.stages_per_rank[order] == 1]  # interleaving keeps more alive
     tried = plain if len(plain) else order
     return any(solver.solve(int(entry), 0.0, np.inf).solved is not None for entry in tried[:_TRIES])
 
 
 def lacking_bytes(costs: SpaceCosts, model: ModelSpec, among: Array) -> float:
-    """Device bytes that the plan that comes closest lacks, of the entries (N,) `among`; 0 where something else binds: the
-    host's memory, or the schedule."""
+    """Return the device bytes that the closest plan among the entries (N,) lacks.
+
+    The result is 0 where something else binds: the host's memory, or the schedule.
+    """
     found = _nearest(costs, model, among)
     return 0.0 if found is None else max(0.0, (found[1].device_share - 1) * costs.entry(found[0]).room_bytes)
 
 
 def _nearest(costs: SpaceCosts, model: ModelSpec, among: Array | None = None) -> tuple[int, LeastMemory] | None:
-    """The entry that comes closest to fitting, of those with small microbatches; None where all are interleaved."""
+    """Return the entry that comes closest to fitting, with its least memory, or None where all entries are interleaved.
+
+    Only the smallest microbatch of each mesh, ZeRO stage and optimizer placement is tried.
+    """
     space, solver = costs.space, EntrySolver.of(costs, model)
     smallest: dict[tuple[int, ...], int] = {}
     sizes = space.column("micro_batch") * 1000 + space.stages_per_rank
@@ -109,7 +114,7 @@ def _what_binds(
 
 @dataclass(frozen=True)
 class Change:
-    """One change of the request with which some plan fits."""
+    """One change of the request that makes some plan fit."""
 
     text: str
     cluster: ClusterSpec
@@ -120,9 +125,9 @@ class Change:
 def what_would_fit(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed, times: OpTimes
 ) -> Iterator[Change]:
-    """Single changes that make a plan fit, cheapest for the user first; each is the smallest of its kind tried."""
+    """Yield single changes that make a plan fit, cheapest for the user first, each the smallest of its kind tried."""
     for name, value in fixed:
-        freed = fixed.but(**{"stages": None, name: None})  # stages hold choices of their own
+        freed = fixed.but(**{"stages": None, name: None})  # stages contain these choices too
         if value is not None and fits(model, cluster, training, freed, times):
             yield Change(f"{name} other than {value}", cluster, training, freed)
     length = training.seq_len // 2
@@ -140,6 +145,6 @@ def what_would_fit(
 
 
 def _times_nodes(cluster: ClusterSpec, factor: int) -> ClusterSpec:
-    """The cluster with so many times the nodes."""
+    """Return the cluster with `factor` times as many nodes."""
     groups = tuple(group.model_copy(update={"nodes": group.nodes * factor}) for group in cluster.groups)
     return cluster.model_copy(update={"groups": groups})

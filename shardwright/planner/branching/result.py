@@ -1,4 +1,4 @@
-"""What a search returns: the best plan and what is known about it."""
+"""The result of a search: the best plan and the facts that are known about it."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from shardwright.specs import Estimate, Plan
 
 @dataclass(frozen=True)
 class RunnerUp:
-    """A good plan with another mesh, and the step that it takes."""
+    """A good plan with another mesh, and its step time."""
 
     plan: Plan
     step_seconds: float
@@ -16,17 +16,17 @@ class RunnerUp:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The best plan and what is known about it.
+    """The best plan and the facts that are known about it.
 
     Attributes:
         plan, estimate: the plan, and its estimate.
-        bound_seconds: no plan of the space takes less than this by the cost model.
+        bound_seconds: lower bound by the cost model on every plan of the space.
         candidates_total: entries of the space (mesh, ZeRO stage, microbatch, schedule, offload).
-        candidates_solved: those whose stages were searched; the others can't beat the plan, or can't fit.
+        candidates_solved: entries whose stages were searched; the others can't beat the plan, or can't fit.
         complete: False where the time limit ended the search.
-        seconds: how long the search took.
-        fixed: what the search had to keep.
-        runners_up: the best plans without interleaving with other meshes, those of the lowest bounds, fastest first.
+        seconds: duration of the search.
+        fixed: the choices that the search had to keep.
+        runners_up: the best plans without interleaving of the other meshes with the lowest bounds, fastest first.
     """
 
     plan: Plan
@@ -41,5 +41,5 @@ class SearchResult:
 
     @property
     def gap(self) -> float:
-        """How much of the step a better plan might save at most: (step - bound) / step."""
+        """Upper bound on the share of the step that a better plan might save: (step - bound) / step."""
         return max(0.0, 1 - self.bound_seconds / self.estimate.step_seconds)

@@ -1,4 +1,4 @@
-"""What is searched: the choices that are fixed or open, every combination that divides, as arrays, and what the cost tables say of each."""
+"""The space that is searched: fixed choices, every combination that divides, as arrays, and the row costs."""
 
 from .costs import EntryCosts, SpaceCosts, space_costs
 from .enumerate import SCHEDULES, Space, enumerate_space

@@ -1,4 +1,4 @@
-"""What the cost tables say about every entry of the space, in the few arrays that the search works on."""
+"""Row costs and memory limits of every entry of the space, in the few arrays that the search works on."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class EntryCosts:
-    """One entry of the space: its schedule's shape, its rows, and the bytes that these may take on a device and its host."""
+    """One entry of the space: the shape of its schedule, its row costs, and the device and host bytes for them."""
 
     schedule: ScheduleName
     pp: int
@@ -34,7 +34,7 @@ class EntryCosts:
 
 @dataclass(frozen=True)
 class SpaceCosts:
-    """A space with its costs: `rows` and `room_bytes` (device bytes for all rows) have the base candidates as leading axis."""
+    """A space with its costs. `rows` and `room_bytes` (device bytes for all rows) have one item per base candidate."""
 
     space: Space
     rows: RowCosts
@@ -59,7 +59,7 @@ class SpaceCosts:
 def space_costs(
     space: Space, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, times: OpTimes
 ) -> SpaceCosts:
-    """Cost tables of the whole space, in one go."""
+    """Build the cost tables of the whole space at once."""
     rows = RowCosts.of(build_tables(model, cluster, training, space.base, times))
     usable = usable_bytes(cluster.node.device, times.constants)
     room = usable - fixed_bytes(space.base, cluster, times.constants)

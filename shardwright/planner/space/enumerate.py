@@ -1,8 +1,8 @@
 """The space of plans: every mesh, ZeRO stage, microbatch, schedule and optimizer placement that divides, as arrays.
 
-A new dimension enters as a row of `specs.CHOICES`, a generator of its values here, and a bound. Context and expert
-parallelism have the degrees that are fixed, else 1. Offloading by fractions is more values in `_offloads`; groups of different
-devices make `meshes_of` yield an assignment of stages to groups beside the degrees.
+A new dimension needs a row of `specs.CHOICES`, a generator of its values here, and a bound. Degrees of context and
+expert parallelism are the fixed ones, else 1. Offloading by fractions needs more values in `_offloads`. Groups of
+different devices need `meshes_of` to yield an assignment of stages to groups beside the degrees.
 """
 
 from dataclasses import dataclass
@@ -31,15 +31,16 @@ from .fixed import Fixed
 from .meshes import meshes_of
 
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
-# GPipe is tried only where it is fixed. It keeps every microbatch alive, and wins only where messages between stages are
-# slow: its forwards hide them. Schedules that split the backward have no bound yet.
+# GPipe is tried only where it is fixed. It keeps every microbatch alive. It is the fastest only where messages between
+# stages are slow, because its forwards hide them. Schedules that split the backward have no bound yet.
 SEARCHED: tuple[ScheduleName, ...] = ("1f1b", "interleaved-1f1b")
 
 _BASE_CHOICES = tuple(choice for choice in COLUMNS if choice.name != "stages_per_rank")
 _COLUMNS = (*(choice.name for choice in _BASE_CHOICES), "microbatches", "stages_per_rank")
 _PP, _MICROBATCHES = _COLUMNS.index("pp"), _COLUMNS.index("microbatches")
 
-# Chunks beyond this shorten a bubble that is by then an eighth, and each adds a message for every microbatch.
+# At 8 stages on each rank the bubble is an eighth of that of 1F1B. More shorten it little, and each adds a message for
+# every microbatch.
 MAX_STAGES_PER_RANK = 8
 
 
@@ -47,7 +48,8 @@ MAX_STAGES_PER_RANK = 8
 class Space:
     """N plans without their stages: entry `i` is `base[base_index[i]]` under schedule `SCHEDULES[schedule[i]]`.
 
-    `fixed`: what every entry keeps. Cost tables depend on `base` alone, so that schedules with as many stages on a rank share them.
+    `fixed`: the choices that every entry keeps. Cost tables depend on `base` alone, so schedules with equally many
+    stages on a rank share them.
     """
 
     base: Candidates
@@ -61,11 +63,11 @@ class Space:
 
     @property
     def even_stages(self) -> bool:
-        """Whether all stages must hold the same number of layers, which every entry allows."""
+        """Whether all stages must hold the same number of layers. Every entry of such a space allows it."""
         return bool(self.fixed.even_stages)
 
     def column(self, name: str) -> IntArray:
-        """A choice of every entry as a number, shape (N,): `schedule` in `SCHEDULES`, the others as in `Candidates`."""
+        """Return a choice of every entry as numbers (N,): `schedule` in `SCHEDULES`, the others as in `Candidates`."""
         if name == "schedule":
             return self.schedule
         values: IntArray = getattr(self.base, name)[self.base_index]
@@ -78,11 +80,11 @@ class Space:
 def enumerate_space(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed | None = None
 ) -> Space:
-    """Every combination that divides model, batch and cluster and keeps what is fixed.
+    """Return every combination that divides model, batch and cluster and keeps the fixed choices.
 
     Raises:
-        SpecError: what is fixed is not searched, or contradicts itself, the model, the batch or the cluster; or nothing
-            divides.
+        SpecError: a fixed choice is not searched, or contradicts another one, the model, the batch or the cluster; or
+            nothing divides.
     """
     fixed = fixed or Fixed()
     _check(model, cluster, training, fixed)
@@ -113,7 +115,7 @@ def enumerate_space(
 
 
 def _row(mesh: Mesh, zero: int, micro_batch: int, microbatches: int, offload: int, fixed: Fixed) -> tuple[int, ...]:
-    """The numbers of one base candidate but for its chunks, in the order of `_COLUMNS`."""
+    """Return the numbers of one base candidate without its chunks, in the order of `_COLUMNS`."""
     values = {
         **dict(mesh),
         "micro_batch": micro_batch,
@@ -127,7 +129,7 @@ def _row(mesh: Mesh, zero: int, micro_batch: int, microbatches: int, offload: in
 
 
 def _check(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> None:
-    """What no enumeration is needed for.
+    """Check the fixed choices that can be checked before enumeration.
 
     Raises:
         SpecError: see `enumerate_space`.
@@ -146,7 +148,7 @@ def _check(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed
     check_context_parallel(fixed.cp or 1, fixed.tp or 1, kind, model, training, sequence_parallel=split)
     if fixed.offload_optimizer and not cluster.node.device.has_own_memory:
         raise SpecError(
-            "offload_optimizer 1 moves the optimizer to the host, where a CPU device has it already; leave it out"
+            "offload_optimizer 1 moves the optimizer to the host, and a CPU device keeps it there already; leave it out"
         )
 
 
@@ -157,7 +159,7 @@ def _zero_stages(mesh: Mesh, fixed: Fixed) -> list[int]:
 
 
 def _microbatches(mesh: Mesh, training: TrainingSpec, fixed: Fixed) -> list[tuple[int, int]]:
-    """(sequences in a microbatch, microbatches in a step) of one data-parallel rank."""
+    """Return each (sequences of a microbatch, microbatches of a step) of one data-parallel rank."""
     sequences = training.global_batch // mesh.dp
     return [(size, sequences // size) for size in divisors(sequences) if fixed.micro_batch in (None, size)]
 
@@ -169,7 +171,7 @@ def _offloads(cluster: ClusterSpec, fixed: Fixed) -> list[int]:
 
 
 def _schedules(pp: int, microbatches: int, model: ModelSpec, fixed: Fixed) -> list[tuple[int, int]]:
-    """(index into SCHEDULES, stages per rank)."""
+    """Return each (index into `SCHEDULES`, stages per rank) that can run."""
     found = []
     for name in SEARCHED if fixed.schedule is None else (fixed.schedule,):
         index = SCHEDULES.index(name)
@@ -180,7 +182,7 @@ def _schedules(pp: int, microbatches: int, model: ModelSpec, fixed: Fixed) -> li
             found.append((index, 1))
         elif pp > 1 and microbatches % pp == 0:
             most = model.layer_count // pp
-            if fixed.stages_per_rank is None and not fixed.even_stages:  # even ones are few
+            if fixed.stages_per_rank is None and not fixed.even_stages:  # few sizes are even
                 most = min(most, MAX_STAGES_PER_RANK)
             found += [(index, chunks) for chunks in range(2, most + 1)]
     if fixed.even_stages:

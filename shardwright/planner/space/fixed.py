@@ -1,4 +1,4 @@
-"""What is fixed of a plan; the planner chooses the rest."""
+"""The choices of a plan that are fixed; the planner makes the others."""
 
 from typing import Any, Literal, Self
 
@@ -18,12 +18,12 @@ from shardwright.specs import (
 
 
 class Fixed(Spec):
-    """Choices that the search must keep; None leaves one to the planner. One field for each row of `CHOICES`.
+    """Choices that the search must keep; None leaves a choice to the planner. One field for each row of `CHOICES`.
 
-    `recompute` holds for every layer, `offload_optimizer` is 1 for an optimizer on the host. `even_stages` gives every
-    stage the same number of layers, which frameworks that don't split unevenly need. `sequence_parallel` splits what is
-    between the tensor-parallel parts along the sequence; left open it follows tensor parallelism. Degrees of `cp` and `ep`
-    left open are 1. `stages` are whole: layers with their recomputation.
+    `recompute` holds for every layer. `offload_optimizer` is 1 for an optimizer on the host. `even_stages` gives every
+    stage the same number of layers, for frameworks that can't split unevenly. `sequence_parallel` splits the operators
+    outside the tensor-parallel parts along the sequence; left open it follows tensor parallelism. Open degrees of `cp`
+    and `ep` are 1. `stages` fix everything in a stage: its layers and their recomputation.
     """
 
     pp: PositiveInt | None = None
@@ -46,10 +46,10 @@ class Fixed(Spec):
 
     @classmethod
     def of(cls, plan: Plan) -> Self:
-        """Every choice of `plan`: the search that keeps them finds that plan.
+        """Fix every choice of `plan`, so that a search finds that plan again.
 
         Raises:
-            SpecError: its layers have several ZeRO stages, which the planner does not choose.
+            SpecError: the layers of the plan have several ZeRO stages, which the planner does not choose.
         """
         stages = {run.zero_stage for stage in plan.stages for run in stage.layers}
         if len(stages) > 1:
@@ -59,10 +59,10 @@ class Fixed(Spec):
         return cls(**{choice.name: choice.of_plan(plan) for choice in CHOICES})
 
     def but(self, **changes: Any) -> "Fixed":
-        """With other values of some choices; None frees one.
+        """Return these choices with some of them changed; None frees one.
 
         Raises:
-            SpecError: a value that the choice does not have.
+            SpecError: a value is not allowed for its choice.
         """
         return Fixed.parse(dict(self) | changes, source="fixed")
 

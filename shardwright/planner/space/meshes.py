@@ -1,4 +1,4 @@
-"""Meshes of the space: every degree that divides model, batch and cluster and keeps what is fixed."""
+"""Meshes of the space: every degree that divides model, batch and cluster and keeps the fixed choices."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from shardwright.specs.model import ModelSpec
 
 from .fixed import Fixed
 
-# A group of at most so many data-parallel ranks is split in every way, a larger one at node boundaries only.
+# Data-parallel groups of at most this size are split in every way, larger ones at node boundaries only.
 _SPLIT_FREELY_UP_TO = 8
 
 
@@ -30,12 +30,12 @@ def meshes_of(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
 
 
 def _most_stages(model: ModelSpec, fixed: Fixed) -> int:
-    """Stages without a layer, for embedding or head alone, are not searched."""
+    """Return the largest `pp`. Stages without a layer, for embedding or head alone, are not searched."""
     return model.layer_count if fixed.stages is None else len(fixed.stages)
 
 
 def _cuts_sequence(model: ModelSpec, training: TrainingSpec, fixed: Fixed, tp: int, cp: int) -> bool:
-    """Whether cp divides the sequence, and the heads where it must."""
+    """Whether `cp` divides the sequence, and also the heads where its kind requires that."""
     kind, split = fixed.context_parallel or "all-gather", tp > 1 and fixed.sequence_parallel is not False
     try:
         check_context_parallel(cp, tp, kind, model, training, sequence_parallel=split)
@@ -50,7 +50,7 @@ def _folds(block: int, tp: int, ep: int) -> bool:
 
 
 def _tensor_degrees(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> list[int]:
-    """Degrees that divide the model and stay inside a node, where the fast links are; a fixed one may leave it."""
+    """Return degrees that divide the model and stay inside a node, where links are fast; a fixed one may leave it."""
     if fixed.tp is not None:
         return [fixed.tp] if cluster.devices % fixed.tp == 0 else []
     split_sequence = fixed.sequence_parallel is not False
@@ -63,7 +63,8 @@ def _tensor_degrees(model: ModelSpec, cluster: ClusterSpec, training: TrainingSp
 
 
 def _shard_degrees(dp: int, tp: int, cp: int, cluster: ClusterSpec, fixed: Fixed) -> list[int]:
-    """Ways to split dp into replicas of shard groups; where it is large, only shard groups of whole nodes and of all."""
+    """Return the ways to split dp into replicas. Shard groups of a large dp
+    are single ranks, whole nodes or all of dp."""
     degrees = divisors(dp)
     fixed_split = fixed.dp_shard is not None or fixed.dp_replicate is not None
     if dp > _SPLIT_FREELY_UP_TO and not fixed_split:

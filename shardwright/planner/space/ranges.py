@@ -1,4 +1,4 @@
-"""Contiguous layers as counts: which ranges of a model hold how many layers of each class."""
+"""Contiguous layers as counts: the number of layers of each class in each range of a model."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +12,7 @@ from shardwright.specs.model import ModelSpec
 
 @dataclass(frozen=True)
 class LayerRanges:
-    """Ranges [start, end) of a model's layers; those with equal counts of each layer class share a kind.
+    """Ranges [start, end) of a model's layers. Ranges with equal counts of each layer class share a kind.
 
     Attributes:
         kind_of: [start, end], the kind of that range, -1 where it is empty.
@@ -39,14 +39,14 @@ class LayerRanges:
         return total
 
     def kinds(self, compositions: IntArray) -> IntArray:
-        """[..., stages] kinds of the ranges that `compositions` [..., stages], layers of each stage, cut the model into."""
+        """Return the kinds [..., stages] of ranges that hold `compositions` [..., stages] layers, in their order."""
         ends = np.cumsum(compositions, axis=-1)
         found: IntArray = self.kind_of[ends - compositions, ends]
         return found
 
 
 def layer_ranges(model: ModelSpec) -> LayerRanges:
-    """All ranges of `model`. Layers of one class count, so a uniform model has as many kinds as layers."""
+    """Return all ranges of `model`. Only counts of classes matter: a uniform model has as many kinds as layers."""
     return _layer_ranges(model.class_of_layer)
 
 

@@ -1,4 +1,4 @@
-"""Why nothing divides: what was fixed, what is allowed, and the nearest that does."""
+"""Messages where nothing divides: the fixed choice, the allowed values, and the nearest one that divides."""
 
 from math import prod
 
@@ -35,7 +35,7 @@ def no_mesh(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixe
 
 
 def _no_batch(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> str:
-    """Every mesh fails on the batch: say which numbers of data-parallel ranks there are and the nearest batch."""
+    """Explain that no mesh divides the batch: name the possible data-parallel degrees and the nearest batch."""
     whole = training.model_copy(update={"global_batch": cluster.devices})
     open_split = fixed.model_copy(update={"zero_stage": None})
     dps = sorted({m.dp for m in meshes_of(model, cluster, whole, open_split)})
@@ -64,7 +64,7 @@ def no_microbatch(meshes: list[Mesh], training: TrainingSpec, fixed: Fixed) -> s
 def no_schedule(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, meshes: list[Mesh], fixed: Fixed
 ) -> str:
-    """Meshes and microbatches divide, and no schedule runs them with what is fixed."""
+    """Explain that meshes and microbatches divide, but no schedule runs them with the fixed choices."""
     layers = model.layer_count
     if fixed.schedule in ("1f1b", "gpipe") and fixed.stages_per_rank not in (None, 1):
         return f"{fixed.schedule} runs one stage on each rank and stages_per_rank is {fixed.stages_per_rank}; give 1, or interleaved-1f1b"
@@ -79,7 +79,7 @@ def no_schedule(
 def _no_even_stages(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, meshes: list[Mesh], fixed: Fixed
 ) -> str:
-    """No pp that the other degrees leave divides the layers: say which there are, why, and what would divide."""
+    """Explain that no possible pp divides the layers: name these degrees, their cause, and what would divide."""
     layers, degrees = model.layer_count, sorted({mesh.pp for mesh in meshes})
     if fixed.pp is not None:
         return (

@@ -1,4 +1,4 @@
-"""How many layers a stage may hold."""
+"""The number of layers that a stage may hold."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,10 +17,12 @@ class ChunkSizes(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def chunk_sizes(layers: int, pp: int, chunks: int, even: bool = False) -> ChunkSizes:
-    """With one stage a rank, any number. With several, the even share or one layer more; the model's ends also one less.
+    """Return the allowed sizes of all stages.
 
-    Longer and shorter interleaved stages are not in the space: interleaving lives from stages that take equally long.
-    Where stages must be `even` (and divide the layers), the even share alone.
+    One stage on a rank may hold any number of layers. Several hold the even share or one layer more each; the first and
+    the last stage may also hold one less. Longer and shorter interleaved stages are not in the space, because
+    interleaving needs stages that take equally long. With `even`, which must divide the layers, each stage holds the
+    even share.
     """
     if even:
         share_of_each = np.full((pp, chunks), layers // (pp * chunks))

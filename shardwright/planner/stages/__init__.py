@@ -1,4 +1,5 @@
-"""One entry solved: the cheapest recompute mix that fits each stage, and the partition of the layers over the stages."""
+"""The solution of one entry: the cheapest recompute mix that fits each stage,
+and the partition of layers over stages."""
 
 from .bottleneck import smallest_largest
 from .partition import allowed_ranges, evaluate, stage_bounds

@@ -1,4 +1,4 @@
-"""The classical partition: the smallest possible largest stage."""
+"""The classical partition problem: minimise the largest stage."""
 
 import numpy as np
 
@@ -7,9 +7,9 @@ from shardwright.planner.space import LayerRanges
 
 
 def smallest_largest(values: Array, ranges: LayerRanges) -> tuple[float, tuple[int, ...]]:
-    """The partition whose largest of `values` (S, V) is smallest, by dynamic programming from the last stage.
+    """Return the partition that minimises the largest of `values` (S, V), by dynamic programming from the last stage.
 
-    Infinite values are not chosen; the result is infinite where nothing else is left.
+    Infinite values are never chosen where a finite partition exists; the result is infinite where none does.
     """
     layers = ranges.layer_count
     best = np.where(np.arange(layers + 1) == layers, 0.0, np.inf)

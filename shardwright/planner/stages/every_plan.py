@@ -1,4 +1,4 @@
-"""Every partition and every recompute mix of an entry, where they are few: nothing is left to argue about then."""
+"""Every partition and every recompute mix of an entry, where they are few. The answer is then exact."""
 
 from itertools import product
 
@@ -26,7 +26,7 @@ def is_small(staged: StagedEntry, allowed: list[int]) -> bool:
 
 
 def best_of_all(staged: StagedEntry, allowed: list[int]) -> StagedPlan | None:
-    """The best of all partitions and mixes; None where none fits. For small entries."""
+    """Return the best of all partitions and mixes, or None where none fits. For small entries."""
     entry, batch = staged.entry, Batch()
     sizes = chunk_sizes(staged.ranges.layer_count, entry.pp, entry.stages_per_rank, entry.even_stages)
     policies = _useful(staged, allowed)
@@ -39,14 +39,14 @@ def best_of_all(staged: StagedEntry, allowed: list[int]) -> StagedPlan | None:
 
 
 def _useful(staged: StagedEntry, allowed: list[int]) -> list[int]:
-    """Policies that are not beaten by another in backward, tail, kept and working bytes, for some class."""
+    """Return the policies that, for some class, no other policy beats in backward, tail, kept and working bytes."""
     rows = staged.entry.rows
     measures = np.stack([part.layers for part in (rows.backward, rows.last_backward, rows.activation, rows.working)])
     return [int(policy) for policy in np.flatnonzero(useful_policies(measures, allowed).any(axis=0))]
 
 
 def _rank_mixes(staged: StagedEntry, rank: int, counts: IntArray, policies: list[int]) -> list[IntArray]:
-    """Every mix (chunks, classes, policies) of a rank that fits."""
+    """Return every mix (chunks, classes, policies) of a rank that fits."""
     width = staged.entry.rows.policies
     per_cell = [_policy_splits(int(count), policies, width) for count in counts.flat]
     mixes = np.stack([np.stack(choice).reshape(*counts.shape, width) for choice in product(*per_cell)])
@@ -54,7 +54,7 @@ def _rank_mixes(staged: StagedEntry, rank: int, counts: IntArray, policies: list
 
 
 def _all_sizes(layers: int, fewest: IntArray, most: IntArray) -> list[tuple[int, ...]]:
-    """Every way to give `layers` to stages that hold from `fewest` (S,) to `most` (S,) each."""
+    """Return every way to distribute `layers` over stages that hold from `fewest` (S,) to `most` (S,) each."""
     partial: list[tuple[int, ...]] = [()]
     for stage in range(len(fewest)):
         least_after, most_after = int(fewest[stage + 1 :].sum()), int(most[stage + 1 :].sum())
@@ -68,7 +68,7 @@ def _all_sizes(layers: int, fewest: IntArray, most: IntArray) -> list[tuple[int,
 
 
 def _policy_splits(count: int, allowed: list[int], policies: int) -> list[IntArray]:
-    """Every way to put `count` layers under the allowed policies, as counts (policies,)."""
+    """Return every way to put `count` layers under the allowed policies, as counts (policies,)."""
     found = []
     for split in product(range(count + 1), repeat=len(allowed)):
         if sum(split) == count:

@@ -1,7 +1,9 @@
-"""Interleaved 1F1B: stages of nearly equal length, recompute mixes for each rank, and the best of a family of partitions.
+"""Interleaved 1F1B: stages of nearly equal length, a recompute mix for each rank, and the best of a family of
+partitions.
 
-The ranks' stages share one memory, so mixes couple across stages. The family: layers spread evenly over the ranks by time, within a rank evenly over its stages, the
-longer stages early or late; then single layers move between stages for as long as that helps.
+The stages of a rank share one memory, so their mixes depend on each other. The family spreads layers evenly over the
+ranks by time, and within a rank evenly over its stages. Longer stages come early or late. Single layers then move
+between stages for as long as that shortens the step.
 """
 
 from itertools import combinations, product
@@ -20,7 +22,10 @@ _MOST_STAGES_TO_IMPROVE = 24
 
 
 class InterleavedSearch:
-    """The family search of one entry. Stage i = chunk i // P of rank i % P; `counts` (chunks, classes) are a rank's layers."""
+    """The family search of one entry.
+
+    Stage i is chunk i // P of rank i % P. `counts` (chunks, classes) are the layers of a rank.
+    """
 
     def __init__(self, entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> None:
         self.entry, self.ranges, self.allowed = entry, ranges, allowed
@@ -36,7 +41,8 @@ class InterleavedSearch:
         self._rank_mixes: dict[tuple[int, bytes], IntArray | None] = {}
 
     def family(self) -> StagedPlan | None:
-        """The best of the even partitions, improved by moving single layers."""
+        """Return the best of the even partitions, or None where none fits; a
+        second round weighs ranks by their mixes."""
         seconds_per_layer = np.full(self.entry.pp, self._mean_layer_seconds())
         best: StagedPlan | None = None
         for _ in range(_REBALANCED):
@@ -74,9 +80,10 @@ class InterleavedSearch:
         return plan
 
     def _even_layers(self, seconds_per_layer: Array, *, early: bool, within_memory: bool = False) -> tuple[int, ...]:
-        """Layers of each stage: one at a time to the rank that is done first, there to the stage that is.
+        """Return the layers of each stage: each layer goes to the rank, and there to the stage, with the least work so
+        far.
 
-        `within_memory`: to no rank that it would overflow, as if all layers were of the commonest class.
+        `within_memory`: skip ranks that a layer would overflow, as if all layers were of the commonest class.
         """
         pp, chunks = self.entry.pp, self.entry.stages_per_rank
         layers = self.fewest.copy()
@@ -109,14 +116,15 @@ class InterleavedSearch:
         return float(whole @ each / whole.sum())
 
     def _seconds_per_layer(self, plan: StagedPlan) -> Array:
-        """(P,): what a layer takes on each rank with the mix that it has."""
+        """(P,): mean seconds of a layer on each rank with its mix."""
         rows, chunks = self.entry.rows, (self.entry.stages_per_rank, self.entry.pp)
         of_layers = np.einsum("skp,kp->s", plan.mix, rows.forward.layers[:, None] + rows.backward.layers)
         held = np.array(plan.layers).reshape(chunks).sum(axis=0)
         return np.asarray(of_layers.reshape(chunks).sum(axis=0) / held)
 
     def _add_mixed(self, mixed: Batch, layers: tuple[int, ...]) -> None:
-        """Add the partition with each rank's cheapest mix; nothing where a rank has none that fits, or layers are left."""
+        """Add the partition with each rank's cheapest mix, unless a rank has
+        no mix that fits or layers are left over."""
         if sum(layers) != self.ranges.layer_count:
             return
         counts, chosen = self.staged.counts(layers), []
@@ -134,7 +142,8 @@ class InterleavedSearch:
         return self._rank_mixes[key]
 
     def _cheapest_rank_mix(self, rank: int, counts: IntArray) -> IntArray | None:
-        """Of the mixes of two policies, changing layer after layer where most microbatches are alive, the cheapest."""
+        """Return the cheapest mix of two policies that fits; layers change policy
+        first where most microbatches are alive."""
         cost = self.entry.rows.backward.layers
         best, least = None, np.inf
         pairs = [*combinations(self._useful, 2)] or [(self._useful[0], self._useful[0])]
@@ -147,7 +156,7 @@ class InterleavedSearch:
         return best
 
     def _changing(self, rank: int, counts: IntArray, first: int, second: int) -> IntArray:
-        """(T, chunks, classes, policies): 0, 1, ... layers changed from policy `first` to `second`."""
+        """(T, chunks, classes, policies): mixes with 0, 1, ... layers changed from policy `first` to `second`."""
         cells = [
             (chunk, kind)
             for chunk in np.argsort(-self.staged.alive[rank].max(axis=0), kind="stable")

@@ -1,17 +1,17 @@
 """Ranking of partitions by dynamic programming over stages, from the last to the first.
 
-Symbols: P stages, M microbatches, stage s has forward f_s, backward b_s, x_s = f_s + b_s, first-forward extra e_s; c one
-message; w_s = min(M - 1, P - 1 - s) warm-up forwards. For the stages from s on, seen from the start of the first forward
-on s to the end of the last backward there:
+Symbols: P stages; M microbatches; stage s has forward f_s, backward b_s, x_s = f_s + b_s and first-forward extra e_s; c
+is one message; w_s = min(M - 1, P - 1 - s) warm-up forwards. For the stages from s on, from the start of the first
+forward on s to the end of the last backward there:
 
     D_s = sum_{t>s} (x_t + 2c)                 a microbatch's round trip below s
     own = e_s + f_s + max(w_s f_s, D_s + sum_{t>s} e_t) + (M - 1 - w_s) x_s + max(w_s b_s, D_s) + b_s
     R_s = max(own, e_s + x_s + 2c + R_{s+1})
 
-`own` is the path that waits at stage s for all microbatches (1F1B; the two maxima may not both take the round trip where
-M - 1 = w_s, as no forward follows the first backward then). It is a path of the schedule's graph, so R_0 is a lower bound
-of the pipeline's end. Both D and R only ever raise what stands above them, so the Pareto-best labels (D, R) of each
-(stage, first layer) are enough. Extras depend on the first layer alone.
+`own` is the path that waits at stage s for all microbatches, under 1F1B. Where M - 1 = w_s no forward follows the first
+backward, so the two maxima may not both take the round trip. `own` is a path of the schedule's graph, so R_0 is a lower
+bound on the end of the pipeline. The values above stage s never fall when D_s or R_s rises. The Pareto-best labels
+(D, R) of each (stage, first layer) are therefore enough. Extras depend on the first layer alone.
 """
 
 from dataclasses import dataclass
@@ -27,19 +27,22 @@ from .bottleneck import smallest_largest
 from .paths import waiting_arms
 from .tables import StageTables
 
-_LABELS = 8  # kept for each (stage, first layer); what is dropped goes into the bound
+_LABELS = 8  # kept for each (stage, first layer); the dropped ones lower the bound
 _EVALUATED = 32
 
 
 class Ranked(NamedTuple):
-    """Partitions (B, S) in order of their bound, and a bound that no active partition is below."""
+    """Partitions (B, S) in order of their bound, and a lower bound on every active partition."""
 
     layers: IntArray
     bound_seconds: float
 
 
 class _Front(NamedTuple):
-    """Labels (L + 1, labels) by first layer; infinite where there is none. `length` of the first stage, `link` to its rest."""
+    """Labels (L + 1, labels) by first layer; infinite where there is none.
+
+    `length` is that of the first stage, `link` the label of the stages after it.
+    """
 
     round_trip: Array
     path: Array
@@ -49,7 +52,7 @@ class _Front(NamedTuple):
 
 @dataclass
 class LabelSearch:
-    """Finds the active partitions whose longest such path is shortest."""
+    """Finds the active partitions whose longest path `R_0` is shortest."""
 
     tables: StageTables
     active: Array
@@ -78,7 +81,7 @@ class LabelSearch:
         return _Front(nothing, np.where(nothing == 0, -np.inf, np.inf), zero, zero)
 
     def _extended(self, stage: int, rest: _Front) -> _Front:
-        """Every label of `rest` with every active range before it: (L + 1, lengths x labels)."""
+        """(L + 1, lengths x labels): every label of `rest` with every active range before it."""
         tables, entry = self.tables, self.tables.entry
         kind_of, layers = tables.ranges.kind_of, tables.ranges.layer_count
         lengths = np.unique(tables.ranges.lengths[self.active[stage]])
@@ -115,13 +118,14 @@ class LabelSearch:
 
     @property
     def _extras_from(self) -> Array:
-        """(L + 1,): first-forward extras of the layers from i on and the head; 0 where nothing is left."""
+        """(L + 1,): first-forward extras of the head and the layers from i on; 0 where no layer is left."""
         ranges, layers = self.tables.ranges, self.tables.ranges.layer_count
         held = ranges.counts[ranges.kind_of[np.arange(layers), layers]]
         return np.append(self.tables.entry.rows.first_forward.total(held, np.array([0.0, 1.0])), 0.0)
 
     def _pruned(self, stage: int, labels: _Front) -> _Front:
-        """The Pareto-best labels of each first layer, those with the shortest paths; the bound of the others is noted."""
+        """Return the Pareto-best labels with the shortest paths for each first
+        layer; record the bound of the dropped ones."""
         order = np.lexsort((labels.round_trip, labels.path), axis=1)
         parts = [np.take_along_axis(part, order, axis=1) for part in labels]
         trip, path = parts[0], parts[1]
@@ -140,7 +144,7 @@ class LabelSearch:
         return kept
 
     def _before(self, stage: int) -> Array:
-        """(L + 1,): the least that the first microbatch takes above `stage`, where that one starts at layer i."""
+        """(L + 1,): the least time of the first microbatch above `stage`, where that stage starts at layer i."""
         rows, ranges = self.tables.entry.rows, self.tables.ranges
         backward = Rows(rows.backward.layers.min(axis=-1), rows.backward.first, rows.backward.last)
         each, held = rows.forward + backward + rows.first_forward, ranges.counts[ranges.kind_of[0, 1:]]

@@ -1,7 +1,8 @@
-"""The best partition of the layers over the stages, one stage on each rank: exact where it can be, else with its gap.
+"""The best partition of the layers over the stages, with one stage on each rank: exact where possible, else with its
+gap.
 
-The step of a partition is `costmodel.pipeline.step_seconds`. Which partitions are worth that is found by dynamic
-programming on real paths through the schedule, which can only be shorter than the longest one, the step.
+The step of a partition is `costmodel.pipeline.step_seconds`. Dynamic programming over real paths through the schedule
+finds the partitions that are worth evaluating. Such a path is never longer than the longest path, which is the step.
 """
 
 from dataclasses import dataclass, replace
@@ -16,18 +17,18 @@ from shardwright.planner.space import EntryCosts, LayerRanges
 from .labels import LabelSearch
 from .tables import StageTables
 
-# So many partitions are cheaper to evaluate than to rank; up to the larger number only where ranking leaves a gap.
+# Up to 64 partitions are cheaper to evaluate than to rank. Up to 4096 are evaluated where ranking leaves a gap.
 _EVALUATE_ALL = 64
 _EVALUATE_ALL_TO_CLOSE_A_GAP = 4096
 _CLOSED = 1e-9
-# Partitions that single moves may still make the best.
+# A partition within this factor of the limit may still become the best by moves of single layers.
 _IMPROVE_WITHIN = 1.01
 _IMPROVING_ROUNDS = 8
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Layers of each stage (S,), the step that they take, and a lower bound over all partitions of the entry."""
+    """Layers of each stage (S,), their step, and a lower bound over all partitions of the entry."""
 
     layers: tuple[int, ...]
     step_seconds: float
@@ -35,7 +36,7 @@ class Partition:
 
 
 def best_partition(tables: StageTables, limit_seconds: float) -> Partition | None:
-    """The best partition that takes less than `limit_seconds`, or None where no such one fits."""
+    """Return the best partition that takes less than `limit_seconds`, or None where none of these fits."""
     active = tables.feasible & (stage_bounds(tables) < limit_seconds) & allowed_ranges(tables.entry, tables.ranges)
     ways = _ways(tables, active)
     if ways[0][0] == 0:
@@ -52,7 +53,7 @@ def best_partition(tables: StageTables, limit_seconds: float) -> Partition | Non
 
 
 def allowed_ranges(entry: EntryCosts, ranges: LayerRanges) -> Array:
-    """(V,): the ranges that a stage may hold: those of the even share alone where stages must be even."""
+    """(V,): the ranges that a stage may hold: only those of the even share where stages must be even."""
     if not entry.even_stages:
         return np.ones(len(ranges.counts), dtype=bool)
     return np.asarray(ranges.lengths == ranges.layer_count // entry.pp)
@@ -75,16 +76,16 @@ def _improved(tables: StageTables, active: Array, best: Partition) -> Partition:
 
 
 def stage_bounds(tables: StageTables) -> Array:
-    """(S, V): a lower bound of the step of every partition that gives this range to this stage.
+    """(S, V): lower bound on the step of every partition that gives this range to this stage.
 
-    The whole model's first microbatch passes every stage once, and while it is not on stage s that one is busy with the
-    others: at least (M - 1 - w_s) cycles and w_s of the longer of forward and backward, w_s = min(M - 1, P - 1 - s).
+    The first microbatch passes every stage once. Stage s works on other microbatches in the meantime. Let w_s =
+    min(M - 1, P - 1 - s). That work is at least (M - 1 - w_s) cycles, and w_s times the longer of forward and backward.
     """
     entry = tables.entry
     more, position = entry.microbatches - 1, np.arange(entry.pp)[:, None]
     warm_up = np.minimum(more, entry.pp - 1 - position)
     forward = tables.seconds.forward
-    backward = np.where(tables.feasible, tables.seconds.backward, 0.0)  # what does not fit is not asked for
+    backward = np.where(tables.feasible, tables.seconds.backward, 0.0)  # ranges that don't fit are never used
     longest = np.maximum(forward, backward)
     rows, whole = entry.rows, tables.ranges.whole
     cheapest = Rows(rows.backward.layers.min(axis=-1), rows.backward.first, rows.backward.last) + rows.forward
@@ -93,7 +94,7 @@ def stage_bounds(tables: StageTables) -> Array:
 
 
 def evaluate(tables: StageTables, layers: IntArray, *, tails: Array | None = None) -> Array:
-    """Seconds of one step of each partition (B, S); `tails` (S, V) instead of those of the mixes."""
+    """Return the step in seconds of each partition (B, S). `tails` (S, V) replace the tails of the mixes."""
     entry, kinds = tables.entry, tables.ranges.kinds(layers)
     stage = np.arange(entry.pp)
     seconds = tables.seconds[stage, kinds]
@@ -103,18 +104,21 @@ def evaluate(tables: StageTables, layers: IntArray, *, tails: Array | None = Non
 
 
 def _best_of(tables: StageTables, layers: IntArray, bound_seconds: float | None) -> Partition:
-    """The best of these; where they are all there are (no `bound_seconds`), with the least tails as their bound."""
+    """Return the best of these partitions.
+
+    Without `bound_seconds` they are all partitions of the entry, and their step with the least tails is the bound.
+    """
     seconds = evaluate(tables, layers)
     best = int(np.argmin(seconds))
     found = float(seconds[best])
     if bound_seconds is None:
-        exact = tables.entry.pp == 1  # there the mix counts its tail
+        exact = tables.entry.pp == 1  # here the mix counts its tail
         bound_seconds = found if exact else float(evaluate(tables, layers, tails=tables.least_tail).min())
     return Partition(tuple(layers[best].tolist()), found, min(found, bound_seconds))
 
 
 def _ways(tables: StageTables, active: Array) -> list[Array]:
-    """[S + 1] of (L + 1,): in how many ways stages s.. can hold the layers from i on."""
+    """[S + 1] of (L + 1,): number of ways in which stages s.. can hold the layers from i on."""
     kind_of, layers = tables.ranges.kind_of, tables.ranges.layer_count
     ways = [np.eye(layers + 1)[layers]]
     for mask in active[::-1]:

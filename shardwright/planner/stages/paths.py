@@ -1,4 +1,5 @@
-"""Paths through a schedule that wait at one stage for all microbatches: what rankings and integer programs bound a step by."""
+"""Paths through a schedule that wait at one stage for all microbatches. Rankings
+and integer programs bound a step by them."""
 
 from typing import NamedTuple
 
@@ -6,10 +7,11 @@ from shardwright.specs import ScheduleName
 
 
 class Arm(NamedTuple):
-    """One path from the start of the first forward on a stage to the end of its last backward, beside one of each.
+    """One path from the start of the first forward on a stage to the end of its last backward.
 
-    `first_trip`, `trip`: whether the first microbatch's and a later one's round trip below the stage lie on it. `forwards`,
-    `backwards`: passes of the stage itself on it.
+    The first forward and the last backward come on top. `first_trip`, `trip`: 1 if the round trip below the stage of
+    the first or of a later microbatch lies on the path. `forwards`, `backwards`: number of other passes of the stage on
+    it.
     """
 
     first_trip: int
@@ -19,11 +21,11 @@ class Arm(NamedTuple):
 
 
 def waiting_arms(schedule: ScheduleName, pp: int, stage: int, microbatches: int) -> list[Arm]:
-    """The paths that wait at `stage` of `pp`; each is real, so that the longest bounds the step from below.
+    """Return the paths that wait at `stage` of `pp`. Each is a real path, so the longest bounds the step from below.
 
-    GPipe runs all forwards, then all backwards. 1F1B runs w = min(M - 1, P - 1 - s) forwards before it alternates. Its ramp
-    up ends with these forwards or with the first round trip, its ramp down likewise. Where w = M - 1 no forward
-    follows the first backward, and the two may not both be trips.
+    GPipe runs all forwards, then all backwards. 1F1B runs w = min(M - 1, P - 1 - s) forwards before it alternates. Its
+    ramp up ends with these forwards or with the first round trip; its ramp down is symmetric. Where M - 1 = w no
+    forward follows the first backward, and the two ramps may not both be trips.
     """
     more = microbatches - 1
     if schedule == "gpipe":

@@ -1,9 +1,10 @@
-"""The cheapest recompute mix of a stage: how many layers of each class recompute what, so that the stage fits.
+"""The cheapest recompute mix of a stage: how many layers of each class use which policy, so that the stage fits.
 
 With layers as counts this is a small knapsack. A layer of class k under policy p keeps a_kp bytes for each microbatch
-in flight, works in w_kp bytes and costs c_kp seconds. Of the w only the largest used counts, so each value W that it may
-take is tried: policies with w_kp > W are out, and the rest is min sum n_kp c_kp subject to sum n_kp a_kp <= room. That is
-solved exactly: one class by counting up to two policies beside the cheapest, several by their Pareto fronts.
+in flight, needs w_kp working bytes and costs c_kp seconds. Only the largest w_kp in use takes memory, so each value W
+that it may have is tried. Policies with w_kp > W are excluded. The rest is: minimise sum n_kp c_kp subject to sum n_kp
+a_kp <= room. It is solved exactly. One class takes a closed form for two policies and tries every count of the others.
+Several classes join their Pareto fronts.
 """
 
 from dataclasses import dataclass, field
@@ -17,10 +18,10 @@ from shardwright.specs import POLICIES, RecomputePolicy
 
 @dataclass(frozen=True)
 class Room:
-    """Where mixes must fit, on each pipeline position (Q) and for each kind of layer range (V).
+    """Memory limit of mixes, on each pipeline position (Q) and for each kind of layer range (V).
 
-    `moving` (Q, V): bytes for what is kept and worked in. `alive` (Q,): microbatches in flight. `end_kept` (Q,) bytes a
-    microbatch and `end_working` (Q,) bytes are the embedding's and the head's.
+    `moving` (Q, V): bytes for kept activations and working memory. `alive` (Q,): microbatches in flight. `end_kept`
+    (Q,) bytes a microbatch and `end_working` (Q,) bytes belong to the embedding and the head.
     """
 
     moving: Array
@@ -29,7 +30,7 @@ class Room:
     end_working: Array
 
     def activations(self, working: float) -> Array:
-        """Shape (Q, V): bytes of one microbatch that the layers may keep, where the largest layer works in `working`."""
+        """(Q, V): bytes that the layers may keep for one microbatch, where the largest layer needs `working` bytes."""
         used = np.maximum(working, self.end_working)
         return np.asarray((self.moving - used[:, None]) / self.alive[:, None] - self.end_kept[:, None])
 
@@ -43,12 +44,12 @@ class Mixes:
 
 
 def allowed_policies(fixed: RecomputePolicy | None) -> list[int]:
-    """Indices of the policies that may be used."""
+    """Return the indices of the policies that may be used."""
     return list(range(len(POLICIES))) if fixed is None else [POLICIES.index(fixed)]
 
 
 def useful_policies(measures: Array, allowed: list[int]) -> Array:
-    """(K, P): which policies are allowed and not beaten in all `measures` (..., K, P) by another allowed one."""
+    """(K, P): the allowed policies that no other allowed policy beats in all `measures` (..., K, P)."""
     useful = np.zeros(measures.shape[1:], dtype=bool)
     useful[:, allowed] = True
     for policy in allowed:
@@ -62,7 +63,7 @@ def useful_policies(measures: Array, allowed: list[int]) -> Array:
 
 @dataclass(frozen=True)
 class MixSolver:
-    """Layer classes K by policies P: `seconds`, `kept`, `working` (K, P), of which only `allowed` policies count."""
+    """Layer classes K by policies P: `seconds`, `kept`, `working` (K, P). Only `allowed` policies are used."""
 
     seconds: Array
     kept: Array
@@ -71,7 +72,7 @@ class MixSolver:
     _fronts: dict[tuple[bytes, bytes], "_Front"] = field(default_factory=dict, repr=False, compare=False)
 
     def solve(self, layers: IntArray, room: Room) -> Mixes:
-        """The cheapest mixes for `layers` (V, K), layers of each class."""
+        """Return the cheapest mixes for `layers` (V, K), layers of each class."""
         best: Mixes | None = None
         useful = self.useful
         for limit in np.unique(self.working[useful]):
@@ -82,7 +83,7 @@ class MixSolver:
 
     @cached_property
     def useful(self) -> Array:
-        """(K, P): allowed and not beaten in all three by another allowed policy."""
+        """(K, P): the allowed policies that no other allowed policy beats in seconds, kept and working bytes."""
         return useful_policies(np.stack([self.seconds, self.kept, self.working]), self.allowed)
 
     def _within(self, layers: IntArray, room: Array, usable: Array) -> Mixes:
@@ -100,7 +101,8 @@ class MixSolver:
         return mixes
 
     def _cheapest_policies(self, layers: IntArray, room: Array, usable: Array) -> Mixes:
-        """Every layer under its class's cheapest usable policy, where that fits: most places need no search."""
+        """Put every layer under the cheapest usable policy of its class, where that
+        fits. Most places need no further search."""
         seconds = np.where(usable, self.seconds, np.inf)
         chosen = seconds.argmin(axis=1)
         rows = np.arange(len(chosen))
@@ -111,7 +113,7 @@ class MixSolver:
         return Mixes(np.where(fits, cost, np.inf), counts)
 
     def _one_class(self, layers: IntArray, room: Array, policies: list[int]) -> Mixes:
-        """Count the layers under each policy: two in closed form, each further one by trying every count."""
+        """Count the layers under each policy: two policies in closed form, each further one by trying every count."""
         kept, seconds = self.kept[0], self.seconds[0]
         *rest, last = sorted(policies, key=lambda policy: (seconds[policy], kept[policy]))
         if len(policies) <= 2:
@@ -126,7 +128,8 @@ class MixSolver:
         return best
 
     def _two_policies(self, layers: IntArray, room: Array, first: int, second: int) -> Mixes:
-        """As many layers under the `first` policy, which costs less, as fit; infinite where there are fewer than none."""
+        """Put as many layers as fit under `first`, the cheaper policy, and the rest
+        under `second`; infinite where none fits."""
         kept, seconds = self.kept[0], self.seconds[0]
         counts = np.zeros((*room.shape, *self.seconds.shape), dtype=np.int64)
         over = layers * kept[first] - room
@@ -139,7 +142,7 @@ class MixSolver:
         return Mixes(np.where(fits, (layers - moved) * seconds[first] + moved * seconds[second], np.inf), counts)
 
     def _front(self, held: IntArray, usable: Array) -> "_Front":
-        """Pareto-best mixes of `held` (K,) layers."""
+        """Return the Pareto-best mixes of `held` (K,) layers."""
         key = (held.tobytes(), usable.tobytes())
         if key not in self._fronts:
             front = _Front(np.zeros(1), np.zeros(1), np.zeros((1, 0, usable.shape[1]), dtype=np.int64))
@@ -158,14 +161,14 @@ class MixSolver:
 
 @dataclass(frozen=True)
 class _Front:
-    """Mixes of which none is beaten in both bytes and seconds: `kept` ascending, `seconds` descending, `counts`."""
+    """Mixes that no other mix beats in both bytes and seconds: `kept` ascending, `seconds` descending, `counts`."""
 
     kept: Array
     seconds: Array
     counts: IntArray
 
     def joined(self, other: "_Front") -> "_Front":
-        """One mix of each, added."""
+        """Return the front of all sums of one mix of each."""
         left, right = (part.reshape(-1) for part in np.indices((len(self.kept), len(other.kept))))
         counts = np.concatenate([self.counts[left], other.counts[right]], axis=1)
         return _Front(self.kept[left] + other.kept[right], self.seconds[left] + other.seconds[right], counts).pruned()

@@ -1,4 +1,4 @@
-"""One entry of the space solved: its best stages, and the plan that they make."""
+"""The solution of one entry of the space: its best stages, and their plan."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -18,13 +18,13 @@ from .recompute_mix import allowed_policies
 from .staged_entry import StagedEntry, StagedPlan
 from .tables import stage_tables
 
-# An even interleaved plan that is further from the best than this is not worth moving layers in.
+# Single layers are moved only in an interleaved plan whose step is within this factor of the best.
 _IMPROVE_WITHIN = 1.02
 
 
 @dataclass(frozen=True)
 class Solved:
-    """The best stages found for an entry: layers (S,), mixes (S, classes, policies), and the step that they take."""
+    """The best stages found for an entry: layers (S,), mixes (S, classes, policies), and their step."""
 
     entry: int
     layers: tuple[int, ...]
@@ -34,7 +34,8 @@ class Solved:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an entry: a plan below the limit, if one was found; what no plan of it that is below it undercuts."""
+    """The result of an entry: a plan below the limit, if one was found, and a lower
+    bound on all its plans below that limit."""
 
     solved: Solved | None
     bound_seconds: float
@@ -42,7 +43,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class EntrySolver:
-    """Solves entries of one space. `given` (S, classes, policies): the mixes of the stages, where they are fixed."""
+    """Solves entries of one space. `given` (S, classes, policies): the mixes of the stages, where stages are fixed."""
 
     costs: SpaceCosts
     ranges: LayerRanges
@@ -51,13 +52,14 @@ class EntrySolver:
 
     @classmethod
     def of(cls, costs: SpaceCosts, model: ModelSpec) -> Self:
-        """For what the space has fixed."""
+        """Return the solver for the choices that the space has fixed."""
         fixed = costs.space.fixed
         given = None if fixed.stages is None else layer_mixes(model, fixed.stages)[0]
         return cls(costs, layer_ranges(model), allowed_policies(fixed.recompute), given)
 
     def solve(self, entry: int, bound_seconds: float, limit_seconds: float) -> Outcome:
-        """The entry's best plan if it takes less than `limit_seconds`; `bound_seconds` is what is known of the entry."""
+        """Return the entry's best plan if it takes less than `limit_seconds`;
+        `bound_seconds` is its known lower bound."""
         one = self.costs.entry(entry)
         if self.given is not None:
             return self._given(one, entry, self.given, limit_seconds)
@@ -77,7 +79,7 @@ class EntrySolver:
         return _outcome(entry, plan, bound, limit_seconds)
 
     def _given(self, one: EntryCosts, entry: int, mix: IntArray, limit_seconds: float) -> Outcome:
-        """The stages that are fixed, under any schedule."""
+        """Evaluate the fixed stages, under any schedule."""
         found = rank_bytes(one.rows, one.schedule, one.pp, one.microbatches, mix)
         if (found.device > one.room_bytes).any() or (found.host > one.host_room_bytes).any():
             return Outcome(None, np.inf)
@@ -98,7 +100,7 @@ def _outcome(entry: int, plan: StagedPlan, bound_seconds: float, limit_seconds: 
 
 
 def plan_of(solved: Solved, space: Space, model: ModelSpec) -> Plan:
-    """The plan of an entry's stages. Within a class the layers that recompute most come first."""
+    """Return the plan of an entry's stages. Within a class the layers that recompute most come first."""
     base = space.base[int(space.base_index[solved.entry])]
     degrees = {name: int(getattr(base, name)[0]) for name in AXES}
     return Plan(

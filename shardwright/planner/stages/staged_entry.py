@@ -1,4 +1,4 @@
-"""One entry with given stages and mixes: whether they fit, and what they take. For any schedule."""
+"""One entry with given stages and mixes: whether they fit, and the step they take. For any schedule."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +13,7 @@ from shardwright.planner.space import EntryCosts, LayerRanges
 
 @dataclass(frozen=True)
 class StagedPlan:
-    """Layers of each stage (S,), their mixes (S, classes, policies), and the step that they take."""
+    """Layers of each stage (S,), their mixes (S, classes, policies), and their step."""
 
     layers: tuple[int, ...]
     mix: IntArray
@@ -37,7 +37,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class StagedEntry:
-    """Stage i = chunk i // P of rank i % P; `counts` (chunks, classes) are a rank's layers."""
+    """Stage i is chunk i // P of rank i % P; `counts` (chunks, classes) are the layers of a rank."""
 
     entry: EntryCosts
     ranges: LayerRanges
@@ -48,7 +48,7 @@ class StagedEntry:
         return alive_counts(self.entry.schedule, self.entry.pp, self.entry.stages_per_rank, self.entry.microbatches)
 
     def fits(self, rank: int, counts: IntArray, mixes: IntArray) -> Array:
-        """(T,): whether rank's mixes (T, chunks, classes, policies) fit device and host."""
+        """(T,): whether mixes (T, chunks, classes, policies) of a rank fit device and host."""
         entry, rows = self.entry, self.entry.rows
         held, first, last = counts.sum(axis=0), float(rank == 0), float(rank == entry.pp - 1)
         ends = np.array([first, last])
@@ -69,7 +69,7 @@ class StagedEntry:
         return StagedPlan(mixed.layers[best], mixed.mixes[best], float(seconds[best]))
 
     def seconds(self, mixes: IntArray) -> Array:
-        """(B,): the step of mixes (B, S, classes, policies)."""
+        """(B,): the step in seconds of mixes (B, S, classes, policies)."""
         entry = self.entry
         seconds = stage_seconds(entry.rows, mixes.astype(float), ends_of(entry.stages))
         costs = seconds.costs(entry.schedule, entry.pp, entry.rows.send)
@@ -81,6 +81,6 @@ class StagedEntry:
         return found
 
     def interleave(self, by_rank: list[IntArray]) -> IntArray:
-        """(S, classes, policies) from each rank's (chunks, classes, policies)."""
+        """(S, classes, policies): the mixes of all stages, from (chunks, classes, policies) of each rank."""
         stacked = np.stack(by_rank, axis=1)
         return stacked.reshape(self.entry.stages, *stacked.shape[2:])

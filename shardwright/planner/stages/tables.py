@@ -1,9 +1,11 @@
-"""Stage tables: what each pipeline position pays for each range of layers, with the cheapest recompute mix that fits.
+"""Stage tables: the costs of each range of layers on each pipeline position, with the cheapest recompute mix that fits.
 
-Of what a stage takes, the mix changes its backward, and the step never gets shorter when a backward gets longer. With one
-stage a rank the memory of a stage is its own, so its cheapest mix is right whatever the other stages are, and the rest of
-the search can forget recomputation. The mix also changes the tail of reductions behind the last backward: by less, once a
-step, and the other way. Lower bounds count the least tail of any mix; small entries try every mix.
+Of the costs of a stage the mix changes the backward. The step never gets shorter when a backward gets longer. With one
+stage on each rank, a stage does not share its memory, so its cheapest mix does not depend on the other stages. The rest
+of the search can then ignore recomputation.
+
+The mix also changes the tail of reductions behind the last backward. That effect is smaller, comes once a step, and has
+the opposite sign. Lower bounds count the least tail of any mix; small entries try every mix.
 """
 
 from dataclasses import dataclass, replace
@@ -20,13 +22,13 @@ from .recompute_mix import MixSolver, Room
 
 @dataclass(frozen=True)
 class StageTables:
-    """What stages take by pipeline position (S) and kind of layer range (V).
+    """Costs of stages by pipeline position (S) and kind of layer range (V).
 
     Attributes:
-        seconds: (S, V) each, with the mix; what does not fit has an infinite `backward`.
-        least_tail: what `seconds.reduce_tail` is at least with any mix: more compute hides a tail better, so the mix with
-            the shortest backward need not have the shortest tail.
-        mix: (S, V, classes, policies) counts layers.
+        seconds: (S, V) each, with the mix. A range that does not fit has an infinite `backward`.
+        least_tail: lower bound on `seconds.reduce_tail` over all mixes. More compute hides a tail better, so the mix
+            with the shortest backward need not have the shortest tail.
+        mix: (S, V, classes, policies), counts of layers.
     """
 
     entry: EntryCosts
@@ -37,12 +39,12 @@ class StageTables:
 
     @property
     def feasible(self) -> Array:
-        """(S, V): some mix fits."""
+        """(S, V): whether some mix fits."""
         return np.isfinite(self.seconds.backward)
 
 
 def stage_tables(entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> StageTables:
-    """Tables of an entry with one stage on each rank (1F1B, GPipe, no pipeline)."""
+    """Build the tables of an entry with one stage on each rank (1F1B, GPipe, no pipeline)."""
     ends, layers, tails = ends_of(entry.pp)[:, None], ranges.counts, entry.rows.last_backward
     mixes = mix_solver(entry, allowed).solve(layers, stage_room(entry, layers))
     seconds = stage_seconds(entry.rows, mixes.counts, ends)
@@ -57,10 +59,10 @@ def stage_tables(entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> 
 
 
 def mix_solver(entry: EntryCosts, allowed: list[int]) -> MixSolver:
-    """What a layer costs the step under each policy.
+    """Return a solver with the seconds that each policy of a layer adds to the step.
 
-    In a pipeline its backward, of which the step is a rising function; the tail of reductions, met once, is left aside.
-    Without one the step is a sum, of every backward and the tail.
+    In a pipeline these are the seconds of its backward, because the step rises with it. The tail of reductions comes
+    once and is left out. Without a pipeline the step is a sum, so they are the seconds of all backwards and the tail.
     """
     rows = entry.rows
     seconds = rows.backward.layers
@@ -70,7 +72,10 @@ def mix_solver(entry: EntryCosts, allowed: list[int]) -> MixSolver:
 
 
 def stage_room(entry: EntryCosts, layers: IntArray) -> Room:
-    """Where the mixes of `layers` (V, K) must fit; below zero where what stays, the host or the update does not fit."""
+    """Return the memory limit for mixes of `layers` (V, K).
+
+    It is below zero where static memory, the host's share or the optimizer update does not fit.
+    """
     ends, rows = ends_of(entry.pp), entry.rows
     fits_host = rows.host.total(layers, ends[:, None]) <= entry.host_room_bytes
     room = rows.held(layers, ends[:, None]).activation_room(np.array(entry.room_bytes))

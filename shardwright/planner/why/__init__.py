@@ -1,4 +1,4 @@
-"""Why a plan is what it is: its neighbours under one change, sentences with numbers, and a second opinion by integer programs."""
+"""Why a plan was chosen: its neighbours under one change, sentences with numbers, and a check by integer programs."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""The neighbours of a plan: the best plan under one other choice, everything else free.
+"""The neighbours of a plan: the best plan with one choice changed and everything else free.
 
-What a neighbour costs is what `search` finds with that choice fixed, so that no comparison misleads. A neighbour's entries
-are a part of the space that the plan was searched in, which is listed, priced and bounded once.
+The cost of a neighbour is what `search` finds with that choice fixed, so no comparison misleads. The entries of a
+neighbour are part of the space that the plan was searched in. That space is enumerated, priced and bounded once.
 """
 
 from collections.abc import Iterator
@@ -18,20 +18,20 @@ from shardwright.planner.stages import plan_of
 from shardwright.specs import ClusterSpec, Estimate, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
-# A bound on work, not on time: repeated runs print the same numbers.
+# This limits work, not time, so that repeated runs print the same numbers.
 _MOST_SOLVED = 64
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """What one other choice leads to.
+    """The result of one other choice.
 
     Attributes:
         change: the choice in words.
-        fixed: what `search` must keep to find the same.
-        plan, estimate: the best plan with it; None where none fits or divides.
-        lacking_bytes: what a device lacks for the plan that comes closest, where none fits.
-        divides: whether any plan with it divides model, batch and cluster.
+        fixed: the choices that `search` must keep to find the same plan.
+        plan, estimate: the best plan with this choice; None where none fits or divides.
+        lacking_bytes: device bytes that the closest plan lacks, where none fits.
+        divides: whether any plan with this choice divides model, batch and cluster.
         complete: False where the search was cut short, so that a better plan with this choice may exist.
     """
 
@@ -54,9 +54,10 @@ def alternatives(
     fixed: Fixed | None = None,
     most_solved: int = _MOST_SOLVED,
 ) -> Iterator[Alternative]:
-    """Each neighbour that divides, and FSDP alone whether or not it does. What is `fixed` stays so, but for what changes.
+    """Yield each neighbour that divides, and FSDP alone whether or not it divides.
 
-    A neighbour's search ends when `most_solved` combinations are solved; it then says that it is not complete.
+    The choices in `fixed` stay, except the one that changes. A neighbour's search ends when `most_solved` combinations
+    are solved; it is then marked as not complete.
     """
     searches: dict[str, BranchAndBound] = {}
     for change in _changes(plan, cluster, _kept(plan, fixed or Fixed())):
@@ -76,7 +77,7 @@ def alternatives(
 
 
 def _kept(plan: Plan, fixed: Fixed) -> Fixed:
-    """What is fixed, and of the plan what the search leaves at 1 unless it is fixed."""
+    """Return `fixed` plus the degrees of the plan that the search would otherwise set to 1."""
     mesh = plan.mesh
     unsearched: dict[str, Any] = {}
     if mesh.cp > 1 and fixed.cp is None:
@@ -106,7 +107,7 @@ def _found(
 class _Change:
     """One choice, or a few that belong together, with another value.
 
-    `start` is what the space keeps beside; `always`: say so where it does not divide.
+    `start`: the other choices that the space keeps. `always`: report the change even where it does not divide.
     """
 
     words: str
@@ -120,7 +121,7 @@ class _Change:
 
 
 def _mask(space: Space, values: dict[str, Any]) -> Array:
-    """(N,): the entries of the space that have these values."""
+    """(N,): whether an entry of the space has these values."""
     mask = np.ones(len(space), dtype=bool)
     for name, value in values.items():
         mask &= space.column(name) == (SCHEDULES.index(value) if name == "schedule" else int(value))
@@ -128,7 +129,7 @@ def _mask(space: Space, values: dict[str, Any]) -> Array:
 
 
 def _changes(plan: Plan, cluster: ClusterSpec, fixed: Fixed) -> Iterator[_Change]:
-    """In the order in which people ask."""
+    """Yield the changes in the order in which users ask about them."""
 
     def change(words: str, *, always: bool = False, **values: Any) -> _Change:
         free = fixed.but(**dict.fromkeys(values), stages=None)

@@ -1,13 +1,13 @@
-"""A second opinion on a plan's stages: integer programs, built from the same costs and solved by another algorithm.
+"""An independent check of a plan's stages: integer programs, built from the same costs and solved by another algorithm.
 
 Mixes: for each stage, the knapsack of recompute_mix.py with whole numbers of layers as variables.
 
-Partition: a 0/1 variable for each (stage, range of layers) with its cheapest mix; the ranges chain from the first layer to
-the last. With the symbols of labels.py, every arm of every maximum there is linear in the choice, so
+Partition: a 0/1 variable for each (stage, range of layers) with its cheapest mix. The ranges form a chain from the
+first layer to the last. With the symbols of labels.py, every arm of every maximum there is linear in the variables. So
 
     minimise T + O    subject to    T >= tail_0 + each arm of each stage's path,    O >= optimizer of each stage
 
-is exactly the bound that the labels take, and the least step of the entry is not below it.
+is exactly the bound that the labels take, and a lower bound on the least step of the entry.
 """
 
 import time
@@ -47,15 +47,15 @@ _TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Certificate:
-    """What the integer programs say of a plan's choices but for its partition and its mixes.
+    """The result of the integer programs: a bound on the plan's partition and mixes, with its other choices kept.
 
     Attributes:
-        solver: which solver.
+        solver: name of the solver.
         step_seconds: the step of the plan's own partition and mixes.
-        bound_seconds: no partition and no mix of this entry takes less.
-        optimal: whether the solver finished within its time; else the bound is what it had proven.
+        bound_seconds: lower bound on every partition and mix of this entry.
+        optimal: whether the solver finished within its time; else the bound is what it had proven by then.
         mixes_agree: whether no stage of the plan has a cheaper mix that fits.
-        seconds: how long it took.
+        seconds: duration of the check.
     """
 
     solver: str
@@ -67,7 +67,7 @@ class Certificate:
 
     @property
     def gap(self) -> float:
-        """How much of the step a better partition might save at most."""
+        """Upper bound on the share of the step that a better partition might save."""
         return max(0.0, 1 - self.bound_seconds / self.step_seconds)
 
 
@@ -83,7 +83,8 @@ def certify(
 ) -> Certificate:
     """Bound the plan's partition and check its mixes by integer programs.
 
-    `fixed`: what the search had to keep; only its recomputation and even stages limit what partitions and mixes there are.
+    `fixed`: the choices that the search had to keep. Of these, only recomputation and even stages limit the partitions
+    and mixes.
 
     Raises:
         SpecError: the plan has several stages on a rank, whose memories couple; or it does not divide its cluster.
@@ -111,7 +112,7 @@ def certify(
 
 
 def partition_program(tables: StageTables, step_limit: float, time_limit_seconds: float) -> Solution:
-    """The 0/1 program over the ranges that a step of `step_limit` leaves open."""
+    """Solve the 0/1 program over the ranges that may belong to a step of at most `step_limit`."""
     entry, ranges = tables.entry, tables.ranges
     active = tables.feasible & (stage_bounds(tables) <= step_limit * (1 + _TOLERANCE)) & allowed_ranges(entry, ranges)
     start, end = np.nonzero(ranges.kind_of >= 0)
@@ -138,7 +139,7 @@ def partition_program(tables: StageTables, step_limit: float, time_limit_seconds
 
 
 class _Columns(NamedTuple):
-    """The 0/1 variables (C,): stage, first and last + 1 layer, kind of range."""
+    """The 0/1 variables (C,): stage, first layer, last layer + 1, kind of range."""
 
     stage: IntArray
     start: IntArray
@@ -147,7 +148,7 @@ class _Columns(NamedTuple):
 
 
 def _paths(tables: StageTables, columns: _Columns, stage: int) -> Iterator[tuple[float, Array]]:
-    """Each arm of the path that waits at `stage`: constant seconds, and seconds (C,) for each column chosen."""
+    """Yield each arm of the path that waits at `stage`: constant seconds, and seconds (C,) of each chosen column."""
     entry, seconds = tables.entry, tables.seconds
     forward, backward, extra, tail = (
         values[columns.stage, columns.kind]
@@ -165,7 +166,7 @@ def _paths(tables: StageTables, columns: _Columns, stage: int) -> Iterator[tuple
 
 
 def _mixes_agree(tables: StageTables, allowed: list[int], sizes: IntArray, time_limit_seconds: float) -> bool:
-    """Whether the knapsack of every stage, as an integer program, costs what the table's mix costs."""
+    """Whether the table's mix of every stage costs as much as the solution of its knapsack as an integer program."""
     kinds = tables.ranges.kinds(sizes)
     solver = mix_solver(tables.entry, allowed)
     room = stage_room(tables.entry, tables.ranges.counts)
@@ -181,7 +182,7 @@ def _mixes_agree(tables: StageTables, allowed: list[int], sizes: IntArray, time_
 def _mix(
     counts: IntArray, solver: MixSolver, room: Room, place: tuple[int, int], time_limit_seconds: float
 ) -> Solution:
-    """The cheapest mix of one stage; bytes in units of its room, as solvers want numbers near 1."""
+    """Find the cheapest mix of one stage. Bytes are fractions of its room, as solvers want numbers near 1."""
     stage, kind = place
     whole, alive = float(room.moving[stage, kind]), float(room.alive[stage])
     problem = pulp.LpProblem("mix", pulp.LpMinimize)

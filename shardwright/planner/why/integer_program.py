@@ -1,4 +1,4 @@
-"""The integer-program solver: HiGHS, or CBC where HiGHS is not installed. Imported by nothing on the way to a plan."""
+"""The integer-program solver: HiGHS, or CBC where HiGHS is not installed. `plan` does not import this file."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ import pulp
 
 @dataclass(frozen=True)
 class Solution:
-    """`objective` of the best solution found, None where there is none; `bound` that no solution is below."""
+    """`objective` of the best solution found, None where there is none; `bound`, a lower bound on all solutions."""
 
     solver: str
     objective: float | None
@@ -19,7 +19,10 @@ class Solution:
 def variable(
     problem: Any, name: str, low: float | None = None, high: float | None = None, *, kind: str = "Continuous"
 ) -> Any:
-    """A new variable of `problem`, `kind` as PuLP names it. PuLP 3.3 has problems make them, older ones don't."""
+    """Return a new variable of `problem`, with `kind` as PuLP names it.
+
+    In PuLP 3.3 the problem makes its variables; older versions don't offer that.
+    """
     if hasattr(problem, "add_variable"):
         return problem.add_variable(name, low, high, cat=kind)
     return pulp.LpVariable(name, low, high, cat=kind)

@@ -1,4 +1,4 @@
-"""Why a plan is what it is, in plain sentences with numbers."""
+"""The reasons for a plan, in plain sentences with numbers."""
 
 from collections import Counter
 
@@ -35,7 +35,8 @@ def explain(
     *,
     times: OpTimes | None = None,
 ) -> list[str]:
-    """Sentences: what the plan is, what bounds it, what changing one choice would cost, and how sure all that is.
+    """Return sentences: the plan, what bounds its step, the cost of each changed choice, and how certain the numbers
+    are.
 
     Raises:
         SpecError: the plan does not divide the model, the batch or the cluster.
@@ -134,14 +135,14 @@ def _searched(found: SearchResult) -> list[str]:
 
 
 def not_searched(plan: Plan, model: ModelSpec) -> list[str]:
-    """What the search leaves at 1 although the model has a use for it."""
+    """Name the dimensions that the search leaves at 1 although the model could use them."""
     has_experts = any(isinstance(block.ffn, MixtureOfExperts) for block in model.layer_classes)
     return ["Expert parallelism is not searched; --ep sets its degree."] if has_experts and plan.mesh.ep == 1 else []
 
 
 def _which_software(training: TrainingSpec) -> str:
     stack = training.software
-    plans = "" if stack.name == OWN_STACK else ". Which plans that software can run is not known here"
+    plans = "" if stack.name == OWN_STACK else ". shardwright does not check which plans that software can run"
     return f"The estimate is for the stack '{stack.name}': {stack.about}{plans}."
 
 
@@ -152,10 +153,10 @@ def _how_sure(estimate: Estimate, cluster: ClusterSpec, *, unsettled: bool) -> s
         rests = f"a profile of {profile.fingerprint.device}, measured on {profile.fingerprint.date[:10]}"
     elif estimate.basis == "profile":
         rests = "rates measured on this machine"
-    runs = "published runs of this kind, which vary for reasons no plan shows," if unsettled else "published runs,"
+    runs = "published runs of this kind, which vary for reasons outside the plan," if unsettled else "published runs,"
     return (
         f"The prediction rests on {rests}. With {interval.level:.0%} probability a step takes {units.seconds(interval.low)} to "
-        f"{units.seconds(interval.high)}. The interval is that of {runs} each predicted by a fit to the other sources."
+        f"{units.seconds(interval.high)}. The interval comes from the errors on {runs} each predicted by a fit to the other sources."
     )
 
 

@@ -1,4 +1,4 @@
-"""What this machine is: its GPUs or its CPU, what a CPU does per second, and the profiles that lie here. Imports no torch."""
+"""This machine: its GPUs or its CPU, the rates of the CPU, and the stored profiles. Imports no torch."""
 
 from .local import (
     available_memory_bytes,

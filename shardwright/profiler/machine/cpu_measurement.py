@@ -1,4 +1,4 @@
-"""Measures what this CPU host does per second: `ranks` processes at once, as a run would load it."""
+"""Measures the rates of this CPU host with `ranks` processes at once, the load of a run."""
 
 import json
 import os
@@ -33,10 +33,10 @@ _MEANS = (
 
 
 def measure_cpu(setting: CpuSetting, *, seconds: float = 3.0) -> CpuRates:
-    """Measure for about `seconds`, besides what starting `setting.ranks` processes with torch takes.
+    """Measure for about `seconds`, plus the time to start `setting.ranks` processes with torch.
 
     Raises:
-        SpecError: a process failed; its last words are in the message.
+        SpecError: a process failed; its last line is in the message.
     """
     with tempfile.TemporaryDirectory(prefix="shardwright-") as folder:
         _run_ranks(setting, seconds, Path(folder))
@@ -56,18 +56,18 @@ def measure_cpu(setting: CpuSetting, *, seconds: float = 3.0) -> CpuRates:
 
 
 def fit_link(seconds_by_size_bytes: Mapping[int, float], ranks: int) -> tuple[float, float]:
-    """Latency in seconds and rate in bytes/s of a link, from all-reduces of several sizes over `ranks` ranks.
+    """Return latency in seconds and rate in bytes/s of a link, from all-reduces of several sizes over `ranks` ranks.
 
-    Inverts the ring of the cost model (Thakur et al. 2005): seconds = (2 n - 1) latency + 2 (n - 1)/n size / rate, one
-    start and 2 (n - 1) steps. Least squares of the relative error, both terms non-negative.
+    Inverts the ring of the cost model (Thakur et al. 2005): seconds = (2 n - 1) latency + 2 (n - 1)/n size / rate, with
+    one start and 2 (n - 1) steps. Least squares of the relative error, both terms non-negative.
     """
-    from scipy.optimize import nnls  # here, because remembered rates are read in less time than this import takes
+    from scipy.optimize import nnls  # imported here, because this import takes longer than reading remembered rates
 
     size_bytes = np.array(list(seconds_by_size_bytes), dtype=float)
     seconds = np.array(list(seconds_by_size_bytes.values()), dtype=float)
     terms = np.stack([np.full_like(size_bytes, 2 * ranks - 1), 2 * (ranks - 1) / ranks * size_bytes], axis=1)
     (latency, seconds_per_byte), _ = nnls(terms / seconds[:, None], np.ones_like(seconds))
-    if seconds_per_byte <= 0:  # times that fall with size are noise: take the largest message at its word
+    if seconds_per_byte <= 0:  # times that fall with size are noise: use the rate of the largest message
         largest = int(np.argmax(size_bytes))
         return float(latency), float(terms[largest, 1] / seconds[largest])
     return float(latency), float(1 / seconds_per_byte)
@@ -80,13 +80,13 @@ def _mean(values: Any) -> float:
 def _run_ranks(setting: CpuSetting, seconds: float, folder: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": str(setting.threads)}
     if sys.platform == "linux":
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host name that does not resolve must not matter
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # works also where the host name does not resolve
     workers: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(setting.ranks):
             numbers = [str(number) for number in (rank, setting.ranks, setting.threads, seconds)]
             with (folder / f"rank-{rank}.log").open("wb") as log:
-                # -P: a folder named `profiler` where the user stands must not be imported instead of ours
+                # -P: a folder named `profiler` in the user's working directory must not be imported instead of ours
                 command = [sys.executable, "-P", "-m", "shardwright.profiler.machine.cpu_worker", *numbers, str(folder)]
                 workers.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
         _await(workers, folder)

@@ -1,4 +1,4 @@
-"""What a CPU host does per second when `ranks` processes share it, and the file that remembers it."""
+"""The rates of a CPU host that `ranks` processes share, and the file that stores them."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ _LEAST_CPU_SHARE = 0.85
 
 
 class CpuSetting(Spec):
-    """What the rates depend on; rates of another setting are measured anew."""
+    """The conditions on which the rates depend. Rates of another setting are measured anew."""
 
     cpu: str
     cores: PositiveInt
@@ -28,19 +28,20 @@ class CpuSetting(Spec):
 
     @property
     def cpu_share(self) -> float:
-        """What each thread can get of a core: less than one where there are more ranks than cores."""
+        """Share of a core for each thread: less than one where there are more threads than cores."""
         return min(1.0, self.cores / (self.ranks * self.threads))
 
 
 class CpuRates(Spec):
     """Rates of one rank while all ranks of the setting do the same.
 
-    `fp32_flops_per_s`, `bf16_flops_per_s`: linear layers forward and backward at training-like sizes, a multiply-add
-    being two. `*_attention_flops_per_s`: fused causal attention likewise, the causal half counted. `elementwise_bytes_per_s`:
-    norms, additions and activations, by the bytes that the cost model counts for them. `copy_bytes_per_s`: a large copy,
-    bytes read and bytes written both counted. `dispatch_seconds`: one small operation under autograd, per direction. `link_*`: gloo between the ranks, in the terms of
-    `fit_link`; None where there is one rank. `process_bytes`: a rank's resident memory before its first tensor.
-    `cpu_share`: CPU time that the threads got, of the time that the linear layers took.
+    `fp32_flops_per_s`, `bf16_flops_per_s`: linear layers forward and backward at typical sizes of training; a
+    multiply-add counts as two. `*_attention_flops_per_s`: fused causal attention, counted in the same way; only the
+    causal half counts. `elementwise_bytes_per_s`: norms, additions and activations, by the bytes that the cost model
+    counts for them. `copy_bytes_per_s`: a large copy; bytes read and bytes written both count. `dispatch_seconds`: one
+    small operation under autograd, per direction. `link_*`: gloo between the ranks, as in `fit_link`; None for one
+    rank. `process_bytes`: a rank's resident memory before its first tensor. `cpu_share`: CPU time of the threads over
+    the elapsed time of the linear layers.
     """
 
     kind: Literal["shardwright-cpu-rates"] = "shardwright-cpu-rates"
@@ -61,12 +62,12 @@ class CpuRates(Spec):
 
     @property
     def disturbed(self) -> bool:
-        """Whether other programs took a good part of the CPU meanwhile."""
+        """Whether other programs took a large part of the CPU during the measurement."""
         return self.cpu_share < _LEAST_CPU_SHARE * self.setting.cpu_share
 
 
 def remembered_rates(setting: CpuSetting) -> CpuRates | None:
-    """The rates measured earlier in this setting; None where there are none that can be read whole."""
+    """Return the rates measured earlier in this setting, or None where no complete ones can be read."""
     try:
         path = _path(setting)
         rates = CpuRates.parse(read_json(path), source=str(path))
@@ -76,9 +77,9 @@ def remembered_rates(setting: CpuSetting) -> CpuRates | None:
 
 
 def remember_rates(rates: CpuRates) -> None:
-    """Write the rates whole or not at all; rates that were disturbed are not worth remembering.
+    """Write the rates completely or not at all. Disturbed rates are not stored.
 
-    A folder that cannot be written only costs the next run a measurement.
+    Where the folder can't be written, the next run measures again.
     """
     if rates.disturbed:
         return

@@ -1,6 +1,7 @@
-"""One rank of the CPU measurement: `python -m shardwright.profiler.machine.cpu_worker RANK RANKS THREADS SECONDS FOLDER`.
+"""One rank of the CPU measurement: `python -m shardwright.profiler.machine.cpu_worker RANK RANKS THREADS SECONDS
+FOLDER`.
 
-All ranks measure the same thing at the same time, because in training they do. Writes `FOLDER/rank-RANK.json`.
+All ranks measure the same thing at the same time, as in training. Writes `FOLDER/rank-RANK.json`.
 """
 
 import json
@@ -27,7 +28,7 @@ _CHAIN = 64
 
 @dataclass(frozen=True)
 class RankRates:
-    """What one rank saw; the fields of `CpuRates`, and the seconds of an all-reduce by its size in bytes.
+    """Measurements of one rank: the fields of `CpuRates`, and the seconds of an all-reduce by its size in bytes.
 
     `cpu_share`: CPU time over elapsed time of the rank's threads during the linear layers.
     """
@@ -46,9 +47,9 @@ class RankRates:
 
 @dataclass(frozen=True)
 class Timing:
-    """Repeats of one piece of work: the lower quartile of their seconds, and what they took together.
+    """Repeats of one piece of work: the lower quartile of their seconds, and their total seconds.
 
-    Other programs only ever add time, and rates are remembered: one busy moment must not spoil every later plan.
+    Other programs only ever add time. Rates are stored, so one busy moment must not spoil every later plan.
     """
 
     quartile_seconds: float
@@ -57,7 +58,7 @@ class Timing:
 
 
 def measure_rank(ranks: int, seconds: float) -> RankRates:
-    """Measure within a process group of `ranks`, in about `seconds`."""
+    """Measure within a process group of `ranks`, for about `seconds`."""
     process_bytes = resident_bytes()
     fp32 = _linear_timings(torch.float32, ranks, 0.2 * seconds)
     bf16 = _linear_timings(torch.bfloat16, ranks, 0.2 * seconds)
@@ -77,7 +78,7 @@ def measure_rank(ranks: int, seconds: float) -> RankRates:
 
 
 def _timed(work: Callable[[], object], ranks: int, seconds: float) -> Timing:
-    """Repeat `work` for `seconds`, once warm, every rank starting together. At least four repeats."""
+    """Repeat `work` for `seconds` after one warm-up, at least four times. All ranks start together."""
     work()
     if ranks > 1:
         dist.barrier()
@@ -95,7 +96,7 @@ def _timed(work: Callable[[], object], ranks: int, seconds: float) -> Timing:
 
 
 def _linear_timings(dtype: torch.dtype, ranks: int, seconds: float) -> list[Timing]:
-    """Forward and backward of one linear layer of each shape: three matmuls each."""
+    """Time forward and backward of one linear layer of each shape: three matmuls each."""
     timings: list[Timing] = []
     for tokens, inputs, outputs in _LINEAR_SHAPES:
         x = torch.randn(tokens, inputs, dtype=dtype, requires_grad=True)
@@ -112,7 +113,8 @@ def _linear_timings(dtype: torch.dtype, ranks: int, seconds: float) -> list[Timi
 
 
 def _attention_flops_per_s(dtype: torch.dtype, ranks: int, seconds: float) -> float:
-    """Fused causal attention forward and backward: 2 and 5 matmuls (Dao 2023, section 4.1), the causal half counted."""
+    """Fused causal attention forward and backward: 2 and 5 matmuls
+    (Dao 2023, section 4.1); only the causal half counts."""
     batch_heads, length, head_size = 16, 256, 64
     query, key, value = (
         torch.randn(1, batch_heads, length, head_size, dtype=dtype, requires_grad=True) for _ in range(3)
@@ -128,9 +130,9 @@ def _attention_flops_per_s(dtype: torch.dtype, ranks: int, seconds: float) -> fl
 
 
 def _elementwise_bytes_per_s(ranks: int, seconds: float) -> float:
-    """An eager RMS norm, a residual addition and a gated activation, forward and backward, fp32 and bf16 alike.
+    """An eager RMS norm, a residual addition and a gated activation, forward and backward, in fp32 and bf16.
 
-    Bytes as the cost model counts them: 6, 3 and 5 elements read or written forward, twice that backward.
+    Bytes are counted as in the cost model: 6, 3 and 5 elements read or written forward, twice that backward.
     """
     moved_bytes, total_seconds = 0.0, 0.0
     for dtype in (torch.float32, torch.bfloat16):
@@ -177,7 +179,7 @@ def _dispatch_seconds(ranks: int, seconds: float) -> float:
 
 
 def _all_reduce_seconds(seconds: float) -> dict[int, float]:
-    """The median over a fixed number of repeats, which every rank must agree on."""
+    """Return the median over a fixed number of repeats, which must be equal on every rank."""
     found: dict[int, float] = {}
     for size_bytes in _MESSAGE_BYTES:
         tensor = torch.zeros(size_bytes // 4)
@@ -211,7 +213,7 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
-    # all is written; threads of the process group that still run would abort the interpreter as it ends
+    # all is written; running threads of the process group would abort the interpreter at its end
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

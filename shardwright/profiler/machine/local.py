@@ -1,4 +1,4 @@
-"""The cluster that is here: this machine's GPUs by the catalog, or its CPU by a short measurement."""
+"""The cluster on this machine: its GPUs from the catalog, or its CPU from a short measurement."""
 
 import re
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _INSTALL = "install it with: pip install 'shardwright[run]'"
 
 
 def resolve_cluster(reference: str, *, refresh: bool = False) -> ClusterSpec:
-    """The cluster that `reference` means: `local`, `local:RANKS`, or whatever `load_cluster` understands.
+    """Return the cluster that `reference` names: `local`, `local:RANKS`, or any reference of `load_cluster`.
 
     Raises:
         SpecError: as `local_cluster` and `load_cluster`.
@@ -41,16 +41,18 @@ def resolve_cluster(reference: str, *, refresh: bool = False) -> ClusterSpec:
 def local_cluster(
     ranks: int | None = None, *, refresh: bool = False, measure: Callable[[CpuSetting], CpuRates] = measure_cpu
 ) -> ClusterSpec:
-    """This machine as a cluster of one node.
+    """Return this machine as a cluster of one node.
 
-    With NVIDIA GPUs: all that are visible, or `ranks` of them, by the catalog. Otherwise the CPU, shared by `ranks` ranks
-    (two where there are two cores or more), with rates that are measured once, in some seconds, and remembered under
-    the user's cache folder until the CPU, the cores, torch or `ranks` change; `refresh` measures again. Rates that other
-    programs disturbed are used, say so in their source, and are not remembered. The newest profile of this machine, by as
-    many ranks where they share a CPU, comes with it.
+    With NVIDIA GPUs, it has all visible ones or `ranks` of them, with data from the catalog. Otherwise it has the CPU,
+    shared by `ranks` ranks; the default is two where there are two cores or more.
+
+    The rates of the CPU are measured once, in some seconds, and stored in the user's cache folder. They are measured
+    again when the CPU, the cores, torch or `ranks` change, or with `refresh`. Rates that other programs disturbed are
+    used and marked in their source, but not stored. The newest profile of this machine is added; on a CPU it must have
+    the same number of ranks.
 
     Raises:
-        SpecError: `ranks` that this machine cannot hold, a GPU that the catalog lacks, torch not installed.
+        SpecError: this machine can't hold `ranks`, the catalog lacks its GPU, or torch is not installed.
     """
     if ranks is not None and ranks < 1:
         raise SpecError(f"local:{ranks}: the count of ranks is a whole number from 1")
@@ -103,18 +105,18 @@ def _cpu_cluster(ranks: int | None, refresh: bool, measure: Callable[[CpuSetting
 
 
 def newest_of_this_machine() -> tuple[Path, Profile] | None:
-    """The newest profile of the first GPU, or else of the CPU, by however many ranks, and its file."""
+    """Return the newest profile of the first GPU, or else of the CPU, for any number of ranks, and its file."""
     return newest_fitting(this_machine(None))
 
 
 def this_machine(ranks: int | None) -> MachineKey:
-    """The first GPU, or else the CPU, shared by `ranks`, None for any number."""
+    """Return the key of the first GPU, or else of the CPU shared by `ranks`; None stands for any number."""
     gpus = reported_gpus()
     return _gpu_key(gpus[0]) if gpus else _cpu_key(ranks)
 
 
 def rank_count(ranks: int | None) -> int:
-    """How many ranks `local:RANKS` has here, by default as many as `local`.
+    """Return the number of ranks of `local:RANKS` here, by default that of `local`.
 
     Raises:
         SpecError: this machine cannot hold so many.
@@ -192,7 +194,7 @@ def _cpu_node(rates: CpuRates, memory_bytes: float) -> NodeGroup:
 
 
 def _link(rates: CpuRates, source: str) -> Link:
-    """gloo between the ranks; of one rank, which sends nothing, a copy."""
+    """Return gloo's link between the ranks. One rank sends nothing and gets the rate of a copy."""
     return Link(
         kind="shared-memory",
         bytes_per_s=rates.link_bytes_per_s or rates.copy_bytes_per_s / 2,
@@ -202,7 +204,7 @@ def _link(rates: CpuRates, source: str) -> Link:
 
 
 def last_cache_bytes() -> int:
-    """Of the last-level cache that this process's cores share; 32 MiB where the system does not say."""
+    """Return the bytes of the last-level cache that this process's cores share; 32 MiB where the system gives none."""
     sizes = []
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         with suppress(OSError, ValueError, KeyError):
@@ -212,7 +214,8 @@ def last_cache_bytes() -> int:
 
 
 def available_memory_bytes() -> float:
-    """Memory that a new process can take without swapping: the system's, and what its control group leaves."""
+    """Return the memory that a new process can take without swapping, within the
+    system's and the control group's limits."""
     try:
         import psutil
     except ImportError:
@@ -221,14 +224,14 @@ def available_memory_bytes() -> float:
     try:
         limit, used = (int((CONTROL_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
         counts = dict(line.split() for line in (CONTROL_GROUP / "memory.stat").read_text().splitlines())
-        kept_files = int(counts.get("inactive_file", 0))  # pages of files that the system gives up for a program
+        kept_files = int(counts.get("inactive_file", 0))  # pages of files that the system frees on demand
         return min(available, float(max(limit - used + kept_files, 1)))
     except (OSError, ValueError):
         return available
 
 
 def _installed_torch() -> str | None:
-    """Without importing torch, which takes longer than reading remembered rates."""
+    """Return torch's version without importing torch, which takes longer than reading stored rates."""
     try:
         return metadata.version("torch")
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs that this process may use, as the driver's own tool reports them: no torch, no CUDA context."""
+"""The NVIDIA GPUs that this process may use, as nvidia-smi reports them: no torch, no CUDA context."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ _TIMEOUT_SECONDS = 30
 
 @dataclass(frozen=True)
 class ReportedGpu:
-    """One GPU by the driver's words. `memory_bytes`: `memory.total`, a little more than a program can allocate."""
+    """One GPU as reported by the driver. `memory_bytes`: `memory.total`, slightly more than a program can allocate."""
 
     index: int
     uuid: str
@@ -19,7 +19,7 @@ class ReportedGpu:
 
 
 def reported_gpus() -> tuple[ReportedGpu, ...]:
-    """The GPUs of this machine that `CUDA_VISIBLE_DEVICES` leaves visible; empty without a driver or a GPU."""
+    """Return the GPUs that `CUDA_VISIBLE_DEVICES` leaves visible; empty without a driver or a GPU."""
     try:
         answer = subprocess.run(_QUERY, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -31,7 +31,8 @@ def reported_gpus() -> tuple[ReportedGpu, ...]:
 
 
 def reported_value(field: str, *, uuid: object = None) -> str | None:
-    """One field of `nvidia-smi --help-query-gpu`, of the GPU with that UUID or of the first; None where it is not told."""
+    """Return one field of `nvidia-smi --help-query-gpu`, of the GPU with that UUID
+    or of the first; None without an answer."""
     which = () if uuid is None else ("--id", f"GPU-{str(uuid).removeprefix('GPU-')}")
     query = ("nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits", *which)
     try:
@@ -44,7 +45,7 @@ def reported_value(field: str, *, uuid: object = None) -> str | None:
 
 
 def _parsed(line: str) -> ReportedGpu | None:
-    """One line of the answer; None for a line that is none (warnings) or a memory of `[N/A]` (no GPU to train on)."""
+    """Parse one line of the answer. None for other lines (warnings) and a memory of `[N/A]` (no GPU to train on)."""
     cells = [cell.strip() for cell in line.split(",")]
     try:
         index, uuid, *name, memory_mib = cells
@@ -54,7 +55,7 @@ def _parsed(line: str) -> ReportedGpu | None:
 
 
 def _visible(gpus: list[ReportedGpu], allowed: str | None) -> list[ReportedGpu]:
-    """CUDA's rule: the listed indices or UUID prefixes, in that order, up to the first that names no GPU."""
+    """Apply CUDA's rule: the listed indices or UUID prefixes, in that order, up to the first that names no GPU."""
     if allowed is None:
         return gpus
     seen: list[ReportedGpu] = []

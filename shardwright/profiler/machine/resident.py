@@ -1,4 +1,4 @@
-"""What a training process holds before its model. torch is imported when asked, as what is asked for is its size."""
+"""Memory of a training process before its model. torch is imported only on request, because its size is measured."""
 
 import importlib
 import importlib.util
@@ -13,8 +13,10 @@ _RUN_LIBRARIES = (
 
 
 def resident_bytes() -> float:
-    """What a training process holds before its model: the libraries that a run imports, and what a first step leaves:
-    threads, kernels' buffers, code that is loaded when it is first called.
+    """Return the bytes that a training process holds before its model.
+
+    They are the libraries that a run imports and the remains of a first step: threads, buffers of kernels, and code
+    that is loaded at its first call.
     """
     import psutil
 
@@ -26,7 +28,7 @@ def resident_bytes() -> float:
 
 
 def _first_step() -> None:
-    """A matmul, attention, a loss, their gradients and an update, of half a megabyte each."""
+    """Run a matmul, attention, a loss, their gradients and an update, of half a megabyte each."""
     import torch
 
     layer = torch.nn.Linear(256, 1024)

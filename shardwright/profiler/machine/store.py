@@ -1,4 +1,4 @@
-"""Where profiles lie, and the newest that fits a machine."""
+"""The folder of profiles, and the newest one that fits a machine."""
 
 import os
 import re
@@ -12,20 +12,20 @@ from shardwright.base import SpecError, read_json
 from shardwright.specs import MachineFingerprint, Profile, read_profile
 
 _SUFFIX, _JOURNAL = ".json", ".journal"
-_MEMORY_TOLERANCE = 0.06  # the driver's total and what a process sees differ by a reserve
+_MEMORY_TOLERANCE = 0.06  # the driver's total and the process's view differ by a reserve
 
 
 class BrokenProfileWarning(UserWarning):
-    """A file among the profiles that is none, or is not whole; it is left out."""
+    """A file among the profiles is not a complete profile; it is skipped."""
 
 
 @dataclass(frozen=True)
 class MachineKey:
-    """What decides whether a profile fits a machine. `torch`: its version, None where it is not installed;
-    `ranks`: None for any.
+    """Properties that decide whether a profile fits a machine.
 
-    A CPU's rates depend on how many `ranks` share its `cores`; a GPU is one rank's alone, so they do not count there, but
-    its memory does: parts that differ in it share a name.
+    `torch`: its version, None where it is not installed. `ranks`: None for any number. The rates of a CPU depend on how
+    many `ranks` share its `cores`. A GPU belongs to one rank, so these don't count there. Its memory counts, because
+    parts that differ in it share a name.
     """
 
     kind: Literal["gpu", "cpu"]
@@ -47,8 +47,11 @@ class MachineKey:
         )
 
     def fits(self, other: "MachineKey") -> bool:
-        """Whether what was measured on `other` holds here: the device's name to the letter (an H100 PCIe is no H100),
-        torch to the minor version; of a CPU also its cores and ranks, of a GPU its memory."""
+        """Whether measurements on `other` are valid here.
+
+        The device's full name must agree (an H100 PCIe is another device), and torch's minor version. A CPU must also
+        agree in cores and ranks, a GPU in memory.
+        """
         if (self.kind, self.device.casefold()) != (other.kind, other.device.casefold()):
             return False
         if self.torch and other.torch and _minor(self.torch) != _minor(other.torch):
@@ -60,36 +63,39 @@ class MachineKey:
 
     @property
     def words(self) -> str:
-        """`Xeon, 2 ranks, torch 2.13`, as file names have it."""
+        """Return `Xeon, 2 ranks, torch 2.13`, as in names of files."""
         shared = f", {self.ranks} rank{'s' * (self.ranks > 1)}" if self.kind == "cpu" and self.ranks else ""
         return f"{self.device}{shared}{f', torch {_minor(self.torch)}' if self.torch else ''}"
 
 
 def store_folder() -> Path:
-    """`shardwright/profiles` in the user's data folder; it need not exist."""
+    """Return `shardwright/profiles` in the user's data folder. It need not exist."""
     named = os.environ.get("XDG_DATA_HOME", "")
     folder = Path(named) if Path(named).is_absolute() else Path.home() / ".local" / "share"
     return folder / "shardwright" / "profiles"
 
 
 def default_path(key: MachineKey, day: str) -> Path:
-    """Where a new profile of this machine goes in the store: on with the one that was cut short, or else a name that none has,
-    of the machine and the day (`2026-01-02`), numbered from the second of a day on."""
+    """Return the path of a new profile of this machine in the store.
+
+    A profile that was cut short is continued. Otherwise the name is a free one of the machine and the day
+    (`2026-01-02`), numbered from the second profile of a day on.
+    """
     folder, stem = store_folder(), _stem(key)
     cut_short = [path for path in _journals(folder) if path.name.startswith(f"{stem}-")]
     return max(cut_short, default=None, key=lambda path: path.name) or _free_name(folder, f"{stem}-{day}")
 
 
 def _journals(folder: Path) -> list[Path]:
-    """The profiles whose journals lie there: `.NAME.journal` is that of `NAME` (journal.py)."""
+    """Return the profiles whose journals are there: `.NAME.journal` belongs to `NAME` (journal.py)."""
     return [folder / path.name[1 : -len(_JOURNAL)] for path in folder.glob(f".*{_SUFFIX}{_JOURNAL}")]
 
 
 def newest_fitting(key: MachineKey) -> tuple[Path, Profile] | None:
-    """The newest profile of the store that fits, and its file; of one day's the complete ones first, those whose measuring was
-    cut short and may go on after all others.
+    """Return the newest fitting profile of the store, and its file.
 
-    A file that cannot be read whole is left out with a `BrokenProfileWarning`.
+    Among those of one day complete ones come first. Profiles that were cut short and may continue come after all
+    others. A file that can't be read completely is skipped with a `BrokenProfileWarning`.
     """
     for path in _newest_first(key):
         try:
@@ -100,7 +106,7 @@ def newest_fitting(key: MachineKey) -> tuple[Path, Profile] | None:
 
 
 def _newest_first(key: MachineKey) -> list[Path]:
-    """Files whose fingerprint fits, looked at without checking all their points."""
+    """Return the files whose fingerprint fits, newest first, without checking all their points."""
     found: list[tuple[tuple[bool, str, bool, str, str], Path]] = []
     cut_short = set(_journals(store_folder()))
     for path, data in _stored():
@@ -117,7 +123,7 @@ def _newest_first(key: MachineKey) -> list[Path]:
 
 
 def _stored() -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The files of the store that say they are profiles. Hidden ones are being written."""
+    """Yield the files of the store that say they are profiles. Hidden files are being written."""
     try:
         names = sorted(os.listdir(store_folder()))
     except OSError:
@@ -153,5 +159,5 @@ def _stem(key: MachineKey) -> str:
 
 
 def _minor(version: str) -> str:
-    """`2.13` of `2.13.0+cpu`."""
+    """Return `2.13` for `2.13.0+cpu`."""
     return ".".join(version.partition("+")[0].split(".")[:2])

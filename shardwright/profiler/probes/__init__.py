@@ -1,1 +1,1 @@
-"""What is measured: computing, and moving."""
+"""The measured operations: compute and data movement."""

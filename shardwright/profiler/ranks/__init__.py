@@ -1,4 +1,4 @@
-"""Several ranks that measure together: how they were launched, how they meet, and that none outlives a failure."""
+"""Several ranks that measure together: their launch, their communication, and their end when one of them fails."""
 
 from .launch import detected_launch
 from .layout import GroupLayout, GroupSizes, group_layouts

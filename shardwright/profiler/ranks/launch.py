@@ -1,4 +1,4 @@
-"""How several ranks were started: what torchrun's or Slurm's environment says about this one."""
+"""The launch of several ranks, read from the environment of torchrun or Slurm."""
 
 import re
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _PORTS = range(20_000, 30_000)
 class Launch:
     """One rank of `size`, the `local_rank`-th of its node, started `by` a launcher.
 
-    The ranks find each other at `address` and `port`, or, started by ourselves on one machine, through a `file`.
+    The ranks connect at `address` and `port`. Ranks that we start on one machine connect through a `file`.
     """
 
     by: Literal["torchrun", "slurm", "here"]
@@ -34,13 +34,13 @@ class Launch:
 
 
 def detected_launch(environment: Mapping[str, str]) -> Launch | None:
-    """The launch of several ranks that `environment` tells of; None where this process was started by itself.
+    """Return the launch of several ranks that `environment` describes, or None where this process was started alone.
 
-    Torchrun's variables come before Slurm's, since Slurm may have started torchrun. Inside a Slurm job only what `srun`
-    starts is a rank: a batch script has SLURM_PROCID as well, but no SLURM_STEP_NODELIST.
+    Torchrun's variables come before Slurm's, since Slurm may have started torchrun. Inside a Slurm job only processes
+    of `srun` are ranks. A batch script has SLURM_PROCID as well, but no SLURM_STEP_NODELIST.
 
     Raises:
-        SpecError: some of the variables are missing or no numbers.
+        SpecError: some of the variables are missing or not numbers.
     """
     if "RANK" in environment or "WORLD_SIZE" in environment:
         return _torchrun(environment)
@@ -67,7 +67,7 @@ def _torchrun(environment: Mapping[str, str]) -> Launch | None:
 
 
 def _slurm(environment: Mapping[str, str]) -> Launch | None:
-    """The port follows from job and step, so that all ranks agree on it and two steps on a node do not."""
+    """Derive the port from job and step, so that all ranks agree on it and two steps on a node use different ones."""
     tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
     size = _whole(environment, tasks, "srun")
     if size == 1:

@@ -1,4 +1,4 @@
-"""How the ranks of a launch fall into groups: every degree that a mesh could have, as the cost model tells them apart."""
+"""Groups of the ranks of a launch: every degree that a mesh could have, as the cost model distinguishes them."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from .nodes import Nodes
 
 @dataclass(frozen=True)
 class GroupSizes:
-    """A `RankGroup` of the cost model in whole numbers: one kind of group, whichever axis of a mesh it serves."""
+    """A `RankGroup` of the cost model in whole numbers: one kind of group, for any axis of a mesh."""
 
     ranks_per_node: int
     nodes: int
@@ -20,10 +20,11 @@ class GroupSizes:
 
 @dataclass(frozen=True)
 class GroupLayout:
-    """Groups of `degree` ranks that are `stride` apart, which all ranks fall into: tensor parallel ones have stride 1,
-    data parallel ones that of the tensor parallel degree, pipeline neighbours that of a stage's ranks.
+    """Groups of `degree` ranks that are `stride` apart; every rank belongs to one of them.
 
-    `alone`: only the group of rank 0 works, the others wait; otherwise all groups work at once, as in training.
+    The stride of tensor-parallel groups is 1. That of data-parallel groups is the tensor-parallel degree. That of
+    pipeline neighbours is the number of ranks of a stage. `alone`: only the group of rank 0 works and the others wait;
+    otherwise all groups work at once, as in training.
     """
 
     stride: int
@@ -31,7 +32,7 @@ class GroupLayout:
     alone: bool = False
 
     def members(self, rank: int) -> tuple[int, ...]:
-        """The ranks of the group that holds `rank`."""
+        """Return the ranks of the group that holds `rank`."""
         span = self.stride * self.degree
         first = rank // span * span + rank % self.stride
         return tuple(range(first, first + span, self.stride))
@@ -42,10 +43,11 @@ class GroupLayout:
 
 
 def group_layouts(nodes: Nodes) -> dict[GroupSizes, GroupLayout]:
-    """The layout that stands for each kind of group among these ranks.
+    """Return one layout for each kind of group among these ranks.
 
-    Strides and degrees whose product divides the ranks, if every group has equally many ranks on each of its nodes.
-    Of several layouts of the same sizes the first is taken, groups that work at once before a group that works alone.
+    Strides and degrees are those whose product divides the ranks, if every group has equally many ranks on each of its
+    nodes. Of several layouts of the same sizes the first is taken. Groups that work at once come before a group that
+    works alone.
     """
     ranks = len(nodes.hosts)
     pairs = [(stride, degree) for degree in range(2, ranks + 1) for stride in range(1, ranks // degree + 1)]
@@ -60,7 +62,7 @@ def group_layouts(nodes: Nodes) -> dict[GroupSizes, GroupLayout]:
 
 
 def _sizes(layout: GroupLayout, nodes: Nodes) -> GroupSizes | None:
-    """None where the groups of `layout` are not alike on every node."""
+    """Return the sizes of the groups, or None where the groups of `layout` are not alike on every node."""
     groups = {layout.members(rank) for rank in range(len(nodes.hosts)) if layout.works(rank)}
     on_nodes = [[nodes.node_of(rank) for rank in members] for members in groups]
     per_node = {places.count(node) for places in on_nodes for node in places}

@@ -1,4 +1,4 @@
-"""Several ranks on this machine, started by ourselves: none outlives this process, and one that fails ends them all."""
+"""Several ranks on this machine, started by this process: all end with it, and one that fails ends the others."""
 
 import os
 import signal
@@ -26,11 +26,11 @@ def run_local_ranks(
     tell: Callable[[str], None] = print,
     hosts: Sequence[str] | None = None,
 ) -> str:
-    """Call the function `job` ("package.module:function") on `ranks` processes of this machine, and return what rank 0 returns.
+    """Call the function `job` ("package.module:function") on `ranks` processes of this machine; return rank 0's result.
 
-    `function(ranks, argument, tell) -> str`, with `ranks` the `TorchRanks` of the launch; lines that rank 0 tells reach
-    `tell`, the other ranks are silent. `hosts`: names of machines that the ranks say they run on instead of this one's.
-    On Ctrl-C or SIGTERM rank 0 is interrupted alone, so that it can finish what it has; what it then returns is returned.
+    The call is `function(ranks, argument, tell) -> str`, with `ranks` the `TorchRanks` of the launch. Lines that rank 0
+    tells are passed to `tell`; the other ranks are silent. `hosts`: names of machines that the ranks report instead of
+    this one's. On Ctrl-C or SIGTERM only rank 0 is interrupted, so that it can finish and return a result.
 
     Raises:
         SpecError: a rank raised one.
@@ -54,11 +54,12 @@ def run_local_ranks(
 
 
 def _started(rank: int, ranks: int, job: str, folder: Path, host: str | None) -> subprocess.Popen[str]:
-    """A session of its own keeps Ctrl-C from reaching it except through here; its input's end tells it that we are gone."""
+    """Start a rank in its own session, so that it gets Ctrl-C only from us. The
+    end of its input tells it that we ended."""
     environment = os.environ | {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(max(1, usable_cores() // ranks))}
     if sys.platform == "linux":
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host name that does not resolve must not matter
-    # -P: a folder named `profiler` where the user stands must not be imported instead of ours
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # works also where the host name does not resolve
+    # -P: a folder named `profiler` in the user's working directory must not be imported instead of ours
     module = [sys.executable, "-P", "-m", "shardwright.profiler.ranks.worker"]
     with (folder / f"rank-{rank}.log").open("wb") as log:
         return subprocess.Popen(
@@ -93,7 +94,7 @@ def _await(workers: list[subprocess.Popen[str]], folder: Path) -> None:
         return
     deadline = time.monotonic() + _FOLLOW_SECONDS
     while time.monotonic() < deadline and any(worker.poll() is None for worker in workers):
-        time.sleep(_POLL_SECONDS)  # the rank that failed first may be about to say so
+        time.sleep(_POLL_SECONDS)  # give the rank that failed first time to report
     _raise_failure(workers, folder)
 
 

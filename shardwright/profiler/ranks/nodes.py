@@ -1,4 +1,4 @@
-"""Which ranks of a launch share a machine."""
+"""The machine of each rank of a launch."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from shardwright.base import SpecError
 
 @dataclass(frozen=True)
 class Nodes:
-    """`hosts`: the name of the machine that each rank runs on, in the order of ranks: node by node, equally many on each.
+    """`hosts`: the machine of each rank, in the order of ranks: node by node, equally many on each.
 
     Raises:
-        SpecError: the ranks are laid out otherwise.
+        SpecError: the ranks have another layout.
     """
 
     hosts: tuple[str, ...]
@@ -31,7 +31,7 @@ class Nodes:
 
     @property
     def count(self) -> int:
-        """How many nodes take part."""
+        """Number of nodes."""
         return len(set(self.hosts))
 
     @property
@@ -39,5 +39,5 @@ class Nodes:
         return len(self.hosts) // self.count
 
     def node_of(self, rank: int) -> int:
-        """The node that `rank` runs on, from 0."""
+        """Return the node of `rank`, from 0."""
         return rank // self.ranks_per_node

@@ -1,4 +1,4 @@
-"""The third seam of the profiler: the ranks that measure together."""
+"""The third interface of the profiler: the ranks that measure together."""
 
 from typing import Any, Protocol
 
@@ -6,34 +6,34 @@ from typing import Any, Protocol
 class Ranks(Protocol):
     """The processes of one launch. Every rank calls the same methods in the same order.
 
-    Things that are told and gathered are picklable, and small.
+    Values that are told or gathered must be picklable and small.
     """
 
     @property
     def rank(self) -> int:
-        """This process, from 0; rank 0 decides and writes the file."""
+        """Number of this process, from 0. Rank 0 decides and writes the file."""
         ...
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """Number of ranks."""
         ...
 
     def tell(self, thing: Any) -> Any:
-        """What rank 0 passes, on every rank; what the others pass is ignored."""
+        """Return rank 0's argument on every rank; the arguments of the others are ignored."""
         ...
 
     def gather(self, thing: Any) -> list[Any]:
-        """What each rank passes, in the order of ranks, on every rank."""
+        """Return the arguments of all ranks in their order, on every rank."""
         ...
 
     def barrier(self) -> None:
-        """Returns when every rank has come here."""
+        """Wait until every rank has called this."""
         ...
 
 
 class AloneRanks:
-    """One process, launched by nobody."""
+    """One process that nothing launched."""
 
     rank = 0
     size = 1

@@ -1,4 +1,4 @@
-"""Slurm's lists of nodes, such as `gpu[003-005,9],login1`, read without asking Slurm."""
+"""Slurm's lists of nodes, such as `gpu[003-005,9],login1`, read without calling Slurm."""
 
 import re
 from collections.abc import Iterator
@@ -10,10 +10,12 @@ _RANGE = re.compile(r"(?P<low>[0-9]+)(?:-(?P<high>[0-9]+))?")
 
 
 def node_names(text: str) -> list[str]:
-    """The nodes in the order of the list: names with any number of `[...]`, each of numbers and ranges, zeros in front kept.
+    """Return the nodes in the order of the list.
+
+    A name may hold any number of `[...]`, each of numbers and ranges. Leading zeros are kept.
 
     Raises:
-        SpecError: not such a list.
+        SpecError: the text is not such a list.
     """
     names: list[str] = []
     position = 0
@@ -29,10 +31,10 @@ def node_names(text: str) -> list[str]:
 
 
 def first_node(text: str) -> str:
-    """The node that rank 0 runs on.
+    """Return the node of rank 0.
 
     Raises:
-        SpecError: not a list of nodes.
+        SpecError: the text is not a list of nodes.
     """
     return node_names(text)[0]
 
@@ -46,7 +48,7 @@ def _expanded(name: str, text: str) -> Iterator[str]:
     for part in inside.split(","):
         bounds = _RANGE.fullmatch(part)
         if bounds is None:
-            raise SpecError(f"'{text}': '{part}' is no number and no range of numbers such as 003-005")
+            raise SpecError(f"'{text}': '{part}' is not a number or a range of numbers such as 003-005")
         low, high = bounds["low"], bounds["high"] or bounds["low"]
         if int(high) < int(low):
             raise SpecError(f"'{text}': the range '{part}' ends before it begins")

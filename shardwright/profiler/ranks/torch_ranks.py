@@ -1,4 +1,4 @@
-"""Several ranks that measure together over torch.distributed: gloo among CPUs, NCCL besides among GPUs."""
+"""Several ranks that measure together over torch.distributed: gloo among CPUs, and also NCCL among GPUs."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ from .nodes import Nodes
 from .watch import RankWatch, WatchTimes
 
 _MEET_SECONDS = 120.0
-_ANSWER_SECONDS = 600.0  # rank 0 may think, or measure, for as long before it tells what is next
+_ANSWER_SECONDS = 600.0  # longest time that rank 0 may measure before it gives the next order
 _WORK_SECONDS = 120.0
 _PART_SECONDS = 10.0
 
@@ -37,7 +37,7 @@ class TorchRanks:
     """
 
     def __init__(self, store: Store, control: dist.ProcessGroup, nodes: Nodes) -> None:
-        """`control`: a gloo group of all ranks, for what is told and gathered."""
+        """`control`: a gloo group of all ranks, for told and gathered values."""
         self._store, self._control = store, control
         self._groups: dict[tuple[tuple[int, ...], str], dist.ProcessGroup] = {}
         self.nodes = nodes
@@ -45,7 +45,7 @@ class TorchRanks:
 
     @property
     def local_rank(self) -> int:
-        """Which of its node's ranks this one is, from 0."""
+        """Number of this rank on its node, from 0."""
         return self.rank % self.nodes.ranks_per_node
 
     def tell(self, thing: Any) -> Any:
@@ -62,10 +62,10 @@ class TorchRanks:
         self._together(lambda: dist.barrier(group=self._control))
 
     def group(self, members: tuple[int, ...], purpose: str = "") -> dist.ProcessGroup:
-        """The process group of `members`, this rank among them, made when it is first asked for.
+        """Return the process group of `members`, this rank among them; it is made at the first request.
 
-        Ranks of other groups ask for theirs at the same time. Another `purpose` gets a group of its own: work that runs
-        at once must not share one.
+        Ranks of other groups request theirs at the same time. Another `purpose` gets its own group, because works that
+        run at once must not share one.
         """
         key = (members, purpose)
         if key not in self._groups:
@@ -88,11 +88,11 @@ class TorchRanks:
 def joined_ranks(
     launch: Launch, *, host: str | None = None, watch_times: WatchTimes | None = None
 ) -> Iterator[TorchRanks]:
-    """This process as one of the ranks of `launch`, on its own GPU where there are GPUs, else on its share of the cores.
+    """Join the ranks of `launch`, on this process's own GPU where there are GPUs, else on its share of the cores.
 
-    Which ranks share a node is told by the names of their machines; `host` stands for this one's own. When the block
-    fails on one rank, the others are told why; when a rank dies without a word, the others notice when they next want
-    something of it, and end after the silence of `watch_times` whatever they do.
+    The names of machines say which ranks share a node; `host` replaces this machine's own. When the block fails on one
+    rank, the others learn why. When a rank dies silently, the others notice at their next request to it. In any case
+    they end after the silence of `watch_times`.
 
     Raises:
         SpecError: the ranks do not find each other, more ranks than GPUs on a node, unequal nodes.
@@ -112,7 +112,7 @@ def joined_ranks(
         _leave_word(store, launch.rank, error)
         if word and isinstance(error, RuntimeError) and not isinstance(error, RanksLostError):
             raise RanksLostError(word) from error
-        raise  # without destroying the groups, which would wait for peers that may be gone
+        raise  # without destroying the groups, which would wait for missing peers
     else:
         watch.stop()
         _part(control)
@@ -121,7 +121,7 @@ def joined_ranks(
 
 
 def _part(control: dist.ProcessGroup) -> None:
-    """Leave together, since what the ranks share goes with rank 0. A rank that is not coming is not waited for."""
+    """Leave together, because the shared store ends with rank 0. A rank that does not arrive is not waited for."""
     with contextlib.suppress(RuntimeError):
         dist.monitored_barrier(control, timedelta(seconds=_PART_SECONDS))
         dist.destroy_process_group()
@@ -138,7 +138,8 @@ def _take_gpu(launch: Launch) -> None:
 
 
 def _meet(launch: Launch) -> Store:
-    """The store that all ranks know. A restarted attempt gets one of its own: the old one holds addresses that are gone."""
+    """Return the store that all ranks share. A restarted attempt gets a new
+    one: the old one holds outdated addresses."""
     wait = timedelta(seconds=_MEET_SECONDS)
     try:
         if launch.by == "torchrun":
@@ -168,7 +169,7 @@ def _share_machine(launch: Launch, host: str) -> Nodes:
 
 
 def _leave_word(store: Store, rank: int, error: BaseException) -> None:
-    """The first rank to fail tells the others why. A store that died with rank 0 has nobody left to tell."""
+    """The first rank that fails tells the others why. If the store died with rank 0, nobody is left to tell."""
     if isinstance(error, RanksLostError):
         return
     with contextlib.suppress(RuntimeError):
@@ -187,4 +188,4 @@ def _why_lost(store: Store, rank: int, error: BaseException) -> str:
     word = _word(store)
     if word is not None:
         return word
-    return f"rank {rank} lost the others, one of which ended without a word ({first_line(error)})"
+    return f"rank {rank} lost the others: one of them ended without a message ({first_line(error)})"

@@ -1,4 +1,4 @@
-"""A rank that dies while the others compute, or wait in a kernel that nothing interrupts, must not hang them."""
+"""Detection of dead ranks: others that compute, or wait in a kernel that nothing interrupts, must not hang."""
 
 import contextlib
 import os
@@ -14,24 +14,24 @@ _POLL_SECONDS = 1.0
 
 
 def end_process(why: str) -> None:
-    """At once and without cleaning up: the main thread may be inside a collective that never returns."""
+    """End at once without cleaning up: the main thread may be inside a collective that never returns."""
     print(why, file=sys.stderr, flush=True)
     os._exit(1)
 
 
 @dataclass(frozen=True)
 class WatchTimes:
-    """How often a rank shows that it lives, and after how long a silence it is taken for dead."""
+    """The interval at which a rank shows that it lives, and the silence after which it counts as dead."""
 
     beat_seconds: float = 2.0
     silent_seconds: float = 30.0
 
 
 class RankWatch:
-    """Counts in the store that this rank lives; rank 0 looks whether all others do, and they whether rank 0 does.
+    """Counts in the store to show that this rank lives. Rank 0 watches all others, and they watch rank 0.
 
-    When one has not counted for long, or the store is gone, `end` is called with one line. All from a thread of its own,
-    over a connection of its own: the main thread may wait at the store for a rank that is gone.
+    When one has been silent too long, or the store is gone, `end` is called with one line. This runs in its own thread
+    over its own connection, because the main thread may wait at the store for a dead rank.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class RankWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no longer, and do not be missed."""
+        """Stop watching, and tell the others that this rank has left."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(self._times.beat_seconds + _POLL_SECONDS)
@@ -69,19 +69,17 @@ class RankWatch:
                 missing = self._missing()
             except RuntimeError:
                 if not self._stopped.is_set():
-                    self._end("rank 0 is gone, and with it what the ranks shared")
+                    self._end("rank 0 is gone, and the shared store with it")
                 return
             if missing is not None:
-                self._end(
-                    f"rank {missing} has been silent for {self._times.silent_seconds:.0f} s and is taken for dead"
-                )
+                self._end(f"rank {missing} has been silent for {self._times.silent_seconds:.0f} s and counts as dead")
                 return
 
     def _missing(self) -> int | None:
-        """A rank that neither counted lately nor left."""
+        """Return a rank that neither counted recently nor left, or None."""
         now = time.monotonic()
         for other, (count, when) in self._seen.items():
-            current = self._store.add(f"alive-{other}", 0)  # adding nothing reads it, and does not wait for it to exist
+            current = self._store.add(f"alive-{other}", 0)  # adding 0 reads the value without waiting for it
             if current != count:
                 self._seen[other] = (current, now)
             elif now - when > self._times.silent_seconds and not self._store.check([f"left-{other}"]):

@@ -1,6 +1,6 @@
 """One rank that `run_local_ranks` starts: `python -m shardwright.profiler.ranks.worker JOB FOLDER RANK RANKS [HOST]`.
 
-Rank 0 tells lines on its standard output and leaves what it returns in `FOLDER/result`.
+Rank 0 prints told lines on its standard output and writes its result to `FOLDER/result`.
 """
 
 import importlib
@@ -23,7 +23,7 @@ Job = Callable[[TorchRanks, str, Callable[[str], None]], str]
 def main(arguments: list[str]) -> int:
     job, folder, (rank, size) = arguments[0], Path(arguments[1]), map(int, arguments[2:4])
     host = arguments[4] if len(arguments) > 4 else None
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell in the background has it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a background shell set it to be ignored
     threading.Thread(target=_end_with_parent, daemon=True).start()
     launch = Launch(by="here", rank=rank, size=size, local_rank=rank, file=folder / "store")
     try:
@@ -48,7 +48,7 @@ def _tell(line: str) -> None:
 
 
 def _end_with_parent() -> None:
-    """Nothing is ever written to our input: it ends when the process that started us is gone, however it went."""
+    """End with the parent process. Nothing is written to our input, so it ends exactly when that process ends."""
     sys.stdin.buffer.read()
     os._exit(1)
 
@@ -56,4 +56,4 @@ def _end_with_parent() -> None:
 if __name__ == "__main__":
     code = main(sys.argv[1:])
     sys.stdout.flush()
-    os._exit(code)  # without tearing down groups, which would wait for peers that a failed rank no longer has
+    os._exit(code)  # without destroying groups, which would wait for peers of a failed rank

@@ -1,4 +1,5 @@
-"""One measuring session: rank 0 orders, all ranks measure, a journal remembers, and the findings become a profile."""
+"""One measuring session: rank 0 gives orders, all ranks measure, a journal
+records, and the findings become a profile."""
 
 from .journal import journal_path
 from .measure import Hooks, ProfileRequest, measure_profile

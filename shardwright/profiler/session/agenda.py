@@ -1,4 +1,4 @@
-"""What is measured next: of every probe the most telling sizes first, then where interpolation is worst."""
+"""The order of measuring: first the most informative sizes of every probe, then sizes where interpolation is worst."""
 
 import math
 from collections import Counter
@@ -12,18 +12,18 @@ from shardwright.profiler.timing import Probe, Sizes
 from shardwright.specs import Point, Series
 
 ExpectedError = Callable[[Series], Sequence[float]]
-"""For each point of a series, |predicted / measured - 1| of a prediction that had not seen it; empty with too few points."""
+"""For each point of a series, |predicted / measured - 1| predicted without that point; empty with too few points."""
 
 DEFAULT_WEIGHTS: Mapping[str, float] = {
     **dict.fromkeys(("matmul/forward", "matmul/input_gradient", "matmul/weight_gradient"), 16.0),
     **dict.fromkeys(("attention/forward", "attention/backward"), 24.0),
     **dict.fromkeys(("eager_rmsnorm", "eager_rotary", "eager_gated_activation", "cross_entropy", "adamw/fused"), 2.0),
-    "attention": 0.25,  # what is not the default: named kernels, no causal mask
+    "attention": 0.25,  # variants besides the default: named kernels, no causal mask
     "matmul": 0.5,  # grouped ones
-    **dict.fromkeys(("rmsnorm", "rotary", "gated_activation", "dropout"), 0.25),  # of compiled layers, or seldom there
+    **dict.fromkeys(("rmsnorm", "rotary", "gated_activation", "dropout"), 0.25),  # of compiled layers, or rarely used
     **dict.fromkeys(("adamw/foreach", "sgd", "host_adamw"), 0.5),
 }
-"""How much more the points of an operation and variant, or of an operation, tell about a training step than others do."""
+"""Weight of the points of an operation, or of one variant of it: how much they tell about a training step."""
 
 _TELLING_SIZES = 6.0
 _UNCERTAIN = 0.1
@@ -39,13 +39,17 @@ class Item:
 
 
 class Agenda:
-    """What is measured, what is left out, and what comes next.
+    """The measured sizes, the ones left out, and the next ones.
 
-    First the most telling sizes, 6 sqrt(w) of a probe of weight w, its k-th in the order of k/w: every probe has its first
-    before any has its second, and a heavy one gets w sizes for each of a light one's. Then, of the points whose expected
-    error times weight is largest, the size between such a point and its farthest neighbour. A point's neighbours are those
-    with no third point inside the sphere that the two span over logarithmic sizes (Gabriel and Sokal 1969). The other
-    first sizes come when interpolation is good everywhere. Points that are uncertain are measured once more before that.
+    First come the most informative sizes, 6 sqrt(w) of a probe of weight w, its k-th in the order of k/w. Every probe
+    has its first size before any has its second. A heavy probe gets w sizes for each of a light one.
+
+    Next come the points whose expected error times weight is largest. The size between such a point and its farthest
+    neighbour is measured. Two points are neighbours if no third point lies inside the sphere that they span over
+    logarithmic sizes (Gabriel and Sokal 1969).
+
+    The other first sizes come when interpolation is good everywhere. Uncertain points are measured once more before
+    that.
     """
 
     def __init__(
@@ -64,7 +68,7 @@ class Agenda:
         self._telling, self._others = self._ordered()
 
     def _ordered(self) -> tuple[list[Item], list[Item]]:
-        """The most telling first sizes, and the other ones."""
+        """Return the most informative first sizes, and the other first sizes."""
         ranked = [
             (place / self._weights[index], index, place, Item(index, tuple(float(size) for size in at)))
             for index, probe in enumerate(self._probes)
@@ -76,7 +80,7 @@ class Agenda:
         return telling, [item for _, index, place, item in ranked if place >= most[index]]
 
     def record(self, item: Item, point: Point) -> None:
-        """It is measured; of two measurements of a size the surer one counts."""
+        """Record a measured point. Of two measurements of a size the more certain one counts."""
         known = self._points[item.probe].get(item.at)
         if known is None or point.uncertainty < known.uncertainty:
             self._points[item.probe][item.at] = point
@@ -84,15 +88,15 @@ class Agenda:
         self._settled.add(item)
 
     def leave_out(self, item: Item) -> None:
-        """It cannot be measured."""
+        """Record that a size cannot be measured."""
         self._settled.add(item)
 
     def settled(self, item: Item) -> bool:
-        """Whether it is measured or left out."""
+        """Whether a size is measured or left out."""
         return item in self._settled
 
     def series(self, index: int) -> Series:
-        """The points of a probe, in the order of their sizes."""
+        """Return the points of a probe, in the order of their sizes."""
         probe = self._probes[index]
         points = tuple(point for _, point in sorted(self._points[index].items()))
         return Series(
@@ -100,16 +104,16 @@ class Agenda:
         )
 
     def predicted_seconds(self, item: Item) -> float | None:
-        """What one repeat will take, by the points of its probe."""
+        """Return the expected seconds of one repeat, from the points of its probe."""
         return predicted_seconds(self.series(item.probe), item.at)
 
     def count(self, index: int) -> int:
-        """How many points a probe has."""
+        """Return the number of points of a probe."""
         return len(self._points[index])
 
     @property
     def telling(self) -> list[Item]:
-        """The most telling first sizes that are neither measured nor left out, in their order."""
+        """The most informative first sizes that are neither measured nor left out, in their order."""
         return [item for item in self._telling if item not in self._settled]
 
     @property
@@ -119,12 +123,12 @@ class Agenda:
 
     @property
     def done(self) -> int:
-        """How many points are measured."""
+        """Number of measured points."""
         return sum(map(len, self._points))
 
     @property
     def uncertain(self) -> list[Item]:
-        """The points whose interval is wide, the widest first: they are worth a second measurement, and no third."""
+        """The points with wide intervals, the widest first. Each is measured a second time, but not a third."""
         wide = [
             (-point.uncertainty * self._weights[index], index, Item(index, at))
             for index, points in enumerate(self._points)
@@ -134,7 +138,8 @@ class Agenda:
         return [item for *_, item in sorted(wide, key=lambda each: (*each[:2], each[2].at))]
 
     def between(self) -> list[Item]:
-        """Sizes where interpolation is worst, the worst first, one a probe; empty where it is good everywhere."""
+        """Sizes where interpolation is worst, the worst first, one for each
+        probe; empty where it is good everywhere."""
         worst: list[tuple[float, int, Item]] = []
         for index in range(len(self._probes)):
             for excess, point in self._worst_points(index):
@@ -145,7 +150,7 @@ class Agenda:
         return [item for *_, item in sorted(worst, key=lambda each: each[:2])]
 
     def _worst_points(self, index: int) -> list[tuple[float, int]]:
-        """(error, point) of the points that are foretold worse than tolerance and their own uncertainty explain."""
+        """Return (error, point) of the points whose error exceeds tolerance and their own uncertainty."""
         points = tuple(self._points[index].values())
         if index not in self._excess or self._excess[index][0] != points:
             series = self.series(index)
@@ -172,7 +177,7 @@ class Agenda:
 
 
 def _neighbours(sizes: Sequence[Sizes], place: int) -> Iterator[int]:
-    """The neighbours of a point, the farthest first; those within a factor of 1.2 need nothing between them."""
+    """Yield the neighbours of a point, the farthest first. Those within a factor of 1.2 need no size between them."""
     at = np.log(np.array(sizes))
     squares = np.sum((at[:, None, :] - at[None, :, :]) ** 2, axis=2)
     near = np.log(_NEAREST_RATIO) ** 2

@@ -1,4 +1,5 @@
-"""All ranks at one piece of work: rank 0 orders, every rank does the same at the same time, every rank learns how it went."""
+"""All ranks at one piece of work: rank 0 orders, every rank does the same at
+the same time, and all learn the result."""
 
 import gc
 import statistics
@@ -32,7 +33,7 @@ from .orders import CheckLayers, End, FreeBytes, MeasureFigures, Order, Prepare,
 from .stopped import CrewLostError, DeviceGoneError
 
 USABLE_SHARE = 0.85
-"""Of the memory that is free: what else runs on the machine needs some, and allocators round up."""
+"""Share of the free memory that may be used: other programs need some, and allocators round up."""
 
 _HOST_OPERATIONS = frozenset({"host_adamw", "disk_read", "disk_write"})
 _TWICE_BELOW_SECONDS = 0.1
@@ -41,10 +42,10 @@ LayerChecks = Callable[[Machine, Profile], Sequence[LayerCheck]]
 
 
 class Crew:
-    """The ranks, their machines and what each has prepared.
+    """The ranks, their machines and the work that each has prepared.
 
-    Rank 0 calls the public methods; the other ranks are in `serve` meanwhile. In every method all ranks gather what came
-    of it before anything follows, so that trouble on one is trouble on all and none is left waiting.
+    Rank 0 calls the public methods; the other ranks are in `serve` meanwhile. In every method all ranks gather the
+    results before they continue. Trouble on one rank is then trouble on all, and no rank is left waiting.
     """
 
     def __init__(
@@ -66,10 +67,10 @@ class Crew:
         self._reference: Work | None = None
         self._lost = False
 
-    # What rank 0 calls
+    # Called by rank 0
 
     def prepare(self, slot: int, probe: int, at: Sizes) -> float:
-        """Make the operands of a size and run it once or twice; the seconds of one run, warm or nearly so.
+        """Make the operands of a size and run it once or twice. Return the seconds of one run, warm or nearly so.
 
         Raises:
             TroubleError: not enough memory, not available, or it failed.
@@ -78,7 +79,7 @@ class Crew:
         return float(self._do(Prepare(slot, probe, at)))
 
     def repeat(self, slot: int, repeats: int) -> list[float]:
-        """Seconds of each repeat of what was prepared: the mean of the ranks, of a collective the last rank's.
+        """Return the seconds of each repeat of prepared work: the mean over ranks, or the last rank's for a collective.
 
         Raises:
             TroubleError, DeviceGoneError: as `prepare`.
@@ -86,19 +87,19 @@ class Crew:
         return list(self._do(Repeat(slot, repeats)))
 
     def release(self) -> None:
-        """Forget all that was prepared: its memory can be taken again."""
+        """Forget all prepared work, so that its memory is free again."""
         self._do(Release())
 
     def usable_bytes(self) -> float:
-        """Device memory that may be taken: of the rank that has least, less a reserve."""
+        """Return the device memory that may be used: that of the rank with least, minus a reserve."""
         return float(self._do(FreeBytes()))
 
     def reference_seconds(self, repeats: int) -> float:
-        """The median of a matmul in the middle of what is measured: its changes are the machine's, not its own."""
+        """Return the median seconds of a fixed matmul of medium size; its changes are those of the machine."""
         return float(self._do(Reference(repeats)))
 
     def figures(self, probe: int) -> dict[str, Figure]:
-        """What a figure probe gives: the median of the ranks.
+        """Return the result of a figure probe: the median over ranks.
 
         Raises:
             TroubleError, DeviceGoneError: as `prepare`.
@@ -107,7 +108,7 @@ class Crew:
         return figures
 
     def check_layers(self, profile: Profile) -> tuple[LayerCheck, ...]:
-        """The layer checks as rank 0 saw them.
+        """Return the layer checks of rank 0.
 
         Raises:
             TroubleError, DeviceGoneError: as `prepare`.
@@ -115,16 +116,16 @@ class Crew:
         return tuple(self._do(CheckLayers(profile)))
 
     def end(self, profile: Profile | None) -> None:
-        """Let the other ranks go, with the profile."""
+        """End the service of the other ranks, and give them the profile."""
         self._works.clear()
         if not self._lost:
-            with suppress(RuntimeError, OSError):  # whoever has gone needs not be told
+            with suppress(RuntimeError, OSError):  # ranks that have gone need not be told
                 self._ranks.tell(End(profile))
 
-    # What the others do
+    # Called by the others
 
     def serve(self) -> Profile | None:
-        """Do what rank 0 orders until it ends; the profile that it ended with, if it had one.
+        """Follow the orders of rank 0 until it ends; return the profile that it ended with, if it had one.
 
         Raises:
             CrewLostError: another rank is gone.
@@ -140,7 +141,7 @@ class Crew:
             except (RuntimeError, OSError) as error:
                 raise CrewLostError(f"a rank does not answer any more ({message_line(error)})") from None
 
-    # What every rank does
+    # Done by every rank
 
     def _do(self, order: Order) -> Any:
         if self._ranks.size == 1:
@@ -151,7 +152,7 @@ class Crew:
                 return self._obey(order)
         except (TroubleError, DeviceGoneError):
             raise
-        except (RuntimeError, OSError) as error:  # what is done here never raises these: it was telling or gathering
+        except (RuntimeError, OSError) as error:  # the work itself never raises these, so telling or gathering did
             self._lost = True
             raise CrewLostError(f"a rank does not answer any more ({message_line(error)})") from None
         except InterruptedBySignalError:
@@ -206,11 +207,11 @@ class Crew:
         return seconds
 
     def _all(self, act: Callable[[], Any]) -> list[Any]:
-        """What `act` gives on each rank.
+        """Return the result of `act` on each rank.
 
         Raises:
-            TroubleError: on one of them it could not be done.
-            DeviceGoneError: nor can anything else.
+            TroubleError: it failed on one of them.
+            DeviceGoneError: it failed, and so does everything else.
         """
         outcomes: list[Outcome] = self._ranks.gather(attempt(act))
         troubled = [(rank, outcome) for rank, outcome in enumerate(outcomes) if outcome.trouble]
@@ -224,7 +225,7 @@ class Crew:
         raise TroubleError(first.trouble, where + first.words)
 
     def _look_alive(self) -> None:
-        """Whether the device still does the simplest thing, on every rank."""
+        """Check on every rank that the device still does the simplest work."""
         outcomes: list[Outcome] = self._ranks.gather(attempt(self._simplest))
         for rank, outcome in enumerate(outcomes):
             if outcome.trouble:
@@ -242,7 +243,7 @@ class Crew:
         return self._reference
 
     def _free(self) -> None:
-        """After trouble: what the failure left behind in cycles and in the allocator."""
+        """Free memory after trouble: objects in reference cycles, and blocks in the allocator."""
         gc.collect()
         if self._machine.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -255,7 +256,8 @@ def _check_memory(machine: Machine, probe: Probe, at: Sizes) -> None:
 
 
 def _first_seconds(machine: Machine, work: Work) -> float:
-    """The first run makes kernels and buffers. It is not yet `machine.seconds`, in which ranks talk: it may fail on one."""
+    """Time the first run, which makes kernels and buffers. It must not use `machine.seconds`, in which
+    ranks communicate: it may fail on one rank."""
     start = time.perf_counter()
     work()
     machine.synchronize()
@@ -263,7 +265,8 @@ def _first_seconds(machine: Machine, work: Work) -> float:
 
 
 def _combined(by_rank: Sequence[Sequence[float]], *, last: bool) -> list[float]:
-    """Of each repeat: a collective is done when its last rank is, other work takes what it takes on the average rank."""
+    """Combine the ranks for each repeat. A collective ends with its last
+    rank; other work counts the mean over ranks."""
     pick: Callable[[Sequence[float]], float] = max if last else statistics.fmean
     return [pick(each) for each in zip(*by_rank, strict=True)]
 

@@ -1,4 +1,4 @@
-"""What has been measured so far, how it is remembered, and the profile that it makes."""
+"""The measurements so far, their journal, and the profile made from them."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,9 +14,9 @@ _UNCERTAIN = 0.1
 
 
 class Findings:
-    """Everything that is known, in memory and in the journal alike.
+    """All measurements, in memory and in the journal.
 
-    `spent_seconds`: what measuring has taken so far, earlier runs included.
+    `spent_seconds`: seconds of measuring so far, earlier runs included.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class Findings:
             self._recall(record)
 
     def add(self, entry: Begun | MeasuredPoint | LeftOut | MeasuredFigures | CheckedLayers) -> None:
-        """Keep it, on disk first.
+        """Add an entry, on disk first.
 
         Raises:
-            SpecError: the journal cannot be written; it is kept in memory all the same.
+            SpecError: the journal cannot be written; the entry is in memory all the same.
         """
         try:
             self._journal.append(entry, self._spent_seconds())
@@ -47,20 +47,20 @@ class Findings:
             self._take(entry)
 
     def begin(self, items: Sequence[Item]) -> None:
-        """These are measured now, side by side."""
+        """Record that these sizes are now measured side by side."""
         self.add(Begun(sizes=tuple((self._keys[item.probe], item.at) for item in items)))
 
     def key(self, item: Item) -> str:
-        """The series that a size belongs to."""
+        """Return the key of the series of a size."""
         return self._keys[item.probe]
 
     @property
     def unfinished(self) -> list[Item]:
-        """What had begun and is neither measured nor left out."""
+        """Return the sizes that had begun and are neither measured nor left out."""
         return [item for item in self._begun if not self._agenda.settled(item)]
 
     def profile(self, fingerprint: MachineFingerprint, *, complete: bool, remarks: Sequence[str] = ()) -> Profile:
-        """The profile as far as it goes."""
+        """Return the profile of the measurements so far."""
         series = [self._agenda.series(index) for index in range(len(self._keys))]
         return Profile(
             fingerprint=fingerprint,
@@ -107,13 +107,15 @@ class Findings:
         return said + self._noise(series)
 
     def _noise(self, series: Sequence[Series]) -> list[str]:
-        """How many repeats were outliers, and how many medians are uncertain."""
+        """Return remarks on the number of outliers among repeats, and of uncertain medians."""
         points = [point for each in series for point in each.points]
         repeats, outliers = sum(point.repeats for point in points), self._outliers.total()
         said = []
         if outliers > _MANY_OUTLIERS * repeats:
             key, most = self._outliers.most_common(1)[0]
-            said.append(f"{outliers} of {repeats} repeats were outliers, most in {key} ({most}); the medians bear them")
+            said.append(
+                f"{outliers} of {repeats} repeats were outliers, most in {key} ({most}); the medians tolerate them"
+            )
         if wide := sum(point.uncertainty > _UNCERTAIN for point in points):
             said.append(f"{wide} of {len(points)} points are less certain than ±{_UNCERTAIN:.0%}")
         return said

@@ -1,4 +1,4 @@
-"""What a profile is measured on, as its readers compare it."""
+"""The fingerprint of a profile's machine, as its readers compare it."""
 
 import platform
 import socket
@@ -17,12 +17,12 @@ _CALLS_FOR_CLOCK = 50
 
 
 def machine_fingerprint(machine: Machine, ranks: Ranks, *, load: Work | None = None) -> MachineFingerprint:
-    """The machine of rank 0, with the count of ranks and of their hosts. Every rank calls it.
+    """Return the fingerprint of rank 0's machine, with the number of ranks and hosts. Every rank calls this.
 
     `load`: work during which the clock is read.
 
     Raises:
-        SpecError: the ranks measure on different devices, or with a different torch.
+        SpecError: the ranks measure on different devices, or with different versions of torch.
     """
     host = socket.gethostname()
     mine = _device(machine) | {"torch": torch.__version__, "python": platform.python_version()}
@@ -68,7 +68,7 @@ def _memory_bytes(machine: Machine, ranks_on_host: int) -> float:
 def _clock_hz(machine: Machine, load: Work | None) -> float | None:
     if load is not None:
         for _ in range(_CALLS_FOR_CLOCK if machine.device.type == "cuda" else 1):
-            load()  # on a GPU these are only started here: the clock is read while they run
+            load()  # a GPU only starts these here, and runs them while the clock is read
     clock_hz = machine.clock_hz()
     machine.synchronize()
     return clock_hz

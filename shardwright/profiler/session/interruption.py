@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end measuring with what there is, and never in the middle of what several ranks do together."""
+"""Ctrl-C and SIGTERM end measuring with the results so far, and never in the middle of joint work of several ranks."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class InterruptedBySignalError(KeyboardInterrupt):
-    """A signal asked to end. No `except Exception` on the way may swallow it."""
+    """A signal requested the end. No `except Exception` on the way may catch it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -21,8 +21,8 @@ class InterruptedBySignalError(KeyboardInterrupt):
 class Interruption:
     """Turns SIGINT and SIGTERM into `InterruptedBySignalError`, within `listening`.
 
-    Raised at once where it is, or at the end of `together`; a second signal is raised at once in any case. A rank that is
-    `obedient` leaves the first to the rank that it obeys.
+    The error is raised at once, or at the end of a `together` block. A second signal is raised at once in any case. An
+    `obedient` rank leaves the first signal to the rank that it obeys.
     """
 
     def __init__(self, *, obedient: bool = False) -> None:
@@ -30,11 +30,11 @@ class Interruption:
         self._waiting: int | None = None
         self._together = False
         self.forced = False
-        """Whether a second signal ended what was under way."""
+        """Whether a second signal ended the current work."""
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """The handlers are set within, and put back afterwards; only a process's main thread can set them."""
+        """Set the handlers within the block, and restore them afterwards. Only a process's main thread can set them."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -47,7 +47,7 @@ class Interruption:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What must not be left in the middle, because other ranks are in it."""
+        """Protect work that must not be interrupted, because other ranks take part in it."""
         self._together = True
         try:
             yield

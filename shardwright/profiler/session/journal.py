@@ -1,4 +1,4 @@
-"""What a run has measured so far, on disk line by line: a run that is killed at any moment goes on from here."""
+"""The measurements of a run so far, on disk line by line: a run that was killed at any moment continues from here."""
 
 import fcntl
 import json
@@ -17,9 +17,9 @@ _MAY_DIFFER = frozenset({"date", "clock_hz", "device_memory_bytes"})
 
 
 class Header(Spec):
-    """The first line: what is measured, and on what. A run goes on only where these agree.
+    """The first line: what is measured, and on what. A run continues only where these agree.
 
-    `asked`: how it was asked for, by option. `measured`: the keys of the series and the names of the figure probes.
+    `asked`: the request, by option. `measured`: the keys of the series and the names of the figure probes.
     """
 
     kind: Literal["shardwright-profile-journal"] = "shardwright-profile-journal"
@@ -29,7 +29,7 @@ class Header(Spec):
     measured: tuple[str, ...] = ()
 
     def difference(self, now: "Header") -> str | None:
-        """What the run that began did otherwise than the one `now`, in words; None where nothing is that matters."""
+        """Return in words how the earlier run differs from the one `now`, or None where no difference matters."""
         here, there = self.fingerprint.model_dump(), now.fingerprint.model_dump()
         facts_here = {name: str(here[name]) for name in here if name not in _MAY_DIFFER} | self.asked
         facts_there = {name: str(there[name]) for name in there if name not in _MAY_DIFFER} | now.asked
@@ -45,7 +45,7 @@ class Header(Spec):
 
 
 class MeasuredPoint(Spec):
-    """A finished point of the series `key`. `outliers` of its repeats lay far off."""
+    """A finished point of the series `key`. `outliers`: number of its repeats that were far off."""
 
     key: str
     point: Point
@@ -61,13 +61,13 @@ class LeftOut(Spec):
 
 
 class Begun(Spec):
-    """Sizes that are about to be measured side by side, as (key, size): a run that goes on finishes them first."""
+    """Sizes that are about to be measured side by side, as (key, size). A continued run finishes them first."""
 
     sizes: tuple[tuple[str, tuple[float, ...]], ...]
 
 
 class MeasuredFigures(Spec):
-    """What the figure probe `name` gave; `reason` where it gave nothing."""
+    """Results of the figure probe `name`; `reason` where it gave none."""
 
     name: str
     figures: dict[str, Figure] = Field(default_factory=dict)
@@ -81,7 +81,7 @@ class CheckedLayers(Spec):
 
 
 class Record(Spec):
-    """One line. `spent_seconds`: what measuring took until then, earlier runs included."""
+    """One line. `spent_seconds`: seconds of measuring until then, earlier runs included."""
 
     spent_seconds: NonNegativeFloat
     begun: Begun | None = None
@@ -97,7 +97,7 @@ Entry = Begun | MeasuredPoint | LeftOut | MeasuredFigures | CheckedLayers
 class Journal:
     """An append-only file beside the profile that is being measured. Every line is on disk before the next is measured.
 
-    A line that was cut off, or anything after it, counts as not written.
+    A line that was cut off, and everything after it, count as not written.
     """
 
     def __init__(self, path: Path, handle: int, records: list[Record]) -> None:
@@ -107,7 +107,7 @@ class Journal:
 
     @classmethod
     def open(cls, out: Path, header: Header, *, fresh: bool = False) -> Self:
-        """Go on with the journal of the profile `out`, or begin one; `fresh`: begin one in any case.
+        """Continue the journal of the profile `out`, or begin one; `fresh`: begin one in any case.
 
         Raises:
             SpecError: another machine, torch or request began it; another process is measuring into it; it cannot be
@@ -146,11 +146,11 @@ class Journal:
         self.records.append(record)
 
     def close(self) -> None:
-        """Keep it, for a run that goes on."""
+        """Keep the file, for a run that continues."""
         os.close(self._handle)
 
     def remove(self) -> None:
-        """The profile is written whole: nothing is left to go on with."""
+        """Remove the file. The profile is written completely, so there is nothing to continue."""
         with suppress(OSError):
             self._path.unlink()
         self.close()
@@ -179,7 +179,7 @@ _FIELDS: dict[type[Spec], str] = {
 
 
 def journal_path(out: Path) -> Path:
-    """Where the journal of the profile `out` lies."""
+    """Return the path of the journal of the profile `out`."""
     return out.with_name(f".{out.name}.journal")
 
 
@@ -191,14 +191,14 @@ def _lock(path: Path, handle: int, out: Path) -> None:
             f"{out}: another process is measuring this profile now ({path.name}); give another --out"
         ) from None
     except OSError:
-        pass  # a network file system without locks: two runs at once are then the user's to avoid
+        pass  # a network file system without locks: the user must avoid two runs at once
 
 
 def _resume(path: Path, handle: int, header: Header) -> list[Record]:
-    """The records there are; the file is cut behind the last whole one."""
+    """Return the existing records, and cut the file after the last complete one."""
     with os.fdopen(os.dup(handle), "rb") as file:
         file.seek(0)
-        lines = file.read().split(b"\n")[:-1]  # behind the last newline: nothing, or a line that was cut off
+        lines = file.read().split(b"\n")[:-1]  # after the last newline there is nothing, or a line that was cut off
     whole_bytes, records = 0, []
     for number, line in enumerate(lines):
         try:
@@ -225,7 +225,7 @@ def _agree(path: Path, before: Header, now: Header) -> None:
 
 
 def _refuse_stranger(path: Path, line: bytes) -> None:
-    """A first line that is JSON was not cut off: it is of a newer version, or no journal."""
+    """Refuse a first line that is JSON. It was not cut off: it is of a newer version, or not of a journal."""
     try:
         json.loads(line)
     except ValueError:

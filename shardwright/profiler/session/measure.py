@@ -1,4 +1,4 @@
-"""Measures a profile: within a budget, remembered step by step, with all ranks of the launch."""
+"""Measures a profile: within a budget, recorded step by step, with all ranks of the launch."""
 
 import signal
 import time
@@ -25,10 +25,11 @@ from .stopped import CrewLostError, DeviceGoneError, StoppedError
 
 @dataclass(frozen=True)
 class ProfileRequest:
-    """What is asked for. `out`: the profile file, beside which the journal lies. `budget_seconds` of measuring.
+    """A request. `out`: the profile file; the journal is beside it. `budget_seconds`: limit of measuring.
 
-    `asked`: the options that tell this request from another, as they are named to the user; a run that was cut short is
-    gone on with only by the same. `fresh`: forget what such a run had measured. `weights`: by operation, see `Agenda`.
+    `asked`: the options that distinguish this request from another, as the user names them. Only the same request
+    continues a run that was cut short. `fresh`: discard the measurements of such a run. `weights`: by operation, see
+    `Agenda`.
     """
 
     out: Path
@@ -53,9 +54,9 @@ def _as_it_is(profile: Profile) -> Profile:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What others add. `expected_error`: see `Agenda`. `layers`: the layer checks, made with the profile so far.
+    """Extensions. `expected_error`: see `Agenda`. `layers`: the layer checks, made with the profile so far.
 
-    `finish`: what is done to a profile before it is written, such as fitting curves. `clock`: in seconds.
+    `finish`: changes to a profile before it is written, such as fitting curves. `clock`: in seconds.
     """
 
     expected_error: ExpectedError = left_out_errors
@@ -74,13 +75,14 @@ def measure_profile(
     ranks: Ranks | None = None,
     hooks: Hooks | None = None,
 ) -> Profile:
-    """Measure, write `request.out` and return what it holds. Every rank of the launch calls it with the same probes.
+    """Measure, write `request.out` and return its contents. Every rank of the launch calls this with the same probes.
 
-    Goes on where a run with the same request on the same machine was cut short. Two probes of the same series share it.
+    It continues a run of the same request on the same machine that was cut short. Two probes of the same series share
+    it.
 
     Raises:
-        StoppedError: a signal, a device or rank that vanished, a full disk: it has the profile so far, which is also
-            written where that is possible, marked as not complete; the same request goes on from there.
+        StoppedError: a signal, a lost device or rank, a full disk. It holds the profile so far. That profile is also
+            written where possible, marked as not complete; the same request continues from there.
         SpecError: the journal is of another machine or request, or cannot be written; the ranks differ; nothing works.
     """
     ranks, hooks = ranks or AloneRanks(), hooks or Hooks()
@@ -119,7 +121,7 @@ def _fingerprint(machine: Machine, ranks: Ranks) -> MachineFingerprint:
 
 @dataclass(frozen=True)
 class _Stop:
-    """Why measuring ended early."""
+    """The reason why measuring ended early."""
 
     reason: str
     signal_number: int | None = None
@@ -167,7 +169,7 @@ class _Lead:
         )
 
     def measure(self) -> tuple[Profile, _Stop | None]:
-        """The profile, and why it ended early, if it did."""
+        """Return the profile, and why it ended early, if it did."""
         stop: _Stop | None = None
         try:
             self._session.run(self._fingerprint)
@@ -182,7 +184,7 @@ class _Lead:
         return self._hooks.finish(self._findings.profile(self._fingerprint, complete=complete, remarks=remarks)), stop
 
     def keep(self, profile: Profile, stop: _Stop | None) -> None:
-        """Write the profile; where nothing stopped it, there is then nothing to go on with.
+        """Write the profile; where nothing stopped it, remove the journal.
 
         Raises:
             StoppedError: it was stopped, or cannot be written.

@@ -1,4 +1,4 @@
-"""What rank 0 tells the others to do with it."""
+"""The orders that rank 0 gives to the others."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Repeat:
-    """Time what was prepared."""
+    """Time prepared work."""
 
     slot: int
     repeats: int
@@ -25,12 +25,12 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Release:
-    """The operands of everything prepared."""
+    """Release the operands of all prepared work."""
 
 
 @dataclass(frozen=True)
 class FreeBytes:
-    """How much memory every rank has."""
+    """Report the free memory of every rank."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,21 @@ class Reference:
 
 @dataclass(frozen=True)
 class MeasureFigures:
-    """Let a figure probe measure."""
+    """Run a figure probe."""
 
     probe: int
 
 
 @dataclass(frozen=True)
 class CheckLayers:
-    """Measure layers beside what the profile foretells."""
+    """Measure layers and compare them with the prediction of the profile."""
 
     profile: Profile
 
 
 @dataclass(frozen=True)
 class End:
-    """Nothing more is measured."""
+    """End measuring."""
 
     profile: Profile | None
 

@@ -1,4 +1,4 @@
-"""How far measuring has come."""
+"""The progress of measuring."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `known` points are measured; more become known where interpolation is worst. `now`: what is measured now.
+    """`done` of `known` points are measured. More are added where interpolation is worst. `now`: the current
+    measurement.
 
-    `seconds_left` of the budget.
+    `seconds_left`: rest of the budget.
     """
 
     done: int

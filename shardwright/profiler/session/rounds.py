@@ -1,4 +1,4 @@
-"""Several sizes measured side by side, in rounds: a slow moment falls on all of them a little, not on one of them wholly."""
+"""Several sizes measured side by side, in rounds: a slow moment affects all of them a little, not one of them fully."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ _MOST_DISTURBED_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Limits:
-    """Until when a batch may go on, by `clock`, and how long a single size may take before its interval is taken as it is."""
+    """The time limit of a batch, on `clock`, and that of a single size, after which its interval is accepted."""
 
     clock: Callable[[], float]
     deadline: float
@@ -28,7 +28,7 @@ class Limits:
 
 @dataclass
 class Rounds:
-    """The prepared sizes of a batch by slot, with the seconds of one repeat of each as first seen."""
+    """The prepared sizes of a batch by slot, with the first measured seconds of one repeat of each."""
 
     crew: Crew
     watch: Watch
@@ -37,11 +37,10 @@ class Rounds:
     troubles: dict[int, TroubleError] = field(default_factory=dict)
 
     def measure(self, warm_seconds: Mapping[int, float], keep: Callable[[int, Samples], None]) -> None:
-        """Repeat every slot of `warm_seconds` until its median is sure enough, and `keep` it then; those that fail
-        meanwhile are in `troubles`.
+        """Repeat every slot of `warm_seconds` until its median is certain enough, then `keep` it.
 
-        A round during which the reference work was slow is measured again, three times a batch at most: what stays slow
-        is how fast the machine is. Its seconds are then counted like all others.
+        Slots that fail are in `troubles`. A round in which the reference work was slow is measured again, at most three
+        times a batch. If the machine stays slow, that is its speed, and its seconds count like all others.
         """
         samples = {slot: Samples() for slot in warm_seconds}
         set_aside = 0

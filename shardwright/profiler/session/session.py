@@ -1,5 +1,7 @@
-"""Rank 0's part: figures, then first sizes, then sizes where interpolation is worst, then layers and figures that were put
-off, until time is up."""
+"""Rank 0's part of a session, until time is up.
+
+The order is: figures, first sizes, sizes where interpolation is worst, then layers and postponed figures.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +30,7 @@ _MOST_TOLERANCE = 0.10
 
 @dataclass(frozen=True)
 class Timekeeping:
-    """The budget, on a clock that reads `began` when measuring begins with `spent_before_seconds` of it used."""
+    """The budget. Its clock reads `began` when measuring begins with `spent_before_seconds` already used."""
 
     clock: Callable[[], float]
     began: float
@@ -45,7 +47,7 @@ class Timekeeping:
 
 
 class Session:
-    """One sitting of measuring. `remarks`: what it has to say besides its findings."""
+    """One session of measuring. `remarks`: its messages besides its findings."""
 
     def __init__(
         self,
@@ -69,7 +71,7 @@ class Session:
         self._problems: list[str] = []
 
     def run(self, fingerprint: MachineFingerprint) -> None:
-        """Measure until all is done or the budget is spent; of a small one, sizes get the larger part."""
+        """Measure until all is done or the budget is spent. Of a small budget, sizes get the larger part."""
         self._measure_figures(within=_SHARE_FOR_FIGURES)
         self._measure_sizes()
         self._check_layers(fingerprint)
@@ -77,28 +79,30 @@ class Session:
 
     @property
     def complete(self) -> bool:
-        """Whether the most telling sizes of every series, figures and layers were measured, or cannot be here."""
+        """Whether the most informative sizes of every series, figures and layers
+        were measured, or cannot be measured here."""
         return not self._agenda.telling and not self._problems
 
     def remarks(self, *, stopped: bool) -> list[str]:
-        """What a reader has to know; where it was `stopped`, what is missing is not for lack of time."""
+        """Return remarks for the reader. Where measuring was `stopped`,
+        missing sizes are not blamed on lack of time."""
         said = list(self._problems)
         if (left := len(self._agenda.telling)) and not stopped:
             seconds = self._time.spent_seconds
             said.append(
-                f"{left} telling sizes were not measured for lack of time: {self._agenda.done} points took {seconds:.0f} s; "
+                f"{left} important sizes were not measured for lack of time: {self._agenda.done} points took {seconds:.0f} s; "
                 f"give --budget {self._enough_budget(left):.0f}"
             )
         return said + self._watch.remarks()
 
     def _enough_budget(self, left: int) -> float:
-        if not self._agenda.done:  # figures and preparations alone took all of it
+        if not self._agenda.done:  # figures and preparations alone used all of it
             return max(_USUAL_BUDGET_SECONDS, 2 * self._time.budget_seconds)
         seconds = self._time.spent_seconds * (1 + left / self._agenda.done)
         return math.ceil(max(seconds, self._time.budget_seconds + 10) / 10) * 10
 
     def _measure_figures(self, within: float = 1.0) -> None:
-        """Those that are not yet there, until that share of the budget is spent."""
+        """Measure missing figures until that share of the budget is spent."""
         for index, probe in enumerate(self._figures):
             if probe.name in self._findings.figure_probes_done:
                 continue
@@ -137,12 +141,13 @@ class Session:
 
     @property
     def _time_for_sizes(self) -> float:
-        """Seconds that may go into sizes: a part of the budget is for the layers, where there are some to come."""
+        """Return the seconds available for sizes. Part of the budget is reserved
+        for layers, where some are still missing."""
         to_come = self._has_layers and self._findings.layers is None
         return max(0.0, self._time.left_seconds - _SHARE_FOR_LAYERS * self._time.budget_seconds * to_come)
 
     def _next_batch(self) -> list[Item]:
-        """The next sizes that fit side by side into memory, and one by one into the time that is left."""
+        """Return the next sizes that together fit into memory, and one by one into the remaining time."""
         usable_bytes = self._crew.usable_bytes()
         share_seconds = _SHARE_OF_ONE_SIZE * self._time_for_sizes
         for wanted in self._wanted():
@@ -152,7 +157,8 @@ class Session:
         return []
 
     def _affordable(self, wanted: Sequence[Item], share_seconds: float) -> tuple[list[Item], list[Item]]:
-        """The first sizes that take `share_seconds` at most, a few more than a batch holds; the first that takes longer."""
+        """Return the first sizes that take at most `share_seconds`, a few more than a
+        batch holds, and the first that takes longer."""
         soon: list[Item] = []
         later: list[Item] = []
         for item in wanted:
@@ -163,20 +169,21 @@ class Session:
         return soon, later[:1]
 
     def _wanted(self) -> Iterator[list[Item]]:
-        """In the order of what they tell; what comes later is not worked out before it is needed."""
+        """Yield sizes, most informative first. Later ones are computed only when they are needed."""
         yield self._agenda.telling
         yield self._agenda.uncertain
         yield self._agenda.between()
         yield self._agenda.others
 
     def _fits_time(self, item: Item) -> bool:
-        """A guess from a single point may put a size off, but is too rough to leave it out."""
+        """Whether a size fits the time. A guess from a single point may postpone
+        a size, but is too rough to leave it out."""
         if item in self._too_slow:
             return False
         return self._agenda.count(item.probe) < 2 or self._cost_seconds(item) <= self._time_for_sizes
 
     def _cost_seconds(self, item: Item) -> float:
-        """What a size will take at least: its fewest repeats, and two runs to warm up."""
+        """Return the least seconds of a size: its fewest repeats, and two runs to warm up."""
         seconds = self._agenda.predicted_seconds(item)
         return 0.0 if seconds is None else seconds * (self._precision.least(seconds) + 2)
 
@@ -185,7 +192,7 @@ class Session:
         left_bytes = usable_bytes
         for item in items:
             if any(other.probe == item.probe for other in batch) and not self._agenda.count(item.probe):
-                continue  # what the first size of a probe takes says what the others will take
+                continue  # the time of a probe's first size predicts that of the others
             needed_bytes = self._probes[item.probe].needed_bytes(item.at)
             if needed_bytes > usable_bytes:
                 words = f"needs {units.size(needed_bytes)}, {units.size(usable_bytes)} may be taken"
@@ -206,7 +213,7 @@ class Session:
                 seconds = self._crew.prepare(slot, item.probe, item.at)
             except TroubleError as trouble:
                 if trouble.trouble == "memory" and warm_seconds:
-                    alone.append(item)  # the others of the batch had taken it
+                    alone.append(item)  # the others of the batch had taken the memory
                 else:
                     self._leave_out(item, trouble)
                 continue
@@ -228,7 +235,7 @@ class Session:
 
     def _keep(self, item: Item, samples: Samples) -> None:
         if not samples.median_seconds > 0:
-            self._leave_out(item, TroubleError("failed", "takes no time that can be measured"))
+            self._leave_out(item, TroubleError("failed", "is too short to be measured"))
             return
         point = samples.point(item.at)
         self._findings.add(MeasuredPoint(key=self._findings.key(item), point=point, outliers=samples.outliers))

@@ -1,13 +1,13 @@
-"""Why measuring ended early."""
+"""The reasons why measuring ended early."""
 
 from shardwright.base import SpecError
 from shardwright.specs import Profile
 
 
 class StoppedError(SpecError):
-    """Measuring ended before all was measured: one line says why and what to do.
+    """Measuring ended before all was measured. One line says why and what to do.
 
-    `profile`: all that was measured, marked as not complete. `signal_number`: of the signal that ended it, if one did.
+    `profile`: all measurements, marked as not complete. `signal_number`: the signal that ended it, if one did.
     """
 
     def __init__(self, message: str, profile: Profile, *, signal_number: int | None = None) -> None:
@@ -17,8 +17,8 @@ class StoppedError(SpecError):
 
 
 class DeviceGoneError(Exception):
-    """The device fails even at the simplest work; one line says with what words."""
+    """The device fails even at the simplest work. One line gives its message."""
 
 
 class CrewLostError(Exception):
-    """Another rank of the launch is gone; one line says with what words."""
+    """Another rank of the launch is gone. One line gives the message."""

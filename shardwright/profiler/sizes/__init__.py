@@ -1,4 +1,4 @@
-"""At which sizes operations are measured: those of a model, those that span models, and those that interpolation misses."""
+"""The sizes at which operations are measured: those of a model, those that span models, and those between."""
 
 from .interpolation_error import left_out_errors, predicted_seconds
 from .linears import Linear, family_experts, family_linears

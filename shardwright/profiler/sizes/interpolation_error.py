@@ -1,7 +1,7 @@
-"""How well each point of a series is foretold by the others: where it is not, the next point is worth most.
+"""The error with which each point of a series is predicted by the others. Next points are placed where it is large.
 
-Logarithms of seconds over logarithms of sizes, by radial functions r^3 and a plane: a power law is a plane, and is foretold
-by a few points; what costs points are the bends.
+Logarithms of seconds over logarithms of sizes are interpolated by radial functions r^3 and a plane. A power law is a
+plane and needs few points; bends need more.
 """
 
 import math
@@ -13,14 +13,14 @@ from shardwright.profiler.timing import Sizes
 from shardwright.specs import Series
 
 _SMOOTHING = 1e-3
-_FLATTENING = 1e-6  # holds the plane along axes that the points do not span
+_FLATTENING = 1e-6  # keeps the plane flat along axes that the points do not span
 
 
 def left_out_errors(series: Series) -> list[float]:
-    """|predicted / measured - 1| of each point, predicted by the others; empty with fewer than three points.
+    """Return |predicted / measured - 1| of each point, predicted by the others; empty with fewer than three points.
 
-    All at once, as coefficient / diagonal of the inverse. Source: Rippa, An algorithm for selecting a good value for the
-    parameter c in radial basis function interpolation, 1999, equation 17.
+    All errors are computed at once, as coefficient / diagonal of the inverse. Source: Rippa, An algorithm for selecting
+    a good value for the parameter c in radial basis function interpolation, 1999, equation 17.
     """
     if len(series.points) < 3:
         return []
@@ -32,9 +32,9 @@ def left_out_errors(series: Series) -> list[float]:
 
 
 def predicted_seconds(series: Series, at: Sizes) -> float | None:
-    """What `at` will take, by the points there are; None while there are none.
+    """Return the expected seconds of `at`, from the existing points; None without points.
 
-    By a single point: as much longer as the product of its sizes is larger, rather too long than too short.
+    From a single point, seconds grow with the product of the sizes. That is rather too long than too short.
     """
     if not series.points:
         return None
@@ -52,12 +52,12 @@ def predicted_seconds(series: Series, at: Sizes) -> float | None:
 
 
 def _logarithms(series: Series) -> tuple[Array, Array]:
-    """Sizes (points, axes) and seconds (points,)."""
+    """Return sizes (points, axes) and seconds (points,) as logarithms."""
     return np.log([point.at for point in series.points]), np.log([point.seconds for point in series.points])
 
 
 def _matrix(at: Array) -> Array:
-    """The system of the interpolation, (points + 1 + axes) square."""
+    """Return the matrix of the interpolation, (points + 1 + axes) square."""
     count, axes = at.shape
     distances = np.linalg.norm(at[:, None, :] - at[None, :, :], axis=2)
     plane = np.concatenate([np.ones((count, 1)), at - at.mean(axis=0)], axis=1)

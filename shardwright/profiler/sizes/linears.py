@@ -1,4 +1,4 @@
-"""Sizes of weight matmuls: those of a model, at the very shapes that the cost model asks for, and a family that spans models."""
+"""Sizes of weight matmuls: those of a model, at the exact shapes of the cost model, and a family that spans models."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from shardwright.specs import TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 _CPU_MOST_FLOPS = 6e9  # about a tenth of a second on a few cores
-_UP = 4  # a feed-forward over its hidden size
+_UP = 4  # width of a feed-forward over its hidden size
 
 
 class Linear(NamedTuple):
-    """A linear layer: `tokens` rows of `inputs` in, of `outputs` out; `groups` of them, each on `tokens` of its own."""
+    """A linear layer: `tokens` rows of `inputs` in, of `outputs` out; `groups` of them, each on its own `tokens`."""
 
     tokens: int
     inputs: int
@@ -24,7 +24,7 @@ class Linear(NamedTuple):
     groups: int = 1
 
     def sizes(self, part: MatmulPart) -> Sizes:
-        """(m, k, n) of a pass: its result is m x n, k the inner size (`WeightMatmuls` asks for the same)."""
+        """Return (m, k, n) of a pass: its result is m x n, and k is the inner size, as in `WeightMatmuls`."""
         tokens, inputs, outputs = float(self.tokens), float(self.inputs), float(self.outputs)
         return {
             "forward": (tokens, inputs, outputs),
@@ -40,7 +40,8 @@ class Linear(NamedTuple):
 def model_linears(
     model: ModelSpec, training: TrainingSpec, micro_batches: Sequence[int] = (1,), tp: Sequence[int] = (1,)
 ) -> list[Linear]:
-    """The weight matmuls of every layer class and of the head, of each micro batch and tp degree that divide them."""
+    """Return the weight matmuls of every layer class and the head, for each micro
+    batch and each tp degree that divides them."""
     found: dict[Linear, None] = {}
     for micro_batch in micro_batches:
         for degree in tp:
@@ -54,7 +55,7 @@ def model_linears(
 
 
 def _whole(matmuls: Iterable[operators.Matmul]) -> Iterable[Linear]:
-    """Those whose sizes are whole numbers: a degree that does not divide them cannot run."""
+    """Yield those whose sizes are whole numbers. A degree that does not divide them cannot run."""
     for matmul in matmuls:
         sizes = [float(np.asarray(size).reshape(-1)[0]) for size in (matmul.m, matmul.k, matmul.n, matmul.groups)]
         if all(size >= 1 and size.is_integer() for size in sizes):
@@ -62,8 +63,10 @@ def _whole(matmuls: Iterable[operators.Matmul]) -> Iterable[Linear]:
 
 
 def family_linears(device_type: str) -> list[Linear]:
-    """Projections, both halves of a feed-forward and heads of models from small to large, within what the device computes
-    in reasonable time."""
+    """Return projections, both halves of a feed-forward, and heads of models from small to large.
+
+    They are limited to what the device computes in reasonable time.
+    """
     hiddens: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192)
     tokens: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384)
     vocabularies: tuple[int, ...] = (32000, 128256)
@@ -85,7 +88,7 @@ def family_linears(device_type: str) -> list[Linear]:
 
 
 def family_experts(device_type: str) -> list[Linear]:
-    """Experts of mixtures, 8 to 64 on a rank."""
+    """Return experts of mixtures, 8 to 64 on a rank."""
     hiddens, tokens, counts = (1024, 2048, 4096), (64, 256, 1024), (8, 16, 64)
     if device_type == "cpu":
         hiddens, tokens, counts = (128, 256, 512), (32, 128, 512), (4, 8, 16)

@@ -20,7 +20,7 @@ _SHARDS = (1, 8, 64)
 
 @dataclass(frozen=True)
 class Usage:
-    """What is asked about: a model as it is trained, with the micro batches and tensor-parallel degrees to come."""
+    """The model to predict, as it is trained, with the micro batches and tensor-parallel degrees of later plans."""
 
     model: ModelSpec
     training: TrainingSpec
@@ -31,7 +31,8 @@ class Usage:
         return model_linears(self.model, self.training, self.micro_batches, self.tp)
 
     def attention(self) -> list[Sizes]:
-        """(batch, heads, kv_heads, length, head_size) of every layer class; keys and values a rank shares are whole heads."""
+        """Return (batch, heads, kv_heads, length, head_size) of every layer
+        class. A rank has whole key and value heads."""
         found: dict[Sizes, None] = {}
         for micro_batch in self.micro_batches:
             for degree in self.tp:
@@ -44,7 +45,8 @@ class Usage:
         return list(found)
 
     def operators(self, operator: Operator, *, backward: bool) -> list[Sizes]:
-        """(rows, width), or those and the tokens for an embedding's backward pass; empty where the model has no such operator."""
+        """Return (rows, width), with the tokens for an embedding's backward pass;
+        empty where the model lacks the operator."""
         sizes: dict[Sizes, None] = {}
         for micro_batch in self.micro_batches:
             tokens = float(micro_batch * self.training.seq_len)
@@ -56,7 +58,7 @@ class Usage:
         return list(sizes)
 
     def parameters(self) -> list[Sizes]:
-        """(elements, tensors) of the whole model, and of the shards of 8 and of 64 ranks of it."""
+        """Return (elements, tensors) of the whole model, and of its shards on 8 and on 64 ranks."""
         tensors = float(self.model.layer_count * _TENSORS_OF_LAYER + _TENSORS_OF_ENDS)
         return [(float(self.model.parameter_count // shards), tensors) for shards in _SHARDS]
 

@@ -1,4 +1,4 @@
-"""Sizes of attention and of the memory-bound operators that span models, within what a device computes in reasonable time."""
+"""Sizes of attention and of the memory-bound operators that span models, limited to a reasonable time on a device."""
 
 import itertools
 
@@ -13,7 +13,7 @@ _HEAD_SIZES = (64, 128, 32)
 
 
 def family_attention(device_type: str) -> list[Sizes]:
-    """(batch, heads, kv_heads, length, head_size)."""
+    """Return (batch, heads, kv_heads, length, head_size)."""
     on_cpu = device_type == "cpu"
     lengths = [128 * 2**power for power in range(6)] if on_cpu else [512 * 2**power for power in range(9)]
     batches = (1, 4)
@@ -26,13 +26,13 @@ def family_attention(device_type: str) -> list[Sizes]:
 
 
 def attention_flops(at: Sizes) -> float:
-    """Of a causal forward pass: two matmuls of which half is computed."""
+    """Return FLOPs of a causal forward pass: two matmuls of which half is computed."""
     batch, heads, _, length, head_size = at
     return 2.0 * batch * heads * length * length * head_size
 
 
 def family_operator(operator: Operator, device_type: str, *, backward: bool) -> list[Sizes]:
-    """(rows, width); an embedding's backward pass has its table's rows and width and the tokens."""
+    """Return (rows, width); for an embedding's backward pass the rows and width of its table, and the tokens."""
     on_cpu = device_type == "cpu"
     rows = (128.0, 512.0, 2048.0, 8192.0) if on_cpu else (512.0, 2048.0, 8192.0, 32768.0)
     widths = (128.0, 512.0, 2048.0, 8192.0) if on_cpu else (512.0, 2048.0, 8192.0, 16384.0)

@@ -1,4 +1,4 @@
-"""Sizes along the axes of a series: which come first, and what lies between two."""
+"""Sizes along the axes of a series: their order, and the size between two."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,10 +9,10 @@ from shardwright.profiler.timing import Sizes
 
 
 def spread_first(sizes: Iterable[Sizes]) -> list[Sizes]:
-    """The same sizes without repetition, so ordered that the first few span all of them.
+    """Return the same sizes without repetition, in an order whose first few span all of them.
 
-    Begins in the middle; each next one is the farthest, in ratios, from all before it (Gonzalez 1985, Theoretical Computer
-    Science 38, farthest-point traversal).
+    It begins in the middle. Each next size is the farthest, in ratios, from all before it (Gonzalez 1985, Theoretical
+    Computer Science 38, farthest-point traversal).
     """
     unique = list(dict.fromkeys(sizes))
     if not unique:
@@ -28,14 +28,16 @@ def spread_first(sizes: Iterable[Sizes]) -> list[Sizes]:
 
 
 def model_first(of_model: Iterable[Sizes], family: Iterable[Sizes]) -> list[Sizes]:
-    """What the model uses, then the family; both spread, none twice."""
+    """Return the sizes that the model uses, then the family; both spread, without duplicates."""
     return list(dict.fromkeys([*spread_first(of_model), *spread_first(family)]))
 
 
 def size_between(one: Sizes, other: Sizes, multiples: Sequence[int]) -> Sizes | None:
-    """The geometric mean along each axis, at a multiple of `multiples` there; an axis on which both agree stays as it is.
+    """Return the geometric mean along each axis, at a multiple of `multiples` there. Axes on which both agree stay
+    unchanged.
 
-    None where no such size lies between: on every axis that differs the multiple next to the mean is one of the two.
+    The result is None where no such size lies between: on every other axis the multiple next to the mean is one of the
+    two.
     """
     middle = tuple(_axis_between(*ends) for ends in zip(one, other, multiples, strict=True))
     return None if middle in (tuple(one), tuple(other)) else middle

@@ -1,4 +1,4 @@
-"""How a piece of work is timed: the seams of work and machine, operands that come from memory, rounds of repeats, work beside other work."""
+"""How work is timed: interfaces of work and machine, operands from memory, rounds of repeats, and simultaneous work."""
 
 from .availability import available, tried
 from .host_allocator import freed_memory_is_kept

@@ -1,4 +1,4 @@
-"""Whether this torch and this machine can run a piece of work."""
+"""Checks whether this torch and this machine can run a piece of work."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,10 @@ from .probe import UnavailableError, Work
 
 
 def tried(make: Callable[[], Work], what: str) -> Work:
-    """What `make` makes, after it ran once.
+    """Return the result of `make` after it ran once.
 
     Raises:
-        UnavailableError: it cannot be made, or does not run; one line says what and why.
+        UnavailableError: it cannot be made, or does not run; one line names it and the reason.
     """
     try:
         work = make()
@@ -26,7 +26,7 @@ def tried(make: Callable[[], Work], what: str) -> Work:
 
 
 def available(name: str, *holders: object) -> Callable[..., Tensor]:
-    """The function called `name` of the first of `holders` that has it: torch moves and renames them between versions.
+    """Return the function `name` of the first of `holders` that has it. Versions of torch move and rename functions.
 
     Raises:
         UnavailableError: none has it.

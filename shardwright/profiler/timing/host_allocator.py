@@ -1,23 +1,24 @@
-"""Memory that a CPU's kernels write: kept when it is freed, as in the steps of a long run."""
+"""Memory that the kernels of a CPU write: kept after it is freed, as in the steps of a long run."""
 
 import contextlib
 import ctypes
 from collections.abc import Iterator
 
-# glibc's malloc.h; a block above the first is mapped, and unmapped when it is freed; above the second the heap's end goes back
+# From glibc's malloc.h. A block above the first is mapped, and unmapped when it is freed. Above the second the end of
+# the heap is returned to the system.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 2**30
-_USUAL_BYTES = 32 * 2**20  # what glibc raises the first to by itself, at the most
+_USUAL_BYTES = 32 * 2**20  # glibc raises the first to at most this
 
 
 @contextlib.contextmanager
 def freed_memory_is_kept() -> Iterator[bool]:
-    """Meanwhile the C library keeps what is freed for the next allocation; afterwards it gives back what is free, and does as
-    in any process that has run for a while.
+    """Make the C library keep freed memory for the next allocation; restore the usual behaviour afterwards.
 
-    Otherwise a fresh process gives large blocks back and takes them again, and every first write to a page of one waits for
-    the system. A run's steps do not: whatever they free raises these thresholds within the first step (glibc's mallopt, "dynamic
-    mmap threshold"). Gives whether the library could be told; another one than glibc is left as it is.
+    A fresh process would return large blocks and take them again, and every first write to one of their pages would
+    wait for the system. The steps of a run don't: freed blocks raise these thresholds within the first step (glibc's
+    mallopt, "dynamic mmap threshold"). Afterwards free memory is returned, and thresholds are those of a process that
+    has run for a while. Yields whether the library could be set; libraries other than glibc are left unchanged.
     """
     told = _tell(_KEPT_BYTES)
     try:

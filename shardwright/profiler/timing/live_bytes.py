@@ -1,4 +1,4 @@
-"""How much tensor memory a piece of work has in use at once, found without taking it."""
+"""The tensor memory that a piece of work uses at once, found without allocating it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from .probe import Work
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
-    """While active, adds up the storages that operations give and that are still alive; `peak` is the most at once.
+    """While active, sums the live storages that operations return; `peak` is the largest sum.
 
-    What a kernel takes and frees within itself is not seen.
+    Memory that a kernel allocates and frees internally is not seen.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
         result = function(*args, **(kwargs or {}))
         given = [storage._cdata for storage in _storages(args, kwargs)]
         for storage in _storages(result):
-            if storage._cdata not in given:  # a view of what was there before
+            if storage._cdata not in given:  # a view of existing storage
                 self._storages[storage] = storage.nbytes()
         self.peak = max(self.peak, self.now)
         return result
@@ -50,14 +50,14 @@ def _storages(*values: object) -> list[torch.UntypedStorage]:
 
 @dataclass(frozen=True)
 class Footprint:
-    """`operands_bytes`: alive before the work. `working_bytes`: what it takes beside them at its peak, its results included."""
+    """`operands_bytes`: alive before the work. `working_bytes`: its own peak beside them, results included."""
 
     operands_bytes: float
     working_bytes: float
 
 
 def footprint(make: Callable[[], Work]) -> Footprint:
-    """Of the work that `make` makes; on the meta device neither takes memory nor time."""
+    """Return the footprint of the work that `make` makes. On the meta device it takes neither memory nor time."""
     with LiveBytes() as live:
         work = make()
         operands_bytes, live.peak = live.now, 0.0

@@ -1,4 +1,4 @@
-"""The two machines that are timed: a CUDA device by events, a CPU by the clock."""
+"""The two kinds of machine: a CUDA device, timed by events, and a CPU, timed by the clock."""
 
 import math
 import statistics
@@ -23,7 +23,7 @@ _HERTZ_PER_MEGAHERTZ = 1e6
 
 
 def machine_here(ranks: Ranks | None = None, *, local_rank: int = 0, ranks_on_node: int = 1) -> Machine:
-    """The CUDA device number `local_rank` where there is one, the CPU otherwise."""
+    """Return the CUDA device number `local_rank` where there is one, the CPU otherwise."""
     if torch.cuda.is_available():
         return CudaMachine(torch.device("cuda", local_rank % torch.cuda.device_count()), ranks)
     return CpuMachine(ranks, ranks_on_node=ranks_on_node)
@@ -32,11 +32,10 @@ def machine_here(ranks: Ranks | None = None, *, local_rank: int = 0, ranks_on_no
 class CpuMachine:
     """This host's CPU, timed by the clock.
 
-    In front of each timed repeat a buffer as large as the last cache is written: in training, what a layer reads was
-    written or read long ago. Work that ranks do together would then wait for whoever wrote the buffer last; it runs with
-    caches as they are, and where it is shorter than 200 us it is repeated within one timing, and the time divided: as often on
-    every rank as on rank 0, because a collective that one rank calls once more than the others never ends. `ranks_on_node`
-    share memory and cache.
+    Before each timed repeat a buffer as large as the last cache is written. In training, the inputs of a layer were
+    written or read long before. Joint work of ranks would then wait for the rank that wrote the buffer last, so it runs
+    without this. Joint work shorter than 200 us is repeated within one timing, and the time divided. The count is that
+    of rank 0, because a collective that one rank calls more often never ends. `ranks_on_node` share memory and cache.
     """
 
     def __init__(self, ranks: Ranks | None = None, *, ranks_on_node: int = 1) -> None:
@@ -89,9 +88,9 @@ class CpuMachine:
 class CudaMachine:
     """A CUDA device, timed by events on the current stream.
 
-    In front of each timed repeat, outside its events, a buffer of twice the L2 cache is written: the operands then come
-    from memory, as in training, and the device is busy while the host launches the work, whose launch time therefore
-    does not count. It is written as often as launching takes.
+    Before each timed repeat, outside its events, a buffer of twice the L2 cache is written. The operands then come from
+    memory, as in training. The device is busy while the host launches the work, so the launch time does not count. The
+    buffer is written as often as launching takes.
     """
 
     def __init__(self, device: torch.device, ranks: Ranks | None = None) -> None:
@@ -148,13 +147,13 @@ class CudaMachine:
         torch.cuda.synchronize(self._device)
 
     def free_bytes(self) -> float:
-        """What the driver has, and what torch's allocator keeps without using it."""
+        """Return the free memory of the driver plus the unused memory of torch's allocator."""
         free, _ = torch.cuda.mem_get_info(self._device)
         kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
         return float(free + kept)
 
     def clock_hz(self) -> float | None:
-        """By NVML where its Python package is installed, by nvidia-smi otherwise."""
+        """Read it by NVML where its Python package is installed, by nvidia-smi otherwise."""
         try:
             megahertz: float | None = torch.cuda.clock_rate(self._device)
         except (ImportError, RuntimeError, AttributeError, OSError):
@@ -166,7 +165,7 @@ class CudaMachine:
         return megahertz * _HERTZ_PER_MEGAHERTZ if megahertz else None
 
     def _flushes_while(self, launch_seconds: float) -> int:
-        """How often the buffer is written so that the device stays busy for `launch_seconds`, and half as long again."""
+        """Return how often the buffer is written to keep the device busy for 1.5 times `launch_seconds`."""
         if self._flush_seconds is None:
             self._flushed.zero_()
             start, end = self._events(2)

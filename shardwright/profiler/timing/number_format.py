@@ -1,4 +1,4 @@
-"""The number formats of a profile as torch knows them."""
+"""The number formats of a profile, in torch's terms."""
 
 import torch
 from torch import Tensor
@@ -15,11 +15,11 @@ _DTYPE_NAMES: dict[Format, str] = {
     "fp8": "float8_e4m3fn",
 }
 BYTES: dict[Format, int] = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
-"""Of one element."""
+"""Bytes of one element."""
 
 
 def torch_dtype(number_format: Format, device: torch.device) -> torch.dtype:
-    """What tensors of `number_format` are made of on `device`.
+    """Return the dtype of tensors of `number_format` on `device`.
 
     Raises:
         UnavailableError: this torch lacks it, or the device does (tf32 exists on CUDA devices only).
@@ -33,14 +33,15 @@ def torch_dtype(number_format: Format, device: torch.device) -> torch.dtype:
 
 
 def random_tensor(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Normally distributed, as power and so the clock of a GPU depend on the bits; 8-bit formats are made of bf16."""
+    """Return normally distributed values. The power and so the clock of a GPU depend on
+    the bits. 8-bit ones are cast from bf16."""
     if dtype.itemsize > 1:
         return torch.randn(shape, dtype=dtype, device=device)
     return torch.randn(shape, dtype=torch.bfloat16, device=device).to(dtype)
 
 
 def with_tf32(work: Work) -> Work:
-    """`work` with fp32 matmuls on tensor cores, as a run in tf32 has them; what was set before is put back."""
+    """Run `work` with fp32 matmuls on tensor cores, as a run in tf32 does, and restore the setting afterwards."""
 
     def in_tf32() -> object:
         before = torch.get_float32_matmul_precision()

@@ -1,4 +1,4 @@
-"""How a piece of work went on one rank, in a form that can be told to the others."""
+"""The outcome of a piece of work on one rank, in a form that can be sent to the others."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Trouble = Literal["unavailable", "memory", "failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one rank has to say of one order: `value`, or its trouble and the words for it."""
+    """The outcome of one order on one rank: `value`, or its trouble and a message."""
 
     value: Any = None
     trouble: Trouble | None = None
@@ -24,7 +24,7 @@ class Outcome:
 
 
 class TroubleError(Exception):
-    """A piece of work could not be done on one rank or more, and is therefore not done on any."""
+    """A piece of work failed on one rank or more, and therefore counts on none."""
 
     def __init__(self, trouble: Trouble, words: str) -> None:
         super().__init__(words)
@@ -32,7 +32,7 @@ class TroubleError(Exception):
 
 
 def attempt(act: Callable[[], Any]) -> Outcome:
-    """What `act` gives, or what is wrong with it; a bug in a probe costs one size, not the profile."""
+    """Return the result of `act`, or its failure. A bug in a probe costs one size, not the profile."""
     try:
         return Outcome(act())
     except (UnavailableError, SpecError) as error:
@@ -45,5 +45,5 @@ def attempt(act: Callable[[], Any]) -> Outcome:
 
 
 def message_line(error: BaseException) -> str:
-    """Of its message, or its name where it has none."""
+    """Return the first line of its message, or its name where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

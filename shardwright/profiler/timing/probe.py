@@ -1,4 +1,4 @@
-"""The two seams of the profiler: what is measured (`Probe`), and on what it is timed (`Machine`)."""
+"""The two interfaces of the profiler: what is measured (`Probe`), and the device that times it (`Machine`)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -13,22 +13,22 @@ Work = Callable[[], object]
 
 
 class JointWork(ABC):
-    """Work that several ranks do together, such as a collective: each waits for the last one to come."""
+    """Work that several ranks do together, such as a collective: each waits for the last one to arrive."""
 
     @abstractmethod
     def __call__(self) -> object: ...
 
 
 class UnavailableError(Exception):
-    """This machine or this torch cannot run a piece of work; one line says why. The rest is measured all the same."""
+    """This machine or this torch cannot run a piece of work. One line says why; the rest is measured all the same."""
 
 
 class Machine(Protocol):
-    """The one timing seam: everything above it is the same on a GPU, on a CPU and in tests."""
+    """The interface for timing. Everything above it is the same on a GPU, on a CPU and in tests."""
 
     @property
     def device(self) -> torch.device:
-        """Where operands are made."""
+        """The device on which operands are made."""
         ...
 
     def seconds(self, work: Work, repeats: int) -> list[float]:
@@ -36,11 +36,11 @@ class Machine(Protocol):
         ...
 
     def seconds_together(self, works: Sequence[Work], repeats: int) -> list[list[float]]:
-        """The same of several works that run at once, each over and over until all have repeated `repeats` times."""
+        """Return the seconds of several works that run at once, each until all have repeated `repeats` times."""
         ...
 
     def host_seconds(self, work: Work, repeats: int) -> list[float]:
-        """Seconds that the host needs to start each repeat, not waiting for the device."""
+        """Return the seconds that the host needs to start each repeat, without waiting for the device."""
         ...
 
     def synchronize(self) -> None:
@@ -48,11 +48,11 @@ class Machine(Protocol):
         ...
 
     def free_bytes(self) -> float:
-        """Device memory that can be taken now without failing."""
+        """Return the device memory that can be allocated now without failing."""
         ...
 
     def clock_hz(self) -> float | None:
-        """The device's clock right now, None where it does not say."""
+        """Return the device's current clock, or None where it does not report one."""
         ...
 
 
@@ -72,19 +72,20 @@ class Probe(Protocol):
     def axes(self) -> tuple[str, ...]: ...
 
     def first_sizes(self) -> Sequence[Sizes]:
-        """Sizes to measure first, the most telling ones in front; more are placed between them while time is left."""
+        """Return the sizes to measure first, most informative first. More
+        are placed between them while time is left."""
         ...
 
     def needed_bytes(self, at: Sizes) -> float:
-        """Device memory that `prepare` and the work take, to be asked for before it is taken."""
+        """Return the device memory that `prepare` and the work take. It is checked before it is allocated."""
         ...
 
     def between(self, one: Sizes, other: Sizes) -> Sizes | None:
-        """A size between two, valid for this operation; None where there is none."""
+        """Return a size between two, valid for this operation, or None where there is none."""
         ...
 
     def prepare(self, at: Sizes, machine: Machine) -> Work:
-        """Make the operands and return what is timed.
+        """Make the operands and return the work to time.
 
         Raises:
             UnavailableError: this machine or torch cannot do it.
@@ -93,13 +94,13 @@ class Probe(Protocol):
 
 
 class FigureProbe(Protocol):
-    """Single numbers that are no curve: launch time, memory overheads, slowdowns of what runs at once."""
+    """Single numbers instead of curves: launch time, memory overheads, slowdowns of simultaneous work."""
 
     @property
     def name(self) -> str: ...
 
     def measure(self, machine: Machine) -> dict[str, Figure]:
-        """The figures by name.
+        """Return the figures by name.
 
         Raises:
             UnavailableError: this machine or torch cannot do it.

@@ -1,4 +1,5 @@
-"""The work whose changes are the machine's own: it is timed again and again while everything else is measured."""
+"""The reference work: its changes are those of the machine, so it is timed
+repeatedly while everything else is measured."""
 
 import torch
 
@@ -6,7 +7,7 @@ from .probe import Machine, Work
 
 
 def reference_work(machine: Machine) -> Work:
-    """A matmul of some milliseconds on a CPU, some tenths of one on a GPU."""
+    """Return a matmul of some milliseconds on a CPU, some tenths of one on a GPU."""
     on_cpu = machine.device.type == "cpu"
     size, dtype = (512, torch.float32) if on_cpu else (4096, torch.bfloat16)
     left, right = (torch.ones(size, size, device=machine.device, dtype=dtype) for _ in range(2))

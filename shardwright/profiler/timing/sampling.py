@@ -1,4 +1,4 @@
-"""From raw seconds to a point: the median of the repeats, how sure it is, and when it is sure enough."""
+"""From raw seconds to a point: the median of the repeats, its uncertainty, and when it is certain enough."""
 
 import math
 import statistics
@@ -18,9 +18,10 @@ _MAD_OF_NORMAL = 0.6745
 
 @dataclass(frozen=True)
 class Precision:
-    """When a point is measured well enough: its interval is within `tolerance` of the median either way.
+    """The condition for a good point: its interval is within `tolerance` of the median either way.
 
-    Never before `least_repeats` (`least_slow_repeats` of work that takes `slow_seconds` and more), never after `most_repeats`.
+    There are at least `least_repeats` repeats (`least_slow_repeats` for work of `slow_seconds` or more), and at most
+    `most_repeats`.
     """
 
     tolerance: float = 0.03
@@ -30,12 +31,13 @@ class Precision:
     slow_seconds: float = 1.0
 
     def least(self, seconds: float) -> int:
-        """The fewest repeats of work that takes `seconds`."""
+        """Return the fewest repeats of work that takes `seconds`."""
         return self.least_slow_repeats if seconds >= self.slow_seconds else self.least_repeats
 
 
 class Samples:
-    """The seconds of every repeat of one piece of work. None is ever dropped: a median bears outliers, and they are counted."""
+    """The seconds of every repeat of one piece of work. None is dropped: a median
+    tolerates outliers, and they are counted."""
 
     def __init__(self, seconds: Iterable[float] = ()) -> None:
         self._seconds = list(seconds)
@@ -61,7 +63,8 @@ class Samples:
 
     @property
     def uncertainty(self) -> float:
-        """The farther end of the interval from the median, as a share of the median; infinite with fewer than two repeats."""
+        """The larger distance of an end of the interval from the median, as a
+        share of it; infinite below two repeats."""
         if self.repeats < 2 or not self.median_seconds > 0:
             return math.inf
         low, high = self.interval_seconds
@@ -71,7 +74,8 @@ class Samples:
     def outliers(self) -> int:
         """Repeats whose modified z-score, 0.6745 |x - median| / MAD, is above 3.5.
 
-        Source: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993. With a MAD of zero, every repeat that differs.
+        Source: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993. With a MAD of zero, every repeat that
+        differs.
         """
         median = self.median_seconds
         away = [abs(seconds - median) for seconds in self._seconds]
@@ -79,7 +83,7 @@ class Samples:
         return sum(_MAD_OF_NORMAL * each > _OUTLYING_SCORE * mad for each in away)
 
     def enough(self, precision: Precision) -> bool:
-        """Whether more repeats would tell nothing that matters."""
+        """Whether more repeats would not improve the result."""
         if self.repeats >= precision.most_repeats:
             return True
         return self.repeats >= 1 and (
@@ -92,11 +96,12 @@ class Samples:
 
 
 def median_interval(seconds: Sequence[float]) -> tuple[float, float]:
-    """The 95% confidence interval of the median of `seconds`, whatever their distribution.
+    """Return the 95% confidence interval of the median of `seconds`, for any distribution.
 
-    Between the order statistics x(l) and x(n + 1 - l), with the largest l for which P(l <= B < n + 1 - l) >= 0.95,
-    B ~ Binomial(n, 1/2). Source: David and Nagaraja, Order Statistics, 3rd edition, 2003, section 7.1. Fewer than six
-    values cannot give 95%: their whole range is told, which holds the median with probability 1 - 2^(1 - n).
+    It lies between the order statistics x(l) and x(n + 1 - l), with the largest l for which P(l <= B < n + 1 - l) >=
+    0.95, B ~ Binomial(n, 1/2). Source: David and Nagaraja, Order Statistics, 3rd edition, 2003, section 7.1. Fewer than
+    six values cannot give 95%. For them the whole range is returned, which holds the median with probability 1 -
+    2^(1 - n).
     """
     ordered = sorted(seconds)
     rank = max(1, int(stats.binom.ppf((1 - CONFIDENCE) / 2, len(ordered), 0.5)))

@@ -1,4 +1,4 @@
-"""One piece of work timed while another runs beside it, over and over: on a stream of its own or in a thread of its own."""
+"""One piece of work timed while another runs beside it repeatedly, on its own stream or in its own thread."""
 
 import math
 import statistics
@@ -17,14 +17,15 @@ _GPU_MATMUL_SIZE = 4096
 
 
 def beside(work: Work, other: Work, machine: Machine) -> Work:
-    """`work`, whose time is told, while `other` runs. `other` must not be a collective: ranks run it unequally often."""
+    """Return `work`, to be timed while `other` runs. `other` must not be a
+    collective, because ranks run it unequally often."""
     if machine.device.type == "cuda":
         return _OnStream(work, other, machine)
     return _JointInThread(work, other) if isinstance(work, JointWork) else _InThread(work, other)
 
 
 def busy_matmul(machine: Machine) -> Work:
-    """Compute to run beside something else: a square matmul that fills the device and lasts no longer than a kernel does."""
+    """Return compute to run beside other work: a square matmul that fills the device for the time of one kernel."""
     on_gpu = machine.device.type == "cuda"
     size, dtype = (_GPU_MATMUL_SIZE, torch.bfloat16) if on_gpu else (_CPU_MATMUL_SIZE, torch.float32)
     a, b, out = (torch.ones(size, size, dtype=dtype, device=machine.device) for _ in range(3))
@@ -32,15 +33,15 @@ def busy_matmul(machine: Machine) -> Work:
 
 
 def busy_bytes(machine: Machine) -> float:
-    """Device memory that `busy_matmul` takes."""
+    """Return the device memory that `busy_matmul` takes."""
     on_gpu = machine.device.type == "cuda"
     return 3.0 * (2 * _GPU_MATMUL_SIZE**2 if on_gpu else 4 * _CPU_MATMUL_SIZE**2)
 
 
 class _OnStream:
-    """Each call starts, when the device comes to it, so many of `other` on a second stream that they outlast `work`.
+    """Each call starts enough of `other` on a second stream to outlast `work`, when the device reaches it.
 
-    What is left of them delays the second stream's next ones, and nothing else.
+    The remaining ones delay only the next ones on the second stream.
     """
 
     def __init__(self, work: Work, other: Work, machine: Machine) -> None:
@@ -60,8 +61,10 @@ class _OnStream:
 
 
 class _InThread:
-    """`other` runs in a thread that works while `work` does and a moment longer, so that it need not be woken for the next
-    repeat, and that ends with this object."""
+    """`other` runs in a thread while `work` does and a moment longer.
+
+    It then need not be woken for the next repeat. The thread ends with this object.
+    """
 
     def __init__(self, work: Work, other: Work) -> None:
         self._work = work
@@ -77,11 +80,11 @@ class _InThread:
 
 
 class _JointInThread(_InThread, JointWork):
-    """Work that ranks do together is still that beside something else."""
+    """Joint work of ranks stays joint work beside something else."""
 
 
 class _Loop:
-    """Knows nothing of the object it serves, so that it can end when that is gone."""
+    """Holds no reference to the object it serves, so that it can end when that object is gone."""
 
     def __init__(self, other: Work) -> None:
         self._other = other
@@ -94,7 +97,7 @@ class _Loop:
         self._thread.start()
 
     def go_on(self) -> None:
-        """Returns when `other` runs; raises what it raised."""
+        """Return when `other` runs; raise its error, if it failed."""
         self._until = math.inf
         self._wanted.set()
         self._running.wait()
@@ -109,7 +112,7 @@ class _Loop:
         self._wanted.set()
 
     def _run(self) -> None:
-        torch.set_num_threads(self._compute_threads)  # a new thread would use as many as there are cores, not our share
+        torch.set_num_threads(self._compute_threads)  # a new thread would use all cores, not our share
         while self._wanted.wait() and not self._ended:
             self._running.set()
             try:
@@ -121,7 +124,7 @@ class _Loop:
                 self._rest()
 
     def _rest(self) -> None:
-        """Until wanted; it may have been wanted again just now."""
+        """Wait until wanted. It may have been wanted again just now."""
         self._running.clear()
         self._wanted.clear()
         if time.perf_counter() < self._until or self._ended:

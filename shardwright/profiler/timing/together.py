@@ -1,4 +1,4 @@
-"""Several works that run at once: each over and over in its own thread, and only what overlapped counts."""
+"""Several works that run at once, each repeatedly in its own thread. Only overlapping repeats count."""
 
 import math
 import threading
@@ -17,7 +17,7 @@ _LAST_REPEAT_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Span:
-    """One repeat among works that run at once, from a common beginning."""
+    """One repeat among works that run at once, counted from a common start."""
 
     start_seconds: float
     end_seconds: float
@@ -25,12 +25,12 @@ class Span:
 
     @property
     def seconds(self) -> float:
-        """Of one call of the work."""
+        """Seconds of one call of the work."""
         return (self.end_seconds - self.start_seconds) / self.calls
 
 
 class HostRunner:
-    """Repeats one work in its own thread and notes when."""
+    """Repeats one work in its own thread and records its times."""
 
     def __init__(self, work: Work, calls: int) -> None:
         self._work = work
@@ -48,7 +48,7 @@ class HostRunner:
 
 
 class StreamRunner:
-    """Repeats one work on a stream of its own, between events."""
+    """Repeats one work on its own stream, between events."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class StreamRunner:
 
     @property
     def spans(self) -> list[Span]:
-        """To be read when the device is idle."""
+        """Return the spans. The device must be idle."""
         return [
             Span(seconds_between(self._begin, start), seconds_between(self._begin, end))
             for start, end in zip(self._starts, self._ends, strict=True)
@@ -84,16 +84,16 @@ class StreamRunner:
 
 
 def run_together(runners: Sequence[HostRunner | StreamRunner], counts: Sequence[int]) -> None:
-    """Each runner in a thread, all let go at once; what one of them raises is raised here.
+    """Run each runner in a thread, all started at once; raise an error of any of them here.
 
-    A signal ends the others after what they are at: an interpreter that ended before its threads would abort.
+    A signal ends the others after their current repeat. An interpreter that ended before its threads would abort.
     """
     gate, stopped = threading.Barrier(len(runners)), threading.Event()
     compute_threads = torch.get_num_threads()
     failures: list[BaseException] = []
 
     def run(runner: HostRunner | StreamRunner, count: int) -> None:
-        torch.set_num_threads(compute_threads)  # a new thread would take all cores, not this rank's share
+        torch.set_num_threads(compute_threads)  # a new thread would use all cores, not this rank's share
         try:
             gate.wait()
             runner.run(count, stopped)
@@ -119,9 +119,10 @@ def run_together(runners: Sequence[HostRunner | StreamRunner], counts: Sequence[
 
 
 def repeats_of_each(alone_seconds: Sequence[float], repeats: int) -> list[int]:
-    """How often each work repeats, so that all last about equally long and the slowest repeats `repeats` times and more.
+    """Return the repeats of each work, so that all last about equally long and the slowest repeats at least `repeats`
+    times.
 
-    Fixed beforehand, not when the others have ended, because every rank has to call a collective equally often.
+    The numbers are fixed before the start, because every rank must call a collective equally often.
     """
     slowest = max(alone_seconds)
     lasting = _LASTING_LONGER * repeats * slowest
@@ -129,7 +130,8 @@ def repeats_of_each(alone_seconds: Sequence[float], repeats: int) -> list[int]:
 
 
 def while_all_ran(spans: Sequence[Sequence[Span]]) -> list[list[float]]:
-    """Of each work the seconds of the repeats during which all the others ran as well; all its repeats if none is such."""
+    """Return for each work the seconds of the repeats during which all
+    others ran; all its repeats if there are none."""
     start = max(each[0].start_seconds for each in spans)
     end = min(each[-1].end_seconds for each in spans)
     return [
@@ -140,5 +142,5 @@ def while_all_ran(spans: Sequence[Sequence[Span]]) -> list[list[float]]:
 
 
 def seconds_between(start: torch.cuda.Event, end: torch.cuda.Event) -> float:
-    """Of device time; both events are over."""
-    return float(start.elapsed_time(end)) / 1e3  # elapsed_time tells milliseconds
+    """Return the seconds of device time between two events, both reached."""
+    return float(start.elapsed_time(end)) / 1e3  # elapsed_time is in milliseconds

@@ -1,4 +1,4 @@
-"""Whether the machine stays as fast as it was: a reference work, timed between rounds."""
+"""Checks whether the machine keeps its speed, by a reference work timed between rounds."""
 
 import statistics
 from collections.abc import Callable
@@ -13,7 +13,8 @@ _LEAST_LOOKS = 4
 
 @dataclass(frozen=True)
 class Look:
-    """One look at the reference work. `clock_hz`: of the device right after it, where it says and is asked."""
+    """One timing of the reference work. `clock_hz`: that of the device right
+    after it, where it is requested and reported."""
 
     seconds: float
     clock_hz: float | None
@@ -21,7 +22,7 @@ class Look:
 
 @dataclass
 class Watch:
-    """Looks at the reference work and says what changed. `kind`: a GPU is expected to be steadier than a CPU."""
+    """Times the reference work and reports changes. `kind`: a GPU is expected to be steadier than a CPU."""
 
     kind: Literal["gpu", "cpu"]
     reference_seconds: Callable[[int], float]
@@ -30,7 +31,7 @@ class Watch:
     disturbed_rounds: int = 0
 
     def look(self) -> bool:
-        """Look once; whether the machine is slower now than it usually was, by more than is normal for its kind."""
+        """Time once. Return whether the machine is slower than usual by more than is normal for its kind."""
         seconds = self.reference_seconds(_REPEATS)
         slow = len(self.looks) >= _LEAST_LOOKS and seconds > self._usual_seconds * (1 + self._allowed)
         at_an_end = len(self.looks) < _LOOKS_AT_EITHER_END
@@ -39,14 +40,15 @@ class Watch:
 
     @property
     def noise(self) -> float:
-        """Half the spread of the middle half of all looks, as a share of their median: what no repeats can average out."""
+        """Half the spread of the middle half of all timings, as a share of
+        their median. Repeats cannot average it out."""
         if len(self.looks) < _LEAST_LOOKS:
             return 0.0
         low, middle, high = statistics.quantiles([look.seconds for look in self.looks], n=4)
         return (high - low) / 2 / middle if middle > 0 else 0.0
 
     def remarks(self) -> list[str]:
-        """What a reader has to know: that the machine became slower, and that rounds were disturbed."""
+        """Return remarks for the reader: that the machine became slower, and that rounds were disturbed."""
         said: list[str] = []
         if len(self.looks) >= 2 * _LOOKS_AT_EITHER_END:
             begin, end = self.looks[:_LOOKS_AT_EITHER_END], self.looks[-_LOOKS_AT_EITHER_END:]
@@ -75,13 +77,13 @@ class Watch:
 
 
 def _median(begin: list[Look], end: list[Look]) -> float:
-    """How much slower the end is, as a share."""
+    """Return how much slower the end is, as a share."""
     before, after = (statistics.median(look.seconds for look in looks) for looks in (begin, end))
     return after / before - 1
 
 
 def _clocks(begin: list[Look], end: list[Look]) -> str:
-    """The clocks at both ends, where the device told both."""
+    """Return the clocks at both ends, where the device reported both."""
     first = [look.clock_hz for look in begin if look.clock_hz]
     last = [look.clock_hz for look in end if look.clock_hz]
     if not first or not last:

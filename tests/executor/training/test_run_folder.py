@@ -44,7 +44,7 @@ class TestOwner:
 
     def test_a_folder_of_something_else_is_kept(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.tex").write_text("years of work")
-        with pytest.raises(SpecError, match="holds files that are no run's"):
+        with pytest.raises(SpecError, match="holds files that do not belong to a run"):
             RunFolder(tmp_path).check(IDENTITY, RunOptions(out=tmp_path))
         file = tmp_path / "thesis.tex"
         with pytest.raises(SpecError, match="is a file"):

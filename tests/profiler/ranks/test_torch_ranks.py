@@ -80,7 +80,7 @@ def test_ranks_of_a_launcher_meet(launcher: str) -> None:
     ("how", "words"),
     [
         ("bug", "RanksLostError: rank 1 failed: KeyError: 'what'"),
-        ("kill", "RanksLostError: rank 0 lost the others, one of which ended without a word"),
+        ("kill", "RanksLostError: rank 0 lost the others: one of them ended without a message"),
     ],
 )
 def test_the_others_are_told_why_a_rank_is_gone(how: str, words: str) -> None:
@@ -97,7 +97,7 @@ def test_a_rank_that_computes_for_long_notices_that_another_is_gone() -> None:
     out, _ = processes[0].communicate(timeout=120)
     processes[1].communicate(timeout=120)
     assert processes[0].returncode == 1
-    assert out.splitlines() == ["rank 1 has been silent for 2 s and is taken for dead"]
+    assert out.splitlines() == ["rank 1 has been silent for 2 s and counts as dead"]
 
 
 def test_a_rank_that_nobody_meets_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def test_rank_0_notices_a_rank_that_never_shows(watches: Watches) -> None:
     for rank in (0, 1):
         watches.watches[rank].start()
     _await(lambda: 0 in watches.said)
-    assert watches.said[0] == "rank 2 has been silent for 0 s and is taken for dead"
+    assert watches.said[0] == "rank 2 has been silent for 0 s and counts as dead"
 
 
 def test_the_others_notice_that_rank_0_is_gone(watches: Watches) -> None:
@@ -67,7 +67,7 @@ def test_a_store_that_is_gone_ends_the_rank() -> None:
     watch = RankWatch(GoneStore(), 1, 2, times=TIMES, end=said.append)
     watch.start()
     _await(lambda: bool(said))
-    assert said == ["rank 0 is gone, and with it what the ranks shared"]
+    assert said == ["rank 0 is gone, and the shared store with it"]
 
 
 class GoneStore(Store):

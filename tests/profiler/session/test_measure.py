@@ -133,7 +133,7 @@ class TestOrderAndBudget:
         left = 6 - profile.points
         (remark,) = [remark for remark in profile.remarks if "lack of time" in remark]
         assert remark.startswith(
-            f"{left} telling sizes were not measured for lack of time: {profile.points} points took"
+            f"{left} important sizes were not measured for lack of time: {profile.points} points took"
         )
         assert remark.endswith("give --budget 20")
 

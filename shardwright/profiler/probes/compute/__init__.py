@@ -1,4 +1,4 @@
-"""Probes of what a device computes: matmuls, attention, memory-bound operators, optimizer steps, launches, and real layers."""
+"""Probes of compute: matmuls, attention, memory-bound operators, optimizer steps, launches, and real layers."""
 
 from .defaults import default_figures, default_probes
 from .layer_check import check_layer

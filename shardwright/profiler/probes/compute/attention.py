@@ -32,19 +32,19 @@ _BACKENDS: dict[Backend, SDPBackend] = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
 }
-_WIDEST_GROUPED_HEAD = 256  # transformers repeats keys and values beyond (use_gqa_in_sdpa)
-# fp32 copies of the scores that the math backend keeps for the backward pass, and those it works in besides
+_WIDEST_GROUPED_HEAD = 256  # above this, transformers repeats keys and values (use_gqa_in_sdpa)
+# fp32 copies of the scores that the math backend keeps for the backward pass, and copies in its working memory
 _KEPT_SCORES, _WORKING_SCORES = 2, 3
-_BLOCK = 64  # keys that kernels take at a time
+_BLOCK = 64  # keys that a kernel processes at a time
 
 
 @dataclass(frozen=True)
 class AttentionProbe:
     """Axes batch, heads, kv_heads, length, head_size.
 
-    Queries, keys and values are (batch, heads, length, head) views of (batch, length, heads, head), as a projection's output
-    is. `backend` None: the one that torch picks. `device_type`: where it is asked what it would pick, which is what memory
-    depends on: without a fused kernel the scores are kept.
+    Queries, keys and values are (batch, heads, length, head) views of (batch, length, heads, head), as a projection's
+    output is. `backend` None: torch's own choice. `device_type`: the device for which that choice is asked. Memory
+    depends on it, because without a fused kernel the scores are kept.
     """
 
     backward: bool
@@ -65,15 +65,17 @@ class AttentionProbe:
         return self.wanted
 
     def between(self, one: Sizes, other: Sizes) -> Sizes | None:
-        """Another length, of whole blocks, at the heads and head size of `one`: models have few head sizes, and kernels are
-        written for those."""
+        """Return another length, in whole blocks, with the heads and the head size of `one`.
+
+        Models have few head sizes, and kernels are written for those.
+        """
         *heads, length, head_size = one
         middle = size_between((length,), (other[-2],), (_BLOCK,))
         return None if middle is None else (*heads, *middle, head_size)
 
     def needed_bytes(self, at: Sizes) -> float:
         batch, heads, _, length, head_size = at
-        # gradients of grouped heads apart, sums in fp32
+        # separate gradients of grouped heads, sums in fp32
         sums_bytes = 12.0 * batch * heads * length * head_size * self.backward
         return rotated_bytes(
             set_bytes=self._set_bytes(at),
@@ -121,13 +123,15 @@ class AttentionProbe:
         return BYTES[self.format] * batch * length * head_size * heads
 
     def _score_bytes(self, at: Sizes) -> float:
-        """Of the scores in fp32, where they are written to memory at all."""
+        """Bytes of the scores in fp32, where they are written to memory at all."""
         batch, heads, _, length, _ = at
         return 0.0 if self._is_fused(at) else 4.0 * batch * heads * length * length
 
     def _kept_bytes(self, at: Sizes) -> float:
-        """What a forward pass leaves: its output, a log-sum-exp a query, repeated keys and values; unfused also the scores
-        and scaled copies of what they are made of, in fp32."""
+        """Bytes that a forward pass keeps: its output, a log-sum-exp for each query, repeated keys and values.
+
+        Unfused attention also keeps the scores and scaled copies of queries and keys, in fp32.
+        """
         batch, heads, kv_heads, length, head_size = at
         repeated = 2.0 if heads > kv_heads and not _takes_grouped(head_size) else 0.0
         scaled_bytes = 0.0 if self._is_fused(at) else 12.0 * batch * heads * length * head_size
@@ -138,12 +142,13 @@ class AttentionProbe:
         return self._operand_bytes(at) if self.backward else self._kept_bytes(at)
 
     def _set_bytes(self, at: Sizes) -> float:
-        """Queries, keys, values and the output's gradient; for a backward pass also what the forward pass kept."""
+        """Bytes of queries, keys, values and the output's gradient; for a backward
+        pass also those that the forward pass kept."""
         kept_bytes = self._kept_bytes(at) if self.backward else 0.0
         return self._operand_bytes(at) + self._out_bytes(at) + kept_bytes
 
     def _is_fused(self, at: Sizes) -> bool:
-        """Whether a fused kernel computes it, which never keeps the scores."""
+        """Whether a fused kernel computes it. Such a kernel never keeps the scores."""
         if self.backend is not None:
             return self.backend != "math"
         choose = getattr(torch, "_fused_sdp_choice", None)
@@ -165,5 +170,5 @@ class AttentionProbe:
 
 
 def _takes_grouped(head_size: float) -> bool:
-    """Whether transformers hands grouped keys and values to the kernel as they are; else it repeats them."""
+    """Whether transformers gives grouped keys and values to the kernel unchanged; else it repeats them."""
     return head_size <= _WIDEST_GROUPED_HEAD

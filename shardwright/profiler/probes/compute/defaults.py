@@ -1,4 +1,4 @@
-"""The compute probes of a profile, in the order in which they matter."""
+"""The compute probes of a profile, most important first."""
 
 from collections.abc import Iterable, Sequence
 from typing import get_args
@@ -31,14 +31,14 @@ from .optimizer import ClipProbe, HostAdamWProbe, OptimizerProbe, family_host, f
 _PARTS: tuple[MatmulPart, ...] = get_args(MatmulPart)
 # On a CPU torch has one kernel of its own and the plain formula.
 _NAMED_BACKENDS: dict[str, tuple[Backend, ...]] = {"cpu": ("math",), "cuda": ("flash", "efficient", "cudnn", "math")}
-_FEW = 6  # sizes of a variant that is there to compare with the main one
+_FEW = 6  # number of sizes of a variant that is only compared with the main one
 
 
 def default_probes(machine: Machine, formats: Sequence[Format], usage: Usage | None = None) -> list[Probe]:
-    """What a profile of `machine` measures of computing, in each of `formats`.
+    """Return the compute probes of a profile of `machine`, in each of `formats`.
 
-    With `usage` the sizes of that model come first in every series. Attention and the memory-bound operators exist in the
-    formats that activations have; whatever a machine lacks says so when it is prepared (`UnavailableError`).
+    With `usage` the sizes of that model come first in every series. Attention and the memory-bound operators exist in
+    the formats of activations. An operation that a machine lacks raises `UnavailableError` when it is prepared.
     """
     device = machine.device
     activations = [each for each in formats if each in ("fp32", "bf16", "fp16")]
@@ -53,12 +53,12 @@ def default_probes(machine: Machine, formats: Sequence[Format], usage: Usage | N
 
 
 def default_figures() -> list[FigureProbe]:
-    """Single numbers of computing."""
+    """Return the probes of single numbers of compute."""
     return [DispatchProbe(), LaunchProbe(), LayerOverheadProbe()]
 
 
 def matmul_probes(device: torch.device, number_format: Format, usage: Usage | None = None) -> list[Probe]:
-    """The three passes of linear layers; fp8 also with a scale a row."""
+    """Return the three passes of linear layers; in fp8 also with one scale per row."""
     probes: list[Probe] = []
     for part in _PARTS:
         of_model = [] if usage is None else [each for each in usage.linears() if each.groups == 1]
@@ -70,7 +70,7 @@ def matmul_probes(device: torch.device, number_format: Format, usage: Usage | No
 
 
 def expert_probes(device: torch.device, number_format: Format, usage: Usage | None = None) -> list[Probe]:
-    """Grouped matmuls; in 8 bits torch has them for the forward pass only, so they are left out."""
+    """Return grouped matmuls. In 8 bits torch has only their forward pass, so these are left out."""
     if number_format in ("fp8", "tf32"):
         return []
     of_model = [] if usage is None else [each for each in usage.linears() if each.groups > 1]
@@ -83,14 +83,14 @@ def expert_probes(device: torch.device, number_format: Format, usage: Usage | No
 
 
 def attention_probes(device: torch.device, number_format: Format, usage: Usage | None = None) -> list[Probe]:
-    """Causal, by whatever kernel torch picks."""
+    """Return causal attention, by the kernel that torch selects."""
     of_model = [] if usage is None else usage.attention()
     wanted = tuple(model_first(of_model, family_attention(device.type)))
     return [AttentionProbe(backward, number_format, wanted, device_type=device.type) for backward in (False, True)]
 
 
 def attention_variants(device: torch.device, number_format: Format) -> list[Probe]:
-    """A few sizes of what is not the default: without the causal mask, and by kernels named one by one."""
+    """Return a few sizes of other variants: without the causal mask, and by each named kernel."""
     wanted = tuple(spread_first(family_attention(device.type))[:_FEW])
     probes: list[Probe] = []
     for backward in (False, True):
@@ -101,7 +101,7 @@ def attention_variants(device: torch.device, number_format: Format) -> list[Prob
 
 
 def operator_probes(device: torch.device, number_format: Format, usage: Usage | None = None) -> list[Probe]:
-    """Every memory-bound operator; those that the model uses first."""
+    """Return every memory-bound operator; those that the model uses come first."""
     used: list[Probe] = []
     others: list[Probe] = []
     for operator, backward in _passes():
@@ -114,7 +114,7 @@ def operator_probes(device: torch.device, number_format: Format, usage: Usage | 
 
 
 def optimizer_probes(device: torch.device, usage: Usage | None = None) -> list[Probe]:
-    """Steps on the device, clipping, and steps on its host."""
+    """Return steps on the device, clipping, and steps on its host."""
     of_model = [] if usage is None else usage.parameters()
     wanted = tuple(model_first(of_model, family_parameters(device.type)))
     probes: list[Probe] = [OptimizerProbe("adamw", "fused", "fp32", wanted), ClipProbe("fp32", wanted)]
@@ -124,7 +124,7 @@ def optimizer_probes(device: torch.device, usage: Usage | None = None) -> list[P
 
 
 def _passes() -> Iterable[tuple[Operator, bool]]:
-    """Every operator that runs by itself, with its direction."""
+    """Yield every operator that runs on its own, with its direction."""
     for operator in FORWARD:
         yield operator, False
         yield operator, True

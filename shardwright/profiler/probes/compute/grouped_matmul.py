@@ -28,10 +28,10 @@ _MULTIPLES = (16, 16, 16, 1)
 
 @dataclass(frozen=True)
 class GroupedMatmulProbe:
-    """Axes m, k, n, groups: as `MatmulProbe` of one group; every expert has as many tokens as the others.
+    """Axes m, k, n, groups: those of `MatmulProbe` for one group. Every expert has equally many tokens.
 
-    Operands as autograd of transformers' grouped experts has them: tokens (groups x tokens, in) sorted by expert, weights
-    (groups, out, in).
+    The operands are those of autograd in transformers' grouped experts: tokens (groups x tokens, in), sorted by expert,
+    and weights (groups, out, in).
     """
 
     part: MatmulPart
@@ -79,7 +79,7 @@ class GroupedMatmulProbe:
         return groups * m * n * BYTES[self.format]
 
     def _shapes(self, m: int, k: int, n: int, groups: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of the two operands as they are kept, row by row."""
+        """Return the shapes of the two operands as stored, row by row."""
         if self.part == "forward":
             return (groups * m, k), (groups, n, k)
         if self.part == "input_gradient":

@@ -1,4 +1,4 @@
-"""What starting kernels takes, and below which time no layer gets: the host-bound floor."""
+"""The time to start kernels, which is the lower bound of a layer: the host-bound floor."""
 
 import statistics
 from dataclasses import dataclass
@@ -10,22 +10,26 @@ from shardwright.specs import Figure
 
 _CHAIN = 64
 _REPEATS = 30
-_AHEAD = 4.0  # how much longer the device is busy than the host needs to queue the chain
-# of a square matrix: long enough on a GPU that a few outlast the queueing, short on a CPU so that little noise is left
+_AHEAD = 4.0  # time the device is busy, over the time the host needs to queue the chain
+# Side of a square matrix. On a GPU it is large enough that a few matmuls outlast the queueing. On a CPU it is small, so
+# that little noise remains.
 _BUSY_SIZES = {"cpu": 256}
 _BUSY_SIZE = 2048
 
 
 def _figure(samples: list[float], meaning: str) -> Figure:
-    """The median and the quartiles around it."""
+    """Return the median and the quartiles around it."""
     low, middle, high = statistics.quantiles(samples, n=4)
     return Figure(value=max(0.0, middle), unit="s", meaning=meaning, low=max(0.0, low), high=max(0.0, high))
 
 
 @dataclass(frozen=True)
 class LaunchProbe:
-    """`host_seconds_per_kernel`: what the host needs to start one. `launch_seconds`: what the device needs from one tiny kernel
-    to the next when they are queued already."""
+    """Seconds to start kernels.
+
+    `host_seconds_per_kernel`: the host's time to start one. `launch_seconds`: the device's time from one tiny kernel to
+    the next when both are queued.
+    """
 
     name: str = "launch"
 
@@ -45,7 +49,8 @@ class LaunchProbe:
         }
 
     def _queued_seconds(self, machine: Machine, chain: Work, host_seconds: float) -> list[float]:
-        """The chain behind work that keeps the device busy until all of it is queued, less that work's own time."""
+        """Time the chain behind work that keeps the device busy until all of
+        it is queued, less that work's own time."""
         size = _BUSY_SIZES.get(machine.device.type, _BUSY_SIZE)
         matrix = random_tensor((size, size), torch.float32, machine.device)
         once = statistics.median(machine.seconds(lambda: matrix @ matrix, 5))
@@ -85,8 +90,10 @@ class DispatchProbe:
 
 @dataclass(frozen=True)
 class LayerOverheadProbe:
-    """`layer_overhead_forward_seconds` and `layer_overhead_backward_seconds`: a real Llama layer so small that only starting
-    its kernels counts."""
+    """Seconds of a real Llama layer that is so small that only the start of its kernels counts.
+
+    `layer_overhead_forward_seconds` and `layer_overhead_backward_seconds`.
+    """
 
     name: str = "layer-overhead"
     hidden: int = 64

@@ -1,4 +1,4 @@
-"""One real layer of a model, measured, beside what the cost model says of the same layer: a check of the operator sum."""
+"""One real layer of a model, measured and compared with its prediction: a check of the sum over operators."""
 
 import contextlib
 import statistics
@@ -40,11 +40,13 @@ def check_layer(
     times: OpTimes,
     cluster: ClusterSpec,
 ) -> list[LayerCheck]:
-    """Every layer class of `model`, as it is and with full recompute; `micro_batch` sequences on one rank of `cluster`.
+    """Measure every layer class of `model`, without and with full recompute.
+
+    A rank of `cluster` computes `micro_batch` sequences.
 
     Raises:
         SpecError: no layer of the model can be built from its config.
-        UnavailableError: it does not fit in the memory that is free, or transformers is not installed.
+        UnavailableError: it does not fit in free memory, or transformers is not installed.
     """
     dtype = torch_dtype(training.precision.compute, machine.device)
     predicted = WorkModel(model, cluster, training, times, one_rank(micro_batch))
@@ -81,8 +83,11 @@ def _backward(layer: RealLayer, *, recompute: bool) -> Work:
 
 
 def kept_bytes(layer: RealLayer, *, recompute: bool = False) -> float:
-    """What autograd keeps of a forward pass until the backward one: the layer's input where it is needed, and what was made
-    of it. Weights, and tables that all layers share, are not counted."""
+    """Return the bytes that autograd keeps from a forward pass to the backward one.
+
+    They are the layer's input, where it is needed, and results computed from it. Weights, and tables that all layers
+    share, are not counted.
+    """
     if recompute:
         live = LiveBytes()
         with live:
@@ -127,14 +132,14 @@ def _median_seconds(work: Work, machine: Machine) -> float:
 
 
 def _ask_for_memory(model: ModelSpec, block: Block, training: TrainingSpec, micro_batch: int, machine: Machine) -> None:
-    """Both passes run on tensors without storage first.
+    """Check memory: run both passes first on tensors without storage.
 
     Raises:
         UnavailableError: they need more than is free.
     """
 
     dtype = torch_dtype(training.precision.compute, machine.device)
-    # without storage, torch's grouped matmuls of experts take bf16 only
+    # without storage, torch's grouped matmuls of experts accept only bf16
     rehearsed = torch.bfloat16 if isinstance(block.ffn, MixtureOfExperts) else dtype
     skeleton = layer_skeleton(model, block, training, micro_batch, rehearsed)
 
@@ -158,7 +163,7 @@ def _ask_for_memory(model: ModelSpec, block: Block, training: TrainingSpec, micr
 
 
 def one_rank(micro_batch: int) -> Candidates:
-    """The plan of a single rank."""
+    """Return the plan of a single rank."""
     one = np.array([1])
     return Candidates(
         pp=one,
@@ -175,7 +180,7 @@ def one_rank(micro_batch: int) -> Candidates:
 
 
 def _name(model: ModelSpec, block: Block) -> str:
-    """Tells layer classes apart where there are several."""
+    """Return a name that distinguishes layer classes where there are several."""
     if len(model.layer_classes) == 1:
         return model.name
     return f"{model.name} (layer {model.class_of_layer.index(model.layer_classes.index(block))})"

@@ -1,4 +1,4 @@
-"""Matmuls of linear layers: the forward pass and both gradients, laid out in memory as autograd of `F.linear` has them."""
+"""Matmuls of linear layers: the forward pass and both gradients, in the memory layout of autograd for `F.linear`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ from shardwright.profiler.timing import (
 from shardwright.specs import Format
 
 Scales = Literal["tensor", "row"]
-_MULTIPLE = 16  # of sizes between others: what 8-bit tensor cores ask for, and a cache line of 32-bit numbers
+_MULTIPLE = 16  # of sizes between others: 8-bit tensor cores require it, and it is a cache line of 32-bit numbers
 
 
 @dataclass(frozen=True)
 class MatmulProbe:
-    """Axes m, k, n: the result is m x n, k the inner size, as `OpTimes.matmul_seconds` is called for the same part.
+    """Axes m, k, n: the result is m x n, and k is the inner size, as in `OpTimes.matmul_seconds` for the same part.
 
-    Forward x @ w.T, input gradient g @ w, weight gradient g.T @ x with x (tokens, in), w (out, in), g (tokens, out): for the
-    weight gradient m = in, k = tokens, n = out. In fp8 (e4m3, result in bf16) both operands lie along the inner size, as
-    tensor cores read them, with one scale a `tensor` or a `row`.
+    Forward is x @ w.T, input gradient g @ w, weight gradient g.T @ x, with x (tokens, in), w (out, in), g
+    (tokens, out). For the weight gradient m = in, k = tokens, n = out. In fp8 (e4m3, result in bf16) both operands lie
+    along the inner size, as tensor cores read them, with one scale for each `tensor` or each `row`.
     """
 
     part: MatmulPart
@@ -57,7 +57,7 @@ class MatmulProbe:
 
     def needed_bytes(self, at: Sizes) -> float:
         m, k, n = at
-        # 8-bit operands are made of 16-bit ones, one after the other
+        # 8-bit operands are made from 16-bit ones, one after the other
         making_bytes = 3.0 * k * max(m, n) if self.format == "fp8" else 0.0
         return rotated_bytes(
             set_bytes=self._set_bytes(at), result_bytes=self._result_bytes(at), extra_bytes=making_bytes
@@ -91,7 +91,7 @@ class MatmulProbe:
         return m * n * BYTES["bf16" if self.format == "fp8" else self.format]
 
     def _shapes(self, rows: int, inner: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Of the two operands as they are kept, row by row."""
+        """Return the shapes of the two operands as stored, row by row."""
         if self.format == "fp8" or self.part == "forward":
             return (rows, inner), (columns, inner)
         if self.part == "input_gradient":

@@ -30,8 +30,11 @@ _META = torch.device("meta")
 
 @dataclass(frozen=True)
 class OperatorProbe:
-    """Axes rows, width: rows x width are the elements that `OpTimes.operator_seconds` counts; the backward pass of an
-    embedding has its table's rows and width and the tokens. `head_size`: of what is rotated or laid out anew."""
+    """Axes rows, width: rows x width are the elements that `OpTimes.operator_seconds` counts.
+
+    The backward pass of an embedding has the rows and the width of its table, and the tokens. `head_size`: of the
+    elements that are rotated or copied to another layout.
+    """
 
     operator: Operator
     backward: bool
@@ -77,7 +80,7 @@ class OperatorProbe:
         )
 
     def _operands(self, at: Sizes, dtype: torch.dtype, device: torch.device) -> Operands:
-        """Heads of a size that divides the width, the wanted one where it does."""
+        """Return operands with heads of a size that divides the width; the requested one where it does."""
         return Operands(dtype, device, math.gcd(self.head_size, round(at[1])), self.vocabulary)
 
     @property

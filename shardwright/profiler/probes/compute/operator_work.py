@@ -1,5 +1,7 @@
-"""The memory-bound operators as a training run computes them: the eager ones as transformers' Llama layer does, the fused
-ones by torch's own kernels."""
+"""The memory-bound operators of a training run.
+
+The eager ones are those of transformers' Llama layer; the fused ones are torch's own kernels.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,8 +21,11 @@ _IGNORED_LABEL = -100
 
 @dataclass(frozen=True)
 class Operands:
-    """Makes what an operator reads. `head_size`: of the heads that are rotated or laid out anew. `vocabulary`: rows of the
-    table that an embedding reads."""
+    """Makes the operands of an operator.
+
+    `head_size`: of the heads that are rotated or copied to another layout. `vocabulary`: rows of the table that an
+    embedding reads.
+    """
 
     dtype: torch.dtype
     device: torch.device
@@ -28,11 +33,12 @@ class Operands:
     vocabulary: int = 32000
 
     def leaf(self, *shape: int) -> Tensor:
-        """With a gradient."""
+        """Return a tensor with a gradient."""
         return random_tensor(shape, self.dtype, self.device).requires_grad_()
 
     def heads(self, rows: int, count: int) -> Tensor:
-        """(1, heads, rows, head size), in memory (rows, heads, head size) as a projection's output is; with a gradient."""
+        """Return (1, heads, rows, head size) with a gradient, in memory
+        (rows, heads, head size) as a projection's output."""
         shape = (1, rows, count, self.head_size)
         return random_tensor(shape, self.dtype, self.device).transpose(1, 2).requires_grad_()
 
@@ -44,7 +50,7 @@ class Operands:
 
 
 class Graph(NamedTuple):
-    """What runs forward, and what its gradients are of."""
+    """The forward work, and the tensors whose gradients its backward computes."""
 
     forward: Callable[[], Tensor | tuple[Tensor, ...]]
     leaves: tuple[Tensor, ...] = ()
@@ -87,13 +93,13 @@ def _dropout(new: Operands, rows: int, width: int) -> Graph:
 
 
 def _rotary(new: Operands, rows: int, width: int) -> Graph:
-    """torch has no fused rotation: a product with a table of its size a token reads and writes as much in one kernel."""
+    """torch has no fused rotation. One product with a table reads and writes equally much in one kernel."""
     x, cosine = new.heads(rows, width // new.head_size), new.plain(1, 1, rows, new.head_size)
     return Graph(lambda: x * cosine, (x,))
 
 
 def _eager_rotary(new: Operands, rows: int, width: int) -> Graph:
-    """transformers' apply_rotary_pos_emb on queries and keys, `width` elements of both together."""
+    """transformers' apply_rotary_pos_emb on queries and keys, with `width` elements of both together."""
     heads = width // new.head_size
     tables = [new.plain(1, rows, new.head_size) for _ in range(2)]
     both = [new.heads(rows, count) for count in (heads - heads // 2, heads // 2) if count]
@@ -111,7 +117,7 @@ def _rotate_half(x: Tensor) -> Tensor:
 
 
 def _gated_activation(new: Operands, rows: int, width: int) -> Graph:
-    """torch's fused gate is the sigmoid's, which reads and writes what SiLU's would."""
+    """torch's fused gate is that of the sigmoid, which reads and writes as much as that of SiLU."""
     both = new.leaf(rows, 2 * width)
     return Graph(lambda: functional.glu(both), (both,))
 
@@ -127,7 +133,7 @@ def _activation(new: Operands, rows: int, width: int) -> Graph:
 
 
 def _copy(new: Operands, rows: int, width: int) -> Graph:
-    """From heads one after another to tokens one after another."""
+    """Copy from head order to token order."""
     x = new.leaf(1, width // new.head_size, rows, new.head_size)
     return Graph(lambda: x.transpose(1, 2).contiguous(), (x,))
 
@@ -138,7 +144,7 @@ def _copy_back(new: Operands, rows: int, width: int) -> Graph:
 
 
 def _sum_of_gradients(new: Operands, rows: int, width: int) -> Graph:
-    """What a residual's two gradients take: autograd adds them into a third tensor."""
+    """The sum of a residual's two gradients: autograd adds them into a third tensor."""
     one, other = new.plain(rows, width), new.plain(rows, width)
     return Graph(lambda: one + other)
 

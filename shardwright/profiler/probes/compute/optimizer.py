@@ -17,9 +17,9 @@ _CPU = torch.device("cpu")
 _LARGEST_SHARE = 4  # the largest tensor, an embedding, holds one part in so many
 _NORMS_OF_LAYER, _TENSORS_OF_LAYER = 2, 9
 _WIDEST_NORM = 4096
-_STEP_BYTES = 4.0  # each tensor's own count of steps
+_STEP_BYTES = 4.0  # step counter of each tensor
 _WEIGHT_DECAY = 0.1
-# Parameter, gradient and AdamW's two states; the foreach step writes whole temporary lists besides.
+# Parameter, gradient and AdamW's two states. The foreach step also writes complete temporary lists.
 _COPIES: dict[tuple[OptimizerName, Implementation], float] = {
     ("adamw", "fused"): 4.0,
     ("adamw", "foreach"): 7.0,
@@ -28,8 +28,10 @@ _COPIES: dict[tuple[OptimizerName, Implementation], float] = {
 
 
 def parameter_shapes(elements: int, tensors: int) -> list[tuple[int, ...]]:
-    """Shapes of `tensors` tensors of `elements` in all, as a model has them: one large matrix, many equal ones, and two
-    vectors, its norms, for every seven of these."""
+    """Return shapes of `tensors` tensors of `elements` in all, as in a model.
+
+    They are one large matrix, many equal ones, and two vectors (norms) for every seven of these.
+    """
     if tensors == 1:
         return [(1, elements)]
     largest, others = elements // _LARGEST_SHARE, tensors - 1
@@ -40,7 +42,7 @@ def parameter_shapes(elements: int, tensors: int) -> list[tuple[int, ...]]:
 
 
 def _parameters(at: Sizes, dtype: torch.dtype, device: torch.device) -> list[nn.Parameter]:
-    """With gradients."""
+    """Return parameters with gradients."""
     parameters = []
     for shape in parameter_shapes(round(at[0]), round(at[1])):
         parameter = nn.Parameter(random_tensor(shape, dtype, device))
@@ -52,7 +54,7 @@ def _parameters(at: Sizes, dtype: torch.dtype, device: torch.device) -> list[nn.
 def _optimizer(
     name: OptimizerName, implementation: Implementation, parameters: Sequence[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """As the executor builds it: matrices decay, vectors do not, so they are groups of their own."""
+    """Build it as the executor does: matrices decay, vectors do not, so they form separate groups."""
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": _WEIGHT_DECAY},
         {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
@@ -65,14 +67,14 @@ def _optimizer(
 
 
 def _list_between(one: Sizes, other: Sizes) -> Sizes | None:
-    """No list has more tensors than it can fill."""
+    """Return the size between two, with no more tensors than elements can fill."""
     middle = size_between(one, other, (1024, 1))
     return middle if middle is None or middle[0] >= 64 * middle[1] else None
 
 
 @dataclass(frozen=True)
 class OptimizerProbe:
-    """One step. Axes elements, tensors: parameters in all, and the tensors that they lie in. `format`: the parameters'."""
+    """One step. Axes elements, tensors: parameters in all, and number of tensors. `format`: that of the parameters."""
 
     name: OptimizerName
     implementation: Implementation
@@ -108,7 +110,10 @@ class OptimizerProbe:
 
 @dataclass(frozen=True)
 class ClipProbe:
-    """Norm and scaling of all gradients, as the executor clips them. Axes as of `OptimizerProbe`; `format`: the gradients'."""
+    """Norm and scaling of all gradients, as the executor clips them.
+
+    Axes are those of `OptimizerProbe`. `format`: that of the gradients.
+    """
 
     format: Format
     wanted: tuple[Sizes, ...]
@@ -138,7 +143,7 @@ class ClipProbe:
 def _clip(gradients: list[Tensor]) -> Work:
     def clip() -> object:
         norm = float(torch.nn.utils.get_total_norm(gradients).double().square().sqrt())
-        # a factor of one keeps the numbers from shrinking over the repeats; the kernels do the same work
+        # a factor of one keeps the values constant over the repeats; the kernels do the same work
         torch._foreach_mul_(gradients, 1.0)
         return norm
 
@@ -147,7 +152,7 @@ def _clip(gradients: list[Tensor]) -> Work:
 
 @dataclass(frozen=True)
 class HostAdamWProbe:
-    """Fused AdamW on the host, whatever the device. Axes elements, threads."""
+    """Fused AdamW on the host, for any device. Axes elements, threads."""
 
     wanted: tuple[Sizes, ...]
     format: Format = "fp32"
@@ -162,7 +167,7 @@ class HostAdamWProbe:
         return size_between(one, other, (1024, 1))
 
     def needed_bytes(self, at: Sizes) -> float:
-        """Of the host: on a CPU the device's own memory."""
+        """Return bytes of the host, which on a CPU is the device's own memory."""
         return _COPIES["adamw", "fused"] * BYTES[self.format] * at[0]
 
     def prepare(self, at: Sizes, machine: Machine) -> Work:
@@ -182,7 +187,7 @@ class HostAdamWProbe:
 
 
 def _with_threads(work: Callable[[], object], threads: int) -> Work:
-    """`work` on so many threads; what was set before is put back."""
+    """Run `work` on so many threads, and restore the number afterwards."""
 
     def on_threads() -> object:
         before = torch.get_num_threads()
@@ -196,12 +201,12 @@ def _with_threads(work: Callable[[], object], threads: int) -> Work:
 
 
 def family_parameters(device_type: str) -> list[Sizes]:
-    """(elements, tensors) of models from small to large, or of the shards that a rank holds of them."""
+    """Return (elements, tensors) of models from small to large, or of the shards of them on one rank."""
     powers, counts = ((16, 18, 20, 22, 24), (1, 20, 100)) if device_type == "cpu" else ((20, 23, 26, 29), (1, 50, 300))
     return [(2.0**power, float(count)) for power in powers for count in counts]
 
 
 def family_host(cores: int) -> list[Sizes]:
-    """(elements, threads) up to all `cores`."""
+    """Return (elements, threads) with up to all `cores`."""
     threads = sorted({1, max(1, cores // 4), max(1, cores // 2), cores})
     return [(2.0**power, float(count)) for power in (18, 21, 24) for count in threads]

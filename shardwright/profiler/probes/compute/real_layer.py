@@ -21,7 +21,7 @@ _META = torch.device("meta")
 
 @dataclass(frozen=True)
 class RealLayer:
-    """A layer with its weights, and what it is called with. `hidden`: (batch, sequence, hidden), with a gradient."""
+    """A layer with its weights and its arguments. `hidden`: (batch, sequence, hidden), with a gradient."""
 
     layer: nn.Module
     hidden: Tensor
@@ -30,11 +30,11 @@ class RealLayer:
 
     @property
     def leaves(self) -> tuple[Tensor, ...]:
-        """What a backward pass gives the gradients of."""
+        """Return the tensors whose gradients a backward pass computes."""
         return (self.hidden, *self.layer.parameters())
 
     def forward(self, *, recompute: bool = False) -> Tensor:
-        """Hidden states; under `recompute` nothing but the input is kept, as the executor does."""
+        """Return hidden states. Under `recompute` only the input is kept, as in the executor."""
         if recompute:
             options = {"use_reentrant": False, "preserve_rng_state": False, **self.options}
             out = checkpoint(self.layer, self.hidden, *self.arguments, **options)
@@ -45,7 +45,8 @@ class RealLayer:
 
 
 def _initial_weight(weight: Tensor, device: torch.device) -> Tensor:
-    """Matrices as a model starts, so that numbers stay in range; vectors, the norms' weights and biases, ones."""
+    """Return initial values: matrices as in a model, so that numbers stay in
+    range; norms' weights and biases are ones."""
     if weight.ndim == 1:
         return torch.ones_like(weight, device=device)
     return torch.randn_like(weight, device=device) * _INITIAL_DEVIATION
@@ -53,7 +54,7 @@ def _initial_weight(weight: Tensor, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class LayerSkeleton:
-    """The layer without storage (meta device), and the arguments that its model calls it with, but for the hidden states."""
+    """The layer without storage (meta device), and the arguments of its call without the hidden states."""
 
     layer: nn.Module
     arguments: tuple[Any, ...]
@@ -63,10 +64,13 @@ class LayerSkeleton:
     dtype: torch.dtype
 
     def build(self, device: torch.device) -> RealLayer:
-        """With storage on `device` and random weights; tables of positions are random, too, which takes as long."""
+        """Build it with storage on `device` and random weights.
+
+        Tables of positions are random too, which takes equally long.
+        """
         tensors = [*self.layer.parameters(), *self.layer.buffers()]
         layer = copy.deepcopy(self.layer, {id(tensor): tensor for tensor in tensors})  # all replaced below
-        for part in layer.modules():  # by hand: Module.to_empty does not take tensors without storage
+        for part in layer.modules():  # by hand, because Module.to_empty does not accept tensors without storage
             for name, weight in list(part.named_parameters(recurse=False)):
                 setattr(part, name, nn.Parameter(_initial_weight(weight, device)))
             for name, buffer in list(part.named_buffers(recurse=False)):
@@ -91,21 +95,21 @@ class LayerSkeleton:
 
 @dataclass(frozen=True)
 class AttentionMask:
-    """What a layer is masked with, as the executor does: nothing where the kernel is causal by itself."""
+    """The mask of a layer, as in the executor: none where the kernel is causal by itself."""
 
     seq_len: int
     window: int | None
     fused: bool
 
     def placeholder(self) -> Tensor:
-        """Stands for the mask while the model's arguments are read."""
+        """Return a tensor that replaces the mask while the model's arguments are recorded."""
         return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=_META)
 
     def stands_at(self, value: Tensor) -> bool:
         return value.dtype == torch.bool and value.shape == (1, 1, 1, 1)
 
     def tensor(self, device: torch.device, dtype: torch.dtype) -> Tensor | None:
-        """Additive, (1, 1, sequence, sequence)."""
+        """Return the additive mask, (1, 1, sequence, sequence)."""
         reach = self.seq_len if self.window is None else min(self.window, self.seq_len)
         if self.fused and reach == self.seq_len:
             return None
@@ -119,12 +123,12 @@ class AttentionMask:
 def layer_skeleton(
     model: ModelSpec, block: Block, training: TrainingSpec, micro_batch: int, dtype: torch.dtype
 ) -> LayerSkeleton:
-    """The first layer of `model` that is a `block`.
+    """Return the first layer of `model` that is a `block`.
 
-    The model is built on the meta device and runs there up to that layer, whose arguments are what is looked for.
+    The model is built on the meta device. It runs there up to that layer, whose arguments are recorded.
 
     Raises:
-        SpecError: transformers cannot build the model, or builds another one than the configuration says.
+        SpecError: transformers cannot build the model, or builds another one than the configuration describes.
         UnavailableError: transformers is not installed.
     """
     if not model.config:
@@ -138,7 +142,7 @@ def layer_skeleton(
         raise UnavailableError(f"a real layer needs transformers: {error}") from None
     except (SpecError, UnavailableError):
         raise
-    except Exception as error:  # transformers meets what it cannot build with errors of a dozen kinds
+    except Exception as error:  # transformers raises a dozen kinds of errors for models it cannot build
         detail = " ".join(str(error).split())[:200]
         raise SpecError(f"{model.name}: transformers cannot build a layer of it: {detail}") from None
 
@@ -155,7 +159,7 @@ def _whole_model(model: ModelSpec, training: TrainingSpec, dtype: torch.dtype) -
 
 
 class _FoundError(Exception):
-    """Ends the model's forward pass where the layer is reached."""
+    """Ends the model's forward pass when it reaches the layer."""
 
 
 def _layer_of(
@@ -193,7 +197,7 @@ def _layer_of(
 
 
 def _positional(called: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The hidden states first, however the model hands them over."""
+    """Put the hidden states first, whichever way the model passes them."""
     arguments, options = called
     if arguments:
         return arguments, options

@@ -1,4 +1,5 @@
-"""What FSDP2 adds to the passes of the modules it wraps, beside collectives: hooks, copies, memory taken anew each step."""
+"""The seconds that FSDP2 adds to the passes of wrapped modules, beside collectives:
+hooks, copies, and new memory each step."""
 
 import contextlib
 import statistics
@@ -24,13 +25,15 @@ _ROUNDS, _REPEATS = 4, 3
 
 @dataclass(frozen=True)
 class ShardingProbe:
-    """On a CPU, where no device hides the host. The units are as many matrices as a Llama layer has, on a group of one rank, so
-    that nothing is sent; the matmuls alone are taken off.
+    """Costs of sharding on a CPU, where no device hides the host.
+
+    A unit has as many matrices as a Llama layer, on a group of one rank, so nothing is sent. The time of the matmuls
+    alone is subtracted.
 
     `sharding_unit_pass_seconds`: of each unit and microbatch; `sharding_unit_seconds`: of each unit and step;
-    `sharding_seconds_per_byte`: of each parameter byte and step; `accumulation_seconds_per_byte`: of each gradient byte and
-    microbatch after the first. Bytes are of fp32; where the passes compute in another `format`, the names end in it, and
-    casting parameters and gradients is part of what is added.
+    `sharding_seconds_per_byte`: of each parameter byte and step; `accumulation_seconds_per_byte`: of each gradient byte
+    and microbatch after the first. Bytes are fp32 bytes. Where the passes compute in another `format`, the names end in
+    it, and the figures include the casts of parameters and gradients.
     """
 
     format: Format = "fp32"
@@ -86,7 +89,8 @@ class _Units:
         fully_shard(self._model, mesh=mesh, reshard_after_forward=False, mp_policy=precision)
 
     def added_seconds(self, machine: Machine) -> tuple[float, float]:
-        """A unit's seconds in a step of one microbatch, and what one microbatch more adds; without the matmuls."""
+        """Return the seconds of a unit in a step of one microbatch, and those of
+        each further microbatch, without matmuls."""
         works: list[Work] = [self._matmuls(), *(partial(self._step, count) for count in (1, 2, 3))]
         matmuls, *steps = _medians(machine, works)
         more = statistics.fmean(later - earlier for earlier, later in pairwise(steps))
@@ -110,7 +114,7 @@ class _Units:
 
 @dataclass(frozen=True, eq=False)
 class _Matmuls:
-    """The three matmuls of each matrix, into memory that is there already."""
+    """The three matmuls of each matrix, into existing memory."""
 
     x: Tensor
     weights: Tensor
@@ -124,7 +128,7 @@ class _Matmuls:
 
 
 def _medians(machine: Machine, works: Sequence[Work]) -> list[float]:
-    """Each work once warm, then all in turn, so that a slow moment falls on all of them."""
+    """Warm up each work once, then time all in turn, so that a slow moment affects all of them."""
     for work in works:
         work()
     rounds = [[machine.seconds(work, _REPEATS) for work in works] for _ in range(_ROUNDS)]
@@ -133,7 +137,7 @@ def _medians(machine: Machine, works: Sequence[Work]) -> list[float]:
 
 @contextlib.contextmanager
 def _one_rank() -> Iterator[DeviceMesh]:
-    """A mesh of this rank alone, in the process group that is there or in one for the time being."""
+    """Yield a mesh of this rank alone, in the existing process group or in a temporary one."""
     alone = not dist.is_initialized()
     if alone:
         dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)

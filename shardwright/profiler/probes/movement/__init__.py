@@ -1,4 +1,4 @@
-"""Probes of what moves or holds bytes: collectives, host copies, disks, overlaps, and the memory that no tensor accounts for."""
+"""Probes of data movement and memory: collectives, host copies, disks, overlaps, and memory outside tensors."""
 
 from .collective import collective_probes
 from .disk import disk_probes

@@ -1,4 +1,5 @@
-"""Memory as training takes it: layer after layer kept, given back in reverse, then the same with another micro batch."""
+"""Memory use of training: activations are kept layer by layer and freed in
+reverse, then again with another micro batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,28 +13,29 @@ _MICRO_BATCHES = (2, 3)
 
 @dataclass(frozen=True)
 class ChurnSizes:
-    """A model in a word: `tokens` of one sequence, `hidden` elements of each."""
+    """The sizes of a model: `tokens` of one sequence, `hidden` elements of each."""
 
     tokens: int
     hidden: int
     dtype: torch.dtype
 
     def layer_elements(self, micro_batch: int) -> list[int]:
-        """What one transformer layer keeps: five tensors as wide as the model, three as wide as its feed-forward block."""
+        """Elements that one transformer layer keeps: five tensors as wide as the model,
+        three as wide as its feed-forward block."""
         wide = micro_batch * self.tokens * self.hidden
         return [wide] * 5 + [round(_FEED_FORWARD * wide)] * 3
 
     @property
     def peak_bytes(self) -> float:
-        """Bytes alive at once, at most: all layers, and the gradient of the widest tensor."""
+        """The most bytes alive at once: all layers, and the gradient of the widest tensor."""
         elements = self.layer_elements(max(_MICRO_BATCHES))
         return self.dtype.itemsize * float(_LAYERS * sum(elements) + max(elements))
 
 
 def churn(sizes: ChurnSizes, device: torch.device, look: Callable[[], None]) -> float:
-    """Go through forward and backward of each micro batch; returns the bytes that were alive at once, at most.
+    """Run forward and backward of each micro batch; return the most bytes that were alive at once.
 
-    `look` is called after everything that takes memory.
+    `look` is called after every allocation.
     """
     live_bytes = peak_bytes = 0
     for micro_batch in _MICRO_BATCHES:

@@ -1,4 +1,5 @@
-"""Collectives among the ranks of the launch: by size, and by each kind of group that a mesh of these ranks could have."""
+"""Collectives among the ranks of the launch, by size and by each kind of
+group that a mesh of these ranks could have."""
 
 import math
 from collections.abc import Sequence
@@ -22,14 +23,14 @@ from shardwright.profiler.timing import (
 from shardwright.specs import Format
 
 _ELEMENT_BYTES = 4
-# The middle first, then the ends, then what lies between.
+# The middle first, then the ends, then sizes between them.
 _CPU_SIZES_BYTES = (2**20, 2**16, 2**24, 2**12, 2**18, 2**22, 2**26)
 _GPU_SIZES_BYTES = (2**22, 2**18, 2**26, 2**14, 2**28, 2**16, 2**20, 2**24, 2**30)
-_LEAST_COMPUTING_BYTES = 2**20  # what is shorter ends before the compute beside it has properly begun
+_LEAST_COMPUTING_BYTES = 2**20  # a shorter one ends before the compute beside it has really begun
 
 
 def collective_probes(ranks: TorchRanks, machine: Machine) -> list["CollectiveProbe"]:
-    """Every collective, alone and while computing; none where there is nobody to send to."""
+    """Return every collective, alone and while computing; none for a single rank."""
     if ranks.size == 1:
         return []
     return [
@@ -42,10 +43,12 @@ def collective_probes(ranks: TorchRanks, machine: Machine) -> list["CollectivePr
 class CollectiveProbe:
     """One collective (`Probe`), at the sizes of a `RankGroup` of the cost model.
 
-    `size_bytes` is the whole tensor, gathered or unreduced; of an all-to-all what one rank holds, its own part included; of a
-    send the message. All groups of a kind work at once, as in training; where that makes several share a node, the group of
-    rank 0 is measured alone as well. A send goes both ways at once, as between pipeline stages. A broadcast comes from each
-    rank of its group in turn, so that none can run ahead of the others.
+    `size_bytes` is the whole tensor, gathered or unreduced. For an all-to-all it is all that one rank holds, its own
+    part included. For a send it is the message.
+
+    All groups of a kind work at once, as in training. Where several of them share a node, the group of rank 0 is also
+    measured alone. A send goes both ways at once, as between pipeline stages. A broadcast comes from each rank of its
+    group in turn, so that no rank can run ahead of the others.
     """
 
     axes = ("size_bytes", "ranks_per_node", "nodes", "sharing")
@@ -75,7 +78,7 @@ class CollectiveProbe:
         ]
 
     def needed_bytes(self, at: Sizes) -> float:
-        """What a rank gives and what it gets, which for some are one tensor."""
+        """Bytes of a rank's input and output, which are one tensor in some collectives."""
         size_bytes, group = self._read(at)
         of_whole: dict[str, float] = {
             "all_reduce": 1,
@@ -88,7 +91,7 @@ class CollectiveProbe:
         return of_whole[self._name] * size_bytes + self._busy_bytes
 
     def between(self, one: Sizes, other: Sizes) -> Sizes | None:
-        """In one kind of group only: there are no groups between two."""
+        """Return a size in the same kind of group; there are no groups between two kinds."""
         if one[1:] != other[1:]:
             return None
         _, group = self._read(one)
@@ -96,7 +99,7 @@ class CollectiveProbe:
         return None if size_bytes in (one[0], other[0]) else (size_bytes, *one[1:])
 
     def prepare(self, at: Sizes, machine: Machine) -> Work:
-        """All ranks prepare the same sizes in the same order; those whose group waits get work that does nothing.
+        """Prepare the same sizes in the same order on all ranks. Ranks whose group waits get work that does nothing.
 
         Raises:
             UnavailableError: these ranks form no such group, or the backend lacks the collective.
@@ -119,7 +122,7 @@ class CollectiveProbe:
     def _try_once(
         self, layout: GroupLayout, members: tuple[int, ...], group: dist.ProcessGroup, device: torch.device
     ) -> None:
-        """The first collective of a group sets up its connections; it also shows whether the backend has it."""
+        """Run the first collective of a group, which sets up its connections and shows whether the backend has it."""
         if layout in self._tried:
             return
         try:
@@ -137,13 +140,14 @@ class CollectiveProbe:
         return size_bytes, GroupSizes(round(ranks_per_node), round(nodes), round(sharing))
 
     def _divisible(self, size_bytes: float, group: GroupSizes) -> float:
-        """The nearest size that every rank has an equal share of, in whole elements."""
+        """Return the nearest size that divides evenly over all ranks, in whole elements."""
         unit = _ELEMENT_BYTES * group.ranks
         return float(unit * max(1, round(size_bytes / unit)))
 
 
 class CollectiveWork(JointWork):
-    """One collective on tensors that are made once. `given` goes in; the result is in `result`, which may be the same tensor."""
+    """One collective on tensors that are made once. `given` is its input and
+    `result` its output, possibly the same tensor."""
 
     def __init__(
         self,
@@ -153,7 +157,7 @@ class CollectiveWork(JointWork):
         group: dist.ProcessGroup,
         device: torch.device,
     ) -> None:
-        """`members`: global ranks, of which this one is one; `size_bytes` as `CollectiveProbe` defines it."""
+        """`members`: global ranks, including this one. `size_bytes`: as in `CollectiveProbe`."""
         self._name, self._members, self._group = name, members, group
         elements = size_bytes // _ELEMENT_BYTES
         part = elements // len(members)
@@ -181,7 +185,7 @@ class CollectiveWork(JointWork):
         return self._exchange()
 
     def _exchange(self) -> object:
-        """Each of the two sends one message and receives one."""
+        """Each of the two ranks sends one message and receives one."""
         peer = next(rank for rank in self._members if rank != dist.get_rank())
         sent = dist.P2POp(dist.isend, self.given, peer, self._group)
         received = dist.P2POp(dist.irecv, self.result, peer, self._group)
@@ -191,20 +195,20 @@ class CollectiveWork(JointWork):
 
 
 class _Waiting(JointWork):
-    """Of a rank whose group does not work: it meets the others where they agree on what is next."""
+    """The work of a rank whose group does not work: it meets the others where they agree on the next step."""
 
     def __call__(self) -> None:
         return None
 
 
 def all_reduce_of_all(ranks: TorchRanks, purpose: str, size_bytes: int, machine: Machine) -> CollectiveWork:
-    """Of about `size_bytes`, by all ranks in a group of their own for this purpose.
+    """Return an all-reduce of about `size_bytes` by all ranks, in a separate group for this purpose.
 
     Raises:
         UnavailableError: there is only one rank.
     """
     if ranks.size == 1:
-        raise UnavailableError("one rank has nobody to communicate with")
+        raise UnavailableError("a single rank has no other rank to communicate with")
     members = tuple(range(ranks.size))
     divisible = size_bytes // (_ELEMENT_BYTES * ranks.size) * _ELEMENT_BYTES * ranks.size
     group = ranks.group(members, purpose)

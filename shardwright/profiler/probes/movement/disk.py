@@ -1,4 +1,4 @@
-"""Reading and writing a disk, direct and through the page cache, in a folder of the user's."""
+"""Reading and writing a disk, directly and through the page cache, in a folder that the user names."""
 
 import errno
 import math
@@ -17,15 +17,15 @@ from shardwright.specs import Format
 DiskOperation = Literal["disk_read", "disk_write"]
 DiskMode = Literal["direct", "buffered"]
 
-# The middle first, then the ends, then what lies between.
+# The middle first, then the ends, then sizes between them.
 _SIZES_BYTES = (2**24, 2**20, 2**28, 2**16, 2**22, 2**26)
-_ALIGNED_BYTES = 2**16  # a multiple of any block and page that direct access could ask for
+_ALIGNED_BYTES = 2**16  # a multiple of every block and page size that direct access may require
 _REQUEST_BYTES = 2**24
 _SPARE_SHARE = 0.05
 
 
 def disk_probes(folder: Path) -> list["DiskProbe"]:
-    """Both ways, direct and buffered, on one scratch file in `folder`."""
+    """Return both directions, direct and buffered, on one scratch file in `folder`."""
     file = ScratchFile(folder)
     operations: tuple[DiskOperation, ...] = ("disk_read", "disk_write")
     modes: tuple[DiskMode, ...] = ("direct", "buffered")
@@ -33,9 +33,9 @@ def disk_probes(folder: Path) -> list["DiskProbe"]:
 
 
 class ScratchFile:
-    """A file in `folder` that has no name, so that nothing is left of it however this process ends.
+    """A file in `folder` without a name, so that nothing is left of it after any end of this process.
 
-    It is made when it is first needed and grows to the largest size asked for.
+    It is made at its first use and grows to the largest requested size.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,7 +45,7 @@ class ScratchFile:
         self._direct: int | None = None
 
     def descriptor(self, mode: DiskMode, size_bytes: int) -> int:
-        """An open file of at least `size_bytes`, read and written past the page cache if `mode` is direct.
+        """Return an open file of at least `size_bytes`; `mode` direct bypasses the page cache.
 
         Raises:
             UnavailableError: no such folder, no permission, no space, or a file system without direct access.
@@ -64,14 +64,14 @@ class ScratchFile:
             raise UnavailableError(
                 f"{self.folder}: has {free_bytes / 2**20:.0f} MiB free, and the scratch file takes {size_bytes / 2**20:.0f} MiB"
             )
-        block = os.urandom(_ALIGNED_BYTES)  # what can be compressed would be stored faster than it is written
+        block = os.urandom(_ALIGNED_BYTES)  # random, because a disk could compress other data and store it faster
         written = self._size_bytes
         try:
             while written < size_bytes:
                 written += os.pwrite(descriptor, block, written)
             os.fsync(descriptor)
         except OSError:
-            os.ftruncate(descriptor, self._size_bytes)  # a full disk is not kept full
+            os.ftruncate(descriptor, self._size_bytes)  # free the space of a full disk
             raise
         self._size_bytes = written
 
@@ -93,9 +93,9 @@ class ScratchFile:
 
 
 class DiskProbe:
-    """One way (`Probe`), a whole file of `size_bytes` at a time, in requests of up to 16 MiB.
+    """One direction (`Probe`), a whole file of `size_bytes` at a time, in requests of up to 16 MiB.
 
-    Buffered writes last until the disk has them, buffered reads begin with pages dropped from the cache.
+    A buffered write ends when the disk has the data. A buffered read starts with its pages dropped from the cache.
     """
 
     axes = ("size_bytes",)
@@ -110,7 +110,7 @@ class DiskProbe:
         return [(float(size_bytes),) for size_bytes in _SIZES_BYTES]
 
     def needed_bytes(self, at: Sizes) -> float:
-        """Of memory, the buffer of one request."""
+        """Bytes of memory: the buffer of one request."""
         return min(at[0], _REQUEST_BYTES)
 
     def between(self, one: Sizes, other: Sizes) -> Sizes | None:
@@ -118,12 +118,14 @@ class DiskProbe:
         return None if size_bytes in (one[0], other[0]) else (size_bytes,)
 
     def prepare(self, at: Sizes, machine: Machine) -> Work:
-        """Raises:
-        UnavailableError: see `ScratchFile.descriptor`; the work itself raises it when the disk fails meanwhile.
+        """Open the scratch file and return the work.
+
+        Raises:
+            UnavailableError: see `ScratchFile.descriptor`. The work itself raises it when the disk fails later.
         """
         size_bytes = round(at[0])
         descriptor = self._file.descriptor(self._mode, size_bytes)
-        buffer = mmap.mmap(-1, min(size_bytes, _REQUEST_BYTES))  # begins at a page, as direct access asks for
+        buffer = mmap.mmap(-1, min(size_bytes, _REQUEST_BYTES))  # starts at a page, as direct access requires
         buffer.write(os.urandom(len(buffer)))
         transfer = self._write if self._writes else self._read
 
@@ -157,7 +159,7 @@ def _in_requests(
 
 @contextmanager
 def _explained(folder: Path) -> Iterator[None]:
-    """A disk that does not serve, in one line that names the folder."""
+    """Turn the error of a disk into one line that names the folder."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,8 @@
-"""What a process holds that does nothing yet: `python -m shardwright.profiler.probes.movement.fresh_process [GPU]`.
+"""Memory of an idle process: `python -m shardwright.profiler.probes.movement.fresh_process [GPU]`.
 
-It loads what a training run loads, tells what it holds in one line of JSON, and stays until its input ends, so that the
-process that started it can look how much less of the GPU is free. On a CPU it then goes through memory as training does.
+It loads the libraries of a training run, reports its memory in one line of JSON, and stays until its input ends. The
+process that started it can meanwhile measure how much less of the GPU is free. On a CPU it then allocates and frees
+memory as training does.
 """
 
 import json
@@ -26,10 +27,11 @@ _CPU_CHURN = ChurnSizes(tokens=512, hidden=1024, dtype=torch.float32)
 
 @dataclass(frozen=True)
 class FreshProcess:
-    """`resident_bytes`: its host memory. `reserved_bytes`: what torch's allocator took of the GPU for a first matmul.
+    """`resident_bytes`: its host memory. `reserved_bytes`: GPU memory that torch's allocator reserved for a first
+    matmul.
 
-    `churned_bytes`, `live_bytes`: of a CPU, how much its resident memory grew at most while it went through tensors of
-    which `live_bytes` were alive at once, at most.
+    `churned_bytes`, `live_bytes`: only of a CPU. The first is the largest growth of its resident memory while it
+    allocated and freed tensors. The second is the most bytes of these alive at once.
     """
 
     resident_bytes: float
@@ -45,12 +47,14 @@ def ask_fresh_process(
     command: Sequence[str] | None = None,
     patience_seconds: float = _PATIENCE_SECONDS,
 ) -> tuple[FreshProcess, float]:
-    """Start one, for the GPU of that number if any, and call `look` while it is there; what it told, and what `look` gave.
+    """Start such a process, for GPU number `gpu` if any, and call `look` while it runs.
+
+    Returns the report of the process and the result of `look`.
 
     Raises:
-        UnavailableError: it did not start, or told nothing within `patience_seconds`.
+        UnavailableError: it did not start, or reported nothing within `patience_seconds`.
     """
-    # -P: a folder named `profiler` where the user stands must not be imported instead of ours
+    # -P: a folder named `profiler` in the user's working directory must not be imported instead of ours
     start = command or (sys.executable, "-P", "-m", "shardwright.profiler.probes.movement.fresh_process")
     arguments = [*start, *([] if gpu is None else [str(gpu)])]
     pipe = subprocess.PIPE
@@ -70,7 +74,7 @@ def ask_fresh_process(
         if not line:
             words.seek(0)
             last = (words.read().strip().splitlines() or ["no message"])[-1]
-            raise UnavailableError(f"a fresh process ended before it told what it holds: {last}")
+            raise UnavailableError(f"a fresh process ended before it reported its memory: {last}")
     return FreshProcess(**json.loads(line)), seen
 
 

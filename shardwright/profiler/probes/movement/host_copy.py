@@ -1,4 +1,4 @@
-"""Copies between the device and its host, both ways: alone, while the other way is busy too, and while the device computes."""
+"""Copies between the device and its host, both ways: alone, beside the other way, and beside compute."""
 
 import math
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ Direction = Literal["to_device", "to_host"]
 HostMemory = Literal["pinned", "pageable"]
 Company = Literal["alone", "together", "computing"]
 
-# The middle first, then the ends, then what lies between.
+# The middle first, then the ends, then sizes between them.
 _SIZES_BYTES = (2**24, 2**20, 2**28, 2**16, 2**22, 2**30, 2**26, 2**18)
-_LEAST_IN_COMPANY_BYTES = 2**20  # what is shorter is over before anything beside it has properly begun
+_LEAST_IN_COMPANY_BYTES = 2**20  # a shorter one ends before the work beside it has really begun
 _UNIT_BYTES = 2**12
-# Copied from and to in turn, so that what is small does not stay in a cache as it would not in training.
+# Parts of this buffer are copied in turn, so that small copies don't stay in a cache. In training they would not.
 _ROTATED_BYTES = 2**27
 _HOST_SHARE = 0.9
-_BUSY_BYTES = 2.0**27  # what `busy_matmul` takes at most
+_BUSY_BYTES = 2.0**27  # upper limit of the memory of `busy_matmul`
 
 
 def host_copy_probes(machine: Machine) -> list["HostCopyProbe"]:
-    """What this device can do. A CPU's memory is its host's: a copy within it, which nothing page-locks."""
+    """Return the copies that this device can do. A CPU copies within its host's memory, without page-locking."""
     on_gpu = machine.device.type == "cuda"
     memories: tuple[HostMemory, ...] = ("pinned", "pageable") if on_gpu else ("pageable",)
     alone = [HostCopyProbe(way, memory) for memory in memories for way in get_args(Direction)]
@@ -37,7 +37,7 @@ def host_copy_probes(machine: Machine) -> list["HostCopyProbe"]:
 
 @dataclass(frozen=True)
 class HostCopyProbe:
-    """One way (`Probe`). "together": beside the other way; its variant has the way and the memory in front."""
+    """One direction (`Probe`). "together": beside the other direction; its variant starts with direction and memory."""
 
     direction: Direction
     memory: HostMemory
@@ -57,9 +57,10 @@ class HostCopyProbe:
         return [(float(size_bytes),) for size_bytes in _SIZES_BYTES if size_bytes >= least_bytes]
 
     def needed_bytes(self, at: Sizes) -> float:
-        """Device memory: one end of each way. Page-locked memory of the same size is asked of the host when it is taken.
+        """Device memory for one end of each direction. The same page-locked memory of the host is checked when it is
+        allocated.
 
-        Counted twice, because a CPU's memory holds both ends.
+        It counts twice, because a CPU's memory holds both ends.
         """
         ways = 2 if self.company == "together" else 1
         return 2 * ways * _rotated_bytes(at[0]) + (_BUSY_BYTES if self.company == "computing" else 0)
@@ -69,8 +70,10 @@ class HostCopyProbe:
         return None if size_bytes in (one[0], other[0]) else (size_bytes,)
 
     def prepare(self, at: Sizes, machine: Machine) -> Work:
-        """Raises:
-        UnavailableError: page-locked memory without a GPU, or more of it than the host has.
+        """Allocate both ends and return the work.
+
+        Raises:
+            UnavailableError: page-locked memory without a GPU, or more of it than the host has.
         """
         on_gpu = machine.device.type == "cuda"
         if self.memory == "pinned" and not on_gpu:
@@ -96,7 +99,7 @@ def _rotated_bytes(size_bytes: float) -> float:
 def _copies(direction: Direction, memory: HostMemory, size_bytes: float, machine: Machine) -> Work:
     """Each call copies the next part of one large buffer into the same part of another."""
     total, part = round(_rotated_bytes(size_bytes)), round(size_bytes)
-    # written to, not only reserved: pages that nobody wrote to are all the same one
+    # written to, not only reserved: all pages without a write share one physical page
     host = torch.ones(total, dtype=torch.uint8, pin_memory=memory == "pinned")
     device = torch.ones(total, dtype=torch.uint8, device=machine.device)
     source, target = (host, device) if direction == "to_device" else (device, host)

@@ -1,4 +1,4 @@
-"""Memory that no tensor accounts for: of a process, of a communicator, of the allocator."""
+"""Memory outside tensors: of a process, of a communicator, of the allocator."""
 
 from collections.abc import Callable
 
@@ -20,10 +20,10 @@ AskFreshProcess = Callable[[int | None, Callable[[], float]], tuple[FreshProcess
 
 
 class ProcessMemoryProbe:
-    """What a process holds before its first tensor, and on a CPU what its allocator takes beyond the tensors that live.
+    """Memory of a process before its first tensor, and on a CPU also the allocator's bytes beyond the live tensors.
 
-    A process of its own is looked at, because this one has measured other things already. With several ranks only the first
-    of them asks on a CPU: they would not differ.
+    A separate process is measured, because this one has already measured other operations. With several ranks on a CPU
+    only the first measures, because they would not differ.
     """
 
     name = "memory of a process"
@@ -33,7 +33,7 @@ class ProcessMemoryProbe:
         self._leads, self._ask = leads, ask
 
     def measure(self, machine: Machine) -> dict[str, Figure]:
-        """`context_bytes`; of a CPU also `allocator_overhead`.
+        """Return `context_bytes`; for a CPU also `allocator_overhead`.
 
         Raises:
             UnavailableError: the process does not start.
@@ -47,7 +47,7 @@ class ProcessMemoryProbe:
         return {"context_bytes": _context(told.resident_bytes, "host memory of a process"), **overhead}
 
     def _of_gpu(self, machine: Machine) -> dict[str, Figure]:
-        """The difference that the process makes to what is free: others on the GPU do not count."""
+        """Measure how much the process reduces the free memory, so that other processes on the GPU don't count."""
         index = machine.device.index or 0
         before = machine.free_bytes()
         told, after = self._ask(index, machine.free_bytes)
@@ -56,18 +56,18 @@ class ProcessMemoryProbe:
 
 
 class AllocatorProbe:
-    """What torch's allocator reserves of a GPU beyond the tensors that live (`FigureProbe`)."""
+    """Bytes of a GPU that torch's allocator reserves beyond the live tensors (`FigureProbe`)."""
 
     name = "allocator overhead"
 
     def measure(self, machine: Machine) -> dict[str, Figure]:
-        """`allocator_overhead`.
+        """Return `allocator_overhead`.
 
         Raises:
-            UnavailableError: not a GPU, whose allocator it is, or too little of its memory is free.
+            UnavailableError: the device is no GPU, or too little of its memory is free.
         """
         if machine.device.type != "cuda":
-            raise UnavailableError("a CPU's allocator is looked at in a process of its own")
+            raise UnavailableError("a CPU's allocator is measured in a separate process")
         if 2 * _GPU_CHURN.peak_bytes > machine.free_bytes():
             raise UnavailableError(
                 f"needs {2 * _GPU_CHURN.peak_bytes / 2**30:.1f} GiB, {machine.free_bytes() / 2**30:.1f} GiB are free"
@@ -85,7 +85,7 @@ class AllocatorProbe:
 
 
 class CommunicatorProbe:
-    """What a new group's first collective takes of the device's memory (`FigureProbe`)."""
+    """Device memory that the first collective of a new group takes (`FigureProbe`)."""
 
     name = "memory of a communicator"
 
@@ -93,7 +93,7 @@ class CommunicatorProbe:
         self._ranks = ranks
 
     def measure(self, machine: Machine) -> dict[str, Figure]:
-        """`communicator_bytes`, beyond the message itself.
+        """Return `communicator_bytes`, without the message itself.
 
         Raises:
             UnavailableError: there is only one rank.
@@ -115,7 +115,7 @@ class CommunicatorProbe:
 def memory_probes(
     ranks: TorchRanks | None, machine: Machine
 ) -> list[ProcessMemoryProbe | AllocatorProbe | CommunicatorProbe]:
-    """Those that say something on this machine and launch; `ranks` is None where there is one."""
+    """Return the probes that apply to this machine and launch; `ranks` is None for a single rank."""
     probes: list[ProcessMemoryProbe | AllocatorProbe | CommunicatorProbe] = [
         ProcessMemoryProbe(leads=ranks is None or ranks.rank == 0)
     ]
@@ -127,7 +127,7 @@ def memory_probes(
 
 
 def _taken_bytes(machine: Machine) -> Callable[[], float]:
-    """Device memory in use, whoever reserved it; of a CPU what this process has resident."""
+    """Return a reader of the device memory in use by all processes; on a CPU of this process's resident bytes."""
     if machine.device.type == "cuda":
         return lambda: -float(torch.cuda.mem_get_info(machine.device)[0])
     process = psutil.Process()
@@ -139,7 +139,7 @@ def _context(value: float, what: str) -> Figure:
 
 
 def _overhead(held_bytes: float, live_bytes: float, what: str, machine: Machine) -> dict[str, Figure]:
-    """None where the process grew by less than its tensors: it had memory in stock."""
+    """Return nothing where the process grew by less than its tensors, because it reused free memory."""
     if not live_bytes > 0:
         return {}
     meaning = f"{what} of a {machine.device.type} beyond the tensors that live, as a share of these"

@@ -1,4 +1,4 @@
-"""What compute loses to a copy or a collective that runs beside it, and they to it."""
+"""The slowdown of compute beside a copy or a collective, and the slowdown of these."""
 
 import math
 import statistics
@@ -50,9 +50,9 @@ class CollectiveOverlapProbe:
 
 
 def lost_share(alone_seconds: Sequence[float], together_seconds: Sequence[float]) -> Figure:
-    """Seconds lost to each second that the other runs: 1 - alone / together, of the medians; 0 where nothing is lost.
+    """Return the seconds lost to each second of the other work: 1 - alone / together, of the medians; 0 for no loss.
 
-    `low` and `high`: with the quartiles of the repeats beside the other.
+    `low` and `high`: the same with the quartiles of the repeats beside the other work.
     """
     alone = statistics.median(alone_seconds)
     ordered = sorted(together_seconds)

@@ -89,7 +89,7 @@ def test_it_is_looked_at_while_the_process_is_there(tmp_path: Path) -> None:
 
 def test_a_process_that_fails_is_one_line(tmp_path: Path) -> None:
     command = _script(tmp_path, "import sys; sys.exit('no driver')")
-    with pytest.raises(UnavailableError, match=r"^a fresh process ended before it told what it holds: no driver$"):
+    with pytest.raises(UnavailableError, match=r"^a fresh process ended before it reported its memory: no driver$"):
         ask_fresh_process(None, lambda: 0.0, command=command)
 
 

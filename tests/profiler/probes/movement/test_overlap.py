@@ -78,4 +78,4 @@ def _overlap_of_one() -> str:
 
 
 def test_one_rank_has_nothing_to_overlap() -> None:
-    assert run_world(1, _overlap_of_one) == ["one rank has nobody to communicate with"]
+    assert run_world(1, _overlap_of_one) == ["a single rank has no other rank to communicate with"]
