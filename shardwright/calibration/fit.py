@@ -48,7 +48,7 @@ def errors_table(title: str, runs: Sequence[Run], errors: FloatArray, key: Calla
     table = Table("rows of", title=title, title_justify="left")
     for column in ("rows", "median", "mean", "p90", "worst", "mean signed"):
         table.add_column(column, justify="right")
-    groups = {"core": [run.core for run in runs], "core, of what is fitted": [run.fitted for run in runs]}
+    groups = {"core": [run.measured.core for run in runs], "core, of what is fitted": [run.fitted for run in runs]}
     groups |= {group: [key(run) == group for run in runs] for group in sorted({key(run) for run in runs})}
     for group, chosen in groups.items():
         if summary := summarise_errors(errors[chosen].tolist()):
@@ -62,7 +62,7 @@ def errors_table(title: str, runs: Sequence[Run], errors: FloatArray, key: Calla
 def residuals(runs: Sequence[Run], errors: FloatArray) -> list[Residual]:
     """Measured / predicted seconds of left-out runs."""
     return [
-        Residual(run.source, is_unsettled(run.setup.cluster, run.setup.training), 1 / (1 + error))
+        Residual(run.measured.source, is_unsettled(run.measured.cluster, run.measured.training), 1 / (1 + error))
         for run, error in zip(runs, errors.tolist(), strict=True)
     ]
 
@@ -122,11 +122,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _source(run: Run) -> str:
-    return run.source
+    return run.measured.source
 
 
 def _framework(run: Run) -> str:
-    return run.framework
+    return run.measured.framework
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from shardwright.costmodel import step_seconds_by_variant
 from shardwright.costmodel.op_times import CALIBRATED, CatalogTimes, Constants
 from shardwright.specs import Plan
 from shardwright.specs.model import FeedForward
-from shardwright.validation.rows import RowSetup
-from shardwright.validation.scores import Outcome, is_core
+from shardwright.validation.rows import MeasuredRun
+from shardwright.validation.scores import Outcome, TimedRun
 
 from .known_constants import KNOWN
 
@@ -26,43 +26,32 @@ _NORMAL_80 = 1.2816  # standard deviations on each side of 80% of a normal distr
 
 
 class Run(NamedTuple):
-    """One measured run and the plan that stands for it.
+    """One measured run, the plan that stands for it, and its measured step seconds.
 
     `fitted`: the fit uses it, because it is of the core, dense, all in the compute format, and without context
     parallelism. Experts, fp8 and context parallelism have no fitted constant, so those runs only test.
     """
 
-    id: str
-    setup: RowSetup
+    measured: MeasuredRun
     plan: Plan
     seconds: float
-    source: str
-    framework: str
-    core: bool
     fitted: bool
 
 
 def runs_of(outcomes: Sequence[Outcome]) -> list[Run]:
     """The rows that have a predicted and a measured time."""
-    return [
-        Run(
-            outcome.row.id,
-            outcome.setup,
-            outcome.prediction.plan,
-            outcome.measured_seconds,
-            outcome.result.source,
-            outcome.result.framework,
-            is_core(outcome.row),
-            is_core(outcome.row) and _is_plain(outcome.setup, outcome.prediction.plan),
-        )
-        for outcome in outcomes
-        if outcome.setup and outcome.prediction and outcome.measured_seconds
-    ]
+    timed = [one for outcome in outcomes if (one := outcome.timed) is not None]
+    return [_run(one) for one in timed]
 
 
-def _is_plain(setup: RowSetup, plan: Plan) -> bool:
-    dense = all(isinstance(block.ffn, FeedForward) for block in setup.model.layer_classes)
-    return dense and setup.training.precision.linear is None and plan.mesh.cp == 1
+def _run(timed: TimedRun) -> Run:
+    run, plan = timed.run, timed.prediction.plan
+    return Run(run, plan, timed.measured.seconds, fitted=run.core and _is_plain(run, plan))
+
+
+def _is_plain(run: MeasuredRun, plan: Plan) -> bool:
+    dense = all(isinstance(block.ffn, FeedForward) for block in run.model.layer_classes)
+    return dense and run.training.precision.linear is None and plan.mesh.cp == 1
 
 
 @dataclass(frozen=True)
@@ -90,8 +79,8 @@ def fit_training(runs: Sequence[Run]) -> TrainingFit:
     prior = np.log([known.value for known in KNOWN.values()])
     spread = np.array([known.spread for known in KNOWN.values()])
     measured = np.log([run.seconds for run in runs])
-    counts = Counter(run.source for run in runs)
-    weights = np.array([counts[run.source] ** -0.5 for run in runs])
+    counts = Counter(run.measured.source for run in runs)
+    weights = np.array([counts[run.measured.source] ** -0.5 for run in runs])
     weights /= weights.mean()
     logs = prior.copy()
     for _ in range(_ITERATIONS):
@@ -137,10 +126,9 @@ def _move(
 
 def _log_seconds(run: Run, logs: FloatArray) -> FloatArray:
     """(V,) logarithms of predicted step seconds for V vectors (V, K) of constants."""
-    setup = run.setup
+    job = (run.measured.model, run.measured.cluster, run.measured.training)
     constants: Constants = replace(CALIBRATED, **dict(zip(KNOWN, np.exp(logs).T, strict=True)))
-    times = CatalogTimes(setup.cluster, setup.training, constants)
-    job = (setup.model, setup.cluster, setup.training)
+    times = CatalogTimes(run.measured.cluster, run.measured.training, constants)
     return np.asarray(np.log(step_seconds_by_variant(*job, run.plan, times, len(logs))))
 
 

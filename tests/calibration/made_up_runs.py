@@ -12,7 +12,8 @@ from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.plan import LayerRun, Plan, Stage
 from shardwright.specs.training import TrainingSpec
-from shardwright.validation.rows.setup import RowSetup
+from shardwright.validation.rows.measured_run import MeasuredRun
+from shardwright.validation.rows.metrics import MeasuredStep, Metric
 
 MODEL = load_model("llama-3.1-8b")
 CHANGED = {
@@ -35,9 +36,34 @@ def made_up_run(cluster_name: str, seq_len: int, tp: int = 1, *, stack: str = "f
     )
     times = CatalogTimes(cluster, training, replace(CALIBRATED, **TRUE))
     seconds = estimate_plan(MODEL, cluster, training, plan, times).step_seconds
-    setup = RowSetup(MODEL, cluster, training, (plan,), ())
-    name = f"{cluster_name} {seq_len}"
-    return Run(f"{name} tp{tp}", setup, plan, seconds, name, cluster_name.partition(":")[0], core=True, fitted=True)
+    name, device = f"{cluster_name} {seq_len}", cluster_name.partition(":")[0]
+    measured = MeasuredRun(
+        id=f"{name} tp{tp}",
+        source=name,
+        framework=device,
+        core=True,
+        unit="s",
+        value=seconds,
+        memory_bytes=None,
+        model=MODEL,
+        cluster=cluster,
+        training=training,
+        plans=(plan,),
+        fixed=(),
+        unknown=(),
+        assumptions=(),
+        device=device,
+        job=name,
+        notes=None,
+        step=MeasuredStep(Metric("step_time_s", 1.0, is_rate=False), seconds),
+        memory_reading=None,
+    )
+    return Run(measured, plan, seconds, fitted=True)
+
+
+def relabelled(run: Run, **labels: object) -> Run:
+    """The same run as of another source or framework, or outside of the core."""
+    return run._replace(measured=replace(run.measured, **labels))  # type: ignore[arg-type] # any of its fields
 
 
 def made_up_runs() -> list[Run]:

@@ -12,7 +12,7 @@ from shardwright.calibration.interval_factors import Residual
 from shardwright.calibration.known_constants import KNOWN
 from shardwright.calibration.training_fit import TrainingFit
 from shardwright.costmodel.op_times.constants import constants_table as constants_by_name
-from tests.calibration.made_up_runs import made_up_run
+from tests.calibration.made_up_runs import made_up_run, relabelled
 
 TEXT = CONSTANTS.read_text(encoding="utf-8")
 MADE_UP = """# A comment with value = 1.
@@ -107,8 +107,8 @@ def cells(lines: list[str], first: str) -> list[str]:
 
 def test_errors_of_the_core_and_of_each_group() -> None:
     one = made_up_run("a100-sxm-80gb:8", 1024)
-    runs = [one, one._replace(fitted=False), one._replace(framework="other", core=False, fitted=False)]
-    lines = text(errors_table("made up", runs, np.array([0.1, -0.3, 0.9]), lambda run: run.framework))
+    runs = [one, one._replace(fitted=False), relabelled(one, framework="other", core=False)._replace(fitted=False)]
+    lines = text(errors_table("made up", runs, np.array([0.1, -0.3, 0.9]), lambda run: run.measured.framework))
     assert cells(lines, "core")[1:4] == ["2", "20.0%", "20.0%"]
     assert cells(lines, "core, of what is fitted")[1:3] == ["1", "10.0%"]
     assert cells(lines, "other")[1:3] == ["1", "90.0%"]

@@ -14,7 +14,7 @@ from shardwright.calibration.training_fit import (
     runs_of,
 )
 from shardwright.validation.scores.validate import predict_rows
-from tests.calibration.made_up_runs import CHANGED, TRUE, made_up_run, made_up_runs
+from tests.calibration.made_up_runs import CHANGED, TRUE, made_up_run, made_up_runs, relabelled
 from tests.validation.made_up_rows import row
 
 RUNS = made_up_runs()
@@ -22,7 +22,7 @@ A100, H100 = "a100-sxm-80gb", "h100-sxm"
 
 
 def framework(run: Run) -> str:
-    return run.framework
+    return run.measured.framework
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,8 @@ def test_a_lone_outlier_moves_little(whole: TrainingFit) -> None:
 def test_a_source_counts_with_the_root_of_its_rows(whole: TrainingFit) -> None:
     """The same run sixteen times weighs as much as four: the fit follows it further than one, less than a table of its own."""
     odd = made_up_run(f"{A100}:8", 4096)
-    slow = odd._replace(seconds=1.1 * odd.seconds, source="one table")
-    apart = [slow._replace(source=f"table {index}") for index in range(16)]
+    slow = relabelled(odd, source="one table")._replace(seconds=1.1 * odd.seconds)
+    apart = [relabelled(slow, source=f"table {index}") for index in range(16)]
     followed = [fit_training([*RUNS, *more]).values["matmul_fraction"] for more in ([slow], [slow] * 16, apart)]
     assert whole.values["matmul_fraction"] > followed[0] > followed[1] > followed[2]
 
@@ -72,18 +72,18 @@ class TestLeftOut:
     fits = left_out_fits(RUNS, framework)
 
     def test_a_group_has_no_influence_on_its_own_fit(self) -> None:
-        changed = [run._replace(seconds=1.5 * run.seconds) if run.framework == H100 else run for run in RUNS]
+        changed = [run._replace(seconds=1.5 * run.seconds) if framework(run) == H100 else run for run in RUNS]
         found = left_out_fits(changed, framework)
         assert found[H100].logs.tolist() == self.fits[H100].logs.tolist()
         assert found[A100].logs.tolist() != self.fits[A100].logs.tolist()
 
     def test_its_errors_are_those_of_that_fit(self) -> None:
-        alone = [self.fits[run.framework].errors([run])[0] for run in RUNS]
+        alone = [self.fits[framework(run)].errors([run])[0] for run in RUNS]
         assert left_out_errors(RUNS, self.fits, framework).tolist() == alone
         assert np.abs(alone).max() > 0.02  # fitted to one device, the other's rate is as known before
 
     def test_what_only_tests_changes_no_fit(self, whole: TrainingFit) -> None:
-        only_tests = made_up_run(f"{A100}:8", 2048)._replace(framework="other", seconds=1.0, fitted=False)
+        only_tests = relabelled(made_up_run(f"{A100}:8", 2048), framework="other")._replace(seconds=1.0, fitted=False)
         found = left_out_fits([*RUNS, only_tests], framework)
         assert found["other"].logs.tolist() == whole.logs.tolist()
         for name, fit in self.fits.items():
@@ -124,4 +124,4 @@ def test_only_dense_rows_of_the_core_in_the_compute_format_are_fitted(
 ) -> None:
     timed = {"metric_name": "s_per_iter", "metric_unit": "s/iter", "metric_value": 3.0}
     (run,) = runs_of(list(predict_rows((row(**timed | changes),))))
-    assert (run.core, run.fitted) == (core, fitted)
+    assert (run.measured.core, run.fitted) == (core, fitted)

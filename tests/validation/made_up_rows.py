@@ -1,10 +1,14 @@
-"""Table rows for tests: one complete run, and any change to it."""
+"""Table rows for tests: one complete run, any change to it, and what the reader makes of it."""
 
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from shardwright.validation.rows.measured_run import MeasuredRun, SkippedRun, measured_run
+from shardwright.validation.rows.plans import RowPlans, plans_of_row
+from shardwright.validation.rows.stack import software_of_row
 from shardwright.validation.rows.table import TableRow
+from tests.validation.fake_costs import standard_node
 
 LLAMA_ROW: dict[str, object] = {
     "id": "llama-1",
@@ -43,6 +47,25 @@ LLAMA_ROW: dict[str, object] = {
 def row(**changes: object) -> TableRow:
     """The Llama run with `changes`."""
     return TableRow.model_validate(LLAMA_ROW | changes)
+
+
+def run(**changes: object) -> MeasuredRun:
+    """The row with `changes` as a run on the nodes of the fake catalog."""
+    found = measured_run(row(**changes), standard_node)
+    assert isinstance(found, MeasuredRun), found
+    return found
+
+
+def skipped(**changes: object) -> SkippedRun:
+    """The row with `changes`, which is no run."""
+    found = measured_run(row(**changes), standard_node)
+    assert isinstance(found, SkippedRun), found
+    return found
+
+
+def plans_of(given: TableRow, layers: int = 40) -> tuple[RowPlans, list[str]]:
+    """The plans of a row under the row's own software."""
+    return plans_of_row(given, software_of_row(given).family, layers)
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:

@@ -98,10 +98,10 @@ def _made_up(seed: int) -> TableRow:
 
 def _check(outcome: Outcome) -> None:
     result = outcome.result
-    assert (result.skipped is None) == (result.relative_error is not None), outcome.row
+    assert (result.skipped is None) == (result.relative_error is not None), outcome.run
     if result.skipped is not None:
-        assert result.skipped.strip(), outcome.row
-        assert "\n" not in result.skipped, outcome.row
+        assert result.skipped.strip(), outcome.run
+        assert "\n" not in result.skipped, outcome.run
     for value in (
         result.predicted,
         result.relative_error,
@@ -109,15 +109,15 @@ def _check(outcome: Outcome) -> None:
         result.high_80,
         result.memory_predicted_bytes,
     ):
-        assert value is None or math.isfinite(value), outcome.row
-    assert result.predicted is None or result.predicted > 0, outcome.row
+        assert value is None or math.isfinite(value), outcome.run
+    assert result.predicted is None or result.predicted > 0, outcome.run
 
 
 @pytest.mark.parametrize("batch", range(10))
 def test_every_row_is_predicted_or_skipped_with_a_reason(batch: int) -> None:
     table = tuple(_made_up(seed) for seed in range(60 * batch, 60 * batch + 60))
     outcomes = list(predict_rows(table))
-    assert [outcome.row.id for outcome in outcomes] == [given.id for given in table]
+    assert [outcome.run.id for outcome in outcomes] == [given.id for given in table]
     for outcome in outcomes:
         _check(outcome)
 

@@ -1,22 +1,22 @@
-"""One row of a table of measured runs, read once: its model, cluster, training and the plans that it may have run."""
+"""One row of a table of measured runs, read once: what it measured, its model, cluster, training and possible plans."""
 
 from .cluster import StandardNode
-from .memory_reading import reading_of_row
-from .setup import RowSetup, setup_of_row
-from .source import short_source_name, source_name
-from .stack import framework_family, is_deepspeed_zero3
-from .table import SkippedRowError, TableRow, read_table
+from .measured_run import MeasuredRun, SkippedRun, measured_run
+from .metrics import MeasuredStep, Metric, NoStep
+from .not_modelled import skip_reason
+from .source import short_source_name
+from .table import TableRow, read_table
 
 __all__ = [
-    "RowSetup",
-    "SkippedRowError",
+    "MeasuredRun",
+    "MeasuredStep",
+    "Metric",
+    "NoStep",
+    "SkippedRun",
     "StandardNode",
     "TableRow",
-    "framework_family",
-    "is_deepspeed_zero3",
+    "measured_run",
     "read_table",
-    "reading_of_row",
-    "setup_of_row",
     "short_source_name",
-    "source_name",
+    "skip_reason",
 ]

@@ -6,7 +6,6 @@ from typing import Literal, NamedTuple
 
 from shardwright.specs import ContextParallel, ExpertDispatch
 
-from .stack import framework_family
 from .table import SkippedRowError, TableRow
 
 _NAMED: tuple[tuple[str, ContextParallel], ...] = (
@@ -30,8 +29,8 @@ class RowAxes(NamedTuple):
     expert_dispatch: ExpertDispatch
 
 
-def axes_of_row(row: TableRow) -> tuple[RowAxes, list[str]]:
-    """The axes that `row` states, and what was assumed.
+def axes_of_row(row: TableRow, family: str) -> tuple[RowAxes, list[str]]:
+    """The axes that `row` states, and what was assumed. `family` is that of its software.
 
     Raises:
         SkippedRowError: experts have a capacity, and tables don't say what it dropped.
@@ -43,7 +42,7 @@ def axes_of_row(row: TableRow) -> tuple[RowAxes, list[str]]:
     remarks = f"{row.framework or ''}; {row.notes or ''}".lower()
     exchange = next((name for pattern, name in _NAMED if re.search(pattern, remarks)), None)
     if exchange is None:
-        exchange = "ring" if framework_family(row) in _RINGS else "all-gather"
+        exchange = "ring" if family in _RINGS else "all-gather"
         if cp > 1:
             assumptions.append(f"context exchanged by {exchange}")
     deduplicated = bool(_DEDUPLICATING.search(remarks))

@@ -4,7 +4,6 @@ from typing import Literal, NamedTuple
 
 from shardwright.specs import Estimate, Plan
 
-from .stack import framework_family
 from .table import TableRow
 
 _Reading = Literal["allocated", "reserved", "device"]
@@ -39,21 +38,19 @@ class MemoryReading(NamedTuple):
         return _IN_WORDS[self.kind] + (", on the first node" if self.first_node else "")
 
 
-def reading_of_row(row: TableRow) -> MemoryReading | None:
-    """The reading by source; nvidia-smi's figure where the source does not say, because people who state whole gigabytes read it.
+def reading_of_row(row: TableRow, family: str) -> MemoryReading | None:
+    """The reading by software and source; nvidia-smi's figure where the source does not say, because people who state whole gigabytes read it.
 
     None for torchtune: its parameters, gradients and optimizer state are all in 16 bits, which the cost model does not
     describe. The interactive sessions of bigscience's tr3m-1B3 table saw only the node that they ran on. Evidence: micro
     batches that ran out of memory there (pp 2 and 4, micro batch 8, 16 GB) needed it on the last stage, while the memory
     noted for half the micro batch would have left room to double.
     """
-    family = framework_family(row)
     if family == "torchtune":
         return None
     return MemoryReading(_FAMILIES.get(family, "device"), first_node="tr3m-1b3.md" in (row.source or "").lower())
 
 
-def memory_assumption(row: TableRow) -> str:
-    """In words, how the peak memory of `row` is read."""
-    reading = reading_of_row(row)
+def memory_assumption(reading: MemoryReading | None) -> str:
+    """In words, how a peak memory is read."""
     return str(reading) if reading else "peak memory not compared: optimizer state in 16 bits is not available"

@@ -1,6 +1,10 @@
-"""Refuses runs that did not train every weight by the plan in their columns."""
+"""Why a row has no prediction: its run did more than its columns say, or the cost model refuses it."""
 
 import re
+
+from pydantic import ValidationError
+
+from shardwright.base import SpecError
 
 from .table import SkippedRowError, TableRow
 
@@ -26,3 +30,23 @@ def refuse_other_runs(row: TableRow) -> None:
     for pattern, reason in _OTHER_RUNS:
         if re.search(pattern, said):
             raise SkippedRowError(reason)
+
+
+def skip_reason(refusal: SkippedRowError | SpecError | ValidationError) -> str:
+    """The reason in one line, worded alike for rows refused alike, so that these are counted together."""
+    if isinstance(refusal, ValidationError):
+        return f"not valid: {_first_fault(refusal)}"
+    if isinstance(refusal, SpecError):
+        return f"not valid for the cost model: {_without_numbers(str(refusal))}"
+    return str(refusal)
+
+
+def _first_fault(invalid: ValidationError) -> str:
+    """The field, its noun, and what is wrong with it."""
+    first = invalid.errors()[0]
+    where = ".".join(str(part) for part in (invalid.title, *first["loc"]) if not isinstance(part, int))
+    return f"{where}: {_without_numbers(first['msg'].removeprefix('Value error, '))}"
+
+
+def _without_numbers(message: str) -> str:
+    return re.sub(r"\d+", "N", message)

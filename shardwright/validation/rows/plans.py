@@ -12,9 +12,7 @@ from shardwright.planner.space import Fixed
 from shardwright.specs import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage, ZeroStage
 
 from .axes import RowAxes, axes_of_row, folds
-from .schedule import PipelineChoice, pipelines_of_row
-from .stack import framework_family
-from .stage_sizes import stage_sizes
+from .schedule import PipelineChoice, pipelines_of_row, stage_sizes
 from .table import SkippedRowError, TableRow
 
 # How sources name what is sharded, without case, separators and the word "zero".
@@ -54,8 +52,12 @@ class RowPlans(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """The mesh and batch that a row fixes. `shard_group`: ranks that share one copy of the sharded state."""
+    """The mesh and batch that a row fixes, and the family of its software.
 
+    `shard_group`: ranks that share one copy of the sharded state.
+    """
+
+    family: str
     pp: int
     dp: int
     tp: int
@@ -80,21 +82,21 @@ class _Choices(NamedTuple):
         return tuple(name for name, values in zip(names, self, strict=True) if len(values) > 1)
 
 
-def plans_of_row(row: TableRow, layers: int) -> tuple[RowPlans, list[str]]:
-    """The plans that `row` can mean, and what was assumed to read it.
+def plans_of_row(row: TableRow, family: str, layers: int) -> tuple[RowPlans, list[str]]:
+    """The plans that `row` can mean, and what was assumed to read it. `family` is that of its software.
 
     Raises:
         SkippedRowError: the row uses what a plan cannot describe (offload of parameters or activations), or leaves the mesh or
             the batch unknown.
     """
     _refuse_what_no_plan_says(row)
-    axes, assumptions = axes_of_row(row)
-    layout = _layout(row, layers, axes)
+    axes, assumptions = axes_of_row(row, family)
+    layout = _layout(row, family, layers, axes)
     choices = _Choices(
         zero_stages=_zero_stages(row, layout),
         micro_batches=_micro_batches(row, layout),
         recomputes=_recomputes(row),
-        pipelines=pipelines_of_row(row, layout.pp, layers),
+        pipelines=pipelines_of_row(row, family, layout.pp, layers),
     )
     plans = tuple(plan for choice in itertools.product(*choices) if (plan := _plan(row, layout, *choice)) is not None)
     if not plans:
@@ -104,7 +106,7 @@ def plans_of_row(row: TableRow, layers: int) -> tuple[RowPlans, list[str]]:
             else "layers or microbatches do not divide by the schedule's stages"
         )
     unknown = choices.unknown()
-    if row.micro_batch is None and _by_stages(row, layout):
+    if row.micro_batch is None and _by_stages(layout):
         assumptions.append("as many microbatches as pipeline ranks, torchtitan's default")
     if row.sp is None and layout.tp > 1:
         assumptions.append("sequence parallelism beside tensor parallelism")
@@ -119,7 +121,7 @@ def _refuse_what_no_plan_says(row: TableRow) -> None:
         raise SkippedRowError("offload of parameters or activations is not available in this version")
 
 
-def _layout(row: TableRow, layers: int, axes: RowAxes) -> _Layout:
+def _layout(row: TableRow, family: str, layers: int, axes: RowAxes) -> _Layout:
     if row.tp is None or row.pp is None:
         raise SkippedRowError("tp or pp unknown")
     model_ranks = row.tp * row.pp * axes.cp
@@ -135,6 +137,7 @@ def _layout(row: TableRow, layers: int, axes: RowAxes) -> _Layout:
     if layers < row.pp:
         raise SkippedRowError("fewer layers than pipeline ranks")
     return _Layout(
+        family=family,
         pp=row.pp,
         dp=dp,
         tp=row.tp,
@@ -160,27 +163,27 @@ def _zero_stages(row: TableRow, layout: _Layout) -> Sequence[ZeroStage]:
     if layout.shard_group * layout.axes.cp == 1:
         return (0,)
     if row.zero_or_fsdp is None:
-        return (0, 1, 2, 3) if framework_family(row) in _SHARDS_PARAMETERS else (0, 1)
+        return (0, 1, 2, 3) if layout.family in _SHARDS_PARAMETERS else (0, 1)
     folded = re.sub(r"[\W_]+", "", row.zero_or_fsdp.lower()).removeprefix("zero")
     if folded not in _ZERO_STAGES:
         raise SkippedRowError(f"zero_or_fsdp '{row.zero_or_fsdp}' is not known")
     stage = _ZERO_STAGES[folded]
-    if stage == 3 and layout.pp > 1 and framework_family(row) == "torchtitan":
+    if stage == 3 and layout.pp > 1 and layout.family == "torchtitan":
         # in a pipeline it keeps gathered parameters from the first microbatch to the last, and reduces once, whole, in fp32
         return (1,)
     return (stage,)
 
 
-def _by_stages(row: TableRow, layout: _Layout) -> bool:
+def _by_stages(layout: _Layout) -> bool:
     """torchtitan makes as many microbatches as there are pipeline ranks unless told otherwise."""
     pipelined = layout.pp > 1 and layout.sequences_per_rank % layout.pp == 0
-    return pipelined and framework_family(row) == "torchtitan"
+    return pipelined and layout.family == "torchtitan"
 
 
 def _micro_batches(row: TableRow, layout: _Layout) -> Sequence[int]:
     sequences = layout.sequences_per_rank
     if row.micro_batch is None:
-        return (sequences // layout.pp,) if _by_stages(row, layout) else divisors(sequences)
+        return (sequences // layout.pp,) if _by_stages(layout) else divisors(sequences)
     if sequences % row.micro_batch:
         raise SkippedRowError("global_batch is not a multiple of dp * micro_batch: microbatches had unequal sizes")
     return (row.micro_batch,)
@@ -247,7 +250,7 @@ def _plan(
     if layout.pp * pipeline.stages_per_rank > layout.layers + 2 or not folds(layout.axes, shard, layout.tp):
         return None
     try:
-        sizes = stage_sizes(row, layout.layers, layout.pp * pipeline.stages_per_rank)
+        sizes = stage_sizes(row, layout.family, layout.layers, layout.pp * pipeline.stages_per_rank)
         return _built_plan(layout, sizes, zero_stage, micro_batch, recompute, pipeline.schedule)
     except ValidationError:  # a schedule's own rule
         return None

@@ -1,11 +1,10 @@
-"""The pipeline schedule of a row, read from chunks and remarks, because the schema has no column for it."""
+"""The pipeline of a row: its schedule, read from chunks and remarks as no column states it, and the layers of its stages."""
 
 import re
 from typing import NamedTuple, get_args
 
-from shardwright.specs import ScheduleName
+from shardwright.specs import ScheduleName, even_stages
 
-from .stack import framework_family
 from .table import SkippedRowError, TableRow
 
 _INTERLEAVING_FAMILIES = ("Megatron-LM", "Megatron-Core", "NeMo")
@@ -27,7 +26,7 @@ class PipelineChoice(NamedTuple):
     stages_per_rank: int
 
 
-def pipelines_of_row(row: TableRow, pp: int, layers: int) -> tuple[PipelineChoice, ...]:
+def pipelines_of_row(row: TableRow, family: str, pp: int, layers: int) -> tuple[PipelineChoice, ...]:
     """Every schedule that `row` can mean, the plainest first; open stage counts are those that divide the layers.
 
     `vpp` counts stages on a rank. If it is empty and no remark says more, Megatron may have interleaved or not.
@@ -40,7 +39,7 @@ def pipelines_of_row(row: TableRow, pp: int, layers: int) -> tuple[PipelineChoic
     name, chunks = _stated(row)
     if name not in (None, *get_args(ScheduleName)):
         raise SkippedRowError(f"schedule {name} is not available in this version")
-    counts = _chunk_counts(row, pp, layers)
+    counts = _chunk_counts(row, family, pp, layers)
     if name == "interleaved-1f1b":
         counts = [count for count in counts if count > 1] or [2]
     elif chunks is not None:
@@ -57,11 +56,11 @@ def _stated(row: TableRow) -> tuple[str | None, int | None]:
     return name, chunks
 
 
-def _chunk_counts(row: TableRow, pp: int, layers: int) -> list[int]:
+def _chunk_counts(row: TableRow, family: str, pp: int, layers: int) -> list[int]:
     if row.vpp is not None:
         return [row.vpp]
     named_interleaved = _stated(row)[0] == "interleaved-1f1b"
-    if not named_interleaved and framework_family(row) not in _INTERLEAVING_FAMILIES:
+    if not named_interleaved and family not in _INTERLEAVING_FAMILIES:
         return [1]
     return [1, *(count for count in range(2, layers // pp + 1) if layers % (pp * count) == 0)]
 
@@ -72,3 +71,32 @@ def _schedule(name: str | None, chunks: int) -> ScheduleName:
             schedule: ScheduleName = known
             return schedule
     return "interleaved-1f1b" if chunks > 1 else "1f1b"
+
+
+def stage_sizes(row: TableRow, family: str, layers: int, stages: int) -> list[int]:
+    """Layers of each stage, first to last. nanotron splits by compute cost, InternEvo puts the remainder at the end
+    (`partition_uniform`), all others split as evenly as possible."""
+    costs = (row.hidden, row.ffn_hidden, row.vocab)
+    if family == "InternEvo":
+        fewer, extra = divmod(layers, stages)
+        return [fewer + (stage >= stages - extra) for stage in range(stages)]
+    if family != "nanotron" or stages == 1 or None in costs:
+        return even_stages(layers, stages)
+    hidden, ffn_width, vocabulary = (value or 0 for value in costs)
+    sizes = by_cost(4.0 * hidden**2 + 3.0 * ffn_width * hidden, float(vocabulary * hidden), layers, stages)
+    return sizes if all(sizes) else even_stages(layers, stages)
+
+
+def by_cost(layer_cost: float, head_cost: float, layers: int, stages: int) -> list[int]:
+    """Layers of each stage as nanotron deals out blocks (`build_model` in models/base.py).
+
+    A stage takes blocks until its cost is above its share, and keeps the block that crosses. The head counts at the
+    end; the embedding does not count. The first stages get one layer more than in an even split.
+    """
+    total = layers * layer_cost + head_cost
+    sizes, stage = [0] * stages, 0
+    for layer in range(1, layers + 1):
+        sizes[stage] += 1
+        if stage < stages - 1 and layer * layer_cost > total * (stage + 1) / stages:
+            stage += 1
+    return sizes

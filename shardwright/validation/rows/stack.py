@@ -47,40 +47,42 @@ _FIRST_YEAR_OF_NEMO_ON_CORE = 2023
 _FIRST_YEAR_OF_COMPILED_LOSS = 2025
 
 
-def framework_family(row: TableRow) -> str:
-    """The framework of `row` without its version. "DeepSpeed ZeRO-3" under any driver, because it sets the speed."""
-    if is_deepspeed_zero3(row):
-        return ZERO3
-    found = _framework(row)
-    return found.family if found else row.framework or "unknown"
+class Software(NamedTuple):
+    """The software of one run.
+
+    `family`: the framework without its version; "DeepSpeed ZeRO-3" under any driver, because it sets the speed.
+    `stack`: its name in `specs/stacks.toml`. `assumptions`: what was assumed to choose the stack.
+    """
+
+    family: str
+    stack: str
+    assumptions: tuple[str, ...] = ()
 
 
-def is_deepspeed_zero3(row: TableRow) -> bool:
-    """Whether DeepSpeed shards the parameters."""
+def software_of_row(row: TableRow) -> Software:
+    """The software of `row`; an unknown framework is its own family. Never refuses."""
     text = (row.framework or "").lower()
-    stated = re.sub(r"[\W_]", "", (row.zero_or_fsdp or "").lower()).removeprefix("zero")
-    return "deepspeed" in text and (stated.startswith("3") or bool(re.search(r"zero-?\s*3", text)))
-
-
-def stack_of_row(row: TableRow) -> tuple[str, list[str]]:
-    """The stack's name in `specs/stacks.toml`, and what was assumed to choose it; never refuses."""
-    if is_deepspeed_zero3(row):
-        return "deepspeed-zero3", []
-    found = _framework(row)
+    if _is_zero3(row, text):
+        return Software(ZERO3, "deepspeed-zero3")
+    found = next((framework for framework in _FRAMEWORKS if re.search(framework.pattern, text)), None)
     if found is None:
         named = f"framework '{row.framework}'" if row.framework else "framework unknown"
-        return "fsdp", [f"{named}: PyTorch FSDP with fused layers"]
-    stack = _by_year(row, found)
+        return Software(row.framework or "unknown", "fsdp", (f"{named}: PyTorch FSDP with fused layers",))
+    return Software(found.family, _stack(row, found), (f"{found.family}: {found.guess}",) if found.guess else ())
+
+
+def _is_zero3(row: TableRow, framework: str) -> bool:
+    """Whether DeepSpeed shards the parameters."""
+    stated = re.sub(r"[\W_]", "", (row.zero_or_fsdp or "").lower()).removeprefix("zero")
+    return "deepspeed" in framework and (stated.startswith("3") or bool(re.search(r"zero-?\s*3", framework)))
+
+
+def _stack(row: TableRow, found: _Framework) -> str:
     if found.stack == "internevo" and "fsdp" in (row.zero_or_fsdp or "").lower():
-        stack = "internevo-fsdp"
+        return "internevo-fsdp"
     if found.stack == "torchtitan":
-        stack = _torchtitan(row, found.family)
-    return stack, [f"{found.family}: {found.guess}"] if found.guess else []
-
-
-def _framework(row: TableRow) -> _Framework | None:
-    text = (row.framework or "").lower()
-    return next((framework for framework in _FRAMEWORKS if re.search(framework.pattern, text)), None)
+        return _torchtitan(row)
+    return _by_year(row, found)
 
 
 def _by_year(row: TableRow, found: _Framework) -> str:
@@ -91,13 +93,12 @@ def _by_year(row: TableRow, found: _Framework) -> str:
     return found.stack
 
 
-def _torchtitan(row: TableRow, family: str) -> str:
+def _torchtitan(row: TableRow) -> str:
     """torchtitan's stack, compiled if the remarks say so; its tables name the compiler if it is on."""
     remarks = f"{row.framework or ''} {row.notes or ''}".lower()
     if re.search(r"async[ -]?tp", remarks):
         return "torchtitan-async-tp"
-    if "compile" in remarks and row.year is not None and row.year >= _FIRST_YEAR_OF_COMPILED_LOSS:
-        return "torchtitan-compiled-loss"
-    if "compile" in remarks or family != "torchtitan":
-        return "torchtitan"
-    return "torchtitan-eager"
+    if "compile" not in remarks:
+        return "torchtitan-eager"
+    compiled_loss = row.year is not None and row.year >= _FIRST_YEAR_OF_COMPILED_LOSS
+    return "torchtitan-compiled-loss" if compiled_loss else "torchtitan"

@@ -1,9 +1,8 @@
 """Each row predicted, and how good the predictions are: errors, intervals, the order of plans, the worst rows taken apart."""
 
 from .accuracy import ErrorSummary, Trial, rank_agreement, summarise_errors
-from .core_rows import is_core
 from .explained_row import ExplainedRow
-from .outcome import Outcome
+from .outcome import Outcome, TimedRun
 from .summary import UNDER_PREDICTED, RowsSummary, ValidationSummary
 from .validate import Validation, predict_rows, validate_table
 
@@ -13,10 +12,10 @@ __all__ = [
     "ExplainedRow",
     "Outcome",
     "RowsSummary",
+    "TimedRun",
     "Trial",
     "Validation",
     "ValidationSummary",
-    "is_core",
     "predict_rows",
     "rank_agreement",
     "summarise_errors",

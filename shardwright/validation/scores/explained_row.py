@@ -1,12 +1,11 @@
 """One row's prediction in detail: its seconds and bytes by part, and the assumptions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from shardwright.reports.plan import choice_words
-from shardwright.specs import Spec
-from shardwright.validation.rows import framework_family
+from shardwright.specs import Plan, Spec, TrainingSpec
 
-from .outcome import Outcome
+from .outcome import TimedRun
 
 
 class StepPart(Spec):
@@ -47,40 +46,36 @@ class ExplainedRow(Spec):
     notes: str | None
 
 
-def worst_rows(outcomes: Sequence[Outcome], count: int = 10) -> tuple[ExplainedRow, ...]:
+def worst_rows(timed: Iterable[TimedRun], count: int = 10) -> tuple[ExplainedRow, ...]:
     """The rows with the largest errors of time, the largest first."""
-    explained = [found for outcome in outcomes if (found := explain_row(outcome)) is not None]
-    return tuple(sorted(explained, key=lambda row: -abs(row.relative_error))[:count])
+    largest = sorted(timed, key=lambda one: -abs(one.relative_error))[:count]
+    return tuple(explain_row(one) for one in largest)
 
 
-def explain_row(outcome: Outcome) -> ExplainedRow | None:
-    """The row in detail; None if it has no predicted time."""
-    row, result, setup, prediction = outcome
-    if setup is None or prediction is None or result.relative_error is None:
-        return None
-    assert result.measured_seconds is not None
-    assert result.predicted_seconds is not None
-    estimate, measured = prediction.estimate, result.measured_seconds
+def explain_row(timed: TimedRun) -> ExplainedRow:
+    """The row in detail."""
+    run, estimate = timed.run, timed.prediction.estimate
+    measured, predicted = timed.measured.seconds, timed.predicted_seconds
     fullest = max(estimate.memory, key=lambda part: part.total)
     parts = sorted(((name, float(seconds)) for name, seconds in estimate.step if seconds), key=lambda part: -part[1])
     return ExplainedRow(
-        id=row.id,
-        source=result.source,
-        framework=framework_family(row),
-        model=f"{setup.model.name} ({setup.model.parameter_count / 1e9:.3g}B)",
-        devices=f"{setup.cluster.devices} x {row.gpu}",
-        plan=_plan_in_words(outcome),
+        id=run.id,
+        source=run.source,
+        framework=run.framework,
+        model=f"{run.model.name} ({run.model.parameter_count / 1e9:.3g}B)",
+        devices=f"{run.cluster.devices} x {run.device}",
+        plan=_plan_in_words(timed.prediction.plan, run.training),
         measured_seconds=measured,
-        predicted_seconds=result.predicted_seconds,
-        relative_error=result.relative_error,
+        predicted_seconds=predicted,
+        relative_error=timed.relative_error,
         measured_mfu=estimate.mfu * estimate.step_seconds / measured,
-        step=tuple(_step_part(name, seconds, result.predicted_seconds, measured) for name, seconds in parts),
+        step=tuple(_step_part(name, seconds, predicted, measured) for name, seconds in parts),
         memory=tuple(sorted(((name, float(size)) for name, size in fullest if size), key=lambda part: -part[1])),
         memory_predicted_bytes=estimate.peak_memory_bytes,
-        memory_measured_bytes=result.memory_measured_bytes,
-        too_large=prediction.too_large,
-        assumptions=outcome.assumptions,
-        notes=row.notes,
+        memory_measured_bytes=run.memory_bytes,
+        too_large=timed.prediction.too_large,
+        assumptions=timed.assumptions,
+        notes=run.notes,
     )
 
 
@@ -94,10 +89,7 @@ def _step_part(name: str, seconds: float, predicted: float, measured: float) -> 
     )
 
 
-def _plan_in_words(outcome: Outcome) -> str:
-    assert outcome.prediction is not None
-    assert outcome.setup is not None
-    plan, training = outcome.prediction.plan, outcome.setup.training
+def _plan_in_words(plan: Plan, training: TrainingSpec) -> str:
     job = (
         f"{plan.microbatches} microbatches",
         f"{training.seq_len} tokens",

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from shardwright.costmodel import Prediction
 from shardwright.specs import Estimate, Spec
-from shardwright.validation.rows import RowSetup, TableRow
+from shardwright.validation.rows import MeasuredRun, MeasuredStep, SkippedRun
 
 
 class ValidationRow(Spec):
@@ -34,24 +34,40 @@ class ValidationRow(Spec):
     predicted_seconds: float | None = Field(default=None, exclude=True)
 
 
-class Outcome(NamedTuple):
-    """Everything about one row; `setup` and `prediction` exist if it could be read."""
+class TimedRun(NamedTuple):
+    """A run whose step time is both measured and predicted."""
 
-    row: TableRow
-    result: ValidationRow
-    setup: RowSetup | None = None
-    prediction: Prediction | None = None
+    run: MeasuredRun
+    prediction: Prediction
+    measured: MeasuredStep
+
+    @property
+    def predicted_seconds(self) -> float:
+        return self.prediction.estimate.step_seconds
+
+    @property
+    def relative_error(self) -> float:
+        return self.predicted_seconds / self.measured.seconds - 1
 
     @property
     def assumptions(self) -> tuple[str, ...]:
         """What was assumed to read the row or to choose its plan."""
-        read = self.setup.assumptions if self.setup else ()
-        return read + (self.prediction.assumptions if self.prediction else ())
+        return self.run.assumptions + self.prediction.assumptions
+
+
+class Outcome(NamedTuple):
+    """Everything about one row. `prediction` exists if the row is a run that the cost model accepts."""
+
+    run: MeasuredRun | SkippedRun
+    result: ValidationRow
+    prediction: Prediction | None = None
 
     @property
-    def measured_seconds(self) -> float | None:
-        """Measured step time; None without one, or without a prediction to compare it with."""
-        return self.result.measured_seconds
+    def timed(self) -> TimedRun | None:
+        """The run with both its times; None if either is missing."""
+        if self.prediction is None or isinstance(self.run, SkippedRun) or not isinstance(self.run.step, MeasuredStep):
+            return None
+        return TimedRun(self.run, self.prediction, self.run.step)
 
 
 def interval_bounds(estimate: Estimate, level: float) -> tuple[float, float] | None:

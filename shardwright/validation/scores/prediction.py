@@ -8,7 +8,7 @@ from shardwright.planner import search
 from shardwright.planner.space import Fixed
 from shardwright.specs import ClusterSpec, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
-from shardwright.validation.rows import RowSetup
+from shardwright.validation.rows import MeasuredRun
 
 ChoosePlan = Callable[[ModelSpec, ClusterSpec, TrainingSpec, Fixed], Plan]
 
@@ -16,8 +16,8 @@ _SEARCH_SECONDS = 5.0
 _ALIKE = 0.01  # share of a step by which repeated runs differ
 
 
-def predict_setup(setup: RowSetup, estimate: EstimatePlan, choose: ChoosePlan) -> Prediction:
-    """Estimate the plan of a row. `choose` chooses what the row leaves unknown, and keeps the rest.
+def predict_run(run: MeasuredRun, estimate: EstimatePlan, choose: ChoosePlan) -> Prediction:
+    """Estimate the plan of a run. `choose` chooses what the row leaves unknown, and keeps the rest.
 
     If nothing fits although the run ran, the plan that needs the least memory stands for it. If the planner cannot
     keep what the row states, the fastest of its even plans stands for it.
@@ -25,11 +25,11 @@ def predict_setup(setup: RowSetup, estimate: EstimatePlan, choose: ChoosePlan) -
     Raises:
         SpecError: no plan is valid for the model, the batch and the cluster.
     """
-    job = (setup.model, setup.cluster, setup.training)
-    if not setup.unknown:
-        return fastest(*job, setup.plans, estimate)
-    found, plans = [], setup.plans
-    for fixed in setup.fixed:
+    job = (run.model, run.cluster, run.training)
+    if not run.unknown:
+        return fastest(*job, run.plans, estimate)
+    found, plans = [], run.plans
+    for fixed in run.fixed:
         try:
             found.append(predict(*job, choose(*job, fixed), estimate))
         except InfeasibleError:
@@ -42,7 +42,7 @@ def predict_setup(setup: RowSetup, estimate: EstimatePlan, choose: ChoosePlan) -
     else:
         best = fastest(*job, plans, estimate)
         how = "the fastest even plan" if best.too_large is None else "the least memory, as nothing is predicted to fit"
-    return best._replace(assumptions=tuple(f"{name}: {how}" for name in setup.unknown))
+    return best._replace(assumptions=tuple(f"{name}: {how}" for name in run.unknown))
 
 
 def _roomiest_of_the_fastest(found: Sequence[Prediction]) -> Prediction:

@@ -1,7 +1,7 @@
 """The errors of a whole table, by every grouping that helps to find their cause."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from shardwright.specs import Spec
 
@@ -15,10 +15,9 @@ from .accuracy import (
     rank_agreement,
     summarise_errors,
 )
-from .core_rows import is_core
 from .explained_row import ExplainedRow, worst_rows
 from .model_kind import model_kind
-from .outcome import Outcome, interval_bounds
+from .outcome import Outcome, TimedRun, interval_bounds
 
 # a plan that needs this much more than predicted may run out of memory although it was predicted to fit
 UNDER_PREDICTED = 0.05
@@ -49,7 +48,7 @@ class ValidationSummary(RowsSummary):
 
     `skipped`: rows without a predicted time, by reason; `count` = `predicted` + all skipped. `too_large`: ids of rows
     that ran although the cost model says that they exceed the memory (their time is predicted all the same).
-    `assumed`: predicted rows by what was assumed to read them. `core`: the rows of core_rows.py alone.
+    `assumed`: predicted rows by what was assumed to read them. `core`: the rows with a target alone (`ReportedRun.core`).
     `rank_groups`: the groups of `ranks`, the largest regret first. `worst`: the rows with the largest errors, in detail;
     `core_worst`: those of the core, empty if the core is the whole table.
     """
@@ -72,36 +71,35 @@ class ValidationSummary(RowsSummary):
 def summarise(outcomes: Sequence[Outcome]) -> ValidationSummary:
     """Summarise the outcomes of a table's rows."""
     timed = _timed(outcomes)
-    core = [outcome for outcome in outcomes if is_core(outcome.row)]
+    core = [outcome for outcome in outcomes if outcome.run.core]
     return ValidationSummary(
         **dict(summarise_rows(outcomes)),
         skipped=_counts(outcome.result.skipped for outcome in outcomes if outcome.result.skipped is not None),
         too_large=tuple(
-            outcome.row.id for outcome in outcomes if outcome.prediction and outcome.prediction.too_large is not None
+            outcome.run.id for outcome in outcomes if outcome.prediction and outcome.prediction.too_large is not None
         ),
-        assumed=_counts(text for outcome in timed for text in outcome.assumptions),
+        assumed=_counts(text for one in timed for text in one.assumptions),
         core=summarise_rows(core) if core else None,
-        by_source=_grouped(timed, lambda outcome: outcome.result.source, time_errors),
-        by_framework=_grouped(timed, lambda outcome: outcome.result.framework, time_errors),
-        by_gpu=_grouped(timed, lambda outcome: outcome.row.gpu or "unknown", time_errors),
-        by_model_kind=_grouped(
-            timed, lambda outcome: model_kind(outcome.setup.model) if outcome.setup else "unknown", time_errors
-        ),
-        by_metric=_grouped(timed, lambda outcome: outcome.row.metric_name or "unknown", time_errors),
-        memory_by_source=_grouped(outcomes, lambda outcome: outcome.result.source, memory_errors),
+        by_source=_grouped((one.run.source, one.relative_error) for one in timed),
+        by_framework=_grouped((one.run.framework, one.relative_error) for one in timed),
+        by_gpu=_grouped((one.run.device, one.relative_error) for one in timed),
+        by_model_kind=_grouped((model_kind(one.run.model), one.relative_error) for one in timed),
+        by_metric=_grouped((one.measured.metric.name, one.relative_error) for one in timed),
+        memory_by_source=_grouped((outcome.run.source, memory_error(outcome)) for outcome in outcomes),
         rank_groups=tuple(group_agreements(_trials(timed))),
         worst=worst_rows(timed),
-        core_worst=worst_rows(core) if len(core) < len(outcomes) else (),
+        core_worst=worst_rows(_timed(core)) if len(core) < len(outcomes) else (),
     )
 
 
 def summarise_rows(outcomes: Sequence[Outcome]) -> RowsSummary:
     """Summarise any set of rows: the whole table, its core, or one held-out source."""
-    timed, memory = _timed(outcomes), memory_errors(outcomes)
+    timed = _timed(outcomes)
+    memory = [error for outcome in outcomes if (error := memory_error(outcome)) is not None]
     return RowsSummary(
         count=len(outcomes),
         predicted=len(timed),
-        errors=summarise_errors(time_errors(timed)),
+        errors=summarise_errors([one.relative_error for one in timed]),
         constant_efficiency=_constant_efficiency(timed),
         memory=summarise_errors(memory),
         memory_under_predicted=sum(error < -UNDER_PREDICTED for error in memory) / len(memory) if memory else None,
@@ -111,79 +109,59 @@ def summarise_rows(outcomes: Sequence[Outcome]) -> RowsSummary:
     )
 
 
-def time_errors(outcomes: Iterable[Outcome]) -> list[float]:
-    """Relative errors of the step time, of the rows that have one."""
-    return [outcome.result.relative_error for outcome in outcomes if outcome.result.relative_error is not None]
+def memory_error(outcome: Outcome) -> float | None:
+    """Relative error of the peak memory; None if the row does not state it or has no plan."""
+    measured, predicted = outcome.result.memory_measured_bytes, outcome.result.memory_predicted_bytes
+    return None if measured is None or predicted is None else predicted / measured - 1
 
 
-def memory_errors(outcomes: Iterable[Outcome]) -> list[float]:
-    """Relative errors of the peak memory, of the rows that state one and have a plan."""
-    results = [outcome.result for outcome in outcomes]
-    return [
-        result.memory_predicted_bytes / result.memory_measured_bytes - 1
-        for result in results
-        if result.memory_predicted_bytes is not None and result.memory_measured_bytes is not None
-    ]
-
-
-def _timed(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    return [outcome for outcome in outcomes if outcome.result.relative_error is not None]
+def _timed(outcomes: Iterable[Outcome]) -> list[TimedRun]:
+    return [timed for outcome in outcomes if (timed := outcome.timed) is not None]
 
 
 def _counts(texts: Iterable[str]) -> dict[str, int]:
     return dict(Counter(texts).most_common())
 
 
-def _grouped(
-    outcomes: Iterable[Outcome], key: Callable[[Outcome], str], errors: Callable[[Iterable[Outcome]], list[float]]
-) -> dict[str, ErrorSummary]:
-    """The errors of each group that has any, the group with most rows first."""
-    groups: dict[str, list[Outcome]] = defaultdict(list)
-    for outcome in outcomes:
-        groups[key(outcome)].append(outcome)
-    summaries = {name: summarise_errors(errors(group)) for name, group in groups.items()}
+def _grouped(errors: Iterable[tuple[str, float | None]]) -> dict[str, ErrorSummary]:
+    """The errors of each group that has any, from pairs of group and error; the group with most rows first."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for name, error in errors:
+        groups[name] += [] if error is None else [error]
+    summaries = {name: summarise_errors(group) for name, group in groups.items()}
     known = [(name, summary) for name, summary in summaries.items() if summary is not None]
     return dict(sorted(known, key=lambda item: -item[1].count))
 
 
-def _constant_efficiency(outcomes: Sequence[Outcome]) -> ErrorSummary | None:
+def _constant_efficiency(timed: Sequence[TimedRun]) -> ErrorSummary | None:
     """Errors of the null model. It counts what the device computes, including recompute; otherwise it would lose for a trivial
     reason."""
-    ideal, measured = [], []
-    for outcome in outcomes:
-        if outcome.setup is None or outcome.prediction is None or outcome.measured_seconds is None:
-            continue
-        cluster, compute = outcome.setup.cluster, outcome.setup.training.precision.compute
-        peak = cluster.node.device.peak_flops_per_s[compute]
-        ideal.append(outcome.prediction.estimate.hardware_flops / (peak * cluster.devices))
-        measured.append(outcome.measured_seconds)
-    return summarise_errors(constant_efficiency_errors(ideal, measured))
+    ideal = [_ideal_seconds(one) for one in timed]
+    return summarise_errors(constant_efficiency_errors(ideal, [one.measured.seconds for one in timed]))
 
 
-def _coverage(outcomes: Sequence[Outcome], level: float) -> float | None:
-    inside = []
-    for outcome in outcomes:
-        bounds = interval_bounds(outcome.prediction.estimate, level) if outcome.prediction else None
-        if bounds is not None and outcome.measured_seconds is not None:
-            inside.append(bounds[0] <= outcome.measured_seconds <= bounds[1])
+def _ideal_seconds(timed: TimedRun) -> float:
+    cluster = timed.run.cluster
+    peak = cluster.node.device.peak_flops_per_s[timed.run.training.precision.compute]
+    return timed.prediction.estimate.hardware_flops / (peak * cluster.devices)
+
+
+def _coverage(timed: Sequence[TimedRun], level: float) -> float | None:
+    inside = [
+        bounds[0] <= one.measured.seconds <= bounds[1]
+        for one in timed
+        if (bounds := interval_bounds(one.prediction.estimate, level)) is not None
+    ]
     return sum(inside) / len(inside) if inside else None
 
 
-def _trials(outcomes: Sequence[Outcome]) -> list[Trial]:
+def _trials(timed: Sequence[TimedRun]) -> list[Trial]:
     return [
         Trial(
-            group=_job(outcome),
-            plan=(outcome.prediction.plan, outcome.setup.training.stack),
-            measured_seconds=outcome.measured_seconds,
-            predicted_seconds=outcome.prediction.estimate.step_seconds,
+            group=one.run.job,
+            plan=(one.prediction.plan, one.run.training.stack),
+            measured_seconds=one.measured.seconds,
+            predicted_seconds=one.predicted_seconds,
         )
-        for outcome in outcomes
-        if outcome.setup is not None and outcome.prediction is not None and outcome.measured_seconds is not None
+        for one in timed
     ]
-
-
-def _job(outcome: Outcome) -> str:
-    """The job of a row; rows of the same job differ only in their plan."""
-    row = outcome.row
-    job = f"{row.model}, {row.gpus} x {row.gpu}, {row.precision}, batch {row.global_batch} x {row.seq_len} tokens"
-    return f"{job}, {row.interconnect}" if row.interconnect else job

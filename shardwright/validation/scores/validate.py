@@ -1,6 +1,5 @@
 """Compares predictions with a table of measured runs, row by row, without leaving any out."""
 
-import re
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,18 @@ from shardwright.catalog import standard_node
 from shardwright.costmodel import EstimatePlan, Prediction, estimate_plan
 from shardwright.specs import Spec
 from shardwright.validation.rows import (
-    RowSetup,
-    SkippedRowError,
+    MeasuredRun,
+    NoStep,
+    SkippedRun,
     StandardNode,
     TableRow,
-    framework_family,
+    measured_run,
     read_table,
-    reading_of_row,
-    setup_of_row,
-    source_name,
+    skip_reason,
 )
 
-from .metrics import Metric, metric_of_row
-from .outcome import Outcome, ValidationRow, interval_bounds
-from .prediction import ChoosePlan, planners_choice, predict_setup
+from .outcome import Outcome, TimedRun, ValidationRow, interval_bounds
+from .prediction import ChoosePlan, planners_choice, predict_run
 from .summary import ValidationSummary, summarise
 
 
@@ -74,73 +71,57 @@ def predict_rows(
     standard_node: StandardNode = standard_node,
     choose: ChoosePlan = planners_choice,
 ) -> Iterator[Outcome]:
-    """Yield one outcome for each row, in order, as soon as it is known. Rows with the same setup are predicted once."""
+    """Yield one outcome for each row, in order, as soon as it is known. Rows with the same input are predicted once."""
     known: dict[Hashable, Prediction] = {}
 
-    def predict(setup: RowSetup) -> Prediction:
-        key = (setup.model, setup.cluster.model_dump_json(), setup.training, setup.plans, setup.fixed)
+    def predict(run: MeasuredRun) -> Prediction:
+        key = (run.model, run.cluster.model_dump_json(), run.training, run.plans, run.fixed)
         if key not in known:
-            known[key] = predict_setup(setup, estimate, choose)
+            known[key] = predict_run(run, estimate, choose)
         return known[key]
 
     for row in table:
-        yield _outcome(row, standard_node, predict)
+        yield _outcome(measured_run(row, standard_node), predict)
 
 
-def _outcome(row: TableRow, standard_node: StandardNode, predict: Callable[[RowSetup], Prediction]) -> Outcome:
+def _outcome(run: MeasuredRun | SkippedRun, predict: Callable[[MeasuredRun], Prediction]) -> Outcome:
     stated = ValidationRow(
-        id=row.id,
-        unit=row.metric_unit,
-        measured=row.metric_value,
-        source=source_name(row.source),
-        framework=framework_family(row),
-        memory_measured_bytes=1e9 * row.peak_mem_gb if row.peak_mem_gb is not None else None,
+        id=run.id,
+        unit=run.unit,
+        measured=run.value,
+        source=run.source,
+        framework=run.framework,
+        memory_measured_bytes=run.memory_bytes,
     )
+    if isinstance(run, SkippedRun):
+        return Outcome(run, stated.model_copy(update={"skipped": run.reason}))
     try:
-        setup = setup_of_row(row, standard_node)
-        prediction = predict(setup)
-    except SkippedRowError as reason:
-        return Outcome(row, stated.model_copy(update={"skipped": str(reason)}))
-    except SpecError as refusal:
-        return Outcome(row, stated.model_copy(update={"skipped": f"not valid for the cost model: {_kind(refusal)}"}))
-    except ValidationError as invalid:
-        return Outcome(row, stated.model_copy(update={"skipped": f"not valid: {_first_fault(invalid)}"}))
-    devices_per_node = setup.cluster.node.devices_per_node
-    reading = reading_of_row(row)
-    memory_bytes = reading.of(prediction.estimate, prediction.plan, devices_per_node) if reading else None
-    with_memory = stated.model_copy(update={"memory_predicted_bytes": memory_bytes})
-    try:
-        if row.metric_value is None:
-            raise SkippedRowError("metric_value unknown")
-        metric = metric_of_row(row, setup.model, setup.cluster, setup.training)
-    except SkippedRowError as reason:
-        return Outcome(row, with_memory.model_copy(update={"skipped": str(reason)}), setup, prediction)
-    measured_seconds = metric.step_seconds(row.metric_value)
-    times = _times(metric, prediction, measured_seconds)
-    return Outcome(row, with_memory.model_copy(update=times), setup, prediction)
+        prediction = predict(run)
+    except (SpecError, ValidationError) as refusal:
+        return Outcome(run, stated.model_copy(update={"skipped": skip_reason(refusal)}))
+    found: dict[str, float | str | None] = {"memory_predicted_bytes": _predicted_memory_bytes(run, prediction)}
+    if isinstance(run.step, NoStep):
+        found["skipped"] = run.step.reason
+    else:
+        found |= _times(TimedRun(run, prediction, run.step))
+    return Outcome(run, stated.model_copy(update=found), prediction)
 
 
-def _times(metric: Metric, prediction: Prediction, measured_seconds: float) -> dict[str, float | None]:
-    predicted_seconds = prediction.estimate.step_seconds
-    bounds = interval_bounds(prediction.estimate, 0.80)
+def _predicted_memory_bytes(run: MeasuredRun, prediction: Prediction) -> float | None:
+    if run.memory_reading is None:
+        return None
+    return run.memory_reading.of(prediction.estimate, prediction.plan, run.cluster.node.devices_per_node)
+
+
+def _times(timed: TimedRun) -> dict[str, float | None]:
+    metric = timed.measured.metric
+    bounds = interval_bounds(timed.prediction.estimate, 0.80)
     low, high = sorted(map(metric.value, bounds)) if bounds else (None, None)
     return {
-        "predicted": metric.value(predicted_seconds),
-        "relative_error": predicted_seconds / measured_seconds - 1,
+        "predicted": metric.value(timed.predicted_seconds),
+        "relative_error": timed.relative_error,
         "low_80": low,
         "high_80": high,
-        "measured_seconds": measured_seconds,
-        "predicted_seconds": predicted_seconds,
+        "measured_seconds": timed.measured.seconds,
+        "predicted_seconds": timed.predicted_seconds,
     }
-
-
-def _first_fault(invalid: ValidationError) -> str:
-    """The field, its noun, and what is wrong with it."""
-    first = invalid.errors()[0]
-    where = ".".join(str(part) for part in (invalid.title, *first["loc"]) if not isinstance(part, int))
-    return f"{where}: {_kind(first['msg'].removeprefix('Value error, '))}"
-
-
-def _kind(refusal: SpecError | str) -> str:
-    """The message without its numbers, so that rows refused for the same reason are counted together."""
-    return re.sub(r"\d+", "N", str(refusal))

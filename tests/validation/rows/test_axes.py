@@ -3,13 +3,18 @@
 import pytest
 
 from shardwright.specs.mesh import Mesh
-from shardwright.validation.rows.axes import axes_of_row, folds, routing_of_row
-from shardwright.validation.rows.plans import plans_of_row
+from shardwright.validation.rows.axes import RowAxes, axes_of_row, folds, routing_of_row
+from shardwright.validation.rows.stack import software_of_row
 from shardwright.validation.rows.table import SkippedRowError
-from tests.validation.made_up_rows import row
+from tests.validation.made_up_rows import plans_of, row
 
 MEGATRON: dict[str, object] = {"framework": "Megatron-Core r0.10", "year": 2025, "zero_or_fsdp": "1"}
 EXPERTS: dict[str, object] = {"experts": 128, "topk": 8, "moe_ffn": 1536, "notes": "MoE forced balance"}
+
+
+def _axes(**changes: object) -> tuple[RowAxes, list[str]]:
+    given = row(**changes)
+    return axes_of_row(given, software_of_row(given).family)
 
 
 @pytest.mark.parametrize(
@@ -24,13 +29,13 @@ EXPERTS: dict[str, object] = {"experts": 128, "topk": 8, "moe_ffn": 1536, "notes
 def test_context_is_exchanged_as_stated_or_as_the_framework_does(
     changes: dict[str, object], exchange: str, assumed: str | None
 ) -> None:
-    axes, assumptions = axes_of_row(row(cp=4, dp=16, **changes))
+    axes, assumptions = _axes(cp=4, dp=16, **changes)
     assert (axes.cp, axes.context_parallel) == (4, exchange)
     assert assumptions == ([assumed] if assumed else [])
 
 
 def test_a_row_without_either_assumes_nothing() -> None:
-    axes, assumptions = axes_of_row(row())
+    axes, assumptions = _axes()
     assert (axes.cp, axes.ep, assumptions) == (1, 1, [])
 
 
@@ -45,7 +50,7 @@ def test_a_row_without_either_assumes_nothing() -> None:
     ],
 )
 def test_how_tokens_reach_their_experts(changes: dict[str, object], ep: int, dispatch: str, assumed: list[str]) -> None:
-    axes, assumptions = axes_of_row(row(**(EXPERTS | changes)))
+    axes, assumptions = _axes(**(EXPERTS | changes))
     assert (axes.ep, axes.expert_dispatch, assumptions) == (ep, dispatch, assumed)
 
 
@@ -56,22 +61,22 @@ def test_a_fake_gate_deals_experts_out_in_a_row() -> None:
 
 def test_a_capacity_is_a_reason() -> None:
     with pytest.raises(SkippedRowError, match="expert capacity"):
-        axes_of_row(row(**EXPERTS | {"notes": "tp4, ep8, capacity=1; forced balance"}))
+        _axes(**EXPERTS | {"notes": "tp4, ep8, capacity=1; forced balance"})
 
 
 def test_what_does_not_fold_is_a_reason_or_another_zero_stage() -> None:
-    axes, _ = axes_of_row(row(**EXPERTS, ep=32))
+    axes, _ = _axes(**EXPERTS, ep=32)
     assert folds(axes, 16, 2)
     assert not folds(axes, 8, 2)
     with pytest.raises(SkippedRowError, match="experts over the ranks"):
-        plans_of_row(row(**EXPERTS, ep=48), 40)
-    found, _ = plans_of_row(row(**(MEGATRON | EXPERTS | {"zero_or_fsdp": None}), ep=32), 40)
+        plans_of(row(**EXPERTS, ep=48), 40)
+    found, _ = plans_of(row(**(MEGATRON | EXPERTS | {"zero_or_fsdp": None}), ep=32), 40)
     assert [plan.zero_stage for plan in found.plans] == [1]
 
 
 def test_plans_of_rows_with_both() -> None:
     stated = row(**(MEGATRON | EXPERTS), gpus=64, pp=2, tp=2, cp=2, dp=8, vpp=1, ep=8, micro_batch=1, global_batch=32)
-    found, assumptions = plans_of_row(stated, 40)
+    found, assumptions = plans_of(stated, 40)
     (plan,) = found.plans
     assert plan.mesh == Mesh(pp=2, dp_shard=8, cp=2, tp=2, ep=8)
     assert (plan.context_parallel, plan.expert_dispatch, plan.global_batch) == ("ring", "all-to-all", 32)
@@ -80,13 +85,13 @@ def test_plans_of_rows_with_both() -> None:
 
 def test_fsdp_over_context_parallel_ranks_alone() -> None:
     """torchtitan's FSDP 1, CP 8: the shards lie on the ranks of cp."""
-    found, _ = plans_of_row(row(gpus=8, dp=1, cp=8, global_batch=1, micro_batch=1), 40)
+    found, _ = plans_of(row(gpus=8, dp=1, cp=8, global_batch=1, micro_batch=1), 40)
     assert found.plans[0].mesh == Mesh(cp=8)
     assert found.plans[0].zero_stage == 3
 
 
 def test_a_search_does_not_keep_these_axes() -> None:
-    found, _ = plans_of_row(row(gpus=8, dp=4, cp=2, global_batch=8, micro_batch=None), 40)
+    found, _ = plans_of(row(gpus=8, dp=4, cp=2, global_batch=8, micro_batch=None), 40)
     assert found.unknown == ("micro batch",)
     assert found.fixed == ()
 
@@ -96,6 +101,6 @@ def test_embedding_and_head_may_count_as_layers() -> None:
     stated = row(
         **(MEGATRON | EXPERTS), gpus=256, pp=32, dp=8, vpp=3, ep=8, layers=94, micro_batch=1, global_batch=2048
     )
-    found, _ = plans_of_row(stated, 94)
+    found, _ = plans_of(stated, 94)
     counts = [stage.layer_count for stage in found.plans[0].stages]
     assert counts == [0, *[1] * 94, 0]

@@ -20,22 +20,23 @@ ESTIMATE = estimate_plan(small_model(), round_cluster(), TrainingSpec(seq_len=12
 
 
 @pytest.mark.parametrize(
-    ("framework", "reading"),
+    ("family", "reading"),
     [
-        ("torchtitan (PyTorch FSDP2)", MemoryReading("reserved", first_node=False)),
+        ("torchtitan", MemoryReading("reserved", first_node=False)),
         ("nanotron", MemoryReading("reserved", first_node=False)),
         ("InternEvo", MemoryReading("device", first_node=False)),
         ("torchtune", None),
     ],
 )
-def test_by_framework(framework: str, reading: MemoryReading | None) -> None:
-    assert reading_of_row(row(framework=framework)) == reading
+def test_by_framework(family: str, reading: MemoryReading | None) -> None:
+    assert reading_of_row(row(), family) == reading
 
 
 def test_an_interactive_session_sees_its_own_node() -> None:
-    one = row(framework="Megatron-DeepSpeed", source="bigscience-workshop/bigscience experiments/tr3m-1B3.md line 22")
-    assert reading_of_row(one) == MemoryReading("device", first_node=True)
-    assert memory_assumption(one) == "peak memory read as nvidia-smi shows it, on the first node"
+    one = row(source="bigscience-workshop/bigscience experiments/tr3m-1B3.md line 22")
+    reading = reading_of_row(one, "Megatron-DeepSpeed")
+    assert reading == MemoryReading("device", first_node=True)
+    assert memory_assumption(reading) == "peak memory read as nvidia-smi shows it, on the first node"
 
 
 def test_readings_are_ordered_and_of_the_fullest_device() -> None:
@@ -52,4 +53,4 @@ def test_the_first_node_has_the_first_stages_alone() -> None:
 
 
 def test_what_is_not_compared_says_so() -> None:
-    assert "not compared" in memory_assumption(row(framework="torchtune"))
+    assert "not compared" in memory_assumption(reading_of_row(row(), "torchtune"))

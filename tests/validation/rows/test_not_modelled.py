@@ -1,8 +1,11 @@
-"""Runs that were something else than their columns say."""
+"""Runs that were something else than their columns say, and the reason of every refusal."""
 
 import pytest
+from pydantic import ValidationError
 
-from shardwright.validation.rows.not_modelled import refuse_other_runs
+from shardwright.base.errors import SpecError
+from shardwright.specs.mesh import Mesh
+from shardwright.validation.rows.not_modelled import refuse_other_runs, skip_reason
 from shardwright.validation.rows.table import SkippedRowError
 from tests.validation.made_up_rows import row
 
@@ -27,3 +30,14 @@ def test_the_reason(changes: dict[str, object], reason: str) -> None:
 
 def test_an_ordinary_remark_is_none() -> None:
     refuse_other_runs(row(notes="technique: + Compile; baseline is unpacked (padded); float8 later; explored"))
+
+
+def test_a_refusal_is_worded_alike_for_rows_refused_alike() -> None:
+    with pytest.raises(ValidationError) as invalid:
+        Mesh(tp=-3)
+    assert skip_reason(SkippedRowError("dp 3 unknown")) == "dp 3 unknown"
+    assert skip_reason(SpecError("tp 3 does not divide 40 heads")) == (
+        "not valid for the cost model: tp N does not divide N heads"
+    )
+    assert skip_reason(invalid.value).startswith("not valid: Mesh.tp: ")
+    assert "3" not in skip_reason(invalid.value)

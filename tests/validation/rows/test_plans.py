@@ -5,15 +5,14 @@ import pytest
 from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.plan import Plan
-from shardwright.validation.rows.plans import plans_of_row
 from shardwright.validation.rows.table import SkippedRowError
-from tests.validation.made_up_rows import row
+from tests.validation.made_up_rows import plans_of, row
 
 LAYERS = 40
 
 
 def _only(**changes: object) -> Plan:
-    found, assumptions = plans_of_row(row(**changes), LAYERS)
+    found, assumptions = plans_of(row(**changes), LAYERS)
     assert (found.fixed, found.unknown, assumptions) == ((), (), [])
     (plan,) = found.plans
     return plan
@@ -67,13 +66,13 @@ def test_an_optimizer_on_the_host() -> None:
 def test_sequence_parallelism_as_stated() -> None:
     assert not _only(tp=8, dp=8, sp=False).sequence_parallel
     assert _only(tp=8, dp=8, sp=True).sequence_parallel
-    found, assumptions = plans_of_row(row(tp=8, dp=8, sp=None), LAYERS)
+    found, assumptions = plans_of(row(tp=8, dp=8, sp=None), LAYERS)
     assert found.plans[0].sequence_parallel
     assert assumptions == ["sequence parallelism beside tensor parallelism"]
 
 
 def test_an_unknown_micro_batch_is_left_to_the_search_with_all_else_fixed() -> None:
-    found, assumptions = plans_of_row(row(micro_batch=None, global_batch=768), LAYERS)
+    found, assumptions = plans_of(row(micro_batch=None, global_batch=768), LAYERS)
     assert sorted(plan.micro_batch for plan in found.plans) == [1, 2, 3, 4, 6, 12]
     assert {plan.global_batch for plan in found.plans} == {768}
     assert found.unknown == ("micro batch",)
@@ -96,26 +95,24 @@ def test_an_unknown_micro_batch_is_left_to_the_search_with_all_else_fixed() -> N
 
 def test_an_unknown_zero_stage_is_one_search_for_each_that_the_framework_has() -> None:
     unknown: dict[str, object] = {"micro_batch": None, "recompute": "unknown", "zero_or_fsdp": None}
-    found, _ = plans_of_row(row(**unknown), LAYERS)
+    found, _ = plans_of(row(**unknown), LAYERS)
     assert found.unknown == ("ZeRO stage", "micro batch", "recompute")
     assert [fixed.zero_stage for fixed in found.fixed] == [0, 1, 2, 3]
     assert [(fixed.dp_replicate, fixed.dp_shard) for fixed in found.fixed] == [(64, 1), (1, 64), (1, 64), (1, 64)]
     assert {fixed.recompute for fixed in found.fixed} == {None}
     assert len(set(found.plans)) == len(found.plans) == 4 * 2 * 3
-    megatron, _ = plans_of_row(row(**unknown, framework="Megatron-LM"), LAYERS)
+    megatron, _ = plans_of(row(**unknown, framework="Megatron-LM"), LAYERS)
     assert [fixed.zero_stage for fixed in megatron.fixed] == [0, 1]
 
 
 def test_stages_that_cannot_be_even_are_not_held_to_be() -> None:
-    found, _ = plans_of_row(row(pp=16, dp=4, recompute=None), LAYERS)
+    found, _ = plans_of(row(pp=16, dp=4, recompute=None), LAYERS)
     assert [fixed.even_stages for fixed in found.fixed] == [None]
     assert sorted(stage.layer_count for stage in found.plans[0].stages) == [2] * 8 + [3] * 8
 
 
 def test_every_second_layer_is_no_choice_of_the_search() -> None:
-    found, assumptions = plans_of_row(
-        row(recompute="selective", notes="AC=selective layer; x", micro_batch=None), LAYERS
-    )
+    found, assumptions = plans_of(row(recompute="selective", notes="AC=selective layer; x", micro_batch=None), LAYERS)
     assert found.fixed == ()
     assert [(run.count, run.recompute) for run in found.plans[0].stages[0].layers] == [(20, "full"), (20, "none")]
     assert assumptions == ["selective recompute by layer: every second one"]
@@ -154,14 +151,14 @@ def test_hybrid_sharding_without_a_number_is_within_a_node() -> None:
 )
 def test_what_no_plan_says_is_a_reason(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(SkippedRowError, match=reason):
-        plans_of_row(row(**changes), LAYERS)
+        plans_of(row(**changes), LAYERS)
 
 
 @pytest.mark.parametrize(
     ("framework", "pp", "zero_stage"), [("torchtitan", 1, 3), ("torchtitan", 4, 1), ("PyTorch", 4, 3)]
 )
 def test_torchtitan_keeps_parameters_gathered_in_a_pipeline(framework: str, pp: int, zero_stage: int) -> None:
-    found, _ = plans_of_row(row(framework=framework, pp=pp, dp=64 // pp, zero_or_fsdp="fsdp"), 40)
+    found, _ = plans_of(row(framework=framework, pp=pp, dp=64 // pp, zero_or_fsdp="fsdp"), 40)
     assert {plan.zero_stage for plan in found.plans} == {zero_stage}
 
 
@@ -174,6 +171,6 @@ def test_torchtitan_makes_as_many_microbatches_as_pipeline_ranks(
 ) -> None:
     """8 sequences a rank at pp 4, 2 at pp 1."""
     given = row(framework=framework, pp=pp, dp=64 // pp, micro_batch=None, global_batch=128, vpp=1)
-    found, assumptions = plans_of_row(given, 40)
+    found, assumptions = plans_of(given, 40)
     assert {plan.micro_batch for plan in found.plans} == micro_batches
     assert ("as many microbatches as pipeline ranks, torchtitan's default" in assumptions) == (micro_batches == {2})

@@ -2,9 +2,16 @@
 
 import pytest
 
+from shardwright.specs.training import Precision
 from shardwright.validation.rows.precision import precision_of_row
+from shardwright.validation.rows.stack import software_of_row
 from shardwright.validation.rows.table import SkippedRowError
 from tests.validation.made_up_rows import row
+
+
+def _precision(**changes: object) -> tuple[Precision, list[str]]:
+    given = row(**changes)
+    return precision_of_row(given, software_of_row(given).family)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +34,7 @@ from tests.validation.made_up_rows import row
 def test_lower_formats_are_of_linears_beside_bf16(
     changes: dict[str, object], linear: str, gather: str | None, assumed: list[str]
 ) -> None:
-    precision, assumptions = precision_of_row(row(**changes))
+    precision, assumptions = _precision(**changes)
     assert (precision.compute, precision.linear, precision.gather) == ("bf16", linear, gather)
     assert assumptions == assumed
 
@@ -43,11 +50,11 @@ def test_lower_formats_are_of_linears_beside_bf16(
     ],
 )
 def test_plain_formats(stated: str, notes: str | None, compute: str, gradients: str) -> None:
-    precision, assumptions = precision_of_row(row(precision=stated, notes=notes))
+    precision, assumptions = _precision(precision=stated, notes=notes)
     assert (precision.compute, precision.gradients, precision.linear, assumptions) == (compute, gradients, None, [])
 
 
 @pytest.mark.parametrize(("stated", "reason"), [(None, "precision unknown"), ("int3", "'int3' is not known")])
 def test_others_are_a_reason(stated: str | None, reason: str) -> None:
     with pytest.raises(SkippedRowError, match=reason):
-        precision_of_row(row(precision=stated))
+        _precision(precision=stated)

@@ -1,13 +1,16 @@
-"""Which schedule a row ran."""
+"""Which schedule a row ran, and the layers of its stages by the rule of its software."""
 
 import pytest
 
-from shardwright.validation.rows.schedule import pipelines_of_row
+from shardwright.validation.rows.schedule import by_cost, pipelines_of_row, stage_sizes
+from shardwright.validation.rows.stack import software_of_row
 from tests.validation.made_up_rows import row
 
 
 def _choices(layers: int = 40, pp: int = 4, **changes: object) -> list[tuple[str, int]]:
-    return [(choice.schedule, choice.stages_per_rank) for choice in pipelines_of_row(row(**changes), pp, layers)]
+    given = row(**changes)
+    found = pipelines_of_row(given, software_of_row(given).family, pp, layers)
+    return [(choice.schedule, choice.stages_per_rank) for choice in found]
 
 
 def test_no_pipeline_has_no_schedule_to_choose() -> None:
@@ -48,3 +51,35 @@ def test_stated_chunks_say_more_than_the_word_1f1b() -> None:
 
 def test_layers_that_do_not_divide_still_have_an_interleaved_schedule_where_it_is_named() -> None:
     assert _choices(layers=39, notes="interleaved 1F1B") == [("interleaved-1f1b", 2)]
+
+
+def test_even_where_nothing_else_is_known() -> None:
+    assert stage_sizes(row(), "torchtitan", 40, 3) == [13, 14, 13]
+
+
+def test_internevo_leaves_the_rest_to_the_last_stages() -> None:
+    assert stage_sizes(row(), "InternEvo", 32, 5) == [6, 6, 6, 7, 7]
+
+
+def test_nanotron_counts_the_head() -> None:
+    """28 layers of 113 million weights and a head of 403 million on 2 stages: the 16th layer crosses the half."""
+    one = row(hidden=3072, ffn_hidden=8192, vocab=131072)
+    assert stage_sizes(one, "nanotron", 28, 2) == [16, 12]
+
+
+@pytest.mark.parametrize(
+    ("layer_cost", "head_cost", "layers", "stages", "sizes"),
+    [
+        (1.0, 0.0, 8, 4, [3, 2, 2, 1]),  # a block that only reaches a stage's share does not end it
+        (1.0, 1.5, 8, 2, [5, 3]),
+    ],
+)
+def test_the_block_that_crosses_a_share_stays(
+    layer_cost: float, head_cost: float, layers: int, stages: int, sizes: list[int]
+) -> None:
+    assert by_cost(layer_cost, head_cost, layers, stages) == sizes
+
+
+def test_even_where_the_head_alone_would_fill_a_stage() -> None:
+    one = row(hidden=64, ffn_hidden=64, vocab=10**6)
+    assert stage_sizes(one, "nanotron", 4, 2) == [2, 2]

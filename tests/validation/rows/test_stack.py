@@ -3,7 +3,7 @@
 import pytest
 
 from shardwright.specs.stack import named_stack
-from shardwright.validation.rows.stack import framework_family, is_deepspeed_zero3, stack_of_row
+from shardwright.validation.rows.stack import ZERO3, Software, software_of_row
 from tests.validation.made_up_rows import row
 
 
@@ -35,27 +35,24 @@ from tests.validation.made_up_rows import row
     ],
 )
 def test_family_and_stack(framework: str, more: dict[str, object], family: str, stack: str) -> None:
-    given = row(framework=framework, **more)
-    assert framework_family(given) == family
-    assert stack_of_row(given) == (stack, [])
+    assert software_of_row(row(framework=framework, **more)) == Software(family, stack)
 
 
 @pytest.mark.parametrize("framework", ["TinyLlama (Lightning FSDP)", "HF Trainer", "Colossal-AI 0.3", "DeepSpeed"])
 def test_a_guess_says_what_it_rests_on(framework: str) -> None:
-    stack, assumptions = stack_of_row(row(framework=framework, zero_or_fsdp="1"))
-    assert named_stack(stack).name == stack
-    assert len(assumptions) == 1
+    software = software_of_row(row(framework=framework, zero_or_fsdp="1"))
+    assert named_stack(software.stack).name == software.stack
+    assert len(software.assumptions) == 1
 
 
 def test_a_framework_that_nobody_knows_is_a_guess_and_its_own_family() -> None:
-    given = row(framework="Trainerama 3")
-    assert framework_family(given) == "Trainerama 3"
-    assert stack_of_row(given) == ("fsdp", ["framework 'Trainerama 3': PyTorch FSDP with fused layers"])
-    assert framework_family(row(framework=None)) == "unknown"
-    assert stack_of_row(row(framework=None))[1] == ["framework unknown: PyTorch FSDP with fused layers"]
+    assumed = "PyTorch FSDP with fused layers"
+    named = Software("Trainerama 3", "fsdp", (f"framework 'Trainerama 3': {assumed}",))
+    assert software_of_row(row(framework="Trainerama 3")) == named
+    assert software_of_row(row(framework=None)) == Software("unknown", "fsdp", (f"framework unknown: {assumed}",))
 
 
 def test_only_deepspeed_that_shards_parameters_is_zero3() -> None:
-    assert is_deepspeed_zero3(row(framework="DeepSpeed", zero_or_fsdp="ZeRO-3"))
-    assert not is_deepspeed_zero3(row(framework="DeepSpeed", zero_or_fsdp="2"))
-    assert not is_deepspeed_zero3(row(framework="torchtitan", zero_or_fsdp="3"))
+    assert software_of_row(row(framework="DeepSpeed", zero_or_fsdp="ZeRO-3")).family == ZERO3
+    assert software_of_row(row(framework="DeepSpeed", zero_or_fsdp="2")).family == "DeepSpeed"
+    assert software_of_row(row(framework="torchtitan", zero_or_fsdp="3")).family == "torchtitan"

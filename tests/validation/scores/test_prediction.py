@@ -12,14 +12,10 @@ from shardwright.specs.estimate import Estimate
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import Plan
 from shardwright.specs.training import TrainingSpec
-from shardwright.validation.rows.setup import RowSetup, setup_of_row
-from shardwright.validation.scores.prediction import planners_choice, predict_setup
-from tests.validation.fake_costs import estimate_plan, standard_node
-from tests.validation.made_up_rows import row
-
-
-def _setup(**changes: object) -> RowSetup:
-    return setup_of_row(row(**changes), standard_node)
+from shardwright.validation.rows.measured_run import MeasuredRun, measured_run
+from shardwright.validation.scores.prediction import planners_choice, predict_run
+from tests.validation.fake_costs import estimate_plan
+from tests.validation.made_up_rows import row, run
 
 
 def _never(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Plan:
@@ -35,32 +31,32 @@ def _cannot_keep(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec,
 
 
 def test_a_complete_row_is_not_searched() -> None:
-    setup = _setup()
-    found = predict_setup(setup, estimate_plan, _never)
-    assert found.plan == setup.plans[0]
+    given = run()
+    found = predict_run(given, estimate_plan, _never)
+    assert found.plan == given.plans[0]
     assert found.assumptions == ()
 
 
 def test_the_fastest_of_the_searches_stands() -> None:
-    setup = _setup(zero_or_fsdp=None, framework="Megatron-LM", micro_batch=None)
+    given = run(zero_or_fsdp=None, framework="Megatron-LM", micro_batch=None)
     by_stage = {0: 1, 1: 2}  # the fake's step is longer with the larger micro batch, so ZeRO-0 is the faster
 
     def choose(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Plan:
         assert fixed.zero_stage is not None
         micro = by_stage[fixed.zero_stage]
-        return next(p for p in setup.plans if (p.zero_stage, p.micro_batch) == (fixed.zero_stage, micro))
+        return next(p for p in given.plans if (p.zero_stage, p.micro_batch) == (fixed.zero_stage, micro))
 
-    found = predict_setup(setup, estimate_plan, choose)
+    found = predict_run(given, estimate_plan, choose)
     assert (found.plan.zero_stage, found.plan.micro_batch) == (0, 1)
     assert found.assumptions == ("ZeRO stage: chosen by the planner", "micro batch: chosen by the planner")
 
 
 @pytest.mark.parametrize(("slower_by", "chosen"), [(0.005, 1), (0.02, 0)])
 def test_a_tie_in_time_goes_to_the_plan_that_leaves_more_memory(slower_by: float, chosen: int) -> None:
-    setup = _setup(zero_or_fsdp=None, framework="Megatron-LM")
+    given = run(zero_or_fsdp=None, framework="Megatron-LM")
 
     def choose(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Plan:
-        return next(plan for plan in setup.plans if plan.zero_stage == fixed.zero_stage)
+        return next(plan for plan in given.plans if plan.zero_stage == fixed.zero_stage)
 
     def estimate(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan) -> Estimate:
         """ZeRO-1 takes `slower_by` longer and holds a part less."""
@@ -71,13 +67,13 @@ def test_a_tie_in_time_goes_to_the_plan_that_leaves_more_memory(slower_by: float
         memory = tuple(part.model_copy(update={"activations": 0.0}) for part in whole.memory)
         return whole.model_copy(update={"step": step, "memory": memory})
 
-    assert predict_setup(setup, estimate, choose).plan.zero_stage == chosen
+    assert predict_run(given, estimate, choose).plan.zero_stage == chosen
 
 
 def test_where_nothing_fits_the_least_memory_stands_for_the_run() -> None:
     # 13B parameters with 16 bytes each on one device: the fake says 208 GB of 80
-    setup = _setup(zero_or_fsdp="0", micro_batch=None, recompute=None)
-    found = predict_setup(setup, estimate_plan, _nothing_fits)
+    given = run(zero_or_fsdp="0", micro_batch=None, recompute=None)
+    found = predict_run(given, estimate_plan, _nothing_fits)
     assert found.too_large is not None
     assert (found.plan.micro_batch, found.plan.stages[0].layers[0].recompute) == (1, "full")
     assert found.assumptions == (
@@ -87,8 +83,8 @@ def test_where_nothing_fits_the_least_memory_stands_for_the_run() -> None:
 
 
 def test_what_the_planner_cannot_keep_is_the_fastest_even_plan() -> None:
-    setup = _setup(micro_batch=None)
-    found = predict_setup(setup, estimate_plan, _cannot_keep)
+    given = run(micro_batch=None)
+    found = predict_run(given, estimate_plan, _cannot_keep)
     assert found.plan.micro_batch == 1
     assert found.assumptions == ("micro batch: the fastest even plan",)
 
@@ -98,13 +94,14 @@ def test_the_planner_keeps_what_a_row_states() -> None:
     stated = row(
         framework="Megatron-LM", tp=2, pp=4, dp=8, sp=False, zero_or_fsdp=None, micro_batch=None, recompute="full"
     )
-    setup = setup_of_row(stated, catalog_node)
-    found = predict_setup(setup, estimate_by_catalog, planners_choice)
+    given = measured_run(stated, catalog_node)
+    assert isinstance(given, MeasuredRun)
+    found = predict_run(given, estimate_by_catalog, planners_choice)
     plan = found.plan
     assert (plan.mesh.tp, plan.mesh.pp, plan.mesh.dp) == (2, 4, 8)
     assert len({stage.layer_count for stage in plan.stages}) == 1
     assert {run.recompute for stage in plan.stages for run in stage.layers} == {"full"}
     assert not plan.sequence_parallel
     assert found.too_large is None
-    tried = fastest(setup.model, setup.cluster, setup.training, setup.plans, estimate_by_catalog)
+    tried = fastest(given.model, given.cluster, given.training, given.plans, estimate_by_catalog)
     assert found.estimate.step_seconds <= 1.01 * tried.estimate.step_seconds

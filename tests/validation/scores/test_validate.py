@@ -13,10 +13,9 @@ from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import Plan
 from shardwright.specs.training import TrainingSpec
 from shardwright.validation.pages.tables import validation_tables
-from shardwright.validation.rows.plans import plans_of_row
 from shardwright.validation.scores.validate import Validation, validate_table
 from tests.validation.fake_costs import estimate_plan, standard_node
-from tests.validation.made_up_rows import LLAMA_ROW, row, write_csv
+from tests.validation.made_up_rows import LLAMA_ROW, plans_of, row, write_csv
 from tests.validation.rows.test_table import PUBLISHED
 
 # The fake cost model on the Llama row: 6 N T FLOPs at half of 64 x 300 TFLOP/s, and 10% for the second sequence.
@@ -101,7 +100,7 @@ def test_an_unknown_choice_is_the_planners(tmp_path: Path) -> None:
 
     def choose(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Plan:
         asked.append(fixed)
-        return plans_of_row(row(), model.layer_count)[0].plans[0]
+        return plans_of(row(), model.layer_count)[0].plans[0]
 
     unknown = LLAMA_ROW | {"micro_batch": None, "recompute": "unknown"}
     path = write_csv(tmp_path / "t.csv", [unknown, unknown | {"id": "the same run again"}])

@@ -10,13 +10,14 @@ from typing import NamedTuple
 from shardwright.costmodel.layers import model_flops_per_sequence
 from shardwright.specs import ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
-from shardwright.validation.rows import SkippedRowError, TableRow
+
+from .table import SkippedRowError, TableRow
 
 
 class Metric(NamedTuple):
-    """`value = factor * seconds`, or `factor / seconds` where `is_rate`. `unit` as the table writes it."""
+    """The metric of the table's `name`: `value = factor * seconds`, or `factor / seconds` where `is_rate`."""
 
-    unit: str
+    name: str
     factor: float
     is_rate: bool
 
@@ -27,6 +28,19 @@ class Metric(NamedTuple):
         return self.factor / value if self.is_rate else value / self.factor
 
 
+class MeasuredStep(NamedTuple):
+    """The step time that a row measured, and the metric that it was published in."""
+
+    metric: Metric
+    seconds: float
+
+
+class NoStep(NamedTuple):
+    """A row without a step time; `reason` says why."""
+
+    reason: str
+
+
 _NO_STEP = {
     "peak_mem_gb": "memory only: the row has no step time",
     "ms_fwd_bwd_one_layer": "one layer's time: not a training step",
@@ -35,7 +49,20 @@ _PEAK = re.compile(r"peak ([1-9]\d*(?:\.\d+)?) ?TFLOP")
 _SIX_N = re.compile(r"6 ?\*? ?n ?\*? ?[td]\b")
 
 
-def metric_of_row(row: TableRow, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> Metric:
+def measured_step(
+    row: TableRow, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec
+) -> MeasuredStep | NoStep:
+    """The row's own metric as step seconds."""
+    if row.metric_value is None:
+        return NoStep("metric_value unknown")
+    try:
+        metric = _metric_of_row(row, model, cluster, training)
+    except SkippedRowError as reason:
+        return NoStep(str(reason))
+    return MeasuredStep(metric, metric.step_seconds(row.metric_value))
+
+
+def _metric_of_row(row: TableRow, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> Metric:
     """The conversion for the row's own metric.
 
     Raises:
@@ -46,33 +73,32 @@ def metric_of_row(row: TableRow, model: ModelSpec, cluster: ClusterSpec, trainin
         raise SkippedRowError("metric_name unknown")
     if name in _NO_STEP:
         raise SkippedRowError(_NO_STEP[name])
-    factors = _factors(training, devices)
-    if name in factors:
-        return factors[name]._replace(unit=row.metric_unit or "")
+    of_batch = _time_and_batch_metrics(training, devices)
+    if name in of_batch:
+        return of_batch[name]
     if name == "tokens_per_s":
         if devices > 1:
             raise SkippedRowError("tokens/s: per device or in total is not stated")
-        return factors["tokens_per_s_total"]._replace(unit=row.metric_unit or "")
+        return of_batch["tokens_per_s_total"]._replace(name=name)
     if name not in ("tflops_per_gpu", "mfu_pct"):
         raise SkippedRowError(f"metric '{name}' is not known")
     whole = 1e12 if name == "tflops_per_gpu" else _peak_flops_per_s(row, cluster, training) / 100
-    return Metric(row.metric_unit or "", counted_flops(row, model, training) / devices / whole, is_rate=True)
+    return Metric(name, counted_flops(row, model, training) / devices / whole, is_rate=True)
 
 
-def _factors(training: TrainingSpec, devices: int) -> dict[str, Metric]:
-    """Factors of the metrics that need only the batch, by every name in use."""
+def _time_and_batch_metrics(training: TrainingSpec, devices: int) -> dict[str, Metric]:
+    """The metrics that need only the batch, by every name in use."""
     tokens, sequences = float(training.tokens_per_step), float(training.global_batch)
-    return {
-        **dict.fromkeys(("s_per_iter", "step_time_s"), Metric("", 1.0, is_rate=False)),
-        **dict.fromkeys(("ms_per_iter", "step_time_ms"), Metric("", 1e3, is_rate=False)),
-        **dict.fromkeys(("iter_per_s", "steps_per_s"), Metric("", 1.0, is_rate=True)),
-        "tokens_per_s_per_gpu": Metric("", tokens / devices, is_rate=True),
-        "tokens_per_s_total": Metric("", tokens, is_rate=True),
-        **dict.fromkeys(("sequences_per_s", "samples_per_s"), Metric("", sequences, is_rate=True)),
-        **dict.fromkeys(
-            ("sequences_per_s_per_gpu", "samples_per_s_per_gpu"), Metric("", sequences / devices, is_rate=True)
-        ),
-    }
+    kinds = (
+        (("s_per_iter", "step_time_s"), 1.0, False),
+        (("ms_per_iter", "step_time_ms"), 1e3, False),
+        (("iter_per_s", "steps_per_s"), 1.0, True),
+        (("tokens_per_s_per_gpu",), tokens / devices, True),
+        (("tokens_per_s_total",), tokens, True),
+        (("sequences_per_s", "samples_per_s"), sequences, True),
+        (("sequences_per_s_per_gpu", "samples_per_s_per_gpu"), sequences / devices, True),
+    )
+    return {name: Metric(name, factor, is_rate) for names, factor, is_rate in kinds for name in names}
 
 
 def counted_flops(row: TableRow, model: ModelSpec, training: TrainingSpec) -> float:

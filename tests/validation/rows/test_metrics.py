@@ -4,11 +4,11 @@ import pytest
 
 from shardwright.catalog.huggingface.load import load_model
 from shardwright.specs.training import TrainingSpec
-from shardwright.validation.rows.setup import setup_of_row
-from shardwright.validation.rows.table import SkippedRowError, TableRow
-from shardwright.validation.scores.metrics import Metric, counted_flops, metric_of_row
+from shardwright.validation.rows.measured_run import MeasuredRun, measured_run
+from shardwright.validation.rows.metrics import MeasuredStep, NoStep, counted_flops
+from shardwright.validation.rows.table import TableRow
 from tests.validation.fake_costs import standard_node
-from tests.validation.made_up_rows import row
+from tests.validation.made_up_rows import row, run
 
 SC21 = "SC21 eq 3: 96Bslh^2(1+s/6h+V/16lh), hardware FLOPs incl. recompute forward"
 GPT_175B: dict[str, object] = {  # Narayanan et al. 2021, table 2, the PTD-P run on 384 devices
@@ -61,14 +61,15 @@ NANOTRON: dict[str, object] = {  # nanotron-001 of the published table
 }
 
 
-def _metric(given: TableRow) -> Metric:
-    setup = setup_of_row(given, standard_node)
-    return metric_of_row(given, setup.model, setup.cluster, setup.training)
+def _step(given: TableRow) -> MeasuredStep:
+    found = measured_run(given, standard_node)
+    assert isinstance(found, MeasuredRun), found
+    assert isinstance(found.step, MeasuredStep), found.step
+    return found.step
 
 
 def _step_seconds(given: TableRow) -> float:
-    assert given.metric_value is not None
-    return _metric(given).step_seconds(given.metric_value)
+    return _step(given).seconds
 
 
 def test_tokens_per_second_and_device() -> None:
@@ -164,7 +165,8 @@ def test_bigscience_flops_are_eight_times_parameters() -> None:
     ],
 )
 def test_value_and_seconds_are_inverse(name: str) -> None:
-    metric = _metric(row(metric_name=name))
+    metric = _step(row(metric_name=name)).metric
+    assert metric.name == name
     assert metric.value(metric.step_seconds(123.4)) == pytest.approx(123.4)
     assert metric.value(2.0) == pytest.approx(metric.value(1.0) * (0.5 if metric.is_rate else 2.0))
 
@@ -173,8 +175,7 @@ def test_tokens_per_second_of_unstated_scope() -> None:
     assert _step_seconds(
         row(metric_name="tokens_per_s", metric_value=8192, gpus=1, dp=1, global_batch=2, zero_or_fsdp="0")
     ) == pytest.approx(1.0)
-    with pytest.raises(SkippedRowError, match="per device or in total"):
-        _metric(row(metric_name="tokens_per_s"))
+    assert run(metric_name="tokens_per_s").step == NoStep("tokens/s: per device or in total is not stated")
 
 
 @pytest.mark.parametrize(
@@ -189,5 +190,6 @@ def test_tokens_per_second_of_unstated_scope() -> None:
     ],
 )
 def test_what_cannot_be_converted_says_why(changes: dict[str, object], reason: str) -> None:
-    with pytest.raises(SkippedRowError, match=reason):
-        _metric(row(**changes))
+    step = run(**changes).step
+    assert isinstance(step, NoStep)
+    assert reason in step.reason

@@ -1,0 +1,146 @@
+"""A whole row as a run: what it measured, precision, attention, and what was assumed on the way."""
+
+import pytest
+
+from shardwright.specs.training import Precision
+from shardwright.validation.rows.measured_run import measured_run
+from shardwright.validation.rows.memory_reading import MemoryReading
+from shardwright.validation.rows.metrics import MeasuredStep, Metric, NoStep
+from tests.validation.fake_costs import standard_node
+from tests.validation.made_up_rows import row, run, skipped
+
+
+def test_a_complete_row_is_one_run() -> None:
+    found = run(interconnect="400 Gb/s RDMA per GPU")
+    assert (found.model.layer_count, found.cluster.devices, len(found.plans)) == (40, 64, 1)
+    assert (found.training.seq_len, found.training.global_batch) == (4096, 128)
+    assert found.assumptions == ()
+
+
+@pytest.mark.parametrize(
+    ("stated", "notes", "precision"),
+    [
+        ("bf16", None, Precision(compute="bf16", gradients="fp32")),
+        ("TE BF16", None, Precision(compute="bf16", gradients="fp32")),
+        ("bf16", "grad_accum=1; MP mode=PURE; x", Precision(compute="bf16", gradients="bf16")),
+        ("bf16", "grad_accum=1; MP mode=DEFAULT; x", Precision(compute="bf16", gradients="fp32")),
+        ("fp16", None, Precision(compute="fp16", gradients="bf16")),
+        ("mixed half", None, Precision(compute="fp16", gradients="bf16")),
+        ('fp16/bf16 mixed ("half precision")', None, Precision(compute="fp16", gradients="bf16")),
+        ("tf32", None, Precision(compute="tf32")),
+        ("fp32", None, Precision(compute="fp32")),
+    ],
+)
+def test_precision(stated: str, notes: str | None, precision: Precision) -> None:
+    assert run(precision=stated, notes=notes).training.precision == precision
+
+
+@pytest.mark.parametrize(
+    ("stated", "kernel", "assumed"),
+    [
+        ("flash", "flash", False),
+        ("TorchSDPA", "flash", False),
+        ("FlashAttention-2", "flash", False),
+        ("unfused", "unfused", False),
+        ("eager", "unfused", False),
+        ("TransformerEngine (cuDNN fused)", "flash", False),
+        (None, "flash", True),
+    ],
+)
+def test_attention(stated: str | None, kernel: str, assumed: bool) -> None:
+    found = run(attention=stated)
+    assert found.training.attention == kernel
+    assert ("fused attention" in found.assumptions) is assumed
+
+
+def test_assumptions_of_every_part_are_kept() -> None:
+    unknown: dict[str, object] = dict.fromkeys(("attention", "kv_heads", "micro_batch", "gpus_per_node", "framework"))
+    found = run(**unknown, model="Llama-like-13B", tp=8, dp=8)
+    assert found.assumptions == (
+        "as many key-value heads as heads",
+        "fused attention",
+        "framework unknown: PyTorch FSDP with fused layers",
+        "sequence parallelism beside tensor parallelism",
+        "devices per node of the standard node",
+        "network of the standard node",
+    )
+    assert found.unknown == ("micro batch",)
+
+
+def test_attention_before_fused_kernels_existed_was_not_fused() -> None:
+    found = run(attention=None, year=2021)
+    assert found.training.attention == "unfused"
+    assert "unfused attention, as of its year" in found.assumptions
+
+
+def test_the_framework_is_the_stack() -> None:
+    assert run(framework="Megatron-Core r0.8.0").training.stack == "megatron-core"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"reason": "fine-tuning row"}, "fine-tuning row"),
+        ({"precision": None}, "precision unknown"),
+        ({"precision": "int4"}, "precision 'int4' is not known"),
+        ({"attention": "magic"}, "attention 'magic' is not known"),
+        ({"global_batch": None}, "global_batch unknown"),
+        ({"seq_len": None}, "seq_len unknown"),
+        ({"model": "Llama 3.1 8B (QLoRA)"}, "LoRA"),
+    ],
+)
+def test_what_is_no_run_says_why(changes: dict[str, object], reason: str) -> None:
+    assert reason in skipped(**changes).reason
+
+
+def test_what_was_measured_is_read_once() -> None:
+    found = run(peak_mem_gb=50.0, framework="nanotron v0.5", notes="as published")
+    assert (found.id, found.source, found.framework) == ("llama-1", "someone/bench README.md", "nanotron")
+    assert (found.unit, found.value, found.memory_bytes) == ("tokens/s/GPU", 2162.0, 50e9)
+    assert found.step == MeasuredStep(Metric("tokens_per_s_per_gpu", 8192.0, is_rate=True), 8192 / 2162)
+    assert found.memory_reading == MemoryReading("reserved", first_node=False)
+    assert (found.device, found.notes) == ("A100-SXM-80GB", "as published")
+    assert found.job == "Llama-2-13B, 64 x A100-SXM-80GB, bf16, batch 128 x 4096 tokens"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"metric_value": None}, "metric_value unknown"),
+        ({"metric_name": "peak_mem_gb"}, "memory only: the row has no step time"),
+        ({"metric_name": "joules"}, "metric 'joules' is not known"),
+    ],
+)
+def test_a_run_without_a_step_time_says_why_and_keeps_its_memory(changes: dict[str, object], reason: str) -> None:
+    found = run(peak_mem_gb=50.0, **changes)
+    assert found.step == NoStep(reason)
+    assert found.memory_bytes == 50e9
+    assert found.memory_reading is not None
+
+
+def test_a_row_that_is_no_run_keeps_what_it_reports() -> None:
+    found = skipped(reason="fine-tuning row", peak_mem_gb=50.0, framework="nanotron v0.5")
+    assert (found.id, found.source, found.framework, found.core) == (
+        "llama-1",
+        "someone/bench README.md",
+        "nanotron",
+        False,
+    )
+    assert (found.unit, found.value, found.memory_bytes) == ("tokens/s/GPU", 2162.0, 50e9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "core"),
+    [
+        ({}, True),
+        ({"framework": None, "gpu": None}, True),
+        ({"framework": "nanotron v0.5"}, False),
+        ({"framework": "Megatron-LM + DeepSpeed ZeRO-3", "zero_or_fsdp": "3"}, False),
+        ({"framework": "Megatron-DeepSpeed", "zero_or_fsdp": "1"}, True),
+        ({"gpu": "V100-SXM-32GB"}, False),
+        ({"gpu": "H100-SXM-80GB", "framework": "Megatron-LM"}, True),
+    ],
+)
+def test_which_runs_carry_a_target(changes: dict[str, object], core: bool) -> None:
+    """Whether or not the rest of the row can be read."""
+    assert measured_run(row(**changes), standard_node).core is core
