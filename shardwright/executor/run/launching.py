@@ -14,7 +14,7 @@ from shardwright.executor.parallel import check_split_backward
 from shardwright.executor.training import RunFolder, RunIdentity, open_plan_batches, plan_digest
 from shardwright.specs import Measurement, read_measurement
 
-from .rank import run_rank
+from .rank import plans_for_gpus, run_rank
 from .torchrun import run_torchrun
 
 MOST_CPU_RANKS = 8
@@ -52,7 +52,7 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
     if start.step == options.steps:
         progress(f"{folder.path}: already holds all {options.steps} steps; give more steps to go on")
         return read_measurement(folder.measurement)
-    if plan_file.cluster.node.device.kind == "gpu" and not torch.cuda.is_available() and leads:
+    if plans_for_gpus(plan_file) and not torch.cuda.is_available() and leads:
         progress("no GPU here: training on this machine's CPUs; the plan's prediction is for GPUs")
     if not leads:
         return run_rank(plan_file, options, folder, progress)
@@ -99,7 +99,7 @@ def _offered_ranks(plan_file: PlanFile, options: RunOptions) -> tuple[int, str]:
     """Return the number of available ranks, and words for a message that say why."""
     if "RANK" in os.environ:
         return int(os.environ["WORLD_SIZE"]), "torchrun was started with"
-    if plan_file.cluster.node.device.kind == "gpu" and torch.cuda.is_available():
+    if plans_for_gpus(plan_file) and torch.cuda.is_available():
         present = torch.cuda.device_count()
         return min(present, options.ranks or present), "the GPUs to run on are"
     if options.ranks is not None:

@@ -36,9 +36,14 @@ def run_rank(
         dist.destroy_process_group()
 
 
+def plans_for_gpus(plan_file: PlanFile) -> bool:
+    """Return whether the plan is for GPUs; a machine without them trains it on its CPUs."""
+    return plan_file.cluster.node.device.kind == "gpu"
+
+
 def pick_device(plan_file: PlanFile) -> torch.device:
     """Return this rank's GPU where the plan is for GPUs and the machine has them, else the CPU."""
-    if plan_file.cluster.node.device.kind == "gpu" and torch.cuda.is_available():
+    if plans_for_gpus(plan_file) and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 
