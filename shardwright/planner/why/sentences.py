@@ -1,6 +1,8 @@
 """The reasons for a plan, in plain sentences with numbers."""
 
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 
 from shardwright.base import GIB, units
 from shardwright.costmodel import estimate_plan, is_unsettled
@@ -50,7 +52,7 @@ def explain(
         _what(plan, estimate),
         _where_time_goes(estimate),
         _memory(plan, estimate, cluster, times),
-        *(_compared(other, estimate) for other in sorted(others, key=_seconds_of)),
+        *(_compared(other, estimate) for other in _grouped(sorted(others, key=_seconds_of))),
     ]
     if kept := [f"{axis} {degree}" for axis, degree in plan.mesh if axis in ("cp", "ep") and degree > 1]:
         lines.append(f"The planner does not search other degrees of {' and '.join(kept)}.")
@@ -99,6 +101,18 @@ def _seconds_of(other: Alternative) -> float:
     return other.estimate.step_seconds if other.estimate else float("inf")
 
 
+def _grouped(others: Iterable[Alternative]) -> list[Alternative]:
+    """Join the changes that lead to the same plan."""
+    found: list[Alternative] = []
+    for other in others:
+        if found and other.plan is not None and other.plan == found[-1].plan:
+            complete = found[-1].complete and other.complete
+            found[-1] = replace(found[-1], change=f"{found[-1].change}, or {other.change}", complete=complete)
+        else:
+            found.append(other)
+    return found
+
+
 def _compared(other: Alternative, mine: Estimate) -> str:
     if not other.divides:
         return f"{other.change} does not divide the model, the batch or the cluster."
@@ -110,7 +124,8 @@ def _compared(other: Alternative, mine: Estimate) -> str:
     cause = max(differences, key=lambda name: differences[name] if change >= 0 else -differences[name])
     why = f", {_CAUSES[cause]} {_signed_seconds(differences[cause])}" if abs(change) > 0.0005 else ""
     cut = "" if other.complete else "; its search was cut short"
-    return f"With {other.change}: {units.seconds(seconds)}, {_how_much(change)}{why}{cut}."
+    mesh = f" on {other.plan.mesh}" if other.plan else ""
+    return f"With {other.change}: {units.seconds(seconds)}{mesh}, {_how_much(change)}{why}{cut}."
 
 
 def _how_much(change: float) -> str:

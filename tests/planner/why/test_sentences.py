@@ -15,6 +15,7 @@ from shardwright.planner.branching.result import SearchResult
 from shardwright.planner.space.fixed import Fixed
 from shardwright.planner.why.alternatives import alternatives
 from shardwright.planner.why.sentences import explain
+from shardwright.specs.plan import Plan
 from shardwright.specs.training import TrainingSpec
 from tests.planner.small_problems import tiny_cluster, tiny_model
 
@@ -158,3 +159,16 @@ def test_says_that_expert_parallelism_is_not_searched() -> None:
     fixed = search(model, cluster, training, fixed=Fixed(ep=4), runners_up=0)
     assert fixed.plan.mesh.ep == 4
     assert not any("not searched" in line for line in explain(fixed, model, cluster, training))
+
+
+def test_changes_that_lead_to_the_same_plan_are_told_together(found: SearchResult, lines: list[str]) -> None:
+    others = alternatives(found.plan, _MODEL, _CLUSTER, _TRAINING, CatalogTimes(_CLUSTER, _TRAINING))
+    by_plan: dict[Plan, list[str]] = {}
+    for other in others:
+        if other.plan is not None:
+            by_plan.setdefault(other.plan, []).append(other.change)
+    assert any(len(changes) > 1 for changes in by_plan.values())
+    for plan, changes in by_plan.items():
+        (line,) = [line for line in lines if changes[0] in line and line.startswith("With")]
+        assert all(change in line for change in changes)
+        assert f" on {plan.mesh}, " in line
