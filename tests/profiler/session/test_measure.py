@@ -121,7 +121,7 @@ class TestOrderAndBudget:
         figure = MadeUpFigure("slow", clock=bench.clock, seconds=5.0)
         profile = bench.measure(tmp_path, bench.probe(), figures=[figure], budget_seconds=2.0)
         assert profile.points == 0
-        (remark,) = [remark for remark in profile.remarks if "telling sizes" in remark]
+        (remark,) = [remark for remark in profile.remarks if "important sizes" in remark]
         assert remark.endswith("give --budget 180")
 
     def test_too_little_time_for_the_most_telling_is_said(self, tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_the_allocator_is_not_tried_without_memory() -> None:
 
 
 def test_a_cpu_has_no_allocator_of_its_own() -> None:
-    with pytest.raises(UnavailableError, match="process of its own"):
+    with pytest.raises(UnavailableError, match="measured in a separate process"):
         AllocatorProbe().measure(CpuMachine())
 
 
