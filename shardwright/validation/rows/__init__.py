@@ -4,8 +4,7 @@ from .cluster import StandardNode
 from .measured_run import MeasuredRun, SkippedRun, measured_run
 from .metrics import MeasuredStep, Metric, NoStep
 from .not_modelled import skip_reason
-from .source import short_source_name
-from .table import TableRow, read_table
+from .table import TableRow, read_table, short_source_name
 
 __all__ = [
     "MeasuredRun",

@@ -19,9 +19,8 @@ from .model import model_of_row
 from .not_modelled import refuse_other_runs, skip_reason
 from .plans import plans_of_row
 from .precision import precision_of_row
-from .source import source_name
 from .stack import ZERO3, Software, software_of_row
-from .table import SkippedRowError, TableRow
+from .table import SkippedRowError, TableRow, source_name
 
 _FUSED = r"flash|sdpa|fused|cudnn|xformers|efficient|flex|splash|pallas|triton|\bte\b|\bfa-?[234]\b|transformer ?engine"
 _UNFUSED = r"unfused|eager|math|naive|standard|not fused|\bcore\b"

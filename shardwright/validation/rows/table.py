@@ -1,6 +1,7 @@
 """A table of measured training runs: one typed row each, in the schema of `published/README.md`."""
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,11 @@ from pydantic import Field, ValidationError
 
 from shardwright.base import SpecError, nearest
 from shardwright.specs import PositiveFloat, PositiveInt, Spec
+
+_COMMIT = re.compile(r"@[0-9a-f]{3,40}\b")
+_LINES = re.compile(r"\blines?\s+\d+(?:\s*[-,]\s*\d+)*")
+_REMARK = re.compile(r"\([^()]*\)")
+_SECTION = re.compile(r"\[[^\[\]]*\]")
 
 
 class SkippedRowError(Exception):
@@ -155,3 +161,26 @@ def _refuse_repeats(path: Path, rows: Sequence[TableRow]) -> None:
     for number, row in enumerate(rows, start=1):
         if (earlier := first_seen.setdefault(row.id, number)) != number:
             raise SpecError(f"{path}: rows {earlier} and {number} have the same id '{row.id}'; give each row its own")
+
+
+def source_name(source: str | None) -> str:
+    """A `source` cell without commit, lines and remarks: the document, and the table or [section] in it if it names one.
+
+    "o/r docs/a.md@1a2b3c4d line 7 [Large, on 8]" is "o/r docs/a.md [Large, on 8]"; "arXiv 2104.04473 Table 2" is itself.
+    """
+    cited = (source or "").partition(";")[0]
+    section = _SECTION.search(cited)
+    document = _SECTION.sub(" ", cited)
+    for noise in (_COMMIT, _REMARK, _LINES):
+        document = noise.sub(" ", document)
+    return " ".join(f"{document} {section[0] if section else ''}".split()) or "unknown"
+
+
+def short_source_name(name: str) -> str:
+    """A name of `source_name` for a figure's label: without the repository's owner and the folders above the last."""
+    repository, _, rest = name.partition(" ")
+    if "/" not in repository:
+        return name
+    document, _, place = rest.partition(" ")
+    shown = "/".join(document.split("/")[-2:])
+    return " ".join(f"{repository.rpartition('/')[2]} {shown} {place}".split())
