@@ -3,7 +3,7 @@
 from .accuracy import ErrorSummary, Trial, rank_agreement, summarise_errors
 from .explained_row import ExplainedRow
 from .outcome import Outcome, TimedRun
-from .summary import UNDER_PREDICTED, RowsSummary, ValidationSummary
+from .summary import UNDER_PREDICTED, RowsSummary, ValidationSummary, summarise_rows
 from .validate import Validation, predict_rows, validate_table
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "predict_rows",
     "rank_agreement",
     "summarise_errors",
+    "summarise_rows",
     "validate_table",
 ]

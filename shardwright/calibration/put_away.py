@@ -1,0 +1,127 @@
+"""`python -m shardwright.calibration.put_away`: errors of the rows that the model was built with, beside those put away.
+
+Rows put away are for scoring only. This command prints their totals by source and by class, never a row, so that nobody
+tunes on one. A row trains adapters if its `reason` says so; such rows are counted apart.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from shardwright.base import units as readable
+from shardwright.specs import named_stack
+from shardwright.specs.model import FeedForward
+from shardwright.validation.rows import MeasuredRun, TableRow, read_table
+from shardwright.validation.scores import Outcome, predict_rows, summarise_rows
+
+FOLDER = Path(__file__).parent / "published"
+TABLES = (FOLDER / "training.csv", FOLDER / "training-2.csv")
+# Sources by the first part of a row's id. Chosen before anything was changed with training-2.csv in view.
+PUT_AWAY = ("torchao", "vocabpp", "msswift", "nemodoc", "mlperf41", "mlperf50")
+# Devices of the rows that the constants of compute are fitted to, as their tables write them.
+_CALIBRATED_DEVICES = ("A100", "A800", "H100", "H800")
+_COLUMNS = ("rows", "skipped", "median", "mean", "p90", "signed", "80%", "95%", "memory", "median", "mean", "5% under")
+
+
+class Scored(NamedTuple):
+    """A row and what became of it."""
+
+    row: TableRow
+    outcome: Outcome
+
+    @property
+    def source(self) -> str:
+        """The first part of the id: `dgxc` of `dgxc-012`."""
+        return self.row.id.rpartition("-")[0] or self.row.id
+
+    @property
+    def is_put_away(self) -> bool:
+        return self.source in PUT_AWAY
+
+    @property
+    def trains_adapters(self) -> bool:
+        return "lora" in (self.row.reason or "").lower()
+
+    @property
+    def kind(self) -> str:
+        """The class of the run: by its device, then by what is least sure about it."""
+        run = self.outcome.run
+        if not isinstance(run, MeasuredRun):
+            return "not read"
+        if not run.device.startswith(_CALIBRATED_DEVICES):
+            return "device not calibrated"
+        if any(not isinstance(block.ffn, FeedForward) for block in run.model.layer_classes):
+            return "experts"
+        if run.training.precision.linear is not None:
+            return "low precision"
+        if named_stack(run.training.stack).unsettled:
+            return "unsettled stack"
+        return "dense, choices unknown" if run.unknown else "dense, stated"
+
+
+def score(tables: Sequence[Path]) -> list[Scored]:
+    """Predict every row of every table."""
+    found = []
+    for path in tables:
+        rows = read_table(path)
+        found += [Scored(row, outcome) for row, outcome in zip(rows, predict_rows(rows), strict=True)]
+    return found
+
+
+def totals_table(title: str, groups: dict[str, list[Scored]]) -> Table:
+    """One line a group: rows, the share without a predicted time, errors of time, coverage, errors of memory."""
+    table = Table("", title=title, title_justify="left")
+    for column in _COLUMNS:
+        table.add_column(column, justify="right")
+    for name, rows in groups.items():
+        table.add_row(name, *_cells(rows))
+    return table
+
+
+def _cells(rows: Sequence[Scored]) -> list[str]:
+    summary = summarise_rows([one.outcome for one in rows])
+    skipped = readable.share(1 - summary.predicted / len(rows)) if rows else ""
+    errors, memory = summary.errors, summary.memory
+    times = (errors.median, errors.mean, errors.p90) if errors else ()
+    return [
+        str(len(rows)),
+        skipped,
+        *(map(readable.share, times) if errors else ("", "", "")),
+        readable.signed_share(errors.mean_signed) if errors else "",
+        *("" if share is None else readable.share(share) for share in (summary.coverage_80, summary.coverage_95)),
+        *([str(memory.count), *map(readable.share, (memory.median, memory.mean))] if memory else ("0", "", "")),
+        "" if summary.memory_under_predicted is None else readable.share(summary.memory_under_predicted),
+    ]
+
+
+def _grouped(rows: Sequence[Scored], key: Callable[[Scored], str]) -> dict[str, list[Scored]]:
+    return {name: [one for one in rows if key(one) == name] for name in sorted({key(one) for one in rows})}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Predict and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", type=Path, default=TABLES, help="CSV tables; default: the published ones")
+    console = Console(width=170)
+    rows = score(parser.parse_args(arguments).tables)
+    whole = [one for one in rows if not one.trains_adapters]
+    used, away = ([one for one in whole if one.is_put_away == put_away] for put_away in (False, True))
+    sides = {
+        "used": used,
+        "used, core": [one for one in used if one.outcome.run.core],
+        "put away": away,
+        "both": whole,
+        "adapters": [one for one in rows if one.trains_adapters],
+    }
+    console.print(totals_table("All rows; adapters are counted apart", {name: of for name, of in sides.items() if of}))
+    for name, side in (("used", used), ("put away", away)):
+        console.print(totals_table(f"Rows {name}, by class", _grouped(side, lambda one: one.kind)))
+        console.print(totals_table(f"Rows {name}, by source", _grouped(side, lambda one: one.source)))
+
+
+if __name__ == "__main__":
+    main()

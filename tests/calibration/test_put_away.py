@@ -1,0 +1,43 @@
+"""The totals of rows put away: which rows they count, and that no row shows alone."""
+
+from pathlib import Path
+
+import pytest
+
+from shardwright.calibration.put_away import PUT_AWAY, TABLES, main, score
+from shardwright.validation.rows import read_table
+
+_USED, _AWAY, _ADAPTER = "dgxc", PUT_AWAY[0], "lora"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Rows of the published table under made-up ids: one used, one put away, one of adapters."""
+    header, first, second, *_ = TABLES[0].read_text(encoding="utf-8").splitlines()
+    used = f"{_USED}-001,{first.partition(',')[2]}"
+    away = f"{_AWAY}-001,{second.partition(',')[2]}"
+    adapter = f"{_AWAY}-002,{second.rpartition(',')[0].partition(',')[2]},LoRA/QLoRA row (kept apart)"
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join([header, used, away, adapter]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_each_row_is_on_its_side(table: Path) -> None:
+    used, away, adapter = score([table])
+    assert (used.source, used.is_put_away, used.trains_adapters) == (_USED, False, False)
+    assert (away.source, away.is_put_away, away.trains_adapters) == (_AWAY, True, False)
+    assert adapter.trains_adapters
+
+
+def test_totals_show_no_row_alone(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(table)])
+    shown = capsys.readouterr().out
+    assert _USED in shown
+    assert _AWAY in shown
+    for row in read_table(table):
+        assert row.id not in shown
+
+
+def test_every_source_put_away_is_in_the_tables() -> None:
+    sources = {row.id.rpartition("-")[0] for path in TABLES for row in read_table(path)}
+    assert set(PUT_AWAY) <= sources
