@@ -19,8 +19,8 @@ from shardwright.base import FloatArray
 from shardwright.base import units as readable
 from shardwright.costmodel import is_unsettled
 from shardwright.costmodel.op_times import constants
-from shardwright.validation.rows import read_table
 from shardwright.validation.scores import predict_rows, summarise_errors
+from shardwright.validation.table import read_table
 
 from .interval_factors import LEVELS, Residual, interval_factors, left_out_coverage
 from .known_constants import KNOWN

@@ -15,8 +15,9 @@ from rich.table import Table
 from shardwright.base import units as readable
 from shardwright.specs import named_stack
 from shardwright.specs.model import FeedForward
-from shardwright.validation.rows import MeasuredRun, TableRow, read_table
+from shardwright.validation.rows import MeasuredRun
 from shardwright.validation.scores import Outcome, predict_rows, summarise_rows
+from shardwright.validation.table import TableRow, read_table
 
 FOLDER = Path(__file__).parent / "published"
 TABLES = (FOLDER / "training.csv", FOLDER / "training-2.csv")

@@ -12,6 +12,7 @@ from shardwright.base import SpecError, nearest
 from shardwright.specs import (
     Device,
     DeviceFormat,
+    Generation,
     Host,
     Link,
     NodeGroup,
@@ -50,6 +51,7 @@ class DeviceEntry(Spec):
     multiprocessors: PositiveInt
     launch_seconds: NonNegativeFloat
     context_bytes: NonNegativeFloat
+    generation: Generation | None = None
     sources: dict[str, str]
 
     @model_validator(mode="after")
@@ -121,6 +123,7 @@ def device(name: str) -> Device:
         multiprocessors=entry.multiprocessors,
         launch_seconds=entry.launch_seconds,
         context_bytes=entry.context_bytes,
+        generation=entry.generation,
         sources=dict(entry.sources),
     )
 

@@ -28,8 +28,8 @@ def validate(
     from shardwright.catalog import standard_node
     from shardwright.costmodel import estimate_plan
     from shardwright.validation.pages import validation_tables
-    from shardwright.validation.rows import read_table
     from shardwright.validation.scores import validate_table
+    from shardwright.validation.table import read_table
 
     refuse_existing(report, force=force, inputs=[table])
     if plots and plots.exists() and not plots.is_dir():

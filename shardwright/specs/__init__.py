@@ -14,7 +14,7 @@ from .candidates import (
     tp_group,
 )
 from .choices import AXES, CHOICES, COLUMNS, Choice
-from .cluster import MOST_DEVICES, ClusterSpec, Device, DeviceFormat, Host, Link, LinkKind, NodeGroup
+from .cluster import MOST_DEVICES, ClusterSpec, Device, DeviceFormat, Generation, Host, Link, LinkKind, NodeGroup
 from .estimate import Estimate, Interval, MemoryBytes, StepSeconds
 from .measurement import Fingerprint, Measurement, StepRecord, read_measurement
 from .mesh import Mesh, RankGroup
@@ -81,6 +81,7 @@ __all__ = [
     "Figure",
     "Fingerprint",
     "Format",
+    "Generation",
     "Host",
     "Interval",
     "Lane",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import networkx
 
 LinkKind = Literal["nvlink", "nvswitch", "infinity-fabric", "pcie", "infiniband", "roce", "ethernet", "shared-memory"]
+Generation = Literal["volta", "ampere", "ada", "hopper", "blackwell"]
 DeviceFormat = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "fp4"]
 GraphNode = tuple[str, int]
 FABRIC: GraphNode = ("fabric", 0)
@@ -31,7 +32,8 @@ class Device(Spec):
     `attention_flops_per_s`: measured rates of fused causal attention, forward and backward, counting the causal half;
     empty where the cost model derives them from the peak.
     `launch_seconds`: the least time between two kernel starts; for a CPU the dispatch time of one small operation.
-    `context_bytes`: what a process holds before its first tensor. `sources`: the source of each figure, by field.
+    `context_bytes`: what a process holds before its first tensor. `generation`: where peaks don't tell it (see
+    `since_hopper`). `sources`: the source of each figure, by field.
     """
 
     name: str = Field(min_length=1)
@@ -45,6 +47,7 @@ class Device(Spec):
     multiprocessors: PositiveInt = 1
     launch_seconds: NonNegativeFloat = 0.0
     context_bytes: NonNegativeFloat = 0.0
+    generation: Generation | None = None
     sources: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -67,8 +70,10 @@ class Device(Spec):
 
     @property
     def since_hopper(self) -> bool:
-        """Whether this is a GPU of Hopper's generation or a later one, by its peak in 16 bits: 989 TFLOP/s of an H100 SXM, 312 of
-        an A100."""
+        """Whether this is a GPU of Hopper's generation or a later one: as `generation` says, else by its peak in 16 bits, which
+        is 989 TFLOP/s for an H100 SXM and 312 for an A100."""
+        if self.generation is not None:
+            return self.generation in ("hopper", "blackwell")
         return max(self.peak_flops_per_s.get(name, 0.0) for name in ("bf16", "fp16")) > 500e12
 
 

@@ -107,10 +107,12 @@ class Stack(Spec):
 
 @cache
 def _stacks() -> dict[str, Stack]:
-    text = (files(__package__) / "stacks.toml").read_text(encoding="utf-8")
+    """Every stack by name. An entry with `like` takes what it leaves out from that earlier stack."""
+    entries: dict[str, dict[str, object]] = {}
+    for name, entry in tomllib.loads((files(__package__) / "stacks.toml").read_text(encoding="utf-8")).items():
+        entries[name] = (entries[entry.pop("like")] if "like" in entry else {}) | entry
     return {
-        name: Stack.parse({"name": name, **entry}, source=f"stacks.toml [{name}]")
-        for name, entry in tomllib.loads(text).items()
+        name: Stack.parse({"name": name, **entry}, source=f"stacks.toml [{name}]") for name, entry in entries.items()
     }
 
 

@@ -12,6 +12,7 @@ from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.plan import LayerRun, Plan, Stage
 from shardwright.specs.training import TrainingSpec
+from shardwright.validation.layout.plans import Reading
 from shardwright.validation.rows.measured_run import MeasuredRun
 from shardwright.validation.rows.metrics import MeasuredStep, Metric
 
@@ -48,8 +49,7 @@ def made_up_run(cluster_name: str, seq_len: int, tp: int = 1, *, stack: str = "f
         model=MODEL,
         cluster=cluster,
         training=training,
-        plans=(plan,),
-        fixed=(),
+        readings=(Reading(plan, ()),),
         unknown=(),
         assumptions=(),
         device=device,

@@ -3,7 +3,7 @@
 import pytest
 
 from shardwright.validation.scores.validate import Validation, validate_table
-from tests.validation.rows.test_table import PUBLISHED
+from tests.validation.table.test_table import PUBLISHED
 
 pytestmark = pytest.mark.slow
 

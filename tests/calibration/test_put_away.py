@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from shardwright.calibration.put_away import PUT_AWAY, TABLES, main, score
-from shardwright.validation.rows import read_table
+from shardwright.validation.table import read_table
 
 _USED, _AWAY, _ADAPTER = "dgxc", PUT_AWAY[0], "lora"
 

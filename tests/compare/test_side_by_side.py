@@ -15,7 +15,7 @@ from shardwright.reports.plan.tables import comparison_table, plan_table
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import Plan
 from shardwright.specs.training import TrainingSpec
-from shardwright.validation.rows.model import model_of_row
+from shardwright.validation.architecture.model import model_of_row
 from tests.validation.fake_costs import cluster, estimate_plan
 from tests.validation.made_up_rows import row
 

@@ -7,7 +7,7 @@ from shardwright.compare.strategies import STRATEGIES, levels_of
 from shardwright.costmodel.checks import check_plan
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.training import TrainingSpec
-from shardwright.validation.rows.model import model_of_row
+from shardwright.validation.architecture.model import model_of_row
 from tests.validation.fake_costs import cluster
 from tests.validation.made_up_rows import row
 

@@ -4,10 +4,10 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from shardwright.validation.layout.plans import RowPlans, plans_of_row
 from shardwright.validation.rows.measured_run import MeasuredRun, SkippedRun, measured_run
-from shardwright.validation.rows.plans import RowPlans, plans_of_row
 from shardwright.validation.rows.stack import software_of_row
-from shardwright.validation.rows.table import TableRow
+from shardwright.validation.table.table import TableRow
 from tests.validation.fake_costs import standard_node
 
 LLAMA_ROW: dict[str, object] = {

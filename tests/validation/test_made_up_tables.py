@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from shardwright.validation.pages.report import render_validation_report
-from shardwright.validation.rows.table import TableRow
 from shardwright.validation.scores.outcome import Outcome
 from shardwright.validation.scores.validate import predict_rows, validate_table
+from shardwright.validation.table.table import TableRow
 from tests.validation.made_up_rows import LLAMA_ROW, row, write_csv
 
 # Values that other tables may hold, the ordinary and the odd; None is an empty cell.

@@ -10,8 +10,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from shardwright.base import SpecError
 from shardwright.reports.figures import Paint, write_plot
-from shardwright.validation.rows import short_source_name
 from shardwright.validation.scores import Validation
+from shardwright.validation.table import short_source_name
 
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
 _REST = "#8C8C8C"

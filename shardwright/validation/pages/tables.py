@@ -8,7 +8,6 @@ from rich.table import Table
 from rich.text import Text
 
 from shardwright.base import units as readable
-from shardwright.validation.rows import short_source_name
 from shardwright.validation.scores import (
     UNDER_PREDICTED,
     ErrorSummary,
@@ -17,6 +16,7 @@ from shardwright.validation.scores import (
     Validation,
     ValidationSummary,
 )
+from shardwright.validation.table import short_source_name
 
 _PARTS_SHOWN = 3
 _ERROR_COLUMNS = ("rows", "median", "mean", "p90", "worst", "mean signed")

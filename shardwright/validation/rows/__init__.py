@@ -4,7 +4,6 @@ from .cluster import StandardNode
 from .measured_run import MeasuredRun, SkippedRun, measured_run
 from .metrics import MeasuredStep, Metric, NoStep
 from .not_modelled import skip_reason
-from .table import TableRow, read_table, short_source_name
 
 __all__ = [
     "MeasuredRun",
@@ -13,9 +12,6 @@ __all__ = [
     "NoStep",
     "SkippedRun",
     "StandardNode",
-    "TableRow",
     "measured_run",
-    "read_table",
-    "short_source_name",
     "skip_reason",
 ]

@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from shardwright.base import SpecError
 from shardwright.specs import ClusterSpec, Link, LinkKind, NodeGroup
-
-from .table import SkippedRowError, TableRow
+from shardwright.validation.table import SkippedRowError, TableRow
 
 StandardNode = Callable[[str], NodeGroup]
 

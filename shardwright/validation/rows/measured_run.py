@@ -7,20 +7,18 @@ from typing import Literal
 from pydantic import ValidationError
 
 from shardwright.base import SpecError
-from shardwright.planner.space import Fixed
-from shardwright.specs import ClusterSpec, Plan, TrainingSpec, named_stack
+from shardwright.specs import ClusterSpec, TrainingSpec, named_stack
 from shardwright.specs.model import ModelSpec
+from shardwright.validation.architecture import model_of_row
+from shardwright.validation.layout import Reading, plans_of_row, routing_of_row, with_work
+from shardwright.validation.table import SkippedRowError, TableRow, source_name
 
-from .axes import routing_of_row
 from .cluster import StandardNode, cluster_of_row
 from .memory_reading import MemoryReading, memory_assumption, reading_of_row
 from .metrics import MeasuredStep, NoStep, measured_step
-from .model import model_of_row
 from .not_modelled import refuse_other_runs, skip_reason
-from .plans import plans_of_row
 from .precision import precision_of_row
 from .stack import ZERO3, Software, software_of_row
-from .table import SkippedRowError, TableRow, source_name
 
 _FUSED = r"flash|sdpa|fused|cudnn|xformers|efficient|flex|splash|pallas|triton|\bte\b|\bfa-?[234]\b|transformer ?engine"
 _UNFUSED = r"unfused|eager|math|naive|standard|not fused|\bcore\b"
@@ -55,7 +53,7 @@ class SkippedRun(ReportedRun):
 class MeasuredRun(ReportedRun):
     """One run of a table as the cost model sees it; its stack is that of `training`.
 
-    `plans`, `fixed` and `unknown` are those of `RowPlans`. `assumptions`: what the run needed and its row does not say.
+    `readings` and `unknown` are those of `RowPlans`. `assumptions`: what the run needed and its row does not say.
     `device`, `job` and `notes` are in the row's own words; runs of one job differ only in their plan.
     `memory_reading`: how the source read `memory_bytes`; None if no prediction can be compared with it.
     """
@@ -63,8 +61,7 @@ class MeasuredRun(ReportedRun):
     model: ModelSpec
     cluster: ClusterSpec
     training: TrainingSpec
-    plans: tuple[Plan, ...]
-    fixed: tuple[Fixed, ...]
+    readings: tuple[Reading, ...]
     unknown: tuple[str, ...]
     assumptions: tuple[str, ...]
     device: str
@@ -105,7 +102,9 @@ def _is_core(row: TableRow, software: Software) -> bool:
 
 
 def _read(row: TableRow, reported: ReportedRun, software: Software, standard_node: StandardNode) -> MeasuredRun:
-    refuse_other_runs(row)
+    run_assumptions = refuse_other_runs(row)
+    length_stated = row.seq_len is not None
+    row, work_assumptions = with_work(row)
     model, model_assumptions = model_of_row(row)
     training, training_assumptions = _training(row, software)
     found, plan_assumptions = plans_of_row(row, software.family, model.layer_count)
@@ -113,17 +112,18 @@ def _read(row: TableRow, reported: ReportedRun, software: Software, standard_nod
     compute = training.precision.compute
     if compute not in cluster.node.device.peak_flops_per_s:
         raise SkippedRowError(f"the device's {compute} peak is not known")
-    reading = reading_of_row(row, software.family)
+    reading = reading_of_row(row, software.family) if length_stated else None
     memory_assumptions = [] if row.peak_mem_gb is None else [memory_assumption(reading)]
     return MeasuredRun(
         **vars(reported),
         model=model,
         cluster=cluster,
         training=training,
-        plans=found.plans,
-        fixed=found.fixed,
+        readings=found.readings,
         unknown=found.unknown,
         assumptions=(
+            *run_assumptions,
+            *work_assumptions,
             *model_assumptions,
             *training_assumptions,
             *plan_assumptions,

@@ -3,8 +3,7 @@
 from typing import Literal, NamedTuple
 
 from shardwright.specs import Estimate, Plan
-
-from .table import TableRow
+from shardwright.validation.table import TableRow
 
 _Reading = Literal["allocated", "reserved", "device"]
 

@@ -10,8 +10,7 @@ from typing import NamedTuple
 from shardwright.costmodel.layers import model_flops_per_sequence
 from shardwright.specs import ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
-
-from .table import SkippedRowError, TableRow
+from shardwright.validation.table import SkippedRowError, TableRow
 
 
 class Metric(NamedTuple):

@@ -5,8 +5,7 @@ import re
 from pydantic import ValidationError
 
 from shardwright.base import SpecError
-
-from .table import SkippedRowError, TableRow
+from shardwright.validation.table import SkippedRowError, TableRow
 
 # Searched in the model's name and the remarks, which take precedence over the columns.
 _OTHER_RUNS = (
@@ -18,18 +17,26 @@ _OTHER_RUNS = (
 )
 
 
-def refuse_other_runs(row: TableRow) -> None:
-    """Raise if the row says that the run is outside of the cost model.
+_TRAINS_ALL = {"fine-tuning row": "full fine-tuning, every token of a sequence counted"}
+
+
+def refuse_other_runs(row: TableRow) -> list[str]:
+    """Raise if the row says that the run is outside of the cost model; return what was assumed to read it.
 
     Raises:
         SkippedRowError: names what it did.
     """
-    if row.reason is not None:
+    if row.reason is not None and row.reason not in _TRAINS_ALL:
         raise SkippedRowError(row.reason)
+    if row.settings.trainable not in (None, "all"):
+        raise SkippedRowError("trains adapters, not the model")
+    if row.settings.optimizer_states == "8bit":
+        raise SkippedRowError("optimizer state in 8 bits")
     said = f"{row.model or ''}; {row.notes or ''}".lower()
     for pattern, reason in _OTHER_RUNS:
         if re.search(pattern, said):
             raise SkippedRowError(reason)
+    return [_TRAINS_ALL[row.reason]] if row.reason else []
 
 
 def skip_reason(refusal: SkippedRowError | SpecError | ValidationError) -> str:

@@ -1,8 +1,9 @@
 """From a table row to the number formats of its training."""
 
-from shardwright.specs import LinearFormat, Precision
+import re
 
-from .table import SkippedRowError, TableRow
+from shardwright.specs import LinearFormat, Precision
+from shardwright.validation.table import SkippedRowError, TableRow
 
 _EIGHT_BIT_WORDS: tuple[tuple[str, LinearFormat], ...] = (
     ("mxfp8", "mxfp8"),
@@ -10,34 +11,51 @@ _EIGHT_BIT_WORDS: tuple[tuple[str, LinearFormat], ...] = (
     ("fp8", "fp8"),
     ("float8", "fp8"),
 )
+_ALL_BF16 = re.compile(r"pure bf16 states|weights, gradients and adamw moments all bf16", re.IGNORECASE)
 
 
 def precision_of_row(row: TableRow, family: str) -> tuple[Precision, list[str]]:
     """The formats of `row`, and what was assumed. `family` is that of its software.
 
     fp16 training in Megatron and DeepSpeed reduces gradients in two bytes, and so does llm-foundry's PURE mode in bf16. A
-    lower format applies to the layers' weight matmuls, with bf16 for the rest.
+    lower format applies to the layers' weight matmuls, with bf16 for the rest. Without any word 16 bits are assumed,
+    because bf16 and fp16 run alike on a GPU that has both.
 
     Raises:
-        SkippedRowError: the precision is missing or not supported.
+        SkippedRowError: the precision is not known.
     """
     stated = (row.precision or "").lower()
-    gradients = "bf16" if "MP mode=PURE" in (row.notes or "") else "fp32"
-    for word, linear in _EIGHT_BIT_WORDS:
-        if word in stated:
-            gather, assumptions = _gathers_fp8(row, family, linear)
-            return Precision.model_validate(
-                {"compute": "bf16", "gradients": gradients, "linear": linear, "gather": "fp8" if gather else None}
-            ), [*assumptions, *(["scales of rows read as of the whole tensor"] if "rowwise" in stated else [])]
-    if "fp16" in stated or "half" in stated:
-        return Precision(compute="fp16", gradients="bf16"), []
-    if "bf16" in stated:
-        return Precision.model_validate({"compute": "bf16", "gradients": gradients}), []
-    if "tf32" in stated:
-        return Precision(compute="tf32"), []
-    if "fp32" in stated:
-        return Precision(compute="fp32"), []
-    raise SkippedRowError("precision unknown" if not stated else f"precision '{row.precision}' is not known")
+    formats: dict[str, object] = {"compute": "bf16"}
+    assumptions: list[str] = []
+    word = next((word for word in _EIGHT_BIT_WORDS if word[0] in stated), None)
+    if word is not None:
+        gather, assumptions = _gathers_fp8(row, family, word[1])
+        formats |= {"linear": word[1], "gather": "fp8" if gather else None}
+        assumptions += ["scales of rows read as of the whole tensor"] if "rowwise" in stated else []
+    elif "fp16" in stated or "half" in stated:
+        formats |= {"compute": "fp16", "gradients": "bf16"}
+    elif "tf32" in stated or "fp32" in stated:
+        formats["compute"] = "tf32" if "tf32" in stated else "fp32"
+    elif not stated:
+        assumptions = ["16 bits"]
+    elif "bf16" not in stated:
+        raise SkippedRowError(f"precision '{row.precision}' is not known")
+    return Precision.model_validate(formats | _states(row)), assumptions
+
+
+def _states(row: TableRow) -> dict[str, object]:
+    """Formats of gradients and of the optimizer's copy that notes or settings give."""
+    notes, settings = row.notes or "", row.settings
+    found: dict[str, object] = {}
+    if "MP mode=PURE" in notes:
+        found["gradients"] = "bf16"
+    if _ALL_BF16.search(notes):
+        found |= {"gradients": "bf16", "parameters": "bf16"}
+    if settings.grad_reduce is not None:
+        found["gradients"] = settings.grad_reduce
+    if settings.optimizer_states in ("bf16", "fp32"):
+        found["parameters"] = settings.optimizer_states
+    return found
 
 
 def _gathers_fp8(row: TableRow, family: str, linear: LinearFormat) -> tuple[bool, list[str]]:

@@ -4,8 +4,7 @@ import re
 from typing import NamedTuple
 
 from shardwright.specs import OWN_STACK
-
-from .table import TableRow
+from shardwright.validation.table import TableRow
 
 ZERO3 = "DeepSpeed ZeRO-3"
 
@@ -28,7 +27,7 @@ _FRAMEWORKS = (
     _Framework(r"internevo|internlm", "InternEvo", "internevo"),
     _Framework(r"paxml|maxtext|\bjax\b|\bxla\b|rosetta|t5x", "Paxml, MaxText", "xla"),
     _Framework(r"torchtune", "torchtune", "torchtune"),
-    _Framework(r"nemo", "NeMo", "megatron-core"),
+    _Framework(r"nemo", "NeMo", "nemo"),
     _Framework(r"mcore|megatron-?core|megatron-?bridge", "Megatron-Core", "megatron-core"),
     _Framework(r"megatron.*deepspeed|deepspeed.*megatron", "Megatron-DeepSpeed", "megatron-deepspeed"),
     _Framework(r"megatron", "Megatron-LM", "megatron-lm"),
@@ -63,12 +62,25 @@ def software_of_row(row: TableRow) -> Software:
     """The software of `row`; an unknown framework is its own family. Never refuses."""
     text = (row.framework or "").lower()
     if _is_zero3(row, text):
-        return Software(ZERO3, "deepspeed-zero3")
+        return Software(ZERO3, row.stack or "deepspeed-zero3")
     found = next((framework for framework in _FRAMEWORKS if re.search(framework.pattern, text)), None)
     if found is None:
-        named = f"framework '{row.framework}'" if row.framework else "framework unknown"
-        return Software(row.framework or "unknown", "fsdp", (f"{named}: PyTorch FSDP with fused layers",))
+        return _unknown(row)
+    if row.stack is not None:
+        return Software(found.family, row.stack)
     return Software(found.family, _stack(row, found), (f"{found.family}: {found.guess}",) if found.guess else ())
+
+
+def _unknown(row: TableRow) -> Software:
+    """Software of no known name: like Megatron where tensors and a pipeline split the model, as FSDP does neither."""
+    family = row.framework or "unknown"
+    if row.stack is not None:
+        return Software(family, row.stack)
+    named = f"framework '{row.framework}'" if row.framework else "framework unknown"
+    if (row.tp or 1) > 1 and (row.pp or 1) > 1:
+        recent = row.year is not None and row.year >= _FIRST_YEAR_OF_CORE
+        return Software(family, "megatron-core" if recent else "megatron-lm", (f"{named}: like Megatron",))
+    return Software(family, "fsdp", (f"{named}: PyTorch FSDP with fused layers",))
 
 
 def _is_zero3(row: TableRow, framework: str) -> bool:

@@ -9,11 +9,18 @@ from shardwright.specs import Estimate, Spec
 from shardwright.validation.rows import MeasuredRun, MeasuredStep, SkippedRun
 
 
+class PredictedReading(Spec):
+    """What else a row can mean: an open choice with another value, and the prediction then, in the row's unit."""
+
+    choice: str
+    predicted: float
+
+
 class ValidationRow(Spec):
     """One row of the table and its prediction, both in the row's own unit.
 
     `relative_error` is predicted step time / measured step time - 1: above zero the prediction is too slow, whatever
-    the unit. `low_80` and `high_80` bound the prediction with 80% probability. `skipped` says why there is no
+    the unit. `low_80` and `high_80` bound the prediction with 80% probability; they hold those of `other_readings`. `skipped` says why there is no
     prediction of time; a row may still have one of memory. `source`, `framework`, `measured_seconds` and
     `predicted_seconds` are for figures, and stay out of the file.
     """
@@ -27,6 +34,7 @@ class ValidationRow(Spec):
     high_80: float | None = None
     memory_measured_bytes: float | None = None
     memory_predicted_bytes: float | None = None
+    other_readings: tuple[PredictedReading, ...] = ()
     skipped: str | None = None
     source: str = Field(default="unknown", exclude=True)
     framework: str = Field(default="unknown", exclude=True)

@@ -1,63 +1,110 @@
-"""The cost model and the planner for validation: one plan's estimate, and the choice of what a row leaves unknown."""
+"""The prediction that stands for a run: of the plans that its row can mean, the one that people would have run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from shardwright.base import InfeasibleError, SpecError
-from shardwright.costmodel import EstimatePlan, Prediction, fastest, predict
-from shardwright.planner import search
-from shardwright.planner.space import Fixed
-from shardwright.specs import ClusterSpec, Plan, TrainingSpec
-from shardwright.specs.model import ModelSpec
+from shardwright.base import SpecError
+from shardwright.costmodel import EstimatePlan, Prediction, predict
+from shardwright.specs import Estimate, Interval
+from shardwright.validation.layout import Reading
 from shardwright.validation.rows import MeasuredRun
 
-ChoosePlan = Callable[[ModelSpec, ClusterSpec, TrainingSpec, Fixed], Plan]
-
-_SEARCH_SECONDS = 5.0
-_ALIKE = 0.01  # share of a step by which repeated runs differ
+_MEMORY_DOUBT = 0.1  # of the predicted peak: about the 90th percentile of its errors (docs/fidelity.md)
 
 
-def predict_run(run: MeasuredRun, estimate: EstimatePlan, choose: ChoosePlan) -> Prediction:
-    """Estimate the plan of a run. `choose` chooses what the row leaves unknown, and keeps the rest.
+class OtherReading(NamedTuple):
+    """A reading that may have run as well: the open choice that it takes otherwise, and its step seconds."""
 
-    If nothing fits although the run ran, the plan that needs the least memory stands for it. If the planner cannot
-    keep what the row states, the fastest of its even plans stands for it.
+    choice: str
+    step_seconds: float
+
+
+class ReadRun(NamedTuple):
+    """The prediction that stands for a run, and what else the row can mean."""
+
+    prediction: Prediction
+    others: tuple[OtherReading, ...] = ()
+
+
+class _Read(NamedTuple):
+    reading: Reading
+    prediction: Prediction
+
+    @property
+    def bytes(self) -> float:
+        return self.prediction.estimate.peak_memory_bytes
+
+
+def predict_run(run: MeasuredRun, estimate: EstimatePlan) -> ReadRun:
+    """Estimate the likeliest reading of a run that fits the device's memory, the least recompute first.
+
+    The run ran, so all of the memory counts, without the planner's reserve. If nothing fits, the reading that needs the
+    least memory stands for the run. The intervals hold those of every other reading that differs in one open choice
+    and may have fitted as well.
 
     Raises:
         SpecError: no plan is valid for the model, the batch and the cluster.
     """
-    job = (run.model, run.cluster, run.training)
-    if not run.unknown:
-        return fastest(*job, run.plans, estimate)
-    found, plans = [], run.plans
-    for fixed in run.fixed:
+    memory = run.cluster.node.device.memory_bytes
+    reads = _reads(run, estimate, memory)
+    fitting = [read for read in reads if read.bytes <= memory]
+    best = fitting[0] if fitting else min(reads, key=lambda read: read.bytes)
+    others = _others(run, best, estimate, memory)
+    how = "" if fitting else ", the least memory, as nothing is predicted to fit"
+    prediction = best.prediction._replace(
+        estimate=_widened(best.prediction.estimate, [other.prediction.estimate for other in others.values()]),
+        assumptions=tuple(f"{name}: {value}{how}" for name, value in best.reading.chosen),
+    )
+    return ReadRun(prediction, tuple(_other(name, read) for name, read in others.items()))
+
+
+def _reads(run: MeasuredRun, estimate: EstimatePlan, memory: float) -> list[_Read]:
+    """The readings in their order, up to the first that fits."""
+    found: list[_Read] = []
+    refusals: list[SpecError] = []
+    for reading in run.readings:
         try:
-            found.append(predict(*job, choose(*job, fixed), estimate))
-        except InfeasibleError:
-            smallest = min(plan.micro_batch for plan in plans)  # the plan of least memory
-            plans = tuple(plan for plan in plans if plan.micro_batch == smallest)
-        except SpecError:  # the row's own plans then say why, or show that only the planner cannot keep them
+            found.append(_Read(reading, predict(run.model, run.cluster, run.training, reading.plan, estimate)))
+        except SpecError as refusal:
+            refusals.append(refusal)
             continue
-    if found:
-        best, how = _roomiest_of_the_fastest(found), "chosen by the planner"
-    else:
-        best = fastest(*job, plans, estimate)
-        how = "the fastest even plan" if best.too_large is None else "the least memory, as nothing is predicted to fit"
-    return best._replace(assumptions=tuple(f"{name}: {how}" for name in run.unknown))
+        if found[-1].bytes <= memory:
+            break
+    if not found:
+        raise refusals[0]
+    return found
 
 
-def _roomiest_of_the_fastest(found: Sequence[Prediction]) -> Prediction:
-    """Among predictions of indistinguishable time, the one that leaves most memory, as a person would choose."""
-    fastest_seconds = min(one.estimate.step_seconds for one in found)
-    alike = [one for one in found if one.estimate.step_seconds <= (1 + _ALIKE) * fastest_seconds]
-    return min(alike, key=lambda one: one.estimate.peak_memory_bytes)
+def _others(run: MeasuredRun, best: _Read, estimate: EstimatePlan, memory: float) -> dict[str, _Read]:
+    """By open choice, its nearest other value that may have fitted, all else as in `best`."""
+    found: dict[str, _Read] = {}
+    for reading in run.readings:
+        changed = set(reading.chosen) - set(best.reading.chosen)
+        name = next(iter(changed))[0] if len(changed) == 1 else None
+        if name is None or name in found:
+            continue
+        try:
+            read = _Read(reading, predict(run.model, run.cluster, run.training, reading.plan, estimate))
+        except SpecError:
+            continue
+        if read.bytes <= memory * (1 + _MEMORY_DOUBT):
+            found[name] = read
+    return found
 
 
-def planners_choice(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Plan:
-    """The choice of `shardwright plan`.
+def _other(name: str, read: _Read) -> OtherReading:
+    return OtherReading(f"{name}: {dict(read.reading.chosen)[name]}", read.prediction.estimate.step_seconds)
 
-    Raises:
-        SpecError: nothing divides, or the planner does not search what is fixed.
-        InfeasibleError: nothing fits.
-    """
-    found = search(model, cluster, training, fixed=fixed, time_limit_seconds=_SEARCH_SECONDS, runners_up=0)
-    return found.plan
+
+def _widened(estimate: Estimate, others: Sequence[Estimate]) -> Estimate:
+    """`estimate` with intervals that hold those of all `others`."""
+    alike = [estimate, *others]
+    held = tuple(
+        Interval(
+            level=interval.level,
+            low=min(one.step_seconds_intervals[index].low for one in alike),
+            high=max(one.step_seconds_intervals[index].high for one in alike),
+        )
+        for index, interval in enumerate(estimate.step_seconds_intervals)
+    )
+    return estimate.model_copy(update={"step_seconds_intervals": held})

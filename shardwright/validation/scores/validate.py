@@ -15,14 +15,13 @@ from shardwright.validation.rows import (
     NoStep,
     SkippedRun,
     StandardNode,
-    TableRow,
     measured_run,
-    read_table,
     skip_reason,
 )
+from shardwright.validation.table import TableRow, read_table
 
-from .outcome import Outcome, TimedRun, ValidationRow, interval_bounds
-from .prediction import ChoosePlan, planners_choice, predict_run
+from .outcome import Outcome, PredictedReading, TimedRun, ValidationRow, interval_bounds
+from .prediction import ReadRun, predict_run
 from .summary import ValidationSummary, summarise
 
 
@@ -42,10 +41,9 @@ def validate_table(
     *,
     estimate: EstimatePlan = estimate_plan,
     standard_node: StandardNode = standard_node,
-    choose: ChoosePlan = planners_choice,
     progress: Callable[[int, int], None] | None = None,
 ) -> Validation:
-    """Predict every row of the table at `path` and compare; `choose` plans what a row leaves unknown.
+    """Predict every row of the table at `path` and compare.
 
     `progress` is called with the rows done and their number, before the first and after each.
 
@@ -56,7 +54,7 @@ def validate_table(
     if progress:
         progress(0, len(table))
     outcomes = []
-    predicted = predict_rows(table, estimate=estimate, standard_node=standard_node, choose=choose)
+    predicted = predict_rows(table, estimate=estimate, standard_node=standard_node)
     for done, outcome in enumerate(predicted, start=1):
         outcomes.append(outcome)
         if progress:
@@ -69,22 +67,21 @@ def predict_rows(
     *,
     estimate: EstimatePlan = estimate_plan,
     standard_node: StandardNode = standard_node,
-    choose: ChoosePlan = planners_choice,
 ) -> Iterator[Outcome]:
     """Yield one outcome for each row, in order, as soon as it is known. Rows with the same input are predicted once."""
-    known: dict[Hashable, Prediction] = {}
+    known: dict[Hashable, ReadRun] = {}
 
-    def predict(run: MeasuredRun) -> Prediction:
-        key = (run.model, run.cluster.model_dump_json(), run.training, run.plans, run.fixed)
+    def predict(run: MeasuredRun) -> ReadRun:
+        key = (run.model, run.cluster.model_dump_json(), run.training, run.readings)
         if key not in known:
-            known[key] = predict_run(run, estimate, choose)
+            known[key] = predict_run(run, estimate)
         return known[key]
 
     for row in table:
         yield _outcome(measured_run(row, standard_node), predict)
 
 
-def _outcome(run: MeasuredRun | SkippedRun, predict: Callable[[MeasuredRun], Prediction]) -> Outcome:
+def _outcome(run: MeasuredRun | SkippedRun, predict: Callable[[MeasuredRun], ReadRun]) -> Outcome:
     stated = ValidationRow(
         id=run.id,
         unit=run.unit,
@@ -96,14 +93,18 @@ def _outcome(run: MeasuredRun | SkippedRun, predict: Callable[[MeasuredRun], Pre
     if isinstance(run, SkippedRun):
         return Outcome(run, stated.model_copy(update={"skipped": run.reason}))
     try:
-        prediction = predict(run)
+        prediction, others = predict(run)
     except (SpecError, ValidationError) as refusal:
         return Outcome(run, stated.model_copy(update={"skipped": skip_reason(refusal)}))
-    found: dict[str, float | str | None] = {"memory_predicted_bytes": _predicted_memory_bytes(run, prediction)}
+    found: dict[str, object] = {"memory_predicted_bytes": _predicted_memory_bytes(run, prediction)}
     if isinstance(run.step, NoStep):
         found["skipped"] = run.step.reason
     else:
         found |= _times(TimedRun(run, prediction, run.step))
+        value = run.step.metric.value
+        found["other_readings"] = tuple(
+            PredictedReading(choice=other.choice, predicted=value(other.step_seconds)) for other in others
+        )
     return Outcome(run, stated.model_copy(update=found), prediction)
 
 

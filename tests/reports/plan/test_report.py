@@ -19,7 +19,7 @@ from shardwright.specs.measurement import Fingerprint, Measurement, StepRecord
 from shardwright.specs.plan import Plan
 from shardwright.specs.timeline import Timeline
 from shardwright.specs.training import TrainingSpec
-from shardwright.validation.rows.model import model_of_row
+from shardwright.validation.architecture.model import model_of_row
 from tests.validation.fake_costs import cluster, estimate_plan
 from tests.validation.made_up_rows import row
 

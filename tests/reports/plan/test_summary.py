@@ -11,7 +11,7 @@ from shardwright.reports.plan.comparison import ComparedPlan
 from shardwright.reports.plan.summary import Summary, slower, summary_text
 from shardwright.specs.plan import LayerRun, Offload, Plan, Stage
 from shardwright.specs.training import TrainingSpec
-from shardwright.validation.rows.model import model_of_row
+from shardwright.validation.architecture.model import model_of_row
 from tests.validation.fake_costs import cluster, estimate_plan
 from tests.validation.made_up_rows import row
 

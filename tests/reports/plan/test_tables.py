@@ -6,7 +6,7 @@ from shardwright.compare.strategies import levels_of
 from shardwright.reports.plan.comparison import ComparedPlan, Comparison
 from shardwright.reports.plan.tables import comparison_cells
 from shardwright.specs.training import TrainingSpec
-from shardwright.validation.rows.model import model_of_row
+from shardwright.validation.architecture.model import model_of_row
 from tests.validation.fake_costs import cluster, estimate_plan
 from tests.validation.made_up_rows import row
 

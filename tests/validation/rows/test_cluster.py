@@ -3,7 +3,7 @@
 import pytest
 
 from shardwright.validation.rows.cluster import cluster_of_row
-from shardwright.validation.rows.table import SkippedRowError
+from shardwright.validation.table.table import SkippedRowError
 from tests.validation.fake_costs import standard_node
 from tests.validation.made_up_rows import row
 

@@ -12,7 +12,7 @@ from tests.validation.made_up_rows import row, run, skipped
 
 def test_a_complete_row_is_one_run() -> None:
     found = run(interconnect="400 Gb/s RDMA per GPU")
-    assert (found.model.layer_count, found.cluster.devices, len(found.plans)) == (40, 64, 1)
+    assert (found.model.layer_count, found.cluster.devices, len(found.readings)) == (40, 64, 1)
     assert (found.training.seq_len, found.training.global_batch) == (4096, 128)
     assert found.assumptions == ()
 
@@ -80,12 +80,13 @@ def test_the_framework_is_the_stack() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"reason": "fine-tuning row"}, "fine-tuning row"),
-        ({"precision": None}, "precision unknown"),
+        ({"reason": "LoRA/QLoRA row (kept apart)"}, "LoRA/QLoRA row"),
+        ({"settings": "trainable=lora-r16"}, "trains adapters"),
+        ({"settings": "optimizer_states=8bit"}, "in 8 bits"),
         ({"precision": "int4"}, "precision 'int4' is not known"),
         ({"attention": "magic"}, "attention 'magic' is not known"),
-        ({"global_batch": None}, "global_batch unknown"),
-        ({"seq_len": None}, "seq_len unknown"),
+        ({"global_batch": None, "pp": 2, "dp": 32}, "global_batch unknown"),
+        ({"seq_len": None, "metric_name": "s_per_iter"}, "seq_len unknown"),
         ({"model": "Llama 3.1 8B (QLoRA)"}, "LoRA"),
     ],
 )
@@ -119,7 +120,7 @@ def test_a_run_without_a_step_time_says_why_and_keeps_its_memory(changes: dict[s
 
 
 def test_a_row_that_is_no_run_keeps_what_it_reports() -> None:
-    found = skipped(reason="fine-tuning row", peak_mem_gb=50.0, framework="nanotron v0.5")
+    found = skipped(reason="token-drop MoE run", peak_mem_gb=50.0, framework="nanotron v0.5")
     assert (found.id, found.source, found.framework, found.core) == (
         "llama-1",
         "someone/bench README.md",
@@ -144,3 +145,36 @@ def test_a_row_that_is_no_run_keeps_what_it_reports() -> None:
 def test_which_runs_carry_a_target(changes: dict[str, object], core: bool) -> None:
     """Whether or not the rest of the row can be read."""
     assert measured_run(row(**changes), standard_node).core is core
+
+
+def test_full_fine_tuning_is_training() -> None:
+    found = run(reason="fine-tuning row")
+    assert found.assumptions[0] == "full fine-tuning, every token of a sequence counted"
+
+
+def test_settings_and_notes_give_the_formats_of_gradients_and_states() -> None:
+    assert run(settings="grad_reduce=bf16").training.precision == Precision(gradients="bf16")
+    assert run(settings="optimizer_states=bf16").training.precision == Precision(parameters="bf16")
+    assert run(notes="pure bf16 states (torch_dtype bfloat16)").training.precision == Precision(
+        gradients="bf16", parameters="bf16"
+    )
+
+
+def test_a_named_stack_is_the_rows_own() -> None:
+    assert run(stack="megatron-core").training.stack == "megatron-core"
+    assert "stack 'megatron-cor' is not known" in skipped(stack="megatron-cor").reason
+
+
+def test_an_unknown_batch_is_one_microbatch_a_rank_where_tokens_are_counted_by_the_second() -> None:
+    known = run(global_batch=None)
+    assert known.training.global_batch == 128  # 64 ranks of two sequences
+    assert "one microbatch on each rank" in known.assumptions
+    assert run(global_batch=None, micro_batch=None).training.global_batch == 64 * 8
+    assert run(global_batch=None, notes="batch 0.5M tokens").training.global_batch == 128  # 2^19 / 4096
+
+
+def test_an_unknown_length_is_assumed_and_its_memory_not_compared() -> None:
+    found = run(seq_len=None, peak_mem_gb=50.0)
+    assert found.training.seq_len == 2048
+    assert "sequences of 2048 tokens" in found.assumptions
+    assert found.memory_reading is None

@@ -6,7 +6,7 @@ from shardwright.catalog.huggingface.load import load_model
 from shardwright.specs.training import TrainingSpec
 from shardwright.validation.rows.measured_run import MeasuredRun, measured_run
 from shardwright.validation.rows.metrics import MeasuredStep, NoStep, counted_flops
-from shardwright.validation.rows.table import TableRow
+from shardwright.validation.table.table import TableRow
 from tests.validation.fake_costs import standard_node
 from tests.validation.made_up_rows import row, run
 

@@ -5,7 +5,7 @@ import pytest
 from shardwright.specs.training import Precision
 from shardwright.validation.rows.precision import precision_of_row
 from shardwright.validation.rows.stack import software_of_row
-from shardwright.validation.rows.table import SkippedRowError
+from shardwright.validation.table.table import SkippedRowError
 from tests.validation.made_up_rows import row
 
 
@@ -54,7 +54,12 @@ def test_plain_formats(stated: str, notes: str | None, compute: str, gradients: 
     assert (precision.compute, precision.gradients, precision.linear, assumptions) == (compute, gradients, None, [])
 
 
-@pytest.mark.parametrize(("stated", "reason"), [(None, "precision unknown"), ("int3", "'int3' is not known")])
+@pytest.mark.parametrize(("stated", "reason"), [("int3", "'int3' is not known"), ("q4_0", "'q4_0' is not known")])
 def test_others_are_a_reason(stated: str | None, reason: str) -> None:
     with pytest.raises(SkippedRowError, match=reason):
         _precision(precision=stated)
+
+
+def test_without_a_word_sixteen_bits_are_assumed() -> None:
+    precision, assumptions = _precision(precision=None)
+    assert (precision.compute, assumptions) == ("bf16", ["16 bits"])

@@ -20,7 +20,7 @@ from tests.validation.made_up_rows import row
         ("Megatron-Core r0.8.0", {"year": 2024}, "Megatron-Core", "megatron-core"),
         ("Megatron-Bridge", {}, "Megatron-Core", "megatron-core"),
         ("NeMo Megatron (launcher)", {"year": 2022}, "NeMo", "megatron-lm"),
-        ("NeMo 1.x / Megatron-Core", {"year": 2024}, "NeMo", "megatron-core"),
+        ("NeMo 1.x / Megatron-Core", {"year": 2024}, "NeMo", "nemo"),
         ("nanotron v0.5", {}, "nanotron", "nanotron"),
         ("InternEvo", {"zero_or_fsdp": "1"}, "InternEvo", "internevo"),
         ("InternEvo", {"zero_or_fsdp": "fsdp-full"}, "InternEvo", "internevo-fsdp"),
@@ -56,3 +56,19 @@ def test_only_deepspeed_that_shards_parameters_is_zero3() -> None:
     assert software_of_row(row(framework="DeepSpeed", zero_or_fsdp="ZeRO-3")).family == ZERO3
     assert software_of_row(row(framework="DeepSpeed", zero_or_fsdp="2")).family == "DeepSpeed"
     assert software_of_row(row(framework="torchtitan", zero_or_fsdp="3")).family == "torchtitan"
+
+
+@pytest.mark.parametrize(
+    ("year", "mesh", "stack"),
+    [
+        (2025, {"tp": 2, "pp": 4, "dp": 8}, "megatron-core"),
+        (2021, {"tp": 2, "pp": 4, "dp": 8}, "megatron-lm"),
+        (2025, {"tp": 2, "dp": 32}, "fsdp"),
+    ],
+)
+def test_an_unknown_framework_that_splits_tensors_and_layers_is_like_megatron(
+    year: int, mesh: dict[str, object], stack: str
+) -> None:
+    found = software_of_row(row(framework="InHouse", year=year, **mesh))
+    assert (found.family, found.stack) == ("InHouse", stack)
+    assert found.assumptions[0].startswith("framework 'InHouse'")

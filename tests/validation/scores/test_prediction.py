@@ -1,107 +1,119 @@
-"""How what a row leaves unknown is chosen."""
+"""Which of the plans that a row can mean stands for it, and what the others add to the interval."""
 
 import pytest
 
-from shardwright.base.errors import InfeasibleError, SpecError
-from shardwright.catalog.devices import standard_node as catalog_node
-from shardwright.costmodel.evaluate import estimate_plan as estimate_by_catalog
-from shardwright.costmodel.prediction import fastest
-from shardwright.planner.space.fixed import Fixed
+from shardwright.base.errors import SpecError
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.estimate import Estimate
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import Plan
 from shardwright.specs.training import TrainingSpec
-from shardwright.validation.rows.measured_run import MeasuredRun, measured_run
-from shardwright.validation.scores.prediction import planners_choice, predict_run
-from tests.validation.fake_costs import estimate_plan
-from tests.validation.made_up_rows import row, run
+from shardwright.validation.scores.outcome import interval_bounds
+from shardwright.validation.scores.prediction import predict_run
+from tests.validation.fake_costs import MEMORY_BYTES, estimate_plan
+from tests.validation.made_up_rows import run
+
+# 13B parameters of 16 bytes: 26 GB on each of 8 sharding devices, and 1 GB of activations a sequence
+EIGHT: dict[str, object] = {"gpus": 8, "dp": 8, "global_batch": 128}
 
 
-def _never(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Plan:
-    raise AssertionError("a complete row has nothing to search")
+def _recomputes(plan: Plan) -> set[str]:
+    return {layer.recompute for stage in plan.stages for layer in stage.layers}
 
 
-def _nothing_fits(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Plan:
-    raise InfeasibleError("no plan fits")
-
-
-def _cannot_keep(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Plan:
-    raise SpecError("not searched")
-
-
-def test_a_complete_row_is_not_searched() -> None:
+def test_a_complete_row_has_one_reading() -> None:
     given = run()
-    found = predict_run(given, estimate_plan, _never)
-    assert found.plan == given.plans[0]
-    assert found.assumptions == ()
+    found = predict_run(given, estimate_plan)
+    assert found.prediction.plan == given.readings[0].plan
+    assert found.prediction.assumptions == ()
+    assert found.others == ()
 
 
-def test_the_fastest_of_the_searches_stands() -> None:
-    given = run(zero_or_fsdp=None, framework="Megatron-LM", micro_batch=None)
-    by_stage = {0: 1, 1: 2}  # the fake's step is longer with the larger micro batch, so ZeRO-0 is the faster
-
-    def choose(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Plan:
-        assert fixed.zero_stage is not None
-        micro = by_stage[fixed.zero_stage]
-        return next(p for p in given.plans if (p.zero_stage, p.micro_batch) == (fixed.zero_stage, micro))
-
-    found = predict_run(given, estimate_plan, choose)
-    assert (found.plan.zero_stage, found.plan.micro_batch) == (0, 1)
-    assert found.assumptions == ("ZeRO stage: chosen by the planner", "micro batch: chosen by the planner")
+def test_unknown_recompute_is_the_least_that_fits() -> None:
+    fits = predict_run(run(**EIGHT, recompute=None, micro_batch=4), estimate_plan)
+    assert _recomputes(fits.prediction.plan) == {"none"}
+    assert fits.prediction.assumptions == ("recompute: none",)
 
 
-@pytest.mark.parametrize(("slower_by", "chosen"), [(0.005, 1), (0.02, 0)])
-def test_a_tie_in_time_goes_to_the_plan_that_leaves_more_memory(slower_by: float, chosen: int) -> None:
-    given = run(zero_or_fsdp=None, framework="Megatron-LM")
-
-    def choose(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Plan:
-        return next(plan for plan in given.plans if plan.zero_stage == fixed.zero_stage)
+def test_all_of_the_memory_counts_because_the_run_ran() -> None:
+    """26.03 GB of parameters and 1 GB for each of 53 sequences are 79 GB of 80, within the planner's reserve."""
 
     def estimate(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan) -> Estimate:
-        """ZeRO-1 takes `slower_by` longer and holds a part less."""
         whole = estimate_plan(model, cluster, training, plan)
-        if plan.zero_stage == 0:
-            return whole
-        step = whole.step.model_copy(update={"data_parallel": slower_by * whole.step_seconds})
-        memory = tuple(part.model_copy(update={"activations": 0.0}) for part in whole.memory)
-        return whole.model_copy(update={"step": step, "memory": memory})
+        room = MEMORY_BYTES - whole.memory[0].parameters - 1e9
+        memory = tuple(part.model_copy(update={"activations": room}) for part in whole.memory)
+        return whole.model_copy(update={"memory": memory})
 
-    assert predict_run(given, estimate, choose).plan.zero_stage == chosen
+    found = predict_run(run(**EIGHT, recompute=None), estimate)
+    assert _recomputes(found.prediction.plan) == {"none"}
+    assert found.prediction.too_large is not None
+
+
+def test_layers_are_recomputed_whole_only_where_nothing_less_fits() -> None:
+    """16 sequences of 4 GB each: 90 GB with nothing recomputed, 83.6 with the attention core, 26 with everything."""
+
+    def estimate(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan) -> Estimate:
+        whole = estimate_plan(model, cluster, training, plan)
+        memory = tuple(part.model_copy(update={"activations": 4 * part.activations}) for part in whole.memory)
+        return whole.model_copy(update={"memory": memory})
+
+    found = predict_run(run(**EIGHT, recompute=None, micro_batch=16), estimate)
+    assert _recomputes(found.prediction.plan) == {"full"}
+    assert [other.choice for other in found.others] == ["recompute: selective"]  # within a tenth of the memory
+
+
+def test_megatron_recomputes_whole_layers_in_part_before_all() -> None:
+    """40 layers on one stage: half of them recomputed leave 48 of 96 GB of activations beside 30."""
+
+    def estimate(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan) -> Estimate:
+        whole = estimate_plan(model, cluster, training, plan)
+        memory = tuple(part.model_copy(update={"parameters": 30e9}) for part in whole.memory)
+        scaled = tuple(part.model_copy(update={"activations": 6 * part.activations}) for part in memory)
+        return whole.model_copy(update={"memory": scaled})
+
+    given = run(**EIGHT, framework="Megatron-LM", zero_or_fsdp="1", recompute=None, micro_batch=16)
+    found = predict_run(given, estimate)
+    layers = [(layer.count, layer.recompute) for layer in found.prediction.plan.stages[0].layers]
+    assert layers == [(20, "full"), (20, "none")]
+    assert found.prediction.assumptions == ("recompute: full in half of the layers",)
+
+
+def test_an_unknown_micro_batch_fills_the_memory_without_a_pipeline() -> None:
+    found = predict_run(run(**EIGHT, micro_batch=None), estimate_plan)
+    assert found.prediction.plan.micro_batch == 16
+    assert [other.choice for other in found.others] == ["micro batch: 8"]
+
+
+def test_an_unknown_micro_batch_is_one_in_a_pipeline() -> None:
+    given = run(framework="Megatron-LM", zero_or_fsdp="1", pp=4, dp=16, micro_batch=None, vpp=1)
+    found = predict_run(given, estimate_plan)
+    assert found.prediction.plan.micro_batch == 1
 
 
 def test_where_nothing_fits_the_least_memory_stands_for_the_run() -> None:
     # 13B parameters with 16 bytes each on one device: the fake says 208 GB of 80
-    given = run(zero_or_fsdp="0", micro_batch=None, recompute=None)
-    found = predict_run(given, estimate_plan, _nothing_fits)
-    assert found.too_large is not None
-    assert (found.plan.micro_batch, found.plan.stages[0].layers[0].recompute) == (1, "full")
-    assert found.assumptions == (
-        "micro batch: the least memory, as nothing is predicted to fit",
-        "recompute: the least memory, as nothing is predicted to fit",
-    )
+    found = predict_run(run(zero_or_fsdp="0", recompute=None), estimate_plan)
+    assert found.prediction.too_large is not None
+    assert _recomputes(found.prediction.plan) == {"full"}
+    assert found.prediction.assumptions == ("recompute: full, the least memory, as nothing is predicted to fit",)
 
 
-def test_what_the_planner_cannot_keep_is_the_fastest_even_plan() -> None:
-    given = run(micro_batch=None)
-    found = predict_run(given, estimate_plan, _cannot_keep)
-    assert found.plan.micro_batch == 1
-    assert found.assumptions == ("micro batch: the fastest even plan",)
+def test_the_interval_holds_those_of_the_other_readings() -> None:
+    """Twice the micro batch takes 10% longer for each further sequence, in the fake: 2.5 of 1 for 16, 1.7 for 8."""
+    alone = predict_run(run(**EIGHT, micro_batch=16), estimate_plan).prediction.estimate
+    smaller = predict_run(run(**EIGHT, micro_batch=8), estimate_plan).prediction.estimate
+    found = predict_run(run(**EIGHT, micro_batch=None), estimate_plan)
+    held, its_own, of_other = (interval_bounds(one, 0.8) for one in (found.prediction.estimate, alone, smaller))
+    assert held is not None
+    assert its_own is not None
+    assert of_other is not None
+    assert held == (of_other[0], its_own[1])
+    assert found.others[0].step_seconds == pytest.approx(smaller.step_seconds)
 
 
-def test_the_planner_keeps_what_a_row_states() -> None:
-    """The real planner, on a pipeline whose fullest stage it would rather relieve: stages stay even, as Megatron's are."""
-    stated = row(
-        framework="Megatron-LM", tp=2, pp=4, dp=8, sp=False, zero_or_fsdp=None, micro_batch=None, recompute="full"
-    )
-    given = measured_run(stated, catalog_node)
-    assert isinstance(given, MeasuredRun)
-    found = predict_run(given, estimate_by_catalog, planners_choice)
-    plan = found.plan
-    assert (plan.mesh.tp, plan.mesh.pp, plan.mesh.dp) == (2, 4, 8)
-    assert len({stage.layer_count for stage in plan.stages}) == 1
-    assert {run.recompute for stage in plan.stages for run in stage.layers} == {"full"}
-    assert not plan.sequence_parallel
-    assert found.too_large is None
-    tried = fastest(given.model, given.cluster, given.training, given.plans, estimate_by_catalog)
-    assert found.estimate.step_seconds <= 1.01 * tried.estimate.step_seconds
+def test_no_valid_plan_says_why() -> None:
+    def refuse(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan) -> Estimate:
+        raise SpecError("tp 3 does not divide 40 heads")
+
+    with pytest.raises(SpecError, match="tp 3"):
+        predict_run(run(), refuse)

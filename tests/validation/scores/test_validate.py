@@ -7,16 +7,16 @@ import pytest
 from rich.console import Console
 
 from shardwright.base.errors import SpecError
-from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.estimate import Estimate
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import Plan
 from shardwright.specs.training import TrainingSpec
 from shardwright.validation.pages.tables import validation_tables
 from shardwright.validation.scores.validate import Validation, validate_table
 from tests.validation.fake_costs import estimate_plan, standard_node
-from tests.validation.made_up_rows import LLAMA_ROW, plans_of, row, write_csv
-from tests.validation.rows.test_table import PUBLISHED
+from tests.validation.made_up_rows import LLAMA_ROW, write_csv
+from tests.validation.table.test_table import PUBLISHED
 
 # The fake cost model on the Llama row: 6 N T FLOPs at half of 64 x 300 TFLOP/s, and 10% for the second sequence.
 PREDICTED_SECONDS = 6 * 13_015_864_320 * 128 * 4096 / (64 * 300e12 * 0.5) * 1.1
@@ -30,6 +30,7 @@ ROW_KEYS = {
     "high_80",
     "memory_measured_bytes",
     "memory_predicted_bytes",
+    "other_readings",
     "skipped",
 }
 
@@ -70,15 +71,15 @@ def test_no_row_is_dropped(tmp_path: Path) -> None:
         LLAMA_ROW,
         LLAMA_ROW | {"id": "moe", "experts": 8},
         LLAMA_ROW | {"id": "no-metric", "metric_value": None},
-        LLAMA_ROW | {"id": "fine-tuning", "reason": "fine-tuning row"},
+        LLAMA_ROW | {"id": "adapters", "reason": "LoRA/QLoRA row (kept apart)"},
         LLAMA_ROW | {"id": "int3", "precision": "int3"},
     )
-    assert [row.id for row in result.rows] == ["llama-1", "moe", "no-metric", "fine-tuning", "int3"]
+    assert [row.id for row in result.rows] == ["llama-1", "moe", "no-metric", "adapters", "int3"]
     assert [row.skipped is None for row in result.rows] == [True, False, False, False, False]
     assert all(row.predicted is None and row.relative_error is None for row in result.rows[1:])
     summary = result.summary
     assert (summary.count, summary.predicted, sum(summary.skipped.values())) == (5, 1, 4)
-    assert summary.skipped["fine-tuning row"] == 1
+    assert summary.skipped["LoRA/QLoRA row (kept apart)"] == 1
     assert summary.skipped["metric_value unknown"] == 1
 
 
@@ -95,23 +96,22 @@ def test_a_row_of_memory_alone_has_no_time_and_still_a_memory_error(tmp_path: Pa
     assert result.summary.memory.mean_signed == pytest.approx(1.0)
 
 
-def test_an_unknown_choice_is_the_planners(tmp_path: Path) -> None:
-    asked: list[Fixed] = []
+def test_an_unknown_choice_is_read_once_and_every_reading_is_reported(tmp_path: Path) -> None:
+    asked: list[Plan] = []
 
-    def choose(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Plan:
-        asked.append(fixed)
-        return plans_of(row(), model.layer_count)[0].plans[0]
+    def estimate(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan) -> Estimate:
+        asked.append(plan)
+        return estimate_plan(model, cluster, training, plan)
 
-    unknown = LLAMA_ROW | {"micro_batch": None, "recompute": "unknown"}
+    unknown = LLAMA_ROW | {"recompute": "unknown"}
     path = write_csv(tmp_path / "t.csv", [unknown, unknown | {"id": "the same run again"}])
-    result = validate_table(path, estimate=estimate_plan, standard_node=standard_node, choose=choose)
+    result = validate_table(path, estimate=estimate, standard_node=standard_node)
     assert [found.predicted for found in result.rows] == pytest.approx([8192 / PREDICTED_SECONDS] * 2)
-    assert [(fixed.zero_stage, fixed.micro_batch, fixed.recompute) for fixed in asked] == [(3, None, None)]
-    assert result.summary.assumed == {
-        "micro batch: chosen by the planner": 2,
-        "recompute: chosen by the planner": 2,
-        "network of the standard node": 2,
-    }
+    assert [found.other_readings[0].choice for found in result.rows] == ["recompute: selective"] * 2
+    slower = 8192 / PREDICTED_SECONDS * 1.1 / (1.1 + 0.1 / 3)  # a tenth of the forward again
+    assert result.rows[0].other_readings[0].predicted == pytest.approx(slower)
+    assert len(asked) == 2  # none fits, and selective is its nearest other
+    assert result.summary.assumed == {"recompute: none": 2, "network of the standard node": 2}
 
 
 def test_a_run_predicted_not_to_fit_is_still_predicted_and_counted(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 import pytest
 
 from shardwright.specs.mesh import Mesh
-from shardwright.validation.rows.axes import RowAxes, axes_of_row, folds, routing_of_row
+from shardwright.validation.layout.axes import RowAxes, axes_of_row, folds, routing_of_row
 from shardwright.validation.rows.stack import software_of_row
-from shardwright.validation.rows.table import SkippedRowError
+from shardwright.validation.table.table import SkippedRowError
 from tests.validation.made_up_rows import plans_of, row
 
 MEGATRON: dict[str, object] = {"framework": "Megatron-Core r0.10", "year": 2025, "zero_or_fsdp": "1"}
@@ -59,9 +59,17 @@ def test_a_fake_gate_deals_experts_out_in_a_row() -> None:
     assert routing_of_row(row(notes="forced balance")) == "random"
 
 
-def test_a_capacity_is_a_reason() -> None:
-    with pytest.raises(SkippedRowError, match="expert capacity"):
-        _axes(**EXPERTS | {"notes": "tp4, ep8, capacity=1; forced balance"})
+def test_a_capacity_of_one_changes_nothing_under_an_even_load_and_a_larger_one_is_a_reason() -> None:
+    axes, assumptions = _axes(**EXPERTS | {"notes": "tp4, ep8, capacity=1; forced balance"}, ep=8)
+    assert axes.ep == 8
+    assert "expert capacity 1 under an even load: nothing dropped, nothing padded" in assumptions
+    with pytest.raises(SkippedRowError, match="expert capacity above 1"):
+        _axes(**EXPERTS | {"notes": "tp4, ep8, capacity=1.5; forced balance"})
+
+
+def test_a_setting_gives_the_dispatch() -> None:
+    assert _axes(**EXPERTS, ep=8, settings="dispatch=deepep")[0].expert_dispatch == "deduplicated"
+    assert _axes(**EXPERTS | {"notes": "DeepEP"}, settings="dispatch=all-to-all")[0].expert_dispatch == "all-to-all"
 
 
 def test_what_does_not_fold_is_a_reason_or_another_zero_stage() -> None:
@@ -71,13 +79,13 @@ def test_what_does_not_fold_is_a_reason_or_another_zero_stage() -> None:
     with pytest.raises(SkippedRowError, match="experts over the ranks"):
         plans_of(row(**EXPERTS, ep=48), 40)
     found, _ = plans_of(row(**(MEGATRON | EXPERTS | {"zero_or_fsdp": None}), ep=32), 40)
-    assert [plan.zero_stage for plan in found.plans] == [1]
+    assert [plan.zero_stage for plan, _ in found.readings] == [1]
 
 
 def test_plans_of_rows_with_both() -> None:
     stated = row(**(MEGATRON | EXPERTS), gpus=64, pp=2, tp=2, cp=2, dp=8, vpp=1, ep=8, micro_batch=1, global_batch=32)
     found, assumptions = plans_of(stated, 40)
-    (plan,) = found.plans
+    ((plan, _),) = found.readings
     assert plan.mesh == Mesh(pp=2, dp_shard=8, cp=2, tp=2, ep=8)
     assert (plan.context_parallel, plan.expert_dispatch, plan.global_batch) == ("ring", "all-to-all", 32)
     assert "context exchanged by ring" in assumptions
@@ -86,14 +94,8 @@ def test_plans_of_rows_with_both() -> None:
 def test_fsdp_over_context_parallel_ranks_alone() -> None:
     """torchtitan's FSDP 1, CP 8: the shards lie on the ranks of cp."""
     found, _ = plans_of(row(gpus=8, dp=1, cp=8, global_batch=1, micro_batch=1), 40)
-    assert found.plans[0].mesh == Mesh(cp=8)
-    assert found.plans[0].zero_stage == 3
-
-
-def test_a_search_does_not_keep_these_axes() -> None:
-    found, _ = plans_of(row(gpus=8, dp=4, cp=2, global_batch=8, micro_batch=None), 40)
-    assert found.unknown == ("micro batch",)
-    assert found.fixed == ()
+    assert found.readings[0].plan.mesh == Mesh(cp=8)
+    assert found.readings[0].plan.zero_stage == 3
 
 
 def test_embedding_and_head_may_count_as_layers() -> None:
@@ -102,5 +104,5 @@ def test_embedding_and_head_may_count_as_layers() -> None:
         **(MEGATRON | EXPERTS), gpus=256, pp=32, dp=8, vpp=3, ep=8, layers=94, micro_batch=1, global_batch=2048
     )
     found, _ = plans_of(stated, 94)
-    counts = [stage.layer_count for stage in found.plans[0].stages]
+    counts = [stage.layer_count for stage in found.readings[0].plan.stages]
     assert counts == [0, *[1] * 94, 0]

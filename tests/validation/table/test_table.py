@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shardwright.base.errors import SpecError
-from shardwright.validation.rows.table import read_table
+from shardwright.validation.table.table import read_table
 from tests.validation.made_up_rows import LLAMA_ROW, write_csv
 
 PUBLISHED = Path(str(resources.files("shardwright.calibration") / "published" / "training.csv"))

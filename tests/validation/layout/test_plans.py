@@ -2,10 +2,9 @@
 
 import pytest
 
-from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.plan import Plan
-from shardwright.validation.rows.table import SkippedRowError
+from shardwright.validation.table.table import SkippedRowError
 from tests.validation.made_up_rows import plans_of, row
 
 LAYERS = 40
@@ -13,8 +12,9 @@ LAYERS = 40
 
 def _only(**changes: object) -> Plan:
     found, assumptions = plans_of(row(**changes), LAYERS)
-    assert (found.fixed, found.unknown, assumptions) == ((), (), [])
-    (plan,) = found.plans
+    assert (found.unknown, assumptions) == ((), [])
+    ((plan, chosen),) = found.readings
+    assert chosen == ()
     return plan
 
 
@@ -67,54 +67,63 @@ def test_sequence_parallelism_as_stated() -> None:
     assert not _only(tp=8, dp=8, sp=False).sequence_parallel
     assert _only(tp=8, dp=8, sp=True).sequence_parallel
     found, assumptions = plans_of(row(tp=8, dp=8, sp=None), LAYERS)
-    assert found.plans[0].sequence_parallel
+    assert found.readings[0].plan.sequence_parallel
     assert assumptions == ["sequence parallelism beside tensor parallelism"]
 
 
-def test_an_unknown_micro_batch_is_left_to_the_search_with_all_else_fixed() -> None:
+def _plans(**changes: object) -> list[Plan]:
+    return [reading.plan for reading in plans_of(row(**changes), LAYERS)[0].readings]
+
+
+def test_an_unknown_micro_batch_is_a_power_of_two_that_divides() -> None:
+    """The largest first without a pipeline, where people fill the memory; the smallest first with one."""
     found, assumptions = plans_of(row(micro_batch=None, global_batch=768), LAYERS)
-    assert sorted(plan.micro_batch for plan in found.plans) == [1, 2, 3, 4, 6, 12]
-    assert {plan.global_batch for plan in found.plans} == {768}
-    assert found.unknown == ("micro batch",)
-    (fixed,) = found.fixed
-    assert fixed == Fixed(
-        tp=1,
-        pp=1,
-        dp_replicate=1,
-        dp_shard=64,
-        zero_stage=3,
-        schedule="1f1b",
-        stages_per_rank=1,
-        recompute="none",
-        offload_optimizer=0,
-        even_stages=True,
-        sequence_parallel=False,
-    )
-    assert assumptions == []
+    assert [(reading.plan.micro_batch, reading.chosen) for reading in found.readings] == [
+        (4, (("micro batch", "4"),)),
+        (2, (("micro batch", "2"),)),
+        (1, (("micro batch", "1"),)),
+    ]
+    assert {reading.plan.global_batch for reading in found.readings} == {768}
+    assert (found.unknown, assumptions) == (("micro batch",), [])
+    pipelined = _plans(framework="Megatron-LM", pp=2, dp=32, vpp=1, micro_batch=None)
+    assert [plan.micro_batch for plan in pipelined] == [1, 2, 4]
 
 
-def test_an_unknown_zero_stage_is_one_search_for_each_that_the_framework_has() -> None:
-    unknown: dict[str, object] = {"micro_batch": None, "recompute": "unknown", "zero_or_fsdp": None}
-    found, _ = plans_of(row(**unknown), LAYERS)
-    assert found.unknown == ("ZeRO stage", "micro batch", "recompute")
-    assert [fixed.zero_stage for fixed in found.fixed] == [0, 1, 2, 3]
-    assert [(fixed.dp_replicate, fixed.dp_shard) for fixed in found.fixed] == [(64, 1), (1, 64), (1, 64), (1, 64)]
-    assert {fixed.recompute for fixed in found.fixed} == {None}
-    assert len(set(found.plans)) == len(found.plans) == 4 * 2 * 3
-    megatron, _ = plans_of(row(**unknown, framework="Megatron-LM"), LAYERS)
-    assert [fixed.zero_stage for fixed in megatron.fixed] == [0, 1]
+@pytest.mark.parametrize(
+    ("framework", "year", "stages"),
+    [("torchtitan", 2024, [3]), ("Megatron-LM", 2021, [0, 1]), ("Megatron-Core", 2024, [1, 0])],
+)
+def test_an_unknown_zero_stage_is_what_the_framework_shards(framework: str, year: int, stages: list[int]) -> None:
+    """FSDP shards parameters; Megatron has a distributed optimizer that recipes use since 2023."""
+    plans = _plans(framework=framework, year=year, zero_or_fsdp=None)
+    assert [plan.zero_stage for plan in plans] == stages
+    assert [plan.mesh.dp_shard for plan in plans] == [64 if stage else 1 for stage in stages]
 
 
-def test_stages_that_cannot_be_even_are_not_held_to_be() -> None:
-    found, _ = plans_of(row(pp=16, dp=4, recompute=None), LAYERS)
-    assert [fixed.even_stages for fixed in found.fixed] == [None]
-    assert sorted(stage.layer_count for stage in found.plans[0].stages) == [2] * 8 + [3] * 8
+def test_the_least_recompute_comes_first_whatever_else_is_open() -> None:
+    plans = _plans(framework="Megatron-LM", year=2021, zero_or_fsdp=None, recompute="unknown")
+    full = [plan.stages[0].layers[0].count * (plan.stages[0].layers[0].recompute == "full") for plan in plans]
+    assert full == [0, 0, 0, 0, 10, 10, 20, 20, 30, 30, 40, 40]
+    assert [plan.zero_stage for plan in plans] == [0, 1] * 6
+    assert [plan.stages[0].layers[0].recompute for plan in _plans(recompute=None)] == ["none", "selective", "full"]
+
+
+def test_recomputed_modules_say_what_an_unknown_recompute_was() -> None:
+    assert _only(recompute=None, settings="recompute_modules=none").stages[0].layers[0].recompute == "none"
+    assert _only(recompute=None, settings="recompute_modules=core_attn").stages[0].layers[0].recompute == "selective"
+
+
+def test_stages_are_even_where_layers_divide_and_differ_by_one_elsewhere() -> None:
+    assert {stage.layer_count for stage in _plans(pp=8, dp=8)[0].stages} == {5}
+    assert sorted(stage.layer_count for stage in _plans(pp=16, dp=4)[0].stages) == [2] * 8 + [3] * 8
 
 
 def test_every_second_layer_is_no_choice_of_the_search() -> None:
     found, assumptions = plans_of(row(recompute="selective", notes="AC=selective layer; x", micro_batch=None), LAYERS)
-    assert found.fixed == ()
-    assert [(run.count, run.recompute) for run in found.plans[0].stages[0].layers] == [(20, "full"), (20, "none")]
+    assert [(run.count, run.recompute) for run in found.readings[0].plan.stages[0].layers] == [
+        (20, "full"),
+        (20, "none"),
+    ]
     assert assumptions == ["selective recompute by layer: every second one"]
 
 
@@ -159,7 +168,7 @@ def test_what_no_plan_says_is_a_reason(changes: dict[str, object], reason: str) 
 )
 def test_torchtitan_keeps_parameters_gathered_in_a_pipeline(framework: str, pp: int, zero_stage: int) -> None:
     found, _ = plans_of(row(framework=framework, pp=pp, dp=64 // pp, zero_or_fsdp="fsdp"), 40)
-    assert {plan.zero_stage for plan in found.plans} == {zero_stage}
+    assert {plan.zero_stage for plan, _ in found.readings} == {zero_stage}
 
 
 @pytest.mark.parametrize(
@@ -172,5 +181,5 @@ def test_torchtitan_makes_as_many_microbatches_as_pipeline_ranks(
     """8 sequences a rank at pp 4, 2 at pp 1."""
     given = row(framework=framework, pp=pp, dp=64 // pp, micro_batch=None, global_batch=128, vpp=1)
     found, assumptions = plans_of(given, 40)
-    assert {plan.micro_batch for plan in found.plans} == micro_batches
+    assert {plan.micro_batch for plan, _ in found.readings} == micro_batches
     assert ("as many microbatches as pipeline ranks, torchtitan's default" in assumptions) == (micro_batches == {2})

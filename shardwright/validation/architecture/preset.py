@@ -5,10 +5,11 @@ from functools import cache
 
 from shardwright.catalog.huggingface import load_model, preset_names
 from shardwright.specs.model import FeedForward, MixtureOfExperts, ModelSpec
+from shardwright.validation.table import TableRow
 
-from .table import TableRow
+from .families import folded_name
+from .sizes import model_name
 
-_REMARK = re.compile(r"\([^()]*\)")
 _SIZE = re.compile(r"\d+(?:\.\d+)?[bm]")
 # Common names of models that the presets name differently.
 _ALIASES = {
@@ -25,7 +26,7 @@ def preset_of_row(row: TableRow) -> ModelSpec | None:
 
     Spelling is forgiving: "Llama3 70B", "LLAMA3-70B" and "Llama 3 70B (pretraining)" are llama-3-70b.
     """
-    name = _folded(_REMARK.sub(" ", row.model or ""))
+    name = model_name(row)
     preset = _presets().get(name) or _without_size(name)
     if preset is None:
         return None
@@ -41,11 +42,7 @@ def _without_size(name: str) -> str | None:
 
 @cache
 def _presets() -> dict[str, str]:
-    return {_folded(name): name for name in preset_names()} | _ALIASES
-
-
-def _folded(name: str) -> str:
-    return re.sub(r"[\s_-]+", "", name.lower())
+    return {folded_name(name): name for name in preset_names()} | _ALIASES
 
 
 def _agrees(row: TableRow, model: ModelSpec) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardwright.validation.rows.schedule import by_cost, pipelines_of_row, stage_sizes
+from shardwright.validation.layout.schedule import by_cost, pipelines_of_row, stage_sizes
 from shardwright.validation.rows.stack import software_of_row
 from tests.validation.made_up_rows import row
 
@@ -23,8 +23,10 @@ def test_stated_chunks_interleave() -> None:
 
 
 def test_only_megatron_may_have_interleaved_unsaid() -> None:
-    even = [("1f1b", 1), ("interleaved-1f1b", 2), ("interleaved-1f1b", 5), ("interleaved-1f1b", 10)]
-    assert _choices(framework="Megatron-Core r0.8.0") == even
+    """40 layers on 4 ranks: five stages of two layers, as NeMo's recipes have them. Megatron-LM's default is one stage."""
+    assert _choices(framework="Megatron-Core r0.8.0") == [("interleaved-1f1b", 5), ("1f1b", 1)]
+    assert _choices(framework="Megatron-LM") == [("1f1b", 1), ("interleaved-1f1b", 5)]
+    assert _choices(framework="NeMo", layers=4) == [("1f1b", 1)]
     assert _choices(framework="Megatron-DeepSpeed") == [("1f1b", 1)]
     assert _choices() == [("1f1b", 1)]
 
@@ -38,7 +40,10 @@ def test_only_megatron_may_have_interleaved_unsaid() -> None:
         ("ZB-H1 with offload", [("zb-h1", 1)]),
         ("zero bubble", [("zb-h1", 1)]),
         ("DualPipe-V", [("dualpipe-v", 2)]),
-        ("schedule=Interleaved 1F1B", [("interleaved-1f1b", 2), ("interleaved-1f1b", 5), ("interleaved-1f1b", 10)]),
+        ("ZB-1p", [("zb-h1", 1)]),
+        ("schedule=Interleaved 1F1B", [("interleaved-1f1b", 5)]),
+        ("the interleaved schedule", [("interleaved-1f1b", 5)]),
+        ("not interleaved", [("1f1b", 1)]),
     ],
 )
 def test_a_remark_names_the_schedule(notes: str, choices: list[tuple[str, int]]) -> None:

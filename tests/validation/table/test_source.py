@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardwright.validation.rows.table import short_source_name, source_name
+from shardwright.validation.table.table import short_source_name, source_name
 
 
 @pytest.mark.parametrize(

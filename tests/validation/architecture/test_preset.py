@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardwright.validation.rows.preset import preset_of_row
+from shardwright.validation.architecture.preset import preset_of_row
 from tests.validation.made_up_rows import row
 
 _UNKNOWN: dict[str, object] = dict.fromkeys(

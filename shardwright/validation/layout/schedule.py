@@ -4,17 +4,22 @@ import re
 from typing import NamedTuple, get_args
 
 from shardwright.specs import ScheduleName, even_stages
+from shardwright.validation.table import SkippedRowError, TableRow
 
-from .table import SkippedRowError, TableRow
-
-_INTERLEAVING_FAMILIES = ("Megatron-LM", "Megatron-Core", "NeMo")
+_MAY_INTERLEAVE = ("Megatron-LM", "Megatron-Core", "NeMo")
+# Every dense recipe of NeMo with a pipeline interleaves, with one to four layers a stage (scripts/performance,
+# recommended_model_configs). Megatron-LM does not by default.
+_USUALLY_INTERLEAVE = ("Megatron-Core", "NeMo")
+_LAYERS_OF_A_CHUNK = 2
 # Names in use, specific ones first; each with the schedule's name and its chunks on a rank.
 _NAMED: tuple[tuple[str, str, int | None], ...] = (
     (r"\bdual ?pipe", "dualpipe-v", 2),
     (r"\bzb-?v\b", "zb-v", 2),
-    (r"\bzb-?h?1\b|zero[ -]?bubble", "zb-h1", 1),
+    (r"\bv-?half\b", "v-half", 2),
+    (r"\bzb-?(?:h2|2p)\b", "zb-h2", 1),
+    (r"\bzb-?(?:h1|1p|1)\b|zero[ -]?bubble", "zb-h1", 1),
     (r"\bg-?pipe\b|\bafab\b|all[ -]forward[ -]all[ -]backward", "gpipe", 1),
-    (r"interleaved[ -]?1f1b", "interleaved-1f1b", None),
+    (r"(?<!non-)(?<!not )\binterleav", "interleaved-1f1b", None),
     (r"\b1f1b\b", "1f1b", 1),
 )
 
@@ -27,9 +32,10 @@ class PipelineChoice(NamedTuple):
 
 
 def pipelines_of_row(row: TableRow, family: str, pp: int, layers: int) -> tuple[PipelineChoice, ...]:
-    """Every schedule that `row` can mean, the plainest first; open stage counts are those that divide the layers.
+    """Every schedule that `row` can mean, the likeliest first.
 
-    `vpp` counts stages on a rank. If it is empty and no remark says more, Megatron may have interleaved or not.
+    `vpp` counts stages on a rank. If it is empty and no remark says more, Megatron-LM did not interleave, as is its
+    default, and Megatron-Core did, as in its recipes, with two layers a stage where that divides. Both are readings.
 
     Raises:
         SkippedRowError: the row names a schedule that this version does not have.
@@ -59,10 +65,12 @@ def _stated(row: TableRow) -> tuple[str | None, int | None]:
 def _chunk_counts(row: TableRow, family: str, pp: int, layers: int) -> list[int]:
     if row.vpp is not None:
         return [row.vpp]
-    named_interleaved = _stated(row)[0] == "interleaved-1f1b"
-    if not named_interleaved and family not in _INTERLEAVING_FAMILIES:
+    named = _stated(row)[0] == "interleaved-1f1b"
+    if not named and family not in _MAY_INTERLEAVE:
         return [1]
-    return [1, *(count for count in range(2, layers // pp + 1) if layers % (pp * count) == 0)]
+    even = [count for count in range(2, layers // pp + 1) if layers % (pp * count) == 0]
+    usual = [count for count in even if layers >= pp * count * _LAYERS_OF_A_CHUNK] or even
+    return [*usual[-1:], 1] if family in _USUALLY_INTERLEAVE else [1, *usual[-1:]]
 
 
 def _schedule(name: str | None, chunks: int) -> ScheduleName:

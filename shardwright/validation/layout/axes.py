@@ -5,8 +5,7 @@ import re
 from typing import Literal, NamedTuple
 
 from shardwright.specs import ContextParallel, ExpertDispatch
-
-from .table import SkippedRowError, TableRow
+from shardwright.validation.table import SkippedRowError, TableRow
 
 _NAMED: tuple[tuple[str, ContextParallel], ...] = (
     (r"ulysses|deepspeed[ -]sequence parallel", "ulysses"),
@@ -16,7 +15,7 @@ _NAMED: tuple[tuple[str, ContextParallel], ...] = (
 _RINGS = ("Megatron-LM", "Megatron-Core", "NeMo")  # the default of theirs; torch's own is to gather
 _EVEN_ROUTING = re.compile(r"forced? balanc|balanced gate|fake gate|uniform rout", re.IGNORECASE)
 _DEDUPLICATING = re.compile(r"deep-?ep|hybrid-?ep", re.IGNORECASE)
-_CAPACITY = re.compile(r"\bcapacity(?:[ _-]factor)? ?[=:]? ?\d", re.IGNORECASE)
+_CAPACITY = re.compile(r"\bcapacity(?:[ _-]factor)? ?[=:]? ?(\d+(?:\.\d+)?)", re.IGNORECASE)
 _FAKE_GATE = re.compile(r"fake (?:balanced )?gate", re.IGNORECASE)
 
 
@@ -33,19 +32,23 @@ def axes_of_row(row: TableRow, family: str) -> tuple[RowAxes, list[str]]:
     """The axes that `row` states, and what was assumed. `family` is that of its software.
 
     Raises:
-        SkippedRowError: experts have a capacity, and tables don't say what it dropped.
+        SkippedRowError: experts have a capacity above 1, and tables don't say whether they pad to it.
     """
-    if row.experts and _CAPACITY.search(row.notes or ""):
-        raise SkippedRowError("expert capacity: whether experts pad to it is not stated")
     cp, ep = row.cp or 1, row.ep or 1
     assumptions = []
+    capacity = _CAPACITY.search(row.notes or "") if row.experts else None
+    if capacity and float(capacity[1]) != 1.0:
+        raise SkippedRowError("expert capacity above 1: whether experts pad to it is not stated")
+    if capacity:
+        assumptions.append("expert capacity 1 under an even load: nothing dropped, nothing padded")
     remarks = f"{row.framework or ''}; {row.notes or ''}".lower()
     exchange = next((name for pattern, name in _NAMED if re.search(pattern, remarks)), None)
     if exchange is None:
         exchange = "ring" if family in _RINGS else "all-gather"
         if cp > 1:
             assumptions.append(f"context exchanged by {exchange}")
-    deduplicated = bool(_DEDUPLICATING.search(remarks))
+    stated = row.settings.dispatch
+    deduplicated = stated != "all-to-all" if stated else bool(_DEDUPLICATING.search(remarks))
     if row.ep is None and row.experts:
         ep = math.gcd(row.experts, row.dp or 1) if deduplicated else 1
         assumptions.append("experts spread as wide as they divide" if deduplicated else "every rank holds every expert")

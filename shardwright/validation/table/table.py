@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from shardwright.base import SpecError, nearest
 from shardwright.specs import PositiveFloat, PositiveInt, Spec
+
+from .settings import RowSettings, parse_settings
 
 _COMMIT = re.compile(r"@[0-9a-f]{3,40}\b")
 _LINES = re.compile(r"\blines?\s+\d+(?:\s*[-,]\s*\d+)*")
@@ -27,7 +29,8 @@ class TableRow(Spec):
     `heads`, `kv_heads`, `ffn_hidden` and `vocab` describe the model; `tp`, `pp`, `vpp`, `dp`, `cp`, `ep` the mesh;
     `micro_batch` counts sequences per microbatch per data-parallel rank, `global_batch` sequences per step.
     No layer or batch count of a real run is near the limits; they keep a typing mistake from costing minutes.
-    `metric_value` is as published, in `metric_unit`; `peak_mem_gb` is in 1e9 bytes.
+    `metric_value` is as published, in `metric_unit`; `peak_mem_gb` is in 1e9 bytes. `stack`: a named stack, where the
+    release is known; `settings`: what notes or recipe say beyond the columns.
     """
 
     id: str = Field(min_length=1)
@@ -77,6 +80,13 @@ class TableRow(Spec):
     fully_complete: bool | None = None
     has_memory: bool | None = None
     reason: str | None = None
+    stack: str | None = None
+    settings: RowSettings = RowSettings()
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _read_settings(cls, cell: object) -> object:
+        return parse_settings(cell or "") if isinstance(cell, str | None) else cell
 
 
 _COLUMNS = tuple(TableRow.model_fields)
