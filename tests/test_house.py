@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "shardwright"
 ROOMS = sorted(path.parent for path in ROOT.rglob("__init__.py"))
 MOST_MODULES = 14
+FORMULAS = ("layers", "op_times", "pipeline", "tables")
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: str(room.relative_to(ROOT.parent)))
@@ -22,3 +23,11 @@ def test_the_folders_at_the_top_are_links_to_the_packages() -> None:
         link = ROOT.parent / name
         if link.exists():  # links are not in a wheel's source tree on every system
             assert link.resolve() == ROOT / name
+
+
+@pytest.mark.parametrize("room", FORMULAS)
+def test_a_formula_is_handed_the_node_that_it_costs_and_not_the_cluster(room: str) -> None:
+    """`op_times` alone takes a cluster, to choose the times of its node."""
+    modules = [path for path in (ROOT / "costmodel" / room).glob("*.py") if path.name != "choice.py"]
+    assert modules
+    assert [path.name for path in modules if "ClusterSpec" in path.read_text(encoding="utf-8")] == []

@@ -23,7 +23,7 @@ from shardwright.base import FloatArray
 from shardwright.costmodel.op_times import CALIBRATED, Collectives, Constants
 from shardwright.specs import RankGroup
 
-from .measured_collective import MeasuredCollective, cluster_of
+from .measured_collective import MeasuredCollective, node_of
 
 _RESIDUAL_SCALE = 0.1
 _ROWS_OF_A_LOG = 12
@@ -71,13 +71,13 @@ class Fit:
         seconds = np.empty(len(rows))
         for indices, like in _alike(rows):
             factor = self.latency_factors.get(like.log, 1.0) if own_latency else 1.0
-            cluster = cluster_of(like, latency_factor=factor, efa_seconds=self.values[EFA])
+            node = node_of(like, latency_factor=factor, efa_seconds=self.values[EFA])
             constants = replace(self.constants, collective_seconds=self.values["collective_seconds"] * factor)
             sizes = np.array([rows[index].size_bytes for index in indices])
             ranks = np.array([rows[index].ranks for index in indices])
             group = RankGroup(ranks / like.nodes, like.nodes, 1.0)
             call_seconds = self.values[HOST_CALL] if like.system.host_calls else 0.0
-            seconds[indices] = Collectives(cluster, constants).seconds(like.name, sizes, group) + call_seconds
+            seconds[indices] = Collectives(node, constants).seconds(like.name, sizes, group) + call_seconds
         return seconds
 
 

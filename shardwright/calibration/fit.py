@@ -62,8 +62,8 @@ def errors_table(title: str, runs: Sequence[Run], errors: FloatArray, key: Calla
 def residuals(runs: Sequence[Run], errors: FloatArray) -> list[Residual]:
     """Measured / predicted seconds of left-out runs."""
     return [
-        Residual(run.measured.source, is_unsettled(run.measured.cluster, run.measured.training), 1 / (1 + error))
-        for run, error in zip(runs, errors.tolist(), strict=True)
+        Residual(job.source, is_unsettled(job.cluster.node.device, job.training), 1 / (1 + error))
+        for job, error in zip((run.measured for run in runs), errors.tolist(), strict=True)
     ]
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from shardwright.catalog import devices as catalog
 from shardwright.costmodel.op_times import CollectiveName, meshed_share, reduces_in_switch
-from shardwright.specs import ClusterSpec
+from shardwright.specs import NodeGroup
 
 _OPERATIONS: dict[str, CollectiveName] = {
     "all_reduce": "all_reduce",
@@ -85,22 +85,21 @@ class MeasuredCollective:
         return self.passes * (self.ranks - 1) / self.ranks * self.size_bytes / self.seconds
 
 
-def cluster_of(row: MeasuredCollective, *, latency_factor: float, efa_seconds: float) -> ClusterSpec:
-    """The system of `row` with the latency of its EFA links replaced, and then every latency multiplied."""
+def node_of(row: MeasuredCollective, *, latency_factor: float, efa_seconds: float) -> NodeGroup:
+    """The nodes of `row`'s system with the latency of its EFA links replaced, and then every latency multiplied."""
     node = catalog.standard_node(row.system.device, nodes=row.nodes)
     nic = catalog.link(row.system.nic)
     nic_seconds = efa_seconds if row.system.nic.startswith("efa") else nic.latency_seconds
     nic = nic.model_copy(update={"latency_seconds": nic_seconds * latency_factor})
     inside = {"latency_seconds": node.intra_node.latency_seconds * latency_factor}
     kind = {} if row.in_switch else {"kind": "nvlink"}
-    node = node.model_copy(
+    return node.model_copy(
         update={
             "nic": nic,
             "nics_per_node": row.system.nics_per_node,
             "intra_node": node.intra_node.model_copy(update=inside | kind),
         }
     )
-    return ClusterSpec(name=row.system.hardware, groups=(node,))
 
 
 def published_collectives() -> tuple[list[MeasuredCollective], Counter[str]]:
@@ -151,7 +150,7 @@ def reached_fractions(rows: Iterable[MeasuredCollective]) -> dict[str, list[floa
     """
     reached: dict[str, list[float]] = {"nvlink_fraction": [], "nic_fraction": [], "in_switch_fraction": []}
     for row in rows:
-        node = cluster_of(row, latency_factor=1.0, efa_seconds=0.0).node
+        node = node_of(row, latency_factor=1.0, efa_seconds=0.0)
         link = node.intra_node.bytes_per_s
         if row.nodes > 1:  # two nodes exchange the tensor itself, more of them pass it around
             sent = row.size_bytes / row.seconds if row.nodes == 2 else row.bus_bytes_per_s

@@ -126,10 +126,11 @@ def _move(
 
 def _log_seconds(run: Run, logs: FloatArray) -> FloatArray:
     """(V,) logarithms of predicted step seconds for V vectors (V, K) of constants."""
-    job = (run.measured.model, run.measured.cluster, run.measured.training)
+    measured, cluster = run.measured, run.measured.cluster
     constants: Constants = replace(CALIBRATED, **dict(zip(KNOWN, np.exp(logs).T, strict=True)))
-    times = CatalogTimes(run.measured.cluster, run.measured.training, constants)
-    return np.asarray(np.log(step_seconds_by_variant(*job, run.plan, times, len(logs))))
+    times = CatalogTimes(cluster.node, measured.training, constants, cluster.oversubscription)
+    seconds = step_seconds_by_variant(measured.model, measured.training, run.plan, times, len(logs))
+    return np.asarray(np.log(seconds))
 
 
 def intervals(whole: TrainingFit, left_out: Mapping[str, TrainingFit]) -> dict[str, tuple[float, float]]:

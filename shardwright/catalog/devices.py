@@ -15,6 +15,7 @@ from shardwright.specs import (
     Generation,
     Host,
     Link,
+    MachineFingerprint,
     NodeGroup,
     NonNegativeFloat,
     PositiveFloat,
@@ -188,9 +189,17 @@ def shipped_profile(name: str) -> Profile | None:
         return None
     profile = Profile.parse(json.loads(file.read_text(encoding="utf-8")), source=file.name)
     mark = profile.fingerprint
-    if device_reported_as(mark.device, mark.device_memory_bytes) != name:
+    if device_measured(mark) != name:
         raise SpecError(f"{file.name}: was measured on {mark.device}, which is not {name}")
     return profile
+
+
+def device_measured(mark: MachineFingerprint) -> str | None:
+    """The catalog's name of the measured device, or None when the catalog has no such device.
+
+    A CPU that ranks share has none: the catalog's CPU hosts are examples, not parts.
+    """
+    return None if mark.shared_by_ranks else device_reported_as(mark.device, mark.device_memory_bytes)
 
 
 def device_reported_as(reported_name: str, memory_bytes: float) -> str | None:

@@ -22,16 +22,16 @@ def check_fits(mark: MachineFingerprint, group: NodeGroup, *, source: str) -> No
     SpecError: `mark` is of another device than the group's, naming both; or of a CPU shared by another number of ranks.
     """
     ranks, device = mark.ranks // mark.nodes, group.device
-    known = None if mark.kind == "cpu" else catalog.device_reported_as(mark.device, mark.device_memory_bytes)
-    shared = shared_cpu_name(mark.device, mark.threads, mark.cores) if mark.kind == "cpu" else mark.device
+    known = catalog.device_measured(mark)
+    shared = shared_cpu_name(mark.device, mark.threads, mark.cores) if mark.shared_by_ranks else mark.device
     if mark.kind != device.kind or device.name.casefold() not in {known, mark.device.casefold(), shared.casefold()}:
-        own = f"local:{ranks}" if mark.kind == "cpu" else f"{known}:{mark.ranks}" if known else None
+        own = f"local:{ranks}" if mark.shared_by_ranks else f"{known}:{mark.ranks}" if known else None
         mend = f"give --cluster {own}, or" if own else "give"
         raise SpecError(
             f"{source}: was measured on {shared}{f' ({known} in the catalog)' if known else ''}, the cluster's device is "
             f"{device.name}; {mend} a profile of {device.name}"
         )
-    if mark.kind == "cpu" and ranks != group.devices_per_node:
+    if mark.shared_by_ranks and ranks != group.devices_per_node:
         raise SpecError(
             f"{source}: was measured by {_ranks(ranks)} of a CPU at once, the cluster has {_ranks(group.devices_per_node)}; "
             f"give --cluster local:{ranks}, or measure with 'shardwright profile --ranks {group.devices_per_node}'"

@@ -135,7 +135,7 @@ def tensor_parallel_sizes(model: ModelSpec, training: TrainingSpec, *, sequence_
 
 def lacking_bytes(estimate: Estimate, cluster: ClusterSpec, constants: Constants = CALIBRATED) -> float:
     """Return the bytes that the fullest device lacks; 0 where every rank fits."""
-    return max(0.0, estimate.peak_memory_bytes - usable_bytes(cluster.groups[0].device, constants))
+    return max(0.0, estimate.peak_memory_bytes - usable_bytes(cluster.node.device, constants))
 
 
 def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants = CALIBRATED) -> None:
@@ -145,7 +145,7 @@ def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants 
         InfeasibleError: a rank does not fit; names the rank, the largest part and the missing GiB.
     """
     node = cluster.node
-    host_share, usable = host_share_bytes(cluster), usable_bytes(node.device, constants)
+    host_share, usable = host_share_bytes(node), usable_bytes(node.device, constants)
     for rank, (device, host_bytes) in enumerate(zip(estimate.memory, estimate.host_bytes, strict=True)):
         if device.total > usable:
             part, size = max(device, key=lambda item: item[1])

@@ -22,6 +22,7 @@ from shardwright.specs import (
     POLICIES,
     Candidates,
     ClusterSpec,
+    Device,
     Estimate,
     Interval,
     MemoryBytes,
@@ -75,7 +76,7 @@ def plan_costs(
         SpecError: the plan does not divide the model, the batch or the cluster.
     """
     check_plan(plan, model, cluster, training)
-    return PlanCosts(model, cluster, training, plan, times or op_times(cluster, training))
+    return PlanCosts(model, training, plan, times or op_times(cluster, training))
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,12 @@ class PlanCosts:
     """The costs of one plan that has been checked."""
 
     model: ModelSpec
-    cluster: ClusterSpec
     training: TrainingSpec
     plan: Plan
     times: OpTimes
 
     def __post_init__(self) -> None:
-        tables = build_tables(self.model, self.cluster, self.training, candidates_of(self.plan), self.times)
+        tables = build_tables(self.model, self.training, candidates_of(self.plan), self.times)
         object.__setattr__(self, "_sums", StageSums(tables, layer_mixes(self.model, self.plan.stages)))
 
     @property
@@ -102,7 +102,7 @@ class PlanCosts:
         """Seconds per stage, in the form that closed form and simulation take."""
         tables, sums = self.sums.tables, self.sums
         passes = sums.causes(tables.forward), sums.causes(tables.backward)
-        saving = overlap_saving_seconds(self.cluster, self.training, self.times.constants, *passes)
+        saving = overlap_saving_seconds(self.times.node.device, self.training, self.times.constants, *passes)
         return sums.stage_seconds().costs(self.plan.schedule, self.plan.mesh.pp, tables.send_seconds[0], saving)
 
     def activation_bytes_per_stage(self) -> Array:
@@ -123,7 +123,7 @@ class PlanCosts:
         step, sequences = self.step(), self.training.global_batch
         model_flops = sequences * model_flops_per_sequence(self.model, self.training)
         again = sequences * recompute_flops_per_sequence(self.model, self.training, self.plan)
-        device = self.cluster.node.device
+        device = self.times.node.device
         ranks = self.plan.mesh.ranks
         peak_flops = ranks * device.peak_flops_per_s[self.training.precision.compute] * step.total
         return Estimate(
@@ -177,8 +177,8 @@ class PlanCosts:
         passing = moving >= step
         reserved = held.peak_bytes(kept + working) - held.static + static["flat"] + static["unplaced"]
         slack = reserved - np.maximum(moving, step)
-        constants = self.times.constants
-        communicators = float(communicator_bytes(Candidates.of(self.plan), self.cluster, constants)[0])
+        node, constants = self.times.node, self.times.constants
+        communicators = float(communicator_bytes(Candidates.of(self.plan), node, constants)[0])
         return [
             MemoryBytes(
                 parameters=static["parameters"][rank],
@@ -191,7 +191,7 @@ class PlanCosts:
                 communication_buffers=held.reduce_buffer[rank] * passing[rank],
                 allocator_slack=slack[rank],
                 communicators=communicators,
-                context=context_bytes(self.cluster, constants),
+                context=context_bytes(node, constants),
             )
             for rank in range(pp)
         ]
@@ -228,12 +228,12 @@ class PlanCosts:
         return np.asarray(np.minimum(logits, kept + working))
 
     def _intervals(self, seconds: float) -> tuple[Interval, Interval]:
-        return intervals(seconds, self.times.constants, unsettled=is_unsettled(self.cluster, self.training))
+        unsettled = is_unsettled(self.times.node.device, self.training)
+        return intervals(seconds, self.times.constants, unsettled=unsettled)
 
 
-def is_unsettled(cluster: ClusterSpec, training: TrainingSpec) -> bool:
+def is_unsettled(device: Device, training: TrainingSpec) -> bool:
     """Whether runs of this kind vary for reasons outside the plan: on some stacks, and on GPUs without bf16 (V100)."""
-    device = cluster.node.device
     return training.software.unsettled or (device.has_own_memory and "bf16" not in device.peak_flops_per_s)
 
 

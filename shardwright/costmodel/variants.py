@@ -14,22 +14,22 @@ from shardwright.costmodel.tables import (
     stage_causes,
     stage_seconds,
 )
-from shardwright.specs import ClusterSpec, Plan, TrainingSpec
+from shardwright.specs import Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 
 def step_seconds_by_variant(
-    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, times: OpTimes, variants: int
+    model: ModelSpec, training: TrainingSpec, plan: Plan, times: OpTimes, variants: int
 ) -> Array:
     """Return the step seconds (variants,) of a plan whose layers share one ZeRO stage.
 
     `times.constants` holds arrays (variants,).
     """
     candidates = candidates_of(plan)
-    tables = build_tables(model, cluster, training, candidates[np.zeros(variants, dtype=np.int64)], times)
+    tables = build_tables(model, training, candidates[np.zeros(variants, dtype=np.int64)], times)
     mixes, ends = layer_mixes(model, plan.stages)[0], ends_of(len(plan.stages))
     passes = [stage_causes(part, mixes[None], ends) for part in (tables.forward, tables.backward)]
-    saving = overlap_saving_seconds(cluster, training, times.constants, *passes)
+    saving = overlap_saving_seconds(times.node.device, training, times.constants, *passes)
     seconds = stage_seconds(RowCosts.of(tables)[:, None], mixes, ends)
     costs = seconds.costs(plan.schedule, plan.mesh.pp, tables.send_seconds, saving)
     return step_seconds(plan.schedule, costs, plan.microbatches)

@@ -193,7 +193,6 @@ class _Wanted:
                     options.micro_batch,
                     machine=machine,
                     times=times(profile, training),
-                    cluster=cluster,
                 )
             ]
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from shardwright.base import IntArray
 
 from .choices import COLUMNS
-from .cluster import ClusterSpec
+from .cluster import NodeGroup
 from .mesh import Degrees, RankGroup
 from .plan import Plan
 
@@ -77,56 +77,56 @@ class Candidates(Degrees[IntArray]):
         return np.asarray(self.same_experts // self.expert_shards)
 
 
-def tp_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
+def tp_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
     """Neighbouring ranks."""
-    return _group(np.ones_like(candidates.tp), candidates.tp, cluster)
+    return _group(np.ones_like(candidates.tp), candidates.tp, node)
 
 
-def cp_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
+def cp_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
     """Ranks that share the sequences of one data-parallel rank, `tp` apart."""
-    return _group(candidates.tp, candidates.cp, cluster)
+    return _group(candidates.tp, candidates.cp, node)
 
 
-def shard_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
+def shard_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
     """Ranks that hold the shards of one parameter, `tp` apart."""
-    return _group(candidates.tp, candidates.shards, cluster)
+    return _group(candidates.tp, candidates.shards, node)
 
 
-def replicate_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
+def replicate_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
     """Ranks that hold the same shard, `tp * shards` apart."""
-    return _group(candidates.tp * candidates.shards, candidates.replicas, cluster)
+    return _group(candidates.tp * candidates.shards, candidates.replicas, node)
 
 
-def expert_tp_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
+def expert_tp_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
     """Neighbouring ranks that split the same experts."""
-    return _group(np.ones_like(candidates.tp), candidates.expert_tp, cluster)
+    return _group(np.ones_like(candidates.tp), candidates.expert_tp, node)
 
 
-def ep_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
+def ep_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
     """Ranks that hold different experts and trade tokens, `expert_tp` apart."""
-    return _group(candidates.expert_tp, candidates.ep, cluster)
+    return _group(candidates.expert_tp, candidates.ep, node)
 
 
-def expert_shard_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
+def expert_shard_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
     """Ranks that hold the shards of the same expert."""
-    return _group(candidates.expert_tp * candidates.ep, candidates.expert_shards, cluster)
+    return _group(candidates.expert_tp * candidates.ep, candidates.expert_shards, node)
 
 
-def expert_replicate_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
+def expert_replicate_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
     """Ranks that hold the same shard of the same expert."""
     stride = candidates.expert_tp * candidates.ep * candidates.expert_shards
-    return _group(stride, candidates.expert_replicas, cluster)
+    return _group(stride, candidates.expert_replicas, node)
 
 
-def pipeline_group(candidates: Candidates, cluster: ClusterSpec) -> RankGroup:
+def pipeline_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
     """Two ranks of neighbouring stages; all ranks of a node send at once."""
     per_stage = candidates.ranks // candidates.pp
-    return _group(per_stage, np.minimum(candidates.pp, 2), cluster)
+    return _group(per_stage, np.minimum(candidates.pp, 2), node)
 
 
-def _group(stride: IntArray, degree: IntArray, cluster: ClusterSpec) -> RankGroup:
+def _group(stride: IntArray, degree: IntArray, node: NodeGroup) -> RankGroup:
     """The group of `degree` ranks that are `stride` apart, ranks numbered node by node."""
-    per_node = cluster.node.devices_per_node
+    per_node = node.devices_per_node
     inside = np.clip(per_node // stride, 1, degree)
     nodes = -(-degree // inside)
     return RankGroup(ranks_per_node=degree / nodes, nodes=nodes, sharing=np.maximum(1.0, per_node / inside))

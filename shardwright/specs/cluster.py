@@ -69,6 +69,26 @@ class Device(Spec):
         return self.kind == "gpu"
 
     @property
+    def is_launched_ahead(self) -> bool:
+        """Whether the host launches kernels while earlier ones run. On a CPU the same cores launch and compute."""
+        return self.kind == "gpu"
+
+    @property
+    def rates_include_efficiency(self) -> bool:
+        """Whether peaks and memory bandwidth are sustained rates, as a CPU's are. Those of a GPU are from its data sheet."""
+        return self.kind == "cpu"
+
+    @property
+    def collective_library(self) -> Literal["nccl", "gloo"]:
+        """The library of collectives between such devices: NCCL (RCCL) between GPUs, gloo between CPUs."""
+        return "nccl" if self.kind == "gpu" else "gloo"
+
+    @property
+    def torch_type(self) -> Literal["cuda", "cpu"]:
+        """Torch's name of this kind of device; a GPU of AMD has the same name."""
+        return "cuda" if self.kind == "gpu" else "cpu"
+
+    @property
     def since_hopper(self) -> bool:
         """Whether this is a GPU of Hopper's generation or a later one: as `generation` says, else by its peak in 16 bits, which
         is 989 TFLOP/s for an H100 SXM and 312 for an A100."""

@@ -130,6 +130,21 @@ class MachineFingerprint(Spec):
     nodes: PositiveInt = 1
     date: str
 
+    @property
+    def has_own_memory(self) -> bool:
+        """Whether the device's memory is apart from its host's, so that copies between the two are page-locked."""
+        return self.kind == "gpu"
+
+    @property
+    def is_launched_ahead(self) -> bool:
+        """Whether the host launches kernels while earlier ones run. Times of a CPU include their dispatch."""
+        return self.kind == "gpu"
+
+    @property
+    def shared_by_ranks(self) -> bool:
+        """Whether the ranks of a node share the device, so that its figures hold for their number alone."""
+        return self.kind == "cpu"
+
 
 class Profile(Spec):
     """Measured tables and fitted curves of one machine, with its fingerprint.

@@ -35,7 +35,7 @@ def made_up_run(cluster_name: str, seq_len: int, tp: int = 1, *, stack: str = "f
     plan = Plan(
         mesh=Mesh(dp_shard=ranks // tp, tp=tp), micro_batch=1, microbatches=tp, stages=(Stage(layers=(layers,)),)
     )
-    times = CatalogTimes(cluster, training, replace(CALIBRATED, **TRUE))
+    times = CatalogTimes(cluster.node, training, replace(CALIBRATED, **TRUE))
     seconds = estimate_plan(MODEL, cluster, training, plan, times).step_seconds
     name, device = f"{cluster_name} {seq_len}", cluster_name.partition(":")[0]
     measured = MeasuredRun(

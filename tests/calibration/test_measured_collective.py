@@ -5,7 +5,7 @@ import pytest
 from shardwright.calibration.measured_collective import (
     SYSTEMS,
     MeasuredCollective,
-    cluster_of,
+    node_of,
     published_collectives,
     reached_fractions,
 )
@@ -43,7 +43,7 @@ def test_ranks_that_a_row_leaves_out_are_those_of_its_notes() -> None:
 
 def test_a_system_has_the_nics_it_states() -> None:
     """AWS p4de.24xlarge: four of 100 Gb/s."""
-    node = cluster_of(rows_of("p4de, 2 nodes")[0], latency_factor=2.0, efa_seconds=50e-6).groups[0]
+    node = node_of(rows_of("p4de, 2 nodes")[0], latency_factor=2.0, efa_seconds=50e-6)
     assert node.node_bytes_per_s == 50e9
     assert node.nic_latency_seconds == 100e-6
     assert node.intra_node.latency_seconds == pytest.approx(6.8e-6)
@@ -51,7 +51,7 @@ def test_a_system_has_the_nics_it_states() -> None:
 
 def test_where_the_switch_was_forbidden_to_add_it_does_not() -> None:
     h200 = rows_of("h200, 4 to 8 ranks, 1 node")
-    kinds = {row.in_switch: cluster_of(row, latency_factor=1, efa_seconds=0).groups[0].intra_node.kind for row in h200}
+    kinds = {row.in_switch: node_of(row, latency_factor=1, efa_seconds=0).intra_node.kind for row in h200}
     assert kinds == {True: "nvswitch", False: "nvlink"}
 
 

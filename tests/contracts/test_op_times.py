@@ -19,13 +19,13 @@ BF16 = TrainingSpec(seq_len=1024, global_batch=8)
 FP32 = TrainingSpec(seq_len=1024, global_batch=8, precision=Precision(compute="fp32"))
 IMPLEMENTATIONS: dict[str, OpTimes] = {
     "round": RoundTimes(),
-    "catalog h100": CatalogTimes(load_cluster("h100-sxm:64"), BF16),
+    "catalog h100": CatalogTimes(load_cluster("h100-sxm:64").node, BF16),
     "catalog v100": CatalogTimes(
-        load_cluster("v100-sxm-32gb:16"), BF16.model_copy(update={"precision": Precision(compute="fp16")})
+        load_cluster("v100-sxm-32gb:16").node, BF16.model_copy(update={"precision": Precision(compute="fp16")})
     ),
-    "catalog cpu": CatalogTimes(round_cluster(kind="cpu"), FP32),
-    "profile": ProfileTimes(made_up_profile(), CatalogTimes(round_cluster(), BF16)),
-    "profile of another format": ProfileTimes(made_up_profile(), CatalogTimes(round_cluster(), FP32)),
+    "catalog cpu": CatalogTimes(round_cluster(kind="cpu").node, FP32),
+    "profile": ProfileTimes(made_up_profile(), CatalogTimes(round_cluster().node, BF16)),
+    "profile of another format": ProfileTimes(made_up_profile(), CatalogTimes(round_cluster().node, FP32)),
 }
 GROUP = RankGroup(ranks_per_node=4.0, nodes=2.0, sharing=1.0)
 OPERATIONS: dict[str, Callable[[OpTimes, Array], Array]] = {

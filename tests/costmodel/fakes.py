@@ -1,6 +1,6 @@
 """Round numbers: operation times and small specs whose costs can be worked out by hand."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ class RoundTimes:
 
     basis: Literal["catalog", "profile"] = "catalog"
     constants: Constants = CALIBRATED
+    node: NodeGroup = field(default_factory=lambda: round_cluster().node, repr=False)
 
     def matmul_seconds(
         self,

@@ -60,7 +60,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
 
 
 def work(training: TrainingSpec, **degrees: int) -> WorkModel:
-    return WorkModel(MODEL, round_cluster(), training, MemoryTimes(), candidates(**degrees))
+    return WorkModel(MODEL, training, MemoryTimes(), candidates(**degrees))
 
 
 def layer(training: TrainingSpec, **degrees: int) -> RowWork:
@@ -68,8 +68,8 @@ def layer(training: TrainingSpec, **degrees: int) -> RowWork:
 
 
 def tables(training: TrainingSpec, *, kind: str = "gpu", **degrees: int) -> CostTables:
-    cluster = round_cluster(kind=kind)  # type: ignore[arg-type] # "gpu" or "cpu"
-    return build_tables(MODEL, cluster, training, candidates(offload_optimizer=0, **degrees), RoundTimes())
+    times = RoundTimes(node=round_cluster(kind=kind).node)  # type: ignore[arg-type] # "gpu" or "cpu"
+    return build_tables(MODEL, training, candidates(offload_optimizer=0, **degrees), times)
 
 
 def test_a_misspelt_property_is_refused_with_the_nearest() -> None:
@@ -177,7 +177,7 @@ def test_no_more_communication_is_hidden_than_there_is_compute(trained: Trained)
 
 @pytest.mark.parametrize(("cluster", "faster"), [("h100-sxm:8", True), ("a100-sxm-80gb:8", False)])
 def test_hoppers_attention_kernels_matter_from_hopper_on(trained: Trained, cluster: str, faster: bool) -> None:
-    node = load_cluster(cluster)
+    node = load_cluster(cluster).node
     older, own = (
         CatalogTimes(node, trained(hopper_attention=own)).attention_seconds(
             1e12, head_size=128, seq_len=1024, backward=False
@@ -193,7 +193,7 @@ def test_paired_passes_hide_each_others_communication(trained: Trained) -> None:
     backward = {"compute": np.array([8.0, 8, 8, 8]), "tensor_parallel": np.array([1.0, 2, 3, 4])}
     alone = 1 - CALIBRATED.collective_multiprocessors / 100
     saved, none = (
-        overlap_saving_seconds(round_cluster(), trained(overlaps_passes=can), CALIBRATED, forward, backward)
+        overlap_saving_seconds(round_cluster().node.device, trained(overlaps_passes=can), CALIBRATED, forward, backward)
         for can in (True, False)
     )
     assert saved == pytest.approx(alone * np.array([1 + 4, 2 + 3, 3 + 2, 8 + 1]))
@@ -262,7 +262,9 @@ def test_dropout_keeps_a_byte_after_each_sublayer(trained: Trained) -> None:
 
 
 def test_an_unsettled_stack_is_less_sure(trained: Trained) -> None:
-    sure, unsure = (is_unsettled(round_cluster(), trained(unsettled=unsettled)) for unsettled in (False, True))
+    sure, unsure = (
+        is_unsettled(round_cluster().node.device, trained(unsettled=unsettled)) for unsettled in (False, True)
+    )
     assert (sure, unsure) == (False, True)
     assert intervals(1.0, CALIBRATED, unsettled=False)[0].high == CALIBRATED.interval_80_high
     assert intervals(1.0, CALIBRATED, unsettled=True)[0].high == CALIBRATED.wide_interval_80_high

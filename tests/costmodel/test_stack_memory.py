@@ -34,7 +34,7 @@ def training(stack: str, *, gradients: str = "fp32", attention: str = "flash") -
 
 def work(job: TrainingSpec, *, model: ModelSpec | None = None, tp: int = 1) -> WorkModel:
     chosen = candidates(tp=tp, micro_batch=1, sequence_parallel=int(tp > 1))
-    return WorkModel(model or small_model(), round_cluster(), job, RoundTimes(), chosen)
+    return WorkModel(model or small_model(), job, RoundTimes(), chosen)
 
 
 def costs(job: TrainingSpec, *, micro_batch: int = 1, shard: int = 1) -> PlanCosts:

@@ -48,9 +48,11 @@ def both(one: Plan, training: TrainingSpec, model: ModelSpec = LLAMA) -> tuple[l
     """Seconds from one evaluation, and from an estimate for each variant."""
     job, many = (model, H100, training), constants()
     each = [
-        estimate_plan(*job, one, CatalogTimes(H100, training, single(many, i))).step_seconds for i in range(VARIANTS)
+        estimate_plan(*job, one, CatalogTimes(H100.node, training, single(many, i))).step_seconds
+        for i in range(VARIANTS)
     ]
-    return step_seconds_by_variant(*job, one, CatalogTimes(H100, training, many), VARIANTS).tolist(), each
+    times = CatalogTimes(H100.node, training, many)
+    return step_seconds_by_variant(model, training, one, times, VARIANTS).tolist(), each
 
 
 def training(**options: object) -> TrainingSpec:
@@ -98,5 +100,5 @@ def test_spread_experts(dispatch: str) -> None:
 
 def test_plain_numbers_make_every_variant_the_estimate() -> None:
     job = (LLAMA, H100, training())
-    found = step_seconds_by_variant(*job, PLANS[0], CatalogTimes(H100, training()), 2)
+    found = step_seconds_by_variant(LLAMA, training(), PLANS[0], CatalogTimes(H100.node, training()), 2)
     assert found.tolist() == pytest.approx([estimate_plan(*job, PLANS[0]).step_seconds] * 2)

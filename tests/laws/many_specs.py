@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from shardwright.base.arrays import Array, IntArray
-from shardwright.costmodel.op_times.datasheet import CatalogTimes
+from shardwright.costmodel.op_times.choice import op_times
 from shardwright.costmodel.pipeline.in_flight import peak_activation_bytes
 from shardwright.costmodel.pipeline.step import step_seconds
 from shardwright.costmodel.tables.build import build_tables
@@ -51,9 +51,9 @@ class Specs:
     def evaluate(self, cluster: ClusterSpec | None = None) -> Evaluated:
         """Step and memory of each candidate, on `cluster` instead where it is given."""
         cluster = cluster or self.cluster
-        times = CatalogTimes(cluster, self.training)
-        rows = RowCosts.of(build_tables(self.model, cluster, self.training, self.candidates, times))
-        fixed = fixed_bytes(self.candidates, cluster, times.constants)
+        times = op_times(cluster, self.training)
+        rows = RowCosts.of(build_tables(self.model, self.training, self.candidates, times))
+        fixed = fixed_bytes(self.candidates, times.node, times.constants)
         seconds, peaks = np.zeros(len(self.candidates)), np.zeros(len(self.candidates))
         for alike in self._alike:
             seconds[alike], peaks[alike] = self._of_one_shape(rows[alike], alike)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from shardwright.base.arrays import Array
+from shardwright.costmodel.op_times.choice import op_times
 from shardwright.costmodel.op_times.constants import CALIBRATED
-from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.costmodel.tables.build import build_tables
 from shardwright.costmodel.tables.cost_tables import CostTables
 from shardwright.costmodel.tables.memory import usable_bytes
@@ -96,8 +96,8 @@ class TestPartsAddUp:
 
 
 def tables_of(some: Specs) -> CostTables:
-    times = CatalogTimes(some.cluster, some.training)
-    return build_tables(some.model, some.cluster, some.training, some.candidates, times)
+    times = op_times(some.cluster, some.training)
+    return build_tables(some.model, some.training, some.candidates, times)
 
 
 def parts_of(tables: CostTables) -> dict[str, Array]:

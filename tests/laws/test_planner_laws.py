@@ -10,7 +10,6 @@ from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.costmodel.checks import check_memory
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.op_times.choice import op_times
-from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.planner.best_plan import search
 from shardwright.planner.branching.branch_and_bound import BranchAndBound
 from shardwright.planner.branching.nothing_fits import what_would_fit
@@ -72,7 +71,7 @@ class TestBoundIsAdmissible:
     def test_bound(self, seed: int) -> None:
         problem = random_problem(seed)
         fixed = _few_enough(problem, seed)
-        run = BranchAndBound.start(*problem, fixed, CatalogTimes(problem.cluster, problem.training))
+        run = BranchAndBound.start(*problem, fixed, op_times(problem.cluster, problem.training))
         bounds = {_key_of_entry(run, entry): bound for entry, bound in enumerate(run.bounds)}
         for plan in all_plans(*problem, fixed):
             estimate = estimate_plan(*problem, plan)

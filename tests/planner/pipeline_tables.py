@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 
-from shardwright.costmodel.op_times.datasheet import CatalogTimes
+from shardwright.costmodel.op_times.choice import op_times
 from shardwright.planner.space.costs import space_costs
 from shardwright.planner.space.enumerate import enumerate_space
 from shardwright.planner.space.fixed import Fixed
@@ -25,9 +25,7 @@ def random_tables(seed: int, *, layers: int = 9, schedule: str = "1f1b") -> Stag
     )
     training = TrainingSpec(seq_len=1024, global_batch=int(chance.choice([1, 2, 3, 4, 8, 32])))
     fixed = Fixed.model_validate({"pp": 4, "micro_batch": 1, "schedule": schedule, "offload_optimizer": 0})
-    costs = space_costs(
-        enumerate_space(model, cluster, training, fixed), model, cluster, training, CatalogTimes(cluster, training)
-    )
+    costs = space_costs(enumerate_space(model, cluster, training, fixed), model, training, op_times(cluster, training))
     return stage_tables(costs.entry(0), layer_ranges(model), [0, 1, 2])
 
 

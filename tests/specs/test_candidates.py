@@ -61,7 +61,7 @@ def numbers(group: RankGroup) -> tuple[float, float, float]:
 )
 def test_group_of_an_axis(degrees: dict[str, int], group: object, expected: tuple[float, float, float]) -> None:
     assert callable(group)
-    assert numbers(group(candidates(**degrees), round_cluster(nodes=2, devices_per_node=4))) == expected
+    assert numbers(group(candidates(**degrees), round_cluster(nodes=2, devices_per_node=4).node)) == expected
 
 
 def test_indexing_keeps_arrays() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.op_times import OpTimes, exposed_beside
-from shardwright.specs import CONTEXT_PARALLEL, Candidates, ClusterSpec, TrainingSpec, cp_group
+from shardwright.specs import CONTEXT_PARALLEL, Candidates, TrainingSpec, cp_group
 from shardwright.specs.model import LatentAttention, MultiHeadAttention
 
 
@@ -28,7 +28,6 @@ class PassSeconds(NamedTuple):
 class ContextExchange:
     """The exchange of one layer for `tokens` (N,), the tokens of a rank, which are 1/cp of its microbatch."""
 
-    cluster: ClusterSpec
     training: TrainingSpec
     times: OpTimes
     candidates: Candidates
@@ -76,7 +75,7 @@ class ContextExchange:
     def _gathered(self, keys_values: Array) -> PassSeconds:
         """All-gather: every rank gathers all keys and values before attention. The backward
         repeats this and reduce-scatters gradients."""
-        group, whole = cp_group(self.candidates, self.cluster), keys_values * self.candidates.cp
+        group, whole = cp_group(self.candidates, self.times.node), keys_values * self.candidates.cp
         gather = self.times.collective_seconds("all_gather", whole, group)
         return PassSeconds(gather, gather + self.times.collective_seconds("reduce_scatter", whole, group))
 
@@ -85,11 +84,11 @@ class ContextExchange:
 
         In the backward its gradient travels with it.
         """
-        group = cp_group(self.candidates, self.cluster)
+        group = cp_group(self.candidates, self.times.node)
 
         def exposed(size_bytes: Array, core: Array) -> Array:
             block, send = core / self.candidates.cp, self.times.collective_seconds("send", size_bytes, group)
-            each = exposed_beside(self.cluster, self.times.constants, block, send).network
+            each = exposed_beside(self.times.node.device, self.times.constants, block, send).network
             return np.asarray((self.candidates.cp - 1) * each)
 
         return PassSeconds(exposed(keys_values, core_forward), exposed(2.0 * keys_values, core_backward))
@@ -99,7 +98,7 @@ class ContextExchange:
 
         In the backward the gradients of all four make the same way.
         """
-        group, heads = cp_group(self.candidates, self.cluster), attention.heads / self.candidates.tp
+        group, heads = cp_group(self.candidates, self.times.node), attention.heads / self.candidates.tp
         query = self._element_bytes * self.tokens * heads * attention.head_size
         output = self._element_bytes * self.tokens * heads * attention.value_head_size
         there = self.times.collective_seconds("all_to_all", query + keys_values, group)

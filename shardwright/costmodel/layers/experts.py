@@ -13,7 +13,6 @@ from shardwright.costmodel.op_times import OpTimes
 from shardwright.specs import (
     EXPERT_DISPATCH,
     Candidates,
-    ClusterSpec,
     RankGroup,
     TrainingSpec,
     ep_group,
@@ -55,7 +54,6 @@ def spread_parameters(weights: list[Parameter], candidates: Candidates) -> Array
 class ExpertExchange:
     """Seconds of the exchange between the ranks of one expert layer, for `tokens` (N,) of a tp group."""
 
-    cluster: ClusterSpec
     training: TrainingSpec
     times: OpTimes
     candidates: Candidates
@@ -72,7 +70,7 @@ class ExpertExchange:
             return np.zeros(len(self.candidates))
         split = expert_split(self.candidates, self.training)
         copies = split.copies(self.tokens, ffn.top_k, self.candidates.tp)
-        splitting = expert_tp_group(self.candidates, self.cluster)
+        splitting = expert_tp_group(self.candidates, self.times.node)
         shared_bytes = self._token_bytes * copies
         gather = self.times.collective_seconds("all_gather", shared_bytes, splitting)
         reduce = self.times.collective_seconds("reduce_scatter", shared_bytes, splitting)
@@ -88,13 +86,13 @@ class ExpertExchange:
     def _traded(self, copies: Array) -> Array:
         """All-to-all of a copy for every expert of a token (Fedus et al. 2021, arXiv 2101.03961, section 2.2)."""
         return self.times.collective_seconds(
-            "all_to_all", self._token_bytes * copies, ep_group(self.candidates, self.cluster)
+            "all_to_all", self._token_bytes * copies, ep_group(self.candidates, self.times.node)
         )
 
     def _forwarded(self, ffn: MixtureOfExperts, tokens: Array) -> Array:
         """One copy of a token goes to each node over the network. Links of the node
         forward it to each rank at the same time."""
-        group = ep_group(self.candidates, self.cluster)
+        group = ep_group(self.candidates, self.times.node)
         inside_ranks, nodes = np.asarray(group.ranks_per_node), np.asarray(group.nodes)
         between = RankGroup(ranks_per_node=np.ones_like(nodes), nodes=nodes, sharing=group.sharing * inside_ranks)
         within = RankGroup(ranks_per_node=inside_ranks, nodes=np.ones_like(nodes), sharing=group.sharing)

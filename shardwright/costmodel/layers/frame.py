@@ -6,7 +6,7 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.op_times import OpTimes
-from shardwright.specs import Candidates, ClusterSpec, Stack, TrainingSpec, tp_group
+from shardwright.specs import Candidates, Stack, TrainingSpec, tp_group
 from shardwright.specs.model import ModelSpec, Parameter
 
 from . import operators
@@ -19,7 +19,6 @@ class WorkFrame:
     """The job and its candidates. Symbols are as in operators.py; shapes are (N,)."""
 
     model: ModelSpec
-    cluster: ClusterSpec
     training: TrainingSpec
     times: OpTimes
     candidates: Candidates
@@ -67,7 +66,7 @@ class WorkFrame:
         They replace it under sequence parallelism. `gathered_share`: bytes of an element in the gather over those in
         the reduction.
         """
-        group = tp_group(self.candidates, self.cluster)
+        group = tp_group(self.candidates, self.times.node)
         gather = self.times.collective_seconds("all_gather", self.hidden_bytes * gathered_share, group)
         split = gather + self.times.collective_seconds("reduce_scatter", self.hidden_bytes, group)
         whole = self.times.collective_seconds("all_reduce", self.hidden_bytes, group)

@@ -151,7 +151,7 @@ class LayerWork:
     @cached_property
     def _context(self) -> ContextExchange:
         frame = self.frame
-        return ContextExchange(frame.cluster, frame.training, frame.times, frame.candidates, frame.tokens)
+        return ContextExchange(frame.training, frame.times, frame.candidates, frame.tokens)
 
     @cached_property
     def _context_seconds(self) -> _Passes:
@@ -164,7 +164,7 @@ class LayerWork:
     def _traded_seconds(self) -> Array:
         """Seconds of one pass in which tokens go to the ranks of their experts and back."""
         frame = self.frame
-        job = (frame.cluster, frame.training, frame.times, frame.candidates, frame.tokens, frame.model.hidden_size)
+        job = (frame.training, frame.times, frame.candidates, frame.tokens, frame.model.hidden_size)
         return ExpertExchange(*job).pass_seconds(self.block.ffn)
 
     @cached_property
@@ -232,8 +232,6 @@ class LayerWork:
             repeated = plain + core - chosen
         kept = by_policy(none=plain + core, selective=chosen, full=boundary)
         # on a CPU the heap finds only part of the room where the first forward had these activations
-        again = (
-            (1 + self.frame.times.constants.heap_slack) if not self.frame.cluster.node.device.has_own_memory else 1.0
-        )
+        again = 1.0 if frame.times.node.device.has_own_memory else 1 + frame.times.constants.heap_slack
         working = by_policy(none=gradients, selective=gradients + repeated, full=gradients + again * (plain + core))
         return kept, working + self._context.working_bytes(block.attention)[:, None]

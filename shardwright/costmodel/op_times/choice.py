@@ -1,4 +1,4 @@
-"""The choice of operation times: measured ones where the cluster has a profile, else those of the catalog."""
+"""The choice of operation times: measured ones where the node has a profile, else those of the catalog."""
 
 from shardwright.specs import ClusterSpec, TrainingSpec
 
@@ -14,6 +14,6 @@ def op_times(cluster: ClusterSpec, training: TrainingSpec, constants: Constants 
     Raises:
         SpecError: the device has no such format.
     """
-    catalog = CatalogTimes(cluster, training, constants)
-    profile = cluster.node.profile
-    return ProfileTimes(profile, catalog) if profile else catalog
+    node = cluster.node
+    catalog = CatalogTimes(node, training, constants, cluster.oversubscription)
+    return ProfileTimes(node.profile, catalog) if node.profile else catalog

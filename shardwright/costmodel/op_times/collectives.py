@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array, Number
-from shardwright.specs import ClusterSpec, NodeGroup, RankGroup
+from shardwright.specs import NodeGroup, RankGroup
 
 from .constants import Constants, Value, over
 from .protocol import CollectiveName
@@ -33,15 +33,17 @@ _SWITCH_STEPS = 4
 
 @dataclass(frozen=True)
 class Collectives:
-    """Collectives among the GPUs of `cluster`. Every argument of a method may be an array; results broadcast.
+    """Collectives among the GPUs of nodes like `node`. Every argument of a method may be an array; results broadcast.
 
     A constant may hold one value a candidate (see `constants.over`). `nic_share`: share of the rate between nodes that
     collectives reach. It is less in a step that also computes and stores than in a benchmark of collectives alone.
+    `oversubscription` divides that rate.
     """
 
-    cluster: ClusterSpec
+    node: NodeGroup
     constants: Constants
     nic_share: Value = 1.0
+    oversubscription: float = 1.0
 
     def seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
         """Return the seconds of one collective over `group`, 0 for a group of one rank.
@@ -49,12 +51,10 @@ class Collectives:
         `size_bytes`: the whole tensor, gathered or unreduced; for an all_to_all, the bytes on one rank.
         """
         size_bytes = np.asarray(size_bytes, dtype=float)
-        one = _Collective(
-            self.cluster.node, self.cluster.oversubscription, self.constants, size_bytes, group, self.nic_share
-        )
+        one = _Collective(self, size_bytes, group)
         if name == "all_reduce":
             seconds = np.minimum(one.ring_seconds(passes=2), one.tree_seconds())
-            if reduces_in_switch(self.cluster.node):
+            if reduces_in_switch(self.node):
                 seconds = np.minimum(seconds, one.in_switch_seconds())
         elif name == "all_to_all":
             seconds = one.all_to_all_seconds()
@@ -83,15 +83,8 @@ def meshed_share(node: NodeGroup, ranks_per_node: Number) -> Array:
 class _Collective:
     """Common data of all algorithms over one group: its counts, rates and latencies, broadcast together."""
 
-    def __init__(
-        self,
-        node: NodeGroup,
-        oversubscription: float,
-        constants: Constants,
-        size_bytes: Array,
-        group: RankGroup,
-        nic_share: Value,
-    ) -> None:
+    def __init__(self, among: Collectives, size_bytes: Array, group: RankGroup) -> None:
+        node, constants = among.node, among.constants
         self.size_bytes = size_bytes
         self.ranks, self.nodes = group.ranks, np.asarray(group.nodes, dtype=float)
         self.per_node = np.asarray(group.ranks_per_node, dtype=float)
@@ -100,9 +93,9 @@ class _Collective:
         self._constants = constants
         self._hop_seconds, self._node_hop_seconds = node.intra_node.latency_seconds, node.nic_latency_seconds
         self._link_bytes_per_s = node.intra_node.bytes_per_s * meshed_share(node, self.per_node)
-        shared = node.node_bytes_per_s / oversubscription / np.asarray(group.sharing, dtype=float)
+        shared = node.node_bytes_per_s / among.oversubscription / np.asarray(group.sharing, dtype=float)
         self._inside_bytes_per_s = self._link_bytes_per_s * self._over(constants.nvlink_fraction)
-        self._outside_bytes_per_s = shared * self._over(constants.nic_fraction) * self._over(nic_share)
+        self._outside_bytes_per_s = shared * self._over(constants.nic_fraction) * self._over(among.nic_share)
 
     def ring_seconds(self, *, passes: int) -> Array:
         """All-gather or reduce-scatter in one pass; an all-reduce is both, in 2 passes (Thakur et al. 2005).

@@ -8,10 +8,10 @@ import numpy as np
 from shardwright.base import Array, Number, SpecError
 from shardwright.specs import (
     BYTES_PER_ELEMENT,
-    ClusterSpec,
     Device,
     DeviceFormat,
     LinearFormat,
+    NodeGroup,
     RankGroup,
     TrainingSpec,
 )
@@ -29,15 +29,18 @@ _TILES = ((256, 128, 1.0), (128, 128, 0.9), (64, 128, 0.75), (64, 64, 0.55))
 
 @dataclass(frozen=True)
 class CatalogTimes:
-    """`OpTimes` of one device of `cluster`, computing in the format of `training`.
+    """`OpTimes` of one device of `node`, computing in the format of `training`.
+
+    `oversubscription` divides the rate between nodes.
 
     Raises:
         SpecError: the device has no such format.
     """
 
-    cluster: ClusterSpec
+    node: NodeGroup
     training: TrainingSpec
     constants: Constants = field(default=CALIBRATED, repr=False)
+    oversubscription: float = 1.0
 
     def __post_init__(self) -> None:
         compute, peaks = self.training.precision.compute, self.device.peak_flops_per_s
@@ -57,15 +60,11 @@ class CatalogTimes:
 
     @property
     def device(self) -> Device:
-        return self.cluster.node.device
+        return self.node.device
 
     @property
     def _peak_flops_per_s(self) -> float:
         return self.device.peak_flops_per_s[self.training.precision.compute]
-
-    @property
-    def _is_cpu(self) -> bool:
-        return self.device.kind == "cpu"
 
     def matmul_seconds(
         self,
@@ -87,7 +86,7 @@ class CatalogTimes:
         return np.maximum(2 * m * k * n * groups / rate, self.memory_bound_seconds(size_bytes))
 
     def _matmul_efficiency(self, m: Array, k: Array, n: Array, groups: Number, peak_format: DeviceFormat) -> Array:
-        if self._is_cpu:  # the peak of a CPU is a measured matmul rate
+        if self.device.rates_include_efficiency:
             return np.ones(np.broadcast(m, k, n).shape)
         shape = m * k * n  # has the axes of the result
         misaligned = over(self.constants.misaligned_slowdown, shape)
@@ -131,7 +130,7 @@ class CatalogTimes:
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:
         moved_bytes = np.asarray(moved_bytes, dtype=float)
-        fraction = 1.0 if self._is_cpu else over(self.constants.memory_fraction, moved_bytes)
+        fraction = 1.0 if self.device.rates_include_efficiency else over(self.constants.memory_fraction, moved_bytes)
         return np.asarray(moved_bytes / (self.device.memory_bytes_per_s * fraction))
 
     def operator_seconds(
@@ -143,28 +142,29 @@ class CatalogTimes:
     def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
         """On a GPU the longer of work and launches, as the host launches ahead. On a CPU the sum, as it does both."""
         kernels = np.asarray(kernels, dtype=float)
-        if self._is_cpu:
+        if not self.device.is_launched_ahead:
             return kernels * self.device.launch_seconds + busy_seconds
         host = np.maximum(self.device.launch_seconds, self.constants.host_seconds_per_kernel)
         return np.maximum(kernels * over(host, np.asarray(busy_seconds)), busy_seconds)
 
     def collective_seconds(self, name: CollectiveName, size_bytes: Number, group: RankGroup) -> Array:
         """NCCL's algorithms between GPUs (collectives.py), gloo's between CPUs."""
-        if self._is_cpu:
-            return gloo_seconds(name, size_bytes, group, self.cluster)
-        return Collectives(self.cluster, self.constants, self.constants.busy_nic_share).seconds(name, size_bytes, group)
+        if self.device.collective_library == "gloo":
+            return gloo_seconds(name, size_bytes, group, self.node, self.oversubscription)
+        among = Collectives(self.node, self.constants, self.constants.busy_nic_share, self.oversubscription)
+        return among.seconds(name, size_bytes, group)
 
     def sharding_seconds(self, parameter_bytes: Number, microbatches: Number, repeats: Number) -> Array:
         """Zero: the runs that the constants are fitted to include it in their passes."""
         return np.zeros(np.broadcast(parameter_bytes, microbatches, repeats).shape)
 
     def host_copy_seconds(self, size_bytes: Number) -> Array:
-        link = self.cluster.node.host_link
+        link = self.node.host_link
         return link.latency_seconds + np.asarray(size_bytes, dtype=float) / link.bytes_per_s
 
     def host_update_seconds(self, parameters: Number, moved_bytes: Number) -> Array:
-        node = self.cluster.node
-        if self._is_cpu:
+        node = self.node
+        if not self.device.has_own_memory:
             return self.memory_bound_seconds(moved_bytes)
         rate = node.host.memory_bytes_per_s * self.constants.host_memory_fraction / node.devices_per_node
         return np.asarray(moved_bytes, dtype=float) / rate

@@ -3,7 +3,7 @@
 import numpy as np
 
 from shardwright.base import Array, Number
-from shardwright.specs import ClusterSpec, RankGroup
+from shardwright.specs import NodeGroup, RankGroup
 
 from .protocol import CollectiveName
 
@@ -11,19 +11,18 @@ from .protocol import CollectiveName
 _SOCKET_FRACTION = 0.65
 
 
-def gloo_seconds(name: CollectiveName, size_bytes: Number, group: RankGroup, cluster: ClusterSpec) -> Array:
+def gloo_seconds(
+    name: CollectiveName, size_bytes: Number, group: RankGroup, node: NodeGroup, oversubscription: float = 1.0
+) -> Array:
     """Ring algorithms (Thakur et al. 2005): (n-1)/n of the bytes over the slowest link, twice for an all-reduce.
 
-    The arguments are those of `Collectives.seconds`. Latency grows with the ranks of a node and with the nodes. A pass
-    waits for every further rank of a node, and for every further node.
+    The arguments are those of `Collectives` and its `seconds`. Latency grows with the ranks of a node and with the
+    nodes. A pass waits for every further rank of a node, and for every further node.
     """
-    node = cluster.node
     ranks, nodes, per_node = group.ranks, np.asarray(group.nodes), np.asarray(group.ranks_per_node)
     size_bytes = np.asarray(size_bytes, dtype=float)
     inside = node.intra_node.bytes_per_s
-    outside = (
-        node.node_bytes_per_s * _SOCKET_FRACTION / cluster.oversubscription / np.asarray(group.sharing, dtype=float)
-    )
+    outside = node.node_bytes_per_s * _SOCKET_FRACTION / oversubscription / np.asarray(group.sharing, dtype=float)
     crosses = nodes > 1
     if name == "all_to_all":
         leaving = per_node * (ranks - per_node) / ranks * size_bytes / outside

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from shardwright.base import Array, Number
-from shardwright.specs import BYTES_PER_ELEMENT, Format, LinearFormat, Profile, RankGroup
+from shardwright.specs import BYTES_PER_ELEMENT, Format, LinearFormat, NodeGroup, Profile, RankGroup
 
 from .constants import Constants
 from .curves import attention_flops
@@ -52,12 +52,16 @@ class ProfileTimes:
         return "profile"
 
     @property
+    def node(self) -> NodeGroup:
+        return self.catalog.node
+
+    @property
     def constants(self) -> Constants:
         """The catalog's constants, with the measured slowdown of compute beside a collective."""
         slowdown = self.profile.figures.get("compute_slowdown_beside_collective")
         if slowdown is None:
             return self.catalog.constants
-        multiprocessors = self.catalog.device.multiprocessors
+        multiprocessors = self.node.device.multiprocessors
         return replace(self.catalog.constants, collective_multiprocessors=slowdown.value * multiprocessors)
 
     @property
@@ -137,7 +141,7 @@ class ProfileTimes:
     def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
         """A GPU waits for the host where that is slower. The measured operators of a CPU include their dispatch."""
         host = self.profile.figures.get("host_seconds_per_kernel")
-        if self.profile.fingerprint.kind == "cpu":
+        if not self.profile.fingerprint.is_launched_ahead:
             return np.asarray(busy_seconds) + 0.0 * np.asarray(kernels)
         if host is None:
             return self.catalog.with_launches_seconds(busy_seconds, kernels)
@@ -168,7 +172,7 @@ class ProfileTimes:
 
     def host_copy_seconds(self, size_bytes: Number) -> Array:
         """The mean of both ways, page-locked. A CPU page-locks nothing, as its copies stay in its memory."""
-        kind = "pageable" if self.profile.fingerprint.kind == "cpu" else "pinned"
+        kind = "pinned" if self.profile.fingerprint.has_own_memory else "pageable"
         ways = [self._measured("host_copy", f"{way}-{kind}", None) for way in ("to_device", "to_host")]
         known = [way.seconds(np.maximum(size_bytes, 1.0)) for way in ways if way is not None]
         if not known:

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.specs import ClusterSpec, TrainingSpec
+from shardwright.specs import Device, TrainingSpec
 
 from .constants import Constants, Value, over
 
 
-def slowdown_beside(cluster: ClusterSpec, constants: Constants, like: Array) -> Value:
+def slowdown_beside(device: Device, constants: Constants, like: Array) -> Value:
     """Return the seconds of compute lost to each second of communication, to broadcast over `like` (N, ...).
 
     A kernel that moves data takes multiprocessors from the compute.
     """
     taken = over(constants.collective_multiprocessors, like)
-    return np.minimum(1.0, taken / cluster.node.device.multiprocessors)
+    return np.minimum(1.0, taken / device.multiprocessors)
 
 
 @dataclass(frozen=True)
@@ -29,23 +29,23 @@ class Exposed:
 
 
 def exposed_beside(
-    cluster: ClusterSpec, constants: Constants, compute: Array, network: Array, copies: Array | float = 0.0
+    device: Device, constants: Constants, compute: Array, network: Array, copies: Array | float = 0.0
 ) -> Exposed:
     """Return the seconds that `network` and `copies` add to `compute`: the part that outlasts it, and its slowdown.
 
     Network and copies also run beside each other, so only the longer one may outlast the compute; both slow it. On a
     CPU all three need the same cores, so nothing is hidden. The arrays broadcast.
     """
-    if not cluster.node.device.computes_beside_traffic:
+    if not device.computes_beside_traffic:
         return Exposed(network + np.zeros_like(compute), copies + np.zeros_like(compute))
-    slowdown = slowdown_beside(cluster, constants, compute)
+    slowdown = slowdown_beside(device, constants, compute)
     alone = np.maximum(0.0, network - compute) + slowdown * np.minimum(compute, network)
     both = np.maximum(0.0, np.maximum(network, copies) - compute) + slowdown * np.minimum(compute, network + copies)
     return Exposed(np.asarray(alone), np.maximum(0.0, both - alone))
 
 
 def overlap_saving_seconds(
-    cluster: ClusterSpec,
+    device: Device,
     training: TrainingSpec,
     constants: Constants,
     forward: Mapping[str, Array],
@@ -62,4 +62,4 @@ def overlap_saving_seconds(
     other = {cause: seconds[..., ::-1] for cause, seconds in backward.items()}
     hidden = np.minimum(forward["tensor_parallel"], other["compute"])
     hidden = hidden + np.minimum(other["tensor_parallel"], forward["compute"])
-    return np.asarray((1 - slowdown_beside(cluster, constants, hidden)) * hidden)
+    return np.asarray((1 - slowdown_beside(device, constants, hidden)) * hidden)

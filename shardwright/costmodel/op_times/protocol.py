@@ -1,9 +1,9 @@
-"""The interface that every duration comes through: seconds of one operation on one device of the cluster."""
+"""The interface that every duration comes through: seconds of one operation on one device of a node."""
 
 from typing import Literal, Protocol
 
 from shardwright.base import Array, Number
-from shardwright.specs import LinearFormat, RankGroup
+from shardwright.specs import LinearFormat, NodeGroup, RankGroup
 
 from .constants import Constants
 
@@ -39,6 +39,15 @@ class OpTimes(Protocol):
     @property
     def basis(self) -> Literal["catalog", "profile"]:
         """Origin of the times."""
+        ...
+
+    @property
+    def node(self) -> NodeGroup:
+        """The kind of node whose ranks these times are of.
+
+        Formulas read the device, links, host and profile from here, so that a cluster of several kinds is costed through
+        one `OpTimes` for each.
+        """
         ...
 
     @property

@@ -12,7 +12,6 @@ from shardwright.specs import (
     OWN_STACK,
     POLICIES,
     Candidates,
-    ClusterSpec,
     TrainingSpec,
     pipeline_group,
 )
@@ -24,21 +23,17 @@ from .distinct_rows import distinct
 from .straggler import largest_of
 
 
-def build_tables(
-    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes
-) -> CostTables:
+def build_tables(model: ModelSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes) -> CostTables:
     """Build the cost tables of every candidate. Pure. The caller checks that a candidate divides model and batch."""
-    rows = _rows(model, cluster, training, candidates, times)
-    return _Builder(model, cluster, training, times, candidates, rows).tables()
+    rows = _rows(model, training, candidates, times)
+    return _Builder(model, training, times, candidates, rows).tables()
 
 
-def _rows(
-    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes
-) -> list[RowWork]:
+def _rows(model: ModelSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes) -> list[RowWork]:
     """Return the work of every row for every candidate, computed once for
     candidates that differ only in later choices."""
     if any(np.ndim(value) for value in vars(times.constants).values()):  # each candidate has its own constants
-        return WorkModel(model, cluster, training, times, candidates).rows()
+        return WorkModel(model, training, times, candidates).rows()
     one = np.ones_like(candidates.tp)
     alike = replace(
         candidates,
@@ -52,14 +47,13 @@ def _rows(
         offload_optimizer=0 * one,
     )
     kinds = distinct(list(vars(alike).values()))
-    rows = WorkModel(model, cluster, training, times, alike[kinds.first]).rows()
+    rows = WorkModel(model, training, times, alike[kinds.first]).rows()
     return [RowWork(**{name: values[kinds.of_row] for name, values in vars(row).items()}) for row in rows]
 
 
 @dataclass(frozen=True)
 class _Builder:
     model: ModelSpec
-    cluster: ClusterSpec
     training: TrainingSpec
     times: OpTimes
     candidates: Candidates
@@ -78,7 +72,6 @@ class _Builder:
         expert = self._stacked("expert_parallel_forward_seconds")
         expert_backward = self._stacked("expert_parallel_backward_seconds_by_policy")
         traffic = DataParallel(
-            self.cluster,
             self.training,
             self.times,
             self.candidates,
@@ -91,7 +84,7 @@ class _Builder:
         )
         forward, backward = traffic.in_forward(), traffic.in_backward()
         first, last = traffic.in_first_forward(), traffic.in_last_backward()
-        noise = self.times.constants.step_noise if self.cluster.node.device.waits_for_the_slowest else 0.0
+        noise = self.times.constants.step_noise if self.times.node.device.waits_for_the_slowest else 0.0
         waiting = (noise * largest_of(self.candidates.ranks))[:, None, None]
         return CostTables(
             forward=self._seconds(
@@ -171,7 +164,7 @@ class _Builder:
             / (self.candidates.tp * self.candidates.shards)
         )
         seconds = self.times.collective_seconds(
-            "all_reduce", shard_bytes, pipeline_group(self.candidates, self.cluster)
+            "all_reduce", shard_bytes, pipeline_group(self.candidates, self.times.node)
         )
         ends = np.array([0.0] * (len(self.rows) - 2) + [1.0, 1.0])
         return np.asarray(seconds[:, None, None] * ends[None, :, None])
@@ -205,7 +198,7 @@ class _Builder:
         split = np.where(self.candidates.sequence_parallel == 1, self.candidates.tp, 1) * self.candidates.cp
         elements = self.candidates.micro_batch * float(self.training.seq_len) * self.model.hidden_size / split
         size_bytes = self.training.precision.activation_bytes_per_element * elements
-        return self.times.collective_seconds("send", size_bytes, pipeline_group(self.candidates, self.cluster))
+        return self.times.collective_seconds("send", size_bytes, pipeline_group(self.candidates, self.times.node))
 
     def _optimizer_seconds(self, traffic: DataParallel) -> Array:
         """Seconds of clipping and update of this rank's shard, on the device or by the host's cores."""
@@ -222,7 +215,7 @@ class _Builder:
 
     @property
     def _in_heap(self) -> bool:
-        return not self.cluster.node.device.has_own_memory
+        return not self.times.node.device.has_own_memory
 
     def _slack(self) -> Array:
         """(N,): allocator slack. A heap reuses memory of earlier microbatches only

@@ -15,7 +15,6 @@ from shardwright.base import Array
 from shardwright.costmodel.op_times import CollectiveName, Exposed, OpTimes, exposed_beside
 from shardwright.specs import (
     Candidates,
-    ClusterSpec,
     RankGroup,
     TrainingSpec,
     expert_replicate_group,
@@ -34,7 +33,6 @@ class DataParallel:
     backward. The head is not freed, as its backward follows its forward.
     """
 
-    cluster: ClusterSpec
     training: TrainingSpec
     times: OpTimes
     candidates: Candidates
@@ -98,7 +96,7 @@ class DataParallel:
         return network[..., None], copies[..., None]
 
     def _beside(self, compute: Array, network: Array, copies: Array) -> Exposed:
-        return exposed_beside(self.cluster, self.times.constants, compute, network, copies)
+        return exposed_beside(self.times.node.device, self.times.constants, compute, network, copies)
 
     def _column(self, name: str) -> Array:
         return np.asarray(getattr(self.candidates, name))[:, None]
@@ -121,10 +119,10 @@ class DataParallel:
 
     def _over_shards(self, name: CollectiveName, element_bytes: Array | float) -> Array:
         """Seconds of one collective over the shards of a row's parameters, and one over those of its experts."""
-        group = shard_group(self.candidates, self.cluster).column()
+        group = shard_group(self.candidates, self.times.node).column()
         seconds = self._over_group(name, element_bytes * self.parameters, group)
         if self.expert_parameters.any():
-            of_experts = expert_shard_group(self.candidates, self.cluster).column()
+            of_experts = expert_shard_group(self.candidates, self.times.node).column()
             theirs = self._over_group(name, element_bytes * self.expert_parameters, of_experts)
             seconds = seconds + np.where(self.expert_parameters > 0, theirs, 0.0)
         return seconds
@@ -143,10 +141,10 @@ class DataParallel:
     @property
     def _replica_seconds(self) -> Array:
         shards, expert_shards = sharded(self.candidates, self.parameters, self.expert_parameters)
-        group = replicate_group(self.candidates, self.cluster).column()
+        group = replicate_group(self.candidates, self.times.node).column()
         seconds = self.times.collective_seconds("all_reduce", self._gradient_bytes * shards, group)
         if self.expert_parameters.any():
-            of_experts = expert_replicate_group(self.candidates, self.cluster).column()
+            of_experts = expert_replicate_group(self.candidates, self.times.node).column()
             theirs = self.times.collective_seconds("all_reduce", self._gradient_bytes * expert_shards, of_experts)
             seconds = seconds + np.where(self.expert_parameters > 0, theirs, 0.0)
         return seconds

@@ -13,7 +13,7 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.op_times import Constants
-from shardwright.specs import Candidates, ClusterSpec, Device
+from shardwright.specs import Candidates, Device, NodeGroup
 
 
 @dataclass(frozen=True)
@@ -58,41 +58,40 @@ def usable_bytes(device: Device, constants: Constants) -> float:
     return device.memory_bytes * (1 - constants.memory_reserve)
 
 
-def host_share_bytes(cluster: ClusterSpec) -> float:
+def host_share_bytes(node: NodeGroup) -> float:
     """Return each device's share of its node's host memory."""
-    node = cluster.node
     return node.host.memory_bytes / node.devices_per_node
 
 
-def fixed_bytes(candidates: Candidates, cluster: ClusterSpec, constants: Constants) -> Array:
+def fixed_bytes(candidates: Candidates, node: NodeGroup, constants: Constants) -> Array:
     """(N,): bytes of context and communicators, which don't depend on the choice of layers."""
-    return context_bytes(cluster, constants) + communicator_bytes(candidates, cluster, constants)
+    return context_bytes(node, constants) + communicator_bytes(candidates, node, constants)
 
 
-def context_bytes(cluster: ClusterSpec, constants: Constants) -> float:
+def context_bytes(node: NodeGroup, constants: Constants) -> float:
     """Return the bytes that a process holds on its device before the first
     tensor: measured, where a profile has them."""
-    device = cluster.node.device
+    device = node.device
     stated = device.context_bytes or (constants.context_bytes if device.has_own_memory else 0.0)
-    return _measured(cluster, "context_bytes", stated)
+    return _measured(node, "context_bytes", stated)
 
 
-def communicator_bytes(candidates: Candidates, cluster: ClusterSpec, constants: Constants) -> Array:
+def communicator_bytes(candidates: Candidates, node: NodeGroup, constants: Constants) -> Array:
     """(N,): bytes of one communicator for each axis, and of the one of all ranks that sums the norm of the gradients.
 
     Their size is the measured one, where a profile has it.
     """
-    if not cluster.node.device.has_own_memory:
+    if not node.device.has_own_memory:
         return np.zeros(len(candidates))
     degrees = (
         *(candidates.pp, candidates.dp_replicate, candidates.dp_shard),
         *(candidates.cp, candidates.tp, candidates.ep),
     )
     axes = np.sum([degree > 1 for degree in degrees], axis=0)
-    each = _measured(cluster, "communicator_bytes", constants.communicator_bytes)
+    each = _measured(node, "communicator_bytes", constants.communicator_bytes)
     return np.asarray(each * (axes + (axes > 0)))
 
 
-def _measured(cluster: ClusterSpec, figure: str, otherwise: float) -> float:
-    profile = cluster.node.profile
+def _measured(node: NodeGroup, figure: str, otherwise: float) -> float:
+    profile = node.profile
     return profile.figures[figure].value if profile and figure in profile.figures else otherwise

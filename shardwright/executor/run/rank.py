@@ -38,7 +38,7 @@ def run_rank(
 
 def plans_for_gpus(plan_file: PlanFile) -> bool:
     """Return whether the plan is for GPUs; a machine without them trains it on its CPUs."""
-    return plan_file.cluster.node.device.kind == "gpu"
+    return plan_file.cluster.node.device.torch_type == "cuda"
 
 
 def pick_device(plan_file: PlanFile) -> torch.device:

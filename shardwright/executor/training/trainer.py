@@ -131,8 +131,8 @@ class Trainer:
         time (Chowdhery et al. 2022, appendix B)."""
         device = self._plan_file.cluster.node.device
         peak = device.peak_flops_per_s.get(self._plan_file.training.precision.compute)
-        estimate, planned_for = self._plan_file.estimate, {"gpu": "cuda", "cpu": "cpu"}[device.kind]
-        if estimate is None or peak is None or planned_for != self._device.type:
+        estimate = self._plan_file.estimate
+        if estimate is None or peak is None or device.torch_type != self._device.type:
             return None
         return estimate.model_flops / (step_seconds * dist.get_world_size() * peak)
 

@@ -44,7 +44,7 @@ class BranchAndBound:
             SpecError: nothing divides, or the fixed choices contradict each other.
         """
         space = enumerate_space(model, cluster, training, fixed)
-        costs = space_costs(space, model, cluster, training, times)
+        costs = space_costs(space, model, training, times)
         solver = EntrySolver.of(costs, model)
         if solver.given is not None:  # the bounds hold for stages that the search chooses, not for given ones
             return cls(solver, np.zeros(len(space)), times)

@@ -26,7 +26,7 @@ def infeasible(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed, times: OpTimes
 ) -> InfeasibleError:
     """Return the error to raise where `search` found no plan that fits."""
-    costs = space_costs(enumerate_space(model, cluster, training, fixed), model, cluster, training, times)
+    costs = space_costs(enumerate_space(model, cluster, training, fixed), model, training, times)
     nearest = _nearest(costs, model)
     if nearest is None:
         binds = f"no plan fits with {fixed}: its stages keep more microbatches alive than the memory holds"
@@ -42,7 +42,7 @@ def fits(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: 
         space = enumerate_space(model, cluster, training, fixed)
     except SpecError:
         return False
-    costs = space_costs(space, model, cluster, training, times)
+    costs = space_costs(space, model, training, times)
     solver = EntrySolver.of(costs, model)
     bounds = lower_bounds(costs, solver.ranges, solver.allowed)
     order = np.argsort(bounds, kind="stable")
@@ -93,10 +93,10 @@ def _what_binds(
 ) -> str:
     plan = plan_of(Solved(entry, least.layers, least.mix, np.inf), space, model)
     estimate = estimate_plan(model, cluster, training, plan, times)
-    node = cluster.node
+    node = times.node
     shown = f"{plan.mesh}, ZeRO-{plan.zero_stage}, micro batch {plan.micro_batch}"
     if least.host_share > least.device_share:
-        share, need = host_share_bytes(cluster), max(estimate.host_bytes)
+        share, need = host_share_bytes(node), max(estimate.host_bytes)
         return (
             f"no plan fits the host memory: the one that comes closest ({shown}, optimizer on the host) needs "
             f"{need / GIB:.1f} GiB of it for each device and has {share / GIB:.1f}, {(need - share) / GIB:.1f} GiB too much"

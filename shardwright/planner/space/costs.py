@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from shardwright.base import Array
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.costmodel.tables import RowCosts, build_tables, fixed_bytes, host_share_bytes, usable_bytes
-from shardwright.specs import ClusterSpec, ScheduleName, TrainingSpec
+from shardwright.specs import ScheduleName, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 from .enumerate import Space
@@ -56,11 +56,9 @@ class SpaceCosts:
         )
 
 
-def space_costs(
-    space: Space, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, times: OpTimes
-) -> SpaceCosts:
+def space_costs(space: Space, model: ModelSpec, training: TrainingSpec, times: OpTimes) -> SpaceCosts:
     """Build the cost tables of the whole space at once."""
-    rows = RowCosts.of(build_tables(model, cluster, training, space.base, times))
-    usable = usable_bytes(cluster.node.device, times.constants)
-    room = usable - fixed_bytes(space.base, cluster, times.constants)
-    return SpaceCosts(space, rows, room * (1 - _ROUNDING), host_share_bytes(cluster) * (1 - _ROUNDING))
+    rows = RowCosts.of(build_tables(model, training, space.base, times))
+    usable = usable_bytes(times.node.device, times.constants)
+    room = usable - fixed_bytes(space.base, times.node, times.constants)
+    return SpaceCosts(space, rows, room * (1 - _ROUNDING), host_share_bytes(times.node) * (1 - _ROUNDING))

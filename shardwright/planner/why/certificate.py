@@ -97,7 +97,7 @@ def certify(
     check_memory(estimate_plan(model, cluster, training, plan, times), cluster, times.constants)
     free = {"stages": None, "recompute": fixed and fixed.recompute, "even_stages": fixed and fixed.even_stages}
     space = enumerate_space(model, cluster, training, Fixed.of(plan).but(**free))
-    costs = space_costs(space, model, cluster, training, times)
+    costs = space_costs(space, model, training, times)
     solver = EntrySolver.of(costs, model)
     tables = stage_tables(costs.entry(0), solver.ranges, solver.allowed)
     step = float(StagedEntry(tables.entry, solver.ranges).seconds(layer_mixes(model, plan.stages))[0])

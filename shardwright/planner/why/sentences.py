@@ -9,7 +9,7 @@ from shardwright.costmodel import estimate_plan, is_unsettled
 from shardwright.costmodel.op_times import OpTimes, op_times
 from shardwright.costmodel.tables import usable_bytes
 from shardwright.planner.branching import SearchResult
-from shardwright.specs import OWN_STACK, ClusterSpec, Estimate, Plan, TrainingSpec
+from shardwright.specs import OWN_STACK, ClusterSpec, Estimate, Plan, Profile, TrainingSpec
 from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
 from .alternatives import Alternative, alternatives
@@ -51,7 +51,7 @@ def explain(
     lines = [
         _what(plan, estimate),
         _where_time_goes(estimate),
-        _memory(plan, estimate, cluster, times),
+        _memory(plan, estimate, times),
         *(_compared(other, estimate) for other in _grouped(sorted(others, key=_seconds_of))),
     ]
     if kept := [f"{axis} {degree}" for axis, degree in plan.mesh if axis in ("cp", "ep") and degree > 1]:
@@ -59,7 +59,8 @@ def explain(
     if isinstance(found, SearchResult):
         lines += _searched(found)
     lines += not_searched(plan, model)
-    return [*lines, _which_software(training), _how_sure(estimate, cluster, unsettled=is_unsettled(cluster, training))]
+    unsettled = is_unsettled(times.node.device, training)
+    return [*lines, _which_software(training), _how_sure(estimate, times.node.profile, unsettled=unsettled)]
 
 
 def _what(plan: Plan, estimate: Estimate) -> str:
@@ -81,9 +82,9 @@ def _where_time_goes(estimate: Estimate) -> str:
     return f"The busiest pipeline rank spends it on {', '.join(kept)}."
 
 
-def _memory(plan: Plan, estimate: Estimate, cluster: ClusterSpec, times: OpTimes) -> str:
+def _memory(plan: Plan, estimate: Estimate, times: OpTimes) -> str:
     rank = max(range(len(estimate.memory)), key=lambda index: estimate.memory[index].total)
-    used, have = estimate.memory[rank].total, usable_bytes(cluster.node.device, times.constants)
+    used, have = estimate.memory[rank].total, usable_bytes(times.node.device, times.constants)
     name, size = max(estimate.memory[rank], key=lambda part: part[1])
     layers = Counter(layer.recompute for stage in plan.stages for layer in stage.each_layer())
     again = layers["full"] + layers["selective"]
@@ -161,8 +162,8 @@ def _which_software(training: TrainingSpec) -> str:
     return f"The estimate is for the stack '{stack.name}': {stack.about}{plans}."
 
 
-def _how_sure(estimate: Estimate, cluster: ClusterSpec, *, unsettled: bool) -> str:
-    interval, profile = estimate.step_seconds_intervals[0], cluster.node.profile
+def _how_sure(estimate: Estimate, profile: Profile | None, *, unsettled: bool) -> str:
+    interval = estimate.step_seconds_intervals[0]
     rests = "data sheets and on constants fitted to published measurements, none of them from this cluster"
     if profile is not None:
         rests = f"a profile of {profile.fingerprint.device}, measured on {profile.fingerprint.date[:10]}"

@@ -46,6 +46,11 @@ class MachineKey:
             torch=fingerprint.torch,
         )
 
+    @property
+    def shared_by_ranks(self) -> bool:
+        """Whether the ranks of a node share the device, as in `MachineFingerprint`."""
+        return self.kind == "cpu"
+
     def fits(self, other: "MachineKey") -> bool:
         """Whether measurements on `other` are valid here.
 
@@ -56,7 +61,7 @@ class MachineKey:
             return False
         if self.torch and other.torch and _minor(self.torch) != _minor(other.torch):
             return False
-        if self.kind == "cpu":
+        if self.shared_by_ranks:
             return self.cores == other.cores and self.ranks in (None, other.ranks)
         difference = abs(self.device_memory_bytes - other.device_memory_bytes)
         return difference <= _MEMORY_TOLERANCE * self.device_memory_bytes
@@ -64,7 +69,7 @@ class MachineKey:
     @property
     def words(self) -> str:
         """Return `Xeon, 2 ranks, torch 2.13`, as in names of files."""
-        shared = f", {self.ranks} rank{'s' * (self.ranks > 1)}" if self.kind == "cpu" and self.ranks else ""
+        shared = f", {self.ranks} rank{'s' * (self.ranks > 1)}" if self.shared_by_ranks and self.ranks else ""
         return f"{self.device}{shared}{f', torch {_minor(self.torch)}' if self.torch else ''}"
 
 

@@ -3,12 +3,25 @@
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
-_ALLOWED_SLOWDOWN = {"gpu": 0.05, "cpu": 0.15}
 _REPEATS = 3
 _LOOKS_AT_EITHER_END = 3
 _LEAST_LOOKS = 4
+
+
+class _Expected(NamedTuple):
+    """What is normal for a kind of machine. `cause`: why it may be slower at the end than at the beginning."""
+
+    slowdown: float
+    cause: str
+    is_noisy: bool
+
+
+_EXPECTED = {
+    "gpu": _Expected(slowdown=0.05, cause="it may be throttling", is_noisy=False),
+    "cpu": _Expected(slowdown=0.15, cause="other programs, or a lower clock", is_noisy=True),
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,7 @@ class Watch:
     def look(self) -> bool:
         """Time once. Return whether the machine is slower than usual by more than is normal for its kind."""
         seconds = self.reference_seconds(_REPEATS)
-        slow = len(self.looks) >= _LEAST_LOOKS and seconds > self._usual_seconds * (1 + self._allowed)
+        slow = len(self.looks) >= _LEAST_LOOKS and seconds > self._usual_seconds * (1 + self._expected.slowdown)
         at_an_end = len(self.looks) < _LOOKS_AT_EITHER_END
         self.looks.append(Look(seconds, self.clock_hz() if slow or at_an_end else None))
         return slow
@@ -53,23 +66,21 @@ class Watch:
         if len(self.looks) >= 2 * _LOOKS_AT_EITHER_END:
             begin, end = self.looks[:_LOOKS_AT_EITHER_END], self.looks[-_LOOKS_AT_EITHER_END:]
             slower = _median(begin, end)
-            if slower > self._allowed:
-                cause = "it may be throttling" if self.kind == "gpu" else "other programs, or a lower clock"
-                said.append(
-                    f"the machine was {slower:.0%} slower at the end than at the beginning: {cause}{_clocks(begin, end)}"
-                )
+            if slower > self._expected.slowdown:
+                cause = f"{self._expected.cause}{_clocks(begin, end)}"
+                said.append(f"the machine was {slower:.0%} slower at the end than at the beginning: {cause}")
         if self.disturbed_rounds:
             said.append(
                 f"{self.disturbed_rounds} rounds were measured again because the reference matmul was more than "
-                f"{self._allowed:.0%} slower than usual meanwhile"
+                f"{self._expected.slowdown:.0%} slower than usual meanwhile"
             )
-        if self.kind == "cpu" and self.noise:
+        if self._expected.is_noisy and self.noise:
             said.append(f"measured on a CPU, which is noisy: the reference matmul varied by ±{self.noise:.1%}")
         return said
 
     @property
-    def _allowed(self) -> float:
-        return _ALLOWED_SLOWDOWN[self.kind]
+    def _expected(self) -> _Expected:
+        return _EXPECTED[self.kind]
 
     @property
     def _usual_seconds(self) -> float:

@@ -46,9 +46,7 @@ def series_lines(profile: Profile) -> list[SeriesLine]:
 
 def known_device(fingerprint: MachineFingerprint) -> Device | None:
     """The catalog's device of this profile; None for a CPU or a card that the catalog lacks."""
-    if fingerprint.kind == "cpu":
-        return None
-    name = catalog.device_reported_as(fingerprint.device, fingerprint.device_memory_bytes)
+    name = catalog.device_measured(fingerprint)
     return catalog.device(name) if name else None
 
 

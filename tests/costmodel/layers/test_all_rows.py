@@ -9,7 +9,7 @@ from shardwright.specs.model.model import Block
 from shardwright.specs.plan import CONTEXT_PARALLEL, EXPERT_DISPATCH, POLICIES
 from shardwright.specs.stack import named_stack
 from shardwright.specs.training import Precision, TrainingSpec
-from tests.costmodel.fakes import RoundTimes, round_cluster, small_experts, small_model
+from tests.costmodel.fakes import RoundTimes, small_experts, small_model
 from tests.costmodel.layers.test_traffic import totals
 from tests.specs.test_candidates import candidates
 
@@ -24,7 +24,7 @@ def work(*, tp: int = 1, attention: str = "flash", tied: bool = False, **degrees
         {"seq_len": SEQ, "global_batch": 8, "attention": attention, "precision": Precision()}, source="test"
     )
     chosen = candidates(tp=tp, micro_batch=BATCH, **degrees)
-    return WorkModel(small_model(hidden=HIDDEN, tied=tied), round_cluster(), training, RoundTimes(), chosen)
+    return WorkModel(small_model(hidden=HIDDEN, tied=tied), training, RoundTimes(), chosen)
 
 
 def test_forward_and_backward_are_two_and_four_flops_per_weight_and_token() -> None:
@@ -114,7 +114,7 @@ def test_a_tied_head_has_weights_of_its_own_only_on_another_stage(pp: int, tied:
 def test_many_candidates_at_once_equal_each_alone() -> None:
     alone = [work(tp=tp) for tp in (1, 2, 4)]
     together = WorkModel(
-        alone[0].model, alone[0].cluster, alone[0].training, RoundTimes(),
+        alone[0].model, alone[0].training, RoundTimes(),
         type(alone[0].candidates)(**{
             name: np.concatenate([getattr(one.candidates, name) for one in alone])
             for name in vars(alone[0].candidates)
@@ -143,7 +143,7 @@ def test_norms_of_queries_and_keys_cost_traffic_and_memory() -> None:
 
 def expert_work(**degrees: int) -> WorkModel:
     chosen = candidates(micro_batch=BATCH, expert_dispatch=EXPERT_DISPATCH.index("all-to-all"), **degrees)
-    return WorkModel(small_experts(hidden=HIDDEN), round_cluster(), work().training, RoundTimes(), chosen)
+    return WorkModel(small_experts(hidden=HIDDEN), work().training, RoundTimes(), chosen)
 
 
 def test_context_parallelism_shares_tokens_and_attention_evenly() -> None:
@@ -223,7 +223,7 @@ def test_experts_elsewhere_need_no_gather_over_tp_but_the_shared_one_does() -> N
 def test_low_precision_halves_weight_matmuls_and_neither_router_nor_attention() -> None:
     model = expert_work(dp_shard=8)
     lower = model.training.model_copy(update={"precision": Precision(linear="fp8")})
-    low = WorkModel(model.model, model.cluster, lower, model.times, model.candidates)
+    low = WorkModel(model.model, lower, model.times, model.candidates)
     block = model.model.layer_classes[0]
     saved = model.layer(block).forward_seconds - low.layer(block).forward_seconds
     assert saved[0] == pytest.approx(2 * (ATTENTION + 3 * EXPERT) * TOKENS / 2 * 1e-12)
@@ -233,7 +233,7 @@ def test_low_precision_halves_weight_matmuls_and_neither_router_nor_attention() 
 def test_sequence_parallelism_gathers_in_fp8_what_it_reduces_in_bf16() -> None:
     model = work(tp=4, sequence_parallel=1)
     lower = model.training.model_copy(update={"precision": Precision(linear="fp8", gather="fp8")})
-    low = WorkModel(model.model, model.cluster, lower, model.times, model.candidates)
+    low = WorkModel(model.model, lower, model.times, model.candidates)
     block = model.model.layer_classes[0]
     assert low.layer(block).tensor_parallel_forward_seconds[0] == pytest.approx(2 * (1 + 2) * TOKENS * HIDDEN * 1e-9)
     assert low.head().tensor_parallel_forward_seconds[0] == model.head().tensor_parallel_forward_seconds[0]

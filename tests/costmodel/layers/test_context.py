@@ -20,8 +20,8 @@ LONG = np.array([1e6])  # seconds of attention that hide anything
 def exchange(kind: str, *, cp: int = 4, cpu: bool = False, **degrees: int) -> ContextExchange:
     chosen = candidates(cp=cp, context_parallel=CONTEXT_PARALLEL.index(kind), **degrees)
     training = TrainingSpec(seq_len=8, global_batch=8)
-    cluster = round_cluster(kind="cpu" if cpu else "gpu")
-    return ContextExchange(cluster, training, RoundTimes(), chosen, np.array([TOKENS]))
+    times = RoundTimes(node=round_cluster(kind="cpu" if cpu else "gpu").node)
+    return ContextExchange(training, times, chosen, np.array([TOKENS]))
 
 
 def seconds(found: PassSeconds) -> tuple[float, float]:
@@ -34,7 +34,7 @@ def test_gathering_moves_all_keys_and_values_and_backward_twice() -> None:
 
 
 def test_a_ring_that_attention_outlasts_only_slows_it() -> None:
-    slowdown = float(slowdown_beside(round_cluster(), RoundTimes().constants, LONG))
+    slowdown = float(slowdown_beside(RoundTimes().node.device, RoundTimes().constants, LONG))
     sends = 3 * KEYS_VALUES * 1e-9  # to the next rank, cp - 1 times
     found = seconds(exchange("ring").pass_seconds(GROUPED, LONG, LONG))
     assert found == pytest.approx((slowdown * sends, slowdown * 2 * sends))
@@ -42,7 +42,7 @@ def test_a_ring_that_attention_outlasts_only_slows_it() -> None:
 
 def test_a_ring_shows_where_it_outlasts_the_attention_of_a_block() -> None:
     """A send of 1 s beside a block's attention of 0.1 s, three times; backward 2 s beside 0.2 s."""
-    slowdown = float(slowdown_beside(round_cluster(), RoundTimes().constants, LONG))
+    slowdown = float(slowdown_beside(RoundTimes().node.device, RoundTimes().constants, LONG))
     found = exchange("ring").pass_seconds(GROUPED, np.array([0.4]), np.array([0.8]))
     assert KEYS_VALUES * 1e-9 == 1
     assert seconds(found) == pytest.approx((3 * (0.9 + slowdown * 0.1), 3 * (1.8 + slowdown * 0.2)))

@@ -18,8 +18,8 @@ TOKEN_SECONDS = TOKENS * HIDDEN * 2 * 1e-9  # one bf16 copy of each token: 1
 def seconds(dispatch: str = "all-to-all", *, routing: str = "random", top_k: int = 2, **degrees: int) -> float:
     chosen = candidates(expert_dispatch=EXPERT_DISPATCH.index(dispatch), **degrees)
     training = TrainingSpec.parse({"seq_len": 8, "global_batch": 8, "routing": routing}, source="test")
-    cluster = round_cluster(nodes=2, devices_per_node=4)
-    exchange = ExpertExchange(cluster, training, RoundTimes(), chosen, np.array([TOKENS]), HIDDEN)
+    times = RoundTimes(node=round_cluster(nodes=2, devices_per_node=4).node)
+    exchange = ExpertExchange(training, times, chosen, np.array([TOKENS]), HIDDEN)
     return float(exchange.pass_seconds(EXPERTS.model_copy(update={"top_k": top_k}))[0])
 
 

@@ -35,7 +35,9 @@ NAMES: tuple[CollectiveName, ...] = get_args(CollectiveName)
 def seconds(
     name: CollectiveName, size_bytes: float, group: RankGroup = NODE, cluster: ClusterSpec | None = None
 ) -> float:
-    return float(Collectives(cluster or round_cluster(), ROUND).seconds(name, size_bytes, group))
+    cluster = cluster or round_cluster()
+    among = Collectives(cluster.node, ROUND, oversubscription=cluster.oversubscription)
+    return float(among.seconds(name, size_bytes, group))
 
 
 def with_links(cluster: ClusterSpec, *, inside: float = 1.0, nic: float = 1.0) -> ClusterSpec:
@@ -165,7 +167,7 @@ class TestLaws:
     def test_no_cliff(self, name: CollectiveName, group: RankGroup, size: float, cluster: ClusterSpec) -> None:
         """A little more is never faster, and never slower by more than in proportion."""
         before, after = (
-            float(Collectives(cluster, CALIBRATED).seconds(name, part, group)) for part in (size, 1.01 * size)
+            float(Collectives(cluster.node, CALIBRATED).seconds(name, part, group)) for part in (size, 1.01 * size)
         )
         assert before <= after <= 1.01 * before * (1 + 1e-12)
 
@@ -194,7 +196,7 @@ class TestLaws:
 def test_everything_broadcasts() -> None:
     column = RankGroup(np.array([[1.0], [4.0]]), np.array([[2.0], [1.0]]), np.array([[4.0], [1.0]]))
     for name in NAMES:
-        together = Collectives(round_cluster(), ROUND).seconds(name, np.array([1e3, 1e6, 1e9]), column)
+        together = Collectives(round_cluster().node, ROUND).seconds(name, np.array([1e3, 1e6, 1e9]), column)
         alone = [seconds(name, size, RankGroup(*one)) for one in ((1, 2, 4), (4, 1, 1)) for size in (1e3, 1e6, 1e9)]
         np.testing.assert_allclose(together.ravel(), alone)
 
@@ -204,10 +206,10 @@ def test_a_constant_may_hold_one_value_a_candidate(name: CollectiveName) -> None
     fractions = np.array([0.5, 0.7, 0.9])
     candidates = replace(ROUND, nvlink_fraction=fractions, nic_fraction=fractions, chunk_fill=fractions)
     sizes_bytes = np.array([[1e6, 1e9]] * 3)
-    together = Collectives(round_cluster(), candidates).seconds(name, sizes_bytes, TWO_NODES)
+    together = Collectives(round_cluster().node, candidates).seconds(name, sizes_bytes, TWO_NODES)
     for row, fraction in zip(together, fractions, strict=True):
         one = replace(ROUND, nvlink_fraction=fraction, nic_fraction=fraction, chunk_fill=fraction)
-        np.testing.assert_allclose(row, Collectives(round_cluster(), one).seconds(name, sizes_bytes[0], TWO_NODES))
+        np.testing.assert_allclose(row, Collectives(round_cluster().node, one).seconds(name, sizes_bytes[0], TWO_NODES))
 
 
 def test_a_link_of_a_user_is_not_meshed() -> None:

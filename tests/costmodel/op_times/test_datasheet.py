@@ -1,10 +1,13 @@
 """Rooflines, efficiency curves and collectives from data sheets."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 
 from shardwright.base.errors import SpecError
 from shardwright.catalog.cluster_file import load_cluster
+from shardwright.costmodel.op_times.choice import op_times
 from shardwright.costmodel.op_times.collectives import Collectives
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
@@ -17,7 +20,7 @@ BF16 = TrainingSpec(seq_len=1024, global_batch=8)
 
 
 def times(**cluster: int) -> CatalogTimes:
-    return CatalogTimes(round_cluster(**cluster), BF16)  # type: ignore[arg-type] # counts only
+    return CatalogTimes(round_cluster(**cluster).node, BF16)  # type: ignore[arg-type] # counts only
 
 
 class TestMatmul:
@@ -45,11 +48,11 @@ class TestMatmul:
 
     def test_a_format_that_the_device_lacks_is_refused(self) -> None:
         with pytest.raises(SpecError, match="does not compute in bf16; it has"):
-            CatalogTimes(load_cluster("v100-sxm-32gb:8"), BF16)
+            CatalogTimes(load_cluster("v100-sxm-32gb:8").node, BF16)
 
     def test_a_cpu_runs_at_its_measured_rate(self) -> None:
         cpu = CatalogTimes(
-            round_cluster(kind="cpu"), TrainingSpec(seq_len=8, global_batch=1, precision=Precision(compute="fp32"))
+            round_cluster(kind="cpu").node, TrainingSpec(seq_len=8, global_batch=1, precision=Precision(compute="fp32"))
         )
         assert cpu.matmul_seconds(1000, 1000, 1000) == pytest.approx(2e9 / 10e12)
 
@@ -58,16 +61,23 @@ class TestCollective:
     group = RankGroup(ranks_per_node=4, nodes=2, sharing=1)
 
     def test_gpus_use_nccl(self) -> None:
-        expected = Collectives(round_cluster(), CALIBRATED, CALIBRATED.busy_nic_share).seconds(
+        expected = Collectives(round_cluster().node, CALIBRATED, CALIBRATED.busy_nic_share).seconds(
             "all_reduce", 1e6, self.group
         )
         assert times().collective_seconds("all_reduce", 1e6, self.group) == expected
 
     def test_cpus_use_gloo(self) -> None:
-        cluster = round_cluster(kind="cpu")
+        node = round_cluster(kind="cpu").node
         fp32 = TrainingSpec(seq_len=8, global_batch=1, precision=Precision(compute="fp32"))
-        seconds = CatalogTimes(cluster, fp32).collective_seconds("all_reduce", 1e6, self.group)
-        assert seconds == gloo_seconds("all_reduce", 1e6, self.group, cluster)
+        seconds = CatalogTimes(node, fp32).collective_seconds("all_reduce", 1e6, self.group)
+        assert seconds == gloo_seconds("all_reduce", 1e6, self.group, node)
+
+    @pytest.mark.parametrize("kind", ["gpu", "cpu"])
+    def test_an_oversubscribed_fabric_divides_the_rate_between_nodes(self, kind: Literal["gpu", "cpu"]) -> None:
+        full, between = round_cluster(kind=kind), RankGroup(ranks_per_node=1, nodes=2, sharing=4)
+        thin = full.model_copy(update={"oversubscription": 3.0})
+        slow, fast = (op_times(each, BF16).collective_seconds("send", 1e13, between) for each in (thin, full))
+        assert slow / fast == pytest.approx(3, rel=1e-3)
 
 
 def test_a_gpu_is_bound_by_launches_and_a_cpu_adds_them() -> None:
@@ -75,7 +85,7 @@ def test_a_gpu_is_bound_by_launches_and_a_cpu_adds_them() -> None:
     assert gpu.with_launches_seconds(1e-6, 30) == pytest.approx(30 * CALIBRATED.host_seconds_per_kernel)
     assert gpu.with_launches_seconds(1.0, 30) == 1.0
     fp32 = TrainingSpec(seq_len=8, global_batch=1, precision=Precision(compute="fp32"))
-    assert CatalogTimes(round_cluster(kind="cpu"), fp32).with_launches_seconds(1.0, 30) == pytest.approx(1.00003)
+    assert CatalogTimes(round_cluster(kind="cpu").node, fp32).with_launches_seconds(1.0, 30) == pytest.approx(1.00003)
 
 
 def test_every_time_broadcasts() -> None:
@@ -87,7 +97,7 @@ def test_every_time_broadcasts() -> None:
 
 class TestLowPrecision:
     def test_a_large_matmul_runs_at_the_peak_and_share_of_its_format(self) -> None:
-        h100 = CatalogTimes(load_cluster("h100-sxm:8"), TrainingSpec(seq_len=8, global_batch=8))
+        h100 = CatalogTimes(load_cluster("h100-sxm:8").node, TrainingSpec(seq_len=8, global_batch=8))
         size = (16384, 16384, 16896)
         ratio = h100.matmul_seconds(*size) / h100.matmul_seconds(*size, low="fp8")
         assert ratio == pytest.approx(1978.9 * 0.71 / (989.4 * 0.80))
@@ -95,7 +105,7 @@ class TestLowPrecision:
     def test_a_thin_one_reads_half_the_bytes(self) -> None:
         thin = (8, 8192, 8192)
         moved = 1 * (8 * 8192 + 8192 * 8192) + 2 * 8 * 8192
-        h100 = CatalogTimes(load_cluster("h100-sxm:8"), TrainingSpec(seq_len=8, global_batch=8))
+        h100 = CatalogTimes(load_cluster("h100-sxm:8").node, TrainingSpec(seq_len=8, global_batch=8))
         assert h100.matmul_seconds(*thin, low="fp8") == pytest.approx(h100.memory_bound_seconds(moved))
 
     @pytest.mark.parametrize(
@@ -109,9 +119,9 @@ class TestLowPrecision:
     def test_a_device_without_the_format_says_what_it_has(self, cluster: str, linear: str, says: str) -> None:
         precision = Precision.parse({"linear": linear}, source="test")
         with pytest.raises(SpecError, match=says):
-            CatalogTimes(load_cluster(cluster), TrainingSpec(seq_len=8, global_batch=8, precision=precision))
+            CatalogTimes(load_cluster(cluster).node, TrainingSpec(seq_len=8, global_batch=8, precision=precision))
 
     def test_blackwell_has_them_all(self) -> None:
         for linear in ("fp8", "mxfp8", "nvfp4"):
             precision = Precision.parse({"linear": linear}, source="test")
-            CatalogTimes(load_cluster("b200:8"), TrainingSpec(seq_len=8, global_batch=8, precision=precision))
+            CatalogTimes(load_cluster("b200:8").node, TrainingSpec(seq_len=8, global_batch=8, precision=precision))

@@ -6,7 +6,7 @@ from shardwright.costmodel.op_times.gloo import gloo_seconds
 from shardwright.specs.mesh import RankGroup
 from tests.costmodel.fakes import round_cluster
 
-CPUS = round_cluster(kind="cpu")
+CPUS = round_cluster(kind="cpu").node
 
 
 def test_a_ring_inside_a_node() -> None:

@@ -47,13 +47,18 @@ def without(*operations: str) -> Profile:
     return whole.model_copy(update={"series": tuple(s for s in whole.series if s.operation not in operations)})
 
 
-CATALOG = CatalogTimes(round_cluster(), BF16)
+CATALOG = CatalogTimes(round_cluster().node, BF16)
 GROUP = RankGroup(4.0, 1.0, 1.0)
 
 
 def test_a_cluster_without_a_profile_has_the_catalogs_times() -> None:
     assert op_times(round_cluster(), BF16) == CATALOG
     assert times().basis == "profile"
+
+
+def test_times_are_of_the_clusters_node() -> None:
+    assert op_times(round_cluster(), BF16).node == round_cluster().node
+    assert times().node == with_profile().node
 
 
 @pytest.mark.parametrize(("part", "factor"), [("forward", 1), ("input_gradient", 2), ("weight_gradient", 3)])
@@ -237,7 +242,7 @@ class TestSharding:
 class TestAnotherFormat:
     """The profile was measured in bf16; a training in fp32 finds nothing of it but what has no format."""
 
-    catalog = CatalogTimes(round_cluster(), FP32)
+    catalog = CatalogTimes(round_cluster().node, FP32)
 
     def test_falls_back_to_the_catalog(self) -> None:
         found = times(FP32)
@@ -255,7 +260,7 @@ def test_in_tf32_only_matmuls_are_other_than_in_fp32() -> None:
     group = with_profile(made_up_profile(format="fp32")).groups[0]
     device = group.device.model_copy(update={"peak_flops_per_s": {**group.device.peak_flops_per_s, "tf32": 50e12}})
     cluster = round_cluster().model_copy(update={"groups": (group.model_copy(update={"device": device}),)})
-    found, catalog = op_times(cluster, training), CatalogTimes(cluster, training)
+    found, catalog = op_times(cluster, training), CatalogTimes(cluster.node, training)
     assert found.operator_seconds("copy", 2.0**22, 1.0) == pytest.approx(elements_rule(2**11, 2**11), rel=0.05)
     flops = 2.0 * 4 * 16 * 2048 * 2049 * 128
     attention = found.attention_seconds(flops, head_size=128, seq_len=2048, backward=False)

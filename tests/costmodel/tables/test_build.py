@@ -5,7 +5,7 @@ import pytest
 from shardwright.costmodel.tables.build import build_tables
 from shardwright.costmodel.tables.cost_tables import CostTables
 from shardwright.specs.training import TrainingSpec
-from tests.costmodel.fakes import RoundTimes, round_cluster, small_model
+from tests.costmodel.fakes import RoundTimes, small_model
 from tests.specs.test_candidates import candidates
 
 MODEL = small_model()
@@ -15,7 +15,7 @@ LAYER = sum(p.elements for p in MODEL.layer_classes[0].parameters(MODEL.hidden_s
 def tables(**degrees: int) -> CostTables:
     training = TrainingSpec(seq_len=128, global_batch=64)
     degrees.setdefault("offload_optimizer", 0)
-    return build_tables(MODEL, round_cluster(), training, candidates(**degrees), RoundTimes())
+    return build_tables(MODEL, training, candidates(**degrees), RoundTimes())
 
 
 def layer_bytes(**degrees: int) -> dict[str, float]:
@@ -43,7 +43,7 @@ def test_bytes_per_parameter(degrees: dict[str, int], expected: dict[str, float]
 @pytest.mark.parametrize("tied", [False, True])
 def test_zero_3_keeps_the_head_gathered_and_what_is_tied_to_it(tied: bool) -> None:
     training, chosen = TrainingSpec(seq_len=128, global_batch=64), candidates(dp_shard=8, zero_stage=3)
-    static = build_tables(small_model(tied=tied), round_cluster(), training, chosen, RoundTimes()).static
+    static = build_tables(small_model(tied=tied), training, chosen, RoundTimes()).static
     layer, embedding = static.gathered[0, 0], static.gathered[0, 1]
     assert layer == 0
     assert bool(embedding > 0) is tied
@@ -68,7 +68,7 @@ def test_a_tied_embedding_on_two_stages_sums_its_gradients_once_a_step(pp: int) 
 
     def after_the_last(tied: bool) -> list[float]:
         training, chosen = TrainingSpec(seq_len=128, global_batch=64), candidates(pp=pp, offload_optimizer=0)
-        tables = build_tables(small_model(tied=tied), round_cluster(), training, chosen, RoundTimes())
+        tables = build_tables(small_model(tied=tied), training, chosen, RoundTimes())
         return [float(seconds) for seconds in tables.last_backward.data_parallel[0, :, 0]]
 
     added = [tied - apart for tied, apart in zip(after_the_last(True), after_the_last(False), strict=True)]

@@ -22,11 +22,11 @@ def traffic(
     gathered: int = 2,
     **degrees: int,
 ) -> DataParallel:
-    cluster = round_cluster(kind=kind)  # type: ignore[arg-type] # "gpu" or "cpu"
+    times = RoundTimes(node=round_cluster(kind=kind).node)  # type: ignore[arg-type] # "gpu" or "cpu"
     training = TrainingSpec(seq_len=8, global_batch=8, precision=Precision())
     one = np.full((1, 1), compute)
     return DataParallel(
-        cluster, training, RoundTimes(), candidates(offload_optimizer=degrees.pop("host", 0), **degrees),
+        training, times, candidates(offload_optimizer=degrees.pop("host", 0), **degrees),
         np.full((1, 1), PARAMETERS), np.full((1, 1), experts), np.array([gathered]), np.array([freed]), one, one[..., None],
     )  # fmt: skip
 

@@ -18,29 +18,28 @@ from tests.specs.test_candidates import candidates
     [({}, 0), ({"dp_shard": 8}, 2), ({"dp_shard": 4, "tp": 2}, 3), ({"pp": 2, "tp": 4}, 3)],
 )
 def test_one_communicator_an_axis_and_one_of_all_ranks(degrees: dict[str, int], communicators: int) -> None:
-    chosen, cluster = candidates(**degrees), round_cluster()
-    assert communicator_bytes(chosen, cluster, CALIBRATED)[0] == communicators * CALIBRATED.communicator_bytes
-    assert fixed_bytes(chosen, cluster, CALIBRATED)[0] == communicator_bytes(chosen, cluster, CALIBRATED)[
-        0
-    ] + context_bytes(cluster, CALIBRATED)
+    chosen, node = candidates(**degrees), round_cluster().node
+    assert communicator_bytes(chosen, node, CALIBRATED)[0] == communicators * CALIBRATED.communicator_bytes
+    assert fixed_bytes(chosen, node, CALIBRATED)[0] == communicator_bytes(chosen, node, CALIBRATED)[0] + context_bytes(
+        node, CALIBRATED
+    )
 
 
 def test_a_cpu_has_neither() -> None:
-    assert fixed_bytes(candidates(dp_shard=8), round_cluster(kind="cpu"), CALIBRATED).tolist() == [0.0]
+    assert fixed_bytes(candidates(dp_shard=8), round_cluster(kind="cpu").node, CALIBRATED).tolist() == [0.0]
 
 
 def test_both_as_measured_where_a_profile_has_them() -> None:
-    cluster, chosen = round_cluster(), candidates(dp_shard=4, tp=2)
+    node, chosen = round_cluster().node, candidates(dp_shard=4, tp=2)
     figures = {
         name: Figure(value=value, unit="bytes", meaning=name)
         for name, value in (("context_bytes", 7e8), ("communicator_bytes", 3e7))
     }
     profile = made_up_profile().model_copy(update={"figures": figures})
-    measured = cluster.model_copy(update={"groups": (cluster.groups[0].model_copy(update={"profile": profile}),)})
+    measured = node.model_copy(update={"profile": profile})
     assert fixed_bytes(chosen, measured, CALIBRATED)[0] == 7e8 + 3 * 3e7
     assert (
-        fixed_bytes(chosen, cluster, CALIBRATED)[0]
-        == context_bytes(cluster, CALIBRATED) + 3 * CALIBRATED.communicator_bytes
+        fixed_bytes(chosen, node, CALIBRATED)[0] == context_bytes(node, CALIBRATED) + 3 * CALIBRATED.communicator_bytes
     )
 
 

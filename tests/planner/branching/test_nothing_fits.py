@@ -12,7 +12,6 @@ from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
 from shardwright.costmodel.op_times.choice import op_times
 from shardwright.costmodel.op_times.constants import CALIBRATED
-from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.costmodel.op_times.protocol import OpTimes
 from shardwright.costmodel.tables.memory import usable_bytes
 from shardwright.planner.best_plan import search
@@ -85,7 +84,7 @@ def test_least_memory_is_least(seed: int) -> None:
     """No partition and mix of an entry fits a device whose room is less, and one fits where it is that."""
     problem = random_problem(seed)
     space = enumerate_space(*problem, Fixed(schedule="1f1b"))
-    costs = space_costs(space, *problem, CatalogTimes(problem.cluster, problem.training))
+    costs = space_costs(space, problem.model, problem.training, op_times(problem.cluster, problem.training))
     ranges = layer_ranges(problem.model)
     entry = costs.entry(seed % len(space))
     least = least_memory(entry, ranges, [0, 1, 2])
@@ -131,7 +130,7 @@ def _fit(cluster: ClusterSpec, fixed: Fixed) -> bool:
 
 
 def _lacking(cluster: ClusterSpec) -> float:
-    costs = space_costs(enumerate_space(_MODEL, cluster, _TRAINING), _MODEL, cluster, _TRAINING, _times(cluster))
+    costs = space_costs(enumerate_space(_MODEL, cluster, _TRAINING), _MODEL, _TRAINING, _times(cluster))
     return lacking_bytes(costs, _MODEL, np.ones(len(costs.space), dtype=bool))
 
 

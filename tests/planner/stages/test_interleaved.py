@@ -5,7 +5,7 @@ import pytest
 
 from shardwright.costmodel.checks import check_memory
 from shardwright.costmodel.evaluate import estimate_plan
-from shardwright.costmodel.op_times.datasheet import CatalogTimes
+from shardwright.costmodel.op_times.choice import op_times
 from shardwright.planner.bounds.entry_bounds import lower_bounds
 from shardwright.planner.space.costs import SpaceCosts, space_costs
 from shardwright.planner.space.enumerate import enumerate_space
@@ -28,7 +28,7 @@ def _costs(seed: int, *, layers: int, memory: tuple[float, float] = (2.5e9, 6e9)
     training = TrainingSpec(seq_len=1024, global_batch=int(chance.choice([2, 4, 16])))
     fixed = Fixed(pp=2, micro_batch=1, schedule="interleaved-1f1b", stages_per_rank=2, offload_optimizer=0)
     space = enumerate_space(model, cluster, training, fixed)
-    return space_costs(space, model, cluster, training, CatalogTimes(cluster, training)), model
+    return space_costs(space, model, training, op_times(cluster, training)), model
 
 
 def test_chunk_sizes() -> None:
@@ -84,7 +84,7 @@ def test_family_plan_is_what_the_cost_model_says(seed: int) -> None:
     training = TrainingSpec(seq_len=1024, global_batch=16)
     fixed = Fixed(pp=2, micro_batch=1, schedule="interleaved-1f1b", stages_per_rank=2 + seed % 4, offload_optimizer=0)
     space = enumerate_space(model, cluster, training, fixed)
-    costs = space_costs(space, model, cluster, training, CatalogTimes(cluster, training))
+    costs = space_costs(space, model, training, op_times(cluster, training))
     ranges = layer_ranges(model)
     search = InterleavedSearch(costs.entry(0), ranges, [0, 1, 2])
     found = search.family()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from shardwright.costmodel.evaluate import estimate_plan
+from shardwright.costmodel.op_times.choice import op_times
 from shardwright.costmodel.op_times.constants import CALIBRATED
-from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.costmodel.tables.memory import usable_bytes
 from shardwright.planner.space.costs import space_costs
 from shardwright.planner.space.enumerate import enumerate_space
@@ -21,7 +21,7 @@ from tests.planner.small_problems import random_problem
 def test_fits_and_seconds_are_the_cost_models(seed: int) -> None:
     problem, chance = random_problem(seed), np.random.default_rng(seed)
     space = enumerate_space(*problem)
-    costs = space_costs(space, *problem, CatalogTimes(problem.cluster, problem.training))
+    costs = space_costs(space, problem.model, problem.training, op_times(problem.cluster, problem.training))
     for entry in chance.choice(len(space), size=6):
         staged = StagedEntry(costs.entry(int(entry)), layer_ranges(problem.model))
         stages, layers = staged.entry.stages, problem.model.layer_count
@@ -44,7 +44,7 @@ def test_room_of_a_stage_is_where_its_mixes_fit(seed: int) -> None:
     """What the tables call fitting fits, and a place that they leave empty holds no single-policy stage."""
     problem, chance = random_problem(seed), np.random.default_rng(seed)
     space = enumerate_space(*problem)
-    costs = space_costs(space, *problem, CatalogTimes(problem.cluster, problem.training))
+    costs = space_costs(space, problem.model, problem.training, op_times(problem.cluster, problem.training))
     ranges = layer_ranges(problem.model)
     plain = np.flatnonzero(space.stages_per_rank == 1)
     for entry in chance.choice(plain, size=6):
@@ -63,7 +63,7 @@ def test_room_of_a_stage_is_where_its_mixes_fit(seed: int) -> None:
 def test_solver_weighs_the_tail_without_a_pipeline_only() -> None:
     problem = random_problem(0)
     space = enumerate_space(*problem)
-    costs = space_costs(space, *problem, CatalogTimes(problem.cluster, problem.training))
+    costs = space_costs(space, problem.model, problem.training, op_times(problem.cluster, problem.training))
     for entry in range(len(space)):
         one = costs.entry(entry)
         solver = mix_solver(one, [0, 1, 2])

@@ -9,7 +9,7 @@ from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
 from shardwright.costmodel.evaluate import estimate_plan
-from shardwright.costmodel.op_times.datasheet import CatalogTimes
+from shardwright.costmodel.op_times.choice import op_times
 from shardwright.planner.best_plan import search
 from shardwright.planner.branching.result import SearchResult
 from shardwright.planner.space.fixed import Fixed
@@ -77,7 +77,7 @@ def test_of_a_plan_alone(found: SearchResult, lines: list[str]) -> None:
 
 
 def test_alternatives_change_one_choice_and_are_not_faster(found: SearchResult) -> None:
-    times = CatalogTimes(_CLUSTER, _TRAINING)
+    times = op_times(_CLUSTER, _TRAINING)
     others = list(alternatives(found.plan, _MODEL, _CLUSTER, _TRAINING, times))
     assert len({other.change for other in others}) == len(others) >= 4
     for other in others:
@@ -102,9 +102,7 @@ def test_an_alternative_that_does_not_fit_says_what_it_lacks() -> None:
 def test_neighbours_keep_what_was_fixed() -> None:
     """Without that, a plan that has to recompute is told that plans without recomputation are faster."""
     found = search(_MODEL, _CLUSTER, _TRAINING, fixed=Fixed(recompute="full"))
-    neighbours = alternatives(
-        found.plan, _MODEL, _CLUSTER, _TRAINING, CatalogTimes(_CLUSTER, _TRAINING), fixed=found.fixed
-    )
+    neighbours = alternatives(found.plan, _MODEL, _CLUSTER, _TRAINING, op_times(_CLUSTER, _TRAINING), fixed=found.fixed)
     seen = {
         other.change: {run.recompute for stage in other.plan.stages for run in stage.layers}
         for other in neighbours
@@ -118,7 +116,7 @@ def test_neighbours_keep_what_was_fixed() -> None:
 @pytest.mark.parametrize("fixed", [{}, {"recompute": "selective"}, {"sequence_parallel": False}, {"micro_batch": 2}])
 def test_what_a_neighbour_costs_is_what_the_search_finds_with_it(fixed: dict[str, Any]) -> None:
     found = search(_MODEL, _CLUSTER, _TRAINING, fixed=Fixed(**fixed))
-    times = CatalogTimes(_CLUSTER, _TRAINING)
+    times = op_times(_CLUSTER, _TRAINING)
     others = list(alternatives(found.plan, _MODEL, _CLUSTER, _TRAINING, times, fixed=found.fixed, most_solved=10_000))
     assert any("FSDP alone" in other.change for other in others)
     for other in others:
@@ -162,7 +160,7 @@ def test_says_that_expert_parallelism_is_not_searched() -> None:
 
 
 def test_changes_that_lead_to_the_same_plan_are_told_together(found: SearchResult, lines: list[str]) -> None:
-    others = alternatives(found.plan, _MODEL, _CLUSTER, _TRAINING, CatalogTimes(_CLUSTER, _TRAINING))
+    others = alternatives(found.plan, _MODEL, _CLUSTER, _TRAINING, op_times(_CLUSTER, _TRAINING))
     by_plan: dict[Plan, list[str]] = {}
     for other in others:
         if other.plan is not None:

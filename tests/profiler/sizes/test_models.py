@@ -21,8 +21,8 @@ _MODELS = [small_model(), small_experts(), read(LLAMA), read(_OPT)]
 
 def _asked(model: ModelSpec, micro_batch: int) -> RecordingTimes:
     """What the cost model asks the seam for, of every row."""
-    times = RecordingTimes()
-    WorkModel(model, round_cluster(nodes=1, devices_per_node=1), _TRAINING, times, one_rank(micro_batch)).rows()
+    times = RecordingTimes(node=round_cluster(nodes=1, devices_per_node=1).node)
+    WorkModel(model, _TRAINING, times, one_rank(micro_batch)).rows()
     return times
 
 

@@ -21,7 +21,7 @@ from shardwright.profiler.timing import (
     freed_memory_is_kept,
     torch_dtype,
 )
-from shardwright.specs import POLICIES, Candidates, ClusterSpec, LayerCheck, TrainingSpec
+from shardwright.specs import POLICIES, Candidates, LayerCheck, TrainingSpec
 from shardwright.specs.model import Block, MixtureOfExperts, ModelSpec
 
 from .real_layer import RealLayer, layer_skeleton
@@ -38,18 +38,17 @@ def check_layer(
     *,
     machine: Machine,
     times: OpTimes,
-    cluster: ClusterSpec,
 ) -> list[LayerCheck]:
     """Measure every layer class of `model`, without and with full recompute.
 
-    A rank of `cluster` computes `micro_batch` sequences.
+    A rank of `times.node` computes `micro_batch` sequences.
 
     Raises:
         SpecError: no layer of the model can be built from its config.
         UnavailableError: it does not fit in free memory, or transformers is not installed.
     """
     dtype = torch_dtype(training.precision.compute, machine.device)
-    predicted = WorkModel(model, cluster, training, times, one_rank(micro_batch))
+    predicted = WorkModel(model, training, times, one_rank(micro_batch))
     checks: list[LayerCheck] = []
     with freed_memory_is_kept() if machine.device.type == "cpu" else contextlib.nullcontext():
         for block in model.layer_classes:

@@ -17,7 +17,7 @@ from tests.profiler.steady_machine import SteadyMachine
 
 _MODEL = read(LLAMA)
 _TRAINING = TrainingSpec(seq_len=32, global_batch=8, precision=Precision(compute="fp32"))
-_CLUSTER = round_cluster(nodes=1, devices_per_node=1)
+_TIMES = RoundTimes(node=round_cluster(nodes=1, devices_per_node=1).node)
 
 
 def _matmuls(work: Work) -> float:
@@ -26,7 +26,7 @@ def _matmuls(work: Work) -> float:
 
 
 def _checks(machine: SteadyMachine, family: str = "llama") -> list[LayerCheck]:
-    return check_layer(read(FAMILIES[family]), _TRAINING, 2, machine=machine, times=RoundTimes(), cluster=_CLUSTER)
+    return check_layer(read(FAMILIES[family]), _TRAINING, 2, machine=machine, times=_TIMES)
 
 
 def test_seconds_are_those_of_the_forward_the_backward_and_the_recomputed_pass() -> None:
@@ -39,7 +39,7 @@ def test_seconds_are_those_of_the_forward_the_backward_and_the_recomputed_pass()
 
 def test_beside_them_stands_what_the_cost_model_says_of_one_rank() -> None:
     plain, full = _checks(SteadyMachine())
-    row = WorkModel(_MODEL, _CLUSTER, _TRAINING, RoundTimes(), one_rank(2)).layer(_MODEL.layer_classes[0])
+    row = WorkModel(_MODEL, _TRAINING, _TIMES, one_rank(2)).layer(_MODEL.layer_classes[0])
     again = row.recompute_seconds_by_policy[0, POLICIES.index("full")]
     assert plain.predicted_forward_seconds == full.predicted_forward_seconds == row.forward_seconds[0]
     assert plain.predicted_backward_seconds == row.backward_seconds[0]
@@ -50,7 +50,7 @@ def test_beside_them_stands_what_the_cost_model_says_of_one_rank() -> None:
 @pytest.mark.parametrize("compute", ["fp32", "bf16"])
 def test_what_autograd_keeps_is_what_the_cost_model_says(compute: str) -> None:
     training = _TRAINING.model_copy(update={"precision": Precision(compute=compute)})
-    plain, full = check_layer(_MODEL, training, 2, machine=SteadyMachine(), times=RoundTimes(), cluster=_CLUSTER)
+    plain, full = check_layer(_MODEL, training, 2, machine=SteadyMachine(), times=_TIMES)
     # each norm's reciprocal root a token is too little to be in the cost model
     assert plain.activation_bytes == plain.predicted_activation_bytes + 2 * 4 * 64
     assert full.activation_bytes == full.predicted_activation_bytes == 64 * 64 * (4 if compute == "fp32" else 2)
@@ -100,7 +100,7 @@ def test_a_long_sequence_under_a_fused_kernel_asks_for_no_scores() -> None:
     training = TrainingSpec(seq_len=65536, global_batch=8, precision=Precision(compute="fp32"))
     scores_bytes = 4.0 * 4 * 65536**2
     with pytest.raises(UnavailableError, match="needs 0") as caught:
-        check_layer(_MODEL, training, 1, machine=SteadyMachine(free_bytes=1e6), times=RoundTimes(), cluster=_CLUSTER)
+        check_layer(_MODEL, training, 1, machine=SteadyMachine(free_bytes=1e6), times=_TIMES)
     assert float(str(caught.value).split("needs ")[1].split()[0]) * 1e9 < 0.05 * scores_bytes
 
 
@@ -113,8 +113,7 @@ def test_experts_in_fp32_ask_for_twice_what_those_in_bf16_do() -> None:
                 training,
                 4,
                 machine=SteadyMachine(free_bytes=1.0),
-                times=RoundTimes(),
-                cluster=_CLUSTER,
+                times=_TIMES,
             )
         return float(str(caught.value).split("needs ")[1].split()[0])
 
