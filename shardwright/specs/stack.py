@@ -16,6 +16,7 @@ from shardwright.base import SpecError, nearest
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
 
 SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
+AttentionKernel = Literal["flash-1", "flash-2", "flash-3"]
 
 OWN_STACK = "shardwright"
 
@@ -36,7 +37,9 @@ class Stack(Spec):
         overlaps_gather: parameters are gathered during the forward pass; otherwise before it.
         tensor_parallel_overlap: share of tensor-parallel communication that runs in pieces beside the matmul that feeds or
             reads it.
-        hopper_attention: on Hopper and later, fused attention is a kernel written for it (cuDNN, FlashAttention-3).
+        attention_kernel: the generation of the fused attention kernel: "flash-1" (FlashAttention of 2022 and its Triton
+            versions), "flash-2", or "flash-3", which stands for kernels written for Hopper and later (FlashAttention-3, cuDNN)
+            and runs like flash-2 before Hopper.
         overlaps_passes: a forward and a backward that DualPipe pairs run at once, each computing while the other communicates;
             otherwise one runs after the other.
         shard_network_fraction: share of the steady rate between nodes that ZeRO-3's collectives over the shards reach, where
@@ -53,16 +56,20 @@ class Stack(Spec):
         keeps_unread: selective recompute caches the result of every chosen operator, even if no backward pass reads it.
         keeps_logits: the logits in the compute format stay alive beside their fp32 copies.
         fp32_logit_copies: tensors in fp32 as large as the logits that are alive at once in the loss.
+        split_logit_copies: the same where tensor parallelism splits the vocabulary, if it differs. DTensor's loss_parallel has
+            four in its backward: softmax, zeros, exponential and their sum (torch/distributed/tensor/parallel/loss.py).
         regathers_inputs: under sequence parallelism a matmul keeps its rank's part of its input and gathers the rest again in
             the backward pass; otherwise it keeps the whole input.
         gradients: the format in which gradients are kept and reduced, where the software fixes it.
         parameters: the format of parameters and optimizer state, where the software fixes it.
         widens_gradients: 16-bit gradients are copied to fp32 for the update, each in a tensor of its own.
-        step_bytes_per_parameter: temporaries of the optimizer step, per parameter of the rank's shard, in separate tensors.
-            They reuse what activations have freed.
+        step_copies: temporaries of the optimizer step, as many elements each as the rank's shard and in its format, in separate
+            tensors. They reuse what activations have freed. AdamW by foreach kernels has one, the root of the second moment
+            (torch/optim/adam.py, _multi_tensor_adam); a fused kernel has none.
         flat_step_bytes_per_parameter: buffers of the step as long as the whole shard, per parameter of the rank's shard. No
             freed activation can hold one, so the allocator reserves them beside the activations.
-        flat_gradient_copies: flat copies of all gradients of the rank, reserved in the same way.
+        flat_gradient_copies: under ZeRO 0 and 1, flat copies of all gradients of the rank, reserved in the same way where the
+            device updates.
         broadcasts_updates: each owner of a ZeRO-1 shard broadcasts its updated parameters in turn; otherwise one all-gather.
     """
 
@@ -77,7 +84,7 @@ class Stack(Spec):
     overlaps_reduction: bool = True
     overlaps_gather: bool = True
     tensor_parallel_overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
-    hopper_attention: bool = False
+    attention_kernel: AttentionKernel = "flash-2"
     overlaps_passes: bool = False
     shard_network_fraction: PositiveFloat = 1.0
     keeps_gradient_buffer: bool = False
@@ -89,11 +96,12 @@ class Stack(Spec):
     keeps_unread: bool = False
     keeps_logits: bool = True
     fp32_logit_copies: NonNegativeInt = 3
+    split_logit_copies: NonNegativeInt | None = None
     regathers_inputs: bool = False
     gradients: Literal["fp32", "bf16"] | None = None
     parameters: Literal["fp32", "bf16"] | None = None
     widens_gradients: bool = False
-    step_bytes_per_parameter: NonNegativeFloat = 0.0
+    step_copies: NonNegativeFloat = 0.0
     flat_step_bytes_per_parameter: NonNegativeFloat = 0.0
     flat_gradient_copies: NonNegativeFloat = 0.0
     broadcasts_updates: bool = False

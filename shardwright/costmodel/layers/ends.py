@@ -53,6 +53,10 @@ class EndWork:
         matmuls = [operators.Matmul(tokens, hidden, vocabulary)]
         logits = tokens * vocabulary
         loss = self._loss_bytes_per_logit * logits / 2
+        chunks = self.frame.training.loss_chunks
+        alive = self._logit_bytes * logits / chunks
+        # a loss in pieces has its gradient, as large as the hidden states, when the forward ends
+        kept_logits = saved * logits if chunks == 1 else np.minimum(alive, element * tokens * hidden)
         judge = self.frame.times.operator_seconds
         apart = 1.0 if not self.frame.model.tied_embeddings else np.where(self.frame.candidates.pp > 1, 1.0, 0.0)
         parameters = self.frame.local_parameters(self.frame.model.head_parameters()) * apart
@@ -65,8 +69,8 @@ class EndWork:
             + judge("cross_entropy", logits, loss, backward=True),
             weight_gradient=self.frame.plain.weight_gradient_seconds(matmuls),
             parameters=parameters,
-            kept=saved * logits + tokens * hidden * ((4.0 + element) / self.frame.sequence_split + element),
-            working=(self._logit_bytes - saved) * logits,
+            kept=kept_logits + tokens * hidden * ((4.0 + element) / self.frame.sequence_split + element),
+            working=alive - kept_logits,
         )
 
     def _norm_seconds(self, passes: float, *, backward: bool = False) -> Array:
@@ -78,11 +82,13 @@ class EndWork:
         return frame.times.operator_seconds(operator, elements, moved, backward=backward)
 
     @property
-    def _logit_bytes(self) -> float:
-        """Bytes per logit that are alive at once in the loss."""
+    def _logit_bytes(self) -> Array:
+        """(N,): bytes per logit that are alive at once in the loss."""
         stack = self.frame.stack
         plain = self.frame.element_bytes if stack.keeps_logits or not stack.fp32_logit_copies else 0
-        return 4.0 * stack.fp32_logit_copies + plain
+        split = stack.fp32_logit_copies if stack.split_logit_copies is None else stack.split_logit_copies
+        copies = np.where(self.frame.candidates.tp > 1, split, stack.fp32_logit_copies)
+        return np.asarray(4.0 * copies + plain)
 
     @property
     def _loss_bytes_per_logit(self) -> Value:
