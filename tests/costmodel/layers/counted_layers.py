@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
 from shardwright.executor.model import divide, read_skeleton, recompute_core, stream_layout, unfuse
 from shardwright.executor.model.stage_module import StageModule
@@ -26,9 +26,9 @@ from shardwright.specs.plan import LayerRun, RecomputePolicy, Stage
 from shardwright.specs.training import TrainingSpec
 from tests.parity.cases import plan, plan_file
 
-from .tensor_parallel_rules import RULES
+from .tensor_parallel_rules import RULES, prepare
 
-BATCH, SEQ = 2, 32
+SEQ = 32
 META = torch.device("meta")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -39,15 +39,16 @@ class Layout(NamedTuple):
     policy: RecomputePolicy = "none"
     mesh: DeviceMesh | None = None
     sequence_parallel: bool = False
+    batch: int = 2
 
     @property
     def tp(self) -> int:
         return self.mesh.size() if self.mesh else 1
 
-    @property
-    def rows(self) -> int:
-        """Tokens of each sequence between the layers."""
-        return SEQ // self.tp if self.sequence_parallel else SEQ
+    def hidden(self, size: int, dtype: torch.dtype) -> Tensor:
+        """Return the residual stream of this rank."""
+        rows = SEQ // self.tp if self.sequence_parallel else SEQ
+        return torch.empty(self.batch, rows, size, dtype=dtype, device=META, requires_grad=True)
 
 
 def gpu_attention(
@@ -111,9 +112,7 @@ def _saved_by_layers(config: Mapping[str, Any], training: TrainingSpec, layout: 
             recompute_core(layer.get_submodule(skeleton.family.attention), skeleton.family)
     stage.is_first = stage.is_last = False
     stage.to(DTYPES[compute]).train()
-    hidden = torch.empty(
-        BATCH, layout.rows, skeleton.config.hidden_size, dtype=DTYPES[compute], device=META, requires_grad=True
-    )
+    hidden = layout.hidden(skeleton.config.hidden_size, DTYPES[compute])
     with _counting(stage) as sizes, _on_a_gpu():
         stage(hidden)
     return list(sizes.values())
@@ -122,10 +121,13 @@ def _saved_by_layers(config: Mapping[str, Any], training: TrainingSpec, layout: 
 def saved_by_layer(model: ModelSpec, training: TrainingSpec, layout: Layout) -> list[int]:
     """Bytes of each storage that transformers' own layer keeps, divided by `RULES` over tp."""
     family, dtype = model.family, DTYPES[training.precision.compute]
-    built = layer_skeleton(model, model.layer_classes[0], training, BATCH, dtype).build(META)
-    hidden = torch.empty(BATCH, layout.rows, model.hidden_size, dtype=dtype, device=META, requires_grad=True)
-    real = RealLayer(built.layer.train(), hidden, built.arguments, built.options)
+    if family in _WITH_ALIBI:
+        built = _with_alibi(model, layout, dtype)
+    else:
+        built = layer_skeleton(model, model.layer_classes[0], training, layout.batch, dtype).build(META)
+    real = RealLayer(built.layer.train(), layout.hidden(model.hidden_size, dtype), built.arguments, built.options)
     if layout.mesh:
+        prepare(real.layer, layout.tp)
         divide(real.layer, layout.mesh, RULES[family](stream_layout(sequence_parallel=layout.sequence_parallel)))
     if layout.policy == "selective" and training.attention == "unfused":
         _recompute_core(real.layer)
@@ -133,6 +135,26 @@ def saved_by_layer(model: ModelSpec, training: TrainingSpec, layout: Layout) -> 
     with _counting(real.layer, *shared) as sizes, _on_a_gpu():
         real.forward(recompute=layout.policy == "full")
     return list(sizes.values())
+
+
+_WITH_ALIBI = ("bloom", "mpt")
+
+
+def _with_alibi(model: ModelSpec, layout: Layout, dtype: torch.dtype) -> RealLayer:
+    """Build the first layer of BLOOM or MPT, with the biases of a rank's heads on its scores, and the causal mask."""
+    config = AutoConfig.for_model(**model.config)
+    with META:
+        whole: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=dtype)
+    heads = model.layer_classes[0].attention.heads // layout.tp
+    if model.family == "bloom":
+        bias = torch.empty(layout.batch * heads, 1, SEQ, dtype=dtype, device=META)
+        mask = torch.empty(1, 1, SEQ, SEQ, dtype=dtype, device=META)
+        return RealLayer(whole.transformer.h[0], layout.hidden(model.hidden_size, dtype), (bias, mask), {})
+    options = {
+        "position_bias": torch.empty(heads, 1, SEQ, dtype=dtype, device=META),
+        "attention_mask": torch.empty(1, 1, SEQ, SEQ, dtype=torch.bool, device=META),
+    }
+    return RealLayer(whole.transformer.blocks[0], layout.hidden(model.hidden_size, dtype), (), options)
 
 
 def _recompute_core(layer: nn.Module) -> None:

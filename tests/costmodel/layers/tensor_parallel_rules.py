@@ -1,16 +1,17 @@
 """Division over tp of layers that the executor does not train yet, in its own layouts."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
+from torch import nn
 from torch.distributed.tensor import Replicate, Shard
-from torch.distributed.tensor.parallel import ParallelStyle, PrepareModuleInput
+from torch.distributed.tensor.parallel import ParallelStyle
 from torch.distributed.tensor.placement_types import Placement
 
 from shardwright.executor.model import FAMILIES, replicated
-from shardwright.executor.model.tensor_parallel import column_parallel, row_parallel
+from shardwright.executor.model.tensor_parallel import Layout, column_parallel, row_parallel
 
 Rules = Callable[[Placement], Mapping[str, ParallelStyle]]
-_COLUMNS, _WEIGHT = ("weight", "bias"), "weight"
 
 
 def _column() -> ParallelStyle:
@@ -23,20 +24,12 @@ def _four_norms(rules: Rules) -> Rules:
     return lambda stream: {**rules(stream), **{name: replicated(stream) for name in names}}
 
 
-def _named(norms: str, columns: str, rows: str, *, attention: str, mlp: str | None) -> Rules:
-    """Rules from space-separated paths. A layer without `mlp` gathers the input of its first columns by themselves."""
+def _named(norms: str, columns: str, rows: str) -> Rules:
+    """Rules from space-separated paths. The output of a norm is gathered whole."""
 
     def rules(stream: Placement) -> dict[str, ParallelStyle]:
-        whole = Replicate()
-        keywords = PrepareModuleInput(
-            input_kwarg_layouts={"hidden_states": stream}, desired_input_kwarg_layouts={"hidden_states": whole}
-        )
-        first = PrepareModuleInput(input_layouts=stream, desired_input_layouts=whole)
-        gathered = {attention: keywords if attention == "self_attn" else first}
         return {
-            **{path: replicated(stream) for path in norms.split()},
-            **gathered,
-            **({mlp: first} if mlp else {}),
+            **{path: Layout(given=stream, used=stream, produced=Replicate()) for path in norms.split()},
             **{path: _column() for path in columns.split()},
             **{path: row_parallel(stream, weight=Shard(1)) for path in rows.split()},
         }
@@ -52,25 +45,45 @@ RULES: Mapping[str, Rules] = {
     "gemma": _LLAMA,
     "gemma2": _four_norms(_LLAMA),
     "gemma3_text": _four_norms(_QWEN3),
-    "phi": _named(
-        "input_layernorm",
-        "self_attn.q_proj self_attn.k_proj self_attn.v_proj mlp.fc1",
-        "self_attn.dense mlp.fc2",
-        attention="self_attn",
-        mlp="mlp",
+    "bloom": _named(
+        "input_layernorm post_attention_layernorm",
+        "self_attention.query_key_value mlp.dense_h_to_4h",
+        "self_attention.dense mlp.dense_4h_to_h",
+    ),
+    "falcon": _named(
+        "ln_attn ln_mlp",
+        "self_attention.query_key_value mlp.dense_h_to_4h",
+        "self_attention.dense mlp.dense_4h_to_h",
     ),
     "gpt_neox": _named(
         "input_layernorm post_attention_layernorm",
         "attention.query_key_value mlp.dense_h_to_4h",
         "attention.dense mlp.dense_4h_to_h",
-        attention="attention",
-        mlp="mlp",
     ),
     "opt": _named(
         "self_attn_layer_norm final_layer_norm",
         "self_attn.q_proj self_attn.k_proj self_attn.v_proj fc1",
         "self_attn.out_proj fc2",
-        attention="self_attn",
-        mlp=None,
+    ),
+    "phi": _named(
+        "input_layernorm",
+        "self_attn.q_proj self_attn.k_proj self_attn.v_proj mlp.fc1",
+        "self_attn.dense mlp.fc2",
     ),
 }
+# OPT's layer flattens batch and sequence in between, so that the sequence cannot be divided over tp
+WHOLE_SEQUENCE = ("opt",)
+
+
+def prepare(layer: nn.Module, tp: int) -> None:
+    """Tell attention how many heads a rank has, where it counts them by itself.
+
+    Falcon adds in place to the output of its feed-forward, which DTensor forbids; here it adds to a copy.
+    """
+    if tp > 1 and hasattr(layer, "ln_mlp"):
+        layer.get_submodule("mlp").register_forward_hook(lambda _module, _inputs, output: output.clone())
+    for name in ("self_attn", "self_attention"):
+        attention: Any = getattr(layer, name, None)
+        for count in ("num_heads", "num_kv_heads"):
+            if hasattr(attention, count):
+                setattr(attention, count, getattr(attention, count) // tp)

@@ -19,13 +19,15 @@ _PADDED_QUERIES = 32
 class AttentionTensors:
     """Bytes per token before any split over tp, of attention with the heads of `block`.
 
-    `single` (N,): whether the microbatch is one sequence. A reshape that merges batch and heads is then a view.
+    `single` (N,): whether the microbatch is one sequence. A reshape that merges batch and heads is then a view. `tp` (N,):
+    ranks that share the heads.
     """
 
     block: Block
     code: LayerCode
     training: TrainingSpec
     single: Array
+    tp: Array
 
     @property
     def split(self) -> Array:
@@ -66,29 +68,36 @@ class AttentionTensors:
         return self.block.attention.heads * self.block.attention.head_size
 
     @property
-    def _keys(self) -> int:
-        attention = self.block.attention
-        return (attention.heads if self.code.repeats_heads else attention.kv_heads) * attention.head_size
+    def _key_heads(self) -> int:
+        return self.block.attention.heads if self.code.repeats_heads else self.block.attention.kv_heads
 
     @property
-    def _value_storage(self) -> int:
+    def _keys(self) -> int:
+        return self._key_heads * self.block.attention.head_size
+
+    @property
+    def _repeated(self) -> Array:
+        """(N,): whether keys and values are copied for each query head. A rank's only key is repeated as a view."""
+        return (self._key_heads < self.block.attention.heads) & (self._key_heads > np.asarray(self.tp))
+
+    @property
+    def _value_storage(self) -> Number:
         """Elements of the tensor of which the values are a view.
 
         Latent values lie beside the plain elements of the keys. Values of a joined projection lie beside the queries and
-        keys. Rotated ones are new tensors, so that a view of the values keeps the old ones too.
+        keys. Rotated ones are new tensors, so that a view of the values keeps the old ones too. A rank's only value is
+        repeated as a view; its key becomes a new tensor by rotation.
         """
         attention = self.block.attention
         if isinstance(attention, LatentAttention):
             return attention.heads * (attention.plain_size + attention.value_head_size)
-        values = self._keys
-        return self._queries + self._keys + values if self._keeps_joined else values
+        if self.code.repeats_heads:
+            return np.where(attention.kv_heads > np.asarray(self.tp), self._outputs, attention.kv_width)
+        joined = self.code.joined_projection and self.code.joins_rotated
+        return self._queries + 2 * self._keys if joined else self._keys
 
     @property
-    def _keeps_joined(self) -> bool:
-        return self.code.joined_projection and self.code.joins_rotated
-
-    @property
-    def _inputs(self) -> int:
+    def _inputs(self) -> Number:
         """Elements of queries, keys and values as attention takes them."""
         return self._queries + self._keys + self._value_storage
 
@@ -109,31 +118,28 @@ class AttentionTensors:
         a mask transformers repeats grouped keys (integrations/sdpa_attention.py). A window needs a mask. A flash kernel
         lays its output out like the queries, the other one as the output projection reads it.
         """
-        attention, seq_len = self.block.attention, self.training.seq_len
+        attention, seq_len, queries = self.block.attention, self.training.seq_len, self._queries
         masked = attention.window is not None and attention.window < seq_len
-        repeated = masked and attention.kv_heads < attention.heads
-        kept = (
-            self._queries
-            + self._outputs
-            + (self._queries + self._outputs if repeated else self._inputs - self._queries)
-        )
+        copied = queries + self._outputs
+        kept = queries + self._outputs + np.where(masked & self._repeated, copied, self._inputs - queries)
         if masked or attention.value_head_size != attention.head_size:
             padded = -(-seq_len // _PADDED_QUERIES) * _PADDED_QUERIES
             return self._element * kept + 4.0 * attention.heads * padded / seq_len
-        copied = self._outputs if self.code.joins_rotated else 0
-        return self._element * (kept + copied) + 4.0 * attention.heads
+        turned = self._outputs if self.code.joins_rotated else 0
+        return self._element * (kept + turned) + 4.0 * attention.heads
 
     @property
     def _unfused(self) -> Number:
         """Bytes of attention in separate kernels: queries, repeated keys and values, the scores and the output.
 
-        A batched matmul copies its operands into the order of heads. Of a single sequence, values that are not repeated stay
-        a view.
+        A batched matmul copies its operands into the order of heads. Keys and values of a single sequence stay views where
+        transformers does not copy them.
         """
-        attention = self.block.attention
-        viewed = self.single & (attention.kv_heads == attention.heads)
+        viewed = self.single & ~self._repeated
+        keys = np.where(viewed, self._keys, self._queries)
         values = np.where(viewed, self._value_storage, self._outputs)
-        return self._element * (2 * self._queries + values + self._outputs) + attention.heads * self._score_bytes
+        scores = self.block.attention.heads * self._score_bytes
+        return self._element * (self._queries + keys + values + self._outputs) + scores
 
     @property
     def _score_bytes(self) -> float:

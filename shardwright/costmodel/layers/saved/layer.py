@@ -77,7 +77,7 @@ class SavedTensors:
 
     @property
     def _attention(self) -> AttentionTensors:
-        return AttentionTensors(self.block, self.code, self.training, self.single)
+        return AttentionTensors(self.block, self.code, self.training, self.single, self.tp)
 
     @property
     def _ffn(self) -> FeedForwardTensors:
