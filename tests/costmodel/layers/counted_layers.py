@@ -7,8 +7,9 @@ which all layers of a stage share. The layer's input counts where autograd keeps
 import contextlib
 import copy
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
@@ -90,15 +91,22 @@ def _on_a_gpu() -> Iterator[None]:
 def saved_by_stage(config: Mapping[str, Any], training: TrainingSpec, layout: Layout) -> list[int]:
     """Bytes of each storage that two layers of the executor's stage keep and one layer does not."""
     one, two = (_saved_by_layers(config, training, layout, count) for count in (1, 2))
-    shared = list(one)
-    return [size for size in two if size not in shared or shared.remove(size)]  # type: ignore[func-returns-value] # removes one equal size
+    return list((Counter(two) - Counter(one)).elements())
 
 
-def _saved_by_layers(config: Mapping[str, Any], training: TrainingSpec, layout: Layout, count: int) -> list[int]:
+def saved_by_head(config: Mapping[str, Any], training: TrainingSpec, layout: Layout) -> list[int]:
+    """Bytes of each storage that final norm and head of the executor's last stage keep, before the loss."""
+    whole, layer = (_saved_by_layers(config, training, layout, 1, head=head) for head in (True, False))
+    return list((Counter(whole) - Counter(layer)).elements())
+
+
+def _saved_by_layers(
+    config: Mapping[str, Any], training: TrainingSpec, layout: Layout, count: int, *, head: bool = False
+) -> list[int]:
     layers = {"n_layer" if "n_layer" in config else "num_hidden_layers": count}
     run = LayerRun(count=count, recompute=layout.policy)
     chosen = plan((run,), tp=layout.tp, sequence_parallel=layout.sequence_parallel)
-    compute = "bf16" if training.precision.compute == "bf16" else "fp32"
+    compute: Literal["bf16", "fp32"] = "bf16" if training.precision.compute == "bf16" else "fp32"
     file = plan_file({**config, **layers}, chosen, compute=compute, attention=training.attention, seq_len=SEQ)
     skeleton = read_skeleton(file)
     stage = StageModule(skeleton, 0, list(Stage(layers=(run,)).each_layer()), seq_len=SEQ)
@@ -110,7 +118,7 @@ def _saved_by_layers(config: Mapping[str, Any], training: TrainingSpec, layout: 
             divide(layer, layout.mesh, skeleton.family.layer_rules(stream))
         if layout.policy == "selective":
             recompute_core(layer.get_submodule(skeleton.family.attention), skeleton.family)
-    stage.is_first = stage.is_last = False
+    stage.is_first, stage.is_last = False, head
     stage.to(DTYPES[compute]).train()
     hidden = layout.hidden(skeleton.config.hidden_size, DTYPES[compute])
     with _counting(stage) as sizes, _on_a_gpu():
@@ -144,7 +152,8 @@ def _with_alibi(model: ModelSpec, layout: Layout, dtype: torch.dtype) -> RealLay
     """Build the first layer of BLOOM or MPT, with the biases of a rank's heads on its scores, and the causal mask."""
     config = AutoConfig.for_model(**model.config)
     with META:
-        whole: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=dtype)
+        build: Any = AutoModelForCausalLM.from_config
+        whole = build(config, attn_implementation="eager", dtype=dtype)
     heads = model.layer_classes[0].attention.heads // layout.tp
     if model.family == "bloom":
         bias = torch.empty(layout.batch * heads, 1, SEQ, dtype=dtype, device=META)

@@ -17,7 +17,7 @@ from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import RoundTimes
 from tests.specs.test_candidates import candidates
 
-from .counted_layers import SEQ, Layout, saved_by_layer, saved_by_stage
+from .counted_layers import SEQ, Layout, saved_by_head, saved_by_layer, saved_by_stage
 from .tensor_parallel_rules import RULES, WHOLE_SEQUENCE
 
 TOLERANCE = 0.003  # left out: a kernel's random state of 24 bytes, and the choice of DeepSeek's groups of experts
@@ -155,6 +155,17 @@ def by_the_model(case: Case) -> float:
 @pytest.mark.parametrize("case", list(cases()), ids=str)
 def test_a_layer_keeps_what_autograd_saves(case: Case, mesh: DeviceMesh) -> None:
     assert by_the_model(case) == pytest.approx(sum(by_torch(case, mesh)), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", EXECUTED)
+def test_the_head_keeps_the_inputs_of_its_norm_and_of_its_matmul(name: str) -> None:
+    """The loss is no part of the stage: the model's fp32 softmax of each logit is taken off."""
+    case = Case(name, "flash", "none")
+    model = read(name)
+    row = WorkModel(model, training(case), RoundTimes(), candidates(micro_batch=case.batch)).head()
+    logits = case.batch * SEQ * model.vocab_size
+    kept = float(row.activation_bytes_by_policy[0, 0]) - 4 * logits
+    assert kept == pytest.approx(sum(saved_by_head(MODELS[name], training(case), Layout())), rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", MODELS)

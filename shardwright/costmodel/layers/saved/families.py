@@ -62,12 +62,12 @@ class LayerCode:
 
 _GEMMA = LayerCode(weighs_in_fp32=True, adds_one=True)
 _DEEPSEEK = LayerCode(joins_rotated=True, routing=Routing(fp32=True, fp32_weights=True))
-_NORMALISED = {"choice_bytes": 4.0, "token_bytes": 4.0, "fp32_weights": True}
+_NORMALISED = Routing(choice_bytes=4.0, token_bytes=4.0, fp32_weights=True)
 
 _FAMILIES: Mapping[str, LayerCode] = {
     "bloom": LayerCode(joined_projection=True),
     "deepseek_v2": _DEEPSEEK,
-    "deepseek_v3": replace(_DEEPSEEK, routing=Routing(fp32=True, expert_bytes=5.0, **_NORMALISED)),
+    "deepseek_v3": replace(_DEEPSEEK, routing=replace(_NORMALISED, fp32=True, expert_bytes=5.0)),
     "falcon": LayerCode(compute_softmax=True),
     "gemma": _GEMMA,
     "gemma2": replace(_GEMMA, caps_scores=True),
@@ -81,7 +81,7 @@ _FAMILIES: Mapping[str, LayerCode] = {
         sinks=True,
         routing=Routing(expert_bytes=0.0, choice_bytes=8.0, keeps_choices=True, clamps=True),
     ),
-    "mixtral": LayerCode(routing=Routing(**_NORMALISED)),
+    "mixtral": LayerCode(routing=_NORMALISED),
     "mpt": LayerCode(joined_projection=True),
     "phi": LayerCode(joins_rotated=True),
     "phi3": LayerCode(joined_projection=True, joins_rotated=True),
