@@ -71,6 +71,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "opt": LAYER_NORMED | {"model_type": "opt", "ffn_dim": 192, "dropout": 0.0},
     "falcon with one key": LAYER_NORMED | {"model_type": "falcon"},
     "falcon with groups": LAYER_NORMED | {"model_type": "falcon", "num_kv_heads": 2, "new_decoder_architecture": True},
+    "falcon with plain heads": LAYER_NORMED | {"model_type": "falcon", "multi_query": False, "parallel_attn": False},
     "bloom": {"model_type": "bloom", "hidden_size": 128, "n_layer": 1, "n_head": 4, "vocab_size": 256},
     "mpt": {"model_type": "mpt", "d_model": 128, "n_layers": 1, "n_heads": 4, "vocab_size": 256},
     "mixtral": DENSE | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
@@ -79,13 +80,22 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt_oss": DENSE
     | {"model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 48, **ONE_FULL},
     "deepseek_v2": LATENT | {"model_type": "deepseek_v2", "v_head_dim": 32},
+    "deepseek_v3 without experts": LATENT | {"model_type": "deepseek_v3", "v_head_dim": 48, "first_k_dense_replace": 1},
     "deepseek_v3": LATENT | {"model_type": "deepseek_v3", "v_head_dim": 48},
 }
 EXECUTED = ("llama", "qwen3", "gpt2")
 # transformers refuses `sdpa` for the first four. It gives Falcon's single key to torch, which has no fused kernel for that.
 UNFUSED_ONLY = ("gemma2", "gpt_oss", "bloom", "mpt", "falcon with one key")
+WHOLE_HEADS = (
+    "falcon with one key",
+    "falcon with plain heads",
+)  # a joined projection that tp cannot cut in these layouts
 # the attention of these is no function of its own
-NO_SELECTIVE = ("falcon with one key", "falcon with groups", "bloom", "mpt")
+NO_SELECTIVE = ("falcon with one key", "falcon with groups", "falcon with plain heads", "bloom", "mpt")
+
+
+def read(name: str) -> ModelSpec:
+    return model_from_config(MODELS[name], name=name, source="config.json")
 
 
 class Case(NamedTuple):
@@ -105,7 +115,7 @@ class Case(NamedTuple):
 def cases() -> Iterator[Case]:
     for name, config in MODELS.items():
         kernels: tuple[Kernel, ...] = ("unfused",) if name in UNFUSED_ONLY else ("flash", "unfused")
-        divided = name in EXECUTED or (config["model_type"] in RULES and name != "falcon with one key")
+        divided = name in EXECUTED or (config["model_type"] in RULES and name not in WHOLE_HEADS)
         for kernel in kernels:
             for policy in POLICIES:
                 if policy == "selective" and kernel == "unfused" and name in NO_SELECTIVE:
@@ -116,7 +126,9 @@ def cases() -> Iterator[Case]:
                 if divided:
                     yield Case(name, kernel, policy, tp=2)
             yield Case(name, kernel, "none", batch=1)
-            if "num_experts_per_tok" not in config:  # without storage torch's grouped matmuls take only bf16
+            if (
+                read(name).layer_classes[0].ffn.kind == "dense"
+            ):  # without storage torch's grouped matmuls take only bf16
                 yield Case(name, kernel, "none", compute="fp32")
 
 
@@ -132,10 +144,6 @@ def training(case: Case) -> TrainingSpec:
     return TrainingSpec(
         seq_len=SEQ, global_batch=case.batch, attention=case.kernel, precision=Precision(compute=case.compute)
     )
-
-
-def read(name: str) -> ModelSpec:
-    return model_from_config(MODELS[name], name=name, source="config.json")
 
 
 def by_torch(case: Case, mesh: DeviceMesh) -> list[int]:

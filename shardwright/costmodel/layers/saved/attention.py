@@ -93,7 +93,7 @@ class AttentionTensors:
             return attention.heads * (attention.plain_size + attention.value_head_size)
         if self.code.repeats_heads:
             return np.where(attention.kv_heads > np.asarray(self.tp), self._outputs, attention.kv_width)
-        joined = self.code.joined_projection and self.code.joins_rotated
+        joined = self.code.joined_projection and self.code.rotates
         return self._queries + 2 * self._keys if joined else self._keys
 
     @property

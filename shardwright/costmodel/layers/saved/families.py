@@ -40,6 +40,7 @@ class LayerCode:
         weighs_in_fp32: an RMS norm multiplies by its weight before it casts back, and keeps that input in fp32.
         adds_one: an RMS norm multiplies by 1 + weight, a new fp32 tensor.
         joined_projection: queries, keys and values are views of one matmul's output.
+        rotates: rotated queries and keys are new tensors. (Falcon's variants with ALiBi are counted as if they rotated.)
         joins_rotated: rotated and other elements of a head are concatenated. The result lies in the order of heads; so
             does the output of a flash kernel, which is copied for the output projection.
         repeats_heads: keys and values are copied for each query head before attention.
@@ -52,6 +53,7 @@ class LayerCode:
     weighs_in_fp32: bool = False
     adds_one: bool = False
     joined_projection: bool = False
+    rotates: bool = True
     joins_rotated: bool = False
     repeats_heads: bool = False
     compute_softmax: bool = False
@@ -65,14 +67,14 @@ _DEEPSEEK = LayerCode(joins_rotated=True, routing=Routing(fp32=True, fp32_weight
 _NORMALISED = Routing(choice_bytes=4.0, token_bytes=4.0, fp32_weights=True)
 
 _FAMILIES: Mapping[str, LayerCode] = {
-    "bloom": LayerCode(joined_projection=True),
+    "bloom": LayerCode(joined_projection=True, rotates=False),
     "deepseek_v2": _DEEPSEEK,
     "deepseek_v3": replace(_DEEPSEEK, routing=replace(_NORMALISED, fp32=True, expert_bytes=5.0)),
     "falcon": LayerCode(compute_softmax=True),
     "gemma": _GEMMA,
     "gemma2": replace(_GEMMA, caps_scores=True),
     "gemma3_text": _GEMMA,
-    "gpt2": LayerCode(joined_projection=True, compute_softmax=True),
+    "gpt2": LayerCode(joined_projection=True, rotates=False, compute_softmax=True),
     "gpt_neox": LayerCode(joined_projection=True, joins_rotated=True),
     "gpt_oss": LayerCode(
         weighs_in_fp32=True,
@@ -82,7 +84,7 @@ _FAMILIES: Mapping[str, LayerCode] = {
         routing=Routing(expert_bytes=0.0, choice_bytes=8.0, keeps_choices=True, clamps=True),
     ),
     "mixtral": LayerCode(routing=_NORMALISED),
-    "mpt": LayerCode(joined_projection=True),
+    "mpt": LayerCode(joined_projection=True, rotates=False),
     "phi": LayerCode(joins_rotated=True),
     "phi3": LayerCode(joined_projection=True, joins_rotated=True),
 }
