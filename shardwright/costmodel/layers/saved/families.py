@@ -1,6 +1,8 @@
 """How transformers writes the layer of each family, where that decides what autograd saves.
 
-Read in transformers 5, models/<family>/modeling_<family>.py. A family without an entry is written like Llama.
+Read in transformers 5, models/<family>/modeling_<family>.py. A family without an entry is written like Llama. Experts are
+those of integrations/moe.py, in grouped matmuls. Qwen's routers are counted without `norm_topk_prob`, which keeps a few bytes
+for each chosen expert of a token.
 """
 
 from collections.abc import Mapping
