@@ -51,6 +51,8 @@ class Stack(Spec):
         dropout: dropout after both sublayers; its masks are kept.
         selective: what selective recompute repeats: the attention core (scores and softmax, Korthikanti et al. 2022), every
             second matmul and all that is no matmul (torchtitan), or only what is no matmul (MaxText's minimal_flash).
+        transformers_layers: layers run as transformers writes them, in eager PyTorch. What autograd saves of them is counted
+            tensor by tensor (costmodel/layers/saved).
         stops_recompute_early: full recompute ends once it has all that the backward pass reads, so that a layer's last
             matmul is not repeated (torch.utils.checkpoint without reentrance).
         keeps_unread: selective recompute caches the result of every chosen operator, even if no backward pass reads it.
@@ -92,6 +94,7 @@ class Stack(Spec):
     unsettled: bool = False
     pads_vocabulary: bool = False
     selective: SelectiveRecompute = "attention-core"
+    transformers_layers: bool = False
     stops_recompute_early: bool = True
     keeps_unread: bool = False
     keeps_logits: bool = True

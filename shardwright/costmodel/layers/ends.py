@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.base import Array
+from shardwright.base import Array, Number
 from shardwright.costmodel.op_times import Value
 from shardwright.specs.model import Norm
 
 from . import operators
 from .frame import WorkFrame
 from .row import RowWork, by_policy
+from .saved import layer_code, norm_bytes
 
 # Forward reads the logits twice, for the maximum and the sum. Backward reads them once and overwrites them by their
 # gradient.
@@ -69,9 +70,18 @@ class EndWork:
             + judge("cross_entropy", logits, loss, backward=True),
             weight_gradient=self.frame.plain.weight_gradient_seconds(matmuls),
             parameters=parameters,
-            kept=kept_logits + tokens * hidden * ((4.0 + element) / self.frame.sequence_split + element),
+            kept=kept_logits + tokens * (self._norm_bytes / self.frame.sequence_split + element * hidden),
             working=alive - kept_logits,
         )
+
+    @property
+    def _norm_bytes(self) -> Number:
+        """Bytes per token that the final norm keeps."""
+        frame, hidden, element = self.frame, self.frame.model.hidden_size, self.frame.element_bytes
+        if not frame.stack.transformers_layers:
+            return (4.0 + element) * hidden
+        norm, code = frame.model.final_norm, layer_code(frame.model.family, frame.model.layer_classes[0])
+        return norm_bytes(norm, code, element, hidden) if norm else 0.0
 
     def _norm_seconds(self, passes: float, *, backward: bool = False) -> Array:
         """Seconds of the final norm, which reads and writes its input `passes` times."""
