@@ -2,7 +2,7 @@
 
 Errors are predicted / measured step time - 1. "Left out" predicts with constants fitted to the other sources (tables),
 documents (repositories, papers) or frameworks. Rows that are put away are in neither (tables.py). The fit uses dense rows of the core in one 16-bit format; experts, fp8 and context parallelism only test.
-`--write` puts the fitted values into costmodel/op_times/constants.toml. A plan that a row leaves open may depend on them.
+`--write` puts the fitted values into costmodel/op_times/constants.toml and the intervals into costmodel/intervals.toml. A plan that a row leaves open may depend on them.
 """
 
 import argparse
@@ -16,17 +16,17 @@ from rich.table import Table
 
 from shardwright.base import FloatArray
 from shardwright.base import units as readable
-from shardwright.costmodel import is_unsettled
+from shardwright.costmodel import LEVELS, run_class
 from shardwright.costmodel.op_times import constants
 from shardwright.validation.scores import predict_rows, summarise_errors
 
-from .interval_factors import LEVELS, Residual, interval_factors, left_out_coverage
+from .interval_factors import Residual, intervals_toml, left_out_coverage
 from .known_constants import KNOWN
 from .tables import used_rows
 from .training_fit import Run, TrainingFit, document, fit_training, intervals, left_out_errors, left_out_fits, runs_of
 
 CONSTANTS = Path(constants.__file__).with_suffix(".toml")
-_KINDS = {False: "interval", True: "wide_interval"}
+INTERVALS = CONSTANTS.parents[1] / "intervals.toml"
 
 
 def constants_table(whole: TrainingFit, by_source: Mapping[str, TrainingFit]) -> Table:
@@ -60,20 +60,13 @@ def errors_table(title: str, runs: Sequence[Run], errors: FloatArray, key: Calla
 def residuals(runs: Sequence[Run], errors: FloatArray) -> list[Residual]:
     """Measured / predicted seconds of left-out runs."""
     return [
-        Residual(job.source, is_unsettled(job.cluster.node.device, job.training), 1 / (1 + error))
-        for job, error in zip((run.measured for run in runs), errors.tolist(), strict=True)
+        Residual(
+            document(run),
+            run_class(run.measured.model, run.measured.cluster.node.device, run.measured.training),
+            1 / (1 + error),
+        )
+        for run, error in zip(runs, errors.tolist(), strict=True)
     ]
-
-
-def interval_values(rows: Sequence[Residual]) -> dict[str, float]:
-    """The factors by their names in constants.toml."""
-    values: dict[str, float] = {}
-    for unsettled, kind in _KINDS.items():
-        alike = [row for row in rows if row.unsettled == unsettled]
-        for level in LEVELS if alike else ():
-            low, high = interval_factors(alike, level)
-            values |= {f"{kind}_{level * 100:.0f}_low": low, f"{kind}_{level * 100:.0f}_high": high}
-    return values
 
 
 def written(text: str, values: Mapping[str, tuple[float, float, float]]) -> str:
@@ -94,7 +87,11 @@ def written(text: str, values: Mapping[str, tuple[float, float, float]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit and print; write with `--write`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help=f"put the fitted values into {CONSTANTS.name}")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help=f"put the fitted values into {CONSTANTS.name}, the intervals into {INTERVALS.name}",
+    )
     options = parser.parse_args(arguments)
     console = Console(width=170)
     runs = runs_of(list(predict_rows(used_rows())))
@@ -108,17 +105,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(errors_table("Document left out", runs, by_document, document))
     by_framework = left_out_errors(runs, left_out_fits(runs, _framework), _framework)
     console.print(errors_table("Framework left out", runs, by_framework, _framework))
-    rows = residuals(runs, left_out)
+    rows = residuals(runs, by_document)
     for level in LEVELS:
         console.print(f"{level:.0%} intervals cover {left_out_coverage(rows, level):.1%} of the left-out rows")
-    factors = interval_values(rows)
-    console.print(", ".join(f"{name} {readable.number(value)}" for name, value in factors.items()))
+    console.print(intervals_toml(rows), markup=False)
     if options.write:
         bounds = intervals(whole, by_source)
         values = {name: (whole.values[name], *bounds[name]) for name in bounds}
-        values |= {name: (value, value, value) for name, value in factors.items()}
         CONSTANTS.write_text(written(CONSTANTS.read_text(encoding="utf-8"), values), encoding="utf-8")
-        console.print(f"wrote {CONSTANTS}")
+        INTERVALS.write_text(intervals_toml(rows), encoding="utf-8")
+        console.print(f"wrote {CONSTANTS} and {INTERVALS}")
 
 
 def _source(run: Run) -> str:

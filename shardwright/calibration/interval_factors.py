@@ -1,41 +1,90 @@
-"""The factors of an estimate's intervals: quantiles of measured over predicted seconds, on runs whose source was left out.
+"""The factors of an estimate's intervals: how far measured over predicted seconds of a new document may lie from 1.
 
-A source counts with the root of its rows, so that neither a large source nor a single row dominates.
+Each run of a class is predicted by a fit without its document. Its logarithm of measured over predicted seconds is the
+sum of what its document has in common and what the run has of its own. A new document's run is centred on the mean
+over the known documents, with the variance between documents, that within them, and that of the mean. Few documents
+say little of the first, so the factors are those of a t-distribution with one degree of freedom less than there are
+documents (Higgins, Thompson and Spiegelhalter 2009, J. R. Statist. Soc. A 172, section 4, prediction in a new study).
 """
 
-from collections import Counter
+import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import t as student
 
-LEVELS = (0.80, 0.95)
+from shardwright.costmodel import LEVELS, RunClass
 
 
 class Residual(NamedTuple):
-    """One run: its source, whether its kind of run varies for reasons that no plan shows, and measured / predicted seconds."""
+    """One run: its document, its class, and measured / predicted seconds."""
 
-    source: str
-    unsettled: bool
+    document: str
+    run_class: RunClass
     factor: float
 
 
-def interval_factors(rows: Sequence[Residual], level: float) -> tuple[float, float]:
-    """Low and high factor of the interval of `level`: its weighted quantiles."""
-    counts = Counter(row.source for row in rows)
-    ordered = sorted(rows, key=lambda row: row.factor)
-    weights = np.array([counts[row.source] ** -0.5 for row in ordered])
-    middle = (np.cumsum(weights) - weights / 2) / weights.sum()
-    low, high = np.interp([(1 - level) / 2, (1 + level) / 2], middle, [row.factor for row in ordered])
-    return float(low), float(high)
+class Spread(NamedTuple):
+    """Of logarithms: the mean over documents, and the standard deviation of a run of a new document around it."""
+
+    mean: float
+    deviation: float
+    documents: int
+
+    def factors(self, level: float) -> tuple[float, float]:
+        """Low and high factor of the interval of `level`, which also holds 1: the prediction is never outside."""
+        reach = float(student.ppf((1 + level) / 2, self.documents - 1)) * self.deviation
+        return min(1.0, math.exp(self.mean - reach)), max(1.0, math.exp(self.mean + reach))
+
+
+def spread(rows: Sequence[Residual]) -> Spread:
+    """The spread of a class by its documents, which count alike.
+
+    Raises:
+        ValueError: the rows are of fewer than two documents, which say nothing of a third.
+    """
+    groups: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        groups[row.document].append(math.log(row.factor))
+    if len(groups) < 2:
+        raise ValueError("an interval needs rows of two documents")
+    means = np.array([np.mean(group) for group in groups.values()])
+    sizes = np.array([len(group) for group in groups.values()])
+    inside = sum(((np.array(group) - np.mean(group)) ** 2).sum() for group in groups.values())
+    within = inside / max(1, int(sizes.sum()) - len(groups))
+    among = float(means.var(ddof=1))
+    between = max(0.0, among - within * float((1 / sizes).mean()))
+    return Spread(float(means.mean()), math.sqrt(between + within + among / len(groups)), len(groups))
 
 
 def left_out_coverage(rows: Sequence[Residual], level: float) -> float:
-    """Share of rows inside the interval of the rows of their kind from all other sources; without such rows they are outside."""
+    """Share of rows inside the interval of their class from all other documents; without two of these they are outside."""
     inside = 0
-    for source, unsettled in {(row.source, row.unsettled) for row in rows}:
-        alike = [row for row in rows if row.unsettled == unsettled]
-        if others := [row for row in alike if row.source != source]:
-            low, high = interval_factors(others, level)
-            inside += sum(low <= row.factor <= high for row in alike if row.source == source)
+    for document, run_class in {(row.document, row.run_class) for row in rows}:
+        alike = [row for row in rows if row.run_class == run_class]
+        others = [row for row in alike if row.document != document]
+        if len({row.document for row in others}) > 1:
+            low, high = spread(others).factors(level)
+            inside += sum(low <= row.factor <= high for row in alike if row.document == document)
     return inside / len(rows)
+
+
+def intervals_toml(rows: Sequence[Residual]) -> str:
+    """The text of intervals.toml, by class."""
+    lines = [
+        "# Measured over predicted step time in a new document, by class of run (intervals.py). Written by",
+        "# python -m shardwright.calibration.fit --write.",
+    ]
+    for run_class in sorted({row.run_class for row in rows}):
+        found = spread([row for row in rows if row.run_class == run_class])
+        at = {level: [float(f"{factor:.3g}") for factor in found.factors(level)] for level in LEVELS}
+        lines += [
+            "",
+            f'["{run_class}"]',
+            f"at_80 = {at[0.80]}",
+            f"at_95 = {at[0.95]}",
+            f"documents = {found.documents}",
+        ]
+    return "\n".join(lines) + "\n"

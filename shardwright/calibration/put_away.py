@@ -13,16 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from shardwright.base import units as readable
-from shardwright.specs import named_stack
-from shardwright.specs.model import FeedForward
+from shardwright.costmodel import run_class
 from shardwright.validation.rows import MeasuredRun
 from shardwright.validation.scores import Outcome, predict_rows, summarise_rows
 from shardwright.validation.table import TableRow, read_table
 
 from .tables import TABLES, is_put_away, source_of, trains_adapters
 
-# Devices of the rows that the constants of compute are fitted to, as their tables write them.
-_CALIBRATED_DEVICES = ("A100", "A800", "H100", "H800")
 _COLUMNS = ("rows", "skipped", "median", "mean", "p90", "signed", "80%", "95%", "memory", "median", "mean", "5% under")
 
 
@@ -46,18 +43,13 @@ class Scored(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The class of the run: by its device, then by what is least sure about it."""
+        """The class of the run by what is least sure about it (`run_class`); dense ones also by what the row states."""
         run = self.outcome.run
         if not isinstance(run, MeasuredRun):
             return "not read"
-        if not run.device.startswith(_CALIBRATED_DEVICES):
-            return "device not calibrated"
-        if any(not isinstance(block.ffn, FeedForward) for block in run.model.layer_classes):
-            return "experts"
-        if run.training.precision.linear is not None:
-            return "low precision"
-        if named_stack(run.training.stack).unsettled:
-            return "unsettled stack"
+        kind = run_class(run.model, run.cluster.node.device, run.training)
+        if kind != "dense":
+            return kind
         return "dense, choices unknown" if run.unknown else "dense, stated"
 
 

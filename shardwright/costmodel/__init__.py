@@ -13,31 +13,36 @@ from .checks import (
     lacking_bytes,
     tensor_parallel_sizes,
 )
-from .evaluate import estimate_plan, is_unsettled, simulate_plan
+from .evaluate import estimate_plan, simulate_plan
+from .intervals import LEVELS, RUN_CLASSES, RunClass, class_factors, run_class
 from .plan_file import PlanFile, read_plan_file, write_plan_file
 from .prediction import EstimatePlan, Prediction, fastest, predict
 from .reliability import Goodput, Reliability, goodput
 from .variants import step_seconds_by_variant
 
 __all__ = [
+    "LEVELS",
+    "RUN_CLASSES",
     "EstimatePlan",
     "Goodput",
     "PlanFile",
     "Prediction",
     "Reliability",
+    "RunClass",
     "check_context_parallel",
     "check_expert_parallel",
     "check_memory",
     "check_plan",
     "check_sequence",
     "check_tensor_parallel",
+    "class_factors",
     "estimate_plan",
     "fastest",
     "goodput",
-    "is_unsettled",
     "lacking_bytes",
     "predict",
     "read_plan_file",
+    "run_class",
     "simulate_plan",
     "step_seconds_by_variant",
     "tensor_parallel_sizes",

@@ -6,7 +6,7 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.layers import model_flops_per_sequence, recompute_flops_per_sequence
-from shardwright.costmodel.op_times import Constants, OpTimes, op_times, overlap_saving_seconds
+from shardwright.costmodel.op_times import OpTimes, op_times, overlap_saving_seconds
 from shardwright.costmodel.pipeline import StageCosts, make_schedule, peak_activation_bytes, simulate, step_parts
 from shardwright.costmodel.tables import (
     HeldBytes,
@@ -22,9 +22,7 @@ from shardwright.specs import (
     POLICIES,
     Candidates,
     ClusterSpec,
-    Device,
     Estimate,
-    Interval,
     MemoryBytes,
     Plan,
     StepSeconds,
@@ -35,6 +33,7 @@ from shardwright.specs import (
 from shardwright.specs.model import ModelSpec
 
 from .checks import check_plan
+from .intervals import step_intervals
 
 
 def estimate_plan(
@@ -128,7 +127,7 @@ class PlanCosts:
         peak_flops = ranks * device.peak_flops_per_s[self.training.precision.compute] * step.total
         return Estimate(
             step=step,
-            step_seconds_intervals=self._intervals(step.total),
+            step_seconds_intervals=step_intervals(step.total, self.model, self.training, self.times),
             memory=tuple(self.memory()),
             host_bytes=tuple(self._per_rank(self.sums.total(self.sums.rows.host)).sum(axis=0).tolist()),
             tokens_per_s=self.training.tokens_per_step / step.total,
@@ -227,29 +226,3 @@ class PlanCosts:
         if in_loss >= working[last]:
             logits[last] += in_loss
         return np.asarray(np.minimum(logits, kept + working))
-
-    def _intervals(self, seconds: float) -> tuple[Interval, Interval]:
-        unsettled = is_unsettled(self.times.node.device, self.training)
-        return intervals(seconds, self.times.constants, unsettled=unsettled)
-
-
-def is_unsettled(device: Device, training: TrainingSpec) -> bool:
-    """Whether runs of this kind vary for reasons outside the plan: on some stacks, and on GPUs without bf16 (V100)."""
-    return training.software.unsettled or (device.has_own_memory and "bf16" not in device.peak_flops_per_s)
-
-
-def intervals(seconds: float, table: Constants, *, unsettled: bool) -> tuple[Interval, Interval]:
-    """Return the 80% and 95% intervals of a predicted time.
-
-    Their relative widths are the residuals of measured rows, each predicted by a fit without it.
-    """
-    if unsettled:
-        low_80, high_80 = table.wide_interval_80_low, table.wide_interval_80_high
-        low_95, high_95 = table.wide_interval_95_low, table.wide_interval_95_high
-    else:
-        low_80, high_80 = table.interval_80_low, table.interval_80_high
-        low_95, high_95 = table.interval_95_low, table.interval_95_high
-    return (
-        Interval(level=0.80, low=seconds * low_80, high=seconds * high_80),
-        Interval(level=0.95, low=seconds * low_95, high=seconds * high_95),
-    )

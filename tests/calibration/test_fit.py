@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from shardwright.calibration.fit import CONSTANTS, constants_table, errors_table, interval_values, residuals, written
+from shardwright.calibration.fit import CONSTANTS, constants_table, errors_table, residuals, written
 from shardwright.calibration.interval_factors import Residual
 from shardwright.calibration.known_constants import KNOWN
 from shardwright.calibration.training_fit import TrainingFit
@@ -63,33 +63,12 @@ class TestWritten:
             written(MADE_UP, {"unheard_of": (1, 1, 1)})
 
 
-def rows(*factors: float, unsettled: bool) -> list[Residual]:
-    return [Residual(f"source {index}", unsettled, factor) for index, factor in enumerate(factors)]
-
-
-class TestIntervalValues:
-    def test_each_kind_by_its_names(self) -> None:
-        """Five sources stand at the quantiles 0.1 to 0.9."""
-        values = interval_values([*rows(3, 1, 5, 2, 4, unsettled=False), *rows(10, 30, 20, 50, 40, unsettled=True)])
-        assert values == pytest.approx(
-            {
-                "interval_80_low": 1, "interval_80_high": 5, "interval_95_low": 1, "interval_95_high": 5,
-                "wide_interval_80_low": 10, "wide_interval_80_high": 50,
-                "wide_interval_95_low": 10, "wide_interval_95_high": 50,
-            }
-        )  # fmt: skip
-        assert set(values) == {name for name in constants_by_name() if "interval_" in name}
-
-    def test_a_kind_without_rows_keeps_what_it_has(self) -> None:
-        assert not any(name.startswith("wide") for name in interval_values(rows(1, 2, unsettled=False)))
-
-
 def test_a_residual_is_measured_over_predicted() -> None:
     """An error of 0.25: predicted 25% too slow, measured over predicted 0.8; nanotron varies for reasons of its own."""
     runs = [made_up_run("a100-sxm-80gb:8", 1024), made_up_run("a100-sxm-80gb:8", 2048, stack="nanotron", zero=1)]
     assert residuals(runs, np.array([0.25, -0.5])) == [
-        Residual("a100-sxm-80gb:8 1024", False, 0.8),
-        Residual("a100-sxm-80gb:8 2048", True, 2.0),
+        Residual("a100-sxm-80gb:8", "dense", 0.8),
+        Residual("a100-sxm-80gb:8", "unsettled", 2.0),
     ]
 
 

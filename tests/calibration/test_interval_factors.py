@@ -1,54 +1,72 @@
-"""Quantiles of measured over predicted seconds, worked out by hand, and how many left-out rows they hold."""
+"""The interval of a new document's runs, worked out by hand, and how many left-out rows the intervals hold."""
+
+import math
+import tomllib
 
 import pytest
 
-from shardwright.calibration.interval_factors import Residual, interval_factors, left_out_coverage
+from shardwright.calibration.interval_factors import Residual, intervals_toml, left_out_coverage, spread
+from shardwright.costmodel import RunClass
 
 
-def rows(source: str, *factors: float, unsettled: bool = False) -> list[Residual]:
-    return [Residual(source, unsettled, factor) for factor in factors]
+def rows(document: str, *logs: float, run_class: RunClass = "dense") -> list[Residual]:
+    return [Residual(document, run_class, math.exp(log)) for log in logs]
 
 
-def one_each(*factors: float) -> list[Residual]:
-    return [row for index, factor in enumerate(factors) for row in rows(f"source {index}", factor)]
+def test_the_spread_of_single_runs_is_that_between_documents() -> None:
+    """Three documents at -0.1, 0 and 0.1: variance 0.01, and a third of it for the mean."""
+    found = spread([*rows("a", -0.1), *rows("b", 0.0), *rows("c", 0.1)])
+    assert found.mean == pytest.approx(0.0, abs=1e-12)
+    assert found.documents == 3
+    assert found.deviation == pytest.approx(math.sqrt(0.01 * (1 + 1 / 3)))
 
 
-@pytest.mark.parametrize(
-    ("level", "low", "high"),
-    [
-        # five equal rows stand at the quantiles 0.1, 0.3, 0.5, 0.7 and 0.9
-        (0.8, 1.0, 5.0),
-        (0.4, 2.0, 4.0),
-        (0.5, 1.75, 4.25),
-        (0.95, 1.0, 5.0),
-    ],
-)
-def test_quantiles_of_five_sources(level: float, low: float, high: float) -> None:
-    assert interval_factors(one_each(3, 1, 5, 2, 4), level) == pytest.approx((low, high))
+def test_runs_of_a_document_add_their_own_variance_and_it_leaves_that_of_the_means() -> None:
+    """Two documents of two runs, 0.2 apart within each: within 0.02, means 0 and 0.2 of variance 0.02, half of within from it."""
+    found = spread([*rows("a", -0.1, 0.1), *rows("b", 0.1, 0.3)])
+    assert found.mean == pytest.approx(0.1)
+    between = 0.02 - 0.02 / 2
+    assert found.deviation == pytest.approx(math.sqrt(between + 0.02 + 0.02 / 2))
 
 
-def test_a_source_counts_with_the_root_of_its_rows() -> None:
-    """Four rows of one source weigh a half each, one of another 1: quantiles 1/12, 3/12, 5/12, 7/12 and 10/12."""
-    low, high = interval_factors([*rows("large", 1, 2, 3, 4), *rows("small", 10)], 0.5)
-    assert (low, high) == pytest.approx((2, 4 + (10 - 4) * 2 / 3))
+def test_a_large_document_counts_as_a_small_one() -> None:
+    assert spread([*rows("a", *[0.1] * 50), *rows("b", 0.3)]).mean == pytest.approx(0.2)
 
 
-def test_rows_of_one_source_are_held_by_the_others_alone() -> None:
-    """Each of two sources is precise, and says nothing about the other."""
-    assert left_out_coverage([*rows("a", 1, 1, 1, 1), *rows("b", 2, 2, 2, 2)], 0.8) == 0
+@pytest.mark.parametrize(("documents", "quantile"), [(2, 3.0777), (3, 1.8856), (11, 1.3722)])
+def test_few_documents_make_a_wide_interval(documents: int, quantile: float) -> None:
+    """Student's t at 90% with 1, 2 and 10 degrees of freedom."""
+    each = [rows(f"document {index}", 0.1 * (-1) ** index) for index in range(documents)]
+    found = spread([row for some in each for row in some])
+    low, high = found.factors(0.80)
+    assert math.log(high) == pytest.approx(found.mean + quantile * found.deviation, rel=1e-4)
+    assert math.log(low) == pytest.approx(found.mean - quantile * found.deviation, rel=1e-4)
 
 
-def test_coverage_by_hand() -> None:
-    """b alone gives 0.9 to 1.3, which holds both rows of a; a gives 1.0 to 1.2, which holds one of three of b."""
-    assert left_out_coverage([*rows("a", 1.0, 1.2), *rows("b", 0.9, 1.1, 1.3)], 0.8) == 3 / 5
+def test_an_interval_holds_its_own_prediction() -> None:
+    low, high = spread([*rows("a", 0.30), *rows("b", 0.31), *rows("c", 0.32)]).factors(0.80)
+    assert low == 1.0
+    assert high > math.exp(0.31)
 
 
-def test_kinds_of_run_have_intervals_of_their_own() -> None:
-    settled = [*rows("a", 1.0, 1.2), *rows("b", 0.9, 1.1, 1.3)]
-    wild = [*rows("c", 0.1, 9.0, unsettled=True), *rows("d", 0.2, 8.0, unsettled=True)]
-    assert left_out_coverage([*settled, *wild], 0.8) == (3 + 2) / 9  # c holds both of d
+def test_one_document_says_nothing_of_another() -> None:
+    with pytest.raises(ValueError, match="two documents"):
+        spread(rows("a", 0.1, 0.2))
 
 
-def test_a_kind_of_one_source_alone_is_held_by_nothing() -> None:
-    alone = rows("c", 1.0, 1.0, unsettled=True)
-    assert left_out_coverage([*rows("a", 1.0, 1.2), *rows("b", 0.9, 1.3), *alone], 0.8) == 2 / 6
+def test_rows_of_a_document_are_held_by_the_others_of_their_class_alone() -> None:
+    near = [*rows("a", 0.0), *rows("b", 0.01), *rows("c", -0.01)]
+    far = rows("d", 1.0)
+    assert left_out_coverage([*near, *far], 0.80) == 3 / 4  # d makes the others' intervals wide; they leave it out
+    other = rows("d", 1.0, run_class="experts")
+    assert left_out_coverage([*near, *other], 0.95) == 3 / 4  # alone in its class
+
+
+def test_the_table_has_every_class_by_its_name() -> None:
+    text = intervals_toml(
+        [*rows("a", -0.1), *rows("b", 0.1), *rows("a", 0.2, run_class="experts"), *rows("b", 0.4, run_class="experts")]
+    )
+    table = tomllib.loads(text)
+    assert list(table) == ["dense", "experts"]
+    assert table["experts"]["documents"] == 2
+    assert table["experts"]["at_95"][0] < table["experts"]["at_80"][0] < 1 < table["experts"]["at_80"][1]

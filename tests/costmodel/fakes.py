@@ -23,6 +23,7 @@ class RoundTimes:
     basis: Literal["catalog", "profile"] = "catalog"
     constants: Constants = CALIBRATED
     node: NodeGroup = field(default_factory=lambda: round_cluster().node, repr=False)
+    error_deviation: float | None = None
 
     def matmul_seconds(
         self,

@@ -1,13 +1,11 @@
 """Whole estimates: what adds up, what the parts mean, and a step worked out by hand."""
 
-from typing import Literal
-
 import numpy as np
 import pytest
 
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
-from shardwright.costmodel.evaluate import estimate_plan, is_unsettled, plan_costs, simulate_plan
+from shardwright.costmodel.evaluate import estimate_plan, plan_costs, simulate_plan
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.specs.estimate import Estimate
 from shardwright.specs.mesh import Mesh
@@ -165,32 +163,6 @@ def test_an_update_in_bf16_moves_half() -> None:
     narrow = TRAINING.model_copy(update={"precision": Precision(parameters="bf16")})
     halved = estimate_plan(LLAMA, H100, narrow, plan(1)).step.optimizer
     assert halved == pytest.approx(estimate(plan(1)).step.optimizer / 2)
-
-
-@pytest.mark.parametrize(
-    ("cluster", "stack", "compute", "unsettled"),
-    [
-        ("h100-sxm:64", "megatron-core", "bf16", False),
-        ("h100-sxm:64", "nanotron", "bf16", True),
-        ("h100-sxm:64", "deepspeed-zero3", "bf16", True),
-        ("v100-sxm-32gb:64", "megatron-lm", "fp16", True),
-    ],
-)
-def test_runs_that_vary_have_wider_intervals(
-    cluster: str, stack: str, compute: Literal["bf16", "fp16"], unsettled: bool
-) -> None:
-    training = TRAINING.model_copy(update={"stack": stack, "precision": Precision(compute=compute)})
-    found = estimate_plan(LLAMA, load_cluster(cluster), training, plan(1))
-    kind = "wide_interval" if unsettled else "interval"
-    for interval, level in zip(found.step_seconds_intervals, (80, 95), strict=True):
-        bounds = [getattr(CALIBRATED, f"{kind}_{level}_{side}") for side in ("low", "high")]
-        assert [interval.low, interval.high] == pytest.approx([found.step_seconds * bound for bound in bounds])
-
-
-def test_a_cpu_without_bf16_is_as_sure_as_any() -> None:
-    """Its rates are measured; what a GPU without bf16 stands for are old runs."""
-    cpu = round_cluster(kind="cpu").node.device
-    assert not is_unsettled(cpu.model_copy(update={"peak_flops_per_s": {"fp32": 1e12}}), TRAINING)
 
 
 def test_intervals_hold_the_prediction_and_nest() -> None:

@@ -10,7 +10,7 @@ from shardwright.base.arrays import Array, Number
 from shardwright.base.errors import SpecError
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
-from shardwright.costmodel.evaluate import estimate_plan, intervals, is_unsettled
+from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.layers.operators import saved_bytes
 from shardwright.costmodel.layers.row import RowWork
@@ -270,15 +270,6 @@ def test_dropout_keeps_a_byte_after_each_sublayer(trained: Trained) -> None:
         for dropout in (0, 1)
     ]
     assert split[1] - split[0] == 2 * SEQ * HIDDEN / 4
-
-
-def test_an_unsettled_stack_is_less_sure(trained: Trained) -> None:
-    sure, unsure = (
-        is_unsettled(round_cluster().node.device, trained(unsettled=unsettled)) for unsettled in (False, True)
-    )
-    assert (sure, unsure) == (False, True)
-    assert intervals(1.0, CALIBRATED, unsettled=False)[0].high == CALIBRATED.interval_80_high
-    assert intervals(1.0, CALIBRATED, unsettled=True)[0].high == CALIBRATED.wide_interval_80_high
 
 
 @pytest.mark.parametrize(("tp", "padded", "plain"), [(1, 1024, 1000), (4, 256, 250), (8, 128, 125)])

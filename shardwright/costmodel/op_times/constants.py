@@ -75,14 +75,6 @@ class Constants:
     memory_reserve: float
     context_bytes: float
     host_memory_fraction: float
-    interval_80_low: float
-    interval_80_high: float
-    interval_95_low: float
-    interval_95_high: float
-    wide_interval_80_low: float
-    wide_interval_80_high: float
-    wide_interval_95_low: float
-    wide_interval_95_high: float
 
 
 def calibrated() -> Constants:

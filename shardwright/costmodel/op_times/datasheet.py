@@ -59,6 +59,11 @@ class CatalogTimes:
         return "profile" if self.device.attention_flops_per_s else "catalog"
 
     @property
+    def error_deviation(self) -> None:
+        """None: data sheets have no points."""
+        return None
+
+    @property
     def device(self) -> Device:
         return self.node.device
 

@@ -20,6 +20,7 @@ from .scaled_collectives import ScaledCollective
 # Variant of each update, and the parameters of a Llama layer: a step updates as many tensors in a row of the cost tables.
 _UPDATES: dict[Operator, str] = {"adamw": "fused", "sgd": "foreach", "clip": ""}
 _TENSORS_OF_A_LAYER = 9.0
+_NORMAL_MEDIAN = 0.6745  # median of the absolute value of a standard normal variable
 # Bytes that clipping reads and writes over those of AdamW's step (tables/build.py): three passes for seven.
 _CLIP_OVER_ADAMW = 3 / 7
 _SHARDING_FIGURES = (
@@ -54,6 +55,21 @@ class ProfileTimes:
     @property
     def node(self) -> NodeGroup:
         return self.catalog.node
+
+    @property
+    def error_deviation(self) -> float | None:
+        """From the worst of the series that most of a step is made of: matmul and attention in the compute format.
+
+        A profile without left-out points of either says nothing.
+        """
+        kinds = ("forward", "input_gradient", "weight_gradient", "backward")
+        curves = [
+            series.curve
+            for series in self.profile.series
+            if series.operation in ("matmul", "attention") and series.format == self._format and series.variant in kinds
+        ]
+        medians = [curve.left_out_median for curve in curves if curve and curve.left_out_median is not None]
+        return max(medians) / _NORMAL_MEDIAN if medians else None
 
     @property
     def constants(self) -> Constants:

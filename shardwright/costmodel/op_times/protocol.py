@@ -51,6 +51,12 @@ class OpTimes(Protocol):
         ...
 
     @property
+    def error_deviation(self) -> float | None:
+        """Standard deviation of the logarithm of measured over predicted seconds, by points that the fit of a profile left
+        out; None where no profile is behind the times."""
+        ...
+
+    @property
     def constants(self) -> Constants:
         """Constants of the formulas that are more than one operation."""
         ...

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from shardwright.base import GIB, units
-from shardwright.costmodel import estimate_plan, is_unsettled
+from shardwright.costmodel import RunClass, class_factors, estimate_plan, run_class
 from shardwright.costmodel.op_times import OpTimes, op_times
 from shardwright.costmodel.tables import usable_bytes
 from shardwright.planner.branching import SearchResult
@@ -59,8 +59,8 @@ def explain(
     if isinstance(found, SearchResult):
         lines += _searched(found)
     lines += not_searched(plan, model)
-    unsettled = is_unsettled(times.node.device, training)
-    return [*lines, _which_software(training), _how_sure(estimate, times.node.profile, unsettled=unsettled)]
+    errors = _whose_errors(model, training, times)
+    return [*lines, _which_software(training), _how_sure(estimate, times.node.profile, errors)]
 
 
 def _what(plan: Plan, estimate: Estimate) -> str:
@@ -162,17 +162,39 @@ def _which_software(training: TrainingSpec) -> str:
     return f"The estimate is for the stack '{stack.name}': {stack.about}{plans}."
 
 
-def _how_sure(estimate: Estimate, profile: Profile | None, *, unsettled: bool) -> str:
+_FEW_DOCUMENTS = 5
+_CLASS_WORDS: dict[RunClass, str] = {
+    "dense": "dense models in 16 bits",
+    "low precision": "matmuls in less than 16 bits, to which no constant is fitted",
+    "experts": "experts, to which no constant is fitted",
+    "other device": "devices to which no constant is fitted",
+    "unsettled": "software or devices whose times vary for reasons outside the plan",
+}
+
+
+def _whose_errors(model: ModelSpec, training: TrainingSpec, times: OpTimes) -> str:
+    """Which errors the interval comes from."""
+    if times.error_deviation is not None:
+        return "the errors of the profile on points that its fit left out"
+    kind = run_class(model, times.node.device, training)
+    documents = class_factors()[kind].documents
+    few = ", so few that it is wide" if documents < _FEW_DOCUMENTS else ""
+    return (
+        f"the errors on published runs with {_CLASS_WORDS[kind]}, from {documents} documents{few}, each predicted by a "
+        "fit to the others"
+    )
+
+
+def _how_sure(estimate: Estimate, profile: Profile | None, errors: str) -> str:
     interval = estimate.step_seconds_intervals[0]
     rests = "data sheets and on constants fitted to published measurements, none of them from this cluster"
     if profile is not None:
         rests = f"a profile of {profile.fingerprint.device}, measured on {profile.fingerprint.date[:10]}"
     elif estimate.basis == "profile":
         rests = "rates measured on this machine"
-    runs = "published runs of this kind, which vary for reasons outside the plan," if unsettled else "published runs,"
     return (
         f"The prediction rests on {rests}. With {interval.level:.0%} probability a step takes {units.seconds(interval.low)} to "
-        f"{units.seconds(interval.high)}. The interval comes from the errors on {runs} each predicted by a fit to the other sources."
+        f"{units.seconds(interval.high)}. The interval comes from {errors}."
     )
 
 

@@ -13,7 +13,6 @@ TABLE = constants_table()
 NAMES = [field.name for field in fields(Constants)]
 MOST_FITTED = 25
 SHARES = ("share of best", "share of peak", "share")
-INTERVALS = ["interval_80", "interval_95", "wide_interval_80", "wide_interval_95"]
 
 
 def test_the_table_has_every_constant_and_no_other() -> None:
@@ -39,7 +38,7 @@ def test_the_unit_is_that_of_the_name(name: str) -> None:
 
 
 def test_few_constants_are_fitted() -> None:
-    fitted = [name for name, row in TABLE.items() if row.how == "fitted" and "interval_" not in name]
+    fitted = [name for name, row in TABLE.items() if row.how == "fitted"]
     assert len(fitted) <= MOST_FITTED
 
 
@@ -47,17 +46,9 @@ def test_what_a_fit_is_named_for_it_does_fit() -> None:
     """And the other way round; what a program fits beside those are properties of the systems that it reads."""
     for program, known in (("fit", KNOWN), ("collectives_fit", KNOWN_OF_COLLECTIVES)):
         source = f"python -m shardwright.calibration.{program},"
-        named = {name for name, row in TABLE.items() if row.source.startswith(source) and "interval_" not in name}
+        named = {name for name, row in TABLE.items() if row.source.startswith(source)}
         assert named == set(known) & set(NAMES)
         assert {TABLE[name].how for name in named} == {"fitted"}
-
-
-@pytest.mark.parametrize("kind", ["", "wide_"])
-def test_the_wider_interval_holds_the_narrower_and_that_the_prediction(kind: str) -> None:
-    low_95, low_80, high_80, high_95 = (
-        TABLE[f"{kind}interval_{side}"].value for side in ("95_low", "80_low", "80_high", "95_high")
-    )
-    assert 0 < low_95 <= low_80 < 1 < high_80 <= high_95
 
 
 class TestOver:

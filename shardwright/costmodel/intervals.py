@@ -1,0 +1,85 @@
+"""How sure a predicted time is: intervals by what the prediction rests on.
+
+Where a profile of the machine is behind the times, the interval comes from the profile's own errors on points that its
+fit left out. Otherwise it comes from published runs of the same class, each predicted by a fit without its document
+(intervals.toml). What varies between documents varies again in a new one, so the interval holds the next document, not
+the mean of the known ones: a t-interval with the variance between documents and within them.
+"""
+
+import math
+import tomllib
+from functools import cache
+from importlib.resources import files
+from statistics import NormalDist
+from typing import Literal, NamedTuple, get_args
+
+from shardwright.costmodel.op_times import OpTimes
+from shardwright.specs import Device, Interval, TrainingSpec
+from shardwright.specs.model import FeedForward, ModelSpec
+
+RunClass = Literal["dense", "low precision", "experts", "other device", "unsettled"]
+RUN_CLASSES: tuple[RunClass, ...] = get_args(RunClass)
+LEVELS = (0.80, 0.95)
+# Devices of the dense 16-bit rows that the constants of compute are fitted to.
+_CALIBRATED_DEVICES = ("a100", "a800", "h100", "h800")
+
+
+class Factors(NamedTuple):
+    """Measured over predicted seconds, low and high, at each of `LEVELS`; and the documents that these rest on."""
+
+    at_80: tuple[float, float]
+    at_95: tuple[float, float]
+    documents: int
+
+
+def run_class(model: ModelSpec, device: Device, training: TrainingSpec) -> RunClass:
+    """The class of a run by what is least sure about it.
+
+    "unsettled": its times vary for reasons outside the plan (`is_unsettled`). "other device": no constant was fitted to its
+    device. Then experts, and weight matmuls in less than 16 bits, neither of which a constant is fitted to.
+    """
+    if is_unsettled(device, training):
+        return "unsettled"
+    if not device.name.startswith(_CALIBRATED_DEVICES):
+        return "other device"
+    if any(not isinstance(block.ffn, FeedForward) for block in model.layer_classes):
+        return "experts"
+    return "dense" if training.precision.linear is None else "low precision"
+
+
+def is_unsettled(device: Device, training: TrainingSpec) -> bool:
+    """Whether runs of this kind vary for reasons outside the plan: on some stacks, and on GPUs without bf16 (V100)."""
+    return training.software.unsettled or (device.has_own_memory and "bf16" not in device.peak_flops_per_s)
+
+
+def step_intervals(
+    seconds: float, model: ModelSpec, training: TrainingSpec, times: OpTimes
+) -> tuple[Interval, Interval]:
+    """The 80% and 95% intervals of a step predicted to take `seconds`."""
+    deviation = times.error_deviation
+    if deviation is not None:
+        bounds = tuple(_normal_bounds(level, deviation) for level in LEVELS)
+    else:
+        found = class_factors()[run_class(model, times.node.device, training)]
+        bounds = (found.at_80, found.at_95)
+    low_80, low_95 = (
+        Interval(level=level, low=seconds * low, high=seconds * high)
+        for level, (low, high) in zip(LEVELS, bounds, strict=True)
+    )
+    return low_80, low_95
+
+
+def _normal_bounds(level: float, deviation: float) -> tuple[float, float]:
+    reach = NormalDist().inv_cdf((1 + level) / 2) * deviation
+    return math.exp(-reach), math.exp(reach)
+
+
+@cache
+def class_factors() -> dict[RunClass, Factors]:
+    """The table of intervals.toml."""
+    table = tomllib.loads((files(__package__) / "intervals.toml").read_text(encoding="utf-8"))
+    return {
+        name: Factors(tuple(entry["at_80"]), tuple(entry["at_95"]), entry["documents"])
+        for name in RUN_CLASSES
+        for entry in (table[name],)
+    }
