@@ -89,7 +89,8 @@ class PlanCosts:
 
     def __post_init__(self) -> None:
         tables = build_tables(self.model, self.training, candidates_of(self.plan), self.times)
-        object.__setattr__(self, "_sums", StageSums(tables, layer_mixes(self.model, self.plan.stages)))
+        mixes = layer_mixes(self.model, self.plan.stages)
+        object.__setattr__(self, "_sums", StageSums(tables, mixes, self.plan.vocabulary_parallel))
 
     @property
     def sums(self) -> StageSums:

@@ -79,6 +79,9 @@ class Plan(Spec):
 
     `expert_dispatch` is how tokens travel to their experts. "all-to-all" sends a copy to each expert. "deduplicated" sends
     one copy to each node, and then to each rank, that holds any of them (Zhao et al. 2025, DeepEP).
+
+    `vocabulary_parallel`: all ranks of the pipeline hold an equal part of the vocabulary and compute it for every microbatch,
+    in place of the first rank's embedding and the last rank's head (Yeung et al. 2024, arXiv 2411.05288).
     """
 
     mesh: Mesh
@@ -89,6 +92,7 @@ class Plan(Spec):
     sequence_parallel: bool = True
     context_parallel: ContextParallel = "all-gather"
     expert_dispatch: ExpertDispatch = "all-to-all"
+    vocabulary_parallel: bool = False
     offload: Offload = Offload()
 
     @property

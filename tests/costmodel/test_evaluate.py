@@ -242,3 +242,21 @@ def test_fp8_is_faster_where_matmuls_are_large_and_mfu_counts_the_peak_of_bf16()
     eight, sixteen = estimate_plan(LLAMA, H100, lower, one), estimate(one)
     assert 0.5 * sixteen.step.compute < eight.step.compute < sixteen.step.compute
     assert eight.mfu == pytest.approx(sixteen.mfu * sixteen.step_seconds / eight.step_seconds)
+
+
+def test_a_split_vocabulary_gives_each_rank_an_equal_part_of_embedding_and_head() -> None:
+    """Four stages of one layer each: the last computes the head alone, or all compute a quarter of it."""
+    stages = tuple(Stage(layers=(LayerRun(count=1),)) for _ in range(4))
+    ends = Plan(mesh=Mesh(pp=4), micro_batch=1, microbatches=8, stages=stages)
+    training = TrainingSpec(seq_len=128, global_batch=8)
+    job = (small_model(), round_cluster(), training)
+    apart, spread = (
+        plan_costs(*job, ends.model_copy(update={"vocabulary_parallel": split}), RoundTimes())
+        for split in (False, True)
+    )
+    head = 2 * 64 * 1000 * 128 * 1e-12
+    assert apart.stage_costs().forward[-1] - apart.stage_costs().forward[0] == pytest.approx(head)
+    assert spread.stage_costs().forward == pytest.approx(np.full(4, apart.stage_costs().forward[0] + head / 4))
+    parts = [part.parameters for part in spread.memory()]
+    assert parts == pytest.approx([sum(part.parameters for part in apart.memory()) / 4] * 4)
+    assert spread.estimate().step_seconds < apart.estimate().step_seconds

@@ -246,8 +246,10 @@ def stage_causes(seconds: Seconds, mixes: Array, ends: Array) -> dict[str, Array
     return {name: Rows.by_policy(value)[:, None].total(mixes, ends) for name, value in vars(seconds).items()}
 
 
-def ends_of(stages: int) -> Array:
-    """(S, 2): whether a stage holds the embedding, and the head."""
+def ends_of(stages: int, *, spread: bool = False) -> Array:
+    """(S, 2): the shares of the embedding and of the head that a stage holds; `spread` over all stages alike, or at the ends."""
+    if spread:
+        return np.full((stages, 2), 1.0 / stages)
     ends = np.zeros((stages, 2))
     ends[0, 0] = ends[-1, 1] = 1.0
     return ends

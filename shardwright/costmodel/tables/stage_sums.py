@@ -42,17 +42,18 @@ class StageSums:
     """Sums over the rows of each stage of a plan.
 
     `tables` were built for the candidates (Z) of `candidates_of`. `mixes` are as in `layer_mixes`. The ends count for
-    the first candidate, whose ZeRO stage is the highest.
+    the first candidate, whose ZeRO stage is the highest. `spread`: the plan's vocabulary parallelism.
     """
 
     tables: CostTables
     mixes: Array
+    spread: bool = False
 
     @property
     def ends(self) -> Array:
         """(Z, S, 2)."""
         zeros, stages = self.mixes.shape[:2]
-        return np.concatenate([ends_of(stages)[None], np.zeros((zeros - 1, stages, 2))])
+        return np.concatenate([ends_of(stages, spread=self.spread)[None], np.zeros((zeros - 1, stages, 2))])
 
     @property
     def rows(self) -> RowCosts:

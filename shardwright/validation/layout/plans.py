@@ -12,7 +12,7 @@ from shardwright.validation.table import SkippedRowError, TableRow
 
 from .axes import RowAxes, axes_of_row, folds
 from .choices import EVERY_SECOND, Recompute, by_stages, micro_batches, recomputes, zero_stages
-from .schedule import PipelineChoice, pipelines_of_row, stage_sizes
+from .schedule import PipelineChoice, pipelines_of_row, splits_vocabulary, stage_sizes
 
 _SHARD_GROUP = re.compile(r"(?:zero1 group(?: size)?|shard group)[ =](-?\d+)")
 
@@ -49,6 +49,7 @@ class _Layout(NamedTuple):
     sequences_per_rank: int
     layers: int
     sequence_parallel: bool
+    vocabulary_parallel: bool
     optimizer_on_host: bool
     axes: RowAxes
 
@@ -110,6 +111,7 @@ def _layout(row: TableRow, family: str, layers: int, axes: RowAxes) -> _Layout:
         sequences_per_rank=batch // dp,
         layers=layers,
         sequence_parallel=row.tp > 1 if row.sp is None else row.sp,
+        vocabulary_parallel=splits_vocabulary(row),
         optimizer_on_host="optimizer" in (row.offload or "").lower(),
         axes=axes,
     )
@@ -187,6 +189,7 @@ def _built_plan(
         sequence_parallel=layout.sequence_parallel,
         context_parallel=layout.axes.context_parallel,
         expert_dispatch=layout.axes.expert_dispatch,
+        vocabulary_parallel=layout.vocabulary_parallel,
         offload=Offload(optimizer_fraction=1 if layout.optimizer_on_host else 0),
     )
 

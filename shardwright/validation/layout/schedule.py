@@ -22,6 +22,8 @@ _NAMED: tuple[tuple[str, str, int | None], ...] = (
     (r"(?<!non-)(?<!not )\binterleav", "interleaved-1f1b", None),
     (r"\b1f1b\b", "1f1b", 1),
 )
+_SPLITS_VOCABULARY = re.compile(r"\bvocab-?[12]\b|\binterlaced\b")
+_BALANCES_LAYERS = re.compile(r"\bredis\b")
 
 
 class PipelineChoice(NamedTuple):
@@ -53,8 +55,18 @@ def pipelines_of_row(row: TableRow, family: str, pp: int, layers: int) -> tuple[
     return tuple(PipelineChoice(_schedule(name, count), count) for count in counts)
 
 
+def splits_vocabulary(row: TableRow) -> bool:
+    """Whether all ranks of the pipeline compute the vocabulary, by the names of Yeung et al. 2024 (arXiv 2411.05288, section 6):
+    vocab-1 and vocab-2, and the interlaced pipeline, which does the same with collectives in between."""
+    return (row.pp or 1) > 1 and bool(_SPLITS_VOCABULARY.search(_remarks(row)))
+
+
+def _remarks(row: TableRow) -> str:
+    return f"{row.framework or ''}; {row.notes or ''}".lower()
+
+
 def _stated(row: TableRow) -> tuple[str | None, int | None]:
-    remarks = f"{row.framework or ''}; {row.notes or ''}".lower()
+    remarks = _remarks(row)
     found = ((name, chunks) for pattern, name, chunks in _NAMED if re.search(pattern, remarks))
     name, chunks = next(found, (None, None))
     if name == "1f1b" and row.vpp is not None:
@@ -85,6 +97,8 @@ def stage_sizes(row: TableRow, family: str, layers: int, stages: int) -> list[in
     """Layers of each stage, first to last. nanotron splits by compute cost, InternEvo puts the remainder at the end
     (`partition_uniform`), all others split as evenly as possible."""
     costs = (row.hidden, row.ffn_hidden, row.vocab)
+    if stages > 1 and None not in costs and _BALANCES_LAYERS.search(_remarks(row)):
+        return _balanced(row, layers, stages)
     if family == "InternEvo":
         fewer, extra = divmod(layers, stages)
         return [fewer + (stage >= stages - extra) for stage in range(stages)]
@@ -93,6 +107,21 @@ def stage_sizes(row: TableRow, family: str, layers: int, stages: int) -> list[in
     hidden, ffn_width, vocabulary = (value or 0 for value in costs)
     sizes = by_cost(4.0 * hidden**2 + 3.0 * ffn_width * hidden, float(vocabulary * hidden), layers, stages)
     return sizes if all(sizes) else even_stages(layers, stages)
+
+
+def _balanced(row: TableRow, layers: int, stages: int) -> list[int]:
+    """Layers dealt out so that the last stage's FLOPs, the head's included, are nearest to the others' ("redis" in Yeung et al.
+    2024, section 6.1). A layer is 8 h^2 of attention, 4 h f of a feed-forward and 2 s h of causal scores; the head 2 h V."""
+    hidden, width, vocabulary = (float(value or 0) for value in (row.hidden, row.ffn_hidden, row.vocab))
+    layer = 8 * hidden**2 + 4 * hidden * width + 2 * float(row.seq_len or 0) * hidden
+    head = 2 * hidden * vocabulary
+
+    def slowest(last: int) -> float:
+        others = -(-(layers - last) // (stages - 1))
+        return max(others * layer, last * layer + head)
+
+    last = min(range(layers // stages + 1), key=lambda count: (slowest(count), -count))
+    return [*even_stages(layers - last, stages - 1), last]
 
 
 def by_cost(layer_cost: float, head_cost: float, layers: int, stages: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardwright.validation.layout.schedule import by_cost, pipelines_of_row, stage_sizes
+from shardwright.validation.layout.schedule import by_cost, pipelines_of_row, splits_vocabulary, stage_sizes
 from shardwright.validation.rows.stack import software_of_row
 from tests.validation.made_up_rows import row
 
@@ -88,3 +88,24 @@ def test_the_block_that_crosses_a_share_stays(
 def test_even_where_the_head_alone_would_fill_a_stage() -> None:
     one = row(hidden=64, ffn_hidden=64, vocab=10**6)
     assert stage_sizes(one, "nanotron", 4, 2) == [2, 2]
+
+
+@pytest.mark.parametrize("notes", ["schedule vocab-1", "Vocab-2 (V-Half later)", "interlaced pipeline"])
+def test_names_of_pipelines_that_split_the_vocabulary(notes: str) -> None:
+    assert splits_vocabulary(row(pp=4, dp=16, notes=notes))
+    assert not splits_vocabulary(row(pp=1, notes=notes))
+
+
+@pytest.mark.parametrize("notes", ["baseline of the vocabulary paper, vocab 128k", "redis", None])
+def test_other_pipelines_leave_it_at_the_ends(notes: str | None) -> None:
+    assert not splits_vocabulary(row(pp=4, dp=16, notes=notes))
+
+
+def test_redistributed_layers_balance_the_head() -> None:
+    """A layer of 8 h^2 + 4 h f + 2 s h = 29.4e6 FLOPs a token at h 1024, and a head of 2 h V: 262e6, or 8.9 layers. Of 32
+    layers on 4 stages the last takes 2 (10.9 with the head); with 1 another would hold 11. A head of 2.1 layers leaves it 6."""
+    large = row(hidden=1024, ffn_hidden=4096, vocab=128_000, seq_len=2048, notes="redis", pp=4)
+    assert stage_sizes(large, "Megatron-LM", 32, 4) == [10, 10, 10, 2]
+    small = row(hidden=1024, ffn_hidden=4096, vocab=30_000, seq_len=2048, notes="redis", pp=4)
+    assert sorted(stage_sizes(small, "Megatron-LM", 32, 4)) == [6, 8, 9, 9]
+    assert stage_sizes(small, "Megatron-LM", 32, 4)[-1] == 6
