@@ -63,6 +63,9 @@ class Stack(Spec):
         flat_step_bytes_per_parameter: buffers of the step as long as the whole shard, per parameter of the rank's shard. No
             freed activation can hold one, so the allocator reserves them beside the activations.
         flat_gradient_copies: flat copies of all gradients of the rank, reserved in the same way.
+        splits_sends: without sequence parallelism too, a message between stages is split over the tensor-parallel ranks and
+            gathered among the receivers (scatter/gather optimisation, Narayanan et al. 2021, arXiv 2104.04473, section 4.1);
+            otherwise each rank sends the whole message.
         broadcasts_updates: each owner of a ZeRO-1 shard broadcasts its updated parameters in turn; otherwise one all-gather.
     """
 
@@ -96,6 +99,7 @@ class Stack(Spec):
     step_bytes_per_parameter: NonNegativeFloat = 0.0
     flat_step_bytes_per_parameter: NonNegativeFloat = 0.0
     flat_gradient_copies: NonNegativeFloat = 0.0
+    splits_sends: bool = False
     broadcasts_updates: bool = False
 
     @property
