@@ -1,9 +1,8 @@
 """`python -m shardwright.calibration.fit`: fit the cost model's constants to published training runs, and print the errors.
 
-Errors are predicted / measured step time - 1. "Left out" predicts with constants fitted to the other sources (tables) or
-frameworks. The fit uses dense rows of the core in one 16-bit format; experts, fp8 and context parallelism only test.
-`--write` puts the fitted values into costmodel/op_times/constants.toml. Where a row leaves its plan to the planner, that plan
-depends on the constants, so run it until nothing changes.
+Errors are predicted / measured step time - 1. "Left out" predicts with constants fitted to the other sources (tables),
+documents (repositories, papers) or frameworks. Rows that are put away are in neither (tables.py). The fit uses dense rows of the core in one 16-bit format; experts, fp8 and context parallelism only test.
+`--write` puts the fitted values into costmodel/op_times/constants.toml. A plan that a row leaves open may depend on them.
 """
 
 import argparse
@@ -20,13 +19,12 @@ from shardwright.base import units as readable
 from shardwright.costmodel import is_unsettled
 from shardwright.costmodel.op_times import constants
 from shardwright.validation.scores import predict_rows, summarise_errors
-from shardwright.validation.table import read_table
 
 from .interval_factors import LEVELS, Residual, interval_factors, left_out_coverage
 from .known_constants import KNOWN
-from .training_fit import Run, TrainingFit, fit_training, intervals, left_out_errors, left_out_fits, runs_of
+from .tables import used_rows
+from .training_fit import Run, TrainingFit, document, fit_training, intervals, left_out_errors, left_out_fits, runs_of
 
-PUBLISHED = Path(__file__).parent / "published" / "training.csv"
 CONSTANTS = Path(constants.__file__).with_suffix(".toml")
 _KINDS = {False: "interval", True: "wide_interval"}
 
@@ -99,13 +97,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--write", action="store_true", help=f"put the fitted values into {CONSTANTS.name}")
     options = parser.parse_args(arguments)
     console = Console(width=170)
-    runs = runs_of(list(predict_rows(read_table(PUBLISHED))))
+    runs = runs_of(list(predict_rows(used_rows())))
     whole = fit_training([run for run in runs if run.fitted])
     by_source = left_out_fits(runs, _source)
     left_out = left_out_errors(runs, by_source, _source)
     console.print(constants_table(whole, by_source))
     console.print(errors_table("Fitted to all sources", runs, whole.errors(runs), _source))
     console.print(errors_table("Source left out", runs, left_out, _source))
+    by_document = left_out_errors(runs, left_out_fits(runs, document), document)
+    console.print(errors_table("Document left out", runs, by_document, document))
     by_framework = left_out_errors(runs, left_out_fits(runs, _framework), _framework)
     console.print(errors_table("Framework left out", runs, by_framework, _framework))
     rows = residuals(runs, left_out)

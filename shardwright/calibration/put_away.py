@@ -19,10 +19,8 @@ from shardwright.validation.rows import MeasuredRun
 from shardwright.validation.scores import Outcome, predict_rows, summarise_rows
 from shardwright.validation.table import TableRow, read_table
 
-FOLDER = Path(__file__).parent / "published"
-TABLES = (FOLDER / "training.csv", FOLDER / "training-2.csv")
-# Sources by the first part of a row's id. Chosen before anything was changed with training-2.csv in view.
-PUT_AWAY = ("torchao", "vocabpp", "msswift", "nemodoc", "mlperf41", "mlperf50")
+from .tables import TABLES, is_put_away, source_of, trains_adapters
+
 # Devices of the rows that the constants of compute are fitted to, as their tables write them.
 _CALIBRATED_DEVICES = ("A100", "A800", "H100", "H800")
 _COLUMNS = ("rows", "skipped", "median", "mean", "p90", "signed", "80%", "95%", "memory", "median", "mean", "5% under")
@@ -36,16 +34,15 @@ class Scored(NamedTuple):
 
     @property
     def source(self) -> str:
-        """The first part of the id: `dgxc` of `dgxc-012`."""
-        return self.row.id.rpartition("-")[0] or self.row.id
+        return source_of(self.row)
 
     @property
     def is_put_away(self) -> bool:
-        return self.source in PUT_AWAY
+        return is_put_away(self.row)
 
     @property
     def trains_adapters(self) -> bool:
-        return "lora" in (self.row.reason or "").lower()
+        return trains_adapters(self.row)
 
     @property
     def kind(self) -> str:

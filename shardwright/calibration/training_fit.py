@@ -44,6 +44,12 @@ def runs_of(outcomes: Sequence[Outcome]) -> list[Run]:
     return [_run(one) for one in timed]
 
 
+def document(run: Run) -> str:
+    """The document of a run: its source's repository, or the paper. Tables of one document share hardware and software."""
+    first, _, rest = run.measured.source.partition(" ")
+    return f"{first} {rest.partition(' ')[0]}" if first == "arXiv" else first
+
+
 def _run(timed: TimedRun) -> Run:
     run, plan = timed.run, timed.prediction.plan
     return Run(run, plan, timed.measured.seconds, fitted=run.core and _is_plain(run, plan))
@@ -74,13 +80,13 @@ class TrainingFit:
 def fit_training(runs: Sequence[Run]) -> TrainingFit:
     """Least squares on log seconds by Gauss and Newton, with soft-L1 weights and the priors of `KNOWN`.
 
-    A source counts with the root of its rows, so that one large table does not dominate.
+    A document counts with the root of its rows, so that one large benchmark does not dominate.
     """
     prior = np.log([known.value for known in KNOWN.values()])
     spread = np.array([known.spread for known in KNOWN.values()])
     measured = np.log([run.seconds for run in runs])
-    counts = Counter(run.measured.source for run in runs)
-    weights = np.array([counts[run.measured.source] ** -0.5 for run in runs])
+    counts = Counter(map(document, runs))
+    weights = np.array([counts[document(run)] ** -0.5 for run in runs])
     weights /= weights.mean()
     logs = prior.copy()
     for _ in range(_ITERATIONS):

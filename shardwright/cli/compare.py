@@ -14,6 +14,7 @@ from .options import (
     GlobalBatchOption,
     JsonOption,
     LinearPrecisionOption,
+    LossChunksOption,
     ModelArgument,
     MtbfDeviceOption,
     MtbfNodeOption,
@@ -51,6 +52,7 @@ def compare(
     optimizer: OptimizerOption = "adamw",
     attention: AttentionOption = "flash",
     stack: StackOption = "shardwright",
+    loss_chunks: LossChunksOption = 1,
     strategy: Annotated[
         list[str] | None,
         typer.Option(help="Name a strategy; repeat for several. Default: all, and best (the planner's choice)."),
@@ -91,6 +93,7 @@ def compare(
         optimizer=optimizer,
         attention=attention,
         stack=stack,
+        loss_chunks=loss_chunks,
     )
     model_spec, cluster_spec = read_model(model), read_cluster(cluster, profile)
     note_what_profile_lacks(cluster_spec, training)
@@ -178,6 +181,7 @@ def _options_of(training: "TrainingSpec") -> dict[str, str | int | None]:
         "--linear-precision": training.precision.linear,
         "--optimizer": training.optimizer,
         "--attention": training.attention,
+        "--loss-chunks": training.loss_chunks,
     }
 
 

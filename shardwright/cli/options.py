@@ -65,6 +65,10 @@ StackOption = Annotated[
     ),
 ]
 AttentionOption = Annotated[str, typer.Option(help="Choose the attention kernel: flash (fused) or unfused.")]
+LossChunksOption = Annotated[
+    int,
+    typer.Option(help="Run head and loss in that many pieces of a microbatch, so that fewer logits are alive at once."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
 
@@ -170,6 +174,7 @@ def read_training(
     optimizer: str,
     attention: str,
     stack: str,
+    loss_chunks: int,
 ) -> "TrainingSpec":
     """Build the training spec from options, in the formats that the stack fixes.
 
@@ -185,6 +190,7 @@ def read_training(
         "optimizer": optimizer,
         "attention": attention,
         "stack": stack,
+        "loss_chunks": loss_chunks,
     }
     return TrainingSpec.parse(values, source="training options")
 

@@ -14,6 +14,7 @@ from .options import (
     GlobalBatchOption,
     JsonOption,
     LinearPrecisionOption,
+    LossChunksOption,
     ModelArgument,
     MtbfDeviceOption,
     MtbfNodeOption,
@@ -56,6 +57,7 @@ def plan(
     optimizer: OptimizerOption = "adamw",
     attention: AttentionOption = "flash",
     stack: StackOption = "shardwright",
+    loss_chunks: LossChunksOption = 1,
     pp: Annotated[int | None, typer.Option(help="Fix the pipeline degree.")] = None,
     tp: Annotated[int | None, typer.Option(help="Fix the tensor-parallel degree.")] = None,
     dp_replicate: Annotated[int | None, typer.Option(help="Fix the number of replicas (HSDP).")] = None,
@@ -118,6 +120,7 @@ def plan(
         optimizer=optimizer,
         attention=attention,
         stack=stack,
+        loss_chunks=loss_chunks,
     )
     fixed = Fixed.parse(given, source="options")
     job = read_model(model), read_cluster(cluster, profile), training
@@ -230,7 +233,7 @@ def _times(plan_file: "PlanFile", step_noise: float | None) -> "OpTimes":
     if step_noise is None:
         return op_times(plan_file.cluster, plan_file.training)
     if not 0 <= step_noise < 1:
-        raise SpecError(f"--step-noise is {step_noise}: give a share from 0 up to 1, such as {CALIBRATED.step_noise}")
+        raise SpecError(f"--step-noise is {step_noise}: give a share from 0 up to 1, such as 0.01")
     return op_times(plan_file.cluster, plan_file.training, replace(CALIBRATED, step_noise=step_noise))
 
 

@@ -173,17 +173,18 @@ class PlanCosts:
             self.postponed_bytes_per_stage(),
         )
         logits = self._logit_bytes(kept, working)
+        late, apart = static["late_gradients"], static["stream_gradients"]
         moving, step = kept + working + held.beside_activations, np.maximum(static["step"], static["flat"])
-        passing = moving >= step
-        reserved = held.peak_bytes(kept + working) - held.static + static["flat"] + static["unplaced"]
-        slack = reserved - np.maximum(moving, step)
+        passing = moving >= step + late
+        reserved = held.peak_bytes(kept + working) - held.static + static["flat"] + static["unplaced"] + apart * passing
+        slack = reserved - np.maximum(moving, step + late)
         node, constants = self.times.node, self.times.constants
         communicators = float(communicator_bytes(Candidates.of(self.plan), node, constants)[0])
         return [
             MemoryBytes(
                 parameters=static["parameters"][rank],
                 gathered_parameters=static["gathered"][rank] + 2 * held.gather_window[rank] * passing[rank],
-                gradients=static["gradients"][rank],
+                gradients=static["gradients"][rank] + (late[rank] + apart[rank]) * (not passing[rank]),
                 optimizer_state=static["optimizer_state"][rank],
                 optimizer_step=step[rank] * (not passing[rank]),
                 activations=(kept[rank] + working[rank] - logits[rank]) * passing[rank],

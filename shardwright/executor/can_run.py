@@ -53,4 +53,6 @@ def check_can_run(plan_file: PlanFile) -> None:
         )
     if plan_file.training.expert_capacity is not None:
         raise SpecError("expert_capacity can be estimated and compared, not run yet; leave it out")
+    if plan_file.training.loss_chunks > 1:
+        raise SpecError("a loss in chunks can be estimated and compared, not run yet; plan without --loss-chunks")
     check_trained(plan_file)

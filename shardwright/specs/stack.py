@@ -16,6 +16,7 @@ from shardwright.base import SpecError, nearest
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
 
 SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
+AttentionKernel = Literal["flash-1", "flash-2", "flash-3"]
 
 OWN_STACK = "shardwright"
 
@@ -36,7 +37,9 @@ class Stack(Spec):
         overlaps_gather: parameters are gathered during the forward pass; otherwise before it.
         tensor_parallel_overlap: share of tensor-parallel communication that runs in pieces beside the matmul that feeds or
             reads it.
-        hopper_attention: on Hopper and later, fused attention is a kernel written for it (cuDNN, FlashAttention-3).
+        attention_kernel: the generation of the fused attention kernel: "flash-1" (FlashAttention of 2022 and its Triton
+            versions), "flash-2", or "flash-3", which stands for kernels written for Hopper and later (FlashAttention-3, cuDNN)
+            and runs like flash-2 before Hopper.
         overlaps_passes: a forward and a backward that DualPipe pairs run at once, each computing while the other communicates;
             otherwise one runs after the other.
         shard_network_fraction: share of the steady rate between nodes that ZeRO-3's collectives over the shards reach, where
@@ -48,21 +51,27 @@ class Stack(Spec):
         dropout: dropout after both sublayers; its masks are kept.
         selective: what selective recompute repeats: the attention core (scores and softmax, Korthikanti et al. 2022), every
             second matmul and all that is no matmul (torchtitan), or only what is no matmul (MaxText's minimal_flash).
+        transformers_layers: layers run as transformers writes them, in eager PyTorch. What autograd saves of them is counted
+            tensor by tensor (costmodel/layers/saved).
         stops_recompute_early: full recompute ends once it has all that the backward pass reads, so that a layer's last
             matmul is not repeated (torch.utils.checkpoint without reentrance).
         keeps_unread: selective recompute caches the result of every chosen operator, even if no backward pass reads it.
         keeps_logits: the logits in the compute format stay alive beside their fp32 copies.
         fp32_logit_copies: tensors in fp32 as large as the logits that are alive at once in the loss.
+        split_logit_copies: the same where tensor parallelism splits the vocabulary, if it differs. DTensor's loss_parallel has
+            four in its backward: softmax, zeros, exponential and their sum (torch/distributed/tensor/parallel/loss.py).
         regathers_inputs: under sequence parallelism a matmul keeps its rank's part of its input and gathers the rest again in
             the backward pass; otherwise it keeps the whole input.
         gradients: the format in which gradients are kept and reduced, where the software fixes it.
         parameters: the format of parameters and optimizer state, where the software fixes it.
         widens_gradients: 16-bit gradients are copied to fp32 for the update, each in a tensor of its own.
-        step_bytes_per_parameter: temporaries of the optimizer step, per parameter of the rank's shard, in separate tensors.
-            They reuse what activations have freed.
+        step_copies: temporaries of the optimizer step, as many elements each as the rank's shard and in its format, in separate
+            tensors. They reuse what activations have freed. AdamW by foreach kernels has one, the root of the second moment
+            (torch/optim/adam.py, _multi_tensor_adam); a fused kernel has none.
         flat_step_bytes_per_parameter: buffers of the step as long as the whole shard, per parameter of the rank's shard. No
             freed activation can hold one, so the allocator reserves them beside the activations.
-        flat_gradient_copies: flat copies of all gradients of the rank, reserved in the same way.
+        flat_gradient_copies: under ZeRO 0 and 1, flat copies of all gradients of the rank, reserved in the same way where the
+            device updates.
         splits_sends: without sequence parallelism too, a message between stages is split over the tensor-parallel ranks and
             gathered among the receivers (scatter/gather optimisation, Narayanan et al. 2021, arXiv 2104.04473, section 4.1);
             otherwise each rank sends the whole message.
@@ -82,7 +91,7 @@ class Stack(Spec):
     overlaps_reduction: bool = True
     overlaps_gather: bool = True
     tensor_parallel_overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
-    hopper_attention: bool = False
+    attention_kernel: AttentionKernel = "flash-2"
     overlaps_passes: bool = False
     shard_network_fraction: PositiveFloat = 1.0
     keeps_gradient_buffer: bool = False
@@ -90,15 +99,17 @@ class Stack(Spec):
     unsettled: bool = False
     pads_vocabulary: bool = False
     selective: SelectiveRecompute = "attention-core"
+    transformers_layers: bool = False
     stops_recompute_early: bool = True
     keeps_unread: bool = False
     keeps_logits: bool = True
     fp32_logit_copies: NonNegativeInt = 3
+    split_logit_copies: NonNegativeInt | None = None
     regathers_inputs: bool = False
     gradients: Literal["fp32", "bf16"] | None = None
     parameters: Literal["fp32", "bf16"] | None = None
     widens_gradients: bool = False
-    step_bytes_per_parameter: NonNegativeFloat = 0.0
+    step_copies: NonNegativeFloat = 0.0
     flat_step_bytes_per_parameter: NonNegativeFloat = 0.0
     flat_gradient_copies: NonNegativeFloat = 0.0
     splits_sends: bool = False

@@ -9,6 +9,8 @@ from .stack import OWN_STACK, Stack, named_stack
 
 MOST_PER_STEP = 2**31 - 1  # far beyond any run, and small enough to list its divisors
 
+MOST_LOSS_CHUNKS = 4096  # more pieces than any kernel makes; each costs launches
+
 DType = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 LinearFormat = Literal["fp8", "mxfp8", "nvfp4"]
@@ -68,6 +70,8 @@ class TrainingSpec(Spec):
 
     `stack`: name of the software that trains (stacks.toml); by default this project's executor.
     `expert_imbalance`: tokens of the busiest expert-parallel rank over the mean; 1 where routing is forced to be even.
+    `loss_chunks`: pieces of a microbatch's tokens in which head and loss run, each forward and backward before the next, so
+    that the logits of one piece are alive at once (Liger's fused linear cross-entropy, torchtitan's loss chunks).
     `routing`: where the experts of one token lie: anywhere, or next to each other, as a benchmark's fake gate assigns them.
     `expert_capacity`: every expert computes this many times its even share of tokens, and drops or pads; None drops nothing.
     """
@@ -80,6 +84,7 @@ class TrainingSpec(Spec):
     stack: Annotated[str, AfterValidator(_known_stack)] = OWN_STACK
     expert_imbalance: Annotated[PositiveFloat, Field(ge=1)] = 1.0
     expert_capacity: PositiveFloat | None = None
+    loss_chunks: Annotated[PositiveInt, Field(le=MOST_LOSS_CHUNKS)] = 1
     routing: Literal["random", "consecutive"] = "random"
 
     @property

@@ -20,7 +20,7 @@ MODEL = load_model("llama-3.1-8b")
 CHANGED = {
     "matmul_fraction": 1.0,
     "hopper_matmul_fraction": 0.72,
-    "attention_fraction": 0.35,
+    "memory_fraction": 0.7,
     "broadcast_seconds": 3e-3,
 }
 TRUE = {name: known.value for name, known in KNOWN.items()} | CHANGED

@@ -117,7 +117,7 @@ def test_errors_of_the_core_and_of_each_group() -> None:
 def test_a_constant_stands_beside_what_was_known_of_it() -> None:
     known = np.log([known.value for known in KNOWN.values()])
     moves = {"a": TrainingFit(known + 0.1), "b": TrainingFit(known - 0.1)}
-    name, before, value, low, high = cells(text(constants_table(TrainingFit(known), moves)), "step_noise")
-    assert (name, value) == ("step_noise", "0.01")
-    assert before.endswith(KNOWN["step_noise"].source)
-    assert (low, high) == ("0.0088", "0.0114")
+    name, before, value, low, high = cells(text(constants_table(TrainingFit(known), moves)), "busy_nic_share")
+    assert (name, value) == ("busy_nic_share", "0.75")
+    assert before.endswith(KNOWN["busy_nic_share"].source)
+    assert (low, high) == ("0.66", "0.85")

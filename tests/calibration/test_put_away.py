@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shardwright.calibration.put_away import PUT_AWAY, TABLES, main, score
+from shardwright.calibration.put_away import main, score
+from shardwright.calibration.tables import PUT_AWAY, TABLES, used_rows
 from shardwright.validation.table import read_table
 
 _USED, _AWAY, _ADAPTER = "dgxc", PUT_AWAY[0], "lora"
@@ -41,3 +42,10 @@ def test_totals_show_no_row_alone(table: Path, capsys: pytest.CaptureFixture[str
 def test_every_source_put_away_is_in_the_tables() -> None:
     sources = {row.id.rpartition("-")[0] for path in TABLES for row in read_table(path)}
     assert set(PUT_AWAY) <= sources
+
+
+def test_the_model_is_built_without_them() -> None:
+    used = used_rows()
+    assert not {row.id.rpartition("-")[0] for row in used} & set(PUT_AWAY)
+    assert all("LoRA" not in (row.reason or "") for row in used)
+    assert len(used) == 793

@@ -7,6 +7,7 @@ from shardwright.calibration.known_constants import KNOWN
 from shardwright.calibration.training_fit import (
     Run,
     TrainingFit,
+    document,
     fit_training,
     intervals,
     left_out_errors,
@@ -59,11 +60,11 @@ def test_a_lone_outlier_moves_little(whole: TrainingFit) -> None:
     assert spoiled.errors(RUNS[1:]) == pytest.approx(whole.errors(RUNS[1:]), abs=0.03)
 
 
-def test_a_source_counts_with_the_root_of_its_rows(whole: TrainingFit) -> None:
-    """The same run sixteen times weighs as much as four: the fit follows it further than one, less than a table of its own."""
+def test_a_document_counts_with_the_root_of_its_rows(whole: TrainingFit) -> None:
+    """The same run sixteen times weighs as much as four: the fit follows it further than one, less than sixteen documents."""
     odd = made_up_run(f"{A100}:8", 4096)
-    slow = relabelled(odd, source="one table")._replace(seconds=1.1 * odd.seconds)
-    apart = [relabelled(slow, source=f"table {index}") for index in range(16)]
+    slow = relabelled(odd, source="owner/one README.md table 1")._replace(seconds=1.1 * odd.seconds)
+    apart = [relabelled(slow, source=f"owner/number{index} README.md") for index in range(16)]
     followed = [fit_training([*RUNS, *more]).values["matmul_fraction"] for more in ([slow], [slow] * 16, apart)]
     assert whole.values["matmul_fraction"] > followed[0] > followed[1] > followed[2]
 
@@ -125,3 +126,13 @@ def test_only_dense_rows_of_the_core_in_the_compute_format_are_fitted(
     timed = {"metric_name": "s_per_iter", "metric_unit": "s/iter", "metric_value": 3.0}
     (run,) = runs_of(list(predict_rows((row(**timed | changes),))))
     assert (run.measured.core, run.fitted) == (core, fitted)
+
+
+def test_tables_of_a_repository_are_one_document_and_a_paper_is_its_own() -> None:
+    sources = ("o/r docs/a.md [Large]", "o/r docs/b.md", "arXiv 2104.04473 Table 2", "arXiv 2205.05198 Table 5")
+    assert [document(relabelled(RUNS[0], source=source)) for source in sources] == [
+        "o/r",
+        "o/r",
+        "arXiv 2104.04473",
+        "arXiv 2205.05198",
+    ]

@@ -16,7 +16,7 @@ def test_tables_page_and_figures(command: Command, tmp_path: Path) -> None:
     result = command("validate", _table(tmp_path), "--report", page, "--plots", figures)
     assert result.code == 0
     assert "2 of 3 rows predicted, 1 skipped" in result.out
-    assert "micro batch: chosen by the planner" in result.out
+    assert "micro batch: 1" in result.out
     assert "column 'gpus': given 'many'" in result.out
     assert "Predictions against mine.csv" in page.read_text(encoding="utf-8")
     assert sorted(path.name for path in figures.iterdir()) == ["error-by-source.png", "predicted-against-measured.png"]

@@ -1,6 +1,7 @@
 """What software stacks allocate, worked out by hand: the loss, what layers keep, the optimizer's step."""
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,9 +17,9 @@ from shardwright.costmodel.tables.stage_sums import StageSums
 from shardwright.specs.estimate import MemoryBytes
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import POLICIES, LayerRun, Plan, RecomputePolicy, Stage
+from shardwright.specs.plan import POLICIES, LayerRun, Offload, Plan, RecomputePolicy, Stage, ZeroStage
 from shardwright.specs.stack import named_stack
-from shardwright.specs.training import TrainingSpec
+from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_model
 from tests.specs.test_candidates import candidates
 
@@ -37,13 +38,17 @@ def work(job: TrainingSpec, *, model: ModelSpec | None = None, tp: int = 1) -> W
     return WorkModel(model or small_model(), job, RoundTimes(), chosen)
 
 
-def costs(job: TrainingSpec, *, micro_batch: int = 1, shard: int = 1) -> PlanCosts:
-    run = LayerRun(count=4, recompute="full", zero_stage=1 if shard > 1 else 0)
+def costs(
+    job: TrainingSpec, *, micro_batch: int = 1, shard: int = 1, zero: ZeroStage | None = None, host: Literal[0, 1] = 0
+) -> PlanCosts:
+    stage: ZeroStage = (1 if shard > 1 else 0) if zero is None else zero
+    run = LayerRun(count=4, recompute="full", zero_stage=stage)
     plan = Plan(
         mesh=Mesh(dp_shard=shard),
         micro_batch=micro_batch,
-        microbatches=8 // (micro_batch * shard),
+        microbatches=job.global_batch // (micro_batch * shard),
         stages=(Stage(layers=(run,)),),
+        offload=Offload(optimizer_fraction=host),
     )
     return plan_costs(small_model(), round_cluster(), job, plan, RoundTimes())
 
@@ -68,6 +73,8 @@ def memory(job: TrainingSpec, *, micro_batch: int = 1) -> MemoryBytes:
 def test_bytes_alive_for_each_logit_in_the_loss(stack: str, bytes_per_logit: int) -> None:
     head = work(training(stack)).head()
     inputs = SEQ * HIDDEN * (4 + 2 + 2)
+    if named_stack(stack).transformers_layers:
+        inputs += SEQ * 4  # the final norm's inverse root of each token
     alive = head.activation_bytes_by_policy[0, 0] + head.working_bytes_by_policy[0, 0] - inputs
     words = 128 * -(-VOCABULARY // 128) if named_stack(stack).pads_vocabulary else VOCABULARY
     assert alive == bytes_per_logit * SEQ * words
@@ -137,11 +144,13 @@ def test_a_step_in_flat_buffers_is_the_peak_of_small_batches() -> None:
 
 
 def test_temporaries_of_the_step_take_the_place_of_activations() -> None:
-    """torchtitan: foreach AdamW makes 8 bytes a parameter, here less than the loss needs, so they do not show."""
-    small, large = (memory(training("torchtitan-eager"), micro_batch=size) for size in (1, 8))
-    assert small.optimizer_step == 8 * WEIGHTS
+    """Foreach AdamW makes 4 bytes a parameter, beside the 4 of gradients: here less than the loss of 32 sequences needs."""
+    job = training("torchtitan-eager")
+    small, large = (memory(job.model_copy(update={"global_batch": size}), micro_batch=size) for size in (1, 32))
+    assert small.optimizer_step == 4 * WEIGHTS
+    assert small.gradients == 4 * WEIGHTS
     assert small.activations == small.logits == 0
-    assert large.optimizer_step == 0
+    assert large.optimizer_step == large.gradients == 0
     assert large.logits > 8 * WEIGHTS
     assert large.allocator_slack == pytest.approx(
         CALIBRATED.allocator_slack * (large.activations + large.logits + large.communication_buffers)
@@ -165,3 +174,46 @@ def test_deepspeed_flattens_the_gradients_whole_and_widens_its_shard() -> None:
 def bytes_of(sums: StageSums, name: str) -> Array:
     """What a kind of static bytes adds up to on each stage."""
     return sums.total(Rows.of(getattr(sums.tables.static, name))[:, None])
+
+
+def test_states_in_16_bits_make_temporaries_in_16_bits_and_no_copy_to_compute_from() -> None:
+    """Ten bytes a parameter on one device: parameter, gradient, two moments and the root of one, in two bytes each. The
+    sequence is short, so that the update is the peak."""
+    precision = Precision(parameters="bf16", gradients="bf16")
+    job = TrainingSpec(seq_len=8, global_batch=1, precision=precision, stack="hf-trainer")
+    found = memory(job, micro_batch=1)
+    assert found.gathered_parameters == 0
+    held = (found.parameters, found.gradients, found.optimizer_state, found.optimizer_step)
+    assert held == (2 * WEIGHTS, 2 * WEIGHTS, 4 * WEIGHTS, 2 * WEIGHTS)
+
+
+@pytest.mark.parametrize(("tp", "copies"), [(1, 3), (2, 4)])
+def test_a_vocabulary_that_dtensor_splits_has_a_fourth_copy_in_the_loss(tp: int, copies: int) -> None:
+    head = work(training("torchtitan-eager"), tp=tp).head()
+    inputs = SEQ * HIDDEN * ((4 + 2) / tp + 2)
+    alive = head.activation_bytes_by_policy[0, 0] + head.working_bytes_by_policy[0, 0] - inputs
+    assert alive == 4 * copies * SEQ * VOCABULARY / tp
+
+
+def test_a_loss_in_chunks_holds_the_logits_of_one() -> None:
+    """Twelve bytes for each of 1000 logits of a token: in one piece, and in eight. Beside them the head keeps its input."""
+    whole, chunked = (
+        work(training("torchtitan-eager").model_copy(update={"loss_chunks": chunks})).head() for chunks in (1, 8)
+    )
+    inputs = SEQ * HIDDEN * (4 + 2 + 2)
+    alive = [
+        head.activation_bytes_by_policy[0, 0] + head.working_bytes_by_policy[0, 0] - inputs for head in (whole, chunked)
+    ]
+    assert alive == [12 * SEQ * VOCABULARY, 12 * SEQ * VOCABULARY / 8]
+    assert chunked.activation_bytes_by_policy[0, 0] - inputs == 2 * SEQ * HIDDEN  # the gradient of the hidden states
+
+
+@pytest.mark.parametrize(("zero", "host"), [(2, 0), (3, 0), (1, 1)])
+def test_flat_copies_of_whole_gradients_need_whole_gradients_and_an_update_on_the_device(
+    zero: ZeroStage, host: Literal[0, 1]
+) -> None:
+    """DeepSpeed of 2021 under ZeRO 2 or 3 has no whole gradients; an update on the host flattens them there."""
+    job = training("megatron-deepspeed", gradients="bf16")
+    flat = costs(job, shard=4, zero=zero, host=host).sums
+    widened = 0.0 if host else 4 * WEIGHTS / 4
+    assert bytes_of(flat, "flat").tolist() == [widened]

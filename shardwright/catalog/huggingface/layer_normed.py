@@ -5,7 +5,7 @@ Defaults are those of the configuration class of the same name in transformers 5
 
 from shardwright.specs.model import Block, FeedForward, ModelSpec, MultiHeadAttention, Norm
 
-from .layers import Ends, decoder, divide_hidden, read_heads, read_layer_count
+from .layers import Ends, decoder, divide_hidden, read_activation, read_heads, read_layer_count
 from .reader import ConfigReader
 
 _LAYER_NORM = Norm(kind="layernorm", bias=True)
@@ -16,7 +16,12 @@ def read_gpt2(config: ConfigReader) -> ModelSpec:
     heads = config.size("n_head", "num_attention_heads", default=12)
     layers = read_layer_count(config, "n_layer", "num_hidden_layers")
     attention = _multi_head(config, hidden_size, heads, heads, bias=True)
-    ffn = FeedForward(width=config.optional_size("n_inner", default=None) or 4 * hidden_size, gated=False, bias=True)
+    ffn = FeedForward(
+        width=config.optional_size("n_inner", default=None) or 4 * hidden_size,
+        gated=False,
+        activation=read_activation(config, "activation_function", default="gelu_new"),
+        bias=True,
+    )
     positions = config.size("n_positions", "max_position_embeddings", default=1024)
     ends = Ends(_LAYER_NORM, positions=positions)
     blocks = [Block(attention=attention, ffn=ffn, norm=_LAYER_NORM)] * layers
@@ -29,7 +34,12 @@ def read_gpt_neox(config: ConfigReader) -> ModelSpec:
     bias = config.flag("attention_bias", default=True)
     block = Block(
         attention=_multi_head(config, hidden_size, heads, heads, bias=bias),
-        ffn=FeedForward(width=config.size("intermediate_size", default=24576), gated=False, bias=True),
+        ffn=FeedForward(
+            width=config.size("intermediate_size", default=24576),
+            gated=False,
+            activation=read_activation(config, "hidden_act", default="gelu"),
+            bias=True,
+        ),
         norm=_LAYER_NORM,
         parallel=config.flag("use_parallel_residual", default=True),
     )
@@ -46,7 +56,12 @@ def read_opt(config: ConfigReader) -> ModelSpec:
     norm = Norm(kind="layernorm", weight=affine, bias=affine)
     block = Block(
         attention=_multi_head(config, hidden_size, heads, heads, bias=bias),
-        ffn=FeedForward(width=config.size("ffn_dim", default=3072), gated=False, bias=bias),
+        ffn=FeedForward(
+            width=config.size("ffn_dim", default=3072),
+            gated=False,
+            activation=read_activation(config, "activation_function", default="relu"),
+            bias=bias,
+        ),
         norm=norm,
     )
     has_final_norm = config.flag("do_layer_norm_before", default=True) and not config.flag(
@@ -114,7 +129,10 @@ def read_falcon(config: ConfigReader) -> ModelSpec:
     block = Block(
         attention=_multi_head(config, hidden_size, heads, kv_heads, bias=bias),
         ffn=FeedForward(
-            width=config.optional_size("ffn_hidden_size", default=None) or 4 * hidden_size, gated=False, bias=bias
+            width=config.optional_size("ffn_hidden_size", default=None) or 4 * hidden_size,
+            gated=False,
+            activation=read_activation(config, "activation", default="gelu"),
+            bias=bias,
         ),
         norm=_LAYER_NORM,
         norm_count=2 if parallel_norms == 2 or not parallel else 1,
@@ -137,7 +155,12 @@ def read_phi(config: ConfigReader) -> ModelSpec:
             qk_norm="per_head" if normed else "none",
             qk_norm_bias=normed,
         ),
-        ffn=FeedForward(width=config.size("intermediate_size", default=8192), gated=False, bias=True),
+        ffn=FeedForward(
+            width=config.size("intermediate_size", default=8192),
+            gated=False,
+            activation=read_activation(config, "hidden_act", default="gelu_new"),
+            bias=True,
+        ),
         norm=_LAYER_NORM,
         norm_count=1,
         parallel=True,

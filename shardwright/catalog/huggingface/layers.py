@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from shardwright.specs.model import Block, BlockRun, ModelSpec, Norm
+from shardwright.specs.model import Activation, Block, BlockRun, ModelSpec, Norm
 
 from .reader import MOST_LAYERS, ConfigReader
 
+# Other names of transformers (activations.py) are computed in one kernel, or nearly so.
+_COMPUTED: dict[str, Activation] = {"relu": "relu", "gelu_new": "gelu_new"}
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -88,6 +90,11 @@ def read_qwen_window(config: ConfigReader) -> int | None:
     if not config.flag("use_sliding_window", default=False):
         return None
     return config.optional_size("sliding_window", default=4096)
+
+
+def read_activation(config: ConfigReader, key: str, *, default: str) -> Activation:
+    """Return how the activation that `key` names is computed; `default` is the family's."""
+    return _COMPUTED.get(config.word(key, default=default), "kernel")
 
 
 def with_window(block: Block, window: int | None) -> Block:

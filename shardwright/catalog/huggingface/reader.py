@@ -79,6 +79,13 @@ class ConfigReader:
             raise self.error(f"'{key}' is {shown(value)}: must be true or false")
         return bool(value)
 
+    def word(self, key: str, *, default: str) -> str:
+        """Return a word; null counts as `default`."""
+        _, value = self._find((key,), default)
+        if value is not None and not isinstance(value, str):
+            raise self.error(f"'{key}' is {shown(value)}: must be a word")
+        return value or default
+
     def indices(self, key: str) -> frozenset[int]:
         """Return a list of layer indices, empty where the key is missing or null."""
         self.read_keys.add(key)

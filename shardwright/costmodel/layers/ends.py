@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.base import Array
+from shardwright.base import Array, Number
 from shardwright.costmodel.op_times import Value
 from shardwright.specs.model import Norm
 
 from . import operators
 from .frame import WorkFrame
 from .row import RowWork, by_policy
+from .saved import layer_code, norm_bytes
 
 # Forward reads the logits twice, for the maximum and the sum. Backward reads them once and overwrites them by their
 # gradient.
@@ -53,6 +54,10 @@ class EndWork:
         matmuls = [operators.Matmul(tokens, hidden, vocabulary)]
         logits = tokens * vocabulary
         loss = self._loss_bytes_per_logit * logits / 2
+        chunks = self.frame.training.loss_chunks
+        alive = self._logit_bytes * logits / chunks
+        # a loss in pieces has its gradient, as large as the hidden states, when the forward ends
+        kept_logits = saved * logits if chunks == 1 else np.minimum(alive, element * tokens * hidden)
         judge = self.frame.times.operator_seconds
         apart = 1.0 if not self.frame.model.tied_embeddings else np.where(self.frame.candidates.pp > 1, 1.0, 0.0)
         parameters = self.frame.local_parameters(self.frame.model.head_parameters()) * apart
@@ -65,9 +70,18 @@ class EndWork:
             + judge("cross_entropy", logits, loss, backward=True),
             weight_gradient=self.frame.plain.weight_gradient_seconds(matmuls),
             parameters=parameters,
-            kept=saved * logits + tokens * hidden * ((4.0 + element) / self.frame.sequence_split + element),
-            working=(self._logit_bytes - saved) * logits,
+            kept=kept_logits + tokens * (self._norm_bytes / self.frame.sequence_split + element * hidden),
+            working=alive - kept_logits,
         )
+
+    @property
+    def _norm_bytes(self) -> Number:
+        """Bytes per token that the final norm keeps."""
+        frame, hidden, element = self.frame, self.frame.model.hidden_size, self.frame.element_bytes
+        if not frame.stack.transformers_layers:
+            return (4.0 + element) * hidden
+        norm, code = frame.model.final_norm, layer_code(frame.model.family, frame.model.layer_classes[0])
+        return norm_bytes(norm, code, element, hidden) if norm else 0.0
 
     def _norm_seconds(self, passes: float, *, backward: bool = False) -> Array:
         """Seconds of the final norm, which reads and writes its input `passes` times."""
@@ -78,11 +92,13 @@ class EndWork:
         return frame.times.operator_seconds(operator, elements, moved, backward=backward)
 
     @property
-    def _logit_bytes(self) -> float:
-        """Bytes per logit that are alive at once in the loss."""
+    def _logit_bytes(self) -> Array:
+        """(N,): bytes per logit that are alive at once in the loss."""
         stack = self.frame.stack
         plain = self.frame.element_bytes if stack.keeps_logits or not stack.fp32_logit_copies else 0
-        return 4.0 * stack.fp32_logit_copies + plain
+        split = stack.fp32_logit_copies if stack.split_logit_copies is None else stack.split_logit_copies
+        copies = np.where(self.frame.candidates.tp > 1, split, stack.fp32_logit_copies)
+        return np.asarray(4.0 * copies + plain)
 
     @property
     def _loss_bytes_per_logit(self) -> Value:

@@ -8,7 +8,7 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.op_times import ATTENTION_BACKWARD
-from shardwright.specs.model import Block, FeedForward
+from shardwright.specs.model import Block, FeedForward, MixtureOfExperts
 
 from . import operators
 from .context import ContextExchange
@@ -16,6 +16,7 @@ from .experts import ExpertExchange, hidden_pairs, spread_parameters
 from .frame import WorkFrame
 from .recompute import Selection, selection
 from .row import RowWork, by_policy, repeated_when_full
+from .saved import SavedTensors, layer_code
 from .traffic import Moving, backward_traffic, forward_traffic
 
 
@@ -33,6 +34,15 @@ class _Repeated(NamedTuple):
     selective: Array
     full: Array
     gathers: Array
+
+
+class _Saved(NamedTuple):
+    """Bytes that autograd keeps of a layer, (N,) each. `without_core`: where the attention core is repeated. `inner`: as
+    wide as the feed-forward."""
+
+    all: Array
+    without_core: Array
+    inner: Array
 
 
 @dataclass(frozen=True)
@@ -208,6 +218,39 @@ class LayerWork:
         scores = self._core.forward if self.frame.training.attention == "unfused" else np.zeros_like(full)
         return _Repeated(scores, full, gathers=np.zeros_like(full))
 
+    @cached_property
+    def _saved(self) -> _Saved:
+        """What autograd keeps of the layer: of transformers' own code tensor by tensor, else by the stack's properties."""
+        frame, block, training = self.frame, self.block, self.frame.training
+        tokens, tp, hidden = frame.tokens, frame.candidates.tp, frame.model.hidden_size
+        if frame.stack.transformers_layers:
+            return self._saved_tensors
+        plain = tokens * operators.saved_bytes(block, training, hidden, tp, frame.sequence_split, frame.experts)
+        scores = operators.score_bytes(block, training, tp) if training.attention == "unfused" else 0.0
+        inner = tokens * operators.inner_saved_bytes(block, training, tp)
+        return _Saved(plain + tokens * scores, plain, inner)
+
+    @property
+    def _saved_tensors(self) -> _Saved:
+        frame, ffn, split = self.frame, self.block.ffn, self.frame.experts
+        tp, copies, columns = frame.candidates.tp, np.zeros(()), np.zeros(())
+        if isinstance(ffn, MixtureOfExperts):
+            copies = split.copies(1.0, ffn.top_k, tp)
+            columns = copies * ffn.expert_width / split.expert_tp
+        tensors = SavedTensors(
+            block=self.block,
+            code=layer_code(frame.model.family, self.block),
+            training=frame.training,
+            hidden=frame.model.hidden_size,
+            tokens=frame.tokens,
+            single=frame.candidates.micro_batch == 1,
+            tp=tp,
+            sequence_split=frame.sequence_split,
+            copies=copies,
+            columns=columns,
+        )
+        return _Saved(tensors.kept, tensors.kept_selective, tensors.inner)
+
     def _bytes(self) -> tuple[Array, Array]:
         """Return the bytes kept per microbatch and the bytes in use during its backward, by policy.
 
@@ -216,22 +259,20 @@ class LayerWork:
         """
         block, training, frame = self.block, self.frame.training, self.frame
         tokens, tp, hidden, element = frame.tokens, frame.candidates.tp, frame.model.hidden_size, frame.element_bytes
-        plain = tokens * operators.saved_bytes(block, training, hidden, tp, frame.sequence_split, frame.experts)
+        saved = self._saved
         inner = (3.0 if block.ffn.gated else 2.0) * element * tokens * block.ffn.active_width / tp
-        core, gradients = np.zeros_like(plain), 2.0 * element * tokens * hidden + inner
+        gradients = 2.0 * element * tokens * hidden + inner
         if training.attention == "unfused":
-            core = tokens * operators.score_bytes(block, training, tp)
-            freed = 0.0 if block.parallel else operators.inner_saved_bytes(block, training, tp)
-            scores = tokens * (operators.score_gradient_bytes(block, training, tp) - freed)
+            freed = 0.0 if block.parallel else saved.inner
+            scores = tokens * operators.score_gradient_bytes(block, training, tp) - freed
             gradients = np.maximum(gradients, 2.0 * element * tokens * hidden + scores)
         boundary = element * tokens * hidden / frame.sequence_split
-        if self._selection is None:
-            chosen, repeated = plain, core
-        else:
-            chosen = np.minimum(plain + core, boundary + tokens * self._selection.kept_bytes)
-            repeated = plain + core - chosen
-        kept = by_policy(none=plain + core, selective=chosen, full=boundary)
+        chosen = saved.without_core
+        if self._selection is not None:
+            chosen = np.minimum(saved.all, boundary + tokens * self._selection.kept_bytes)
+        kept = by_policy(none=saved.all, selective=chosen, full=boundary)
         # on a CPU the heap finds only part of the room where the first forward had these activations
         again = 1.0 if frame.times.node.device.has_own_memory else 1 + frame.times.constants.heap_slack
-        working = by_policy(none=gradients, selective=gradients + repeated, full=gradients + again * (plain + core))
+        repeated = saved.all - chosen
+        working = by_policy(none=gradients, selective=gradients + repeated, full=gradients + again * saved.all)
         return kept, working + self._context.working_bytes(block.attention)[:, None]

@@ -49,7 +49,9 @@ class Constants:
     matmul_k_half: Value
     misaligned_slowdown: Value
     memory_fraction: Value
-    attention_fraction: Value
+    flash_1_fraction: Value
+    flash_2_fraction: Value
+    flash_3_fraction: Value
     older_kernel_fraction: Value
     attention_head_half: Value
     attention_backward_fraction: Value

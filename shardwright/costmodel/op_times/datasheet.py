@@ -125,8 +125,11 @@ class CatalogTimes:
 
     @property
     def _attention_fraction(self) -> Value:
-        older = self.device.since_hopper and not self.training.software.hopper_attention
-        return self.constants.attention_fraction * (self.constants.older_kernel_fraction if older else 1.0)
+        kernel, constants = self.training.software.attention_kernel, self.constants
+        if kernel == "flash-3" and self.device.since_hopper:
+            return constants.flash_3_fraction
+        older = constants.flash_1_fraction if kernel == "flash-1" else constants.flash_2_fraction
+        return older * (constants.older_kernel_fraction if self.device.since_hopper else 1.0)
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:
         moved_bytes = np.asarray(moved_bytes, dtype=float)

@@ -223,6 +223,12 @@ class _Builder:
         )
 
     @property
+    def _reads_parameters(self) -> Array:
+        """(N, R): where compute reads the parameters that the optimizer updates, without a copy in its own format."""
+        alike = self.training.precision.parameter_bytes_per_element == self._gathered_bytes
+        return np.asarray(alike & (self._column("data_ranks") == 1) & (self.training.stack != OWN_STACK))
+
+    @property
     def _in_heap(self) -> bool:
         return not self.times.node.device.has_own_memory
 
@@ -246,7 +252,11 @@ class _Builder:
         stack = self.training.software
         accumulated = (self._column("microbatches") > 1) | stack.keeps_gradient_buffer
         whole_gradients = (zero <= 1) & accumulated
-        gathered = self._gathered_bytes * parameters
+        # A single microbatch's gradients come as its activations go, so they are there in the update alone. Room in a
+        # heap is not found again. Shards of ZeRO-2 and -3 come from the stream of their reduction.
+        late = ~accumulated & (not self._in_heap)
+        on_stream = (zero >= 2) & (self._column("data_ranks") > 1)
+        gathered = self._gathered_bytes * parameters * ~self._reads_parameters
         element, gradient = precision.parameter_bytes_per_element, precision.gradient_bytes_per_element
         master = shard_gradient = element * shard
         states = OPTIMIZER_STATES[self.training.optimizer] * element * shard
@@ -263,12 +273,18 @@ class _Builder:
             parameters=np.where(host, 0.0, master),
             gathered=kept_gathered,
             gather_window=np.where(freed, gathered, 0.0),
-            gradients=gradients,
+            gradients=np.where(late, 0.0, gradients),
             optimizer_state=np.where(host, 0.0, states),
             reduce_buffer=np.where(self._column("data_ranks") > 1, gradient, 0.0) * parameters,
-            step=np.where(host, 0.0, (stack.step_bytes_per_parameter + widened) * shard),
-            flat=np.where(host, 0.0, stack.flat_step_bytes_per_parameter * shard)
-            + stack.flat_gradient_copies * gradient * parameters,
+            step=np.where(host, 0.0, (stack.step_copies * element + widened) * shard),
+            late_gradients=np.where(late & ~on_stream, gradients, 0.0),
+            stream_gradients=np.where(late & on_stream, gradients, 0.0),
+            flat=np.where(
+                host,
+                0.0,
+                stack.flat_step_bytes_per_parameter * shard
+                + np.where(zero <= 1, stack.flat_gradient_copies * gradient * parameters, 0.0),
+            ),
             unplaced=(kept_gathered + gradients) * self._in_heap,
             host=np.where(host, master + states + shard_gradient, 0.0),
         )

@@ -49,11 +49,17 @@ class DataParallel:
         return self._beside(self.forward, each * self._gather_seconds, each * self._copy_seconds)
 
     def in_first_forward(self) -> Exposed:
-        """Once a step: below ZeRO-3 the parameters are gathered at their first use."""
+        """Once a step: below ZeRO-3 the parameters are gathered at their first use.
+
+        All ranks gather from the start of the step. When the first microbatch comes to a later rank, that rank's own
+        gathers are past: they took as long as those of the first rank, which the microbatch has waited for. So its way
+        through all stages waits for the gathers of one rank, and each stage is charged the pp-th part of its own.
+        """
         once = ~self._gathers_each
         hidden = self._chunks_behind[..., 0] if self.training.software.overlaps_gather else 0.0
-        behind = hidden * self.forward
-        return self._beside(behind, once * self._gather_seconds, once * self._copy_seconds)
+        exposed = self._beside(hidden * self.forward, once * self._gather_seconds, once * self._copy_seconds)
+        pp = self._column("pp")
+        return Exposed(exposed.network / pp, exposed.host_copy / pp)
 
     def in_backward(self) -> Exposed:
         """Every microbatch: ZeRO-3 gathers the rows it freed; ZeRO-2 and -3 reduce, and store on the host."""

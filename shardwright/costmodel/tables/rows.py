@@ -121,7 +121,7 @@ class RowCosts:
             activation=Rows.by_policy(tables.activation_bytes),
             working=Rows.by_policy(tables.working_bytes),
             static=Rows.of(kept.stays),
-            step=Rows.of(kept.step),
+            step=Rows.of(kept.step + kept.late_gradients),
             host=Rows.of(kept.host),
             gather_window=Rows.of(kept.gather_window),
             reduce_buffer=Rows.of(kept.reduce_buffer),

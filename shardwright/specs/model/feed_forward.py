@@ -8,13 +8,20 @@ from shardwright.specs import NonNegativeInt, PositiveInt, Spec
 
 from .parameter import Parameter
 
+Activation = Literal["kernel", "relu", "gelu_new"]
+
 
 class FeedForward(Spec):
-    """Two matmuls around an activation, or three when `gated` (SwiGLU, GeGLU)."""
+    """Two matmuls around an activation, or three when `gated` (SwiGLU, GeGLU).
+
+    `activation`: how eager PyTorch computes it: in one kernel (SiLU, GELU), as ReLU, or as `gelu_new`, which transformers
+    writes out in elementwise operators.
+    """
 
     kind: Literal["dense"] = "dense"
     width: PositiveInt
     gated: bool
+    activation: Activation = "kernel"
     bias: bool = False
 
     @property

@@ -21,6 +21,7 @@ from .precision import precision_of_row
 from .stack import ZERO3, Software, software_of_row
 
 _FUSED = r"flash|sdpa|fused|cudnn|xformers|efficient|flex|splash|pallas|triton|\bte\b|\bfa-?[234]\b|transformer ?engine"
+_LIGER = re.compile(r"framework_config=\S*liger|liger(?: kernel)? on|use_liger", re.IGNORECASE)
 _UNFUSED = r"unfused|eager|math|naive|standard|not fused|\bcore\b"
 _FIRST_YEAR_OF_FUSED_ATTENTION = 2022  # FlashAttention, arXiv 2205.14135
 
@@ -149,9 +150,20 @@ def _training(row: TableRow, software: Software) -> tuple[TrainingSpec, list[str
         precision=precision.model_copy(update=named_stack(software.stack).fixed_formats),
         attention=attention,
         stack=software.stack,
+        loss_chunks=_loss_chunks(row),
         routing=routing_of_row(row),
     )
     return training, [*precision_assumptions, *attention_assumptions, *software.assumptions]
+
+
+def _loss_chunks(row: TableRow) -> int:
+    """Pieces of the loss: stated, or those of Liger's kernel, as many as the vocabulary is wider than the hidden state
+    (fused_linear_cross_entropy.py)."""
+    if row.settings.loss_chunks is not None:
+        return row.settings.loss_chunks
+    if _LIGER.search(row.notes or "") and row.vocab and row.hidden:
+        return -(-row.vocab // row.hidden)
+    return 1
 
 
 def _attention(row: TableRow) -> tuple[Literal["flash", "unfused"], list[str]]:

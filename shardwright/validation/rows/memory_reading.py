@@ -1,5 +1,6 @@
 """What a source means by its peak memory: which reading, and of which devices."""
 
+import re
 from typing import Literal, NamedTuple
 
 from shardwright.specs import Estimate, Plan
@@ -7,6 +8,8 @@ from shardwright.validation.table import TableRow
 
 _Reading = Literal["allocated", "reserved", "device"]
 
+_STATED: dict[str, _Reading] = {"allocated": "allocated", "reserved": "reserved", "nvidia-smi": "device"}
+_IN_NOTES = re.compile(r"\b(?:peak[_ ])?mem(?:ory)?\b[^;]*?\b(allocated|reserved|nvidia-smi)\b", re.IGNORECASE)
 _FAMILIES: dict[str, _Reading] = {
     # metrics of its trainer: max_memory_reserved
     "torchtitan": "reserved",
@@ -38,16 +41,20 @@ class MemoryReading(NamedTuple):
 
 
 def reading_of_row(row: TableRow, family: str) -> MemoryReading | None:
-    """The reading by software and source; nvidia-smi's figure where the source does not say, because people who state whole gigabytes read it.
+    """The reading that the row states, in its column or its notes; else that of its software; else nvidia-smi's figure, because
+    people who state whole gigabytes read it.
 
     None for torchtune: its parameters, gradients and optimizer state are all in 16 bits, which the cost model does not
     describe. The interactive sessions of bigscience's tr3m-1B3 table saw only the node that they ran on. Evidence: micro
     batches that ran out of memory there (pp 2 and 4, micro batch 8, 16 GB) needed it on the last stage, while the memory
     noted for half the micro batch would have left room to double.
     """
-    if family == "torchtune":
+    if family == "torchtune" and row.memory_reading is None:
         return None
-    return MemoryReading(_FAMILIES.get(family, "device"), first_node="tr3m-1b3.md" in (row.source or "").lower())
+    noted = _IN_NOTES.search(row.notes or "")
+    stated = row.memory_reading or (noted[1].lower() if noted else None)
+    reading = _STATED[stated] if stated else _FAMILIES.get(family, "device")
+    return MemoryReading(reading, first_node="tr3m-1b3.md" in (row.source or "").lower())
 
 
 def memory_assumption(reading: MemoryReading | None) -> str:

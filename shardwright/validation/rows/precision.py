@@ -12,6 +12,7 @@ _EIGHT_BIT_WORDS: tuple[tuple[str, LinearFormat], ...] = (
     ("float8", "fp8"),
 )
 _ALL_BF16 = re.compile(r"pure bf16 states|weights, gradients and adamw moments all bf16", re.IGNORECASE)
+_LOADED_IN_BF16 = re.compile(r"torch_dtype[= ]bfloat16|torch_dtype[= ]bf16", re.IGNORECASE)
 
 
 def precision_of_row(row: TableRow, family: str) -> tuple[Precision, list[str]]:
@@ -49,7 +50,8 @@ def _states(row: TableRow) -> dict[str, object]:
     found: dict[str, object] = {}
     if "MP mode=PURE" in notes:
         found["gradients"] = "bf16"
-    if _ALL_BF16.search(notes):
+    alone = row.gpus == 1 and _LOADED_IN_BF16.search(notes)  # FSDP would widen the shards that the optimizer updates
+    if _ALL_BF16.search(notes) or alone:
         found |= {"gradients": "bf16", "parameters": "bf16"}
     if settings.grad_reduce is not None:
         found["gradients"] = settings.grad_reduce

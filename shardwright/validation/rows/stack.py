@@ -35,13 +35,17 @@ _FRAMEWORKS = (
     _Framework(r"lightning|fabric|tinyllama|flash-?attention", "Lightning", "fsdp", "PyTorch FSDP with fused layers"),
     _Framework(r"colossal", "Colossal-AI", "megatron-lm", "Megatron's fused layers"),
     _Framework(r"shardwright", "shardwright", OWN_STACK),
-    _Framework(r"transformers|hugging|\bhf\b|accelerate|picotron", "Hugging Face", OWN_STACK, "eager PyTorch layers"),
+    _Framework(r"transformers|hugging|\bhf\b|accelerate", "Hugging Face", "hf-trainer"),
+    _Framework(r"picotron", "picotron", OWN_STACK, "eager PyTorch layers"),
     _Framework(r"fsdp|pytorch|torch", "PyTorch", "fsdp", "PyTorch FSDP with fused layers"),
 )
 # Megatron-LM moved onto Megatron-Core with release 0.3 of late 2023, and overlaps communication since 0.5 of early 2024.
 _FIRST_YEAR_OF_CORE = 2024
 # NeMo took Megatron-Core over during 2023.
 _FIRST_YEAR_OF_NEMO_ON_CORE = 2023
+_FAST_KERNELS = re.compile(r"framework_config=\S*(?:fast-kernels|liger)|unsloth", re.IGNORECASE)
+# FlashAttention-2 is of July 2023; the benchmarks of that year ran its predecessors.
+_LAST_YEAR_OF_FIRST_KERNELS = 2023
 # torchtitan compiles the loss with the layers since early 2025.
 _FIRST_YEAR_OF_COMPILED_LOSS = 2025
 
@@ -92,12 +96,16 @@ def _is_zero3(row: TableRow, framework: str) -> bool:
 def _stack(row: TableRow, found: _Framework) -> str:
     if found.stack == "internevo" and "fsdp" in (row.zero_or_fsdp or "").lower():
         return "internevo-fsdp"
+    if found.stack == "hf-trainer" and _FAST_KERNELS.search(row.notes or ""):
+        return "hf-fast-kernels"
     if found.stack == "torchtitan":
         return _torchtitan(row)
     return _by_year(row, found)
 
 
 def _by_year(row: TableRow, found: _Framework) -> str:
+    if found.stack == "fsdp" and row.year is not None and row.year <= _LAST_YEAR_OF_FIRST_KERNELS:
+        return "fsdp-2023"
     if found.family == "Megatron-LM" and row.year is not None and row.year >= _FIRST_YEAR_OF_CORE:
         return "megatron-core"
     if found.family == "NeMo" and row.year is not None and row.year < _FIRST_YEAR_OF_NEMO_ON_CORE:

@@ -4,7 +4,7 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -29,8 +29,8 @@ class TableRow(Spec):
     `heads`, `kv_heads`, `ffn_hidden` and `vocab` describe the model; `tp`, `pp`, `vpp`, `dp`, `cp`, `ep` the mesh;
     `micro_batch` counts sequences per microbatch per data-parallel rank, `global_batch` sequences per step.
     No layer or batch count of a real run is near the limits; they keep a typing mistake from costing minutes.
-    `metric_value` is as published, in `metric_unit`; `peak_mem_gb` is in 1e9 bytes. `stack`: a named stack, where the
-    release is known; `settings`: what notes or recipe say beyond the columns.
+    `metric_value` is as published, in `metric_unit`; `peak_mem_gb` is in 1e9 bytes. `memory_reading`: what was read
+    of the memory, tensors, torch's reserve or what nvidia-smi shows. `stack`: a named stack, where the release is known; `settings`: what notes or recipe say beyond the columns.
     """
 
     id: str = Field(min_length=1)
@@ -80,6 +80,7 @@ class TableRow(Spec):
     fully_complete: bool | None = None
     has_memory: bool | None = None
     reason: str | None = None
+    memory_reading: Literal["allocated", "reserved", "nvidia-smi"] | None = None
     stack: str | None = None
     settings: RowSettings = RowSettings()
 

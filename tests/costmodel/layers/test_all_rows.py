@@ -94,15 +94,16 @@ def test_full_recompute_keeps_the_layer_input_alone() -> None:
     model = work()
     kept = dict(zip(POLICIES, model.layer(model.model.layer_classes[0]).activation_bytes_by_policy[0], strict=True))
     assert kept["full"] == 2 * TOKENS * HIDDEN
-    # bf16, per token: two norms (fp32 input 4 + output 2) and two matmul inputs of 64; q 64, k 32, v 32, output 64 and
-    # 4 fp32 log-sums; gate, up, activated and product of 128
-    assert kept["none"] == TOKENS * (2 * 6 * 64 + 2 * 2 * 64 + 2 * (64 + 32 + 32 + 64) + 4 * 4 + 2 * 4 * 128)
+    # bf16, per token: two norms (fp32 input 4 + output 2, an fp32 inverse root) and two matmul inputs of 64; q 64, k 32,
+    # v 32, output 64 and 4 fp32 log-sums; gate, up, activated and product of 128
+    assert kept["none"] == TOKENS * (2 * (6 * 64 + 4) + 2 * 2 * 64 + 2 * (64 + 32 + 32 + 64) + 4 * 4 + 2 * 4 * 128)
 
 
 def test_scores_are_what_selective_recompute_saves() -> None:
     model = work(attention="unfused")
     none, selective, _ = model.layer(model.model.layer_classes[0]).activation_bytes_by_policy[0]
-    assert none - selective == TOKENS * SEQ * 4 * (4 + 2)  # heads x (fp32 softmax + bf16 cast)
+    repeated = 2 * (64 - 32) * 2  # keys and values for four query heads instead of two, in bf16
+    assert none - selective == TOKENS * (SEQ * 4 * (4 + 2) + repeated)  # heads x (fp32 softmax + bf16 cast)
 
 
 @pytest.mark.parametrize(("pp", "tied", "holds"), [(1, True, False), (2, True, True), (1, False, True)])
@@ -138,7 +139,8 @@ def test_norms_of_queries_and_keys_cost_traffic_and_memory() -> None:
     assert forward[0] - forward[1] == 6 * heads
     assert backward[0] - backward[1] == 14 * heads
     kept = [model.layer(block).activation_bytes_by_policy[0, 0] for model in [work()] for block in (normed, plain)]
-    assert kept[0] - kept[1] == TOKENS * (4 + 2) * heads
+    inverse_roots = 4 * (4 + 2)  # one in fp32 for each head
+    assert kept[0] - kept[1] == TOKENS * ((4 + 2) * heads + inverse_roots)
 
 
 def expert_work(**degrees: int) -> WorkModel:

@@ -27,10 +27,12 @@ def layer_bytes(**degrees: int) -> dict[str, float]:
     ("degrees", "expected"),
     [
         # fp32 master 4, bf16 copy 2, fp32 gradient 4, two fp32 moments 8
-        (dict(), dict(parameters=4, gathered=2, gradients=4, optimizer_state=8)),
+        (dict(microbatches=2), dict(parameters=4, gathered=2, gradients=4, optimizer_state=8, late_gradients=0)),
+        # the gradients of one microbatch come as its activations go
+        (dict(), dict(parameters=4, gathered=2, gradients=0, optimizer_state=8, late_gradients=4)),
         (dict(dp_shard=8, zero_stage=1, microbatches=2), dict(parameters=0.5, gathered=2, gradients=4, optimizer_state=1)),
         (dict(dp_shard=8, zero_stage=2, microbatches=2), dict(parameters=0.5, gathered=2, gradients=0.5, optimizer_state=1)),
-        (dict(dp_shard=8, zero_stage=3), dict(parameters=0.5, gathered=0, gather_window=2, gradients=0.5, reduce_buffer=4)),
+        (dict(dp_shard=8, zero_stage=3), dict(parameters=0.5, gathered=0, gather_window=2, stream_gradients=0.5, reduce_buffer=4)),
         (dict(dp_shard=8, zero_stage=3, pp=2, microbatches=2), dict(parameters=0.5, gathered=0, gradients=0.5)),
         (dict(offload_optimizer=1), dict(parameters=0, gradients=0, optimizer_state=0, gathered=2, host=4 + 4 + 8)),
     ],

@@ -59,10 +59,13 @@ def test_traffic_longer_than_compute_is_exposed() -> None:
 
 
 def test_a_rank_of_several_chunks_hides_what_is_once_a_step_behind_the_next_chunk() -> None:
-    """Two chunks: the first's gather and reduction have pp = 4 microbatches of the other to hide behind, the last's its own."""
+    """Two chunks: the first's gather and reduction have pp = 4 microbatches of the other to hide behind, the last's its own.
+
+    The first microbatch waits for the gathers of one rank of four.
+    """
     data = traffic(compute=0.5, dp_shard=8, zero_stage=1, pp=4, stages_per_rank=2, microbatches=8)
     hidden = 0.5 * (1 + 4) / 2
-    assert data.in_first_forward().network.item() == pytest.approx(2 - hidden + SLOWED * hidden)
+    assert data.in_first_forward().network.item() == pytest.approx((2 - hidden + SLOWED * hidden) / 4)
     assert data.in_last_backward().network.item() == pytest.approx(4 - hidden + SLOWED * hidden)
     few = traffic(compute=0.5, dp_shard=8, zero_stage=1, pp=4, stages_per_rank=2, microbatches=2)
     assert few.in_last_backward().network.item() > data.in_last_backward().network.item()

@@ -11,7 +11,7 @@ from shardwright.catalog.cluster_file import load_cluster
 from shardwright.profiler.ranks.layout import GroupLayout, GroupSizes, group_layouts
 from shardwright.profiler.ranks.nodes import Nodes
 from shardwright.specs.candidates import Candidates, pipeline_group, shard_group, tp_group
-from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.cluster import NodeGroup
 from shardwright.specs.mesh import RankGroup
 
 
@@ -69,11 +69,11 @@ def test_groups_at_work_are_those_of_the_cost_model(nodes: int, per_node: int, d
     tp = data.draw(st.sampled_from(degrees), label="tp")
     shards = data.draw(st.sampled_from([degree for degree in degrees if degree * tp <= ranks]), label="dp_shard")
     mesh = _mesh(pp=ranks // (tp * shards), dp_shard=shards, tp=tp)
-    cluster = _cluster(2**nodes, 2**per_node)
+    node = _node(2**nodes, 2**per_node)
     found = {sizes for sizes, layout in group_layouts(_nodes(2**nodes, 2**per_node)).items() if not layout.alone}
-    kinds: list[Callable[[Candidates, ClusterSpec], RankGroup]] = [tp_group, shard_group, pipeline_group]
+    kinds: list[Callable[[Candidates, NodeGroup], RankGroup]] = [tp_group, shard_group, pipeline_group]
     for kind in kinds:
-        group = kind(mesh, cluster)
+        group = kind(mesh, node)
         sizes = GroupSizes(*(int(np.asarray(part)[0]) for part in (group.ranks_per_node, group.nodes, group.sharing)))
         assert sizes.ranks == 1 or sizes in found
 
@@ -84,11 +84,8 @@ def _mesh(*, pp: int, dp_shard: int, tp: int) -> Candidates:
     return Candidates(**{name: np.array([value]) for name, value in (one | other).items()})
 
 
-def _cluster(nodes: int, per_node: int) -> ClusterSpec:
-    spec = load_cluster("h100-sxm:8")
-    return spec.model_copy(
-        update={"groups": (spec.groups[0].model_copy(update={"nodes": nodes, "devices_per_node": per_node}),)}
-    )
+def _node(nodes: int, per_node: int) -> NodeGroup:
+    return load_cluster("h100-sxm:8").node.model_copy(update={"nodes": nodes, "devices_per_node": per_node})
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

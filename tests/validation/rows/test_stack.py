@@ -38,7 +38,7 @@ def test_family_and_stack(framework: str, more: dict[str, object], family: str, 
     assert software_of_row(row(framework=framework, **more)) == Software(family, stack)
 
 
-@pytest.mark.parametrize("framework", ["TinyLlama (Lightning FSDP)", "HF Trainer", "Colossal-AI 0.3", "DeepSpeed"])
+@pytest.mark.parametrize("framework", ["TinyLlama (Lightning FSDP)", "picotron", "Colossal-AI 0.3", "DeepSpeed"])
 def test_a_guess_says_what_it_rests_on(framework: str) -> None:
     software = software_of_row(row(framework=framework, zero_or_fsdp="1"))
     assert named_stack(software.stack).name == software.stack

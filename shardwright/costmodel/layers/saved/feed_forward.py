@@ -1,0 +1,81 @@
+"""What the feed-forward of a layer, or its experts, keep behind their input."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwright.base import Array, Number
+from shardwright.specs.model import Activation, Block, FeedForward, MixtureOfExperts
+
+from .families import LayerCode
+
+# Tensors that an activation keeps beside its result. relu's gradient reads its result. gelu_new is written out: its
+# input, half of that, the hyperbolic tangent and one more than that.
+_ACTIVATION_TENSORS: dict[Activation, int] = {"kernel": 1, "relu": 0, "gelu_new": 4}
+# gpt-oss: gate and up before their clamps, the clamped gate, its sigmoid, their product, up plus one, the result.
+_CLAMPED_TENSORS = 7
+# Of a chosen expert int64 indices are kept: its number, its place among the sorted tokens, that token, and the way back.
+_INDEX_BYTES = 4 * 8
+
+
+@dataclass(frozen=True)
+class FeedForwardTensors:
+    """Bytes per token of one rank.
+
+    `copies`: routed tokens that the rank computes, per token. `columns`: feed-forward columns of them, per token. Both are
+    0 without experts. `element`: bytes of the compute format.
+    """
+
+    block: Block
+    code: LayerCode
+    element: int
+    hidden: int
+    tp: Number
+    copies: Number
+    columns: Number
+
+    @property
+    def inner(self) -> Array:
+        """Bytes as wide as the feed-forward: the activation's input and result, and the other factor of a gated one."""
+        ffn = self.block.ffn
+        if isinstance(ffn, FeedForward):
+            return self._activated(ffn.activation, ffn.width, gated=ffn.gated)
+        routed = np.asarray(self.element * self._expert_tensors(ffn) * self.columns)
+        return routed + self._activated("kernel", ffn.shared_width, gated=ffn.gated)
+
+    @property
+    def routed(self) -> Array:
+        """Bytes of the router, of tokens on their way to experts and back, and of a shared expert's gate."""
+        ffn, element, routing = self.block.ffn, self.element, self.code.routing
+        if isinstance(ffn, FeedForward):
+            return np.zeros(())
+        router = routing.expert_bytes * ffn.experts + routing.token_bytes
+        router += 4 * self.hidden if self._widens_router else 0
+        weights = (4 if routing.fp32_weights else element) + element * routing.keeps_choices
+        each = 2 * element * self.hidden + _INDEX_BYTES + weights + routing.choice_bytes
+        gate = element * (self.hidden + 1) if ffn.shared_gate and ffn.shared_width else 0
+        return np.asarray(router + each * self.copies + gate)
+
+    @property
+    def layer_bytes(self) -> float:
+        """Bytes whatever the number of tokens: an fp32 copy of the router's weight, and the offsets of the experts."""
+        ffn = self.block.ffn
+        if isinstance(ffn, FeedForward):
+            return 0.0
+        return 4.0 * ffn.experts * (1 + self.hidden * self._widens_router)
+
+    @property
+    def _widens_router(self) -> bool:
+        return self.code.routing.fp32 and self.element < 4
+
+    def _expert_tensors(self, ffn: MixtureOfExperts) -> int:
+        return _CLAMPED_TENSORS if self.code.routing.clamps else _kept_tensors("kernel", gated=ffn.gated)
+
+    def _activated(self, activation: Activation, width: int, *, gated: bool) -> Array:
+        kept = self.element * _kept_tensors(activation, gated=gated)
+        return np.asarray(kept * width / np.asarray(self.tp, dtype=float))
+
+
+def _kept_tensors(activation: Activation, *, gated: bool) -> int:
+    """Return how many tensors are kept, the result, which the last matmul reads, among them."""
+    return _ACTIVATION_TENSORS[activation] + (3 if gated else 1)

@@ -1,0 +1,84 @@
+"""The sum over one layer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwright.base import Array
+from shardwright.specs import TrainingSpec
+from shardwright.specs.model import Block, MultiHeadAttention
+
+from .attention import AttentionTensors
+from .families import LayerCode
+from .feed_forward import FeedForwardTensors
+from .norms import norm_bytes, norm_weight_bytes
+
+
+@dataclass(frozen=True)
+class SavedTensors:
+    """Bytes that autograd keeps of one layer and microbatch on one rank, shapes (N,).
+
+    `tokens`: of the microbatch on the rank. `single`: whether it is one sequence. `tp`, `sequence_split`: ranks over which
+    heads and columns, and the tokens of norms, are split. `copies`, `columns`: as in `FeedForwardTensors`.
+    """
+
+    block: Block
+    code: LayerCode
+    training: TrainingSpec
+    hidden: int
+    tokens: Array
+    single: Array
+    tp: Array
+    sequence_split: Array
+    copies: Array
+    columns: Array
+
+    @property
+    def kept(self) -> Array:
+        """Bytes without recompute."""
+        return self._with(self._attention.split)
+
+    @property
+    def kept_selective(self) -> Array:
+        """Bytes where the attention core is repeated."""
+        return self._with(self._attention.recomputed_split)
+
+    @property
+    def inner(self) -> Array:
+        """The part that is as wide as the feed-forward, free again once the backward pass reaches attention."""
+        return self.tokens * self._ffn.inner
+
+    def _with(self, attention: Array) -> Array:
+        ffn, split = self._ffn, np.asarray(self.tp, dtype=float)
+        token_bytes = self._stream + self._attention.whole + attention / split + ffn.inner + ffn.routed
+        return np.asarray(self.tokens * token_bytes + self._norm_weight_bytes + ffn.layer_bytes)
+
+    @property
+    def _stream(self) -> Array:
+        """Bytes per token of the norms, on a part of the sequence, and of the matmuls' inputs, gathered whole."""
+        block, element = self.block, self._element
+        norms = block.norm_count * norm_bytes(block.norm, self.code, element, self.hidden)
+        if block.parallel and block.norm.kind == "layernorm":  # they read the same tensor
+            norms -= (block.norm_count - 1) * element * self.hidden
+        inputs = 1 if block.parallel and block.norm_count == 1 else 2
+        return np.asarray(norms / np.asarray(self.sequence_split) + inputs * element * self.hidden)
+
+    @property
+    def _norm_weight_bytes(self) -> float:
+        block, attention = self.block, self.block.attention
+        kept = block.norm_count * norm_weight_bytes(block.norm, self.code, self.hidden)
+        if isinstance(attention, MultiHeadAttention) and attention.qk_norm != "none":
+            kept += 2 * norm_weight_bytes(block.norm, self.code, attention.head_size)
+        return kept
+
+    @property
+    def _element(self) -> int:
+        return self.training.precision.activation_bytes_per_element
+
+    @property
+    def _attention(self) -> AttentionTensors:
+        return AttentionTensors(self.block, self.code, self.training, self.single, self.tp)
+
+    @property
+    def _ffn(self) -> FeedForwardTensors:
+        return FeedForwardTensors(self.block, self.code, self._element, self.hidden, self.tp, self.copies, self.columns)
