@@ -4,6 +4,15 @@ profile that is attached to a cluster."""
 from . import devices
 from .cluster_file import load_cluster
 from .devices import standard_node
+from .node_counts import nodes_of
 from .profile_attachment import shared_cpu_name, what_profile_lacks, with_profile
 
-__all__ = ["devices", "load_cluster", "shared_cpu_name", "standard_node", "what_profile_lacks", "with_profile"]
+__all__ = [
+    "devices",
+    "load_cluster",
+    "nodes_of",
+    "shared_cpu_name",
+    "standard_node",
+    "what_profile_lacks",
+    "with_profile",
+]

@@ -3,28 +3,29 @@
 import re
 import tomllib
 from collections.abc import Mapping
-from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from shardwright.base import SpecError, nearest, read_text
 from shardwright.specs import MOST_DEVICES, ClusterSpec, Device, Host, Link, NodeGroup, Spec
 
 from . import devices as catalog
+from .node_counts import nodes_of
 
 _LEAST_MEMORY_BYTES = 1e8
 _HELP = "give DEVICE:COUNT such as h100-sxm:64, DEVICE:COUNT@FABRIC such as h100-sxm:64@ethernet-100g, or a TOML file"
 _CLUSTER_KEYS = ("name", "oversubscription", "groups")
-_GROUP_KEYS = (*NodeGroup.model_fields, "devices")
+_GROUP_KEYS = (*NodeGroup.model_fields, "node_like", "devices")
 
 
 def load_cluster(reference: str) -> ClusterSpec:
     """Load the cluster that `reference` names.
 
-    `DEVICE:COUNT` is COUNT devices of the catalog in their standard nodes: full nodes, or one partly filled node with
-    its share of the host and of the NICs. `@FABRIC` replaces the NICs: Ethernet without RDMA gets one NIC per node, other
-    fabrics the standard number; `@4x-roce-100g` sets four. Anything that ends in `.toml`, or has a path separator,
-    is read as a file (docs/cluster.md shows one).
+    `DEVICE:COUNT` is COUNT devices of the catalog in their standard nodes: full nodes, one partly filled node with its
+    share of the host and of the NICs, or racks that each give equally many devices (`nodes_of`). `@FABRIC` replaces the
+    NICs: Ethernet without RDMA gets one NIC per host, other fabrics the standard number; `@4x-roce-100g` sets four a
+    host. A host is a node, or a tray of a rack. Anything that ends in `.toml`, or has a path separator, is read as a file
+    (docs/cluster.md shows one).
 
     Raises:
         SpecError: one line: what was given, what is allowed, and the nearest known name.
@@ -45,7 +46,7 @@ def load_cluster(reference: str) -> ClusterSpec:
             f"'{text}' says no count of devices; write {name}:{catalog.standard_node(name).devices_per_node}"
         )
     count, at, fabric = count.partition("@")
-    group = _nodes_of(catalog.device_name(device), _count(count, text))
+    group = nodes_of(catalog.standard_node(catalog.device_name(device)), _count(count, text))
     if at:
         group = _with_fabric(group, fabric, text)
     return ClusterSpec(name=text, groups=(group,))
@@ -59,44 +60,14 @@ def _count(text: str, reference: str) -> int:
     return int(text)
 
 
-def _nodes_of(device: str, count: int) -> NodeGroup:
-    standard = catalog.standard_node(device)
-    per_node = standard.devices_per_node
-    if count < per_node:
-        return _part_of(standard, count)
-    if count % per_node:
-        full = count // per_node * per_node
-        raise SpecError(
-            f"{count} devices do not fill nodes of {per_node} {device}: give {full} or {full + per_node}, "
-            "or a TOML file with devices_per_node"
-        )
-    return standard.model_copy(update={"nodes": count // per_node})
-
-
-def _part_of(node: NodeGroup, count: int) -> NodeGroup:
-    """One node with only `count` of its devices, and their share of the host and of the NICs."""
-    share = count / node.devices_per_node
-    host = node.host.model_copy(
-        update={
-            "cores": max(1, int(node.host.cores * share)),
-            "source": f"{count} of {node.devices_per_node} devices' share of: {node.host.source}",
-        }
-        | {
-            field: getattr(node.host, field) * share
-            for field in Host.model_fields
-            if field.endswith(("_bytes", "_bytes_per_s"))
-        }
-    )
-    nics = max(1, ceil(node.nics_per_node * share))
-    return node.model_copy(update={"devices_per_node": count, "nics_per_node": nics, "host": host})
-
-
 def _with_fabric(group: NodeGroup, text: str, reference: str) -> NodeGroup:
     count, name = _nics_and_name(text, reference)
     nic = catalog.fabric(name)
-    if count is None:
-        count = 1 if nic.kind == "ethernet" else group.nics_per_node
-    return group.model_copy(update={"nic": nic, "nics_per_node": count})
+    hosts = -(-group.devices_per_node // group.devices_per_host)
+    nics = (count or 1) * hosts
+    if count is None and nic.kind != "ethernet":
+        nics = group.nics_per_node
+    return group.model_copy(update={"nic": nic, "nics_per_node": nics})
 
 
 def _nics_and_name(text: str, reference: str) -> tuple[int | None, str]:
@@ -163,8 +134,11 @@ def _group(given: dict[str, Any], *, nested: bool) -> dict[str, Any]:
         if changes:  # measurements of the catalog's device say nothing about another
             group["profile"] = None
         group["host"] = _merged(standard["host"], given.get("host", {}), Host, "host")
+        group.pop("node_like", None)
         if "nodes" not in given:
             group.pop("nodes")
+    elif "node_like" in given:
+        raise SpecError("'node_like' needs a device of the catalog: give its name, or { like = NAME }, as 'device'")
     elif not isinstance(device, dict) or "like" in device:
         raise SpecError(f"'device' is {device!r}: give a name of the catalog, or a table")
     for key in ("intra_node", "host_link", "nic"):
@@ -175,11 +149,22 @@ def _group(given: dict[str, Any], *, nested: bool) -> dict[str, Any]:
 
 
 def _standard_node(name: str, given: Mapping[str, Any]) -> NodeGroup:
-    """The node that this device is usually built into, partly filled where fewer `devices` are all there are."""
-    standard, total = catalog.standard_node(name), given.get("devices")
-    if isinstance(total, bool) or not isinstance(total, int) or {"nodes", "devices_per_node"} & given.keys():
-        return standard
-    return _part_of(standard, total) if 0 < total < standard.devices_per_node else standard
+    """The node `given["node_like"]`, or the one that this device is usually built into.
+
+    It is a part of that node where `devices_per_node` or the total of `devices` asks for fewer. What is no whole number
+    is left for the checks of the group.
+    """
+    standard = catalog.standard_node(name, node=given.get("node_like"))
+    per_node, total = given.get("devices_per_node"), given.get("devices")
+    if _is_count(per_node):
+        return standard.part(per_node)
+    if _is_count(total) and "nodes" not in given and (total < standard.devices_per_node or standard.is_rack):
+        return nodes_of(standard, total)
+    return standard
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_DEVICES
 
 
 def _merged(standard: dict[str, Any], changes: Any, cls: type[Spec], where: str) -> dict[str, Any]:

@@ -64,9 +64,10 @@ class DeviceEntry(Spec):
 
 
 class NodeEntry(Spec):
-    """A standard node: `NodeGroup` without its device, its links by name."""
+    """A node: `NodeGroup` without its device, its links by name."""
 
     devices_per_node: PositiveInt
+    host_devices: PositiveInt | None = None
     intra_node: str
     host_link: str
     nics_per_node: PositiveInt
@@ -156,25 +157,39 @@ def fabric(name: str) -> Link:
     return found
 
 
-def standard_node(device_given: str, *, nodes: int = 1) -> NodeGroup:
-    """`nodes` full nodes of this device's standard kind.
+def node_names() -> tuple[str, ...]:
+    """Every node of the catalog: the standard ones of its devices, and others that are built."""
+    return tuple(_nodes())
+
+
+def standard_node(device_given: str, *, nodes: int = 1, node: str | None = None) -> NodeGroup:
+    """`nodes` full nodes of this device's standard kind, or of the kind that `node` names.
 
     Raises:
-        SpecError: no such device.
+        SpecError: no such device, or no such node; the nearest is named.
     """
     canonical = device_name(device_given)
-    node = _nodes()[_devices()[canonical].node]
+    entry = _node(node) if node is not None else _nodes()[_devices()[canonical].node]
     return NodeGroup(
         device=device(canonical),
         nodes=nodes,
-        devices_per_node=node.devices_per_node,
-        intra_node=link(node.intra_node),
-        host_link=link(node.host_link),
-        nics_per_node=node.nics_per_node,
-        nic=link(node.nic),
-        host=node.host,
+        devices_per_node=entry.devices_per_node,
+        intra_node=link(entry.intra_node),
+        host_link=link(entry.host_link),
+        nics_per_node=entry.nics_per_node,
+        nic=link(entry.nic),
+        host=entry.host,
+        host_devices=entry.host_devices,
         profile=shipped_profile(canonical),
     )
+
+
+def _node(name: object) -> NodeEntry:
+    found = _nodes().get(_fold(name)) if isinstance(name, str) else None
+    if found is None:
+        close = nearest(name, node_names()) if isinstance(name, str) else ""
+        raise SpecError(f"no node {name!r} in the catalog.{close} All of them: {', '.join(node_names())}")
+    return found
 
 
 @cache

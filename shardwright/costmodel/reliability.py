@@ -23,7 +23,7 @@ class Reliability(Spec):
 
     Attributes:
         mtbf_device_hours, mtbf_node_hours: mean hours between failures that stop the run, of one device and of the rest
-            of its node (host, NICs, switch); at least one of the two.
+            of its node (host, NICs, switch), or of its tray in a rack; at least one of the two.
         checkpoint_seconds: pause of training for one checkpoint.
         restart_seconds: from a failure until the next step runs: detection, rescheduling, start, reading the
             checkpoint.
@@ -73,7 +73,7 @@ def goodput(estimate: Estimate, cluster: ClusterSpec, reliability: Reliability) 
     """
     devices = float(estimate.device_count)
     between_failures = reliability.mean_seconds_between_failures(
-        devices, math.ceil(devices / cluster.node.devices_per_node)
+        devices, math.ceil(devices / cluster.node.devices_per_host)
     )
     step, writing = estimate.step_seconds, reliability.checkpoint_seconds
     every = reliability.checkpoint_every or max(1, round(best_interval_seconds(between_failures, writing) / step))

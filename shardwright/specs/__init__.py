@@ -54,7 +54,7 @@ from .schedules import (
     stage_ranks,
 )
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_document
-from .stack import OWN_STACK, Stack, named_stack
+from .stack import OWN_STACK, Stack, named_stack, stack_names
 from .timeline import Lane, MemoryCurve, Span, Timeline
 from .training import BYTES_PER_ELEMENT, OPTIMIZER_STATES, LinearFormat, OptimizerName, Precision, TrainingSpec
 
@@ -137,6 +137,7 @@ __all__ = [
     "replicate_group",
     "shard_group",
     "splits_backward",
+    "stack_names",
     "stage_ranks",
     "tp_group",
     "write_profile",

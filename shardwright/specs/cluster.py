@@ -111,7 +111,7 @@ class Link(Spec):
 
 
 class Host(Spec):
-    """The machine around the devices. Bytes and rates are of the whole node; 0 NVMe bytes means no drive."""
+    """The machine around the devices that share it. Bytes and rates are of the whole machine; 0 NVMe bytes means no drive."""
 
     cores: PositiveInt
     memory_bytes: PositiveFloat
@@ -121,11 +121,24 @@ class Host(Spec):
     nvme_write_bytes_per_s: NonNegativeFloat = 0.0
     source: str = "given by the user"
 
+    def part(self, devices: int, of_devices: int) -> Self:
+        """Return the share of `devices` among the `of_devices` that this host has: whole cores, one at least."""
+        share = devices / of_devices
+        sizes = {
+            field: getattr(self, field) * share
+            for field in type(self).model_fields
+            if field.endswith(("_bytes", "_bytes_per_s"))
+        }
+        source = f"{devices} of {of_devices} devices' share of: {self.source}"
+        return self.model_copy(update={"cores": max(1, int(self.cores * share)), "source": source} | sizes)
+
 
 class NodeGroup(Spec):
-    """`nodes` equal nodes. `nics_per_node` NICs of rate `nic.bytes_per_s` each are shared by the node's devices.
+    """`nodes` equal nodes. A node is the devices that `intra_node` joins: a server, or the NVLink domain of a whole rack.
 
-    `nic` may be None where the node is the only one of its cluster, which sends nothing to others.
+    `nics_per_node` NICs of rate `nic.bytes_per_s` each are shared by the node's devices. `nic` may be None where the node
+    is the only one of its cluster, which sends nothing to others.
+    `host_devices`: devices that share one `host`, such as the 4 of a tray in a rack; None means all of the node.
     `profile`: measurements of such a device; what it lacks is predicted from the figures here.
     """
 
@@ -137,11 +150,39 @@ class NodeGroup(Spec):
     nics_per_node: PositiveInt = 1
     nic: Link | None = None
     host: Host
+    host_devices: PositiveInt | None = None
     profile: Profile | None = Field(default=None, repr=False)
 
     @property
     def devices(self) -> int:
         return self.nodes * self.devices_per_node
+
+    @property
+    def devices_per_host(self) -> int:
+        """Devices that share the cores, memory and drives of one host."""
+        return min(self.host_devices or self.devices_per_node, self.devices_per_node)
+
+    @property
+    def is_rack(self) -> bool:
+        """Whether one domain of links joins devices of several hosts."""
+        return self.devices_per_host < self.devices_per_node
+
+    def part(self, devices: int) -> Self:
+        """Return these nodes with only `devices` of each node's devices, and their share of NICs, host and meshed links.
+
+        Shares of NICs and cores are whole: NICs are rounded up, cores down, neither below 1. A host that keeps all its
+        devices stays whole. Where separate wires join each two devices, only the wires to the devices that are left count.
+        """
+        if devices >= self.devices_per_node:
+            return self
+        nics = max(1, math.ceil(self.nics_per_node * devices / self.devices_per_node))
+        changes: dict[str, object] = {"devices_per_node": devices, "nics_per_node": nics}
+        if devices < self.devices_per_host:
+            changes |= {"host": self.host.part(devices, self.devices_per_host), "host_devices": None}
+        if self.intra_node.meshed and devices > 1:
+            rate = self.intra_node.bytes_per_s * (devices - 1) / (self.devices_per_node - 1)
+            changes["intra_node"] = self.intra_node.model_copy(update={"bytes_per_s": rate})
+        return self.model_copy(update=changes)
 
     @property
     def node_bytes_per_s(self) -> float:

@@ -72,6 +72,11 @@ class Stack(Spec):
             freed activation can hold one, so the allocator reserves them beside the activations.
         flat_gradient_copies: under ZeRO 0 and 1, flat copies of all gradients of the rank, reserved in the same way where the
             device updates.
+        splits_sends: without sequence parallelism too, a message between stages is split over the tensor-parallel ranks and
+            gathered among the receivers (scatter/gather optimisation, Narayanan et al. 2021, arXiv 2104.04473, section 4.1);
+            otherwise each rank sends the whole message.
+        counts_ends: the pipeline's layout counts the embedding and the head as a layer each, so that the first and the last of
+            interleaved stages hold one layer less, or none (account_for_embedding_in_pipeline_split and its like for the loss).
         broadcasts_updates: each owner of a ZeRO-1 shard broadcasts its updated parameters in turn; otherwise one all-gather.
     """
 
@@ -107,6 +112,8 @@ class Stack(Spec):
     step_copies: NonNegativeFloat = 0.0
     flat_step_bytes_per_parameter: NonNegativeFloat = 0.0
     flat_gradient_copies: NonNegativeFloat = 0.0
+    splits_sends: bool = False
+    counts_ends: bool = False
     broadcasts_updates: bool = False
 
     @property

@@ -63,6 +63,15 @@ class TestShortForm:
         (group,) = load_cluster("gb200:144").groups
         assert (group.nodes, group.devices_per_node) == (2, 72)
 
+    def test_a_rack_need_not_divide_the_job(self) -> None:
+        (group,) = load_cluster("gb200:256").groups
+        assert (group.nodes, group.devices_per_node, group.node_bytes_per_s) == (4, 64, 64 * 50e9)
+
+    def test_nics_are_counted_by_tray_in_a_rack(self) -> None:
+        """64 devices of a rack are 16 trays."""
+        assert load_cluster("gb200:256@ethernet-100g").groups[0].nics_per_node == 16
+        assert load_cluster("gb200:256@2x-roce-400g").groups[0].nics_per_node == 32
+
     def test_another_fabric_with_rdma_keeps_the_nics(self) -> None:
         (group,) = load_cluster("h100:64@roce-200g").groups
         assert (group.nic and group.nic.kind, group.nics_per_node, group.node_bytes_per_s) == ("roce", 8, 8 * 25e9)
@@ -176,6 +185,27 @@ class TestTomlFile:
         grouped = _load(tmp_path, f'[[groups]]\ndevice = "{device}"\ndevices = 4\nhost = {{ cores = 7 }}')
         assert (grouped.devices, grouped.groups[0].host.cores) == (4, 7)
 
+    def test_nodes_cut_down_have_their_share(self, tmp_path: Path) -> None:
+        """Half of a DGX H100: 4 of 8 NICs, 56 of 112 cores, 1 of 2 TB; 4 of a rack keep their tray and its 4 NICs."""
+        (half,) = _load(tmp_path, 'device = "h100"\nnodes = 8\ndevices_per_node = 4').groups
+        assert (half.nodes, half.nics_per_node, half.host.cores, half.host.memory_bytes) == (8, 4, 56, 1e12)
+        (tray,) = _load(tmp_path, 'device = "gb200"\ndevices = 64\ndevices_per_node = 4').groups
+        assert (tray.nodes, tray.nics_per_node, tray.host.cores, tray.host.memory_bytes) == (16, 4, 144, 960e9)
+
+    def test_what_the_file_says_wins_over_the_share(self, tmp_path: Path) -> None:
+        text = 'device = "h100"\nnodes = 8\ndevices_per_node = 4\nnics_per_node = 8\nhost = { cores = 7 }'
+        (group,) = _load(tmp_path, text).groups
+        assert (group.nics_per_node, group.host.cores, group.host.memory_bytes) == (8, 7, 1e12)
+
+    def test_racks_of_a_file_are_those_of_the_short_form(self, tmp_path: Path) -> None:
+        cluster = _load(tmp_path, 'device = "gb200"\ndevices = 256')
+        assert cluster.groups == load_cluster("gb200:256").groups
+
+    def test_another_node_of_the_catalog(self, tmp_path: Path) -> None:
+        (group,) = _load(tmp_path, 'device = "a100"\nnode_like = "hgx-a100-4gpu"\ndevices = 64').groups
+        assert (group.nodes, group.devices_per_node, group.nics_per_node) == (16, 4, 4)
+        assert (group.intra_node.kind, group.intra_node.meshed) == ("nvlink", True)
+
     def test_one_node_needs_no_nic_and_costs_the_same(self, tmp_path: Path) -> None:
         bare, joined = _load(tmp_path, OWN_NODE), _load(tmp_path, f'nic = "ethernet-1g"\n{OWN_NODE}')
         assert bare.groups[0].nic is None
@@ -211,6 +241,10 @@ class TestTomlFile:
             ('device = "h100"', "no count of devices: add nodes = 8"),
             ('device = "h100"\nnode = 8', "unknown key 'node'; allowed: device, nodes"),
             ('device = "h100"\nnode = 8', "Did you mean 'nodes'?"),
+            ('device = "a100"\nnodes = 1\nnode_like = "hgx-a100"', "no node 'hgx-a100' in the catalog. Did you mean"),
+            ('device = "a100"\nnodes = 1\nnode_like = 4', "no node 4 in the catalog. All of them: dgx-1v"),
+            ("nodes = 1\nnode_like = 'dgx-a100'\n[device]\nname = 'x'", "'node_like' needs a device of the catalog"),
+            ('device = "gb200"\ndevices = 73', "racks of 72 gb200: give 72 or 80"),
             (
                 'device = "h100"\nnodes = 1\nhost = { dram = 1e12 }',
                 "unknown key 'host.dram'; allowed: cores, memory_bytes",
@@ -252,7 +286,7 @@ class TestTomlFile:
             ('nodes = 1\ndevice = { like = "h100", kind = "tpu" }', "'device.kind' is 'tpu'"),
             (
                 '[[groups]]\ndevice = "a100"\nnodes = 1\n[[groups]]\ndevice = "a100"\nnodes = 1\ndevices_per_node = 4',
-                "group 2 differs from group 1 in devices_per_node; unequal nodes",
+                "group 2 differs from group 1 in devices_per_node, nics_per_node, host; unequal nodes",
             ),
             ("groups = 3", "'groups' is not a list of tables"),
             ("groups = []", "'groups' is not a list of tables"),

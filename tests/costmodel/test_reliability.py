@@ -6,6 +6,7 @@ import random
 import pytest
 
 from shardwright.base.errors import SpecError
+from shardwright.catalog.cluster_file import load_cluster
 from shardwright.costmodel.reliability import Reliability, best_interval_seconds, goodput, training_share
 from shardwright.specs.estimate import Estimate, MemoryBytes, StepSeconds
 from tests.costmodel.fakes import round_cluster
@@ -82,6 +83,12 @@ class TestTrainingShare:
 
 
 class TestGoodput:
+    def test_the_trays_of_a_rack_fail_one_by_one(self) -> None:
+        """8 devices are 2 trays of 4, each of which fails once in 8 hours: every 4 hours."""
+        trays = reliability(mtbf_device_hours=None, mtbf_node_hours=8.0)
+        found = goodput(estimate(8, 2.0), load_cluster("gb200:8"), trays)
+        assert found.mean_seconds_between_failures == pytest.approx(4 * HOUR)
+
     def test_by_hand(self) -> None:
         """8 devices of 8 hours: a failure an hour. 50 steps of 2 s, d 10, R 100, M 3600:
         100 / (3600 e^(100/3600) (e^(110/3600) - 1)) = 0.8708; checkpoints a tenth of that."""

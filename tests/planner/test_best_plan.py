@@ -6,7 +6,9 @@ import sys
 import pytest
 
 import shardwright.planner
-from shardwright.costmodel.checks import check_memory
+from shardwright.catalog.cluster_file import load_cluster
+from shardwright.catalog.huggingface.load import load_model
+from shardwright.costmodel.checks import check_memory, check_plan
 from shardwright.costmodel.evaluate import estimate_plan, simulate_plan
 from shardwright.planner.best_plan import search
 from shardwright.planner.branching.result import SearchResult
@@ -117,3 +119,15 @@ def test_public_names() -> None:
     modules = {name for name in public if type(getattr(shardwright.planner, name)).__name__ == "module"}
     assert set(shardwright.planner.__all__) <= public
     assert public - modules - submodules - set(shardwright.planner.__all__) <= {"explain", "search"}
+
+
+def test_126_layers_on_16_times_8_even_stages() -> None:
+    """llama-3.1-405b: the first stage is the embedding, the last the head, and each other one layer."""
+    model, cluster = load_model("llama-3.1-405b"), load_cluster("h100:1024")
+    training = TrainingSpec(seq_len=8192, global_batch=512, stack="megatron-core")
+    found = search(model, cluster, training, fixed=Fixed(pp=16, stages_per_rank=8, even_stages=True))
+    assert [stage.layer_count for stage in found.plan.stages] == [0, *[1] * 126, 0]
+    check_plan(found.plan, model, cluster, training)
+    assert found.estimate == estimate_plan(model, cluster, training, found.plan)
+    timeline = simulate_plan(model, cluster, training, found.plan)
+    assert timeline.step_seconds == pytest.approx(found.estimate.step_seconds, rel=1e-6)

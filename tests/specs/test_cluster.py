@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from shardwright.base.errors import SpecError
 from shardwright.catalog.cluster_file import load_cluster
+from shardwright.catalog.devices import standard_node
 from shardwright.specs.cluster import FABRIC, ClusterSpec
 
 
@@ -106,3 +107,32 @@ def test_unequal_nodes_are_refused(two_nodes: ClusterSpec) -> None:
 
 def test_a_cluster_survives_json(two_nodes: ClusterSpec) -> None:
     assert ClusterSpec.model_validate_json(two_nodes.model_dump_json()) == two_nodes
+
+
+class TestPart:
+    def test_four_of_a_rack_keep_four_nics_and_a_whole_tray(self) -> None:
+        part = standard_node("gb200").part(4)
+        assert (part.devices_per_node, part.nics_per_node, part.devices_per_host) == (4, 4, 4)
+        assert part.host == standard_node("gb200").host
+
+    def test_two_of_a_tray_have_half_of_its_host(self) -> None:
+        part = standard_node("gb200").part(2)
+        assert (part.nics_per_node, part.devices_per_host, part.host.cores, part.host.memory_bytes) == (2, 2, 72, 480e9)
+
+    def test_an_odd_share_of_nics_is_rounded_up(self) -> None:
+        """DGX-1V: 4 NICs of 8 devices; 3 devices have 1.5 of them."""
+        assert standard_node("v100").part(3).nics_per_node == 2
+
+    def test_wires_to_devices_that_are_gone_are_gone(self) -> None:
+        """Of an MI300X's 7 wires of 64 GB/s, 3 lead to the other three of four."""
+        assert standard_node("mi300x").part(4).intra_node.bytes_per_s == 3 * 64e9
+        assert standard_node("h100").part(4).intra_node == standard_node("h100").intra_node
+
+    def test_a_whole_node_is_its_own_part(self) -> None:
+        assert standard_node("gb200").part(72) == standard_node("gb200")
+
+
+def test_a_rack_has_many_hosts_and_a_server_one() -> None:
+    rack, server = standard_node("gb200"), standard_node("h100")
+    assert (rack.is_rack, rack.devices_per_host) == (True, 4)
+    assert (server.is_rack, server.devices_per_host) == (False, 8)

@@ -174,5 +174,5 @@ class CatalogTimes:
         node = self.node
         if not self.device.has_own_memory:
             return self.memory_bound_seconds(moved_bytes)
-        rate = node.host.memory_bytes_per_s * self.constants.host_memory_fraction / node.devices_per_node
+        rate = node.host.memory_bytes_per_s * self.constants.host_memory_fraction / node.devices_per_host
         return np.asarray(moved_bytes, dtype=float) / rate

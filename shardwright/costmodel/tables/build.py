@@ -14,6 +14,7 @@ from shardwright.specs import (
     Candidates,
     TrainingSpec,
     pipeline_group,
+    tp_group,
 )
 from shardwright.specs.model import ModelSpec
 
@@ -193,12 +194,20 @@ class _Builder:
         return self.times.sharding_seconds(size_bytes, microbatches, repeats)
 
     def _send_seconds(self) -> Array:
-        """Seconds of sending one microbatch's hidden states to the next stage, split
-        over cp, and over tp where the sequence is."""
-        split = np.where(self.candidates.sequence_parallel == 1, self.candidates.tp, 1) * self.candidates.cp
-        elements = self.candidates.micro_batch * float(self.training.seq_len) * self.model.hidden_size / split
-        size_bytes = self.training.precision.activation_bytes_per_element * elements
-        return self.times.collective_seconds("send", size_bytes, pipeline_group(self.candidates, self.times.node))
+        """(N,): seconds until one microbatch's hidden states are on the next stage, split over cp, and over tp where the
+        sequence is.
+
+        Where only the software splits the message over tp (`Stack.splits_sends`), the receivers gather it again.
+        """
+        tp, sequence = self.candidates.tp, self.candidates.sequence_parallel == 1
+        regathers = ~sequence & (tp > 1) & (self.candidates.pp > 1) & self.training.software.splits_sends
+        elements = self.candidates.micro_batch * float(self.training.seq_len) * self.model.hidden_size
+        whole_bytes = self.training.precision.activation_bytes_per_element * elements / self.candidates.cp
+        sent_bytes = whole_bytes / np.where(sequence | regathers, tp, 1)
+        node = self.times.node
+        send = self.times.collective_seconds("send", sent_bytes, pipeline_group(self.candidates, node))
+        gather = self.times.collective_seconds("all_gather", whole_bytes, tp_group(self.candidates, node))
+        return np.asarray(send + np.where(regathers, gather, 0.0))
 
     def _optimizer_seconds(self, traffic: DataParallel) -> Array:
         """Seconds of clipping and update of this rank's shard, on the device or by the host's cores."""

@@ -76,7 +76,7 @@ class CostTables:
     `forward`, `backward`: one microbatch. `first_forward`, `last_backward`: extra costs of the first microbatch's
     forward and of the last one's backward. `weight_gradient_seconds` (N, R): the part of `backward` that only the
     weights' gradients take, which a schedule may postpone. `optimizer_seconds` (N, R): clipping and update once a step.
-    `send_seconds` (N,): sending one microbatch's hidden states to the next stage. `activation_bytes`: kept for each
+    `send_seconds` (N,): bringing one microbatch's hidden states to the next stage. `activation_bytes`: kept for each
     microbatch in flight. `working_bytes`: in use while that row's backward runs. `slack` (N,): unused bytes of the
     allocator, as a share of all bytes not held over the whole step.
     """

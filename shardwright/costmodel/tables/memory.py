@@ -59,8 +59,8 @@ def usable_bytes(device: Device, constants: Constants) -> float:
 
 
 def host_share_bytes(node: NodeGroup) -> float:
-    """Return each device's share of its node's host memory."""
-    return node.host.memory_bytes / node.devices_per_node
+    """Return each device's share of its host's memory."""
+    return node.host.memory_bytes / node.devices_per_host
 
 
 def fixed_bytes(candidates: Candidates, node: NodeGroup, constants: Constants) -> Array:

@@ -1,15 +1,15 @@
 """Lower bounds on interleaved entries, from the work and the waits of each rank.
 
-Symbols: P ranks, v stages on each, M microbatches. Rank r holds N layers and takes x_r(N) seconds for one microbatch. f
-and b are the least forward and backward of a stage, c is one message, F is the forward of the whole model. The order of
-its actions makes rank r run k_r forwards before its first backward. The step therefore takes at least
+Symbols: P ranks, v stages on each, M microbatches. Rank r holds N layers and takes x_r(N) seconds for one microbatch. f_s
+and b_s are the least forward and backward of stage s, c is one message, F is the forward of the whole model. The order
+of its actions makes rank r run k_r forwards before its first backward. The step therefore takes at least
 
-    U_r + M x_r + A_r      U_r = r (f + c): the first microbatch comes down r stages
-    V_r + M x_r + A_r      V_r = F + (v P - 1) c + (P - 1 - r) (b + c) - (its first k_r forwards): the first gradient
-                           comes back to the rank, and all but those forwards is still to do
+    U_r + M x_r + A_r      U_r = sum_{s<r} (f_s + c): the first microbatch comes down r stages
+    V_r + M x_r + A_r      V_r = F + (v P - 1) c + sum (b_s + c) - (its first k_r forwards), over the P - 1 - r last
+                           stages: the first gradient comes back to the rank, and all but those forwards is still to do
 
-A_r is the time after that. It is the rank's own tail of reductions, or r (b + c) for the last gradient to go up plus
-the first rank's tail. The gathers before first forwards lie on these paths too. The step is also at least the mean over
+A_r is the time after that. It is the rank's own tail of reductions, or sum_{s<r} (b_s + c) for the last gradient to go
+up plus the first rank's tail. The gathers before first forwards lie on these paths too. The step is also at least the mean over
 ranks.
 
 `x_r(N)` includes the recompute without which N layers don't fit. At the moment of the highest memory use a layer on
@@ -126,24 +126,29 @@ class InterleavedBounds:
 
     def _idle_seconds(self) -> Array:
         """(E, P, J): time before and after a rank's microbatches on these paths: U or V, and A."""
-        floor = self.floor
-        smallest = self._sizes.fewest.min()
-        backward = smallest * floor.cheapest(floor.rows.backward).layers.min(axis=1) + floor.rows.send
-        forward = smallest * floor.rows.forward.layers.min(axis=1) + floor.rows.send
+        floor, fewest = self.floor, self._sizes.fewest
+        backward = floor.cheapest(floor.rows.backward)
+        above = np.cumsum(fewest[:, 0]) - fewest[:, 0]
+        below = fewest[:, -1].sum() - np.cumsum(fewest[:, -1])
         rank = np.arange(self.pp)
-        down, up = (rank * forward[:, None])[:, :, None], (rank * backward[:, None])[:, :, None]
+        down, up = (self._along(values, above, rank)[:, :, None] for values in (floor.rows.forward, backward))
         gathers = floor.whole_sum(floor.rows.first_forward)[:, None, None]
-        wait = np.maximum(down + self._of_rank(floor.rows.first_forward), self._wait_back(backward) + gathers)
+        back = self._wait_back(self._along(backward, below, rank[::-1]))
+        wait = np.maximum(down + self._of_rank(floor.rows.first_forward), back + gathers)
         after = np.maximum(up + floor.first_rank_tail(self.pp)[:, None, None], self._of_rank(floor.tails))
         return np.asarray(wait + after)
+
+    def _along(self, values: Rows, layers: IntArray, stages: IntArray) -> Array:
+        """(E, P): lower bound on the time along `stages` (P,) with `layers` (P,) in all, messages included."""
+        return np.asarray(layers * values.layers.min(axis=1)[:, None] + stages * self.floor.rows.send[:, None])
 
     def _of_rank(self, values: Rows) -> Array:
         """(E, P, J): lower bound on the sum of `values` (E,) over a rank of N layers."""
         of_layers = values.layers.min(axis=1)[:, None, None] * self._numbers
         return np.asarray(of_layers + self.floor.at_ends(values, self.pp)[:, :, None])
 
-    def _wait_back(self, backward: Array) -> Array:
-        """(E, P, J): V. `backward` (E,) is the least backward of a stage plus its message.
+    def _wait_back(self, back: Array) -> Array:
+        """(E, P, J): V. `back` (E, P) is the least time of the first gradient from the last stage to each rank.
 
         The first forwards of a rank are bounded from above: every spare layer counts for the chunk that runs most of
         them.
@@ -152,8 +157,7 @@ class InterleavedBounds:
         _, before = self._ramps
         forward, whole = floor.rows.forward, floor.whole_sum(floor.rows.forward)
         send = floor.rows.send
-        below = self.pp - 1 - np.arange(self.pp)
-        once = (whole + (self.pp * self.chunks - 1) * send)[:, None] + below * backward[:, None]
+        once = (whole + (self.pp * self.chunks - 1) * send)[:, None] + back
         spare = self._numbers - sizes.fewest.sum(axis=1)[:, None]
         counted = (before * sizes.fewest).sum(axis=2)[:, :, None] + spare * before.max(axis=2)[:, :, None]
         at_ends = floor.at_ends(forward, self.pp) * before.max(axis=2)

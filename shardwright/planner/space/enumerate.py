@@ -29,6 +29,7 @@ from shardwright.specs.model import ModelSpec
 from . import refusals
 from .fixed import Fixed
 from .meshes import meshes_of
+from .stage_sizes import divides_into_stages
 
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 # GPipe is tried only where it is fixed. It keeps every microbatch alive. It is the fastest only where messages between
@@ -104,7 +105,7 @@ def enumerate_space(
     entries = [
         (bases.setdefault((*row, chunks), len(bases)), schedule, chunks)
         for row in rows
-        for schedule, chunks in _schedules(row[_PP], row[_MICROBATCHES], model, fixed)
+        for schedule, chunks in _schedules(row[_PP], row[_MICROBATCHES], model, training, fixed)
     ]
     if not entries:
         raise SpecError(refusals.no_schedule(model, cluster, training, meshes, fixed))
@@ -170,7 +171,9 @@ def _offloads(cluster: ClusterSpec, fixed: Fixed) -> list[int]:
     return [0, 1] if cluster.node.device.has_own_memory else [0]
 
 
-def _schedules(pp: int, microbatches: int, model: ModelSpec, fixed: Fixed) -> list[tuple[int, int]]:
+def _schedules(
+    pp: int, microbatches: int, model: ModelSpec, training: TrainingSpec, fixed: Fixed
+) -> list[tuple[int, int]]:
     """Return each (index into `SCHEDULES`, stages per rank) that can run."""
     found = []
     for name in SEARCHED if fixed.schedule is None else (fixed.schedule,):
@@ -181,10 +184,15 @@ def _schedules(pp: int, microbatches: int, model: ModelSpec, fixed: Fixed) -> li
         elif name != "interleaved-1f1b":
             found.append((index, 1))
         elif pp > 1 and microbatches % pp == 0:
-            most = model.layer_count // pp
+            most = (model.layer_count + 2) // pp  # with a layer each for embedding and head
             if fixed.stages_per_rank is None and not fixed.even_stages:  # few sizes are even
                 most = min(most, MAX_STAGES_PER_RANK)
             found += [(index, chunks) for chunks in range(2, most + 1)]
-    if fixed.even_stages:
-        found = [choice for choice in found if model.layer_count % (pp * choice[1]) == 0]
+    if fixed.stages is None or fixed.even_stages:
+        even, counts_ends = bool(fixed.even_stages), training.software.counts_ends
+        found = [
+            (index, chunks)
+            for index, chunks in found
+            if divides_into_stages(model.layer_count, pp, chunks, even=even, counts_ends=counts_ends)
+        ]
     return [choice for choice in found if fixed.stages_per_rank in (None, choice[1])]

@@ -44,6 +44,11 @@ class LayerRanges:
         found: IntArray = self.kind_of[ends - compositions, ends]
         return found
 
+    def held(self, compositions: IntArray) -> IntArray:
+        """Return the layers of each class [..., stages, classes] of the same ranges, some of which may be empty."""
+        found: IntArray = np.where(compositions[..., None] > 0, self.counts[self.kinds(compositions)], 0)
+        return found
+
 
 def layer_ranges(model: ModelSpec) -> LayerRanges:
     """Return all ranges of `model`. Only counts of classes matter: a uniform model has as many kinds as layers."""

@@ -3,11 +3,12 @@
 from math import prod
 
 from shardwright.base import divisors, listed
-from shardwright.specs import ClusterSpec, Mesh, TrainingSpec
+from shardwright.specs import ClusterSpec, Mesh, TrainingSpec, named_stack, stack_names
 from shardwright.specs.model import ModelSpec
 
 from .fixed import Fixed
 from .meshes import meshes_of
+from .stage_sizes import divides_into_stages
 
 
 def no_mesh(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> str:
@@ -70,10 +71,28 @@ def no_schedule(
         return f"{fixed.schedule} runs one stage on each rank and stages_per_rank is {fixed.stages_per_rank}; give 1, or interleaved-1f1b"
     if fixed.even_stages and fixed.schedule != "interleaved-1f1b" and fixed.stages_per_rank in (None, 1):
         return _no_even_stages(model, cluster, training, meshes, fixed)
+    if _only_ends_are_missing(layers, training, fixed):
+        return (
+            f"pp {fixed.pp} x stages_per_rank {fixed.stages_per_rank} divides the {layers} layers of {model.name} only with a "
+            f"layer each for embedding and head, which stack '{training.stack}' does not count; "
+            f"plan with --stack {' or '.join(name for name in stack_names() if named_stack(name).counts_ends)}"
+        )
     return (
         f"interleaved-1f1b needs pp of 2 or more, pp x stages_per_rank of at most {layers} (the layers of "
         f"{model.name}) and microbatches divisible by pp; nothing with {fixed} has all three"
     )
+
+
+def _only_ends_are_missing(layers: int, training: TrainingSpec, fixed: Fixed) -> bool:
+    """Whether another stack (`Stack.counts_ends`) could run the fixed stages, unequal or more than there are layers."""
+    if fixed.pp is None or fixed.stages_per_rank is None or training.software.counts_ends:
+        return False
+    even = bool(fixed.even_stages)
+    without, counted = (
+        divides_into_stages(layers, fixed.pp, fixed.stages_per_rank, even=even, counts_ends=counts_ends)
+        for counts_ends in (False, True)
+    )
+    return counted and not without
 
 
 def _no_even_stages(

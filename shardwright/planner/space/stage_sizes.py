@@ -15,22 +15,38 @@ class ChunkSizes(NamedTuple):
     most: IntArray
 
 
+def divides_into_stages(layers: int, pp: int, chunks: int, *, even: bool, counts_ends: bool) -> bool:
+    """Return whether `layers` fill `chunks` stages on each of `pp` ranks, of equal length where `even`.
+
+    With `counts_ends` (`Stack.counts_ends`) the embedding and the head may count as a layer each in interleaved stages:
+    126 layers then fill 16 x 8 stages of one, of which the first and the last hold no layer.
+    """
+    stages = pp * chunks
+    if counts_ends and chunks > 1 and (layers + 2) % stages == 0:
+        return True
+    return layers % stages == 0 if even else stages <= layers
+
+
 @lru_cache(maxsize=1024)
 def chunk_sizes(layers: int, pp: int, chunks: int, even: bool = False) -> ChunkSizes:
-    """Return the allowed sizes of all stages.
+    """Return the allowed sizes of all stages, for layers that divide into them (`divides_into_stages`).
 
     One stage on a rank may hold any number of layers. Several hold the even share or one layer more each; the first and
     the last stage may also hold one less. Longer and shorter interleaved stages are not in the space, because
-    interleaving needs stages that take equally long. With `even`, which must divide the layers, each stage holds the
-    even share.
+    interleaving needs stages that take equally long. With `even` each stage holds the even share. Where only embedding
+    and head make the layers divide, the first and the last stage hold one layer less, which may leave them none.
     """
-    if even:
-        share_of_each = np.full((pp, chunks), layers // (pp * chunks))
-        share_of_each.setflags(write=False)
-        return ChunkSizes(share_of_each, share_of_each)
+    stages = pp * chunks
+    if even or stages > layers:
+        sizes = np.full((pp, chunks), -(-layers // stages))
+        if layers % stages:
+            sizes[0, 0] -= 1
+            sizes[-1, -1] -= 1
+        sizes.setflags(write=False)
+        return ChunkSizes(sizes, sizes)
     if chunks == 1:
         return ChunkSizes(np.ones((pp, 1), dtype=np.int64), np.full((pp, 1), layers - pp + 1))
-    share = layers // (pp * chunks)
+    share = layers // stages
     fewest = np.full((pp, chunks), share)
     most = fewest + 1
     fewest[0, 0] = fewest[-1, -1] = max(1, share - 1)

@@ -77,8 +77,7 @@ class StagedEntry:
 
     def counts(self, layers: tuple[int, ...]) -> IntArray:
         """(S, classes): layers of each class on each stage."""
-        found: IntArray = self.ranges.counts[self.ranges.kinds(np.array(layers))]
-        return found
+        return self.ranges.held(np.array(layers))
 
     def interleave(self, by_rank: list[IntArray]) -> IntArray:
         """(S, classes, policies): the mixes of all stages, from (chunks, classes, policies) of each rank."""

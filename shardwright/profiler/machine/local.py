@@ -85,8 +85,9 @@ def _gpu_cluster(gpus: tuple[ReportedGpu, ...], ranks: int | None) -> ClusterSpe
         memory_bytes_per_s=standard.host.memory_bytes_per_s,
         source=f"cores and available memory of this machine; memory bandwidth: {standard.host.source}",
     )
-    here = {"nodes": 1, "devices_per_node": count, "host": host, "profile": _profile(_gpu_key(gpu)) or standard.profile}
-    return ClusterSpec(name="local", groups=(standard.model_copy(update=here),))
+    here = {"devices_per_node": count, "host": host, "host_devices": None}
+    node = standard.part(count).model_copy(update=here | {"profile": _profile(_gpu_key(gpu)) or standard.profile})
+    return ClusterSpec(name="local", groups=(node,))
 
 
 def _cpu_cluster(ranks: int | None, refresh: bool, measure: Callable[[CpuSetting], CpuRates]) -> ClusterSpec:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from shardwright.base import SpecError
+from shardwright.catalog import nodes_of
 from shardwright.specs import ClusterSpec, Link, LinkKind, NodeGroup
 from shardwright.validation.table import SkippedRowError, TableRow
 
@@ -17,15 +18,18 @@ _RATE_PER_DEVICE = re.compile(r"(\d+) ?Gb(?:/s|ps)?[^,;]*per GPU", re.IGNORECASE
 
 
 class _Nics(NamedTuple):
-    per_node: int
+    per_host: int
     bits_per_s: float
 
 
 def cluster_of_row(row: TableRow, standard_node: StandardNode) -> tuple[ClusterSpec, list[str]]:
     """The cluster of `row`, and what was assumed. `standard_node` gives the usual node of a device.
 
-    The row's device is looked up without a remark in parentheses. A network rate is taken from its interconnect where
-    that states one ("4 x 100 Gb RoCE per node", "400 Gb/s RDMA per GPU").
+    The row's device is looked up without a remark in parentheses. Of a node with fewer devices than the standard one, the
+    host and the NICs are a share. In a rack, `gpus_per_node` up to a tray's size is the tray, and the rack's links join
+    all devices that the job has there; above it is the devices of each rack.
+    A network rate is taken from its interconnect where that states one ("4 x 100 Gb RoCE per node", "400 Gb/s RDMA per
+    GPU").
 
     Raises:
         SkippedRowError: the device is unknown or not in the catalog, or the device count is unknown or fills no whole nodes.
@@ -37,21 +41,35 @@ def cluster_of_row(row: TableRow, standard_node: StandardNode) -> tuple[ClusterS
         standard = standard_node(_REMARK.sub("", row.gpu))
     except SpecError:
         raise SkippedRowError(f"device '{row.gpu}' is not in the catalog") from None
-    per_node = min(row.gpus_per_node or standard.devices_per_node, devices)
+    nodes = _nodes(standard, row.gpus_per_node, devices)
+    several = nodes.nodes > 1
+    stated = _stated_nics(row, nodes)
+    assumptions = []
+    if row.gpus_per_node is None and several:
+        assumptions.append("devices per node of the standard node")
+    if stated is None and several:
+        assumptions.append("network of the standard node")
+    if stated is not None:
+        nic = _nic(row.interconnect or "", nodes, stated.bits_per_s)
+        nodes = nodes.model_copy(update={"nics_per_node": stated.per_host * _hosts(row, nodes), "nic": nic})
+    return ClusterSpec(name=f"{row.gpu} x {devices}", groups=(nodes,)), assumptions
+
+
+def _nodes(standard: NodeGroup, per_node: int | None, devices: int) -> NodeGroup:
+    if per_node is None or (standard.is_rack and per_node <= standard.devices_per_host):
+        try:
+            return nodes_of(standard, devices)
+        except SpecError:
+            raise SkippedRowError("devices fill no whole nodes") from None
+    per_node = min(per_node, devices)
     if devices % per_node:
         raise SkippedRowError("devices fill no whole nodes")
-    interconnect = row.interconnect or ""
-    stated = _stated_nics(interconnect, standard, per_node)
-    assumptions = []
-    if row.gpus_per_node is None and devices > per_node:
-        assumptions.append("devices per node of the standard node")
-    if stated is None and devices > per_node:
-        assumptions.append("network of the standard node")
-    changes: dict[str, object] = {"nodes": devices // per_node, "devices_per_node": per_node}
-    if stated is not None:
-        changes |= {"nics_per_node": stated.per_node, "nic": _nic(interconnect, standard, stated.bits_per_s)}
-    group = standard.model_copy(update=changes)
-    return ClusterSpec(name=f"{row.gpu} x {devices}", groups=(group,)), assumptions
+    return standard.part(per_node).model_copy(update={"nodes": devices // per_node, "devices_per_node": per_node})
+
+
+def _hosts(row: TableRow, nodes: NodeGroup) -> int:
+    """Return the nodes of the row, such as trays, that one domain of links joins."""
+    return max(1, nodes.devices_per_node // (row.gpus_per_node or nodes.devices_per_node))
 
 
 def _product(*degrees: int | None) -> int | None:
@@ -63,13 +81,15 @@ def _product(*degrees: int | None) -> int | None:
     return total
 
 
-def _stated_nics(interconnect: str, standard: NodeGroup, devices_per_node: int) -> _Nics | None:
+def _stated_nics(row: TableRow, nodes: NodeGroup) -> _Nics | None:
+    interconnect, hosts = row.interconnect or "", _hosts(row, nodes)
     if each := _RATE_PER_DEVICE.search(interconnect):
-        return _Nics(devices_per_node, float(each[1]) * 1e9)
+        return _Nics(nodes.devices_per_node // hosts, float(each[1]) * 1e9)
     if counted := _NIC_COUNT_AND_RATE.search(interconnect):
         return _Nics(int(counted[1]), float(counted[2]) * 1e9)
     if whole := _RATE_PER_NODE.search(interconnect):
-        return _Nics(standard.nics_per_node, float(whole[1]) * 1e9 / standard.nics_per_node)
+        nics = max(1, nodes.nics_per_node // hosts)
+        return _Nics(nics, float(whole[1]) * 1e9 / nics)
     return None
 
 

@@ -29,10 +29,10 @@ class MemoryReading(NamedTuple):
     kind: _Reading
     first_node: bool
 
-    def of(self, estimate: Estimate, plan: Plan, devices_per_node: int) -> float:
+    def of(self, estimate: Estimate, plan: Plan, devices_per_host: int) -> float:
         """The bytes that the source would read on the device that needs most."""
         ranks_per_stage = plan.mesh.ranks // plan.mesh.pp
-        seen = -(-devices_per_node // ranks_per_stage) if self.first_node else plan.mesh.pp
+        seen = -(-devices_per_host // ranks_per_stage) if self.first_node else plan.mesh.pp
         parts = estimate.memory[:seen]
         return max(part.total if self.kind == "device" else float(getattr(part, self.kind)) for part in parts)
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardwright.catalog.cluster_file import load_cluster
+from shardwright.catalog.devices import standard_node
 from shardwright.costmodel.op_times.collectives import Collectives
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.op_times.protocol import CollectiveName
@@ -141,6 +142,18 @@ class TestOthers:
         assert seconds(name, 1e12, NODE, meshed) == seconds(name, 1e12, NODE)
         pair = RankGroup(2, 1, 1)
         assert seconds(name, 1e12, pair, meshed) == pytest.approx(3 * seconds(name, 1e12, pair), rel=1e-3)
+
+    @pytest.mark.parametrize(("node", "pair_bytes_per_s"), [("hgx-a100-4gpu", 100e9), ("hgx-v100-4gpu", 50e9)])
+    def test_on_a_board_without_a_switch_a_pair_has_its_own_wires(self, node: str, pair_bytes_per_s: float) -> None:
+        """A100: 4 of 12 wires of 25 GB/s to each of the 3 others; V100: 2 of 6.
+
+        300 GB take 300 / 100 s to one other A100. An all-gather of 400 GB among all four passes 3/4 of it over all wires
+        of a device: 300 / 300 s. Latencies of microseconds are left out.
+        """
+        device = {"hgx-a100-4gpu": "a100", "hgx-v100-4gpu": "v100"}[node]
+        board = ClusterSpec(name="board", groups=(standard_node(device, node=node),))
+        assert seconds("send", 300e9, RankGroup(2, 1, 1), board) == pytest.approx(300e9 / pair_bytes_per_s, rel=1e-3)
+        assert seconds("all_gather", 400e9, NODE, board) == pytest.approx(100e9 / pair_bytes_per_s, rel=1e-3)
 
 
 class TestNics:

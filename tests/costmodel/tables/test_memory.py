@@ -5,8 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardwright.catalog.devices import standard_node
 from shardwright.costmodel.op_times.constants import CALIBRATED
-from shardwright.costmodel.tables.memory import HeldBytes, communicator_bytes, context_bytes, fixed_bytes
+from shardwright.costmodel.tables.memory import (
+    HeldBytes,
+    communicator_bytes,
+    context_bytes,
+    fixed_bytes,
+    host_share_bytes,
+)
 from shardwright.specs.profile import Figure
 from tests.costmodel.fakes import round_cluster
 from tests.costmodel.op_times.made_up_profile import made_up_profile
@@ -63,3 +70,10 @@ class TestRoomIsTheInverseOfThePeak:
 def test_the_peak_is_in_the_passes_or_in_the_update() -> None:
     held = HeldBytes(*(np.array(part) for part in (100.0, 50.0, 3.0, 4.0, 0.5)))
     assert held.peak_bytes(np.array([0.0, 20.0, 40.0])).tolist() == [150.0, 150.0, 100.0 + 1.5 * 50.0]
+
+
+def test_a_device_of_a_rack_has_its_share_of_a_tray() -> None:
+    """2 x 480 GB for 4 devices, however many of the rack's trays the job uses; a DGX H100 has 2 TB for 8."""
+    rack = standard_node("gb200")
+    assert host_share_bytes(rack) == host_share_bytes(rack.part(64)) == host_share_bytes(rack.part(2)) == 240e9
+    assert host_share_bytes(standard_node("h100")) == 250e9

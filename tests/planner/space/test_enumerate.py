@@ -68,6 +68,18 @@ def test_even_stages_may_be_as_many_as_there_are_layers() -> None:
     assert set(even.stages_per_rank) == {1, 2, 3, 4, 6, 12}
 
 
+def test_embedding_and_head_count_where_the_stack_counts_them() -> None:
+    """24 + 2 layers are 2 x 13 stages of one; 6 + 2 are 2 x 4 of one, which uneven plans reach too."""
+    deep, cluster = tiny_model(layers=24), tiny_cluster(devices=2)
+    counting = TrainingSpec(seq_len=64, global_batch=8, stack="megatron-core")
+    even = enumerate_space(deep, cluster, counting, Fixed(pp=2, even_stages=True))
+    assert set(even.stages_per_rank) == {1, 2, 3, 4, 6, 12, 13}
+    for fixed in (Fixed(pp=2), Fixed(pp=2, even_stages=True)):
+        others = _TRAINING.model_copy(update={"stack": "megatron-lm"})
+        assert 4 in enumerate_space(_MODEL, cluster, counting, fixed).stages_per_rank
+        assert 4 not in enumerate_space(_MODEL, cluster, others, fixed).stages_per_rank
+
+
 def test_gpipe_only_where_it_is_fixed() -> None:
     cluster, gpipe = tiny_cluster(devices=4), SCHEDULES.index("gpipe")
     assert gpipe not in enumerate_space(_MODEL, cluster, _TRAINING).schedule
@@ -91,6 +103,11 @@ def test_gpipe_only_where_it_is_fixed() -> None:
             "zb-v is estimated, simulated and run from a plan file, not planned yet; plan with 1f1b, interleaved-1f1b, gpipe",
         ),
         (Fixed(schedule="interleaved-1f1b", pp=1), "interleaved-1f1b needs pp of 2 or more"),
+        (
+            Fixed(pp=2, stages_per_rank=4, even_stages=True),
+            "pp 2 x stages_per_rank 4 divides the 6 layers of tiny only with a layer each for embedding and head, which stack "
+            "'shardwright' does not count; plan with --stack megatron-core or nemo",
+        ),
         (
             Fixed(even_stages=True, pp=4),
             "even_stages needs pp that divides the 6 layers of tiny, not 4; allowed: 1, 2, 3, 6",

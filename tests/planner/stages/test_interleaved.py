@@ -1,8 +1,11 @@
 """Interleaved entries: the family against every plan of its space, and the bounds below both."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
+from shardwright.base.errors import InfeasibleError
 from shardwright.costmodel.checks import check_memory
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.op_times.choice import op_times
@@ -11,12 +14,14 @@ from shardwright.planner.space.costs import SpaceCosts, space_costs
 from shardwright.planner.space.enumerate import enumerate_space
 from shardwright.planner.space.fixed import Fixed
 from shardwright.planner.space.ranges import layer_ranges
-from shardwright.planner.space.stage_sizes import chunk_sizes
+from shardwright.planner.space.stage_sizes import chunk_sizes, divides_into_stages
 from shardwright.planner.stages.every_plan import best_of_all, is_small
 from shardwright.planner.stages.interleaved import InterleavedSearch
-from shardwright.planner.stages.solve_entry import Solved, plan_of
+from shardwright.planner.stages.solve_entry import EntrySolver, Solved, plan_of
 from shardwright.planner.stages.staged_entry import StagedEntry
+from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.plan import POLICIES, LayerRun, Plan, Stage
 from shardwright.specs.training import TrainingSpec
 from tests.planner.small_problems import tiny_cluster, tiny_model
 
@@ -36,6 +41,83 @@ def test_chunk_sizes() -> None:
     assert sizes.fewest.tolist() == [[1, 2], [2, 1]]  # 2 layers each; the model's ends may have one less
     assert sizes.most.tolist() == [[3, 3], [3, 3]]
     assert chunk_sizes(11, 4, 1).most.tolist() == [[8], [8], [8], [8]]
+
+
+def test_embedding_and_head_count_as_a_layer_each() -> None:
+    """126 + 2 layers are 16 x 8 stages of one, 94 + 2 are 32 x 3 of one, and 30 + 2 are 4 x 4 of two."""
+    for layers, pp, chunks, each in ((126, 16, 8, 1), (94, 32, 3, 1), (30, 4, 4, 2)):
+        sizes = chunk_sizes(layers, pp, chunks, True)
+        assert sizes.fewest is sizes.most
+        by_stage = sizes.most.T.reshape(-1).tolist()
+        assert by_stage == [each - 1, *[each] * (pp * chunks - 2), each - 1]
+        assert sum(by_stage) == layers
+    assert chunk_sizes(6, 2, 4).most.T.reshape(-1).tolist() == [0, 1, 1, 1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("layers", "pp", "chunks", "even", "with_ends", "without"),
+    [
+        (126, 16, 8, True, True, False),
+        (126, 16, 8, False, True, False),  # 128 stages
+        (126, 16, 7, False, True, True),  # 112 stages, some of two layers
+        (126, 16, 7, True, False, False),
+        (30, 4, 4, True, True, False),
+        (30, 4, 4, False, True, True),
+        (30, 16, 1, True, False, False),  # not interleaved
+        (128, 16, 8, True, True, True),
+        (127, 16, 8, False, False, False),  # embedding or head alone does not count
+    ],
+)
+def test_layers_that_divide(layers: int, pp: int, chunks: int, *, even: bool, with_ends: bool, without: bool) -> None:
+    divides = [
+        divides_into_stages(layers, pp, chunks, even=even, counts_ends=counts_ends) for counts_ends in (True, False)
+    ]
+    assert divides == [with_ends, without]
+
+
+@pytest.mark.parametrize(("layers", "even"), [(4, True), (4, False), (10, True)])
+def test_stages_of_which_the_ends_hold_less_are_solved_exactly(layers: int, *, even: bool) -> None:
+    """3 stages on each of 2 ranks: 4 + 2 layers are 6 stages of one, 10 + 2 are 6 of two. All recompute mixes are tried."""
+    model = tiny_model(layers=layers, classes=2, hidden=1024, vocab=20000)
+    training = TrainingSpec(seq_len=1024, global_batch=4, stack="megatron-core")
+    cluster = tiny_cluster(devices=2, memory_bytes=2.24e9 if layers == 4 else 5e9)
+    fixed = Fixed(
+        pp=2,
+        micro_batch=1,
+        schedule="interleaved-1f1b",
+        stages_per_rank=3,
+        offload_optimizer=0,
+        even_stages=even or None,
+    )
+    space = enumerate_space(model, cluster, training, fixed)
+    costs, ranges = space_costs(space, model, training, op_times(cluster, training)), layer_ranges(model)
+    found = EntrySolver.of(costs, model).solve(0, 0.0, np.inf).solved
+    assert found is not None
+    plan = plan_of(found, space, model)
+    each = (layers + 2) // 6
+    assert [stage.layer_count for stage in plan.stages] == [each - 1, each, each, each, each, each - 1]
+    estimate = estimate_plan(model, cluster, training, plan)
+    check_memory(estimate, cluster)
+    assert estimate.step_seconds == pytest.approx(found.step_seconds, rel=1e-9)
+    assert lower_bounds(costs, ranges, [0, 1, 2])[0] <= found.step_seconds * (1 + 1e-9)
+    if layers == 4:
+        assert found.step_seconds == pytest.approx(_fastest_mix(model, cluster, training, plan), rel=1e-9)
+
+
+def _fastest_mix(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan) -> float:
+    """The step of the best plan with one layer on each stage but the first and the last, which hold none."""
+    steps = []
+    for policies in product(POLICIES, repeat=model.layer_count):
+        stages = [Stage(layers=(LayerRun(count=1, recompute=policy),)) for policy in policies]
+        mixed = plan.model_copy(update={"stages": (Stage(layers=()), *stages, Stage(layers=()))})
+        try:
+            estimate = estimate_plan(model, cluster, training, mixed)
+            check_memory(estimate, cluster)
+        except InfeasibleError:
+            continue
+        steps.append(estimate.step_seconds)
+    assert len(steps) < 3**model.layer_count  # memory binds
+    return min(steps)
 
 
 def test_family_is_near_the_best() -> None:

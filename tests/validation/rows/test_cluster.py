@@ -2,6 +2,7 @@
 
 import pytest
 
+from shardwright.catalog import standard_node as catalog_node
 from shardwright.validation.rows.cluster import cluster_of_row
 from shardwright.validation.table.table import SkippedRowError
 from tests.validation.fake_costs import standard_node
@@ -78,3 +79,39 @@ def test_the_device_count_follows_from_the_mesh() -> None:
 def test_what_is_no_known_cluster_says_why(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(SkippedRowError, match=reason):
         cluster_of_row(row(**changes), standard_node)
+
+
+class TestShares:
+    def test_a_node_of_four_has_half_of_the_nics_and_of_the_host(self) -> None:
+        cluster, _ = cluster_of_row(row(gpus_per_node=4), standard_node)
+        assert cluster.node.node_bytes_per_s == 4 * 25e9
+        assert (cluster.node.host.cores, cluster.node.host.memory_bytes) == (32, 500e9)
+
+    def test_a_stated_number_of_nics_wins(self) -> None:
+        cluster, _ = cluster_of_row(row(gpus_per_node=4, interconnect="4 x 100 Gb RoCE per node"), standard_node)
+        assert cluster.node.node_bytes_per_s == 4 * 12.5e9
+
+
+class TestRacks:
+    @pytest.mark.parametrize(("gpus", "racks"), [(128, 2), (256, 4), (512, 8)])
+    def test_gpus_per_node_up_to_four_is_the_tray(self, gpus: int, racks: int) -> None:
+        cluster, _ = cluster_of_row(row(gpu="GB200", gpus=gpus, gpus_per_node=4), catalog_node)
+        node = cluster.node
+        assert (node.nodes, node.devices_per_node, node.devices_per_host, node.nics_per_node) == (racks, 64, 4, 64)
+        assert node.host.cores == 144
+
+    def test_more_are_the_devices_of_each_rack(self) -> None:
+        cluster, _ = cluster_of_row(row(gpu="GB200", gpus=64, gpus_per_node=8), catalog_node)
+        assert (cluster.node.nodes, cluster.node.devices_per_node, cluster.node.nics_per_node) == (8, 8, 8)
+
+    @pytest.mark.parametrize(
+        "interconnect", ["4 x 400 Gb InfiniBand", "1600 Gb/s InfiniBand per node", "400 Gb/s IB per GPU"]
+    )
+    def test_a_rate_per_node_is_of_a_tray(self, interconnect: str) -> None:
+        """64 devices of a rack are 16 trays of 4 x 50 GB/s."""
+        given = row(gpu="GB200", gpus=256, gpus_per_node=4, interconnect=interconnect)
+        assert cluster_of_row(given, catalog_node)[0].node.node_bytes_per_s == pytest.approx(64 * 50e9)
+
+    def test_a_count_that_racks_cannot_share_is_skipped(self) -> None:
+        with pytest.raises(SkippedRowError, match="fill no whole nodes"):
+            cluster_of_row(row(gpu="GB200", gpus=73, gpus_per_node=4), catalog_node)
