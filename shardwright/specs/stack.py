@@ -34,6 +34,9 @@ class Stack(Spec):
             (Transformer Engine's delayed scaling); weights are cast once a step. Otherwise separate kernels cast each operand.
         kernels_forward, kernels_backward: launches of one layer.
         overlaps_reduction: gradients are reduced during the backward pass; otherwise after it.
+        defers_reduction: in a pipeline, ZeRO 2 and 3 sum whole gradients over the microbatches and reduce them once a step, as
+            torch's own schedules do (torch/distributed/pipelining/stage.py, backward_maybe_with_nosync). Otherwise each
+            microbatch reduces into the rank's shard.
         overlaps_gather: parameters are gathered during the forward pass; otherwise before it.
         tensor_parallel_overlap: share of tensor-parallel communication that runs in pieces beside the matmul that feeds or
             reads it.
@@ -89,6 +92,7 @@ class Stack(Spec):
     kernels_forward: PositiveFloat = 34.0
     kernels_backward: PositiveFloat = 69.0
     overlaps_reduction: bool = True
+    defers_reduction: bool = False
     overlaps_gather: bool = True
     tensor_parallel_overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
     attention_kernel: AttentionKernel = "flash-2"

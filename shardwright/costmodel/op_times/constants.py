@@ -54,6 +54,7 @@ class Constants:
     flash_3_fraction: Value
     older_kernel_fraction: Value
     attention_head_half: Value
+    attention_length_half: Value
     attention_backward_fraction: Value
     loss_bytes_per_logit: Value
     nvlink_fraction: Value

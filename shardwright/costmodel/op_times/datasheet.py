@@ -116,14 +116,17 @@ class CatalogTimes:
         return np.asarray(np.maximum.reduce(shares))
 
     def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
-        """Fused attention at its measured rate, or at a share of the peak that falls with heads smaller than 128."""
+        """Fused attention at its measured rate, or at a share of the peak that falls with heads smaller than 128 and with short
+        sequences, whose causal blocks are cut more often."""
         measured = self.device.attention_flops_per_s.get(self.training.precision.compute)
         if measured:  # the rate is the mean over a forward and a backward
             return np.asarray(flops, dtype=float) / measured
         flops = np.asarray(flops, dtype=float)
         fraction = self._attention_fraction
         half = over(self.constants.attention_head_half, flops)
-        share = over(fraction, flops) * head_size / (head_size + half) * (128 + half) / 128
+        keys = np.asarray(seq_len, dtype=float)
+        long = keys / (keys + over(self.constants.attention_length_half, flops))
+        share = over(fraction, flops) * long * head_size / (head_size + half) * (128 + half) / 128
         if backward:
             share = share * over(self.constants.attention_backward_fraction, flops)
         return np.asarray(flops / (self._peak_flops_per_s * self.device.matmul_share * share))

@@ -19,7 +19,7 @@ from shardwright.specs import (
 from shardwright.specs.model import ModelSpec
 
 from .cost_tables import CostTables, Seconds, StaticBytes
-from .data_parallel import DataParallel, sharded
+from .data_parallel import DataParallel, defers, sharded
 from .distinct_rows import distinct
 from .straggler import largest_of
 
@@ -251,7 +251,7 @@ class _Builder:
         freed = (zero >= 3) & self._freed
         stack = self.training.software
         accumulated = (self._column("microbatches") > 1) | stack.keeps_gradient_buffer
-        whole_gradients = (zero <= 1) & accumulated
+        whole_gradients = ((zero <= 1) | defers(self.training, self.candidates)[:, None]) & accumulated
         # A single microbatch's gradients come as its activations go, so they are there in the update alone. Room in a
         # heap is not found again. Shards of ZeRO-2 and -3 come from the stream of their reduction.
         late = ~accumulated & (not self._in_heap)

@@ -62,7 +62,8 @@ class DataParallel:
         return Exposed(exposed.network / pp, exposed.host_copy / pp)
 
     def in_backward(self) -> Exposed:
-        """Every microbatch: ZeRO-3 gathers the rows it freed; ZeRO-2 and -3 reduce, and store on the host."""
+        """Every microbatch: ZeRO-3 gathers the rows it freed; ZeRO-2 and -3 reduce where the stack does not defer it, and store
+        on the host."""
         network, copies = self._each_backward()
         return self._beside(self.backward, network, copies)
 
@@ -113,7 +114,7 @@ class DataParallel:
 
     @property
     def _reduces_each(self) -> Array:
-        return self._column("zero_stage") >= 2
+        return np.asarray((self._column("zero_stage") >= 2) & ~defers(self.training, self.candidates)[:, None])
 
     @property
     def _gather_seconds(self) -> Array:
@@ -164,6 +165,11 @@ class DataParallel:
             self.times.host_copy_seconds(self.training.precision.parameter_bytes_per_element * elements),
             0.0,
         )
+
+
+def defers(training: TrainingSpec, candidates: Candidates) -> Array:
+    """(N,): whether ZeRO 2 and 3 reduce once a step (see `Stack.defers_reduction`)."""
+    return np.asarray((candidates.pp > 1) & training.software.defers_reduction)
 
 
 def sharded(candidates: Candidates, parameters: Array, expert_parameters: Array) -> tuple[Array, Array]:

@@ -20,10 +20,11 @@ def traffic(
     freed: bool = True,
     experts: float = 0.0,
     gathered: int = 2,
+    stack: str = "shardwright",
     **degrees: int,
 ) -> DataParallel:
     times = RoundTimes(node=round_cluster(kind=kind).node)  # type: ignore[arg-type] # "gpu" or "cpu"
-    training = TrainingSpec(seq_len=8, global_batch=8, precision=Precision())
+    training = TrainingSpec(seq_len=8, global_batch=8, precision=Precision(), stack=stack)
     one = np.full((1, 1), compute)
     return DataParallel(
         training, times, candidates(offload_optimizer=degrees.pop("host", 0), **degrees),
@@ -127,3 +128,15 @@ def test_experts_have_shards_and_replicas_of_their_own() -> None:
 
 def test_weights_gathered_in_a_byte_take_half_the_time() -> None:
     assert traffic(kind="cpu", dp_shard=8, zero_stage=3, gathered=1).in_forward().network.item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+def test_a_stack_that_defers_its_reduction_reduces_a_pipeline_once_a_step(zero: int) -> None:
+    """4 seconds of reduction: hidden beside every backward, or beside the last one. Gathers of ZeRO-3 stay each time."""
+    each = traffic(dp_shard=8, zero_stage=zero, microbatches=4, pp=2, stack="fsdp")
+    once = traffic(dp_shard=8, zero_stage=zero, microbatches=4, pp=2, stack="automodel")
+    assert each.in_backward().network.item() - once.in_backward().network.item() == pytest.approx(SLOWED * 4)
+    assert once.in_last_backward().network.item() == pytest.approx(SLOWED * 4)
+    assert each.in_last_backward().network.item() == 0
+    alone = traffic(dp_shard=8, zero_stage=zero, microbatches=4, stack="automodel")
+    assert alone.in_last_backward().network.item() == 0
