@@ -18,12 +18,22 @@ from shardwright.base import FloatArray
 from shardwright.base import units as readable
 from shardwright.costmodel import LEVELS, run_class
 from shardwright.costmodel.op_times import constants
-from shardwright.validation.scores import predict_rows, summarise_errors
+from shardwright.validation.scores import Outcome, memory_error, predict_rows, summarise_errors
 
 from .interval_factors import Residual, intervals_toml, left_out_coverage
 from .known_constants import KNOWN
 from .tables import used_rows
-from .training_fit import Run, TrainingFit, document, fit_training, intervals, left_out_errors, left_out_fits, runs_of
+from .training_fit import (
+    Run,
+    TrainingFit,
+    document,
+    document_of,
+    fit_training,
+    intervals,
+    left_out_errors,
+    left_out_fits,
+    runs_of,
+)
 
 CONSTANTS = Path(constants.__file__).with_suffix(".toml")
 INTERVALS = CONSTANTS.parents[1] / "intervals.toml"
@@ -69,6 +79,16 @@ def residuals(runs: Sequence[Run], errors: FloatArray) -> list[Residual]:
     ]
 
 
+def memory_residuals(outcomes: Sequence[Outcome]) -> list[Residual]:
+    """Measured / predicted peaks of the runs whose reading is known."""
+    errors = ((outcome, memory_error(outcome)) for outcome in outcomes)
+    return [
+        Residual(document_of(outcome.run.source), "dense", 1 / (1 + error))
+        for outcome, error in errors
+        if error is not None
+    ]
+
+
 def written(text: str, values: Mapping[str, tuple[float, float, float]]) -> str:
     """The table's text with each constant's new value, low and high, to three digits.
 
@@ -94,7 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     console = Console(width=170)
-    runs = runs_of(list(predict_rows(used_rows())))
+    outcomes = list(predict_rows(used_rows()))
+    runs = runs_of(outcomes)
     whole = fit_training([run for run in runs if run.fitted])
     by_source = left_out_fits(runs, _source)
     left_out = left_out_errors(runs, by_source, _source)
@@ -108,12 +129,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = residuals(runs, by_document)
     for level in LEVELS:
         console.print(f"{level:.0%} intervals cover {left_out_coverage(rows, level):.1%} of the left-out rows")
-    console.print(intervals_toml(rows), markup=False)
+    table = intervals_toml(rows, memory_residuals(outcomes))
+    console.print(table, markup=False)
     if options.write:
         bounds = intervals(whole, by_source)
         values = {name: (whole.values[name], *bounds[name]) for name in bounds}
         CONSTANTS.write_text(written(CONSTANTS.read_text(encoding="utf-8"), values), encoding="utf-8")
-        INTERVALS.write_text(intervals_toml(rows), encoding="utf-8")
+        INTERVALS.write_text(table, encoding="utf-8")
         console.print(f"wrote {CONSTANTS} and {INTERVALS}")
 
 

@@ -19,7 +19,7 @@ from shardwright.costmodel import LEVELS, RunClass
 
 
 class Residual(NamedTuple):
-    """One run: its document, its class, and measured / predicted seconds."""
+    """One run: its document, its class, and measured / predicted seconds, or bytes of its peak."""
 
     document: str
     run_class: RunClass
@@ -71,8 +71,8 @@ def left_out_coverage(rows: Sequence[Residual], level: float) -> float:
     return inside / len(rows)
 
 
-def intervals_toml(rows: Sequence[Residual]) -> str:
-    """The text of intervals.toml, by class."""
+def intervals_toml(rows: Sequence[Residual], memory: Sequence[Residual]) -> str:
+    """The text of intervals.toml: step times by class, and the peaks of memory."""
     lines = [
         "# Measured over predicted step time in a new document, by class of run (intervals.py). Written by",
         "# python -m shardwright.calibration.fit --write.",
@@ -87,4 +87,12 @@ def intervals_toml(rows: Sequence[Residual]) -> str:
             f"at_95 = {at[0.95]}",
             f"documents = {found.documents}",
         ]
+    peaks = spread(memory)
+    lines += [
+        "",
+        "[memory]",
+        f"mean = {peaks.mean:.3g}",
+        f"deviation = {peaks.deviation:.3g}",
+        f"documents = {peaks.documents}",
+    ]
     return "\n".join(lines) + "\n"

@@ -20,7 +20,23 @@ from shardwright.validation.table import TableRow, read_table
 
 from .tables import TABLES, is_put_away, source_of, trains_adapters
 
-_COLUMNS = ("rows", "skipped", "median", "mean", "p90", "signed", "80%", "95%", "memory", "median", "mean", "5% under")
+# A run that ran although this is the probability that it fits.
+_DOUBTED = 0.05
+_COLUMNS = (
+    "rows",
+    "skipped",
+    "median",
+    "mean",
+    "p90",
+    "signed",
+    "80%",
+    "95%",
+    "memory",
+    "median",
+    "mean",
+    "5% under",
+    "doubted",
+)
 
 
 class Scored(NamedTuple):
@@ -85,6 +101,7 @@ def _cells(rows: Sequence[Scored]) -> list[str]:
         *("" if share is None else readable.share(share) for share in (summary.coverage_80, summary.coverage_95)),
         *([str(memory.count), *map(readable.share, (memory.median, memory.mean))] if memory else ("0", "", "")),
         "" if summary.memory_under_predicted is None else readable.share(summary.memory_under_predicted),
+        str(sum((one.outcome.result.fits_probability or 1.0) < _DOUBTED for one in rows)),
     ]
 
 

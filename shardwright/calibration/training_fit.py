@@ -45,8 +45,13 @@ def runs_of(outcomes: Sequence[Outcome]) -> list[Run]:
 
 
 def document(run: Run) -> str:
-    """The document of a run: its source's repository, or the paper. Tables of one document share hardware and software."""
-    first, _, rest = run.measured.source.partition(" ")
+    """The document of a run. Tables of one document share hardware and software."""
+    return document_of(run.measured.source)
+
+
+def document_of(source: str) -> str:
+    """The repository or paper that a source belongs to."""
+    first, _, rest = source.partition(" ")
     return f"{first} {rest.partition(' ')[0]}" if first == "arXiv" else first
 
 

@@ -11,7 +11,7 @@ import tomllib
 from functools import cache
 from importlib.resources import files
 from statistics import NormalDist
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.specs import Device, Interval, TrainingSpec
@@ -74,12 +74,21 @@ def _normal_bounds(level: float, deviation: float) -> tuple[float, float]:
     return math.exp(-reach), math.exp(reach)
 
 
+def fits_probability(peak_bytes: float, capacity_bytes: float) -> float:
+    """Probability that a run predicted to need `peak_bytes` finds room in `capacity_bytes`, by the errors of predicted peaks
+    on published runs (intervals.toml, [memory]); the logarithm of measured over predicted is taken as normal."""
+    error = _table()["memory"]
+    spare = math.log(capacity_bytes / peak_bytes)
+    return NormalDist(error["mean"], error["deviation"]).cdf(spare)
+
+
 @cache
 def class_factors() -> dict[RunClass, Factors]:
     """The table of intervals.toml."""
-    table = tomllib.loads((files(__package__) / "intervals.toml").read_text(encoding="utf-8"))
-    return {
-        name: Factors(tuple(entry["at_80"]), tuple(entry["at_95"]), entry["documents"])
-        for name in RUN_CLASSES
-        for entry in (table[name],)
-    }
+    entries = ((name, _table()[name]) for name in RUN_CLASSES)
+    return {name: Factors(tuple(entry["at_80"]), tuple(entry["at_95"]), entry["documents"]) for name, entry in entries}
+
+
+@cache
+def _table() -> dict[str, Any]:
+    return tomllib.loads((files(__package__) / "intervals.toml").read_text(encoding="utf-8"))

@@ -64,9 +64,11 @@ def test_rows_of_a_document_are_held_by_the_others_of_their_class_alone() -> Non
 
 def test_the_table_has_every_class_by_its_name() -> None:
     text = intervals_toml(
-        [*rows("a", -0.1), *rows("b", 0.1), *rows("a", 0.2, run_class="experts"), *rows("b", 0.4, run_class="experts")]
+        [*rows("a", -0.1), *rows("b", 0.1), *rows("a", 0.2, run_class="experts"), *rows("b", 0.4, run_class="experts")],
+        [*rows("a", -0.1), *rows("b", 0.1), *rows("c", 0.0)],
     )
     table = tomllib.loads(text)
-    assert list(table) == ["dense", "experts"]
+    assert list(table) == ["dense", "experts", "memory"]
+    assert table["memory"] == {"mean": pytest.approx(0.0, abs=1e-9), "deviation": 0.115, "documents": 3}
     assert table["experts"]["documents"] == 2
     assert table["experts"]["at_95"][0] < table["experts"]["at_80"][0] < 1 < table["experts"]["at_80"][1]

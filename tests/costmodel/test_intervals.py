@@ -6,7 +6,15 @@ import pytest
 
 from shardwright.catalog import load_cluster
 from shardwright.catalog.huggingface import load_model
-from shardwright.costmodel.intervals import LEVELS, RUN_CLASSES, RunClass, class_factors, run_class, step_intervals
+from shardwright.costmodel.intervals import (
+    LEVELS,
+    RUN_CLASSES,
+    RunClass,
+    class_factors,
+    fits_probability,
+    run_class,
+    step_intervals,
+)
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster
 
@@ -61,3 +69,10 @@ def test_behind_a_profile_the_interval_is_the_profiles_own() -> None:
     narrow, _ = step_intervals(10.0, LLAMA, job(), RoundTimes(error_deviation=0.05))
     assert narrow.high == pytest.approx(10 * math.exp(1.2816 * 0.05), rel=1e-4)
     assert narrow.low == pytest.approx(10 * math.exp(-1.2816 * 0.05), rel=1e-4)
+
+
+def test_a_peak_as_large_as_the_memory_fits_as_often_as_not_but_for_the_mean_error() -> None:
+    at, far_below, above = (fits_probability(peak, 80e9) for peak in (80e9, 40e9, 120e9))
+    assert above < at < far_below
+    assert 0.2 < at < 0.8
+    assert far_below > 0.95

@@ -3,7 +3,7 @@
 from .accuracy import ErrorSummary, Trial, rank_agreement, summarise_errors
 from .explained_row import ExplainedRow
 from .outcome import Outcome, TimedRun
-from .summary import UNDER_PREDICTED, RowsSummary, ValidationSummary, summarise_rows
+from .summary import UNDER_PREDICTED, RowsSummary, ValidationSummary, memory_error, summarise_rows
 from .validate import Validation, predict_rows, validate_table
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Trial",
     "Validation",
     "ValidationSummary",
+    "memory_error",
     "predict_rows",
     "rank_agreement",
     "summarise_errors",

@@ -20,7 +20,8 @@ class ValidationRow(Spec):
     """One row of the table and its prediction, both in the row's own unit.
 
     `relative_error` is predicted step time / measured step time - 1: above zero the prediction is too slow, whatever
-    the unit. `low_80` and `high_80` bound the prediction with 80% probability; they hold those of `other_readings`. `skipped` says why there is no
+    the unit. `low_80` and `high_80` bound the prediction with 80% probability; they hold those of `other_readings`. `fits_probability`: that the
+    predicted peak leaves room in the device's memory, by the errors of predicted peaks. `skipped` says why there is no
     prediction of time; a row may still have one of memory. `source`, `framework`, `measured_seconds` and
     `predicted_seconds` are for figures, and stay out of the file.
     """
@@ -34,6 +35,7 @@ class ValidationRow(Spec):
     high_80: float | None = None
     memory_measured_bytes: float | None = None
     memory_predicted_bytes: float | None = None
+    fits_probability: float | None = None
     other_readings: tuple[PredictedReading, ...] = ()
     skipped: str | None = None
     source: str = Field(default="unknown", exclude=True)

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from shardwright.base import SpecError
-from shardwright.costmodel import EstimatePlan, Prediction, predict
+from shardwright.costmodel import EstimatePlan, Prediction, fits_probability, predict
 from shardwright.specs import Estimate, Interval
 from shardwright.validation.layout import Reading
 from shardwright.validation.rows import MeasuredRun
 
-_MEMORY_DOUBT = 0.1  # of the predicted peak: about the 90th percentile of its errors (docs/fidelity.md)
+_POSSIBLE = 0.1  # least probability that a reading fits the memory, to count as what may have run
 
 
 class OtherReading(NamedTuple):
@@ -78,7 +78,8 @@ def _reads(run: MeasuredRun, estimate: EstimatePlan, memory: float) -> list[_Rea
 def _others(run: MeasuredRun, best: _Read, estimate: EstimatePlan, memory: float) -> dict[str, _Read]:
     """By open choice, its nearest other value that may have fitted, all else as in `best`."""
     found: dict[str, _Read] = {}
-    for reading in run.readings:
+    place = run.readings.index(best.reading)
+    for reading in sorted(run.readings, key=lambda one: abs(run.readings.index(one) - place)):
         changed = set(reading.chosen) - set(best.reading.chosen)
         name = next(iter(changed))[0] if len(changed) == 1 else None
         if name is None or name in found:
@@ -87,7 +88,7 @@ def _others(run: MeasuredRun, best: _Read, estimate: EstimatePlan, memory: float
             read = _Read(reading, predict(run.model, run.cluster, run.training, reading.plan, estimate))
         except SpecError:
             continue
-        if read.bytes <= memory * (1 + _MEMORY_DOUBT):
+        if fits_probability(read.bytes, memory) >= _POSSIBLE:
             found[name] = read
     return found
 

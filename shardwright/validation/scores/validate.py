@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from shardwright.base import SpecError
 from shardwright.catalog import standard_node
-from shardwright.costmodel import EstimatePlan, Prediction, estimate_plan
+from shardwright.costmodel import EstimatePlan, Prediction, estimate_plan, fits_probability
 from shardwright.specs import Spec
 from shardwright.validation.rows import (
     MeasuredRun,
@@ -96,7 +96,12 @@ def _outcome(run: MeasuredRun | SkippedRun, predict: Callable[[MeasuredRun], Rea
         prediction, others = predict(run)
     except (SpecError, ValidationError) as refusal:
         return Outcome(run, stated.model_copy(update={"skipped": skip_reason(refusal)}))
-    found: dict[str, object] = {"memory_predicted_bytes": _predicted_memory_bytes(run, prediction)}
+    found: dict[str, object] = {
+        "memory_predicted_bytes": _predicted_memory_bytes(run, prediction),
+        "fits_probability": fits_probability(
+            prediction.estimate.peak_memory_bytes, run.cluster.node.device.memory_bytes
+        ),
+    }
     if isinstance(run.step, NoStep):
         found["skipped"] = run.step.reason
     else:

@@ -30,6 +30,7 @@ ROW_KEYS = {
     "high_80",
     "memory_measured_bytes",
     "memory_predicted_bytes",
+    "fits_probability",
     "other_readings",
     "skipped",
 }
