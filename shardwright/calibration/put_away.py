@@ -58,6 +58,12 @@ class Scored(NamedTuple):
         return trains_adapters(self.row)
 
     @property
+    def is_skipped(self) -> bool:
+        """Whether neither time nor memory is predicted."""
+        result = self.outcome.result
+        return result.predicted is None and result.memory_predicted_bytes is None
+
+    @property
     def kind(self) -> str:
         """The class of the run by what is least sure about it (`run_class`); dense ones also by what the row states."""
         run = self.outcome.run
@@ -79,7 +85,7 @@ def score(tables: Sequence[Path]) -> list[Scored]:
 
 
 def totals_table(title: str, groups: dict[str, list[Scored]]) -> Table:
-    """One line a group: rows, the share without a predicted time, errors of time, coverage, errors of memory."""
+    """One line a group: rows, the share without any prediction, errors of time, coverage, errors of memory."""
     table = Table("", title=title, title_justify="left")
     for column in _COLUMNS:
         table.add_column(column, justify="right")
@@ -90,7 +96,7 @@ def totals_table(title: str, groups: dict[str, list[Scored]]) -> Table:
 
 def _cells(rows: Sequence[Scored]) -> list[str]:
     summary = summarise_rows([one.outcome for one in rows])
-    skipped = readable.share(1 - summary.predicted / len(rows)) if rows else ""
+    skipped = readable.share(sum(one.is_skipped for one in rows) / len(rows)) if rows else ""
     errors, memory = summary.errors, summary.memory
     times = (errors.median, errors.mean, errors.p90) if errors else ()
     return [

@@ -20,8 +20,12 @@ from .collectives import Collectives
 from .constants import CALIBRATED, Constants, Value, over
 from .gloo import gloo_seconds
 from .operand_formats import OPERANDS
+from .passes import ATTENTION_BACKWARD
 from .protocol import CollectiveName, MatmulPart, Operator
 
+# Bytes moved for each element of the queries by the kernels around the main one of a fused backward pass: output and its
+# gradient read and an fp32 sum cleared, then that sum read and written in 16 bits (flash-attention, flash_bwd_launch_template.h).
+_BACKWARD_BYTES = 2 + 2 + 4 + 4 + 2
 # (tile rows, tile columns, rate relative to the largest tile): small matmuls use smaller, slower tiles to fill the
 # card.
 _TILES = ((256, 128, 1.0), (128, 128, 0.9), (64, 128, 0.75), (64, 64, 0.55))
@@ -117,7 +121,7 @@ class CatalogTimes:
 
     def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
         """Fused attention at its measured rate, or at a share of the peak that falls with heads smaller than 128 and with short
-        sequences, whose causal blocks are cut more often."""
+        sequences, whose causal blocks are cut more often. A backward pass also has its small kernels (`_BACKWARD_BYTES`)."""
         measured = self.device.attention_flops_per_s.get(self.training.precision.compute)
         if measured:  # the rate is the mean over a forward and a backward
             return np.asarray(flops, dtype=float) / measured
@@ -127,9 +131,14 @@ class CatalogTimes:
         keys = np.asarray(seq_len, dtype=float)
         long = keys / (keys + over(self.constants.attention_length_half, flops))
         share = over(fraction, flops) * long * head_size / (head_size + half) * (128 + half) / 128
-        if backward:
-            share = share * over(self.constants.attention_backward_fraction, flops)
-        return np.asarray(flops / (self._peak_flops_per_s * self.device.matmul_share * share))
+        best = self._peak_flops_per_s * self.device.matmul_share
+        if not backward:
+            return np.asarray(flops / (best * share))
+        query_elements = flops / (
+            ATTENTION_BACKWARD * 2 * keys
+        )  # two matmuls forward, over half of the keys on average
+        main = flops / (best * share * over(self.constants.attention_backward_fraction, flops))
+        return np.asarray(main + self.memory_bound_seconds(_BACKWARD_BYTES * query_elements))
 
     @property
     def _attention_fraction(self) -> Value:

@@ -113,7 +113,7 @@ def recomputes(row: TableRow, family: str) -> Sequence[Recompute]:
             raise SkippedRowError(f"recompute '{row.recompute}' is not known")
         return (_STATED[stated],)
     if modules is not None:
-        return (CORE if modules else NOTHING,)
+        return (CORE if "core_attn" in modules else NOTHING,)  # of single modules, only this one is modelled
     if _CHECKPOINTING_ADDED.search(notes):
         return (WHOLE,)  # in tables that add techniques one by one, it is on from the run that adds it
     if _ADDED_ONE_BY_ONE.search(notes):

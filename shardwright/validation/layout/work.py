@@ -7,6 +7,9 @@ from shardwright.validation.table import TableRow
 _BATCH_TOKENS = re.compile(r"\bbatch (\d+(?:\.\d+)?)M tokens")
 _USUAL_LENGTH = 2048
 _USUAL_SEQUENCES = 8
+# Llama 2 was trained with it (arXiv 2307.09288, section 2.2), and large models since with a few times as much.
+_USUAL_TOKENS = 2**22
+_RATES = ("tokens_per_s", "tflops_per_gpu", "mfu_pct")
 
 
 def with_work(row: TableRow) -> tuple[TableRow, list[str]]:
@@ -15,10 +18,11 @@ def with_work(row: TableRow) -> tuple[TableRow, list[str]]:
     Tokens per second hardly depend on the length while the matmuls of a layer outweigh its attention, which holds below
     about 8,000 tokens. Without a pipeline they hardly depend on the number of microbatches either. So a length of 2,048
     stands for an unknown one, and one microbatch a rank for an unknown batch; eight sequences where the microbatch is
-    unknown too. Notes may give the batch in millions of tokens ("batch 0.5M tokens": 2^19).
+    unknown too. In a pipeline the batch is 4M tokens, rounded so that the microbatches fill the stages evenly, and at least
+    one for each stage. Notes may give the batch in millions of tokens ("batch 0.5M tokens": 2^19).
     """
     assumptions, changes = [], {}
-    in_tokens = (row.metric_name or "").startswith("tokens_per_s")
+    in_tokens, is_rate = ((row.metric_name or "").startswith(names) for names in (_RATES[:1], _RATES))
     length = row.seq_len
     if length is None and in_tokens:
         length = changes["seq_len"] = _USUAL_LENGTH
@@ -30,4 +34,13 @@ def with_work(row: TableRow) -> tuple[TableRow, list[str]]:
         each = row.micro_batch or _USUAL_SEQUENCES
         changes["global_batch"] = each * row.dp
         assumptions.append("one microbatch on each rank" if row.micro_batch else f"{each} sequences on each rank")
+    elif row.global_batch is None and is_rate and length and (ranks := _data_parallel_ranks(row)):
+        even = ranks * (row.pp or 1) * (row.micro_batch or 1)
+        changes["global_batch"] = even * max(1, round(_USUAL_TOKENS / length / even))
+        assumptions.append(f"a batch of {changes['global_batch'] * length / 2**20:.0f}M tokens")
     return row.model_copy(update=changes), assumptions
+
+
+def _data_parallel_ranks(row: TableRow) -> int | None:
+    model_ranks = (row.tp or 1) * (row.pp or 1) * (row.cp or 1)
+    return row.dp or (row.gpus // model_ranks if row.gpus and row.gpus % model_ranks == 0 else None)

@@ -11,6 +11,7 @@ from shardwright.validation.table import SkippedRowError, TableRow
 
 StandardNode = Callable[[str], NodeGroup]
 
+_TORCHAO_H100 = "h100-sxm-96gb"
 _REMARK = re.compile(r"\s*\(.*\)\s*$")
 _NIC_COUNT_AND_RATE = re.compile(r"(\d+) ?x\D*(\d+) ?Gb", re.IGNORECASE)
 _RATE_PER_NODE = re.compile(r"(\d+) ?Gb(?:/s|ps)?[^,;]*per node", re.IGNORECASE)
@@ -37,14 +38,14 @@ def cluster_of_row(row: TableRow, standard_node: StandardNode) -> tuple[ClusterS
     devices = row.gpus or _product(row.tp, row.pp, row.dp, row.cp or 1)
     if row.gpu is None or devices is None:
         raise SkippedRowError("device or device count unknown")
+    device, assumptions = _device(row.gpu, row.framework or "")
     try:
-        standard = standard_node(_REMARK.sub("", row.gpu))
+        standard = standard_node(device)
     except SpecError:
         raise SkippedRowError(f"device '{row.gpu}' is not in the catalog") from None
     nodes = _nodes(standard, row.gpus_per_node, devices)
     several = nodes.nodes > 1
     stated = _stated_nics(row, nodes)
-    assumptions = []
     if row.gpus_per_node is None and several:
         assumptions.append("devices per node of the standard node")
     if stated is None and several:
@@ -53,6 +54,14 @@ def cluster_of_row(row: TableRow, standard_node: StandardNode) -> tuple[ClusterS
         nic = _nic(row.interconnect or "", nodes, stated.bits_per_s)
         nodes = nodes.model_copy(update={"nics_per_node": stated.per_host * _hosts(row, nodes), "nic": nic})
     return ClusterSpec(name=f"{row.gpu} x {devices}", groups=(nodes,)), assumptions
+
+
+def _device(named: str, framework: str) -> tuple[str, list[str]]:
+    """The name to look up, and what was assumed. torchao's developers run the H100 of torchtitan's tables: their logs show 95 GiB."""
+    plain = _REMARK.sub("", named)
+    if plain.lower() == "h100" and "torchao" in framework.lower():
+        return _TORCHAO_H100, ["the H100 with 96 GB and 500 W of torchtitan's tables"]
+    return plain, []
 
 
 def _nodes(standard: NodeGroup, per_node: int | None, devices: int) -> NodeGroup:

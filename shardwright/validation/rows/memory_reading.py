@@ -16,6 +16,8 @@ _FAMILIES: dict[str, _Reading] = {
     # "Peak reserved" of its log, which its benchmark table carries on
     "nanotron": "reserved",
 }
+# Its log prints torch.cuda.max_memory_reserved as "memory(GiB)", with either of its trainers.
+_SWIFT = re.compile(r"swift", re.IGNORECASE)
 _IN_WORDS = {
     "allocated": "peak memory read as what tensors occupy",
     "reserved": "peak memory read as what torch's allocator reserves",
@@ -53,7 +55,8 @@ def reading_of_row(row: TableRow, family: str) -> MemoryReading | None:
         return None
     noted = _IN_NOTES.search(row.notes or "")
     stated = row.memory_reading or (noted[1].lower() if noted else None)
-    reading = _STATED[stated] if stated else _FAMILIES.get(family, "device")
+    usual = "reserved" if _SWIFT.search(row.framework or "") else _FAMILIES.get(family, "device")
+    reading = _STATED[stated] if stated else usual
     return MemoryReading(reading, first_node="tr3m-1b3.md" in (row.source or "").lower())
 
 

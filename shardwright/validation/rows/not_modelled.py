@@ -11,7 +11,15 @@ from shardwright.validation.table import SkippedRowError, TableRow
 _OTHER_RUNS = (
     (r"\bq?lora\b", "LoRA: trains adapters, not the model"),
     (r"optimi[sz]er(?: step)? into backward|optimizer-in-bwd", "optimizer step fused into the backward pass"),
-    (r"\b8-?bit[ -]?(?:adam|optim)|\+ ?8bit\b", "optimizer state in 8 bits"),
+    (
+        r"\b(?:[48]-?bit|fp8|int8|low-?bit|paged)[ -]?(?:adam|optim)|\badamw?[48]bit|\badamwfp8|\+ ?8bit\b",
+        "optimizer state in less than 16 bits",
+    ),
+    (
+        r"\bqat\b|quanti[sz]ation[- ]aware|fake[- ]quant",
+        "quantisation-aware training: weights are rounded in every pass",
+    ),
+    (r"\bint8 mixed|\bint8 quanti[sz]ed|\bbitnet", "matmuls in int8 are not available in this version"),
     (r"\+ activation offloading", "offload of parameters or activations is not available in this version"),
     (r"technique: baseline;.*\(padded\)", "padded sequences: not every token computed is counted"),
 )
@@ -31,7 +39,7 @@ def refuse_other_runs(row: TableRow) -> list[str]:
     if row.settings.trainable not in (None, "all"):
         raise SkippedRowError("trains adapters, not the model")
     if row.settings.optimizer_states == "8bit":
-        raise SkippedRowError("optimizer state in 8 bits")
+        raise SkippedRowError("optimizer state in less than 16 bits")
     said = f"{row.model or ''}; {row.notes or ''}".lower()
     for pattern, reason in _OTHER_RUNS:
         if re.search(pattern, said):

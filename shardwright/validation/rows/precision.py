@@ -13,6 +13,8 @@ _EIGHT_BIT_WORDS: tuple[tuple[str, LinearFormat], ...] = (
 )
 _ALL_BF16 = re.compile(r"pure bf16 states|weights, gradients and adamw moments all bf16", re.IGNORECASE)
 _LOADED_IN_BF16 = re.compile(r"torch_dtype[= ]bfloat16|torch_dtype[= ]bf16", re.IGNORECASE)
+# It loads a model in the format of its checkpoint unless told otherwise (ms-swift, Command-line-parameters.md, torch_dtype).
+_LOADS_AS_STORED = re.compile(r"\bms-?swift", re.IGNORECASE)
 
 
 def precision_of_row(row: TableRow, family: str) -> tuple[Precision, list[str]]:
@@ -50,7 +52,8 @@ def _states(row: TableRow) -> dict[str, object]:
     found: dict[str, object] = {}
     if "MP mode=PURE" in notes:
         found["gradients"] = "bf16"
-    alone = row.gpus == 1 and _LOADED_IN_BF16.search(notes)  # FSDP would widen the shards that the optimizer updates
+    # FSDP and DeepSpeed would widen the shards that the optimizer updates
+    alone = row.gpus == 1 and (_LOADED_IN_BF16.search(notes) or _LOADS_AS_STORED.search(row.framework or ""))
     if _ALL_BF16.search(notes) or alone:
         found |= {"gradients": "bf16", "parameters": "bf16"}
     if settings.grad_reduce is not None:

@@ -7,6 +7,8 @@ from shardwright.specs import OWN_STACK
 from shardwright.validation.table import TableRow
 
 ZERO3 = "DeepSpeed ZeRO-3"
+# Hugging Face Trainer by the names of what drives it.
+HF_TRAINERS = r"transformers|hugging|\bhf\b|accelerate|\btrl\b|axolotl|llama-?factory|ms-?swift|unsloth"
 
 
 class _Framework(NamedTuple):
@@ -31,11 +33,13 @@ _FRAMEWORKS = (
     _Framework(r"mcore|megatron-?core|megatron-?bridge", "Megatron-Core", "megatron-core"),
     _Framework(r"megatron.*deepspeed|deepspeed.*megatron", "Megatron-DeepSpeed", "megatron-deepspeed"),
     _Framework(r"megatron", "Megatron-LM", "megatron-lm"),
+    _Framework(rf"(?=.*deepspeed).*(?:{HF_TRAINERS}|xtuner)", "DeepSpeed", "hf-deepspeed"),
     _Framework(r"deepspeed", "DeepSpeed", OWN_STACK, "eager PyTorch layers"),
-    _Framework(r"lightning|fabric|tinyllama|flash-?attention", "Lightning", "fsdp", "PyTorch FSDP with fused layers"),
+    _Framework(r"flash-?attention", "FlashAttention", "flash-attention"),
+    _Framework(r"lightning|fabric|tinyllama", "Lightning", "fsdp", "PyTorch FSDP with fused layers"),
     _Framework(r"colossal", "Colossal-AI", "megatron-lm", "Megatron's fused layers"),
     _Framework(r"shardwright", "shardwright", OWN_STACK),
-    _Framework(r"transformers|hugging|\bhf\b|accelerate", "Hugging Face", "hf-trainer"),
+    _Framework(rf"{HF_TRAINERS}", "Hugging Face", "hf-trainer"),
     _Framework(r"picotron", "picotron", OWN_STACK, "eager PyTorch layers"),
     _Framework(r"fsdp|pytorch|torch", "PyTorch", "fsdp", "PyTorch FSDP with fused layers"),
 )
@@ -46,6 +50,8 @@ _FIRST_YEAR_OF_NEMO_ON_CORE = 2023
 _FAST_KERNELS = re.compile(r"framework_config=\S*(?:fast-kernels|liger)|unsloth", re.IGNORECASE)
 # FlashAttention-2 is of July 2023; the benchmarks of that year ran its predecessors.
 _LAST_YEAR_OF_FIRST_KERNELS = 2023
+# DeepSpeed 0.6 of early 2022 gathers the parameters of a submodule together, ahead of their use (its pull request 1453).
+_LAST_YEAR_OF_SINGLE_GATHERS = 2021
 # torchtitan compiles the loss with the layers since early 2025.
 _FIRST_YEAR_OF_COMPILED_LOSS = 2025
 
@@ -66,7 +72,8 @@ def software_of_row(row: TableRow) -> Software:
     """The software of `row`; an unknown framework is its own family. Never refuses."""
     text = (row.framework or "").lower()
     if _is_zero3(row, text):
-        return Software(ZERO3, row.stack or "deepspeed-zero3")
+        early = row.year is not None and row.year <= _LAST_YEAR_OF_SINGLE_GATHERS
+        return Software(ZERO3, row.stack or ("deepspeed-zero3" if early else "hf-deepspeed"))
     found = next((framework for framework in _FRAMEWORKS if re.search(framework.pattern, text)), None)
     if found is None:
         return _unknown(row)

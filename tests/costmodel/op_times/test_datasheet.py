@@ -1,5 +1,6 @@
 """Rooflines, efficiency curves and collectives from data sheets."""
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -125,3 +126,14 @@ class TestLowPrecision:
         for linear in ("fp8", "mxfp8", "nvfp4"):
             precision = Precision.parse({"linear": linear}, source="test")
             CatalogTimes(load_cluster("b200:8").node, TrainingSpec(seq_len=8, global_batch=8, precision=precision))
+
+
+def test_a_fused_backward_pass_also_moves_its_gradient_sums() -> None:
+    """One head of 128 over 1024 causal tokens: 5 matmuls of 2 x 1024 x 512 x 128, and 14 bytes for each element of the queries."""
+    node = load_cluster("a100-80gb:8").node
+    slow = replace(CALIBRATED, memory_fraction=1e-6)  # so that traffic is nearly all
+    times = CatalogTimes(node, TrainingSpec(seq_len=1024, global_batch=1), slow)
+    seconds = times.attention_seconds(5 * 2 * 1024 * 512 * 128, head_size=128, seq_len=1024, backward=True)
+    assert seconds == pytest.approx(14 * 1024 * 128 / (node.device.memory_bytes_per_s * 1e-6), rel=1e-3)
+    forward = times.attention_seconds(2 * 2 * 1024 * 512 * 128, head_size=128, seq_len=1024, backward=False)
+    assert forward < seconds / 1e3

@@ -115,3 +115,14 @@ class TestRacks:
     def test_a_count_that_racks_cannot_share_is_skipped(self) -> None:
         with pytest.raises(SkippedRowError, match="fill no whole nodes"):
             cluster_of_row(row(gpu="GB200", gpus=73, gpus_per_node=4), catalog_node)
+
+
+def test_torchao_ran_on_the_h100_of_torchtitans_tables() -> None:
+    """Its tables do not say which H100; its developers' logs show 95 GiB."""
+    cluster, assumptions = cluster_of_row(
+        row(gpu="H100 (variant not stated)", framework="torchtitan + torchao"), catalog_node
+    )
+    assert cluster.node.device.memory_bytes > 90e9
+    assert "the H100 with 96 GB and 500 W of torchtitan's tables" in assumptions
+    other, _ = cluster_of_row(row(gpu="H100 (variant not stated)", framework="torchtitan"), catalog_node)
+    assert other.node.device.memory_bytes < 90e9

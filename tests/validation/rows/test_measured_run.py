@@ -82,10 +82,10 @@ def test_the_framework_is_the_stack() -> None:
     [
         ({"reason": "LoRA/QLoRA row (kept apart)"}, "LoRA/QLoRA row"),
         ({"settings": "trainable=lora-r16"}, "trains adapters"),
-        ({"settings": "optimizer_states=8bit"}, "in 8 bits"),
+        ({"settings": "optimizer_states=8bit"}, "less than 16 bits"),
         ({"precision": "int4"}, "precision 'int4' is not known"),
         ({"attention": "magic"}, "attention 'magic' is not known"),
-        ({"global_batch": None, "pp": 2, "dp": 32}, "global_batch unknown"),
+        ({"global_batch": None, "pp": 2, "dp": 32, "metric_name": "s_per_iter"}, "global_batch unknown"),
         ({"seq_len": None, "metric_name": "s_per_iter"}, "seq_len unknown"),
         ({"model": "Llama 3.1 8B (QLoRA)"}, "LoRA"),
     ],
@@ -171,6 +171,15 @@ def test_an_unknown_batch_is_one_microbatch_a_rank_where_tokens_are_counted_by_t
     assert "one microbatch on each rank" in known.assumptions
     assert run(global_batch=None, micro_batch=None).training.global_batch == 64 * 8
     assert run(global_batch=None, notes="batch 0.5M tokens").training.global_batch == 128  # 2^19 / 4096
+
+
+def test_an_unknown_batch_of_a_pipeline_is_four_million_tokens_in_whole_rounds() -> None:
+    """4M tokens are 1024 sequences of 4096: 8 rounds of 32 ranks, 2 stages and micro batches of 2."""
+    known = run(global_batch=None, pp=2, dp=32)
+    assert known.training.global_batch == 1024
+    assert "a batch of 4M tokens" in known.assumptions
+    # of 131,072 tokens 32 sequences would do, but each rank needs 2 microbatches of 2 for its stages
+    assert run(global_batch=None, pp=2, dp=32, seq_len=131072).training.global_batch == 128
 
 
 def test_an_unknown_length_is_assumed_and_its_memory_not_compared() -> None:

@@ -32,6 +32,12 @@ def test_by_framework(family: str, reading: MemoryReading | None) -> None:
     assert reading_of_row(row(), family) == reading
 
 
+@pytest.mark.parametrize("framework", ["ms-swift 2.x (HF Trainer)", "Megatron-SWIFT (Megatron-LM)"])
+def test_swift_logs_what_the_allocator_reserved(framework: str) -> None:
+    reading = reading_of_row(row(framework=framework), "Megatron-LM")
+    assert reading == MemoryReading("reserved", first_node=False)
+
+
 def test_an_interactive_session_sees_its_own_node() -> None:
     one = row(source="bigscience-workshop/bigscience experiments/tr3m-1B3.md line 22")
     reading = reading_of_row(one, "Megatron-DeepSpeed")

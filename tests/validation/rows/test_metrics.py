@@ -128,6 +128,13 @@ def test_llm_foundry_flops_are_six_times_parameters_and_attention_in_full() -> N
     assert _step_seconds(given) == pytest.approx(flops / (64 * 312e12 * 0.5), rel=1e-12)
 
 
+@pytest.mark.parametrize("framework", ["NeMo 24.07", "Megatron-Core 0.8"])
+def test_teraflops_of_nemo_and_megatron_core_are_model_flops(framework: str) -> None:
+    given = {"metric_name": "tflops_per_gpu", "metric_value": 300.0, "framework": framework}
+    stated = row(**given, flops_convention="model FLOPs")
+    assert _step_seconds(row(**given)) == _step_seconds(stated)
+
+
 def test_six_n_alone_counts_no_attention() -> None:
     given = row(metric_name="tflops_per_gpu", metric_value=100, flops_convention="6ND")
     assert _step_seconds(given) == pytest.approx(6 * 13_015_864_320 * 128 * 4096 / (64 * 100e12), rel=1e-12)

@@ -39,6 +39,13 @@ def test_lower_formats_are_of_linears_beside_bf16(
     assert assumptions == assumed
 
 
+def test_a_trainer_that_loads_as_stored_updates_in_16_bits_on_one_device() -> None:
+    alone = _precision(framework="ms-swift 2.x (HF Trainer)", gpus=1)[0]
+    assert (alone.parameters, alone.gradients) == ("bf16", "bf16")
+    assert _precision(framework="ms-swift 2.x (HF Trainer)", gpus=8)[0].parameters == "fp32"
+    assert _precision(framework="HF Trainer", gpus=1)[0].parameters == "fp32"
+
+
 @pytest.mark.parametrize(
     ("stated", "notes", "compute", "gradients"),
     [
