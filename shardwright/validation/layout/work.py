@@ -9,6 +9,14 @@ _USUAL_LENGTH = 2048
 _USUAL_SEQUENCES = 8
 # Llama 2 was trained with it (arXiv 2307.09288, section 2.2), and large models since with a few times as much.
 _USUAL_TOKENS = 2**22
+# Micro batches of torchtitan's own configuration files (torchtitan/models/*/train_configs), by the model's name.
+_TORCHTITAN_MICRO_BATCHES = (
+    (r"deepseek.*671b", 4),
+    (r"deepseek.*16b|llama-?4|17b-?x?16e", 8),
+    (r"llama.*405b", 2),
+    (r"llama.*70b", 8),
+    (r"llama.*\b8b", 1),
+)
 _RATES = ("tokens_per_s", "tflops_per_gpu", "mfu_pct")
 
 
@@ -21,7 +29,8 @@ def with_work(row: TableRow) -> tuple[TableRow, list[str]]:
     unknown too. In a pipeline the batch is 4M tokens, rounded so that the microbatches fill the stages evenly, and at least
     one for each stage. Notes may give the batch in millions of tokens ("batch 0.5M tokens": 2^19).
     """
-    assumptions, changes = [], {}
+    row, assumptions = _with_configured_micro_batch(row)
+    changes = {}
     in_tokens, is_rate = ((row.metric_name or "").startswith(names) for names in (_RATES[:1], _RATES))
     length = row.seq_len
     if length is None and in_tokens:
@@ -39,6 +48,17 @@ def with_work(row: TableRow) -> tuple[TableRow, list[str]]:
         changes["global_batch"] = even * max(1, round(_USUAL_TOKENS / length / even))
         assumptions.append(f"a batch of {changes['global_batch'] * length / 2**20:.0f}M tokens")
     return row.model_copy(update=changes), assumptions
+
+
+def _with_configured_micro_batch(row: TableRow) -> tuple[TableRow, list[str]]:
+    """`row` with the micro batch of torchtitan's configuration for its model, where it has none and that divides the batch."""
+    if row.micro_batch is not None or (row.pp or 1) > 1 or "torchtitan" not in (row.framework or "").lower():
+        return row, []
+    name = (row.model or "").lower()
+    size = next((size for pattern, size in _TORCHTITAN_MICRO_BATCHES if re.search(pattern, name)), None)
+    if size is None or (row.global_batch or 0) % (size * (_data_parallel_ranks(row) or 1)):
+        return row, []
+    return row.model_copy(update={"micro_batch": size}), [f"micro batch {size}, of torchtitan's configuration for this model"]
 
 
 def _data_parallel_ranks(row: TableRow) -> int | None:

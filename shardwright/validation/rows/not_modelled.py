@@ -41,6 +41,8 @@ def refuse_other_runs(row: TableRow) -> list[str]:
     if row.settings.optimizer_states == "8bit":
         raise SkippedRowError("optimizer state in less than 16 bits")
     said = f"{row.model or ''}; {row.notes or ''}".lower()
+    if row.seq_len is None and "torchtune" in (row.framework or "").lower() and "pack" not in said:
+        raise SkippedRowError("padded samples of unknown lengths: torchtune does not pack by default")
     for pattern, reason in _OTHER_RUNS:
         if re.search(pattern, said):
             raise SkippedRowError(reason)

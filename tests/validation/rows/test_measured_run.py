@@ -173,6 +173,15 @@ def test_an_unknown_batch_is_one_microbatch_a_rank_where_tokens_are_counted_by_t
     assert run(global_batch=None, notes="batch 0.5M tokens").training.global_batch == 128  # 2^19 / 4096
 
 
+def test_torchtitan_runs_the_micro_batch_of_its_configuration() -> None:
+    """Its file for Llama 3 8B has 1, where 16 would fit; a batch that 4 ranks can't split so keeps the usual sizes."""
+    given: dict[str, object] = {"framework": "torchtitan", "model": "Llama-3-8B", "params_b": 8.03, "micro_batch": None}
+    known = run(**given, global_batch=None)
+    assert (known.training.global_batch, known.readings[0].plan.micro_batch) == (64, 1)
+    assert "micro batch 1, of torchtitan's configuration for this model" in known.assumptions
+    assert run(**(given | {"framework": "PyTorch FSDP"}), global_batch=None).training.global_batch == 64 * 8
+
+
 def test_an_unknown_batch_of_a_pipeline_is_four_million_tokens_in_whole_rounds() -> None:
     """4M tokens are 1024 sequences of 4096: 8 rounds of 32 ranks, 2 stages and micro batches of 2."""
     known = run(global_batch=None, pp=2, dp=32)

@@ -24,6 +24,7 @@ from tests.validation.made_up_rows import row
         ({"notes": "QAT with int8 activations"}, "quantisation-aware"),
         ({"notes": "fake-quantised weights"}, "quantisation-aware"),
         ({"notes": "INT8 mixed precision"}, "matmuls in int8"),
+        ({"framework": "torchtune", "seq_len": None}, "samples of unknown lengths"),
         ({"notes": "technique: + Activation Offloading"}, "offload of parameters or activations"),
         ({"notes": "cumulative technique: Baseline; baseline is unpacked (padded)"}, "padded sequences"),
     ],
@@ -36,6 +37,11 @@ def test_the_reason(changes: dict[str, object], reason: str) -> None:
 def test_an_ordinary_remark_is_none() -> None:
     said = refuse_other_runs(row(notes="technique: + Compile; baseline is unpacked (padded); float8 later; explored"))
     assert said == []
+
+
+def test_packed_samples_of_torchtune_fill_a_sequence() -> None:
+    assert refuse_other_runs(row(framework="torchtune", seq_len=None, notes="packed")) == []
+    assert refuse_other_runs(row(framework="torchtune", seq_len=2048)) == []
 
 
 def test_a_refusal_is_worded_alike_for_rows_refused_alike() -> None:
