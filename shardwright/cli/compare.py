@@ -15,6 +15,7 @@ from .options import (
     JsonOption,
     LinearPrecisionOption,
     LossChunksOption,
+    MemoryReserveOption,
     ModelArgument,
     MtbfDeviceOption,
     MtbfNodeOption,
@@ -61,6 +62,7 @@ def compare(
         list[Path] | None,
         typer.Option(help="Name a plan file of the same model, cluster and batch; repeat for several."),
     ] = None,
+    memory_reserve: MemoryReserveOption = None,
     profile: ProfileOption = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report of the fastest plan here.")] = None,
     mtbf_device_hours: MtbfDeviceOption = None,
@@ -95,7 +97,7 @@ def compare(
         stack=stack,
         loss_chunks=loss_chunks,
     )
-    model_spec, cluster_spec = read_model(model), read_cluster(cluster, profile)
+    model_spec, cluster_spec = read_model(model), read_cluster(cluster, profile, memory_reserve)
     note_what_profile_lacks(cluster_spec, training)
     names = strategy or [*STRATEGIES, BEST]
     found = compare_ways(

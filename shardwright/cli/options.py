@@ -25,6 +25,12 @@ PlanArgument = Annotated[
 ClusterOption = Annotated[
     str, typer.Option(help="Give device:count (h100-sxm:64), a TOML file, or local (local:N for N CPU ranks).")
 ]
+MemoryReserveOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Leave this share of each device's memory free: 0.1. Default: that of docs/cost-model.md, item 7."
+    ),
+]
 ProfileOption = Annotated[
     Path | None,
     typer.Option(help="Predict from this profile of the cluster's device. Default: for local the newest that fits."),
@@ -103,15 +109,24 @@ def read_model(reference: str) -> "ModelSpec":
     return load_model(reference)
 
 
-def read_cluster(reference: str, profile: Path | None = None) -> "ClusterSpec":
+def read_cluster(reference: str, profile: Path | None = None, memory_reserve: float | None = None) -> "ClusterSpec":
     """Read `device:count`, a TOML file, or `local[:ranks]`, which looks at this machine. Attach the profile of a file if given.
+    A given reserve replaces that of every device.
 
     Raises:
-        SpecError: `reference` is none of them, or not valid; the profile is of another device.
+        SpecError: `reference` is none of them, or not valid; the profile is of another device; the reserve is no share.
     """
+    from shardwright.base import SpecError
     from shardwright.profiler.machine import resolve_cluster
 
-    return _profiled(resolve_cluster(reference), profile)
+    if memory_reserve is not None and not 0 <= memory_reserve < 1:
+        raise SpecError(f"--memory-reserve is {memory_reserve:g}: give a share from 0 to below 1, such as 0.1")
+    cluster = _profiled(resolve_cluster(reference), profile)
+    if memory_reserve is None:
+        return cluster
+    keep = {"memory_reserve": memory_reserve}
+    groups = (group.model_copy(update={"device": group.device.model_copy(update=keep)}) for group in cluster.groups)
+    return cluster.model_copy(update={"groups": tuple(groups)})
 
 
 def _profiled(cluster: "ClusterSpec", path: Path | None) -> "ClusterSpec":

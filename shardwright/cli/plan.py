@@ -15,6 +15,7 @@ from .options import (
     JsonOption,
     LinearPrecisionOption,
     LossChunksOption,
+    MemoryReserveOption,
     ModelArgument,
     MtbfDeviceOption,
     MtbfNodeOption,
@@ -90,6 +91,7 @@ def plan(
         float, typer.Option(help="Stop the search after these seconds, with the best plan so far.")
     ] = 30.0,
     certify: Annotated[bool, typer.Option("--certify", help="Prove the stages with integer programs.")] = False,
+    memory_reserve: MemoryReserveOption = None,
     profile: ProfileOption = None,
     out: Annotated[Path | None, typer.Option(help="Write the plan file here.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with the timeline here.")] = None,
@@ -123,7 +125,7 @@ def plan(
         loss_chunks=loss_chunks,
     )
     fixed = Fixed.parse(given, source="options")
-    job = read_model(model), read_cluster(cluster, profile), training
+    job = read_model(model), read_cluster(cluster, profile, memory_reserve), training
     full = details or as_json or report is not None
     result = search(*job, fixed=fixed, time_limit_seconds=time_limit, runners_up=3 if full else 0)
     notes = _lacking(*job[1:])

@@ -14,7 +14,7 @@ from .checks import (
     tensor_parallel_sizes,
 )
 from .evaluate import estimate_plan, simulate_plan
-from .intervals import LEVELS, RUN_CLASSES, RunClass, class_factors, fits_probability, run_class
+from .intervals import LEVELS, RUN_CLASSES, RunClass, class_factors, fits_probability, reserve_for, run_class
 from .plan_file import PlanFile, read_plan_file, write_plan_file
 from .prediction import EstimatePlan, Prediction, fastest, predict
 from .reliability import Goodput, Reliability, goodput
@@ -43,6 +43,7 @@ __all__ = [
     "lacking_bytes",
     "predict",
     "read_plan_file",
+    "reserve_for",
     "run_class",
     "simulate_plan",
     "step_seconds_by_variant",

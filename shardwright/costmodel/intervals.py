@@ -82,6 +82,12 @@ def fits_probability(peak_bytes: float, capacity_bytes: float) -> float:
     return NormalDist(error["mean"], error["deviation"]).cdf(spare)
 
 
+def reserve_for(probability: float) -> float:
+    """The share of the memory to leave free, so that a plan that fills the rest fits with `probability` (`fits_probability`)."""
+    error = _table()["memory"]
+    return 1 - math.exp(-NormalDist(error["mean"], error["deviation"]).inv_cdf(probability))
+
+
 @cache
 def class_factors() -> dict[RunClass, Factors]:
     """The table of intervals.toml."""

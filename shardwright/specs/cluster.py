@@ -32,7 +32,8 @@ class Device(Spec):
     `attention_flops_per_s`: measured rates of fused causal attention, forward and backward, counting the causal half;
     empty where the cost model derives them from the peak.
     `launch_seconds`: the least time between two kernel starts; for a CPU the dispatch time of one small operation.
-    `context_bytes`: what a process holds before its first tensor. `generation`: where peaks don't tell it (see
+    `memory_reserve`: share of the memory that a plan leaves free; None for the cost model's own. `context_bytes`: what a
+    process holds before its first tensor. `generation`: where peaks don't tell it (see
     `since_hopper`). `sources`: the source of each figure, by field.
     """
 
@@ -46,6 +47,7 @@ class Device(Spec):
     attention_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(default_factory=dict)
     multiprocessors: PositiveInt = 1
     launch_seconds: NonNegativeFloat = 0.0
+    memory_reserve: Annotated[NonNegativeFloat, Field(lt=1)] | None = None
     context_bytes: NonNegativeFloat = 0.0
     generation: Generation | None = None
     sources: dict[str, str] = Field(default_factory=dict)

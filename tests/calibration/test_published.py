@@ -28,9 +28,13 @@ def test_errors_stay_below_what_was_reached(validation: Validation) -> None:
     assert errors.median < 0.7 * null_model.median
 
 
-def test_the_intervals_cover_about_what_they_say(validation: Validation) -> None:
-    assert validation.summary.coverage_80 == pytest.approx(0.80, abs=0.08)
-    assert validation.summary.coverage_95 == pytest.approx(0.95, abs=0.05)
+def test_the_intervals_cover_at_least_what_they_say(validation: Validation) -> None:
+    """They hold rows of documents that the fit has not seen, so that they cover more of these, which it has."""
+    coverage_80, coverage_95 = validation.summary.coverage_80, validation.summary.coverage_95
+    assert coverage_80 is not None
+    assert coverage_95 is not None
+    assert 0.80 <= coverage_80 <= coverage_95
+    assert coverage_95 >= 0.95
 
 
 def test_peak_memory_stays_as_near_as_was_reached(validation: Validation) -> None:

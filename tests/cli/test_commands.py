@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shardwright.base.numbers import GIB
 from shardwright.cli.plan import plan as plan_command
 from shardwright.costmodel.plan_file import read_plan_file
 from shardwright.specs.choices import CHOICES
@@ -77,6 +78,15 @@ def test_the_short_form_says_what_was_written_and_proven(command: Command, tmp_p
     printed = command("plan", "llama-3.2-1b", *JOB, *options).out
     assert "proves that no other partition" in " ".join(printed.split())
     assert printed.splitlines()[-1] == f"wrote {path}; train with it: shardwright run {path}"
+
+
+def test_a_reserve_is_left_free_and_stays_in_the_plan_file(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    result = command("plan", "llama-3.1-8b", *JOB, "--memory-reserve", "0.25", "--out", out)
+    assert result.code == 0
+    device = read_plan_file(out).cluster.node.device
+    assert device.memory_reserve == 0.25
+    assert f"of {0.75 * device.memory_bytes / GIB:.1f} usable GiB" in " ".join(result.out.split())
 
 
 def test_plan_as_json_is_the_file_that_out_writes(command: Command, plan_path: Path) -> None:

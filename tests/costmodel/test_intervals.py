@@ -12,9 +12,11 @@ from shardwright.costmodel.intervals import (
     RunClass,
     class_factors,
     fits_probability,
+    reserve_for,
     run_class,
     step_intervals,
 )
+from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster
 
@@ -76,3 +78,9 @@ def test_a_peak_as_large_as_the_memory_fits_as_often_as_not_but_for_the_mean_err
     assert above < at < far_below
     assert 0.2 < at < 0.8
     assert far_below > 0.95
+
+
+def test_the_reserve_is_what_makes_a_full_plan_fit_with_the_probability() -> None:
+    for probability in (0.7, 0.9):
+        assert fits_probability(80e9 * (1 - reserve_for(probability)), 80e9) == pytest.approx(probability)
+    assert CALIBRATED.memory_reserve == pytest.approx(reserve_for(0.7), abs=0.005)  # as constants.toml says

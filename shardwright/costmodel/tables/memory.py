@@ -54,8 +54,9 @@ class HeldBytes:
 
 
 def usable_bytes(device: Device, constants: Constants) -> float:
-    """Return the bytes that a plan may use: the memory minus a reserve."""
-    return device.memory_bytes * (1 - constants.memory_reserve)
+    """Return the bytes that a plan may use: the memory minus a reserve, the device's own where it has one."""
+    reserve = constants.memory_reserve if device.memory_reserve is None else device.memory_reserve
+    return device.memory_bytes * (1 - reserve)
 
 
 def host_share_bytes(node: NodeGroup) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from shardwright.base import GIB, units
-from shardwright.costmodel import RunClass, class_factors, estimate_plan, run_class
+from shardwright.costmodel import RunClass, class_factors, estimate_plan, fits_probability, reserve_for, run_class
 from shardwright.costmodel.op_times import OpTimes, op_times
 from shardwright.costmodel.tables import usable_bytes
 from shardwright.planner.branching import SearchResult
@@ -14,6 +14,8 @@ from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
 from .alternatives import Alternative, alternatives
 
+# Probability that a plan should fit with, where a run that ends early costs much.
+_SAFE = 0.9
 _CAUSES = {
     "compute": "compute",
     "recompute": "recomputation",
@@ -52,6 +54,7 @@ def explain(
         _what(plan, estimate),
         _where_time_goes(estimate),
         _memory(plan, estimate, times),
+        *_whether_it_fits(estimate, times),
         *(_compared(other, estimate) for other in _grouped(sorted(others, key=_seconds_of))),
     ]
     if kept := [f"{axis} {degree}" for axis, degree in plan.mesh if axis in ("cp", "ep") and degree > 1]:
@@ -75,6 +78,17 @@ def _what(plan: Plan, estimate: Estimate) -> str:
         f"{plan.mesh}{zero}{host}: {_count(plan.microbatches, 'microbatch', 'es')} of {_count(plan.micro_batch, 'sequence')}{schedule}: "
         f"{units.seconds(estimate.step_seconds)} a step, {estimate.tokens_per_s:,.0f} tokens/s, MFU {estimate.mfu:.1%}."
     )
+
+
+def _whether_it_fits(estimate: Estimate, times: OpTimes) -> list[str]:
+    """With what probability the peak finds room; nothing for a CPU, whose memory the published runs say nothing of."""
+    device = times.node.device
+    if not device.has_own_memory:
+        return []
+    probability = fits_probability(estimate.peak_memory_bytes, device.memory_bytes)
+    safe = reserve_for(_SAFE)
+    advice = "" if probability >= _SAFE else f" --memory-reserve {safe:.2f} plans for {_SAFE:.0%}."
+    return [f"It fits with {probability:.0%} probability, by the errors of predicted peaks on published runs.{advice}"]
 
 
 def _where_time_goes(estimate: Estimate) -> str:

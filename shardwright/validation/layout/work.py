@@ -58,7 +58,9 @@ def _with_configured_micro_batch(row: TableRow) -> tuple[TableRow, list[str]]:
     size = next((size for pattern, size in _TORCHTITAN_MICRO_BATCHES if re.search(pattern, name)), None)
     if size is None or (row.global_batch or 0) % (size * (_data_parallel_ranks(row) or 1)):
         return row, []
-    return row.model_copy(update={"micro_batch": size}), [f"micro batch {size}, of torchtitan's configuration for this model"]
+    return row.model_copy(update={"micro_batch": size}), [
+        f"micro batch {size}, of torchtitan's configuration for this model"
+    ]
 
 
 def _data_parallel_ranks(row: TableRow) -> int | None:
