@@ -59,6 +59,8 @@ class Stack(Spec):
         stops_recompute_early: full recompute ends once it has all that the backward pass reads, so that a layer's last
             matmul is not repeated (torch.utils.checkpoint without reentrance).
         keeps_unread: selective recompute caches the result of every chosen operator, even if no backward pass reads it.
+        keeps_expert_outputs: the outputs of the experts stay for the gradient of their weights. Megatron-Core multiplies the
+            weights into the activation before the second matmul instead (experts.py, weighted_bias_swiglu_impl).
         keeps_logits: the logits in the compute format stay alive beside their fp32 copies.
         fp32_logit_copies: tensors in fp32 as large as the logits that are alive at once in the loss.
         split_logit_copies: the same where tensor parallelism splits the vocabulary, if it differs. DTensor's loss_parallel has
@@ -106,6 +108,7 @@ class Stack(Spec):
     transformers_layers: bool = False
     stops_recompute_early: bool = True
     keeps_unread: bool = False
+    keeps_expert_outputs: bool = True
     keeps_logits: bool = True
     fp32_logit_copies: NonNegativeInt = 3
     split_logit_copies: NonNegativeInt | None = None

@@ -25,7 +25,7 @@ from shardwright.specs.model.norm import Norm
 from shardwright.specs.plan import POLICIES, LayerRun, Plan, Stage
 from shardwright.specs.stack import Stack
 from shardwright.specs.training import Precision, TrainingSpec
-from tests.costmodel.fakes import RoundTimes, round_cluster, small_model
+from tests.costmodel.fakes import RoundTimes, round_cluster, small_experts, small_model
 from tests.specs.test_candidates import candidates
 
 HIDDEN, WIDTH, SEQ, VOCABULARY, LAYERS = 64, 128, 128, 1000, 4
@@ -196,6 +196,13 @@ def test_attention_runs_at_the_rate_of_its_kernel_on_its_generation(
     seconds = times.attention_seconds(1e12, head_size=128, seq_len=1024, backward=False)
     long = 1024 / (1024 + CALIBRATED.attention_length_half)
     assert seconds == pytest.approx(1e12 / (best * fraction * long))
+
+
+def test_weights_inside_the_experts_save_their_outputs(trained: Trained) -> None:
+    """Two experts for each token, whose outputs are 64 columns of two bytes."""
+    block = small_experts(hidden=HIDDEN).layer_classes[0]
+    kept, folded = (saved_bytes(block, trained(keeps_expert_outputs=keeps), HIDDEN, 1, 1) for keeps in (True, False))
+    assert kept - folded == 2 * HIDDEN * 2
 
 
 def test_paired_passes_hide_each_others_communication(trained: Trained) -> None:

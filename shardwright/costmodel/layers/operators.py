@@ -182,7 +182,8 @@ def saved_bytes(
     core = element * (query + key + value_out) + log_sums + head_norm
     if isinstance(ffn, MixtureOfExperts):
         copies = split.copies(1.0, ffn.top_k, tp)
-        shared = shared + (_operand_bytes(training) + element) * hidden * copies + 4 * ffn.experts
+        outputs = element * stack.keeps_expert_outputs
+        shared = shared + (_operand_bytes(training) + outputs) * hidden * copies + 4 * ffn.experts
     return np.asarray(shared + core / np.asarray(tp) + inner_saved_bytes(block, training, tp, split))
 
 
