@@ -48,6 +48,7 @@ class Constants:
     hopper_matmul_fraction: Value
     matmul_k_half: Value
     misaligned_slowdown: Value
+    misaligned_batched_slowdown: Value
     memory_fraction: Value
     flash_1_fraction: Value
     flash_2_fraction: Value

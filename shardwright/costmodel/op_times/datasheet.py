@@ -91,19 +91,38 @@ class CatalogTimes:
         in_bytes = OPERANDS[low].bytes if low else out_bytes
         peak_format: DeviceFormat = OPERANDS[low].peak if low else self.training.precision.compute
         size_bytes = groups * (in_bytes * (m * k + k * n) + out_bytes * m * n)
-        rate = self.device.peak_flops_per_s[peak_format] * self._matmul_efficiency(m, k, n, groups, peak_format)
+        reached = self._matmul_efficiency(m, k, n, groups, peak_format) / self._misalignment(m, k, n, groups, part)
+        rate = self.device.peak_flops_per_s[peak_format] * reached
         return np.maximum(2 * m * k * n * groups / rate, self.memory_bound_seconds(size_bytes))
 
     def _matmul_efficiency(self, m: Array, k: Array, n: Array, groups: Number, peak_format: DeviceFormat) -> Array:
         if self.device.rates_include_efficiency:
             return np.ones(np.broadcast(m, k, n).shape)
         shape = m * k * n  # has the axes of the result
-        misaligned = over(self.constants.misaligned_slowdown, shape)
-        aligned = np.where((m % 8 == 0) & (n % 8 == 0) & (k % 8 == 0), 1.0, 1 / misaligned)
         deep = k / (k + over(self.constants.matmul_k_half, shape))
         best = self.device.matmul_share_by_format.get(peak_format, self.device.matmul_share)
         reached = best * over(self._matmul_fraction, shape)
-        return np.asarray(reached * aligned * deep * self._filled(m, n, groups))
+        return np.asarray(reached * deep * self._filled(m, n, groups))
+
+    def _misalignment(self, m: Array, k: Array, n: Array, groups: Number, part: MatmulPart) -> Array:
+        """By what factor rows that do not start at multiples of 16 bytes slow a matmul, 1 for aligned ones.
+
+        Matrices lie row by row, so the lengths of rows count: the columns of both operands. The number of tokens never does,
+        so that experts may get any number of them.
+        """
+        if self.device.rates_include_efficiency:
+            return np.ones(())
+        columns = m if part == "weight_gradient" else k
+        aligned = (columns % 8 == 0) & (n % 8 == 0)
+        if aligned.all():
+            return np.ones(())
+        shape = m * k * n
+        slowdown = np.where(
+            np.asarray(groups) > 1,
+            over(self.constants.misaligned_batched_slowdown, shape),
+            over(self.constants.misaligned_slowdown, shape),
+        )
+        return np.where(aligned, 1.0, slowdown)
 
     @property
     def _matmul_fraction(self) -> Value:

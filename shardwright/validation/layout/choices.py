@@ -63,8 +63,9 @@ def zero_stages(row: TableRow, family: str, *, pp: int, shards: int) -> Sequence
     if row.zero_or_fsdp is None:
         if family in _SHARDS_PARAMETERS:
             return (3,)
-        recent = row.year is not None and row.year >= _FIRST_YEAR_OF_DISTRIBUTED_OPTIMIZER
-        return (1, 0) if recent else (0, 1)
+        # BigScience's launch scripts set ZERO_STAGE=1 (bigscience-workshop/bigscience, train/tr1-13B-base and tr3-1B3-baseline)
+        shards_states = family == "Megatron-DeepSpeed" or (row.year or 0) >= _FIRST_YEAR_OF_DISTRIBUTED_OPTIMIZER
+        return (1, 0) if shards_states else (0, 1)
     folded = re.sub(r"[\W_]+", "", row.zero_or_fsdp.lower()).removeprefix("zero")
     if folded not in _ZERO_STAGES:
         raise SkippedRowError(f"zero_or_fsdp '{row.zero_or_fsdp}' is not known")

@@ -113,6 +113,8 @@ def _stack(row: TableRow, found: _Framework) -> str:
 def _by_year(row: TableRow, found: _Framework) -> str:
     if found.stack == "fsdp" and row.year is not None and row.year <= _LAST_YEAR_OF_FIRST_KERNELS:
         return "fsdp-2023"
+    if found.family == "Megatron-DeepSpeed" and "bf16" in (row.precision or "").lower():
+        return "megatron-deepspeed-bf16"
     if found.family == "Megatron-LM" and row.year is not None and row.year >= _FIRST_YEAR_OF_CORE:
         return "megatron-core"
     if found.family == "NeMo" and row.year is not None and row.year < _FIRST_YEAR_OF_NEMO_ON_CORE:

@@ -13,6 +13,7 @@ from shardwright.costmodel.op_times.collectives import Collectives
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.costmodel.op_times.gloo import gloo_seconds
+from shardwright.costmodel.op_times.protocol import MatmulPart
 from shardwright.specs.mesh import RankGroup
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import round_cluster
@@ -42,6 +43,27 @@ class TestMatmul:
     def test_an_odd_vocabulary_is_slow(self) -> None:
         odd, padded = times().matmul_seconds(8192, 4096, 50257), times().matmul_seconds(8192, 4096, 50304)
         assert odd / padded == pytest.approx(CALIBRATED.misaligned_slowdown, rel=0.05)
+
+    def test_any_number_of_tokens_is_aligned(self) -> None:
+        """Experts get 1000.5 tokens on average; only the weights' sizes count."""
+        expert = times().matmul_seconds(1000.5, 4096, 1024, groups=8)
+        assert expert == pytest.approx(times().matmul_seconds(1000, 4096, 1024, groups=8), rel=0.01)
+        gradient = times().matmul_seconds(4096, 1000.5, 1024, groups=8, part="weight_gradient")
+        assert gradient == pytest.approx(
+            times().matmul_seconds(4096, 1000, 1024, groups=8, part="weight_gradient"), rel=0.01
+        )
+
+    @pytest.mark.parametrize(
+        ("shape", "part"),
+        [((2048, 100, 2048), "forward"), ((2048, 2048, 100), "input_gradient"), ((100, 2048, 2048), "weight_gradient")],
+    )
+    def test_odd_heads_of_unfused_attention_run_without_matrix_units(
+        self, shape: tuple[int, int, int], part: MatmulPart
+    ) -> None:
+        """100 is no multiple of 8, 104 is: four times as slow, as 312 TFLOP/s are to 78."""
+        odd = times().matmul_seconds(*shape, groups=32, part=part)
+        even = times().matmul_seconds(*(104 if size == 100 else size for size in shape), groups=32, part=part)
+        assert odd / even == pytest.approx(4, rel=0.1)
 
     def test_groups_share_the_card(self) -> None:
         apart = 8 * times().matmul_seconds(128, 4096, 1024)
