@@ -77,7 +77,15 @@ class TestCpu:
 
     def test_every_figure_names_its_source(self) -> None:
         (group,) = local_cluster(2, measure=Bench()).groups
-        others = {"name", "kind", "generation", "sources", "multiprocessors", "matmul_share_by_format"}
+        others = {
+            "name",
+            "kind",
+            "generation",
+            "memory_reserve",
+            "sources",
+            "multiprocessors",
+            "matmul_share_by_format",
+        }
         figures = set(type(group.device).model_fields) - others
         assert set(group.device.sources) == figures
         assert "measured on this machine on 2026-01-02" in group.device.sources["peak_flops_per_s"]

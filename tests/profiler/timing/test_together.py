@@ -33,7 +33,9 @@ class TestSignals:
         with interruption.listening(), pytest.raises(InterruptedBySignalError):
             run_together(runners, [1000, 1000])
         timer.join()
-        assert {thread for thread in threading.enumerate() if thread.is_alive()} == before
+        assert {
+            thread for thread in threading.enumerate() if thread.is_alive()
+        } <= before  # an earlier one may have ended
         assert all(0 < len(runner.spans) < 900 for runner in runners)
 
 

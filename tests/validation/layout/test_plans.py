@@ -91,7 +91,12 @@ def test_an_unknown_micro_batch_is_a_power_of_two_that_divides() -> None:
 
 @pytest.mark.parametrize(
     ("framework", "year", "stages"),
-    [("torchtitan", 2024, [3]), ("Megatron-LM", 2021, [0, 1]), ("Megatron-DeepSpeed", 2021, [1, 0]), ("Megatron-Core", 2024, [1, 0])],
+    [
+        ("torchtitan", 2024, [3]),
+        ("Megatron-LM", 2021, [0, 1]),
+        ("Megatron-DeepSpeed", 2021, [1, 0]),
+        ("Megatron-Core", 2024, [1, 0]),
+    ],
 )
 def test_an_unknown_zero_stage_is_what_the_framework_shards(framework: str, year: int, stages: list[int]) -> None:
     """FSDP shards parameters; DeepSpeed's scripts state ZeRO-1; Megatron has a distributed optimizer that recipes use since 2023."""
