@@ -33,6 +33,9 @@ class Stack(Spec):
         fused_operands: the kernels before low-precision matmuls write and keep their operands, with scales of earlier steps
             (Transformer Engine's delayed scaling); weights are cast once a step. Otherwise separate kernels cast each operand.
         kernels_forward, kernels_backward: launches of one layer.
+        router_kernels_forward, router_kernels_backward: launches that a layer of experts has besides: routing, sorting, weighing.
+        expert_kernels_forward, expert_kernels_backward: launches for each expert that a rank holds; 0 where one grouped kernel
+            runs them all.
         overlaps_reduction: gradients are reduced during the backward pass; otherwise after it.
         defers_reduction: in a pipeline, ZeRO 2 and 3 sum whole gradients over the microbatches and reduce them once a step, as
             torch's own schedules do (torch/distributed/pipelining/stage.py, backward_maybe_with_nosync). Otherwise each
@@ -93,6 +96,10 @@ class Stack(Spec):
     fused_operands: bool = False
     kernels_forward: PositiveFloat = 34.0
     kernels_backward: PositiveFloat = 69.0
+    router_kernels_forward: NonNegativeFloat = 27.0
+    router_kernels_backward: NonNegativeFloat = 38.0
+    expert_kernels_forward: NonNegativeFloat = 0.0
+    expert_kernels_backward: NonNegativeFloat = 0.0
     overlaps_reduction: bool = True
     defers_reduction: bool = False
     overlaps_gather: bool = True

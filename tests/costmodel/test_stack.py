@@ -128,6 +128,20 @@ def test_a_small_layer_takes_as_long_as_its_launches(trained: Trained) -> None:
     assert [found.forward_seconds.item(), found.backward_seconds.item()] == [0.020, 0.050]
 
 
+@pytest.mark.parametrize(("ep", "held"), [(1, 8), (4, 2)])
+def test_a_layer_of_experts_also_launches_its_router_and_each_expert_that_the_rank_holds(
+    trained: Trained, ep: int, held: int
+) -> None:
+    """A millisecond for each launch: 20 + 5 of the router and 3 for each expert forward, 50 + 7 and 6 backward."""
+    launches = {"kernels_forward": 20, "kernels_backward": 50, "router_kernels_forward": 5, "router_kernels_backward": 7}
+    stack = trained(**launches, expert_kernels_forward=3, expert_kernels_backward=6)
+    model = small_experts()
+    rows = WorkModel(model, stack, MemoryTimes(), candidates(dp_shard=4, ep=ep))
+    found = rows.layer(model.layer_classes[0])
+    assert found.forward_seconds.item() == pytest.approx((20 + 5 + 3 * held) / 1e3)
+    assert found.backward_seconds.item() == pytest.approx((50 + 7 + 6 * held) / 1e3)
+
+
 @pytest.mark.parametrize(("zero", "replicas"), [(1, 1), (0, 8), (1, 2)])
 def test_without_overlap_the_whole_reduction_comes_after_the_backward(
     trained: Trained, zero: int, replicas: int

@@ -155,8 +155,21 @@ class LayerWork:
         return self._launched(self._busy)
 
     def _launched(self, busy: _Passes) -> _Passes:
-        launched, stack = self.frame.times.with_launches_seconds, self.frame.stack
-        return _Passes(launched(busy.forward, stack.kernels_forward), launched(busy.backward, stack.kernels_backward))
+        launched, kernels = self.frame.times.with_launches_seconds, self._kernels
+        return _Passes(launched(busy.forward, kernels.forward), launched(busy.backward, kernels.backward))
+
+    @cached_property
+    def _kernels(self) -> _Passes:
+        """Launches of a pass. A layer of experts also has those of its router, and some for each expert that the rank holds."""
+        stack, ffn, frame = self.frame.stack, self.block.ffn, self.frame
+        forward, backward = (np.full(len(frame.tokens), count) for count in (stack.kernels_forward, stack.kernels_backward))
+        if isinstance(ffn, FeedForward):
+            return _Passes(forward, backward)
+        held = ffn.experts / np.asarray(frame.experts.ep)
+        return _Passes(
+            forward + stack.router_kernels_forward + stack.expert_kernels_forward * held,
+            backward + stack.router_kernels_backward + stack.expert_kernels_backward * held,
+        )
 
     @cached_property
     def _context(self) -> ContextExchange:
@@ -209,7 +222,7 @@ class LayerWork:
         # the router's gradient reads the experts' outputs, so their last matmul is needed again
         if self.frame.stack.stops_recompute_early and isinstance(self.block.ffn, FeedForward):
             shorter = busy - linear.forward_seconds(self._matmuls[-1:])
-            full = self.frame.times.with_launches_seconds(shorter, self.frame.stack.kernels_forward)
+            full = self.frame.times.with_launches_seconds(shorter, self._kernels.forward)
         if self._selection is not None:
             again = linear.forward_seconds(self._selection.repeated) + self._memory_bound.forward
             # reduced outputs are kept
