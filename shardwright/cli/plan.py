@@ -65,6 +65,9 @@ def plan(
     dp_shard: Annotated[int | None, typer.Option(help="Fix the degree of ZeRO sharding.")] = None,
     cp: Annotated[int | None, typer.Option(help="Set the context-parallel degree; 1 where it is left out.")] = None,
     ep: Annotated[int | None, typer.Option(help="Set the expert-parallel degree; 1 where it is left out.")] = None,
+    etp: Annotated[
+        int | None, typer.Option(help="Set how many ranks split each expert; left out, what ep leaves of tp.")
+    ] = None,
     context_parallel: Annotated[
         str | None, typer.Option(help="Set how cp exchanges keys and values: all-gather, ring, ulysses.")
     ] = None,

@@ -32,7 +32,7 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
             f"sequences, the global batch is {training.global_batch}"
         )
     check_sequence(model, training)
-    check_tensor_parallel(mesh.tp, model, training, sequence_parallel=plan.sequence_parallel, ep=mesh.ep)
+    check_tensor_parallel(mesh.tp, model, training, sequence_parallel=plan.sequence_parallel, expert_tp=mesh.expert_tp)
     split = plan.sequence_parallel
     check_context_parallel(mesh.cp, mesh.tp, plan.context_parallel, model, training, sequence_parallel=split)
     check_expert_parallel(mesh.ep, model)
@@ -100,17 +100,17 @@ def check_expert_parallel(ep: int, model: ModelSpec) -> None:
 
 
 def check_tensor_parallel(
-    tp: int, model: ModelSpec, training: TrainingSpec, *, sequence_parallel: bool, ep: int = 1
+    tp: int, model: ModelSpec, training: TrainingSpec, *, sequence_parallel: bool, expert_tp: int | None = None
 ) -> None:
     """Check that `tp` divides heads, KV heads, feed-forward widths and, under sequence parallelism, the sequence.
 
-    Experts that `ep` spreads are split only over the ranks of tp that `ep` does not use.
+    Experts that ep spreads are split over `expert_tp` ranks; left out, over those of tp.
 
     Raises:
         SpecError: `tp` does not divide; names the size and the degrees that would.
     """
     sizes = tensor_parallel_sizes(model, training, sequence_parallel=sequence_parallel)
-    of_experts = max(1, tp // ep)
+    of_experts = expert_tp or tp
     for what, size in sizes.items():
         if size % (of_experts if what == EXPERT_COLUMNS else tp):
             common = math.gcd(*sizes.values())

@@ -34,11 +34,12 @@ class Candidates(Degrees[IntArray]):
     offload_optimizer: IntArray
     cp: IntArray = field(default_factory=lambda: np.array(1))
     ep: IntArray = field(default_factory=lambda: np.array(1))
+    etp: IntArray = field(default_factory=lambda: np.array(0))
     context_parallel: IntArray = field(default_factory=lambda: np.array(0))
     expert_dispatch: IntArray = field(default_factory=lambda: np.array(0))
 
     def __post_init__(self) -> None:
-        for name in ("cp", "ep", "context_parallel", "expert_dispatch"):
+        for name in ("cp", "ep", "etp", "context_parallel", "expert_dispatch"):
             object.__setattr__(self, name, np.broadcast_to(getattr(self, name), self.pp.shape))
 
     @classmethod

@@ -38,8 +38,8 @@ def _axis(name: str) -> Choice:
     return Choice(name, lambda plan: getattr(plan.mesh, name))
 
 
-AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp", "ep")
-"""Of the mesh, outermost first; `ep` regroups those of dp_shard, cp and tp."""
+AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp", "ep", "etp")
+"""Of the mesh, outermost first; `ep` and `etp` regroup those of dp_shard, cp and tp."""
 
 CHOICES: tuple[Choice, ...] = (
     *map(_axis, AXES),

@@ -2,8 +2,9 @@
 
 Consecutive ranks differ in `tp` first, in `pp` last. `ep` divides dp_shard * cp * tp and regroups those ranks for expert
 layers (folded: Liu et al. 2025, "MoE Parallel Folding", arXiv 2504.14960, section 3): neighbouring ranks first share the
-columns of an expert (`expert_tp`, what `ep` leaves of tp), then hold different experts (`ep`), and those that hold the same
-ones shard them. With ep 1 that is the mesh of the other layers; with ep a multiple of tp every expert is whole.
+columns of an expert (`expert_tp`), then hold different experts (`ep`), and those that hold the same ones shard them. `etp`
+sets how many share an expert; 0 is what `ep` leaves of tp. With ep 1 that is the mesh of the other layers; with ep a multiple
+of tp and etp 0 every expert is whole.
 """
 
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 import numpy as np
 from pydantic import model_validator
 
-from shardwright.base import Array, IntArray, Number, listed
+from shardwright.base import Array, IntArray, Number, divisors, listed
 
-from .spec import PositiveInt, Spec
+from .spec import NonNegativeInt, PositiveInt, Spec
 
 Degree = TypeVar("Degree", int, IntArray)
 
@@ -29,6 +30,7 @@ class Degrees(Generic[Degree]):
         cp: Degree
         tp: Degree
         ep: Degree
+        etp: Degree
 
     @property
     def dp(self) -> Degree:
@@ -51,8 +53,8 @@ class Degrees(Generic[Degree]):
 
     @property
     def expert_tp(self) -> Degree:
-        """Ranks that split the columns of one expert: tp / ep, or 1 where ep is a multiple of tp."""
-        return self.tp // _common(self.tp, self.ep)
+        """Ranks that split the columns of one expert: `etp`, or where that is 0 tp / ep, or 1 where ep is a multiple of tp."""
+        return _first_set(self.etp, self.tp // _common(self.tp, self.ep))
 
     @property
     def same_experts(self) -> Degree:
@@ -70,6 +72,10 @@ def _common(one: Degree, other: Degree) -> Degree:
     return int(found) if isinstance(one, int) else found
 
 
+def _first_set(given: Degree, other: Degree) -> Degree:
+    return (given or other) if isinstance(given, int) else np.where(given > 0, given, other)
+
+
 class Mesh(Spec, Degrees[int]):
     """Degrees of the axes, outermost first."""
 
@@ -79,10 +85,14 @@ class Mesh(Spec, Degrees[int]):
     cp: PositiveInt = 1
     tp: PositiveInt = 1
     ep: PositiveInt = 1
+    etp: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _experts_fold(self) -> Self:
         block = self.shard_ranks * self.tp
+        if self.etp:
+            self._check_splits_experts(block)
+            return self
         if block % self.ep or (self.ep % self.tp and self.tp % self.ep):
             allowed = [d for d in range(1, block + 1) if block % d == 0 and (d % self.tp == 0 or self.tp % d == 0)]
             raise ValueError(
@@ -90,6 +100,20 @@ class Mesh(Spec, Degrees[int]):
                 f"{block}, and tp or be a multiple of it; allowed: {listed(allowed)}"
             )
         return self
+
+    def _check_splits_experts(self, block: int) -> None:
+        if self.ep == 1:
+            raise ValueError(
+                f"etp {self.etp} splits the experts that ep spreads, and ep is 1; set ep, or leave etp out"
+            )
+        if self.tp % self.etp:
+            raise ValueError(f"etp {self.etp} does not divide tp {self.tp}; allowed: {listed(divisors(self.tp))}")
+        if block % (self.ep * self.etp):
+            allowed = divisors(block // self.etp)
+            raise ValueError(
+                f"ep {self.ep} x etp {self.etp} does not fold into dp_shard {self.dp_shard} x cp {self.cp} x tp {self.tp}: ep must "
+                f"divide {block // self.etp}; allowed: {listed(allowed)}"
+            )
 
     def __str__(self) -> str:
         shown = [f"{axis}{degree}" for axis, degree in self if degree > 1]

@@ -378,6 +378,10 @@ def test_context_and_expert_parallelism_can_be_set(command: Command) -> None:
     options = ("--cp", "2", "--context-parallel", "ring", "--ep", "4", "--dp-shard", "4", "--zero-stage", "3")
     printed = command("plan", "qwen3-30b-a3b", *JOB, *options, "--json").json()["plan_file"]["plan"]
     assert (printed["mesh"]["cp"], printed["mesh"]["ep"], printed["context_parallel"]) == (2, 4, "ring")
+    split = (*options, "--tp", "2", "--cp", "1", "--context-parallel", "all-gather", "--ep", "2", "--etp", "2")
+    mesh = command("plan", "qwen3-30b-a3b", *JOB, *split, "--json").json()["plan_file"]["plan"]["mesh"]
+    assert (mesh["tp"], mesh["ep"], mesh["etp"]) == (2, 2, 2)
+    assert_one_line(command("plan", "qwen3-30b-a3b", *JOB, "--etp", "2"), "etp 2", "set ep")
     assert_one_line(command("plan", "llama-3.1-8b", *JOB, "--ep", "2"), "ep 2", "has none")
     assert_one_line(command("plan", "qwen3-30b-a3b", *JOB, "--ep", "3"), "ep 3", "128 experts", "allowed")
 

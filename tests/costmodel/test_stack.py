@@ -133,7 +133,12 @@ def test_a_layer_of_experts_also_launches_its_router_and_each_expert_that_the_ra
     trained: Trained, ep: int, held: int
 ) -> None:
     """A millisecond for each launch: 20 + 5 of the router and 3 for each expert forward, 50 + 7 and 6 backward."""
-    launches = {"kernels_forward": 20, "kernels_backward": 50, "router_kernels_forward": 5, "router_kernels_backward": 7}
+    launches = {
+        "kernels_forward": 20,
+        "kernels_backward": 50,
+        "router_kernels_forward": 5,
+        "router_kernels_backward": 7,
+    }
     stack = trained(**launches, expert_kernels_forward=3, expert_kernels_backward=6)
     model = small_experts()
     rows = WorkModel(model, stack, MemoryTimes(), candidates(dp_shard=4, ep=ep))

@@ -20,7 +20,9 @@ from tests.costmodel.fakes import round_cluster
 
 
 def candidates(**degrees: int) -> Candidates:
-    return Candidates(**{name: np.array([degrees.get(name, 1)]) for name in Candidates.__dataclass_fields__})
+    return Candidates(
+        **{name: np.array([degrees.get(name, int(name != "etp"))]) for name in Candidates.__dataclass_fields__}
+    )
 
 
 def numbers(group: RankGroup) -> tuple[float, float, float]:
@@ -55,6 +57,11 @@ def numbers(group: RankGroup) -> tuple[float, float, float]:
         (dict(tp=4, dp_shard=2, ep=2), expert_tp_group, (2, 1, 2)),
         (dict(tp=4, dp_shard=2, ep=2), ep_group, (2, 1, 2)),
         (dict(tp=2, dp_shard=4, ep=8), ep_group, (4, 2, 1)),
+        # two ranks splitting each expert although ep could take their place: experts lie on both nodes
+        (dict(tp=2, dp_shard=4, ep=4, etp=2), expert_tp_group, (2, 1, 2)),
+        (dict(tp=2, dp_shard=4, ep=4, etp=2), ep_group, (2, 2, 2)),
+        (dict(tp=2, dp_shard=4, ep=4, etp=2), expert_shard_group, (1, 1, 4)),
+        (dict(tp=4, dp_shard=2, ep=2, etp=1), ep_group, (2, 1, 2)),
         (dict(dp_shard=4, dp_replicate=2, ep=4), expert_replicate_group, (1, 2, 4)),
         (dict(cp=4, dp_replicate=2, ep=2, zero_stage=0), expert_replicate_group, (2, 2, 2)),
     ],

@@ -24,6 +24,8 @@ def plan(*, zero_stage: int = 1, layers: tuple[int, ...] = (4,), **choices: obje
         (Mesh(dp_shard=8, tp=4, ep=4), 1, 8),
         (Mesh(dp_shard=8, tp=4, ep=32), 1, 1),
         (Mesh(dp_shard=2, cp=4, tp=2, ep=8), 1, 2),  # over cp, too
+        (Mesh(dp_shard=8, tp=4, ep=4, etp=4), 4, 2),  # all of tp splits columns, and ep lies beyond it
+        (Mesh(dp_shard=8, tp=4, ep=2, etp=1), 1, 16),
     ],
 )
 def test_experts_fold_into_the_ranks_of_shards_and_tp(mesh: Mesh, expert_tp: int, expert_shards: int) -> None:
@@ -36,6 +38,9 @@ def test_experts_fold_into_the_ranks_of_shards_and_tp(mesh: Mesh, expert_tp: int
     [
         ({"dp_shard": 8, "tp": 2, "ep": 32}, "allowed: 1, 2, 4, 8, 16"),
         ({"dp_shard": 3, "tp": 4, "ep": 6}, "1, 2, 4, 12"),
+        ({"dp_shard": 8, "tp": 4, "ep": 16, "etp": 4}, "ep must divide 8; allowed: 1, 2, 4, 8"),
+        ({"dp_shard": 8, "tp": 4, "ep": 4, "etp": 3}, "etp 3 does not divide tp 4; allowed: 1, 2, 4"),
+        ({"dp_shard": 8, "tp": 4, "etp": 4}, "ep is 1; set ep"),
     ],
 )
 def test_what_does_not_fold_names_what_does(degrees: dict[str, int], allowed: str) -> None:

@@ -162,7 +162,9 @@ class LayerWork:
     def _kernels(self) -> _Passes:
         """Launches of a pass. A layer of experts also has those of its router, and some for each expert that the rank holds."""
         stack, ffn, frame = self.frame.stack, self.block.ffn, self.frame
-        forward, backward = (np.full(len(frame.tokens), count) for count in (stack.kernels_forward, stack.kernels_backward))
+        forward, backward = (
+            np.full(len(frame.tokens), count) for count in (stack.kernels_forward, stack.kernels_backward)
+        )
         if isinstance(ffn, FeedForward):
             return _Passes(forward, backward)
         held = ffn.experts / np.asarray(frame.experts.ep)

@@ -143,7 +143,10 @@ def _check(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed
     check_sequence(model, training)
     if fixed.tp is not None:
         split_sequence = fixed.tp > 1 and fixed.sequence_parallel is not False
-        check_tensor_parallel(fixed.tp, model, training, sequence_parallel=split_sequence, ep=fixed.ep or 1)
+        split_by = fixed.etp or max(1, fixed.tp // (fixed.ep or 1))
+        check_tensor_parallel(fixed.tp, model, training, sequence_parallel=split_sequence, expert_tp=split_by)
+    if fixed.etp and (fixed.ep or 1) == 1:
+        raise SpecError(f"etp {fixed.etp} splits the experts that ep spreads, and ep is 1; set ep, or leave etp out")
     check_expert_parallel(fixed.ep or 1, model)
     kind, split = fixed.context_parallel or CONTEXT_PARALLEL[0], bool(fixed.tp and fixed.sequence_parallel is not False)
     check_context_parallel(fixed.cp or 1, fixed.tp or 1, kind, model, training, sequence_parallel=split)

@@ -7,6 +7,7 @@ from shardwright.specs import (
     CHOICES,
     ContextParallel,
     ExpertDispatch,
+    NonNegativeInt,
     Plan,
     PositiveInt,
     RecomputePolicy,
@@ -24,7 +25,7 @@ class Fixed(Spec):
     stage the same number of layers, for frameworks that can't split unevenly; a stack may count embedding and head as a
     layer each there (`Stack.counts_ends`). `sequence_parallel` splits the operators
     outside the tensor-parallel parts along the sequence; left open it follows tensor parallelism. Open degrees of `cp`
-    and `ep` are 1. `stages` fix everything in a stage: its layers and their recomputation.
+    and `ep` are 1, and `etp` is then what ep leaves of tp. `stages` fix everything in a stage: its layers and their recomputation.
     """
 
     pp: PositiveInt | None = None
@@ -33,6 +34,7 @@ class Fixed(Spec):
     cp: PositiveInt | None = None
     tp: PositiveInt | None = None
     ep: PositiveInt | None = None
+    etp: NonNegativeInt | None = None
     micro_batch: PositiveInt | None = None
     stages_per_rank: PositiveInt | None = None
     zero_stage: ZeroStage | None = None

@@ -14,7 +14,7 @@ _SPLIT_FREELY_UP_TO = 8
 
 
 def meshes_of(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Iterator[Mesh]:
-    cp, ep = fixed.cp or 1, fixed.ep or 1
+    cp, ep, etp = fixed.cp or 1, fixed.ep or 1, fixed.etp or 0
     for tp in _tensor_degrees(model, cluster, training, fixed):
         if cluster.devices % (tp * cp) or not _cuts_sequence(model, training, fixed, tp, cp):
             continue
@@ -25,8 +25,8 @@ def meshes_of(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
             if training.global_batch % dp:
                 continue
             for dp_shard in _shard_degrees(dp, tp, cp, cluster, fixed):
-                if _folds(dp_shard * cp * tp, tp, ep):
-                    yield Mesh(pp=pp, dp_replicate=dp // dp_shard, dp_shard=dp_shard, cp=cp, tp=tp, ep=ep)
+                if _folds(dp_shard * cp * tp, tp, ep, etp):
+                    yield Mesh(pp=pp, dp_replicate=dp // dp_shard, dp_shard=dp_shard, cp=cp, tp=tp, ep=ep, etp=etp)
 
 
 def _most_stages(model: ModelSpec, fixed: Fixed) -> int:
@@ -44,8 +44,10 @@ def _cuts_sequence(model: ModelSpec, training: TrainingSpec, fixed: Fixed, tp: i
     return True
 
 
-def _folds(block: int, tp: int, ep: int) -> bool:
-    """Whether ep folds into the ranks of dp_shard, cp and tp (see `Mesh`)."""
+def _folds(block: int, tp: int, ep: int, etp: int) -> bool:
+    """Whether ep and etp fold into the ranks of dp_shard, cp and tp (see `Mesh`)."""
+    if etp:
+        return tp % etp == 0 and block % (ep * etp) == 0
     return block % ep == 0 and (ep % tp == 0 or tp % ep == 0)
 
 

@@ -83,7 +83,7 @@ def _kept(plan: Plan, fixed: Fixed) -> Fixed:
     if mesh.cp > 1 and fixed.cp is None:
         unsearched |= {"cp": mesh.cp, "context_parallel": plan.context_parallel}
     if mesh.ep > 1 and fixed.ep is None:
-        unsearched |= {"ep": mesh.ep, "expert_dispatch": plan.expert_dispatch}
+        unsearched |= {"ep": mesh.ep, "etp": mesh.etp, "expert_dispatch": plan.expert_dispatch}
     return fixed.but(**unsearched)
 
 

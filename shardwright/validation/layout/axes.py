@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from shardwright.specs import ContextParallel, ExpertDispatch
@@ -62,6 +63,22 @@ def routing_of_row(row: TableRow) -> Literal["random", "consecutive"]:
     return "consecutive" if _FAKE_GATE.search(row.notes or "") else "random"
 
 
-def folds(axes: RowAxes, shards: int, tp: int) -> bool:
-    """Whether ep folds into the ranks that hold one copy of the model's other layers (see `Mesh`)."""
-    return (shards * axes.cp * tp) % axes.ep == 0 and (axes.ep % tp == 0 or tp % axes.ep == 0)
+def expert_splits(row: TableRow, ep: int, *, megatron: bool) -> Sequence[int]:
+    """How many ranks split an expert, 0 for what ep leaves of tp.
+
+    Unstated, Megatron splits experts as it splits the other layers (expert_tensor_parallel_size, parallel_state.py).
+    """
+    stated, tp = row.settings.expert_tp, row.tp or 1
+    if ep == 1:
+        return (0,)
+    if stated is not None:
+        return (stated,)
+    return (tp, 0) if megatron and tp > 1 else (0,)
+
+
+def folds(axes: RowAxes, shards: int, tp: int, etp: int) -> bool:
+    """Whether ep and etp fold into the ranks that hold one copy of the model's other layers (see `Mesh`)."""
+    block = shards * axes.cp * tp
+    if etp:
+        return tp % etp == 0 and block % (axes.ep * etp) == 0
+    return block % axes.ep == 0 and (axes.ep % tp == 0 or tp % axes.ep == 0)

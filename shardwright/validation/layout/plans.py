@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from shardwright.specs import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage, ZeroStage
 from shardwright.validation.table import SkippedRowError, TableRow
 
-from .axes import RowAxes, axes_of_row, folds
-from .choices import EVERY_SECOND, Recompute, by_stages, micro_batches, recomputes, zero_stages
+from .axes import RowAxes, axes_of_row, expert_splits, folds
+from .choices import EVERY_SECOND, MEGATRONS, Recompute, by_stages, micro_batches, recomputes, zero_stages
 from .schedule import PipelineChoice, pipelines_of_row, splits_vocabulary, stage_sizes
 
 _SHARD_GROUP = re.compile(r"(?:zero1 group(?: size)?|shard group)[ =](-?\d+)")
@@ -132,13 +132,17 @@ def _readings(row: TableRow, layout: _Layout) -> Iterator[Reading]:
     stages = zero_stages(row, family, pp=pp, shards=layout.shard_group * layout.axes.cp)
     sizes = micro_batches(row, family, pp=pp, sequences=sequences)
     pipelines = pipelines_of_row(row, family, pp, layout.layers)
-    for recompute, zero_stage, micro_batch, pipeline in itertools.product(levels, stages, sizes, pipelines):
-        plan = _plan(row, layout, zero_stage, micro_batch, recompute, pipeline)
+    splits = expert_splits(row, layout.axes.ep, megatron=family in MEGATRONS)
+    for recompute, zero_stage, micro_batch, pipeline, etp in itertools.product(
+        levels, stages, sizes, pipelines, splits
+    ):
+        plan = _plan(row, layout, zero_stage, micro_batch, recompute, pipeline, etp)
         chosen = {
             "recompute": (levels, recompute.words),
             "ZeRO stage": (stages, str(zero_stage)),
             "micro batch": (sizes, str(micro_batch)),
             "stages per pipeline rank": (pipelines, str(pipeline.stages_per_rank)),
+            "expert tensor parallelism": (splits, str(etp or "what ep leaves of tp")),
         }
         if plan is not None:
             yield Reading(plan, tuple((name, value) for name, (values, value) in chosen.items() if len(values) > 1))
@@ -151,15 +155,16 @@ def _plan(
     micro_batch: int,
     recompute: Recompute,
     pipeline: PipelineChoice,
+    etp: int,
 ) -> Plan | None:
     """The plan; None if the schedule does not accept its microbatch or stage count."""
     shard = layout.shard_group if zero_stage else 1
     # two stages may hold the embedding and the head alone
-    if layout.pp * pipeline.stages_per_rank > layout.layers + 2 or not folds(layout.axes, shard, layout.tp):
+    if layout.pp * pipeline.stages_per_rank > layout.layers + 2 or not folds(layout.axes, shard, layout.tp, etp):
         return None
     try:
         sizes = stage_sizes(row, layout.family, layout.layers, layout.pp * pipeline.stages_per_rank)
-        return _built_plan(layout, sizes, zero_stage, micro_batch, recompute, pipeline.schedule)
+        return _built_plan(layout, sizes, zero_stage, micro_batch, recompute, pipeline.schedule, etp)
     except ValidationError:  # a schedule's own rule
         return None
 
@@ -171,6 +176,7 @@ def _built_plan(
     micro_batch: int,
     recompute: Recompute,
     schedule: ScheduleName,
+    etp: int,
 ) -> Plan:
     shard = layout.shard_group if zero_stage else 1
     return Plan(
@@ -181,6 +187,7 @@ def _built_plan(
             cp=layout.axes.cp,
             tp=layout.tp,
             ep=layout.axes.ep,
+            etp=etp,
         ),
         micro_batch=micro_batch,
         microbatches=layout.sequences_per_rank // micro_batch,

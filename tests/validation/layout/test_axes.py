@@ -74,8 +74,9 @@ def test_a_setting_gives_the_dispatch() -> None:
 
 def test_what_does_not_fold_is_a_reason_or_another_zero_stage() -> None:
     axes, _ = _axes(**EXPERTS, ep=32)
-    assert folds(axes, 16, 2)
-    assert not folds(axes, 8, 2)
+    assert folds(axes, 16, 2, 0)
+    assert not folds(axes, 8, 2, 0)
+    assert not folds(axes, 16, 2, 2)  # 64 ranks
     with pytest.raises(SkippedRowError, match="experts over the ranks"):
         plans_of(row(**EXPERTS, ep=48), 40)
     found, _ = plans_of(row(**(MEGATRON | EXPERTS | {"zero_or_fsdp": None}), ep=32), 40)
@@ -85,10 +86,20 @@ def test_what_does_not_fold_is_a_reason_or_another_zero_stage() -> None:
 def test_plans_of_rows_with_both() -> None:
     stated = row(**(MEGATRON | EXPERTS), gpus=64, pp=2, tp=2, cp=2, dp=8, vpp=1, ep=8, micro_batch=1, global_batch=32)
     found, assumptions = plans_of(stated, 40)
-    ((plan, _),) = found.readings
-    assert plan.mesh == Mesh(pp=2, dp_shard=8, cp=2, tp=2, ep=8)
+    meshes = [reading.plan.mesh for reading in found.readings]
+    # Megatron splits experts over tp unless told otherwise
+    assert meshes == [Mesh(pp=2, dp_shard=8, cp=2, tp=2, ep=8, etp=2), Mesh(pp=2, dp_shard=8, cp=2, tp=2, ep=8)]
+    plan = found.readings[0].plan
     assert (plan.context_parallel, plan.expert_dispatch, plan.global_batch) == ("ring", "all-to-all", 32)
     assert "context exchanged by ring" in assumptions
+
+
+def test_a_setting_gives_expert_tensor_parallelism() -> None:
+    stated = row(
+        **(MEGATRON | EXPERTS), gpus=64, pp=2, tp=4, dp=8, vpp=1, ep=8, global_batch=32, settings="expert_tp=1"
+    )
+    found, _ = plans_of(stated, 40)
+    assert {reading.plan.mesh.expert_tp for reading in found.readings} == {1}
 
 
 def test_fsdp_over_context_parallel_ranks_alone() -> None:
