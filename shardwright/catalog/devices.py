@@ -53,11 +53,13 @@ class DeviceEntry(Spec):
     launch_seconds: NonNegativeFloat
     context_bytes: NonNegativeFloat
     generation: Generation | None = None
+    keeps_clock: bool = False
     sources: dict[str, str]
 
     @model_validator(mode="after")
     def _every_figure_has_its_source(self) -> "DeviceEntry":
-        figures = (*_FIGURES, *(("matmul_share_by_format",) if self.matmul_share_by_format else ()))
+        stated = [name for name in ("matmul_share_by_format", "keeps_clock") if getattr(self, name)]
+        figures = (*_FIGURES, *stated)
         if set(self.sources) != set(figures):
             raise ValueError(f"sources are of {', '.join(self.sources)}; each of {', '.join(figures)} needs one")
         return self
@@ -126,6 +128,7 @@ def device(name: str) -> Device:
         launch_seconds=entry.launch_seconds,
         context_bytes=entry.context_bytes,
         generation=entry.generation,
+        keeps_clock=entry.keeps_clock,
         sources=dict(entry.sources),
     )
 

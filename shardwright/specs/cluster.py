@@ -31,6 +31,7 @@ class Device(Spec):
     differ from bf16.
     `attention_flops_per_s`: measured rates of fused causal attention, forward and backward, counting the causal half;
     empty where the cost model derives them from the peak.
+    `keeps_clock`: its power limit leaves it the full clock under matmuls; since Hopper most parts slow down.
     `launch_seconds`: the least time between two kernel starts; for a CPU the dispatch time of one small operation.
     `memory_reserve`: share of the memory that a plan leaves free; None for the cost model's own. `context_bytes`: what a
     process holds before its first tensor. `generation`: where peaks don't tell it (see
@@ -45,6 +46,7 @@ class Device(Spec):
     matmul_share: Annotated[PositiveFloat, Field(le=1)] = 0.80
     matmul_share_by_format: dict[DeviceFormat, Annotated[PositiveFloat, Field(le=1)]] = Field(default_factory=dict)
     attention_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(default_factory=dict)
+    keeps_clock: bool = False
     multiprocessors: PositiveInt = 1
     launch_seconds: NonNegativeFloat = 0.0
     memory_reserve: Annotated[NonNegativeFloat, Field(lt=1)] | None = None

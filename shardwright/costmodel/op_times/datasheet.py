@@ -126,7 +126,8 @@ class CatalogTimes:
 
     @property
     def _matmul_fraction(self) -> Value:
-        return self.constants.hopper_matmul_fraction if self.device.since_hopper else self.constants.matmul_fraction
+        slows_down = self.device.since_hopper and not self.device.keeps_clock
+        return self.constants.hopper_matmul_fraction if slows_down else self.constants.matmul_fraction
 
     def _filled(self, m: Array, n: Array, groups: Number) -> Array:
         """Share of the card that the best tile size keeps busy: tile quantisation times wave quantisation."""

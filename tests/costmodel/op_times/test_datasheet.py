@@ -44,6 +44,15 @@ class TestMatmul:
         odd, padded = times().matmul_seconds(8192, 4096, 50257), times().matmul_seconds(8192, 4096, 50304)
         assert odd / padded == pytest.approx(CALIBRATED.misaligned_slowdown, rel=0.05)
 
+    def test_a_part_that_keeps_its_clock_is_not_slowed_like_hopper(self) -> None:
+        """An H20 does a sixth of an H100's work at more than half of its power."""
+        h20, h100 = (CatalogTimes(load_cluster(f"{name}:8").node, BF16) for name in ("h20-sxm", "h100-sxm"))
+        shares = [
+            2 * 8192**3 / times.matmul_seconds(8192, 8192, 8192) / times.device.peak_flops_per_s["bf16"]
+            for times in (h20, h100)
+        ]
+        assert shares[0] > 1.1 * shares[1]
+
     def test_any_number_of_tokens_is_aligned(self) -> None:
         """Experts get 1000.5 tokens on average; only the weights' sizes count."""
         expert = times().matmul_seconds(1000.5, 4096, 1024, groups=8)

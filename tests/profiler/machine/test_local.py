@@ -82,6 +82,7 @@ class TestCpu:
             "kind",
             "generation",
             "memory_reserve",
+            "keeps_clock",
             "sources",
             "multiprocessors",
             "matmul_share_by_format",
