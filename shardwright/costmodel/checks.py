@@ -55,7 +55,8 @@ def check_context_parallel(
 ) -> None:
     """Check that cp divides the sequence and, under Ulysses, the heads that tp leaves on a rank.
 
-    The zig-zag distribution cuts a sequence into 2 cp chunks. Each chunk is split over tp where the sequence is.
+    The zig-zag distribution cuts a sequence into 2 cp chunks. Each chunk is split over tp where the sequence is. Under Ulysses
+    KV heads are repeated where cp is a multiple of them.
 
     Raises:
         SpecError: cp does not divide; with the numbers and the degrees that would.
@@ -71,13 +72,13 @@ def check_context_parallel(
             f"divide by that; the nearest length that does is {near}"
         )
     if ulysses:
-        left = math.gcd(
-            *(gcd // tp for block in model.layer_classes for gcd in (block.attention.heads, block.attention.kv_heads))
-        )
-        if left % cp:
+        heads = math.gcd(*(block.attention.heads // tp for block in model.layer_classes))
+        kv_heads = math.gcd(*(block.attention.kv_heads // tp for block in model.layer_classes))
+        allowed = [degree for degree in divisors(heads) if kv_heads % degree == 0 or degree % kv_heads == 0]
+        if cp not in allowed:
             raise SpecError(
-                f"cp {cp} (ulysses) deals heads to ranks and tp {tp} leaves {left} KV heads of {model.name} on one; "
-                f"allowed: {listed(divisors(left))}; ring and all-gather have no such limit"
+                f"cp {cp} (ulysses) deals heads to ranks and tp {tp} leaves {heads} heads and {kv_heads} KV heads of {model.name} "
+                f"on one; allowed: {listed(allowed)}; ring and all-gather have no such limit"
             )
 
 

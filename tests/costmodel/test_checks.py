@@ -59,9 +59,9 @@ def shared(context_parallel: str, **mesh: int) -> Plan:
         (shared("ring", cp=4), 124, r"cp 4 \(ring\) cuts a sequence into 8 parts and 124 tokens .* does is 128$"),
         (shared("all-gather", cp=2, tp=2), 132, r"into 8 parts and 132 tokens don't divide by that; .* is 128$"),
         (
-            shared("ulysses", cp=2, tp=2),
+            shared("ulysses", cp=4, tp=2),
             128,
-            r"tp 2 leaves 1 KV heads of small on one; allowed: 1; ring and all-gather",
+            r"tp 2 leaves 2 heads and 1 KV heads of small on one; allowed: 1, 2; ring and all-gather",
         ),
     ],
 )
@@ -75,6 +75,11 @@ def test_ulysses_has_no_halves_to_deal() -> None:
     check_plan(shared("ulysses", cp=2), small_model(), round_cluster(), training)
     with pytest.raises(SpecError, match="cuts a sequence into 4 parts"):
         check_plan(shared("ring", cp=2), small_model(), round_cluster(), training)
+
+
+def test_ulysses_may_have_more_ranks_than_kv_heads() -> None:
+    """Four heads and two KV heads: each KV head goes to two ranks."""
+    check_plan(shared("ulysses", cp=4), small_model(), round_cluster(), TRAINING)
 
 
 def test_experts_that_ep_does_not_divide() -> None:

@@ -96,8 +96,10 @@ class ContextExchange:
     def _traded(self, attention: MultiHeadAttention | LatentAttention, keys_values: Array) -> PassSeconds:
         """Ulysses: queries, keys and values go to the ranks of their heads, and the output comes back.
 
-        In the backward the gradients of all four make the same way.
+        In the backward the gradients of all four make the same way. Where ranks are more than KV heads, each head goes to
+        several of them.
         """
+        keys_values = keys_values * np.maximum(1.0, self.candidates.cp * self.candidates.tp / attention.kv_heads)
         group, heads = cp_group(self.candidates, self.times.node), attention.heads / self.candidates.tp
         query = self._element_bytes * self.tokens * heads * attention.head_size
         output = self._element_bytes * self.tokens * heads * attention.value_head_size

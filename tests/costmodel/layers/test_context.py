@@ -53,10 +53,13 @@ def test_a_cpu_hides_no_ring() -> None:
 
 
 def test_ulysses_trades_queries_outputs_and_keys_and_values() -> None:
-    width = 8 * 125 * 2 + 2 * 125 * 2
+    """Four ranks: tp 2 leaves one of two KV heads, which then goes to each of them."""
+    width = 8 * 125 * 2 + 2 * 125 * 2 * 4
     both = 2 * TOKENS * width / 2 * 1e-9
     assert seconds(exchange("ulysses", cp=1, tp=2).pass_seconds(GROUPED, LONG, LONG)) == (0, 0)
     assert seconds(exchange("ulysses", tp=2).pass_seconds(GROUPED, LONG, LONG)) == pytest.approx((both, both))
+    alone = 2 * TOKENS * 2 * (8 + 2) * 125 * 1e-9  # as many ranks as KV heads: none travels twice
+    assert seconds(exchange("ulysses", cp=2).pass_seconds(GROUPED, LONG, LONG)) == pytest.approx((alone, alone))
 
 
 def test_grouped_heads_travel_unrepeated_and_latent_ones_projected() -> None:
