@@ -90,7 +90,7 @@ class PlanCosts:
     def __post_init__(self) -> None:
         tables = build_tables(self.model, self.training, candidates_of(self.plan), self.times)
         mixes = layer_mixes(self.model, self.plan.stages)
-        object.__setattr__(self, "_sums", StageSums(tables, mixes, self.plan.vocabulary_parallel))
+        object.__setattr__(self, "_sums", StageSums(tables, mixes, self.plan.vocabulary_parallel > 0))
 
     @property
     def sums(self) -> StageSums:
@@ -172,6 +172,7 @@ class PlanCosts:
             self.activation_bytes_per_stage(),
             self.postponed_bytes_per_stage(),
         )
+        kept = kept + self._waiting_bytes()
         logits = self._logit_bytes(kept, working)
         late, apart = static["late_gradients"], static["stream_gradients"]
         moving, step = kept + working + held.beside_activations, np.maximum(static["step"], static["flat"])
@@ -215,6 +216,13 @@ class PlanCosts:
     def _largest(self, values: Rows) -> Array:
         """(pp,): the largest of `values` among the rows of each rank."""
         return np.asarray(self._per_rank(self.sums.largest(values)).max(axis=0))
+
+    def _waiting_bytes(self) -> Array:
+        """(pp,): activations of microbatches that wait at the barriers of vocabulary parallelism, no more than the step has."""
+        more = min(self.plan.vocabulary_parallel, max(0, self.plan.microbatches - self.plan.mesh.pp))
+        each = np.zeros(self.plan.mesh.pp)
+        np.maximum.at(each, self.plan.stage_ranks, self.activation_bytes_per_stage())
+        return more * each
 
     def _logit_bytes(self, kept: Array, working: Array) -> Array:
         """The head's share of the kept and working bytes on the rank of the last stage; 0 on the others."""

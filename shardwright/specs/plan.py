@@ -80,8 +80,10 @@ class Plan(Spec):
     `expert_dispatch` is how tokens travel to their experts. "all-to-all" sends a copy to each expert. "deduplicated" sends
     one copy to each node, and then to each rank, that holds any of them (Zhao et al. 2025, DeepEP).
 
-    `vocabulary_parallel`: all ranks of the pipeline hold an equal part of the vocabulary and compute it for every microbatch,
-    in place of the first rank's embedding and the last rank's head (Yeung et al. 2024, arXiv 2411.05288).
+    `vocabulary_parallel`: above 0 all ranks of the pipeline hold an equal part of the vocabulary and compute it for every
+    microbatch, in place of the first rank's embedding and the last rank's head (Yeung et al. 2024, arXiv 2411.05288). Its value is the
+    number of barriers in the loss, each of which keeps one more microbatch in flight (figure 10: p + 2 of them with algorithm 1, which
+    has two, and p + 1 with algorithm 2).
     """
 
     mesh: Mesh
@@ -92,7 +94,7 @@ class Plan(Spec):
     sequence_parallel: bool = True
     context_parallel: ContextParallel = "all-gather"
     expert_dispatch: ExpertDispatch = "all-to-all"
-    vocabulary_parallel: bool = False
+    vocabulary_parallel: Literal[0, 1, 2] = 0
     offload: Offload = Offload()
 
     @property

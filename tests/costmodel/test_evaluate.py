@@ -251,8 +251,7 @@ def test_a_split_vocabulary_gives_each_rank_an_equal_part_of_embedding_and_head(
     training = TrainingSpec(seq_len=128, global_batch=8)
     job = (small_model(), round_cluster(), training)
     apart, spread = (
-        plan_costs(*job, ends.model_copy(update={"vocabulary_parallel": split}), RoundTimes())
-        for split in (False, True)
+        plan_costs(*job, ends.model_copy(update={"vocabulary_parallel": split}), RoundTimes()) for split in (0, 1)
     )
     head = 2 * 64 * 1000 * 128 * 1e-12
     assert apart.stage_costs().forward[-1] - apart.stage_costs().forward[0] == pytest.approx(head)
@@ -260,3 +259,18 @@ def test_a_split_vocabulary_gives_each_rank_an_equal_part_of_embedding_and_head(
     parts = [part.parameters for part in spread.memory()]
     assert parts == pytest.approx([sum(part.parameters for part in apart.memory()) / 4] * 4)
     assert spread.estimate().step_seconds < apart.estimate().step_seconds
+
+
+@pytest.mark.parametrize(("barriers", "more"), [(1, 1), (2, 2)])
+def test_each_barrier_of_a_split_vocabulary_keeps_a_microbatch_in_flight(barriers: int, more: int) -> None:
+    stages = tuple(Stage(layers=(LayerRun(count=1),)) for _ in range(4))
+    training = TrainingSpec(seq_len=128, global_batch=8)
+    ends = Plan(mesh=Mesh(pp=4), micro_batch=1, microbatches=8, stages=stages, vocabulary_parallel=1)
+    job = (small_model(), round_cluster(), training)
+    one = plan_costs(*job, ends, RoundTimes())
+    found = plan_costs(*job, ends.model_copy(update={"vocabulary_parallel": barriers}), RoundTimes())
+    each = one.activation_bytes_per_stage()
+    held = [part.activations + part.logits for part in found.memory()]
+    base = [part.activations + part.logits for part in one.memory()]
+    assert np.subtract(held, base) == pytest.approx((more - 1) * each)
+    assert base[0] > (4 + 1) * each[0]  # the four of 1F1B's first rank, and the one at the barrier

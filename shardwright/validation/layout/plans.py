@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -49,7 +49,7 @@ class _Layout(NamedTuple):
     sequences_per_rank: int
     layers: int
     sequence_parallel: bool
-    vocabulary_parallel: bool
+    vocabulary_parallel: Literal[0, 1, 2]
     optimizer_on_host: bool
     axes: RowAxes
 

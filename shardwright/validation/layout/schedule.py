@@ -1,7 +1,7 @@
 """The pipeline of a row: its schedule, read from chunks and remarks as no column states it, and the layers of its stages."""
 
 import re
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from shardwright.specs import ScheduleName, even_stages
 from shardwright.validation.table import SkippedRowError, TableRow
@@ -22,7 +22,8 @@ _NAMED: tuple[tuple[str, str, int | None], ...] = (
     (r"(?<!non-)(?<!not )\binterleav", "interleaved-1f1b", None),
     (r"\b1f1b\b", "1f1b", 1),
 )
-_SPLITS_VOCABULARY = re.compile(r"\bvocab-?[12]\b|\binterlaced\b")
+# Barriers in the loss: two in algorithm 1, one in algorithm 2; the interlaced pipeline stops at one.
+_SPLIT_VOCABULARY: tuple[tuple[str, Literal[1, 2]], ...] = ((r"\bvocab-?1\b", 2), (r"\bvocab-?2\b|\binterlaced\b", 1))
 _BALANCES_LAYERS = re.compile(r"\bredis\b")
 
 
@@ -55,10 +56,12 @@ def pipelines_of_row(row: TableRow, family: str, pp: int, layers: int) -> tuple[
     return tuple(PipelineChoice(_schedule(name, count), count) for count in counts)
 
 
-def splits_vocabulary(row: TableRow) -> bool:
-    """Whether all ranks of the pipeline compute the vocabulary, by the names of Yeung et al. 2024 (arXiv 2411.05288, section 6):
-    vocab-1 and vocab-2, and the interlaced pipeline, which does the same with collectives in between."""
-    return (row.pp or 1) > 1 and bool(_SPLITS_VOCABULARY.search(_remarks(row)))
+def splits_vocabulary(row: TableRow) -> Literal[0, 1, 2]:
+    """`Plan.vocabulary_parallel`, by the names of Yeung et al. 2024 (arXiv 2411.05288, section 6): vocab-1 and vocab-2, and the
+    interlaced pipeline, which does the same with collectives in between."""
+    if (row.pp or 1) == 1:
+        return 0
+    return next((barriers for pattern, barriers in _SPLIT_VOCABULARY if re.search(pattern, _remarks(row))), 0)
 
 
 def _remarks(row: TableRow) -> str:

@@ -90,9 +90,12 @@ def test_even_where_the_head_alone_would_fill_a_stage() -> None:
     assert stage_sizes(one, "nanotron", 4, 2) == [2, 2]
 
 
-@pytest.mark.parametrize("notes", ["schedule vocab-1", "Vocab-2 (V-Half later)", "interlaced pipeline"])
-def test_names_of_pipelines_that_split_the_vocabulary(notes: str) -> None:
-    assert splits_vocabulary(row(pp=4, dp=16, notes=notes))
+@pytest.mark.parametrize(
+    ("notes", "barriers"), [("schedule vocab-1", 2), ("Vocab-2 (V-Half later)", 1), ("interlaced pipeline", 1)]
+)
+def test_names_of_pipelines_that_split_the_vocabulary(notes: str, barriers: int) -> None:
+    """Algorithm 1 has two barriers in the loss and algorithm 2 one."""
+    assert splits_vocabulary(row(pp=4, dp=16, notes=notes)) == barriers
     assert not splits_vocabulary(row(pp=1, notes=notes))
 
 
