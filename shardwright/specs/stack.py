@@ -32,6 +32,8 @@ class Stack(Spec):
         fused_loss: the cross-entropy is one kernel that reads the logits in the compute format and keeps no fp32 copy.
         fused_operands: the kernels before low-precision matmuls write and keep their operands, with scales of earlier steps
             (Transformer Engine's delayed scaling); weights are cast once a step. Otherwise separate kernels cast each operand.
+        joined_projections: one matmul makes queries, keys and values, and one makes gate and up; otherwise several matmuls
+            read the same input, and the gradients that they give of it are added.
         kernels_forward, kernels_backward: launches of one layer.
         router_kernels_forward, router_kernels_backward: launches that a layer of experts has besides: routing, sorting, weighing.
         expert_kernels_forward, expert_kernels_backward: launches for each expert that a rank holds; 0 where one grouped kernel
@@ -94,6 +96,7 @@ class Stack(Spec):
     fused_elementwise: bool = False
     fused_loss: bool = False
     fused_operands: bool = False
+    joined_projections: bool = False
     kernels_forward: PositiveFloat = 34.0
     kernels_backward: PositiveFloat = 69.0
     router_kernels_forward: NonNegativeFloat = 27.0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array, Number
-from shardwright.costmodel.op_times import Value
+from shardwright.costmodel.op_times import Value, operator_passes
 from shardwright.specs.model import Norm
 
 from . import operators
@@ -62,10 +62,10 @@ class EndWork:
         apart = 1.0 if not self.frame.model.tied_embeddings else np.where(self.frame.candidates.pp > 1, 1.0, 0.0)
         parameters = self.frame.local_parameters(self.frame.model.head_parameters()) * apart
         return self._end(
-            forward=self._norm_seconds(6.0)
+            forward=self._norm_seconds()
             + self.frame.plain.forward_seconds(matmuls)
             + judge("cross_entropy", logits, loss),
-            backward=self._norm_seconds(12.0, backward=True)
+            backward=self._norm_seconds(backward=True)
             + self.frame.plain.backward_seconds(matmuls)
             + judge("cross_entropy", logits, loss, backward=True),
             weight_gradient=self.frame.plain.weight_gradient_seconds(matmuls),
@@ -83,12 +83,12 @@ class EndWork:
         norm, code = frame.model.final_norm, layer_code(frame.model.family, frame.model.layer_classes[0])
         return norm_bytes(norm, code, element, hidden) if norm else 0.0
 
-    def _norm_seconds(self, passes: float, *, backward: bool = False) -> Array:
-        """Seconds of the final norm, which reads and writes its input `passes` times."""
+    def _norm_seconds(self, *, backward: bool = False) -> Array:
+        """Seconds of the final norm."""
         frame, norm = self.frame, self.frame.model.final_norm
         elements = frame.tokens * frame.model.hidden_size / frame.sequence_split
-        moved = frame.element_bytes * passes * elements
         operator = operators.norm_operator(norm or Norm(), frame.stack)
+        moved = frame.element_bytes * operator_passes(operator, frame.element_bytes, backward=backward) * elements
         return frame.times.operator_seconds(operator, elements, moved, backward=backward)
 
     @property

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.op_times import ATTENTION_BACKWARD
+from shardwright.costmodel.op_times import ATTENTION_BACKWARD, operator_passes, score_passes
 from shardwright.specs.model import Block, FeedForward, MixtureOfExperts
 
 from . import operators
@@ -97,7 +97,7 @@ class LayerWork:
     @cached_property
     def _memory_bound(self) -> _Passes:
         """Norms, residuals, activations and the other operators whose time is memory traffic."""
-        job = (self.block, self.frame.model, self.frame.stack, self.frame.experts)
+        job = (self.block, self.frame.model, self.frame.training, self.frame.experts)
         return _Passes(*map(self._moving, (forward_traffic(*job), backward_traffic(*job))))
 
     def _moving(self, traffic: tuple[Moving, ...]) -> Array:
@@ -105,7 +105,8 @@ class LayerWork:
         seconds = np.zeros(len(frame.tokens))
         for each in traffic:
             elements = frame.tokens * (each.hidden / frame.sequence_split + each.inner / frame.candidates.tp)
-            moved = frame.element_bytes * each.passes * elements
+            passes = operator_passes(each.operator, frame.element_bytes, backward=each.backward)
+            moved = frame.element_bytes * passes * elements
             seconds = seconds + each.count * frame.times.operator_seconds(
                 each.operator, elements, moved, backward=each.backward
             )
@@ -132,9 +133,7 @@ class LayerWork:
             operators.Matmul(queries, length, attention.value_head_size, batched),
         ]
         scores = frame.element_bytes * batched * queries * length
-        # Between the matmuls the scores are read and written by scale, mask, softmax and dropout, in one kernel or
-        # several.
-        forward_passes, backward_passes = (4.5, 5.5) if frame.stack.fused_elementwise else (6.0, 8.0)
+        forward_passes, backward_passes = score_passes(frame.element_bytes, fused=frame.stack.fused_elementwise)
         return _Passes(
             frame.plain.forward_seconds(matmuls) + frame.times.memory_bound_seconds(forward_passes * scores),
             frame.plain.backward_seconds(matmuls) + frame.times.memory_bound_seconds(backward_passes * scores),

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Number
-from shardwright.costmodel.op_times import OPERATOR_PASSES, Operator
-from shardwright.specs import Stack
+from shardwright.costmodel.op_times import Operator
+from shardwright.specs import Stack, TrainingSpec
 from shardwright.specs.model import Block, FeedForward, LatentAttention, ModelSpec
 
 from .operators import ExpertSplit, computed_width, experts_as_the_rest, norm_operator, normalises_heads
+from .saved import layer_code
 
 
 @dataclass(frozen=True)
@@ -29,23 +30,17 @@ class Moving:
     count: int = 1
     backward: bool = False
 
-    @property
-    def passes(self) -> float:
-        """Reads and writes of each element."""
-        return OPERATOR_PASSES[self.operator][self.backward]
-
 
 def forward_traffic(
-    block: Block, model: ModelSpec, stack: Stack, experts: ExpertSplit | None = None
+    block: Block, model: ModelSpec, training: TrainingSpec, experts: ExpertSplit | None = None
 ) -> tuple[Moving, ...]:
     """Norms, residuals, dropout; rotary embedding, head norms, activation, expert dispatch.
 
-    An eager RMS norm upcasts, squares, scales and casts back: 6 passes over its input. A fused norm
-    (a layer norm always is) reads and writes once. A residual addition reads two and writes one. An unfused dropout
-    reads and writes one more. An eager gated activation is two kernels, SiLU and product; a fused one reads two and
-    writes one. The output of attention is copied from the layout of heads to that of the hidden state.
+    A residual addition reads two and writes one. An unfused dropout reads and writes one more. An eager gated
+    activation is two kernels, SiLU and product; a fused one reads two and writes one. A fused attention kernel reads
+    and writes heads where they lie in the hidden state. The output of unfused attention is copied there.
     """
-    attention, hidden = block.attention, model.hidden_size
+    attention, hidden, stack = block.attention, model.hidden_size, training.software
     split = experts or experts_as_the_rest(1)
     sublayers = 1 if block.parallel else 2
     norm, gated, rotary = norm_operator(block.norm, stack), _gated(stack), _rotary(stack)
@@ -53,7 +48,7 @@ def forward_traffic(
     moving = [
         Moving(norm, hidden=hidden, count=block.norm_count),
         Moving("addition", hidden=hidden, count=sublayers),
-        Moving("copy", inner=attention.heads * attention.value_head_size),
+        Moving("copy", inner=_copied_output(block, training)),
         Moving("copy", inner=_dispatched_elements(block, hidden, split)),
     ]
     if stack.dropout and not stack.fused_elementwise:
@@ -70,29 +65,29 @@ def forward_traffic(
 
 
 def backward_traffic(
-    block: Block, model: ModelSpec, stack: Stack, experts: ExpertSplit | None = None
+    block: Block, model: ModelSpec, training: TrainingSpec, experts: ExpertSplit | None = None
 ) -> tuple[Moving, ...]:
     """The gradients of the same operators, and the operators that only the backward pass has.
 
-    A fused norm reads the gradient and its input for each of its two gradients, and writes one: 5. An eager RMS norm
-    takes about 14. The two gradients of a residual are added: 3. A gated activation's gradient reads three and writes
-    two; eager kernels take 9 in all. That of a plain activation reads two and writes one. Attention reads its output
-    and the gradient of it once more (Dao 2023, algorithm 2), and copies back its layout. The gradients of queries, keys
-    and values are joined: 2 each. Gate and up projection each give a gradient of their input, and these are added: 3. A
-    bias reads the gradient of its output.
+    A fused norm reads the gradient and its input for each of its two gradients, and writes one: 5. The two gradients of
+    a residual are added: 3. A gated activation's gradient reads three and writes two; eager kernels take 9 in all. That
+    of a plain activation reads two and writes one. Matmuls that share an input each give a gradient of it, and each
+    further one is added. Gradients of queries, keys and values are joined where one matmul made them; otherwise those
+    of rotated heads are copied to the layout of the hidden state. A bias reads the gradient of its output. (What the
+    kernels around attention's backward move is part of `OpTimes.attention_seconds`.)
     """
-    attention, ffn, hidden = block.attention, block.ffn, model.hidden_size
+    attention, ffn, hidden, stack = block.attention, block.ffn, model.hidden_size, training.software
     split = experts or experts_as_the_rest(1)
     sublayers = 1 if block.parallel else 2
     norm, gated, rotary = norm_operator(block.norm, stack), _gated(stack), _rotary(stack)
     heads = (attention.heads + attention.kv_heads) * attention.head_size
-    values, outputs = attention.kv_heads * attention.value_head_size, attention.heads * attention.value_head_size
     bias = _biased_outputs(block, hidden)
     moving = [
         Moving(norm, hidden=hidden, count=block.norm_count, backward=True),
         Moving("addition", hidden=hidden, count=sublayers, backward=True),
-        Moving("copy", inner=heads + values, backward=True),
-        Moving("copy", inner=outputs, count=2, backward=True),
+        *_shared_inputs(block, model, stack),
+        Moving("copy", inner=_gathered_gradients(block, model, stack), backward=True),
+        Moving("copy", inner=_copied_output(block, training), backward=True),
         Moving("copy", inner=_dispatched_elements(block, hidden, split), backward=True),
         Moving("column_sum", hidden=bias.hidden, inner=bias.inner, backward=True),
     ]
@@ -105,10 +100,42 @@ def backward_traffic(
     width = computed_width(block, split)
     if ffn.gated:
         moving.append(Moving(gated, inner=width, backward=True))
-        moving.append(Moving("addition", hidden=hidden, backward=True))
     else:
         moving.append(Moving("activation", inner=width, backward=True))
     return tuple(moving)
+
+
+def _joins_projections(block: Block, model: ModelSpec, stack: Stack) -> bool:
+    """Whether one matmul makes queries, keys and values."""
+    return stack.joined_projections or layer_code(model.family, block).joined_projection
+
+
+def _copied_output(block: Block, training: TrainingSpec) -> float:
+    """Elements of attention's output that are copied from the layout of heads to that of the hidden state."""
+    if training.attention == "flash":
+        return 0.0
+    return block.attention.heads * block.attention.value_head_size
+
+
+def _gathered_gradients(block: Block, model: ModelSpec, stack: Stack) -> float:
+    """Elements of the gradients of queries, keys and values that are copied. A compiler writes rotated ones in place."""
+    attention = block.attention
+    heads = (attention.heads + attention.kv_heads) * attention.head_size
+    if _joins_projections(block, model, stack):
+        return heads + attention.kv_heads * attention.value_head_size
+    return heads if model.rotary and not stack.fused_elementwise else 0.0
+
+
+def _shared_inputs(block: Block, model: ModelSpec, stack: Stack) -> tuple[Moving, ...]:
+    """Sums of the gradients of inputs that several matmuls read.
+
+    Each addition is a kernel of its own. A compiler adds them in the norm's kernel, which reads each once more.
+    """
+    projections = 2 if isinstance(block.attention, LatentAttention) else 3
+    further = 0 if _joins_projections(block, model, stack) else projections - 1
+    further += block.ffn.gated and not stack.joined_projections
+    operator: Operator = "column_sum" if stack.fused_elementwise else "addition"
+    return (Moving(operator, hidden=model.hidden_size, count=further, backward=True),) if further else ()
 
 
 @dataclass(frozen=True)

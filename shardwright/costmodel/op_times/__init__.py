@@ -12,7 +12,7 @@ from .datasheet import CatalogTimes
 from .fitting import expected_errors, fit_curve, fitted, left_out_errors
 from .operand_formats import OPERANDS
 from .overlap import Exposed, exposed_beside, overlap_saving_seconds, slowdown_beside
-from .passes import ATTENTION_BACKWARD, CLIP_PASSES, OPERATOR_PASSES, UPDATE_PASSES
+from .passes import ATTENTION_BACKWARD, CLIP_PASSES, OPERATOR_PASSES, UPDATE_PASSES, operator_passes, score_passes
 from .protocol import CollectiveName, MatmulPart, Operator, OpTimes
 
 __all__ = [
@@ -39,7 +39,9 @@ __all__ = [
     "left_out_errors",
     "meshed_share",
     "op_times",
+    "operator_passes",
     "overlap_saving_seconds",
     "reduces_in_switch",
+    "score_passes",
     "slowdown_beside",
 ]

@@ -12,7 +12,7 @@ from .constants import Constants
 from .curves import attention_flops
 from .datasheet import CatalogTimes
 from .fitting import FittedSeries, fitted
-from .passes import ATTENTION_BACKWARD, OPERATOR_PASSES
+from .passes import ATTENTION_BACKWARD, operator_passes
 from .protocol import CollectiveName, MatmulPart, Operator
 from .scaled_collectives import ScaledCollective
 
@@ -136,7 +136,8 @@ class ProfileTimes:
         copy = self._measured("copy", "forward", self._activations)
         if copy is None:
             return self.catalog.memory_bound_seconds(moved_bytes)
-        elements = np.asarray(moved_bytes, dtype=float) / (OPERATOR_PASSES["copy"][0] * BYTES_PER_ELEMENT[self._format])
+        element_bytes = BYTES_PER_ELEMENT[self._format]
+        elements = np.asarray(moved_bytes, dtype=float) / (operator_passes("copy", element_bytes) * element_bytes)
         return _nothing_for_nothing(copy, elements)
 
     def operator_seconds(

@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping
 
-from shardwright.specs import OptimizerName
+from shardwright.specs import BYTES_PER_ELEMENT, OptimizerName
 
 from .protocol import Operator
 
 OPERATOR_PASSES: Mapping[Operator, tuple[float, float]] = {
     "rmsnorm": (2.0, 5.0),
-    "eager_rmsnorm": (6.0, 14.0),
+    "eager_rmsnorm": (18.0, 46.0),
     "layernorm": (2.0, 5.0),
     "addition": (3.0, 3.0),
-    "dropout": (2.0, 2.0),
+    "dropout": (2.5, 2.5),
     "rotary": (2.0, 2.0),
-    "eager_rotary": (4.0, 4.0),
+    "eager_rotary": (10.0, 14.0),
     "gated_activation": (3.0, 5.0),
     "eager_gated_activation": (5.0, 9.0),
     "activation": (2.0, 3.0),
@@ -21,8 +21,32 @@ OPERATOR_PASSES: Mapping[Operator, tuple[float, float]] = {
     "column_sum": (1.0, 1.0),
     "embedding": (2.0, 3.0),
 }
-"""Reads and writes of each element, forward and backward, counted kernel by kernel (see layers/traffic.py). The forward
-of a bias, `column_sum`, has none, because it is part of the matmul."""
+"""Reads and writes of each element in 16 bits, forward and backward. Those of fused kernels are counted from what a kernel
+needs, those of eager PyTorch from what torch runs for transformers' Llama (tests/costmodel/layers/test_counted_traffic.py):
+its norm works in fp32, so that a pass there counts twice. The mask of a dropout has a byte for each element. The forward of
+a bias, `column_sum`, has none, because it is part of the matmul."""
+
+_FP32_PASSES: Mapping[Operator, tuple[float, float]] = {"eager_rmsnorm": (7.0, 23.0), "dropout": (2.25, 2.25)}
+
+# The same for each attention score between the two matmuls of unfused attention: scale, mask, softmax, dropout. Eager PyTorch
+# runs the softmax in fp32 and casts it.
+_FUSED_SCORES, _EAGER_SCORES, _EAGER_FP32_SCORES = (4.5, 5.5), (14.0, 14.0), (6.0, 5.0)
+
+
+def operator_passes(operator: Operator, element_bytes: int, *, backward: bool = False) -> float:
+    """Return reads and writes of each element by `operator`, where an element has `element_bytes` (2 or 4)."""
+    passes = OPERATOR_PASSES[operator]
+    if element_bytes == BYTES_PER_ELEMENT["fp32"]:
+        passes = _FP32_PASSES.get(operator, passes)
+    return passes[backward]
+
+
+def score_passes(element_bytes: int, *, fused: bool) -> tuple[float, float]:
+    """Return reads and writes of each attention score, forward and backward, in a fused softmax or in eager PyTorch."""
+    if fused:
+        return _FUSED_SCORES
+    return _EAGER_FP32_SCORES if element_bytes == BYTES_PER_ELEMENT["fp32"] else _EAGER_SCORES
+
 
 UPDATE_PASSES: Mapping[OptimizerName, float] = {"adamw": 7.0, "sgd": 3.0}
 """Elements that one update moves for a parameter: it reads parameter, gradient and states, and writes all but the gradient."""

@@ -8,7 +8,7 @@ import numpy as np
 from shardwright.costmodel.layers import Moving, backward_traffic, forward_traffic, operators
 from shardwright.costmodel.op_times import Operator
 from shardwright.profiler.timing import Sizes
-from shardwright.specs import Stack, TrainingSpec
+from shardwright.specs import TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 from .linears import Linear, model_linears
@@ -77,10 +77,9 @@ class Usage:
 
     def _widths(self, operator: Operator, degree: int, *, backward: bool) -> Iterable[float]:
         traffic = backward_traffic if backward else forward_traffic
-        stack: Stack = self.training.software
         for block in self.model.layer_classes:
             split = operators.experts_as_the_rest(degree)
-            for each in traffic(block, self.model, stack, split):
+            for each in traffic(block, self.model, self.training, split):
                 width = _width(each, degree)
                 if each.operator == operator and width >= 1 and width.is_integer():
                     yield width

@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from shardwright.costmodel.op_times import ATTENTION_BACKWARD, CALIBRATED, CLIP_PASSES, OPERATOR_PASSES, UPDATE_PASSES
+from shardwright.costmodel.op_times import (
+    ATTENTION_BACKWARD,
+    CALIBRATED,
+    CLIP_PASSES,
+    OPERATOR_PASSES,
+    UPDATE_PASSES,
+    Operator,
+    operator_passes,
+)
 from shardwright.specs import BYTES_PER_ELEMENT, Point, Profile, Series
 
 Family = Literal["matmul", "attention", "operators", "optimizer", "host copies", "disk", "collectives", "other"]
@@ -15,7 +23,7 @@ _UPDATES: Mapping[str, float] = {
     "host_adamw": UPDATE_PASSES["adamw"],
     "clip": CLIP_PASSES,
 }
-_PASSES: Mapping[str, tuple[float, float]] = {str(name): passes for name, passes in OPERATOR_PASSES.items()}
+_OPERATORS: Mapping[str, Operator] = {str(name): name for name in OPERATOR_PASSES}
 _COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send")
 
 
@@ -40,7 +48,7 @@ def family(operation: str) -> Family:
     """The group of operations that is shown together."""
     if operation in ("matmul", "attention"):
         return "matmul" if operation == "matmul" else "attention"
-    if operation in _PASSES or operation == "cross_entropy":
+    if operation in _OPERATORS or operation == "cross_entropy":
         return "operators"
     if operation in _UPDATES:
         return "optimizer"
@@ -141,9 +149,10 @@ def _operator_bytes(series: Series, at: Mapping[str, float], element: float) -> 
     elements = at["rows"] * at["width"]
     if series.operation == "cross_entropy":
         return float(CALIBRATED.loss_bytes_per_logit) / 2 * elements
+    moved = element * operator_passes(_OPERATORS[series.operation], int(element), backward=backward) * elements
     if series.operation == "embedding" and backward:
-        return element * (_PASSES["embedding"][1] * elements + at["tokens"] * at["width"])
-    return element * _PASSES[series.operation][backward] * elements
+        return moved + element * at["tokens"] * at["width"]
+    return moved
 
 
 def _bus_bytes(operation: str, at: Mapping[str, float]) -> float:

@@ -24,7 +24,7 @@ MEGATRONS = ("Megatron-LM", "Megatron-Core", "NeMo", "Megatron-DeepSpeed")
 # Megatron-LM has a distributed optimizer since 2022 (Korthikanti et al., arXiv 2205.05198, artifact), and recipes use it.
 _FIRST_YEAR_OF_DISTRIBUTED_OPTIMIZER = 2023
 # Torchtitan's "selective layer": every second layer in full, the default of its option.
-_EVERY_SECOND_LAYER = re.compile(r"selective layer\b", re.IGNORECASE)
+_EVERY_SECOND_LAYER = re.compile(r"\bselective (?:per[- ])?layer\b|\bevery (?:2nd|second) layer\b", re.IGNORECASE)
 _ADDED_ONE_BY_ONE = re.compile(r"cumulative technique:", re.IGNORECASE)
 _CHECKPOINTING_ADDED = re.compile(r"\+ activation checkpointing", re.IGNORECASE)
 _USUAL_MICRO_BATCHES = (16, 8, 4, 2, 1)

@@ -52,6 +52,8 @@ _FAST_KERNELS = re.compile(r"framework_config=\S*(?:fast-kernels|liger)|unsloth"
 _LAST_YEAR_OF_FIRST_KERNELS = 2023
 # DeepSpeed 0.6 of early 2022 gathers the parameters of a submodule together, ahead of their use (its pull request 1453).
 _LAST_YEAR_OF_SINGLE_GATHERS = 2021
+# What remarks call a run without the compiler, removed before they are asked for it.
+_NOT_COMPILED = re.compile(r"\b(?:no[- ]?compil\w*|not compiled|without (?:torch\.)?compil\w*|\w*nocompile\w*)")
 # torchtitan compiles the loss with the layers since early 2025.
 _FIRST_YEAR_OF_COMPILED_LOSS = 2025
 
@@ -123,11 +125,12 @@ def _by_year(row: TableRow, found: _Framework) -> str:
 
 
 def _torchtitan(row: TableRow) -> str:
-    """torchtitan's stack, compiled if the remarks say so; its tables name the compiler if it is on."""
+    """torchtitan's stack, compiled if settings or remarks say so; its tables name the compiler if it is on."""
     remarks = f"{row.framework or ''} {row.notes or ''}".lower()
     if re.search(r"async[ -]?tp", remarks):
         return "torchtitan-async-tp"
-    if "compile" not in remarks:
+    said = "compile" in _NOT_COMPILED.sub("", remarks)
+    if not (said if row.settings.compile is None else row.settings.compile):
         return "torchtitan-eager"
     compiled_loss = row.year is not None and row.year >= _FIRST_YEAR_OF_COMPILED_LOSS
     return "torchtitan-compiled-loss" if compiled_loss else "torchtitan"

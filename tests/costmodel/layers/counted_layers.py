@@ -82,7 +82,7 @@ def gpu_attention(
 
 
 @contextlib.contextmanager
-def _on_a_gpu() -> Iterator[None]:
+def on_a_gpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, "scaled_dot_product_attention", gpu_attention)
         yield
@@ -121,7 +121,7 @@ def _saved_by_layers(
     stage.is_first, stage.is_last = False, head
     stage.to(DTYPES[compute]).train()
     hidden = layout.hidden(skeleton.config.hidden_size, DTYPES[compute])
-    with _counting(stage) as sizes, _on_a_gpu():
+    with _counting(stage) as sizes, on_a_gpu():
         stage(hidden)
     return list(sizes.values())
 
@@ -140,7 +140,7 @@ def saved_by_layer(model: ModelSpec, training: TrainingSpec, layout: Layout) -> 
     if layout.policy == "selective" and training.attention == "unfused":
         _recompute_core(real.layer)
     shared = [tensor for value in (*real.arguments, *real.options.values()) for tensor in _tensors(value)]
-    with _counting(real.layer, *shared) as sizes, _on_a_gpu():
+    with _counting(real.layer, *shared) as sizes, on_a_gpu():
         real.forward(recompute=layout.policy == "full")
     return list(sizes.values())
 

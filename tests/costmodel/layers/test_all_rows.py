@@ -133,11 +133,11 @@ def test_norms_of_queries_and_keys_cost_traffic_and_memory() -> None:
     normed = plain.model_copy(update={"attention": plain.attention.model_copy(update={"qk_norm": "per_head"})})
     heads = 64 + 32
     forward, backward = (
-        [totals(traffic(block, model, OWN))[1] for block in (normed, plain)]
+        [totals(traffic(block, model, work().training))[1] for block in (normed, plain)]
         for traffic in (forward_traffic, backward_traffic)
     )
-    assert forward[0] - forward[1] == 6 * heads
-    assert backward[0] - backward[1] == 14 * heads
+    assert forward[0] - forward[1] == 18 * heads
+    assert backward[0] - backward[1] == 46 * heads
     kept = [model.layer(block).activation_bytes_by_policy[0, 0] for model in [work()] for block in (normed, plain)]
     inverse_roots = 4 * (4 + 2)  # one in fp32 for each head
     assert kept[0] - kept[1] == TOKENS * ((4 + 2) * heads + inverse_roots)

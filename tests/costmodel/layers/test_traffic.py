@@ -3,15 +3,14 @@
 import pytest
 
 from shardwright.costmodel.layers.traffic import Moving, backward_traffic, forward_traffic
+from shardwright.costmodel.op_times.passes import operator_passes
 from shardwright.specs.model.attention import MultiHeadAttention
 from shardwright.specs.model.feed_forward import FeedForward
 from shardwright.specs.model.model import Block, BlockRun, ModelSpec
 from shardwright.specs.model.norm import Norm
-from shardwright.specs.stack import Stack
+from shardwright.specs.training import Precision, TrainingSpec
 
 HIDDEN, QUERY, KEY, WIDTH = 64, 64, 32, 160
-EAGER = Stack(name="eager", about="eager PyTorch")
-FUSED = Stack(name="fused", about="a compiler", fused_norms=True, fused_elementwise=True)
 
 LLAMA = Block(attention=MultiHeadAttention(heads=4, kv_heads=2, head_size=16), ffn=FeedForward(width=WIDTH, gated=True))
 GPT = Block(
@@ -23,7 +22,7 @@ GPT = Block(
 
 def model(block: Block, *, positions: int = 0) -> ModelSpec:
     return ModelSpec(
-        name="one", family="llama", hidden_size=HIDDEN, vocab_size=1000, positions=positions,
+        name="one", family="gpt2" if positions else "llama", hidden_size=HIDDEN, vocab_size=1000, positions=positions,
         blocks=(BlockRun(count=1, block=block),),
     )  # fmt: skip
 
@@ -31,64 +30,102 @@ def model(block: Block, *, positions: int = 0) -> ModelSpec:
 ROTARY, LEARNED = model(LLAMA), model(GPT, positions=128)
 
 
-def totals(traffic: tuple[Moving, ...]) -> tuple[float, float]:
+def job(stack: str = "shardwright", **more: object) -> TrainingSpec:
+    given = {"seq_len": 128, "global_batch": 8, "stack": stack, "precision": Precision(compute="bf16")}
+    return TrainingSpec.parse(given | more, source="test")
+
+
+EAGER, COMPILED, MEGATRON = job(), job("torchtitan-compiled-loss"), job("megatron-core")
+
+
+def totals(traffic: tuple[Moving, ...], element_bytes: int = 2) -> tuple[float, float]:
     """Elements read or written per token, of the hidden state and between the matmuls."""
+    passes = [operator_passes(each.operator, element_bytes, backward=each.backward) for each in traffic]
     return (
-        sum(float(each.count * each.passes * each.hidden) for each in traffic),
-        sum(float(each.count * each.passes * each.inner) for each in traffic),
+        sum(float(each.count * moved * each.hidden) for each, moved in zip(traffic, passes, strict=True)),
+        sum(float(each.count * moved * each.inner) for each, moved in zip(traffic, passes, strict=True)),
     )
 
 
 def test_an_eager_llama_layer_forward() -> None:
-    """Two RMS norms of six passes, two residuals of three; rotary embedding 4, the output's layout 2, SwiGLU 5."""
+    """Two RMS norms of 18 passes, two residuals of three; rotary embedding 10, SwiGLU 5."""
     assert totals(forward_traffic(LLAMA, ROTARY, EAGER)) == (
-        (2 * 6 + 2 * 3) * HIDDEN,
-        4 * (QUERY + KEY) + 2 * QUERY + 5 * WIDTH,
+        (2 * 18 + 2 * 3) * HIDDEN,
+        10 * (QUERY + KEY) + 5 * WIDTH,
     )
 
 
 def test_an_eager_llama_layer_backward() -> None:
-    """The norms 14 passes each, the residuals 3, gate's and up's input gradients 3; rotary 4; queries, keys and values brought
-    together 2; the output read again and laid out 4; SwiGLU 9."""
+    """The norms 46 passes each, the residuals 3; gradients of q's, k's and v's input take two additions, of gate's and up's
+    one; rotary 14, and its gradients copied 2; SwiGLU 9."""
     assert totals(backward_traffic(LLAMA, ROTARY, EAGER)) == (
-        (2 * 14 + 2 * 3 + 3) * HIDDEN,
-        4 * (QUERY + KEY) + 2 * (QUERY + 2 * KEY) + 4 * QUERY + 9 * WIDTH,
+        (2 * 46 + 2 * 3 + (2 + 1) * 3) * HIDDEN,
+        (14 + 2) * (QUERY + KEY) + 9 * WIDTH,
     )
+
+
+def test_an_eager_norm_in_fp32_casts_nothing() -> None:
+    traffic = forward_traffic(LLAMA, ROTARY, EAGER)
+    assert totals(traffic)[0] - totals(traffic, 4)[0] == 2 * (18 - 7) * HIDDEN
+    traffic = backward_traffic(LLAMA, ROTARY, EAGER)
+    assert totals(traffic)[0] - totals(traffic, 4)[0] == 2 * (46 - 23) * HIDDEN
 
 
 def test_a_compiled_llama_layer() -> None:
-    """A norm reads and writes once, and 5 backward; the rotary embedding 2; SwiGLU reads two and writes one, and 5 backward."""
-    assert totals(forward_traffic(LLAMA, ROTARY, FUSED)) == (
+    """A norm reads and writes once, and 5 backward; the rotary embedding 2; SwiGLU reads two and writes one, and 5 backward.
+    The norm's kernel reads the three further gradients of its output, and writes rotated ones where they belong."""
+    assert totals(forward_traffic(LLAMA, ROTARY, COMPILED)) == (
         (2 * 2 + 2 * 3) * HIDDEN,
-        2 * (QUERY + KEY) + 2 * QUERY + 3 * WIDTH,
+        2 * (QUERY + KEY) + 3 * WIDTH,
     )
-    assert totals(backward_traffic(LLAMA, ROTARY, FUSED)) == (
+    assert totals(backward_traffic(LLAMA, ROTARY, COMPILED)) == (
         (2 * 5 + 2 * 3 + 3) * HIDDEN,
-        2 * (QUERY + KEY) + 2 * (QUERY + 2 * KEY) + 4 * QUERY + 5 * WIDTH,
+        2 * (QUERY + KEY) + 5 * WIDTH,
     )
 
 
-@pytest.mark.parametrize("stack", [EAGER, FUSED], ids=["eager", "fused"])
-def test_a_gpt_layer_is_the_same_on_any_stack(stack: Stack) -> None:
-    """A layer norm is one kernel always, positions are learned, GeLU reads and writes once: nothing is left to fuse. A bias
-    reads the gradient of what it was added to: of output and down projection, and of query, key, value and up projection."""
-    assert totals(forward_traffic(GPT, LEARNED, stack)) == ((2 * 2 + 2 * 3) * HIDDEN, 2 * HIDDEN + 2 * 4 * HIDDEN)
-    assert totals(backward_traffic(GPT, LEARNED, stack)) == (
+def test_joined_projections_join_gradients_and_add_none() -> None:
+    assert totals(backward_traffic(LLAMA, ROTARY, MEGATRON)) == (
+        (2 * 5 + 2 * 3) * HIDDEN,
+        2 * (QUERY + KEY) + 2 * (QUERY + 2 * KEY) + 5 * WIDTH,
+    )
+
+
+@pytest.mark.parametrize("training", [EAGER, COMPILED, MEGATRON], ids=["eager", "compiled", "megatron"])
+def test_a_gpt_layer_is_the_same_on_any_stack(training: TrainingSpec) -> None:
+    """A layer norm is one kernel always, positions are learned, GeLU reads and writes once: nothing is left to fuse. GPT's q,
+    k and v are one matmul, whose output's gradient is joined. A bias reads the gradient of what it was added to: of output
+    and down projection, and of query, key, value and up projection."""
+    assert totals(forward_traffic(GPT, LEARNED, training)) == ((2 * 2 + 2 * 3) * HIDDEN, 2 * 4 * HIDDEN)
+    assert totals(backward_traffic(GPT, LEARNED, training)) == (
         (2 * 5 + 2 * 3 + 2) * HIDDEN,
-        2 * 3 * HIDDEN + 4 * HIDDEN + 3 * 4 * HIDDEN + (3 + 4) * HIDDEN,
+        2 * 3 * HIDDEN + 3 * 4 * HIDDEN + (3 + 4) * HIDDEN,
     )
 
 
-@pytest.mark.parametrize(("fused", "forward"), [(False, 2), (True, 0)])
-def test_dropout_reads_and_writes_once_more_a_sublayer(fused: bool, forward: int) -> None:
-    """Its forward is part of the residual's kernel where that is fused."""
-    plain = FUSED if fused else EAGER
-    dropping = plain.model_copy(update={"dropout": True})
-    for traffic, passes in ((forward_traffic, forward), (backward_traffic, 2)):
-        more = totals(traffic(GPT, LEARNED, dropping))[0] - totals(traffic(GPT, LEARNED, plain))[0]
-        assert more == 2 * passes * HIDDEN
+def test_unfused_attention_copies_its_output_and_the_gradient_of_it() -> None:
+    unfused = EAGER.model_copy(update={"attention": "unfused"})
+    for traffic in (forward_traffic, backward_traffic):
+        fused, copied = (totals(traffic(LLAMA, ROTARY, training))[1] for training in (EAGER, unfused))
+        assert copied - fused == 2 * QUERY
+
+
+@pytest.mark.parametrize(
+    ("stack", "forward"), [("torchtitan-eager", 2.5), ("megatron-lm", 0)], ids=["unfused", "fused"]
+)
+def test_dropout_reads_and_writes_once_more_a_sublayer(
+    monkeypatch: pytest.MonkeyPatch, stack: str, forward: float
+) -> None:
+    """Its forward is part of the residual's kernel where that is fused; its mask has a byte for each element."""
+    plain, dropping = (job(stack).software.model_copy(update={"dropout": dropout}) for dropout in (False, True))
+    for traffic, passes in ((forward_traffic, forward), (backward_traffic, 2.5)):
+        moved = []
+        for software in (plain, dropping):
+            monkeypatch.setattr(TrainingSpec, "software", software)
+            moved.append(totals(traffic(GPT, LEARNED, EAGER))[0])
+        assert moved[1] - moved[0] == 2 * passes * HIDDEN
 
 
 def test_a_parallel_block_has_one_residual() -> None:
     parallel = LLAMA.model_copy(update={"parallel": True, "norm_count": 1})
-    assert totals(forward_traffic(parallel, ROTARY, EAGER))[0] == (6 + 3) * HIDDEN
+    assert totals(forward_traffic(parallel, ROTARY, EAGER))[0] == (18 + 3) * HIDDEN

@@ -6,9 +6,9 @@ from shardwright.catalog.huggingface.load import load_model
 from shardwright.costmodel.layers.operators import attention_core_flops
 from shardwright.costmodel.layers.traffic import backward_traffic, forward_traffic
 from shardwright.costmodel.op_times.curves import attention_flops
+from shardwright.costmodel.op_times.passes import operator_passes
 from shardwright.reports.profile.work import best_point, family, memory_rate, rate, rate_unit, work
 from shardwright.specs.profile import Figure, Format, Series
-from shardwright.specs.stack import named_stack
 from shardwright.specs.training import TrainingSpec
 from tests.reports.made_up_profile import MEMORY_BYTES_PER_S, point, profile
 
@@ -66,11 +66,14 @@ class TestOperators:
     @pytest.mark.parametrize("name", ["llama-3.2-1b", "gpt2-124m"])
     def test_passes_are_those_of_the_cost_model(self, stack: str, name: str) -> None:
         model = load_model(name)
-        block, software = model.blocks[0].block, named_stack(stack)
-        for moving in (*forward_traffic(block, model, software), *backward_traffic(block, model, software)):
+        block, training = model.blocks[0].block, TrainingSpec(seq_len=512, global_batch=2, stack=stack)
+        for moving in (*forward_traffic(block, model, training), *backward_traffic(block, model, training)):
             variant = "backward" if moving.backward else "forward"
-            _, moved = done(one(moving.operator, variant, ("rows", "width"), (6, 4), "bf16"))
-            assert moved == pytest.approx(2 * 24 * float(moving.passes)), moving.operator
+            formats: tuple[tuple[Format, int], ...] = (("bf16", 2), ("fp32", 4))
+            for format, element in formats:
+                _, moved = done(one(moving.operator, variant, ("rows", "width"), (6, 4), format))
+                passes = operator_passes(moving.operator, element, backward=moving.backward)
+                assert moved == pytest.approx(element * 24 * passes), moving.operator
 
     def test_an_embedding_reads_what_it_gives_and_its_gradient_the_table_and_the_tokens(self) -> None:
         assert done(one("embedding", "forward", ("rows", "width"), (10, 8), "fp32")) == (0, 4 * 2 * 80)

@@ -123,8 +123,9 @@ def test_stages_are_even_where_layers_divide_and_differ_by_one_elsewhere() -> No
     assert sorted(stage.layer_count for stage in _plans(pp=16, dp=4)[0].stages) == [2] * 8 + [3] * 8
 
 
-def test_every_second_layer_is_no_choice_of_the_search() -> None:
-    found, assumptions = plans_of(row(recompute="selective", notes="AC=selective layer; x", micro_batch=None), LAYERS)
+@pytest.mark.parametrize("notes", ["AC=selective layer; x", "Selective per layer AC (every 2nd layer)"])
+def test_every_second_layer_is_no_choice_of_the_search(notes: str) -> None:
+    found, assumptions = plans_of(row(recompute="selective", notes=notes, micro_batch=None), LAYERS)
     assert [(run.count, run.recompute) for run in found.readings[0].plan.stages[0].layers] == [
         (20, "full"),
         (20, "none"),

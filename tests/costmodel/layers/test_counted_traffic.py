@@ -1,0 +1,103 @@
+"""The traffic that the cost model says a layer has, beside that of the kernels that torch runs for transformers' layer."""
+
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from shardwright.catalog.huggingface.families import model_from_config
+from shardwright.costmodel.layers.traffic import backward_traffic, forward_traffic
+from shardwright.costmodel.op_times.passes import score_passes
+from shardwright.profiler.probes.compute.real_layer import RealLayer, layer_skeleton
+from shardwright.specs.training import Precision, TrainingSpec
+from tests.executor.parallel.test_kernel_counts import VIEWS
+
+from .counted_layers import DTYPES, META, on_a_gpu
+from .test_saved_tensors import DENSE, MODELS
+from .test_traffic import totals
+
+# What another part of the cost model counts: matmuls, and attention with the kernels around it.
+ELSEWHERE = {"mm", "bmm", "addmm", *(f"_scaled_dot_product_flash_attention{end}" for end in ("", "_backward"))}
+LENGTH, HIDDEN = 512, 512
+SIZES = {"hidden_size": HIDDEN, "intermediate_size": 1024, "num_attention_heads": 8}
+GPT2 = {"model_type": "gpt2", "n_embd": HIDDEN, "n_layer": 1, "n_head": 8, "n_positions": LENGTH, "vocab_size": 256}
+NO_DROPOUT = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "activation_function": "gelu_pytorch_tanh"}
+CONFIGS: dict[str, dict[str, Any]] = {
+    **{name: MODELS[name] | DENSE | SIZES for name in ("llama", "qwen2", "mistral")},
+    "qwen3": MODELS["qwen3"] | SIZES | {"head_dim": 64},
+    "gpt2": GPT2 | NO_DROPOUT,
+}
+
+
+class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves its base untyped
+    """Bytes that operators read and write; broadcast elements count once."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # likewise
+        self.moved = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in VIEWS or name in ELSEWHERE or name.startswith(("empty", "new_empty")):
+            return result
+        read, written = (sum(map(_bytes, tree_leaves(side))) for side in ((args, kwargs), result))
+        if name == "native_layer_norm_backward":  # one kernel for the input, one for weight and bias
+            read *= 2
+        self.moved += read + written
+        return result
+
+
+def _bytes(value: Any) -> int:
+    if not isinstance(value, Tensor):
+        return 0
+    elements = 1
+    for size, stride in zip(value.shape, value.stride(), strict=True):
+        elements *= size if stride else 1
+    return elements * value.element_size()
+
+
+def counted(config: dict[str, Any], training: TrainingSpec) -> tuple[float, float]:
+    """Elements for each token that a layer's forward and backward move, in units of the hidden size."""
+    model = model_from_config(config, name="counted", source="test")
+    dtype = DTYPES[training.precision.compute]
+    built = layer_skeleton(model, model.layer_classes[0], training, 1, dtype).build(META)
+    given = torch.empty(1, training.seq_len, HIDDEN, dtype=dtype, device=META, requires_grad=True)
+    hidden = given * 1  # no leaf, so that its gradient is not copied
+    layer = RealLayer(built.layer.train(), hidden, built.arguments, built.options)
+    with on_a_gpu():
+        with _Traffic() as forward:
+            output = layer.forward()
+        with _Traffic() as backward:
+            torch.autograd.grad(output, [hidden, *layer.layer.parameters()], torch.empty_like(output))
+    unit = training.seq_len * HIDDEN * dtype.itemsize
+    return forward.moved / unit, backward.moved / unit
+
+
+def job(compute: Literal["bf16", "fp32"], attention: str = "flash", seq_len: int = LENGTH) -> TrainingSpec:
+    given = {"seq_len": seq_len, "global_batch": 1, "attention": attention, "precision": Precision(compute=compute)}
+    return TrainingSpec.parse(given, source="test")
+
+
+@pytest.mark.parametrize("compute", ["bf16", "fp32"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_layer_moves_what_its_kernels_move(name: str, compute: Literal["bf16", "fp32"]) -> None:
+    training = job(compute)
+    model = model_from_config(CONFIGS[name], name=name, source="test")
+    real = counted(CONFIGS[name], training)
+    for traffic, moved in zip((forward_traffic, backward_traffic), real, strict=True):
+        said = sum(totals(traffic(model.layer_classes[0], model, training), DTYPES[compute].itemsize)) / HIDDEN
+        assert said == pytest.approx(moved, rel=0.02)
+
+
+@pytest.mark.parametrize("compute", ["bf16", "fp32"])
+def test_scores_move_what_their_kernels_move(compute: Literal["bf16", "fp32"]) -> None:
+    """The difference between unfused and fused attention, less the copies of the output."""
+    heads, length = SIZES["num_attention_heads"], 4096
+    fused, unfused = (counted(CONFIGS["llama"], job(compute, attention, length)) for attention in ("flash", "unfused"))
+    passes = score_passes(DTYPES[compute].itemsize, fused=False)
+    for said, with_scores, without in zip(passes, unfused, fused, strict=True):
+        assert said == pytest.approx((with_scores - without) * HIDDEN / (heads * length), rel=0.04)
