@@ -14,6 +14,7 @@ class Known(NamedTuple):
 KNOWN = {
     "matmul_fraction": Known(0.92, 0.08, "a layer's shapes against the best of a search: somewhat below it"),
     "hopper_matmul_fraction": Known(0.84, 0.10, "the same; the clock also falls under sustained load"),
+    "blackwell_matmul_fraction": Known(0.84, 0.10, "the same"),
     "matmul_k_half": Known(160.0, 0.30, "a tile's prologue and epilogue take about as long as a few hundred elements of k"),
     "memory_fraction": Known(0.80, 0.06, "elementwise kernels reach 70% to 90% of the data-sheet bandwidth"),
     "flash_1_fraction": Known(0.47, 0.15, "FlashAttention-2 (arXiv 2307.08691, figure 5): the kernels before it at 90 to 140 TFLOP/s on A100; the best matmul 271"),

@@ -100,6 +100,11 @@ class Device(Spec):
             return self.generation in ("hopper", "blackwell")
         return max(self.peak_flops_per_s.get(name, 0.0) for name in ("bf16", "fp16")) > 500e12
 
+    @property
+    def is_blackwell(self) -> bool:
+        """Whether `generation` says that this is a data-center GPU of Blackwell's generation."""
+        return self.generation == "blackwell"
+
 
 class Link(Spec):
     """A connection as one device sees it: bytes/s in one direction, and seconds until the first byte arrives.

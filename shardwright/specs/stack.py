@@ -30,8 +30,11 @@ class Stack(Spec):
         fused_elementwise: activation, rotary embedding and residual are fused into one pass each (torch.compile, hand-written
             kernels).
         fused_loss: the cross-entropy is one kernel that reads the logits in the compute format and keeps no fp32 copy.
-        fused_operands: the kernels before low-precision matmuls write and keep their operands, with scales of earlier steps
-            (Transformer Engine's delayed scaling); weights are cast once a step. Otherwise separate kernels cast each operand.
+        fused_operands: scales are those of earlier steps (Transformer Engine's delayed scaling), so that a norm writes the
+            operand of the matmul after it, which is kept. Otherwise each operand's scale comes from its own values.
+        casts_both_layouts: one kernel reads an operand and writes both of its layouts (Transformer Engine's cast_transpose and
+            its block quantisers), and weights are cast once a step. Otherwise a kernel for each layout, and weights are cast
+            in every pass.
         joined_projections: one matmul makes queries, keys and values, and one makes gate and up; otherwise several matmuls
             read the same input, and the gradients that they give of it are added.
         kernels_forward, kernels_backward: launches of one layer.
@@ -42,6 +45,8 @@ class Stack(Spec):
         defers_reduction: in a pipeline, ZeRO 2 and 3 sum whole gradients over the microbatches and reduce them once a step, as
             torch's own schedules do (torch/distributed/pipelining/stage.py, backward_maybe_with_nosync). Otherwise each
             microbatch reduces into the rank's shard.
+        copies_gathered: gathered parameters are copied out of the communication buffer beside no compute (FSDP2).
+        copies_gradients: gradients are copied into a buffer before they are reduced (FSDP1 and FSDP2).
         overlaps_gather: parameters are gathered during the forward pass; otherwise before it.
         tensor_parallel_overlap: share of tensor-parallel communication that runs in pieces beside the matmul that feeds or
             reads it.
@@ -96,6 +101,7 @@ class Stack(Spec):
     fused_elementwise: bool = False
     fused_loss: bool = False
     fused_operands: bool = False
+    casts_both_layouts: bool = False
     joined_projections: bool = False
     kernels_forward: PositiveFloat = 34.0
     kernels_backward: PositiveFloat = 69.0
@@ -105,6 +111,8 @@ class Stack(Spec):
     expert_kernels_backward: NonNegativeFloat = 0.0
     overlaps_reduction: bool = True
     defers_reduction: bool = False
+    copies_gathered: bool = True
+    copies_gradients: bool = True
     overlaps_gather: bool = True
     tensor_parallel_overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
     attention_kernel: AttentionKernel = "flash-2"

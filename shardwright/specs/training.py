@@ -13,7 +13,7 @@ MOST_LOSS_CHUNKS = 4096  # more pieces than any kernel makes; each costs launche
 
 DType = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
-LinearFormat = Literal["fp8", "mxfp8", "nvfp4"]
+LinearFormat = Literal["fp8", "fp8-rowwise", "fp8-rowwise-gw-hp", "mxfp8", "nvfp4"]
 OptimizerName = Literal["adamw", "sgd"]
 OPTIMIZER_STATES: dict[OptimizerName, int] = {"adamw": 2, "sgd": 0}  # each as large as the parameters
 

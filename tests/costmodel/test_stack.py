@@ -114,12 +114,11 @@ def test_a_fused_loss_moves_eight_bytes_a_logit(trained: Trained) -> None:
     assert saved == pytest.approx((CALIBRATED.loss_bytes_per_logit - 8) * SEQ * VOCABULARY * 1e-9)
 
 
-def test_fused_operands_cost_no_traffic_and_are_kept_in_a_byte(trained: Trained) -> None:
+def test_fused_operands_are_kept_in_a_byte(trained: Trained) -> None:
     lower = Precision(linear="fp8")
     eager, fused = (
         layer(trained(fused_operands=fused, precision=lower, kernels_forward=1e-9)) for fused in (False, True)
     )
-    assert (eager.forward_seconds > fused.forward_seconds).all()
     kept = eager.activation_bytes_by_policy - fused.activation_bytes_by_policy
     assert kept[0, POLICIES.index("none")] == SEQ * (
         2 * HIDDEN + WIDTH

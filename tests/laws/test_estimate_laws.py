@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 
 from shardwright.costmodel.evaluate import estimate_plan, simulate_plan
 from shardwright.costmodel.layers import operators
+from shardwright.costmodel.op_times.operand_formats import OPERANDS
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.estimate import Estimate
 from shardwright.specs.mesh import Mesh
@@ -45,8 +46,7 @@ def test_the_step_lies_between_its_bounds(run: Run) -> None:
     """No faster than the FLOPs that must be computed at the highest peak in use; no slower than all work in turn."""
     found = estimate(run)
     precision, peaks = run.training.precision, run.cluster.groups[0].device.peak_flops_per_s
-    formats = {"fp8": "fp8", "mxfp8": "fp8", "nvfp4": "fp4"}
-    peak = peaks[formats[precision.linear] if precision.linear else precision.compute]  # type: ignore[index] # a format
+    peak = peaks[OPERANDS[precision.linear].peak if precision.linear else precision.compute]
     kept = min(1.0, run.training.expert_capacity or 1.0)  # a capacity below 1 drops tokens
     assert found.step_seconds >= kept * _least_flops(run) / (peak * run.plan.mesh.ranks) * (1 - 1e-9)
     parts = dict(found.step)

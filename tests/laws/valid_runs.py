@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
+from shardwright.costmodel.op_times.operand_formats import OPERANDS
 from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.model.attention import LatentAttention, MultiHeadAttention
@@ -146,7 +147,7 @@ def meshes(draw: st.DrawFn, model: ModelSpec, degrees: dict[str, int]) -> Mesh:
 
 @st.composite
 def precisions(draw: st.DrawFn) -> dict[str, str | None]:
-    linear = draw(st.sampled_from([None, None, "fp8", "mxfp8", "nvfp4"]))
+    linear = draw(st.sampled_from([None, None, *OPERANDS]))
     gather = draw(st.sampled_from([None, "fp8"])) if linear == "fp8" else None
     return {"compute": draw(st.sampled_from(["bf16", "fp32"])), "linear": linear, "gather": gather}
 

@@ -6,7 +6,7 @@ sequence); h = hidden size. All may be arrays that broadcast over plans. Attenti
 `context` keys.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -22,7 +22,8 @@ class Matmul:
     """A weight matmul: (m, k) times (k, n), `groups` times. The backward pass has two more of the same size.
 
     `sensitive`: it stays in the compute format where other weight matmuls use a lower one. `split`: how it is split
-    over tp. By its columns, its input is gathered; by its rows, the gradient of its output is.
+    over tp. By its columns, its input is gathered; by its rows, the gradient of its output is. `after_norm`: a norm writes
+    its input.
     """
 
     m: Number
@@ -31,6 +32,7 @@ class Matmul:
     groups: Number = 1
     sensitive: bool = False
     split: Literal["columns", "rows"] | None = None
+    after_norm: bool = False
 
     @property
     def flops(self) -> Array:
@@ -52,17 +54,20 @@ def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number) -> 
         query = (
             [Matmul(tokens, hidden, query_width, split="columns")]
             if attention.query_rank is None
-            else [Matmul(tokens, hidden, attention.query_rank), Matmul(tokens, attention.query_rank, query_width)]
+            else [
+                Matmul(tokens, hidden, attention.query_rank),
+                Matmul(tokens, attention.query_rank, query_width, after_norm=True),
+            ]
         )
         return [
             *query,
             Matmul(tokens, hidden, attention.kv_rank + attention.rotary_size),
-            Matmul(tokens, attention.kv_rank, kv_width),
+            Matmul(tokens, attention.kv_rank, kv_width, after_norm=True),
             Matmul(tokens, attention.heads * attention.value_head_size / np.asarray(tp), hidden, split="rows"),
         ]
     qkv = (attention.query_width + 2 * attention.kv_width) / np.asarray(tp)
     return [
-        Matmul(tokens, hidden, qkv, split="columns"),
+        Matmul(tokens, hidden, qkv, split="columns", after_norm=True),
         Matmul(tokens, attention.query_width / np.asarray(tp), hidden, split="rows"),
     ]
 
@@ -95,7 +100,8 @@ def ffn_matmuls(
     spread evenly over the experts of a rank."""
     ffn = block.ffn
     if isinstance(ffn, FeedForward):
-        return _feed_forward(ffn.width, ffn.gated, hidden, tokens, tp, 1)
+        up, down = _feed_forward(ffn.width, ffn.gated, hidden, tokens, tp, 1)
+        return [replace(up, after_norm=True), down]
     split = experts or experts_as_the_rest(tp)
     held = ffn.experts / np.asarray(split.ep)
     each = split.copies(tokens, ffn.top_k, tp) / held

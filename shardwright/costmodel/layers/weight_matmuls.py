@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array, Number
-from shardwright.costmodel.op_times import MatmulPart, OpTimes
+from shardwright.costmodel.op_times import OPERANDS, MatmulPart, OpTimes
 from shardwright.specs import LinearFormat, TrainingSpec
 
 from .operators import Matmul
@@ -48,13 +48,17 @@ class WeightMatmuls:
     def _sum(self, matmuls: list[Matmul], part: MatmulPart) -> Array:
         return sum(
             (
-                self.times.matmul_seconds(
-                    *_SHAPES[part](w), groups=w.groups, low=None if w.sensitive else self.low, part=part
-                )
+                self.times.matmul_seconds(*_SHAPES[part](w), groups=w.groups, low=self._format(w, part), part=part)
                 for w in matmuls
             ),
             np.zeros(len(self.sequence_split)),
         )
+
+    def _format(self, matmul: Matmul, part: MatmulPart) -> LinearFormat | None:
+        if self.low is None or matmul.sensitive:
+            return None
+        plain = part == "weight_gradient" and OPERANDS[self.low].plain_weight_gradient
+        return None if plain else self.low
 
     def _operand_seconds(self, matmuls: list[Matmul]) -> tuple[Array, Array]:
         """Seconds of making the operands, (forward, backward)."""

@@ -46,6 +46,7 @@ class Constants:
 
     matmul_fraction: Value
     hopper_matmul_fraction: Value
+    blackwell_matmul_fraction: Value
     matmul_k_half: Value
     misaligned_slowdown: Value
     misaligned_batched_slowdown: Value

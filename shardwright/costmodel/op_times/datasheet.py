@@ -1,5 +1,6 @@
 """Operation times from data sheets: a roofline with smooth efficiency curves and a few constants (constants.py)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,6 +27,7 @@ from .protocol import CollectiveName, MatmulPart, Operator
 # Bytes moved for each element of the queries by the kernels around the main one of a fused backward pass: output and its
 # gradient read and an fp32 sum cleared, then that sum read and written in 16 bits (flash-attention, flash_bwd_launch_template.h).
 _BACKWARD_BYTES = 2 + 2 + 4 + 4 + 2
+_OPERAND_BYTES: Mapping[DeviceFormat, float] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "fp4": 0.5}
 # (tile rows, tile columns, rate relative to the largest tile): small matmuls use smaller, slower tiles to fill the
 # card.
 _TILES = ((256, 128, 1.0), (128, 128, 0.9), (64, 128, 0.75), (64, 64, 0.55))
@@ -92,14 +94,16 @@ class CatalogTimes:
         peak_format: DeviceFormat = OPERANDS[low].peak if low else self.training.precision.compute
         size_bytes = groups * (in_bytes * (m * k + k * n) + out_bytes * m * n)
         reached = self._matmul_efficiency(m, k, n, groups, peak_format) / self._misalignment(m, k, n, groups, part)
-        rate = self.device.peak_flops_per_s[peak_format] * reached
+        rate = self.device.peak_flops_per_s[peak_format] * reached * (OPERANDS[low].rate if low else 1.0)
         return np.maximum(2 * m * k * n * groups / rate, self.memory_bound_seconds(size_bytes))
 
     def _matmul_efficiency(self, m: Array, k: Array, n: Array, groups: Number, peak_format: DeviceFormat) -> Array:
         if self.device.rates_include_efficiency:
             return np.ones(np.broadcast(m, k, n).shape)
         shape = m * k * n  # has the axes of the result
-        deep = k / (k + over(self.constants.matmul_k_half, shape))
+        # a step of the inner loop reads as many bytes in any format (CUTLASS: 128 a row), so more elements of a smaller one
+        smaller = _OPERAND_BYTES[self.training.precision.compute] / _OPERAND_BYTES[peak_format]
+        deep = k / (k + over(self.constants.matmul_k_half, shape) * smaller)
         best = self.device.matmul_share_by_format.get(peak_format, self.device.matmul_share)
         reached = best * over(self._matmul_fraction, shape)
         return np.asarray(reached * deep * self._filled(m, n, groups))
@@ -126,6 +130,8 @@ class CatalogTimes:
 
     @property
     def _matmul_fraction(self) -> Value:
+        if self.device.is_blackwell:
+            return self.constants.blackwell_matmul_fraction
         slows_down = self.device.since_hopper and not self.device.keeps_clock
         return self.constants.hopper_matmul_fraction if slows_down else self.constants.matmul_fraction
 
@@ -195,7 +201,7 @@ class CatalogTimes:
         return among.seconds(name, size_bytes, group)
 
     def sharding_seconds(self, parameter_bytes: Number, microbatches: Number, repeats: Number) -> Array:
-        """Zero: the runs that the constants are fitted to include it in their passes."""
+        """Zero: only a measurement tells it, and on a GPU the host's part is hidden."""
         return np.zeros(np.broadcast(parameter_bytes, microbatches, repeats).shape)
 
     def host_copy_seconds(self, size_bytes: Number) -> Array:

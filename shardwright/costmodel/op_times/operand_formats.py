@@ -14,7 +14,9 @@ class Operand(NamedTuple):
     scale of the whole tensor (Micikevicius et al. 2022, arXiv 2209.05433). `bytes`: bytes of the copy, its scales
     included. `again`: the second layout is made from the source again. The reason is that scales of blocks along the
     inner axis do not turn with it (OCP Microscaling Formats 1.0, section 5.2; Rouhani et al. 2023, arXiv 2310.10537).
-    Otherwise the first layout is transposed.
+    Otherwise the first layout is transposed. `turns`: for scales of rows, the source is written in the other layout
+    first, so that its rows lie together (torchao, testing/training/roofline_utils.py). `rate`: the matmul's rate over
+    that of one scale for the tensor. `plain_weight_gradient`: the weight's gradient is a matmul in the compute format.
     """
 
     peak: DeviceFormat
@@ -22,6 +24,9 @@ class Operand(NamedTuple):
     scans: bool
     bytes: float
     again: bool
+    turns: bool = False
+    rate: float = 1.0
+    plain_weight_gradient: bool = False
 
     def first_bytes(self, source_bytes: Number, *, scan_is_fused: bool) -> Number:
         """Return the memory traffic of the first layout. A compiler finds the
@@ -30,11 +35,24 @@ class Operand(NamedTuple):
 
     def second_bytes(self, source_bytes: Number) -> Number:
         """Return the memory traffic of the second layout. The scale of the whole tensor is known by then."""
-        return (source_bytes if self.again else self.bytes) + self.bytes
+        return (source_bytes * (1 + self.turns) if self.again else self.bytes) + self.bytes
 
+    def both_bytes(self, source_bytes: Number, *, scaled: bool) -> Number:
+        """Return the memory traffic of a kernel that reads the source once and writes both layouts. Unless the source is
+        `scaled` already, another kernel reads it before, for the scale."""
+        return source_bytes * (2 if self.scans and not scaled else 1) + 2 * self.bytes
+
+
+# The matmul with scales of rows runs at 90% to 100% of the other's rate for most shapes (PyTorch, issue 147971).
+_ROWS_RATE = 0.95
 
 OPERANDS: dict[LinearFormat, Operand] = {
     "fp8": Operand("fp8", "fp8", scans=True, bytes=1.0, again=False),
+    "fp8-rowwise": Operand("fp8", "fp8", scans=False, bytes=1.0, again=True, turns=True, rate=_ROWS_RATE),
+    # torchao's rowwise_with_gw_hp; of the operands only the weight needs a second layout, with one scale
+    "fp8-rowwise-gw-hp": Operand(
+        "fp8", "fp8", scans=False, bytes=1.0, again=True, rate=_ROWS_RATE, plain_weight_gradient=True
+    ),
     # mxfp8: blocks of 32 share an 8-bit scale; nvfp4: blocks of 16 do, and the whole tensor has another scale
     "mxfp8": Operand("fp8", "fp4", scans=False, bytes=1.0 + 1 / 32, again=True),
     "nvfp4": Operand("fp4", "fp4", scans=True, bytes=0.5 + 1 / 16, again=True),

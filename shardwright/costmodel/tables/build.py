@@ -184,14 +184,18 @@ class _Builder:
         return np.asarray(seconds[:, None, None] * is_layer[None, :, None])
 
     def _sharding_seconds(self, traffic: DataParallel) -> Array:
-        """(N, R): seconds that our executor's FSDP2 adds. It wraps modules on a single rank too."""
+        """(N, R): seconds that FSDP adds on its ranks: on a GPU copies of what is gathered and reduced, on a CPU our
+        executor's hooks and copies as measured. It wraps modules on a single rank too."""
         parameters = traffic.parameters + traffic.expert_parameters
+        copies = np.zeros_like(parameters)
+        if self.times.node.device.has_own_memory:
+            copies = self.times.memory_bound_seconds(traffic.copied_bytes())
         if self.training.stack != OWN_STACK:
-            return np.zeros_like(parameters)
+            return copies
         microbatches = self._column("microbatches")
         repeats = np.where(self._column("zero_stage") >= 2, microbatches, 1)
         size_bytes = self.training.precision.parameter_bytes_per_element * parameters
-        return self.times.sharding_seconds(size_bytes, microbatches, repeats)
+        return copies + self.times.sharding_seconds(size_bytes, microbatches, repeats)
 
     def _send_seconds(self) -> Array:
         """(N,): seconds until one microbatch's hidden states are on the next stage, split over cp, and over tp where the

@@ -84,6 +84,24 @@ class DataParallel:
         added = last.network + last.host_copy - every.network - every.host_copy
         return Exposed(np.maximum(0.0, added - copied), copied)
 
+    def copied_bytes(self) -> Array:
+        """(N, R): memory traffic of a step's copies between parameters or gradients and communication buffers.
+
+        They run on the stream of the compute. FSDP2 copies what it gathered into parameters, and gradients into its
+        buffer, in the format of the reduction (torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py,
+        foreach_all_gather_copy_out and foreach_reduce). FSDP1 gathers one flat parameter that layers view, and joins
+        their gradients in the compute format (_flat_param.py; the gradient of torch.split).
+        """
+        stack, precision = self.training.software, self.training.precision
+        candidates, each = self.candidates, self._column("microbatches")
+        parameters = self.parameters * (candidates.shards > 1)[:, None]
+        experts = self.expert_parameters * (candidates.expert_shards > 1)[:, None]
+        gathers = np.where(self._gathers_each, each * (1 + self.freed), 1) * stack.copies_gathered
+        reduces = np.where(self._reduces_each, each, 1) * stack.copies_gradients
+        made = precision.activation_bytes_per_element
+        joined = made + (precision.gradient_bytes_per_element if stack.copies_gathered else made)
+        return np.asarray((parameters + experts) * (gathers * 2 * self.gathered_bytes + reduces * joined))
+
     @property
     def _chunks_behind(self) -> Array:
         """(N, 1, 1): number of microbatch passes of a row behind which its once-a-step traffic can hide.

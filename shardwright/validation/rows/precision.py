@@ -5,9 +5,12 @@ import re
 from shardwright.specs import LinearFormat, Precision
 from shardwright.validation.table import SkippedRowError, TableRow
 
-_EIGHT_BIT_WORDS: tuple[tuple[str, LinearFormat], ...] = (
+# The first that is found counts.
+_LOWER_WORDS: tuple[tuple[str, LinearFormat], ...] = (
     ("mxfp8", "mxfp8"),
     ("nvfp4", "nvfp4"),
+    ("rowwise_with_gw_hp", "fp8-rowwise-gw-hp"),
+    ("rowwise", "fp8-rowwise"),
     ("fp8", "fp8"),
     ("float8", "fp8"),
 )
@@ -30,11 +33,10 @@ def precision_of_row(row: TableRow, family: str) -> tuple[Precision, list[str]]:
     stated = (row.precision or "").lower()
     formats: dict[str, object] = {"compute": "bf16"}
     assumptions: list[str] = []
-    word = next((word for word in _EIGHT_BIT_WORDS if word[0] in stated), None)
+    word = next((word for word in _LOWER_WORDS if word[0] in stated), None)
     if word is not None:
         gather, assumptions = _gathers_fp8(row, family, word[1])
         formats |= {"linear": word[1], "gather": "fp8" if gather else None}
-        assumptions += ["scales of rows read as of the whole tensor"] if "rowwise" in stated else []
     elif "fp16" in stated or "half" in stated:
         formats |= {"compute": "fp16", "gradients": "bf16"}
     elif "tf32" in stated or "fp32" in stated:
@@ -66,7 +68,7 @@ def _states(row: TableRow) -> dict[str, object]:
 def _gathers_fp8(row: TableRow, family: str, linear: LinearFormat) -> tuple[bool, list[str]]:
     """Whether FSDP gathers weights in fp8. torchtitan can with one scale for each tensor, and its benchmarks that state the recipe do."""
     stated = f"{row.precision} {row.notes}".lower()
-    if linear != "fp8" or "rowwise" in stated:
+    if linear != "fp8":
         return False, []
     if "float8 all-gather" in stated:
         return True, []

@@ -1,5 +1,7 @@
 """Making operands in 8 and 4 bits, by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from shardwright.base.errors import SpecError
@@ -50,8 +52,41 @@ def test_what_is_gathered_in_fp8_is_cast_before() -> None:
     assert backward == 5 * OUTPUTS + 2 * (INPUTS + WEIGHTS + OUTPUTS)
 
 
-def test_kernels_that_write_operands_themselves_move_nothing_more() -> None:
-    assert made("fp8", stack="megatron-core") == (0, 0)
+class TestOneKernelForBothLayouts:
+    """Transformer Engine's: read two bytes, write one for each layout. Weights are cast once a step."""
+
+    def test_an_operand_is_read_once(self) -> None:
+        assert made("fp8", stack="megatron-core") == (4 * INPUTS, 4 * OUTPUTS)
+        each = 2 + 2 * (1 + 1 / 32)
+        assert made("mxfp8", stack="megatron-core") == pytest.approx((each * INPUTS, each * OUTPUTS))
+
+    def test_a_scale_of_its_own_values_needs_another_read(self) -> None:
+        assert made("fp8", stack="automodel") == (6 * INPUTS, 6 * OUTPUTS)
+        each = 2 + 2 + 2 * (0.5 + 1 / 16)
+        assert made("nvfp4", stack="megatron-core") == pytest.approx((each * INPUTS, each * OUTPUTS))
+
+    def test_a_norm_writes_a_byte_instead_of_two_which_is_transposed_later(self) -> None:
+        normed = replace(MATMUL, after_norm=True)
+        forward, backward = operand_bytes(normed, training("fp8", stack="megatron-core"), 1)
+        assert (float(forward), float(backward)) == (-INPUTS, 2 * INPUTS + 4 * OUTPUTS)
+        forward, _ = operand_bytes(normed, training("fp8", stack="megatron-core"), 4)
+        assert float(forward) == -INPUTS / 4  # on a quarter of the tokens
+        forward, _ = operand_bytes(normed, training("mxfp8", stack="megatron-core"), 1)
+        assert float(forward) == pytest.approx(4.0625 * INPUTS)  # no norm writes blocks
+
+    def test_a_gradient_is_cast_before_its_gather_and_transposed_after_it(self) -> None:
+        by_rows = replace(MATMUL, split="rows")
+        _, backward = operand_bytes(by_rows, training("fp8", stack="megatron-core"), 4)
+        assert float(backward) == (3 / 4 + 2) * OUTPUTS
+
+
+def test_scales_of_rows_cast_each_layout_from_the_source() -> None:
+    """Read two and write one, by rows. By columns the source is written turned and read again, and cast."""
+    assert made("fp8-rowwise") == (3 * (INPUTS + WEIGHTS), 3 * OUTPUTS + 5 * (INPUTS + WEIGHTS + OUTPUTS))
+
+
+def test_a_weight_gradient_in_the_compute_format_needs_one_layout_of_inputs_and_gradients() -> None:
+    assert made("fp8-rowwise-gw-hp") == (3 * (INPUTS + WEIGHTS), 3 * OUTPUTS + 3 * WEIGHTS)
 
 
 def test_a_gather_in_fp8_needs_matmuls_that_read_it() -> None:

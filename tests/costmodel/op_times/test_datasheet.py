@@ -13,6 +13,7 @@ from shardwright.costmodel.op_times.collectives import Collectives
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.costmodel.op_times.gloo import gloo_seconds
+from shardwright.costmodel.op_times.operand_formats import OPERANDS
 from shardwright.costmodel.op_times.protocol import MatmulPart
 from shardwright.specs.mesh import RankGroup
 from shardwright.specs.training import Precision, TrainingSpec
@@ -131,8 +132,17 @@ class TestLowPrecision:
     def test_a_large_matmul_runs_at_the_peak_and_share_of_its_format(self) -> None:
         h100 = CatalogTimes(load_cluster("h100-sxm:8").node, TrainingSpec(seq_len=8, global_batch=8))
         size = (16384, 16384, 16896)
+        half = float(CALIBRATED.matmul_k_half)
         ratio = h100.matmul_seconds(*size) / h100.matmul_seconds(*size, low="fp8")
-        assert ratio == pytest.approx(1978.9 * 0.71 / (989.4 * 0.80))
+        deep = (16384 + half) / (16384 + 2 * half)  # a step over k reads twice as many elements of a byte
+        assert ratio == pytest.approx(1978.9 * 0.71 / (989.4 * 0.80) * deep)
+
+    def test_scales_of_rows_take_a_slower_kernel(self) -> None:
+        """PyTorch's issue 147971: 90% to 100% of the rate with one scale."""
+        h100 = CatalogTimes(load_cluster("h100-sxm:8").node, TrainingSpec(seq_len=8, global_batch=8))
+        size = (16384, 16384, 16896)
+        one, rows = (h100.matmul_seconds(*size, low=low) for low in ("fp8", "fp8-rowwise"))
+        assert one / rows == pytest.approx(0.95)
 
     def test_a_thin_one_reads_half_the_bytes(self) -> None:
         thin = (8, 8192, 8192)
@@ -144,8 +154,8 @@ class TestLowPrecision:
         ("cluster", "linear", "says"),
         [
             ("a100:8", "fp8", "a100-sxm-80gb has no matmuls in fp8; leave linear out"),
-            ("h100:8", "mxfp8", "h100-sxm has no matmuls in mxfp8; it has fp8$"),
-            ("h100:8", "nvfp4", "h100-sxm has no matmuls in nvfp4; it has fp8$"),
+            ("h100:8", "mxfp8", "h100-sxm has no matmuls in mxfp8; it has fp8, fp8-rowwise, fp8-rowwise-gw-hp$"),
+            ("h100:8", "nvfp4", "h100-sxm has no matmuls in nvfp4; it has fp8, fp8-rowwise, fp8-rowwise-gw-hp$"),
         ],
     )
     def test_a_device_without_the_format_says_what_it_has(self, cluster: str, linear: str, says: str) -> None:
@@ -154,9 +164,17 @@ class TestLowPrecision:
             CatalogTimes(load_cluster(cluster).node, TrainingSpec(seq_len=8, global_batch=8, precision=precision))
 
     def test_blackwell_has_them_all(self) -> None:
-        for linear in ("fp8", "mxfp8", "nvfp4"):
+        for linear in OPERANDS:
             precision = Precision.parse({"linear": linear}, source="test")
             CatalogTimes(load_cluster("b200:8").node, TrainingSpec(seq_len=8, global_batch=8, precision=precision))
+
+    def test_blackwell_has_a_sustained_rate_of_its_own(self) -> None:
+        slower = replace(CALIBRATED, blackwell_matmul_fraction=0.5 * float(CALIBRATED.blackwell_matmul_fraction))
+        training, size = TrainingSpec(seq_len=8, global_batch=8), (16384, 16384, 16896)
+        for cluster, factor in (("gb200:64", 2.0), ("h100:8", 1.0)):
+            node = load_cluster(cluster).node
+            usual, slow = (CatalogTimes(node, training, one).matmul_seconds(*size) for one in (CALIBRATED, slower))
+            assert slow / usual == pytest.approx(factor)
 
 
 def test_a_fused_backward_pass_also_moves_its_gradient_sums() -> None:

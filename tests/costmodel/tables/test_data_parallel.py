@@ -140,3 +140,27 @@ def test_a_stack_that_defers_its_reduction_reduces_a_pipeline_once_a_step(zero: 
     assert each.in_last_backward().network.item() == 0
     alone = traffic(dp_shard=8, zero_stage=zero, microbatches=4, stack="automodel")
     assert alone.in_last_backward().network.item() == 0
+
+
+@pytest.mark.parametrize(
+    ("stack", "zero", "bytes_each"),
+    [
+        # gathered once: 2 read, 2 written; reduced once: 2 read, 4 written
+        ("shardwright", 1, 4 + 6),
+        # three microbatches; ZeRO-3 gathers for the backward pass too, ZeRO-2 and 3 reduce in each
+        ("shardwright", 2, 4 + 3 * 6),
+        ("shardwright", 3, 3 * (2 * 4 + 6)),
+        # FSDP1 views what it gathered, and joins gradients in 16 bits
+        ("fsdp", 3, 3 * 4),
+        ("megatron-core", 1, 0),
+    ],
+)
+def test_fsdp_copies_between_tensors_and_buffers(stack: str, zero: int, bytes_each: int) -> None:
+    copied = traffic(stack=stack, dp_shard=8, zero_stage=zero, microbatches=3, experts=1e8).copied_bytes()
+    assert copied.item() == bytes_each * (PARAMETERS + 1e8)
+    assert traffic(stack=stack, dp_shard=1, zero_stage=zero, microbatches=3).copied_bytes().item() == 0
+
+
+def test_experts_that_one_rank_holds_whole_are_not_copied() -> None:
+    spread = traffic(stack="shardwright", dp_shard=8, ep=8, zero_stage=3, microbatches=1, experts=1e8)
+    assert spread.copied_bytes().item() == (2 * 4 + 6) * PARAMETERS
