@@ -10,6 +10,7 @@ from .options import (
     CheckpointEveryOption,
     CheckpointSecondsOption,
     ClusterOption,
+    CudaGraphsOption,
     ForceOption,
     GlobalBatchOption,
     JsonOption,
@@ -20,6 +21,7 @@ from .options import (
     MtbfDeviceOption,
     MtbfNodeOption,
     OptimizerOption,
+    OverlapDispatchOption,
     PrecisionOption,
     ProfileOption,
     RestartSecondsOption,
@@ -54,6 +56,8 @@ def compare(
     attention: AttentionOption = "flash",
     stack: StackOption = "shardwright",
     loss_chunks: LossChunksOption = 1,
+    overlap_dispatch: OverlapDispatchOption = False,
+    cuda_graphs: CudaGraphsOption = "none",
     strategy: Annotated[
         list[str] | None,
         typer.Option(help="Name a strategy; repeat for several. Default: all, and best (the planner's choice)."),
@@ -96,6 +100,8 @@ def compare(
         attention=attention,
         stack=stack,
         loss_chunks=loss_chunks,
+        overlap_dispatch=overlap_dispatch,
+        cuda_graphs=cuda_graphs,
     )
     model_spec, cluster_spec = read_model(model), read_cluster(cluster, profile, memory_reserve)
     note_what_profile_lacks(cluster_spec, training)
@@ -184,6 +190,8 @@ def _options_of(training: "TrainingSpec") -> dict[str, str | int | None]:
         "--optimizer": training.optimizer,
         "--attention": training.attention,
         "--loss-chunks": training.loss_chunks,
+        "--overlap-dispatch": "yes" if training.overlaps_dispatch else None,
+        "--cuda-graphs": training.cuda_graphs,
     }
 
 

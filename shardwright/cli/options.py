@@ -60,7 +60,7 @@ GlobalBatchOption = Annotated[
 ]
 PrecisionOption = Annotated[str, typer.Option(help="Set the format of matmuls: bf16, fp16, tf32, fp32.")]
 LinearPrecisionOption = Annotated[
-    str | None, typer.Option(help="Set a lower format for the layers' weight matmuls: fp8, mxfp8, nvfp4.")
+    str | None, typer.Option(help="Set a lower format for the layers' weight matmuls: fp8, fp8-rowwise, mxfp8, nvfp4.")
 ]
 OptimizerOption = Annotated[str, typer.Option(help="Choose the optimizer: adamw or sgd.")]
 StackOption = Annotated[
@@ -74,6 +74,13 @@ AttentionOption = Annotated[str, typer.Option(help="Choose the attention kernel:
 LossChunksOption = Annotated[
     int,
     typer.Option(help="Run head and loss in that many pieces of a microbatch, so that fewer logits are alive at once."),
+]
+OverlapDispatchOption = Annotated[
+    bool, typer.Option("--overlap-dispatch", help="Send tokens to experts beside the compute of another microbatch.")
+]
+CudaGraphsOption = Annotated[
+    str,
+    typer.Option(help="Choose what is launched as one graph: none, router, attention, attention+router, whole."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
@@ -190,6 +197,8 @@ def read_training(
     attention: str,
     stack: str,
     loss_chunks: int,
+    overlap_dispatch: bool,
+    cuda_graphs: str,
 ) -> "TrainingSpec":
     """Build the training spec from options, in the formats that the stack fixes.
 
@@ -206,6 +215,8 @@ def read_training(
         "attention": attention,
         "stack": stack,
         "loss_chunks": loss_chunks,
+        "overlaps_dispatch": overlap_dispatch,
+        "cuda_graphs": cuda_graphs,
     }
     return TrainingSpec.parse(values, source="training options")
 

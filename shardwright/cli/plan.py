@@ -10,6 +10,7 @@ from .options import (
     CheckpointEveryOption,
     CheckpointSecondsOption,
     ClusterOption,
+    CudaGraphsOption,
     ForceOption,
     GlobalBatchOption,
     JsonOption,
@@ -20,6 +21,7 @@ from .options import (
     MtbfDeviceOption,
     MtbfNodeOption,
     OptimizerOption,
+    OverlapDispatchOption,
     PlanArgument,
     PrecisionOption,
     ProfileOption,
@@ -59,6 +61,8 @@ def plan(
     attention: AttentionOption = "flash",
     stack: StackOption = "shardwright",
     loss_chunks: LossChunksOption = 1,
+    overlap_dispatch: OverlapDispatchOption = False,
+    cuda_graphs: CudaGraphsOption = "none",
     pp: Annotated[int | None, typer.Option(help="Fix the pipeline degree.")] = None,
     tp: Annotated[int | None, typer.Option(help="Fix the tensor-parallel degree.")] = None,
     dp_replicate: Annotated[int | None, typer.Option(help="Fix the number of replicas (HSDP).")] = None,
@@ -126,6 +130,8 @@ def plan(
         attention=attention,
         stack=stack,
         loss_chunks=loss_chunks,
+        overlap_dispatch=overlap_dispatch,
+        cuda_graphs=cuda_graphs,
     )
     fixed = Fixed.parse(given, source="options")
     job = read_model(model), read_cluster(cluster, profile, memory_reserve), training

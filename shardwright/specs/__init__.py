@@ -56,7 +56,15 @@ from .schedules import (
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_document
 from .stack import OWN_STACK, Stack, named_stack, stack_names
 from .timeline import Lane, MemoryCurve, Span, Timeline
-from .training import BYTES_PER_ELEMENT, OPTIMIZER_STATES, LinearFormat, OptimizerName, Precision, TrainingSpec
+from .training import (
+    BYTES_PER_ELEMENT,
+    OPTIMIZER_STATES,
+    CudaGraphs,
+    LinearFormat,
+    OptimizerName,
+    Precision,
+    TrainingSpec,
+)
 
 __all__ = [
     "AXES",
@@ -73,6 +81,7 @@ __all__ = [
     "Choice",
     "ClusterSpec",
     "ContextParallel",
+    "CudaGraphs",
     "Curve",
     "Device",
     "DeviceFormat",

@@ -83,6 +83,8 @@ class Stack(Spec):
         step_copies: temporaries of the optimizer step, as many elements each as the rank's shard and in its format, in separate
             tensors. They reuse what activations have freed. AdamW by foreach kernels has one, the root of the second moment
             (torch/optim/adam.py, _multi_tensor_adam); a fused kernel has none.
+        foreach_update: the update runs operator by operator over lists of tensors, as torch's foreach kernels do; otherwise in
+            one fused kernel.
         flat_step_bytes_per_parameter: buffers of the step as long as the whole shard, per parameter of the rank's shard. No
             freed activation can hold one, so the allocator reserves them beside the activations.
         flat_gradient_copies: under ZeRO 0 and 1, flat copies of all gradients of the rank, reserved in the same way where the
@@ -135,6 +137,7 @@ class Stack(Spec):
     parameters: Literal["fp32", "bf16"] | None = None
     widens_gradients: bool = False
     step_copies: NonNegativeFloat = 0.0
+    foreach_update: bool = False
     flat_step_bytes_per_parameter: NonNegativeFloat = 0.0
     flat_gradient_copies: NonNegativeFloat = 0.0
     splits_sends: bool = False

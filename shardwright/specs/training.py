@@ -15,6 +15,7 @@ DType = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 LinearFormat = Literal["fp8", "fp8-rowwise", "fp8-rowwise-gw-hp", "mxfp8", "nvfp4"]
 OptimizerName = Literal["adamw", "sgd"]
+CudaGraphs = Literal["none", "router", "attention", "attention+router", "whole"]
 OPTIMIZER_STATES: dict[OptimizerName, int] = {"adamw": 2, "sgd": 0}  # each as large as the parameters
 
 
@@ -74,6 +75,9 @@ class TrainingSpec(Spec):
     that the logits of one piece are alive at once (Liger's fused linear cross-entropy, torchtitan's loss chunks).
     `routing`: where the experts of one token lie: anywhere, or next to each other, as a benchmark's fake gate assigns them.
     `expert_capacity`: every expert computes this many times its even share of tokens, and drops or pads; None drops nothing.
+    `overlaps_dispatch`: while one microbatch's tokens travel to their experts and back, another microbatch computes its
+    opposite pass (Megatron-Core, --overlap-moe-expert-parallel-comm).
+    `cuda_graphs`: what the host launches as one graph: nothing, each layer's router, its attention, both, or the whole step.
     """
 
     seq_len: Annotated[PositiveInt, Field(le=MOST_PER_STEP)]
@@ -86,6 +90,8 @@ class TrainingSpec(Spec):
     expert_capacity: PositiveFloat | None = None
     loss_chunks: Annotated[PositiveInt, Field(le=MOST_LOSS_CHUNKS)] = 1
     routing: Literal["random", "consecutive"] = "random"
+    overlaps_dispatch: bool = False
+    cuda_graphs: CudaGraphs = "none"
 
     @property
     def software(self) -> Stack:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.op_times import ATTENTION_BACKWARD, operator_passes, score_passes
+from shardwright.costmodel.op_times import ATTENTION_BACKWARD, exposed_beside, operator_passes, score_passes
 from shardwright.specs.model import Block, FeedForward, MixtureOfExperts
 
 from . import operators
@@ -18,6 +18,11 @@ from .recompute import Selection, selection
 from .row import RowWork, by_policy, repeated_when_full
 from .saved import SavedTensors, layer_code
 from .traffic import Moving, backward_traffic, forward_traffic
+
+# Share of a dense layer's launches that belong to attention, its norm and its residual: 22 of 34 in transformers' Llama.
+_ATTENTION_LAUNCHES = 22 / 34
+# Share of a router's launches that choose experts, in a graph, before tokens are sorted and sent: assumed.
+_ROUTER_LAUNCHES = 0.5
 
 
 class _Passes(NamedTuple):
@@ -159,17 +164,22 @@ class LayerWork:
 
     @cached_property
     def _kernels(self) -> _Passes:
-        """Launches of a pass. A layer of experts also has those of its router, and some for each expert that the rank holds."""
-        stack, ffn, frame = self.frame.stack, self.block.ffn, self.frame
-        forward, backward = (
-            np.full(len(frame.tokens), count) for count in (stack.kernels_forward, stack.kernels_backward)
-        )
+        """Launches of a pass. A layer of experts also has those of its router, and some for each expert that the rank holds.
+
+        A graph takes its part off the host: that of attention with its norm and residual, that of the router, or all.
+        """
+        stack, ffn, frame, graphs = self.frame.stack, self.block.ffn, self.frame, self.frame.training.cuda_graphs
+        every = np.ones(len(frame.tokens))
+        if graphs == "whole":
+            return _Passes(0 * every, 0 * every)
+        dense = every * (1 - _ATTENTION_LAUNCHES * ("attention" in graphs))
+        forward, backward = dense * stack.kernels_forward, dense * stack.kernels_backward
         if isinstance(ffn, FeedForward):
             return _Passes(forward, backward)
-        held = ffn.experts / np.asarray(frame.experts.ep)
+        held, routed = ffn.experts / np.asarray(frame.experts.ep), 1 - _ROUTER_LAUNCHES * ("router" in graphs)
         return _Passes(
-            forward + stack.router_kernels_forward + stack.expert_kernels_forward * held,
-            backward + stack.router_kernels_backward + stack.expert_kernels_backward * held,
+            forward + routed * stack.router_kernels_forward + stack.expert_kernels_forward * held,
+            backward + routed * stack.router_kernels_backward + stack.expert_kernels_backward * held,
         )
 
     @cached_property
@@ -186,10 +196,20 @@ class LayerWork:
         return _Passes(launched.forward - self._passes.forward, launched.backward - self._passes.backward)
 
     def _traded_seconds(self) -> Array:
-        """Seconds of one pass in which tokens go to the ranks of their experts and back."""
-        frame = self.frame
-        job = (frame.training, frame.times, frame.candidates, frame.tokens, frame.model.hidden_size)
-        return ExpertExchange(*job).pass_seconds(self.block.ffn)
+        """Exposed seconds of one pass in which tokens go to the ranks of their experts and back.
+
+        Where the software overlaps it, the exchanges of a forward and a backward run beside the compute of both, but for
+        microbatches that find no other: as many as pipeline ranks, at the ends of the step.
+        """
+        frame, chosen = self.frame, self.frame.candidates
+        job = (frame.training, frame.times, chosen, frame.tokens, frame.model.hidden_size)
+        alone = ExpertExchange(*job).pass_seconds(self.block.ffn)
+        if not frame.training.overlaps_dispatch:
+            return alone
+        compute = self._passes.forward + self._passes.backward
+        beside = exposed_beside(frame.times.node.device, frame.times.constants, compute, 2 * alone).network / 2
+        paired = np.maximum(0.0, 1 - chosen.pp / chosen.microbatches)
+        return np.asarray(paired * beside + (1 - paired) * alone)
 
     @cached_property
     def _collectives(self) -> Array:

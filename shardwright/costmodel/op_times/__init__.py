@@ -12,13 +12,22 @@ from .datasheet import CatalogTimes
 from .fitting import expected_errors, fit_curve, fitted, left_out_errors
 from .operand_formats import OPERANDS
 from .overlap import Exposed, exposed_beside, overlap_saving_seconds, slowdown_beside
-from .passes import ATTENTION_BACKWARD, CLIP_PASSES, OPERATOR_PASSES, UPDATE_PASSES, operator_passes, score_passes
+from .passes import (
+    ATTENTION_BACKWARD,
+    CLIP_PASSES,
+    FOREACH_UPDATE_PASSES,
+    OPERATOR_PASSES,
+    UPDATE_PASSES,
+    operator_passes,
+    score_passes,
+)
 from .protocol import CollectiveName, MatmulPart, Operator, OpTimes
 
 __all__ = [
     "ATTENTION_BACKWARD",
     "CALIBRATED",
     "CLIP_PASSES",
+    "FOREACH_UPDATE_PASSES",
     "OPERANDS",
     "OPERATOR_PASSES",
     "UPDATE_PASSES",

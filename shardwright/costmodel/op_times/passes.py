@@ -50,6 +50,9 @@ def score_passes(element_bytes: int, *, fused: bool) -> tuple[float, float]:
 
 UPDATE_PASSES: Mapping[OptimizerName, float] = {"adamw": 7.0, "sgd": 3.0}
 """Elements that one update moves for a parameter: it reads parameter, gradient and states, and writes all but the gradient."""
+FOREACH_UPDATE_PASSES: Mapping[OptimizerName, float] = {"adamw": 20.0, "sgd": 3.0}
+"""The same by foreach kernels. AdamW has eight: decay, first moment, two for the second, its root, two for the denominator,
+and the step (torch/optim/adam.py, _multi_tensor_adam)."""
 CLIP_PASSES = 3.0
 """Read for the norm; read and write to scale."""
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.layers import RowWork, WorkModel
-from shardwright.costmodel.op_times import CLIP_PASSES, UPDATE_PASSES, OpTimes
+from shardwright.costmodel.op_times import CLIP_PASSES, FOREACH_UPDATE_PASSES, UPDATE_PASSES, OpTimes
 from shardwright.specs import (
     OPTIMIZER_STATES,
     OWN_STACK,
@@ -217,7 +217,8 @@ class _Builder:
         """Seconds of clipping and update of this rank's shard, on the device or by the host's cores."""
         shard = sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters))
         element = self.training.precision.parameter_bytes_per_element
-        update = element * UPDATE_PASSES[self.training.optimizer] * shard
+        passes = FOREACH_UPDATE_PASSES if self.training.software.foreach_update else UPDATE_PASSES
+        update = element * passes[self.training.optimizer] * shard
         clip = element * CLIP_PASSES * shard
         return np.where(
             self._column("offload_optimizer") == 1,

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from shardwright.base import SpecError
-from shardwright.specs import ClusterSpec, TrainingSpec, named_stack
+from shardwright.specs import ClusterSpec, CudaGraphs, TrainingSpec, named_stack
 from shardwright.specs.model import ModelSpec
 from shardwright.validation.architecture import model_of_row
 from shardwright.validation.layout import Reading, plans_of_row, routing_of_row, with_work
@@ -152,8 +152,21 @@ def _training(row: TableRow, software: Software) -> tuple[TrainingSpec, list[str
         stack=software.stack,
         loss_chunks=_loss_chunks(row),
         routing=routing_of_row(row),
+        overlaps_dispatch=bool(row.settings.expert_overlap),
+        cuda_graphs=_cuda_graphs(row),
     )
     return training, [*precision_assumptions, *attention_assumptions, *software.assumptions]
+
+
+def _cuda_graphs(row: TableRow) -> CudaGraphs:
+    """What is launched as a graph, by the words of the setting; nothing if it is unknown."""
+    stated = (row.settings.cuda_graphs or "").lower()
+    if re.search("whole|full|step", stated):
+        return "whole"
+    attention, router = re.search("att", stated), re.search("rout", stated)
+    if attention:
+        return "attention+router" if router else "attention"
+    return "router" if router else "none"
 
 
 def _loss_chunks(row: TableRow) -> int:

@@ -1,10 +1,14 @@
 """Work of one layer and of the ends, worked out by hand with round operation times."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from shardwright.base import Array, Number
 from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.layers.traffic import backward_traffic, forward_traffic
+from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.specs.model.model import Block
 from shardwright.specs.plan import CONTEXT_PARALLEL, EXPERT_DISPATCH, POLICIES
 from shardwright.specs.stack import named_stack
@@ -146,6 +150,44 @@ def test_norms_of_queries_and_keys_cost_traffic_and_memory() -> None:
 def expert_work(**degrees: int) -> WorkModel:
     chosen = candidates(micro_batch=BATCH, expert_dispatch=EXPERT_DISPATCH.index("all-to-all"), **degrees)
     return WorkModel(small_experts(hidden=HIDDEN), work().training, RoundTimes(), chosen)
+
+
+@pytest.mark.parametrize(("microbatches", "pp", "paired"), [(4, 1, 0.75), (16, 4, 0.75), (4, 4, 0.0), (2, 4, 0.0)])
+def test_dispatch_beside_another_microbatch_is_hidden_where_there_is_one(
+    microbatches: int, pp: int, paired: float
+) -> None:
+    """Half a token for each of 8 ranks' experts; here compute is short, so the exchange of both passes outlasts both."""
+    plain = expert_work(dp_shard=8, ep=8, microbatches=microbatches, pp=pp)
+    training = plain.training.model_copy(update={"overlaps_dispatch": True})
+    overlapped = replace(plain, training=training)
+    block = plain.model.layer_classes[0]
+    alone, beside = (each.layer(block) for each in (plain, overlapped))
+    one_way = alone.expert_parallel_forward_seconds
+    compute = alone.forward_seconds + alone.backward_seconds
+    assert (2 * one_way > compute).all()
+    slowed = CALIBRATED.collective_multiprocessors / 100 * compute  # of the round device's multiprocessors
+    exposed = (2 * one_way - compute + slowed) / 2
+    assert beside.expert_parallel_forward_seconds == pytest.approx(paired * exposed + (1 - paired) * one_way)
+
+
+def test_a_graph_takes_its_launches_off_the_host() -> None:
+    """34 and 69 launches of a dense layer, of which 22 of 34 are attention's, and 27 and 38 of a router, half of which choose."""
+
+    class Launches(RoundTimes):
+        def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
+            return np.asarray(kernels, dtype=float)
+
+    def launched(graphs: str) -> tuple[float, float]:
+        work = expert_work(dp_shard=8)
+        training = work.training.model_copy(update={"cuda_graphs": graphs})
+        row = replace(work, training=training, times=Launches()).layer(work.model.layer_classes[0])
+        return float(row.forward_seconds[0]), float(row.backward_seconds[0])
+
+    assert launched("none") == (34 + 27, 69 + 38)
+    assert launched("router") == (34 + 13.5, 69 + 19)
+    assert launched("attention") == pytest.approx((12 + 27, 69 * 12 / 34 + 38))
+    assert launched("attention+router") == pytest.approx((12 + 13.5, 69 * 12 / 34 + 19))
+    assert launched("whole") == (0, 0)
 
 
 def test_context_parallelism_shares_tokens_and_attention_evenly() -> None:

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from shardwright.catalog.huggingface.families import model_from_config
 from shardwright.costmodel.layers.traffic import backward_traffic, forward_traffic
-from shardwright.costmodel.op_times.passes import score_passes
+from shardwright.costmodel.op_times.passes import FOREACH_UPDATE_PASSES, score_passes
 from shardwright.profiler.probes.compute.real_layer import RealLayer, layer_skeleton
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.executor.parallel.test_kernel_counts import VIEWS
@@ -45,6 +45,8 @@ class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leav
         if name in VIEWS or name in ELSEWHERE or name.startswith(("empty", "new_empty")):
             return result
         read, written = (sum(map(_bytes, tree_leaves(side))) for side in ((args, kwargs), result))
+        if result is None and name.endswith("_"):  # lists of tensors in place
+            written = sum(map(_bytes, args[0]))
         if name == "native_layer_norm_backward":  # one kernel for the input, one for weight and bias
             read *= 2
         self.moved += read + written
@@ -101,3 +103,14 @@ def test_scores_move_what_their_kernels_move(compute: Literal["bf16", "fp32"]) -
     passes = score_passes(DTYPES[compute].itemsize, fused=False)
     for said, with_scores, without in zip(passes, unfused, fused, strict=True):
         assert said == pytest.approx((with_scores - without) * HIDDEN / (heads * length), rel=0.04)
+
+
+def test_an_update_by_foreach_kernels_moves_twenty_elements_a_parameter() -> None:
+    """Each parameter of a list counts; the square of the gradient reads it once, though torch gets it twice."""
+    weight = torch.nn.Parameter(torch.ones(4096))
+    weight.grad = torch.ones(4096)
+    optimizer = torch.optim.AdamW([weight], foreach=True)
+    optimizer.step()
+    with _Traffic() as update:
+        optimizer.step()
+    assert update.moved / (4096 * 4) == pytest.approx(FOREACH_UPDATE_PASSES["adamw"] + 1, rel=0.01)

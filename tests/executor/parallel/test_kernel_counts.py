@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, Qwen3MoeConfig
@@ -43,6 +44,10 @@ def test_kernels_of_a_layer() -> None:
         torch.autograd.backward(loss)
     assert abs(forward.kernels - named_stack("shardwright").kernels_forward) <= 4
     assert abs(backward.kernels - named_stack("shardwright").kernels_backward) <= 8
+    with _Count() as rest, torch.no_grad():
+        hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    # what CUDA graphs of attention take (costmodel/layers/layer.py)
+    assert forward.kernels - rest.kernels == pytest.approx(22, abs=2)
 
 
 def _kernels_of_experts(count: int, implementation: str) -> tuple[int, int]:

@@ -160,6 +160,22 @@ def test_settings_and_notes_give_the_formats_of_gradients_and_states() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("setting", "graphs"),
+    [
+        ("none", "none"),
+        ("attn", "attention"),
+        ("moe_router", "router"),
+        ("attention+router", "attention+router"),
+        ("whole_step", "whole"),
+    ],
+)
+def test_settings_say_what_is_a_graph_and_what_overlaps(setting: str, graphs: str) -> None:
+    found = run(settings=f"cuda_graphs={setting}; expert_overlap=1").training
+    assert (found.cuda_graphs, found.overlaps_dispatch) == (graphs, True)
+    assert (run().training.cuda_graphs, run().training.overlaps_dispatch) == ("none", False)
+
+
 def test_a_named_stack_is_the_rows_own() -> None:
     assert run(stack="megatron-core").training.stack == "megatron-core"
     assert "stack 'megatron-cor' is not known" in skipped(stack="megatron-cor").reason
