@@ -8,7 +8,7 @@ from . import operators
 from .all_rows import WorkModel
 from .flops import model_flops_per_sequence, recompute_flops_per_sequence
 from .row import RowWork
-from .traffic import Moving, backward_traffic, forward_traffic
+from .traffic import Moving, backward_traffic, forward_traffic, joins_attention
 
 __all__ = [
     "Moving",
@@ -16,6 +16,7 @@ __all__ = [
     "WorkModel",
     "backward_traffic",
     "forward_traffic",
+    "joins_attention",
     "model_flops_per_sequence",
     "operators",
     "recompute_flops_per_sequence",

@@ -17,7 +17,7 @@ from .frame import WorkFrame
 from .recompute import Selection, selection
 from .row import RowWork, by_policy, repeated_when_full
 from .saved import SavedTensors, layer_code
-from .traffic import Moving, backward_traffic, forward_traffic
+from .traffic import Moving, backward_traffic, forward_traffic, joins_attention
 
 # Share of a dense layer's launches that belong to attention, its norm and its residual: 22 of 34 in transformers' Llama.
 _ATTENTION_LAUNCHES = 22 / 34
@@ -95,8 +95,12 @@ class LayerWork:
         frame, hidden = self.frame, self.frame.model.hidden_size
         tokens, tp = frame.tokens, frame.candidates.tp
         return [
-            *operators.attention_matmuls(self.block, hidden, tokens, tp),
-            *operators.ffn_matmuls(self.block, hidden, tokens, tp, frame.experts),
+            *operators.attention_matmuls(
+                self.block, hidden, tokens, tp, joined=joins_attention(self.block, frame.model, frame.stack)
+            ),
+            *operators.ffn_matmuls(
+                self.block, hidden, tokens, tp, frame.experts, joined=frame.stack.joined_projections
+            ),
         ]
 
     @cached_property

@@ -6,6 +6,7 @@ sequence); h = hidden size. All may be arrays that broadcast over plans. Attenti
 `context` keys.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,7 +24,7 @@ class Matmul:
 
     `sensitive`: it stays in the compute format where other weight matmuls use a lower one. `split`: how it is split
     over tp. By its columns, its input is gathered; by its rows, the gradient of its output is. `after_norm`: a norm writes
-    its input.
+    its input. `shares_input`: an earlier matmul reads the same input.
     """
 
     m: Number
@@ -33,6 +34,7 @@ class Matmul:
     sensitive: bool = False
     split: Literal["columns", "rows"] | None = None
     after_norm: bool = False
+    shares_input: bool = False
 
     @property
     def flops(self) -> Array:
@@ -45,8 +47,9 @@ def context_length(seq_len: int, window: int | None) -> float:
     return reach - reach * (reach - 1) / (2 * seq_len)
 
 
-def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number) -> list[Matmul]:
-    """Return the projections of the attention, with only the columns or rows of this tp rank."""
+def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number, *, joined: bool = True) -> list[Matmul]:
+    """Return the projections of the attention, with only the columns or rows of this tp rank. Queries, keys and values come
+    from one matmul where they are `joined`, else from three."""
     attention = block.attention
     if isinstance(attention, LatentAttention):
         query_width = attention.heads * attention.head_size / np.asarray(tp)
@@ -65,9 +68,9 @@ def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number) -> 
             Matmul(tokens, attention.kv_rank, kv_width, after_norm=True),
             Matmul(tokens, attention.heads * attention.value_head_size / np.asarray(tp), hidden, split="rows"),
         ]
-    qkv = (attention.query_width + 2 * attention.kv_width) / np.asarray(tp)
+    widths = [attention.query_width, attention.kv_width, attention.kv_width]
     return [
-        Matmul(tokens, hidden, qkv, split="columns", after_norm=True),
+        *_of_one_input(tokens, hidden, [width / np.asarray(tp) for width in ([sum(widths)] if joined else widths)]),
         Matmul(tokens, attention.query_width / np.asarray(tp), hidden, split="rows"),
     ]
 
@@ -94,14 +97,21 @@ def experts_as_the_rest(tp: Number) -> ExpertSplit:
 
 
 def ffn_matmuls(
-    block: Block, hidden: int, tokens: Number, tp: Number, experts: ExpertSplit | None = None
+    block: Block,
+    hidden: int,
+    tokens: Number,
+    tp: Number,
+    experts: ExpertSplit | None = None,
+    *,
+    joined: bool = True,
 ) -> list[Matmul]:
-    """Return the feed-forward or expert matmuls of this tp rank. Routed tokens
-    spread evenly over the experts of a rank."""
+    """Return the feed-forward or expert matmuls of this tp rank. Routed tokens spread evenly over the experts of a rank.
+    Gate and up projection of a dense feed-forward are one matmul where they are `joined`, else two."""
     ffn = block.ffn
     if isinstance(ffn, FeedForward):
         up, down = _feed_forward(ffn.width, ffn.gated, hidden, tokens, tp, 1)
-        return [replace(up, after_norm=True), down]
+        widths = [up.n] if joined or not ffn.gated else [down.k, down.k]
+        return [*_of_one_input(tokens, hidden, widths), down]
     split = experts or experts_as_the_rest(tp)
     held = ffn.experts / np.asarray(split.ep)
     each = split.copies(tokens, ffn.top_k, tp) / held
@@ -111,6 +121,12 @@ def ffn_matmuls(
         *_feed_forward(ffn.expert_width, ffn.gated, hidden, each, split.expert_tp, held),
         *shared,
     ]
+
+
+def _of_one_input(tokens: Number, hidden: int, widths: Sequence[Number]) -> list[Matmul]:
+    """Return matmuls of so many columns that read the output of one norm."""
+    first, *others = (Matmul(tokens, hidden, width, split="columns", after_norm=True) for width in widths)
+    return [first, *(replace(other, shares_input=True) for other in others)]
 
 
 def _feed_forward(width: int, gated: bool, hidden: int, tokens: Number, tp: Number, groups: Number) -> list[Matmul]:

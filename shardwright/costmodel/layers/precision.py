@@ -33,7 +33,9 @@ def operand_bytes(matmul: Matmul, training: TrainingSpec, sequence_split: Number
         return np.zeros(()), np.zeros(())
     operand, source_bytes = OPERANDS[precision.linear], precision.activation_bytes_per_element
     rows = np.asarray(matmul.m, dtype=float) * matmul.groups
-    inputs, outputs, weights = rows * matmul.k, rows * matmul.n, np.asarray(matmul.k) * matmul.n * matmul.groups
+    # a compiler casts an input once for all matmuls that read it
+    cast = not (matmul.shares_input and stack.fused_elementwise)
+    inputs, outputs, weights = cast * rows * matmul.k, rows * matmul.n, np.asarray(matmul.k) * matmul.n * matmul.groups
     of_input = sequence_split if matmul.split == "columns" else 1
     of_gradient = sequence_split if matmul.split == "rows" else 1
     if stack.casts_both_layouts:

@@ -7,7 +7,7 @@ import numpy as np
 
 from shardwright.base import Array, Number
 from shardwright.specs import Stack, TrainingSpec
-from shardwright.specs.model import Block, LatentAttention
+from shardwright.specs.model import Block, FeedForward, LatentAttention
 
 from .operators import ExpertSplit, Matmul, attention_matmuls, ffn_matmuls
 
@@ -43,7 +43,11 @@ def selection(
     element, attention = training.precision.activation_bytes_per_element, block.attention
     log_sum = 4.0 if training.attention == "flash" else 0.0
     core = (element * attention.value_head_size + log_sum) * attention.heads / np.asarray(tp)
-    matmuls = _projections(block, hidden, tokens, tp, experts)
+    joined = isinstance(attention, LatentAttention) or not isinstance(block.ffn, FeedForward)
+    matmuls = [  # in the order in which they run
+        *attention_matmuls(block, hidden, tokens, tp, joined=joined),
+        *ffn_matmuls(block, hidden, tokens, tp, experts, joined=joined),
+    ]
     kept = [_output_elements(matmul, hidden, tokens, sequence_split) for matmul in matmuls]
     if stack.selective == "elementwise":
         return Selection([], core + element * sum(kept, np.zeros_like(core)))
@@ -61,21 +65,3 @@ def _output_elements(matmul: Matmul, hidden: int, tokens: Number, sequence_split
         return np.asarray(matmul.m * matmul.groups * matmul.n / np.asarray(tokens))
     reduced = isinstance(matmul.n, int) and matmul.n == hidden
     return np.asarray(matmul.n) / sequence_split if reduced else matmul.n
-
-
-def _projections(block: Block, hidden: int, tokens: Number, tp: Number, split: ExpertSplit | None) -> list[Matmul]:
-    """Return every weight matmul in the order in which it runs, with fused ones taken apart."""
-    attention, ffn = block.attention, block.ffn
-    if isinstance(attention, LatentAttention) or ffn.kind == "experts":
-        return [*attention_matmuls(block, hidden, tokens, tp), *ffn_matmuls(block, hidden, tokens, tp, split)]
-    query, key = attention.query_width / np.asarray(tp), attention.kv_width / np.asarray(tp)
-    width = ffn.width / np.asarray(tp)
-    ups = [Matmul(tokens, hidden, width)] * (2 if ffn.gated else 1)
-    return [
-        Matmul(tokens, hidden, query),
-        Matmul(tokens, hidden, key),
-        Matmul(tokens, hidden, key),
-        Matmul(tokens, query, hidden),
-        *ups,
-        Matmul(tokens, width, hidden),
-    ]

@@ -105,7 +105,7 @@ def backward_traffic(
     return tuple(moving)
 
 
-def _joins_projections(block: Block, model: ModelSpec, stack: Stack) -> bool:
+def joins_attention(block: Block, model: ModelSpec, stack: Stack) -> bool:
     """Whether one matmul makes queries, keys and values."""
     return stack.joined_projections or layer_code(model.family, block).joined_projection
 
@@ -121,7 +121,7 @@ def _gathered_gradients(block: Block, model: ModelSpec, stack: Stack) -> float:
     """Elements of the gradients of queries, keys and values that are copied. A compiler writes rotated ones in place."""
     attention = block.attention
     heads = (attention.heads + attention.kv_heads) * attention.head_size
-    if _joins_projections(block, model, stack):
+    if joins_attention(block, model, stack):
         return heads + attention.kv_heads * attention.value_head_size
     return heads if model.rotary and not stack.fused_elementwise else 0.0
 
@@ -132,7 +132,7 @@ def _shared_inputs(block: Block, model: ModelSpec, stack: Stack) -> tuple[Moving
     Each addition is a kernel of its own. A compiler adds them in the norm's kernel, which reads each once more.
     """
     projections = 2 if isinstance(block.attention, LatentAttention) else 3
-    further = 0 if _joins_projections(block, model, stack) else projections - 1
+    further = 0 if joins_attention(block, model, stack) else projections - 1
     further += block.ffn.gated and not stack.joined_projections
     operator: Operator = "column_sum" if stack.fused_elementwise else "addition"
     return (Moving(operator, hidden=model.hidden_size, count=further, backward=True),) if further else ()

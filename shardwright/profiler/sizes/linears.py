@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shardwright.costmodel.layers import operators
+from shardwright.costmodel.layers import joins_attention, operators
 from shardwright.costmodel.op_times import MatmulPart
 from shardwright.profiler.timing import Sizes
 from shardwright.specs import TrainingSpec
@@ -48,8 +48,9 @@ def model_linears(
             tokens, ranks = np.array([float(micro_batch * training.seq_len)]), np.array([float(degree)])
             matmuls = [operators.Matmul(tokens, model.hidden_size, model.vocab_size / ranks)]
             for block in model.layer_classes:
-                matmuls += operators.attention_matmuls(block, model.hidden_size, tokens, ranks)
-                matmuls += operators.ffn_matmuls(block, model.hidden_size, tokens, ranks)
+                job, stack = (block, model.hidden_size, tokens, ranks), training.software
+                matmuls += operators.attention_matmuls(*job, joined=joins_attention(block, model, stack))
+                matmuls += operators.ffn_matmuls(*job, joined=stack.joined_projections)
             found |= dict.fromkeys(_whole(matmuls))
     return list(found)
 

@@ -97,3 +97,14 @@ def test_a_gather_in_fp8_needs_matmuls_that_read_it() -> None:
 def test_formats_are_the_ones_that_may_be_asked_for() -> None:
     for name in OPERANDS:
         assert Precision.parse({"linear": name}, source="test").linear == name
+
+
+def test_a_compiler_casts_an_input_once_for_all_matmuls_that_read_it() -> None:
+    """An eager stack casts it for each; weights and gradients are each matmul's own."""
+    again = replace(MATMUL, shares_input=True)
+    for stack, inputs in (("torchtitan", 0), ("torchtitan-eager", INPUTS)):
+        forward, backward = operand_bytes(again, training("mxfp8", stack=stack), 1)
+        each = 2 + 1 + 1 / 32
+        assert (float(forward), float(backward)) == pytest.approx(
+            (each * (inputs + WEIGHTS), each * (2 * OUTPUTS + inputs + WEIGHTS))
+        )

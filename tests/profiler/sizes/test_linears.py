@@ -19,16 +19,23 @@ def test_a_models_linears_are_its_projections_feed_forward_and_head() -> None:
     found = model_linears(small_model(hidden=64), _TRAINING, micro_batches=(2,))
     assert set(found) == {
         Linear(256, 64, 1000),  # head
-        Linear(256, 64, 64 + 2 * 32),  # queries, keys and values of 4 and 2 heads of 16
-        Linear(256, 64, 64),
-        Linear(256, 64, 2 * 128),  # gate and up
+        Linear(256, 64, 64),  # queries of 4 heads of 16, and the output
+        Linear(256, 64, 32),  # keys and values of 2 heads
+        Linear(256, 64, 128),  # gate and up
         Linear(256, 128, 64),
     }
 
 
+def test_software_that_joins_projections_runs_wider_ones() -> None:
+    joined = _TRAINING.model_copy(update={"stack": "megatron-core"})
+    assert {Linear(128, 64, 64 + 2 * 32), Linear(128, 64, 2 * 128)} <= set(
+        model_linears(small_model(hidden=64), joined)
+    )
+
+
 def test_tensor_parallelism_divides_columns_and_rows_and_what_does_not_divide_is_left_out() -> None:
     found = model_linears(small_model(hidden=64), _TRAINING, tp=(16,))
-    assert set(found) == {Linear(128, 64, 8), Linear(128, 4, 64), Linear(128, 64, 16), Linear(128, 8, 64)}
+    assert {(linear.inputs, linear.outputs) for linear in found} == {(64, 4), (64, 2), (4, 64), (64, 8), (8, 64)}
 
 
 @pytest.mark.parametrize("device_type", ["cpu", "cuda"])
