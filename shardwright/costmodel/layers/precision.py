@@ -12,13 +12,25 @@ gathered is cast before that and transposed after it. Weights are cast in the fi
 counted.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from shardwright.base import Array, Number
-from shardwright.costmodel.op_times import OPERANDS
+from shardwright.costmodel.op_times import OPERANDS, Operand
 from shardwright.specs import TrainingSpec
 
 from .operators import Matmul
+
+
+class _Elements(NamedTuple):
+    """Elements of the operands of one matmul, and the ranks that share its input and its output's gradient."""
+
+    inputs: Array
+    outputs: Array
+    weights: Array
+    of_input: Number
+    of_gradient: Number
 
 
 def operand_bytes(matmul: Matmul, training: TrainingSpec, sequence_split: Number) -> tuple[Array, Array]:
@@ -28,32 +40,47 @@ def operand_bytes(matmul: Matmul, training: TrainingSpec, sequence_split: Number
     everything. Operands that are gathered in the format are cast before that: a weight on its shard, an input or a
     gradient on the tokens that `sequence_split` leaves.
     """
-    precision, stack = training.precision, training.software
-    if precision.linear is None:
+    if training.precision.linear is None:
         return np.zeros(()), np.zeros(())
-    operand, source_bytes = OPERANDS[precision.linear], precision.activation_bytes_per_element
     rows = np.asarray(matmul.m, dtype=float) * matmul.groups
     # a compiler casts an input once for all matmuls that read it
-    cast = not (matmul.shares_input and stack.fused_elementwise)
-    inputs, outputs, weights = cast * rows * matmul.k, rows * matmul.n, np.asarray(matmul.k) * matmul.n * matmul.groups
-    of_input = sequence_split if matmul.split == "columns" else 1
-    of_gradient = sequence_split if matmul.split == "rows" else 1
-    if stack.casts_both_layouts:
-        scaled = stack.fused_operands and not operand.again
-        both = operand.both_bytes(source_bytes, scaled=scaled)
-        transposed = 2 * operand.bytes
-        gradients = outputs * np.where(
-            (np.asarray(of_gradient) > 1) & (not operand.again), (both - operand.bytes) / of_gradient + transposed, both
-        )
-        if scaled and matmul.after_norm:
-            saved = (source_bytes - operand.bytes) / of_input
-            return np.asarray(-inputs * saved), np.asarray(inputs * transposed + gradients)
-        return np.asarray(inputs * both), gradients
-    first = operand.first_bytes(source_bytes, scan_is_fused=stack.fused_elementwise)
+    cast = not (matmul.shares_input and training.software.fused_elementwise)
+    elements = _Elements(
+        inputs=cast * rows * matmul.k,
+        outputs=rows * matmul.n,
+        weights=np.asarray(matmul.k) * matmul.n * matmul.groups,
+        of_input=sequence_split if matmul.split == "columns" else 1,
+        of_gradient=sequence_split if matmul.split == "rows" else 1,
+    )
+    operand = OPERANDS[training.precision.linear]
+    if training.software.casts_both_layouts:
+        return _both_layouts_at_once(operand, elements, training, after_norm=matmul.after_norm)
+    return _one_layout_after_the_other(operand, elements, training)
+
+
+def _one_layout_after_the_other(operand: Operand, elements: _Elements, training: TrainingSpec) -> tuple[Array, Array]:
+    source_bytes = training.precision.activation_bytes_per_element
+    inputs, outputs, weights, of_input, of_gradient = elements
+    first = operand.first_bytes(source_bytes, scan_is_fused=training.software.fused_elementwise)
     second = operand.second_bytes(source_bytes)
     if operand.plain_weight_gradient:
         return np.asarray((inputs + weights) * first), np.asarray(outputs * first + weights * second)
     turned = (inputs + outputs + weights) * second
-    if not precision.gather:
+    if not training.precision.gather:
         return np.asarray((inputs + weights) * first), np.asarray(outputs * first + turned)
     return np.asarray(inputs / of_input * first), np.asarray(outputs / of_gradient * first + turned)
+
+
+def _both_layouts_at_once(
+    operand: Operand, elements: _Elements, training: TrainingSpec, *, after_norm: bool
+) -> tuple[Array, Array]:
+    source_bytes = training.precision.activation_bytes_per_element
+    inputs, outputs, _, of_input, of_gradient = elements
+    scaled = training.software.fused_operands and not operand.again
+    both, transposed = operand.both_bytes(source_bytes, scaled=scaled), 2 * operand.bytes
+    gathered = (np.asarray(of_gradient) > 1) & (not operand.again)
+    gradients = outputs * np.where(gathered, (both - operand.bytes) / of_gradient + transposed, both)
+    if not (scaled and after_norm):
+        return np.asarray(inputs * both), np.asarray(gradients)
+    saved = (source_bytes - operand.bytes) / of_input
+    return np.asarray(-inputs * saved), np.asarray(inputs * transposed + gradients)

@@ -10,7 +10,7 @@ from .collectives import Collectives, meshed_share, reduces_in_switch
 from .constants import CALIBRATED, Constants, Value
 from .datasheet import CatalogTimes
 from .fitting import expected_errors, fit_curve, fitted, left_out_errors
-from .operand_formats import OPERANDS
+from .operand_formats import OPERANDS, Operand
 from .overlap import Exposed, exposed_beside, overlap_saving_seconds, slowdown_beside
 from .passes import (
     ATTENTION_BACKWARD,
@@ -38,6 +38,7 @@ __all__ = [
     "Exposed",
     "MatmulPart",
     "OpTimes",
+    "Operand",
     "Operator",
     "Value",
     "constants",

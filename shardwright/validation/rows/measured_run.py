@@ -155,7 +155,16 @@ def _training(row: TableRow, software: Software) -> tuple[TrainingSpec, list[str
         overlaps_dispatch=bool(row.settings.expert_overlap),
         cuda_graphs=_cuda_graphs(row),
     )
-    return training, [*precision_assumptions, *attention_assumptions, *software.assumptions]
+    return training, [*precision_assumptions, *attention_assumptions, *software.assumptions, *_left_out(row)]
+
+
+def _left_out(row: TableRow) -> list[str]:
+    """What the row's settings have and the cost model does not."""
+    mtp, offloaded = row.settings.mtp_layers or 0, row.settings.activation_offload_layers or 0
+    left_out = [f"multi-token prediction layers left out: {mtp}"] if mtp else []
+    return left_out + (
+        [f"activations of {offloaded} layers on the host: counted as on the device"] if offloaded else []
+    )
 
 
 def _cuda_graphs(row: TableRow) -> CudaGraphs:

@@ -176,6 +176,13 @@ def test_settings_say_what_is_a_graph_and_what_overlaps(setting: str, graphs: st
     assert (run().training.cuda_graphs, run().training.overlaps_dispatch) == ("none", False)
 
 
+def test_settings_that_the_model_lacks_are_assumptions() -> None:
+    assumed = run(settings="mtp_layers=1; activation_offload_layers=4").assumptions
+    assert "multi-token prediction layers left out: 1" in assumed
+    assert "activations of 4 layers on the host: counted as on the device" in assumed
+    assert not any("left out" in one for one in run(settings="mtp_layers=0").assumptions)
+
+
 def test_a_named_stack_is_the_rows_own() -> None:
     assert run(stack="megatron-core").training.stack == "megatron-core"
     assert "stack 'megatron-cor' is not known" in skipped(stack="megatron-cor").reason
