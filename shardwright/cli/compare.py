@@ -21,7 +21,7 @@ from .options import (
     MtbfDeviceOption,
     MtbfNodeOption,
     OptimizerOption,
-    OverlapDispatchOption,
+    OverlapsDispatchOption,
     PrecisionOption,
     ProfileOption,
     RestartSecondsOption,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 
 def compare(
+    context: typer.Context,
     model: ModelArgument,
     cluster: ClusterOption,
     seq_len: SeqLenOption,
@@ -56,7 +57,7 @@ def compare(
     attention: AttentionOption = "flash",
     stack: StackOption = "shardwright",
     loss_chunks: LossChunksOption = 1,
-    overlap_dispatch: OverlapDispatchOption = False,
+    overlaps_dispatch: OverlapsDispatchOption = False,
     cuda_graphs: CudaGraphsOption = "none",
     strategy: Annotated[
         list[str] | None,
@@ -91,18 +92,7 @@ def compare(
         restart_seconds=restart_seconds,
         checkpoint_every=checkpoint_every,
     )
-    training = read_training(
-        seq_len=seq_len,
-        global_batch=global_batch,
-        precision=precision,
-        linear_precision=linear_precision,
-        optimizer=optimizer,
-        attention=attention,
-        stack=stack,
-        loss_chunks=loss_chunks,
-        overlap_dispatch=overlap_dispatch,
-        cuda_graphs=cuda_graphs,
-    )
+    training = read_training(context.params)
     model_spec, cluster_spec = read_model(model), read_cluster(cluster, profile, memory_reserve)
     note_what_profile_lacks(cluster_spec, training)
     names = strategy or [*STRATEGIES, BEST]
@@ -173,10 +163,22 @@ def _check_same_training(path: Path, planned: "TrainingSpec", training: "Trainin
     for option, theirs in _options_of(planned).items():
         ours = wanted[option]
         if theirs != ours:
-            mend = f"give {option} {theirs}" if theirs is not None else f"leave {option} out"
-            raise SpecError(
-                f"{path}: was planned for {option} {theirs or 'none'}, this comparison is for {ours or 'none'}; {mend}"
+            mend = (
+                f"leave {option} out"
+                if not theirs
+                else f"give {option}"
+                if theirs is True
+                else f"give {option} {theirs}"
             )
+            planned_for, compared_for = (_in_words(value) for value in (theirs, ours))
+            raise SpecError(
+                f"{path}: was planned for {option} {planned_for}, this comparison is for {compared_for}; {mend}"
+            )
+
+
+def _in_words(value: str | int | None) -> str:
+    """An option's value; a flag is on, or off as what is left out."""
+    return "on" if value is True else str(value or "none")
 
 
 def _options_of(training: "TrainingSpec") -> dict[str, str | int | None]:
@@ -190,7 +192,7 @@ def _options_of(training: "TrainingSpec") -> dict[str, str | int | None]:
         "--optimizer": training.optimizer,
         "--attention": training.attention,
         "--loss-chunks": training.loss_chunks,
-        "--overlap-dispatch": "yes" if training.overlaps_dispatch else None,
+        "--overlap-dispatch": training.overlaps_dispatch,
         "--cuda-graphs": training.cuda_graphs,
     }
 

@@ -1,7 +1,7 @@
 """Arguments that commands share, and reading them into specs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,13 +75,17 @@ LossChunksOption = Annotated[
     int,
     typer.Option(help="Run head and loss in that many pieces of a microbatch, so that fewer logits are alive at once."),
 ]
-OverlapDispatchOption = Annotated[
+OverlapsDispatchOption = Annotated[
     bool, typer.Option("--overlap-dispatch", help="Send tokens to experts beside the compute of another microbatch.")
 ]
 CudaGraphsOption = Annotated[
     str,
     typer.Option(help="Choose what is launched as one graph: none, router, attention, attention+router, whole."),
 ]
+# The parameters that `TrainingSpec` has by the same name.
+_TRAINING_OPTIONS = (
+    *("seq_len", "global_batch", "optimizer", "attention", "stack", "loss_chunks", "overlaps_dispatch", "cuda_graphs"),
+)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
 
@@ -187,37 +191,17 @@ def end_infeasible(lacking: str | None) -> None:
         raise SystemExit(EXIT_INFEASIBLE)
 
 
-def read_training(
-    *,
-    seq_len: int,
-    global_batch: int,
-    precision: str,
-    linear_precision: str | None,
-    optimizer: str,
-    attention: str,
-    stack: str,
-    loss_chunks: int,
-    overlap_dispatch: bool,
-    cuda_graphs: str,
-) -> "TrainingSpec":
-    """Build the training spec from options, in the formats that the stack fixes.
+def read_training(options: Mapping[str, Any]) -> "TrainingSpec":
+    """Build the training spec from a command's parameters by name, in the formats that the stack fixes.
 
     Raises:
         SpecError: a value is not allowed.
     """
     from shardwright.specs import TrainingSpec, named_stack
 
-    values: dict[str, Any] = {
-        "seq_len": seq_len,
-        "global_batch": global_batch,
-        "precision": {"compute": precision, "linear": linear_precision, **named_stack(stack).fixed_formats},
-        "optimizer": optimizer,
-        "attention": attention,
-        "stack": stack,
-        "loss_chunks": loss_chunks,
-        "overlaps_dispatch": overlap_dispatch,
-        "cuda_graphs": cuda_graphs,
-    }
+    formats = {"compute": options["precision"], "linear": options["linear_precision"]}
+    values = {name: options[name] for name in _TRAINING_OPTIONS}
+    values["precision"] = formats | named_stack(options["stack"]).fixed_formats
     return TrainingSpec.parse(values, source="training options")
 
 

@@ -21,7 +21,7 @@ from .options import (
     MtbfDeviceOption,
     MtbfNodeOption,
     OptimizerOption,
-    OverlapDispatchOption,
+    OverlapsDispatchOption,
     PlanArgument,
     PrecisionOption,
     ProfileOption,
@@ -61,7 +61,7 @@ def plan(
     attention: AttentionOption = "flash",
     stack: StackOption = "shardwright",
     loss_chunks: LossChunksOption = 1,
-    overlap_dispatch: OverlapDispatchOption = False,
+    overlaps_dispatch: OverlapsDispatchOption = False,
     cuda_graphs: CudaGraphsOption = "none",
     pp: Annotated[int | None, typer.Option(help="Fix the pipeline degree.")] = None,
     tp: Annotated[int | None, typer.Option(help="Fix the tensor-parallel degree.")] = None,
@@ -121,18 +121,7 @@ def plan(
     refuse_existing(out, report, force=force, inputs=[profile] if profile else [])
     options = context.params
     given = {choice.name: options[choice.name] for choice in CHOICES if options.get(choice.name) is not None}
-    training = read_training(
-        seq_len=seq_len,
-        global_batch=global_batch,
-        precision=precision,
-        linear_precision=linear_precision,
-        optimizer=optimizer,
-        attention=attention,
-        stack=stack,
-        loss_chunks=loss_chunks,
-        overlap_dispatch=overlap_dispatch,
-        cuda_graphs=cuda_graphs,
-    )
+    training = read_training(options)
     fixed = Fixed.parse(given, source="options")
     job = read_model(model), read_cluster(cluster, profile, memory_reserve), training
     full = details or as_json or report is not None

@@ -17,7 +17,7 @@ from .choices import AXES, CHOICES, COLUMNS, Choice
 from .cluster import MOST_DEVICES, ClusterSpec, Device, DeviceFormat, Generation, Host, Link, LinkKind, NodeGroup
 from .estimate import Estimate, Interval, MemoryBytes, StepSeconds
 from .measurement import Fingerprint, Measurement, StepRecord, read_measurement
-from .mesh import Mesh, RankGroup
+from .mesh import Mesh, RankGroup, experts_fold
 from .plan import (
     CONTEXT_PARALLEL,
     EXPERT_DISPATCH,
@@ -137,6 +137,7 @@ __all__ = [
     "expert_replicate_group",
     "expert_shard_group",
     "expert_tp_group",
+    "experts_fold",
     "has_shape",
     "named_stack",
     "pipeline_group",

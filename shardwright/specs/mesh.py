@@ -72,6 +72,13 @@ def _common(one: Degree, other: Degree) -> Degree:
     return int(found) if isinstance(one, int) else found
 
 
+def experts_fold(block: int, tp: int, ep: int, etp: int) -> bool:
+    """Whether ep and etp fold into the `block` of dp_shard * cp * tp ranks that hold one copy of the other layers."""
+    if etp:
+        return ep > 1 and tp % etp == 0 and block % (ep * etp) == 0
+    return block % ep == 0 and (ep % tp == 0 or tp % ep == 0)
+
+
 def _first_set(given: Degree, other: Degree) -> Degree:
     return (given or other) if isinstance(given, int) else np.where(given > 0, given, other)
 
@@ -92,9 +99,8 @@ class Mesh(Spec, Degrees[int]):
         block = self.shard_ranks * self.tp
         if self.etp:
             self._check_splits_experts(block)
-            return self
-        if block % self.ep or (self.ep % self.tp and self.tp % self.ep):
-            allowed = [d for d in range(1, block + 1) if block % d == 0 and (d % self.tp == 0 or self.tp % d == 0)]
+        elif not experts_fold(block, self.tp, self.ep, 0):
+            allowed = [degree for degree in divisors(block) if experts_fold(block, self.tp, degree, 0)]
             raise ValueError(
                 f"ep {self.ep} does not fold into dp_shard {self.dp_shard} x cp {self.cp} x tp {self.tp}: it must divide "
                 f"{block}, and tp or be a multiple of it; allowed: {listed(allowed)}"

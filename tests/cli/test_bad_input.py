@@ -206,6 +206,20 @@ def test_comparing_a_plan_in_other_formats(command: Command, plan_path: Path) ->
     assert_one_line(result, "planned for --linear-precision none", "is for fp8; leave --linear-precision out")
 
 
+def test_comparing_a_plan_whose_dispatch_overlaps(command: Command, plan_path: Path, tmp_path: Path) -> None:
+    """A flag has no value to give."""
+    plan = json.loads(plan_path.read_text())
+    plan["training"]["overlaps_dispatch"] = True
+    path = tmp_path / "overlapping.json"
+    path.write_text(json.dumps(plan))
+    result = command("compare", "llama-3.2-1b", *JOB, "--plan", path)
+    assert_one_line(result, "planned for --overlap-dispatch on, this comparison is for none; give --overlap-dispatch")
+    result = command("compare", "llama-3.2-1b", *JOB, "--overlap-dispatch", "--plan", plan_path)
+    assert_one_line(
+        result, "planned for --overlap-dispatch none, this comparison is for on; leave --overlap-dispatch out"
+    )
+
+
 def test_a_plan_for_eight_ranks_on_two(command: Command, plan_path: Path, tmp_path: Path) -> None:
     result = command("run", plan_path, "--out", tmp_path / "out", "--ranks", "2")
     assert_one_line(result, "8 ranks", "2")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from shardwright.costmodel.op_times.operand_formats import OPERANDS
 from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
-from shardwright.specs.mesh import Mesh
+from shardwright.specs.mesh import Mesh, experts_fold
 from shardwright.specs.model.attention import LatentAttention, MultiHeadAttention
 from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
 from shardwright.specs.model.model import Block, BlockRun, ModelSpec
@@ -138,9 +138,7 @@ def meshes(draw: st.DrawFn, model: ModelSpec, degrees: dict[str, int]) -> Mesh:
     counts = [block.ffn.experts for block in model.layer_classes if isinstance(block.ffn, MixtureOfExperts)]
     tp, ranks = degrees["tp"], degrees["dp_shard"] * degrees["cp"] * degrees["tp"]
     folds = [
-        ep
-        for ep in range(1, 1 + math.gcd(*counts))
-        if math.gcd(*counts) % ep == 0 and ranks % ep == 0 and (ep % tp == 0 or tp % ep == 0)
+        ep for ep in range(1, 1 + math.gcd(*counts)) if math.gcd(*counts) % ep == 0 and experts_fold(ranks, tp, ep, 0)
     ]
     return Mesh.parse({**degrees, "ep": draw(st.sampled_from(folds or [1]))}, source="test")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from shardwright.base.errors import SpecError
-from shardwright.specs.mesh import Mesh
+from shardwright.specs.mesh import Mesh, experts_fold
 from shardwright.specs.plan import LayerRun, Plan, Stage
 
 
@@ -46,6 +46,30 @@ def test_experts_fold_into_the_ranks_of_shards_and_tp(mesh: Mesh, expert_tp: int
 def test_what_does_not_fold_names_what_does(degrees: dict[str, int], allowed: str) -> None:
     with pytest.raises(SpecError, match=allowed):
         Mesh.parse(degrees, source="test")
+
+
+@pytest.mark.parametrize(
+    ("degrees", "fits"),
+    [
+        ((32, 2, 32, 0), True),
+        ((16, 2, 32, 0), False),
+        ((32, 2, 32, 2), False),  # 64 ranks
+        ((32, 4, 8, 4), True),
+        ((32, 4, 8, 3), False),
+        ((32, 4, 1, 4), False),
+        ((12, 4, 6, 0), False),
+    ],
+)
+def test_experts_fold_into_the_ranks_of_one_copy(degrees: tuple[int, int, int, int], fits: bool) -> None:
+    """A mesh of these is valid exactly where they do."""
+    block, tp, ep, etp = degrees
+    assert experts_fold(*degrees) == fits
+    given = {"dp_shard": block // tp, "tp": tp, "ep": ep, "etp": etp}
+    if fits:
+        assert Mesh.parse(given, source="test").ep == ep
+    else:
+        with pytest.raises(SpecError):
+            Mesh.parse(given, source="test")
 
 
 def test_experts_beside_tensor_parallelism_need_sequence_parallelism() -> None:

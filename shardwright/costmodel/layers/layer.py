@@ -8,6 +8,7 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.op_times import ATTENTION_BACKWARD, exposed_beside, operator_passes, score_passes
+from shardwright.specs import BYTES_PER_ELEMENT
 from shardwright.specs.model import Block, FeedForward, MixtureOfExperts
 
 from . import operators
@@ -21,8 +22,9 @@ from .traffic import Moving, backward_traffic, forward_traffic, joins_attention
 
 # Share of a dense layer's launches that belong to attention, its norm and its residual: 22 of 34 in transformers' Llama.
 _ATTENTION_LAUNCHES = 22 / 34
-# Share of a router's launches that choose experts, in a graph, before tokens are sorted and sent: assumed.
-_ROUTER_LAUNCHES = 0.5
+# Launches that choose experts, forward and backward, before tokens are sorted and sent: counted on transformers' Qwen3-MoE
+# (tests/executor/parallel/test_kernel_counts.py), as is the share above.
+_GATE_LAUNCHES = (3, 7)
 
 
 class _Passes(NamedTuple):
@@ -62,7 +64,7 @@ class LayerWork:
         passes, context, repeated = self._passes, self._context_seconds, self._repeated
         kept, working = self._bytes()
         exchanged = self._exposed(self._collectives, passes.backward)
-        traded = self._traded_seconds()
+        traded, alone = self._exposed_trade, self._trade
         weights = self.block.parameters(self.frame.model.hidden_size)
         spread = spread_parameters(weights, self.frame.candidates)
         whole_experts = self.frame.local_parameters([p for p in weights if p.expert])
@@ -82,7 +84,10 @@ class LayerWork:
             context_parallel_forward_seconds=context.forward,
             context_parallel_backward_seconds_by_policy=repeated_when_full(context.forward, context.backward),
             expert_parallel_forward_seconds=traded,
-            expert_parallel_backward_seconds_by_policy=repeated_when_full(traded, traded),
+            # a layer that repeats its exchange overlaps none of the three (Megatron-Core refuses the two together)
+            expert_parallel_backward_seconds_by_policy=by_policy(
+                none=traded, selective=traded, full=3 * alone - traded
+            ),
             activation_bytes_by_policy=kept,
             working_bytes_by_policy=working,
             parameters=self.frame.local_parameters([p for p in weights if not p.expert])
@@ -142,7 +147,9 @@ class LayerWork:
             operators.Matmul(queries, length, attention.value_head_size, batched),
         ]
         scores = frame.element_bytes * batched * queries * length
-        forward_passes, backward_passes = score_passes(frame.element_bytes, fused=frame.stack.fused_elementwise)
+        casts = frame.element_bytes < BYTES_PER_ELEMENT["fp32"]
+        casts &= not layer_code(frame.model.family, self.block).compute_softmax
+        forward_passes, backward_passes = score_passes(fused=frame.stack.fused_elementwise, casts=casts)
         return _Passes(
             frame.plain.forward_seconds(matmuls) + frame.times.memory_bound_seconds(forward_passes * scores),
             frame.plain.backward_seconds(matmuls) + frame.times.memory_bound_seconds(backward_passes * scores),
@@ -180,10 +187,11 @@ class LayerWork:
         forward, backward = dense * stack.kernels_forward, dense * stack.kernels_backward
         if isinstance(ffn, FeedForward):
             return _Passes(forward, backward)
-        held, routed = ffn.experts / np.asarray(frame.experts.ep), 1 - _ROUTER_LAUNCHES * ("router" in graphs)
+        held = ffn.experts / np.asarray(frame.experts.ep)
+        gate_forward, gate_backward = (count * ("router" in graphs) for count in _GATE_LAUNCHES)
         return _Passes(
-            forward + routed * stack.router_kernels_forward + stack.expert_kernels_forward * held,
-            backward + routed * stack.router_kernels_backward + stack.expert_kernels_backward * held,
+            forward + stack.router_kernels_forward - gate_forward + stack.expert_kernels_forward * held,
+            backward + stack.router_kernels_backward - gate_backward + stack.expert_kernels_backward * held,
         )
 
     @cached_property
@@ -199,21 +207,30 @@ class LayerWork:
         launched = self._launched(busy)
         return _Passes(launched.forward - self._passes.forward, launched.backward - self._passes.backward)
 
-    def _traded_seconds(self) -> Array:
-        """Exposed seconds of one pass in which tokens go to the ranks of their experts and back.
+    @cached_property
+    def _trade(self) -> Array:
+        """Seconds of one pass in which tokens go to the ranks of their experts and back."""
+        frame = self.frame
+        job = (frame.training, frame.times, frame.candidates, frame.tokens, frame.model.hidden_size)
+        return ExpertExchange(*job).pass_seconds(self.block.ffn)
+
+    @property
+    def _exposed_trade(self) -> Array:
+        """The part of `_trade` that adds to a pass.
 
         Where the software overlaps it, the exchanges of a forward and a backward run beside the compute of both, but for
-        microbatches that find no other: as many as pipeline ranks, at the ends of the step.
+        microbatches that find no other: as many as pipeline ranks, at the ends of the step. A rank of a pipeline needs
+        several chunks for that (Megatron-Core, combined_1f1b.py).
         """
         frame, chosen = self.frame, self.frame.candidates
-        job = (frame.training, frame.times, chosen, frame.tokens, frame.model.hidden_size)
-        alone = ExpertExchange(*job).pass_seconds(self.block.ffn)
         if not frame.training.overlaps_dispatch:
-            return alone
+            return self._trade
         compute = self._passes.forward + self._passes.backward
-        beside = exposed_beside(frame.times.node.device, frame.times.constants, compute, 2 * alone).network / 2
-        paired = np.maximum(0.0, 1 - chosen.pp / chosen.microbatches)
-        return np.asarray(paired * beside + (1 - paired) * alone)
+        beside = exposed_beside(frame.times.node.device, frame.times.constants, compute, 2 * self._trade).network / 2
+        paired = np.maximum(0.0, 1 - chosen.pp / chosen.microbatches) * (
+            (chosen.pp == 1) | (chosen.stages_per_rank > 1)
+        )
+        return np.asarray(paired * beside + (1 - paired) * self._trade)
 
     @cached_property
     def _collectives(self) -> Array:

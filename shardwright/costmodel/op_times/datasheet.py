@@ -27,7 +27,7 @@ from .protocol import CollectiveName, MatmulPart, Operator
 # Bytes moved for each element of the queries by the kernels around the main one of a fused backward pass: output and its
 # gradient read and an fp32 sum cleared, then that sum read and written in 16 bits (flash-attention, flash_bwd_launch_template.h).
 _BACKWARD_BYTES = 2 + 2 + 4 + 4 + 2
-_OPERAND_BYTES: Mapping[DeviceFormat, float] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "fp4": 0.5}
+_OPERAND_BYTES: Mapping[str, float] = {**BYTES_PER_ELEMENT, "fp4": 0.5}
 # (tile rows, tile columns, rate relative to the largest tile): small matmuls use smaller, slower tiles to fill the
 # card.
 _TILES = ((256, 128, 1.0), (128, 128, 0.9), (64, 128, 0.75), (64, 64, 0.55))

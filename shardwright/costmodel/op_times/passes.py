@@ -28,9 +28,9 @@ a bias, `column_sum`, has none, because it is part of the matmul."""
 
 _FP32_PASSES: Mapping[Operator, tuple[float, float]] = {"eager_rmsnorm": (7.0, 23.0), "dropout": (2.25, 2.25)}
 
-# The same for each attention score between the two matmuls of unfused attention: scale, mask, softmax, dropout. Eager PyTorch
-# runs the softmax in fp32 and casts it.
-_FUSED_SCORES, _EAGER_SCORES, _EAGER_FP32_SCORES = (4.5, 5.5), (14.0, 14.0), (6.0, 5.0)
+# The same for each attention score between the two matmuls of unfused attention: scale, mask, softmax, dropout. Eager code
+# may run the softmax in fp32 and cast it.
+_FUSED_SCORES, _EAGER_SCORES, _EAGER_UNCAST_SCORES = (4.5, 5.5), (14.0, 14.0), (6.0, 5.0)
 
 
 def operator_passes(operator: Operator, element_bytes: int, *, backward: bool = False) -> float:
@@ -41,11 +41,12 @@ def operator_passes(operator: Operator, element_bytes: int, *, backward: bool = 
     return passes[backward]
 
 
-def score_passes(element_bytes: int, *, fused: bool) -> tuple[float, float]:
-    """Return reads and writes of each attention score, forward and backward, in a fused softmax or in eager PyTorch."""
+def score_passes(*, fused: bool, casts: bool) -> tuple[float, float]:
+    """Return reads and writes of each attention score, forward and backward, in a fused softmax or in eager PyTorch, which
+    `casts` scores of 16 bits to fp32 and back."""
     if fused:
         return _FUSED_SCORES
-    return _EAGER_FP32_SCORES if element_bytes == BYTES_PER_ELEMENT["fp32"] else _EAGER_SCORES
+    return _EAGER_SCORES if casts else _EAGER_UNCAST_SCORES
 
 
 UPDATE_PASSES: Mapping[OptimizerName, float] = {"adamw": 7.0, "sgd": 3.0}

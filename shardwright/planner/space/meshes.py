@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from shardwright.base import SpecError, divisors
 from shardwright.costmodel import check_context_parallel, tensor_parallel_sizes
-from shardwright.specs import ClusterSpec, Mesh, TrainingSpec
+from shardwright.specs import ClusterSpec, Mesh, TrainingSpec, experts_fold
 from shardwright.specs.model import ModelSpec
 
 from .fixed import Fixed
@@ -25,7 +25,7 @@ def meshes_of(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
             if training.global_batch % dp:
                 continue
             for dp_shard in _shard_degrees(dp, tp, cp, cluster, fixed):
-                if _folds(dp_shard * cp * tp, tp, ep, etp):
+                if experts_fold(dp_shard * cp * tp, tp, ep, etp):
                     yield Mesh(pp=pp, dp_replicate=dp // dp_shard, dp_shard=dp_shard, cp=cp, tp=tp, ep=ep, etp=etp)
 
 
@@ -42,13 +42,6 @@ def _cuts_sequence(model: ModelSpec, training: TrainingSpec, fixed: Fixed, tp: i
     except SpecError:
         return False
     return True
-
-
-def _folds(block: int, tp: int, ep: int, etp: int) -> bool:
-    """Whether ep and etp fold into the ranks of dp_shard, cp and tp (see `Mesh`)."""
-    if etp:
-        return tp % etp == 0 and block % (ep * etp) == 0
-    return block % ep == 0 and (ep % tp == 0 or tp % ep == 0)
 
 
 def _tensor_degrees(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> list[int]:

@@ -74,11 +74,3 @@ def expert_splits(row: TableRow, ep: int, *, megatron: bool) -> Sequence[int]:
     if stated is not None:
         return (stated,)
     return (tp, 0) if megatron and tp > 1 else (0,)
-
-
-def folds(axes: RowAxes, shards: int, tp: int, etp: int) -> bool:
-    """Whether ep and etp fold into the ranks that hold one copy of the model's other layers (see `Mesh`)."""
-    block = shards * axes.cp * tp
-    if etp:
-        return tp % etp == 0 and block % (axes.ep * etp) == 0
-    return block % axes.ep == 0 and (axes.ep % tp == 0 or tp % axes.ep == 0)

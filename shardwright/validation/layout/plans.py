@@ -7,10 +7,20 @@ from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from shardwright.specs import LayerRun, Mesh, Offload, Plan, RecomputePolicy, ScheduleName, Stage, ZeroStage
+from shardwright.specs import (
+    LayerRun,
+    Mesh,
+    Offload,
+    Plan,
+    RecomputePolicy,
+    ScheduleName,
+    Stage,
+    ZeroStage,
+    experts_fold,
+)
 from shardwright.validation.table import SkippedRowError, TableRow
 
-from .axes import RowAxes, axes_of_row, expert_splits, folds
+from .axes import RowAxes, axes_of_row, expert_splits
 from .choices import EVERY_SECOND, MEGATRONS, Recompute, by_stages, micro_batches, recomputes, zero_stages
 from .schedule import PipelineChoice, pipelines_of_row, splits_vocabulary, stage_sizes
 
@@ -160,7 +170,9 @@ def _plan(
     """The plan; None if the schedule does not accept its microbatch or stage count."""
     shard = layout.shard_group if zero_stage else 1
     # two stages may hold the embedding and the head alone
-    if layout.pp * pipeline.stages_per_rank > layout.layers + 2 or not folds(layout.axes, shard, layout.tp, etp):
+    if layout.pp * pipeline.stages_per_rank > layout.layers + 2 or not experts_fold(
+        shard * layout.axes.cp * layout.tp, layout.tp, layout.axes.ep, etp
+    ):
         return None
     try:
         sizes = stage_sizes(row, layout.family, layout.layers, layout.pp * pipeline.stages_per_rank)

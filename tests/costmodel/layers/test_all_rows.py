@@ -152,12 +152,16 @@ def expert_work(**degrees: int) -> WorkModel:
     return WorkModel(small_experts(hidden=HIDDEN), work().training, RoundTimes(), chosen)
 
 
-@pytest.mark.parametrize(("microbatches", "pp", "paired"), [(4, 1, 0.75), (16, 4, 0.75), (4, 4, 0.0), (2, 4, 0.0)])
+@pytest.mark.parametrize(
+    ("microbatches", "pp", "chunks", "paired"),
+    [(4, 1, 1, 0.75), (16, 4, 2, 0.75), (4, 4, 2, 0.0), (2, 4, 2, 0.0), (16, 4, 1, 0.0)],
+)
 def test_dispatch_beside_another_microbatch_is_hidden_where_there_is_one(
-    microbatches: int, pp: int, paired: float
+    microbatches: int, pp: int, chunks: int, paired: float
 ) -> None:
-    """Half a token for each of 8 ranks' experts; here compute is short, so the exchange of both passes outlasts both."""
-    plain = expert_work(dp_shard=8, ep=8, microbatches=microbatches, pp=pp)
+    """A rank of a pipeline needs several chunks. Here compute is short, so the exchange of both passes outlasts both; under
+    full recompute none of the three is overlapped."""
+    plain = expert_work(dp_shard=8, ep=8, microbatches=microbatches, pp=pp, stages_per_rank=chunks)
     training = plain.training.model_copy(update={"overlaps_dispatch": True})
     overlapped = replace(plain, training=training)
     block = plain.model.layer_classes[0]
@@ -167,11 +171,16 @@ def test_dispatch_beside_another_microbatch_is_hidden_where_there_is_one(
     assert (2 * one_way > compute).all()
     slowed = CALIBRATED.collective_multiprocessors / 100 * compute  # of the round device's multiprocessors
     exposed = (2 * one_way - compute + slowed) / 2
-    assert beside.expert_parallel_forward_seconds == pytest.approx(paired * exposed + (1 - paired) * one_way)
+    expected = paired * exposed + (1 - paired) * one_way
+    assert beside.expert_parallel_forward_seconds == pytest.approx(expected)
+    backward = dict(zip(POLICIES, beside.expert_parallel_backward_seconds_by_policy[0], strict=True))
+    assert backward["none"] == backward["selective"] == pytest.approx(expected.item())
+    assert expected + backward["full"] == pytest.approx(3 * one_way)
 
 
 def test_a_graph_takes_its_launches_off_the_host() -> None:
-    """34 and 69 launches of a dense layer, of which 22 of 34 are attention's, and 27 and 38 of a router, half of which choose."""
+    """34 and 69 launches of a dense layer, of which 22 of 34 are attention's, and 27 and 38 of a router, of which 3 and 7
+    choose experts."""
 
     class Launches(RoundTimes):
         def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
@@ -184,9 +193,9 @@ def test_a_graph_takes_its_launches_off_the_host() -> None:
         return float(row.forward_seconds[0]), float(row.backward_seconds[0])
 
     assert launched("none") == (34 + 27, 69 + 38)
-    assert launched("router") == (34 + 13.5, 69 + 19)
+    assert launched("router") == (34 + 24, 69 + 31)
     assert launched("attention") == pytest.approx((12 + 27, 69 * 12 / 34 + 38))
-    assert launched("attention+router") == pytest.approx((12 + 13.5, 69 * 12 / 34 + 19))
+    assert launched("attention+router") == pytest.approx((12 + 24, 69 * 12 / 34 + 31))
     assert launched("whole") == (0, 0)
 
 

@@ -68,6 +68,19 @@ def _kernels_of_experts(count: int, implementation: str) -> tuple[int, int]:
     return forward.kernels, backward.kernels
 
 
+def test_kernels_that_choose_experts() -> None:
+    """What CUDA graphs of the router take (costmodel/layers/layer.py)."""
+    block = Qwen3MoeSparseMoeBlock(Qwen3MoeConfig(hidden_size=64, num_experts=8, num_experts_per_tok=4))
+    torch.nn.init.normal_(block.gate.weight)
+    hidden = torch.randn(512, 64, requires_grad=True)
+    with _Count() as forward:
+        chosen = block.gate(hidden)
+    loss = sum(each.sum() for each in chosen if each.requires_grad)
+    with _Count() as backward:
+        torch.autograd.backward(loss)
+    assert (forward.kernels, backward.kernels) == (3, 7)
+
+
 def test_a_loop_over_experts_launches_so_many_kernels_for_each() -> None:
     few, many = (_kernels_of_experts(count, "eager") for count in (8, 16))
     stack = named_stack("hf-trainer")

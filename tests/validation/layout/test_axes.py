@@ -3,7 +3,7 @@
 import pytest
 
 from shardwright.specs.mesh import Mesh
-from shardwright.validation.layout.axes import RowAxes, axes_of_row, folds, routing_of_row
+from shardwright.validation.layout.axes import RowAxes, axes_of_row, routing_of_row
 from shardwright.validation.rows.stack import software_of_row
 from shardwright.validation.table.table import SkippedRowError
 from tests.validation.made_up_rows import plans_of, row
@@ -73,10 +73,6 @@ def test_a_setting_gives_the_dispatch() -> None:
 
 
 def test_what_does_not_fold_is_a_reason_or_another_zero_stage() -> None:
-    axes, _ = _axes(**EXPERTS, ep=32)
-    assert folds(axes, 16, 2, 0)
-    assert not folds(axes, 8, 2, 0)
-    assert not folds(axes, 16, 2, 2)  # 64 ranks
     with pytest.raises(SkippedRowError, match="experts over the ranks"):
         plans_of(row(**EXPERTS, ep=48), 40)
     found, _ = plans_of(row(**(MEGATRON | EXPERTS | {"zero_or_fsdp": None}), ep=32), 40)
