@@ -163,13 +163,8 @@ def _check_same_training(path: Path, planned: "TrainingSpec", training: "Trainin
     for option, theirs in _options_of(planned).items():
         ours = wanted[option]
         if theirs != ours:
-            mend = (
-                f"leave {option} out"
-                if not theirs
-                else f"give {option}"
-                if theirs is True
-                else f"give {option} {theirs}"
-            )
+            value = "" if theirs is True else f" {theirs}"
+            mend = f"give {option}{value}" if theirs else f"leave {option} out"
             planned_for, compared_for = (_in_words(value) for value in (theirs, ours))
             raise SpecError(
                 f"{path}: was planned for {option} {planned_for}, this comparison is for {compared_for}; {mend}"

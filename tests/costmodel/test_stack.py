@@ -439,3 +439,37 @@ def test_separate_projections_are_matmuls_of_their_own(trained: Trained) -> None
     assert {(64, 128), (64, 64), (64, 256), (128, 64)} <= one
     assert (64, 32) not in one
     assert (64, 256) not in separate
+
+
+def test_the_final_norm_moves_what_a_norm_moves(trained: Trained) -> None:
+    eager, fused = (work(trained(fused_norms=fused)).head() for fused in (False, True))
+    each = 2 * SEQ * HIDDEN * 1e-9
+    assert eager.forward_seconds - fused.forward_seconds == pytest.approx((18 - 2) * each)
+    assert eager.backward_seconds - fused.backward_seconds == pytest.approx((46 - 5) * each)
+
+
+def test_a_weight_gradient_may_stay_in_the_compute_format(trained: Trained) -> None:
+    """Round times halve a matmul in low precision."""
+    low, plain, mixed = (
+        layer(trained(precision=Precision(linear=linear))).weight_gradient_seconds
+        for linear in ("fp8-rowwise", None, "fp8-rowwise-gw-hp")
+    )
+    assert mixed == plain == pytest.approx(2 * low)
+
+
+@pytest.mark.parametrize(("kind", "copies"), [("gpu", True), ("cpu", False)])
+def test_copies_of_fsdp_add_to_a_step_on_a_gpu(trained: Trained, kind: str, copies: bool) -> None:
+    """ZeRO-1: 2 + 2 bytes of a gather, and 2 + 4 of a reduction, for each parameter of the layer."""
+    times = MemoryTimes(node=round_cluster(kind=kind).node)  # type: ignore[arg-type] # "gpu" or "cpu"
+    copying, viewing = (
+        build_tables(
+            MODEL,
+            trained(copies_gathered=each, copies_gradients=each),
+            candidates(offload_optimizer=0, dp_shard=8, zero_stage=1),
+            times,
+        )
+        for each in (True, False)
+    )
+    added = copying.last_backward.data_parallel - viewing.last_backward.data_parallel
+    parameters = sum(p.elements for p in BLOCK.parameters(HIDDEN))
+    assert added[0, 0, 0] == pytest.approx((4 + 6) * parameters * 1e-9 * copies)

@@ -227,9 +227,8 @@ class LayerWork:
             return self._trade
         compute = self._passes.forward + self._passes.backward
         beside = exposed_beside(frame.times.node.device, frame.times.constants, compute, 2 * self._trade).network / 2
-        paired = np.maximum(0.0, 1 - chosen.pp / chosen.microbatches) * (
-            (chosen.pp == 1) | (chosen.stages_per_rank > 1)
-        )
+        can = (chosen.pp == 1) | (chosen.stages_per_rank > 1)
+        paired = np.where(can, np.maximum(0.0, 1 - chosen.pp / chosen.microbatches), 0.0)
         return np.asarray(paired * beside + (1 - paired) * self._trade)
 
     @cached_property
