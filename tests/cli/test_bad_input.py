@@ -214,7 +214,7 @@ def test_comparing_a_plan_whose_dispatch_overlaps(command: Command, plan_path: P
     path.write_text(json.dumps(plan))
     result = command("compare", "llama-3.2-1b", *JOB, "--plan", path)
     assert_one_line(result, "planned for --overlap-dispatch on, this comparison is for none")
-    assert result.stderr.rstrip().endswith("; give --overlap-dispatch")
+    assert result.err.rstrip().endswith("; give --overlap-dispatch")
     result = command("compare", "llama-3.2-1b", *JOB, "--overlap-dispatch", "--plan", plan_path)
     assert_one_line(
         result, "planned for --overlap-dispatch none, this comparison is for on; leave --overlap-dispatch out"
