@@ -36,14 +36,16 @@ def _rows(model: ModelSpec, training: TrainingSpec, candidates: Candidates, time
     if any(np.ndim(value) for value in vars(times.constants).values()):  # each candidate has its own constants
         return WorkModel(model, training, times, candidates).rows()
     one = np.ones_like(candidates.tp)
+    # a microbatch's exchange hides behind another one, if the pipeline has it
+    paired = (candidates.ep > 1) & training.overlaps_dispatch
     alike = replace(
         candidates,
-        pp=np.minimum(candidates.pp, 2),
+        pp=np.where(paired, candidates.pp, np.minimum(candidates.pp, 2)),
         # experts also spread over data-parallel ranks
         dp_replicate=np.where(candidates.ep > 1, candidates.dp_replicate, 1),
         dp_shard=np.where(candidates.ep > 1, candidates.dp_shard, 1),
-        microbatches=one,
-        stages_per_rank=one,
+        microbatches=np.where(paired, candidates.microbatches, one),
+        stages_per_rank=np.where(paired, candidates.stages_per_rank, one),
         zero_stage=0 * one,
         offload_optimizer=0 * one,
     )

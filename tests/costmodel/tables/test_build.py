@@ -1,11 +1,15 @@
 """What the parameters of a row take, on the device and on the host."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.tables.build import build_tables
 from shardwright.costmodel.tables.cost_tables import CostTables
 from shardwright.specs.training import TrainingSpec
-from tests.costmodel.fakes import RoundTimes, small_model
+from tests.costmodel.fakes import RoundTimes, small_experts, small_model
 from tests.specs.test_candidates import candidates
 
 MODEL = small_model()
@@ -76,3 +80,21 @@ def test_a_tied_embedding_on_two_stages_sums_its_gradients_once_a_step(pp: int) 
     added = [tied - apart for tied, apart in zip(after_the_last(True), after_the_last(False), strict=True)]
     summed = 4 * 64_000 * 1e-9 if pp > 1 else 0.0
     assert added == pytest.approx([0.0, summed, summed])
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_candidates_share_rows_only_where_their_work_is_alike(overlaps: bool) -> None:
+    """What a dispatch hides behind depends on the pipeline and on the number of microbatches."""
+    model = small_experts()
+    training = TrainingSpec(seq_len=128, global_batch=64, overlaps_dispatch=overlaps)
+    one = candidates(dp_shard=8, ep=8, offload_optimizer=0, expert_dispatch=0)
+    pipelines = {"pp": [1, 1, 4, 4, 4], "microbatches": [1, 4, 16, 16, 4], "stages_per_rank": [1, 1, 1, 2, 2]}
+    chosen = replace(one[np.zeros(5, dtype=np.int64)], **{name: np.array(of) for name, of in pipelines.items()})
+    together = build_tables(model, training, chosen, RoundTimes()).forward.expert_parallel
+    alone = WorkModel(model, training, RoundTimes(), chosen).rows()
+    for row, work in enumerate(alone):
+        assert together[:, row, 0] == pytest.approx(work.expert_parallel_forward_seconds)
+    seconds = together[:, 0, 0]
+    assert len(set(seconds.tolist())) == (2 if overlaps else 1)
+    assert seconds[0] == seconds[2] == seconds[4]  # a single microbatch, one chunk, none left over
+    assert (seconds[1] < seconds[0]) == (seconds[3] < seconds[0]) == overlaps
