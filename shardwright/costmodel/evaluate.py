@@ -7,7 +7,14 @@ import numpy as np
 from shardwright.base import Array
 from shardwright.costmodel.layers import model_flops_per_sequence, recompute_flops_per_sequence
 from shardwright.costmodel.op_times import OpTimes, op_times, overlap_saving_seconds
-from shardwright.costmodel.pipeline import StageCosts, make_schedule, peak_activation_bytes, simulate, step_parts
+from shardwright.costmodel.pipeline import (
+    StageCosts,
+    make_schedule,
+    peak_activation_bytes,
+    simulate,
+    step_parts,
+    waiting_microbatches,
+)
 from shardwright.costmodel.tables import (
     HeldBytes,
     Rows,
@@ -90,7 +97,7 @@ class PlanCosts:
     def __post_init__(self) -> None:
         tables = build_tables(self.model, self.training, candidates_of(self.plan), self.times)
         mixes = layer_mixes(self.model, self.plan.stages)
-        object.__setattr__(self, "_sums", StageSums(tables, mixes, self.plan.vocabulary_parallel > 0))
+        object.__setattr__(self, "_sums", StageSums(tables, mixes, self.plan.vocabulary_parallel != "none"))
 
     @property
     def sums(self) -> StageSums:
@@ -218,10 +225,12 @@ class PlanCosts:
         return np.asarray(self._per_rank(self.sums.largest(values)).max(axis=0))
 
     def _waiting_bytes(self) -> Array:
-        """(pp,): activations of microbatches that wait at the barriers of vocabulary parallelism, no more than the step has."""
-        more = min(self.plan.vocabulary_parallel, max(0, self.plan.microbatches - self.plan.mesh.pp))
-        each = np.zeros(self.plan.mesh.pp)
-        np.maximum.at(each, self.plan.stage_ranks, self.activation_bytes_per_stage())
+        """(pp,): activations of microbatches that wait for a divided vocabulary, no more than the step has."""
+        plan = self.plan
+        waiting = waiting_microbatches(plan.vocabulary_parallel, plan.mesh.pp)
+        more = np.minimum(waiting, max(0, plan.microbatches - plan.mesh.pp))
+        each = np.zeros(plan.mesh.pp)
+        np.maximum.at(each, plan.stage_ranks, self.activation_bytes_per_stage())
         return more * each
 
     def _logit_bytes(self, kept: Array, working: Array) -> Array:

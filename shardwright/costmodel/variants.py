@@ -28,7 +28,7 @@ def step_seconds_by_variant(
     candidates = candidates_of(plan)
     tables = build_tables(model, training, candidates[np.zeros(variants, dtype=np.int64)], times)
     mixes = layer_mixes(model, plan.stages)[0]
-    ends = ends_of(len(plan.stages), spread=plan.vocabulary_parallel > 0)
+    ends = ends_of(len(plan.stages), spread=plan.vocabulary_parallel != "none")
     passes = [stage_causes(part, mixes[None], ends) for part in (tables.forward, tables.backward)]
     saving = overlap_saving_seconds(times.node.device, training, times.constants, *passes)
     seconds = stage_seconds(RowCosts.of(tables)[:, None], mixes, ends)

@@ -53,7 +53,7 @@ def check_can_run(plan_file: PlanFile) -> None:
         )
     if plan_file.training.expert_capacity is not None:
         raise SpecError("expert_capacity can be estimated and compared, not run yet; leave it out")
-    if plan_file.plan.vocabulary_parallel:
+    if plan_file.plan.vocabulary_parallel != "none":
         raise SpecError("vocabulary_parallel can be estimated and compared, not run yet; leave it out of the plan")
     if plan_file.training.loss_chunks > 1:
         raise SpecError("a loss in chunks can be estimated and compared, not run yet; plan without --loss-chunks")

@@ -29,6 +29,7 @@ from .plan import (
     Plan,
     RecomputePolicy,
     Stage,
+    VocabularyParallel,
     ZeroStage,
 )
 from .profile import (
@@ -127,6 +128,7 @@ __all__ = [
     "StepSeconds",
     "Timeline",
     "TrainingSpec",
+    "VocabularyParallel",
     "ZeroStage",
     "by_rank",
     "by_stage",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal, Self, get_args
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from .mesh import Mesh
 from .schedules import ScheduleName as ScheduleName  # re-exported here, because it is a field of a plan
@@ -15,6 +15,7 @@ POLICIES: tuple[RecomputePolicy, ...] = get_args(RecomputePolicy)
 ZeroStage = Literal[0, 1, 2, 3]
 ContextParallel = Literal["all-gather", "ring", "ulysses"]
 ExpertDispatch = Literal["all-to-all", "deduplicated"]
+VocabularyParallel = Literal["none", "vocab-1", "vocab-2", "interlaced"]
 CONTEXT_PARALLEL: tuple[ContextParallel, ...] = get_args(ContextParallel)
 EXPERT_DISPATCH: tuple[ExpertDispatch, ...] = get_args(ExpertDispatch)
 
@@ -80,10 +81,13 @@ class Plan(Spec):
     `expert_dispatch` is how tokens travel to their experts. "all-to-all" sends a copy to each expert. "deduplicated" sends
     one copy to each node, and then to each rank, that holds any of them (Zhao et al. 2025, DeepEP).
 
-    `vocabulary_parallel`: above 0 all ranks of the pipeline hold an equal part of the vocabulary and compute it for every
-    microbatch, in place of the first rank's embedding and the last rank's head (Yeung et al. 2024, arXiv 2411.05288). Its value is the
-    number of barriers in the loss, each of which keeps one more microbatch in flight (figure 10: p + 2 of them with algorithm 1, which
-    has two, and p + 1 with algorithm 2).
+    `vocabulary_parallel`: unless "none", all ranks of the pipeline hold an equal part of the vocabulary and compute it for
+    every microbatch, in place of the first rank's embedding and the last rank's head (Yeung et al. 2024, arXiv 2411.05288):
+
+    - "vocab-1" and "vocab-2" are that paper's algorithms 1 and 2, with two barriers and one barrier in the loss.
+    - "interlaced" stops every rank for the vocabulary of each microbatch, as for a tensor-parallel layer (Lin et al. 2024, nnScaler).
+
+    `waiting_microbatches` of the cost model says how many more microbatches each keeps in flight.
     """
 
     mesh: Mesh
@@ -94,7 +98,7 @@ class Plan(Spec):
     sequence_parallel: bool = True
     context_parallel: ContextParallel = "all-gather"
     expert_dispatch: ExpertDispatch = "all-to-all"
-    vocabulary_parallel: Literal[0, 1, 2] = 0
+    vocabulary_parallel: VocabularyParallel = "none"
     offload: Offload = Offload()
 
     @property
@@ -119,6 +123,12 @@ class Plan(Spec):
     def zero_stage(self) -> ZeroStage:
         """The highest ZeRO stage of any layer; the embedding and the head follow it."""
         return max(run.zero_stage for stage in self.stages for run in stage.layers)
+
+    @field_validator("vocabulary_parallel", mode="before")
+    @classmethod
+    def _named(cls, given: object) -> object:
+        """Earlier versions wrote the number of barriers."""
+        return ("none", "vocab-2", "vocab-1")[given] if isinstance(given, int) and 0 <= given <= 2 else given
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -251,7 +251,8 @@ def test_a_split_vocabulary_gives_each_rank_an_equal_part_of_embedding_and_head(
     training = TrainingSpec(seq_len=128, global_batch=8)
     job = (small_model(), round_cluster(), training)
     apart, spread = (
-        plan_costs(*job, ends.model_copy(update={"vocabulary_parallel": split}), RoundTimes()) for split in (0, 1)
+        plan_costs(*job, ends.model_copy(update={"vocabulary_parallel": kind}), RoundTimes())
+        for kind in ("none", "vocab-2")
     )
     head = 2 * 64 * 1000 * 128 * 1e-12
     assert apart.stage_costs().forward[-1] - apart.stage_costs().forward[0] == pytest.approx(head)
@@ -261,16 +262,17 @@ def test_a_split_vocabulary_gives_each_rank_an_equal_part_of_embedding_and_head(
     assert spread.estimate().step_seconds < apart.estimate().step_seconds
 
 
-@pytest.mark.parametrize(("barriers", "more"), [(1, 1), (2, 2)])
-def test_each_barrier_of_a_split_vocabulary_keeps_a_microbatch_in_flight(barriers: int, more: int) -> None:
+@pytest.mark.parametrize(("kind", "more"), [("vocab-1", [2, 2, 2, 2]), ("interlaced", [2, 1, 1, 0])])
+def test_a_split_vocabulary_keeps_microbatches_in_flight(kind: str, more: list[int]) -> None:
+    """Two at the barriers of algorithm 1. Half of the four, three, two and one of 1F1B in the interlaced pipeline."""
     stages = tuple(Stage(layers=(LayerRun(count=1),)) for _ in range(4))
     training = TrainingSpec(seq_len=128, global_batch=8)
-    ends = Plan(mesh=Mesh(pp=4), micro_batch=1, microbatches=8, stages=stages, vocabulary_parallel=1)
+    ends = Plan(mesh=Mesh(pp=4), micro_batch=1, microbatches=8, stages=stages, vocabulary_parallel="vocab-2")
     job = (small_model(), round_cluster(), training)
     one = plan_costs(*job, ends, RoundTimes())
-    found = plan_costs(*job, ends.model_copy(update={"vocabulary_parallel": barriers}), RoundTimes())
+    found = plan_costs(*job, ends.model_copy(update={"vocabulary_parallel": kind}), RoundTimes())
     each = one.activation_bytes_per_stage()
     held = [part.activations + part.logits for part in found.memory()]
     base = [part.activations + part.logits for part in one.memory()]
-    assert np.subtract(held, base) == pytest.approx((more - 1) * each)
+    assert np.subtract(held, base) == pytest.approx((np.array(more) - 1) * each)
     assert base[0] > (4 + 1) * each[0]  # the four of 1F1B's first rank, and the one at the barrier

@@ -96,3 +96,16 @@ def test_only_the_ends_of_a_pipeline_may_hold_no_layer() -> None:
     with pytest.raises(SpecError, match="stage 0 holds no layer"):
         plan(mesh=Mesh(dp_shard=2), layers=(0,))
     assert Stage(layers=()).layer_count == 0
+
+
+@pytest.mark.parametrize(
+    ("written", "kind"), [(0, "none"), (1, "vocab-2"), (2, "vocab-1"), ("interlaced", "interlaced")]
+)
+def test_the_barriers_of_an_earlier_version_are_read(written: object, kind: str) -> None:
+    assert plan(mesh={"dp_shard": 2}, vocabulary_parallel=written).vocabulary_parallel == kind
+
+
+@pytest.mark.parametrize("written", [3, -1, 1.0, "vocab-3"])
+def test_another_kind_of_vocabulary_parallelism_is_refused(written: object) -> None:
+    with pytest.raises(SpecError, match="'none', 'vocab-1', 'vocab-2' or 'interlaced'"):
+        plan(mesh={"dp_shard": 2}, vocabulary_parallel=written)

@@ -5,7 +5,7 @@ Schedules are generated, validated and walked. The closed form of the step and t
 """
 
 from .action import ActionKind, parse_work
-from .in_flight import alive_counts, peak_activation_bytes, peak_in_flight, runs_of_chunk
+from .in_flight import alive_counts, peak_activation_bytes, peak_in_flight, runs_of_chunk, waiting_microbatches
 from .orders import warm_up_forwards
 from .schedule import make_schedule
 from .simulation import simulate
@@ -24,5 +24,6 @@ __all__ = [
     "simulate",
     "step_parts",
     "step_seconds",
+    "waiting_microbatches",
     "warm_up_forwards",
 ]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardwright.base import IntArray
-from shardwright.specs import ScheduleName, by_rank, by_stage, check_shape, splits_backward
+from shardwright.specs import ScheduleName, VocabularyParallel, by_rank, by_stage, check_shape, splits_backward
 
 from .action import ActionKind
 from .orders import warm_up_forwards
@@ -134,3 +134,23 @@ def peak_activation_bytes(
         counts = alive_counts(name, pp, stages_per_rank, microbatches)
         peaks = [(by_chunk[..., rank] @ counts[rank].T).max(axis=-1) for rank in range(pp)]
     return np.stack(peaks, axis=-1)
+
+
+def waiting_microbatches(kind: VocabularyParallel, pp: int) -> IntArray:
+    """[pp]: microbatches that each rank keeps in flight beside those of 1F1B, because the vocabulary is divided.
+
+    Each barrier in the loss keeps one more (Yeung et al. 2024, arXiv 2411.05288, figure 10). The interlaced pipeline
+    stops all ranks for the vocabulary of each microbatch. Between two stops a rank has the time of one forward and one
+    backward. A backward takes about two forwards. So the forwards of two neighbours fit in one after another, but not
+    their backwards. On the k-th rank from the end, a microbatch needs k / 2 intervals from its forward to the last
+    rank, and k intervals back. Half as many again wait as in 1F1B.
+    """
+    match kind:
+        case "interlaced":
+            return (pp - np.arange(pp)) // 2
+        case "vocab-1":
+            return np.full(pp, 2)
+        case "vocab-2":
+            return np.full(pp, 1)
+        case "none":
+            return np.zeros(pp, dtype=np.int64)

@@ -49,7 +49,9 @@ def explain(
     plan = found.plan if isinstance(found, SearchResult) else found
     estimate = estimate_plan(model, cluster, training, plan, times)
     fixed = found.fixed if isinstance(found, SearchResult) else None
-    others = [] if plan.vocabulary_parallel else alternatives(plan, model, cluster, training, times, fixed=fixed)
+    others = (
+        [] if plan.vocabulary_parallel != "none" else alternatives(plan, model, cluster, training, times, fixed=fixed)
+    )
     lines = [
         _what(plan, estimate),
         _where_time_goes(estimate),
@@ -59,7 +61,7 @@ def explain(
     ]
     if kept := [f"{axis} {degree}" for axis, degree in plan.mesh if axis in ("cp", "ep") and degree > 1]:
         lines.append(f"The planner does not search other degrees of {' and '.join(kept)}.")
-    if plan.vocabulary_parallel:
+    if plan.vocabulary_parallel != "none":
         lines.append("The planner does not search vocabulary parallelism, so no other plan is compared.")
     if isinstance(found, SearchResult):
         lines += _searched(found)

@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -15,6 +15,7 @@ from shardwright.specs import (
     RecomputePolicy,
     ScheduleName,
     Stage,
+    VocabularyParallel,
     ZeroStage,
     experts_fold,
 )
@@ -22,7 +23,7 @@ from shardwright.validation.table import SkippedRowError, TableRow
 
 from .axes import RowAxes, axes_of_row, expert_splits
 from .choices import EVERY_SECOND, MEGATRONS, Recompute, by_stages, micro_batches, recomputes, zero_stages
-from .schedule import PipelineChoice, pipelines_of_row, splits_vocabulary, stage_sizes
+from .schedule import PipelineChoice, pipelines_of_row, stage_sizes, vocabulary_parallel_of
 
 _SHARD_GROUP = re.compile(r"(?:zero1 group(?: size)?|shard group)[ =](-?\d+)")
 
@@ -59,7 +60,7 @@ class _Layout(NamedTuple):
     sequences_per_rank: int
     layers: int
     sequence_parallel: bool
-    vocabulary_parallel: Literal[0, 1, 2]
+    vocabulary_parallel: VocabularyParallel
     optimizer_on_host: bool
     axes: RowAxes
 
@@ -121,7 +122,7 @@ def _layout(row: TableRow, family: str, layers: int, axes: RowAxes) -> _Layout:
         sequences_per_rank=batch // dp,
         layers=layers,
         sequence_parallel=row.tp > 1 if row.sp is None else row.sp,
-        vocabulary_parallel=splits_vocabulary(row),
+        vocabulary_parallel=vocabulary_parallel_of(row),
         optimizer_on_host="optimizer" in (row.offload or "").lower(),
         axes=axes,
     )

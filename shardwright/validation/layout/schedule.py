@@ -1,9 +1,9 @@
 """The pipeline of a row: its schedule, read from chunks and remarks as no column states it, and the layers of its stages."""
 
 import re
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
-from shardwright.specs import ScheduleName, even_stages
+from shardwright.specs import ScheduleName, VocabularyParallel, even_stages
 from shardwright.validation.table import SkippedRowError, TableRow
 
 _MAY_INTERLEAVE = ("Megatron-LM", "Megatron-Core", "NeMo")
@@ -20,10 +20,13 @@ _NAMED: tuple[tuple[str, str, int | None], ...] = (
     (r"\bzb-?(?:h1|1p|1)\b|zero[ -]?bubble", "zb-h1", 1),
     (r"\bg-?pipe\b|\bafab\b|all[ -]forward[ -]all[ -]backward", "gpipe", 1),
     (r"(?<!non-)(?<!not )\binterleav", "interleaved-1f1b", None),
-    (r"\b1f1b\b", "1f1b", 1),
+    (r"\b1f1b\b|\binterlaced\b", "1f1b", 1),
 )
-# Barriers in the loss: two in algorithm 1, one in algorithm 2; the interlaced pipeline stops at one.
-_SPLIT_VOCABULARY: tuple[tuple[str, Literal[1, 2]], ...] = ((r"\bvocab-?1\b", 2), (r"\bvocab-?2\b|\binterlaced\b", 1))
+_SPLIT_VOCABULARY: tuple[tuple[str, VocabularyParallel], ...] = (
+    (r"\bvocab-?1\b", "vocab-1"),
+    (r"\bvocab-?2\b", "vocab-2"),
+    (r"\binterlaced\b", "interlaced"),
+)
 _BALANCES_LAYERS = re.compile(r"\bredis\b")
 
 
@@ -56,12 +59,11 @@ def pipelines_of_row(row: TableRow, family: str, pp: int, layers: int) -> tuple[
     return tuple(PipelineChoice(_schedule(name, count), count) for count in counts)
 
 
-def splits_vocabulary(row: TableRow) -> Literal[0, 1, 2]:
-    """`Plan.vocabulary_parallel`, by the names of Yeung et al. 2024 (arXiv 2411.05288, section 6): vocab-1 and vocab-2, and the
-    interlaced pipeline, which does the same with collectives in between."""
+def vocabulary_parallel_of(row: TableRow) -> VocabularyParallel:
+    """`Plan.vocabulary_parallel`, by the names of Yeung et al. 2024 (arXiv 2411.05288, section 6)."""
     if (row.pp or 1) == 1:
-        return 0
-    return next((barriers for pattern, barriers in _SPLIT_VOCABULARY if re.search(pattern, _remarks(row))), 0)
+        return "none"
+    return next((kind for pattern, kind in _SPLIT_VOCABULARY if re.search(pattern, _remarks(row))), "none")
 
 
 def _remarks(row: TableRow) -> str:

@@ -6,7 +6,12 @@ from numpy.typing import NDArray
 
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.pipeline.action import ActionKind
-from shardwright.costmodel.pipeline.in_flight import alive_counts, peak_activation_bytes, peak_in_flight
+from shardwright.costmodel.pipeline.in_flight import (
+    alive_counts,
+    peak_activation_bytes,
+    peak_in_flight,
+    waiting_microbatches,
+)
 from shardwright.costmodel.pipeline.schedule import make_schedule
 from shardwright.specs.schedules import ScheduleName, by_rank
 
@@ -98,3 +103,23 @@ def test_a_rank_whose_stages_peak_at_different_moments_holds_less_than_the_sum_o
 def test_a_schedule_that_does_not_exist_is_refused() -> None:
     with pytest.raises(SpecError, match="divisible by pp"):
         alive_counts("interleaved-1f1b", 4, 2, 6)
+
+
+@pytest.mark.parametrize("pp", [2, 4, 5, 8])
+def test_the_interlaced_pipeline_holds_half_as_many_again(pp: int) -> None:
+    """A forward takes 1, a backward 2, and all ranks stop every 3 for the vocabulary of one microbatch (no time here).
+
+    The k-th rank from the end computes a forward first where k is odd, and a backward first where it is even.
+    """
+    microbatches = range(4 * pp)
+    forward = {(m, k): 3 * (m - k // 2) + (0 if k % 2 else 2) for m in microbatches for k in range(pp)}
+    backward = {(m, k): 3 * (m + 1 + k) + (1 if k % 2 else 0) for m in microbatches for k in range(pp)}
+    for m in microbatches:
+        assert forward[m, 0] + 1 == 3 * (m + 1) == backward[m, 0]  # the stop of m lies between them
+        assert all(forward[m, k + 1] + 1 <= forward[m, k] for k in range(pp - 1))
+        assert all(backward[m, k] + 2 <= backward[m, k + 1] for k in range(pp - 1))
+    held = [
+        max(sum(forward[m, k] <= now < backward[m, k] + 2 for m in microbatches) for now in range(15 * pp))
+        for k in range(pp)
+    ]
+    assert held[::-1] == (pp - np.arange(pp) + waiting_microbatches("interlaced", pp)).tolist()

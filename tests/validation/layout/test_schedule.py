@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardwright.validation.layout.schedule import by_cost, pipelines_of_row, splits_vocabulary, stage_sizes
+from shardwright.validation.layout.schedule import by_cost, pipelines_of_row, stage_sizes, vocabulary_parallel_of
 from shardwright.validation.rows.stack import software_of_row
 from tests.validation.made_up_rows import row
 
@@ -91,17 +91,23 @@ def test_even_where_the_head_alone_would_fill_a_stage() -> None:
 
 
 @pytest.mark.parametrize(
-    ("notes", "barriers"), [("schedule vocab-1", 2), ("Vocab-2 (V-Half later)", 1), ("interlaced pipeline", 1)]
+    ("notes", "kind"),
+    [("schedule vocab-1", "vocab-1"), ("Vocab-2 (V-Half later)", "vocab-2"), ("interlaced pipeline", "interlaced")],
 )
-def test_names_of_pipelines_that_split_the_vocabulary(notes: str, barriers: int) -> None:
-    """Algorithm 1 has two barriers in the loss and algorithm 2 one."""
-    assert splits_vocabulary(row(pp=4, dp=16, notes=notes)) == barriers
-    assert not splits_vocabulary(row(pp=1, notes=notes))
+def test_names_of_pipelines_that_split_the_vocabulary(notes: str, kind: str) -> None:
+    assert vocabulary_parallel_of(row(pp=4, dp=16, notes=notes)) == kind
+    assert vocabulary_parallel_of(row(pp=1, notes=notes)) == "none"
+
+
+def test_the_interlaced_pipeline_has_one_stage_on_a_rank() -> None:
+    """Megatron-LM may interleave where nothing is said. This name says that it does not."""
+    assert len(_choices(framework="Megatron-LM")) == 2
+    assert _choices(framework="Megatron-LM", notes="interlaced") == [("1f1b", 1)]
 
 
 @pytest.mark.parametrize("notes", ["baseline of the vocabulary paper, vocab 128k", "redis", None])
 def test_other_pipelines_leave_it_at_the_ends(notes: str | None) -> None:
-    assert not splits_vocabulary(row(pp=4, dp=16, notes=notes))
+    assert vocabulary_parallel_of(row(pp=4, dp=16, notes=notes)) == "none"
 
 
 def test_redistributed_layers_balance_the_head() -> None:
