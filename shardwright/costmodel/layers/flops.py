@@ -1,5 +1,7 @@
 """FLOPs of a step, which don't depend on the split. MFU and HFU are computed from them."""
 
+from collections import Counter
+
 from shardwright.specs import Plan, RecomputePolicy, TrainingSpec
 from shardwright.specs.model import Block, ModelSpec
 
@@ -20,20 +22,26 @@ def model_flops_per_sequence(model: ModelSpec, training: TrainingSpec) -> float:
 
 def recompute_flops_per_sequence(model: ModelSpec, training: TrainingSpec, plan: Plan) -> float:
     """Return the FLOPs that `plan` computes a second time for one sequence."""
-    layers = (layer for stage in plan.stages for layer in stage.each_layer())
-    scores_again = training.attention == "unfused"
-    total = 0.0
-    for layer, kind in zip(layers, model.class_of_layer, strict=True):
-        block = model.layer_classes[kind]
-        matmuls, core = _forward_flops(block, model, training)
-        full = matmuls + core
-        if training.software.stops_recompute_early:
-            full -= float(operators.ffn_matmuls(block, model.hidden_size, training.seq_len, 1)[-1].flops)
-        chosen = selection(block, training, model.hidden_size, training.seq_len, 1, 1)
-        selective = core * scores_again if chosen is None else float(sum(matmul.flops for matmul in chosen.repeated))
-        again: dict[RecomputePolicy, float] = {"none": 0.0, "selective": selective, "full": full}
-        total += again[layer.recompute]
-    return total
+    policies = (layer.recompute for stage in plan.stages for layer in stage.each_layer())
+    alike = Counter(zip(model.class_of_layer, policies, strict=True))
+    return sum(
+        count * _repeated_flops(model.layer_classes[kind], model, training, policy)
+        for (kind, policy), count in alike.items()
+    )
+
+
+def _repeated_flops(block: Block, model: ModelSpec, training: TrainingSpec, policy: RecomputePolicy) -> float:
+    """Return the FLOPs that one layer computes a second time for one sequence."""
+    if policy == "none":
+        return 0.0
+    matmuls, core = _forward_flops(block, model, training)
+    if policy == "full":
+        early = operators.ffn_matmuls(block, model.hidden_size, training.seq_len, 1)[-1]
+        return matmuls + core - float(early.flops) * training.software.stops_recompute_early
+    chosen = selection(block, training, model.hidden_size, training.seq_len, 1, 1)
+    if chosen is None:
+        return core * (training.attention == "unfused")
+    return float(sum(matmul.flops for matmul in chosen.repeated))
 
 
 def _forward_flops(block: Block, model: ModelSpec, training: TrainingSpec) -> tuple[float, float]:
