@@ -68,6 +68,12 @@ class Stack(Spec):
             tensor by tensor (costmodel/layers/saved).
         stops_recompute_early: full recompute ends once it has all that the backward pass reads, so that a layer's last
             matmul is not repeated (torch.utils.checkpoint without reentrance).
+        weighs_norms_in_fp32: an eager RMS norm multiplies by its weight in fp32 (torch.nn.RMSNorm before it had a kernel of its
+            own: aten/src/ATen/native/layer_norm.cpp).
+        repeats_heads: keys and values are copied for each query head before attention, and kept so (torchtitan's repeat_kv).
+        recasts_operands: 8-bit and 4-bit operands of weight gradients are made again in the backward pass, from what norms,
+            activations and attention read or wrote, as torch.compile divides a graph. Only that of attention's output is
+            kept, beside the output itself.
         keeps_unread: selective recompute caches the result of every chosen operator, even if no backward pass reads it.
         keeps_expert_outputs: the outputs of the experts stay for the gradient of their weights. Megatron-Core multiplies the
             weights into the activation before the second matmul instead (experts.py, weighted_bias_swiglu_impl).
@@ -127,6 +133,9 @@ class Stack(Spec):
     selective: SelectiveRecompute = "attention-core"
     transformers_layers: bool = False
     stops_recompute_early: bool = True
+    weighs_norms_in_fp32: bool = False
+    repeats_heads: bool = False
+    recasts_operands: bool = False
     keeps_unread: bool = False
     keeps_expert_outputs: bool = True
     keeps_logits: bool = True

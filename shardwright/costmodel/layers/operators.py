@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from shardwright.base import Array, Number
-from shardwright.costmodel.op_times import Operator
+from shardwright.costmodel.op_times import OPERANDS, Operator
 from shardwright.specs import Stack, TrainingSpec
 from shardwright.specs.model import Block, FeedForward, LatentAttention, MixtureOfExperts, MultiHeadAttention, Norm
 
@@ -178,30 +178,34 @@ def saved_bytes(
 ) -> Array:
     """Bytes per token that autograd keeps of one layer, without recompute and without attention scores.
 
-    An eager RMS norm keeps its fp32 input and its output before the weight; a fused norm keeps only its input. An eager
+    An eager RMS norm keeps its fp32 input and its output before the weight, in fp32 where the stack says so; a fused norm keeps only its input. An eager
     gated activation also keeps its output. A dropout keeps a mask of one byte. Fused attention keeps an fp32
     log-sum-exp a head.
 
     Norms and dropout are split along the sequence by `sequence_split` (tp under sequence parallelism, else 1). Inputs
     of matmuls are gathered whole, unless the stack gathers them again in the backward pass (Korthikanti et al. 2022,
-    section 4.2.2). They are kept in one byte where the kernels before them write that format.
+    section 4.2.2). They are kept in one byte where the kernels before them write that format, and not at all where the
+    stack casts them again (`Stack.recasts_operands`). Keys and values are kept as attention takes them.
 
     With dropout and scores this is Korthikanti et al. 2022 (arXiv 2205.05198), equation 1: 34 s b h + 5 a s^2 b.
     """
     stack, split = training.software, experts or experts_as_the_rest(tp)
     attention, ffn = block.attention, block.ffn
     element = training.precision.activation_bytes_per_element
-    norm = 4 + element if norm_operator(block.norm, stack) == "eager_rmsnorm" else element
+    eager = 4 + (4 if stack.weighs_norms_in_fp32 else element)
+    norm = eager if norm_operator(block.norm, stack) == "eager_rmsnorm" else element
     inputs = 1 if block.parallel and block.norm_count == 1 else 2
     masks = (1 if block.parallel else 2) * stack.dropout
     input_split = sequence_split if stack.regathers_inputs else 1
     shared = (norm * block.norm_count + masks) * hidden / np.asarray(sequence_split)
-    shared = shared + _operand_bytes(training) * inputs * hidden / np.asarray(input_split)
+    shared = shared + _written_bytes(training) * inputs * hidden / np.asarray(input_split)
     query, key = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
-    value_out = (attention.kv_heads + attention.heads) * attention.value_head_size
     head_norm = norm * (query + key) if normalises_heads(block) else 0
     log_sums = 4 * attention.heads if training.attention == "flash" else 0
-    core = element * (query + key + value_out) + log_sums + head_norm
+    key_heads = attention.heads if stack.repeats_heads else attention.kv_heads
+    key_value = key_heads * (attention.head_size + attention.value_head_size)
+    output = attention.heads * attention.value_head_size
+    core = element * (query + key_value + output) + _recast(training) * output + log_sums + head_norm
     if isinstance(ffn, MixtureOfExperts):
         copies = split.copies(1.0, ffn.top_k, tp)
         outputs = element * stack.keeps_expert_outputs
@@ -213,8 +217,19 @@ def inner_saved_bytes(block: Block, training: TrainingSpec, tp: Number, experts:
     """The part of `saved_bytes` per token that is as wide as the feed-forward: inputs and output of its activation."""
     element, split = training.precision.activation_bytes_per_element, experts or experts_as_the_rest(tp)
     inputs = (2 if training.software.fused_elementwise else 3) if block.ffn.gated else 1
-    kept = element * inputs + _operand_bytes(training)
+    kept = element * inputs + _written_bytes(training)
     return np.asarray(kept * computed_width(block, split) / np.asarray(tp, dtype=float))
+
+
+def _recast(training: TrainingSpec) -> bool:
+    """Whether the backward pass casts the operands of weight gradients again."""
+    linear = training.precision.linear
+    return training.software.recasts_operands and linear is not None and not OPERANDS[linear].plain_weight_gradient
+
+
+def _written_bytes(training: TrainingSpec) -> int:
+    """Bytes of an element that a norm or an activation writes for a weight matmul, as far as it is kept."""
+    return 0 if _recast(training) else _operand_bytes(training)
 
 
 def _operand_bytes(training: TrainingSpec) -> int:
