@@ -24,6 +24,7 @@ from .options import (
     OverlapsDispatchOption,
     PrecisionOption,
     ProfileOption,
+    RecomputeModulesOption,
     RestartSecondsOption,
     SeqLenOption,
     StackOption,
@@ -58,6 +59,7 @@ def compare(
     stack: StackOption = "shardwright",
     loss_chunks: LossChunksOption = 1,
     overlaps_dispatch: OverlapsDispatchOption = False,
+    recompute_modules: RecomputeModulesOption = "",
     cuda_graphs: CudaGraphsOption = "none",
     strategy: Annotated[
         list[str] | None,
@@ -188,6 +190,7 @@ def _options_of(training: "TrainingSpec") -> dict[str, str | int | None]:
         "--attention": training.attention,
         "--loss-chunks": training.loss_chunks,
         "--overlap-dispatch": training.overlaps_dispatch,
+        "--recompute-modules": "+".join(training.recompute_modules),
         "--cuda-graphs": training.cuda_graphs,
     }
 

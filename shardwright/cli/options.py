@@ -78,13 +78,21 @@ LossChunksOption = Annotated[
 OverlapsDispatchOption = Annotated[
     bool, typer.Option("--overlap-dispatch", help="Send tokens to experts beside the compute of another microbatch.")
 ]
+RecomputeModulesOption = Annotated[
+    str,
+    typer.Option(
+        help="Name what selective recompute repeats, joined by +: core_attn, layernorm, mla_up_proj, mlp, moe, moe_act, "
+        "shared_experts. Left out, what the stack repeats."
+    ),
+]
 CudaGraphsOption = Annotated[
     str,
     typer.Option(help="Choose what is launched as one graph: none, router, attention, attention+router, whole."),
 ]
 # The parameters that `TrainingSpec` has by the same name.
 _TRAINING_OPTIONS = (
-    *("seq_len", "global_batch", "optimizer", "attention", "stack", "loss_chunks", "overlaps_dispatch", "cuda_graphs"),
+    *("seq_len", "global_batch", "optimizer", "attention", "stack", "loss_chunks", "overlaps_dispatch"),
+    *("recompute_modules", "cuda_graphs"),
 )
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]

@@ -64,6 +64,7 @@ from .training import (
     LinearFormat,
     OptimizerName,
     Precision,
+    RecomputeModule,
     TrainingSpec,
 )
 
@@ -117,6 +118,7 @@ __all__ = [
     "Precision",
     "Profile",
     "RankGroup",
+    "RecomputeModule",
     "RecomputePolicy",
     "ScheduleName",
     "Series",

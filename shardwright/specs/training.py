@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from .spec import PositiveFloat, PositiveInt, Spec
 from .stack import OWN_STACK, Stack, named_stack
@@ -15,6 +15,7 @@ DType = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 LinearFormat = Literal["fp8", "fp8-rowwise", "fp8-rowwise-gw-hp", "mxfp8", "nvfp4"]
 OptimizerName = Literal["adamw", "sgd"]
+RecomputeModule = Literal["core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts"]
 CudaGraphs = Literal["none", "router", "attention", "attention+router", "whole"]
 OPTIMIZER_STATES: dict[OptimizerName, int] = {"adamw": 2, "sgd": 0}  # each as large as the parameters
 
@@ -77,6 +78,7 @@ class TrainingSpec(Spec):
     `expert_capacity`: every expert computes this many times its even share of tokens, and drops or pads; None drops nothing.
     `overlaps_dispatch`: while one microbatch's tokens travel to their experts and back, another microbatch computes its
     opposite pass (Megatron-Core, --overlap-moe-expert-parallel-comm).
+    `recompute_modules`: what selective recompute repeats, by Megatron-Core's names; empty: what the stack repeats.
     `cuda_graphs`: what the host launches as one graph: nothing, each layer's router, its attention, both, or the whole step.
     """
 
@@ -91,7 +93,24 @@ class TrainingSpec(Spec):
     loss_chunks: Annotated[PositiveInt, Field(le=MOST_LOSS_CHUNKS)] = 1
     routing: Literal["random", "consecutive"] = "random"
     overlaps_dispatch: bool = False
+    recompute_modules: tuple[RecomputeModule, ...] = ()
     cuda_graphs: CudaGraphs = "none"
+
+    @field_validator("recompute_modules", mode="before")
+    @classmethod
+    def _separate(cls, given: object) -> object:
+        """Read `core_attn+moe_act` too, and count each module once."""
+        named = [name.strip() for name in given.split("+") if name.strip()] if isinstance(given, str) else given
+        return tuple(dict.fromkeys(named)) if isinstance(named, list | tuple) else given
+
+    @model_validator(mode="after")
+    def _has_modules(self) -> Self:
+        if self.recompute_modules and self.software.transformers_layers:
+            raise ValueError(
+                f"recompute_modules {'+'.join(self.recompute_modules)} are parts of Megatron-Core's layers, and stack {self.stack} runs "
+                "those of transformers; use stack megatron-core or nemo, or leave them out"
+            )
+        return self
 
     @property
     def software(self) -> Stack:

@@ -287,3 +287,15 @@ def test_a_broken_plan_is_refused_before_torch_starts() -> None:
 def test_infeasible_says_what_would_fit(command: Command) -> None:
     result = command("plan", "llama-3.1-405b", *JOB)
     assert_one_line(result, "memory", "GiB too much", "devices", code=3)
+
+
+@pytest.mark.parametrize(
+    ("modules", "stack", "says"),
+    [
+        ("layer_norm", "megatron-core", "'layernorm'"),
+        ("layernorm", "shardwright", "use stack megatron-core or nemo, or leave them out"),
+    ],
+)
+def test_modules_to_recompute(command: Command, modules: str, stack: str, says: str) -> None:
+    result = command("plan", "llama-3.2-1b", *JOB, "--stack", stack, "--recompute-modules", modules)
+    assert_one_line(result, "recompute_modules", says)

@@ -7,6 +7,7 @@ from shardwright.specs.model import Block, ModelSpec
 
 from . import operators
 from .recompute import selection
+from .repeated_modules import repeated_modules
 
 
 def model_flops_per_sequence(model: ModelSpec, training: TrainingSpec) -> float:
@@ -38,6 +39,9 @@ def _repeated_flops(block: Block, model: ModelSpec, training: TrainingSpec, poli
     if policy == "full":
         early = operators.ffn_matmuls(block, model.hidden_size, training.seq_len, 1)[-1]
         return matmuls + core - float(early.flops) * training.software.stops_recompute_early
+    if training.recompute_modules:
+        modules = repeated_modules(block, model, training, training.seq_len, 1, 1, operators.experts_as_the_rest(1))
+        return float(sum(matmul.flops for matmul in modules.matmuls)) + core * modules.core
     chosen = selection(block, training, model.hidden_size, training.seq_len, 1, 1)
     if chosen is None:
         return core * (training.attention == "unfused")

@@ -16,6 +16,7 @@ from .context import ContextExchange
 from .experts import ExpertExchange, hidden_pairs, spread_parameters
 from .frame import WorkFrame
 from .recompute import Selection, selection
+from .repeated_modules import RepeatedModules, repeated_modules
 from .row import RowWork, by_policy, repeated_when_full
 from .saved import SavedTensors, layer_code
 from .traffic import Moving, backward_traffic, forward_traffic, joins_attention
@@ -65,6 +66,7 @@ class LayerWork:
         kept, working = self._bytes()
         exchanged = self._exposed(self._collectives, passes.backward)
         traded, alone = self._exposed_trade, self._trade
+        exchanges = self._modules is not None and self._modules.exchange
         weights = self.block.parameters(self.frame.model.hidden_size)
         spread = spread_parameters(weights, self.frame.candidates)
         whole_experts = self.frame.local_parameters([p for p in weights if p.expert])
@@ -86,7 +88,7 @@ class LayerWork:
             expert_parallel_forward_seconds=traded,
             # a layer that repeats its exchange overlaps none of the three (Megatron-Core refuses the two together)
             expert_parallel_backward_seconds_by_policy=by_policy(
-                none=traded, selective=traded, full=3 * alone - traded
+                none=traded, selective=3 * alone - traded if exchanges else traded, full=3 * alone - traded
             ),
             activation_bytes_by_policy=kept,
             working_bytes_by_policy=working,
@@ -256,6 +258,15 @@ class LayerWork:
         return selection(*job, frame.candidates.tp, frame.sequence_split, frame.experts)
 
     @cached_property
+    def _modules(self) -> RepeatedModules | None:
+        """What selective recompute repeats where the job names modules."""
+        frame = self.frame
+        if not frame.training.recompute_modules:
+            return None
+        job = (self.block, frame.model, frame.training, frame.tokens)
+        return repeated_modules(*job, frame.candidates.tp, frame.sequence_split, frame.experts)
+
+    @cached_property
     def _repeated(self) -> _Repeated:
         """Seconds of the repeated work under each policy."""
         linear, busy = self.frame.linear, self._busy.forward
@@ -264,6 +275,10 @@ class LayerWork:
         if self.frame.stack.stops_recompute_early and isinstance(self.block.ffn, FeedForward):
             shorter = busy - linear.forward_seconds(self._matmuls[-1:])
             full = self.frame.times.with_launches_seconds(shorter, self._kernels.forward)
+        if self._modules is not None:
+            again = linear.forward_seconds(list(self._modules.matmuls)) + self._moving(self._modules.traffic)
+            again = again + self._core.forward * self._modules.core
+            return _Repeated(again, full, gathers=np.zeros_like(full))
         if self._selection is not None:
             again = linear.forward_seconds(self._selection.repeated) + self._memory_bound.forward
             # reduced outputs are kept
@@ -322,7 +337,9 @@ class LayerWork:
             gradients = np.maximum(gradients, 2.0 * element * tokens * hidden + scores)
         boundary = element * tokens * hidden / frame.sequence_split
         chosen = saved.without_core
-        if self._selection is not None:
+        if self._modules is not None:
+            chosen = saved.all - tokens * self._modules.freed_bytes
+        elif self._selection is not None:
             chosen = np.minimum(saved.all, boundary + tokens * self._selection.kept_bytes)
         kept = by_policy(none=saved.all, selective=chosen, full=boundary)
         # on a CPU the heap finds only part of the room where the first forward had these activations

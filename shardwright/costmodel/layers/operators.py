@@ -190,35 +190,57 @@ def saved_bytes(
     With dropout and scores this is Korthikanti et al. 2022 (arXiv 2205.05198), equation 1: 34 s b h + 5 a s^2 b.
     """
     stack, split = training.software, experts or experts_as_the_rest(tp)
-    attention, ffn = block.attention, block.ffn
-    element = training.precision.activation_bytes_per_element
+    attention, element = block.attention, training.precision.activation_bytes_per_element
     eager = 4 + (4 if stack.weighs_norms_in_fp32 else element)
     norm = eager if norm_operator(block.norm, stack) == "eager_rmsnorm" else element
-    inputs = 1 if block.parallel and block.norm_count == 1 else 2
     masks = (1 if block.parallel else 2) * stack.dropout
-    input_split = sequence_split if stack.regathers_inputs else 1
     shared = (norm * block.norm_count + masks) * hidden / np.asarray(sequence_split)
-    shared = shared + _written_bytes(training) * inputs * hidden / np.asarray(input_split)
+    shared = shared + norm_output_bytes(block, training, hidden, sequence_split)
     query, key = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
     head_norm = norm * (query + key) if normalises_heads(block) else 0
-    log_sums = 4 * attention.heads if training.attention == "flash" else 0
     key_heads = attention.heads if stack.repeats_heads else attention.kv_heads
     key_value = key_heads * (attention.head_size + attention.value_head_size)
     output = attention.heads * attention.value_head_size
-    core = element * (query + key_value + output) + _recast(training) * output + log_sums + head_norm
-    if isinstance(ffn, MixtureOfExperts):
-        copies = split.copies(1.0, ffn.top_k, tp)
-        outputs = element * stack.keeps_expert_outputs
-        shared = shared + (_operand_bytes(training) + outputs) * hidden * copies + 4 * ffn.experts
-    return np.asarray(shared + core / np.asarray(tp) + inner_saved_bytes(block, training, tp, split))
+    core = element * (query + key_value + output) + _recast(training) * output + head_norm
+    if isinstance(block.ffn, MixtureOfExperts):
+        shared = shared + routed_bytes(block, training, hidden, tp, split)
+    log_sums = core_bytes(block, training, tp) if training.attention == "flash" else 0.0
+    return np.asarray(shared + core / np.asarray(tp) + log_sums + inner_saved_bytes(block, training, tp, split))
+
+
+def norm_output_bytes(block: Block, training: TrainingSpec, hidden: int, sequence_split: Number) -> Array:
+    """The part of `saved_bytes` per token that norms write and matmuls read."""
+    outputs = 1 if block.parallel and block.norm_count == 1 else 2
+    split = sequence_split if training.software.regathers_inputs else 1
+    return np.asarray(written_bytes(training) * outputs * hidden / np.asarray(split))
+
+
+def routed_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, experts: ExpertSplit) -> Array:
+    """The part of `saved_bytes` per token that is as wide as the hidden state of routed tokens, and the router's choice."""
+    assert isinstance(block.ffn, MixtureOfExperts), "only a layer of experts routes"
+    outputs = training.precision.activation_bytes_per_element * training.software.keeps_expert_outputs
+    copies = experts.copies(1.0, block.ffn.top_k, tp)
+    return np.asarray((_operand_bytes(training) + outputs) * hidden * copies + 4 * block.ffn.experts)
+
+
+def core_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
+    """Bytes per token that the attention core keeps beside its inputs and its output: an fp32 log-sum-exp for each query of
+    a fused kernel, else the scores."""
+    if training.attention == "unfused":
+        return score_bytes(block, training, tp)
+    return np.asarray(4 * block.attention.heads / np.asarray(tp, dtype=float))
 
 
 def inner_saved_bytes(block: Block, training: TrainingSpec, tp: Number, experts: ExpertSplit | None = None) -> Array:
     """The part of `saved_bytes` per token that is as wide as the feed-forward: inputs and output of its activation."""
-    element, split = training.precision.activation_bytes_per_element, experts or experts_as_the_rest(tp)
+    width = computed_width(block, experts or experts_as_the_rest(tp))
+    return np.asarray(inner_column_bytes(block, training) * width / np.asarray(tp, dtype=float))
+
+
+def inner_column_bytes(block: Block, training: TrainingSpec) -> int:
+    """Bytes of one column of `inner_saved_bytes`."""
     inputs = (2 if training.software.fused_elementwise else 3) if block.ffn.gated else 1
-    kept = element * inputs + _written_bytes(training)
-    return np.asarray(kept * computed_width(block, split) / np.asarray(tp, dtype=float))
+    return training.precision.activation_bytes_per_element * inputs + written_bytes(training)
 
 
 def _recast(training: TrainingSpec) -> bool:
@@ -227,7 +249,7 @@ def _recast(training: TrainingSpec) -> bool:
     return training.software.recasts_operands and linear is not None and not OPERANDS[linear].plain_weight_gradient
 
 
-def _written_bytes(training: TrainingSpec) -> int:
+def written_bytes(training: TrainingSpec) -> int:
     """Bytes of an element that a norm or an activation writes for a weight matmul, as far as it is kept."""
     return 0 if _recast(training) else _operand_bytes(training)
 

@@ -107,6 +107,8 @@ def recomputes(row: TableRow, family: str) -> Sequence[Recompute]:
         SkippedRowError: the row's word is not known.
     """
     stated, notes, modules = (row.recompute or "unknown").lower(), row.notes or "", row.settings.modules
+    if modules and (stated == "unknown" or _STATED.get(stated) in (NOTHING, CORE)):
+        return (CORE,)  # "selective" stands for the modules of the training
     if stated == "selective" and _EVERY_SECOND_LAYER.search(notes):
         return (EVERY_SECOND,)
     if stated != "unknown":
@@ -114,7 +116,7 @@ def recomputes(row: TableRow, family: str) -> Sequence[Recompute]:
             raise SkippedRowError(f"recompute '{row.recompute}' is not known")
         return (_STATED[stated],)
     if modules is not None:
-        return (CORE if "core_attn" in modules else NOTHING,)  # of single modules, only this one is modelled
+        return (NOTHING,)
     if _CHECKPOINTING_ADDED.search(notes):
         return (WHOLE,)  # in tables that add techniques one by one, it is on from the run that adds it
     if _ADDED_ONE_BY_ONE.search(notes):

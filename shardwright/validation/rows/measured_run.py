@@ -2,12 +2,12 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import ValidationError
 
 from shardwright.base import SpecError
-from shardwright.specs import ClusterSpec, CudaGraphs, TrainingSpec, named_stack
+from shardwright.specs import ClusterSpec, CudaGraphs, RecomputeModule, TrainingSpec, named_stack
 from shardwright.specs.model import ModelSpec
 from shardwright.validation.architecture import model_of_row
 from shardwright.validation.layout import Reading, plans_of_row, routing_of_row, with_work
@@ -153,6 +153,7 @@ def _training(row: TableRow, software: Software) -> tuple[TrainingSpec, list[str
         loss_chunks=_loss_chunks(row),
         routing=routing_of_row(row),
         overlaps_dispatch=bool(row.settings.expert_overlap),
+        recompute_modules=_recompute_modules(row),
         cuda_graphs=_cuda_graphs(row),
     )
     return training, [*precision_assumptions, *attention_assumptions, *software.assumptions, *_left_out(row)]
@@ -165,6 +166,19 @@ def _left_out(row: TableRow) -> list[str]:
     return left_out + (
         [f"activations of {offloaded} layers on the host: counted as on the device"] if offloaded else []
     )
+
+
+def _recompute_modules(row: TableRow) -> tuple[RecomputeModule, ...]:
+    """The modules of the setting.
+
+    Raises:
+        SkippedRowError: one of them has no known name.
+    """
+    known: tuple[RecomputeModule, ...] = get_args(RecomputeModule)
+    stated = row.settings.modules or ()
+    if unknown := [module for module in stated if module not in known]:
+        raise SkippedRowError(f"recompute of module '{unknown[0]}' is not known; known: {', '.join(known)}")
+    return tuple(module for module in known if module in stated)
 
 
 def _cuda_graphs(row: TableRow) -> CudaGraphs:

@@ -115,7 +115,10 @@ def test_the_least_recompute_comes_first_whatever_else_is_open() -> None:
 
 def test_recomputed_modules_say_what_an_unknown_recompute_was() -> None:
     assert _only(recompute=None, settings="recompute_modules=none").stages[0].layers[0].recompute == "none"
-    assert _only(recompute=None, settings="recompute_modules=core_attn").stages[0].layers[0].recompute == "selective"
+    for stated in (None, "none", "selective"):
+        named = _only(recompute=stated, settings="recompute_modules=layernorm+moe_act")
+        assert named.stages[0].layers[0].recompute == "selective"
+    assert _only(recompute="full", settings="recompute_modules=moe_act").stages[0].layers[0].recompute == "full"
 
 
 def test_stages_are_even_where_layers_divide_and_differ_by_one_elsewhere() -> None:

@@ -176,6 +176,27 @@ def test_settings_say_what_is_a_graph_and_what_overlaps(setting: str, graphs: st
     assert (run().training.cuda_graphs, run().training.overlaps_dispatch) == ("none", False)
 
 
+def test_settings_say_which_modules_run_again() -> None:
+    made = {"framework": "Megatron-Core"}
+    assert run(**made, settings="recompute_modules=moe_act+layernorm").training.recompute_modules == (
+        "layernorm",
+        "moe_act",
+    )
+    assert run(**made, settings="recompute_modules=none").training.recompute_modules == ()
+    assert run(**made).training.recompute_modules == ()
+
+
+@pytest.mark.parametrize(
+    ("framework", "modules", "reason"),
+    [
+        ("Megatron-Core", "moe_act+norms", "recompute of module 'norms' is not known; known: core_attn, layernorm, "),
+        ("HF Trainer", "layernorm", "stack hf-trainer runs those of transformers"),
+    ],
+)
+def test_modules_that_no_layer_has_are_a_reason_to_skip(framework: str, modules: str, reason: str) -> None:
+    assert reason in skipped(framework=framework, settings=f"recompute_modules={modules}").reason
+
+
 def test_settings_that_the_model_lacks_are_assumptions() -> None:
     assumed = run(settings="mtp_layers=1; activation_offload_layers=4").assumptions
     assert "multi-token prediction layers left out: 1" in assumed
