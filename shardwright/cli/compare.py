@@ -20,6 +20,7 @@ from .options import (
     ModelArgument,
     MtbfDeviceOption,
     MtbfNodeOption,
+    MtpLayersOption,
     OptimizerOption,
     OverlapsDispatchOption,
     PrecisionOption,
@@ -59,6 +60,7 @@ def compare(
     stack: StackOption = "shardwright",
     loss_chunks: LossChunksOption = 1,
     overlaps_dispatch: OverlapsDispatchOption = False,
+    mtp_layers: MtpLayersOption = 0,
     recompute_modules: RecomputeModulesOption = "",
     cuda_graphs: CudaGraphsOption = "none",
     strategy: Annotated[
@@ -190,6 +192,7 @@ def _options_of(training: "TrainingSpec") -> dict[str, str | int | None]:
         "--attention": training.attention,
         "--loss-chunks": training.loss_chunks,
         "--overlap-dispatch": training.overlaps_dispatch,
+        "--mtp-layers": training.mtp_layers,
         "--recompute-modules": "+".join(training.recompute_modules),
         "--cuda-graphs": training.cuda_graphs,
     }

@@ -78,6 +78,9 @@ LossChunksOption = Annotated[
 OverlapsDispatchOption = Annotated[
     bool, typer.Option("--overlap-dispatch", help="Send tokens to experts beside the compute of another microbatch.")
 ]
+MtpLayersOption = Annotated[
+    int, typer.Option(help="Add that many multi-token prediction layers, each with the head and its loss again.")
+]
 RecomputeModulesOption = Annotated[
     str,
     typer.Option(
@@ -92,7 +95,7 @@ CudaGraphsOption = Annotated[
 # The parameters that `TrainingSpec` has by the same name.
 _TRAINING_OPTIONS = (
     *("seq_len", "global_batch", "optimizer", "attention", "stack", "loss_chunks", "overlaps_dispatch"),
-    *("recompute_modules", "cuda_graphs"),
+    *("mtp_layers", "recompute_modules", "cuda_graphs"),
 )
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]

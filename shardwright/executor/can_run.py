@@ -57,6 +57,8 @@ def check_can_run(plan_file: PlanFile) -> None:
         raise SpecError("vocabulary_parallel can be estimated and compared, not run yet; leave it out of the plan")
     if plan_file.training.loss_chunks > 1:
         raise SpecError("a loss in chunks can be estimated and compared, not run yet; plan without --loss-chunks")
+    if plan_file.training.mtp_layers:
+        raise SpecError("multi-token prediction can be estimated and compared, not run yet; plan without --mtp-layers")
     if plan_file.training.cuda_graphs != "none":
         raise SpecError("CUDA graphs can be estimated and compared, not run yet; plan without --cuda-graphs")
     check_trained(plan_file)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from .spec import PositiveFloat, PositiveInt, Spec
+from .spec import NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from .stack import OWN_STACK, Stack, named_stack
 
 MOST_PER_STEP = 2**31 - 1  # far beyond any run, and small enough to list its divisors
@@ -14,6 +14,7 @@ MOST_LOSS_CHUNKS = 4096  # more pieces than any kernel makes; each costs launche
 DType = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 LinearFormat = Literal["fp8", "fp8-rowwise", "fp8-rowwise-gw-hp", "mxfp8", "nvfp4"]
+MOST_MTP_LAYERS = 64
 OptimizerName = Literal["adamw", "sgd"]
 RecomputeModule = Literal["core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts"]
 CudaGraphs = Literal["none", "router", "attention", "attention+router", "whole"]
@@ -78,6 +79,7 @@ class TrainingSpec(Spec):
     `expert_capacity`: every expert computes this many times its even share of tokens, and drops or pads; None drops nothing.
     `overlaps_dispatch`: while one microbatch's tokens travel to their experts and back, another microbatch computes its
     opposite pass (Megatron-Core, --overlap-moe-expert-parallel-comm).
+    `mtp_layers`: multi-token prediction layers behind the last layer, each with the head and its loss once more.
     `recompute_modules`: what selective recompute repeats, by Megatron-Core's names; empty: what the stack repeats.
     `cuda_graphs`: what the host launches as one graph: nothing, each layer's router, its attention, both, or the whole step.
     """
@@ -93,6 +95,7 @@ class TrainingSpec(Spec):
     loss_chunks: Annotated[PositiveInt, Field(le=MOST_LOSS_CHUNKS)] = 1
     routing: Literal["random", "consecutive"] = "random"
     overlaps_dispatch: bool = False
+    mtp_layers: Annotated[NonNegativeInt, Field(le=MOST_MTP_LAYERS)] = 0
     recompute_modules: tuple[RecomputeModule, ...] = ()
     cuda_graphs: CudaGraphs = "none"
 

@@ -276,3 +276,18 @@ def test_a_split_vocabulary_keeps_microbatches_in_flight(kind: str, more: list[i
     base = [part.activations + part.logits for part in one.memory()]
     assert np.subtract(held, base) == pytest.approx((np.array(more) - 1) * each)
     assert base[0] > (4 + 1) * each[0]  # the four of 1F1B's first rank, and the one at the barrier
+
+
+def test_predictions_of_later_tokens_lengthen_the_last_stage_alone() -> None:
+    stages = tuple(Stage(layers=(LayerRun(count=2),)) for _ in range(2))
+    given = Plan(mesh=Mesh(pp=2), micro_batch=1, microbatches=4, stages=stages)
+    training = TrainingSpec(seq_len=128, global_batch=4)
+    job = (small_model(), round_cluster())
+    plain, found = (
+        plan_costs(*job, training.model_copy(update={"mtp_layers": layers}), given, RoundTimes()) for layers in (0, 1)
+    )
+    longer = found.stage_costs().forward - plain.stage_costs().forward
+    layer, projection = plain.stage_costs().forward[0] / 2, 2 * 128 * 2 * 64 * 64 * 1e-12
+    assert longer == pytest.approx([0, layer + projection + 2 * 128 * 64 * 1000 * 1e-12])
+    assert found.estimate().step_seconds > plain.estimate().step_seconds
+    assert [more.total > less.total for more, less in zip(found.memory(), plain.memory(), strict=True)] == [False, True]

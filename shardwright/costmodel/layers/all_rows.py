@@ -1,11 +1,13 @@
 """Every row of the cost tables, for every candidate at once."""
 
+import numpy as np
+
 from shardwright.specs.model import Block
 
 from .ends import EndWork
 from .frame import WorkFrame
 from .layer import LayerWork
-from .row import RowWork
+from .row import RowWork, together
 
 
 class WorkModel(WorkFrame):
@@ -24,5 +26,20 @@ class WorkModel(WorkFrame):
         return EndWork(self).embedding()
 
     def head(self) -> RowWork:
-        """Return the work of final norm, LM head and loss."""
-        return EndWork(self).head()
+        """Return the work of final norm, LM head and loss, and of multi-token prediction, which runs beside them.
+
+        Each prediction layer joins the hidden state with the embedding of a later token, runs a layer like the model's last,
+        and reads the same head (DeepSeek-V3, arXiv 2412.19437, section 2.2). It recomputes nothing here. Where the embedding
+        is on another stage, a copy of it is here (Megatron-Core, multi_token_prediction.py).
+        """
+        ends, count = EndWork(self), self.training.mtp_layers
+        head = ends.head()
+        if count == 0:
+            return head
+        again = head.without_parameters()
+        layers = [ends.joined_input(), self.layer(self.model.layer_classes[self.model.class_of_layer[-1]]), again]
+        copied = (
+            0.0 if self.model.tied_embeddings else np.where(self.candidates.pp > 1, ends.embedding().parameters, 0.0)
+        )
+        found = together([head, *(layers * count)])
+        return found.with_parameters(found.parameters + copied)

@@ -74,6 +74,25 @@ class EndWork:
             working=alive - kept_logits,
         )
 
+    def joined_input(self) -> RowWork:
+        """The input of a layer that predicts a later token: the embedding of that token and the hidden state, both normalised,
+        and a matmul from both to one hidden state, whose columns tp splits and gathers."""
+        frame, hidden, element = self.frame, self.frame.model.hidden_size, self.frame.element_bytes
+        matmuls = [
+            operators.Matmul(frame.tokens, 2 * hidden, hidden / np.asarray(frame.candidates.tp), split="columns")
+        ]
+        given, look_up = frame.tokens * hidden, frame.times.operator_seconds
+        return self._end(
+            forward=2 * self._norm_seconds()
+            + frame.linear.forward_seconds(matmuls)
+            + look_up("embedding", given, 2 * frame.hidden_bytes),
+            backward=2 * self._norm_seconds(backward=True) + frame.linear.backward_seconds(matmuls),
+            weight_gradient=frame.linear.weight_gradient_seconds(matmuls),
+            parameters=np.asarray(2 * hidden * hidden / np.asarray(frame.candidates.tp) + 2 * hidden),
+            kept=frame.tokens * 2 * (self._norm_bytes / frame.sequence_split + element * hidden),
+            working=np.zeros_like(given),
+        )
+
     @property
     def _norm_bytes(self) -> Number:
         """Bytes per token that the final norm keeps."""

@@ -14,11 +14,14 @@ def model_flops_per_sequence(model: ModelSpec, training: TrainingSpec) -> float:
     """Return the FLOPs of one sequence's forward and backward by the usual definition of MFU.
 
     They are three times the matmuls of the forward, with full attention, and without embedding and recompute (Chowdhery
-    et al. 2022, appendix B). A mixture of experts counts the experts that a token uses.
+    et al. 2022, appendix B). A mixture of experts counts the experts that a token uses. A multi-token prediction layer counts as a layer
+    like the last, its projection and another head, as Megatron-Core counts it (training.py, num_floating_point_operations).
     """
     layers = sum(run.count * sum(_forward_flops(run.block, model, training)) for run in model.blocks)
     head = 2.0 * training.seq_len * model.hidden_size * model.vocab_size
-    return 3.0 * (layers + head)
+    joined = 2.0 * training.seq_len * 2 * model.hidden_size**2
+    prediction = sum(_forward_flops(model.blocks[-1].block, model, training)) + joined + head
+    return 3.0 * (layers + head + training.mtp_layers * prediction)
 
 
 def recompute_flops_per_sequence(model: ModelSpec, training: TrainingSpec, plan: Plan) -> float:

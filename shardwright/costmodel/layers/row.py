@@ -1,6 +1,7 @@
 """The work of one row of the cost tables (a layer, the embedding, the head) on its rank, before data parallelism."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -30,6 +31,26 @@ class RowWork:
     working_bytes_by_policy: Array
     parameters: Array
     expert_parameters: Array
+
+    def with_parameters(self, parameters: Array) -> "RowWork":
+        """Return the same work with these elements outside experts."""
+        return replace(self, parameters=parameters)
+
+    def without_parameters(self) -> "RowWork":
+        """Return the same work with parameters that another row counts."""
+        return self.with_parameters(np.zeros_like(self.parameters))
+
+
+def together(rows: Sequence[RowWork]) -> RowWork:
+    """Return the work of `rows` one after the other, none of it recomputed. Of their working memory the largest counts."""
+
+    def total(name: str) -> Array:
+        values = [getattr(row, name) for row in rows]
+        if name.endswith("_by_policy"):
+            values = [value[..., :1] + np.zeros(len(POLICIES)) for value in values]
+        return np.asarray(np.max(np.broadcast_arrays(*values), axis=0) if name.startswith("working") else sum(values))
+
+    return RowWork(**{field.name: total(field.name) for field in fields(RowWork)})
 
 
 def by_policy(*, none: Array, selective: Array, full: Array) -> Array:

@@ -153,6 +153,7 @@ def _training(row: TableRow, software: Software) -> tuple[TrainingSpec, list[str
         loss_chunks=_loss_chunks(row),
         routing=routing_of_row(row),
         overlaps_dispatch=bool(row.settings.expert_overlap),
+        mtp_layers=row.settings.mtp_layers or 0,
         recompute_modules=_recompute_modules(row),
         cuda_graphs=_cuda_graphs(row),
     )
@@ -161,11 +162,8 @@ def _training(row: TableRow, software: Software) -> tuple[TrainingSpec, list[str
 
 def _left_out(row: TableRow) -> list[str]:
     """What the row's settings have and the cost model does not."""
-    mtp, offloaded = row.settings.mtp_layers or 0, row.settings.activation_offload_layers or 0
-    left_out = [f"multi-token prediction layers left out: {mtp}"] if mtp else []
-    return left_out + (
-        [f"activations of {offloaded} layers on the host: counted as on the device"] if offloaded else []
-    )
+    offloaded = row.settings.activation_offload_layers or 0
+    return [f"activations of {offloaded} layers on the host: counted as on the device"] if offloaded else []
 
 
 def _recompute_modules(row: TableRow) -> tuple[RecomputeModule, ...]:

@@ -290,3 +290,53 @@ def test_sequence_parallelism_gathers_in_fp8_what_it_reduces_in_bf16() -> None:
     block = model.model.layer_classes[0]
     assert low.layer(block).tensor_parallel_forward_seconds[0] == pytest.approx(2 * (1 + 2) * TOKENS * HIDDEN * 1e-9)
     assert low.head().tensor_parallel_forward_seconds[0] == model.head().tensor_parallel_forward_seconds[0]
+
+
+def with_predictions(model: WorkModel, layers: int) -> WorkModel:
+    return replace(model, training=model.training.model_copy(update={"mtp_layers": layers}))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_layer_that_predicts_later_tokens_is_a_projection_a_layer_and_a_head_more(layers: int) -> None:
+    """Beside the model's own head: 2 h x h, a layer's weights and its attention core, and h x 1000 again."""
+    plain, found = work().head(), with_predictions(work(), layers).head()
+    layer = work().layer(work().model.layer_classes[0])
+    projection, head = 2 * TOKENS * 2 * HIDDEN * HIDDEN * 1e-12, 2 * TOKENS * HIDDEN * 1000 * 1e-12
+    more = layers * (projection + layer.forward_seconds + head)
+    assert found.forward_seconds - plain.forward_seconds == pytest.approx(more)
+    more = layers * (2 * projection + layer.backward_seconds + 2 * head)
+    assert found.backward_seconds - plain.backward_seconds == pytest.approx(more)
+    # the head is the same one; the layer's own, the projection, and the norms of its two inputs
+    more = layers * (layer.parameters + 2 * HIDDEN * HIDDEN + 2 * HIDDEN)
+    assert found.parameters - plain.parameters == pytest.approx(more)
+
+
+def test_a_layer_that_predicts_keeps_what_a_layer_keeps_and_its_logits() -> None:
+    plain, found = work().head(), with_predictions(work(), 1).head()
+    layer = work().layer(work().model.layer_classes[0])
+    none = POLICIES.index("none")
+    kept = layer.activation_bytes_by_policy[:, none] + plain.activation_bytes_by_policy[:, none]
+    # two norms of the Llama code (fp32 input, output before the weight, and an inverse root), and the matmul's two inputs
+    joined = TOKENS * 2 * ((4 + 2) * HIDDEN + 4 + 2 * HIDDEN)
+    more = found.activation_bytes_by_policy - plain.activation_bytes_by_policy
+    assert more == pytest.approx(np.broadcast_to((kept + joined)[:, None], more.shape))
+    largest = np.maximum(plain.working_bytes_by_policy, layer.working_bytes_by_policy[:, none, None])
+    assert found.working_bytes_by_policy == pytest.approx(largest)
+
+
+@pytest.mark.parametrize(("tied", "pp", "copies"), [(False, 1, 0), (False, 2, 1), (True, 2, 0)])
+def test_predictions_on_another_stage_need_the_embedding_again(tied: bool, pp: int, copies: int) -> None:
+    """A tied one lies with the head already."""
+    model = work(tied=tied, pp=pp)
+    layer = model.layer(model.model.layer_classes[0])
+    more = with_predictions(model, 1).head().parameters - model.head().parameters
+    assert more == pytest.approx(layer.parameters + 2 * HIDDEN * HIDDEN + 2 * HIDDEN + copies * 1000 * HIDDEN)
+
+
+def test_experts_of_a_predicting_layer_are_exchanged_too() -> None:
+    model = expert_work(dp_shard=8, ep=4)
+    layer = model.layer(model.model.layer_classes[-1])
+    found = with_predictions(model, 1).head()
+    assert layer.expert_parallel_forward_seconds[0] > 0
+    assert found.expert_parallel_forward_seconds == pytest.approx(layer.expert_parallel_forward_seconds)
+    assert found.expert_parameters == pytest.approx(layer.expert_parameters)

@@ -37,3 +37,15 @@ def test_full_recompute_repeats_the_layers_forward() -> None:
     down = 2 * 1024 * 4 * model.hidden_size**2 * model.layer_count  # its output is read by nothing in the backward pass
     assert again("full") == pytest.approx(model_flops_per_sequence(model, training) / 3 - head - down)
     assert 0 < again("selective") < again("full")
+
+
+def test_a_multi_token_prediction_layer_counts_as_a_layer_a_projection_and_a_head() -> None:
+    """6 T (weights of the layer + 2 h^2 + h V), and its attention, which is that of the other layers."""
+    model = load_model("llama-3.2-1b")
+    plain, found = (
+        model_flops_per_sequence(model, TrainingSpec(seq_len=128, global_batch=1, mtp_layers=layers))
+        for layers in (0, 2)
+    )
+    head, projection = 2 * 128 * model.hidden_size * model.vocab_size, 2 * 128 * 2 * model.hidden_size**2
+    layer = (plain / 3 - head) / model.layer_count
+    assert found - plain == pytest.approx(2 * 3 * (layer + projection + head))

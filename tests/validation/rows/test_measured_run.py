@@ -198,10 +198,14 @@ def test_modules_that_no_layer_has_are_a_reason_to_skip(framework: str, modules:
 
 
 def test_settings_that_the_model_lacks_are_assumptions() -> None:
-    assumed = run(settings="mtp_layers=1; activation_offload_layers=4").assumptions
-    assert "multi-token prediction layers left out: 1" in assumed
+    assumed = run(settings="activation_offload_layers=4").assumptions
     assert "activations of 4 layers on the host: counted as on the device" in assumed
-    assert not any("left out" in one for one in run(settings="mtp_layers=0").assumptions)
+    assert not any("on the host" in one for one in run(settings="activation_offload_layers=0").assumptions)
+
+
+def test_settings_say_how_many_layers_predict_later_tokens() -> None:
+    assert run(settings="mtp_layers=2").training.mtp_layers == 2
+    assert run().training.mtp_layers == 0
 
 
 def test_a_named_stack_is_the_rows_own() -> None:
