@@ -38,7 +38,8 @@ def forward_traffic(
 
     A residual addition reads two and writes one. An unfused dropout reads and writes one more. An eager gated
     activation is two kernels, SiLU and product; a fused one reads two and writes one. A fused attention kernel reads
-    and writes heads where they lie in the hidden state. The output of unfused attention is copied there.
+    and writes heads where they lie in the hidden state. The output of unfused attention is copied there. Keys and values
+    that are copied for each query head are read once and written for each.
     """
     attention, hidden, stack = block.attention, model.hidden_size, training.software
     split = experts or experts_as_the_rest(1)
@@ -49,6 +50,7 @@ def forward_traffic(
         Moving(norm, hidden=hidden, count=block.norm_count),
         Moving("addition", hidden=hidden, count=sublayers),
         Moving("copy", inner=_copied_output(block, training)),
+        Moving("copy", inner=_repeated_heads(block, stack)),
         Moving("copy", inner=_dispatched_elements(block, hidden, split)),
     ]
     if stack.dropout and not stack.fused_elementwise:
@@ -88,6 +90,7 @@ def backward_traffic(
         *_shared_inputs(block, model, stack),
         Moving("copy", inner=_gathered_gradients(block, model, stack), backward=True),
         Moving("copy", inner=_copied_output(block, training), backward=True),
+        Moving("copy", inner=_repeated_heads(block, stack), backward=True),
         Moving("copy", inner=_dispatched_elements(block, hidden, split), backward=True),
         Moving("column_sum", hidden=bias.hidden, inner=bias.inner, backward=True),
     ]
@@ -115,6 +118,19 @@ def _copied_output(block: Block, training: TrainingSpec) -> float:
     if training.attention == "flash":
         return 0.0
     return block.attention.heads * block.attention.value_head_size
+
+
+def _repeated_heads(block: Block, stack: Stack) -> float:
+    """Elements of a copy that moves as much as repeating keys and values, or as adding up their gradients.
+
+    A repeated tensor is read once and written for each query head. A compiler repeats the keys where it rotates them,
+    so that these are only written more often.
+    """
+    attention = block.attention
+    if not stack.repeats_heads or attention.kv_heads == attention.heads:
+        return 0.0
+    width = attention.heads if stack.fused_elementwise else attention.heads + attention.kv_heads
+    return width * (attention.head_size + attention.value_head_size) / 2
 
 
 def _gathered_gradients(block: Block, model: ModelSpec, stack: Stack) -> float:

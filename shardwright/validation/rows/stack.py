@@ -32,6 +32,7 @@ _FRAMEWORKS = (
     _Framework(r"nemo", "NeMo", "nemo"),
     _Framework(r"mcore|megatron-?core|megatron-?bridge", "Megatron-Core", "megatron-core"),
     _Framework(r"megatron.*deepspeed|deepspeed.*megatron", "Megatron-DeepSpeed", "megatron-deepspeed"),
+    _Framework(r"megatron.*(?:zero-?bubble|vocabulary-parallel)", "Megatron-LM", "megatron-zero-bubble"),
     _Framework(r"megatron", "Megatron-LM", "megatron-lm"),
     _Framework(rf"(?=.*deepspeed).*(?:{HF_TRAINERS}|xtuner)", "DeepSpeed", "hf-deepspeed"),
     _Framework(r"deepspeed", "DeepSpeed", OWN_STACK, "eager PyTorch layers"),
@@ -117,7 +118,12 @@ def _by_year(row: TableRow, found: _Framework) -> str:
         return "fsdp-2023"
     if found.family == "Megatron-DeepSpeed" and "bf16" in (row.precision or "").lower():
         return "megatron-deepspeed-bf16"
-    if found.family == "Megatron-LM" and row.year is not None and row.year >= _FIRST_YEAR_OF_CORE:
+    if (
+        found.stack == "megatron-lm"
+        and found.family == "Megatron-LM"
+        and row.year is not None
+        and row.year >= _FIRST_YEAR_OF_CORE
+    ):
         return "megatron-core"
     if found.family == "NeMo" and row.year is not None and row.year < _FIRST_YEAR_OF_NEMO_ON_CORE:
         return "megatron-lm"

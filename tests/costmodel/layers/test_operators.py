@@ -4,7 +4,7 @@ import pytest
 
 from shardwright.costmodel.layers.operators import context_length, saved_bytes, score_bytes
 from shardwright.specs.training import Precision, TrainingSpec
-from tests.costmodel.layers.test_traffic import GPT, HIDDEN
+from tests.costmodel.layers.test_traffic import GPT, HIDDEN, KEY, LLAMA, QUERY, WIDTH
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,25 @@ class TestKorthikanti:
 
     def test_equation_4_sequence_parallel(self) -> None:
         assert self.per_hidden(tp=4, sequence_split=4) == 34 / 4 + self.scores / 4
+
+
+def kept(stack: str, linear: str | None = None) -> float:
+    given = {"seq_len": 128, "global_batch": 1, "stack": stack, "precision": {"compute": "bf16", "linear": linear}}
+    return float(saved_bytes(LLAMA, TrainingSpec.parse(given, source="test"), HIDDEN, 1, 1))
+
+
+@pytest.mark.parametrize("linear", ["fp8", "fp8-rowwise", "mxfp8"])
+def test_a_compiler_casts_operands_again(linear: str) -> None:
+    """Two norms' inputs; queries, keys and values of four heads, the output in 16 bits and in 8; gate and up. The outputs of
+    norms and of the activation are made again. A log-sum-exp for each of 4 heads."""
+    again = 2 * (2 * HIDDEN + 3 * QUERY + 2 * WIDTH) + 3 * QUERY + 4 * 4
+    assert kept("torchtitan-compiled-loss", linear) == again
+    plain = again + 2 * (2 * HIDDEN + WIDTH) - QUERY
+    assert kept("torchtitan-compiled-loss") == plain
+    # the weights' gradients are matmuls in 16 bits
+    assert kept("torchtitan-compiled-loss", "fp8-rowwise-gw-hp") == plain
+
+
+def test_an_eager_norm_of_torch_keeps_both_factors_of_its_weight_in_fp32() -> None:
+    """Input and normalised input of two norms, 2 bytes more for the latter; keys and values of four heads in place of two."""
+    assert kept("torchtitan-eager") - kept("shardwright") == 2 * 2 * HIDDEN + 2 * 2 * (QUERY - KEY)

@@ -73,15 +73,29 @@ def test_an_eager_norm_in_fp32_casts_nothing() -> None:
 
 def test_a_compiled_llama_layer() -> None:
     """A norm reads and writes once, and 5 backward; the rotary embedding 2; SwiGLU reads two and writes one, and 5 backward.
-    The norm's kernel reads the three further gradients of its output, and writes rotated ones where they belong."""
+    The norm's kernel reads the three further gradients of its output, and writes rotated ones where they belong. torchtitan
+    writes keys for four heads in place of two, reads values for two and writes them for four; backward the other way."""
+    repeated = (QUERY - KEY) + (QUERY + KEY)
     assert totals(forward_traffic(LLAMA, ROTARY, COMPILED)) == (
         (2 * 2 + 2 * 3) * HIDDEN,
-        2 * (QUERY + KEY) + 3 * WIDTH,
+        2 * (QUERY + KEY) + repeated + 3 * WIDTH,
     )
     assert totals(backward_traffic(LLAMA, ROTARY, COMPILED)) == (
         (2 * 5 + 2 * 3 + 3) * HIDDEN,
-        2 * (QUERY + KEY) + 5 * WIDTH,
+        2 * (QUERY + KEY) + repeated + 5 * WIDTH,
     )
+
+
+def test_an_eager_stack_copies_keys_and_values_for_each_query_head() -> None:
+    """Each is read for two heads and written for four; as many heads as queries are not copied."""
+    eager, alike = (
+        job("torchtitan-eager"),
+        LLAMA.model_copy(update={"attention": MultiHeadAttention(heads=4, kv_heads=4, head_size=16)}),
+    )
+    for traffic in (forward_traffic, backward_traffic):
+        more = totals(traffic(LLAMA, ROTARY, eager))[1] - totals(traffic(LLAMA, ROTARY, EAGER))[1]
+        assert more == 2 * (QUERY + KEY)
+        assert totals(traffic(alike, model(alike), eager)) == totals(traffic(alike, model(alike), EAGER))
 
 
 def test_joined_projections_join_gradients_and_add_none() -> None:

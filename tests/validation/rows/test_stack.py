@@ -22,6 +22,8 @@ from tests.validation.made_up_rows import row
         ("Megatron-LM", {"year": 2021}, "Megatron-LM", "megatron-lm"),
         ("Megatron-LM", {"year": 2025}, "Megatron-LM", "megatron-core"),
         ("Megatron-LM (PTD-P)", {}, "Megatron-LM", "megatron-lm"),
+        ("Megatron-LM (zero-bubble fork)", {"year": 2024}, "Megatron-LM", "megatron-zero-bubble"),
+        ("Megatron-LM (vocabulary-parallel fork)", {"year": 2025}, "Megatron-LM", "megatron-zero-bubble"),
         ("Megatron-Core r0.8.0", {"year": 2024}, "Megatron-Core", "megatron-core"),
         ("Megatron-Bridge", {}, "Megatron-Core", "megatron-core"),
         ("NeMo Megatron (launcher)", {"year": 2022}, "NeMo", "megatron-lm"),
