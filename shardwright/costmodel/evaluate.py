@@ -1,12 +1,12 @@
 """The estimate of one plan: the costs of its stages, the step that they add up to, and the memory of every rank."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.layers import model_flops_per_sequence, recompute_flops_per_sequence
-from shardwright.costmodel.op_times import OpTimes, op_times, overlap_saving_seconds
+from shardwright.costmodel.op_times import CollectiveName, OpTimes, op_times, overlap_saving_seconds
 from shardwright.costmodel.pipeline import (
     StageCosts,
     make_schedule,
@@ -26,6 +26,7 @@ from shardwright.costmodel.tables import (
     layer_mixes,
 )
 from shardwright.specs import (
+    BYTES_PER_ELEMENT,
     POLICIES,
     Candidates,
     ClusterSpec,
@@ -36,6 +37,7 @@ from shardwright.specs import (
     Timeline,
     TrainingSpec,
     by_rank,
+    stages_group,
 )
 from shardwright.specs.model import ModelSpec
 
@@ -110,7 +112,28 @@ class PlanCosts:
         tables, sums = self.sums.tables, self.sums
         passes = sums.causes(tables.forward), sums.causes(tables.backward)
         saving = overlap_saving_seconds(self.times.node.device, self.training, self.times.constants, *passes)
-        return sums.stage_seconds().costs(self.plan.schedule, self.plan.mesh.pp, tables.send_seconds[0], saving)
+        costs = sums.stage_seconds().costs(self.plan.schedule, self.plan.mesh.pp, tables.send_seconds[0], saving)
+        forward, backward = self._stops()
+        return replace(costs, forward=costs.forward + forward, backward=costs.backward + backward)
+
+    def _stops(self) -> tuple[float, float]:
+        """Seconds of one microbatch's forward and backward in which every rank of an interlaced pipeline waits for the others.
+
+        They exchange the vocabulary's inputs, results and sums, and nothing hides that: a broadcast and a reduction of the
+        hidden states for the head and for the embedding each, and the softmax's maximum and sum. The algorithms of
+        Vocabulary Parallelism exchange the same beside compute (Yeung et al. 2024, arXiv 2411.05288).
+        """
+        if self.plan.vocabulary_parallel != "interlaced":
+            return 0.0, 0.0
+        elements = self.plan.micro_batch * self.training.seq_len / self.plan.mesh.cp
+        hidden_bytes = self.training.precision.activation_bytes_per_element * elements * self.model.hidden_size
+        ranks = stages_group(Candidates.of(self.plan), self.times.node)
+
+        def seconds(name: CollectiveName, size_bytes: float) -> float:
+            return float(self.times.collective_seconds(name, size_bytes, ranks)[0])
+
+        both = seconds("broadcast", hidden_bytes) + seconds("all_reduce", hidden_bytes)
+        return both + 2 * seconds("all_reduce", BYTES_PER_ELEMENT["fp32"] * elements), both
 
     def activation_bytes_per_stage(self) -> Array:
         """Bytes that one microbatch keeps on each stage, logits included."""
@@ -160,9 +183,10 @@ class PlanCosts:
             per_stage = self.plan.microbatches * (each[0][cause] + each[1][cause]) + once[0][cause] + once[1][cause]
             causes[cause] = float(self._per_rank(per_stage).sum(axis=0)[rank])
         causes["tensor_parallel"] -= float(parts.overlap_seconds)
+        stops = sum(self._stops()) * self.plan.microbatches * self.plan.stages_per_rank
         return StepSeconds(
             **causes,
-            pipeline_transfer=max(0.0, float(parts.transfer_seconds)),
+            pipeline_transfer=max(0.0, float(parts.transfer_seconds)) + stops,
             pipeline_bubble=float(parts.bubble_seconds),
             optimizer=float(parts.optimizer_seconds),
         )

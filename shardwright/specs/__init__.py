@@ -11,6 +11,7 @@ from .candidates import (
     pipeline_group,
     replicate_group,
     shard_group,
+    stages_group,
     tp_group,
 )
 from .choices import AXES, CHOICES, COLUMNS, Choice
@@ -153,6 +154,7 @@ __all__ = [
     "splits_backward",
     "stack_names",
     "stage_ranks",
+    "stages_group",
     "tp_group",
     "write_profile",
 ]

@@ -125,6 +125,11 @@ def pipeline_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
     return _group(per_stage, np.minimum(candidates.pp, 2), node)
 
 
+def stages_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
+    """All ranks of one pipeline."""
+    return _group(candidates.ranks // candidates.pp, candidates.pp, node)
+
+
 def _group(stride: IntArray, degree: IntArray, node: NodeGroup) -> RankGroup:
     """The group of `degree` ranks that are `stride` apart, ranks numbered node by node."""
     per_node = node.devices_per_node

@@ -291,3 +291,24 @@ def test_predictions_of_later_tokens_lengthen_the_last_stage_alone() -> None:
     assert longer == pytest.approx([0, layer + projection + 2 * 128 * 64 * 1000 * 1e-12])
     assert found.estimate().step_seconds > plain.estimate().step_seconds
     assert [more.total > less.total for more, less in zip(found.memory(), plain.memory(), strict=True)] == [False, True]
+
+
+def test_the_interlaced_pipeline_stops_for_its_collectives() -> None:
+    """Of 128 tokens with 64 elements of 2 bytes: a broadcast and an all-reduce in each pass, and two sums of 128 numbers; a
+    second for 1e9 bytes. They count as transfer between the ranks of the pipeline."""
+    stages = tuple(Stage(layers=(LayerRun(count=1),)) for _ in range(4))
+    training = TrainingSpec(seq_len=128, global_batch=8)
+    ends = Plan(mesh=Mesh(pp=4), micro_batch=1, microbatches=8, stages=stages, vocabulary_parallel="vocab-2")
+    job = (small_model(), round_cluster(), training)
+    beside, stops = (
+        plan_costs(*job, ends.model_copy(update={"vocabulary_parallel": kind}), RoundTimes())
+        for kind in ("vocab-2", "interlaced")
+    )
+    hidden, sums = 128 * 64 * 2, 128 * 4
+    forward, backward = (2 * hidden + 2 * sums) * 1e-9, 2 * hidden * 1e-9
+    assert stops.stage_costs().forward - beside.stage_costs().forward == pytest.approx([forward] * 4)
+    assert stops.stage_costs().backward - beside.stage_costs().backward == pytest.approx([backward] * 4)
+    step, simulated = stops.estimate().step, simulate_plan(*job[:2], training, stops.plan, RoundTimes())
+    assert step.total == pytest.approx(simulated.step_seconds)
+    more = step.pipeline_transfer - beside.estimate().step.pipeline_transfer
+    assert more == pytest.approx(8 * (forward + backward))
