@@ -15,13 +15,14 @@ from rich.table import Table
 from shardwright.base import units as readable
 from shardwright.costmodel import run_class
 from shardwright.validation.rows import MeasuredRun
-from shardwright.validation.scores import Outcome, predict_rows, summarise_rows
+from shardwright.validation.scores import Outcome, Trial, predict_rows, rank_agreement, summarise_rows
 from shardwright.validation.table import TableRow, read_table
 
 from .tables import TABLES, is_put_away, source_of, trains_adapters
 
 # A run that ran although this is the probability that it fits.
 _DOUBTED = 0.05
+_FEWEST_OF_A_DOCUMENT = 3
 _COLUMNS = (
     "rows",
     "skipped",
@@ -111,8 +112,42 @@ def _cells(rows: Sequence[Scored]) -> list[str]:
     ]
 
 
+def order_line(name: str, rows: Sequence[Scored]) -> str | None:
+    """How well the order of plans is predicted, over runs of one source with the same architecture, devices and batch.
+
+    A table may write the plan into the name of the model, so the name says nothing. None without two runs of one job.
+    """
+    trials = [
+        Trial(
+            group=(one.source, run.model.model_copy(update={"name": "any"}), run.device, plan.mesh.ranks, run.training),
+            plan=(plan, run.model.name),
+            measured_seconds=timed.measured.seconds,
+            predicted_seconds=timed.predicted_seconds,
+        )
+        for one in rows
+        if (timed := one.outcome.timed) is not None
+        for run, plan in [(timed.run, timed.prediction.plan)]
+    ]
+    found = rank_agreement(trials)
+    if found is None:
+        return None
+    return (
+        f"{name}, order of plans for the same job: Kendall tau {found.kendall_tau:.2f} over {found.pairs} pairs in {found.groups} "
+        f"groups; taking the plan predicted fastest costs {readable.share(found.mean_regret)} (mean), "
+        f"{readable.share(found.worst_regret)} (worst)"
+    )
+
+
 def _grouped(rows: Sequence[Scored], key: Callable[[Scored], str]) -> dict[str, list[Scored]]:
     return {name: [one for one in rows if key(one) == name] for name in sorted({key(one) for one in rows})}
+
+
+def by_document(rows: Sequence[Scored]) -> dict[str, list[Scored]]:
+    """Return the rows of each document; those of documents with one or two rows are together, so that none shows alone."""
+    found = _grouped(rows, lambda one: (one.row.source or "").partition("@")[0])
+    few = [one for of in found.values() if len(of) < _FEWEST_OF_A_DOCUMENT for one in of]
+    large = {name: of for name, of in found.items() if len(of) >= _FEWEST_OF_A_DOCUMENT}
+    return large | ({"of one or two rows": few} if few else {})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -134,6 +169,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, side in (("used", used), ("put away", away)):
         console.print(totals_table(f"Rows {name}, by class", _grouped(side, lambda one: one.kind)))
         console.print(totals_table(f"Rows {name}, by source", _grouped(side, lambda one: one.source)))
+        lines = [
+            order_line(f"Rows {name}", side),
+            *(order_line(key, of) for key, of in _grouped(side, lambda one: one.source).items()),
+        ]
+        console.print("\n".join(line for line in lines if line))
+    console.print(totals_table("Rows put away, by document", by_document(away)))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from shardwright.calibration.put_away import main, score
+from shardwright.calibration.put_away import by_document, main, order_line, score
 from shardwright.calibration.tables import PUT_AWAY, TABLES, used_rows
 from shardwright.validation.table import read_table
+from tests.validation.made_up_rows import LLAMA_ROW, write_csv
 
 _USED, _AWAY, _ADAPTER = "dgxc", PUT_AWAY[0], "lora"
 
@@ -49,3 +50,24 @@ def test_the_model_is_built_without_them() -> None:
     assert not {row.id.rpartition("-")[0] for row in used} & set(PUT_AWAY)
     assert all("LoRA" not in (row.reason or "") for row in used)
     assert len(used) == 793
+
+
+@pytest.mark.parametrize(("rates", "tau"), [((2000, 1500), "1.00"), ((1500, 2000), "-1.00")])
+def test_the_order_of_plans_is_that_of_their_seconds(tmp_path: Path, rates: tuple[int, int], tau: str) -> None:
+    """FSDP alone is predicted faster than 4 pipeline stages of 2 microbatches; the names of the models differ."""
+    plans = ({"tp": 1, "pp": 1, "dp": 64}, {"tp": 1, "pp": 4, "dp": 16, "vpp": 1, "micro_batch": 4})
+    rows = [
+        LLAMA_ROW | plan | {"id": f"{_USED}-00{number}", "model": f"GPT-X ({number})", "metric_value": rate}
+        for number, (plan, rate) in enumerate(zip(plans, rates, strict=True))
+    ]
+    line = order_line("rows", score([write_csv(tmp_path / "rows.csv", rows)]))
+    assert line is not None
+    assert f"Kendall tau {tau} over 1 pairs in 1 groups" in line
+    assert order_line("rows", score([write_csv(tmp_path / "one.csv", rows[:1])])) is None
+
+
+def test_documents_of_few_rows_are_told_together(tmp_path: Path) -> None:
+    sources = ["a.md@1"] * 3 + ["b.md@1", "b.md@2"] + ["c.md"]
+    rows = [LLAMA_ROW | {"id": f"{_AWAY}-{number}", "source": source} for number, source in enumerate(sources)]
+    found = by_document(score([write_csv(tmp_path / "rows.csv", rows)]))
+    assert {name: len(of) for name, of in found.items()} == {"a.md": 3, "of one or two rows": 3}
