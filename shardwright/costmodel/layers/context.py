@@ -2,8 +2,8 @@
 
 Each of cp ranks holds 1/cp of the tokens, in zig-zag order. Of the 2 cp chunks of a sequence, rank r holds the r-th
 from the front and the r-th from the back. Causal attention is then equally much work on each (Llama 3, arXiv
-2407.21783, section 3.3.2). Keys and values travel before grouped heads are repeated. Latent ones travel as the heads
-that they are projected up to.
+2407.21783, section 3.3.2). Keys and values travel before grouped heads are repeated, unless the software repeats them
+before attention (`Stack.repeats_heads`). Latent ones travel as the heads that they are projected up to.
 """
 
 from dataclasses import dataclass
@@ -65,7 +65,8 @@ class ContextExchange:
 
     def local_key_value_bytes(self, attention: MultiHeadAttention | LatentAttention) -> Array:
         """(N,): bytes of keys and values of the rank's own tokens and heads."""
-        width = attention.kv_heads * (attention.head_size + attention.value_head_size)
+        heads = attention.heads if self.training.software.repeats_heads else attention.kv_heads
+        width = heads * (attention.head_size + attention.value_head_size)
         return self._element_bytes * self.tokens * width / self.candidates.tp
 
     @property

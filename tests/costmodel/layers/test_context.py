@@ -17,9 +17,11 @@ KEYS_VALUES = 2 * TOKENS * 2 * (125 + 125)  # bytes: bf16, two KV heads, keys an
 LONG = np.array([1e6])  # seconds of attention that hide anything
 
 
-def exchange(kind: str, *, cp: int = 4, cpu: bool = False, **degrees: int) -> ContextExchange:
+def exchange(
+    kind: str, *, cp: int = 4, cpu: bool = False, stack: str = "shardwright", **degrees: int
+) -> ContextExchange:
     chosen = candidates(cp=cp, context_parallel=CONTEXT_PARALLEL.index(kind), **degrees)
-    training = TrainingSpec(seq_len=8, global_batch=8)
+    training = TrainingSpec(seq_len=8, global_batch=8, stack=stack)
     times = RoundTimes(node=round_cluster(kind="cpu" if cpu else "gpu").node)
     return ContextExchange(training, times, chosen, np.array([TOKENS]))
 
@@ -31,6 +33,13 @@ def seconds(found: PassSeconds) -> tuple[float, float]:
 def test_gathering_moves_all_keys_and_values_and_backward_twice() -> None:
     whole = 4 * KEYS_VALUES * 1e-9
     assert seconds(exchange("all-gather").pass_seconds(GROUPED, LONG, LONG)) == pytest.approx((whole, 2 * whole))
+
+
+def test_software_that_repeats_heads_before_attention_moves_them_repeated() -> None:
+    """torchtitan copies each of two KV heads for four query heads; the working memory holds the copies, too."""
+    found, plain = exchange("all-gather", stack="torchtitan"), exchange("all-gather")
+    assert seconds(found.pass_seconds(GROUPED, LONG, LONG))[0] == pytest.approx(4 * 4 * KEYS_VALUES * 1e-9)
+    assert found.working_bytes(GROUPED) == pytest.approx(4 * plain.working_bytes(GROUPED))
 
 
 def test_a_ring_that_attention_outlasts_only_slows_it() -> None:
