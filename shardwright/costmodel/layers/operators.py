@@ -178,9 +178,9 @@ def saved_bytes(
 ) -> Array:
     """Bytes per token that autograd keeps of one layer, without recompute and without attention scores.
 
-    An eager RMS norm keeps its fp32 input and its output before the weight, in fp32 where the stack says so; a fused norm keeps only its input. An eager
-    gated activation also keeps its output. A dropout keeps a mask of one byte. Fused attention keeps an fp32
-    log-sum-exp a head.
+    An eager RMS norm keeps its fp32 input and its output before the weight, in fp32 where the stack says so; a fused norm
+    keeps only its input. An eager gated activation also keeps its output. A dropout keeps a mask of one byte. Fused
+    attention keeps an fp32 log-sum-exp a head.
 
     Norms and dropout are split along the sequence by `sequence_split` (tp under sequence parallelism, else 1). Inputs
     of matmuls are gathered whole, unless the stack gathers them again in the backward pass (Korthikanti et al. 2022,
