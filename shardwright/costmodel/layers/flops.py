@@ -6,8 +6,7 @@ from shardwright.specs import Plan, RecomputePolicy, TrainingSpec
 from shardwright.specs.model import Block, ModelSpec
 
 from . import operators
-from .recompute import selection
-from .repeated_modules import repeated_modules
+from .recompute import repeated_modules, selection
 
 
 def model_flops_per_sequence(model: ModelSpec, training: TrainingSpec) -> float:

@@ -15,8 +15,7 @@ from . import operators
 from .context import ContextExchange
 from .experts import ExpertExchange, hidden_pairs, spread_parameters
 from .frame import WorkFrame
-from .recompute import Selection, selection
-from .repeated_modules import RepeatedModules, repeated_modules
+from .recompute import RepeatedModules, Selection, repeated_modules, selection
 from .row import RowWork, by_policy, repeated_when_full
 from .saved import SavedTensors, layer_code
 from .traffic import Moving, backward_traffic, forward_traffic, joins_attention

@@ -1,15 +1,26 @@
-"""Selective recompute of one layer: the bytes it keeps and the work it repeats, by
-the policy of a stack (Stack.selective)."""
+"""Selective recompute of one layer: the work it repeats, and the bytes it keeps or frees.
 
+A stack repeats by its own policy (Stack.selective). A job may name modules instead, as Megatron-Core does
+(transformer_config.py, `recompute_modules`). "layernorm", "mla_up_proj" and "moe_act" discard what the next matmul reads,
+and make it again. "core_attn", "mlp", "moe" and "shared_experts" are checkpoints: they keep their input and run again as a
+whole. A module that a layer does not have changes nothing.
+"""
+
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from shardwright.base import Array, Number
-from shardwright.specs import Stack, TrainingSpec
-from shardwright.specs.model import Block, FeedForward, LatentAttention
+from shardwright.specs import RecomputeModule, Stack, TrainingSpec
+from shardwright.specs.model import Block, FeedForward, LatentAttention, MixtureOfExperts, ModelSpec
 
+from . import operators
 from .operators import ExpertSplit, Matmul, attention_matmuls, ffn_matmuls
+from .traffic import Moving, dispatched_elements, forward_traffic
+
+_NORMS, _ROTARIES = ("layernorm", "rmsnorm", "eager_rmsnorm"), ("rotary", "eager_rotary")
+_ACTIVATIONS = ("activation", "gated_activation", "eager_gated_activation")
 
 
 class Selection(NamedTuple):
@@ -65,3 +76,114 @@ def _output_elements(matmul: Matmul, hidden: int, tokens: Number, sequence_split
         return np.asarray(matmul.m * matmul.groups * matmul.n / np.asarray(tokens))
     reduced = isinstance(matmul.n, int) and matmul.n == hidden
     return np.asarray(matmul.n) / sequence_split if reduced else matmul.n
+
+
+class RepeatedModules(NamedTuple):
+    """Work of one layer and microbatch that the backward pass repeats.
+
+    `core`: the attention core, too. `exchange`: the exchange between expert-parallel ranks, too. `freed_bytes`: bytes
+    per token that autograd no longer keeps.
+    """
+
+    matmuls: tuple[Matmul, ...] = ()
+    traffic: tuple[Moving, ...] = ()
+    core: bool = False
+    exchange: bool = False
+    freed_bytes: Array | float = 0.0
+
+
+def repeated_modules(
+    block: Block,
+    model: ModelSpec,
+    training: TrainingSpec,
+    tokens: Number,
+    tp: Number,
+    sequence_split: Number,
+    experts: ExpertSplit,
+) -> RepeatedModules:
+    """Return what `training.recompute_modules` repeats and frees in a layer of `block`; arguments as in `saved_bytes`."""
+    layer = _Layer(block, model, training, tokens, tp, sequence_split, experts)
+    parts = [layer.repeated(module) for module in _without_parts(training.recompute_modules)]
+    return RepeatedModules(
+        matmuls=tuple(matmul for part in parts for matmul in part.matmuls),
+        traffic=tuple(moving for part in parts for moving in part.traffic),
+        core=any(part.core for part in parts),
+        exchange=any(part.exchange for part in parts),
+        freed_bytes=sum(part.freed_bytes for part in parts),
+    )
+
+
+def _without_parts(modules: tuple[RecomputeModule, ...]) -> list[RecomputeModule]:
+    """Leave out what another module repeats already."""
+    return [module for module in modules if "moe" not in modules or module not in ("moe_act", "shared_experts")]
+
+
+class _Layer(NamedTuple):
+    block: Block
+    model: ModelSpec
+    training: TrainingSpec
+    tokens: Number
+    tp: Number
+    sequence_split: Number
+    experts: ExpertSplit
+
+    def repeated(self, module: RecomputeModule) -> RepeatedModules:
+        block, training, ffn = self.block, self.training, self.block.ffn
+        match module:
+            case "core_attn":
+                return RepeatedModules(core=True, freed_bytes=operators.core_bytes(block, training, self.tp))
+            case "layernorm":
+                freed = operators.norm_output_bytes(block, training, self.model.hidden_size, self.sequence_split)
+                return RepeatedModules(traffic=self._traffic(_NORMS), freed_bytes=freed)
+            case "mla_up_proj" if isinstance(block.attention, LatentAttention):
+                return self._latent_projections(block.attention)
+            case "mlp" if isinstance(ffn, FeedForward):
+                freed = operators.inner_saved_bytes(block, training, self.tp)
+                return RepeatedModules(self._ffn_matmuls, self._traffic(_ACTIVATIONS), freed_bytes=freed)
+            case "moe" if isinstance(ffn, MixtureOfExperts):
+                kept = operators.routed_bytes(block, training, self.model.hidden_size, self.tp, self.experts)
+                return RepeatedModules(
+                    self._ffn_matmuls,
+                    (*self._traffic(_ACTIVATIONS), self._dispatch()),
+                    exchange=True,
+                    freed_bytes=kept + operators.inner_saved_bytes(block, training, self.tp, self.experts),
+                )
+            case "moe_act" if isinstance(ffn, MixtureOfExperts):
+                width = operators.computed_width(block, self.experts) - ffn.shared_width
+                freed = operators.written_bytes(training) * width / np.asarray(self.tp, dtype=float)
+                return RepeatedModules(traffic=self._activation(width), freed_bytes=freed)
+            case "shared_experts" if isinstance(ffn, MixtureOfExperts) and ffn.shared_width:
+                column = operators.inner_column_bytes(block, training)
+                return RepeatedModules(
+                    self._ffn_matmuls[-2:],
+                    self._activation(ffn.shared_width),
+                    freed_bytes=column * ffn.shared_width / np.asarray(self.tp, dtype=float),
+                )
+        return RepeatedModules()
+
+    @property
+    def _ffn_matmuls(self) -> tuple[Matmul, ...]:
+        joined = self.training.software.joined_projections
+        return tuple(ffn_matmuls(self.block, self.model.hidden_size, self.tokens, self.tp, self.experts, joined=joined))
+
+    def _latent_projections(self, attention: LatentAttention) -> RepeatedModules:
+        """The projections of the latents up to all heads, and the rotary embedding."""
+        up = [
+            matmul
+            for matmul in attention_matmuls(self.block, self.model.hidden_size, self.tokens, self.tp)
+            if matmul.after_norm
+        ]
+        heads = attention.heads * (2 * attention.head_size + attention.value_head_size)
+        freed = self.training.precision.activation_bytes_per_element * heads / np.asarray(self.tp, dtype=float)
+        return RepeatedModules(tuple(up), self._traffic(_ROTARIES), freed_bytes=freed)
+
+    def _traffic(self, kinds: tuple[str, ...]) -> tuple[Moving, ...]:
+        moving = forward_traffic(self.block, self.model, self.training, self.experts)
+        return tuple(each for each in moving if each.operator in kinds)
+
+    def _dispatch(self) -> Moving:
+        """Tokens are sorted by expert and put back."""
+        return Moving("copy", inner=dispatched_elements(self.block, self.model.hidden_size, self.experts))
+
+    def _activation(self, width: Number) -> tuple[Moving, ...]:
+        return tuple(replace(each, inner=width) for each in self._traffic(_ACTIVATIONS))

@@ -51,7 +51,7 @@ def forward_traffic(
         Moving("addition", hidden=hidden, count=sublayers),
         Moving("copy", inner=_copied_output(block, training)),
         Moving("copy", inner=_repeated_heads(block, stack)),
-        Moving("copy", inner=_dispatched_elements(block, hidden, split)),
+        Moving("copy", inner=dispatched_elements(block, hidden, split)),
     ]
     if stack.dropout and not stack.fused_elementwise:
         moving.append(Moving("dropout", hidden=hidden, count=sublayers))
@@ -91,7 +91,7 @@ def backward_traffic(
         Moving("copy", inner=_gathered_gradients(block, model, stack), backward=True),
         Moving("copy", inner=_copied_output(block, training), backward=True),
         Moving("copy", inner=_repeated_heads(block, stack), backward=True),
-        Moving("copy", inner=_dispatched_elements(block, hidden, split), backward=True),
+        Moving("copy", inner=dispatched_elements(block, hidden, split), backward=True),
         Moving("column_sum", hidden=bias.hidden, inner=bias.inner, backward=True),
     ]
     if stack.dropout:
@@ -179,7 +179,7 @@ def _rotary(stack: Stack) -> Operator:
     return "rotary" if stack.fused_elementwise else "eager_rotary"
 
 
-def _dispatched_elements(block: Block, hidden: int, experts: ExpertSplit) -> Number:
+def dispatched_elements(block: Block, hidden: int, experts: ExpertSplit) -> Number:
     """Elements per token that are sorted by expert and put back, in either pass.
 
     Where experts lie on other ranks, these ranks sort the received tokens once more.

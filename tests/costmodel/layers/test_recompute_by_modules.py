@@ -8,7 +8,7 @@ import pytest
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.evaluate import PlanCosts, plan_costs
 from shardwright.costmodel.layers.operators import experts_as_the_rest
-from shardwright.costmodel.layers.repeated_modules import RepeatedModules, repeated_modules
+from shardwright.costmodel.layers.recompute import RepeatedModules, repeated_modules
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.model.attention import LatentAttention, MultiHeadAttention
 from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
@@ -92,7 +92,7 @@ def test_a_layer_of_experts_runs_again_as_a_whole() -> None:
     """Its columns in three tensors, two copies of a token, and the router's choice; its exchange, too."""
     found = repeated(EXPERTS, "moe")
     assert shapes(found) == ROUTER_AND_EXPERTS + SHARED
-    assert [kind for kind, *_ in kinds(found)] == ["copy", "copy", "gated_activation"]
+    assert [kind for kind, *_ in kinds(found)] == ["gated_activation", "copy"]
     assert np.asarray(found.freed_bytes).item() == 3 * 2 * (2 * 48 + 32) + 2 * 2 * HIDDEN + 4 * 8
     assert found.exchange
 
