@@ -88,6 +88,10 @@ def _rank_main(
     torch.set_num_threads(1)
     try:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+        # a rank that ended now would cut off one that still connects
+        meeting = dist.distributed_c10d._get_default_store()
+        meeting.set(f"connected/{rank}", "")
+        meeting.wait([f"connected/{other}" for other in range(size)])
         answer = (True, function(*args))
     except BaseException:
         answer = (False, traceback.format_exc())
