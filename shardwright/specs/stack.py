@@ -64,6 +64,7 @@ class Stack(Spec):
         dropout: dropout after both sublayers; its masks are kept.
         selective: what selective recompute repeats: the attention core (scores and softmax, Korthikanti et al. 2022), every
             second matmul and all that is no matmul (torchtitan), or only what is no matmul (MaxText's minimal_flash).
+        names_modules: a job may name the modules that selective recompute repeats (Megatron-Core's recompute_modules).
         transformers_layers: layers run as transformers writes them, in eager PyTorch. What autograd saves of them is counted
             tensor by tensor (costmodel/layers/saved).
         stops_recompute_early: full recompute ends once it has all that the backward pass reads, so that a layer's last
@@ -131,6 +132,7 @@ class Stack(Spec):
     unsettled: bool = False
     pads_vocabulary: bool = False
     selective: SelectiveRecompute = "attention-core"
+    names_modules: bool = False
     transformers_layers: bool = False
     stops_recompute_early: bool = True
     weighs_norms_in_fp32: bool = False

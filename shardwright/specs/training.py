@@ -108,10 +108,10 @@ class TrainingSpec(Spec):
 
     @model_validator(mode="after")
     def _has_modules(self) -> Self:
-        if self.recompute_modules and self.software.transformers_layers:
+        if self.recompute_modules and not self.software.names_modules:
             raise ValueError(
-                f"recompute_modules {'+'.join(self.recompute_modules)} are parts of Megatron-Core's layers, and stack {self.stack} runs "
-                "those of transformers; use stack megatron-core or nemo, or leave them out"
+                f"recompute_modules {'+'.join(self.recompute_modules)} are parts of Megatron-Core's layers, which stack {self.stack} "
+                "does not run; use stack megatron-core or nemo, or leave them out"
             )
         return self
 

@@ -1,21 +1,24 @@
 """Recompute by modules: what each one repeats and frees, by hand, and in the costs of a plan."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.evaluate import PlanCosts, plan_costs
+from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.layers.operators import experts_as_the_rest
 from shardwright.costmodel.layers.recompute import RepeatedModules, repeated_modules
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.model.attention import LatentAttention, MultiHeadAttention
 from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
 from shardwright.specs.model.model import Block, BlockRun, ModelSpec
-from shardwright.specs.plan import LayerRun, Plan, Stage
+from shardwright.specs.plan import POLICIES, LayerRun, Plan, Stage
 from shardwright.specs.training import Precision, RecomputeModule, TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster
+from tests.specs.test_candidates import candidates
 
 HIDDEN, SEQ = 64, 128
 LATENT = LatentAttention(heads=4, query_rank=24, kv_rank=16, plain_size=12, rotary_size=4, value_head_size=12)
@@ -163,9 +166,22 @@ def test_a_repeated_core_is_a_forward_of_it() -> None:
     )
 
 
-def test_layers_of_transformers_have_no_such_modules() -> None:
+def test_a_repeated_layer_of_experts_exchanges_its_tokens_again() -> None:
+    """The exchange of the forward once more, beside that of the backward."""
+    work = WorkModel(model(EXPERTS), training(), RoundTimes(), candidates(dp_shard=8, ep=4, micro_batch=2))
+    selective = POLICIES.index("selective")
+    plain, found = (
+        replace(work, training=training(*modules)).layer(EXPERTS).expert_parallel_backward_seconds_by_policy[0]
+        for modules in ((), ("moe",))
+    )
+    assert plain[selective] > 0
+    assert found[selective] == pytest.approx(2 * plain[selective]) == pytest.approx(found[POLICIES.index("full")])
+
+
+@pytest.mark.parametrize("stack", ["shardwright", "hf-trainer", "torchtitan", "megatron-lm", "megatron-zero-bubble"])
+def test_other_layers_have_no_such_modules(stack: str) -> None:
     with pytest.raises(SpecError, match="use stack megatron-core or nemo"):
-        training("layernorm", stack="shardwright")
+        training("layernorm", stack=stack)
 
 
 def test_modules_are_read_from_one_word() -> None:

@@ -190,7 +190,7 @@ def test_settings_say_which_modules_run_again() -> None:
     ("framework", "modules", "reason"),
     [
         ("Megatron-Core", "moe_act+norms", "recompute of module 'norms' is not known; known: core_attn, layernorm, "),
-        ("HF Trainer", "layernorm", "stack hf-trainer runs those of transformers"),
+        ("HF Trainer", "layernorm", "which stack hf-trainer does not run"),
     ],
 )
 def test_modules_that_no_layer_has_are_a_reason_to_skip(framework: str, modules: str, reason: str) -> None:
