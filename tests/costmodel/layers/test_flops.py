@@ -49,3 +49,16 @@ def test_a_multi_token_prediction_layer_counts_as_a_layer_a_projection_and_a_hea
     head, projection = 2 * 128 * model.hidden_size * model.vocab_size, 2 * 128 * 2 * model.hidden_size**2
     layer = (plain / 3 - head) / model.layer_count
     assert found - plain == pytest.approx(2 * 3 * (layer + projection + head))
+
+
+def test_megatron_repeats_the_last_matmul_too() -> None:
+    """Its checkpoint runs the whole layer again; torch's ends once it has what the backward pass reads."""
+    model = load_model("llama-3.2-1b")
+    layers = LayerRun(count=model.layer_count, recompute="full")
+    plan = Plan(mesh=Mesh(), micro_batch=1, microbatches=1, stages=(Stage(layers=(layers,)),))
+    early, whole = (
+        recompute_flops_per_sequence(model, TrainingSpec(seq_len=128, global_batch=1, stack=stack), plan)
+        for stack in ("shardwright", "megatron-core")
+    )
+    width = model.layer_classes[0].ffn.active_width
+    assert whole - early == pytest.approx(2 * 128 * width * model.hidden_size * model.layer_count)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from shardwright.base.arrays import Array, Number
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.evaluate import PlanCosts, plan_costs
 from shardwright.costmodel.layers.all_rows import WorkModel
@@ -164,6 +165,26 @@ def test_a_repeated_core_is_a_forward_of_it() -> None:
     assert found.estimate().hardware_flops - plain.estimate().hardware_flops == pytest.approx(
         2 * 2 * 2 * SEQ * SEQ * 128
     )
+
+
+def test_repeated_norms_and_activations_take_the_time_of_their_traffic() -> None:
+    """A second for each byte: a norm reads and writes 64 elements of 2 bytes, twice; SwiGLU moves three tensors of 160."""
+
+    class Traffic(RoundTimes):
+        def memory_bound_seconds(self, moved_bytes: Number) -> Array:
+            return np.asarray(moved_bytes, dtype=float)
+
+    work = WorkModel(model(DENSE), training(), Traffic(), candidates(micro_batch=2))
+    selective = POLICIES.index("selective")
+
+    def again(*modules: RecomputeModule) -> float:
+        row = replace(work, training=training(*modules)).layer(DENSE)
+        return float(row.recompute_seconds_by_policy[0, selective])
+
+    tokens = 2 * SEQ
+    assert again() == 0
+    assert again("layernorm") == pytest.approx(tokens * 2 * 2 * 2 * HIDDEN)
+    assert again("mlp") == pytest.approx(tokens * 2 * 3 * 160, rel=1e-6)  # and its matmuls, some 1e-5 s
 
 
 def test_a_repeated_layer_of_experts_exchanges_its_tokens_again() -> None:
