@@ -71,16 +71,16 @@ def plan(
     tp: Annotated[int | None, typer.Option(help="Fix the tensor-parallel degree.")] = None,
     dp_replicate: Annotated[int | None, typer.Option(help="Fix the number of replicas (HSDP).")] = None,
     dp_shard: Annotated[int | None, typer.Option(help="Fix the degree of ZeRO sharding.")] = None,
-    cp: Annotated[int | None, typer.Option(help="Set the context-parallel degree; 1 where it is left out.")] = None,
-    ep: Annotated[int | None, typer.Option(help="Set the expert-parallel degree; 1 where it is left out.")] = None,
+    cp: Annotated[int | None, typer.Option(help="Fix the context-parallel degree.")] = None,
+    ep: Annotated[int | None, typer.Option(help="Fix the expert-parallel degree.")] = None,
     etp: Annotated[
-        int | None, typer.Option(help="Set how many ranks split each expert; left out, what ep leaves of tp.")
+        int | None, typer.Option(help="Fix how many ranks split each expert; 0: what ep leaves of tp.")
     ] = None,
     context_parallel: Annotated[
-        str | None, typer.Option(help="Set how cp exchanges keys and values: all-gather, ring, ulysses.")
+        str | None, typer.Option(help="Fix how cp exchanges keys and values: all-gather, ring, ulysses.")
     ] = None,
     expert_dispatch: Annotated[
-        str | None, typer.Option(help="Set how ep sends tokens: all-to-all, deduplicated.")
+        str | None, typer.Option(help="Fix how ep sends tokens: all-to-all, deduplicated.")
     ] = None,
     zero_stage: Annotated[int | None, typer.Option(help="Fix the ZeRO stage: 0, 1, 2 or 3.")] = None,
     micro_batch: Annotated[
@@ -117,7 +117,6 @@ def plan(
     from shardwright.planner import search
     from shardwright.planner.space import Fixed
     from shardwright.planner.why import explain as explain_plan
-    from shardwright.planner.why import not_searched
     from shardwright.specs import CHOICES
 
     if not time_limit > 0:
@@ -149,7 +148,7 @@ def plan(
     if details:
         _print_plan(plan_file, job[0], why)
     else:
-        typer.echo(_summary(*job, result, [*not_searched(result.plan, job[0]), *notes]))
+        typer.echo(_summary(*job, result, notes))
     if out:
         typer.echo(f"wrote {out}{_how_to_train(plan_file, out)}")
 

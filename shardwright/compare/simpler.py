@@ -10,8 +10,8 @@ from shardwright.reports.plan import ComparedPlan
 from shardwright.specs import ClusterSpec, Mesh, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
-_ALONE: dict[str, Any] = {"pp": 1, "tp": 1, "dp_replicate": 1}
-_WITH_TENSOR_PARALLEL: dict[str, Any] = {"pp": 1, "dp_replicate": 1}
+_ALONE: dict[str, Any] = {"pp": 1, "tp": 1, "cp": 1, "ep": 1, "dp_replicate": 1}
+_WITH_TENSOR_PARALLEL: dict[str, Any] = {"pp": 1, "cp": 1, "ep": 1, "dp_replicate": 1}
 _TIME_LIMIT_SECONDS = 0.2
 
 

@@ -4,7 +4,7 @@ import time
 
 from shardwright.costmodel.op_times import OpTimes, op_times
 from shardwright.planner.branching import BranchAndBound, Progress, RunnerUp, SearchResult, infeasible
-from shardwright.planner.space import Fixed
+from shardwright.planner.space import Fixed, check_runs, kept_by
 from shardwright.planner.stages import plan_of
 from shardwright.specs import ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -27,11 +27,13 @@ def search(
     few plans would therefore not change their order. `progress` is called with (solved, still open, best seconds).
 
     Raises:
-        SpecError: nothing divides, or the fixed choices contradict each other.
+        SpecError: nothing divides, or the fixed choices contradict each other or the software.
         InfeasibleError: plans divide, but none fits the memory. The message names the limit that binds and what would
             fit.
     """
-    started, fixed = time.perf_counter(), fixed or Fixed()
+    started, fixed = time.perf_counter(), kept_by(fixed or Fixed(), training)
+    if fixed.stages is None:
+        check_runs(training, fixed)
     times = times or op_times(cluster, training)
     run = BranchAndBound.start(model, cluster, training, fixed, times)
     run.run(time_limit_seconds, progress)

@@ -7,18 +7,37 @@ The named stacks stand in stacks.toml beside this file.
 import tomllib
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from shardwright.base import SpecError, nearest
 
+from .plan import CONTEXT_PARALLEL, EXPERT_DISPATCH, ContextParallel, ExpertDispatch, ZeroStage
+from .schedules import ScheduleName
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
 
 SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
 AttentionKernel = Literal["flash-1", "flash-2", "flash-3"]
 
 OWN_STACK = "shardwright"
+
+
+class Runs(Spec):
+    """What a software can run; the planner offers nothing else for it.
+
+    `schedules`: of a pipeline; empty where it has none. `zero_stages`: 0 is plain data parallelism. `uneven_stages`: stages may
+    hold different numbers of layers. `context_parallel`, `expert_dispatch`: the ways to exchange keys and values and to send
+    tokens to experts; empty where there is no such axis.
+    """
+
+    schedules: tuple[ScheduleName, ...] = get_args(ScheduleName)
+    tensor_parallel: bool = True
+    zero_stages: tuple[ZeroStage, ...] = get_args(ZeroStage)
+    uneven_stages: bool = True
+    offload_optimizer: bool = True
+    context_parallel: tuple[ContextParallel, ...] = CONTEXT_PARALLEL
+    expert_dispatch: tuple[ExpertDispatch, ...] = EXPERT_DISPATCH
 
 
 class Stack(Spec):
@@ -102,6 +121,7 @@ class Stack(Spec):
         counts_ends: the pipeline's layout counts the embedding and the head as a layer each, so that the first and the last of
             interleaved stages hold one layer less, or none (account_for_embedding_in_pipeline_split and its like for the loss).
         broadcasts_updates: each owner of a ZeRO-1 shard broadcasts its updated parameters in turn; otherwise one all-gather.
+        runs: the schedules, axes and placements that it can run.
     """
 
     name: str
@@ -154,6 +174,7 @@ class Stack(Spec):
     splits_sends: bool = False
     counts_ends: bool = False
     broadcasts_updates: bool = False
+    runs: Runs = Runs()
 
     @property
     def fixed_formats(self) -> dict[str, str]:

@@ -30,7 +30,7 @@ def test_sharded_data_parallelism_alone_is_tried_first(pp: int, tp: int) -> None
     assert rival is not None
     assert rival.plan is not None
     assert str(rival.plan.mesh) == "dp_shard16"
-    assert rival.estimate == search(MODEL, CLUSTER, TRAINING, fixed=Fixed(pp=1, tp=1, dp_replicate=1)).estimate
+    assert rival.estimate == search(MODEL, CLUSTER, TRAINING, fixed=Fixed(pp=1, tp=1, cp=1, dp_replicate=1)).estimate
 
 
 def test_where_it_does_not_divide_tensor_and_data_parallelism_is() -> None:
@@ -56,7 +56,7 @@ def test_what_is_fixed_stays() -> None:
 
 
 def test_a_plan_of_one_axis_has_none() -> None:
-    assert simplest_rival(_plan(Fixed(pp=1, tp=1, dp_replicate=1)), MODEL, CLUSTER, TRAINING) is None
+    assert simplest_rival(_plan(Fixed(pp=1, tp=1, cp=1, dp_replicate=1)), MODEL, CLUSTER, TRAINING) is None
 
 
 def test_a_rival_that_does_not_fit_is_the_reason() -> None:

@@ -15,13 +15,25 @@ from shardwright.planner.branching.branch_and_bound import BranchAndBound
 from shardwright.planner.branching.nothing_fits import what_would_fit
 from shardwright.planner.space.enumerate import enumerate_space
 from shardwright.planner.space.fixed import Fixed
+from shardwright.specs.choices import AXES
 from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.plan import Plan
+from shardwright.specs.plan import CONTEXT_PARALLEL, Plan
 from tests.planner.brute_force import all_plans, fastest
 from tests.planner.small_problems import Problem, random_problem
 
 _MOST_PLANS = 100
-_FIELDS = ("micro_batch", "offload_optimizer", "tp", "zero_stage", "dp_shard", "pp")
+_FIELDS = (
+    "micro_batch",
+    "offload_optimizer",
+    "tp",
+    "zero_stage",
+    "dp_shard",
+    "pp",
+    "cp",
+    "ep",
+    "etp",
+    "context_parallel",
+)
 
 
 class TestEqualsBruteForce:
@@ -72,7 +84,10 @@ class TestBoundIsAdmissible:
         problem = random_problem(seed)
         fixed = _few_enough(problem, seed)
         run = BranchAndBound.start(*problem, fixed, op_times(problem.cluster, problem.training))
-        bounds = {_key_of_entry(run, entry): bound for entry, bound in enumerate(run.bounds)}
+        entries = range(len(run.space))
+        quick = run.entries.bounds.copy()
+        bounds = {_key_of_entry(run, entry): run.entries.bound(entry) for entry in entries}
+        assert (quick <= run.entries.bounds).all()
         for plan in all_plans(*problem, fixed):
             estimate = estimate_plan(*problem, plan)
             try:
@@ -154,8 +169,8 @@ def _few_enough(problem: Problem, seed: int, fixed: Fixed | None = None) -> Fixe
     entry = chance.randrange(len(space))
     while names and len(list(islice(all_plans(*problem, fixed), _MOST_PLANS + 1))) > _MOST_PLANS:
         name = names.pop()
-        column = "offload_optimizer" if name == "offload_optimizer" else name
-        fixed = fixed.model_copy(update={name: int(space.column(column)[entry])})
+        number = int(space.column(name)[entry])
+        fixed = fixed.model_copy(update={name: CONTEXT_PARALLEL[number] if name == "context_parallel" else number})
     return fixed
 
 
@@ -175,13 +190,12 @@ def _scaled(cluster: ClusterSpec, part: str, name: str, factor: float) -> Cluste
 
 def _key_of_entry(run: BranchAndBound, entry: int) -> tuple[object, ...]:
     space = run.space
-    names = ("pp", "dp_replicate", "dp_shard", "tp", "micro_batch", "zero_stage", "offload_optimizer")
+    names = (*AXES, "micro_batch", "zero_stage", "offload_optimizer", "context_parallel")
     numbers = tuple(int(space.column(name)[entry]) for name in names)
     return (*numbers, space.schedule_name(entry), int(space.stages_per_rank[entry]))
 
 
 def _key_of_plan(plan: Plan) -> tuple[object, ...]:
-    mesh = plan.mesh
-    degrees = (mesh.pp, mesh.dp_replicate, mesh.dp_shard, mesh.tp)
     choice = (plan.micro_batch, plan.zero_stage, plan.offload.optimizer_fraction)
-    return (*degrees, *choice, plan.schedule, plan.stages_per_rank)
+    kind = CONTEXT_PARALLEL.index(plan.context_parallel)
+    return (*(getattr(plan.mesh, name) for name in AXES), *choice, kind, plan.schedule, plan.stages_per_rank)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations, pairwise, product
+from math import gcd
 from typing import Literal
 
 from shardwright.base.errors import InfeasibleError, SpecError
@@ -10,10 +11,21 @@ from shardwright.costmodel.checks import check_memory
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.op_times.protocol import OpTimes
 from shardwright.planner.space.fixed import Fixed
+from shardwright.specs.choices import AXES
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.mesh import Mesh
+from shardwright.specs.model.feed_forward import MixtureOfExperts
 from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import POLICIES, LayerRun, Offload, Plan, RecomputePolicy, Stage, ZeroStage
+from shardwright.specs.plan import (
+    CONTEXT_PARALLEL,
+    POLICIES,
+    LayerRun,
+    Offload,
+    Plan,
+    RecomputePolicy,
+    Stage,
+    ZeroStage,
+)
 from shardwright.specs.schedules import ScheduleName
 from shardwright.specs.training import TrainingSpec
 
@@ -28,15 +40,21 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
     """
     policies = POLICIES if fixed.recompute is None else (fixed.recompute,)
     for mesh in _meshes(model, cluster, training):
-        for zero_stage, micro_batch, (schedule, chunks), offload in product(
-            _ZERO_STAGES, range(1, training.global_batch + 1), _schedules(mesh.pp, model.layer_count, fixed), _OFFLOADS
+        for zero_stage, micro_batch, (schedule, chunks), offload, kind in product(
+            _ZERO_STAGES,
+            range(1, training.global_batch + 1),
+            _schedules(mesh.pp, model.layer_count),
+            _OFFLOADS,
+            CONTEXT_PARALLEL if mesh.cp > 1 else CONTEXT_PARALLEL[:1],
         ):
             sequences = micro_batch * mesh.dp
-            choice = {"zero_stage": zero_stage, "micro_batch": micro_batch, "schedule": schedule}
-            choice |= {"stages_per_rank": chunks, "offload_optimizer": offload}
-            choice |= {name: getattr(mesh, name) for name in ("tp", "pp", "dp_replicate", "dp_shard")}
+            choice: dict[str, object] = {"zero_stage": zero_stage, "micro_batch": micro_batch, "schedule": schedule}
+            choice |= {"stages_per_rank": chunks, "offload_optimizer": offload, "context_parallel": kind}
+            choice |= {name: getattr(mesh, name) for name in AXES}
             kept = all(getattr(fixed, name) in (None, value) for name, value in choice.items())
-            if not kept or training.global_batch % sequences or (zero_stage == 0) != (mesh.dp_shard == 1):
+            if not kept or training.global_batch % sequences or _is_left_out(mesh, zero_stage, micro_batch, fixed):
+                continue
+            if schedule == "gpipe" and fixed.schedule is None and training.global_batch == sequences:
                 continue
             for stages in _all_stages(model.class_of_layer, mesh.pp * chunks, zero_stage, policies):
                 if fixed.even_stages and len({stage.layer_count for stage in stages}) > 1:
@@ -49,10 +67,18 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
                         schedule=schedule,
                         stages=stages,
                         sequence_parallel=mesh.tp > 1 and fixed.sequence_parallel is not False,
+                        context_parallel=kind,
                         offload=Offload(optimizer_fraction=offload),
                     )
                 except ValueError:  # an interleaved schedule that does not exist for these numbers
                     break
+
+
+def _is_left_out(mesh: Mesh, zero_stage: int, micro_batch: int, fixed: Fixed) -> bool:
+    """ZeRO over one rank, no ZeRO over shards, and microbatches of several sequences that cp cuts."""
+    if zero_stage == 0:
+        return mesh.dp_shard > 1
+    return mesh.shard_ranks == 1 or (mesh.cp > 1 and micro_batch > 1 and fixed.micro_batch is None)
 
 
 def fastest(
@@ -73,19 +99,30 @@ def fastest(
 
 def _meshes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> Iterator[Mesh]:
     degrees = range(1, cluster.devices + 1)
+    ffns = [block.ffn for block in model.layer_classes]
+    experts = {ffn.experts for ffn in ffns if isinstance(ffn, MixtureOfExperts)} or {1}
     split = [training.seq_len] + [
         size for block in model.layer_classes for size in (block.attention.heads, block.attention.kv_heads)
     ]
-    for pp, replicate, shard, tp in product(degrees, repeat=4):
+    for pp, replicate, shard, cp, tp in product(degrees, repeat=5):
+        if pp * replicate * shard * cp * tp != cluster.devices or pp > model.layer_count:
+            continue
         inside = tp <= cluster.groups[0].devices_per_node and all(size % tp == 0 for size in split)
-        if pp * replicate * shard * tp == cluster.devices and pp <= model.layer_count and inside:
-            yield Mesh(pp=pp, dp_replicate=replicate, dp_shard=shard, tp=tp)
+        if not inside or (cp > 1 and training.seq_len < 2048 * cp):
+            continue
+        for ep, etp in product(range(1, max(experts) + 1), {0, tp} - {1}):
+            if any(count % ep for count in experts) or (etp and tp // gcd(tp, ep) == etp):
+                continue
+            try:
+                yield Mesh(pp=pp, dp_replicate=replicate, dp_shard=shard, cp=cp, tp=tp, ep=ep, etp=etp)
+            except ValueError:  # experts that do not fold
+                continue
 
 
-def _schedules(pp: int, layers: int, fixed: Fixed) -> list[tuple[ScheduleName, int]]:
-    """GPipe only where it is fixed, as the planner's space has it."""
-    chunks = range(2, layers // pp + 1) if pp > 1 else range(0)
-    gpipe: list[tuple[ScheduleName, int]] = [("gpipe", 1)] if fixed.schedule == "gpipe" else []
+def _schedules(pp: int, layers: int) -> list[tuple[ScheduleName, int]]:
+    """Stages that differ by a layer lack at most one for each rank, as the planner's space has it."""
+    chunks = [count for count in range(2, layers // pp + 1) if pp > 1 and -layers % (pp * count) <= pp]
+    gpipe: list[tuple[ScheduleName, int]] = [("gpipe", 1)] if pp > 1 else []
     return [("1f1b", 1), *gpipe, *(("interleaved-1f1b", count) for count in chunks)]
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
 from shardwright.specs.model.attention import MultiHeadAttention
-from shardwright.specs.model.feed_forward import FeedForward
+from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
 from shardwright.specs.model.model import Block, BlockRun, ModelSpec
 from shardwright.specs.training import TrainingSpec
 
@@ -25,6 +25,7 @@ def random_problem(seed: int) -> Problem:
         hidden=chance.choice([256, 1024]),
         vocab=chance.choice([1000, 20000]),
         tied=chance.random() < 0.3,
+        experts=chance.choice([0, 0, 4]),
     )
     devices = chance.choice([1, 2, 2, 4, 4, 6, 8])
     cluster = tiny_cluster(
@@ -37,21 +38,22 @@ def random_problem(seed: int) -> Problem:
     )
     attention = chance.choice(["flash", "unfused"])
     training = TrainingSpec(
-        seq_len=chance.choice([256, 1024]),
-        global_batch=6 if devices == 6 else chance.choice([2, 4, 8]),
+        seq_len=chance.choice([256, 1024, 4096]),
+        global_batch=6 if devices == 6 else max(devices // 2, chance.choice([2, 4, 8])),
         attention=attention,
     )
     return Problem(model, cluster, training)
 
 
-def tiny_model(*, layers: int, classes: int = 1, hidden: int = 256, vocab: int = 1000, tied: bool = False) -> ModelSpec:
-    """Layers of one kind, or of two in turn."""
+def tiny_model(
+    *, layers: int, classes: int = 1, hidden: int = 256, vocab: int = 1000, tied: bool = False, experts: int = 0
+) -> ModelSpec:
+    """Layers of one kind, or of two in turn. With `experts`, the first kind has that many."""
+    dense = [FeedForward(width=hidden * (4 if kind == 0 else 8), gated=True) for kind in range(classes)]
+    sparse = MixtureOfExperts(experts=max(1, experts), top_k=min(2, max(1, experts)), expert_width=hidden * 2)
     blocks = [
-        Block(
-            attention=MultiHeadAttention(heads=4, kv_heads=2, head_size=hidden // 4),
-            ffn=FeedForward(width=hidden * (4 if kind == 0 else 8), gated=True),
-        )
-        for kind in range(classes)
+        Block(attention=MultiHeadAttention(heads=4, kv_heads=2, head_size=hidden // 4), ffn=ffn)
+        for ffn in ([sparse, *dense[1:]] if experts else dense)
     ]
     return ModelSpec(
         name="tiny",

@@ -132,6 +132,16 @@ class RowCosts:
     def __getitem__(self, index: Any) -> "RowCosts":
         return RowCosts(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
+    def of_classes(self, chosen: slice) -> "RowCosts":
+        """Return the costs without the other layer classes, for arrays with one axis over candidates."""
+        alone: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            alone[field.name] = (
+                Rows(value.layers[:, chosen], value.first, value.last) if isinstance(value, Rows) else value
+            )
+        return RowCosts(**alone)
+
     @property
     def classes(self) -> int:
         """Layer classes, K."""

@@ -7,6 +7,8 @@ x over ranks; m is the largest x; c is one message; T is the step. The bounds:
 - 1F1B: let U_s and D_s be the round trips above and below the slowest stage s. Then
   T >= U_s + x_s + 2 D_s + (M - 1 - w_s) m.
   No stage takes more than m, so D_s >= X - (s + 1) m. Both together: T >= 2 X + (M - P - 1) m + 2 (P - 1) c for M > P.
+  The first gradient reaches a stage after all forwards and the backwards below it. All M backwards of the stage and the
+  backwards above follow. With b*, the least backward of the slowest rank: T >= X + (M - 1) b* + 2 (P - 1) c.
 - GPipe: T >= X + (M - 1) m + 2 (P - 1) c.
 - Any schedule: T >= X + 2 (stages - 1) c, the time of the first microbatch. T is also at least the work of any one
   rank: M x, its first gathers and its tail of reductions. As with m, rank_bounds.py gives the least work of the busiest
@@ -15,6 +17,9 @@ x over ranks; m is the largest x; c is one message; T is the step. The bounds:
 
 All paths but a rank's own work end on the first rank, so its tail of reductions is added. The mean optimizer time is
 added to every bound.
+
+`quick_bounds` are looser and cost a tenth: T >= X, T >= M X / P and T >= M times
+the layers of the commonest class on some rank, where all layers fit the memory of all ranks together.
 """
 
 from dataclasses import dataclass
@@ -31,22 +36,37 @@ from .rank_bounds import RankBounds
 _GPIPE, _INTERLEAVED = SCHEDULES.index("gpipe"), SCHEDULES.index("interleaved-1f1b")
 
 
-def lower_bounds(costs: SpaceCosts, ranges: LayerRanges, allowed: list[int]) -> Array:
-    """(N,) seconds, one for each entry of the space."""
+def quick_bounds(costs: SpaceCosts, ranges: LayerRanges, allowed: list[int]) -> Array:
+    """(N,) seconds, one for each entry of the space; at most its `lower_bounds`."""
+    base = costs.space.base
+    floor = LayerFloor(costs.rows, costs.room_bytes, ranges, allowed)
+    total, common = floor.total_seconds, int(floor.whole.argmax())
+    busiest = -(-floor.whole[common] // base.pp) * floor.row_seconds.layers[:, common]
+    path = np.maximum(total, base.microbatches * np.maximum(busiest, total / base.pp))
+    path = path + floor.whole_sum(floor.rows.optimizer) / base.pp
+    kept = floor.rows.activation.layers[..., allowed].min(axis=-1) @ floor.whole
+    fits = floor.whole_sum(floor.rows.static) + kept <= costs.room_bytes * base.pp
+    return np.where(fits, path, np.inf)[costs.space.base_index]
+
+
+def lower_bounds(costs: SpaceCosts, ranges: LayerRanges, allowed: list[int], among: IntArray | None = None) -> Array:
+    """(N,) seconds, one for each entry of the space; or (A,), for the entries `among` (A,)."""
     space = costs.space
-    bounds = np.full(len(space), np.inf)
-    shape = space.column("pp") * (1 + space.stages_per_rank.max()) + space.stages_per_rank
-    for _, first in zip(*np.unique(shape, return_index=True), strict=True):
-        entries = np.flatnonzero(shape == shape[first])
-        pp, chunks = int(space.column("pp")[first]), int(space.stages_per_rank[first])
-        floor = LayerFloor(
-            costs.rows[space.base_index[entries]], costs.room_bytes[space.base_index[entries]], ranges, allowed
-        )
-        if space.schedule[first] == _INTERLEAVED:
+    chosen = np.arange(len(space)) if among is None else among
+    bounds = np.full(len(chosen), np.inf)
+    base_index, chunk_counts = space.base_index[chosen], space.stages_per_rank[chosen]
+    depths = space.base.pp[base_index]
+    shapes, shape_of = np.unique(depths * (1 + space.stages_per_rank.max()) + chunk_counts, return_inverse=True)
+    for shape in range(len(shapes)):
+        places = np.flatnonzero(shape_of == shape)
+        entries, bases = chosen[places], base_index[places]
+        pp, chunks = int(depths[places[0]]), int(chunk_counts[places[0]])
+        floor = LayerFloor(costs.rows[bases], costs.room_bytes[bases], ranges, allowed)
+        if space.schedule[entries[0]] == _INTERLEAVED:
             path = InterleavedBounds(costs, ranges, floor, entries, pp, chunks).bounds()
         else:
             path = _FlatBounds(costs, ranges, floor, entries, pp).bounds()
-        bounds[entries] = path + floor.whole_sum(floor.rows.optimizer) / pp
+        bounds[places] = path + floor.whole_sum(floor.rows.optimizer) / pp
     return bounds
 
 
@@ -67,10 +87,13 @@ class _FlatBounds:
         ranks = RankBounds(floor, self._alive, self._alive, self.costs.host_room_bytes)
         total, fitting = floor.total_seconds, ranks.seconds(floor.row_seconds, np.ones(len(self.entries)))
         largest = np.where(np.isfinite(fitting), fitting, 0.0)
-        once = total + 2 * rows.send * (pp - 1)
-        steady = once + total + (microbatches - pp - 1) * np.maximum(largest, total / pp)
+        once = through = total + 2 * rows.send * (pp - 1)
+        steady = through + total + (microbatches - pp - 1) * np.maximum(largest, total / pp)
+        if pp > 1:
+            backward = ranks.seconds(floor.cheapest(rows.backward), np.ones(len(self.entries)))
+            once = once + (microbatches - 1) * np.where(np.isfinite(backward), backward, 0.0)
         path = np.where(microbatches > pp, np.maximum(once, steady), once) + floor.whole_sum(rows.first_forward)
-        path = np.where(self._gpipe, once + (microbatches - 1) * largest, path) + floor.first_rank_tail(pp)
+        path = np.where(self._gpipe, through + (microbatches - 1) * largest, path) + floor.first_rank_tail(pp)
         own = floor.row_seconds.times(microbatches) + rows.first_forward + floor.tails
         return np.where(np.isfinite(fitting), np.maximum(path, ranks.seconds(own, microbatches)), np.inf)
 

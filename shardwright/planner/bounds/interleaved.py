@@ -126,10 +126,9 @@ class InterleavedBounds:
 
     def _idle_seconds(self) -> Array:
         """(E, P, J): time before and after a rank's microbatches on these paths: U or V, and A."""
-        floor, fewest = self.floor, self._sizes.fewest
+        floor = self.floor
         backward = floor.cheapest(floor.rows.backward)
-        above = np.cumsum(fewest[:, 0]) - fewest[:, 0]
-        below = fewest[:, -1].sum() - np.cumsum(fewest[:, -1])
+        above, below = self._layers_above_and_below()
         rank = np.arange(self.pp)
         down, up = (self._along(values, above, rank)[:, :, None] for values in (floor.rows.forward, backward))
         gathers = floor.whole_sum(floor.rows.first_forward)[:, None, None]
@@ -137,6 +136,22 @@ class InterleavedBounds:
         wait = np.maximum(down + self._of_rank(floor.rows.first_forward), back + gathers)
         after = np.maximum(up + floor.first_rank_tail(self.pp)[:, None, None], self._of_rank(floor.tails))
         return np.asarray(wait + after)
+
+    def _layers_above_and_below(self) -> tuple[IntArray, IntArray]:
+        """(P,), (P,): the fewest layers on the first stages above a rank's and on the last stages below it.
+
+        Each stage holds its fewest, and all of them hold what the other stages cannot.
+        """
+        fewest, most, layers = self._sizes.fewest, self._sizes.most, self.ranges.layer_count
+
+        def outside(sizes: IntArray) -> tuple[IntArray, IntArray]:
+            return np.cumsum(sizes[:, 0]) - sizes[:, 0], sizes[:, -1].sum() - np.cumsum(sizes[:, -1])
+
+        least, greatest = outside(fewest), outside(most)
+        above, below = (
+            np.maximum(few, layers - (most.sum() - many)) for few, many in zip(least, greatest, strict=True)
+        )
+        return above, below
 
     def _along(self, values: Rows, layers: IntArray, stages: IntArray) -> Array:
         """(E, P): lower bound on the time along `stages` (P,) with `layers` (P,) in all, messages included."""

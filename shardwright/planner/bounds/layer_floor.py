@@ -1,6 +1,6 @@
 """Minimum costs of a layer, for the row costs of many entries at once. The lower bounds are built from them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -28,6 +28,16 @@ class LayerFloor:
     @property
     def classes(self) -> int:
         return int(self.ranges.counts.shape[1])
+
+    def of_class(self, index: int) -> "LayerFloor":
+        """Return the floor of the model with the layers of one class alone, which costs no more."""
+        one = slice(index, index + 1)
+        return replace(
+            self,
+            rows=self.rows.of_classes(one),
+            ranges=replace(self.ranges, counts=self.ranges.counts[:, one]),
+            units=None,
+        )
 
     @property
     def whole(self) -> IntArray:

@@ -38,14 +38,17 @@ class RankBounds:
         """(E,): lower bound on the time of the busiest rank, where rows take `each_row` (E,) seconds.
 
         Recompute, in seconds of one microbatch, counts `recomputed` (E,) times. The bound is infinite where the ranks
-        can't hold all layers. With several layer classes it is the largest of three bounds: by layers, by their
-        seconds, and by the bytes held over the step.
+        can't hold all layers. With several layer classes it is the largest of four bounds: by layers, by their
+        seconds, by the bytes held over the step, and by the layers of the commonest class alone.
         """
         found = [self._bisected(self.floor, each_row, recomputed)]
         if self.floor.classes > 1:
             for units in (each_row.layers, self.floor.rows.static.layers):
                 weighted = replace(self.floor, units=np.where((units > 0).all(axis=1, keepdims=True), units, 1.0))
                 found.append(self._bisected(weighted, each_row, recomputed))
+            common = int(self.floor.whole.argmax())
+            alone = Rows(each_row.layers[:, common : common + 1], each_row.first, each_row.last)
+            found.append(self._bisected(self.floor.of_class(common), alone, recomputed))
         return np.asarray(np.maximum.reduce(found))
 
     def _bisected(self, floor: LayerFloor, each_row: Rows, recomputed: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -9,13 +10,13 @@ from shardwright.base import GIB, Array, InfeasibleError, SpecError
 from shardwright.costmodel import estimate_plan
 from shardwright.costmodel.op_times import OpTimes, op_times
 from shardwright.costmodel.tables import host_share_bytes, usable_bytes
-from shardwright.planner.bounds import lower_bounds
 from shardwright.planner.space import Fixed, Space, SpaceCosts, enumerate_space, space_costs
 from shardwright.planner.stages import EntrySolver, Solved, plan_of
 from shardwright.specs import AXES, ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 from .least_memory import LeastMemory, least_memory
+from .open_entries import OpenEntries
 
 _MOST_DOUBLINGS = 10
 _SHORTEST_SEQUENCE = 128
@@ -42,14 +43,11 @@ def fits(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: 
         space = enumerate_space(model, cluster, training, fixed)
     except SpecError:
         return False
-    costs = space_costs(space, model, training, times)
-    solver = EntrySolver.of(costs, model)
-    bounds = lower_bounds(costs, solver.ranges, solver.allowed)
-    order = np.argsort(bounds, kind="stable")
-    order = order[np.isfinite(bounds[order])]
-    plain = order[space.stages_per_rank[order] == 1]  # interleaving keeps more alive
-    tried = plain if len(plain) else order
-    return any(solver.solve(int(entry), 0.0, np.inf).solved is not None for entry in tried[:_TRIES])
+    solver = EntrySolver.of(space_costs(space, model, training, times), model)
+    entries = OpenEntries.of(solver)
+    plain = entries.among(space.stages_per_rank == 1)  # interleaving keeps more alive
+    tried = plain if next(plain.ascending(), None) is not None else entries
+    return any(solver.solve(entry, 0.0, np.inf).solved is not None for entry in islice(tried.ascending(), _TRIES))
 
 
 def lacking_bytes(costs: SpaceCosts, model: ModelSpec, among: Array) -> float:

@@ -4,6 +4,7 @@ from .costs import EntryCosts, SpaceCosts, space_costs
 from .enumerate import SCHEDULES, Space, enumerate_space
 from .fixed import Fixed
 from .ranges import LayerRanges, layer_ranges
+from .software import check_runs, kept_by
 from .stage_sizes import ChunkSizes, chunk_sizes
 
 __all__ = [
@@ -14,8 +15,10 @@ __all__ = [
     "LayerRanges",
     "Space",
     "SpaceCosts",
+    "check_runs",
     "chunk_sizes",
     "enumerate_space",
+    "kept_by",
     "layer_ranges",
     "space_costs",
 ]

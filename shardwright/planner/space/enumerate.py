@@ -1,12 +1,14 @@
 """The space of plans: every mesh, ZeRO stage, microbatch, schedule and optimizer placement that divides, as arrays.
 
-A new dimension needs a row of `specs.CHOICES`, a generator of its values here, and a bound. Degrees of context and
-expert parallelism are the fixed ones, else 1. Offloading by fractions needs more values in `_offloads`. Groups of
+A new dimension needs a row of `specs.CHOICES`, a generator of its values here, and a bound. What the software can run
+(`Stack.runs`) bounds the space. Offloading by fractions needs more values in `_offloads`. Groups of
 different devices need `meshes_of` to yield an assignment of stages to groups beside the degrees.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import get_args
+from itertools import product
+from typing import NamedTuple, get_args
 
 import numpy as np
 
@@ -18,7 +20,6 @@ from shardwright.specs import (
     EXPERT_DISPATCH,
     Candidates,
     ClusterSpec,
-    Mesh,
     ScheduleName,
     TrainingSpec,
     has_shape,
@@ -28,16 +29,14 @@ from shardwright.specs.model import ModelSpec
 
 from . import refusals
 from .fixed import Fixed
-from .meshes import meshes_of
+from .meshes import Degrees, context_kinds, has_experts, meshes_of
 from .stage_sizes import divides_into_stages
 
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
-# GPipe is tried only where it is fixed. It keeps every microbatch alive. It is the fastest only where messages between
-# stages are slow, because its forwards hide them. Schedules that split the backward have no bound yet.
-SEARCHED: tuple[ScheduleName, ...] = ("1f1b", "interleaved-1f1b")
+# Schedules that split the backward have no bound yet.
+SEARCHED: tuple[ScheduleName, ...] = ("1f1b", "interleaved-1f1b", "gpipe")
 
-_BASE_CHOICES = tuple(choice for choice in COLUMNS if choice.name != "stages_per_rank")
-_COLUMNS = (*(choice.name for choice in _BASE_CHOICES), "microbatches", "stages_per_rank")
+_COLUMNS = (*(choice.name for choice in COLUMNS if choice.name != "stages_per_rank"), "microbatches", "stages_per_rank")
 _PP, _MICROBATCHES = _COLUMNS.index("pp"), _COLUMNS.index("microbatches")
 
 # At 8 stages on each rank the bubble is an eighth of that of 1F1B. More shorten it little, and each adds a message for
@@ -93,40 +92,58 @@ def enumerate_space(
     if not meshes:
         raise SpecError(refusals.no_mesh(model, cluster, training, fixed))
     rows = [
-        _row(mesh, zero, micro_batch, microbatches, offload, fixed)
+        row
         for mesh in meshes
-        for zero in _zero_stages(mesh, fixed)
-        for micro_batch, microbatches in _microbatches(mesh, training, fixed)
-        for offload in _offloads(cluster, fixed)
+        for exchange in _exchanges(mesh, model, training, fixed)
+        for row in _rows(mesh, exchange, cluster, training, fixed)
     ]
     if not rows:
         raise SpecError(refusals.no_microbatch(meshes, training, fixed))
-    bases: dict[tuple[int, ...], int] = {}
-    entries = [
-        (bases.setdefault((*row, chunks), len(bases)), schedule, chunks)
-        for row in rows
-        for schedule, chunks in _schedules(row[_PP], row[_MICROBATCHES], model, training, fixed)
-    ]
-    if not entries:
+    entries = _entries(np.array(rows), model, training, fixed)
+    if not len(entries.row):
         raise SpecError(refusals.no_schedule(model, cluster, training, meshes, fixed))
-    columns = np.array(list(bases), dtype=np.int64).T
-    base = Candidates(**dict(zip(_COLUMNS, columns, strict=True)))
-    base_index, schedules, chunk_counts = np.array(entries, dtype=np.int64).T
-    return Space(base, base_index, schedules, chunk_counts, fixed)
+    distinct, base_index = np.unique(entries.row * (entries.chunks.max() + 1) + entries.chunks, return_inverse=True)
+    of_row, chunks = np.divmod(distinct, entries.chunks.max() + 1)
+    base = Candidates(**dict(zip(_COLUMNS, (*np.array(rows)[of_row].T, chunks), strict=True)))
+    return Space(base, base_index, entries.schedule, entries.chunks, fixed)
 
 
-def _row(mesh: Mesh, zero: int, micro_batch: int, microbatches: int, offload: int, fixed: Fixed) -> tuple[int, ...]:
-    """Return the numbers of one base candidate without its chunks, in the order of `_COLUMNS`."""
-    values = {
-        **dict(mesh),
-        "micro_batch": micro_batch,
-        "zero_stage": zero,
-        "sequence_parallel": mesh.tp > 1 and fixed.sequence_parallel is not False,
-        "offload_optimizer": offload,
-        "context_parallel": fixed.context_parallel or CONTEXT_PARALLEL[0],
-        "expert_dispatch": fixed.expert_dispatch or EXPERT_DISPATCH[0],
-    }
-    return (*(choice.number(values[choice.name]) for choice in _BASE_CHOICES), microbatches)
+class _Entries(NamedTuple):
+    """(N,) each: the row of an entry, the index of its schedule, and its stages per rank."""
+
+    row: IntArray
+    schedule: IntArray
+    chunks: IntArray
+
+
+def _entries(rows: IntArray, model: ModelSpec, training: TrainingSpec, fixed: Fixed) -> _Entries:
+    """Return every row with every schedule that can run it."""
+    shapes, shape_of = np.unique(rows[:, [_PP, _MICROBATCHES]], axis=0, return_inverse=True)
+    options = [_schedules(int(pp), int(microbatches), model, training, fixed) for pp, microbatches in shapes]
+    counts = np.array([len(of_shape) for of_shape in options])[shape_of]
+    row = np.repeat(np.arange(len(rows)), counts)
+    each = np.array([option for of_shape in shape_of for option in options[of_shape]], dtype=np.int64).reshape(-1, 2)
+    return _Entries(row, each[:, 0], each[:, 1])
+
+
+def _exchanges(mesh: Degrees, model: ModelSpec, training: TrainingSpec, fixed: Fixed) -> list[tuple[int, int]]:
+    """Return pairs of indices: how cp exchanges keys and values, how ep sends tokens. One pair where both degrees are 1."""
+    kinds = context_kinds(model, training, fixed, mesh.tp, mesh.cp)
+    sends = training.software.runs.expert_dispatch or EXPERT_DISPATCH
+    sends = sends if fixed.expert_dispatch is None else (fixed.expert_dispatch,)
+    chosen = sends if mesh.ep > 1 else sends[:1]
+    return [(CONTEXT_PARALLEL.index(kind), EXPERT_DISPATCH.index(send)) for kind in kinds for send in chosen]
+
+
+def _rows(
+    mesh: Degrees, exchange: tuple[int, int], cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed
+) -> Iterator[tuple[int, ...]]:
+    """Yield the numbers of base candidates without their chunks, in the order of `_COLUMNS`."""
+    sequence_parallel = int(mesh.tp > 1 and fixed.sequence_parallel is not False)
+    for zero, (micro_batch, microbatches), offload in product(
+        _zero_stages(mesh, training, fixed), _microbatches(mesh, training, fixed), _offloads(cluster, training, fixed)
+    ):
+        yield (*mesh, micro_batch, zero, sequence_parallel, offload, *exchange, microbatches)
 
 
 def _check(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> None:
@@ -141,37 +158,48 @@ def _check(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed
             f"schedule {fixed.schedule} is estimated, simulated and run from a plan file, not planned yet; plan with {planned}"
         )
     check_sequence(model, training)
-    if fixed.tp is not None:
+    ep, tp = fixed.ep or 1, fixed.tp or 1
+    if fixed.tp is not None and (fixed.ep is not None or not has_experts(model)):
         split_sequence = fixed.tp > 1 and fixed.sequence_parallel is not False
-        split_by = fixed.etp or max(1, fixed.tp // (fixed.ep or 1))
-        check_tensor_parallel(fixed.tp, model, training, sequence_parallel=split_sequence, expert_tp=split_by)
-    if fixed.etp and (fixed.ep or 1) == 1:
+        check_tensor_parallel(
+            fixed.tp, model, training, sequence_parallel=split_sequence, expert_tp=fixed.etp or max(1, fixed.tp // ep)
+        )
+    if fixed.etp and fixed.ep == 1:
         raise SpecError(f"etp {fixed.etp} splits the experts that ep spreads, and ep is 1; set ep, or leave etp out")
-    check_expert_parallel(fixed.ep or 1, model)
-    kind, split = fixed.context_parallel or CONTEXT_PARALLEL[0], bool(fixed.tp and fixed.sequence_parallel is not False)
-    check_context_parallel(fixed.cp or 1, fixed.tp or 1, kind, model, training, sequence_parallel=split)
+    if ep > 1 and tp > 1 and fixed.sequence_parallel is False:
+        raise SpecError(
+            f"ep {ep} with tp {tp} and no sequence_parallel would send every token {tp} times; leave out sequence_parallel"
+        )
+    check_expert_parallel(ep, model)
+    kind, split = fixed.context_parallel or CONTEXT_PARALLEL[0], tp > 1 and fixed.sequence_parallel is not False
+    check_context_parallel(fixed.cp or 1, tp, kind, model, training, sequence_parallel=split)
     if fixed.offload_optimizer and not cluster.node.device.has_own_memory:
         raise SpecError(
             "offload_optimizer 1 moves the optimizer to the host, and a CPU device keeps it there already; leave it out"
         )
 
 
-def _zero_stages(mesh: Mesh, fixed: Fixed) -> list[int]:
+def _zero_stages(mesh: Degrees, training: TrainingSpec, fixed: Fixed) -> list[int]:
     if fixed.zero_stage is not None:
         return [fixed.zero_stage]
-    return [*([0] if mesh.dp_shard == 1 else []), *([1, 2, 3] if mesh.shard_ranks > 1 else [])]
+    found = [*([0] if mesh.dp_shard == 1 else []), *([1, 2, 3] if mesh.shard_ranks > 1 else [])]
+    return [stage for stage in found if stage in training.software.runs.zero_stages or mesh.data_ranks == 1]
 
 
-def _microbatches(mesh: Mesh, training: TrainingSpec, fixed: Fixed) -> list[tuple[int, int]]:
-    """Return each (sequences of a microbatch, microbatches of a step) of one data-parallel rank."""
+def _microbatches(mesh: Degrees, training: TrainingSpec, fixed: Fixed) -> list[tuple[int, int]]:
+    """Return each (sequences of a microbatch, microbatches of a step) of one data-parallel rank.
+
+    An open micro batch is 1 where cp cuts the sequences: two sequences over twice the ranks move more than one each.
+    """
     sequences = training.global_batch // mesh.dp
-    return [(size, sequences // size) for size in divisors(sequences) if fixed.micro_batch in (None, size)]
+    sizes = divisors(sequences) if mesh.cp == 1 or fixed.micro_batch else [1]
+    return [(size, sequences // size) for size in sizes if fixed.micro_batch in (None, size)]
 
 
-def _offloads(cluster: ClusterSpec, fixed: Fixed) -> list[int]:
+def _offloads(cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> list[int]:
     if fixed.offload_optimizer is not None:
         return [fixed.offload_optimizer]
-    return [0, 1] if cluster.node.device.has_own_memory else [0]
+    return [0, 1] if cluster.node.device.has_own_memory and training.software.runs.offload_optimizer else [0]
 
 
 def _schedules(
@@ -179,8 +207,11 @@ def _schedules(
 ) -> list[tuple[int, int]]:
     """Return each (index into `SCHEDULES`, stages per rank) that can run."""
     found = []
-    for name in SEARCHED if fixed.schedule is None else (fixed.schedule,):
+    run = [name for name in SEARCHED if name in training.software.runs.schedules or (name == "1f1b" and pp == 1)]
+    for name in run if fixed.schedule is None else (fixed.schedule,):
         index = SCHEDULES.index(name)
+        if name == "gpipe" and fixed.schedule is None and (pp == 1 or microbatches == 1):
+            continue  # the same as 1f1b
         if fixed.stages is not None:
             if has_shape(name, pp, len(fixed.stages), microbatches):
                 found.append((index, len(fixed.stages) // pp))
@@ -188,9 +219,12 @@ def _schedules(
             found.append((index, 1))
         elif pp > 1 and microbatches % pp == 0:
             most = (model.layer_count + 2) // pp  # with a layer each for embedding and head
-            if fixed.stages_per_rank is None and not fixed.even_stages:  # few sizes are even
-                most = min(most, MAX_STAGES_PER_RANK)
-            found += [(index, chunks) for chunks in range(2, most + 1)]
+            free = fixed.stages_per_rank is None and not fixed.even_stages  # few sizes are even
+            found += [
+                (index, chunks)
+                for chunks in range(2, most + 1)
+                if not free or chunks <= MAX_STAGES_PER_RANK or model.layer_count % (pp * chunks) == 0
+            ]
     if fixed.stages is None or fixed.even_stages:
         even, counts_ends = bool(fixed.even_stages), training.software.counts_ends
         found = [

@@ -24,8 +24,8 @@ class Fixed(Spec):
     `recompute` holds for every layer. `offload_optimizer` is 1 for an optimizer on the host. `even_stages` gives every
     stage the same number of layers, for frameworks that can't split unevenly; a stack may count embedding and head as a
     layer each there (`Stack.counts_ends`). `sequence_parallel` splits the operators
-    outside the tensor-parallel parts along the sequence; left open it follows tensor parallelism. Open degrees of `cp`
-    and `ep` are 1, and `etp` is then what ep leaves of tp. `stages` fix everything in a stage: its layers and their recomputation.
+    outside the tensor-parallel parts along the sequence; left open it follows tensor parallelism. `etp` 0 is what ep leaves
+    of tp. `stages` fix everything in a stage: its layers and their recomputation.
     """
 
     pp: PositiveInt | None = None

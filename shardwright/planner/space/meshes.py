@@ -1,42 +1,111 @@
 """Meshes of the space: every degree that divides model, batch and cluster and keeps the fixed choices."""
 
 from collections.abc import Iterator
+from itertools import product
+from math import gcd
+from typing import NamedTuple
 
 from shardwright.base import SpecError, divisors
-from shardwright.costmodel import check_context_parallel, tensor_parallel_sizes
-from shardwright.specs import ClusterSpec, Mesh, TrainingSpec, experts_fold
-from shardwright.specs.model import ModelSpec
+from shardwright.costmodel import check_context_parallel, check_tensor_parallel
+from shardwright.specs import CONTEXT_PARALLEL, ClusterSpec, ContextParallel, TrainingSpec, experts_fold
+from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
 from .fixed import Fixed
 
 # Data-parallel groups of at most this size are split in every way, larger ones at node boundaries only.
 _SPLIT_FREELY_UP_TO = 8
 
+# Open degrees of cp leave a rank this many tokens of a sequence, so that each of its kernels is much longer than a launch.
+_FEWEST_TOKENS = 2048
 
-def meshes_of(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Iterator[Mesh]:
-    cp, ep, etp = fixed.cp or 1, fixed.ep or 1, fixed.etp or 0
-    for tp in _tensor_degrees(model, cluster, training, fixed):
+
+class Degrees(NamedTuple):
+    """The degrees of a `Mesh`, without its checks: a space has tens of thousands."""
+
+    pp: int
+    dp_replicate: int
+    dp_shard: int
+    cp: int
+    tp: int
+    ep: int
+    etp: int
+
+    @property
+    def dp(self) -> int:
+        return self.dp_replicate * self.dp_shard
+
+    @property
+    def shard_ranks(self) -> int:
+        return self.dp_shard * self.cp
+
+    @property
+    def data_ranks(self) -> int:
+        return self.dp * self.cp
+
+
+def meshes_of(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Iterator[Degrees]:
+    """Yield every mesh; the same degrees come once."""
+    for tp, cp in product(_tensor_degrees(cluster, training, fixed), _context_degrees(cluster, training, fixed)):
         if cluster.devices % (tp * cp) or not _cuts_sequence(model, training, fixed, tp, cp):
             continue
+        experts = [
+            pair
+            for pair in _expert_degrees(tp, model, training, fixed)
+            if _divides_model(tp, *pair, model, training, fixed)
+        ]
+        if not experts:
+            continue
         for pp in divisors(cluster.devices // (tp * cp)):
-            if pp > _most_stages(model, fixed) or fixed.pp not in (None, pp):
+            if pp > _most_stages(model, training, fixed) or fixed.pp not in (None, pp):
                 continue
             dp = cluster.devices // (tp * cp * pp)
             if training.global_batch % dp:
                 continue
             for dp_shard in _shard_degrees(dp, tp, cp, cluster, fixed):
-                if experts_fold(dp_shard * cp * tp, tp, ep, etp):
-                    yield Mesh(pp=pp, dp_replicate=dp // dp_shard, dp_shard=dp_shard, cp=cp, tp=tp, ep=ep, etp=etp)
+                for ep, etp in experts:
+                    if experts_fold(dp_shard * cp * tp, tp, ep, etp):
+                        yield Degrees(pp, dp // dp_shard, dp_shard, cp, tp, ep, etp)
 
 
-def _most_stages(model: ModelSpec, fixed: Fixed) -> int:
+def has_experts(model: ModelSpec) -> bool:
+    return any(isinstance(block.ffn, MixtureOfExperts) for block in model.layer_classes)
+
+
+def _most_stages(model: ModelSpec, training: TrainingSpec, fixed: Fixed) -> int:
     """Return the largest `pp`. Stages without a layer, for embedding or head alone, are not searched."""
-    return model.layer_count if fixed.stages is None else len(fixed.stages)
+    if fixed.stages is not None:
+        return len(fixed.stages)
+    return model.layer_count if training.software.runs.schedules or fixed.pp else 1
+
+
+def _context_degrees(cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> list[int]:
+    if fixed.cp is not None:
+        return [fixed.cp]
+    if not training.software.runs.context_parallel:
+        return [1]
+    return [cp for cp in divisors(cluster.devices) if cp == 1 or training.seq_len >= _FEWEST_TOKENS * cp]
 
 
 def _cuts_sequence(model: ModelSpec, training: TrainingSpec, fixed: Fixed, tp: int, cp: int) -> bool:
     """Whether `cp` divides the sequence, and also the heads where its kind requires that."""
-    kind, split = fixed.context_parallel or "all-gather", tp > 1 and fixed.sequence_parallel is not False
+    return bool(context_kinds(model, training, fixed, tp, cp))
+
+
+def context_kinds(
+    model: ModelSpec, training: TrainingSpec, fixed: Fixed, tp: int, cp: int
+) -> tuple[ContextParallel, ...]:
+    """Return the ways in which `cp` ranks can exchange keys and values; one way where cp is 1."""
+    runs = training.software.runs.context_parallel or CONTEXT_PARALLEL
+    kinds = runs if fixed.context_parallel is None else (fixed.context_parallel,)
+    split = tp > 1 and fixed.sequence_parallel is not False
+    if cp == 1:
+        return kinds[:1]
+    return tuple(kind for kind in kinds if _divides_context(cp, tp, kind, model, training, split))
+
+
+def _divides_context(
+    cp: int, tp: int, kind: ContextParallel, model: ModelSpec, training: TrainingSpec, split: bool
+) -> bool:
     try:
         check_context_parallel(cp, tp, kind, model, training, sequence_parallel=split)
     except SpecError:
@@ -44,17 +113,38 @@ def _cuts_sequence(model: ModelSpec, training: TrainingSpec, fixed: Fixed, tp: i
     return True
 
 
-def _tensor_degrees(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> list[int]:
-    """Return degrees that divide the model and stay inside a node, where links are fast; a fixed one may leave it."""
+def _tensor_degrees(cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> list[int]:
+    """Return degrees that stay inside a node, where links are fast; a fixed one may leave it."""
     if fixed.tp is not None:
         return [fixed.tp] if cluster.devices % fixed.tp == 0 else []
-    split_sequence = fixed.sequence_parallel is not False
-    sizes = tensor_parallel_sizes(model, training, sequence_parallel=split_sequence).values()
-    return [
-        tp
-        for tp in divisors(cluster.devices)
-        if tp <= cluster.node.devices_per_node and all(size % tp == 0 for size in sizes)
-    ]
+    if not training.software.runs.tensor_parallel:
+        return [1]
+    return [tp for tp in divisors(cluster.devices) if tp <= cluster.node.devices_per_node]
+
+
+def _expert_degrees(tp: int, model: ModelSpec, training: TrainingSpec, fixed: Fixed) -> list[tuple[int, int]]:
+    """Return pairs of ep and etp. An open etp is what ep leaves of tp, or tp."""
+    if fixed.ep is not None:
+        degrees = [fixed.ep]
+    else:
+        counts = [block.ffn.experts for block in model.layer_classes if isinstance(block.ffn, MixtureOfExperts)]
+        degrees = divisors(gcd(*counts)) if counts and training.software.runs.expert_dispatch else [1]
+    open_etps = [0, tp] if fixed.ep is None and tp > 1 else [0]
+    found = [(ep, etp) for ep in degrees for etp in (open_etps if fixed.etp is None else [fixed.etp])]
+    split_sequence = tp == 1 or fixed.sequence_parallel is not False  # else each rank would send every token
+    found = [(ep, etp) for ep, etp in found if ep == 1 or split_sequence]
+    return [(ep, etp) for ep, etp in found if etp == 0 or (ep > 1 and (fixed.etp or tp // gcd(tp, ep) != etp))]
+
+
+def _divides_model(tp: int, ep: int, etp: int, model: ModelSpec, training: TrainingSpec, fixed: Fixed) -> bool:
+    """Whether tp divides heads, widths and the sequence, and what shares an expert divides its columns."""
+    split = tp > 1 and fixed.sequence_parallel is not False
+    shared = etp or tp // gcd(tp, ep)
+    try:
+        check_tensor_parallel(tp, model, training, sequence_parallel=split, expert_tp=shared)
+    except SpecError:
+        return False
+    return True
 
 
 def _shard_degrees(dp: int, tp: int, cp: int, cluster: ClusterSpec, fixed: Fixed) -> list[int]:

@@ -3,11 +3,11 @@
 from math import prod
 
 from shardwright.base import divisors, listed
-from shardwright.specs import ClusterSpec, Mesh, TrainingSpec, named_stack, stack_names
+from shardwright.specs import ClusterSpec, TrainingSpec, named_stack, stack_names
 from shardwright.specs.model import ModelSpec
 
 from .fixed import Fixed
-from .meshes import meshes_of
+from .meshes import Degrees, meshes_of
 from .stage_sizes import divides_into_stages
 
 
@@ -53,7 +53,7 @@ def _no_batch(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
     )
 
 
-def no_microbatch(meshes: list[Mesh], training: TrainingSpec, fixed: Fixed) -> str:
+def no_microbatch(meshes: list[Degrees], training: TrainingSpec, fixed: Fixed) -> str:
     per_rank = sorted({training.global_batch // m.dp for m in meshes})
     allowed = sorted({size for sequences in per_rank for size in divisors(sequences)})
     return (
@@ -63,7 +63,7 @@ def no_microbatch(meshes: list[Mesh], training: TrainingSpec, fixed: Fixed) -> s
 
 
 def no_schedule(
-    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, meshes: list[Mesh], fixed: Fixed
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, meshes: list[Degrees], fixed: Fixed
 ) -> str:
     """Explain that meshes and microbatches divide, but no schedule runs them with the fixed choices."""
     layers = model.layer_count
@@ -96,7 +96,7 @@ def _only_ends_are_missing(layers: int, training: TrainingSpec, fixed: Fixed) ->
 
 
 def _no_even_stages(
-    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, meshes: list[Mesh], fixed: Fixed
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, meshes: list[Degrees], fixed: Fixed
 ) -> str:
     """Explain that no possible pp divides the layers: name these degrees, their cause, and what would divide."""
     layers, degrees = model.layer_count, sorted({mesh.pp for mesh in meshes})

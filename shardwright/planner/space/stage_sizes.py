@@ -18,13 +18,16 @@ class ChunkSizes(NamedTuple):
 def divides_into_stages(layers: int, pp: int, chunks: int, *, even: bool, counts_ends: bool) -> bool:
     """Return whether `layers` fill `chunks` stages on each of `pp` ranks, of equal length where `even`.
 
-    With `counts_ends` (`Stack.counts_ends`) the embedding and the head may count as a layer each in interleaved stages:
+    Interleaved stages that are not even lack at most `pp` layers, one for each rank. With more, a chunk would be shorter
+    on some ranks only, and every rank would wait for its longest. With `counts_ends` (`Stack.counts_ends`) the embedding and the head may count as a layer each in interleaved stages:
     126 layers then fill 16 x 8 stages of one, of which the first and the last hold no layer.
     """
     stages = pp * chunks
     if counts_ends and chunks > 1 and (layers + 2) % stages == 0:
         return True
-    return layers % stages == 0 if even else stages <= layers
+    if even or stages > layers:
+        return layers % stages == 0
+    return chunks == 1 or -layers % stages <= pp
 
 
 @lru_cache(maxsize=1024)

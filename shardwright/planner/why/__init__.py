@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 from shardwright.lazy import lazy_names
 
-from .sentences import explain, not_searched
+from .sentences import explain
 
 if TYPE_CHECKING:
     from .certificate import certify
 
-__all__ = ["certify", "explain", "not_searched"]
+__all__ = ["certify", "explain"]
 
 # solvers load when a certificate is asked for, not on the way to a plan
 __getattr__ = lazy_names(__name__, {"certify": ".certificate"})

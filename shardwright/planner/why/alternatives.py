@@ -13,7 +13,7 @@ import numpy as np
 from shardwright.base import Array, SpecError
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.planner.branching import BranchAndBound, lacking_bytes
-from shardwright.planner.space import SCHEDULES, Fixed, Space
+from shardwright.planner.space import SCHEDULES, Fixed, Space, kept_by
 from shardwright.planner.stages import plan_of
 from shardwright.specs import ClusterSpec, Estimate, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -60,7 +60,7 @@ def alternatives(
     are solved; it is then marked as not complete.
     """
     searches: dict[str, BranchAndBound] = {}
-    for change in _changes(plan, cluster, _kept(plan, fixed or Fixed())):
+    for change in _changes(plan, cluster, kept_by(fixed or Fixed(), training)):
         try:
             if str(change.start) not in searches:
                 searches[str(change.start)] = BranchAndBound.start(model, cluster, training, change.start, times)
@@ -74,17 +74,6 @@ def alternatives(
             yield _found(change, run, entries, model, cluster, training)
         elif change.always:
             yield Alternative(change.words, change.fixed, divides=False)
-
-
-def _kept(plan: Plan, fixed: Fixed) -> Fixed:
-    """Return `fixed` plus the degrees of the plan that the search would otherwise set to 1."""
-    mesh = plan.mesh
-    unsearched: dict[str, Any] = {}
-    if mesh.cp > 1 and fixed.cp is None:
-        unsearched |= {"cp": mesh.cp, "context_parallel": plan.context_parallel}
-    if mesh.ep > 1 and fixed.ep is None:
-        unsearched |= {"ep": mesh.ep, "etp": mesh.etp, "expert_dispatch": plan.expert_dispatch}
-    return fixed.but(**unsearched)
 
 
 def _found(
@@ -136,7 +125,8 @@ def _changes(plan: Plan, cluster: ClusterSpec, fixed: Fixed) -> Iterator[_Change
         return _Change(words, free, values, always)
 
     mesh, node = plan.mesh, cluster.node
-    for axis, most in (("tp", node.devices_per_node), ("pp", cluster.devices)):
+    most_of = {"tp": node.devices_per_node, "pp": cluster.devices, "cp": cluster.devices, "ep": cluster.devices}
+    for axis, most in most_of.items():
         degree = getattr(mesh, axis)
         near = [other for other in (degree * 2, degree // 2) if 0 < other <= most]
         yield from (change(f"{axis} {other} instead of {degree}", **{axis: other}) for other in near)
@@ -152,8 +142,10 @@ def _changes(plan: Plan, cluster: ClusterSpec, fixed: Fixed) -> Iterator[_Change
     if mesh.pp > 1:
         schedule = "1f1b" if plan.schedule != "1f1b" else "interleaved-1f1b"
         yield change(f"schedule {schedule} instead of {plan.schedule}", schedule=schedule)
-    shards = cluster.devices // mesh.cp
-    alone = {"pp": 1, "tp": 1, "dp_shard": shards, "zero_stage": 3}
-    mine = {"pp": mesh.pp, "tp": mesh.tp, "dp_shard": mesh.dp_shard, "zero_stage": plan.zero_stage}
+    shards = cluster.devices // (fixed.cp or 1)
+    alone = {"pp": 1, "tp": 1, "cp": fixed.cp or 1, "ep": fixed.ep or 1, "dp_shard": shards, "zero_stage": 3}
+    mine = {axis: getattr(mesh, axis) for axis in ("pp", "tp", "cp", "ep", "dp_shard")} | {
+        "zero_stage": plan.zero_stage
+    }
     if shards > 1 and mine != alone:
         yield change(f"FSDP alone (dp_shard{shards}, ZeRO-3)", always=True, **alone)

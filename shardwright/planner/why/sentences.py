@@ -9,8 +9,8 @@ from shardwright.costmodel import RunClass, class_factors, estimate_plan, fits_p
 from shardwright.costmodel.op_times import OpTimes, op_times
 from shardwright.costmodel.tables import usable_bytes
 from shardwright.planner.branching import SearchResult
-from shardwright.specs import OWN_STACK, ClusterSpec, Estimate, Plan, Profile, TrainingSpec
-from shardwright.specs.model import MixtureOfExperts, ModelSpec
+from shardwright.specs import ClusterSpec, Estimate, Plan, Profile, TrainingSpec
+from shardwright.specs.model import ModelSpec
 
 from .alternatives import Alternative, alternatives
 
@@ -59,13 +59,10 @@ def explain(
         *_whether_it_fits(estimate, times),
         *(_compared(other, estimate) for other in _grouped(sorted(others, key=_seconds_of))),
     ]
-    if kept := [f"{axis} {degree}" for axis, degree in plan.mesh if axis in ("cp", "ep") and degree > 1]:
-        lines.append(f"The planner does not search other degrees of {' and '.join(kept)}.")
     if plan.vocabulary_parallel != "none":
         lines.append("The planner does not search vocabulary parallelism, so no other plan is compared.")
     if isinstance(found, SearchResult):
         lines += _searched(found)
-    lines += not_searched(plan, model)
     errors = _whose_errors(model, training, times)
     return [*lines, _which_software(training), _how_sure(estimate, times.node.profile, errors)]
 
@@ -168,16 +165,9 @@ def _searched(found: SearchResult) -> list[str]:
     return lines
 
 
-def not_searched(plan: Plan, model: ModelSpec) -> list[str]:
-    """Name the dimensions that the search leaves at 1 although the model could use them."""
-    has_experts = any(isinstance(block.ffn, MixtureOfExperts) for block in model.layer_classes)
-    return ["Expert parallelism is not searched; --ep sets its degree."] if has_experts and plan.mesh.ep == 1 else []
-
-
 def _which_software(training: TrainingSpec) -> str:
     stack = training.software
-    plans = "" if stack.name == OWN_STACK else ". shardwright does not check which plans that software can run"
-    return f"The estimate is for the stack '{stack.name}': {stack.about}{plans}."
+    return f"The estimate is for the stack '{stack.name}': {stack.about}."
 
 
 _FEW_DOCUMENTS = 5

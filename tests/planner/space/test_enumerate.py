@@ -8,6 +8,7 @@ from shardwright.base.numbers import divisors
 from shardwright.planner.space.enumerate import MAX_STAGES_PER_RANK, SCHEDULES, enumerate_space
 from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.plan import CONTEXT_PARALLEL
 from shardwright.specs.training import TrainingSpec
 from tests.planner.small_problems import tiny_cluster, tiny_model
 
@@ -59,12 +60,15 @@ def test_cpu_has_no_offload() -> None:
 
 
 def test_even_stages_may_be_as_many_as_there_are_layers() -> None:
-    """Uneven ones stop at `MAX_STAGES_PER_RANK`, as there are so many more of them."""
+    """Uneven ones stop at `MAX_STAGES_PER_RANK`, and lack at most one layer for each rank."""
     deep, cluster = tiny_model(layers=24), tiny_cluster(devices=2)
     training = TrainingSpec(seq_len=64, global_batch=8)
     free = enumerate_space(deep, cluster, training, Fixed(pp=2))
     even = enumerate_space(deep, cluster, training, Fixed(pp=2, even_stages=True))
-    assert max(free.stages_per_rank) == MAX_STAGES_PER_RANK
+    assert set(free.stages_per_rank) == {1, 2, 3, 4, 6, 12}
+    uneven = enumerate_space(tiny_model(layers=23), cluster, training, Fixed(pp=2))
+    assert set(uneven.stages_per_rank) == {1, 2, 3, 4, 6}
+    assert max(uneven.stages_per_rank) <= MAX_STAGES_PER_RANK
     assert set(even.stages_per_rank) == {1, 2, 3, 4, 6, 12}
 
 
@@ -80,9 +84,12 @@ def test_embedding_and_head_count_where_the_stack_counts_them() -> None:
         assert 4 not in enumerate_space(_MODEL, cluster, others, fixed).stages_per_rank
 
 
-def test_gpipe_only_where_it_is_fixed() -> None:
+def test_gpipe_where_it_differs_from_1f1b() -> None:
     cluster, gpipe = tiny_cluster(devices=4), SCHEDULES.index("gpipe")
-    assert gpipe not in enumerate_space(_MODEL, cluster, _TRAINING).schedule
+    space = enumerate_space(_MODEL, cluster, _TRAINING)
+    several = (space.column("pp") > 1) & (space.column("microbatches") > 1)
+    assert several[space.schedule == gpipe].all()
+    assert (space.schedule == gpipe).sum() == (several & (space.schedule == SCHEDULES.index("1f1b"))).sum()
     assert set(enumerate_space(_MODEL, cluster, _TRAINING, Fixed(schedule="gpipe")).schedule) == {gpipe}
 
 
@@ -134,3 +141,47 @@ def _cpu_cluster() -> ClusterSpec:
     group = cluster.groups[0]
     cpu = group.device.model_copy(update={"kind": "cpu", "context_bytes": 0.0})
     return cluster.model_copy(update={"groups": (group.model_copy(update={"device": cpu}),)})
+
+
+_EXPERTS = tiny_model(layers=6, experts=4)
+
+
+def test_experts_spread_over_what_divides_them() -> None:
+    """4 experts over 8 ranks: ep 1, 2, 4; with tp 2 either what ep leaves of it or both ranks share an expert."""
+    space = enumerate_space(_EXPERTS, tiny_cluster(devices=8), _TRAINING)
+    assert set(space.column("ep")) == {1, 2, 4}
+    pairs = {
+        (int(ep), int(etp)) for ep, etp, tp in zip(*map(space.column, ("ep", "etp", "tp")), strict=True) if tp == 2
+    }
+    assert pairs == {(1, 0), (2, 0), (2, 2), (4, 0), (4, 2)}
+    assert set(enumerate_space(_MODEL, tiny_cluster(devices=8), _TRAINING).column("ep")) == {1}
+
+
+def test_context_is_cut_where_a_rank_keeps_2048_tokens() -> None:
+    long = TrainingSpec(seq_len=8192, global_batch=8)
+    space = enumerate_space(_MODEL, tiny_cluster(devices=8), long)
+    assert set(space.column("cp")) == {1, 2, 4}
+    assert set(space.column("context_parallel")[space.column("cp") > 1]) == {0, 1, 2}
+    assert set(space.column("context_parallel")[space.column("cp") == 1]) == {0}
+    assert set(space.column("micro_batch")[space.column("cp") > 1]) == {1}
+    assert set(enumerate_space(_MODEL, tiny_cluster(devices=8), long, Fixed(cp=8)).column("cp")) == {8}
+
+
+@pytest.mark.parametrize(
+    ("stack", "name", "values"),
+    [
+        ("fsdp", "pp", {1}),
+        ("fsdp", "tp", {1}),
+        ("fsdp", "cp", {1}),
+        ("fsdp", "ep", {1}),
+        ("fsdp", "zero_stage", {0, 2, 3}),
+        ("megatron-lm", "zero_stage", {0, 1}),
+        ("megatron-lm", "offload_optimizer", {0}),
+        ("hf-deepspeed", "context_parallel", {CONTEXT_PARALLEL.index("ulysses")}),
+        ("megatron-core", "expert_dispatch", {0, 1}),
+        ("shardwright", "expert_dispatch", {0}),
+    ],
+)
+def test_what_a_stack_runs_bounds_the_space(stack: str, name: str, values: set[int]) -> None:
+    training = TrainingSpec(seq_len=8192, global_batch=8, stack=stack)
+    assert set(enumerate_space(_EXPERTS, tiny_cluster(devices=8), training).column(name)) == values

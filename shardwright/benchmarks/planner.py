@@ -1,0 +1,83 @@
+"""How fast the planner answers for jobs of all sizes, and how far its answers may be from the optimum:
+python -m shardwright.benchmarks.planner [JOB ...].
+
+Each search runs in this process after one warm-up run. The gap is that of the cost model's optimum over the space.
+"""
+
+import statistics
+import sys
+import time
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from shardwright.base import units as readable
+from shardwright.catalog import load_cluster
+from shardwright.catalog.huggingface import load_model
+from shardwright.planner import SearchResult, search
+from shardwright.specs import TrainingSpec
+
+_RUNS = 5
+
+
+class Job(NamedTuple):
+    """A job of the benchmark and the seconds in which it should be answered."""
+
+    model: str
+    cluster: str
+    seq_len: int
+    global_batch: int
+    aim_seconds: float
+
+    def search(self) -> SearchResult:
+        training = TrainingSpec(seq_len=self.seq_len, global_batch=self.global_batch)
+        return search(load_model(self.model), load_cluster(self.cluster), training, runners_up=0)
+
+
+JOBS = {
+    "llama2-7b-8": Job("llama-2-7b", "a100-sxm-80gb:8", 4096, 256, 0.1),
+    "llama3-8b-16": Job("llama-3.1-8b", "h100-sxm:16", 8192, 128, 0.1),
+    "llama3-8b-1m": Job("llama-3.1-8b", "h100-sxm:64", 1048576, 64, 1.0),
+    "gpt3-64": Job("gpt3-175b", "a100-sxm-80gb:64", 2048, 1536, 0.5),
+    "gpt3-512": Job("gpt3-175b", "a100-sxm-80gb:512", 2048, 1536, 0.5),
+    "gpt3-4096": Job("gpt3-175b", "a100-sxm-80gb:4096", 2048, 1536, 0.5),
+    "llama3-405b-16384": Job("llama-3.1-405b", "h100-sxm:16384", 8192, 2048, 1.0),
+    "mixtral-8x22b-128": Job("mixtral-8x22b", "h100-sxm:128", 8192, 1024, 2.0),
+    "qwen3-235b-256": Job("qwen3-235b-a22b", "h100-sxm:256", 4096, 4096, 2.0),
+    "deepseek-v3-2048": Job("deepseek-v3", "h800-sxm:2048", 4096, 15360, 2.0),
+}
+
+
+def main() -> None:
+    """Print the table."""
+    chosen = sys.argv[1:] or list(JOBS)
+    table = Table("job", title=f"Median of {_RUNS} searches", title_justify="left")
+    for column in ("entries", "solved", "seconds", "aim", "step", "gap", "memory"):
+        table.add_column(column, justify="right")
+    table.add_column("plan")
+    for name in chosen:
+        job, seconds = JOBS[name], []
+        result = job.search()
+        runs = _RUNS if result.seconds < 5 else 0
+        for _ in range(runs):
+            start = time.perf_counter()
+            result = job.search()
+            seconds.append(time.perf_counter() - start)
+        plan, estimate = result.plan, result.estimate
+        table.add_row(
+            name,
+            str(result.candidates_total),
+            str(result.candidates_solved),
+            readable.seconds(statistics.median(seconds or [result.seconds])),
+            readable.seconds(job.aim_seconds),
+            readable.seconds(estimate.step_seconds),
+            f"{1 - result.bound_seconds / estimate.step_seconds:.1%}",
+            readable.size(estimate.peak_memory_bytes),
+            f"{plan.mesh}; {plan.schedule} x{plan.stages_per_rank}; micro batch {plan.micro_batch}",
+        )
+    Console(width=170).print(table)
+
+
+if __name__ == "__main__":
+    main()

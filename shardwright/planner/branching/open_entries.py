@@ -1,0 +1,90 @@
+"""The entries of a space in the order of their lower bounds, which are sharpened only where they may matter.
+
+Most entries are so slow that the quick bound rules them out. The order is that of the sharp bounds: an entry comes only
+when its sharp bound is the lowest of all bounds, and no quick bound is above its sharp one.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+
+from shardwright.base import Array, IntArray
+from shardwright.planner.bounds import lower_bounds, quick_bounds
+from shardwright.planner.stages import EntrySolver
+
+_TINY = 1e-300
+_FIRST_SHARPENED = 2048
+_GROWTH = 4
+
+
+@dataclass
+class OpenEntries:
+    """Lower bounds (N,) in seconds, infinite where nothing fits, and which of them are sharp (N,)."""
+
+    solver: EntrySolver
+    bounds: Array
+    sharp: Array
+    chosen: Array = field(default_factory=lambda: np.array(True))
+
+    @classmethod
+    def of(cls, solver: EntrySolver) -> Self:
+        count = len(solver.costs.space)
+        if solver.given is not None:  # the bounds hold for stages that the search chooses, not for given ones
+            return cls(solver, np.zeros(count), np.ones(count, dtype=bool))
+        quick = quick_bounds(solver.costs, solver.ranges, solver.allowed)
+        return cls(solver, quick, np.isinf(quick))
+
+    def among(self, entries: Array) -> "OpenEntries":
+        """Return only those entries (N,) that are true. What is sharpened for them is sharp here too."""
+        return OpenEntries(self.solver, self.bounds, self.sharp, entries)
+
+    def bound(self, entry: int) -> float:
+        """The sharp bound of an entry."""
+        self.sharpen(np.array([entry]))
+        return float(self.bounds[entry])
+
+    def ascending(self, limit: Callable[[], float] = lambda: np.inf) -> Iterator[int]:
+        """Yield entries by their sharp bounds, until none is below `limit`, which may fall meanwhile.
+
+        While `limit` is infinite, the lowest of the sharp bounds comes out of turn after each sharpening: a first plan
+        rules out most of the others.
+        """
+        done, most = np.zeros(len(self.bounds), dtype=bool), _FIRST_SHARPENED
+        while True:
+            left = np.flatnonzero(self.chosen & ~done & (self.bounds < limit()) & np.isfinite(self.bounds))
+            left = left[self._order(left)]
+            for place, entry in enumerate(left):
+                if not self.bounds[entry] < limit():
+                    return
+                if not self.sharp[entry]:
+                    blunt = left[place:]
+                    blunt = blunt[~self.sharp[blunt] & (self.bounds[blunt] < limit())][:most]
+                    self.sharpen(blunt)
+                    most *= _GROWTH
+                    first = blunt[self.bounds[blunt].argmin()]
+                    if np.isinf(limit()) and np.isfinite(self.bounds[first]):
+                        done[first] = True
+                        yield int(first)
+                    break
+                done[entry] = True
+                yield int(entry)
+            else:
+                return
+
+    def left(self, done: int) -> int:
+        """Return the number of entries that may fit, without `done` ones."""
+        return int((self.chosen & np.isfinite(self.bounds)).sum()) - done
+
+    def sharpen(self, entries: IntArray) -> None:
+        """Sharpen the bounds of `entries` (A,)."""
+        entries = entries[~self.sharp[entries]]
+        if len(entries):
+            found = lower_bounds(self.solver.costs, self.solver.ranges, self.solver.allowed, entries)
+            self.bounds[entries] = np.maximum(found, self.bounds[entries])
+            self.sharp[entries] = True
+
+    def _order(self, entries: IntArray) -> IntArray:
+        """Order entries by bound. Bounds that differ only by rounding keep the order of the space."""
+        return np.argsort(np.round(np.log(np.maximum(self.bounds[entries], _TINY)), 11), kind="stable")
