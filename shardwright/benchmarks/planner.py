@@ -32,7 +32,7 @@ class Job(NamedTuple):
 
     def search(self) -> SearchResult:
         training = TrainingSpec(seq_len=self.seq_len, global_batch=self.global_batch)
-        return search(load_model(self.model), load_cluster(self.cluster), training, runners_up=0)
+        return search(load_model(self.model), load_cluster(self.cluster), training, runners_up=0, tolerance=0.02)
 
 
 JOBS = {

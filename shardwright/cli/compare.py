@@ -86,7 +86,7 @@ def compare(
     from shardwright.base import InfeasibleError
     from shardwright.compare import BEST, STRATEGIES
     from shardwright.compare import compare as compare_ways
-    from shardwright.planner import search
+    from shardwright.planner import TOLERANCE, search
 
     refuse_existing(report, force=force, inputs=[*(plan or []), *([profile] if profile else [])])
     reliability = read_reliability(
@@ -97,7 +97,7 @@ def compare(
         checkpoint_every=checkpoint_every,
     )
     training = read_training(context.params)
-    model_spec, cluster_spec = read_model(model), read_cluster(cluster, profile, memory_reserve)
+    model_spec, cluster_spec = read_model(model), read_cluster(cluster, profile, memory_reserve, safe=True)
     note_what_profile_lacks(cluster_spec, training)
     names = strategy or [*STRATEGIES, BEST]
     found = compare_ways(
@@ -106,7 +106,7 @@ def compare(
         training,
         strategies=[name for name in names if name != BEST],
         plans=_plans(plan or [], model_spec, training),
-        search=(lambda *job: search(*job).plan) if BEST in names else None,
+        search=(lambda *job: search(*job, tolerance=TOLERANCE).plan) if BEST in names else None,
     )
     if report:
         _write_report(report, found, model_spec, cluster_spec, training)

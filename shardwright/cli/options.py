@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from shardwright.costmodel import PlanFile, Reliability
-    from shardwright.specs import ClusterSpec, Estimate, TrainingSpec
+    from shardwright.specs import ClusterSpec, Estimate, NodeGroup, TrainingSpec
     from shardwright.specs.model import ModelSpec
 
 EXIT_INFEASIBLE = 3
@@ -28,7 +28,7 @@ ClusterOption = Annotated[
 MemoryReserveOption = Annotated[
     float | None,
     typer.Option(
-        help="Leave this share of each device's memory free: 0.1. Default: that of docs/cost-model.md, item 7."
+        help="Leave this share of each device's memory free: 0.06. Default: what makes a plan fit with 90% probability."
     ),
 ]
 ProfileOption = Annotated[
@@ -131,24 +131,36 @@ def read_model(reference: str) -> "ModelSpec":
     return load_model(reference)
 
 
-def read_cluster(reference: str, profile: Path | None = None, memory_reserve: float | None = None) -> "ClusterSpec":
+def read_cluster(
+    reference: str, profile: Path | None = None, memory_reserve: float | None = None, *, safe: bool = False
+) -> "ClusterSpec":
     """Read `device:count`, a TOML file, or `local[:ranks]`, which looks at this machine. Attach the profile of a file if given.
-    A given reserve replaces that of every device.
+    A given reserve replaces that of every device. `safe`: without one, a device with its own memory keeps as much free as
+    makes a plan fit with 90% probability, by the errors of predicted peaks.
 
     Raises:
         SpecError: `reference` is none of them, or not valid; the profile is of another device; the reserve is no share.
     """
     from shardwright.base import SpecError
+    from shardwright.costmodel import SAFE, reserve_for
+    from shardwright.costmodel.op_times import CALIBRATED
     from shardwright.profiler.machine import resolve_cluster
 
     if memory_reserve is not None and not 0 <= memory_reserve < 1:
         raise SpecError(f"--memory-reserve is {memory_reserve:g}: give a share from 0 to below 1, such as 0.1")
     cluster = _profiled(resolve_cluster(reference), profile)
-    if memory_reserve is None:
+    if memory_reserve is None and not safe:
         return cluster
-    keep = {"memory_reserve": memory_reserve}
-    groups = (group.model_copy(update={"device": group.device.model_copy(update=keep)}) for group in cluster.groups)
-    return cluster.model_copy(update={"groups": tuple(groups)})
+
+    def reserving(group: "NodeGroup") -> "NodeGroup":
+        device, share = group.device, memory_reserve
+        if share is None:
+            share = device.memory_reserve
+        if share is None and device.has_own_memory:
+            share = max(CALIBRATED.memory_reserve, reserve_for(SAFE))
+        return group.model_copy(update={"device": device.model_copy(update={"memory_reserve": share})})
+
+    return cluster.model_copy(update={"groups": tuple(map(reserving, cluster.groups))})
 
 
 def _profiled(cluster: "ClusterSpec", path: Path | None) -> "ClusterSpec":

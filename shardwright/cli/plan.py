@@ -101,6 +101,9 @@ def plan(
     time_limit: Annotated[
         float, typer.Option(help="Stop the search after these seconds, with the best plan so far.")
     ] = 30.0,
+    fastest: Annotated[
+        bool, typer.Option("--fastest", help="Take the fastest plan, not a simpler one that takes up to 2% longer.")
+    ] = False,
     certify: Annotated[bool, typer.Option("--certify", help="Prove the stages with integer programs.")] = False,
     memory_reserve: MemoryReserveOption = None,
     profile: ProfileOption = None,
@@ -114,9 +117,10 @@ def plan(
 ) -> None:
     """Find the fastest plan that fits and print it in about ten lines."""
     from shardwright.base import SpecError
-    from shardwright.planner import search
+    from shardwright.planner import TOLERANCE, search
     from shardwright.planner.space import Fixed
     from shardwright.planner.why import explain as explain_plan
+    from shardwright.planner.why import what_was_given_up
     from shardwright.specs import CHOICES
 
     if not time_limit > 0:
@@ -126,10 +130,11 @@ def plan(
     given = {choice.name: options[choice.name] for choice in CHOICES if options.get(choice.name) is not None}
     training = read_training(options)
     fixed = Fixed.parse(given, source="options")
-    job = read_model(model), read_cluster(cluster, profile, memory_reserve), training
+    job = read_model(model), read_cluster(cluster, profile, memory_reserve, safe=True), training
     full = details or as_json or report is not None
-    result = search(*job, fixed=fixed, time_limit_seconds=time_limit, runners_up=3 if full else 0)
-    notes = _lacking(*job[1:])
+    tolerance = 0.0 if fastest else TOLERANCE
+    result = search(*job, fixed=fixed, time_limit_seconds=time_limit, runners_up=3 if full else 0, tolerance=tolerance)
+    notes = [*what_was_given_up(result), *_lacking(*job[1:])]
     if certify:
         notes.append(_certified(*job, result))
     why = [*explain_plan(result, *job), *notes] if full else []

@@ -14,7 +14,7 @@ from .checks import (
     tensor_parallel_sizes,
 )
 from .evaluate import estimate_plan, simulate_plan
-from .intervals import LEVELS, RUN_CLASSES, RunClass, class_factors, fits_probability, reserve_for, run_class
+from .intervals import LEVELS, RUN_CLASSES, SAFE, RunClass, class_factors, fits_probability, reserve_for, run_class
 from .plan_file import PlanFile, read_plan_file, write_plan_file
 from .prediction import EstimatePlan, Prediction, fastest, predict
 from .reliability import Goodput, Reliability, goodput
@@ -23,6 +23,7 @@ from .variants import step_seconds_by_variant
 __all__ = [
     "LEVELS",
     "RUN_CLASSES",
+    "SAFE",
     "EstimatePlan",
     "Goodput",
     "PlanFile",

@@ -74,6 +74,10 @@ def _normal_bounds(level: float, deviation: float) -> tuple[float, float]:
     return math.exp(-reach), math.exp(reach)
 
 
+SAFE = 0.9
+"""The probability with which a plan should fit, unless a user asks for another reserve."""
+
+
 def fits_probability(peak_bytes: float, capacity_bytes: float) -> float:
     """Probability that a run predicted to need `peak_bytes` finds room in `capacity_bytes`, by the errors of predicted peaks
     on published runs (intervals.toml, [memory]); the logarithm of measured over predicted is taken as normal."""

@@ -4,9 +4,9 @@
 the optimum of the cost model.
 """
 
-from .best_plan import search
+from .best_plan import TOLERANCE, search
 from .branching.result import RunnerUp, SearchResult
 from .space.fixed import Fixed
 from .why.sentences import explain
 
-__all__ = ["Fixed", "RunnerUp", "SearchResult", "explain", "search"]
+__all__ = ["TOLERANCE", "Fixed", "RunnerUp", "SearchResult", "explain", "search"]

@@ -3,11 +3,14 @@
 import time
 
 from shardwright.costmodel.op_times import OpTimes, op_times
-from shardwright.planner.branching import BranchAndBound, Progress, RunnerUp, SearchResult, infeasible
+from shardwright.planner.branching import BranchAndBound, Progress, RunnerUp, SearchResult, infeasible, simplest
 from shardwright.planner.space import Fixed, check_runs, kept_by
 from shardwright.planner.stages import plan_of
 from shardwright.specs import ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
+
+# Published runs of one plan differ by about as much from day to day; what is closer counts as equally fast.
+TOLERANCE = 0.02
 
 
 def search(
@@ -19,12 +22,14 @@ def search(
     times: OpTimes | None = None,
     time_limit_seconds: float = 30.0,
     runners_up: int = 3,
+    tolerance: float = 0.0,
     progress: Progress | None = None,
 ) -> SearchResult:
     """Return the plan with the shortest predicted step among those that fit, on all devices of the cluster.
 
     The search minimises a closed form that equals the simulated timeline (a law of the cost model). Simulating the best
-    few plans would therefore not change their order. `progress` is called with (solved, still open, best seconds).
+    few plans would therefore not change their order. With a `tolerance` the plan is the simplest of those that take at most
+    that share longer than the fastest (branching/simplest.py). `progress` is called with (solved, still open, best seconds).
 
     Raises:
         SpecError: nothing divides, or the fixed choices contradict each other or the software.
@@ -39,7 +44,8 @@ def search(
     run.run(time_limit_seconds, progress)
     if run.best is None:
         raise infeasible(model, cluster, training, fixed, times)
-    plan = plan_of(run.best, run.space, model)
+    chosen = simplest(run, tolerance) if tolerance > 0 and run.complete else run.best
+    plan, fastest = (plan_of(found, run.space, model) for found in (chosen, run.best))
     solved = run.other_meshes(runners_up) if run.complete else []
     others = (RunnerUp(plan_of(found, run.space, model), found.step_seconds) for found in solved)
     return SearchResult(
@@ -51,5 +57,6 @@ def search(
         complete=run.complete,
         fixed=fixed,
         runners_up=tuple(others),
+        fastest=None if fastest == plan else RunnerUp(fastest, run.best.step_seconds),
         seconds=time.perf_counter() - started,
     )

@@ -39,10 +39,13 @@ def test_plan_prints_ten_lines_and_details_the_rest(command: Command) -> None:
     short = command("plan", "llama-3.2-1b", *JOB)
     assert short.code == 0
     lines = short.out.splitlines()
-    assert len(lines) <= 12
+    assert len(lines) <= 15
     assert max(map(len, lines)) <= 80
-    labels = ["plan", "step", "memory", "bound by", "simpler", "search", "rests on"]
+    labels = ["plan", "step", "memory", "bound by", "simpler", "search", "rests on", "note"]
     assert [line[:9].strip() for line in lines[1:] if not line.startswith(" ")] == labels
+    assert "note      The fastest plan, " in short.out
+    fastest = command("plan", "llama-3.2-1b", *JOB, "--fastest").out
+    assert "note" not in fastest
     details = command("plan", "llama-3.2-1b", *JOB, "--details").out
     for word in (
         "1.24 G parameters",

@@ -68,3 +68,20 @@ def test_formats_that_a_stack_fixes_are_formats_of_a_precision() -> None:
     assert Precision.model_validate(named_stack("torchtune").fixed_formats) == Precision(
         parameters="bf16", gradients="bf16"
     )
+
+
+@pytest.mark.parametrize("name", stack_names())
+def test_the_page_says_what_it_runs(name: str) -> None:
+    """The row of the second table, after the schedules."""
+    rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{name}` |")]
+    zero, tensor, context, experts, uneven, host = (cell.strip() for cell in rows[1].strip("|").split("|")[2:])
+    runs = named_stack(name).runs
+    assert zero == ", ".join(map(str, runs.zero_stages))
+    assert context == (", ".join(runs.context_parallel) or "no")
+    assert experts == (", ".join(runs.expert_dispatch) or "no")
+    shown = {"yes": True, "no": False}
+    assert (shown[tensor], shown[uneven], shown[host]) == (
+        runs.tensor_parallel,
+        runs.uneven_stages,
+        runs.offload_optimizer,
+    )

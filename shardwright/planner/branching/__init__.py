@@ -3,5 +3,6 @@
 from .branch_and_bound import BranchAndBound, Progress
 from .nothing_fits import infeasible, lacking_bytes
 from .result import RunnerUp, SearchResult
+from .simplest import simplest
 
-__all__ = ["BranchAndBound", "Progress", "RunnerUp", "SearchResult", "infeasible", "lacking_bytes"]
+__all__ = ["BranchAndBound", "Progress", "RunnerUp", "SearchResult", "infeasible", "lacking_bytes", "simplest"]

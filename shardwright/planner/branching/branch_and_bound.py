@@ -25,11 +25,12 @@ _SOLVED_FOR_RUNNER_UP = 24
 
 @dataclass
 class BranchAndBound:
-    """One search. Entries that don't fit the memory have an infinite bound and are never solved."""
+    """One search for plans below `ceiling` seconds. Entries that don't fit the memory are never solved."""
 
     solver: EntrySolver
     entries: OpenEntries
     times: OpTimes
+    ceiling: float = np.inf
     best: Solved | None = None
     solved: int = 0
     complete: bool = True
@@ -99,7 +100,7 @@ class BranchAndBound:
 
     @property
     def _limit(self) -> float:
-        return np.inf if self.best is None else self.best.step_seconds
+        return self.ceiling if self.best is None else self.best.step_seconds
 
     def _solve(self, entry: int, bound: float) -> None:
         self.solved += 1

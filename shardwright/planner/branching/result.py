@@ -26,6 +26,7 @@ class SearchResult:
         complete: False where the time limit ended the search.
         seconds: duration of the search.
         fixed: the choices that the search had to keep.
+        fastest: the fastest plan found, where a simpler one was chosen.
         runners_up: the best plans without interleaving of the other meshes with the lowest bounds, fastest first.
     """
 
@@ -38,6 +39,7 @@ class SearchResult:
     seconds: float
     fixed: Fixed
     runners_up: tuple[RunnerUp, ...]
+    fastest: RunnerUp | None = None
 
     @property
     def gap(self) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from shardwright.base import GIB, units
-from shardwright.costmodel import RunClass, class_factors, estimate_plan, fits_probability, reserve_for, run_class
+from shardwright.costmodel import SAFE, RunClass, class_factors, estimate_plan, fits_probability, reserve_for, run_class
 from shardwright.costmodel.op_times import OpTimes, op_times
 from shardwright.costmodel.tables import usable_bytes
 from shardwright.planner.branching import SearchResult
@@ -15,7 +15,6 @@ from shardwright.specs.model import ModelSpec
 from .alternatives import Alternative, alternatives
 
 # Probability that a plan should fit with, where a run that ends early costs much.
-_SAFE = 0.9
 _CAUSES = {
     "compute": "compute",
     "recompute": "recomputation",
@@ -68,9 +67,7 @@ def explain(
 
 
 def _what(plan: Plan, estimate: Estimate) -> str:
-    schedule = "" if plan.mesh.pp == 1 else f" under {plan.schedule}"
-    if plan.stages_per_rank > 1:
-        schedule += f" with {plan.stages_per_rank} stages on each rank"
+    schedule = _pipelined(plan)
     zero = f", ZeRO-{plan.zero_stage}" if plan.zero_stage else ""
     host = ", optimizer on the host" if plan.offload.optimizer_fraction else ""
     return (
@@ -79,14 +76,21 @@ def _what(plan: Plan, estimate: Estimate) -> str:
     )
 
 
+def _pipelined(plan: Plan) -> str:
+    if plan.mesh.pp == 1:
+        return ""
+    several = f" with {plan.stages_per_rank} stages on each rank" if plan.stages_per_rank > 1 else ""
+    return f" under {plan.schedule}{several}"
+
+
 def _whether_it_fits(estimate: Estimate, times: OpTimes) -> list[str]:
     """With what probability the peak finds room; nothing for a CPU, whose memory the published runs say nothing of."""
     device = times.node.device
     if not device.has_own_memory:
         return []
     probability = fits_probability(estimate.peak_memory_bytes, device.memory_bytes)
-    safe = reserve_for(_SAFE)
-    advice = "" if probability >= _SAFE else f" --memory-reserve {safe:.2f} plans for {_SAFE:.0%}."
+    safe = reserve_for(SAFE)
+    advice = "" if probability >= SAFE else f" --memory-reserve {safe:.2f} plans for {SAFE:.0%}."
     return [f"It fits with {probability:.0%} probability, by the errors of predicted peaks on published runs.{advice}"]
 
 
@@ -148,6 +152,17 @@ def _how_much(change: float) -> str:
     if change >= 1:
         return f"{1 + change:.1f} times as long"
     return f"{abs(change):.1%} {'slower' if change >= 0 else 'faster'}"
+
+
+def what_was_given_up(found: SearchResult) -> list[str]:
+    """Say what the fastest plan would take, where a simpler one was chosen."""
+    if found.fastest is None or found.fastest.step_seconds > found.estimate.step_seconds * (1 - 0.0005):
+        return []
+    fastest, seconds = found.fastest.plan, found.fastest.step_seconds
+    return [
+        f"The fastest plan, {fastest.mesh}{_pipelined(fastest)}, would take {units.seconds(seconds)}, "
+        f"{1 - seconds / found.estimate.step_seconds:.1%} less, which the prediction cannot resolve; this plan is simpler."
+    ]
 
 
 def _searched(found: SearchResult) -> list[str]:

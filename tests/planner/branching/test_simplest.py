@@ -1,0 +1,58 @@
+"""Of plans that take nearly as long as the fastest the simplest is chosen, and no simpler one of all plans is as near."""
+
+import pytest
+
+from shardwright.base.errors import InfeasibleError, SpecError
+from shardwright.costmodel.checks import check_memory
+from shardwright.costmodel.evaluate import estimate_plan
+from shardwright.planner.best_plan import search
+from shardwright.planner.space.fixed import Fixed
+from shardwright.specs.plan import Plan
+from tests.planner.brute_force import all_plans
+from tests.planner.small_problems import Problem, random_problem
+
+_TOLERANCE = 0.3
+_FEW = Fixed(micro_batch=1, zero_stage=1)
+
+
+def _kind(plan: Plan) -> tuple[int, int, int, bool]:
+    """Axes, pipeline, optimizer on the host, and whether anything is recomputed."""
+    mesh = plan.mesh
+    axes = sum(degree > 1 for degree in (mesh.pp, mesh.dp_replicate, mesh.dp_shard, mesh.cp, mesh.tp, mesh.ep))
+    recomputes = any(run.recompute != "none" for stage in plan.stages for run in stage.layers)
+    return axes, (mesh.pp > 1) + (plan.stages_per_rank > 1), int(plan.offload.optimizer_fraction), recomputes
+
+
+def _all_near(problem: Problem, seconds: float) -> list[Plan]:
+    near = []
+    for plan in all_plans(*problem, _FEW):
+        try:
+            estimate = estimate_plan(*problem, plan)
+            check_memory(estimate, problem.cluster)
+        except (SpecError, InfeasibleError):
+            continue
+        if estimate.step_seconds <= seconds:
+            near.append(plan)
+    return near
+
+
+@pytest.mark.parametrize("seed", range(600, 640))
+def test_no_plan_as_near_is_simpler(seed: int) -> None:
+    problem = random_problem(seed)
+    if problem.model.layer_count > 3 or problem.cluster.devices > 4:
+        return
+    try:
+        best = search(*problem, fixed=_FEW)
+        found = search(*problem, fixed=_FEW, tolerance=_TOLERANCE)
+    except (InfeasibleError, SpecError):
+        return
+    most = best.estimate.step_seconds * (1 + _TOLERANCE)
+    assert found.estimate.step_seconds <= most * (1 + 1e-9)
+    check_memory(found.estimate, problem.cluster)
+    simplest = min(_kind(plan) for plan in _all_near(problem, most))
+    assert _kind(found.plan) == simplest
+    if found.plan == best.plan:
+        assert found.fastest is None
+    else:
+        assert found.fastest is not None
+        assert found.fastest.step_seconds == best.estimate.step_seconds
