@@ -1,5 +1,6 @@
 """The order in which each rank of a named schedule computes: one generator for each schedule.
 
+Those of schedules that repeat one building block stand in building_block.py.
 A new schedule needs its name and shape in `specs.schedules` and a generator in `ORDERS` here.
 """
 
