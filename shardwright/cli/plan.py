@@ -86,7 +86,9 @@ def plan(
     micro_batch: Annotated[
         int | None, typer.Option(parser=read_count_option, metavar="COUNT", help="Fix the sequences of a microbatch.")
     ] = None,
-    schedule: Annotated[str | None, typer.Option(help="Fix the schedule: gpipe, 1f1b, interleaved-1f1b.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="Fix the schedule: gpipe, 1f1b, interleaved-1f1b. Plan files may name others.")
+    ] = None,
     stages_per_rank: Annotated[int | None, typer.Option(help="Fix the pipeline chunks of a rank.")] = None,
     recompute: Annotated[str | None, typer.Option(help="Fix recompute in all layers: none, selective, full.")] = None,
     offload_optimizer: Annotated[

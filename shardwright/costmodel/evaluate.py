@@ -11,6 +11,7 @@ from shardwright.costmodel.pipeline import (
     StageCosts,
     make_schedule,
     peak_activation_bytes,
+    peak_in_flight,
     simulate,
     step_parts,
     waiting_microbatches,
@@ -246,16 +247,19 @@ class PlanCosts:
 
     def _largest(self, values: Rows) -> Array:
         """(pp,): the largest of `values` among the rows of each rank."""
-        return np.asarray(self._per_rank(self.sums.largest(values)).max(axis=0))
+        return self.sums.largest(values, self.plan.schedule, self.plan.mesh.pp)
 
     def _waiting_bytes(self) -> Array:
-        """(pp,): activations of microbatches that wait for a divided vocabulary, no more than the step has."""
-        plan = self.plan
-        waiting = waiting_microbatches(plan.vocabulary_parallel, plan.mesh.pp)
-        more = np.minimum(waiting, max(0, plan.microbatches - plan.mesh.pp))
-        each = np.zeros(plan.mesh.pp)
-        np.maximum.at(each, plan.stage_ranks, self.activation_bytes_per_stage())
-        return more * each
+        """(pp,): activations of microbatches that wait for a divided vocabulary, no more than the step has.
+
+        In a V they wait on both stages of a rank, in a loop on one.
+        """
+        plan, pp = self.plan, self.plan.mesh.pp
+        in_flight = peak_in_flight(plan.schedule, pp, plan.stages_per_rank, plan.microbatches)
+        waiting = waiting_microbatches(plan.vocabulary_parallel, pp)[plan.stage_ranks]
+        more = np.minimum(waiting, plan.microbatches - in_flight) * self.activation_bytes_per_stage()
+        in_a_v = plan.stage_ranks[0] == plan.stage_ranks[-1]
+        return np.asarray(self._per_rank(more).sum(axis=0) if in_a_v else self._per_rank(more).max(axis=0))
 
     def _logit_bytes(self, kept: Array, working: Array) -> Array:
         """The head's share of the kept and working bytes on the rank of the last stage; 0 on the others."""

@@ -7,7 +7,7 @@ from pydantic import field_validator, model_validator
 
 from .mesh import Mesh
 from .schedules import ScheduleName as ScheduleName  # re-exported here, because it is a field of a plan
-from .schedules import check_shape, stage_ranks
+from .schedules import check_shape, splits_backward, stage_ranks
 from .spec import PositiveInt, Spec
 
 RecomputePolicy = Literal["none", "selective", "full"]
@@ -138,6 +138,10 @@ class Plan(Spec):
                 f"ep {mesh.ep} with tp {mesh.tp} and no sequence_parallel would send every token {mesh.tp} times; set sequence_parallel"
             )
         check_shape(self.schedule, mesh.pp, len(self.stages), self.microbatches)
+        if self.vocabulary_parallel == "interlaced" and splits_backward(self.schedule):
+            raise ValueError(
+                f"vocabulary_parallel 'interlaced' stops the ranks of 1F1B, not those of {self.schedule}; set 'vocab-1' or 'vocab-2', or schedule '1f1b'"
+            )
         for index, stage in enumerate(self.stages):
             if not stage.layers and (count == 1 or 0 < index < count - 1):
                 raise ValueError(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from shardwright.base import SpecError, nearest
 
-ScheduleName = Literal["gpipe", "1f1b", "interleaved-1f1b", "zb-h1", "zb-v", "dualpipe-v"]
+ScheduleName = Literal["gpipe", "1f1b", "interleaved-1f1b", "zb-h1", "zb-2p", "zb-v", "v-half", "v-min", "dualpipe-v"]
 Placement = Literal["loop", "v"]
 
 _Number = TypeVar("_Number", bound=np.generic)
@@ -36,7 +36,10 @@ _SHAPES: dict[ScheduleName, _Shape] = {
     "1f1b": _Shape(),
     "interleaved-1f1b": _Shape(stages_per_rank=None, least_pp=2),
     "zb-h1": _Shape(splits=True),
+    "zb-2p": _Shape(splits=True),
     "zb-v": _Shape(placement="v", stages_per_rank=2, least_pp=2, splits=True),
+    "v-half": _Shape(placement="v", stages_per_rank=2, least_pp=2, splits=True),
+    "v-min": _Shape(placement="v", stages_per_rank=2, least_pp=2, splits=True),
     "dualpipe-v": _Shape(placement="v", stages_per_rank=2, least_pp=2, splits=True),
 }
 

@@ -96,8 +96,11 @@ def test_plan_as_json_is_the_file_that_out_writes(command: Command, plan_path: P
     assert all(isinstance(line, str) for line in printed["why"])
 
 
-def test_a_plan_file_may_name_a_schedule_that_is_not_searched(command: Command, tmp_path: Path) -> None:
-    """Here ZB-V: explained, simulated and compared, its stages down the ranks and up again."""
+@pytest.mark.parametrize(("schedule", "chunks"), [("zb-2p", 1), ("zb-v", 2), ("v-half", 2)])
+def test_a_plan_file_may_name_a_schedule_that_is_not_searched(
+    schedule: str, chunks: int, command: Command, tmp_path: Path
+) -> None:
+    """It is explained, simulated and compared."""
     path = tmp_path / "v.json"
     command("plan", "llama-3.2-1b", *JOB, "--pp", "2", "--stages-per-rank", "1", "--out", str(path))
     written = json.loads(path.read_text())
@@ -106,18 +109,18 @@ def test_a_plan_file_may_name_a_schedule_that_is_not_searched(command: Command, 
         "mesh": {"pp": 2, "tp": 4},
         "micro_batch": 1,
         "microbatches": 16,
-        "schedule": "zb-v",
-        "stages": [{"layers": [{"count": 4}]}] * 4,
+        "schedule": schedule,
+        "stages": [{"layers": [{"count": 8 // chunks}]}] * 2 * chunks,
     }
     path.write_text(json.dumps(written))
     explained = command("explain", str(path))
     assert explained.code == 0
-    assert "zb-v, 2 stages a rank" in explained.out
+    assert (f"{schedule}, 2 stages a rank" if chunks == 2 else schedule) in explained.out
     simulated = command("simulate", str(path), "--json").json()
     assert len(simulated["idle_fractions"]) == 2
     compared = command("compare", "llama-3.2-1b", *JOB, "--plan", str(path), "--strategy", "best", "--json").json()
     by_name = {row["name"]: row for row in compared["rows"]}
-    assert by_name["v.json"]["plan"]["schedule"] == "zb-v"
+    assert by_name["v.json"]["plan"]["schedule"] == schedule
     assert by_name["v.json"]["reason"] is None
 
 

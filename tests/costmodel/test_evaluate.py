@@ -50,7 +50,9 @@ PLANS = [
     plan(4, recompute="full"),
     plan(2, schedule="gpipe"),
     plan(4, schedule="zb-h1"),
+    plan(4, schedule="zb-2p"),
     plan(4, chunks=2, schedule="zb-v"),
+    plan(4, chunks=2, schedule="v-half"),
     plan(4, chunks=2, schedule="dualpipe-v"),
 ]
 
@@ -276,6 +278,41 @@ def test_a_split_vocabulary_keeps_microbatches_in_flight(kind: str, more: list[i
     base = [part.activations + part.logits for part in one.memory()]
     assert np.subtract(held, base) == pytest.approx((np.array(more) - 1) * each)
     assert base[0] > (4 + 1) * each[0]  # the four of 1F1B's first rank, and the one at the barrier
+
+
+@pytest.mark.parametrize(("kind", "more"), [("vocab-1", 2), ("vocab-2", 1)])
+def test_v_half_with_a_split_vocabulary_holds_the_same_on_every_rank(kind: str, more: int) -> None:
+    """(4 + 2) // 2 microbatches of both stages, and one more for each barrier in the loss."""
+    stages = tuple(Stage(layers=(LayerRun(count=1),)) for _ in range(8))
+    training = TrainingSpec(seq_len=128, global_batch=16)
+    split = Plan(
+        mesh=Mesh(pp=4), micro_batch=1, microbatches=16, schedule="v-half", stages=stages, vocabulary_parallel=kind
+    )
+    job = (small_model(layers=8), round_cluster(), training)
+    found = plan_costs(*job, split, RoundTimes())
+    both = 2 * found.activation_bytes_per_stage()[0]
+    held = [part.activations + part.logits for part in found.memory()]
+    assert held == pytest.approx([held[0]] * 4)
+    assert (3 + more) * both < held[0] < (3 + more + 0.5) * both  # and the working memory of a backward
+    assert found.estimate().step_seconds == pytest.approx(
+        simulate_plan(*job[:2], training, split, RoundTimes()).step_seconds
+    )
+    whole = tuple(Stage(layers=(LayerRun(count=2),)) for _ in range(4))
+    one = plan_costs(*job, split.model_copy(update={"schedule": "1f1b", "stages": whole}), RoundTimes())
+    largest = max(part.activations + part.logits for part in one.memory())
+    assert largest - held[0] == pytest.approx(both)  # 1F1B's first rank holds four microbatches, and as many more
+
+
+def test_no_more_microbatches_wait_for_a_split_vocabulary_than_the_step_has() -> None:
+    stages = tuple(Stage(layers=(LayerRun(count=1),)) for _ in range(4))
+    job = (small_model(), round_cluster(), TrainingSpec(seq_len=128, global_batch=5))
+    whole = Plan(mesh=Mesh(pp=4), micro_batch=1, microbatches=5, stages=stages, vocabulary_parallel="vocab-1")
+    found, all_held = (
+        [part.activations + part.logits for part in plan_costs(*job, one, RoundTimes()).memory()]
+        for one in (whole, whole.model_copy(update={"schedule": "gpipe"}))
+    )
+    assert found == pytest.approx([all_held[0], *[all_held[0]] * 1, found[2], found[3]])
+    assert found[1] > found[2] > found[3]
 
 
 def test_predictions_of_later_tokens_lengthen_the_last_stage_alone() -> None:

@@ -27,7 +27,9 @@ PLANS = [
     plan(4, chunks=2),
     plan(2, schedule="gpipe"),
     plan(4, schedule="zb-h1"),
+    plan(4, schedule="zb-2p"),
     plan(4, chunks=2, schedule="zb-v"),
+    plan(4, chunks=2, schedule="v-half"),
     plan(4, chunks=2, schedule="dualpipe-v"),
 ]
 

@@ -76,7 +76,9 @@ class TestACertificateIsOfThePlanItself:
         assert certificate.bound_seconds <= own.step_seconds * (1 + 1e-9)
 
 
-@pytest.mark.parametrize(("schedule", "chunks"), [("zb-h1", 1), ("zb-v", 2), ("dualpipe-v", 2)])
+@pytest.mark.parametrize(
+    ("schedule", "chunks"), [("zb-h1", 1), ("zb-2p", 1), ("zb-v", 2), ("v-half", 2), ("v-min", 2), ("dualpipe-v", 2)]
+)
 def test_schedules_that_split_the_backward_are_priced_by_the_planner(schedule: ScheduleName, chunks: int) -> None:
     """They are not searched, but a plan that has one can be fixed: its weight gradients are in the planner's costs."""
     model, cluster = tiny_model(layers=8), tiny_cluster(devices=4)

@@ -134,6 +134,25 @@ CASES = {
         plan_file(LLAMA_4, plan(*[(layers(1),)] * 4, pp=2, microbatches=1, schedule="zb-v")),
         (sabotage.lose_postponed_weight_gradients,),
     ),
+    "zb-2p, zero 1": Case(
+        plan_file(
+            LLAMA,
+            plan((layers(1, zero=1),), (layers(1, zero=1),), pp=2, dp_shard=2, microbatches=4, schedule="zb-2p"),
+        ),
+        (sabotage.lose_postponed_weight_gradients,),
+    ),
+    "v-half": Case(
+        plan_file(QWEN3_4, plan(*[(layers(1),)] * 4, pp=2, microbatches=5, schedule="v-half")),
+        (sabotage.lose_postponed_weight_gradients,),
+    ),
+    "v-half, fewer microbatches than stages": Case(
+        plan_file(LLAMA_4, plan(*[(layers(1),)] * 4, pp=2, microbatches=1, schedule="v-half")),
+        (sabotage.lose_postponed_weight_gradients,),
+    ),
+    "v-min, tp": Case(
+        plan_file(LLAMA_4, plan(*[(layers(1),)] * 4, pp=2, tp=2, microbatches=4, schedule="v-min")),
+        (sabotage.lose_postponed_weight_gradients,),
+    ),
     "dualpipe-v": Case(
         plan_file(LLAMA_4, plan(*[(layers(1),)] * 4, pp=2, microbatches=8, schedule="dualpipe-v")),
         (sabotage.lose_postponed_weight_gradients,),

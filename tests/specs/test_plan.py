@@ -98,6 +98,11 @@ def test_only_the_ends_of_a_pipeline_may_hold_no_layer() -> None:
     assert Stage(layers=()).layer_count == 0
 
 
+def test_the_interlaced_pipeline_is_refused_where_backwards_are_split() -> None:
+    with pytest.raises(SpecError, match="not those of zb-h1; set 'vocab-1' or 'vocab-2', or schedule '1f1b'"):
+        plan(mesh=Mesh(pp=2), zero_stage=0, layers=(2, 2), schedule="zb-h1", vocabulary_parallel="interlaced")
+
+
 @pytest.mark.parametrize(
     ("written", "kind"), [(0, "none"), (1, "vocab-2"), (2, "vocab-1"), ("interlaced", "interlaced")]
 )

@@ -11,7 +11,13 @@ from shardwright.specs.schedules import ScheduleName, by_rank, by_stage, check_s
 @pytest.mark.parametrize(
     ("name", "pp", "stages", "microbatches", "message"),
     [
-        ("zb", 2, 2, 4, "schedule 'zb' is not known; allowed: gpipe, 1f1b, interleaved-1f1b, zb-h1, zb-v, dualpipe-v."),
+        (
+            "zb",
+            2,
+            2,
+            4,
+            "schedule 'zb' is not known; allowed: gpipe, 1f1b, interleaved-1f1b, zb-h1, zb-2p, zb-v, v-half, v-min, dualpipe-v.",
+        ),
         ("1f1b", 2, 4, 4, "1f1b needs one stage on each rank, not 4 in all for pp 2; interleaved-1f1b runs several"),
         ("zb-h1", 2, 4, 4, "zb-h1 needs one stage on each rank, not 4 in all for pp 2; interleaved-1f1b runs several"),
         ("gpipe", 4, 2, 4, "gpipe needs one stage on each rank, not 2 in all for pp 4"),
@@ -21,6 +27,9 @@ from shardwright.specs.schedules import ScheduleName, by_rank, by_stage, check_s
         ("interleaved-1f1b", 4, 8, 10, "divisible by pp: 10 by 4; the nearest is 8"),
         ("zb-v", 2, 6, 4, "zb-v needs 2 stages on each rank, not 6 in all for pp 2"),
         ("zb-v", 1, 2, 4, "zb-v needs pp of 2 or more and 2 stages on each rank, not 2 in all for pp 1"),
+        ("zb-2p", 2, 4, 4, "zb-2p needs one stage on each rank, not 4 in all for pp 2; interleaved-1f1b runs several"),
+        ("v-half", 4, 4, 4, "v-half needs 2 stages on each rank, not 4 in all for pp 4"),
+        ("vhalf", 4, 8, 4, "Did you mean 'v-half'?"),
         ("dualpipe-v", 4, 8, 7, "needs as many microbatches as stages: 8 or more with pp 4, not 7"),
         ("gpipe", 0, 1, 4, "1 or more, not 0, 1 and 4"),
         ("gpipe", 2, 2, 0, "1 or more, not 2, 2 and 0"),
@@ -37,12 +46,17 @@ def test_numbers_without_a_schedule_are_refused_in_one_line(
 
 def test_a_loop_starts_again_at_the_first_rank_and_a_v_turns_at_the_last() -> None:
     assert stage_ranks("interleaved-1f1b", 3, 6) == [0, 1, 2, 0, 1, 2]
-    assert stage_ranks("zb-v", 3, 6) == stage_ranks("dualpipe-v", 3, 6) == [0, 1, 2, 2, 1, 0]
+    for name in ("zb-v", "v-half", "v-min", "dualpipe-v"):
+        assert stage_ranks(name, 3, 6) == [0, 1, 2, 2, 1, 0]
 
 
 @pytest.mark.parametrize(
     ("name", "stages_per_rank"),
-    [("gpipe", 1), ("1f1b", 1), ("interleaved-1f1b", 3), ("zb-h1", 1), ("zb-v", 2), ("dualpipe-v", 2)],
+    [
+        *[(name, 1) for name in ("gpipe", "1f1b", "zb-h1", "zb-2p")],
+        *[(name, 2) for name in ("zb-v", "v-half", "v-min", "dualpipe-v")],
+        ("interleaved-1f1b", 3),
+    ],
 )
 def test_the_orders_hold_their_stages_where_the_shape_says(name: ScheduleName, stages_per_rank: int) -> None:
     schedule = make_schedule(name, 4, stages_per_rank, 8)

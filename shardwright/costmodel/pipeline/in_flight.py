@@ -31,7 +31,8 @@ def alive_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches
     runs when j backwards are done. The counts repeat after stages_per_rank * pp forwards. Schedules that split
     backwards are walked through instead.
 
-    GPipe: every microbatch. 1F1B: min(microbatches, pp - rank). ZB-H1: min(microbatches, pp).
+    GPipe: every microbatch. 1F1B: min(microbatches, pp - rank). ZB-H1: min(microbatches, pp). ZB-2p: min(microbatches,
+    2 pp - 1).
 
     Raises:
         SpecError: no such schedule.
@@ -137,10 +138,14 @@ def peak_activation_bytes(
 
 
 def waiting_microbatches(kind: VocabularyParallel, pp: int) -> IntArray:
-    """[pp]: microbatches that each rank keeps in flight beside those of 1F1B, because the vocabulary is divided.
+    """[pp]: microbatches that each rank keeps in flight beside those of its schedule, because the vocabulary is divided.
 
-    Each barrier in the loss keeps one more (Yeung et al. 2024, arXiv 2411.05288, figure 10). The interlaced pipeline
-    stops all ranks for the vocabulary of each microbatch. Between two stops a rank has the time of one forward and one
+    Each barrier in the loss keeps one more: 1F1B holds pp + 1 or pp + 2 microbatches (Yeung et al. 2024, arXiv
+    2411.05288, figure 10). A barrier there takes one interval in which the schedule repeats, between the last forward
+    and the first gradient of a microbatch. V-Half repeats once a microbatch too. Its gradients come back one interval
+    later on both stages of a rank, so both keep one more.
+
+    The other counts are those of 1F1B. The interlaced pipeline stops all ranks for the vocabulary of each microbatch. Between two stops a rank has the time of one forward and one
     backward. A backward takes about two forwards. So the forwards of two neighbours fit in one after another, but not
     their backwards. On the k-th rank from the end, a microbatch needs k / 2 intervals from its forward to the last
     rank, and k intervals back. Half as many again wait as in 1F1B.

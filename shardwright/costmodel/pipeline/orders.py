@@ -1,22 +1,25 @@
 """The order in which each rank of a named schedule computes: one generator for each schedule.
 
+Those of schedules that repeat one building block stand in building_block.py.
 A new schedule needs its name and shape in `specs.schedules` and a generator in `ORDERS` here.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from shardwright.specs import ScheduleName
 
 from .action import Action, ActionKind, Overlap, Work
+from .building_block import repeated_order
 
 
 def warm_up_forwards(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int, rank: int) -> int:
     """Return the number of forwards that `rank` runs before it alternates one forward with one backward.
 
-    GPipe: all of them. 1F1B and ZB-H1: pp - 1 - rank, the number of ranks below. Interleaved: (stages_per_rank - 1) *
-    pp + 2 (pp - 1 - rank); the factor 2 leaves every message one action of slack (Narayanan et al. 2021, arXiv
-    2104.04473, section 2.2, and Megatron-LM's schedule). The number never exceeds that of the forwards.
+    GPipe: all of them. 1F1B and ZB-H1: pp - 1 - rank, the number of ranks below. ZB-2p: twice as many. Interleaved:
+    (stages_per_rank - 1) * pp + 2 (pp - 1 - rank); the factor 2 leaves every message one action of slack (Narayanan et
+    al. 2021, arXiv 2104.04473, section 2.2, and Megatron-LM's schedule). The number never exceeds that of the forwards.
     """
     forwards = microbatches * stages_per_rank
     if name == "gpipe":
@@ -67,17 +70,31 @@ def _zb_h1_order(rank: int, pp: int, stages_per_rank: int, microbatches: int) ->
     The lower ranks hold fewer microbatches under 1F1B. Here they hold as many as the first, and end with weight
     gradients in the bubble. torch generates this order as interleaved zero bubble with one stage on each rank.
     """
-    warm_up = warm_up_forwards("zb-h1", pp, 1, microbatches, rank)
+    return _lagging(rank, microbatches, warm_up_forwards("zb-h1", pp, 1, microbatches, rank), lag=rank)
+
+
+def _zb_2p_order(rank: int, pp: int, stages_per_rank: int, microbatches: int) -> Iterator[Action]:
+    """ZB-2p (Qi et al. 2023, arXiv 2401.10241), in the order of its handcrafted form ZB-H2 (section 2.3).
+
+    A rank computes 2 (pp - 1 - rank) further forwards while it waits for its first gradient. Its weight gradients lag
+    2 rank microbatches behind. So each rank holds 2 pp - 1 microbatches. From its first pass on no rank waits, where
+    forward, input gradient and weight gradient take equally long and there are 2 pp - 1 microbatches or more.
+    """
+    return _lagging(rank, microbatches, warm_up_forwards("zb-2p", pp, 1, microbatches, rank), lag=2 * rank)
+
+
+def _lagging(stage: int, microbatches: int, warm_up: int, lag: int) -> Iterator[Action]:
+    """`warm_up` forwards, then a forward, an input gradient, and the weight gradient of `lag` microbatches before."""
     for microbatch in range(warm_up):
-        yield Action(rank, ActionKind.FORWARD, microbatch)
+        yield Action(stage, ActionKind.FORWARD, microbatch)
     for microbatch in range(microbatches):
         if warm_up + microbatch < microbatches:
-            yield Action(rank, ActionKind.FORWARD, warm_up + microbatch)
-        yield Action(rank, ActionKind.INPUT_GRADIENT, microbatch)
-        if microbatch >= rank:
-            yield Action(rank, ActionKind.WEIGHT_GRADIENT, microbatch - rank)
-    for microbatch in range(max(0, microbatches - rank), microbatches):
-        yield Action(rank, ActionKind.WEIGHT_GRADIENT, microbatch)
+            yield Action(stage, ActionKind.FORWARD, warm_up + microbatch)
+        yield Action(stage, ActionKind.INPUT_GRADIENT, microbatch)
+        if microbatch >= lag:
+            yield Action(stage, ActionKind.WEIGHT_GRADIENT, microbatch - lag)
+    for microbatch in range(max(0, microbatches - lag), microbatches):
+        yield Action(stage, ActionKind.WEIGHT_GRADIENT, microbatch)
 
 
 class _Passes:
@@ -201,6 +218,9 @@ ORDERS: dict[ScheduleName, Callable[[int, int, int, int], Iterator[Work]]] = {
     "1f1b": _one_forward_one_backward_order,
     "interleaved-1f1b": _interleaved_order,
     "zb-h1": _zb_h1_order,
+    "zb-2p": _zb_2p_order,
     "zb-v": _zb_v_order,
+    "v-half": partial(repeated_order, "v-half"),
+    "v-min": partial(repeated_order, "v-min"),
     "dualpipe-v": _dualpipe_v_order,
 }

@@ -23,7 +23,10 @@ _ENDS: dict[ScheduleName, Callable[[StageCosts, int], FloatArray]] = {
     "1f1b": one_forward_one_backward_ends,
     "interleaved-1f1b": interleaved_ends,
     "zb-h1": partial(longest_path_ends, "zb-h1"),
+    "zb-2p": partial(longest_path_ends, "zb-2p"),
     "zb-v": partial(longest_path_ends, "zb-v"),
+    "v-half": partial(longest_path_ends, "v-half"),
+    "v-min": partial(longest_path_ends, "v-min"),
     "dualpipe-v": partial(longest_path_ends, "dualpipe-v"),
 }
 

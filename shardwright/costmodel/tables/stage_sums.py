@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array, IntArray
-from shardwright.specs import POLICIES, Candidates, Plan, Stage
+from shardwright.specs import POLICIES, Candidates, Plan, ScheduleName, Stage, by_rank
 from shardwright.specs.model import ModelSpec
 
 from .cost_tables import CostTables, Seconds
@@ -72,9 +72,14 @@ class StageSums:
         """(S,): `values` with axes (Z, 1), summed over the rows that each stage holds."""
         return np.asarray(values.total(self._held(values), self.ends).sum(axis=0))
 
-    def largest(self, values: Rows) -> Array:
-        """(S,): the largest of `values` among the rows that each stage holds."""
-        return np.asarray(values.largest(self._held(values), self.ends).max(axis=0))
+    def largest(self, values: Rows, schedule: ScheduleName, pp: int) -> Array:
+        """(pp,): the largest of `values` among the rows that each rank holds, its share of the vocabulary in one piece."""
+
+        def of_rank(per_stage: Array) -> Array:
+            summed = by_rank(schedule, pp, np.moveaxis(per_stage, 1, -1)).sum(axis=-2)
+            return np.moveaxis(summed, -1, 1)
+
+        return np.asarray(values.largest(of_rank(self._held(values)), of_rank(self.ends)).max(axis=0))
 
     def _held(self, values: Rows) -> Array:
         return self.mixes if values.depends_on_policy else self.mixes.sum(axis=-1)

@@ -1,10 +1,10 @@
 """The pipeline of a row: its schedule, read from chunks and remarks as no column states it, and the layers of its stages."""
 
 import re
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 from shardwright.specs import ScheduleName, VocabularyParallel, even_stages
-from shardwright.validation.table import SkippedRowError, TableRow
+from shardwright.validation.table import TableRow
 
 _MAY_INTERLEAVE = ("Megatron-LM", "Megatron-Core", "NeMo")
 # Every dense recipe of NeMo with a pipeline interleaves, with one to four layers a stage (scripts/performance,
@@ -12,11 +12,12 @@ _MAY_INTERLEAVE = ("Megatron-LM", "Megatron-Core", "NeMo")
 _USUALLY_INTERLEAVE = ("Megatron-Core", "NeMo")
 _LAYERS_OF_A_CHUNK = 2
 # Names in use, specific ones first; each with the schedule's name and its chunks on a rank.
-_NAMED: tuple[tuple[str, str, int | None], ...] = (
+_NAMED: tuple[tuple[str, ScheduleName, int | None], ...] = (
     (r"\bdual ?pipe", "dualpipe-v", 2),
     (r"\bzb-?v\b", "zb-v", 2),
     (r"\bv-?half\b", "v-half", 2),
-    (r"\bzb-?(?:h2|2p)\b", "zb-h2", 1),
+    (r"\bv-?min\b", "v-min", 2),
+    (r"\bzb-?(?:h2|2p|2)\b", "zb-2p", 1),
     (r"\bzb-?(?:h1|1p|1)\b|zero[ -]?bubble", "zb-h1", 1),
     (r"\bg-?pipe\b|\bafab\b|all[ -]forward[ -]all[ -]backward", "gpipe", 1),
     (r"(?<!non-)(?<!not )\binterleav", "interleaved-1f1b", None),
@@ -42,15 +43,10 @@ def pipelines_of_row(row: TableRow, family: str, pp: int, layers: int) -> tuple[
 
     `vpp` counts stages on a rank. If it is empty and no remark says more, Megatron-LM did not interleave, as is its
     default, and Megatron-Core did, as in its recipes, with two layers a stage where that divides. Both are readings.
-
-    Raises:
-        SkippedRowError: the row names a schedule that this version does not have.
     """
     if pp == 1:
         return (PipelineChoice("1f1b", 1),)
     name, chunks = _stated(row)
-    if name not in (None, *get_args(ScheduleName)):
-        raise SkippedRowError(f"schedule {name} is not available in this version")
     counts = _chunk_counts(row, family, pp, layers)
     if name == "interleaved-1f1b":
         counts = [count for count in counts if count > 1] or [2]
@@ -70,7 +66,7 @@ def _remarks(row: TableRow) -> str:
     return f"{row.framework or ''}; {row.notes or ''}".lower()
 
 
-def _stated(row: TableRow) -> tuple[str | None, int | None]:
+def _stated(row: TableRow) -> tuple[ScheduleName | None, int | None]:
     remarks = _remarks(row)
     found = ((name, chunks) for pattern, name, chunks in _NAMED if re.search(pattern, remarks))
     name, chunks = next(found, (None, None))
@@ -90,11 +86,9 @@ def _chunk_counts(row: TableRow, family: str, pp: int, layers: int) -> list[int]
     return [*usual[-1:], 1] if family in _USUALLY_INTERLEAVE else [1, *usual[-1:]]
 
 
-def _schedule(name: str | None, chunks: int) -> ScheduleName:
-    for known in get_args(ScheduleName):
-        if name == known and name not in ("1f1b", "interleaved-1f1b"):
-            schedule: ScheduleName = known
-            return schedule
+def _schedule(name: ScheduleName | None, chunks: int) -> ScheduleName:
+    if name not in (None, "1f1b", "interleaved-1f1b"):
+        return name
     return "interleaved-1f1b" if chunks > 1 else "1f1b"
 
 

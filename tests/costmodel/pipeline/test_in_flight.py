@@ -25,7 +25,10 @@ SHAPES: list[tuple[ScheduleName, int, int, int]] = [
         for rounds in (1, 2, 3, 6)
     ],
     *[("zb-h1", pp, 1, microbatches) for pp in (1, 2, 5) for microbatches in (1, 4, 30)],
+    *[("zb-2p", pp, 1, microbatches) for pp in (1, 2, 5) for microbatches in (1, 4, 30)],
     *[("zb-v", pp, 2, microbatches) for pp in (2, 5) for microbatches in (1, 4, 30)],
+    *[("v-half", pp, 2, microbatches) for pp in (2, 5) for microbatches in (1, 4, 30)],
+    *[("v-min", pp, 2, microbatches) for pp in (2, 5) for microbatches in (1, 4, 30)],
     *[("dualpipe-v", pp, 2, microbatches) for pp in (2, 5) for microbatches in (2 * pp, 30)],
 ]
 
@@ -85,12 +88,23 @@ def test_textbook_peaks() -> None:
     assert peak_in_flight("1f1b", 4, 1, 2).tolist() == [2, 2, 2, 1]
     assert peak_in_flight("interleaved-1f1b", 2, 2, 8).tolist() == [4, 3, 2, 1]
     assert peak_in_flight("zb-h1", 4, 1, 10).tolist() == [4, 4, 4, 4]
+    assert peak_in_flight("zb-2p", 4, 1, 10).tolist() == [7, 7, 7, 7]
+    assert peak_in_flight("zb-2p", 4, 1, 5).tolist() == [5, 5, 5, 5]
 
 
 def test_every_rank_of_a_v_holds_as_much() -> None:
     """Qi et al. 2023 (arXiv 2401.10241), section 6: 2 pp half stages, the memory of 1F1B; DualPipe-V one whole more."""
     assert peak_activation_bytes("zb-v", 4, 20, np.ones(8)).tolist() == [8, 8, 8, 8]
     assert peak_activation_bytes("dualpipe-v", 4, 20, np.ones(8)).tolist() == [9, 9, 9, 9]
+
+
+@pytest.mark.parametrize("pp", [2, 3, 4, 8, 16])
+def test_v_half_and_v_min_hold_what_their_authors_say(pp: int) -> None:
+    """(pp + 2) // 2 and (pp + 4) // 3 microbatches of both stages, where 1F1B holds pp: Qi et al. 2024 (arXiv 2405.15362)."""
+    halves = np.full(2 * pp, 0.5)
+    assert peak_activation_bytes("v-half", pp, 4 * pp, halves).tolist() == [(pp + 2) // 2] * pp
+    assert peak_activation_bytes("v-min", pp, 4 * pp, halves).max() == (pp + 4) // 3
+    assert peak_activation_bytes("1f1b", pp, 4 * pp, np.ones(pp))[0] == pp
 
 
 def test_a_rank_whose_stages_peak_at_different_moments_holds_less_than_the_sum_of_their_peaks() -> None:

@@ -44,3 +44,13 @@ def test_zb_v_on_two_ranks_by_hand() -> None:
     rank_1 = gradient_2 + 7 + 14 + 6  # 2W0 before 1I0, 1W0
     rank_0 = gradient_2 + 7 + 14 + 0.5 + 5 + 5  # 1I0's message, 0I0, 0W0
     np.testing.assert_allclose(longest_path_ends("zb-v", costs, 1), [rank_0, rank_1])
+    np.testing.assert_allclose(longest_path_ends("v-half", costs, 1), [rank_0, rank_1])  # the same order
+
+
+def test_zb_2p_on_two_ranks_by_hand() -> None:
+    """0F0,0F1,0I0,0W0,0I1,0W1 and 1F0,1I0,1F1,1I1,1W0,1W1."""
+    costs = StageCosts(pp=2, forward=[1, 2], backward=[10, 20], weight_gradient=[4, 5], send=[0.5])
+    first_gradient = 1 + 0.5 + 2 + 15  # 1I0
+    second_gradient = first_gradient + 2 + 15  # 1F1, 1I1
+    rank_0 = max(first_gradient + 0.5 + 6 + 4, second_gradient + 0.5) + 6 + 4
+    np.testing.assert_allclose(longest_path_ends("zb-2p", costs, 2), [rank_0, second_gradient + 5 + 5])

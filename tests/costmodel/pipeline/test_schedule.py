@@ -11,7 +11,13 @@ from shardwright.specs.schedules import ScheduleName
 @pytest.mark.parametrize(
     ("name", "pp", "stages_per_rank", "microbatches", "message"),
     [
-        ("1f1bb", 2, 1, 4, "allowed: gpipe, 1f1b, interleaved-1f1b, zb-h1, zb-v, dualpipe-v. Did you mean '1f1b'?"),
+        (
+            "1f1bb",
+            2,
+            1,
+            4,
+            "allowed: gpipe, 1f1b, interleaved-1f1b, zb-h1, zb-2p, zb-v, v-half, v-min, dualpipe-v. Did you mean '1f1b'?",
+        ),
         ("1f1b", 2, 2, 4, "1f1b needs one stage on each rank, not 4 in all for pp 2; interleaved-1f1b runs several"),
         ("zb-v", 4, 1, 4, "zb-v needs 2 stages on each rank, not 4 in all for pp 4"),
         ("dualpipe-v", 4, 2, 7, "dualpipe-v needs as many microbatches as stages: 8 or more with pp 4, not 7"),

@@ -13,7 +13,14 @@ from shardwright.costmodel.pipeline.stage_costs import StageCosts
 from shardwright.specs.schedules import ScheduleName
 from shardwright.specs.timeline import Timeline
 
-SPLIT: list[tuple[ScheduleName, int, int, int]] = [("zb-h1", 4, 1, 9), ("zb-v", 3, 2, 7), ("dualpipe-v", 3, 2, 8)]
+SPLIT: list[tuple[ScheduleName, int, int, int]] = [
+    ("zb-h1", 4, 1, 9),
+    ("zb-2p", 4, 1, 9),
+    ("zb-v", 3, 2, 7),
+    ("v-half", 3, 2, 7),
+    ("v-min", 3, 2, 7),
+    ("dualpipe-v", 3, 2, 8),
+]
 
 
 def drawn(timeline: Timeline) -> list[str]:

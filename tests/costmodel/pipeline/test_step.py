@@ -38,7 +38,7 @@ def random_case(generator: Generator) -> Case:
     names: tuple[ScheduleName, ...] = get_args(ScheduleName)
     schedule = names[generator.integers(len(names))]
     pp, stages_per_rank, microbatches = int(generator.integers(1, 17)), 1, int(generator.integers(1, 65))
-    if schedule in ("zb-v", "dualpipe-v"):
+    if schedule in ("zb-v", "v-half", "v-min", "dualpipe-v"):
         pp, stages_per_rank = max(2, pp), 2
         microbatches = max(microbatches, 2 * pp) if schedule == "dualpipe-v" else microbatches
     if schedule == "interleaved-1f1b":
@@ -93,7 +93,10 @@ def test_steps_of_many_microbatches_whose_steady_state_is_a_matrix_power(
         ("interleaved-1f1b", 4, 2, 12),
         ("interleaved-1f1b", 2, 3, 200),
         ("zb-h1", 4, 1, 9),
+        ("zb-2p", 4, 1, 9),
         ("zb-v", 3, 2, 4),
+        ("v-half", 3, 2, 7),
+        ("v-min", 3, 2, 7),
         ("dualpipe-v", 2, 2, 9),
     ],
 )
@@ -145,6 +148,39 @@ def test_zb_v_waits_only_for_its_first_microbatch_where_all_passes_take_equally_
         spans = timeline.lane(rank, "compute")
         assert spans[0].start_seconds == rank
         assert spans[-1].end_seconds - rank == 12 * 6
+
+
+@pytest.mark.parametrize("pp", range(1, 9))
+def test_zb_2p_waits_only_for_its_first_microbatch_where_all_passes_take_equally_long(pp: int) -> None:
+    """As ZB-H2 in Qi et al. 2023 (arXiv 2401.10241), figure 3: from 2 pp - 1 microbatches on. One fewer leaves a bubble."""
+    costs = StageCosts(pp=pp, forward=np.ones(pp), backward=2.0, weight_gradient=1.0)
+    for microbatches in range(2 * pp - 1, 3 * pp + 1):
+        timeline = simulate(make_schedule("zb-2p", pp, 1, microbatches), costs)
+        for rank in range(pp):
+            spans = timeline.lane(rank, "compute")
+            assert spans[0].start_seconds == rank
+            assert spans[-1].end_seconds == rank + 3 * microbatches
+    if pp > 1:
+        assert Case("zb-2p", costs, 2 * pp - 3).seconds > 3 * (2 * pp - 3) + pp - 1
+
+
+@pytest.mark.parametrize("pp", [2, 3, 4, 8, 16])
+def test_less_memory_costs_v_half_and_v_min_a_bubble_below_that_of_1f1b(pp: int) -> None:
+    """With passes of 1 on a stage, microbatches take 6: about 3 pp of bubble in V-Half and 4 pp in V-Min, 6 (pp - 1) in 1F1B.
+
+    The authors' table: p / 2m and 2p / 3m of the step (huggingface.co/spaces/sail/pipeline-parallelism-with-controllable-memory).
+    """
+    for microbatches in (2 * pp, 4 * pp):
+        halves = StageCosts(pp=pp, forward=np.ones(2 * pp), backward=2.0, weight_gradient=1.0)
+        wholes = StageCosts(pp=pp, forward=np.full(pp, 2.0), backward=4.0, weight_gradient=2.0)
+        names: tuple[ScheduleName, ...] = ("zb-v", "v-half", "v-min")
+        none, half, least = (Case(name, halves, microbatches).seconds - 6 * microbatches for name in names)
+        assert none == pp - 1
+        assert half == {2: 1, 3: 5, 4: 5, 8: 17, 16: 41}[pp] <= 3 * pp
+        assert max(none, half) <= least <= 4 * pp
+        assert Case("1f1b", wholes, microbatches).seconds - 6 * microbatches == 6 * (pp - 1)
+        assert least < 6 * (pp - 1)
+        assert none < half or pp == 2
 
 
 def test_dualpipe_v_saves_what_its_overlapped_pairs_save() -> None:

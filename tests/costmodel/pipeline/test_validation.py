@@ -1,14 +1,42 @@
 """What validation lets pass, and what it refuses with a pointer into the grid."""
 
+import numpy as np
 import pytest
 
 from shardwright.base.errors import SpecError
-from shardwright.costmodel.pipeline.schedule import Schedule
+from shardwright.costmodel.pipeline.in_flight import peak_activation_bytes
+from shardwright.costmodel.pipeline.schedule import Schedule, make_schedule
+from shardwright.costmodel.pipeline.simulation import simulate
+from shardwright.costmodel.pipeline.stage_costs import StageCosts
+from shardwright.costmodel.pipeline.step import step_seconds
 from shardwright.costmodel.pipeline.validation import validate_schedule
+from shardwright.specs.schedules import ScheduleName
 
 
 def test_a_v_shaped_placement_is_valid() -> None:
     validate_schedule(Schedule.parse("0F0,3F0,3B0,0B0\n1F0,2F0,2B0,1B0\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "chunks", "pp"),
+    [
+        *[("zb-2p", 1, pp) for pp in range(1, 9)],
+        *[("v-half", 2, pp) for pp in range(2, 9)],
+        *[("v-min", 2, pp) for pp in range(2, 9)],
+    ],
+)
+def test_every_number_of_microbatches_runs_within_the_memory_of_many(name: ScheduleName, chunks: int, pp: int) -> None:
+    """Whole microbatches alive on a rank: 2 pp - 1, (pp + 2) // 2 and (pp + 4) // 3."""
+    most = {"zb-2p": 2 * pp - 1, "v-half": (pp + 2) // 2, "v-min": (pp + 4) // 3}[name]
+    stages = pp * chunks
+    costs = StageCosts(pp=pp, forward=np.ones(stages), backward=2.0, weight_gradient=1.0)
+    for microbatches in range(1, 3 * pp + 1):
+        schedule = make_schedule(name, pp, chunks, microbatches)
+        validate_schedule(schedule)
+        seconds = simulate(schedule, costs).step_seconds
+        assert seconds == pytest.approx(float(step_seconds(name, costs, microbatches)))
+        held = peak_activation_bytes(name, pp, microbatches, np.full(stages, 1 / chunks))
+        assert held.max() <= min(most, microbatches)
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,12 @@ def test_zero_bubble_and_dualpipe_v_are_what_torch_generates(
     ("name", "pp", "stages_per_rank", "microbatches"),
     [
         ("zb-h1", 4, 1, 6),
+        ("zb-2p", 4, 1, 9),
+        ("zb-2p", 4, 1, 3),
         ("zb-v", 3, 2, 7),
+        ("v-half", 4, 2, 9),
+        ("v-half", 5, 2, 2),
+        ("v-min", 3, 2, 7),
         ("dualpipe-v", 4, 2, 9),
         ("gpipe", 2, 1, 3),
         ("1f1b", 4, 1, 6),

@@ -88,7 +88,7 @@ class TestSplitBackward:
         split = tiny(plan(stage, stage, pp=2, dp_shard=2, schedule="zb-h1"))
         assert message in refused(tmp_path, split)
 
-    @pytest.mark.parametrize("schedule", ["zb-v", "dualpipe-v"])
+    @pytest.mark.parametrize("schedule", ["zb-v", "v-half", "v-min", "dualpipe-v"])
     def test_the_ends_of_a_v_share_no_weights(self, schedule: ScheduleName, tmp_path: Path) -> None:
         ends = plan(*[(layers(1),)] * 4, pp=2, microbatches=4, schedule=schedule)
         message = refused(tmp_path, tiny(ends, layers=4, tied=True))
