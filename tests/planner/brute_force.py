@@ -120,8 +120,10 @@ def _meshes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> I
 
 
 def _schedules(pp: int, layers: int) -> list[tuple[ScheduleName, int]]:
-    """Stages that differ by a layer lack at most one for each rank, as the planner's space has it."""
-    chunks = [count for count in range(2, layers // pp + 1) if pp > 1 and -layers % (pp * count) <= pp]
+    """Of stages that differ by a layer at most two, or one in eight, are shorter, as the planner's space has it."""
+    chunks = [
+        count for count in range(2, layers // pp + 1) if pp > 1 and -layers % (pp * count) <= max(2, pp * count // 8)
+    ]
     gpipe: list[tuple[ScheduleName, int]] = [("gpipe", 1)] if pp > 1 else []
     return [("1f1b", 1), *gpipe, *(("interleaved-1f1b", count) for count in chunks)]
 

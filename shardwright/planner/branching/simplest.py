@@ -21,7 +21,7 @@ _AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp", "ep")
 _NOTHING = POLICIES.index("none")
 
 # This limits work, not time, so that repeated runs find the same plan.
-_MOST_SOLVED = 16
+_MOST_SOLVED = 6
 
 
 def simplest(run: BranchAndBound, tolerance: float) -> Solved:

@@ -18,8 +18,8 @@ class ChunkSizes(NamedTuple):
 def divides_into_stages(layers: int, pp: int, chunks: int, *, even: bool, counts_ends: bool) -> bool:
     """Return whether `layers` fill `chunks` stages on each of `pp` ranks, of equal length where `even`.
 
-    Interleaved stages that are not even lack at most `pp` layers, one for each rank. With more, a chunk would be shorter
-    on some ranks only, and every rank would wait for its longest. With `counts_ends` (`Stack.counts_ends`) the embedding and the head may count as a layer each in interleaved stages:
+    Of interleaved stages that are not even, few are a layer shorter: two, for embedding and head, or one in eight. A chunk
+    that is shorter on some ranks only saves nothing, because every rank waits for its longest stage. With `counts_ends` (`Stack.counts_ends`) the embedding and the head may count as a layer each in interleaved stages:
     126 layers then fill 16 x 8 stages of one, of which the first and the last hold no layer.
     """
     stages = pp * chunks
@@ -27,7 +27,7 @@ def divides_into_stages(layers: int, pp: int, chunks: int, *, even: bool, counts
         return True
     if even or stages > layers:
         return layers % stages == 0
-    return chunks == 1 or -layers % stages <= pp
+    return chunks == 1 or -layers % stages <= max(2, stages // 8)
 
 
 @lru_cache(maxsize=1024)

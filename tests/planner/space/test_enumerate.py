@@ -60,7 +60,7 @@ def test_cpu_has_no_offload() -> None:
 
 
 def test_even_stages_may_be_as_many_as_there_are_layers() -> None:
-    """Uneven ones stop at `MAX_STAGES_PER_RANK`, and lack at most one layer for each rank."""
+    """Uneven ones stop at `MAX_STAGES_PER_RANK`, and few are shorter."""
     deep, cluster = tiny_model(layers=24), tiny_cluster(devices=2)
     training = TrainingSpec(seq_len=64, global_batch=8)
     free = enumerate_space(deep, cluster, training, Fixed(pp=2))

@@ -60,7 +60,7 @@ def test_embedding_and_head_count_as_a_layer_each() -> None:
         (126, 16, 8, True, True, False),
         (126, 16, 8, False, True, False),  # 128 stages
         (126, 16, 4, False, True, True),  # 64 stages, two of one layer
-        (126, 16, 7, False, False, False),  # 112 stages, 98 of one layer: more than one for each rank
+        (126, 16, 7, False, False, False),  # 112 stages, 98 of one layer: too many
         (126, 16, 7, True, False, False),
         (30, 4, 4, True, True, False),
         (30, 4, 4, False, True, True),
