@@ -1,5 +1,6 @@
 """Every partition and every recompute mix of an entry, where they are few. The answer is then exact."""
 
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -30,9 +31,15 @@ def best_of_all(staged: StagedEntry, allowed: list[int]) -> StagedPlan | None:
     entry, batch = staged.entry, Batch()
     sizes = chunk_sizes(staged.ranges.layer_count, entry.pp, entry.stages_per_rank, entry.even_stages)
     policies = _useful(staged, allowed)
+
+    @cache  # partitions share most of their ranks
+    def mixes_of(rank: int, held: tuple[int, ...]) -> list[IntArray]:
+        counts = np.array(held).reshape(entry.stages_per_rank, -1)
+        return _rank_mixes(staged, rank, counts, policies)
+
     for layers in _all_sizes(staged.ranges.layer_count, sizes.fewest.T.reshape(-1), sizes.most.T.reshape(-1)):
         counts = staged.counts(layers)
-        ranks = [_rank_mixes(staged, rank, counts[rank :: entry.pp], policies) for rank in range(entry.pp)]
+        ranks = [mixes_of(rank, tuple(counts[rank :: entry.pp].flat)) for rank in range(entry.pp)]
         for choice in product(*ranks):
             batch.add(layers, staged.interleave(list(choice)))
     return staged.best(batch)
