@@ -122,7 +122,7 @@ def plan(
     from shardwright.planner import TOLERANCE, search
     from shardwright.planner.space import Fixed
     from shardwright.planner.why import explain as explain_plan
-    from shardwright.planner.why import what_was_given_up
+    from shardwright.planner.why import warnings, what_was_given_up
     from shardwright.specs import CHOICES
 
     if not time_limit > 0:
@@ -136,7 +136,7 @@ def plan(
     full = details or as_json or report is not None
     tolerance = 0.0 if fastest else TOLERANCE
     result = search(*job, fixed=fixed, time_limit_seconds=time_limit, runners_up=3 if full else 0, tolerance=tolerance)
-    notes = [*what_was_given_up(result), *_lacking(*job[1:])]
+    notes = [*what_was_given_up(result), *warnings(job[0], training, result.estimate), *_lacking(*job[1:])]
     if certify:
         notes.append(_certified(*job, result))
     why = [*explain_plan(result, *job), *notes] if full else []
@@ -252,6 +252,7 @@ def _summary(
 ) -> str:
     """The short form, with what a simpler plan would cost."""
     from shardwright.compare import simplest_rival
+    from shardwright.planner.why import assumed
     from shardwright.reports.plan import Summary, summary_text
 
     return summary_text(
@@ -265,6 +266,7 @@ def _summary(
             candidates=result.candidates_total,
             gap=result.gap,
             complete=result.complete,
+            assumed=assumed(cluster),
             notes=tuple(notes),
         )
     )

@@ -39,9 +39,9 @@ def test_plan_prints_ten_lines_and_details_the_rest(command: Command) -> None:
     short = command("plan", "llama-3.2-1b", *JOB)
     assert short.code == 0
     lines = short.out.splitlines()
-    assert len(lines) <= 15
+    assert len(lines) <= 16
     assert max(map(len, lines)) <= 80
-    labels = ["plan", "step", "memory", "bound by", "simpler", "search", "rests on", "note"]
+    labels = ["plan", "step", "memory", "bound by", "simpler", "search", "rests on", "assumes", "note"]
     assert [line[:9].strip() for line in lines[1:] if not line.startswith(" ")] == labels
     assert "note      The fastest plan, " in short.out
     fastest = command("plan", "llama-3.2-1b", *JOB, "--fastest").out

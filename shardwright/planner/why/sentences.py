@@ -69,11 +69,14 @@ def explain(
 def _what(plan: Plan, estimate: Estimate) -> str:
     schedule = _pipelined(plan)
     zero = f", ZeRO-{plan.zero_stage}" if plan.zero_stage else ""
-    host = ", optimizer on the host" if plan.offload.optimizer_fraction else ""
     return (
-        f"{plan.mesh}{zero}{host}: {_count(plan.microbatches, 'microbatch', 'es')} of {_count(plan.micro_batch, 'sequence')}{schedule}: "
+        f"{plan.mesh}{zero}{_on_host(plan)}: {_count(plan.microbatches, 'microbatch', 'es')} of {_count(plan.micro_batch, 'sequence')}{schedule}: "
         f"{units.seconds(estimate.step_seconds)} a step, {estimate.tokens_per_s:,.0f} tokens/s, MFU {estimate.mfu:.1%}."
     )
+
+
+def _on_host(plan: Plan) -> str:
+    return ", optimizer on the host" if plan.offload.optimizer_fraction else ""
 
 
 def _pipelined(plan: Plan) -> str:
@@ -160,7 +163,7 @@ def what_was_given_up(found: SearchResult) -> list[str]:
         return []
     fastest, seconds = found.fastest.plan, found.fastest.step_seconds
     return [
-        f"The fastest plan, {fastest.mesh}{_pipelined(fastest)}, would take {units.seconds(seconds)}, "
+        f"The fastest plan, {fastest.mesh}{_pipelined(fastest)}{_on_host(fastest)}, would take {units.seconds(seconds)}, "
         f"{1 - seconds / found.estimate.step_seconds:.1%} less, which the prediction cannot resolve; this plan is simpler."
     ]
 

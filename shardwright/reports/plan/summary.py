@@ -27,6 +27,7 @@ class Summary:
         candidates: combinations of mesh, ZeRO stage, microbatch, schedule and offload that were searched.
         gap: largest share of the step that a better plan could save by this cost model.
         complete: False where the time limit ended the search.
+        assumed: what the catalog gave of the cluster; empty where the user gave all.
         notes: sentences to print below.
     """
 
@@ -39,6 +40,7 @@ class Summary:
     candidates: int
     gap: float
     complete: bool
+    assumed: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -65,6 +67,7 @@ def _lines(summary: Summary) -> list[tuple[str, str]]:
         ("simpler", _rival(summary.rival, summary.estimate)),
         ("search", _searched(summary)),
         ("rests on", _basis(summary.estimate, summary.cluster, summary.training)),
+        *([("assumes", summary.assumed)] if summary.assumed else []),
         *(("note", note) for note in summary.notes),
     ]
 

@@ -1,0 +1,46 @@
+"""What a user may overlook in a job, and what was taken for granted about its cluster."""
+
+from shardwright.base import GIB, units
+from shardwright.specs import ClusterSpec, Estimate, TrainingSpec
+from shardwright.specs.model import ModelSpec
+
+_MUCH = 0.25
+_GIVEN = "given by the user"
+
+
+def warnings(model: ModelSpec, training: TrainingSpec, estimate: Estimate) -> list[str]:
+    """Name a sequence beyond the model's positions, and logits that take much of the memory."""
+    found = []
+    longest = None if model.positions else model.config.get("max_position_embeddings")
+    if isinstance(longest, int) and training.seq_len > longest:
+        found.append(
+            f"The sequence of {training.seq_len:,} tokens is longer than the {longest:,} positions of {model.name}; "
+            "its rotary embedding needs scaling to reach that far."
+        )
+    fullest = max(estimate.memory, key=lambda part: part.total)
+    if fullest.logits > _MUCH * fullest.total and training.loss_chunks == 1:
+        found.append(
+            f"The logits take {fullest.logits / GIB:.1f} of {fullest.total / GIB:.1f} GiB; --loss-chunks 8 computes the "
+            "loss in parts that need an eighth."
+        )
+    return found
+
+
+def assumed(cluster: ClusterSpec) -> str:
+    """Say what the catalog gave that the user did not: links, NICs, host. Empty where all was given."""
+    group = cluster.groups[0]
+    parts = []
+    if group.devices_per_node > 1 and group.intra_node.source != _GIVEN:
+        parts.append(
+            f"{group.devices_per_node} devices a node, {group.intra_node.kind} {_rate(group.intra_node.bytes_per_s)}"
+        )
+    if group.nic is not None and group.nodes > 1 and group.nic.source != _GIVEN:
+        parts.append(f"{group.nics_per_node} NICs of {_rate(group.nic.bytes_per_s)}")
+    if group.device.has_own_memory and group.host.source != _GIVEN:
+        memory = units.size(group.host.memory_bytes)
+        parts.append(f"{group.host.cores} cores and {memory} on each host of {group.devices_per_host}")
+    return ", ".join(parts)
+
+
+def _rate(bytes_per_s: float) -> str:
+    return f"{bytes_per_s / 1e9:,.0f} GB/s"

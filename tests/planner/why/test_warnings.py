@@ -1,0 +1,42 @@
+"""Warnings name what is overlooked, and nothing else; what the catalog gave is said, what the user gave is not."""
+
+import pytest
+
+from shardwright.catalog.cluster_file import load_cluster
+from shardwright.catalog.huggingface.load import load_model
+from shardwright.costmodel.evaluate import estimate_plan
+from shardwright.planner.why.warnings import assumed, warnings
+from shardwright.specs.mesh import Mesh
+from shardwright.specs.plan import LayerRun, Plan, Stage
+from shardwright.specs.training import TrainingSpec
+from tests.planner.small_problems import tiny_cluster
+
+
+def _warned(name: str, *, seq_len: int, loss_chunks: int = 1, cp: int = 1) -> list[str]:
+    model, cluster = load_model(name), load_cluster("h100-sxm:8")
+    training = TrainingSpec(seq_len=seq_len, global_batch=8, loss_chunks=loss_chunks)
+    layers = LayerRun(count=model.layer_count, zero_stage=3, recompute="full")
+    plan = Plan(mesh=Mesh(dp_shard=8 // cp, cp=cp), micro_batch=1, microbatches=cp, stages=(Stage(layers=(layers,)),))
+    return warnings(model, training, estimate_plan(model, cluster, training, plan))
+
+
+def test_a_sequence_beyond_the_positions() -> None:
+    (found,) = _warned("llama-2-7b", seq_len=8192, loss_chunks=8)
+    assert "8,192 tokens is longer than the 4,096 positions of llama-2-7b" in found
+    assert _warned("llama-2-7b", seq_len=4096, loss_chunks=8) == []
+
+
+@pytest.mark.parametrize(("chunks", "count"), [(1, 1), (8, 0)])
+def test_logits_that_dominate(chunks: int, count: int) -> None:
+    """128,256 words for 32,768 tokens in three and a half copies of fp32 are 55 GiB."""
+    found = _warned("llama-3.2-1b", seq_len=32768, loss_chunks=chunks)
+    assert len(found) == count
+    assert all("--loss-chunks 8" in sentence for sentence in found)
+
+
+def test_what_the_catalog_gave() -> None:
+    assert assumed(load_cluster("h100-sxm:64")) == (
+        "8 devices a node, nvswitch 450 GB/s, 8 NICs of 50 GB/s, 112 cores and 1.82 TiB on each host of 8"
+    )
+    assert "NICs" not in assumed(load_cluster("h100-sxm:8"))
+    assert assumed(tiny_cluster(devices=8)) == ""
