@@ -73,8 +73,8 @@ def measure(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Measure only this: matmul, attention, operators, optimizer, copies, disk, collectives, figures, layers, or "
-            "one operation; separate several by commas."
+            help="Measure only this: matmul, attention, operators, casts, optimizer, copies, disk, collectives, figures, "
+            "layers, or one operation; separate several by commas."
         ),
     ] = None,
     disk: Annotated[Path | None, typer.Option(help="Measure the disk of this folder as well.")] = None,

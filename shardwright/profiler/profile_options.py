@@ -44,6 +44,8 @@ class ProfileOptions(Spec):
             raise ValueError(f"--disk {self.disk}: is not a folder; name one on the disk to measure")
         if self.disk is None and self.operations == {"disk_read", "disk_write"}:
             raise ValueError("a disk is measured in a folder: give --disk FOLDER as well")
+        if self.operations == {"cast"} and self.formats and "fp8" not in self.formats:
+            raise ValueError("casts are measured with the matmuls that read them: give --precision fp8 as well")
         if self.model is None and self.operations == {"layers"}:
             raise ValueError("layers need a model: give --model and --seq-len as well")
         return self
@@ -53,8 +55,13 @@ class ProfileOptions(Spec):
         return chosen_operations(self.only)
 
     def formats_on(self, device_type: str) -> tuple[Format, ...]:
-        """Return the requested formats, or those that plans for the device use by default or may use for matmuls."""
-        return self.formats or (("fp32", "bf16") if device_type == "cpu" else ("bf16", "tf32", "fp8"))
+        """Return the requested formats, or those that plans for the device use by default or may use for matmuls.
+
+        fp8 is one of them on a CPU where casts are asked for by name.
+        """
+        if self.formats or device_type != "cpu":
+            return self.formats or ("bf16", "tf32", "fp8")
+        return ("fp32", "bf16", "fp8") if self.only and "cast" in self.operations else ("fp32", "bf16")
 
     def asked(self) -> dict[str, str]:
         """Return by option the values that distinguish one run from another."""

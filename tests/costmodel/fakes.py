@@ -43,6 +43,9 @@ class RoundTimes:
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:
         return np.zeros_like(np.asarray(moved_bytes, dtype=float))
 
+    def cast_seconds(self, moved_bytes: Number, low: LinearFormat) -> Array:
+        return self.memory_bound_seconds(moved_bytes)
+
     def operator_seconds(
         self, operator: Operator, elements: Number, moved_bytes: Number, *, backward: bool = False
     ) -> Array:

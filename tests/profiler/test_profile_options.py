@@ -36,6 +36,11 @@ class TestFormats:
         assert options().formats_on("cuda") == ("bf16", "tf32", "fp8")
         assert options(formats=("fp16",)).formats_on("cuda") == ("fp16",)
 
+    def test_casts_asked_for_by_name_need_eight_bits(self) -> None:
+        assert options(only=("casts",)).formats_on("cpu") == ("fp32", "bf16", "fp8")
+        assert options(only=("matmul",)).formats_on("cpu") == ("fp32", "bf16")
+        assert options(only=("casts",), formats=("fp8",)).formats_on("cpu") == ("fp8",)
+
 
 @pytest.mark.parametrize(
     ("values", "words"),
@@ -45,6 +50,7 @@ class TestFormats:
         ({"disk": "/nowhere"}, "--disk /nowhere: is not a folder"),
         ({"only": ["disk"]}, "give --disk FOLDER"),
         ({"only": ["layers"]}, "give --model and --seq-len"),
+        ({"only": ["casts"], "formats": ["bf16"]}, "give --precision fp8"),
         ({"only": ["mamtul"]}, "Did you mean 'matmul'?"),
         ({"budget_seconds": 0}, "greater than 0"),
         ({"micro_batch": True}, "should be a number"),

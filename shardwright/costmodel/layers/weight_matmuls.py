@@ -67,4 +67,4 @@ class WeightMatmuls:
             return nothing, nothing
         moved = [operand_bytes(w, self.training, self.sequence_split) for w in matmuls if not w.sensitive]
         forward, backward = (sum((each[side] for each in moved), nothing) for side in (0, 1))
-        return self.times.memory_bound_seconds(forward), self.times.memory_bound_seconds(backward)
+        return self.times.cast_seconds(forward, self.low), self.times.cast_seconds(backward, self.low)

@@ -10,7 +10,7 @@ from .collectives import Collectives, meshed_share, reduces_in_switch
 from .constants import CALIBRATED, Constants, Value
 from .datasheet import CatalogTimes
 from .fitting import expected_errors, fit_curve, fitted, left_out_errors
-from .operand_formats import OPERANDS, Operand
+from .operand_formats import OPERANDS, Operand, cast_bytes, cast_variant
 from .overlap import Exposed, exposed_beside, overlap_saving_seconds, slowdown_beside
 from .passes import (
     ATTENTION_BACKWARD,
@@ -41,6 +41,8 @@ __all__ = [
     "Operand",
     "Operator",
     "Value",
+    "cast_bytes",
+    "cast_variant",
     "constants",
     "expected_errors",
     "exposed_beside",

@@ -179,6 +179,10 @@ class CatalogTimes:
         fraction = 1.0 if self.device.rates_include_efficiency else over(self.constants.memory_fraction, moved_bytes)
         return np.asarray(moved_bytes / (self.device.memory_bytes_per_s * fraction))
 
+    def cast_seconds(self, moved_bytes: Number, low: LinearFormat) -> Array:
+        """Memory traffic over the memory bandwidth."""
+        return self.memory_bound_seconds(moved_bytes)
+
     def operator_seconds(
         self, operator: Operator, elements: Number, moved_bytes: Number, *, backward: bool = False
     ) -> Array:

@@ -12,6 +12,7 @@ from .constants import Constants
 from .curves import attention_flops
 from .datasheet import CatalogTimes
 from .fitting import FittedSeries, fitted
+from .operand_formats import cast_bytes, cast_variant
 from .passes import ATTENTION_BACKWARD, operator_passes
 from .protocol import CollectiveName, MatmulPart, Operator
 from .scaled_collectives import ScaledCollective
@@ -139,6 +140,20 @@ class ProfileTimes:
         element_bytes = BYTES_PER_ELEMENT[self._format]
         elements = np.asarray(moved_bytes, dtype=float) / (operator_passes("copy", element_bytes) * element_bytes)
         return _nothing_for_nothing(copy, elements)
+
+    def cast_seconds(self, moved_bytes: Number, low: LinearFormat) -> Array:
+        """The traffic at the rate of the measured cast. Spared traffic is that of another kernel, so memory's rate counts.
+
+        A stack that compiles or has kernels of its own casts as compiled code does, any other in eager PyTorch.
+        """
+        software = self.catalog.training.software
+        compiled = software.fused_elementwise or software.casts_both_layouts
+        measured = self._measured("cast", cast_variant(low, compiled=compiled), self._activations)
+        if measured is None:
+            return self.memory_bound_seconds(moved_bytes)
+        moved = np.asarray(moved_bytes, dtype=float)
+        elements = np.maximum(moved, 0.0) / cast_bytes(low, BYTES_PER_ELEMENT[self._activations])
+        return np.where(moved < 0, self.memory_bound_seconds(moved), _nothing_for_nothing(measured, elements))
 
     def operator_seconds(
         self, operator: Operator, elements: Number, moved_bytes: Number, *, backward: bool = False

@@ -90,6 +90,11 @@ class OpTimes(Protocol):
         """Seconds of kernels that read and write `moved_bytes` of device memory and compute very little."""
         ...
 
+    def cast_seconds(self, moved_bytes: Number, low: LinearFormat) -> Array:
+        """Seconds of making operands in `low`, whose kernels read and write `moved_bytes`. Below zero: traffic that another
+        kernel is spared."""
+        ...
+
     def operator_seconds(
         self, operator: Operator, elements: Number, moved_bytes: Number, *, backward: bool = False
     ) -> Array:

@@ -17,6 +17,7 @@ from .work import Family, family
 
 _MOST_LINES = 14  # lines that one chart can distinguish
 _TRANSFERS: dict[Family, str] = {
+    "casts": "Casts to 8 and 4 bits by size",
     "optimizer": "Optimizer step by size",
     "host copies": "Copies between host and device by size",
     "disk": "Disk by size",
@@ -26,6 +27,7 @@ _FITS: dict[Family, str] = {
     "matmul": "Fits of matmuls",
     "attention": "Fits of attention",
     "operators": "Fits of memory-bound operators",
+    "casts": "Fits of casts",
     "optimizer": "Fits of the optimizer step",
     "host copies": "Fits of copies",
     "disk": "Fits of the disk",

@@ -154,7 +154,7 @@ def _medians(found: dict[str, dict[float, list[float]]]) -> Lines:
 
 
 def _label(series: Series, at: dict[str, float]) -> str:
-    if "rows" in series.axes:  # its panel says the direction, its chart the format
+    if "rows" in series.axes and series.operation != "cast":  # its panel says the direction, its chart the format
         return series.operation.replace("_", " ")
     if "ranks_per_node" not in at:
         return series.key.replace("/", " ").replace("_", " ").replace("-", ", ")

@@ -21,6 +21,7 @@ from shardwright.profiler.timing import FigureProbe, Machine, Probe, Sizes
 from shardwright.specs import Format
 
 from .attention import AttentionProbe, Backend
+from .cast import CAST_FORMATS, CAST_MULTIPLE, CastProbe
 from .grouped_matmul import GroupedMatmulProbe
 from .launch import DispatchProbe, LaunchProbe, LayerOverheadProbe
 from .matmul import MatmulProbe
@@ -48,6 +49,7 @@ def default_probes(machine: Machine, formats: Sequence[Format], usage: Usage | N
         *(probe for each in activations for probe in operator_probes(device, each, usage)),
         *optimizer_probes(device, usage),
         *(probe for each in formats for probe in expert_probes(device, each, usage)),
+        *(cast_probes(device, usage) if "fp8" in formats else ()),
         *(probe for each in activations for probe in attention_variants(device, each)),
     ]
 
@@ -80,6 +82,16 @@ def expert_probes(device: torch.device, number_format: Format, usage: Usage | No
         for part in _PARTS
         if of_model or family
     ]
+
+
+def cast_probes(device: torch.device, usage: Usage | None = None) -> list[Probe]:
+    """Return casts of bf16 activations to the formats of 8-bit and 4-bit matmuls, compiled and in eager PyTorch."""
+    of_model = (
+        [] if usage is None else [(float(each.tokens * each.groups), float(each.inputs)) for each in usage.linears()]
+    )
+    whole = [at for at in of_model if at[1] % CAST_MULTIPLE == 0]
+    wanted = tuple(model_first(whole, family_operator("copy", device.type, backward=False)))
+    return [CastProbe(low, compiled, "bf16", wanted) for compiled in (True, False) for low in CAST_FORMATS]
 
 
 def attention_probes(device: torch.device, number_format: Format, usage: Usage | None = None) -> list[Probe]:

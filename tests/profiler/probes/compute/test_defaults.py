@@ -92,6 +92,7 @@ def test_eight_bits_and_tf32_are_for_matmuls() -> None:
     } == {
         "matmul",
         "adamw",
+        "cast",
         "clip",
     }
 
