@@ -34,6 +34,7 @@ class RoundTimes:
         groups: Number = 1,
         low: LinearFormat | None = None,
         part: MatmulPart = "forward",
+        looped: bool = False,
     ) -> Array:
         return np.asarray(2.0 * m * k * n * groups * (0.5e-12 if low else 1e-12))
 

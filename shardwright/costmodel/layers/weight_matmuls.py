@@ -48,7 +48,13 @@ class WeightMatmuls:
     def _sum(self, matmuls: list[Matmul], part: MatmulPart) -> Array:
         return sum(
             (
-                self.times.matmul_seconds(*_SHAPES[part](w), groups=w.groups, low=self._format(w, part), part=part)
+                self.times.matmul_seconds(
+                    *_SHAPES[part](w),
+                    groups=w.groups,
+                    low=self._format(w, part),
+                    part=part,
+                    looped=w.experts and self.training.software.expert_kernels_forward > 0,
+                )
                 for w in matmuls
             ),
             np.zeros(len(self.sequence_split)),

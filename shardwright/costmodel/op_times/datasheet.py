@@ -86,8 +86,12 @@ class CatalogTimes:
         groups: Number = 1,
         low: LinearFormat | None = None,
         part: MatmulPart = "forward",
+        looped: bool = False,
     ) -> Array:
-        """Roofline: the longer of FLOPs over the reachable rate, and the three matrices over the memory bandwidth."""
+        """Roofline: the longer of FLOPs over the reachable rate, and the three matrices over the memory bandwidth.
+
+        Data sheets do not tell kernels of a loop from one kernel.
+        """
         m, k, n = (np.asarray(size, dtype=float) for size in (m, k, n))
         out_bytes = BYTES_PER_ELEMENT[self.training.precision.compute]
         in_bytes = OPERANDS[low].bytes if low else out_bytes

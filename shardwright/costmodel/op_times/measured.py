@@ -106,16 +106,23 @@ class ProfileTimes:
         groups: Number = 1,
         low: LinearFormat | None = None,
         part: MatmulPart = "forward",
+        looped: bool = False,
     ) -> Array:
-        """Measured, in the layout of `part`. Unmeasured groups scale one matmul by the ratio of the catalog."""
+        """Measured, in the layout of `part`.
+
+        A loop that was not measured takes its single matmuls. Unmeasured groups of one kernel scale one matmul by the ratio
+        of the catalog.
+        """
         if low in (None, "fp8"):
             format: Format = "fp8" if low else self._format
             plain = self._measured("matmul", part, format)
             if plain is not None and np.all(np.asarray(groups) == 1):
                 return plain.seconds(m, k, n)
-            grouped = self._measured("matmul", f"grouped_{part}", format)
+            grouped = self._measured("matmul", f"{'looped' if looped else 'grouped'}_{part}", format)
             if grouped is not None and np.any(np.asarray(groups) != 1):
                 return grouped.seconds(m, k, n, groups)
+            if plain is not None and looped:
+                return plain.seconds(m, k, n) * groups
             if plain is not None:
                 rows = np.asarray(m, dtype=float) * groups
                 compared = self.catalog.matmul_seconds(m, k, n, groups=groups, low=low)

@@ -70,8 +70,9 @@ class OpTimes(Protocol):
         groups: Number = 1,
         low: LinearFormat | None = None,
         part: MatmulPart = "forward",
+        looped: bool = False,
     ) -> Array:
-        """Seconds of (m, k) times (k, n), `groups` of them in one kernel.
+        """Seconds of (m, k) times (k, n), `groups` of them in one kernel, or in a kernel each where they are `looped`.
 
         The operands are in the compute format, or in `low`, made before. `part`: the part of a linear layer, which
         fixes the layout of the operands in memory.

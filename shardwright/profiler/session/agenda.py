@@ -20,7 +20,8 @@ DEFAULT_WEIGHTS: Mapping[str, float] = {
     **dict.fromkeys(("eager_rmsnorm", "eager_rotary", "eager_gated_activation", "cross_entropy", "adamw/fused"), 2.0),
     "attention": 0.25,  # variants besides the default: named kernels, no causal mask
     "cast": 0.5,
-    "matmul": 0.5,  # grouped ones
+    **dict.fromkeys(("matmul/grouped_forward", "matmul/grouped_input_gradient", "matmul/grouped_weight_gradient"), 2.0),
+    "matmul": 0.5,  # experts in a loop, scales of rows
     **dict.fromkeys(("rmsnorm", "rotary", "gated_activation", "dropout"), 0.25),  # of compiled layers, or rarely used
     **dict.fromkeys(("adamw/foreach", "sgd", "host_adamw"), 0.5),
 }

@@ -19,7 +19,9 @@ Lines = dict[str, list[tuple[float, float]]]
 
 def matmul_rates(series: Sequence[Series]) -> Paint:
     """FLOP/s against FLOPs, one panel for each part of a linear layer, coloured by the inner size."""
-    ordered = sorted(series, key=lambda each: PARTS.index(each.variant.removeprefix("grouped_")))
+    ordered = sorted(
+        series, key=lambda each: PARTS.index(each.variant.removeprefix("grouped_").removeprefix("looped_"))
+    )
     inner = [sizes(each, point)["k"] for each in ordered for point in each.points]
 
     def paint(axes: Axes) -> None:

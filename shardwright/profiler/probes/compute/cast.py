@@ -113,7 +113,7 @@ def by_mx_blocks(source: Tensor) -> Operands:
 
     The power is the largest in the block over the largest in e4m3 (OCP Microscaling Formats 1.0, section 6.3).
     """
-    blocks = source.unflatten(-1, (-1, _MX_BLOCK))
+    blocks = source.view(source.shape[0], -1, _MX_BLOCK)
     most = blocks.abs().amax(-1, keepdim=True).float().clamp(min=_LEAST)
     exponents = (torch.floor(torch.log2(most)) - _FP8_LARGEST_EXPONENT).clamp(min=-127.0)
     numbers = _fp8(blocks.float() * torch.exp2(-exponents))
@@ -126,7 +126,7 @@ def by_nv_blocks(source: Tensor) -> Operands:
     The scale of the tensor makes the largest block's scale the largest e4m3 number (NVIDIA, Transformer Engine, NVFP4).
     """
     whole = source.abs().amax().float().clamp(min=_LEAST) / (_FP8_MOST * _FP4_MOST)
-    blocks = source.unflatten(-1, (-1, _NV_BLOCK))
+    blocks = source.view(source.shape[0], -1, _NV_BLOCK)
     scales = (blocks.abs().amax(-1, keepdim=True).float() / (_FP4_MOST * whole)).clamp(min=2.0**-9, max=_FP8_MOST)
     scales = scales.to(torch.float8_e4m3fn)
     codes = _fp4_codes(blocks.float() / (scales.float() * whole)).flatten(-2)

@@ -22,7 +22,7 @@ from shardwright.specs import Format
 
 from .attention import AttentionProbe, Backend
 from .cast import CAST_FORMATS, CAST_MULTIPLE, CastProbe
-from .grouped_matmul import GroupedMatmulProbe
+from .grouped_matmul import GroupedMatmulProbe, LoopedMatmulProbe
 from .launch import DispatchProbe, LaunchProbe, LayerOverheadProbe
 from .matmul import MatmulProbe
 from .operator import OperatorProbe
@@ -72,13 +72,21 @@ def matmul_probes(device: torch.device, number_format: Format, usage: Usage | No
 
 
 def expert_probes(device: torch.device, number_format: Format, usage: Usage | None = None) -> list[Probe]:
-    """Return grouped matmuls. In 8 bits torch has only their forward pass, so these are left out."""
-    if number_format in ("fp8", "tf32"):
+    """Return the matmuls of experts, in one kernel and in a loop.
+
+    In 8 bits and in tf32 they are only measured in a loop: torch has at most the forward pass of one kernel. A CPU
+    multiplies 8-bit numbers one by one, which no training does.
+    """
+    if number_format == "fp8" and device.type == "cpu":
         return []
+    kinds: tuple[type[GroupedMatmulProbe | LoopedMatmulProbe], ...] = (GroupedMatmulProbe, LoopedMatmulProbe)
+    if number_format in ("fp8", "tf32"):
+        kinds = (LoopedMatmulProbe,)
     of_model = [] if usage is None else [each for each in usage.linears() if each.groups > 1]
     family = family_experts(device.type) if usage is None or of_model else []
     return [
-        GroupedMatmulProbe(part, number_format, _sizes_of(part, of_model, family, grouped=True))
+        kind(part, number_format, _sizes_of(part, of_model, family, grouped=True))
+        for kind in kinds
         for part in _PARTS
         if of_model or family
     ]

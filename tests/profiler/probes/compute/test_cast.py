@@ -15,6 +15,7 @@ from shardwright.profiler.probes.compute.cast import (
     by_tensor,
 )
 from shardwright.profiler.timing.live_bytes import LiveBytes
+from shardwright.profiler.timing.number_format import random_tensor
 from shardwright.profiler.timing.probe import UnavailableError
 from shardwright.specs.training import LinearFormat
 from tests.profiler.steady_machine import SteadyMachine
@@ -69,20 +70,19 @@ def test_a_tensor_of_zeros_has_no_trouble() -> None:
 
 @pytest.mark.parametrize("low", CAST_FORMATS)
 def test_memory_is_asked_for(low: LinearFormat) -> None:
-    probe, at = CastProbe(low, False, "bf16", ()), (2048.0, 2048.0)
+    probe, at = CastProbe(low, False, "bf16", ()), (1024.0, 1024.0)
     with LiveBytes() as live:
         work = probe.prepare(at, SteadyMachine())
         for _ in range(20):
             work()
-    assert live.peak <= probe.needed_bytes(at) <= 2 * live.peak
+    assert live.peak <= probe.needed_bytes(at) <= 2 * live.peak + 64 * 2**20
 
 
 def test_compiled_code_casts_as_eager_code_does(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[torch.Tensor] = []
-    random = cast_probe.random_tensor
 
     def spy(*arguments: Any) -> torch.Tensor:
-        made.append(random(*arguments))
+        made.append(random_tensor(*arguments))
         return made[-1]
 
     monkeypatch.setattr(cast_probe, "random_tensor", spy)
