@@ -38,7 +38,9 @@ class RoundTimes:
     ) -> Array:
         return np.asarray(2.0 * m * k * n * groups * (0.5e-12 if low else 1e-12))
 
-    def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
+    def attention_seconds(
+        self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool, value_size: Number | None = None
+    ) -> Array:
         return np.asarray(flops * 1e-12)
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:

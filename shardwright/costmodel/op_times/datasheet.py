@@ -149,7 +149,9 @@ class CatalogTimes:
             shares.append(rate * used * tiles / (np.ceil(tiles / units) * units))
         return np.asarray(np.maximum.reduce(shares))
 
-    def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
+    def attention_seconds(
+        self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool, value_size: Number | None = None
+    ) -> Array:
         """Fused attention at its measured rate, or at a share of the peak that falls with heads smaller than 128 and with short
         sequences, whose causal blocks are cut more often. A backward pass also has its small kernels (`_BACKWARD_BYTES`)."""
         measured = self.device.attention_flops_per_s.get(self.training.precision.compute)

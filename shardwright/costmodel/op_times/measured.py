@@ -6,7 +6,16 @@ from typing import Literal
 import numpy as np
 
 from shardwright.base import Array, Number
-from shardwright.specs import BYTES_PER_ELEMENT, Format, LinearFormat, NodeGroup, Profile, RankGroup
+from shardwright.specs import (
+    BYTES_PER_ELEMENT,
+    AttentionKernel,
+    Device,
+    Format,
+    LinearFormat,
+    NodeGroup,
+    Profile,
+    RankGroup,
+)
 
 from .constants import Constants
 from .curves import attention_flops
@@ -129,15 +138,29 @@ class ProfileTimes:
                 return plain.seconds(rows, k, n) * compared / self.catalog.matmul_seconds(rows, k, n, low=low)
         return self.catalog.matmul_seconds(m, k, n, groups=groups, low=low, part=part)
 
-    def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
-        """Measured causal attention at this length and head size. A window
-        computes part of its FLOPs at the same rate."""
-        measured = self._measured("attention", "backward" if backward else "forward", self._activations)
+    def attention_seconds(
+        self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool, value_size: Number | None = None
+    ) -> Array:
+        """Measured causal attention of the software's kernel at this length and head size. A window computes part of its
+        FLOPs at the same rate."""
+        latent = value_size is not None and bool(np.all(3 * np.asarray(value_size) == 2 * np.asarray(head_size)))
+        measured, is_latent = self._attention("backward" if backward else "forward", latent=latent)
         if measured is None:
             return self.catalog.attention_seconds(flops, head_size=head_size, seq_len=seq_len, backward=backward)
         forward = np.asarray(flops, dtype=float) / (ATTENTION_BACKWARD if backward else 1.0)
-        heads = forward / attention_flops(1.0, seq_len, head_size)
+        computed = (np.asarray(head_size) + np.asarray(value_size)) / 2 if is_latent else head_size
+        heads = forward / attention_flops(1.0, seq_len, computed)
         return measured.seconds(np.maximum(heads, 1e-3), seq_len, head_size)
+
+    def _attention(self, way: str, *, latent: bool) -> tuple[FittedSeries | None, bool]:
+        """Return the series of the software's kernel, else of torch's choice, and whether it is of latent attention."""
+        kernels = attention_variants(self.catalog.training.software.attention_kernel, self.node.device)
+        for is_latent in (True, False) if latent else (False,):
+            for kernel in kernels:
+                variant = "-".join(part for part in (way, kernel, "mla" * is_latent) if part)
+                if (found := self._measured("attention", variant, self._activations)) is not None:
+                    return found, is_latent
+        return None, False
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:
         """Seconds of a copy of as many bytes."""
@@ -225,6 +248,17 @@ class ProfileTimes:
             return self.catalog.host_update_seconds(parameters, moved_bytes)
         step = _nothing_for_nothing(measured, parameters, float(self.profile.fingerprint.threads))
         return step * (1 + _CLIP_OVER_ADAMW)
+
+
+def attention_variants(kernel: AttentionKernel, device: Device) -> tuple[str, ...]:
+    """Return the measured kernels that stand for the software's, the best first; "" for torch's choice.
+
+    torch's flash kernel is FlashAttention-2 (aten/src/ATen/native/transformers/cuda/flash_attn). From Hopper on,
+    "flash-3" stands for FlashAttention-3 and cuDNN; before it, such software runs FlashAttention-2 (`Stack`).
+    """
+    if kernel == "flash-3" and device.since_hopper:
+        return ("flash3", "cudnn", "")
+    return ("",) if kernel == "flash-1" else ("flash", "")
 
 
 def _nothing_for_nothing(measured: FittedSeries, elements: Number, *others: Number) -> Array:

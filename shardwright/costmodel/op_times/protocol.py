@@ -82,9 +82,13 @@ class OpTimes(Protocol):
         """
         ...
 
-    def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
-        """Seconds of a fused attention kernel over `seq_len` keys that computes
-        `flops` (where causal, only the causal half)."""
+    def attention_seconds(
+        self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool, value_size: Number | None = None
+    ) -> Array:
+        """Seconds of a fused attention kernel over `seq_len` keys that computes `flops` (where causal, only the causal half).
+
+        `value_size`: of a head of values; None where it equals `head_size`, that of queries and keys.
+        """
         ...
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:

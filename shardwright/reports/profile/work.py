@@ -152,6 +152,10 @@ def _attention(variant: str, at: Mapping[str, float], element: float) -> Work:
     """Scores and weighted values over the keys that a query sees; if causal, half of them and its own."""
     batch, heads, kv_heads = at["batch"], at["heads"], at["kv_heads"]
     length, head_size = at["length"], at["head_size"]
+    if variant.endswith(
+        "mla"
+    ):  # heads of values are two thirds of those of keys, so that both together are five sixths
+        head_size *= 5 / 6
     keys = length if "noncausal" in variant else (length + 1) / 2
     flops = 4 * batch * heads * length * keys * head_size
     moved = element * batch * length * head_size * (2 * heads + 2 * kv_heads)

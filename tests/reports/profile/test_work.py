@@ -48,6 +48,12 @@ class TestAttention:
         assert flops == pytest.approx(float(attention_core_flops(block, training, 2 * 512, 1, causal=True)))
         assert flops == pytest.approx(float(attention_flops(2 * heads, 512, head)))
 
+    def test_latent_heads_have_values_of_two_thirds(self) -> None:
+        """Scores of 192, weighted values of 128; queries, keys, values and results in 16 bits."""
+        flops, moved = done(one("attention", "forward-cudnn-mla", ATTENTION, (1, 8, 8, 9, 192), "bf16"))
+        assert flops == pytest.approx(2 * 8 * 9 * 5 * (192 + 128))
+        assert moved == pytest.approx(2 * 9 * 8 * 2 * (192 + 128))
+
     def test_backward_computes_five_matmuls_for_two(self) -> None:
         at = (2, 8, 2, 64, 16)
         forward, moved = done(one("attention", "forward", ATTENTION, at, "bf16"))

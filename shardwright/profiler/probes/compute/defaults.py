@@ -1,5 +1,6 @@
 """The compute probes of a profile, most important first."""
 
+import importlib.util
 from collections.abc import Iterable, Sequence
 from typing import get_args
 
@@ -12,6 +13,7 @@ from shardwright.profiler.sizes import (
     Usage,
     family_attention,
     family_experts,
+    family_latent_attention,
     family_linears,
     family_operator,
     model_first,
@@ -20,7 +22,7 @@ from shardwright.profiler.sizes import (
 from shardwright.profiler.timing import FigureProbe, Machine, Probe, Sizes
 from shardwright.specs import Format
 
-from .attention import AttentionProbe, Backend
+from .attention import FLASH_3_MODULE, AttentionProbe, Backend
 from .cast import CAST_FORMATS, CAST_MULTIPLE, CastProbe
 from .grouped_matmul import GroupedMatmulProbe, LoopedMatmulProbe
 from .launch import DispatchProbe, LaunchProbe, LayerOverheadProbe
@@ -32,6 +34,8 @@ from .optimizer import ClipProbe, HostAdamWProbe, OptimizerProbe, family_host, f
 _PARTS: tuple[MatmulPart, ...] = get_args(MatmulPart)
 # On a CPU torch has one kernel of its own and the plain formula.
 _NAMED_BACKENDS: dict[str, tuple[Backend, ...]] = {"cpu": ("math",), "cuda": ("flash", "efficient", "cudnn", "math")}
+# The kernels that training software uses, and plans read.
+_TRAINING_BACKENDS: tuple[Backend, ...] = ("flash", "cudnn", "flash3")
 _FEW = 6  # number of sizes of a variant that is only compared with the main one
 
 
@@ -51,6 +55,7 @@ def default_probes(machine: Machine, formats: Sequence[Format], usage: Usage | N
         *(probe for each in formats for probe in expert_probes(device, each, usage)),
         *(cast_probes(device, usage) if "fp8" in formats else ()),
         *(probe for each in activations for probe in attention_variants(device, each)),
+        *(probe for each in activations for probe in latent_probes(device, each, usage)),
     ]
 
 
@@ -110,14 +115,36 @@ def attention_probes(device: torch.device, number_format: Format, usage: Usage |
 
 
 def attention_variants(device: torch.device, number_format: Format) -> list[Probe]:
-    """Return a few sizes of other variants: without the causal mask, and by each named kernel."""
-    wanted = tuple(spread_first(family_attention(device.type))[:_FEW])
+    """Return other variants: by each named kernel, and without the causal mask. Those that plans do not read have a few
+    sizes."""
+    family = tuple(spread_first(family_attention(device.type)))
+    few = family[:_FEW]
     probes: list[Probe] = []
     for backward in (False, True):
-        probes.append(AttentionProbe(backward, number_format, wanted, causal=False, device_type=device.type))
-        for backend in _NAMED_BACKENDS[device.type]:
+        probes.append(AttentionProbe(backward, number_format, few, causal=False, device_type=device.type))
+        for backend in named_backends(device):
+            wanted = family if backend in _TRAINING_BACKENDS else few
             probes.append(AttentionProbe(backward, number_format, wanted, backend=backend, device_type=device.type))
     return probes
+
+
+def latent_probes(device: torch.device, number_format: Format, usage: Usage | None = None) -> list[Probe]:
+    """Return latent attention, by torch's choice and by the kernels that train it; none where no model needs it."""
+    of_model = [] if usage is None else usage.attention(latent=True)
+    wanted = tuple(model_first(of_model, family_latent_attention(device.type)))
+    named = [each for each in named_backends(device) if each in _TRAINING_BACKENDS and each != "flash"]
+    return [
+        AttentionProbe(backward, number_format, wanted, backend=backend, latent=True, device_type=device.type)
+        for backward in (False, True)
+        for backend in (None, *named)
+        if wanted
+    ]
+
+
+def named_backends(device: torch.device) -> tuple[Backend, ...]:
+    """Return the kernels that the device may have by name. FlashAttention-3 is one of them where it is installed."""
+    installed = device.type == "cuda" and importlib.util.find_spec(FLASH_3_MODULE) is not None
+    return (*_NAMED_BACKENDS[device.type], *(("flash3",) if installed else ()))
 
 
 def operator_probes(device: torch.device, number_format: Format, usage: Usage | None = None) -> list[Probe]:
