@@ -114,6 +114,13 @@ def test_only_what_is_asked_for(measuring: Measuring, tmp_path: Path) -> None:
     assert "overlap with copies" in measuring.figures
 
 
+def test_sustained_load_is_measured_last_where_it_is_asked_for(measuring: Measuring, tmp_path: Path) -> None:
+    run(tmp_path / "p.json", only=("figures",))
+    assert "sustained matmul" not in measuring.figures
+    run(tmp_path / "p.json", only=("figures",), sustained_seconds=1)
+    assert "sustained matmul" in measuring.figures
+
+
 def test_the_request_says_what_was_asked(measuring: Measuring, tmp_path: Path) -> None:
     run(tmp_path / "p.json", budget_seconds=7, fresh=True, formats=("fp16",))
     request = measuring.request

@@ -51,6 +51,9 @@ class TestFormats:
         ({"only": ["disk"]}, "give --disk FOLDER"),
         ({"only": ["layers"]}, "give --model and --seq-len"),
         ({"only": ["casts"], "formats": ["bf16"]}, "give --precision fp8"),
+        ({"only": ["matmul"], "sustained_seconds": 5}, "add figures to --only"),
+        ({"sustained_seconds": 300}, "--sustained 300 does not fit into --budget 180: give --budget 660"),
+        ({"sustained_seconds": -1}, "greater than or equal to 0"),
         ({"only": ["mamtul"]}, "Did you mean 'matmul'?"),
         ({"budget_seconds": 0}, "greater than 0"),
         ({"micro_batch": True}, "should be a number"),
@@ -61,6 +64,16 @@ def test_what_does_not_fit_together(values: dict[str, Any], words: str) -> None:
         options(**values)
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_how_long_a_load_is_sustained() -> None:
+    """A few seconds of the budget on a GPU, none on a CPU, or as requested."""
+    assert options().sustained_on("cuda") == pytest.approx(5.4)
+    assert options(budget_seconds=3600).sustained_on("cuda") == 10
+    assert options().sustained_on("cpu") == 0
+    assert options(sustained_seconds=60).sustained_on("cuda") == options(sustained_seconds=60).sustained_on("cpu") == 60
+    assert options(sustained_seconds=0).sustained_on("cuda") == 0
+    assert options(sustained_seconds=60).asked() == {"--sustained": "60.0"}
 
 
 def test_what_makes_a_run_another_one(tmp_path: Path) -> None:

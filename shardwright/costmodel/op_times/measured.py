@@ -33,6 +33,8 @@ _TENSORS_OF_A_LAYER = 9.0
 _NORMAL_MEDIAN = 0.6745  # median of the absolute value of a standard normal variable
 # Bytes that clipping reads and writes over those of AdamW's step (tables/build.py): three passes for seven.
 _CLIP_OVER_ADAMW = 3 / 7
+SUSTAINED_SHARE = "sustained_matmul_share"
+"""Figure of a profile: the rate of a matmul after sustained load, over that with pauses, as series of matmuls are timed."""
 _SHARDING_FIGURES = (
     "sharding_unit_pass_seconds",
     "sharding_unit_seconds",
@@ -120,8 +122,24 @@ class ProfileTimes:
         """Measured, in the layout of `part`.
 
         A loop that was not measured takes its single matmuls. Unmeasured groups of one kernel scale one matmul by the ratio
-        of the catalog.
+        of the catalog. Series are timed with pauses, so training runs at the sustained share of their rates.
         """
+        measured = self._matmul_seconds_with_pauses(m, k, n, groups, low, part=part, looped=looped)
+        if measured is None:
+            return self.catalog.matmul_seconds(m, k, n, groups=groups, low=low, part=part)
+        return measured / self._sustained_share
+
+    def _matmul_seconds_with_pauses(
+        self,
+        m: Number,
+        k: Number,
+        n: Number,
+        groups: Number,
+        low: LinearFormat | None,
+        *,
+        part: MatmulPart,
+        looped: bool,
+    ) -> Array | None:
         if low in (None, "fp8"):
             format: Format = "fp8" if low else self._format
             plain = self._measured("matmul", part, format)
@@ -136,7 +154,13 @@ class ProfileTimes:
                 rows = np.asarray(m, dtype=float) * groups
                 compared = self.catalog.matmul_seconds(m, k, n, groups=groups, low=low)
                 return plain.seconds(rows, k, n) * compared / self.catalog.matmul_seconds(rows, k, n, low=low)
-        return self.catalog.matmul_seconds(m, k, n, groups=groups, low=low, part=part)
+        return None
+
+    @property
+    def _sustained_share(self) -> float:
+        """1 where it was not measured."""
+        figure = self.profile.figures.get(SUSTAINED_SHARE)
+        return min(1.0, figure.value) if figure and figure.value > 0 else 1.0
 
     def attention_seconds(
         self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool, value_size: Number | None = None

@@ -17,7 +17,12 @@ def kernel(variant: str, factor: float, head_size: float = 128.0, computed: floa
     """A forward pass that takes `factor` times the rule for heads of `computed`."""
     sizes = [(1.0, heads, heads, length, head_size) for heads in (8.0, 32.0) for length in (512.0, 2048.0, 8192.0)]
     return series(
-        "attention", f"forward-{variant}", "bf16", AXES, sizes, lambda *at: factor * attention_rule(*at[:4], computed)
+        "attention",
+        f"forward-{variant}",
+        "bf16",
+        AXES,
+        sizes,
+        lambda batch, heads, kv_heads, length, _: factor * attention_rule(batch, heads, kv_heads, length, computed),
     )
 
 
