@@ -130,7 +130,7 @@ def plan(
     job = read_model(model), read_cluster(cluster, profile, memory_reserve), training
     full = details or as_json or report is not None
     result = search(*job, fixed=fixed, time_limit_seconds=time_limit, runners_up=3 if full else 0)
-    notes = _lacking(*job[1:])
+    notes = _lacking(*job)
     if certify:
         notes.append(_certified(*job, result))
     why = [*explain_plan(result, *job), *notes] if full else []
@@ -194,7 +194,7 @@ def explain(
     measured = read_measurement(measurement) if measurement else None
     beside = measured_table(plan_file.plan, plan_file.estimated(), measured) if measured else None
     why = explain_plan(plan_file.plan, model, plan_file.cluster, plan_file.training, times=times)
-    why += _lacking(plan_file.cluster, plan_file.training)
+    why += _lacking(model, plan_file.cluster, plan_file.training)
     if report:
         _write_report(report, plan_file, why, measured, times)
     if as_json:
@@ -216,10 +216,10 @@ def _parameters(model: "ModelSpec") -> dict[str, int]:
     return {"total": model.parameter_count, "active": model.active_parameter_count}
 
 
-def _lacking(cluster: "ClusterSpec", training: "TrainingSpec") -> list[str]:
+def _lacking(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec") -> list[str]:
     from shardwright.catalog import what_profile_lacks
 
-    sentence = what_profile_lacks(cluster, training)
+    sentence = what_profile_lacks(cluster, training, model)
     return [sentence] if sentence else []
 
 

@@ -53,7 +53,7 @@ class WeightMatmuls:
                     groups=w.groups,
                     low=self._format(w, part),
                     part=part,
-                    looped=w.experts and self.training.software.expert_kernels_forward > 0,
+                    looped=w.experts and self.training.software.loops_over_experts,
                 )
                 for w in matmuls
             ),

@@ -85,12 +85,13 @@ class ProfileTimes:
 
     @property
     def constants(self) -> Constants:
-        """The catalog's constants, with the measured slowdown of compute beside a collective."""
-        slowdown = self.profile.figures.get("compute_slowdown_beside_collective")
-        if slowdown is None:
-            return self.catalog.constants
-        multiprocessors = self.node.device.multiprocessors
-        return replace(self.catalog.constants, collective_multiprocessors=slowdown.value * multiprocessors)
+        """The catalog's constants, with the measured slowdowns of compute beside a collective and beside a copy."""
+        lost = {
+            f"{name}_multiprocessors": slowdown.value * self.node.device.multiprocessors
+            for name in ("collective", "copy")
+            if (slowdown := self.profile.figures.get(f"compute_slowdown_beside_{name}")) is not None
+        }
+        return replace(self.catalog.constants, **lost) if lost else self.catalog.constants
 
     @property
     def _format(self) -> Format:
@@ -200,8 +201,7 @@ class ProfileTimes:
 
         A stack that compiles or has kernels of its own casts as compiled code does, any other in eager PyTorch.
         """
-        software = self.catalog.training.software
-        compiled = software.fused_elementwise or software.casts_both_layouts
+        compiled = self.catalog.training.software.fuses_casts
         measured = self._measured("cast", cast_variant(low, compiled=compiled), self._activations)
         if measured is None:
             return self.memory_bound_seconds(moved_bytes)
