@@ -175,7 +175,10 @@ class _Wanted:
         if self._ranks:
             figures.append(CollectiveOverlapProbe(self._ranks))
         if seconds := self._options.sustained_on(self._machine.device.type):
-            figures.append(SustainedMatmulProbe(seconds))
+            # first where it was asked for, so that the budget holds it; else last, after what its heat would disturb
+            figures.insert(
+                len(figures) if self._options.sustained_seconds is None else 0, SustainedMatmulProbe(seconds)
+            )
         return figures
 
     def layers(self) -> Callable[[Machine, Profile], Sequence[LayerCheck]] | None:
