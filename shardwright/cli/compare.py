@@ -98,7 +98,7 @@ def compare(
     )
     training = read_training(context.params)
     model_spec, cluster_spec = read_model(model), read_cluster(cluster, profile, memory_reserve, safe=True)
-    note_what_profile_lacks(cluster_spec, training)
+    note_what_profile_lacks(model_spec, cluster_spec, training)
     names = strategy or [*STRATEGIES, BEST]
     found = compare_ways(
         model_spec,

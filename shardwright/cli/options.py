@@ -170,11 +170,11 @@ def _profiled(cluster: "ClusterSpec", path: Path | None) -> "ClusterSpec":
     return with_profile(cluster, read_profile(path), source=str(path)) if path else cluster
 
 
-def note_what_profile_lacks(cluster: "ClusterSpec", training: "TrainingSpec") -> None:
-    """Print one line on stderr if the cluster has a profile that lacks what the training needs."""
+def note_what_profile_lacks(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec") -> None:
+    """Print one line on stderr if the cluster has a profile that lacks what training the model needs."""
     from shardwright.catalog import what_profile_lacks
 
-    if sentence := what_profile_lacks(cluster, training):
+    if sentence := what_profile_lacks(cluster, training, model):
         typer.echo(f"note: {sentence}", err=True)
 
 

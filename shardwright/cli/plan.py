@@ -136,7 +136,7 @@ def plan(
     full = details or as_json or report is not None
     tolerance = 0.0 if fastest else TOLERANCE
     result = search(*job, fixed=fixed, time_limit_seconds=time_limit, runners_up=3 if full else 0, tolerance=tolerance)
-    notes = [*what_was_given_up(result), *warnings(job[0], training, result.estimate), *_lacking(*job[1:])]
+    notes = [*what_was_given_up(result), *warnings(job[0], training, result.estimate), *_lacking(*job)]
     if certify:
         notes.append(_certified(*job, result))
     why = [*explain_plan(result, *job), *notes] if full else []
@@ -200,7 +200,7 @@ def explain(
     measured = read_measurement(measurement) if measurement else None
     beside = measured_table(plan_file.plan, plan_file.estimated(), measured) if measured else None
     why = explain_plan(plan_file.plan, model, plan_file.cluster, plan_file.training, times=times)
-    why += _lacking(plan_file.cluster, plan_file.training)
+    why += _lacking(model, plan_file.cluster, plan_file.training)
     if report:
         _write_report(report, plan_file, why, measured, times)
     if as_json:
@@ -222,10 +222,10 @@ def _parameters(model: "ModelSpec") -> dict[str, int]:
     return {"total": model.parameter_count, "active": model.active_parameter_count}
 
 
-def _lacking(cluster: "ClusterSpec", training: "TrainingSpec") -> list[str]:
+def _lacking(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec") -> list[str]:
     from shardwright.catalog import what_profile_lacks
 
-    sentence = what_profile_lacks(cluster, training)
+    sentence = what_profile_lacks(cluster, training, model)
     return [sentence] if sentence else []
 
 

@@ -73,11 +73,18 @@ def measure(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Measure only this: matmul, attention, operators, optimizer, copies, disk, collectives, figures, layers, or "
-            "one operation; separate several by commas."
+            help="Measure only this: matmul, attention, operators, casts, optimizer, copies, disk, collectives, figures, "
+            "layers, or one operation; separate several by commas."
         ),
     ] = None,
     disk: Annotated[Path | None, typer.Option(help="Measure the disk of this folder as well.")] = None,
+    sustained: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Repeat one large matmul for this long to measure its sustained rate. Default: a few seconds on a GPU.",
+        ),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over instead of continuing an interrupted run.")
     ] = False,
@@ -106,6 +113,7 @@ def measure(
             "micro_batch": micro_batch,
             "only": only or (),
             "disk": disk,
+            "sustained_seconds": sustained,
             "fresh": fresh,
         },
         source="profile options",

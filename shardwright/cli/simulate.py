@@ -34,7 +34,7 @@ def simulate(
 
     refuse_existing(trace, force=force, inputs=[plan_path, *([profile] if profile else [])])
     plan_file, model = read_plan(plan_path, profile)
-    note_what_profile_lacks(plan_file.cluster, plan_file.training)
+    note_what_profile_lacks(model, plan_file.cluster, plan_file.training)
     job = (model, plan_file.cluster, plan_file.training, plan_file.plan)
     lacking = tell_what_lacks(estimate_plan(*job), plan_file.cluster)
     timeline = simulate_plan(*job)

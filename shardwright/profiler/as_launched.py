@@ -10,9 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from shardwright.base import RanksLostError, SpecError
-from shardwright.costmodel.op_times import OpTimes, expected_errors, fit_curve, op_times
+from shardwright.costmodel.op_times import SUSTAINED_SHARE, OpTimes, expected_errors, fit_curve, op_times
 from shardwright.profiler.machine import default_path, local_cluster, rank_count, this_machine
-from shardwright.profiler.probes.compute import ShardingProbe, check_layer, default_figures, default_probes
+from shardwright.profiler.probes.compute import (
+    ShardingProbe,
+    SustainedMatmulProbe,
+    check_layer,
+    default_figures,
+    default_probes,
+)
 from shardwright.profiler.probes.movement import (
     CollectiveOverlapProbe,
     CopyOverlapProbe,
@@ -166,7 +172,14 @@ class _Wanted:
             *(ShardingProbe(each) for each in self._formats if each in ACTIVATION_FORMATS),
             *memory_probes(self._ranks, self._machine),
         ]
-        return [*figures, CollectiveOverlapProbe(self._ranks)] if self._ranks else figures
+        if self._ranks:
+            figures.append(CollectiveOverlapProbe(self._ranks))
+        if seconds := self._options.sustained_on(self._machine.device.type):
+            # first where it was asked for, so that the budget holds it; else last, after what its heat would disturb
+            figures.insert(
+                len(figures) if self._options.sustained_seconds is None else 0, SustainedMatmulProbe(seconds)
+            )
+        return figures
 
     def layers(self) -> Callable[[Machine, Profile], Sequence[LayerCheck]] | None:
         """Checks of the model's layers, in each format of activations, against the profile so far."""
@@ -180,7 +193,10 @@ class _Wanted:
         trainings = [options.training(each) for each in self._formats if each in ACTIVATION_FORMATS]
 
         def times(profile: Profile, training: TrainingSpec) -> OpTimes:
-            group = cluster.node.model_copy(update={"profile": profile})
+            # a layer is timed with pauses, as matmuls are
+            figures = {name: figure for name, figure in profile.figures.items() if name != SUSTAINED_SHARE}
+            paused = profile.model_copy(update={"figures": figures})
+            group = cluster.node.model_copy(update={"profile": paused})
             return op_times(cluster.model_copy(update={"groups": (group,)}), training)
 
         def check(machine: Machine, profile: Profile) -> list[LayerCheck]:

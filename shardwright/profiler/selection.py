@@ -16,6 +16,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "attention": ("attention",),
     "operators": tuple(name for name in get_args(Operator) if name not in _UPDATES),
     "optimizer": _UPDATES,
+    "casts": ("cast",),
     "copies": ("host_copy",),
     "disk": ("disk_read", "disk_write"),
     "collectives": get_args(CollectiveName),

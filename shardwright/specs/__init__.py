@@ -56,7 +56,7 @@ from .schedules import (
     stage_ranks,
 )
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_document
-from .stack import OWN_STACK, Stack, named_stack, stack_names
+from .stack import OWN_STACK, AttentionKernel, Stack, named_stack, stack_names
 from .timeline import Lane, MemoryCurve, Span, Timeline
 from .training import (
     BYTES_PER_ELEMENT,
@@ -80,6 +80,7 @@ __all__ = [
     "OPTIMIZER_STATES",
     "OWN_STACK",
     "POLICIES",
+    "AttentionKernel",
     "Candidates",
     "Choice",
     "ClusterSpec",

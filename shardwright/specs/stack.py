@@ -177,6 +177,17 @@ class Stack(Spec):
     runs: Runs = Runs()
 
     @property
+    def fuses_casts(self) -> bool:
+        """Whether a cast to a lower format is one or two kernels, as compilers and libraries write them; otherwise a chain of
+        eager PyTorch's."""
+        return self.fused_elementwise or self.casts_both_layouts
+
+    @property
+    def loops_over_experts(self) -> bool:
+        """Whether each expert has kernels of its own; otherwise one grouped kernel runs them all."""
+        return self.expert_kernels_forward > 0
+
+    @property
     def fixed_formats(self) -> dict[str, str]:
         """The formats that the software fixes, by their names in `Precision`."""
         formats = {"gradients": self.gradients, "parameters": self.parameters}

@@ -6,9 +6,10 @@ from shardwright.base.errors import SpecError
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.profile_attachment import shared_cpu_name, what_profile_lacks, with_profile
 from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.profile import Profile
+from shardwright.specs.profile import Figure, Format, Profile, Series
 from shardwright.specs.training import TrainingSpec
-from tests.reports.made_up_profile import fingerprint, profile
+from tests.costmodel.fakes import small_experts, small_model
+from tests.reports.made_up_profile import fingerprint, point, profile
 
 SXM = {"kind": "gpu", "device": "NVIDIA H100 80GB HBM3", "device_memory_bytes": 85.0e9, "ranks": 8}
 
@@ -120,6 +121,52 @@ class TestWhatIsLacking:
         alone = profile(series=tuple(series for series in profile().series if series.operation != "all_reduce"))
         assert what_profile_lacks(self.attached(alone), self.training()) is None
         assert "no collectives" in str(what_profile_lacks(self.attached(alone, ranks=2), self.training()))
+
+    def series(self, operation: str, variant: str, format: Format) -> Series:
+        at = (8.0, 8.0, 8.0, 2.0) if operation == "matmul" else (8.0, 64.0)
+        axes = ("m", "k", "n", "groups") if operation == "matmul" else ("rows", "width")
+        return Series(operation=operation, variant=variant, format=format, axes=axes, points=(point(at, 1.0),))
+
+    def holding(self, *series: Series) -> ClusterSpec:
+        return self.attached(profile(series=(*profile().series, *series)))
+
+    @pytest.mark.parametrize(("stack", "way"), [("shardwright", "grouped"), ("megatron-core", "looped")])
+    def test_experts_as_the_software_runs_them(self, stack: str, way: str) -> None:
+        training, model = self.training(stack=stack), small_experts()
+        sentence = str(what_profile_lacks(self.attached(profile()), training, model))
+        assert f"no {way} matmul of experts in fp32" in sentence
+        held = self.holding(self.series("matmul", f"{way}_forward", "fp32"))
+        assert "experts" not in str(what_profile_lacks(held, training, model))
+        assert "experts" not in str(what_profile_lacks(self.attached(profile()), training, small_model()))
+
+    @pytest.mark.parametrize(("stack", "variant"), [("shardwright", "fp8"), ("torchtitan", "fp8-compiled")])
+    def test_casts_as_the_software_runs_them(self, stack: str, variant: str) -> None:
+        precision = {"compute": "bf16", "linear": "fp8"}
+        training = TrainingSpec.parse(
+            {"seq_len": 64, "global_batch": 4, "stack": stack, "precision": precision}, source="test"
+        )
+        sentence = str(what_profile_lacks(self.attached(profile()), training))
+        assert f"no matmul in fp8, no cast to {variant}" in sentence
+        held = self.holding(self.series("cast", variant, "bf16"), self.series("matmul", "forward", "fp8"))
+        sentence = str(what_profile_lacks(held, training))
+        assert "fp8" not in sentence.partition(" (")[0]
+
+    def test_what_collectives_take_and_a_sustained_rate_of_a_gpu(self) -> None:
+        measured = profile(fingerprint=fingerprint(**SXM))
+        training = self.training("bf16")
+        sentence = str(
+            what_profile_lacks(with_profile(load_cluster("h100-sxm:8"), measured, source="p.json"), training)
+        )
+        assert "no share of compute that collectives take" in sentence
+        assert sentence.endswith("measure their sustained rate with --sustained 30.")
+        names = ("compute_slowdown_beside_collective", "sustained_matmul_share")
+        figures = {name: Figure(value=0.5, unit="share", meaning=name) for name in names}
+        whole = measured.model_copy(update={"figures": figures})
+        sentence = str(what_profile_lacks(with_profile(load_cluster("h100-sxm:8"), whole, source="p.json"), training))
+        assert "share of compute" not in sentence
+        assert "sustained" not in sentence
+        alone = with_profile(load_cluster("h100-sxm:1"), measured, source="p.json")
+        assert "share of compute" not in str(what_profile_lacks(alone, training))
 
     def test_a_series_without_points_holds_nothing(self) -> None:
         emptied = profile(series=tuple(series.model_copy(update={"points": ()}) for series in profile().series))

@@ -36,6 +36,7 @@ OPERATIONS: dict[str, Callable[[OpTimes, Array], Array]] = {
         size * 1e6, head_size=64, seq_len=1024, backward=True
     ),
     "memory": lambda times, size: times.memory_bound_seconds(size),
+    "cast": lambda times, size: times.cast_seconds(size, "fp8"),
     "operator": lambda times, size: times.operator_seconds("rotary", size, 8 * size),
     "launches": lambda times, size: times.with_launches_seconds(size * 1e-9, 30),
     "all-gather": lambda times, size: times.collective_seconds("all_gather", size, GROUP),

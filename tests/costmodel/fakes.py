@@ -34,14 +34,20 @@ class RoundTimes:
         groups: Number = 1,
         low: LinearFormat | None = None,
         part: MatmulPart = "forward",
+        looped: bool = False,
     ) -> Array:
         return np.asarray(2.0 * m * k * n * groups * (0.5e-12 if low else 1e-12))
 
-    def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
+    def attention_seconds(
+        self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool, value_size: Number | None = None
+    ) -> Array:
         return np.asarray(flops * 1e-12)
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:
         return np.zeros_like(np.asarray(moved_bytes, dtype=float))
+
+    def cast_seconds(self, moved_bytes: Number, low: LinearFormat) -> Array:
+        return self.memory_bound_seconds(moved_bytes)
 
     def operator_seconds(
         self, operator: Operator, elements: Number, moved_bytes: Number, *, backward: bool = False

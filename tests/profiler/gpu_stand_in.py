@@ -51,3 +51,6 @@ class GpuStandIn:
 
     def clock_hz(self) -> float | None:
         return None
+
+    def power_watts(self) -> float | None:
+        return None

@@ -26,10 +26,11 @@ class RecordingTimes(RoundTimes):
         groups: Number = 1,
         low: LinearFormat | None = None,
         part: MatmulPart = "forward",
+        looped: bool = False,
     ) -> Array:
         rows, inner, columns, count = (float(np.asarray(size).reshape(-1)[0]) for size in (m, k, n, groups))
         self.matmuls.add((part, rows, inner, columns, count))
-        return super().matmul_seconds(m, k, n, groups=groups, low=low, part=part)
+        return super().matmul_seconds(m, k, n, groups=groups, low=low, part=part, looped=looped)
 
     def operator_seconds(
         self, operator: Operator, elements: Number, moved_bytes: Number, *, backward: bool = False

@@ -40,3 +40,6 @@ class SteadyMachine:
 
     def clock_hz(self) -> float | None:
         return None
+
+    def power_watts(self) -> float | None:
+        return None

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from shardwright.base.errors import RanksLostError, SpecError
+from shardwright.costmodel.op_times.protocol import OpTimes
 from shardwright.profiler import as_launched
 from shardwright.profiler.machine import local
 from shardwright.profiler.profile_options import ProfileOptions
@@ -21,7 +22,7 @@ from shardwright.profiler.session.progress import Progress
 from shardwright.profiler.session.stopped import StoppedError
 from shardwright.profiler.timing.machines import CpuMachine
 from shardwright.profiler.timing.probe import FigureProbe, Machine, Probe
-from shardwright.specs.profile import Profile, write_profile
+from shardwright.specs.profile import Figure, LayerCheck, Profile, write_profile
 from tests.catalog.test_profile_attachment import cpu_cluster
 from tests.reports.made_up_profile import fingerprint, matmul, profile
 
@@ -53,6 +54,7 @@ class Measuring:
         self.first_matmul = next((probe.first_sizes()[0] for probe in probes if probe.operation == "matmul"), ())
         self.formats = {probe.format for probe in probes}
         self.figures = {probe.name for probe in figures}
+        self.first_figure = figures[0].name if figures else None
         hooks.show(Progress(1, 2, 3.0, "matmul"))
         measured = hooks.finish(Profile(fingerprint=fingerprint(), series=(unfitted(),)))
         write_profile(request.out, measured)
@@ -112,6 +114,41 @@ def test_only_what_is_asked_for(measuring: Measuring, tmp_path: Path) -> None:
     run(tmp_path / "p.json", only=("figures",))
     assert measuring.probes == set()
     assert "overlap with copies" in measuring.figures
+
+
+def test_sustained_load_is_measured_first_where_it_is_asked_for(measuring: Measuring, tmp_path: Path) -> None:
+    run(tmp_path / "p.json", only=("figures",))
+    assert "sustained matmul" not in measuring.figures
+    run(tmp_path / "p.json", only=("figures",), sustained_seconds=1)
+    assert measuring.first_figure == "sustained matmul"
+
+
+def test_casts_asked_for_by_name_are_measured_here(measuring: Measuring, tmp_path: Path) -> None:
+    run(tmp_path / "p.json", only=("casts",))
+    assert measuring.probes == {"cast"}
+    assert measuring.formats == {"bf16"}
+
+
+def test_a_layer_is_compared_with_matmuls_with_pauses(
+    measuring: Measuring, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Both are timed with pauses, so the sustained share counts for neither."""
+    seen: list[OpTimes] = []
+
+    def check_layer(*_: object, times: OpTimes, **__: object) -> list[LayerCheck]:
+        seen.append(times)
+        return []
+
+    monkeypatch.setattr(as_launched, "local_cluster", cpu_cluster)
+    monkeypatch.setattr(as_launched, "check_layer", check_layer)
+    run(tmp_path / "p.json", model="llama-3.2-1b", seq_len=32, formats=("fp32",))
+    check = measuring.hooks.layers
+    assert check is not None
+    figure = Figure(value=0.5, unit="share", meaning="sustained")
+    for figures in ({}, {"sustained_matmul_share": figure}):
+        check(CpuMachine(), profile(figures=figures))
+    paused, loaded = (float(times.matmul_seconds(512, 512, 512)) for times in seen)
+    assert loaded == paused
 
 
 def test_the_request_says_what_was_asked(measuring: Measuring, tmp_path: Path) -> None:

@@ -36,6 +36,11 @@ class TestFormats:
         assert options().formats_on("cuda") == ("bf16", "tf32", "fp8")
         assert options(formats=("fp16",)).formats_on("cuda") == ("fp16",)
 
+    def test_casts_asked_for_by_name_need_eight_bits(self) -> None:
+        assert options(only=("casts",)).formats_on("cpu") == ("fp32", "bf16", "fp8")
+        assert options(only=("matmul",)).formats_on("cpu") == ("fp32", "bf16")
+        assert options(only=("casts",), formats=("fp8",)).formats_on("cpu") == ("fp8",)
+
 
 @pytest.mark.parametrize(
     ("values", "words"),
@@ -45,6 +50,10 @@ class TestFormats:
         ({"disk": "/nowhere"}, "--disk /nowhere: is not a folder"),
         ({"only": ["disk"]}, "give --disk FOLDER"),
         ({"only": ["layers"]}, "give --model and --seq-len"),
+        ({"only": ["casts"], "formats": ["bf16"]}, "give --precision fp8"),
+        ({"only": ["matmul"], "sustained_seconds": 5}, "add figures to --only"),
+        ({"sustained_seconds": 300}, "--sustained 300 does not fit into --budget 180: give --budget 660"),
+        ({"sustained_seconds": -1}, "greater than or equal to 0"),
         ({"only": ["mamtul"]}, "Did you mean 'matmul'?"),
         ({"budget_seconds": 0}, "greater than 0"),
         ({"micro_batch": True}, "should be a number"),
@@ -55,6 +64,16 @@ def test_what_does_not_fit_together(values: dict[str, Any], words: str) -> None:
         options(**values)
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_how_long_a_load_is_sustained() -> None:
+    """A few seconds of the budget on a GPU, none on a CPU, or as requested."""
+    assert options().sustained_on("cuda") == pytest.approx(5.4)
+    assert options(budget_seconds=3600).sustained_on("cuda") == 10
+    assert options().sustained_on("cpu") == 0
+    assert options(sustained_seconds=60).sustained_on("cuda") == options(sustained_seconds=60).sustained_on("cpu") == 60
+    assert options(sustained_seconds=0).sustained_on("cuda") == 0
+    assert options(sustained_seconds=60).asked() == {"--sustained": "60.0"}
 
 
 def test_what_makes_a_run_another_one(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def test_without_words_it_is_everything() -> None:
         ([" MatMul , all-reduce "], {"matmul", "all_reduce"}),
         (["optimizer"], {"adamw", "sgd", "clip", "host_adamw"}),
         (["copies"], {"host_copy"}),
+        (["casts"], {"cast"}),
         (["figures"], {"figures"}),
     ],
 )

@@ -77,6 +77,9 @@ class VirtualMachine:
     def clock_hz(self) -> float | None:
         return self._clock_hz
 
+    def power_watts(self) -> float | None:
+        return None
+
 
 def latency_and_rate(at: Sizes) -> float:
     """Seconds of a transfer of so many bytes: bends where 20 us of latency equal the time at 10 GB/s, at 200 kB."""

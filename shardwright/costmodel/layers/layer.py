@@ -1,7 +1,7 @@
 """The row of one transformer layer: its passes, the recompute, the communication and the kept bytes."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -134,11 +134,14 @@ class LayerWork:
         tp = frame.candidates.tp
         if frame.training.attention == "flash":
             flops = operators.attention_core_flops(self.block, frame.training, frame.tokens, tp, causal=True)
-            attend, keys = frame.times.attention_seconds, float(frame.training.seq_len)
+            values, keys = attention.value_head_size, float(frame.training.seq_len)
+            attend = partial(
+                frame.times.attention_seconds, head_size=attention.head_size, value_size=values, seq_len=keys
+            )
             # Dao 2023 (FlashAttention-2), section 4.1: five matmuls backward for two forward.
             return _Passes(
-                attend(flops, head_size=attention.head_size, seq_len=keys, backward=False),
-                attend(ATTENTION_BACKWARD * flops, head_size=attention.head_size, seq_len=keys, backward=True),
+                attend(flops, backward=False),
+                attend(ATTENTION_BACKWARD * flops, backward=True),
             )
         batched = frame.candidates.micro_batch * attention.heads / tp
         length = float(frame.training.seq_len)

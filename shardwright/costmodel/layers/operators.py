@@ -24,7 +24,7 @@ class Matmul:
 
     `sensitive`: it stays in the compute format where other weight matmuls use a lower one. `split`: how it is split
     over tp. By its columns, its input is gathered; by its rows, the gradient of its output is. `after_norm`: a norm writes
-    its input. `shares_input`: an earlier matmul reads the same input.
+    its input. `shares_input`: an earlier matmul reads the same input. `experts`: its groups are experts of a mixture.
     """
 
     m: Number
@@ -35,6 +35,7 @@ class Matmul:
     split: Literal["columns", "rows"] | None = None
     after_norm: bool = False
     shares_input: bool = False
+    experts: bool = False
 
     @property
     def flops(self) -> Array:
@@ -130,10 +131,10 @@ def _of_one_input(tokens: Number, hidden: int, widths: Sequence[Number]) -> list
 
 
 def _feed_forward(width: int, gated: bool, hidden: int, tokens: Number, tp: Number, groups: Number) -> list[Matmul]:
-    local = width / np.asarray(tp)
+    local, experts = width / np.asarray(tp), bool(np.any(np.asarray(groups) != 1))
     return [
-        Matmul(tokens, hidden, (1 + gated) * local, groups, split="columns"),
-        Matmul(tokens, local, hidden, groups, split="rows"),
+        Matmul(tokens, hidden, (1 + gated) * local, groups, split="columns", experts=experts),
+        Matmul(tokens, local, hidden, groups, split="rows", experts=experts),
     ]
 
 

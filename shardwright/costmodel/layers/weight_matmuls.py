@@ -48,7 +48,13 @@ class WeightMatmuls:
     def _sum(self, matmuls: list[Matmul], part: MatmulPart) -> Array:
         return sum(
             (
-                self.times.matmul_seconds(*_SHAPES[part](w), groups=w.groups, low=self._format(w, part), part=part)
+                self.times.matmul_seconds(
+                    *_SHAPES[part](w),
+                    groups=w.groups,
+                    low=self._format(w, part),
+                    part=part,
+                    looped=w.experts and self.training.software.loops_over_experts,
+                )
                 for w in matmuls
             ),
             np.zeros(len(self.sequence_split)),
@@ -67,4 +73,4 @@ class WeightMatmuls:
             return nothing, nothing
         moved = [operand_bytes(w, self.training, self.sequence_split) for w in matmuls if not w.sensitive]
         forward, backward = (sum((each[side] for each in moved), nothing) for side in (0, 1))
-        return self.times.memory_bound_seconds(forward), self.times.memory_bound_seconds(backward)
+        return self.times.cast_seconds(forward, self.low), self.times.cast_seconds(backward, self.low)

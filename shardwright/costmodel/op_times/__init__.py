@@ -10,7 +10,8 @@ from .collectives import Collectives, meshed_share, reduces_in_switch
 from .constants import CALIBRATED, Constants, Value
 from .datasheet import CatalogTimes
 from .fitting import expected_errors, fit_curve, fitted, left_out_errors
-from .operand_formats import OPERANDS, Operand
+from .measured import SUSTAINED_SHARE
+from .operand_formats import OPERANDS, Operand, cast_bytes, cast_variant
 from .overlap import Exposed, exposed_beside, overlap_saving_seconds, slowdown_beside
 from .passes import (
     ATTENTION_BACKWARD,
@@ -30,6 +31,7 @@ __all__ = [
     "FOREACH_UPDATE_PASSES",
     "OPERANDS",
     "OPERATOR_PASSES",
+    "SUSTAINED_SHARE",
     "UPDATE_PASSES",
     "CatalogTimes",
     "CollectiveName",
@@ -41,6 +43,8 @@ __all__ = [
     "Operand",
     "Operator",
     "Value",
+    "cast_bytes",
+    "cast_variant",
     "constants",
     "expected_errors",
     "exposed_beside",

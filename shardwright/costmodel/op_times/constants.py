@@ -70,6 +70,7 @@ class Constants:
     broadcast_seconds: Value
     step_noise: Value
     collective_multiprocessors: Value
+    copy_multiprocessors: Value
     busy_nic_share: Value
     allocator_slack: float
     heap_slack: float

@@ -86,8 +86,12 @@ class CatalogTimes:
         groups: Number = 1,
         low: LinearFormat | None = None,
         part: MatmulPart = "forward",
+        looped: bool = False,
     ) -> Array:
-        """Roofline: the longer of FLOPs over the reachable rate, and the three matrices over the memory bandwidth."""
+        """Roofline: the longer of FLOPs over the reachable rate, and the three matrices over the memory bandwidth.
+
+        Data sheets do not tell kernels of a loop from one kernel.
+        """
         m, k, n = (np.asarray(size, dtype=float) for size in (m, k, n))
         out_bytes = BYTES_PER_ELEMENT[self.training.precision.compute]
         in_bytes = OPERANDS[low].bytes if low else out_bytes
@@ -145,7 +149,9 @@ class CatalogTimes:
             shares.append(rate * used * tiles / (np.ceil(tiles / units) * units))
         return np.asarray(np.maximum.reduce(shares))
 
-    def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
+    def attention_seconds(
+        self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool, value_size: Number | None = None
+    ) -> Array:
         """Fused attention at its measured rate, or at a share of the peak that falls with heads smaller than 128 and with short
         sequences, whose causal blocks are cut more often. A backward pass also has its small kernels (`_BACKWARD_BYTES`)."""
         measured = self.device.attention_flops_per_s.get(self.training.precision.compute)
@@ -178,6 +184,10 @@ class CatalogTimes:
         moved_bytes = np.asarray(moved_bytes, dtype=float)
         fraction = 1.0 if self.device.rates_include_efficiency else over(self.constants.memory_fraction, moved_bytes)
         return np.asarray(moved_bytes / (self.device.memory_bytes_per_s * fraction))
+
+    def cast_seconds(self, moved_bytes: Number, low: LinearFormat) -> Array:
+        """Memory traffic over the memory bandwidth."""
+        return self.memory_bound_seconds(moved_bytes)
 
     def operator_seconds(
         self, operator: Operator, elements: Number, moved_bytes: Number, *, backward: bool = False

@@ -6,12 +6,22 @@ from typing import Literal
 import numpy as np
 
 from shardwright.base import Array, Number
-from shardwright.specs import BYTES_PER_ELEMENT, Format, LinearFormat, NodeGroup, Profile, RankGroup
+from shardwright.specs import (
+    BYTES_PER_ELEMENT,
+    AttentionKernel,
+    Device,
+    Format,
+    LinearFormat,
+    NodeGroup,
+    Profile,
+    RankGroup,
+)
 
 from .constants import Constants
 from .curves import attention_flops
 from .datasheet import CatalogTimes
 from .fitting import FittedSeries, fitted
+from .operand_formats import cast_bytes, cast_variant
 from .passes import ATTENTION_BACKWARD, operator_passes
 from .protocol import CollectiveName, MatmulPart, Operator
 from .scaled_collectives import ScaledCollective
@@ -23,6 +33,8 @@ _TENSORS_OF_A_LAYER = 9.0
 _NORMAL_MEDIAN = 0.6745  # median of the absolute value of a standard normal variable
 # Bytes that clipping reads and writes over those of AdamW's step (tables/build.py): three passes for seven.
 _CLIP_OVER_ADAMW = 3 / 7
+SUSTAINED_SHARE = "sustained_matmul_share"
+"""Figure of a profile: the rate of a matmul after sustained load, over that with pauses, as series of matmuls are timed."""
 _SHARDING_FIGURES = (
     "sharding_unit_pass_seconds",
     "sharding_unit_seconds",
@@ -73,12 +85,13 @@ class ProfileTimes:
 
     @property
     def constants(self) -> Constants:
-        """The catalog's constants, with the measured slowdown of compute beside a collective."""
-        slowdown = self.profile.figures.get("compute_slowdown_beside_collective")
-        if slowdown is None:
-            return self.catalog.constants
-        multiprocessors = self.node.device.multiprocessors
-        return replace(self.catalog.constants, collective_multiprocessors=slowdown.value * multiprocessors)
+        """The catalog's constants, with the measured slowdowns of compute beside a collective and beside a copy."""
+        lost = {
+            f"{name}_multiprocessors": slowdown.value * self.node.device.multiprocessors
+            for name in ("collective", "copy")
+            if (slowdown := self.profile.figures.get(f"compute_slowdown_beside_{name}")) is not None
+        }
+        return replace(self.catalog.constants, **lost) if lost else self.catalog.constants
 
     @property
     def _format(self) -> Format:
@@ -105,31 +118,74 @@ class ProfileTimes:
         groups: Number = 1,
         low: LinearFormat | None = None,
         part: MatmulPart = "forward",
+        looped: bool = False,
     ) -> Array:
-        """Measured, in the layout of `part`. Unmeasured groups scale one matmul by the ratio of the catalog."""
+        """Measured, in the layout of `part`.
+
+        A loop that was not measured takes its single matmuls. Unmeasured groups of one kernel scale one matmul by the ratio
+        of the catalog. Series are timed with pauses, so training runs at the sustained share of their rates.
+        """
+        measured = self._matmul_seconds_with_pauses(m, k, n, groups, low, part=part, looped=looped)
+        if measured is None:
+            return self.catalog.matmul_seconds(m, k, n, groups=groups, low=low, part=part)
+        return measured / self._sustained_share
+
+    def _matmul_seconds_with_pauses(
+        self,
+        m: Number,
+        k: Number,
+        n: Number,
+        groups: Number,
+        low: LinearFormat | None,
+        *,
+        part: MatmulPart,
+        looped: bool,
+    ) -> Array | None:
         if low in (None, "fp8"):
             format: Format = "fp8" if low else self._format
             plain = self._measured("matmul", part, format)
             if plain is not None and np.all(np.asarray(groups) == 1):
                 return plain.seconds(m, k, n)
-            grouped = self._measured("matmul", f"grouped_{part}", format)
+            grouped = self._measured("matmul", f"{'looped' if looped else 'grouped'}_{part}", format)
             if grouped is not None and np.any(np.asarray(groups) != 1):
                 return grouped.seconds(m, k, n, groups)
+            if plain is not None and looped:
+                return plain.seconds(m, k, n) * groups
             if plain is not None:
                 rows = np.asarray(m, dtype=float) * groups
                 compared = self.catalog.matmul_seconds(m, k, n, groups=groups, low=low)
                 return plain.seconds(rows, k, n) * compared / self.catalog.matmul_seconds(rows, k, n, low=low)
-        return self.catalog.matmul_seconds(m, k, n, groups=groups, low=low, part=part)
+        return None
 
-    def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
-        """Measured causal attention at this length and head size. A window
-        computes part of its FLOPs at the same rate."""
-        measured = self._measured("attention", "backward" if backward else "forward", self._activations)
+    @property
+    def _sustained_share(self) -> float:
+        """1 where it was not measured."""
+        figure = self.profile.figures.get(SUSTAINED_SHARE)
+        return min(1.0, figure.value) if figure and figure.value > 0 else 1.0
+
+    def attention_seconds(
+        self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool, value_size: Number | None = None
+    ) -> Array:
+        """Measured causal attention of the software's kernel at this length and head size. A window computes part of its
+        FLOPs at the same rate."""
+        latent = value_size is not None and bool(np.all(3 * np.asarray(value_size) == 2 * np.asarray(head_size)))
+        measured, is_latent = self._attention("backward" if backward else "forward", latent=latent)
         if measured is None:
             return self.catalog.attention_seconds(flops, head_size=head_size, seq_len=seq_len, backward=backward)
         forward = np.asarray(flops, dtype=float) / (ATTENTION_BACKWARD if backward else 1.0)
-        heads = forward / attention_flops(1.0, seq_len, head_size)
+        computed = (np.asarray(head_size) + np.asarray(value_size)) / 2 if is_latent else head_size
+        heads = forward / attention_flops(1.0, seq_len, computed)
         return measured.seconds(np.maximum(heads, 1e-3), seq_len, head_size)
+
+    def _attention(self, way: str, *, latent: bool) -> tuple[FittedSeries | None, bool]:
+        """Return the series of the software's kernel, else of torch's choice, and whether it is of latent attention."""
+        kernels = attention_variants(self.catalog.training.software.attention_kernel, self.node.device)
+        for is_latent in (True, False) if latent else (False,):
+            for kernel in kernels:
+                variant = "-".join(part for part in (way, kernel, "mla" * is_latent) if part)
+                if (found := self._measured("attention", variant, self._activations)) is not None:
+                    return found, is_latent
+        return None, False
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:
         """Seconds of a copy of as many bytes."""
@@ -139,6 +195,19 @@ class ProfileTimes:
         element_bytes = BYTES_PER_ELEMENT[self._format]
         elements = np.asarray(moved_bytes, dtype=float) / (operator_passes("copy", element_bytes) * element_bytes)
         return _nothing_for_nothing(copy, elements)
+
+    def cast_seconds(self, moved_bytes: Number, low: LinearFormat) -> Array:
+        """The traffic at the rate of the measured cast. Spared traffic is that of another kernel, so memory's rate counts.
+
+        A stack that compiles or has kernels of its own casts as compiled code does, any other in eager PyTorch.
+        """
+        compiled = self.catalog.training.software.fuses_casts
+        measured = self._measured("cast", cast_variant(low, compiled=compiled), self._activations)
+        if measured is None:
+            return self.memory_bound_seconds(moved_bytes)
+        moved = np.asarray(moved_bytes, dtype=float)
+        elements = np.maximum(moved, 0.0) / cast_bytes(low, BYTES_PER_ELEMENT[self._activations])
+        return np.where(moved < 0, self.memory_bound_seconds(moved), _nothing_for_nothing(measured, elements))
 
     def operator_seconds(
         self, operator: Operator, elements: Number, moved_bytes: Number, *, backward: bool = False
@@ -203,6 +272,17 @@ class ProfileTimes:
             return self.catalog.host_update_seconds(parameters, moved_bytes)
         step = _nothing_for_nothing(measured, parameters, float(self.profile.fingerprint.threads))
         return step * (1 + _CLIP_OVER_ADAMW)
+
+
+def attention_variants(kernel: AttentionKernel, device: Device) -> tuple[str, ...]:
+    """Return the measured kernels that stand for the software's, the best first; "" for torch's choice.
+
+    torch's flash kernel is FlashAttention-2 (aten/src/ATen/native/transformers/cuda/flash_attn). From Hopper on,
+    "flash-3" stands for FlashAttention-3 and cuDNN; before it, such software runs FlashAttention-2 (`Stack`).
+    """
+    if kernel == "flash-3" and device.since_hopper:
+        return ("flash3", "cudnn", "")
+    return ("",) if kernel == "flash-1" else ("flash", "")
 
 
 def _nothing_for_nothing(measured: FittedSeries, elements: Number, *others: Number) -> Array:

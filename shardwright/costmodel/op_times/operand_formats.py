@@ -1,5 +1,6 @@
 """How operands of weight matmuls in 8 and 4 bits are made: their peak, their bytes, and the passes over the source."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from shardwright.base import Number
@@ -57,3 +58,19 @@ OPERANDS: dict[LinearFormat, Operand] = {
     "mxfp8": Operand("fp8", "fp4", scans=False, bytes=1.0 + 1 / 32, again=True),
     "nvfp4": Operand("fp4", "fp4", scans=True, bytes=0.5 + 1 / 16, again=True),
 }
+
+# torchao's rowwise_with_gw_hp casts by rows as well
+_CAST_AS: Mapping[LinearFormat, LinearFormat] = {"fp8-rowwise-gw-hp": "fp8-rowwise"}
+
+
+def cast_variant(low: LinearFormat, *, compiled: bool) -> str:
+    """Return the variant of the profile's series `cast` that makes operands in `low`.
+
+    `compiled`: by one or two kernels, as a compiler or a library writes them; otherwise by eager PyTorch's chain.
+    """
+    return f"{_CAST_AS.get(low, low)}{'-compiled' if compiled else ''}"
+
+
+def cast_bytes(low: LinearFormat, source_bytes: Number) -> Number:
+    """Return the memory traffic of a cast on its own, per element: what operands and results need at least."""
+    return OPERANDS[low].first_bytes(source_bytes, scan_is_fused=False)

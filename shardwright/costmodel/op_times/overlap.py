@@ -16,8 +16,11 @@ def slowdown_beside(device: Device, constants: Constants, like: Array) -> Value:
 
     A kernel that moves data takes multiprocessors from the compute.
     """
-    taken = over(constants.collective_multiprocessors, like)
-    return np.minimum(1.0, taken / device.multiprocessors)
+    return _share(device, constants.collective_multiprocessors, like)
+
+
+def _share(device: Device, multiprocessors: Value, like: Array) -> Value:
+    return np.minimum(1.0, over(multiprocessors, like) / device.multiprocessors)
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,17 @@ def exposed_beside(
 ) -> Exposed:
     """Return the seconds that `network` and `copies` add to `compute`: the part that outlasts it, and its slowdown.
 
-    Network and copies also run beside each other, so only the longer one may outlast the compute; both slow it. On a
-    CPU all three need the same cores, so nothing is hidden. The arrays broadcast.
+    Network and copies also run beside each other, so only the longer one may outlast the compute; both slow it, the
+    copies for as long as the network leaves them compute. On a CPU all three need the same cores, so nothing is hidden. The arrays broadcast.
     """
     if not device.computes_beside_traffic:
         return Exposed(network + np.zeros_like(compute), copies + np.zeros_like(compute))
-    slowdown = slowdown_beside(device, constants, compute)
-    alone = np.maximum(0.0, network - compute) + slowdown * np.minimum(compute, network)
-    both = np.maximum(0.0, np.maximum(network, copies) - compute) + slowdown * np.minimum(compute, network + copies)
+    beside_network = np.minimum(compute, network)
+    slowed = slowdown_beside(device, constants, compute) * beside_network
+    beside_copies = np.minimum(compute, network + copies) - beside_network
+    alone = np.maximum(0.0, network - compute) + slowed
+    both = np.maximum(0.0, np.maximum(network, copies) - compute) + slowed
+    both = both + _share(device, constants.copy_multiprocessors, compute) * beside_copies
     return Exposed(np.asarray(alone), np.maximum(0.0, both - alone))
 
 

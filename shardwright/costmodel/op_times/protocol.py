@@ -70,8 +70,9 @@ class OpTimes(Protocol):
         groups: Number = 1,
         low: LinearFormat | None = None,
         part: MatmulPart = "forward",
+        looped: bool = False,
     ) -> Array:
-        """Seconds of (m, k) times (k, n), `groups` of them in one kernel.
+        """Seconds of (m, k) times (k, n), `groups` of them in one kernel, or in a kernel each where they are `looped`.
 
         The operands are in the compute format, or in `low`, made before. `part`: the part of a linear layer, which
         fixes the layout of the operands in memory.
@@ -81,13 +82,22 @@ class OpTimes(Protocol):
         """
         ...
 
-    def attention_seconds(self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool) -> Array:
-        """Seconds of a fused attention kernel over `seq_len` keys that computes
-        `flops` (where causal, only the causal half)."""
+    def attention_seconds(
+        self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool, value_size: Number | None = None
+    ) -> Array:
+        """Seconds of a fused attention kernel over `seq_len` keys that computes `flops` (where causal, only the causal half).
+
+        `value_size`: of a head of values; None where it equals `head_size`, that of queries and keys.
+        """
         ...
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:
         """Seconds of kernels that read and write `moved_bytes` of device memory and compute very little."""
+        ...
+
+    def cast_seconds(self, moved_bytes: Number, low: LinearFormat) -> Array:
+        """Seconds of making operands in `low`, whose kernels read and write `moved_bytes`. Below zero: traffic that another
+        kernel is spared."""
         ...
 
     def operator_seconds(

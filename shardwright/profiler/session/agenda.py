@@ -18,8 +18,17 @@ DEFAULT_WEIGHTS: Mapping[str, float] = {
     **dict.fromkeys(("matmul/forward", "matmul/input_gradient", "matmul/weight_gradient"), 16.0),
     **dict.fromkeys(("attention/forward", "attention/backward"), 24.0),
     **dict.fromkeys(("eager_rmsnorm", "eager_rotary", "eager_gated_activation", "cross_entropy", "adamw/fused"), 2.0),
+    **dict.fromkeys(
+        (f"attention/{way}-{name}" for way in ("forward", "backward") for name in ("flash", "cudnn", "flash3")), 4.0
+    ),
+    **dict.fromkeys(
+        (f"attention/{way}-{name}" for way in ("forward", "backward") for name in ("mla", "cudnn-mla", "flash3-mla")),
+        1.0,
+    ),
     "attention": 0.25,  # variants besides the default: named kernels, no causal mask
-    "matmul": 0.5,  # grouped ones
+    "cast": 0.5,
+    **dict.fromkeys(("matmul/grouped_forward", "matmul/grouped_input_gradient", "matmul/grouped_weight_gradient"), 2.0),
+    "matmul": 0.5,  # experts in a loop, scales of rows
     **dict.fromkeys(("rmsnorm", "rotary", "gated_activation", "dropout"), 0.25),  # of compiled layers, or rarely used
     **dict.fromkeys(("adamw/foreach", "sgd", "host_adamw"), 0.5),
 }

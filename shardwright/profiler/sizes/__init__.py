@@ -3,7 +3,7 @@
 from .interpolation_error import left_out_errors, predicted_seconds
 from .linears import Linear, family_experts, family_linears
 from .models import Usage
-from .operators import family_attention, family_operator
+from .operators import family_attention, family_latent_attention, family_operator
 from .spread import model_first, size_between, spread_first
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Usage",
     "family_attention",
     "family_experts",
+    "family_latent_attention",
     "family_linears",
     "family_operator",
     "left_out_errors",

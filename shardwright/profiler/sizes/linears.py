@@ -89,10 +89,10 @@ def family_linears(device_type: str) -> list[Linear]:
 
 
 def family_experts(device_type: str) -> list[Linear]:
-    """Return experts of mixtures, 8 to 64 on a rank."""
-    hiddens, tokens, counts = (1024, 2048, 4096), (64, 256, 1024), (8, 16, 64)
+    """Return experts of mixtures, 1 to 64 on a rank, with 16 to 8,192 tokens each."""
+    hiddens, tokens, counts = (1024, 2048, 4096), (16, 64, 256, 1024, 8192), (1, 4, 8, 64)
     if device_type == "cpu":
-        hiddens, tokens, counts = (128, 256, 512), (32, 128, 512), (4, 8, 16)
+        hiddens, tokens, counts = (128, 256, 512), (16, 64, 256, 1024, 8192), (1, 4, 8, 64)
     family = [
         Linear(rows, inputs, outputs, groups)
         for groups in counts

@@ -30,15 +30,18 @@ class Usage:
     def linears(self) -> list[Linear]:
         return model_linears(self.model, self.training, self.micro_batches, self.tp)
 
-    def attention(self) -> list[Sizes]:
-        """Return (batch, heads, kv_heads, length, head_size) of every layer
-        class. A rank has whole key and value heads."""
+    def attention(self, *, latent: bool = False) -> list[Sizes]:
+        """Return (batch, heads, kv_heads, length, head_size) of every layer class. A rank has whole key and value heads.
+
+        `latent`: of layers whose heads of values are two thirds of those of keys; otherwise of all others.
+        """
         found: dict[Sizes, None] = {}
         for micro_batch in self.micro_batches:
             for degree in self.tp:
                 for block in self.model.layer_classes:
                     shape = block.attention
-                    if shape.heads % degree == 0:
+                    two_thirds = 3 * shape.value_head_size == 2 * shape.head_size
+                    if shape.heads % degree == 0 and two_thirds == latent:
                         heads, kv_heads = shape.heads // degree, max(1, shape.kv_heads // degree)
                         sizes = (micro_batch, heads, kv_heads, self.training.seq_len, shape.head_size)
                         found[tuple(float(size) for size in sizes)] = None

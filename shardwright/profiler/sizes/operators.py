@@ -8,8 +8,9 @@ from shardwright.profiler.timing import Sizes
 _CPU_MOST_ELEMENTS = 2.0**23
 _CPU_MOST_ATTENTION_FLOPS = 3e9
 _HEADS: tuple[tuple[int, int], ...] = ((8, 8), (8, 2))  # (heads, kv_heads): multi-head and grouped
-_GPU_HEADS: tuple[tuple[int, int], ...] = ((32, 32), (32, 8))
-_HEAD_SIZES = (64, 128, 32)
+_GPU_HEADS: tuple[tuple[int, int], ...] = ((32, 32), (32, 8), (64, 8))
+_HEAD_SIZES, _GPU_HEAD_SIZES = (64, 128, 32), (64, 96, 128, 256)
+_LATENT_HEAD_SIZE, _LATENT_HEADS = 192.0, (16.0, 128.0)  # DeepSeek-V2-Lite and DeepSeek-V3
 
 
 def family_attention(device_type: str) -> list[Sizes]:
@@ -17,12 +18,19 @@ def family_attention(device_type: str) -> list[Sizes]:
     on_cpu = device_type == "cpu"
     lengths = [128 * 2**power for power in range(6)] if on_cpu else [512 * 2**power for power in range(9)]
     batches = (1, 4)
-    shapes = itertools.product(batches, _HEADS if on_cpu else _GPU_HEADS, lengths, _HEAD_SIZES)
+    heads_of, head_sizes = (_HEADS, _HEAD_SIZES) if on_cpu else (_GPU_HEADS, _GPU_HEAD_SIZES)
+    shapes = itertools.product(batches, heads_of, lengths, head_sizes)
     family = [
         tuple(float(size) for size in (batch, heads, kv_heads, length, head_size))
         for batch, (heads, kv_heads), length, head_size in shapes
     ]
     return [at for at in family if not on_cpu or attention_flops(at) <= _CPU_MOST_ATTENTION_FLOPS]
+
+
+def family_latent_attention(device_type: str) -> list[Sizes]:
+    """Return (batch, heads, kv_heads, length, head_size) of latent attention; none on a CPU, where no one trains it."""
+    lengths = [] if device_type == "cpu" else [1024.0 * 2**power for power in range(7)]
+    return [(1.0, heads, heads, length, _LATENT_HEAD_SIZE) for heads in _LATENT_HEADS for length in lengths]
 
 
 def attention_flops(at: Sizes) -> float:

@@ -84,6 +84,9 @@ class CpuMachine:
                 return float(frequency.current) * _HERTZ_PER_MEGAHERTZ
         return None
 
+    def power_watts(self) -> float | None:
+        return None
+
 
 class CudaMachine:
     """A CUDA device, timed by events on the current stream.
@@ -159,10 +162,18 @@ class CudaMachine:
         except (ImportError, RuntimeError, AttributeError, OSError):
             megahertz = None
         if not megahertz:
-            told = reported_value("clocks.sm", uuid=getattr(self._properties, "uuid", None))
-            with suppress(TypeError, ValueError):
-                megahertz = float(told)  # type: ignore[arg-type]  # None is a TypeError, and means the same
+            megahertz = self._reported("clocks.sm")
         return megahertz * _HERTZ_PER_MEGAHERTZ if megahertz else None
+
+    def power_watts(self) -> float | None:
+        """Read it by nvidia-smi."""
+        return self._reported("power.draw")
+
+    def _reported(self, field: str) -> float | None:
+        told = reported_value(field, uuid=getattr(self._properties, "uuid", None))
+        with suppress(TypeError, ValueError):
+            return float(told)  # type: ignore[arg-type]  # None is a TypeError, and means the same
+        return None
 
     def _flushes_while(self, launch_seconds: float) -> int:
         """Return how often the buffer is written to keep the device busy for 1.5 times `launch_seconds`."""

@@ -55,6 +55,10 @@ class Machine(Protocol):
         """Return the device's current clock, or None where it does not report one."""
         ...
 
+    def power_watts(self) -> float | None:
+        """Return the power that the device draws now, or None where it does not report it."""
+        ...
+
 
 class Probe(Protocol):
     """One series of a profile: an operation in one format and variant, at sizes along `axes`."""

@@ -7,7 +7,7 @@ from shardwright.base import units as readable
 from shardwright.catalog import devices as catalog
 from shardwright.specs import Device, Figure, LayerCheck, MachineFingerprint, Point, Profile, Series
 
-from .work import Family, best_point, family, rate_unit, sizes
+from .work import Family, best_point, family, rate_unit, seconds_per_element, sizes
 
 _SECONDS, _BYTES, _SHARES = ("s", "seconds"), ("B", "bytes"), ("share", "ratio", "1", "")
 
@@ -15,7 +15,8 @@ _SECONDS, _BYTES, _SHARES = ("s", "seconds"), ("B", "bytes"), ("share", "ratio",
 @dataclass(frozen=True)
 class SeriesLine:
     """One series in short. Rates in `unit`; `of_data_sheet`: the best rate over the catalog's peak, None where the catalog
-    has no such device or figure; `interval`: median half width of the points' confidence intervals over their medians.
+    has no such device or figure; `seconds_per_element`: of a cast, at its best rate; `interval`: median half width of the
+    points' confidence intervals over their medians.
     """
 
     key: str
@@ -26,6 +27,7 @@ class SeriesLine:
     best: float | None
     best_at: str
     of_data_sheet: float | None
+    seconds_per_element: float | None
     interval: float | None
     form: str | None
     parameters: dict[str, float]
@@ -62,6 +64,7 @@ def _series_line(series: Series, device: Device | None) -> SeriesLine:
         best=best[1] if best else None,
         best_at=at_words(series, best[0]) if best else "",
         of_data_sheet=_share_of_peak(series, best[1], device) if best and device else None,
+        seconds_per_element=seconds_per_element(series, best[0]) if best else None,
         interval=halves[len(halves) // 2],
         form=curve.form if curve else None,
         parameters=dict(curve.parameters) if curve else {},
@@ -77,7 +80,7 @@ def _share_of_peak(series: Series, best: float, device: Device) -> float | None:
     if kind in ("matmul", "attention"):
         peak = device.peak_flops_per_s.get(series.format) if series.format else None
         return best / peak if peak else None
-    in_device_memory = kind == "operators" or (kind == "optimizer" and series.operation != "host_adamw")
+    in_device_memory = kind in ("operators", "casts") or (kind == "optimizer" and series.operation != "host_adamw")
     return best / device.memory_bytes_per_s if in_device_memory else None
 
 

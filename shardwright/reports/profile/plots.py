@@ -17,15 +17,18 @@ from .work import Family, family
 
 _MOST_LINES = 14  # lines that one chart can distinguish
 _TRANSFERS: dict[Family, str] = {
+    "casts": "Casts to 8 and 4 bits by size",
     "optimizer": "Optimizer step by size",
     "host copies": "Copies between host and device by size",
     "disk": "Disk by size",
     "collectives": "Collectives by size: the rate of the busiest link",
 }
+_MATMULS = {"": "Matmul", "grouped_": "Grouped matmul", "looped_": "Matmul of experts in a loop"}
 _FITS: dict[Family, str] = {
     "matmul": "Fits of matmuls",
     "attention": "Fits of attention",
     "operators": "Fits of memory-bound operators",
+    "casts": "Fits of casts",
     "optimizer": "Fits of the optimizer step",
     "host copies": "Fits of copies",
     "disk": "Fits of the disk",
@@ -58,16 +61,15 @@ def profile_charts(profile: Profile) -> list[Chart]:
 
 
 def _matmuls(profile: Profile) -> Iterator[Chart]:
-    """By format, grouped ones apart."""
+    """By format, those of experts apart."""
     matmuls = _of(profile, "matmul")
     for format in dict.fromkeys(each.format for each in matmuls):
-        for grouped in ("", "grouped_"):
-            variants = [f"{grouped}{part}" for part in PARTS]
+        for kind, words in _MATMULS.items():
+            variants = [f"{kind}{part}" for part in PARTS]
             series = [each for each in matmuls if each.format == format and each.variant in variants]
             if series:
-                word = "grouped-" if grouped else ""
-                title = f"{'Grouped matmul' if grouped else 'Matmul'} by shape, {format}"
-                yield Chart(f"matmul-{word}{format}", title, matmul_rates(series), height=4.0)
+                word = kind.replace("_", "-")
+                yield Chart(f"matmul-{word}{format}", f"{words} by shape, {format}", matmul_rates(series), height=4.0)
 
 
 def _attention(profile: Profile) -> Iterator[Chart]:

@@ -19,7 +19,9 @@ Lines = dict[str, list[tuple[float, float]]]
 
 def matmul_rates(series: Sequence[Series]) -> Paint:
     """FLOP/s against FLOPs, one panel for each part of a linear layer, coloured by the inner size."""
-    ordered = sorted(series, key=lambda each: PARTS.index(each.variant.removeprefix("grouped_")))
+    ordered = sorted(
+        series, key=lambda each: PARTS.index(each.variant.removeprefix("grouped_").removeprefix("looped_"))
+    )
     inner = [sizes(each, point)["k"] for each in ordered for point in each.points]
 
     def paint(axes: Axes) -> None:
@@ -154,7 +156,7 @@ def _medians(found: dict[str, dict[float, list[float]]]) -> Lines:
 
 
 def _label(series: Series, at: dict[str, float]) -> str:
-    if "rows" in series.axes:  # its panel says the direction, its chart the format
+    if "rows" in series.axes and series.operation != "cast":  # its panel says the direction, its chart the format
         return series.operation.replace("_", " ")
     if "ranks_per_node" not in at:
         return series.key.replace("/", " ").replace("_", " ").replace("-", ", ")

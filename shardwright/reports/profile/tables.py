@@ -16,6 +16,7 @@ FAMILY_TITLES: dict[Family, str] = {
     "matmul": "Matmul",
     "attention": "Attention",
     "operators": "Memory-bound operators",
+    "casts": "Casts to 8 and 4 bits",
     "optimizer": "Optimizer step",
     "host copies": "Copies between host and device",
     "disk": "Disk",
@@ -75,11 +76,14 @@ def _pairs(title: str, pairs: list[tuple[str, str]]) -> Table:
 def _series_table(title: str, lines: list[SeriesLine]) -> Table:
     """The table of series, without the column of data sheets if the catalog lacks the device."""
     sheet = any(line.of_data_sheet is not None for line in lines)
-    table = _table(title, "series", "best rate", *(("of data sheet",) if sheet else ()), "points", "±")
+    each = any(line.seconds_per_element is not None for line in lines)
+    more = (*(("of data sheet",) if sheet else ()), *(("a million elements",) if each else ()))
+    table = _table(title, "series", "best rate", *more, "points", "±")
     table.add_column("at")
     table.add_column("sizes measured")
     for line in lines:
         shares = [_share(line.of_data_sheet)] if sheet else []
+        shares += [_million(line.seconds_per_element)] if each else []
         cells = (line.key, line.best_words, *shares, str(line.points), _share(line.interval), line.best_at, line.sizes)
         table.add_row(*map(Text, cells))
     return table
@@ -129,6 +133,10 @@ def _table(title: str, first: str, *numbers: str) -> Table:
     for column in numbers:
         table.add_column(column, justify="right", no_wrap=True)
     return table
+
+
+def _million(seconds_per_element: float | None) -> str:
+    return "-" if seconds_per_element is None else readable.seconds(1e6 * seconds_per_element)
 
 
 def _share(value: float | None) -> str:

@@ -8,14 +8,18 @@ from shardwright.costmodel.op_times import (
     ATTENTION_BACKWARD,
     CALIBRATED,
     CLIP_PASSES,
+    OPERANDS,
     OPERATOR_PASSES,
     UPDATE_PASSES,
     Operator,
+    cast_bytes,
     operator_passes,
 )
 from shardwright.specs import BYTES_PER_ELEMENT, Point, Profile, Series
 
-Family = Literal["matmul", "attention", "operators", "optimizer", "host copies", "disk", "collectives", "other"]
+Family = Literal[
+    "matmul", "attention", "operators", "casts", "optimizer", "host copies", "disk", "collectives", "other"
+]
 RateUnit = Literal["FLOP/s", "B/s"]
 
 _UPDATES: Mapping[str, float] = {
@@ -50,6 +54,8 @@ def family(operation: str) -> Family:
         return "matmul" if operation == "matmul" else "attention"
     if operation in _OPERATORS or operation == "cross_entropy":
         return "operators"
+    if operation == "cast":
+        return "casts"
     if operation in _UPDATES:
         return "optimizer"
     if operation in _COLLECTIVES:
@@ -81,6 +87,8 @@ def work(series: Series, point: Point) -> Work | None:
                 return _attention(series.variant, at, element)
             case "operators":
                 return Work(0.0, _operator_bytes(series, at, element))
+            case "casts":
+                return Work(0.0, _cast_bytes(series.variant, element) * at["rows"] * at["width"])
             case "optimizer":
                 return Work(0.0, _UPDATES[series.operation] * element * at["elements"])
             case "collectives":
@@ -103,6 +111,14 @@ def rate(series: Series, point: Point) -> float | None:
         return None
     amount = done.flops if rate_unit(series.operation) == "FLOP/s" else done.moved_bytes
     return amount / point.seconds if amount > 0 else None
+
+
+def seconds_per_element(series: Series, point: Point) -> float | None:
+    """Seconds of the point for each element of a cast's source; None for other operations."""
+    if family(series.operation) != "casts":
+        return None
+    at = sizes(series, point)
+    return point.seconds / (at["rows"] * at["width"])
 
 
 def best_point(series: Series) -> tuple[Point, float] | None:
@@ -136,6 +152,10 @@ def _attention(variant: str, at: Mapping[str, float], element: float) -> Work:
     """Scores and weighted values over the keys that a query sees; if causal, half of them and its own."""
     batch, heads, kv_heads = at["batch"], at["heads"], at["kv_heads"]
     length, head_size = at["length"], at["head_size"]
+    if variant.endswith(
+        "mla"
+    ):  # heads of values are two thirds of those of keys, so that both together are five sixths
+        head_size *= 5 / 6
     keys = length if "noncausal" in variant else (length + 1) / 2
     flops = 4 * batch * heads * length * keys * head_size
     moved = element * batch * length * head_size * (2 * heads + 2 * kv_heads)
@@ -153,6 +173,12 @@ def _operator_bytes(series: Series, at: Mapping[str, float], element: float) -> 
     if series.operation == "embedding" and backward:
         return moved + element * at["tokens"] * at["width"]
     return moved
+
+
+def _cast_bytes(variant: str, element: float) -> float:
+    """Bytes of each element that a cast reads and writes at least."""
+    known = {str(low): low for low in OPERANDS}
+    return float(cast_bytes(known[variant.removesuffix("-compiled")], element))
 
 
 def _bus_bytes(operation: str, at: Mapping[str, float]) -> float:

@@ -149,7 +149,16 @@ class TestCollectives:
             update={"figures": {"compute_slowdown_beside_collective": Figure(value=0.25, unit="share", meaning="lost")}}
         )
         assert times(profile=slowed).constants.collective_multiprocessors == 25  # of 100
+        assert times(profile=slowed).constants.copy_multiprocessors == CALIBRATED.copy_multiprocessors
         assert times().constants == CALIBRATED
+
+    def test_what_compute_loses_beside_a_copy(self) -> None:
+        """As one card alone measures it."""
+        slowed = made_up_profile().model_copy(
+            update={"figures": {"compute_slowdown_beside_copy": Figure(value=0.05, unit="share", meaning="lost")}}
+        )
+        constants = times(profile=slowed).constants
+        assert (constants.collective_multiprocessors, constants.copy_multiprocessors) == (20, 5)
 
 
 def test_host_copies_are_the_mean_of_both_ways() -> None:

@@ -44,7 +44,13 @@ def test_families_span_squares_ups_downs_and_heads(device_type: str) -> None:
     ratios = {linear.outputs / linear.inputs for linear in family}
     assert {1.0, 4.0, 0.25} <= ratios
     assert max(ratios) >= 8.0
-    assert all(linear.groups > 1 for linear in family_experts(device_type))
     for linear in [*family, *family_experts(device_type)]:
         assert linear.tokens % 16 == linear.inputs % 16 == linear.outputs % 16 == 0
         assert device_type == "cuda" or linear.flops <= 6e9
+
+
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+def test_experts_are_from_one_to_many_with_few_tokens_to_many(device_type: str) -> None:
+    family = family_experts(device_type)
+    assert {linear.groups for linear in family} == {1, 4, 8, 64}
+    assert {linear.tokens for linear in family} == {16, 64, 256, 1024, 8192}

@@ -57,6 +57,7 @@ def test_attention_is_measured_as_each_rank_holds_its_heads() -> None:
     usage = Usage(small_model(), _TRAINING, micro_batches=(1, 2), tp=(1, 2, 4, 8))
     found: set[Sizes] = {(b, 4.0 / tp, max(1.0, 2.0 / tp), 128.0, 16.0) for b in (1.0, 2.0) for tp in (1, 2, 4)}
     assert set(usage.attention()) == found
+    assert usage.attention(latent=True) == []
 
 
 def test_an_embeddings_gradient_is_its_whole_table() -> None:

@@ -380,6 +380,20 @@ class TestCuda:
         assert machine.clock_hz() == clock_hz
         assert asked == [("clocks.sm", "abc")]
 
+    @pytest.mark.parametrize(("told", "watts"), [("698.25", 698.25), (None, None), ("[N/A]", None)])
+    def test_power(
+        self, machine: CudaMachine, monkeypatch: pytest.MonkeyPatch, told: str | None, watts: float | None
+    ) -> None:
+        asked: list[tuple[str, object]] = []
+
+        def value(field: str, *, uuid: object) -> str | None:
+            asked.append((field, uuid))
+            return told
+
+        monkeypatch.setattr(machines, "reported_value", value)
+        assert machine.power_watts() == watts
+        assert asked == [("power.draw", "abc")]
+
 
 class TestHere:
     def test_a_cpu_without_cuda(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from shardwright.costmodel.layers.operators import attention_core_flops
 from shardwright.costmodel.layers.traffic import backward_traffic, forward_traffic
 from shardwright.costmodel.op_times.curves import attention_flops
 from shardwright.costmodel.op_times.passes import operator_passes
-from shardwright.reports.profile.work import best_point, family, memory_rate, rate, rate_unit, work
+from shardwright.reports.profile.work import best_point, family, memory_rate, rate, rate_unit, seconds_per_element, work
 from shardwright.specs.profile import Figure, Format, Series
 from shardwright.specs.training import TrainingSpec
 from tests.reports.made_up_profile import MEMORY_BYTES_PER_S, point, profile
@@ -48,6 +48,12 @@ class TestAttention:
         assert flops == pytest.approx(float(attention_core_flops(block, training, 2 * 512, 1, causal=True)))
         assert flops == pytest.approx(float(attention_flops(2 * heads, 512, head)))
 
+    def test_latent_heads_have_values_of_two_thirds(self) -> None:
+        """Scores of 192, weighted values of 128; queries, keys, values and results in 16 bits."""
+        flops, moved = done(one("attention", "forward-cudnn-mla", ATTENTION, (1, 8, 8, 9, 192), "bf16"))
+        assert flops == pytest.approx(2 * 8 * 9 * 5 * (192 + 128))
+        assert moved == pytest.approx(2 * 9 * 8 * 2 * (192 + 128))
+
     def test_backward_computes_five_matmuls_for_two(self) -> None:
         at = (2, 8, 2, 64, 16)
         forward, moved = done(one("attention", "forward", ATTENTION, at, "bf16"))
@@ -59,6 +65,25 @@ class TestAttention:
         assert flops == 2 * 2 * 10 * 10 * 4
         causal, _ = done(one("attention", "forward-math", ATTENTION, (1, 1, 1, 10, 4), "fp32"))
         assert causal == 2 * 2 * 55 * 4
+
+
+class TestCasts:
+    """Of 6 x 32 numbers in 16 bits."""
+
+    @pytest.mark.parametrize(
+        ("variant", "each"),
+        [("fp8", 5), ("fp8-compiled", 5), ("fp8-rowwise", 3), ("mxfp8", 3 + 1 / 32), ("nvfp4-compiled", 4.5 + 1 / 16)],
+    )
+    def test_a_scale_of_the_tensor_reads_it_twice(self, variant: str, each: float) -> None:
+        series = one("cast", variant, ("rows", "width"), (6, 32), "bf16")
+        assert done(series)[1] == pytest.approx(each * 192)
+        assert rate(series, series.points[0]) == pytest.approx(each * 192 / 0.5)
+        assert seconds_per_element(series, series.points[0]) == 0.5 / 192
+        assert (family("cast"), rate_unit("cast")) == ("casts", "B/s")
+
+    def test_other_operations_are_not_counted_by_element(self) -> None:
+        series = one("copy", "forward", ("rows", "width"), (6, 32), "bf16")
+        assert seconds_per_element(series, series.points[0]) is None
 
 
 class TestOperators:

@@ -1,5 +1,6 @@
 """Scaled dot-product attention, forward and backward, as transformers' models call it."""
 
+import importlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from shardwright.profiler.timing import (
     Sizes,
     UnavailableError,
     Work,
+    available,
     random_tensor,
     rotated,
     rotated_bytes,
@@ -25,13 +27,15 @@ from shardwright.profiler.timing import (
 )
 from shardwright.specs import Format
 
-Backend = Literal["math", "flash", "efficient", "cudnn"]
-_BACKENDS: dict[Backend, SDPBackend] = {
+Backend = Literal["math", "flash", "efficient", "cudnn", "flash3"]
+_TORCHS: dict[Backend, SDPBackend] = {
     "math": SDPBackend.MATH,
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
 }
+FLASH_3_MODULE = "flash_attn_interface"
+"""Package of FlashAttention-3."""
 _WIDEST_GROUPED_HEAD = 256  # above this, transformers repeats keys and values (use_gqa_in_sdpa)
 # fp32 copies of the scores that the math backend keeps for the backward pass, and copies in its working memory
 _KEPT_SCORES, _WORKING_SCORES = 2, 3
@@ -43,8 +47,10 @@ class AttentionProbe:
     """Axes batch, heads, kv_heads, length, head_size.
 
     Queries, keys and values are (batch, heads, length, head) views of (batch, length, heads, head), as a projection's
-    output is. `backend` None: torch's own choice. `device_type`: the device for which that choice is asked. Memory
-    depends on it, because without a fused kernel the scores are kept.
+    output is. `backend` None: torch's own choice; "flash3": FlashAttention-3, where its package is installed.
+    `device_type`: the device for which torch's choice is asked. Memory depends on it, because without a fused kernel the
+    scores are kept. `latent`: heads of values are two thirds of `head_size`, as in latent attention (DeepSeek-V2,
+    arXiv 2405.04434: 192 and 128).
     """
 
     backward: bool
@@ -52,13 +58,15 @@ class AttentionProbe:
     wanted: tuple[Sizes, ...]
     causal: bool = True
     backend: Backend | None = None
+    latent: bool = False
     device_type: str = "cpu"
     operation: str = "attention"
     axes: tuple[str, ...] = ("batch", "heads", "kv_heads", "length", "head_size")
 
     @property
     def variant(self) -> str:
-        parts = ("backward" if self.backward else "forward", self.backend, None if self.causal else "noncausal")
+        way = "backward" if self.backward else "forward"
+        parts = (way, self.backend, None if self.causal else "noncausal", "mla" if self.latent else None)
         return "-".join(part for part in parts if part)
 
     def first_sizes(self) -> Sequence[Sizes]:
@@ -88,11 +96,13 @@ class AttentionProbe:
             raise UnavailableError("torch's attention does not compute in fp8")
         dtype = torch_dtype(self.format, machine.device)
         batch, heads, kv_heads, length, head_size = (round(size) for size in at)
+        value_size = round(self._value_size(at))
+        sizes = (head_size, head_size, value_size, value_size)
 
         def make() -> Work:
             query, key, value, gradient = (
-                random_tensor((batch, length, count, head_size), dtype, machine.device).transpose(1, 2)
-                for count in (heads, kv_heads, kv_heads, heads)
+                random_tensor((batch, length, count, size), dtype, machine.device).transpose(1, 2)
+                for count, size in zip((heads, kv_heads, kv_heads, heads), sizes, strict=True)
             )
             leaves = tuple(each.requires_grad_() for each in (query, key, value))
             if not self.backward:
@@ -107,20 +117,26 @@ class AttentionProbe:
         )
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if self.backend == "flash3":
+            return _flash_3(query, key, value, causal=self.causal)
         groups = query.shape[1] // key.shape[1]
         grouped = groups > 1 and _takes_grouped(query.shape[-1])
         if groups > 1 and not grouped:
             key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
-        with nullcontext() if self.backend is None else sdpa_kernel(_BACKENDS[self.backend]):
+        with nullcontext() if self.backend is None else sdpa_kernel(_TORCHS[self.backend]):
             return functional.scaled_dot_product_attention(query, key, value, is_causal=self.causal, enable_gqa=grouped)
+
+    def _value_size(self, at: Sizes) -> float:
+        return at[-1] * 2 / 3 if self.latent else at[-1]
 
     def _operand_bytes(self, at: Sizes) -> float:
         batch, heads, kv_heads, length, head_size = at
-        return BYTES[self.format] * batch * length * head_size * (heads + 2 * kv_heads)
+        width = head_size * (heads + kv_heads) + self._value_size(at) * kv_heads
+        return BYTES[self.format] * batch * length * width
 
     def _out_bytes(self, at: Sizes) -> float:
-        batch, heads, _, length, head_size = at
-        return BYTES[self.format] * batch * length * head_size * heads
+        batch, heads, _, length, _ = at
+        return BYTES[self.format] * batch * length * self._value_size(at) * heads
 
     def _score_bytes(self, at: Sizes) -> float:
         """Bytes of the scores in fp32, where they are written to memory at all."""
@@ -158,15 +174,31 @@ class AttentionProbe:
         try:
             device = torch.device(self.device_type)
             dtype = torch_dtype(self.format, device)
-            query, key = (
-                torch.empty((1, count, 16, head_size), dtype=dtype, device=device, requires_grad=True)
-                for count in (heads, kv_heads if _takes_grouped(head_size) else heads)
+            kept = kv_heads if _takes_grouped(head_size) else heads
+            query, key, value = (
+                torch.empty((1, count, 16, size), dtype=dtype, device=device, requires_grad=True)
+                for count, size in ((heads, head_size), (kept, head_size), (kept, round(self._value_size(at))))
             )
-            grouped = query.shape != key.shape
-            choice = choose(query, key, key, None, 0.0, self.causal, enable_gqa=grouped)
+            grouped = query.shape[1] != key.shape[1]
+            choice = choose(query, key, value, None, 0.0, self.causal, enable_gqa=grouped)
             return bool(choice != SDPBackend.MATH.value)
         except (RuntimeError, UnavailableError):
             return False
+
+
+def _flash_3(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+    """Return the result of FlashAttention-3, which takes (batch, length, heads, head). Older versions also return the
+    log-sum-exp.
+
+    Raises:
+        UnavailableError: it is not installed.
+    """
+    try:
+        attend = available("flash_attn_func", importlib.import_module(FLASH_3_MODULE))
+    except ImportError:
+        raise UnavailableError(f"{FLASH_3_MODULE} (FlashAttention-3) is not installed") from None
+    out = attend(*(each.transpose(1, 2) for each in (query, key, value)), causal=causal)
+    return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
 
 
 def _takes_grouped(head_size: float) -> bool:

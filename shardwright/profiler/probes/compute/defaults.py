@@ -1,5 +1,6 @@
 """The compute probes of a profile, most important first."""
 
+import importlib.util
 from collections.abc import Iterable, Sequence
 from typing import get_args
 
@@ -12,6 +13,7 @@ from shardwright.profiler.sizes import (
     Usage,
     family_attention,
     family_experts,
+    family_latent_attention,
     family_linears,
     family_operator,
     model_first,
@@ -20,8 +22,9 @@ from shardwright.profiler.sizes import (
 from shardwright.profiler.timing import FigureProbe, Machine, Probe, Sizes
 from shardwright.specs import Format
 
-from .attention import AttentionProbe, Backend
-from .grouped_matmul import GroupedMatmulProbe
+from .attention import FLASH_3_MODULE, AttentionProbe, Backend
+from .cast import CAST_FORMATS, CAST_MULTIPLE, CastProbe
+from .grouped_matmul import GroupedMatmulProbe, LoopedMatmulProbe
 from .launch import DispatchProbe, LaunchProbe, LayerOverheadProbe
 from .matmul import MatmulProbe
 from .operator import OperatorProbe
@@ -31,6 +34,8 @@ from .optimizer import ClipProbe, HostAdamWProbe, OptimizerProbe, family_host, f
 _PARTS: tuple[MatmulPart, ...] = get_args(MatmulPart)
 # On a CPU torch has one kernel of its own and the plain formula.
 _NAMED_BACKENDS: dict[str, tuple[Backend, ...]] = {"cpu": ("math",), "cuda": ("flash", "efficient", "cudnn", "math")}
+# The kernels that training software uses, and plans read.
+_TRAINING_BACKENDS: tuple[Backend, ...] = ("flash", "cudnn", "flash3")
 _FEW = 6  # number of sizes of a variant that is only compared with the main one
 
 
@@ -48,7 +53,9 @@ def default_probes(machine: Machine, formats: Sequence[Format], usage: Usage | N
         *(probe for each in activations for probe in operator_probes(device, each, usage)),
         *optimizer_probes(device, usage),
         *(probe for each in formats for probe in expert_probes(device, each, usage)),
+        *(cast_probes(device, usage) if "fp8" in formats else ()),
         *(probe for each in activations for probe in attention_variants(device, each)),
+        *(probe for each in activations for probe in latent_probes(device, each, usage)),
     ]
 
 
@@ -70,16 +77,34 @@ def matmul_probes(device: torch.device, number_format: Format, usage: Usage | No
 
 
 def expert_probes(device: torch.device, number_format: Format, usage: Usage | None = None) -> list[Probe]:
-    """Return grouped matmuls. In 8 bits torch has only their forward pass, so these are left out."""
-    if number_format in ("fp8", "tf32"):
+    """Return the matmuls of experts, in one kernel and in a loop.
+
+    In 8 bits and in tf32 they are only measured in a loop: torch has at most the forward pass of one kernel. A CPU
+    multiplies 8-bit numbers one by one, which no training does.
+    """
+    if number_format == "fp8" and device.type == "cpu":
         return []
+    kinds: tuple[type[GroupedMatmulProbe | LoopedMatmulProbe], ...] = (GroupedMatmulProbe, LoopedMatmulProbe)
+    if number_format in ("fp8", "tf32"):
+        kinds = (LoopedMatmulProbe,)
     of_model = [] if usage is None else [each for each in usage.linears() if each.groups > 1]
     family = family_experts(device.type) if usage is None or of_model else []
     return [
-        GroupedMatmulProbe(part, number_format, _sizes_of(part, of_model, family, grouped=True))
+        kind(part, number_format, _sizes_of(part, of_model, family, grouped=True))
+        for kind in kinds
         for part in _PARTS
         if of_model or family
     ]
+
+
+def cast_probes(device: torch.device, usage: Usage | None = None) -> list[Probe]:
+    """Return casts of bf16 activations to the formats of 8-bit and 4-bit matmuls, compiled and in eager PyTorch."""
+    of_model = (
+        [] if usage is None else [(float(each.tokens * each.groups), float(each.inputs)) for each in usage.linears()]
+    )
+    whole = [at for at in of_model if at[1] % CAST_MULTIPLE == 0]
+    wanted = tuple(model_first(whole, family_operator("copy", device.type, backward=False)))
+    return [CastProbe(low, compiled, "bf16", wanted) for compiled in (True, False) for low in CAST_FORMATS]
 
 
 def attention_probes(device: torch.device, number_format: Format, usage: Usage | None = None) -> list[Probe]:
@@ -90,14 +115,36 @@ def attention_probes(device: torch.device, number_format: Format, usage: Usage |
 
 
 def attention_variants(device: torch.device, number_format: Format) -> list[Probe]:
-    """Return a few sizes of other variants: without the causal mask, and by each named kernel."""
-    wanted = tuple(spread_first(family_attention(device.type))[:_FEW])
+    """Return other variants: by each named kernel, and without the causal mask. Those that plans do not read have a few
+    sizes."""
+    family = tuple(spread_first(family_attention(device.type)))
+    few = family[:_FEW]
     probes: list[Probe] = []
     for backward in (False, True):
-        probes.append(AttentionProbe(backward, number_format, wanted, causal=False, device_type=device.type))
-        for backend in _NAMED_BACKENDS[device.type]:
+        probes.append(AttentionProbe(backward, number_format, few, causal=False, device_type=device.type))
+        for backend in named_backends(device):
+            wanted = family if backend in _TRAINING_BACKENDS else few
             probes.append(AttentionProbe(backward, number_format, wanted, backend=backend, device_type=device.type))
     return probes
+
+
+def latent_probes(device: torch.device, number_format: Format, usage: Usage | None = None) -> list[Probe]:
+    """Return latent attention, by torch's choice and by the kernels that train it; none where no model needs it."""
+    of_model = [] if usage is None else usage.attention(latent=True)
+    wanted = tuple(model_first(of_model, family_latent_attention(device.type)))
+    named = [each for each in named_backends(device) if each in _TRAINING_BACKENDS and each != "flash"]
+    return [
+        AttentionProbe(backward, number_format, wanted, backend=backend, latent=True, device_type=device.type)
+        for backward in (False, True)
+        for backend in (None, *named)
+        if wanted
+    ]
+
+
+def named_backends(device: torch.device) -> tuple[Backend, ...]:
+    """Return the kernels that the device may have by name. FlashAttention-3 is one of them where it is installed."""
+    installed = device.type == "cuda" and importlib.util.find_spec(FLASH_3_MODULE) is not None
+    return (*_NAMED_BACKENDS[device.type], *(("flash3",) if installed else ()))
 
 
 def operator_probes(device: torch.device, number_format: Format, usage: Usage | None = None) -> list[Probe]:

@@ -1,4 +1,4 @@
-"""Grouped matmuls: the linear layers of a mixture's experts in one kernel, forward and both gradients."""
+"""The linear layers of a mixture's experts, forward and both gradients: in one kernel, or in a kernel for each expert."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,11 @@ from shardwright.profiler.timing import (
     rotated_bytes,
     torch_dtype,
     tried,
+    with_tf32,
 )
 from shardwright.specs import Format
+
+from .matmul import MatmulProbe
 
 _MULTIPLES = (16, 16, 16, 1)
 
@@ -94,3 +97,53 @@ class GroupedMatmulProbe:
         if self.part == "input_gradient":
             return lambda: multiply(one, other, offs=ends)
         return lambda: multiply(one.t(), other, offs=ends)
+
+
+@dataclass(frozen=True)
+class LoopedMatmulProbe:
+    """The same with one matmul for each expert, as Transformer Engine's GroupedLinear and transformers' loop run them.
+
+    Each expert has tensors of its own. The axes are those of `GroupedMatmulProbe`.
+    """
+
+    part: MatmulPart
+    format: Format
+    wanted: tuple[Sizes, ...]
+    operation: str = "matmul"
+    axes: tuple[str, ...] = ("m", "k", "n", "groups")
+
+    @property
+    def variant(self) -> str:
+        return f"looped_{self.part}"
+
+    def first_sizes(self) -> Sequence[Sizes]:
+        return self.wanted
+
+    def between(self, one: Sizes, other: Sizes) -> Sizes | None:
+        return size_between(one, other, _MULTIPLES)
+
+    def needed_bytes(self, at: Sizes) -> float:
+        *each, groups = at
+        return rotated_bytes(
+            set_bytes=groups * self._of_one.set_bytes(tuple(each)),
+            result_bytes=groups * self._of_one.result_bytes(tuple(each)),
+            extra_bytes=self._of_one.making_bytes(tuple(each)),
+        )
+
+    def prepare(self, at: Sizes, machine: Machine) -> Work:
+        *sizes, groups = at
+        each, one = tuple(sizes), self._of_one
+
+        def make() -> Work:
+            works = [one.once(each, machine.device) for _ in range(round(groups))]
+            return lambda: [work() for work in works]
+
+        work = tried(
+            lambda: rotated(make, set_bytes=groups * one.set_bytes(each), result_bytes=groups * one.result_bytes(each)),
+            f"{self.variant} matmul in {self.format}",
+        )
+        return with_tf32(work) if self.format == "tf32" else work
+
+    @property
+    def _of_one(self) -> MatmulProbe:
+        return MatmulProbe(self.part, self.format, ())

@@ -56,37 +56,44 @@ class MatmulProbe:
         return size_between(one, other, (_MULTIPLE,) * 3)
 
     def needed_bytes(self, at: Sizes) -> float:
-        m, k, n = at
-        # 8-bit operands are made from 16-bit ones, one after the other
-        making_bytes = 3.0 * k * max(m, n) if self.format == "fp8" else 0.0
         return rotated_bytes(
-            set_bytes=self._set_bytes(at), result_bytes=self._result_bytes(at), extra_bytes=making_bytes
+            set_bytes=self.set_bytes(at), result_bytes=self.result_bytes(at), extra_bytes=self.making_bytes(at)
         )
 
+    def making_bytes(self, at: Sizes) -> float:
+        """Return the bytes that making the operands takes once: 8-bit ones are made from 16-bit ones, one by one."""
+        m, k, n = at
+        return 3.0 * k * max(m, n) if self.format == "fp8" else 0.0
+
     def prepare(self, at: Sizes, machine: Machine) -> Work:
-        dtype = torch_dtype(self.format, machine.device)
-        rows, inner, columns = (round(size) for size in at)
-        if self.part == "weight_gradient":
-            rows, columns = columns, rows  # g.T @ x: outputs x inputs
-        shapes = self._shapes(rows, inner, columns)
-
-        def make() -> Work:
-            one, other = (random_tensor(shape, dtype, machine.device) for shape in shapes)
-            return self._work(one, other)
-
-        set_bytes, result_bytes = self._set_bytes(at), self._result_bytes(at)
+        set_bytes, result_bytes = self.set_bytes(at), self.result_bytes(at)
         work = tried(
-            lambda: rotated(make, set_bytes=set_bytes, result_bytes=result_bytes),
+            lambda: rotated(lambda: self.once(at, machine.device), set_bytes=set_bytes, result_bytes=result_bytes),
             f"{self.variant} matmul in {self.format}",
         )
         return with_tf32(work) if self.format == "tf32" else work
 
-    def _set_bytes(self, at: Sizes) -> float:
+    def once(self, at: Sizes, device: torch.device) -> Work:
+        """Return the work on one set of operands, made here.
+
+        Raises:
+            UnavailableError: torch lacks the format or the matmul.
+        """
+        dtype = torch_dtype(self.format, device)
+        rows, inner, columns = (round(size) for size in at)
+        if self.part == "weight_gradient":
+            rows, columns = columns, rows  # g.T @ x: outputs x inputs
+        one, other = (random_tensor(shape, dtype, device) for shape in self._shapes(rows, inner, columns))
+        return self._work(one, other)
+
+    def set_bytes(self, at: Sizes) -> float:
+        """Return the bytes of the operands, scales included."""
         m, k, n = at
         scale_bytes = 4.0 * (m + n) if self.format == "fp8" else 0.0
         return BYTES[self.format] * k * (m + n) + scale_bytes
 
-    def _result_bytes(self, at: Sizes) -> float:
+    def result_bytes(self, at: Sizes) -> float:
+        """Return the bytes of the result."""
         m, _, n = at
         return m * n * BYTES["bf16" if self.format == "fp8" else self.format]
 

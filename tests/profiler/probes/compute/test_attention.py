@@ -1,3 +1,5 @@
+import sys
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from shardwright.profiler.probes.compute.attention import AttentionProbe, Backend
+from shardwright.profiler.probes.compute.defaults import named_backends
 from shardwright.profiler.timing.live_bytes import LiveBytes
 from shardwright.profiler.timing.probe import Sizes, UnavailableError
 from shardwright.specs.profile import Format
@@ -123,6 +126,68 @@ def test_a_backend_that_the_device_lacks_is_said(backend: Backend) -> None:
 def test_fp8_attention_is_not_torchs() -> None:
     with pytest.raises(UnavailableError, match="fp8"):
         AttentionProbe(False, "fp8", ()).prepare((1.0, 2.0, 2.0, 16.0, 16.0), SteadyMachine())
+
+
+class TestLatent:
+    """Heads of 192 for queries and keys, of 128 for values."""
+
+    at = (2.0, 4.0, 4.0, 64.0, 192.0)
+
+    def test_forward_and_backward(self) -> None:
+        out = AttentionProbe(False, "fp32", (), latent=True).prepare(self.at, SteadyMachine())()
+        assert isinstance(out, torch.Tensor)
+        assert out.shape == (2, 4, 64, 128)
+        gradients = AttentionProbe(True, "fp32", (), latent=True).prepare(self.at, SteadyMachine())()
+        assert isinstance(gradients, tuple)
+        assert [each.shape[-1] for each in gradients] == [192, 192, 128]
+
+    @pytest.mark.parametrize("backward", [False, True])
+    def test_memory_is_asked_for(self, backward: bool) -> None:
+        probe, at = AttentionProbe(backward, "bf16", (), latent=True), (2.0, 8.0, 8.0, 512.0, 192.0)
+        with LiveBytes() as live:
+            work = probe.prepare(at, SteadyMachine())
+            for _ in range(20):
+                work()
+        assert live.peak <= probe.needed_bytes(at) <= 3 * live.peak + 64 * 2**20
+
+    def test_its_name(self) -> None:
+        assert AttentionProbe(False, "bf16", (), latent=True).variant == "forward-mla"
+        assert AttentionProbe(True, "bf16", (), backend="cudnn", latent=True).variant == "backward-cudnn-mla"
+
+
+class TestFlash3:
+    """Its package, made up: it takes (batch, length, heads, head)."""
+
+    at = (2.0, 4.0, 2.0, 32.0, 16.0)
+
+    @pytest.mark.parametrize("older", [False, True])
+    def test_it_computes_the_same(self, monkeypatch: pytest.MonkeyPatch, older: bool) -> None:
+        seen: list[tuple[torch.Tensor, ...]] = []
+
+        def attend(*tensors: torch.Tensor, causal: bool) -> Any:
+            query, key, value = (each.transpose(1, 2) for each in tensors)
+            seen.append((query, key, value))
+            out = _reference(query, key, value, causal=causal).transpose(1, 2)
+            return (out, None) if older else out
+
+        module = ModuleType("flash_attn_interface")
+        module.flash_attn_func = attend  # type: ignore[attr-defined]  # what the package has
+        monkeypatch.setitem(sys.modules, "flash_attn_interface", module)
+        out = AttentionProbe(False, "fp32", (), backend="flash3").prepare(self.at, SteadyMachine())()
+        assert isinstance(out, torch.Tensor)
+        assert [each.shape for each in seen[-1]] == [(2, 4, 32, 16), (2, 2, 32, 16), (2, 2, 32, 16)]
+        torch.testing.assert_close(out, _reference(*seen[-1], causal=True))
+
+    def test_where_it_is_not_installed_that_is_said(self) -> None:
+        with pytest.raises(UnavailableError, match=r"^flash_attn_interface \(FlashAttention-3\) is not installed$"):
+            AttentionProbe(False, "bf16", (), backend="flash3").prepare(self.at, SteadyMachine())
+
+    def test_it_is_measured_where_it_is_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        gpu = torch.device("cuda", 0)
+        assert named_backends(gpu) == ("flash", "efficient", "cudnn", "math")
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+        assert named_backends(gpu) == ("flash", "efficient", "cudnn", "math", "flash3")
+        assert named_backends(torch.device("cpu")) == ("math",)
 
 
 def test_variants_are_named_by_what_is_not_the_default() -> None:

@@ -53,6 +53,7 @@ def test_all_that_a_training_step_computes_is_there(number_format: Format) -> No
     both = ("forward", "backward")
     assert keys >= {("matmul", part, number_format) for part in parts}
     assert keys >= {("matmul", f"grouped_{part}", number_format) for part in parts}
+    assert keys >= {("matmul", f"looped_{part}", number_format) for part in parts}
     assert keys >= {("attention", direction, number_format) for direction in both}
     assert keys >= {
         (operator, direction, number_format)
@@ -76,7 +77,7 @@ def test_matmuls_come_first_and_what_the_model_uses_before_the_rest() -> None:
 
 def test_a_dense_model_needs_no_experts_and_one_with_experts_its_own() -> None:
     dense = default_probes(SteadyMachine(), ["bf16"], _usage(small_model()))
-    assert all("grouped" not in probe.variant for probe in dense)
+    assert all("grouped" not in probe.variant and "looped" not in probe.variant for probe in dense)
     grouped = next(
         probe
         for probe in default_probes(SteadyMachine(), ["bf16"], _usage(small_experts()))
@@ -92,6 +93,7 @@ def test_eight_bits_and_tf32_are_for_matmuls() -> None:
     } == {
         "matmul",
         "adamw",
+        "cast",
         "clip",
     }
 

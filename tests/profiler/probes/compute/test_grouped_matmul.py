@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from shardwright.costmodel.op_times.protocol import MatmulPart
-from shardwright.profiler.probes.compute.grouped_matmul import GroupedMatmulProbe
+from shardwright.profiler.probes.compute.grouped_matmul import GroupedMatmulProbe, LoopedMatmulProbe
 from shardwright.profiler.sizes.linears import Linear
 from shardwright.profiler.timing.live_bytes import LiveBytes
 from shardwright.profiler.timing.number_format import random_tensor
@@ -82,3 +82,53 @@ def test_a_torch_without_grouped_matmuls_says_so(monkeypatch: pytest.MonkeyPatch
 def test_between_has_whole_groups() -> None:
     probe = GroupedMatmulProbe("forward", "bf16", ())
     assert probe.between((64.0, 64.0, 64.0, 4.0), (256.0, 64.0, 64.0, 16.0)) == (128.0, 64.0, 64.0, 8.0)
+
+
+class TestLoop:
+    """One matmul for each expert."""
+
+    def test_the_three_passes_are_the_kernels_of_as_many_linear_layers(self) -> None:
+        linear = Linear(tokens=16, inputs=32, outputs=80, groups=3)
+        tokens = [torch.randn(16, 32, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+        weights = [torch.randn(80, 32, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+
+        def layer() -> object:
+            outs = [functional.linear(x, w) for x, w in zip(tokens, weights, strict=True)]
+            return torch.autograd.grad(outs, (*tokens, *weights), [torch.randn_like(out) for out in outs])
+
+        measured = [
+            kernel
+            for part in _PARTS
+            for kernel in kernels_of(LoopedMatmulProbe(part, "bf16", ()).prepare(_at(part, linear), SteadyMachine()))
+        ]
+        assert len(measured) == 9
+        real = [kernel for kernel in kernels_of(layer) if kernel[0].startswith("mm")]
+        assert sorted(map(str, measured)) == sorted(map(str, real))
+
+    @pytest.mark.parametrize("part", _PARTS)
+    @pytest.mark.parametrize("number_format", ["fp32", "bf16"])
+    def test_no_more_memory_is_taken_than_asked_for_and_not_much_less(
+        self, part: MatmulPart, number_format: Format
+    ) -> None:
+        probe = LoopedMatmulProbe(part, number_format, ())
+        at = _at(part, Linear(tokens=256, inputs=1024, outputs=2048, groups=6))
+        with LiveBytes() as live:
+            work = probe.prepare(at, SteadyMachine())
+            for _ in range(20):
+                work()
+        assert live.peak <= probe.needed_bytes(at) <= 2 * live.peak + 64 * 2**20
+
+    def test_in_eight_bits_no_more_memory_is_taken_than_asked_for(self) -> None:
+        probe, at = LoopedMatmulProbe("forward", "fp8", ()), (32.0, 128.0, 256.0, 6.0)
+        with LiveBytes() as live:
+            probe.prepare(at, SteadyMachine())()
+        assert live.peak <= probe.needed_bytes(at)
+
+    def test_its_name_and_the_sizes_between(self) -> None:
+        probe = LoopedMatmulProbe("forward", "bf16", ())
+        assert probe.variant == "looped_forward"
+        assert probe.between((64.0, 64.0, 64.0, 4.0), (256.0, 64.0, 64.0, 16.0)) == (128.0, 64.0, 64.0, 8.0)
+
+    def test_a_format_that_this_machine_lacks_is_said(self) -> None:
+        with pytest.raises(UnavailableError, match="tf32 needs a CUDA device"):
+            LoopedMatmulProbe("forward", "tf32", ()).prepare((16.0, 16.0, 16.0, 2.0), SteadyMachine())
