@@ -24,6 +24,8 @@ from shardwright.specs import (
     Spec,
 )
 
+from . import generations
+
 _FIGURES = (
     "memory_bytes",
     "memory_bytes_per_s",
@@ -33,6 +35,12 @@ _FIGURES = (
     "launch_seconds",
     "context_bytes",
 )
+_OPTIONAL = ("matmul_share_by_format", "power_watts", "boost_hz")
+# Their ranks send to neighbours of a torus. A node here joins all its devices alike, and its NICs lead to a fabric.
+_NOT_MODELLED = {
+    "tpu": "the links of TPUs form a torus, which is not modelled",
+    "trainium": "the links of Trainium form a torus, which is not modelled",
+}
 _MEMORY_TOLERANCE = 0.06
 FABRIC_KINDS = ("infiniband", "roce", "ethernet")
 
@@ -53,12 +61,13 @@ class DeviceEntry(Spec):
     launch_seconds: NonNegativeFloat
     context_bytes: NonNegativeFloat
     generation: Generation | None = None
-    keeps_clock: bool = False
+    power_watts: PositiveFloat | None = None
+    boost_hz: PositiveFloat | None = None
     sources: dict[str, str]
 
     @model_validator(mode="after")
     def _every_figure_has_its_source(self) -> "DeviceEntry":
-        stated = [name for name in ("matmul_share_by_format", "keeps_clock") if getattr(self, name)]
+        stated = [name for name in _OPTIONAL if getattr(self, name)]
         figures = (*_FIGURES, *stated)
         if set(self.sources) != set(figures):
             raise ValueError(f"sources are of {', '.join(self.sources)}; each of {', '.join(figures)} needs one")
@@ -97,9 +106,12 @@ def device_name(given: str) -> str:
     It accepts any case, `_` or blanks for `-`, an alias, and a remark in parentheses: `H100-SXM-95GB-HBM2e (lower TDP)`.
 
     Raises:
-        SpecError: no such device; the nearest is named.
+        SpecError: no such device; the nearest is named. A family whose links no node can describe is refused by name.
     """
     folded = _fold(given)
+    for family, why in _NOT_MODELLED.items():
+        if folded.startswith(family):
+            raise SpecError(f"no device '{given}' in the catalog: {why}. It has {', '.join(device_names())}")
     by_name = _canonical_by_name()
     if folded not in by_name:
         close = nearest(folded, by_name)
@@ -116,6 +128,12 @@ def device(name: str) -> Device:
     """
     canonical = device_name(name)
     entry = _devices()[canonical]
+    derived = {}
+    if entry.generation is not None and entry.boost_hz is not None:
+        derived = generations.derived(
+            entry.generation, entry.peak_flops_per_s, entry.multiprocessors, entry.boost_hz, entry.sources["boost_hz"]
+        )
+    sources = {name: source for name, source in entry.sources.items() if name != "boost_hz"}
     return Device(
         name=canonical,
         kind=entry.kind,
@@ -128,8 +146,9 @@ def device(name: str) -> Device:
         launch_seconds=entry.launch_seconds,
         context_bytes=entry.context_bytes,
         generation=entry.generation,
-        keeps_clock=entry.keeps_clock,
-        sources=dict(entry.sources),
+        power_watts=entry.power_watts,
+        sources=sources | {name: figure.source for name, figure in derived.items()},
+        **{name: figure.value for name, figure in derived.items()},
     )
 
 

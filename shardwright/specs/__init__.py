@@ -15,7 +15,8 @@ from .candidates import (
     tp_group,
 )
 from .choices import AXES, CHOICES, COLUMNS, Choice
-from .cluster import MOST_DEVICES, ClusterSpec, Device, DeviceFormat, Generation, Host, Link, LinkKind, NodeGroup
+from .cluster import MOST_DEVICES, ClusterSpec, Host, Link, LinkKind, NodeGroup
+from .device import Device, DeviceFormat, Generation
 from .estimate import Estimate, Interval, MemoryBytes, StepSeconds
 from .measurement import Fingerprint, Measurement, StepRecord, read_measurement
 from .mesh import Mesh, RankGroup, experts_fold

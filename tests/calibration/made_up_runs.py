@@ -19,7 +19,7 @@ from shardwright.validation.rows.metrics import MeasuredStep, Metric
 MODEL = load_model("llama-3.1-8b")
 CHANGED = {
     "matmul_fraction": 1.0,
-    "hopper_matmul_fraction": 0.72,
+    "blackwell_matmul_fraction": 0.75,
     "broadcast_seconds": 3e-3,
 }
 TRUE = {name: known.value for name, known in KNOWN.items()} | CHANGED
@@ -70,7 +70,7 @@ def made_up_runs() -> list[Run]:
     return [
         *(
             made_up_run(f"{device}:8", seq_len, tp)
-            for device in ("a100-sxm-80gb", "h100-sxm")
+            for device in ("a100-sxm-80gb", "b200-sxm")
             for seq_len in (1024, 4096, 32768)
             for tp in (1, 8)
         ),

@@ -19,7 +19,7 @@ from tests.calibration.made_up_runs import CHANGED, TRUE, made_up_run, made_up_r
 from tests.validation.made_up_rows import row
 
 RUNS = made_up_runs()
-A100, H100 = "a100-sxm-80gb", "h100-sxm"
+A100, B200 = "a100-sxm-80gb", "b200-sxm"
 
 
 def framework(run: Run) -> str:
@@ -43,8 +43,8 @@ class TestFindsAgain:
         assert np.abs(whole.errors(RUNS)).max() < 0.05
 
     def test_what_no_run_tells_stays_as_it_was_known(self, whole: TrainingFit) -> None:
-        """All heads have one size."""
-        assert whole.values["attention_head_half"] == pytest.approx(KNOWN["attention_head_half"].value)
+        """None has the first fused attention."""
+        assert whole.values["flash_1_fraction"] == pytest.approx(KNOWN["flash_1_fraction"].value)
 
 
 def test_an_error_is_predicted_over_measured_less_one() -> None:
@@ -73,9 +73,9 @@ class TestLeftOut:
     fits = left_out_fits(RUNS, framework)
 
     def test_a_group_has_no_influence_on_its_own_fit(self) -> None:
-        changed = [run._replace(seconds=1.5 * run.seconds) if framework(run) == H100 else run for run in RUNS]
+        changed = [run._replace(seconds=1.5 * run.seconds) if framework(run) == B200 else run for run in RUNS]
         found = left_out_fits(changed, framework)
-        assert found[H100].logs.tolist() == self.fits[H100].logs.tolist()
+        assert found[B200].logs.tolist() == self.fits[B200].logs.tolist()
         assert found[A100].logs.tolist() != self.fits[A100].logs.tolist()
 
     def test_its_errors_are_those_of_that_fit(self) -> None:

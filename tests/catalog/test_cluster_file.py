@@ -242,7 +242,7 @@ class TestTomlFile:
             ('device = "h100"\nnode = 8', "unknown key 'node'; allowed: device, nodes"),
             ('device = "h100"\nnode = 8', "Did you mean 'nodes'?"),
             ('device = "a100"\nnodes = 1\nnode_like = "hgx-a100"', "no node 'hgx-a100' in the catalog. Did you mean"),
-            ('device = "a100"\nnodes = 1\nnode_like = 4', "no node 4 in the catalog. All of them: dgx-1v"),
+            ('device = "a100"\nnodes = 1\nnode_like = 4', "no node 4 in the catalog. All of them: dgx-1p"),
             ("nodes = 1\nnode_like = 'dgx-a100'\n[device]\nname = 'x'", "'node_like' needs a device of the catalog"),
             ('device = "gb200"\ndevices = 73', "racks of 72 gb200: give 72 or 80"),
             (

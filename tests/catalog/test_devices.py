@@ -1,5 +1,6 @@
 """The catalog against published figures (each row's source beside it) and against the laws that hardware obeys."""
 
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,9 +32,19 @@ REQUIRED = [
     "gb300",
     "mi250x",
     "mi300x",
+    "mi325x",
+    "mi355x",
+    "ascend-910b",
+    "p100-sxm-16gb",
+    "p100-pcie-16gb",
+    "h20-sxm",
     "l40s",
+    "l4",
+    "t4",
     "a10g",
+    "rtx-3090",
     "rtx-4090",
+    "rtx-5090",
     "cpu-server",
     "cpu-desktop",
 ]
@@ -45,6 +56,8 @@ PUBLISHED = [
     ("gb200", 2500, 5000, 186, 8000, 900),
     ("b300-sxm", 2250, 4500, 288, 8000, 900),
     ("b200-sxm", 2250, 4500, 180, 8000, 900),
+    ("mi355x", 2500, 5000, 288, 8000, 535.5),
+    ("mi325x", 1300, 2610, 256, 6000, 448),
     ("mi300x", 1300, 2610, 192, 5300, 448),
     ("h200-sxm", 989, 1979, 141, 4800, 450),
     ("h100-sxm", 989, 1979, 80, 3350, 450),
@@ -70,12 +83,9 @@ def test_every_required_device_has_a_standard_node(name: str) -> None:
 @pytest.mark.parametrize("name", catalog.device_names())
 def test_every_figure_names_its_source(name: str) -> None:
     device = catalog.device(name)
-    others = {"name", "kind", "generation", "memory_reserve", "sources", "attention_flops_per_s"}
-    figures = set(type(device).model_fields) - others
-    if not device.keeps_clock:
-        figures.remove("keeps_clock")
-    if not device.matmul_share_by_format:
-        figures.remove("matmul_share_by_format")
+    others = {"name", "kind", "generation", "memory_reserve", "sources", "attention_flops_per_s", "keeps_clock"}
+    optional = ("matmul_share_by_format", "power_watts", "matmul_watts", "exponentials_per_s")
+    figures = set(type(device).model_fields) - others - {name for name in optional if not getattr(device, name)}
     assert set(device.sources) == figures
     assert all(source.strip() for source in device.sources.values())
     node = catalog.standard_node(name)
@@ -126,7 +136,9 @@ def test_peaks_are_dense(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "duplex_gb_per_s"),
     [
+        ("nvlink-1", 160),
         ("nvlink-2", 300),
+        ("hccs-910b", 392),
         ("nvlink-3", 600),
         ("nvlink-4", 900),
         ("nvlink-5", 1800),
@@ -178,6 +190,9 @@ def test_standard_nodes_have_their_nics(device: str, nodes_gbit_per_s: float) ->
         ("b200-sxm", "b300-sxm"),
         ("gb200", "gb300"),
         ("mi250x", "mi300x"),
+        ("mi300x", "mi325x"),
+        ("mi325x", "mi355x"),
+        ("rtx-3090", "rtx-5090"),
     ],
 )
 def test_the_successor_is_at_least_as_good(less: str, more: str) -> None:
@@ -205,6 +220,12 @@ def test_a_node_is_plausible(name: str) -> None:
         ("A100-80GB", "a100-sxm-80gb"),
         ("A100-40GB", "a100-sxm-40gb"),
         ("RTX 4090 24GB", "rtx-4090"),
+        ("GeForce RTX 5090", "rtx-5090"),
+        ("3090", "rtx-3090"),
+        ("P100", "p100-sxm-16gb"),
+        ("Tesla T4", "t4"),
+        ("Ascend 910B", "ascend-910b"),
+        ("MI355X 288GB", "mi355x"),
         ("V100-SXM-32GB", "v100-sxm-32gb"),
         ("H200-SXM-141GB", "h200-sxm"),
         ("GB200", "gb200"),
@@ -233,6 +254,69 @@ def test_an_unknown_device_names_the_nearest_and_all() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["tpu-v4", "TPU v5e", "tpu-v5p:8", "trainium2"])
+def test_what_no_node_can_describe_is_refused_by_name(name: str) -> None:
+    """A torus is no node of links between all devices with NICs to a fabric."""
+    with pytest.raises(SpecError, match=f"no device '{name.partition(':')[0]}' in the catalog: .* torus") as caught:
+        load_cluster(name if ":" in name else f"{name}:8")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("a100-pcie-80gb", 252.9 / 312),
+        ("a100-sxm-80gb", 271.2 / 312),
+        ("h100-sxm", 720 / 989),
+        ("h200-sxm", 720 / 989),
+        ("b200-sxm", 1745 / 2250 * 720 / 794.5),
+        ("gb200", 1822 / 2500 * 720 / 794.5),
+        ("b300-sxm", 1769 / 2250 * 720 / 794.5),
+    ],
+)
+def test_the_power_limit_explains_sustained_matmuls(name: str, share: float) -> None:
+    """Within 5% of what is published: docs/cost-model.md. The best shapes of Blackwells are taken as an H100's, which
+    sustains 720 of 794.5 TFLOP/s."""
+    device = catalog.device(name)
+    assert device.best_matmul_share("bf16") * device.matmul_clock("bf16") == pytest.approx(share, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("h100-sxm", 1280 / 1979), ("b200-sxm", 3432.5 / 4500 * 720 / 794.5), ("gb200", 3615.6 / 5000 * 720 / 794.5)],
+)
+def test_the_power_limit_explains_sustained_matmuls_in_8_bits(name: str, share: float) -> None:
+    device = catalog.device(name)
+    assert device.best_matmul_share("fp8") * device.matmul_clock("fp8") == pytest.approx(share, rel=0.05)
+
+
+def test_cards_of_one_chip_differ_in_power_alone() -> None:
+    """500 W and 700 W of one H100: the cube root of their ratio. A card that draws less than its limit keeps its clock."""
+    less, more = catalog.device("h100-sxm-96gb"), catalog.device("h100-sxm")
+    assert less.matmul_watts == more.matmul_watts
+    assert less.matmul_clock("bf16") / more.matmul_clock("bf16") == pytest.approx((500 / 700) ** (1 / 3))
+    for name in ("h20-sxm", "a100-sxm-80gb", "a100-sxm-40gb", "rtx-4090"):
+        assert catalog.device(name).matmul_clock("bf16") == 1
+
+
+@pytest.mark.parametrize("name", [name for name in catalog.device_names() if catalog.device(name).matmul_watts])
+def test_a_clock_is_the_peaks(name: str) -> None:
+    """Peak over multiprocessors and clock is a power of two: what one multiprocessor does at once."""
+    entry = catalog._devices()[name]
+    assert entry.boost_hz is not None
+    at_once = entry.peak_flops_per_s["bf16"] / (entry.multiprocessors * entry.boost_hz)
+    nearest = 2 ** round(math.log2(at_once))
+    assert at_once == pytest.approx(nearest, rel=0.02)
+
+
+def test_blackwell_ultra_has_twice_the_exponentials() -> None:
+    """10.7 against 5 tera-exponentials a second (verda.com/blog/gb300-nvl72-architecture)."""
+    for plain, ultra in (("b200-sxm", "b300-sxm"), ("gb200", "gb300")):
+        rates = [catalog.device(name).exponential_rate for name in (plain, ultra)]
+        assert rates[1] == pytest.approx(2 * rates[0])
+        assert rates[0] == pytest.approx(5e12, rel=0.15)
+
+
 def test_an_unknown_link_names_the_nearest() -> None:
     with pytest.raises(SpecError, match=r"no link 'nvlink-44'.*Did you mean 'nvlink-4'\?"):
         catalog.link("nvlink-44")
@@ -257,6 +341,8 @@ def test_a_link_inside_a_node_is_no_fabric() -> None:
         ("NVIDIA A100-SXM4-40GB", 40960, "a100-sxm-40gb"),
         ("Tesla V100-SXM2-32GB", 32768, "v100-sxm-32gb"),
         ("NVIDIA GeForce RTX 4090", 24564, "rtx-4090"),
+        ("NVIDIA GeForce RTX 5090", 32607, "rtx-5090"),
+        ("Tesla T4", 15360, "t4"),
         ("NVIDIA L40S", 46068, "l40s"),
         ("NVIDIA A10G", 23028, "a10g"),
         ("NVIDIA H100 80GB HBM3", 40960, None),

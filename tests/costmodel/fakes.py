@@ -8,7 +8,8 @@ import numpy as np
 from shardwright.base.arrays import Array, Number
 from shardwright.costmodel.op_times.constants import CALIBRATED, Constants
 from shardwright.costmodel.op_times.protocol import CollectiveName, MatmulPart, Operator
-from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
+from shardwright.specs.cluster import ClusterSpec, Host, Link, NodeGroup
+from shardwright.specs.device import Device
 from shardwright.specs.mesh import RankGroup
 from shardwright.specs.model.attention import MultiHeadAttention
 from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts

@@ -196,29 +196,6 @@ def test_no_more_communication_is_hidden_than_there_is_compute(trained: Trained)
     assert fast.layer(BLOCK).tensor_parallel_forward_seconds == pytest.approx(collectives - forward)
 
 
-@pytest.mark.parametrize(
-    ("cluster", "kernel", "fraction"),
-    [
-        ("a100-sxm-80gb:8", "flash-1", CALIBRATED.flash_1_fraction),
-        ("a100-sxm-80gb:8", "flash-2", CALIBRATED.flash_2_fraction),
-        ("a100-sxm-80gb:8", "flash-3", CALIBRATED.flash_2_fraction),
-        ("h100-sxm:8", "flash-1", CALIBRATED.flash_1_fraction * CALIBRATED.older_kernel_fraction),
-        ("h100-sxm:8", "flash-2", CALIBRATED.flash_2_fraction * CALIBRATED.older_kernel_fraction),
-        ("h100-sxm:8", "flash-3", CALIBRATED.flash_3_fraction),
-    ],
-)
-def test_attention_runs_at_the_rate_of_its_kernel_on_its_generation(
-    trained: Trained, cluster: str, kernel: str, fraction: float
-) -> None:
-    """A share of the best matmul rate, which is 0.8 or so of the peak, for heads of 128."""
-    node = load_cluster(cluster).node
-    times = CatalogTimes(node, trained(attention_kernel=kernel))
-    best = node.device.peak_flops_per_s["bf16"] * node.device.matmul_share
-    seconds = times.attention_seconds(1e12, head_size=128, seq_len=1024, backward=False)
-    long = 1024 / (1024 + CALIBRATED.attention_length_half)
-    assert seconds == pytest.approx(1e12 / (best * fraction * long))
-
-
 def test_weights_inside_the_experts_save_their_outputs(trained: Trained) -> None:
     """Two experts for each token, whose outputs are 64 columns of two bytes."""
     block = small_experts(hidden=HIDDEN).layer_classes[0]

@@ -2,7 +2,8 @@
 
 from typing import Literal, get_args
 
-from shardwright.specs.cluster import ClusterSpec, Device, Link
+from shardwright.specs.cluster import ClusterSpec, Link
+from shardwright.specs.device import Device
 
 Part = Literal["peak", "memory bandwidth", "launches", "fabric", "node link", "host link", "host memory bandwidth"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -6,7 +6,8 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 
 from shardwright.costmodel.op_times.operand_formats import OPERANDS
-from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
+from shardwright.specs.cluster import ClusterSpec, Host, Link, NodeGroup
+from shardwright.specs.device import Device
 from shardwright.specs.mesh import Mesh, experts_fold
 from shardwright.specs.model.attention import LatentAttention, MultiHeadAttention
 from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts

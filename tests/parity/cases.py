@@ -3,7 +3,8 @@
 from typing import Any, Literal
 
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
+from shardwright.specs.cluster import ClusterSpec, Host, Link, NodeGroup
+from shardwright.specs.device import Device
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.plan import LayerRun, Offload, Plan, RecomputePolicy, Stage
 from shardwright.specs.schedules import ScheduleName

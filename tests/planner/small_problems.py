@@ -3,7 +3,8 @@
 import random
 from typing import NamedTuple
 
-from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
+from shardwright.specs.cluster import ClusterSpec, Host, Link, NodeGroup
+from shardwright.specs.device import Device
 from shardwright.specs.model.attention import MultiHeadAttention
 from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
 from shardwright.specs.model.model import Block, BlockRun, ModelSpec

@@ -1,7 +1,8 @@
 """A cost model with round numbers, so that what benchmarks add to it shows by itself."""
 
 from shardwright.base.errors import SpecError
-from shardwright.specs.cluster import ClusterSpec, Device, Host, Link, NodeGroup
+from shardwright.specs.cluster import ClusterSpec, Host, Link, NodeGroup
+from shardwright.specs.device import Device
 from shardwright.specs.estimate import Estimate, Interval, MemoryBytes, StepSeconds
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import Plan

@@ -45,17 +45,16 @@ class Constants:
     """The values. Their units and meanings are in constants.toml."""
 
     matmul_fraction: Value
-    hopper_matmul_fraction: Value
     blackwell_matmul_fraction: Value
     matmul_k_half: Value
     misaligned_slowdown: Value
     misaligned_batched_slowdown: Value
     memory_fraction: Value
     flash_1_fraction: Value
-    flash_2_fraction: Value
-    flash_3_fraction: Value
+    flash_2_softmax: Value
+    flash_3_softmax: Value
+    blackwell_softmax: Value
     older_kernel_fraction: Value
-    attention_head_half: Value
     attention_length_half: Value
     attention_backward_fraction: Value
     loss_bytes_per_logit: Value

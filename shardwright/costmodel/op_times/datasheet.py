@@ -17,6 +17,7 @@ from shardwright.specs import (
     TrainingSpec,
 )
 
+from .attention import AttentionKernelTimes
 from .collectives import Collectives
 from .constants import CALIBRATED, Constants, Value, over
 from .gloo import gloo_seconds
@@ -108,7 +109,7 @@ class CatalogTimes:
         # a step of the inner loop reads as many bytes in any format (CUTLASS: 128 a row), so more elements of a smaller one
         smaller = _OPERAND_BYTES[self.training.precision.compute] / _OPERAND_BYTES[peak_format]
         deep = k / (k + over(self.constants.matmul_k_half, shape) * smaller)
-        best = self.device.matmul_share_by_format.get(peak_format, self.device.matmul_share)
+        best = self.device.best_matmul_share(peak_format) * self.device.matmul_clock(peak_format)
         reached = best * over(self._matmul_fraction, shape)
         return np.asarray(reached * deep * self._filled(m, n, groups))
 
@@ -136,8 +137,7 @@ class CatalogTimes:
     def _matmul_fraction(self) -> Value:
         if self.device.is_blackwell:
             return self.constants.blackwell_matmul_fraction
-        slows_down = self.device.since_hopper and not self.device.keeps_clock
-        return self.constants.hopper_matmul_fraction if slows_down else self.constants.matmul_fraction
+        return self.constants.matmul_fraction
 
     def _filled(self, m: Array, n: Array, groups: Number) -> Array:
         """Share of the card that the best tile size keeps busy: tile quantisation times wave quantisation."""
@@ -152,33 +152,21 @@ class CatalogTimes:
     def attention_seconds(
         self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool, value_size: Number | None = None
     ) -> Array:
-        """Fused attention at its measured rate, or at a share of the peak that falls with heads smaller than 128 and with short
+        """Fused attention at its measured rate, or by its matmuls, exponentials and clock (attention.py); slower with short
         sequences, whose causal blocks are cut more often. A backward pass also has its small kernels (`_BACKWARD_BYTES`)."""
+        flops = np.asarray(flops, dtype=float)
         measured = self.device.attention_flops_per_s.get(self.training.precision.compute)
         if measured:  # the rate is the mean over a forward and a backward
-            return np.asarray(flops, dtype=float) / measured
-        flops = np.asarray(flops, dtype=float)
-        fraction = self._attention_fraction
-        half = over(self.constants.attention_head_half, flops)
+            return np.asarray(flops / measured)
+        kernel = AttentionKernelTimes(self.device, self.training, self.constants)
         keys = np.asarray(seq_len, dtype=float)
-        long = keys / (keys + over(self.constants.attention_length_half, flops))
-        share = over(fraction, flops) * long * head_size / (head_size + half) * (128 + half) / 128
-        best = self._peak_flops_per_s * self.device.matmul_share
+        cut = 1 + over(self.constants.attention_length_half, flops) / keys
+        main = kernel.seconds(flops, head_size, backward=backward) * cut
         if not backward:
-            return np.asarray(flops / (best * share))
-        query_elements = flops / (
-            ATTENTION_BACKWARD * 2 * keys
-        )  # two matmuls forward, over half of the keys on average
-        main = flops / (best * share * over(self.constants.attention_backward_fraction, flops))
+            return np.asarray(main)
+        # two matmuls forward, over half of the keys on average
+        query_elements = flops / (ATTENTION_BACKWARD * 2 * keys)
         return np.asarray(main + self.memory_bound_seconds(_BACKWARD_BYTES * query_elements))
-
-    @property
-    def _attention_fraction(self) -> Value:
-        kernel, constants = self.training.software.attention_kernel, self.constants
-        if kernel == "flash-3" and self.device.since_hopper:
-            return constants.flash_3_fraction
-        older = constants.flash_1_fraction if kernel == "flash-1" else constants.flash_2_fraction
-        return older * (constants.older_kernel_fraction if self.device.since_hopper else 1.0)
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:
         moved_bytes = np.asarray(moved_bytes, dtype=float)
