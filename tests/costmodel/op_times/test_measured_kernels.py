@@ -4,7 +4,7 @@ import pytest
 
 from shardwright.costmodel.op_times.choice import op_times
 from shardwright.costmodel.op_times.measured import ProfileTimes, attention_variants
-from shardwright.specs.cluster import Device
+from shardwright.specs.device import Device
 from shardwright.specs.profile import Profile, Series
 from shardwright.specs.training import TrainingSpec
 from tests.costmodel.fakes import round_cluster
