@@ -17,6 +17,7 @@ from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
 
 SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
 AttentionKernel = Literal["flash-1", "flash-2", "flash-3"]
+MergedResults = Literal["fp32", "fused"]
 
 OWN_STACK = "shardwright"
 
@@ -53,6 +54,9 @@ class Stack(Spec):
         attention_kernel: the generation of the fused attention kernel: "flash-1" (FlashAttention of 2022 and its Triton
             versions), "flash-2", or "flash-3", which stands for kernels written for Hopper and later (FlashAttention-3, cuDNN)
             and runs like flash-2 before Hopper.
+        merges_partial_results: how context parallelism adds up what blocks of keys give: "fp32" (torch's own, which keeps the
+            sums in fp32, sends gradients so, and adds up blocks after a gather too; ring-flash-attention) or "fused"
+            (Transformer Engine: one kernel a block, in the compute format). costmodel/layers/exchanges/partial_results.py.
         overlaps_passes: a forward and a backward that DualPipe pairs run at once, each computing while the other communicates;
             otherwise one runs after the other.
         shard_network_fraction: share of the steady rate between nodes that ZeRO-3's collectives over the shards reach, where
@@ -125,6 +129,7 @@ class Stack(Spec):
     overlaps_gather: bool = True
     tensor_parallel_overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
     attention_kernel: AttentionKernel = "flash-2"
+    merges_partial_results: MergedResults = "fp32"
     overlaps_passes: bool = False
     shard_network_fraction: PositiveFloat = 1.0
     keeps_gradient_buffer: bool = False

@@ -10,7 +10,7 @@ from shardwright.specs import Candidates, Stack, TrainingSpec, tp_group
 from shardwright.specs.model import ModelSpec, Parameter
 
 from . import operators
-from .experts import expert_split
+from .exchanges import expert_split
 from .weight_matmuls import WeightMatmuls
 
 

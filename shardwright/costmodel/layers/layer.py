@@ -12,8 +12,7 @@ from shardwright.specs import BYTES_PER_ELEMENT
 from shardwright.specs.model import Block, FeedForward, MixtureOfExperts
 
 from . import operators
-from .context import ContextExchange
-from .experts import ExpertExchange, hidden_pairs, spread_parameters
+from .exchanges import ContextExchange, ExpertExchange, hidden_pairs, spread_parameters
 from .frame import WorkFrame
 from .recompute import RepeatedModules, Selection, repeated_modules, selection
 from .row import RowWork, by_policy, repeated_when_full

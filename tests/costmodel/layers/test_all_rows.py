@@ -23,10 +23,11 @@ TOKENS = SEQ * BATCH
 LAYER_WEIGHTS = 64 * 128 + 64 * 64 + 3 * 64 * 128
 
 
-def work(*, tp: int = 1, attention: str = "flash", tied: bool = False, **degrees: int) -> WorkModel:
-    training = TrainingSpec.parse(
-        {"seq_len": SEQ, "global_batch": 8, "attention": attention, "precision": Precision()}, source="test"
-    )
+def work(
+    *, tp: int = 1, attention: str = "flash", tied: bool = False, stack: str = "shardwright", **degrees: int
+) -> WorkModel:
+    given = {"seq_len": SEQ, "global_batch": 8, "attention": attention, "precision": Precision(), "stack": stack}
+    training = TrainingSpec.parse(given, source="test")
     chosen = candidates(tp=tp, micro_batch=BATCH, **degrees)
     return WorkModel(small_model(hidden=HIDDEN, tied=tied), training, RoundTimes(), chosen)
 
@@ -200,7 +201,8 @@ def test_a_graph_takes_its_launches_off_the_host() -> None:
 
 
 def test_context_parallelism_shares_tokens_and_attention_evenly() -> None:
-    whole, shared = work(), work(cp=4, context_parallel=CONTEXT_PARALLEL.index("all-gather"))
+    gathers = CONTEXT_PARALLEL.index("all-gather")
+    whole, shared = work(stack="megatron-core"), work(stack="megatron-core", cp=4, context_parallel=gathers)
     block = whole.model.layer_classes[0]
     all_of_it, part = whole.layer(block), shared.layer(block)
     for name in ("forward_seconds", "backward_seconds", "activation_bytes_by_policy", "parameters"):
