@@ -79,6 +79,8 @@ class TrainingSpec(Spec):
     `expert_capacity`: every expert computes this many times its even share of tokens, and drops or pads; None drops nothing.
     `overlaps_dispatch`: while one microbatch's tokens travel to their experts and back, another microbatch computes its
     opposite pass (Megatron-Core, --overlap-moe-expert-parallel-comm).
+    `dispatch_multiprocessors`: those that the kernels of this exchange take from that compute; None for as many as collectives
+    take. Megatron-Core gives DeepEP 20 and HybridEP 16 (transformer_config.py, moe_deepep_num_sms, moe_hybridep_num_sms).
     `mtp_layers`: multi-token prediction layers behind the last layer, each with the head and its loss once more.
     `recompute_modules`: what selective recompute repeats, by Megatron-Core's names; empty: what the stack repeats.
     `cuda_graphs`: what the host launches as one graph: nothing, each layer's router, its attention, both, or the whole step.
@@ -95,6 +97,7 @@ class TrainingSpec(Spec):
     loss_chunks: Annotated[PositiveInt, Field(le=MOST_LOSS_CHUNKS)] = 1
     routing: Literal["random", "consecutive"] = "random"
     overlaps_dispatch: bool = False
+    dispatch_multiprocessors: PositiveInt | None = None
     mtp_layers: Annotated[NonNegativeInt, Field(le=MOST_MTP_LAYERS)] = 0
     recompute_modules: tuple[RecomputeModule, ...] = ()
     cuda_graphs: CudaGraphs = "none"

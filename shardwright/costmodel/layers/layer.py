@@ -226,7 +226,8 @@ class LayerWork:
         if not frame.training.overlaps_dispatch:
             return self._trade
         compute = self._passes.forward + self._passes.backward
-        beside = exposed_beside(frame.times.node.device, frame.times.constants, compute, 2 * self._trade).network / 2
+        job, taken = (frame.times.node.device, frame.times.constants), frame.training.dispatch_multiprocessors
+        beside = exposed_beside(*job, compute, 2 * self._trade, multiprocessors=taken).network / 2
         can = (chosen.pp == 1) | (chosen.stages_per_rank > 1)
         paired = np.where(can, np.maximum(0.0, 1 - chosen.pp / chosen.microbatches), 0.0)
         return np.asarray(paired * beside + (1 - paired) * self._trade)

@@ -11,12 +11,12 @@ from shardwright.specs import Device, TrainingSpec
 from .constants import Constants, Value, over
 
 
-def slowdown_beside(device: Device, constants: Constants, like: Array) -> Value:
+def slowdown_beside(device: Device, constants: Constants, like: Array, multiprocessors: int | None = None) -> Value:
     """Return the seconds of compute lost to each second of communication, to broadcast over `like` (N, ...).
 
-    A kernel that moves data takes multiprocessors from the compute.
+    A kernel that moves data takes multiprocessors from the compute: those of a collective, unless they are given.
     """
-    taken = over(constants.collective_multiprocessors, like)
+    taken = over(constants.collective_multiprocessors, like) if multiprocessors is None else float(multiprocessors)
     return np.minimum(1.0, taken / device.multiprocessors)
 
 
@@ -29,16 +29,23 @@ class Exposed:
 
 
 def exposed_beside(
-    device: Device, constants: Constants, compute: Array, network: Array, copies: Array | float = 0.0
+    device: Device,
+    constants: Constants,
+    compute: Array,
+    network: Array,
+    copies: Array | float = 0.0,
+    *,
+    multiprocessors: int | None = None,
 ) -> Exposed:
     """Return the seconds that `network` and `copies` add to `compute`: the part that outlasts it, and its slowdown.
 
-    Network and copies also run beside each other, so only the longer one may outlast the compute; both slow it. On a
-    CPU all three need the same cores, so nothing is hidden. The arrays broadcast.
+    Network and copies also run beside each other, so only the longer one may outlast the compute; both slow it, by
+    the `multiprocessors` that they take (see `slowdown_beside`). On a CPU all three need the same cores, so nothing is
+    hidden. The arrays broadcast.
     """
     if not device.computes_beside_traffic:
         return Exposed(network + np.zeros_like(compute), copies + np.zeros_like(compute))
-    slowdown = slowdown_beside(device, constants, compute)
+    slowdown = slowdown_beside(device, constants, compute, multiprocessors)
     alone = np.maximum(0.0, network - compute) + slowdown * np.minimum(compute, network)
     both = np.maximum(0.0, np.maximum(network, copies) - compute) + slowdown * np.minimum(compute, network + copies)
     return Exposed(np.asarray(alone), np.maximum(0.0, both - alone))

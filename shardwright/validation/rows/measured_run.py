@@ -23,6 +23,8 @@ from .stack import ZERO3, Software, software_of_row
 _FUSED = r"flash|sdpa|fused|cudnn|xformers|efficient|flex|splash|pallas|triton|\bte\b|\bfa-?[234]\b|transformer ?engine"
 _LIGER = re.compile(r"framework_config=\S*liger|liger(?: kernel)? on|use_liger", re.IGNORECASE)
 _UNFUSED = r"unfused|eager|math|naive|standard|not fused|\bcore\b"
+# Megatron-Core, transformer_config.py: defaults of moe_deepep_num_sms and moe_hybridep_num_sms.
+_DISPATCH_MULTIPROCESSORS = {"deepep": 20, "hybridep": 16}
 _FIRST_YEAR_OF_FUSED_ATTENTION = 2022  # FlashAttention, arXiv 2205.14135
 
 
@@ -153,6 +155,7 @@ def _training(row: TableRow, software: Software) -> tuple[TrainingSpec, list[str
         loss_chunks=_loss_chunks(row),
         routing=routing_of_row(row),
         overlaps_dispatch=bool(row.settings.expert_overlap),
+        dispatch_multiprocessors=_DISPATCH_MULTIPROCESSORS.get(row.settings.dispatch or ""),
         mtp_layers=row.settings.mtp_layers or 0,
         recompute_modules=_recompute_modules(row),
         cuda_graphs=_cuda_graphs(row),

@@ -179,6 +179,19 @@ def test_dispatch_beside_another_microbatch_is_hidden_where_there_is_one(
     assert expected + backward["full"] == pytest.approx(3 * one_way)
 
 
+@pytest.mark.parametrize(("taken", "share"), [(None, 0.2), (20, 0.2), (16, 0.16), (132, 1.0)])
+def test_kernels_of_the_dispatch_take_multiprocessors_from_the_compute(taken: int | None, share: float) -> None:
+    """Of the round device's 100. The exchange of both passes outlasts both, so all of their compute is slowed."""
+    plain = expert_work(dp_shard=8, ep=8, microbatches=1000)
+    chosen = {"overlaps_dispatch": True, "dispatch_multiprocessors": taken}
+    overlapped = replace(plain, training=plain.training.model_copy(update=chosen))
+    block = plain.model.layer_classes[0]
+    alone, beside = (each.layer(block) for each in (plain, overlapped))
+    compute = alone.forward_seconds + alone.backward_seconds
+    hidden = 2 * (alone.expert_parallel_forward_seconds - beside.expert_parallel_forward_seconds)
+    assert hidden == pytest.approx((1 - share) * compute * 0.999, abs=1e-12)
+
+
 def test_a_graph_takes_its_launches_off_the_host() -> None:
     """34 and 69 launches of a dense layer, of which 22 of 34 are attention's, and 27 and 38 of a router, of which 3 and 7
     choose experts."""

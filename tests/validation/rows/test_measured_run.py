@@ -208,6 +208,14 @@ def test_settings_say_how_many_layers_predict_later_tokens() -> None:
     assert run().training.mtp_layers == 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "taken"),
+    [("dispatch=deepep", 20), ("dispatch=hybridep", 16), ("dispatch=all-to-all", None), (None, None)],
+)
+def test_the_dispatch_says_how_many_multiprocessors_it_takes(settings: str | None, taken: int | None) -> None:
+    assert run(settings=settings).training.dispatch_multiprocessors == taken
+
+
 def test_a_named_stack_is_the_rows_own() -> None:
     assert run(stack="megatron-core").training.stack == "megatron-core"
     assert "stack 'megatron-cor' is not known" in skipped(stack="megatron-cor").reason
