@@ -11,7 +11,13 @@ from typing import get_args
 import numpy as np
 
 from shardwright.base import IntArray, SpecError, divisors
-from shardwright.costmodel import check_context_parallel, check_expert_parallel, check_sequence, check_tensor_parallel
+from shardwright.costmodel import (
+    check_context_parallel,
+    check_expert_parallel,
+    check_layer_counts,
+    check_sequence,
+    check_tensor_parallel,
+)
 from shardwright.specs import (
     COLUMNS,
     CONTEXT_PARALLEL,
@@ -141,6 +147,7 @@ def _check(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed
             f"schedule {fixed.schedule} is estimated, simulated and run from a plan file, not planned yet; plan with {planned}"
         )
     check_sequence(model, training)
+    check_layer_counts(model, training)
     if fixed.tp is not None:
         split_sequence = fixed.tp > 1 and fixed.sequence_parallel is not False
         split_by = fixed.etp or max(1, fixed.tp // (fixed.ep or 1))

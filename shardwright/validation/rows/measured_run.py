@@ -156,17 +156,13 @@ def _training(row: TableRow, software: Software) -> tuple[TrainingSpec, list[str
         routing=routing_of_row(row),
         overlaps_dispatch=bool(row.settings.expert_overlap),
         dispatch_multiprocessors=_DISPATCH_MULTIPROCESSORS.get(row.settings.dispatch or ""),
+        activation_offload_layers=row.settings.activation_offload_layers or 0,
+        high_precision_layers=row.settings.high_precision_layers or 0,
         mtp_layers=row.settings.mtp_layers or 0,
         recompute_modules=_recompute_modules(row),
         cuda_graphs=_cuda_graphs(row),
     )
-    return training, [*precision_assumptions, *attention_assumptions, *software.assumptions, *_left_out(row)]
-
-
-def _left_out(row: TableRow) -> list[str]:
-    """What the row's settings have and the cost model does not."""
-    offloaded = row.settings.activation_offload_layers or 0
-    return [f"activations of {offloaded} layers on the host: counted as on the device"] if offloaded else []
+    return training, [*precision_assumptions, *attention_assumptions, *software.assumptions]
 
 
 def _recompute_modules(row: TableRow) -> tuple[RecomputeModule, ...]:

@@ -7,6 +7,7 @@ import pytest
 
 from shardwright.base import Array, Number
 from shardwright.costmodel.layers.all_rows import WorkModel
+from shardwright.costmodel.layers.row import RowWork
 from shardwright.costmodel.layers.traffic import backward_traffic, forward_traffic
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.specs.model.model import Block
@@ -190,6 +191,33 @@ def test_kernels_of_the_dispatch_take_multiprocessors_from_the_compute(taken: in
     compute = alone.forward_seconds + alone.backward_seconds
     hidden = 2 * (alone.expert_parallel_forward_seconds - beside.expert_parallel_forward_seconds)
     assert hidden == pytest.approx((1 - share) * compute * 0.999, abs=1e-12)
+
+
+def in_low_precision(linear: str, *, high: int = 0, **degrees: int) -> RowWork:
+    given = {"seq_len": SEQ, "global_batch": 8, "precision": {"linear": linear}, "stack": "megatron-core"}
+    training = TrainingSpec.parse(given | {"high_precision_layers": high}, source="test")
+    model = small_model(hidden=HIDDEN)
+    frame = WorkModel(model, training, RoundTimes(), candidates(micro_batch=BATCH, **degrees))
+    return frame.layer(model.layer_classes[0])
+
+
+def test_layers_in_the_compute_format_count_as_their_share() -> None:
+    """Low precision halves the round matmul: with 1 of 4 layers in bf16 matmuls take 5/8 of the time in bf16."""
+    low, mixed = (in_low_precision("mxfp8", high=high) for high in (0, 1))
+    matmuls = 2 * LAYER_WEIGHTS * TOKENS * 1e-12
+    assert mixed.forward_seconds[0] - low.forward_seconds[0] == pytest.approx(matmuls * (5 / 8 - 1 / 2))
+    assert mixed.backward_seconds[0] - low.backward_seconds[0] == pytest.approx(2 * matmuls * (5 / 8 - 1 / 2))
+
+
+def test_four_bits_hide_no_tensor_parallel_communication_and_agree_on_scales() -> None:
+    """Two pairs of a gather and a reduction a pass; in 8 bits all but one of 4 pieces runs beside matmuls."""
+    split = {"tp": 4, "sequence_parallel": 1}
+    pair = 2 * TOKENS * HIDDEN * 2 * 1e-9
+    four, eight = (
+        in_low_precision(linear, **split).tensor_parallel_forward_seconds[0] for linear in ("nvfp4", "mxfp8")
+    )
+    assert four == pytest.approx(2 * (pair + 4e-9))  # and a number of 4 bytes for each gathered input
+    assert eight < four
 
 
 def test_a_graph_takes_its_launches_off_the_host() -> None:
