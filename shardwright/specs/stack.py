@@ -82,6 +82,8 @@ class Stack(Spec):
         keeps_unread: selective recompute caches the result of every chosen operator, even if no backward pass reads it.
         keeps_expert_outputs: the outputs of the experts stay for the gradient of their weights. Megatron-Core multiplies the
             weights into the activation before the second matmul instead (experts.py, weighted_bias_swiglu_impl).
+        adds_biases_by_expert: the bias of the experts' second matmul is weighed and added expert by expert, in fp32 (Megatron-Core,
+            experts.py, _apply_bias).
         keeps_logits: the logits in the compute format stay alive beside their fp32 copies.
         fp32_logit_copies: tensors in fp32 as large as the logits that are alive at once in the loss.
         split_logit_copies: the same where tensor parallelism splits the vocabulary, if it differs. DTensor's loss_parallel has
@@ -145,6 +147,7 @@ class Stack(Spec):
     recasts_operands: bool = False
     keeps_unread: bool = False
     keeps_expert_outputs: bool = True
+    adds_biases_by_expert: bool = False
     keeps_logits: bool = True
     fp32_logit_copies: NonNegativeInt = 3
     split_logit_copies: NonNegativeInt | None = None
