@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import (
+    ActivationOffloadLayersOption,
     AttentionOption,
     CheckpointEveryOption,
     CheckpointSecondsOption,
@@ -13,6 +14,7 @@ from .options import (
     CudaGraphsOption,
     ForceOption,
     GlobalBatchOption,
+    HighPrecisionLayersOption,
     JsonOption,
     LinearPrecisionOption,
     LossChunksOption,
@@ -61,6 +63,8 @@ def compare(
     loss_chunks: LossChunksOption = 1,
     overlaps_dispatch: OverlapsDispatchOption = False,
     mtp_layers: MtpLayersOption = 0,
+    activation_offload_layers: ActivationOffloadLayersOption = 0,
+    high_precision_layers: HighPrecisionLayersOption = 0,
     recompute_modules: RecomputeModulesOption = "",
     cuda_graphs: CudaGraphsOption = "none",
     strategy: Annotated[
@@ -193,6 +197,8 @@ def _options_of(training: "TrainingSpec") -> dict[str, str | int | None]:
         "--loss-chunks": training.loss_chunks,
         "--overlap-dispatch": training.overlaps_dispatch,
         "--mtp-layers": training.mtp_layers,
+        "--activation-offload-layers": training.activation_offload_layers,
+        "--high-precision-layers": training.high_precision_layers,
         "--recompute-modules": "+".join(training.recompute_modules),
         "--cuda-graphs": training.cuda_graphs,
     }

@@ -81,6 +81,12 @@ OverlapsDispatchOption = Annotated[
 MtpLayersOption = Annotated[
     int, typer.Option(help="Add that many multi-token prediction layers, each with the head and its loss again.")
 ]
+ActivationOffloadLayersOption = Annotated[
+    int, typer.Option(help="Keep the activations of that many layers of each rank on the host, between their passes.")
+]
+HighPrecisionLayersOption = Annotated[
+    int, typer.Option(help="Keep that many layers out of the lower format of --linear-precision.")
+]
 RecomputeModulesOption = Annotated[
     str,
     typer.Option(
@@ -95,7 +101,7 @@ CudaGraphsOption = Annotated[
 # The parameters that `TrainingSpec` has by the same name.
 _TRAINING_OPTIONS = (
     *("seq_len", "global_batch", "optimizer", "attention", "stack", "loss_chunks", "overlaps_dispatch"),
-    *("mtp_layers", "recompute_modules", "cuda_graphs"),
+    *("mtp_layers", "activation_offload_layers", "high_precision_layers", "recompute_modules", "cuda_graphs"),
 )
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import (
+    ActivationOffloadLayersOption,
     AttentionOption,
     CheckpointEveryOption,
     CheckpointSecondsOption,
@@ -13,6 +14,7 @@ from .options import (
     CudaGraphsOption,
     ForceOption,
     GlobalBatchOption,
+    HighPrecisionLayersOption,
     JsonOption,
     LinearPrecisionOption,
     LossChunksOption,
@@ -65,6 +67,8 @@ def plan(
     loss_chunks: LossChunksOption = 1,
     overlaps_dispatch: OverlapsDispatchOption = False,
     mtp_layers: MtpLayersOption = 0,
+    activation_offload_layers: ActivationOffloadLayersOption = 0,
+    high_precision_layers: HighPrecisionLayersOption = 0,
     recompute_modules: RecomputeModulesOption = "",
     cuda_graphs: CudaGraphsOption = "none",
     pp: Annotated[int | None, typer.Option(help="Fix the pipeline degree.")] = None,

@@ -6,6 +6,7 @@
 from .checks import (
     check_context_parallel,
     check_expert_parallel,
+    check_layer_counts,
     check_memory,
     check_plan,
     check_sequence,
@@ -32,6 +33,7 @@ __all__ = [
     "RunClass",
     "check_context_parallel",
     "check_expert_parallel",
+    "check_layer_counts",
     "check_memory",
     "check_plan",
     "check_sequence",

@@ -32,6 +32,7 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
             f"sequences, the global batch is {training.global_batch}"
         )
     check_sequence(model, training)
+    check_layer_counts(model, training)
     check_tensor_parallel(mesh.tp, model, training, sequence_parallel=plan.sequence_parallel, expert_tp=mesh.expert_tp)
     split = plan.sequence_parallel
     check_context_parallel(mesh.cp, mesh.tp, plan.context_parallel, model, training, sequence_parallel=split)
@@ -48,6 +49,23 @@ def check_sequence(model: ModelSpec, training: TrainingSpec) -> None:
         raise SpecError(
             f"sequence length {training.seq_len} is more than the {model.positions} learned positions of {model.name}"
         )
+
+
+def check_layer_counts(model: ModelSpec, training: TrainingSpec) -> None:
+    """Check that the model has the layers that the training counts.
+
+    Raises:
+        SpecError: it has fewer.
+    """
+    counts = {
+        "high_precision_layers": training.high_precision_layers,
+        "activation_offload_layers": training.activation_offload_layers,
+    }
+    for name, count in counts.items():
+        if count > model.layer_count:
+            raise SpecError(
+                f"{name} is {count} and {model.name} has {model.layer_count} layers; give at most {model.layer_count}"
+            )
 
 
 def check_context_parallel(

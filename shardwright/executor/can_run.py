@@ -51,14 +51,16 @@ def check_can_run(plan_file: PlanFile) -> None:
         raise SpecError(
             f"{len(stages)} stages of which one holds no layer can be estimated and compared, not run yet; give each a layer"
         )
-    if plan_file.training.expert_capacity is not None:
-        raise SpecError("expert_capacity can be estimated and compared, not run yet; leave it out")
-    if plan_file.plan.vocabulary_parallel != "none":
-        raise SpecError("vocabulary_parallel can be estimated and compared, not run yet; leave it out of the plan")
-    if plan_file.training.loss_chunks > 1:
-        raise SpecError("a loss in chunks can be estimated and compared, not run yet; plan without --loss-chunks")
-    if plan_file.training.mtp_layers:
-        raise SpecError("multi-token prediction can be estimated and compared, not run yet; plan without --mtp-layers")
-    if plan_file.training.cuda_graphs != "none":
-        raise SpecError("CUDA graphs can be estimated and compared, not run yet; plan without --cuda-graphs")
+    training = plan_file.training
+    unlike = (
+        (training.expert_capacity is not None, "expert_capacity", "leave it out"),
+        (plan_file.plan.vocabulary_parallel != "none", "vocabulary_parallel", "leave it out of the plan"),
+        (training.loss_chunks > 1, "a loss in chunks", "plan without --loss-chunks"),
+        (training.mtp_layers > 0, "multi-token prediction", "plan without --mtp-layers"),
+        (training.activation_offload_layers > 0, "activation offload", "plan without --activation-offload-layers"),
+        (training.cuda_graphs != "none", "CUDA graphs", "plan without --cuda-graphs"),
+    )
+    for is_so, what, fix in unlike:
+        if is_so:
+            raise SpecError(f"{what} can be estimated and compared, not run yet; {fix}")
     check_trained(plan_file)

@@ -19,6 +19,7 @@ from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
 
 SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
 AttentionKernel = Literal["flash-1", "flash-2", "flash-3"]
+MergedResults = Literal["fp32", "fused"]
 
 OWN_STACK = "shardwright"
 
@@ -72,6 +73,9 @@ class Stack(Spec):
         attention_kernel: the generation of the fused attention kernel: "flash-1" (FlashAttention of 2022 and its Triton
             versions), "flash-2", or "flash-3", which stands for kernels written for Hopper and later (FlashAttention-3, cuDNN)
             and runs like flash-2 before Hopper.
+        merges_partial_results: how context parallelism adds up what blocks of keys give: "fp32" (torch's own, which keeps the
+            sums in fp32, sends gradients so, and adds up blocks after a gather too; ring-flash-attention) or "fused"
+            (Transformer Engine: one kernel a block, in the compute format). costmodel/layers/exchanges/partial_results.py.
         overlaps_passes: a forward and a backward that DualPipe pairs run at once, each computing while the other communicates;
             otherwise one runs after the other.
         shard_network_fraction: share of the steady rate between nodes that ZeRO-3's collectives over the shards reach, where
@@ -97,6 +101,8 @@ class Stack(Spec):
         keeps_unread: selective recompute caches the result of every chosen operator, even if no backward pass reads it.
         keeps_expert_outputs: the outputs of the experts stay for the gradient of their weights. Megatron-Core multiplies the
             weights into the activation before the second matmul instead (experts.py, weighted_bias_swiglu_impl).
+        adds_biases_by_expert: the bias of the experts' second matmul is weighed and added expert by expert, in fp32 (Megatron-Core,
+            experts.py, _apply_bias).
         keeps_logits: the logits in the compute format stay alive beside their fp32 copies.
         fp32_logit_copies: tensors in fp32 as large as the logits that are alive at once in the loss.
         split_logit_copies: the same where tensor parallelism splits the vocabulary, if it differs. DTensor's loss_parallel has
@@ -145,6 +151,7 @@ class Stack(Spec):
     overlaps_gather: bool = True
     tensor_parallel_overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
     attention_kernel: AttentionKernel = "flash-2"
+    merges_partial_results: MergedResults = "fp32"
     overlaps_passes: bool = False
     shard_network_fraction: PositiveFloat = 1.0
     keeps_gradient_buffer: bool = False
@@ -160,6 +167,7 @@ class Stack(Spec):
     recasts_operands: bool = False
     keeps_unread: bool = False
     keeps_expert_outputs: bool = True
+    adds_biases_by_expert: bool = False
     keeps_logits: bool = True
     fp32_logit_copies: NonNegativeInt = 3
     split_logit_copies: NonNegativeInt | None = None

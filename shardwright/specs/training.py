@@ -72,6 +72,8 @@ class TrainingSpec(Spec):
     """One optimizer step's worth of work: `global_batch` sequences of `seq_len` tokens.
 
     `stack`: name of the software that trains (stacks.toml); by default this project's executor.
+    `high_precision_layers`: layers whose weight matmuls stay in `compute` where `linear` is lower, as recipes keep the first and
+    the last ones; the cost model counts them as spread evenly.
     `expert_imbalance`: tokens of the busiest expert-parallel rank over the mean; 1 where routing is forced to be even.
     `loss_chunks`: pieces of a microbatch's tokens in which head and loss run, each forward and backward before the next, so
     that the logits of one piece are alive at once (Liger's fused linear cross-entropy, torchtitan's loss chunks).
@@ -79,7 +81,11 @@ class TrainingSpec(Spec):
     `expert_capacity`: every expert computes this many times its even share of tokens, and drops or pads; None drops nothing.
     `overlaps_dispatch`: while one microbatch's tokens travel to their experts and back, another microbatch computes its
     opposite pass (Megatron-Core, --overlap-moe-expert-parallel-comm).
+    `dispatch_multiprocessors`: those that the kernels of this exchange take from that compute; None for as many as collectives
+    take. Megatron-Core gives DeepEP 20 and HybridEP 16 (transformer_config.py, moe_deepep_num_sms, moe_hybridep_num_sms).
     `mtp_layers`: multi-token prediction layers behind the last layer, each with the head and its loss once more.
+    `activation_offload_layers`: layers of each rank whose activations go to the host between forward and backward (Megatron-Core,
+    --cpu-offloading-num-layers).
     `recompute_modules`: what selective recompute repeats, by Megatron-Core's names; empty: what the stack repeats.
     `cuda_graphs`: what the host launches as one graph: nothing, each layer's router, its attention, both, or the whole step.
     """
@@ -95,7 +101,10 @@ class TrainingSpec(Spec):
     loss_chunks: Annotated[PositiveInt, Field(le=MOST_LOSS_CHUNKS)] = 1
     routing: Literal["random", "consecutive"] = "random"
     overlaps_dispatch: bool = False
+    dispatch_multiprocessors: PositiveInt | None = None
+    high_precision_layers: NonNegativeInt = 0
     mtp_layers: Annotated[NonNegativeInt, Field(le=MOST_MTP_LAYERS)] = 0
+    activation_offload_layers: NonNegativeInt = 0
     recompute_modules: tuple[RecomputeModule, ...] = ()
     cuda_graphs: CudaGraphs = "none"
 
@@ -112,6 +121,15 @@ class TrainingSpec(Spec):
             raise ValueError(
                 f"recompute_modules {'+'.join(self.recompute_modules)} are parts of Megatron-Core's layers, which stack {self.stack} "
                 "does not run; use stack megatron-core or nemo, or leave them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_lower_format(self) -> Self:
+        if self.high_precision_layers and self.precision.linear is None:
+            raise ValueError(
+                f"high_precision_layers {self.high_precision_layers} are exceptions from a lower format of the weight matmuls, "
+                "and precision.linear names none; set it (--linear-precision), or leave them out"
             )
         return self
 

@@ -39,6 +39,15 @@ def test_simulation_takes_as_long(found: SearchResult) -> None:
     assert timeline.step_seconds == pytest.approx(found.estimate.step_seconds, rel=1e-6)
 
 
+@pytest.mark.filterwarnings("error")
+def test_layers_that_keep_nothing_on_the_device_are_searched() -> None:
+    """With all activations and the optimizer on the host."""
+    training = _TRAINING.model_copy(update={"activation_offload_layers": 16})
+    offloaded = search(_MODEL, _CLUSTER, training, fixed=Fixed(offload_optimizer=1, zero_stage=3))
+    assert offloaded.estimate == estimate_plan(_MODEL, _CLUSTER, training, offloaded.plan)
+    assert offloaded.bound_seconds <= offloaded.estimate.step_seconds * (1 + 1e-12)
+
+
 def test_bound_and_counts(found: SearchResult) -> None:
     assert found.complete
     assert 0 <= found.gap < 0.12

@@ -77,6 +77,7 @@ def read_gpt_oss(config: ConfigReader) -> ModelSpec:
             expert_width=config.size("intermediate_size", default=2880),
             bias=True,
             router_bias=True,
+            clamped=True,
         ),
     )
     window = config.optional_size("sliding_window", default=128)

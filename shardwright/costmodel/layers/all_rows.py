@@ -1,5 +1,7 @@
 """Every row of the cost tables, for every candidate at once."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from shardwright.specs.model import Block
@@ -7,7 +9,8 @@ from shardwright.specs.model import Block
 from .ends import EndWork
 from .frame import WorkFrame
 from .layer import LayerWork
-from .row import RowWork, together
+from .precision import tensor_parallel_overlap
+from .row import RowWork, mean, together
 
 
 class WorkModel(WorkFrame):
@@ -18,8 +21,14 @@ class WorkModel(WorkFrame):
         return [*(self.layer(block) for block in self.model.layer_classes), self.embedding(), self.head()]
 
     def layer(self, block: Block) -> RowWork:
-        """Return the work of one transformer layer."""
-        return LayerWork(self, block).row()
+        """Return the work of one transformer layer: the mean of those in a lower format and those in the compute format."""
+        overlap, high = tensor_parallel_overlap(self.training), self.training.high_precision_layers
+        row = LayerWork(self, block, overlap).row()
+        if not high:
+            return row
+        precision = self.training.precision.model_copy(update={"linear": None, "gather": None})
+        plain = replace(self, training=self.training.model_copy(update={"precision": precision}))
+        return mean(row, LayerWork(plain, block, overlap).row(), min(1.0, high / self.model.layer_count))
 
     def embedding(self) -> RowWork:
         """Return the work of the token and position embedding."""

@@ -10,8 +10,10 @@ from shardwright.specs import Candidates, Stack, TrainingSpec, tp_group
 from shardwright.specs.model import ModelSpec, Parameter
 
 from . import operators
-from .experts import expert_split
+from .exchanges import expert_split
 from .weight_matmuls import WeightMatmuls
+
+_SCALE_BYTES = 4.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,13 @@ class WorkFrame:
         split = gather + self.times.collective_seconds("reduce_scatter", self.hidden_bytes, group)
         whole = self.times.collective_seconds("all_reduce", self.hidden_bytes, group)
         return np.where(self.candidates.sequence_parallel == 1, split, whole)
+
+    def scale_reduction_seconds(self) -> Array:
+        """Seconds in which the ranks of tp agree on the scale of an operand that sequence parallelism gathers."""
+        reduction = self.times.collective_seconds(
+            "all_reduce", _SCALE_BYTES, tp_group(self.candidates, self.times.node)
+        )
+        return np.where(self.candidates.sequence_parallel == 1, reduction, 0.0)
 
     def local_parameters(self, parameters: list[Parameter]) -> Array:
         """Number of elements that one tp rank holds."""

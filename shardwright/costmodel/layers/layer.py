@@ -12,9 +12,9 @@ from shardwright.specs import BYTES_PER_ELEMENT
 from shardwright.specs.model import Block, FeedForward, MixtureOfExperts
 
 from . import operators
-from .context import ContextExchange
-from .experts import ExpertExchange, hidden_pairs, spread_parameters
+from .exchanges import ContextExchange, ExpertExchange, hidden_pairs, spread_parameters
 from .frame import WorkFrame
+from .precision import reduces_scales
 from .recompute import RepeatedModules, Selection, repeated_modules, selection
 from .row import RowWork, by_policy, repeated_when_full
 from .saved import SavedTensors, layer_code
@@ -54,10 +54,11 @@ class _Saved(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerWork:
-    """Builds the row of `block` for every candidate."""
+    """Builds the row of `block` for every candidate. `overlap`: as `tensor_parallel_overlap` of the job gives it."""
 
     frame: WorkFrame
     block: Block
+    overlap: float
 
     def row(self) -> RowWork:
         """Return the work of one microbatch in one layer."""
@@ -230,7 +231,8 @@ class LayerWork:
         if not frame.training.overlaps_dispatch:
             return self._trade
         compute = self._passes.forward + self._passes.backward
-        beside = exposed_beside(frame.times.node.device, frame.times.constants, compute, 2 * self._trade).network / 2
+        job, taken = (frame.times.node.device, frame.times.constants), frame.training.dispatch_multiprocessors
+        beside = exposed_beside(*job, compute, 2 * self._trade, multiprocessors=taken).network / 2
         can = (chosen.pp == 1) | (chosen.stages_per_rank > 1)
         paired = np.where(can, np.maximum(0.0, 1 - chosen.pp / chosen.microbatches), 0.0)
         return np.asarray(paired * beside + (1 - paired) * self._trade)
@@ -241,7 +243,8 @@ class LayerWork:
         (Korthikanti et al. 2022, section 4.2.2)."""
         lowered = self.frame.training.precision.gathered_bytes_per_element / self.frame.element_bytes
         pairs = hidden_pairs(self.block, self.frame.candidates)
-        return np.asarray(pairs * self.frame.hidden_collective_seconds(lowered))
+        scales = self.frame.scale_reduction_seconds() if reduces_scales(self.frame.training) else 0.0
+        return np.asarray(pairs * (self.frame.hidden_collective_seconds(lowered) + scales))
 
     def _exposed(self, collectives: Array, compute: Array) -> Array:
         """Return the part of `collectives` that the `compute` of the same pass does not hide.
@@ -249,7 +252,7 @@ class LayerWork:
         An overlapped collective runs in tp pieces beside the matmul that reads or feeds it (Wang et al. 2023, ASPLOS,
         section 5). Copy engines move the pieces. One piece is always exposed.
         """
-        beside = self.frame.stack.tensor_parallel_overlap * (1 - 1 / self.frame.candidates.tp) * collectives
+        beside = self.overlap * (1 - 1 / self.frame.candidates.tp) * collectives
         return np.asarray(collectives - np.minimum(beside, compute))
 
     @cached_property

@@ -9,7 +9,9 @@ Each operand is therefore made in two layouts.
 Transformer Engine (pytorch/module/linear.py, layernorm_linear.py): one kernel casts an operand and writes both layouts.
 With scales of earlier steps a norm writes its output in 8 bits, which the backward pass transposes; a gradient that is
 gathered is cast before that and transposed after it. Weights are cast in the first microbatch of a step, which is not
-counted.
+counted. In 4 bits the second layout of inputs and gradients is transformed first, by a kernel of its own.
+
+Layers in the compute format (`TrainingSpec.high_precision_layers`) cost as such; each layer then costs the mean of all.
 """
 
 from typing import NamedTuple
@@ -21,6 +23,21 @@ from shardwright.costmodel.op_times import OPERANDS, Operand
 from shardwright.specs import TrainingSpec
 
 from .operators import Matmul
+
+
+def tensor_parallel_overlap(training: TrainingSpec) -> float:
+    """Return the share of tensor-parallel communication that runs in pieces beside matmuls; none of a format that cannot."""
+    linear = training.precision.linear
+    return training.software.tensor_parallel_overlap * (linear is None or OPERANDS[linear].in_pieces)
+
+
+def reduces_scales(training: TrainingSpec) -> bool:
+    """Whether each gathered operand has one scale for the tensor, of its own values, on which the ranks agree before they
+    cast (Transformer Engine, Float8CurrentScalingQuantizer and NVFP4Quantizer, with_amax_reduction)."""
+    stack, linear = training.software, training.precision.linear
+    if linear is None or not stack.casts_both_layouts:
+        return False
+    return OPERANDS[linear].scans and (OPERANDS[linear].again or not stack.fused_operands)
 
 
 class _Elements(NamedTuple):
@@ -62,10 +79,10 @@ def _one_layout_after_the_other(operand: Operand, elements: _Elements, training:
     source_bytes = training.precision.activation_bytes_per_element
     inputs, outputs, weights, of_input, of_gradient = elements
     first = operand.first_bytes(source_bytes, scan_is_fused=training.software.fused_elementwise)
-    second = operand.second_bytes(source_bytes)
+    second, turned_weights = (operand.second_bytes(source_bytes, weight=weight) for weight in (False, True))
     if operand.plain_weight_gradient:
-        return np.asarray((inputs + weights) * first), np.asarray(outputs * first + weights * second)
-    turned = (inputs + outputs + weights) * second
+        return np.asarray((inputs + weights) * first), np.asarray(outputs * first + weights * turned_weights)
+    turned = (inputs + outputs) * second + weights * turned_weights
     if not training.precision.gather:
         return np.asarray((inputs + weights) * first), np.asarray(outputs * first + turned)
     return np.asarray(inputs / of_input * first), np.asarray(outputs / of_gradient * first + turned)

@@ -53,6 +53,12 @@ def together(rows: Sequence[RowWork]) -> RowWork:
     return RowWork(**{field.name: total(field.name) for field in fields(RowWork)})
 
 
+def mean(row: RowWork, other: RowWork, share: float) -> RowWork:
+    """Return the mean work, where `other` is that of `share` of the layers."""
+    pairs = ((field.name, getattr(row, field.name), getattr(other, field.name)) for field in fields(RowWork))
+    return RowWork(**{name: (1 - share) * one + share * two for name, one, two in pairs})
+
+
 def by_policy(*, none: Array, selective: Array, full: Array) -> Array:
     """Stack the three on a last axis, in the order of `POLICIES`."""
     by_name = {"none": none, "selective": selective, "full": full}

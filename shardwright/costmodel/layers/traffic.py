@@ -8,26 +8,32 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Number
-from shardwright.costmodel.op_times import Operator
+from shardwright.costmodel.op_times import OPERATOR_PASSES, Operator
 from shardwright.specs import Stack, TrainingSpec
 from shardwright.specs.model import Block, FeedForward, LatentAttention, ModelSpec
 
 from .operators import ExpertSplit, computed_width, experts_as_the_rest, norm_operator, normalises_heads
 from .saved import layer_code
 
+# Reads and writes of each element in 16 bits, forward and backward, counted on torch
+# (tests/costmodel/layers/test_counted_traffic.py): of the clamped activation of gpt-oss, for each column of an expert; of a
+# bias that transformers gathers for each token and adds in place (integrations/moe.py), without the sum that
+# `_biased_outputs` counts; and of one that Megatron-Core multiplies by the token's weight and adds expert by expert.
+_CLAMPED_PASSES, _BIAS_PASSES, _BIAS_PASSES_BY_EXPERT = (16.0, 43.0), (4.0, 1.0), (14.0, 20.0)
+
 
 @dataclass(frozen=True)
 class Moving:
     """`count` runs of one operator on elements of each token.
 
-    `hidden`: elements of the hidden state, split along the sequence where that is parallel. `inner`: elements between
+    `count` need not be whole: a chain of kernels counts as runs of an operator that moves as much. `hidden`: elements of the hidden state, split along the sequence where that is parallel. `inner`: elements between
     the matmuls of a sublayer, split over tp.
     """
 
     operator: Operator
     hidden: Number = 0.0
     inner: Number = 0.0
-    count: int = 1
+    count: float = 1
     backward: bool = False
 
 
@@ -44,7 +50,7 @@ def forward_traffic(
     attention, hidden, stack = block.attention, model.hidden_size, training.software
     split = experts or experts_as_the_rest(1)
     sublayers = 1 if block.parallel else 2
-    norm, gated, rotary = norm_operator(block.norm, stack), _gated(stack), _rotary(stack)
+    norm, rotary = norm_operator(block.norm, stack), _rotary(stack)
     heads = (attention.heads + attention.kv_heads) * attention.head_size
     moving = [
         Moving(norm, hidden=hidden, count=block.norm_count),
@@ -59,11 +65,8 @@ def forward_traffic(
         moving.append(Moving(rotary, inner=heads))
     if normalises_heads(block):
         moving.append(Moving(norm, inner=heads))
-    if block.ffn.gated:
-        moving.append(Moving(gated, inner=computed_width(block, split)))
-    else:
-        moving.append(Moving("activation", inner=computed_width(block, split)))
-    return tuple(moving)
+    moving.append(_activation(block, stack, split, backward=False))
+    return (*moving, *_expert_biases(block, hidden, stack, split, backward=False))
 
 
 def backward_traffic(
@@ -78,10 +81,10 @@ def backward_traffic(
     of rotated heads are copied to the layout of the hidden state. A bias reads the gradient of its output. (What the
     kernels around attention's backward move is part of `OpTimes.attention_seconds`.)
     """
-    attention, ffn, hidden, stack = block.attention, block.ffn, model.hidden_size, training.software
+    attention, hidden, stack = block.attention, model.hidden_size, training.software
     split = experts or experts_as_the_rest(1)
     sublayers = 1 if block.parallel else 2
-    norm, gated, rotary = norm_operator(block.norm, stack), _gated(stack), _rotary(stack)
+    norm, rotary = norm_operator(block.norm, stack), _rotary(stack)
     heads = (attention.heads + attention.kv_heads) * attention.head_size
     bias = _biased_outputs(block, hidden)
     moving = [
@@ -100,12 +103,8 @@ def backward_traffic(
         moving.append(Moving(rotary, inner=heads, backward=True))
     if normalises_heads(block):
         moving.append(Moving(norm, inner=heads, backward=True))
-    width = computed_width(block, split)
-    if ffn.gated:
-        moving.append(Moving(gated, inner=width, backward=True))
-    else:
-        moving.append(Moving("activation", inner=width, backward=True))
-    return tuple(moving)
+    moving.append(_activation(block, stack, split, backward=True))
+    return (*moving, *_expert_biases(block, hidden, stack, split, backward=True))
 
 
 def joins_attention(block: Block, model: ModelSpec, stack: Stack) -> bool:
@@ -167,12 +166,40 @@ def _biased_outputs(block: Block, hidden: int) -> _Biased:
     if isinstance(attention, LatentAttention):
         return _Biased(hidden * attention.bias, 0.0)
     up = (2 if ffn.gated else 1) * ffn.active_width
+    dense = isinstance(ffn, FeedForward)
+    down = 0 if dense else ffn.bias * ffn.top_k * hidden  # of each token that an expert gets
     inner = attention.qkv_bias * (attention.query_width + 2 * attention.kv_width) + ffn.bias * up
-    return _Biased((attention.output_bias + ffn.bias) * hidden, inner)
+    return _Biased((attention.output_bias + ffn.bias * dense) * hidden, inner + down)
 
 
-def _gated(stack: Stack) -> Operator:
-    return "gated_activation" if stack.fused_elementwise else "eager_gated_activation"
+def _activation(block: Block, stack: Stack, split: ExpertSplit, *, backward: bool) -> Moving:
+    """The activation between the matmuls of a feed-forward. That of clamped experts is a chain where nothing fuses it."""
+    width = computed_width(block, split)
+    if not block.ffn.gated:
+        return Moving("activation", inner=width, backward=backward)
+    if stack.fused_elementwise:
+        return Moving("gated_activation", inner=width, backward=backward)
+    chain: Operator = "eager_gated_activation"
+    if isinstance(block.ffn, FeedForward) or not block.ffn.clamped:
+        return Moving(chain, inner=width, backward=backward)
+    runs = _CLAMPED_PASSES[backward] / OPERATOR_PASSES[chain][backward]
+    return Moving(chain, inner=width, count=runs, backward=backward)
+
+
+def _expert_biases(
+    block: Block, hidden: int, stack: Stack, split: ExpertSplit, *, backward: bool
+) -> tuple[Moving, ...]:
+    """Additions of the biases of experts. transformers writes a bias for each token and adds it behind both matmuls."""
+    ffn = block.ffn
+    if isinstance(ffn, FeedForward) or not ffn.bias:
+        return ()
+    outputs = hidden * split.copies(1.0, ffn.top_k, 1)
+    if stack.transformers_layers:
+        columns = (1 + ffn.gated) * (computed_width(block, split) - ffn.shared_width)
+        return (Moving("copy", inner=columns + outputs, count=_BIAS_PASSES[backward] / 2, backward=backward),)
+    if stack.adds_biases_by_expert:
+        return (Moving("copy", inner=outputs, count=_BIAS_PASSES_BY_EXPERT[backward] / 2, backward=backward),)
+    return ()
 
 
 def _rotary(stack: Stack) -> Operator:

@@ -18,6 +18,10 @@ class Operand(NamedTuple):
     Otherwise the first layout is transposed. `turns`: for scales of rows, the source is written in the other layout
     first, so that its rows lie together (torchao, testing/training/roofline_utils.py). `rate`: the matmul's rate over
     that of one scale for the tensor. `plain_weight_gradient`: the weight's gradient is a matmul in the compute format.
+    `transforms`: both operands of the weight's gradient, an input and a gradient, get a random Hadamard transform over 16 of
+    their rows, so that their second layout has another scale. `square_weights`: a weight's scales are those of squares, so
+    that its second layout is the first one transposed. `in_pieces`: Transformer Engine can gather it in pieces beside matmuls
+    (pytorch/module/base.py, fill_userbuffers_buffer_for_all_gather).
     """
 
     peak: DeviceFormat
@@ -28,20 +32,28 @@ class Operand(NamedTuple):
     turns: bool = False
     rate: float = 1.0
     plain_weight_gradient: bool = False
+    transforms: bool = False
+    square_weights: bool = False
+    in_pieces: bool = True
 
     def first_bytes(self, source_bytes: Number, *, scan_is_fused: bool) -> Number:
         """Return the memory traffic of the first layout. A compiler finds the
         scale in the kernel that writes the source."""
         return source_bytes * (2 if self.scans and not scan_is_fused else 1) + self.bytes
 
-    def second_bytes(self, source_bytes: Number) -> Number:
-        """Return the memory traffic of the second layout. The scale of the whole tensor is known by then."""
-        return (source_bytes * (1 + self.turns) if self.again else self.bytes) + self.bytes
+    def second_bytes(self, source_bytes: Number, *, weight: bool = False) -> Number:
+        """Return the memory traffic of the second layout. The scale of the whole tensor is known by then, unless a transform
+        wrote another one, which is read for it."""
+        if weight and self.square_weights:
+            return 2 * self.bytes
+        extra = 3 * (self.transforms and not weight)
+        return (source_bytes * (1 + self.turns + extra) if self.again else self.bytes) + self.bytes
 
     def both_bytes(self, source_bytes: Number, *, scaled: bool) -> Number:
         """Return the memory traffic of a kernel that reads the source once and writes both layouts. Unless the source is
-        `scaled` already, another kernel reads it before, for the scale."""
-        return source_bytes * (2 if self.scans and not scaled else 1) + 2 * self.bytes
+        `scaled` already, another kernel reads it before, for the scale, or for both scales of what is transformed. Another
+        one transforms and casts the second layout (hadamard_transform_cast_fusion.cu)."""
+        return source_bytes * (1 + (self.scans and not scaled) + self.transforms) + 2 * self.bytes
 
 
 # The matmul with scales of rows runs at 90% to 100% of the other's rate for most shapes (PyTorch, issue 147971).
@@ -54,9 +66,19 @@ OPERANDS: dict[LinearFormat, Operand] = {
     "fp8-rowwise-gw-hp": Operand(
         "fp8", "fp8", scans=False, bytes=1.0, again=True, rate=_ROWS_RATE, plain_weight_gradient=True
     ),
-    # mxfp8: blocks of 32 share an 8-bit scale; nvfp4: blocks of 16 do, and the whole tensor has another scale
+    # mxfp8: blocks of 32 share an 8-bit scale; nvfp4: blocks of 16 do, and the whole tensor has another scale. Its recipe
+    # (Transformer Engine, common/recipe, NVFP4BlockScaling; arXiv 2509.25149) rounds gradients stochastically in the instruction
+    # that casts, which moves nothing
     "mxfp8": Operand("fp8", "fp4", scans=False, bytes=1.0 + 1 / 32, again=True),
-    "nvfp4": Operand("fp4", "fp4", scans=True, bytes=0.5 + 1 / 16, again=True),
+    "nvfp4": Operand(
+        *("fp4", "fp4"),
+        scans=True,
+        bytes=0.5 + 1 / 16,
+        again=True,
+        transforms=True,
+        square_weights=True,
+        in_pieces=False,
+    ),
 }
 
 # torchao's rowwise_with_gw_hp casts by rows as well

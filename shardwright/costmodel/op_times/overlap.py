@@ -11,12 +11,13 @@ from shardwright.specs import Device, TrainingSpec
 from .constants import Constants, Value, over
 
 
-def slowdown_beside(device: Device, constants: Constants, like: Array) -> Value:
+def slowdown_beside(device: Device, constants: Constants, like: Array, multiprocessors: int | None = None) -> Value:
     """Return the seconds of compute lost to each second of communication, to broadcast over `like` (N, ...).
 
-    A kernel that moves data takes multiprocessors from the compute.
+    A kernel that moves data takes multiprocessors from the compute: those of a collective, unless they are given.
     """
-    return _share(device, constants.collective_multiprocessors, like)
+    taken: Value = constants.collective_multiprocessors if multiprocessors is None else float(multiprocessors)
+    return _share(device, taken, like)
 
 
 def _share(device: Device, multiprocessors: Value, like: Array) -> Value:
@@ -32,17 +33,24 @@ class Exposed:
 
 
 def exposed_beside(
-    device: Device, constants: Constants, compute: Array, network: Array, copies: Array | float = 0.0
+    device: Device,
+    constants: Constants,
+    compute: Array,
+    network: Array,
+    copies: Array | float = 0.0,
+    *,
+    multiprocessors: int | None = None,
 ) -> Exposed:
     """Return the seconds that `network` and `copies` add to `compute`: the part that outlasts it, and its slowdown.
 
     Network and copies also run beside each other, so only the longer one may outlast the compute; both slow it, the
-    copies for as long as the network leaves them compute. On a CPU all three need the same cores, so nothing is hidden. The arrays broadcast.
+    network by the `multiprocessors` that it takes (see `slowdown_beside`), the copies for as long as the network leaves them
+    compute. On a CPU all three need the same cores, so nothing is hidden. The arrays broadcast.
     """
     if not device.computes_beside_traffic:
         return Exposed(network + np.zeros_like(compute), copies + np.zeros_like(compute))
     beside_network = np.minimum(compute, network)
-    slowed = slowdown_beside(device, constants, compute) * beside_network
+    slowed = slowdown_beside(device, constants, compute, multiprocessors) * beside_network
     beside_copies = np.minimum(compute, network + copies) - beside_network
     alone = np.maximum(0.0, network - compute) + slowed
     both = np.maximum(0.0, np.maximum(network, copies) - compute) + slowed

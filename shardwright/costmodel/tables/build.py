@@ -1,11 +1,12 @@
 """Cost tables from the work of each row: adds data parallelism, the optimizer, and the memory of the parameters."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.layers import RowWork, WorkModel
+from shardwright.costmodel.layers import RowWork
 from shardwright.costmodel.op_times import CLIP_PASSES, FOREACH_UPDATE_PASSES, UPDATE_PASSES, OpTimes
 from shardwright.specs import (
     OPTIMIZER_STATES,
@@ -18,40 +19,17 @@ from shardwright.specs import (
 )
 from shardwright.specs.model import ModelSpec
 
+from .activation_offload import ActivationOffload
 from .cost_tables import CostTables, Seconds, StaticBytes
 from .data_parallel import DataParallel, defers, sharded
-from .distinct_rows import distinct
+from .distinct_rows import distinct_rows
 from .straggler import largest_of
 
 
 def build_tables(model: ModelSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes) -> CostTables:
     """Build the cost tables of every candidate. Pure. The caller checks that a candidate divides model and batch."""
-    rows = _rows(model, training, candidates, times)
+    rows = distinct_rows(model, training, candidates, times)
     return _Builder(model, training, times, candidates, rows).tables()
-
-
-def _rows(model: ModelSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes) -> list[RowWork]:
-    """Return the work of every row for every candidate, computed once for
-    candidates that differ only in later choices."""
-    if any(np.ndim(value) for value in vars(times.constants).values()):  # each candidate has its own constants
-        return WorkModel(model, training, times, candidates).rows()
-    one = np.ones_like(candidates.tp)
-    # a microbatch's exchange hides behind another one, if the pipeline has it
-    paired = (candidates.ep > 1) & training.overlaps_dispatch
-    alike = replace(
-        candidates,
-        pp=np.where(paired, candidates.pp, np.minimum(candidates.pp, 2)),
-        # experts also spread over data-parallel ranks
-        dp_replicate=np.where(candidates.ep > 1, candidates.dp_replicate, 1),
-        dp_shard=np.where(candidates.ep > 1, candidates.dp_shard, 1),
-        microbatches=np.where(paired, candidates.microbatches, one),
-        stages_per_rank=np.where(paired, candidates.stages_per_rank, one),
-        zero_stage=0 * one,
-        offload_optimizer=0 * one,
-    )
-    kinds = distinct(list(vars(alike).values()))
-    rows = WorkModel(model, training, times, alike[kinds.first]).rows()
-    return [RowWork(**{name: values[kinds.of_row] for name, values in vars(row).items()}) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -84,6 +62,7 @@ class _Builder:
             self._freed,
             compute_forward + tensor + context + expert,
             compute_backward + recompute + tensor_backward + context_backward + expert_backward,
+            self._offload.copy_seconds if self._offload else None,
         )
         forward, backward = traffic.in_forward(), traffic.in_backward()
         first, last = traffic.in_first_forward(), traffic.in_last_backward()
@@ -116,11 +95,19 @@ class _Builder:
             weight_gradient_seconds=(1 + waiting[..., 0]) * self._stacked("weight_gradient_seconds"),
             optimizer_seconds=self._optimizer_seconds(traffic),
             send_seconds=self._send_seconds(),
-            activation_bytes=self._stacked("activation_bytes_by_policy"),
-            working_bytes=self._stacked("working_bytes_by_policy"),
+            activation_bytes=self._offload.staying if self._offload else self._stacked("activation_bytes_by_policy"),
+            working_bytes=self._stacked("working_bytes_by_policy") + (self._offload.buffered if self._offload else 0.0),
             slack=self._slack(),
             static=self._static_bytes(traffic),
         )
+
+    @cached_property
+    def _offload(self) -> ActivationOffload | None:
+        """The activations that go to the host, if any do."""
+        if not self.training.activation_offload_layers:
+            return None
+        kept = self._stacked("activation_bytes_by_policy")
+        return ActivationOffload(self.training, self.times, self.candidates, self.model.layer_count, kept)
 
     @property
     def _freed(self) -> Array:
@@ -293,5 +280,6 @@ class _Builder:
                 + np.where(zero <= 1, stack.flat_gradient_copies * gradient * parameters, 0.0),
             ),
             unplaced=(kept_gathered + gradients) * self._in_heap,
-            host=np.where(host, master + states + shard_gradient, 0.0),
+            host=np.where(host, master + states + shard_gradient, 0.0)
+            + (self._offload.host_bytes if self._offload else 0.0),
         )

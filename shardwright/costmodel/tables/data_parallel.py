@@ -30,7 +30,8 @@ class DataParallel:
 
     `expert_parameters` (N, R): parameters on one rank of experts that ep spreads. `gathered_bytes` (R,): bytes of one
     element in the copy that compute reads. `freed` (R,): rows that ZeRO-3 frees between their forward and their
-    backward. The head is not freed, as its backward follows its forward.
+    backward. The head is not freed, as its backward follows its forward. `copied` (N, R, P): seconds of a row's activations
+    to the host in its forward, and back in its backward.
     """
 
     training: TrainingSpec
@@ -42,6 +43,7 @@ class DataParallel:
     freed: Array
     forward: Array
     backward: Array
+    copied: Array | None = None
 
     def in_forward(self) -> Exposed:
         """Every microbatch: ZeRO-3 gathers each layer, from the host where the shard is there."""
@@ -63,9 +65,12 @@ class DataParallel:
 
     def in_backward(self) -> Exposed:
         """Every microbatch: ZeRO-3 gathers the rows it freed; ZeRO-2 and -3 reduce where the stack does not defer it, and store
-        on the host."""
+        on the host. What copies of activations add to the forward counts here, because it depends on the recompute policy."""
         network, copies = self._each_backward()
-        return self._beside(self.backward, network, copies)
+        found = self._beside(self.backward, network, copies)
+        if self.copied is None:
+            return found
+        return Exposed(found.network, found.host_copy + self._copied_in_forward())
 
     def in_last_backward(self) -> Exposed:
         """Once a step: seconds that a postponed reduction, and the one between replicas, add to `in_backward`."""
@@ -117,8 +122,18 @@ class DataParallel:
         """Traffic of every microbatch's backward, on the network and to and from the host, (N, R, 1) each."""
         gathers, reduces = self._gathers_each & self.freed, self._reduces_each
         network = gathers * self._gather_seconds + reduces * self._reduce_seconds
-        copies = gathers * self._copy_seconds + reduces * self._copy_seconds
-        return network[..., None], copies[..., None]
+        copies = (gathers * self._copy_seconds + reduces * self._copy_seconds)[..., None]
+        return network[..., None], copies if self.copied is None else copies + self.copied
+
+    def _copied_in_forward(self) -> Array:
+        """(N, R, P): seconds that copies of activations add to every forward."""
+        each = self._gathers_each
+        forward, gathers, copies = (
+            part[..., None] for part in (self.forward, each * self._gather_seconds, each * self._copy_seconds)
+        )
+        without = self._beside(forward, gathers, copies)
+        beside = self._beside(forward, gathers, copies + (0.0 if self.copied is None else self.copied))
+        return np.asarray(beside.network + beside.host_copy - without.network - without.host_copy)
 
     def _beside(self, compute: Array, network: Array, copies: Array) -> Exposed:
         return exposed_beside(self.times.node.device, self.times.constants, compute, network, copies)

@@ -1,11 +1,16 @@
-"""The distinct combinations among many rows of small whole numbers, without sorting."""
+"""The work of many candidates, computed once for each distinct combination of the choices that it depends on."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from shardwright.base import IntArray
+from shardwright.costmodel.layers import RowWork, WorkModel
+from shardwright.costmodel.op_times import OpTimes
+from shardwright.specs import Candidates, TrainingSpec
+from shardwright.specs.model import ModelSpec
 
 # Up to this many codes a row are counted in a table. Beyond it a sort takes less memory.
 _MOST_CODES_A_ROW = 8
@@ -50,3 +55,27 @@ def _places(numbers: IntArray) -> tuple[IntArray, int]:
 
 def _most_codes(rows: int) -> int:
     return max(_FEWEST_CODES, _MOST_CODES_A_ROW * rows)
+
+
+def distinct_rows(model: ModelSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes) -> list[RowWork]:
+    """Return the work of every row for every candidate, computed once for
+    candidates that differ only in later choices."""
+    if any(np.ndim(value) for value in vars(times.constants).values()):  # each candidate has its own constants
+        return WorkModel(model, training, times, candidates).rows()
+    one = np.ones_like(candidates.tp)
+    # a microbatch's exchange hides behind another one, if the pipeline has it
+    paired = (candidates.ep > 1) & training.overlaps_dispatch
+    alike = replace(
+        candidates,
+        pp=np.where(paired, candidates.pp, np.minimum(candidates.pp, 2)),
+        # experts also spread over data-parallel ranks
+        dp_replicate=np.where(candidates.ep > 1, candidates.dp_replicate, 1),
+        dp_shard=np.where(candidates.ep > 1, candidates.dp_shard, 1),
+        microbatches=np.where(paired, candidates.microbatches, one),
+        stages_per_rank=np.where(paired, candidates.stages_per_rank, one),
+        zero_stage=0 * one,
+        offload_optimizer=0 * one,
+    )
+    kinds = distinct(list(vars(alike).values()))
+    rows = WorkModel(model, training, times, alike[kinds.first]).rows()
+    return [RowWork(**{name: values[kinds.of_row] for name, values in vars(row).items()}) for row in rows]

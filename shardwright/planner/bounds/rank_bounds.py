@@ -80,9 +80,12 @@ class RankBounds:
         """
         static = floor.layer_static[:, None] / (1 + floor.rows.slack[:, None])
         room, saving_room = floor.room(self.pp, saving=False), floor.room(self.pp, saving=True)
-        plain_each = static + self.alive * floor.cheap_kept[:, None]
+        # at least a byte: with its optimizer and its activations on the host a layer may keep none
+        plain_each, least_each = (
+            np.maximum(1.0, static + self.alive * kept[:, None]) for kept in (floor.cheap_kept, floor.least_kept)
+        )
         free = np.maximum(0.0, room) / plain_each
-        most = np.maximum(free, saving_room / (static + self.alive * floor.least_kept[:, None]))
+        most = np.maximum(free, saving_room / least_each)
         most = np.minimum(most, floor.host_layers(self.pp, self.host_room_bytes))
         saving = np.where(np.isfinite(saving_room), saving_room, 0.0) / plain_each
         price = plain_each * floor.price[:, None] / self.most_alive

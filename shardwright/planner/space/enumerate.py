@@ -13,7 +13,13 @@ from typing import NamedTuple, get_args
 import numpy as np
 
 from shardwright.base import IntArray, SpecError, divisors
-from shardwright.costmodel import check_context_parallel, check_expert_parallel, check_sequence, check_tensor_parallel
+from shardwright.costmodel import (
+    check_context_parallel,
+    check_expert_parallel,
+    check_layer_counts,
+    check_sequence,
+    check_tensor_parallel,
+)
 from shardwright.specs import (
     COLUMNS,
     CONTEXT_PARALLEL,
@@ -158,6 +164,7 @@ def _check(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed
             f"schedule {fixed.schedule} is estimated, simulated and run from a plan file, not planned yet; plan with {planned}"
         )
     check_sequence(model, training)
+    check_layer_counts(model, training)
     ep, tp = fixed.ep or 1, fixed.tp or 1
     if fixed.tp is not None and (fixed.ep is not None or not has_experts(model)):
         split_sequence = fixed.tp > 1 and fixed.sequence_parallel is not False

@@ -39,7 +39,11 @@ class FeedForward(Spec):
 
 
 class MixtureOfExperts(Spec):
-    """`experts` feed-forwards of `expert_width`, `top_k` of them for each token, and one of `shared_width` for all."""
+    """`experts` feed-forwards of `expert_width`, `top_k` of them for each token, and one of `shared_width` for all.
+
+    `clamped`: gate and up of the routed experts are clamped, and their activation is a sigmoid, a shift and two products
+    (gpt-oss), for which eager PyTorch has no kernel.
+    """
 
     kind: Literal["experts"] = "experts"
     experts: PositiveInt
@@ -51,6 +55,7 @@ class MixtureOfExperts(Spec):
     shared_bias: bool = False
     bias: bool = False
     router_bias: bool = False
+    clamped: bool = False
 
     @model_validator(mode="after")
     def _top_k_exists(self) -> Self:

@@ -23,6 +23,8 @@ from .stack import ZERO3, Software, software_of_row
 _FUSED = r"flash|sdpa|fused|cudnn|xformers|efficient|flex|splash|pallas|triton|\bte\b|\bfa-?[234]\b|transformer ?engine"
 _LIGER = re.compile(r"framework_config=\S*liger|liger(?: kernel)? on|use_liger", re.IGNORECASE)
 _UNFUSED = r"unfused|eager|math|naive|standard|not fused|\bcore\b"
+# Megatron-Core, transformer_config.py: defaults of moe_deepep_num_sms and moe_hybridep_num_sms.
+_DISPATCH_MULTIPROCESSORS = {"deepep": 20, "hybridep": 16}
 _FIRST_YEAR_OF_FUSED_ATTENTION = 2022  # FlashAttention, arXiv 2205.14135
 
 
@@ -153,17 +155,14 @@ def _training(row: TableRow, software: Software) -> tuple[TrainingSpec, list[str
         loss_chunks=_loss_chunks(row),
         routing=routing_of_row(row),
         overlaps_dispatch=bool(row.settings.expert_overlap),
+        dispatch_multiprocessors=_DISPATCH_MULTIPROCESSORS.get(row.settings.dispatch or ""),
+        activation_offload_layers=row.settings.activation_offload_layers or 0,
+        high_precision_layers=row.settings.high_precision_layers or 0,
         mtp_layers=row.settings.mtp_layers or 0,
         recompute_modules=_recompute_modules(row),
         cuda_graphs=_cuda_graphs(row),
     )
-    return training, [*precision_assumptions, *attention_assumptions, *software.assumptions, *_left_out(row)]
-
-
-def _left_out(row: TableRow) -> list[str]:
-    """What the row's settings have and the cost model does not."""
-    offloaded = row.settings.activation_offload_layers or 0
-    return [f"activations of {offloaded} layers on the host: counted as on the device"] if offloaded else []
+    return training, [*precision_assumptions, *attention_assumptions, *software.assumptions]
 
 
 def _recompute_modules(row: TableRow) -> tuple[RecomputeModule, ...]:

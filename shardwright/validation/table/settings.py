@@ -17,7 +17,8 @@ class RowSettings(Spec):
     `grad_reduce`: format in which gradients are accumulated and reduced. `optimizer_states`: format of parameters that
     the optimizer updates and of its moments. `recompute_modules`: modules of each layer that the backward pass
     recomputes, joined by `+`; `none` for no recompute at all. `loss_chunks`: pieces in which head and loss run over a
-    microbatch. `activation_offload_layers`: layers whose activations go to the host. `mtp_layers`: multi-token
+    microbatch. `activation_offload_layers`: layers whose activations go to the host. `high_precision_layers`: layers
+    whose matmuls stay in 16 bits. `mtp_layers`: multi-token
     prediction layers. `expert_tp`: tensor parallelism inside an expert. `trainable`: `all`, or `lora-r16` and the like.
     """
 
@@ -32,6 +33,7 @@ class RowSettings(Spec):
     expert_overlap: bool | None = None
     mtp_layers: int | None = None
     activation_offload_layers: int | None = None
+    high_precision_layers: int | None = None
     trainable: str | None = None
 
     @property

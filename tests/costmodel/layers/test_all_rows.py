@@ -7,6 +7,7 @@ import pytest
 
 from shardwright.base import Array, Number
 from shardwright.costmodel.layers.all_rows import WorkModel
+from shardwright.costmodel.layers.row import RowWork
 from shardwright.costmodel.layers.traffic import backward_traffic, forward_traffic
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.specs.model.model import Block
@@ -23,10 +24,11 @@ TOKENS = SEQ * BATCH
 LAYER_WEIGHTS = 64 * 128 + 64 * 64 + 3 * 64 * 128
 
 
-def work(*, tp: int = 1, attention: str = "flash", tied: bool = False, **degrees: int) -> WorkModel:
-    training = TrainingSpec.parse(
-        {"seq_len": SEQ, "global_batch": 8, "attention": attention, "precision": Precision()}, source="test"
-    )
+def work(
+    *, tp: int = 1, attention: str = "flash", tied: bool = False, stack: str = "shardwright", **degrees: int
+) -> WorkModel:
+    given = {"seq_len": SEQ, "global_batch": 8, "attention": attention, "precision": Precision(), "stack": stack}
+    training = TrainingSpec.parse(given, source="test")
     chosen = candidates(tp=tp, micro_batch=BATCH, **degrees)
     return WorkModel(small_model(hidden=HIDDEN, tied=tied), training, RoundTimes(), chosen)
 
@@ -178,6 +180,46 @@ def test_dispatch_beside_another_microbatch_is_hidden_where_there_is_one(
     assert expected + backward["full"] == pytest.approx(3 * one_way)
 
 
+@pytest.mark.parametrize(("taken", "share"), [(None, 0.2), (20, 0.2), (16, 0.16), (132, 1.0)])
+def test_kernels_of_the_dispatch_take_multiprocessors_from_the_compute(taken: int | None, share: float) -> None:
+    """Of the round device's 100. The exchange of both passes outlasts both, so all of their compute is slowed."""
+    plain = expert_work(dp_shard=8, ep=8, microbatches=1000)
+    chosen = {"overlaps_dispatch": True, "dispatch_multiprocessors": taken}
+    overlapped = replace(plain, training=plain.training.model_copy(update=chosen))
+    block = plain.model.layer_classes[0]
+    alone, beside = (each.layer(block) for each in (plain, overlapped))
+    compute = alone.forward_seconds + alone.backward_seconds
+    hidden = 2 * (alone.expert_parallel_forward_seconds - beside.expert_parallel_forward_seconds)
+    assert hidden == pytest.approx((1 - share) * compute * 0.999, abs=1e-12)
+
+
+def in_low_precision(linear: str, *, high: int = 0, **degrees: int) -> RowWork:
+    given = {"seq_len": SEQ, "global_batch": 8, "precision": {"linear": linear}, "stack": "megatron-core"}
+    training = TrainingSpec.parse(given | {"high_precision_layers": high}, source="test")
+    model = small_model(hidden=HIDDEN)
+    frame = WorkModel(model, training, RoundTimes(), candidates(micro_batch=BATCH, **degrees))
+    return frame.layer(model.layer_classes[0])
+
+
+def test_layers_in_the_compute_format_count_as_their_share() -> None:
+    """Low precision halves the round matmul: with 1 of 4 layers in bf16 matmuls take 5/8 of the time in bf16."""
+    low, mixed = (in_low_precision("mxfp8", high=high) for high in (0, 1))
+    matmuls = 2 * LAYER_WEIGHTS * TOKENS * 1e-12
+    assert mixed.forward_seconds[0] - low.forward_seconds[0] == pytest.approx(matmuls * (5 / 8 - 1 / 2))
+    assert mixed.backward_seconds[0] - low.backward_seconds[0] == pytest.approx(2 * matmuls * (5 / 8 - 1 / 2))
+
+
+def test_four_bits_hide_no_tensor_parallel_communication_and_agree_on_scales() -> None:
+    """Two pairs of a gather and a reduction a pass; in 8 bits all but one of 4 pieces runs beside matmuls."""
+    split = {"tp": 4, "sequence_parallel": 1}
+    pair = 2 * TOKENS * HIDDEN * 2 * 1e-9
+    four, eight = (
+        in_low_precision(linear, **split).tensor_parallel_forward_seconds[0] for linear in ("nvfp4", "mxfp8")
+    )
+    assert four == pytest.approx(2 * (pair + 4e-9))  # and a number of 4 bytes for each gathered input
+    assert eight < four
+
+
 def test_a_graph_takes_its_launches_off_the_host() -> None:
     """34 and 69 launches of a dense layer, of which 22 of 34 are attention's, and 27 and 38 of a router, of which 3 and 7
     choose experts."""
@@ -200,7 +242,8 @@ def test_a_graph_takes_its_launches_off_the_host() -> None:
 
 
 def test_context_parallelism_shares_tokens_and_attention_evenly() -> None:
-    whole, shared = work(), work(cp=4, context_parallel=CONTEXT_PARALLEL.index("all-gather"))
+    gathers = CONTEXT_PARALLEL.index("all-gather")
+    whole, shared = work(stack="megatron-core"), work(stack="megatron-core", cp=4, context_parallel=gathers)
     block = whole.model.layer_classes[0]
     all_of_it, part = whole.layer(block), shared.layer(block)
     for name in ("forward_seconds", "backward_seconds", "activation_bytes_by_policy", "parameters"):

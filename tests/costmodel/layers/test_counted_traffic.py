@@ -7,9 +7,17 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import GptOssConfig
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 
 from shardwright.catalog.huggingface.families import model_from_config
-from shardwright.costmodel.layers.traffic import backward_traffic, forward_traffic
+from shardwright.costmodel.layers.traffic import (
+    _BIAS_PASSES,
+    _BIAS_PASSES_BY_EXPERT,
+    _CLAMPED_PASSES,
+    backward_traffic,
+    forward_traffic,
+)
 from shardwright.costmodel.op_times.passes import FOREACH_UPDATE_PASSES, score_passes
 from shardwright.profiler.probes.compute.real_layer import RealLayer, layer_skeleton
 from shardwright.specs.training import Precision, TrainingSpec
@@ -105,6 +113,46 @@ def test_scores_move_what_their_kernels_move(name: str, compute: Literal["bf16",
     passes = score_passes(fused=False, casts=casts)
     for said, with_scores, without in zip(passes, unfused, fused, strict=True):
         assert said == pytest.approx((with_scores - without) * HIDDEN / (heads * length), rel=0.05)
+
+
+def test_the_clamped_gate_of_gpt_oss_moves_what_its_kernels_move() -> None:
+    rows, width = 512, 64
+    config = GptOssConfig(hidden_size=width, intermediate_size=width, num_local_experts=2)
+    with torch.device(META):
+        experts = GptOssExperts(config)
+        given = torch.empty(rows, 2 * width, dtype=torch.bfloat16, requires_grad=True) * 1
+    with _Traffic() as forward:
+        output = experts._apply_gate(given)
+    with _Traffic() as backward:
+        torch.autograd.grad(output, [given], torch.empty_like(output))
+    unit = rows * width * 2
+    assert (forward.moved / unit, backward.moved / unit) == pytest.approx(_CLAMPED_PASSES, rel=0.001)
+
+
+def test_biases_of_experts_move_what_their_kernels_move() -> None:
+    """Megatron-Core weighs the bias by the token's weight in fp32; transformers writes one for each token and adds it."""
+    experts, each, width = 4, 256, 512
+    with torch.device(META):
+        biases = torch.empty(experts, width, dtype=torch.bfloat16, requires_grad=True)
+        outputs = torch.empty(experts * each, width, dtype=torch.bfloat16, requires_grad=True) * 1
+        weights = torch.empty(experts * each, 1, requires_grad=True) * 1
+        chosen = torch.zeros(experts * each, dtype=torch.int64)
+    unit = experts * each * width * 2
+    with _Traffic() as forward:
+        triples = zip(outputs.split(each), biases, weights.split(each), strict=True)
+        biased = torch.cat([rows + bias * weight for rows, bias, weight in triples]).bfloat16()
+    with _Traffic() as backward:
+        torch.autograd.grad(biased, [outputs, weights, biases], torch.empty_like(biased))
+    assert forward.moved / unit == pytest.approx(_BIAS_PASSES_BY_EXPERT[0], rel=0.01)
+    assert backward.moved / unit == pytest.approx(_BIAS_PASSES_BY_EXPERT[1], rel=0.01)
+    with _Traffic() as forward:
+        added = outputs.add_(biases[chosen])
+    with _Traffic() as backward:
+        torch.autograd.grad(added, [biases], torch.empty_like(added))
+    assert forward.moved / unit == pytest.approx(_BIAS_PASSES[0], rel=0.01)
+    assert backward.moved / unit == pytest.approx(
+        _BIAS_PASSES[1] + 1, rel=0.01
+    )  # the sum of the gradients is counted apart
 
 
 def test_an_update_by_foreach_kernels_moves_twenty_elements_a_parameter() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.layers.operators import Matmul
-from shardwright.costmodel.layers.precision import operand_bytes
+from shardwright.costmodel.layers.precision import operand_bytes, reduces_scales, tensor_parallel_overlap
 from shardwright.costmodel.op_times.operand_formats import OPERANDS
 from shardwright.specs.training import Precision, TrainingSpec
 
@@ -40,9 +40,10 @@ def test_block_scales_need_no_scan_and_are_made_anew_for_the_other_layout() -> N
 
 
 def test_four_bits_have_a_scale_of_the_whole_tensor_above_those_of_blocks() -> None:
+    """For the other layout an input and a gradient are transformed (4 bytes), scanned (2) and cast; a weight is transposed."""
     copy = 0.5 + 1 / 16
-    expected = ((4 + copy) * (INPUTS + WEIGHTS), (4 + copy) * OUTPUTS + (2 + copy) * (INPUTS + WEIGHTS + OUTPUTS))
-    assert made("nvfp4") == pytest.approx(expected)
+    turned = (8 + copy) * (INPUTS + OUTPUTS) + 2 * copy * WEIGHTS
+    assert made("nvfp4") == pytest.approx(((4 + copy) * (INPUTS + WEIGHTS), (4 + copy) * OUTPUTS + turned))
 
 
 def test_what_is_gathered_in_fp8_is_cast_before() -> None:
@@ -62,7 +63,7 @@ class TestOneKernelForBothLayouts:
 
     def test_a_scale_of_its_own_values_needs_another_read(self) -> None:
         assert made("fp8", stack="automodel") == (6 * INPUTS, 6 * OUTPUTS)
-        each = 2 + 2 + 2 * (0.5 + 1 / 16)
+        each = 2 + 2 + 2 + 2 * (0.5 + 1 / 16)  # in 4 bits one kernel casts, another one transforms and casts
         assert made("nvfp4", stack="megatron-core") == pytest.approx((each * INPUTS, each * OUTPUTS))
 
     def test_a_norm_writes_a_byte_instead_of_two_which_is_transposed_later(self) -> None:
@@ -78,6 +79,38 @@ class TestOneKernelForBothLayouts:
         by_rows = replace(MATMUL, split="rows")
         _, backward = operand_bytes(by_rows, training("fp8", stack="megatron-core"), 4)
         assert float(backward) == (3 / 4 + 2) * OUTPUTS
+
+
+class TestTheRecipeOfFourBits:
+    def test_it_costs_one_read_more_than_two_layouts_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of each input and gradient; weights are cast once a step."""
+        whole = made("nvfp4", stack="megatron-core")
+        monkeypatch.setitem(OPERANDS, "nvfp4", OPERANDS["nvfp4"]._replace(transforms=False))
+        plain = made("nvfp4", stack="megatron-core")
+        assert (whole[0] - plain[0], whole[1] - plain[1]) == pytest.approx((2 * INPUTS, 2 * OUTPUTS))
+
+    def test_squares_of_a_weight_turn_with_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its 4-bit layout is read instead of its source in 16 bits."""
+        square = made("nvfp4")
+        monkeypatch.setitem(OPERANDS, "nvfp4", OPERANDS["nvfp4"]._replace(square_weights=False))
+        assert made("nvfp4")[1] - square[1] == pytest.approx((2 - 0.5 - 1 / 16) * WEIGHTS)
+
+    @pytest.mark.parametrize(("linear", "overlap"), [("fp8", 1.0), ("mxfp8", 1.0), ("nvfp4", 0.0)])
+    def test_it_gathers_nothing_in_pieces(self, linear: str, overlap: float) -> None:
+        assert tensor_parallel_overlap(training(linear, stack="megatron-core")) == overlap
+
+    @pytest.mark.parametrize(
+        ("linear", "stack", "agree"),
+        [
+            ("nvfp4", "megatron-core", True),
+            ("fp8", "megatron-core", False),
+            ("fp8", "automodel", True),
+            ("mxfp8", "megatron-core", False),
+            ("nvfp4", "torchtitan", False),
+        ],
+    )
+    def test_ranks_agree_on_a_scale_of_the_tensors_own_values(self, linear: str, stack: str, agree: bool) -> None:
+        assert reduces_scales(training(linear, stack=stack)) == agree
 
 
 def test_scales_of_rows_cast_each_layout_from_the_source() -> None:

@@ -5,7 +5,7 @@ import pytest
 from shardwright.costmodel.layers.traffic import Moving, backward_traffic, forward_traffic
 from shardwright.costmodel.op_times.passes import operator_passes
 from shardwright.specs.model.attention import MultiHeadAttention
-from shardwright.specs.model.feed_forward import FeedForward
+from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
 from shardwright.specs.model.model import Block, BlockRun, ModelSpec
 from shardwright.specs.model.norm import Norm
 from shardwright.specs.training import Precision, TrainingSpec
@@ -143,3 +143,43 @@ def test_dropout_reads_and_writes_once_more_a_sublayer(
 def test_a_parallel_block_has_one_residual() -> None:
     parallel = LLAMA.model_copy(update={"parallel": True, "norm_count": 1})
     assert totals(forward_traffic(parallel, ROTARY, EAGER))[0] == (18 + 3) * HIDDEN
+
+
+EXPERTS = MixtureOfExperts(experts=8, top_k=2, expert_width=48)
+PLAIN = LLAMA.model_copy(update={"ffn": EXPERTS})
+CLAMPED = LLAMA.model_copy(update={"ffn": EXPERTS.model_copy(update={"clamped": True})})
+BIASED = LLAMA.model_copy(update={"ffn": EXPERTS.model_copy(update={"bias": True})})
+
+
+class TestBiasedExpertsWithAClampedGate:
+    """Two of eight experts of 48 columns for each token, as in gpt-oss."""
+
+    def more(self, block: Block, training: TrainingSpec) -> tuple[float, float]:
+        """Elements between the matmuls that a block's forward and backward move beyond the plain one's."""
+        forward, backward = (
+            totals(traffic(block, model(block), training))[1] - totals(traffic(PLAIN, ROTARY, training))[1]
+            for traffic in (forward_traffic, backward_traffic)
+        )
+        return forward, backward
+
+    def test_eager_pytorch_runs_the_clamped_gate_as_a_chain(self) -> None:
+        """16 reads and writes of each column in place of 5, and 43 in place of 9 backward."""
+        assert self.more(CLAMPED, EAGER) == pytest.approx((2 * 48 * (16 - 5), 2 * 48 * (43 - 9)))
+
+    @pytest.mark.parametrize("training", [COMPILED, MEGATRON], ids=["compiled", "megatron"])
+    def test_one_kernel_costs_the_same(self, training: TrainingSpec) -> None:
+        assert self.more(CLAMPED, training) == (0, 0)
+
+    def test_transformers_gathers_biases_and_adds_them(self) -> None:
+        """4 of each output of both matmuls; backward one, and the sum of the gradients."""
+        outputs = 2 * (2 * 48 + HIDDEN)
+        assert self.more(BIASED, EAGER) == pytest.approx((4 * outputs, 2 * outputs))
+
+    def test_megatron_adds_those_of_the_second_matmul_expert_by_expert(self) -> None:
+        sums = 2 * (2 * 48 + HIDDEN)
+        assert self.more(BIASED, MEGATRON) == pytest.approx((14 * 2 * HIDDEN, 20 * 2 * HIDDEN + sums))
+
+    def test_recompute_of_the_activation_repeats_the_chain(self) -> None:
+        """What selective recompute by modules takes from the traffic keeps the number of runs."""
+        chain = [each for each in forward_traffic(CLAMPED, ROTARY, EAGER) if each.operator.endswith("activation")]
+        assert [each.count for each in chain] == [16 / 5]

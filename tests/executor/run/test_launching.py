@@ -156,6 +156,11 @@ class TestWhatIsNotRunYet:
             ({}, {"stack": "megatron-core"}, "the plan is for stack 'megatron-core'; this executor is 'shardwright'"),
             ({}, {"cuda_graphs": "whole"}, "CUDA graphs can be estimated and compared, not run yet; plan without"),
             ({}, {"mtp_layers": 1}, "multi-token prediction can be estimated and compared, not run yet; plan without"),
+            (
+                {},
+                {"activation_offload_layers": 1},
+                "activation offload can be estimated and compared, not run yet; plan",
+            ),
             ({}, {"loss_chunks": 2}, "a loss in chunks can be estimated and compared, not run yet; plan without"),
             ({}, {"expert_capacity": 1.5}, "expert_capacity can be estimated and compared, not run yet; leave it out"),
         ],

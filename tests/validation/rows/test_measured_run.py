@@ -197,15 +197,22 @@ def test_modules_that_no_layer_has_are_a_reason_to_skip(framework: str, modules:
     assert reason in skipped(framework=framework, settings=f"recompute_modules={modules}").reason
 
 
-def test_settings_that_the_model_lacks_are_assumptions() -> None:
-    assumed = run(settings="activation_offload_layers=4").assumptions
-    assert "activations of 4 layers on the host: counted as on the device" in assumed
-    assert not any("on the host" in one for one in run(settings="activation_offload_layers=0").assumptions)
+def test_settings_say_how_many_layers_keep_their_activations_on_the_host() -> None:
+    assert run(settings="activation_offload_layers=4").training.activation_offload_layers == 4
+    assert run().training.activation_offload_layers == 0
 
 
 def test_settings_say_how_many_layers_predict_later_tokens() -> None:
     assert run(settings="mtp_layers=2").training.mtp_layers == 2
     assert run().training.mtp_layers == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "taken"),
+    [("dispatch=deepep", 20), ("dispatch=hybridep", 16), ("dispatch=all-to-all", None), (None, None)],
+)
+def test_the_dispatch_says_how_many_multiprocessors_it_takes(settings: str | None, taken: int | None) -> None:
+    assert run(settings=settings).training.dispatch_multiprocessors == taken
 
 
 def test_a_named_stack_is_the_rows_own() -> None:

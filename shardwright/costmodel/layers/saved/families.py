@@ -22,7 +22,6 @@ class Routing:
         token_bytes: for each token: the fp32 sum by which weights are normalised.
         fp32_weights: experts' outputs are multiplied by fp32 weights; otherwise by weights in the compute format.
         keeps_choices: the softmax runs over the chosen experts only, and its result in the compute format is kept.
-        clamps: gate and up are clamped, and the activation is written out (gpt-oss).
     """
 
     fp32: bool = False
@@ -31,7 +30,6 @@ class Routing:
     token_bytes: float = 0.0
     fp32_weights: bool = False
     keeps_choices: bool = False
-    clamps: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +81,7 @@ _FAMILIES: Mapping[str, LayerCode] = {
         joins_rotated=True,
         compute_softmax=True,
         sinks=True,
-        routing=Routing(expert_bytes=0.0, choice_bytes=8.0, keeps_choices=True, clamps=True),
+        routing=Routing(expert_bytes=0.0, choice_bytes=8.0, keeps_choices=True),
     ),
     "mixtral": LayerCode(routing=_NORMALISED),
     "mpt": LayerCode(joined_projection=True, rotates=False),

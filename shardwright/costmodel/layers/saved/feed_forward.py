@@ -69,7 +69,7 @@ class FeedForwardTensors:
         return self.code.routing.fp32 and self.element < 4
 
     def _expert_tensors(self, ffn: MixtureOfExperts) -> int:
-        return _CLAMPED_TENSORS if self.code.routing.clamps else _kept_tensors("kernel", gated=ffn.gated)
+        return _CLAMPED_TENSORS if ffn.clamped else _kept_tensors("kernel", gated=ffn.gated)
 
     def _activated(self, activation: Activation, width: int, *, gated: bool) -> Array:
         kept = self.element * _kept_tensors(activation, gated=gated)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array
+from shardwright.costmodel.layers.operators import ExpertSplit
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.specs import (
     EXPERT_DISPATCH,
@@ -19,8 +20,6 @@ from shardwright.specs import (
     expert_tp_group,
 )
 from shardwright.specs.model import Block, FeedForward, MixtureOfExperts, Parameter
-
-from .operators import ExpertSplit
 
 
 def expert_split(candidates: Candidates, training: TrainingSpec) -> ExpertSplit:

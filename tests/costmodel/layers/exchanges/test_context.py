@@ -1,9 +1,12 @@
 """The exchange of keys and values, by hand: 1 second a GB, whatever the collective."""
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 
-from shardwright.costmodel.layers.context import ContextExchange, PassSeconds
+from shardwright.base.arrays import Array, Number
+from shardwright.costmodel.layers.exchanges.context import ContextExchange, PassSeconds
 from shardwright.costmodel.op_times.overlap import slowdown_beside
 from shardwright.specs.model.attention import LatentAttention, MultiHeadAttention
 from shardwright.specs.plan import CONTEXT_PARALLEL
@@ -18,7 +21,7 @@ LONG = np.array([1e6])  # seconds of attention that hide anything
 
 
 def exchange(
-    kind: str, *, cp: int = 4, cpu: bool = False, stack: str = "shardwright", **degrees: int
+    kind: str, *, cp: int = 4, cpu: bool = False, stack: str = "megatron-core", **degrees: int
 ) -> ContextExchange:
     chosen = candidates(cp=cp, context_parallel=CONTEXT_PARALLEL.index(kind), **degrees)
     training = TrainingSpec(seq_len=8, global_batch=8, stack=stack)
@@ -37,9 +40,13 @@ def test_gathering_moves_all_keys_and_values_and_backward_twice() -> None:
 
 def test_software_that_repeats_heads_before_attention_moves_them_repeated() -> None:
     """torchtitan copies each of two KV heads for four query heads; the working memory holds the copies, too."""
-    found, plain = exchange("all-gather", stack="torchtitan"), exchange("all-gather")
-    assert seconds(found.pass_seconds(GROUPED, LONG, LONG))[0] == pytest.approx(4 * 4 * KEYS_VALUES * 1e-9)
-    assert found.working_bytes(GROUPED) == pytest.approx(4 * plain.working_bytes(GROUPED))
+    found, plain = exchange("all-gather", stack="torchtitan"), exchange("all-gather", stack="torchtune")
+    for times, which in ((4, found), (1, plain)):
+        alone = which.pass_seconds(GROUPED, 0 * LONG, 0 * LONG)
+        assert seconds(alone)[0] == pytest.approx(times * 4 * KEYS_VALUES * 1e-9)
+    query_gradient = 4 * TOKENS * 8 * 125
+    copied, unrepeated = (which.working_bytes(GROUPED)[0] - query_gradient for which in (found, plain))
+    assert copied == pytest.approx(4 * unrepeated)
 
 
 def test_a_ring_that_attention_outlasts_only_slows_it() -> None:
@@ -69,6 +76,54 @@ def test_ulysses_trades_queries_outputs_and_keys_and_values() -> None:
     assert seconds(exchange("ulysses", tp=2).pass_seconds(GROUPED, LONG, LONG)) == pytest.approx((both, both))
     alone = 2 * TOKENS * 2 * (8 + 2) * 125 * 1e-9  # as many ranks as KV heads: none travels twice
     assert seconds(exchange("ulysses", cp=2).pass_seconds(GROUPED, LONG, LONG)) == pytest.approx((alone, alone))
+
+
+class TestTorch:
+    """It attends to one block after the other, sums in fp32, and passes gradients on in fp32."""
+
+    def test_a_gather_runs_beside_attention_to_the_own_block(self) -> None:
+        """Beside the 1 s of a block of four, 4 s of gather: 3 s are left, and the slowdown of that second."""
+        slowdown = float(slowdown_beside(RoundTimes().node.device, RoundTimes().constants, LONG))
+        found = exchange("all-gather", stack="fsdp").pass_seconds(GROUPED, np.array([4.0]), 0 * LONG)
+        assert seconds(found)[0] == pytest.approx(3 + slowdown)
+
+    def test_gradients_take_twice_the_bytes_and_travel_once_more(self) -> None:
+        """Nothing hides them: three sends of keys and values beside three of gradients, which take 2 s, and the last one home."""
+        ring = exchange("ring", stack="fsdp").pass_seconds(GROUPED, 0 * LONG, 0 * LONG)
+        assert seconds(ring) == pytest.approx((3, 3 * (1 + 2) + 2))
+        gathered = exchange("all-gather", stack="fsdp").pass_seconds(GROUPED, 0 * LONG, 0 * LONG)
+        assert seconds(gathered) == pytest.approx((4, 4 + 4 * 2))
+
+    def test_fp32_training_sends_as_wide_as_it_keeps(self) -> None:
+        training = TrainingSpec.parse(
+            {"seq_len": 8, "global_batch": 8, "precision": {"compute": "fp32"}}, source="test"
+        )
+        wide = replace(exchange("ring"), training=training)
+        assert seconds(wide.pass_seconds(GROUPED, 0 * LONG, 0 * LONG)) == pytest.approx((2 * 3, 2 * (3 * 2 + 1)))
+
+    def test_sums_in_fp32_take_memory(self) -> None:
+        """Gradients of one block in fp32 and of another that travels, and those of all queries."""
+        found = exchange("ring", stack="fsdp").working_bytes(GROUPED)[0]
+        assert found == 2 * KEYS_VALUES + 2 * 2 * KEYS_VALUES + 4 * TOKENS * 8 * 125
+
+
+def test_merging_is_memory_traffic_beside_the_exchange() -> None:
+    """Transformer Engine, 4 blocks, 1 s a TB: 2 K + 11 O bytes of two forward; most of the backward is 3 K + 1.5 Q a block."""
+    found = replace(exchange("ring"), times=_Moving(node=round_cluster().node)).pass_seconds(GROUPED, LONG, LONG)
+    plain = exchange("ring").pass_seconds(GROUPED, LONG, LONG)
+    queries, keys = TOKENS * 8 * 125, KEYS_VALUES / 2
+    forward = 2 * (2 * keys + 11 * queries)
+    backward = 2 * (2 * keys + 2 * queries + keys + 2 * (3 * queries + 1.5 * keys) + 3 * (queries + keys))
+    assert found.forward - plain.forward == pytest.approx(forward * 1e-12)
+    assert found.backward - plain.backward == pytest.approx(backward * 1e-12)
+
+
+@dataclass(frozen=True)
+class _Moving(RoundTimes):
+    """A second for a TB of memory traffic."""
+
+    def memory_bound_seconds(self, moved_bytes: Number) -> Array:
+        return np.asarray(moved_bytes, dtype=float) * 1e-12
 
 
 def test_grouped_heads_travel_unrepeated_and_latent_ones_projected() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shardwright.costmodel.layers.experts import ExpertExchange, expert_split
+from shardwright.costmodel.layers.exchanges.experts import ExpertExchange, expert_split
 from shardwright.specs.model.feed_forward import MixtureOfExperts
 from shardwright.specs.plan import EXPERT_DISPATCH
 from shardwright.specs.training import TrainingSpec
