@@ -140,7 +140,7 @@ def plan(
     full = details or as_json or report is not None
     tolerance = 0.0 if fastest else TOLERANCE
     result = search(*job, fixed=fixed, time_limit_seconds=time_limit, runners_up=3 if full else 0, tolerance=tolerance)
-    notes = [*what_was_given_up(result), *warnings(job[0], training, result.estimate), *_lacking(*job)]
+    notes = [*what_was_given_up(result), *warnings(*job, result.estimate), *_lacking(*job)]
     if certify:
         notes.append(_certified(*job, result))
     why = [*explain_plan(result, *job), *notes] if full else []

@@ -1,6 +1,7 @@
 """The nouns: cluster, training, software stack, mesh, plan, profile, estimate, timeline and measurement. Frozen, valid or not
 constructed; they never look at the machine they run on."""
 
+from . import spec
 from .candidates import (
     Candidates,
     cp_group,
@@ -17,8 +18,6 @@ from .candidates import (
 from .choices import AXES, CHOICES, COLUMNS, Choice
 from .cluster import MOST_DEVICES, ClusterSpec, Host, Link, LinkKind, NodeGroup
 from .device import Device, DeviceFormat, Generation
-from .estimate import Estimate, Interval, MemoryBytes, StepSeconds
-from .measurement import Fingerprint, Measurement, StepRecord, read_measurement
 from .mesh import Mesh, RankGroup, experts_fold
 from .plan import (
     CONTEXT_PARALLEL,
@@ -46,6 +45,20 @@ from .profile import (
     read_profile,
     write_profile,
 )
+from .results import (
+    Estimate,
+    Fingerprint,
+    Interval,
+    Lane,
+    Measurement,
+    MemoryBytes,
+    MemoryCurve,
+    Span,
+    StepRecord,
+    StepSeconds,
+    Timeline,
+    read_measurement,
+)
 from .schedules import (
     ScheduleName,
     by_rank,
@@ -58,7 +71,6 @@ from .schedules import (
 )
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_document
 from .stack import OWN_STACK, AttentionKernel, Stack, named_stack, stack_names
-from .timeline import Lane, MemoryCurve, Span, Timeline
 from .training import (
     BYTES_PER_ELEMENT,
     OPTIMIZER_STATES,
@@ -153,6 +165,7 @@ __all__ = [
     "read_profile",
     "replicate_group",
     "shard_group",
+    "spec",
     "splits_backward",
     "stack_names",
     "stage_ranks",

@@ -8,8 +8,8 @@ from shardwright.benchmarks.own_run import OwnRun, OwnSummary, Pass, drifted, in
 from shardwright.benchmarks.own_runs_tables import own_runs_csv, verdict
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.costmodel.evaluate import estimate_plan
-from shardwright.specs.estimate import Estimate, MemoryBytes, StepSeconds
-from shardwright.specs.measurement import Fingerprint, Measurement, StepRecord
+from shardwright.specs.results.estimate import Estimate, MemoryBytes, StepSeconds
+from shardwright.specs.results.measurement import Fingerprint, Measurement, StepRecord
 from tests.costmodel.op_times.made_up_profile import made_up_profile, point
 
 FINGERPRINT = Fingerprint(device="a CPU", host="here", python="3.11", torch="2.13", date="2026-01-02")

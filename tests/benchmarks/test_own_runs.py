@@ -13,8 +13,8 @@ from shardwright.benchmarks.run_alone import run_alone
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.executor.options import RunOptions
 from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.measurement import Measurement
 from shardwright.specs.profile import MachineFingerprint, Profile, write_profile
+from shardwright.specs.results.measurement import Measurement
 from tests.benchmarks.test_own_run import FINGERPRINT
 
 CLUSTER = load_cluster("h100-sxm:1")

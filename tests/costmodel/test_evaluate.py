@@ -7,9 +7,9 @@ from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
 from shardwright.costmodel.evaluate import estimate_plan, plan_costs, simulate_plan
 from shardwright.costmodel.op_times.constants import CALIBRATED
-from shardwright.specs.estimate import Estimate
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.plan import LayerRun, Plan, Stage
+from shardwright.specs.results.estimate import Estimate
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_experts, small_model
 

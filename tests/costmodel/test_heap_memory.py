@@ -7,10 +7,10 @@ from shardwright.catalog.huggingface.load import load_model
 from shardwright.costmodel.evaluate import PlanCosts, plan_costs
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.estimate import MemoryBytes
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.plan import POLICIES, LayerRun, Plan, RecomputePolicy, Stage
 from shardwright.specs.profile import Figure, MachineFingerprint, Profile
+from shardwright.specs.results.estimate import MemoryBytes
 from shardwright.specs.training import Precision, TrainingSpec
 
 MODEL = load_model("qwen3-demo")

@@ -8,7 +8,7 @@ import pytest
 from shardwright.base.errors import SpecError
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.costmodel.reliability import Reliability, best_interval_seconds, goodput, training_share
-from shardwright.specs.estimate import Estimate, MemoryBytes, StepSeconds
+from shardwright.specs.results.estimate import Estimate, MemoryBytes, StepSeconds
 from tests.costmodel.fakes import round_cluster
 
 MINUTE, HOUR = 60.0, 3600.0

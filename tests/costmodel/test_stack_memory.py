@@ -14,10 +14,10 @@ from shardwright.costmodel.layers.row import RowWork
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.tables.rows import Rows
 from shardwright.costmodel.tables.stage_sums import StageSums
-from shardwright.specs.estimate import MemoryBytes
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import POLICIES, LayerRun, Offload, Plan, RecomputePolicy, Stage, ZeroStage
+from shardwright.specs.results.estimate import MemoryBytes
 from shardwright.specs.stack import named_stack
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import RoundTimes, round_cluster, small_model

@@ -10,8 +10,8 @@ from shardwright.costmodel.evaluate import estimate_plan, simulate_plan
 from shardwright.costmodel.layers import operators
 from shardwright.costmodel.op_times.operand_formats import OPERANDS
 from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.estimate import Estimate
 from shardwright.specs.mesh import Mesh
+from shardwright.specs.results.estimate import Estimate
 from tests.laws.valid_runs import Run, runs
 
 many = settings(

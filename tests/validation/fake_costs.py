@@ -3,9 +3,9 @@
 from shardwright.base.errors import SpecError
 from shardwright.specs.cluster import ClusterSpec, Host, Link, NodeGroup
 from shardwright.specs.device import Device
-from shardwright.specs.estimate import Estimate, Interval, MemoryBytes, StepSeconds
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import Plan
+from shardwright.specs.results.estimate import Estimate, Interval, MemoryBytes, StepSeconds
 from shardwright.specs.training import TrainingSpec
 
 DEVICES = {"H100-SXM-80GB": 1000e12, "A100-SXM-80GB": 300e12, "V100-SXM-32GB": 100e12}

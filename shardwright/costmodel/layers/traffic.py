@@ -167,7 +167,8 @@ def _biased_outputs(block: Block, hidden: int) -> _Biased:
         return _Biased(hidden * attention.bias, 0.0)
     up = (2 if ffn.gated else 1) * ffn.active_width
     dense = isinstance(ffn, FeedForward)
-    down = 0 if dense else ffn.bias * ffn.top_k * hidden  # of each token that an expert gets
+    copies = 0 if isinstance(ffn, FeedForward) else ffn.top_k  # each token once for every expert that gets it
+    down = ffn.bias * copies * hidden
     inner = attention.qkv_bias * (attention.query_width + 2 * attention.kv_width) + ffn.bias * up
     return _Biased((attention.output_bias + ffn.bias * dense) * hidden, inner + down)
 

@@ -4,7 +4,7 @@ These are data sheets with the algorithms of NCCL and gloo, fits of measured poi
 sheet gives.
 """
 
-from . import constants
+from . import constants, protocol
 from .choice import op_times
 from .collectives import Collectives, meshed_share, reduces_in_switch
 from .constants import CALIBRATED, Constants, Value
@@ -55,6 +55,7 @@ __all__ = [
     "op_times",
     "operator_passes",
     "overlap_saving_seconds",
+    "protocol",
     "reduces_in_switch",
     "score_passes",
     "slowdown_beside",

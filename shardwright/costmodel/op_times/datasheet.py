@@ -18,9 +18,8 @@ from shardwright.specs import (
 )
 
 from .attention import AttentionKernelTimes
-from .collectives import Collectives
+from .collectives import Collectives, gloo_seconds
 from .constants import CALIBRATED, Constants, Value, over
-from .gloo import gloo_seconds
 from .operand_formats import OPERANDS
 from .passes import ATTENTION_BACKWARD
 from .protocol import CollectiveName, MatmulPart, Operator

@@ -8,8 +8,8 @@ _MUCH = 0.25
 _GIVEN = "given by the user"
 
 
-def warnings(model: ModelSpec, training: TrainingSpec, estimate: Estimate) -> list[str]:
-    """Name a sequence beyond the model's positions, and logits that take much of the memory."""
+def warnings(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, estimate: Estimate) -> list[str]:
+    """Name a sequence beyond the model's positions, and logits that take much of a memory that is half full or more."""
     found = []
     longest = None if model.positions else model.config.get("max_position_embeddings")
     if isinstance(longest, int) and training.seq_len > longest:
@@ -18,7 +18,8 @@ def warnings(model: ModelSpec, training: TrainingSpec, estimate: Estimate) -> li
             "its rotary embedding needs scaling to reach that far."
         )
     fullest = max(estimate.memory, key=lambda part: part.total)
-    if fullest.logits > _MUCH * fullest.total and training.loss_chunks == 1:
+    full = fullest.total > cluster.node.device.memory_bytes / 2
+    if full and fullest.logits > _MUCH * fullest.total and training.loss_chunks == 1:
         found.append(
             f"The logits take {fullest.logits / GIB:.1f} of {fullest.total / GIB:.1f} GiB; --loss-chunks 8 computes the "
             "loss in parts that need an eighth."

@@ -10,10 +10,10 @@ import pytest
 from shardwright.base.errors import SpecError
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.costmodel.op_times.choice import op_times
-from shardwright.costmodel.op_times.collectives import Collectives
+from shardwright.costmodel.op_times.collectives.gloo import gloo_seconds
+from shardwright.costmodel.op_times.collectives.nccl import Collectives
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
-from shardwright.costmodel.op_times.gloo import gloo_seconds
 from shardwright.costmodel.op_times.operand_formats import OPERANDS
 from shardwright.costmodel.op_times.protocol import MatmulPart
 from shardwright.specs.mesh import RankGroup

@@ -10,8 +10,8 @@ from shardwright.costmodel.pipeline.in_flight import peak_activation_bytes
 from shardwright.costmodel.pipeline.schedule import Schedule, make_schedule
 from shardwright.costmodel.pipeline.simulation import simulate
 from shardwright.costmodel.pipeline.stage_costs import StageCosts
+from shardwright.specs.results.timeline import Timeline
 from shardwright.specs.schedules import ScheduleName
-from shardwright.specs.timeline import Timeline
 
 SPLIT: list[tuple[ScheduleName, int, int, int]] = [
     ("zb-h1", 4, 1, 9),

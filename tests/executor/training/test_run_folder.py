@@ -9,7 +9,7 @@ from shardwright.base.errors import SpecError
 from shardwright.executor.options import RunOptions
 from shardwright.executor.training.checkpoint import MANIFEST, Manifest
 from shardwright.executor.training.run_folder import RunFolder, RunIdentity, Start, plan_digest
-from shardwright.specs.measurement import Fingerprint, Measurement, StepRecord
+from shardwright.specs.results.measurement import Fingerprint, Measurement, StepRecord
 from tests.executor.runs import tiny
 from tests.parity.cases import layers, plan
 

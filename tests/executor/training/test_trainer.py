@@ -9,8 +9,8 @@ import torch.distributed as dist
 
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.training.data import Batches
-from shardwright.specs.estimate import Estimate, Interval, MemoryBytes, StepSeconds
-from shardwright.specs.measurement import read_measurement
+from shardwright.specs.results.estimate import Estimate, Interval, MemoryBytes, StepSeconds
+from shardwright.specs.results.measurement import read_measurement
 from tests.executor.runs import losses, options, text_file, tiny
 from tests.parity.cases import layers, plan
 from tests.parity.worlds import RankFailedError

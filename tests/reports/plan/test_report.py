@@ -15,9 +15,9 @@ from shardwright.costmodel.pipeline.schedule import make_schedule
 from shardwright.costmodel.pipeline.simulation import simulate
 from shardwright.costmodel.pipeline.stage_costs import StageCosts
 from shardwright.reports.plan.report import Report, render_report, write_report
-from shardwright.specs.measurement import Fingerprint, Measurement, StepRecord
 from shardwright.specs.plan import Plan
-from shardwright.specs.timeline import Timeline
+from shardwright.specs.results.measurement import Fingerprint, Measurement, StepRecord
+from shardwright.specs.results.timeline import Timeline
 from shardwright.specs.training import TrainingSpec
 from shardwright.validation.architecture.model import model_of_row
 from tests.validation.fake_costs import cluster, estimate_plan

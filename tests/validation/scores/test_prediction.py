@@ -4,9 +4,9 @@ import pytest
 
 from shardwright.base.errors import SpecError
 from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.estimate import Estimate
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import Plan
+from shardwright.specs.results.estimate import Estimate
 from shardwright.specs.training import TrainingSpec
 from shardwright.validation.scores.outcome import interval_bounds
 from shardwright.validation.scores.prediction import predict_run

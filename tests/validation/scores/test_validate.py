@@ -8,9 +8,9 @@ from rich.console import Console
 
 from shardwright.base.errors import SpecError
 from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.estimate import Estimate
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import Plan
+from shardwright.specs.results.estimate import Estimate
 from shardwright.specs.training import TrainingSpec
 from shardwright.validation.pages.tables import validation_tables
 from shardwright.validation.scores.validate import Validation, validate_table

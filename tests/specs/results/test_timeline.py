@@ -8,7 +8,7 @@ import pytest
 from shardwright.costmodel.pipeline.schedule import make_schedule
 from shardwright.costmodel.pipeline.simulation import simulate
 from shardwright.costmodel.pipeline.stage_costs import StageCosts
-from shardwright.specs.timeline import LANES, MemoryCurve, Span, Timeline
+from shardwright.specs.results.timeline import LANES, MemoryCurve, Span, Timeline
 
 TIMELINE = Timeline(
     pp=2,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardwright.costmodel.op_times.gloo import gloo_seconds
+from shardwright.costmodel.op_times.collectives.gloo import gloo_seconds
 from shardwright.specs.mesh import RankGroup
 from tests.costmodel.fakes import round_cluster
 

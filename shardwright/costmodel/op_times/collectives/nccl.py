@@ -22,10 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array, Number
+from shardwright.costmodel.op_times.constants import Constants, Value, over
+from shardwright.costmodel.op_times.protocol import CollectiveName
 from shardwright.specs import NodeGroup, RankGroup
-
-from .constants import Constants, Value, over
-from .protocol import CollectiveName
 
 # To the switch and back, once to fetch the sums and once to spread them.
 _SWITCH_STEPS = 4

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from shardwright.base import read_json
-
-from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
+from shardwright.specs.spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 
 
 class StepRecord(Spec):

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from .spec import NonNegativeFloat, PositiveFloat, Spec
+from shardwright.specs.spec import NonNegativeFloat, PositiveFloat, Spec
 
 
 class StepSeconds(Spec):

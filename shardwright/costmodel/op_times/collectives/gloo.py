@@ -3,9 +3,8 @@
 import numpy as np
 
 from shardwright.base import Array, Number
+from shardwright.costmodel.op_times.protocol import CollectiveName
 from shardwright.specs import NodeGroup, RankGroup
-
-from .protocol import CollectiveName
 
 # Share of a NIC's rate that TCP sockets reach; assumed. Links inside a node are given as measured.
 _SOCKET_FRACTION = 0.65

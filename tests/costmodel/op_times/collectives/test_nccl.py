@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.devices import standard_node
-from shardwright.costmodel.op_times.collectives import Collectives
+from shardwright.costmodel.op_times.collectives.nccl import Collectives
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.op_times.protocol import CollectiveName
 from shardwright.specs.cluster import ClusterSpec, Link

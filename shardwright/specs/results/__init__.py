@@ -1,0 +1,20 @@
+"""What a plan gives: the estimate of its step and memory, the simulated timeline, and what a run measured."""
+
+from .estimate import Estimate, Interval, MemoryBytes, StepSeconds
+from .measurement import Fingerprint, Measurement, StepRecord, read_measurement
+from .timeline import Lane, MemoryCurve, Span, Timeline
+
+__all__ = [
+    "Estimate",
+    "Fingerprint",
+    "Interval",
+    "Lane",
+    "Measurement",
+    "MemoryBytes",
+    "MemoryCurve",
+    "Span",
+    "StepRecord",
+    "StepSeconds",
+    "Timeline",
+    "read_measurement",
+]
