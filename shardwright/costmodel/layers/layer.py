@@ -22,9 +22,6 @@ from .traffic import Moving, backward_traffic, forward_traffic, joins_attention
 
 # Share of a dense layer's launches that belong to attention, its norm and its residual: 22 of 34 in transformers' Llama.
 _ATTENTION_LAUNCHES = 22 / 34
-# Launches that choose experts, forward and backward, before tokens are sorted and sent: counted on transformers' Qwen3-MoE
-# (tests/executor/parallel/test_kernel_counts.py), as is the share above.
-_GATE_LAUNCHES = (3, 7)
 
 
 class _Passes(NamedTuple):
@@ -190,10 +187,12 @@ class LayerWork:
         if isinstance(ffn, FeedForward):
             return _Passes(forward, backward)
         held = ffn.experts / np.asarray(frame.experts.ep)
-        gate_forward, gate_backward = (count * ("router" in graphs) for count in _GATE_LAUNCHES)
+        off = "router" in graphs
+        router_forward = stack.router_kernels_forward - off * stack.gate_kernels_forward
+        router_backward = stack.router_kernels_backward - off * stack.gate_kernels_backward
         return _Passes(
-            forward + stack.router_kernels_forward - gate_forward + stack.expert_kernels_forward * held,
-            backward + stack.router_kernels_backward - gate_backward + stack.expert_kernels_backward * held,
+            forward + router_forward + stack.expert_kernels_forward * held,
+            backward + router_backward + stack.expert_kernels_backward * held,
         )
 
     @cached_property

@@ -50,7 +50,7 @@ def shapes(found: RepeatedModules) -> list[tuple[float, float]]:
     return [(np.asarray(matmul.k).item(), np.asarray(matmul.n).item()) for matmul in found.matmuls]
 
 
-def kinds(found: RepeatedModules) -> list[tuple[str, float, float, int]]:
+def kinds(found: RepeatedModules) -> list[tuple[str, float, float, float]]:
     return [
         (each.operator, float(np.asarray(each.hidden).item()), float(np.asarray(each.inner).item()), each.count)
         for each in found.traffic
