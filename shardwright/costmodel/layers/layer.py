@@ -13,6 +13,7 @@ from shardwright.specs.model import Block, FeedForward, MixtureOfExperts
 
 from . import operators
 from .exchanges import ContextExchange, ExpertExchange, hidden_pairs, spread_parameters
+from .fp8_attention import fp8_attention_cast_bytes, fp8_attention_seconds
 from .frame import WorkFrame
 from .precision import reduces_scales
 from .recompute import RepeatedModules, Selection, repeated_modules, selection
@@ -132,12 +133,8 @@ class LayerWork:
         tp = frame.candidates.tp
         if frame.training.attention == "flash":
             flops = operators.attention_core_flops(self.block, frame.training, frame.tokens, tp, causal=True)
-            attend, keys = frame.times.attention_seconds, float(frame.training.seq_len)
             # Dao 2023 (FlashAttention-2), section 4.1: five matmuls backward for two forward.
-            return _Passes(
-                attend(flops, head_size=attention.head_size, seq_len=keys, backward=False),
-                attend(ATTENTION_BACKWARD * flops, head_size=attention.head_size, seq_len=keys, backward=True),
-            )
+            return _Passes(self._fused_core(flops), self._fused_core(ATTENTION_BACKWARD * flops, backward=True))
         batched = frame.candidates.micro_batch * attention.heads / tp
         length = float(frame.training.seq_len)
         queries = length / frame.candidates.cp
@@ -153,6 +150,18 @@ class LayerWork:
             frame.plain.forward_seconds(matmuls) + frame.times.memory_bound_seconds(forward_passes * scores),
             frame.plain.backward_seconds(matmuls) + frame.times.memory_bound_seconds(backward_passes * scores),
         )
+
+    def _fused_core(self, flops: Array, *, backward: bool = False) -> Array:
+        """Seconds of one pass of a fused kernel, and of the casts around one in 8 bits."""
+        frame, head_size = self.frame, self.block.attention.head_size
+        keys = float(frame.training.seq_len)
+        seconds = frame.times.attention_seconds(flops, head_size=head_size, seq_len=keys, backward=backward)
+        if not frame.training.fp8_attention:
+            return seconds
+        job = (frame.times.node.device, frame.training, seconds, flops)
+        casts = fp8_attention_cast_bytes(self.block, frame.training, backward=backward)
+        moved = frame.times.memory_bound_seconds(casts * frame.tokens / frame.candidates.tp)
+        return fp8_attention_seconds(*job, head_size=head_size, backward=backward) + moved
 
     @cached_property
     def _busy(self) -> _Passes:
