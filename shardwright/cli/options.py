@@ -71,6 +71,9 @@ StackOption = Annotated[
     ),
 ]
 AttentionOption = Annotated[str, typer.Option(help="Choose the attention kernel: flash (fused) or unfused.")]
+Fp8AttentionOption = Annotated[
+    bool, typer.Option("--fp8-attention", help="Compute fused attention in fp8, on copies of its inputs.")
+]
 LossChunksOption = Annotated[
     int,
     typer.Option(help="Run head and loss in that many pieces of a microbatch, so that fewer logits are alive at once."),
@@ -100,7 +103,16 @@ CudaGraphsOption = Annotated[
 ]
 # The parameters that `TrainingSpec` has by the same name.
 _TRAINING_OPTIONS = (
-    *("seq_len", "global_batch", "optimizer", "attention", "stack", "loss_chunks", "overlaps_dispatch"),
+    *(
+        "seq_len",
+        "global_batch",
+        "optimizer",
+        "attention",
+        "fp8_attention",
+        "stack",
+        "loss_chunks",
+        "overlaps_dispatch",
+    ),
     *("mtp_layers", "activation_offload_layers", "high_precision_layers", "recompute_modules", "cuda_graphs"),
 )
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]

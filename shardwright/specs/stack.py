@@ -59,6 +59,10 @@ class Stack(Spec):
             read the same input, and the gradients that they give of it are added.
         kernels_forward, kernels_backward: launches of one layer.
         router_kernels_forward, router_kernels_backward: launches that a layer of experts has besides: routing, sorting, weighing.
+        gate_kernels_forward, gate_kernels_backward: those of them that choose experts, before tokens are sorted and sent; a graph
+            of the router has them.
+        fused_permutation: tokens are sorted by expert, and weighed and summed when they come back, in one kernel each way;
+            otherwise operator by operator.
         expert_kernels_forward, expert_kernels_backward: launches for each expert that a rank holds; 0 where one grouped kernel
             runs them all.
         overlaps_reduction: gradients are reduced during the backward pass; otherwise after it.
@@ -142,6 +146,9 @@ class Stack(Spec):
     kernels_backward: PositiveFloat = 69.0
     router_kernels_forward: NonNegativeFloat = 27.0
     router_kernels_backward: NonNegativeFloat = 38.0
+    gate_kernels_forward: NonNegativeFloat = 3.0
+    gate_kernels_backward: NonNegativeFloat = 7.0
+    fused_permutation: bool = True
     expert_kernels_forward: NonNegativeFloat = 0.0
     expert_kernels_backward: NonNegativeFloat = 0.0
     overlaps_reduction: bool = True

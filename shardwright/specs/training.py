@@ -71,6 +71,7 @@ class Precision(Spec):
 class TrainingSpec(Spec):
     """One optimizer step's worth of work: `global_batch` sequences of `seq_len` tokens.
 
+    `fp8_attention`: a fused attention kernel works in 8 bits, on copies of its inputs.
     `stack`: name of the software that trains (stacks.toml); by default this project's executor.
     `high_precision_layers`: layers whose weight matmuls stay in `compute` where `linear` is lower, as recipes keep the first and
     the last ones; the cost model counts them as spread evenly.
@@ -95,6 +96,7 @@ class TrainingSpec(Spec):
     precision: Precision = Precision()
     optimizer: OptimizerName = "adamw"
     attention: Literal["flash", "unfused"] = "flash"
+    fp8_attention: bool = False
     stack: Annotated[str, AfterValidator(_known_stack)] = OWN_STACK
     expert_imbalance: Annotated[PositiveFloat, Field(ge=1)] = 1.0
     expert_capacity: PositiveFloat | None = None
@@ -130,6 +132,14 @@ class TrainingSpec(Spec):
             raise ValueError(
                 f"high_precision_layers {self.high_precision_layers} are exceptions from a lower format of the weight matmuls, "
                 "and precision.linear names none; set it (--linear-precision), or leave them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fuses_fp8_attention(self) -> Self:
+        if self.fp8_attention and self.attention != "flash":
+            raise ValueError(
+                f"fp8_attention needs attention 'flash', not '{self.attention}': only a fused kernel works in 8 bits"
             )
         return self
 

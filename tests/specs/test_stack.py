@@ -63,6 +63,20 @@ def test_the_page_says_what_it_holds(name: str) -> None:
     assert ("dropout" in besides, "gradient buffer" in besides) == (stack.dropout, stack.keeps_gradient_buffer)
 
 
+def test_releases_of_megatron_core_launch_fewer_kernels_and_keep_less() -> None:
+    """Fewer launches with each fusion; experts' outputs until 0.12; split messages until 0.4."""
+    releases = [named_stack(f"megatron-core{name}") for name in ("-0.4", "-0.8", "-0.12", "", "-0.15")]
+    routers = [(stack.router_kernels_forward, stack.router_kernels_backward) for stack in releases]
+    assert routers == [(44, 25), (44, 25), (37, 18), (37, 18), (18, 10)]
+    assert [stack.keeps_expert_outputs for stack in releases] == [True, True, True, False, False]
+    assert [stack.names_modules for stack in releases] == [False, False, False, True, True]
+    assert [stack.fused_permutation for stack in releases] == [False, False, True, True, True]
+    assert [stack.splits_sends for stack in releases] == [True, False, False, False, False]
+    for stack in releases:
+        assert stack.router_kernels_forward > stack.gate_kernels_forward
+        assert stack.router_kernels_backward > stack.gate_kernels_backward
+
+
 def test_formats_that_a_stack_fixes_are_formats_of_a_precision() -> None:
     assert named_stack(OWN_STACK).fixed_formats == {}
     assert Precision.model_validate(named_stack("torchtune").fixed_formats) == Precision(

@@ -1,7 +1,7 @@
 """The row of one transformer layer: its passes, the recompute, the communication and the kept bytes."""
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from shardwright.specs.model import Block, FeedForward, MixtureOfExperts
 
 from . import operators
 from .exchanges import ContextExchange, ExpertExchange, hidden_pairs, spread_parameters
+from .fp8_attention import fp8_attention_cast_bytes, fp8_attention_seconds
 from .frame import WorkFrame
 from .precision import reduces_scales
 from .recompute import RepeatedModules, Selection, repeated_modules, selection
@@ -22,9 +23,6 @@ from .traffic import Moving, backward_traffic, forward_traffic, joins_attention
 
 # Share of a dense layer's launches that belong to attention, its norm and its residual: 22 of 34 in transformers' Llama.
 _ATTENTION_LAUNCHES = 22 / 34
-# Launches that choose experts, forward and backward, before tokens are sorted and sent: counted on transformers' Qwen3-MoE
-# (tests/executor/parallel/test_kernel_counts.py), as is the share above.
-_GATE_LAUNCHES = (3, 7)
 
 
 class _Passes(NamedTuple):
@@ -135,15 +133,8 @@ class LayerWork:
         tp = frame.candidates.tp
         if frame.training.attention == "flash":
             flops = operators.attention_core_flops(self.block, frame.training, frame.tokens, tp, causal=True)
-            values, keys = attention.value_head_size, float(frame.training.seq_len)
-            attend = partial(
-                frame.times.attention_seconds, head_size=attention.head_size, value_size=values, seq_len=keys
-            )
             # Dao 2023 (FlashAttention-2), section 4.1: five matmuls backward for two forward.
-            return _Passes(
-                attend(flops, backward=False),
-                attend(ATTENTION_BACKWARD * flops, backward=True),
-            )
+            return _Passes(self._fused_core(flops), self._fused_core(ATTENTION_BACKWARD * flops, backward=True))
         batched = frame.candidates.micro_batch * attention.heads / tp
         length = float(frame.training.seq_len)
         queries = length / frame.candidates.cp
@@ -159,6 +150,19 @@ class LayerWork:
             frame.plain.forward_seconds(matmuls) + frame.times.memory_bound_seconds(forward_passes * scores),
             frame.plain.backward_seconds(matmuls) + frame.times.memory_bound_seconds(backward_passes * scores),
         )
+
+    def _fused_core(self, flops: Array, *, backward: bool = False) -> Array:
+        """Seconds of one pass of a fused kernel, and of the casts around one in 8 bits."""
+        frame, attention, head_size = self.frame, self.block.attention, self.block.attention.head_size
+        sizes: dict[str, float] = {"head_size": head_size, "value_size": attention.value_head_size}
+        keys = float(frame.training.seq_len)
+        seconds = frame.times.attention_seconds(flops, **sizes, seq_len=keys, backward=backward)
+        if not frame.training.fp8_attention:
+            return seconds
+        job = (frame.times.node.device, frame.training, seconds, flops)
+        casts = fp8_attention_cast_bytes(self.block, frame.training, backward=backward)
+        moved = frame.times.memory_bound_seconds(casts * frame.tokens / frame.candidates.tp)
+        return fp8_attention_seconds(*job, head_size=head_size, backward=backward) + moved
 
     @cached_property
     def _busy(self) -> _Passes:
@@ -193,10 +197,12 @@ class LayerWork:
         if isinstance(ffn, FeedForward):
             return _Passes(forward, backward)
         held = ffn.experts / np.asarray(frame.experts.ep)
-        gate_forward, gate_backward = (count * ("router" in graphs) for count in _GATE_LAUNCHES)
+        off = "router" in graphs
+        router_forward = stack.router_kernels_forward - off * stack.gate_kernels_forward
+        router_backward = stack.router_kernels_backward - off * stack.gate_kernels_backward
         return _Passes(
-            forward + stack.router_kernels_forward - gate_forward + stack.expert_kernels_forward * held,
-            backward + stack.router_kernels_backward - gate_backward + stack.expert_kernels_backward * held,
+            forward + router_forward + stack.expert_kernels_forward * held,
+            backward + router_backward + stack.expert_kernels_backward * held,
         )
 
     @cached_property

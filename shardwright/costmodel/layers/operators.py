@@ -202,11 +202,20 @@ def saved_bytes(
     key_heads = attention.heads if stack.repeats_heads else attention.kv_heads
     key_value = key_heads * (attention.head_size + attention.value_head_size)
     output = attention.heads * attention.value_head_size
-    core = element * (query + key_value + output) + _recast(training) * output + head_norm
+    core = _core_operand_bytes(training, query + key_value, output) + _recast(training) * output + head_norm
     if isinstance(block.ffn, MixtureOfExperts):
         shared = shared + routed_bytes(block, training, hidden, tp, split)
     log_sums = core_bytes(block, training, tp) if training.attention == "flash" else 0.0
     return np.asarray(shared + core / np.asarray(tp) + log_sums + inner_saved_bytes(block, training, tp, split))
+
+
+def _core_operand_bytes(training: TrainingSpec, inputs: float, output: float) -> float:
+    """Bytes that the attention core keeps of its inputs and its output. In 8 bits these are copies, and a matmul in the
+    compute format keeps the output besides."""
+    element = training.precision.activation_bytes_per_element
+    if not training.fp8_attention:
+        return element * (inputs + output)
+    return inputs + (element + (training.precision.linear is None)) * output
 
 
 def norm_output_bytes(block: Block, training: TrainingSpec, hidden: int, sequence_split: Number) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 from shardwright.base import Number
 from shardwright.costmodel.op_times import OPERATOR_PASSES, Operator
 from shardwright.specs import Stack, TrainingSpec
-from shardwright.specs.model import Block, FeedForward, LatentAttention, ModelSpec
+from shardwright.specs.model import Block, FeedForward, LatentAttention, MixtureOfExperts, ModelSpec
 
 from .operators import ExpertSplit, computed_width, experts_as_the_rest, norm_operator, normalises_heads
 from .saved import layer_code
@@ -19,6 +19,10 @@ from .saved import layer_code
 # (tests/costmodel/layers/test_counted_traffic.py): of the clamped activation of gpt-oss, for each column of an expert; of a
 # bias that transformers gathers for each token and adds in place (integrations/moe.py), without the sum that
 # `_biased_outputs` counts; and of one that Megatron-Core multiplies by the token's weight and adds expert by expert.
+#
+# Of Megatron-Core's unfused permutation (moe_utils.py): the product with the weights, zeros, scatter_add and index_select for
+# eight experts a token, less the two passes each way that `dispatched_elements` counts.
+_UNFUSED_PERMUTATION_PASSES = (0.5, 5.5)
 _CLAMPED_PASSES, _BIAS_PASSES, _BIAS_PASSES_BY_EXPERT = (16.0, 43.0), (4.0, 1.0), (14.0, 20.0)
 
 
@@ -66,7 +70,7 @@ def forward_traffic(
     if normalises_heads(block):
         moving.append(Moving(norm, inner=heads))
     moving.append(_activation(block, stack, split, backward=False))
-    return (*moving, *_expert_biases(block, hidden, stack, split, backward=False))
+    return (*moving, *_around_experts(block, hidden, stack, split, backward=False))
 
 
 def backward_traffic(
@@ -104,7 +108,7 @@ def backward_traffic(
     if normalises_heads(block):
         moving.append(Moving(norm, inner=heads, backward=True))
     moving.append(_activation(block, stack, split, backward=True))
-    return (*moving, *_expert_biases(block, hidden, stack, split, backward=True))
+    return (*moving, *_around_experts(block, hidden, stack, split, backward=True))
 
 
 def joins_attention(block: Block, model: ModelSpec, stack: Stack) -> bool:
@@ -166,11 +170,10 @@ def _biased_outputs(block: Block, hidden: int) -> _Biased:
     if isinstance(attention, LatentAttention):
         return _Biased(hidden * attention.bias, 0.0)
     up = (2 if ffn.gated else 1) * ffn.active_width
-    dense = isinstance(ffn, FeedForward)
-    copies = 0 if isinstance(ffn, FeedForward) else ffn.top_k  # each token once for every expert that gets it
-    down = ffn.bias * copies * hidden
+    routed = ffn.top_k if isinstance(ffn, MixtureOfExperts) else 0  # experts add theirs to each token that they get
     inner = attention.qkv_bias * (attention.query_width + 2 * attention.kv_width) + ffn.bias * up
-    return _Biased((attention.output_bias + ffn.bias * dense) * hidden, inner + down)
+    whole = attention.output_bias + ffn.bias * (not routed)
+    return _Biased(whole * hidden, inner + ffn.bias * routed * hidden)
 
 
 def _activation(block: Block, stack: Stack, split: ExpertSplit, *, backward: bool) -> Moving:
@@ -187,20 +190,23 @@ def _activation(block: Block, stack: Stack, split: ExpertSplit, *, backward: boo
     return Moving(chain, inner=width, count=runs, backward=backward)
 
 
-def _expert_biases(
+def _around_experts(
     block: Block, hidden: int, stack: Stack, split: ExpertSplit, *, backward: bool
 ) -> tuple[Moving, ...]:
-    """Additions of the biases of experts. transformers writes a bias for each token and adds it behind both matmuls."""
+    """What sorting operator by operator moves beyond one kernel each way, and additions of the biases of experts: transformers
+    writes a bias for each token and adds it behind both matmuls."""
     ffn = block.ffn
-    if isinstance(ffn, FeedForward) or not ffn.bias:
+    if isinstance(ffn, FeedForward):
         return ()
-    outputs = hidden * split.copies(1.0, ffn.top_k, 1)
-    if stack.transformers_layers:
+    outputs, moved = hidden * split.copies(1.0, ffn.top_k, 1), []
+    if not stack.fused_permutation:
+        moved.append((outputs, _UNFUSED_PERMUTATION_PASSES))
+    if ffn.bias and stack.transformers_layers:
         columns = (1 + ffn.gated) * (computed_width(block, split) - ffn.shared_width)
-        return (Moving("copy", inner=columns + outputs, count=_BIAS_PASSES[backward] / 2, backward=backward),)
-    if stack.adds_biases_by_expert:
-        return (Moving("copy", inner=outputs, count=_BIAS_PASSES_BY_EXPERT[backward] / 2, backward=backward),)
-    return ()
+        moved.append((columns + outputs, _BIAS_PASSES))
+    elif ffn.bias and stack.adds_biases_by_expert:
+        moved.append((outputs, _BIAS_PASSES_BY_EXPERT))
+    return tuple(Moving("copy", inner=inner, count=passes[backward] / 2, backward=backward) for inner, passes in moved)
 
 
 def _rotary(stack: Stack) -> Operator:

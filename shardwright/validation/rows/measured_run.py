@@ -156,6 +156,7 @@ def _training(row: TableRow, software: Software) -> tuple[TrainingSpec, list[str
         routing=routing_of_row(row),
         overlaps_dispatch=bool(row.settings.expert_overlap),
         dispatch_multiprocessors=_DISPATCH_MULTIPROCESSORS.get(row.settings.dispatch or ""),
+        fp8_attention=bool(row.settings.fp8_attention),
         activation_offload_layers=row.settings.activation_offload_layers or 0,
         high_precision_layers=row.settings.high_precision_layers or 0,
         mtp_layers=row.settings.mtp_layers or 0,

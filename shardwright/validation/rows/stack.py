@@ -48,6 +48,15 @@ _FRAMEWORKS = (
 _FIRST_YEAR_OF_CORE = 2024
 # NeMo took Megatron-Core over during 2023.
 _FIRST_YEAR_OF_NEMO_ON_CORE = 2023
+# The stack of Megatron-Core's releases up to each, by minor version; later ones are the newest.
+_CORE_RELEASES = (
+    (4, "megatron-core-0.4"),
+    (10, "megatron-core-0.8"),
+    (12, "megatron-core-0.12"),
+    (14, "megatron-core"),
+)
+_NEWEST_CORE = "megatron-core-0.15"
+_CORE_RELEASE = re.compile(r"(?:mcore|megatron-?core)[ _]?[rv]?0\.(\d+)", re.IGNORECASE)
 _FAST_KERNELS = re.compile(r"framework_config=\S*(?:fast-kernels|liger)|unsloth", re.IGNORECASE)
 # FlashAttention-2 is of July 2023; the benchmarks of that year ran its predecessors.
 _LAST_YEAR_OF_FIRST_KERNELS = 2023
@@ -110,6 +119,9 @@ def _stack(row: TableRow, found: _Framework) -> str:
         return "hf-fast-kernels"
     if found.stack == "torchtitan":
         return _torchtitan(row)
+    if found.stack == "megatron-core" and (release := _CORE_RELEASE.search(row.framework or "")):
+        minor = int(release[1])
+        return next((stack for last, stack in _CORE_RELEASES if minor <= last), _NEWEST_CORE)
     return _by_year(row, found)
 
 

@@ -34,6 +34,7 @@ class RowSettings(Spec):
     mtp_layers: int | None = None
     activation_offload_layers: int | None = None
     high_precision_layers: int | None = None
+    fp8_attention: bool | None = None
     trainable: str | None = None
 
     @property

@@ -228,9 +228,9 @@ def test_a_graph_takes_its_launches_off_the_host() -> None:
         def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
             return np.asarray(kernels, dtype=float)
 
-    def launched(graphs: str) -> tuple[float, float]:
+    def launched(graphs: str, stack: str = "shardwright") -> tuple[float, float]:
         work = expert_work(dp_shard=8)
-        training = work.training.model_copy(update={"cuda_graphs": graphs})
+        training = work.training.model_copy(update={"cuda_graphs": graphs, "stack": stack})
         row = replace(work, training=training, times=Launches()).layer(work.model.layer_classes[0])
         return float(row.forward_seconds[0]), float(row.backward_seconds[0])
 
@@ -239,6 +239,9 @@ def test_a_graph_takes_its_launches_off_the_host() -> None:
     assert launched("attention") == pytest.approx((12 + 27, 69 * 12 / 34 + 38))
     assert launched("attention+router") == pytest.approx((12 + 24, 69 * 12 / 34 + 31))
     assert launched("whole") == (0, 0)
+    # Megatron-Core's router also has the balancing loss; 20 and 36 of the layer, 2 and 4 for each of eight experts
+    assert launched("router", "megatron-core") == (20 + 37 - 24 + 16, 36 + 18 - 14 + 32)
+    assert launched("router", "megatron-core-0.15") == (20 + 18 - 5 + 16, 36 + 10 - 6 + 32)
 
 
 def test_context_parallelism_shares_tokens_and_attention_evenly() -> None:

@@ -15,6 +15,7 @@ from shardwright.costmodel.layers.traffic import (
     _BIAS_PASSES,
     _BIAS_PASSES_BY_EXPERT,
     _CLAMPED_PASSES,
+    _UNFUSED_PERMUTATION_PASSES,
     backward_traffic,
     forward_traffic,
 )
@@ -119,7 +120,7 @@ def test_the_clamped_gate_of_gpt_oss_moves_what_its_kernels_move() -> None:
     rows, width = 512, 64
     config = GptOssConfig(hidden_size=width, intermediate_size=width, num_local_experts=2)
     with torch.device(META):
-        experts = GptOssExperts(config)  # type: ignore[no-untyped-call] # of transformers
+        experts = GptOssExperts(config)  # type: ignore[no-untyped-call] # transformers leaves it untyped
         given = torch.empty(rows, 2 * width, dtype=torch.bfloat16, requires_grad=True) * 1
     with _Traffic() as forward:
         output = experts._apply_gate(given)
@@ -127,6 +128,26 @@ def test_the_clamped_gate_of_gpt_oss_moves_what_its_kernels_move() -> None:
         torch.autograd.grad(output, [given], torch.empty_like(output))
     unit = rows * width * 2
     assert (forward.moved / unit, backward.moved / unit) == pytest.approx(_CLAMPED_PASSES, rel=0.001)
+
+
+def test_an_unfused_permutation_moves_what_its_kernels_move() -> None:
+    """Product, zeros, scatter_add and index_select of eight copies a token; two passes each way are counted elsewhere."""
+    tokens, copies, width = 512, 8, 1024
+    with torch.device(META):
+        given = torch.empty(tokens, width, dtype=torch.bfloat16, requires_grad=True) * 1
+        back = torch.empty(tokens * copies, width, dtype=torch.bfloat16, requires_grad=True) * 1
+        weights = torch.empty(tokens * copies, 1, dtype=torch.bfloat16, requires_grad=True) * 1
+        place = torch.empty(tokens * copies, dtype=torch.int64)
+        zeros = torch.zeros(tokens, width, dtype=torch.bfloat16)
+    with _Traffic() as forward:
+        sent = given.index_select(0, place)
+        summed = zeros.scatter_add(0, place.unsqueeze(1).expand(-1, width), back * weights)
+    with _Traffic() as backward:
+        torch.autograd.grad(sent, [given], torch.empty_like(sent))
+        torch.autograd.grad(summed, [back, weights], torch.empty_like(summed))
+    unit = tokens * copies * width * 2
+    assert forward.moved / unit == pytest.approx(4 + _UNFUSED_PERMUTATION_PASSES[0], rel=0.05)
+    assert backward.moved / unit == pytest.approx(4 + _UNFUSED_PERMUTATION_PASSES[1], rel=0.02)
 
 
 def test_biases_of_experts_move_what_their_kernels_move() -> None:

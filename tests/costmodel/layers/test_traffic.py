@@ -183,3 +183,13 @@ class TestBiasedExpertsWithAClampedGate:
         """What selective recompute by modules takes from the traffic keeps the number of runs."""
         chain = [each for each in forward_traffic(CLAMPED, ROTARY, EAGER) if each.operator.endswith("activation")]
         assert [each.count for each in chain] == [16 / 5]
+
+
+def test_sorting_operator_by_operator_moves_more() -> None:
+    """Of each copy of a token half an element more forward, and 5.5 backward (Megatron-Core before 0.11)."""
+    outputs = 2 * HIDDEN
+    for traffic, passes in ((forward_traffic, 0.5), (backward_traffic, 5.5)):
+        before, since = (
+            totals(traffic(PLAIN, ROTARY, job(name)))[1] for name in ("megatron-core-0.8", "megatron-core-0.12")
+        )
+        assert before - since == pytest.approx(passes * outputs)

@@ -161,6 +161,7 @@ class TestWhatIsNotRunYet:
                 {"activation_offload_layers": 1},
                 "activation offload can be estimated and compared, not run yet; plan",
             ),
+            ({}, {"fp8_attention": True}, "attention in fp8 can be estimated and compared, not run yet; plan without"),
             ({}, {"loss_chunks": 2}, "a loss in chunks can be estimated and compared, not run yet; plan without"),
             ({}, {"expert_capacity": 1.5}, "expert_capacity can be estimated and compared, not run yet; leave it out"),
         ],

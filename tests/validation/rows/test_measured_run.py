@@ -74,7 +74,7 @@ def test_attention_before_fused_kernels_existed_was_not_fused() -> None:
 
 
 def test_the_framework_is_the_stack() -> None:
-    assert run(framework="Megatron-Core r0.8.0").training.stack == "megatron-core"
+    assert run(framework="Megatron-Core r0.8.0").training.stack == "megatron-core-0.8"
 
 
 @pytest.mark.parametrize(
