@@ -75,8 +75,8 @@ class Stack(Spec):
         tensor_parallel_overlap: share of tensor-parallel communication that runs in pieces beside the matmul that feeds or
             reads it.
         attention_kernel: the generation of the fused attention kernel: "flash-1" (FlashAttention of 2022 and its Triton
-            versions), "flash-2", or "flash-3", which stands for kernels written for Hopper and later (FlashAttention-3, cuDNN)
-            and runs like flash-2 before Hopper.
+            versions), "flash-2", or "flash-3", which stands for kernels written for the GPU from Hopper on (FlashAttention-3 and
+            4, cuDNN) and runs like flash-2 before Hopper.
         merges_partial_results: how context parallelism adds up what blocks of keys give: "fp32" (torch's own, which keeps the
             sums in fp32, sends gradients so, and adds up blocks after a gather too; ring-flash-attention) or "fused"
             (Transformer Engine: one kernel a block, in the compute format). costmodel/layers/exchanges/partial_results.py.
