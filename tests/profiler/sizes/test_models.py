@@ -3,6 +3,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from shardwright.catalog.huggingface.load import load_model
 from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.op_times.protocol import MatmulPart, Operator
 from shardwright.profiler.probes.compute.layer_check import one_rank
@@ -58,6 +59,12 @@ def test_attention_is_measured_as_each_rank_holds_its_heads() -> None:
     found: set[Sizes] = {(b, 4.0 / tp, max(1.0, 2.0 / tp), 128.0, 16.0) for b in (1.0, 2.0) for tp in (1, 2, 4)}
     assert set(usage.attention()) == found
     assert usage.attention(latent=True) == []
+
+
+def test_latent_heads_are_measured_apart() -> None:
+    usage = Usage(load_model("deepseek-v2-lite"), _TRAINING, micro_batches=(1,))
+    assert usage.attention() == []
+    assert usage.attention(latent=True) == [(1.0, 16.0, 16.0, 128.0, 192.0)]
 
 
 def test_an_embeddings_gradient_is_its_whole_table() -> None:

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from shardwright.catalog import devices as catalog
+from shardwright.reports.profile.diff import compare_profiles
 from shardwright.reports.profile.lines import figure_words, fingerprint_lines, layer_lines, series_lines
 from shardwright.reports.profile.report import profile_json, render_profile_report, write_profile_report
 from shardwright.reports.profile.tables import profile_tables
@@ -38,6 +39,34 @@ def test_the_best_rate_with_its_shape_and_noise() -> None:
     assert line.sizes == "m 128..2,048, k 64..1,024, n 128..2,048"
     assert line.interval == pytest.approx(0.03)
     assert (line.residual_median, line.residual_p90, line.left_out_median) == (0.021, 0.083, 0.034)
+
+
+def casts(seconds: float = 1e-3) -> Series:
+    """Of 1,024 rows of 1,024 numbers in 16 bits to fp8: read twice and written, 5 bytes each."""
+    points = (point((1024, 1024), seconds), point((512, 1024), seconds))
+    return Series(operation="cast", variant="fp8", format="bf16", axes=("rows", "width"), points=points)
+
+
+def test_a_cast_has_its_rate_and_the_seconds_of_a_million_elements() -> None:
+    with_casts = profile(series=(*profile().series, casts()))
+    line = next(line for line in series_lines(with_casts) if line.key == "cast/fp8/bf16")
+    assert line.best == pytest.approx(5 * 2**20 / 1e-3)
+    assert line.best_at == "1,024 x 1,024"
+    assert line.seconds_per_element == pytest.approx(1e-3 / 2**20)
+    for shown in (printed(profile_tables(with_casts, title="p.json")), render_profile_report(with_casts, name="p")):
+        for words in ("Casts to 8 and 4 bits", "5.24 GB/s", "a million elements", "954 µs"):
+            assert words in shown
+    assert "a million elements" not in printed(profile_tables(profile(), title="p.json"))
+    assert all(line.seconds_per_element is None for line in series_lines(profile()))
+
+
+def test_casts_of_two_profiles_are_compared() -> None:
+    one, other = (profile(series=(casts(seconds),)) for seconds in (1e-3, 2e-3))
+    (found,) = compare_profiles(one, other).series
+    assert found.verdict == "slower"
+    assert found.ratio == pytest.approx(2)
+    assert found.rate_a is not None
+    assert found.rate_b == pytest.approx(found.rate_a / 2)
 
 
 def test_sizes_in_bytes_and_axes_that_do_not_vary() -> None:

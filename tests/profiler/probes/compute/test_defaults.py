@@ -8,12 +8,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from shardwright.costmodel.op_times.protocol import MatmulPart, Operator
 from shardwright.profiler.probes.compute.defaults import default_figures, default_probes
+from shardwright.profiler.session.agenda import DEFAULT_WEIGHTS, Agenda
 from shardwright.profiler.sizes.models import Usage
 from shardwright.profiler.timing.probe import Probe, Sizes
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.profile import Format, Point, Series
 from shardwright.specs.training import TrainingSpec
 from tests.costmodel.fakes import small_experts, small_model
+from tests.profiler.gpu_stand_in import GpuStandIn
 from tests.profiler.steady_machine import SteadyMachine
 
 _FORMATS: tuple[Format, ...] = get_args(Format)
@@ -96,6 +98,36 @@ def test_eight_bits_and_tf32_are_for_matmuls() -> None:
         "cast",
         "clip",
     }
+
+
+def test_a_gpu_measures_what_decides_modern_training() -> None:
+    """Casts, experts in a loop and in one kernel, attention by kernel, latent heads; a CPU leaves out what is slow there."""
+    probes = default_probes(GpuStandIn({}), ["bf16", "tf32", "fp8"])
+    keys = {_key(probe): probe for probe in probes}
+    casts = {f"{low}{how}" for low in ("fp8", "fp8-rowwise", "mxfp8", "nvfp4") for how in ("", "-compiled")}
+    assert {variant for operation, variant, _ in keys if operation == "cast"} == casts
+    assert {format for _, variant, format in keys if variant == "looped_input_gradient"} == {"bf16", "tf32", "fp8"}
+    assert {format for _, variant, format in keys if variant == "grouped_input_gradient"} == {"bf16"}
+    attention = {variant for operation, variant, _ in keys if operation == "attention"}
+    assert {"forward-mla", "backward-mla", "forward-cudnn-mla", "backward-cudnn", "forward-flash"} <= attention
+    lengths = {at[3] for at in keys["attention", "forward-cudnn", "bf16"].first_sizes()}
+    heads = {at[4] for at in keys["attention", "forward-cudnn", "bf16"].first_sizes()}
+    assert {1024.0, 65536.0} <= lengths
+    assert heads == {64.0, 96.0, 128.0, 256.0}
+    here = default_probes(SteadyMachine(), ["fp32", "bf16", "fp8"])
+    assert not [probe for probe in here if "mla" in probe.variant]
+    assert not [probe for probe in here if "looped" in probe.variant and probe.format == "fp8"]
+
+
+def test_the_kernels_that_plans_read_have_more_sizes() -> None:
+    probes = default_probes(GpuStandIn({}), ["bf16"])
+    agenda = Agenda(probes, weights=DEFAULT_WEIGHTS, expected_error=lambda series: [], tolerance=0.03)
+    counts = Counter(
+        probes[item.probe].variant for item in agenda.telling if probes[item.probe].operation == "attention"
+    )
+    assert counts["forward"] > counts["forward-flash"] == counts["forward-cudnn"] == 12
+    assert counts["forward-mla"] == 6
+    assert counts["forward-math"] == counts["forward-efficient"] == 3
 
 
 def test_sizes_between_the_first_are_valid_ones() -> None:
