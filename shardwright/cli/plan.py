@@ -171,6 +171,10 @@ def explain(
     profile: ProfileOption = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with the timeline here.")] = None,
     measurement: Annotated[Path | None, typer.Option(help="Compare with a run's measurement.json.")] = None,
+    pipeline_layout: Annotated[
+        str | None,
+        typer.Option(help="Deal the layers to stages as this layout of Megatron-Core does, such as 'Et*3|(tt|)*2tL'."),
+    ] = None,
     step_noise: Annotated[
         float | None, typer.Option(help="Set the standard deviation of a rank's compute time, as a share of it.")
     ] = None,
@@ -197,6 +201,8 @@ def explain(
         checkpoint_every=checkpoint_every,
     )
     written, model = read_plan(plan_path, profile)
+    if pipeline_layout:
+        written = _dealt(written, model, pipeline_layout)
     job = (model, written.cluster, written.training, written.plan)
     times = _times(written, step_noise)
     # what the file says was true when it was written: a plan changed by hand has other costs
@@ -221,6 +227,19 @@ def explain(
         if beside:
             console().print(beside)
     end_infeasible(lacking)
+
+
+def _dealt(plan_file: "PlanFile", model: "ModelSpec", layout: str) -> "PlanFile":
+    """The plan with its layers dealt to stages by `layout`, and nothing else changed.
+
+    Raises:
+        SpecError: the layout is not one of this model and mesh, or the schedule does not accept it.
+    """
+    from shardwright.costmodel import read_layout, with_layout
+
+    plan, mtp_layers = plan_file.plan, plan_file.training.mtp_layers
+    stages = read_layout(layout, layers=model.layer_count, mtp_layers=mtp_layers, pp=plan.mesh.pp)
+    return plan_file.model_copy(update={"plan": with_layout(plan, stages)})
 
 
 def _parameters(model: "ModelSpec") -> dict[str, int]:

@@ -16,6 +16,7 @@ from .checks import (
 )
 from .evaluate import estimate_plan, simulate_plan
 from .intervals import LEVELS, RUN_CLASSES, SAFE, RunClass, class_factors, fits_probability, reserve_for, run_class
+from .pipeline_layout import StageLayers, read_layout, with_layout
 from .plan_file import PlanFile, read_plan_file, write_plan_file
 from .prediction import EstimatePlan, Prediction, fastest, predict
 from .reliability import Goodput, Reliability, goodput
@@ -31,6 +32,7 @@ __all__ = [
     "Prediction",
     "Reliability",
     "RunClass",
+    "StageLayers",
     "check_context_parallel",
     "check_expert_parallel",
     "check_layer_counts",
@@ -45,11 +47,13 @@ __all__ = [
     "goodput",
     "lacking_bytes",
     "predict",
+    "read_layout",
     "read_plan_file",
     "reserve_for",
     "run_class",
     "simulate_plan",
     "step_seconds_by_variant",
     "tensor_parallel_sizes",
+    "with_layout",
     "write_plan_file",
 ]

@@ -20,7 +20,7 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
     mesh = plan.mesh
     if mesh.ranks > cluster.devices:
         raise SpecError(f"the plan needs {mesh.ranks} ranks ({mesh}) and {cluster.name} has {cluster.devices} devices")
-    if len(plan.stages) > model.layer_count + 2:
+    if len(plan.stages) > model.layer_count + 2 + (plan.mtp_stage is not None):
         raise SpecError(
             f"{len(plan.stages)} stages are more than the {model.layer_count} layers of {model.name}, its embedding and its head"
         )
@@ -31,6 +31,9 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
             f"dp {mesh.dp} x micro batch {plan.micro_batch} x {plan.microbatches} microbatches is {plan.global_batch} "
             f"sequences, the global batch is {training.global_batch}"
         )
+    placed = sum(stage.mtp_layers for stage in plan.stages)
+    if placed and placed != training.mtp_layers:
+        raise SpecError(f"the plan's stages hold {placed} mtp_layers and the training has {training.mtp_layers}")
     check_sequence(model, training)
     check_layer_counts(model, training)
     check_tensor_parallel(mesh.tp, model, training, sequence_parallel=plan.sequence_parallel, expert_tp=mesh.expert_tp)

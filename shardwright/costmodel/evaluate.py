@@ -98,8 +98,9 @@ class PlanCosts:
     times: OpTimes
 
     def __post_init__(self) -> None:
-        tables = build_tables(self.model, self.training, candidates_of(self.plan), self.times)
-        mixes = layer_mixes(self.model, self.plan.stages)
+        apart = self.plan.mtp_stage is not None
+        tables = build_tables(self.model, self.training, candidates_of(self.plan), self.times, mtp_apart=apart)
+        mixes = layer_mixes(self.model, self.plan.stages, mtp_apart=apart)
         object.__setattr__(self, "_sums", StageSums(tables, mixes, self.plan.vocabulary_parallel != "none"))
 
     @property
@@ -115,7 +116,15 @@ class PlanCosts:
         saving = overlap_saving_seconds(self.times.node.device, self.training, self.times.constants, *passes)
         costs = sums.stage_seconds().costs(self.plan.schedule, self.plan.mesh.pp, tables.send_seconds[0], saving)
         forward, backward = self._stops()
-        return replace(costs, forward=costs.forward + forward, backward=costs.backward + backward)
+        sends = costs.send * self._sent_states()
+        return replace(costs, forward=costs.forward + forward, backward=costs.backward + backward, send=sends)
+
+    def _sent_states(self) -> Array:
+        """(S - 1,): hidden states of a token in the message behind each stage. From multi-token prediction layers on they are
+        one more for each."""
+        last, first = len(self.plan.stages) - 1, self.plan.mtp_stage
+        behind = np.zeros(last) if first is None else np.arange(last) >= first
+        return np.asarray(1 + self.training.mtp_layers * behind)
 
     def _stops(self) -> tuple[float, float]:
         """Seconds of one microbatch's forward and backward in which every rank of an interlaced pipeline waits for the others.

@@ -26,8 +26,9 @@ def step_seconds_by_variant(
     `times.constants` holds arrays (variants,).
     """
     candidates = candidates_of(plan)
-    tables = build_tables(model, training, candidates[np.zeros(variants, dtype=np.int64)], times)
-    mixes = layer_mixes(model, plan.stages)[0]
+    apart = plan.mtp_stage is not None
+    tables = build_tables(model, training, candidates[np.zeros(variants, dtype=np.int64)], times, mtp_apart=apart)
+    mixes = layer_mixes(model, plan.stages, mtp_apart=apart)[0]
     ends = ends_of(len(plan.stages), spread=plan.vocabulary_parallel != "none")
     passes = [stage_causes(part, mixes[None], ends) for part in (tables.forward, tables.backward)]
     saving = overlap_saving_seconds(times.node.device, training, times.constants, *passes)

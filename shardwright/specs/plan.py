@@ -5,10 +5,12 @@ from typing import Literal, Self, get_args
 
 from pydantic import field_validator, model_validator
 
+from shardwright.base import listed
+
 from .mesh import Mesh
 from .schedules import ScheduleName as ScheduleName  # re-exported here, because it is a field of a plan
 from .schedules import check_shape, splits_backward, stage_ranks
-from .spec import PositiveInt, Spec
+from .spec import NonNegativeInt, PositiveInt, Spec
 
 RecomputePolicy = Literal["none", "selective", "full"]
 POLICIES: tuple[RecomputePolicy, ...] = get_args(RecomputePolicy)
@@ -38,9 +40,12 @@ class Stage(Spec):
     """The layers of one pipeline chunk, in model order. The first stage also holds the embedding, the last the head.
 
     These two stages may hold no layer, because some frameworks count the embedding and the head as a layer each.
+    `mtp_layers`: multi-token prediction layers that this stage holds, and with them a copy of the embedding; the last stage
+    then has their heads and losses alone. Where no stage says any, all are on the last stage.
     """
 
     layers: tuple[LayerRun, ...]
+    mtp_layers: NonNegativeInt = 0
 
     @property
     def layer_count(self) -> int:
@@ -120,6 +125,11 @@ class Plan(Spec):
         return self.mesh.dp * self.micro_batch * self.microbatches
 
     @property
+    def mtp_stage(self) -> int | None:
+        """The stage that holds the multi-token prediction layers, where the plan says one."""
+        return next((index for index, stage in enumerate(self.stages) if stage.mtp_layers), None)
+
+    @property
     def zero_stage(self) -> ZeroStage:
         """The highest ZeRO stage of any layer; the embedding and the head follow it."""
         return max(run.zero_stage for stage in self.stages for run in stage.layers)
@@ -143,7 +153,7 @@ class Plan(Spec):
                 f"vocabulary_parallel 'interlaced' stops the ranks of 1F1B, not those of {self.schedule}; set 'vocab-1' or 'vocab-2', or schedule '1f1b'"
             )
         for index, stage in enumerate(self.stages):
-            if not stage.layers and (count == 1 or 0 < index < count - 1):
+            if not stage.layers and not stage.mtp_layers and (count == 1 or 0 < index < count - 1):
                 raise ValueError(
                     f"stage {index} holds no layer; only the first and the last of several may, with the embedding and the head"
                 )
@@ -153,7 +163,19 @@ class Plan(Spec):
                         f"stage {index} has zero_stage {run.zero_stage} with dp_shard {mesh.dp_shard}{f' x cp {mesh.cp}' if mesh.cp > 1 else ''}; "
                         "ZeRO stages 1 to 3 need dp_shard x cp of 2 or more, 0 needs dp_shard 1"
                     )
+        self._check_prediction()
         return self
+
+    def _check_prediction(self) -> None:
+        """Refuse multi-token prediction layers on several stages, or in front of a layer."""
+        places = [index for index, stage in enumerate(self.stages) if stage.mtp_layers]
+        if len(places) > 1:
+            raise ValueError(f"stages {listed(places)} hold mtp_layers; put all on one of them")
+        behind = [index for index, stage in enumerate(self.stages) if places and index > places[0] and stage.layers]
+        if behind:
+            raise ValueError(
+                f"stage {behind[0]} holds layers behind the mtp_layers of stage {places[0]}; put these on stage {behind[-1]} or later"
+            )
 
     def differences(self, other: "Plan") -> list[str]:
         """One readable line for each choice in which `other` differs from this plan; empty when they are equal."""

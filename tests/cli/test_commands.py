@@ -365,6 +365,19 @@ def test_a_plan_file_with_context_and_expert_parallelism(command: Command, tmp_p
     assert_one_line(command("run", path), "cp 4", "not run yet")
 
 
+def test_a_layout_deals_the_layers_of_a_plan_to_other_stages(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    command("plan", "llama-3.2-1b", *JOB, "--pp", "2", "--mtp-layers", "1", "--stack", "megatron-core", "--out", path)
+    even = command("explain", path, "--json").json()["plan_file"]
+    found = command("explain", path, "--pipeline-layout", "Et*10|t*6mL", "--json").json()["plan_file"]
+    stages = found["plan"]["stages"]
+    assert [sum(run["count"] for run in stage["layers"]) for stage in stages] == [10, 6]
+    assert [stage["mtp_layers"] for stage in stages] == [0, 1]
+    assert found["estimate"]["step"] != even["estimate"]["step"]
+    assert_one_line(command("explain", path, "--pipeline-layout", "Et*8|t*8L"), "has 0 m", "give 1 m")
+    assert_one_line(command("explain", path, "--pipeline-layout", "Et*8|t*8"), "end with its only L")
+
+
 def test_every_choice_of_a_plan_is_an_option() -> None:
     """But for the stages, which a plan file holds."""
     options = set(inspect.signature(plan_command).parameters)

@@ -16,9 +16,27 @@ from .row import RowWork, mean, together
 class WorkModel(WorkFrame):
     """Builds `RowWork` of the layers, the embedding and the head."""
 
-    def rows(self) -> list[RowWork]:
-        """Return the work of all rows, in the order of the cost tables."""
-        return [*(self.layer(block) for block in self.model.layer_classes), self.embedding(), self.head()]
+    def rows(self, *, mtp_apart: bool = False) -> list[RowWork]:
+        """Return the work of all rows, in the order of the cost tables. `mtp_apart`: a multi-token prediction layer is a row of
+        its own behind the layers, and the head has what is left of them."""
+        layers = [self.layer(block) for block in self.model.layer_classes]
+        if not mtp_apart:
+            return [*layers, self.embedding(), self.head()]
+        head = EndWork(self).head()
+        losses = [head.without_parameters()] * self.training.mtp_layers
+        return [*layers, self.prediction_layer(), self.embedding(), together([head, *losses])]
+
+    def prediction_layer(self) -> RowWork:
+        """Return the work of one multi-token prediction layer on a stage without the head, with its part of the embedding's copy
+        (Megatron-Core, multi_token_prediction.py): its output goes on to the head with the hidden states."""
+        ends, count = EndWork(self), max(1, self.training.mtp_layers)
+        found = together([ends.joined_input(), self.layer(self._last_block)])
+        copied = np.where(self.candidates.pp > 1, ends.embedding().parameters, 0.0)
+        return found.with_parameters(found.parameters + copied / count)
+
+    @property
+    def _last_block(self) -> Block:
+        return self.model.layer_classes[self.model.class_of_layer[-1]]
 
     def layer(self, block: Block) -> RowWork:
         """Return the work of one transformer layer: the mean of those in a lower format and those in the compute format."""
@@ -46,7 +64,7 @@ class WorkModel(WorkFrame):
         if count == 0:
             return head
         again = head.without_parameters()
-        layers = [ends.joined_input(), self.layer(self.model.layer_classes[self.model.class_of_layer[-1]]), again]
+        layers = [ends.joined_input(), self.layer(self._last_block), again]
         copied = (
             0.0 if self.model.tied_embeddings else np.where(self.candidates.pp > 1, ends.embedding().parameters, 0.0)
         )

@@ -26,9 +26,14 @@ from .distinct_rows import distinct_rows
 from .straggler import largest_of
 
 
-def build_tables(model: ModelSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes) -> CostTables:
-    """Build the cost tables of every candidate. Pure. The caller checks that a candidate divides model and batch."""
-    rows = distinct_rows(model, training, candidates, times)
+def build_tables(
+    model: ModelSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes, *, mtp_apart: bool = False
+) -> CostTables:
+    """Build the cost tables of every candidate. Pure. The caller checks that a candidate divides model and batch.
+
+    `mtp_apart`: multi-token prediction layers are one more class of layers, not part of the head.
+    """
+    rows = distinct_rows(model, training, candidates, times, mtp_apart=mtp_apart)
     return _Builder(model, training, times, candidates, rows).tables()
 
 

@@ -57,11 +57,13 @@ def _most_codes(rows: int) -> int:
     return max(_FEWEST_CODES, _MOST_CODES_A_ROW * rows)
 
 
-def distinct_rows(model: ModelSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes) -> list[RowWork]:
+def distinct_rows(
+    model: ModelSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes, *, mtp_apart: bool = False
+) -> list[RowWork]:
     """Return the work of every row for every candidate, computed once for
     candidates that differ only in later choices."""
     if any(np.ndim(value) for value in vars(times.constants).values()):  # each candidate has its own constants
-        return WorkModel(model, training, times, candidates).rows()
+        return WorkModel(model, training, times, candidates).rows(mtp_apart=mtp_apart)
     one = np.ones_like(candidates.tp)
     # a microbatch's exchange hides behind another one, if the pipeline has it
     paired = (candidates.ep > 1) & training.overlaps_dispatch
@@ -77,5 +79,5 @@ def distinct_rows(model: ModelSpec, training: TrainingSpec, candidates: Candidat
         offload_optimizer=0 * one,
     )
     kinds = distinct(list(vars(alike).values()))
-    rows = WorkModel(model, training, times, alike[kinds.first]).rows()
+    rows = WorkModel(model, training, times, alike[kinds.first]).rows(mtp_apart=mtp_apart)
     return [RowWork(**{name: values[kinds.of_row] for name, values in vars(row).items()}) for row in rows]

@@ -26,12 +26,15 @@ def candidates_of(plan: Plan) -> Candidates:
     return Candidates(**{**vars(repeated), "zero_stage": np.array(stages)})
 
 
-def layer_mixes(model: ModelSpec, stages: Sequence[Stage]) -> IntArray:
-    """(Z, S, K, P): layers of each class that every stage holds under each policy, by ZeRO stage."""
+def layer_mixes(model: ModelSpec, stages: Sequence[Stage], *, mtp_apart: bool = False) -> IntArray:
+    """(Z, S, K, P): layers of each class that every stage holds under each policy, by ZeRO stage. `mtp_apart`: as in
+    `build_tables`; these count for the highest ZeRO stage."""
     zeros = zero_stages(stages)
-    mixes = np.zeros((len(zeros), len(stages), len(model.layer_classes), len(POLICIES)), dtype=np.int64)
+    mixes = np.zeros((len(zeros), len(stages), len(model.layer_classes) + mtp_apart, len(POLICIES)), dtype=np.int64)
     classes = iter(model.class_of_layer)
     for index, stage in enumerate(stages):
+        if mtp_apart:
+            mixes[0, index, -1, POLICIES.index("none")] = stage.mtp_layers
         for layer in stage.each_layer():
             mixes[zeros.index(layer.zero_stage), index, next(classes), POLICIES.index(layer.recompute)] += 1
     return mixes

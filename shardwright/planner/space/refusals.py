@@ -75,7 +75,7 @@ def no_schedule(
         return (
             f"pp {fixed.pp} x stages_per_rank {fixed.stages_per_rank} divides the {layers} layers of {model.name} only with a "
             f"layer each for embedding and head, which stack '{training.stack}' does not count; "
-            f"plan with --stack {' or '.join(name for name in stack_names() if named_stack(name).counts_ends)}"
+            f"plan with --stack {next(name for name in stack_names() if named_stack(name).counts_ends)}"
         )
     return (
         f"interleaved-1f1b needs pp of 2 or more, pp x stages_per_rank of at most {layers} (the layers of "

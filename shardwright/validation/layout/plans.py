@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from shardwright.costmodel import StageLayers
 from shardwright.specs import (
     LayerRun,
     Mesh,
@@ -23,7 +24,7 @@ from shardwright.validation.table import SkippedRowError, TableRow
 
 from .axes import RowAxes, axes_of_row, expert_splits
 from .choices import EVERY_SECOND, MEGATRONS, Recompute, by_stages, micro_batches, recomputes, zero_stages
-from .schedule import PipelineChoice, pipelines_of_row, stage_sizes, vocabulary_parallel_of
+from .schedule import PipelineChoice, pipelines_of_row, stage_sizes, stated_stages, vocabulary_parallel_of
 
 _SHARD_GROUP = re.compile(r"(?:zero1 group(?: size)?|shard group)[ =](-?\d+)")
 
@@ -170,13 +171,17 @@ def _plan(
 ) -> Plan | None:
     """The plan; None if the schedule does not accept its microbatch or stage count."""
     shard = layout.shard_group if zero_stage else 1
-    # two stages may hold the embedding and the head alone
-    if layout.pp * pipeline.stages_per_rank > layout.layers + 2 or not experts_fold(
+    # two stages may hold the embedding and the head alone, and a layout's third one the prediction layers
+    most = layout.layers + (3 if row.settings.pipeline_layout else 2)
+    if layout.pp * pipeline.stages_per_rank > most or not experts_fold(
         shard * layout.axes.cp * layout.tp, layout.tp, layout.axes.ep, etp
     ):
         return None
     try:
-        sizes = stage_sizes(row, layout.family, layout.layers, layout.pp * pipeline.stages_per_rank)
+        count = layout.pp * pipeline.stages_per_rank
+        sizes = stated_stages(row, layout.layers, layout.pp) or [
+            StageLayers(size, 0) for size in stage_sizes(row, layout.family, layout.layers, count)
+        ]
         return _built_plan(layout, sizes, zero_stage, micro_batch, recompute, pipeline.schedule, etp)
     except ValidationError:  # a schedule's own rule
         return None
@@ -184,7 +189,7 @@ def _plan(
 
 def _built_plan(
     layout: _Layout,
-    sizes: Sequence[int],
+    sizes: Sequence[StageLayers],
     zero_stage: ZeroStage,
     micro_batch: int,
     recompute: Recompute,
@@ -205,7 +210,9 @@ def _built_plan(
         micro_batch=micro_batch,
         microbatches=layout.sequences_per_rank // micro_batch,
         schedule=schedule,
-        stages=tuple(Stage(layers=_layer_runs(count, recompute, zero_stage)) for count in sizes),
+        stages=tuple(
+            Stage(layers=_layer_runs(size.layers, recompute, zero_stage), mtp_layers=size.mtp_layers) for size in sizes
+        ),
         sequence_parallel=layout.sequence_parallel,
         context_parallel=layout.axes.context_parallel,
         expert_dispatch=layout.axes.expert_dispatch,

@@ -3,8 +3,10 @@
 import re
 from typing import NamedTuple
 
+from shardwright.base import SpecError
+from shardwright.costmodel import StageLayers, read_layout
 from shardwright.specs import ScheduleName, VocabularyParallel, even_stages
-from shardwright.validation.table import TableRow
+from shardwright.validation.table import SkippedRowError, TableRow
 
 _MAY_INTERLEAVE = ("Megatron-LM", "Megatron-Core", "NeMo")
 # Every dense recipe of NeMo with a pipeline interleaves, with one to four layers a stage (scripts/performance,
@@ -46,6 +48,9 @@ def pipelines_of_row(row: TableRow, family: str, pp: int, layers: int) -> tuple[
     """
     if pp == 1:
         return (PipelineChoice("1f1b", 1),)
+    if stages := stated_stages(row, layers, pp):
+        each = len(stages) // pp
+        return (PipelineChoice("interleaved-1f1b" if each > 1 else "1f1b", each),)
     name, chunks = _stated(row)
     counts = _chunk_counts(row, family, pp, layers)
     if name == "interleaved-1f1b":
@@ -53,6 +58,20 @@ def pipelines_of_row(row: TableRow, family: str, pp: int, layers: int) -> tuple[
     elif chunks is not None:
         counts = [chunks]
     return tuple(PipelineChoice(_schedule(name, count), count) for count in counts)
+
+
+def stated_stages(row: TableRow, layers: int, pp: int) -> tuple[StageLayers, ...] | None:
+    """The stages of the row's own layout, if it states one.
+
+    Raises:
+        SkippedRowError: the layout is not one of its model.
+    """
+    if row.settings.pipeline_layout is None:
+        return None
+    try:
+        return read_layout(row.settings.pipeline_layout, layers=layers, mtp_layers=row.settings.mtp_layers or 0, pp=pp)
+    except SpecError as refusal:
+        raise SkippedRowError(str(refusal)) from None
 
 
 def vocabulary_parallel_of(row: TableRow) -> VocabularyParallel:

@@ -18,7 +18,7 @@ class RowSettings(Spec):
     the optimizer updates and of its moments. `recompute_modules`: modules of each layer that the backward pass
     recomputes, joined by `+`; `none` for no recompute at all. `loss_chunks`: pieces in which head and loss run over a
     microbatch. `activation_offload_layers`: layers whose activations go to the host. `high_precision_layers`: layers
-    whose matmuls stay in 16 bits. `mtp_layers`: multi-token
+    whose matmuls stay in 16 bits. `pipeline_layout`: Megatron-Core's layout of the stages. `mtp_layers`: multi-token
     prediction layers. `expert_tp`: tensor parallelism inside an expert. `trainable`: `all`, or `lora-r16` and the like.
     """
 
@@ -35,6 +35,7 @@ class RowSettings(Spec):
     activation_offload_layers: int | None = None
     high_precision_layers: int | None = None
     fp8_attention: bool | None = None
+    pipeline_layout: str | None = None
     trainable: str | None = None
 
     @property

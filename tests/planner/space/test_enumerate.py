@@ -113,7 +113,7 @@ def test_gpipe_where_it_differs_from_1f1b() -> None:
         (
             Fixed(pp=2, stages_per_rank=4, even_stages=True),
             "pp 2 x stages_per_rank 4 divides the 6 layers of tiny only with a layer each for embedding and head, which stack "
-            "'shardwright' does not count; plan with --stack megatron-core or nemo",
+            "'shardwright' does not count; plan with --stack megatron-core",
         ),
         (
             Fixed(even_stages=True, pp=4),

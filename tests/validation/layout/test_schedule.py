@@ -2,8 +2,16 @@
 
 import pytest
 
-from shardwright.validation.layout.schedule import by_cost, pipelines_of_row, stage_sizes, vocabulary_parallel_of
+from shardwright.costmodel.pipeline_layout import StageLayers
+from shardwright.validation.layout.schedule import (
+    by_cost,
+    pipelines_of_row,
+    stage_sizes,
+    stated_stages,
+    vocabulary_parallel_of,
+)
 from shardwright.validation.rows.stack import software_of_row
+from shardwright.validation.table import SkippedRowError
 from tests.validation.made_up_rows import row
 
 
@@ -121,3 +129,13 @@ def test_redistributed_layers_balance_the_head() -> None:
     small = row(hidden=1024, ffn_hidden=4096, vocab=30_000, seq_len=2048, notes="redis", pp=4)
     assert sorted(stage_sizes(small, "Megatron-LM", 32, 4)) == [6, 8, 9, 9]
     assert stage_sizes(small, "Megatron-LM", 32, 4)[-1] == 6
+
+
+def test_a_layout_gives_the_stages_and_their_layers() -> None:
+    layout = "settings", "pipeline_layout=Ett|(ttt|)*2t*3,mL; mtp_layers=1"
+    given = row(**dict([layout]))
+    assert stated_stages(given, 11, 2) == (*[StageLayers(2, 0)], *[StageLayers(3, 0)] * 2, StageLayers(3, 1))
+    assert _choices(layers=11, pp=2, **dict([layout])) == [("interleaved-1f1b", 2)]
+    assert _choices(layers=4, pp=2, settings="pipeline_layout=Ettt|tL") == [("1f1b", 1)]
+    with pytest.raises(SkippedRowError, match="has 11 t and the job has 12 layers"):
+        stated_stages(given, 12, 2)
