@@ -72,7 +72,7 @@ def main() -> None:
             readable.seconds(statistics.median(seconds or [result.seconds])),
             readable.seconds(job.aim_seconds),
             readable.seconds(estimate.step_seconds),
-            f"{1 - result.bound_seconds / estimate.step_seconds:.1%}",
+            f"{result.gap:.1%}",
             readable.size(estimate.peak_memory_bytes),
             f"{plan.mesh}; {plan.schedule} x{plan.stages_per_rank}; micro batch {plan.micro_batch}",
         )
