@@ -12,10 +12,11 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from shardwright.base import nearest
 from shardwright.base import units as readable
 from shardwright.catalog import load_cluster
 from shardwright.catalog.huggingface import load_model
-from shardwright.planner import SearchResult, search
+from shardwright.planner import TOLERANCE, SearchResult, search
 from shardwright.specs import TrainingSpec
 
 _RUNS = 5
@@ -32,7 +33,7 @@ class Job(NamedTuple):
 
     def search(self) -> SearchResult:
         training = TrainingSpec(seq_len=self.seq_len, global_batch=self.global_batch)
-        return search(load_model(self.model), load_cluster(self.cluster), training, runners_up=0, tolerance=0.02)
+        return search(load_model(self.model), load_cluster(self.cluster), training, runners_up=0, tolerance=TOLERANCE)
 
 
 JOBS = {
@@ -52,6 +53,9 @@ JOBS = {
 def main() -> None:
     """Print the table."""
     chosen = sys.argv[1:] or list(JOBS)
+    for name in chosen:
+        if name not in JOBS:
+            raise SystemExit(f"job '{name}' is not known; allowed: {', '.join(JOBS)}.{nearest(name, JOBS)}")
     table = Table("job", title=f"Median of {_RUNS} searches", title_justify="left")
     for column in ("entries", "solved", "seconds", "aim", "step", "gap", "memory"):
         table.add_column(column, justify="right")

@@ -9,7 +9,7 @@ from shardwright.planner.stages import plan_of
 from shardwright.specs import ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
-# Published runs of one plan differ by about as much from day to day; what is closer counts as equally fast.
+# What is closer counts as equally fast. The 80% interval of an estimate is many times as wide (costmodel/intervals.toml).
 TOLERANCE = 0.02
 
 

@@ -78,7 +78,7 @@ def _is_left_out(mesh: Mesh, zero_stage: int, micro_batch: int, fixed: Fixed) ->
     """ZeRO over one rank, no ZeRO over shards, and microbatches of several sequences that cp cuts."""
     if zero_stage == 0:
         return mesh.dp_shard > 1
-    return mesh.shard_ranks == 1 or (mesh.cp > 1 and micro_batch > 1 and fixed.micro_batch is None)
+    return mesh.shard_ranks == 1 or (mesh.cp > 1 and micro_batch > 1 and None in (fixed.micro_batch, fixed.cp))
 
 
 def fastest(

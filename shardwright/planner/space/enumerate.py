@@ -196,10 +196,11 @@ def _zero_stages(mesh: Degrees, training: TrainingSpec, fixed: Fixed) -> list[in
 def _microbatches(mesh: Degrees, training: TrainingSpec, fixed: Fixed) -> list[tuple[int, int]]:
     """Return each (sequences of a microbatch, microbatches of a step) of one data-parallel rank.
 
-    An open micro batch is 1 where cp cuts the sequences: two sequences over twice the ranks move more than one each.
+    Where cp cuts the sequences it is one, unless both are fixed: two sequences over twice the ranks move more than one each.
     """
     sequences = training.global_batch // mesh.dp
-    sizes = divisors(sequences) if mesh.cp == 1 or fixed.micro_batch else [1]
+    both = fixed.cp is not None and fixed.micro_batch is not None
+    sizes = divisors(sequences) if mesh.cp == 1 or both else [1]
     return [(size, sequences // size) for size in sizes if fixed.micro_batch in (None, size)]
 
 

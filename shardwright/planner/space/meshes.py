@@ -130,7 +130,7 @@ def _expert_degrees(tp: int, model: ModelSpec, training: TrainingSpec, fixed: Fi
     else:
         counts = [block.ffn.experts for block in model.layer_classes if isinstance(block.ffn, MixtureOfExperts)]
         degrees = divisors(gcd(*counts)) if counts and training.software.runs.expert_dispatch else [1]
-    open_etps = [0, tp] if fixed.ep is None and tp > 1 else [0]
+    open_etps = [0, tp] if tp > 1 else [0]
     found = [(ep, etp) for ep in degrees for etp in (open_etps if fixed.etp is None else [fixed.etp])]
     split_sequence = tp == 1 or fixed.sequence_parallel is not False  # else each rank would send every token
     found = [(ep, etp) for ep, etp in found if ep == 1 or split_sequence]
