@@ -63,8 +63,7 @@ def main() -> None:
     for name in chosen:
         job, seconds = JOBS[name], []
         result = job.search()
-        runs = _RUNS if result.seconds < 5 else 0
-        for _ in range(runs):
+        for _ in range(_RUNS):
             start = time.perf_counter()
             result = job.search()
             seconds.append(time.perf_counter() - start)
@@ -73,7 +72,7 @@ def main() -> None:
             name,
             str(result.candidates_total),
             str(result.candidates_solved),
-            readable.seconds(statistics.median(seconds or [result.seconds])),
+            readable.seconds(statistics.median(seconds)),
             readable.seconds(job.aim_seconds),
             readable.seconds(estimate.step_seconds),
             f"{result.gap:.1%}",

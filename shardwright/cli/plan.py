@@ -128,7 +128,7 @@ def plan(
     from shardwright.planner import TOLERANCE, search
     from shardwright.planner.space import Fixed
     from shardwright.planner.why import explain as explain_plan
-    from shardwright.planner.why import warnings, what_was_given_up
+    from shardwright.planner.why import overlooked, what_was_given_up
     from shardwright.specs import CHOICES
 
     if not time_limit > 0:
@@ -142,7 +142,7 @@ def plan(
     full = details or as_json or report is not None
     tolerance = 0.0 if fastest else TOLERANCE
     result = search(*job, fixed=fixed, time_limit_seconds=time_limit, runners_up=3 if full else 0, tolerance=tolerance)
-    notes = [*what_was_given_up(result), *warnings(*job, result.estimate), *_lacking(*job)]
+    notes = [*what_was_given_up(result), *overlooked(*job, result.estimate), *_lacking(*job)]
     if certify:
         notes.append(_certified(*job, result))
     why = [*explain_plan(result, *job), *notes] if full else []

@@ -11,6 +11,7 @@ import pytest
 
 from shardwright.base.numbers import GIB
 from shardwright.cli.plan import plan as plan_command
+from shardwright.costmodel.intervals import SAFE, reserve_for
 from shardwright.costmodel.plan_file import read_plan_file
 from shardwright.specs.choices import CHOICES
 from shardwright.specs.results.measurement import Fingerprint, Measurement, StepRecord
@@ -376,6 +377,20 @@ def test_a_layout_deals_the_layers_of_a_plan_to_other_stages(command: Command, t
     assert found["estimate"]["step"] != even["estimate"]["step"]
     assert_one_line(command("explain", path, "--pipeline-layout", "Et*8|t*8L"), "has 0 m", "give 1 m")
     assert_one_line(command("explain", path, "--pipeline-layout", "Et*8|t*8"), "end with its only L")
+
+
+def test_a_plan_keeps_memory_free_for_a_90_percent_chance_to_fit(command: Command, tmp_path: Path) -> None:
+    """Unless the option or a cluster file says how much; a CPU, whose memory no published run tells of, keeps its own."""
+    given, cpu = tmp_path / "given.toml", tmp_path / "cpu.toml"
+    given.write_text('name = "given"\ndevices = 8\ndevice = { like = "h100-sxm", memory_reserve = 0.2 }\n')
+    cpu.write_text('name = "cpu"\ndevices = 2\ndevice = "cpu-server"\n')
+    reserves = {}
+    for name, cluster in (("catalog", "h100-sxm:8"), ("given", given), ("cpu", cpu)):
+        options = ("--cluster", cluster, "--seq-len", "1024", "--global-batch", "16", "--json")
+        printed = command("plan", "llama-3.2-1b", *options).json()["plan_file"]
+        reserves[name] = printed["cluster"]["groups"][0]["device"]["memory_reserve"]
+    assert reserves == {"catalog": pytest.approx(reserve_for(SAFE)), "given": 0.2, "cpu": None}
+    assert reserve_for(SAFE) > 0.06
 
 
 def test_every_choice_of_a_plan_is_an_option() -> None:

@@ -18,8 +18,8 @@ x over ranks; m is the largest x; c is one message; T is the step. The bounds:
 All paths but a rank's own work end on the first rank, so its tail of reductions is added. The mean optimizer time is
 added to every bound.
 
-`quick_bounds` are looser and cost a tenth: T >= X, T >= M X / P and T >= M times
-the layers of the commonest class on some rank, where all layers fit the memory of all ranks together.
+`quick_bounds` are looser: T >= X, T >= M X / P, and T >= M times the layers of the commonest class on the rank that holds
+most of them. They are infinite where all layers don't fit the memory of all ranks together.
 """
 
 from dataclasses import dataclass

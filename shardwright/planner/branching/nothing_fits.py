@@ -10,7 +10,7 @@ from shardwright.base import GIB, Array, InfeasibleError, SpecError
 from shardwright.costmodel import estimate_plan
 from shardwright.costmodel.op_times import OpTimes, op_times
 from shardwright.costmodel.tables import host_share_bytes, usable_bytes
-from shardwright.planner.space import Fixed, Space, SpaceCosts, enumerate_space, space_costs
+from shardwright.planner.space import Fixed, Space, SpaceCosts, enumerate_space, kept_by, space_costs
 from shardwright.planner.stages import EntrySolver, Solved, plan_of
 from shardwright.specs import AXES, ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -125,8 +125,8 @@ def what_would_fit(
 ) -> Iterator[Change]:
     """Yield single changes that make a plan fit, cheapest for the user first, each the smallest of its kind tried."""
     for name, value in fixed:
-        freed = fixed.but(**{"stages": None, name: None})  # stages contain these choices too
-        if value is not None and fits(model, cluster, training, freed, times):
+        freed = kept_by(fixed.but(**{"stages": None, name: None}), training)  # stages contain these choices too
+        if value is not None and freed != fixed and fits(model, cluster, training, freed, times):
             yield Change(f"{name} other than {value}", cluster, training, freed)
     length = training.seq_len // 2
     while length >= _SHORTEST_SEQUENCE:

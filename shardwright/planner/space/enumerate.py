@@ -166,11 +166,9 @@ def _check(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed
     check_sequence(model, training)
     check_layer_counts(model, training)
     ep, tp = fixed.ep or 1, fixed.tp or 1
-    if fixed.tp is not None and (fixed.ep is not None or not has_experts(model)):
-        split_sequence = fixed.tp > 1 and fixed.sequence_parallel is not False
-        check_tensor_parallel(
-            fixed.tp, model, training, sequence_parallel=split_sequence, expert_tp=fixed.etp or max(1, fixed.tp // ep)
-        )
+    split = tp > 1 and fixed.sequence_parallel is not False
+    left = 1 if fixed.ep is None and has_experts(model) else max(1, tp // ep)  # an open ep may leave each expert whole
+    check_tensor_parallel(tp, model, training, sequence_parallel=split, expert_tp=fixed.etp or left)
     if fixed.etp and fixed.ep == 1:
         raise SpecError(f"etp {fixed.etp} splits the experts that ep spreads, and ep is 1; set ep, or leave etp out")
     if ep > 1 and tp > 1 and fixed.sequence_parallel is False:
@@ -178,8 +176,10 @@ def _check(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed
             f"ep {ep} with tp {tp} and no sequence_parallel would send every token {tp} times; leave out sequence_parallel"
         )
     check_expert_parallel(ep, model)
-    kind, split = fixed.context_parallel or CONTEXT_PARALLEL[0], tp > 1 and fixed.sequence_parallel is not False
-    check_context_parallel(fixed.cp or 1, tp, kind, model, training, sequence_parallel=split)
+    cp = fixed.cp or 1
+    if not context_kinds(model, training, fixed, tp, cp):  # say why of the first kind
+        kind = fixed.context_parallel or (training.software.runs.context_parallel or CONTEXT_PARALLEL)[0]
+        check_context_parallel(cp, tp, kind, model, training, sequence_parallel=split)
     if fixed.offload_optimizer and not cluster.node.device.has_own_memory:
         raise SpecError(
             "offload_optimizer 1 moves the optimizer to the host, and a CPU device keeps it there already; leave it out"

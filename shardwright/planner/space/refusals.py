@@ -106,10 +106,14 @@ def _no_even_stages(
             f"allowed: {listed(divisors(layers))}"
         )
     tensor = sorted({mesh.tp for mesh in meshes})
+    uneven = training.software.runs.uneven_stages
+    instead = (
+        "Leave out even_stages" if uneven else f"Choose another --stack than {training.stack}, which has no others"
+    )
     batch, step = training.global_batch, min(degrees)
     near = max(step, round(batch / step) * step)
     return (
         f"even_stages needs pp that divides the {layers} layers of {model.name}: on {cluster.devices} devices with tp of "
         f"{listed(tensor)} and a data-parallel degree that divides the global batch {batch}, pp is {listed(degrees)}. "
-        f"Leave out even_stages, or give a global batch that {step} divides (the nearest is {near})"
+        f"{instead}, or give a global batch that {step} divides (the nearest is {near})"
     )

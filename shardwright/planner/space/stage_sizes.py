@@ -19,8 +19,9 @@ def divides_into_stages(layers: int, pp: int, chunks: int, *, even: bool, counts
     """Return whether `layers` fill `chunks` stages on each of `pp` ranks, of equal length where `even`.
 
     Of interleaved stages that are not even, few are a layer shorter: two, for embedding and head, or one in eight. A chunk
-    that is shorter on some ranks only saves nothing, because every rank waits for its longest stage. With `counts_ends` (`Stack.counts_ends`) the embedding and the head may count as a layer each in interleaved stages:
-    126 layers then fill 16 x 8 stages of one, of which the first and the last hold no layer.
+    that is shorter on some ranks only saves nothing, because every rank waits for its longest stage. With `counts_ends`
+    (`Stack.counts_ends`) the embedding and the head may count as a layer each in interleaved stages: 126 layers then fill
+    16 x 8 stages of one, of which the first and the last hold no layer.
     """
     stages = pp * chunks
     if counts_ends and chunks > 1 and (layers + 2) % stages == 0:

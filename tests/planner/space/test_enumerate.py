@@ -185,3 +185,23 @@ def test_context_is_cut_where_a_rank_keeps_2048_tokens() -> None:
 def test_what_a_stack_runs_bounds_the_space(stack: str, name: str, values: set[int]) -> None:
     training = TrainingSpec(seq_len=8192, global_batch=8, stack=stack)
     assert set(enumerate_space(_EXPERTS, tiny_cluster(devices=8), training).column(name)) == values
+
+
+def test_a_degree_of_cp_that_one_kind_can_cut_is_searched() -> None:
+    """All-gather and ring cut 12 tokens into 2 cp chunks, so cp 4 divides under Ulysses alone."""
+    short, ring = TrainingSpec(seq_len=12, global_batch=8), Fixed(cp=4, context_parallel="ring")
+    space = enumerate_space(_MODEL, tiny_cluster(devices=4), short, Fixed(cp=4))
+    assert set(space.column("context_parallel")) == {CONTEXT_PARALLEL.index("ulysses")}
+    with pytest.raises(SpecError, match=r"cp 4 \(ring\) cuts a sequence into 8 parts"):
+        enumerate_space(_MODEL, tiny_cluster(devices=4), short, ring)
+
+
+def test_a_degree_of_tp_that_divides_no_heads_is_named_for_experts_too() -> None:
+    with pytest.raises(SpecError, match="tp 4 does not divide the 2 KV heads"):
+        enumerate_space(_EXPERTS, tiny_cluster(devices=4), _TRAINING, Fixed(tp=4))
+
+
+def test_ep_may_be_fixed_without_its_tensor_parallelism() -> None:
+    """The same pairs as where ep is open."""
+    space = enumerate_space(_EXPERTS, tiny_cluster(devices=4), _TRAINING, Fixed(ep=2, tp=2))
+    assert set(space.column("etp")) == {0, 2}

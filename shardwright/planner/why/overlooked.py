@@ -8,7 +8,7 @@ _MUCH = 0.25
 _GIVEN = "given by the user"
 
 
-def warnings(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, estimate: Estimate) -> list[str]:
+def overlooked(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, estimate: Estimate) -> list[str]:
     """Name a sequence beyond the model's positions, and logits that take much of a memory that is half full or more."""
     found = []
     longest = None if model.positions else model.config.get("max_position_embeddings")

@@ -5,7 +5,7 @@ import pytest
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
 from shardwright.costmodel.evaluate import estimate_plan
-from shardwright.planner.why.warnings import assumed, warnings
+from shardwright.planner.why.overlooked import assumed, overlooked
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.plan import LayerRun, Plan, Stage
 from shardwright.specs.training import TrainingSpec
@@ -17,7 +17,7 @@ def _warned(name: str, *, seq_len: int, loss_chunks: int = 1, cp: int = 1) -> li
     training = TrainingSpec(seq_len=seq_len, global_batch=8, loss_chunks=loss_chunks)
     layers = LayerRun(count=model.layer_count, zero_stage=3, recompute="full")
     plan = Plan(mesh=Mesh(dp_shard=8 // cp, cp=cp), micro_batch=1, microbatches=cp, stages=(Stage(layers=(layers,)),))
-    return warnings(model, cluster, training, estimate_plan(model, cluster, training, plan))
+    return overlooked(model, cluster, training, estimate_plan(model, cluster, training, plan))
 
 
 def test_a_sequence_beyond_the_positions() -> None:
