@@ -1,10 +1,9 @@
 """Fused attention in 8 bits: its two kinds of matmuls run at the device's fp8 rate, its exponentials as before.
 
-A score costs 4 d FLOPs of a forward, with heads of d columns, and one exponential in each pass. An H100 computes 3.9e12
-exponentials a second (Shah et al. 2024, FlashAttention-3, arXiv 2407.08608, section 3.1); other devices are counted as as fast
-for each multiprocessor. Matmuls and exponentials are counted one after the other, t = m + x. So in 8 bits t' = m p / p' + x,
-with the peaks p and p' of the two formats. That paper's 740 TFLOP/s in 16 bits with heads of 256 become 1.25 PFLOP/s;
-it has nearly 1.2.
+A score costs 4 d FLOPs of a forward, with heads of d columns, and one exponential in each pass, at the device's rate of
+exponentials. Matmuls and exponentials are counted one after the other, t = m + x. So in 8 bits t' = m p / p' + x, with the peaks
+p and p' of the two formats. FlashAttention-3's 740 TFLOP/s in 16 bits with heads of 256 become 1.25 PFLOP/s; its paper has
+nearly 1.2 (Shah et al. 2024, arXiv 2407.08608, abstract).
 """
 
 import numpy as np
@@ -13,8 +12,6 @@ from shardwright.base import Array, SpecError
 from shardwright.costmodel.op_times import ATTENTION_BACKWARD
 from shardwright.specs import Device, TrainingSpec
 from shardwright.specs.model import Block
-
-_EXPONENTIALS_PER_S_AND_MULTIPROCESSOR = 3.9e12 / 132
 
 
 def fp8_attention_seconds(
@@ -29,8 +26,7 @@ def fp8_attention_seconds(
     if "fp8" not in peaks:
         raise SpecError(f"{device.name} has no matmuls in fp8; leave attention in fp8 out")
     per_score = 4 * head_size * (ATTENTION_BACKWARD if backward else 1.0)
-    exponentials = flops / per_score / (_EXPONENTIALS_PER_S_AND_MULTIPROCESSOR * device.multiprocessors)
-    exponentials = np.minimum(exponentials, seconds)
+    exponentials = np.minimum(flops / per_score / device.exponential_rate, seconds)
     faster = peaks["fp8"] / peaks[training.precision.compute]
     return np.asarray((seconds - exponentials) / faster + exponentials)
 

@@ -28,8 +28,8 @@ def test_flash_attention_3s_rate_in_8_bits_follows_from_its_rate_in_16() -> None
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_exponentials_take_as_long_as_before(backward: bool) -> None:
-    """3.9e12 of them take a second on 132 multiprocessors; the other second halves. A backward has 2.5 times the matmuls."""
-    flops = np.array([3.9e12 * 4 * 64 * (2.5 if backward else 1)])
+    """16 a clock of 132 multiprocessors take a second; the other second halves. A backward has 2.5 times the matmuls."""
+    flops = np.array([16 * 132 * 1.83e9 * 4 * 64 * (2.5 if backward else 1)])
     found = fp8_attention_seconds(H100, training(), np.array([2.0]), flops, head_size=64, backward=backward)
     assert found == pytest.approx(1 + 1 / 2, rel=1e-3)
 
