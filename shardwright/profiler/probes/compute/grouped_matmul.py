@@ -30,12 +30,8 @@ _MULTIPLES = (16, 16, 16, 1)
 
 
 @dataclass(frozen=True)
-class GroupedMatmulProbe:
-    """Axes m, k, n, groups: those of `MatmulProbe` for one group. Every expert has equally many tokens.
-
-    The operands are those of autograd in transformers' grouped experts: tokens (groups x tokens, in), sorted by expert,
-    and weights (groups, out, in).
-    """
+class _OfExperts:
+    """Axes m, k, n, groups: those of `MatmulProbe` for one group. Every expert has equally many tokens."""
 
     part: MatmulPart
     format: Format
@@ -43,15 +39,24 @@ class GroupedMatmulProbe:
     operation: str = "matmul"
     axes: tuple[str, ...] = ("m", "k", "n", "groups")
 
-    @property
-    def variant(self) -> str:
-        return f"grouped_{self.part}"
-
     def first_sizes(self) -> Sequence[Sizes]:
         return self.wanted
 
     def between(self, one: Sizes, other: Sizes) -> Sizes | None:
         return size_between(one, other, _MULTIPLES)
+
+
+@dataclass(frozen=True)
+class GroupedMatmulProbe(_OfExperts):
+    """All experts in one kernel.
+
+    The operands are those of autograd in transformers' grouped experts: tokens (groups x tokens, in), sorted by expert,
+    and weights (groups, out, in).
+    """
+
+    @property
+    def variant(self) -> str:
+        return f"grouped_{self.part}"
 
     def needed_bytes(self, at: Sizes) -> float:
         return rotated_bytes(set_bytes=self._set_bytes(at), result_bytes=self._result_bytes(at))
@@ -100,27 +105,13 @@ class GroupedMatmulProbe:
 
 
 @dataclass(frozen=True)
-class LoopedMatmulProbe:
-    """The same with one matmul for each expert, as Transformer Engine's GroupedLinear and transformers' loop run them.
-
-    Each expert has tensors of its own. The axes are those of `GroupedMatmulProbe`.
-    """
-
-    part: MatmulPart
-    format: Format
-    wanted: tuple[Sizes, ...]
-    operation: str = "matmul"
-    axes: tuple[str, ...] = ("m", "k", "n", "groups")
+class LoopedMatmulProbe(_OfExperts):
+    """One matmul for each expert, which has tensors of its own, as Transformer Engine's GroupedLinear and transformers' loop
+    run them."""
 
     @property
     def variant(self) -> str:
         return f"looped_{self.part}"
-
-    def first_sizes(self) -> Sequence[Sizes]:
-        return self.wanted
-
-    def between(self, one: Sizes, other: Sizes) -> Sizes | None:
-        return size_between(one, other, _MULTIPLES)
 
     def needed_bytes(self, at: Sizes) -> float:
         *each, groups = at
