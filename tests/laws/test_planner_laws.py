@@ -11,6 +11,7 @@ from shardwright.costmodel.checks import check_memory
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.op_times.choice import op_times
 from shardwright.planner.best_plan import search
+from shardwright.planner.bounds.entry_bounds import lower_bounds, quick_bounds
 from shardwright.planner.branching.branch_and_bound import BranchAndBound
 from shardwright.planner.branching.nothing_fits import what_would_fit
 from shardwright.planner.space.enumerate import enumerate_space
@@ -84,10 +85,10 @@ class TestBoundIsAdmissible:
         problem = random_problem(seed)
         fixed = _few_enough(problem, seed)
         run = BranchAndBound.start(*problem, fixed, op_times(problem.cluster, problem.training))
-        entries = range(len(run.space))
-        quick = run.entries.bounds.copy()
-        bounds = {_key_of_entry(run, entry): run.entries.bound(entry) for entry in entries}
-        assert (quick <= run.entries.bounds).all()
+        of_solver = (run.solver.costs, run.solver.ranges, run.solver.allowed)
+        sharp = lower_bounds(*of_solver)
+        assert (quick_bounds(*of_solver) <= sharp).all()
+        bounds = {_key_of_entry(run, entry): bound for entry, bound in enumerate(sharp)}
         for plan in all_plans(*problem, fixed):
             estimate = estimate_plan(*problem, plan)
             try:

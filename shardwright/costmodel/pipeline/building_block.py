@@ -120,6 +120,7 @@ class _Squeeze:
         orders: list[list[Action]] = [[] for _ in self._plans]
         while any(self._plans):
             now = [(rank, index) for rank in range(len(orders)) if (index := self._next(rank)) is not None]
+            assert now, "a pass waits for one that never runs"
             for rank, index in now:
                 _, action = self._plans[rank].pop(index)
                 orders[rank].append(action)
