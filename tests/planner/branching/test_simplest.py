@@ -1,15 +1,19 @@
 """Of plans that take nearly as long as the fastest the simplest is chosen, and no simpler one of all plans is as near."""
 
+import numpy as np
 import pytest
 
 from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.costmodel.checks import check_memory
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.planner.best_plan import search
+from shardwright.planner.branching.simplest import _kinds
+from shardwright.planner.space.enumerate import enumerate_space
 from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.plan import Plan
+from shardwright.specs.training import TrainingSpec
 from tests.planner.brute_force import all_plans
-from tests.planner.small_problems import Problem, random_problem
+from tests.planner.small_problems import Problem, random_problem, tiny_cluster, tiny_model
 
 _TOLERANCE = 0.3
 _FEW = Fixed(micro_batch=1, zero_stage=1)
@@ -56,3 +60,16 @@ def test_no_plan_as_near_is_simpler(seed: int) -> None:
     else:
         assert found.fastest is not None
         assert found.fastest.step_seconds == pytest.approx(best.estimate.step_seconds, rel=1e-9)
+
+
+def test_axes_come_before_the_pipeline_and_the_pipeline_before_the_host() -> None:
+    space = enumerate_space(
+        tiny_model(layers=4, experts=4), tiny_cluster(devices=8), TrainingSpec(seq_len=4096, global_batch=8)
+    )
+    columns = [space.column(name) > 1 for name in ("pp", "dp_replicate", "dp_shard", "cp", "tp", "ep")]
+    axes = np.sum(columns, axis=0).tolist()
+    pipeline = (1 * columns[0] + (space.stages_per_rank > 1)).tolist()
+    keys = list(zip(axes, pipeline, space.column("offload_optimizer").tolist(), strict=True))
+    numbers = _kinds(space).tolist()
+    assert len(set(zip(keys, numbers, strict=True))) == len(set(keys)) == len(set(numbers))
+    assert [key for _, key in sorted(zip(numbers, keys, strict=True))] == sorted(keys)
