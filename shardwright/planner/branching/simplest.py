@@ -34,10 +34,8 @@ def simplest(run: BranchAndBound, tolerance: float) -> Solved:
     kinds, own = _kinds(run.space), run.best.entry
     near = np.flatnonzero(run.entries.chosen & (run.entries.bounds <= most))
     run.entries.sharpen(near)
-    near = near[run.entries.bounds[near] <= most]
+    near = near[(run.entries.bounds[near] <= most) & (kinds[near] <= kinds[own])]
     for kind in np.unique(kinds[near]):
-        if kind > kinds[own]:
-            break
         for search in _searches(run, near[kinds[near] == kind], most):
             search.run(most_solved=_MOST_SOLVED)
             if search.best is not None:
