@@ -126,7 +126,7 @@ def what_would_fit(
     """Yield single changes that make a plan fit, cheapest for the user first, each the smallest of its kind tried."""
     for name, value in fixed:
         freed = kept_by(fixed.but(**{"stages": None, name: None}), training)  # stages contain these choices too
-        if value is not None and freed != fixed and fits(model, cluster, training, freed, times):
+        if value is not None and fits(model, cluster, training, freed, times):
             yield Change(f"{name} other than {value}", cluster, training, freed)
     length = training.seq_len // 2
     while length >= _SHORTEST_SEQUENCE:

@@ -1,7 +1,7 @@
 """The simplest of the plans whose steps the prediction cannot tell apart.
 
-Simpler is, in this order: fewer axes of the mesh; no pipeline, then one stage on each rank; the optimizer on the device;
-nothing recomputed. Of equally simple plans the fastest counts.
+Simpler is, in this order: fewer axes besides data parallelism; no pipeline, then one stage on each rank; the optimizer on
+the device; nothing recomputed. Of equally simple plans the fastest counts.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from shardwright.specs import POLICIES
 from .branch_and_bound import BranchAndBound
 from .open_entries import OpenEntries
 
-_AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp", "ep")
+_AXES = ("pp", "cp", "tp", "ep")
 _NOTHING = POLICIES.index("none")
 
 # This limits work, not time, so that repeated runs find the same plan.
@@ -45,7 +45,8 @@ def simplest(run: BranchAndBound, tolerance: float) -> Solved:
 
 def _kinds(space: Space) -> IntArray:
     """(N,): a number for each entry; lower is simpler."""
-    axes = sum((space.column(name) > 1).astype(np.int64) for name in _AXES)
+    replicated_shards = (space.column("dp_replicate") > 1) & (space.column("dp_shard") > 1)
+    axes = sum(((space.column(name) > 1).astype(np.int64) for name in _AXES), 1 * replicated_shards)
     pipeline = (space.column("pp") > 1).astype(np.int64) + (space.stages_per_rank > 1)
     return np.asarray((axes * 3 + pipeline) * 2 + space.column("offload_optimizer"))
 

@@ -152,3 +152,14 @@ def test_the_times_that_were_given_say_what_fits() -> None:
     constants = replace(CALIBRATED, memory_reserve=0.5)
     with pytest.raises(InfeasibleError, match=rf"has {0.5 * 2.5e9 / 2**30:.1f} usable"):
         search(_MODEL, cluster, _TRAINING, times=op_times(cluster, _TRAINING, constants))
+
+
+def test_what_the_software_never_does_is_no_advice() -> None:
+    """megatron-lm has only even stages, which nobody asked for."""
+    training = TrainingSpec(seq_len=13312, global_batch=8, stack="megatron-lm")
+    with pytest.raises(InfeasibleError) as caught:
+        search(
+            load_model("llama-3.2-1b"), load_cluster("a100-sxm-40gb:2"), training, fixed=Fixed(pp=2, recompute="none")
+        )
+    assert "even_stages" not in str(caught.value)
+    assert "recompute other than none" in str(caught.value)

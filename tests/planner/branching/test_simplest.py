@@ -20,9 +20,9 @@ _FEW = Fixed(micro_batch=1, zero_stage=1)
 
 
 def _kind(plan: Plan) -> tuple[int, int, int, bool]:
-    """Axes, pipeline, optimizer on the host, and whether anything is recomputed."""
+    """Axes besides data parallelism, pipeline, optimizer on the host, and whether anything is recomputed."""
     mesh = plan.mesh
-    axes = sum(degree > 1 for degree in (mesh.pp, mesh.dp_replicate, mesh.dp_shard, mesh.cp, mesh.tp, mesh.ep))
+    axes = sum(degree > 1 for degree in (mesh.pp, mesh.cp, mesh.tp, mesh.ep, min(mesh.dp_replicate, mesh.dp_shard)))
     recomputes = any(run.recompute != "none" for stage in plan.stages for run in stage.layers)
     return axes, (mesh.pp > 1) + (plan.stages_per_rank > 1), int(plan.offload.optimizer_fraction), recomputes
 
@@ -66,7 +66,8 @@ def test_axes_come_before_the_pipeline_and_the_pipeline_before_the_host() -> Non
     space = enumerate_space(
         tiny_model(layers=4, experts=4), tiny_cluster(devices=8), TrainingSpec(seq_len=4096, global_batch=8)
     )
-    columns = [space.column(name) > 1 for name in ("pp", "dp_replicate", "dp_shard", "cp", "tp", "ep")]
+    both = np.minimum(space.column("dp_replicate"), space.column("dp_shard"))
+    columns = [space.column("pp") > 1, both > 1, *(space.column(name) > 1 for name in ("cp", "tp", "ep"))]
     axes = np.sum(columns, axis=0).tolist()
     pipeline = (1 * columns[0] + (space.stages_per_rank > 1)).tolist()
     keys = list(zip(axes, pipeline, space.column("offload_optimizer").tolist(), strict=True))
