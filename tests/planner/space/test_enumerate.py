@@ -175,6 +175,8 @@ def test_context_is_cut_where_a_rank_keeps_2048_tokens() -> None:
         ("fsdp", "cp", {1}),
         ("fsdp", "ep", {1}),
         ("fsdp", "zero_stage", {0, 2, 3}),
+        ("megatron-deepspeed", "schedule", {SCHEDULES.index("1f1b")}),
+        ("nanotron", "schedule", {SCHEDULES.index("1f1b"), SCHEDULES.index("gpipe")}),
         ("megatron-lm", "zero_stage", {0, 1}),
         ("megatron-lm", "offload_optimizer", {0}),
         ("hf-deepspeed", "context_parallel", {CONTEXT_PARALLEL.index("ulysses")}),
