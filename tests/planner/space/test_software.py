@@ -41,3 +41,13 @@ def test_a_stack_without_uneven_stages_gets_even_ones() -> None:
     assert kept_by(Fixed(), TrainingSpec(seq_len=64, global_batch=8)) == Fixed()
     with pytest.raises(SpecError, match="even_stages needs pp that divides the 6 layers"):
         search(tiny_model(layers=6), tiny_cluster(devices=4), training, fixed=Fixed(pp=4))
+
+
+def test_nobody_is_told_to_leave_out_what_the_stack_asks_for() -> None:
+    """A batch of one on 8 ranks needs pp 4, or more; 6 layers don't divide."""
+    training = TrainingSpec(seq_len=64, global_batch=1, stack="megatron-lm")
+    with pytest.raises(SpecError, match="Choose another --stack than megatron-lm, which has no others"):
+        search(tiny_model(layers=6), tiny_cluster(devices=8), training)
+    own = TrainingSpec(seq_len=64, global_batch=1)
+    with pytest.raises(SpecError, match="Leave out even_stages"):
+        search(tiny_model(layers=6), tiny_cluster(devices=8), own, fixed=Fixed(even_stages=True))
