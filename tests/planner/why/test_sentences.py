@@ -160,6 +160,29 @@ def test_other_degrees_of_ep_are_neighbours() -> None:
     assert "cp 2 instead of 1" not in changes  # half of 1024 tokens is too few
 
 
+def test_fsdp_alone_spreads_no_experts() -> None:
+    model, training = load_model("qwen1.5-moe-a2.7b"), TrainingSpec(seq_len=4096, global_batch=64)
+    cluster = load_cluster("h100-sxm:8")
+    found = search(model, cluster, training, fixed=Fixed(tp=2), runners_up=0)
+    others = alternatives(found.plan, model, cluster, training, op_times(cluster, training))
+    (alone,) = (other for other in others if other.change.startswith("FSDP alone"))
+    assert alone.plan is not None
+    assert str(alone.plan.mesh) == "dp_shard8"
+    freely = search(model, cluster, training, fixed=alone.fixed.but(cp=None, ep=None), runners_up=0)
+    assert freely.plan.mesh.ep > 1  # it would be faster
+
+
+def test_neighbours_keep_the_stages_even_where_the_stack_has_no_others() -> None:
+    model, cluster = load_model("llama-3.2-1b"), load_cluster("h100-sxm:6")
+    training = TrainingSpec(seq_len=1024, global_batch=48, stack="megatron-lm")
+    found = search(model, cluster, training, runners_up=0)
+    others = list(alternatives(found.plan, model, cluster, training, op_times(cluster, training)))
+    assert others
+    for other in others:
+        assert other.plan is None or len({stage.layer_count for stage in other.plan.stages}) == 1
+        assert other.fixed.even_stages
+
+
 def test_changes_that_lead_to_the_same_plan_are_told_together(found: SearchResult, lines: list[str]) -> None:
     others = alternatives(found.plan, _MODEL, _CLUSTER, _TRAINING, op_times(_CLUSTER, _TRAINING))
     by_plan: dict[Plan, list[str]] = {}
