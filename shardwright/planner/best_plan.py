@@ -46,7 +46,7 @@ def search(
         raise infeasible(model, cluster, training, fixed, times)
     chosen = simplest(run, tolerance) if tolerance > 0 and run.complete else run.best
     plan, fastest = (plan_of(found, run.space, model) for found in (chosen, run.best))
-    solved = run.other_meshes(runners_up) if run.complete else []
+    solved = run.other_meshes(runners_up, chosen) if run.complete else []
     others = (RunnerUp(plan_of(found, run.space, model), found.step_seconds) for found in solved)
     return SearchResult(
         plan=plan,

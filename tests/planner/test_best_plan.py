@@ -140,3 +140,13 @@ def test_126_layers_on_16_times_8_even_stages() -> None:
     assert found.estimate == estimate_plan(model, cluster, training, found.plan)
     timeline = simulate_plan(model, cluster, training, found.plan)
     assert timeline.step_seconds == pytest.approx(found.estimate.step_seconds, rel=1e-6)
+
+
+def test_neither_the_simplest_nor_the_fastest_plan_is_a_runner_up() -> None:
+    job = load_model("llama-3.1-8b"), load_cluster("h100-sxm:16"), TrainingSpec(seq_len=8192, global_batch=128)
+    found = search(*job, tolerance=0.05)
+    assert found.fastest is not None
+    others = [runner.plan.mesh for runner in found.runners_up]
+    assert len(others) == 3
+    assert found.plan.mesh not in others
+    assert found.fastest.plan.mesh not in others

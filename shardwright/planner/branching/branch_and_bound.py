@@ -82,11 +82,11 @@ class BranchAndBound:
         """Lower bound on every plan of the space, in seconds."""
         return min(self._open_bound, self._limit)
 
-    def other_meshes(self, count: int) -> list[Solved]:
-        """Return the best plans, without interleaving, of the `count` other
-        meshes with the lowest bounds; fastest first."""
+    def other_meshes(self, count: int, chosen: Solved) -> list[Solved]:
+        """Return the best plans, without interleaving, of `count` meshes, fastest first: those with the lowest bounds, but
+        for the meshes of the best plan and of `chosen`."""
         assert self.best is not None
-        tried = {self._mesh(self.best.entry)}
+        tried = {self._mesh(self.best.entry), self._mesh(chosen.entry)}
         found: list[Solved] = []
         for entry in self.entries.ascending():
             if len(found) >= count:
