@@ -106,7 +106,7 @@ def test_gpipe_only_where_it_is_fixed() -> None:
         (
             Fixed(pp=2, stages_per_rank=4, even_stages=True),
             "pp 2 x stages_per_rank 4 divides the 6 layers of tiny only with a layer each for embedding and head, which stack "
-            "'shardwright' does not count; plan with --stack megatron-core or nemo",
+            "'shardwright' does not count; plan with --stack megatron-core or megatron-core-0.15 or megatron-core-0.12 or nemo",
         ),
         (
             Fixed(even_stages=True, pp=4),
