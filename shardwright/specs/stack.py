@@ -49,6 +49,7 @@ class Stack(Spec):
         fused_norms: a norm is one kernel that keeps only its input; otherwise it runs as in eager PyTorch.
         fused_elementwise: activation, rotary embedding and residual are fused into one pass each (torch.compile, hand-written
             kernels).
+        fused_expert_activation: the activation of experts is one kernel, even where other elementwise work is not fused.
         fused_loss: the cross-entropy is one kernel that reads the logits in the compute format and keeps no fp32 copy.
         fused_operands: scales are those of earlier steps (Transformer Engine's delayed scaling), so that a norm writes the
             operand of the matmul after it, which is kept. Otherwise each operand's scale comes from its own values.
@@ -138,6 +139,7 @@ class Stack(Spec):
     about: str
     fused_norms: bool = False
     fused_elementwise: bool = False
+    fused_expert_activation: bool = False
     fused_loss: bool = False
     fused_operands: bool = False
     casts_both_layouts: bool = False

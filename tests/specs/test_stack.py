@@ -71,6 +71,7 @@ def test_releases_of_megatron_core_launch_fewer_kernels_and_keep_less() -> None:
     assert [stack.keeps_expert_outputs for stack in releases] == [True, True, True, False, False]
     assert [stack.names_modules for stack in releases] == [False, False, False, True, True]
     assert [stack.fused_permutation for stack in releases] == [False, False, True, True, True]
+    assert [stack.counts_ends for stack in releases] == [False, False, True, True, True]
     assert [stack.splits_sends for stack in releases] == [True, False, False, False, False]
     for stack in releases:
         assert stack.router_kernels_forward > stack.gate_kernels_forward

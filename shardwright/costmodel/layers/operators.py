@@ -247,9 +247,14 @@ def inner_saved_bytes(block: Block, training: TrainingSpec, tp: Number, experts:
     return np.asarray(inner_column_bytes(block, training) * width / np.asarray(tp, dtype=float))
 
 
+def fuses_activation(block: Block, stack: Stack) -> bool:
+    """Whether one kernel computes the activation between the matmuls of the block's feed-forward or its experts."""
+    return stack.fused_elementwise or (stack.fused_expert_activation and isinstance(block.ffn, MixtureOfExperts))
+
+
 def inner_column_bytes(block: Block, training: TrainingSpec) -> int:
     """Bytes of one column of `inner_saved_bytes`."""
-    inputs = (2 if training.software.fused_elementwise else 3) if block.ffn.gated else 1
+    inputs = (2 if fuses_activation(block, training.software) else 3) if block.ffn.gated else 1
     return training.precision.activation_bytes_per_element * inputs + written_bytes(training)
 
 

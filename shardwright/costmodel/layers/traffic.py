@@ -12,7 +12,14 @@ from shardwright.costmodel.op_times import OPERATOR_PASSES, Operator
 from shardwright.specs import Stack, TrainingSpec
 from shardwright.specs.model import Block, FeedForward, LatentAttention, MixtureOfExperts, ModelSpec
 
-from .operators import ExpertSplit, computed_width, experts_as_the_rest, norm_operator, normalises_heads
+from .operators import (
+    ExpertSplit,
+    computed_width,
+    experts_as_the_rest,
+    fuses_activation,
+    norm_operator,
+    normalises_heads,
+)
 from .saved import layer_code
 
 # Reads and writes of each element in 16 bits, forward and backward, counted on torch
@@ -181,7 +188,7 @@ def _activation(block: Block, stack: Stack, split: ExpertSplit, *, backward: boo
     width = computed_width(block, split)
     if not block.ffn.gated:
         return Moving("activation", inner=width, backward=backward)
-    if stack.fused_elementwise:
+    if fuses_activation(block, stack):
         return Moving("gated_activation", inner=width, backward=backward)
     chain: Operator = "eager_gated_activation"
     if isinstance(block.ffn, FeedForward) or not block.ffn.clamped:

@@ -170,6 +170,15 @@ class TestBiasedExpertsWithAClampedGate:
     def test_one_kernel_costs_the_same(self, training: TrainingSpec) -> None:
         assert self.more(CLAMPED, training) == (0, 0)
 
+    def test_a_stack_may_fuse_the_activation_of_experts_alone(self) -> None:
+        """NeMo AutoModel compiles it: 3 and 5 passes of each column; a dense feed-forward takes 5 and 9."""
+        automodel = job("automodel")
+        for traffic, fused, eager in ((forward_traffic, 3, 5), (backward_traffic, 5, 9)):
+            activations = [each for each in traffic(CLAMPED, ROTARY, automodel) if each.operator == "gated_activation"]
+            assert totals(tuple(activations))[1] == fused * 2 * 48
+            dense = [each for each in traffic(LLAMA, ROTARY, automodel) if each.operator == "eager_gated_activation"]
+            assert totals(tuple(dense))[1] == eager * WIDTH
+
     def test_transformers_gathers_biases_and_adds_them(self) -> None:
         """4 of each output of both matmuls; backward one, and the sum of the gradients."""
         outputs = 2 * (2 * 48 + HIDDEN)
