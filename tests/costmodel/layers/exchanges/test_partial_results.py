@@ -66,7 +66,7 @@ def moved(group: dist.ProcessGroup, kv_heads: int, dtype: torch.dtype) -> tuple[
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("kv_heads", [2, 4])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_eager_sums_move_what_torchs_kernels_move(
     fake_ranks: Any, kv_heads: int, ranks: int, dtype: torch.dtype
 ) -> None:
