@@ -17,8 +17,7 @@ from tests.costmodel.layers import test_counted_traffic as traffic
 
 # The exchange itself is not memory traffic; zeros are written alone, and the reads of their pattern are taken off below.
 EXCHANGED = {"all_gather_into_tensor", "all_to_all_single", "wait_tensor", "_wrap_tensor_autograd"}
-HEADS, LENGTH, WIDTH = 4, 64, 512
-QUERIES = HEADS * LENGTH * WIDTH
+LENGTH, WIDTH = 64, 512
 
 
 @pytest.fixture
@@ -52,8 +51,8 @@ def attend_backward(query: Tensor, key: Tensor, value: Tensor, **others: Any) ->
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
-def moved(group: dist.ProcessGroup, kv_heads: int, dtype: torch.dtype) -> tuple[int, int]:
-    query, key, value = heads(HEADS, dtype), heads(kv_heads, dtype), heads(kv_heads, dtype)
+def moved(group: dist.ProcessGroup, query_heads: int, kv_heads: int, dtype: torch.dtype) -> tuple[int, int]:
+    query, key, value = heads(query_heads, dtype), heads(kv_heads, dtype), heads(kv_heads, dtype)
     with traffic._Traffic() as forward:
         out, log_sum = context_parallel._templated_ring_attention(group, 2, attend, query, key, value, is_causal=True)
     before = (query, key, value, out, log_sum, True)
@@ -66,13 +65,14 @@ def moved(group: dist.ProcessGroup, kv_heads: int, dtype: torch.dtype) -> tuple[
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize(("query_heads", "kv_heads"), [(4, 2), (4, 4), (8, 2)])
 def test_eager_sums_move_what_torchs_kernels_move(
-    fake_ranks: Any, kv_heads: int, ranks: int, dtype: torch.dtype
+    fake_ranks: Any, query_heads: int, kv_heads: int, ranks: int, dtype: torch.dtype
 ) -> None:
-    """That of the rank with most of it."""
-    counted = [moved(fake_ranks(rank, ranks), kv_heads, dtype) for rank in range(ranks)]
-    elements = LocalElements(*(np.array([float(each)]) for each in (QUERIES, QUERIES, 2 * kv_heads * LENGTH * WIDTH)))
+    """That of the rank with most of it: the last one, or with many heads on a KV head the first."""
+    counted = [moved(fake_ranks(rank, ranks), query_heads, kv_heads, dtype) for rank in range(ranks)]
+    queries, keys_values = (np.array([float(count * LENGTH * WIDTH)]) for count in (query_heads, 2 * kv_heads))
+    elements = LocalElements(queries, queries, keys_values)
     said = merging_bytes(named_stack("shardwright"), elements, dtype.itemsize, np.array([ranks]))
     assert said.forward[0] == pytest.approx(max(forward for forward, _ in counted), rel=0.02)
     assert said.backward[0] == pytest.approx(max(backward for _, backward in counted), rel=0.02)
