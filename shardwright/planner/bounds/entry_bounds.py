@@ -92,6 +92,10 @@ class _FlatBounds:
         if pp > 1:
             backward = ranks.seconds(floor.cheapest(rows.backward), np.ones(len(self.entries)))
             once = once + (microbatches - 1) * np.where(np.isfinite(backward), backward, 0.0)
+        trip, slowest = through, np.maximum(largest, total / pp)
+        trips, rest = np.divmod(microbatches - 1, pp)
+        rounds = np.maximum(2 * trip + (microbatches - 1 - pp) * slowest, (1 + trips) * trip + rest * slowest)
+        steady = np.maximum(steady, rounds)
         path = np.where(microbatches > pp, np.maximum(once, steady), once) + floor.whole_sum(rows.first_forward)
         path = np.where(self._gpipe, through + (microbatches - 1) * largest, path) + floor.first_rank_tail(pp)
         own = floor.row_seconds.times(microbatches) + rows.first_forward + floor.tails

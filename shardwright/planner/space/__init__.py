@@ -5,7 +5,7 @@ from .enumerate import SCHEDULES, Space, enumerate_space
 from .fixed import Fixed
 from .ranges import LayerRanges, layer_ranges
 from .software import check_runs, kept_by
-from .stage_sizes import ChunkSizes, chunk_sizes
+from .stage_sizes import ChunkSizes, chunk_sizes, near_even_sizes
 
 __all__ = [
     "SCHEDULES",
@@ -20,5 +20,6 @@ __all__ = [
     "enumerate_space",
     "kept_by",
     "layer_ranges",
+    "near_even_sizes",
     "space_costs",
 ]

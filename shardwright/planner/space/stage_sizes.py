@@ -1,6 +1,9 @@
 """The number of layers that a stage may hold."""
 
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import combinations, product
+from math import comb
 from typing import NamedTuple
 
 import numpy as np
@@ -35,8 +38,7 @@ def divides_into_stages(layers: int, pp: int, chunks: int, *, even: bool, counts
 def chunk_sizes(layers: int, pp: int, chunks: int, even: bool = False) -> ChunkSizes:
     """Return the allowed sizes of all stages, for layers that divide into them (`divides_into_stages`).
 
-    One stage on a rank may hold any number of layers. Several hold the even share or one layer more each; the first and
-    the last stage may also hold one less. Longer and shorter interleaved stages are not in the space, because
+    One stage on a rank may hold any number of layers. Several hold nearly the even share, see `near_even_sizes`, because
     interleaving needs stages that take equally long. With `even` each stage holds the even share. Where only embedding
     and head make the layers divide, the first and the last stage hold one layer less, which may leave them none.
     """
@@ -50,10 +52,61 @@ def chunk_sizes(layers: int, pp: int, chunks: int, even: bool = False) -> ChunkS
         return ChunkSizes(sizes, sizes)
     if chunks == 1:
         return ChunkSizes(np.ones((pp, 1), dtype=np.int64), np.full((pp, 1), layers - pp + 1))
-    share = layers // stages
-    fewest = np.full((pp, chunks), share)
-    most = fewest + 1
-    fewest[0, 0] = fewest[-1, -1] = max(1, share - 1)
+    share, less = -(-layers // stages), _less_at_ends(layers, stages)
+    missing = share * stages - layers
+    fewest = np.full((pp, chunks), share - (missing > 0))
+    most = np.full((pp, chunks), share + (2 * less > missing))
+    most[0, 0] = most[-1, -1] = share
+    fewest[0, 0] = fewest[-1, -1] = share - less
     fewest.setflags(write=False)
     most.setflags(write=False)
     return ChunkSizes(fewest, most)
+
+
+# The first and the last stage, which also hold embedding and head, may hold this many layers less than the others.
+_MOST_LESS_AT_ENDS = 2
+# Up to this many ways, the stages between them that differ by a layer may be any; of more ways only those next to the ends.
+_EVERYWHERE_UP_TO = 1200
+
+
+@lru_cache(maxsize=1024)
+def near_even_sizes(layers: int, pp: int, chunks: int, even: bool = False) -> IntArray:
+    """Return the partitions (B, stages) of layers over interleaved stages that are searched.
+
+    Every stage holds the even share q, rounded up, but for three things. The first and the last stage may hold up to two
+    layers less. Stages between them hold one less, or one more, to make up the sum. They are any of these stages where that
+    gives few ways, otherwise those next to the first and the last stage.
+    """
+    if even or pp * chunks > layers:
+        return np.asarray(chunk_sizes(layers, pp, chunks, even).fewest.T.reshape(1, -1))
+    stages = pp * chunks
+    share = -(-layers // stages)
+    found = []
+    for first, last in product(range(_less_at_ends(layers, stages) + 1), repeat=2):
+        spare = first + last - (share * stages - layers)
+        for places in _places(stages, abs(spare)):
+            sizes = np.full(stages, share)
+            sizes[0] -= first
+            sizes[-1] -= last
+            sizes[list(places)] += 1 if spare > 0 else -1
+            found.append(sizes)
+    sizes = np.array(found)
+    sizes.setflags(write=False)
+    return sizes
+
+
+def _less_at_ends(layers: int, stages: int) -> int:
+    """Return how many layers less than the others the first and the last stage may hold."""
+    return min(_MOST_LESS_AT_ENDS, -(-layers // stages) - 1)
+
+
+def _places(stages: int, differ: int) -> Iterator[tuple[int, ...]]:
+    """Yield the stages between first and last that may hold a layer more or less, `differ` of them."""
+    between = range(1, stages - 1)
+    if differ > len(between):
+        return
+    if comb(len(between), differ) <= _EVERYWHERE_UP_TO:
+        yield from combinations(between, differ)
+        return
+    for early in range(differ + 1):
+        yield (*between[:early], *between[len(between) - (differ - early) :])

@@ -1,6 +1,6 @@
 """The solution of one entry of the space: its best stages, and their plan."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -8,18 +8,16 @@ import numpy as np
 from shardwright.base import IntArray
 from shardwright.costmodel.tables import layer_mixes, rank_bytes
 from shardwright.planner.space import EntryCosts, LayerRanges, Space, SpaceCosts, layer_ranges
-from shardwright.specs import AXES, CONTEXT_PARALLEL, EXPERT_DISPATCH, POLICIES, LayerRun, Mesh, Offload, Plan, Stage
+from shardwright.specs import AXES, CONTEXT_PARALLEL, EXPERT_DISPATCH, POLICIES, LayerRun, Mesh, Offload, Plan, ScheduleName, Stage
 from shardwright.specs.model import ModelSpec
 
 from .every_plan import best_of_all, is_small
-from .interleaved import InterleavedSearch
+from .critical_paths import CriticalPaths
+from .near_even import NearEven
 from .partition import best_partition
 from .recompute_mix import allowed_policies
 from .staged_entry import StagedEntry, StagedPlan
 from .tables import stage_tables
-
-# Single layers are moved only in an interleaved plan whose step is within this factor of the best.
-_IMPROVE_WITHIN = 1.02
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,7 @@ class EntrySolver:
     ranges: LayerRanges
     allowed: list[int]
     given: IntArray | None = None
+    paths: dict[tuple[ScheduleName, int, int, int], CriticalPaths] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, costs: SpaceCosts, model: ModelSpec) -> Self:
@@ -87,11 +86,16 @@ class EntrySolver:
         return _outcome(entry, StagedPlan(tuple(mix.sum(axis=(1, 2)).tolist()), mix, seconds), seconds, limit_seconds)
 
     def _interleaved(self, one: EntryCosts, entry: int, bound_seconds: float, limit_seconds: float) -> Outcome:
-        search = InterleavedSearch(one, self.ranges, self.allowed)
-        plan = search.family()
-        if plan is not None and plan.step_seconds < limit_seconds * _IMPROVE_WITHIN:
-            plan = search.improved(plan)
-        return Outcome(None, bound_seconds) if plan is None else _outcome(entry, plan, bound_seconds, limit_seconds)
+        plan, bound = NearEven(one, self.ranges, self.allowed, self._paths_of(one)).best(limit_seconds)
+        bound = max(bound, bound_seconds)
+        return Outcome(None, bound) if plan is None else _outcome(entry, plan, bound, limit_seconds)
+
+    def _paths_of(self, one: EntryCosts) -> CriticalPaths:
+        """The critical paths that are known of an entry's shape."""
+        shape = one.schedule, one.pp, one.stages_per_rank, one.microbatches
+        if shape not in self.paths:
+            self.paths[shape] = CriticalPaths.of(*shape)
+        return self.paths[shape]
 
 
 def _outcome(entry: int, plan: StagedPlan, bound_seconds: float, limit_seconds: float) -> Outcome:

@@ -1,0 +1,162 @@
+"""Critical paths of a schedule. Each bounds the step of every plan of its shape from below.
+
+A schedule of fixed order is a graph, and its step is the longest path through it. A path passes each stage's forward,
+backward and message a fixed number of times, whatever they take. So the path that is longest for one plan is a lower
+bound on the step of every other plan with as many ranks, stages and microbatches. Partitions whose bound is not below
+the best plan need no evaluation. This is the cutting-plane method of Kelley 1960 for a convex function, the step.
+"""
+
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Self
+
+import numpy as np
+
+from shardwright.base import Array
+from shardwright.costmodel.pipeline import StageCosts, runs_of_chunk, step_seconds, warm_up_forwards
+from shardwright.specs import ScheduleName, by_rank
+
+# Costs are spread by this share at random, so that one path is the longest; then each is raised by a far smaller share.
+_SPREAD = 1e-5
+_RAISE = 1e-9
+_COUNTED = 1e-3
+_MOST_PATHS = 48
+_EVALUATED_AT_ONCE = 16
+_MOST_ROUNDS = 24
+CLOSED = 3e-4
+"""Plans whose steps differ by a smaller share count as equal."""
+
+
+@dataclass
+class CriticalPaths:
+    """Paths found so far through one schedule with `pp` ranks and M microbatches.
+
+    `counts` (K, 3 S + S - 1 + P): how often each path passes the forward, backward, first-forward extra of each stage, the
+    message behind it, and each rank's tail of reductions.
+    """
+
+    schedule: ScheduleName
+    pp: int
+    microbatches: int
+    counts: list[Array] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, schedule: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> Self:
+        """Return the paths that are known beforehand."""
+        paths = cls(schedule, pp, microbatches)
+        if schedule == "interleaved-1f1b":
+            paths.counts += _through_ranks(pp, stages_per_rank, microbatches)
+        return paths
+
+    def find(self, costs: StageCosts) -> float:
+        """Return the step of one plan without optimizers, and keep its longest path."""
+        exact = self._seconds(costs)
+        if len(self.counts) < _MOST_PATHS:
+            parts = self._parts(costs)
+            chance = np.random.default_rng(len(self.counts))
+            base = parts * (1 + _SPREAD * chance.random(len(parts))) + _SPREAD * parts.max() * chance.random(len(parts))
+            raised = base + np.vstack([np.zeros(len(base)), np.eye(len(base)) * _RAISE * float(exact)])
+            seconds = self._seconds(self._costs(raised))
+            counts = (seconds[1:] - seconds[0]) / (_RAISE * float(exact))
+            whole = np.round(counts)
+            if np.abs(counts - whole).max() < _COUNTED * max(1, self.microbatches) and np.isclose(
+                whole @ base, seconds[0], rtol=1e-9
+            ):
+                self.counts.append(whole)
+        return float(exact)
+
+    def below(self, costs: StageCosts) -> Array:
+        """(B,): lower bound on the steps of plans (B,)."""
+        parts, optimizer = self._parts(costs), costs.optimizer.max(axis=-1)
+        if not self.counts:
+            return optimizer
+        return np.asarray((parts @ np.stack(self.counts, axis=1)).max(axis=1) + optimizer)
+
+    def fastest(self, costs: StageCosts, limit_seconds: float) -> tuple[int, float, float]:
+        """Return the fastest of plans (B,): its index, its step, and a lower bound on all of them.
+
+        Plans that take `limit_seconds` or more are not told apart; the step is infinite where there are no others.
+        """
+        below, exact = self.below(costs), np.full(len(costs.forward), np.inf)
+        for _ in range(_MOST_ROUNDS):
+            order = np.argsort(np.where(np.isinf(exact), below, np.inf), kind="stable")[:_EVALUATED_AT_ONCE]
+            order = order[np.isinf(exact[order]) & (below[order] < min(limit_seconds, exact.min() * (1 - CLOSED)))]
+            if not len(order):
+                break
+            exact[order] = below[order] = step_seconds(self.schedule, costs[order], self.microbatches)
+            lowest = int(order[0])
+            if self._gap(costs[lowest], exact[lowest]) > CLOSED:
+                self.find(costs[lowest])
+                below = np.maximum(below, self.below(costs))
+        best = int(exact.argmin())
+        return best, float(exact[best]), float(below.min())
+
+    def _gap(self, costs: StageCosts, seconds: float) -> float:
+        """The share by which the known paths fall short of a plan's step."""
+        return float(1 - self.below(costs[None])[0] / seconds)
+
+    def _seconds(self, costs: StageCosts) -> Array:
+        alone = replace(costs, optimizer=np.zeros(self.pp))
+        return np.asarray(step_seconds(self.schedule, alone, self.microbatches))
+
+    def _parts(self, costs: StageCosts) -> Array:
+        """(..., F): the costs as `counts` orders them."""
+        tails = by_rank(self.schedule, self.pp, costs.reduce_tail).sum(axis=-2)
+        return np.concatenate(
+            [costs.forward, costs.backward, costs.first_forward_extra, costs.send, tails], axis=-1
+        )
+
+    def _costs(self, parts: Array) -> StageCosts:
+        """The reverse of `_parts`, with each rank's tail on its first stage."""
+        stages = (parts.shape[-1] + 1 - self.pp) // 4
+        forward, backward, extra, send, tails = np.split(
+            parts, [stages, 2 * stages, 3 * stages, 4 * stages - 1], axis=-1
+        )
+        of_stages = np.zeros(forward.shape)
+        of_stages[..., : self.pp] = tails
+        return StageCosts(
+            pp=self.pp, forward=forward, backward=backward, first_forward_extra=extra, send=send, reduce_tail=of_stages
+        )
+
+
+def _through_ranks(pp: int, chunks: int, microbatches: int) -> list[Array]:
+    """Return paths (F,) of interleaved 1F1B that follow one rank's order from one microbatch to another.
+
+    They begin with the first microbatch on its way down to the rank, or on its way back from the loss. They end with the
+    last gradient on its way up from the rank, or with the last microbatch on its way to the loss and back.
+    """
+    found, stages = [], pp * chunks
+    for rank, back, to_loss in product(range(pp), (False, True), (False, True)):
+        warm_up = warm_up_forwards("interleaved-1f1b", pp, chunks, microbatches, rank)
+        before = np.array([min(chunks * microbatches, 1 + warm_up)])
+        if back and to_loss and before[0] == chunks * microbatches:
+            continue  # its last forward is not after its first backward
+        of_chunk = runs_of_chunk(before, pp, chunks)[0]
+        forward, backward, extra = np.zeros(stages), np.zeros(stages), np.zeros(stages)
+        send, tail = np.zeros(stages - 1), np.zeros(pp)
+        own, last = np.arange(rank, stages, pp), (chunks - 1) * pp + rank
+        forward[own] = backward[own] = microbatches
+        extra[own] = 1
+        if back:
+            forward[own] -= of_chunk
+            forward += 1
+            extra[:] = 1
+            backward[last + 1 :] += 1
+            send += 1
+            send[last:] += 1
+        else:
+            forward[:rank] += 1
+            extra[:rank] = 1
+            send[:rank] += 1
+        if to_loss:
+            backward[own] -= of_chunk
+            forward[last + 1 :] += 1
+            backward += 1
+            send += 1
+            send[last:] += 1
+        else:
+            backward[:rank] += 1
+            send[:rank] += 1
+        tail[0] = 1
+        found.append(np.concatenate([forward, backward, extra, send, tail]))
+    return found
