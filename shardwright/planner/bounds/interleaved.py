@@ -9,8 +9,9 @@ of its actions makes rank r run k_r forwards before its first backward. The step
                            stages: the first gradient comes back to the rank, and all but those forwards is still to do
 
 A_r is the time after that. It is the rank's own tail of reductions, or sum_{s<r} (b_s + c) for the last gradient to go
-up plus the first rank's tail. The gathers before first forwards lie on these paths too. The step is also at least the mean over
-ranks.
+up plus the first rank's tail. Or it is C_r, the mirror image of V_r: the last forward goes on to the loss, and its gradient
+comes back through the whole model, while the rank runs its last k_r backwards. V and C need a forward after the first
+backward. The gathers before first forwards lie on these paths too. The step is also at least the mean over ranks.
 
 `x_r(N)` includes the recompute without which N layers don't fit. At the moment of the highest memory use a layer on
 chunk j is kept alive_j times. Chunks with more microbatches alive are therefore recomputed first. The bound is the
@@ -76,9 +77,9 @@ class InterleavedBounds:
             fits = held >= layers
             low, high = np.where(fits, low, middle), np.where(fits, middle, high)
         floor = self.floor
-        mean = self._microbatches * floor.total_seconds / self.pp + self._idle_seconds().min(axis=2).mean(axis=1)
+        mean = self._microbatches * floor.total_seconds / self.pp + np.maximum(*self._idle_seconds).min(axis=2).mean(axis=1)
         once = floor.total_seconds + 2 * floor.rows.send * (self.pp * self.chunks - 1)
-        once = once + floor.whole_sum(floor.rows.first_forward) + floor.first_rank_tail(self.pp)
+        once = once + floor.whole_sum(floor.rows.first_forward) + self._first_rank_tail
         path = np.maximum.reduce([low, mean, once, self._mixed_classes_seconds()])
         return np.where(enough, path, np.inf)
 
@@ -113,29 +114,46 @@ class InterleavedBounds:
     def _need_seconds(self) -> Array:
         """(E, P, J): the least step in which rank r can run N layers; infinite where they don't fit.
 
-        After the rank's own work the path goes up to the first rank and its tail, or ends with the rank's own tail.
+        The last backwards of the rank, with their recompute, are not on the paths that end with C.
         """
-        floor = self.floor
-        of_layers = floor.range_seconds(self._numbers[None], self.chunks)
-        own = of_layers + floor.at_ends(floor.row_seconds, self.pp)[:, :, None] + self._recompute_seconds()
-        return np.asarray(self._microbatches[:, None, None] * own + self._idle_seconds())
+        floor, most = self.floor, self._microbatches[:, None, None]
+        plain = floor.range_seconds(self._numbers[None], self.chunks)
+        plain = most * (plain + floor.at_ends(floor.row_seconds, self.pp)[:, :, None])
+        recompute = self._recompute_seconds()
+        off_path = np.minimum(most, self._ramps[1].max(axis=2)[:, :, None]) - 1
+        up, to_loss = self._idle_seconds
+        return np.asarray(plain + np.maximum(most * recompute + up, (most - off_path) * recompute + to_loss))
 
     @cached_property
     def _microbatches(self) -> Array:
         return self.costs.space.column("microbatches")[self.entries].astype(float)
 
-    def _idle_seconds(self) -> Array:
-        """(E, P, J): time before and after a rank's microbatches on these paths: U or V, and A."""
+    @cached_property
+    def _idle_seconds(self) -> tuple[Array, Array]:
+        """(E, P, J) each: time before and after a rank's microbatches on the paths that end with A, and with C."""
         floor = self.floor
         backward = floor.cheapest(floor.rows.backward)
-        above, below = self._layers_above_and_below()
-        rank = np.arange(self.pp)
-        down, up = (self._along(values, above, rank)[:, :, None] for values in (floor.rows.forward, backward))
+        forward = floor.rows.forward
+        down, up = self._above(forward) + self._of_rank(floor.rows.first_forward), self._above(backward)
         gathers = floor.whole_sum(floor.rows.first_forward)[:, None, None]
-        back = self._wait_back(self._along(backward, below, rank[::-1]))
-        wait = np.maximum(down + self._of_rank(floor.rows.first_forward), back + gathers)
-        after = np.maximum(up + floor.first_rank_tail(self.pp)[:, None, None], self._of_rank(floor.tails))
-        return np.asarray(wait + after)
+        back = self._to_loss_and_back(forward, self._below(backward)) + gathers
+        tail = self._first_rank_tail[:, None, None]
+        last = self._to_loss_and_back(backward, self._below(forward)) + tail
+        alternates = np.where(self._alternates[:, :, None], back, -np.inf)
+        ends = np.maximum(up + tail, self._of_rank(floor.tails))
+        return np.maximum(down, back) + ends, np.maximum(down, alternates) + last
+
+    @cached_property
+    def _first_rank_tail(self) -> Array:
+        """(E,): the tail of the embedding and of as many layers as the first rank holds at least."""
+        fewest, most = (sizes.sum(axis=1) for sizes in self._sizes)
+        layers = max(int(fewest[0]), self.ranges.layer_count - int(most[1:].sum()))
+        return np.asarray(self.floor.tails.first + layers * self.floor.tails.layers.min(axis=1))
+
+    @property
+    def _alternates(self) -> Array:
+        """(E, P): whether the last forward of a rank comes after its first backward."""
+        return np.asarray(self._ramps[1].sum(axis=2) < self._microbatches[:, None] * self.chunks)
 
     def _layers_above_and_below(self) -> tuple[IntArray, IntArray]:
         """(P,), (P,): the fewest layers on the first stages above a rank's and on the last stages below it.
@@ -153,31 +171,51 @@ class InterleavedBounds:
         )
         return above, below
 
-    def _along(self, values: Rows, layers: IntArray, stages: IntArray) -> Array:
-        """(E, P): lower bound on the time along `stages` (P,) with `layers` (P,) in all, messages included."""
-        return np.asarray(layers * values.layers.min(axis=1)[:, None] + stages * self.floor.rows.send[:, None])
+    def _above(self, values: Rows) -> Array:
+        """(E, P, 1): lower bound on the time along the stages above a rank's first one, messages included."""
+        layers, _ = self._layers_above_and_below()
+        return self._along(values, layers, np.arange(self.pp), values.first)[:, :, None]
+
+    def _below(self, values: Rows) -> Array:
+        """(E, P): lower bound on the time along the stages below a rank's last one, messages included."""
+        _, layers = self._layers_above_and_below()
+        return self._along(values, layers, np.arange(self.pp)[::-1], values.last)
+
+    def _along(self, values: Rows, layers: IntArray, stages: IntArray, end: Array) -> Array:
+        each = layers * values.layers.min(axis=1)[:, None] + stages * self.floor.rows.send[:, None]
+        return np.asarray(each + (stages > 0) * end[:, None])
 
     def _of_rank(self, values: Rows) -> Array:
         """(E, P, J): lower bound on the sum of `values` (E,) over a rank of N layers."""
         of_layers = values.layers.min(axis=1)[:, None, None] * self._numbers
         return np.asarray(of_layers + self.floor.at_ends(values, self.pp)[:, :, None])
 
-    def _wait_back(self, back: Array) -> Array:
-        """(E, P, J): V. `back` (E, P) is the least time of the first gradient from the last stage to each rank.
+    def _to_loss_and_back(self, values: Rows, behind: Array) -> Array:
+        """(E, P, J): V with the forwards as `values`, C with the backwards.
 
-        The first forwards of a rank are bounded from above: every spare layer counts for the chunk that runs most of
-        them.
+        `behind` (E, P) is the least time between the rank and the last stage. The rank's first forwards, and its last
+        backwards, are bounded from above: as many layers as may be are on the chunks that run most of them.
         """
-        floor, sizes = self.floor, self._sizes
-        _, before = self._ramps
-        forward, whole = floor.rows.forward, floor.whole_sum(floor.rows.forward)
-        send = floor.rows.send
-        once = (whole + (self.pp * self.chunks - 1) * send)[:, None] + back
-        spare = self._numbers - sizes.fewest.sum(axis=1)[:, None]
-        counted = (before * sizes.fewest).sum(axis=2)[:, :, None] + spare * before.max(axis=2)[:, :, None]
-        at_ends = floor.at_ends(forward, self.pp) * before.max(axis=2)
-        first = counted * forward.layers.max(axis=1)[:, None, None] + at_ends[:, :, None]
-        return np.asarray(once[:, :, None] - first)
+        floor, (_, before) = self.floor, self._ramps
+        once = (floor.whole_sum(values) + (self.pp * self.chunks - 1) * floor.rows.send)[:, None] + behind
+        at_ends = floor.at_ends(values, self.pp) * before.max(axis=2)
+        own = self._most_passes * values.layers.max(axis=1)[:, None, None] + at_ends[:, :, None]
+        return np.asarray(once[:, :, None] - own)
+
+    @cached_property
+    def _most_passes(self) -> Array:
+        """(E, P, J): upper bound on the passes of single layers in a rank's first forwards."""
+        sizes, (_, before) = self._sizes, self._ramps
+        found = np.broadcast_to((before * sizes.fewest).sum(axis=2)[:, :, None], (*before.shape[:2], self._numbers.shape[1]))
+        left = np.broadcast_to(self._numbers - sizes.fewest.sum(axis=1)[:, None], found.shape)
+        order = np.argsort(-before, axis=2, kind="stable")
+        rank = np.arange(self.pp)
+        for place in range(self.chunks):
+            chunk = order[:, :, place]
+            extra = np.minimum((sizes.most - sizes.fewest)[rank, chunk][..., None], left)
+            found = found + extra * np.take_along_axis(before, chunk[..., None], axis=2)
+            left = left - extra
+        return found
 
     def _recompute_seconds(self) -> Array:
         """(E, P, J): the least recompute with which N layers fit, infinite where none does."""

@@ -65,35 +65,28 @@ class CriticalPaths:
                 self.counts.append(whole)
         return float(exact)
 
-    def below(self, costs: StageCosts) -> Array:
-        """(B,): lower bound on the steps of plans (B,)."""
-        parts, optimizer = self._parts(costs), costs.optimizer.max(axis=-1)
-        if not self.counts:
-            return optimizer
-        return np.asarray((parts @ np.stack(self.counts, axis=1)).max(axis=1) + optimizer)
+    def bounds(self, costs: StageCosts) -> "PathBounds":
+        """Return the bounds of plans (B,)."""
+        return PathBounds(self, self._parts(costs), costs.optimizer.max(axis=-1))
 
     def fastest(self, costs: StageCosts, limit_seconds: float) -> tuple[int, float, float]:
         """Return the fastest of plans (B,): its index, its step, and a lower bound on all of them.
 
         Plans that take `limit_seconds` or more are not told apart; the step is infinite where there are no others.
         """
-        below, exact = self.below(costs), np.full(len(costs.forward), np.inf)
+        bounds, exact = self.bounds(costs), np.full(len(costs.forward), np.inf)
         for _ in range(_MOST_ROUNDS):
-            order = np.argsort(np.where(np.isinf(exact), below, np.inf), kind="stable")[:_EVALUATED_AT_ONCE]
-            order = order[np.isinf(exact[order]) & (below[order] < min(limit_seconds, exact.min() * (1 - CLOSED)))]
+            below = np.where(np.isinf(exact), bounds.seconds(), np.inf)
+            order = np.argsort(below, kind="stable")[:_EVALUATED_AT_ONCE]
+            order = order[below[order] < min(limit_seconds, exact.min() * (1 - CLOSED))]
             if not len(order):
                 break
-            exact[order] = below[order] = step_seconds(self.schedule, costs[order], self.microbatches)
+            exact[order] = step_seconds(self.schedule, costs[order], self.microbatches)
             lowest = int(order[0])
-            if self._gap(costs[lowest], exact[lowest]) > CLOSED:
+            if below[lowest] < exact[lowest] * (1 - CLOSED):
                 self.find(costs[lowest])
-                below = np.maximum(below, self.below(costs))
         best = int(exact.argmin())
-        return best, float(exact[best]), float(below.min())
-
-    def _gap(self, costs: StageCosts, seconds: float) -> float:
-        """The share by which the known paths fall short of a plan's step."""
-        return float(1 - self.below(costs[None])[0] / seconds)
+        return best, float(exact[best]), float(np.where(np.isinf(exact), bounds.seconds(), exact).min())
 
     def _seconds(self, costs: StageCosts) -> Array:
         alone = replace(costs, optimizer=np.zeros(self.pp))
@@ -117,6 +110,25 @@ class CriticalPaths:
         return StageCosts(
             pp=self.pp, forward=forward, backward=backward, first_forward_extra=extra, send=send, reduce_tail=of_stages
         )
+
+
+@dataclass
+class PathBounds:
+    """Lower bounds on plans (B,), by all paths that are known when they are read. `parts` (B, F), `optimizer` (B,)."""
+
+    paths: CriticalPaths
+    parts: Array
+    optimizer: Array
+    _read: int = 0
+    _longest: Array = field(default_factory=lambda: np.zeros(1))
+
+    def seconds(self) -> Array:
+        """(B,)."""
+        unread = self.paths.counts[self._read :]
+        if unread:
+            self._longest = np.maximum(self._longest, (self.parts @ np.stack(unread, axis=1)).max(axis=1))
+            self._read = len(self.paths.counts)
+        return np.asarray(self._longest + self.optimizer)
 
 
 def _through_ranks(pp: int, chunks: int, microbatches: int) -> list[Array]:

@@ -34,11 +34,11 @@ class NearEven:
         """Return the best plan below `limit_seconds`, if one was found, and a lower bound on all of these."""
         layers, entry = self.ranges.layer_count, self.entry
         sizes = near_even_sizes(layers, entry.pp, entry.stages_per_rank, entry.even_stages)
-        plain = self._without_recompute(sizes)
+        bounds = self.paths.bounds(self._without_recompute(sizes))
         left = np.ones(len(sizes), dtype=bool)
         plan, limit, bound = None, limit_seconds, np.inf
         for _ in range(_MOST_ROUNDS):
-            below = np.where(left, self.paths.below(plain), np.inf)
+            below = np.where(left, bounds.seconds(), np.inf)
             order = np.argsort(below, kind="stable")[:_MIXED_AT_ONCE]
             near = order[below[order] < limit]
             if not len(near):
@@ -57,12 +57,9 @@ class NearEven:
     def _without_recompute(self, sizes: IntArray) -> StageCosts:
         """Return lower bounds on the costs of partitions (B, S): each layer under its fastest policy, and the shortest tails."""
         rows, counts, ends = self.entry.rows, self.ranges.held(sizes), ends_of(self.entry.stages)
-        fastest = np.array(self.allowed)[rows.backward.layers[:, self.allowed].argmin(axis=1)]
-        mixes = np.zeros((*counts.shape, rows.policies))
-        mixes[..., np.arange(rows.classes), fastest] = counts
         tails = rows.last_backward
         least = Rows(tails.layers[:, self.allowed].min(axis=1), tails.first, tails.last)
-        seconds = replace(stage_seconds(rows, mixes, ends), reduce_tail=least.total(counts, ends))
+        seconds = replace(stage_seconds(rows, self._mixes.fastest(counts), ends), reduce_tail=least.total(counts, ends))
         return seconds.costs(self.entry.schedule, self.entry.pp, rows.send)
 
     def _fastest(self, sizes: IntArray, limit_seconds: float) -> tuple[StagedPlan | None, float]:
@@ -71,7 +68,7 @@ class NearEven:
         if not fits.any():
             return None, np.inf
         sizes, mixes = sizes[fits], mixes[fits]
-        seconds = stage_seconds(self.entry.rows, mixes.astype(float), ends_of(self.entry.stages))
+        seconds = stage_seconds(self.entry.rows, mixes, ends_of(self.entry.stages))
         costs = seconds.costs(self.entry.schedule, self.entry.pp, self.entry.rows.send)
         best, step, bound = self.paths.fastest(costs, limit_seconds)
         return StagedPlan(tuple(sizes[best].tolist()), mixes[best], step) if step < limit_seconds else None, bound

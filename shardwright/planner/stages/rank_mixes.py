@@ -26,6 +26,22 @@ class RankMixes:
 
     def of_partitions(self, counts: IntArray) -> tuple[Array, IntArray]:
         """Return which partitions (B,) with `counts` (B, S, classes) fit, and their mixes (B, S, classes, policies)."""
+        mixes = self.fastest(counts)
+        fits = self.staged.all_fit(mixes)
+        others = np.flatnonzero(~fits)
+        if len(others):
+            fits[others], mixes[others] = self._recomputed(counts[others])
+        return fits, mixes
+
+    def fastest(self, counts: IntArray) -> IntArray:
+        """Return mixes (..., classes, policies) of `counts` (..., classes) with each layer under its fastest policy."""
+        rows = self.staged.entry.rows
+        fastest = np.array(self.allowed)[rows.backward.layers[:, self.allowed].argmin(axis=1)]
+        mixes = np.zeros((*counts.shape, rows.policies), dtype=np.int64)
+        mixes[..., np.arange(rows.classes), fastest] = counts
+        return mixes
+
+    def _recomputed(self, counts: IntArray) -> tuple[Array, IntArray]:
         mixes = np.zeros((*counts.shape, self.staged.entry.rows.policies), dtype=np.int64)
         fits = np.ones(len(counts), dtype=bool)
         for rank in range(self.staged.entry.pp):

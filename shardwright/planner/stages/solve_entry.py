@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 
 from shardwright.base import IntArray
-from shardwright.costmodel.tables import layer_mixes, rank_bytes
+from shardwright.costmodel.tables import layer_mixes
 from shardwright.planner.space import EntryCosts, LayerRanges, Space, SpaceCosts, layer_ranges
 from shardwright.specs import AXES, CONTEXT_PARALLEL, EXPERT_DISPATCH, POLICIES, LayerRun, Mesh, Offload, Plan, ScheduleName, Stage
 from shardwright.specs.model import ModelSpec
@@ -79,10 +79,10 @@ class EntrySolver:
 
     def _given(self, one: EntryCosts, entry: int, mix: IntArray, limit_seconds: float) -> Outcome:
         """Evaluate the fixed stages, under any schedule."""
-        found = rank_bytes(one.rows, one.schedule, one.pp, one.microbatches, mix)
-        if (found.device > one.room_bytes).any() or (found.host > one.host_room_bytes).any():
+        staged = StagedEntry(one, self.ranges)
+        if not staged.all_fit(mix[None])[0]:
             return Outcome(None, np.inf)
-        seconds = float(StagedEntry(one, self.ranges).seconds(mix[None])[0])
+        seconds = float(staged.seconds(mix[None])[0])
         return _outcome(entry, StagedPlan(tuple(mix.sum(axis=(1, 2)).tolist()), mix, seconds), seconds, limit_seconds)
 
     def _interleaved(self, one: EntryCosts, entry: int, bound_seconds: float, limit_seconds: float) -> Outcome:

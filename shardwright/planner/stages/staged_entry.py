@@ -7,7 +7,7 @@ import numpy as np
 
 from shardwright.base import Array, IntArray
 from shardwright.costmodel.pipeline import alive_counts, step_seconds
-from shardwright.costmodel.tables import ends_of, stage_seconds
+from shardwright.costmodel.tables import ends_of, rank_bytes, stage_seconds
 from shardwright.planner.space import EntryCosts, LayerRanges
 
 
@@ -60,6 +60,14 @@ class StagedEntry:
         working = rows.working.largest(mixes.sum(axis=1), ends)
         activations = (kept @ self.alive[rank].T).max(axis=1) + working
         return np.asarray(rows.held(held, ends).peak_bytes(activations) <= entry.room_bytes)
+
+    def all_fit(self, mixes: IntArray) -> Array:
+        """(B,): whether mixes (B, S, classes, policies) fit on all ranks."""
+        entry = self.entry
+        found = rank_bytes(entry.rows, entry.schedule, entry.pp, entry.microbatches, mixes)
+        return np.asarray(
+            ((found.device <= entry.room_bytes) & (found.host <= entry.host_room_bytes)).all(axis=-1)
+        )
 
     def best(self, mixed: Batch) -> StagedPlan | None:
         if not len(mixed):
