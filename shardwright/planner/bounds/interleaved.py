@@ -218,7 +218,11 @@ class InterleavedBounds:
         return found
 
     def _recompute_seconds(self) -> Array:
-        """(E, P, J): the least recompute with which N layers fit, infinite where none does."""
+        """(E, P, J): the least recompute with which N layers fit, infinite where none does.
+
+        It is the missing bytes times the lowest price of a saved byte, and at least the recompute of as many whole layers as
+        save that much.
+        """
         floor, sizes = self.floor, self._sizes
         alive, _ = self._ramps
         spare = self._numbers - sizes.fewest.sum(axis=1)[:, None]
@@ -232,7 +236,7 @@ class InterleavedBounds:
         over = used - floor.room(self.pp, saving=False)[:, :, None]
         never = (over > 0) & (static + kept * floor.least_kept[:, None, None] > saving_room)
         over = np.where(over > 0, used - saving_room, over)
-        seconds = np.zeros(over.shape)
+        seconds, changed = np.zeros(over.shape), np.zeros(over.shape)
         order = np.argsort(-alive, axis=2, kind="stable")
         left = np.broadcast_to(spare, over.shape)
         for place in range(self.chunks):
@@ -247,7 +251,9 @@ class InterleavedBounds:
                 np.where(np.isfinite(over), over, 0.0), 0.0, layers * times * floor.most_saved[:, None, None]
             )
             seconds += saved * floor.price[:, None, None] / times
+            each_saved = np.maximum(times * floor.most_saved[:, None, None], 1.0)
+            changed += np.ceil(saved / each_saved * (1 - 1e-9))
             over = over - saved
         host = floor.host_layers(self.pp, self.costs.host_room_bytes)[:, :, None]
         fits = (over <= 1e-6 * floor.room_bytes[:, None, None]) & ~never & (self._numbers <= host)
-        return np.where(fits, seconds, np.inf)
+        return np.where(fits, np.maximum(seconds, changed * floor.least_spent[:, None, None]), np.inf)

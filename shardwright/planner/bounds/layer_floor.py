@@ -140,6 +140,13 @@ class LayerFloor:
             price = np.where(saved > 0, spent / saved, np.inf).min(axis=(1, 2))
         return np.where(np.isfinite(price), price, 0.0)
 
+    @cached_property
+    def least_spent(self) -> Array:
+        """(E,): the fewest seconds for which one layer saves any byte; 0 where no policy saves bytes."""
+        _, saved, spent = self._kept_and_spent
+        found = np.where(saved > 0, spent, np.inf).min(axis=(1, 2))
+        return np.where(np.isfinite(found), found, 0.0)
+
     @property
     def layer_static(self) -> Array:
         """(E,): bytes of a layer that are held over the whole step."""

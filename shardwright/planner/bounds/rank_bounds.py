@@ -1,8 +1,8 @@
 """The least time of the busiest rank, when all ranks together must hold all layers in their memory.
 
 A rank of n layers takes at least n times the cheapest layer. Where n layers don't fit with the fastest policy, it also
-takes at least the missing bytes times the lowest price of a saved byte. This bound rises with n and is piecewise
-linear. The n that fit in a given time therefore have a closed form, and the time is found by bisection.
+takes at least the missing bytes times the lowest price of a saved byte, and at least the recompute of one layer. This
+bound rises with n and is piecewise linear. The n that fit in a given time therefore have a closed form, and the time is found by bisection.
 """
 
 from dataclasses import dataclass, replace
@@ -57,14 +57,15 @@ class RankBounds:
         ends = floor.at_ends(each_row, self.pp)
         whole = np.floor if floor.units is None else np.asarray
         free, saving, price, most = self._memory(floor)
-        price = price * recomputed[:, None]
+        price, once = price * recomputed[:, None], (floor.least_spent * recomputed)[:, None]
         enough = whole(np.minimum(most, layers[:, None]) * (1 + 1e-9)).sum(axis=1) >= layers
-        high = (ends + each * layers[:, None] + np.maximum(0.0, price * (layers[:, None] - saving))).max(axis=1)
+        paid = np.maximum(once, price * (layers[:, None] - saving))
+        high = (ends + each * layers[:, None] + paid).max(axis=1)
         low = np.zeros_like(high)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             spare = middle[:, None] - ends
-            plain, paying = spare / each, (spare + price * saving) / (each + price)
+            plain, paying = spare / each, np.minimum((spare + price * saving) / (each + price), (spare - once) / each)
             held = np.where(plain <= free, plain, np.maximum(free, paying))
             held = np.clip(whole(np.minimum(held, most) * (1 + 1e-9)), 0.0, layers[:, None])
             fits = held.sum(axis=1) >= layers

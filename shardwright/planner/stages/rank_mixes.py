@@ -27,11 +27,15 @@ class RankMixes:
     def of_partitions(self, counts: IntArray) -> tuple[Array, IntArray]:
         """Return which partitions (B,) with `counts` (B, S, classes) fit, and their mixes (B, S, classes, policies)."""
         mixes = self.fastest(counts)
-        fits = self.staged.all_fit(mixes)
-        others = np.flatnonzero(~fits)
-        if len(others):
-            fits[others], mixes[others] = self._recomputed(counts[others])
-        return fits, mixes
+        fits = self.staged.ranks_fit(mixes)
+        for rank in np.flatnonzero(~fits.all(axis=0)):
+            stages, over = slice(rank, None, self.staged.entry.pp), np.flatnonzero(~fits[:, rank])
+            distinct, place = np.unique(counts[over, stages], axis=0, return_inverse=True)
+            found = [self._cheapest(int(rank), held) for held in distinct]
+            fits[over, rank] = np.array([mix is not None for mix in found])[place.reshape(-1)]
+            of_rank = np.stack([np.zeros(mixes[0, stages].shape, int) if mix is None else mix for mix in found])
+            mixes[over, stages] = of_rank[place.reshape(-1)]
+        return fits.all(axis=1), mixes
 
     def fastest(self, counts: IntArray) -> IntArray:
         """Return mixes (..., classes, policies) of `counts` (..., classes) with each layer under its fastest policy."""
@@ -41,18 +45,6 @@ class RankMixes:
         mixes[..., np.arange(rows.classes), fastest] = counts
         return mixes
 
-    def _recomputed(self, counts: IntArray) -> tuple[Array, IntArray]:
-        mixes = np.zeros((*counts.shape, self.staged.entry.rows.policies), dtype=np.int64)
-        fits = np.ones(len(counts), dtype=bool)
-        for rank in range(self.staged.entry.pp):
-            stages = slice(rank, None, self.staged.entry.pp)
-            distinct, place = np.unique(counts[:, stages], axis=0, return_inverse=True)
-            found = [self._cheapest(rank, held) for held in distinct]
-            fitting = np.array([mix is not None for mix in found])
-            of_rank = np.stack([np.zeros(mixes[0, stages].shape) if mix is None else mix for mix in found])
-            mixes[:, stages], fits = of_rank[place.reshape(-1)], fits & fitting[place.reshape(-1)]
-        return fits, mixes
-
     def _cheapest(self, rank: int, counts: IntArray) -> IntArray | None:
         """Return the cheapest mix (chunks, classes, policies) of two policies that fits, None where none does."""
         key = (rank, counts.tobytes())
@@ -61,16 +53,12 @@ class RankMixes:
         return self._found[key]
 
     def _search(self, rank: int, counts: IntArray) -> IntArray | None:
-        cost = self.staged.entry.rows.backward.layers
-        best, least = None, np.inf
         pairs = [*combinations(self._useful, 2)] or [(self._useful[0], self._useful[0])]
-        for first, second in pairs:
-            mixes = self._changing(rank, counts, first, second)
-            fits = np.flatnonzero(self.staged.fits(rank, counts, mixes))
-            seconds = np.einsum("tckp,kp->t", mixes[fits], cost)
-            if len(fits) and seconds.min() < least:
-                best, least = mixes[fits[int(seconds.argmin())]], float(seconds.min())
-        return best
+        mixes = np.concatenate([self._changing(rank, counts, first, second) for first, second in pairs])
+        seconds = np.einsum("tckp,kp->t", mixes, self.staged.entry.rows.backward.layers)
+        seconds = np.where(self.staged.fits(rank, counts, mixes), seconds, np.inf)
+        best = int(seconds.argmin())
+        return mixes[best] if np.isfinite(seconds[best]) else None
 
     @cached_property
     def _useful(self) -> list[int]:

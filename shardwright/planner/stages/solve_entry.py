@@ -80,7 +80,7 @@ class EntrySolver:
     def _given(self, one: EntryCosts, entry: int, mix: IntArray, limit_seconds: float) -> Outcome:
         """Evaluate the fixed stages, under any schedule."""
         staged = StagedEntry(one, self.ranges)
-        if not staged.all_fit(mix[None])[0]:
+        if not staged.ranks_fit(mix[None]).all():
             return Outcome(None, np.inf)
         seconds = float(staged.seconds(mix[None])[0])
         return _outcome(entry, StagedPlan(tuple(mix.sum(axis=(1, 2)).tolist()), mix, seconds), seconds, limit_seconds)

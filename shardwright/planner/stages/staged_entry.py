@@ -61,13 +61,11 @@ class StagedEntry:
         activations = (kept @ self.alive[rank].T).max(axis=1) + working
         return np.asarray(rows.held(held, ends).peak_bytes(activations) <= entry.room_bytes)
 
-    def all_fit(self, mixes: IntArray) -> Array:
-        """(B,): whether mixes (B, S, classes, policies) fit on all ranks."""
+    def ranks_fit(self, mixes: IntArray) -> Array:
+        """(B, P): whether the ranks of mixes (B, S, classes, policies) fit device and host."""
         entry = self.entry
         found = rank_bytes(entry.rows, entry.schedule, entry.pp, entry.microbatches, mixes)
-        return np.asarray(
-            ((found.device <= entry.room_bytes) & (found.host <= entry.host_room_bytes)).all(axis=-1)
-        )
+        return np.asarray((found.device <= entry.room_bytes) & (found.host <= entry.host_room_bytes))
 
     def best(self, mixed: Batch) -> StagedPlan | None:
         if not len(mixed):
