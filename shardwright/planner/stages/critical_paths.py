@@ -20,7 +20,8 @@ from shardwright.specs import ScheduleName, by_rank
 _SPREAD = 1e-5
 _RAISE = 1e-9
 _COUNTED = 1e-3
-_MOST_PATHS = 48
+_MOST_FOUND = 48
+_SPANS = (1, 3, 7, 15)
 _EVALUATED_AT_ONCE = 16
 _MOST_ROUNDS = 24
 CLOSED = 3e-4
@@ -39,6 +40,7 @@ class CriticalPaths:
     pp: int
     microbatches: int
     counts: list[Array] = field(default_factory=list)
+    known: int = 0
 
     @classmethod
     def of(cls, schedule: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> Self:
@@ -46,12 +48,15 @@ class CriticalPaths:
         paths = cls(schedule, pp, microbatches)
         if schedule == "interleaved-1f1b":
             paths.counts += _through_ranks(pp, stages_per_rank, microbatches)
+        if schedule == "1f1b":
+            paths.counts += _round_trips(pp, microbatches)
+        paths.known = len(paths.counts)
         return paths
 
     def find(self, costs: StageCosts) -> float:
         """Return the step of one plan without optimizers, and keep its longest path."""
         exact = self._seconds(costs)
-        if len(self.counts) < _MOST_PATHS:
+        if len(self.counts) < self.known + _MOST_FOUND:
             parts = self._parts(costs)
             chance = np.random.default_rng(len(self.counts))
             base = parts * (1 + _SPREAD * chance.random(len(parts))) + _SPREAD * parts.max() * chance.random(len(parts))
@@ -69,12 +74,15 @@ class CriticalPaths:
         """Return the bounds of plans (B,)."""
         return PathBounds(self, self._parts(costs), costs.optimizer.max(axis=-1))
 
-    def fastest(self, costs: StageCosts, limit_seconds: float) -> tuple[int, float, float]:
+    def fastest(
+        self, costs: StageCosts, limit_seconds: float, least: StageCosts | None = None
+    ) -> tuple[int, float, float]:
         """Return the fastest of plans (B,): its index, its step, and a lower bound on all of them.
 
-        Plans that take `limit_seconds` or more are not told apart; the step is infinite where there are no others.
+        Plans that take `limit_seconds` or more are not told apart; the step is infinite where there are no others. `least`:
+        what the bound is of, where that is below `costs`.
         """
-        bounds, exact = self.bounds(costs), np.full(len(costs.forward), np.inf)
+        bounds, exact = self.bounds(least or costs), np.full(len(costs.forward), np.inf)
         for _ in range(_MOST_ROUNDS):
             below = np.where(np.isinf(exact), bounds.seconds(), np.inf)
             order = np.argsort(below, kind="stable")[:_EVALUATED_AT_ONCE]
@@ -85,8 +93,10 @@ class CriticalPaths:
             lowest = int(order[0])
             if below[lowest] < exact[lowest] * (1 - CLOSED):
                 self.find(costs[lowest])
-        best = int(exact.argmin())
-        return best, float(exact[best]), float(np.where(np.isinf(exact), bounds.seconds(), exact).min())
+        best, below = int(exact.argmin()), bounds.seconds()
+        if least is None:
+            below = np.where(np.isinf(exact), below, exact)
+        return best, float(exact[best]), float(below.min())
 
     def _seconds(self, costs: StageCosts) -> Array:
         alone = replace(costs, optimizer=np.zeros(self.pp))
@@ -145,7 +155,7 @@ def _through_ranks(pp: int, chunks: int, microbatches: int) -> list[Array]:
             continue  # its last forward is not after its first backward
         of_chunk = runs_of_chunk(before, pp, chunks)[0]
         forward, backward, extra = np.zeros(stages), np.zeros(stages), np.zeros(stages)
-        send, tail = np.zeros(stages - 1), np.zeros(pp)
+        send = np.zeros(stages - 1)
         own, last = np.arange(rank, stages, pp), (chunks - 1) * pp + rank
         forward[own] = backward[own] = microbatches
         extra[own] = 1
@@ -166,9 +176,48 @@ def _through_ranks(pp: int, chunks: int, microbatches: int) -> list[Array]:
             backward += 1
             send += 1
             send[last:] += 1
+            found += [_path(forward, backward, extra, send, 0, pp)]
         else:
-            backward[:rank] += 1
-            send[:rank] += 1
-        tail[0] = 1
-        found.append(np.concatenate([forward, backward, extra, send, tail]))
+            found += _ending(rank, forward, backward, extra, send, pp)
     return found
+
+
+def _round_trips(pp: int, microbatches: int) -> list[Array]:
+    """Return paths (F,) of 1F1B that go back and forth between two stages, between the first and the last microbatch.
+
+    The first microbatch goes down all stages and up to stage s. From there on the path goes down to stage t and up again,
+    time after time. Each such trip takes it t - s + 1 microbatches further, because stage t waits for s's later forwards.
+    Where a trip would go too far, stage s runs single microbatches. The last one goes down all stages and up to the first.
+    """
+    found = []
+    for first in range(pp):
+        further = microbatches - 2 - (pp - 1 - first)  # from the forward behind the first gradient to the last forward
+        if further < 0:
+            continue
+        lasts = {first, pp - 1, *(last for span in _SPANS if (last := first + span) < pp)}
+        for last in sorted(lasts):
+            trips, single = divmod(further, last - first + 1)
+            forward, backward, send = np.ones(pp), np.zeros(pp), np.ones(pp - 1)
+            forward[first:] += 1
+            backward[first:] += 2
+            send[first:] += 3
+            for passes in (forward, backward):
+                passes[first : last + 1] += trips
+                passes[first] += single
+            send[first:last] += 2 * trips
+            found += _ending(first, forward, backward, np.ones(pp), send, pp)
+    return found
+
+
+def _ending(rank: int, forward: Array, backward: Array, extra: Array, send: Array, pp: int) -> list[Array]:
+    """Return two paths through a rank's last backward: one ends with its tail, one goes up to the first rank and its tail."""
+    found = [_path(forward, backward, extra, send, rank, pp)]
+    if rank:
+        above = np.arange(len(backward)) < rank
+        found.append(_path(forward, backward + above, extra, send + above[:-1], 0, pp))
+    return found
+
+
+def _path(forward: Array, backward: Array, extra: Array, send: Array, tail: int, pp: int) -> Array:
+    """(F,): a path that ends with the tail of one rank."""
+    return np.concatenate([forward, backward, extra, send, np.arange(pp) == tail])

@@ -10,16 +10,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shardwright.base import Array, IntArray
-from shardwright.costmodel.pipeline import step_seconds
+from shardwright.costmodel.pipeline import StageCosts, step_seconds
 from shardwright.costmodel.tables import Rows
 from shardwright.planner.space import EntryCosts, LayerRanges
 
+from .critical_paths import CriticalPaths
 from .labels import LabelSearch
 from .tables import StageTables
 
-# Up to 64 partitions are cheaper to evaluate than to rank. Up to 4096 are evaluated where ranking leaves a gap.
+# Up to 64 partitions are cheaper to evaluate than to rank. Up to 20,000 are ruled out by critical paths where ranking leaves
+# a gap.
 _EVALUATE_ALL = 64
-_EVALUATE_ALL_TO_CLOSE_A_GAP = 4096
+_RULED_OUT_TO_CLOSE_A_GAP = 20000
 _CLOSED = 1e-9
 # A partition within this factor of the limit may still become the best by moves of single layers.
 _IMPROVE_WITHIN = 1.01
@@ -35,7 +37,7 @@ class Partition:
     bound_seconds: float
 
 
-def best_partition(tables: StageTables, limit_seconds: float) -> Partition | None:
+def best_partition(tables: StageTables, limit_seconds: float, paths: CriticalPaths) -> Partition | None:
     """Return the best partition that takes less than `limit_seconds`, or None where none of these fits."""
     active = tables.feasible & (stage_bounds(tables) < limit_seconds) & allowed_ranges(tables.entry, tables.ranges)
     ways = _ways(tables, active)
@@ -46,10 +48,22 @@ def best_partition(tables: StageTables, limit_seconds: float) -> Partition | Non
     labels = LabelSearch(tables, active).run()
     best = _best_of(tables, labels.layers, labels.bound_seconds)
     proven = best.bound_seconds >= min(best.step_seconds * (1 - _CLOSED), limit_seconds)
-    if proven or ways[0][0] > _EVALUATE_ALL_TO_CLOSE_A_GAP:
+    if proven or ways[0][0] > _RULED_OUT_TO_CLOSE_A_GAP:
         worth_it = not proven and best.step_seconds < limit_seconds * _IMPROVE_WITHIN
         return _improved(tables, active, best) if worth_it else best
-    return _best_of(tables, _compositions(tables, active, ways), None)
+    return _closed(tables, _compositions(tables, active, ways), min(limit_seconds, best.step_seconds), paths, best)
+
+
+def _closed(
+    tables: StageTables, layers: IntArray, limit_seconds: float, paths: CriticalPaths, best: Partition
+) -> Partition:
+    """Return the best of all partitions (B, S), or `best` where none is below the limit, with a bound that is nearly exact."""
+    costs, least = (_costs(tables, layers, tails) for tails in (None, tables.least_tail))
+    index, seconds, bound = paths.fastest(costs, limit_seconds, least)
+    bound = max(best.bound_seconds, bound)
+    if seconds < best.step_seconds:
+        return Partition(tuple(layers[index].tolist()), seconds, min(seconds, bound))
+    return replace(best, bound_seconds=min(best.step_seconds, bound))
 
 
 def allowed_ranges(entry: EntryCosts, ranges: LayerRanges) -> Array:
@@ -95,12 +109,16 @@ def stage_bounds(tables: StageTables) -> Array:
 
 def evaluate(tables: StageTables, layers: IntArray, *, tails: Array | None = None) -> Array:
     """Return the step in seconds of each partition (B, S). `tails` (S, V) replace the tails of the mixes."""
+    return step_seconds(tables.entry.schedule, _costs(tables, layers, tails), tables.entry.microbatches)
+
+
+def _costs(tables: StageTables, layers: IntArray, tails: Array | None) -> StageCosts:
     entry, kinds = tables.entry, tables.ranges.kinds(layers)
     stage = np.arange(entry.pp)
     seconds = tables.seconds[stage, kinds]
     if tails is not None:
         seconds = replace(seconds, reduce_tail=tails[stage, kinds])
-    return step_seconds(entry.schedule, seconds.costs(entry.schedule, entry.pp, entry.rows.send), entry.microbatches)
+    return seconds.costs(entry.schedule, entry.pp, entry.rows.send)
 
 
 def _best_of(tables: StageTables, layers: IntArray, bound_seconds: float | None) -> Partition:

@@ -69,7 +69,7 @@ class EntrySolver:
         if one.stages_per_rank > 1:
             return self._interleaved(one, entry, bound_seconds, limit_seconds)
         tables = stage_tables(one, self.ranges, self.allowed)
-        partition = best_partition(tables, limit_seconds)
+        partition = best_partition(tables, limit_seconds, self._paths_of(one))
         if partition is None:
             return Outcome(None, np.inf)
         mix = tables.mix[np.arange(one.pp), self.ranges.kinds(np.array(partition.layers))]

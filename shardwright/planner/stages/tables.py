@@ -27,7 +27,8 @@ class StageTables:
     Attributes:
         seconds: (S, V) each, with the mix. A range that does not fit has an infinite `backward`.
         least_tail: lower bound on `seconds.reduce_tail` over all mixes. More compute hides a tail better, so the mix
-            with the shortest backward need not have the shortest tail.
+            with the shortest backward need not have the shortest tail. But a rank's last backward comes just before its
+            tail, so a mix saves no more than the least sum of both.
         mix: (S, V, classes, policies), counts of layers.
     """
 
@@ -48,12 +49,14 @@ def stage_tables(entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> 
     ends, layers, tails = ends_of(entry.pp)[:, None], ranges.counts, entry.rows.last_backward
     mixes = mix_solver(entry, allowed).solve(layers, stage_room(entry, layers))
     seconds = stage_seconds(entry.rows, mixes.counts, ends)
-    least = Rows(tails.layers[:, allowed].min(axis=1), tails.first, tails.last)
+    least, both = (
+        Rows(part.layers[:, allowed].min(axis=1), part.first, part.last) for part in (tails, entry.rows.backward + tails)
+    )
     return StageTables(
         entry=entry,
         ranges=ranges,
         seconds=replace(seconds, backward=np.where(np.isfinite(mixes.seconds), seconds.backward, np.inf)),
-        least_tail=least.total(layers, ends),
+        least_tail=np.maximum(least.total(layers, ends), both.total(layers, ends) - seconds.backward),
         mix=mixes.counts,
     )
 

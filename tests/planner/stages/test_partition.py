@@ -5,10 +5,16 @@ import pytest
 
 from shardwright.planner.space.ranges import layer_ranges
 from shardwright.planner.stages.bottleneck import smallest_largest
+from shardwright.planner.stages.critical_paths import CriticalPaths
 from shardwright.planner.stages.labels import LabelSearch
 from shardwright.planner.stages.partition import best_partition, evaluate, stage_bounds
+from shardwright.planner.stages.tables import StageTables
 from tests.planner.pipeline_tables import fitting_partitions, random_tables
 from tests.planner.small_problems import tiny_model
+
+
+def _paths(tables: StageTables) -> CriticalPaths:
+    return CriticalPaths.of(tables.entry.schedule, 4, 1, tables.entry.microbatches)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -16,7 +22,7 @@ from tests.planner.small_problems import tiny_model
 def test_best_of_all(seed: int, schedule: str) -> None:
     tables = random_tables(seed, schedule=schedule)
     fitting = fitting_partitions(tables)
-    found = best_partition(tables, np.inf)
+    found = best_partition(tables, np.inf, _paths(tables))
     if not len(fitting):
         assert found is None
         return
@@ -41,7 +47,7 @@ def test_bounds_are_below(seed: int, schedule: str) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_ranking_is_close_where_partitions_are_too_many_to_try(seed: int) -> None:
     tables = random_tables(seed, layers=40)
-    found = best_partition(tables, np.inf)
+    found = best_partition(tables, np.inf, _paths(tables))
     fitting = fitting_partitions(tables)
     if found is not None:
         best = evaluate(tables, fitting).min()
@@ -51,9 +57,9 @@ def test_ranking_is_close_where_partitions_are_too_many_to_try(seed: int) -> Non
 
 def test_nothing_below_the_limit() -> None:
     tables = random_tables(3)
-    found = best_partition(tables, np.inf)
+    found = best_partition(tables, np.inf, _paths(tables))
     assert found is not None
-    lower = best_partition(tables, found.step_seconds * 0.5)
+    lower = best_partition(tables, found.step_seconds * 0.5, _paths(tables))
     assert lower is None or lower.step_seconds >= found.step_seconds * 0.5
 
 
