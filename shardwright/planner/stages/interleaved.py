@@ -1,5 +1,5 @@
-"""Interleaved 1F1B: stages of nearly equal length, a recompute mix for each rank, and the best of a family of
-partitions.
+"""Several stages on a rank, interleaved or in a V: stages of nearly equal length, a recompute mix for each rank, and the
+best of a family of partitions.
 
 The stages of a rank share one memory, so their mixes depend on each other. The family spreads layers evenly over the
 ranks by time, and within a rank evenly over its stages. Longer stages come early or late. Single layers then move
@@ -11,7 +11,9 @@ from itertools import combinations, product
 import numpy as np
 
 from shardwright.base import Array, IntArray
+from shardwright.costmodel.tables import ends_of
 from shardwright.planner.space import EntryCosts, LayerRanges, chunk_sizes
+from shardwright.specs import by_rank, by_stage
 
 from .staged_entry import Batch, StagedEntry, StagedPlan
 from .tables import mix_solver
@@ -24,14 +26,14 @@ _MOST_STAGES_TO_IMPROVE = 24
 class InterleavedSearch:
     """The family search of one entry.
 
-    Stage i is chunk i // P of rank i % P. `counts` (chunks, classes) are the layers of a rank.
+    `counts` (chunks, classes) are the layers of a rank, (chunks, P) those of all ranks.
     """
 
     def __init__(self, entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> None:
         self.entry, self.ranges, self.allowed = entry, ranges, allowed
         self.classes = ranges.counts.shape[1]
         sizes = chunk_sizes(ranges.layer_count, entry.pp, entry.stages_per_rank, entry.even_stages)
-        self.fewest, self.most = sizes.fewest.T, sizes.most.T
+        self.fewest, self.most = (self._by_rank(each.T.reshape(-1)) for each in (sizes.fewest, sizes.most))
         self.staged = StagedEntry(entry, ranges)
         useful = mix_solver(entry, allowed).useful.any(axis=0)
         cost = entry.rows.backward.layers.sum(axis=0)
@@ -65,7 +67,7 @@ class InterleavedSearch:
             return plan
         for _ in range(_IMPROVING_ROUNDS):
             mixed = Batch()
-            fewest, most = self.fewest.reshape(-1), self.most.reshape(-1)
+            fewest, most = (by_stage(self.entry.schedule, each) for each in (self.fewest, self.most))
             for source, target in product(range(self.entry.stages), repeat=2):
                 layers = list(plan.layers)
                 layers[source] -= 1
@@ -79,6 +81,10 @@ class InterleavedSearch:
             plan = found
         return plan
 
+    def _by_rank(self, per_stage: Array) -> Array:
+        """(chunks, P) from (S,)."""
+        return by_rank(self.entry.schedule, self.entry.pp, per_stage)
+
     def _even_layers(self, seconds_per_layer: Array, *, early: bool, within_memory: bool = False) -> tuple[int, ...]:
         """Return the layers of each stage: each layer goes to the rank, and there to the stage, with the least work so
         far.
@@ -87,9 +93,8 @@ class InterleavedSearch:
         """
         pp, chunks = self.entry.pp, self.entry.stages_per_rank
         layers = self.fewest.copy()
-        ends = np.zeros((chunks, pp))
         rows = self.entry.rows
-        ends[0, 0], ends[-1, -1] = rows.forward.ends + rows.backward.ends
+        ends = self._by_rank(ends_of(self.entry.stages) @ (rows.forward.ends + rows.backward.ends))
         closed = np.zeros(pp, dtype=bool)
         order = np.arange(chunks) if early else np.arange(chunks)[::-1]
         for _ in range(self.ranges.layer_count - int(layers.sum())):
@@ -103,7 +108,7 @@ class InterleavedSearch:
                     break
                 layers[chunk_of[rank], rank] -= 1
                 closed[rank] = True
-        return tuple(layers.reshape(-1).tolist())
+        return tuple(by_stage(self.entry.schedule, layers).tolist())
 
     def _holds(self, rank: int, layers: IntArray) -> bool:
         counts = np.zeros((len(layers), self.classes), dtype=np.int64)
@@ -117,10 +122,10 @@ class InterleavedSearch:
 
     def _seconds_per_layer(self, plan: StagedPlan) -> Array:
         """(P,): mean seconds of a layer on each rank with its mix."""
-        rows, chunks = self.entry.rows, (self.entry.stages_per_rank, self.entry.pp)
+        rows = self.entry.rows
         of_layers = np.einsum("skp,kp->s", plan.mix, rows.forward.layers[:, None] + rows.backward.layers)
-        held = np.array(plan.layers).reshape(chunks).sum(axis=0)
-        return np.asarray(of_layers.reshape(chunks).sum(axis=0) / held)
+        held = self._by_rank(np.array(plan.layers)).sum(axis=0)
+        return np.asarray(self._by_rank(of_layers).sum(axis=0) / held)
 
     def _add_mixed(self, mixed: Batch, layers: tuple[int, ...]) -> None:
         """Add the partition with each rank's cheapest mix, unless a rank has
@@ -128,8 +133,8 @@ class InterleavedSearch:
         if sum(layers) != self.ranges.layer_count:
             return
         counts, chosen = self.staged.counts(layers), []
-        for rank in range(self.entry.pp):
-            mix = self._rank_mix(rank, counts[rank :: self.entry.pp])
+        for rank, stages in enumerate(self.staged.stages):
+            mix = self._rank_mix(rank, counts[stages])
             if mix is None:
                 return
             chosen.append(mix)
