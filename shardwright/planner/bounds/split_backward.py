@@ -23,7 +23,7 @@ These numbers also bound the stages above and below a rank from below. A rank wi
 rank_bounds.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -133,7 +133,18 @@ class SplitBounds:
         least = np.maximum.reduce(
             [once, microbatches * np.maximum(busiest, total / self.pp), self._mixed_classes_seconds()]
         )
+        if floor.classes > 1:
+            least = np.maximum(least, self._of_class(common)._bisected(least))
         return np.maximum(least, self._bisected(least))
+
+    def _of_class(self, index: int) -> "SplitBounds":
+        """Return the bounds of the model with the layers of one class alone, which takes no longer."""
+        return replace(self, floor=self.floor.of_class(index))
+
+    @property
+    def _layers(self) -> int:
+        """The layers that count."""
+        return int(self.floor.whole.sum())
 
     def _mixed_classes_seconds(self) -> Array:
         """(E,): lower bound on the busiest rank's own work, from the layers of several classes; 0 for one class."""
@@ -148,7 +159,7 @@ class SplitBounds:
     def _bisected(self, least: Array) -> Array:
         """(E,): the least time in which every rank is within all its paths and all ranks together hold all layers, or `least`
         (E,) where that is more."""
-        layers, memory = self.ranges.layer_count, self._memory
+        layers, memory = self._layers, self._memory
         enough = np.floor(np.minimum(memory.most, self._most_of_rank) * (1 + 1e-9)).sum(axis=1) >= layers
         most = np.minimum(self._most_of_rank, layers)
         recomputed = self._microbatches[:, None] * np.maximum(0.0, memory.price * (most - memory.saving))
@@ -174,7 +185,7 @@ class SplitBounds:
         around = self._around(most)
         spares = [seconds[:, None] - path.once - sum(around[part] for part in path.around) for path in self._paths]
         held = np.minimum.reduce([self._of_path(path, spare) for path, spare in zip(self._paths, spares, strict=True)])
-        return np.where(held >= self._fewest.sum(axis=1), held, -self.ranges.layer_count)
+        return np.where(held >= self._fewest.sum(axis=1), held, -self._layers)
 
     def _of_path(self, path: _Path, spare: Array) -> Array:
         """(E, P): the most layers whose passes on a path take `spare` seconds."""
@@ -195,7 +206,7 @@ class SplitBounds:
 
         The stages above a rank hold at least what the others cannot.
         """
-        first, last, layers = self._stages[:, 0], self._stages[:, -1], self.ranges.layer_count
+        first, last, layers = self._stages[:, 0], self._stages[:, -1], self._layers
         fewest = np.concatenate([[0], np.cumsum(self._sizes[0])])
         upto = np.concatenate([np.zeros((len(most), 1)), np.cumsum(most, axis=1)], axis=1)
         above = np.maximum(fewest[first], layers - (upto[:, -1:] - upto[:, first]))
@@ -261,26 +272,32 @@ class SplitBounds:
 
     @cached_property
     def _memory(self) -> _Memory:
-        floor, ramps = self.floor, self._ramps
-        static = floor.layer_static[:, None] / (1 + floor.rows.slack[:, None])
-        postponed = floor.least(floor.rows.postponed.layers)[:, None]
-        waiting, alive = ramps.waiting.min(axis=2), ramps.alive.min(axis=2)
-        waiting_more, alive_more = (
-            ((each - least[..., None]) * self._fewest).sum(axis=2)
-            for each, least in ((ramps.waiting, waiting), (ramps.alive, alive))
-        )
-        cheap, least = floor.cheap_kept[:, None], floor.least_kept[:, None]
-        plain_each, least_each = (
-            np.maximum(1.0, static + alive * kept + waiting * postponed) for kept in (cheap, least)
-        )
-        room, saving_room = (floor.room(self.pp, saving=saving) - waiting_more * postponed for saving in (False, True))
-        free = np.maximum(0.0, room - alive_more * cheap) / plain_each
-        most = np.maximum(free, (saving_room - alive_more * least) / least_each)
+        """The bytes of a rank of N layers lie above two lines in N, as each of its stages holds its fewest layers at least, and
+        its most at most."""
+        floor = self.floor
+        room, saving_room = (floor.room(self.pp, saving=saving) for saving in (False, True))
+        cheap, least = (self._bytes(kept) for kept in (floor.cheap_kept, floor.least_kept))
+        free = np.minimum.reduce([np.maximum(0.0, room - once) / each for each, once in cheap])
+        most = np.minimum.reduce([np.maximum(free, (saving_room - once) / each) for each, once in least])
         most = np.minimum(most, floor.host_layers(self.pp, self.costs.host_room_bytes))
-        left = saving_room - alive_more * cheap
-        saving = np.where(np.isfinite(left), left, 0.0) / plain_each
-        price = plain_each * floor.price[:, None] / np.maximum(1.0, ramps.alive.max(axis=2))
+        each, once = cheap[0]
+        left = saving_room - once
+        saving = np.where(np.isfinite(left), left, 0.0) / each
+        price = each * floor.price[:, None] / np.maximum(1.0, self._ramps.alive.max(axis=2))
         return _Memory(free, np.minimum(saving, free), price, np.maximum(0.0, most))
+
+    def _bytes(self, kept: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """(E, P) each: bytes of each layer and once, of two lines below the bytes of a rank whose layers keep `kept` (E,) for
+        each microbatch in flight."""
+        floor, ramps = self.floor, self._ramps
+        static = (floor.layer_static / (1 + floor.rows.slack))[:, None]
+        postponed = floor.least(floor.rows.postponed.layers)
+        of_stage = ramps.alive * kept[:, None, None] + ramps.waiting * postponed[:, None, None]
+        least, greatest = of_stage.min(axis=2), of_stage.max(axis=2)
+        fewest, most = (sizes[self._stages] for sizes in self._sizes)
+        above = ((of_stage - least[..., None]) * fewest).sum(axis=2)
+        below = ((of_stage - greatest[..., None]) * most).sum(axis=2)
+        return (np.maximum(1.0, static + least), above), (np.maximum(1.0, static + greatest), below)
 
     @cached_property
     def _gradient(self) -> Rows:
@@ -330,8 +347,10 @@ class SplitBounds:
     @cached_property
     def _sizes(self) -> tuple[IntArray, IntArray]:
         """(S,) each: fewest and most layers of a stage."""
-        sizes = chunk_sizes(self.ranges.layer_count, self.pp, self.chunks, self.costs.space.even_stages)
-        return sizes.fewest.T.reshape(-1), sizes.most.T.reshape(-1)
+        layers = self.ranges.layer_count
+        sizes = chunk_sizes(layers, self.pp, self.chunks, self.costs.space.even_stages)
+        fewest = np.maximum(0, sizes.fewest - (layers - self._layers))  # a stage may hold all layers of other classes
+        return fewest.T.reshape(-1), sizes.most.T.reshape(-1)
 
     @cached_property
     def _fewest(self) -> IntArray:
