@@ -13,7 +13,15 @@ from pydantic import Field
 
 from shardwright.base import SpecError, nearest
 
-from .plan import CONTEXT_PARALLEL, EXPERT_DISPATCH, ContextParallel, ExpertDispatch, ZeroStage
+from .plan import (
+    CONTEXT_PARALLEL,
+    EXPERT_DISPATCH,
+    POLICIES,
+    ContextParallel,
+    ExpertDispatch,
+    RecomputePolicy,
+    ZeroStage,
+)
 from .schedules import ScheduleName
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
 
@@ -24,12 +32,24 @@ MergedResults = Literal["fp32", "fused"]
 OWN_STACK = "shardwright"
 
 
+class SplitBackward(Spec):
+    """What a software runs together with schedules that split the backward (`splits_backward`).
+
+    `zero_stages`, `recompute`: the values of these choices. `tied_in_a_v`: whether the first and the last stage may share the
+    weights of embedding and head where both lie on one rank.
+    """
+
+    zero_stages: tuple[ZeroStage, ...] = get_args(ZeroStage)
+    recompute: tuple[RecomputePolicy, ...] = POLICIES
+    tied_in_a_v: bool = True
+
+
 class Runs(Spec):
     """What a software can run; the planner offers nothing else for it.
 
     `schedules`: of a pipeline; empty where it has none. `zero_stages`: 0 is plain data parallelism. `uneven_stages`: stages may
     hold different numbers of layers. `context_parallel`, `expert_dispatch`: the ways to exchange keys and values and to send
-    tokens to experts; empty where there is no such axis.
+    tokens to experts; empty where there is no such axis. `split_backward`: what goes with a schedule that splits the backward.
     """
 
     schedules: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -39,6 +59,7 @@ class Runs(Spec):
     offload_optimizer: bool = True
     context_parallel: tuple[ContextParallel, ...] = CONTEXT_PARALLEL
     expert_dispatch: tuple[ExpertDispatch, ...] = EXPERT_DISPATCH
+    split_backward: SplitBackward = SplitBackward()
 
 
 class Stack(Spec):

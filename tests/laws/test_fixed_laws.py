@@ -11,7 +11,7 @@ from shardwright.planner.space.fixed import Fixed
 from shardwright.planner.why.certificate import certify
 from shardwright.specs.choices import CHOICES
 from shardwright.specs.mesh import Mesh
-from shardwright.specs.plan import LayerRun, Plan, Stage
+from shardwright.specs.plan import LayerRun, Plan, Stage, VocabularyParallel
 from shardwright.specs.schedules import ScheduleName
 from shardwright.specs.training import TrainingSpec
 from tests.laws.valid_runs import Run, runs
@@ -33,6 +33,15 @@ def of_one_zero_stage(run: Run) -> Plan:
 
 def test_every_choice_of_a_plan_can_be_fixed() -> None:
     assert list(Fixed.model_fields) == [choice.name for choice in CHOICES]
+
+
+@pytest.mark.parametrize("kind", ["vocab-1", "vocab-2", "interlaced"])
+def test_a_divided_vocabulary_is_refused(kind: VocabularyParallel) -> None:
+    """Its costs are not in the planner's, so neither a search nor a certificate would be of that plan."""
+    stage = Stage(layers=(LayerRun(count=2),))
+    plan = Plan(mesh=Mesh(pp=2), micro_batch=1, microbatches=4, stages=(stage, stage), vocabulary_parallel=kind)
+    with pytest.raises(SpecError, match=f"vocabulary_parallel '{kind}', which the planner does not choose"):
+        Fixed.of(plan)
 
 
 class TestFixingEveryChoiceOfAPlanFindsThatPlan:
@@ -80,7 +89,8 @@ class TestACertificateIsOfThePlanItself:
     ("schedule", "chunks"), [("zb-h1", 1), ("zb-2p", 1), ("zb-v", 2), ("v-half", 2), ("v-min", 2), ("dualpipe-v", 2)]
 )
 def test_schedules_that_split_the_backward_are_priced_by_the_planner(schedule: ScheduleName, chunks: int) -> None:
-    """They are not searched, but a plan that has one can be fixed: its weight gradients are in the planner's costs."""
+    """A plan that has one can be fixed: its weight gradients are in the planner's costs. The search with the schedule
+    fixed finds none that is slower."""
     model, cluster = tiny_model(layers=8), tiny_cluster(devices=4)
     training = TrainingSpec(seq_len=1024, global_batch=16)
     stage = Stage(layers=(LayerRun(count=8 // (4 * chunks)),))
@@ -91,5 +101,7 @@ def test_schedules_that_split_the_backward_are_priced_by_the_planner(schedule: S
     found = search(model, cluster, training, fixed=Fixed.of(plan))
     assert found.plan == plan
     assert found.bound_seconds == pytest.approx(found.estimate.step_seconds, rel=1e-9)
-    with pytest.raises(SpecError, match="not planned yet"):
-        search(model, cluster, training, fixed=Fixed(schedule=schedule))
+    best = search(model, cluster, training, fixed=Fixed(schedule=schedule))
+    assert best.plan.schedule == schedule
+    assert best.bound_seconds <= best.estimate.step_seconds * (1 + 1e-9)
+    assert best.estimate.step_seconds <= found.estimate.step_seconds * (1 + 1e-9)

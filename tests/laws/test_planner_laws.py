@@ -19,6 +19,7 @@ from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.choices import AXES
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.plan import CONTEXT_PARALLEL, Plan
+from shardwright.specs.schedules import ScheduleName
 from tests.planner.brute_force import all_plans, fastest
 from tests.planner.small_problems import Problem, random_problem
 
@@ -61,6 +62,25 @@ class TestEqualsBruteForce:
         expected = fastest(*problem, fixed)
         if expected is not None:
             assert search(*problem, fixed=fixed).estimate.step_seconds == pytest.approx(expected, rel=1e-9)
+
+    @pytest.mark.parametrize("seed", range(130, 138))
+    @pytest.mark.parametrize("schedule", ["zb-h1", "zb-2p", "zb-v", "v-half", "v-min", "dualpipe-v"])
+    def test_step_under_schedules_that_split_the_backward(self, schedule: ScheduleName, seed: int) -> None:
+        problem, fixed = random_problem(seed), Fixed(schedule=schedule)
+        try:
+            fixed = _few_enough(problem, seed, fixed)
+        except SpecError:  # too few layers for it, or tied ends
+            assert fastest(*problem, fixed) is None
+            return
+        expected = fastest(*problem, fixed)
+        if expected is None:
+            with pytest.raises(InfeasibleError):
+                search(*problem, fixed=fixed)
+            return
+        found = search(*problem, fixed=fixed)
+        assert found.estimate.step_seconds == pytest.approx(expected, rel=1e-9)
+        assert found.plan.schedule == schedule
+        check_memory(found.estimate, problem.cluster)
 
     @pytest.mark.parametrize("seed", range(110, 122))
     def test_step_of_even_stages_without_sequence_parallelism(self, seed: int) -> None:

@@ -26,10 +26,11 @@ from shardwright.specs.plan import (
     Stage,
     ZeroStage,
 )
-from shardwright.specs.schedules import ScheduleName
+from shardwright.specs.schedules import ScheduleName, splits_backward
 from shardwright.specs.training import TrainingSpec
 
 _ZERO_STAGES: tuple[ZeroStage, ...] = (0, 1, 2, 3)
+_IN_A_V: tuple[ScheduleName, ...] = ("zb-v", "v-half", "v-min", "dualpipe-v")
 _OFFLOADS: tuple[Literal[0, 1], ...] = (0, 1)
 
 
@@ -56,7 +57,10 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
                 continue
             if schedule == "gpipe" and fixed.schedule is None and training.global_batch == sequences:
                 continue
-            for stages in _all_stages(model.class_of_layer, mesh.pp * chunks, zero_stage, policies):
+            allowed = policies
+            if splits_backward(schedule):
+                allowed = _split_policies(schedule, mesh, zero_stage, policies, model, training, fixed)
+            for stages in _all_stages(model.class_of_layer, mesh.pp * chunks, zero_stage, allowed):
                 if fixed.even_stages and len({stage.layer_count for stage in stages}) > 1:
                     continue
                 try:
@@ -74,11 +78,31 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
                     break
 
 
+def _split_policies(
+    schedule: ScheduleName,
+    mesh: Mesh,
+    zero_stage: ZeroStage,
+    policies: tuple[RecomputePolicy, ...],
+    model: ModelSpec,
+    training: TrainingSpec,
+    fixed: Fixed,
+) -> tuple[RecomputePolicy, ...]:
+    """Of `policies` those that the software runs with a schedule that splits the backward; none where it runs no such plan."""
+    split, in_a_v = training.software.runs.split_backward, schedule not in ("zb-h1", "zb-2p")
+    if schedule not in training.software.runs.schedules or (mesh.pp == 1 and fixed.schedule is None):
+        return ()
+    if (mesh.pp > 1 and zero_stage not in split.zero_stages) or (
+        model.tied_embeddings and in_a_v and not split.tied_in_a_v
+    ):
+        return ()
+    return tuple(policy for policy in policies if policy in split.recompute)
+
+
 def _is_left_out(mesh: Mesh, zero_stage: int, micro_batch: int, fixed: Fixed) -> bool:
     """ZeRO over one rank, no ZeRO over shards, and microbatches of several sequences that cp cuts."""
-    if zero_stage == 0:
-        return mesh.dp_shard > 1
-    return mesh.shard_ranks == 1 or (mesh.cp > 1 and micro_batch > 1 and None in (fixed.micro_batch, fixed.cp))
+    if mesh.cp > 1 and micro_batch > 1 and None in (fixed.micro_batch, fixed.cp):
+        return True
+    return mesh.dp_shard > 1 if zero_stage == 0 else mesh.shard_ranks == 1
 
 
 def fastest(
@@ -125,7 +149,9 @@ def _schedules(pp: int, layers: int) -> list[tuple[ScheduleName, int]]:
         count for count in range(2, layers // pp + 1) if pp > 1 and -layers % (pp * count) <= max(2, pp * count // 8)
     ]
     gpipe: list[tuple[ScheduleName, int]] = [("gpipe", 1)] if pp > 1 else []
-    return [("1f1b", 1), *gpipe, *(("interleaved-1f1b", count) for count in chunks)]
+    split: list[tuple[ScheduleName, int]] = [("zb-h1", 1), ("zb-2p", 1)]
+    split += [(name, 2) for name in _IN_A_V if 2 in chunks]
+    return [("1f1b", 1), *gpipe, *(("interleaved-1f1b", count) for count in chunks), *split]
 
 
 @lru_cache(maxsize=256)

@@ -5,7 +5,14 @@ Schedules are generated, validated and walked. The closed form of the step and t
 """
 
 from .action import ActionKind, parse_work
-from .in_flight import alive_counts, peak_activation_bytes, peak_in_flight, runs_of_chunk, waiting_microbatches
+from .in_flight import (
+    alive_counts,
+    peak_activation_bytes,
+    peak_in_flight,
+    runs_of_chunk,
+    split_counts,
+    waiting_microbatches,
+)
 from .orders import warm_up_forwards
 from .schedule import make_schedule
 from .simulation import simulate
@@ -22,6 +29,7 @@ __all__ = [
     "peak_in_flight",
     "runs_of_chunk",
     "simulate",
+    "split_counts",
     "step_parts",
     "step_seconds",
     "waiting_microbatches",

@@ -146,14 +146,14 @@ class _Squeeze:
         return idle_only
 
     def _ready(self, action: Action) -> bool:
-        stage, kind, _ = action
+        stage, kind, microbatch = action
         if kind is ActionKind.FORWARD:
-            return not stage or action._replace(stage=stage - 1) in self._done
+            return not stage or Action(stage - 1, kind, microbatch) in self._done
         if kind is ActionKind.WEIGHT_GRADIENT:
-            return action._replace(kind=ActionKind.INPUT_GRADIENT) in self._done
+            return Action(stage, ActionKind.INPUT_GRADIENT, microbatch) in self._done
         if stage + 1 == self._stages:
-            return action._replace(kind=ActionKind.FORWARD) in self._done
-        return action._replace(stage=stage + 1) in self._done
+            return Action(stage, ActionKind.FORWARD, microbatch) in self._done
+        return Action(stage + 1, kind, microbatch) in self._done
 
 
 def _most_alive(plan: _Plan) -> int:

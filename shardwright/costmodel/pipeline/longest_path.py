@@ -93,14 +93,24 @@ def _levels(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int
 
 def _generations(graph: ScheduleGraph) -> list[IntArray]:
     """Return the numbers of the work of each level."""
-    import networkx as nx  # this import takes as long as all the rest of the cost model
-
-    waits: nx.DiGraph[int] = nx.DiGraph()
+    waits = graph.message_counts
+    after = [-1] * len(waits)
     for numbers in graph.numbers:
-        nx.add_path(waits, numbers)
-    for number, (*_, messages) in enumerate(graph.nodes):
-        waits.add_edges_from((number, receiver) for *_, receiver in messages)
-    return [np.array(sorted(level), dtype=np.int64) for level in nx.topological_generations(waits)]
+        for number in numbers[1:]:
+            waits[number] += 1
+            after[number - 1] = number
+    levels, ready = [], [numbers[0] for numbers in graph.numbers if not waits[numbers[0]]]
+    while ready:
+        levels.append(np.array(sorted(ready), dtype=np.int64))
+        freed = []
+        for number in ready:
+            later = [receiver for *_, receiver in graph.nodes[number][-1]]
+            for waiting in [*later, after[number]] if after[number] >= 0 else later:
+                waits[waiting] -= 1
+                if not waits[waiting]:
+                    freed.append(waiting)
+        ready = freed
+    return levels
 
 
 def _messages(graph: ScheduleGraph, row: IntArray) -> tuple[tuple[IntArray, ...], tuple[IntArray, ...]]:

@@ -143,6 +143,11 @@ class RowCosts:
         return RowCosts(**alone)
 
     @property
+    def postponed(self) -> Rows:
+        """Bytes kept from an input gradient to its weight gradient: all activations, also recomputed ones."""
+        return Rows(self.activation.layers[..., 0], self.activation.first, self.activation.last)
+
+    @property
     def classes(self) -> int:
         """Layer classes, K."""
         return int(self.forward.layers.shape[-1])
@@ -237,9 +242,8 @@ def rank_bytes(rows: RowCosts, schedule: ScheduleName, pp: int, microbatches: in
         SpecError: no such schedule for these stages.
     """
     ends = ends_of(mixes.shape[-3])
-    postponed = Rows(rows.activation.layers[..., 0], rows.activation.first, rows.activation.last)
     kept = peak_activation_bytes(
-        schedule, pp, microbatches, rows.activation.total(mixes, ends), postponed.total(mixes.sum(axis=-1), ends)
+        schedule, pp, microbatches, rows.activation.total(mixes, ends), rows.postponed.total(mixes.sum(axis=-1), ends)
     )
     held = np.moveaxis(by_rank(schedule, pp, np.moveaxis(mixes, -3, -1)).sum(axis=-2), -1, -3)
     held_ends = by_rank(schedule, pp, ends.T).sum(axis=-2).T

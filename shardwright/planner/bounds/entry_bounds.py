@@ -13,25 +13,27 @@ x over ranks; m is the largest x; c is one message; T is the step. The bounds:
 - Any schedule: T >= X + 2 (stages - 1) c, the time of the first microbatch. T is also at least the work of any one
   rank: M x, its first gathers and its tail of reductions. As with m, rank_bounds.py gives the least work of the busiest
   rank.
-- Interleaved: see interleaved.py.
+- Interleaved: see interleaved.py. Schedules that split the backward: see split_backward.py.
 
 All paths but a rank's own work end on the first rank, so its tail of reductions is added. The mean optimizer time is
 added to every bound.
 
-`quick_bounds` are looser: T >= X, T >= M X / P, and T >= M times the layers of the commonest class on the rank that holds
+`quick_bounds` are looser: T >= X (without the weight gradients, where they may be postponed), T >= M X / P, and T >= M times the layers of the commonest class on the rank that holds
 most of them. They are infinite where all layers don't fit the memory of all ranks together.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from shardwright.base import Array, IntArray
 from shardwright.planner.space import SCHEDULES, LayerRanges, SpaceCosts
+from shardwright.specs import POLICIES
 
 from .interleaved import InterleavedBounds
 from .layer_floor import LayerFloor
 from .rank_bounds import RankBounds
+from .split_backward import SplitBounds
 
 _GPIPE, _INTERLEAVED = SCHEDULES.index("gpipe"), SCHEDULES.index("interleaved-1f1b")
 
@@ -42,11 +44,13 @@ def quick_bounds(costs: SpaceCosts, ranges: LayerRanges, allowed: list[int]) -> 
     floor = LayerFloor(costs.rows, costs.room_bytes, ranges, allowed)
     total, common = floor.total_seconds, int(floor.whole.argmax())
     busiest = -(-floor.whole[common] // base.pp) * floor.row_seconds.layers[:, common]
-    path = np.maximum(total, base.microbatches * np.maximum(busiest, total / base.pp))
-    path = path + floor.whole_sum(floor.rows.optimizer) / base.pp
+    work = base.microbatches * np.maximum(busiest, total / base.pp)
+    optimizer = floor.whole_sum(floor.rows.optimizer) / base.pp
+    first = total - floor.whole_sum(floor.rows.weight_gradient)
     kept = floor.rows.activation.layers[..., allowed].min(axis=-1) @ floor.whole
     fits = floor.whole_sum(floor.rows.static) + kept <= costs.room_bytes * base.pp
-    return np.where(fits, path, np.inf)[costs.space.base_index]
+    whole, split = (np.where(fits, np.maximum(least, work) + optimizer, np.inf) for least in (total, first))
+    return np.where(costs.space.splits, split[costs.space.base_index], whole[costs.space.base_index])
 
 
 def lower_bounds(costs: SpaceCosts, ranges: LayerRanges, allowed: list[int], among: IntArray | None = None) -> Array:
@@ -56,13 +60,18 @@ def lower_bounds(costs: SpaceCosts, ranges: LayerRanges, allowed: list[int], amo
     bounds = np.full(len(chosen), np.inf)
     base_index, chunk_counts = space.base_index[chosen], space.stages_per_rank[chosen]
     depths = space.base.pp[base_index]
-    shapes, shape_of = np.unique(depths * (1 + space.stages_per_rank.max()) + chunk_counts, return_inverse=True)
-    for shape in range(len(shapes)):
-        places = np.flatnonzero(shape_of == shape)
+    shape = 2 * (depths * (1 + space.stages_per_rank.max()) + chunk_counts) + space.splits[chosen]
+    shapes, shape_of = np.unique(shape, return_inverse=True)
+    for index in range(len(shapes)):
+        places = np.flatnonzero(shape_of == index)
         entries, bases = chosen[places], base_index[places]
         pp, chunks = int(depths[places[0]]), int(chunk_counts[places[0]])
         floor = LayerFloor(costs.rows[bases], costs.room_bytes[bases], ranges, allowed)
-        if space.schedule[entries[0]] == _INTERLEAVED:
+        if space.splits[entries[0]]:
+            runs = [policy for policy in allowed if POLICIES[policy] in space.split_recompute]
+            floor = replace(floor, allowed=runs, folded=chunks > 1)
+            path = SplitBounds(costs, ranges, floor, entries, pp, chunks).bounds()
+        elif space.schedule[entries[0]] == _INTERLEAVED:
             path = InterleavedBounds(costs, ranges, floor, entries, pp, chunks).bounds()
         else:
             path = _FlatBounds(costs, ranges, floor, entries, pp).bounds()

@@ -17,6 +17,7 @@ class LayerFloor:
     `units` (E, K) weighs a layer of each class where a bound counts layers; None weighs every layer as 1. Any units
     give a valid bound: the ranks must hold all units of the model, and each unit costs at least the minimum over
     classes. Units in proportion to a cost make the minimum of that cost exact and those of the other costs looser.
+    `folded`: the last stage lies on the first rank, with the head, as in a V.
     """
 
     rows: RowCosts
@@ -24,6 +25,7 @@ class LayerFloor:
     ranges: LayerRanges
     allowed: list[int]
     units: Array | None = None
+    folded: bool = False
 
     @property
     def classes(self) -> int:
@@ -94,7 +96,8 @@ class LayerFloor:
         """(E,): the tail of the embedding and one layer at least; the tail of all rows where there is one rank."""
         if pp == 1:
             return self.whole_sum(self.tails)
-        return np.asarray(self.tails.first + self.tails.layers.min(axis=1))
+        head = self.tails.last if self.folded else 0.0
+        return np.asarray(self.tails.first + self.tails.layers.min(axis=1) + head)
 
     @property
     def total_seconds(self) -> Array:
@@ -102,12 +105,19 @@ class LayerFloor:
         return self.whole_sum(self.row_seconds)
 
     def at_ends(self, values: Rows, pp: int) -> Array:
-        """(E, P): the embedding's value on the first rank, the head's on the last, summed where they are one rank."""
-        return np.asarray(values.ends @ ends_of(pp).T)
+        """(E, P): the embedding's value on the first rank, the head's on the last stage's, summed where they are one rank."""
+        return np.asarray(values.ends @ self._ends(pp).T)
 
     def largest_at_ends(self, values: Rows, pp: int) -> Array:
         """(E, P): the same, but the larger value where one rank has both."""
-        return np.asarray((values.ends[:, None] * ends_of(pp)).max(axis=-1))
+        return np.asarray((values.ends[:, None] * self._ends(pp)).max(axis=-1))
+
+    def _ends(self, pp: int) -> Array:
+        """(P, 2): whether a rank has the embedding, and the head."""
+        ends = ends_of(pp)
+        if self.folded:
+            ends[:, 1] = ends[:, 0]
+        return ends
 
     @cached_property
     def _kept_and_spent(self) -> tuple[Array, Array, Array]:

@@ -83,8 +83,8 @@ class BranchAndBound:
         return min(self._open_bound, self._limit)
 
     def other_meshes(self, count: int, chosen: Solved) -> list[Solved]:
-        """Return the best plans, without interleaving, of `count` meshes, fastest first: those with the lowest bounds, but
-        for the meshes of the best plan and of `chosen`."""
+        """Return the best plans, with one stage on each rank and whole backwards, of `count` meshes, fastest first: those with
+        the lowest bounds, but for the meshes of the best plan and of `chosen`."""
         assert self.best is not None
         tried = {self._mesh(self.best.entry), self._mesh(chosen.entry)}
         found: list[Solved] = []
@@ -116,7 +116,7 @@ class BranchAndBound:
         def limit() -> float:
             return np.inf if best is None else best.step_seconds
 
-        entries = self.entries.among(same & (self.space.stages_per_rank == 1))
+        entries = self.entries.among(same & self.space.plain)
         for entry in islice(entries.ascending(limit), _SOLVED_FOR_RUNNER_UP):
             best = self.solver.solve(entry, entries.bound(entry), limit()).solved or best
         return best

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array, IntArray
-from shardwright.costmodel.pipeline import peak_in_flight
 from shardwright.costmodel.tables import ends_of
 from shardwright.planner.space import EntryCosts, LayerRanges
-from shardwright.planner.stages import allowed_ranges, smallest_largest
+from shardwright.planner.stages import allowed_ranges, smallest_largest, stage_room
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def _least_device_bytes(entry: EntryCosts, counts: IntArray, allowed: list[int])
     """(S, V): least bytes without context and communicators; (S, V, K): the policy of each class that needs so few."""
     rows, ends = entry.rows, ends_of(entry.pp)
     kept_each, working_each = rows.activation.layers, rows.working.layers
-    alive = peak_in_flight(entry.schedule, entry.pp, 1, entry.microbatches).astype(float)[:, None]
+    room = stage_room(entry, counts)
     least = np.full((entry.pp, len(counts)), np.inf)
     policies = np.zeros((*least.shape, rows.classes), dtype=np.int64)
     end_kept = (ends * rows.activation.ends).sum(axis=-1)[:, None]
@@ -64,7 +63,7 @@ def _least_device_bytes(entry: EntryCosts, counts: IntArray, allowed: list[int])
         kept = np.where(usable, kept_each, np.inf)
         chosen, smallest = kept.argmin(axis=1), kept.min(axis=1)
         held = np.where(counts > 0, smallest * np.maximum(counts, 1), 0.0).sum(axis=1)
-        activations = alive * (held + end_kept) + np.maximum(limit, end_working)[:, None]
+        activations = room.kept_at_once(held + end_kept) + np.maximum(limit, end_working)[:, None]
         better = activations < least
         least, policies = np.where(better, activations, least), np.where(better[..., None], chosen, policies)
     return rows.held(counts, ends[:, None]).peak_bytes(least), policies

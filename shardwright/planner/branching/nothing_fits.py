@@ -45,7 +45,7 @@ def fits(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: 
         return False
     solver = EntrySolver.of(space_costs(space, model, training, times), model)
     entries = OpenEntries.of(solver)
-    plain = entries.among(space.stages_per_rank == 1)  # interleaving keeps more alive
+    plain = entries.among(space.plain)  # other schedules keep more alive
     tried = plain if next(plain.ascending(), None) is not None else entries
     return any(solver.solve(entry, 0.0, np.inf).solved is not None for entry in islice(tried.ascending(), _TRIES))
 
@@ -60,20 +60,21 @@ def lacking_bytes(costs: SpaceCosts, model: ModelSpec, among: Array) -> float:
 
 
 def _nearest(costs: SpaceCosts, model: ModelSpec, among: Array | None = None) -> tuple[int, LeastMemory] | None:
-    """Return the entry that comes closest to fitting, with its least memory, or None where all entries are interleaved.
+    """Return the entry that comes closest to fitting, with its least memory, or None where all entries have several stages
+    on a rank.
 
-    Only the smallest microbatch of each mesh, ZeRO stage and optimizer placement is tried.
+    Only the smallest microbatch of each mesh, ZeRO stage and optimizer placement is tried, and whole backwards before split ones.
     """
     space, solver = costs.space, EntrySolver.of(costs, model)
     smallest: dict[tuple[int, ...], int] = {}
-    sizes = space.column("micro_batch") * 1000 + space.stages_per_rank
+    sizes = space.column("micro_batch") * 10000 + space.splits * 5000 + space.stages_per_rank
     columns = [space.column(name) for name in (*AXES, "zero_stage", "offload_optimizer")]
     for entry in np.argsort(-sizes, kind="stable"):
         if among is not None and not among[entry]:
             continue
         smallest[tuple(int(column[entry]) for column in columns)] = int(entry)
     found = [
-        (entry, least_memory(costs.entry(entry), solver.ranges, solver.allowed))
+        (entry, least_memory(costs.entry(entry), solver.ranges, solver.allowed_of(entry)))
         for entry in smallest.values()
         if space.stages_per_rank[entry] == 1 and solver.given is None
     ]

@@ -60,7 +60,8 @@ class OpenEntries:
                     return
                 if not self.sharp[entry]:
                     blunt = left[place:]
-                    blunt = blunt[~self.sharp[blunt] & (self.bounds[blunt] < limit())][:most]
+                    blunt = blunt[~self.sharp[blunt] & (self.bounds[blunt] < limit())]
+                    blunt = self._cheap_first(blunt)[:most] if np.isinf(limit()) else blunt[:most]
                     self.sharpen(blunt)
                     most *= _GROWTH
                     first = blunt[self.bounds[blunt].argmin()]
@@ -72,6 +73,11 @@ class OpenEntries:
                 yield int(entry)
             else:
                 return
+
+    def _cheap_first(self, entries: IntArray) -> IntArray:
+        """Return the entries whose sharp bounds need no schedule to be made, or all where there is none."""
+        splits = self.solver.costs.space.splits[entries]
+        return entries[~splits] if not splits.all() else entries
 
     def left(self, done: int) -> int:
         """Return the number of entries that may fit, without `done` ones."""

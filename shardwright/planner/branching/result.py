@@ -27,7 +27,8 @@ class SearchResult:
         seconds: duration of the search.
         fixed: the choices that the search had to keep.
         fastest: the fastest plan found, where a simpler one was chosen.
-        runners_up: the best plans without interleaving of the other meshes with the lowest bounds, fastest first.
+        runners_up: the best plans of the other meshes with the lowest bounds, with one stage on each rank and whole backwards,
+            fastest first.
     """
 
     plan: Plan

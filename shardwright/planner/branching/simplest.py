@@ -1,7 +1,8 @@
 """The simplest of the plans whose steps the prediction cannot tell apart.
 
-Simpler is, in this order: fewer axes besides data parallelism; no pipeline, then one stage on each rank; the optimizer on
-the device; nothing recomputed. Of equally simple plans the fastest counts.
+Simpler is, in this order: fewer axes besides data parallelism; no pipeline, then one stage on each rank, then interleaved
+stages, then a schedule that splits the backward; the optimizer on the device; nothing recomputed. Of equally simple plans the
+fastest counts.
 """
 
 from collections.abc import Iterator
@@ -48,7 +49,8 @@ def _kinds(space: Space) -> IntArray:
     replicated_shards = (space.column("dp_replicate") > 1) & (space.column("dp_shard") > 1)
     axes = sum(((space.column(name) > 1).astype(np.int64) for name in _AXES), 1 * replicated_shards)
     pipeline = (space.column("pp") > 1).astype(np.int64) + (space.stages_per_rank > 1)
-    return np.asarray((axes * 3 + pipeline) * 2 + space.column("offload_optimizer"))
+    pipeline = np.where(space.splits, 3, pipeline)
+    return np.asarray((axes * 4 + pipeline) * 2 + space.column("offload_optimizer"))
 
 
 def _searches(run: BranchAndBound, entries: IntArray, most: float) -> Iterator[BranchAndBound]:

@@ -12,7 +12,7 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
-from shardwright.base import IntArray, SpecError, divisors
+from shardwright.base import Array, IntArray, SpecError, divisors
 from shardwright.costmodel import (
     check_context_parallel,
     check_expert_parallel,
@@ -24,8 +24,10 @@ from shardwright.specs import (
     COLUMNS,
     CONTEXT_PARALLEL,
     EXPERT_DISPATCH,
+    POLICIES,
     Candidates,
     ClusterSpec,
+    RecomputePolicy,
     ScheduleName,
     TrainingSpec,
     has_shape,
@@ -36,14 +38,21 @@ from shardwright.specs.model import ModelSpec
 from . import refusals
 from .fixed import Fixed
 from .meshes import Degrees, context_kinds, has_experts, meshes_of
+from .software import why_not_split
 from .stage_sizes import divides_into_stages
 
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
-# Schedules that split the backward have no bound yet.
-SEARCHED: tuple[ScheduleName, ...] = ("1f1b", "interleaved-1f1b", "gpipe")
+# Of equally fast plans the search keeps the one whose schedule comes first.
+SEARCHED: tuple[ScheduleName, ...] = (
+    "1f1b",
+    "interleaved-1f1b",
+    *(name for name in SCHEDULES if name not in ("1f1b", "interleaved-1f1b")),
+)
+SPLIT: tuple[int, ...] = tuple(index for index, name in enumerate(SCHEDULES) if splits_backward(name))
+"""Indices of the schedules that split the backward."""
 
 _COLUMNS = (*(choice.name for choice in COLUMNS if choice.name != "stages_per_rank"), "microbatches", "stages_per_rank")
-_PP, _MICROBATCHES = _COLUMNS.index("pp"), _COLUMNS.index("microbatches")
+_PP, _MICROBATCHES, _ZERO = (_COLUMNS.index(name) for name in ("pp", "microbatches", "zero_stage"))
 
 # At 8 stages on each rank the bubble is an eighth of that of 1F1B. More shorten it little, and each adds a message for
 # every microbatch.
@@ -54,8 +63,9 @@ MAX_STAGES_PER_RANK = 8
 class Space:
     """N plans without their stages: entry `i` is `base[base_index[i]]` under schedule `SCHEDULES[schedule[i]]`.
 
-    `fixed`: the choices that every entry keeps. Cost tables depend on `base` alone, so schedules with equally many
-    stages on a rank share them.
+    `fixed`: the choices that every entry keeps. `split_recompute`: the recompute policies that the software runs with a
+    schedule that splits the backward. Cost tables depend on `base` alone, so schedules with equally many stages on a rank
+    share them.
     """
 
     base: Candidates
@@ -63,6 +73,7 @@ class Space:
     schedule: IntArray
     stages_per_rank: IntArray
     fixed: Fixed
+    split_recompute: tuple[RecomputePolicy, ...] = POLICIES
 
     def __len__(self) -> int:
         return len(self.base_index)
@@ -71,6 +82,16 @@ class Space:
     def even_stages(self) -> bool:
         """Whether all stages must hold the same number of layers. Every entry of such a space allows it."""
         return bool(self.fixed.even_stages)
+
+    @property
+    def splits(self) -> Array:
+        """(N,): whether the schedule of an entry splits the backward."""
+        return np.asarray(np.isin(self.schedule, SPLIT))
+
+    @property
+    def plain(self) -> Array:
+        """(N,): whether an entry has one stage on each rank and whole backwards."""
+        return np.asarray((self.stages_per_rank == 1) & ~self.splits)
 
     def column(self, name: str) -> IntArray:
         """Return a choice of every entry as numbers (N,): `schedule` in `SCHEDULES`, the others as in `Candidates`."""
@@ -111,7 +132,8 @@ def enumerate_space(
     distinct, base_index = np.unique(entries.row * (entries.chunks.max() + 1) + entries.chunks, return_inverse=True)
     of_row, chunks = np.divmod(distinct, entries.chunks.max() + 1)
     base = Candidates(**dict(zip(_COLUMNS, (*np.array(rows)[of_row].T, chunks), strict=True)))
-    return Space(base, base_index, entries.schedule, entries.chunks, fixed)
+    split = training.software.runs.split_backward.recompute
+    return Space(base, base_index, entries.schedule, entries.chunks, fixed, split)
 
 
 class _Entries(NamedTuple):
@@ -129,6 +151,10 @@ def _entries(rows: IntArray, model: ModelSpec, training: TrainingSpec, fixed: Fi
     counts = np.array([len(of_shape) for of_shape in options])[shape_of]
     row = np.repeat(np.arange(len(rows)), counts)
     each = np.array([option for of_shape in shape_of for option in options[of_shape]], dtype=np.int64).reshape(-1, 2)
+    if fixed.stages is None:
+        zero_stages = training.software.runs.split_backward.zero_stages
+        kept = ~np.isin(each[:, 0], SPLIT) | np.isin(rows[row, _ZERO], zero_stages) | (rows[row, _PP] == 1)
+        row, each = row[kept], each[kept]
     return _Entries(row, each[:, 0], each[:, 1])
 
 
@@ -158,11 +184,6 @@ def _check(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed
     Raises:
         SpecError: see `enumerate_space`.
     """
-    if fixed.schedule is not None and splits_backward(fixed.schedule) and fixed.stages is None:
-        planned = ", ".join((*SEARCHED, "gpipe"))
-        raise SpecError(
-            f"schedule {fixed.schedule} is estimated, simulated and run from a plan file, not planned yet; plan with {planned}"
-        )
     check_sequence(model, training)
     check_layer_counts(model, training)
     ep, tp = fixed.ep or 1, fixed.tp or 1
@@ -215,7 +236,8 @@ def _schedules(
 ) -> list[tuple[int, int]]:
     """Return each (index into `SCHEDULES`, stages per rank) that can run."""
     found = []
-    run = [name for name in SEARCHED if name in training.software.runs.schedules or (name == "1f1b" and pp == 1)]
+    runs = training.software.runs.schedules
+    run = [name for name in SEARCHED if name in runs or (name == "1f1b" and pp == 1)]
     for name in run if fixed.schedule is None else (fixed.schedule,):
         index = SCHEDULES.index(name)
         if name == "gpipe" and fixed.schedule is None and (pp == 1 or microbatches == 1):
@@ -223,6 +245,9 @@ def _schedules(
         if fixed.stages is not None:
             if has_shape(name, pp, len(fixed.stages), microbatches):
                 found.append((index, len(fixed.stages) // pp))
+        elif splits_backward(name):
+            if (pp > 1 or fixed.schedule) and why_not_split(name, model, training, fixed) is None:
+                found += [(index, chunks) for chunks in (1, 2) if has_shape(name, pp, pp * chunks, microbatches)]
         elif name != "interleaved-1f1b":
             found.append((index, 1))
         elif pp > 1 and microbatches % pp == 0:

@@ -52,8 +52,13 @@ class Fixed(Spec):
         """Fix every choice of `plan`, so that a search finds that plan again.
 
         Raises:
-            SpecError: the layers of the plan have several ZeRO stages, which the planner does not choose.
+            SpecError: the layers of the plan have several ZeRO stages, or the pipeline's ranks share the vocabulary, which the
+                planner does not choose.
         """
+        if plan.vocabulary_parallel != "none":
+            raise SpecError(
+                f"the plan has vocabulary_parallel '{plan.vocabulary_parallel}', which the planner does not choose; leave it out of the plan"
+            )
         stages = {run.zero_stage for stage in plan.stages for run in stage.layers}
         if len(stages) > 1:
             raise SpecError(

@@ -1,13 +1,24 @@
 """Messages where nothing divides: the fixed choice, the allowed values, and the nearest one that divides."""
 
 from math import prod
+from typing import get_args
 
 from shardwright.base import divisors, listed
-from shardwright.specs import ClusterSpec, TrainingSpec, named_stack, stack_names
+from shardwright.specs import (
+    ClusterSpec,
+    ScheduleName,
+    TrainingSpec,
+    ZeroStage,
+    has_shape,
+    named_stack,
+    splits_backward,
+    stack_names,
+)
 from shardwright.specs.model import ModelSpec
 
 from .fixed import Fixed
 from .meshes import Degrees, meshes_of
+from .software import why_not_split
 from .stage_sizes import divides_into_stages
 
 
@@ -67,6 +78,8 @@ def no_schedule(
 ) -> str:
     """Explain that meshes and microbatches divide, but no schedule runs them with the fixed choices."""
     layers = model.layer_count
+    if fixed.schedule is not None and splits_backward(fixed.schedule):
+        return _no_split(fixed.schedule, model, training, meshes, fixed)
     if fixed.schedule in ("1f1b", "gpipe") and fixed.stages_per_rank not in (None, 1):
         return f"{fixed.schedule} runs one stage on each rank and stages_per_rank is {fixed.stages_per_rank}; give 1, or interleaved-1f1b"
     if fixed.even_stages and fixed.schedule != "interleaved-1f1b" and fixed.stages_per_rank in (None, 1):
@@ -81,6 +94,26 @@ def no_schedule(
         f"interleaved-1f1b needs pp of 2 or more, pp x stages_per_rank of at most {layers} (the layers of "
         f"{model.name}) and microbatches divisible by pp; nothing with {fixed} has all three"
     )
+
+
+def _no_split(name: ScheduleName, model: ModelSpec, training: TrainingSpec, meshes: list[Degrees], fixed: Fixed) -> str:
+    """Explain that a schedule that splits the backward divides nothing: the software, or the shape."""
+    why = why_not_split(name, model, training, fixed)
+    if why is not None:
+        return why
+    chunks = 2 if has_shape(name, 2, 4, 4) else 1
+    if fixed.stages_per_rank not in (None, chunks):
+        several = "two stages" if chunks == 2 else "one stage"
+        return f"{name} runs {several} on each rank and stages_per_rank is {fixed.stages_per_rank}; give {chunks}, or interleaved-1f1b"
+    degrees = sorted({mesh.pp for mesh in meshes})
+    needs = [f"pp of {chunks} or more"] if chunks > 1 else []
+    needs.append(
+        f"{'pp x 2' if chunks > 1 else 'pp'} stages that hold the {model.layer_count} layers of {model.name} nearly evenly"
+    )
+    needs += ["as many microbatches as stages"] if name == "dualpipe-v" else []
+    zero = training.software.runs.split_backward.zero_stages
+    needs += [f"zero_stage {listed(zero)}"] if zero != get_args(ZeroStage) else []
+    return f"{name} needs {listed(needs)}; nothing with {fixed} has all of it, where pp is {listed(degrees)}"
 
 
 def _only_ends_are_missing(layers: int, training: TrainingSpec, fixed: Fixed) -> bool:

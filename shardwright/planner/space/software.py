@@ -4,7 +4,8 @@ The rest of the space follows `Stack.runs` where a choice is open. A whole plan 
 """
 
 from shardwright.base import SpecError, listed
-from shardwright.specs import TrainingSpec
+from shardwright.specs import ScheduleName, TrainingSpec, stage_ranks
+from shardwright.specs.model import ModelSpec
 
 from .fixed import Fixed
 
@@ -14,6 +15,24 @@ def kept_by(fixed: Fixed, training: TrainingSpec) -> Fixed:
     if fixed.even_stages is None and fixed.stages is None and not training.software.runs.uneven_stages:
         return fixed.but(even_stages=True)
     return fixed
+
+
+def why_not_split(name: ScheduleName, model: ModelSpec, training: TrainingSpec, fixed: Fixed) -> str | None:
+    """Say why the software runs no plan with a schedule that splits the backward; None where it may run one."""
+    runs, stack = training.software.runs.split_backward, training.stack
+    if fixed.zero_stage is not None and fixed.zero_stage not in runs.zero_stages:
+        return f"stack '{stack}' runs {name} with zero_stage {listed(runs.zero_stages)}, not {fixed.zero_stage}; give one of these, or schedule 1f1b"
+    if fixed.recompute is not None and fixed.recompute not in runs.recompute:
+        return f"stack '{stack}' runs {name} with recompute {listed(runs.recompute)}, not {fixed.recompute}; give that, or schedule 1f1b"
+    ranks = stage_ranks(name, 2, 4)
+    if model.tied_embeddings and ranks[0] == ranks[-1] and not runs.tied_in_a_v:
+        return (
+            f"{name} puts the first and the last stage on one rank, which stack '{stack}' does not run with the tied embeddings of "
+            f"{model.name}; give schedule zb-h1 or interleaved-1f1b"
+        )
+    if name == "dualpipe-v" and training.software.overlaps_passes:
+        return f"the planner does not count what {name} saves by the overlapped passes of stack '{stack}'; give a plan file, or another --stack"
+    return None
 
 
 def check_runs(training: TrainingSpec, fixed: Fixed) -> None:

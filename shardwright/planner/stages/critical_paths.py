@@ -14,7 +14,7 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.pipeline import StageCosts, runs_of_chunk, step_seconds, warm_up_forwards
-from shardwright.specs import ScheduleName, by_rank
+from shardwright.specs import ScheduleName, by_rank, splits_backward, stage_ranks
 
 # Costs are spread by this share at random, so that one path is the longest; then each is raised by a far smaller share.
 _SPREAD = 1e-5
@@ -24,6 +24,8 @@ _MOST_FOUND = 48
 _SPANS = (1, 3, 7, 15)
 _EVALUATED_AT_ONCE = 16
 _MOST_ROUNDS = 24
+_FEW_ROUNDS = 3
+_MOST_WALKED = 2048  # microbatches times ranks of a schedule that is walked pass by pass
 CLOSED = 3e-4
 """Plans whose steps differ by a smaller share count as equal."""
 
@@ -32,8 +34,9 @@ CLOSED = 3e-4
 class CriticalPaths:
     """Paths found so far through one schedule with `pp` ranks and M microbatches.
 
-    `counts` (K, 3 S + S - 1 + P): how often each path passes the forward, backward, first-forward extra of each stage, the
-    message behind it, and each rank's tail of reductions.
+    `counts` (K, F), F = 5 S - 1 + P: how often each path passes the forward, the backward, the weight gradient and the
+    first-forward extra of each stage, the message behind it, and each rank's tail of reductions. The weight gradient is part
+    of the backward. A path that passes the input gradient alone counts it as a backward, less a weight gradient.
     """
 
     schedule: ScheduleName
@@ -50,25 +53,44 @@ class CriticalPaths:
             paths.counts += _through_ranks(pp, stages_per_rank, microbatches)
         if schedule == "1f1b":
             paths.counts += _round_trips(pp, microbatches)
+        if splits_backward(schedule):
+            paths.counts += _own_work(schedule, pp, stages_per_rank, microbatches)
         paths.known = len(paths.counts)
         return paths
 
+    @property
+    def rounds(self) -> int:
+        """How often the plans that may be fastest are evaluated. Schedules without a recurrence take longer."""
+        return _MOST_ROUNDS if self._looks_cheap else _FEW_ROUNDS
+
     def find(self, costs: StageCosts) -> float:
-        """Return the step of one plan without optimizers, and keep its longest path."""
-        exact = self._seconds(costs)
-        if len(self.counts) < self.known + _MOST_FOUND:
-            parts = self._parts(costs)
-            chance = np.random.default_rng(len(self.counts))
-            base = parts * (1 + _SPREAD * chance.random(len(parts))) + _SPREAD * parts.max() * chance.random(len(parts))
-            raised = base + np.vstack([np.zeros(len(base)), np.eye(len(base)) * _RAISE * float(exact)])
-            seconds = self._seconds(self._costs(raised))
-            counts = (seconds[1:] - seconds[0]) / (_RAISE * float(exact))
-            whole = np.round(counts)
-            if np.abs(counts - whole).max() < _COUNTED * max(1, self.microbatches) and np.isclose(
-                whole @ base, seconds[0], rtol=1e-9
-            ):
-                self.counts.append(whole)
-        return float(exact)
+        """Return the step of one plan without optimizers, and keep its longest path, unless that takes long to find."""
+        exact = float(self._seconds(costs))
+        if self._looks_cheap and len(self.counts) < self.known + _MOST_FOUND:
+            path = self._longest(self._parts(costs), exact)
+            self.counts += [] if path is None else [path]
+        return exact
+
+    @property
+    def _looks_cheap(self) -> bool:
+        return not splits_backward(self.schedule) or self.pp * self.microbatches <= _MOST_WALKED
+
+    def _longest(self, parts: Array, seconds: float) -> Array | None:
+        """Return the counts (F,) of a path that is as long as the step with `parts` (F,), by the slope in each part."""
+        chance, raised = np.random.default_rng(len(self.counts)), _RAISE * seconds
+        spread = parts + _SPREAD * (parts + parts.max()) * chance.random(len(parts))
+        varied = np.ones(len(parts), dtype=bool)
+        if not splits_backward(self.schedule):
+            stages = (len(parts) + 1 - self.pp) // 5
+            varied[2 * stages : 3 * stages] = False
+            spread[~varied] = 0.0
+        every = spread + raised * np.vstack([np.zeros(len(parts)), np.eye(len(parts))[varied]])
+        steps = self._seconds(self._costs(every))
+        slopes = np.zeros(len(parts))
+        slopes[varied] = (steps[1:] - steps[0]) / raised
+        counts = np.round(slopes)
+        whole = np.abs(slopes - counts).max() < _COUNTED * self.microbatches
+        return counts if whole and np.isclose(counts @ spread, steps[0], rtol=1e-9) else None
 
     def bounds(self, costs: StageCosts) -> "PathBounds":
         """Return the bounds of plans (B,)."""
@@ -83,7 +105,7 @@ class CriticalPaths:
         what the bound is of, where that is below `costs`.
         """
         bounds, exact = self.bounds(least or costs), np.full(len(costs.forward), np.inf)
-        for _ in range(_MOST_ROUNDS):
+        for _ in range(self.rounds):
             below = np.where(np.isinf(exact), bounds.seconds(), np.inf)
             order = np.argsort(below, kind="stable")[:_EVALUATED_AT_ONCE]
             order = order[below[order] < min(limit_seconds, exact.min() * (1 - CLOSED))]
@@ -105,20 +127,25 @@ class CriticalPaths:
     def _parts(self, costs: StageCosts) -> Array:
         """(..., F): the costs as `counts` orders them."""
         tails = by_rank(self.schedule, self.pp, costs.reduce_tail).sum(axis=-2)
-        return np.concatenate(
-            [costs.forward, costs.backward, costs.first_forward_extra, costs.send, tails], axis=-1
-        )
+        passes = [costs.forward, costs.backward, costs.weight_gradient, costs.first_forward_extra]
+        return np.concatenate([*passes, costs.send, tails], axis=-1)
 
     def _costs(self, parts: Array) -> StageCosts:
         """The reverse of `_parts`, with each rank's tail on its first stage."""
-        stages = (parts.shape[-1] + 1 - self.pp) // 4
-        forward, backward, extra, send, tails = np.split(
-            parts, [stages, 2 * stages, 3 * stages, 4 * stages - 1], axis=-1
+        stages = (parts.shape[-1] + 1 - self.pp) // 5
+        forward, backward, weight, extra, send, tails = np.split(
+            parts, [stages, 2 * stages, 3 * stages, 4 * stages, 5 * stages - 1], axis=-1
         )
         of_stages = np.zeros(forward.shape)
         of_stages[..., : self.pp] = tails
         return StageCosts(
-            pp=self.pp, forward=forward, backward=backward, first_forward_extra=extra, send=send, reduce_tail=of_stages
+            pp=self.pp,
+            forward=forward,
+            backward=backward,
+            weight_gradient=np.minimum(weight, backward),
+            first_forward_extra=extra,
+            send=send,
+            reduce_tail=of_stages,
         )
 
 
@@ -139,6 +166,13 @@ class PathBounds:
             self._longest = np.maximum(self._longest, (self.parts @ np.stack(unread, axis=1)).max(axis=1))
             self._read = len(self.paths.counts)
         return np.asarray(self._longest + self.optimizer)
+
+
+def _own_work(schedule: ScheduleName, pp: int, chunks: int, microbatches: int) -> list[Array]:
+    """Return the paths (F,) of any schedule that are one rank's order."""
+    ranks = np.array(stage_ranks(schedule, pp, pp * chunks))
+    own = [np.asarray(ranks == rank, dtype=float) for rank in range(pp)]
+    return [_path(microbatches * o, microbatches * o, o, np.zeros(pp * chunks - 1), rank, pp) for rank, o in enumerate(own)]
 
 
 def _through_ranks(pp: int, chunks: int, microbatches: int) -> list[Array]:
@@ -220,4 +254,4 @@ def _ending(rank: int, forward: Array, backward: Array, extra: Array, send: Arra
 
 def _path(forward: Array, backward: Array, extra: Array, send: Array, tail: int, pp: int) -> Array:
     """(F,): a path that ends with the tail of one rank."""
-    return np.concatenate([forward, backward, extra, send, np.arange(pp) == tail])
+    return np.concatenate([forward, backward, np.zeros(len(forward)), extra, send, np.arange(pp) == tail])

@@ -7,12 +7,15 @@ import numpy as np
 
 from shardwright.base import IntArray
 from shardwright.planner.space import chunk_sizes
+from shardwright.specs import splits_backward
 
 from .recompute_mix import useful_policies
 from .staged_entry import Batch, StagedEntry, StagedPlan
 
 _EVALUATE_ALL = 3000
 _COUNTED_LAYERS = 12
+# Passes of a split schedule times plans: about 10 ns each.
+_MOST_PASSES = 4_000_000
 
 
 def is_small(staged: StagedEntry, allowed: list[int]) -> bool:
@@ -23,7 +26,10 @@ def is_small(staged: StagedEntry, allowed: list[int]) -> bool:
     for placed in range(staged.ranges.layer_count - int(sizes.fewest.sum())):
         ways *= (entry.stages + placed) / (placed + 1)
     policies = len(_useful(staged, allowed))
-    return bool(ways * policies ** min(staged.ranges.layer_count, _COUNTED_LAYERS) <= _EVALUATE_ALL)
+    most: float = _EVALUATE_ALL
+    if splits_backward(entry.schedule):
+        most = min(most, _MOST_PASSES / (3 * entry.microbatches * entry.stages))
+    return bool(ways * policies ** min(staged.ranges.layer_count, _COUNTED_LAYERS) <= most)
 
 
 def best_of_all(staged: StagedEntry, allowed: list[int]) -> StagedPlan | None:
@@ -39,7 +45,7 @@ def best_of_all(staged: StagedEntry, allowed: list[int]) -> StagedPlan | None:
 
     for layers in _all_sizes(staged.ranges.layer_count, sizes.fewest.T.reshape(-1), sizes.most.T.reshape(-1)):
         counts = staged.counts(layers)
-        ranks = [mixes_of(rank, tuple(counts[rank :: entry.pp].flat)) for rank in range(entry.pp)]
+        ranks = [mixes_of(rank, tuple(counts[stages].flat)) for rank, stages in enumerate(staged.stages)]
         for choice in product(*ranks):
             batch.add(layers, staged.interleave(list(choice)))
     return staged.best(batch)

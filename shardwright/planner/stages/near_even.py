@@ -1,4 +1,4 @@
-"""Interleaved entries: the best of all near-even partitions, with each rank's cheapest recompute mix.
+"""Several stages on a rank, interleaved or in a V: the best of all near-even partitions, with each rank's cheapest recompute mix.
 
 Critical paths rule partitions out, first without recompute and then with it. The others are evaluated.
 """
@@ -37,7 +37,7 @@ class NearEven:
         bounds = self.paths.bounds(self._without_recompute(sizes))
         left = np.ones(len(sizes), dtype=bool)
         plan, limit, bound = None, limit_seconds, np.inf
-        for _ in range(_MOST_ROUNDS):
+        for _ in range(min(_MOST_ROUNDS, self.paths.rounds)):
             below = np.where(left, bounds.seconds(), np.inf)
             order = np.argsort(below, kind="stable")[:_MIXED_AT_ONCE]
             near = order[below[order] < limit]

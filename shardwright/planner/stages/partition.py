@@ -20,7 +20,7 @@ from .tables import StageTables
 
 # Up to 64 partitions are cheaper to evaluate than to rank. Up to 20,000 are ruled out by critical paths where ranking leaves
 # a gap.
-_EVALUATE_ALL = 64
+EVALUATE_ALL = 64
 _RULED_OUT_TO_CLOSE_A_GAP = 20000
 _CLOSED = 1e-9
 # A partition within this factor of the limit may still become the best by moves of single layers.
@@ -40,18 +40,18 @@ class Partition:
 def best_partition(tables: StageTables, limit_seconds: float, paths: CriticalPaths) -> Partition | None:
     """Return the best partition that takes less than `limit_seconds`, or None where none of these fits."""
     active = tables.feasible & (stage_bounds(tables) < limit_seconds) & allowed_ranges(tables.entry, tables.ranges)
-    ways = _ways(tables, active)
+    ways = ways_to_hold(tables, active)
     if ways[0][0] == 0:
         return None
-    if ways[0][0] <= _EVALUATE_ALL:
-        return _best_of(tables, _compositions(tables, active, ways), None)
+    if ways[0][0] <= EVALUATE_ALL:
+        return best_of(tables, compositions(tables, active, ways), None)
     labels = LabelSearch(tables, active).run()
-    best = _best_of(tables, labels.layers, labels.bound_seconds)
+    best = best_of(tables, labels.layers, labels.bound_seconds)
     proven = best.bound_seconds >= min(best.step_seconds * (1 - _CLOSED), limit_seconds)
     if proven or ways[0][0] > _RULED_OUT_TO_CLOSE_A_GAP:
         worth_it = not proven and best.step_seconds < limit_seconds * _IMPROVE_WITHIN
         return _improved(tables, active, best) if worth_it else best
-    return _closed(tables, _compositions(tables, active, ways), min(limit_seconds, best.step_seconds), paths, best)
+    return _closed(tables, compositions(tables, active, ways), min(limit_seconds, best.step_seconds), paths, best)
 
 
 def _closed(
@@ -82,7 +82,7 @@ def _improved(tables: StageTables, active: Array, best: Partition) -> Partition:
         near = np.array(best.layers) + moves
         near = near[(near > 0).all(axis=1)]
         near = near[active[np.arange(stages), tables.ranges.kinds(near)].all(axis=1)]
-        found = _best_of(tables, near, best.bound_seconds) if len(near) else best
+        found = best_of(tables, near, best.bound_seconds) if len(near) else best
         if found.step_seconds >= best.step_seconds:
             break
         best = found
@@ -121,7 +121,7 @@ def _costs(tables: StageTables, layers: IntArray, tails: Array | None) -> StageC
     return seconds.costs(entry.schedule, entry.pp, entry.rows.send)
 
 
-def _best_of(tables: StageTables, layers: IntArray, bound_seconds: float | None) -> Partition:
+def best_of(tables: StageTables, layers: IntArray, bound_seconds: float | None) -> Partition:
     """Return the best of these partitions.
 
     Without `bound_seconds` they are all partitions of the entry, and their step with the least tails is the bound.
@@ -135,7 +135,7 @@ def _best_of(tables: StageTables, layers: IntArray, bound_seconds: float | None)
     return Partition(tuple(layers[best].tolist()), found, min(found, bound_seconds))
 
 
-def _ways(tables: StageTables, active: Array) -> list[Array]:
+def ways_to_hold(tables: StageTables, active: Array) -> list[Array]:
     """[S + 1] of (L + 1,): number of ways in which stages s.. can hold the layers from i on."""
     kind_of, layers = tables.ranges.kind_of, tables.ranges.layer_count
     ways = [np.eye(layers + 1)[layers]]
@@ -144,7 +144,7 @@ def _ways(tables: StageTables, active: Array) -> list[Array]:
     return ways
 
 
-def _compositions(tables: StageTables, active: Array, ways: list[Array]) -> IntArray:
+def compositions(tables: StageTables, active: Array, ways: list[Array]) -> IntArray:
     """(B, S): every active partition."""
     kind_of, layers = tables.ranges.kind_of, tables.ranges.layer_count
     ends = np.zeros((1, 1), dtype=np.int64)

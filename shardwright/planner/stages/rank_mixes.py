@@ -29,12 +29,12 @@ class RankMixes:
         mixes = self.fastest(counts)
         fits = self.staged.ranks_fit(mixes)
         for rank in np.flatnonzero(~fits.all(axis=0)):
-            stages, over = slice(rank, None, self.staged.entry.pp), np.flatnonzero(~fits[:, rank])
-            distinct, place = np.unique(counts[over, stages], axis=0, return_inverse=True)
+            stages, over = self.staged.stages[rank], np.flatnonzero(~fits[:, rank])
+            distinct, place = np.unique(counts[over][:, stages], axis=0, return_inverse=True)
             found = [self._cheapest(int(rank), held) for held in distinct]
             fits[over, rank] = np.array([mix is not None for mix in found])[place.reshape(-1)]
-            of_rank = np.stack([np.zeros(mixes[0, stages].shape, int) if mix is None else mix for mix in found])
-            mixes[over, stages] = of_rank[place.reshape(-1)]
+            of_rank = np.stack([np.zeros_like(mixes[0, stages]) if mix is None else mix for mix in found])
+            mixes[over[:, None], stages] = of_rank[place.reshape(-1)]
         return fits.all(axis=1), mixes
 
     def fastest(self, counts: IntArray) -> IntArray:

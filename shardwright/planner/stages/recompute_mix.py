@@ -7,8 +7,10 @@ a_kp <= room. It is solved exactly. One class takes a closed form for two polici
 Several classes join their Pareto fronts.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,23 +18,62 @@ from shardwright.base import Array, IntArray
 from shardwright.specs import POLICIES, RecomputePolicy
 
 
+class Postponed(NamedTuple):
+    """Microbatches of a schedule that splits the backward, on each pipeline position (Q), at each moment (T).
+
+    `alive` (Q, T): those that wait for their input gradient. `waiting` (Q, T): those that wait for their weight gradient alone.
+    Each of these holds `each_bytes` (Q, V) under any mix.
+    """
+
+    alive: Array
+    waiting: Array
+    each_bytes: Array
+
+    def moments(self) -> Iterator[tuple[Array, Array]]:
+        """Yield `alive` and `waiting` of each moment, (Q, 1) each."""
+        return zip(self.alive.T[..., None], self.waiting.T[..., None], strict=True)
+
+
 @dataclass(frozen=True)
 class Room:
     """Memory limit of mixes, on each pipeline position (Q) and for each kind of layer range (V).
 
     `moving` (Q, V): bytes for kept activations and working memory. `alive` (Q,): microbatches in flight. `end_kept`
-    (Q,) bytes a microbatch and `end_working` (Q,) bytes belong to the embedding and the head.
+    (Q,) bytes a microbatch and `end_working` (Q,) bytes belong to the embedding and the head. `postponed` tells apart the
+    microbatches in flight where backwards are split.
     """
 
     moving: Array
     alive: Array
     end_kept: Array
     end_working: Array
+    postponed: Postponed | None = None
 
     def activations(self, working: float) -> Array:
         """(Q, V): bytes that the layers may keep for one microbatch, where the largest layer needs `working` bytes."""
         used = np.maximum(working, self.end_working)
-        return np.asarray((self.moving - used[:, None]) / self.alive[:, None] - self.end_kept[:, None])
+        left = self.moving - used[:, None]
+        kept = left / self.alive[:, None] if self.postponed is None else _at_every_moment(left, self.postponed)
+        return np.asarray(kept - self.end_kept[:, None])
+
+    def kept_at_once(self, kept: Array) -> Array:
+        """(Q, V): the most bytes that are kept at once, where a microbatch in flight keeps `kept` (Q, V)."""
+        if self.postponed is None:
+            return np.asarray(self.alive[:, None] * kept)
+        found = np.zeros(kept.shape)
+        for alive, waiting in self.postponed.moments():
+            np.maximum(found, alive * kept + waiting * self.postponed.each_bytes, out=found)
+        return found
+
+
+def _at_every_moment(left: Array, postponed: Postponed) -> Array:
+    """(Q, V): bytes for each microbatch that waits for its input gradient; none is alive where nothing limits them."""
+    found = np.full(left.shape, np.inf)
+    for alive, waiting in postponed.moments():
+        of_moment = left - np.where(waiting > 0, waiting * postponed.each_bytes, 0.0)
+        unlimited = np.where(of_moment < 0, -np.inf, np.inf)
+        found = np.minimum(found, np.where(alive > 0, of_moment / np.maximum(alive, 1), unlimited))
+    return found
 
 
 @dataclass(frozen=True)

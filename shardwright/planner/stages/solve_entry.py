@@ -8,7 +8,19 @@ import numpy as np
 from shardwright.base import IntArray
 from shardwright.costmodel.tables import layer_mixes
 from shardwright.planner.space import EntryCosts, LayerRanges, Space, SpaceCosts, layer_ranges
-from shardwright.specs import AXES, CONTEXT_PARALLEL, EXPERT_DISPATCH, POLICIES, LayerRun, Mesh, Offload, Plan, ScheduleName, Stage
+from shardwright.specs import (
+    AXES,
+    CONTEXT_PARALLEL,
+    EXPERT_DISPATCH,
+    POLICIES,
+    LayerRun,
+    Mesh,
+    Offload,
+    Plan,
+    ScheduleName,
+    Stage,
+    splits_backward,
+)
 from shardwright.specs.model import ModelSpec
 
 from .every_plan import best_of_all, is_small
@@ -16,6 +28,7 @@ from .critical_paths import CriticalPaths
 from .near_even import NearEven
 from .partition import best_partition
 from .recompute_mix import allowed_policies
+from .split_partition import best_split_partition
 from .staged_entry import StagedEntry, StagedPlan
 from .tables import stage_tables
 
@@ -56,20 +69,31 @@ class EntrySolver:
         given = None if fixed.stages is None else layer_mixes(model, fixed.stages)[0]
         return cls(costs, layer_ranges(model), allowed_policies(fixed.recompute), given)
 
+    def allowed_of(self, entry: int) -> list[int]:
+        """Return the policies that an entry's layers may use; its schedule may limit them."""
+        space = self.costs.space
+        runs = space.split_recompute if splits_backward(space.schedule_name(entry)) else POLICIES
+        return [policy for policy in self.allowed if POLICIES[policy] in runs]
+
     def solve(self, entry: int, bound_seconds: float, limit_seconds: float) -> Outcome:
         """Return the entry's best plan if it takes less than `limit_seconds`;
         `bound_seconds` is its known lower bound."""
         one = self.costs.entry(entry)
         if self.given is not None:
             return self._given(one, entry, self.given, limit_seconds)
-        staged = StagedEntry(one, self.ranges)
-        if one.pp > 1 and is_small(staged, self.allowed):
-            plan = best_of_all(staged, self.allowed)
+        staged, allowed = StagedEntry(one, self.ranges), self.allowed_of(entry)
+        if one.pp > 1 and is_small(staged, allowed):
+            plan = best_of_all(staged, allowed)
             return Outcome(None, np.inf) if plan is None else _outcome(entry, plan, plan.step_seconds, limit_seconds)
         if one.stages_per_rank > 1:
-            return self._interleaved(one, entry, bound_seconds, limit_seconds)
-        tables = stage_tables(one, self.ranges, self.allowed)
-        partition = best_partition(tables, limit_seconds, self._paths_of(one))
+            plan, bound = NearEven(one, self.ranges, allowed, self._paths_of(one)).best(limit_seconds)
+            bound = max(bound, bound_seconds)
+            return Outcome(None, bound) if plan is None else _outcome(entry, plan, bound, limit_seconds)
+        tables = stage_tables(one, self.ranges, allowed)
+        if splits_backward(one.schedule):
+            partition = best_split_partition(tables, bound_seconds, limit_seconds)
+        else:
+            partition = best_partition(tables, limit_seconds, self._paths_of(one))
         if partition is None:
             return Outcome(None, np.inf)
         mix = tables.mix[np.arange(one.pp), self.ranges.kinds(np.array(partition.layers))]
@@ -84,11 +108,6 @@ class EntrySolver:
             return Outcome(None, np.inf)
         seconds = float(staged.seconds(mix[None])[0])
         return _outcome(entry, StagedPlan(tuple(mix.sum(axis=(1, 2)).tolist()), mix, seconds), seconds, limit_seconds)
-
-    def _interleaved(self, one: EntryCosts, entry: int, bound_seconds: float, limit_seconds: float) -> Outcome:
-        plan, bound = NearEven(one, self.ranges, self.allowed, self._paths_of(one)).best(limit_seconds)
-        bound = max(bound, bound_seconds)
-        return Outcome(None, bound) if plan is None else _outcome(entry, plan, bound, limit_seconds)
 
     def _paths_of(self, one: EntryCosts) -> CriticalPaths:
         """The critical paths that are known of an entry's shape."""

@@ -6,9 +6,10 @@ from functools import cached_property
 import numpy as np
 
 from shardwright.base import Array, IntArray
-from shardwright.costmodel.pipeline import alive_counts, step_seconds
+from shardwright.costmodel.pipeline import alive_counts, split_counts, step_seconds
 from shardwright.costmodel.tables import ends_of, rank_bytes, stage_seconds
 from shardwright.planner.space import EntryCosts, LayerRanges
+from shardwright.specs import by_rank, splits_backward
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class StagedEntry:
-    """Stage i is chunk i // P of rank i % P; `counts` (chunks, classes) are the layers of a rank."""
+    """The schedule says which stages are a rank's chunks; `counts` (chunks, classes) are the layers of a rank."""
 
     entry: EntryCosts
     ranges: LayerRanges
+
+    @cached_property
+    def stages(self) -> IntArray:
+        """(P, chunks): the stages of each rank."""
+        return by_rank(self.entry.schedule, self.entry.pp, np.arange(self.entry.stages)).T
 
     @cached_property
     def alive(self) -> tuple[IntArray, ...]:
@@ -50,15 +56,17 @@ class StagedEntry:
     def fits(self, rank: int, counts: IntArray, mixes: IntArray) -> Array:
         """(T,): whether mixes (T, chunks, classes, policies) of a rank fit device and host."""
         entry, rows = self.entry, self.entry.rows
-        held, first, last = counts.sum(axis=0), float(rank == 0), float(rank == entry.pp - 1)
-        ends = np.array([first, last])
+        held, ends_of_chunks = counts.sum(axis=0), ends_of(entry.stages)[self.stages[rank]]
+        ends = ends_of_chunks.sum(axis=0)
         if rows.host.total(held, ends) > entry.host_room_bytes:
             return np.zeros(len(mixes), dtype=bool)
-        kept = np.einsum("tckp,kp->tc", mixes, rows.activation.layers)
-        kept[:, 0] += first * rows.activation.first
-        kept[:, -1] += last * rows.activation.last
-        working = rows.working.largest(mixes.sum(axis=1), ends)
-        activations = (kept @ self.alive[rank].T).max(axis=1) + working
+        kept = rows.activation.total(mixes, ends_of_chunks)
+        if splits_backward(entry.schedule):
+            split = split_counts(entry.schedule, entry.pp, entry.stages_per_rank, entry.microbatches)[rank]
+            moments = kept @ split[:, 0].T + split[:, 1] @ rows.postponed.total(counts, ends_of_chunks)
+        else:
+            moments = kept @ self.alive[rank].T
+        activations = moments.max(axis=1) + rows.working.largest(mixes.sum(axis=1), ends)
         return np.asarray(rows.held(held, ends).peak_bytes(activations) <= entry.room_bytes)
 
     def ranks_fit(self, mixes: IntArray) -> Array:
@@ -85,7 +93,9 @@ class StagedEntry:
         """(S, classes): layers of each class on each stage."""
         return self.ranges.held(np.array(layers))
 
-    def interleave(self, by_rank: list[IntArray]) -> IntArray:
+    def interleave(self, mixes_by_rank: list[IntArray]) -> IntArray:
         """(S, classes, policies): the mixes of all stages, from (chunks, classes, policies) of each rank."""
-        stacked = np.stack(by_rank, axis=1)
-        return stacked.reshape(self.entry.stages, *stacked.shape[2:])
+        found = np.empty((self.entry.stages, *mixes_by_rank[0].shape[1:]), dtype=np.int64)
+        for stages, mixes in zip(self.stages, mixes_by_rank, strict=True):
+            found[stages] = mixes
+        return found

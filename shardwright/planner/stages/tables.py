@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shardwright.base import Array, IntArray
-from shardwright.costmodel.pipeline import peak_in_flight
+from shardwright.costmodel.pipeline import peak_in_flight, split_counts
 from shardwright.costmodel.tables import Rows, StageSeconds, ends_of, stage_seconds
 from shardwright.planner.space import EntryCosts, LayerRanges
+from shardwright.specs import splits_backward
 
-from .recompute_mix import MixSolver, Room
+from .recompute_mix import MixSolver, Postponed, Room
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class StageTables:
 
 
 def stage_tables(entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> StageTables:
-    """Build the tables of an entry with one stage on each rank (1F1B, GPipe, no pipeline)."""
+    """Build the tables of an entry with one stage on each rank."""
     ends, layers, tails = ends_of(entry.pp)[:, None], ranges.counts, entry.rows.last_backward
     mixes = mix_solver(entry, allowed).solve(layers, stage_room(entry, layers))
     seconds = stage_seconds(entry.rows, mixes.counts, ends)
@@ -87,4 +88,14 @@ def stage_room(entry: EntryCosts, layers: IntArray) -> Room:
         alive=peak_in_flight(entry.schedule, entry.pp, 1, entry.microbatches).astype(float),
         end_kept=(ends * rows.activation.ends).sum(axis=-1),
         end_working=(ends * rows.working.ends).max(axis=-1),
+        postponed=_postponed(entry, layers) if splits_backward(entry.schedule) else None,
     )
+
+
+def _postponed(entry: EntryCosts, layers: IntArray) -> Postponed:
+    """Return the moments of a schedule that splits the backward; the last repeats where a rank has fewer."""
+    counts = split_counts(entry.schedule, entry.pp, 1, entry.microbatches)
+    places = np.arange(max(map(len, counts)))
+    moments = np.stack([each[np.minimum(places, len(each) - 1), :, 0] for each in counts])
+    each_bytes = entry.rows.postponed.total(layers, ends_of(entry.pp)[:, None])
+    return Postponed(moments[..., 0], moments[..., 1], each_bytes)

@@ -20,6 +20,8 @@ from shardwright.specs.model import ModelSpec
 
 # This limits work, not time, so that repeated runs print the same numbers.
 _MOST_SOLVED = 64
+# Of the schedules that split the backward, one with a stage on each rank and one with two.
+_SPLIT = ("zb-h1", "zb-v")
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,9 @@ def _changes(plan: Plan, cluster: ClusterSpec, fixed: Fixed) -> Iterator[_Change
         where, other = ("on the device", 0) if plan.offload.optimizer_fraction else ("on the host", 1)
         yield change(f"the optimizer {where}", offload_optimizer=other)
     if mesh.pp > 1:
-        schedule = "1f1b" if plan.schedule != "1f1b" else "interleaved-1f1b"
-        yield change(f"schedule {schedule} instead of {plan.schedule}", schedule=schedule)
+        others = ("1f1b" if plan.schedule != "1f1b" else "interleaved-1f1b", *_SPLIT)
+        for schedule in (name for name in others if name != plan.schedule):
+            yield change(f"schedule {schedule} instead of {plan.schedule}", schedule=schedule)
     shards = cluster.devices // (fixed.cp or 1)
     alone = {"pp": 1, "tp": 1, "cp": fixed.cp or 1, "ep": fixed.ep or 1, "dp_shard": shards, "zero_stage": 3}
     mine = {axis: getattr(mesh, axis) for axis in ("pp", "tp", "cp", "ep", "dp_shard")} | {

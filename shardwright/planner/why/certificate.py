@@ -37,7 +37,7 @@ from shardwright.planner.stages import (
     stage_tables,
     waiting_arms,
 )
-from shardwright.specs import ClusterSpec, Plan, TrainingSpec
+from shardwright.specs import ClusterSpec, Plan, TrainingSpec, splits_backward
 from shardwright.specs.model import ModelSpec
 
 from .integer_program import Solution, solve, variable
@@ -87,12 +87,15 @@ def certify(
     and mixes.
 
     Raises:
-        SpecError: the plan has several stages on a rank, whose memories couple; or it does not divide its cluster.
+        SpecError: the plan has several stages on a rank, whose memories couple; its schedule splits the backward, which the
+            paths of the program don't cover; or it does not divide its cluster.
         InfeasibleError: the plan does not fit.
     """
     started = time.perf_counter()
     if plan.stages_per_rank > 1:
         raise SpecError(f"a certificate is for plans with one stage on each rank; this one has {plan.stages_per_rank}")
+    if splits_backward(plan.schedule):
+        raise SpecError(f"a certificate is for 1f1b and gpipe, whose paths it knows; this plan has {plan.schedule}")
     times = times or op_times(cluster, training)
     check_memory(estimate_plan(model, cluster, training, plan, times), cluster, times.constants)
     free = {"stages": None, "recompute": fixed and fixed.recompute, "even_stages": fixed and fixed.even_stages}

@@ -25,7 +25,20 @@ _ALONE = Fixed(dp_replicate=1, zero_stage=1, offload_optimizer=0, context_parall
         # as many microbatches as stages: the last gradient waits for all backwards of the slowest stage
         pytest.param(_LLAMA, _ALONE.but(pp=64, tp=2, cp=4, schedule="1f1b"), 1.25, id="few microbatches"),
         # 126 layers in 64 stages of two: the 31 last stages hold 60 of them at least
-        pytest.param(_LLAMA, _ALONE.but(pp=32, tp=4, cp=4, stages_per_rank=2), 1.15, id="layers below a rank"),
+        pytest.param(
+            _LLAMA,
+            _ALONE.but(pp=32, tp=4, cp=4, stages_per_rank=2, schedule="interleaved-1f1b"),
+            1.15,
+            id="layers below a rank",
+        ),
+        pytest.param(
+            _LLAMA, _ALONE.but(pp=16, tp=8, cp=4, schedule="zb-h1"), 1.03, id="weight gradients in the bubble"
+        ),
+        pytest.param(_LLAMA, _ALONE.but(pp=16, tp=8, cp=4, schedule="zb-v"), 1.015, id="a V"),
+        # the first stage holds 11 microbatches at most, each for a whole round trip
+        pytest.param(
+            _DEEPSEEK, _ALONE.but(pp=16, tp=2, cp=2, ep=64, etp=0, schedule="v-min"), 1.3, id="few microbatches held"
+        ),
     ],
 )
 def test_bound_is_near_the_best_plan(job: tuple[str, str, TrainingSpec], fixed: Fixed, most: float) -> None:

@@ -11,6 +11,7 @@ from shardwright.planner.branching.simplest import _kinds
 from shardwright.planner.space.enumerate import enumerate_space
 from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.plan import Plan
+from shardwright.specs.schedules import splits_backward
 from shardwright.specs.training import TrainingSpec
 from tests.planner.brute_force import all_plans
 from tests.planner.small_problems import Problem, random_problem, tiny_cluster, tiny_model
@@ -24,7 +25,8 @@ def _kind(plan: Plan) -> tuple[int, int, int, bool]:
     mesh = plan.mesh
     axes = sum(degree > 1 for degree in (mesh.pp, mesh.cp, mesh.tp, mesh.ep, min(mesh.dp_replicate, mesh.dp_shard)))
     recomputes = any(run.recompute != "none" for stage in plan.stages for run in stage.layers)
-    return axes, (mesh.pp > 1) + (plan.stages_per_rank > 1), int(plan.offload.optimizer_fraction), recomputes
+    pipeline = 3 if splits_backward(plan.schedule) else (mesh.pp > 1) + (plan.stages_per_rank > 1)
+    return axes, pipeline, int(plan.offload.optimizer_fraction), recomputes
 
 
 def _all_near(problem: Problem, seconds: float) -> list[Plan]:
@@ -69,7 +71,7 @@ def test_axes_come_before_the_pipeline_and_the_pipeline_before_the_host() -> Non
     both = np.minimum(space.column("dp_replicate"), space.column("dp_shard"))
     columns = [space.column("pp") > 1, both > 1, *(space.column(name) > 1 for name in ("cp", "tp", "ep"))]
     axes = np.sum(columns, axis=0).tolist()
-    pipeline = (1 * columns[0] + (space.stages_per_rank > 1)).tolist()
+    pipeline = np.where(space.splits, 3, 1 * columns[0] + (space.stages_per_rank > 1)).tolist()
     keys = list(zip(axes, pipeline, space.column("offload_optimizer").tolist(), strict=True))
     numbers = _kinds(space).tolist()
     assert len(set(zip(keys, numbers, strict=True))) == len(set(keys)) == len(set(numbers))

@@ -32,7 +32,11 @@ def test_everything_divides() -> None:
     interleaved = space.schedule == SCHEDULES.index("interleaved-1f1b")
     assert interleaved.any()
     assert (space.column("microbatches")[interleaved] % space.column("pp")[interleaved] == 0).all()
-    assert (space.stages_per_rank[~interleaved] == 1).all()
+    in_a_v = np.isin(space.schedule, [SCHEDULES.index(name) for name in ("zb-v", "v-half", "v-min", "dualpipe-v")])
+    assert set(space.stages_per_rank[in_a_v]) == {2}
+    assert (space.stages_per_rank[~interleaved & ~in_a_v] == 1).all()
+    assert (space.column("zero_stage")[space.splits] <= 1).all()  # what the executor runs
+    assert (space.column("pp")[space.splits] > 1).all()
 
 
 def test_no_entry_twice() -> None:
@@ -106,8 +110,21 @@ def test_gpipe_where_it_differs_from_1f1b() -> None:
         (Fixed(zero_stage=1, tp=2, pp=4), "zero_stage 1 needs two or more data-parallel ranks"),
         (Fixed(schedule="1f1b", stages_per_rank=2), "1f1b runs one stage on each rank and stages_per_rank is 2"),
         (
-            Fixed(schedule="zb-v"),
-            "zb-v is estimated, simulated and run from a plan file, not planned yet; plan with 1f1b, interleaved-1f1b, gpipe",
+            Fixed(schedule="zb-v", pp=1),
+            "zb-v needs pp of 2 or more, pp x 2 stages that hold the 6 layers of tiny nearly evenly, zero_stage 0, 1; "
+            "nothing with pp 1, schedule zb-v has all of it, where pp is 1",
+        ),
+        (
+            Fixed(schedule="zb-h1", zero_stage=2, pp=2),
+            "stack 'shardwright' runs zb-h1 with zero_stage 0, 1, not 2; give one of these, or schedule 1f1b",
+        ),
+        (
+            Fixed(schedule="v-min", recompute="full", pp=2),
+            "stack 'shardwright' runs v-min with recompute none, not full; give that, or schedule 1f1b",
+        ),
+        (
+            Fixed(schedule="zb-2p", stages_per_rank=2, pp=2),
+            "zb-2p runs one stage on each rank and stages_per_rank is 2; give 1, or interleaved-1f1b",
         ),
         (Fixed(schedule="interleaved-1f1b", pp=1), "interleaved-1f1b needs pp of 2 or more"),
         (

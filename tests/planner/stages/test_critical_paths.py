@@ -18,7 +18,8 @@ def _random_costs(seed: int, pp: int, stages: int, *, spread: float = 1.0) -> St
     return StageCosts(
         pp=pp,
         forward=near(1.0, stages),
-        backward=near(2.0, stages),
+        backward=near(2.0, stages) + 2.0,
+        weight_gradient=near(1.0, stages),
         first_forward_extra=near(0.2, stages),
         send=near(0.1, stages - 1),
         reduce_tail=near(0.5, stages),
@@ -38,6 +39,11 @@ SHAPES: list[tuple[ScheduleName, int, int, int]] = [
     ("1f1b", 4, 1, 5),
     ("1f1b", 5, 1, 23),
     ("gpipe", 4, 1, 7),
+    ("zb-h1", 4, 1, 6),
+    ("zb-2p", 3, 1, 9),
+    ("zb-v", 4, 2, 9),
+    ("v-half", 4, 2, 9),
+    ("v-min", 4, 2, 9),
 ]
 
 

@@ -53,6 +53,16 @@ def test_finds_that_a_lopsided_partition_is_not_the_best() -> None:
     assert certify(lopsided, model, cluster, training).gap > 0.3
 
 
+def test_refuses_schedules_whose_paths_it_does_not_know() -> None:
+    model, cluster = tiny_model(layers=8), tiny_cluster(devices=2)
+    training = TrainingSpec(seq_len=256, global_batch=8)
+    found = search(model, cluster, training, fixed=Fixed(pp=2, schedule="zb-h1"))
+    with pytest.raises(
+        SpecError, match="a certificate is for 1f1b and gpipe, whose paths it knows; this plan has zb-h1"
+    ):
+        certify(found.plan, model, cluster, training)
+
+
 def test_refuses_stages_whose_memories_couple() -> None:
     model, cluster = tiny_model(layers=8), tiny_cluster(devices=2)
     training = TrainingSpec(seq_len=256, global_batch=8)
