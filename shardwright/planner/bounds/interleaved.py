@@ -77,7 +77,9 @@ class InterleavedBounds:
             fits = held >= layers
             low, high = np.where(fits, low, middle), np.where(fits, middle, high)
         floor = self.floor
-        mean = self._microbatches * floor.total_seconds / self.pp + np.maximum(*self._idle_seconds).min(axis=2).mean(axis=1)
+        mean = self._microbatches * floor.total_seconds / self.pp + np.maximum(*self._idle_seconds).min(axis=2).mean(
+            axis=1
+        )
         once = floor.total_seconds + 2 * floor.rows.send * (self.pp * self.chunks - 1)
         once = once + floor.whole_sum(floor.rows.first_forward) + self._first_rank_tail
         path = np.maximum.reduce([low, mean, once, self._mixed_classes_seconds()])
@@ -206,7 +208,9 @@ class InterleavedBounds:
     def _most_passes(self) -> Array:
         """(E, P, J): upper bound on the passes of single layers in a rank's first forwards."""
         sizes, (_, before) = self._sizes, self._ramps
-        found = np.broadcast_to((before * sizes.fewest).sum(axis=2)[:, :, None], (*before.shape[:2], self._numbers.shape[1]))
+        found = np.broadcast_to(
+            (before * sizes.fewest).sum(axis=2)[:, :, None], (*before.shape[:2], self._numbers.shape[1])
+        )
         left = np.broadcast_to(self._numbers - sizes.fewest.sum(axis=1)[:, None], found.shape)
         order = np.argsort(-before, axis=2, kind="stable")
         rank = np.arange(self.pp)

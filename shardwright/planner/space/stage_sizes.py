@@ -55,7 +55,7 @@ def chunk_sizes(layers: int, pp: int, chunks: int, even: bool = False) -> ChunkS
     share, less = -(-layers // stages), _less_at_ends(layers, stages)
     missing = share * stages - layers
     fewest = np.full((pp, chunks), share - (missing > 0))
-    most = np.full((pp, chunks), share + (2 * less > missing))
+    most = np.full((pp, chunks), share + (missing < min(_MOST_LESS_AT_ENDS, 2 * less)))
     most[0, 0] = most[-1, -1] = share
     fewest[0, 0] = fewest[-1, -1] = share - less
     fewest.setflags(write=False)
@@ -74,16 +74,19 @@ def near_even_sizes(layers: int, pp: int, chunks: int, even: bool = False) -> In
     """Return the partitions (B, stages) of layers over interleaved stages that are searched.
 
     Every stage holds the even share q, rounded up, but for three things. The first and the last stage may hold up to two
-    layers less. Stages between them hold one less, or one more, to make up the sum. They are any of these stages where that
-    gives few ways, otherwise those next to the first and the last stage.
+    layers less. Stages between them hold one less to make up the sum, or one more where it is at most one layer short of the
+    even share. They are any of these stages where that gives few ways, otherwise those next to the first and the last stage.
     """
     if even or pp * chunks > layers:
         return np.asarray(chunk_sizes(layers, pp, chunks, even).fewest.T.reshape(1, -1))
     stages = pp * chunks
     share = -(-layers // stages)
+    missing = share * stages - layers
     found = []
     for first, last in product(range(_less_at_ends(layers, stages) + 1), repeat=2):
-        spare = first + last - (share * stages - layers)
+        spare = first + last - missing
+        if spare > 0 and missing >= _MOST_LESS_AT_ENDS:
+            continue
         for places in _places(stages, abs(spare)):
             sizes = np.full(stages, share)
             sizes[0] -= first

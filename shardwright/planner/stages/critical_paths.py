@@ -172,7 +172,9 @@ def _own_work(schedule: ScheduleName, pp: int, chunks: int, microbatches: int) -
     """Return the paths (F,) of any schedule that are one rank's order."""
     ranks = np.array(stage_ranks(schedule, pp, pp * chunks))
     own = [np.asarray(ranks == rank, dtype=float) for rank in range(pp)]
-    return [_path(microbatches * o, microbatches * o, o, np.zeros(pp * chunks - 1), rank, pp) for rank, o in enumerate(own)]
+    return [
+        _path(microbatches * o, microbatches * o, o, np.zeros(pp * chunks - 1), rank, pp) for rank, o in enumerate(own)
+    ]
 
 
 def _through_ranks(pp: int, chunks: int, microbatches: int) -> list[Array]:

@@ -23,8 +23,8 @@ from shardwright.specs import (
 )
 from shardwright.specs.model import ModelSpec
 
-from .every_plan import best_of_all, is_small
 from .critical_paths import CriticalPaths
+from .every_plan import best_of_all, is_small
 from .near_even import NearEven
 from .partition import best_partition
 from .recompute_mix import allowed_policies

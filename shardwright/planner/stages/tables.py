@@ -51,7 +51,8 @@ def stage_tables(entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> 
     mixes = mix_solver(entry, allowed).solve(layers, stage_room(entry, layers))
     seconds = stage_seconds(entry.rows, mixes.counts, ends)
     least, both = (
-        Rows(part.layers[:, allowed].min(axis=1), part.first, part.last) for part in (tails, entry.rows.backward + tails)
+        Rows(part.layers[:, allowed].min(axis=1), part.first, part.last)
+        for part in (tails, entry.rows.backward + tails)
     )
     return StageTables(
         entry=entry,
