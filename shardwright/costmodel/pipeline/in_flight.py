@@ -55,17 +55,24 @@ def _alive_counts_of_rank(name: ScheduleName, pp: int, stages_per_rank: int, mic
     return counts
 
 
-@lru_cache(maxsize=4096)
 def split_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> tuple[IntArray, ...]:
     """Per rank, [moments, 2, stages_per_rank]: microbatches that wait for their input gradient or whole backward, and
     microbatches that wait only for their weight gradient.
 
     The moments are those at which either grows: the start of a forward, and the end of an input gradient. At the start
-    of a forward the backward of an overlapped pair still runs.
+    of a forward the backward of an overlapped pair still runs. They are the same for all numbers of microbatches from twice
+    the ranks on.
 
     Raises:
         SpecError: no such schedule.
     """
+    check_shape(name, pp, stages_per_rank * pp, microbatches)
+    return walked_counts(name, pp, stages_per_rank, min(microbatches, 2 * pp))
+
+
+@lru_cache(maxsize=4096)
+def walked_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> tuple[IntArray, ...]:
+    """The counts of `split_counts`, for this very number of microbatches."""
     schedule = make_schedule(name, pp, stages_per_rank, microbatches)
     changes = {
         ActionKind.FORWARD: (1, 0),

@@ -10,7 +10,9 @@ from shardwright.costmodel.pipeline.in_flight import (
     alive_counts,
     peak_activation_bytes,
     peak_in_flight,
+    split_counts,
     waiting_microbatches,
+    walked_counts,
 )
 from shardwright.costmodel.pipeline.schedule import make_schedule
 from shardwright.specs.schedules import ScheduleName, by_rank
@@ -72,6 +74,16 @@ def test_the_peak_counts_and_every_moment_occur_in_the_schedule(
     ):
         assert per_stage[:, rank].tolist() == alive.max(axis=0).tolist()
         assert {tuple(row) for row in counts.tolist()} <= {tuple(row) for row in alive.tolist()}
+
+
+@pytest.mark.parametrize("name", ["zb-h1", "zb-2p", "zb-v", "v-half", "v-min", "dualpipe-v"])
+@pytest.mark.parametrize("pp", [2, 3, 5, 8])
+def test_from_twice_the_ranks_on_more_microbatches_change_nothing(name: ScheduleName, pp: int) -> None:
+    chunks = 1 if name in ("zb-h1", "zb-2p") else 2
+    same = split_counts(name, pp, chunks, 2 * pp)
+    for microbatches in (2 * pp + 1, 3 * pp, 5 * pp - 1):
+        walked = walked_counts(name, pp, chunks, microbatches)
+        assert all(np.array_equal(one, other) for one, other in zip(same, walked, strict=True))
 
 
 def test_what_was_recomputed_is_held_until_the_weight_gradient() -> None:
