@@ -37,7 +37,6 @@ from .options import (
     end_infeasible,
     print_json,
     read_cluster,
-    read_count_option,
     read_model,
     read_plan,
     read_reliability,
@@ -45,6 +44,8 @@ from .options import (
     refuse_existing,
     tell_what_lacks,
 )
+
+SEVERAL = "A range 2..8, 2.. or ..8, or a list 1,2,8, limits it."
 
 if TYPE_CHECKING:
     from shardwright.costmodel import PlanFile
@@ -73,32 +74,49 @@ def plan(
     high_precision_layers: HighPrecisionLayersOption = 0,
     recompute_modules: RecomputeModulesOption = "",
     cuda_graphs: CudaGraphsOption = "none",
-    pp: Annotated[int | None, typer.Option(help="Fix the pipeline degree.")] = None,
-    tp: Annotated[int | None, typer.Option(help="Fix the tensor-parallel degree.")] = None,
-    dp_replicate: Annotated[int | None, typer.Option(help="Fix the number of replicas (HSDP).")] = None,
-    dp_shard: Annotated[int | None, typer.Option(help="Fix the degree of ZeRO sharding.")] = None,
-    cp: Annotated[int | None, typer.Option(help="Fix the context-parallel degree.")] = None,
-    ep: Annotated[int | None, typer.Option(help="Fix the expert-parallel degree.")] = None,
+    pp: Annotated[str | None, typer.Option(help=f"Fix the pipeline degree. {SEVERAL}")] = None,
+    tp: Annotated[str | None, typer.Option(help=f"Fix the tensor-parallel degree. {SEVERAL}")] = None,
+    dp_replicate: Annotated[str | None, typer.Option(help=f"Fix the number of replicas (HSDP). {SEVERAL}")] = None,
+    dp_shard: Annotated[str | None, typer.Option(help=f"Fix the degree of ZeRO sharding. {SEVERAL}")] = None,
+    cp: Annotated[str | None, typer.Option(help=f"Fix the context-parallel degree. {SEVERAL}")] = None,
+    ep: Annotated[str | None, typer.Option(help=f"Fix the expert-parallel degree. {SEVERAL}")] = None,
     etp: Annotated[
-        int | None, typer.Option(help="Fix how many ranks split each expert; 0: what ep leaves of tp.")
+        str | None, typer.Option(help=f"Fix how many ranks split each expert; 0: what ep leaves of tp. {SEVERAL}")
     ] = None,
     context_parallel: Annotated[
-        str | None, typer.Option(help="Fix how cp exchanges keys and values: all-gather, ring, ulysses.")
+        str | None,
+        typer.Option(help="Fix how cp exchanges keys and values: all-gather, ring, ulysses; or list several."),
     ] = None,
     expert_dispatch: Annotated[
-        str | None, typer.Option(help="Fix how ep sends tokens: all-to-all, deduplicated.")
+        str | None, typer.Option(help="Fix how ep sends tokens: all-to-all, deduplicated; or list several.")
     ] = None,
-    zero_stage: Annotated[int | None, typer.Option(help="Fix the ZeRO stage: 0, 1, 2 or 3.")] = None,
-    micro_batch: Annotated[
-        int | None, typer.Option(parser=read_count_option, metavar="COUNT", help="Fix the sequences of a microbatch.")
-    ] = None,
+    zero_stage: Annotated[str | None, typer.Option(help=f"Fix the ZeRO stage: 0, 1, 2 or 3. {SEVERAL}")] = None,
+    micro_batch: Annotated[str | None, typer.Option(help=f"Fix the sequences of a microbatch. {SEVERAL}")] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="Fix the schedule: gpipe, 1f1b, interleaved-1f1b. Plan files may name others.")
+        str | None,
+        typer.Option(
+            help="Fix the schedule: gpipe, 1f1b, interleaved-1f1b; or list several. Plan files may name others."
+        ),
     ] = None,
-    stages_per_rank: Annotated[int | None, typer.Option(help="Fix the pipeline chunks of a rank.")] = None,
-    recompute: Annotated[str | None, typer.Option(help="Fix recompute in all layers: none, selective, full.")] = None,
+    stages_per_rank: Annotated[str | None, typer.Option(help=f"Fix the pipeline chunks of a rank. {SEVERAL}")] = None,
+    recompute: Annotated[
+        str | None,
+        typer.Option(help="Fix recompute in all layers: none, selective, full; or list what each layer may use."),
+    ] = None,
     offload_optimizer: Annotated[
         int | None, typer.Option(help="Fix the optimizer on the host (1) or on the device (0).")
+    ] = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Fix a choice as the option of that name does; repeat for several."),
+    ] = None,
+    forbid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Keep an axis at 1 (cp), do without a choice (recompute, offload_optimizer) or a value "
+            "(interleaved-1f1b, zero_stage=3); repeat, or separate with commas.",
+        ),
     ] = None,
     even_stages: Annotated[
         bool | None, typer.Option("--even-stages", help="Give every stage the same number of layers.")
@@ -126,18 +144,16 @@ def plan(
     """Find the fastest plan that fits and print it in about ten lines."""
     from shardwright.base import SpecError
     from shardwright.planner import TOLERANCE, search
-    from shardwright.planner.space import Fixed
+    from shardwright.planner.space import asked
     from shardwright.planner.why import explain as explain_plan
     from shardwright.planner.why import overlooked, what_was_given_up
-    from shardwright.specs import CHOICES
 
     if not time_limit > 0:
         raise SpecError(f"--time-limit is {time_limit}: give a number of seconds above 0")
     refuse_existing(out, report, force=force, inputs=[profile] if profile else [])
     options = context.params
-    given = {choice.name: options[choice.name] for choice in CHOICES if options.get(choice.name) is not None}
     training = read_training(options)
-    fixed = Fixed.parse(given, source="options")
+    fixed = asked(options, fix=fix or (), forbid=forbid or ())
     job = read_model(model), read_cluster(cluster, profile, memory_reserve, safe=True), training
     full = details or as_json or report is not None
     tolerance = 0.0 if fastest else TOLERANCE

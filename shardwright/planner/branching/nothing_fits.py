@@ -124,7 +124,14 @@ def what_would_fit(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed, times: OpTimes
 ) -> Iterator[Change]:
     """Yield single changes that make a plan fit, cheapest for the user first, each the smallest of its kind tried."""
+    for choice in dict.fromkeys(limit.choice for limit in fixed.within):
+        wider = kept_by(fixed.without_limit(choice), training)
+        if fits(model, cluster, training, wider, times):
+            limits = " and ".join(str(limit) for limit in fixed.within if limit.choice == choice)
+            yield Change(f"no limit to {limits}", cluster, training, wider)
     for name, value in fixed:
+        if name == "within":
+            continue
         freed = kept_by(fixed.but(**{"stages": None, name: None}), training)  # stages contain these choices too
         if value is not None and fits(model, cluster, training, freed, times):
             yield Change(f"{name} other than {value}", cluster, training, freed)

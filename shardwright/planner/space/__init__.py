@@ -1,5 +1,6 @@
 """The space that is searched: fixed choices, every combination that divides, as arrays, and the row costs."""
 
+from .asked import asked
 from .costs import EntryCosts, SpaceCosts, space_costs
 from .enumerate import SCHEDULES, Space, enumerate_space
 from .fixed import Fixed
@@ -15,6 +16,7 @@ __all__ = [
     "LayerRanges",
     "Space",
     "SpaceCosts",
+    "asked",
     "check_runs",
     "chunk_sizes",
     "enumerate_space",

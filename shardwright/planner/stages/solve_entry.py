@@ -55,7 +55,7 @@ class EntrySolver:
         """Return the solver for the choices that the space has fixed."""
         fixed = costs.space.fixed
         given = None if fixed.stages is None else layer_mixes(model, fixed.stages)[0]
-        return cls(costs, layer_ranges(model), allowed_policies(fixed.recompute), given)
+        return cls(costs, layer_ranges(model), allowed_policies(fixed), given)
 
     def solve(self, entry: int, bound_seconds: float, limit_seconds: float) -> Outcome:
         """Return the entry's best plan if it takes less than `limit_seconds`;
