@@ -16,6 +16,7 @@ from .options import (
     Fp8AttentionOption,
     GlobalBatchOption,
     HighPrecisionLayersOption,
+    HostMemoryReserveOption,
     JsonOption,
     LinearPrecisionOption,
     LossChunksOption,
@@ -132,6 +133,7 @@ def plan(
     ] = False,
     certify: Annotated[bool, typer.Option("--certify", help="Prove the stages with integer programs.")] = False,
     memory_reserve: MemoryReserveOption = None,
+    host_memory_reserve: HostMemoryReserveOption = None,
     profile: ProfileOption = None,
     out: Annotated[Path | None, typer.Option(help="Write the plan file here.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with the timeline here.")] = None,
@@ -154,7 +156,7 @@ def plan(
     options = context.params
     training = read_training(options)
     fixed = asked(options, fix=fix or (), forbid=forbid or ())
-    job = read_model(model), read_cluster(cluster, profile, memory_reserve, safe=True), training
+    job = read_model(model), read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True), training
     full = details or as_json or report is not None
     tolerance = 0.0 if fastest else TOLERANCE
     result = search(*job, fixed=fixed, time_limit_seconds=time_limit, runners_up=3 if full else 0, tolerance=tolerance)

@@ -393,6 +393,26 @@ def test_a_plan_keeps_memory_free_for_a_90_percent_chance_to_fit(command: Comman
     assert reserve_for(SAFE) > 0.06
 
 
+def test_a_plan_leaves_host_memory_to_the_system(command: Command, tmp_path: Path) -> None:
+    """By GKE's formula, also of a memory that the user states; unless the option or the file says how much."""
+    stated, given = tmp_path / "stated.toml", tmp_path / "given.toml"
+    job = 'devices = 8\ndevice = "h100-sxm"\n'
+    stated.write_text(f'name = "stated"\n{job}host = {{ memory_bytes = 137438953472 }}\n')
+    given.write_text(f'name = "given"\n{job}host = {{ memory_bytes = 137438953472, memory_reserve = 0.3 }}\n')
+
+    def reserve(cluster: Path, *options: str) -> float:
+        job = ("--cluster", cluster, "--seq-len", "1024", "--global-batch", "16", "--offload-optimizer", "1", "--json")
+        printed = command("plan", "llama-3.2-1b", *job, *options).json()
+        share = printed["plan_file"]["cluster"]["groups"][0]["host"]["memory_reserve"]
+        (said,) = [line for line in printed["why"] if line.startswith("On the host")]
+        assert f"{128 / 8 * (1 - share):.1f} usable GiB" in said
+        return float(share)
+
+    assert reserve(stated) == pytest.approx((1 + 0.8 + 0.8 + 6.72) / 128)
+    assert reserve(given) == 0.3
+    assert reserve(given, "--host-memory-reserve", "0.1") == 0.1
+
+
 def test_every_choice_of_a_plan_is_an_option() -> None:
     """But for the stages, which a plan file holds."""
     options = set(inspect.signature(plan_command).parameters)

@@ -97,7 +97,7 @@ def _what_binds(
         share, need = host_share_bytes(node), max(estimate.host_bytes)
         return (
             f"no plan fits the host memory: the one that comes closest ({shown}, optimizer on the host) needs "
-            f"{need / GIB:.1f} GiB of it for each device and has {share / GIB:.1f}, {(need - share) / GIB:.1f} GiB too much"
+            f"{need / GIB:.1f} GiB of it for each device and has {share / GIB:.1f} usable, {(need - share) / GIB:.1f} GiB too much"
         )
     rank = max(range(len(estimate.memory)), key=lambda index: estimate.memory[index].total)
     parts = estimate.memory[rank]
