@@ -128,6 +128,12 @@ def plan(
     time_limit: Annotated[
         float, typer.Option(help="Stop the search after these seconds, with the best plan so far.")
     ] = 30.0,
+    allow_fewer_devices: Annotated[
+        bool,
+        typer.Option(
+            "--allow-fewer-devices", help="Plan for a part of the cluster where that is faster by 2% or more."
+        ),
+    ] = False,
     fastest: Annotated[
         bool, typer.Option("--fastest", help="Take the fastest plan, not a simpler one that takes up to 2% longer.")
     ] = False,
@@ -145,7 +151,8 @@ def plan(
 ) -> None:
     """Find the fastest plan that fits and print it in about ten lines."""
     from shardwright.base import SpecError
-    from shardwright.planner import TOLERANCE, search
+    from shardwright.planner import TOLERANCE
+    from shardwright.planner.nearby import search_job
     from shardwright.planner.space import asked
     from shardwright.planner.why import explain as explain_plan
     from shardwright.planner.why import overlooked, what_was_given_up
@@ -156,11 +163,19 @@ def plan(
     options = context.params
     training = read_training(options)
     fixed = asked(options, fix=fix or (), forbid=forbid or ())
-    job = read_model(model), read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True), training
+    whole = read_model(model), read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True), training
     full = details or as_json or report is not None
     tolerance = 0.0 if fastest else TOLERANCE
-    result = search(*job, fixed=fixed, time_limit_seconds=time_limit, runners_up=3 if full else 0, tolerance=tolerance)
-    notes = [*what_was_given_up(result), *overlooked(*job, result.estimate), *_lacking(*job)]
+    found = search_job(
+        *whole,
+        fixed=fixed,
+        allow_fewer_devices=allow_fewer_devices,
+        time_limit_seconds=time_limit,
+        runners_up=3 if full else 0,
+        tolerance=tolerance,
+    )
+    result, job = found.result, (whole[0], found.cluster, training)
+    notes = [*what_was_given_up(result), *found.notes, *overlooked(*job, result.estimate), *_lacking(*job)]
     if certify:
         notes.append(_certified(*job, result))
     why = [*explain_plan(result, *job), *notes] if full else []

@@ -413,6 +413,19 @@ def test_a_plan_leaves_host_memory_to_the_system(command: Command, tmp_path: Pat
     assert reserve(given, "--host-memory-reserve", "0.1") == 0.1
 
 
+def test_a_plan_on_fewer_devices_is_a_plan_of_the_smaller_cluster(command: Command, tmp_path: Path) -> None:
+    """8 sequences do not divide over 7 devices without a pipeline; explain, simulate and compare read the plan."""
+    path = str(tmp_path / "plan.json")
+    job = ("--cluster", "h100-sxm:7", "--seq-len", "1024", "--global-batch", "8", "--forbid", "pp,cp")
+    assert_one_line(command("plan", "llama-3.2-1b", *job), "--allow-fewer-devices", "a global batch of 7 or 14")
+    found = command("plan", "llama-3.2-1b", *job, "--allow-fewer-devices", "--out", path)
+    assert "idle" in found.out
+    written = read_plan_file(Path(path))
+    assert written.cluster.devices == written.plan.mesh.ranks < 7
+    assert command("explain", path).code == 0
+    assert command("simulate", path).code == 0
+
+
 def test_every_choice_of_a_plan_is_an_option() -> None:
     """But for the stages, which a plan file holds."""
     options = set(inspect.signature(plan_command).parameters)

@@ -2,8 +2,9 @@
 
 from .asked import asked
 from .costs import EntryCosts, SpaceCosts, space_costs
-from .enumerate import SCHEDULES, Space, enumerate_space
+from .enumerate import SCHEDULES, Space, check_fixed, enumerate_space
 from .fixed import Fixed
+from .meshes import meshes_of
 from .ranges import LayerRanges, layer_ranges
 from .software import check_runs, kept_by
 from .stage_sizes import ChunkSizes, chunk_sizes
@@ -17,10 +18,12 @@ __all__ = [
     "Space",
     "SpaceCosts",
     "asked",
+    "check_fixed",
     "check_runs",
     "chunk_sizes",
     "enumerate_space",
     "kept_by",
     "layer_ranges",
+    "meshes_of",
     "space_costs",
 ]

@@ -101,7 +101,7 @@ def enumerate_space(
 
 
 def _enumerated(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Space:
-    _check(model, cluster, training, fixed)
+    check_fixed(model, cluster, training, fixed)
     meshes = list(meshes_of(model, cluster, training, fixed))
     if not meshes:
         raise SpecError(refusals.no_mesh(model, cluster, training, fixed))
@@ -161,7 +161,7 @@ def _rows(
         yield (*mesh, micro_batch, zero, sequence_parallel, offload, *exchange, microbatches)
 
 
-def _check(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> None:
+def check_fixed(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> None:
     """Check the fixed choices that can be checked before enumeration.
 
     Raises:

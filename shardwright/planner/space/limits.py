@@ -84,7 +84,8 @@ class Limit(Spec):
         return single[0] if len(single) == 1 == len(self.names) + len(self.ranges) and not self.excluded else None
 
     def __str__(self) -> str:
-        return f"{self.choice} {'other than' if self.excluded else 'within'} {self.values}"
+        how = "other than " if self.excluded else "within " if self.only is None else ""
+        return f"{self.choice} {how}{self.values}"
 
 
 def read_limits(given: object) -> object:

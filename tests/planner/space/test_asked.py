@@ -114,7 +114,7 @@ class TestRefusals:
             ({"micro_batch": "5,7"}, "micro_batch can be 1, 2, 4, 8, 16; the nearest is 4"),
             (
                 {"tp": "3", "pp": "3"},
-                "no plan divides that keeps all of tp within 3, pp within 3; leave out one of them",
+                "no plan divides that keeps all of tp 3, pp 3; leave out one of them",
             ),
         ],
     )
