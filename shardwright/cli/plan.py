@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from shardwright.costmodel import PlanFile
     from shardwright.costmodel.op_times import OpTimes
     from shardwright.planner.branching import SearchResult
+    from shardwright.reports.plan import OtherPlan
     from shardwright.specs import ClusterSpec, Measurement, TrainingSpec
     from shardwright.specs.model import ModelSpec
 
@@ -156,6 +157,7 @@ def plan(
     from shardwright.planner.space import asked
     from shardwright.planner.why import explain as explain_plan
     from shardwright.planner.why import overlooked, what_was_given_up
+    from shardwright.reports.plan import OtherPlan, others_json
 
     if not time_limit > 0:
         raise SpecError(f"--time-limit is {time_limit}: give a number of seconds above 0")
@@ -173,9 +175,16 @@ def plan(
         time_limit_seconds=time_limit,
         runners_up=3 if full else 0,
         tolerance=tolerance,
+        list_trade_offs=True,
     )
     result, job = found.result, (whole[0], found.cluster, training)
-    notes = [*what_was_given_up(result), *found.notes, *overlooked(*job, result.estimate), *_lacking(*job)]
+    listed = not full and any("fastest" in other.names for other in result.trade_offs)
+    notes = [
+        *([] if listed else what_was_given_up(result)),
+        *found.notes,
+        *overlooked(*job, result.estimate),
+        *_lacking(*job),
+    ]
     if certify:
         notes.append(_certified(*job, result))
     why = [*explain_plan(result, *job), *notes] if full else []
@@ -184,17 +193,18 @@ def plan(
         from shardwright.costmodel import write_plan_file
 
         write_plan_file(out, plan_file)
+    others = tuple(OtherPlan(one.names, one.plan, one.estimate, one.free_bytes) for one in result.trade_offs)
     if report:
-        _write_report(report, plan_file, why)
+        _write_report(report, plan_file, why, others=others)
     if as_json:
         searched = {"gap": result.gap, "bound_seconds": result.bound_seconds, "search_seconds": result.seconds}
         printed = {"plan_file": plan_file.model_dump(mode="json"), "parameters": _parameters(job[0])}
-        print_json({**printed, "search": searched, "why": why})
+        print_json({**printed, "search": searched, "others": others_json(others, result.estimate), "why": why})
         return
     if details:
-        _print_plan(plan_file, job[0], why)
+        _print_plan(plan_file, job[0], why, others)
     else:
-        typer.echo(_summary(*job, result, notes))
+        typer.echo(_summary(*job, result, notes, others))
     if out:
         typer.echo(f"wrote {out}{_how_to_train(plan_file, out)}")
 
@@ -306,7 +316,12 @@ def _times(plan_file: "PlanFile", step_noise: float | None) -> "OpTimes":
 
 
 def _summary(
-    model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", result: "SearchResult", notes: list[str]
+    model: "ModelSpec",
+    cluster: "ClusterSpec",
+    training: "TrainingSpec",
+    result: "SearchResult",
+    notes: list[str],
+    others: "tuple[OtherPlan, ...]",
 ) -> str:
     """The short form, with what a simpler plan would cost."""
     from shardwright.compare import simplest_rival
@@ -325,6 +340,7 @@ def _summary(
             gap=result.gap,
             complete=result.complete,
             assumed=assumed(cluster),
+            others=others,
             notes=tuple(notes),
         )
     )
@@ -380,6 +396,7 @@ def _write_report(
     why: list[str],
     measurement: "Measurement | None" = None,
     times: "OpTimes | None" = None,
+    others: "tuple[OtherPlan, ...]" = (),
 ) -> None:
     from shardwright.costmodel import simulate_plan
     from shardwright.reports.plan import Report, write_report
@@ -396,21 +413,26 @@ def _write_report(
             estimate=plan_file.estimated(),
             why=why,
             timeline=simulate_plan(*run, times),
+            others=others,
             measurement=measurement,
         ),
     )
 
 
-def _print_plan(plan_file: "PlanFile", model: "ModelSpec", why: list[str]) -> None:
+def _print_plan(
+    plan_file: "PlanFile", model: "ModelSpec", why: list[str], others: "tuple[OtherPlan, ...]" = ()
+) -> None:
     from rich.text import Text
 
-    from shardwright.reports.plan import memory_table, plan_table, step_table
+    from shardwright.reports.plan import memory_table, others_table, plan_table, step_table
 
     estimate, printed = plan_file.estimated(), console()
     printed.print(Text.assemble((plan_file.model_name, "bold"), f" on {plan_file.cluster.name}"))
     printed.print(plan_table(plan_file.plan, estimate, plan_file.training, model=model, cluster=plan_file.cluster))
     printed.print(step_table(estimate))
     printed.print(memory_table(estimate, plan_file.cluster))
+    if others:
+        printed.print(others_table(others, estimate))
     printed.print("[bold]Why[/bold]")
     for line in why:
         printed.print(f"- {line}", highlight=False, markup=False)

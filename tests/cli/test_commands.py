@@ -45,9 +45,15 @@ def test_plan_prints_ten_lines_and_details_the_rest(command: Command) -> None:
     labels = ["plan", "step", "memory", "bound by", "simpler", "search", "rests on", "assumes"]
     shown = [line[:9].strip() for line in lines[1:] if not line.startswith(" ")]
     assert shown[:8] == labels
-    assert set(shown[8:]) == {"note"}
-    assert "note      The fastest plan, " in short.out
-    assert "The fastest plan" not in command("plan", "llama-3.2-1b", *JOB, "--fastest").out
+    assert set(shown[8:]) == {"or"}
+    assert shown.count("or") <= 3
+    assert "or        fastest: " in short.out
+    assert "fastest: " not in command("plan", "llama-3.2-1b", *JOB, "--fastest").out
+    others = command("plan", "llama-3.2-1b", *JOB, "--json").json()["others"]
+    assert [(set(one), one["names"]) for one in others] == [
+        ({"names", "plan", "step_seconds", "change", "free_bytes"}, ["fastest"])
+    ]
+    assert -0.02 <= others[0]["change"] < 0
     details = command("plan", "llama-3.2-1b", *JOB, "--details").out
     for word in (
         "1.24 G parameters",
