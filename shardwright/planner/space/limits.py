@@ -6,7 +6,7 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from shardwright.base import SpecError, listed, nearest, read_count
-from shardwright.specs import CHOICES, Choice, NonNegativeInt, Spec
+from shardwright.specs import CHOICES, Choice, Spec
 
 # Choices with few numbers: the lowest and the highest; None where the job decides. Others are degrees and counts from 1 on.
 _NUMBERS: dict[str, tuple[int, int | None]] = {"zero_stage": (0, 3), "offload_optimizer": (0, 1), "etp": (0, None)}
@@ -27,7 +27,7 @@ class Limit(Spec):
     """
 
     choice: str
-    ranges: tuple[tuple[NonNegativeInt, NonNegativeInt | None], ...] = ()
+    ranges: tuple[tuple[int, int | None], ...] = ()
     names: tuple[str, ...] = ()
     excluded: bool = False
 

@@ -27,7 +27,9 @@ def limited_too_far(fixed: Fixed, columns_of: Callable[[Fixed], Callable[[str], 
         names = LIMITED[choice].values
         values = [names[number] for number in found] if names else found
         near = "" if names or len(found) == 1 else f"; the nearest is {_nearest(fixed, choice, found)}"
-        return f"no plan with {mine} divides; with the other choices {choice} can be {listed(values)}{near}"
+        rest = fixed.without_limit(choice)
+        others = "without that limit" if rest == Fixed() else f"with {rest}"
+        return f"no plan with {mine} divides; {others} {choice} can be {listed(values)}{near}"
     try:
         columns_of(fixed.but(within=()))
     except SpecError:

@@ -70,6 +70,15 @@ def test_the_host_does_not_fill_to_the_last_byte() -> None:
         search(_MODEL, kept, _TRAINING, fixed=Fixed(offload_optimizer=1))
 
 
+def test_a_limit_may_be_in_the_way() -> None:
+    cluster = tiny_cluster(devices=1, memory_bytes=9e9)
+    limited = Fixed.model_validate({"within": {"offload_optimizer": 0, "recompute": "none"}})
+    changes = list(what_would_fit(_MODEL, cluster, _TRAINING, limited, _times(cluster)))
+    assert "no limit to offload_optimizer 0" in [change.text for change in changes]
+    for change in changes:
+        assert fits(_MODEL, change.cluster, change.training, change.fixed, op_times(change.cluster, change.training))
+
+
 def test_what_is_fixed_may_be_what_is_in_the_way() -> None:
     cluster = tiny_cluster(devices=1, memory_bytes=9e9)
     fixed = Fixed(offload_optimizer=0, recompute="none")

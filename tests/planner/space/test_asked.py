@@ -91,6 +91,7 @@ class TestRefusals:
             ({}, ["tp"], [], "write it as NAME=VALUE"),
             ({}, [], ["ring-attention"], "that is no axis, choice or value of one"),
             ({"tp": "8..4"}, [], [], "the range 8..4 holds no value; write it as 4..8"),
+            ({"tp": "-2..4"}, [], [], "-2..4 is outside 1 or more"),
             ({"tp": "0..4"}, [], [], "0..4 is outside 1 or more"),
             ({"zero_stage": "2..4"}, [], [], "2..4 is outside 0 to 3"),
             ({"tp": "two"}, [], [], "'two' is not a whole number"),
@@ -109,7 +110,7 @@ class TestRefusals:
         [
             (
                 {"pp": "5..7"},
-                "no plan with pp within 5..7 divides; with the other choices pp can be 1, 2, 4, 8; the nearest is 4",
+                "no plan with pp within 5..7 divides; without that limit pp can be 1, 2, 4, 8; the nearest is 4",
             ),
             ({"micro_batch": "5,7"}, "micro_batch can be 1, 2, 4, 8, 16; the nearest is 4"),
             (
@@ -121,6 +122,11 @@ class TestRefusals:
     def test_limits_that_leave_nothing(self, within: dict[str, str], message: str) -> None:
         with pytest.raises(SpecError, match=message):
             search(_MODEL, _CLUSTER, _TRAINING, fixed=Fixed.model_validate({"within": within}))
+
+    def test_a_limit_that_another_choice_rules_out(self) -> None:
+        both = asked({"schedule": "interleaved-1f1b"}, forbid=["pipeline"])
+        with pytest.raises(SpecError, match="no plan with pp 1 divides; with schedule interleaved-1f1b pp can be 2, 4"):
+            search(_MODEL, _CLUSTER, _TRAINING, fixed=both)
 
     def test_a_fixed_value_outside_its_limit(self) -> None:
         with pytest.raises(SpecError, match=r"tp 8 is fixed, and tp within 1\.\.4 is a limit"):
