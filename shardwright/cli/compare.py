@@ -16,6 +16,7 @@ from .options import (
     Fp8AttentionOption,
     GlobalBatchOption,
     HighPrecisionLayersOption,
+    HostMemoryReserveOption,
     JsonOption,
     LinearPrecisionOption,
     LossChunksOption,
@@ -78,6 +79,7 @@ def compare(
         typer.Option(help="Name a plan file of the same model, cluster and batch; repeat for several."),
     ] = None,
     memory_reserve: MemoryReserveOption = None,
+    host_memory_reserve: HostMemoryReserveOption = None,
     profile: ProfileOption = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report of the fastest plan here.")] = None,
     mtbf_device_hours: MtbfDeviceOption = None,
@@ -103,7 +105,10 @@ def compare(
         checkpoint_every=checkpoint_every,
     )
     training = read_training(context.params)
-    model_spec, cluster_spec = read_model(model), read_cluster(cluster, profile, memory_reserve, safe=True)
+    model_spec, cluster_spec = (
+        read_model(model),
+        read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True),
+    )
     note_what_profile_lacks(model_spec, cluster_spec, training)
     names = strategy or [*STRATEGIES, BEST]
     found = compare_ways(

@@ -31,6 +31,10 @@ MemoryReserveOption = Annotated[
         help="Leave this share of each device's memory free: 0.06. Default: what makes a plan fit with 90% probability."
     ),
 ]
+HostMemoryReserveOption = Annotated[
+    float | None,
+    typer.Option(help="Leave this share of each host's memory to the system: 0.05. Default: what GKE keeps of a node."),
+]
 ProfileOption = Annotated[
     Path | None,
     typer.Option(help="Predict from this profile of the cluster's device. Default: for local the newest that fits."),
@@ -150,11 +154,16 @@ def read_model(reference: str) -> "ModelSpec":
 
 
 def read_cluster(
-    reference: str, profile: Path | None = None, memory_reserve: float | None = None, *, safe: bool = False
+    reference: str,
+    profile: Path | None = None,
+    memory_reserve: float | None = None,
+    host_memory_reserve: float | None = None,
+    *,
+    safe: bool = False,
 ) -> "ClusterSpec":
     """Read `device:count`, a TOML file, or `local[:ranks]`, which looks at this machine. Attach the profile of a file if given.
-    A given reserve replaces that of every device. `safe`: without one, a device with its own memory keeps as much free as
-    makes a plan fit with 90% probability, by the errors of predicted peaks.
+    A given reserve replaces that of every device or host. `safe`: without one, a device with its own memory keeps as much
+    free as makes a plan fit with 90% probability, by the errors of predicted peaks, and its host what the system needs.
 
     Raises:
         SpecError: `reference` is none of them, or not valid; the profile is of another device; the reserve is no share.
@@ -162,23 +171,31 @@ def read_cluster(
     from shardwright.base import SpecError
     from shardwright.costmodel import SAFE, reserve_for
     from shardwright.costmodel.op_times import CALIBRATED
+    from shardwright.costmodel.tables import host_reserve_for
     from shardwright.profiler.machine import resolve_cluster
 
-    if memory_reserve is not None and not 0 <= memory_reserve < 1:
-        raise SpecError(f"--memory-reserve is {memory_reserve:g}: give a share from 0 to below 1, such as 0.1")
+    for option, share in (("--memory-reserve", memory_reserve), ("--host-memory-reserve", host_memory_reserve)):
+        if share is not None and not 0 <= share < 1:
+            raise SpecError(f"{option} is {share:g}: give a share from 0 to below 1, such as 0.1")
     cluster = _profiled(resolve_cluster(reference), profile)
-    if memory_reserve is None and not safe:
-        return cluster
+    of_devices = max(CALIBRATED.memory_reserve, reserve_for(SAFE))
 
     def reserving(group: "NodeGroup") -> "NodeGroup":
-        device, share = group.device, memory_reserve
-        if share is None:
-            share = device.memory_reserve
-        if share is None and device.has_own_memory:
-            share = max(CALIBRATED.memory_reserve, reserve_for(SAFE))
-        return group.model_copy(update={"device": device.model_copy(update={"memory_reserve": share})})
+        device, host, needed = group.device, group.host, safe and group.device.has_own_memory
+        shares = (
+            _first_given(memory_reserve, device.memory_reserve, of_devices if needed else None),
+            _first_given(
+                host_memory_reserve, host.memory_reserve, host_reserve_for(host.memory_bytes) if needed else None
+            ),
+        )
+        kept = [part.model_copy(update={"memory_reserve": s}) for part, s in zip((device, host), shares, strict=True)]
+        return group.model_copy(update={"device": kept[0], "host": kept[1]})
 
     return cluster.model_copy(update={"groups": tuple(map(reserving, cluster.groups))})
+
+
+def _first_given(*shares: float | None) -> float | None:
+    return next((share for share in shares if share is not None), None)
 
 
 def _profiled(cluster: "ClusterSpec", path: Path | None) -> "ClusterSpec":

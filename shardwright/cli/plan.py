@@ -16,6 +16,7 @@ from .options import (
     Fp8AttentionOption,
     GlobalBatchOption,
     HighPrecisionLayersOption,
+    HostMemoryReserveOption,
     JsonOption,
     LinearPrecisionOption,
     LossChunksOption,
@@ -37,7 +38,6 @@ from .options import (
     end_infeasible,
     print_json,
     read_cluster,
-    read_count_option,
     read_model,
     read_plan,
     read_reliability,
@@ -46,10 +46,13 @@ from .options import (
     tell_what_lacks,
 )
 
+SEVERAL = "A range 2..8, 2.. or ..8, or a list 1,2,8, limits it."
+
 if TYPE_CHECKING:
     from shardwright.costmodel import PlanFile
     from shardwright.costmodel.op_times import OpTimes
     from shardwright.planner.branching import SearchResult
+    from shardwright.reports.plan import OtherPlan
     from shardwright.specs import ClusterSpec, Measurement, TrainingSpec
     from shardwright.specs.model import ModelSpec
 
@@ -73,32 +76,49 @@ def plan(
     high_precision_layers: HighPrecisionLayersOption = 0,
     recompute_modules: RecomputeModulesOption = "",
     cuda_graphs: CudaGraphsOption = "none",
-    pp: Annotated[int | None, typer.Option(help="Fix the pipeline degree.")] = None,
-    tp: Annotated[int | None, typer.Option(help="Fix the tensor-parallel degree.")] = None,
-    dp_replicate: Annotated[int | None, typer.Option(help="Fix the number of replicas (HSDP).")] = None,
-    dp_shard: Annotated[int | None, typer.Option(help="Fix the degree of ZeRO sharding.")] = None,
-    cp: Annotated[int | None, typer.Option(help="Fix the context-parallel degree.")] = None,
-    ep: Annotated[int | None, typer.Option(help="Fix the expert-parallel degree.")] = None,
+    pp: Annotated[str | None, typer.Option(help=f"Fix the pipeline degree. {SEVERAL}")] = None,
+    tp: Annotated[str | None, typer.Option(help=f"Fix the tensor-parallel degree. {SEVERAL}")] = None,
+    dp_replicate: Annotated[str | None, typer.Option(help=f"Fix the number of replicas (HSDP). {SEVERAL}")] = None,
+    dp_shard: Annotated[str | None, typer.Option(help=f"Fix the degree of ZeRO sharding. {SEVERAL}")] = None,
+    cp: Annotated[str | None, typer.Option(help=f"Fix the context-parallel degree. {SEVERAL}")] = None,
+    ep: Annotated[str | None, typer.Option(help=f"Fix the expert-parallel degree. {SEVERAL}")] = None,
     etp: Annotated[
-        int | None, typer.Option(help="Fix how many ranks split each expert; 0: what ep leaves of tp.")
+        str | None, typer.Option(help=f"Fix how many ranks split each expert; 0: what ep leaves of tp. {SEVERAL}")
     ] = None,
     context_parallel: Annotated[
-        str | None, typer.Option(help="Fix how cp exchanges keys and values: all-gather, ring, ulysses.")
+        str | None,
+        typer.Option(help="Fix how cp exchanges keys and values: all-gather, ring, ulysses; or list several."),
     ] = None,
     expert_dispatch: Annotated[
-        str | None, typer.Option(help="Fix how ep sends tokens: all-to-all, deduplicated.")
+        str | None, typer.Option(help="Fix how ep sends tokens: all-to-all, deduplicated; or list several.")
     ] = None,
-    zero_stage: Annotated[int | None, typer.Option(help="Fix the ZeRO stage: 0, 1, 2 or 3.")] = None,
-    micro_batch: Annotated[
-        int | None, typer.Option(parser=read_count_option, metavar="COUNT", help="Fix the sequences of a microbatch.")
-    ] = None,
+    zero_stage: Annotated[str | None, typer.Option(help=f"Fix the ZeRO stage: 0, 1, 2 or 3. {SEVERAL}")] = None,
+    micro_batch: Annotated[str | None, typer.Option(help=f"Fix the sequences of a microbatch. {SEVERAL}")] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="Fix the schedule: gpipe, 1f1b, interleaved-1f1b. Plan files may name others.")
+        str | None,
+        typer.Option(
+            help="Fix the schedule: gpipe, 1f1b, interleaved-1f1b; or list several. Plan files may name others."
+        ),
     ] = None,
-    stages_per_rank: Annotated[int | None, typer.Option(help="Fix the pipeline chunks of a rank.")] = None,
-    recompute: Annotated[str | None, typer.Option(help="Fix recompute in all layers: none, selective, full.")] = None,
+    stages_per_rank: Annotated[str | None, typer.Option(help=f"Fix the pipeline chunks of a rank. {SEVERAL}")] = None,
+    recompute: Annotated[
+        str | None,
+        typer.Option(help="Fix recompute in all layers: none, selective, full; or list what each layer may use."),
+    ] = None,
     offload_optimizer: Annotated[
         int | None, typer.Option(help="Fix the optimizer on the host (1) or on the device (0).")
+    ] = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Fix a choice as the option of that name does; repeat for several."),
+    ] = None,
+    forbid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Keep an axis at 1 (cp), do without a choice (recompute, offload_optimizer) or a value "
+            "(interleaved-1f1b, zero_stage=3); repeat, or separate with commas.",
+        ),
     ] = None,
     even_stages: Annotated[
         bool | None, typer.Option("--even-stages", help="Give every stage the same number of layers.")
@@ -109,11 +129,18 @@ def plan(
     time_limit: Annotated[
         float, typer.Option(help="Stop the search after these seconds, with the best plan so far.")
     ] = 30.0,
+    allow_fewer_devices: Annotated[
+        bool,
+        typer.Option(
+            "--allow-fewer-devices", help="Plan for a part of the cluster where that is faster by 2% or more."
+        ),
+    ] = False,
     fastest: Annotated[
         bool, typer.Option("--fastest", help="Take the fastest plan, not a simpler one that takes up to 2% longer.")
     ] = False,
     certify: Annotated[bool, typer.Option("--certify", help="Prove the stages with integer programs.")] = False,
     memory_reserve: MemoryReserveOption = None,
+    host_memory_reserve: HostMemoryReserveOption = None,
     profile: ProfileOption = None,
     out: Annotated[Path | None, typer.Option(help="Write the plan file here.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with the timeline here.")] = None,
@@ -125,24 +152,39 @@ def plan(
 ) -> None:
     """Find the fastest plan that fits and print it in about ten lines."""
     from shardwright.base import SpecError
-    from shardwright.planner import TOLERANCE, search
-    from shardwright.planner.space import Fixed
+    from shardwright.planner import TOLERANCE
+    from shardwright.planner.nearby import search_job
+    from shardwright.planner.space import asked
     from shardwright.planner.why import explain as explain_plan
     from shardwright.planner.why import overlooked, what_was_given_up
-    from shardwright.specs import CHOICES
+    from shardwright.reports.plan import OtherPlan, others_json
 
     if not time_limit > 0:
         raise SpecError(f"--time-limit is {time_limit}: give a number of seconds above 0")
     refuse_existing(out, report, force=force, inputs=[profile] if profile else [])
     options = context.params
-    given = {choice.name: options[choice.name] for choice in CHOICES if options.get(choice.name) is not None}
     training = read_training(options)
-    fixed = Fixed.parse(given, source="options")
-    job = read_model(model), read_cluster(cluster, profile, memory_reserve, safe=True), training
+    fixed = asked(options, fix=fix or (), forbid=forbid or ())
+    whole = read_model(model), read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True), training
     full = details or as_json or report is not None
     tolerance = 0.0 if fastest else TOLERANCE
-    result = search(*job, fixed=fixed, time_limit_seconds=time_limit, runners_up=3 if full else 0, tolerance=tolerance)
-    notes = [*what_was_given_up(result), *overlooked(*job, result.estimate), *_lacking(*job)]
+    found = search_job(
+        *whole,
+        fixed=fixed,
+        allow_fewer_devices=allow_fewer_devices,
+        time_limit_seconds=time_limit,
+        runners_up=3 if full else 0,
+        tolerance=tolerance,
+        list_trade_offs=True,
+    )
+    result, job = found.result, (whole[0], found.cluster, training)
+    listed = not full and any("fastest" in other.names for other in result.trade_offs)
+    notes = [
+        *([] if listed else what_was_given_up(result)),
+        *found.notes,
+        *overlooked(*job, result.estimate),
+        *_lacking(*job),
+    ]
     if certify:
         notes.append(_certified(*job, result))
     why = [*explain_plan(result, *job), *notes] if full else []
@@ -151,17 +193,18 @@ def plan(
         from shardwright.costmodel import write_plan_file
 
         write_plan_file(out, plan_file)
+    others = tuple(OtherPlan(one.names, one.plan, one.estimate, one.free_bytes) for one in result.trade_offs)
     if report:
-        _write_report(report, plan_file, why)
+        _write_report(report, plan_file, why, others=others)
     if as_json:
         searched = {"gap": result.gap, "bound_seconds": result.bound_seconds, "search_seconds": result.seconds}
         printed = {"plan_file": plan_file.model_dump(mode="json"), "parameters": _parameters(job[0])}
-        print_json({**printed, "search": searched, "why": why})
+        print_json({**printed, "search": searched, "others": others_json(others, result.estimate), "why": why})
         return
     if details:
-        _print_plan(plan_file, job[0], why)
+        _print_plan(plan_file, job[0], why, others)
     else:
-        typer.echo(_summary(*job, result, notes))
+        typer.echo(_summary(*job, result, notes, others))
     if out:
         typer.echo(f"wrote {out}{_how_to_train(plan_file, out)}")
 
@@ -273,7 +316,12 @@ def _times(plan_file: "PlanFile", step_noise: float | None) -> "OpTimes":
 
 
 def _summary(
-    model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", result: "SearchResult", notes: list[str]
+    model: "ModelSpec",
+    cluster: "ClusterSpec",
+    training: "TrainingSpec",
+    result: "SearchResult",
+    notes: list[str],
+    others: "tuple[OtherPlan, ...]",
 ) -> str:
     """The short form, with what a simpler plan would cost."""
     from shardwright.compare import simplest_rival
@@ -292,6 +340,7 @@ def _summary(
             gap=result.gap,
             complete=result.complete,
             assumed=assumed(cluster),
+            others=others,
             notes=tuple(notes),
         )
     )
@@ -347,6 +396,7 @@ def _write_report(
     why: list[str],
     measurement: "Measurement | None" = None,
     times: "OpTimes | None" = None,
+    others: "tuple[OtherPlan, ...]" = (),
 ) -> None:
     from shardwright.costmodel import simulate_plan
     from shardwright.reports.plan import Report, write_report
@@ -363,21 +413,26 @@ def _write_report(
             estimate=plan_file.estimated(),
             why=why,
             timeline=simulate_plan(*run, times),
+            others=others,
             measurement=measurement,
         ),
     )
 
 
-def _print_plan(plan_file: "PlanFile", model: "ModelSpec", why: list[str]) -> None:
+def _print_plan(
+    plan_file: "PlanFile", model: "ModelSpec", why: list[str], others: "tuple[OtherPlan, ...]" = ()
+) -> None:
     from rich.text import Text
 
-    from shardwright.reports.plan import memory_table, plan_table, step_table
+    from shardwright.reports.plan import memory_table, others_table, plan_table, step_table
 
     estimate, printed = plan_file.estimated(), console()
     printed.print(Text.assemble((plan_file.model_name, "bold"), f" on {plan_file.cluster.name}"))
     printed.print(plan_table(plan_file.plan, estimate, plan_file.training, model=model, cluster=plan_file.cluster))
     printed.print(step_table(estimate))
     printed.print(memory_table(estimate, plan_file.cluster))
+    if others:
+        printed.print(others_table(others, estimate))
     printed.print("[bold]Why[/bold]")
     for line in why:
         printed.print(f"- {line}", highlight=False, markup=False)

@@ -46,10 +46,9 @@ def axis_count(mesh: Mesh) -> int:
 
 def _simpler(plan: Plan, fixed: Fixed) -> Iterator[tuple[str, Fixed]]:
     """Names and held choices to try, without those that contradict what the user fixed."""
-    given = fixed.model_dump(exclude_none=True)
     tries = [("data parallelism alone", _ALONE)]
     if axis_count(plan.mesh) > 2:
         tries.append(("tensor and data parallelism", _WITH_TENSOR_PARALLEL))
     for name, held in tries:
-        if all(given.get(choice, degree) == degree for choice, degree in held.items()):
-            yield name, Fixed(**(given | held))
+        if all(fixed.allows(choice, degree) for choice, degree in held.items()):
+            yield name, fixed.but(**held)

@@ -180,5 +180,5 @@ def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants 
         if host_bytes > host_share:
             raise InfeasibleError(
                 f"the host of pipeline rank {rank} needs {host_bytes / GIB:.1f} GiB for each device and has "
-                f"{host_share / GIB:.1f}"
+                f"{host_share / GIB:.1f} usable"
             )

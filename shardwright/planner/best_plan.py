@@ -3,7 +3,15 @@
 import time
 
 from shardwright.costmodel.op_times import OpTimes, op_times
-from shardwright.planner.branching import BranchAndBound, Progress, RunnerUp, SearchResult, infeasible, simplest
+from shardwright.planner.branching import (
+    BranchAndBound,
+    Progress,
+    RunnerUp,
+    SearchResult,
+    infeasible,
+    simplest,
+    trade_offs,
+)
 from shardwright.planner.space import Fixed, check_runs, kept_by
 from shardwright.planner.stages import plan_of
 from shardwright.specs import ClusterSpec, TrainingSpec
@@ -23,13 +31,15 @@ def search(
     time_limit_seconds: float = 30.0,
     runners_up: int = 3,
     tolerance: float = 0.0,
+    list_trade_offs: bool = False,
     progress: Progress | None = None,
 ) -> SearchResult:
     """Return the plan with the shortest predicted step among those that fit, on all devices of the cluster.
 
     The search minimises a closed form that equals the simulated timeline (a law of the cost model). Simulating the best
     few plans would therefore not change their order. With a `tolerance` the plan is the simplest of those that take at most
-    that share longer than the fastest (branching/simplest.py). `progress` is called with (solved, still open, best seconds).
+    that share longer than the fastest (branching/simplest.py). `list_trade_offs` looks for plans that are faster, simpler or
+    leave more memory free (branching/trade_offs.py). `progress` is called with (solved, still open, best seconds).
 
     Raises:
         SpecError: nothing divides, or the fixed choices contradict each other or the software.
@@ -58,5 +68,6 @@ def search(
         fixed=fixed,
         runners_up=tuple(others),
         fastest=None if fastest == plan else RunnerUp(fastest, run.best.step_seconds),
+        trade_offs=trade_offs(run, chosen, model, cluster, training) if list_trade_offs and run.complete else (),
         seconds=time.perf_counter() - started,
     )

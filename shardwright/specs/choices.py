@@ -4,9 +4,9 @@ A new dimension is one row here, with its values in the planner's space and its 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-from .plan import CONTEXT_PARALLEL, EXPERT_DISPATCH, Plan
+from .plan import CONTEXT_PARALLEL, EXPERT_DISPATCH, POLICIES, Plan, ScheduleName
 
 
 class Choice(NamedTuple):
@@ -16,7 +16,7 @@ class Choice(NamedTuple):
         name: as messages, options and `Fixed` name it.
         of_plan: what a plan chose; None where its layers differ.
         columns: whether it is the same for all layers, and so a column of `Candidates`.
-        values: where it is a name, the names in the order that columns number them.
+        values: where it is a name, the names, in the order that columns number them.
     """
 
     name: str
@@ -50,8 +50,8 @@ CHOICES: tuple[Choice, ...] = (
     Choice("offload_optimizer", lambda plan: plan.offload.optimizer_fraction),
     Choice("context_parallel", lambda plan: plan.context_parallel, values=CONTEXT_PARALLEL),
     Choice("expert_dispatch", lambda plan: plan.expert_dispatch, values=EXPERT_DISPATCH),
-    Choice("schedule", lambda plan: plan.schedule, columns=False),
-    Choice("recompute", _recompute, columns=False),
+    Choice("schedule", lambda plan: plan.schedule, columns=False, values=get_args(ScheduleName)),
+    Choice("recompute", _recompute, columns=False, values=POLICIES),
     Choice("even_stages", lambda plan: None, columns=False),
     Choice("stages", lambda plan: plan.stages, columns=False),
 )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -38,11 +38,15 @@ class Link(Spec):
 
 
 class Host(Spec):
-    """The machine around the devices that share it. Bytes and rates are of the whole machine; 0 NVMe bytes means no drive."""
+    """The machine around the devices that share it. Bytes and rates are of the whole machine; 0 NVMe bytes means no drive.
+
+    `memory_reserve`: share of the memory that a plan leaves to the system; None for nothing.
+    """
 
     cores: PositiveInt
     memory_bytes: PositiveFloat
     memory_bytes_per_s: PositiveFloat
+    memory_reserve: Annotated[NonNegativeFloat, Field(lt=1)] | None = None
     nvme_bytes: NonNegativeFloat = 0.0
     nvme_read_bytes_per_s: NonNegativeFloat = 0.0
     nvme_write_bytes_per_s: NonNegativeFloat = 0.0

@@ -39,7 +39,7 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
 
     Of plans that differ in nothing but the order of one stage's recompute policies among equal layers only one is given.
     """
-    policies = POLICIES if fixed.recompute is None else (fixed.recompute,)
+    policies = tuple(policy for policy in POLICIES if fixed.allows("recompute", policy))
     for mesh in _meshes(model, cluster, training):
         for zero_stage, micro_batch, (schedule, chunks), offload, kind in product(
             _ZERO_STAGES,
@@ -49,10 +49,10 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
             CONTEXT_PARALLEL if mesh.cp > 1 else CONTEXT_PARALLEL[:1],
         ):
             sequences = micro_batch * mesh.dp
-            choice: dict[str, object] = {"zero_stage": zero_stage, "micro_batch": micro_batch, "schedule": schedule}
+            choice: dict[str, int | str] = {"zero_stage": zero_stage, "micro_batch": micro_batch, "schedule": schedule}
             choice |= {"stages_per_rank": chunks, "offload_optimizer": offload, "context_parallel": kind}
             choice |= {name: getattr(mesh, name) for name in AXES}
-            kept = all(getattr(fixed, name) in (None, value) for name, value in choice.items())
+            kept = all(fixed.allows(name, value) for name, value in choice.items())
             if not kept or training.global_batch % sequences or _is_left_out(mesh, zero_stage, micro_batch, fixed):
                 continue
             if schedule == "gpipe" and fixed.schedule is None and training.global_batch == sequences:
@@ -100,7 +100,7 @@ def _split_policies(
 
 def _is_left_out(mesh: Mesh, zero_stage: int, micro_batch: int, fixed: Fixed) -> bool:
     """ZeRO over one rank, no ZeRO over shards, and microbatches of several sequences that cp cuts."""
-    if mesh.cp > 1 and micro_batch > 1 and None in (fixed.micro_batch, fixed.cp):
+    if mesh.cp > 1 and micro_batch > 1 and not (fixed.gives("micro_batch") and fixed.gives("cp")):
         return True
     return mesh.dp_shard > 1 if zero_stage == 0 else mesh.shard_ranks == 1
 

@@ -5,7 +5,15 @@ Data parallelism, the optimizer and memory are added, and rows are summed over s
 
 from .build import build_tables
 from .cost_tables import CostTables
-from .memory import HeldBytes, communicator_bytes, context_bytes, fixed_bytes, host_share_bytes, usable_bytes
+from .memory import (
+    HeldBytes,
+    communicator_bytes,
+    context_bytes,
+    fixed_bytes,
+    host_reserve_for,
+    host_share_bytes,
+    usable_bytes,
+)
 from .rows import RowCosts, Rows, StageSeconds, ends_of, rank_bytes, stage_causes, stage_seconds
 from .stage_sums import StageSums, candidates_of, layer_mixes
 
@@ -22,6 +30,7 @@ __all__ = [
     "context_bytes",
     "ends_of",
     "fixed_bytes",
+    "host_reserve_for",
     "host_share_bytes",
     "layer_mixes",
     "rank_bytes",

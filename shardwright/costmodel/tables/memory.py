@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.base import Array
+from shardwright.base import GIB, Array
 from shardwright.costmodel.op_times import Constants
 from shardwright.specs import Candidates, Device, NodeGroup
 
@@ -60,8 +60,26 @@ def usable_bytes(device: Device, constants: Constants) -> float:
 
 
 def host_share_bytes(node: NodeGroup) -> float:
-    """Return each device's share of its host's memory."""
-    return node.host.memory_bytes / node.devices_per_host
+    """Return each device's share of its host's memory, without the reserve of the host."""
+    return node.host.memory_bytes * (1 - (node.host.memory_reserve or 0.0)) / node.devices_per_host
+
+
+# What Google Kubernetes Engine keeps from the pods of a node: share of the memory up to each size in GiB, then of the rest
+# ("Plan GKE Standard node sizes", memory reservations). It leaves that to the kernel, its page cache and the daemons.
+_HOST_RESERVES = ((4.0, 0.25), (8.0, 0.20), (16.0, 0.10), (128.0, 0.06), (np.inf, 0.02))
+
+
+def host_reserve_for(memory_bytes: float) -> float:
+    """Return the share of a host's memory that the operating system, page cache, data loaders and pinned buffers need.
+
+    sum over tiers of rate x bytes in the tier / memory_bytes: 25% of the first 4 GiB, 20% of the next 4, 10% of the next 8,
+    6% of the next 112, 2% of the rest.
+    """
+    kept, low = 0.0, 0.0
+    for high, rate in _HOST_RESERVES:
+        kept += rate * max(0.0, min(memory_bytes, high * GIB) - low * GIB)
+        low = high
+    return kept / memory_bytes
 
 
 def fixed_bytes(candidates: Candidates, node: NodeGroup, constants: Constants) -> Array:

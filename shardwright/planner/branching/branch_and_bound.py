@@ -62,16 +62,22 @@ class BranchAndBound:
         return estimate_plan(model, cluster, training, plan, self.times)
 
     def run(
-        self, time_limit_seconds: float = np.inf, progress: Progress | None = None, *, most_solved: float = np.inf
+        self,
+        time_limit_seconds: float = np.inf,
+        progress: Progress | None = None,
+        *,
+        most_solved: float = np.inf,
+        most_tried: float = np.inf,
     ) -> None:
         """Search until no open bound is below the best plan, the time is up, or `most_solved` entries are solved.
 
-        The two limits take effect only after a first plan is found.
+        These two limits take effect only after a first plan is found; `most_tried` entries end the search before it, too.
         """
         deadline = time.perf_counter() + time_limit_seconds
         for entry in self.entries.ascending(lambda: self._limit * (1 - _ROUNDING)):
             bound = self.entries.bound(entry)
-            if self.best is not None and (time.perf_counter() > deadline or self.solved >= most_solved):
+            found_and_up = self.best is not None and (time.perf_counter() > deadline or self.solved >= most_solved)
+            if found_and_up or self.solved >= most_tried:
                 self.complete, self._open_bound = False, min(self._open_bound, bound)
                 return
             self._solve(entry, bound)

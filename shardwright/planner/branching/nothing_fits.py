@@ -98,7 +98,7 @@ def _what_binds(
         share, need = host_share_bytes(node), max(estimate.host_bytes)
         return (
             f"no plan fits the host memory: the one that comes closest ({shown}, optimizer on the host) needs "
-            f"{need / GIB:.1f} GiB of it for each device and has {share / GIB:.1f}, {(need - share) / GIB:.1f} GiB too much"
+            f"{need / GIB:.1f} GiB of it for each device and has {share / GIB:.1f} usable, {(need - share) / GIB:.1f} GiB too much"
         )
     rank = max(range(len(estimate.memory)), key=lambda index: estimate.memory[index].total)
     parts = estimate.memory[rank]
@@ -125,7 +125,14 @@ def what_would_fit(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed, times: OpTimes
 ) -> Iterator[Change]:
     """Yield single changes that make a plan fit, cheapest for the user first, each the smallest of its kind tried."""
+    for choice in dict.fromkeys(limit.choice for limit in fixed.within):
+        wider = kept_by(fixed.without_limit(choice), training)
+        if fits(model, cluster, training, wider, times):
+            limits = " and ".join(str(limit) for limit in fixed.within if limit.choice == choice)
+            yield Change(f"no limit to {limits}", cluster, training, wider)
     for name, value in fixed:
+        if name == "within":
+            continue
         freed = kept_by(fixed.but(**{"stages": None, name: None}), training)  # stages contain these choices too
         if value is not None and fits(model, cluster, training, freed, times):
             yield Change(f"{name} other than {value}", cluster, training, freed)

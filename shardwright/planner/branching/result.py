@@ -15,6 +15,16 @@ class RunnerUp:
 
 
 @dataclass(frozen=True)
+class TradeOff:
+    """A plan that is better than the chosen one in some way: `names` says in which; `free_bytes` of the usable memory stay free."""
+
+    names: tuple[str, ...]
+    plan: Plan
+    estimate: Estimate
+    free_bytes: float
+
+
+@dataclass(frozen=True)
 class SearchResult:
     """The best plan and the facts that are known about it.
 
@@ -27,6 +37,7 @@ class SearchResult:
         seconds: duration of the search.
         fixed: the choices that the search had to keep.
         fastest: the fastest plan found, where a simpler one was chosen.
+        trade_offs: plans that are faster, simpler or leave more memory free (branching/trade_offs.py).
         runners_up: the best plans of the other meshes with the lowest bounds, with one stage on each rank and whole backwards,
             fastest first.
     """
@@ -41,6 +52,7 @@ class SearchResult:
     fixed: Fixed
     runners_up: tuple[RunnerUp, ...]
     fastest: RunnerUp | None = None
+    trade_offs: tuple[TradeOff, ...] = ()
 
     @property
     def gap(self) -> float:

@@ -25,23 +25,36 @@ _NOTHING = POLICIES.index("none")
 _MOST_SOLVED = 6
 
 
-def simplest(run: BranchAndBound, tolerance: float) -> Solved:
+def simplest(run: BranchAndBound, tolerance: float, *, most_looked_at: int | None = None) -> Solved:
     """Return the simplest plan that takes at most 1 + `tolerance` times as long as the best of a finished `run`.
 
-    For each kind of plan at most a few entries are solved, those with the lowest bounds.
+    For each kind of plan at most a few entries are solved, those with the lowest bounds. With `most_looked_at` only so many
+    entries are looked at in all, the simplest kinds and the lowest bounds first.
     """
     assert run.best is not None
     most = run.best.step_seconds * (1 + tolerance)
     kinds, own = _kinds(run.space), run.best.entry
-    near = np.flatnonzero(run.entries.chosen & (run.entries.bounds <= most))
-    run.entries.sharpen(near)
-    near = near[(run.entries.bounds[near] <= most) & (kinds[near] <= kinds[own])]
+    near = np.flatnonzero(run.entries.chosen & (run.entries.bounds <= most) & (kinds <= kinds[own]))
     for kind in np.unique(kinds[near]):
-        for search in _searches(run, near[kinds[near] == kind], most):
+        alike = near[kinds[near] == kind]
+        if most_looked_at is not None:
+            alike = alike[np.argsort(run.entries.bounds[alike], kind="stable")][:most_looked_at]
+            most_looked_at -= len(alike)
+        run.entries.sharpen(alike)
+        alike = np.sort(alike[run.entries.bounds[alike] <= most])
+        for search in _searches(run, alike, most) if len(alike) else ():
             search.run(most_solved=_MOST_SOLVED)
             if search.best is not None:
                 return search.best
     return run.best
+
+
+def complexity(space: Space, solved: Solved) -> tuple[int, bool]:
+    """Return a plan's place in the order of simplicity: the number of its kind, and whether it recomputes anything."""
+    recomputes = bool(
+        solved.mix.sum(axis=(0, 1))[[policy for policy in range(len(POLICIES)) if policy != _NOTHING]].any()
+    )
+    return int(_kinds(space)[solved.entry]), recomputes
 
 
 def _kinds(space: Space) -> IntArray:

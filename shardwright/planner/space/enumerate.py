@@ -114,7 +114,15 @@ def enumerate_space(
             nothing divides.
     """
     fixed = fixed or Fixed()
-    _check(model, cluster, training, fixed)
+    try:
+        return _enumerated(model, cluster, training, fixed)
+    except SpecError as reason:
+        wider = refusals.limited_too_far(fixed, lambda choices: _enumerated(model, cluster, training, choices).column)
+        raise (SpecError(wider) if wider else reason) from None
+
+
+def _enumerated(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Space:
+    check_fixed(model, cluster, training, fixed)
     meshes = list(meshes_of(model, cluster, training, fixed))
     if not meshes:
         raise SpecError(refusals.no_mesh(model, cluster, training, fixed))
@@ -162,8 +170,9 @@ def _exchanges(mesh: Degrees, model: ModelSpec, training: TrainingSpec, fixed: F
     """Return pairs of indices: how cp exchanges keys and values, how ep sends tokens. One pair where both degrees are 1."""
     kinds = context_kinds(model, training, fixed, mesh.tp, mesh.cp)
     sends = training.software.runs.expert_dispatch or EXPERT_DISPATCH
-    sends = sends if fixed.expert_dispatch is None else (fixed.expert_dispatch,)
-    chosen = sends if mesh.ep > 1 else sends[:1]
+    chosen = fixed.allowed("expert_dispatch", sends)
+    if mesh.ep == 1:
+        chosen = chosen[:1] or sends[:1]  # nothing is sent
     return [(CONTEXT_PARALLEL.index(kind), EXPERT_DISPATCH.index(send)) for kind in kinds for send in chosen]
 
 
@@ -178,7 +187,7 @@ def _rows(
         yield (*mesh, micro_batch, zero, sequence_parallel, offload, *exchange, microbatches)
 
 
-def _check(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> None:
+def check_fixed(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> None:
     """Check the fixed choices that can be checked before enumeration.
 
     Raises:
@@ -201,7 +210,7 @@ def _check(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed
     if not context_kinds(model, training, fixed, tp, cp):  # say why of the first kind
         kind = fixed.context_parallel or (training.software.runs.context_parallel or CONTEXT_PARALLEL)[0]
         check_context_parallel(cp, tp, kind, model, training, sequence_parallel=split)
-    if fixed.offload_optimizer and not cluster.node.device.has_own_memory:
+    if not fixed.allows("offload_optimizer", 0) and not cluster.node.device.has_own_memory:
         raise SpecError(
             "offload_optimizer 1 moves the optimizer to the host, and a CPU device keeps it there already; leave it out"
         )
@@ -211,24 +220,26 @@ def _zero_stages(mesh: Degrees, training: TrainingSpec, fixed: Fixed) -> list[in
     if fixed.zero_stage is not None:
         return [fixed.zero_stage]
     found = [*([0] if mesh.dp_shard == 1 else []), *([1, 2, 3] if mesh.shard_ranks > 1 else [])]
-    return [stage for stage in found if stage in training.software.runs.zero_stages or mesh.data_ranks == 1]
+    runs = training.software.runs.zero_stages
+    return [s for s in found if (s in runs or mesh.data_ranks == 1) and fixed.allows("zero_stage", s)]
 
 
 def _microbatches(mesh: Degrees, training: TrainingSpec, fixed: Fixed) -> list[tuple[int, int]]:
     """Return each (sequences of a microbatch, microbatches of a step) of one data-parallel rank.
 
-    Where cp cuts the sequences it is one, unless both are fixed: two sequences over twice the ranks move more than one each.
+    Where cp cuts the sequences it is one, unless both are stated: two sequences over twice the ranks move more than one each.
     """
     sequences = training.global_batch // mesh.dp
-    both = fixed.cp is not None and fixed.micro_batch is not None
+    both = fixed.gives("cp") and fixed.gives("micro_batch")
     sizes = divisors(sequences) if mesh.cp == 1 or both else [1]
-    return [(size, sequences // size) for size in sizes if fixed.micro_batch in (None, size)]
+    return [(size, sequences // size) for size in sizes if fixed.allows("micro_batch", size)]
 
 
 def _offloads(cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> list[int]:
     if fixed.offload_optimizer is not None:
         return [fixed.offload_optimizer]
-    return [0, 1] if cluster.node.device.has_own_memory and training.software.runs.offload_optimizer else [0]
+    both = cluster.node.device.has_own_memory and training.software.runs.offload_optimizer
+    return [where for where in ([0, 1] if both else [0]) if fixed.allows("offload_optimizer", where)]
 
 
 def _schedules(
@@ -238,9 +249,9 @@ def _schedules(
     found = []
     runs = training.software.runs.schedules
     run = [name for name in SEARCHED if name in runs or (name == "1f1b" and pp == 1)]
-    for name in run if fixed.schedule is None else (fixed.schedule,):
+    for name in fixed.allowed("schedule", run):
         index = SCHEDULES.index(name)
-        if name == "gpipe" and fixed.schedule is None and (pp == 1 or microbatches == 1):
+        if name == "gpipe" and fixed.allows("schedule", "1f1b") and (pp == 1 or microbatches == 1):
             continue  # the same as 1f1b
         if fixed.stages is not None:
             if has_shape(name, pp, len(fixed.stages), microbatches):
@@ -252,7 +263,7 @@ def _schedules(
             found.append((index, 1))
         elif pp > 1 and microbatches % pp == 0:
             most = (model.layer_count + 2) // pp  # with a layer each for embedding and head
-            free = fixed.stages_per_rank is None and not fixed.even_stages  # few sizes are even
+            free = not fixed.gives("stages_per_rank") and not fixed.even_stages  # few sizes are even
             found += [
                 (index, chunks)
                 for chunks in range(2, most + 1)
@@ -265,4 +276,4 @@ def _schedules(
             for index, chunks in found
             if divides_into_stages(model.layer_count, pp, chunks, even=even, counts_ends=counts_ends)
         ]
-    return [choice for choice in found if fixed.stages_per_rank in (None, choice[1])]
+    return [choice for choice in found if fixed.allows("stages_per_rank", choice[1])]

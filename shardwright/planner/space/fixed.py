@@ -1,6 +1,9 @@
-"""The choices of a plan that are fixed; the planner makes the others."""
+"""The choices of a plan that are fixed or limited; the planner makes the others."""
 
-from typing import Any, Literal, Self
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, model_validator
 
 from shardwright.base import SpecError, listed
 from shardwright.specs import (
@@ -17,11 +20,16 @@ from shardwright.specs import (
     ZeroStage,
 )
 
+from .limits import Limit, have_common_value, read_limits
+
 
 class Fixed(Spec):
     """Choices that the search must keep; None leaves a choice to the planner. One field for each row of `CHOICES`.
 
-    `recompute` holds for every layer. `offload_optimizer` is 1 for an optimizer on the host. `even_stages` gives every
+    `within` limits choices to several values: `within={"tp": "1,2,8", "pp": "..4"}`. A search finds the best plan that
+    it finds with any of the values fixed; a neighbour of a plan may change a fixed value, but it keeps the limits.
+
+    `recompute` holds for every layer; limited to several policies, each layer takes one of them. `offload_optimizer` is 1 for an optimizer on the host. `even_stages` gives every
     stage the same number of layers, for frameworks that can't split unevenly; a stack may count embedding and head as a
     layer each there (`Stack.counts_ends`). `sequence_parallel` splits the operators
     outside the tensor-parallel parts along the sequence; left open it follows tensor parallelism. `etp` 0 is what ep leaves
@@ -46,6 +54,18 @@ class Fixed(Spec):
     recompute: RecomputePolicy | None = None
     even_stages: bool | None = None
     stages: tuple[Stage, ...] | None = None
+    within: Annotated[tuple[Limit, ...], BeforeValidator(read_limits)] = ()
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> Self:
+        for limit in self.within:
+            value = getattr(self, limit.choice)
+            if value is not None and value not in limit:
+                raise ValueError(f"{limit.choice} {value} is fixed, and {limit} is a limit; leave out one of them")
+            same = [other for other in self.within if other.choice == limit.choice]
+            if not have_common_value(same):
+                raise ValueError(f"{' and '.join(map(str, same))} have no value in common; leave out one of them")
+        return self
 
     @classmethod
     def of(cls, plan: Plan) -> Self:
@@ -74,6 +94,29 @@ class Fixed(Spec):
         """
         return Fixed.parse(dict(self) | changes, source="fixed")
 
+    def without_limit(self, choice: str) -> "Fixed":
+        """Return these choices with all values of one choice allowed."""
+        return self.but(within=tuple(limit for limit in self.within if limit.choice != choice))
+
+    def gives(self, choice: str) -> bool:
+        """Whether the values of a choice are stated, by a value or by a limit that lists them."""
+        return getattr(self, choice) is not None or any(
+            limit.choice == choice and not limit.excluded for limit in self.within
+        )
+
+    def allows(self, choice: str, value: int | str) -> bool:
+        """Whether a choice may take `value`."""
+        return getattr(self, choice) in (None, value) and self.permits({choice: value})
+
+    def permits(self, values: Mapping[str, Any]) -> bool:
+        """Whether `values` of choices are within the limits. Fixed values don't matter."""
+        return all(limit.choice not in values or values[limit.choice] in limit for limit in self.within)
+
+    def allowed(self, choice: str, options: Iterable[Any]) -> tuple[Any, ...]:
+        """Return those `options` of a choice that are allowed, or its fixed value."""
+        value = getattr(self, choice)
+        return tuple(option for option in options if self.allows(choice, option)) if value is None else (value,)
+
     def __str__(self) -> str:
-        shown = [f"{name} {value}" for name, value in self if value is not None and name != "stages"]
-        return ", ".join(shown) or "nothing fixed"
+        kept = [(name, value) for name, value in self if name not in ("stages", "within") and value is not None]
+        return ", ".join((*(f"{name} {value}" for name, value in kept), *map(str, self.within))) or "nothing fixed"

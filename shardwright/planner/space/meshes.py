@@ -57,7 +57,7 @@ def meshes_of(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
         if not experts:
             continue
         for pp in divisors(cluster.devices // (tp * cp)):
-            if pp > _most_stages(model, training, fixed) or fixed.pp not in (None, pp):
+            if pp > _most_stages(model, training, fixed) or not fixed.allows("pp", pp):
                 continue
             dp = cluster.devices // (tp * cp * pp)
             if training.global_batch % dp:
@@ -82,9 +82,10 @@ def _most_stages(model: ModelSpec, training: TrainingSpec, fixed: Fixed) -> int:
 def _context_degrees(cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> list[int]:
     if fixed.cp is not None:
         return [fixed.cp]
-    if not training.software.runs.context_parallel:
-        return [1]
-    return [cp for cp in divisors(cluster.devices) if cp == 1 or training.seq_len >= _FEWEST_TOKENS * cp]
+    degrees = divisors(cluster.devices) if training.software.runs.context_parallel else [1]
+    short = fixed.gives("cp")
+    degrees = [cp for cp in degrees if cp == 1 or short or training.seq_len >= _FEWEST_TOKENS * cp]
+    return [cp for cp in degrees if fixed.allows("cp", cp)]
 
 
 def _cuts_sequence(model: ModelSpec, training: TrainingSpec, fixed: Fixed, tp: int, cp: int) -> bool:
@@ -97,10 +98,10 @@ def context_kinds(
 ) -> tuple[ContextParallel, ...]:
     """Return the ways in which `cp` ranks can exchange keys and values; one way where cp is 1."""
     runs = training.software.runs.context_parallel or CONTEXT_PARALLEL
-    kinds = runs if fixed.context_parallel is None else (fixed.context_parallel,)
+    kinds: tuple[ContextParallel, ...] = fixed.allowed("context_parallel", runs)
     split = tp > 1 and fixed.sequence_parallel is not False
     if cp == 1:
-        return kinds[:1]
+        return kinds[:1] or runs[:1]  # nothing is exchanged
     return tuple(kind for kind in kinds if _divides_context(cp, tp, kind, model, training, split))
 
 
@@ -115,12 +116,12 @@ def _divides_context(
 
 
 def _tensor_degrees(cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> list[int]:
-    """Return degrees that stay inside a node, where links are fast; a fixed one may leave it."""
+    """Return degrees that stay inside a node, where links are fast; one that the user states may leave it."""
     if fixed.tp is not None:
         return [fixed.tp] if cluster.devices % fixed.tp == 0 else []
-    if not training.software.runs.tensor_parallel:
-        return [1]
-    return [tp for tp in divisors(cluster.devices) if tp <= cluster.node.devices_per_node]
+    degrees = divisors(cluster.devices) if training.software.runs.tensor_parallel else [1]
+    most = cluster.devices if fixed.gives("tp") else cluster.node.devices_per_node
+    return [tp for tp in degrees if tp <= most and fixed.allows("tp", tp)]
 
 
 def _expert_degrees(tp: int, model: ModelSpec, training: TrainingSpec, fixed: Fixed) -> list[tuple[int, int]]:
@@ -130,11 +131,13 @@ def _expert_degrees(tp: int, model: ModelSpec, training: TrainingSpec, fixed: Fi
     else:
         counts = [block.ffn.experts for block in model.layer_classes if isinstance(block.ffn, MixtureOfExperts)]
         degrees = divisors(gcd(*counts)) if counts and training.software.runs.expert_dispatch else [1]
-    open_etps = [0, tp] if tp > 1 else [0]
-    found = [(ep, etp) for ep in degrees for etp in (open_etps if fixed.etp is None else [fixed.etp])]
+        degrees = [ep for ep in degrees if fixed.allows("ep", ep)]
+    stated = fixed.gives("etp")
+    etps = [0, *divisors(tp)] if stated else [0, tp] if tp > 1 else [0]
+    found = [(ep, etp) for ep in degrees for etp in fixed.allowed("etp", etps)]
     split_sequence = tp == 1 or fixed.sequence_parallel is not False  # else each rank would send every token
     found = [(ep, etp) for ep, etp in found if ep == 1 or split_sequence]
-    return [(ep, etp) for ep, etp in found if etp == 0 or (ep > 1 and (fixed.etp or tp // gcd(tp, ep) != etp))]
+    return [(ep, etp) for ep, etp in found if etp == 0 or (ep > 1 and (stated or tp // gcd(tp, ep) != etp))]
 
 
 def _divides_model(tp: int, ep: int, etp: int, model: ModelSpec, training: TrainingSpec, fixed: Fixed) -> bool:
@@ -152,10 +155,11 @@ def _shard_degrees(dp: int, tp: int, cp: int, cluster: ClusterSpec, fixed: Fixed
     """Return the ways to split dp into replicas. Shard groups of a large dp
     are single ranks, whole nodes or all of dp."""
     degrees = divisors(dp)
-    fixed_split = fixed.dp_shard is not None or fixed.dp_replicate is not None
+    fixed_split = fixed.gives("dp_shard") or fixed.gives("dp_replicate")
     if dp > _SPLIT_FREELY_UP_TO and not fixed_split:
         per_node = cluster.node.devices_per_node
         degrees = [d for d in degrees if d in (1, dp) or (d * cp * tp) % per_node == 0]
-    if fixed.zero_stage is not None:
-        degrees = [d for d in degrees if (d == 1 if fixed.zero_stage == 0 else d * cp > 1)]
-    return [d for d in degrees if fixed.dp_shard in (None, d) and fixed.dp_replicate in (None, dp // d)]
+    if fixed.gives("zero_stage"):
+        zeros = fixed.allowed("zero_stage", (0, 1, 2, 3))
+        degrees = [d for d in degrees if any(d == 1 if zero == 0 else d * cp > 1 for zero in zeros)]
+    return [d for d in degrees if fixed.allows("dp_shard", d) and fixed.allows("dp_replicate", dp // d)]

@@ -1,9 +1,10 @@
 """Messages where nothing divides: the fixed choice, the allowed values, and the nearest one that divides."""
 
+from collections.abc import Callable
 from math import prod
 from typing import get_args
 
-from shardwright.base import divisors, listed
+from shardwright.base import IntArray, SpecError, divisors, listed
 from shardwright.specs import (
     ClusterSpec,
     ScheduleName,
@@ -17,9 +18,41 @@ from shardwright.specs import (
 from shardwright.specs.model import ModelSpec
 
 from .fixed import Fixed
+from .limits import LIMITED
 from .meshes import Degrees, meshes_of
 from .software import why_not_split
 from .stage_sizes import divides_into_stages
+
+
+def limited_too_far(fixed: Fixed, columns_of: Callable[[Fixed], Callable[[str], IntArray]]) -> str | None:
+    """Say which limit leaves nothing, and with which values something divides; None where limits are not the reason.
+
+    `columns_of` gives the columns of the space of other choices, and raises `SpecError` where nothing divides.
+    """
+    for choice in dict.fromkeys(limit.choice for limit in fixed.within):
+        try:
+            found = sorted(set(columns_of(fixed.without_limit(choice))(choice).tolist()))
+        except SpecError:
+            continue
+        mine = " and ".join(str(limit) for limit in fixed.within if limit.choice == choice)
+        names = LIMITED[choice].values
+        values = [names[number] for number in found] if names else found
+        near = "" if names or len(found) == 1 else f"; the nearest is {_nearest(fixed, choice, found)}"
+        rest = fixed.without_limit(choice)
+        others = "without that limit" if rest == Fixed() else f"with {rest}"
+        return f"no plan with {mine} divides; {others} {choice} can be {listed(values)}{near}"
+    try:
+        columns_of(fixed.but(within=()))
+    except SpecError:
+        return None
+    return f"no plan divides that keeps all of {listed(fixed.within)}; leave out one of them" if fixed.within else None
+
+
+def _nearest(fixed: Fixed, choice: str, values: list[int]) -> int:
+    """Return the value that is closest to an end of the limits of a choice."""
+    spans = [span for limit in fixed.within if limit.choice == choice for span in limit.ranges]
+    ends = [end for span in spans for end in span if end is not None]
+    return min(values, key=lambda value: min(abs(value - end) for end in ends))
 
 
 def no_mesh(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> str:

@@ -57,6 +57,13 @@ def check_runs(training: TrainingSpec, fixed: Fixed) -> None:
         "ep": runs.expert_dispatch,
     }
     asked += [(axis, getattr(fixed, axis), (1,)) for axis, allowed in limited.items() if not allowed]
+    for name, _, allowed in asked:
+        limits = [str(limit) for limit in fixed.within if limit.choice == name]
+        if fixed.gives(name) and limits and allowed and not any(fixed.permits({name: option}) for option in allowed):
+            raise SpecError(
+                f"stack '{stack}' runs only {name} {listed(allowed)}, and {' and '.join(limits)} rules that out; "
+                "leave out the limit, or choose another --stack"
+            )
     for name, value, allowed in asked:
         if value is not None and value not in allowed:
             only = f"only {listed(allowed)}; choose that" if allowed else "nor any other; leave it out"

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from shardwright.base import Array, IntArray
-from shardwright.specs import POLICIES, RecomputePolicy
+from shardwright.planner.space import Fixed
+from shardwright.specs import POLICIES
 
 
 class Postponed(NamedTuple):
@@ -84,9 +85,9 @@ class Mixes:
     counts: IntArray
 
 
-def allowed_policies(fixed: RecomputePolicy | None) -> list[int]:
+def allowed_policies(fixed: Fixed) -> list[int]:
     """Return the indices of the policies that may be used."""
-    return list(range(len(POLICIES))) if fixed is None else [POLICIES.index(fixed)]
+    return [index for index, policy in enumerate(POLICIES) if fixed.allows("recompute", policy)]
 
 
 def useful_policies(measures: Array, allowed: list[int]) -> Array:

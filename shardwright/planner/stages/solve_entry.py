@@ -67,7 +67,7 @@ class EntrySolver:
         """Return the solver for the choices that the space has fixed."""
         fixed = costs.space.fixed
         given = None if fixed.stages is None else layer_mixes(model, fixed.stages)[0]
-        return cls(costs, layer_ranges(model), allowed_policies(fixed.recompute), given)
+        return cls(costs, layer_ranges(model), allowed_policies(fixed), given)
 
     def allowed_of(self, entry: int) -> list[int]:
         """Return the policies that an entry's layers may use; its schedule may limit them."""

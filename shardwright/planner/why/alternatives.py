@@ -58,11 +58,14 @@ def alternatives(
 ) -> Iterator[Alternative]:
     """Yield each neighbour that divides, and FSDP alone whether or not it divides.
 
-    The choices in `fixed` stay, except the one that changes. A neighbour's search ends when `most_solved` combinations
+    The choices in `fixed` stay, except the one that changes, and no change leaves its limits (`Fixed.within`). A neighbour's search ends when `most_solved` combinations
     are solved; it is then marked as not complete.
     """
     searches: dict[str, BranchAndBound] = {}
-    for change in _changes(plan, cluster, kept_by(fixed or Fixed(), training)):
+    fixed = kept_by(fixed or Fixed(), training)
+    for change in _changes(plan, cluster, fixed):
+        if not fixed.permits(change.values):
+            continue
         try:
             if str(change.start) not in searches:
                 searches[str(change.start)] = BranchAndBound.start(model, cluster, training, change.start, times)
@@ -136,7 +139,8 @@ def _changes(plan: Plan, cluster: ClusterSpec, fixed: Fixed) -> Iterator[_Change
         yield change(f"ZeRO-{stage} instead of ZeRO-{plan.zero_stage}", zero_stage=stage)
     for size in {plan.micro_batch * 2, plan.micro_batch // 2} - {0}:
         yield change(f"micro batch {size} instead of {plan.micro_batch}", micro_batch=size)
-    if {run.recompute for stage in plan.stages for run in stage.layers} != {"none"}:
+    recomputes = any(run.recompute != "none" for stage in plan.stages for run in stage.layers)
+    if recomputes and fixed.permits({"recompute": "none"}):
         yield _Change("no recomputation", fixed.but(recompute="none", stages=None), {})
     if node.device.has_own_memory:
         where, other = ("on the device", 0) if plan.offload.optimizer_fraction else ("on the host", 1)

@@ -83,7 +83,7 @@ def certify(
 ) -> Certificate:
     """Bound the plan's partition and check its mixes by integer programs.
 
-    `fixed`: the choices that the search had to keep. Of these, only recomputation and even stages limit the partitions
+    `fixed`: the choices that the search had to keep. Of these, only those of recomputation and even stages limit the partitions
     and mixes.
 
     Raises:
@@ -98,7 +98,9 @@ def certify(
         raise SpecError(f"a certificate is for 1f1b and gpipe, whose paths it knows; this plan has {plan.schedule}")
     times = times or op_times(cluster, training)
     check_memory(estimate_plan(model, cluster, training, plan, times), cluster, times.constants)
-    free = {"stages": None, "recompute": fixed and fixed.recompute, "even_stages": fixed and fixed.even_stages}
+    fixed = fixed or Fixed()
+    mixes = tuple(limit for limit in fixed.within if limit.choice == "recompute")
+    free = {"stages": None, "recompute": fixed.recompute, "even_stages": fixed.even_stages, "within": mixes}
     space = enumerate_space(model, cluster, training, Fixed.of(plan).but(**free))
     costs = space_costs(space, model, training, times)
     solver = EntrySolver.of(costs, model)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from shardwright.base import GIB, units
 from shardwright.costmodel import SAFE, RunClass, class_factors, estimate_plan, fits_probability, reserve_for, run_class
 from shardwright.costmodel.op_times import OpTimes, op_times
-from shardwright.costmodel.tables import usable_bytes
+from shardwright.costmodel.tables import host_share_bytes, usable_bytes
 from shardwright.planner.branching import SearchResult
 from shardwright.specs import ClusterSpec, Estimate, Plan, Profile, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -55,6 +55,7 @@ def explain(
         _what(plan, estimate),
         _where_time_goes(estimate),
         _memory(plan, estimate, times),
+        *_host_memory(plan, estimate, times),
         *_whether_it_fits(estimate, times),
         *(_compared(other, estimate) for other in _grouped(sorted(others, key=_seconds_of))),
     ]
@@ -118,6 +119,18 @@ def _memory(plan: Plan, estimate: Estimate, times: OpTimes) -> str:
         f"{which} {used / GIB:.1f} of {have / GIB:.1f} usable GiB ({used / have:.0%}), most of it {name.replace('_', ' ')} "
         f"({size / GIB:.1f} GiB).{over} {recompute}."
     )
+
+
+def _host_memory(plan: Plan, estimate: Estimate, times: OpTimes) -> list[str]:
+    """How much of the host's memory an optimizer there takes."""
+    if not plan.offload.optimizer_fraction:
+        return []
+    used, have, reserve = max(estimate.host_bytes), host_share_bytes(times.node), times.node.host.memory_reserve or 0.0
+    kept = f"; {reserve:.1%} of it stays free for the system" if reserve else ""
+    over = "" if used <= have else " The plan does not fit the host."
+    return [
+        f"On the host each device holds {used / GIB:.1f} of {have / GIB:.1f} usable GiB ({used / have:.0%}){kept}.{over}"
+    ]
 
 
 def _seconds_of(other: Alternative) -> float:

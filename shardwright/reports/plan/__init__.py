@@ -2,6 +2,7 @@
 
 from .breakdown import measured_table, memory_table, step_table, timeline_table
 from .comparison import ComparedPlan, Comparison
+from .others import OtherPlan, others_json, others_table
 from .report import Report, write_report
 from .summary import Summary, summary_text
 from .tables import comparison_table, goodput_table, plan_table
@@ -10,6 +11,7 @@ from .words import choice_words
 __all__ = [
     "ComparedPlan",
     "Comparison",
+    "OtherPlan",
     "Report",
     "Summary",
     "choice_words",
@@ -17,6 +19,8 @@ __all__ = [
     "goodput_table",
     "measured_table",
     "memory_table",
+    "others_json",
+    "others_table",
     "plan_table",
     "step_table",
     "summary_text",

@@ -11,6 +11,7 @@ from shardwright.specs.model import ModelSpec
 
 from .comparison import Comparison
 from .measured import MeasuredLine, measured_lines
+from .others import OTHERS_COLUMNS, OtherPlan, other_cells
 from .tables import COMPARISON_COLUMNS, comparison_cells, estimate_lines
 from .words import parameter_words, plan_lines, recompute_words, training_lines
 
@@ -27,6 +28,7 @@ class Report:
     why: Sequence[str] = ()
     timeline: Timeline | None = None
     comparison: Comparison | None = None
+    others: Sequence[OtherPlan] = ()
     measurement: Measurement | None = None
 
 
@@ -59,6 +61,8 @@ def render_report(report: Report) -> str:
         figures=_figures(report),
         comparison_columns=COMPARISON_COLUMNS,
         comparison_rows=_comparison_rows(report.comparison),
+        others_columns=OTHERS_COLUMNS,
+        other_rows=[other_cells(other, report.estimate) for other in report.others],
         measured=measured,
     )
 

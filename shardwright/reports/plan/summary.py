@@ -12,6 +12,7 @@ from shardwright.specs.model import ModelSpec
 
 from .breakdown import words
 from .comparison import ComparedPlan
+from .others import OtherPlan, other_line
 from .words import parameter_words, schedule_words
 
 _WIDTH = 80
@@ -28,6 +29,7 @@ class Summary:
         gap: largest share of the step that a better plan could save by this cost model.
         complete: False where the time limit ended the search.
         assumed: what the catalog gave of the cluster; empty where the user gave all.
+        others: plans that are faster, simpler or leave more memory free.
         notes: sentences to print below.
     """
 
@@ -41,6 +43,7 @@ class Summary:
     gap: float
     complete: bool
     assumed: str = ""
+    others: tuple[OtherPlan, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -68,6 +71,7 @@ def _lines(summary: Summary) -> list[tuple[str, str]]:
         ("search", _searched(summary)),
         ("rests on", _basis(summary.estimate, summary.cluster, summary.training)),
         *([("assumes", summary.assumed)] if summary.assumed else []),
+        *(("or", other_line(other, summary.plan, summary.estimate)) for other in summary.others),
         *(("note", note) for note in summary.notes),
     ]
 

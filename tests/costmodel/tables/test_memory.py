@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardwright.base.numbers import GIB
 from shardwright.catalog.devices import standard_node
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.tables.memory import (
@@ -12,6 +13,7 @@ from shardwright.costmodel.tables.memory import (
     communicator_bytes,
     context_bytes,
     fixed_bytes,
+    host_reserve_for,
     host_share_bytes,
 )
 from shardwright.specs.profile import Figure
@@ -48,6 +50,17 @@ def test_both_as_measured_where_a_profile_has_them() -> None:
     assert (
         fixed_bytes(chosen, node, CALIBRATED)[0] == context_bytes(node, CALIBRATED) + 3 * CALIBRATED.communicator_bytes
     )
+
+
+@pytest.mark.parametrize(("gib", "kept_gib"), [(2, 0.5), (4, 1.0), (8, 1.8), (16, 2.6), (128, 9.32), (1128, 29.32)])
+def test_what_a_host_keeps_is_that_of_the_source(gib: float, kept_gib: float) -> None:
+    assert host_reserve_for(gib * GIB) * gib == pytest.approx(kept_gib)
+
+
+def test_a_device_has_its_share_of_what_the_host_does_not_keep() -> None:
+    node = round_cluster().node
+    kept = node.model_copy(update={"host": node.host.model_copy(update={"memory_reserve": 0.25})})
+    assert host_share_bytes(kept) == pytest.approx(0.75 * host_share_bytes(node))
 
 
 BYTES = st.floats(0.0, 1e12)

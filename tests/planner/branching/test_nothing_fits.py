@@ -58,6 +58,27 @@ def test_says_that_the_host_binds() -> None:
         search(_MODEL, cluster, _TRAINING, fixed=Fixed(offload_optimizer=1))
 
 
+def test_the_host_does_not_fill_to_the_last_byte() -> None:
+    """A host that holds the optimizer exactly holds it no more once it keeps a reserve."""
+    need = max(search(_MODEL, tiny_cluster(devices=1), _TRAINING, fixed=Fixed(offload_optimizer=1)).estimate.host_bytes)
+    cluster = tiny_cluster(devices=1, host_bytes=need * 1.01)
+    assert search(_MODEL, cluster, _TRAINING, fixed=Fixed(offload_optimizer=1)).plan.offload.optimizer_fraction
+    group = cluster.groups[0]
+    host = group.host.model_copy(update={"memory_reserve": 0.02})
+    kept = cluster.model_copy(update={"groups": (group.model_copy(update={"host": host}),)})
+    with pytest.raises(InfeasibleError, match="no plan fits the host memory"):
+        search(_MODEL, kept, _TRAINING, fixed=Fixed(offload_optimizer=1))
+
+
+def test_a_limit_may_be_in_the_way() -> None:
+    cluster = tiny_cluster(devices=1, memory_bytes=9e9)
+    limited = Fixed.model_validate({"within": {"offload_optimizer": 0, "recompute": "none"}})
+    changes = list(what_would_fit(_MODEL, cluster, _TRAINING, limited, _times(cluster)))
+    assert "no limit to offload_optimizer 0" in [change.text for change in changes]
+    for change in changes:
+        assert fits(_MODEL, change.cluster, change.training, change.fixed, op_times(change.cluster, change.training))
+
+
 def test_what_is_fixed_may_be_what_is_in_the_way() -> None:
     cluster = tiny_cluster(devices=1, memory_bytes=9e9)
     fixed = Fixed(offload_optimizer=0, recompute="none")

@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from shardwright.planner.space.fixed import Fixed
 from shardwright.planner.stages.recompute_mix import MixSolver, Room, allowed_policies, useful_policies
 
 
@@ -81,5 +82,6 @@ def test_useful_policies_keep_one_of_two_equals() -> None:
 
 
 def test_allowed_policies() -> None:
-    assert allowed_policies(None) == [0, 1, 2]
-    assert allowed_policies("full") == [2]
+    assert allowed_policies(Fixed()) == [0, 1, 2]
+    assert allowed_policies(Fixed(recompute="full")) == [2]
+    assert allowed_policies(Fixed.model_validate({"within": {"recompute": "none,full"}})) == [0, 2]

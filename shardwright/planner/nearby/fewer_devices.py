@@ -1,0 +1,100 @@
+"""Fewer devices than a cluster has: where nothing divides over all of them, or where fewer are faster."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from shardwright.base import SpecError
+from shardwright.costmodel.op_times import op_times
+from shardwright.planner.branching import BranchAndBound, SearchResult, fits
+from shardwright.planner.space import Fixed, meshes_of
+from shardwright.specs import ClusterSpec, TrainingSpec
+from shardwright.specs.model import ModelSpec
+
+# These limit work, not time, so that repeated runs give the same answer.
+_MOST_COUNTS = 256
+_MOST_SEARCHED = 8
+_MOST_ENTRIES = 0.25  # of those of all devices, or
+_FEW_ENTRIES = 1000
+_MOST_SOLVED = 8
+
+
+class Faster(NamedTuple):
+    """A part of the cluster, or another batch, and the step of a plan for it."""
+
+    cluster: ClusterSpec
+    training: TrainingSpec
+    step_seconds: float
+
+
+def smaller_clusters(cluster: ClusterSpec) -> Iterator[ClusterSpec]:
+    """Yield the parts of a cluster, largest first: whole nodes, then fewer devices of one node."""
+    node = cluster.node
+    for nodes in range(cluster.devices // node.devices_per_node - 1, 0, -1):
+        group = node.model_copy(update={"nodes": nodes})
+        yield cluster.model_copy(update={"name": f"{group.devices} of {cluster.name}", "groups": (group,)})
+    for devices in range(node.devices_per_node - 1, 0, -1):
+        group = node.part(devices).model_copy(update={"nodes": 1})
+        yield cluster.model_copy(update={"name": f"{devices} of {cluster.name}", "groups": (group,)})
+
+
+def largest_that_fits(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed
+) -> ClusterSpec | None:
+    """Return the largest part of a cluster on which a plan was found; None where few tries find none."""
+    tried = 0
+    for number, smaller in enumerate(smaller_clusters(cluster)):
+        if number >= _MOST_COUNTS or tried >= _MOST_SEARCHED:
+            return None
+        if next(meshes_of(model, smaller, training, fixed), None) is not None:
+            tried += 1
+            if fits(model, smaller, training, fixed, op_times(smaller, training)):
+                return smaller
+    return None
+
+
+def faster_on_fewer(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, found: SearchResult, tolerance: float
+) -> Faster | None:
+    """Return the part of a cluster with the fastest plan that takes at most 1 - `tolerance` of the step that was `found`.
+
+    A part is searched only where its computing, spread evenly, takes less: step >= work / devices x the share of layers
+    that the fullest rank of its best pipeline holds too many.
+    """
+    best, searched, entries = None, 0, 0
+    most_entries = max(_FEW_ENTRIES, _MOST_ENTRIES * found.candidates_total)
+    limit, work = found.estimate.step_seconds * (1 - tolerance), even_work_seconds(found)
+    for number, smaller in enumerate(smaller_clusters(cluster)):
+        enough = number >= _MOST_COUNTS or searched >= _MOST_SEARCHED or entries > most_entries
+        if enough or work / smaller.devices >= limit:
+            break
+        pipelines = {mesh.pp for mesh in meshes_of(model, smaller, training, found.fixed)}
+        unevenness = [pp * -(-model.layer_count // pp) / model.layer_count for pp in pipelines]
+        if not unevenness or work / smaller.devices * min(unevenness) >= limit:
+            continue
+        run = below(model, smaller, training, found.fixed, limit)
+        searched, entries = searched + 1, entries + (len(run.space) if run else 0)
+        if run and run.best:
+            best, limit = Faster(smaller, training, run.best.step_seconds), run.best.step_seconds
+    return best
+
+
+def even_work_seconds(found: SearchResult) -> float:
+    """Return the seconds of computing of all devices under a plan, if every rank of its pipeline had equally many layers."""
+    plan = found.plan
+    held = [0] * plan.mesh.pp
+    for rank, stage in zip(plan.stage_ranks, plan.stages, strict=True):
+        held[rank] += stage.layer_count
+    return found.estimate.step.compute * found.estimate.device_count * plan.layer_count / (max(held) * plan.mesh.pp)
+
+
+def below(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed, limit_seconds: float
+) -> BranchAndBound | None:
+    """Return a short search for a plan that takes less than `limit_seconds`; None where nothing divides."""
+    try:
+        run = BranchAndBound.start(model, cluster, training, fixed, op_times(cluster, training))
+    except SpecError:
+        return None
+    run.ceiling = limit_seconds
+    run.run(most_tried=_MOST_SOLVED)
+    return run

@@ -1,0 +1,119 @@
+"""The search for a job as a user gives it, with what is near: fewer devices, and other batches."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shardwright.base import SpecError, units
+from shardwright.planner import TOLERANCE, search
+from shardwright.planner.branching import SearchResult
+from shardwright.planner.space import Fixed, check_fixed, check_runs, kept_by
+from shardwright.specs import ClusterSpec, TrainingSpec
+from shardwright.specs.model import ModelSpec
+
+from .fewer_devices import faster_on_fewer, largest_that_fits
+from .other_batches import batches_that_fit, faster_batches
+
+
+@dataclass(frozen=True)
+class FoundJob:
+    """The result of a search, the devices that it is for, and sentences about what is near."""
+
+    result: SearchResult
+    cluster: ClusterSpec
+    notes: tuple[str, ...]
+
+
+def search_job(
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    training: TrainingSpec,
+    *,
+    fixed: Fixed | None = None,
+    allow_fewer_devices: bool = False,
+    **options: Any,
+) -> FoundJob:
+    """Search for the best plan on all devices, and look at fewer devices and other batches. `options` are those of `search`.
+
+    With `allow_fewer_devices` the plan is for the part of the cluster that is fastest, by more than 2%, or for the largest part
+    on which a plan was found where nothing divides over all devices. Otherwise a note names the faster part.
+
+    Raises:
+        SpecError: as `search`; the message offers a number of devices and batches with which a plan was found.
+        InfeasibleError: as `search`.
+    """
+    fixed = kept_by(fixed or Fixed(), training)
+    try:
+        result = search(model, cluster, training, fixed=fixed, **options)
+    except SpecError as reason:
+        if fixed.stages is None:
+            check_runs(training, fixed)
+        check_fixed(model, cluster, training, fixed)  # what contradicts itself does so on any number of devices
+        smaller = largest_that_fits(model, cluster, training, fixed)
+        if smaller is None or not allow_fewer_devices:
+            raise SpecError(f"{reason}{_offers(model, cluster, training, fixed, smaller)}") from None
+        result = search(model, smaller, training, fixed=fixed, **options)
+        fewer = faster_on_fewer(model, cluster, training, result, TOLERANCE)
+        if fewer:
+            smaller, result = fewer.cluster, search(model, fewer.cluster, training, fixed=fixed, **options)
+        return FoundJob(result, smaller, (f"The plan leaves {_idle(cluster, smaller)}: {reason}.",))
+    if not result.complete:
+        return FoundJob(result, cluster, ())
+    job = _Job(model, training, fixed, options)
+    fewer = faster_on_fewer(model, cluster, training, result, TOLERANCE)
+    there = job.search(fewer.cluster) if fewer else None
+    if fewer is None or there is None or there.estimate.step_seconds >= result.estimate.step_seconds * (1 - TOLERANCE):
+        return FoundJob(result, cluster, job.better_batches(cluster, result))
+    if not allow_fewer_devices:
+        note = _faster_there(cluster, fewer.cluster, result, there)
+        return FoundJob(result, cluster, (note, *job.better_batches(cluster, result)))
+    seconds = units.seconds(result.estimate.step_seconds)
+    note = f"The plan leaves {_idle(cluster, fewer.cluster)}: on all of them a step takes {seconds}."
+    return FoundJob(there, fewer.cluster, (note, *job.better_batches(fewer.cluster, there)))
+
+
+@dataclass(frozen=True)
+class _Job:
+    model: ModelSpec
+    training: TrainingSpec
+    fixed: Fixed
+    options: dict[str, Any]
+
+    def search(self, cluster: ClusterSpec, training: TrainingSpec | None = None) -> SearchResult:
+        """The result that `search` gives for other devices or another batch: what a user sees who asks for them."""
+        return search(self.model, cluster, training or self.training, fixed=self.fixed, **self.options)
+
+    def better_batches(self, cluster: ClusterSpec, result: SearchResult) -> tuple[str, ...]:
+        """A sentence with the batches near that give more tokens/s, if there are any."""
+        batch, gains = self.training.global_batch, []
+        for near in faster_batches(self.model, cluster, self.training, result, TOLERANCE):
+            tokens_per_s = self.search(cluster, near.training).estimate.tokens_per_s
+            gain = tokens_per_s / result.estimate.tokens_per_s - 1
+            if gain > TOLERANCE:
+                gains.append(f"{near.training.global_batch} ({gain:.1%} more tokens/s)")
+        if not gains:
+            return ()
+        faster = " or ".join(gains)
+        return (f"The global batch {batch} divides poorly over {cluster.devices} devices; faster would be {faster}.",)
+
+
+def _idle(whole: ClusterSpec, used: ClusterSpec) -> str:
+    return f"{whole.devices - used.devices} of {whole.devices} devices idle"
+
+
+def _offers(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed, smaller: ClusterSpec | None
+) -> str:
+    """What of devices and batches a plan was found with, to end a refusal."""
+    batches = batches_that_fit(model, cluster, training, fixed)
+    offers = [f"for a global batch of {' or '.join(map(str, batches))}"] if batches else []
+    if smaller is not None:
+        offers.append(f"on {smaller.devices} of the {cluster.devices} devices (--allow-fewer-devices)")
+    return f"; a plan was found {', and '.join(offers)}" if offers else ""
+
+
+def _faster_there(whole: ClusterSpec, part: ClusterSpec, here: SearchResult, there: SearchResult) -> str:
+    before, after = here.estimate.step_seconds, there.estimate.step_seconds
+    return (
+        f"On {part.devices} of the {whole.devices} devices a step takes {units.seconds(after)} instead of "
+        f"{units.seconds(before)}, {1 - after / before:.1%} less; --allow-fewer-devices plans for them."
+    )

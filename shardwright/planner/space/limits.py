@@ -1,0 +1,123 @@
+"""Limits of a choice: the values that it may take, as ranges or as names, or all values but those."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+from pydantic import model_validator
+
+from shardwright.base import SpecError, listed, nearest, read_count
+from shardwright.specs import CHOICES, Choice, Spec
+
+# Choices with few numbers: the lowest and the highest; None where the job decides. Others are degrees and counts from 1 on.
+_NUMBERS: dict[str, tuple[int, int | None]] = {"zero_stage": (0, 3), "offload_optimizer": (0, 1), "etp": (0, None)}
+_UNLIMITED = ("sequence_parallel", "even_stages", "stages")
+
+LIMITED: dict[str, Choice] = {choice.name: choice for choice in CHOICES if choice.name not in _UNLIMITED}
+"""The choices that may have limits, by name."""
+
+
+class Limit(Spec):
+    """The values that one choice may take; `value in limit` asks for one.
+
+    Attributes:
+        choice: one of `LIMITED`.
+        ranges: lowest and highest number of each range, both included; None for no highest.
+        names: where the choice is a name.
+        excluded: the choice may take all values but these.
+    """
+
+    choice: str
+    ranges: tuple[tuple[int, int | None], ...] = ()
+    names: tuple[str, ...] = ()
+    excluded: bool = False
+
+    @classmethod
+    def read(cls, choice: str, given: object, *, excluded: bool = False) -> Self:
+        """Read a value, several values, or text: `8`, `1,2,8`, `4..8`, `..8`, `4..`, `1f1b,gpipe`.
+
+        Raises:
+            SpecError: the choice has no limits, or the values are none of its own.
+        """
+        if choice not in LIMITED:
+            raise SpecError(f"'{choice}' has no limits; allowed: {listed(LIMITED)}.{nearest(choice, LIMITED)}")
+        parts = [given] if isinstance(given, int | str) else given
+        if not isinstance(parts, Iterable):
+            raise SpecError(f"{choice} is {given!r}; give a value, several, or a range such as '4..8'")
+        words = [word.strip() for part in parts for word in str(part).split(",")]
+        if LIMITED[choice].values:
+            return cls.parse({"choice": choice, "names": words, "excluded": excluded}, source=choice)
+        ranges = [_range(choice, word) for word in words]
+        return cls.parse({"choice": choice, "ranges": ranges, "excluded": excluded}, source=choice)
+
+    @model_validator(mode="after")
+    def _holds_values(self) -> Self:
+        allowed = LIMITED[self.choice].values if self.choice in LIMITED else ()
+        for name in self.names:
+            if name not in allowed:
+                raise ValueError(f"'{name}' is not known; allowed: {listed(allowed)}.{nearest(name, allowed)}")
+        if not (self.names if allowed else self.ranges):
+            raise ValueError("gives no value")
+        least, most = _NUMBERS.get(self.choice, (1, None))
+        for low, high in self.ranges:
+            if low < least or (most is not None and max(low, high or low) > most):
+                until = "or more" if most is None else f"to {most}"
+                raise ValueError(f"{_shown(low, high)} is outside {least} {until}")
+            if high is not None and high < low:
+                raise ValueError(f"the range {low}..{high} holds no value; write it as {high}..{low}")
+        return self
+
+    def __contains__(self, value: object) -> bool:
+        if isinstance(value, str):
+            return (value in self.names) != self.excluded
+        assert isinstance(value, int)
+        return any(low <= value and (high is None or value <= high) for low, high in self.ranges) != self.excluded
+
+    @property
+    def values(self) -> str:
+        """The values as a user writes them, without the name of the choice."""
+        return ", ".join((*self.names, *(_shown(low, high) for low, high in self.ranges)))
+
+    @property
+    def only(self) -> Any:
+        """The value where there is one alone; None otherwise."""
+        single = (*self.names, *(low for low, high in self.ranges if low == high))
+        return single[0] if len(single) == 1 == len(self.names) + len(self.ranges) and not self.excluded else None
+
+    def __str__(self) -> str:
+        how = "other than " if self.excluded else "within " if self.only is None else ""
+        return f"{self.choice} {how}{self.values}"
+
+
+def read_limits(given: object) -> object:
+    """`{"tp": "4..8", "schedule": {"1f1b", "gpipe"}}` as limits; anything else as it is, for the spec to check."""
+    if isinstance(given, Mapping):
+        return tuple(Limit.read(choice, values) for choice, values in given.items())
+    return given
+
+
+def have_common_value(limits: Iterable[Limit]) -> bool:
+    """Whether a value is in all `limits`, which are of one choice. Numbers change sides only next to an end of a range."""
+    limits = tuple(limits)
+    choice = limits[0].choice
+    if LIMITED[choice].values:
+        return any(all(name in limit for limit in limits) for name in LIMITED[choice].values)
+    least, most = _NUMBERS.get(choice, (1, None))
+    ends = [end for limit in limits for span in limit.ranges for end in span if end is not None]
+    near = {least, *(end + step for end in ends for step in (-1, 0, 1))}
+    return any(all(n in limit for limit in limits) for n in near if n >= least and (most is None or n <= most))
+
+
+def _range(choice: str, word: str) -> tuple[int, int | None]:
+    """Read `8`, `4..8`, `..8`, `4..`."""
+    low, dots, high = word.partition("..")
+    try:
+        if dots and (low or high):
+            least = _NUMBERS.get(choice, (1, None))[0]
+            return read_count(low) if low else least, read_count(high) if high else _NUMBERS.get(choice, (1, None))[1]
+        return read_count(word), read_count(word)
+    except SpecError as error:
+        raise SpecError(f"--{choice.replace('_', '-')}: {error}; a range is 4..8, a list 1,2,8") from None
+
+
+def _shown(low: int, high: int | None) -> str:
+    return f"{low}.." if high is None else str(low) if low == high else f"{low}..{high}"
