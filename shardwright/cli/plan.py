@@ -7,9 +7,11 @@ import typer
 
 from .options import (
     ActivationOffloadLayersOption,
+    AllowPrecisionOption,
     AttentionOption,
     CheckpointEveryOption,
     CheckpointSecondsOption,
+    ChosenLossChunksOption,
     ClusterOption,
     CudaGraphsOption,
     ForceOption,
@@ -18,7 +20,6 @@ from .options import (
     HighPrecisionLayersOption,
     JsonOption,
     LinearPrecisionOption,
-    LossChunksOption,
     MemoryReserveOption,
     ModelArgument,
     MtbfDeviceOption,
@@ -38,6 +39,7 @@ from .options import (
     print_json,
     read_cluster,
     read_count_option,
+    read_may_choose,
     read_model,
     read_plan,
     read_reliability,
@@ -62,11 +64,12 @@ def plan(
     global_batch: GlobalBatchOption,
     precision: PrecisionOption = "bf16",
     linear_precision: LinearPrecisionOption = None,
+    allow_precision: AllowPrecisionOption = "",
     optimizer: OptimizerOption = "adamw",
     attention: AttentionOption = "flash",
     fp8_attention: Fp8AttentionOption = False,
     stack: StackOption = "shardwright",
-    loss_chunks: LossChunksOption = 1,
+    loss_chunks: ChosenLossChunksOption = 1,
     overlaps_dispatch: OverlapsDispatchOption = False,
     mtp_layers: MtpLayersOption = 0,
     activation_offload_layers: ActivationOffloadLayersOption = 0,
@@ -128,21 +131,34 @@ def plan(
     from shardwright.planner import TOLERANCE, search
     from shardwright.planner.space import Fixed
     from shardwright.planner.why import explain as explain_plan
-    from shardwright.planner.why import overlooked, what_was_given_up
+    from shardwright.planner.why import overlooked, what_was_chosen, what_was_given_up
     from shardwright.specs import CHOICES
 
     if not time_limit > 0:
         raise SpecError(f"--time-limit is {time_limit}: give a number of seconds above 0")
     refuse_existing(out, report, force=force, inputs=[profile] if profile else [])
     options = context.params
-    given = {choice.name: options[choice.name] for choice in CHOICES if options.get(choice.name) is not None}
-    training = read_training(options)
-    fixed = Fixed.parse(given, source="options")
-    job = read_model(model), read_cluster(cluster, profile, memory_reserve, safe=True), training
+    kept = {choice.name: options[choice.name] for choice in CHOICES if options.get(choice.name) is not None}
+    closed, may_choose = read_may_choose(options)
+    fixed = Fixed.parse(kept, source="options")
+    given = read_model(model), read_cluster(cluster, profile, memory_reserve, safe=True), read_training(closed)
     full = details or as_json or report is not None
     tolerance = 0.0 if fastest else TOLERANCE
-    result = search(*job, fixed=fixed, time_limit_seconds=time_limit, runners_up=3 if full else 0, tolerance=tolerance)
-    notes = [*what_was_given_up(result), *overlooked(*job, result.estimate), *_lacking(*job)]
+    result = search(
+        *given,
+        fixed=fixed,
+        may_choose=may_choose,
+        time_limit_seconds=time_limit,
+        runners_up=3 if full else 0,
+        tolerance=tolerance,
+    )
+    job = (*given[:2], result.training)
+    notes = [
+        *what_was_chosen(result),
+        *what_was_given_up(result),
+        *overlooked(*job, result.plan, result.estimate),
+        *_lacking(*job),
+    ]
     if certify:
         notes.append(_certified(*job, result))
     why = [*explain_plan(result, *job), *notes] if full else []

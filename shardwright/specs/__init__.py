@@ -70,12 +70,11 @@ from .schedules import (
     stage_ranks,
 )
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_document
-from .stack import OWN_STACK, AttentionKernel, Stack, named_stack, stack_names
+from .stack import OWN_STACK, AttentionKernel, LinearFormat, Stack, named_stack, stack_names
 from .training import (
     BYTES_PER_ELEMENT,
     OPTIMIZER_STATES,
     CudaGraphs,
-    LinearFormat,
     OptimizerName,
     Precision,
     RecomputeModule,

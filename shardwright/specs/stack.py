@@ -20,6 +20,7 @@ from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
 SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
 AttentionKernel = Literal["flash-1", "flash-2", "flash-3"]
 MergedResults = Literal["fp32", "fused"]
+LinearFormat = Literal["fp8", "fp8-rowwise", "fp8-rowwise-gw-hp", "mxfp8", "nvfp4"]
 
 OWN_STACK = "shardwright"
 
@@ -29,7 +30,8 @@ class Runs(Spec):
 
     `schedules`: of a pipeline; empty where it has none. `zero_stages`: 0 is plain data parallelism. `uneven_stages`: stages may
     hold different numbers of layers. `context_parallel`, `expert_dispatch`: the ways to exchange keys and values and to send
-    tokens to experts; empty where there is no such axis.
+    tokens to experts; empty where there is no such axis. `linear_formats`: lower formats of the layers' weight matmuls.
+    `loss_chunks`: head and loss may run in pieces of a microbatch (`TrainingSpec.loss_chunks`).
     """
 
     schedules: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -39,6 +41,8 @@ class Runs(Spec):
     offload_optimizer: bool = True
     context_parallel: tuple[ContextParallel, ...] = CONTEXT_PARALLEL
     expert_dispatch: tuple[ExpertDispatch, ...] = EXPERT_DISPATCH
+    linear_formats: tuple[LinearFormat, ...] = ()
+    loss_chunks: bool = False
 
 
 class Stack(Spec):

@@ -2,7 +2,19 @@
 
 from .branch_and_bound import BranchAndBound, Progress
 from .nothing_fits import infeasible, lacking_bytes
-from .result import RunnerUp, SearchResult
+from .portfolio import Found, Portfolio
+from .result import AsGiven, RunnerUp, SearchResult
 from .simplest import simplest
 
-__all__ = ["BranchAndBound", "Progress", "RunnerUp", "SearchResult", "infeasible", "lacking_bytes", "simplest"]
+__all__ = [
+    "AsGiven",
+    "BranchAndBound",
+    "Found",
+    "Portfolio",
+    "Progress",
+    "RunnerUp",
+    "SearchResult",
+    "infeasible",
+    "lacking_bytes",
+    "simplest",
+]

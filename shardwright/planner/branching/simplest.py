@@ -1,7 +1,8 @@
 """The simplest of the plans whose steps the prediction cannot tell apart.
 
 Simpler is, in this order: fewer axes besides data parallelism; no pipeline, then one stage on each rank; the optimizer on
-the device; nothing recomputed. Of equally simple plans the fastest counts.
+the device; the training spec as given, where the planner may change it; nothing recomputed. Of equally simple plans the
+fastest counts.
 """
 
 from collections.abc import Iterator
@@ -11,11 +12,11 @@ import numpy as np
 
 from shardwright.base import Array, IntArray
 from shardwright.planner.space import Space
-from shardwright.planner.stages import Solved
 from shardwright.specs import POLICIES
 
 from .branch_and_bound import BranchAndBound
 from .open_entries import OpenEntries
+from .portfolio import Found, Portfolio, Variant
 
 _AXES = ("pp", "cp", "tp", "ep")
 _NOTHING = POLICIES.index("none")
@@ -24,23 +25,32 @@ _NOTHING = POLICIES.index("none")
 _MOST_SOLVED = 6
 
 
-def simplest(run: BranchAndBound, tolerance: float) -> Solved:
-    """Return the simplest plan that takes at most 1 + `tolerance` times as long as the best of a finished `run`.
+def simplest(portfolio: Portfolio, tolerance: float) -> Found:
+    """Return the simplest plan that takes at most 1 + `tolerance` times as long as the best of a finished `portfolio`.
 
     For each kind of plan at most a few entries are solved, those with the lowest bounds.
     """
-    assert run.best is not None
-    most = run.best.step_seconds * (1 + tolerance)
-    kinds, own = _kinds(run.space), run.best.entry
+    assert portfolio.best is not None
+    best, most = portfolio.best, portfolio.best.solved.step_seconds * (1 + tolerance)
+    own = _kinds(best.variant.run.space)[best.solved.entry]
+    near = [_near(variant, most, own) for variant in portfolio.variants]
+    for kind in sorted({kind for kinds in near for kind in kinds}):
+        for variant, kinds in zip(portfolio.variants, near, strict=True):
+            for search in _searches(variant.run, kinds.get(kind), most):
+                search.run(most_solved=_MOST_SOLVED)
+                if search.best is not None:
+                    return Found(variant, search.best)
+    return best
+
+
+def _near(variant: Variant, most: float, own: int) -> dict[int, IntArray]:
+    """Return by kind the entries that may take at most `most` seconds, of kinds that are not less simple than `own`."""
+    run = variant.run
     near = np.flatnonzero(run.entries.chosen & (run.entries.bounds <= most))
     run.entries.sharpen(near)
-    near = near[(run.entries.bounds[near] <= most) & (kinds[near] <= kinds[own])]
-    for kind in np.unique(kinds[near]):
-        for search in _searches(run, near[kinds[near] == kind], most):
-            search.run(most_solved=_MOST_SOLVED)
-            if search.best is not None:
-                return search.best
-    return run.best
+    kinds = _kinds(run.space)
+    near = near[(run.entries.bounds[near] <= most) & (kinds[near] <= own)]
+    return {int(kind): near[kinds[near] == kind] for kind in np.unique(kinds[near])}
 
 
 def _kinds(space: Space) -> IntArray:
@@ -51,8 +61,10 @@ def _kinds(space: Space) -> IntArray:
     return np.asarray((axes * 3 + pipeline) * 2 + space.column("offload_optimizer"))
 
 
-def _searches(run: BranchAndBound, entries: IntArray, most: float) -> Iterator[BranchAndBound]:
+def _searches(run: BranchAndBound, entries: IntArray | None, most: float) -> Iterator[BranchAndBound]:
     """Yield searches over `entries` for plans within `most` seconds: without recompute, then with it."""
+    if entries is None:
+        return
     among: Array = np.zeros(len(run.space), dtype=bool)
     among[entries] = True
     if _NOTHING in run.solver.allowed and run.solver.given is None:

@@ -6,19 +6,26 @@ from .fixed import Fixed
 from .ranges import LayerRanges, layer_ranges
 from .software import check_runs, kept_by
 from .stage_sizes import ChunkSizes, chunk_sizes
+from .variants import TRIED_LOSS_CHUNKS, OpenChoices, changed, keeps, training_variants, words_of
 
 __all__ = [
     "SCHEDULES",
+    "TRIED_LOSS_CHUNKS",
     "ChunkSizes",
     "EntryCosts",
     "Fixed",
     "LayerRanges",
+    "OpenChoices",
     "Space",
     "SpaceCosts",
+    "changed",
     "check_runs",
     "chunk_sizes",
     "enumerate_space",
+    "keeps",
     "kept_by",
     "layer_ranges",
     "space_costs",
+    "training_variants",
+    "words_of",
 ]
