@@ -115,12 +115,14 @@ def _divides_context(
 
 
 def _tensor_degrees(cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> list[int]:
-    """Return degrees that stay inside a node, where links are fast; a fixed one may leave it."""
+    """Return degrees whose groups stay inside one domain of fast links: a server, or a rack of several hosts. A fixed one
+    may leave it. A degree that does not divide the domain would lay some groups over two.
+    """
     if fixed.tp is not None:
         return [fixed.tp] if cluster.devices % fixed.tp == 0 else []
     if not training.software.runs.tensor_parallel:
         return [1]
-    return [tp for tp in divisors(cluster.devices) if tp <= cluster.node.devices_per_node]
+    return [tp for tp in divisors(cluster.devices) if cluster.node.devices_per_node % tp == 0]
 
 
 def _expert_degrees(tp: int, model: ModelSpec, training: TrainingSpec, fixed: Fixed) -> list[tuple[int, int]]:
