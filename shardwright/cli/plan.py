@@ -85,6 +85,10 @@ def plan(
     etp: Annotated[
         int | None, typer.Option(help="Fix how many ranks split each expert; 0: what ep leaves of tp.")
     ] = None,
+    order: Annotated[
+        str | None,
+        typer.Option(help="Fix the order of the axes over the machine, innermost first: tp-cp-dp-pp, tp-cp-pp-dp."),
+    ] = None,
     context_parallel: Annotated[
         str | None, typer.Option(help="Fix how cp exchanges keys and values: all-gather, ring, ulysses.")
     ] = None,

@@ -60,6 +60,7 @@ def search(
     times_of = partial(_times_of, cluster=cluster, given=training, times=times)
     found = Portfolio.start(model, cluster, trainings, fixed, times_of)
     found.run(time_limit_seconds, progress)
+    found.run_other_order(model, cluster, started + time_limit_seconds - time.perf_counter())
     if found.best is None:  # the last variant keeps least
         raise infeasible(model, cluster, trainings[-1], fixed, times_of(trainings[-1]))
     chosen = simplest(found, tolerance) if tolerance > 0 and found.complete else found.best

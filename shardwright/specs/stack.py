@@ -13,6 +13,7 @@ from pydantic import Field
 
 from shardwright.base import SpecError, nearest
 
+from .mesh import PIPELINE_OUTERMOST, MeshOrder
 from .plan import CONTEXT_PARALLEL, EXPERT_DISPATCH, ContextParallel, ExpertDispatch, ZeroStage
 from .schedules import ScheduleName
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
@@ -31,7 +32,7 @@ class Runs(Spec):
     `schedules`: of a pipeline; empty where it has none. `zero_stages`: 0 is plain data parallelism. `uneven_stages`: stages may
     hold different numbers of layers. `context_parallel`, `expert_dispatch`: the ways to exchange keys and values and to send
     tokens to experts; empty where there is no such axis. `linear_formats`: lower formats of the layers' weight matmuls.
-    `loss_chunks`: head and loss may run in pieces of a microbatch (`TrainingSpec.loss_chunks`).
+    `orders`: in which the axes may lie over the machine (`Mesh.order`). `loss_chunks`: head and loss may run in pieces of a microbatch (`TrainingSpec.loss_chunks`).
     """
 
     schedules: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -43,6 +44,7 @@ class Runs(Spec):
     expert_dispatch: tuple[ExpertDispatch, ...] = EXPERT_DISPATCH
     linear_formats: tuple[LinearFormat, ...] = ()
     loss_chunks: bool = False
+    orders: tuple[MeshOrder, ...] = (PIPELINE_OUTERMOST,)
 
 
 class Stack(Spec):

@@ -13,7 +13,7 @@ from shardwright.costmodel.op_times.protocol import OpTimes
 from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.choices import AXES
 from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.mesh import Mesh
+from shardwright.specs.mesh import PIPELINE_OUTERMOST, Mesh, MeshOrder
 from shardwright.specs.model.feed_forward import MixtureOfExperts
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import (
@@ -39,7 +39,7 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
     Of plans that differ in nothing but the order of one stage's recompute policies among equal layers only one is given.
     """
     policies = POLICIES if fixed.recompute is None else (fixed.recompute,)
-    for mesh in _meshes(model, cluster, training):
+    for mesh in _meshes(model, cluster, training, fixed.order or PIPELINE_OUTERMOST):
         for zero_stage, micro_batch, (schedule, chunks), offload, kind in product(
             _ZERO_STAGES,
             range(1, training.global_batch + 1),
@@ -97,7 +97,7 @@ def fastest(
     return best
 
 
-def _meshes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> Iterator[Mesh]:
+def _meshes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, order: MeshOrder) -> Iterator[Mesh]:
     degrees = range(1, cluster.devices + 1)
     ffns = [block.ffn for block in model.layer_classes]
     experts = {ffn.experts for ffn in ffns if isinstance(ffn, MixtureOfExperts)} or {1}
@@ -114,9 +114,11 @@ def _meshes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> I
             if any(count % ep for count in experts) or (etp and tp // gcd(tp, ep) == etp):
                 continue
             try:
-                yield Mesh(pp=pp, dp_replicate=replicate, dp_shard=shard, cp=cp, tp=tp, ep=ep, etp=etp)
+                mesh = Mesh(pp=pp, dp_replicate=replicate, dp_shard=shard, cp=cp, tp=tp, ep=ep, etp=etp, order=order)
             except ValueError:  # experts that do not fold
                 continue
+            if order == PIPELINE_OUTERMOST or pp == 1 or mesh.same_experts == mesh.dp:  # else Megatron-Core refuses it
+                yield mesh
 
 
 def _schedules(pp: int, layers: int) -> list[tuple[ScheduleName, int]]:

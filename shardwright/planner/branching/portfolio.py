@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from shardwright.costmodel.op_times import OpTimes
-from shardwright.planner.space import Fixed, enumerate_space
+from shardwright.planner.space import Fixed, enumerate_space, in_other_order
 from shardwright.planner.stages import Solved
 from shardwright.specs import ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -32,7 +32,10 @@ class Found(NamedTuple):
 
 @dataclass
 class Portfolio:
-    """Searches over one space, simplest variant first. They are run in the order of their lowest bounds."""
+    """Searches over one space, simplest variant first. They are run in the order of their lowest bounds.
+
+    Another order of the axes over the machine is a variant too, the last.
+    """
 
     variants: list[Variant]
     best: Found | None = None
@@ -58,11 +61,25 @@ class Portfolio:
         """Search every variant below the best plan of those before it, until the time is up."""
         deadline = time.perf_counter() + time_limit_seconds
         for variant in sorted(self.variants, key=lambda each: each.run.entries.lowest()):
-            run = variant.run
-            run.ceiling = np.inf if self.best is None else self.best.solved.step_seconds
-            run.run(deadline - time.perf_counter(), progress)
-            if run.best is not None:
-                self.best = Found(variant, run.best)
+            self._run(variant, deadline, progress)
+
+    def run_other_order(self, model: ModelSpec, cluster: ClusterSpec, time_limit_seconds: float) -> None:
+        """Search the best few entries of the best variant in another order of the axes (space/other_orders.py)."""
+        if self.best is None or not self.complete:
+            return
+        training, run = self.best.variant
+        space = in_other_order(run.space, run.entries.bounds, self.best.solved.step_seconds, cluster, training)
+        if space is not None:
+            variant = Variant(training, BranchAndBound.over(space, model, training, run.times))
+            self.variants.append(variant)
+            self._run(variant, time.perf_counter() + time_limit_seconds, None)
+
+    def _run(self, variant: Variant, deadline: float, progress: Progress | None) -> None:
+        run = variant.run
+        run.ceiling = np.inf if self.best is None else self.best.solved.step_seconds
+        run.run(deadline - time.perf_counter(), progress)
+        if run.best is not None:
+            self.best = Found(variant, run.best)
 
     def bound_seconds(self) -> float:
         """Lower bound on every plan of every variant, in seconds."""

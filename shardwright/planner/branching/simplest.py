@@ -1,8 +1,8 @@
 """The simplest of the plans whose steps the prediction cannot tell apart.
 
 Simpler is, in this order: fewer axes besides data parallelism; no pipeline, then one stage on each rank; the optimizer on
-the device; the training spec as given, where the planner may change it; nothing recomputed. Of equally simple plans the
-fastest counts.
+the device; the training spec as given, where the planner may change it, and the usual order of the axes; nothing
+recomputed. Of equally simple plans the fastest counts.
 """
 
 from collections.abc import Iterator

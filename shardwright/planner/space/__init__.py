@@ -3,6 +3,7 @@
 from .costs import EntryCosts, SpaceCosts, space_costs
 from .enumerate import SCHEDULES, Space, enumerate_space
 from .fixed import Fixed
+from .other_orders import in_other_order
 from .ranges import LayerRanges, layer_ranges
 from .software import check_runs, kept_by
 from .stage_sizes import ChunkSizes, chunk_sizes
@@ -22,6 +23,7 @@ __all__ = [
     "check_runs",
     "chunk_sizes",
     "enumerate_space",
+    "in_other_order",
     "keeps",
     "kept_by",
     "layer_ranges",

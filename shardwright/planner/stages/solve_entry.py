@@ -8,7 +8,18 @@ import numpy as np
 from shardwright.base import IntArray
 from shardwright.costmodel.tables import layer_mixes, rank_bytes
 from shardwright.planner.space import EntryCosts, LayerRanges, Space, SpaceCosts, layer_ranges
-from shardwright.specs import AXES, CONTEXT_PARALLEL, EXPERT_DISPATCH, POLICIES, LayerRun, Mesh, Offload, Plan, Stage
+from shardwright.specs import (
+    AXES,
+    CONTEXT_PARALLEL,
+    EXPERT_DISPATCH,
+    ORDERS,
+    POLICIES,
+    LayerRun,
+    Mesh,
+    Offload,
+    Plan,
+    Stage,
+)
 from shardwright.specs.model import ModelSpec
 
 from .every_plan import best_of_all, is_small
@@ -104,7 +115,7 @@ def plan_of(solved: Solved, space: Space, model: ModelSpec) -> Plan:
     base = space.base[int(space.base_index[solved.entry])]
     degrees = {name: int(getattr(base, name)[0]) for name in AXES}
     return Plan(
-        mesh=Mesh(**degrees),
+        mesh=Mesh(**degrees, order=ORDERS[int(base.order[0])]),
         micro_batch=int(base.micro_batch[0]),
         microbatches=int(base.microbatches[0]),
         schedule=space.schedule_name(solved.entry),

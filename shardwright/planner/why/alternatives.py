@@ -60,7 +60,7 @@ def alternatives(
     are solved; it is then marked as not complete.
     """
     searches: dict[str, BranchAndBound] = {}
-    for change in _changes(plan, cluster, kept_by(fixed or Fixed(), training)):
+    for change in _changes(plan, cluster, training, _kept(plan, fixed or Fixed(), training)):
         try:
             if str(change.start) not in searches:
                 searches[str(change.start)] = BranchAndBound.start(model, cluster, training, change.start, times)
@@ -74,6 +74,13 @@ def alternatives(
             yield _found(change, run, entries, model, cluster, training)
         elif change.always:
             yield Alternative(change.words, change.fixed, divides=False)
+
+
+def _kept(plan: Plan, fixed: Fixed, training: TrainingSpec) -> Fixed:
+    """What every neighbour keeps: also the order of the axes, where the software has several."""
+    kept = kept_by(fixed, training)
+    several = len(training.software.runs.orders) > 1 and kept.order is None
+    return kept.but(order=plan.mesh.order) if several else kept
 
 
 def _found(
@@ -117,7 +124,7 @@ def _mask(space: Space, values: dict[str, Any]) -> Array:
     return mask
 
 
-def _changes(plan: Plan, cluster: ClusterSpec, fixed: Fixed) -> Iterator[_Change]:
+def _changes(plan: Plan, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Iterator[_Change]:
     """Yield the changes in the order in which users ask about them."""
 
     def change(words: str, *, always: bool = False, **values: Any) -> _Change:
@@ -130,6 +137,10 @@ def _changes(plan: Plan, cluster: ClusterSpec, fixed: Fixed) -> Iterator[_Change
         degree = getattr(mesh, axis)
         near = [other for other in (degree * 2, degree // 2) if 0 < other <= most]
         yield from (change(f"{axis} {other} instead of {degree}", **{axis: other}) for other in near)
+    if mesh.pp > 1 and mesh.dp > 1 and mesh.cp * mesh.tp < node.devices_per_node < cluster.devices:
+        for order in training.software.runs.orders:
+            if order != mesh.order:
+                yield _Change(f"order {order} instead of {mesh.order}", fixed.but(order=order, stages=None), {})
     for stage in {1, 2, 3} - {plan.zero_stage}:
         yield change(f"ZeRO-{stage} instead of ZeRO-{plan.zero_stage}", zero_stage=stage)
     for size in {plan.micro_batch * 2, plan.micro_batch // 2} - {0}:
