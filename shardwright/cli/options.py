@@ -126,6 +126,13 @@ RecomputeModulesOption = Annotated[
         "shared_experts. Left out, what the stack repeats."
     ),
 ]
+ChosenRecomputeModulesOption = Annotated[
+    str,
+    typer.Option(
+        help="Name what selective recompute repeats, joined by +: core_attn, layernorm, mla_up_proj, mlp, moe, moe_act, "
+        "shared_experts; auto: let the planner choose. Left out, what the stack repeats."
+    ),
+]
 CudaGraphsOption = Annotated[
     str,
     typer.Option(help="Choose what is launched as one graph: none, router, attention, attention+router, whole."),
@@ -145,7 +152,7 @@ _TRAINING_OPTIONS = (
     *("mtp_layers", "activation_offload_layers", "high_precision_layers", "recompute_modules", "cuda_graphs"),
 )
 # What an option of the training spec says where the planner chooses beside it.
-_CLOSED: dict[str, object] = {"loss_chunks": 1}
+_CLOSED: dict[str, object] = {"loss_chunks": 1, "recompute_modules": ""}
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
 

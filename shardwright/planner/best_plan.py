@@ -56,7 +56,7 @@ def search(
     started, fixed = time.perf_counter(), kept_by(fixed or Fixed(), training)
     if fixed.stages is None:
         check_runs(training, fixed)
-    trainings = training_variants(cluster, training, may_choose or OpenChoices())
+    trainings = training_variants(model, cluster, training, may_choose or OpenChoices())
     times_of = partial(_times_of, cluster=cluster, given=training, times=times)
     found = Portfolio.start(model, cluster, trainings, fixed, times_of)
     found.run(time_limit_seconds, progress)
@@ -65,12 +65,13 @@ def search(
         raise infeasible(model, cluster, trainings[-1], fixed, times_of(trainings[-1]))
     chosen = simplest(found, tolerance) if tolerance > 0 and found.complete else found.best
     run, plan = chosen.variant.run, _plan_of(chosen, model)
-    fastest = _runner_up(found.best, model, chosen.variant.training)
+    kept = _training_of(chosen, model, training)
+    fastest = _runner_up(found.best, model, training, beside=kept)
     others = run.other_meshes(runners_up, chosen.solved) if found.complete else []
     return SearchResult(
         plan=plan,
-        estimate=run.estimate(model, cluster, chosen.variant.training, plan),
-        training=chosen.variant.training,
+        estimate=run.estimate(model, cluster, kept, plan),
+        training=kept,
         given=training,
         bound_seconds=found.bound_seconds(),
         candidates_total=sum(len(variant.run.space) for variant in found.variants),
@@ -79,7 +80,7 @@ def search(
         fixed=fixed,
         runners_up=tuple(RunnerUp(plan_of(other, run.space, model), other.step_seconds) for other in others),
         fastest=None if (fastest.plan, fastest.training) == (plan, None) else fastest,
-        as_given=tuple(_as_given(found, chosen, training, model)),
+        as_given=tuple(_as_given(found, kept, training, model)),
         seconds=time.perf_counter() - started,
     )
 
@@ -95,15 +96,24 @@ def _plan_of(found: Found, model: ModelSpec) -> Plan:
     return plan_of(found.solved, found.variant.run.space, model)
 
 
-def _runner_up(found: Found, model: ModelSpec, training: TrainingSpec) -> RunnerUp:
-    """A plan that was found, beside a result with `training`."""
-    own = found.variant.training
-    return RunnerUp(_plan_of(found, model), found.solved.step_seconds, None if own == training else own)
+def _training_of(found: Found, model: ModelSpec, given: TrainingSpec) -> TrainingSpec:
+    """The training spec of a plan. Modules that no layer recomputes are those that were given."""
+    policies = {run.recompute for stage in _plan_of(found, model).stages for run in stage.layers}
+    training = found.variant.training
+    if "selective" in policies or training.recompute_modules == given.recompute_modules:
+        return training
+    return training.model_copy(update={"recompute_modules": given.recompute_modules})
 
 
-def _as_given(found: Portfolio, chosen: Found, given: TrainingSpec, model: ModelSpec) -> Iterator[AsGiven]:
+def _runner_up(found: Found, model: ModelSpec, given: TrainingSpec, *, beside: TrainingSpec) -> RunnerUp:
+    """A plan that was found, beside a result with another training spec or the same one."""
+    own = _training_of(found, model, given)
+    return RunnerUp(_plan_of(found, model), found.solved.step_seconds, None if own == beside else own)
+
+
+def _as_given(found: Portfolio, chosen: TrainingSpec, given: TrainingSpec, model: ModelSpec) -> Iterator[AsGiven]:
     """Yield for each difference of the chosen training spec the fastest plan that has the given value there."""
-    for name in changed(chosen.variant.training, given):
+    for name in changed(chosen, given):
         variants = [each for each in found.variants if keeps(each.training, given, name)]
         best = found.fastest_among(variants, _MOST_SOLVED_AS_GIVEN)
-        yield AsGiven(name, None if best is None else _runner_up(best, model, chosen.variant.training))
+        yield AsGiven(name, None if best is None else _runner_up(best, model, given, beside=chosen))

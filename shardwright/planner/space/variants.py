@@ -10,7 +10,18 @@ from pydantic import BeforeValidator
 
 from shardwright.base import SpecError, listed
 from shardwright.costmodel.op_times import op_times
-from shardwright.specs import ClusterSpec, LinearFormat, Spec, TrainingSpec, named_stack, stack_names
+from shardwright.specs import (
+    ClusterSpec,
+    LinearFormat,
+    RecomputeModule,
+    Spec,
+    TrainingSpec,
+    named_stack,
+    stack_names,
+)
+from shardwright.specs.model import ModelSpec
+
+from .module_sets import module_sets
 
 # A quarter or a sixteenth of the logits is alive. More pieces save little beside the other activations.
 TRIED_LOSS_CHUNKS = (4, 16)
@@ -28,23 +39,30 @@ class OpenChoices(Spec):
 
     `linear_formats`: formats of the layers' weight matmuls; "all" for every one that the device and the software have.
     `loss_chunks`: whether head and loss run in pieces, and in how many.
+    `recompute_modules`: which modules selective recompute repeats, by module_sets.py.
     """
 
     linear_formats: Annotated[tuple[Literal[LinearFormat, "all"], ...], BeforeValidator(_separate)] = ()
     loss_chunks: bool = False
+    recompute_modules: bool = False
 
 
-def training_variants(cluster: ClusterSpec, training: TrainingSpec, may_choose: OpenChoices) -> list[TrainingSpec]:
+def training_variants(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, may_choose: OpenChoices
+) -> list[TrainingSpec]:
     """Return the training specs to choose from: `training` itself, then those that change one thing, then more.
 
     Raises:
-        SpecError: the device or the software has no such format, or the software runs no loss in pieces.
+        SpecError: the device or the software has no such format, or the software runs no loss in pieces or names no modules.
     """
     formats = (training.precision.linear, *_formats(cluster, training, may_choose))
     chunks = (training.loss_chunks, *_loss_chunks(training, may_choose))
+    modules = (training.recompute_modules, *_module_sets(model, cluster, training, may_choose))
     found = [
-        training.model_copy(update={"precision": _precision(training, linear), "loss_chunks": count})
-        for linear, count in product(dict.fromkeys(formats), dict.fromkeys(chunks))
+        training.model_copy(
+            update={"precision": _precision(training, linear), "loss_chunks": count, "recompute_modules": names}
+        )
+        for linear, count, names in product(dict.fromkeys(formats), dict.fromkeys(chunks), dict.fromkeys(modules))
     ]
     return sorted(found, key=lambda variant: len(changed(variant, training)))
 
@@ -63,12 +81,16 @@ def words_of(training: TrainingSpec, name: str) -> str:
     """Say what `training` has for the choice called `name`."""
     if name == "loss_chunks":
         return f"the loss in {training.loss_chunks} pieces" if training.loss_chunks > 1 else "the loss in one piece"
+    if name == "recompute_modules":
+        modules = "+".join(training.recompute_modules)
+        return f"selective recompute of {modules or 'the attention core'}"
     return f"linears in {training.precision.linear or training.precision.compute}"
 
 
 _CHOSEN: dict[str, Any] = {
     "linear_formats": lambda training: training.precision.linear,
     "loss_chunks": lambda training: training.loss_chunks,
+    "recompute_modules": lambda training: training.recompute_modules,
 }
 
 
@@ -137,3 +159,21 @@ def _loss_chunks(training: TrainingSpec, may_choose: OpenChoices) -> tuple[int, 
             f"stack '{training.stack}' runs no loss in pieces; leave out --loss-chunks auto, or choose {listed(others)}"
         )
     return TRIED_LOSS_CHUNKS
+
+
+def _module_sets(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, may_choose: OpenChoices
+) -> list[tuple[RecomputeModule, ...]]:
+    """Return the sets of modules to try beside the given one.
+
+    Raises:
+        SpecError: jobs of the software name no modules.
+    """
+    if not may_choose.recompute_modules:
+        return []
+    if not training.software.names_modules:
+        others = [stack for stack in stack_names() if named_stack(stack).names_modules]
+        raise SpecError(
+            f"stack '{training.stack}' names no modules to recompute; leave out --recompute-modules auto, or choose {listed(others)}"
+        )
+    return module_sets(model, training, op_times(cluster, training))

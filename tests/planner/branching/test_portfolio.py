@@ -11,6 +11,7 @@ from shardwright.planner.best_plan import search
 from shardwright.planner.space.fixed import Fixed
 from shardwright.planner.space.variants import OpenChoices, training_variants
 from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.mesh import PIPELINE_OUTERMOST
 from shardwright.specs.training import TrainingSpec
 from tests.planner.small_problems import Problem, random_problem
 
@@ -27,9 +28,9 @@ def _problem(seed: int) -> Problem:
     return Problem(problem.model, cluster, training)
 
 
-def _alone(problem: Problem, training: TrainingSpec) -> float:
+def _alone(problem: Problem, training: TrainingSpec, fixed: Fixed | None = None) -> float:
     try:
-        return search(problem.model, problem.cluster, training).estimate.step_seconds
+        return search(problem.model, problem.cluster, training, fixed=fixed).estimate.step_seconds
     except InfeasibleError:
         return float("inf")
 
@@ -37,7 +38,7 @@ def _alone(problem: Problem, training: TrainingSpec) -> float:
 @pytest.mark.parametrize("seed", range(700, 724))
 def test_equals_the_best_of_the_variants_alone(seed: int) -> None:
     problem = _problem(seed)
-    variants = training_variants(problem.cluster, problem.training, _MAY)
+    variants = training_variants(problem.model, problem.cluster, problem.training, _MAY)
     expected = min(_alone(problem, training) for training in variants)
     try:
         found = search(*problem, may_choose=_MAY)
@@ -49,6 +50,25 @@ def test_equals_the_best_of_the_variants_alone(seed: int) -> None:
     assert found.training in variants
     assert found.estimate == estimate_plan(problem.model, problem.cluster, found.training, found.plan)
     check_memory(found.estimate, problem.cluster)
+
+
+@pytest.mark.parametrize("seed", range(740, 756))
+def test_equals_the_best_of_the_sets_of_modules_alone(seed: int) -> None:
+    problem = random_problem(seed)
+    model, cluster, usual = problem.model, problem.cluster, Fixed(order=PIPELINE_OUTERMOST)
+    training = problem.training.model_copy(update={"stack": "megatron-core"})
+    may = OpenChoices(recompute_modules=True)
+    variants = training_variants(model, cluster, training, may)
+    expected = min(_alone(problem, each, usual) for each in variants)
+    try:
+        found = search(model, cluster, training, fixed=usual, may_choose=may)
+    except InfeasibleError:
+        assert expected == float("inf")
+        return
+    assert found.estimate.step_seconds == pytest.approx(expected, rel=1e-9)
+    assert found.estimate == estimate_plan(model, cluster, found.training, found.plan)
+    recomputed = {run.recompute for stage in found.plan.stages for run in stage.layers}
+    assert found.training == training or "selective" in recomputed
 
 
 def test_with_a_tolerance_the_loss_stays_in_one_piece_where_pieces_save_little() -> None:

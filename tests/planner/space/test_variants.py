@@ -4,15 +4,18 @@ import pytest
 
 from shardwright.base.errors import SpecError
 from shardwright.catalog.cluster_file import load_cluster
+from shardwright.catalog.huggingface.load import load_model
 from shardwright.planner.space.variants import OpenChoices, changed, training_variants
 from shardwright.specs.stack import named_stack, stack_names
 from shardwright.specs.training import Precision, TrainingSpec
+
+_MODEL = load_model("deepseek-v3")
 
 
 def _formats(cluster: str, stack: str, allowed: str, given: Precision | None = None) -> list[str | None]:
     training = TrainingSpec(seq_len=128, global_batch=8, stack=stack, precision=given or Precision())
     found = training_variants(
-        load_cluster(cluster), training, OpenChoices.parse({"linear_formats": allowed}, source="")
+        _MODEL, load_cluster(cluster), training, OpenChoices.parse({"linear_formats": allowed}, source="")
     )
     return [variant.precision.linear for variant in found]
 
@@ -39,7 +42,7 @@ def test_the_given_format_is_one_of_them_once() -> None:
     gathered = Precision(linear="fp8", gather="fp8")
     assert _formats("b200:8", "megatron-core", "mxfp8,fp8,mxfp8", gathered) == ["fp8", "mxfp8"]
     training = TrainingSpec(seq_len=128, global_batch=8, stack="megatron-core", precision=gathered)
-    found = training_variants(load_cluster("b200:8"), training, OpenChoices(linear_formats=("mxfp8",)))
+    found = training_variants(_MODEL, load_cluster("b200:8"), training, OpenChoices(linear_formats=("mxfp8",)))
     assert [variant.precision.gather for variant in found] == ["fp8", None]
 
 
@@ -74,7 +77,7 @@ def test_refusals(cluster: str, stack: str, allowed: str, words: str) -> None:
 def test_what_changes_less_comes_first() -> None:
     training = TrainingSpec(seq_len=128, global_batch=8, stack="torchtitan-compiled-loss")
     may = OpenChoices(linear_formats=("fp8",), loss_chunks=True)
-    found = training_variants(load_cluster("h100-sxm:8"), training, may)
+    found = training_variants(_MODEL, load_cluster("h100-sxm:8"), training, may)
     assert found[0] == training
     assert [(each.precision.linear, each.loss_chunks) for each in found] == [
         (None, 1),
@@ -90,7 +93,7 @@ def test_what_changes_less_comes_first() -> None:
 def test_pieces_of_the_loss_need_software_that_runs_them() -> None:
     training = TrainingSpec(seq_len=128, global_batch=8)
     with pytest.raises(SpecError, match="stack 'shardwright' runs no loss in pieces; leave out --loss-chunks auto, or"):
-        training_variants(load_cluster("h100-sxm:8"), training, OpenChoices(loss_chunks=True))
+        training_variants(_MODEL, load_cluster("h100-sxm:8"), training, OpenChoices(loss_chunks=True))
 
 
 def test_formats_of_a_stack_are_known_to_some_device() -> None:
@@ -99,3 +102,11 @@ def test_formats_of_a_stack_are_known_to_some_device() -> None:
         formats = named_stack(name).runs.linear_formats
         if formats:
             assert _formats("b200:8", name, ",".join(formats)) == [None, *formats]
+
+
+def test_modules_need_software_that_names_them() -> None:
+    training = TrainingSpec(seq_len=128, global_batch=8, stack="megatron-core-0.12")
+    with pytest.raises(
+        SpecError, match="names no modules to recompute; leave out --recompute-modules auto, or choose meg"
+    ):
+        training_variants(_MODEL, load_cluster("h100-sxm:8"), training, OpenChoices(recompute_modules=True))
