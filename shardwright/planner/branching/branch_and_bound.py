@@ -77,6 +77,9 @@ class BranchAndBound:
         The time limit takes effect once there is a plan or a ceiling, `most_solved` once there is a plan.
         """
         deadline = time.perf_counter() + time_limit_seconds
+        if np.isfinite(self._limit) and time_limit_seconds <= 0:
+            self.complete, self._open_bound = self.entries.lowest() >= self._limit, self.entries.lowest()
+            return
         for entry in self.entries.ascending(lambda: self._limit * (1 - _ROUNDING)):
             bound = self.entries.bound(entry)
             late = np.isfinite(self._limit) and time.perf_counter() > deadline

@@ -174,7 +174,7 @@ def what_was_given_up(found: SearchResult) -> list[str]:
 
 
 def what_was_chosen(found: SearchResult) -> list[str]:
-    """Say what the planner chose of the training spec, and what the given value would take; also where it kept that."""
+    """Say what the planner chose of the training spec, and what the given value would take."""
     lines = []
     for choice in found.as_given:
         words = f"The planner chose {words_of(found.training, choice.name)}"
