@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         simulate_plan,
         write_plan_file,
     )
-    from shardwright.planner import Fixed, SearchResult, explain, search
+    from shardwright.planner import Fixed, OpenChoices, SearchResult, explain, search
     from shardwright.specs import ClusterSpec, Estimate, Measurement, Plan, Timeline, TrainingSpec, read_measurement
     from shardwright.specs.model import ModelSpec
 
@@ -40,7 +40,7 @@ _ROOMS = {
         *["PlanFile", "check_memory", "check_plan", "estimate_plan", "read_plan_file", "simulate_plan"],
         "write_plan_file",
     ],
-    "planner": ["Fixed", "SearchResult", "explain", "search"],
+    "planner": ["Fixed", "OpenChoices", "SearchResult", "explain", "search"],
     "specs": ["ClusterSpec", "Estimate", "Measurement", "Plan", "Timeline", "TrainingSpec", "read_measurement"],
     "specs.model": ["ModelSpec"],
 }
@@ -52,6 +52,7 @@ __all__ = [
     "InfeasibleError",
     "Measurement",
     "ModelSpec",
+    "OpenChoices",
     "Plan",
     "PlanFile",
     "SearchResult",

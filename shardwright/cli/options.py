@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from shardwright.costmodel import PlanFile, Reliability
+    from shardwright.planner import OpenChoices
     from shardwright.specs import ClusterSpec, Estimate, NodeGroup, TrainingSpec
     from shardwright.specs.model import ModelSpec
 
@@ -51,6 +52,17 @@ def read_count_option(text: str | int) -> int:
         raise typer.BadParameter(str(error)) from None
 
 
+def read_auto_option(text: str | int) -> int | str:
+    """Read the value of an option that is a number, or `auto` where the planner may choose it."""
+    if isinstance(text, int) or text == AUTO:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is neither a whole number nor {AUTO}") from None
+
+
+AUTO = "auto"
 SeqLenOption = Annotated[
     int, typer.Option(parser=read_count_option, metavar="COUNT", help="Set the tokens of a sequence: 8192, 8k, 1M.")
 ]
@@ -82,6 +94,23 @@ LossChunksOption = Annotated[
     int,
     typer.Option(help="Run head and loss in that many pieces of a microbatch, so that fewer logits are alive at once."),
 ]
+AllowPrecisionOption = Annotated[
+    str,
+    typer.Option(
+        metavar="FORMATS",
+        help="Let the planner choose one of these lower formats for the layers' weight matmuls, such as fp8,mxfp8; all: every one "
+        "that device and stack have.",
+    ),
+]
+ChosenLossChunksOption = Annotated[
+    int,
+    typer.Option(
+        parser=read_auto_option,
+        metavar="COUNT",
+        help="Run head and loss in that many pieces of a microbatch, so that fewer logits are alive at once; auto: let the "
+        "planner choose.",
+    ),
+]
 OverlapsDispatchOption = Annotated[
     bool, typer.Option("--overlap-dispatch", help="Send tokens to experts beside the compute of another microbatch.")
 ]
@@ -99,6 +128,13 @@ RecomputeModulesOption = Annotated[
     typer.Option(
         help="Name what selective recompute repeats, joined by +: core_attn, layernorm, mla_up_proj, mlp, moe, moe_act, "
         "shared_experts. Left out, what the stack repeats."
+    ),
+]
+ChosenRecomputeModulesOption = Annotated[
+    str,
+    typer.Option(
+        help="Name what selective recompute repeats, joined by +: core_attn, layernorm, mla_up_proj, mlp, moe, moe_act, "
+        "shared_experts; auto: let the planner choose. Left out, what the stack repeats."
     ),
 ]
 CudaGraphsOption = Annotated[
@@ -119,6 +155,8 @@ _TRAINING_OPTIONS = (
     ),
     *("mtp_layers", "activation_offload_layers", "high_precision_layers", "recompute_modules", "cuda_graphs"),
 )
+# What an option of the training spec says where the planner chooses beside it.
+_CLOSED: dict[str, object] = {"loss_chunks": 1, "recompute_modules": ""}
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
 
@@ -261,6 +299,20 @@ def read_training(options: Mapping[str, Any]) -> "TrainingSpec":
     values = {name: options[name] for name in _TRAINING_OPTIONS}
     values["precision"] = formats | named_stack(options["stack"]).fixed_formats
     return TrainingSpec.parse(values, source="training options")
+
+
+def read_may_choose(options: Mapping[str, Any]) -> "tuple[dict[str, Any], OpenChoices]":
+    """Read what the planner may choose of the training spec: the options without their `auto`, and what these opened.
+
+    Raises:
+        SpecError: a value is not allowed.
+    """
+    from shardwright.planner import OpenChoices
+
+    opened = {name: options[name] == AUTO for name in _CLOSED}
+    opened["linear_formats"] = options["allow_precision"]
+    kept = {name: closed if opened[name] else options[name] for name, closed in _CLOSED.items()}
+    return {**options, **kept}, OpenChoices.parse(opened, source="options")
 
 
 def read_reliability(**options: float | None) -> "Reliability | None":

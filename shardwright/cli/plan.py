@@ -7,9 +7,12 @@ import typer
 
 from .options import (
     ActivationOffloadLayersOption,
+    AllowPrecisionOption,
     AttentionOption,
     CheckpointEveryOption,
     CheckpointSecondsOption,
+    ChosenLossChunksOption,
+    ChosenRecomputeModulesOption,
     ClusterOption,
     CudaGraphsOption,
     ForceOption,
@@ -19,7 +22,6 @@ from .options import (
     HostMemoryReserveOption,
     JsonOption,
     LinearPrecisionOption,
-    LossChunksOption,
     MemoryReserveOption,
     ModelArgument,
     MtbfDeviceOption,
@@ -30,7 +32,6 @@ from .options import (
     PlanArgument,
     PrecisionOption,
     ProfileOption,
-    RecomputeModulesOption,
     RestartSecondsOption,
     SeqLenOption,
     StackOption,
@@ -38,6 +39,7 @@ from .options import (
     end_infeasible,
     print_json,
     read_cluster,
+    read_may_choose,
     read_model,
     read_plan,
     read_reliability,
@@ -65,16 +67,17 @@ def plan(
     global_batch: GlobalBatchOption,
     precision: PrecisionOption = "bf16",
     linear_precision: LinearPrecisionOption = None,
+    allow_precision: AllowPrecisionOption = "",
     optimizer: OptimizerOption = "adamw",
     attention: AttentionOption = "flash",
     fp8_attention: Fp8AttentionOption = False,
     stack: StackOption = "shardwright",
-    loss_chunks: LossChunksOption = 1,
+    loss_chunks: ChosenLossChunksOption = 1,
     overlaps_dispatch: OverlapsDispatchOption = False,
     mtp_layers: MtpLayersOption = 0,
     activation_offload_layers: ActivationOffloadLayersOption = 0,
     high_precision_layers: HighPrecisionLayersOption = 0,
-    recompute_modules: RecomputeModulesOption = "",
+    recompute_modules: ChosenRecomputeModulesOption = "",
     cuda_graphs: CudaGraphsOption = "none",
     pp: Annotated[str | None, typer.Option(help=f"Fix the pipeline degree. {SEVERAL}")] = None,
     tp: Annotated[str | None, typer.Option(help=f"Fix the tensor-parallel degree. {SEVERAL}")] = None,
@@ -84,6 +87,10 @@ def plan(
     ep: Annotated[str | None, typer.Option(help=f"Fix the expert-parallel degree. {SEVERAL}")] = None,
     etp: Annotated[
         str | None, typer.Option(help=f"Fix how many ranks split each expert; 0: what ep leaves of tp. {SEVERAL}")
+    ] = None,
+    order: Annotated[
+        str | None,
+        typer.Option(help="Fix the order of the axes over the machine, innermost first: tp-cp-dp-pp, tp-cp-pp-dp."),
     ] = None,
     context_parallel: Annotated[
         str | None,
@@ -156,33 +163,36 @@ def plan(
     from shardwright.planner.nearby import search_job
     from shardwright.planner.space import asked
     from shardwright.planner.why import explain as explain_plan
-    from shardwright.planner.why import overlooked, what_was_given_up
+    from shardwright.planner.why import overlooked, what_was_chosen, what_was_given_up
     from shardwright.reports.plan import OtherPlan, others_json
 
     if not time_limit > 0:
         raise SpecError(f"--time-limit is {time_limit}: give a number of seconds above 0")
     refuse_existing(out, report, force=force, inputs=[profile] if profile else [])
     options = context.params
-    training = read_training(options)
+    closed, may_choose = read_may_choose(options)
     fixed = asked(options, fix=fix or (), forbid=forbid or ())
-    whole = read_model(model), read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True), training
+    devices = read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True)
+    whole = read_model(model), devices, read_training(closed)
     full = details or as_json or report is not None
     tolerance = 0.0 if fastest else TOLERANCE
     found = search_job(
         *whole,
         fixed=fixed,
         allow_fewer_devices=allow_fewer_devices,
+        may_choose=may_choose,
         time_limit_seconds=time_limit,
         runners_up=3 if full else 0,
         tolerance=tolerance,
         list_trade_offs=True,
     )
-    result, job = found.result, (whole[0], found.cluster, training)
+    result, job = found.result, (whole[0], found.cluster, found.result.training)
     listed = not full and any("fastest" in other.names for other in result.trade_offs)
     notes = [
+        *what_was_chosen(result),
         *([] if listed else what_was_given_up(result)),
         *found.notes,
-        *overlooked(*job, result.estimate),
+        *overlooked(*job, result.plan, result.estimate),
         *_lacking(*job),
     ]
     if certify:

@@ -41,7 +41,7 @@ def simplest_rival(
 
 def axis_count(mesh: Mesh) -> int:
     """How many axes of the mesh split or copy something."""
-    return sum(degree > 1 for _, degree in mesh)
+    return sum(degree > 1 for degree in mesh.degrees.values())
 
 
 def _simpler(plan: Plan, fixed: Fixed) -> Iterator[tuple[str, Fixed]]:

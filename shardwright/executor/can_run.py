@@ -2,7 +2,7 @@
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
-from shardwright.specs import OWN_STACK
+from shardwright.specs import OWN_STACK, PIPELINE_OUTERMOST
 
 # Each is described in model/families.py, which imports torch. The list is here so that planning need not import it.
 TRAINED_MODEL_TYPES = ("llama", "qwen3", "gpt2")
@@ -53,6 +53,7 @@ def check_can_run(plan_file: PlanFile) -> None:
         )
     training = plan_file.training
     unlike = (
+        (mesh.order != PIPELINE_OUTERMOST, f"mesh order {mesh.order}", f"plan with --order {PIPELINE_OUTERMOST}"),
         (training.expert_capacity is not None, "expert_capacity", "leave it out"),
         (plan_file.plan.vocabulary_parallel != "none", "vocabulary_parallel", "leave it out of the plan"),
         (training.fp8_attention, "attention in fp8", "plan without --fp8-attention"),

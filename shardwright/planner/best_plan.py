@@ -1,10 +1,14 @@
 """The search for the best plan, and the facts that are known about its answer."""
 
 import time
+from collections.abc import Iterator
+from functools import partial
 
-from shardwright.costmodel.op_times import OpTimes, op_times
+from shardwright.costmodel.op_times import CALIBRATED, OpTimes, op_times
 from shardwright.planner.branching import (
-    BranchAndBound,
+    AsGiven,
+    Found,
+    Portfolio,
     Progress,
     RunnerUp,
     SearchResult,
@@ -12,13 +16,16 @@ from shardwright.planner.branching import (
     simplest,
     trade_offs,
 )
-from shardwright.planner.space import Fixed, check_runs, kept_by
+from shardwright.planner.space import Fixed, OpenChoices, changed, check_runs, keeps, kept_by, training_variants
 from shardwright.planner.stages import plan_of
-from shardwright.specs import ClusterSpec, TrainingSpec
+from shardwright.specs import ClusterSpec, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 # What is closer counts as equally fast. The 80% interval of an estimate is many times as wide (costmodel/intervals.toml).
 TOLERANCE = 0.02
+
+# This limits work, not time, so that repeated runs print the same numbers.
+_MOST_SOLVED_AS_GIVEN = 64
 
 
 def search(
@@ -27,6 +34,7 @@ def search(
     training: TrainingSpec,
     *,
     fixed: Fixed | None = None,
+    may_choose: OpenChoices | None = None,
     times: OpTimes | None = None,
     time_limit_seconds: float = 30.0,
     runners_up: int = 3,
@@ -38,36 +46,78 @@ def search(
 
     The search minimises a closed form that equals the simulated timeline (a law of the cost model). Simulating the best
     few plans would therefore not change their order. With a `tolerance` the plan is the simplest of those that take at most
-    that share longer than the fastest (branching/simplest.py). `list_trade_offs` looks for plans that are faster, simpler or
-    leave more memory free (branching/trade_offs.py). `progress` is called with (solved, still open, best seconds).
+    that share longer than the fastest (branching/simplest.py). `may_choose` opens parts of `training` to the planner
+    (space/variants.py). `list_trade_offs` looks for plans that are faster, simpler or leave more memory free
+    (branching/trade_offs.py). `progress` is called with (solved, still open, best seconds).
 
     Raises:
-        SpecError: nothing divides, or the fixed choices contradict each other or the software.
+        SpecError: nothing divides, or the fixed choices contradict each other or the software; the device or the software
+            does not have what the planner may choose.
         InfeasibleError: plans divide, but none fits the memory. The message names the limit that binds and what would
             fit.
     """
     started, fixed = time.perf_counter(), kept_by(fixed or Fixed(), training)
     if fixed.stages is None:
         check_runs(training, fixed)
-    times = times or op_times(cluster, training)
-    run = BranchAndBound.start(model, cluster, training, fixed, times)
-    run.run(time_limit_seconds, progress)
-    if run.best is None:
-        raise infeasible(model, cluster, training, fixed, times)
-    chosen = simplest(run, tolerance) if tolerance > 0 and run.complete else run.best
-    plan, fastest = (plan_of(found, run.space, model) for found in (chosen, run.best))
-    solved = run.other_meshes(runners_up, chosen) if run.complete else []
-    others = (RunnerUp(plan_of(found, run.space, model), found.step_seconds) for found in solved)
+    trainings = training_variants(model, cluster, training, may_choose or OpenChoices())
+    times_of = partial(_times_of, cluster=cluster, given=training, times=times)
+    found = Portfolio.start(model, cluster, trainings, fixed, times_of)
+    found.run(time_limit_seconds, progress)
+    found.run_other_order(model, cluster, started + time_limit_seconds - time.perf_counter())
+    if found.best is None:  # the last variant keeps least
+        raise infeasible(model, cluster, trainings[-1], fixed, times_of(trainings[-1]))
+    chosen = simplest(found, tolerance) if tolerance > 0 and found.complete else found.best
+    run, plan = chosen.variant.run, _plan_of(chosen, model)
+    kept = _training_of(chosen, model, training)
+    fastest = _runner_up(found.best, model, training, beside=kept)
+    others = run.other_meshes(runners_up, chosen.solved) if found.complete else []
     return SearchResult(
         plan=plan,
-        estimate=run.estimate(model, cluster, training, plan),
-        bound_seconds=run.bound_seconds(),
-        candidates_total=len(run.space),
-        candidates_solved=run.solved,
-        complete=run.complete,
+        estimate=run.estimate(model, cluster, kept, plan),
+        training=kept,
+        given=training,
+        bound_seconds=found.bound_seconds(),
+        candidates_total=sum(len(variant.run.space) for variant in found.variants),
+        candidates_solved=found.solved,
+        complete=found.complete,
         fixed=fixed,
-        runners_up=tuple(others),
-        fastest=None if fastest == plan else RunnerUp(fastest, run.best.step_seconds),
-        trade_offs=trade_offs(run, chosen, model, cluster, training) if list_trade_offs and run.complete else (),
+        runners_up=tuple(RunnerUp(plan_of(other, run.space, model), other.step_seconds) for other in others),
+        fastest=None if (fastest.plan, fastest.training) == (plan, None) else fastest,
+        as_given=tuple(_as_given(found, kept, training, model)),
+        trade_offs=trade_offs(found, chosen, model, cluster) if list_trade_offs and found.complete else (),
         seconds=time.perf_counter() - started,
     )
+
+
+def _times_of(variant: TrainingSpec, *, cluster: ClusterSpec, given: TrainingSpec, times: OpTimes | None) -> OpTimes:
+    """The operation times of a variant: those that were given for the given training, or its own with their constants."""
+    if times is not None and variant == given:
+        return times
+    return op_times(cluster, variant, times.constants if times else CALIBRATED)
+
+
+def _plan_of(found: Found, model: ModelSpec) -> Plan:
+    return plan_of(found.solved, found.variant.run.space, model)
+
+
+def _training_of(found: Found, model: ModelSpec, given: TrainingSpec) -> TrainingSpec:
+    """The training spec of a plan. Modules that no layer recomputes are those that were given."""
+    policies = {run.recompute for stage in _plan_of(found, model).stages for run in stage.layers}
+    training = found.variant.training
+    if "selective" in policies or training.recompute_modules == given.recompute_modules:
+        return training
+    return training.model_copy(update={"recompute_modules": given.recompute_modules})
+
+
+def _runner_up(found: Found, model: ModelSpec, given: TrainingSpec, *, beside: TrainingSpec) -> RunnerUp:
+    """A plan that was found, beside a result with another training spec or the same one."""
+    own = _training_of(found, model, given)
+    return RunnerUp(_plan_of(found, model), found.solved.step_seconds, None if own == beside else own)
+
+
+def _as_given(found: Portfolio, chosen: TrainingSpec, given: TrainingSpec, model: ModelSpec) -> Iterator[AsGiven]:
+    """Yield for each difference of the chosen training spec the fastest plan that has the given value there."""
+    for name in changed(chosen, given):
+        variants = [each for each in found.variants if keeps(each.training, given, name)]
+        best = found.fastest_among(variants, _MOST_SOLVED_AS_GIVEN)
+        yield AsGiven(name, None if best is None else _runner_up(best, model, given, beside=chosen))

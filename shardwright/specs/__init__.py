@@ -18,7 +18,7 @@ from .candidates import (
 from .choices import AXES, CHOICES, COLUMNS, Choice
 from .cluster import MOST_DEVICES, ClusterSpec, Host, Link, LinkKind, NodeGroup
 from .device import Device, DeviceFormat, Generation
-from .mesh import Mesh, RankGroup, experts_fold
+from .mesh import ORDERS, PIPELINE_INSIDE_DATA, PIPELINE_OUTERMOST, Mesh, MeshOrder, RankGroup, experts_fold
 from .plan import (
     CONTEXT_PARALLEL,
     EXPERT_DISPATCH,
@@ -70,12 +70,11 @@ from .schedules import (
     stage_ranks,
 )
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_document
-from .stack import OWN_STACK, AttentionKernel, Stack, named_stack, stack_names
+from .stack import OWN_STACK, AttentionKernel, LinearFormat, Stack, named_stack, stack_names
 from .training import (
     BYTES_PER_ELEMENT,
     OPTIMIZER_STATES,
     CudaGraphs,
-    LinearFormat,
     OptimizerName,
     Precision,
     RecomputeModule,
@@ -91,7 +90,10 @@ __all__ = [
     "EXPERT_DISPATCH",
     "MOST_DEVICES",
     "OPTIMIZER_STATES",
+    "ORDERS",
     "OWN_STACK",
+    "PIPELINE_INSIDE_DATA",
+    "PIPELINE_OUTERMOST",
     "POLICIES",
     "AttentionKernel",
     "Candidates",
@@ -121,6 +123,7 @@ __all__ = [
     "MemoryBytes",
     "MemoryCurve",
     "Mesh",
+    "MeshOrder",
     "NodeGroup",
     "NonNegativeFloat",
     "NonNegativeInt",

@@ -9,8 +9,10 @@ from shardwright.base import IntArray
 
 from .choices import COLUMNS
 from .cluster import NodeGroup
-from .mesh import Degrees, RankGroup
+from .mesh import ORDERS, PIPELINE_INSIDE_DATA, Degrees, RankGroup
 from .plan import Plan
+
+_PIPELINE_INSIDE_DATA = ORDERS.index(PIPELINE_INSIDE_DATA)
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,8 @@ class Candidates(Degrees[IntArray]):
     """N combinations of the choices that hold for a whole run; every field has shape (N,).
 
     `stages_per_rank` counts pipeline chunks on a rank. `offload_optimizer` is 1 where the optimizer lives on the host.
-    `context_parallel` indexes `CONTEXT_PARALLEL`, `expert_dispatch` indexes `EXPERT_DISPATCH`. The axes of context and of
-    experts are optional; without them no candidate has these axes.
+    `context_parallel` indexes `CONTEXT_PARALLEL`, `expert_dispatch` indexes `EXPERT_DISPATCH`, `order` indexes `ORDERS`. The axes
+    of context and of experts are optional; without them no candidate has these axes.
     """
 
     pp: IntArray
@@ -37,9 +39,10 @@ class Candidates(Degrees[IntArray]):
     etp: IntArray = field(default_factory=lambda: np.array(0))
     context_parallel: IntArray = field(default_factory=lambda: np.array(0))
     expert_dispatch: IntArray = field(default_factory=lambda: np.array(0))
+    order: IntArray = field(default_factory=lambda: np.array(0))
 
     def __post_init__(self) -> None:
-        for name in ("cp", "ep", "etp", "context_parallel", "expert_dispatch"):
+        for name in ("cp", "ep", "etp", "context_parallel", "expert_dispatch", "order"):
             object.__setattr__(self, name, np.broadcast_to(getattr(self, name), self.pp.shape))
 
     @classmethod
@@ -80,59 +83,94 @@ class Candidates(Degrees[IntArray]):
 
 def tp_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
     """Neighbouring ranks."""
-    return _group(np.ones_like(candidates.tp), candidates.tp, node)
+    return _group(candidates, np.ones_like(candidates.tp), candidates.tp, node)
 
 
 def cp_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
     """Ranks that share the sequences of one data-parallel rank, `tp` apart."""
-    return _group(candidates.tp, candidates.cp, node)
+    return _group(candidates, candidates.tp, candidates.cp, node)
 
 
 def shard_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
-    """Ranks that hold the shards of one parameter, `tp` apart."""
-    return _group(candidates.tp, candidates.shards, node)
+    """Ranks that hold the shards of one parameter, `tp` apart in their stage."""
+    return _group(candidates, candidates.tp, candidates.shards, node)
 
 
 def replicate_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
-    """Ranks that hold the same shard, `tp * shards` apart."""
-    return _group(candidates.tp * candidates.shards, candidates.replicas, node)
+    """Ranks that hold the same shard, `tp * shards` apart in their stage."""
+    return _group(candidates, candidates.tp * candidates.shards, candidates.replicas, node)
 
 
 def expert_tp_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
     """Neighbouring ranks that split the same experts."""
-    return _group(np.ones_like(candidates.tp), candidates.expert_tp, node)
+    return _group(candidates, np.ones_like(candidates.tp), candidates.expert_tp, node)
 
 
 def ep_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
-    """Ranks that hold different experts and trade tokens, `expert_tp` apart."""
-    return _group(candidates.expert_tp, candidates.ep, node)
+    """Ranks that hold different experts and trade tokens, `expert_tp` apart in their stage."""
+    return _group(candidates, candidates.expert_tp, candidates.ep, node)
 
 
 def expert_shard_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
     """Ranks that hold the shards of the same expert."""
-    return _group(candidates.expert_tp * candidates.ep, candidates.expert_shards, node)
+    return _group(candidates, candidates.expert_tp * candidates.ep, candidates.expert_shards, node)
 
 
 def expert_replicate_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
     """Ranks that hold the same shard of the same expert."""
     stride = candidates.expert_tp * candidates.ep * candidates.expert_shards
-    return _group(stride, candidates.expert_replicas, node)
+    return _group(candidates, stride, candidates.expert_replicas, node)
 
 
 def pipeline_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
-    """Two ranks of neighbouring stages; all ranks of a node send at once."""
-    per_stage = candidates.ranks // candidates.pp
-    return _group(per_stage, np.minimum(candidates.pp, 2), node)
+    """Two ranks of neighbouring stages; all ranks of a node send at once.
+
+    Where the pipeline lies inside data parallelism and reaches over nodes, every message counts as one that leaves its
+    node. The ranks of one stage on a node then send at once, because the other stages there send inside.
+    """
+    per_node, degree = node.devices_per_node, np.minimum(candidates.pp, 2)
+    inside = np.clip(per_node // (candidates.ranks // candidates.pp), 1, degree)
+    sharing = np.maximum(1.0, per_node / inside)
+    if candidates.order.any():
+        within, block = candidates.order == _PIPELINE_INSIDE_DATA, candidates.tp * candidates.cp
+        whole = per_node >= block * candidates.pp
+        inside = np.where(within, np.where(whole, degree, 1), inside)
+        sharing = np.where(within, np.where(whole, per_node / inside, np.minimum(per_node, block)), sharing)
+    nodes = -(-degree // inside)
+    return RankGroup(ranks_per_node=degree / nodes, nodes=nodes, sharing=sharing)
 
 
 def stages_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
     """All ranks of one pipeline."""
-    return _group(candidates.ranks // candidates.pp, candidates.pp, node)
+    within, block = candidates.order == _PIPELINE_INSIDE_DATA, candidates.tp * candidates.cp
+    apart = np.where(within, block, candidates.ranks // candidates.pp)
+    return _placed(node.devices_per_node // apart, candidates.pp, node)
 
 
-def _group(stride: IntArray, degree: IntArray, node: NodeGroup) -> RankGroup:
-    """The group of `degree` ranks that are `stride` apart, ranks numbered node by node."""
-    per_node = node.devices_per_node
-    inside = np.clip(per_node // stride, 1, degree)
+def _group(candidates: Candidates, stride: IntArray, degree: IntArray, node: NodeGroup) -> RankGroup:
+    """The group of `degree` ranks that are `stride` apart among the ranks of their stage, ranks numbered node by node."""
+    return _placed(_of_stage_on_node(candidates, node) // stride, degree, node)
+
+
+def _of_stage_on_node(candidates: Candidates, node: NodeGroup) -> IntArray:
+    """(N,): ranks of one stage that a node holds or could hold, neighbours in their stage.
+
+    Where the pipeline lies inside data parallelism a node holds a part of a block of cp * tp ranks, or one block of each
+    of some stages, or several blocks of every stage.
+    """
+    per_node = np.full(candidates.pp.shape, node.devices_per_node)
+    if not candidates.order.any():
+        return per_node
+    block = candidates.tp * candidates.cp
+    blocks = np.maximum(1, per_node // (block * candidates.pp))
+    within = np.minimum(per_node, block * blocks)
+    return np.where(candidates.order == _PIPELINE_INSIDE_DATA, within, per_node)
+
+
+def _placed(fitting: IntArray, degree: IntArray, node: NodeGroup) -> RankGroup:
+    """The group of `degree` ranks of which a node holds at most `fitting`."""
+    inside = np.clip(fitting, 1, degree)
     nodes = -(-degree // inside)
-    return RankGroup(ranks_per_node=degree / nodes, nodes=nodes, sharing=np.maximum(1.0, per_node / inside))
+    return RankGroup(
+        ranks_per_node=degree / nodes, nodes=nodes, sharing=np.maximum(1.0, node.devices_per_node / inside)
+    )

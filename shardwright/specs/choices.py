@@ -6,6 +6,7 @@ A new dimension is one row here, with its values in the planner's space and its 
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
+from .mesh import ORDERS
 from .plan import CONTEXT_PARALLEL, EXPERT_DISPATCH, POLICIES, Plan, ScheduleName
 
 
@@ -43,6 +44,7 @@ AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp", "ep", "etp")
 
 CHOICES: tuple[Choice, ...] = (
     *map(_axis, AXES),
+    Choice("order", lambda plan: plan.mesh.order, values=ORDERS),
     Choice("micro_batch", lambda plan: plan.micro_batch),
     Choice("stages_per_rank", lambda plan: plan.stages_per_rank),
     Choice("zero_stage", lambda plan: plan.zero_stage),

@@ -5,10 +5,14 @@ layers (folded: Liu et al. 2025, "MoE Parallel Folding", arXiv 2504.14960, secti
 columns of an expert (`expert_tp`), then hold different experts (`ep`), and those that hold the same ones shard them. `etp`
 sets how many share an expert; 0 is what `ep` leaves of tp. With ep 1 that is the mesh of the other layers; with ep a multiple
 of tp and etp 0 every expert is whole.
+
+`order` says which axes lie innermost. "tp-cp-dp-pp" is the numbering above. In "tp-cp-pp-dp" consecutive ranks differ in tp,
+then cp, then pp, and in data parallelism last (Megatron-LM, --use-tp-pp-dp-mapping): a stage's ranks are then blocks of
+cp * tp neighbours, with the blocks of the other stages between them.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, get_args
 
 import numpy as np
 from pydantic import model_validator
@@ -16,6 +20,10 @@ from pydantic import model_validator
 from shardwright.base import Array, IntArray, Number, divisors, listed
 
 from .spec import NonNegativeInt, PositiveInt, Spec
+
+MeshOrder = Literal["tp-cp-dp-pp", "tp-cp-pp-dp"]
+ORDERS: tuple[MeshOrder, ...] = get_args(MeshOrder)
+PIPELINE_OUTERMOST, PIPELINE_INSIDE_DATA = ORDERS
 
 Degree = TypeVar("Degree", int, IntArray)
 
@@ -84,7 +92,7 @@ def _first_set(given: Degree, other: Degree) -> Degree:
 
 
 class Mesh(Spec, Degrees[int]):
-    """Degrees of the axes, outermost first."""
+    """Degrees of the axes, outermost first, and the order in which they are laid over the machine."""
 
     pp: PositiveInt = 1
     dp_replicate: PositiveInt = 1
@@ -93,6 +101,12 @@ class Mesh(Spec, Degrees[int]):
     tp: PositiveInt = 1
     ep: PositiveInt = 1
     etp: NonNegativeInt = 0
+    order: MeshOrder = PIPELINE_OUTERMOST
+
+    @property
+    def degrees(self) -> dict[str, int]:
+        """The degree of each axis by its name, outermost first."""
+        return {name: degree for name, degree in self if isinstance(degree, int)}
 
     @model_validator(mode="after")
     def _experts_fold(self) -> Self:
@@ -122,8 +136,8 @@ class Mesh(Spec, Degrees[int]):
             )
 
     def __str__(self) -> str:
-        shown = [f"{axis}{degree}" for axis, degree in self if degree > 1]
-        return " x ".join(shown) or "1 rank"
+        shown = " x ".join(f"{axis}{degree}" for axis, degree in self.degrees.items() if degree > 1) or "1 rank"
+        return shown if self.order == PIPELINE_OUTERMOST else f"{shown} in order {self.order}"
 
 
 @dataclass(frozen=True)

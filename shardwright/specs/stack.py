@@ -13,6 +13,7 @@ from pydantic import Field
 
 from shardwright.base import SpecError, nearest
 
+from .mesh import PIPELINE_OUTERMOST, MeshOrder
 from .plan import (
     CONTEXT_PARALLEL,
     EXPERT_DISPATCH,
@@ -28,6 +29,7 @@ from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
 SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
 AttentionKernel = Literal["flash-1", "flash-2", "flash-3"]
 MergedResults = Literal["fp32", "fused"]
+LinearFormat = Literal["fp8", "fp8-rowwise", "fp8-rowwise-gw-hp", "mxfp8", "nvfp4"]
 
 OWN_STACK = "shardwright"
 
@@ -50,6 +52,8 @@ class Runs(Spec):
     `schedules`: of a pipeline; empty where it has none. `zero_stages`: 0 is plain data parallelism. `uneven_stages`: stages may
     hold different numbers of layers. `context_parallel`, `expert_dispatch`: the ways to exchange keys and values and to send
     tokens to experts; empty where there is no such axis. `split_backward`: what goes with a schedule that splits the backward.
+    `linear_formats`: lower formats of the layers' weight matmuls. `orders`: in which the axes may lie over the machine
+    (`Mesh.order`). `loss_chunks`: head and loss may run in pieces of a microbatch (`TrainingSpec.loss_chunks`).
     """
 
     schedules: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -60,6 +64,9 @@ class Runs(Spec):
     context_parallel: tuple[ContextParallel, ...] = CONTEXT_PARALLEL
     expert_dispatch: tuple[ExpertDispatch, ...] = EXPERT_DISPATCH
     split_backward: SplitBackward = SplitBackward()
+    linear_formats: tuple[LinearFormat, ...] = ()
+    loss_chunks: bool = False
+    orders: tuple[MeshOrder, ...] = (PIPELINE_OUTERMOST,)
 
 
 class Stack(Spec):

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from .spec import NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from .stack import OWN_STACK, Stack, named_stack
+from .stack import LinearFormat as LinearFormat  # re-exported here, because it is a field of a precision
 
 MOST_PER_STEP = 2**31 - 1  # far beyond any run, and small enough to list its divisors
 
@@ -13,7 +14,6 @@ MOST_LOSS_CHUNKS = 4096  # more pieces than any kernel makes; each costs launche
 
 DType = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
-LinearFormat = Literal["fp8", "fp8-rowwise", "fp8-rowwise-gw-hp", "mxfp8", "nvfp4"]
 MOST_MTP_LAYERS = 64
 OptimizerName = Literal["adamw", "sgd"]
 RecomputeModule = Literal["core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts"]

@@ -91,3 +91,13 @@ class TestCompare:
         assert_one_line(
             result, "core.json", "planned for --stack megatron-core", "is for shardwright", "give --stack megatron-core"
         )
+
+
+def test_a_format_that_the_planner_chose_is_in_the_plan_file(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "fp8.json"
+    result = command("plan", "llama-3.2-1b", *JOB, *CORE, "--allow-precision", "all", "--out", path)
+    assert result.code == 0
+    printed = command("explain", path, "--json").json()["plan_file"]["training"]
+    assert printed["precision"]["linear"] == "fp8"
+    words = " ".join(result.out.split())
+    assert "The planner chose linears in fp8; with linears in bf16 the fastest plan takes" in words

@@ -18,6 +18,7 @@ from shardwright.planner.space.enumerate import enumerate_space
 from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.choices import AXES
 from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.mesh import ORDERS, PIPELINE_INSIDE_DATA
 from shardwright.specs.plan import CONTEXT_PARALLEL, Plan
 from shardwright.specs.schedules import ScheduleName
 from tests.planner.brute_force import all_plans, fastest
@@ -95,6 +96,41 @@ class TestEqualsBruteForce:
         assert found.estimate.step_seconds == pytest.approx(expected, rel=1e-9)
         assert len({stage.layer_count for stage in found.plan.stages}) == 1
         assert not found.plan.sequence_parallel
+
+    @pytest.mark.parametrize("seed", range(122, 134))
+    def test_step_in_another_order_of_the_axes(self, seed: int) -> None:
+        problem = _for_megatron(random_problem(seed))
+        inside = Fixed(order=PIPELINE_INSIDE_DATA, schedule="1f1b", zero_stage=1, ep=1, etp=0)
+        try:
+            fixed = _few_enough(problem, seed, inside)
+        except SpecError:
+            return
+        expected = fastest(*problem, fixed)
+        if expected is None:
+            with pytest.raises(InfeasibleError):
+                search(*problem, fixed=fixed)
+            return
+        found = search(*problem, fixed=fixed)
+        assert found.estimate.step_seconds == pytest.approx(expected, rel=1e-9)
+        assert found.plan.mesh.order == PIPELINE_INSIDE_DATA
+
+    @pytest.mark.parametrize("seed", range(134, 150))
+    def test_a_free_order_is_as_fast_as_the_usual_and_no_faster_than_both(self, seed: int) -> None:
+        """Small spaces have so few entries that all near the best are tried in the other order."""
+        problem = _for_megatron(random_problem(seed))
+        steps = []
+        for order in ORDERS:
+            try:
+                steps.append(search(*problem, fixed=Fixed(order=order)).estimate.step_seconds)
+            except (InfeasibleError, SpecError):
+                steps.append(np.inf)
+        try:
+            found = search(*problem)
+        except InfeasibleError:
+            assert steps[0] == np.inf
+            return
+        assert min(steps) * (1 - 1e-9) <= found.estimate.step_seconds <= steps[0] * (1 + 1e-9)
+        assert found.bound_seconds <= found.estimate.step_seconds * (1 + 1e-9)
 
 
 class TestBoundIsAdmissible:
@@ -198,6 +234,11 @@ def _few_enough(problem: Problem, seed: int, fixed: Fixed | None = None) -> Fixe
         number = int(space.column(name)[entry])
         fixed = fixed.model_copy(update={name: CONTEXT_PARALLEL[number] if name == "context_parallel" else number})
     return fixed
+
+
+def _for_megatron(problem: Problem) -> Problem:
+    """For software that lays the axes in two orders."""
+    return problem._replace(training=problem.training.model_copy(update={"stack": "megatron-core"}))
 
 
 def _step(problem: Problem) -> float:

@@ -13,7 +13,7 @@ from shardwright.costmodel.op_times.protocol import OpTimes
 from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.choices import AXES
 from shardwright.specs.cluster import ClusterSpec
-from shardwright.specs.mesh import Mesh
+from shardwright.specs.mesh import PIPELINE_OUTERMOST, Mesh, MeshOrder
 from shardwright.specs.model.feed_forward import MixtureOfExperts
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import (
@@ -40,7 +40,7 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
     Of plans that differ in nothing but the order of one stage's recompute policies among equal layers only one is given.
     """
     policies = tuple(policy for policy in POLICIES if fixed.allows("recompute", policy))
-    for mesh in _meshes(model, cluster, training):
+    for mesh in _meshes(model, cluster, training, fixed.order or PIPELINE_OUTERMOST):
         for zero_stage, micro_batch, (schedule, chunks), offload, kind in product(
             _ZERO_STAGES,
             range(1, training.global_batch + 1),
@@ -121,7 +121,7 @@ def fastest(
     return best
 
 
-def _meshes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> Iterator[Mesh]:
+def _meshes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, order: MeshOrder) -> Iterator[Mesh]:
     degrees = range(1, cluster.devices + 1)
     ffns = [block.ffn for block in model.layer_classes]
     experts = {ffn.experts for ffn in ffns if isinstance(ffn, MixtureOfExperts)} or {1}
@@ -131,16 +131,18 @@ def _meshes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> I
     for pp, replicate, shard, cp, tp in product(degrees, repeat=5):
         if pp * replicate * shard * cp * tp != cluster.devices or pp > model.layer_count:
             continue
-        inside = tp <= cluster.groups[0].devices_per_node and all(size % tp == 0 for size in split)
+        inside = cluster.groups[0].devices_per_node % tp == 0 and all(size % tp == 0 for size in split)
         if not inside or (cp > 1 and training.seq_len < 2048 * cp):
             continue
         for ep, etp in product(range(1, max(experts) + 1), {0, tp} - {1}):
             if any(count % ep for count in experts) or (etp and tp // gcd(tp, ep) == etp):
                 continue
             try:
-                yield Mesh(pp=pp, dp_replicate=replicate, dp_shard=shard, cp=cp, tp=tp, ep=ep, etp=etp)
+                mesh = Mesh(pp=pp, dp_replicate=replicate, dp_shard=shard, cp=cp, tp=tp, ep=ep, etp=etp, order=order)
             except ValueError:  # experts that do not fold
                 continue
+            if order == PIPELINE_OUTERMOST or pp == 1 or mesh.same_experts == mesh.dp:  # else Megatron-Core refuses it
+                yield mesh
 
 
 def _schedules(pp: int, layers: int) -> list[tuple[ScheduleName, int]]:

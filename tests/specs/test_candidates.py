@@ -1,5 +1,7 @@
 """Which ranks a collective joins, and what of the network they share."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from shardwright.specs.candidates import (
     pipeline_group,
     replicate_group,
     shard_group,
+    stages_group,
     tp_group,
 )
 from shardwright.specs.mesh import RankGroup
@@ -21,7 +24,10 @@ from tests.costmodel.fakes import round_cluster
 
 def candidates(**degrees: int) -> Candidates:
     return Candidates(
-        **{name: np.array([degrees.get(name, int(name != "etp"))]) for name in Candidates.__dataclass_fields__}
+        **{
+            name: np.array([degrees.get(name, int(name not in ("etp", "order")))])
+            for name in Candidates.__dataclass_fields__
+        }
     )
 
 
@@ -69,6 +75,60 @@ def numbers(group: RankGroup) -> tuple[float, float, float]:
 def test_group_of_an_axis(degrees: dict[str, int], group: object, expected: tuple[float, float, float]) -> None:
     assert callable(group)
     assert numbers(group(candidates(**degrees), round_cluster(nodes=2, devices_per_node=4).node)) == expected
+
+
+@pytest.mark.parametrize(
+    ("degrees", "group", "expected"),
+    [
+        # four nodes of four. pp lies inside data parallelism, so the ranks of a block of cp * tp are neighbours.
+        # Two stages of tp 2 fill a node: a message stays on it, and the same shards of four nodes meet, four groups on the NICs
+        (dict(pp=2, tp=2, dp_shard=4), pipeline_group, (2, 1, 2)),
+        (dict(pp=2, tp=2, dp_shard=4), shard_group, (1, 4, 4)),
+        (dict(pp=2, tp=2, dp_shard=4), tp_group, (2, 1, 2)),
+        # four stages of tp 2 fill two nodes: the two ranks of one stage send to the next node, the other two inside
+        (dict(pp=4, tp=2, dp_shard=2), pipeline_group, (1, 2, 2)),
+        (dict(pp=4, tp=2, dp_shard=2), shard_group, (1, 2, 4)),
+        (dict(pp=4, tp=2, dp_shard=2), stages_group, (2, 2, 2)),
+        # a node holds two replicas of two stages: half of a group of eight is pairs on a node
+        (dict(pp=2, dp_shard=8), shard_group, (2, 4, 2)),
+        (dict(pp=2, dp_shard=8), pipeline_group, (2, 1, 2)),
+        (dict(pp=2, dp_shard=2, dp_replicate=4), replicate_group, (1, 4, 4)),
+        (dict(pp=2, dp_shard=2, dp_replicate=4), shard_group, (2, 1, 2)),
+        # a block as large as a node lies as in the other order
+        (dict(pp=2, tp=4, dp_shard=2), shard_group, (1, 2, 4)),
+        (dict(pp=2, tp=4, dp_shard=2), pipeline_group, (1, 2, 4)),
+        # cp 2 in the block, and experts over the block
+        (dict(pp=2, cp=2, dp_shard=4), cp_group, (2, 1, 2)),
+        (dict(pp=2, tp=2, dp_shard=4, ep=2), ep_group, (2, 1, 2)),
+        (dict(pp=2, tp=2, dp_shard=4, ep=2), expert_shard_group, (1, 4, 4)),
+    ],
+)
+def test_group_where_the_pipeline_lies_inside_data_parallelism(
+    degrees: dict[str, int], group: object, expected: tuple[float, float, float]
+) -> None:
+    assert callable(group)
+    assert numbers(group(candidates(order=1, **degrees), round_cluster(nodes=4, devices_per_node=4).node)) == expected
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("degrees", list(itertools.product([1, 2, 4], repeat=5)), ids=str)
+def test_groups_are_those_of_the_numbered_ranks(order: int, degrees: tuple[int, ...]) -> None:
+    """Ranks are laid out one by one, and those of the first group are counted on their nodes of eight."""
+    pp, replicate, shard, cp, tp = degrees
+    numbered = np.arange(np.prod(degrees)).reshape(degrees if order == 0 else (replicate, shard, pp, cp, tp))
+    ranks = numbered if order == 0 else np.moveaxis(numbered, 2, 0)
+    one = candidates(pp=pp, dp_replicate=replicate, dp_shard=shard, cp=cp, tp=tp, order=order)
+    node = round_cluster(nodes=128, devices_per_node=8).node
+    groups = [
+        (tp_group, ranks[0, 0, 0, 0, :]),
+        (cp_group, ranks[0, 0, 0, :, 0]),
+        (shard_group, ranks[0, 0, :, :, 0]),
+        (replicate_group, ranks[0, :, 0, 0, 0]),
+        (stages_group, ranks[:, 0, 0, 0, 0]),
+    ]
+    for group, members in groups:
+        _, counts = np.unique(members.reshape(-1) // 8, return_counts=True)
+        assert numbers(group(one, node)) == (counts[0], len(counts), 8 / counts[0]), group
 
 
 def test_indexing_keeps_arrays() -> None:

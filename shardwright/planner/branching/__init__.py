@@ -2,12 +2,16 @@
 
 from .branch_and_bound import BranchAndBound, Progress
 from .nothing_fits import fits, infeasible, lacking_bytes
-from .result import RunnerUp, SearchResult, TradeOff
+from .portfolio import Found, Portfolio
+from .result import AsGiven, RunnerUp, SearchResult, TradeOff
 from .simplest import simplest
 from .trade_offs import trade_offs
 
 __all__ = [
+    "AsGiven",
     "BranchAndBound",
+    "Found",
+    "Portfolio",
     "Progress",
     "RunnerUp",
     "SearchResult",

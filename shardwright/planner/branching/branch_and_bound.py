@@ -45,13 +45,21 @@ class BranchAndBound:
         Raises:
             SpecError: nothing divides, or the fixed choices contradict each other.
         """
-        space = enumerate_space(model, cluster, training, fixed)
+        return cls.over(enumerate_space(model, cluster, training, fixed), model, training, times)
+
+    @classmethod
+    def over(cls, space: Space, model: ModelSpec, training: TrainingSpec, times: OpTimes) -> Self:
+        """Price and bound the entries of a space."""
         solver = EntrySolver.of(space_costs(space, model, training, times), model)
         return cls(solver, OpenEntries.of(solver), times)
 
     def among(self, entries: Array) -> "BranchAndBound":
         """Return a search over only those entries (N,) that are true."""
         return BranchAndBound(self.solver, self.entries.among(entries), self.times)
+
+    def again(self, ceiling: float) -> "BranchAndBound":
+        """Return a new search over the same entries, for plans below `ceiling` seconds. Bounds that are sharp stay so."""
+        return BranchAndBound(self.solver, self.entries, self.times, ceiling)
 
     @property
     def space(self) -> Space:
@@ -71,13 +79,18 @@ class BranchAndBound:
     ) -> None:
         """Search until no open bound is below the best plan, the time is up, or `most_solved` entries are solved.
 
-        These two limits take effect only after a first plan is found; `most_tried` entries end the search before it, too.
+        The time limit takes effect once there is a plan or a ceiling, `most_solved` once there is a plan. `most_tried` entries
+        end the search before it, too.
         """
         deadline = time.perf_counter() + time_limit_seconds
+        if np.isfinite(self._limit) and time_limit_seconds <= 0:
+            self.complete, self._open_bound = self.entries.lowest() >= self._limit, self.entries.lowest()
+            return
         for entry in self.entries.ascending(lambda: self._limit * (1 - _ROUNDING)):
             bound = self.entries.bound(entry)
-            found_and_up = self.best is not None and (time.perf_counter() > deadline or self.solved >= most_solved)
-            if found_and_up or self.solved >= most_tried:
+            late = np.isfinite(self._limit) and time.perf_counter() > deadline
+            enough = self.solved >= most_tried or (self.best is not None and self.solved >= most_solved)
+            if late or enough:
                 self.complete, self._open_bound = False, min(self._open_bound, bound)
                 return
             self._solve(entry, bound)
@@ -91,8 +104,7 @@ class BranchAndBound:
     def other_meshes(self, count: int, chosen: Solved) -> list[Solved]:
         """Return the best plans, with one stage on each rank and whole backwards, of `count` meshes, fastest first: those with
         the lowest bounds, but for the meshes of the best plan and of `chosen`."""
-        assert self.best is not None
-        tried = {self._mesh(self.best.entry), self._mesh(chosen.entry)}
+        tried = {self._mesh(chosen.entry), *([self._mesh(self.best.entry)] if self.best else [])}
         found: list[Solved] = []
         for entry in self.entries.ascending():
             if len(found) >= count:

@@ -45,6 +45,10 @@ class OpenEntries:
         self.sharpen(np.array([entry]))
         return float(self.bounds[entry])
 
+    def lowest(self) -> float:
+        """The lowest of the bounds that are known; infinite where nothing fits."""
+        return float(self.bounds.min(initial=np.inf, where=self.chosen))
+
     def ascending(self, limit: Callable[[], float] = lambda: np.inf) -> Iterator[int]:
         """Yield entries by their sharp bounds, until none is below `limit`, which may fall meanwhile.
 

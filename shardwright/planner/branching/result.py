@@ -3,15 +3,27 @@
 from dataclasses import dataclass
 
 from shardwright.planner.space import Fixed
-from shardwright.specs import Estimate, Plan
+from shardwright.specs import Estimate, Plan, TrainingSpec
 
 
 @dataclass(frozen=True)
 class RunnerUp:
-    """A good plan with another mesh, and its step time."""
+    """A good plan with another mesh, and its step time. `training`: the training spec, where it is not that of the result."""
 
     plan: Plan
     step_seconds: float
+    training: TrainingSpec | None = None
+
+
+@dataclass(frozen=True)
+class AsGiven:
+    """What the planner chose of the training spec, and what the given value would take.
+
+    `name`: the choice. `fastest`: the fastest plan that was found with the given value; None where none fits.
+    """
+
+    name: str
+    fastest: RunnerUp | None
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,8 @@ class SearchResult:
 
     Attributes:
         plan, estimate: the plan, and its estimate.
+        training, given: the training spec of the plan, and the one that was given. They differ in what the planner may choose.
+        as_given: one item for each of these differences.
         bound_seconds: lower bound by the cost model on every plan of the space.
         candidates_total: entries of the space (mesh, ZeRO stage, microbatch, schedule, offload).
         candidates_solved: entries whose stages were searched; the others can't beat the plan, or can't fit.
@@ -44,6 +58,8 @@ class SearchResult:
 
     plan: Plan
     estimate: Estimate
+    training: TrainingSpec
+    given: TrainingSpec
     bound_seconds: float
     candidates_total: int
     candidates_solved: int
@@ -53,6 +69,7 @@ class SearchResult:
     runners_up: tuple[RunnerUp, ...]
     fastest: RunnerUp | None = None
     trade_offs: tuple[TradeOff, ...] = ()
+    as_given: tuple[AsGiven, ...] = ()
 
     @property
     def gap(self) -> float:

@@ -1,8 +1,8 @@
 """The simplest of the plans whose steps the prediction cannot tell apart.
 
 Simpler is, in this order: fewer axes besides data parallelism; no pipeline, then one stage on each rank, then interleaved
-stages, then a schedule that splits the backward; the optimizer on the device; nothing recomputed. Of equally simple plans the
-fastest counts.
+stages, then a schedule that splits the backward; the optimizer on the device; the training spec as given, where the planner
+may change it, and the usual order of the axes; nothing recomputed. Of equally simple plans the fastest counts.
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ import numpy as np
 
 from shardwright.base import Array, IntArray
 from shardwright.planner.space import Space
-from shardwright.planner.stages import Solved
 from shardwright.specs import POLICIES
 
 from .branch_and_bound import BranchAndBound
 from .open_entries import OpenEntries
+from .portfolio import Found, Portfolio
 
 _AXES = ("pp", "cp", "tp", "ep")
 _NOTHING = POLICIES.index("none")
@@ -25,36 +25,44 @@ _NOTHING = POLICIES.index("none")
 _MOST_SOLVED = 6
 
 
-def simplest(run: BranchAndBound, tolerance: float, *, most_looked_at: int | None = None) -> Solved:
-    """Return the simplest plan that takes at most 1 + `tolerance` times as long as the best of a finished `run`.
+def simplest(portfolio: Portfolio, tolerance: float, *, most_looked_at: int | None = None) -> Found:
+    """Return the simplest plan that takes at most 1 + `tolerance` times as long as the best of a finished `portfolio`.
 
     For each kind of plan at most a few entries are solved, those with the lowest bounds. With `most_looked_at` only so many
     entries are looked at in all, the simplest kinds and the lowest bounds first.
     """
-    assert run.best is not None
-    most = run.best.step_seconds * (1 + tolerance)
-    kinds, own = _kinds(run.space), run.best.entry
-    near = np.flatnonzero(run.entries.chosen & (run.entries.bounds <= most) & (kinds <= kinds[own]))
-    for kind in np.unique(kinds[near]):
-        alike = near[kinds[near] == kind]
-        if most_looked_at is not None:
-            alike = alike[np.argsort(run.entries.bounds[alike], kind="stable")][:most_looked_at]
-            most_looked_at -= len(alike)
-        run.entries.sharpen(alike)
-        alike = np.sort(alike[run.entries.bounds[alike] <= most])
-        for search in _searches(run, alike, most) if len(alike) else ():
-            search.run(most_solved=_MOST_SOLVED)
-            if search.best is not None:
-                return search.best
-    return run.best
+    assert portfolio.best is not None
+    best, most = portfolio.best, portfolio.best.solved.step_seconds * (1 + tolerance)
+    own = _kinds(best.variant.run.space)[best.solved.entry]
+    near = [_near(variant.run, most, own) for variant in portfolio.variants]
+    for kind in sorted({kind for kinds in near for kind in kinds}):
+        for variant, kinds in zip(portfolio.variants, near, strict=True):
+            run, alike = variant.run, kinds.get(kind, np.zeros(0, dtype=np.int64))
+            if most_looked_at is not None:
+                alike = alike[np.argsort(run.entries.bounds[alike], kind="stable")][:most_looked_at]
+                most_looked_at -= len(alike)
+            run.entries.sharpen(alike)
+            alike = np.sort(alike[run.entries.bounds[alike] <= most])
+            for search in _searches(run, alike, most) if len(alike) else ():
+                search.run(most_solved=_MOST_SOLVED)
+                if search.best is not None:
+                    return Found(variant, search.best)
+    return best
 
 
-def complexity(space: Space, solved: Solved) -> tuple[int, bool]:
-    """Return a plan's place in the order of simplicity: the number of its kind, and whether it recomputes anything."""
-    recomputes = bool(
-        solved.mix.sum(axis=(0, 1))[[policy for policy in range(len(POLICIES)) if policy != _NOTHING]].any()
-    )
-    return int(_kinds(space)[solved.entry]), recomputes
+def _near(run: BranchAndBound, most: float, own: int) -> dict[int, IntArray]:
+    """Return by kind the entries that may take at most `most` seconds, of kinds that are not less simple than `own`."""
+    kinds = _kinds(run.space)
+    near = np.flatnonzero(run.entries.chosen & (run.entries.bounds <= most) & (kinds <= own))
+    return {int(kind): near[kinds[near] == kind] for kind in np.unique(kinds[near])}
+
+
+def complexity(portfolio: Portfolio, found: Found) -> tuple[int, int, bool]:
+    """Return a plan's place in the order of simplicity: its kind, its variant, and whether it recomputes anything."""
+    others = [policy for policy in range(len(POLICIES)) if policy != _NOTHING]
+    recomputes = bool(found.solved.mix.sum(axis=(0, 1))[others].any())
+    variant = next(place for place, each in enumerate(portfolio.variants) if each is found.variant)
+    return int(_kinds(found.variant.run.space)[found.solved.entry]), variant, recomputes
 
 
 def _kinds(space: Space) -> IntArray:

@@ -11,10 +11,11 @@ from shardwright.base import Array, IntArray
 from shardwright.costmodel.tables import usable_bytes
 from shardwright.planner.bounds import lower_bounds
 from shardwright.planner.stages import EntrySolver, Solved, plan_of
-from shardwright.specs import ClusterSpec, TrainingSpec
+from shardwright.specs import ClusterSpec
 from shardwright.specs.model import ModelSpec
 
 from .branch_and_bound import BranchAndBound
+from .portfolio import Found, Portfolio
 from .result import TradeOff
 from .simplest import complexity, simplest
 
@@ -31,21 +32,24 @@ _MORE_FREE = 0.02
 _LESS_TIME = 0.0005
 
 
-def trade_offs(
-    run: BranchAndBound, chosen: Solved, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec
-) -> tuple[TradeOff, ...]:
-    """Return the list for a finished `run`, without the plan that was `chosen` and what it is as good as in every way."""
-    assert run.best is not None
+def trade_offs(portfolio: Portfolio, chosen: Found, model: ModelSpec, cluster: ClusterSpec) -> tuple[TradeOff, ...]:
+    """Return the list for a finished `portfolio`, without the plan that was `chosen` and what it is as good as in every way.
+
+    The plan that leaves most memory free is looked for with the training spec of the chosen one.
+    """
+    assert portfolio.best is not None
     within = f"within {WITHIN:.0%}"
+    most_seconds = portfolio.best.solved.step_seconds * (1 + WITHIN)
+    roomiest = _roomiest(chosen.variant.run, most_seconds)
     named = {
-        "fastest": run.best,
-        f"simplest {within}": simplest(run, WITHIN, most_looked_at=_MOST_LOOKED_AT),
-        f"most free memory {within}": _roomiest(run, run.best.step_seconds * (1 + WITHIN)),
+        "fastest": portfolio.best,
+        f"simplest {within}": simplest(portfolio, WITHIN, most_looked_at=_MOST_LOOKED_AT),
+        f"most free memory {within}": None if roomiest is None else Found(chosen.variant, roomiest),
     }
-    mine = _rated(run, (), chosen, model, cluster, training)
+    mine = _rated(portfolio, (), chosen, model, cluster)
     found: list[_Rated] = []
-    for (name, solved), better in zip(named.items(), (_Rated.faster, _Rated.simpler, _Rated.freer), strict=True):
-        rated = None if solved is None else _rated(run, (name,), solved, model, cluster, training)
+    for (name, other), better in zip(named.items(), (_Rated.faster, _Rated.simpler, _Rated.freer), strict=True):
+        rated = None if other is None else _rated(portfolio, (name,), other, model, cluster)
         if rated is None or not better(rated, mine):
             continue
         same = [place for place, other in enumerate(found) if other.shown.plan == rated.shown.plan]
@@ -63,7 +67,7 @@ class _Rated:
     """A plan by what it trades: seconds, bytes free, and the order of simplicity."""
 
     shown: TradeOff
-    complexity: tuple[int, bool]
+    complexity: tuple[int, int, bool]
     usable_bytes: float
 
     def also(self, name: str) -> "_Rated":
@@ -84,18 +88,14 @@ class _Rated:
 
 
 def _rated(
-    run: BranchAndBound,
-    names: tuple[str, ...],
-    solved: Solved,
-    model: ModelSpec,
-    cluster: ClusterSpec,
-    training: TrainingSpec,
+    portfolio: Portfolio, names: tuple[str, ...], found: Found, model: ModelSpec, cluster: ClusterSpec
 ) -> _Rated:
-    plan = plan_of(solved, run.space, model)
+    run, training = found.variant.run, found.variant.training
+    plan = plan_of(found.solved, run.space, model)
     estimate = run.estimate(model, cluster, training, plan)
     usable = usable_bytes(cluster.node.device, run.times.constants)
     free = usable - estimate.peak_memory_bytes
-    return _Rated(TradeOff(names, plan, estimate, free), complexity(run.space, solved), usable)
+    return _Rated(TradeOff(names, plan, estimate, free), complexity(portfolio, found), usable)
 
 
 def _roomiest(run: BranchAndBound, most_seconds: float) -> Solved | None:

@@ -5,26 +5,35 @@ from .costs import EntryCosts, SpaceCosts, space_costs
 from .enumerate import SCHEDULES, Space, check_fixed, enumerate_space
 from .fixed import Fixed
 from .meshes import meshes_of
+from .other_orders import in_other_order
 from .ranges import LayerRanges, layer_ranges
 from .software import check_runs, kept_by
 from .stage_sizes import ChunkSizes, chunk_sizes, near_even_sizes
+from .variants import TRIED_LOSS_CHUNKS, OpenChoices, changed, keeps, training_variants, words_of
 
 __all__ = [
     "SCHEDULES",
+    "TRIED_LOSS_CHUNKS",
     "ChunkSizes",
     "EntryCosts",
     "Fixed",
     "LayerRanges",
+    "OpenChoices",
     "Space",
     "SpaceCosts",
     "asked",
+    "changed",
     "check_fixed",
     "check_runs",
     "chunk_sizes",
     "enumerate_space",
+    "in_other_order",
+    "keeps",
     "kept_by",
     "layer_ranges",
     "meshes_of",
     "near_even_sizes",
     "space_costs",
+    "training_variants",
+    "words_of",
 ]

@@ -24,6 +24,8 @@ from shardwright.specs import (
     COLUMNS,
     CONTEXT_PARALLEL,
     EXPERT_DISPATCH,
+    ORDERS,
+    PIPELINE_OUTERMOST,
     POLICIES,
     Candidates,
     ClusterSpec,
@@ -181,10 +183,11 @@ def _rows(
 ) -> Iterator[tuple[int, ...]]:
     """Yield the numbers of base candidates without their chunks, in the order of `_COLUMNS`."""
     sequence_parallel = int(mesh.tp > 1 and fixed.sequence_parallel is not False)
+    order = ORDERS.index(fixed.order or PIPELINE_OUTERMOST)
     for zero, (micro_batch, microbatches), offload in product(
         _zero_stages(mesh, training, fixed), _microbatches(mesh, training, fixed), _offloads(cluster, training, fixed)
     ):
-        yield (*mesh, micro_batch, zero, sequence_parallel, offload, *exchange, microbatches)
+        yield (*mesh, order, micro_batch, zero, sequence_parallel, offload, *exchange, microbatches)
 
 
 def check_fixed(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> None:

@@ -10,6 +10,7 @@ from shardwright.specs import (
     CHOICES,
     ContextParallel,
     ExpertDispatch,
+    MeshOrder,
     NonNegativeInt,
     Plan,
     PositiveInt,
@@ -33,7 +34,7 @@ class Fixed(Spec):
     stage the same number of layers, for frameworks that can't split unevenly; a stack may count embedding and head as a
     layer each there (`Stack.counts_ends`). `sequence_parallel` splits the operators
     outside the tensor-parallel parts along the sequence; left open it follows tensor parallelism. `etp` 0 is what ep leaves
-    of tp. `stages` fix everything in a stage: its layers and their recomputation.
+    of tp. `order` left open is the usual one, and `search` tries others for the best entries. `stages` fix everything in a stage: its layers and their recomputation.
     """
 
     pp: PositiveInt | None = None
@@ -43,6 +44,7 @@ class Fixed(Spec):
     tp: PositiveInt | None = None
     ep: PositiveInt | None = None
     etp: NonNegativeInt | None = None
+    order: MeshOrder | None = None
     micro_batch: PositiveInt | None = None
     stages_per_rank: PositiveInt | None = None
     zero_stage: ZeroStage | None = None

@@ -7,7 +7,14 @@ from typing import NamedTuple
 
 from shardwright.base import SpecError, divisors
 from shardwright.costmodel import check_context_parallel, check_tensor_parallel
-from shardwright.specs import CONTEXT_PARALLEL, ClusterSpec, ContextParallel, TrainingSpec, experts_fold
+from shardwright.specs import (
+    CONTEXT_PARALLEL,
+    PIPELINE_INSIDE_DATA,
+    ClusterSpec,
+    ContextParallel,
+    TrainingSpec,
+    experts_fold,
+)
 from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
 from .fixed import Fixed
@@ -64,8 +71,16 @@ def meshes_of(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
                 continue
             for dp_shard in _shard_degrees(dp, tp, cp, cluster, fixed):
                 for ep, etp in experts:
-                    if experts_fold(dp_shard * cp * tp, tp, ep, etp):
+                    ordered = fixed.order != PIPELINE_INSIDE_DATA or pp == 1 or experts_fill_block(tp, cp, ep, etp)
+                    if ordered and experts_fold(dp_shard * cp * tp, tp, ep, etp):
                         yield Degrees(pp, dp // dp_shard, dp_shard, cp, tp, ep, etp)
+
+
+def experts_fill_block(tp: int, cp: int, ep: int, etp: int) -> bool:
+    """Whether the ranks of all experts are those of one block of cp * tp. Megatron-Core lays the pipeline inside data parallelism
+    only then (parallel_state.py: the data-parallel degrees of attention and of experts must be equal).
+    """
+    return ep * (etp or tp // gcd(tp, ep)) == tp * cp
 
 
 def has_experts(model: ModelSpec) -> bool:
@@ -116,12 +131,14 @@ def _divides_context(
 
 
 def _tensor_degrees(cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> list[int]:
-    """Return degrees that stay inside a node, where links are fast; one that the user states may leave it."""
+    """Return degrees whose groups stay inside one domain of fast links: a server, or a rack of several hosts. One that the
+    user states may leave it. A degree that does not divide the domain would lay some groups over two.
+    """
     if fixed.tp is not None:
         return [fixed.tp] if cluster.devices % fixed.tp == 0 else []
     degrees = divisors(cluster.devices) if training.software.runs.tensor_parallel else [1]
-    most = cluster.devices if fixed.gives("tp") else cluster.node.devices_per_node
-    return [tp for tp in degrees if tp <= most and fixed.allows("tp", tp)]
+    inside = [tp for tp in degrees if fixed.gives("tp") or cluster.node.devices_per_node % tp == 0]
+    return [tp for tp in inside if fixed.allows("tp", tp)]
 
 
 def _expert_degrees(tp: int, model: ModelSpec, training: TrainingSpec, fixed: Fixed) -> list[tuple[int, int]]:

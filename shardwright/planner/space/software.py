@@ -43,6 +43,7 @@ def check_runs(training: TrainingSpec, fixed: Fixed) -> None:
     """
     runs, stack = training.software.runs, training.stack
     asked: list[tuple[str, object, tuple[object, ...]]] = [
+        ("order", fixed.order, runs.orders),
         ("schedule", fixed.schedule, (*runs.schedules, *(() if runs.schedules else ("1f1b",)))),
         ("zero_stage", fixed.zero_stage, runs.zero_stages),
         ("offload_optimizer", fixed.offload_optimizer, (0, 1) if runs.offload_optimizer else (0,)),

@@ -35,7 +35,7 @@ class RankMixes:
             fits[over, rank] = np.array([mix is not None for mix in found])[place.reshape(-1)]
             of_rank = np.stack([np.zeros_like(mixes[0, stages]) if mix is None else mix for mix in found])
             mixes[over[:, None], stages] = of_rank[place.reshape(-1)]
-        return fits.all(axis=1), mixes
+        return np.asarray(fits.all(axis=1)), mixes
 
     def fastest(self, counts: IntArray) -> IntArray:
         """Return mixes (..., classes, policies) of `counts` (..., classes) with each layer under its fastest policy."""

@@ -12,6 +12,7 @@ from shardwright.specs import (
     AXES,
     CONTEXT_PARALLEL,
     EXPERT_DISPATCH,
+    ORDERS,
     POLICIES,
     LayerRun,
     Mesh,
@@ -127,7 +128,7 @@ def plan_of(solved: Solved, space: Space, model: ModelSpec) -> Plan:
     base = space.base[int(space.base_index[solved.entry])]
     degrees = {name: int(getattr(base, name)[0]) for name in AXES}
     return Plan(
-        mesh=Mesh(**degrees),
+        mesh=Mesh(**degrees, order=ORDERS[int(base.order[0])]),
         micro_batch=int(base.micro_batch[0]),
         microbatches=int(base.microbatches[0]),
         schedule=space.schedule_name(solved.entry),

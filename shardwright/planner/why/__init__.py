@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from shardwright.lazy import lazy_names
 
 from .overlooked import assumed, overlooked
-from .sentences import explain, what_was_given_up
+from .sentences import explain, what_was_chosen, what_was_given_up
 
 if TYPE_CHECKING:
     from .certificate import certify
 
-__all__ = ["assumed", "certify", "explain", "overlooked", "what_was_given_up"]
+__all__ = ["assumed", "certify", "explain", "overlooked", "what_was_chosen", "what_was_given_up"]
 
 # solvers load when a certificate is asked for, not on the way to a plan
 __getattr__ = lazy_names(__name__, {"certify": ".certificate"})

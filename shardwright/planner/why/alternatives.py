@@ -15,7 +15,7 @@ from shardwright.costmodel.op_times import OpTimes
 from shardwright.planner.branching import BranchAndBound, lacking_bytes
 from shardwright.planner.space import SCHEDULES, Fixed, Space, kept_by
 from shardwright.planner.stages import plan_of
-from shardwright.specs import ClusterSpec, Estimate, Plan, TrainingSpec
+from shardwright.specs import ClusterSpec, Estimate, Mesh, MeshOrder, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 # This limits work, not time, so that repeated runs print the same numbers.
@@ -62,8 +62,8 @@ def alternatives(
     are solved; it is then marked as not complete.
     """
     searches: dict[str, BranchAndBound] = {}
-    fixed = kept_by(fixed or Fixed(), training)
-    for change in _changes(plan, cluster, fixed):
+    fixed = _kept(plan, fixed or Fixed(), training)
+    for change in _changes(plan, cluster, training, fixed):
         if not fixed.permits(change.values):
             continue
         try:
@@ -79,6 +79,13 @@ def alternatives(
             yield _found(change, run, entries, model, cluster, training)
         elif change.always:
             yield Alternative(change.words, change.fixed, divides=False)
+
+
+def _kept(plan: Plan, fixed: Fixed, training: TrainingSpec) -> Fixed:
+    """What every neighbour keeps: also the order of the axes, where the software has several."""
+    kept = kept_by(fixed, training)
+    several = len(training.software.runs.orders) > 1 and kept.order is None
+    return kept.but(order=plan.mesh.order) if several else kept
 
 
 def _found(
@@ -122,7 +129,7 @@ def _mask(space: Space, values: dict[str, Any]) -> Array:
     return mask
 
 
-def _changes(plan: Plan, cluster: ClusterSpec, fixed: Fixed) -> Iterator[_Change]:
+def _changes(plan: Plan, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Iterator[_Change]:
     """Yield the changes in the order in which users ask about them."""
 
     def change(words: str, *, always: bool = False, **values: Any) -> _Change:
@@ -135,6 +142,8 @@ def _changes(plan: Plan, cluster: ClusterSpec, fixed: Fixed) -> Iterator[_Change
         degree = getattr(mesh, axis)
         near = [other for other in (degree * 2, degree // 2) if 0 < other <= most]
         yield from (change(f"{axis} {other} instead of {degree}", **{axis: other}) for other in near)
+    for order in _other_orders(mesh, cluster, training):
+        yield _Change(f"order {order} instead of {mesh.order}", fixed.but(order=order, stages=None), {})
     for stage in {1, 2, 3} - {plan.zero_stage}:
         yield change(f"ZeRO-{stage} instead of ZeRO-{plan.zero_stage}", zero_stage=stage)
     for size in {plan.micro_batch * 2, plan.micro_batch // 2} - {0}:
@@ -156,3 +165,9 @@ def _changes(plan: Plan, cluster: ClusterSpec, fixed: Fixed) -> Iterator[_Change
     }
     if shards > 1 and mine != alone:
         yield change(f"FSDP alone (dp_shard{shards}, ZeRO-3)", always=True, **alone)
+
+
+def _other_orders(mesh: Mesh, cluster: ClusterSpec, training: TrainingSpec) -> list[MeshOrder]:
+    """The orders of the axes that the software runs, where they may lie otherwise on this machine."""
+    matters = mesh.pp > 1 and mesh.dp > 1 and mesh.cp * mesh.tp < cluster.node.devices_per_node < cluster.devices
+    return [order for order in training.software.runs.orders if matters and order != mesh.order]

@@ -1,14 +1,18 @@
 """What a user may overlook in a job, and what was taken for granted about its cluster."""
 
 from shardwright.base import GIB, units
-from shardwright.specs import ClusterSpec, Estimate, TrainingSpec
+from shardwright.costmodel import estimate_plan
+from shardwright.planner.space import TRIED_LOSS_CHUNKS
+from shardwright.specs import ClusterSpec, Estimate, MemoryBytes, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 _MUCH = 0.25
 _GIVEN = "given by the user"
 
 
-def overlooked(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, estimate: Estimate) -> list[str]:
+def overlooked(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, estimate: Estimate
+) -> list[str]:
     """Name a sequence beyond the model's positions, and logits that take much of a memory that is half full or more."""
     found = []
     longest = None if model.positions else model.config.get("max_position_embeddings")
@@ -17,14 +21,30 @@ def overlooked(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, e
             f"The sequence of {training.seq_len:,} tokens is longer than the {longest:,} positions of {model.name}; "
             "its rotary embedding needs scaling to reach that far."
         )
-    fullest = max(estimate.memory, key=lambda part: part.total)
+    fullest = _fullest(estimate)
     full = fullest.total > cluster.node.device.memory_bytes / 2
     if full and fullest.logits > _MUCH * fullest.total and training.loss_chunks == 1:
-        found.append(
-            f"The logits take {fullest.logits / GIB:.1f} of {fullest.total / GIB:.1f} GiB; --loss-chunks 8 computes the "
-            "loss in parts that need an eighth."
-        )
+        found.append(_logits(model, cluster, training, plan, fullest))
     return found
+
+
+def _logits(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, fullest: MemoryBytes) -> str:
+    """What the same plan needs with the fewest pieces of the loss after which logits no longer take much."""
+    for chunks in TRIED_LOSS_CHUNKS:
+        in_pieces = training.model_copy(update={"loss_chunks": chunks})
+        left = _fullest(estimate_plan(model, cluster, in_pieces, plan))
+        if left.logits <= _MUCH * left.total:
+            break
+    runs = training.software.runs.loss_chunks
+    choose = "--loss-chunks auto plans for it" if runs else f"stack '{training.stack}' does not run that"
+    return (
+        f"The logits take {fullest.logits / GIB:.1f} of {fullest.total / GIB:.1f} GiB; with --loss-chunks {chunks} this plan needs "
+        f"{left.total / GIB:.1f} GiB ({choose})."
+    )
+
+
+def _fullest(estimate: Estimate) -> MemoryBytes:
+    return max(estimate.memory, key=lambda part: part.total)
 
 
 def assumed(cluster: ClusterSpec) -> str:

@@ -9,6 +9,7 @@ from shardwright.costmodel import SAFE, RunClass, class_factors, estimate_plan, 
 from shardwright.costmodel.op_times import OpTimes, op_times
 from shardwright.costmodel.tables import host_share_bytes, usable_bytes
 from shardwright.planner.branching import SearchResult
+from shardwright.planner.space import changed, words_of
 from shardwright.specs import ClusterSpec, Estimate, Plan, Profile, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
@@ -39,11 +40,13 @@ def explain(
     times: OpTimes | None = None,
 ) -> list[str]:
     """Return sentences: the plan, what bounds its step, the cost of each changed choice, and how certain the numbers
-    are.
+    are. A result of a search is explained with its own training spec.
 
     Raises:
         SpecError: the plan does not divide the model, the batch or the cluster.
     """
+    if isinstance(found, SearchResult) and found.training != training:
+        training, times = found.training, None
     times = times or op_times(cluster, training)
     plan = found.plan if isinstance(found, SearchResult) else found
     estimate = estimate_plan(model, cluster, training, plan, times)
@@ -175,10 +178,27 @@ def what_was_given_up(found: SearchResult) -> list[str]:
     if found.fastest is None or found.fastest.step_seconds > found.estimate.step_seconds * (1 - 0.0005):
         return []
     fastest, seconds = found.fastest.plan, found.fastest.step_seconds
+    other = found.fastest.training or found.training
+    named = "".join(f", {words_of(other, name)}" for name in changed(other, found.training))
     return [
-        f"The fastest plan, {fastest.mesh}{_pipelined(fastest)}{_on_host(fastest)}, would take {units.seconds(seconds)}, "
+        f"The fastest plan, {fastest.mesh}{_pipelined(fastest)}{_on_host(fastest)}{named}, would take {units.seconds(seconds)}, "
         f"{1 - seconds / found.estimate.step_seconds:.1%} less, which the prediction cannot resolve; this plan is simpler."
     ]
+
+
+def what_was_chosen(found: SearchResult) -> list[str]:
+    """Say what the planner chose of the training spec, and what the given value would take."""
+    lines = []
+    for choice in found.as_given:
+        words = f"The planner chose {words_of(found.training, choice.name)}"
+        given = words_of(found.given, choice.name)
+        if choice.fastest is None:
+            lines.append(f"{words}; with {given} no plan was found that fits.")
+        else:
+            seconds = choice.fastest.step_seconds
+            longer = _how_much(seconds / found.estimate.step_seconds - 1)
+            lines.append(f"{words}; with {given} the fastest plan takes {units.seconds(seconds)}, {longer}.")
+    return lines
 
 
 def _searched(found: SearchResult) -> list[str]:

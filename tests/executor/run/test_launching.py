@@ -139,7 +139,7 @@ class TestWhatIsNotRunYet:
     """It can be estimated and compared; the engine would leave it out in silence."""
 
     @staticmethod
-    def changed(mesh: dict[str, int] | None = None, **training: object) -> PlanFile:
+    def changed(mesh: dict[str, object] | None = None, **training: object) -> PlanFile:
         four = tiny(plan((layers(zero=3),), dp_shard=4, microbatches=1))
         data = four.model_dump(mode="json")
         data["plan"]["mesh"].update(mesh or {})
@@ -163,10 +163,15 @@ class TestWhatIsNotRunYet:
             ),
             ({}, {"fp8_attention": True}, "attention in fp8 can be estimated and compared, not run yet; plan without"),
             ({}, {"loss_chunks": 2}, "a loss in chunks can be estimated and compared, not run yet; plan without"),
+            (
+                {"order": "tp-cp-pp-dp"},
+                {},
+                "mesh order tp-cp-pp-dp can be estimated and compared, not run yet; plan with --order tp-cp-dp-pp",
+            ),
             ({}, {"expert_capacity": 1.5}, "expert_capacity can be estimated and compared, not run yet; leave it out"),
         ],
     )
-    def test_is_refused(self, tmp_path: Path, mesh: dict[str, int], training: dict[str, object], says: str) -> None:
+    def test_is_refused(self, tmp_path: Path, mesh: dict[str, object], training: dict[str, object], says: str) -> None:
         assert says in refused(tmp_path, self.changed(mesh, **training))
 
     def test_a_stage_without_layers(self, tmp_path: Path) -> None:

@@ -5,9 +5,13 @@ import pytest
 
 from shardwright.base.errors import SpecError
 from shardwright.base.numbers import divisors
+from shardwright.catalog.cluster_file import load_cluster
 from shardwright.planner.space.enumerate import MAX_STAGES_PER_RANK, SCHEDULES, enumerate_space
 from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.model.attention import MultiHeadAttention
+from shardwright.specs.model.feed_forward import FeedForward
+from shardwright.specs.model.model import Block, BlockRun
 from shardwright.specs.plan import CONTEXT_PARALLEL
 from shardwright.specs.training import TrainingSpec
 from tests.planner.small_problems import tiny_cluster, tiny_model
@@ -54,6 +58,19 @@ def test_tp_leaves_the_node_only_where_it_is_fixed() -> None:
     cluster = tiny_cluster(devices=4, devices_per_node=1)
     assert set(enumerate_space(_MODEL, cluster, _TRAINING).column("tp")) == {1}
     assert set(enumerate_space(_MODEL, cluster, _TRAINING, Fixed(tp=2)).column("tp")) == {2}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "degrees"),
+    [("gb200:16", {1, 2, 4, 8, 16}), ("gb200:144", {1, 2, 4, 8}), ("h100-sxm:16", {1, 2, 4, 8})],
+)
+def test_tp_spans_the_hosts_of_one_domain_of_links(cluster: str, degrees: set[int]) -> None:
+    """A rack joins trays of 4; 16 ranks do not divide a domain of 72, so that some of their groups would lie on two."""
+    heads = MultiHeadAttention(heads=16, kv_heads=16, head_size=64)
+    block = Block(attention=heads, ffn=FeedForward(width=4096, gated=True))
+    model = tiny_model(layers=2, hidden=1024).model_copy(update={"blocks": (BlockRun(count=2, block=block),)})
+    space = enumerate_space(model, load_cluster(cluster), TrainingSpec(seq_len=1024, global_batch=144))
+    assert set(np.unique(space.column("tp")).tolist()) == degrees
 
 
 def test_cpu_has_no_offload() -> None:

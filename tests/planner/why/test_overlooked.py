@@ -17,7 +17,7 @@ def _warned(name: str, *, seq_len: int, loss_chunks: int = 1, cp: int = 1) -> li
     training = TrainingSpec(seq_len=seq_len, global_batch=8, loss_chunks=loss_chunks)
     layers = LayerRun(count=model.layer_count, zero_stage=3, recompute="full")
     plan = Plan(mesh=Mesh(dp_shard=8 // cp, cp=cp), micro_batch=1, microbatches=cp, stages=(Stage(layers=(layers,)),))
-    return overlooked(model, cluster, training, estimate_plan(model, cluster, training, plan))
+    return overlooked(model, cluster, training, plan, estimate_plan(model, cluster, training, plan))
 
 
 def test_a_sequence_beyond_the_positions() -> None:
@@ -31,7 +31,18 @@ def test_logits_that_dominate(chunks: int, count: int) -> None:
     """128,256 words for 32,768 tokens in three and a half copies of fp32 are 55 GiB."""
     found = _warned("llama-3.2-1b", seq_len=32768, loss_chunks=chunks)
     assert len(found) == count
-    assert all("--loss-chunks 8" in sentence for sentence in found)
+    assert all("--loss-chunks 16 this plan needs" in sentence for sentence in found)
+
+
+def test_logits_in_pieces_are_estimated_not_guessed() -> None:
+    """The figure is that of the same plan with so many pieces."""
+    (found,) = _warned("llama-3.2-1b", seq_len=32768)
+    model, cluster = load_model("llama-3.2-1b"), load_cluster("h100-sxm:8")
+    training = TrainingSpec(seq_len=32768, global_batch=8, loss_chunks=16)
+    layers = LayerRun(count=model.layer_count, zero_stage=3, recompute="full")
+    plan = Plan(mesh=Mesh(dp_shard=8), micro_batch=1, microbatches=1, stages=(Stage(layers=(layers,)),))
+    peak = estimate_plan(model, cluster, training, plan).peak_memory_bytes
+    assert f"needs {peak / 2**30:.1f} GiB (stack 'shardwright' does not run that)" in found
 
 
 def test_what_the_catalog_gave() -> None:

@@ -1,0 +1,103 @@
+"""Searches of several variants of a training spec that share one best plan: what one finds limits the next."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from shardwright.costmodel.op_times import OpTimes
+from shardwright.planner.space import Fixed, enumerate_space, in_other_order
+from shardwright.planner.stages import Solved
+from shardwright.specs import ClusterSpec, TrainingSpec
+from shardwright.specs.model import ModelSpec
+
+from .branch_and_bound import BranchAndBound, Progress
+
+
+class Variant(NamedTuple):
+    """A training spec and the search over the space with its costs."""
+
+    training: TrainingSpec
+    run: BranchAndBound
+
+
+class Found(NamedTuple):
+    """A solved entry, and the variant that it belongs to."""
+
+    variant: Variant
+    solved: Solved
+
+
+@dataclass
+class Portfolio:
+    """Searches over one space, simplest variant first. They are run in the order of their lowest bounds.
+
+    Another order of the axes over the machine is a variant too, the last.
+    """
+
+    variants: list[Variant]
+    best: Found | None = None
+
+    @classmethod
+    def start(
+        cls,
+        model: ModelSpec,
+        cluster: ClusterSpec,
+        trainings: list[TrainingSpec],
+        fixed: Fixed,
+        times_of: Callable[[TrainingSpec], OpTimes],
+    ) -> Self:
+        """Enumerate the space once, and bound its entries for each of `trainings`, which agree in what must divide.
+
+        Raises:
+            SpecError: nothing divides, or the fixed choices contradict each other.
+        """
+        space = enumerate_space(model, cluster, trainings[0], fixed)
+        return cls([Variant(each, BranchAndBound.over(space, model, each, times_of(each))) for each in trainings])
+
+    def run(self, time_limit_seconds: float, progress: Progress | None = None) -> None:
+        """Search every variant below the best plan of those before it, until the time is up."""
+        deadline = time.perf_counter() + time_limit_seconds
+        for variant in sorted(self.variants, key=lambda each: each.run.entries.lowest()):
+            self._run(variant, deadline, progress)
+
+    def run_other_order(self, model: ModelSpec, cluster: ClusterSpec, time_limit_seconds: float) -> None:
+        """Search the best few entries of the best variant in another order of the axes (space/other_orders.py)."""
+        if self.best is None or not self.complete:
+            return
+        training, run = self.best.variant
+        space = in_other_order(run.space, run.entries.bounds, self.best.solved.step_seconds, cluster, training)
+        if space is not None:
+            variant = Variant(training, BranchAndBound.over(space, model, training, run.times))
+            self.variants.append(variant)
+            self._run(variant, time.perf_counter() + time_limit_seconds, None)
+
+    def _run(self, variant: Variant, deadline: float, progress: Progress | None) -> None:
+        run = variant.run
+        run.ceiling = np.inf if self.best is None else self.best.solved.step_seconds
+        run.run(deadline - time.perf_counter(), progress)
+        if run.best is not None:
+            self.best = Found(variant, run.best)
+
+    def bound_seconds(self) -> float:
+        """Lower bound on every plan of every variant, in seconds."""
+        return min(variant.run.bound_seconds() for variant in self.variants)
+
+    @property
+    def complete(self) -> bool:
+        return all(variant.run.complete for variant in self.variants)
+
+    @property
+    def solved(self) -> int:
+        return sum(variant.run.solved for variant in self.variants)
+
+    def fastest_among(self, variants: list[Variant], most_solved: float) -> Found | None:
+        """Return the best plan that is found among some variants alone by solving `most_solved` entries of each."""
+        best: Found | None = None
+        for variant in sorted(variants, key=lambda each: each.run.entries.lowest()):
+            run = variant.run.again(np.inf if best is None else best.solved.step_seconds)
+            run.run(most_solved=most_solved)
+            best = best if run.best is None else Found(variant, run.best)
+        return best

@@ -1,0 +1,47 @@
+"""The best few entries of a space with their axes laid over the machine in another order.
+
+Another order matters only where a pipeline has data parallelism beside it on several nodes, and where a block of cp * tp ranks
+is smaller than a node. Every entry of a large space in every order would double the cost tables, so only entries whose bounds
+are near the best plan are tried.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from shardwright.base import Array, IntArray
+from shardwright.specs import ORDERS, PIPELINE_INSIDE_DATA, ClusterSpec, TrainingSpec
+
+from .enumerate import Space
+
+MOST_ENTRIES = 64
+_NEAR = 1.1
+
+
+def in_other_order(
+    space: Space, bounds: Array, best_seconds: float, cluster: ClusterSpec, training: TrainingSpec
+) -> Space | None:
+    """Return the entries with the lowest `bounds` (N,) in seconds, near the best plan's, with the pipeline inside data parallelism.
+
+    None where the software has no such order, where one is fixed, or where it changes nothing.
+    """
+    per_node = cluster.node.devices_per_node
+    if PIPELINE_INSIDE_DATA not in training.software.runs.orders or space.fixed.order or cluster.devices <= per_node:
+        return None
+    base, block = space.base, space.base.cp * space.base.tp
+    fills = base.ep * base.expert_tp == block  # see `experts_fill_block`
+    may = ((base.pp > 1) & (base.dp > 1) & fills & (block < per_node))[space.base_index]
+    may &= bounds <= _NEAR * best_seconds
+    chosen: IntArray = np.flatnonzero(may)
+    chosen = np.sort(chosen[np.argsort(bounds[chosen], kind="stable")][:MOST_ENTRIES])
+    if not len(chosen):
+        return None
+    rows, base_index = np.unique(space.base_index[chosen], return_inverse=True)
+    other = np.full(len(rows), ORDERS.index(PIPELINE_INSIDE_DATA))
+    return replace(
+        space,
+        base=replace(base[rows], order=other),
+        base_index=base_index,
+        schedule=space.schedule[chosen],
+        stages_per_rank=space.stages_per_rank[chosen],
+    )

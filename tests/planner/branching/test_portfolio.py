@@ -1,0 +1,123 @@
+"""Searches of several variants find what searching each alone finds, and choose the simplest training spec that is near."""
+
+import pytest
+
+from shardwright.base.errors import InfeasibleError
+from shardwright.catalog.cluster_file import load_cluster
+from shardwright.catalog.huggingface.load import load_model
+from shardwright.costmodel.checks import check_memory
+from shardwright.costmodel.evaluate import estimate_plan
+from shardwright.planner.best_plan import search
+from shardwright.planner.space.fixed import Fixed
+from shardwright.planner.space.variants import OpenChoices, training_variants
+from shardwright.specs.cluster import ClusterSpec
+from shardwright.specs.mesh import PIPELINE_OUTERMOST
+from shardwright.specs.training import TrainingSpec
+from tests.planner.small_problems import Problem, random_problem
+
+_MAY = OpenChoices(linear_formats=("fp8", "fp8-rowwise"), loss_chunks=True)
+
+
+def _problem(seed: int) -> Problem:
+    """A random one whose device and software have all that may be chosen."""
+    problem = random_problem(seed)
+    group = problem.cluster.node
+    device = group.device.model_copy(update={"peak_flops_per_s": {**group.device.peak_flops_per_s, "fp8": 100e12}})
+    cluster = problem.cluster.model_copy(update={"groups": (group.model_copy(update={"device": device}),)})
+    training = problem.training.model_copy(update={"stack": "torchtitan-compiled-loss"})
+    return Problem(problem.model, cluster, training)
+
+
+def _alone(problem: Problem, training: TrainingSpec, fixed: Fixed | None = None) -> float:
+    try:
+        return search(problem.model, problem.cluster, training, fixed=fixed).estimate.step_seconds
+    except InfeasibleError:
+        return float("inf")
+
+
+@pytest.mark.parametrize("seed", range(700, 724))
+def test_equals_the_best_of_the_variants_alone(seed: int) -> None:
+    problem = _problem(seed)
+    variants = training_variants(problem.model, problem.cluster, problem.training, _MAY)
+    expected = min(_alone(problem, training) for training in variants)
+    try:
+        found = search(*problem, may_choose=_MAY)
+    except InfeasibleError:
+        assert expected == float("inf")
+        return
+    assert found.estimate.step_seconds == pytest.approx(expected, rel=1e-9)
+    assert found.bound_seconds <= expected * (1 + 1e-9)
+    assert found.training in variants
+    assert found.estimate == estimate_plan(problem.model, problem.cluster, found.training, found.plan)
+    check_memory(found.estimate, problem.cluster)
+
+
+@pytest.mark.parametrize("seed", range(740, 756))
+def test_equals_the_best_of_the_sets_of_modules_alone(seed: int) -> None:
+    problem = random_problem(seed)
+    model, cluster, usual = problem.model, problem.cluster, Fixed(order=PIPELINE_OUTERMOST)
+    training = problem.training.model_copy(update={"stack": "megatron-core"})
+    may = OpenChoices(recompute_modules=True)
+    variants = training_variants(model, cluster, training, may)
+    expected = min(_alone(problem, each, usual) for each in variants)
+    try:
+        found = search(model, cluster, training, fixed=usual, may_choose=may)
+    except InfeasibleError:
+        assert expected == float("inf")
+        return
+    assert found.estimate.step_seconds == pytest.approx(expected, rel=1e-9)
+    assert found.estimate == estimate_plan(model, cluster, found.training, found.plan)
+    recomputed = {run.recompute for stage in found.plan.stages for run in stage.layers}
+    assert found.training == training or "selective" in recomputed
+
+
+def test_with_a_tolerance_the_loss_stays_in_one_piece_where_pieces_save_little() -> None:
+    model, cluster = load_model("llama-3.1-8b"), load_cluster("h100-sxm:8")
+    training = TrainingSpec(seq_len=8192, global_batch=64, stack="torchtitan-compiled-loss")
+    fixed, may = Fixed(pp=1, cp=1, tp=1, offload_optimizer=0), OpenChoices(loss_chunks=True)
+    best = search(model, cluster, training, fixed=fixed, may_choose=may)
+    near = search(model, cluster, training, fixed=fixed, may_choose=may, tolerance=0.1)
+    assert best.training.loss_chunks > 1
+    assert near.training == training
+    assert near.fastest is not None
+    assert near.fastest.training == best.training
+    assert near.estimate.step_seconds < best.estimate.step_seconds * 1.1
+
+
+def test_says_what_the_given_format_would_take() -> None:
+    model, cluster = load_model("llama-3.1-8b"), load_cluster("h100-sxm:8")
+    training = TrainingSpec(seq_len=8192, global_batch=64, stack="megatron-core")
+    found = search(model, cluster, training, may_choose=OpenChoices(linear_formats=("all",)))
+    plain = search(model, cluster, training)
+    assert (found.given, plain.training, plain.as_given) == (training, training, ())
+    assert found.training.precision.linear == "fp8"
+    ((name, fastest),) = ((each.name, each.fastest) for each in found.as_given)
+    assert (name, fastest is not None) == ("linear_formats", True)
+    assert fastest is not None
+    assert fastest.step_seconds == pytest.approx(plain.estimate.step_seconds)
+    assert fastest.training == training
+
+
+def test_a_loss_in_pieces_makes_a_job_fit() -> None:
+    """Microbatches of 8 sequences have 38 GiB of logits, and a B200 lacks 25: published runs of this plan have 8 pieces."""
+    model, cluster = load_model("qwen3-30b-a3b"), _reserving(load_cluster("b200:8"), 0.13)
+    training = TrainingSpec(seq_len=8192, global_batch=64, stack="torchtitan-compiled-loss")
+    fixed = Fixed(pp=1, tp=1, dp_shard=8, zero_stage=3, micro_batch=8, recompute="selective", offload_optimizer=0)
+    with pytest.raises(InfeasibleError):
+        search(model, cluster, training, fixed=fixed)
+    found = search(model, cluster, training, fixed=fixed, may_choose=OpenChoices(loss_chunks=True), tolerance=0.02)
+    assert found.training.loss_chunks == 4
+    assert found.as_given[0].fastest is None
+
+
+def test_a_search_without_time_keeps_an_admissible_bound() -> None:
+    problem = _problem(701)
+    expected = search(*problem, may_choose=_MAY).estimate.step_seconds
+    found = search(*problem, may_choose=_MAY, time_limit_seconds=1e-9)
+    assert not found.complete
+    assert found.bound_seconds <= expected <= found.estimate.step_seconds
+
+
+def _reserving(cluster: ClusterSpec, share: float) -> ClusterSpec:
+    device = cluster.node.device.model_copy(update={"memory_reserve": share})
+    return cluster.model_copy(update={"groups": (cluster.node.model_copy(update={"device": device}),)})
