@@ -53,8 +53,17 @@ def quick_bounds(costs: SpaceCosts, ranges: LayerRanges, allowed: list[int]) -> 
     return np.where(costs.space.splits, split[costs.space.base_index], whole[costs.space.base_index])
 
 
-def lower_bounds(costs: SpaceCosts, ranges: LayerRanges, allowed: list[int], among: IntArray | None = None) -> Array:
-    """(N,) seconds, one for each entry of the space; or (A,), for the entries `among` (A,)."""
+def lower_bounds(
+    costs: SpaceCosts,
+    ranges: LayerRanges,
+    allowed: list[int],
+    among: IntArray | None = None,
+    limit_seconds: float = np.inf,
+) -> Array:
+    """(N,) seconds, one for each entry of the space; or (A,), for the entries `among` (A,).
+
+    A bound that is not below `limit_seconds` may be looser than it could be.
+    """
     space = costs.space
     chosen = np.arange(len(space)) if among is None else among
     bounds = np.full(len(chosen), np.inf)
@@ -67,15 +76,17 @@ def lower_bounds(costs: SpaceCosts, ranges: LayerRanges, allowed: list[int], amo
         entries, bases = chosen[places], base_index[places]
         pp, chunks = int(depths[places[0]]), int(chunk_counts[places[0]])
         floor = LayerFloor(costs.rows[bases], costs.room_bytes[bases], ranges, allowed)
+        optimizer = floor.whole_sum(floor.rows.optimizer) / pp
+        limit = limit_seconds - optimizer
         if space.splits[entries[0]]:
             runs = [policy for policy in allowed if POLICIES[policy] in space.split_recompute]
             floor = replace(floor, allowed=runs, folded=chunks > 1)
-            path = SplitBounds(costs, ranges, floor, entries, pp, chunks).bounds()
+            path = SplitBounds(costs, ranges, floor, entries, pp, chunks).bounds(limit)
         elif space.schedule[entries[0]] == _INTERLEAVED:
-            path = InterleavedBounds(costs, ranges, floor, entries, pp, chunks).bounds()
+            path = InterleavedBounds(costs, ranges, floor, entries, pp, chunks).bounds(limit)
         else:
-            path = _FlatBounds(costs, ranges, floor, entries, pp).bounds()
-        bounds[places] = path + floor.whole_sum(floor.rows.optimizer) / pp
+            path = _FlatBounds(costs, ranges, floor, entries, pp).bounds(limit)
+        bounds[places] = path + optimizer
     return bounds
 
 
@@ -89,17 +100,24 @@ class _FlatBounds:
     entries: IntArray
     pp: int
 
-    def bounds(self) -> Array:
-        """(E,) seconds without optimizers."""
+    def bounds(self, limit: Array) -> Array:
+        """(E,) seconds without optimizers. What is not below `limit` (E,) may be looser.
+
+        A largest stage of limit / (M - P - 1) takes the path to the limit, and a least backward of limit / (M - 1).
+        """
         pp, floor, rows = self.pp, self.floor, self.floor.rows
         microbatches = self._microbatches.astype(float)
         ranks = RankBounds(floor, self._alive, self._alive, self.costs.host_room_bytes)
-        total, fitting = floor.total_seconds, ranks.seconds(floor.row_seconds, np.ones(len(self.entries)))
+        total, fitting = floor.total_seconds, ranks.seconds(
+            floor.row_seconds, np.ones(len(self.entries)), limit / np.maximum(1.0, microbatches - pp - 1)
+        )
         largest = np.where(np.isfinite(fitting), fitting, 0.0)
         once = through = total + 2 * rows.send * (pp - 1)
         steady = through + total + (microbatches - pp - 1) * np.maximum(largest, total / pp)
         if pp > 1:
-            backward = ranks.seconds(floor.cheapest(rows.backward), np.ones(len(self.entries)))
+            backward = ranks.seconds(
+                floor.cheapest(rows.backward), np.ones(len(self.entries)), limit / np.maximum(1.0, microbatches - 1)
+            )
             once = once + (microbatches - 1) * np.where(np.isfinite(backward), backward, 0.0)
         trip, slowest = through, np.maximum(largest, total / pp)
         trips, rest = np.divmod(microbatches - 1, pp)
@@ -108,7 +126,7 @@ class _FlatBounds:
         path = np.where(microbatches > pp, np.maximum(once, steady), once) + floor.whole_sum(rows.first_forward)
         path = np.where(self._gpipe, through + (microbatches - 1) * largest, path) + floor.first_rank_tail(pp)
         own = floor.row_seconds.times(microbatches) + rows.first_forward + floor.tails
-        return np.where(np.isfinite(fitting), np.maximum(path, ranks.seconds(own, microbatches)), np.inf)
+        return np.where(np.isfinite(fitting), np.maximum(path, ranks.seconds(own, microbatches, limit)), np.inf)
 
     @property
     def _microbatches(self) -> IntArray:

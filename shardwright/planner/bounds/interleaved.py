@@ -34,6 +34,7 @@ from .layer_floor import LayerFloor
 from .rank_bounds import RankBounds
 
 _NAME: ScheduleName = "interleaved-1f1b"
+_BISECTIONS = 18
 
 
 class _Ramp(NamedTuple):
@@ -63,36 +64,40 @@ class InterleavedBounds:
     pp: int
     chunks: int
 
-    def bounds(self) -> Array:
-        """(E,) seconds without optimizers, infinite where nothing fits."""
-        need, layers = self._need_seconds(), self.ranges.layer_count
+    def bounds(self, limit: Array) -> Array:
+        """(E,) seconds without optimizers, infinite where nothing fits. What is not below `limit` (E,) may be looser."""
+        need = self._need_seconds()
         finite = np.where(np.isfinite(need), need, 0.0)
-        low, high = np.zeros(len(self.entries)), finite.max(axis=(1, 2))
-        numbers = self._numbers[None]
-        most = np.where(np.isfinite(need), numbers, -layers).max(axis=2)
-        enough = most.sum(axis=1) >= layers
-        for _ in range(30):
-            middle = (low + high) / 2
-            held = np.where(need <= middle[:, None, None] * (1 + 1e-9), numbers, -layers).max(axis=2).sum(axis=1)
-            fits = held >= layers
-            low, high = np.where(fits, low, middle), np.where(fits, middle, high)
+        enough = self._hold(need, np.full(len(self.entries), 1e300))
         floor = self.floor
-        mean = self._microbatches * floor.total_seconds / self.pp + np.maximum(*self._idle_seconds).min(axis=2).mean(
-            axis=1
-        )
+        idle = np.maximum(*self._idle_seconds).min(axis=2).mean(axis=1)
+        mean = self._microbatches * floor.total_seconds / self.pp + idle
         once = floor.total_seconds + 2 * floor.rows.send * (self.pp * self.chunks - 1)
         once = once + floor.whole_sum(floor.rows.first_forward) + self._first_rank_tail
-        path = np.maximum.reduce([low, mean, once, self._mixed_classes_seconds()])
-        return np.where(enough, path, np.inf)
+        low = np.maximum.reduce([mean, once, self._mixed_classes_seconds(limit)])
+        high = np.minimum(np.maximum(low, finite.max(axis=(1, 2))), np.maximum(low, limit))
+        low = np.where(self._hold(need, high), low, high)
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            fits = self._hold(need, middle)
+            low, high = np.where(fits, low, middle), np.where(fits, middle, high)
+        return np.where(enough, low, np.inf)
 
-    def _mixed_classes_seconds(self) -> Array:
+    def _hold(self, need: Array, seconds: Array) -> Array:
+        """(E,): whether the ranks hold all layers, where those of `need` (E, P, J) may take `seconds` (E,)."""
+        layers = self.ranges.layer_count
+        within = need <= seconds[:, None, None] * (1 + 1e-9)
+        held = np.where(within & np.isfinite(need), self._numbers[None], -layers).max(axis=2)
+        return np.asarray(held.sum(axis=1) >= layers)
+
+    def _mixed_classes_seconds(self, limit: Array) -> Array:
         """(E,): lower bound on the busiest rank's own work, from the layers of several classes; 0 for one class."""
         floor, (alive, _) = self.floor, self._ramps
         if floor.classes == 1:
             return np.zeros(len(self.entries))
         ranks = RankBounds(floor, alive.min(axis=2), alive.max(axis=2), self.costs.host_room_bytes)
         own = floor.row_seconds.times(self._microbatches) + floor.rows.first_forward + floor.tails
-        return ranks.seconds(own, self._microbatches)
+        return ranks.seconds(own, self._microbatches, limit)
 
     @cached_property
     def _sizes(self) -> ChunkSizes:

@@ -5,16 +5,64 @@ takes at least the missing bytes times the lowest price of a saved byte, and at 
 bound rises with n and is piecewise linear. The n that fit in a given time therefore have a closed form, and the time is found by bisection.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from shardwright.base import Array
+from shardwright.base import Array, IntArray
 from shardwright.costmodel.tables import Rows
 
 from .layer_floor import LayerFloor
 
-_BISECTIONS = 30
+_BISECTIONS = 18
+
+
+@dataclass(frozen=True)
+class _Ranks:
+    """What ranks need for their layers, (E, 1) or (E, P) each: see `RankBounds._memory` for `free`, `saving`, `price` and `most`.
+
+    `each`: seconds of a layer. `ends`: of embedding and head. `once`: of the recompute of one layer. `whole`: whether the
+    units are whole layers.
+    """
+
+    layers: Array
+    whole: bool
+    each: Array
+    ends: Array
+    free: Array
+    saving: Array
+    price: Array
+    once: Array
+    most: Array
+
+    def __getitem__(self, entries: IntArray) -> "_Ranks":
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _Ranks(**{name: part if name == "whole" else part[entries] for name, part in parts.items()})
+
+    def rounded(self, units: Array) -> Array:
+        return np.asarray(np.floor(units * (1 + 1e-9)) if self.whole else units * (1 + 1e-9))
+
+    def alone(self) -> Array:
+        """(E,): upper bound on the time of one rank with all layers."""
+        paid = np.maximum(self.once, self.price * (self.layers - self.saving))
+        return np.asarray((self.ends + self.each * self.layers + paid).max(axis=1))
+
+    def hold(self, seconds: Array) -> Array:
+        """(E,): whether the ranks hold all layers in `seconds` (E,)."""
+        spare = seconds[:, None] - self.ends
+        plain = spare / self.each
+        paying = np.minimum((spare + self.price * self.saving) / (self.each + self.price), (spare - self.once) / self.each)
+        held = np.where(plain <= self.free, plain, np.maximum(self.free, paying))
+        held = np.clip(self.rounded(np.minimum(held, self.most)), 0.0, self.layers)
+        return np.asarray(held.sum(axis=1) >= self.layers[:, 0])
+
+    def least_seconds(self, low: Array, high: Array) -> Array:
+        """(E,): the least time between `low` and `high` (E,) in which they hold all layers, from below."""
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            fits = self.hold(middle)
+            high, low = np.where(fits, middle, high), np.where(fits, low, middle)
+        return low
 
 
 @dataclass(frozen=True)
@@ -34,42 +82,46 @@ class RankBounds:
     def pp(self) -> int:
         return int(self.alive.shape[1])
 
-    def seconds(self, each_row: Rows, recomputed: Array) -> Array:
+    def seconds(self, each_row: Rows, recomputed: Array, limit: Array | float = np.inf) -> Array:
         """(E,): lower bound on the time of the busiest rank, where rows take `each_row` (E,) seconds.
 
         Recompute, in seconds of one microbatch, counts `recomputed` (E,) times. The bound is infinite where the ranks
         can't hold all layers. With several layer classes it is the largest of four bounds: by layers, by their
-        seconds, by the bytes held over the step, and by the layers of the commonest class alone.
+        seconds, by the bytes held over the step, and by the layers of the commonest class alone. A bound that is not below
+        `limit` (E,) may be that limit.
         """
-        found = [self._bisected(self.floor, each_row, recomputed)]
+        found = [self._bisected(self.floor, each_row, recomputed, limit)]
         if self.floor.classes > 1:
             for units in (each_row.layers, self.floor.rows.static.layers):
                 weighted = replace(self.floor, units=np.where((units > 0).all(axis=1, keepdims=True), units, 1.0))
-                found.append(self._bisected(weighted, each_row, recomputed))
+                found.append(self._bisected(weighted, each_row, recomputed, limit))
             common = int(self.floor.whole.argmax())
             alone = Rows(each_row.layers[:, common : common + 1], each_row.first, each_row.last)
-            found.append(self._bisected(self.floor.of_class(common), alone, recomputed))
+            found.append(self._bisected(self.floor.of_class(common), alone, recomputed, limit))
         return np.asarray(np.maximum.reduce(found))
 
-    def _bisected(self, floor: LayerFloor, each_row: Rows, recomputed: Array) -> Array:
+    def _bisected(self, floor: LayerFloor, each_row: Rows, recomputed: Array, limit: Array | float) -> Array:
         """(E,): the same bound in the units of `floor`. Layers are whole numbers; other units are not."""
-        layers, each = floor.whole_units, floor.least(each_row.layers)[:, None]
-        ends = floor.at_ends(each_row, self.pp)
-        whole = np.floor if floor.units is None else np.asarray
         free, saving, price, most = self._memory(floor)
-        price, once = price * recomputed[:, None], (floor.least_spent * recomputed)[:, None]
-        enough = whole(np.minimum(most, layers[:, None]) * (1 + 1e-9)).sum(axis=1) >= layers
-        paid = np.maximum(once, price * (layers[:, None] - saving))
-        high = (ends + each * layers[:, None] + paid).max(axis=1)
-        low = np.zeros_like(high)
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            spare = middle[:, None] - ends
-            plain, paying = spare / each, np.minimum((spare + price * saving) / (each + price), (spare - once) / each)
-            held = np.where(plain <= free, plain, np.maximum(free, paying))
-            held = np.clip(whole(np.minimum(held, most) * (1 + 1e-9)), 0.0, layers[:, None])
-            fits = held.sum(axis=1) >= layers
-            high, low = np.where(fits, middle, high), np.where(fits, low, middle)
+        layers = floor.whole_units
+        ranks = _Ranks(
+            layers=layers[:, None],
+            whole=floor.units is None,
+            each=floor.least(each_row.layers)[:, None],
+            ends=floor.at_ends(each_row, self.pp),
+            free=free,
+            saving=saving,
+            price=price * recomputed[:, None],
+            once=(floor.least_spent * recomputed)[:, None],
+            most=np.minimum(most, layers[:, None]),
+        )
+        enough = ranks.rounded(ranks.most).sum(axis=1) >= layers
+        low = (ranks.ends.sum(axis=1) + ranks.each[:, 0] * layers) / self.pp
+        high = np.minimum(ranks.alone(), limit)
+        low = np.where(ranks.hold(high), np.minimum(low, high), high)
+        left = np.flatnonzero(enough & (low < high))
+        if len(left):
+            low[left] = ranks[left].least_seconds(low[left], high[left])
         return np.where(enough, low, np.inf)
 
     def _memory(self, floor: LayerFloor) -> tuple[Array, Array, Array, Array]:

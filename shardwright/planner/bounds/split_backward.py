@@ -120,8 +120,8 @@ class SplitBounds:
     pp: int
     chunks: int
 
-    def bounds(self) -> Array:
-        """(E,) seconds without optimizers, infinite where nothing fits."""
+    def bounds(self, limit: Array) -> Array:
+        """(E,) seconds without optimizers, infinite where nothing fits. What is not below `limit` (E,) may be looser."""
         floor, microbatches = self.floor, self._microbatches
         total, common = floor.total_seconds, int(floor.whole.argmax())
         busiest = -(-floor.whole[common] // self.pp) * floor.row_seconds.layers[:, common]
@@ -131,11 +131,11 @@ class SplitBounds:
         held = microbatches / self._ramps.most[:, 0, 0] * (trip + last)
         once = np.maximum(trip + floor.whole_sum(floor.rows.first_forward), held) + floor.first_rank_tail(self.pp)
         least = np.maximum.reduce(
-            [once, microbatches * np.maximum(busiest, total / self.pp), self._mixed_classes_seconds()]
+            [once, microbatches * np.maximum(busiest, total / self.pp), self._mixed_classes_seconds(limit)]
         )
         if floor.classes > 1:
-            least = np.maximum(least, self._of_class(common)._bisected(least))
-        return np.maximum(least, self._bisected(least))
+            least = np.maximum(least, self._of_class(common)._bisected(least, limit))
+        return np.maximum(least, self._bisected(least, limit))
 
     def _of_class(self, index: int) -> "SplitBounds":
         """Return the bounds of the model with the layers of one class alone, which takes no longer."""
@@ -146,7 +146,7 @@ class SplitBounds:
         """The layers that count."""
         return int(self.floor.whole.sum())
 
-    def _mixed_classes_seconds(self) -> Array:
+    def _mixed_classes_seconds(self, limit: Array) -> Array:
         """(E,): lower bound on the busiest rank's own work, from the layers of several classes; 0 for one class."""
         floor, ramps = self.floor, self._ramps
         if floor.classes == 1:
@@ -154,9 +154,9 @@ class SplitBounds:
         most = np.maximum(1.0, ramps.alive.max(axis=2))
         ranks = RankBounds(floor, ramps.alive.min(axis=2).astype(float), most, self.costs.host_room_bytes)
         own = floor.row_seconds.times(self._microbatches) + floor.rows.first_forward + floor.tails
-        return ranks.seconds(own, self._microbatches)
+        return ranks.seconds(own, self._microbatches, limit)
 
-    def _bisected(self, least: Array) -> Array:
+    def _bisected(self, least: Array, limit: Array) -> Array:
         """(E,): the least time in which every rank is within all its paths and all ranks together hold all layers, or `least`
         (E,) where that is more."""
         layers, memory = self._layers, self._memory
@@ -171,6 +171,8 @@ class SplitBounds:
             axis=(0, 2),
         )
         low = np.minimum(np.where(np.isfinite(least), least, 0.0), high)
+        high = np.maximum(low, np.minimum(high, limit))
+        low = np.where(self._held(high).sum(axis=1) >= layers, low, high)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             fits = self._held(middle).sum(axis=1) >= layers

@@ -66,7 +66,7 @@ class OpenEntries:
                     blunt = left[place:]
                     blunt = blunt[~self.sharp[blunt] & (self.bounds[blunt] < limit())]
                     blunt = self._cheap_first(blunt)[:most] if np.isinf(limit()) else blunt[:most]
-                    self.sharpen(blunt)
+                    self.sharpen(blunt, limit())
                     most *= _GROWTH
                     first = blunt[self.bounds[blunt].argmin()]
                     if np.isinf(limit()) and np.isfinite(self.bounds[first]):
@@ -87,13 +87,14 @@ class OpenEntries:
         """Return the number of entries that may fit, without `done` ones."""
         return int((self.chosen & np.isfinite(self.bounds)).sum()) - done
 
-    def sharpen(self, entries: IntArray) -> None:
-        """Sharpen the bounds of `entries` (A,)."""
-        entries = entries[~self.sharp[entries]]
+    def sharpen(self, entries: IntArray, limit_seconds: float = np.inf) -> None:
+        """Sharpen the bounds of `entries` (A,). Those that turn out not to be below the limit need no sharper ones."""
+        entries = entries[~self.sharp[entries] & (self.bounds[entries] < limit_seconds)]
         if len(entries):
-            found = lower_bounds(self.solver.costs, self.solver.ranges, self.solver.allowed, entries)
+            solver = self.solver
+            found = lower_bounds(solver.costs, solver.ranges, solver.allowed, entries, limit_seconds)
             self.bounds[entries] = np.maximum(found, self.bounds[entries])
-            self.sharp[entries] = True
+            self.sharp[entries] = np.isinf(found) | (found < limit_seconds)
 
     def _order(self, entries: IntArray) -> IntArray:
         """Order entries by bound. Bounds that differ only by rounding keep the order of the space."""

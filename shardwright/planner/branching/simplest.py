@@ -23,6 +23,7 @@ _NOTHING = POLICIES.index("none")
 
 # This limits work, not time, so that repeated runs find the same plan.
 _MOST_SOLVED = 6
+_ROUNDING = 1e-9
 
 
 def simplest(portfolio: Portfolio, tolerance: float, *, most_looked_at: int | None = None) -> Found:
@@ -41,7 +42,7 @@ def simplest(portfolio: Portfolio, tolerance: float, *, most_looked_at: int | No
             if most_looked_at is not None:
                 alike = alike[np.argsort(run.entries.bounds[alike], kind="stable")][:most_looked_at]
                 most_looked_at -= len(alike)
-            run.entries.sharpen(alike)
+            run.entries.sharpen(alike, most * (1 + _ROUNDING))
             alike = np.sort(alike[run.entries.bounds[alike] <= most])
             for search in _searches(run, alike, most) if len(alike) else ():
                 search.run(most_solved=_MOST_SOLVED)
