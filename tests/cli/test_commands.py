@@ -80,7 +80,7 @@ def test_the_short_form_computes_no_alternatives(command: Command, monkeypatch: 
 
 def test_the_short_form_says_what_was_written_and_proven(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
-    options = ("--pp", "2", "--stages-per-rank", "1", "--certify", "--out", path)
+    options = ("--pp", "2", "--schedule", "1f1b", "--certify", "--out", path)
     printed = command("plan", "llama-3.2-1b", *JOB, *options).out
     assert "proves that no other partition" in " ".join(printed.split())
     assert printed.splitlines()[-1] == f"wrote {path}; train with it: shardwright run {path}"
@@ -133,9 +133,7 @@ def test_a_plan_file_may_name_a_schedule_that_is_not_searched(
 
 
 def test_certify_adds_what_integer_programs_prove(command: Command) -> None:
-    why = command("plan", "llama-3.2-1b", *JOB, "--pp", "2", "--stages-per-rank", "1", "--certify", "--json").json()[
-        "why"
-    ]
+    why = command("plan", "llama-3.2-1b", *JOB, "--pp", "2", "--schedule", "1f1b", "--certify", "--json").json()["why"]
     assert "proves that no other partition" in why[-1]
     assert "no stage has a cheaper recompute mix" in why[-1]
     interleaved = command("plan", "llama-3.2-1b", *JOB, "--pp", "2", "--stages-per-rank", "2", "--certify", "--json")

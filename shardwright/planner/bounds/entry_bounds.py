@@ -6,7 +6,9 @@ x over ranks; m is the largest x; c is one message; T is the step. The bounds:
 - m >= m*, the smallest m at which the ranks can hold all layers: see rank_bounds.py.
 - 1F1B: let U_s and D_s be the round trips above and below the slowest stage s. Then
   T >= U_s + x_s + 2 D_s + (M - 1 - w_s) m.
-  No stage takes more than m, so D_s >= X - (s + 1) m. Both together: T >= 2 X + (M - P - 1) m + 2 (P - 1) c for M > P.
+  No stage takes more than m, so D_s >= X - (s + 1) m. Stage P - 1 - w runs after stage s's w-th later forward. So for M > P
+  the path may go through all stages and back after each P microbatches: with R = X + 2 (P - 1) c and M - 1 = q P + r,
+  T >= (1 + q) R + r m, and T >= 2 R + (M - 1 - P) m.
   The first gradient reaches a stage after all forwards and the backwards below it. All M backwards of the stage and the
   backwards above follow. With b*, the least backward of the slowest rank: T >= X + (M - 1) b* + 2 (P - 1) c.
 - GPipe: T >= X + (M - 1) m + 2 (P - 1) c.
@@ -101,32 +103,36 @@ class _FlatBounds:
     pp: int
 
     def bounds(self, limit: Array) -> Array:
-        """(E,) seconds without optimizers. What is not below `limit` (E,) may be looser.
-
-        A largest stage of limit / (M - P - 1) takes the path to the limit, and a least backward of limit / (M - 1).
-        """
-        pp, floor, rows = self.pp, self.floor, self.floor.rows
-        microbatches = self._microbatches.astype(float)
+        """(E,) seconds without optimizers. What is not below `limit` (E,) may be looser."""
+        floor, rows, microbatches = self.floor, self.floor.rows, self._microbatches.astype(float)
         ranks = RankBounds(floor, self._alive, self._alive, self.costs.host_room_bytes)
-        total, fitting = floor.total_seconds, ranks.seconds(
-            floor.row_seconds, np.ones(len(self.entries)), limit / np.maximum(1.0, microbatches - pp - 1)
-        )
-        largest = np.where(np.isfinite(fitting), fitting, 0.0)
-        once = through = total + 2 * rows.send * (pp - 1)
-        steady = through + total + (microbatches - pp - 1) * np.maximum(largest, total / pp)
-        if pp > 1:
-            backward = ranks.seconds(
-                floor.cheapest(rows.backward), np.ones(len(self.entries)), limit / np.maximum(1.0, microbatches - 1)
-            )
-            once = once + (microbatches - 1) * np.where(np.isfinite(backward), backward, 0.0)
-        trip, slowest = through, np.maximum(largest, total / pp)
-        trips, rest = np.divmod(microbatches - 1, pp)
-        rounds = np.maximum(2 * trip + (microbatches - 1 - pp) * slowest, (1 + trips) * trip + rest * slowest)
-        steady = np.maximum(steady, rounds)
-        path = np.where(microbatches > pp, np.maximum(once, steady), once) + floor.whole_sum(rows.first_forward)
-        path = np.where(self._gpipe, through + (microbatches - 1) * largest, path) + floor.first_rank_tail(pp)
         own = floor.row_seconds.times(microbatches) + rows.first_forward + floor.tails
-        return np.where(np.isfinite(fitting), np.maximum(path, ranks.seconds(own, microbatches, limit)), np.inf)
+        found = ranks.seconds(own, microbatches, limit)
+        near = np.flatnonzero(found < limit)
+        if len(near):
+            of_near = replace(self, floor=floor[near], entries=self.entries[near])
+            found[near] = np.maximum(found[near], of_near._path_seconds(ranks[near], limit[near]))
+        return found
+
+    def _path_seconds(self, ranks: RankBounds, limit: Array) -> Array:
+        """(E,): lower bound on the paths that end on the first rank, for entries that fit.
+
+        A largest stage of limit / (M - P - 1) takes a path to the limit, and a least backward of limit / (M - 1).
+        """
+        pp, floor, rows, microbatches = self.pp, self.floor, self.floor.rows, self._microbatches.astype(float)
+        one, total = np.ones(len(self.entries)), floor.total_seconds
+        fitting = ranks.seconds(floor.row_seconds, one, limit / np.maximum(1.0, microbatches - pp - 1))
+        largest = np.maximum(np.where(np.isfinite(fitting), fitting, 0.0), total / pp)
+        once = trip = total + 2 * rows.send * (pp - 1)
+        trips, rest = np.divmod(microbatches - 1, pp)
+        steady = np.maximum(2 * trip + (microbatches - 1 - pp) * largest, (1 + trips) * trip + rest * largest)
+        if pp > 1:
+            least = floor.cheapest(rows.backward)
+            backward = ranks.seconds(least, one, limit / np.maximum(1.0, microbatches - 1))
+            once = once + (microbatches - 1) * np.where(np.isfinite(backward), backward, 0.0)
+        path = np.where(microbatches > pp, np.maximum(once, steady), once) + floor.whole_sum(rows.first_forward)
+        path = np.where(self._gpipe, trip + (microbatches - 1) * largest, path)
+        return np.asarray(path + floor.first_rank_tail(pp))
 
     @property
     def _microbatches(self) -> IntArray:

@@ -18,7 +18,7 @@ chunk j is kept alive_j times. Chunks with more microbatches alive are therefore
 least T at which the ranks can hold all layers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -66,16 +66,25 @@ class InterleavedBounds:
 
     def bounds(self, limit: Array) -> Array:
         """(E,) seconds without optimizers, infinite where nothing fits. What is not below `limit` (E,) may be looser."""
-        need = self._need_seconds()
-        finite = np.where(np.isfinite(need), need, 0.0)
-        enough = self._hold(need, np.full(len(self.entries), 1e300))
         floor = self.floor
-        idle = np.maximum(*self._idle_seconds).min(axis=2).mean(axis=1)
-        mean = self._microbatches * floor.total_seconds / self.pp + idle
         once = floor.total_seconds + 2 * floor.rows.send * (self.pp * self.chunks - 1)
         once = once + floor.whole_sum(floor.rows.first_forward) + self._first_rank_tail
-        low = np.maximum.reduce([mean, once, self._mixed_classes_seconds(limit)])
-        high = np.minimum(np.maximum(low, finite.max(axis=(1, 2))), np.maximum(low, limit))
+        mean = self._microbatches * floor.total_seconds / self.pp
+        found: Array = np.maximum.reduce([mean, once, self._mixed_classes_seconds(limit)])
+        near = np.flatnonzero(found < limit)
+        if len(near):
+            of_near = replace(self, floor=floor[near], entries=self.entries[near])
+            found[near] = of_near._bisected(found[near], limit[near])
+        return found
+
+    def _bisected(self, low: Array, limit: Array) -> Array:
+        """(E,): the least step in which all ranks hold all layers, from `low` up to `limit` (E,); infinite where none fits."""
+        need = self._need_seconds()
+        enough = self._hold(need, np.full(len(self.entries), 1e300))
+        mean = self._microbatches * self.floor.total_seconds / self.pp
+        low = np.maximum(low, mean + np.maximum(*self._idle_seconds).min(axis=2).mean(axis=1))
+        highest = np.where(np.isfinite(need), need, 0.0).max(axis=(1, 2))
+        high = np.maximum(low, np.minimum(highest, limit))
         low = np.where(self._hold(need, high), low, high)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2

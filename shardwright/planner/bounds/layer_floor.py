@@ -1,6 +1,6 @@
 """Minimum costs of a layer, for the row costs of many entries at once. The lower bounds are built from them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -26,6 +26,13 @@ class LayerFloor:
     allowed: list[int]
     units: Array | None = None
     folded: bool = False
+
+    _rooms: dict[int, tuple[Array, Array]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __getitem__(self, entries: IntArray) -> "LayerFloor":
+        """Return the floor of some of the entries."""
+        units = None if self.units is None else self.units[entries]
+        return replace(self, rows=self.rows[entries], room_bytes=self.room_bytes[entries], units=units)
 
     @property
     def classes(self) -> int:
@@ -168,6 +175,11 @@ class LayerFloor:
 
         `saving`: some layer uses a policy that keeps less than the fastest one, and so needs more working bytes.
         """
+        if pp not in self._rooms:
+            self._rooms[pp] = self._both_rooms(pp)
+        return self._rooms[pp][saving]
+
+    def _both_rooms(self, pp: int) -> tuple[Array, Array]:
         rows, working = self.rows, self.cheapest(self.rows.working)
         held = HeldBytes(
             static=self.at_ends(rows.static, pp),
@@ -176,9 +188,13 @@ class LayerFloor:
             reduce_buffer=self._least_of_largest(rows.reduce_buffer, pp),
             slack=rows.slack[:, None],
         )
-        of_layer = (self._saving_working if saving else working.layers.min(axis=1))[:, None]
-        used = self.at_ends(rows.activation, pp) + np.maximum(of_layer, self.largest_at_ends(working, pp))
-        return np.asarray(held.activation_room(self.room_bytes[:, None]) - used)
+        left = held.activation_room(self.room_bytes[:, None]) - self.at_ends(rows.activation, pp)
+        at_ends = self.largest_at_ends(working, pp)
+        plain, saving = (
+            left - np.maximum(of_layer[:, None], at_ends)
+            for of_layer in (working.layers.min(axis=1), self._saving_working)
+        )
+        return plain, saving
 
     def _least_of_largest(self, values: Rows, pp: int) -> Array:
         """(E, P): lower bound on the value of a rank's largest row."""

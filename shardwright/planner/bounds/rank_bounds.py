@@ -6,6 +6,8 @@ bound rises with n and is piecewise linear. The n that fit in a given time there
 """
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,9 +19,24 @@ from .layer_floor import LayerFloor
 _BISECTIONS = 18
 
 
+class _Held(NamedTuple):
+    """Layers of ranks, (E, P) each, in units of `floor`.
+
+    `free`: layers that fit with the fastest policy alone. `saving`: layers from which on saving bytes costs time; at most
+    `free`, and below zero where the other policies leave no room even for their larger working memory. `price`: seconds for
+    each layer beyond that. `most`: layers that fit at all.
+    """
+
+    floor: LayerFloor
+    free: Array
+    saving: Array
+    price: Array
+    most: Array
+
+
 @dataclass(frozen=True)
 class _Ranks:
-    """What ranks need for their layers, (E, 1) or (E, P) each: see `RankBounds._memory` for `free`, `saving`, `price` and `most`.
+    """What ranks need for their layers, (E, 1) or (E, P) each: see `_Held`.
 
     `each`: seconds of a layer. `ends`: of embedding and head. `once`: of the recompute of one layer. `whole`: whether the
     units are whole layers.
@@ -51,7 +68,9 @@ class _Ranks:
         """(E,): whether the ranks hold all layers in `seconds` (E,)."""
         spare = seconds[:, None] - self.ends
         plain = spare / self.each
-        paying = np.minimum((spare + self.price * self.saving) / (self.each + self.price), (spare - self.once) / self.each)
+        paying = np.minimum(
+            (spare + self.price * self.saving) / (self.each + self.price), (spare - self.once) / self.each
+        )
         held = np.where(plain <= self.free, plain, np.maximum(self.free, paying))
         held = np.clip(self.rounded(np.minimum(held, self.most)), 0.0, self.layers)
         return np.asarray(held.sum(axis=1) >= self.layers[:, 0])
@@ -78,6 +97,10 @@ class RankBounds:
     most_alive: Array
     host_room_bytes: float
 
+    def __getitem__(self, entries: IntArray) -> "RankBounds":
+        """Return the bounds of some of the entries."""
+        return RankBounds(self.floor[entries], self.alive[entries], self.most_alive[entries], self.host_room_bytes)
+
     @property
     def pp(self) -> int:
         return int(self.alive.shape[1])
@@ -90,19 +113,33 @@ class RankBounds:
         seconds, by the bytes held over the step, and by the layers of the commonest class alone. A bound that is not below
         `limit` (E,) may be that limit.
         """
-        found = [self._bisected(self.floor, each_row, recomputed, limit)]
+        found = [self._bisected(self._plain, each_row, recomputed, limit)]
         if self.floor.classes > 1:
-            for units in (each_row.layers, self.floor.rows.static.layers):
-                weighted = replace(self.floor, units=np.where((units > 0).all(axis=1, keepdims=True), units, 1.0))
-                found.append(self._bisected(weighted, each_row, recomputed, limit))
+            for units in (self._in_units(each_row.layers), self._in_static_bytes):
+                found.append(self._bisected(units, each_row, recomputed, limit))
             common = int(self.floor.whole.argmax())
             alone = Rows(each_row.layers[:, common : common + 1], each_row.first, each_row.last)
-            found.append(self._bisected(self.floor.of_class(common), alone, recomputed, limit))
+            found.append(self._bisected(self._of_commonest, alone, recomputed, limit))
         return np.asarray(np.maximum.reduce(found))
 
-    def _bisected(self, floor: LayerFloor, each_row: Rows, recomputed: Array, limit: Array | float) -> Array:
-        """(E,): the same bound in the units of `floor`. Layers are whole numbers; other units are not."""
-        free, saving, price, most = self._memory(floor)
+    @cached_property
+    def _plain(self) -> "_Held":
+        return self._memory(self.floor)
+
+    @cached_property
+    def _in_static_bytes(self) -> "_Held":
+        return self._in_units(self.floor.rows.static.layers)
+
+    @cached_property
+    def _of_commonest(self) -> "_Held":
+        return self._memory(self.floor.of_class(int(self.floor.whole.argmax())))
+
+    def _in_units(self, units: Array) -> "_Held":
+        return self._memory(replace(self.floor, units=np.where((units > 0).all(axis=1, keepdims=True), units, 1.0)))
+
+    def _bisected(self, held: "_Held", each_row: Rows, recomputed: Array, limit: Array | float) -> Array:
+        """(E,): the same bound in the units of a floor. Layers are whole numbers; other units are not."""
+        floor, free, saving, price, most = held
         layers = floor.whole_units
         ranks = _Ranks(
             layers=layers[:, None],
@@ -124,13 +161,7 @@ class RankBounds:
             low[left] = ranks[left].least_seconds(low[left], high[left])
         return np.where(enough, low, np.inf)
 
-    def _memory(self, floor: LayerFloor) -> tuple[Array, Array, Array, Array]:
-        """Four arrays (E, P) in units of `floor`.
-
-        They are: layers that fit with the fastest policy alone; layers from which on saving bytes costs time; seconds
-        for each layer beyond that; layers that fit at all. The second is at most the first. It is below zero where the
-        other policies leave no room even for their larger working memory.
-        """
+    def _memory(self, floor: LayerFloor) -> "_Held":
         static = floor.layer_static[:, None] / (1 + floor.rows.slack[:, None])
         room, saving_room = floor.room(self.pp, saving=False), floor.room(self.pp, saving=True)
         # at least a byte: with its optimizer and its activations on the host a layer may keep none
@@ -142,4 +173,4 @@ class RankBounds:
         most = np.minimum(most, floor.host_layers(self.pp, self.host_room_bytes))
         saving = np.where(np.isfinite(saving_room), saving_room, 0.0) / plain_each
         price = plain_each * floor.price[:, None] / self.most_alive
-        return free, np.minimum(saving, free), price, np.maximum(0.0, most)
+        return _Held(floor, free, np.minimum(saving, free), price, np.maximum(0.0, most))

@@ -130,10 +130,18 @@ class SplitBounds:
         last = self._fewest[0, 0] * weights.layers.min(axis=1) + weights.first
         held = microbatches / self._ramps.most[:, 0, 0] * (trip + last)
         once = np.maximum(trip + floor.whole_sum(floor.rows.first_forward), held) + floor.first_rank_tail(self.pp)
-        least = np.maximum.reduce(
+        least: Array = np.maximum.reduce(
             [once, microbatches * np.maximum(busiest, total / self.pp), self._mixed_classes_seconds(limit)]
         )
-        if floor.classes > 1:
+        near = np.flatnonzero(least < limit)
+        if len(near):
+            of_near = replace(self, floor=floor[near], entries=self.entries[near])
+            least[near] = of_near._sharper(least[near], limit[near])
+        return least
+
+    def _sharper(self, least: Array, limit: Array) -> Array:
+        if self.floor.classes > 1:
+            common = int(self.floor.whole.argmax())
             least = np.maximum(least, self._of_class(common)._bisected(least, limit))
         return np.maximum(least, self._bisected(least, limit))
 

@@ -12,6 +12,7 @@ from shardwright.planner.branching.result import SearchResult
 from shardwright.planner.branching.trade_offs import WITHIN
 from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.plan import Plan
+from shardwright.specs.schedules import splits_backward
 from tests.planner.brute_force import all_plans
 from tests.planner.small_problems import Problem, random_problem
 
@@ -24,7 +25,8 @@ def _simplicity(plan: Plan) -> tuple[int, int, int, bool]:
     mesh = plan.mesh
     axes = sum(degree > 1 for degree in (mesh.pp, mesh.cp, mesh.tp, mesh.ep, min(mesh.dp_replicate, mesh.dp_shard)))
     recomputes = any(run.recompute != "none" for stage in plan.stages for run in stage.layers)
-    return axes, (mesh.pp > 1) + (plan.stages_per_rank > 1), int(plan.offload.optimizer_fraction), recomputes
+    pipeline = 3 if splits_backward(plan.schedule) else (mesh.pp > 1) + (plan.stages_per_rank > 1)
+    return axes, pipeline, int(plan.offload.optimizer_fraction), recomputes
 
 
 def _searched(seed: int) -> tuple[Problem, SearchResult] | None:

@@ -53,7 +53,8 @@ def test_nothing_where_it_changes_nothing() -> None:
 def test_the_search_takes_it_where_it_is_faster(found: SearchResult) -> None:
     usual = search(_MODEL, _CLUSTER, _TRAINING, fixed=Fixed(order=PIPELINE_OUTERMOST))
     assert found.plan.mesh.order == PIPELINE_INSIDE_DATA
-    assert found.bound_seconds <= found.estimate.step_seconds < usual.estimate.step_seconds
+    assert found.bound_seconds <= found.estimate.step_seconds * (1 + 1e-9)
+    assert found.estimate.step_seconds < usual.estimate.step_seconds
     again = search(_MODEL, _CLUSTER, _TRAINING, fixed=Fixed.of(found.plan))
     assert again.plan == found.plan
     assert again.estimate.step_seconds == pytest.approx(found.estimate.step_seconds, rel=1e-9)
