@@ -75,3 +75,9 @@ class SearchResult:
     def gap(self) -> float:
         """Upper bound on the share of the step that a better plan might save: (step - bound) / step."""
         return max(0.0, 1 - self.bound_seconds / self.estimate.step_seconds)
+
+    @property
+    def unproven(self) -> float:
+        """Upper bound on the share of the step of the fastest plan found that a still faster one might save."""
+        fastest = self.fastest.step_seconds if self.fastest else self.estimate.step_seconds
+        return max(0.0, 1 - self.bound_seconds / fastest)
