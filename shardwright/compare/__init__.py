@@ -2,6 +2,6 @@
 
 from .side_by_side import BEST, compare
 from .simpler import simplest_rival
-from .strategies import STRATEGIES
+from .strategies import STRATEGIES, levels_of
 
-__all__ = ["BEST", "STRATEGIES", "compare", "simplest_rival"]
+__all__ = ["BEST", "STRATEGIES", "compare", "levels_of", "simplest_rival"]

@@ -1,7 +1,7 @@
-"""The planner's choice beside the plans of published runs: python -m shardwright.benchmarks.published_plans.
+"""The planner's choice beside the plans of published runs: python -m shardwright.calibration.published_plans.
 
 For each row of the tables that states a whole plan, the planner's fastest plan for the same software must be predicted no
-slower than the published one. Rows that are put away (shardwright/calibration/tables.py) are left out. A published plan that
+slower than the published one. Rows that are put away (tables.py) are left out. A published plan that
 does not fit by the model, or that the space does not hold, is counted apart.
 """
 
@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from shardwright.base import InfeasibleError, SpecError
-from shardwright.calibration.tables import used_rows
 from shardwright.catalog import standard_node
 from shardwright.costmodel import check_memory, estimate_plan
 from shardwright.planner import search
 from shardwright.planner.space import Fixed, check_runs
 from shardwright.specs import Plan
 from shardwright.validation.rows import MeasuredRun, measured_run
+
+from .tables import used_rows
 
 _ROUNDING = 1e-6
 
