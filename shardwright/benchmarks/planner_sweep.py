@@ -43,7 +43,8 @@ class Sweep:
         started = time.perf_counter()
         try:
             model, cluster = load_model(preset), load_cluster(devices)
-            training = TrainingSpec(seq_len=_SEQ_LEN, global_batch=max(512, cluster.devices))
+            length = min(_SEQ_LEN, model.positions or _SEQ_LEN)
+            training = TrainingSpec(seq_len=length, global_batch=max(512, cluster.devices))
             result = search(model, cluster, training, tolerance=TOLERANCE, runners_up=0)
         except (SpecError, InfeasibleError) as reason:
             self.outcomes["nothing fits" if isinstance(reason, InfeasibleError) else "nothing divides"] += 1

@@ -61,7 +61,8 @@ def compared(run: MeasuredRun, chosen: dict[object, float]) -> Compared | None:
 def _why_outside(run: MeasuredRun, plan: Plan) -> str:
     """Why the space does not hold a plan."""
     try:
-        kept = Fixed.of(plan).but(stages=None)
+        unused = {"context_parallel": plan.mesh.cp, "expert_dispatch": plan.mesh.ep}
+        kept = Fixed.of(plan).but(stages=None, **{name: None for name, degree in unused.items() if degree == 1})
         check_runs(run.training, kept)
         search(run.model, run.cluster, run.training, fixed=kept, runners_up=0)
     except (SpecError, InfeasibleError) as reason:
