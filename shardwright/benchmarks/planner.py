@@ -1,10 +1,11 @@
 """How fast the planner answers for jobs of all sizes, and how far its answers may be from the optimum:
-python -m shardwright.benchmarks.planner [JOB ...].
+python -m shardwright.benchmarks.planner [JOB ...]. With `curve` instead of jobs: seconds for GPT-3 175B on 64 to 16,384 devices.
 
 Each search runs in this process after one warm-up run. `unproven`: the share by which a plan of the space may be faster than
 the fastest that was found. `gap`: the same for the plan that was chosen, which may be simpler and 2% slower.
 """
 
+import math
 import statistics
 import sys
 import time
@@ -21,6 +22,7 @@ from shardwright.planner import TOLERANCE, SearchResult, search
 from shardwright.specs import TrainingSpec
 
 _RUNS = 5
+CURVE = (64, 256, 1024, 4096, 16384)
 
 
 class Job(NamedTuple):
@@ -51,8 +53,29 @@ JOBS = {
 }
 
 
+def print_curve() -> None:
+    """Print seconds by devices, and by what power of their number they grow between neighbours."""
+    before: tuple[int, float] | None = None
+    for devices in CURVE:
+        job = JOBS["gpt3-64"]._replace(cluster=f"a100-sxm-80gb:{devices}")
+        result = job.search()
+        seconds = statistics.median(_seconds_of(job) for _ in range(_RUNS))
+        grown = "" if before is None else f", power {math.log(seconds / before[1]) / math.log(devices / before[0]):.2f}"
+        print(f"{devices:6d} devices: {seconds:.2f} s, {result.candidates_total} entries{grown}")
+        before = devices, seconds
+
+
+def _seconds_of(job: Job) -> float:
+    start = time.perf_counter()
+    job.search()
+    return time.perf_counter() - start
+
+
 def main() -> None:
     """Print the table."""
+    if sys.argv[1:] == ["curve"]:
+        print_curve()
+        return
     chosen = sys.argv[1:] or list(JOBS)
     for name in chosen:
         if name not in JOBS:
@@ -62,12 +85,9 @@ def main() -> None:
         table.add_column(column, justify="right")
     table.add_column("plan")
     for name in chosen:
-        job, seconds = JOBS[name], []
+        job = JOBS[name]
         result = job.search()
-        for _ in range(_RUNS):
-            start = time.perf_counter()
-            result = job.search()
-            seconds.append(time.perf_counter() - start)
+        seconds = [_seconds_of(job) for _ in range(_RUNS)]
         plan, estimate = result.plan, result.estimate
         table.add_row(
             name,

@@ -28,7 +28,7 @@ def test_the_planner_is_no_slower(run: MeasuredRun) -> None:
 
 
 def test_a_faster_published_plan_has_a_reason(run: MeasuredRun) -> None:
-    slow = {(run.model, run.cluster.model_dump_json(), run.training): float("inf")}
+    slow: dict[object, float] = {(run.model, run.cluster.model_dump_json(), run.training): float("inf")}
     found = compared(run, slow)
     assert found is not None
     assert found.outside == "the space holds it but for its stages"
