@@ -79,7 +79,9 @@ def main() -> None:
     chosen = sys.argv[1:] or list(JOBS)
     for name in chosen:
         if name not in JOBS:
-            raise SystemExit(f"job '{name}' is not known; allowed: {', '.join(JOBS)}.{nearest(name, JOBS)}")
+            raise SystemExit(
+                f"job '{name}' is not known; allowed: curve, {', '.join(JOBS)}.{nearest(name, (*JOBS, 'curve'))}"
+            )
     table = Table("job", title=f"Median of {_RUNS} searches", title_justify="left")
     for column in ("entries", "solved", "seconds", "aim", "step", "unproven", "gap", "memory"):
         table.add_column(column, justify="right")

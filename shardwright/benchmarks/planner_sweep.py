@@ -70,7 +70,7 @@ def _faults(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, resu
             yield f"simulated {simulated:.4g} s, estimated {estimate.step_seconds:.4g} s"
     most = (result.fastest.step_seconds if result.fastest else estimate.step_seconds) * (1 - 1e-6)
     for recipe, seconds in _recipes(model, cluster, training):
-        if seconds < most * (1 - result.gap if not result.complete else 1):
+        if seconds < most:
             yield f"{recipe} takes {seconds:.4g} s, the plan {most:.4g} s"
 
 

@@ -310,9 +310,9 @@ def read_may_choose(options: Mapping[str, Any]) -> "tuple[dict[str, Any], OpenCh
     from shardwright.planner import OpenChoices
 
     opened = {name: options[name] == AUTO for name in _CLOSED}
-    opened["linear_formats"] = options["allow_precision"]
     kept = {name: closed if opened[name] else options[name] for name, closed in _CLOSED.items()}
-    return {**options, **kept}, OpenChoices.parse(opened, source="options")
+    formats = OpenChoices.parse({"linear_formats": options["allow_precision"]}, source="--allow-precision")
+    return {**options, **kept}, formats.model_copy(update=opened)
 
 
 def read_reliability(**options: float | None) -> "Reliability | None":

@@ -5,6 +5,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .choice_options import (
+    AllowFewerDevicesOption,
+    CertifyOption,
+    ContextParallelOption,
+    CpOption,
+    DpReplicateOption,
+    DpShardOption,
+    EpOption,
+    EtpOption,
+    EvenStagesOption,
+    ExpertDispatchOption,
+    FastestOption,
+    FixOption,
+    ForbidOption,
+    MicroBatchOption,
+    OffloadOptimizerOption,
+    OrderOption,
+    PpOption,
+    RecomputeOption,
+    ScheduleOption,
+    SequenceParallelOption,
+    StagesPerRankOption,
+    TimeLimitOption,
+    TpOption,
+    ZeroStageOption,
+)
 from .options import (
     ActivationOffloadLayersOption,
     AllowPrecisionOption,
@@ -48,8 +74,6 @@ from .options import (
     tell_what_lacks,
 )
 
-SEVERAL = "A range 2..8, 2.. or ..8, or a list 1,2,8, limits it."
-
 if TYPE_CHECKING:
     from shardwright.costmodel import PlanFile
     from shardwright.costmodel.op_times import OpTimes
@@ -79,73 +103,30 @@ def plan(
     high_precision_layers: HighPrecisionLayersOption = 0,
     recompute_modules: ChosenRecomputeModulesOption = "",
     cuda_graphs: CudaGraphsOption = "none",
-    pp: Annotated[str | None, typer.Option(help=f"Fix the pipeline degree. {SEVERAL}")] = None,
-    tp: Annotated[str | None, typer.Option(help=f"Fix the tensor-parallel degree. {SEVERAL}")] = None,
-    dp_replicate: Annotated[str | None, typer.Option(help=f"Fix the number of replicas (HSDP). {SEVERAL}")] = None,
-    dp_shard: Annotated[str | None, typer.Option(help=f"Fix the degree of ZeRO sharding. {SEVERAL}")] = None,
-    cp: Annotated[str | None, typer.Option(help=f"Fix the context-parallel degree. {SEVERAL}")] = None,
-    ep: Annotated[str | None, typer.Option(help=f"Fix the expert-parallel degree. {SEVERAL}")] = None,
-    etp: Annotated[
-        str | None, typer.Option(help=f"Fix how many ranks split each expert; 0: what ep leaves of tp. {SEVERAL}")
-    ] = None,
-    order: Annotated[
-        str | None,
-        typer.Option(help="Fix the order of the axes over the machine, innermost first: tp-cp-dp-pp, tp-cp-pp-dp."),
-    ] = None,
-    context_parallel: Annotated[
-        str | None,
-        typer.Option(help="Fix how cp exchanges keys and values: all-gather, ring, ulysses; or list several."),
-    ] = None,
-    expert_dispatch: Annotated[
-        str | None, typer.Option(help="Fix how ep sends tokens: all-to-all, deduplicated; or list several.")
-    ] = None,
-    zero_stage: Annotated[str | None, typer.Option(help=f"Fix the ZeRO stage: 0, 1, 2 or 3. {SEVERAL}")] = None,
-    micro_batch: Annotated[str | None, typer.Option(help=f"Fix the sequences of a microbatch. {SEVERAL}")] = None,
-    schedule: Annotated[
-        str | None,
-        typer.Option(
-            help="Fix the schedule: gpipe, 1f1b, interleaved-1f1b; or list several. Plan files may name others."
-        ),
-    ] = None,
-    stages_per_rank: Annotated[str | None, typer.Option(help=f"Fix the pipeline chunks of a rank. {SEVERAL}")] = None,
-    recompute: Annotated[
-        str | None,
-        typer.Option(help="Fix recompute in all layers: none, selective, full; or list what each layer may use."),
-    ] = None,
-    offload_optimizer: Annotated[
-        int | None, typer.Option(help="Fix the optimizer on the host (1) or on the device (0).")
-    ] = None,
-    fix: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Fix a choice as the option of that name does; repeat for several."),
-    ] = None,
-    forbid: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Keep an axis at 1 (cp), do without a choice (recompute, offload_optimizer) or a value "
-            "(interleaved-1f1b, zero_stage=3); repeat, or separate with commas.",
-        ),
-    ] = None,
-    even_stages: Annotated[
-        bool | None, typer.Option("--even-stages", help="Give every stage the same number of layers.")
-    ] = None,
-    sequence_parallel: Annotated[
-        bool | None, typer.Option(help="Fix whether tensor parallelism also splits along the sequence.")
-    ] = None,
-    time_limit: Annotated[
-        float, typer.Option(help="Stop the search after these seconds, with the best plan so far.")
-    ] = 30.0,
-    allow_fewer_devices: Annotated[
-        bool,
-        typer.Option(
-            "--allow-fewer-devices", help="Plan for a part of the cluster where that is faster by 2% or more."
-        ),
-    ] = False,
-    fastest: Annotated[
-        bool, typer.Option("--fastest", help="Take the fastest plan, not a simpler one that takes up to 2% longer.")
-    ] = False,
-    certify: Annotated[bool, typer.Option("--certify", help="Prove the stages with integer programs.")] = False,
+    pp: PpOption = None,
+    tp: TpOption = None,
+    dp_replicate: DpReplicateOption = None,
+    dp_shard: DpShardOption = None,
+    cp: CpOption = None,
+    ep: EpOption = None,
+    etp: EtpOption = None,
+    order: OrderOption = None,
+    context_parallel: ContextParallelOption = None,
+    expert_dispatch: ExpertDispatchOption = None,
+    zero_stage: ZeroStageOption = None,
+    micro_batch: MicroBatchOption = None,
+    schedule: ScheduleOption = None,
+    stages_per_rank: StagesPerRankOption = None,
+    recompute: RecomputeOption = None,
+    offload_optimizer: OffloadOptimizerOption = None,
+    fix: FixOption = None,
+    forbid: ForbidOption = None,
+    even_stages: EvenStagesOption = None,
+    sequence_parallel: SequenceParallelOption = None,
+    time_limit: TimeLimitOption = 30.0,
+    allow_fewer_devices: AllowFewerDevicesOption = False,
+    fastest: FastestOption = False,
+    certify: CertifyOption = False,
     memory_reserve: MemoryReserveOption = None,
     host_memory_reserve: HostMemoryReserveOption = None,
     profile: ProfileOption = None,

@@ -92,6 +92,14 @@ def test_one_clear_line(command: Command, arguments: tuple[str, ...], words: tup
     assert_one_line(command(*arguments), *words)
 
 
+@pytest.mark.parametrize("asked", [("--allow-precision", "nvfp4"), ("--recompute-modules", "auto")])
+def test_nothing_near_is_offered_for_what_the_stack_lacks(command: Command, asked: tuple[str, str]) -> None:
+    """Other batches and fewer devices help where nothing divides, not here."""
+    result = command("plan", "llama-3.1-8b", *JOB, *asked)
+    assert_one_line(result, "stack 'shardwright'")
+    assert "a plan was found" not in result.err
+
+
 class TestModelFiles:
     def config(self, folder: Path, **changes: Any) -> Path:
         path = folder / "config.json"

@@ -6,7 +6,7 @@ from typing import Any
 from shardwright.base import SpecError, units
 from shardwright.planner import TOLERANCE, search
 from shardwright.planner.branching import SearchResult
-from shardwright.planner.space import Fixed, check_fixed, check_runs, kept_by
+from shardwright.planner.space import Fixed, OpenChoices, check_fixed, check_runs, kept_by, training_variants
 from shardwright.specs import ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
@@ -48,6 +48,9 @@ def search_job(
         if fixed.stages is None:
             check_runs(training, fixed)
         check_fixed(model, cluster, training, fixed)  # what contradicts itself does so on any number of devices
+        training_variants(
+            model, cluster, training, options.get("may_choose") or OpenChoices()
+        )  # so does what is opened
         smaller = largest_that_fits(model, cluster, training, fixed)
         if smaller is None or not allow_fewer_devices:
             raise SpecError(f"{reason}{_offers(model, cluster, training, fixed, smaller)}") from None

@@ -19,7 +19,7 @@ from shardwright.specs import ScheduleName, by_rank, splits_backward, stage_rank
 # Costs are spread by this share at random, so that one path is the longest; then each is raised by a far smaller share.
 _SPREAD = 1e-5
 _RAISE = 1e-9
-_COUNTED = 1e-3
+_COUNTED = 1e-2  # how far a slope may be from a whole number
 _MOST_FOUND = 48
 _SPANS = (1, 3, 7, 15)
 _EVALUATED_AT_ONCE = 16
@@ -89,7 +89,7 @@ class CriticalPaths:
         slopes = np.zeros(len(parts))
         slopes[varied] = (steps[1:] - steps[0]) / raised
         counts = np.round(slopes)
-        whole = np.abs(slopes - counts).max() < _COUNTED * self.microbatches
+        whole = np.abs(slopes - counts).max() < _COUNTED
         return counts if whole and np.isclose(counts @ spread, steps[0], rtol=1e-9) else None
 
     def bounds(self, costs: StageCosts) -> "PathBounds":
@@ -97,28 +97,30 @@ class CriticalPaths:
         return PathBounds(self, self._parts(costs), costs.optimizer.max(axis=-1))
 
     def fastest(
-        self, costs: StageCosts, limit_seconds: float, least: StageCosts | None = None
+        self, costs: StageCosts, limit_seconds: float, least: StageCosts | None = None, *, exact: bool = False
     ) -> tuple[int, float, float]:
         """Return the fastest of plans (B,): its index, its step, and a lower bound on all of them.
 
         Plans that take `limit_seconds` or more are not told apart; the step is infinite where there are no others. `least`:
-        what the bound is of, where that is below `costs`.
+        what the bound is of, where that is below `costs`. Plans that differ by less than `CLOSED` count as equally fast,
+        unless `exact`, and so do those that are left after a number of rounds.
         """
-        bounds, exact = self.bounds(least or costs), np.full(len(costs.forward), np.inf)
-        for _ in range(self.rounds):
-            below = np.where(np.isinf(exact), bounds.seconds(), np.inf)
+        bounds, seconds = self.bounds(least or costs), np.full(len(costs.forward), np.inf)
+        closed, rounds = (0.0, len(seconds)) if exact else (CLOSED, self.rounds)
+        for _ in range(rounds):
+            below = np.where(np.isinf(seconds), bounds.seconds(), np.inf)
             order = np.argsort(below, kind="stable")[:_EVALUATED_AT_ONCE]
-            order = order[below[order] < min(limit_seconds, exact.min() * (1 - CLOSED))]
+            order = order[below[order] < min(limit_seconds, seconds.min() * (1 - closed))]
             if not len(order):
                 break
-            exact[order] = step_seconds(self.schedule, costs[order], self.microbatches)
+            seconds[order] = step_seconds(self.schedule, costs[order], self.microbatches)
             lowest = int(order[0])
-            if below[lowest] < exact[lowest] * (1 - CLOSED):
+            if below[lowest] < seconds[lowest] * (1 - CLOSED):
                 self.find(costs[lowest])
-        best, below = int(exact.argmin()), bounds.seconds()
+        best, below = int(seconds.argmin()), bounds.seconds()
         if least is None:
-            below = np.where(np.isinf(exact), below, exact)
-        return best, float(exact[best]), float(below.min())
+            below = np.where(np.isinf(seconds), below, seconds)
+        return best, float(seconds[best]), float(below.min())
 
     def _seconds(self, costs: StageCosts) -> Array:
         alone = replace(costs, optimizer=np.zeros(self.pp))

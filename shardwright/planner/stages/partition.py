@@ -19,8 +19,9 @@ from .labels import LabelSearch
 from .tables import StageTables
 
 # Up to 64 partitions are cheaper to evaluate than to rank. Up to 20,000 are ruled out by critical paths where ranking leaves
-# a gap.
+# a gap, up to 4096 of them to the last digit.
 EVALUATE_ALL = 64
+_RULED_OUT_EXACTLY = 4096
 _RULED_OUT_TO_CLOSE_A_GAP = 20000
 _CLOSED = 1e-9
 # A partition within this factor of the limit may still become the best by moves of single layers.
@@ -57,9 +58,12 @@ def best_partition(tables: StageTables, limit_seconds: float, paths: CriticalPat
 def _closed(
     tables: StageTables, layers: IntArray, limit_seconds: float, paths: CriticalPaths, best: Partition
 ) -> Partition:
-    """Return the best of all partitions (B, S), or `best` where none is below the limit, with a bound that is nearly exact."""
+    """Return the best of all partitions (B, S), or `best` where none is below the limit, with a bound that is nearly exact.
+
+    The bound is that of the shortest tails, as in `best_of`.
+    """
     costs, least = (_costs(tables, layers, tails) for tails in (None, tables.least_tail))
-    index, seconds, bound = paths.fastest(costs, limit_seconds, least)
+    index, seconds, bound = paths.fastest(costs, limit_seconds, least, exact=len(layers) <= _RULED_OUT_EXACTLY)
     bound = max(best.bound_seconds, bound)
     if seconds < best.step_seconds:
         return Partition(tuple(layers[index].tolist()), seconds, min(seconds, bound))

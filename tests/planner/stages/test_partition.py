@@ -33,6 +33,21 @@ def test_best_of_all(seed: int, schedule: str) -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
+def test_best_of_some_hundreds(seed: int, schedule: str) -> None:
+    """More than are evaluated at once: ranked, and the rest ruled out."""
+    tables = random_tables(seed, layers=16, schedule=schedule)
+    fitting = fitting_partitions(tables)
+    found = best_partition(tables, np.inf, _paths(tables))
+    if found is None:
+        assert not len(fitting)
+        return
+    best = evaluate(tables, fitting).min()
+    assert found.step_seconds == pytest.approx(best, rel=1e-9)
+    assert found.bound_seconds <= best * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
 def test_bounds_are_below(seed: int, schedule: str) -> None:
     """The labels' bound is below every partition that fits, a stage's bound below every one that has that stage."""
     tables = random_tables(seed, schedule=schedule)
