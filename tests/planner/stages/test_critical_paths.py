@@ -92,3 +92,17 @@ def test_the_fastest_of_many(shape: tuple[ScheduleName, int, int, int]) -> None:
     assert bound <= exact.min() * (1 + 1e-12)
     assert bound >= seconds * (1 - CLOSED)
     assert CriticalPaths.of(*shape).fastest(costs, exact.min() * 0.2)[1] >= exact.min()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("spread", "exact", "within"), [(0.01, False, 5e-4), (2e-4, True, 0.0)])
+def test_how_near_the_fastest_is(
+    shape: tuple[ScheduleName, int, int, int], spread: float, exact: bool, within: float
+) -> None:
+    """Plans that differ by little are told apart, to the last digit where that is asked for."""
+    schedule, pp, chunks, microbatches = shape
+    costs = _random_costs(4, pp, pp * chunks, spread=spread)
+    least = step_seconds(schedule, costs, microbatches).min()
+    _, seconds, bound = CriticalPaths.of(*shape).fastest(costs, np.inf, exact=exact)
+    assert least <= seconds <= least * (1 + within)
+    assert bound <= least
