@@ -1,7 +1,7 @@
 """The simplest of the plans whose steps the prediction cannot tell apart.
 
 Simpler is, in this order: fewer axes besides data parallelism; no pipeline, then one stage on each rank, then interleaved
-stages, then a schedule that splits the backward; the optimizer on the device; the training spec as given, where the planner
+stages, fewer on a rank before more, then a schedule that splits the backward; the optimizer on the device; the training spec as given, where the planner
 may change it, and the usual order of the axes; nothing recomputed. Of equally simple plans the fastest counts.
 """
 
@@ -23,6 +23,8 @@ _NOTHING = POLICIES.index("none")
 
 # This limits work, not time, so that repeated runs find the same plan.
 _MOST_SOLVED = 6
+# A schedule that splits the backward counts as this many stages on a rank: more than any model has layers.
+_SPLITS = 10_000
 _ROUNDING = 1e-9
 
 
@@ -70,9 +72,9 @@ def _kinds(space: Space) -> IntArray:
     """(N,): a number for each entry; lower is simpler."""
     replicated_shards = (space.column("dp_replicate") > 1) & (space.column("dp_shard") > 1)
     axes = sum(((space.column(name) > 1).astype(np.int64) for name in _AXES), 1 * replicated_shards)
-    pipeline = (space.column("pp") > 1).astype(np.int64) + (space.stages_per_rank > 1)
-    pipeline = np.where(space.splits, 3, pipeline)
-    return np.asarray((axes * 4 + pipeline) * 2 + space.column("offload_optimizer"))
+    stages = np.where(space.column("pp") > 1, space.stages_per_rank, 0)
+    pipeline = np.where(space.splits, _SPLITS, np.minimum(stages, _SPLITS - 1))
+    return np.asarray((axes * (_SPLITS + 1) + pipeline) * 2 + space.column("offload_optimizer"))
 
 
 def _searches(run: BranchAndBound, entries: IntArray, most: float) -> Iterator[BranchAndBound]:

@@ -11,22 +11,13 @@ from shardwright.planner.branching.simplest import _kinds
 from shardwright.planner.space.enumerate import enumerate_space
 from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.plan import Plan
-from shardwright.specs.schedules import splits_backward
 from shardwright.specs.training import TrainingSpec
 from tests.planner.brute_force import all_plans
+from tests.planner.simplicity import simplicity
 from tests.planner.small_problems import Problem, random_problem, tiny_cluster, tiny_model
 
 _TOLERANCE = 0.3
 _FEW = Fixed(micro_batch=1, zero_stage=1)
-
-
-def _kind(plan: Plan) -> tuple[int, int, int, bool]:
-    """Axes besides data parallelism, pipeline, optimizer on the host, and whether anything is recomputed."""
-    mesh = plan.mesh
-    axes = sum(degree > 1 for degree in (mesh.pp, mesh.cp, mesh.tp, mesh.ep, min(mesh.dp_replicate, mesh.dp_shard)))
-    recomputes = any(run.recompute != "none" for stage in plan.stages for run in stage.layers)
-    pipeline = 3 if splits_backward(plan.schedule) else (mesh.pp > 1) + (plan.stages_per_rank > 1)
-    return axes, pipeline, int(plan.offload.optimizer_fraction), recomputes
 
 
 def _all_near(problem: Problem, seconds: float) -> list[Plan]:
@@ -55,8 +46,8 @@ def test_no_plan_as_near_is_simpler(seed: int) -> None:
     most = best.estimate.step_seconds * (1 + _TOLERANCE)
     assert found.estimate.step_seconds <= most * (1 + 1e-9)
     check_memory(found.estimate, problem.cluster)
-    simplest = min(_kind(plan) for plan in _all_near(problem, most))
-    assert _kind(found.plan) == simplest
+    simplest = min(simplicity(plan) for plan in _all_near(problem, most))
+    assert simplicity(found.plan) == simplest
     if found.plan == best.plan:
         assert found.fastest is None
     else:
@@ -71,7 +62,7 @@ def test_axes_come_before_the_pipeline_and_the_pipeline_before_the_host() -> Non
     both = np.minimum(space.column("dp_replicate"), space.column("dp_shard"))
     columns = [space.column("pp") > 1, both > 1, *(space.column(name) > 1 for name in ("cp", "tp", "ep"))]
     axes = np.sum(columns, axis=0).tolist()
-    pipeline = np.where(space.splits, 3, 1 * columns[0] + (space.stages_per_rank > 1)).tolist()
+    pipeline = np.where(space.splits, 1_000, columns[0] * space.stages_per_rank).tolist()
     keys = list(zip(axes, pipeline, space.column("offload_optimizer").tolist(), strict=True))
     numbers = _kinds(space).tolist()
     assert len(set(zip(keys, numbers, strict=True))) == len(set(keys)) == len(set(numbers))

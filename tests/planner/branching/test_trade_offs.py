@@ -11,22 +11,12 @@ from shardwright.planner.best_plan import search
 from shardwright.planner.branching.result import SearchResult
 from shardwright.planner.branching.trade_offs import WITHIN
 from shardwright.planner.space.fixed import Fixed
-from shardwright.specs.plan import Plan
-from shardwright.specs.schedules import splits_backward
 from tests.planner.brute_force import all_plans
+from tests.planner.simplicity import simplicity
 from tests.planner.small_problems import Problem, random_problem
 
 _FEW = Fixed(micro_batch=1, zero_stage=1)
 _SEEDS = range(600, 640)
-
-
-def _simplicity(plan: Plan) -> tuple[int, int, int, bool]:
-    """Axes besides data parallelism, pipeline, optimizer on the host, and whether anything is recomputed."""
-    mesh = plan.mesh
-    axes = sum(degree > 1 for degree in (mesh.pp, mesh.cp, mesh.tp, mesh.ep, min(mesh.dp_replicate, mesh.dp_shard)))
-    recomputes = any(run.recompute != "none" for stage in plan.stages for run in stage.layers)
-    pipeline = 3 if splits_backward(plan.schedule) else (mesh.pp > 1) + (plan.stages_per_rank > 1)
-    return axes, pipeline, int(plan.offload.optimizer_fraction), recomputes
 
 
 def _searched(seed: int) -> tuple[Problem, SearchResult] | None:
@@ -46,13 +36,13 @@ def test_each_is_better_in_some_way_and_none_is_dominated(seed: int) -> None:
     problem, found = searched
     usable = usable_bytes(problem.cluster.node.device, CALIBRATED)
     best = (found.fastest.step_seconds if found.fastest else found.estimate.step_seconds) * (1 + 1e-9)
-    rated = [(found.estimate.step_seconds, usable - found.estimate.peak_memory_bytes, _simplicity(found.plan))]
+    rated = [(found.estimate.step_seconds, usable - found.estimate.peak_memory_bytes, simplicity(found.plan))]
     for other in found.trade_offs:
         check_memory(other.estimate, problem.cluster)
         assert other.estimate == estimate_plan(*problem, other.plan)
         assert other.free_bytes == pytest.approx(usable - other.estimate.peak_memory_bytes)
         assert other.estimate.step_seconds <= best * (1 + WITHIN)
-        rated.append((other.estimate.step_seconds, other.free_bytes, _simplicity(other.plan)))
+        rated.append((other.estimate.step_seconds, other.free_bytes, simplicity(other.plan)))
     for one in rated[1:]:
         for other_one in rated:
             dominated = other_one[0] <= one[0] and other_one[1] >= one[1] and other_one[2] <= one[2]
@@ -68,7 +58,7 @@ def test_no_plan_within_reach_is_simpler_or_leaves_much_more_free(seed: int) -> 
     problem, found = searched
     usable = usable_bytes(problem.cluster.node.device, CALIBRATED)
     fastest = found.fastest.step_seconds if found.fastest else found.estimate.step_seconds
-    simplest, freest = _simplicity(found.plan), 0.0
+    simplest, freest = simplicity(found.plan), 0.0
     for plan in all_plans(*problem, _FEW):
         try:
             estimate = estimate_plan(*problem, plan)
@@ -76,10 +66,10 @@ def test_no_plan_within_reach_is_simpler_or_leaves_much_more_free(seed: int) -> 
         except (SpecError, InfeasibleError):
             continue
         if estimate.step_seconds <= fastest * (1 + WITHIN):
-            simplest, freest = min(simplest, _simplicity(plan)), max(freest, usable - estimate.peak_memory_bytes)
-    listed = [(_simplicity(found.plan), usable - found.estimate.peak_memory_bytes)]
-    listed += [(_simplicity(other.plan), other.free_bytes) for other in found.trade_offs]
-    assert min(simplicity for simplicity, _ in listed) == simplest
+            simplest, freest = min(simplest, simplicity(plan)), max(freest, usable - estimate.peak_memory_bytes)
+    listed = [(simplicity(found.plan), usable - found.estimate.peak_memory_bytes)]
+    listed += [(simplicity(other.plan), other.free_bytes) for other in found.trade_offs]
+    assert min(simple for simple, _ in listed) == simplest
     assert max(free for _, free in listed) >= freest - usable * (1 / 8 + 0.02)
 
 
