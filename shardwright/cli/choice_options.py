@@ -34,6 +34,12 @@ ScheduleOption = Annotated[
         help="Fix the schedule: gpipe, 1f1b, interleaved-1f1b, zb-h1, zb-2p, zb-v, v-half, v-min, dualpipe-v; or list several."
     ),
 ]
+VocabularyParallelOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Fix how the ranks of a pipeline share embedding and head: none, vocab-1, vocab-2; or list several."
+    ),
+]
 StagesPerRankOption = Annotated[str | None, typer.Option(help=f"Fix the pipeline chunks of a rank. {_SEVERAL}")]
 RecomputeOption = Annotated[
     str | None,

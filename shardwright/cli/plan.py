@@ -29,6 +29,7 @@ from .choice_options import (
     StagesPerRankOption,
     TimeLimitOption,
     TpOption,
+    VocabularyParallelOption,
     ZeroStageOption,
 )
 from .options import (
@@ -117,6 +118,7 @@ def plan(
     micro_batch: MicroBatchOption = None,
     schedule: ScheduleOption = None,
     stages_per_rank: StagesPerRankOption = None,
+    vocabulary_parallel: VocabularyParallelOption = None,
     recompute: RecomputeOption = None,
     offload_optimizer: OffloadOptimizerOption = None,
     fix: FixOption = None,

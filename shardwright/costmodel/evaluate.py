@@ -11,10 +11,9 @@ from shardwright.costmodel.pipeline import (
     StageCosts,
     make_schedule,
     peak_activation_bytes,
-    peak_in_flight,
     simulate,
     step_parts,
-    waiting_microbatches,
+    waiting_bytes,
 )
 from shardwright.costmodel.tables import (
     HeldBytes,
@@ -213,7 +212,13 @@ class PlanCosts:
             self.activation_bytes_per_stage(),
             self.postponed_bytes_per_stage(),
         )
-        kept = kept + self._waiting_bytes()
+        kept = kept + waiting_bytes(
+            self.plan.vocabulary_parallel,
+            self.plan.schedule,
+            pp,
+            self.plan.microbatches,
+            self.activation_bytes_per_stage(),
+        )
         logits = self._logit_bytes(kept, working)
         late, apart = static["late_gradients"], static["stream_gradients"]
         moving, step = kept + working + held.beside_activations, np.maximum(static["step"], static["flat"])
@@ -258,26 +263,9 @@ class PlanCosts:
         """(pp,): the largest of `values` among the rows of each rank."""
         return self.sums.largest(values, self.plan.schedule, self.plan.mesh.pp)
 
-    def _waiting_bytes(self) -> Array:
-        """(pp,): activations of microbatches that wait for a divided vocabulary, no more than the step has.
-
-        In a V they wait on both stages of a rank, in a loop on one.
-        """
-        plan, pp = self.plan, self.plan.mesh.pp
-        in_flight = peak_in_flight(plan.schedule, pp, plan.stages_per_rank, plan.microbatches)
-        waiting = waiting_microbatches(plan.vocabulary_parallel, pp)[plan.stage_ranks]
-        more = np.minimum(waiting, plan.microbatches - in_flight) * self.activation_bytes_per_stage()
-        in_a_v = plan.stage_ranks[0] == plan.stage_ranks[-1]
-        return np.asarray(self._per_rank(more).sum(axis=0) if in_a_v else self._per_rank(more).max(axis=0))
-
     def _logit_bytes(self, kept: Array, working: Array) -> Array:
-        """The head's share of the kept and working bytes on the rank of the last stage; 0 on the others."""
-        rows, last = self.sums.rows, self.plan.stage_ranks[-1]
-        head = np.zeros_like(self.activation_bytes_per_stage())
-        head[-1] = rows.activation.last[0, 0]
-        logits = np.zeros_like(kept)
-        logits[last] = peak_activation_bytes(self.plan.schedule, len(kept), self.plan.microbatches, head)[last]
-        in_loss = rows.working.last[0, 0]
-        if in_loss >= working[last]:
-            logits[last] += in_loss
-        return np.asarray(np.minimum(logits, kept + working))
+        """(pp,): the head's share of the kept and working bytes on each rank that holds any of it."""
+        plan, rows, shares = self.plan, self.sums.rows, self.sums.ends[0, :, 1]
+        logits = peak_activation_bytes(plan.schedule, len(kept), plan.microbatches, rows.activation.last[0, 0] * shares)
+        in_loss = rows.working.last[0, 0] * self._per_rank(shares).sum(axis=0)
+        return np.asarray(np.minimum(logits + np.where(in_loss >= working, in_loss, 0.0), kept + working))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
 from .mesh import ORDERS
-from .plan import CONTEXT_PARALLEL, EXPERT_DISPATCH, POLICIES, Plan, ScheduleName
+from .plan import CONTEXT_PARALLEL, EXPERT_DISPATCH, POLICIES, VOCABULARY, Plan, ScheduleName
 
 
 class Choice(NamedTuple):
@@ -53,6 +53,7 @@ CHOICES: tuple[Choice, ...] = (
     Choice("context_parallel", lambda plan: plan.context_parallel, values=CONTEXT_PARALLEL),
     Choice("expert_dispatch", lambda plan: plan.expert_dispatch, values=EXPERT_DISPATCH),
     Choice("schedule", lambda plan: plan.schedule, columns=False, values=get_args(ScheduleName)),
+    Choice("vocabulary_parallel", lambda plan: plan.vocabulary_parallel, columns=False, values=VOCABULARY),
     Choice("recompute", _recompute, columns=False, values=POLICIES),
     Choice("even_stages", lambda plan: None, columns=False),
     Choice("stages", lambda plan: plan.stages, columns=False),

@@ -20,6 +20,7 @@ ExpertDispatch = Literal["all-to-all", "deduplicated"]
 VocabularyParallel = Literal["none", "vocab-1", "vocab-2", "interlaced"]
 CONTEXT_PARALLEL: tuple[ContextParallel, ...] = get_args(ContextParallel)
 EXPERT_DISPATCH: tuple[ExpertDispatch, ...] = get_args(ExpertDispatch)
+VOCABULARY: tuple[VocabularyParallel, ...] = get_args(VocabularyParallel)
 
 
 class LayerRun(Spec):
@@ -148,6 +149,11 @@ class Plan(Spec):
                 f"ep {mesh.ep} with tp {mesh.tp} and no sequence_parallel would send every token {mesh.tp} times; set sequence_parallel"
             )
         check_shape(self.schedule, mesh.pp, len(self.stages), self.microbatches)
+        if self.vocabulary_parallel != "none" and mesh.pp == 1:
+            raise ValueError(
+                f"vocabulary_parallel '{self.vocabulary_parallel}' splits embedding and head over the ranks of a pipeline, and pp is 1; "
+                "leave it out, or set pp to 2 or more"
+            )
         if self.vocabulary_parallel == "interlaced" and splits_backward(self.schedule):
             raise ValueError(
                 f"vocabulary_parallel 'interlaced' stops the ranks of 1F1B, not those of {self.schedule}; set 'vocab-1' or 'vocab-2', or schedule '1f1b'"

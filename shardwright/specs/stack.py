@@ -21,6 +21,7 @@ from .plan import (
     ContextParallel,
     ExpertDispatch,
     RecomputePolicy,
+    VocabularyParallel,
     ZeroStage,
 )
 from .schedules import ScheduleName
@@ -53,7 +54,7 @@ class Runs(Spec):
     hold different numbers of layers. `context_parallel`, `expert_dispatch`: the ways to exchange keys and values and to send
     tokens to experts; empty where there is no such axis. `split_backward`: what goes with a schedule that splits the backward.
     `linear_formats`: lower formats of the layers' weight matmuls. `orders`: in which the axes may lie over the machine
-    (`Mesh.order`). `loss_chunks`: head and loss may run in pieces of a microbatch (`TrainingSpec.loss_chunks`).
+    (`Mesh.order`). `vocabulary_parallel`: how the ranks of a pipeline may share embedding and head. `loss_chunks`: head and loss may run in pieces of a microbatch (`TrainingSpec.loss_chunks`).
     """
 
     schedules: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -66,6 +67,7 @@ class Runs(Spec):
     split_backward: SplitBackward = SplitBackward()
     linear_formats: tuple[LinearFormat, ...] = ()
     loss_chunks: bool = False
+    vocabulary_parallel: tuple[VocabularyParallel, ...] = ()
     orders: tuple[MeshOrder, ...] = (PIPELINE_OUTERMOST,)
 
 

@@ -19,8 +19,9 @@ from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.choices import AXES
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.mesh import ORDERS, PIPELINE_INSIDE_DATA
-from shardwright.specs.plan import CONTEXT_PARALLEL, Plan
+from shardwright.specs.plan import CONTEXT_PARALLEL, Plan, VocabularyParallel
 from shardwright.specs.schedules import ScheduleName
+from shardwright.specs.stack import _stacks, named_stack
 from tests.planner.brute_force import all_plans, fastest
 from tests.planner.small_problems import Problem, random_problem
 
@@ -114,6 +115,30 @@ class TestEqualsBruteForce:
         assert found.estimate.step_seconds == pytest.approx(expected, rel=1e-9)
         assert found.plan.mesh.order == PIPELINE_INSIDE_DATA
 
+    @pytest.mark.parametrize("seed", range(700, 718))
+    @pytest.mark.parametrize("kind", [None, "vocab-1", "vocab-2"])
+    def test_step_where_ranks_may_share_the_vocabulary(
+        self, kind: VocabularyParallel | None, seed: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _share_vocabulary(monkeypatch)
+        problem = random_problem(seed)
+        pp = 2 if problem.cluster.devices > 1 else 1
+        try:
+            fixed = _few_enough(problem, seed, Fixed(vocabulary_parallel=kind, pp=pp))
+        except SpecError:  # nothing to share
+            assert kind is not None
+            assert pp == 1
+            return
+        expected = fastest(*problem, fixed)
+        if expected is None:
+            with pytest.raises(InfeasibleError):
+                search(*problem, fixed=fixed)
+            return
+        found = search(*problem, fixed=fixed)
+        assert found.estimate.step_seconds == pytest.approx(expected, rel=1e-9)
+        assert kind in (None, found.plan.vocabulary_parallel)
+        check_memory(found.estimate, problem.cluster)
+
     @pytest.mark.parametrize("seed", range(134, 150))
     def test_a_free_order_is_as_fast_as_the_usual_and_no_faster_than_both(self, seed: int) -> None:
         """Small spaces have so few entries that all near the best are tried in the other order."""
@@ -139,7 +164,16 @@ class TestBoundIsAdmissible:
     @pytest.mark.parametrize("seed", range(200, 216))
     def test_bound(self, seed: int) -> None:
         problem = random_problem(seed)
-        fixed = _few_enough(problem, seed)
+        self._check(problem, _few_enough(problem, seed))
+
+    @pytest.mark.parametrize("seed", range(256, 280))
+    def test_bound_where_ranks_share_the_vocabulary(self, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        _share_vocabulary(monkeypatch)
+        problem, shared = random_problem(seed), Fixed(vocabulary_parallel="vocab-2")
+        if problem.cluster.devices > 1:
+            self._check(problem, _few_enough(problem, seed, shared))
+
+    def _check(self, problem: Problem, fixed: Fixed) -> None:
         run = BranchAndBound.start(*problem, fixed, op_times(problem.cluster, problem.training))
         bounds = {_key_of_entry(run, entry): run.entries.bound(entry) for entry in range(len(run.space))}
         for plan in all_plans(*problem, fixed):
@@ -236,6 +270,13 @@ def _few_enough(problem: Problem, seed: int, fixed: Fixed | None = None) -> Fixe
     return fixed
 
 
+def _share_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the ranks of a pipeline share embedding and head."""
+    own = named_stack("shardwright")
+    runs = own.runs.model_copy(update={"vocabulary_parallel": ("vocab-1", "vocab-2")})
+    monkeypatch.setitem(_stacks(), "shardwright", own.model_copy(update={"runs": runs}))
+
+
 def _for_megatron(problem: Problem) -> Problem:
     """For software that lays the axes in two orders."""
     return problem._replace(training=problem.training.model_copy(update={"stack": "megatron-core"}))
@@ -259,10 +300,12 @@ def _key_of_entry(run: BranchAndBound, entry: int) -> tuple[object, ...]:
     space = run.space
     names = (*AXES, "micro_batch", "zero_stage", "offload_optimizer", "context_parallel")
     numbers = tuple(int(space.column(name)[entry]) for name in names)
-    return (*numbers, space.schedule_name(entry), int(space.stages_per_rank[entry]))
+    shape = space.schedule_name(entry), int(space.stages_per_rank[entry]), space.vocabulary_name(entry)
+    return (*numbers, *shape)
 
 
 def _key_of_plan(plan: Plan) -> tuple[object, ...]:
     choice = (plan.micro_batch, plan.zero_stage, plan.offload.optimizer_fraction)
     kind = CONTEXT_PARALLEL.index(plan.context_parallel)
-    return (*(getattr(plan.mesh, name) for name in AXES), *choice, kind, plan.schedule, plan.stages_per_rank)
+    shape = plan.schedule, plan.stages_per_rank, plan.vocabulary_parallel
+    return (*(getattr(plan.mesh, name) for name in AXES), *choice, kind, *shape)

@@ -41,21 +41,29 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
     """
     policies = tuple(policy for policy in POLICIES if fixed.allows("recompute", policy))
     for mesh in _meshes(model, cluster, training, fixed.order or PIPELINE_OUTERMOST):
-        for zero_stage, micro_batch, (schedule, chunks), offload, kind in product(
+        for zero_stage, micro_batch, (schedule, chunks), offload, kind, vocabulary in product(
             _ZERO_STAGES,
             range(1, training.global_batch + 1),
             _schedules(mesh.pp, model.layer_count),
             _OFFLOADS,
             CONTEXT_PARALLEL if mesh.cp > 1 else CONTEXT_PARALLEL[:1],
+            ("none", *(training.software.runs.vocabulary_parallel if mesh.pp > 1 else ())),
         ):
             sequences = micro_batch * mesh.dp
             choice: dict[str, int | str] = {"zero_stage": zero_stage, "micro_batch": micro_batch, "schedule": schedule}
-            choice |= {"stages_per_rank": chunks, "offload_optimizer": offload, "context_parallel": kind}
+            choice |= {
+                "stages_per_rank": chunks,
+                "offload_optimizer": offload,
+                "context_parallel": kind,
+                "vocabulary_parallel": vocabulary,
+            }
             choice |= {name: getattr(mesh, name) for name in AXES}
             kept = all(fixed.allows(name, value) for name, value in choice.items())
             if not kept or training.global_batch % sequences or _is_left_out(mesh, zero_stage, micro_batch, fixed):
                 continue
             if schedule == "gpipe" and fixed.schedule is None and training.global_batch == sequences:
+                continue
+            if vocabulary != "none" and schedule not in ("gpipe", "1f1b", "v-half"):
                 continue
             allowed = policies
             if splits_backward(schedule):
@@ -72,6 +80,7 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
                         stages=stages,
                         sequence_parallel=mesh.tp > 1 and fixed.sequence_parallel is not False,
                         context_parallel=kind,
+                        vocabulary_parallel=vocabulary,
                         offload=Offload(optimizer_fraction=offload),
                     )
                 except ValueError:  # an interleaved schedule that does not exist for these numbers

@@ -107,7 +107,14 @@ def test_the_interlaced_pipeline_is_refused_where_backwards_are_split() -> None:
     ("written", "kind"), [(0, "none"), (1, "vocab-2"), (2, "vocab-1"), ("interlaced", "interlaced")]
 )
 def test_the_barriers_of_an_earlier_version_are_read(written: object, kind: str) -> None:
-    assert plan(mesh={"dp_shard": 2}, vocabulary_parallel=written).vocabulary_parallel == kind
+    assert plan(mesh={"pp": 2}, zero_stage=0, layers=(2, 2), vocabulary_parallel=written).vocabulary_parallel == kind
+
+
+def test_one_rank_shares_no_vocabulary() -> None:
+    with pytest.raises(
+        SpecError, match="'vocab-2' splits embedding and head over the ranks of a pipeline, and pp is 1"
+    ):
+        plan(mesh={"dp_shard": 2}, vocabulary_parallel="vocab-2")
 
 
 @pytest.mark.parametrize("written", [3, -1, 1.0, "vocab-3"])

@@ -11,6 +11,8 @@ from .in_flight import (
     peak_in_flight,
     runs_of_chunk,
     split_counts,
+    waiting_bytes,
+    waiting_counts,
     waiting_microbatches,
 )
 from .orders import warm_up_forwards
@@ -32,6 +34,8 @@ __all__ = [
     "split_counts",
     "step_parts",
     "step_seconds",
+    "waiting_bytes",
+    "waiting_counts",
     "waiting_microbatches",
     "warm_up_forwards",
 ]

@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardwright.base import IntArray
-from shardwright.specs import ScheduleName, VocabularyParallel, by_rank, by_stage, check_shape, splits_backward
+from shardwright.specs import (
+    ScheduleName,
+    VocabularyParallel,
+    by_rank,
+    by_stage,
+    check_shape,
+    splits_backward,
+    stage_ranks,
+)
 
 from .action import ActionKind
 from .orders import warm_up_forwards
@@ -142,6 +150,34 @@ def peak_activation_bytes(
         counts = alive_counts(name, pp, stages_per_rank, microbatches)
         peaks = [(by_chunk[..., rank] @ counts[rank].T).max(axis=-1) for rank in range(pp)]
     return np.stack(peaks, axis=-1)
+
+
+def waiting_counts(kind: VocabularyParallel, name: ScheduleName, pp: int, stages: int, microbatches: int) -> IntArray:
+    """[stages]: microbatches that a stage keeps because the vocabulary is divided, no more than the step has.
+
+    Raises:
+        SpecError: no such schedule.
+    """
+    if kind == "none":
+        return np.zeros(stages, dtype=np.int64)
+    waiting = waiting_microbatches(kind, pp)[np.array(stage_ranks(name, pp, stages))]
+    return np.asarray(np.minimum(waiting, microbatches - peak_in_flight(name, pp, stages // pp, microbatches)))
+
+
+def waiting_bytes(
+    kind: VocabularyParallel, name: ScheduleName, pp: int, microbatches: int, activation_bytes: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """[..., pp]: activations of the microbatches that wait for a divided vocabulary. Arguments as in `peak_activation_bytes`.
+
+    In a V they wait on both stages of a rank, in a loop on one.
+
+    Raises:
+        SpecError: no such schedule.
+    """
+    stages = activation_bytes.shape[-1]
+    more = by_rank(name, pp, waiting_counts(kind, name, pp, stages, microbatches) * activation_bytes)
+    ranks = stage_ranks(name, pp, stages)
+    return np.asarray(more.sum(axis=-2) if ranks[0] == ranks[-1] else more.max(axis=-2))
 
 
 def waiting_microbatches(kind: VocabularyParallel, pp: int) -> IntArray:

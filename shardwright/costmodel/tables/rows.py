@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.pipeline import StageCosts, peak_activation_bytes
-from shardwright.specs import ScheduleName, by_rank, stage_ranks
+from shardwright.costmodel.pipeline import StageCosts, peak_activation_bytes, waiting_bytes
+from shardwright.specs import ScheduleName, VocabularyParallel, by_rank, stage_ranks
 
 from .cost_tables import CostTables, Seconds
 from .memory import HeldBytes
@@ -235,16 +235,24 @@ class RankBytes:
     host: Array
 
 
-def rank_bytes(rows: RowCosts, schedule: ScheduleName, pp: int, microbatches: int, mixes: Array) -> RankBytes:
+def rank_bytes(
+    rows: RowCosts,
+    schedule: ScheduleName,
+    pp: int,
+    microbatches: int,
+    mixes: Array,
+    vocabulary: VocabularyParallel = "none",
+) -> RankBytes:
     """Return the bytes of ranks whose stages have `mixes` (..., S, K, P); `rows` are as in `stage_seconds`.
 
     Raises:
         SpecError: no such schedule for these stages.
     """
-    ends = ends_of(mixes.shape[-3])
-    kept = peak_activation_bytes(
-        schedule, pp, microbatches, rows.activation.total(mixes, ends), rows.postponed.total(mixes.sum(axis=-1), ends)
-    )
+    ends = ends_of(mixes.shape[-3], spread=vocabulary != "none")
+    each, postponed = rows.activation.total(mixes, ends), rows.postponed.total(mixes.sum(axis=-1), ends)
+    kept = peak_activation_bytes(schedule, pp, microbatches, each, postponed)
+    if vocabulary != "none":
+        kept = kept + waiting_bytes(vocabulary, schedule, pp, microbatches, each)
     held = np.moveaxis(by_rank(schedule, pp, np.moveaxis(mixes, -3, -1)).sum(axis=-2), -1, -3)
     held_ends = by_rank(schedule, pp, ends.T).sum(axis=-2).T
     working = rows.working.largest(held, held_ends)

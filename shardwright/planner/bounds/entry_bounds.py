@@ -29,8 +29,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shardwright.base import Array, IntArray
+from shardwright.costmodel.pipeline import waiting_microbatches
 from shardwright.planner.space import SCHEDULES, LayerRanges, SpaceCosts
-from shardwright.specs import POLICIES
+from shardwright.specs import POLICIES, VOCABULARY
 
 from .interleaved import InterleavedBounds
 from .layer_floor import LayerFloor
@@ -71,13 +72,14 @@ def lower_bounds(
     bounds = np.full(len(chosen), np.inf)
     base_index, chunk_counts = space.base_index[chosen], space.stages_per_rank[chosen]
     depths = space.base.pp[base_index]
-    shape = 2 * (depths * (1 + space.stages_per_rank.max()) + chunk_counts) + space.splits[chosen]
+    spread = space.spread[chosen]
+    shape = 4 * (depths * (1 + space.stages_per_rank.max()) + chunk_counts) + 2 * space.splits[chosen] + spread
     shapes, shape_of = np.unique(shape, return_inverse=True)
     for index in range(len(shapes)):
         places = np.flatnonzero(shape_of == index)
         entries, bases = chosen[places], base_index[places]
         pp, chunks = int(depths[places[0]]), int(chunk_counts[places[0]])
-        floor = LayerFloor(costs.rows[bases], costs.room_bytes[bases], ranges, allowed)
+        floor = LayerFloor(costs.rows[bases], costs.room_bytes[bases], ranges, allowed, spread=bool(spread[places[0]]))
         optimizer = floor.whole_sum(floor.rows.optimizer) / pp
         limit = limit_seconds - optimizer
         if space.splits[entries[0]]:
@@ -146,4 +148,7 @@ class _FlatBounds:
     def _alive(self) -> Array:
         """(E, P): microbatches in flight."""
         in_steady_state = np.minimum(self._microbatches[:, None], self.pp - np.arange(self.pp))
-        return np.where(self._gpipe[:, None], self._microbatches[:, None], in_steady_state).astype(float)
+        waiting = np.stack([waiting_microbatches(kind, self.pp) for kind in VOCABULARY])
+        in_steady_state += waiting[self.costs.space.vocabulary_parallel[self.entries]]
+        alive = np.where(self._gpipe[:, None], self._microbatches[:, None], in_steady_state)
+        return np.minimum(alive, self._microbatches[:, None]).astype(float)

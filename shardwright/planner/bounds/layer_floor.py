@@ -17,7 +17,7 @@ class LayerFloor:
     `units` (E, K) weighs a layer of each class where a bound counts layers; None weighs every layer as 1. Any units
     give a valid bound: the ranks must hold all units of the model, and each unit costs at least the minimum over
     classes. Units in proportion to a cost make the minimum of that cost exact and those of the other costs looser.
-    `folded`: the last stage lies on the first rank, with the head, as in a V.
+    `folded`: the last stage lies on the first rank, with the head, as in a V. `spread`: all stages share embedding and head.
     """
 
     rows: RowCosts
@@ -26,6 +26,7 @@ class LayerFloor:
     allowed: list[int]
     units: Array | None = None
     folded: bool = False
+    spread: bool = False
 
     _rooms: dict[int, tuple[Array, Array]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -103,8 +104,7 @@ class LayerFloor:
         """(E,): the tail of the embedding and one layer at least; the tail of all rows where there is one rank."""
         if pp == 1:
             return self.whole_sum(self.tails)
-        head = self.tails.last if self.folded else 0.0
-        return np.asarray(self.tails.first + self.tails.layers.min(axis=1) + head)
+        return np.asarray(self.tails.layers.min(axis=1) + self.at_ends(self.tails, pp)[:, 0])
 
     @property
     def total_seconds(self) -> Array:
@@ -112,7 +112,7 @@ class LayerFloor:
         return self.whole_sum(self.row_seconds)
 
     def at_ends(self, values: Rows, pp: int) -> Array:
-        """(E, P): the embedding's value on the first rank, the head's on the last stage's, summed where they are one rank."""
+        """(E, P): what a rank has of the embedding's and the head's values."""
         return np.asarray(values.ends @ self._ends(pp).T)
 
     def largest_at_ends(self, values: Rows, pp: int) -> Array:
@@ -120,9 +120,9 @@ class LayerFloor:
         return np.asarray((values.ends[:, None] * self._ends(pp)).max(axis=-1))
 
     def _ends(self, pp: int) -> Array:
-        """(P, 2): whether a rank has the embedding, and the head."""
-        ends = ends_of(pp)
-        if self.folded:
+        """(P, 2): the shares of the embedding and of the head that a rank has."""
+        ends = ends_of(pp, spread=self.spread)
+        if self.folded and not self.spread:
             ends[:, 1] = ends[:, 0]
         return ends
 

@@ -31,7 +31,7 @@ import numpy as np
 
 from shardwright.base import Array, IntArray
 from shardwright.costmodel.pipeline import ActionKind, make_schedule, split_counts
-from shardwright.costmodel.tables import Rows
+from shardwright.costmodel.tables import Rows, ends_of
 from shardwright.planner.space import SCHEDULES, LayerRanges, SpaceCosts, chunk_sizes
 from shardwright.specs import ScheduleName, by_rank, stage_ranks
 
@@ -127,7 +127,7 @@ class SplitBounds:
         busiest = -(-floor.whole[common] // self.pp) * floor.row_seconds.layers[:, common]
         trip = floor.whole_sum(floor.rows.forward + self._gradient) + 2 * self._hops * floor.rows.send
         weights = floor.rows.weight_gradient
-        last = self._fewest[0, 0] * weights.layers.min(axis=1) + weights.first
+        last = self._fewest[0, 0] * weights.layers.min(axis=1) + self._ends_of_stages(weights)[:, 0, 0]
         held = microbatches / self._ramps.most[:, 0, 0] * (trip + last)
         once = np.maximum(trip + floor.whole_sum(floor.rows.first_forward), held) + floor.first_rank_tail(self.pp)
         least: Array = np.maximum.reduce(
@@ -230,11 +230,12 @@ class SplitBounds:
         first, last, send = self._stages[:, 0], self._stages[:, -1], self.floor.rows.send[:, None]
         down, gradient = self.floor.rows.forward + self.floor.rows.first_forward, self._gradient
         each, each_gradient = (values.layers.min(axis=1)[:, None] for values in (down, gradient))
-        is_above, is_below = first > 0, last < self.pp * self.chunks - 1
+        shares = np.concatenate([np.zeros((1, 2)), np.cumsum(self._shares, axis=0)])
+        above, below = shares[first], shares[-1] - shares[last + 1]
         return (
-            _Outside(each, first * send + is_above * down.first[:, None]),
-            _Outside(each_gradient, first * send + is_above * gradient.first[:, None]),
-            _Outside(each_gradient, self._hops_below * send + is_below * gradient.last[:, None]),
+            _Outside(each, first * send + down.ends @ above.T),
+            _Outside(each_gradient, first * send + gradient.ends @ above.T),
+            _Outside(each_gradient, self._hops_below * send + gradient.ends @ below.T),
         )
 
     @cached_property
@@ -274,10 +275,8 @@ class SplitBounds:
         for counts, most, values in ((before, forwards, rows.forward), (after, weights, rows.weight_gradient)):
             spared = ((most[..., None] - counts) * self._fewest).sum(axis=2)
             once += spared * values.layers.min(axis=1)[:, None]
-        last = int(self._ranks[-1])
-        for rank, chunk, end in ((0, 0, "first"), (last, -1, "last")):
-            lost = before[:, rank, chunk] * getattr(rows.forward, end)
-            once[:, rank] += getattr(work, end) - lost - after[:, rank, chunk] * getattr(rows.weight_gradient, end)
+        of_forward, of_weight = self._ends_of_stages(rows.forward), self._ends_of_stages(rows.weight_gradient)
+        once += (self._ends_of_stages(work) - before * of_forward - after * of_weight).sum(axis=2)
         return np.maximum(each, _TINY), once
 
     @cached_property
@@ -324,8 +323,17 @@ class SplitBounds:
     def _last_of_first_rank(self) -> Array:
         """(E,): the first rank's weight gradients after its last gradient."""
         weights, after = self.floor.rows.weight_gradient, self._ramps.after[:, 0]
-        found = (after * self._fewest[0]).sum(axis=1) * weights.layers.min(axis=1) + after[:, 0] * weights.first
-        return np.asarray(found + (after[:, -1] * weights.last if self._ranks[-1] == 0 else 0.0))
+        of_ends = (after * self._ends_of_stages(weights)[:, 0]).sum(axis=1)
+        return np.asarray((after * self._fewest[0]).sum(axis=1) * weights.layers.min(axis=1) + of_ends)
+
+    @cached_property
+    def _shares(self) -> Array:
+        """(S, 2): the shares of the embedding and of the head that a stage holds."""
+        return ends_of(self.pp * self.chunks, spread=self.floor.spread)
+
+    def _ends_of_stages(self, values: Rows) -> Array:
+        """(E, P, chunks): what each stage of a rank has of the embedding's and the head's `values` (E,)."""
+        return np.asarray((values.ends @ self._shares.T)[:, self._stages])
 
     @cached_property
     def _microbatches(self) -> Array:

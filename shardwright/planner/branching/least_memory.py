@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array, IntArray
-from shardwright.costmodel.tables import ends_of
 from shardwright.planner.space import EntryCosts, LayerRanges
 from shardwright.planner.stages import allowed_ranges, smallest_largest, stage_room
 
@@ -35,7 +34,7 @@ def least_memory(entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> 
     kinds = counts.shape[1]
     device, policies = _least_device_bytes(entry, counts, allowed)
     device_share = device / entry.room_bytes
-    host_share = rows.host.total(counts, ends_of(entry.pp)[:, None]) / entry.host_room_bytes
+    host_share = rows.host.total(counts, entry.ends[:, None]) / entry.host_room_bytes
     largest = np.where(allowed_ranges(entry, ranges), np.maximum(device_share, host_share), np.inf)
     share, layers = smallest_largest(largest, ranges)
     stage, kind = np.arange(entry.pp), ranges.kinds(np.array(layers))
@@ -50,7 +49,7 @@ def least_memory(entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> 
 
 def _least_device_bytes(entry: EntryCosts, counts: IntArray, allowed: list[int]) -> tuple[Array, IntArray]:
     """(S, V): least bytes without context and communicators; (S, V, K): the policy of each class that needs so few."""
-    rows, ends = entry.rows, ends_of(entry.pp)
+    rows, ends = entry.rows, entry.ends
     kept_each, working_each = rows.activation.layers, rows.working.layers
     room = stage_room(entry, counts)
     least = np.full((entry.pp, len(counts)), np.inf)

@@ -1,8 +1,9 @@
 """The simplest of the plans whose steps the prediction cannot tell apart.
 
 Simpler is, in this order: fewer axes besides data parallelism; no pipeline, then one stage on each rank, then interleaved
-stages, fewer on a rank before more, then a schedule that splits the backward; the optimizer on the device; the training spec as given, where the planner
-may change it, and the usual order of the axes; nothing recomputed. Of equally simple plans the fastest counts.
+stages, fewer on a rank before more, then a schedule that splits the backward; embedding and head on one rank each; the
+optimizer on the device; the training spec as given, where the planner may change it, and the usual order of the axes;
+nothing recomputed. Of equally simple plans the fastest counts.
 """
 
 from collections.abc import Iterator
@@ -74,7 +75,7 @@ def _kinds(space: Space) -> IntArray:
     axes = sum(((space.column(name) > 1).astype(np.int64) for name in _AXES), 1 * replicated_shards)
     stages = np.where(space.column("pp") > 1, space.stages_per_rank, 0)
     pipeline = np.where(space.splits, _SPLITS, np.minimum(stages, _SPLITS - 1))
-    return np.asarray((axes * (_SPLITS + 1) + pipeline) * 2 + space.column("offload_optimizer"))
+    return np.asarray(((axes * (_SPLITS + 1) + pipeline) * 2 + space.spread) * 2 + space.column("offload_optimizer"))
 
 
 def _searches(run: BranchAndBound, entries: IntArray, most: float) -> Iterator[BranchAndBound]:

@@ -27,6 +27,7 @@ _PLAIN: dict[str, tuple[str, int | str]] = {
     "zero": ("zero_stage", 0),
     "offload_optimizer": ("offload_optimizer", 0),
     "recompute": ("recompute", "none"),
+    "vocabulary_parallel": ("vocabulary_parallel", "none"),
 }
 _NAMED: dict[str, str] = {name: choice.name for choice in LIMITED.values() for name in choice.values if name != "none"}
 

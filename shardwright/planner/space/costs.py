@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from shardwright.base import Array
 from shardwright.costmodel.op_times import OpTimes
-from shardwright.costmodel.tables import RowCosts, build_tables, fixed_bytes, host_share_bytes, usable_bytes
-from shardwright.specs import ScheduleName, TrainingSpec
+from shardwright.costmodel.tables import RowCosts, build_tables, ends_of, fixed_bytes, host_share_bytes, usable_bytes
+from shardwright.specs import ScheduleName, TrainingSpec, VocabularyParallel
 from shardwright.specs.model import ModelSpec
 
 from .enumerate import Space
@@ -26,10 +26,16 @@ class EntryCosts:
     room_bytes: float
     host_room_bytes: float
     even_stages: bool = False
+    vocabulary: VocabularyParallel = "none"
 
     @property
     def stages(self) -> int:
         return self.pp * self.stages_per_rank
+
+    @property
+    def ends(self) -> Array:
+        """(S, 2): the shares of the embedding and of the head that a stage holds."""
+        return ends_of(self.stages, spread=self.vocabulary != "none")
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class SpaceCosts:
             room_bytes=float(self.room_bytes[base]),
             host_room_bytes=self.host_room_bytes,
             even_stages=space.even_stages,
+            vocabulary=space.vocabulary_name(entry),
         )
 
 

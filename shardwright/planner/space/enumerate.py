@@ -27,11 +27,13 @@ from shardwright.specs import (
     ORDERS,
     PIPELINE_OUTERMOST,
     POLICIES,
+    VOCABULARY,
     Candidates,
     ClusterSpec,
     RecomputePolicy,
     ScheduleName,
     TrainingSpec,
+    VocabularyParallel,
     has_shape,
     splits_backward,
 )
@@ -53,6 +55,9 @@ SEARCHED: tuple[ScheduleName, ...] = (
 SPLIT: tuple[int, ...] = tuple(index for index, name in enumerate(SCHEDULES) if splits_backward(name))
 """Indices of the schedules that split the backward."""
 
+_SHARES_VOCABULARY = ("gpipe", "1f1b", "v-half")
+"""The schedules for which it is known how many microbatches wait (costmodel/pipeline/in_flight.py): under GPipe none has to."""
+
 _COLUMNS = (*(choice.name for choice in COLUMNS if choice.name != "stages_per_rank"), "microbatches", "stages_per_rank")
 _PP, _MICROBATCHES, _ZERO = (_COLUMNS.index(name) for name in ("pp", "microbatches", "zero_stage"))
 
@@ -65,6 +70,7 @@ MAX_STAGES_PER_RANK = 8
 class Space:
     """N plans without their stages: entry `i` is `base[base_index[i]]` under schedule `SCHEDULES[schedule[i]]`.
 
+    `vocabulary_parallel`: indices into `VOCABULARY`, how the ranks of the pipeline share embedding and head.
     `fixed`: the choices that every entry keeps. `split_recompute`: the recompute policies that the software runs with a
     schedule that splits the backward. Cost tables depend on `base` alone, so schedules with equally many stages on a rank
     share them.
@@ -74,6 +80,7 @@ class Space:
     base_index: IntArray
     schedule: IntArray
     stages_per_rank: IntArray
+    vocabulary_parallel: IntArray
     fixed: Fixed
     split_recompute: tuple[RecomputePolicy, ...] = POLICIES
 
@@ -96,11 +103,19 @@ class Space:
         return np.asarray((self.stages_per_rank == 1) & ~self.splits)
 
     def column(self, name: str) -> IntArray:
-        """Return a choice of every entry as numbers (N,): `schedule` in `SCHEDULES`, the others as in `Candidates`."""
-        if name == "schedule":
-            return self.schedule
+        """Return a choice of every entry as numbers (N,): as in the space where it has them, else as in `Candidates`."""
+        if name in ("schedule", "stages_per_rank", "vocabulary_parallel"):
+            return np.asarray(getattr(self, name))
         values: IntArray = getattr(self.base, name)[self.base_index]
         return values
+
+    @property
+    def spread(self) -> Array:
+        """(N,): whether all ranks of the pipeline share embedding and head."""
+        return np.asarray(self.vocabulary_parallel != VOCABULARY.index("none"))
+
+    def vocabulary_name(self, entry: int) -> VocabularyParallel:
+        return VOCABULARY[int(self.vocabulary_parallel[entry])]
 
     def schedule_name(self, entry: int) -> ScheduleName:
         return SCHEDULES[int(self.schedule[entry])]
@@ -143,29 +158,45 @@ def _enumerated(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
     of_row, chunks = np.divmod(distinct, entries.chunks.max() + 1)
     base = Candidates(**dict(zip(_COLUMNS, (*np.array(rows)[of_row].T, chunks), strict=True)))
     split = training.software.runs.split_backward.recompute
-    return Space(base, base_index, entries.schedule, entries.chunks, fixed, split)
+    return Space(base, base_index, entries.schedule, entries.chunks, entries.vocabulary, fixed, split)
 
 
 class _Entries(NamedTuple):
-    """(N,) each: the row of an entry, the index of its schedule, and its stages per rank."""
+    """(N,) each: the row of an entry, the index of its schedule, its stages per rank, and who has the vocabulary."""
 
     row: IntArray
     schedule: IntArray
     chunks: IntArray
+    vocabulary: IntArray
 
 
 def _entries(rows: IntArray, model: ModelSpec, training: TrainingSpec, fixed: Fixed) -> _Entries:
     """Return every row with every schedule that can run it."""
     shapes, shape_of = np.unique(rows[:, [_PP, _MICROBATCHES]], axis=0, return_inverse=True)
-    options = [_schedules(int(pp), int(microbatches), model, training, fixed) for pp, microbatches in shapes]
+    options = [
+        [
+            (schedule, chunks, vocabulary)
+            for schedule, chunks in _schedules(int(pp), int(microbatches), model, training, fixed)
+            for vocabulary in _vocabularies(int(pp), SCHEDULES[schedule], training, fixed)
+        ]
+        for pp, microbatches in shapes
+    ]
     counts = np.array([len(of_shape) for of_shape in options])[shape_of]
     row = np.repeat(np.arange(len(rows)), counts)
-    each = np.array([option for of_shape in shape_of for option in options[of_shape]], dtype=np.int64).reshape(-1, 2)
+    each = np.array([option for of_shape in shape_of for option in options[of_shape]], dtype=np.int64).reshape(-1, 3)
     if fixed.stages is None:
         zero_stages = training.software.runs.split_backward.zero_stages
         kept = ~np.isin(each[:, 0], SPLIT) | np.isin(rows[row, _ZERO], zero_stages) | (rows[row, _PP] == 1)
         row, each = row[kept], each[kept]
-    return _Entries(row, each[:, 0], each[:, 1])
+    return _Entries(row, *each.T)
+
+
+def _vocabularies(pp: int, schedule: ScheduleName, training: TrainingSpec, fixed: Fixed) -> list[int]:
+    """Return the ways in which ranks may share the vocabulary. `vocab-1` is no faster than `vocab-2` and keeps more."""
+    found = list(fixed.allowed("vocabulary_parallel", ("none", *training.software.runs.vocabulary_parallel)))
+    if fixed.stages is None and (pp == 1 or schedule not in _SHARES_VOCABULARY):
+        found = [name for name in found if name == "none"]
+    return [VOCABULARY.index(name) for name in found if not (name == "vocab-1" and "vocab-2" in found)]
 
 
 def _exchanges(mesh: Degrees, model: ModelSpec, training: TrainingSpec, fixed: Fixed) -> list[tuple[int, int]]:

@@ -18,6 +18,7 @@ from shardwright.specs import (
     ScheduleName,
     Spec,
     Stage,
+    VocabularyParallel,
     ZeroStage,
 )
 
@@ -53,6 +54,7 @@ class Fixed(Spec):
     context_parallel: ContextParallel | None = None
     expert_dispatch: ExpertDispatch | None = None
     schedule: ScheduleName | None = None
+    vocabulary_parallel: VocabularyParallel | None = None
     recompute: RecomputePolicy | None = None
     even_stages: bool | None = None
     stages: tuple[Stage, ...] | None = None
@@ -74,12 +76,12 @@ class Fixed(Spec):
         """Fix every choice of `plan`, so that a search finds that plan again.
 
         Raises:
-            SpecError: the layers of the plan have several ZeRO stages, or the pipeline's ranks share the vocabulary, which the
-                planner does not choose.
+            SpecError: the layers of the plan have several ZeRO stages, or its pipeline is interlaced, which the planner does not
+                choose: "vocab-2" is never slower.
         """
-        if plan.vocabulary_parallel != "none":
+        if plan.vocabulary_parallel == "interlaced":
             raise SpecError(
-                f"the plan has vocabulary_parallel '{plan.vocabulary_parallel}', which the planner does not choose; leave it out of the plan"
+                f"the plan has vocabulary_parallel '{plan.vocabulary_parallel}', which the planner does not choose; set 'vocab-2', or leave it out of the plan"
             )
         stages = {run.zero_stage for stage in plan.stages for run in stage.layers}
         if len(stages) > 1:

@@ -44,4 +44,5 @@ def in_other_order(
         base_index=base_index,
         schedule=space.schedule[chosen],
         stages_per_rank=space.stages_per_rank[chosen],
+        vocabulary_parallel=space.vocabulary_parallel[chosen],
     )

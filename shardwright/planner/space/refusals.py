@@ -111,6 +111,11 @@ def no_schedule(
 ) -> str:
     """Explain that meshes and microbatches divide, but no schedule runs them with the fixed choices."""
     layers = model.layer_count
+    if fixed.vocabulary_parallel not in (None, "none"):
+        return (
+            f"vocabulary_parallel {fixed.vocabulary_parallel} needs pp of 2 or more, and schedule 1f1b, gpipe or v-half; nothing with {fixed} has both; "
+            "leave one of them out"
+        )
     if fixed.schedule is not None and splits_backward(fixed.schedule):
         return _no_split(fixed.schedule, model, training, meshes, fixed)
     if fixed.schedule in ("1f1b", "gpipe") and fixed.stages_per_rank not in (None, 1):

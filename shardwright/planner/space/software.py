@@ -42,6 +42,10 @@ def check_runs(training: TrainingSpec, fixed: Fixed) -> None:
         SpecError: names the choice and what the software runs.
     """
     runs, stack = training.software.runs, training.stack
+    if fixed.vocabulary_parallel == "interlaced":
+        raise SpecError(
+            "vocabulary_parallel 'interlaced' is not searched: 'vocab-2' never takes longer; give that, or leave it out"
+        )
     asked: list[tuple[str, object, tuple[object, ...]]] = [
         ("order", fixed.order, runs.orders),
         ("schedule", fixed.schedule, (*runs.schedules, *(() if runs.schedules else ("1f1b",)))),
@@ -49,6 +53,7 @@ def check_runs(training: TrainingSpec, fixed: Fixed) -> None:
         ("offload_optimizer", fixed.offload_optimizer, (0, 1) if runs.offload_optimizer else (0,)),
         ("context_parallel", fixed.context_parallel, runs.context_parallel),
         ("expert_dispatch", fixed.expert_dispatch, runs.expert_dispatch),
+        ("vocabulary_parallel", fixed.vocabulary_parallel, ("none", *runs.vocabulary_parallel)),
         ("even_stages", fixed.even_stages, (True, False) if runs.uneven_stages else (True,)),
     ]
     limited = {

@@ -6,6 +6,7 @@ bound on the step of every other plan with as many ranks, stages and microbatche
 the best plan need no evaluation. This is the cutting-plane method of Kelley 1960 for a convex function, the step.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Self
@@ -19,13 +20,13 @@ from shardwright.specs import ScheduleName, by_rank, splits_backward, stage_rank
 # Costs are spread by this share at random, so that one path is the longest; then each is raised by a far smaller share.
 _SPREAD = 1e-5
 _RAISE = 1e-9
-_COUNTED = 1e-2  # how far a slope may be from a whole number
 _MOST_FOUND = 48
 _SPANS = (1, 3, 7, 15)
 _EVALUATED_AT_ONCE = 16
 _MOST_ROUNDS = 24
 _FEW_ROUNDS = 3
 _MOST_WALKED = 2048  # microbatches times ranks of a schedule that is walked pass by pass
+_SHOWN = 4  # microbatches for each rank that show how a longest path repeats
 CLOSED = 3e-4
 """Plans whose steps differ by a smaller share count as equal."""
 
@@ -61,12 +62,12 @@ class CriticalPaths:
     @property
     def rounds(self) -> int:
         """How often the plans that may be fastest are evaluated. Schedules without a recurrence take longer."""
-        return _MOST_ROUNDS if self._looks_cheap else _FEW_ROUNDS
+        return _MOST_ROUNDS
 
     def find(self, costs: StageCosts) -> float:
         """Return the step of one plan without optimizers, and keep its longest path, unless that takes long to find."""
         exact = float(self._seconds(costs))
-        if self._looks_cheap and len(self.counts) < self.known + _MOST_FOUND:
+        if len(self.counts) < self.known + _MOST_FOUND:
             path = self._longest(self._parts(costs), exact)
             self.counts += [] if path is None else [path]
         return exact
@@ -84,13 +85,31 @@ class CriticalPaths:
             stages = (len(parts) + 1 - self.pp) // 5
             varied[2 * stages : 3 * stages] = False
             spread[~varied] = 0.0
-        every = spread + raised * np.vstack([np.zeros(len(parts)), np.eye(len(parts))[varied]])
-        steps = self._seconds(self._costs(every))
+        step = float(self._seconds(self._costs(spread)))
+        if self._looks_cheap:
+            found = iter([self._slopes(spread, varied, raised, self.microbatches)])
+        else:
+            found = self._continued(spread, varied, raised)
+        return next((counts for counts in found if np.isclose(counts @ spread, step, rtol=1e-9)), None)
+
+    def _continued(self, parts: Array, varied: Array, raised: float) -> Iterator[Array]:
+        """Yield counts (F,) that a path of so many microbatches would have if it repeats what it does every one or two of few.
+
+        They are those of a path where they are as long as the step: with costs at random no other counts are.
+        """
+        few = _SHOWN * self.pp + (self.microbatches - _SHOWN * self.pp) % 2
+        counts = self._slopes(parts, varied, raised, few)
+        for period in (1, 2):
+            more = self._slopes(parts, varied, raised, few + period) - counts
+            yield counts + (self.microbatches - few) // period * more
+
+    def _slopes(self, parts: Array, varied: Array, raised: float, microbatches: int) -> Array:
+        """(F,): by how much the step of `microbatches` grows with each part, as whole numbers."""
+        every = parts + raised * np.vstack([np.zeros(len(parts)), np.eye(len(parts))[varied]])
+        steps = self._seconds(self._costs(every), microbatches)
         slopes = np.zeros(len(parts))
-        slopes[varied] = (steps[1:] - steps[0]) / raised
-        counts = np.round(slopes)
-        whole = np.abs(slopes - counts).max() < _COUNTED
-        return counts if whole and np.isclose(counts @ spread, steps[0], rtol=1e-9) else None
+        slopes[varied] = np.round((steps[1:] - steps[0]) / raised)
+        return slopes
 
     def bounds(self, costs: StageCosts) -> "PathBounds":
         """Return the bounds of plans (B,)."""
@@ -102,7 +121,7 @@ class CriticalPaths:
         """Return the fastest of plans (B,): its index, its step, and a lower bound on all of them.
 
         Plans that take `limit_seconds` or more are not told apart; the step is infinite where there are no others. `least`:
-        what the bound is of, where that is below `costs`. Plans that differ by less than `CLOSED` count as equally fast,
+        the same costs with shorter tails, which the bound is of. A path ends with one tail. Plans that differ by less than `CLOSED` count as equally fast,
         unless `exact`, and so do those that are left after a number of rounds.
         """
         bounds, seconds = self.bounds(least or costs), np.full(len(costs.forward), np.inf)
@@ -118,19 +137,22 @@ class CriticalPaths:
             if below[lowest] < seconds[lowest] * (1 - CLOSED):
                 self.find(costs[lowest])
         best, below = int(seconds.argmin()), bounds.seconds()
-        if least is None:
-            below = np.where(np.isinf(seconds), below, seconds)
+        shorter = np.zeros(1) if least is None else (self._tails(costs) - self._tails(least)).max(axis=-1)
+        below = np.where(np.isinf(seconds), below, np.minimum(np.maximum(below, seconds - shorter), seconds))
         return best, float(seconds[best]), float(below.min())
 
-    def _seconds(self, costs: StageCosts) -> Array:
+    def _seconds(self, costs: StageCosts, microbatches: int | None = None) -> Array:
         alone = replace(costs, optimizer=np.zeros(self.pp))
-        return np.asarray(step_seconds(self.schedule, alone, self.microbatches))
+        return np.asarray(step_seconds(self.schedule, alone, microbatches or self.microbatches))
 
     def _parts(self, costs: StageCosts) -> Array:
         """(..., F): the costs as `counts` orders them."""
-        tails = by_rank(self.schedule, self.pp, costs.reduce_tail).sum(axis=-2)
+        tails = self._tails(costs)
         passes = [costs.forward, costs.backward, costs.weight_gradient, costs.first_forward_extra]
         return np.concatenate([*passes, costs.send, tails], axis=-1)
+
+    def _tails(self, costs: StageCosts) -> Array:
+        return np.asarray(by_rank(self.schedule, self.pp, costs.reduce_tail).sum(axis=-2))
 
     def _costs(self, parts: Array) -> StageCosts:
         """The reverse of `_parts`, with each rank's tail on its first stage."""

@@ -95,7 +95,7 @@ class LabelSearch:
         )
         hop = 2 * float(entry.rows.send) * (stage < entry.pp - 1)
         below = np.where(usable[..., None], rest.round_trip[end] + hop, np.inf)
-        own = self._own_path(stage, forward, backward, below, below + self._extras_from[end][..., None])
+        own = self._own_path(stage, forward, backward, below, below + self._extras_below(stage)[end][..., None])
         path = extra + np.maximum(own, forward + backward + hop + rest.path[end])
         shape = below.shape
         link = np.broadcast_to(np.arange(shape[2]), shape)
@@ -116,12 +116,11 @@ class LabelSearch:
         ]
         return np.asarray(forward + reduce(np.maximum, waits) + backward)
 
-    @property
-    def _extras_from(self) -> Array:
-        """(L + 1,): first-forward extras of the head and the layers from i on; 0 where no layer is left."""
-        ranges, layers = self.tables.ranges, self.tables.ranges.layer_count
+    def _extras_below(self, stage: int) -> Array:
+        """(L + 1,): first-forward extras of the stages below `stage`, which hold the layers from i on; 0 where none is left."""
+        entry, ranges, layers = self.tables.entry, self.tables.ranges, self.tables.ranges.layer_count
         held = ranges.counts[ranges.kind_of[np.arange(layers), layers]]
-        return np.append(self.tables.entry.rows.first_forward.total(held, np.array([0.0, 1.0])), 0.0)
+        return np.append(entry.rows.first_forward.total(held, entry.ends[stage + 1 :].sum(axis=0)), 0.0)
 
     def _pruned(self, stage: int, labels: _Front) -> _Front:
         """Return the Pareto-best labels with the shortest paths for each first
@@ -145,10 +144,11 @@ class LabelSearch:
 
     def _before(self, stage: int) -> Array:
         """(L + 1,): the least time of the first microbatch above `stage`, where that stage starts at layer i."""
-        rows, ranges = self.tables.entry.rows, self.tables.ranges
+        entry, ranges = self.tables.entry, self.tables.ranges
+        rows = entry.rows
         backward = Rows(rows.backward.layers.min(axis=-1), rows.backward.first, rows.backward.last)
         each, held = rows.forward + backward + rows.first_forward, ranges.counts[ranges.kind_of[0, 1:]]
-        above = each.total(np.concatenate([0 * held[:1], held]), np.array([1.0, 0.0]))
+        above = each.total(np.concatenate([0 * held[:1], held]), entry.ends[:stage].sum(axis=0))
         return np.asarray(above + 2 * stage * float(rows.send))
 
     def _traced(self, fronts: list[_Front], length: int, link: int) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from shardwright.base import IntArray
 from shardwright.costmodel.pipeline import StageCosts
-from shardwright.costmodel.tables import Rows, ends_of, stage_seconds
+from shardwright.costmodel.tables import Rows, stage_seconds
 from shardwright.planner.space import EntryCosts, LayerRanges, near_even_sizes
 
 from .critical_paths import CLOSED, CriticalPaths
@@ -56,7 +56,7 @@ class NearEven:
 
     def _without_recompute(self, sizes: IntArray) -> StageCosts:
         """Return lower bounds on the costs of partitions (B, S): each layer under its fastest policy, and the shortest tails."""
-        rows, counts, ends = self.entry.rows, self.ranges.held(sizes), ends_of(self.entry.stages)
+        rows, counts, ends = self.entry.rows, self.ranges.held(sizes), self.entry.ends
         tails = rows.last_backward
         least = Rows(tails.layers[:, self.allowed].min(axis=1), tails.first, tails.last)
         seconds = replace(stage_seconds(rows, self._mixes.fastest(counts), ends), reduce_tail=least.total(counts, ends))
@@ -68,7 +68,7 @@ class NearEven:
         if not fits.any():
             return None, np.inf
         sizes, mixes = sizes[fits], mixes[fits]
-        seconds = stage_seconds(self.entry.rows, mixes, ends_of(self.entry.stages))
+        seconds = stage_seconds(self.entry.rows, mixes, self.entry.ends)
         costs = seconds.costs(self.entry.schedule, self.entry.pp, self.entry.rows.send)
         best, step, bound = self.paths.fastest(costs, limit_seconds)
         return StagedPlan(tuple(sizes[best].tolist()), mixes[best], step) if step < limit_seconds else None, bound

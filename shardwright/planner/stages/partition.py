@@ -22,7 +22,7 @@ from .tables import StageTables
 # a gap, up to 4096 of them to the last digit.
 EVALUATE_ALL = 64
 _RULED_OUT_EXACTLY = 4096
-_RULED_OUT_TO_CLOSE_A_GAP = 20000
+RULED_OUT_TO_CLOSE_A_GAP = 20000
 _CLOSED = 1e-9
 # A partition within this factor of the limit may still become the best by moves of single layers.
 _IMPROVE_WITHIN = 1.01
@@ -49,13 +49,13 @@ def best_partition(tables: StageTables, limit_seconds: float, paths: CriticalPat
     labels = LabelSearch(tables, active).run()
     best = best_of(tables, labels.layers, labels.bound_seconds)
     proven = best.bound_seconds >= min(best.step_seconds * (1 - _CLOSED), limit_seconds)
-    if proven or ways[0][0] > _RULED_OUT_TO_CLOSE_A_GAP:
+    if proven or ways[0][0] > RULED_OUT_TO_CLOSE_A_GAP:
         worth_it = not proven and best.step_seconds < limit_seconds * _IMPROVE_WITHIN
         return _improved(tables, active, best) if worth_it else best
-    return _closed(tables, compositions(tables, active, ways), min(limit_seconds, best.step_seconds), paths, best)
+    return closed(tables, compositions(tables, active, ways), min(limit_seconds, best.step_seconds), paths, best)
 
 
-def _closed(
+def closed(
     tables: StageTables, layers: IntArray, limit_seconds: float, paths: CriticalPaths, best: Partition
 ) -> Partition:
     """Return the best of all partitions (B, S), or `best` where none is below the limit, with a bound that is nearly exact.

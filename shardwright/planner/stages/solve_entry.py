@@ -92,7 +92,7 @@ class EntrySolver:
             return Outcome(None, bound) if plan is None else _outcome(entry, plan, bound, limit_seconds)
         tables = stage_tables(one, self.ranges, allowed)
         if splits_backward(one.schedule):
-            partition = best_split_partition(tables, bound_seconds, limit_seconds)
+            partition = best_split_partition(tables, bound_seconds, limit_seconds, self._paths_of(one))
         else:
             partition = best_partition(tables, limit_seconds, self._paths_of(one))
         if partition is None:
@@ -132,6 +132,7 @@ def plan_of(solved: Solved, space: Space, model: ModelSpec) -> Plan:
         micro_batch=int(base.micro_batch[0]),
         microbatches=int(base.microbatches[0]),
         schedule=space.schedule_name(solved.entry),
+        vocabulary_parallel=space.vocabulary_name(solved.entry),
         stages=space.fixed.stages or _stages(solved, model, int(base.zero_stage[0])),
         sequence_parallel=bool(base.sequence_parallel[0]),
         context_parallel=CONTEXT_PARALLEL[int(base.context_parallel[0])],

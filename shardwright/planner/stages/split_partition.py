@@ -2,7 +2,8 @@
 
 The labels of labels.py are paths of 1F1B and GPipe, and don't bound these schedules. Few partitions are all evaluated.
 Otherwise the search starts from the partition whose busiest rank has the least work, and moves single layers off the busiest
-ranks for as long as that shortens the step. Its bound is that of the entry (planner/bounds/split_backward.py).
+ranks for as long as that shortens the step. Up to 20,000 partitions are then ruled out by critical paths; of more the bound is that
+of the entry (planner/bounds/split_backward.py).
 """
 
 import numpy as np
@@ -10,7 +11,17 @@ import numpy as np
 from shardwright.base import Array, IntArray
 
 from .bottleneck import smallest_largest
-from .partition import EVALUATE_ALL, Partition, allowed_ranges, best_of, compositions, ways_to_hold
+from .critical_paths import CriticalPaths
+from .partition import (
+    EVALUATE_ALL,
+    RULED_OUT_TO_CLOSE_A_GAP,
+    Partition,
+    allowed_ranges,
+    best_of,
+    closed,
+    compositions,
+    ways_to_hold,
+)
 from .tables import StageTables
 
 _IMPROVE_WITHIN = 1.02
@@ -20,10 +31,12 @@ _BUSIEST = 3
 _MOST_AT_ONCE = 4_000_000
 
 
-def best_split_partition(tables: StageTables, bound_seconds: float, limit_seconds: float) -> Partition | None:
+def best_split_partition(
+    tables: StageTables, bound_seconds: float, limit_seconds: float, paths: CriticalPaths
+) -> Partition | None:
     """Return the best partition found, or None where none fits with its own work below `limit_seconds`.
 
-    `bound_seconds`: the lower bound of the entry, which the result keeps where not all partitions were evaluated.
+    `bound_seconds`: the lower bound of the entry, which the result keeps where not all partitions were ruled out.
     """
     work = _work_seconds(tables)
     active = tables.feasible & allowed_ranges(tables.entry, tables.ranges) & (work < limit_seconds)
@@ -42,7 +55,10 @@ def best_split_partition(tables: StageTables, bound_seconds: float, limit_second
         if found.step_seconds >= best.step_seconds:
             break
         best = found
-    return best
+    below = min(limit_seconds, best.step_seconds)
+    if ways[0][0] > RULED_OUT_TO_CLOSE_A_GAP or best.bound_seconds >= below:
+        return best
+    return closed(tables, compositions(tables, active, ways), below, paths, best)
 
 
 def _work_seconds(tables: StageTables) -> Array:

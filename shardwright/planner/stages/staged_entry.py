@@ -6,8 +6,8 @@ from functools import cached_property
 import numpy as np
 
 from shardwright.base import Array, IntArray
-from shardwright.costmodel.pipeline import alive_counts, split_counts, step_seconds
-from shardwright.costmodel.tables import ends_of, rank_bytes, stage_seconds
+from shardwright.costmodel.pipeline import alive_counts, split_counts, step_seconds, waiting_counts
+from shardwright.costmodel.tables import rank_bytes, stage_seconds
 from shardwright.planner.space import EntryCosts, LayerRanges
 from shardwright.specs import by_rank, splits_backward
 
@@ -53,10 +53,16 @@ class StagedEntry:
         """For each rank (moments, chunks): microbatches alive at once."""
         return alive_counts(self.entry.schedule, self.entry.pp, self.entry.stages_per_rank, self.entry.microbatches)
 
+    @cached_property
+    def waiting(self) -> IntArray:
+        """(S,): microbatches that a stage keeps because the vocabulary is divided."""
+        entry = self.entry
+        return waiting_counts(entry.vocabulary, entry.schedule, entry.pp, entry.stages, entry.microbatches)
+
     def fits(self, rank: int, counts: IntArray, mixes: IntArray) -> Array:
         """(T,): whether mixes (T, chunks, classes, policies) of a rank fit device and host."""
         entry, rows = self.entry, self.entry.rows
-        held, ends_of_chunks = counts.sum(axis=0), ends_of(entry.stages)[self.stages[rank]]
+        held, ends_of_chunks = counts.sum(axis=0), entry.ends[self.stages[rank]]
         ends = ends_of_chunks.sum(axis=0)
         if rows.host.total(held, ends) > entry.host_room_bytes:
             return np.zeros(len(mixes), dtype=bool)
@@ -66,13 +72,14 @@ class StagedEntry:
             moments = kept @ split[:, 0].T + split[:, 1] @ rows.postponed.total(counts, ends_of_chunks)
         else:
             moments = kept @ self.alive[rank].T
-        activations = moments.max(axis=1) + rows.working.largest(mixes.sum(axis=1), ends)
+        waiting = kept @ self.waiting[self.stages[rank]]
+        activations = moments.max(axis=1) + waiting + rows.working.largest(mixes.sum(axis=1), ends)
         return np.asarray(rows.held(held, ends).peak_bytes(activations) <= entry.room_bytes)
 
     def ranks_fit(self, mixes: IntArray) -> Array:
         """(B, P): whether the ranks of mixes (B, S, classes, policies) fit device and host."""
         entry = self.entry
-        found = rank_bytes(entry.rows, entry.schedule, entry.pp, entry.microbatches, mixes)
+        found = rank_bytes(entry.rows, entry.schedule, entry.pp, entry.microbatches, mixes, entry.vocabulary)
         return np.asarray((found.device <= entry.room_bytes) & (found.host <= entry.host_room_bytes))
 
     def best(self, mixed: Batch) -> StagedPlan | None:
@@ -85,7 +92,7 @@ class StagedEntry:
     def seconds(self, mixes: IntArray) -> Array:
         """(B,): the step in seconds of mixes (B, S, classes, policies)."""
         entry = self.entry
-        seconds = stage_seconds(entry.rows, mixes.astype(float), ends_of(entry.stages))
+        seconds = stage_seconds(entry.rows, mixes.astype(float), entry.ends)
         costs = seconds.costs(entry.schedule, entry.pp, entry.rows.send)
         return step_seconds(entry.schedule, costs, entry.microbatches)
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shardwright.base import Array, IntArray
-from shardwright.costmodel.pipeline import peak_in_flight, split_counts
-from shardwright.costmodel.tables import Rows, StageSeconds, ends_of, stage_seconds
+from shardwright.costmodel.pipeline import peak_in_flight, split_counts, waiting_counts
+from shardwright.costmodel.tables import Rows, StageSeconds, stage_seconds
 from shardwright.planner.space import EntryCosts, LayerRanges
 from shardwright.specs import splits_backward
 
@@ -47,7 +47,7 @@ class StageTables:
 
 def stage_tables(entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> StageTables:
     """Build the tables of an entry with one stage on each rank."""
-    ends, layers, tails = ends_of(entry.pp)[:, None], ranges.counts, entry.rows.last_backward
+    ends, layers, tails = entry.ends[:, None], ranges.counts, entry.rows.last_backward
     mixes = mix_solver(entry, allowed).solve(layers, stage_room(entry, layers))
     seconds = stage_seconds(entry.rows, mixes.counts, ends)
     least, both = (
@@ -81,12 +81,14 @@ def stage_room(entry: EntryCosts, layers: IntArray) -> Room:
 
     It is below zero where static memory, the host's share or the optimizer update does not fit.
     """
-    ends, rows = ends_of(entry.pp), entry.rows
+    ends, rows, shape = entry.ends, entry.rows, (entry.schedule, entry.pp)
+    in_flight = peak_in_flight(*shape, 1, entry.microbatches)
+    in_flight = in_flight + waiting_counts(entry.vocabulary, *shape, entry.pp, entry.microbatches)
     fits_host = rows.host.total(layers, ends[:, None]) <= entry.host_room_bytes
     room = rows.held(layers, ends[:, None]).activation_room(np.array(entry.room_bytes))
     return Room(
         moving=np.where(fits_host, room, -np.inf),
-        alive=peak_in_flight(entry.schedule, entry.pp, 1, entry.microbatches).astype(float),
+        alive=in_flight.astype(float),
         end_kept=(ends * rows.activation.ends).sum(axis=-1),
         end_working=(ends * rows.working.ends).max(axis=-1),
         postponed=_postponed(entry, layers) if splits_backward(entry.schedule) else None,
@@ -98,5 +100,5 @@ def _postponed(entry: EntryCosts, layers: IntArray) -> Postponed:
     counts = split_counts(entry.schedule, entry.pp, 1, entry.microbatches)
     places = np.arange(max(map(len, counts)))
     moments = np.stack([each[np.minimum(places, len(each) - 1), :, 0] for each in counts])
-    each_bytes = entry.rows.postponed.total(layers, ends_of(entry.pp)[:, None])
+    each_bytes = entry.rows.postponed.total(layers, entry.ends[:, None])
     return Postponed(moments[..., 0], moments[..., 1], each_bytes)

@@ -13,15 +13,16 @@ import numpy as np
 from shardwright.base import Array, SpecError
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.planner.branching import BranchAndBound, lacking_bytes
-from shardwright.planner.space import SCHEDULES, Fixed, Space, kept_by
+from shardwright.planner.space import Fixed, Space, kept_by
 from shardwright.planner.stages import plan_of
-from shardwright.specs import ClusterSpec, Estimate, Mesh, MeshOrder, Plan, TrainingSpec
+from shardwright.specs import CHOICES, ClusterSpec, Estimate, Mesh, MeshOrder, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 # This limits work, not time, so that repeated runs print the same numbers.
 _MOST_SOLVED = 64
 # Of the schedules that split the backward, one with a stage on each rank and one with two.
 _SPLIT = ("zb-h1", "zb-v")
+_NUMBER_OF = {choice.name: choice.number for choice in CHOICES}
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def _mask(space: Space, values: dict[str, Any]) -> Array:
     """(N,): whether an entry of the space has these values."""
     mask = np.ones(len(space), dtype=bool)
     for name, value in values.items():
-        mask &= space.column(name) == (SCHEDULES.index(value) if name == "schedule" else int(value))
+        mask &= space.column(name) == _NUMBER_OF[name](value)
     return mask
 
 
@@ -155,9 +156,7 @@ def _changes(plan: Plan, cluster: ClusterSpec, training: TrainingSpec, fixed: Fi
         where, other = ("on the device", 0) if plan.offload.optimizer_fraction else ("on the host", 1)
         yield change(f"the optimizer {where}", offload_optimizer=other)
     if mesh.pp > 1:
-        others = ("1f1b" if plan.schedule != "1f1b" else "interleaved-1f1b", *_SPLIT)
-        for schedule in (name for name in others if name != plan.schedule):
-            yield change(f"schedule {schedule} instead of {plan.schedule}", schedule=schedule)
+        yield from (change(words, **values) for words, values in _pipeline_changes(plan, training))
     shards = cluster.devices // (fixed.cp or 1)
     alone = {"pp": 1, "tp": 1, "cp": fixed.cp or 1, "ep": fixed.ep or 1, "dp_shard": shards, "zero_stage": 3}
     mine = {axis: getattr(mesh, axis) for axis in ("pp", "tp", "cp", "ep", "dp_shard")} | {
@@ -165,6 +164,17 @@ def _changes(plan: Plan, cluster: ClusterSpec, training: TrainingSpec, fixed: Fi
     }
     if shards > 1 and mine != alone:
         yield change(f"FSDP alone (dp_shard{shards}, ZeRO-3)", always=True, **alone)
+
+
+def _pipeline_changes(plan: Plan, training: TrainingSpec) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield other schedules, and the vocabulary elsewhere, in words and as values."""
+    others = ("1f1b" if plan.schedule != "1f1b" else "interleaved-1f1b", *_SPLIT)
+    for schedule in (name for name in others if name != plan.schedule):
+        yield f"schedule {schedule} instead of {plan.schedule}", {"schedule": schedule}
+    if plan.vocabulary_parallel != "none":
+        yield "embedding and head on one rank each", {"vocabulary_parallel": "none", "schedule": plan.schedule}
+    elif kinds := training.software.runs.vocabulary_parallel:
+        yield f"embedding and head split over the pipeline ({kinds[-1]})", {"vocabulary_parallel": kinds[-1]}
 
 
 def _other_orders(mesh: Mesh, cluster: ClusterSpec, training: TrainingSpec) -> list[MeshOrder]:

@@ -51,9 +51,7 @@ def explain(
     plan = found.plan if isinstance(found, SearchResult) else found
     estimate = estimate_plan(model, cluster, training, plan, times)
     fixed = found.fixed if isinstance(found, SearchResult) else None
-    others = (
-        [] if plan.vocabulary_parallel != "none" else alternatives(plan, model, cluster, training, times, fixed=fixed)
-    )
+    others = [] if _interlaced(plan) else alternatives(plan, model, cluster, training, times, fixed=fixed)
     lines = [
         _what(plan, estimate),
         _where_time_goes(estimate),
@@ -62,8 +60,8 @@ def explain(
         *_whether_it_fits(estimate, times),
         *(_compared(other, estimate) for other in _grouped(sorted(others, key=_seconds_of))),
     ]
-    if plan.vocabulary_parallel != "none":
-        lines.append("The planner does not search vocabulary parallelism, so no other plan is compared.")
+    if _interlaced(plan):
+        lines.append("The planner does not search interlaced pipelines, so no other plan is compared.")
     if isinstance(found, SearchResult):
         lines += _searched(found)
     errors = _whose_errors(model, training, times)
@@ -87,7 +85,12 @@ def _pipelined(plan: Plan) -> str:
     if plan.mesh.pp == 1:
         return ""
     several = f" with {plan.stages_per_rank} stages on each rank" if plan.stages_per_rank > 1 else ""
-    return f" under {plan.schedule}{several}"
+    shared = f", embedding and head split over the ranks ({plan.vocabulary_parallel})"
+    return f" under {plan.schedule}{several}{shared if plan.vocabulary_parallel != 'none' else ''}"
+
+
+def _interlaced(plan: Plan) -> bool:
+    return plan.vocabulary_parallel == "interlaced"
 
 
 def _whether_it_fits(estimate: Estimate, times: OpTimes) -> list[str]:

@@ -61,6 +61,8 @@ def choice_words(plan: Plan) -> str:
         words.append(f"ZeRO-{plan.zero_stage}")
     if plan.mesh.pp > 1:
         words.append(schedule_words(plan))
+    if plan.vocabulary_parallel != "none":
+        words.append(f"vocabulary by {plan.vocabulary_parallel}")
     if plan.mesh.cp > 1:
         words.append(f"context by {plan.context_parallel}")
     if plan.mesh.ep > 1 and plan.expert_dispatch != "all-to-all":
@@ -91,6 +93,8 @@ def plan_lines(plan: Plan) -> list[tuple[str, str]]:
         ("recompute", recompute_words(plan)),
         ("optimizer", "on the host" if plan.offload.optimizer_fraction else "on the device"),
     ]
+    if plan.vocabulary_parallel != "none":
+        lines.append(("vocabulary", f"split over the pipeline by {plan.vocabulary_parallel}"))
     if plan.mesh.tp > 1:
         lines.append(("sequence parallel", "yes" if plan.sequence_parallel else "no"))
     if plan.mesh.cp > 1:

@@ -80,7 +80,7 @@ class TestBelowEveryPlan:
         for entry, bound in enumerate(bounds):
             staged = StagedEntry(costs.entry(entry), ranges)
             one, mixes = staged.entry, some_mixes(staged, policies, chance)
-            held = rank_bytes(one.rows, one.schedule, one.pp, one.microbatches, mixes)
+            held = rank_bytes(one.rows, one.schedule, one.pp, one.microbatches, mixes, one.vocabulary)
             fits = (held.device <= one.room_bytes).all(axis=1) & (held.host <= one.host_room_bytes).all(axis=1)
             seconds = staged.seconds(mixes)[fits]
             assert (seconds >= bound * (1 - 1e-9)).all()
@@ -100,7 +100,7 @@ class TestFits:
         costs, ranges = random_costs(seed, name)
         staged = StagedEntry(costs.entry(0), ranges)
         one, mixes = staged.entry, some_mixes(staged, [0, 1, 2], random.Random(seed))
-        held = rank_bytes(one.rows, one.schedule, one.pp, one.microbatches, mixes)
+        held = rank_bytes(one.rows, one.schedule, one.pp, one.microbatches, mixes, one.vocabulary)
         fits = (held.device <= one.room_bytes) & (held.host <= one.host_room_bytes)
         for mix, expected in zip(mixes, fits, strict=True):
             of_ranks = [mix[stages] for stages in staged.stages]

@@ -1,5 +1,7 @@
 """Paths that are known beforehand, and paths found in one plan, are paths of every plan of their shape."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,10 @@ SHAPES: list[tuple[ScheduleName, int, int, int]] = [
     ("zb-v", 4, 2, 9),
     ("v-half", 4, 2, 9),
     ("v-min", 4, 2, 9),
+    # so many microbatches that fewer show how a path repeats
+    ("zb-h1", 4, 1, 601),
+    ("v-half", 4, 2, 600),
+    ("v-min", 3, 2, 801),
 ]
 
 
@@ -106,3 +112,14 @@ def test_how_near_the_fastest_is(
     _, seconds, bound = CriticalPaths.of(*shape).fastest(costs, np.inf, exact=exact)
     assert least <= seconds <= least * (1 + within)
     assert bound <= least
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_bound_is_of_the_shorter_tails(shape: tuple[ScheduleName, int, int, int]) -> None:
+    schedule, pp, chunks, microbatches = shape
+    costs = _random_costs(5, pp, pp * chunks, spread=0.05)
+    least = replace(costs, reduce_tail=0.5 * costs.reduce_tail)
+    _, seconds, bound = CriticalPaths.of(*shape).fastest(costs, np.inf, least, exact=True)
+    assert seconds == step_seconds(schedule, costs, microbatches).min()
+    lowest = step_seconds(schedule, least, microbatches).min()
+    assert lowest - 0.5 * chunks <= bound <= lowest * (1 + 1e-12)
