@@ -63,7 +63,7 @@ def memory(job: TrainingSpec, *, micro_batch: int = 1) -> MemoryBytes:
     [
         ("shardwright", 2 + 3 * 4),  # bf16 logits beside the log-softmax, its gradient and that of the fp32 logits
         ("torchtitan-eager", 3 * 4),
-        ("nanotron", 3 * 4),
+        ("nanotron", 2 * 4),
         ("megatron-lm", 2 + 2 * 4),
         ("megatron-core", 2 + 4),
         ("torchtitan-compiled-loss", 4),

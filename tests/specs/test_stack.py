@@ -69,13 +69,36 @@ def test_releases_of_megatron_core_launch_fewer_kernels_and_keep_less() -> None:
     routers = [(stack.router_kernels_forward, stack.router_kernels_backward) for stack in releases]
     assert routers == [(44, 25), (44, 25), (37, 18), (37, 18), (18, 10)]
     assert [stack.keeps_expert_outputs for stack in releases] == [True, True, True, False, False]
-    assert [stack.names_modules for stack in releases] == [False, False, False, True, True]
+    assert [stack.names_modules for stack in releases] == [False, False, True, True, True]
     assert [stack.fused_permutation for stack in releases] == [False, False, True, True, True]
     assert [stack.counts_ends for stack in releases] == [False, False, True, True, True]
     assert [stack.splits_sends for stack in releases] == [True, False, False, False, False]
     for stack in releases:
         assert stack.router_kernels_forward > stack.gate_kernels_forward
         assert stack.router_kernels_backward > stack.gate_kernels_backward
+
+
+def test_releases_of_megatron_core_run_more() -> None:
+    """Only a ring until 0.8; DeepEP, the host's optimizer and unequal stages after it; 4 bits from 0.15 on."""
+    releases = [named_stack(f"megatron-core{name}").runs for name in ("-0.4", "-0.8", "-0.12", "", "-0.15")]
+    assert [len(runs.context_parallel) for runs in releases] == [1, 1, 3, 3, 3]
+    assert [len(runs.expert_dispatch) for runs in releases] == [0, 1, 2, 2, 2]
+    assert [runs.offload_optimizer for runs in releases] == [False, False, True, True, True]
+    assert [runs.uneven_stages for runs in releases] == [False, False, True, True, True]
+    assert [len(runs.linear_formats) for runs in releases] == [1, 1, 2, 2, 3]
+
+
+def test_torchtitan_splits_its_loss_and_drops_tensorwise_scales_in_one_release() -> None:
+    before, after = named_stack("torchtitan-compiled-loss"), named_stack("torchtitan-0.3")
+    assert (before.runs.loss_chunks, after.runs.loss_chunks) == (False, True)
+    assert ("fp8" in before.runs.linear_formats, "fp8" in after.runs.linear_formats) == (True, False)
+    assert (before.repeats_heads, after.repeats_heads) == (True, False)
+
+
+def test_software_on_torchs_pipelines_reduces_once_a_step() -> None:
+    """torch's stages turn reduction off until the last backward; the project's executor and XLA do not use them."""
+    defer = {name for name in stack_names() if named_stack(name).defers_reduction}
+    assert defer == {"automodel", "dualpipe", *(name for name in stack_names() if name.startswith("torchtitan"))}
 
 
 def test_formats_that_a_stack_fixes_are_formats_of_a_precision() -> None:

@@ -15,7 +15,7 @@ from shardwright.specs.mesh import PIPELINE_OUTERMOST
 from shardwright.specs.training import TrainingSpec
 from tests.planner.small_problems import Problem, random_problem
 
-_MAY = OpenChoices(linear_formats=("fp8", "fp8-rowwise"), loss_chunks=True)
+_MAY = OpenChoices(linear_formats=("fp8-rowwise", "fp8-rowwise-gw-hp"), loss_chunks=True)
 
 
 def _problem(seed: int) -> Problem:
@@ -24,7 +24,7 @@ def _problem(seed: int) -> Problem:
     group = problem.cluster.node
     device = group.device.model_copy(update={"peak_flops_per_s": {**group.device.peak_flops_per_s, "fp8": 100e12}})
     cluster = problem.cluster.model_copy(update={"groups": (group.model_copy(update={"device": device}),)})
-    training = problem.training.model_copy(update={"stack": "torchtitan-compiled-loss"})
+    training = problem.training.model_copy(update={"stack": "torchtitan-0.3"})
     return Problem(problem.model, cluster, training)
 
 
@@ -73,7 +73,7 @@ def test_equals_the_best_of_the_sets_of_modules_alone(seed: int) -> None:
 
 def test_with_a_tolerance_the_loss_stays_in_one_piece_where_pieces_save_little() -> None:
     model, cluster = load_model("llama-3.1-8b"), load_cluster("h100-sxm:8")
-    training = TrainingSpec(seq_len=8192, global_batch=64, stack="torchtitan-compiled-loss")
+    training = TrainingSpec(seq_len=12288, global_batch=64, stack="torchtitan-0.3")
     fixed, may = Fixed(pp=1, cp=1, tp=1, offload_optimizer=0), OpenChoices(loss_chunks=True)
     best = search(model, cluster, training, fixed=fixed, may_choose=may)
     near = search(model, cluster, training, fixed=fixed, may_choose=may, tolerance=0.1)
@@ -101,7 +101,7 @@ def test_says_what_the_given_format_would_take() -> None:
 def test_a_loss_in_pieces_makes_a_job_fit() -> None:
     """Microbatches of 8 sequences have 38 GiB of logits, and a B200 lacks 25: published runs of this plan have 8 pieces."""
     model, cluster = load_model("qwen3-30b-a3b"), _reserving(load_cluster("b200:8"), 0.13)
-    training = TrainingSpec(seq_len=8192, global_batch=64, stack="torchtitan-compiled-loss")
+    training = TrainingSpec(seq_len=8192, global_batch=64, stack="torchtitan-0.3")
     fixed = Fixed(pp=1, tp=1, dp_shard=8, zero_stage=3, micro_batch=8, recompute="selective", offload_optimizer=0)
     with pytest.raises(InfeasibleError):
         search(model, cluster, training, fixed=fixed)

@@ -60,7 +60,7 @@ def test_the_given_format_is_one_of_them_once() -> None:
             "h100-sxm:8",
             "megatron-core",
             "fp8,nvfp4",
-            "runs no linears in nvfp4, only in fp8, mxfp8; stacks that do: megatron",
+            "runs no linears in nvfp4, only in fp8, mxfp8; stacks that do: torchtitan-0.3, megatron",
         ),
         ("h100-sxm:8", "megatron-core", "mxfp8", "h100-sxm has no matmuls in mxfp8; it has fp8"),
         ("a100-sxm-80gb:8", "megatron-core", "all", "a100-sxm-80gb has no matmuls in fp8, mxfp8, which stack"),
@@ -75,17 +75,17 @@ def test_refusals(cluster: str, stack: str, allowed: str, words: str) -> None:
 
 
 def test_what_changes_less_comes_first() -> None:
-    training = TrainingSpec(seq_len=128, global_batch=8, stack="torchtitan-compiled-loss")
-    may = OpenChoices(linear_formats=("fp8",), loss_chunks=True)
+    training = TrainingSpec(seq_len=128, global_batch=8, stack="torchtitan-0.3")
+    may = OpenChoices(linear_formats=("fp8-rowwise",), loss_chunks=True)
     found = training_variants(_MODEL, load_cluster("h100-sxm:8"), training, may)
     assert found[0] == training
     assert [(each.precision.linear, each.loss_chunks) for each in found] == [
         (None, 1),
         (None, 4),
         (None, 16),
-        ("fp8", 1),
-        ("fp8", 4),
-        ("fp8", 16),
+        ("fp8-rowwise", 1),
+        ("fp8-rowwise", 4),
+        ("fp8-rowwise", 16),
     ]
     assert changed(found[-1], training) == ["linear_formats", "loss_chunks"]
 
@@ -105,7 +105,7 @@ def test_formats_of_a_stack_are_known_to_some_device() -> None:
 
 
 def test_modules_need_software_that_names_them() -> None:
-    training = TrainingSpec(seq_len=128, global_batch=8, stack="megatron-core-0.12")
+    training = TrainingSpec(seq_len=128, global_batch=8, stack="megatron-core-0.8")
     with pytest.raises(
         SpecError, match="names no modules to recompute; leave out --recompute-modules auto, or choose meg"
     ):
