@@ -1,5 +1,6 @@
 """What must hold of the planner on every problem: tried on random small ones against every plan there is."""
 
+import os
 import random
 from itertools import islice
 
@@ -25,6 +26,9 @@ from shardwright.specs.stack import _stacks, named_stack
 from tests.planner.brute_force import all_plans, fastest
 from tests.planner.small_problems import Problem, random_problem
 
+# PLANNER_CASES=500 tries more problems than CI does.
+_CASES = int(os.environ.get("PLANNER_CASES", "100"))
+_FIRST_MORE = 1000
 _MOST_PLANS = 100
 _FIELDS = (
     "micro_batch",
@@ -43,7 +47,7 @@ _FIELDS = (
 class TestEqualsBruteForce:
     """The planner's step is that of the fastest of all plans, each estimated on its own; it fails where all fail."""
 
-    @pytest.mark.parametrize("seed", range(100))
+    @pytest.mark.parametrize("seed", [*range(100), *range(_FIRST_MORE, _FIRST_MORE + _CASES - 100)])
     def test_step(self, seed: int) -> None:
         problem = random_problem(seed)
         fixed = _few_enough(problem, seed)
