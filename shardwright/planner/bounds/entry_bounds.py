@@ -138,7 +138,7 @@ class _FlatBounds:
 
     @property
     def _microbatches(self) -> IntArray:
-        return self.costs.space.column("microbatches")[self.entries]
+        return self.costs.space.column("microbatches", self.entries)
 
     @property
     def _gpipe(self) -> Array:

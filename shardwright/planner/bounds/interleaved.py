@@ -142,7 +142,7 @@ class InterleavedBounds:
 
     @cached_property
     def _microbatches(self) -> Array:
-        return self.costs.space.column("microbatches")[self.entries].astype(float)
+        return self.costs.space.column("microbatches", self.entries).astype(float)
 
     @cached_property
     def _idle_seconds(self) -> tuple[Array, Array]:

@@ -337,7 +337,7 @@ class SplitBounds:
 
     @cached_property
     def _microbatches(self) -> Array:
-        return self.costs.space.column("microbatches")[self.entries].astype(float)
+        return self.costs.space.column("microbatches", self.entries).astype(float)
 
     @cached_property
     def _ramps(self) -> _Ramp:

@@ -5,8 +5,8 @@ A new dimension needs a row of `specs.CHOICES`, a generator of its values here, 
 different devices need `meshes_of` to yield an assignment of stages to groups beside the degrees.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property
 from itertools import product
 from typing import NamedTuple, get_args
 
@@ -92,7 +92,7 @@ class Space:
         """Whether all stages must hold the same number of layers. Every entry of such a space allows it."""
         return bool(self.fixed.even_stages)
 
-    @property
+    @cached_property
     def splits(self) -> Array:
         """(N,): whether the schedule of an entry splits the backward."""
         return np.asarray(np.isin(self.schedule, SPLIT))
@@ -102,11 +102,12 @@ class Space:
         """(N,): whether an entry has one stage on each rank and whole backwards."""
         return np.asarray((self.stages_per_rank == 1) & ~self.splits)
 
-    def column(self, name: str) -> IntArray:
-        """Return a choice of every entry as numbers (N,): as in the space where it has them, else as in `Candidates`."""
+    def column(self, name: str, entries: IntArray | None = None) -> IntArray:
+        """Return a choice of every entry, or of `entries`, as numbers: as in the space where it has them, else as in `Candidates`."""
+        chosen = slice(None) if entries is None else entries
         if name in ("schedule", "stages_per_rank", "vocabulary_parallel"):
-            return np.asarray(getattr(self, name))
-        values: IntArray = getattr(self.base, name)[self.base_index]
+            return np.asarray(getattr(self, name)[chosen])
+        values: IntArray = getattr(self.base, name)[self.base_index[chosen]]
         return values
 
     @property
@@ -143,20 +144,15 @@ def _enumerated(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
     meshes = list(meshes_of(model, cluster, training, fixed))
     if not meshes:
         raise SpecError(refusals.no_mesh(model, cluster, training, fixed))
-    rows = [
-        row
-        for mesh in meshes
-        for exchange in _exchanges(mesh, model, training, fixed)
-        for row in _rows(mesh, exchange, cluster, training, fixed)
-    ]
-    if not rows:
+    rows = _rows(meshes, model, cluster, training, fixed)
+    if not len(rows):
         raise SpecError(refusals.no_microbatch(meshes, training, fixed))
-    entries = _entries(np.array(rows), model, training, fixed)
+    entries = _entries(rows, model, training, fixed)
     if not len(entries.row):
         raise SpecError(refusals.no_schedule(model, cluster, training, meshes, fixed))
     distinct, base_index = np.unique(entries.row * (entries.chunks.max() + 1) + entries.chunks, return_inverse=True)
     of_row, chunks = np.divmod(distinct, entries.chunks.max() + 1)
-    base = Candidates(**dict(zip(_COLUMNS, (*np.array(rows)[of_row].T, chunks), strict=True)))
+    base = Candidates(**dict(zip(_COLUMNS, (*rows[of_row].T, chunks), strict=True)))
     split = training.software.runs.split_backward.recompute
     return Space(base, base_index, entries.schedule, entries.chunks, entries.vocabulary, fixed, split)
 
@@ -199,26 +195,53 @@ def _vocabularies(pp: int, schedule: ScheduleName, training: TrainingSpec, fixed
     return [VOCABULARY.index(name) for name in found if not (name == "vocab-1" and "vocab-2" in found)]
 
 
-def _exchanges(mesh: Degrees, model: ModelSpec, training: TrainingSpec, fixed: Fixed) -> list[tuple[int, int]]:
+def _exchanges(
+    tp: int, cp: int, sends_tokens: bool, model: ModelSpec, training: TrainingSpec, fixed: Fixed
+) -> list[tuple[int, int]]:
     """Return pairs of indices: how cp exchanges keys and values, how ep sends tokens. One pair where both degrees are 1."""
-    kinds = context_kinds(model, training, fixed, mesh.tp, mesh.cp)
+    kinds = context_kinds(model, training, fixed, tp, cp)
     sends = training.software.runs.expert_dispatch or EXPERT_DISPATCH
     chosen = fixed.allowed("expert_dispatch", sends)
-    if mesh.ep == 1:
-        chosen = chosen[:1] or sends[:1]  # nothing is sent
+    if not sends_tokens:
+        chosen = chosen[:1] or sends[:1]
     return [(CONTEXT_PARALLEL.index(kind), EXPERT_DISPATCH.index(send)) for kind in kinds for send in chosen]
 
 
 def _rows(
-    mesh: Degrees, exchange: tuple[int, int], cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed
-) -> Iterator[tuple[int, ...]]:
-    """Yield the numbers of base candidates without their chunks, in the order of `_COLUMNS`."""
-    sequence_parallel = int(mesh.tp > 1 and fixed.sequence_parallel is not False)
-    order = ORDERS.index(fixed.order or PIPELINE_OUTERMOST)
-    for zero, (micro_batch, microbatches), offload in product(
-        _zero_stages(mesh, training, fixed), _microbatches(mesh, training, fixed), _offloads(cluster, training, fixed)
-    ):
-        yield (*mesh, order, micro_batch, zero, sequence_parallel, offload, *exchange, microbatches)
+    meshes: list[Degrees], model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed
+) -> IntArray:
+    """(R, columns): base candidates without their chunks, with columns in the order of `_COLUMNS`.
+
+    What a mesh leaves open depends on a few of its properties, so meshes share the arrays of it.
+    """
+    offloads = _offloads(cluster, training, fixed)
+
+    @cache
+    def parts(dp: int, cp: int, shards: tuple[bool, bool, bool]) -> IntArray:
+        sizes = _microbatches(dp, cp, training, fixed)
+        every = product(_zero_stages(*shards, training, fixed), sizes, offloads)
+        return np.array([(zero, *size, offload) for zero, size, offload in every], dtype=np.int64).reshape(-1, 4)
+
+    @cache
+    def exchanges(tp: int, cp: int, sends: bool) -> list[tuple[int, int]]:
+        return _exchanges(tp, cp, sends, model, training, fixed)
+
+    outer, inner = [], []
+    for mesh in meshes:
+        shards = (mesh.dp_shard == 1, mesh.shard_ranks > 1, mesh.data_ranks == 1)
+        of_mesh = parts(mesh.dp, mesh.cp, shards)
+        for exchange in exchanges(mesh.tp, mesh.cp, mesh.ep > 1):
+            outer.append((*mesh, *exchange))
+            inner.append(of_mesh)
+    if not outer:
+        return np.zeros((0, len(_COLUMNS) - 1), dtype=np.int64)
+    each = np.repeat(np.array(outer), [len(of_mesh) for of_mesh in inner], axis=0)
+    zero, micro_batch, microbatches, offload = np.concatenate(inner).T
+    degrees, tp = each[:, : len(Degrees._fields)], each[:, Degrees._fields.index("tp")]
+    order = np.full(len(each), ORDERS.index(fixed.order or PIPELINE_OUTERMOST))
+    sequence_parallel = (tp > 1) & (fixed.sequence_parallel is not False)
+    columns = (order, micro_batch, zero, sequence_parallel, offload, *each[:, len(Degrees._fields) :].T, microbatches)
+    return np.column_stack([degrees, *columns])
 
 
 def check_fixed(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> None:
@@ -250,22 +273,23 @@ def check_fixed(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
         )
 
 
-def _zero_stages(mesh: Degrees, training: TrainingSpec, fixed: Fixed) -> list[int]:
+def _zero_stages(whole: bool, several_shards: bool, alone: bool, training: TrainingSpec, fixed: Fixed) -> list[int]:
+    """Return those of a mesh: `whole` without dp_shard, `several_shards` of dp_shard and cp, `alone` with one data-parallel rank."""
     if fixed.zero_stage is not None:
         return [fixed.zero_stage]
-    found = [*([0] if mesh.dp_shard == 1 else []), *([1, 2, 3] if mesh.shard_ranks > 1 else [])]
+    found = [*([0] if whole else []), *([1, 2, 3] if several_shards else [])]
     runs = training.software.runs.zero_stages
-    return [s for s in found if (s in runs or mesh.data_ranks == 1) and fixed.allows("zero_stage", s)]
+    return [s for s in found if (s in runs or alone) and fixed.allows("zero_stage", s)]
 
 
-def _microbatches(mesh: Degrees, training: TrainingSpec, fixed: Fixed) -> list[tuple[int, int]]:
+def _microbatches(dp: int, cp: int, training: TrainingSpec, fixed: Fixed) -> list[tuple[int, int]]:
     """Return each (sequences of a microbatch, microbatches of a step) of one data-parallel rank.
 
     Where cp cuts the sequences it is one, unless both are stated: two sequences over twice the ranks move more than one each.
     """
-    sequences = training.global_batch // mesh.dp
+    sequences = training.global_batch // dp
     both = fixed.gives("cp") and fixed.gives("micro_batch")
-    sizes = divisors(sequences) if mesh.cp == 1 or both else [1]
+    sizes = divisors(sequences) if cp == 1 or both else [1]
     return [(size, sequences // size) for size in sizes if fixed.allows("micro_batch", size)]
 
 

@@ -85,11 +85,11 @@ class CriticalPaths:
             stages = (len(parts) + 1 - self.pp) // 5
             varied[2 * stages : 3 * stages] = False
             spread[~varied] = 0.0
-        step = float(self._seconds(self._costs(spread)))
         if self._looks_cheap:
-            found = iter([self._slopes(spread, varied, raised, self.microbatches)])
+            step, counts = self._slopes(spread, varied, raised, self.microbatches)
+            found = iter([counts])
         else:
-            found = self._continued(spread, varied, raised)
+            step, found = float(self._seconds(self._costs(spread))), self._continued(spread, varied, raised)
         return next((counts for counts in found if np.isclose(counts @ spread, step, rtol=1e-9)), None)
 
     def _continued(self, parts: Array, varied: Array, raised: float) -> Iterator[Array]:
@@ -98,18 +98,18 @@ class CriticalPaths:
         They are those of a path where they are as long as the step: with costs at random no other counts are.
         """
         few = _SHOWN * self.pp + (self.microbatches - _SHOWN * self.pp) % 2
-        counts = self._slopes(parts, varied, raised, few)
+        _, counts = self._slopes(parts, varied, raised, few)
         for period in (1, 2):
-            more = self._slopes(parts, varied, raised, few + period) - counts
-            yield counts + (self.microbatches - few) // period * more
+            _, longer = self._slopes(parts, varied, raised, few + period)
+            yield counts + (self.microbatches - few) // period * (longer - counts)
 
-    def _slopes(self, parts: Array, varied: Array, raised: float, microbatches: int) -> Array:
-        """(F,): by how much the step of `microbatches` grows with each part, as whole numbers."""
+    def _slopes(self, parts: Array, varied: Array, raised: float, microbatches: int) -> tuple[float, Array]:
+        """The step of `microbatches`, and (F,) by how much it grows with each part, as whole numbers."""
         every = parts + raised * np.vstack([np.zeros(len(parts)), np.eye(len(parts))[varied]])
         steps = self._seconds(self._costs(every), microbatches)
         slopes = np.zeros(len(parts))
         slopes[varied] = np.round((steps[1:] - steps[0]) / raised)
-        return slopes
+        return float(steps[0]), slopes
 
     def bounds(self, costs: StageCosts) -> "PathBounds":
         """Return the bounds of plans (B,)."""

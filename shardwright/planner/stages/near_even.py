@@ -17,7 +17,7 @@ from .critical_paths import CLOSED, CriticalPaths
 from .rank_mixes import RankMixes
 from .staged_entry import StagedEntry, StagedPlan
 
-_MIXED_AT_ONCE = 32
+_MIXED_AT_ONCE = 2048
 _MOST_ROUNDS = 16
 
 
