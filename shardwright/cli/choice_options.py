@@ -21,7 +21,12 @@ OrderOption = Annotated[
 ]
 ContextParallelOption = Annotated[
     str | None,
-    typer.Option(help="Fix how cp exchanges keys and values: all-gather, ring, ulysses; or list several."),
+    typer.Option(
+        help="Fix how cp exchanges keys and values: all-gather, ring, ulysses, ulysses-ring; or list several."
+    ),
+]
+UlyssesDegreeOption = Annotated[
+    str | None, typer.Option(help=f"Fix how many ranks of cp trade heads in ulysses-ring. {_SEVERAL}")
 ]
 ExpertDispatchOption = Annotated[
     str | None, typer.Option(help="Fix how ep sends tokens: all-to-all, deduplicated; or list several.")

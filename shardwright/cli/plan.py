@@ -29,6 +29,7 @@ from .choice_options import (
     StagesPerRankOption,
     TimeLimitOption,
     TpOption,
+    UlyssesDegreeOption,
     VocabularyParallelOption,
     ZeroStageOption,
 )
@@ -113,6 +114,7 @@ def plan(
     etp: EtpOption = None,
     order: OrderOption = None,
     context_parallel: ContextParallelOption = None,
+    ulysses_degree: UlyssesDegreeOption = None,
     expert_dispatch: ExpertDispatchOption = None,
     zero_stage: ZeroStageOption = None,
     micro_batch: MicroBatchOption = None,

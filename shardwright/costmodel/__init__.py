@@ -13,6 +13,7 @@ from .checks import (
     check_tensor_parallel,
     lacking_bytes,
     tensor_parallel_sizes,
+    ulysses_degrees,
 )
 from .evaluate import estimate_plan, simulate_plan
 from .intervals import LEVELS, RUN_CLASSES, SAFE, RunClass, class_factors, fits_probability, reserve_for, run_class
@@ -54,6 +55,7 @@ __all__ = [
     "simulate_plan",
     "step_seconds_by_variant",
     "tensor_parallel_sizes",
+    "ulysses_degrees",
     "with_layout",
     "write_plan_file",
 ]

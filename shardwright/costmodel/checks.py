@@ -38,7 +38,10 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
     check_layer_counts(model, training)
     check_tensor_parallel(mesh.tp, model, training, sequence_parallel=plan.sequence_parallel, expert_tp=mesh.expert_tp)
     split = plan.sequence_parallel
-    check_context_parallel(mesh.cp, mesh.tp, plan.context_parallel, model, training, sequence_parallel=split)
+    trading = plan.ulysses_degree if plan.context_parallel == "ulysses-ring" else mesh.cp
+    check_context_parallel(
+        mesh.cp, mesh.tp, plan.context_parallel, model, training, sequence_parallel=split, ulysses_degree=trading
+    )
     check_expert_parallel(mesh.ep, model)
 
 
@@ -72,9 +75,17 @@ def check_layer_counts(model: ModelSpec, training: TrainingSpec) -> None:
 
 
 def check_context_parallel(
-    cp: int, tp: int, kind: ContextParallel, model: ModelSpec, training: TrainingSpec, *, sequence_parallel: bool
+    cp: int,
+    tp: int,
+    kind: ContextParallel,
+    model: ModelSpec,
+    training: TrainingSpec,
+    *,
+    sequence_parallel: bool,
+    ulysses_degree: int | None = None,
 ) -> None:
-    """Check that cp divides the sequence and, under Ulysses, the heads that tp leaves on a rank.
+    """Check that cp divides the sequence and, under Ulysses, the heads that tp leaves on a rank. With a ring, only the
+    `ulysses_degree` ranks that trade heads have to divide them.
 
     The zig-zag distribution cuts a sequence into 2 cp chunks. Each chunk is split over tp where the sequence is. Under Ulysses
     KV heads are repeated where cp is a multiple of them.
@@ -92,15 +103,29 @@ def check_context_parallel(
             f"cp {cp} ({kind}) cuts a sequence into {chunks * cp} parts and {training.seq_len} tokens don't "
             f"divide by that; the nearest length that does is {near}"
         )
-    if ulysses:
-        heads = math.gcd(*(block.attention.heads // tp for block in model.layer_classes))
-        kv_heads = math.gcd(*(block.attention.kv_heads // tp for block in model.layer_classes))
-        allowed = [degree for degree in divisors(heads) if kv_heads % degree == 0 or degree % kv_heads == 0]
-        if cp not in allowed:
+    if kind in ("ulysses", "ulysses-ring"):
+        trading, named = (cp, "cp") if ulysses else (ulysses_degree or 1, "ulysses_degree")
+        heads, kv_heads = _heads_left(tp, model)
+        allowed = ulysses_degrees(tp, model)
+        if trading not in allowed:
             raise SpecError(
-                f"cp {cp} (ulysses) deals heads to ranks and tp {tp} leaves {heads} heads and {kv_heads} KV heads of {model.name} "
+                f"{named} {trading} ({kind}) deals heads to ranks and tp {tp} leaves {heads} heads and {kv_heads} KV heads of {model.name} "
                 f"on one; allowed: {listed(allowed)}; ring and all-gather have no such limit"
             )
+
+
+def ulysses_degrees(tp: int, model: ModelSpec) -> list[int]:
+    """Return how many ranks may trade the heads that `tp` leaves on one; KV heads are dealt out, or repeated."""
+    heads, kv_heads = _heads_left(tp, model)
+    return [degree for degree in divisors(heads) if kv_heads % degree == 0 or degree % kv_heads == 0]
+
+
+def _heads_left(tp: int, model: ModelSpec) -> tuple[int, int]:
+    heads, kv_heads = (
+        math.gcd(*(getattr(block.attention, name) // tp for block in model.layer_classes))
+        for name in ("heads", "kv_heads")
+    )
+    return heads, kv_heads
 
 
 def check_expert_parallel(ep: int, model: ModelSpec) -> None:

@@ -11,9 +11,11 @@ from .candidates import (
     expert_tp_group,
     pipeline_group,
     replicate_group,
+    ring_group,
     shard_group,
     stages_group,
     tp_group,
+    ulysses_group,
 )
 from .choices import AXES, CHOICES, COLUMNS, Choice
 from .cluster import MOST_DEVICES, ClusterSpec, Host, Link, LinkKind, NodeGroup
@@ -169,6 +171,7 @@ __all__ = [
     "read_measurement",
     "read_profile",
     "replicate_group",
+    "ring_group",
     "shard_group",
     "spec",
     "splits_backward",
@@ -176,5 +179,6 @@ __all__ = [
     "stage_ranks",
     "stages_group",
     "tp_group",
+    "ulysses_group",
     "write_profile",
 ]

@@ -20,7 +20,7 @@ class Candidates(Degrees[IntArray]):
     """N combinations of the choices that hold for a whole run; every field has shape (N,).
 
     `stages_per_rank` counts pipeline chunks on a rank. `offload_optimizer` is 1 where the optimizer lives on the host.
-    `context_parallel` indexes `CONTEXT_PARALLEL`, `expert_dispatch` indexes `EXPERT_DISPATCH`, `order` indexes `ORDERS`. The axes
+    `ulysses_degree` counts the ranks of cp that trade heads in "ulysses-ring". `context_parallel` indexes `CONTEXT_PARALLEL`, `expert_dispatch` indexes `EXPERT_DISPATCH`, `order` indexes `ORDERS`. The axes
     of context and of experts are optional; without them no candidate has these axes.
     """
 
@@ -38,11 +38,12 @@ class Candidates(Degrees[IntArray]):
     ep: IntArray = field(default_factory=lambda: np.array(1))
     etp: IntArray = field(default_factory=lambda: np.array(0))
     context_parallel: IntArray = field(default_factory=lambda: np.array(0))
+    ulysses_degree: IntArray = field(default_factory=lambda: np.array(1))
     expert_dispatch: IntArray = field(default_factory=lambda: np.array(0))
     order: IntArray = field(default_factory=lambda: np.array(0))
 
     def __post_init__(self) -> None:
-        for name in ("cp", "ep", "etp", "context_parallel", "expert_dispatch", "order"):
+        for name in ("cp", "ep", "etp", "context_parallel", "ulysses_degree", "expert_dispatch", "order"):
             object.__setattr__(self, name, np.broadcast_to(getattr(self, name), self.pp.shape))
 
     @classmethod
@@ -89,6 +90,17 @@ def tp_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
 def cp_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
     """Ranks that share the sequences of one data-parallel rank, `tp` apart."""
     return _group(candidates, candidates.tp, candidates.cp, node)
+
+
+def ulysses_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
+    """The ranks of "ulysses-ring" that trade heads, `tp` apart."""
+    return _group(candidates, candidates.tp, candidates.ulysses_degree, node)
+
+
+def ring_group(candidates: Candidates, node: NodeGroup) -> RankGroup:
+    """The ranks of cp that pass keys and values on: all of them, but in "ulysses-ring" one of each group that trades heads."""
+    degree = candidates.ulysses_degree
+    return _group(candidates, candidates.tp * degree, candidates.cp // degree, node)
 
 
 def shard_group(candidates: Candidates, node: NodeGroup) -> RankGroup:

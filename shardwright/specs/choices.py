@@ -51,6 +51,7 @@ CHOICES: tuple[Choice, ...] = (
     Choice("sequence_parallel", lambda plan: plan.sequence_parallel if plan.mesh.tp > 1 else None),
     Choice("offload_optimizer", lambda plan: plan.offload.optimizer_fraction),
     Choice("context_parallel", lambda plan: plan.context_parallel, values=CONTEXT_PARALLEL),
+    Choice("ulysses_degree", lambda plan: plan.ulysses_degree),
     Choice("expert_dispatch", lambda plan: plan.expert_dispatch, values=EXPERT_DISPATCH),
     Choice("schedule", lambda plan: plan.schedule, columns=False, values=get_args(ScheduleName)),
     Choice("vocabulary_parallel", lambda plan: plan.vocabulary_parallel, columns=False, values=VOCABULARY),

@@ -5,7 +5,7 @@ from typing import Literal, Self, get_args
 
 from pydantic import field_validator, model_validator
 
-from shardwright.base import listed
+from shardwright.base import divisors, listed
 
 from .mesh import Mesh
 from .schedules import ScheduleName as ScheduleName  # re-exported here, because it is a field of a plan
@@ -15,7 +15,7 @@ from .spec import NonNegativeInt, PositiveInt, Spec
 RecomputePolicy = Literal["none", "selective", "full"]
 POLICIES: tuple[RecomputePolicy, ...] = get_args(RecomputePolicy)
 ZeroStage = Literal[0, 1, 2, 3]
-ContextParallel = Literal["all-gather", "ring", "ulysses"]
+ContextParallel = Literal["all-gather", "ring", "ulysses", "ulysses-ring"]
 ExpertDispatch = Literal["all-to-all", "deduplicated"]
 VocabularyParallel = Literal["none", "vocab-1", "vocab-2", "interlaced"]
 CONTEXT_PARALLEL: tuple[ContextParallel, ...] = get_args(ContextParallel)
@@ -82,7 +82,10 @@ class Plan(Spec):
     - "ring": ranks pass keys and values around beside the attention of the block before (Liu et al. 2023, arXiv 2310.01889).
     - "ulysses": a rank trades its tokens of all heads for all tokens of its heads (Jacobs et al. 2023, arXiv 2309.14509).
 
-    The first two deal the sequence in zig-zag, so that each rank has an equal part of the causal triangle.
+    - "ulysses-ring": `ulysses_degree` neighbouring ranks trade heads, and rings across these groups pass keys and values on
+      (Fang & Zhao 2024, arXiv 2405.07719; Megatron-Core's a2a+p2p).
+
+    All but Ulysses alone deal the sequence in zig-zag, so that each rank has an equal part of the causal triangle.
 
     `expert_dispatch` is how tokens travel to their experts. "all-to-all" sends a copy to each expert. "deduplicated" sends
     one copy to each node, and then to each rank, that holds any of them (Zhao et al. 2025, DeepEP).
@@ -103,9 +106,31 @@ class Plan(Spec):
     stages: tuple[Stage, ...]
     sequence_parallel: bool = True
     context_parallel: ContextParallel = "all-gather"
+    ulysses_degree: PositiveInt = 1
     expert_dispatch: ExpertDispatch = "all-to-all"
     vocabulary_parallel: VocabularyParallel = "none"
     offload: Offload = Offload()
+
+    def _check_ulysses(self) -> None:
+        """Refuse a degree that splits no ring.
+
+        Raises:
+            ValueError: names the degrees that do.
+        """
+        cp, degree = self.mesh.cp, self.ulysses_degree
+        if self.context_parallel != "ulysses-ring":
+            if degree != 1:
+                raise ValueError(
+                    f"ulysses_degree {degree} belongs to context_parallel 'ulysses-ring', and that is '{self.context_parallel}'; "
+                    "set 'ulysses-ring', or leave ulysses_degree out"
+                )
+            return
+        allowed = [other for other in divisors(cp) if 1 < other < cp]
+        if degree not in allowed:
+            which = f"set one of {listed(allowed)}" if allowed else "set 'ring' or 'ulysses'"
+            raise ValueError(
+                f"context_parallel 'ulysses-ring' with ulysses_degree {degree} splits no ring of cp {cp}; {which}"
+            )
 
     @property
     def stages_per_rank(self) -> int:
@@ -149,6 +174,7 @@ class Plan(Spec):
                 f"ep {mesh.ep} with tp {mesh.tp} and no sequence_parallel would send every token {mesh.tp} times; set sequence_parallel"
             )
         check_shape(self.schedule, mesh.pp, len(self.stages), self.microbatches)
+        self._check_ulysses()
         if self.vocabulary_parallel != "none" and mesh.pp == 1:
             raise ValueError(
                 f"vocabulary_parallel '{self.vocabulary_parallel}' splits embedding and head over the ranks of a pipeline, and pp is 1; "

@@ -129,8 +129,13 @@ def _stage(draw: st.DrawFn, count: int, zero_stages: list[int]) -> Stage:
 @st.composite
 def contexts(draw: st.DrawFn, tp: int) -> tuple[int, str]:
     """A degree and a way that divide: of at least 8 KV heads, tp leaves 8 / tp to Ulysses."""
-    cp, exchange = draw(st.sampled_from([1, 1, 2, 4])), draw(st.sampled_from(["all-gather", "ring", "ulysses"]))
-    return cp, "ring" if exchange == "ulysses" and (8 // tp) % cp else exchange
+    cp, exchange = (
+        draw(st.sampled_from([1, 1, 2, 4])),
+        draw(st.sampled_from(["all-gather", "ring", "ulysses", "ulysses-ring"])),
+    )
+    trading = {"ulysses": cp, "ulysses-ring": 2}.get(exchange, 1)
+    fits = (8 // tp) % trading == 0 and (exchange != "ulysses-ring" or cp == 4)
+    return cp, exchange if fits else "ring"
 
 
 @st.composite
@@ -162,11 +167,13 @@ def runs(draw: st.DrawFn) -> Run:
     sizes = draw(st.lists(st.integers(1, 6), min_size=pp * chunks, max_size=pp * chunks))
     model = draw(models(sum(sizes)))
     cp, exchange = draw(contexts(tp))
+    ulysses_degree = 2 if exchange == "ulysses-ring" else 1
     mesh = draw(meshes(model, {"pp": pp, "dp_replicate": dp_replicate, "dp_shard": dp_shard, "cp": cp, "tp": tp}))
     plan = Plan.parse(
         {
             "mesh": mesh,
             "context_parallel": exchange,
+            "ulysses_degree": ulysses_degree,
             "expert_dispatch": draw(st.sampled_from(["all-to-all", "deduplicated"])),
             "micro_batch": micro_batch,
             "microbatches": microbatches,

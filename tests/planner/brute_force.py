@@ -19,6 +19,7 @@ from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import (
     CONTEXT_PARALLEL,
     POLICIES,
+    ContextParallel,
     LayerRun,
     Offload,
     Plan,
@@ -41,12 +42,12 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
     """
     policies = tuple(policy for policy in POLICIES if fixed.allows("recompute", policy))
     for mesh in _meshes(model, cluster, training, fixed.order or PIPELINE_OUTERMOST):
-        for zero_stage, micro_batch, (schedule, chunks), offload, kind, vocabulary in product(
+        for zero_stage, micro_batch, (schedule, chunks), offload, (kind, degree), vocabulary in product(
             _ZERO_STAGES,
             range(1, training.global_batch + 1),
             _schedules(mesh.pp, model.layer_count),
             _OFFLOADS,
-            CONTEXT_PARALLEL if mesh.cp > 1 else CONTEXT_PARALLEL[:1],
+            _exchanges(mesh.cp, fixed),
             ("none", *(training.software.runs.vocabulary_parallel if mesh.pp > 1 else ())),
         ):
             sequences = micro_batch * mesh.dp
@@ -56,6 +57,7 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
                 "offload_optimizer": offload,
                 "context_parallel": kind,
                 "vocabulary_parallel": vocabulary,
+                "ulysses_degree": degree,
             }
             choice |= {name: getattr(mesh, name) for name in AXES}
             kept = all(fixed.allows(name, value) for name, value in choice.items())
@@ -80,6 +82,7 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
                         stages=stages,
                         sequence_parallel=mesh.tp > 1 and fixed.sequence_parallel is not False,
                         context_parallel=kind,
+                        ulysses_degree=degree,
                         vocabulary_parallel=vocabulary,
                         offload=Offload(optimizer_fraction=offload),
                     )
@@ -128,6 +131,15 @@ def fastest(
         if best is None or estimate.step_seconds < best:
             best = estimate.step_seconds
     return best
+
+
+def _exchanges(cp: int, fixed: Fixed) -> list[tuple[ContextParallel, int]]:
+    """Where nothing is exchanged, any way that is allowed stands for all."""
+    if cp == 1:
+        return [(fixed.context_parallel or CONTEXT_PARALLEL[0], 1)]
+    plain: list[tuple[ContextParallel, int]] = [(kind, 1) for kind in CONTEXT_PARALLEL if kind != "ulysses-ring"]
+    both: list[tuple[ContextParallel, int]] = [("ulysses-ring", of) for of in range(2, cp) if cp % of == 0]
+    return [*plain, *both]
 
 
 def _meshes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, order: MeshOrder) -> Iterator[Mesh]:

@@ -81,7 +81,7 @@ def test_releases_of_megatron_core_launch_fewer_kernels_and_keep_less() -> None:
 def test_releases_of_megatron_core_run_more() -> None:
     """Only a ring until 0.8; DeepEP, the host's optimizer and unequal stages after it; 4 bits from 0.15 on."""
     releases = [named_stack(f"megatron-core{name}").runs for name in ("-0.4", "-0.8", "-0.12", "", "-0.15")]
-    assert [len(runs.context_parallel) for runs in releases] == [1, 1, 3, 3, 3]
+    assert [len(runs.context_parallel) for runs in releases] == [1, 1, 4, 4, 4]
     assert [len(runs.expert_dispatch) for runs in releases] == [0, 1, 2, 2, 2]
     assert [runs.offload_optimizer for runs in releases] == [False, False, True, True, True]
     assert [runs.uneven_stages for runs in releases] == [False, False, True, True, True]

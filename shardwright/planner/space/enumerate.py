@@ -41,7 +41,7 @@ from shardwright.specs.model import ModelSpec
 
 from . import refusals
 from .fixed import Fixed
-from .meshes import Degrees, context_kinds, has_experts, meshes_of
+from .meshes import Degrees, context_exchanges, has_experts, meshes_of
 from .software import why_not_split
 from .stage_sizes import divides_into_stages
 
@@ -196,15 +196,18 @@ def _vocabularies(pp: int, schedule: ScheduleName, training: TrainingSpec, fixed
 
 
 def _exchanges(
-    tp: int, cp: int, sends_tokens: bool, model: ModelSpec, training: TrainingSpec, fixed: Fixed
-) -> list[tuple[int, int]]:
-    """Return pairs of indices: how cp exchanges keys and values, how ep sends tokens. One pair where both degrees are 1."""
-    kinds = context_kinds(model, training, fixed, tp, cp)
+    tp: int, cp: int, sends_tokens: bool, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed
+) -> list[tuple[int, int, int]]:
+    """Return numbers: how cp exchanges keys and values, how many ranks trade heads, how ep sends tokens.
+
+    Where the degree of an axis is 1, its exchange is one.
+    """
     sends = training.software.runs.expert_dispatch or EXPERT_DISPATCH
     chosen = fixed.allowed("expert_dispatch", sends)
     if not sends_tokens:
         chosen = chosen[:1] or sends[:1]
-    return [(CONTEXT_PARALLEL.index(kind), EXPERT_DISPATCH.index(send)) for kind in kinds for send in chosen]
+    found = context_exchanges(model, cluster, training, fixed, tp, cp)
+    return [(CONTEXT_PARALLEL.index(kind), d, EXPERT_DISPATCH.index(send)) for kind, d in found for send in chosen]
 
 
 def _rows(
@@ -223,8 +226,8 @@ def _rows(
         return np.array([(zero, *size, offload) for zero, size, offload in every], dtype=np.int64).reshape(-1, 4)
 
     @cache
-    def exchanges(tp: int, cp: int, sends: bool) -> list[tuple[int, int]]:
-        return _exchanges(tp, cp, sends, model, training, fixed)
+    def exchanges(tp: int, cp: int, sends: bool) -> list[tuple[int, int, int]]:
+        return _exchanges(tp, cp, sends, model, cluster, training, fixed)
 
     outer, inner = [], []
     for mesh in meshes:
@@ -264,9 +267,12 @@ def check_fixed(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
         )
     check_expert_parallel(ep, model)
     cp = fixed.cp or 1
-    if not context_kinds(model, training, fixed, tp, cp):  # say why of the first kind
-        kind = fixed.context_parallel or (training.software.runs.context_parallel or CONTEXT_PARALLEL)[0]
-        check_context_parallel(cp, tp, kind, model, training, sequence_parallel=split)
+    kind = fixed.context_parallel or (training.software.runs.context_parallel or CONTEXT_PARALLEL)[0]
+    in_rings = kind == "ulysses-ring" or (fixed.ulysses_degree or 1) > 1
+    if fixed.cp and not context_exchanges(model, cluster, training, fixed, tp, fixed.cp):
+        if not in_rings:  # say why of the first kind
+            check_context_parallel(cp, tp, kind, model, training, sequence_parallel=split)
+        raise SpecError(refusals.no_exchange(tp, model, fixed))
     if not fixed.allows("offload_optimizer", 0) and not cluster.node.device.has_own_memory:
         raise SpecError(
             "offload_optimizer 1 moves the optimizer to the host, and a CPU device keeps it there already; leave it out"

@@ -52,6 +52,7 @@ class Fixed(Spec):
     sequence_parallel: bool | None = None
     offload_optimizer: Literal[0, 1] | None = None
     context_parallel: ContextParallel | None = None
+    ulysses_degree: PositiveInt | None = None
     expert_dispatch: ExpertDispatch | None = None
     schedule: ScheduleName | None = None
     vocabulary_parallel: VocabularyParallel | None = None

@@ -6,7 +6,7 @@ from math import gcd
 from typing import NamedTuple
 
 from shardwright.base import SpecError, divisors
-from shardwright.costmodel import check_context_parallel, check_tensor_parallel
+from shardwright.costmodel import check_context_parallel, check_tensor_parallel, ulysses_degrees
 from shardwright.specs import (
     CONTEXT_PARALLEL,
     PIPELINE_INSIDE_DATA,
@@ -54,7 +54,7 @@ class Degrees(NamedTuple):
 def meshes_of(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Iterator[Degrees]:
     """Yield every mesh; the same degrees come once."""
     for tp, cp in product(_tensor_degrees(cluster, training, fixed), _context_degrees(cluster, training, fixed)):
-        if cluster.devices % (tp * cp) or not _cuts_sequence(model, training, fixed, tp, cp):
+        if cluster.devices % (tp * cp) or not context_exchanges(model, cluster, training, fixed, tp, cp):
             continue
         experts = [
             pair
@@ -103,28 +103,42 @@ def _context_degrees(cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed)
     return [cp for cp in degrees if fixed.allows("cp", cp)]
 
 
-def _cuts_sequence(model: ModelSpec, training: TrainingSpec, fixed: Fixed, tp: int, cp: int) -> bool:
-    """Whether `cp` divides the sequence, and also the heads where its kind requires that."""
-    return bool(context_kinds(model, training, fixed, tp, cp))
+Exchange = tuple[ContextParallel, int]
+"""How ranks exchange keys and values, and how many of them trade heads in front of a ring."""
 
 
-def context_kinds(
-    model: ModelSpec, training: TrainingSpec, fixed: Fixed, tp: int, cp: int
-) -> tuple[ContextParallel, ...]:
-    """Return the ways in which `cp` ranks can exchange keys and values; one way where cp is 1."""
+def context_exchanges(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed, tp: int, cp: int
+) -> list[Exchange]:
+    """Return the ways in which `cp` ranks can exchange keys and values; one way where cp is 1, none where cp does not divide."""
     runs = training.software.runs.context_parallel or CONTEXT_PARALLEL
     kinds: tuple[ContextParallel, ...] = fixed.allowed("context_parallel", runs)
-    split = tp > 1 and fixed.sequence_parallel is not False
     if cp == 1:
-        return kinds[:1] or runs[:1]  # nothing is exchanged
-    return tuple(kind for kind in kinds if _divides_context(cp, tp, kind, model, training, split))
+        return [(kind, 1) for kind in kinds[:1] or runs[:1] if fixed.allows("ulysses_degree", 1)]
+    split = tp > 1 and fixed.sequence_parallel is not False
+    return [
+        (kind, degree)
+        for kind in kinds
+        for degree in (_ulysses_degrees(model, cluster, fixed, tp, cp) if kind == "ulysses-ring" else [1])
+        if fixed.allows("ulysses_degree", degree) and _divides_context(cp, tp, kind, degree, model, training, split)
+    ]
+
+
+def _ulysses_degrees(model: ModelSpec, cluster: ClusterSpec, fixed: Fixed, tp: int, cp: int) -> list[int]:
+    """Return the largest group that trades whole KV heads within a domain of fast links, or those that the user names."""
+    inside = [degree for degree in ulysses_degrees(tp, model) if 1 < degree < cp and cp % degree == 0]
+    if fixed.gives("ulysses_degree"):
+        return inside
+    kv_heads = gcd(*(block.attention.kv_heads for block in model.layer_classes))
+    near = [d for d in inside if kv_heads % (d * tp) == 0 and cluster.node.devices_per_node % (d * tp) == 0]
+    return near[-1:]
 
 
 def _divides_context(
-    cp: int, tp: int, kind: ContextParallel, model: ModelSpec, training: TrainingSpec, split: bool
+    cp: int, tp: int, kind: ContextParallel, degree: int, model: ModelSpec, training: TrainingSpec, split: bool
 ) -> bool:
     try:
-        check_context_parallel(cp, tp, kind, model, training, sequence_parallel=split)
+        check_context_parallel(cp, tp, kind, model, training, sequence_parallel=split, ulysses_degree=degree)
     except SpecError:
         return False
     return True

@@ -5,6 +5,7 @@ from math import prod
 from typing import get_args
 
 from shardwright.base import IntArray, SpecError, divisors, listed
+from shardwright.costmodel import ulysses_degrees
 from shardwright.specs import (
     ClusterSpec,
     ScheduleName,
@@ -55,7 +56,23 @@ def _nearest(fixed: Fixed, choice: str, values: list[int]) -> int:
     return min(values, key=lambda value: min(abs(value - end) for end in ends))
 
 
+def no_exchange(tp: int, model: ModelSpec, fixed: Fixed) -> str:
+    """Explain that no ranks can trade heads in front of a ring with the fixed choices."""
+    kind, cp, degree = fixed.context_parallel, fixed.cp, fixed.ulysses_degree
+    if degree and degree > 1 and kind not in (None, "ulysses-ring"):
+        return f"ulysses_degree {degree} belongs to context_parallel ulysses-ring, not {kind}; leave out one of them"
+    allowed = [
+        other for other in ulysses_degrees(tp, model) if other > 1 and (cp is None or (other < cp and cp % other == 0))
+    ]
+    named = f"ulysses_degree {degree}" if degree else "context_parallel ulysses-ring"
+    of_cp = "" if cp is None else f", and divides cp {cp}"
+    which = f"allowed: {listed(allowed)}" if allowed else "none does; choose ring or ulysses"
+    return f"{named} needs a number of ranks from 2 on, fewer than cp, that divides the heads which tp {tp} leaves of {model.name}{of_cp}; {which}"
+
+
 def no_mesh(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> str:
+    if fixed.context_parallel == "ulysses-ring" or (fixed.ulysses_degree or 1) > 1:
+        return no_exchange(fixed.tp or 1, model, fixed)
     devices, layers = cluster.devices, model.layer_count
     degrees = {n: v for n in ("tp", "cp", "pp", "dp_replicate", "dp_shard") if (v := getattr(fixed, n)) is not None}
     shown = " x ".join(f"{name} {value}" for name, value in degrees.items())

@@ -45,7 +45,8 @@ def sharding_words(plan: Plan) -> str:
 
 def context_words(plan: Plan) -> str:
     """How the ranks of cp see the whole sequence: `ring over 4 ranks`."""
-    return f"{plan.context_parallel} over {plan.mesh.cp} ranks"
+    trading = f", {plan.ulysses_degree} of them trading heads" if plan.ulysses_degree > 1 else ""
+    return f"{plan.context_parallel} over {plan.mesh.cp} ranks{trading}"
 
 
 def expert_words(plan: Plan) -> str:

@@ -11,7 +11,7 @@ from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.model.attention import MultiHeadAttention
 from shardwright.specs.model.feed_forward import FeedForward
-from shardwright.specs.model.model import Block, BlockRun
+from shardwright.specs.model.model import Block, BlockRun, ModelSpec
 from shardwright.specs.plan import CONTEXT_PARALLEL
 from shardwright.specs.training import TrainingSpec
 from tests.planner.small_problems import tiny_cluster, tiny_model
@@ -195,10 +195,44 @@ def test_context_is_cut_where_a_rank_keeps_2048_tokens() -> None:
     long = TrainingSpec(seq_len=8192, global_batch=8)
     space = enumerate_space(_MODEL, tiny_cluster(devices=8), long)
     assert set(space.column("cp")) == {1, 2, 4}
-    assert set(space.column("context_parallel")[space.column("cp") > 1]) == {0, 1, 2}
+    assert set(space.column("context_parallel")[space.column("cp") > 1]) == {0, 1, 2, 3}
     assert set(space.column("context_parallel")[space.column("cp") == 1]) == {0}
     assert set(space.column("micro_batch")[space.column("cp") > 1]) == {1}
     assert set(enumerate_space(_MODEL, tiny_cluster(devices=8), long, Fixed(cp=8)).column("cp")) == {8}
+
+
+def test_heads_are_traded_by_as_many_ranks_as_whole_kv_heads_and_a_node_allow() -> None:
+    """8 KV heads: 8 ranks of a node of 8; 4 where tp is 2, where a node has 4, or where cp is 8; none of two."""
+    block = Block(
+        attention=MultiHeadAttention(heads=16, kv_heads=8, head_size=64), ffn=FeedForward(width=512, gated=True)
+    )
+    model = ModelSpec(
+        name="m", family="llama", hidden_size=256, vocab_size=1000, blocks=(BlockRun(count=2, block=block),)
+    )
+    long = TrainingSpec(seq_len=2**17, global_batch=8)
+    for tp, cp, per_node, degrees in ((1, 32, 8, {8}), (2, 32, 8, {4}), (1, 32, 4, {4}), (1, 8, 8, {4})):
+        cluster = tiny_cluster(devices=64, devices_per_node=per_node)
+        fixed = Fixed(tp=tp, cp=cp, context_parallel="ulysses-ring")
+        assert set(enumerate_space(model, cluster, long, fixed).column("ulysses_degree")) == degrees
+    with pytest.raises(SpecError, match="ulysses-ring needs a number of ranks from 2 on, fewer than cp"):
+        enumerate_space(model, tiny_cluster(devices=64), long, Fixed(cp=2, context_parallel="ulysses-ring"))
+    fixed = Fixed(cp=16, ulysses_degree=2)
+    space = enumerate_space(model, tiny_cluster(devices=64, devices_per_node=8), long, fixed)
+    assert set(space.column("context_parallel")) == {CONTEXT_PARALLEL.index("ulysses-ring")}
+    assert set(space.column("ulysses_degree")) == {2}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "why"),
+    [
+        (Fixed(cp=8, ulysses_degree=3), r"ulysses_degree 3 needs .* divides cp 8; allowed: 2"),
+        (Fixed(cp=8, ulysses_degree=2, context_parallel="ring"), "belongs to context_parallel ulysses-ring, not ring"),
+        (Fixed(ulysses_degree=5), "ulysses_degree 5 needs .* allowed: 2"),
+    ],
+)
+def test_heads_that_cannot_be_traded_are_named(fixed: Fixed, why: str) -> None:
+    with pytest.raises(SpecError, match=why):
+        enumerate_space(_MODEL, tiny_cluster(devices=8), TrainingSpec(seq_len=16384, global_batch=8), fixed)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,14 @@ from the front and the r-th from the back. Causal attention is then equally much
 2407.21783, section 3.3.2). Keys and values travel before grouped heads are repeated, unless the software repeats them
 before attention (`Stack.repeats_heads`). Latent ones travel as the heads that they are projected up to.
 
+Ulysses and a ring combine: neighbouring ranks trade heads, and each rank passes keys and values on to the same rank of the next
+group (Fang & Zhao 2024, arXiv 2405.07719).
+
 torch attends to one block after the other even where it has gathered all (`Stack.merges_partial_results` "fp32"); other
 gathers are followed by one attention. What sums over blocks cost is in partial_results.py.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +20,17 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.op_times import OpTimes, exposed_beside
-from shardwright.specs import BYTES_PER_ELEMENT, CONTEXT_PARALLEL, Candidates, TrainingSpec, cp_group
+from shardwright.specs import (
+    BYTES_PER_ELEMENT,
+    CONTEXT_PARALLEL,
+    Candidates,
+    NodeGroup,
+    RankGroup,
+    TrainingSpec,
+    cp_group,
+    ring_group,
+    ulysses_group,
+)
 from shardwright.specs.model import LatentAttention, MultiHeadAttention
 
 from .partial_results import LocalElements, gradient_bytes_per_element, merging_bytes
@@ -48,10 +62,12 @@ class ContextExchange:
         if (self.candidates.cp == 1).all():  # cp is 1 in most searches: skip the cost of the rest
             return PassSeconds(np.zeros(len(self.candidates)), np.zeros(len(self.candidates)))
         keys_values = self.local_key_value_bytes(attention)
+        ring = self._passed_on(attention, keys_values * self._repeated(attention), core_forward, core_backward)
         by_name = {
             "all-gather": self._all_at_once(attention, keys_values, core_forward, core_backward),
-            "ring": self._passed_on(attention, keys_values, core_forward, core_backward),
-            "ulysses": self._traded(attention, keys_values),
+            "ring": ring,
+            "ulysses": self._traded(attention, keys_values, self.candidates.cp, cp_group),
+            "ulysses-ring": self._both(ring, attention, keys_values),
         }
         chosen = [self.candidates.context_parallel == index for index in range(len(CONTEXT_PARALLEL))]
         alone = self.candidates.cp == 1
@@ -62,7 +78,7 @@ class ContextExchange:
     def working_bytes(self, attention: MultiHeadAttention | LatentAttention) -> Array:
         """(N,): bytes in use beside a backward: keys and values of other ranks and their gradients, of all ranks or of one
         block. Sums in fp32 are one block of gradients, another one that travels, and the gradient of the queries."""
-        keys_values = self.local_key_value_bytes(attention)
+        keys_values = self.local_key_value_bytes(attention) * self._repeated(attention)
         gathers = self.candidates.context_parallel == CONTEXT_PARALLEL.index("all-gather")
         blocks = np.where(gathers, self.candidates.cp, 2)
         gradients = keys_values * blocks
@@ -77,6 +93,11 @@ class ContextExchange:
         heads = attention.heads if self.training.software.repeats_heads else attention.kv_heads
         width = heads * (attention.head_size + attention.value_head_size)
         return self._element_bytes * self.tokens * width / self.candidates.tp
+
+    def _repeated(self, attention: MultiHeadAttention | LatentAttention) -> Array:
+        """(N,): how many ranks that trade heads in front of a ring get the same KV head."""
+        degree = self.candidates.ulysses_degree
+        return np.where(degree > 1, np.maximum(1.0, degree * self.candidates.tp / attention.kv_heads), 1.0)
 
     @property
     def _element_bytes(self) -> int:
@@ -120,47 +141,67 @@ class ContextExchange:
         core_forward: Array,
         core_backward: Array,
     ) -> PassSeconds:
-        """Ring: cp - 1 times a block goes to the next rank while attention works on the block before.
+        """Ring: once less than it has ranks a block goes to the next rank while attention works on the block before.
 
         In the backward its gradient travels with it.
         """
-        merging, others = self._merging_seconds(attention), self.candidates.cp - 1
+        merging, others = self._merging_seconds(attention), self._blocks - 1
         forward = others * self._beside_a_block(self._send_seconds(keys_values), core_forward)
         backward = self._gradients_passed_on(keys_values, keys_values, core_backward)
         return PassSeconds(forward + merging.forward, backward + merging.backward)
 
+    def _both(
+        self, ring: PassSeconds, attention: MultiHeadAttention | LatentAttention, keys_values: Array
+    ) -> PassSeconds:
+        """Ulysses in groups, then a `ring` across them. A rank then passes on as many bytes as it had: more tokens of fewer heads."""
+        if (self.candidates.ulysses_degree == 1).all():  # most searches: skip the cost of the rest
+            return ring
+        traded = self._traded(attention, keys_values, self.candidates.ulysses_degree, ulysses_group)
+        return PassSeconds(ring.forward + traded.forward, ring.backward + traded.backward)
+
     def _gradients_passed_on(self, beside_bytes: Array | float, keys_values: Array, core: Array) -> Array:
-        """Seconds of cp - 1 sends of a block's gradient with `beside_bytes` of keys and values.
+        """Seconds of the ring's sends of a block's gradient with `beside_bytes` of keys and values.
 
         Transformer Engine adds what it gets in the block after. torch sends the sums once more, home, when no block is left.
         """
         gradient = self._gradient_share * keys_values
-        beside = (self.candidates.cp - 1) * self._beside_a_block(self._send_seconds(beside_bytes + gradient), core)
+        beside = (self._blocks - 1) * self._beside_a_block(self._send_seconds(beside_bytes + gradient), core)
         if self.training.software.merges_partial_results == "fused":
             return np.asarray(beside)
         return np.asarray(beside + self._send_seconds(gradient))
 
     def _beside_a_block(self, network: Array, core: Array) -> Array:
-        """The part of `network` that attention over one of cp blocks does not hide; `core`: seconds over all of them."""
-        block = core / self.candidates.cp
+        """The part of `network` that attention over one block does not hide; `core`: seconds over all of them."""
+        block = core / self._blocks
         return exposed_beside(self.times.node.device, self.times.constants, block, network).network
 
     def _send_seconds(self, size_bytes: Array) -> Array:
-        return self.times.collective_seconds("send", size_bytes, cp_group(self.candidates, self.times.node))
+        return self.times.collective_seconds("send", size_bytes, ring_group(self.candidates, self.times.node))
 
     def _merging_seconds(self, attention: MultiHeadAttention | LatentAttention) -> PassSeconds:
-        blocks = np.maximum(self.candidates.cp, 2)
+        blocks = np.maximum(self._blocks, 2)
         moved = merging_bytes(self.training.software, self._local(attention), self._element_bytes, blocks)
         return PassSeconds(*map(self.times.memory_bound_seconds, moved))
 
-    def _traded(self, attention: MultiHeadAttention | LatentAttention, keys_values: Array) -> PassSeconds:
-        """Ulysses: queries, keys and values go to the ranks of their heads, and the output comes back.
+    @property
+    def _blocks(self) -> Array:
+        """(N,): blocks of keys and values that attention runs over one by one, and ranks of a ring."""
+        return np.asarray(self.candidates.cp // self.candidates.ulysses_degree)
+
+    def _traded(
+        self,
+        attention: MultiHeadAttention | LatentAttention,
+        keys_values: Array,
+        degree: Array,
+        group_of: Callable[[Candidates, NodeGroup], RankGroup],
+    ) -> PassSeconds:
+        """Ulysses among `degree` ranks: queries, keys and values go to the ranks of their heads, and the output comes back.
 
         In the backward the gradients of all four make the same way. Where ranks are more than KV heads, each head goes to
         several of them.
         """
-        keys_values = keys_values * np.maximum(1.0, self.candidates.cp * self.candidates.tp / attention.kv_heads)
-        group, heads = cp_group(self.candidates, self.times.node), attention.heads / self.candidates.tp
+        keys_values = keys_values * np.maximum(1.0, degree * self.candidates.tp / attention.kv_heads)
+        group, heads = group_of(self.candidates, self.times.node), attention.heads / self.candidates.tp
         query = self._element_bytes * self.tokens * heads * attention.head_size
         output = self._element_bytes * self.tokens * heads * attention.value_head_size
         there = self.times.collective_seconds("all_to_all", query + keys_values, group)

@@ -8,6 +8,7 @@ import pytest
 from shardwright.base.arrays import Array, Number
 from shardwright.costmodel.layers.exchanges.context import ContextExchange, PassSeconds
 from shardwright.costmodel.op_times.overlap import slowdown_beside
+from shardwright.specs.candidates import ring_group, ulysses_group
 from shardwright.specs.model.attention import LatentAttention, MultiHeadAttention
 from shardwright.specs.plan import CONTEXT_PARALLEL
 from shardwright.specs.training import TrainingSpec
@@ -76,6 +77,35 @@ def test_ulysses_trades_queries_outputs_and_keys_and_values() -> None:
     assert seconds(exchange("ulysses", tp=2).pass_seconds(GROUPED, LONG, LONG)) == pytest.approx((both, both))
     alone = 2 * TOKENS * 2 * (8 + 2) * 125 * 1e-9  # as many ranks as KV heads: none travels twice
     assert seconds(exchange("ulysses", cp=2).pass_seconds(GROUPED, LONG, LONG)) == pytest.approx((alone, alone))
+
+
+class TestUlyssesInFrontOfARing:
+    """Pairs of eight ranks trade heads; four of these pairs are a ring."""
+
+    def test_it_trades_in_pairs_and_passes_on_three_times(self) -> None:
+        """A second of a block's keys and values passes beside 0.1 s of attention, as in a ring of four."""
+        found = exchange("ulysses-ring", cp=8, ulysses_degree=2).pass_seconds(GROUPED, np.array([0.4]), np.array([0.8]))
+        ring = exchange("ring").pass_seconds(GROUPED, np.array([0.4]), np.array([0.8]))
+        traded = 2 * TOKENS * 2 * (8 + 2) * 125 * 1e-9
+        assert seconds(found) == pytest.approx(tuple(part + traded for part in seconds(ring)))
+
+    def test_more_ranks_than_kv_heads_pass_on_repeated_heads(self) -> None:
+        """Two KV heads for four ranks: a second of a block becomes two."""
+        found = exchange("ulysses-ring", cp=8, ulysses_degree=4).pass_seconds(GROUPED, 0 * LONG, 0 * LONG)
+        traded = 2 * TOKENS * 2 * (8 + 2 * 2) * 125 * 1e-9
+        assert seconds(found) == pytest.approx((1 * 2 + traded, 2 * 2 + traded))
+
+    def test_it_holds_two_blocks_like_a_ring(self) -> None:
+        found = exchange("ulysses-ring", cp=8, ulysses_degree=2).working_bytes(GROUPED)
+        assert found == exchange("ring", cp=8).working_bytes(GROUPED)
+
+    def test_pairs_lie_in_a_node_and_the_ring_across(self) -> None:
+        """tp 2, 8 ranks a node: pairs are 2 apart, and of a ring of four 2 ranks are on each node."""
+        chosen = candidates(cp=8, tp=2, context_parallel=CONTEXT_PARALLEL.index("ulysses-ring"), ulysses_degree=2)
+        node = round_cluster(devices_per_node=8).node
+        pair, ring = ulysses_group(chosen, node), ring_group(chosen, node)
+        assert (pair.nodes, pair.ranks_per_node) == (1, 2)
+        assert (ring.nodes, ring.ranks_per_node) == (2, 2)
 
 
 class TestTorch:
