@@ -6,11 +6,13 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from shardwright.base.arrays import Array
+from shardwright.base.arrays import Array, Number
+from shardwright.catalog.cluster_file import load_cluster
 from shardwright.costmodel.evaluate import PlanCosts, plan_costs
 from shardwright.costmodel.layers import operators
 from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.layers.row import RowWork
+from shardwright.costmodel.op_times.choice import op_times
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.tables.rows import Rows
 from shardwright.costmodel.tables.stage_sums import StageSums
@@ -217,3 +219,40 @@ def test_flat_copies_of_whole_gradients_need_whole_gradients_and_an_update_on_th
     flat = costs(job, shard=4, zero=zero, host=host).sums
     widened = 0.0 if host else 4 * WEIGHTS / 4
     assert bytes_of(flat, "flat").tolist() == [widened]
+
+
+class _Moving(RoundTimes):
+    """A second for each megabyte of memory traffic."""
+
+    def memory_bound_seconds(self, moved_bytes: Number) -> Array:
+        return np.asarray(moved_bytes, dtype=float) * 1e-6
+
+
+def test_a_loss_in_chunks_sums_the_gradients_of_the_head() -> None:
+    """Eight pieces: seven times the 2-byte gradient of 1000 x 64 weights is read, with the sum so far, and written."""
+    whole, chunked = (
+        WorkModel(
+            small_model(),
+            training("torchtitan-eager").model_copy(update={"loss_chunks": chunks}),
+            _Moving(),
+            candidates(tp=1, micro_batch=1, sequence_parallel=0),
+        ).head()
+        for chunks in (1, 8)
+    )
+    summed = 7 * 3 * 2 * VOCABULARY * HIDDEN * 1e-6
+    for name in ("backward_seconds", "weight_gradient_seconds"):
+        assert getattr(chunked, name)[0] == pytest.approx(getattr(whole, name)[0] + summed)
+    assert chunked.forward_seconds[0] == pytest.approx(whole.forward_seconds[0])
+
+
+def test_small_pieces_of_a_loss_are_slower_matmuls() -> None:
+    """On an A100 the matmul of the head in 64 pieces of 64 tokens takes longer than in one."""
+    cluster = load_cluster("a100-sxm-80gb:1")
+    seconds = []
+    for chunks in (1, 64):
+        job = TrainingSpec(seq_len=4096, global_batch=1, stack="torchtitan-0.3", loss_chunks=chunks)
+        head = WorkModel(
+            small_model(), job, op_times(cluster, job), candidates(tp=1, micro_batch=1, sequence_parallel=0)
+        ).head()
+        seconds.append(float(head.forward_seconds[0]))
+    assert seconds[1] > 1.2 * seconds[0]

@@ -45,30 +45,34 @@ class EndWork:
         )
 
     def head(self) -> RowWork:
-        """Final norm, LM head and loss. A tied embedding counts a second time where
+        """Final norm, LM head and loss, all pieces of it one after the other. A tied embedding counts a second time where
         the two are on different stages (pp > 1)."""
         tokens, hidden, element = self.frame.tokens, self.frame.model.hidden_size, self.frame.element_bytes
         saved = 4.0 if self.frame.stack.fp32_logit_copies else float(element)  # the softmax, from forward to backward
         block = _VOCABULARY_BLOCK if self.frame.stack.pads_vocabulary else 1
         vocabulary = block * np.ceil(self.frame.model.vocab_size / self.frame.candidates.tp / block)
-        matmuls = [operators.Matmul(tokens, hidden, vocabulary)]
+        chunks = self.frame.training.loss_chunks
+        matmuls = [operators.Matmul(np.ceil(tokens / chunks), hidden, vocabulary)]  # of each piece
         logits = tokens * vocabulary
         loss = self._loss_bytes_per_logit * logits / 2
-        chunks = self.frame.training.loss_chunks
         alive = self._logit_bytes * logits / chunks
         # a loss in pieces has its gradient, as large as the hidden states, when the forward ends
         kept_logits = saved * logits if chunks == 1 else np.minimum(alive, element * tokens * hidden)
         judge = self.frame.times.operator_seconds
+        # each further piece adds its gradient of the weight to the sum: two reads and a write
+        summed = 3.0 * element * hidden * vocabulary * (chunks - 1)
+        summing = self.frame.times.memory_bound_seconds(summed) if chunks > 1 else np.zeros_like(logits)
         apart = 1.0 if not self.frame.model.tied_embeddings else np.where(self.frame.candidates.pp > 1, 1.0, 0.0)
         parameters = self.frame.local_parameters(self.frame.model.head_parameters()) * apart
         return self._end(
             forward=self._norm_seconds()
-            + self.frame.plain.forward_seconds(matmuls)
-            + judge("cross_entropy", logits, loss),
+            + chunks * self.frame.plain.forward_seconds(matmuls)
+            + chunks * judge("cross_entropy", logits / chunks, loss / chunks),
             backward=self._norm_seconds(backward=True)
-            + self.frame.plain.backward_seconds(matmuls)
-            + judge("cross_entropy", logits, loss, backward=True),
-            weight_gradient=self.frame.plain.weight_gradient_seconds(matmuls),
+            + chunks * self.frame.plain.backward_seconds(matmuls)
+            + chunks * judge("cross_entropy", logits / chunks, loss / chunks, backward=True)
+            + summing,
+            weight_gradient=chunks * self.frame.plain.weight_gradient_seconds(matmuls) + summing,
             parameters=parameters,
             kept=kept_logits + tokens * (self._norm_bytes / self.frame.sequence_split + element * hidden),
             working=alive - kept_logits,
