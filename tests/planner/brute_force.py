@@ -63,7 +63,8 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
             kept = all(fixed.allows(name, value) for name, value in choice.items())
             if not kept or training.global_batch % sequences or _is_left_out(mesh, zero_stage, micro_batch, fixed):
                 continue
-            if schedule == "gpipe" and fixed.schedule is None and training.global_batch == sequences:
+            same_as_1f1b = mesh.pp == 1 or training.global_batch == sequences
+            if schedule == "gpipe" and fixed.schedule is None and same_as_1f1b:
                 continue
             if vocabulary != "none" and schedule not in ("gpipe", "1f1b", "v-half"):
                 continue
@@ -171,10 +172,9 @@ def _schedules(pp: int, layers: int) -> list[tuple[ScheduleName, int]]:
     chunks = [
         count for count in range(2, layers // pp + 1) if pp > 1 and -layers % (pp * count) <= max(2, pp * count // 8)
     ]
-    gpipe: list[tuple[ScheduleName, int]] = [("gpipe", 1)] if pp > 1 else []
     split: list[tuple[ScheduleName, int]] = [("zb-h1", 1), ("zb-2p", 1)]
     split += [(name, 2) for name in _IN_A_V if 2 in chunks]
-    return [("1f1b", 1), *gpipe, *(("interleaved-1f1b", count) for count in chunks), *split]
+    return [("1f1b", 1), ("gpipe", 1), *(("interleaved-1f1b", count) for count in chunks), *split]
 
 
 @lru_cache(maxsize=256)
