@@ -14,11 +14,11 @@ from rich.table import Table
 
 from shardwright.base import units as readable
 from shardwright.costmodel import run_class
-from shardwright.validation.rows import MeasuredRun
+from shardwright.validation.rows import MeasuredRun, trains_adapters
 from shardwright.validation.scores import Outcome, Trial, predict_rows, rank_agreement, summarise_rows
 from shardwright.validation.table import TableRow, read_table
 
-from .tables import TABLES, is_put_away, source_of, trains_adapters
+from .tables import TABLES, is_put_away, source_of
 
 # A run that ran although this is the probability that it fits.
 _DOUBTED = 0.05

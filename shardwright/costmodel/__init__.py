@@ -11,6 +11,7 @@ from .checks import (
     check_plan,
     check_sequence,
     check_tensor_parallel,
+    check_trainable,
     lacking_bytes,
     tensor_parallel_sizes,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "check_plan",
     "check_sequence",
     "check_tensor_parallel",
+    "check_trainable",
     "class_factors",
     "estimate_plan",
     "fastest",

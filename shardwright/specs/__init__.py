@@ -71,6 +71,7 @@ from .schedules import (
 )
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_document
 from .stack import OWN_STACK, AttentionKernel, LinearFormat, Stack, named_stack, stack_names
+from .trainable import MODULE_GROUPS, STORED_BYTES, BaseFormat, Trainable
 from .training import (
     BYTES_PER_ELEMENT,
     OPTIMIZER_STATES,
@@ -88,6 +89,7 @@ __all__ = [
     "COLUMNS",
     "CONTEXT_PARALLEL",
     "EXPERT_DISPATCH",
+    "MODULE_GROUPS",
     "MOST_DEVICES",
     "OPTIMIZER_STATES",
     "ORDERS",
@@ -95,7 +97,9 @@ __all__ = [
     "PIPELINE_INSIDE_DATA",
     "PIPELINE_OUTERMOST",
     "POLICIES",
+    "STORED_BYTES",
     "AttentionKernel",
+    "BaseFormat",
     "Candidates",
     "Choice",
     "ClusterSpec",
@@ -147,6 +151,7 @@ __all__ = [
     "StepRecord",
     "StepSeconds",
     "Timeline",
+    "Trainable",
     "TrainingSpec",
     "VocabularyParallel",
     "ZeroStage",
