@@ -44,7 +44,7 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
         for zero_stage, micro_batch, (schedule, chunks), offload, kind in product(
             _ZERO_STAGES,
             range(1, training.global_batch + 1),
-            _schedules(mesh.pp, model.layer_count),
+            _schedules(mesh.pp, model.layer_count, fixed),
             _OFFLOADS,
             CONTEXT_PARALLEL if mesh.cp > 1 else CONTEXT_PARALLEL[:1],
         ):
@@ -145,12 +145,12 @@ def _meshes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, orde
                 yield mesh
 
 
-def _schedules(pp: int, layers: int) -> list[tuple[ScheduleName, int]]:
+def _schedules(pp: int, layers: int, fixed: Fixed) -> list[tuple[ScheduleName, int]]:
     """Of stages that differ by a layer at most two, or one in eight, are shorter, as the planner's space has it."""
     chunks = [
         count for count in range(2, layers // pp + 1) if pp > 1 and -layers % (pp * count) <= max(2, pp * count // 8)
     ]
-    gpipe: list[tuple[ScheduleName, int]] = [("gpipe", 1)] if pp > 1 else []
+    gpipe: list[tuple[ScheduleName, int]] = [("gpipe", 1)] if pp > 1 or fixed.schedule == "gpipe" else []
     split: list[tuple[ScheduleName, int]] = [("zb-h1", 1), ("zb-2p", 1)]
     split += [(name, 2) for name in _IN_A_V if 2 in chunks]
     return [("1f1b", 1), *gpipe, *(("interleaved-1f1b", count) for count in chunks), *split]

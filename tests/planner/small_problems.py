@@ -45,7 +45,7 @@ def random_problem(seed: int) -> Problem:
         attention=attention,
         trainable=_random_trainable(random.Random(f"trainable {seed}"), model),
     )
-    return Problem(model, cluster, training)
+    return Problem(model.trained_as(training.trainable), cluster, training)
 
 
 def _random_trainable(chance: random.Random, model: ModelSpec) -> Trainable:

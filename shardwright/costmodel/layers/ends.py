@@ -64,8 +64,10 @@ class EndWork:
         alive = self._logit_bytes * logits / chunks
         # a loss in pieces has its gradient, as large as the hidden states, when the forward ends
         kept_logits = saved * logits if chunks == 1 else np.minimum(alive, element * tokens * hidden)
-        # Beside frozen weights activations decide the peak. On one stage the loss is over when the layers' backward begins.
-        over = (self.frame.candidates.pp == 1) & (not self.frame.training.trainable.trains_all)
+        # Beside frozen weights activations decide the peak. The loss of the only microbatch of one stage is over when the
+        # backward of the layers begins.
+        alone = (self.frame.candidates.pp == 1) & (self.frame.candidates.microbatches == 1)
+        over = alone & (not self.frame.training.trainable.trains_all)
         kept_logits = np.where(over, 0.0, kept_logits)
         judge = self.frame.times.operator_seconds
         apart = 1.0 if not self.frame.model.tied_embeddings else np.where(self.frame.candidates.pp > 1, 1.0, 0.0)
