@@ -14,6 +14,7 @@ from shardwright.base import Array, IntArray
 from shardwright.planner.bounds import lower_bounds, quick_bounds
 from shardwright.planner.stages import EntrySolver
 
+_ROUNDING = 1e-9
 _TINY = 1e-300
 _FIRST_SHARPENED = 2048
 _GROWTH = 4
@@ -94,7 +95,8 @@ class OpenEntries:
             solver = self.solver
             found = lower_bounds(solver.costs, solver.ranges, solver.allowed, entries, limit_seconds)
             self.bounds[entries] = np.maximum(found, self.bounds[entries])
-            self.sharp[entries] = np.isinf(found) | (found < limit_seconds)
+            # a bound that stopped at the limit may differ from it by rounding
+            self.sharp[entries] = np.isinf(found) | (found < limit_seconds * (1 - _ROUNDING))
 
     def _order(self, entries: IntArray) -> IntArray:
         """Order entries by bound. Bounds that differ only by rounding keep the order of the space."""
