@@ -1,7 +1,7 @@
 """`python -m shardwright.calibration.put_away`: errors of the rows that the model was built with, beside those put away.
 
 Rows put away are for scoring only. This command prints their totals by source and by class, never a row, so that nobody
-tunes on one. A row trains adapters if its `reason` says so; such rows are counted apart.
+tunes on one. Rows of runs that train adapters are counted apart.
 """
 
 import argparse
@@ -163,8 +163,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "used, core": [one for one in used if one.outcome.run.core],
         "put away": away,
         "both": whole,
-        "adapters": [one for one in rows if one.trains_adapters],
     }
+    adapters = [one for one in rows if one.trains_adapters]
+    sides |= {
+        f"adapters, {name}": [one for one in adapters if one.is_put_away == put_away]
+        for name, put_away in (("used", False), ("put away", True))
+    }
+    sides["adapters"] = adapters
     console.print(totals_table("All rows; adapters are counted apart", {name: of for name, of in sides.items() if of}))
     for name, side in (("used", used), ("put away", away)):
         console.print(totals_table(f"Rows {name}, by class", _grouped(side, lambda one: one.kind)))
@@ -175,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
         console.print("\n".join(line for line in lines if line))
     console.print(totals_table("Rows put away, by document", by_document(away)))
+    console.print(totals_table("Adapters, by source", _grouped(adapters, lambda one: one.source)))
 
 
 if __name__ == "__main__":
