@@ -94,9 +94,11 @@ class OpenEntries:
         if len(entries):
             solver = self.solver
             found = lower_bounds(solver.costs, solver.ranges, solver.allowed, entries, limit_seconds)
-            self.bounds[entries] = np.maximum(found, self.bounds[entries])
             # a bound that stopped at the limit may differ from it by rounding
-            self.sharp[entries] = np.isinf(found) | (found < limit_seconds * (1 - _ROUNDING))
+            stopped = np.isfinite(found) & (found >= limit_seconds * (1 - _ROUNDING))
+            found = np.where(stopped, np.maximum(found, limit_seconds), found)
+            self.bounds[entries] = np.maximum(found, self.bounds[entries])
+            self.sharp[entries] = ~stopped
 
     def _order(self, entries: IntArray) -> IntArray:
         """Order entries by bound. Bounds that differ only by rounding keep the order of the space."""

@@ -12,12 +12,12 @@ class Adapted(nn.Module):
         super().__init__()
         kind = {"device": base.weight.device, "dtype": base.weight.dtype}
         self.base = base
-        self.a = nn.Linear(base.in_features, rank, bias=False, **kind)  # type: ignore[arg-type] # a mixed dictionary
-        self.b = nn.Linear(rank, base.out_features, bias=False, **kind)  # type: ignore[arg-type] # likewise
+        self.a = nn.Linear(base.in_features, rank, bias=False, **kind)
+        self.b = nn.Linear(rank, base.out_features, bias=False, **kind)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        found: Tensor = self.base(hidden)
-        return found + self.b(self.a(hidden)) * 2.0
+        found: Tensor = self.base(hidden) + self.b(self.a(hidden)) * 2.0
+        return found
 
 
 def adapt(layer: nn.Module, targets: Iterable[str], rank: int) -> None:
