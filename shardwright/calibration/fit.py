@@ -22,7 +22,7 @@ from shardwright.validation.scores import Outcome, memory_error, predict_rows, s
 
 from .interval_factors import Residual, intervals_toml, left_out_coverage
 from .known_constants import KNOWN
-from .tables import used_rows
+from .tables import adapter_rows, used_rows
 from .training_fit import (
     Run,
     TrainingFit,
@@ -79,6 +79,12 @@ def residuals(runs: Sequence[Run], errors: FloatArray) -> list[Residual]:
     ]
 
 
+def adapter_residuals(outcomes: Sequence[Outcome]) -> list[Residual]:
+    """Measured / predicted seconds of runs with adapters, to which nothing is fitted: with the constants as they are."""
+    timed = [one for outcome in outcomes if (one := outcome.timed) is not None]
+    return [Residual(document_of(one.run.source), "adapters", 1 / (1 + one.relative_error)) for one in timed]
+
+
 def memory_residuals(outcomes: Sequence[Outcome]) -> list[Residual]:
     """Measured / predicted peaks of the runs whose reading is known."""
     errors = ((outcome, memory_error(outcome)) for outcome in outcomes)
@@ -129,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = residuals(runs, by_document)
     for level in LEVELS:
         console.print(f"{level:.0%} intervals cover {left_out_coverage(rows, level):.1%} of the left-out rows")
-    table = intervals_toml(rows, memory_residuals(outcomes))
+    table = intervals_toml([*rows, *adapter_residuals(list(predict_rows(adapter_rows())))], memory_residuals(outcomes))
     console.print(table, markup=False)
     if options.write:
         bounds = intervals(whole, by_source)

@@ -1,7 +1,7 @@
 """`python -m shardwright.calibration.put_away`: errors of the rows that the model was built with, beside those put away.
 
 Rows put away are for scoring only. This command prints their totals by source and by class, never a row, so that nobody
-tunes on one. A row trains adapters if its `reason` says so; such rows are counted apart.
+tunes on one. Rows of runs that train adapters are counted apart.
 """
 
 import argparse
@@ -14,11 +14,11 @@ from rich.table import Table
 
 from shardwright.base import units as readable
 from shardwright.costmodel import run_class
-from shardwright.validation.rows import MeasuredRun
+from shardwright.validation.rows import MeasuredRun, trains_adapters
 from shardwright.validation.scores import Outcome, Trial, predict_rows, rank_agreement, summarise_rows
 from shardwright.validation.table import TableRow, read_table
 
-from .tables import TABLES, is_put_away, source_of, trains_adapters
+from .tables import TABLES, is_put_away, source_of
 
 # A run that ran although this is the probability that it fits.
 _DOUBTED = 0.05
@@ -163,8 +163,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "used, core": [one for one in used if one.outcome.run.core],
         "put away": away,
         "both": whole,
-        "adapters": [one for one in rows if one.trains_adapters],
     }
+    adapters = [one for one in rows if one.trains_adapters]
+    sides |= {
+        f"adapters, {name}": [one for one in adapters if one.is_put_away == put_away]
+        for name, put_away in (("used", False), ("put away", True))
+    }
+    sides["adapters"] = adapters
     console.print(totals_table("All rows; adapters are counted apart", {name: of for name, of in sides.items() if of}))
     for name, side in (("used", used), ("put away", away)):
         console.print(totals_table(f"Rows {name}, by class", _grouped(side, lambda one: one.kind)))
@@ -175,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
         console.print("\n".join(line for line in lines if line))
     console.print(totals_table("Rows put away, by document", by_document(away)))
+    console.print(totals_table("Adapters, by source", _grouped(adapters, lambda one: one.source)))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from shardwright.validation.rows import trains_adapters
 from shardwright.validation.table import TableRow, read_table
 
 FOLDER = Path(__file__).parent / "published"
@@ -22,12 +23,13 @@ def is_put_away(row: TableRow) -> bool:
     return source_of(row) in PUT_AWAY
 
 
-def trains_adapters(row: TableRow) -> bool:
-    """Whether the run trains adapters, by the table's own mark."""
-    return "lora" in (row.reason or "").lower()
-
-
 def used_rows(tables: Iterable[Path] = TABLES) -> tuple[TableRow, ...]:
     """The rows that the model is built with: neither put away nor of adapters."""
     rows = (row for path in tables for row in read_table(path))
     return tuple(row for row in rows if not is_put_away(row) and not trains_adapters(row))
+
+
+def adapter_rows(tables: Iterable[Path] = TABLES) -> tuple[TableRow, ...]:
+    """The rows of adapters that may be read: those not put away. Nothing is fitted to them."""
+    rows = (row for path in tables for row in read_table(path))
+    return tuple(row for row in rows if not is_put_away(row) and trains_adapters(row))

@@ -33,6 +33,7 @@ from .options import (
     RestartSecondsOption,
     SeqLenOption,
     StackOption,
+    TrainableOption,
     console,
     note_what_profile_lacks,
     print_json,
@@ -70,6 +71,7 @@ def compare(
     high_precision_layers: HighPrecisionLayersOption = 0,
     recompute_modules: RecomputeModulesOption = "",
     cuda_graphs: CudaGraphsOption = "none",
+    trainable: TrainableOption = "all",
     strategy: Annotated[
         list[str] | None,
         typer.Option(help="Name a strategy; repeat for several. Default: all, and best (the planner's choice)."),
@@ -209,6 +211,7 @@ def _options_of(training: "TrainingSpec") -> dict[str, str | int | None]:
         "--high-precision-layers": training.high_precision_layers,
         "--recompute-modules": "+".join(training.recompute_modules),
         "--cuda-graphs": training.cuda_graphs,
+        "--trainable": str(training.trainable),
     }
 
 

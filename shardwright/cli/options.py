@@ -141,6 +141,14 @@ CudaGraphsOption = Annotated[
     str,
     typer.Option(help="Choose what is launched as one graph: none, router, attention, attention+router, whole."),
 ]
+TrainableOption = Annotated[
+    str,
+    typer.Option(
+        metavar="PART",
+        help="Set what is trained: all; lora:r=16,targets=attention (or mlp, all-linear, q_proj+v_proj), also with base=int8, gptq "
+        "or nf4 for the frozen weights; qlora:r=16,targets=...; layers:4 or layers:4+head.",
+    ),
+]
 # The parameters that `TrainingSpec` has by the same name.
 _TRAINING_OPTIONS = (
     *(
@@ -154,6 +162,7 @@ _TRAINING_OPTIONS = (
         "overlaps_dispatch",
     ),
     *("mtp_layers", "activation_offload_layers", "high_precision_layers", "recompute_modules", "cuda_graphs"),
+    "trainable",
 )
 # What an option of the training spec says where the planner chooses beside it.
 _CLOSED: dict[str, object] = {"loss_chunks": 1, "recompute_modules": ""}

@@ -3,9 +3,10 @@
 import math
 
 from shardwright.base import GIB, InfeasibleError, SpecError, divisors, listed
+from shardwright.costmodel.layers.operators import attention_matmuls, ffn_matmuls
 from shardwright.costmodel.op_times import CALIBRATED, Constants
 from shardwright.costmodel.tables import host_share_bytes, usable_bytes
-from shardwright.specs import ClusterSpec, ContextParallel, Estimate, Plan, TrainingSpec
+from shardwright.specs import MODULE_GROUPS, ClusterSpec, ContextParallel, Estimate, Plan, TrainingSpec
 from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
 EXPERT_COLUMNS = "columns of an expert"
@@ -36,6 +37,7 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
         raise SpecError(f"the plan's stages hold {placed} mtp_layers and the training has {training.mtp_layers}")
     check_sequence(model, training)
     check_layer_counts(model, training)
+    check_trainable(model, training)
     check_tensor_parallel(mesh.tp, model, training, sequence_parallel=plan.sequence_parallel, expert_tp=mesh.expert_tp)
     split = plan.sequence_parallel
     trading = plan.ulysses_degree if plan.context_parallel == "ulysses-ring" else mesh.cp
@@ -72,6 +74,28 @@ def check_layer_counts(model: ModelSpec, training: TrainingSpec) -> None:
             raise SpecError(
                 f"{name} is {count} and {model.name} has {model.layer_count} layers; give at most {model.layer_count}"
             )
+
+
+def check_trainable(model: ModelSpec, training: TrainingSpec) -> None:
+    """Check that the model has what is trained.
+
+    Raises:
+        SpecError: it has fewer layers, its head is its embedding, or it has none of the linears that get adapters.
+    """
+    model.trained_as(training.trainable)
+    if not training.trainable.has_adapters:
+        return
+    linears = {
+        module
+        for block in model.layer_classes
+        for matmul in (*attention_matmuls(block, 1, 1, 1), *ffn_matmuls(block, 1, 1, 1))
+        for module in matmul.modules
+    }
+    lacking = [
+        target for target in training.trainable.targets if linears.isdisjoint(MODULE_GROUPS.get(target, (target,)))
+    ]
+    if lacking:
+        raise SpecError(f"{model.name} has no {', '.join(lacking)} to adapt; it has {', '.join(sorted(linears))}")
 
 
 def check_context_parallel(

@@ -84,6 +84,7 @@ def plan_costs(
         SpecError: the plan does not divide the model, the batch or the cluster.
     """
     check_plan(plan, model, cluster, training)
+    model = model.trained_as(training.trainable)
     return PlanCosts(model, training, plan, times or op_times(cluster, training))
 
 

@@ -17,7 +17,7 @@ from shardwright.costmodel.op_times import OpTimes
 from shardwright.specs import Device, Interval, TrainingSpec
 from shardwright.specs.model import FeedForward, ModelSpec
 
-RunClass = Literal["dense", "low precision", "experts", "other device", "unsettled"]
+RunClass = Literal["dense", "low precision", "experts", "adapters", "other device", "unsettled"]
 RUN_CLASSES: tuple[RunClass, ...] = get_args(RunClass)
 LEVELS = (0.80, 0.95)
 # Devices of the dense 16-bit rows that the constants of compute are fitted to.
@@ -35,9 +35,11 @@ class Factors(NamedTuple):
 def run_class(model: ModelSpec, device: Device, training: TrainingSpec) -> RunClass:
     """The class of a run by what is least sure about it.
 
-    "unsettled": its times vary for reasons outside the plan (`is_unsettled`). "other device": no constant was fitted to its
+    "adapters": a part of the model is frozen. "unsettled": its times vary for reasons outside the plan (`is_unsettled`). "other device": no constant was fitted to its
     device. Then experts, and weight matmuls in less than 16 bits, neither of which a constant is fitted to.
     """
+    if not training.trainable.trains_all:
+        return "adapters"
     if is_unsettled(device, training):
         return "unsettled"
     if not device.name.startswith(_CALIBRATED_DEVICES):

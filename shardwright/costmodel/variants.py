@@ -25,7 +25,7 @@ def step_seconds_by_variant(
 
     `times.constants` holds arrays (variants,).
     """
-    candidates = candidates_of(plan)
+    model, candidates = model.trained_as(training.trainable), candidates_of(plan)
     apart = plan.mtp_stage is not None
     tables = build_tables(model, training, candidates[np.zeros(variants, dtype=np.int64)], times, mtp_apart=apart)
     mixes = layer_mixes(model, plan.stages, mtp_apart=apart)[0]

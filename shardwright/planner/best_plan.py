@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
+from shardwright.costmodel import check_trainable
 from shardwright.costmodel.op_times import CALIBRATED, OpTimes, op_times
 from shardwright.planner.branching import (
     AsGiven,
@@ -57,6 +58,8 @@ def search(
             fit.
     """
     started, fixed = time.perf_counter(), kept_by(fixed or Fixed(), training)
+    check_trainable(model, training)
+    model = model.trained_as(training.trainable)
     if fixed.stages is None:
         check_runs(training, fixed)
     trainings = training_variants(model, cluster, training, may_choose or OpenChoices())

@@ -74,6 +74,7 @@ from .schedules import (
 )
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_document
 from .stack import OWN_STACK, AttentionKernel, LinearFormat, Stack, named_stack, stack_names
+from .trainable import MODULE_GROUPS, STORED_BYTES, BaseFormat, Trainable
 from .training import (
     BYTES_PER_ELEMENT,
     OPTIMIZER_STATES,
@@ -91,6 +92,7 @@ __all__ = [
     "COLUMNS",
     "CONTEXT_PARALLEL",
     "EXPERT_DISPATCH",
+    "MODULE_GROUPS",
     "MOST_DEVICES",
     "OPTIMIZER_STATES",
     "ORDERS",
@@ -98,8 +100,10 @@ __all__ = [
     "PIPELINE_INSIDE_DATA",
     "PIPELINE_OUTERMOST",
     "POLICIES",
+    "STORED_BYTES",
     "VOCABULARY",
     "AttentionKernel",
+    "BaseFormat",
     "Candidates",
     "Choice",
     "ClusterSpec",
@@ -151,6 +155,7 @@ __all__ = [
     "StepRecord",
     "StepSeconds",
     "Timeline",
+    "Trainable",
     "TrainingSpec",
     "VocabularyParallel",
     "ZeroStage",

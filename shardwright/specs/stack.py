@@ -150,6 +150,12 @@ class Stack(Spec):
         step_copies: temporaries of the optimizer step, as many elements each as the rank's shard and in its format, in separate
             tensors. They reuse what activations have freed. AdamW by foreach kernels has one, the root of the second moment
             (torch/optim/adam.py, _multi_tensor_adam); a fused kernel has none.
+        widens_adapter_inputs: the input of an adapter whose weights are in fp32 goes to fp32 and back, as PEFT and autocast cast it
+            (peft/tuners/lora/layer.py, _cast_input_dtype), unless the frozen linear is quantised.
+        holds_frozen_inputs: where layers are sharded and frozen, the input of each layer and its gradient stay to the end of the
+            backward pass: FSDP1's hook that frees frozen weights is on these inputs, and autograd's node for several of them holds
+            both (torch/distributed/fsdp/_runtime_utils.py, _register_post_backward_reshard_only_hook; torch/autograd/graph.py,
+            register_multi_grad_hook).
         foreach_update: the update runs operator by operator over lists of tensors, as torch's foreach kernels do; otherwise in
             one fused kernel.
         flat_step_bytes_per_parameter: buffers of the step as long as the whole shard, per parameter of the rank's shard. No
@@ -215,6 +221,8 @@ class Stack(Spec):
     parameters: Literal["fp32", "bf16"] | None = None
     widens_gradients: bool = False
     step_copies: NonNegativeFloat = 0.0
+    widens_adapter_inputs: bool = False
+    holds_frozen_inputs: bool = False
     foreach_update: bool = False
     flat_step_bytes_per_parameter: NonNegativeFloat = 0.0
     flat_gradient_copies: NonNegativeFloat = 0.0

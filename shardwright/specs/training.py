@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from .spec import NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from .stack import OWN_STACK, Stack, named_stack
 from .stack import LinearFormat as LinearFormat  # re-exported here, because it is a field of a precision
+from .trainable import Trainable
 
 MOST_PER_STEP = 2**31 - 1  # far beyond any run, and small enough to list its divisors
 
@@ -89,6 +90,7 @@ class TrainingSpec(Spec):
     --cpu-offloading-num-layers).
     `recompute_modules`: what selective recompute repeats, by Megatron-Core's names; empty: what the stack repeats.
     `cuda_graphs`: what the host launches as one graph: nothing, each layer's router, its attention, both, or the whole step.
+    `trainable`: what is trained: every weight, adapters beside frozen weights, or the last layers.
     """
 
     seq_len: Annotated[PositiveInt, Field(le=MOST_PER_STEP)]
@@ -109,6 +111,7 @@ class TrainingSpec(Spec):
     activation_offload_layers: NonNegativeInt = 0
     recompute_modules: tuple[RecomputeModule, ...] = ()
     cuda_graphs: CudaGraphs = "none"
+    trainable: Trainable = Trainable()
 
     @field_validator("recompute_modules", mode="before")
     @classmethod
@@ -132,6 +135,15 @@ class TrainingSpec(Spec):
             raise ValueError(
                 f"high_precision_layers {self.high_precision_layers} are exceptions from a lower format of the weight matmuls, "
                 "and precision.linear names none; set it (--linear-precision), or leave them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reads_one_format(self) -> Self:
+        if self.trainable.base != "compute" and self.precision.linear is not None:
+            raise ValueError(
+                f"trainable '{self.trainable}' keeps frozen weights in {self.trainable.base} and multiplies in "
+                f"{self.precision.compute}, not in linear '{self.precision.linear}'; leave one of them out"
             )
         return self
 

@@ -49,7 +49,7 @@ def test_the_model_is_built_without_them() -> None:
     used = used_rows()
     assert not {row.id.rpartition("-")[0] for row in used} & set(PUT_AWAY)
     assert all("LoRA" not in (row.reason or "") for row in used)
-    assert len(used) == 793
+    assert len(used) == 789
 
 
 @pytest.mark.parametrize(("rates", "tau"), [((2000, 1500), "1.00"), ((1500, 2000), "-1.00")])

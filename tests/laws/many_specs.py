@@ -20,7 +20,7 @@ from shardwright.specs.plan import POLICIES
 from shardwright.specs.schedules import ScheduleName, even_stages
 from shardwright.specs.stack import stack_names
 from shardwright.specs.training import TrainingSpec
-from tests.laws.valid_runs import clusters, models
+from tests.laws.valid_runs import clusters, models, trainables
 
 _SHAPES = 8
 SCHEDULES: tuple[ScheduleName, ...] = ("gpipe", "1f1b", "interleaved-1f1b")
@@ -93,6 +93,7 @@ class Specs:
 @st.composite
 def specs(draw: st.DrawFn, candidates: int) -> Specs:
     layers = draw(st.integers(1, 24))
+    model = draw(models(layers))
     training = TrainingSpec.parse(
         {
             "seq_len": 8 * draw(st.integers(1, 4000)),
@@ -104,12 +105,13 @@ def specs(draw: st.DrawFn, candidates: int) -> Specs:
                 "gradients": draw(st.sampled_from(["bf16", "fp32"])),
             },
             "stack": draw(st.sampled_from(stack_names())),
+            "trainable": draw(trainables(model, lower=False)),
         },
         source="test",
     )
     some, schedule = _candidates(np.random.default_rng(draw(st.integers(0, 2**32 - 1))), candidates, layers)
     recompute = np.arange(candidates) % len(POLICIES)
-    return Specs(draw(models(layers)), draw(clusters(64)), training, some, schedule, recompute)
+    return Specs(model.trained_as(training.trainable), draw(clusters(64)), training, some, schedule, recompute)
 
 
 def _candidates(chance: np.random.Generator, count: int, layers: int) -> tuple[Candidates, IntArray]:

@@ -57,18 +57,24 @@ def test_the_step_lies_between_its_bounds(run: Run) -> None:
 
 
 def _least_flops(run: Run) -> float:
-    """Model FLOPs of a step, of attention the keys alone that causality and a window leave."""
-    model, training, tokens = run.model, run.training, run.training.seq_len
-    head = 2.0 * tokens * model.hidden_size * model.vocab_size
-    layers = 0.0
+    """Model FLOPs of a step, of attention the keys alone that causality and a window leave.
+
+    Frozen weights have no gradient, and a frozen layer below the trained ones has no backward.
+    """
+    model, training, tokens = run.model.trained_as(run.training.trainable), run.training, run.training.seq_len
+    trainable = training.trainable
+    head = (2.0 + trainable.trains_head) * 2.0 * tokens * model.hidden_size * model.vocab_size
+    layers, trained = 0.0, 2.0 + trainable.trains_layer_weights
     for part in model.blocks:
         matmuls = [
             *operators.attention_matmuls(part.block, model.hidden_size, tokens, 1),
             *operators.ffn_matmuls(part.block, model.hidden_size, tokens, 1),
         ]
         core = operators.attention_core_flops(part.block, training, tokens, 1, causal=True)
-        layers += part.count * float(sum((matmul.flops for matmul in matmuls), core))
-    return training.global_batch * 3.0 * (layers + head)
+        weights = float(sum(matmul.flops for matmul in matmuls))
+        whole = weights + float(core) if part.block.frozen else trained * weights + 3.0 * float(core)
+        layers += part.count * whole
+    return training.global_batch * (layers + head)
 
 
 def _faster(change: str) -> Callable[[ClusterSpec], ClusterSpec]:

@@ -157,6 +157,18 @@ def precisions(draw: st.DrawFn) -> dict[str, str | None]:
 
 
 @st.composite
+def trainables(draw: st.DrawFn, model: ModelSpec, *, lower: bool) -> str:
+    """Everything in half of the cases; else adapters, or the last layers. `lower`: the matmuls run in a lower format, which
+    frozen weights in 4 or 8 bits exclude."""
+    rank, layers = draw(st.integers(1, 256)), draw(st.integers(1, model.layer_count))
+    base = "16bit" if lower else draw(st.sampled_from(["16bit", "int8", "nf4", "gptq"]))
+    targets = draw(st.sampled_from(["attention", "mlp", "all-linear", "o_proj+up_proj"]))
+    adapters = f"lora:r={rank},targets={targets},base={base},dropout={draw(st.sampled_from(['yes', 'no']))}"
+    head = "" if model.tied_embeddings else draw(st.sampled_from(["", "+head"]))
+    return draw(st.sampled_from(["all", "all", adapters, f"layers:{layers}{head}"]))
+
+
+@st.composite
 def runs(draw: st.DrawFn) -> Run:
     pp, dp_replicate, dp_shard, tp = draw(POWERS), draw(POWERS), draw(POWERS), draw(POWERS)
     chunks = draw(st.integers(2, 4)) if pp > 1 and draw(st.booleans()) else 1
@@ -185,12 +197,14 @@ def runs(draw: st.DrawFn) -> Run:
         },
         source="test",
     )
+    precision = draw(precisions())
     training = TrainingSpec.parse(
         {
             "seq_len": 64 * draw(st.integers(1, 250)), "global_batch": plan.global_batch,
             "optimizer": draw(st.sampled_from(["adamw", "sgd"])),
             "attention": draw(st.sampled_from(["flash", "unfused"])),
-            "precision": draw(precisions()),
+            "precision": precision,
+            "trainable": draw(trainables(model, lower=precision["linear"] is not None)),
             "expert_imbalance": draw(st.floats(1, 3)),
             "expert_capacity": draw(st.none() | st.floats(0.5, 4)),
             "routing": draw(st.sampled_from(["random", "consecutive"])),

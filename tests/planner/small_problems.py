@@ -8,6 +8,7 @@ from shardwright.specs.device import Device
 from shardwright.specs.model.attention import MultiHeadAttention
 from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
 from shardwright.specs.model.model import Block, BlockRun, ModelSpec
+from shardwright.specs.trainable import Trainable
 from shardwright.specs.training import TrainingSpec
 
 
@@ -42,8 +43,18 @@ def random_problem(seed: int) -> Problem:
         seq_len=chance.choice([256, 1024, 4096]),
         global_batch=6 if devices == 6 else max(devices // 2, chance.choice([2, 4, 8])),
         attention=attention,
+        trainable=_random_trainable(random.Random(f"trainable {seed}"), model),
     )
-    return Problem(model, cluster, training)
+    return Problem(model.trained_as(training.trainable), cluster, training)
+
+
+def _random_trainable(chance: random.Random, model: ModelSpec) -> Trainable:
+    """Every weight in half of the problems; adapters, some beside weights in a lower format; or the last layers."""
+    base, targets = chance.choice(["16bit", "nf4", "int8"]), chance.choice(["attention", "all-linear", "q_proj+v_proj"])
+    layers = chance.randint(1, model.layer_count)
+    last = f"layers:{layers}{'' if model.tied_embeddings else chance.choice(['', '+head'])}"
+    adapters = f"lora:r={chance.choice([4, 64])},targets={targets},base={base}"
+    return Trainable.model_validate(chance.choice(["all", "all", adapters, last]))
 
 
 def tiny_model(

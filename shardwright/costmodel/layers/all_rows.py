@@ -31,8 +31,7 @@ class WorkModel(WorkFrame):
         (Megatron-Core, multi_token_prediction.py): its output goes on to the head with the hidden states."""
         ends, count = EndWork(self), max(1, self.training.mtp_layers)
         found = together([ends.joined_input(), self.layer(self._last_block)])
-        copied = np.where(self.candidates.pp > 1, ends.embedding().parameters, 0.0)
-        return found.with_parameters(found.parameters + copied / count)
+        return found.with_copy(ends.embedding(), np.where(self.candidates.pp > 1, 1 / count, 0.0))
 
     @property
     def _last_block(self) -> Block:
@@ -65,8 +64,7 @@ class WorkModel(WorkFrame):
             return head
         again = head.without_parameters()
         layers = [ends.joined_input(), self.layer(self._last_block), again]
-        copied = (
-            0.0 if self.model.tied_embeddings else np.where(self.candidates.pp > 1, ends.embedding().parameters, 0.0)
-        )
         found = together([head, *(layers * count)])
-        return found.with_parameters(found.parameters + copied)
+        if self.model.tied_embeddings:
+            return found
+        return found.with_copy(ends.embedding(), np.where(self.candidates.pp > 1, 1.0, 0.0))

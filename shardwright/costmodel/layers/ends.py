@@ -1,6 +1,6 @@
 """The rows at the two ends of the model: the embedding, and the head with its loss."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from shardwright.specs.model import Norm
 
 from . import operators
 from .frame import WorkFrame
+from .frozen import unneeded_norm_passes
 from .row import RowWork, by_policy
 from .saved import layer_code, norm_bytes
 
@@ -33,21 +34,26 @@ class EndWork:
         gather = self.frame.times.operator_seconds
         table_bytes = hidden_bytes + 3.0 * self.frame.element_bytes * parameters
         tokens_given = self.frame.tokens * self.frame.model.hidden_size
-        backward = gather("embedding", parameters + tokens_given, table_bytes, backward=True)
-        kept = 8.0 * self.frame.tokens
+        trained = self.frame.training.trainable.trains_embedding
+        backward = trained * gather("embedding", parameters + tokens_given, table_bytes, backward=True)
+        kept = 8.0 * self.frame.tokens * trained
         return self._end(
             forward=gather("embedding", tokens_given, 2 * hidden_bytes),
             backward=backward,
             weight_gradient=backward,
             parameters=parameters,
             kept=kept,
-            working=self.frame.element_bytes * parameters,
+            working=self.frame.element_bytes * parameters * trained,
+            trained=trained,
+            passes_back=trained,
         )
 
     def head(self) -> RowWork:
         """Final norm, LM head and loss, all pieces of it one after the other. A tied embedding counts a second time where
         the two are on different stages (pp > 1)."""
         tokens, hidden, element = self.frame.tokens, self.frame.model.hidden_size, self.frame.element_bytes
+        trained = self.frame.training.trainable.trains_head
+        linear = replace(self.frame.plain, trained=trained)
         saved = 4.0 if self.frame.stack.fp32_logit_copies else float(element)  # the softmax, from forward to backward
         block = _VOCABULARY_BLOCK if self.frame.stack.pads_vocabulary else 1
         vocabulary = block * np.ceil(self.frame.model.vocab_size / self.frame.candidates.tp / block)
@@ -58,24 +64,30 @@ class EndWork:
         alive = self._logit_bytes * logits / chunks
         # a loss in pieces has its gradient, as large as the hidden states, when the forward ends
         kept_logits = saved * logits if chunks == 1 else np.minimum(alive, element * tokens * hidden)
+        # Beside frozen weights activations decide the peak. The loss of the only microbatch of one stage is over when the
+        # backward of the layers begins.
+        alone = (self.frame.candidates.pp == 1) & (self.frame.candidates.microbatches == 1)
+        over = alone & (not self.frame.training.trainable.trains_all)
+        kept_logits = np.where(over, 0.0, kept_logits)
         judge = self.frame.times.operator_seconds
         # each further piece adds its gradient of the weight to the sum: two reads and a write
         summed = 3.0 * element * hidden * vocabulary * (chunks - 1)
-        summing = self.frame.times.memory_bound_seconds(summed) if chunks > 1 else np.zeros_like(logits)
+        summing = self.frame.times.memory_bound_seconds(summed) if chunks > 1 and trained else np.zeros_like(logits)
         apart = 1.0 if not self.frame.model.tied_embeddings else np.where(self.frame.candidates.pp > 1, 1.0, 0.0)
         parameters = self.frame.local_parameters(self.frame.model.head_parameters()) * apart
         return self._end(
             forward=self._norm_seconds()
-            + chunks * self.frame.plain.forward_seconds(matmuls)
+            + chunks * linear.forward_seconds(matmuls)
             + chunks * judge("cross_entropy", logits / chunks, loss / chunks),
             backward=self._norm_seconds(backward=True)
-            + chunks * self.frame.plain.backward_seconds(matmuls)
+            + chunks * linear.backward_seconds(matmuls)
             + chunks * judge("cross_entropy", logits / chunks, loss / chunks, backward=True)
             + summing,
-            weight_gradient=chunks * self.frame.plain.weight_gradient_seconds(matmuls) + summing,
+            weight_gradient=chunks * linear.weight_gradient_seconds(matmuls) + summing,
             parameters=parameters,
-            kept=kept_logits + tokens * (self._norm_bytes / self.frame.sequence_split + element * hidden),
+            kept=kept_logits + tokens * (self._norm_bytes / self.frame.sequence_split + element * hidden * trained),
             working=alive - kept_logits,
+            trained=trained,
         )
 
     def joined_input(self) -> RowWork:
@@ -86,15 +98,18 @@ class EndWork:
             operators.Matmul(frame.tokens, 2 * hidden, hidden / np.asarray(frame.candidates.tp), split="columns")
         ]
         given, look_up = frame.tokens * hidden, frame.times.operator_seconds
+        trained = frame.training.trainable.trains_layer_weights
+        linear = replace(frame.linear, trained=trained)
         return self._end(
             forward=2 * self._norm_seconds()
-            + frame.linear.forward_seconds(matmuls)
+            + linear.forward_seconds(matmuls)
             + look_up("embedding", given, 2 * frame.hidden_bytes),
-            backward=2 * self._norm_seconds(backward=True) + frame.linear.backward_seconds(matmuls),
-            weight_gradient=frame.linear.weight_gradient_seconds(matmuls),
+            backward=2 * self._norm_seconds(backward=True) + linear.backward_seconds(matmuls),
+            weight_gradient=linear.weight_gradient_seconds(matmuls),
             parameters=np.asarray(2 * hidden * hidden / np.asarray(frame.candidates.tp) + 2 * hidden),
-            kept=frame.tokens * 2 * (self._norm_bytes / frame.sequence_split + element * hidden),
+            kept=frame.tokens * 2 * (self._norm_bytes / frame.sequence_split + element * hidden * trained),
             working=np.zeros_like(given),
+            trained=trained,
         )
 
     @property
@@ -102,16 +117,20 @@ class EndWork:
         """Bytes per token that the final norm keeps."""
         frame, hidden, element = self.frame, self.frame.model.hidden_size, self.frame.element_bytes
         if not frame.stack.transformers_layers:
-            return (4.0 + element) * hidden
+            return (4.0 + element * frame.training.trainable.trains_head) * hidden
         norm, code = frame.model.final_norm, layer_code(frame.model.family, frame.model.layer_classes[0])
-        return norm_bytes(norm, code, element, hidden) if norm else 0.0
+        trained = frame.training.trainable.trains_head
+        return norm_bytes(norm, code, element, hidden, trained=trained) if norm else 0.0
 
     def _norm_seconds(self, *, backward: bool = False) -> Array:
         """Seconds of the final norm."""
         frame, norm = self.frame, self.frame.model.final_norm
         elements = frame.tokens * frame.model.hidden_size / frame.sequence_split
         operator = operators.norm_operator(norm or Norm(), frame.stack)
-        moved = frame.element_bytes * operator_passes(operator, frame.element_bytes, backward=backward) * elements
+        passes = operator_passes(operator, frame.element_bytes, backward=backward)
+        if backward and not frame.training.trainable.trains_head:
+            passes -= unneeded_norm_passes(operator)
+        moved = frame.element_bytes * passes * elements
         return frame.times.operator_seconds(operator, elements, moved, backward=backward)
 
     @property
@@ -140,23 +159,29 @@ class EndWork:
         parameters: Array,
         kept: Array,
         working: Array,
+        trained: bool,
+        passes_back: bool = True,
     ) -> RowWork:
+        """`trained`: the parameters are; otherwise they lie in the compute format. `passes_back`: there is a backward pass."""
         nothing = by_policy(none=np.zeros_like(kept), selective=np.zeros_like(kept), full=np.zeros_like(kept))
         tensor = self.frame.hidden_collective_seconds()
         zero = np.zeros_like(tensor)
+        back = tensor * passes_back
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
             weight_gradient_seconds=weight_gradient,
             recompute_seconds_by_policy=nothing,
             tensor_parallel_forward_seconds=tensor,
-            tensor_parallel_backward_seconds_by_policy=by_policy(none=tensor, selective=tensor, full=tensor),
+            tensor_parallel_backward_seconds_by_policy=by_policy(none=back, selective=back, full=back),
             context_parallel_forward_seconds=zero,
             context_parallel_backward_seconds_by_policy=nothing,
             expert_parallel_forward_seconds=zero,
             expert_parallel_backward_seconds_by_policy=nothing,
             activation_bytes_by_policy=by_policy(none=kept, selective=kept, full=kept),
             working_bytes_by_policy=by_policy(none=working, selective=working, full=working),
-            parameters=parameters,
+            parameters=parameters * trained,
             expert_parameters=zero,
+            frozen_bytes=self.frame.element_bytes * parameters * (not trained),
+            expert_frozen_bytes=zero,
         )

@@ -6,7 +6,9 @@ from shardwright.specs import Plan, RecomputePolicy, TrainingSpec
 from shardwright.specs.model import Block, ModelSpec
 
 from . import operators
+from .frozen import Adapters
 from .recompute import repeated_modules, selection
+from .traffic import joins_attention
 
 
 def model_flops_per_sequence(model: ModelSpec, training: TrainingSpec) -> float:
@@ -15,16 +17,43 @@ def model_flops_per_sequence(model: ModelSpec, training: TrainingSpec) -> float:
     They are three times the matmuls of the forward, with full attention, and without embedding and recompute (Chowdhery
     et al. 2022, appendix B). A mixture of experts counts the experts that a token uses. A multi-token prediction layer counts as a layer
     like the last, its projection and another head, as Megatron-Core counts it (training.py, num_floating_point_operations).
+
+    A frozen weight has no gradient: its matmul counts twice, and once in a layer that no backward pass reaches. Adapters count three times.
     """
-    layers = sum(run.count * sum(_forward_flops(run.block, model, training)) for run in model.blocks)
-    head = 2.0 * training.seq_len * model.hidden_size * model.vocab_size
-    joined = 2.0 * training.seq_len * 2 * model.hidden_size**2
-    prediction = sum(_forward_flops(model.blocks[-1].block, model, training)) + joined + head
-    return 3.0 * (layers + head + training.mtp_layers * prediction)
+    model, trainable = model.trained_as(training.trainable), training.trainable
+    layers = sum(run.count * _step_flops(run.block, model, training) for run in model.blocks)
+    head = (2.0 + trainable.trains_head) * 2.0 * training.seq_len * model.hidden_size * model.vocab_size
+    joined = (2.0 + trainable.trains_layer_weights) * 2.0 * training.seq_len * 2 * model.hidden_size**2
+    prediction = _step_flops(model.blocks[-1].block, model, training) + joined + head
+    return layers + head + training.mtp_layers * prediction
+
+
+def _step_flops(block: Block, model: ModelSpec, training: TrainingSpec) -> float:
+    """Return the FLOPs of one layer and one sequence, forward and backward."""
+    matmuls, core = _forward_flops(block, model, training)
+    if block.frozen:
+        return matmuls + core
+    adapters = 3.0 * _adapter_flops(block, model, training)
+    return (2.0 + training.trainable.trains_layer_weights) * matmuls + 3.0 * core + adapters
+
+
+def _adapter_flops(block: Block, model: ModelSpec, training: TrainingSpec) -> float:
+    """Return the forward FLOPs of one layer's adapters and one sequence."""
+    return float(sum(matmul.flops for matmul in Adapters(training, _weight_matmuls(block, model, training)).matmuls))
+
+
+def _weight_matmuls(block: Block, model: ModelSpec, training: TrainingSpec) -> list[operators.Matmul]:
+    """Return the weight matmuls of one layer and one sequence, as the stack joins them."""
+    tokens, hidden, stack = training.seq_len, model.hidden_size, training.software
+    return [
+        *operators.attention_matmuls(block, hidden, tokens, 1, joined=joins_attention(block, model, stack)),
+        *operators.ffn_matmuls(block, hidden, tokens, 1, joined=stack.joined_projections),
+    ]
 
 
 def recompute_flops_per_sequence(model: ModelSpec, training: TrainingSpec, plan: Plan) -> float:
     """Return the FLOPs that `plan` computes a second time for one sequence."""
+    model = model.trained_as(training.trainable)
     policies = (layer.recompute for stage in plan.stages for layer in stage.each_layer())
     alike = Counter(zip(model.class_of_layer, policies, strict=True))
     return sum(
@@ -38,7 +67,10 @@ def _repeated_flops(block: Block, model: ModelSpec, training: TrainingSpec, poli
     if policy == "none":
         return 0.0
     matmuls, core = _forward_flops(block, model, training)
+    if block.frozen:
+        return 0.0
     if policy == "full":
+        matmuls += _adapter_flops(block, model, training)
         early = operators.ffn_matmuls(block, model.hidden_size, training.seq_len, 1)[-1]
         return matmuls + core - float(early.flops) * training.software.stops_recompute_early
     if training.recompute_modules:

@@ -1,6 +1,6 @@
 """The row of one transformer layer: its passes, the recompute, the communication and the kept bytes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -15,11 +15,13 @@ from . import operators
 from .exchanges import ContextExchange, ExpertExchange, hidden_pairs, spread_parameters
 from .fp8_attention import fp8_attention_cast_bytes, fp8_attention_seconds
 from .frame import WorkFrame
+from .frozen import Adapters, BaseWeights, stored_bytes, unneeded_kernels
 from .precision import reduces_scales
 from .recompute import RepeatedModules, Selection, repeated_modules, selection
-from .row import RowWork, by_policy, repeated_when_full
+from .row import RowWork, by_policy, repeated_when_full, without_backward
 from .saved import SavedTensors, layer_code
 from .traffic import Moving, backward_traffic, forward_traffic, joins_attention
+from .weight_matmuls import WeightMatmuls
 
 # Share of a dense layer's launches that belong to attention, its norm and its residual: 22 of 34 in transformers' Llama.
 _ATTENTION_LAUNCHES = 22 / 34
@@ -50,6 +52,15 @@ class _Saved(NamedTuple):
     inner: Array
 
 
+class _Weights(NamedTuple):
+    """(N,) each: the fields of `RowWork` about weights."""
+
+    parameters: Array
+    expert_parameters: Array
+    frozen_bytes: Array
+    expert_frozen_bytes: Array
+
+
 @dataclass(frozen=True)
 class LayerWork:
     """Builds the row of `block` for every candidate. `overlap`: as `tensor_parallel_overlap` of the job gives it."""
@@ -65,13 +76,11 @@ class LayerWork:
         exchanged = self._exposed(self._collectives, passes.backward)
         traded, alone = self._exposed_trade, self._trade
         exchanges = self._modules is not None and self._modules.exchange
-        weights = self.block.parameters(self.frame.model.hidden_size)
-        spread = spread_parameters(weights, self.frame.candidates)
-        whole_experts = self.frame.local_parameters([p for p in weights if p.expert])
-        return RowWork(
+        work = RowWork(
             forward_seconds=passes.forward,
             backward_seconds=passes.backward,
-            weight_gradient_seconds=self.frame.linear.weight_gradient_seconds(self._matmuls),
+            weight_gradient_seconds=self._linear.weight_gradient_seconds(self._matmuls)
+            + self.frame.plain.weight_gradient_seconds(self._adapters.matmuls),
             recompute_seconds_by_policy=by_policy(
                 none=np.zeros_like(passes.forward), selective=repeated.selective, full=repeated.full
             ),
@@ -90,10 +99,53 @@ class LayerWork:
             ),
             activation_bytes_by_policy=kept,
             working_bytes_by_policy=working,
-            parameters=self.frame.local_parameters([p for p in weights if not p.expert])
-            + np.where(spread > 0, 0.0, whole_experts),
-            expert_parameters=spread,
+            **self._weights()._asdict(),
         )
+        return without_backward(work) if self.block.frozen else work
+
+    def _weights(self) -> "_Weights":
+        """The trained elements and the frozen bytes of a rank. Experts that ep spreads are apart; other ranks hold theirs."""
+        frame = self.frame
+        weights = self.block.parameters(frame.model.hidden_size)
+        spread = spread_parameters(weights, frame.candidates)
+        dense = frame.local_parameters([p for p in weights if not p.expert])
+        whole_experts = np.where(spread > 0, 0.0, frame.local_parameters([p for p in weights if p.expert]))
+        nothing = np.zeros_like(dense)
+        if frame.training.trainable.trains_layer_weights and not self.block.frozen:
+            return _Weights(dense + whole_experts, spread, nothing, nothing)
+        stored = stored_bytes(frame.training)
+        frozen = BaseWeights(frame.training, self._dense_matmuls).frozen_bytes(dense)
+        adapters, of_experts = (
+            nothing + Adapters(frame.training, part).parameters for part in (self._dense_matmuls, self._expert_matmuls)
+        )
+        return _Weights(
+            parameters=adapters + np.where(spread > 0, 0.0, of_experts),
+            expert_parameters=np.where(spread > 0, of_experts, 0.0),
+            frozen_bytes=frozen + stored * whole_experts,
+            expert_frozen_bytes=stored * spread,
+        )
+
+    @property
+    def _linear(self) -> WeightMatmuls:
+        """The weight matmuls of the layer, without gradients of frozen weights."""
+        return replace(self.frame.linear, trained=self.frame.training.trainable.trains_layer_weights)
+
+    @cached_property
+    def _adapters(self) -> Adapters:
+        return Adapters(self.frame.training, self._matmuls)
+
+    @property
+    def _expert_matmuls(self) -> list[operators.Matmul]:
+        """Those of the routed experts, which follow the router."""
+        if isinstance(self.block.ffn, FeedForward):
+            return []
+        behind = next(index for index, matmul in enumerate(self._matmuls) if not matmul.modules) + 1
+        return self._matmuls[behind : behind + 2]
+
+    @property
+    def _dense_matmuls(self) -> list[operators.Matmul]:
+        experts = self._expert_matmuls
+        return [matmul for matmul in self._matmuls if not any(matmul is other for other in experts)]
 
     @cached_property
     def _matmuls(self) -> list[operators.Matmul]:
@@ -167,11 +219,30 @@ class LayerWork:
     @cached_property
     def _busy(self) -> _Passes:
         """Seconds of the device alone."""
-        linear, core, moving = self.frame.linear, self._core, self._memory_bound
+        linear, core, moving, beside = self._linear, self._core, self._memory_bound, self._beside_frozen
         return _Passes(
-            linear.forward_seconds(self._matmuls) + core.forward + moving.forward,
-            linear.backward_seconds(self._matmuls) + core.backward + moving.backward,
+            linear.forward_seconds(self._matmuls) + core.forward + moving.forward + beside.forward,
+            linear.backward_seconds(self._matmuls) + core.backward + moving.backward + beside.backward,
         )
+
+    @cached_property
+    def _beside_frozen(self) -> _Passes:
+        """Seconds of adapters, and of restoring frozen weights from a lower format."""
+        plain, moved, adapters = self.frame.plain, self.frame.times.memory_bound_seconds, self._adapters
+        base = BaseWeights(self.frame.training, self._matmuls)
+        return _Passes(
+            plain.forward_seconds(adapters.matmuls) + moved(adapters.forward_bytes + base.forward_bytes),
+            plain.backward_seconds(adapters.matmuls) + moved(adapters.backward_bytes + base.backward_bytes),
+        )
+
+    @property
+    def _frozen_kernels(self) -> tuple[float, float]:
+        """Launches that frozen weights add to a forward and a backward: of adapters and lower formats, less those of gradients."""
+        if self.frame.training.trainable.trains_layer_weights:
+            return 0.0, 0.0
+        added = (self._adapters.kernels, BaseWeights(self.frame.training, self._matmuls).kernels)
+        unneeded = unneeded_kernels(self.block, self.frame.stack, self._matmuls)
+        return sum(each[0] for each in added), sum(each[1] for each in added) - unneeded
 
     @cached_property
     def _passes(self) -> _Passes:
@@ -193,7 +264,9 @@ class LayerWork:
         if graphs == "whole":
             return _Passes(0 * every, 0 * every)
         dense = every * (1 - _ATTENTION_LAUNCHES * ("attention" in graphs))
-        forward, backward = dense * stack.kernels_forward, dense * stack.kernels_backward
+        more_forward, more_backward = self._frozen_kernels
+        forward = dense * (stack.kernels_forward + more_forward)
+        backward = dense * np.maximum(0.0, stack.kernels_backward + more_backward)
         if isinstance(ffn, FeedForward):
             return _Passes(forward, backward)
         held = ffn.experts / np.asarray(frame.experts.ep)
@@ -280,7 +353,7 @@ class LayerWork:
     @cached_property
     def _repeated(self) -> _Repeated:
         """Seconds of the repeated work under each policy."""
-        linear, busy = self.frame.linear, self._busy.forward
+        linear, busy = self._linear, self._busy.forward
         full = self._passes.forward
         # the router's gradient reads the experts' outputs, so their last matmul is needed again
         if self.frame.stack.stops_recompute_early and isinstance(self.block.ffn, FeedForward):
@@ -306,6 +379,7 @@ class LayerWork:
         if frame.stack.transformers_layers:
             return self._saved_tensors
         plain = tokens * operators.saved_bytes(block, training, hidden, tp, frame.sequence_split, frame.experts)
+        plain = plain + self._adapters.kept_bytes
         scores = operators.score_bytes(block, training, tp) if training.attention == "unfused" else 0.0
         inner = tokens * operators.inner_saved_bytes(block, training, tp)
         return _Saved(plain + tokens * scores, plain, inner)
@@ -329,7 +403,8 @@ class LayerWork:
             copies=copies,
             columns=columns,
         )
-        return _Saved(tensors.kept, tensors.kept_selective, tensors.inner)
+        more = self._adapters.kept_bytes
+        return _Saved(tensors.kept + more, tensors.kept_selective + more, tensors.inner)
 
     def _bytes(self) -> tuple[Array, Array]:
         """Return the bytes kept per microbatch and the bytes in use during its backward, by policy.

@@ -17,6 +17,11 @@ from shardwright.costmodel.op_times import OPERANDS, Operator
 from shardwright.specs import Stack, TrainingSpec
 from shardwright.specs.model import Block, FeedForward, LatentAttention, MixtureOfExperts, MultiHeadAttention, Norm
 
+QUERY_KEY_VALUE, GATE_UP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
+"""Linears that read one input, by the names of transformers."""
+INPUT_MODULES = (*QUERY_KEY_VALUE, "q_a_proj", "kv_a_proj")
+"""Linears of attention that read the input of the sublayer."""
+
 
 @dataclass(frozen=True)
 class Matmul:
@@ -25,6 +30,7 @@ class Matmul:
     `sensitive`: it stays in the compute format where other weight matmuls use a lower one. `split`: how it is split
     over tp. By its columns, its input is gathered; by its rows, the gradient of its output is. `after_norm`: a norm writes
     its input. `shares_input`: an earlier matmul reads the same input. `experts`: its groups are experts of a mixture.
+    `modules`: the linears that it computes, by the names of transformers; none of the router.
     """
 
     m: Number
@@ -36,6 +42,7 @@ class Matmul:
     after_norm: bool = False
     shares_input: bool = False
     experts: bool = False
+    modules: tuple[str, ...] = ()
 
     @property
     def flops(self) -> Array:
@@ -56,23 +63,25 @@ def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number, *, 
         query_width = attention.heads * attention.head_size / np.asarray(tp)
         kv_width = attention.heads * (attention.plain_size + attention.value_head_size) / np.asarray(tp)
         query = (
-            [Matmul(tokens, hidden, query_width, split="columns")]
+            [Matmul(tokens, hidden, query_width, split="columns", modules=("q_proj",))]
             if attention.query_rank is None
             else [
-                Matmul(tokens, hidden, attention.query_rank),
-                Matmul(tokens, attention.query_rank, query_width, after_norm=True),
+                Matmul(tokens, hidden, attention.query_rank, modules=("q_a_proj",)),
+                Matmul(tokens, attention.query_rank, query_width, after_norm=True, modules=("q_b_proj",)),
             ]
         )
+        values = attention.heads * attention.value_head_size / np.asarray(tp)
         return [
             *query,
-            Matmul(tokens, hidden, attention.kv_rank + attention.rotary_size),
-            Matmul(tokens, attention.kv_rank, kv_width, after_norm=True),
-            Matmul(tokens, attention.heads * attention.value_head_size / np.asarray(tp), hidden, split="rows"),
+            Matmul(tokens, hidden, attention.kv_rank + attention.rotary_size, modules=("kv_a_proj",)),
+            Matmul(tokens, attention.kv_rank, kv_width, after_norm=True, modules=("kv_b_proj",)),
+            Matmul(tokens, values, hidden, split="rows", modules=("o_proj",)),
         ]
     widths = [attention.query_width, attention.kv_width, attention.kv_width]
+    each = [width / np.asarray(tp) for width in ([sum(widths)] if joined else widths)]
     return [
-        *_of_one_input(tokens, hidden, [width / np.asarray(tp) for width in ([sum(widths)] if joined else widths)]),
-        Matmul(tokens, attention.query_width / np.asarray(tp), hidden, split="rows"),
+        *_of_one_input(tokens, hidden, each, QUERY_KEY_VALUE),
+        Matmul(tokens, attention.query_width / np.asarray(tp), hidden, split="rows", modules=("o_proj",)),
     ]
 
 
@@ -112,7 +121,7 @@ def ffn_matmuls(
     if isinstance(ffn, FeedForward):
         up, down = _feed_forward(ffn.width, ffn.gated, hidden, tokens, tp, 1)
         widths = [up.n] if joined or not ffn.gated else [down.k, down.k]
-        return [*_of_one_input(tokens, hidden, widths), down]
+        return [*_of_one_input(tokens, hidden, widths, GATE_UP if ffn.gated else GATE_UP[1:]), down]
     split = experts or experts_as_the_rest(tp)
     held = ffn.experts / np.asarray(split.ep)
     each = split.copies(tokens, ffn.top_k, tp) / held
@@ -124,17 +133,23 @@ def ffn_matmuls(
     ]
 
 
-def _of_one_input(tokens: Number, hidden: int, widths: Sequence[Number]) -> list[Matmul]:
-    """Return matmuls of so many columns that read the output of one norm."""
-    first, *others = (Matmul(tokens, hidden, width, split="columns", after_norm=True) for width in widths)
+def _of_one_input(tokens: Number, hidden: int, widths: Sequence[Number], modules: tuple[str, ...]) -> list[Matmul]:
+    """Return matmuls of so many columns that read the output of one norm: one of all `modules`, or one of each."""
+    named = [modules] if len(widths) == 1 else [(module,) for module in modules]
+    first, *others = (
+        Matmul(tokens, hidden, width, split="columns", after_norm=True, modules=names)
+        for width, names in zip(widths, named, strict=True)
+    )
     return [first, *(replace(other, shares_input=True) for other in others)]
 
 
 def _feed_forward(width: int, gated: bool, hidden: int, tokens: Number, tp: Number, groups: Number) -> list[Matmul]:
     local, experts = width / np.asarray(tp), bool(np.any(np.asarray(groups) != 1))
     return [
-        Matmul(tokens, hidden, (1 + gated) * local, groups, split="columns", experts=experts),
-        Matmul(tokens, local, hidden, groups, split="rows", experts=experts),
+        Matmul(
+            tokens, hidden, (1 + gated) * local, groups, split="columns", experts=experts, modules=GATE_UP[not gated :]
+        ),
+        Matmul(tokens, local, hidden, groups, split="rows", experts=experts, modules=("down_proj",)),
     ]
 
 
@@ -192,7 +207,8 @@ def saved_bytes(
     """
     stack, split = training.software, experts or experts_as_the_rest(tp)
     attention, element = block.attention, training.precision.activation_bytes_per_element
-    eager = 4 + (4 if stack.weighs_norms_in_fp32 else element)
+    weighed = (4 if stack.weighs_norms_in_fp32 else element) * training.trainable.trains_layer_weights
+    eager = 4 + weighed
     norm = eager if norm_operator(block.norm, stack) == "eager_rmsnorm" else element
     masks = (1 if block.parallel else 2) * stack.dropout
     shared = (norm * block.norm_count + masks) * hidden / np.asarray(sequence_split)
@@ -203,6 +219,8 @@ def saved_bytes(
     key_value = key_heads * (attention.head_size + attention.value_head_size)
     output = attention.heads * attention.value_head_size
     core = _core_operand_bytes(training, query + key_value, output) + _recast(training) * output + head_norm
+    if training.attention == "unfused" and not training.trainable.keeps_input("o_proj"):
+        core = core - element * output  # the matmul before it keeps its inputs alone
     if isinstance(block.ffn, MixtureOfExperts):
         shared = shared + routed_bytes(block, training, hidden, tp, split)
     log_sums = core_bytes(block, training, tp) if training.attention == "flash" else 0.0
@@ -220,7 +238,9 @@ def _core_operand_bytes(training: TrainingSpec, inputs: float, output: float) ->
 
 def norm_output_bytes(block: Block, training: TrainingSpec, hidden: int, sequence_split: Number) -> Array:
     """The part of `saved_bytes` per token that norms write and matmuls read."""
-    outputs = 1 if block.parallel and block.norm_count == 1 else 2
+    keeps = training.trainable.keeps_input
+    attention, ffn = keeps(*INPUT_MODULES), keeps(*GATE_UP)
+    outputs = attention or ffn if block.parallel and block.norm_count == 1 else attention + ffn
     split = sequence_split if training.software.regathers_inputs else 1
     return np.asarray(written_bytes(training) * outputs * hidden / np.asarray(split))
 
@@ -230,7 +250,8 @@ def routed_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, 
     assert isinstance(block.ffn, MixtureOfExperts), "only a layer of experts routes"
     outputs = training.precision.activation_bytes_per_element * training.software.keeps_expert_outputs
     copies = experts.copies(1.0, block.ffn.top_k, tp)
-    return np.asarray((_operand_bytes(training) + outputs) * hidden * copies + 4 * block.ffn.experts)
+    inputs = _operand_bytes(training) * training.trainable.keeps_input(*GATE_UP)
+    return np.asarray((inputs + outputs) * hidden * copies + 4 * block.ffn.experts)
 
 
 def core_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
@@ -255,7 +276,12 @@ def fuses_activation(block: Block, stack: Stack) -> bool:
 def inner_column_bytes(block: Block, training: TrainingSpec) -> int:
     """Bytes of one column of `inner_saved_bytes`."""
     inputs = (2 if fuses_activation(block, training.software) else 3) if block.ffn.gated else 1
-    return training.precision.activation_bytes_per_element * inputs + written_bytes(training)
+    return training.precision.activation_bytes_per_element * inputs + activated_bytes(training)
+
+
+def activated_bytes(training: TrainingSpec) -> int:
+    """Bytes of one column that the activation writes, where the weight's gradient of the last matmul reads it."""
+    return written_bytes(training) * training.trainable.keeps_input("down_proj")
 
 
 def _recast(training: TrainingSpec) -> bool:

@@ -50,12 +50,15 @@ class _Elements(NamedTuple):
     of_gradient: Number
 
 
-def operand_bytes(matmul: Matmul, training: TrainingSpec, sequence_split: Number) -> tuple[Array, Array]:
+def operand_bytes(
+    matmul: Matmul, training: TrainingSpec, sequence_split: Number, *, trained: bool = True
+) -> tuple[Array, Array]:
     """Return the (forward, backward) memory traffic of making the operands of one weight matmul.
 
     The forward makes the input and the weight. The backward makes the output's gradient and the second layout of
     everything. Operands that are gathered in the format are cast before that: a weight on its shard, an input or a
-    gradient on the tokens that `sequence_split` leaves.
+    gradient on the tokens that `sequence_split` leaves. A weight that is not `trained` has no matmul that reads the second
+    layout of inputs and gradients.
     """
     if training.precision.linear is None:
         return np.zeros(()), np.zeros(())
@@ -71,32 +74,37 @@ def operand_bytes(matmul: Matmul, training: TrainingSpec, sequence_split: Number
     )
     operand = OPERANDS[training.precision.linear]
     if training.software.casts_both_layouts:
-        return _both_layouts_at_once(operand, elements, training, after_norm=matmul.after_norm)
-    return _one_layout_after_the_other(operand, elements, training)
+        return _both_layouts_at_once(operand, elements, training, after_norm=matmul.after_norm, trained=trained)
+    return _one_layout_after_the_other(operand, elements, training, trained=trained)
 
 
-def _one_layout_after_the_other(operand: Operand, elements: _Elements, training: TrainingSpec) -> tuple[Array, Array]:
+def _one_layout_after_the_other(
+    operand: Operand, elements: _Elements, training: TrainingSpec, *, trained: bool
+) -> tuple[Array, Array]:
     source_bytes = training.precision.activation_bytes_per_element
     inputs, outputs, weights, of_input, of_gradient = elements
     first = operand.first_bytes(source_bytes, scan_is_fused=training.software.fused_elementwise)
     second, turned_weights = (operand.second_bytes(source_bytes, weight=weight) for weight in (False, True))
     if operand.plain_weight_gradient:
         return np.asarray((inputs + weights) * first), np.asarray(outputs * first + weights * turned_weights)
-    turned = (inputs + outputs) * second + weights * turned_weights
+    turned = (inputs + outputs) * second * trained + weights * turned_weights
     if not training.precision.gather:
         return np.asarray((inputs + weights) * first), np.asarray(outputs * first + turned)
     return np.asarray(inputs / of_input * first), np.asarray(outputs / of_gradient * first + turned)
 
 
 def _both_layouts_at_once(
-    operand: Operand, elements: _Elements, training: TrainingSpec, *, after_norm: bool
+    operand: Operand, elements: _Elements, training: TrainingSpec, *, after_norm: bool, trained: bool
 ) -> tuple[Array, Array]:
     source_bytes = training.precision.activation_bytes_per_element
     inputs, outputs, _, of_input, of_gradient = elements
     scaled = training.software.fused_operands and not operand.again
     both, transposed = operand.both_bytes(source_bytes, scaled=scaled), 2 * operand.bytes
+    if not trained:  # the kernel writes one layout, and nothing transposes the other
+        both, transposed = both - operand.bytes - source_bytes * operand.transforms, 0.0
     gathered = (np.asarray(of_gradient) > 1) & (not operand.again)
-    gradients = outputs * np.where(gathered, (both - operand.bytes) / of_gradient + transposed, both)
+    cast = both - operand.bytes * trained
+    gradients = outputs * np.where(gathered, cast / of_gradient + transposed, both)
     if not (scaled and after_norm):
         return np.asarray(inputs * both), np.asarray(gradients)
     saved = (source_bytes - operand.bytes) / of_input

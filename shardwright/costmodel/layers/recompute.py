@@ -150,7 +150,7 @@ class _Layer(NamedTuple):
                 )
             case "moe_act" if isinstance(ffn, MixtureOfExperts):
                 width = operators.computed_width(block, self.experts) - ffn.shared_width
-                freed = operators.written_bytes(training) * width / np.asarray(self.tp, dtype=float)
+                freed = operators.activated_bytes(training) * width / np.asarray(self.tp, dtype=float)
                 return RepeatedModules(traffic=self._activation(width), freed_bytes=freed)
             case "shared_experts" if isinstance(ffn, MixtureOfExperts) and ffn.shared_width:
                 column = operators.inner_column_bytes(block, training)

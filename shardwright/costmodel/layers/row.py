@@ -14,7 +14,8 @@ class RowWork:
     """Work of one microbatch. Shapes are (N,), with a last axis of recompute policies where the name says `by_policy`.
 
     `weight_gradient_seconds` is part of `backward_seconds`. Seconds are those of the device alone. `parameters` counts
-    the elements on one tp rank, except experts on the ranks of ep, which are `expert_parameters`.
+    the trained elements on one tp rank, except experts on the ranks of ep, which are `expert_parameters`. `frozen_bytes` and
+    `expert_frozen_bytes` are those of frozen weights, in the format in which they lie.
     """
 
     forward_seconds: Array
@@ -31,14 +32,21 @@ class RowWork:
     working_bytes_by_policy: Array
     parameters: Array
     expert_parameters: Array
+    frozen_bytes: Array
+    expert_frozen_bytes: Array
 
-    def with_parameters(self, parameters: Array) -> "RowWork":
-        """Return the same work with these elements outside experts."""
-        return replace(self, parameters=parameters)
+    def with_copy(self, of: "RowWork", share: Array | float) -> "RowWork":
+        """Return the same work with so large a share of the parameters that `of` has outside experts, trained and frozen."""
+        return replace(
+            self,
+            parameters=self.parameters + share * of.parameters,
+            frozen_bytes=self.frozen_bytes + share * of.frozen_bytes,
+        )
 
     def without_parameters(self) -> "RowWork":
         """Return the same work with parameters that another row counts."""
-        return self.with_parameters(np.zeros_like(self.parameters))
+        nothing = np.zeros_like(self.parameters)
+        return replace(self, parameters=nothing, frozen_bytes=nothing)
 
 
 def together(rows: Sequence[RowWork]) -> RowWork:
@@ -68,3 +76,15 @@ def by_policy(*, none: Array, selective: Array, full: Array) -> Array:
 def repeated_when_full(forward: Array, backward: Array) -> Array:
     """Return a backward by policy, of a part whose forward full recompute runs again."""
     return by_policy(none=backward, selective=backward, full=backward + forward)
+
+
+def without_backward(row: RowWork) -> RowWork:
+    """Return the forward of `row` alone, where no gradient is asked for: autograd keeps nothing, and a pass works in what a
+    backward without recompute would."""
+    nothing = {
+        field.name: np.zeros_like(getattr(row, field.name))
+        for field in fields(RowWork)
+        if "backward" in field.name or field.name.startswith(("weight_gradient", "recompute", "activation"))
+    }
+    working = np.repeat(row.working_bytes_by_policy[..., :1], len(POLICIES), axis=-1)
+    return replace(row, **nothing, working_bytes_by_policy=working)

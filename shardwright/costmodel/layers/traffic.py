@@ -12,6 +12,7 @@ from shardwright.costmodel.op_times import OPERATOR_PASSES, Operator
 from shardwright.specs import Stack, TrainingSpec
 from shardwright.specs.model import Block, FeedForward, LatentAttention, MixtureOfExperts, ModelSpec
 
+from .frozen import unneeded_norm_passes
 from .operators import (
     ExpertSplit,
     computed_width,
@@ -89,7 +90,8 @@ def backward_traffic(
     a residual are added: 3. A gated activation's gradient reads three and writes two; eager kernels take 9 in all. That
     of a plain activation reads two and writes one. Matmuls that share an input each give a gradient of it, and each
     further one is added. Gradients of queries, keys and values are joined where one matmul made them; otherwise those
-    of rotated heads are copied to the layout of the hidden state. A bias reads the gradient of its output. (What the
+    of rotated heads are copied to the layout of the hidden state. A bias reads the gradient of its output. Frozen norms and
+    biases have no gradients of weights. (What the
     kernels around attention's backward move is part of `OpTimes.attention_seconds`.)
     """
     attention, hidden, stack = block.attention, model.hidden_size, training.software
@@ -97,23 +99,24 @@ def backward_traffic(
     sublayers = 1 if block.parallel else 2
     norm, rotary = norm_operator(block.norm, stack), _rotary(stack)
     heads = (attention.heads + attention.kv_heads) * attention.head_size
-    bias = _biased_outputs(block, hidden)
+    bias, trained = _biased_outputs(block, hidden), training.trainable.trains_layer_weights
+    norms = 1.0 if trained else 1 - unneeded_norm_passes(norm) / OPERATOR_PASSES[norm][1]
     moving = [
-        Moving(norm, hidden=hidden, count=block.norm_count, backward=True),
+        Moving(norm, hidden=hidden, count=block.norm_count * norms, backward=True),
         Moving("addition", hidden=hidden, count=sublayers, backward=True),
         *_shared_inputs(block, model, stack),
         Moving("copy", inner=_gathered_gradients(block, model, stack), backward=True),
         Moving("copy", inner=_copied_output(block, training), backward=True),
         Moving("copy", inner=_repeated_heads(block, stack), backward=True),
         Moving("copy", inner=dispatched_elements(block, hidden, split), backward=True),
-        Moving("column_sum", hidden=bias.hidden, inner=bias.inner, backward=True),
+        Moving("column_sum", hidden=bias.hidden * trained, inner=bias.inner * trained, backward=True),
     ]
     if stack.dropout:
         moving.append(Moving("dropout", hidden=hidden, count=sublayers, backward=True))
     if model.rotary:
         moving.append(Moving(rotary, inner=heads, backward=True))
     if normalises_heads(block):
-        moving.append(Moving(norm, inner=heads, backward=True))
+        moving.append(Moving(norm, inner=heads, count=norms, backward=True))
     moving.append(_activation(block, stack, split, backward=True))
     return (*moving, *_around_experts(block, hidden, stack, split, backward=True))
 

@@ -24,13 +24,14 @@ class WeightMatmuls:
     """Weight matmuls of every candidate, shapes (N,).
 
     `low`: the format of all matmuls but the sensitive ones; None for the compute format. `sequence_split` (N,): ranks
-    over which the tokens are split before the input of a matmul is gathered.
+    over which the tokens are split before the input of a matmul is gathered. `trained`: the weights have gradients.
     """
 
     times: OpTimes
     training: TrainingSpec
     sequence_split: Array
     low: LinearFormat | None = None
+    trained: bool = True
 
     def forward_seconds(self, matmuls: list[Matmul]) -> Array:
         """Seconds of (m, k) (k, n), and of making the operands where no other kernel does that."""
@@ -42,8 +43,8 @@ class WeightMatmuls:
         return inputs + self.weight_gradient_seconds(matmuls) + self._operand_seconds(matmuls)[1]
 
     def weight_gradient_seconds(self, matmuls: list[Matmul]) -> Array:
-        """Seconds of (k, m) (m, n) of each matmul."""
-        return self._sum(matmuls, "weight_gradient")
+        """Seconds of (k, m) (m, n) of each matmul; none of frozen weights."""
+        return self._sum(matmuls if self.trained else [], "weight_gradient")
 
     def _sum(self, matmuls: list[Matmul], part: MatmulPart) -> Array:
         return sum(
@@ -71,6 +72,10 @@ class WeightMatmuls:
         nothing = np.zeros(len(self.sequence_split))
         if self.low is None:
             return nothing, nothing
-        moved = [operand_bytes(w, self.training, self.sequence_split) for w in matmuls if not w.sensitive]
+        moved = [
+            operand_bytes(w, self.training, self.sequence_split, trained=self.trained)
+            for w in matmuls
+            if not w.sensitive
+        ]
         forward, backward = (sum((each[side] for each in moved), nothing) for side in (0, 1))
         return self.times.cast_seconds(forward, self.low), self.times.cast_seconds(backward, self.low)

@@ -65,6 +65,9 @@ class _Builder:
             self._stacked("expert_parameters"),
             self._gathered_bytes,
             self._freed,
+            self._stacked("frozen_bytes"),
+            self._stacked("expert_frozen_bytes"),
+            self._passes_back,
             compute_forward + tensor + context + expert,
             compute_backward + recompute + tensor_backward + context_backward + expert_backward,
             self._offload.copy_seconds if self._offload else None,
@@ -101,10 +104,29 @@ class _Builder:
             optimizer_seconds=self._optimizer_seconds(traffic),
             send_seconds=self._send_seconds(),
             activation_bytes=self._offload.staying if self._offload else self._stacked("activation_bytes_by_policy"),
-            working_bytes=self._stacked("working_bytes_by_policy") + (self._offload.buffered if self._offload else 0.0),
+            working_bytes=self._stacked("working_bytes_by_policy")
+            + (self._offload.buffered if self._offload else 0.0)
+            + self._held_inputs(),
             slack=self._slack(),
             static=self._static_bytes(traffic),
         )
+
+    def _held_inputs(self) -> Array:
+        """(N, R, P): bytes of gradients that stay where a stack holds frozen layers' inputs and their gradients to the end of the
+        backward pass. With full recompute the layers' inputs are the kept activations; then their gradients come on top, but
+        for those of the first and of the last layer in the backward pass, which are in use anyway. With other policies more is
+        kept when the backward pass starts than at its end."""
+        shape = (len(self.candidates), len(self.rows), len(POLICIES))
+        trainable = self.training.trainable
+        if not self.training.software.holds_frozen_inputs or trainable.trains_layer_weights:
+            return np.zeros(shape)
+        sharded_layers = (self.candidates.zero_stage >= 2) & (self.candidates.data_ranks > 1)
+        tokens = self.candidates.micro_batch * float(self.training.seq_len) / self.candidates.cp
+        hidden_bytes = self.training.precision.activation_bytes_per_element * tokens * self.model.hidden_size
+        others = np.maximum(0.0, self.model.layer_count / self.candidates.pp - 2)
+        found = np.zeros(shape)
+        found[:, :-2, POLICIES.index("full")] = (sharded_layers * others * hidden_bytes)[:, None]
+        return found
 
     @cached_property
     def _offload(self) -> ActivationOffload | None:
@@ -121,6 +143,15 @@ class _Builder:
         freed[-1] = False
         freed[-2] = not self.model.tied_embeddings
         return freed
+
+    @property
+    def _passes_back(self) -> Array:
+        """(R,): rows that have a backward pass: all but layers below the trained ones, and a frozen embedding."""
+        backs = np.ones(len(self.rows), dtype=bool)
+        classes = self.model.layer_classes
+        backs[: len(classes)] = [not block.frozen for block in classes]
+        backs[-2] = self.training.trainable.trains_embedding
+        return backs
 
     def _stacked(self, name: str) -> Array:
         return np.stack([getattr(row, name) for row in self.rows], axis=1).astype(float)
@@ -150,7 +181,7 @@ class _Builder:
 
     def _tied_seconds(self) -> Array:
         """Seconds of summing the gradients of a tied embedding on the first and last stage, once a step."""
-        if not self.model.tied_embeddings:
+        if not (self.model.tied_embeddings and self.training.trainable.trains_embedding):
             return np.zeros((1, 1, 1))
         elements = self.model.vocab_size * (self.model.embedding_size or self.model.hidden_size)
         shard_bytes = (
@@ -189,6 +220,7 @@ class _Builder:
         microbatches = self._column("microbatches")
         repeats = np.where(self._column("zero_stage") >= 2, microbatches, 1)
         size_bytes = self.training.precision.parameter_bytes_per_element * parameters
+        size_bytes = size_bytes + np.where(self._column("zero_stage") >= 3, traffic.whole_frozen_bytes, 0.0)
         return copies + self.times.sharding_seconds(size_bytes, microbatches, repeats)
 
     def _send_seconds(self) -> Array:
@@ -248,6 +280,11 @@ class _Builder:
         shard = sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters))
         host = self._column("offload_optimizer") == 1
         freed = (zero >= 3) & self._freed
+        # frozen weights are sharded by ZeRO-3 alone, on the device: below it every rank holds them whole, and no update moves them
+        splits = (zero >= 3) & (self._column("data_ranks") > 1)
+        whole_frozen, frozen_shard = traffic.whole_frozen_bytes, traffic.frozen_shard_bytes
+        frozen = np.where(splits, frozen_shard, whole_frozen)
+        gathered_frozen = np.where(splits, whole_frozen, 0.0)
         stack = self.training.software
         accumulated = (self._column("microbatches") > 1) | stack.keeps_gradient_buffer
         whole_gradients = ((zero <= 1) | defers(self.training, self.candidates)[:, None]) & accumulated
@@ -255,7 +292,7 @@ class _Builder:
         # heap is not found again. Shards of ZeRO-2 and -3 come from the stream of their reduction.
         late = ~accumulated & (not self._in_heap)
         on_stream = (zero >= 2) & (self._column("data_ranks") > 1)
-        gathered = self._gathered_bytes * parameters * ~self._reads_parameters
+        gathered = self._gathered_bytes * parameters * ~self._reads_parameters + gathered_frozen
         element, gradient = precision.parameter_bytes_per_element, precision.gradient_bytes_per_element
         master = shard_gradient = element * shard
         states = OPTIMIZER_STATES[self.training.optimizer] * element * shard
@@ -269,7 +306,7 @@ class _Builder:
         kept_gathered = np.where(freed, 0.0, gathered)
         gradients = np.where(whole_gradients, whole, device_gradient)
         return StaticBytes(
-            parameters=np.where(host, 0.0, master),
+            parameters=np.where(host, 0.0, master) + frozen,
             gathered=kept_gathered,
             gather_window=np.where(freed, gathered, 0.0),
             gradients=np.where(late, 0.0, gradients),

@@ -30,8 +30,10 @@ class DataParallel:
 
     `expert_parameters` (N, R): parameters on one rank of experts that ep spreads. `gathered_bytes` (R,): bytes of one
     element in the copy that compute reads. `freed` (R,): rows that ZeRO-3 frees between their forward and their
-    backward. The head is not freed, as its backward follows its forward. `copied` (N, R, P): seconds of a row's activations
-    to the host in its forward, and back in its backward.
+    backward. The head is not freed, as its backward follows its forward. `frozen_bytes`, `expert_frozen_bytes` (N, R): bytes of
+    frozen weights on one rank, which ZeRO-3 alone shards and gathers, in their own format, and nothing reduces. `passes_back`
+    (R,): rows with a backward pass. `copied` (N, R, P): seconds of a row's activations to the host in its forward, and back in
+    its backward.
     """
 
     training: TrainingSpec
@@ -41,6 +43,9 @@ class DataParallel:
     expert_parameters: Array
     gathered_bytes: Array
     freed: Array
+    frozen_bytes: Array
+    expert_frozen_bytes: Array
+    passes_back: Array
     forward: Array
     backward: Array
     copied: Array | None = None
@@ -101,11 +106,29 @@ class DataParallel:
         candidates, each = self.candidates, self._column("microbatches")
         parameters = self.parameters * (candidates.shards > 1)[:, None]
         experts = self.expert_parameters * (candidates.expert_shards > 1)[:, None]
-        gathers = np.where(self._gathers_each, each * (1 + self.freed), 1) * stack.copies_gathered
+        gathers = np.where(self._gathers_each, each * (1 + self._gathers_again), 1) * stack.copies_gathered
         reduces = np.where(self._reduces_each, each, 1) * stack.copies_gradients
         made = precision.activation_bytes_per_element
         joined = made + (precision.gradient_bytes_per_element if stack.copies_gathered else made)
-        return np.asarray((parameters + experts) * (gathers * 2 * self.gathered_bytes + reduces * joined))
+        copied = (parameters + experts) * (gathers * 2 * self.gathered_bytes + reduces * joined)
+        frozen = self.frozen_bytes * (candidates.shards > 1)[:, None]
+        frozen = frozen + self.expert_frozen_bytes * (candidates.expert_shards > 1)[:, None]
+        return np.asarray(copied + np.where(self._gathers_each, gathers * 2 * frozen, 0.0))
+
+    @property
+    def whole_frozen_bytes(self) -> Array:
+        """(N, R): bytes of the frozen weights of a rank, unsharded."""
+        return np.asarray(self.frozen_bytes + self.expert_frozen_bytes)
+
+    @property
+    def frozen_shard_bytes(self) -> Array:
+        """(N, R): bytes of a rank's shard of the frozen weights under ZeRO-3."""
+        return np.asarray(sum(sharded(self.candidates, self.frozen_bytes, self.expert_frozen_bytes)))
+
+    @property
+    def _gathers_again(self) -> Array:
+        """(R,): rows that ZeRO-3 gathers for their backward too."""
+        return np.asarray(self.freed & self.passes_back)
 
     @property
     def _chunks_behind(self) -> Array:
@@ -120,7 +143,7 @@ class DataParallel:
 
     def _each_backward(self) -> tuple[Array, Array]:
         """Traffic of every microbatch's backward, on the network and to and from the host, (N, R, 1) each."""
-        gathers, reduces = self._gathers_each & self.freed, self._reduces_each
+        gathers, reduces = self._gathers_each & self._gathers_again, self._reduces_each
         network = gathers * self._gather_seconds + reduces * self._reduce_seconds
         copies = (gathers * self._copy_seconds + reduces * self._copy_seconds)[..., None]
         return network[..., None], copies if self.copied is None else copies + self.copied
@@ -151,21 +174,34 @@ class DataParallel:
 
     @property
     def _gather_seconds(self) -> Array:
-        return self._over_shards("all_gather", self.gathered_bytes)
+        """Seconds of gathering a row. Below ZeRO-3 frozen weights stay where they are."""
+        frozen = np.where(self._gathers_each, 1.0, 0.0)
+        return self._over_shards(
+            "all_gather",
+            self.gathered_bytes * self.parameters + frozen * self.frozen_bytes,
+            self.gathered_bytes * self.expert_parameters + frozen * self.expert_frozen_bytes,
+        )
 
     @property
     def _reduce_seconds(self) -> Array:
-        return self._over_shards("reduce_scatter", self._gradient_bytes)
+        size = self._gradient_bytes
+        return self._over_shards("reduce_scatter", size * self.parameters, size * self.expert_parameters)
 
-    def _over_shards(self, name: CollectiveName, element_bytes: Array | float) -> Array:
+    def _over_shards(self, name: CollectiveName, size_bytes: Array, expert_bytes: Array) -> Array:
         """Seconds of one collective over the shards of a row's parameters, and one over those of its experts."""
         group = shard_group(self.candidates, self.times.node).column()
-        seconds = self._over_group(name, element_bytes * self.parameters, group)
-        if self.expert_parameters.any():
+        seconds = self._over_group(name, size_bytes, group)
+        if not self._trains_everywhere:
+            seconds = np.where(size_bytes > 0, seconds, 0.0)
+        if expert_bytes.any():
             of_experts = expert_shard_group(self.candidates, self.times.node).column()
-            theirs = self._over_group(name, element_bytes * self.expert_parameters, of_experts)
-            seconds = seconds + np.where(self.expert_parameters > 0, theirs, 0.0)
+            theirs = self._over_group(name, expert_bytes, of_experts)
+            seconds = seconds + np.where(expert_bytes > 0, theirs, 0.0)
         return seconds
+
+    @property
+    def _trains_everywhere(self) -> bool:
+        return self.training.trainable.trains_all
 
     def _over_group(self, name: CollectiveName, size_bytes: Array, group: RankGroup) -> Array:
         """Seconds of one collective over shards. Under ZeRO-3 across nodes, a stack
@@ -183,6 +219,8 @@ class DataParallel:
         shards, expert_shards = sharded(self.candidates, self.parameters, self.expert_parameters)
         group = replicate_group(self.candidates, self.times.node).column()
         seconds = self.times.collective_seconds("all_reduce", self._gradient_bytes * shards, group)
+        if not self._trains_everywhere:
+            seconds = np.where(shards > 0, seconds, 0.0)
         if self.expert_parameters.any():
             of_experts = expert_replicate_group(self.candidates, self.times.node).column()
             theirs = self.times.collective_seconds("all_reduce", self._gradient_bytes * expert_shards, of_experts)
@@ -193,8 +231,9 @@ class DataParallel:
     def _copy_seconds(self) -> Array:
         """Seconds of copying the shard one way, where it is on the host."""
         elements = sum(sharded(self.candidates, self.parameters, self.expert_parameters))
+        moves = (self._column("offload_optimizer") == 1) & ((elements > 0) | self._trains_everywhere)
         return np.where(
-            self._column("offload_optimizer") == 1,
+            moves,
             self.times.host_copy_seconds(self.training.precision.parameter_bytes_per_element * elements),
             0.0,
         )

@@ -67,9 +67,9 @@ class _Ranks:
     def hold(self, seconds: Array) -> Array:
         """(E,): whether the ranks hold all layers in `seconds` (E,)."""
         spare = seconds[:, None] - self.ends
-        plain = spare / self.each
+        plain = units_in(spare, self.each)
         paying = np.minimum(
-            (spare + self.price * self.saving) / (self.each + self.price), (spare - self.once) / self.each
+            units_in(spare + self.price * self.saving, self.each + self.price), units_in(spare - self.once, self.each)
         )
         held = np.where(plain <= self.free, plain, np.maximum(self.free, paying))
         held = np.clip(self.rounded(np.minimum(held, self.most)), 0.0, self.layers)
@@ -82,6 +82,13 @@ class _Ranks:
             fits = self.hold(middle)
             high, low = np.where(fits, middle, high), np.where(fits, low, middle)
         return low
+
+
+def units_in(spare: Array, each: Array) -> Array:
+    """Return the units of `each` seconds for which `spare` seconds suffice. Any number takes no time where a unit takes none,
+    as the backward of a frozen layer does."""
+    takes = each > 0
+    return np.asarray(np.where(takes, spare / np.where(takes, each, 1.0), np.where(spare < 0, -np.inf, np.inf)))
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ class RankBounds:
         """
         found = [self._bisected(self._plain, each_row, recomputed, limit)]
         if self.floor.classes > 1:
-            for units in (self._in_units(each_row.layers), self._in_static_bytes):
+            for units in (self._inunits_in(each_row.layers), self._in_static_bytes):
                 found.append(self._bisected(units, each_row, recomputed, limit))
             common = int(self.floor.whole.argmax())
             alone = Rows(each_row.layers[:, common : common + 1], each_row.first, each_row.last)
@@ -128,13 +135,13 @@ class RankBounds:
 
     @cached_property
     def _in_static_bytes(self) -> "_Held":
-        return self._in_units(self.floor.rows.static.layers)
+        return self._inunits_in(self.floor.rows.static.layers)
 
     @cached_property
     def _of_commonest(self) -> "_Held":
         return self._memory(self.floor.of_class(int(self.floor.whole.argmax())))
 
-    def _in_units(self, units: Array) -> "_Held":
+    def _inunits_in(self, units: Array) -> "_Held":
         return self._memory(replace(self.floor, units=np.where((units > 0).all(axis=1, keepdims=True), units, 1.0)))
 
     def _bisected(self, held: "_Held", each_row: Rows, recomputed: Array, limit: Array | float) -> Array:

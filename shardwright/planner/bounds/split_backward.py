@@ -36,7 +36,7 @@ from shardwright.planner.space import SCHEDULES, LayerRanges, SpaceCosts, chunk_
 from shardwright.specs import ScheduleName, by_rank, stage_ranks
 
 from .layer_floor import LayerFloor
-from .rank_bounds import RankBounds
+from .rank_bounds import RankBounds, units_in
 
 _BISECTIONS = 16  # enough for 5 digits between the simpler bounds and the longest path
 _TINY = 1e-30
@@ -201,7 +201,7 @@ class SplitBounds:
         """(E, P): the most layers whose passes on a path take `spare` seconds."""
         memory = self._memory
         price = self._microbatches[:, None] * memory.price
-        plain, paying = spare / path.each, (spare + price * memory.saving) / (path.each + price)
+        plain, paying = units_in(spare, path.each), units_in(spare + price * memory.saving, path.each + price)
         held = np.where(plain <= memory.free, plain, np.maximum(memory.free, paying))
         return np.floor(np.minimum(np.minimum(held, memory.most), self._most_of_rank) * (1 + 1e-9))
 

@@ -45,6 +45,7 @@ class BranchAndBound:
         Raises:
             SpecError: nothing divides, or the fixed choices contradict each other.
         """
+        model = model.trained_as(training.trainable)
         return cls.over(enumerate_space(model, cluster, training, fixed), model, training, times)
 
     @classmethod

@@ -14,6 +14,7 @@ from shardwright.base import Array, IntArray
 from shardwright.planner.bounds import lower_bounds, quick_bounds
 from shardwright.planner.stages import EntrySolver
 
+_ROUNDING = 1e-9
 _TINY = 1e-300
 _FIRST_SHARPENED = 2048
 _GROWTH = 4
@@ -93,8 +94,11 @@ class OpenEntries:
         if len(entries):
             solver = self.solver
             found = lower_bounds(solver.costs, solver.ranges, solver.allowed, entries, limit_seconds)
+            # a bound that stopped at the limit may differ from it by rounding
+            stopped = np.isfinite(found) & (found >= limit_seconds * (1 - _ROUNDING))
+            found = np.where(stopped, np.maximum(found, limit_seconds), found)
             self.bounds[entries] = np.maximum(found, self.bounds[entries])
-            self.sharp[entries] = np.isinf(found) | (found < limit_seconds)
+            self.sharp[entries] = ~stopped
 
     def _order(self, entries: IntArray) -> IntArray:
         """Order entries by bound. Bounds that differ only by rounding keep the order of the space."""

@@ -79,7 +79,12 @@ def faster_on_fewer(
 
 
 def even_work_seconds(found: SearchResult) -> float:
-    """Return the seconds of computing of all devices under a plan, if every rank of its pipeline had equally many layers."""
+    """Return the seconds of computing of all devices under a plan, if every rank of its pipeline had equally many layers.
+
+    0 where some layers are frozen: they take less than the others, so that equally many layers are no even work.
+    """
+    if found.training.trainable.kind == "layers":
+        return 0.0
     plan = found.plan
     held = [0] * plan.mesh.pp
     for rank, stage in zip(plan.stage_ranks, plan.stages, strict=True):

@@ -19,6 +19,7 @@ from shardwright.costmodel import (
     check_layer_counts,
     check_sequence,
     check_tensor_parallel,
+    check_trainable,
 )
 from shardwright.specs import (
     COLUMNS,
@@ -255,6 +256,7 @@ def check_fixed(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
     """
     check_sequence(model, training)
     check_layer_counts(model, training)
+    check_trainable(model, training)
     ep, tp = fixed.ep or 1, fixed.tp or 1
     split = tp > 1 and fixed.sequence_parallel is not False
     left = 1 if fixed.ep is None and has_experts(model) else max(1, tp // ep)  # an open ep may leave each expert whole

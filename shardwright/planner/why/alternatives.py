@@ -63,6 +63,7 @@ def alternatives(
     are solved; it is then marked as not complete.
     """
     searches: dict[str, BranchAndBound] = {}
+    model = model.trained_as(training.trainable)
     fixed = _kept(plan, fixed or Fixed(), training)
     for change in _changes(plan, cluster, training, fixed):
         if not fixed.permits(change.values):

@@ -96,7 +96,7 @@ def certify(
         raise SpecError(f"a certificate is for plans with one stage on each rank; this one has {plan.stages_per_rank}")
     if splits_backward(plan.schedule):
         raise SpecError(f"a certificate is for 1f1b and gpipe, whose paths it knows; this plan has {plan.schedule}")
-    times = times or op_times(cluster, training)
+    times, model = times or op_times(cluster, training), model.trained_as(training.trainable)
     check_memory(estimate_plan(model, cluster, training, plan, times), cluster, times.constants)
     fixed = fixed or Fixed()
     mixes = tuple(limit for limit in fixed.within if limit.choice == "recompute")

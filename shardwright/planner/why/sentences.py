@@ -230,6 +230,7 @@ _CLASS_WORDS: dict[RunClass, str] = {
     "low precision": "matmuls in less than 16 bits, to which no constant is fitted",
     "experts": "experts, to which no constant is fitted",
     "other device": "devices to which no constant is fitted",
+    "adapters": "frozen weights (adapters)",
     "unsettled": "software or devices whose times vary for reasons outside the plan",
 }
 

@@ -62,8 +62,10 @@ def summary_text(summary: Summary) -> str:
 
 
 def _lines(summary: Summary) -> list[tuple[str, str]]:
+    trainable = summary.training.trainable
     return [
         ("plan", _choices(summary.plan)),
+        *([] if trainable.trains_all else [("trains", f"{trainable}; everything else is frozen")]),
         ("step", _step(summary.estimate)),
         ("memory", _memory(summary.plan, summary.estimate, summary.cluster)),
         ("bound by", _bound(summary.estimate)),

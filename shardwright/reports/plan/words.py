@@ -108,6 +108,8 @@ def plan_lines(plan: Plan) -> list[tuple[str, str]]:
 def training_lines(training: TrainingSpec) -> list[tuple[str, str]]:
     """Unusual options of the training, as (what, value): other software, lower formats."""
     lines = [("software", training.stack)] if training.stack != OWN_STACK else []
+    if not training.trainable.trains_all:
+        lines.append(("trainable", f"{training.trainable}, everything else frozen"))
     if training.precision.linear:
         lines.append(("linear layers", f"{training.precision.linear}, the rest {training.precision.compute}"))
     return lines

@@ -1,16 +1,20 @@
 """The model: a run-length list of blocks between an embedding and a head, counted to the parameter."""
 
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
+from shardwright.base import SpecError
 from shardwright.specs import NonNegativeInt, PositiveInt, Spec
 
 from .attention import LatentAttention, MultiHeadAttention
 from .feed_forward import FeedForward, MixtureOfExperts
 from .norm import Norm
 from .parameter import Parameter
+
+if TYPE_CHECKING:
+    from shardwright.specs import Trainable
 
 __all__ = [
     "Block",
@@ -29,13 +33,17 @@ _ALIBI_FAMILIES = ("bloom", "mpt")
 
 
 class Block(Spec):
-    """One transformer layer: `norm_count` norms of the hidden width, `parallel` attention and feed-forward or in turn."""
+    """One transformer layer: `norm_count` norms of the hidden width, `parallel` attention and feed-forward or in turn.
+
+    `frozen`: no backward pass reaches it (`ModelSpec.trained_as`); a model that is read has no such layer.
+    """
 
     attention: MultiHeadAttention | LatentAttention = Field(discriminator="kind")
     ffn: FeedForward | MixtureOfExperts = Field(discriminator="kind")
     norm: Norm = Norm()
     norm_count: NonNegativeInt = 2
     parallel: bool = False
+    frozen: bool = Field(default=False, exclude=True, repr=False)
 
     def parameters(self, hidden_size: int) -> list[Parameter]:
         """Every weight of this layer, none with zero elements."""
@@ -108,6 +116,36 @@ class ModelSpec(Spec):
         """For each layer, the index of its block in `layer_classes`."""
         index = {block: position for position, block in enumerate(self.layer_classes)}
         return tuple(index[run.block] for run in self.blocks for _ in range(run.count))
+
+    def trained_as(self, trainable: "Trainable") -> "ModelSpec":
+        """Return the model whose layers below the last `trainable.layers` are frozen, where only those are trained.
+
+        They are classes of their own then. Adapters leave every layer in the backward pass.
+
+        Raises:
+            SpecError: the model has fewer layers, or its head is its embedding, which lies below all layers.
+        """
+        if trainable.kind != "layers":
+            return self
+        below = self.layer_count - trainable.layers
+        if below < 0:
+            raise SpecError(
+                f"trainable '{trainable}' are more than the {self.layer_count} layers of {self.name}; give at most "
+                f"layers:{self.layer_count}"
+            )
+        if trainable.head and self.tied_embeddings:
+            raise SpecError(
+                f"the head of {self.name} is its embedding, below every layer; train all, or layers:{trainable.layers} without it"
+            )
+        runs: list[BlockRun] = []
+        for run in self.blocks:
+            count = min(run.count, max(0, below))
+            below -= count
+            frozen = run.block.model_copy(update={"frozen": True})
+            runs += [BlockRun(count=count, block=frozen)] if count else []
+            runs += [BlockRun(count=run.count - count, block=run.block)] if run.count > count else []
+        # a copy would keep the classes of the whole model, which are cached
+        return ModelSpec(**{**{name: getattr(self, name) for name in ModelSpec.model_fields}, "blocks": tuple(runs)})
 
     def embedding_parameters(self) -> list[Parameter]:
         """Weights before the first layer, none with zero elements: tokens, positions, their projection and norm."""

@@ -4,6 +4,7 @@ from .cluster import StandardNode
 from .measured_run import MeasuredRun, SkippedRun, measured_run
 from .metrics import MeasuredStep, Metric, NoStep
 from .not_modelled import skip_reason
+from .trainable import trains_adapters
 
 __all__ = [
     "MeasuredRun",
@@ -14,4 +15,5 @@ __all__ = [
     "StandardNode",
     "measured_run",
     "skip_reason",
+    "trains_adapters",
 ]

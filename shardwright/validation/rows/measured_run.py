@@ -19,6 +19,7 @@ from .metrics import MeasuredStep, NoStep, measured_step
 from .not_modelled import refuse_other_runs, skip_reason
 from .precision import precision_of_row
 from .stack import ZERO3, Software, software_of_row
+from .trainable import trainable_of_row, trains_adapters
 
 _FUSED = r"flash|sdpa|fused|cudnn|xformers|efficient|flex|splash|pallas|triton|\bte\b|\bfa-?[234]\b|transformer ?engine"
 _LIGER = re.compile(r"framework_config=\S*liger|liger(?: kernel)? on|use_liger", re.IGNORECASE)
@@ -93,7 +94,8 @@ def measured_run(row: TableRow, standard_node: StandardNode) -> MeasuredRun | Sk
 
 
 def _is_core(row: TableRow, software: Software) -> bool:
-    """Whether a row is of the core: all rows except three kinds whose times vary for reasons that no plan shows.
+    """Whether a row is of the core: all rows except those that train adapters, which are counted apart, and three kinds whose
+    times vary for reasons that no plan shows.
 
     - nanotron: single runs, several of which are slower on more devices than on fewer;
     - DeepSpeed ZeRO-3: the same step on 768 and on 1536 devices in SC21 Table 2, set by its software;
@@ -101,6 +103,8 @@ def _is_core(row: TableRow, software: Software) -> bool:
 
     These kinds get an interval, not a target.
     """
+    if trains_adapters(row):
+        return False
     return software.family not in ("nanotron", ZERO3) and "v100" not in (row.gpu or "").lower()
 
 
@@ -146,6 +150,7 @@ def _training(row: TableRow, software: Software) -> tuple[TrainingSpec, list[str
     if row.seq_len is None or row.global_batch is None:
         raise SkippedRowError("seq_len unknown" if row.seq_len is None else "global_batch unknown")
     attention, attention_assumptions = _attention(row)
+    trainable, trainable_assumptions = trainable_of_row(row)
     training = TrainingSpec(
         seq_len=row.seq_len,
         global_batch=row.global_batch,
@@ -162,8 +167,10 @@ def _training(row: TableRow, software: Software) -> tuple[TrainingSpec, list[str
         mtp_layers=row.settings.mtp_layers or 0,
         recompute_modules=_recompute_modules(row),
         cuda_graphs=_cuda_graphs(row),
+        trainable=trainable,
     )
-    return training, [*precision_assumptions, *attention_assumptions, *software.assumptions]
+    assumptions = [*precision_assumptions, *attention_assumptions, *trainable_assumptions, *software.assumptions]
+    return training, assumptions
 
 
 def _recompute_modules(row: TableRow) -> tuple[RecomputeModule, ...]:

@@ -8,7 +8,7 @@ import re
 from typing import NamedTuple
 
 from shardwright.costmodel.layers import model_flops_per_sequence
-from shardwright.specs import ClusterSpec, TrainingSpec
+from shardwright.specs import ClusterSpec, Trainable, TrainingSpec
 from shardwright.specs.model import ModelSpec
 from shardwright.validation.table import SkippedRowError, TableRow
 
@@ -119,7 +119,9 @@ def counted_flops(row: TableRow, model: ModelSpec, training: TrainingSpec) -> fl
     """
     convention = (row.flops_convention or "").lower()
     tokens, parameters = training.tokens_per_step, model.active_parameter_count
-    whole_model = training.global_batch * model_flops_per_sequence(model, training)
+    # whatever is frozen: sources count the FLOPs of the model
+    counted = training.model_copy(update={"trainable": Trainable()})
+    whole_model = training.global_batch * model_flops_per_sequence(model, counted)
     if "sc21" in convention:
         head = 6.0 * tokens * model.hidden_size * model.vocab_size
         again = 0.0 if row.recompute == "none" else (whole_model - head) / 3

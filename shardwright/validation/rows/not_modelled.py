@@ -7,9 +7,10 @@ from pydantic import ValidationError
 from shardwright.base import SpecError
 from shardwright.validation.table import SkippedRowError, TableRow
 
+from .trainable import trains_adapters
+
 # Searched in the model's name and the remarks, which take precedence over the columns.
 _OTHER_RUNS = (
-    (r"\bq?lora\b", "LoRA: trains adapters, not the model"),
     (r"optimi[sz]er(?: step)? into backward|optimizer-in-bwd", "optimizer step fused into the backward pass"),
     (
         r"\b(?:[48]-?bit|fp8|int8|low-?bit|paged)[ -]?(?:adam|optim)|\badamw?[48]bit|\badamwfp8|\+ ?8bit\b",
@@ -34,10 +35,8 @@ def refuse_other_runs(row: TableRow) -> list[str]:
     Raises:
         SkippedRowError: names what it did.
     """
-    if row.reason is not None and row.reason not in _TRAINS_ALL:
+    if row.reason is not None and row.reason not in _TRAINS_ALL and not trains_adapters(row):
         raise SkippedRowError(row.reason)
-    if row.settings.trainable not in (None, "all"):
-        raise SkippedRowError("trains adapters, not the model")
     if row.settings.optimizer_states == "8bit":
         raise SkippedRowError("optimizer state in less than 16 bits")
     said = f"{row.model or ''}; {row.notes or ''}".lower()
@@ -46,7 +45,7 @@ def refuse_other_runs(row: TableRow) -> list[str]:
     for pattern, reason in _OTHER_RUNS:
         if re.search(pattern, said):
             raise SkippedRowError(reason)
-    return [_TRAINS_ALL[row.reason]] if row.reason else []
+    return [_TRAINS_ALL[row.reason]] if row.reason in _TRAINS_ALL else []
 
 
 def skip_reason(refusal: SkippedRowError | SpecError | ValidationError) -> str:

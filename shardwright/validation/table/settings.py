@@ -19,7 +19,7 @@ class RowSettings(Spec):
     recomputes, joined by `+`; `none` for no recompute at all. `loss_chunks`: pieces in which head and loss run over a
     microbatch. `activation_offload_layers`: layers whose activations go to the host. `high_precision_layers`: layers
     whose matmuls stay in 16 bits. `pipeline_layout`: Megatron-Core's layout of the stages. `mtp_layers`: multi-token
-    prediction layers. `expert_tp`: tensor parallelism inside an expert. `trainable`: `all`, or `lora-r16` and the like.
+    prediction layers. `expert_tp`: tensor parallelism inside an expert. `trainable`: `all`, `lora-r16`, or as `Trainable` reads it.
     """
 
     grad_reduce: Literal["bf16", "fp32"] | None = None

@@ -21,14 +21,18 @@ def traffic(
     experts: float = 0.0,
     gathered: int = 2,
     stack: str = "shardwright",
+    frozen: float = 0.0,
+    passes_back: bool = True,
+    trainable: str = "all",
     **degrees: int,
 ) -> DataParallel:
     times = RoundTimes(node=round_cluster(kind=kind).node)  # type: ignore[arg-type] # "gpu" or "cpu"
-    training = TrainingSpec(seq_len=8, global_batch=8, precision=Precision(), stack=stack)
+    training = TrainingSpec(seq_len=8, global_batch=8, precision=Precision(), stack=stack, trainable=trainable)
     one = np.full((1, 1), compute)
     return DataParallel(
         training, times, candidates(offload_optimizer=degrees.pop("host", 0), **degrees),
-        np.full((1, 1), PARAMETERS), np.full((1, 1), experts), np.array([gathered]), np.array([freed]), one, one[..., None],
+        np.full((1, 1), PARAMETERS), np.full((1, 1), experts), np.array([gathered]), np.array([freed]),
+        *[np.full((1, 1), frozen), np.zeros((1, 1)), np.array([passes_back]), one, one[..., None]],
     )  # fmt: skip
 
 

@@ -80,14 +80,13 @@ def test_the_framework_is_the_stack() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"reason": "LoRA/QLoRA row (kept apart)"}, "LoRA/QLoRA row"),
-        ({"settings": "trainable=lora-r16"}, "trains adapters"),
+        ({"reason": "token-drop MoE run"}, "token-drop MoE run"),
+        ({"settings": "trainable=lora:r=many"}, "rank 'many' is no whole number"),
         ({"settings": "optimizer_states=8bit"}, "less than 16 bits"),
         ({"precision": "int4"}, "precision 'int4' is not known"),
         ({"attention": "magic"}, "attention 'magic' is not known"),
         ({"global_batch": None, "pp": 2, "dp": 32, "metric_name": "s_per_iter"}, "global_batch unknown"),
         ({"seq_len": None, "metric_name": "s_per_iter"}, "seq_len unknown"),
-        ({"model": "Llama 3.1 8B (QLoRA)"}, "LoRA"),
     ],
 )
 def test_what_is_no_run_says_why(changes: dict[str, object], reason: str) -> None:

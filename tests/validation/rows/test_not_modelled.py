@@ -14,8 +14,6 @@ from tests.validation.made_up_rows import row
     ("changes", "reason"),
     [
         ({"reason": "token-drop MoE run"}, "token-drop MoE run"),
-        ({"model": "Llama 3.1 8B (QLoRA)"}, "LoRA"),
-        ({"notes": "cumulative technique: LoRA; memory 8.5 GiB"}, "LoRA"),
         ({"notes": "technique: + Fuse optimizer step into backward"}, "fused into the backward"),
         ({"notes": "recipe (4090 full = optimizer-in-bwd + 8bit)"}, "fused into the backward"),
         ({"notes": "technique: + 8-bit AdamW"}, "less than 16 bits"),
@@ -37,6 +35,11 @@ def test_the_reason(changes: dict[str, object], reason: str) -> None:
 def test_an_ordinary_remark_is_none() -> None:
     said = refuse_other_runs(row(notes="technique: + Compile; baseline is unpacked (padded); float8 later; explored"))
     assert said == []
+
+
+def test_adapters_are_predicted() -> None:
+    assert refuse_other_runs(row(reason="LoRA/QLoRA row (kept apart)")) == []
+    assert refuse_other_runs(row(notes="cumulative technique: LoRA; memory 8.5 GiB")) == []
 
 
 def test_packed_samples_of_torchtune_fill_a_sequence() -> None:

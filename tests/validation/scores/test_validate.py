@@ -72,15 +72,15 @@ def test_no_row_is_dropped(tmp_path: Path) -> None:
         LLAMA_ROW,
         LLAMA_ROW | {"id": "moe", "experts": 8},
         LLAMA_ROW | {"id": "no-metric", "metric_value": None},
-        LLAMA_ROW | {"id": "adapters", "reason": "LoRA/QLoRA row (kept apart)"},
+        LLAMA_ROW | {"id": "drops", "reason": "token-drop MoE run"},
         LLAMA_ROW | {"id": "int3", "precision": "int3"},
     )
-    assert [row.id for row in result.rows] == ["llama-1", "moe", "no-metric", "adapters", "int3"]
+    assert [row.id for row in result.rows] == ["llama-1", "moe", "no-metric", "drops", "int3"]
     assert [row.skipped is None for row in result.rows] == [True, False, False, False, False]
     assert all(row.predicted is None and row.relative_error is None for row in result.rows[1:])
     summary = result.summary
     assert (summary.count, summary.predicted, sum(summary.skipped.values())) == (5, 1, 4)
-    assert summary.skipped["LoRA/QLoRA row (kept apart)"] == 1
+    assert summary.skipped["token-drop MoE run"] == 1
     assert summary.skipped["metric_value unknown"] == 1
 
 
@@ -188,7 +188,7 @@ def test_the_published_table_is_read_to_its_end() -> None:
     for groups in (summary.by_gpu, summary.by_source, summary.by_framework, summary.by_model_kind, summary.by_metric):
         assert sum(errors.count for errors in groups.values()) == summary.predicted
     assert summary.core is not None
-    assert summary.core.count == 445
+    assert summary.core.count == 441
 
 
 def test_the_core_leaves_out_what_has_no_target(tmp_path: Path) -> None:

@@ -51,7 +51,12 @@ class AttentionTensors:
         if not isinstance(attention, LatentAttention):
             return 0.0
         element, ranks = self._element, [attention.query_rank or 0, attention.kv_rank]
-        kept = sum(norm_bytes(self.block.norm, self.code, element, rank) + element * rank for rank in ranks if rank)
+        trained, reads = self.training.trainable.trains_layer_weights, self.training.trainable.keeps_input
+        kept = sum(
+            norm_bytes(self.block.norm, self.code, element, rank, trained=trained) + element * rank * reads(module)
+            for rank, module in zip(ranks, ("q_b_proj", "kv_b_proj"), strict=True)
+            if rank
+        )
         # fp32 latents are normalised without a copy: a view, which keeps the rotary elements beside them
         return float(kept + (element * attention.rotary_size if element == 4 else 0))
 
@@ -108,7 +113,15 @@ class AttentionTensors:
         if isinstance(attention, LatentAttention) or attention.qk_norm == "none":
             return 0.0
         rows = attention.heads + attention.kv_heads if attention.qk_norm == "per_head" else 2
-        return norm_bytes(norm, self.code, self._element, attention.query_width + attention.kv_width, rows)
+        trained = self.training.trainable.trains_layer_weights
+        return norm_bytes(
+            norm, self.code, self._element, attention.query_width + attention.kv_width, rows, trained=trained
+        )
+
+    @property
+    def _keeps_output(self) -> bool:
+        """Whether the gradient of a weight reads the input of the output projection."""
+        return self.training.trainable.keeps_input("o_proj")
 
     @property
     def _fused(self) -> Number:
@@ -125,7 +138,7 @@ class AttentionTensors:
         if masked or attention.value_head_size != attention.head_size:
             padded = -(-seq_len // _PADDED_QUERIES) * _PADDED_QUERIES
             return self._element * kept + 4.0 * attention.heads * padded / seq_len
-        turned = self._outputs if self.code.joins_rotated else 0
+        turned = self._outputs if self.code.joins_rotated and self._keeps_output else 0
         return self._element * (kept + turned) + 4.0 * attention.heads
 
     @property
@@ -139,7 +152,7 @@ class AttentionTensors:
         keys = np.where(viewed, self._keys, self._queries)
         values = np.where(viewed, self._value_storage, self._outputs)
         scores = self.block.attention.heads * self._score_bytes
-        return self._element * (self._queries + keys + values + self._outputs) + scores
+        return self._element * (self._queries + keys + values + self._outputs * self._keeps_output) + scores
 
     @property
     def _score_bytes(self) -> float:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array, Number
+from shardwright.costmodel.layers.operators import GATE_UP
+from shardwright.specs import Trainable
 from shardwright.specs.model import Activation, Block, FeedForward, MixtureOfExperts
 
 from .families import LayerCode
@@ -23,7 +25,7 @@ class FeedForwardTensors:
     """Bytes per token of one rank.
 
     `copies`: routed tokens that the rank computes, per token. `columns`: feed-forward columns of them, per token. Both are
-    0 without experts. `element`: bytes of the compute format.
+    0 without experts. `element`: bytes of the compute format. `trainable`: frozen weights need no input of theirs.
     """
 
     block: Block
@@ -33,6 +35,7 @@ class FeedForwardTensors:
     tp: Number
     copies: Number
     columns: Number
+    trainable: Trainable
 
     @property
     def inner(self) -> Array:
@@ -50,9 +53,14 @@ class FeedForwardTensors:
         if isinstance(ffn, FeedForward):
             return np.zeros(())
         router = routing.expert_bytes * ffn.experts + routing.token_bytes
-        router += 4 * self.hidden if self._widens_router else 0
+        router += 4 * self.hidden if self._widens_router and self.trainable.trains_layer_weights else 0
         weights = (4 if routing.fp32_weights else element) + element * routing.keeps_choices
-        each = 2 * element * self.hidden + _INDEX_BYTES + weights + routing.choice_bytes
+        each = (
+            (1 + self.trainable.keeps_input(*GATE_UP)) * element * self.hidden
+            + _INDEX_BYTES
+            + weights
+            + routing.choice_bytes
+        )
         gate = element * (self.hidden + 1) if ffn.shared_gate and ffn.shared_width else 0
         return np.asarray(router + each * self.copies + gate)
 
@@ -69,10 +77,17 @@ class FeedForwardTensors:
         return self.code.routing.fp32 and self.element < 4
 
     def _expert_tensors(self, ffn: MixtureOfExperts) -> int:
-        return _CLAMPED_TENSORS if ffn.clamped else _kept_tensors("kernel", gated=ffn.gated)
+        return (_CLAMPED_TENSORS if ffn.clamped else _kept_tensors("kernel", gated=ffn.gated)) - self._unread_result(
+            "kernel"
+        )
+
+    def _unread_result(self, activation: Activation) -> int:
+        """1 where no gradient reads the result: that of a frozen last matmul without an adapter, and of any activation but
+        ReLU alone, which reads its own."""
+        return int(not self.trainable.keeps_input("down_proj") and (activation != "relu" or self.block.ffn.gated))
 
     def _activated(self, activation: Activation, width: int, *, gated: bool) -> Array:
-        kept = self.element * _kept_tensors(activation, gated=gated)
+        kept = self.element * (_kept_tensors(activation, gated=gated) - self._unread_result(activation))
         return np.asarray(kept * width / np.asarray(self.tp, dtype=float))
 
 

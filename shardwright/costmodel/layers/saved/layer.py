@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array
+from shardwright.costmodel.layers.operators import GATE_UP, INPUT_MODULES
 from shardwright.specs import TrainingSpec
 from shardwright.specs.model import Block, MultiHeadAttention
 
@@ -57,10 +58,12 @@ class SavedTensors:
     def _stream(self) -> Array:
         """Bytes per token of the norms, on a part of the sequence, and of the matmuls' inputs, gathered whole."""
         block, element = self.block, self._element
-        norms = block.norm_count * norm_bytes(block.norm, self.code, element, self.hidden)
+        keeps, trained = self.training.trainable.keeps_input, self.training.trainable.trains_layer_weights
+        norms = block.norm_count * norm_bytes(block.norm, self.code, element, self.hidden, trained=trained)
         if block.parallel and block.norm.kind == "layernorm":  # they read the same tensor
             norms -= (block.norm_count - 1) * element * self.hidden
-        inputs = 1 if block.parallel and block.norm_count == 1 else 2
+        attention, ffn = keeps(*INPUT_MODULES), keeps(*GATE_UP)
+        inputs = attention or ffn if block.parallel and block.norm_count == 1 else attention + ffn
         return np.asarray(norms / np.asarray(self.sequence_split) + inputs * element * self.hidden)
 
     @property
@@ -81,4 +84,5 @@ class SavedTensors:
 
     @property
     def _ffn(self) -> FeedForwardTensors:
-        return FeedForwardTensors(self.block, self.code, self._element, self.hidden, self.tp, self.copies, self.columns)
+        job = (self.block, self.code, self._element, self.hidden, self.tp)
+        return FeedForwardTensors(*job, self.copies, self.columns, self.training.trainable)

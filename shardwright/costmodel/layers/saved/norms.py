@@ -8,16 +8,18 @@ from .families import LayerCode
 _STATISTIC_BYTES = 4.0
 
 
-def norm_bytes(norm: Norm, code: LayerCode, element: int, width: Number, rows: Number = 1) -> Number:
+def norm_bytes(
+    norm: Norm, code: LayerCode, element: int, width: Number, rows: Number = 1, *, trained: bool = True
+) -> Number:
     """Bytes that a norm keeps of one token: `rows` vectors with `width` elements in all, of `element` bytes each.
 
     A layer norm is one kernel. It keeps its input and a mean and a deviation in fp32. An RMS norm is written out: it keeps
-    its input cast to fp32, the inverse root of the mean square, and what it multiplies by its weight. Without a weight the
-    last is not kept.
+    its input cast to fp32, the inverse root of the mean square, and what it multiplies by its weight. Without a weight that
+    is `trained` the last is not kept.
     """
     if norm.kind == "layernorm":
         return element * width + 2 * _STATISTIC_BYTES * rows
-    weighed = (4 if code.weighs_in_fp32 else element) if norm.weight else 0
+    weighed = (4 if code.weighs_in_fp32 else element) if norm.weight and trained else 0
     return (4 + weighed) * width + _STATISTIC_BYTES * rows
 
 

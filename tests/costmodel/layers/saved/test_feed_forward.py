@@ -8,6 +8,7 @@ from shardwright.costmodel.layers.saved.feed_forward import FeedForwardTensors
 from shardwright.specs.model.attention import MultiHeadAttention
 from shardwright.specs.model.feed_forward import Activation, FeedForward, MixtureOfExperts
 from shardwright.specs.model.model import Block
+from shardwright.specs.trainable import Trainable
 
 HIDDEN, WIDTH, EXPERT = 64, 96, 48
 ATTENTION = MultiHeadAttention(heads=4, kv_heads=4, head_size=16)
@@ -16,9 +17,8 @@ EXPERTS = MixtureOfExperts(experts=4, top_k=2, expert_width=EXPERT)
 
 def tensors(ffn: FeedForward | MixtureOfExperts, family: str = "llama", *, element: int = 2) -> FeedForwardTensors:
     block = Block(attention=ATTENTION, ffn=ffn)
-    return FeedForwardTensors(
-        block, layer_code(family, block), element, HIDDEN, np.array([1]), np.array([2.0]), np.array([2.0 * EXPERT])
-    )
+    sizes = (np.array([1]), np.array([2.0]), np.array([2.0 * EXPERT]))
+    return FeedForwardTensors(block, layer_code(family, block), element, HIDDEN, *sizes, Trainable())
 
 
 @pytest.mark.parametrize(
