@@ -122,7 +122,7 @@ class RankBounds:
         """
         found = [self._bisected(self._plain, each_row, recomputed, limit)]
         if self.floor.classes > 1:
-            for units in (self._inunits_in(each_row.layers), self._in_static_bytes):
+            for units in (self._in_units(each_row.layers), self._in_static_bytes):
                 found.append(self._bisected(units, each_row, recomputed, limit))
             common = int(self.floor.whole.argmax())
             alone = Rows(each_row.layers[:, common : common + 1], each_row.first, each_row.last)
@@ -135,13 +135,13 @@ class RankBounds:
 
     @cached_property
     def _in_static_bytes(self) -> "_Held":
-        return self._inunits_in(self.floor.rows.static.layers)
+        return self._in_units(self.floor.rows.static.layers)
 
     @cached_property
     def _of_commonest(self) -> "_Held":
         return self._memory(self.floor.of_class(int(self.floor.whole.argmax())))
 
-    def _inunits_in(self, units: Array) -> "_Held":
+    def _in_units(self, units: Array) -> "_Held":
         return self._memory(replace(self.floor, units=np.where((units > 0).all(axis=1, keepdims=True), units, 1.0)))
 
     def _bisected(self, held: "_Held", each_row: Rows, recomputed: Array, limit: Array | float) -> Array:
