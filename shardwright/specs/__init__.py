@@ -74,6 +74,7 @@ from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, 
 from .stack import OWN_STACK, AttentionKernel, LinearFormat, Stack, named_stack, stack_names
 from .training import (
     BYTES_PER_ELEMENT,
+    MOST_PER_STEP,
     OPTIMIZER_STATES,
     CudaGraphs,
     OptimizerName,
@@ -90,6 +91,7 @@ __all__ = [
     "CONTEXT_PARALLEL",
     "EXPERT_DISPATCH",
     "MOST_DEVICES",
+    "MOST_PER_STEP",
     "OPTIMIZER_STATES",
     "ORDERS",
     "OWN_STACK",
