@@ -132,7 +132,7 @@ def longest_sequence(
         raise SpecError(f"--step is {step}: give a whole number of tokens from 1, such as 1024")
     if global_batch_tokens is not None and global_batch_tokens < 1:
         raise SpecError(f"--global-batch-tokens is {global_batch_tokens}: give a number of tokens from 1, such as 4M")
-    asked = _asked(shared, out, plot, seq_len=step, global_batch=1 if global_batch is None else global_batch)
+    asked = _asked(shared, plot, out, seq_len=step, global_batch=1 if global_batch is None else global_batch)
     with _working():
         found = questions.longest_sequence(*asked[:3], step=step, batch_tokens=global_batch_tokens, **asked.options)
     following = {"next_value": found.next_value, "next_fails_by": found.next_fails_by}
@@ -159,7 +159,7 @@ def largest_batch(
     plot: PlotOption = None,
     **shared: Any,
 ) -> None:
-    """Find the largest microbatch or global batch that fits, and the tokens/s by batch."""
+    """Find the largest batch that fits, and tokens/s by batch."""
     from shardwright.base import SpecError, nearest
     from shardwright.compare.answers import batch_answer, case_json
     from shardwright.planner import questions
@@ -168,7 +168,7 @@ def largest_batch(
         raise SpecError(f"--of is '{of}': give micro or global.{nearest(of, ('micro', 'global'))}")
     if of == "micro" and up_to is not None:
         raise SpecError("--up-to ends global batches; give --of global with it, or leave it out")
-    asked = _asked(shared, out, plot)
+    asked = _asked(shared, plot, out)
     with _working():
         if of == "micro":
             found = questions.largest_micro_batch(*asked[:3], **asked.options)
@@ -191,7 +191,7 @@ def largest_model(
     plot: PlotOption = None,
     **shared: Any,
 ) -> None:
-    """Find the largest model that fits, of the family of MODEL with other depths and widths."""
+    """Find the largest model like MODEL that fits."""
     from typing import cast, get_args
 
     from shardwright.base import SpecError, nearest
@@ -201,7 +201,7 @@ def largest_model(
     if by not in get_args(questions.Growth):
         raise SpecError(f"--by is '{by}': give both, depth or width.{nearest(by, get_args(questions.Growth))}")
     growth = cast(questions.Growth, by)
-    asked = _asked(shared, out, plot, model_out)
+    asked = _asked(shared, plot, out, model_out)
     with _working():
         found = questions.largest_model(*asked[:3], by=growth, **asked.options)
     data: dict[str, Any] = {"answer": case_json(found.best), "next_fails_by": found.next_fails_by}
@@ -228,12 +228,12 @@ def fewest_gpus(
     plot: PlotOption = None,
     **shared: Any,
 ) -> None:
-    """Find the fewest whole nodes, up to those of the cluster, that train on the tokens by the deadline."""
+    """Find the fewest nodes of the cluster for a deadline."""
     from shardwright.base import InfeasibleError, units
     from shardwright.compare.answers import deadline_answer, time_json
     from shardwright.planner import questions
 
-    asked = _asked(shared, out, plot)
+    asked = _asked(shared, plot, out)
     with _working():
         found = questions.fewest_devices(
             *asked[:3], tokens=tokens, deadline_seconds=deadline, at_slow_end=at_slow_end, **asked.options
@@ -261,7 +261,7 @@ def fewest_gpus(
         )
 
 
-@app.command()
+@app.command("cost")
 @_with_job_options()
 def cost(
     tokens: TokensOption,
@@ -272,7 +272,7 @@ def cost(
     plot: PlotOption = None,
     **shared: Any,
 ) -> None:
-    """Tell time, money and energy for the tokens on the cluster, and on fewer nodes of it."""
+    """Tell time, money and energy for a number of tokens."""
     import math
 
     from shardwright.base import SpecError
@@ -281,7 +281,7 @@ def cost(
 
     if price is not None and not 0 < price < math.inf:
         raise SpecError(f"--price is {price:g}: give the money for one device and hour, above 0, such as 2.5")
-    asked = _asked(shared, out, plot)
+    asked = _asked(shared, plot, out)
     with _working():
         found = questions.costs(*asked[:3], tokens=tokens, price=price, **asked.options)
     timed = [time_json(case, time) for case, time in zip(found.cases, found.times, strict=True)]
@@ -290,7 +290,7 @@ def cost(
     _tell(asked, cost_answer(found, tokens=tokens, price=price), data, found.cases[-1], out, plot)
 
 
-@app.command()
+@app.command("shape")
 @_with_job_options()
 def shape(
     out: OutOption = None,
@@ -298,11 +298,11 @@ def shape(
     plot: PlotOption = None,
     **shared: Any,
 ) -> None:
-    """Compare widths and depths with the parameters of MODEL: which trains fastest here."""
+    """Compare widths and depths of MODEL's size."""
     from shardwright.compare.answers import case_json, shape_answer
     from shardwright.planner import questions
 
-    asked = _asked(shared, out, plot, model_out)
+    asked = _asked(shared, plot, out, model_out)
     with _working():
         found = questions.shapes(*asked[:3], **asked.options)
     data: dict[str, Any] = {
@@ -313,7 +313,7 @@ def shape(
     _tell(asked, shape_answer(found, asked.model), data, found.fastest, out, plot, model_out)
 
 
-def _asked(parameters: dict[str, Any], *outputs: Path | None, **training: int) -> _Asked:
+def _asked(parameters: dict[str, Any], plot: Path | None, *outputs: Path | None, **training: int) -> _Asked:
     """Read the job and what its plans must keep, as `plan` does. `training` fills in options that the question lacks.
 
     Raises:
@@ -321,11 +321,14 @@ def _asked(parameters: dict[str, Any], *outputs: Path | None, **training: int) -
     """
     from shardwright.base import SpecError
     from shardwright.planner.space import asked
+    from shardwright.reports.figures import check_plot_name
 
     limit, profile = parameters["time_limit"], parameters["profile"]
     if not limit > 0:
         raise SpecError(f"--time-limit is {limit}: give a number of seconds above 0")
-    refuse_existing(*outputs, force=parameters["force"], inputs=[profile] if profile else [])
+    if plot:
+        check_plot_name(plot)
+    refuse_existing(plot, *outputs, force=parameters["force"], inputs=[profile] if profile else [])
     closed, may_choose = read_may_choose({**parameters, **training})
     fixed = asked(parameters, fix=parameters["fix"] or (), forbid=parameters["forbid"] or ())
     reserves = parameters["memory_reserve"], parameters["host_memory_reserve"]

@@ -24,11 +24,7 @@ _QUESTIONS: dict[str, tuple[str, ...]] = {
 
 @pytest.mark.parametrize("question", _QUESTIONS)
 def test_each_question_has_the_options_of_plan(question: str) -> None:
-    (command,) = [each.callback for each in ask.app.registered_commands if (each.name or "") in (question, None)] or [
-        each.callback
-        for each in ask.app.registered_commands
-        if each.callback is not None and each.callback.__name__ == question
-    ]
+    (command,) = [each.callback for each in ask.app.registered_commands if each.name == question]
     assert command is not None
     mine, of_plan = inspect.signature(command).parameters, inspect.signature(plan.plan).parameters
     lacking = {"context", "out", "report", "details", "certify", "fastest", "allow_fewer_devices"}
@@ -108,7 +104,7 @@ def test_a_deadline_that_nothing_meets_is_infeasible_after_the_table(command: Co
     result = command("ask", "fewest-gpus", _MODEL, *JOB, "--tokens", "1T", "--deadline", "1h")
     assert result.code == 3
     assert "missed" in result.out
-    assert result.err.startswith("error: no part of h100-sxm:8 that was tried trains on the tokens in 1.00 h"[:55])
+    assert result.err.startswith("error: no part of h100-sxm:8 that was tried trains on the tokens in ")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from shardwright.planner.questions import Case, Growth, Largest, Shapes, work_pe
 from shardwright.reports.questions import Answer, Curve
 from shardwright.specs.model import ModelSpec
 
+_NEAR = 0.01
 _COLUMNS = ("step", "tokens/s", "MFU", "memory")
 
 
@@ -34,6 +35,8 @@ def batch_answer(found: Largest, *, micro: bool) -> Answer:
     """The largest microbatch or global batch, and the fastest of those that were tried."""
     best, fastest, name = found.best, found.fastest, "microbatch" if micro else "global batch"
     value = f"{best.value:,} {'sequence' if best.value == 1 else 'sequences'}"
+    most = fastest.estimate.tokens_per_s
+    enough = next(case.value for case in found.cases if case.estimate.tokens_per_s >= (1 - _NEAR) * most)
     row = (
         f"Tried were divisors of the global batch {best.training.global_batch:,}."
         if micro
@@ -42,10 +45,10 @@ def batch_answer(found: Largest, *, micro: bool) -> Answer:
     lines = [
         f"The largest {name} that fits is {value}. {row}",
         *_next(found, "sequences"),
-        f"Most tokens/s of those tried: {fastest.value:,} ({readable.count(fastest.estimate.tokens_per_s)} tokens/s).",
+        f"Most tokens/s of those tried: {fastest.value:,} ({readable.count(most)} tokens/s); the smallest within 1% of that: {enough:,}.",
     ]
     if not micro and found.next_value is None:
-        lines.append("Microbatches accumulate their gradients, so that memory does not grow with the global batch.")
+        lines.append("Gradients accumulate over microbatches, so larger batches may fit too; --up-to tries them.")
     return Answer(
         title=_title(f"largest {name}", best),
         first=name,

@@ -60,9 +60,10 @@ def write_curve(path: Path, curve: Curve) -> None:
             axes.set_ylim(low - room, high + room)
         axes.set_title(curve.title, fontsize=10, loc="left")
         axes.legend(loc="best", fontsize=8.5, frameon=False)
+        beside = (5, -11) if max(curve.points)[1] > min(curve.points)[1] else (5, 5)  # away from the line
         for index in _labelled(axes, curve):
             axes.annotate(
-                curve.labels[index], curve.points[index], xytext=(5, 5), textcoords="offset points", fontsize=8
+                curve.labels[index], curve.points[index], xytext=beside, textcoords="offset points", fontsize=8
             )
 
     write_plot(path, paint, width=8.0, height=5.0)
