@@ -5,15 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from shardwright.base import InfeasibleError, SpecError
-from shardwright.planner import search
+from shardwright.planner import ExplainNone, search
 from shardwright.planner.branching import SearchResult
 from shardwright.planner.space import Fixed
 from shardwright.specs import ClusterSpec, Estimate, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 from .climbing import Verdict
-
-_WHAT_WOULD_FIT = "; what would fit"
 
 
 class Job(NamedTuple):
@@ -89,7 +87,7 @@ class Asker:
             self.searches += 1
             try:
                 job = self.job_of(value)
-                result = self._search(job, say_what_fits=False)
+                result = self._search(job, explain_none="nothing")
                 self.tried[value] = Case(value, job.model, job.cluster, result)
             except InfeasibleError:
                 self.tried[value] = None
@@ -109,15 +107,15 @@ class Asker:
             SpecError: nothing divides.
             InfeasibleError: plans divide, but none fits.
         """
-        self._search(self.job_of(value), say_what_fits=True)
+        self._search(self.job_of(value), explain_none="changes")
 
     def why_not(self, value: int) -> str:
         """The sentence of a value that has no plan, without changes of the job that would fit."""
         if value not in self.reasons:
             try:
-                self.refuse(value)
+                self._search(self.job_of(value), explain_none="limit")
             except (InfeasibleError, SpecError) as reason:
-                self.reasons[value] = str(reason).partition(_WHAT_WOULD_FIT)[0]
+                self.reasons[value] = str(reason)
         return self.reasons.get(value, "")
 
     def fitting(self) -> tuple[Case, ...]:
@@ -138,14 +136,14 @@ class Asker:
         why = None if following is None else self.why_not(following)
         return Largest(best, self.fitting(), following, why, self.searches)
 
-    def _search(self, job: Job, *, say_what_fits: bool) -> SearchResult:
+    def _search(self, job: Job, *, explain_none: ExplainNone) -> SearchResult:
         return search(
             job.model,
             job.cluster,
             job.training,
             fixed=job.fixed,
             runners_up=0,
-            say_what_fits=say_what_fits,
+            explain_none=explain_none,
             **self.options,
         )
 

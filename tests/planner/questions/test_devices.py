@@ -6,7 +6,7 @@ import pytest
 
 from shardwright.base import InfeasibleError, SpecError
 from shardwright.planner import search
-from shardwright.planner.questions import costs, fewest_devices, token_time
+from shardwright.planner.questions import Costs, TokenTime, costs, fewest_devices, token_time
 from shardwright.specs import ClusterSpec, TrainingSpec
 from tests.planner.small_problems import tiny_cluster, tiny_model
 
@@ -28,6 +28,7 @@ def _seconds(nodes: int) -> float:
     return math.ceil(_TOKENS / (1024 * 48)) * estimate.step_seconds
 
 
+_TIED = [(1.0, 9.0), (2.0, 5.0), (2.0, 6.0), (3.0, 5.0), (2.0, 5.0)]
 _EVERY = {nodes: _seconds(nodes) for nodes in range(1, _NODES + 1)}
 
 
@@ -99,6 +100,12 @@ class TestCosts:
         for index, mine in enumerate(pairs):
             beaten = any(other != mine and other[0] <= mine[0] and other[1] <= mine[1] for other in pairs)
             assert (index in self.found.cheapest_for_their_time) is not beaten
+
+    def test_pareto_of_equals(self) -> None:
+        """What is as fast and dearer is beaten, and so is what is as cheap and slower; two equal ones both stay."""
+        times = [TokenTime(1, *(seconds,) * 3, hours, None, None) for seconds, hours in _TIED]
+        tied = Costs(self.found.cases, tuple(times), 0)
+        assert tied.cheapest_for_their_time == (0, 1, 4)
 
     def test_energy_is_power_times_device_seconds(self) -> None:
         device = _CLUSTER.node.device.model_copy(update={"power_watts": 300.0})

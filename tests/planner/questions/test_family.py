@@ -82,7 +82,7 @@ def test_largest_model_against_every_size(by: Growth, memory_bytes: float) -> No
         heads = family.heads if by == "depth" else units * family.head_unit
         layers = units * 4 if by in ("depth", "both") else 4  # 8 heads beside 4 layers are one unit each
         try:
-            search(family.member(heads, layers), cluster, _TRAINING, runners_up=0, say_what_fits=False)
+            search(family.member(heads, layers), cluster, _TRAINING, runners_up=0, explain_none="nothing")
         except (SpecError, InfeasibleError):
             return False
         return True
@@ -115,6 +115,7 @@ class TestShapes:
         again = search(best.model, best.cluster, best.training, runners_up=0)
         assert again.estimate == best.estimate
         assert work_per_s(best) == max(map(work_per_s, self.found.cases))
+        assert work_per_s(best) == best.model.active_parameter_count * best.estimate.tokens_per_s
 
     def test_none_fits(self) -> None:
         with pytest.raises(InfeasibleError, match="no plan fits"):

@@ -20,7 +20,7 @@ _MOST = 48
 def _fits(problem: Problem, fixed: Fixed | None = None, **changes: Any) -> bool:
     training = problem.training.model_copy(update=changes)
     try:
-        search(problem.model, problem.cluster, training, fixed=fixed, runners_up=0, say_what_fits=False)
+        search(problem.model, problem.cluster, training, fixed=fixed, runners_up=0, explain_none="nothing")
     except (SpecError, InfeasibleError):
         return False
     return True
