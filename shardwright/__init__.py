@@ -29,6 +29,19 @@ if TYPE_CHECKING:
         write_plan_file,
     )
     from shardwright.planner import Fixed, OpenChoices, SearchResult, explain, search
+    from shardwright.planner.questions import (
+        Costs,
+        FewestDevices,
+        Largest,
+        Shapes,
+        costs,
+        fewest_devices,
+        largest_global_batch,
+        largest_micro_batch,
+        largest_model,
+        longest_sequence,
+        shapes,
+    )
     from shardwright.specs import ClusterSpec, Estimate, Measurement, Plan, Timeline, TrainingSpec, read_measurement
     from shardwright.specs.model import ModelSpec
 
@@ -41,33 +54,48 @@ _ROOMS = {
         "write_plan_file",
     ],
     "planner": ["Fixed", "OpenChoices", "SearchResult", "explain", "search"],
+    "planner.questions": [
+        *["Costs", "FewestDevices", "Largest", "Shapes", "costs", "fewest_devices", "largest_global_batch"],
+        *["largest_micro_batch", "largest_model", "longest_sequence", "shapes"],
+    ],
     "specs": ["ClusterSpec", "Estimate", "Measurement", "Plan", "Timeline", "TrainingSpec", "read_measurement"],
     "specs.model": ["ModelSpec"],
 }
 
 __all__ = [
     "ClusterSpec",
+    "Costs",
     "Estimate",
+    "FewestDevices",
     "Fixed",
     "InfeasibleError",
+    "Largest",
     "Measurement",
     "ModelSpec",
     "OpenChoices",
     "Plan",
     "PlanFile",
     "SearchResult",
+    "Shapes",
     "SpecError",
     "Timeline",
     "TrainingSpec",
     "check_memory",
     "check_plan",
+    "costs",
     "estimate_plan",
     "explain",
+    "fewest_devices",
+    "largest_global_batch",
+    "largest_micro_batch",
+    "largest_model",
     "load_cluster",
     "load_model",
+    "longest_sequence",
     "read_measurement",
     "read_plan_file",
     "search",
+    "shapes",
     "simulate_plan",
     "write_plan_file",
 ]

@@ -15,7 +15,9 @@ from shardwright.specs.spec import Spec
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
 
 
-@pytest.mark.parametrize("name", ["shardwright", "shardwright.costmodel", "shardwright.planner"])
+@pytest.mark.parametrize(
+    "name", ["shardwright", "shardwright.costmodel", "shardwright.planner", "shardwright.planner.questions"]
+)
 def test_all_lists_what_is_there_in_order(name: str) -> None:
     module = import_module(name)
     assert module.__all__ == sorted(module.__all__, key=lambda word: (not word.isupper(), word[0].islower(), word))

@@ -2,6 +2,7 @@
 people, whole-number arithmetic, and processes of this machine. Imports nothing of this project."""
 
 from . import units
+from .amounts import SECONDS_PER_DAY, SECONDS_PER_HOUR, read_deadline, read_tokens
 from .arrays import Array, FloatArray, IntArray, Number
 from .errors import InfeasibleError, RanksLostError, RunFailedError, SpecError, nearest
 from .failures import first_failure, first_line, record_failure
@@ -12,6 +13,8 @@ from .processes import CONTROL_GROUP, cpu_model, ended_by_sigterm, threads_per_r
 __all__ = [
     "CONTROL_GROUP",
     "GIB",
+    "SECONDS_PER_DAY",
+    "SECONDS_PER_HOUR",
     "Array",
     "FloatArray",
     "InfeasibleError",
@@ -28,8 +31,10 @@ __all__ = [
     "listed",
     "nearest",
     "read_count",
+    "read_deadline",
     "read_json",
     "read_text",
+    "read_tokens",
     "record_failure",
     "threads_per_rank",
     "units",

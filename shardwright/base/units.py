@@ -18,6 +18,11 @@ def seconds(value: float) -> str:
     return "0 s" if value == 0 else f"{number(value / 1e-9)} ns"
 
 
+def days(value_seconds: float) -> str:
+    """A long span: `12.3 days` from two days on, else as `seconds`."""
+    return f"{number(value_seconds / 86400)} days" if value_seconds >= 2 * 86400 else seconds(value_seconds)
+
+
 def size(value_bytes: float) -> str:
     """Bytes in binary units: `71.9 GiB`."""
     exponent = 0 if value_bytes < 1 else min(int(math.log(value_bytes, 1024)), len(_BINARY) - 1)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import typer
 
-from . import compare, plan, profile, run, simulate, validate
+from . import ask, compare, plan, profile, run, simulate, validate
 from .options import EXIT_INFEASIBLE
 
 __all__ = ["app", "main"]
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 for command in (plan.plan, plan.explain, compare.compare, simulate.simulate, run.run, validate.validate):
     app.command()(command)
+app.add_typer(ask.app, name="ask")
 app.add_typer(profile.app, name="profile")
 
 # typer carries a click of its own, or uses the one installed; the base of its errors is public in neither

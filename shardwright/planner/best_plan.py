@@ -3,7 +3,9 @@
 import time
 from collections.abc import Iterator
 from functools import partial
+from typing import Literal
 
+from shardwright.base import InfeasibleError
 from shardwright.costmodel import check_trainable
 from shardwright.costmodel.op_times import CALIBRATED, OpTimes, op_times
 from shardwright.planner.branching import (
@@ -25,6 +27,8 @@ from shardwright.specs.model import ModelSpec
 # What is closer counts as equally fast. The 80% interval of an estimate is many times as wide (costmodel/intervals.toml).
 TOLERANCE = 0.02
 
+ExplainNone = Literal["changes", "limit", "nothing"]
+
 # This limits work, not time, so that repeated runs print the same numbers.
 _MOST_SOLVED_AS_GIVEN = 64
 
@@ -41,6 +45,7 @@ def search(
     runners_up: int = 3,
     tolerance: float = 0.0,
     list_trade_offs: bool = False,
+    explain_none: ExplainNone = "changes",
     progress: Progress | None = None,
 ) -> SearchResult:
     """Return the plan with the shortest predicted step among those that fit, on all devices of the cluster.
@@ -49,7 +54,8 @@ def search(
     few plans would therefore not change their order. With a `tolerance` the plan is the simplest of those that take at most
     that share longer than the fastest (branching/simplest.py). `may_choose` opens parts of `training` to the planner
     (space/variants.py). `list_trade_offs` looks for plans that are faster, simpler or leave more memory free
-    (branching/trade_offs.py). `progress` is called with (solved, still open, best seconds).
+    (branching/trade_offs.py). `explain_none`: where no plan fits, the error names the limit that
+    binds ("limit"), and also "changes" that would fit; "nothing" spares the time. `progress` is called with (solved, still open, best seconds).
 
     Raises:
         SpecError: nothing divides, or the fixed choices contradict each other or the software; the device or the software
@@ -67,8 +73,11 @@ def search(
     found = Portfolio.start(model, cluster, trainings, fixed, times_of)
     found.run(time_limit_seconds, progress)
     found.run_other_order(model, cluster, started + time_limit_seconds - time.perf_counter())
+    if found.best is None and explain_none == "nothing":
+        raise InfeasibleError("no plan fits the memory")
     if found.best is None:  # the last variant keeps least
-        raise infeasible(model, cluster, trainings[-1], fixed, times_of(trainings[-1]))
+        job = (model, cluster, trainings[-1], fixed, times_of(trainings[-1]))
+        raise infeasible(*job, say_what_fits=explain_none == "changes")
     chosen = simplest(found, tolerance) if tolerance > 0 and found.complete else found.best
     run, plan = chosen.variant.run, _plan_of(chosen, model)
     kept = _training_of(chosen, model, training)

@@ -77,6 +77,7 @@ from .stack import OWN_STACK, AttentionKernel, LinearFormat, Stack, named_stack,
 from .trainable import MODULE_GROUPS, STORED_BYTES, BaseFormat, Trainable
 from .training import (
     BYTES_PER_ELEMENT,
+    MOST_PER_STEP,
     OPTIMIZER_STATES,
     CudaGraphs,
     OptimizerName,
@@ -94,6 +95,7 @@ __all__ = [
     "EXPERT_DISPATCH",
     "MODULE_GROUPS",
     "MOST_DEVICES",
+    "MOST_PER_STEP",
     "OPTIMIZER_STATES",
     "ORDERS",
     "OWN_STACK",

@@ -126,7 +126,7 @@ class Plan(Spec):
                 )
             return
         allowed = [other for other in divisors(cp) if 1 < other < cp]
-        if degree not in allowed:
+        if degree not in allowed and (cp, degree) != (1, 1):
             which = f"set one of {listed(allowed)}" if allowed else "set 'ring' or 'ulysses'"
             raise ValueError(
                 f"context_parallel 'ulysses-ring' with ulysses_degree {degree} splits no ring of cp {cp}; {which}"

@@ -24,16 +24,23 @@ _TRIES = 40
 
 
 def infeasible(
-    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed, times: OpTimes
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    training: TrainingSpec,
+    fixed: Fixed,
+    times: OpTimes,
+    *,
+    say_what_fits: bool = True,
 ) -> InfeasibleError:
-    """Return the error to raise where `search` found no plan that fits."""
+    """Return the error to raise where `search` found no plan that fits: the limit, and what would fit if that is asked for."""
     costs = space_costs(enumerate_space(model, cluster, training, fixed), model, training, times)
     nearest = _nearest(costs, model)
     if nearest is None:
         binds = f"no plan fits with {fixed}: its stages keep more microbatches alive than the memory holds"
     else:
         binds = _what_binds(model, cluster, training, times, costs.space, *nearest)
-    found = [change.text for change in what_would_fit(model, cluster, training, fixed, times)]
+    changes = what_would_fit(model, cluster, training, fixed, times) if say_what_fits else ()
+    found = [change.text for change in changes]
     return InfeasibleError(binds + (f"; what would fit: {', or '.join(found)}" if found else ""))
 
 

@@ -1,6 +1,6 @@
 """Drawing: SVG figures, their axes and files, and pages from templates."""
 
-from .files import write_plot
+from .files import check_plot_name, write_plot
 from .log_axes import GREY, figure_of, grid, legend_right, line, logarithmic, mark, panels, plain_ticks
 from .svg import PAGE, Paint, draw
 
@@ -8,6 +8,7 @@ __all__ = [
     "GREY",
     "PAGE",
     "Paint",
+    "check_plot_name",
     "draw",
     "figure_of",
     "grid",

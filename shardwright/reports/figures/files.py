@@ -12,14 +12,23 @@ from .svg import Paint
 _SUFFIXES = (".png", ".svg", ".pdf")
 
 
+def check_plot_name(path: Path) -> None:
+    """Refuse a name that does not tell the figure's format.
+
+    Raises:
+        SpecError: another ending than png, svg or pdf.
+    """
+    if path.suffix.lower() not in _SUFFIXES:
+        raise SpecError(f"{path}: cannot tell the figure's format; end the name with {', '.join(_SUFFIXES)}")
+
+
 def write_plot(path: Path, paint: Paint, *, width: float = 8.0, height: float = 6.0) -> None:
     """Write one figure of `width` x `height` inches; the format follows the name's ending.
 
     Raises:
         SpecError: another ending than png, svg or pdf, or the folder is missing or not writable.
     """
-    if path.suffix.lower() not in _SUFFIXES:
-        raise SpecError(f"{path}: cannot tell the figure's format; end the name with {', '.join(_SUFFIXES)}")
+    check_plot_name(path)
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
