@@ -54,14 +54,13 @@ def search(
     few plans would therefore not change their order. With a `tolerance` the plan is the simplest of those that take at most
     that share longer than the fastest (branching/simplest.py). `may_choose` opens parts of `training` to the planner
     (space/variants.py). `list_trade_offs` looks for plans that are faster, simpler or leave more memory free
-    (branching/trade_offs.py). `explain_none`: where no plan fits, the error names the limit that
-    binds ("limit"), and also "changes" that would fit; "nothing" spares the time. `progress` is called with (solved, still open, best seconds).
+    (branching/trade_offs.py). `explain_none`: where no plan fits, the error names the limit that binds ("limit"), and also
+    "changes" that would fit; "nothing" spares the time. `progress` is called with (solved, still open, best seconds).
 
     Raises:
         SpecError: nothing divides, or the fixed choices contradict each other or the software; the device or the software
             does not have what the planner may choose.
-        InfeasibleError: plans divide, but none fits the memory. The message names the limit that binds and what would
-            fit.
+        InfeasibleError: plans divide, but none fits the memory. The message says what `explain_none` asks for.
     """
     started, fixed = time.perf_counter(), kept_by(fixed or Fixed(), training)
     check_trainable(model, training)
@@ -73,11 +72,8 @@ def search(
     found = Portfolio.start(model, cluster, trainings, fixed, times_of)
     found.run(time_limit_seconds, progress)
     found.run_other_order(model, cluster, started + time_limit_seconds - time.perf_counter())
-    if found.best is None and explain_none == "nothing":
-        raise InfeasibleError("no plan fits the memory")
     if found.best is None:  # the last variant keeps least
-        job = (model, cluster, trainings[-1], fixed, times_of(trainings[-1]))
-        raise infeasible(*job, say_what_fits=explain_none == "changes")
+        raise _no_plan(explain_none, model, cluster, trainings[-1], fixed, times_of(trainings[-1]))
     chosen = simplest(found, tolerance) if tolerance > 0 and found.complete else found.best
     run, plan = chosen.variant.run, _plan_of(chosen, model)
     kept = _training_of(chosen, model, training)
@@ -99,6 +95,14 @@ def search(
         trade_offs=trade_offs(found, chosen, model, cluster) if list_trade_offs and found.complete else (),
         seconds=time.perf_counter() - started,
     )
+
+
+def _no_plan(
+    explain: ExplainNone, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed, times: OpTimes
+) -> InfeasibleError:
+    if explain == "nothing":
+        return InfeasibleError("no plan fits the memory")
+    return infeasible(model, cluster, training, fixed, times, say_what_fits=explain == "changes")
 
 
 def _times_of(variant: TrainingSpec, *, cluster: ClusterSpec, given: TrainingSpec, times: OpTimes | None) -> OpTimes:

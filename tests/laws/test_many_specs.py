@@ -70,7 +70,8 @@ class TestFasterHardwareIsNeverSlower:
     @given(some=specs(CANDIDATES))
     def test_law(self, part: Part, some: Specs) -> None:
         before, after = some.evaluate(), some.evaluate(faster(some.cluster, part))
-        assert (after.step_seconds <= before.step_seconds * (1 + NEARLY)).all()
+        within = np.where(some.candidates.stages_per_rank > 1, NEARLY, ROUNDING)
+        assert (after.step_seconds <= before.step_seconds * (1 + within)).all()
         assert (after.peak_bytes == before.peak_bytes).all()
 
 

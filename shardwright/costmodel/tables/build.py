@@ -25,6 +25,8 @@ from .data_parallel import DataParallel, defers, sharded
 from .distinct_rows import distinct_rows
 from .straggler import largest_of
 
+_EXCHANGES = ("tensor_parallel", "context_parallel", "expert_parallel")
+
 
 def build_tables(
     model: ModelSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes, *, mtp_apart: bool = False
@@ -46,55 +48,25 @@ class _Builder:
     rows: list[RowWork]
 
     def tables(self) -> CostTables:
-        compute_forward, compute_backward = (
-            self._stacked("forward_seconds"),
-            self._stacked("backward_seconds")[..., None],
-        )
-        recompute = self._stacked("recompute_seconds_by_policy")
-        tensor = self._stacked("tensor_parallel_forward_seconds")
-        tensor_backward = self._stacked("tensor_parallel_backward_seconds_by_policy")
-        context = self._stacked("context_parallel_forward_seconds")
-        context_backward = self._stacked("context_parallel_backward_seconds_by_policy")
-        expert = self._stacked("expert_parallel_forward_seconds")
-        expert_backward = self._stacked("expert_parallel_backward_seconds_by_policy")
-        traffic = DataParallel(
-            self.training,
-            self.times,
-            self.candidates,
-            self._stacked("parameters"),
-            self._stacked("expert_parameters"),
-            self._gathered_bytes,
-            self._freed,
-            self._stacked("frozen_bytes"),
-            self._stacked("expert_frozen_bytes"),
-            self._passes_back,
-            compute_forward + tensor + context + expert,
-            compute_backward + recompute + tensor_backward + context_backward + expert_backward,
-            self._offload.copy_seconds if self._offload else None,
-        )
-        forward, backward = traffic.in_forward(), traffic.in_backward()
+        forward, backward = self._own_forward(), self._own_backward()
+        nothing = np.zeros(1)
+        traffic = self._traffic(sum(forward.values(), nothing), sum(backward.values(), nothing))
+        beside_forward, beside_backward = traffic.in_forward(), traffic.in_backward()
         first, last = traffic.in_first_forward(), traffic.in_last_backward()
         noise = self.times.constants.step_noise if self.times.node.device.waits_for_the_slowest else 0.0
         waiting = (noise * largest_of(self.candidates.ranks))[:, None, None]
         return CostTables(
             forward=self._seconds(
-                compute=compute_forward,
-                tensor_parallel=tensor,
-                context_parallel=context,
-                expert_parallel=expert,
-                data_parallel=forward.network,
-                host_copy=forward.host_copy,
-                straggler=waiting[..., 0] * compute_forward,
+                **forward,
+                data_parallel=beside_forward.network,
+                host_copy=beside_forward.host_copy,
+                straggler=waiting[..., 0] * forward["compute"],
             ),
             backward=self._seconds(
-                compute=compute_backward,
-                recompute=recompute,
-                tensor_parallel=tensor_backward,
-                context_parallel=context_backward,
-                expert_parallel=expert_backward,
-                data_parallel=backward.network,
-                host_copy=backward.host_copy,
-                straggler=waiting * (compute_backward + recompute),
+                **backward,
+                data_parallel=beside_backward.network,
+                host_copy=beside_backward.host_copy,
+                straggler=waiting * (backward["compute"] + backward["recompute"]),
             ),
             first_forward=self._seconds(data_parallel=first.network, host_copy=first.host_copy),
             last_backward=self._seconds(
@@ -109,6 +81,35 @@ class _Builder:
             + self._held_inputs(),
             slack=self._slack(),
             static=self._static_bytes(traffic),
+        )
+
+    def _own_forward(self) -> dict[str, Array]:
+        """(N, R) each: seconds of a forward by cause, without what runs beside it."""
+        causes = {cause: self._stacked(f"{cause}_forward_seconds") for cause in _EXCHANGES}
+        return {"compute": self._stacked("forward_seconds"), **causes}
+
+    def _own_backward(self) -> dict[str, Array]:
+        """(N, R, 1) or (N, R, P) each: seconds of a backward by cause, without what runs beside it."""
+        causes = {cause: self._stacked(f"{cause}_backward_seconds_by_policy") for cause in _EXCHANGES}
+        recompute = self._stacked("recompute_seconds_by_policy")
+        return {"compute": self._stacked("backward_seconds")[..., None], "recompute": recompute, **causes}
+
+    def _traffic(self, forward: Array, backward: Array) -> DataParallel:
+        """What data parallelism and the host move beside passes of so many seconds."""
+        return DataParallel(
+            self.training,
+            self.times,
+            self.candidates,
+            self._stacked("parameters"),
+            self._stacked("expert_parameters"),
+            self._gathered_bytes,
+            self._freed,
+            self._stacked("frozen_bytes"),
+            self._stacked("expert_frozen_bytes"),
+            self._passes_back,
+            forward,
+            backward,
+            self._offload.copy_seconds if self._offload else None,
         )
 
     def _held_inputs(self) -> Array:
