@@ -22,11 +22,12 @@ class Verdict(Enum):
 def largest(count: int, verdict: Callable[[int], Verdict], coarse: Sequence[int] = ()) -> int:
     """Return a number that fits and whose next one does not, 0 if none was found.
 
-    Of at most 24 numbers all are tried, and the answer is the largest that fits. Of more, the step from 0 doubles (1, 2, 4, ...) until two
-    in turn do not fit; one may fail where a larger one fits, because longer sequences allow more context parallelism. Numbers with
-    which nothing divides are passed over until one fits. Then the gap above the last that fits is halved. The failures of the
-    halvings are the next multiples above the answer of 1, 2, 4, ..., so none that divides better was left out up to twice the
-    answer. `coarse` are units that are climbed first in the same way, such as the odd factor of a number of devices.
+    Of at most 24 numbers all are tried, and the answer is the largest that fits. Of more, the step from 0 doubles (1, 2, 4, ...)
+    until two in turn do not fit; one may fail where a larger one fits, because longer sequences allow more context parallelism.
+    Numbers with which nothing divides are passed over until one fits. Then the gap above the last that fits is halved. The
+    failures of the halvings are the next multiples above the answer of 1, 2, 4, ..., so none that divides better was left out up
+    to twice the answer. `coarse` are units that are climbed first in the same way, such as the odd factor of a number of devices;
+    the multiples then count from where that climb ended.
     """
     if count <= MOST_TRIED_WHOLE:
         return max((number for number in range(1, count + 1) if verdict(number) is Verdict.FITS), default=0)
@@ -56,7 +57,8 @@ def _climb(start: int, unit: int, count: int, verdict: Callable[[int], Verdict])
 def least(count: int, holds: Callable[[int], bool]) -> int | None:
     """Return a number that holds while the one before it does not; None if no tried one holds.
 
-    Of at most 24 numbers, the first that holds is found by trying them in turn. Of more, 1, 2, 4, ... and at last `count` are tried until one holds. Then the gap to the one before is halved.
+    Of at most 24 numbers, the first that holds is found by trying them in turn. Of more, 1, 2, 4, ... and at last `count` are tried
+    until one holds. Then the gap to the one before is halved.
     """
     if count <= MOST_TRIED_WHOLE:
         return next((number for number in range(1, count + 1) if holds(number)), None)
