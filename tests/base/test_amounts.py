@@ -61,3 +61,8 @@ def test_deadline(text: str, seconds: float) -> None:
 def test_what_is_no_deadline(text: str, words: str) -> None:
     with pytest.raises(SpecError, match=words):
         read_deadline(text, _NOW)
+
+
+def test_this_very_moment_is_no_deadline() -> None:
+    with pytest.raises(SpecError, match="is past"):
+        read_deadline("2026-11-29", datetime(2026, 11, 29, tzinfo=UTC))

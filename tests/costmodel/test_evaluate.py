@@ -280,6 +280,22 @@ def test_a_split_vocabulary_keeps_microbatches_in_flight(kind: str, more: list[i
     assert base[0] > (4 + 1) * each[0]  # the four of 1F1B's first rank, and the one at the barrier
 
 
+def test_ranks_that_share_the_head_share_its_logits() -> None:
+    """The last rank holds one microbatch either way; the first of 1F1B holds four."""
+    stages = tuple(Stage(layers=(LayerRun(count=1),)) for _ in range(4))
+    training = TrainingSpec(seq_len=128, global_batch=8, stack="megatron-core")
+    apart = Plan(mesh=Mesh(pp=4), micro_batch=1, microbatches=8, stages=stages)
+    shared = apart.model_copy(update={"vocabulary_parallel": "vocab-2"})
+    job = (small_model().model_copy(update={"vocab_size": 100_000}), round_cluster(), training)
+    alone, each = (
+        [part.logits for part in plan_costs(*job, given, RoundTimes()).memory()] for given in (apart, shared)
+    )
+    assert alone[:3] == [0, 0, 0]
+    assert each[3] == pytest.approx(alone[3] / 4)
+    kept = plan_costs(*job, apart, RoundTimes()).sums.rows.activation.last[0, 0]
+    assert each[0] == pytest.approx(each[3] + 3 * kept / 4)
+
+
 @pytest.mark.parametrize(("kind", "more"), [("vocab-1", 2), ("vocab-2", 1)])
 def test_v_half_with_a_split_vocabulary_holds_the_same_on_every_rank(kind: str, more: int) -> None:
     """(4 + 2) // 2 microbatches of both stages, and one more for each barrier in the loss."""
