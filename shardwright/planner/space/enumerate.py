@@ -144,12 +144,20 @@ def _enumerated(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
     check_fixed(model, cluster, training, fixed)
     meshes = list(meshes_of(model, cluster, training, fixed))
     if not meshes:
+        if fixed.context_parallel == "ulysses-ring" or (fixed.ulysses_degree or 1) > 1:
+            _enumerated(
+                model, cluster, training, fixed.but(context_parallel=None, ulysses_degree=None)
+            )  # or its reason
+            raise SpecError(refusals.no_exchange(fixed.tp or 1, model, fixed))
         raise SpecError(refusals.no_mesh(model, cluster, training, fixed))
     rows = _rows(meshes, model, cluster, training, fixed)
     if not len(rows):
         raise SpecError(refusals.no_microbatch(meshes, training, fixed))
     entries = _entries(rows, model, training, fixed)
     if not len(entries.row):
+        if fixed.vocabulary_parallel not in (None, "none"):
+            _enumerated(model, cluster, training, fixed.but(vocabulary_parallel=None))  # or its reason
+            raise SpecError(refusals.no_shared_vocabulary(fixed))
         raise SpecError(refusals.no_schedule(model, cluster, training, meshes, fixed))
     distinct, base_index = np.unique(entries.row * (entries.chunks.max() + 1) + entries.chunks, return_inverse=True)
     of_row, chunks = np.divmod(distinct, entries.chunks.max() + 1)

@@ -71,8 +71,6 @@ def no_exchange(tp: int, model: ModelSpec, fixed: Fixed) -> str:
 
 
 def no_mesh(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> str:
-    if fixed.context_parallel == "ulysses-ring" or (fixed.ulysses_degree or 1) > 1:
-        return no_exchange(fixed.tp or 1, model, fixed)
     devices, layers = cluster.devices, model.layer_count
     degrees = {n: v for n in ("tp", "cp", "pp", "dp_replicate", "dp_shard") if (v := getattr(fixed, n)) is not None}
     shown = " x ".join(f"{name} {value}" for name, value in degrees.items())
@@ -128,11 +126,6 @@ def no_schedule(
 ) -> str:
     """Explain that meshes and microbatches divide, but no schedule runs them with the fixed choices."""
     layers = model.layer_count
-    if fixed.vocabulary_parallel not in (None, "none"):
-        return (
-            f"vocabulary_parallel {fixed.vocabulary_parallel} needs pp of 2 or more, and schedule 1f1b, gpipe or v-half; nothing with {fixed} has both; "
-            "leave one of them out"
-        )
     if fixed.schedule is not None and splits_backward(fixed.schedule):
         return _no_split(fixed.schedule, model, training, meshes, fixed)
     if fixed.schedule in ("1f1b", "gpipe") and fixed.stages_per_rank not in (None, 1):
@@ -148,6 +141,14 @@ def no_schedule(
     return (
         f"interleaved-1f1b needs pp of 2 or more, pp x stages_per_rank of at most {layers} (the layers of "
         f"{model.name}) and microbatches divisible by pp; nothing with {fixed} has all three"
+    )
+
+
+def no_shared_vocabulary(fixed: Fixed) -> str:
+    """Explain that everything divides but for who has embedding and head."""
+    return (
+        f"vocabulary_parallel {fixed.vocabulary_parallel} needs pp of 2 or more, and schedule 1f1b, gpipe or v-half; "
+        f"nothing with {fixed} has both; leave one of them out"
     )
 
 

@@ -20,11 +20,11 @@ from shardwright.specs import ScheduleName, by_rank, splits_backward, stage_rank
 # Costs are spread by this share at random, so that one path is the longest; then each is raised by a far smaller share.
 _SPREAD = 1e-5
 _RAISE = 1e-9
+_SAME = 1e-12  # far less than what random costs make of one pass more on another stage
 _MOST_FOUND = 48
 _SPANS = (1, 3, 7, 15)
 _EVALUATED_AT_ONCE = 16
 _MOST_ROUNDS = 24
-_FEW_ROUNDS = 3
 _MOST_WALKED = 2048  # microbatches times ranks of a schedule that is walked pass by pass
 _SHOWN = 4  # microbatches for each rank that show how a longest path repeats
 CLOSED = 3e-4
@@ -59,11 +59,6 @@ class CriticalPaths:
         paths.known = len(paths.counts)
         return paths
 
-    @property
-    def rounds(self) -> int:
-        """How often the plans that may be fastest are evaluated. Schedules without a recurrence take longer."""
-        return _MOST_ROUNDS
-
     def find(self, costs: StageCosts) -> float:
         """Return the step of one plan without optimizers, and keep its longest path, unless that takes long to find."""
         exact = float(self._seconds(costs))
@@ -90,7 +85,7 @@ class CriticalPaths:
             found = iter([counts])
         else:
             step, found = float(self._seconds(self._costs(spread))), self._continued(spread, varied, raised)
-        return next((counts for counts in found if np.isclose(counts @ spread, step, rtol=1e-9)), None)
+        return next((counts for counts in found if np.isclose(counts @ spread, step, rtol=_SAME, atol=0.0)), None)
 
     def _continued(self, parts: Array, varied: Array, raised: float) -> Iterator[Array]:
         """Yield counts (F,) that a path of so many microbatches would have if it repeats what it does every one or two of few.
@@ -121,11 +116,12 @@ class CriticalPaths:
         """Return the fastest of plans (B,): its index, its step, and a lower bound on all of them.
 
         Plans that take `limit_seconds` or more are not told apart; the step is infinite where there are no others. `least`:
-        the same costs with shorter tails, which the bound is of. A path ends with one tail. Plans that differ by less than `CLOSED` count as equally fast,
+        the same costs with shorter tails, which the bound is of. A path ends with one tail. Plans that differ by less than
+        `CLOSED` count as equally fast,
         unless `exact`, and so do those that are left after a number of rounds.
         """
         bounds, seconds = self.bounds(least or costs), np.full(len(costs.forward), np.inf)
-        closed, rounds = (0.0, len(seconds)) if exact else (CLOSED, self.rounds)
+        closed, rounds = (0.0, len(seconds)) if exact else (CLOSED, _MOST_ROUNDS)
         for _ in range(rounds):
             below = np.where(np.isinf(seconds), bounds.seconds(), np.inf)
             order = np.argsort(below, kind="stable")[:_EVALUATED_AT_ONCE]

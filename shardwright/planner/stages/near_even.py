@@ -37,7 +37,7 @@ class NearEven:
         bounds = self.paths.bounds(self._without_recompute(sizes))
         left = np.ones(len(sizes), dtype=bool)
         plan, limit, bound = None, limit_seconds, np.inf
-        for _ in range(min(_MOST_ROUNDS, self.paths.rounds)):
+        for _ in range(_MOST_ROUNDS):
             below = np.where(left, bounds.seconds(), np.inf)
             order = np.argsort(below, kind="stable")[:_MIXED_AT_ONCE]
             near = order[below[order] < limit]

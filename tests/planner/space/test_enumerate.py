@@ -275,3 +275,22 @@ def test_ep_may_be_fixed_without_its_tensor_parallelism() -> None:
     """The same pairs as where ep is open."""
     space = enumerate_space(_EXPERTS, tiny_cluster(devices=4), _TRAINING, Fixed(ep=2, tp=2))
     assert set(space.column("etp")) == {0, 2}
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        Fixed(vocabulary_parallel="vocab-2", pp=3, even_stages=True),
+        Fixed(context_parallel="ulysses-ring", dp_shard=8, pp=2),
+    ],
+)
+def test_the_reason_is_another_where_nothing_divides_without_the_choice(shared: Fixed) -> None:
+    """Three stages of four layers are not even; sixteen ranks are more than there are."""
+    free = shared.but(vocabulary_parallel=None, context_parallel=None)
+    cluster, training = tiny_cluster(devices=6 if shared.pp == 3 else 8), TrainingSpec(seq_len=64, global_batch=24)
+    reasons = []
+    for fixed in (shared, free):
+        with pytest.raises(SpecError) as refused:
+            enumerate_space(tiny_model(layers=4), cluster, training, fixed)
+        reasons.append(str(refused.value))
+    assert reasons[0] == reasons[1]

@@ -141,7 +141,7 @@ class ContextExchange:
         core_forward: Array,
         core_backward: Array,
     ) -> PassSeconds:
-        """Ring: once less than it has ranks a block goes to the next rank while attention works on the block before.
+        """Ring of n ranks: n - 1 times a block goes to the next rank while attention works on the block before.
 
         In the backward its gradient travels with it.
         """
@@ -160,7 +160,7 @@ class ContextExchange:
         return PassSeconds(ring.forward + traded.forward, ring.backward + traded.backward)
 
     def _gradients_passed_on(self, beside_bytes: Array | float, keys_values: Array, core: Array) -> Array:
-        """Seconds of the ring's sends of a block's gradient with `beside_bytes` of keys and values.
+        """Seconds in which a ring of n ranks passes on n - 1 times a block's gradient with `beside_bytes` of keys and values.
 
         Transformer Engine adds what it gets in the block after. torch sends the sums once more, home, when no block is left.
         """
