@@ -3,7 +3,7 @@
 Data parallelism, the optimizer and memory are added, and rows are summed over stages.
 """
 
-from .build import build_tables
+from .build import LeastCosts, build_least, build_tables
 from .cost_tables import CostTables
 from .memory import (
     HeldBytes,
@@ -20,10 +20,12 @@ from .stage_sums import StageSums, candidates_of, layer_mixes
 __all__ = [
     "CostTables",
     "HeldBytes",
+    "LeastCosts",
     "RowCosts",
     "Rows",
     "StageSeconds",
     "StageSums",
+    "build_least",
     "build_tables",
     "candidates_of",
     "communicator_bytes",

@@ -4,12 +4,13 @@ A stage is a number of layers of each class under each recompute policy. The fir
 last one the head. Every cost of a stage is a sum, or a maximum, over its rows.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from shardwright.base import Array
+from shardwright.base import Array, IntArray
 from shardwright.costmodel.pipeline import StageCosts, peak_activation_bytes, waiting_bytes
 from shardwright.specs import ScheduleName, VocabularyParallel, by_rank, stage_ranks
 
@@ -46,9 +47,21 @@ class Rows:
     def __add__(self, other: "Rows") -> "Rows":
         return Rows(self.layers + other.layers, self.first + other.first, self.last + other.last)
 
+    def each(self, change: Callable[[Array], Array]) -> "Rows":
+        """Return the rows with `change` made to each of their arrays."""
+        return Rows(change(self.layers), change(self.first), change(self.last))
+
     def times(self, factor: Array) -> "Rows":
         """Multiply every value of a candidate by its `factor` (...), for rows that do not depend on the policy."""
         return Rows(self.layers * factor[..., None], self.first * factor, self.last * factor)
+
+    def cheapest(self, policies: list[int]) -> "Rows":
+        """The minimum of each row over those policies, for rows that depend on the policy."""
+        return Rows(self.layers[..., policies].min(axis=-1), self.first, self.last)
+
+    def of_model(self, whole: IntArray) -> Array:
+        """(N,): the sum over a model that has `whole` (K,) layers of each class, for rows that do not depend on the policy."""
+        return np.asarray(self.layers @ whole + self.first + self.last)
 
     @property
     def depends_on_policy(self) -> bool:
@@ -131,6 +144,26 @@ class RowCosts:
 
     def __getitem__(self, index: Any) -> "RowCosts":
         return RowCosts(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+    def room_for(self, candidates: int) -> "RowCosts":
+        """Return costs of so many candidates that are not filled in yet, in arrays like these of (N, ...)."""
+
+        def empty(values: Array) -> Array:
+            return np.empty((candidates, *values.shape[1:]))
+
+        alike: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            alike[name] = value.each(empty) if isinstance(value, Rows) else empty(value)
+        return RowCosts(**alike)
+
+    def put(self, index: IntArray, found: "RowCosts") -> None:
+        """Fill in the costs of the candidates `index` (A,)."""
+        for name, value in vars(found).items():
+            mine = getattr(self, name)
+            if isinstance(value, Rows):
+                mine.layers[index], mine.first[index], mine.last[index] = value.layers, value.first, value.last
+            else:
+                mine[index] = value
 
     def of_classes(self, chosen: slice) -> "RowCosts":
         """Return the costs without the other layer classes, for arrays with one axis over candidates."""

@@ -21,7 +21,8 @@ All paths but a rank's own work end on the first rank, so its tail of reductions
 added to every bound.
 
 `quick_bounds` are looser: T >= X (without the weight gradients, where they may be postponed), T >= M X / P, and T >= M times the layers of the commonest class on the rank that holds
-most of them. They are infinite where all layers don't fit the memory of all ranks together.
+most of them. They are infinite where all layers don't fit the memory of all ranks together. `least_bounds` are the same without the
+optimizer and what data parallelism, the host and stragglers add to a pass.
 """
 
 from dataclasses import dataclass, replace
@@ -30,8 +31,9 @@ import numpy as np
 
 from shardwright.base import Array, IntArray
 from shardwright.costmodel.pipeline import waiting_microbatches
+from shardwright.costmodel.tables import Rows
 from shardwright.planner.space import SCHEDULES, LayerRanges, SpaceCosts
-from shardwright.specs import POLICIES, VOCABULARY
+from shardwright.specs import POLICIES, VOCABULARY, Candidates
 
 from .interleaved import InterleavedBounds
 from .layer_floor import LayerFloor
@@ -41,19 +43,58 @@ from .split_backward import SplitBounds
 _GPIPE, _INTERLEAVED = SCHEDULES.index("gpipe"), SCHEDULES.index("interleaved-1f1b")
 
 
-def quick_bounds(costs: SpaceCosts, ranges: LayerRanges, allowed: list[int]) -> Array:
-    """(N,) seconds, one for each entry of the space; at most its `lower_bounds`."""
-    base = costs.space.base
-    floor = LayerFloor(costs.rows, costs.room_bytes, ranges, allowed)
-    total, common = floor.total_seconds, int(floor.whole.argmax())
-    busiest = -(-floor.whole[common] // base.pp) * floor.row_seconds.layers[:, common]
+def least_bounds(costs: SpaceCosts, ranges: LayerRanges, allowed: list[int]) -> Array:
+    """(N,) seconds, one for each entry of the space; at most its `quick_bounds`. They need no cost tables."""
+    space, least = costs.space, costs.rows.least
+    backward, kept = (Rows.by_policy(part).cheapest(allowed) for part in (least.backward, least.activation_bytes))
+    bounds = _simple_bounds(
+        space.base,
+        ranges.whole,
+        costs.room_bytes,
+        seconds=Rows.of(least.forward) + backward,
+        weight_gradient=Rows.of(least.weight_gradient_seconds),
+        static=Rows.of(least.stays),
+        kept=kept,
+    )
+    return np.asarray(bounds[space.splits.astype(int), space.base_index])
+
+
+def quick_bounds(costs: SpaceCosts, ranges: LayerRanges, allowed: list[int], among: IntArray | None = None) -> Array:
+    """(N,) seconds, one for each entry of the space, at most its `lower_bounds`; or (A,), for the entries `among` (A,)."""
+    space = costs.space
+    entries = np.arange(len(space)) if among is None else among
+    bases, place = np.unique(space.base_index[entries], return_inverse=True)
+    base, rows = space.base[bases], costs.rows[bases]
+    bounds = _simple_bounds(
+        base,
+        ranges.whole,
+        costs.room_bytes[bases],
+        seconds=rows.forward + rows.backward.cheapest(allowed),
+        weight_gradient=rows.weight_gradient,
+        static=rows.static,
+        kept=rows.activation.cheapest(allowed),
+    )
+    bounds += rows.optimizer.of_model(ranges.whole) / base.pp
+    return np.asarray(bounds[space.splits[entries].astype(int), place])
+
+
+def _simple_bounds(
+    base: Candidates,
+    whole: IntArray,
+    room_bytes: Array,
+    *,
+    seconds: Rows,
+    weight_gradient: Rows,
+    static: Rows,
+    kept: Rows,
+) -> Array:
+    """(2, B): bounds of base candidates without their optimizer, for schedules with whole and with split backwards."""
+    total, common = seconds.of_model(whole), int(whole.argmax())
+    busiest = -(-whole[common] // base.pp) * seconds.layers[:, common]
     work = base.microbatches * np.maximum(busiest, total / base.pp)
-    optimizer = floor.whole_sum(floor.rows.optimizer) / base.pp
-    first = total - floor.whole_sum(floor.rows.weight_gradient)
-    kept = floor.rows.activation.layers[..., allowed].min(axis=-1) @ floor.whole
-    fits = floor.whole_sum(floor.rows.static) + kept <= costs.room_bytes * base.pp
-    whole, split = (np.where(fits, np.maximum(least, work) + optimizer, np.inf) for least in (total, first))
-    return np.where(costs.space.splits, split[costs.space.base_index], whole[costs.space.base_index])
+    fits = static.of_model(whole) + kept.layers @ whole <= room_bytes * base.pp
+    first = np.stack([total, total - weight_gradient.of_model(whole)])
+    return np.where(fits, np.maximum(first, work), np.inf)
 
 
 def lower_bounds(

@@ -72,7 +72,7 @@ class LayerFloor:
 
     def cheapest(self, values: Rows) -> Rows:
         """The minimum of each row over the allowed policies."""
-        return Rows(values.layers[..., self.allowed].min(axis=-1), values.first, values.last)
+        return values.cheapest(self.allowed)
 
     def mean_line(self, values: Array) -> tuple[Array, Array]:
         """(E,), (E,): `each` and `less`; n neighbouring layers have at least `each * n - less` of `values` (E, K).
@@ -93,7 +93,7 @@ class LayerFloor:
 
     def whole_sum(self, values: Rows) -> Array:
         """(E,): `values` (E,) summed over the whole model."""
-        return np.asarray(values.layers @ self.whole + values.first + values.last)
+        return values.of_model(self.whole)
 
     @cached_property
     def tails(self) -> Rows:

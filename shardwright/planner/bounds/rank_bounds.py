@@ -120,14 +120,18 @@ class RankBounds:
         seconds, by the bytes held over the step, and by the layers of the commonest class alone. A bound that is not below
         `limit` (E,) may be that limit.
         """
-        found = [self._bisected(self._plain, each_row, recomputed, limit)]
-        if self.floor.classes > 1:
-            for units in (self._in_units(each_row.layers), self._in_static_bytes):
-                found.append(self._bisected(units, each_row, recomputed, limit))
-            common = int(self.floor.whole.argmax())
-            alone = Rows(each_row.layers[:, common : common + 1], each_row.first, each_row.last)
-            found.append(self._bisected(self._of_commonest, alone, recomputed, limit))
-        return np.asarray(np.maximum.reduce(found))
+        if self.floor.classes == 1:
+            return self._bisected(self._plain, each_row, recomputed, limit)
+        common = int(self.floor.whole.argmax())
+        alone = Rows(each_row.layers[:, common : common + 1], each_row.first, each_row.last)
+        found = self._bisected(self._of_commonest, alone, recomputed, limit)
+        near = np.flatnonzero(found < limit)
+        if len(near):
+            some = self if len(near) == len(found) else self[near]
+            each, times, below = each_row[near], recomputed[near], np.broadcast_to(limit, found.shape)[near]
+            for units in (some._in_static_bytes, some._plain, some._in_units(each.layers)):
+                found[near] = np.maximum(found[near], some._bisected(units, each, times, below))
+        return found
 
     @cached_property
     def _plain(self) -> "_Held":

@@ -80,6 +80,7 @@ def _nearest(costs: SpaceCosts, model: ModelSpec, among: Array | None = None) ->
         if among is not None and not among[entry]:
             continue
         smallest[tuple(int(column[entry]) for column in columns)] = int(entry)
+    costs.rows[space.base_index[list(smallest.values())]]  # all at once
     found = [
         (entry, least_memory(costs.entry(entry), solver.ranges, solver.allowed_of(entry)))
         for entry in smallest.values()

@@ -1,7 +1,8 @@
 """The entries of a space in the order of their lower bounds, which are sharpened only where they may matter.
 
-Most entries are so slow that the quick bound rules them out. The order is that of the sharp bounds: an entry comes only
-when its sharp bound is the lowest of all bounds, and no quick bound is above its sharp one.
+Most entries are so slow that a bound without cost tables rules them out, and most of the others fall to the quick bound. The
+order is that of the sharp bounds: an entry comes only when its sharp bound is the lowest of all bounds, and no other bound is
+above its sharp one.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,21 +12,24 @@ from typing import Self
 import numpy as np
 
 from shardwright.base import Array, IntArray
-from shardwright.planner.bounds import lower_bounds, quick_bounds
+from shardwright.planner.bounds import least_bounds, lower_bounds, quick_bounds
 from shardwright.planner.stages import EntrySolver
 
 _ROUNDING = 1e-9
 _TINY = 1e-300
+_FIRST_PRICED = 16384
 _FIRST_SHARPENED = 2048
 _GROWTH = 4
+_MUCH_LOWER = 0.9
 
 
 @dataclass
 class OpenEntries:
-    """Lower bounds (N,) in seconds, infinite where nothing fits, and which of them are sharp (N,)."""
+    """Lower bounds (N,) in seconds, infinite where nothing fits, and which of them are at least quick (N,), or sharp (N,)."""
 
     solver: EntrySolver
     bounds: Array
+    quick: Array
     sharp: Array
     chosen: Array = field(default_factory=lambda: np.array(True))
 
@@ -33,13 +37,23 @@ class OpenEntries:
     def of(cls, solver: EntrySolver) -> Self:
         count = len(solver.costs.space)
         if solver.given is not None:  # the bounds hold for stages that the search chooses, not for given ones
-            return cls(solver, np.zeros(count), np.ones(count, dtype=bool))
-        quick = quick_bounds(solver.costs, solver.ranges, solver.allowed)
-        return cls(solver, quick, np.isinf(quick))
+            every = np.ones(count, dtype=bool)
+            return cls(solver, np.zeros(count), every, every)
+        if count <= _FIRST_PRICED:
+            quick = quick_bounds(solver.costs, solver.ranges, solver.allowed)
+            return cls(solver, quick, np.ones(count, dtype=bool), np.isinf(quick))
+        least = least_bounds(solver.costs, solver.ranges, solver.allowed)
+        return cls(solver, least, np.isinf(least), np.isinf(least))
 
     def among(self, entries: Array) -> "OpenEntries":
         """Return only those entries (N,) that are true. What is sharpened for them is sharp here too."""
-        return OpenEntries(self.solver, self.bounds, self.sharp, entries)
+        return OpenEntries(self.solver, self.bounds, self.quick, self.sharp, entries)
+
+    def within(self, seconds: float) -> IntArray:
+        """Return the entries whose quick bounds are at most `seconds`."""
+        near = np.flatnonzero(self.chosen & (self.bounds <= seconds))
+        self._quicken(near)
+        return near[self.bounds[near] <= seconds]
 
     def bound(self, entry: int) -> float:
         """The sharp bound of an entry."""
@@ -53,24 +67,29 @@ class OpenEntries:
     def ascending(self, limit: Callable[[], float] = lambda: np.inf) -> Iterator[int]:
         """Yield entries by their sharp bounds, until none is below `limit`, which may fall meanwhile.
 
-        While `limit` is infinite, the lowest of the sharp bounds comes out of turn after each sharpening: a first plan
-        rules out most of the others.
+        After each sharpening an entry that may lower the limit by much comes out of turn: a plan rules out most of the others.
         """
-        done, most = np.zeros(len(self.bounds), dtype=bool), _FIRST_SHARPENED
+        done, priced, sharpened = np.zeros(len(self.bounds), dtype=bool), _FIRST_PRICED, _FIRST_SHARPENED
         while True:
             left = np.flatnonzero(self.chosen & ~done & (self.bounds < limit()) & np.isfinite(self.bounds))
             left = left[self._order(left)]
+            dull = left[~self.quick[left]]
+            if len(dull) and (np.isfinite(limit()) or dull[0] == left[0]):
+                self._quicken(dull[:priced] if np.isinf(limit()) else dull)
+                priced *= _GROWTH
+                continue
             for place, entry in enumerate(left):
                 if not self.bounds[entry] < limit():
                     return
+                if not self.quick[entry]:
+                    break
                 if not self.sharp[entry]:
                     blunt = left[place:]
-                    blunt = blunt[~self.sharp[blunt] & (self.bounds[blunt] < limit())]
-                    blunt = self._cheap_first(blunt)[:most] if np.isinf(limit()) else blunt[:most]
+                    blunt = blunt[self.quick[blunt] & ~self.sharp[blunt] & (self.bounds[blunt] < limit())]
+                    blunt = (self._cheap_first(blunt) if np.isinf(limit()) else blunt)[:sharpened]
                     self.sharpen(blunt, limit())
-                    most *= _GROWTH
-                    first = blunt[self.bounds[blunt].argmin()]
-                    if np.isinf(limit()) and np.isfinite(self.bounds[first]):
+                    sharpened *= _GROWTH
+                    for first in self._out_of_turn(blunt, limit()):
                         done[first] = True
                         yield int(first)
                     break
@@ -79,10 +98,28 @@ class OpenEntries:
             else:
                 return
 
+    def _quicken(self, entries: IntArray) -> None:
+        """Raise the bounds of `entries` (A,) to the quick ones."""
+        entries = entries[~self.quick[entries]]
+        if len(entries):
+            found = quick_bounds(self.solver.costs, self.solver.ranges, self.solver.allowed, entries)
+            self.bounds[entries] = np.maximum(found, self.bounds[entries])
+            self.quick[entries] = True
+            self.sharp[entries] = np.isinf(found)
+
     def _cheap_first(self, entries: IntArray) -> IntArray:
         """Return the entries whose sharp bounds need no schedule to be made, or all where there is none."""
         splits = self.solver.costs.space.splits[entries]
         return entries[~splits] if not splits.all() else entries
+
+    def _out_of_turn(self, entries: IntArray, limit_seconds: float) -> IntArray:
+        """Return the entry of the lowest bound: of all `entries` as long as there is no limit, later of those with one stage on
+        each rank, which are solved in milliseconds, and only if that may lower the limit by much."""
+        if np.isfinite(limit_seconds):
+            entries = entries[self.solver.costs.space.plain[entries]]
+        worth_it = np.isfinite(self.bounds[entries]) & (self.bounds[entries] < limit_seconds * _MUCH_LOWER)
+        entries = entries[worth_it]
+        return entries[self.bounds[entries].argsort(kind="stable")[:1]]
 
     def left(self, done: int) -> int:
         """Return the number of entries that may fit, without `done` ones."""
@@ -90,6 +127,8 @@ class OpenEntries:
 
     def sharpen(self, entries: IntArray, limit_seconds: float = np.inf) -> None:
         """Sharpen the bounds of `entries` (A,). Those that turn out not to be below the limit need no sharper ones."""
+        entries = entries[~self.sharp[entries] & (self.bounds[entries] < limit_seconds)]
+        self._quicken(entries)
         entries = entries[~self.sharp[entries] & (self.bounds[entries] < limit_seconds)]
         if len(entries):
             solver = self.solver

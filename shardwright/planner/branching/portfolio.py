@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from shardwright.costmodel.op_times import OpTimes
-from shardwright.planner.space import Fixed, enumerate_space, in_other_order
+from shardwright.planner.space import NEAR_THE_BEST, Fixed, enumerate_space, in_other_order
 from shardwright.planner.stages import Solved
 from shardwright.specs import ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -68,7 +68,8 @@ class Portfolio:
         if self.best is None or not self.complete:
             return
         training, run = self.best.variant
-        space = in_other_order(run.space, run.entries.bounds, self.best.solved.step_seconds, cluster, training)
+        near = run.entries.within(NEAR_THE_BEST * self.best.solved.step_seconds)
+        space = in_other_order(run.space, near, run.entries.bounds, cluster, training)
         if space is not None:
             variant = Variant(training, BranchAndBound.over(space, model, training, run.times))
             self.variants.append(variant)

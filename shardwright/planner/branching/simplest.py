@@ -56,8 +56,8 @@ def simplest(portfolio: Portfolio, tolerance: float, *, most_looked_at: int | No
 
 def _near(run: BranchAndBound, most: float, own: int) -> dict[int, IntArray]:
     """Return by kind the entries that may take at most `most` seconds, of kinds that are not less simple than `own`."""
-    kinds = _kinds(run.space)
-    near = np.flatnonzero(run.entries.chosen & (run.entries.bounds <= most) & (kinds <= own))
+    kinds, near = _kinds(run.space), run.entries.within(most)
+    near = near[kinds[near] <= own]
     return {int(kind): near[kinds[near] == kind] for kind in np.unique(kinds[near])}
 
 
@@ -84,6 +84,7 @@ def _searches(run: BranchAndBound, entries: IntArray, most: float) -> Iterator[B
     among[entries] = True
     if _NOTHING in run.solver.allowed and run.solver.given is None:
         solver = replace(run.solver, allowed=[_NOTHING])
-        bounds = run.entries.bounds.copy()
-        yield BranchAndBound(solver, OpenEntries(solver, bounds, np.isinf(bounds), among), run.times, ceiling=most)
+        bounds, quick = run.entries.bounds.copy(), run.entries.quick.copy()
+        entries_alone = OpenEntries(solver, bounds, quick, np.isinf(bounds), among)
+        yield BranchAndBound(solver, entries_alone, run.times, ceiling=most)
     yield BranchAndBound(run.solver, run.entries.among(among), run.times, ceiling=most)

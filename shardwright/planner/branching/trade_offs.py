@@ -107,8 +107,8 @@ def _roomiest(run: BranchAndBound, most_seconds: float) -> Solved | None:
     solver, usable = run.solver, usable_bytes(run.times.node.device, run.times.constants)
     if solver.given is not None:
         return None
-    near = np.flatnonzero(run.entries.chosen & (run.entries.bounds <= most_seconds))
-    near = near[np.argsort(_rough_bytes(solver)[near], kind="stable")][:_MOST_BOUNDED]
+    near = run.entries.within(most_seconds)
+    near = near[np.argsort(_rough_bytes(solver, near), kind="stable")][:_MOST_BOUNDED]
     best: Solved | None = None
     taken, step = 0.0, 0.5
     for _ in range(_HALVINGS):
@@ -133,10 +133,10 @@ def _first_within(solver: EntrySolver, entries: IntArray, most_seconds: float) -
     return None
 
 
-def _rough_bytes(solver: EntrySolver) -> Array:
-    """(N,): bytes of the mean rank with the least activations, those of the first rank's microbatches; to order entries by."""
-    rows, base, whole = solver.costs.rows, solver.costs.space.base, solver.ranges.whole
-    static = rows.static.layers @ whole + rows.static.first + rows.static.last
-    kept = rows.activation.layers[..., solver.allowed].min(axis=-1) @ whole
-    each = (static + kept * np.minimum(base.pp, base.microbatches)) / base.pp
-    return np.asarray(each - solver.costs.room_bytes)[solver.costs.space.base_index]
+def _rough_bytes(solver: EntrySolver, entries: IntArray) -> Array:
+    """(A,): bytes of the mean rank with the least activations, those of the first rank's microbatches; to order `entries` by."""
+    bases, place = np.unique(solver.costs.space.base_index[entries], return_inverse=True)
+    rows, base, whole = solver.costs.rows[bases], solver.costs.space.base[bases], solver.ranges.whole
+    kept = rows.activation.cheapest(solver.allowed).layers @ whole
+    each = (rows.static.of_model(whole) + kept * np.minimum(base.pp, base.microbatches)) / base.pp
+    return np.asarray(each - solver.costs.room_bytes[bases])[place]

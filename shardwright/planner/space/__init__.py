@@ -5,13 +5,14 @@ from .costs import EntryCosts, SpaceCosts, space_costs
 from .enumerate import SCHEDULES, Space, check_fixed, enumerate_space
 from .fixed import Fixed
 from .meshes import meshes_of
-from .other_orders import in_other_order
+from .other_orders import NEAR_THE_BEST, in_other_order
 from .ranges import LayerRanges, layer_ranges
 from .software import check_runs, kept_by
 from .stage_sizes import ChunkSizes, chunk_sizes, near_even_sizes
 from .variants import TRIED_LOSS_CHUNKS, OpenChoices, changed, keeps, training_variants, words_of
 
 __all__ = [
+    "NEAR_THE_BEST",
     "SCHEDULES",
     "TRIED_LOSS_CHUNKS",
     "ChunkSizes",

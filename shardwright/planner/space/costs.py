@@ -1,11 +1,23 @@
 """Row costs and memory limits of every entry of the space, in the few arrays that the search works on."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
-from shardwright.base import Array
+import numpy as np
+
+from shardwright.base import Array, IntArray
 from shardwright.costmodel.op_times import OpTimes
-from shardwright.costmodel.tables import RowCosts, build_tables, ends_of, fixed_bytes, host_share_bytes, usable_bytes
-from shardwright.specs import ScheduleName, TrainingSpec, VocabularyParallel
+from shardwright.costmodel.tables import (
+    LeastCosts,
+    RowCosts,
+    build_least,
+    build_tables,
+    ends_of,
+    fixed_bytes,
+    host_share_bytes,
+    usable_bytes,
+)
+from shardwright.specs import Candidates, ScheduleName, TrainingSpec, VocabularyParallel
 from shardwright.specs.model import ModelSpec
 
 from .enumerate import Space
@@ -38,12 +50,45 @@ class EntryCosts:
         return ends_of(self.stages, spread=self.vocabulary != "none")
 
 
+class PricedRows:
+    """The row costs of base candidates, indexed as an array of them. Each is priced when it is first asked for.
+
+    In a large space most entries are ruled out by what their rows cost at the least.
+    """
+
+    def __init__(self, model: ModelSpec, training: TrainingSpec, base: Candidates, times: OpTimes) -> None:
+        self._model, self._training, self._base, self._times = model, training, base, times
+        self._priced = np.zeros(len(base), dtype=bool)
+        self._rows: RowCosts | None = None
+
+    def __getitem__(self, bases: int | IntArray | slice) -> RowCosts:
+        asked = np.arange(len(self._base))[bases]
+        new = np.unique(asked[~self._priced[asked]])
+        if self._rows is None and len(new) == len(self._base):
+            self._rows = self._price(self._base)
+        elif len(new):
+            found = self._price(self._base[new])
+            self._rows = found.room_for(len(self._base)) if self._rows is None else self._rows
+            self._rows.put(new, found)
+        self._priced[new] = True
+        assert self._rows is not None
+        return self._rows[bases]
+
+    @cached_property
+    def least(self) -> LeastCosts:
+        """What the rows of every base candidate cost at the least."""
+        return build_least(self._model, self._training, self._base, self._times)
+
+    def _price(self, base: Candidates) -> RowCosts:
+        return RowCosts.of(build_tables(self._model, self._training, base, self._times))
+
+
 @dataclass(frozen=True)
 class SpaceCosts:
     """A space with its costs. `rows` and `room_bytes` (device bytes for all rows) have one item per base candidate."""
 
     space: Space
-    rows: RowCosts
+    rows: PricedRows
     room_bytes: Array
     host_room_bytes: float
 
@@ -64,8 +109,8 @@ class SpaceCosts:
 
 
 def space_costs(space: Space, model: ModelSpec, training: TrainingSpec, times: OpTimes) -> SpaceCosts:
-    """Build the cost tables of the whole space at once."""
-    rows = RowCosts.of(build_tables(model, training, space.base, times))
+    """Return the costs of the whole space; its cost tables are built where they are asked for."""
+    rows = PricedRows(model, training, space.base, times)
     usable = usable_bytes(times.node.device, times.constants)
     room = usable - fixed_bytes(space.base, times.node, times.constants)
     return SpaceCosts(space, rows, room * (1 - _ROUNDING), host_share_bytes(times.node) * (1 - _ROUNDING))

@@ -15,13 +15,14 @@ from shardwright.specs import ORDERS, PIPELINE_INSIDE_DATA, ClusterSpec, Trainin
 from .enumerate import Space
 
 MOST_ENTRIES = 64
-_NEAR = 1.1
+NEAR_THE_BEST = 1.1
+"""Entries are tried whose bounds are at most this many times the best plan's step."""
 
 
 def in_other_order(
-    space: Space, bounds: Array, best_seconds: float, cluster: ClusterSpec, training: TrainingSpec
+    space: Space, near: IntArray, bounds: Array, cluster: ClusterSpec, training: TrainingSpec
 ) -> Space | None:
-    """Return the entries with the lowest `bounds` (N,) in seconds, near the best plan's, with the pipeline inside data parallelism.
+    """Return those of the entries `near` (A,) that have the lowest `bounds` (N,), with the pipeline inside data parallelism.
 
     None where the software has no such order, where one is fixed, or where it changes nothing.
     """
@@ -30,9 +31,8 @@ def in_other_order(
         return None
     base, block = space.base, space.base.cp * space.base.tp
     fills = base.ep * base.expert_tp == block  # see `experts_fill_block`
-    may = ((base.pp > 1) & (base.dp > 1) & fills & (block < per_node))[space.base_index]
-    may &= bounds <= _NEAR * best_seconds
-    chosen: IntArray = np.flatnonzero(may)
+    may = (base.pp > 1) & (base.dp > 1) & fills & (block < per_node)
+    chosen = near[may[space.base_index[near]]]
     chosen = np.sort(chosen[np.argsort(bounds[chosen], kind="stable")][:MOST_ENTRIES])
     if not len(chosen):
         return None

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from shardwright.costmodel.op_times.choice import op_times
 from shardwright.costmodel.tables.rows import Rows, rank_bytes
 from shardwright.planner.bounds.entry_bounds import lower_bounds
 from shardwright.planner.bounds.split_backward import ramp
-from shardwright.planner.space.costs import SpaceCosts, space_costs
+from shardwright.planner.space.costs import PricedRows, SpaceCosts, space_costs
 from shardwright.planner.space.enumerate import enumerate_space
 from shardwright.planner.space.fixed import Fixed
 from shardwright.planner.space.ranges import LayerRanges, layer_ranges
@@ -116,7 +117,7 @@ def test_an_even_pipeline_takes_its_bound(name: ScheduleName, expected: int) -> 
     training = TrainingSpec(seq_len=1024, global_batch=16)
     space = enumerate_space(model, cluster, training, Fixed(pp=4, schedule=name, micro_batch=1, offload_optimizer=0))
     costs = space_costs(space, model, training, op_times(cluster, training))
-    rows = costs.rows
+    rows = costs.rows[:]
     none, every = np.zeros(len(rows.send)), np.ones_like(rows.forward.layers)
     nothing, free = Rows(0 * every, none, none), Rows(0 * rows.backward.layers, none, none)
     equal = replace(
@@ -129,7 +130,7 @@ def test_an_even_pipeline_takes_its_bound(name: ScheduleName, expected: int) -> 
         optimizer=nothing,
         send=none,
     )
-    even = replace(costs, rows=equal)
+    even = replace(costs, rows=cast(PricedRows, equal))
     staged = StagedEntry(even.entry(0), layer_ranges(model))
     mix = np.zeros((4 * chunks, 1, 3), dtype=np.int64)
     mix[..., 0] = 1

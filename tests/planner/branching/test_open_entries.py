@@ -1,26 +1,40 @@
-"""Bounds that stop at a limit are sharpened beyond it when they are asked for again."""
+"""Bounds that stop at a limit are sharpened beyond it when they are asked for again, and large spaces are priced on demand."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from shardwright.costmodel.op_times.choice import op_times
-from shardwright.planner.bounds.entry_bounds import lower_bounds
+from shardwright.planner.best_plan import search
+from shardwright.planner.bounds.entry_bounds import least_bounds, lower_bounds, quick_bounds
+from shardwright.planner.branching import open_entries
 from shardwright.planner.branching.open_entries import OpenEntries
+from shardwright.planner.branching.result import SearchResult
 from shardwright.planner.space.costs import space_costs
 from shardwright.planner.space.enumerate import enumerate_space
 from shardwright.planner.stages.solve_entry import EntrySolver
 from tests.planner.small_problems import random_problem
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_a_limit_hides_no_bound(seed: int) -> None:
+def _solver(seed: int) -> EntrySolver:
     model, cluster, training = random_problem(seed)
     space = enumerate_space(model, cluster, training)
-    solver = EntrySolver.of(space_costs(space, model, training, op_times(cluster, training)), model)
+    return EntrySolver.of(space_costs(space, model, training, op_times(cluster, training)), model)
+
+
+def _comparable(result: SearchResult) -> SearchResult:
+    """The result without its effort, and without other meshes: the first entry out of turn may be another one."""
+    return replace(result, seconds=0.0, candidates_solved=0, runners_up=())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_limit_hides_no_bound(seed: int) -> None:
+    solver = _solver(seed)
     sharp = lower_bounds(solver.costs, solver.ranges, solver.allowed)
     if not np.isfinite(sharp).any():
         return
-    limit, every = float(np.median(sharp[np.isfinite(sharp)])), np.arange(len(space))
+    limit, every = float(np.median(sharp[np.isfinite(sharp)])), np.arange(len(sharp))
     entries = OpenEntries.of(solver)
     quick = entries.bounds.copy()
     entries.sharpen(every, limit)
@@ -29,3 +43,35 @@ def test_a_limit_hides_no_bound(seed: int) -> None:
     assert (entries.bounds[~below] >= limit * (1 - 2e-4)).all()
     entries.sharpen(every)
     assert entries.bounds == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(12))
+class TestOnDemand:
+    def test_the_order_is_that_of_a_space_priced_at_once(self, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        expected = list(OpenEntries.of(_solver(seed)).ascending())
+        monkeypatch.setattr(open_entries, "_FIRST_PRICED", 0)
+        found = OpenEntries.of(_solver(seed))
+        assert not found.quick.all()
+        assert set(found.ascending()) == set(expected)
+        assert np.isfinite(found.bounds[expected]).all()
+
+    def test_the_plan_is_the_same(self, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        expected = search(*random_problem(seed), tolerance=0.02, list_trade_offs=True)
+        monkeypatch.setattr(open_entries, "_FIRST_PRICED", 0)
+        found = search(*random_problem(seed), tolerance=0.02, list_trade_offs=True)
+        assert _comparable(found) == _comparable(expected)
+
+    def test_rows_do_not_depend_on_what_is_priced_with_them(self, seed: int) -> None:
+        at_once, in_turn = _solver(seed).costs.rows, _solver(seed).costs.rows
+        every = np.arange(len(at_once[:].send))
+        for some in (every[1::3], every[::2], every):
+            assert (in_turn[some].backward.layers == at_once[some].backward.layers).all()
+            assert (in_turn[some].last_backward.last == at_once[some].last_backward.last).all()
+            assert (in_turn[some].send == at_once[some].send).all()
+        assert in_turn[int(every[-1])].slack == at_once[int(every[-1])].slack
+
+    def test_the_least_costs_bound_the_quick_bounds(self, seed: int) -> None:
+        solver = _solver(seed)
+        least, quick = (bounds(solver.costs, solver.ranges, solver.allowed) for bounds in (least_bounds, quick_bounds))
+        assert (least <= quick).all()
+        assert (least > 0).all()
