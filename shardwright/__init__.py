@@ -17,7 +17,7 @@ from shardwright.lazy import lazy_names
 
 if TYPE_CHECKING:
     from shardwright.base import InfeasibleError, SpecError
-    from shardwright.catalog import load_cluster
+    from shardwright.catalog import load_cluster, read_lengths
     from shardwright.catalog.huggingface import load_model
     from shardwright.costmodel import (
         PlanFile,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Costs,
         FewestDevices,
         Largest,
+        Packings,
         Shapes,
         costs,
         fewest_devices,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         largest_micro_batch,
         largest_model,
         longest_sequence,
+        packings,
         shapes,
     )
     from shardwright.specs import ClusterSpec, Estimate, Measurement, Plan, Timeline, TrainingSpec, read_measurement
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "base": ["InfeasibleError", "SpecError"],
-    "catalog": ["load_cluster"],
+    "catalog": ["load_cluster", "read_lengths"],
     "catalog.huggingface": ["load_model"],
     "costmodel": [
         *["PlanFile", "check_memory", "check_plan", "estimate_plan", "read_plan_file", "simulate_plan"],
@@ -55,8 +57,8 @@ _ROOMS = {
     ],
     "planner": ["Fixed", "OpenChoices", "SearchResult", "explain", "search"],
     "planner.questions": [
-        *["Costs", "FewestDevices", "Largest", "Shapes", "costs", "fewest_devices", "largest_global_batch"],
-        *["largest_micro_batch", "largest_model", "longest_sequence", "shapes"],
+        *["Costs", "FewestDevices", "Largest", "Packings", "Shapes", "costs", "fewest_devices", "largest_global_batch"],
+        *["largest_micro_batch", "largest_model", "longest_sequence", "packings", "shapes"],
     ],
     "specs": ["ClusterSpec", "Estimate", "Measurement", "Plan", "Timeline", "TrainingSpec", "read_measurement"],
     "specs.model": ["ModelSpec"],
@@ -73,6 +75,7 @@ __all__ = [
     "Measurement",
     "ModelSpec",
     "OpenChoices",
+    "Packings",
     "Plan",
     "PlanFile",
     "SearchResult",
@@ -92,6 +95,8 @@ __all__ = [
     "load_cluster",
     "load_model",
     "longest_sequence",
+    "packings",
+    "read_lengths",
     "read_measurement",
     "read_plan_file",
     "search",

@@ -9,6 +9,7 @@ import typer
 
 from . import plan as planning
 from .options import (
+    LENGTHS_HELP,
     console,
     note_what_profile_lacks,
     print_json,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from shardwright.specs.model import ModelSpec
 
 app = typer.Typer(
-    help="Answer a question by many searches: longest sequence, largest batch or model, fewest GPUs, cost, shape.",
+    help="Answer a question by many searches: longest sequence, largest batch or model, fewest GPUs, cost, shape, packing.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -61,6 +62,7 @@ TokensOption = Annotated[
         parser=read_tokens_option, metavar="TOKENS", help="Set the tokens to train on: 300B, 1T, 1.5e12 (decimal)."
     ),
 ]
+RequiredLengthsOption = Annotated[str, typer.Option(metavar="LENGTHS", help=LENGTHS_HELP)]
 OutOption = Annotated[Path | None, typer.Option(help="Write the plan file of the answer here.")]
 ModelOutOption = Annotated[
     Path | None, typer.Option(help="Write the config.json of the answer's model here; plan reads it as MODEL.")
@@ -311,6 +313,30 @@ def shape(
     }
     data |= {"cases": [*map(case_json, found.cases)], "refused": found.refused, "searches": found.searches}
     _tell(asked, shape_answer(found, asked.model), data, found.fastest, out, plot, model_out)
+
+
+@app.command("packing")
+@_with_job_options("packing")
+def packing(
+    lengths: RequiredLengthsOption,
+    out: OutOption = None,
+    plot: PlotOption = None,
+    **shared: Any,
+) -> None:
+    """Compare packing, padding and buckets for documents."""
+    from shardwright.compare.answers import packing_answer, packing_json
+    from shardwright.planner import questions
+
+    asked = _asked({**shared, "lengths": lengths, "packing": ""}, plot, out)
+    with _working():
+        found = questions.packings(*asked[:3], **asked.options)
+    answer = packing_answer(found, asked.model, asked.training)
+    best = {"packed": found.packed, "padded": found.padded}.get(found.fastest)
+    if out and best is None:
+        from shardwright.base import SpecError
+
+        raise SpecError(f"{out}: buckets are several plans, and a plan file holds one; --json has them all")
+    _tell(asked, answer, packing_json(found), best, out, plot)
 
 
 def _asked(parameters: dict[str, Any], plot: Path | None, *outputs: Path | None, **training: int) -> _Asked:

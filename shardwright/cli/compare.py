@@ -18,6 +18,7 @@ from .options import (
     HighPrecisionLayersOption,
     HostMemoryReserveOption,
     JsonOption,
+    LengthsOption,
     LinearPrecisionOption,
     LossChunksOption,
     MemoryReserveOption,
@@ -27,6 +28,7 @@ from .options import (
     MtpLayersOption,
     OptimizerOption,
     OverlapsDispatchOption,
+    PackingOption,
     PrecisionOption,
     ProfileOption,
     RecomputeModulesOption,
@@ -72,6 +74,8 @@ def compare(
     recompute_modules: RecomputeModulesOption = "",
     cuda_graphs: CudaGraphsOption = "none",
     trainable: TrainableOption = "all",
+    lengths: LengthsOption = "",
+    packing: PackingOption = "",
     strategy: Annotated[
         list[str] | None,
         typer.Option(help="Name a strategy; repeat for several. Default: all, and best (the planner's choice)."),
@@ -212,6 +216,8 @@ def _options_of(training: "TrainingSpec") -> dict[str, str | int | None]:
         "--recompute-modules": "+".join(training.recompute_modules),
         "--cuda-graphs": training.cuda_graphs,
         "--trainable": str(training.trainable),
+        "--lengths": training.lengths.name if training.lengths else "",
+        "--packing": training.packing if training.lengths else "",
     }
 
 

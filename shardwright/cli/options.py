@@ -149,6 +149,17 @@ TrainableOption = Annotated[
         "or nf4 for the frozen weights; qlora:r=16,targets=...; layers:4 or layers:4+head.",
     ),
 ]
+LENGTHS_HELP = "Say how long documents are: uniform:512..8k, or a file with one length, or length,count, in each line."
+LengthsOption = Annotated[
+    str, typer.Option(metavar="LENGTHS", help=f"{LENGTHS_HELP} Left out, each fills its sequence.")
+]
+PackingOption = Annotated[
+    str,
+    typer.Option(
+        help="Choose what a sequence of --seq-len tokens holds: packed (documents in a row, each attends to itself alone; the default), "
+        "or padded (one document)."
+    ),
+]
 # The parameters that `TrainingSpec` has by the same name.
 _TRAINING_OPTIONS = (
     *(
@@ -305,9 +316,25 @@ def read_training(options: Mapping[str, Any]) -> "TrainingSpec":
     from shardwright.specs import TrainingSpec, named_stack
 
     formats = {"compute": options["precision"], "linear": options["linear_precision"]}
-    values = {name: options[name] for name in _TRAINING_OPTIONS}
+    values = {name: options[name] for name in _TRAINING_OPTIONS} | _documents(options["lengths"], options["packing"])
     values["precision"] = formats | named_stack(options["stack"]).fixed_formats
     return TrainingSpec.parse(values, source="training options")
+
+
+def _documents(lengths: str, packing: str) -> "dict[str, Any]":
+    """The fields of the training spec that say how long documents are.
+
+    Raises:
+        SpecError: lengths that cannot be read, or a packing without them.
+    """
+    from shardwright.base import SpecError
+    from shardwright.catalog import read_lengths
+
+    if packing and not lengths:
+        raise SpecError(
+            f"--packing {packing} says what becomes of documents of several lengths; give --lengths, or leave it out"
+        )
+    return {"lengths": read_lengths(lengths), **({"packing": packing} if packing else {})} if lengths else {}
 
 
 def read_may_choose(options: Mapping[str, Any]) -> "tuple[dict[str, Any], OpenChoices]":

@@ -161,7 +161,8 @@ class PlanCosts:
 
     def estimate(self) -> Estimate:
         step, sequences = self.step(), self.training.global_batch
-        model_flops = sequences * model_flops_per_sequence(self.model, self.training)
+        whole = sequences * model_flops_per_sequence(self.model, self.training)
+        model_flops = self.training.used_share * whole
         again = sequences * recompute_flops_per_sequence(self.model, self.training, self.plan)
         device = self.times.node.device
         ranks = self.plan.mesh.ranks
@@ -173,9 +174,9 @@ class PlanCosts:
             host_bytes=tuple(self._per_rank(self.sums.total(self.sums.rows.host)).sum(axis=0).tolist()),
             tokens_per_s=self.training.tokens_per_step / step.total,
             model_flops=model_flops,
-            hardware_flops=model_flops + again,
+            hardware_flops=whole + again,
             mfu=model_flops / peak_flops,
-            hfu=(model_flops + again) / peak_flops,
+            hfu=(whole + again) / peak_flops,
             device_count=ranks,
             basis=self.times.basis,
         )

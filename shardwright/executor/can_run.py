@@ -61,6 +61,7 @@ def check_can_run(plan_file: PlanFile) -> None:
         (training.mtp_layers > 0, "multi-token prediction", "plan without --mtp-layers"),
         (training.activation_offload_layers > 0, "activation offload", "plan without --activation-offload-layers"),
         (not training.trainable.trains_all, f"trainable {training.trainable}", "plan with --trainable all"),
+        (training.lengths is not None, "documents of several lengths", "plan without --lengths"),
         (training.cuda_graphs != "none", "CUDA graphs", "plan without --cuda-graphs"),
     )
     for is_so, what, fix in unlike:

@@ -20,6 +20,7 @@ from .candidates import (
 from .choices import AXES, CHOICES, COLUMNS, Choice
 from .cluster import MOST_DEVICES, ClusterSpec, Host, Link, LinkKind, NodeGroup
 from .device import Device, DeviceFormat, Generation
+from .lengths import Lengths, Packing, Pieces
 from .mesh import ORDERS, PIPELINE_INSIDE_DATA, PIPELINE_OUTERMOST, Mesh, MeshOrder, RankGroup, experts_fold
 from .plan import (
     CONTEXT_PARALLEL,
@@ -125,6 +126,7 @@ __all__ = [
     "Lane",
     "LayerCheck",
     "LayerRun",
+    "Lengths",
     "LinearFormat",
     "Link",
     "LinkKind",
@@ -139,6 +141,8 @@ __all__ = [
     "NonNegativeInt",
     "Offload",
     "OptimizerName",
+    "Packing",
+    "Pieces",
     "Plan",
     "Point",
     "PositiveFloat",

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from .lengths import Lengths, Packing, Pieces
 from .spec import NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from .stack import OWN_STACK, Stack, named_stack
 from .stack import LinearFormat as LinearFormat  # re-exported here, because it is a field of a precision
@@ -91,6 +92,8 @@ class TrainingSpec(Spec):
     `recompute_modules`: what selective recompute repeats, by Megatron-Core's names; empty: what the stack repeats.
     `cuda_graphs`: what the host launches as one graph: nothing, each layer's router, its attention, both, or the whole step.
     `trainable`: what is trained: every weight, adapters beside frozen weights, or the last layers.
+    `lengths`: how long documents are; None where each fills its sequence. `packing` says what a sequence of `seq_len` tokens
+    then holds: documents one after the other, of which each attends to itself alone ("packed"), or one, with padding ("padded").
     """
 
     seq_len: Annotated[PositiveInt, Field(le=MOST_PER_STEP)]
@@ -112,6 +115,8 @@ class TrainingSpec(Spec):
     recompute_modules: tuple[RecomputeModule, ...] = ()
     cuda_graphs: CudaGraphs = "none"
     trainable: Trainable = Trainable()
+    lengths: Lengths | None = None
+    packing: Packing = "packed"
 
     @field_validator("recompute_modules", mode="before")
     @classmethod
@@ -162,4 +167,15 @@ class TrainingSpec(Spec):
 
     @property
     def tokens_per_step(self) -> int:
-        return self.seq_len * self.global_batch
+        """Tokens of a step that are trained on; padding is none."""
+        return round(self.seq_len * self.global_batch * self.used_share)
+
+    @property
+    def used_share(self) -> float:
+        """The share of a sequence that is not padding."""
+        return self.lengths.used_share(self.seq_len) if self.lengths and self.packing == "padded" else 1.0
+
+    @property
+    def documents(self) -> Pieces | None:
+        """The pieces of documents that share sequences, where attention stays within each."""
+        return self.lengths.pieces(self.seq_len) if self.lengths and self.packing == "packed" else None

@@ -19,6 +19,7 @@ _QUESTIONS: dict[str, tuple[str, ...]] = {
     "fewest-gpus": (*JOB, *_RUN, "--deadline", "10d"),
     "cost": (*JOB, *_RUN, "--price", "2.5"),
     "shape": JOB,
+    "packing": (*JOB, "--lengths", "uniform:128..8k"),
 }
 
 
@@ -30,6 +31,8 @@ def test_each_question_has_the_options_of_plan(question: str) -> None:
     lacking = {"context", "out", "report", "details", "certify", "fastest", "allow_fewer_devices"}
     if question == "longest-sequence":
         lacking |= {"seq_len", "global_batch"}
+    if question == "packing":
+        lacking |= {"packing", "lengths"}
     for name in set(of_plan) - lacking:
         assert mine[name].annotation == of_plan[name].annotation, name
         assert mine[name].default == of_plan[name].default, name
@@ -139,6 +142,8 @@ def test_a_deadline_that_nothing_meets_is_infeasible_after_the_table(command: Co
         (("largest-model", "llama-3.2-1", *JOB), ("Did you mean 'llama-3.2-1b'?",)),
         (("shape", _MODEL, *JOB, "--time-limit", "0"), ("--time-limit is 0",)),
         (("shape", _MODEL, *JOB, "--tp", "3"), ("tp 3",)),
+        (("packing", _MODEL, *JOB), ("--lengths",)),
+        (("packing", _MODEL, *JOB, "--lengths", "uniform:9..1"), ("'uniform:9..1'", "uniform:512..8192")),
         (("shap", _MODEL), ("shap",)),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else None,

@@ -377,3 +377,15 @@ def test_a_layout_deals_the_layers_of_a_plan_to_other_stages(command: Command, t
     assert found["estimate"]["step"] != even["estimate"]["step"]
     assert_one_line(command("explain", path, "--pipeline-layout", "Et*8|t*8L"), "has 0 m", "give 1 m")
     assert_one_line(command("explain", path, "--pipeline-layout", "Et*8|t*8"), "end with its only L")
+
+
+def test_documents_are_in_the_plan_and_in_its_words(command: Command, tmp_path: Path) -> None:
+    path, lengths = tmp_path / "plan.json", tmp_path / "lengths.csv"
+    lengths.write_text("length,count\n512,3\n6000,1\n")
+    result = command("plan", "llama-3.2-1b", *JOB, "--lengths", lengths, "--packing", "padded", "--out", path)
+    assert "lengths.csv, 1,884 tokens on average; padded" in result.out
+    training = json.loads(path.read_text())["training"]
+    assert (training["lengths"]["tokens"], training["packing"]) == ([512.0, 6000.0], "padded")
+    assert "lengths.csv" in command("explain", path).out
+    refused = command("plan", "llama-3.2-1b", *JOB, "--packing", "padded")
+    assert_one_line(refused, "--packing padded", "give --lengths")

@@ -1,6 +1,7 @@
 """Answers of the planner's questions in words, as rows and as plain data for programs."""
 
 from .devices import cost_answer, deadline_answer
+from .packings import packing_answer, packing_json
 from .plain import case_json, time_json
 from .sizes import batch_answer, model_answer, sequence_answer, shape_answer
 
@@ -10,6 +11,8 @@ __all__ = [
     "cost_answer",
     "deadline_answer",
     "model_answer",
+    "packing_answer",
+    "packing_json",
     "sequence_answer",
     "shape_answer",
     "time_json",

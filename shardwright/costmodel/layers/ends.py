@@ -178,6 +178,8 @@ class EndWork:
             context_parallel_backward_seconds_by_policy=nothing,
             expert_parallel_forward_seconds=zero,
             expert_parallel_backward_seconds_by_policy=nothing,
+            uneven_forward_seconds=zero,
+            uneven_backward_seconds_by_policy=nothing,
             activation_bytes_by_policy=by_policy(none=kept, selective=kept, full=kept),
             working_bytes_by_policy=by_policy(none=working, selective=working, full=working),
             parameters=parameters * trained,

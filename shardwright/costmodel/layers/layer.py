@@ -12,6 +12,7 @@ from shardwright.specs import BYTES_PER_ELEMENT
 from shardwright.specs.model import Block, FeedForward, MixtureOfExperts
 
 from . import operators
+from .documents import document_length, unevenness
 from .exchanges import ContextExchange, ExpertExchange, hidden_pairs, spread_parameters
 from .fp8_attention import fp8_attention_cast_bytes, fp8_attention_seconds
 from .frame import WorkFrame
@@ -76,6 +77,7 @@ class LayerWork:
         exchanged = self._exposed(self._collectives, passes.backward)
         traded, alone = self._exposed_trade, self._trade
         exchanges = self._modules is not None and self._modules.exchange
+        uneven = self._uneven
         work = RowWork(
             forward_seconds=passes.forward,
             backward_seconds=passes.backward,
@@ -97,6 +99,8 @@ class LayerWork:
             expert_parallel_backward_seconds_by_policy=by_policy(
                 none=traded, selective=3 * alone - traded if exchanges else traded, full=3 * alone - traded
             ),
+            uneven_forward_seconds=uneven.forward,
+            uneven_backward_seconds_by_policy=repeated_when_full(uneven.forward, uneven.backward),
             activation_bytes_by_policy=kept,
             working_bytes_by_policy=working,
             **self._weights()._asdict(),
@@ -207,7 +211,7 @@ class LayerWork:
         """Seconds of one pass of a fused kernel, and of the casts around one in 8 bits."""
         frame, attention, head_size = self.frame, self.block.attention, self.block.attention.head_size
         sizes: dict[str, float] = {"head_size": head_size, "value_size": attention.value_head_size}
-        keys = float(frame.training.seq_len)
+        keys = document_length(frame.training)
         seconds = frame.times.attention_seconds(flops, **sizes, seq_len=keys, backward=backward)
         if not frame.training.fp8_attention:
             return seconds
@@ -215,6 +219,16 @@ class LayerWork:
         casts = fp8_attention_cast_bytes(self.block, frame.training, backward=backward)
         moved = frame.times.memory_bound_seconds(casts * frame.tokens / frame.candidates.tp)
         return fp8_attention_seconds(*job, head_size=head_size, backward=backward) + moved
+
+    @property
+    def _uneven(self) -> _Passes:
+        """By how much passes of a microbatch vary with its documents: one standard deviation, of its sequences together."""
+        frame = self.frame
+        if frame.training.attention != "flash":  # it computes every score and masks it
+            return _Passes(0 * self._core.forward, 0 * self._core.backward)
+        of_sequence = unevenness(frame.training, self.block.attention.window)
+        share = of_sequence / np.sqrt(frame.candidates.micro_batch)
+        return _Passes(share * self._core.forward, share * self._core.backward)
 
     @cached_property
     def _busy(self) -> _Passes:

@@ -17,6 +17,8 @@ from shardwright.costmodel.op_times import OPERANDS, Operator
 from shardwright.specs import Stack, TrainingSpec
 from shardwright.specs.model import Block, FeedForward, LatentAttention, MixtureOfExperts, MultiHeadAttention, Norm
 
+from .documents import document_length, keys_seen
+
 QUERY_KEY_VALUE, GATE_UP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 """Linears that read one input, by the names of transformers."""
 INPUT_MODULES = (*QUERY_KEY_VALUE, "q_a_proj", "kv_a_proj")
@@ -47,12 +49,6 @@ class Matmul:
     @property
     def flops(self) -> Array:
         return 2.0 * np.asarray(self.m, dtype=float) * self.k * self.n * self.groups
-
-
-def context_length(seq_len: int, window: int | None) -> float:
-    """Return the mean number of keys that a causal query sees, itself included, with a window of `window` tokens."""
-    reach = min(window or seq_len, seq_len)
-    return reach - reach * (reach - 1) / (2 * seq_len)
 
 
 def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number, *, joined: bool = True) -> list[Matmul]:
@@ -156,11 +152,11 @@ def _feed_forward(width: int, gated: bool, hidden: int, tokens: Number, tp: Numb
 def attention_core_flops(block: Block, training: TrainingSpec, tokens: Number, tp: Number, *, causal: bool) -> Array:
     """FLOPs of scores and weighted values on this tp rank: 2 T (keys seen) heads (key size + value size) / t.
 
-    With `causal` false every key of the sequence counts. A kernel that masks after computing works that way. So does
+    With `causal` false every key of the sequence counts, or of the document where documents are packed. A kernel that masks after computing works that way. So does
     the usual definition of MFU (Chowdhery et al. 2022, appendix B).
     """
     attention = block.attention
-    keys = context_length(training.seq_len, attention.window) if causal else float(training.seq_len)
+    keys = keys_seen(training, attention.window) if causal else document_length(training)
     sizes = attention.heads * (attention.head_size + attention.value_head_size)
     return 2.0 * np.asarray(tokens, dtype=float) * keys * sizes / tp
 

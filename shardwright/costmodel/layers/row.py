@@ -13,6 +13,7 @@ from shardwright.specs import POLICIES
 class RowWork:
     """Work of one microbatch. Shapes are (N,), with a last axis of recompute policies where the name says `by_policy`.
 
+    `uneven` are the standard deviations of passes whose microbatches hold other documents.
     `weight_gradient_seconds` is part of `backward_seconds`. Seconds are those of the device alone. `parameters` counts
     the trained elements on one tp rank, except experts on the ranks of ep, which are `expert_parameters`. `frozen_bytes` and
     `expert_frozen_bytes` are those of frozen weights, in the format in which they lie.
@@ -28,6 +29,8 @@ class RowWork:
     context_parallel_backward_seconds_by_policy: Array
     expert_parallel_forward_seconds: Array
     expert_parallel_backward_seconds_by_policy: Array
+    uneven_forward_seconds: Array
+    uneven_backward_seconds_by_policy: Array
     activation_bytes_by_policy: Array
     working_bytes_by_policy: Array
     parameters: Array

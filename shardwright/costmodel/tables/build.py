@@ -82,13 +82,15 @@ class _Builder:
                 **forward,
                 data_parallel=beside_forward.network,
                 host_copy=beside_forward.host_copy,
-                straggler=waiting[..., 0] * forward["compute"],
+                straggler=waiting[..., 0] * forward["compute"]
+                + self._uneven_share * self._stacked("uneven_forward_seconds"),
             ),
             backward=self._seconds(
                 **backward,
                 data_parallel=beside_backward.network,
                 host_copy=beside_backward.host_copy,
-                straggler=waiting * (backward["compute"] + backward["recompute"]),
+                straggler=waiting * (backward["compute"] + backward["recompute"])
+                + self._uneven_share[..., None] * self._stacked("uneven_backward_seconds_by_policy"),
             ),
             first_forward=self._seconds(data_parallel=first.network, host_copy=first.host_copy),
             last_backward=self._seconds(
@@ -122,6 +124,17 @@ class _Builder:
         causes = {cause: self._stacked(f"{cause}_backward_seconds_by_policy") for cause in _EXCHANGES}
         recompute = self._stacked("recompute_seconds_by_policy")
         return {"compute": self._stacked("backward_seconds")[..., None], "recompute": recompute, **causes}
+
+    @property
+    def _uneven_share(self) -> Array:
+        """(N, 1): by how many standard deviations of a microbatch's passes the slowest data-parallel rank lags, on average.
+
+        Under ZeRO-3 every layer's gather waits for it, so for every microbatch. Else ranks meet once a step, and what M
+        microbatches add up to varies by the root of M.
+        """
+        chosen = self.candidates
+        meetings = np.where(chosen.zero_stage >= 3, 1.0, chosen.microbatches)
+        return np.asarray(largest_of(chosen.dp) / np.sqrt(meetings))[:, None]
 
     def _traffic(self, forward: Array, backward: Array) -> DataParallel:
         """What data parallelism and the host move beside passes of so many seconds."""

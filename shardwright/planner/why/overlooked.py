@@ -13,7 +13,7 @@ _GIVEN = "given by the user"
 def overlooked(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, estimate: Estimate
 ) -> list[str]:
-    """Name a sequence beyond the model's positions, and logits that take much of a memory that is half full or more."""
+    """Name a sequence beyond the model's positions, documents longer than a sequence, and logits that take much of a memory that is half full or more."""
     found = []
     longest = None if model.positions else model.config.get("max_position_embeddings")
     if isinstance(longest, int) and training.seq_len > longest:
@@ -21,11 +21,20 @@ def overlooked(
             f"The sequence of {training.seq_len:,} tokens is longer than the {longest:,} positions of {model.name}; "
             "its rotary embedding needs scaling to reach that far."
         )
+    found += _cut_documents(training)
     fullest = _fullest(estimate)
     full = fullest.total > cluster.node.device.memory_bytes / 2
     if full and fullest.logits > _MUCH * fullest.total and training.loss_chunks == 1:
         found.append(_logits(model, cluster, training, plan, fullest))
     return found
+
+
+def _cut_documents(training: TrainingSpec) -> list[str]:
+    longer = training.lengths.longer_than(training.seq_len) if training.lengths else 0.0
+    if not longer:
+        return []
+    becomes = "packing cuts them into pieces" if training.packing == "packed" else "padding cuts off what is beyond"
+    return [f"{longer:.1%} of the documents are longer than the {training.seq_len:,} tokens of a sequence; {becomes}."]
 
 
 def _logits(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, fullest: MemoryBytes) -> str:

@@ -13,7 +13,7 @@ from shardwright.specs.model import ModelSpec
 from .breakdown import words
 from .comparison import ComparedPlan
 from .others import OtherPlan, other_line
-from .words import parameter_words, schedule_words
+from .words import document_words, parameter_words, schedule_words
 
 _WIDTH = 80
 _LABEL = 10
@@ -66,6 +66,7 @@ def _lines(summary: Summary) -> list[tuple[str, str]]:
     return [
         ("plan", _choices(summary.plan)),
         *([] if trainable.trains_all else [("trains", f"{trainable}; everything else is frozen")]),
+        *([("documents", document_words(summary.training))] if summary.training.lengths else []),
         ("step", _step(summary.estimate)),
         ("memory", _memory(summary.plan, summary.estimate, summary.cluster)),
         ("bound by", _bound(summary.estimate)),

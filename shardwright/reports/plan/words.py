@@ -110,9 +110,20 @@ def training_lines(training: TrainingSpec) -> list[tuple[str, str]]:
     lines = [("software", training.stack)] if training.stack != OWN_STACK else []
     if not training.trainable.trains_all:
         lines.append(("trainable", f"{training.trainable}, everything else frozen"))
+    if training.lengths:
+        lines.append(("documents", document_words(training)))
     if training.precision.linear:
         lines.append(("linear layers", f"{training.precision.linear}, the rest {training.precision.compute}"))
     return lines
+
+
+def document_words(training: TrainingSpec) -> str:
+    """How long documents are, and what a sequence holds of them."""
+    assert training.lengths is not None, "asked for documents of a job that has none"
+    of = f"{training.lengths.name}, {training.lengths.mean_tokens:,.0f} tokens on average"
+    if training.packing == "packed":
+        return f"{of}; packed, each attends to itself alone"
+    return f"{of}; padded, {1 - training.used_share:.0%} of a sequence is padding"
 
 
 def _ranges(values: list[int]) -> str:

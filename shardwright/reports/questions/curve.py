@@ -9,6 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from shardwright.reports.figures import GREY, line, logarithmic, write_plot
 
 _BEST = "#D55E00"
+_RIGHT = 0.7  # of the width of the axes
 _LABEL_HEIGHT, _LETTER_WIDTH = 14.0, 6.0  # pixels at 100 dots an inch
 
 
@@ -46,27 +47,35 @@ def write_curve(path: Path, curve: Curve) -> None:
         SpecError: another ending than png, svg or pdf, or the folder is missing or not writable.
     """
 
-    def paint(axes: Axes) -> None:
-        _points(axes, curve)
-        if curve.limit is not None:
-            axes.axhline(curve.limit, color=GREY, linestyle="--", linewidth=1, label=curve.limit_label)
-        logarithmic(axes, curve.x_label, curve.y_label)
-        if curve.linear:
-            axes.set_yscale("linear")
-            axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-            low, high = min(y for _, y in curve.points), max(y for _, y in curve.points)
-            room = 0.15 * (high - low) or 0.05 * high
-            axes.set_ylim(low - room, high + room)
-        axes.set_title(curve.title, fontsize=10, loc="left")
-        axes.legend(loc="best", fontsize=8.5, frameon=False)
-        beside = (5, -11) if max(curve.points)[1] > min(curve.points)[1] else (5, 5)  # away from the line
-        for index in _labelled(axes, curve):
-            axes.annotate(
-                curve.labels[index], curve.points[index], xytext=beside, textcoords="offset points", fontsize=8
-            )
+    write_plot(path, lambda axes: _paint(axes, curve), width=8.0, height=5.0)
 
-    write_plot(path, paint, width=8.0, height=5.0)
+
+def _paint(axes: Axes, curve: Curve) -> None:
+    _points(axes, curve)
+    if curve.limit is not None:
+        axes.axhline(curve.limit, color=GREY, linestyle="--", linewidth=1, label=curve.limit_label)
+    logarithmic(axes, curve.x_label, curve.y_label)
+    if curve.linear:
+        axes.set_yscale("linear")
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        levels = [y for _, y in curve.points] + ([] if curve.limit is None else [curve.limit])
+        low, high = min(levels), max(levels)
+        room = 0.15 * (high - low) or 0.05 * high
+        axes.set_ylim(low - room, high + room)
+    axes.set_title(curve.title, fontsize=10, loc="left")
+    axes.legend(loc="best", fontsize=8.5, frameon=False)
+    beside = (5, -11) if max(curve.points)[1] > min(curve.points)[1] else (5, 5)  # away from the line
+    for index in _labelled(axes, curve):
+        to_left = _on_the_right(axes, curve.points[index])
+        axes.annotate(
+            curve.labels[index],
+            curve.points[index],
+            xytext=(-beside[0] if to_left else beside[0], beside[1]),
+            textcoords="offset points",
+            fontsize=8,
+            ha="right" if to_left else "left",
+        )
 
 
 def _points(axes: Axes, curve: Curve) -> None:
@@ -80,6 +89,11 @@ def _points(axes: Axes, curve: Curve) -> None:
         axes.scatter(
             [best_x], [best_y], s=90, facecolors="none", edgecolors=_BEST, linewidths=1.6, label=curve.best_label
         )
+
+
+def _on_the_right(axes: Axes, point: tuple[float, float]) -> bool:
+    """Whether a point lies so far right that a label behind it would leave the axes."""
+    return bool(axes.transLimits.transform(axes.transScale.transform(point))[0] > _RIGHT)
 
 
 def _labelled(axes: Axes, curve: Curve) -> list[int]:

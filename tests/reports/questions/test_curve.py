@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from shardwright.base import SpecError
 from shardwright.reports.questions import Curve, write_curve
-from shardwright.reports.questions.curve import _labelled
+from shardwright.reports.questions.curve import _labelled, _paint
 
 _CURVE = Curve(
     title="cost",
@@ -36,6 +36,17 @@ def test_labels_do_not_overlap_and_the_answer_has_one() -> None:
 def test_every_format(tmp_path: Path, name: str, linear: bool) -> None:
     write_curve(tmp_path / name, replace(_CURVE, linear=linear, limit=95.0, limit_label="deadline"))
     assert (tmp_path / name).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("limit", [60.0, 95.0, 130.0])
+def test_labels_and_limit_lie_inside_the_axes(limit: float) -> None:
+    axes = Figure(figsize=(8, 5)).add_subplot()
+    _paint(axes, replace(_CURVE, linear=True, limit=limit, limit_label="deadline"))
+    low, high = axes.get_ylim()
+    assert low < limit < high
+    right = axes.get_window_extent().x1
+    assert axes.texts
+    assert all(text.get_window_extent().x1 <= right for text in axes.texts)
 
 
 def test_a_single_point(tmp_path: Path) -> None:
