@@ -51,7 +51,11 @@ RecomputeOption = Annotated[
     typer.Option(help="Fix recompute in all layers: none, selective, full; or list what each layer may use."),
 ]
 OffloadOptimizerOption = Annotated[
-    int | None, typer.Option(help="Fix the optimizer on the host (1) or on the device (0).")
+    str | None,
+    typer.Option(
+        help="Fix the share of the optimizer on the host: 0, 1 or between. A range 0..1 or a list 0,0.5,1 limits it; then eighths "
+        "are searched."
+    ),
 ]
 FixOption = Annotated[
     list[str] | None,

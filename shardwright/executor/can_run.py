@@ -51,8 +51,9 @@ def check_can_run(plan_file: PlanFile) -> None:
         raise SpecError(
             f"{len(stages)} stages of which one holds no layer can be estimated and compared, not run yet; give each a layer"
         )
-    training = plan_file.training
+    training, on_host = plan_file.training, plan_file.plan.offload.optimizer_fraction
     unlike = (
+        (0 < on_host < 1, f"an optimizer {on_host:.0%} on the host", "plan with --offload-optimizer 0 or 1"),
         (mesh.order != PIPELINE_OUTERMOST, f"mesh order {mesh.order}", f"plan with --order {PIPELINE_OUTERMOST}"),
         (training.expert_capacity is not None, "expert_capacity", "leave it out"),
         (plan_file.plan.vocabulary_parallel != "none", "vocabulary_parallel", "leave it out of the plan"),

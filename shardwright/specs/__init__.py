@@ -73,7 +73,7 @@ from .schedules import (
     splits_backward,
     stage_ranks,
 )
-from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_document
+from .spec import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_document
 from .stack import OWN_STACK, AttentionKernel, LinearFormat, Stack, named_stack, stack_names
 from .trainable import MODULE_GROUPS, STORED_BYTES, BaseFormat, Trainable
 from .training import (
@@ -120,6 +120,7 @@ __all__ = [
     "Figure",
     "Fingerprint",
     "Format",
+    "Fraction",
     "Generation",
     "Host",
     "Interval",

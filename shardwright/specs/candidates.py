@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwright.base import IntArray
+from shardwright.base import Array, IntArray
 
 from .choices import COLUMNS
 from .cluster import NodeGroup
@@ -19,7 +19,7 @@ _PIPELINE_INSIDE_DATA = ORDERS.index(PIPELINE_INSIDE_DATA)
 class Candidates(Degrees[IntArray]):
     """N combinations of the choices that hold for a whole run; every field has shape (N,).
 
-    `stages_per_rank` counts pipeline chunks on a rank. `offload_optimizer` is 1 where the optimizer lives on the host.
+    `stages_per_rank` counts pipeline chunks on a rank. `offload_optimizer` (N,) is the share of the optimizer on the host.
     `ulysses_degree` counts the ranks of cp that trade heads in "ulysses-ring". `context_parallel` indexes `CONTEXT_PARALLEL`, `expert_dispatch` indexes `EXPERT_DISPATCH`, `order` indexes `ORDERS`. The axes
     of context and of experts are optional; without them no candidate has these axes.
     """
@@ -33,7 +33,7 @@ class Candidates(Degrees[IntArray]):
     stages_per_rank: IntArray
     zero_stage: IntArray
     sequence_parallel: IntArray
-    offload_optimizer: IntArray
+    offload_optimizer: Array
     cp: IntArray = field(default_factory=lambda: np.array(1))
     ep: IntArray = field(default_factory=lambda: np.array(1))
     etp: IntArray = field(default_factory=lambda: np.array(0))

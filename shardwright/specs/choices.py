@@ -18,15 +18,19 @@ class Choice(NamedTuple):
         of_plan: what a plan chose; None where its layers differ.
         columns: whether it is the same for all layers, and so a column of `Candidates`.
         values: where it is a name, the names, in the order that columns number them.
+        fraction: whether it is a share from 0 to 1; otherwise a number is whole.
     """
 
     name: str
     of_plan: Callable[[Plan], Any]
     columns: bool = True
     values: tuple[str, ...] = ()
+    fraction: bool = False
 
-    def number(self, value: Any) -> int:
+    def number(self, value: Any) -> int | float:
         """A value as a column holds it."""
+        if self.fraction:
+            return float(value)
         return self.values.index(value) if self.values else int(value)
 
 
@@ -49,7 +53,7 @@ CHOICES: tuple[Choice, ...] = (
     Choice("stages_per_rank", lambda plan: plan.stages_per_rank),
     Choice("zero_stage", lambda plan: plan.zero_stage),
     Choice("sequence_parallel", lambda plan: plan.sequence_parallel if plan.mesh.tp > 1 else None),
-    Choice("offload_optimizer", lambda plan: plan.offload.optimizer_fraction),
+    Choice("offload_optimizer", lambda plan: plan.offload.optimizer_fraction, fraction=True),
     Choice("context_parallel", lambda plan: plan.context_parallel, values=CONTEXT_PARALLEL),
     Choice("ulysses_degree", lambda plan: plan.ulysses_degree),
     Choice("expert_dispatch", lambda plan: plan.expert_dispatch, values=EXPERT_DISPATCH),

@@ -10,7 +10,7 @@ from shardwright.base import divisors, listed
 from .mesh import Mesh
 from .schedules import ScheduleName as ScheduleName  # re-exported here, because it is a field of a plan
 from .schedules import check_shape, splits_backward, stage_ranks
-from .spec import NonNegativeInt, PositiveInt, Spec
+from .spec import Fraction, NonNegativeInt, PositiveInt, Spec
 
 RecomputePolicy = Literal["none", "selective", "full"]
 POLICIES: tuple[RecomputePolicy, ...] = get_args(RecomputePolicy)
@@ -63,10 +63,17 @@ class Offload(Spec):
     """What lives on the host instead of the device.
 
     `optimizer_fraction`: share of the optimizer (this rank's fp32 parameters, gradients and optimizer state, and the
-    update itself) on the host. It must be 0 or 1; no executor runs a fraction between them yet.
+    update itself) on the host.
     """
 
-    optimizer_fraction: Literal[0, 1] = 0
+    optimizer_fraction: Fraction = 0
+
+    @property
+    def optimizer_place(self) -> str:
+        """Where the optimizer is: `on the device`, `on the host` or `62.5% on the host`."""
+        if self.optimizer_fraction in (0, 1):
+            return "on the host" if self.optimizer_fraction else "on the device"
+        return f"{100 * self.optimizer_fraction:.3g}% on the host"
 
 
 class Plan(Spec):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from shardwright.base import SpecError, nearest, read_json
 
@@ -21,6 +21,14 @@ PositiveInt = Annotated[int, Field(gt=0), _NOT_BOOLEAN]
 NonNegativeInt = Annotated[int, Field(ge=0), _NOT_BOOLEAN]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), _NOT_BOOLEAN]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), _NOT_BOOLEAN]
+
+
+def _whole_where_it_is(value: float) -> float:
+    """0 and 1 as whole numbers, as people write them."""
+    return int(value) if value in (0, 1) else value
+
+
+Fraction = Annotated[float, Field(ge=0, le=1), _NOT_BOOLEAN, AfterValidator(_whole_where_it_is)]
 
 
 SomeSpec = TypeVar("SomeSpec", bound="Spec")

@@ -55,6 +55,7 @@ class Runs(Spec):
     tokens to experts; empty where there is no such axis. `split_backward`: what goes with a schedule that splits the backward.
     `linear_formats`: lower formats of the layers' weight matmuls. `orders`: in which the axes may lie over the machine
     (`Mesh.order`). `vocabulary_parallel`: how the ranks of a pipeline may share embedding and head. `loss_chunks`: head and loss may run in pieces of a microbatch (`TrainingSpec.loss_chunks`).
+    `offload_fractions`: a part of the optimizer may be on the host; otherwise all of it or none.
     """
 
     schedules: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -67,6 +68,7 @@ class Runs(Spec):
     split_backward: SplitBackward = SplitBackward()
     linear_formats: tuple[LinearFormat, ...] = ()
     loss_chunks: bool = False
+    offload_fractions: bool = False
     vocabulary_parallel: tuple[VocabularyParallel, ...] = ()
     orders: tuple[MeshOrder, ...] = (PIPELINE_OUTERMOST,)
 
@@ -167,6 +169,9 @@ class Stack(Spec):
             otherwise each rank sends the whole message.
         counts_ends: the pipeline's layout counts the embedding and the head as a layer each, so that the first and the last of
             interleaved stages hold one layer less, or none (account_for_embedding_in_pipeline_split and its like for the loss).
+        updates_side_by_side: where a part of the optimizer is on the host, its cores update that part while the device updates the
+            rest (Megatron-Core, optimizer/cpu_offloading/hybrid_optimizer.py, step: kernels of the device are launched first);
+            otherwise one after the other (DeepSpeed, zero/stage3.py, step: group after group).
         broadcasts_updates: each owner of a ZeRO-1 shard broadcasts its updated parameters in turn; otherwise one all-gather.
         runs: the schedules, axes and placements that it can run.
     """
@@ -228,6 +233,7 @@ class Stack(Spec):
     flat_gradient_copies: NonNegativeFloat = 0.0
     splits_sends: bool = False
     counts_ends: bool = False
+    updates_side_by_side: bool = False
     broadcasts_updates: bool = False
     runs: Runs = Runs()
 

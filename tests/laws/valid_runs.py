@@ -193,7 +193,7 @@ def runs(draw: st.DrawFn) -> Run:
             "vocabulary_parallel": draw(st.sampled_from(["none", "vocab-1", "vocab-2"])) if pp > 1 else "none",
             "stages": [draw(_stage(size, zero_stages)) for size in sizes],
             "sequence_parallel": True if tp > 1 and mesh.ep > 1 else draw(st.booleans()),
-            "offload": Offload(optimizer_fraction=draw(st.sampled_from([0, 1]))),
+            "offload": Offload(optimizer_fraction=draw(st.sampled_from([0, 0.375, 1]))),
         },
         source="test",
     )

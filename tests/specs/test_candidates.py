@@ -22,7 +22,7 @@ from shardwright.specs.mesh import RankGroup
 from tests.costmodel.fakes import round_cluster
 
 
-def candidates(**degrees: int) -> Candidates:
+def candidates(**degrees: float) -> Candidates:
     return Candidates(
         **{
             name: np.array([degrees.get(name, int(name not in ("etp", "order")))])

@@ -117,7 +117,8 @@ def test_the_page_says_what_it_runs(name: str) -> None:
     assert zero == ", ".join(map(str, runs.zero_stages))
     assert context == (", ".join(runs.context_parallel) or "no")
     assert experts == (", ".join(runs.expert_dispatch) or "no")
-    shown = {"yes": True, "no": False}
+    shown = {"yes": True, "in part": True, "no": False}
+    assert (host == "in part") == runs.offload_fractions
     assert (shown[tensor], shown[uneven], shown[host]) == (
         runs.tensor_parallel,
         runs.uneven_stages,

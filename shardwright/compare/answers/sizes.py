@@ -72,7 +72,9 @@ def model_answer(found: Largest, model: ModelSpec, by: Growth) -> Answer:
     else:
         lines.append(f"With the next larger one: {found.next_fails_by}.")
     if best.plan.offload.optimizer_fraction:
-        lines.append("Its optimizer is on the host; --forbid offload_optimizer asks for one that does without.")
+        lines.append(
+            f"Its optimizer is {best.plan.offload.optimizer_place}; --forbid offload_optimizer asks for one that does without."
+        )
     rows = tuple((_shape(case), case.plan, (_parameters(case.model), *_figures(case))) for case in found.cases)
     points = tuple((case.model.parameter_count / 1e9, case.estimate.tokens_per_s) for case in found.cases)
     return Answer(

@@ -283,18 +283,27 @@ class _Builder:
         return np.asarray(send + np.where(regathers, gather, 0.0))
 
     def _optimizer_seconds(self, traffic: DataParallel) -> Array:
-        """Seconds of clipping and update of this rank's shard, on the device or by the host's cores."""
+        """Seconds of clipping and update of this rank's shard: the host's cores update their share, the device the rest.
+
+        With share f on the host and times d and h of the whole shard, a stack takes (1 - f) d + f h, or the longer of the two
+        where it updates both at once (`Stack.updates_side_by_side`).
+        """
+        on_host = self._column("offload_optimizer")
         shard = sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters))
         element = self.training.precision.parameter_bytes_per_element
         passes = FOREACH_UPDATE_PASSES if self.training.software.foreach_update else UPDATE_PASSES
         update = element * passes[self.training.optimizer] * shard
         clip = element * CLIP_PASSES * shard
-        return np.where(
-            self._column("offload_optimizer") == 1,
-            self.times.host_update_seconds(shard, update + clip),
-            self.times.operator_seconds(self.training.optimizer, shard, update)
-            + self.times.operator_seconds("clip", shard, clip),
+        by_host = np.where(on_host > 0, self.times.host_update_seconds(on_host * shard, on_host * (update + clip)), 0.0)
+        left = 1 - on_host
+        by_device = np.where(
+            on_host < 1,
+            self.times.operator_seconds(self.training.optimizer, left * shard, left * update)
+            + self.times.operator_seconds("clip", left * shard, left * clip),
+            0.0,
         )
+        together = np.maximum if self.training.software.updates_side_by_side else np.add
+        return np.asarray(together(by_device, by_host))
 
     @property
     def _reads_parameters(self) -> Array:
@@ -321,7 +330,8 @@ class _Builder:
         precision, zero = self.training.precision, self._column("zero_stage")
         parameters = traffic.parameters + traffic.expert_parameters
         shard = sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters))
-        host = self._column("offload_optimizer") == 1
+        on_host = self._column("offload_optimizer")
+        on_device = 1 - on_host
         freed = (zero >= 3) & self._freed
         # frozen weights are sharded by ZeRO-3 alone, on the device: below it every rank holds them whole, and no update moves them
         splits = (zero >= 3) & (self._column("data_ranks") > 1)
@@ -339,7 +349,7 @@ class _Builder:
         element, gradient = precision.parameter_bytes_per_element, precision.gradient_bytes_per_element
         master = shard_gradient = element * shard
         states = OPTIMIZER_STATES[self.training.optimizer] * element * shard
-        device_gradient = np.where(host, 0.0, shard_gradient)
+        device_gradient = on_device * shard_gradient
         # An update reads gradients in the format of its parameters. Gradients in a smaller format are widened for it,
         # into the shard or (Stack) beside it.
         whole = (
@@ -349,22 +359,20 @@ class _Builder:
         kept_gathered = np.where(freed, 0.0, gathered)
         gradients = np.where(whole_gradients, whole, device_gradient)
         return StaticBytes(
-            parameters=np.where(host, 0.0, master) + frozen,
+            parameters=on_device * master + frozen,
             gathered=kept_gathered,
             gather_window=np.where(freed, gathered, 0.0),
             gradients=np.where(late, 0.0, gradients),
-            optimizer_state=np.where(host, 0.0, states),
+            optimizer_state=on_device * states,
             reduce_buffer=np.where(self._column("data_ranks") > 1, gradient, 0.0) * parameters,
-            step=np.where(host, 0.0, (stack.step_copies * element + widened) * shard),
+            step=on_device * (stack.step_copies * element + widened) * shard,
             late_gradients=np.where(late & ~on_stream, gradients, 0.0),
             stream_gradients=np.where(late & on_stream, gradients, 0.0),
-            flat=np.where(
-                host,
-                0.0,
+            flat=on_device
+            * (
                 stack.flat_step_bytes_per_parameter * shard
-                + np.where(zero <= 1, stack.flat_gradient_copies * gradient * parameters, 0.0),
+                + np.where(zero <= 1, stack.flat_gradient_copies * gradient * parameters, 0.0)
             ),
             unplaced=(kept_gathered + gradients) * self._in_heap,
-            host=np.where(host, master + states + shard_gradient, 0.0)
-            + (self._offload.host_bytes if self._offload else 0.0),
+            host=on_host * (master + states + shard_gradient) + (self._offload.host_bytes if self._offload else 0.0),
         )

@@ -229,9 +229,10 @@ class DataParallel:
 
     @property
     def _copy_seconds(self) -> Array:
-        """Seconds of copying the shard one way, where it is on the host."""
+        """Seconds of copying the part of the shard that is on the host one way."""
         elements = sum(sharded(self.candidates, self.parameters, self.expert_parameters))
-        moves = (self._column("offload_optimizer") == 1) & ((elements > 0) | self._trains_everywhere)
+        elements = elements * self._column("offload_optimizer")
+        moves = (self._column("offload_optimizer") > 0) & ((elements > 0) | self._trains_everywhere)
         return np.where(
             moves,
             self.times.host_copy_seconds(self.training.precision.parameter_bytes_per_element * elements),

@@ -73,13 +73,13 @@ def _nearest(costs: SpaceCosts, model: ModelSpec, among: Array | None = None) ->
     Only the smallest microbatch of each mesh, ZeRO stage and optimizer placement is tried, and whole backwards before split ones.
     """
     space, solver = costs.space, EntrySolver.of(costs, model)
-    smallest: dict[tuple[int, ...], int] = {}
+    smallest: dict[tuple[float, ...], int] = {}
     sizes = space.column("micro_batch") * 10000 + space.splits * 5000 + space.stages_per_rank
     columns = [space.column(name) for name in (*AXES, "zero_stage", "offload_optimizer")]
     for entry in np.argsort(-sizes, kind="stable"):
         if among is not None and not among[entry]:
             continue
-        smallest[tuple(int(column[entry]) for column in columns)] = int(entry)
+        smallest[tuple(float(column[entry]) for column in columns)] = int(entry)
     costs.rows[space.base_index[list(smallest.values())]]  # all at once
     found = [
         (entry, least_memory(costs.entry(entry), solver.ranges, solver.allowed_of(entry)))

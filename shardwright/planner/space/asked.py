@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from shardwright.base import SpecError, listed, nearest, read_count
+from shardwright.base import SpecError, listed, nearest
 from shardwright.specs import CHOICES
 
 from .fixed import Fixed
-from .limits import LIMITED, Limit, have_common_value
+from .limits import LIMITED, Limit, have_common_value, read_number
 
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _ON_OFF = ("sequence_parallel", "even_stages")
@@ -91,10 +91,10 @@ def _assigned(text: str) -> tuple[str, str, Any]:
 def _wish(words: str, name: str, value: Any) -> _Wish:
     if isinstance(value, str) and not LIMITED[name].values and "," not in value and ".." not in value:
         try:
-            value = read_count(value)
+            value = read_number(name, value)
         except SpecError as error:
-            raise SpecError(f"{words}: {error}; a range is 4..8, a list 1,2,8") from None
-    if isinstance(value, int):
+            raise SpecError(f"{words}: {error}") from None
+    if isinstance(value, int | float):
         value = getattr(Fixed.parse({name: value}, source="options"), name)
     limit = Limit.read(name, value)
     return _Wish(words, limit, limit.only)

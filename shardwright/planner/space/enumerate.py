@@ -1,8 +1,8 @@
 """The space of plans: every mesh, ZeRO stage, microbatch, schedule and optimizer placement that divides, as arrays.
 
 A new dimension needs a row of `specs.CHOICES`, a generator of its values here, and a bound. What the software can run
-(`Stack.runs`) bounds the space. Offloading by fractions needs more values in `_offloads`. Groups of
-different devices need `meshes_of` to yield an assignment of stages to groups beside the degrees.
+(`Stack.runs`) bounds the space. Groups of different devices need `meshes_of` to yield an assignment of stages to groups
+beside the degrees.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ from shardwright.specs.model import ModelSpec
 from . import refusals
 from .fixed import Fixed
 from .meshes import Degrees, context_exchanges, has_experts, meshes_of
-from .software import why_not_split
+from .software import optimizer_shares, why_not_split
 from .stage_sizes import divides_into_stages
 
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -161,7 +161,9 @@ def _enumerated(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
         raise SpecError(refusals.no_schedule(model, cluster, training, meshes, fixed))
     distinct, base_index = np.unique(entries.row * (entries.chunks.max() + 1) + entries.chunks, return_inverse=True)
     of_row, chunks = np.divmod(distinct, entries.chunks.max() + 1)
-    base = Candidates(**dict(zip(_COLUMNS, (*rows[of_row].T, chunks), strict=True)))
+    columns: dict[str, Array] = dict(zip(_COLUMNS, (*rows[of_row].T, chunks), strict=True))
+    shares = np.array(_offloads(cluster, training, fixed))
+    base = Candidates(**columns | {"offload_optimizer": shares[columns["offload_optimizer"]]})
     split = training.software.runs.split_backward.recompute
     return Space(base, base_index, entries.schedule, entries.chunks, entries.vocabulary, fixed, split)
 
@@ -222,11 +224,12 @@ def _exchanges(
 def _rows(
     meshes: list[Degrees], model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed
 ) -> IntArray:
-    """(R, columns): base candidates without their chunks, with columns in the order of `_COLUMNS`.
+    """(R, columns): base candidates without their chunks, with columns in the order of `_COLUMNS`. That of the optimizer on the
+    host indexes `_offloads`.
 
     What a mesh leaves open depends on a few of its properties, so meshes share the arrays of it.
     """
-    offloads = _offloads(cluster, training, fixed)
+    offloads = range(len(_offloads(cluster, training, fixed)))
 
     @cache
     def parts(dp: int, cp: int, shards: tuple[bool, bool, bool]) -> IntArray:
@@ -285,7 +288,7 @@ def check_fixed(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
         raise SpecError(refusals.no_exchange(tp, model, fixed))
     if not fixed.allows("offload_optimizer", 0) and not cluster.node.device.has_own_memory:
         raise SpecError(
-            "offload_optimizer 1 moves the optimizer to the host, and a CPU device keeps it there already; leave it out"
+            f"offload_optimizer {fixed.offload_optimizer or 1:g} moves the optimizer to the host, and a CPU device keeps it there already; leave it out"
         )
 
 
@@ -309,11 +312,12 @@ def _microbatches(dp: int, cp: int, training: TrainingSpec, fixed: Fixed) -> lis
     return [(size, sequences // size) for size in sizes if fixed.allows("micro_batch", size)]
 
 
-def _offloads(cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> list[int]:
+def _offloads(cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> list[float]:
+    """Return the shares of the optimizer that may be on the host."""
     if fixed.offload_optimizer is not None:
         return [fixed.offload_optimizer]
-    both = cluster.node.device.has_own_memory and training.software.runs.offload_optimizer
-    return [where for where in ([0, 1] if both else [0]) if fixed.allows("offload_optimizer", where)]
+    shares = optimizer_shares(training, fixed) if cluster.node.device.has_own_memory else (0,)
+    return [share for share in shares if fixed.allows("offload_optimizer", share)]
 
 
 def _schedules(

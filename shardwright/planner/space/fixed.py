@@ -1,7 +1,7 @@
 """The choices of a plan that are fixed or limited; the planner makes the others."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, model_validator
 
@@ -10,6 +10,7 @@ from shardwright.specs import (
     CHOICES,
     ContextParallel,
     ExpertDispatch,
+    Fraction,
     MeshOrder,
     NonNegativeInt,
     Plan,
@@ -31,8 +32,8 @@ class Fixed(Spec):
     `within` limits choices to several values: `within={"tp": "1,2,8", "pp": "..4"}`. A search finds the best plan that
     it finds with any of the values fixed; a neighbour of a plan may change a fixed value, but it keeps the limits.
 
-    `recompute` holds for every layer; limited to several policies, each layer takes one of them. `offload_optimizer` is 1 for an optimizer on the host. `even_stages` gives every
-    stage the same number of layers, for frameworks that can't split unevenly; a stack may count embedding and head as a
+    `recompute` holds for every layer; limited to several policies, each layer takes one of them. `offload_optimizer` is the share of the
+    optimizer on the host. `even_stages` gives every stage the same number of layers, for frameworks that can't split unevenly; a stack may count embedding and head as a
     layer each there (`Stack.counts_ends`). `sequence_parallel` splits the operators
     outside the tensor-parallel parts along the sequence; left open it follows tensor parallelism. `etp` 0 is what ep leaves
     of tp. `order` left open is the usual one, and `search` tries others for the best entries. `stages` fix everything in a stage: its layers and their recomputation.
@@ -50,7 +51,7 @@ class Fixed(Spec):
     stages_per_rank: PositiveInt | None = None
     zero_stage: ZeroStage | None = None
     sequence_parallel: bool | None = None
-    offload_optimizer: Literal[0, 1] | None = None
+    offload_optimizer: Fraction | None = None
     context_parallel: ContextParallel | None = None
     ulysses_degree: PositiveInt | None = None
     expert_dispatch: ExpertDispatch | None = None
@@ -109,7 +110,7 @@ class Fixed(Spec):
             limit.choice == choice and not limit.excluded for limit in self.within
         )
 
-    def allows(self, choice: str, value: int | str) -> bool:
+    def allows(self, choice: str, value: float | str) -> bool:
         """Whether a choice may take `value`."""
         return getattr(self, choice) in (None, value) and self.permits({choice: value})
 
@@ -124,4 +125,5 @@ class Fixed(Spec):
 
     def __str__(self) -> str:
         kept = [(name, value) for name, value in self if name not in ("stages", "within") and value is not None]
-        return ", ".join((*(f"{name} {value}" for name, value in kept), *map(str, self.within))) or "nothing fixed"
+        shown = [(name, f"{value:g}" if isinstance(value, float) else value) for name, value in kept]
+        return ", ".join((*(f"{name} {value}" for name, value in shown), *map(str, self.within))) or "nothing fixed"

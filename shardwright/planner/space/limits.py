@@ -1,6 +1,7 @@
 """Limits of a choice: the values that it may take, as ranges or as names, or all values but those."""
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any, Self
 
 from pydantic import model_validator
@@ -27,20 +28,20 @@ class Limit(Spec):
     """
 
     choice: str
-    ranges: tuple[tuple[int, int | None], ...] = ()
+    ranges: tuple[tuple[int | float, int | float | None], ...] = ()
     names: tuple[str, ...] = ()
     excluded: bool = False
 
     @classmethod
     def read(cls, choice: str, given: object, *, excluded: bool = False) -> Self:
-        """Read a value, several values, or text: `8`, `1,2,8`, `4..8`, `..8`, `4..`, `1f1b,gpipe`.
+        """Read a value, several values, or text: `8`, `1,2,8`, `4..8`, `..8`, `4..`, `0.25..1`, `1f1b,gpipe`.
 
         Raises:
             SpecError: the choice has no limits, or the values are none of its own.
         """
         if choice not in LIMITED:
             raise SpecError(f"'{choice}' has no limits; allowed: {listed(LIMITED)}.{nearest(choice, LIMITED)}")
-        parts = [given] if isinstance(given, int | str) else given
+        parts = [given] if isinstance(given, int | float | str) else given
         if not isinstance(parts, Iterable):
             raise SpecError(f"{choice} is {given!r}; give a value, several, or a range such as '4..8'")
         words = [word.strip() for part in parts for word in str(part).split(",")]
@@ -69,7 +70,7 @@ class Limit(Spec):
     def __contains__(self, value: object) -> bool:
         if isinstance(value, str):
             return (value in self.names) != self.excluded
-        assert isinstance(value, int)
+        assert isinstance(value, int | float)
         return any(low <= value and (high is None or value <= high) for low, high in self.ranges) != self.excluded
 
     @property
@@ -96,28 +97,50 @@ def read_limits(given: object) -> object:
 
 
 def have_common_value(limits: Iterable[Limit]) -> bool:
-    """Whether a value is in all `limits`, which are of one choice. Numbers change sides only next to an end of a range."""
+    """Whether a value is in all `limits`, which are of one choice. Numbers change sides only next to an end of a range, shares
+    only at one."""
     limits = tuple(limits)
     choice = limits[0].choice
     if LIMITED[choice].values:
         return any(all(name in limit for limit in limits) for name in LIMITED[choice].values)
     least, most = _NUMBERS.get(choice, (1, None))
     ends = [end for limit in limits for span in limit.ranges for end in span if end is not None]
+    if LIMITED[choice].fraction:
+        between = sorted({0.0, 1.0, *ends})
+        middles = [(low + high) / 2 for low, high in pairwise(between)]
+        return any(all(share in limit for limit in limits) for share in (*between, *middles))
     near = {least, *(end + step for end in ends for step in (-1, 0, 1))}
     return any(all(n in limit for limit in limits) for n in near if n >= least and (most is None or n <= most))
 
 
-def _range(choice: str, word: str) -> tuple[int, int | None]:
+def read_number(choice: str, word: str) -> int | float:
+    """Read a number of a choice: a count, or a share from 0 to 1.
+
+    Raises:
+        SpecError: it is none; names what one looks like.
+    """
+    if not LIMITED[choice].fraction:
+        try:
+            return read_count(word)
+        except SpecError as error:
+            raise SpecError(f"{error}; a range is 4..8, a list 1,2,8") from None
+    try:
+        return float(word)
+    except ValueError:
+        raise SpecError(f"'{word}' is no share; give 0.5, a range 0..1 or a list 0,0.5,1") from None
+
+
+def _range(choice: str, word: str) -> tuple[int | float, int | float | None]:
     """Read `8`, `4..8`, `..8`, `4..`."""
     low, dots, high = word.partition("..")
     try:
         if dots and (low or high):
-            least = _NUMBERS.get(choice, (1, None))[0]
-            return read_count(low) if low else least, read_count(high) if high else _NUMBERS.get(choice, (1, None))[1]
-        return read_count(word), read_count(word)
+            least, most = _NUMBERS.get(choice, (1, None))
+            return read_number(choice, low) if low else least, read_number(choice, high) if high else most
+        return read_number(choice, word), read_number(choice, word)
     except SpecError as error:
-        raise SpecError(f"--{choice.replace('_', '-')}: {error}; a range is 4..8, a list 1,2,8") from None
+        raise SpecError(f"--{choice.replace('_', '-')}: {error}") from None
 
 
-def _shown(low: int, high: int | None) -> str:
-    return f"{low}.." if high is None else str(low) if low == high else f"{low}..{high}"
+def _shown(low: float, high: float | None) -> str:
+    return f"{low:.12g}.." if high is None else f"{low:.12g}" if low == high else f"{low:.12g}..{high:.12g}"

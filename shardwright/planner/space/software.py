@@ -9,6 +9,9 @@ from shardwright.specs.model import ModelSpec
 
 from .fixed import Fixed
 
+OFFLOAD_STEPS = 8
+"""Shares of what may be on the host are searched in so many steps."""
+
 
 def kept_by(fixed: Fixed, training: TrainingSpec) -> Fixed:
     """Return `fixed` with even stages, where the software has no others and no stages are given."""
@@ -35,6 +38,23 @@ def why_not_split(name: ScheduleName, model: ModelSpec, training: TrainingSpec, 
     return None
 
 
+def optimizer_shares(training: TrainingSpec, fixed: Fixed) -> tuple[float, ...]:
+    """Return the shares of the optimizer that may be on the host, lowest first.
+
+    Parts of it are tried only where a share or a range is asked for: in eighths, with the ends of what is asked for.
+    """
+    runs = training.software.runs
+    if not runs.offload_optimizer:
+        return (0,)
+    if not (runs.offload_fractions and fixed.gives("offload_optimizer")):
+        return (0, 1)
+    limits = [limit for limit in fixed.within if limit.choice == "offload_optimizer"]
+    ends = [end for limit in limits for span in limit.ranges for end in span if end is not None]
+    given = [] if fixed.offload_optimizer is None else [fixed.offload_optimizer]
+    eighths = [step / OFFLOAD_STEPS for step in range(OFFLOAD_STEPS + 1)]
+    return tuple(sorted({*eighths, *ends, *given}))
+
+
 def check_runs(training: TrainingSpec, fixed: Fixed) -> None:
     """Refuse fixed choices that the software cannot run.
 
@@ -50,7 +70,7 @@ def check_runs(training: TrainingSpec, fixed: Fixed) -> None:
         ("order", fixed.order, runs.orders),
         ("schedule", fixed.schedule, (*runs.schedules, *(() if runs.schedules else ("1f1b",)))),
         ("zero_stage", fixed.zero_stage, runs.zero_stages),
-        ("offload_optimizer", fixed.offload_optimizer, (0, 1) if runs.offload_optimizer else (0,)),
+        ("offload_optimizer", fixed.offload_optimizer, optimizer_shares(training, fixed)),
         ("context_parallel", fixed.context_parallel, runs.context_parallel),
         ("expert_dispatch", fixed.expert_dispatch, runs.expert_dispatch),
         ("vocabulary_parallel", fixed.vocabulary_parallel, ("none", *runs.vocabulary_parallel)),
@@ -73,4 +93,8 @@ def check_runs(training: TrainingSpec, fixed: Fixed) -> None:
     for name, value, allowed in asked:
         if value is not None and value not in allowed:
             only = f"only {listed(allowed)}; choose that" if allowed else "nor any other; leave it out"
-            raise SpecError(f"stack '{stack}' does not run {name} {value}, {only}, or choose another --stack")
+            raise SpecError(f"stack '{stack}' does not run {name} {_shown(value)}, {only}, or choose another --stack")
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

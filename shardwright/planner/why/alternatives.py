@@ -154,8 +154,10 @@ def _changes(plan: Plan, cluster: ClusterSpec, training: TrainingSpec, fixed: Fi
     if recomputes and fixed.permits({"recompute": "none"}):
         yield _Change("no recomputation", fixed.but(recompute="none", stages=None), {})
     if node.device.has_own_memory:
-        where, other = ("on the device", 0) if plan.offload.optimizer_fraction else ("on the host", 1)
-        yield change(f"the optimizer {where}", offload_optimizer=other)
+        share = plan.offload.optimizer_fraction
+        for where, other in (("on the device", 0), ("on the host", 1)):
+            if share != other:
+                yield change(f"the optimizer {where}", offload_optimizer=other)
     if mesh.pp > 1:
         yield from (change(words, **values) for words, values in _pipeline_changes(plan, training))
     shards = cluster.devices // (fixed.cp or 1)

@@ -78,7 +78,7 @@ def _what(plan: Plan, estimate: Estimate) -> str:
 
 
 def _on_host(plan: Plan) -> str:
-    return ", optimizer on the host" if plan.offload.optimizer_fraction else ""
+    return f", optimizer {plan.offload.optimizer_place}" if plan.offload.optimizer_fraction else ""
 
 
 def _pipelined(plan: Plan) -> str:

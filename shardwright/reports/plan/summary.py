@@ -90,7 +90,7 @@ def _choices(plan: Plan) -> str:
     parts += [
         f"{_count(plan.microbatches, 'microbatch', 'es')} of {_count(plan.micro_batch, 'sequence', 's')}",
         _recompute(plan),
-        f"optimizer on the {'host' if plan.offload.optimizer_fraction else 'device'}",
+        f"optimizer {plan.offload.optimizer_place}",
     ]
     return ", ".join(parts)
 

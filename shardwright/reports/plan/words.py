@@ -70,7 +70,7 @@ def choice_words(plan: Plan) -> str:
         words.append(f"{plan.expert_dispatch} dispatch")
     words += [f"micro batch {plan.micro_batch}", f"recompute {recompute_words(plan)}"]
     if plan.offload.optimizer_fraction:
-        words.append("optimizer on the host")
+        words.append(f"optimizer {plan.offload.optimizer_place}")
     return "; ".join(words)
 
 
@@ -92,7 +92,7 @@ def plan_lines(plan: Plan) -> list[tuple[str, str]]:
         ("stages", spread),
         ("data parallel", sharding_words(plan)),
         ("recompute", recompute_words(plan)),
-        ("optimizer", "on the host" if plan.offload.optimizer_fraction else "on the device"),
+        ("optimizer", plan.offload.optimizer_place),
     ]
     if plan.vocabulary_parallel != "none":
         lines.append(("vocabulary", f"split over the pipeline by {plan.vocabulary_parallel}"))

@@ -16,13 +16,13 @@ MODEL = small_model()
 LAYER = sum(p.elements for p in MODEL.layer_classes[0].parameters(MODEL.hidden_size))
 
 
-def tables(**degrees: int) -> CostTables:
+def tables(**degrees: float) -> CostTables:
     training = TrainingSpec(seq_len=128, global_batch=64)
     degrees.setdefault("offload_optimizer", 0)
     return build_tables(MODEL, training, candidates(**degrees), RoundTimes())
 
 
-def layer_bytes(**degrees: int) -> dict[str, float]:
+def layer_bytes(**degrees: float) -> dict[str, float]:
     """Bytes per parameter of the layer's row, by part."""
     return {name: value[0, 0] / LAYER for name, value in vars(tables(**degrees).static).items()}
 
@@ -39,9 +39,11 @@ def layer_bytes(**degrees: int) -> dict[str, float]:
         (dict(dp_shard=8, zero_stage=3), dict(parameters=0.5, gathered=0, gather_window=2, stream_gradients=0.5, reduce_buffer=4)),
         (dict(dp_shard=8, zero_stage=3, pp=2, microbatches=2), dict(parameters=0.5, gathered=0, gradients=0.5)),
         (dict(offload_optimizer=1), dict(parameters=0, gradients=0, optimizer_state=0, gathered=2, host=4 + 4 + 8)),
+        # three eighths on the host: five eighths of master, gradient and moments stay
+        (dict(offload_optimizer=0.375), dict(parameters=2.5, late_gradients=2.5, optimizer_state=5, gathered=2, host=6)),
     ],
 )  # fmt: skip
-def test_bytes_per_parameter(degrees: dict[str, int], expected: dict[str, float]) -> None:
+def test_bytes_per_parameter(degrees: dict[str, float], expected: dict[str, float]) -> None:
     found = layer_bytes(**degrees)
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
@@ -66,6 +68,20 @@ def test_sends_carry_the_hidden_states_of_a_microbatch() -> None:
 
 def test_a_host_optimizer_updates_at_the_hosts_rate() -> None:
     assert tables(offload_optimizer=1).optimizer_seconds[0, 0] == pytest.approx(LAYER * (28 + 12) * 1e-9)
+
+
+@pytest.mark.parametrize(("stack", "seconds"), [("shardwright", 0.25 * 40 + 0.75 * 8), ("megatron-core", 0.25 * 40)])
+def test_host_and_device_update_their_shares_one_after_the_other_or_at_once(stack: str, seconds: float) -> None:
+    """A whole parameter takes the host 40 ns (28 + 12 bytes) and the device here 4 + 4; a quarter is on the host."""
+
+    class Slow(RoundTimes):
+        def operator_seconds(self, operator: object, elements: object, moved_bytes: object, **_: object) -> np.ndarray:
+            return np.asarray(elements, dtype=float) * 4e-9
+
+    training = TrainingSpec(seq_len=128, global_batch=64, stack=stack)
+    found = build_tables(MODEL, training, candidates(offload_optimizer=0.25), Slow()).optimizer_seconds[0, 0]
+    # Megatron-Core's update of parameters that it keeps in fp32 moves as much
+    assert found == pytest.approx(LAYER * seconds * 1e-9)
 
 
 @pytest.mark.parametrize("pp", [1, 2])

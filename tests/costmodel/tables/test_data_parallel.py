@@ -24,7 +24,7 @@ def traffic(
     frozen: float = 0.0,
     passes_back: bool = True,
     trainable: str = "all",
-    **degrees: int,
+    **degrees: float,
 ) -> DataParallel:
     times = RoundTimes(node=round_cluster(kind=kind).node)  # type: ignore[arg-type] # "gpu" or "cpu"
     training = TrainingSpec(seq_len=8, global_batch=8, precision=Precision(), stack=stack, trainable=trainable)

@@ -46,6 +46,12 @@ class TestWhatIsRead:
             {"tp": "2", "zero_stage": "1..2", "even_stages": True}
         )
 
+    def test_shares_on_the_host_are_eighths_and_the_ends_of_a_range(self) -> None:
+        assert _column(asked({"offload_optimizer": "0.25..0.6"}), "offload_optimizer") == {0.25, 0.375, 0.5, 0.6}
+        assert _column(asked({"offload_optimizer": "0,0.5"}), "offload_optimizer") == {0, 0.5}
+        assert _column(asked({"offload_optimizer": "0.3"}), "offload_optimizer") == {0.3}
+        assert _column(asked({}), "offload_optimizer") == {0, 1}
+
     def test_a_single_value_is_fixed(self) -> None:
         assert asked({"tp": "2", "schedule": "1f1b"}) == Fixed(tp=2, schedule="1f1b")
 
@@ -98,6 +104,25 @@ class TestRefusals:
             ({"tp": "0..4"}, [], [], "0..4 is outside 1 or more"),
             ({"zero_stage": "2..4"}, [], [], "2..4 is outside 0 to 3"),
             ({"tp": "two"}, [], [], "'two' is not a whole number"),
+            (
+                {"offload_optimizer": "half"},
+                [],
+                [],
+                "--offload-optimizer half: 'half' is no share; give 0.5, a range 0..1",
+            ),
+            ({"offload_optimizer": "0.5..2"}, [], [], "0.5..2 is outside 0 to 1"),
+            (
+                {"offload_optimizer": "1.5"},
+                [],
+                [],
+                "'offload_optimizer' is 1.5: Input should be less than or equal to 1",
+            ),
+            (
+                {"offload_optimizer": "0.5"},
+                [],
+                ["offload_optimizer"],
+                "--forbid offload_optimizer contradict each other",
+            ),
             ({"tp": "1,two"}, [], [], "--tp: 'two' is not a whole number"),
             ({"schedule": "1f1b,1f2b"}, [], [], "'1f2b' is not known; allowed: gpipe, 1f1b"),
         ],
