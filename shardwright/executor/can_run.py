@@ -4,6 +4,7 @@ from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.specs import OWN_STACK, PIPELINE_OUTERMOST
 
+
 def check_can_run(plan_file: PlanFile) -> None:
     """Refuse choices that the engine would otherwise ignore silently.
 

@@ -88,9 +88,9 @@ def forget_head_norm_reduction() -> None:
     """Norms of queries and keys train on this rank's heads only."""
     original = tensor_parallel._divide_parameters
 
-    def without(module: Any, path: str, region: Region, ranks: Any) -> None:
+    def without(module: Any, path: str, region: Region, ranks: Any) -> bool:
         roles = {key: "replicated" if role == "by_head" else role for key, role in region.roles.items()}
-        original(module, path, replace(region, roles=roles), ranks)
+        return original(module, path, replace(region, roles=roles), ranks)
 
     tensor_parallel._divide_parameters = without
 
@@ -98,7 +98,11 @@ def forget_head_norm_reduction() -> None:
 def forget_norm_reduction() -> None:
     """Under sequence parallelism, norms train on this rank's part of the sequence only."""
     original = tensor_parallel.replicate
-    tensor_parallel.replicate = lambda module, ranks, partial: original(module, ranks, partial=False)
+
+    def whole(module: Any, ranks: Any, *, partial: bool) -> None:
+        original(module, ranks, partial=False)
+
+    tensor_parallel.replicate = whole
 
 
 def keep_own_input_gradient() -> None:

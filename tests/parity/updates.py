@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor.model.fused import hugging_face_state
 from shardwright.executor.model.hugging_face import read_skeleton
 from shardwright.executor.model.initial_weights import materialise
-from shardwright.executor.model.fused import hugging_face_state
 from shardwright.executor.parallel.engine import Engine, build_engine
 from tests.parity.worlds import run_world
 
@@ -59,9 +59,7 @@ def reference_run(plan_file: PlanFile, *, clip_norm: float | None = None) -> Run
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
-    return Run(
-        before, {name: value.detach() for name, value in _parameters(model)}, tuple(losses), tuple(norms)
-    )
+    return Run(before, {name: value.detach() for name, value in _parameters(model)}, tuple(losses), tuple(norms))
 
 
 def reference_model(plan_file: PlanFile) -> torch.nn.Module:
@@ -98,8 +96,9 @@ def _train(plan_file: PlanFile, clip_norm: float | None, sabotage: Callable[[], 
 
 
 def _parameters(module: torch.nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters by name, a tied one under both its names."""
-    return list(module.named_parameters(remove_duplicate=False))
+    """What is trained, by name, a tied parameter under both its names."""
+    named = module.named_parameters(remove_duplicate=False)
+    return [(name, parameter) for name, parameter in named if parameter.requires_grad]
 
 
 def own_share(engine: Engine, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

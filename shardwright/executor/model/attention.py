@@ -33,8 +33,9 @@ def recompute_core(layer: nn.Module) -> None:
             continue
         found = True
         if shared._attn_implementation == "eager":
-            module.config = copy.copy(shared)
-            module.config._attn_implementation = _register(type(module).__module__, core)
+            own = copy.copy(shared)
+            own._attn_implementation = _register(type(module).__module__, core)
+            module.config = own
     if not found:
         raise SpecError(f"{type(layer).__name__} has no attention core to recompute; plan with --recompute none,full")
 

@@ -3,21 +3,21 @@
 import copy
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import Shard
 from torch.distributed.tensor.placement_types import Placement
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 
 from .division import LayerDivision, Region
 from .fused import unfuse
-from .hugging_face import Skeleton
-from .moves import Ranks
+from .hugging_face import Skeleton, model_class
+from .moves import SEQUENCE, Ranks
 from .rules import layer_division
 from .tensor_parallel import divide_layer, placements_of
 
@@ -80,7 +80,7 @@ def check_tensor_parallel(plan_file: PlanFile, skeleton: Skeleton) -> None:
         _check_parameters(plan.mesh.tp, layer, division, name)
         derived |= any(region.derived for region in division.regions.values())
     if derived:
-        _check_results(skeleton)
+        _check_results(skeleton, sequence_parallel=plan.sequence_parallel)
 
 
 def _check_sizes(tp: int, config: PreTrainedConfig, name: str) -> None:
@@ -109,10 +109,12 @@ def _check_parameters(tp: int, layer: nn.Module, division: LayerDivision, name: 
     for path, placement in placements_of(layer, division).items():
         size = layer.get_parameter(path).shape[placement.dim] if isinstance(placement, Shard) else 0
         if size % tp:
-            raise SpecError(f"{name}: '{path}' of a layer has {size} columns, which tp {tp} does not divide; give a divisor")
+            raise SpecError(
+                f"{name}: '{path}' of a layer has {size} columns, which tp {tp} does not divide; give a divisor"
+            )
 
 
-def _check_results(skeleton: Skeleton) -> None:
+def _check_results(skeleton: Skeleton, *, sequence_parallel: bool) -> None:
     model = _tiny_model(skeleton)
     calls: list[tuple[int, tuple[Any, ...], dict[str, Any], Tensor]] = []
     layers = model.get_submodule(skeleton.structure.layers)
@@ -122,7 +124,7 @@ def _check_results(skeleton: Skeleton) -> None:
         model(input_ids=torch.arange(2 * _SEQ).view(2, _SEQ), use_cache=False)
         for index, given, options, expected in calls:
             layer = next(child for number, child in enumerate(layers.children()) if number == index)
-            _check_layer(skeleton, model, layer, (given, options, expected))
+            _check_layer(skeleton, model, layer, _Call(given, options, expected, sequence_parallel))
 
 
 def _record(calls: list[Any], index: int) -> Callable[..., None]:
@@ -132,11 +134,33 @@ def _record(calls: list[Any], index: int) -> Callable[..., None]:
     return hook
 
 
-def _check_layer(
-    skeleton: Skeleton, model: PreTrainedModel, layer: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any], Tensor]
-) -> None:
+class _Call(NamedTuple):
+    """What a whole layer was given, and the hidden states that it returned."""
+
+    given: tuple[Any, ...]
+    options: dict[str, Any]
+    expected: Tensor
+    sequence_parallel: bool
+
+    def of_rank(self, rank: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if not self.sequence_parallel:
+            return self.given, self.options
+        if self.given:
+            return (self._part(self.given[0], rank), *self.given[1:]), self.options
+        return (), {**self.options, "hidden_states": self._part(self.options["hidden_states"], rank)}
+
+    def error(self, outputs: list[Tensor]) -> float:
+        """Return the largest relative error of a rank's output."""
+        parts = [self._part(self.expected, rank) if self.sequence_parallel else self.expected for rank in range(_RANKS)]
+        return max(float((own - part).norm() / part.norm()) for own, part in zip(outputs, parts, strict=True))
+
+    @staticmethod
+    def _part(hidden: Tensor, rank: int) -> Tensor:
+        return hidden.chunk(_RANKS, SEQUENCE)[rank]
+
+
+def _check_layer(skeleton: Skeleton, model: PreTrainedModel, layer: nn.Module, call: _Call) -> None:
     """Divide one region at a time, and compare the layer's output with that of the whole layer."""
-    given, options, expected = call
     layer._forward_hooks.clear()
     split = copy.deepcopy(layer)
     unfuse(split, model.config)
@@ -144,8 +168,7 @@ def _check_layer(
     for path in division.regions:
         one = LayerDivision({key: region if key == path else Region() for key, region in division.regions.items()})
         try:
-            outputs = _on_threads(split, one, given, options)
-            error = max(float((output - expected).norm() / expected.norm()) for output in outputs)
+            error = call.error(_on_threads(split, one, call))
         except Exception as problem:  # whatever a layer's code raises for sizes that it does not expect
             raise _refusal(skeleton, path, " ".join(str(problem).split())[:120]) from None
         if not error <= _LARGEST_ERROR:
@@ -159,14 +182,15 @@ def _refusal(skeleton: Skeleton, path: str, why: str) -> SpecError:
     )
 
 
-def _on_threads(layer: nn.Module, division: LayerDivision, given: Any, options: Any) -> list[Tensor]:
+def _on_threads(layer: nn.Module, division: LayerDivision, call: _Call) -> list[Tensor]:
     results: dict[int, Any] = {}
     meeting = _Meeting()
 
     def run(rank: int) -> None:
         try:
             own = copy.deepcopy(layer)
-            divide_layer(own, division, _ThreadRanks(rank, meeting), sequence_parallel=False)
+            divide_layer(own, division, _ThreadRanks(rank, meeting), sequence_parallel=call.sequence_parallel)
+            given, options = call.of_rank(rank)
             with torch.no_grad():
                 output = own(*given, **options)
             results[rank] = output[0] if isinstance(output, tuple) else output
@@ -236,13 +260,14 @@ def _tiny_model(skeleton: Skeleton) -> PreTrainedModel:
     """
     try:
         config = tiny_config(skeleton.config)
-        build: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._from_config
+        build: Any = model_class(config)._from_config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model: PreTrainedModel = build(config, attn_implementation="eager", dtype=torch.float32)
             for parameter in model.parameters():
                 nn.init.normal_(parameter, std=0.2)
-        return model.eval()
+        model.train(mode=False)
+        return model
     except Exception as error:
         detail = " ".join(str(error).split())[:120]
         raise SpecError(

@@ -20,10 +20,10 @@ _STACKED_QKV = re.compile(r"\.c_attn\.(weight|bias)$")
 class SplitLinear(nn.ModuleList):
     """A fused linear as one linear a part. Maps (batch, sequence, in) to the parts side by side."""
 
-    def __init__(self, fused: nn.Linear, sizes: tuple[int, ...]) -> None:
+    def __init__(self, fused: nn.Linear, sizes: list[int]) -> None:
         parts = []
-        biases = [None] * len(sizes) if fused.bias is None else fused.bias.detach().split(sizes)
-        for weight, bias in zip(fused.weight.detach().split(sizes), biases, strict=True):
+        biases = [None] * len(sizes) if fused.bias is None else torch.split(fused.bias.detach(), sizes)
+        for weight, bias in zip(torch.split(fused.weight.detach(), sizes), biases, strict=True):
             part = nn.Linear(fused.in_features, len(weight), bias=bias is not None, device="meta")
             part.weight = nn.Parameter(weight.clone())
             if bias is not None:
@@ -44,8 +44,8 @@ class StackedQueryKeyValue(nn.Module):
 
     def __init__(self, fused: Conv1D) -> None:
         super().__init__()
-        self.weight = nn.Parameter(fused.weight.detach().unflatten(1, (3, -1)))
-        self.bias = nn.Parameter(fused.bias.detach().unflatten(0, (3, -1)))
+        self.weight = nn.Parameter(fused.weight.detach().view(fused.nx, 3, -1))
+        self.bias = nn.Parameter(fused.bias.detach().view(3, -1))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map (batch, sequence, hidden) to this rank's (batch, sequence, 3 * heads * head size)."""
@@ -64,7 +64,7 @@ def unfuse(layer: nn.Module, config: PreTrainedConfig) -> None:
         if isinstance(module, nn.Linear) and name == "qkv_proj":
             fused = SplitLinear(module, _query_key_value_sizes(module, config))
         elif isinstance(module, nn.Linear) and name == "gate_up_proj":
-            fused = SplitLinear(module, (module.out_features // 2,) * 2)
+            fused = SplitLinear(module, [module.out_features // 2] * 2)
         elif isinstance(module, Conv1D) and name == "c_attn" and module.nf == 3 * module.nx:
             fused = StackedQueryKeyValue(module)
         elif stacks_experts(module):
@@ -83,11 +83,11 @@ def stacks_experts(module: nn.Module) -> bool:
     return up.shape[1:] in ((2 * down.shape[2], down.shape[1]), (2, down.shape[2], down.shape[1]))
 
 
-def _query_key_value_sizes(fused: nn.Linear, config: PreTrainedConfig) -> tuple[int, int, int]:
+def _query_key_value_sizes(fused: nn.Linear, config: PreTrainedConfig) -> list[int]:
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     head_size = fused.out_features // (heads + 2 * kv_heads)
-    return heads * head_size, kv_heads * head_size, kv_heads * head_size
+    return [heads * head_size, kv_heads * head_size, kv_heads * head_size]
 
 
 def whole_weight(name: str, parameter: Tensor) -> Tensor:

@@ -71,9 +71,16 @@ def read_skeleton(plan_file: PlanFile) -> Skeleton:
     return Skeleton(model, structure, name)
 
 
+def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """Return transformers' causal language model for a configuration."""
+    found: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    chosen: type[PreTrainedModel] = found
+    return chosen
+
+
 def lacks_fused_attention(config: PreTrainedConfig) -> bool:
     """Whether transformers has no fused attention for the class: one that caps scores (Gemma 2) or adds sinks (gpt-oss)."""
-    return not MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._supports_sdpa
+    return not model_class(config)._supports_sdpa
 
 
 def _kernel(plan_file: PlanFile, config: PreTrainedConfig) -> str:
@@ -102,10 +109,11 @@ def build_on_meta(config: PreTrainedConfig, name: str, *, kernel: str) -> PreTra
     Raises:
         SpecError: the configuration is not valid for the class.
     """
-    build: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._from_config
+    build: Any = model_class(config)._from_config
     with torch.device("meta"), _config_errors(type(config).__name__, name):
         model: PreTrainedModel = build(config, attn_implementation=kernel, dtype=torch.float32)
-    return model.train()
+        model.train()
+    return model
 
 
 @contextlib.contextmanager
@@ -127,7 +135,9 @@ def _check_fit(plan_file: PlanFile, config: PreTrainedConfig) -> None:
     if getattr(config, "add_cross_attention", False):
         raise SpecError(f"{name} has add_cross_attention: only decoders without cross-attention can be trained")
     if getattr(config, "output_router_logits", False):
-        raise SpecError(f"{name} has output_router_logits: a loss on routers cannot be trained with yet; set it to false")
+        raise SpecError(
+            f"{name} has output_router_logits: a loss on routers cannot be trained with yet; set it to false"
+        )
 
 
 def _check_positions(plan_file: PlanFile, model: PreTrainedModel, structure: Structure) -> None:

@@ -50,9 +50,7 @@ def layer_division(model: PreTrainedModel, layer: nn.Module, layers: str, name: 
     return LayerDivision(regions)
 
 
-def _region(
-    path: str, module: nn.Module, planned: Mapping[str, Role], config: PreTrainedConfig, name: str
-) -> Region:
+def _region(path: str, module: nn.Module, planned: Mapping[str, Role], config: PreTrainedConfig, name: str) -> Region:
     roles = roles_within(path, module, planned)
     given = dict(roles)
     _divide_what_is_gathered(roles, path, module)
@@ -118,7 +116,14 @@ def _pair_linears(roles: dict[str, Role], path: str, module: nn.Module) -> None:
         if isinstance(part, (nn.Linear, Conv1D, SplitLinear, StackedQueryKeyValue)) and path != inner
     }
     linears = {inner: part for inner, part in linears.items() if inner.rpartition(".")[0] not in linears}
-    if len(linears) < 2:
+    others = [
+        (name, parameter)
+        for inner, part in module.named_modules(prefix=path)
+        for name, parameter in part.named_parameters(recurse=False)
+        if inner not in linears and inner.rpartition(".")[0] not in linears
+    ]
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    if len(linears) < 2 or any(parameter.dim() > 1 for _, parameter in others) or set(own) - {"sinks"}:
         return
     *columns, row = linears
     roles.update(dict.fromkeys(columns, "column"))
@@ -129,9 +134,7 @@ def _pair_linears(roles: dict[str, Role], path: str, module: nn.Module) -> None:
                 roles[f"{inner}.{name}"] = "row"
 
 
-def _find_norms(
-    roles: dict[str, Role], path: str, module: nn.Module, config: PreTrainedConfig, name: str
-) -> None:
+def _find_norms(roles: dict[str, Role], path: str, module: nn.Module, config: PreTrainedConfig, name: str) -> None:
     """Say of norms behind divided projections whether each head has its mean, or all of them together."""
     if "row" not in roles.values() or any(role in _WHOLE for role in roles.values()):
         return

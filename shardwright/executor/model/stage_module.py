@@ -80,7 +80,9 @@ class StageModule(nn.Module):
 
     def _only_own_parts(self, whole: PreTrainedModel, first: int, end: int) -> PreTrainedModel:
         """Return a copy of the model whose other parts are stubs. The parts of this stage are shared with `whole`."""
-        model = _shared_copy(whole, {self.structure.layers, *self.structure.before, *self.structure.after})
+        model: PreTrainedModel = _shared_copy(
+            whole, {self.structure.layers, *self.structure.before, *self.structure.after}
+        )
         layers = model.get_submodule(self.structure.layers)
         assert isinstance(layers, nn.ModuleList)
         size = self.structure.tuple_size
@@ -90,10 +92,11 @@ class StageModule(nn.Module):
             layers[first - 1] = self._received = ReceivedLayer(layers[first - 1], size)
         if end < len(layers):
             layers[end] = self._sent = SentLayer(layers[end], size)
+            self._sent.seq_len = self.seq_len
         absent = (*(() if self.is_first else self.structure.before), *(() if self.is_last else self.structure.after))
         for path in absent:
             parent, _, name = path.rpartition(".")
-            setattr(model.get_submodule(parent), name, PassedPart())
+            setattr(model.get_submodule(parent), name, PassedPart(whole.get_submodule(path)))
         return model
 
 

@@ -70,23 +70,29 @@ class ReceivedLayer(PassedLayer):
 
 
 class SentLayer(PassedLayer):
-    """Stands for the first layer of the next stage, and keeps the hidden states to be sent there."""
+    """Stands for the first layer of the next stage, and keeps the hidden states to be sent there.
+
+    What follows runs on zeros in the shape of the whole sequence, which take no memory.
+    """
 
     sent: Tensor | None = None
+    seq_len = 0
 
     def passed(self, hidden: Tensor) -> Tensor:
         self.sent = hidden
-        return hidden
+        return hidden.new_zeros(()).expand(hidden.shape[0], self.seq_len, hidden.shape[-1])
 
 
 class PassedPart(nn.Module):
     """Stands for a part around the layers that another stage holds. It adds nothing."""
 
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.looks_up = isinstance(part, nn.Embedding)
+
     def forward(self, *given: Any, **options: Any) -> Any:
-        first = next((value for value in (*given, *options.values()) if isinstance(value, Tensor)), None)
-        if first is not None and first.is_floating_point():
-            return first
-        return torch.zeros((), device=None if first is None else first.device)  # looked up by integers
+        first = next(value for value in (*given, *options.values()) if isinstance(value, Tensor))
+        return torch.zeros((), device=first.device) if self.looks_up else first
 
 
 @contextlib.contextmanager
@@ -111,22 +117,16 @@ def read_structure(model: PreTrainedModel, name: str) -> Structure:
         SpecError: names the module that stands in the way of a division into stages.
     """
     layers = _layers_path(model, name)
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    embedding, head = model.get_input_embeddings(), _output_embeddings(model)
     paths = {module: path for path, module in model.named_modules()}
     if embedding not in paths or head not in paths:
         raise SpecError(f"{name}: {type(model).__name__} has no embedding or no head of its own; it cannot be trained")
-    tuple_size = 0
-    try:
-        seen = _run(model, layers, tuple_size)
-        if seen.logits_dims != 3 or seen.collapsed:
-            tuple_size = 2
-            seen = _run(model, layers, tuple_size)
-    except Exception as error:  # whatever the code of one of hundreds of classes raises
-        detail = " ".join(str(error).split())[:200]
-        raise SpecError(f"{name}: {type(model).__name__} cannot be divided at '{layers}' ({detail})") from None
+    tuple_size, seen = _first_run(model, layers, name)
     unused = [path for path, _ in _owners(model, layers) if path not in (*seen.before, *seen.after)]
     if unused:
-        raise SpecError(f"{name}: '{unused[0]}' of {type(model).__name__} is no part of its forward pass; not supported")
+        raise SpecError(
+            f"{name}: '{unused[0]}' of {type(model).__name__} is no part of its forward pass; not supported"
+        )
     return Structure(
         layers=layers,
         embedding=paths[embedding],
@@ -138,12 +138,32 @@ def read_structure(model: PreTrainedModel, name: str) -> Structure:
     )
 
 
+def _first_run(model: PreTrainedModel, layers: str, name: str) -> tuple[int, "_Seen"]:
+    """Return how many values the model expects of a layer (0: no tuple), and what a run saw."""
+    detail = "the hidden states lose a dimension on the way"
+    for tuple_size in (0, 2):
+        try:
+            seen = _run(model, layers, tuple_size)
+        except Exception as error:  # whatever the code of one of hundreds of classes raises
+            detail = " ".join(str(error).split())[:200]
+            continue
+        if seen.logits_dims == 3 and not seen.collapsed:
+            return tuple_size, seen
+    raise SpecError(f"{name}: {type(model).__name__} cannot be divided at '{layers}' ({detail})")
+
+
+def _output_embeddings(model: PreTrainedModel) -> nn.Module | None:
+    found: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    return found
+
+
 def _layers_path(model: PreTrainedModel, name: str) -> str:
-    count = model.config.num_hidden_layers
+    count: int = model.config.num_hidden_layers
     lists = [path for path, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part) == count]
     if not lists:
         raise SpecError(f"{name}: {type(model).__name__} has no list of its {count} layers; it cannot be trained")
-    return min(lists, key=lambda path: path.count("."))
+    outermost: str = min(lists, key=lambda path: path.count("."))
+    return outermost
 
 
 def _owners(model: nn.Module, layers: str) -> list[tuple[str, nn.Module]]:

@@ -1,8 +1,8 @@
 """Tensor parallelism of one module: its parameters over tp, and the moves around its forward pass."""
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.distributed.tensor.placement_types import Placement
 from transformers.pytorch_utils import Conv1D
 
 from .division import LayerDivision, Region, Role
-from .fused import SplitLinear, StackedQueryKeyValue, stacks_experts
+from .fused import StackedQueryKeyValue, stacks_experts
 from .moves import (
     GATHER_COLUMNS,
     GATHER_SEQUENCE,
@@ -47,8 +47,12 @@ def _divide_region(layer: nn.Module, path: str, region: Region, ranks: Ranks, se
     for inner, module in list(top.named_modules(prefix=path)):
         if inner in region.roles:
             _divide_module(module, region.roles[inner], region, ranks, sequence_parallel)
+    whole: list[nn.Module] = []
     for inner, module in list(top.named_modules(prefix=path)):
-        _divide_parameters(module, inner, region, ranks)
+        if not _divide_parameters(module, inner, region, ranks):
+            whole.append(module)
+    # some code reads the parameters of a module without calling it
+    compute_with(top, lambda name, parameter: _in_shape(name, ranks.local(parameter, partial=False)), owners=whole)
     if any(role == "column" for role in region.roles.values()):
         for module in top.modules():
             _count_own_heads(module, ranks.size)
@@ -78,12 +82,19 @@ def _divide_module(module: nn.Module, role: Role, region: Region, ranks: Ranks, 
         move_output(module, SCATTER_SEQUENCE if scatters else SUM, ranks)
 
 
-def _divide_parameters(module: nn.Module, path: str, region: Region, ranks: Ranks) -> None:
-    """Divide the parameters that `module` owns, by its own role, that of the fused linear above it, or theirs."""
+def _divide_parameters(module: nn.Module, path: str, region: Region, ranks: Ranks) -> bool:
+    """Divide the parameters that `module` owns, by its own role, that of the fused linear above it, or theirs.
+
+    Returns false where it has none: its parameters are then whole on every rank, and it does not compute with them yet.
+    """
     role = _role(path, region)
     if role == "whole_norm":
         _norm_over_ranks(module, ranks)
-        return
+        return True
+    if role is None and not any(f"{path}.{name}" in region.roles for name, _ in module.named_parameters(recurse=False)):
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            module.register_parameter(name, ranks.part(parameter, Replicate()))
+        return False
     added_once = {
         name
         for name, _ in module.named_parameters(recurse=False)
@@ -91,6 +102,7 @@ def _divide_parameters(module: nn.Module, path: str, region: Region, ranks: Rank
     }
     if placements := _own_placements(module, path, region):
         _run_locally(module, placements, added_once, ranks, partial=role == "by_head")
+    return True
 
 
 def _role(path: str, region: Region) -> Role | None:
@@ -148,23 +160,28 @@ def _run_locally(
         own = ranks.local(parameter, partial=partial or name in added_once)
         if name in added_once and ranks.rank:
             own = own * 0
-        return own.flatten(1, 2) if own.dim() == 4 and name == "gate_up_proj" else own
+        return _in_shape(name, own)
 
     compute_with(module, local)
 
 
-def compute_with(module: nn.Module, local: Callable[[str, Tensor], Tensor]) -> None:
-    """Let the module's forward pass see `local(name, parameter)` in place of each parameter of its own."""
+def compute_with(
+    module: nn.Module, local: Callable[[str, Tensor], Tensor], owners: Sequence[nn.Module] | None = None
+) -> None:
+    """Let the module's forward pass see `local(name, parameter)` in place of each parameter of `owners`, by default its own."""
+    parts = [part for part in ([module] if owners is None else owners) if part._parameters]
 
     def around(forward: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        own = dict(module._parameters)
+        own = [(part, dict(part._parameters)) for part in parts]
         try:
-            for name, parameter in own.items():
-                if parameter is not None:
-                    module._parameters[name] = local(name, parameter)  # type: ignore[assignment]  # for this call
+            for part, parameters in own:
+                for name, parameter in parameters.items():
+                    if parameter is not None:
+                        part._parameters[name] = cast(nn.Parameter, local(name, parameter))
             return forward(*given, **options)
         finally:
-            module._parameters.update(own)
+            for part, parameters in own:
+                part._parameters.update(parameters)
 
     _wrap(module, around)
 
@@ -173,7 +190,12 @@ def flatten_experts(layer: nn.Module) -> None:
     """Let experts that no rank shares compute with their stacked gates and ups in transformers' shape."""
     for module in layer.modules():
         if stacks_experts(module):
-            compute_with(module, lambda name, own: own.flatten(1, 2) if name == "gate_up_proj" else own)
+            compute_with(module, _in_shape)
+
+
+def _in_shape(name: str, parameter: Tensor) -> Tensor:
+    """Return stacked gates and ups of experts in the shape that transformers computes with."""
+    return parameter.flatten(1, 2) if name == "gate_up_proj" and parameter.dim() == 4 else parameter
 
 
 def replicate(module: nn.Module, ranks: Ranks, *, partial: bool) -> None:
@@ -262,7 +284,7 @@ def _wrap(module: nn.Module, around: Callable[[Callable[..., Any], tuple[Any, ..
     def wrapped(*given: Any, **options: Any) -> Any:
         return around(forward, given, options)
 
-    module.forward = wrapped  # type: ignore[method-assign]
+    module.forward = wrapped
 
 
 def enter_first_layer(layer: nn.Module, ranks: Ranks) -> None:
