@@ -112,7 +112,9 @@ def _saved_by_layers(
     config: Mapping[str, Any], training: TrainingSpec, layout: Layout, count: int, *, head: bool = False
 ) -> list[int]:
     total = count + 2  # one before and one after them, which are no part of the stage
-    layers = {"n_layer" if "n_layer" in config else "num_hidden_layers": total}
+    layers: dict[str, Any] = {"n_layer" if "n_layer" in config else "num_hidden_layers": total}
+    layers |= {"layer_types": config["layer_types"] * total} if "layer_types" in config else {}
+    layers |= {"first_k_dense_replace": total} if config.get("first_k_dense_replace") else {}
     run = LayerRun(count=total, recompute=layout.policy)
     chosen = plan((run,), tp=layout.tp, sequence_parallel=layout.sequence_parallel)
     compute: Literal["bf16", "fp32"] = "bf16" if training.precision.compute == "bf16" else "fp32"
