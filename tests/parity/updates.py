@@ -75,10 +75,11 @@ def engine_runs(
     plan_file: PlanFile, *, clip_norm: float | None = None, sabotage: Callable[[], None] | None = None
 ) -> list[Run]:
     """Train under the plan in a world of its ranks; `sabotage` runs on every rank before the engine is built."""
-    return run_world(plan_file.plan.mesh.ranks, _train, plan_file, clip_norm, sabotage)
+    return run_world(plan_file.plan.mesh.ranks, engine_run, plan_file, clip_norm, sabotage)
 
 
-def _train(plan_file: PlanFile, clip_norm: float | None, sabotage: Callable[[], None] | None) -> Run:
+def engine_run(plan_file: PlanFile, clip_norm: float | None = None, sabotage: Callable[[], None] | None = None) -> Run:
+    """Train as one rank of a world that is up."""
     if sabotage is not None:
         sabotage()
     engine = build_engine(plan_file, device=torch.device("cpu"), seed=SEED)

@@ -79,6 +79,38 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen3_moe": EXPERTS | {"model_type": "qwen3_moe", "head_dim": 48},
     "gpt_oss": DENSE
     | {"model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 48, **ONE_FULL},
+    "olmo2": DENSE | {"model_type": "olmo2"},
+    "olmo3": DENSE | {"model_type": "olmo3", **ONE_FULL},
+    "glm4": DENSE | {"model_type": "glm4", "head_dim": 48},
+    "smollm3": DENSE | {"model_type": "smollm3", "no_rope_layers": [1]},
+    "granite": DENSE | {"model_type": "granite"},
+    "seed_oss": DENSE | {"model_type": "seed_oss", "head_dim": 48, "residual_dropout": 0.0},
+    "ernie4_5": DENSE | {"model_type": "ernie4_5", "head_dim": 48},
+    "olmoe": DENSE | {"model_type": "olmoe", "num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 96},
+    "granitemoe": DENSE | {"model_type": "granitemoe", "num_local_experts": 4, "num_experts_per_tok": 2},
+    "phimoe": DENSE | {"model_type": "phimoe", "num_local_experts": 4, "num_experts_per_tok": 2},
+    "minimax_m2": DENSE
+    | {"model_type": "minimax_m2", "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32},
+    "glm4_moe": EXPERTS
+    | {
+        "model_type": "glm4_moe",
+        "n_routed_experts": 4,
+        "first_k_dense_replace": 0,
+        "head_dim": 48,
+        "use_qk_norm": True,
+    },
+    "ernie4_5_moe": DENSE
+    | {
+        "model_type": "ernie4_5_moe",
+        "moe_num_experts": 4,
+        "moe_k": 2,
+        "moe_intermediate_size": 96,
+        "moe_layer_start_index": 0,
+        "moe_num_shared_experts": 1,
+        "head_dim": 48,
+    },
+    "llama4": DENSE
+    | {"model_type": "llama4_text", "num_local_experts": 4, "intermediate_size": 96, "head_dim": 48, **ONE_FULL},
     "deepseek_v2": LATENT | {"model_type": "deepseek_v2", "v_head_dim": 32},
     "deepseek_v3 without experts": LATENT | {"model_type": "deepseek_v3", "v_head_dim": 48, "first_k_dense_replace": 1},
     "deepseek_v3": LATENT | {"model_type": "deepseek_v3", "v_head_dim": 48},
