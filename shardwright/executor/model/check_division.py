@@ -16,7 +16,7 @@ from shardwright.costmodel import PlanFile
 
 from .division import LayerDivision, Region
 from .fused import unfuse
-from .hugging_face import Skeleton, model_class
+from .hugging_face import DROPOUT_ENDINGS, Skeleton, model_class
 from .moves import SEQUENCE, Ranks
 from .rules import layer_division
 from .tensor_parallel import divide_layer, placements_of
@@ -58,7 +58,8 @@ _TINY: Mapping[str, int] = {
 def check_tensor_parallel(plan_file: PlanFile, skeleton: Skeleton) -> None:
     """Check that tensor parallelism of the plan divides the model, and computes what the whole model computes.
 
-    A division that transformers' plan does not state is tried on a tiny model of the same class, on threads for ranks.
+    The division is tried on a tiny model of the same class, on threads for ranks. A class that cannot be built that small is
+    accepted where transformers' plan states its whole division.
 
     Raises:
         SpecError: names what tp does not divide, or the module whose result differs.
@@ -79,8 +80,13 @@ def check_tensor_parallel(plan_file: PlanFile, skeleton: Skeleton) -> None:
         division = layer_division(skeleton.model, layer, skeleton.structure.layers, name)
         _check_parameters(plan.mesh.tp, layer, division, name)
         derived |= any(region.derived for region in division.regions.values())
-    if derived:
-        _check_results(skeleton, sequence_parallel=plan.sequence_parallel)
+    try:
+        model = _tiny_model(skeleton)
+    except SpecError:
+        if derived:
+            raise
+        return
+    _check_results(skeleton, model, sequence_parallel=plan.sequence_parallel)
 
 
 def _check_sizes(tp: int, config: PreTrainedConfig, name: str) -> None:
@@ -114,14 +120,19 @@ def _check_parameters(tp: int, layer: nn.Module, division: LayerDivision, name: 
             )
 
 
-def _check_results(skeleton: Skeleton, *, sequence_parallel: bool) -> None:
-    model = _tiny_model(skeleton)
+def _check_results(skeleton: Skeleton, model: PreTrainedModel, *, sequence_parallel: bool) -> None:
     calls: list[tuple[int, tuple[Any, ...], dict[str, Any], Tensor]] = []
     layers = model.get_submodule(skeleton.structure.layers)
     for index, layer in enumerate(layers.children()):
         layer.register_forward_hook(_record(calls, index), with_kwargs=True)
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        before = torch.random.get_rng_state()
         model(input_ids=torch.arange(2 * _SEQ).view(2, _SEQ), use_cache=False)
+        if not torch.equal(before, torch.random.get_rng_state()):
+            raise SpecError(
+                f"{skeleton.name}: {type(model).__name__} draws random numbers as it trains, which ranks of tp would draw "
+                "differently; plan with tp 1"
+            )
         for index, given, options, expected in calls:
             layer = next(child for number, child in enumerate(layers.children()) if number == index)
             _check_layer(skeleton, model, layer, _Call(given, options, expected, sequence_parallel))
@@ -266,7 +277,6 @@ def _tiny_model(skeleton: Skeleton) -> PreTrainedModel:
             model: PreTrainedModel = build(config, attn_implementation="eager", dtype=torch.float32)
             for parameter in model.parameters():
                 nn.init.normal_(parameter, std=0.2)
-        model.train(mode=False)
         return model
     except Exception as error:
         detail = " ".join(str(error).split())[:120]
@@ -278,6 +288,7 @@ def _tiny_model(skeleton: Skeleton) -> PreTrainedModel:
 def tiny_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """Return a configuration of the same class and flags, of two narrow layers."""
     given = config.to_dict()
+    given |= {key: 0.0 for key, rate in given.items() if key.endswith(DROPOUT_ENDINGS) and isinstance(rate, float)}
     names = {canonical: own for canonical, own in (config.attribute_map or {}).items()}
     tiny = dict(_TINY)
     grouped = (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) < config.num_attention_heads

@@ -18,7 +18,7 @@ from .structure import Structure, read_structure
 
 logger = logging.getLogger(__name__)
 
-_DROPOUT_ENDINGS = ("dropout", "pdrop", "dropout_prob", "dropout_rate", "jitter_noise")
+DROPOUT_ENDINGS = ("dropout", "pdrop", "dropout_prob", "dropout_rate", "jitter_noise")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def read_skeleton(plan_file: PlanFile) -> Skeleton:
     name = plan_file.model_name
     config = read_config(plan_file)
     for key, rate in list(vars(config).items()):
-        if key.endswith(_DROPOUT_ENDINGS) and isinstance(rate, float) and rate:
+        if key.endswith(DROPOUT_ENDINGS) and isinstance(rate, float) and rate:
             logger.info("%s: %s of %s is set to 0 for training", name, rate, key)
             setattr(config, key, 0.0)
     config.use_cache = False

@@ -82,9 +82,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "olmo2": DENSE | {"model_type": "olmo2"},
     "olmo3": DENSE | {"model_type": "olmo3", **ONE_FULL},
     "glm4": DENSE | {"model_type": "glm4", "head_dim": 48},
-    "smollm3": DENSE | {"model_type": "smollm3", "no_rope_layers": [1]},
+    "smollm3": DENSE | {"model_type": "smollm3"},
     "granite": DENSE | {"model_type": "granite"},
-    "seed_oss": DENSE | {"model_type": "seed_oss", "head_dim": 48, "residual_dropout": 0.0},
+    "seed_oss": DENSE | {"model_type": "seed_oss", "head_dim": 48, "residual_dropout": 0.0, "attention_dropout": 0.0},
     "ernie4_5": DENSE | {"model_type": "ernie4_5", "head_dim": 48},
     "olmoe": DENSE | {"model_type": "olmoe", "num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 96},
     "granitemoe": DENSE | {"model_type": "granitemoe", "num_local_experts": 4, "num_experts_per_tok": 2},
@@ -109,8 +109,6 @@ MODELS: dict[str, dict[str, Any]] = {
         "moe_num_shared_experts": 1,
         "head_dim": 48,
     },
-    "llama4": DENSE
-    | {"model_type": "llama4_text", "num_local_experts": 4, "intermediate_size": 96, "head_dim": 48, **ONE_FULL},
     "deepseek_v2": LATENT | {"model_type": "deepseek_v2", "v_head_dim": 32},
     "deepseek_v3 without experts": LATENT | {"model_type": "deepseek_v3", "v_head_dim": 48, "first_k_dense_replace": 1},
     "deepseek_v3": LATENT | {"model_type": "deepseek_v3", "v_head_dim": 48},
@@ -135,6 +133,19 @@ EXECUTED = (
     "deepseek_v2",
     "deepseek_v3",
     "deepseek_v3 without experts",
+    "olmo2",
+    "olmo3",
+    "glm4",
+    "smollm3",
+    "granite",
+    "seed_oss",
+    "ernie4_5",
+    "olmoe",
+    "granitemoe",
+    "phimoe",
+    "minimax_m2",
+    "glm4_moe",
+    "ernie4_5_moe",
 )
 # transformers refuses `sdpa` for the first four. It gives Falcon's single key to torch, which has no fused kernel for that.
 UNFUSED_ONLY = ("gemma2", "gpt_oss", "bloom", "mpt", "falcon with one key")
@@ -214,7 +225,7 @@ def by_the_model(case: Case) -> float:
 
 @pytest.mark.parametrize("case", list(cases()), ids=str)
 def test_a_layer_keeps_what_autograd_saves(case: Case, mesh: DeviceMesh) -> None:
-    tolerance = 2 * TOLERANCE if case.name == "deepseek_v3" and case.tp > 1 else TOLERANCE
+    tolerance = 2 * TOLERANCE if case.name in ("deepseek_v3", "glm4_moe") and case.tp > 1 else TOLERANCE
     assert by_the_model(case) == pytest.approx(sum(by_torch(case, mesh)), rel=tolerance)
 
 

@@ -85,6 +85,12 @@ def test_a_wrong_rule_is_seen_on_the_tiny_model(monkeypatch: pytest.MonkeyPatch)
         check(FAMILIES["gpt_oss"])
 
 
+def test_a_router_that_draws_lots_is_refused() -> None:
+    config = FAMILIES["mixtral"] | {"model_type": "phimoe", "intermediate_size": 16}
+    with pytest.raises(SpecError, match="tiny-phimoe: PhimoeForCausalLM draws random numbers as it trains"):
+        check(config)
+
+
 def test_a_width_that_tp_does_not_divide_is_named() -> None:
     config = FAMILIES["qwen2_moe"] | {"shared_expert_intermediate_size": 25}
     with pytest.raises(
