@@ -3,7 +3,7 @@
 The rooms import torch; this file does not.
 """
 
-from .can_run import check_can_run, check_trained
+from .can_run import check_can_run
 from .options import RunOptions
 
-__all__ = ["RunOptions", "check_can_run", "check_trained"]
+__all__ = ["RunOptions", "check_can_run"]

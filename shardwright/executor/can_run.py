@@ -4,23 +4,6 @@ from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.specs import OWN_STACK, PIPELINE_OUTERMOST
 
-# Each is described in model/families.py, which imports torch. The list is here so that planning need not import it.
-TRAINED_MODEL_TYPES = ("llama", "qwen3", "gpt2")
-
-
-def check_trained(plan_file: PlanFile) -> None:
-    """Refuse a model whose family the engine does not train.
-
-    Raises:
-        SpecError: names its model_type and those that are trained.
-    """
-    model_type = str(plan_file.model_config_json.get("model_type", "none"))
-    if model_type not in TRAINED_MODEL_TYPES:
-        raise SpecError(
-            f"model_type '{model_type}' of {plan_file.model_name} cannot be trained yet; "
-            f"supported: {', '.join(TRAINED_MODEL_TYPES)}"
-        )
-
 
 def check_can_run(plan_file: PlanFile) -> None:
     """Refuse choices that the engine would otherwise ignore silently.
@@ -68,4 +51,3 @@ def check_can_run(plan_file: PlanFile) -> None:
     for is_so, what, fix in unlike:
         if is_so:
             raise SpecError(f"{what} can be estimated and compared, not run yet; {fix}")
-    check_trained(plan_file)

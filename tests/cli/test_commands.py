@@ -241,25 +241,22 @@ def test_a_plan_that_fits_is_no_failure(command: Command, plan_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("model", "ending"),
+    ("choice", "ending"),
     [
-        ("llama-3.2-1b", "; train with it: shardwright run {path}"),
-        (
-            "mistral-7b",
-            "; run refuses it: model_type 'mistral' of mistral-7b cannot be trained yet; ",
-        ),
+        ((), "; train with it: shardwright run {path}"),
+        (("--loss-chunks", "2"), "; run refuses it: a loss in chunks can be estimated and compared, not run yet; "),
     ],
 )
 def test_plan_ends_with_how_to_train_or_with_what_run_lacks(
-    command: Command, tmp_path: Path, model: str, ending: str
+    command: Command, tmp_path: Path, choice: tuple[str, ...], ending: str
 ) -> None:
     path = tmp_path / "plan.json"
-    result = command("plan", model, *JOB, "--time-limit", "5", "--out", path)
+    result = command("plan", "llama-3.2-1b", *JOB, *choice, "--time-limit", "5", "--out", path)
     last = result.out.splitlines()[-1]
     assert last.startswith(f"wrote {path}{ending.format(path=path)}")
     if "refuses" in ending:
         assert "train with it" not in result.out
-        assert_one_line(command("run", path), "model_type 'mistral'", "supported: llama, qwen3, gpt2")
+        assert_one_line(command("run", path), "a loss in chunks", "plan without --loss-chunks")
 
 
 @pytest.mark.parametrize(("written", "plain"), [("1k", "1024"), ("1_024", "1024")])

@@ -4,6 +4,7 @@ Each function breaks the process it runs in, so it is given to a rank of a world
 """
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,10 +12,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import PipelineStage
-from torch.distributed.tensor import Replicate
 from torch.utils.checkpoint import checkpoint
 
-from shardwright.executor.model import attention, families, stage_module, tensor_parallel
+from shardwright.executor.model import attention, fused, moves, stage_module, tensor_parallel
+from shardwright.executor.model.division import Region
 from shardwright.executor.model.stage_module import StageModule
 from shardwright.executor.parallel import clipping, engine, pipeline
 from shardwright.executor.parallel.data_parallel import GradientSync
@@ -84,39 +85,40 @@ def average_each_microbatch() -> None:
 
 
 def forget_head_norm_reduction() -> None:
-    """Qwen3's query and key norms train on this rank's heads only."""
-    qwen3 = families._qwen3_rules
+    """Norms of queries and keys train on this rank's heads only."""
+    original = tensor_parallel._divide_parameters
 
-    def without(stream: Any) -> Any:
-        return {path: style for path, style in qwen3(stream).items() if "q_norm" not in path and "k_norm" not in path}
+    def without(module: Any, path: str, region: Region, ranks: Any) -> bool:
+        roles = {key: "replicated" if role == "by_head" else role for key, role in region.roles.items()}
+        return original(module, path, replace(region, roles=roles), ranks)
 
-    object.__setattr__(families.FAMILIES["qwen3"], "layer_rules", without)
+    tensor_parallel._divide_parameters = without
 
 
 def forget_norm_reduction() -> None:
     """Under sequence parallelism, norms train on this rank's part of the sequence only."""
-    llama = families._llama_rules
+    original = tensor_parallel.replicate
 
-    def without(stream: Any) -> Any:
-        return {path: style for path, style in llama(stream).items() if "layernorm" not in path}
+    def whole(module: Any, ranks: Any, *, partial: bool) -> None:
+        original(module, ranks, partial=False)
 
-    object.__setattr__(families.FAMILIES["llama"], "layer_rules", without)
+    tensor_parallel.replicate = whole
 
 
 def keep_own_input_gradient() -> None:
-    """The fused projection hands back the gradient of this rank's heads as though it were the whole."""
-    tensor_parallel.Partial = Replicate  # type: ignore[assignment, attr-defined]
+    """Attention and feed-forward hand back the gradient of this rank's heads and columns as though it were the whole."""
+    tensor_parallel.SUM_GRADIENTS = moves.Move(moves._same, moves._same)  # type: ignore[attr-defined]
 
 
 def swap_queries_and_values() -> None:
     """The parts of GPT-2's fused projection are taken in the wrong order."""
-    original = tensor_parallel.FusedQueryKeyValue.forward
+    original = fused.StackedQueryKeyValue.forward
 
-    def swapped(self: tensor_parallel.FusedQueryKeyValue, hidden: Tensor) -> Tensor:
+    def swapped(self: fused.StackedQueryKeyValue, hidden: Tensor) -> Tensor:
         query, key, value = original(self, hidden).chunk(3, dim=-1)
         return torch.cat([value, key, query], dim=-1)
 
-    tensor_parallel.FusedQueryKeyValue.forward = swapped  # type: ignore[method-assign]
+    fused.StackedQueryKeyValue.forward = swapped  # type: ignore[method-assign]
 
 
 def scale_by_microbatches() -> None:
@@ -160,8 +162,8 @@ def detach_checkpoint() -> None:
     """A recomputed layer hands no gradient to the layer before it."""
     original = checkpoint
 
-    def detached(layer: Any, hidden: Tensor, **options: Any) -> Any:
-        return original(layer, hidden.detach(), **options)
+    def detached(layer: Any, hidden: Tensor, *rest: Any, **options: Any) -> Any:
+        return original(layer, hidden.detach(), *rest, **options)
 
     stage_module.checkpoint = detached  # type: ignore[assignment, attr-defined]
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor.model.fused import hugging_face_state
 from shardwright.executor.model.hugging_face import read_skeleton
 from shardwright.executor.model.initial_weights import materialise
-from shardwright.executor.model.state_names import hugging_face_state
 from shardwright.executor.parallel.engine import Engine, build_engine
 from tests.parity.worlds import run_world
 
@@ -46,7 +46,7 @@ def batch(step: int, plan_file: PlanFile) -> tuple[Tensor, Tensor]:
 def reference_run(plan_file: PlanFile, *, clip_norm: float | None = None) -> Run:
     """Train with transformers and torch alone: one process, the whole batch at once, no engine."""
     model = reference_model(plan_file)
-    before = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    before = {name: value.detach().clone() for name, value in _parameters(model)}
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
     losses, norms = [], []
     for step in range(STEPS):
@@ -59,9 +59,7 @@ def reference_run(plan_file: PlanFile, *, clip_norm: float | None = None) -> Run
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
-    return Run(
-        before, {name: value.detach() for name, value in model.state_dict().items()}, tuple(losses), tuple(norms)
-    )
+    return Run(before, {name: value.detach() for name, value in _parameters(model)}, tuple(losses), tuple(norms))
 
 
 def reference_model(plan_file: PlanFile) -> torch.nn.Module:
@@ -77,10 +75,11 @@ def engine_runs(
     plan_file: PlanFile, *, clip_norm: float | None = None, sabotage: Callable[[], None] | None = None
 ) -> list[Run]:
     """Train under the plan in a world of its ranks; `sabotage` runs on every rank before the engine is built."""
-    return run_world(plan_file.plan.mesh.ranks, _train, plan_file, clip_norm, sabotage)
+    return run_world(plan_file.plan.mesh.ranks, engine_run, plan_file, clip_norm, sabotage)
 
 
-def _train(plan_file: PlanFile, clip_norm: float | None, sabotage: Callable[[], None] | None) -> Run:
+def engine_run(plan_file: PlanFile, clip_norm: float | None = None, sabotage: Callable[[], None] | None = None) -> Run:
+    """Train as one rank of a world that is up."""
     if sabotage is not None:
         sabotage()
     engine = build_engine(plan_file, device=torch.device("cpu"), seed=SEED)
@@ -97,6 +96,12 @@ def _train(plan_file: PlanFile, clip_norm: float | None, sabotage: Callable[[], 
     return Run(before, full_tensors(engine), tuple(losses), tuple(norms))
 
 
+def _parameters(module: torch.nn.Module) -> list[tuple[str, Tensor]]:
+    """What is trained, by name, a tied parameter under both its names."""
+    named = module.named_parameters(remove_duplicate=False)
+    return [(name, parameter) for name, parameter in named if parameter.requires_grad]
+
+
 def own_share(engine: Engine, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return inputs.chunk(engine.dp_size)[engine.dp_rank], labels.chunk(engine.dp_size)[engine.dp_rank]
 
@@ -105,7 +110,7 @@ def full_tensors(engine: Engine) -> dict[str, Tensor]:
     """This rank's parameters gathered whole, in Hugging Face's shapes."""
     tensors = {}
     for part in engine.model_parts:
-        for name, value in part.state_dict().items():
+        for name, value in _parameters(part):
             whole = value.full_tensor() if isinstance(value, DTensor) else value
             tensors[name] = whole.detach().clone()
     return hugging_face_state(tensors)

@@ -1,7 +1,10 @@
-"""Dense decoders with RMS norms and gated feed-forwards: Llama, Mistral, Qwen2, Qwen3, Phi-3 and the Gemmas.
+"""Dense decoders with RMS norms and gated feed-forwards: Llama, Mistral, Qwen2, Qwen3, Phi-3, the Gemmas, OLMo-2 and -3, GLM-4,
+SmolLM3, Granite, Seed-OSS and ERNIE-4.5.
 
 Defaults are those of the configuration class of the same name in transformers 5.
 """
+
+from collections.abc import Sequence
 
 from shardwright.specs.model import Block, FeedForward, ModelSpec, MultiHeadAttention
 
@@ -85,6 +88,88 @@ def read_gemma3(config: ConfigReader) -> ModelSpec:
     windows = read_windows(config, read_layer_count(config), window, lambda layer: (layer + 1) % pattern != 0)
     blocks = with_windows(_four_norm_block(config, hidden_size, qk_norm=True), windows)
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=262208, tied=True)
+
+
+def read_olmo2(config: ConfigReader) -> ModelSpec:
+    """OLMo-2: queries and keys are normalised as a whole, and norms follow attention and feed-forward."""
+    return _olmo(config, [None] * read_layer_count(config))
+
+
+def read_olmo3(config: ConfigReader) -> ModelSpec:
+    """OLMo-3: as OLMo-2, with a window in three of four layers."""
+    window = config.optional_size("sliding_window", default=4096)
+    return _olmo(config, read_windows(config, read_layer_count(config), window, lambda layer: (layer + 1) % 4 != 0))
+
+
+def _olmo(config: ConfigReader, windows: Sequence[int | None]) -> ModelSpec:
+    hidden_size = config.required_size("hidden_size")
+    bias = config.flag("attention_bias", default=False)
+    heads = read_heads(config, hidden_size, heads=32)
+    attention = MultiHeadAttention(**heads._asdict(), qkv_bias=bias, output_bias=bias, qk_norm="whole")
+    blocks = with_windows(Block(attention=attention, ffn=_gated(config, 11008)), windows)
+    return decoder(config, blocks, hidden_size=hidden_size, vocab_size=50304, tied=False)
+
+
+def read_glm4(config: ConfigReader) -> ModelSpec:
+    """GLM-4 of 2025 (0414): norms on the input and the output of both halves of a layer."""
+    hidden_size = config.required_size("hidden_size")
+    heads = read_heads(config, hidden_size, heads=32, kv_heads=2, head_size=128)
+    attention = MultiHeadAttention(**heads._asdict(), qkv_bias=config.flag("attention_bias", default=True))
+    block = Block(attention=attention, ffn=_gated(config, 13696), norm_count=4)
+    return decoder(config, [block] * read_layer_count(config), hidden_size=hidden_size, vocab_size=151552, tied=False)
+
+
+def read_smollm3(config: ConfigReader) -> ModelSpec:
+    """SmolLM3. Queries and keys of some layers are not rotated, which the cost model does not tell apart."""
+    hidden_size = config.required_size("hidden_size")
+    heads = read_heads(config, hidden_size, heads=16, kv_heads=4)
+    bias = config.flag("attention_bias", default=False)
+    attention = MultiHeadAttention(**heads._asdict(), qkv_bias=bias, output_bias=bias)
+    ffn = _gated(config, 11008, bias=config.flag("mlp_bias", default=False))
+    slides = config.flag("use_sliding_window", default=False)
+    window = config.optional_size("sliding_window", default=None) if slides else None
+    rotated, every = config.numbers("no_rope_layers"), config.size("no_rope_layer_interval", default=4)
+
+    def is_rotated(layer: int) -> bool:
+        return bool(rotated[layer]) if layer < len(rotated) else (layer + 1) % every != 0
+
+    windows = read_windows(config, read_layer_count(config), window, lambda layer: slides and not is_rotated(layer))
+    blocks = with_windows(Block(attention=attention, ffn=ffn), windows)
+    return decoder(config, blocks, hidden_size=hidden_size, vocab_size=128256, tied=True)
+
+
+def read_granite(config: ConfigReader) -> ModelSpec:
+    """Granite: a Llama whose embedding, residuals, scores and logits are scaled by constants."""
+    hidden_size = config.required_size("hidden_size")
+    bias = config.flag("attention_bias", default=False)
+    heads = read_heads(config, hidden_size, heads=32)
+    attention = MultiHeadAttention(**heads._asdict(), qkv_bias=bias, output_bias=bias)
+    ffn = _gated(config, 11008, bias=config.flag("mlp_bias", default=False))
+    blocks = [Block(attention=attention, ffn=ffn)] * read_layer_count(config)
+    return decoder(config, blocks, hidden_size=hidden_size, vocab_size=32000, tied=False)
+
+
+def read_seed_oss(config: ConfigReader) -> ModelSpec:
+    hidden_size = config.required_size("hidden_size")
+    heads = read_heads(config, hidden_size, heads=80, kv_heads=8, head_size=128)
+    attention = MultiHeadAttention(
+        **heads._asdict(),
+        qkv_bias=config.flag("attention_bias", default=True),
+        output_bias=config.flag("attention_out_bias", default=False),
+    )
+    ffn = _gated(config, 27648, bias=config.flag("mlp_bias", default=False))
+    blocks = [Block(attention=attention, ffn=ffn)] * read_layer_count(config)
+    return decoder(config, blocks, hidden_size=hidden_size, vocab_size=155136, tied=False)
+
+
+def read_ernie(config: ConfigReader) -> ModelSpec:
+    """ERNIE-4.5 without experts."""
+    hidden_size = config.required_size("hidden_size")
+    heads = read_heads(config, hidden_size, heads=16, kv_heads=2, head_size=128)
+    bias = config.flag("use_bias", default=False)
+    attention = MultiHeadAttention(**heads._asdict(), qkv_bias=bias, output_bias=bias)
+    blocks = [Block(attention=attention, ffn=_gated(config, 3072, bias=bias))] * read_layer_count(config)
+    return decoder(config, blocks, hidden_size=hidden_size, vocab_size=103424, tied=True)
 
 
 def _four_norm_block(config: ConfigReader, hidden_size: int, *, qk_norm: bool) -> Block:

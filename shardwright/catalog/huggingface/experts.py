@@ -17,7 +17,7 @@ def read_mixtral(config: ConfigReader) -> ModelSpec:
     hidden_size = config.required_size("hidden_size")
     heads = read_heads(config, hidden_size, heads=32, kv_heads=8)
     window = config.optional_size("sliding_window", default=None)
-    experts, top_k = _experts(config, "num_local_experts", "num_experts", default=8, top_k=2)
+    experts, top_k = read_expert_counts(config, "num_local_experts", "num_experts", default=8, top_k=2)
     width = config.size("intermediate_size", default=14336)
     block = Block(
         attention=MultiHeadAttention(**heads._asdict(), window=window),
@@ -32,7 +32,7 @@ def read_qwen2_moe(config: ConfigReader) -> ModelSpec:
     hidden_size = config.required_size("hidden_size")
     heads = read_heads(config, hidden_size, heads=16, kv_heads=16)
     attention = MultiHeadAttention(**heads._asdict(), qkv_bias=config.flag("qkv_bias", default=True))
-    experts, top_k = _experts(config, "num_experts", "num_local_experts", default=60, top_k=4)
+    experts, top_k = read_expert_counts(config, "num_experts", "num_local_experts", default=60, top_k=4)
     sparse = MixtureOfExperts(
         experts=experts,
         top_k=top_k,
@@ -45,7 +45,7 @@ def read_qwen2_moe(config: ConfigReader) -> ModelSpec:
     windows = read_windows(
         config, read_layer_count(config), read_qwen_window(config), lambda layer: layer % 2 == 0 and layer < last
     )
-    blocks = _mixed(attention, windows, sparse, dense, _qwen_sparse(config))
+    blocks = mixed_blocks(attention, windows, sparse, dense, _qwen_sparse(config))
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=151936, tied=False)
 
 
@@ -54,13 +54,13 @@ def read_qwen3_moe(config: ConfigReader) -> ModelSpec:
     heads = read_heads(config, hidden_size, heads=32, kv_heads=4)
     bias = config.flag("attention_bias", default=False)
     attention = MultiHeadAttention(**heads._asdict(), qkv_bias=bias, output_bias=bias, qk_norm="per_head")
-    experts, top_k = _experts(config, "num_experts", "num_local_experts", default=128, top_k=8)
+    experts, top_k = read_expert_counts(config, "num_experts", "num_local_experts", default=128, top_k=8)
     sparse = MixtureOfExperts(
         experts=experts, top_k=top_k, expert_width=config.size("moe_intermediate_size", default=768)
     )
     dense = FeedForward(width=config.size("intermediate_size", default=6144), gated=True)
     windows = [read_qwen_window(config)] * read_layer_count(config)
-    blocks = _mixed(attention, windows, sparse, dense, _qwen_sparse(config))
+    blocks = mixed_blocks(attention, windows, sparse, dense, _qwen_sparse(config))
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=151936, tied=False)
 
 
@@ -68,7 +68,7 @@ def read_gpt_oss(config: ConfigReader) -> ModelSpec:
     hidden_size = config.required_size("hidden_size")
     heads = read_heads(config, hidden_size, heads=64, kv_heads=8, head_size=64)
     bias = config.flag("attention_bias", default=True)
-    experts, top_k = _experts(config, "num_local_experts", "num_experts", default=128, top_k=4)
+    experts, top_k = read_expert_counts(config, "num_local_experts", "num_experts", default=128, top_k=4)
     block = Block(
         attention=MultiHeadAttention(**heads._asdict(), qkv_bias=bias, output_bias=bias, sinks=True),
         ffn=MixtureOfExperts(
@@ -91,22 +91,22 @@ def read_deepseek_v2(config: ConfigReader) -> ModelSpec:
     attention = _latent(config, heads=32)
     divide_hidden(config, hidden_size, attention.heads)
     bias = config.flag("mlp_bias", default=False)
-    experts = _deepseek_experts(config, experts=64, top_k=None, width=1407, shared=2, shared_bias=bias)
+    experts = deepseek_experts(config, experts=64, top_k=None, width=1407, shared=2, shared_bias=bias)
     dense = FeedForward(width=config.size("intermediate_size", default=11008), gated=True, bias=bias)
     first_sparse = config.size("first_k_dense_replace", default=0, at_least=0)
     windows = [None] * read_layer_count(config)
-    blocks = _mixed(attention, windows, experts or dense, dense, lambda layer: layer >= first_sparse)
+    blocks = mixed_blocks(attention, windows, experts or dense, dense, lambda layer: layer >= first_sparse)
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=102400, tied=False)
 
 
 def read_deepseek_v3(config: ConfigReader) -> ModelSpec:
     hidden_size = config.required_size("hidden_size")
     attention = _latent(config, heads=128)
-    experts = _deepseek_experts(config, experts=256, top_k=8, width=2048, shared=1)
+    experts = deepseek_experts(config, experts=256, top_k=8, width=2048, shared=1)
     dense = FeedForward(width=config.size("intermediate_size", default=18432), gated=True)
     first_sparse = config.size("first_k_dense_replace", default=3, at_least=0)
     windows = [None] * read_layer_count(config)
-    blocks = _mixed(attention, windows, experts or dense, dense, lambda layer: layer >= first_sparse)
+    blocks = mixed_blocks(attention, windows, experts or dense, dense, lambda layer: layer >= first_sparse)
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=129280, tied=False)
 
 
@@ -122,7 +122,7 @@ def _latent(config: ConfigReader, *, heads: int) -> LatentAttention:
     )
 
 
-def _deepseek_experts(
+def deepseek_experts(
     config: ConfigReader, *, experts: int, top_k: int | None, width: int, shared: int, shared_bias: bool = False
 ) -> MixtureOfExperts | None:
     """Return DeepSeek's experts; the shared ones are one feed-forward, as wide as all of them together, and null means
@@ -135,7 +135,7 @@ def _deepseek_experts(
     spellings = ("n_routed_experts", "num_experts", "num_local_experts")
     if config.is_null(*spellings):
         return None
-    routed, chosen = _experts(config, *spellings, default=experts, top_k=top_k)
+    routed, chosen = read_expert_counts(config, *spellings, default=experts, top_k=top_k)
     expert_width = config.size("moe_intermediate_size", default=width)
     shared_width = expert_width * (config.optional_size("n_shared_experts", default=shared, at_least=0) or 0)
     return MixtureOfExperts(
@@ -143,7 +143,7 @@ def _deepseek_experts(
     )
 
 
-def _experts(config: ConfigReader, *spellings: str, default: int, top_k: int | None) -> tuple[int, int]:
+def read_expert_counts(config: ConfigReader, *spellings: str, default: int, top_k: int | None) -> tuple[int, int]:
     """Return the number of experts, and the number of them that a token uses.
 
     Raises:
@@ -167,7 +167,7 @@ def _qwen_sparse(config: ConfigReader) -> Callable[[int], bool]:
     return lambda layer: layer not in dense_layers and (layer + 1) % step == 0
 
 
-def _mixed(
+def mixed_blocks(
     attention: MultiHeadAttention | LatentAttention,
     windows: Sequence[int | None],
     sparse: MixtureOfExperts | FeedForward,

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from shardwright.base import SpecError
 from shardwright.specs.model import ModelSpec
 
-from . import dense, experts, layer_normed
+from . import dense, experts, layer_normed, more_experts
 from .architectures import check_class, check_foreign_keys, check_multimodal_class
 from .reader import ConfigReader
 
@@ -24,31 +24,45 @@ _FAMILIES = {
     "bloom": _Family(layer_normed.read_bloom, ("BloomForCausalLM",)),
     "deepseek_v2": _Family(experts.read_deepseek_v2, ("DeepseekV2ForCausalLM",)),
     "deepseek_v3": _Family(experts.read_deepseek_v3, ("DeepseekV3ForCausalLM",)),
+    "ernie4_5": _Family(dense.read_ernie, ("Ernie4_5ForCausalLM",)),
+    "ernie4_5_moe": _Family(more_experts.read_ernie_moe, ("Ernie4_5_MoeForCausalLM",)),
     "falcon": _Family(layer_normed.read_falcon, ("FalconForCausalLM", "RWForCausalLM")),
     "gemma": _Family(dense.read_gemma, ("GemmaForCausalLM",)),
     "gemma2": _Family(dense.read_gemma2, ("Gemma2ForCausalLM",)),
     "gemma3_text": _Family(dense.read_gemma3, ("Gemma3ForCausalLM",)),
+    "glm4": _Family(dense.read_glm4, ("Glm4ForCausalLM",)),
+    "glm4_moe": _Family(more_experts.read_glm4_moe, ("Glm4MoeForCausalLM",)),
     "gpt2": _Family(layer_normed.read_gpt2, ("GPT2LMHeadModel",)),
     "gpt_neox": _Family(layer_normed.read_gpt_neox, ("GPTNeoXForCausalLM",)),
     "gpt_oss": _Family(experts.read_gpt_oss, ("GptOssForCausalLM",)),
+    "granite": _Family(dense.read_granite, ("GraniteForCausalLM",)),
+    "granitemoe": _Family(more_experts.read_granite_moe, ("GraniteMoeForCausalLM",)),
     "llama": _Family(dense.read_llama, ("LlamaForCausalLM",)),
+    "llama4_text": _Family(more_experts.read_llama4, ("Llama4ForCausalLM",)),
+    "minimax_m2": _Family(more_experts.read_minimax_m2, ("MiniMaxM2ForCausalLM",)),
     "mistral": _Family(dense.read_mistral, ("MistralForCausalLM",)),
     "mixtral": _Family(experts.read_mixtral, ("MixtralForCausalLM",)),
     "mpt": _Family(layer_normed.read_mpt, ("MptForCausalLM",)),
+    "olmo2": _Family(dense.read_olmo2, ("Olmo2ForCausalLM",)),
+    "olmo3": _Family(dense.read_olmo3, ("Olmo3ForCausalLM",)),
+    "olmoe": _Family(more_experts.read_olmoe, ("OlmoeForCausalLM",)),
     "opt": _Family(layer_normed.read_opt, ("OPTForCausalLM",)),
     "phi": _Family(layer_normed.read_phi, ("PhiForCausalLM",)),
     "phi3": _Family(dense.read_phi3, ("Phi3ForCausalLM",)),
+    "phimoe": _Family(more_experts.read_phimoe, ("PhimoeForCausalLM",)),
     "qwen2": _Family(dense.read_qwen2, ("Qwen2ForCausalLM",)),
     "qwen2_moe": _Family(experts.read_qwen2_moe, ("Qwen2MoeForCausalLM",)),
     "qwen3": _Family(dense.read_qwen3, ("Qwen3ForCausalLM",)),
     "qwen3_moe": _Family(experts.read_qwen3_moe, ("Qwen3MoeForCausalLM",)),
+    "seed_oss": _Family(dense.read_seed_oss, ("SeedOssForCausalLM",)),
+    "smollm3": _Family(dense.read_smollm3, ("SmolLM3ForCausalLM",)),
 }
 
 # The same architecture under another name, as in transformers (configuration_kimi_k25.py).
 _SAME_ARCHITECTURE = {"kimi_k2": "deepseek_v3"}
 
 # The text model of a multimodal family whose configuration may omit the nested `model_type`.
-_TEXT_MODEL_TYPES = {"gemma3": "gemma3_text"}
+_TEXT_MODEL_TYPES = {"gemma3": "gemma3_text", "llama4": "llama4_text"}
 
 # Multimodal families whose configuration class ties the head where only the text part says so.
 _TIED_BY_TEXT = ("fast_vlm", "llava", "llava_next_video", "llava_onevision", "shieldgemma2", "video_llama_3")

@@ -11,7 +11,7 @@ from .reader import MOST_LAYERS, ConfigReader
 
 # Other names of transformers (activations.py) are computed in one kernel, or nearly so.
 _COMPUTED: dict[str, Activation] = {"relu": "relu", "gelu_new": "gelu_new"}
-FULL, SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 
 
 class Heads(NamedTuple):
@@ -66,9 +66,11 @@ def divide_hidden(config: ConfigReader, hidden_size: int, heads: int) -> int:
 
 
 def read_windows(
-    config: ConfigReader, layers: int, window: int | None, slides: Callable[[int], bool]
+    config: ConfigReader, layers: int, window: int | None, slides: Callable[[int], bool], *, sliding: str = SLIDING
 ) -> tuple[int | None, ...]:
     """Return each layer's window in tokens (None: all), from `layer_types` or else from `slides(layer)`.
+
+    `sliding` is the word for a layer with a window.
 
     Raises:
         SpecError: `layer_types` has another length than the model, or names attention other than full and sliding.
@@ -79,9 +81,9 @@ def read_windows(
     if len(kinds) != layers:
         raise config.error(f"'layer_types' names {len(kinds)} layers; num_hidden_layers is {layers}")
     for kind in kinds:
-        if kind not in (FULL, SLIDING):
-            raise config.error(f"'layer_types' holds {kind!r}; supported: '{FULL}', '{SLIDING}'")
-    return tuple(window if kind == SLIDING else None for kind in kinds)
+        if kind not in (FULL, sliding):
+            raise config.error(f"'layer_types' holds {kind!r}; supported: '{FULL}', '{sliding}'")
+    return tuple(window if kind == sliding else None for kind in kinds)
 
 
 def read_qwen_window(config: ConfigReader) -> int | None:

@@ -56,6 +56,13 @@ class ConfigReader:
             raise self._null(self._null_key(spellings) or spellings[0], at_least)
         return size
 
+    def integer(self, key: str, *, default: int) -> int:
+        """Return a whole number of either sign, `default` where the key is missing or null."""
+        _, value = self._find((key,), default)
+        if value is not None and type(value) is not int:
+            raise self.error(f"'{key}' is {shown(value)}: must be a whole number")
+        return default if value is None else int(value)
+
     def is_null(self, *spellings: str) -> bool:
         """Whether the first spelling is given as null, and no other holds a value."""
         self.read_keys.update(spellings)
@@ -95,6 +102,11 @@ class ConfigReader:
         if not isinstance(listed, Sequence) or not all(type(index) is int for index in listed):
             raise self.error(f"'{key}' is {shown(listed)}: must be a list of layer indices")
         return frozenset(listed)
+
+    def numbers(self, key: str) -> tuple[int, ...]:
+        """Return a list of whole numbers in its order, empty where the key is missing or null."""
+        self.indices(key)
+        return tuple(self.config.get(key) or ())
 
     def words(self, key: str) -> tuple[str, ...] | None:
         """Return a list of words, None where the key is missing or null."""

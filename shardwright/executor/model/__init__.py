@@ -1,24 +1,48 @@
-"""A Hugging Face model for the engine: its family, its division over tensor
-parallelism, its stages, its initial weights."""
+"""A Hugging Face model for the engine: where its parts are, its division over tensor parallelism, its stages, its
+initial weights."""
 
 from .attention import recompute_core
-from .families import FAMILIES
-from .hugging_face import Skeleton, read_skeleton, unfuse
-from .initial_weights import materialise
+from .check_division import check_tensor_parallel
+from .division import LayerDivision
+from .fused import engine_state, hugging_face_state, unfuse
+from .hugging_face import Skeleton, lacks_fused_attention, read_config, read_skeleton
+from .initial_weights import materialise, materialise_buffers
+from .moves import GATHER_SEQUENCE, SUM_GRADIENTS, MeshRanks
+from .rules import layer_division
 from .stage_module import StageModule
-from .tensor_parallel import divide, replicated, stream_layout, vocabulary_parallel_embedding, vocabulary_parallel_head
+from .tensor_parallel import (
+    divide_embedding,
+    divide_head,
+    divide_layer,
+    enter_first_layer,
+    flatten_experts,
+    leave_last_layer,
+    replicate,
+)
 
 __all__ = [
-    "FAMILIES",
+    "GATHER_SEQUENCE",
+    "SUM_GRADIENTS",
+    "LayerDivision",
+    "MeshRanks",
     "Skeleton",
     "StageModule",
-    "divide",
+    "check_tensor_parallel",
+    "divide_embedding",
+    "divide_head",
+    "divide_layer",
+    "engine_state",
+    "enter_first_layer",
+    "flatten_experts",
+    "hugging_face_state",
+    "lacks_fused_attention",
+    "layer_division",
+    "leave_last_layer",
     "materialise",
+    "materialise_buffers",
+    "read_config",
     "read_skeleton",
     "recompute_core",
-    "replicated",
-    "stream_layout",
+    "replicate",
     "unfuse",
-    "vocabulary_parallel_embedding",
-    "vocabulary_parallel_head",
 ]

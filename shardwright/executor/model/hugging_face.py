@@ -1,4 +1,4 @@
-"""A Hugging Face model from a plan file's config: its family, the checks, and the module on the meta device."""
+"""A Hugging Face model from a plan file's config: the checks, and the module on the meta device."""
 
 import contextlib
 import logging
@@ -7,24 +7,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch import nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
-from shardwright.executor import check_trained
 
-from .families import FAMILIES, Family
-from .tensor_parallel import FusedQueryKeyValue
+from .structure import Structure, read_structure
 
 logger = logging.getLogger(__name__)
+
+DROPOUT_ENDINGS = ("dropout", "pdrop", "dropout_prob", "dropout_rate", "jitter_noise")
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The whole model without storage (meta device), and its family."""
+    """The whole model without storage (meta device), and where its parts are. `name`: for messages."""
 
-    family: Family
     model: PreTrainedModel
+    structure: Structure
+    name: str
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -35,6 +38,14 @@ class Skeleton:
         """Whether the head's weight is the embedding's."""
         return bool(self.config.tie_word_embeddings)
 
+    @property
+    def tied_names(self) -> dict[str, str]:
+        """Map the name of the head's weight to that of the embedding's, where the model ties them."""
+        return {f"{self.structure.head}.weight": f"{self.structure.embedding}.weight"} if self.tied else {}
+
+    def layer(self, index: int) -> nn.Module:
+        return self.model.get_submodule(f"{self.structure.layers}.{index}")
+
 
 def read_skeleton(plan_file: PlanFile) -> Skeleton:
     """Build the model of the plan file's config on the meta device.
@@ -43,75 +54,101 @@ def read_skeleton(plan_file: PlanFile) -> Skeleton:
     dropped element would depend on how the plan divides the model, and two plans would no longer train alike.
 
     Raises:
-        SpecError: the engine does not train the family, the config can't be read, or the plan does not fit the model.
+        SpecError: transformers has no such causal model, its parts are not where stages can be cut, the config can't be
+            read, or the plan does not fit the model.
     """
-    given = dict(plan_file.model_config_json)
-    check_trained(plan_file)
-    family = FAMILIES[given["model_type"]]
-    with _config_errors(family, plan_file.model_name):
-        config = family.config_class.from_dict(given)
-    for name in family.dropouts:
-        if rate := getattr(config, name, 0.0):
-            logger.info("%s: %s of %s is set to 0 for training", plan_file.model_name, rate, name)
-        setattr(config, name, 0.0)
+    name = plan_file.model_name
+    config = read_config(plan_file)
+    for key, rate in list(vars(config).items()):
+        if key.endswith(DROPOUT_ENDINGS) and isinstance(rate, float) and rate:
+            logger.info("%s: %s of %s is set to 0 for training", name, rate, key)
+            setattr(config, key, 0.0)
     config.use_cache = False
-    _check_fit(plan_file, config, family)
-    kernel = {"flash": "sdpa", "unfused": "eager"}[plan_file.training.attention]
-    build: Any = family.model_class._from_config
-    with torch.device("meta"), _config_errors(family, plan_file.model_name):
+    _check_fit(plan_file, config)
+    model = build_on_meta(config, name, kernel=_kernel(plan_file, config))
+    structure = read_structure(model, name)
+    _check_positions(plan_file, model, structure)
+    return Skeleton(model, structure, name)
+
+
+def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """Return transformers' causal language model for a configuration."""
+    found: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    chosen: type[PreTrainedModel] = found
+    return chosen
+
+
+def lacks_fused_attention(config: PreTrainedConfig) -> bool:
+    """Whether transformers has no fused attention for the class: one that caps scores (Gemma 2) or adds sinks (gpt-oss)."""
+    return not model_class(config)._supports_sdpa
+
+
+def _kernel(plan_file: PlanFile, config: PreTrainedConfig) -> str:
+    return "eager" if plan_file.training.attention == "unfused" or lacks_fused_attention(config) else "sdpa"
+
+
+def read_config(plan_file: PlanFile) -> PreTrainedConfig:
+    """Return the configuration of the plan file's model as transformers reads it.
+
+    Raises:
+        SpecError: transformers has no such causal model, or its configuration is not valid.
+    """
+    given, name = dict(plan_file.model_config_json), plan_file.model_name
+    model_type = given.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise SpecError(f"model_type '{model_type}' of {name} is no causal language model of transformers")
+    config_class = CONFIG_MAPPING[model_type]
+    with _config_errors(config_class.__name__, name):
+        config: PreTrainedConfig = config_class.from_dict({"model_type": model_type, **given})
+    return config
+
+
+def build_on_meta(config: PreTrainedConfig, name: str, *, kernel: str) -> PreTrainedModel:
+    """Build the causal language model of a configuration without storage, in fp32, in training mode.
+
+    Raises:
+        SpecError: the configuration is not valid for the class.
+    """
+    build: Any = model_class(config)._from_config
+    with torch.device("meta"), _config_errors(type(config).__name__, name):
         model: PreTrainedModel = build(config, attn_implementation=kernel, dtype=torch.float32)
-    return Skeleton(family, model)
+        model.train()
+    return model
 
 
 @contextlib.contextmanager
-def _config_errors(family: Family, model_name: str) -> Iterator[None]:
+def _config_errors(config_class: str, model_name: str) -> Iterator[None]:
     """Turn the errors of transformers for a wrong config, of a dozen kinds in
     validators and construction, into one line."""
     try:
         yield
     except Exception as error:
         detail = " ".join(str(error).split())
-        raise SpecError(f"{model_name}: its config is not a valid {family.config_class.__name__}: {detail}") from None
+        raise SpecError(f"{model_name}: its config is not a valid {config_class}: {detail}") from None
 
 
-def _check_fit(plan_file: PlanFile, config: PreTrainedConfig, family: Family) -> None:
-    name, plan, seq_len = plan_file.model_name, plan_file.plan, plan_file.training.seq_len
-    if plan.layer_count != config.num_hidden_layers:
-        raise SpecError(f"the plan's stages hold {plan.layer_count} layers, {name} has {config.num_hidden_layers}")
-    if family.positions is not None and seq_len > config.max_position_embeddings:
-        raise SpecError(
-            f"seq_len {seq_len} is more than the {config.max_position_embeddings} positions of {name}; "
-            f"give {config.max_position_embeddings} or less"
-        )
+def _check_fit(plan_file: PlanFile, config: PreTrainedConfig) -> None:
+    name, plan = plan_file.model_name, plan_file.plan
+    layers = getattr(config, "num_hidden_layers", None)
+    if plan.layer_count != layers:
+        raise SpecError(f"the plan's stages hold {plan.layer_count} layers, {name} has {layers}")
     if getattr(config, "add_cross_attention", False):
         raise SpecError(f"{name} has add_cross_attention: only decoders without cross-attention can be trained")
-    _check_tensor_parallel(plan_file, config)
-
-
-def _check_tensor_parallel(plan_file: PlanFile, config: PreTrainedConfig) -> None:
-    name, plan, seq_len = plan_file.model_name, plan_file.plan, plan_file.training.seq_len
-    tp = plan.mesh.tp
-    heads = config.num_attention_heads
-    widths = {
-        "attention heads": heads,
-        "key-value heads": getattr(config, "num_key_value_heads", None) or heads,
-        "feed-forward width": getattr(config, "intermediate_size", None)
-        or getattr(config, "n_inner", None)
-        or 4 * config.hidden_size,
-    }
-    for what, width in widths.items():
-        if width % tp:
-            raise SpecError(f"{name} has {what} {width}, which tp {tp} does not divide; give a divisor of {width}")
-    if plan.sequence_parallel and seq_len % tp:
+    if getattr(config, "output_router_logits", False):
         raise SpecError(
-            f"sequence parallelism needs seq_len {seq_len} divisible by tp {tp}; plan without it or change one"
+            f"{name} has output_router_logits: a loss on routers cannot be trained with yet; set it to false"
         )
 
 
-def unfuse(layer: torch.nn.Module, *, tp: int) -> None:
-    """Replace the fused projection of a GPT-2 layer by one whose heads tensor parallelism can divide. Others stay."""
-    attention = getattr(layer, "attn", None)
-    fused = getattr(attention, "c_attn", None)
-    if attention is not None and fused is not None:
-        attention.c_attn = FusedQueryKeyValue(fused)
-        attention.split_size //= tp
+def _check_positions(plan_file: PlanFile, model: PreTrainedModel, structure: Structure) -> None:
+    """Refuse a sequence that is longer than a learned position embedding."""
+    name, seq_len = plan_file.model_name, plan_file.training.seq_len
+    for path in structure.before:
+        part = model.get_submodule(path)
+        if path == structure.embedding or not isinstance(part, nn.Embedding):
+            continue
+        positions = min(part.num_embeddings, getattr(model.config, "max_position_embeddings", part.num_embeddings))
+        if seq_len > positions:
+            raise SpecError(
+                f"seq_len {seq_len} is more than the {positions} positions of {name}; give {positions} or less"
+            )

@@ -16,11 +16,20 @@ def materialise(module: nn.Module, *, name: str, model: PreTrainedModel, seed: i
     computed anew. Numbers differ between device types, as torch's generators do.
     """
     module.to_empty(device=device)
+    for buffer in module.buffers():
+        buffer.zero_()  # until the model's rule sets it
     # children first: GPT-2's rule for a block draws its output projections again
     for path, part in reversed(list(module.named_modules())):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(_seed_of(seed, ".".join(filter(None, (name, path)))))
             model._init_weights(part)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+
+
+def materialise_buffers(module: nn.Module, *, model: PreTrainedModel, device: torch.device) -> None:
+    """Give `module`, which has no parameters of its own, its buffers on `device`; those of its children stay."""
+    for key, buffer in module.named_buffers(recurse=False):
+        module._buffers[key] = torch.zeros_like(buffer, device=device)
+    model._init_weights(module)  # type: ignore[no-untyped-call]  # likewise
 
 
 def _seed_of(seed: int, path: str) -> int:

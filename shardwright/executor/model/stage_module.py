@@ -1,15 +1,20 @@
 """One pipeline stage as a module: some layers of a Hugging Face model, under the parameter names of the whole model."""
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from shardwright.base import SpecError
 from shardwright.specs import LayerRun
 
-from .attention import attention_mask
 from .hugging_face import Skeleton
+from .structure import PassedLayer, PassedPart, ReceivedLayer, SentLayer, unpacked_sequences
 
 
 class StageModule(nn.Module):
@@ -18,74 +23,102 @@ class StageModule(nn.Module):
     The forward pass takes tokens (batch, sequence) on the first stage, and hidden states on the others. It returns
     hidden states (batch, sequence / tp under sequence parallelism, hidden). The last stage returns logits (batch,
     sequence, vocabulary / tp). Parameters have the names of the whole model.
+
+    It is the forward pass of the model itself, with stubs in place of what other stages hold. Rotary tables, masks, scales
+    and caps are therefore those of transformers.
+
+    Raises:
+        SpecError: a layer that is to be recomputed cannot be.
     """
 
     def __init__(self, skeleton: Skeleton, first_layer: int, strategies: Sequence[LayerRun], *, seq_len: int) -> None:
         super().__init__()
-        family, model = skeleton.family, skeleton.model
-        self.family = family
-        self.first_layer = first_layer
+        self.structure = skeleton.structure
         self.strategies = tuple(strategies)
         self.seq_len = seq_len
-        self.kernel = str(skeleton.config._attn_implementation)
+        self.hidden_size = int(skeleton.config.hidden_size)
         end_layer = first_layer + len(self.strategies)
         self.is_first = first_layer == 0
         self.is_last = end_layer == skeleton.config.num_hidden_layers
-        paths = [f"{family.layers}.{index}" for index in range(first_layer, end_layer)]
-        self.layer_paths = tuple(paths)
-        if self.is_first:
-            paths += [path for path in (family.embedding, family.positions) if path]
-        if self.is_last:
-            paths += [family.final_norm, family.head]
-        if family.rotary:
-            paths.append(family.rotary)
-        for path in paths:
-            _attach(self, path, model.get_submodule(path))
+        self.layer_paths = tuple(f"{self.structure.layers}.{index}" for index in range(first_layer, end_layer))
+        self._received: ReceivedLayer | None = None
+        self._sent: SentLayer | None = None
+        model = self._only_own_parts(skeleton.model, first_layer, end_layer)
+        object.__setattr__(self, "_model", model)  # its children are those of this module, and must not be listed twice
+        for name, child in model.named_children():
+            self.add_module(name, child)
+        for path, strategy in zip(self.layer_paths, self.strategies, strict=True):
+            if strategy.recompute == "full":
+                _recompute(self.get_submodule(path))
 
-    def part(self, path: str | None) -> nn.Module | None:
+    def part(self, path: str) -> nn.Module | None:
         """Return the module at `path` of the whole model, None where this stage does not hold it."""
-        if path is None:
-            return None
         try:
-            return self.get_submodule(path)
+            found = self.get_submodule(path)
         except AttributeError:
             return None
+        return None if isinstance(found, (PassedPart, PassedLayer)) else found
 
     def forward(self, given: Tensor) -> Tensor:
-        position_ids = torch.arange(self.seq_len, device=given.device)[None]
-        hidden = self._embed(given, position_ids) if self.is_first else given
-        rotary = self.part(self.family.rotary)
-        options = {} if rotary is None else {"position_embeddings": rotary(hidden, position_ids)}
-        masks: dict[int | None, Tensor | None] = {}
-        for path, strategy in zip(self.layer_paths, self.strategies, strict=True):
-            layer = self.get_submodule(path)
-            window = getattr(layer.get_submodule(self.family.attention), "sliding_window", None)
-            if window not in masks:
-                masks[window] = attention_mask(
-                    seq_len=self.seq_len, window=window, kernel=self.kernel, dtype=hidden.dtype, device=hidden.device
-                )
-            options["attention_mask"] = masks[window]
-            if strategy.recompute == "full":
-                hidden = checkpoint(layer, hidden, use_reentrant=False, preserve_rng_state=False, **options)
+        model: Any = self.__dict__["_model"]
+        with unpacked_sequences():
+            if self._received is None:
+                output = model(input_ids=given, use_cache=False)
             else:
-                hidden = layer(hidden, **options)
-        return self._logits(hidden) if self.is_last else hidden
+                self._received.received = given
+                # only its shape is read: the hidden states enter where the layers of this stage begin
+                shape = (given.shape[0], self.seq_len, self.hidden_size)
+                embedded = torch.zeros((), dtype=given.dtype, device=given.device).expand(shape)
+                output = model(inputs_embeds=embedded, use_cache=False)
+                self._received.received = None
+        if self._sent is None:
+            logits: Tensor = output.logits
+            return logits
+        sent, self._sent.sent = self._sent.sent, None
+        assert sent is not None, "the forward pass of the model runs through all layers"
+        return sent
 
-    def _embed(self, tokens: Tensor, position_ids: Tensor) -> Tensor:
-        hidden: Tensor = self.get_submodule(self.family.embedding)(tokens)
-        positions = self.part(self.family.positions)
-        return hidden if positions is None else hidden + positions(position_ids)
+    def _only_own_parts(self, whole: PreTrainedModel, first: int, end: int) -> PreTrainedModel:
+        """Return a copy of the model whose other parts are stubs. The parts of this stage are shared with `whole`."""
+        model: PreTrainedModel = _shared_copy(
+            whole, {self.structure.layers, *self.structure.before, *self.structure.after}
+        )
+        layers = model.get_submodule(self.structure.layers)
+        assert isinstance(layers, nn.ModuleList)
+        size = self.structure.tuple_size
+        for index in (*range(first), *range(end, len(layers))):
+            layers[index] = PassedLayer(layers[index], size)
+        if first:
+            layers[first - 1] = self._received = ReceivedLayer(layers[first - 1], size)
+        if end < len(layers):
+            layers[end] = self._sent = SentLayer(layers[end], size)
+            self._sent.seq_len = self.seq_len
+        absent = (*(() if self.is_first else self.structure.before), *(() if self.is_last else self.structure.after))
+        for path in absent:
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, PassedPart(whole.get_submodule(path)))
+        return model
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.get_submodule(self.family.head)(self.get_submodule(self.family.final_norm)(hidden))
-        return logits
+
+def _shared_copy(module: Any, paths: set[str]) -> Any:
+    """Copy the modules above `paths`, and those only, so that their children can be exchanged."""
+    copied = copy.copy(module)
+    copied._modules = dict(module._modules)
+    for name in {path.partition(".")[0] for path in paths}:
+        below = {path.partition(".")[2] for path in paths if path.startswith(f"{name}.")}
+        child = copied._modules[name]
+        if below or isinstance(child, nn.ModuleList):
+            copied._modules[name] = _shared_copy(child, below)
+    return copied
 
 
-def _attach(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Register `module` below `root` at `path`, through plain containers, so that parameter names follow the path."""
-    *parents, name = path.split(".")
-    for parent in parents:
-        if parent not in dict(root.named_children()):
-            root.add_module(parent, nn.Module())
-        root = root.get_submodule(parent)
-    root.add_module(name, module)
+def _recompute(layer: nn.Module) -> None:
+    if not isinstance(layer, GradientCheckpointingLayer):
+        raise SpecError(f"{type(layer).__name__} cannot be recomputed; plan with --recompute none")
+    own: Any = layer
+    own.gradient_checkpointing = True
+    own._gradient_checkpointing_func = _checkpointed
+
+
+def _checkpointed(forward: Any, *given: Any) -> Any:
+    return checkpoint(forward, *given, use_reentrant=False, preserve_rng_state=False)

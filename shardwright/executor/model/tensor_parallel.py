@@ -1,113 +1,339 @@
-"""Tensor parallelism of one module: the placements of its parameters over tp,
-and the layouts of its input and output."""
+"""Tensor parallelism of one module: its parameters over tp, and the moves around its forward pass."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_module, distribute_tensor
-from torch.distributed.tensor.parallel import ParallelStyle, parallelize_module
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.placement_types import Placement
+from transformers.pytorch_utils import Conv1D
+
+from .division import LayerDivision, Region, Role
+from .fused import StackedQueryKeyValue, stacks_experts
+from .moves import (
+    GATHER_COLUMNS,
+    GATHER_SEQUENCE,
+    GATHER_SEQUENCE_WHOLE,
+    SCATTER_SEQUENCE,
+    SLICE_COLUMNS,
+    SLICE_SEQUENCE,
+    SUM,
+    SUM_GRADIENTS,
+    MeshRanks,
+    Move,
+    Ranks,
+)
+
+_HEAD_COUNTS = ("num_heads", "num_attention_heads", "num_key_value_heads", "num_kv_heads", "split_size")
+"""Attributes of attention that count heads, or columns of heads, of this rank."""
 
 
-@dataclass(kw_only=True)  # not frozen: parallelize_module sets its src_data_rank
-class Layout(ParallelStyle):
-    """Run a module on `DTensor`s between plain tensors.
+def divide_layer(layer: nn.Module, division: LayerDivision, ranks: Ranks, *, sequence_parallel: bool) -> None:
+    """Divide a layer's parameters over `ranks`, and exchange what its modules need.
 
-    A plain first input is taken as this rank's part in layout `given` and moved to `used`. The output is moved to
-    `produced` and passed on as this rank's plain part; a plain output is not changed. Gradients return the same way, so
-    DTensor does the sums over tp for a replicated parameter or a gathered input. `placements` are those of the
-    parameters; a parameter without one is replicated.
+    The layer takes and returns hidden states (batch, sequence / tp under sequence parallelism, hidden).
     """
+    for path, region in division.regions.items():
+        _divide_region(layer, path, region, ranks, sequence_parallel)
+    for path, module in layer.named_modules():
+        if not any(path == region or path.startswith(f"{region}.") for region in division.regions):
+            replicate(module, ranks, partial=sequence_parallel)
 
-    given: Placement
-    used: Placement
-    produced: Placement
-    placements: Mapping[str, Placement] = field(default_factory=dict)
 
-    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        # torch types the hooks as returning nothing, but uses what they return
-        return distribute_module(module, device_mesh, self._partition, cast(Any, self._enter), self._leave)
+def _divide_region(layer: nn.Module, path: str, region: Region, ranks: Ranks, sequence_parallel: bool) -> None:
+    top = layer.get_submodule(path)
+    for inner, module in list(top.named_modules(prefix=path)):
+        if inner in region.roles:
+            _divide_module(module, region.roles[inner], region, ranks, sequence_parallel)
+    whole: list[nn.Module] = []
+    for inner, module in list(top.named_modules(prefix=path)):
+        if not _divide_parameters(module, inner, region, ranks):
+            whole.append(module)
+    # some code reads the parameters of a module without calling it
+    compute_with(top, lambda name, parameter: _in_shape(name, ranks.local(parameter, partial=False)), owners=whole)
+    if any(role == "column" for role in region.roles.values()):
+        for module in top.modules():
+            _count_own_heads(module, ranks.size)
+    if region.shares_input:
+        move_input(top, GATHER_SEQUENCE if sequence_parallel else SUM_GRADIENTS, ranks)
+    elif sequence_parallel:
+        move_input(top, GATHER_SEQUENCE_WHOLE, ranks)
+        move_output(top, SLICE_SEQUENCE, ranks)
 
-    def _partition(self, _name: str, module: nn.Module, mesh: DeviceMesh) -> None:
+
+def _divide_module(module: nn.Module, role: Role, region: Region, ranks: Ranks, sequence_parallel: bool) -> None:
+    if role in ("column", "column_gathered"):
+        if isinstance(module, Conv1D):
+            module.nf //= ranks.size  # its code reads the width of its output there
+        if not region.shares_input:
+            move_input(module, SUM_GRADIENTS, ranks)
+    if role == "column_gathered":
+        move_output(module, GATHER_COLUMNS, ranks)
+    elif role == "row_sliced":
+        move_input(module, SLICE_COLUMNS, ranks)
+    elif role == "experts":
+        move_input(module, SUM_GRADIENTS, ranks, every=True)
+    elif role == "latent":
+        _share_rotary_columns(module, region.rotary_columns, ranks)
+    if role in ("row", "row_sliced", "experts"):
+        scatters = sequence_parallel and region.shares_input
+        move_output(module, SCATTER_SEQUENCE if scatters else SUM, ranks)
+
+
+def _divide_parameters(module: nn.Module, path: str, region: Region, ranks: Ranks) -> bool:
+    """Divide the parameters that `module` owns, by its own role, that of the fused linear above it, or theirs.
+
+    Returns false where it has none: its parameters are then whole on every rank, and it does not compute with them yet.
+    """
+    role = _role(path, region)
+    if role == "whole_norm":
+        _norm_over_ranks(module, ranks)
+        return True
+    if role is None and not any(f"{path}.{name}" in region.roles for name, _ in module.named_parameters(recurse=False)):
         for name, parameter in list(module.named_parameters(recurse=False)):
-            placement = self.placements.get(name, Replicate())
-            # every rank made the same full tensor from the seed, so each cuts its own part without communication
-            part = distribute_tensor(parameter.detach(), mesh, [placement], src_data_rank=None)
-            module.register_parameter(name, nn.Parameter(part, requires_grad=parameter.requires_grad))
-
-    def _enter(self, _module: nn.Module, inputs: tuple[Any, ...], mesh: DeviceMesh) -> tuple[Any, ...]:
-        first, *rest = inputs
-        if not isinstance(first, DTensor):
-            first = DTensor.from_local(first, mesh, [self.given], run_check=False)
-        return (first.redistribute(placements=[self.used]), *rest)
-
-    def _leave(self, _module: nn.Module, output: Any, _mesh: DeviceMesh) -> Any:
-        if not isinstance(output, DTensor):
-            return output
-        return output.redistribute(placements=[self.produced]).to_local()
+            module.register_parameter(name, ranks.part(parameter, Replicate()))
+        return False
+    added_once = {
+        name
+        for name, _ in module.named_parameters(recurse=False)
+        if region.roles.get(f"{path}.{name}") == "once" or (name == "bias" and role in ("row", "row_sliced"))
+    }
+    if placements := _own_placements(module, path, region):
+        _run_locally(module, placements, added_once, ranks, partial=role == "by_head")
+    return True
 
 
-def replicated(stream: Placement, *, given: Placement | None = None) -> Layout:
-    """Return parameters that are whole on every tp rank, applied to an input divided as `stream`."""
-    return Layout(given=given or stream, used=stream, produced=stream)
+def _role(path: str, region: Region) -> Role | None:
+    return region.roles.get(path) or region.roles.get(path.rpartition(".")[0])
 
 
-def column_parallel(**placements: Placement) -> Layout:
-    """Return a projection whose outputs are divided over tp. Every rank reads the whole input."""
-    return Layout(given=Replicate(), used=Replicate(), produced=Shard(-1), placements=placements)
+def _own_placements(module: nn.Module, path: str, region: Region) -> dict[str, Placement]:
+    return {
+        name: _placement(module, name, parameter, region.roles.get(f"{path}.{name}") or _role(path, region))
+        for name, parameter in module.named_parameters(recurse=False)
+    }
 
 
-def row_parallel(stream: Placement, **placements: Placement) -> Layout:
-    """Return a projection whose inputs are divided over tp. The partial sums of
-    the ranks are added into layout `stream`."""
-    return Layout(given=Shard(-1), used=Shard(-1), produced=stream, placements=placements)
+def placements_of(layer: nn.Module, division: LayerDivision) -> dict[str, Placement]:
+    """Return where tp cuts the parameters of a layer's regions, by path."""
+    return {
+        f"{inner}.{name}": placement
+        for path, region in division.regions.items()
+        for inner, module in layer.get_submodule(path).named_modules(prefix=path)
+        for name, placement in _own_placements(module, inner, region).items()
+    }
 
 
-def vocabulary_parallel_embedding(stream: Placement) -> Layout:
-    """Return an embedding of which each tp rank holds some rows and looks up their tokens. Other tokens give zeros."""
-    return Layout(given=Replicate(), used=Replicate(), produced=stream, placements={"weight": Shard(0)})
+def _placement(module: nn.Module, name: str, parameter: Tensor, role: Role | None) -> Placement:
+    """Return where tp cuts a parameter. Linears hold (out, in), transformers' `Conv1D` (in, out)."""
+    if role in ("column", "column_gathered"):
+        if isinstance(module, StackedQueryKeyValue):
+            return Shard(parameter.dim() - 1)
+        if isinstance(module, Conv1D):
+            return Shard(parameter.dim() - 1)
+        return Shard(max(0, parameter.dim() - 2))
+    if role in ("row", "row_sliced"):
+        if isinstance(module, (nn.Linear, Conv1D)) and name == "bias":
+            return Replicate()
+        return Shard(0) if isinstance(module, Conv1D) else Shard(parameter.dim() - 1)
+    if role == "whole_norm":
+        return Shard(0)
+    if role == "packed":
+        return Shard(2)  # (experts, 2, width, hidden)
+    return Replicate()
 
 
-def vocabulary_parallel_head(stream: Placement) -> Layout:
-    """Return a head of which each tp rank computes the logits of its part of the vocabulary, for the whole sequence."""
-    return Layout(given=stream, used=Replicate(), produced=Shard(-1), placements={"weight": Shard(0), "bias": Shard(0)})
+def _run_locally(
+    module: nn.Module, placements: Mapping[str, Placement], added_once: set[str], ranks: Ranks, *, partial: bool
+) -> None:
+    """Divide the module's own parameters, and compute with this rank's parts as plain tensors.
 
-
-def divide(module: nn.Module, mesh: DeviceMesh, styles: ParallelStyle | Mapping[str, ParallelStyle]) -> None:
-    """Divide `module` over the one-dimensional `mesh`, without communication: one style, or one per submodule path."""
-    parallelize_module(module, mesh, dict(styles) if isinstance(styles, Mapping) else styles, src_data_rank=None)
-
-
-def stream_layout(*, sequence_parallel: bool) -> Placement:
-    """Return the layout over tp of the residual stream (batch, sequence, hidden)."""
-    return Shard(1) if sequence_parallel else Replicate()
-
-
-class FusedQueryKeyValue(nn.Module):
-    """GPT-2's fused projection of query, key and value, stored so that tp can divide its heads.
-
-    GPT-2 places the three side by side in one (hidden, 3 hidden) weight. An equal cut of it would give one rank all
-    queries. Here the weight is (hidden, 3, hidden) and the bias (3, hidden): the same memory, reshaped. A cut along the
-    last dimension gives every rank its own heads of all three. `weight.reshape(hidden, 3 * hidden)` is Hugging Face's
-    tensor again.
+    `added_once`: parameters that are added to partial sums, by the first rank alone. `partial`: the gradients of whole
+    parameters are this rank's part of them.
     """
+    for name, placement in placements.items():
+        module.register_parameter(name, ranks.part(module.get_parameter(name), placement))
 
-    def __init__(self, fused: nn.Module) -> None:
-        super().__init__()
-        weight, bias = fused.get_parameter("weight"), fused.get_parameter("bias")
-        hidden_size = weight.shape[0]
-        self.weight = nn.Parameter(weight.detach().reshape(hidden_size, 3, hidden_size))
-        self.bias = nn.Parameter(bias.detach().reshape(3, hidden_size))
+    def local(name: str, parameter: Tensor) -> Tensor:
+        own = ranks.local(parameter, partial=partial or name in added_once)
+        if name in added_once and ranks.rank:
+            own = own * 0
+        return _in_shape(name, own)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Map (batch, sequence, hidden) to this rank's (batch, sequence, 3 * heads * head size)."""
-        weight: Tensor = self.weight
-        bias: Tensor = self.bias
-        if isinstance(weight, DTensor) and isinstance(bias, DTensor) and isinstance(hidden, DTensor):
-            hidden = hidden.to_local(grad_placements=[Partial()])
-            weight, bias = weight.to_local(), bias.to_local()
-        return torch.addmm(bias.flatten(), hidden.flatten(0, 1), weight.flatten(1)).view(*hidden.shape[:2], -1)
+    compute_with(module, local)
+
+
+def compute_with(
+    module: nn.Module, local: Callable[[str, Tensor], Tensor], owners: Sequence[nn.Module] | None = None
+) -> None:
+    """Let the module's forward pass see `local(name, parameter)` in place of each parameter of `owners`, by default its own."""
+    parts = [part for part in ([module] if owners is None else owners) if part._parameters]
+
+    def around(forward: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        own = [(part, dict(part._parameters)) for part in parts]
+        try:
+            for part, parameters in own:
+                for name, parameter in parameters.items():
+                    if parameter is not None:
+                        part._parameters[name] = cast(nn.Parameter, local(name, parameter))
+            return forward(*given, **options)
+        finally:
+            for part, parameters in own:
+                part._parameters.update(parameters)
+
+    _wrap(module, around)
+
+
+def flatten_experts(layer: nn.Module) -> None:
+    """Let experts that no rank shares compute with their stacked gates and ups in transformers' shape."""
+    for module in layer.modules():
+        if stacks_experts(module):
+            compute_with(module, _in_shape)
+
+
+def _in_shape(name: str, parameter: Tensor) -> Tensor:
+    """Return stacked gates and ups of experts in the shape that transformers computes with."""
+    return parameter.flatten(1, 2) if name == "gate_up_proj" and parameter.dim() == 4 else parameter
+
+
+def replicate(module: nn.Module, ranks: Ranks, *, partial: bool) -> None:
+    """Hold the module's own parameters whole on every rank. `partial`: each rank computes with a part of the tokens."""
+    placements: dict[str, Placement] = {name: Replicate() for name, _ in module.named_parameters(recurse=False)}
+    if placements:
+        _run_locally(module, placements, set(), ranks, partial=partial)
+
+
+def _norm_over_ranks(module: nn.Module, ranks: Ranks) -> None:
+    """Normalise columns that are divided over ranks, by the mean of all of them, and with this rank's weights."""
+    if not isinstance(ranks, MeshRanks):
+        move_input(module, GATHER_COLUMNS, ranks)
+        move_output(module, SLICE_COLUMNS, ranks)
+        return
+    mesh = ranks.mesh
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        module.register_parameter(name, ranks.part(parameter, Shard(0)))
+
+    def around(forward: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        divided = DTensor.from_local(given[0], mesh, [Shard(-1)], run_check=False)
+        return forward(divided, *given[1:], **options).redistribute(placements=[Shard(-1)]).to_local()
+
+    _wrap(module, around)
+
+
+def _share_rotary_columns(module: nn.Module, columns: int, ranks: Ranks) -> None:
+    """Sum the gradient of the last columns of the output, which go to this rank's heads without a projection."""
+
+    def around(forward: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        output = forward(*given, **options)
+        latent, rotary = output.split([output.shape[-1] - columns, columns], dim=-1)
+        return torch.cat([latent, SUM_GRADIENTS(rotary, ranks)], dim=-1)
+
+    _wrap(module, around)
+
+
+def _count_own_heads(module: nn.Module, tp: int) -> None:
+    """Tell an attention module how many heads its rank has, where its code counts them by itself."""
+    shared: Any = getattr(module, "config", None)
+    if shared is None or not hasattr(shared, "num_attention_heads") or not type(module).__name__.endswith("Attention"):
+        return
+    own = copy.copy(shared)
+    own.num_attention_heads = shared.num_attention_heads // tp
+    if getattr(shared, "num_key_value_heads", None):
+        own.num_key_value_heads = shared.num_key_value_heads // tp
+    module.config = own
+    for name in _HEAD_COUNTS:
+        if type(getattr(module, name, None)) is int:
+            setattr(module, name, getattr(module, name) // tp)
+
+
+def move_input(module: nn.Module, move: Move, ranks: Ranks, *, every: bool = False) -> None:
+    """Move the hidden states that a module is given; `every`: and the other real numbers, weights of experts."""
+
+    def around(forward: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        if every:
+            moved = tuple(move(value, ranks) if _is_real(value) else value for value in given)
+            return forward(*moved, **{name: move(v, ranks) if _is_real(v) else v for name, v in options.items()})
+        if "hidden_states" in options:
+            return forward(*given, **{**options, "hidden_states": move(options["hidden_states"], ranks)})
+        return forward(move(given[0], ranks), *given[1:], **options)
+
+    _wrap(module, around)
+
+
+def move_output(module: nn.Module, move: Move, ranks: Ranks) -> None:
+    """Move the hidden states that a module returns, alone or first of several values."""
+
+    def around(forward: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        output = forward(*given, **options)
+        if isinstance(output, tuple):
+            return (move(output[0], ranks), *output[1:])
+        return move(output, ranks)
+
+    _wrap(module, around)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _wrap(module: nn.Module, around: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]) -> None:
+    forward = module.forward
+
+    def wrapped(*given: Any, **options: Any) -> Any:
+        return around(forward, given, options)
+
+    module.forward = wrapped
+
+
+def enter_first_layer(layer: nn.Module, ranks: Ranks) -> None:
+    """Give the first layer this rank's part of the sequence. What runs before it runs on the whole sequence."""
+
+    def hook(_module: nn.Module, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        if "hidden_states" in options:
+            return given, {**options, "hidden_states": SLICE_SEQUENCE(options["hidden_states"], ranks)}
+        return (SLICE_SEQUENCE(given[0], ranks), *given[1:]), options
+
+    layer.register_forward_pre_hook(hook, with_kwargs=True)  # outside what is recomputed
+
+
+def leave_last_layer(layer: nn.Module, ranks: Ranks) -> None:
+    """Gather the whole sequence after the last layer, where what follows needs it."""
+
+    def hook(_module: nn.Module, _given: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (GATHER_SEQUENCE(output[0], ranks), *output[1:])
+        return GATHER_SEQUENCE(output, ranks)
+
+    layer.register_forward_hook(hook)
+
+
+def divide_embedding(embedding: nn.Module, ranks: Ranks) -> None:
+    """Give each rank some rows of the vocabulary. The whole hidden states come out on every rank.
+
+    A rank looks up its own tokens; others give zeros. A padding row, whose gradient is dropped, stays one on its rank.
+    """
+    assert isinstance(embedding, nn.Embedding)
+    rows = -(-embedding.num_embeddings // ranks.size)
+    first = rows * ranks.rank
+    padding = embedding.padding_idx
+    own_padding = padding is not None and first <= padding < first + rows
+    embedding.padding_idx = padding - first if padding is not None and own_padding else None
+    _run_locally(embedding, {"weight": Shard(0)}, set(), ranks, partial=False)
+
+    def around(forward: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        tokens = given[0] - first
+        missing = (tokens < 0) | (tokens >= rows)
+        looked_up = forward(tokens.masked_fill(missing, 0), *given[1:], **options)
+        return SUM(looked_up.masked_fill(missing[..., None], 0), ranks)
+
+    _wrap(embedding, around)
+
+
+def divide_head(head: nn.Module, ranks: Ranks, *, given: Move | None) -> None:
+    """Give each rank the logits of some rows of the vocabulary. `given` moves the head's input, None where it is whole."""
+    placements: dict[str, Placement] = {name: Shard(0) for name, _ in head.named_parameters(recurse=False)}
+    _run_locally(head, placements, set(), ranks, partial=False)
+    if given is not None:
+        move_input(head, given, ranks)

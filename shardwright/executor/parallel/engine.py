@@ -48,10 +48,7 @@ class Engine:
         self.model_parts: tuple[nn.Module, ...] = tuple(stages.values())
         self.dp_size = plan.mesh.dp
         self.dp_rank = mesh.get_local_rank("dp_replicate") * plan.mesh.dp_shard + mesh.get_local_rank("dp_shard")
-        family = skeleton.family
-        self.tied_names: Mapping[str, str] = (
-            {f"{family.head}.weight": f"{family.embedding}.weight"} if skeleton.tied else {}
-        )
+        self.tied_names: Mapping[str, str] = skeleton.tied_names
         self._plan = plan
         self._shape = (plan.micro_batch * plan.microbatches, plan_file.training.seq_len)
         self._loss = TokenLoss(vocab_size=skeleton.config.vocab_size, tp_mesh=mesh["tp"] if plan.mesh.tp > 1 else None)
@@ -179,7 +176,7 @@ def _own_vocabulary(plan: Plan, mesh: DeviceMesh, vocab_size: int) -> int:
 def _tied_copy(stages: Mapping[int, StageModule], skeleton: Skeleton) -> nn.Parameter | None:
     """Return this rank's copy of a weight that the first and the last stage share."""
     for stage in stages.values():
-        for path in (skeleton.family.embedding, skeleton.family.head):
+        for path in (skeleton.structure.embedding, skeleton.structure.head):
             if (module := stage.part(path)) is not None:
                 return module.get_parameter("weight")
     return None

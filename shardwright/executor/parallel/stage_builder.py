@@ -1,27 +1,31 @@
 """Applies a plan to one stage, in this order: initial weights, tensor parallelism, recomputation, sharding."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import Replicate
-from torch.distributed.tensor.parallel import ParallelStyle
-from torch.distributed.tensor.placement_types import Placement
 
 from shardwright.costmodel import PlanFile
 from shardwright.executor.model import (
+    GATHER_SEQUENCE,
+    SUM_GRADIENTS,
+    MeshRanks,
     Skeleton,
     StageModule,
-    divide,
+    divide_embedding,
+    divide_head,
+    divide_layer,
+    enter_first_layer,
+    flatten_experts,
+    layer_division,
+    leave_last_layer,
     materialise,
+    materialise_buffers,
     recompute_core,
-    replicated,
-    stream_layout,
+    replicate,
     unfuse,
-    vocabulary_parallel_embedding,
-    vocabulary_parallel_head,
 )
 
 from .data_parallel import DataParallel
@@ -44,68 +48,99 @@ class StageBuilder:
         first_layer = sum(stage.layer_count for stage in plan.stages[:stage_index])
         strategies = list(plan.stages[stage_index].each_layer())
         stage = StageModule(self.skeleton, first_layer, strategies, seq_len=self.plan_file.training.seq_len)
-        family = self.skeleton.family
         for path, strategy in zip(stage.layer_paths, strategies, strict=True):
             layer = stage.get_submodule(path)
             self._materialise(layer, path)
-            unfuse(layer, tp=plan.mesh.tp)
-            self._divide(layer, family.layer_rules(self._stream))
+            self._divide_layer(layer)
             if strategy.recompute == "selective":
-                recompute_core(layer.get_submodule(family.attention), family)
+                recompute_core(layer)
             self.data_parallel.shard(layer, zero_stage=strategy.zero_stage)
+        self._build_buffers(stage)
         self._build_ends(stage)
         self.data_parallel.shard(stage, zero_stage=0)
         return stage
 
+    @cached_property
+    def _ranks(self) -> MeshRanks | None:
+        return MeshRanks(self.mesh["tp"]) if self.plan_file.plan.mesh.tp > 1 else None
+
     @property
-    def _stream(self) -> Placement:
-        return stream_layout(sequence_parallel=self.plan_file.plan.sequence_parallel)
+    def _sequence_parallel(self) -> bool:
+        return self.plan_file.plan.sequence_parallel and self.plan_file.plan.mesh.tp > 1
+
+    def _divide_layer(self, layer: nn.Module) -> None:
+        skeleton = self.skeleton
+        unfuse(layer, skeleton.config)
+        if self._ranks is None:
+            flatten_experts(layer)
+            return
+        division = layer_division(skeleton.model, layer, skeleton.structure.layers, skeleton.name)
+        divide_layer(layer, division, self._ranks, sequence_parallel=self._sequence_parallel)
+
+    def _build_buffers(self, stage: StageModule) -> None:
+        """Build what has no parameters: rotary tables."""
+        own = (*stage.layer_paths, *self.skeleton.structure.before, *self.skeleton.structure.after)
+        for path, module in stage.named_modules():
+            if not any(path == part or path.startswith(f"{part}.") for part in own):
+                materialise_buffers(module, model=self.skeleton.model, device=self.device)
 
     def _build_ends(self, stage: StageModule) -> None:
         """Build embedding, final norm and head. Untied, embedding and head are
         sharded separately; tied, with the root."""
-        family, zero_stage = self.skeleton.family, self.plan_file.plan.zero_stage
-        if rotary := stage.part(family.rotary):
-            self._materialise(rotary, family.rotary)
-        embedding, positions = stage.part(family.embedding), stage.part(family.positions)
-        norm, head = stage.part(family.final_norm), stage.part(family.head)
-        if embedding is not None:
-            self._materialise(embedding, family.embedding)
-            self._divide(embedding, vocabulary_parallel_embedding(self._stream))
-        if positions is not None:
-            self._materialise(positions, family.positions)
-            self._divide(positions, replicated(self._stream, given=Replicate()))
-        if norm is not None and head is not None:
-            self._materialise(norm, family.final_norm)
-            self._divide(norm, replicated(self._stream))
-            self._build_head(head, embedding)
+        structure, zero_stage = self.skeleton.structure, self.plan_file.plan.zero_stage
+        before = [part for path in structure.before if (part := self._built(stage, path)) is not None]
+        after = [part for path in structure.after if (part := self._built(stage, path)) is not None]
+        embedding, head = stage.part(structure.embedding), stage.part(structure.head)
+        if head is not None and self.skeleton.tied:
+            if embedding is None:  # the last of several stages: its own copy of the embedding
+                original = self.skeleton.model.get_submodule(structure.embedding)
+                self._materialise(original, structure.embedding)
+                head.weight = original.weight
+            else:
+                head.weight = embedding.weight
+        self._divide_ends(stage, before, after)
         if self.skeleton.tied:
+            if head is not None and embedding is not None:
+                head.weight = embedding.weight  # tensor parallelism made a new parameter
             return
         if embedding is not None:
             self.data_parallel.shard(embedding, zero_stage=zero_stage)
-        if norm is not None and head is not None:
+        if after:
             # the backward pass begins with these: if they were freed after the forward, it would gather them again at
             # once
-            self.data_parallel.shard([norm, head], zero_stage=min(zero_stage, 2))
+            self.data_parallel.shard(after, zero_stage=min(zero_stage, 2))
 
-    def _build_head(self, head: nn.Module, embedding: nn.Module | None) -> None:
-        family = self.skeleton.family
-        if not self.skeleton.tied:
-            self._materialise(head, family.head)
-        elif embedding is None:  # the last of several stages: its own copy of the embedding
-            original = self.skeleton.model.get_submodule(family.embedding)
-            self._materialise(original, family.embedding)
-            head.weight = original.weight
+    def _built(self, stage: StageModule, path: str) -> nn.Module | None:
+        """Return a part of this stage around its layers, with its initial weights."""
+        part = stage.part(path)
+        if part is not None and not (self.skeleton.tied and path == self.skeleton.structure.head):
+            self._materialise(part, path)
+        return part
+
+    def _divide_ends(self, stage: StageModule, before: list[nn.Module], after: list[nn.Module]) -> None:
+        ranks, structure = self._ranks, self.skeleton.structure
+        if ranks is None:
+            return
+        embedding, head = stage.part(structure.embedding), stage.part(structure.head)
+        for part in before:
+            if part is embedding:
+                divide_embedding(part, ranks)
+            else:
+                replicate(part, ranks, partial=False)
+        if before and self._sequence_parallel:
+            enter_first_layer(stage.get_submodule(stage.layer_paths[0]), ranks)
+        for part in after:
+            if part is not head:
+                replicate(part, ranks, partial=self._sequence_parallel)
+        if head is None:
+            return
+        if not self._sequence_parallel:
+            divide_head(head, ranks, given=SUM_GRADIENTS)
+        elif structure.divides_sequence:
+            divide_head(head, ranks, given=GATHER_SEQUENCE)
         else:
-            head.weight = embedding.weight
-        self._divide(head, vocabulary_parallel_head(self._stream))
-        if self.skeleton.tied and embedding is not None:
-            head.weight = embedding.weight  # tensor parallelism made a new parameter
+            divide_head(head, ranks, given=None)
+            leave_last_layer(stage.get_submodule(stage.layer_paths[-1]), ranks)
 
-    def _materialise(self, module: nn.Module, path: str | None) -> None:
-        assert path is not None
+    def _materialise(self, module: nn.Module, path: str) -> None:
         materialise(module, name=path, model=self.skeleton.model, seed=self.seed, device=self.device)
-
-    def _divide(self, module: nn.Module, styles: ParallelStyle | Mapping[str, ParallelStyle]) -> None:
-        if self.plan_file.plan.mesh.tp > 1:
-            divide(module, self.mesh["tp"], styles)

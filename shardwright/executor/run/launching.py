@@ -9,7 +9,7 @@ import torch
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
-from shardwright.executor.model import read_skeleton
+from shardwright.executor.model import check_tensor_parallel, lacks_fused_attention, read_config, read_skeleton
 from shardwright.executor.parallel import check_split_backward
 from shardwright.executor.training import RunFolder, RunIdentity, open_plan_batches, plan_digest
 from shardwright.specs import Measurement, read_measurement
@@ -54,6 +54,10 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
         return read_measurement(folder.measurement)
     if plans_for_gpus(plan_file) and not torch.cuda.is_available() and leads:
         progress("no GPU here: training on this machine's CPUs; the plan's prediction is for GPUs")
+    if leads and plan_file.training.attention == "flash" and lacks_fused_attention(read_config(plan_file)):
+        progress(
+            f"transformers has no fused attention for {plan_file.model_name}: it runs unfused, and the plan's prediction is for a fused kernel"
+        )
     if not leads:
         return run_rank(plan_file, options, folder, progress)
     with folder.locked():
@@ -92,7 +96,9 @@ def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
         raise SpecError(
             f"the plan makes a global batch of {plan.global_batch} sequences (dp {plan.mesh.dp} x micro_batch {plan.micro_batch} x microbatches {plan.microbatches}) and its training asks for {training.global_batch}; plan again"
         )
-    check_split_backward(plan, tied=read_skeleton(plan_file).tied)
+    skeleton = read_skeleton(plan_file)
+    check_tensor_parallel(plan_file, skeleton)
+    check_split_backward(plan, tied=skeleton.tied)
 
 
 def _offered_ranks(plan_file: PlanFile, options: RunOptions) -> tuple[int, str]:

@@ -11,7 +11,6 @@ import torch.distributed as dist
 from shardwright.base import GIB, RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
-from shardwright.executor.model import FAMILIES
 from shardwright.executor.parallel import Engine, build_engine
 from shardwright.specs import Measurement, StepRecord, read_measurement
 
@@ -59,7 +58,7 @@ class Trainer:
         _check_same_data(self._batches)
         self._engine: Engine = build_engine(plan_file, device=device, seed=options.seed)
         optimizer = build_optimizer(self._engine.model_parts, plan_file.training.optimizer, options)
-        self._trainee = Trainee(self._engine.model_parts, optimizer, _tied_names(plan_file))
+        self._trainee = Trainee(self._engine.model_parts, optimizer, self._engine.tied_names)
         self._records: list[StepRecord] = []
 
     def run(self) -> Measurement:
@@ -189,13 +188,6 @@ class Trainer:
     def _tell(self, line: str) -> None:
         if self._leads:
             self._progress(line)
-
-
-def _tied_names(plan_file: PlanFile) -> dict[str, str]:
-    """Map the name of the head's weight to that of the embedding's, where the model ties them."""
-    family = FAMILIES[plan_file.model_config_json["model_type"]]
-    tied = family.config_class.from_dict(dict(plan_file.model_config_json)).tie_word_embeddings
-    return {f"{family.head}.weight": f"{family.embedding}.weight"} if tied else {}
 
 
 def _need_finite(step: int, loss: float, gradient_norm: float) -> None:

@@ -51,12 +51,16 @@ def assert_same_shape(spec: ModelSpec, config: Mapping[str, Any]) -> None:
     blocks = [spec.layer_classes[index] for index in spec.class_of_layer]
     for block, layer in zip(blocks, layers, strict=True):
         assert sum(p.elements for p in block.parameters(spec.hidden_size)) == count_parameters(layer)
+    for layer, kind in zip(layers, getattr(model.config, "layer_types", None) or [], strict=False):
+        layer.is_chunked = kind == "chunked_attention"
     windows = [block.attention.window for block in blocks]
     assert windows == [_window_of(layer, model.config) for layer in layers]
 
 
 def _window_of(layer: nn.Module, config: Any) -> int | None:
     """The window a layer's attention is given: its own where it keeps one, else the model's."""
+    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
+        return config.attention_chunk_size if getattr(layer, "is_chunked", False) else None
     attention = next((getattr(layer, name) for name in ("self_attn", "attn") if hasattr(layer, name)), None)
     window = getattr(attention, "sliding_window", None)
     if window is None and getattr(config, "layer_types", None) is None:

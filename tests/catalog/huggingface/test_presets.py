@@ -1,13 +1,16 @@
 """The models that come with the package: built by transformers to the same size, and as large as published."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from shardwright.catalog.huggingface.families import supported_model_types
 from shardwright.catalog.huggingface.load import load_model, preset_names
 from tests.catalog.huggingface.meta_model import assert_same_shape, save_again
+from tests.catalog.huggingface.small_configs import read
 
 # Sums over the tensors of the published checkpoints. Those of Falcon store the tied head a second time, and those of
 # DeepSeek-V3 the correction bias of 58 routers of 256 experts, which no gradient reaches.
@@ -117,12 +120,39 @@ def test_one_token_passes_through_the_published_share(name: str, billions: float
     assert load_model(name).active_parameter_count / 1e9 == pytest.approx(billions, rel=0.02)
 
 
-def test_every_family_has_a_preset() -> None:
+OTHER_NAMES = {"gemma3", "llama4", "kimi_k2"}  # of gemma3_text, llama4_text and deepseek_v3
+WITHOUT_PRESET = (
+    "ernie4_5",
+    "ernie4_5_moe",
+    "glm4",
+    "glm4_moe",
+    "granite",
+    "granitemoe",
+    "llama4_text",
+    "minimax_m2",
+    "olmo2",
+    "olmo3",
+    "olmoe",
+    "phimoe",
+    "seed_oss",
+    "smollm3",
+)
+
+
+def test_every_other_family_has_a_preset() -> None:
     families = {load_model(name).family for name in preset_names()}
-    assert families == set(supported_model_types()) - {
-        "gemma3",
-        "kimi_k2",
-    }  # other names of gemma3_text and deepseek_v3
+    assert families == set(supported_model_types()) - OTHER_NAMES - set(WITHOUT_PRESET)
+
+
+@pytest.mark.parametrize("family", WITHOUT_PRESET)
+def test_the_size_of_the_class_itself_is_as_transformers_builds_it(family: str) -> None:
+    """The defaults of a configuration class make a model of the size that is used."""
+    config = json.loads(transformers.AutoConfig.for_model(family).to_json_string(use_diff=False))
+    if family == "glm4_moe":
+        config["head_dim"] = 128  # 96 heads do not divide its hidden size
+    spec = read(config)
+    assert spec.parameter_count > 3e8
+    assert_same_shape(spec, config)
 
 
 def test_names_are_lower_case_and_unique_under_it() -> None:

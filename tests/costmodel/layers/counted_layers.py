@@ -19,7 +19,15 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
-from shardwright.executor.model import divide, read_skeleton, recompute_core, stream_layout, unfuse
+from shardwright.executor.model import (
+    MeshRanks,
+    divide_layer,
+    flatten_experts,
+    layer_division,
+    read_skeleton,
+    recompute_core,
+    unfuse,
+)
 from shardwright.executor.model.stage_module import StageModule
 from shardwright.profiler.probes.compute.real_layer import RealLayer, layer_skeleton
 from shardwright.specs.model.model import ModelSpec
@@ -27,7 +35,7 @@ from shardwright.specs.plan import LayerRun, RecomputePolicy, Stage
 from shardwright.specs.training import TrainingSpec
 from tests.parity.cases import plan, plan_file
 
-from .tensor_parallel_rules import RULES, prepare
+from .tensor_parallel_rules import RULES, divide, prepare, stream_layout
 
 SEQ = 32
 META = torch.device("meta")
@@ -103,22 +111,28 @@ def saved_by_head(config: Mapping[str, Any], training: TrainingSpec, layout: Lay
 def _saved_by_layers(
     config: Mapping[str, Any], training: TrainingSpec, layout: Layout, count: int, *, head: bool = False
 ) -> list[int]:
-    layers = {"n_layer" if "n_layer" in config else "num_hidden_layers": count}
-    run = LayerRun(count=count, recompute=layout.policy)
+    total = count + 2  # one before and one after them, which are no part of the stage
+    layers: dict[str, Any] = {"n_layer" if "n_layer" in config else "num_hidden_layers": total}
+    layers |= {"layer_types": config["layer_types"] * total} if "layer_types" in config else {}
+    layers |= {"first_k_dense_replace": total} if config.get("first_k_dense_replace") else {}
+    run = LayerRun(count=total, recompute=layout.policy)
     chosen = plan((run,), tp=layout.tp, sequence_parallel=layout.sequence_parallel)
     compute: Literal["bf16", "fp32"] = "bf16" if training.precision.compute == "bf16" else "fp32"
     file = plan_file({**config, **layers}, chosen, compute=compute, attention=training.attention, seq_len=SEQ)
     skeleton = read_skeleton(file)
-    stage = StageModule(skeleton, 0, list(Stage(layers=(run,)).each_layer()), seq_len=SEQ)
+    first, own = (2, total - 2) if head else (1, count)
+    strategies = list(Stage(layers=(run.model_copy(update={"count": own}),)).each_layer())
+    stage = StageModule(skeleton, first, strategies, seq_len=SEQ)
     for path in stage.layer_paths:
         layer = stage.get_submodule(path)
-        unfuse(layer, tp=layout.tp)
+        unfuse(layer, skeleton.config)
         if layout.mesh:
-            stream = stream_layout(sequence_parallel=layout.sequence_parallel)
-            divide(layer, layout.mesh, skeleton.family.layer_rules(stream))
+            division = layer_division(skeleton.model, layer, skeleton.structure.layers, skeleton.name)
+            divide_layer(layer, division, MeshRanks(layout.mesh), sequence_parallel=layout.sequence_parallel)
+        else:
+            flatten_experts(layer)
         if layout.policy == "selective":
-            recompute_core(layer.get_submodule(skeleton.family.attention), skeleton.family)
-    stage.is_first, stage.is_last = False, head
+            recompute_core(layer)
     stage.to(DTYPES[compute]).train()
     hidden = layout.hidden(skeleton.config.hidden_size, DTYPES[compute])
     with _counting(stage) as sizes, on_a_gpu():

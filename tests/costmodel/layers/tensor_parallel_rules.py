@@ -1,15 +1,79 @@
-"""Division over tp of layers that the executor does not train yet, in its own layouts."""
+"""Division over tp of layers as the cost model sees them, in torch's `DTensor`s: an independent way beside the executor's."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 from torch import nn
-from torch.distributed.tensor import Replicate, Shard
-from torch.distributed.tensor.parallel import ParallelStyle
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module, distribute_tensor
+from torch.distributed.tensor.parallel import ParallelStyle, PrepareModuleInput, parallelize_module
 from torch.distributed.tensor.placement_types import Placement
 
-from shardwright.executor.model import FAMILIES, replicated
-from shardwright.executor.model.tensor_parallel import Layout, column_parallel, row_parallel
+
+@dataclass(kw_only=True)  # not frozen: parallelize_module sets its src_data_rank
+class Layout(ParallelStyle):
+    """Run a module on `DTensor`s between plain tensors.
+
+    A plain first input is taken as this rank's part in layout `given` and moved to `used`. The output is moved to
+    `produced` and passed on as this rank's plain part; a plain output is not changed. Gradients return the same way, so
+    DTensor does the sums over tp for a replicated parameter or a gathered input. `placements` are those of the
+    parameters; a parameter without one is replicated.
+    """
+
+    given: Placement
+    used: Placement
+    produced: Placement
+    placements: Mapping[str, Placement] = field(default_factory=dict)
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        # torch types the hooks as returning nothing, but uses what they return
+        return distribute_module(module, device_mesh, self._partition, cast(Any, self._enter), self._leave)
+
+    def _partition(self, _name: str, module: nn.Module, mesh: DeviceMesh) -> None:
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            placement = self.placements.get(name, Replicate())
+            # every rank made the same full tensor from the seed, so each cuts its own part without communication
+            part = distribute_tensor(parameter.detach(), mesh, [placement], src_data_rank=None)
+            module.register_parameter(name, nn.Parameter(part, requires_grad=parameter.requires_grad))
+
+    def _enter(self, _module: nn.Module, inputs: tuple[Any, ...], mesh: DeviceMesh) -> tuple[Any, ...]:
+        first, *rest = inputs
+        if not isinstance(first, DTensor):
+            first = DTensor.from_local(first, mesh, [self.given], run_check=False)
+        return (first.redistribute(placements=[self.used]), *rest)
+
+    def _leave(self, _module: nn.Module, output: Any, _mesh: DeviceMesh) -> Any:
+        if not isinstance(output, DTensor):
+            return output
+        return output.redistribute(placements=[self.produced]).to_local()
+
+
+def replicated(stream: Placement, *, given: Placement | None = None) -> Layout:
+    """Return parameters that are whole on every tp rank, applied to an input divided as `stream`."""
+    return Layout(given=given or stream, used=stream, produced=stream)
+
+
+def column_parallel(**placements: Placement) -> Layout:
+    """Return a projection whose outputs are divided over tp. Every rank reads the whole input."""
+    return Layout(given=Replicate(), used=Replicate(), produced=Shard(-1), placements=placements)
+
+
+def row_parallel(stream: Placement, **placements: Placement) -> Layout:
+    """Return a projection whose inputs are divided over tp. The partial sums of
+    the ranks are added into layout `stream`."""
+    return Layout(given=Shard(-1), used=Shard(-1), produced=stream, placements=placements)
+
+
+def divide(module: nn.Module, mesh: DeviceMesh, styles: ParallelStyle | Mapping[str, ParallelStyle]) -> None:
+    """Divide `module` over the one-dimensional `mesh`, without communication: one style, or one per submodule path."""
+    parallelize_module(module, mesh, dict(styles) if isinstance(styles, Mapping) else styles, src_data_rank=None)
+
+
+def stream_layout(*, sequence_parallel: bool) -> Placement:
+    """Return the layout over tp of the residual stream (batch, sequence, hidden)."""
+    return Shard(1) if sequence_parallel else Replicate()
+
 
 Rules = Callable[[Placement], Mapping[str, ParallelStyle]]
 
@@ -37,14 +101,38 @@ def _named(norms: str, columns: str, rows: str) -> Rules:
     return rules
 
 
-_LLAMA, _QWEN3 = FAMILIES["llama"].layer_rules, FAMILIES["qwen3"].layer_rules
+def _llama(stream: Placement) -> dict[str, ParallelStyle]:
+    whole_sequence = Replicate()
+    columns = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
+    return {
+        "input_layernorm": replicated(stream),
+        "self_attn": PrepareModuleInput(
+            input_kwarg_layouts={"hidden_states": stream},
+            desired_input_kwarg_layouts={"hidden_states": whole_sequence},
+        ),
+        **{path: _column() for path in columns},
+        "self_attn.o_proj": row_parallel(stream, weight=Shard(1)),
+        "post_attention_layernorm": replicated(stream),
+        "mlp": PrepareModuleInput(input_layouts=stream, desired_input_layouts=whole_sequence),
+        "mlp.down_proj": row_parallel(stream, weight=Shard(1)),
+    }
+
+
+def _qwen3(stream: Placement) -> dict[str, ParallelStyle]:
+    by_head = Shard(2)  # these norms read (batch, sequence, heads, head size)
+    return {
+        **_llama(stream),
+        "self_attn.q_norm": replicated(by_head),
+        "self_attn.k_norm": replicated(by_head),
+    }
+
 
 RULES: Mapping[str, Rules] = {
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "gemma": _LLAMA,
-    "gemma2": _four_norms(_LLAMA),
-    "gemma3_text": _four_norms(_QWEN3),
+    "mistral": _llama,
+    "qwen2": _llama,
+    "gemma": _llama,
+    "gemma2": _four_norms(_llama),
+    "gemma3_text": _four_norms(_qwen3),
     "bloom": _named(
         "input_layernorm post_attention_layernorm",
         "self_attention.query_key_value mlp.dense_h_to_4h",

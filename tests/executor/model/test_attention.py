@@ -1,33 +1,23 @@
 import pytest
 import torch
+from torch import nn
 
-from shardwright.executor.model.attention import attention_mask
-
-CPU = torch.device("cpu")
-
-
-def _seen(window: int | None, kernel: str = "eager") -> list[list[int]]:
-    mask = attention_mask(seq_len=4, window=window, kernel=kernel, dtype=torch.float32, device=CPU)
-    assert mask is not None
-    assert mask.shape == (1, 1, 4, 4)
-    return (mask[0, 0] == 0).int().tolist()
+from shardwright.base.errors import SpecError
+from shardwright.executor.model.attention import recompute_core
+from shardwright.executor.model.hugging_face import read_skeleton
+from tests.parity.cases import layers, model_config, plan, plan_file
 
 
-def test_a_query_sees_itself_and_what_came_before() -> None:
-    assert _seen(None) == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+@pytest.mark.parametrize(("kernel", "changes"), [("unfused", True), ("flash", False)])
+def test_only_the_unfused_core_is_computed_again(kernel: str, changes: bool) -> None:
+    file = plan_file(model_config("llama"), plan((layers(),)), attention="unfused" if kernel == "unfused" else "flash")
+    skeleton = read_skeleton(file)
+    first, second = skeleton.layer(0), skeleton.layer(1)
+    recompute_core(first)
+    own, other = (str(layer.get_submodule("self_attn").config._attn_implementation) for layer in (first, second))  # type: ignore[union-attr]  # attention holds its config
+    assert (own != other) == changes
 
 
-@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
-def test_a_window_counts_the_query_itself(kernel: str) -> None:
-    assert _seen(2, kernel) == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
-
-
-@pytest.mark.parametrize("window", [None, 4, 9])
-def test_the_flash_kernel_is_causal_without_a_mask(window: int | None) -> None:
-    assert attention_mask(seq_len=4, window=window, kernel="sdpa", dtype=torch.float32, device=CPU) is None
-
-
-def test_what_is_hidden_gets_no_weight_in_bf16() -> None:
-    mask = attention_mask(seq_len=4, window=None, kernel="eager", dtype=torch.bfloat16, device=CPU)
-    assert mask is not None
-    assert torch.equal(torch.softmax(mask[0, 0, 0].float() + 50.0, dim=-1), torch.tensor([1.0, 0.0, 0.0, 0.0]))
+def test_a_layer_without_attention_is_refused() -> None:
+    with pytest.raises(SpecError, match="Linear has no attention core to recompute"):
+        recompute_core(nn.Linear(2, 2, device=torch.device("meta")))

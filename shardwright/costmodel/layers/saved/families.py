@@ -43,6 +43,9 @@ class LayerCode:
         rotates: rotated queries and keys are new tensors. (Falcon's variants with ALiBi are counted as if they rotated.)
         joins_rotated: rotated and other elements of a head are concatenated. The result lies in the order of heads; so
             does the output of a flash kernel, which is copied for the output projection.
+        rotary_tables: rotary tables that a layer lays out anew, in widths of a head: sine and cosine of as many elements. 0: all
+            layers share them.
+        fp32_tables: those are in fp32, otherwise in the compute format.
         repeats_heads: keys and values are copied for each query head before attention.
         compute_softmax: unfused attention computes its softmax in the compute format; otherwise in fp32 with a cast.
         caps_scores: unfused attention passes its scores through tanh.
@@ -55,6 +58,8 @@ class LayerCode:
     joined_projection: bool = False
     rotates: bool = True
     joins_rotated: bool = False
+    rotary_tables: float = 0.0
+    fp32_tables: bool = False
     repeats_heads: bool = False
     compute_softmax: bool = False
     caps_scores: bool = False
@@ -74,6 +79,14 @@ _FAMILIES: Mapping[str, LayerCode] = {
     "gemma": _GEMMA,
     "gemma2": replace(_GEMMA, caps_scores=True),
     "gemma3_text": _GEMMA,
+    "ernie4_5": LayerCode(rotary_tables=2.0, fp32_tables=True),
+    "ernie4_5_moe": LayerCode(
+        rotary_tables=2.0,
+        fp32_tables=True,
+        routing=replace(_NORMALISED, fp32=True, token_bytes=8.0, fp32_weights=False),
+    ),
+    "glm4": LayerCode(joins_rotated=True, rotary_tables=1.0),
+    "glm4_moe": LayerCode(joins_rotated=True, routing=replace(_NORMALISED, fp32=True, expert_bytes=5.0)),
     "gpt2": LayerCode(joined_projection=True, rotates=False, compute_softmax=True),
     "gpt_neox": LayerCode(joined_projection=True, joins_rotated=True),
     "gpt_oss": LayerCode(
@@ -83,9 +96,13 @@ _FAMILIES: Mapping[str, LayerCode] = {
         sinks=True,
         routing=Routing(expert_bytes=0.0, choice_bytes=8.0, keeps_choices=True),
     ),
+    "minimax_m2": LayerCode(joins_rotated=True, routing=_NORMALISED),
     "mixtral": LayerCode(routing=_NORMALISED),
     "mpt": LayerCode(joined_projection=True, rotates=False),
+    "olmo2": LayerCode(weighs_in_fp32=True),
+    "olmo3": LayerCode(weighs_in_fp32=True),
     "phi": LayerCode(joins_rotated=True),
+    "phimoe": LayerCode(routing=Routing(expert_bytes=6.0, token_bytes=20.0)),  # masks of Phi's sparse mixer
     "phi3": LayerCode(joined_projection=True, joins_rotated=True),
 }
 

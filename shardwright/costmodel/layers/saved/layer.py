@@ -52,7 +52,7 @@ class SavedTensors:
     def _with(self, attention: Array) -> Array:
         ffn, split = self._ffn, np.asarray(self.tp, dtype=float)
         token_bytes = self._stream + self._attention.whole + attention / split + ffn.inner + ffn.routed
-        return np.asarray(self.tokens * token_bytes + self._norm_weight_bytes + ffn.layer_bytes)
+        return np.asarray(self.tokens * token_bytes + self._norm_weight_bytes + self._table_bytes + ffn.layer_bytes)
 
     @property
     def _stream(self) -> Array:
@@ -73,6 +73,12 @@ class SavedTensors:
         if isinstance(attention, MultiHeadAttention) and attention.qk_norm != "none":
             kept += 2 * norm_weight_bytes(block.norm, self.code, attention.head_size)
         return kept
+
+    @property
+    def _table_bytes(self) -> float:
+        """Bytes of the layer's own rotary tables, whatever the number of sequences."""
+        element = 4 if self.code.fp32_tables else self._element
+        return self.code.rotary_tables * self.block.attention.head_size * self.training.seq_len * element
 
     @property
     def _element(self) -> int:

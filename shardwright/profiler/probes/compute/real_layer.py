@@ -95,7 +95,7 @@ class LayerSkeleton:
 
 @dataclass(frozen=True)
 class AttentionMask:
-    """The mask of a layer, as in the executor: none where the kernel is causal by itself."""
+    """The mask of a layer: none where the kernel is causal by itself, as in transformers."""
 
     seq_len: int
     window: int | None

@@ -7,7 +7,6 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from shardwright.base.errors import SpecError
 from shardwright.catalog.huggingface.families import model_from_config
-from shardwright.executor.model.attention import attention_mask
 from shardwright.profiler.probes.compute.real_layer import AttentionMask, RealLayer, layer_skeleton
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.training import Precision, TrainingSpec
@@ -93,17 +92,19 @@ def test_weights_are_in_the_compute_format_and_of_a_models_size() -> None:
     assert layer.layer.input_layernorm.weight.float().mean().item() == 1.0
 
 
-@pytest.mark.parametrize("attention", ["flash", "unfused"])
-@pytest.mark.parametrize("window", [None, 4, 64])
-def test_masks_are_the_executors(attention: str, window: int | None) -> None:
-    mask = AttentionMask(seq_len=16, window=window, fused=attention == "flash").tensor(_CPU, torch.float32)
-    kernel = {"flash": "sdpa", "unfused": "eager"}[attention]
-    expected = attention_mask(seq_len=16, window=window, kernel=kernel, dtype=torch.float32, device=_CPU)
-    if expected is None:
-        assert mask is None
-    else:
-        assert mask is not None
-        assert torch.equal(mask, expected)
+@pytest.mark.parametrize(("window", "reach"), [(None, 16), (4, 4), (64, 16)])
+def test_a_query_sees_itself_and_what_came_before(window: int | None, reach: int) -> None:
+    mask = AttentionMask(seq_len=16, window=window, fused=False).tensor(_CPU, torch.float32)
+    assert mask is not None
+    assert mask.shape == (1, 1, 16, 16)
+    seen = [[query - reach < key <= query for key in range(16)] for query in range(16)]
+    assert (mask[0, 0] == 0).tolist() == seen
+
+
+@pytest.mark.parametrize(("window", "masked"), [(None, False), (4, True), (16, False), (64, False)])
+def test_a_fused_kernel_is_causal_without_a_mask(window: int | None, masked: bool) -> None:
+    mask = AttentionMask(seq_len=16, window=window, fused=True).tensor(_CPU, torch.float32)
+    assert (mask is not None) == masked
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])

@@ -1,0 +1,70 @@
+"""Tiny configurations of the families that the executor trains, whose heads and widths two ranks divide."""
+
+from typing import Any
+
+_DENSE: dict[str, Any] = {
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+    # wide initial weights: with the usual 0.02 attention is nearly uniform, and a wrong gradient in it goes unseen
+    "initializer_range": 0.2,
+    "pad_token_id": None,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+_EXPERTS = _DENSE | {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_LATENT = _DENSE | {
+    "num_key_value_heads": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 12,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+    "n_group": 1,
+    "topk_group": 1,
+}
+_SLIDING = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": _DENSE,
+    "mistral": _DENSE | {"sliding_window": 4},
+    "qwen2": _DENSE | {"use_sliding_window": True} | _SLIDING,
+    "qwen3": _DENSE | {"head_dim": 8},
+    "gemma2": _DENSE | {"head_dim": 8, "query_pre_attn_scalar": 8, "tie_word_embeddings": True} | _SLIDING,
+    "gemma3_text": _DENSE | {"head_dim": 8, "query_pre_attn_scalar": 8, "tie_word_embeddings": True} | _SLIDING,
+    "phi3": _DENSE,
+    "olmo2": _DENSE,
+    "olmo3": _DENSE | _SLIDING,
+    "glm4": _DENSE | {"head_dim": 8, "attention_bias": True},
+    "smollm3": _DENSE | {"no_rope_layers": [1, 0]},
+    "granite": _DENSE
+    | {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2, "logits_scaling": 2.0},
+    "gpt_neox": {key: value for key, value in _DENSE.items() if key != "num_key_value_heads"},
+    "gpt2": {
+        "vocab_size": 100,
+        "n_positions": 32,
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "initializer_range": 0.2,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    },
+    "mixtral": _EXPERTS,
+    "qwen2_moe": _EXPERTS | {"shared_expert_intermediate_size": 24, "mlp_only_layers": [0]},
+    "qwen3_moe": _EXPERTS | {"head_dim": 8},
+    "gpt_oss": _EXPERTS | {"head_dim": 8} | _SLIDING,
+    "deepseek_v2": _LATENT,
+    "deepseek_v3": _LATENT,
+}
+FAMILIES = {name: {"model_type": name, **config} for name, config in FAMILIES.items()}

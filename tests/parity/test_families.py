@@ -1,0 +1,133 @@
+"""Every family that is promised: planned from its config alone, trained on two ranks, and equal to one process.
+
+Families share one process group, as a new one for each would take longer than the training.
+"""
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from shardwright.catalog.huggingface import model_from_config
+from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor.model import check_tensor_parallel, read_skeleton
+from shardwright.executor.options import RunOptions
+from shardwright.executor.parallel.split_backward import check_split_backward
+from shardwright.executor.training.run_folder import RunFolder
+from shardwright.executor.training.trainer import Trainer
+from shardwright.planner import search
+from shardwright.specs.plan import Plan
+from shardwright.specs.training import Precision, TrainingSpec
+from tests.executor.runs import VOCABULARY, text_file
+from tests.parity import sabotage
+from tests.parity.cases import GLOBAL_BATCH, SEQ_LEN, host, layers, plan, plan_file
+from tests.parity.families import FAMILIES
+from tests.parity.updates import engine_run, reference_run, worst_update_error
+from tests.parity.worlds import run_world
+
+TOLERANCE = 1e-4
+PLANS: dict[str, Plan] = {
+    "dp_shard 2": plan((layers(zero=3),), dp_shard=2),
+    "pp 2": plan((layers(1),), (layers(1),), pp=2),
+    "tp 2": plan((layers(),), tp=2),
+}
+STEPS = 2
+
+
+class Outcome(NamedTuple):
+    """What one rank found for one family, or the traceback that ended it."""
+
+    result: Any
+    error: str = ""
+
+
+def _each(function: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> list[Outcome]:
+    """Call the function for every family. The first that fails ends this rank's world, as its peers may wait for it."""
+    outcomes = []
+    for given in arguments:
+        try:
+            outcomes.append(Outcome(function(*given)))
+        except Exception:
+            outcomes.append(Outcome(None, traceback.format_exc()))
+            break
+    return outcomes
+
+
+def _world(size: int, function: Callable[..., Any], arguments: dict[str, tuple[Any, ...]]) -> dict[str, list[Any]]:
+    """Return each family's results by rank."""
+    by_rank = run_world(size, _each, function, list(arguments.values()), timeout_seconds=150.0)
+    results: dict[str, list[Any]] = {}
+    for index, name in enumerate(arguments):
+        found = [outcomes[index] for outcomes in by_rank if index < len(outcomes)]
+        assert not any(outcome.error for outcome in found), f"{name}:\n" + "\n".join(outcome.error for outcome in found)
+        assert len(found) == size, f"{name} was not reached"
+        results[name] = [outcome.result for outcome in found]
+    return results
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_updates_equal_those_of_one_process(family: str) -> None:
+    files = {name: plan_file(FAMILIES[family], divided) for name, divided in PLANS.items()}
+    check_tensor_parallel(files["tp 2"], read_skeleton(files["tp 2"]))
+    runs = _world(2, engine_run, {name: (file,) for name, file in files.items()})
+    reference = reference_run(files["tp 2"])
+    for name, found in runs.items():
+        assert worst_update_error(found, reference) <= TOLERANCE, name
+        assert found[0].losses == pytest.approx(reference.losses, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "phi3", "qwen3_moe"])
+def test_a_lost_reduction_shows(family: str) -> None:
+    """The negative control of this file: without one sum over tp the tolerance is exceeded."""
+    file = plan_file(FAMILIES[family], PLANS["tp 2"])
+    found = run_world(2, engine_run, file, None, sabotage.forget_norm_reduction)
+    assert worst_update_error(found, reference_run(file)) > 100 * TOLERANCE
+
+
+def _planned(family: str) -> PlanFile:
+    """What the planner makes of the config alone, for two CPU ranks."""
+    config = {**FAMILIES[family], "vocab_size": VOCABULARY}
+    model = model_from_config(config, name=family, source="config.json")
+    training = TrainingSpec(
+        seq_len=SEQ_LEN, global_batch=GLOBAL_BATCH, precision=Precision(compute="fp32"), optimizer="adamw"
+    )
+    cluster = host(2)
+    found = search(model, cluster, training)
+    return PlanFile(
+        model_name=model.name, model_config_json=model.config, cluster=cluster, training=training, plan=found.plan
+    )
+
+
+def _losses(file: PlanFile, options: RunOptions) -> tuple[float, ...]:
+    options.out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(file, options, RunFolder(options.out), device=torch.device("cpu"), progress=lambda _: None)
+    measurement = trainer.run()
+    dist.barrier()
+    return tuple(record.loss for record in measurement.steps)
+
+
+def test_a_config_alone_is_planned_and_trained_on_two_ranks(tmp_path: Path) -> None:
+    """The losses are those of one rank."""
+    data = text_file(tmp_path)
+    files = {family: _planned(family) for family in FAMILIES}
+    for file in files.values():
+        assert file.plan.mesh.ranks == 2
+        skeleton = read_skeleton(file)
+        check_tensor_parallel(file, skeleton)
+        check_split_backward(file.plan, tied=skeleton.tied)
+    whole = plan((layers(),), microbatches=1)
+    alone = {family: file.model_copy(update={"plan": whole}) for family, file in files.items()}
+
+    def options(family: str, ranks: int) -> RunOptions:
+        folder = tmp_path / f"{family}-{ranks}"
+        return RunOptions(out=folder, data=(data,), steps=STEPS, checkpoint_every=None, timing_warmup_steps=0)
+
+    divided = _world(2, _losses, {family: (file, options(family, 2)) for family, file in files.items()})
+    expected = _world(1, _losses, {family: (file, options(family, 1)) for family, file in alone.items()})
+    for family in FAMILIES:
+        assert len(expected[family][0]) == STEPS
+        assert divided[family][0] == pytest.approx(expected[family][0], rel=1e-4), family
