@@ -9,7 +9,7 @@ import numpy as np
 from shardwright.base import Array
 from shardwright.costmodel.op_times import ATTENTION_BACKWARD, exposed_beside, operator_passes, score_passes
 from shardwright.specs import BYTES_PER_ELEMENT
-from shardwright.specs.model import Block, FeedForward, MixtureOfExperts
+from shardwright.specs.model import Block, FeedForward, LinearAttention, MixtureOfExperts
 
 from . import operators
 from .exchanges import ContextExchange, ExpertExchange, hidden_pairs, spread_parameters
@@ -183,7 +183,7 @@ class LayerWork:
         """Forward and backward of scores, softmax and weighted values; fused kernels compute only the causal half."""
         frame, attention = self.frame, self.block.attention
         tp = frame.candidates.tp
-        if frame.training.attention == "flash":
+        if frame.training.attention == "flash" or isinstance(attention, LinearAttention):
             flops = operators.attention_core_flops(self.block, frame.training, frame.tokens, tp, causal=True)
             # Dao 2023 (FlashAttention-2), section 4.1: five matmuls backward for two forward.
             return _Passes(self._fused_core(flops), self._fused_core(ATTENTION_BACKWARD * flops, backward=True))

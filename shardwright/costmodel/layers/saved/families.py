@@ -102,6 +102,7 @@ _FAMILIES: Mapping[str, LayerCode] = {
     "olmo2": LayerCode(weighs_in_fp32=True),
     "olmo3": LayerCode(weighs_in_fp32=True),
     "phi": LayerCode(joins_rotated=True),
+    "qwen3_next": replace(_GEMMA, joins_rotated=True),
     "phimoe": LayerCode(routing=Routing(expert_bytes=6.0, token_bytes=20.0)),  # masks of Phi's sparse mixer
     "phi3": LayerCode(joined_projection=True, joins_rotated=True),
 }
