@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
