@@ -231,7 +231,7 @@ def test_a_layer_keeps_what_autograd_saves(case: Case, mesh: DeviceMesh) -> None
     assert by_the_model(case) == pytest.approx(sum(by_torch(case, mesh)), rel=tolerance)
 
 
-@pytest.mark.parametrize("name", [name for name in EXECUTED if not name.startswith("gemma")])  # their head caps logits
+@pytest.mark.parametrize("name", EXECUTED)
 def test_the_head_keeps_the_inputs_of_its_norm_and_of_its_matmul(name: str) -> None:
     """The loss is no part of the stage: the model's fp32 softmax of each logit is taken off."""
     case = Case(name, "flash", "none")
