@@ -1,4 +1,4 @@
-"""Decoders with mixtures of experts: Mixtral, Qwen2-MoE, Qwen3-MoE, gpt-oss, DeepSeek-V2 and -V3.
+"""Decoders with mixtures of experts: Mixtral, Qwen2-MoE, Qwen3-MoE, Qwen3-Next, gpt-oss, DeepSeek-V2 and -V3.
 
 Defaults are those of the configuration class of the same name in transformers 5. Two parts are not counted.
 DeepSeek-V3's multi-token-prediction module is not built by transformers. The correction bias of its router is a buffer,
@@ -7,9 +7,26 @@ which gets no gradient.
 
 from collections.abc import Callable, Sequence
 
-from shardwright.specs.model import Block, FeedForward, LatentAttention, MixtureOfExperts, ModelSpec, MultiHeadAttention
+from shardwright.specs.model import (
+    Block,
+    FeedForward,
+    LatentAttention,
+    LinearAttention,
+    MixtureOfExperts,
+    ModelSpec,
+    MultiHeadAttention,
+)
 
-from .layers import decoder, divide_hidden, read_heads, read_layer_count, read_qwen_window, read_windows, with_windows
+from .layers import (
+    decoder,
+    divide_hidden,
+    read_heads,
+    read_layer_count,
+    read_linear_layers,
+    read_qwen_window,
+    read_windows,
+    with_windows,
+)
 from .reader import ConfigReader
 
 
@@ -61,6 +78,38 @@ def read_qwen3_moe(config: ConfigReader) -> ModelSpec:
     dense = FeedForward(width=config.size("intermediate_size", default=6144), gated=True)
     windows = [read_qwen_window(config)] * read_layer_count(config)
     blocks = mixed_blocks(attention, windows, sparse, dense, _qwen_sparse(config))
+    return decoder(config, blocks, hidden_size=hidden_size, vocab_size=151936, tied=False)
+
+
+def read_qwen3_next(config: ConfigReader) -> ModelSpec:
+    """Qwen3-Next: linear attention in three of four layers, gated attention in the fourth."""
+    hidden_size = config.required_size("hidden_size")
+    heads = read_heads(config, hidden_size, heads=16, kv_heads=2, head_size=256)
+    bias = config.flag("attention_bias", default=False)
+    full = MultiHeadAttention(**heads._asdict(), qkv_bias=bias, output_bias=bias, qk_norm="per_head", output_gate=True)
+    linear = LinearAttention(
+        heads=config.size("linear_num_value_heads", default=32),
+        key_heads=config.size("linear_num_key_heads", default=16),
+        key_size=config.size("linear_key_head_dim", default=128),
+        value_size=config.size("linear_value_head_dim", default=128),
+        kernel=config.size("linear_conv_kernel_dim", default=4),
+    )
+    experts, top_k = read_expert_counts(config, "num_experts", "num_local_experts", default=512, top_k=10)
+    sparse = MixtureOfExperts(
+        experts=experts,
+        top_k=top_k,
+        expert_width=config.size("moe_intermediate_size", default=512),
+        shared_width=config.size("shared_expert_intermediate_size", default=512, at_least=0),
+        shared_gate=True,
+    )
+    dense = FeedForward(width=config.size("intermediate_size", default=5632), gated=True)
+    layers, every = read_layer_count(config), config.size("full_attention_interval", default=4)
+    is_linear = read_linear_layers(config, layers, lambda layer: (layer + 1) % every != 0)
+    is_sparse = _qwen_sparse(config)
+    blocks = [
+        Block(attention=linear if is_linear[layer] else full, ffn=sparse if is_sparse(layer) else dense)
+        for layer in range(layers)
+    ]
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=151936, tied=False)
 
 

@@ -54,6 +54,7 @@ _FAMILIES = {
     "qwen2_moe": _Family(experts.read_qwen2_moe, ("Qwen2MoeForCausalLM",)),
     "qwen3": _Family(dense.read_qwen3, ("Qwen3ForCausalLM",)),
     "qwen3_moe": _Family(experts.read_qwen3_moe, ("Qwen3MoeForCausalLM",)),
+    "qwen3_next": _Family(experts.read_qwen3_next, ("Qwen3NextForCausalLM",)),
     "seed_oss": _Family(dense.read_seed_oss, ("SeedOssForCausalLM",)),
     "smollm3": _Family(dense.read_smollm3, ("SmolLM3ForCausalLM",)),
 }

@@ -11,7 +11,7 @@ from .reader import MOST_LAYERS, ConfigReader
 
 # Other names of transformers (activations.py) are computed in one kernel, or nearly so.
 _COMPUTED: dict[str, Activation] = {"relu": "relu", "gelu_new": "gelu_new"}
-FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
+FULL, SLIDING, CHUNKED, LINEAR = "full_attention", "sliding_attention", "chunked_attention", "linear_attention"
 
 
 class Heads(NamedTuple):
@@ -84,6 +84,16 @@ def read_windows(
         if kind not in (FULL, sliding):
             raise config.error(f"'layer_types' holds {kind!r}; supported: '{FULL}', '{sliding}'")
     return tuple(window if kind == sliding else None for kind in kinds)
+
+
+def read_linear_layers(config: ConfigReader, layers: int, is_linear: Callable[[int], bool]) -> tuple[bool, ...]:
+    """Return whether each layer's attention is linear, from `layer_types` or else from `is_linear(layer)`.
+
+    Raises:
+        SpecError: `layer_types` has another length than the model, or names attention other than full and linear.
+    """
+    linear = read_windows(config, layers, 1, is_linear, sliding=LINEAR)
+    return tuple(window is not None for window in linear)
 
 
 def read_qwen_window(config: ConfigReader) -> int | None:

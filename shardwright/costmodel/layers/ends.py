@@ -12,7 +12,7 @@ from . import operators
 from .frame import WorkFrame
 from .frozen import unneeded_norm_passes
 from .row import RowWork, by_policy
-from .saved import layer_code, norm_bytes
+from .saved import layer_code, norm_bytes, norm_weight_bytes
 
 # Forward reads the logits twice, for the maximum and the sum. Backward reads them once and overwrites them by their
 # gradient.
@@ -85,7 +85,10 @@ class EndWork:
             + summing,
             weight_gradient=chunks * linear.weight_gradient_seconds(matmuls) + summing,
             parameters=parameters,
-            kept=kept_logits + tokens * (self._norm_bytes / self.frame.sequence_split + element * hidden * trained),
+            kept=kept_logits
+            + np.where(over, 0.0, self._capped_bytes_per_logit * logits)
+            + self._norm_constant_bytes
+            + tokens * (self._norm_bytes / self.frame.sequence_split + element * hidden * trained),
             working=alive - kept_logits,
             trained=trained,
         )
@@ -121,6 +124,23 @@ class EndWork:
         norm, code = frame.model.final_norm, layer_code(frame.model.family, frame.model.layer_classes[0])
         trained = frame.training.trainable.trains_head
         return norm_bytes(norm, code, element, hidden, trained=trained) if norm else 0.0
+
+    @property
+    def _norm_constant_bytes(self) -> float:
+        """Bytes of what transformers' final norm computes from its weight, whatever the number of tokens."""
+        frame, norm = self.frame, self.frame.model.final_norm
+        if not frame.stack.transformers_layers or norm is None:
+            return 0.0
+        return norm_weight_bytes(
+            norm, layer_code(frame.model.family, frame.model.layer_classes[0]), frame.model.hidden_size
+        )
+
+    @property
+    def _capped_bytes_per_logit(self) -> int:
+        """Bytes per logit that transformers keeps of a cap on logits: the hyperbolic tangent, which its gradient reads."""
+        frame = self.frame
+        caps = layer_code(frame.model.family, frame.model.layer_classes[0]).caps_logits
+        return frame.element_bytes * (frame.stack.transformers_layers and caps)
 
     def _norm_seconds(self, *, backward: bool = False) -> Array:
         """Seconds of the final norm."""

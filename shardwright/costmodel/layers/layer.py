@@ -9,7 +9,7 @@ import numpy as np
 from shardwright.base import Array
 from shardwright.costmodel.op_times import ATTENTION_BACKWARD, exposed_beside, operator_passes, score_passes
 from shardwright.specs import BYTES_PER_ELEMENT
-from shardwright.specs.model import Block, FeedForward, MixtureOfExperts
+from shardwright.specs.model import Block, FeedForward, LinearAttention, MixtureOfExperts
 
 from . import operators
 from .documents import document_length, unevenness
@@ -187,7 +187,7 @@ class LayerWork:
         """Forward and backward of scores, softmax and weighted values; fused kernels compute only the causal half."""
         frame, attention = self.frame, self.block.attention
         tp = frame.candidates.tp
-        if frame.training.attention == "flash":
+        if frame.training.attention == "flash" or isinstance(attention, LinearAttention):
             flops = operators.attention_core_flops(self.block, frame.training, frame.tokens, tp, causal=True)
             # Dao 2023 (FlashAttention-2), section 4.1: five matmuls backward for two forward.
             return _Passes(self._fused_core(flops), self._fused_core(ATTENTION_BACKWARD * flops, backward=True))
@@ -224,9 +224,11 @@ class LayerWork:
     def _uneven(self) -> _Passes:
         """By how much passes of a microbatch vary with its documents: one standard deviation, of its sequences together."""
         frame = self.frame
-        if frame.training.attention != "flash":  # it computes every score and masks it
+        attention = self.block.attention
+        linear = isinstance(attention, LinearAttention)  # its work is that of its tokens
+        if linear or frame.training.attention != "flash":  # unfused attention computes every score and masks it
             return _Passes(0 * self._core.forward, 0 * self._core.backward)
-        of_sequence = unevenness(frame.training, self.block.attention.window)
+        of_sequence = unevenness(frame.training, attention.window)
         share = of_sequence / np.sqrt(frame.candidates.micro_batch)
         return _Passes(share * self._core.forward, share * self._core.backward)
 

@@ -15,7 +15,15 @@ import numpy as np
 from shardwright.base import Array, Number
 from shardwright.costmodel.op_times import OPERANDS, Operator
 from shardwright.specs import Stack, TrainingSpec
-from shardwright.specs.model import Block, FeedForward, LatentAttention, MixtureOfExperts, MultiHeadAttention, Norm
+from shardwright.specs.model import (
+    Block,
+    FeedForward,
+    LatentAttention,
+    LinearAttention,
+    MixtureOfExperts,
+    MultiHeadAttention,
+    Norm,
+)
 
 from .documents import document_length, keys_seen
 
@@ -73,7 +81,13 @@ def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number, *, 
             Matmul(tokens, attention.kv_rank, kv_width, after_norm=True, modules=("kv_b_proj",)),
             Matmul(tokens, values, hidden, split="rows", modules=("o_proj",)),
         ]
-    widths = [attention.query_width, attention.kv_width, attention.kv_width]
+    if isinstance(attention, LinearAttention):
+        split = np.asarray(tp)
+        return [
+            *_of_one_input(tokens, hidden, [attention.input_width / split], QUERY_KEY_VALUE),
+            Matmul(tokens, attention.value_width / split, hidden, split="rows", modules=("o_proj",)),
+        ]
+    widths = [(1 + attention.output_gate) * attention.query_width, attention.kv_width, attention.kv_width]
     each = [width / np.asarray(tp) for width in ([sum(widths)] if joined else widths)]
     return [
         *_of_one_input(tokens, hidden, each, QUERY_KEY_VALUE),
@@ -156,9 +170,23 @@ def attention_core_flops(block: Block, training: TrainingSpec, tokens: Number, t
     the usual definition of MFU (Chowdhery et al. 2022, appendix B).
     """
     attention = block.attention
+    if isinstance(attention, LinearAttention):
+        return np.asarray(tokens, dtype=float) * _recurrence_flops(attention) / tp
     keys = keys_seen(training, attention.window) if causal else document_length(training)
     sizes = attention.heads * (attention.head_size + attention.value_head_size)
     return 2.0 * np.asarray(tokens, dtype=float) * keys * sizes / tp
+
+
+def _recurrence_flops(attention: LinearAttention) -> float:
+    """FLOPs per token of the gated delta rule in chunks (Yang et al. 2024, arXiv 2412.06464, section 3.3), and of the convolution.
+
+    A chunk of C tokens multiplies keys with keys and queries with keys (N elements each), then the results with keys, values
+    and updated values (N, P and P). The state of (N, P) is read for the updates and the outputs, and written.
+    """
+    chunk, keys, values = attention.chunk, attention.key_size, attention.value_size
+    within = chunk * (3 * keys + 2 * values)
+    state = 3 * keys * values
+    return 2.0 * attention.heads * (within + state) + 2.0 * attention.convolved_width * attention.kernel
 
 
 def norm_operator(norm: Norm, stack: Stack) -> Operator:
@@ -303,6 +331,8 @@ def score_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
     These are the softmax and, with dropout, a mask of one byte and the output of the dropout. A fused kernel gives the
     softmax in the compute format. Eager PyTorch keeps it in fp32 with a cast beside it.
     """
+    if isinstance(block.attention, LinearAttention):
+        return np.zeros(np.shape(tp))
     stack, element = training.software, training.precision.activation_bytes_per_element
     softmax = element if stack.fused_elementwise or element == 4 else 4 + element
     dropout = 1 + element if stack.dropout else 0
@@ -312,6 +342,8 @@ def score_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
 def score_gradient_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
     """Bytes per token of the scores' gradients. A fused softmax overwrites the
     gradient it gets; an eager one adds fp32."""
+    if isinstance(block.attention, LinearAttention):
+        return np.zeros(np.shape(tp))
     element = training.precision.activation_bytes_per_element
     gradient = element if training.software.fused_elementwise or element == 4 else 4 + element
     return np.asarray(gradient * block.attention.heads * training.seq_len / np.asarray(tp, dtype=float))

@@ -10,7 +10,7 @@ import numpy as np
 from shardwright.base import Number
 from shardwright.costmodel.op_times import OPERATOR_PASSES, Operator
 from shardwright.specs import Stack, TrainingSpec
-from shardwright.specs.model import Block, FeedForward, LatentAttention, MixtureOfExperts, ModelSpec
+from shardwright.specs.model import Block, FeedForward, LatentAttention, LinearAttention, MixtureOfExperts, ModelSpec
 
 from .frozen import unneeded_norm_passes
 from .operators import (
@@ -179,6 +179,8 @@ def _biased_outputs(block: Block, hidden: int) -> _Biased:
     attention, ffn = block.attention, block.ffn
     if isinstance(attention, LatentAttention):
         return _Biased(hidden * attention.bias, 0.0)
+    if isinstance(attention, LinearAttention):
+        return _Biased(0.0, 0.0)
     up = (2 if ffn.gated else 1) * ffn.active_width
     routed = ffn.top_k if isinstance(ffn, MixtureOfExperts) else 0  # experts add theirs to each token that they get
     inner = attention.qkv_bias * (attention.query_width + 2 * attention.kv_width) + ffn.bias * up

@@ -1,4 +1,4 @@
-"""The two shapes of attention: multi-head with its grouped variants, and multi-head latent."""
+"""The shapes of attention: multi-head with its grouped variants, multi-head latent, and linear."""
 
 from typing import Literal, Self
 
@@ -13,7 +13,8 @@ class MultiHeadAttention(Spec):
     """Multi-head, grouped-query (kv_heads < heads) or multi-query (kv_heads = 1) attention.
 
     `window` limits how many tokens back a query looks (None: all). `qk_norm` normalises queries and keys per head,
-    or over the whole projection. `sinks` adds one learned logit a head (gpt-oss).
+    or over the whole projection. `sinks` adds one learned logit a head (gpt-oss). `output_gate`: the projection of the queries
+    also makes a gate of each output (Qwen3-Next).
     """
 
     kind: Literal["multi_head"] = "multi_head"
@@ -26,6 +27,7 @@ class MultiHeadAttention(Spec):
     qk_norm: Literal["none", "per_head", "whole"] = "none"
     qk_norm_bias: bool = False
     sinks: bool = False
+    output_gate: bool = False
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
@@ -46,7 +48,7 @@ class MultiHeadAttention(Spec):
         return self.kv_heads * self.head_size
 
     def parameters(self, hidden_size: int) -> list[Parameter]:
-        qkv = self.query_width + 2 * self.kv_width
+        qkv = (1 + self.output_gate) * self.query_width + 2 * self.kv_width
         weights = [
             Parameter("attention.qkv", hidden_size * qkv + qkv * self.qkv_bias, split=True),
             Parameter("attention.output", self.query_width * hidden_size, split=True),
@@ -109,3 +111,72 @@ class LatentAttention(Spec):
             Parameter("attention.output", self.heads * self.value_head_size * hidden_size, split=True),
             Parameter("attention.output_bias", hidden_size * self.bias, split=False),
         ]
+
+
+class LinearAttention(Spec):
+    """Attention as a recurrence over a state of (key_size, value_size) a head: the gated delta rule (Yang et al. 2024, arXiv
+    2412.06464).
+
+    `key_heads` heads of queries and keys serve `heads` heads of values. A causal convolution over `kernel` tokens runs over
+    all three. `chunk` tokens are computed at once.
+    """
+
+    kind: Literal["linear"] = "linear"
+    heads: PositiveInt
+    key_heads: PositiveInt
+    key_size: PositiveInt
+    value_size: PositiveInt
+    kernel: PositiveInt = 4
+    chunk: PositiveInt = 64
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> Self:
+        if self.heads % self.key_heads:
+            raise ValueError(f"heads {self.heads} must be a multiple of key_heads {self.key_heads}")
+        return self
+
+    @property
+    def kv_heads(self) -> int:
+        return self.key_heads
+
+    @property
+    def head_size(self) -> int:
+        return self.key_size
+
+    @property
+    def value_head_size(self) -> int:
+        return self.value_size
+
+    @property
+    def window(self) -> None:
+        return None
+
+    @property
+    def key_width(self) -> int:
+        return self.key_heads * self.key_size
+
+    @property
+    def value_width(self) -> int:
+        return self.heads * self.value_size
+
+    @property
+    def convolved_width(self) -> int:
+        """Channels of queries, keys and values together."""
+        return 2 * self.key_width + self.value_width
+
+    @property
+    def input_width(self) -> int:
+        """Columns of the projections of the input: queries, keys, values, a gate of each output, and two numbers a head."""
+        return self.convolved_width + self.value_width + 2 * self.heads
+
+    def parameters(self, hidden_size: int) -> list[Parameter]:
+        return [
+            Parameter("attention.input", hidden_size * self.input_width, split=True),
+            Parameter("attention.convolution", self.convolved_width * self.kernel, split=True),
+            Parameter("attention.decay", 2 * self.heads, split=True),
+            Parameter("attention.norm", self.value_size, split=False),
+            Parameter("attention.output", self.value_width * hidden_size, split=True),
+        ]
+
+
+AnyAttention = MultiHeadAttention | LatentAttention | LinearAttention

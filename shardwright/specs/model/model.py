@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from shardwright.base import SpecError
 from shardwright.specs import NonNegativeInt, PositiveInt, Spec
 
-from .attention import LatentAttention, MultiHeadAttention
+from .attention import AnyAttention, LatentAttention, LinearAttention, MultiHeadAttention
 from .feed_forward import FeedForward, MixtureOfExperts
 from .norm import Norm
 from .parameter import Parameter
@@ -21,6 +21,7 @@ __all__ = [
     "BlockRun",
     "FeedForward",
     "LatentAttention",
+    "LinearAttention",
     "MixtureOfExperts",
     "ModelSpec",
     "MultiHeadAttention",
@@ -38,7 +39,7 @@ class Block(Spec):
     `frozen`: no backward pass reaches it (`ModelSpec.trained_as`); a model that is read has no such layer.
     """
 
-    attention: MultiHeadAttention | LatentAttention = Field(discriminator="kind")
+    attention: AnyAttention = Field(discriminator="kind")
     ffn: FeedForward | MixtureOfExperts = Field(discriminator="kind")
     norm: Norm = Norm()
     norm_count: NonNegativeInt = 2

@@ -128,6 +128,24 @@ ODD: dict[str, dict[str, Any]] = {
     | {"model_type": "llama4_text", "interleave_moe_layer_step": 2, "num_local_experts": 4, "attention_chunk_size": 9},
     "llama4 with listed layers": SMALL
     | {"model_type": "llama4_text", "moe_layers": [0], "no_rope_layers": [1, 0, 1], "attention_bias": True},
+    "qwen3_next": SMALL_MOE
+    | {
+        "model_type": "qwen3_next",
+        "head_dim": 24,
+        "linear_num_value_heads": 6,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 12,
+        "full_attention_interval": 2,
+        "shared_expert_intermediate_size": 40,
+    },
+    "qwen3_next with layer types, a dense layer and biases": SMALL_MOE
+    | {
+        "model_type": "qwen3_next",
+        "layer_types": ["full_attention", "linear_attention", "full_attention"],
+        "mlp_only_layers": [1],
+        "attention_bias": True,
+    },
     "phi3 that slides": SMALL | {"model_type": "phi3", "sliding_window": 5, "tie_word_embeddings": True},
     "phi with normalised queries": SMALL | {"model_type": "phi", "qk_layernorm": True},
 }
@@ -185,7 +203,18 @@ def test_missing_keys_take_the_defaults_of_transformers(family: str) -> None:
 
 @pytest.mark.parametrize(
     "family",
-    ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v3", "olmoe", "granitemoe", "minimax_m2", "glm4_moe"],
+    [
+        "mixtral",
+        "qwen2_moe",
+        "qwen3_moe",
+        "qwen3_next",
+        "gpt_oss",
+        "deepseek_v3",
+        "olmoe",
+        "granitemoe",
+        "minimax_m2",
+        "glm4_moe",
+    ],
 )
 def test_top_k_takes_the_default_of_transformers(family: str) -> None:
     config = SMALL | {"model_type": family, "num_hidden_layers": 4}

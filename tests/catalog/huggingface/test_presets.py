@@ -134,6 +134,7 @@ WITHOUT_PRESET = (
     "olmo3",
     "olmoe",
     "phimoe",
+    "qwen3_next",
     "seed_oss",
     "smollm3",
 )

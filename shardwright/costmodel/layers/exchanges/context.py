@@ -31,7 +31,7 @@ from shardwright.specs import (
     ring_group,
     ulysses_group,
 )
-from shardwright.specs.model import LatentAttention, MultiHeadAttention
+from shardwright.specs.model import AnyAttention
 
 from .partial_results import LocalElements, gradient_bytes_per_element, merging_bytes
 
@@ -52,9 +52,7 @@ class ContextExchange:
     candidates: Candidates
     tokens: Array
 
-    def pass_seconds(
-        self, attention: MultiHeadAttention | LatentAttention, core_forward: Array, core_backward: Array
-    ) -> PassSeconds:
+    def pass_seconds(self, attention: AnyAttention, core_forward: Array, core_backward: Array) -> PassSeconds:
         """Return the seconds that compute does not hide.
 
         `core_forward`, `core_backward` (N,): seconds of attention over all blocks of the rank.
@@ -75,7 +73,7 @@ class ContextExchange:
         backward = np.select([alone, *chosen], [0.0, *(by_name[name].backward for name in CONTEXT_PARALLEL)])
         return PassSeconds(forward, backward)
 
-    def working_bytes(self, attention: MultiHeadAttention | LatentAttention) -> Array:
+    def working_bytes(self, attention: AnyAttention) -> Array:
         """(N,): bytes in use beside a backward: keys and values of other ranks and their gradients, of all ranks or of one
         block. Sums in fp32 are one block of gradients, another one that travels, and the gradient of the queries."""
         keys_values = self.local_key_value_bytes(attention) * self._repeated(attention)
@@ -88,13 +86,13 @@ class ContextExchange:
             gradients = np.where(traded, gradients, sums)
         return np.asarray(np.where(self.candidates.cp > 1, keys_values * blocks + gradients, 0.0))
 
-    def local_key_value_bytes(self, attention: MultiHeadAttention | LatentAttention) -> Array:
+    def local_key_value_bytes(self, attention: AnyAttention) -> Array:
         """(N,): bytes of keys and values of the rank's own tokens and heads."""
         heads = attention.heads if self.training.software.repeats_heads else attention.kv_heads
         width = heads * (attention.head_size + attention.value_head_size)
         return self._element_bytes * self.tokens * width / self.candidates.tp
 
-    def _repeated(self, attention: MultiHeadAttention | LatentAttention) -> Array:
+    def _repeated(self, attention: AnyAttention) -> Array:
         """(N,): how many ranks that trade heads in front of a ring get the same KV head."""
         degree = self.candidates.ulysses_degree
         return np.where(degree > 1, np.maximum(1.0, degree * self.candidates.tp / attention.kv_heads), 1.0)
@@ -108,14 +106,14 @@ class ContextExchange:
         """Bytes of an element of travelling gradients over those of keys and values."""
         return gradient_bytes_per_element(self.training.software, self._element_bytes) / self._element_bytes
 
-    def _local(self, attention: MultiHeadAttention | LatentAttention) -> LocalElements:
+    def _local(self, attention: AnyAttention) -> LocalElements:
         heads = self.tokens * attention.heads / self.candidates.tp
         keys_values = self.local_key_value_bytes(attention) / self._element_bytes
         return LocalElements(heads * attention.value_head_size, heads * attention.head_size, keys_values)
 
     def _all_at_once(
         self,
-        attention: MultiHeadAttention | LatentAttention,
+        attention: AnyAttention,
         keys_values: Array,
         core_forward: Array,
         core_backward: Array,
@@ -136,7 +134,7 @@ class ContextExchange:
 
     def _passed_on(
         self,
-        attention: MultiHeadAttention | LatentAttention,
+        attention: AnyAttention,
         keys_values: Array,
         core_forward: Array,
         core_backward: Array,
@@ -150,9 +148,7 @@ class ContextExchange:
         backward = self._gradients_passed_on(keys_values, keys_values, core_backward)
         return PassSeconds(forward + merging.forward, backward + merging.backward)
 
-    def _both(
-        self, ring: PassSeconds, attention: MultiHeadAttention | LatentAttention, keys_values: Array
-    ) -> PassSeconds:
+    def _both(self, ring: PassSeconds, attention: AnyAttention, keys_values: Array) -> PassSeconds:
         """Ulysses in groups, then a `ring` across them. A rank then passes on as many bytes as it had: more tokens of fewer heads."""
         if (self.candidates.ulysses_degree == 1).all():  # most searches: skip the cost of the rest
             return ring
@@ -178,7 +174,7 @@ class ContextExchange:
     def _send_seconds(self, size_bytes: Array) -> Array:
         return self.times.collective_seconds("send", size_bytes, ring_group(self.candidates, self.times.node))
 
-    def _merging_seconds(self, attention: MultiHeadAttention | LatentAttention) -> PassSeconds:
+    def _merging_seconds(self, attention: AnyAttention) -> PassSeconds:
         blocks = np.maximum(self._blocks, 2)
         moved = merging_bytes(self.training.software, self._local(attention), self._element_bytes, blocks)
         return PassSeconds(*map(self.times.memory_bound_seconds, moved))
@@ -190,7 +186,7 @@ class ContextExchange:
 
     def _traded(
         self,
-        attention: MultiHeadAttention | LatentAttention,
+        attention: AnyAttention,
         keys_values: Array,
         degree: Array,
         group_of: Callable[[Candidates, NodeGroup], RankGroup],

@@ -7,6 +7,6 @@ the indices by which DeepSeek-V3 chooses groups of experts (16 bytes a token and
 
 from .families import LayerCode, layer_code
 from .layer import SavedTensors
-from .norms import norm_bytes
+from .norms import norm_bytes, norm_weight_bytes
 
-__all__ = ["LayerCode", "SavedTensors", "layer_code", "norm_bytes"]
+__all__ = ["LayerCode", "SavedTensors", "layer_code", "norm_bytes", "norm_weight_bytes"]

@@ -6,7 +6,7 @@ import numpy as np
 
 from shardwright.base import Array, Number
 from shardwright.specs import TrainingSpec
-from shardwright.specs.model import Block, LatentAttention
+from shardwright.specs.model import Block, LatentAttention, LinearAttention, MultiHeadAttention
 
 from .families import LayerCode
 from .norms import norm_bytes
@@ -32,7 +32,11 @@ class AttentionTensors:
     @property
     def split(self) -> Array:
         """Bytes per token that tp divides, without recompute."""
-        return np.asarray(self._normed + (self._fused if self.training.attention == "flash" else self._unfused))
+        if isinstance(self.block.attention, LinearAttention):
+            return np.asarray(self._recurrent(self.block.attention))
+        return np.asarray(
+            self._normed + self._gated + (self._fused if self.training.attention == "flash" else self._unfused)
+        )
 
     @property
     def recomputed_split(self) -> Array:
@@ -40,9 +44,9 @@ class AttentionTensors:
 
         A fused kernel is not repeated, because it never keeps the scores.
         """
-        if self.training.attention == "flash":
+        if self.training.attention == "flash" or isinstance(self.block.attention, LinearAttention):
             return self.split
-        return np.asarray(self._normed + self._element * (self._inputs + self._outputs))
+        return np.asarray(self._normed + self._gated + self._element * (self._inputs + self._outputs))
 
     @property
     def whole(self) -> float:
@@ -96,6 +100,7 @@ class AttentionTensors:
         attention = self.block.attention
         if isinstance(attention, LatentAttention):
             return attention.heads * (attention.plain_size + attention.value_head_size)
+        assert isinstance(attention, MultiHeadAttention), "linear attention has no values as wide as its keys"
         if self.code.repeats_heads:
             return np.where(attention.kv_heads > np.asarray(self.tp), self._outputs, attention.kv_width)
         joined = self.code.joined_projection and self.code.rotates
@@ -110,13 +115,35 @@ class AttentionTensors:
     def _normed(self) -> Number:
         """Bytes of norms over the heads of queries and keys."""
         attention, norm = self.block.attention, self.block.norm
-        if isinstance(attention, LatentAttention) or attention.qk_norm == "none":
+        if not isinstance(attention, MultiHeadAttention) or attention.qk_norm == "none":
             return 0.0
         rows = attention.heads + attention.kv_heads if attention.qk_norm == "per_head" else 2
         trained = self.training.trainable.trains_layer_weights
         return norm_bytes(
             norm, self.code, self._element, attention.query_width + attention.kv_width, rows, trained=trained
         )
+
+    @property
+    def _gated(self) -> float:
+        """Bytes of a gate after its sigmoid, and of the gated output beside the output."""
+        attention = self.block.attention
+        gate = isinstance(attention, MultiHeadAttention) and attention.output_gate
+        return self._element * 2.0 * self._outputs * gate
+
+    def _recurrent(self, attention: LinearAttention) -> float:
+        """Bytes of linear attention in fused kernels, by what their gradients read.
+
+        The convolution reads its input, and its activation the convolution's output. The recurrence reads queries and keys,
+        repeated for each head of values, values, two fp32 numbers a head, and a state in the compute format for each chunk.
+        The gated norm keeps its fp32 input and the gate, and the output projection its input. transformers' own loops in
+        Python, which run where no such kernel is installed, keep more.
+        """
+        convolved = 2 * attention.convolved_width
+        recurrence = 2 * attention.heads * attention.key_size + attention.value_width
+        state = attention.heads * attention.key_size * attention.value_size / attention.chunk
+        gated = 2 * attention.value_width
+        fp32 = 2 * attention.heads + attention.value_width
+        return self._element * (convolved + recurrence + state + gated) + 4.0 * fp32
 
     @property
     def _keeps_output(self) -> bool:

@@ -49,6 +49,7 @@ class LayerCode:
         repeats_heads: keys and values are copied for each query head before attention.
         compute_softmax: unfused attention computes its softmax in the compute format; otherwise in fp32 with a cast.
         caps_scores: unfused attention passes its scores through tanh.
+        caps_logits: logits of the head pass through tanh.
         sinks: the softmax has one more column, whose maximum was subtracted.
         routing: of experts.
     """
@@ -63,6 +64,7 @@ class LayerCode:
     repeats_heads: bool = False
     compute_softmax: bool = False
     caps_scores: bool = False
+    caps_logits: bool = False
     sinks: bool = False
     routing: Routing = Routing()
 
@@ -77,7 +79,7 @@ _FAMILIES: Mapping[str, LayerCode] = {
     "deepseek_v3": replace(_DEEPSEEK, routing=replace(_NORMALISED, fp32=True, expert_bytes=5.0)),
     "falcon": LayerCode(compute_softmax=True),
     "gemma": _GEMMA,
-    "gemma2": replace(_GEMMA, caps_scores=True),
+    "gemma2": replace(_GEMMA, caps_scores=True, caps_logits=True),
     "gemma3_text": _GEMMA,
     "ernie4_5": LayerCode(rotary_tables=2.0, fp32_tables=True),
     "ernie4_5_moe": LayerCode(
@@ -102,6 +104,7 @@ _FAMILIES: Mapping[str, LayerCode] = {
     "olmo2": LayerCode(weighs_in_fp32=True),
     "olmo3": LayerCode(weighs_in_fp32=True),
     "phi": LayerCode(joins_rotated=True),
+    "qwen3_next": replace(_GEMMA, joins_rotated=True),
     "phimoe": LayerCode(routing=Routing(expert_bytes=6.0, token_bytes=20.0)),  # masks of Phi's sparse mixer
     "phi3": LayerCode(joined_projection=True, joins_rotated=True),
 }
