@@ -57,6 +57,13 @@ OffloadOptimizerOption = Annotated[
         "are searched."
     ),
 ]
+OffloadActivationsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Fix the share of every layer's tokens whose activations go to the host; a range 0..1 or a list 0,0.5 lets each layer "
+        "take one. Left out, activations stay on the device."
+    ),
+]
 FixOption = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="Fix a choice as the option of that name does; repeat for several."),

@@ -6,7 +6,15 @@ from shardwright.base import GIB, InfeasibleError, SpecError, divisors, listed
 from shardwright.costmodel.layers.operators import attention_matmuls, ffn_matmuls
 from shardwright.costmodel.op_times import CALIBRATED, Constants
 from shardwright.costmodel.tables import host_share_bytes, usable_bytes
-from shardwright.specs import MODULE_GROUPS, ClusterSpec, ContextParallel, Estimate, Plan, TrainingSpec
+from shardwright.specs import (
+    MODULE_GROUPS,
+    PLAIN_STRATEGIES,
+    ClusterSpec,
+    ContextParallel,
+    Estimate,
+    Plan,
+    TrainingSpec,
+)
 from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
 EXPERT_COLUMNS = "columns of an expert"
@@ -31,6 +39,11 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
         raise SpecError(
             f"dp {mesh.dp} x micro batch {plan.micro_batch} x {plan.microbatches} microbatches is {plan.global_batch} "
             f"sequences, the global batch is {training.global_batch}"
+        )
+    if training.activation_offload_layers and len(plan.strategies) > len(PLAIN_STRATEGIES):
+        raise SpecError(
+            f"the plan offloads activations of tokens and the training those of {training.activation_offload_layers} whole layers; "
+            "leave out activation_offload_layers, or activation_offload of the plan"
         )
     placed = sum(stage.mtp_layers for stage in plan.stages)
     if placed and placed != training.mtp_layers:

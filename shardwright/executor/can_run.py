@@ -61,6 +61,7 @@ def check_can_run(plan_file: PlanFile) -> None:
         (training.loss_chunks > 1, "a loss in chunks", "plan without --loss-chunks"),
         (training.mtp_layers > 0, "multi-token prediction", "plan without --mtp-layers"),
         (training.activation_offload_layers > 0, "activation offload", "plan without --activation-offload-layers"),
+        (bool(plan_file.plan.activation_place), "activation offload", "plan with --offload-activations 0"),
         (not training.trainable.trains_all, f"trainable {training.trainable}", "plan with --trainable all"),
         (training.lengths is not None, "documents of several lengths", "plan without --lengths"),
         (training.cuda_graphs != "none", "CUDA graphs", "plan without --cuda-graphs"),

@@ -39,6 +39,11 @@ def _recompute(plan: Plan) -> str | None:
     return policies.pop() if len(policies) == 1 else None
 
 
+def _offloaded(plan: Plan) -> float | None:
+    shares = {run.activation_offload for stage in plan.stages for run in stage.layers}
+    return shares.pop() if len(shares) == 1 else None
+
+
 def _axis(name: str) -> Choice:
     return Choice(name, lambda plan: getattr(plan.mesh, name))
 
@@ -60,6 +65,7 @@ CHOICES: tuple[Choice, ...] = (
     Choice("schedule", lambda plan: plan.schedule, columns=False, values=get_args(ScheduleName)),
     Choice("vocabulary_parallel", lambda plan: plan.vocabulary_parallel, columns=False, values=VOCABULARY),
     Choice("recompute", _recompute, columns=False, values=POLICIES),
+    Choice("offload_activations", _offloaded, columns=False, fraction=True),
     Choice("even_stages", lambda plan: None, columns=False),
     Choice("stages", lambda plan: plan.stages, columns=False),
 )

@@ -1,7 +1,7 @@
 """The plan: every choice for a run, and the file that carries it."""
 
-from collections.abc import Iterator
-from typing import Literal, Self, get_args
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple, Self, get_args
 
 from pydantic import field_validator, model_validator
 
@@ -23,6 +23,17 @@ EXPERT_DISPATCH: tuple[ExpertDispatch, ...] = get_args(ExpertDispatch)
 VOCABULARY: tuple[VocabularyParallel, ...] = get_args(VocabularyParallel)
 
 
+class Strategy(NamedTuple):
+    """What one layer recomputes, and the share of its tokens whose kept activations go to the host between its passes."""
+
+    recompute: RecomputePolicy
+    activation_offload: float = 0
+
+
+PLAIN_STRATEGIES: tuple[Strategy, ...] = tuple(Strategy(policy) for policy in POLICIES)
+"""All activations stay on the device, for each policy in the order of `POLICIES`."""
+
+
 class LayerRun(Spec):
     """`count` neighbouring layers that share one strategy.
 
@@ -30,11 +41,18 @@ class LayerRun(Spec):
     state, 2 also the gradients, 3 also the parameters, which each use gathers again. 0 shards nothing and needs dp_shard 1.
     `recompute` is what the backward pass computes again: nothing (none), the attention core (selective: Korthikanti et al.
     2022, section 5) or the whole layer (full). A fused kernel keeps no scores, so there selective equals none.
+    `activation_offload` is the share of the tokens whose kept activations go to the host after the forward and come back for the
+    backward (Zhao et al. 2024, MEMO, arXiv 2407.12117, swaps token by token).
     """
 
     count: PositiveInt
     recompute: RecomputePolicy = "none"
     zero_stage: ZeroStage = 0
+    activation_offload: Fraction = 0
+
+    @property
+    def strategy(self) -> Strategy:
+        return Strategy(self.recompute, self.activation_offload)
 
 
 class Stage(Spec):
@@ -158,6 +176,22 @@ class Plan(Spec):
         return self.mesh.dp * self.micro_batch * self.microbatches
 
     @property
+    def strategies(self) -> tuple[Strategy, ...]:
+        """The plain strategies, and then those of its layers that offload activations."""
+        return strategies_of(self.stages)
+
+    @property
+    def activation_place(self) -> str:
+        """Where the layers' activations are between their passes: empty on the device, else `in 36 of 80 layers in part on the host`."""
+        shares = [layer.activation_offload for stage in self.stages for layer in stage.each_layer()]
+        some = sum(share > 0 for share in shares)
+        if not some:
+            return ""
+        mean = sum(shares) / some
+        much = "on the host" if mean == 1 else f"{100 * mean:.3g}% on the host"
+        return much if some == len(shares) else f"in {some} of {len(shares)} layers {much}"
+
+    @property
     def mtp_stage(self) -> int | None:
         """The stage that holds the multi-token prediction layers, where the plan says one."""
         return next((index for index, stage in enumerate(self.stages) if stage.mtp_layers), None)
@@ -203,6 +237,11 @@ class Plan(Spec):
                         "ZeRO stages 1 to 3 need dp_shard x cp of 2 or more, 0 needs dp_shard 1"
                     )
         self._check_prediction()
+        if splits_backward(self.schedule) and len(self.strategies) > len(PLAIN_STRATEGIES):
+            raise ValueError(
+                f"activation_offload brings activations back for a whole backward, and schedule {self.schedule} splits it; set "
+                "activation_offload to 0, or schedule '1f1b'"
+            )
         return self
 
     def _check_prediction(self) -> None:
@@ -224,6 +263,12 @@ class Plan(Spec):
             for key in sorted(mine.keys() | theirs.keys())
             if mine.get(key, "absent") != theirs.get(key, "absent")
         ]
+
+
+def strategies_of(stages: Iterable[Stage]) -> tuple[Strategy, ...]:
+    """The plain strategies, and then those of the stages' layers that offload activations."""
+    used = {run.strategy for stage in stages for run in stage.layers}
+    return (*PLAIN_STRATEGIES, *sorted(used - set(PLAIN_STRATEGIES), key=lambda one: (POLICIES.index(one[0]), one[1])))
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:

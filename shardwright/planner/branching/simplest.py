@@ -62,9 +62,9 @@ def _near(run: BranchAndBound, most: float, own: int) -> dict[int, IntArray]:
 
 
 def complexity(portfolio: Portfolio, found: Found) -> tuple[int, int, bool]:
-    """Return a plan's place in the order of simplicity: its kind, its variant, and whether it recomputes anything."""
-    others = [policy for policy in range(len(POLICIES)) if policy != _NOTHING]
-    recomputes = bool(found.solved.mix.sum(axis=(0, 1))[others].any())
+    """Return a plan's place in the order of simplicity: its kind, its variant, and whether it recomputes anything or has
+    activations on the host."""
+    recomputes = bool(np.delete(found.solved.mix.sum(axis=(0, 1)), _NOTHING).any())
     variant = next(place for place, each in enumerate(portfolio.variants) if each is found.variant)
     return int(_kinds(found.variant.run.space)[found.solved.entry]), variant, recomputes
 

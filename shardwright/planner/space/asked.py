@@ -26,6 +26,7 @@ _PLAIN: dict[str, tuple[str, int | str]] = {
     "replicas": ("dp_replicate", 1),
     "zero": ("zero_stage", 0),
     "offload_optimizer": ("offload_optimizer", 0),
+    "offload_activations": ("offload_activations", 0),
     "recompute": ("recompute", "none"),
     "vocabulary_parallel": ("vocabulary_parallel", "none"),
 }

@@ -56,9 +56,10 @@ class PricedRows:
     In a large space most entries are ruled out by what their rows cost at the least.
     """
 
-    def __init__(self, model: ModelSpec, training: TrainingSpec, base: Candidates, times: OpTimes) -> None:
-        self._model, self._training, self._base, self._times = model, training, base, times
-        self._priced = np.zeros(len(base), dtype=bool)
+    def __init__(self, model: ModelSpec, training: TrainingSpec, space: Space, times: OpTimes) -> None:
+        self._model, self._training, self._base, self._times = model, training, space.base, times
+        self._strategies = space.strategies
+        self._priced = np.zeros(len(space.base), dtype=bool)
         self._rows: RowCosts | None = None
 
     def __getitem__(self, bases: int | IntArray | slice) -> RowCosts:
@@ -77,10 +78,10 @@ class PricedRows:
     @cached_property
     def least(self) -> LeastCosts:
         """What the rows of every base candidate cost at the least."""
-        return build_least(self._model, self._training, self._base, self._times)
+        return build_least(self._model, self._training, self._base, self._times, strategies=self._strategies)
 
     def _price(self, base: Candidates) -> RowCosts:
-        return RowCosts.of(build_tables(self._model, self._training, base, self._times))
+        return RowCosts.of(build_tables(self._model, self._training, base, self._times, strategies=self._strategies))
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class SpaceCosts:
 
 def space_costs(space: Space, model: ModelSpec, training: TrainingSpec, times: OpTimes) -> SpaceCosts:
     """Return the costs of the whole space; its cost tables are built where they are asked for."""
-    rows = PricedRows(model, training, space.base, times)
+    rows = PricedRows(model, training, space, times)
     usable = usable_bytes(times.node.device, times.constants)
     room = usable - fixed_bytes(space.base, times.node, times.constants)
     return SpaceCosts(space, rows, room * (1 - _ROUNDING), host_share_bytes(times.node) * (1 - _ROUNDING))

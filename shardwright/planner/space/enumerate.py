@@ -27,23 +27,26 @@ from shardwright.specs import (
     EXPERT_DISPATCH,
     ORDERS,
     PIPELINE_OUTERMOST,
+    PLAIN_STRATEGIES,
     POLICIES,
     VOCABULARY,
     Candidates,
     ClusterSpec,
     RecomputePolicy,
     ScheduleName,
+    Strategy,
     TrainingSpec,
     VocabularyParallel,
     has_shape,
     splits_backward,
+    strategies_of,
 )
 from shardwright.specs.model import ModelSpec
 
 from . import refusals
 from .fixed import Fixed
 from .meshes import Degrees, context_exchanges, has_experts, meshes_of
-from .software import optimizer_shares, why_not_split
+from .software import activation_shares, optimizer_shares, why_not_split
 from .stage_sizes import divides_into_stages
 
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -72,7 +75,7 @@ class Space:
     """N plans without their stages: entry `i` is `base[base_index[i]]` under schedule `SCHEDULES[schedule[i]]`.
 
     `vocabulary_parallel`: indices into `VOCABULARY`, how the ranks of the pipeline share embedding and head.
-    `fixed`: the choices that every entry keeps. `split_recompute`: the recompute policies that the software runs with a
+    `strategies`: what a layer may do, the plain ones first. `fixed`: the choices that every entry keeps. `split_recompute`: the recompute policies that the software runs with a
     schedule that splits the backward. Cost tables depend on `base` alone, so schedules with equally many stages on a rank
     share them.
     """
@@ -84,6 +87,7 @@ class Space:
     vocabulary_parallel: IntArray
     fixed: Fixed
     split_recompute: tuple[RecomputePolicy, ...] = POLICIES
+    strategies: tuple[Strategy, ...] = PLAIN_STRATEGIES
 
     def __len__(self) -> int:
         return len(self.base_index)
@@ -115,6 +119,16 @@ class Space:
     def spread(self) -> Array:
         """(N,): whether all ranks of the pipeline share embedding and head."""
         return np.asarray(self.vocabulary_parallel != VOCABULARY.index("none"))
+
+    def runs(self, allowed: list[int], *, splits: bool, several: bool) -> list[int]:
+        """Return those of the `allowed` strategies that go with a schedule that `splits` the backward or has `several` stages on a
+        rank: where either holds, all activations stay on the device."""
+        return [
+            index
+            for index in allowed
+            if (not splits or self.strategies[index].recompute in self.split_recompute)
+            and not ((splits or several) and self.strategies[index].activation_offload)
+        ]
 
     def vocabulary_name(self, entry: int) -> VocabularyParallel:
         return VOCABULARY[int(self.vocabulary_parallel[entry])]
@@ -165,7 +179,19 @@ def _enumerated(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
     shares = np.array(_offloads(cluster, training, fixed))
     base = Candidates(**columns | {"offload_optimizer": shares[columns["offload_optimizer"]]})
     split = training.software.runs.split_backward.recompute
-    return Space(base, base_index, entries.schedule, entries.chunks, entries.vocabulary, fixed, split)
+    strategies = _strategies(cluster, fixed)
+    return Space(base, base_index, entries.schedule, entries.chunks, entries.vocabulary, fixed, split, strategies)
+
+
+def _strategies(cluster: ClusterSpec, fixed: Fixed) -> tuple[Strategy, ...]:
+    """Return what a layer may do: the plain strategies, and those that put activations on the host where that is asked for."""
+    if fixed.stages is not None:
+        return strategies_of(fixed.stages)
+    if not cluster.node.device.has_own_memory:
+        return PLAIN_STRATEGIES
+    shares = [share for share in activation_shares(fixed) if share > 0 and fixed.allows("offload_activations", share)]
+    policies = [policy for policy in POLICIES if fixed.allows("recompute", policy)]
+    return (*PLAIN_STRATEGIES, *(Strategy(policy, share) for policy in policies for share in shares))
 
 
 class _Entries(NamedTuple):
@@ -286,9 +312,16 @@ def check_fixed(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
         if not in_rings:  # say why of the first kind
             check_context_parallel(cp, tp, kind, model, training, sequence_parallel=split)
         raise SpecError(refusals.no_exchange(tp, model, fixed))
-    if not fixed.allows("offload_optimizer", 0) and not cluster.node.device.has_own_memory:
+    for choice, what in (("offload_optimizer", "the optimizer"), ("offload_activations", "activations")):
+        if not fixed.allows(choice, 0) and not cluster.node.device.has_own_memory:
+            raise SpecError(
+                f"{choice} {getattr(fixed, choice) or 1:g} moves {what} to the host, and a CPU device keeps {what.split()[-1]} there "
+                "already; leave it out"
+            )
+    if training.activation_offload_layers and not fixed.allows("offload_activations", 0):
         raise SpecError(
-            f"offload_optimizer {fixed.offload_optimizer or 1:g} moves the optimizer to the host, and a CPU device keeps it there already; leave it out"
+            f"activation_offload_layers {training.activation_offload_layers} and offload_activations both move activations to the host; "
+            "leave out one of them"
         )
 
 
@@ -327,8 +360,11 @@ def _schedules(
     found = []
     runs = training.software.runs.schedules
     run = [name for name in SEARCHED if name in runs or (name == "1f1b" and pp == 1)]
+    keeps_all = fixed.stages is not None or fixed.allows("offload_activations", 0)
     for name in fixed.allowed("schedule", run):
         index = SCHEDULES.index(name)
+        if not keeps_all and name not in ("gpipe", "1f1b"):
+            continue
         if name == "gpipe" and fixed.allows("schedule", "1f1b") and (pp == 1 or microbatches == 1):
             continue  # the same as 1f1b
         if fixed.stages is not None:

@@ -48,9 +48,19 @@ def optimizer_shares(training: TrainingSpec, fixed: Fixed) -> tuple[float, ...]:
         return (0,)
     if not (runs.offload_fractions and fixed.gives("offload_optimizer")):
         return (0, 1)
-    limits = [limit for limit in fixed.within if limit.choice == "offload_optimizer"]
+    return _shares("offload_optimizer", fixed)
+
+
+def activation_shares(fixed: Fixed) -> tuple[float, ...]:
+    """Return the shares of a layer's tokens whose activations may go to the host, lowest first; 0 where none is asked for."""
+    return _shares("offload_activations", fixed) if fixed.gives("offload_activations") else (0,)
+
+
+def _shares(choice: str, fixed: Fixed) -> tuple[float, ...]:
+    """Return eighths, the ends of the ranges that are asked for, and the fixed share."""
+    limits = [limit for limit in fixed.within if limit.choice == choice]
     ends = [end for limit in limits for span in limit.ranges for end in span if end is not None]
-    given = [] if fixed.offload_optimizer is None else [fixed.offload_optimizer]
+    given = [] if getattr(fixed, choice) is None else [getattr(fixed, choice)]
     eighths = [step / OFFLOAD_STEPS for step in range(OFFLOAD_STEPS + 1)]
     return tuple(sorted({*eighths, *ends, *given}))
 

@@ -22,11 +22,10 @@ from shardwright.base import Array, IntArray, SpecError
 from shardwright.costmodel import check_memory, estimate_plan
 from shardwright.costmodel.op_times import OpTimes, op_times
 from shardwright.costmodel.tables import layer_mixes
+from shardwright.planner.mixes import MixSolver, OffloadMixSolver, Room
 from shardwright.planner.space import Fixed, enumerate_space, space_costs
 from shardwright.planner.stages import (
     EntrySolver,
-    MixSolver,
-    Room,
     StagedEntry,
     StageTables,
     allowed_ranges,
@@ -185,7 +184,11 @@ def _mixes_agree(tables: StageTables, allowed: list[int], sizes: IntArray, time_
 
 
 def _mix(
-    counts: IntArray, solver: MixSolver, room: Room, place: tuple[int, int], time_limit_seconds: float
+    counts: IntArray,
+    solver: MixSolver | OffloadMixSolver,
+    room: Room,
+    place: tuple[int, int],
+    time_limit_seconds: float,
 ) -> Solution:
     """Find the cheapest mix of one stage. Bytes are fractions of its room, as solvers want numbers near 1."""
     stage, kind = place
