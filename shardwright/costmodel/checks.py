@@ -5,7 +5,7 @@ import math
 from shardwright.base import GIB, InfeasibleError, SpecError, divisors, listed
 from shardwright.costmodel.layers.operators import attention_matmuls, ffn_matmuls
 from shardwright.costmodel.op_times import CALIBRATED, Constants
-from shardwright.costmodel.tables import host_share_bytes, usable_bytes
+from shardwright.costmodel.tables import host_share_bytes, nvme_share_bytes, usable_bytes
 from shardwright.specs import (
     MODULE_GROUPS,
     PLAIN_STRATEGIES,
@@ -223,7 +223,7 @@ def lacking_bytes(estimate: Estimate, cluster: ClusterSpec, constants: Constants
 
 
 def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants = CALIBRATED) -> None:
-    """Check that every rank fits its device and its share of the host.
+    """Check that every rank fits its device and its share of the host and of its drives.
 
     Raises:
         InfeasibleError: a rank does not fit; names the rank, the largest part and the missing GiB.
@@ -244,3 +244,8 @@ def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants 
                 f"the host of pipeline rank {rank} needs {host_bytes / GIB:.1f} GiB for each device and has "
                 f"{host_share / GIB:.1f} usable"
             )
+    if max(estimate.nvme_bytes, default=0.0) > nvme_share_bytes(node):
+        raise InfeasibleError(
+            f"the drives of the host need {max(estimate.nvme_bytes) / GIB:.1f} GiB for each device and have "
+            f"{nvme_share_bytes(node) / GIB:.1f}"
+        )

@@ -179,6 +179,7 @@ class PlanCosts:
             step_seconds_intervals=step_intervals(step.total, self.model, self.training, self.times),
             memory=tuple(self.memory()),
             host_bytes=tuple(self._host_bytes().tolist()),
+            nvme_bytes=tuple(self._held(self.sums.rows.nvme).tolist()),
             tokens_per_s=self.training.tokens_per_step / step.total,
             model_flops=model_flops,
             hardware_flops=whole + again,

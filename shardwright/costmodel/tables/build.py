@@ -321,6 +321,7 @@ class _Builder:
         update = element * passes[self.training.optimizer] * shard
         clip = element * CLIP_PASSES * shard
         by_host = np.where(on_host > 0, self.times.host_update_seconds(on_host * shard, on_host * (update + clip)), 0.0)
+        by_host = np.maximum(by_host, self._nvme_seconds(self._on_nvme * on_host * shard))
         left = 1 - on_host
         by_device = np.where(
             on_host < 1,
@@ -330,6 +331,28 @@ class _Builder:
         )
         together = np.maximum if self.training.software.updates_side_by_side else np.add
         return np.asarray(together(by_device, by_host))
+
+    @property
+    def _on_nvme(self) -> Array:
+        """(N, 1): share of the host's part of the optimizer whose parameters and state are on drives."""
+        return self._column("offload_nvme")
+
+    def _nvme_seconds(self, elements: Array) -> Array:
+        """Seconds of reading and writing so many elements' parameters and state, all ranks of a host at once.
+
+        Drives read ahead and write behind the update (Rajbhandari et al. 2021, ZeRO-Infinity, arXiv 2104.07857), so the longer of
+        the two counts.
+        """
+        host, ranks = self.times.node.host, self.times.node.devices_per_host
+        if not (elements.any() and host.nvme_bytes):
+            return np.zeros_like(elements)
+        each = 1 / host.nvme_read_bytes_per_s + 1 / host.nvme_write_bytes_per_s
+        return np.asarray(self._state_bytes * elements * ranks * each)
+
+    @property
+    def _state_bytes(self) -> float:
+        """Bytes of an element's fp32 parameter and optimizer state."""
+        return self.training.precision.parameter_bytes_per_element * (1.0 + OPTIMIZER_STATES[self.training.optimizer])
 
     @property
     def _reads_parameters(self) -> Array:
@@ -382,15 +405,18 @@ class _Builder:
             gradient * parameters if stack.keeps_gradient_buffer else np.maximum(gradient * parameters, device_gradient)
         )
         widened = 4.0 if stack.widens_gradients and gradient < element else 0.0
-        kept_gathered = np.where(freed, 0.0, gathered)
-        gradients = np.where(whole_gradients, whole, device_gradient)
+        streams = traffic.streamed
+        kept_gathered = np.where(freed, 0.0, (1 - streams) * gathered)
+        summed = (self._column("microbatches") > 1) * self._column("offload_gradients")
+        gradients = np.where(whole_gradients, (1 - summed) * whole, device_gradient)
+        reduces = (self._column("data_ranks") > 1) | (summed > 0)
         return StaticBytes(
             parameters=on_device * master + frozen,
             gathered=kept_gathered,
-            gather_window=np.where(freed, gathered, 0.0),
+            gather_window=np.where(freed | (streams > 0), gathered, 0.0),
             gradients=np.where(late, 0.0, gradients),
             optimizer_state=on_device * states,
-            reduce_buffer=np.where(self._column("data_ranks") > 1, gradient, 0.0) * parameters,
+            reduce_buffer=np.where(reduces, gradient, 0.0) * parameters,
             step=on_device * (stack.step_copies * element + widened) * shard,
             late_gradients=np.where(late & ~on_stream, gradients, 0.0),
             stream_gradients=np.where(late & on_stream, gradients, 0.0),
@@ -400,5 +426,8 @@ class _Builder:
                 + np.where(zero <= 1, stack.flat_gradient_copies * gradient * parameters, 0.0)
             ),
             unplaced=(kept_gathered + gradients) * self._in_heap,
-            host=on_host * (master + states + shard_gradient) + (self._offload.host_bytes if self._offload else 0.0),
+            nvme=self._on_nvme * on_host * (master + states),
+            host=on_host * ((1 - self._on_nvme) * (master + states) + shard_gradient)
+            + np.where(freed, 0.0, streams * gathered)
+            + (self._offload.host_bytes if self._offload else 0.0),
         )

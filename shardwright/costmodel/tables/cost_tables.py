@@ -35,7 +35,7 @@ class Seconds:
 
 @dataclass(frozen=True)
 class StaticBytes:
-    """Bytes per row (N, R) that are held over a step. All but `host` are on the device.
+    """Bytes per row (N, R) that are held over a step. All but `host` and `nvme` are on the device.
 
     `gathered`: compute-format copies kept from forward to backward. `gather_window`: such a copy where it is freed
     after each use; a rank holds two at once. `reduce_buffer`: the input of one row's gradient reduction; one at a time.
@@ -60,6 +60,7 @@ class StaticBytes:
     flat: Array
     unplaced: Array
     host: Array
+    nvme: Array
 
     @property
     def stays(self) -> Array:

@@ -103,7 +103,7 @@ class RowCosts:
         send: (...), one message between stages.
         activation, working: bytes by policy, kept for each microbatch in flight, and in use during a backward
             (the largest counts).
-        static, step, host: bytes held over the step, needed by the update beside them, and held on the host.
+        static, step, host, nvme: bytes held over the step, needed by the update beside them, and held on the host and its drives.
         gather_window, reduce_buffer: bytes of which only the largest row's count.
         slack: (...), unused bytes of the allocator, as a share of the bytes not held over the step.
         host_activation: bytes by policy, on the host for each microbatch in flight; None where there are none.
@@ -120,6 +120,7 @@ class RowCosts:
     static: Rows
     step: Rows
     host: Rows
+    nvme: Rows
     gather_window: Rows
     reduce_buffer: Rows
     send: Array
@@ -142,6 +143,7 @@ class RowCosts:
             static=Rows.of(kept.stays),
             step=Rows.of(kept.step + kept.late_gradients),
             host=Rows.of(kept.host),
+            nvme=Rows.of(kept.nvme),
             gather_window=Rows.of(kept.gather_window),
             reduce_buffer=Rows.of(kept.reduce_buffer),
             send=tables.send_seconds,
@@ -273,10 +275,11 @@ def stage_seconds(rows: RowCosts, mixes: Array, ends: Array) -> StageSeconds:
 
 @dataclass(frozen=True)
 class RankBytes:
-    """(..., pp): bytes of each rank's peak on its device, without context and communicators, and on its host."""
+    """(..., pp): bytes of each rank's peak on its device, without context and communicators, on its host, and on its drives."""
 
     device: Array
     host: Array
+    nvme: Array
 
 
 def rank_bytes(
@@ -303,7 +306,7 @@ def rank_bytes(
     working = rows.working.largest(held, held_ends)
     layers = held.sum(axis=-1)
     host = rows.host.total(layers, held_ends) + on_host
-    return RankBytes(rows.held(layers, held_ends).peak_bytes(kept + working), host)
+    return RankBytes(rows.held(layers, held_ends).peak_bytes(kept + working), host, rows.nvme.total(layers, held_ends))
 
 
 def host_activation_bytes(

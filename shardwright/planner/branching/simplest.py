@@ -75,8 +75,9 @@ def _kinds(space: Space) -> IntArray:
     axes = sum(((space.column(name) > 1).astype(np.int64) for name in _AXES), 1 * replicated_shards)
     stages = np.where(space.column("pp") > 1, space.stages_per_rank, 0)
     pipeline = np.where(space.splits, _SPLITS, np.minimum(stages, _SPLITS - 1))
-    offloads = space.column("offload_optimizer") > 0
-    return np.asarray(((axes * (_SPLITS + 1) + pipeline) * 2 + space.spread) * 2 + offloads)
+    shares = ("offload_optimizer", "offload_gradients", "offload_parameters", "offload_nvme")
+    offloads = sum((space.column(name) > 0).astype(np.int64) for name in shares)
+    return np.asarray(((axes * (_SPLITS + 1) + pipeline) * 2 + space.spread) * 5 + offloads)
 
 
 def _searches(run: BranchAndBound, entries: IntArray, most: float) -> Iterator[BranchAndBound]:

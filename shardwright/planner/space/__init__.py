@@ -7,7 +7,7 @@ from .fixed import Fixed
 from .meshes import meshes_of
 from .other_orders import NEAR_THE_BEST, in_other_order
 from .ranges import LayerRanges, layer_ranges
-from .software import check_runs, kept_by
+from .software import check_runs, kept_by, last_resorts
 from .stage_sizes import ChunkSizes, chunk_sizes, near_even_sizes
 from .variants import TRIED_LOSS_CHUNKS, OpenChoices, changed, keeps, training_variants, words_of
 
@@ -31,6 +31,7 @@ __all__ = [
     "in_other_order",
     "keeps",
     "kept_by",
+    "last_resorts",
     "layer_ranges",
     "meshes_of",
     "near_even_sizes",

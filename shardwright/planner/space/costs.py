@@ -15,6 +15,7 @@ from shardwright.costmodel.tables import (
     ends_of,
     fixed_bytes,
     host_share_bytes,
+    nvme_share_bytes,
     usable_bytes,
 )
 from shardwright.specs import Candidates, ScheduleName, TrainingSpec, VocabularyParallel
@@ -37,6 +38,7 @@ class EntryCosts:
     rows: RowCosts
     room_bytes: float
     host_room_bytes: float
+    nvme_room_bytes: float = 0.0
     even_stages: bool = False
     vocabulary: VocabularyParallel = "none"
 
@@ -92,6 +94,7 @@ class SpaceCosts:
     rows: PricedRows
     room_bytes: Array
     host_room_bytes: float
+    nvme_room_bytes: float = 0.0
 
     def entry(self, entry: int) -> EntryCosts:
         space = self.space
@@ -104,6 +107,7 @@ class SpaceCosts:
             rows=self.rows[base],
             room_bytes=float(self.room_bytes[base]),
             host_room_bytes=self.host_room_bytes,
+            nvme_room_bytes=self.nvme_room_bytes,
             even_stages=space.even_stages,
             vocabulary=space.vocabulary_name(entry),
         )
@@ -114,4 +118,5 @@ def space_costs(space: Space, model: ModelSpec, training: TrainingSpec, times: O
     rows = PricedRows(model, training, space, times)
     usable = usable_bytes(times.node.device, times.constants)
     room = usable - fixed_bytes(space.base, times.node, times.constants)
-    return SpaceCosts(space, rows, room * (1 - _ROUNDING), host_share_bytes(times.node) * (1 - _ROUNDING))
+    host, nvme = host_share_bytes(times.node), nvme_share_bytes(times.node)
+    return SpaceCosts(space, rows, room * (1 - _ROUNDING), host * (1 - _ROUNDING), nvme * (1 - _ROUNDING))

@@ -46,7 +46,7 @@ from shardwright.specs.model import ModelSpec
 from . import refusals
 from .fixed import Fixed
 from .meshes import Degrees, context_exchanges, has_experts, meshes_of
-from .software import activation_shares, optimizer_shares, why_not_split
+from .software import Placement, activation_shares, placements, why_not_split
 from .stage_sizes import divides_into_stages
 
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -62,7 +62,9 @@ SPLIT: tuple[int, ...] = tuple(index for index, name in enumerate(SCHEDULES) if 
 _SHARES_VOCABULARY = ("gpipe", "1f1b", "v-half")
 """The schedules for which it is known how many microbatches wait (costmodel/pipeline/in_flight.py): under GPipe none has to."""
 
-_COLUMNS = (*(choice.name for choice in COLUMNS if choice.name != "stages_per_rank"), "microbatches", "stages_per_rank")
+_OFFLOADS = ("offload_optimizer", "offload_gradients", "offload_parameters", "offload_nvme")
+_APART = ("stages_per_rank", *_OFFLOADS[1:])
+_COLUMNS = (*(choice.name for choice in COLUMNS if choice.name not in _APART), "microbatches", "stages_per_rank")
 _PP, _MICROBATCHES, _ZERO = (_COLUMNS.index(name) for name in ("pp", "microbatches", "zero_stage"))
 
 # At 8 stages on each rank the bubble is an eighth of that of 1F1B. More shorten it little, and each adds a message for
@@ -176,8 +178,8 @@ def _enumerated(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
     distinct, base_index = np.unique(entries.row * (entries.chunks.max() + 1) + entries.chunks, return_inverse=True)
     of_row, chunks = np.divmod(distinct, entries.chunks.max() + 1)
     columns: dict[str, Array] = dict(zip(_COLUMNS, (*rows[of_row].T, chunks), strict=True))
-    shares = np.array(_offloads(cluster, training, fixed))
-    base = Candidates(**columns | {"offload_optimizer": shares[columns["offload_optimizer"]]})
+    placed = np.array(_placements(cluster, training, fixed), dtype=float)[columns.pop("offload_optimizer")]
+    base = Candidates(**columns, **dict(zip(_OFFLOADS, placed.T, strict=True)))
     split = training.software.runs.split_backward.recompute
     strategies = _strategies(cluster, fixed)
     return Space(base, base_index, entries.schedule, entries.chunks, entries.vocabulary, fixed, split, strategies)
@@ -251,17 +253,22 @@ def _rows(
     meshes: list[Degrees], model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed
 ) -> IntArray:
     """(R, columns): base candidates without their chunks, with columns in the order of `_COLUMNS`. That of the optimizer on the
-    host indexes `_offloads`.
+    host indexes `_placements`.
 
     What a mesh leaves open depends on a few of its properties, so meshes share the arrays of it.
     """
-    offloads = range(len(_offloads(cluster, training, fixed)))
+    every = _placements(cluster, training, fixed)
 
     @cache
     def parts(dp: int, cp: int, shards: tuple[bool, bool, bool]) -> IntArray:
         sizes = _microbatches(dp, cp, training, fixed)
-        every = product(_zero_stages(*shards, training, fixed), sizes, offloads)
-        return np.array([(zero, *size, offload) for zero, size, offload in every], dtype=np.int64).reshape(-1, 4)
+        found = [
+            (zero, *size, index)
+            for zero, size in product(_zero_stages(*shards, training, fixed), sizes)
+            for index, placement in enumerate(every)
+            if _can_be_placed(placement, zero, size[1], alone=shards[-1])
+        ]
+        return np.array(found, dtype=np.int64).reshape(-1, 4)
 
     @cache
     def exchanges(tp: int, cp: int, sends: bool) -> list[tuple[int, int, int]]:
@@ -312,7 +319,14 @@ def check_fixed(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
         if not in_rings:  # say why of the first kind
             check_context_parallel(cp, tp, kind, model, training, sequence_parallel=split)
         raise SpecError(refusals.no_exchange(tp, model, fixed))
-    for choice, what in (("offload_optimizer", "the optimizer"), ("offload_activations", "activations")):
+    moved = {
+        "optimizer": "the optimizer",
+        "activations": "activations",
+        "gradients": "gradients",
+        "parameters": "weights",
+    }
+    for name, what in moved.items():
+        choice = f"offload_{name}"
         if not fixed.allows(choice, 0) and not cluster.node.device.has_own_memory:
             raise SpecError(
                 f"{choice} {getattr(fixed, choice) or 1:g} moves {what} to the host, and a CPU device keeps {what.split()[-1]} there "
@@ -345,12 +359,18 @@ def _microbatches(dp: int, cp: int, training: TrainingSpec, fixed: Fixed) -> lis
     return [(size, sequences // size) for size in sizes if fixed.allows("micro_batch", size)]
 
 
-def _offloads(cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> list[float]:
-    """Return the shares of the optimizer that may be on the host."""
-    if fixed.offload_optimizer is not None:
-        return [fixed.offload_optimizer]
-    shares = optimizer_shares(training, fixed) if cluster.node.device.has_own_memory else (0,)
-    return [share for share in shares if fixed.allows("offload_optimizer", share)]
+def _placements(cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> list[Placement]:
+    """Return what may leave the device beside activations."""
+    if cluster.node.device.has_own_memory or fixed.stages is not None:
+        return placements(training, fixed)
+    return [Placement(0)] if fixed.allows("offload_optimizer", 0) else []
+
+
+def _can_be_placed(placement: Placement, zero_stage: int, microbatches: int, *, alone: bool) -> bool:
+    """Whether a plan may have it, and gains by it: `alone`, with one data-parallel rank, or with several."""
+    if placement.gradients and not (alone and microbatches > 1):
+        return False
+    return alone or not placement.parameters or zero_stage < 3
 
 
 def _schedules(

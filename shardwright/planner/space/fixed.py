@@ -52,6 +52,9 @@ class Fixed(Spec):
     zero_stage: ZeroStage | None = None
     sequence_parallel: bool | None = None
     offload_optimizer: Fraction | None = None
+    offload_gradients: Fraction | None = None
+    offload_parameters: Fraction | None = None
+    offload_nvme: Fraction | None = None
     context_parallel: ContextParallel | None = None
     ulysses_degree: PositiveInt | None = None
     expert_dispatch: ExpertDispatch | None = None

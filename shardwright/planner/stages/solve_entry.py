@@ -158,7 +158,12 @@ def plan_of(solved: Solved, space: Space, model: ModelSpec) -> Plan:
         context_parallel=CONTEXT_PARALLEL[int(base.context_parallel[0])],
         ulysses_degree=int(base.ulysses_degree[0]),
         expert_dispatch=EXPERT_DISPATCH[int(base.expert_dispatch[0])],
-        offload=Offload(optimizer_fraction=float(base.offload_optimizer[0])),
+        offload=Offload(
+            optimizer_fraction=float(base.offload_optimizer[0]),
+            gradient_fraction=float(base.offload_gradients[0]),
+            parameter_fraction=float(base.offload_parameters[0]),
+            nvme_fraction=float(base.offload_nvme[0]),
+        ),
     )
 
 

@@ -65,7 +65,7 @@ class StagedEntry:
         held, ends_of_chunks = counts.sum(axis=0), entry.ends[self.stages[rank]]
         ends = ends_of_chunks.sum(axis=0)
         host = rows.host.total(held, ends)
-        if host > entry.host_room_bytes:
+        if host > entry.host_room_bytes or rows.nvme.total(held, ends) > entry.nvme_room_bytes:
             return np.zeros(len(mixes), dtype=bool)
         kept = rows.activation.total(mixes, ends_of_chunks)
         if splits_backward(entry.schedule):
@@ -86,7 +86,8 @@ class StagedEntry:
         """(B, P): whether the ranks of mixes (B, S, classes, policies) fit device and host."""
         entry = self.entry
         found = rank_bytes(entry.rows, entry.schedule, entry.pp, entry.microbatches, mixes, entry.vocabulary)
-        return np.asarray((found.device <= entry.room_bytes) & (found.host <= entry.host_room_bytes))
+        on_host = (found.host <= entry.host_room_bytes) & (found.nvme <= entry.nvme_room_bytes)
+        return np.asarray((found.device <= entry.room_bytes) & on_host)
 
     def best(self, mixed: Batch) -> StagedPlan | None:
         if not len(mixed):

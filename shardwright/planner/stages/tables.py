@@ -125,9 +125,10 @@ def stage_room(entry: EntryCosts, layers: IntArray) -> Room:
     in_flight = peak_in_flight(*shape, 1, entry.microbatches)
     in_flight = in_flight + waiting_counts(entry.vocabulary, *shape, entry.pp, entry.microbatches)
     host = entry.host_room_bytes - rows.host.total(layers, ends[:, None])
+    on_drives = rows.nvme.total(layers, ends[:, None]) <= entry.nvme_room_bytes
     room = rows.held(layers, ends[:, None]).activation_room(np.array(entry.room_bytes))
     return Room(
-        moving=np.where(host >= 0, room, -np.inf),
+        moving=np.where((host >= 0) & on_drives, room, -np.inf),
         alive=in_flight.astype(float),
         end_kept=(ends * rows.activation.ends).sum(axis=-1),
         end_working=(ends * rows.working.ends).max(axis=-1),

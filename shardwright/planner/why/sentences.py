@@ -79,6 +79,7 @@ def _what(plan: Plan, estimate: Estimate) -> str:
 
 def _on_host(plan: Plan) -> str:
     parts = [f"optimizer {plan.offload.optimizer_place}"] if plan.offload.optimizer_fraction else []
+    parts += plan.offload.others
     parts += [f"activations {plan.activation_place}"] if plan.activation_place else []
     return "".join(f", {part}" for part in parts)
 
