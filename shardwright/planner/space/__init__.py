@@ -4,6 +4,7 @@ from .asked import asked
 from .costs import EntryCosts, SpaceCosts, space_costs
 from .enumerate import SCHEDULES, Space, check_fixed, enumerate_space
 from .fixed import Fixed
+from .limits import SHARES
 from .meshes import meshes_of
 from .other_orders import NEAR_THE_BEST, in_other_order
 from .ranges import LayerRanges, layer_ranges
@@ -14,6 +15,7 @@ from .variants import TRIED_LOSS_CHUNKS, OpenChoices, changed, keeps, training_v
 __all__ = [
     "NEAR_THE_BEST",
     "SCHEDULES",
+    "SHARES",
     "TRIED_LOSS_CHUNKS",
     "ChunkSizes",
     "EntryCosts",
