@@ -24,7 +24,7 @@ from shardwright.base import Array, IntArray
 from .recompute_mix import Mixes, Room, useful_policies
 
 # Prices of a host byte that are tried, as multiples of the dearest one that pays.
-_PRICES = tuple(2.0**-step for step in range(12))
+_PRICES = tuple(4.0**-step for step in range(6))
 _ROUNDING = 1e-12
 
 
@@ -75,26 +75,38 @@ class OffloadMixSolver:
     on_host: Array
     allowed: list[int]
 
-    def solve(self, layers: IntArray, room: Room) -> OffloadMixes:
-        """Return cheap mixes for `layers` (V, K), layers of each class, and what no mix is below."""
-        return self._solve(layers, room, divide=True)
+    def solve(self, layers: IntArray, room: Room, wanted: Array | None = None) -> OffloadMixes:
+        """Return cheap mixes for `layers` (V, K), layers of each class, and what no mix is below.
 
-    def least(self, layers: IntArray, room: Room) -> Array:
+        `wanted` (Q, V): where to look; elsewhere nothing fits.
+        """
+        return self._solve(layers, room, wanted, divide=True)
+
+    def least(self, layers: IntArray, room: Room, wanted: Array | None = None) -> Array:
         """(Q, V): lower bound on the seconds of all mixes that fit."""
-        return self._solve(layers, room, divide=False).least
+        return self._solve(layers, room, wanted, divide=False).least
 
-    def _solve(self, layers: IntArray, room: Room, *, divide: bool) -> OffloadMixes:
+    def _solve(self, layers: IntArray, room: Room, wanted: Array | None, *, divide: bool) -> OffloadMixes:
         places, kinds = room.moving.shape
-        held, on_host = np.tile(layers, (places, 1)), room.host_activations.reshape(-1)
+        cells = np.arange(places * kinds) if wanted is None else np.flatnonzero(wanted)
+        found = _Found(
+            np.full(places * kinds, np.inf),
+            np.zeros((places * kinds, *self.kept.shape), dtype=np.int64),
+            np.full(places * kinds, np.inf),
+        )
+        held, on_host = layers[cells % kinds], room.host_activations.reshape(-1)[cells]
         best: _Found | None = None
-        for limit in np.unique(self.working[self.useful]):
+        for limit in np.unique(self.working[self.useful]) if len(cells) else ():
             usable = self.useful & (self.working <= limit)
             if usable.any(axis=1).all():
-                found = self._within(_Cells(held, room.activations(float(limit)).reshape(-1), on_host), usable, divide)
-                best = found if best is None else _cheaper(best, found)
-        assert best is not None
-        counts = best.counts.reshape(places, kinds, *self.kept.shape)
-        return OffloadMixes(best.seconds.reshape(places, kinds), counts, best.least.reshape(places, kinds))
+                of_cells = _Cells(held, room.activations(float(limit)).reshape(-1)[cells], on_host)
+                mixes = self._within(of_cells, usable, divide)
+                best = mixes if best is None else _cheaper(best, mixes)
+        if best is not None:
+            for whole, part in zip(found, best, strict=True):
+                whole[cells] = part
+        counts = found.counts.reshape(places, kinds, *self.kept.shape)
+        return OffloadMixes(found.seconds.reshape(places, kinds), counts, found.least.reshape(places, kinds))
 
     @cached_property
     def useful(self) -> Array:

@@ -46,7 +46,10 @@ class OffloadPartition:
 
     def best(self, limit_seconds: float) -> tuple[Partition | None, IntArray | None, float]:
         """Return the best partition below `limit_seconds`, if any was found, its mixes, and a lower bound on all that fit."""
-        tables = stage_tables(self.entry, self.ranges, self.allowed)
+        tables = stage_tables(self.entry, self.ranges, self.allowed, self._wanted(limit_seconds))
+        bound = self._bound(tables.lower, limit_seconds)
+        if bound >= limit_seconds:
+            return None, None, bound
         found = best_partition(tables, limit_seconds, self.paths)
         mix, variants = None if found is None else self._mix(tables, found), [tables]
         near = stage_bounds(tables.lower)[0] < (limit_seconds if found is None else found.step_seconds)
@@ -61,6 +64,17 @@ class OffloadPartition:
         if found is not None and mix is not None and bound < found.step_seconds * (1 - _CLOSED):
             found, mix = self._between(found, mix, [self._mix(tried, found) for tried in variants])
         return found, mix, bound
+
+    def _wanted(self, limit_seconds: float) -> Array:
+        """(S, V): the ranges that a stage may hold in a step below the limit, if memory did not matter."""
+        rows, counts, ends = self.entry.rows, self.ranges.counts, self.entry.ends[:, None]
+        fastest = Rows(rows.backward.layers[:, self.allowed].min(axis=1), rows.backward.first, rows.backward.last)
+        forward, backward = rows.forward.total(counts, ends), fastest.total(counts, ends)
+        nothing = np.zeros_like(forward)
+        seconds = StageSeconds(forward, backward, nothing, nothing, nothing, nothing)
+        mix = np.zeros((0,), dtype=np.int64)
+        free = StageTables(self.entry, self.ranges, seconds, shortest_tail=nothing, mix=mix, least_both=nothing)
+        return np.asarray((stage_bounds(free) < limit_seconds) & allowed_ranges(self.entry, self.ranges))
 
     def _mix(self, tables: StageTables, partition: Partition) -> IntArray:
         return tables.mix[np.arange(self.entry.pp), self.ranges.kinds(np.array(partition.layers))]

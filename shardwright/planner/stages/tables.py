@@ -61,11 +61,16 @@ class StageTables:
         return np.isfinite(self.seconds.backward)
 
 
-def stage_tables(entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> StageTables:
-    """Build the tables of an entry with one stage on each rank."""
+def stage_tables(
+    entry: EntryCosts, ranges: LayerRanges, allowed: list[int], wanted: Array | None = None
+) -> StageTables:
+    """Build the tables of an entry with one stage on each rank.
+
+    `wanted` (S, V): where activations may go to the host, the ranges to look at; the others count as too large.
+    """
     ends, layers, tails = entry.ends[:, None], ranges.counts, entry.rows.last_backward
     solver, room = mix_solver(entry, allowed), stage_room(entry, layers)
-    mixes = solver.solve(layers, room)
+    mixes = solver.solve(layers, room, wanted) if isinstance(solver, OffloadMixSolver) else solver.solve(layers, room)
     seconds = stage_seconds(entry.rows, mixes.counts, ends)
     least, both = (
         Rows(part.layers[:, allowed].min(axis=1), part.first, part.last)
@@ -75,7 +80,9 @@ def stage_tables(entry: EntryCosts, ranges: LayerRanges, allowed: list[int]) -> 
     least_both = both.total(layers, ends)
     if isinstance(solver, OffloadMixSolver) and entry.pp > 1:  # memory keeps the sum up, too
         sums = replace(solver, seconds=(entry.rows.backward + tails).layers)
-        least_both = np.maximum(least_both, sums.least(layers, room) + (entry.ends * both.ends).sum(axis=-1)[:, None])
+        least_both = np.maximum(
+            least_both, sums.least(layers, room, wanted) + (entry.ends * both.ends).sum(axis=-1)[:, None]
+        )
     return StageTables(
         entry=entry,
         ranges=ranges,
