@@ -19,6 +19,7 @@ from shardwright.base import units as readable
 from shardwright.catalog import load_cluster
 from shardwright.catalog.huggingface import load_model
 from shardwright.planner import TOLERANCE, SearchResult, search
+from shardwright.planner.space import asked
 from shardwright.specs import TrainingSpec
 
 _RUNS = 5
@@ -26,17 +27,20 @@ CURVE = (64, 256, 1024, 4096, 16384)
 
 
 class Job(NamedTuple):
-    """A job of the benchmark and the seconds in which it should be answered."""
+    """A job of the benchmark and the seconds in which it should be answered. `offload`: any share may leave the device."""
 
     model: str
     cluster: str
     seq_len: int
     global_batch: int
     aim_seconds: float
+    offload: bool = False
 
     def search(self) -> SearchResult:
         training = TrainingSpec(seq_len=self.seq_len, global_batch=self.global_batch)
-        return search(load_model(self.model), load_cluster(self.cluster), training, runners_up=0, tolerance=TOLERANCE)
+        fixed = asked({"offload": self.offload})
+        job = (load_model(self.model), load_cluster(self.cluster), training)
+        return search(*job, fixed=fixed, runners_up=0, tolerance=TOLERANCE)
 
 
 JOBS = {
@@ -49,6 +53,9 @@ JOBS = {
     "llama3-405b-16384": Job("llama-3.1-405b", "h100-sxm:16384", 8192, 2048, 1.0),
     "mixtral-8x22b-128": Job("mixtral-8x22b", "h100-sxm:128", 8192, 1024, 2.0),
     "qwen3-235b-256": Job("qwen3-235b-a22b", "h100-sxm:256", 4096, 4096, 2.0),
+    "llama3-70b-8-offload": Job("llama-3.1-70b", "h100-sxm:8", 4096, 64, 1.0, offload=True),
+    "gpt3-13b-1-offload": Job("gpt3-13b", "a100-sxm-40gb:1", 2048, 16, 1.0, offload=True),
+    "llama3-8b-1-offload": Job("llama-3.1-8b", "rtx-4090:1", 4096, 16, 1.0, offload=True),
     "deepseek-v3-2048": Job("deepseek-v3", "h800-sxm:2048", 4096, 15360, 2.0),
 }
 

@@ -57,6 +57,38 @@ OffloadOptimizerOption = Annotated[
         "are searched."
     ),
 ]
+OffloadActivationsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Fix the share of every layer's tokens whose activations go to the host; a range 0..1 or a list 0,0.5 lets each layer "
+        "take one. Left out, activations stay on the device."
+    ),
+]
+OffloadGradientsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Fix the share of the gradients that the host keeps between microbatches, or open a range 0..1: one data-parallel rank."
+    ),
+]
+OffloadParametersOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Fix the share of the layers whose weights come from the host for each pass; a range 0..1 is used where nothing else fits."
+    ),
+]
+OffloadNvmeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Fix the share of the host's optimizer state that is on its drives; a range 0..1 is used where nothing else fits."
+    ),
+]
+OffloadOption = Annotated[
+    bool,
+    typer.Option(
+        "--offload",
+        help="Let the planner move any share of optimizer, gradients, activations and weights off the device.",
+    ),
+]
 FixOption = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="Fix a choice as the option of that name does; repeat for several."),

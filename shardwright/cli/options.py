@@ -120,6 +120,13 @@ MtpLayersOption = Annotated[
 ActivationOffloadLayersOption = Annotated[
     int, typer.Option(help="Keep the activations of that many layers of each rank on the host, between their passes.")
 ]
+MlpTilesOption = Annotated[
+    int,
+    typer.Option(
+        help="Run dense feed-forwards in that many pieces of a microbatch, so that the tensors of one piece are alive; each piece's "
+        "forward runs again in the backward."
+    ),
+]
 HighPrecisionLayersOption = Annotated[
     int, typer.Option(help="Keep that many layers out of the lower format of --linear-precision.")
 ]
@@ -172,7 +179,14 @@ _TRAINING_OPTIONS = (
         "loss_chunks",
         "overlaps_dispatch",
     ),
-    *("mtp_layers", "activation_offload_layers", "high_precision_layers", "recompute_modules", "cuda_graphs"),
+    *(
+        "mlp_tiles",
+        "mtp_layers",
+        "activation_offload_layers",
+        "high_precision_layers",
+        "recompute_modules",
+        "cuda_graphs",
+    ),
     "trainable",
 )
 # What an option of the training spec says where the planner chooses beside it.

@@ -20,7 +20,12 @@ from .choice_options import (
     FixOption,
     ForbidOption,
     MicroBatchOption,
+    OffloadActivationsOption,
+    OffloadGradientsOption,
+    OffloadNvmeOption,
     OffloadOptimizerOption,
+    OffloadOption,
+    OffloadParametersOption,
     OrderOption,
     PpOption,
     RecomputeOption,
@@ -52,6 +57,7 @@ from .options import (
     LengthsOption,
     LinearPrecisionOption,
     MemoryReserveOption,
+    MlpTilesOption,
     ModelArgument,
     MtbfDeviceOption,
     MtbfNodeOption,
@@ -103,6 +109,7 @@ def plan(
     stack: StackOption = "shardwright",
     loss_chunks: ChosenLossChunksOption = 1,
     overlaps_dispatch: OverlapsDispatchOption = False,
+    mlp_tiles: MlpTilesOption = 1,
     mtp_layers: MtpLayersOption = 0,
     activation_offload_layers: ActivationOffloadLayersOption = 0,
     high_precision_layers: HighPrecisionLayersOption = 0,
@@ -129,6 +136,11 @@ def plan(
     vocabulary_parallel: VocabularyParallelOption = None,
     recompute: RecomputeOption = None,
     offload_optimizer: OffloadOptimizerOption = None,
+    offload_gradients: OffloadGradientsOption = None,
+    offload_parameters: OffloadParametersOption = None,
+    offload_nvme: OffloadNvmeOption = None,
+    offload_activations: OffloadActivationsOption = None,
+    offload: OffloadOption = False,
     fix: FixOption = None,
     forbid: ForbidOption = None,
     even_stages: EvenStagesOption = None,
@@ -357,6 +369,11 @@ def _certified(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSp
     except SpecError as reason:
         return f"No certificate: {reason}."
     proven = "proves" if found.optimal else "has proven so far"
+    if found.placements:
+        return (
+            f"{found.solver} {proven} that no other recomputation and offload for this mesh, ZeRO stage, microbatch and partition, of "
+            f"{found.placements} placements beside activations, is more than {found.gap:.2%} faster ({found.seconds:.2f} s)."
+        )
     mixes = "no stage has a cheaper recompute mix" if found.mixes_agree else "a stage has a cheaper recompute mix"
     return (
         f"{found.solver} {proven} that no other partition of the layers for this mesh, ZeRO stage and microbatch is more "

@@ -5,8 +5,16 @@ import math
 from shardwright.base import GIB, InfeasibleError, SpecError, divisors, listed
 from shardwright.costmodel.layers.operators import attention_matmuls, ffn_matmuls
 from shardwright.costmodel.op_times import CALIBRATED, Constants
-from shardwright.costmodel.tables import host_share_bytes, usable_bytes
-from shardwright.specs import MODULE_GROUPS, ClusterSpec, ContextParallel, Estimate, Plan, TrainingSpec
+from shardwright.costmodel.tables import host_share_bytes, nvme_share_bytes, usable_bytes
+from shardwright.specs import (
+    MODULE_GROUPS,
+    PLAIN_STRATEGIES,
+    ClusterSpec,
+    ContextParallel,
+    Estimate,
+    Plan,
+    TrainingSpec,
+)
 from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
 EXPERT_COLUMNS = "columns of an expert"
@@ -31,6 +39,11 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
         raise SpecError(
             f"dp {mesh.dp} x micro batch {plan.micro_batch} x {plan.microbatches} microbatches is {plan.global_batch} "
             f"sequences, the global batch is {training.global_batch}"
+        )
+    if training.activation_offload_layers and len(plan.strategies) > len(PLAIN_STRATEGIES):
+        raise SpecError(
+            f"the plan offloads activations of tokens and the training those of {training.activation_offload_layers} whole layers; "
+            "leave out activation_offload_layers, or activation_offload of the plan"
         )
     placed = sum(stage.mtp_layers for stage in plan.stages)
     if placed and placed != training.mtp_layers:
@@ -210,7 +223,7 @@ def lacking_bytes(estimate: Estimate, cluster: ClusterSpec, constants: Constants
 
 
 def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants = CALIBRATED) -> None:
-    """Check that every rank fits its device and its share of the host.
+    """Check that every rank fits its device and its share of the host and of its drives.
 
     Raises:
         InfeasibleError: a rank does not fit; names the rank, the largest part and the missing GiB.
@@ -231,3 +244,8 @@ def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants 
                 f"the host of pipeline rank {rank} needs {host_bytes / GIB:.1f} GiB for each device and has "
                 f"{host_share / GIB:.1f} usable"
             )
+    if max(estimate.nvme_bytes, default=0.0) > nvme_share_bytes(node):
+        raise InfeasibleError(
+            f"the drives of the host need {max(estimate.nvme_bytes) / GIB:.1f} GiB for each device and have "
+            f"{nvme_share_bytes(node) / GIB:.1f}"
+        )

@@ -99,7 +99,14 @@ class PlanCosts:
 
     def __post_init__(self) -> None:
         apart = self.plan.mtp_stage is not None
-        tables = build_tables(self.model, self.training, candidates_of(self.plan), self.times, mtp_apart=apart)
+        tables = build_tables(
+            self.model,
+            self.training,
+            candidates_of(self.plan),
+            self.times,
+            strategies=self.plan.strategies,
+            mtp_apart=apart,
+        )
         mixes = layer_mixes(self.model, self.plan.stages, mtp_apart=apart)
         object.__setattr__(self, "_sums", StageSums(tables, mixes, self.plan.vocabulary_parallel != "none"))
 
@@ -171,7 +178,8 @@ class PlanCosts:
             step=step,
             step_seconds_intervals=step_intervals(step.total, self.model, self.training, self.times),
             memory=tuple(self.memory()),
-            host_bytes=tuple(self._per_rank(self.sums.total(self.sums.rows.host)).sum(axis=0).tolist()),
+            host_bytes=tuple(self._host_bytes().tolist()),
+            nvme_bytes=tuple(self._held(self.sums.rows.nvme).tolist()),
             tokens_per_s=self.training.tokens_per_step / step.total,
             model_flops=model_flops,
             hardware_flops=whole + again,
@@ -245,6 +253,12 @@ class PlanCosts:
             )
             for rank in range(pp)
         ]
+
+    def _host_bytes(self) -> Array:
+        """(pp,): bytes of each rank on its host."""
+        plan = self.plan
+        kept = self.sums.host_activations(plan.schedule, plan.mesh.pp, plan.microbatches, plan.vocabulary_parallel)
+        return self._held(self.sums.rows.host) + kept
 
     def _held_bytes(self) -> HeldBytes:
         """Bytes that each rank holds beside activations, (pp,) each."""

@@ -27,7 +27,8 @@ def step_seconds_by_variant(
     """
     model, candidates = model.trained_as(training.trainable), candidates_of(plan)
     apart = plan.mtp_stage is not None
-    tables = build_tables(model, training, candidates[np.zeros(variants, dtype=np.int64)], times, mtp_apart=apart)
+    every = candidates[np.zeros(variants, dtype=np.int64)]
+    tables = build_tables(model, training, every, times, strategies=plan.strategies, mtp_apart=apart)
     mixes = layer_mixes(model, plan.stages, mtp_apart=apart)[0]
     ends = ends_of(len(plan.stages), spread=plan.vocabulary_parallel != "none")
     passes = [stage_causes(part, mixes[None], ends) for part in (tables.forward, tables.backward)]

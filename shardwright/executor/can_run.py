@@ -34,7 +34,8 @@ def check_can_run(plan_file: PlanFile) -> None:
         raise SpecError(
             f"{len(stages)} stages of which one holds no layer can be estimated and compared, not run yet; give each a layer"
         )
-    training, on_host = plan_file.training, plan_file.plan.offload.optimizer_fraction
+    training, offload = plan_file.training, plan_file.plan.offload
+    on_host = offload.optimizer_fraction
     unlike = (
         (0 < on_host < 1, f"an optimizer {on_host:.0%} on the host", "plan with --offload-optimizer 0 or 1"),
         (mesh.order != PIPELINE_OUTERMOST, f"mesh order {mesh.order}", f"plan with --order {PIPELINE_OUTERMOST}"),
@@ -42,8 +43,18 @@ def check_can_run(plan_file: PlanFile) -> None:
         (plan_file.plan.vocabulary_parallel != "none", "vocabulary_parallel", "leave it out of the plan"),
         (training.fp8_attention, "attention in fp8", "plan without --fp8-attention"),
         (training.loss_chunks > 1, "a loss in chunks", "plan without --loss-chunks"),
+        (training.mlp_tiles > 1, "a tiled feed-forward", "plan without --mlp-tiles"),
         (training.mtp_layers > 0, "multi-token prediction", "plan without --mtp-layers"),
         (training.activation_offload_layers > 0, "activation offload", "plan without --activation-offload-layers"),
+        *(
+            (bool(share), words, f"plan with --offload-{name} 0")
+            for name, share, words in (
+                ("gradients", offload.gradient_fraction, "gradients that the host keeps"),
+                ("parameters", offload.parameter_fraction, "weights streamed from the host"),
+                ("nvme", offload.nvme_fraction, "optimizer state on drives"),
+            )
+        ),
+        (bool(plan_file.plan.activation_place), "activation offload", "plan with --offload-activations 0"),
         (not training.trainable.trains_all, f"trainable {training.trainable}", "plan with --trainable all"),
         (training.lengths is not None, "documents of several lengths", "plan without --lengths"),
         (training.cuda_graphs != "none", "CUDA graphs", "plan without --cuda-graphs"),

@@ -19,7 +19,16 @@ from shardwright.planner.branching import (
     simplest,
     trade_offs,
 )
-from shardwright.planner.space import Fixed, OpenChoices, changed, check_runs, keeps, kept_by, training_variants
+from shardwright.planner.space import (
+    Fixed,
+    OpenChoices,
+    changed,
+    check_runs,
+    keeps,
+    kept_by,
+    last_resorts,
+    training_variants,
+)
 from shardwright.planner.stages import plan_of
 from shardwright.specs import ClusterSpec, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -69,8 +78,11 @@ def search(
         check_runs(training, fixed)
     trainings = training_variants(model, cluster, training, may_choose or OpenChoices())
     times_of = partial(_times_of, cluster=cluster, given=training, times=times)
-    found = Portfolio.start(model, cluster, trainings, fixed, times_of)
-    found.run(time_limit_seconds, progress)
+    for tried in last_resorts(fixed) if fixed.stages is None else [fixed]:
+        found = Portfolio.start(model, cluster, trainings, tried, times_of)
+        found.run(time_limit_seconds, progress)
+        if found.best is not None:
+            break
     found.run_other_order(model, cluster, started + time_limit_seconds - time.perf_counter())
     if found.best is None:  # the last variant keeps least
         raise _no_plan(explain_none, model, cluster, trainings[-1], fixed, times_of(trainings[-1]))

@@ -25,6 +25,7 @@ from .mesh import ORDERS, PIPELINE_INSIDE_DATA, PIPELINE_OUTERMOST, Mesh, MeshOr
 from .plan import (
     CONTEXT_PARALLEL,
     EXPERT_DISPATCH,
+    PLAIN_STRATEGIES,
     POLICIES,
     VOCABULARY,
     ContextParallel,
@@ -34,8 +35,10 @@ from .plan import (
     Plan,
     RecomputePolicy,
     Stage,
+    Strategy,
     VocabularyParallel,
     ZeroStage,
+    strategies_of,
 )
 from .profile import (
     Curve,
@@ -102,6 +105,7 @@ __all__ = [
     "OWN_STACK",
     "PIPELINE_INSIDE_DATA",
     "PIPELINE_OUTERMOST",
+    "PLAIN_STRATEGIES",
     "POLICIES",
     "STORED_BYTES",
     "VOCABULARY",
@@ -161,6 +165,7 @@ __all__ = [
     "Stage",
     "StepRecord",
     "StepSeconds",
+    "Strategy",
     "Timeline",
     "Trainable",
     "TrainingSpec",
@@ -190,6 +195,7 @@ __all__ = [
     "stack_names",
     "stage_ranks",
     "stages_group",
+    "strategies_of",
     "tp_group",
     "ulysses_group",
     "write_profile",

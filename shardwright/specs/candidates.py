@@ -12,6 +12,7 @@ from .cluster import NodeGroup
 from .mesh import ORDERS, PIPELINE_INSIDE_DATA, Degrees, RankGroup
 from .plan import Plan
 
+_OFFLOADS = ("offload_gradients", "offload_parameters", "offload_nvme")
 _PIPELINE_INSIDE_DATA = ORDERS.index(PIPELINE_INSIDE_DATA)
 
 
@@ -19,7 +20,8 @@ _PIPELINE_INSIDE_DATA = ORDERS.index(PIPELINE_INSIDE_DATA)
 class Candidates(Degrees[IntArray]):
     """N combinations of the choices that hold for a whole run; every field has shape (N,).
 
-    `stages_per_rank` counts pipeline chunks on a rank. `offload_optimizer` (N,) is the share of the optimizer on the host.
+    `stages_per_rank` counts pipeline chunks on a rank. `offload_optimizer` (N,) is the share of the optimizer on the host; `offload_gradients`, `offload_parameters` and
+    `offload_nvme` are those of `Offload`.
     `ulysses_degree` counts the ranks of cp that trade heads in "ulysses-ring". `context_parallel` indexes `CONTEXT_PARALLEL`, `expert_dispatch` indexes `EXPERT_DISPATCH`, `order` indexes `ORDERS`. The axes
     of context and of experts are optional; without them no candidate has these axes.
     """
@@ -41,9 +43,12 @@ class Candidates(Degrees[IntArray]):
     ulysses_degree: IntArray = field(default_factory=lambda: np.array(1))
     expert_dispatch: IntArray = field(default_factory=lambda: np.array(0))
     order: IntArray = field(default_factory=lambda: np.array(0))
+    offload_gradients: Array = field(default_factory=lambda: np.array(0.0))
+    offload_parameters: Array = field(default_factory=lambda: np.array(0.0))
+    offload_nvme: Array = field(default_factory=lambda: np.array(0.0))
 
     def __post_init__(self) -> None:
-        for name in ("cp", "ep", "etp", "context_parallel", "ulysses_degree", "expert_dispatch", "order"):
+        for name in (*_OFFLOADS, "cp", "ep", "etp", "context_parallel", "ulysses_degree", "expert_dispatch", "order"):
             object.__setattr__(self, name, np.broadcast_to(getattr(self, name), self.pp.shape))
 
     @classmethod

@@ -39,6 +39,11 @@ def _recompute(plan: Plan) -> str | None:
     return policies.pop() if len(policies) == 1 else None
 
 
+def _offloaded(plan: Plan) -> float | None:
+    shares = {run.activation_offload for stage in plan.stages for run in stage.layers}
+    return shares.pop() if len(shares) == 1 else None
+
+
 def _axis(name: str) -> Choice:
     return Choice(name, lambda plan: getattr(plan.mesh, name))
 
@@ -54,12 +59,16 @@ CHOICES: tuple[Choice, ...] = (
     Choice("zero_stage", lambda plan: plan.zero_stage),
     Choice("sequence_parallel", lambda plan: plan.sequence_parallel if plan.mesh.tp > 1 else None),
     Choice("offload_optimizer", lambda plan: plan.offload.optimizer_fraction, fraction=True),
+    Choice("offload_gradients", lambda plan: plan.offload.gradient_fraction, fraction=True),
+    Choice("offload_parameters", lambda plan: plan.offload.parameter_fraction, fraction=True),
+    Choice("offload_nvme", lambda plan: plan.offload.nvme_fraction, fraction=True),
     Choice("context_parallel", lambda plan: plan.context_parallel, values=CONTEXT_PARALLEL),
     Choice("ulysses_degree", lambda plan: plan.ulysses_degree),
     Choice("expert_dispatch", lambda plan: plan.expert_dispatch, values=EXPERT_DISPATCH),
     Choice("schedule", lambda plan: plan.schedule, columns=False, values=get_args(ScheduleName)),
     Choice("vocabulary_parallel", lambda plan: plan.vocabulary_parallel, columns=False, values=VOCABULARY),
     Choice("recompute", _recompute, columns=False, values=POLICIES),
+    Choice("offload_activations", _offloaded, columns=False, fraction=True),
     Choice("even_stages", lambda plan: None, columns=False),
     Choice("stages", lambda plan: plan.stages, columns=False),
 )

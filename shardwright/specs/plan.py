@@ -1,7 +1,7 @@
 """The plan: every choice for a run, and the file that carries it."""
 
-from collections.abc import Iterator
-from typing import Literal, Self, get_args
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple, Self, get_args
 
 from pydantic import field_validator, model_validator
 
@@ -23,6 +23,17 @@ EXPERT_DISPATCH: tuple[ExpertDispatch, ...] = get_args(ExpertDispatch)
 VOCABULARY: tuple[VocabularyParallel, ...] = get_args(VocabularyParallel)
 
 
+class Strategy(NamedTuple):
+    """What one layer recomputes, and the share of its tokens whose kept activations go to the host between its passes."""
+
+    recompute: RecomputePolicy
+    activation_offload: float = 0
+
+
+PLAIN_STRATEGIES: tuple[Strategy, ...] = tuple(Strategy(policy) for policy in POLICIES)
+"""All activations stay on the device, for each policy in the order of `POLICIES`."""
+
+
 class LayerRun(Spec):
     """`count` neighbouring layers that share one strategy.
 
@@ -30,11 +41,18 @@ class LayerRun(Spec):
     state, 2 also the gradients, 3 also the parameters, which each use gathers again. 0 shards nothing and needs dp_shard 1.
     `recompute` is what the backward pass computes again: nothing (none), the attention core (selective: Korthikanti et al.
     2022, section 5) or the whole layer (full). A fused kernel keeps no scores, so there selective equals none.
+    `activation_offload` is the share of the tokens whose kept activations go to the host after the forward and come back for the
+    backward (Zhao et al. 2024, MEMO, arXiv 2407.12117, swaps token by token).
     """
 
     count: PositiveInt
     recompute: RecomputePolicy = "none"
     zero_stage: ZeroStage = 0
+    activation_offload: Fraction = 0
+
+    @property
+    def strategy(self) -> Strategy:
+        return Strategy(self.recompute, self.activation_offload)
 
 
 class Stage(Spec):
@@ -63,10 +81,30 @@ class Offload(Spec):
     """What lives on the host instead of the device.
 
     `optimizer_fraction`: share of the optimizer (this rank's fp32 parameters, gradients and optimizer state, and the
-    update itself) on the host.
+    update itself) on the host. `nvme_fraction`: share of that part whose parameters and state lie on the drives of the host.
+    `gradient_fraction`: share of the gradients that the host keeps while the microbatches of a step add to them; it is part of
+    `optimizer_fraction`, and there is one data-parallel rank. `parameter_fraction`: share of the layers whose weights come from the
+    host for each pass and leave the device after it (below ZeRO-3, which shards them instead).
     """
 
     optimizer_fraction: Fraction = 0
+    gradient_fraction: Fraction = 0
+    parameter_fraction: Fraction = 0
+    nvme_fraction: Fraction = 0
+
+    @model_validator(mode="after")
+    def _inside_the_optimizer(self) -> Self:
+        if self.gradient_fraction > self.optimizer_fraction:
+            raise ValueError(
+                f"gradient_fraction {self.gradient_fraction:g} is more than optimizer_fraction {self.optimizer_fraction:g}: gradients on the "
+                "host are those that it updates; lower the first, or raise the second"
+            )
+        if self.nvme_fraction and not self.optimizer_fraction:
+            raise ValueError(
+                f"nvme_fraction {self.nvme_fraction:g} is a share of the optimizer on the host, and optimizer_fraction is 0; set it, or "
+                "leave nvme_fraction out"
+            )
+        return self
 
     @property
     def optimizer_place(self) -> str:
@@ -74,6 +112,24 @@ class Offload(Spec):
         if self.optimizer_fraction in (0, 1):
             return "on the host" if self.optimizer_fraction else "on the device"
         return f"{100 * self.optimizer_fraction:.3g}% on the host"
+
+    @property
+    def others(self) -> list[str]:
+        """What else leaves the device, in words: `gradients on the host`, `12.5% of the layers' weights streamed from the host`."""
+        found = []
+        if self.gradient_fraction:
+            found.append(f"{_percent(self.gradient_fraction)}gradients on the host")
+        if self.parameter_fraction:
+            part = "" if self.parameter_fraction == 1 else f"{100 * self.parameter_fraction:.3g}% of "
+            found.append(f"{part}the layers' weights streamed from the host")
+        if self.nvme_fraction:
+            part = "" if self.nvme_fraction == 1 else f"{100 * self.nvme_fraction:.3g}% of "
+            found.append(f"{part}its optimizer state on drives")
+        return found
+
+
+def _percent(share: float) -> str:
+    return "" if share == 1 else f"{100 * share:.3g}% of "
 
 
 class Plan(Spec):
@@ -158,6 +214,22 @@ class Plan(Spec):
         return self.mesh.dp * self.micro_batch * self.microbatches
 
     @property
+    def strategies(self) -> tuple[Strategy, ...]:
+        """The plain strategies, and then those of its layers that offload activations."""
+        return strategies_of(self.stages)
+
+    @property
+    def activation_place(self) -> str:
+        """Where the layers' activations are between their passes: empty on the device, else `in 36 of 80 layers in part on the host`."""
+        shares = [layer.activation_offload for stage in self.stages for layer in stage.each_layer()]
+        some = sum(share > 0 for share in shares)
+        if not some:
+            return ""
+        mean = sum(shares) / some
+        much = "on the host" if mean == 1 else f"{100 * mean:.3g}% on the host"
+        return much if some == len(shares) else f"in {some} of {len(shares)} layers {much}"
+
+    @property
     def mtp_stage(self) -> int | None:
         """The stage that holds the multi-token prediction layers, where the plan says one."""
         return next((index for index, stage in enumerate(self.stages) if stage.mtp_layers), None)
@@ -203,7 +275,31 @@ class Plan(Spec):
                         "ZeRO stages 1 to 3 need dp_shard x cp of 2 or more, 0 needs dp_shard 1"
                     )
         self._check_prediction()
+        self._check_offload()
+        if splits_backward(self.schedule) and len(self.strategies) > len(PLAIN_STRATEGIES):
+            raise ValueError(
+                f"activation_offload brings activations back for a whole backward, and schedule {self.schedule} splits it; set "
+                "activation_offload to 0, or schedule '1f1b'"
+            )
         return self
+
+    def _check_offload(self) -> None:
+        """Refuse gradients and weights on the host where data-parallel ranks share them otherwise."""
+        ranks = self.mesh.data_ranks
+        if self.offload.gradient_fraction and ranks > 1:
+            raise ValueError(
+                f"gradient_fraction {self.offload.gradient_fraction:g} is for one data-parallel rank, and there are {ranks}; leave it out, "
+                "or use zero_stage 2 or 3, which keep a shard of the gradients"
+            )
+        if (
+            self.offload.parameter_fraction
+            and ranks > 1
+            and any(s.zero_stage == 3 for t in self.stages for s in t.layers)
+        ):
+            raise ValueError(
+                f"parameter_fraction {self.offload.parameter_fraction:g} is for weights that every rank holds, and zero_stage 3 shards them; "
+                "leave it out, or set zero_stage to 2 or less"
+            )
 
     def _check_prediction(self) -> None:
         """Refuse multi-token prediction layers on several stages, or in front of a layer."""
@@ -224,6 +320,12 @@ class Plan(Spec):
             for key in sorted(mine.keys() | theirs.keys())
             if mine.get(key, "absent") != theirs.get(key, "absent")
         ]
+
+
+def strategies_of(stages: Iterable[Stage]) -> tuple[Strategy, ...]:
+    """The plain strategies, and then those of the stages' layers that offload activations."""
+    used = {run.strategy for stage in stages for run in stage.layers}
+    return (*PLAIN_STRATEGIES, *sorted(used - set(PLAIN_STRATEGIES), key=lambda one: (POLICIES.index(one[0]), one[1])))
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:

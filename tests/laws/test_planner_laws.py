@@ -127,6 +127,37 @@ class TestEqualsBruteForce:
         assert found.bound_seconds <= found.estimate.step_seconds * (1 + 1e-9)
 
 
+class TestSharesOnTheHost:
+    """With shares of the optimizer and of activations open, the planner is within its gap of the fastest plan, and its bound below."""
+
+    @pytest.mark.parametrize("all_mixes", [True, False])
+    @pytest.mark.parametrize("seed", range(800, 816))
+    def test_step(self, seed: int, all_mixes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Small entries try every mix, so that nothing is left unproven; large ones take the relaxation's."""
+        if not all_mixes:
+            monkeypatch.setattr("shardwright.planner.stages.solve_entry.is_small", lambda *_: False)
+        problem, chance = random_problem(seed), random.Random(seed)
+        if problem.model.layer_count > 3:
+            return
+        shares = {
+            "offload_optimizer": chance.choice(["0,0.625", "0.25,1", "0,1"]),
+            "offload_activations": chance.choice(["0,0.5", "0,1", "0.125,0.75"]),
+        }
+        fixed = Fixed.parse({"schedule": "1f1b", "within": shares | {"recompute": "none,full"}}, source="law")
+        fixed = _few_enough(problem, seed, fixed)
+        expected = fastest(*problem, fixed)
+        if expected is None:
+            with pytest.raises(InfeasibleError):
+                search(*problem, fixed=fixed)
+            return
+        found = search(*problem, fixed=fixed)
+        step = found.estimate.step_seconds
+        check_memory(found.estimate, problem.cluster)
+        assert found.bound_seconds <= expected * (1 + 1e-9)
+        assert expected <= step * (1 + 1e-9)
+        assert not all_mixes or step == pytest.approx(expected, rel=1e-9)
+
+
 class TestBoundIsAdmissible:
     """The bound of an entry of the space is not above the step of any plan of that entry that fits."""
 
@@ -247,7 +278,7 @@ def _few_enough(problem: Problem, seed: int, fixed: Fixed | None = None) -> Fixe
     entry = chance.randrange(len(space))
     while names and len(list(islice(all_plans(*problem, fixed), _MOST_PLANS + 1))) > _MOST_PLANS:
         name = names.pop()
-        number = int(space.column(name)[entry])
+        number = space.column(name)[entry].item()
         fixed = fixed.model_copy(update={name: CONTEXT_PARALLEL[number] if name == "context_parallel" else number})
     return fixed
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations, pairwise, product
 from math import gcd
-from typing import Literal
 
 from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.costmodel.checks import check_memory
@@ -23,8 +22,8 @@ from shardwright.specs.plan import (
     LayerRun,
     Offload,
     Plan,
-    RecomputePolicy,
     Stage,
+    Strategy,
     ZeroStage,
 )
 from shardwright.specs.schedules import ScheduleName, splits_backward
@@ -32,7 +31,7 @@ from shardwright.specs.training import TrainingSpec
 
 _ZERO_STAGES: tuple[ZeroStage, ...] = (0, 1, 2, 3)
 _IN_A_V: tuple[ScheduleName, ...] = ("zb-v", "v-half", "v-min", "dualpipe-v")
-_OFFLOADS: tuple[Literal[0, 1], ...] = (0, 1)
+_EIGHTHS = tuple(step / 8 for step in range(9))
 
 
 def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Iterator[Plan]:
@@ -40,18 +39,25 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
 
     Of plans that differ in nothing but the order of one stage's recompute policies among equal layers only one is given.
     """
-    policies = tuple(policy for policy in POLICIES if fixed.allows("recompute", policy))
+    shares = [share for share in _shares("offload_activations", fixed) if fixed.allows("offload_activations", share)]
+    policies = tuple(
+        Strategy(policy, share) for policy in POLICIES if fixed.allows("recompute", policy) for share in shares
+    )
     for mesh in _meshes(model, cluster, training, fixed.order or PIPELINE_OUTERMOST):
         for zero_stage, micro_batch, (schedule, chunks), offload, (kind, degree), vocabulary in product(
             _ZERO_STAGES,
             range(1, training.global_batch + 1),
             _schedules(mesh.pp, model.layer_count),
-            _OFFLOADS,
+            _shares("offload_optimizer", fixed),
             _exchanges(mesh.cp, fixed),
             ("none", *(training.software.runs.vocabulary_parallel if mesh.pp > 1 else ())),
         ):
             sequences = micro_batch * mesh.dp
-            choice: dict[str, int | str] = {"zero_stage": zero_stage, "micro_batch": micro_batch, "schedule": schedule}
+            choice: dict[str, float | str] = {
+                "zero_stage": zero_stage,
+                "micro_batch": micro_batch,
+                "schedule": schedule,
+            }
             choice |= {
                 "stages_per_rank": chunks,
                 "offload_optimizer": offload,
@@ -69,8 +75,10 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
             if vocabulary != "none" and schedule not in ("gpipe", "1f1b", "v-half"):
                 continue
             allowed = policies
+            if splits_backward(schedule) or chunks > 1:
+                allowed = tuple(strategy for strategy in policies if not strategy.activation_offload)
             if splits_backward(schedule):
-                allowed = _split_policies(schedule, mesh, zero_stage, policies, model, training, fixed)
+                allowed = _split_policies(schedule, mesh, zero_stage, allowed, model, training, fixed)
             for stages in _all_stages(model.class_of_layer, mesh.pp * chunks, zero_stage, allowed):
                 if fixed.even_stages and len({stage.layer_count for stage in stages}) > 1:
                     continue
@@ -95,11 +103,11 @@ def _split_policies(
     schedule: ScheduleName,
     mesh: Mesh,
     zero_stage: ZeroStage,
-    policies: tuple[RecomputePolicy, ...],
+    policies: tuple[Strategy, ...],
     model: ModelSpec,
     training: TrainingSpec,
     fixed: Fixed,
-) -> tuple[RecomputePolicy, ...]:
+) -> tuple[Strategy, ...]:
     """Of `policies` those that the software runs with a schedule that splits the backward; none where it runs no such plan."""
     split, in_a_v = training.software.runs.split_backward, schedule not in ("zb-h1", "zb-2p")
     if schedule not in training.software.runs.schedules or (mesh.pp == 1 and fixed.schedule is None):
@@ -108,7 +116,14 @@ def _split_policies(
         model.tied_embeddings and in_a_v and not split.tied_in_a_v
     ):
         return ()
-    return tuple(policy for policy in policies if policy in split.recompute)
+    return tuple(strategy for strategy in policies if strategy.recompute in split.recompute)
+
+
+def _shares(choice: str, fixed: Fixed) -> tuple[float, ...]:
+    """Eighths where shares are asked for; else the optimizer moves as a whole, and activations stay."""
+    if fixed.gives(choice):
+        return _EIGHTHS
+    return (0, 1) if choice == "offload_optimizer" else (0,)
 
 
 def _is_left_out(mesh: Mesh, zero_stage: int, micro_batch: int, fixed: Fixed) -> bool:
@@ -179,27 +194,27 @@ def _schedules(pp: int, layers: int) -> list[tuple[ScheduleName, int]]:
 
 @lru_cache(maxsize=256)
 def _all_stages(
-    class_of_layer: tuple[int, ...], count: int, zero_stage: ZeroStage, policies: tuple[RecomputePolicy, ...]
+    class_of_layer: tuple[int, ...], count: int, zero_stage: ZeroStage, policies: tuple[Strategy, ...]
 ) -> list[tuple[Stage, ...]]:
     layers, found = len(class_of_layer), []
     for cuts in combinations(range(1, layers), count - 1):
         ranges = list(pairwise((0, *cuts, layers)))
         for choice in product(policies, repeat=layers):
-            if all(_ordered(class_of_layer[start:end], choice[start:end]) for start, end in ranges):
+            if all(_ordered(class_of_layer[start:end], choice[start:end], policies) for start, end in ranges):
                 found.append(tuple(_stage(choice[start:end], zero_stage) for start, end in ranges))
     return found
 
 
 @lru_cache(maxsize=4096)
-def _stage(policies: tuple[RecomputePolicy, ...], zero_stage: ZeroStage) -> Stage:
-    return Stage(layers=tuple(LayerRun(count=1, recompute=policy, zero_stage=zero_stage) for policy in policies))
+def _stage(strategies: tuple[Strategy, ...], zero_stage: ZeroStage) -> Stage:
+    return Stage(layers=tuple(LayerRun(count=1, zero_stage=zero_stage, **one._asdict()) for one in strategies))
 
 
-def _ordered(classes: tuple[int, ...], policies: tuple[RecomputePolicy, ...]) -> bool:
-    """Whether equal layers of a stage have their policies in order."""
+def _ordered(classes: tuple[int, ...], chosen: tuple[Strategy, ...], strategies: tuple[Strategy, ...]) -> bool:
+    """Whether equal layers of a stage have their strategies in order."""
     last: dict[int, int] = {}
-    for kind, policy in zip(classes, policies, strict=True):
-        place = POLICIES.index(policy)
+    for kind, strategy in zip(classes, chosen, strict=True):
+        place = strategies.index(strategy)
         if place < last.get(kind, 0):
             return False
         last[kind] = place

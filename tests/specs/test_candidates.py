@@ -25,7 +25,7 @@ from tests.costmodel.fakes import round_cluster
 def candidates(**degrees: float) -> Candidates:
     return Candidates(
         **{
-            name: np.array([degrees.get(name, int(name not in ("etp", "order")))])
+            name: np.array([degrees.get(name, int(name not in ("etp", "order") and "offload_" not in name))])
             for name in Candidates.__dataclass_fields__
         }
     )

@@ -4,7 +4,7 @@ import pytest
 
 from shardwright.base.errors import SpecError
 from shardwright.specs.mesh import Mesh, experts_fold
-from shardwright.specs.plan import LayerRun, Plan, Stage
+from shardwright.specs.plan import LayerRun, Offload, Plan, Stage
 
 
 def plan(*, zero_stage: int = 1, layers: tuple[int, ...] = (4,), **choices: object) -> Plan:
@@ -121,3 +121,48 @@ def test_one_rank_shares_no_vocabulary() -> None:
 def test_another_kind_of_vocabulary_parallelism_is_refused(written: object) -> None:
     with pytest.raises(SpecError, match="'none', 'vocab-1', 'vocab-2' or 'interlaced'"):
         plan(mesh={"dp_shard": 2}, vocabulary_parallel=written)
+
+
+@pytest.mark.parametrize(
+    ("offload", "mesh", "says"),
+    [
+        ({"optimizer_fraction": 0.5, "gradient_fraction": 0.75}, {}, "lower the first, or raise the second"),
+        ({"nvme_fraction": 0.5}, {}, "optimizer_fraction is 0; set it, or leave nvme_fraction out"),
+        ({"optimizer_fraction": 1.5}, {}, "less than or equal to 1"),
+        (
+            {"optimizer_fraction": 1, "gradient_fraction": 1},
+            {"dp_shard": 2},
+            "is for one data-parallel rank, and there are 2",
+        ),
+        (
+            {"parameter_fraction": 0.5},
+            {"dp_shard": 2},
+            "zero_stage 3 shards them; leave it out, or set zero_stage to 2",
+        ),
+    ],
+)
+def test_shares_off_the_device_that_contradict_the_rest(
+    offload: dict[str, float], mesh: dict[str, int], says: str
+) -> None:
+    layers = {"count": 1, "zero_stage": 3 if mesh else 0}
+    with pytest.raises(SpecError, match=says):
+        Plan.parse(
+            {"mesh": mesh, "micro_batch": 1, "microbatches": 2, "stages": [{"layers": [layers]}], "offload": offload},
+            source="t",
+        )
+
+
+def test_a_plan_says_in_words_what_leaves_the_device() -> None:
+    offload = Offload(optimizer_fraction=1, gradient_fraction=0.5, parameter_fraction=0.25, nvme_fraction=1)
+    assert (Offload().optimizer_place, Offload(optimizer_fraction=0.625).optimizer_place) == (
+        "on the device",
+        "62.5% on the host",
+    )
+    assert offload.others == [
+        "50% of gradients on the host",
+        "25% of the layers' weights streamed from the host",
+        "its optimizer state on drives",
+    ]
+    runs = (LayerRun(count=3, activation_offload=0.5), LayerRun(count=1))
+    plan = Plan(mesh=Mesh(), micro_batch=1, microbatches=1, stages=(Stage(layers=runs),))
+    assert plan.activation_place == "in 3 of 4 layers 50% on the host"

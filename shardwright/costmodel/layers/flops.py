@@ -3,7 +3,7 @@
 from collections import Counter
 
 from shardwright.specs import Plan, RecomputePolicy, TrainingSpec
-from shardwright.specs.model import Block, ModelSpec
+from shardwright.specs.model import Block, FeedForward, ModelSpec
 
 from . import operators
 from .frozen import Adapters
@@ -57,9 +57,20 @@ def recompute_flops_per_sequence(model: ModelSpec, training: TrainingSpec, plan:
     policies = (layer.recompute for stage in plan.stages for layer in stage.each_layer())
     alike = Counter(zip(model.class_of_layer, policies, strict=True))
     return sum(
-        count * _repeated_flops(model.layer_classes[kind], model, training, policy)
+        count
+        * (
+            _repeated_flops(model.layer_classes[kind], model, training, policy)
+            + _tiled_flops(model.layer_classes[kind], model, training)
+        )
         for (kind, policy), count in alike.items()
     )
+
+
+def _tiled_flops(block: Block, model: ModelSpec, training: TrainingSpec) -> float:
+    """Return the FLOPs of the forwards that a tiled feed-forward runs again."""
+    if training.mlp_tiles == 1 or block.frozen or not isinstance(block.ffn, FeedForward):
+        return 0.0
+    return float(sum(matmul.flops for matmul in operators.ffn_matmuls(block, model.hidden_size, training.seq_len, 1)))
 
 
 def _repeated_flops(block: Block, model: ModelSpec, training: TrainingSpec, policy: RecomputePolicy) -> float:

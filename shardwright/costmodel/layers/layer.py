@@ -84,7 +84,9 @@ class LayerWork:
             weight_gradient_seconds=self._linear.weight_gradient_seconds(self._matmuls)
             + self.frame.plain.weight_gradient_seconds(self._adapters.matmuls),
             recompute_seconds_by_policy=by_policy(
-                none=np.zeros_like(passes.forward), selective=repeated.selective, full=repeated.full
+                none=self._tiles_again,
+                selective=repeated.selective + self._tiles_again,
+                full=repeated.full + self._tiles_again,
             ),
             tensor_parallel_forward_seconds=self._exposed(self._collectives, passes.forward),
             tensor_parallel_backward_seconds_by_policy=by_policy(
@@ -366,6 +368,20 @@ class LayerWork:
         job = (self.block, frame.model, frame.training, frame.tokens)
         return repeated_modules(*job, frame.candidates.tp, frame.sequence_split, frame.experts)
 
+    @property
+    def _tiles(self) -> int:
+        """Pieces in which the feed-forward runs; experts run in one."""
+        return self.frame.training.mlp_tiles if isinstance(self.block.ffn, FeedForward) else 1
+
+    @property
+    def _tiles_again(self) -> Array:
+        """Seconds of the forwards that a tiled feed-forward runs again in its backward, under any policy."""
+        if self._tiles == 1:
+            return np.zeros_like(self._passes.forward)
+        frame = self.frame
+        job = (self.block, frame.model.hidden_size, frame.tokens, frame.candidates.tp, frame.experts)
+        return self._linear.forward_seconds(operators.ffn_matmuls(*job, joined=frame.stack.joined_projections))
+
     @cached_property
     def _repeated(self) -> _Repeated:
         """Seconds of the repeated work under each policy."""
@@ -430,8 +446,11 @@ class LayerWork:
         """
         block, training, frame = self.block, self.frame.training, self.frame
         tokens, tp, hidden, element = frame.tokens, frame.candidates.tp, frame.model.hidden_size, frame.element_bytes
-        saved = self._saved
+        saved, tiles = self._saved, self._tiles
+        if tiles > 1:  # the input of the feed-forward is kept, and one piece's tensors are made again
+            saved = _Saved(saved.all - saved.inner, saved.without_core - saved.inner, saved.inner)
         inner = (3.0 if block.ffn.gated else 2.0) * element * tokens * block.ffn.active_width / tp
+        inner = (inner + saved.inner * (tiles > 1)) / tiles
         gradients = 2.0 * element * tokens * hidden + inner
         if training.attention == "unfused":
             freed = 0.0 if block.parallel else saved.inner

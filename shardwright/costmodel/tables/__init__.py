@@ -12,6 +12,7 @@ from .memory import (
     fixed_bytes,
     host_reserve_for,
     host_share_bytes,
+    nvme_share_bytes,
     usable_bytes,
 )
 from .rows import RowCosts, Rows, StageSeconds, ends_of, rank_bytes, stage_causes, stage_seconds
@@ -35,6 +36,7 @@ __all__ = [
     "host_reserve_for",
     "host_share_bytes",
     "layer_mixes",
+    "nvme_share_bytes",
     "rank_bytes",
     "stage_causes",
     "stage_seconds",

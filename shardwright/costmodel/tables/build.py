@@ -1,5 +1,6 @@
 """Cost tables from the work of each row: adds data parallelism, the optimizer, and the memory of the parameters."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -11,8 +12,10 @@ from shardwright.costmodel.op_times import CLIP_PASSES, FOREACH_UPDATE_PASSES, U
 from shardwright.specs import (
     OPTIMIZER_STATES,
     OWN_STACK,
+    PLAIN_STRATEGIES,
     POLICIES,
     Candidates,
+    Strategy,
     TrainingSpec,
     pipeline_group,
     tp_group,
@@ -29,14 +32,20 @@ _EXCHANGES = ("tensor_parallel", "context_parallel", "expert_parallel")
 
 
 def build_tables(
-    model: ModelSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes, *, mtp_apart: bool = False
+    model: ModelSpec,
+    training: TrainingSpec,
+    candidates: Candidates,
+    times: OpTimes,
+    *,
+    strategies: Sequence[Strategy] = PLAIN_STRATEGIES,
+    mtp_apart: bool = False,
 ) -> CostTables:
     """Build the cost tables of every candidate. Pure. The caller checks that a candidate divides model and batch.
 
-    `mtp_apart`: multi-token prediction layers are one more class of layers, not part of the head.
+    `strategies`: what a layer may do; the plain ones come first. `mtp_apart`: multi-token prediction layers are one more class of layers, not part of the head.
     """
     rows = distinct_rows(model, training, candidates, times, mtp_apart=mtp_apart)
-    return _Builder(model, training, times, candidates, rows).tables()
+    return _Builder(model, training, times, candidates, rows, tuple(strategies)).tables()
 
 
 @dataclass(frozen=True)
@@ -55,10 +64,17 @@ class LeastCosts:
     activation_bytes: Array
 
 
-def build_least(model: ModelSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes) -> LeastCosts:
+def build_least(
+    model: ModelSpec,
+    training: TrainingSpec,
+    candidates: Candidates,
+    times: OpTimes,
+    *,
+    strategies: Sequence[Strategy] = PLAIN_STRATEGIES,
+) -> LeastCosts:
     """Return what the rows of every candidate cost at the least, in a fraction of the time that cost tables take."""
     rows = distinct_rows(model, training, candidates, times)
-    return _Builder(model, training, times, candidates, rows).least()
+    return _Builder(model, training, times, candidates, rows, tuple(strategies)).least()
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,7 @@ class _Builder:
     times: OpTimes
     candidates: Candidates
     rows: list[RowWork]
+    strategies: tuple[Strategy, ...]
 
     def tables(self) -> CostTables:
         forward, backward = self._own_forward(), self._own_backward()
@@ -105,6 +122,7 @@ class _Builder:
             + self._held_inputs(),
             slack=self._slack(),
             static=self._static_bytes(traffic),
+            host_activation_bytes=self._offload.host_bytes_each if self._offload and self._offloads_tokens else None,
         )
 
     def least(self) -> LeastCosts:
@@ -159,7 +177,7 @@ class _Builder:
         backward pass. With full recompute the layers' inputs are the kept activations; then their gradients come on top, but
         for those of the first and of the last layer in the backward pass, which are in use anyway. With other policies more is
         kept when the backward pass starts than at its end."""
-        shape = (len(self.candidates), len(self.rows), len(POLICIES))
+        shape = (len(self.candidates), len(self.rows), len(self.strategies))
         trainable = self.training.trainable
         if not self.training.software.holds_frozen_inputs or trainable.trains_layer_weights:
             return np.zeros(shape)
@@ -168,16 +186,21 @@ class _Builder:
         hidden_bytes = self.training.precision.activation_bytes_per_element * tokens * self.model.hidden_size
         others = np.maximum(0.0, self.model.layer_count / self.candidates.pp - 2)
         found = np.zeros(shape)
-        found[:, :-2, POLICIES.index("full")] = (sharded_layers * others * hidden_bytes)[:, None]
+        full = [one.recompute == "full" for one in self.strategies]
+        found[:, :-2, full] = (sharded_layers * others * hidden_bytes)[:, None, None]
         return found
 
     @cached_property
     def _offload(self) -> ActivationOffload | None:
         """The activations that go to the host, if any do."""
-        if not self.training.activation_offload_layers:
+        if not (self.training.activation_offload_layers or self._offloads_tokens):
             return None
-        kept = self._stacked("activation_bytes_by_policy")
-        return ActivationOffload(self.training, self.times, self.candidates, self.model.layer_count, kept)
+        kept, layers = self._stacked("activation_bytes_by_policy"), self.model.layer_count
+        return ActivationOffload(self.training, self.times, self.candidates, layers, self.strategies, kept)
+
+    @property
+    def _offloads_tokens(self) -> bool:
+        return any(one.activation_offload for one in self.strategies)
 
     @property
     def _freed(self) -> Array:
@@ -197,7 +220,10 @@ class _Builder:
         return backs
 
     def _stacked(self, name: str) -> Array:
-        return np.stack([getattr(row, name) for row in self.rows], axis=1).astype(float)
+        stacked = np.stack([getattr(row, name) for row in self.rows], axis=1).astype(float)
+        if not name.endswith("_by_policy") or self.strategies == PLAIN_STRATEGIES:
+            return stacked
+        return stacked[..., [POLICIES.index(one.recompute) for one in self.strategies]]
 
     def _column(self, name: str) -> Array:
         return np.asarray(getattr(self.candidates, name))[:, None]
@@ -212,7 +238,7 @@ class _Builder:
 
     def _seconds(self, **parts: Array) -> Seconds:
         """Broadcast each cause of shape (N, R) or (N, R, P) to (N, R, P); missing causes are 0."""
-        shape = (len(self.candidates), len(self.rows), len(POLICIES))
+        shape = (len(self.candidates), len(self.rows), len(self.strategies))
         wide = {name: part[..., None] if part.ndim == 2 else part for name, part in parts.items()}
         nothing = np.zeros(1)
         return Seconds(**{f.name: np.broadcast_to(wide.get(f.name, nothing), shape) for f in fields(Seconds)})
@@ -295,6 +321,7 @@ class _Builder:
         update = element * passes[self.training.optimizer] * shard
         clip = element * CLIP_PASSES * shard
         by_host = np.where(on_host > 0, self.times.host_update_seconds(on_host * shard, on_host * (update + clip)), 0.0)
+        by_host = np.maximum(by_host, self._nvme_seconds(self._on_nvme * on_host * shard))
         left = 1 - on_host
         by_device = np.where(
             on_host < 1,
@@ -304,6 +331,28 @@ class _Builder:
         )
         together = np.maximum if self.training.software.updates_side_by_side else np.add
         return np.asarray(together(by_device, by_host))
+
+    @property
+    def _on_nvme(self) -> Array:
+        """(N, 1): share of the host's part of the optimizer whose parameters and state are on drives."""
+        return self._column("offload_nvme")
+
+    def _nvme_seconds(self, elements: Array) -> Array:
+        """Seconds of reading and writing so many elements' parameters and state, all ranks of a host at once.
+
+        Drives read ahead and write behind the update (Rajbhandari et al. 2021, ZeRO-Infinity, arXiv 2104.07857), so the longer of
+        the two counts.
+        """
+        host, ranks = self.times.node.host, self.times.node.devices_per_host
+        if not (elements.any() and host.nvme_bytes):
+            return np.zeros_like(elements)
+        each = 1 / host.nvme_read_bytes_per_s + 1 / host.nvme_write_bytes_per_s
+        return np.asarray(self._state_bytes * elements * ranks * each)
+
+    @property
+    def _state_bytes(self) -> float:
+        """Bytes of an element's fp32 parameter and optimizer state."""
+        return self.training.precision.parameter_bytes_per_element * (1.0 + OPTIMIZER_STATES[self.training.optimizer])
 
     @property
     def _reads_parameters(self) -> Array:
@@ -356,15 +405,18 @@ class _Builder:
             gradient * parameters if stack.keeps_gradient_buffer else np.maximum(gradient * parameters, device_gradient)
         )
         widened = 4.0 if stack.widens_gradients and gradient < element else 0.0
-        kept_gathered = np.where(freed, 0.0, gathered)
-        gradients = np.where(whole_gradients, whole, device_gradient)
+        streams = traffic.streamed
+        kept_gathered = np.where(freed, 0.0, (1 - streams) * gathered)
+        summed = (self._column("microbatches") > 1) * self._column("offload_gradients")
+        gradients = np.where(whole_gradients, (1 - summed) * whole, device_gradient)
+        reduces = (self._column("data_ranks") > 1) | (summed > 0)
         return StaticBytes(
             parameters=on_device * master + frozen,
             gathered=kept_gathered,
-            gather_window=np.where(freed, gathered, 0.0),
+            gather_window=np.where(freed | (streams > 0), gathered, 0.0),
             gradients=np.where(late, 0.0, gradients),
             optimizer_state=on_device * states,
-            reduce_buffer=np.where(self._column("data_ranks") > 1, gradient, 0.0) * parameters,
+            reduce_buffer=np.where(reduces, gradient, 0.0) * parameters,
             step=on_device * (stack.step_copies * element + widened) * shard,
             late_gradients=np.where(late & ~on_stream, gradients, 0.0),
             stream_gradients=np.where(late & on_stream, gradients, 0.0),
@@ -374,5 +426,8 @@ class _Builder:
                 + np.where(zero <= 1, stack.flat_gradient_copies * gradient * parameters, 0.0)
             ),
             unplaced=(kept_gathered + gradients) * self._in_heap,
-            host=on_host * (master + states + shard_gradient) + (self._offload.host_bytes if self._offload else 0.0),
+            nvme=self._on_nvme * on_host * (master + states),
+            host=on_host * ((1 - self._on_nvme) * (master + states) + shard_gradient)
+            + np.where(freed, 0.0, streams * gathered)
+            + (self._offload.host_bytes if self._offload else 0.0),
         )

@@ -1,6 +1,6 @@
-"""Cost tables: the costs of each kind of layer, the embedding and the head, for every candidate and recompute policy.
+"""Cost tables: the costs of each kind of layer, the embedding and the head, for every candidate and strategy of a layer.
 
-Arrays have the axes (candidate N, row R, recompute policy P). Rows are the model's layer classes, then the embedding,
+Arrays have the axes (candidate N, row R, strategy P: what is recomputed, and how much of the activations goes to the host). Rows are the model's layer classes, then the embedding,
 then the head (final norm, LM head and loss). The cost of a stage is the sum over its rows, so these tables serve one
 plan and the whole search alike.
 """
@@ -35,7 +35,7 @@ class Seconds:
 
 @dataclass(frozen=True)
 class StaticBytes:
-    """Bytes per row (N, R) that are held over a step. All but `host` are on the device.
+    """Bytes per row (N, R) that are held over a step. All but `host` and `nvme` are on the device.
 
     `gathered`: compute-format copies kept from forward to backward. `gather_window`: such a copy where it is freed
     after each use; a rank holds two at once. `reduce_buffer`: the input of one row's gradient reduction; one at a time.
@@ -60,6 +60,7 @@ class StaticBytes:
     flat: Array
     unplaced: Array
     host: Array
+    nvme: Array
 
     @property
     def stays(self) -> Array:
@@ -78,7 +79,8 @@ class CostTables:
     weights' gradients take, which a schedule may postpone. `optimizer_seconds` (N, R): clipping and update once a step.
     `send_seconds` (N,): bringing one microbatch's hidden states to the next stage. `activation_bytes`: kept for each
     microbatch in flight. `working_bytes`: in use while that row's backward runs. `slack` (N,): unused bytes of the
-    allocator, as a share of all bytes not held over the whole step.
+    allocator, as a share of all bytes not held over the whole step. `host_activation_bytes` (N, R, P): on the host for each
+    microbatch in flight; None where no strategy puts any there.
     """
 
     forward: Seconds
@@ -92,6 +94,7 @@ class CostTables:
     working_bytes: Array
     slack: Array
     static: StaticBytes
+    host_activation_bytes: Array | None = None
 
     def __len__(self) -> int:
         return len(self.send_seconds)

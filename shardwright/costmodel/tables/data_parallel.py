@@ -53,7 +53,9 @@ class DataParallel:
     def in_forward(self) -> Exposed:
         """Every microbatch: ZeRO-3 gathers each layer, from the host where the shard is there."""
         each = self._gathers_each
-        return self._beside(self.forward, each * self._gather_seconds, each * self._copy_seconds)
+        return self._beside(
+            self.forward, each * self._gather_seconds, each * self._copy_seconds + self._streamed_seconds
+        )
 
     def in_first_forward(self) -> Exposed:
         """Once a step: below ZeRO-3 the parameters are gathered at their first use.
@@ -83,12 +85,14 @@ class DataParallel:
         put_off = ~self._reduces_each
         once = put_off * self._reduce_seconds + self._replica_seconds
         if not self.training.software.overlaps_reduction:
-            return Exposed(once[..., None] + np.zeros_like(self.backward), (put_off * self._copy_seconds)[..., None])
+            return Exposed(
+                once[..., None] + np.zeros_like(self.backward), (put_off * self._last_gradients_seconds)[..., None]
+            )
         every = self._beside(self.backward, network, copies)
         last = self._beside(
             self._chunks_behind * self.backward,
             network + once[..., None],
-            copies + (put_off * self._copy_seconds)[..., None],
+            copies + (put_off * self._last_gradients_seconds)[..., None],
         )
         copied = np.maximum(0.0, last.host_copy - every.host_copy)
         added = last.network + last.host_copy - every.network - every.host_copy
@@ -145,14 +149,16 @@ class DataParallel:
         """Traffic of every microbatch's backward, on the network and to and from the host, (N, R, 1) each."""
         gathers, reduces = self._gathers_each & self._gathers_again, self._reduces_each
         network = gathers * self._gather_seconds + reduces * self._reduce_seconds
-        copies = (gathers * self._copy_seconds + reduces * self._copy_seconds)[..., None]
+        copies = gathers * self._copy_seconds + reduces * self._copy_seconds
+        copies = (copies + self._streamed_seconds + self._summed_gradients_seconds)[..., None]
         return network[..., None], copies if self.copied is None else copies + self.copied
 
     def _copied_in_forward(self) -> Array:
         """(N, R, P): seconds that copies of activations add to every forward."""
         each = self._gathers_each
         forward, gathers, copies = (
-            part[..., None] for part in (self.forward, each * self._gather_seconds, each * self._copy_seconds)
+            part[..., None]
+            for part in (self.forward, each * self._gather_seconds, each * self._copy_seconds + self._streamed_seconds)
         )
         without = self._beside(forward, gathers, copies)
         beside = self._beside(forward, gathers, copies + (0.0 if self.copied is None else self.copied))
@@ -230,14 +236,43 @@ class DataParallel:
     @property
     def _copy_seconds(self) -> Array:
         """Seconds of copying the part of the shard that is on the host one way."""
-        elements = sum(sharded(self.candidates, self.parameters, self.expert_parameters))
-        elements = elements * self._column("offload_optimizer")
-        moves = (self._column("offload_optimizer") > 0) & ((elements > 0) | self._trains_everywhere)
-        return np.where(
-            moves,
-            self.times.host_copy_seconds(self.training.precision.parameter_bytes_per_element * elements),
-            0.0,
+        return self._shard_seconds(self._column("offload_optimizer"))
+
+    @property
+    def _last_gradients_seconds(self) -> Array:
+        """Seconds of copying gradients to the host after the last microbatch: those that are not there yet."""
+        several = self._column("microbatches") > 1
+        return self._shard_seconds(self._column("offload_optimizer") - several * self._column("offload_gradients"))
+
+    def _shard_seconds(self, share: Array) -> Array:
+        """Seconds of copying so large a share of the shard, (N, 1), one way."""
+        elements = share * sum(sharded(self.candidates, self.parameters, self.expert_parameters))
+        moves = (share > 0) & ((elements > 0) | self._trains_everywhere)
+        size_bytes = self.training.precision.parameter_bytes_per_element * elements
+        return np.where(moves, self.times.host_copy_seconds(size_bytes), 0.0)
+
+    @property
+    def _summed_gradients_seconds(self) -> Array:
+        """Seconds of a microbatch's copies of the gradients that the host keeps. All microbatches but the first bring the sum to the
+        device, and all take it back (DeepSpeed, zero/stage_1_and_2.py, async_accumulate_grad_in_cpu_via_gpu)."""
+        microbatches = self._column("microbatches")
+        size_bytes = (
+            self._gradient_bytes * (self.parameters + self.expert_parameters) * self._column("offload_gradients")
         )
+        times = np.where(microbatches > 1, 2 - 1 / microbatches, 0.0)
+        return np.where(size_bytes > 0, times * self.times.host_copy_seconds(size_bytes), 0.0)
+
+    @property
+    def _streamed_seconds(self) -> Array:
+        """Seconds of bringing the streamed layers' weights from the host for one pass, spread over all layers."""
+        size_bytes = self.gathered_bytes * (self.parameters + self.expert_parameters) * self.streamed
+        return np.where(size_bytes > 0, self.times.host_copy_seconds(size_bytes), 0.0)
+
+    @property
+    def streamed(self) -> Array:
+        """(N, R): share of a row's layers whose weights come from the host for each pass; the ends stay on the device."""
+        is_layer = np.arange(self.parameters.shape[1]) < self.parameters.shape[1] - 2
+        return np.asarray(self._column("offload_parameters") * is_layer)
 
 
 def defers(training: TrainingSpec, candidates: Candidates) -> Array:

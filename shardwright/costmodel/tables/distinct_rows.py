@@ -79,6 +79,9 @@ def distinct_rows(
         stages_per_rank=np.where(paired, candidates.stages_per_rank, one),
         zero_stage=0 * one,
         offload_optimizer=0 * one,
+        offload_gradients=0 * one,
+        offload_parameters=0 * one,
+        offload_nvme=0 * one,
     )
     kinds = distinct(list(vars(alike).values()))
     rows = WorkModel(model, training, times, alike[kinds.first]).rows(mtp_apart=mtp_apart)

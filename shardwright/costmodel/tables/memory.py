@@ -64,6 +64,11 @@ def host_share_bytes(node: NodeGroup) -> float:
     return node.host.memory_bytes * (1 - (node.host.memory_reserve or 0.0)) / node.devices_per_host
 
 
+def nvme_share_bytes(node: NodeGroup) -> float:
+    """Return each device's share of its host's drives."""
+    return node.host.nvme_bytes / node.devices_per_host
+
+
 # What Google Kubernetes Engine keeps from the pods of a node: share of the memory up to each size in GiB, then of the rest
 # ("Plan GKE Standard node sizes", memory reservations). It leaves that to the kernel, its page cache and the daemons.
 _HOST_RESERVES = ((4.0, 0.25), (8.0, 0.20), (16.0, 0.10), (128.0, 0.06), (np.inf, 0.02))

@@ -63,6 +63,10 @@ class Rows:
         """(N,): the sum over a model that has `whole` (K,) layers of each class, for rows that do not depend on the policy."""
         return np.asarray(self.layers @ whole + self.first + self.last)
 
+    def weighted(self, factor: float) -> "Rows":
+        """Multiply every value by one factor."""
+        return Rows(factor * self.layers, factor * self.first, factor * self.last)
+
     @property
     def depends_on_policy(self) -> bool:
         """Whether the layers have an axis over recompute policies."""
@@ -99,9 +103,10 @@ class RowCosts:
         send: (...), one message between stages.
         activation, working: bytes by policy, kept for each microbatch in flight, and in use during a backward
             (the largest counts).
-        static, step, host: bytes held over the step, needed by the update beside them, and held on the host.
+        static, step, host, nvme: bytes held over the step, needed by the update beside them, and held on the host and its drives.
         gather_window, reduce_buffer: bytes of which only the largest row's count.
         slack: (...), unused bytes of the allocator, as a share of the bytes not held over the step.
+        host_activation: bytes by policy, on the host for each microbatch in flight; None where there are none.
     """
 
     forward: Rows
@@ -115,10 +120,12 @@ class RowCosts:
     static: Rows
     step: Rows
     host: Rows
+    nvme: Rows
     gather_window: Rows
     reduce_buffer: Rows
     send: Array
     slack: Array
+    host_activation: Rows | None = None
 
     @classmethod
     def of(cls, tables: CostTables) -> "RowCosts":
@@ -136,14 +143,20 @@ class RowCosts:
             static=Rows.of(kept.stays),
             step=Rows.of(kept.step + kept.late_gradients),
             host=Rows.of(kept.host),
+            nvme=Rows.of(kept.nvme),
             gather_window=Rows.of(kept.gather_window),
             reduce_buffer=Rows.of(kept.reduce_buffer),
             send=tables.send_seconds,
             slack=tables.slack,
+            host_activation=None
+            if tables.host_activation_bytes is None
+            else Rows.by_policy(tables.host_activation_bytes),
         )
 
     def __getitem__(self, index: Any) -> "RowCosts":
-        return RowCosts(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen: dict[str, Any] = {name: None if part is None else part[index] for name, part in parts.items()}
+        return RowCosts(**chosen)
 
     def room_for(self, candidates: int) -> "RowCosts":
         """Return costs of so many candidates that are not filled in yet, in arrays like these of (N, ...)."""
@@ -153,7 +166,7 @@ class RowCosts:
 
         alike: dict[str, Any] = {}
         for name, value in vars(self).items():
-            alike[name] = value.each(empty) if isinstance(value, Rows) else empty(value)
+            alike[name] = value.each(empty) if isinstance(value, Rows) else None if value is None else empty(value)
         return RowCosts(**alike)
 
     def put(self, index: IntArray, found: "RowCosts") -> None:
@@ -162,7 +175,7 @@ class RowCosts:
             mine = getattr(self, name)
             if isinstance(value, Rows):
                 mine.layers[index], mine.first[index], mine.last[index] = value.layers, value.first, value.last
-            else:
+            elif value is not None:
                 mine[index] = value
 
     def of_classes(self, chosen: slice) -> "RowCosts":
@@ -262,10 +275,11 @@ def stage_seconds(rows: RowCosts, mixes: Array, ends: Array) -> StageSeconds:
 
 @dataclass(frozen=True)
 class RankBytes:
-    """(..., pp): bytes of each rank's peak on its device, without context and communicators, and on its host."""
+    """(..., pp): bytes of each rank's peak on its device, without context and communicators, on its host, and on its drives."""
 
     device: Array
     host: Array
+    nvme: Array
 
 
 def rank_bytes(
@@ -286,11 +300,33 @@ def rank_bytes(
     kept = peak_activation_bytes(schedule, pp, microbatches, each, postponed)
     if vocabulary != "none":
         kept = kept + waiting_bytes(vocabulary, schedule, pp, microbatches, each)
+    on_host = host_activation_bytes(rows, schedule, pp, microbatches, mixes, vocabulary)
     held = np.moveaxis(by_rank(schedule, pp, np.moveaxis(mixes, -3, -1)).sum(axis=-2), -1, -3)
     held_ends = by_rank(schedule, pp, ends.T).sum(axis=-2).T
     working = rows.working.largest(held, held_ends)
     layers = held.sum(axis=-1)
-    return RankBytes(rows.held(layers, held_ends).peak_bytes(kept + working), rows.host.total(layers, held_ends))
+    host = rows.host.total(layers, held_ends) + on_host
+    return RankBytes(rows.held(layers, held_ends).peak_bytes(kept + working), host, rows.nvme.total(layers, held_ends))
+
+
+def host_activation_bytes(
+    rows: RowCosts,
+    schedule: ScheduleName,
+    pp: int,
+    microbatches: int,
+    mixes: Array,
+    vocabulary: VocabularyParallel = "none",
+) -> Array | float:
+    """(..., pp): the most bytes of activations that each rank holds on its host; arguments as in `rank_bytes`.
+
+    Raises:
+        SpecError: no such schedule for these stages.
+    """
+    if rows.host_activation is None:
+        return 0.0
+    each = rows.host_activation.total(mixes, ends_of(mixes.shape[-3], spread=vocabulary != "none"))
+    waiting = waiting_bytes(vocabulary, schedule, pp, microbatches, each)
+    return np.asarray(peak_activation_bytes(schedule, pp, microbatches, each) + waiting)
 
 
 def stage_causes(seconds: Seconds, mixes: Array, ends: Array) -> dict[str, Array]:

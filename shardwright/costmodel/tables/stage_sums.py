@@ -6,11 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array, IntArray
-from shardwright.specs import POLICIES, Candidates, Plan, ScheduleName, Stage, by_rank
+from shardwright.specs import (
+    POLICIES,
+    Candidates,
+    Plan,
+    ScheduleName,
+    Stage,
+    Strategy,
+    VocabularyParallel,
+    by_rank,
+    strategies_of,
+)
 from shardwright.specs.model import ModelSpec
 
 from .cost_tables import CostTables, Seconds
-from .rows import RowCosts, Rows, StageSeconds, ends_of, stage_causes, stage_seconds
+from .rows import RowCosts, Rows, StageSeconds, ends_of, host_activation_bytes, stage_causes, stage_seconds
 
 
 def zero_stages(stages: Sequence[Stage]) -> list[int]:
@@ -26,17 +36,19 @@ def candidates_of(plan: Plan) -> Candidates:
     return Candidates(**{**vars(repeated), "zero_stage": np.array(stages)})
 
 
-def layer_mixes(model: ModelSpec, stages: Sequence[Stage], *, mtp_apart: bool = False) -> IntArray:
-    """(Z, S, K, P): layers of each class that every stage holds under each policy, by ZeRO stage. `mtp_apart`: as in
-    `build_tables`; these count for the highest ZeRO stage."""
-    zeros = zero_stages(stages)
-    mixes = np.zeros((len(zeros), len(stages), len(model.layer_classes) + mtp_apart, len(POLICIES)), dtype=np.int64)
+def layer_mixes(
+    model: ModelSpec, stages: Sequence[Stage], *, mtp_apart: bool = False, strategies: Sequence[Strategy] | None = None
+) -> IntArray:
+    """(Z, S, K, P): layers of each class that every stage holds under each of `strategies`, by ZeRO stage; by default those of
+    `strategies_of`. `mtp_apart`: as in `build_tables`; these count for the highest ZeRO stage."""
+    zeros, chosen = zero_stages(stages), strategies or strategies_of(stages)
+    mixes = np.zeros((len(zeros), len(stages), len(model.layer_classes) + mtp_apart, len(chosen)), dtype=np.int64)
     classes = iter(model.class_of_layer)
     for index, stage in enumerate(stages):
         if mtp_apart:
             mixes[0, index, -1, POLICIES.index("none")] = stage.mtp_layers
         for layer in stage.each_layer():
-            mixes[zeros.index(layer.zero_stage), index, next(classes), POLICIES.index(layer.recompute)] += 1
+            mixes[zeros.index(layer.zero_stage), index, next(classes), chosen.index(layer.strategy)] += 1
     return mixes
 
 
@@ -83,6 +95,17 @@ class StageSums:
             return np.moveaxis(summed, -1, 1)
 
         return np.asarray(values.largest(of_rank(self._held(values)), of_rank(self.ends)).max(axis=0))
+
+    def host_activations(
+        self, schedule: ScheduleName, pp: int, microbatches: int, vocabulary: VocabularyParallel
+    ) -> Array:
+        """(pp,): the most bytes of activations that each rank holds on its host."""
+        rows = RowCosts.of(self.tables)
+        found = [
+            host_activation_bytes(rows[zero], schedule, pp, microbatches, mixes, vocabulary)
+            for zero, mixes in enumerate(self.mixes)
+        ]
+        return np.asarray(np.zeros(pp) + sum(found))
 
     def _held(self, values: Rows) -> Array:
         return self.mixes if values.depends_on_policy else self.mixes.sum(axis=-1)

@@ -33,7 +33,7 @@ from shardwright.base import Array, IntArray
 from shardwright.costmodel.pipeline import waiting_microbatches
 from shardwright.costmodel.tables import Rows
 from shardwright.planner.space import SCHEDULES, LayerRanges, SpaceCosts
-from shardwright.specs import POLICIES, VOCABULARY, Candidates
+from shardwright.specs import VOCABULARY, Candidates
 
 from .interleaved import InterleavedBounds
 from .layer_floor import LayerFloor
@@ -120,12 +120,12 @@ def lower_bounds(
         places = np.flatnonzero(shape_of == index)
         entries, bases = chosen[places], base_index[places]
         pp, chunks = int(depths[places[0]]), int(chunk_counts[places[0]])
-        floor = LayerFloor(costs.rows[bases], costs.room_bytes[bases], ranges, allowed, spread=bool(spread[places[0]]))
+        runs = space.runs(allowed, splits=bool(space.splits[entries[0]]), several=chunks > 1)
+        floor = LayerFloor(costs.rows[bases], costs.room_bytes[bases], ranges, runs, spread=bool(spread[places[0]]))
         optimizer = floor.whole_sum(floor.rows.optimizer) / pp
         limit = limit_seconds - optimizer
         if space.splits[entries[0]]:
-            runs = [policy for policy in allowed if POLICIES[policy] in space.split_recompute]
-            floor = replace(floor, allowed=runs, folded=chunks > 1)
+            floor = replace(floor, folded=chunks > 1)
             path = SplitBounds(costs, ranges, floor, entries, pp, chunks).bounds(limit)
         elif space.schedule[entries[0]] == _INTERLEAVED:
             path = InterleavedBounds(costs, ranges, floor, entries, pp, chunks).bounds(limit)

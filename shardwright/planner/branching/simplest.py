@@ -62,9 +62,9 @@ def _near(run: BranchAndBound, most: float, own: int) -> dict[int, IntArray]:
 
 
 def complexity(portfolio: Portfolio, found: Found) -> tuple[int, int, bool]:
-    """Return a plan's place in the order of simplicity: its kind, its variant, and whether it recomputes anything."""
-    others = [policy for policy in range(len(POLICIES)) if policy != _NOTHING]
-    recomputes = bool(found.solved.mix.sum(axis=(0, 1))[others].any())
+    """Return a plan's place in the order of simplicity: its kind, its variant, and whether it recomputes anything or has
+    activations on the host."""
+    recomputes = bool(np.delete(found.solved.mix.sum(axis=(0, 1)), _NOTHING).any())
     variant = next(place for place, each in enumerate(portfolio.variants) if each is found.variant)
     return int(_kinds(found.variant.run.space)[found.solved.entry]), variant, recomputes
 
@@ -75,8 +75,9 @@ def _kinds(space: Space) -> IntArray:
     axes = sum(((space.column(name) > 1).astype(np.int64) for name in _AXES), 1 * replicated_shards)
     stages = np.where(space.column("pp") > 1, space.stages_per_rank, 0)
     pipeline = np.where(space.splits, _SPLITS, np.minimum(stages, _SPLITS - 1))
-    offloads = space.column("offload_optimizer") > 0
-    return np.asarray(((axes * (_SPLITS + 1) + pipeline) * 2 + space.spread) * 2 + offloads)
+    shares = ("offload_optimizer", "offload_gradients", "offload_parameters", "offload_nvme")
+    offloads = sum((space.column(name) > 0).astype(np.int64) for name in shares)
+    return np.asarray(((axes * (_SPLITS + 1) + pipeline) * 2 + space.spread) * 5 + offloads)
 
 
 def _searches(run: BranchAndBound, entries: IntArray, most: float) -> Iterator[BranchAndBound]:

@@ -4,16 +4,18 @@ from .asked import asked
 from .costs import EntryCosts, SpaceCosts, space_costs
 from .enumerate import SCHEDULES, Space, check_fixed, enumerate_space
 from .fixed import Fixed
+from .limits import SHARES
 from .meshes import meshes_of
 from .other_orders import NEAR_THE_BEST, in_other_order
 from .ranges import LayerRanges, layer_ranges
-from .software import check_runs, kept_by
+from .software import check_runs, kept_by, last_resorts
 from .stage_sizes import ChunkSizes, chunk_sizes, near_even_sizes
 from .variants import TRIED_LOSS_CHUNKS, OpenChoices, changed, keeps, training_variants, words_of
 
 __all__ = [
     "NEAR_THE_BEST",
     "SCHEDULES",
+    "SHARES",
     "TRIED_LOSS_CHUNKS",
     "ChunkSizes",
     "EntryCosts",
@@ -31,6 +33,7 @@ __all__ = [
     "in_other_order",
     "keeps",
     "kept_by",
+    "last_resorts",
     "layer_ranges",
     "meshes_of",
     "near_even_sizes",

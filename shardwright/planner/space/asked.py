@@ -1,14 +1,16 @@
 """What a user asks of the choices, in words: options by name, `NAME=VALUE` and what is forbidden, as one `Fixed`."""
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 from shardwright.base import SpecError, listed, nearest
 from shardwright.specs import CHOICES
 
 from .fixed import Fixed
-from .limits import LIMITED, Limit, have_common_value, read_number
+from .limits import LIMITED, SHARES, Limit, have_common_value, read_number
 
+_OFFLOAD = "offload"
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _ON_OFF = ("sequence_parallel", "even_stages")
 _FIXABLE = (*LIMITED, *_ON_OFF)
@@ -25,7 +27,7 @@ _PLAIN: dict[str, tuple[str, int | str]] = {
     "expert_parallel": ("ep", 1),
     "replicas": ("dp_replicate", 1),
     "zero": ("zero_stage", 0),
-    "offload_optimizer": ("offload_optimizer", 0),
+    **{share: (share, 0) for share in SHARES},
     "recompute": ("recompute", "none"),
     "vocabulary_parallel": ("vocabulary_parallel", "none"),
 }
@@ -44,7 +46,8 @@ def asked(options: Mapping[str, Any], *, fix: Iterable[str] = (), forbid: Iterab
     """Return the choices that a user asks for.
 
     `options`: values by name, as text or read: a value fixes the choice, `4..8`, `4..`, `..8` and `1,2,8` limit it. `fix`:
-    the same as `NAME=VALUE`. `forbid`: axes that stay at 1 (`cp`), choices that stay plain (`recompute`,
+    the same as `NAME=VALUE`. `offload` among the options opens all shares of what may leave the device, `forbid` of "offload" keeps
+    all of it there. `forbid`: axes that stay at 1 (`cp`), choices that stay plain (`recompute`,
     `offload_optimizer`), values that are not taken (`interleaved-1f1b`, `zero_stage=3`), each several with commas.
 
     Raises:
@@ -57,13 +60,20 @@ def asked(options: Mapping[str, Any], *, fix: Iterable[str] = (), forbid: Iterab
             flags[name] = _agreed(words, name, _flag(words, value), flags)
         else:
             wishes.append(_wish(words, name, value))
-    for word in [word.strip() for words in forbid for word in words.split(",") if word.strip()]:
+    forbidden = [word.strip() for words in forbid for word in words.split(",") if word.strip()]
+    parts = [(SHARES if word == _OFFLOAD else (word,)) for word in forbidden]
+    for word in chain.from_iterable(parts):
         name = word.replace("-", "_")
         if name in ("sequence_parallel", "uneven_stages"):
             kept = name if name in _ON_OFF else "even_stages"
             flags[kept] = _agreed(f"--forbid {word}", kept, kept == "even_stages", flags)
         else:
             wishes.append(_forbidden(word))
+    if options.get(_OFFLOAD):
+        stated = {wish.limit.choice for wish in wishes}
+        if _OFFLOAD in forbidden:
+            raise SpecError("--offload and --forbid offload contradict each other; leave out one of them")
+        wishes += [_wish("--offload", share, "0..1") for share in SHARES if share not in stated]
     _check_together(wishes)
     fixed = {wish.limit.choice: wish.value for wish in wishes if wish.value is not None}
     limits = tuple(dict.fromkeys(wish.limit for wish in wishes if wish.value is None))
@@ -110,7 +120,7 @@ def _forbidden(word: str) -> _Wish:
         return _Wish(words, Limit.read(*_PLAIN[plain]))
     if word in _NAMED:
         return _Wish(words, Limit.read(_NAMED[word], word, excluded=True))
-    known = (*_PLAIN, "sequence_parallel", "uneven_stages", *_NAMED)
+    known = (*_PLAIN, _OFFLOAD, "sequence_parallel", "uneven_stages", *_NAMED)
     raise SpecError(
         f"{words}: that is no axis, choice or value of one; allowed: {listed(known)}, or NAME=VALUE.{nearest(word, known)}"
     )

@@ -15,6 +15,7 @@ from shardwright.costmodel.tables import (
     ends_of,
     fixed_bytes,
     host_share_bytes,
+    nvme_share_bytes,
     usable_bytes,
 )
 from shardwright.specs import Candidates, ScheduleName, TrainingSpec, VocabularyParallel
@@ -37,6 +38,7 @@ class EntryCosts:
     rows: RowCosts
     room_bytes: float
     host_room_bytes: float
+    nvme_room_bytes: float = 0.0
     even_stages: bool = False
     vocabulary: VocabularyParallel = "none"
 
@@ -56,9 +58,10 @@ class PricedRows:
     In a large space most entries are ruled out by what their rows cost at the least.
     """
 
-    def __init__(self, model: ModelSpec, training: TrainingSpec, base: Candidates, times: OpTimes) -> None:
-        self._model, self._training, self._base, self._times = model, training, base, times
-        self._priced = np.zeros(len(base), dtype=bool)
+    def __init__(self, model: ModelSpec, training: TrainingSpec, space: Space, times: OpTimes) -> None:
+        self._model, self._training, self._base, self._times = model, training, space.base, times
+        self._strategies = space.strategies
+        self._priced = np.zeros(len(space.base), dtype=bool)
         self._rows: RowCosts | None = None
 
     def __getitem__(self, bases: int | IntArray | slice) -> RowCosts:
@@ -77,10 +80,10 @@ class PricedRows:
     @cached_property
     def least(self) -> LeastCosts:
         """What the rows of every base candidate cost at the least."""
-        return build_least(self._model, self._training, self._base, self._times)
+        return build_least(self._model, self._training, self._base, self._times, strategies=self._strategies)
 
     def _price(self, base: Candidates) -> RowCosts:
-        return RowCosts.of(build_tables(self._model, self._training, base, self._times))
+        return RowCosts.of(build_tables(self._model, self._training, base, self._times, strategies=self._strategies))
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class SpaceCosts:
     rows: PricedRows
     room_bytes: Array
     host_room_bytes: float
+    nvme_room_bytes: float = 0.0
 
     def entry(self, entry: int) -> EntryCosts:
         space = self.space
@@ -103,6 +107,7 @@ class SpaceCosts:
             rows=self.rows[base],
             room_bytes=float(self.room_bytes[base]),
             host_room_bytes=self.host_room_bytes,
+            nvme_room_bytes=self.nvme_room_bytes,
             even_stages=space.even_stages,
             vocabulary=space.vocabulary_name(entry),
         )
@@ -110,7 +115,8 @@ class SpaceCosts:
 
 def space_costs(space: Space, model: ModelSpec, training: TrainingSpec, times: OpTimes) -> SpaceCosts:
     """Return the costs of the whole space; its cost tables are built where they are asked for."""
-    rows = PricedRows(model, training, space.base, times)
+    rows = PricedRows(model, training, space, times)
     usable = usable_bytes(times.node.device, times.constants)
     room = usable - fixed_bytes(space.base, times.node, times.constants)
-    return SpaceCosts(space, rows, room * (1 - _ROUNDING), host_share_bytes(times.node) * (1 - _ROUNDING))
+    host, nvme = host_share_bytes(times.node), nvme_share_bytes(times.node)
+    return SpaceCosts(space, rows, room * (1 - _ROUNDING), host * (1 - _ROUNDING), nvme * (1 - _ROUNDING))

@@ -27,23 +27,26 @@ from shardwright.specs import (
     EXPERT_DISPATCH,
     ORDERS,
     PIPELINE_OUTERMOST,
+    PLAIN_STRATEGIES,
     POLICIES,
     VOCABULARY,
     Candidates,
     ClusterSpec,
     RecomputePolicy,
     ScheduleName,
+    Strategy,
     TrainingSpec,
     VocabularyParallel,
     has_shape,
     splits_backward,
+    strategies_of,
 )
 from shardwright.specs.model import ModelSpec
 
 from . import refusals
 from .fixed import Fixed
 from .meshes import Degrees, context_exchanges, has_experts, meshes_of
-from .software import optimizer_shares, why_not_split
+from .software import Placement, activation_shares, placements, why_not_split
 from .stage_sizes import divides_into_stages
 
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -59,7 +62,9 @@ SPLIT: tuple[int, ...] = tuple(index for index, name in enumerate(SCHEDULES) if 
 _SHARES_VOCABULARY = ("gpipe", "1f1b", "v-half")
 """The schedules for which it is known how many microbatches wait (costmodel/pipeline/in_flight.py): under GPipe none has to."""
 
-_COLUMNS = (*(choice.name for choice in COLUMNS if choice.name != "stages_per_rank"), "microbatches", "stages_per_rank")
+_OFFLOADS = ("offload_optimizer", "offload_gradients", "offload_parameters", "offload_nvme")
+_APART = ("stages_per_rank", *_OFFLOADS[1:])
+_COLUMNS = (*(choice.name for choice in COLUMNS if choice.name not in _APART), "microbatches", "stages_per_rank")
 _PP, _MICROBATCHES, _ZERO = (_COLUMNS.index(name) for name in ("pp", "microbatches", "zero_stage"))
 
 # At 8 stages on each rank the bubble is an eighth of that of 1F1B. More shorten it little, and each adds a message for
@@ -72,7 +77,7 @@ class Space:
     """N plans without their stages: entry `i` is `base[base_index[i]]` under schedule `SCHEDULES[schedule[i]]`.
 
     `vocabulary_parallel`: indices into `VOCABULARY`, how the ranks of the pipeline share embedding and head.
-    `fixed`: the choices that every entry keeps. `split_recompute`: the recompute policies that the software runs with a
+    `strategies`: what a layer may do, the plain ones first. `fixed`: the choices that every entry keeps. `split_recompute`: the recompute policies that the software runs with a
     schedule that splits the backward. Cost tables depend on `base` alone, so schedules with equally many stages on a rank
     share them.
     """
@@ -84,6 +89,7 @@ class Space:
     vocabulary_parallel: IntArray
     fixed: Fixed
     split_recompute: tuple[RecomputePolicy, ...] = POLICIES
+    strategies: tuple[Strategy, ...] = PLAIN_STRATEGIES
 
     def __len__(self) -> int:
         return len(self.base_index)
@@ -115,6 +121,16 @@ class Space:
     def spread(self) -> Array:
         """(N,): whether all ranks of the pipeline share embedding and head."""
         return np.asarray(self.vocabulary_parallel != VOCABULARY.index("none"))
+
+    def runs(self, allowed: list[int], *, splits: bool, several: bool) -> list[int]:
+        """Return those of the `allowed` strategies that go with a schedule that `splits` the backward or has `several` stages on a
+        rank: where either holds, all activations stay on the device."""
+        return [
+            index
+            for index in allowed
+            if (not splits or self.strategies[index].recompute in self.split_recompute)
+            and not ((splits or several) and self.strategies[index].activation_offload)
+        ]
 
     def vocabulary_name(self, entry: int) -> VocabularyParallel:
         return VOCABULARY[int(self.vocabulary_parallel[entry])]
@@ -162,10 +178,22 @@ def _enumerated(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
     distinct, base_index = np.unique(entries.row * (entries.chunks.max() + 1) + entries.chunks, return_inverse=True)
     of_row, chunks = np.divmod(distinct, entries.chunks.max() + 1)
     columns: dict[str, Array] = dict(zip(_COLUMNS, (*rows[of_row].T, chunks), strict=True))
-    shares = np.array(_offloads(cluster, training, fixed))
-    base = Candidates(**columns | {"offload_optimizer": shares[columns["offload_optimizer"]]})
+    placed = np.array(_placements(cluster, training, fixed), dtype=float)[columns.pop("offload_optimizer")]
+    base = Candidates(**columns, **dict(zip(_OFFLOADS, placed.T, strict=True)))
     split = training.software.runs.split_backward.recompute
-    return Space(base, base_index, entries.schedule, entries.chunks, entries.vocabulary, fixed, split)
+    strategies = _strategies(cluster, fixed)
+    return Space(base, base_index, entries.schedule, entries.chunks, entries.vocabulary, fixed, split, strategies)
+
+
+def _strategies(cluster: ClusterSpec, fixed: Fixed) -> tuple[Strategy, ...]:
+    """Return what a layer may do: the plain strategies, and those that put activations on the host where that is asked for."""
+    if fixed.stages is not None:
+        return strategies_of(fixed.stages)
+    if not cluster.node.device.has_own_memory:
+        return PLAIN_STRATEGIES
+    shares = [share for share in activation_shares(fixed) if share > 0 and fixed.allows("offload_activations", share)]
+    policies = [policy for policy in POLICIES if fixed.allows("recompute", policy)]
+    return (*PLAIN_STRATEGIES, *(Strategy(policy, share) for policy in policies for share in shares))
 
 
 class _Entries(NamedTuple):
@@ -225,17 +253,22 @@ def _rows(
     meshes: list[Degrees], model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed
 ) -> IntArray:
     """(R, columns): base candidates without their chunks, with columns in the order of `_COLUMNS`. That of the optimizer on the
-    host indexes `_offloads`.
+    host indexes `_placements`.
 
     What a mesh leaves open depends on a few of its properties, so meshes share the arrays of it.
     """
-    offloads = range(len(_offloads(cluster, training, fixed)))
+    every = _placements(cluster, training, fixed)
 
     @cache
     def parts(dp: int, cp: int, shards: tuple[bool, bool, bool]) -> IntArray:
         sizes = _microbatches(dp, cp, training, fixed)
-        every = product(_zero_stages(*shards, training, fixed), sizes, offloads)
-        return np.array([(zero, *size, offload) for zero, size, offload in every], dtype=np.int64).reshape(-1, 4)
+        found = [
+            (zero, *size, index)
+            for zero, size in product(_zero_stages(*shards, training, fixed), sizes)
+            for index, placement in enumerate(every)
+            if _can_be_placed(placement, zero, size[1], alone=shards[-1])
+        ]
+        return np.array(found, dtype=np.int64).reshape(-1, 4)
 
     @cache
     def exchanges(tp: int, cp: int, sends: bool) -> list[tuple[int, int, int]]:
@@ -286,9 +319,23 @@ def check_fixed(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
         if not in_rings:  # say why of the first kind
             check_context_parallel(cp, tp, kind, model, training, sequence_parallel=split)
         raise SpecError(refusals.no_exchange(tp, model, fixed))
-    if not fixed.allows("offload_optimizer", 0) and not cluster.node.device.has_own_memory:
+    moved = {
+        "optimizer": "the optimizer",
+        "activations": "activations",
+        "gradients": "gradients",
+        "parameters": "weights",
+    }
+    for name, what in moved.items():
+        choice = f"offload_{name}"
+        if not fixed.allows(choice, 0) and not cluster.node.device.has_own_memory:
+            raise SpecError(
+                f"{choice} {getattr(fixed, choice) or 1:g} moves {what} to the host, and a CPU device keeps {what.split()[-1]} there "
+                "already; leave it out"
+            )
+    if training.activation_offload_layers and not fixed.allows("offload_activations", 0):
         raise SpecError(
-            f"offload_optimizer {fixed.offload_optimizer or 1:g} moves the optimizer to the host, and a CPU device keeps it there already; leave it out"
+            f"activation_offload_layers {training.activation_offload_layers} and offload_activations both move activations to the host; "
+            "leave out one of them"
         )
 
 
@@ -312,12 +359,18 @@ def _microbatches(dp: int, cp: int, training: TrainingSpec, fixed: Fixed) -> lis
     return [(size, sequences // size) for size in sizes if fixed.allows("micro_batch", size)]
 
 
-def _offloads(cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> list[float]:
-    """Return the shares of the optimizer that may be on the host."""
-    if fixed.offload_optimizer is not None:
-        return [fixed.offload_optimizer]
-    shares = optimizer_shares(training, fixed) if cluster.node.device.has_own_memory else (0,)
-    return [share for share in shares if fixed.allows("offload_optimizer", share)]
+def _placements(cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> list[Placement]:
+    """Return what may leave the device beside activations."""
+    if cluster.node.device.has_own_memory or fixed.stages is not None:
+        return placements(training, fixed)
+    return [Placement(0)] if fixed.allows("offload_optimizer", 0) else []
+
+
+def _can_be_placed(placement: Placement, zero_stage: int, microbatches: int, *, alone: bool) -> bool:
+    """Whether a plan may have it, and gains by it: `alone`, with one data-parallel rank, or with several."""
+    if placement.gradients and not (alone and microbatches > 1):
+        return False
+    return alone or not placement.parameters or zero_stage < 3
 
 
 def _schedules(
@@ -327,8 +380,11 @@ def _schedules(
     found = []
     runs = training.software.runs.schedules
     run = [name for name in SEARCHED if name in runs or (name == "1f1b" and pp == 1)]
+    keeps_all = fixed.stages is not None or fixed.allows("offload_activations", 0)
     for name in fixed.allowed("schedule", run):
         index = SCHEDULES.index(name)
+        if not keeps_all and name not in ("gpipe", "1f1b"):
+            continue
         if name == "gpipe" and fixed.allows("schedule", "1f1b") and (pp == 1 or microbatches == 1):
             continue  # the same as 1f1b
         if fixed.stages is not None:

@@ -9,8 +9,15 @@ from pydantic import model_validator
 from shardwright.base import SpecError, listed, nearest, read_count
 from shardwright.specs import CHOICES, Choice, Spec
 
+SHARES = tuple(choice.name for choice in CHOICES if choice.fraction)
+"""The choices that are shares from 0 to 1."""
+
 # Choices with few numbers: the lowest and the highest; None where the job decides. Others are degrees and counts from 1 on.
-_NUMBERS: dict[str, tuple[int, int | None]] = {"zero_stage": (0, 3), "offload_optimizer": (0, 1), "etp": (0, None)}
+_NUMBERS: dict[str, tuple[int, int | None]] = {
+    "zero_stage": (0, 3),
+    **dict.fromkeys(SHARES, (0, 1)),
+    "etp": (0, None),
+}
 _UNLIMITED = ("sequence_parallel", "even_stages", "stages")
 
 LIMITED: dict[str, Choice] = {choice.name: choice for choice in CHOICES if choice.name not in _UNLIMITED}

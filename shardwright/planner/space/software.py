@@ -3,6 +3,9 @@
 The rest of the space follows `Stack.runs` where a choice is open. A whole plan that is given may be priced on any software.
 """
 
+from itertools import product
+from typing import NamedTuple
+
 from shardwright.base import SpecError, listed
 from shardwright.specs import ScheduleName, TrainingSpec, stage_ranks
 from shardwright.specs.model import ModelSpec
@@ -48,9 +51,65 @@ def optimizer_shares(training: TrainingSpec, fixed: Fixed) -> tuple[float, ...]:
         return (0,)
     if not (runs.offload_fractions and fixed.gives("offload_optimizer")):
         return (0, 1)
-    limits = [limit for limit in fixed.within if limit.choice == "offload_optimizer"]
+    return _shares("offload_optimizer", fixed)
+
+
+class Placement(NamedTuple):
+    """The shares of `Offload`."""
+
+    optimizer: float
+    gradients: float = 0
+    parameters: float = 0
+    nvme: float = 0
+
+
+def placements(training: TrainingSpec, fixed: Fixed) -> list[Placement]:
+    """Return what may leave the device beside activations.
+
+    Gradients go with the whole of the optimizer's share or not at all. Weights are streamed, and drives are used, only with the
+    largest share of the optimizer on the host, because both cost more for each byte that they free.
+    """
+    shares = list(fixed.allowed("offload_optimizer", optimizer_shares(training, fixed)))
+    most = max(shares, default=0)
+    found = []
+    for share in shares:
+        gradients = [
+            part for part in _open("offload_gradients", fixed) if part in (0, share) or fixed.offload_gradients
+        ]
+        weights = _open("offload_parameters", fixed) if share == most else [0]
+        drives = _open("offload_nvme", fixed) if share == most and share else [0]
+        found += [Placement(share, *parts) for parts in product(gradients, weights, drives) if parts[0] <= share]
+    kept = ("offload_gradients", "offload_parameters", "offload_nvme")
+    return [one for one in found if all(map(fixed.allows, kept, one[1:]))]
+
+
+def _open(choice: str, fixed: Fixed) -> tuple[float, ...]:
+    """Return the shares of a choice that are asked for; 0 where none is."""
+    return _shares(choice, fixed) if fixed.gives(choice) else (0,)
+
+
+def last_resorts(fixed: Fixed) -> list[Fixed]:
+    """Return `fixed` without streamed weights and drives, then with streamed weights, then as it is, as far as these differ.
+
+    Each is for where nothing fits with the one before.
+    """
+    found = []
+    for kept in (("offload_parameters", "offload_nvme"), ("offload_nvme",), ()):
+        free = [name for name in kept if getattr(fixed, name) is None and fixed.allows(name, 0)]
+        found.append(fixed.but(**dict.fromkeys(free, 0)) if any(map(fixed.gives, free)) else fixed)
+    return list(dict.fromkeys(found))
+
+
+def activation_shares(fixed: Fixed) -> tuple[float, ...]:
+    """Return the shares of a layer's tokens whose activations may go to the host, lowest first; 0 where none is asked for."""
+    return _shares("offload_activations", fixed) if fixed.gives("offload_activations") else (0,)
+
+
+def _shares(choice: str, fixed: Fixed) -> tuple[float, ...]:
+    """Return eighths, the ends of the ranges that are asked for, and the fixed share."""
+    limits = [limit for limit in fixed.within if limit.choice == choice]
     ends = [end for limit in limits for span in limit.ranges for end in span if end is not None]
-    given = [] if fixed.offload_optimizer is None else [fixed.offload_optimizer]
+    given = [] if getattr(fixed, choice) is None else [getattr(fixed, choice)]
     eighths = [step / OFFLOAD_STEPS for step in range(OFFLOAD_STEPS + 1)]
     return tuple(sorted({*eighths, *ends, *given}))
 

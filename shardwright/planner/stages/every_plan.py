@@ -6,10 +6,10 @@ from itertools import product
 import numpy as np
 
 from shardwright.base import IntArray
+from shardwright.planner.mixes import useful_policies
 from shardwright.planner.space import chunk_sizes
 from shardwright.specs import splits_backward
 
-from .recompute_mix import useful_policies
 from .staged_entry import Batch, StagedEntry, StagedPlan
 
 _EVALUATE_ALL = 3000
@@ -54,7 +54,8 @@ def best_of_all(staged: StagedEntry, allowed: list[int]) -> StagedPlan | None:
 def _useful(staged: StagedEntry, allowed: list[int]) -> list[int]:
     """Return the policies that, for some class, no other policy beats in backward, tail, kept and working bytes."""
     rows = staged.entry.rows
-    measures = np.stack([part.layers for part in (rows.backward, rows.last_backward, rows.activation, rows.working)])
+    parts = (rows.backward, rows.last_backward, rows.activation, rows.working, rows.host_activation)
+    measures = np.stack([part.layers for part in parts if part is not None])
     return [int(policy) for policy in np.flatnonzero(useful_policies(measures, allowed).any(axis=0))]
 
 

@@ -64,7 +64,8 @@ class StagedEntry:
         entry, rows = self.entry, self.entry.rows
         held, ends_of_chunks = counts.sum(axis=0), entry.ends[self.stages[rank]]
         ends = ends_of_chunks.sum(axis=0)
-        if rows.host.total(held, ends) > entry.host_room_bytes:
+        host = rows.host.total(held, ends)
+        if host > entry.host_room_bytes or rows.nvme.total(held, ends) > entry.nvme_room_bytes:
             return np.zeros(len(mixes), dtype=bool)
         kept = rows.activation.total(mixes, ends_of_chunks)
         if splits_backward(entry.schedule):
@@ -74,13 +75,19 @@ class StagedEntry:
             moments = kept @ self.alive[rank].T
         waiting = kept @ self.waiting[self.stages[rank]]
         activations = moments.max(axis=1) + waiting + rows.working.largest(mixes.sum(axis=1), ends)
-        return np.asarray(rows.held(held, ends).peak_bytes(activations) <= entry.room_bytes)
+        fits = rows.held(held, ends).peak_bytes(activations) <= entry.room_bytes
+        if rows.host_activation is not None:
+            on_host = rows.host_activation.total(mixes, ends_of_chunks)
+            most = (on_host @ self.alive[rank].T).max(axis=1) + on_host @ self.waiting[self.stages[rank]]
+            fits = fits & (host + most <= entry.host_room_bytes)
+        return np.asarray(fits)
 
     def ranks_fit(self, mixes: IntArray) -> Array:
         """(B, P): whether the ranks of mixes (B, S, classes, policies) fit device and host."""
         entry = self.entry
         found = rank_bytes(entry.rows, entry.schedule, entry.pp, entry.microbatches, mixes, entry.vocabulary)
-        return np.asarray((found.device <= entry.room_bytes) & (found.host <= entry.host_room_bytes))
+        on_host = (found.host <= entry.host_room_bytes) & (found.nvme <= entry.nvme_room_bytes)
+        return np.asarray((found.device <= entry.room_bytes) & on_host)
 
     def best(self, mixed: Batch) -> StagedPlan | None:
         if not len(mixed):

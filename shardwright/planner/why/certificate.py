@@ -8,6 +8,8 @@ first layer to the last. With the symbols of labels.py, every arm of every maxim
     minimise T + O    subject to    T >= tail_0 + each arm of each stage's path,    O >= optimizer of each stage
 
 is exactly the bound that the labels take, and a lower bound on the least step of the entry.
+
+Where shares may leave the device, the program of offload_program.py takes the place of both: it keeps the partition.
 """
 
 import time
@@ -22,11 +24,10 @@ from shardwright.base import Array, IntArray, SpecError
 from shardwright.costmodel import check_memory, estimate_plan
 from shardwright.costmodel.op_times import OpTimes, op_times
 from shardwright.costmodel.tables import layer_mixes
-from shardwright.planner.space import Fixed, enumerate_space, space_costs
+from shardwright.planner.mixes import MixSolver, OffloadMixSolver, Room
+from shardwright.planner.space import SHARES, Fixed, enumerate_space, space_costs
 from shardwright.planner.stages import (
     EntrySolver,
-    MixSolver,
-    Room,
     StagedEntry,
     StageTables,
     allowed_ranges,
@@ -41,13 +42,15 @@ from shardwright.specs import ClusterSpec, Plan, TrainingSpec, splits_backward
 from shardwright.specs.model import ModelSpec
 
 from .integer_program import Solution, solve, variable
+from .offload_program import OffloadProgram
 
 _TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """The result of the integer programs: a bound on the plan's partition and mixes, with its other choices kept.
+    """The result of the integer programs: a bound on the plan's partition and mixes, with its other choices kept. Where shares may
+    leave the device, a bound on these and the mixes, with the partition kept.
 
     Attributes:
         solver: name of the solver.
@@ -56,6 +59,7 @@ class Certificate:
         optimal: whether the solver finished within its time; else the bound is what it had proven by then.
         mixes_agree: whether no stage of the plan has a cheaper mix that fits.
         seconds: duration of the check.
+        placements: what may leave the device beside activations, so many ways of it; 0 where that is kept.
     """
 
     solver: str
@@ -64,6 +68,7 @@ class Certificate:
     optimal: bool
     mixes_agree: bool
     seconds: float
+    placements: int = 0
 
     @property
     def gap(self) -> float:
@@ -83,8 +88,8 @@ def certify(
 ) -> Certificate:
     """Bound the plan's partition and check its mixes by integer programs.
 
-    `fixed`: the choices that the search had to keep. Of these, only those of recomputation and even stages limit the partitions
-    and mixes.
+    `fixed`: the choices that the search had to keep. Of these, only those of recomputation, even stages and shares that leave the
+    device limit the partitions and mixes.
 
     Raises:
         SpecError: the plan has several stages on a rank, whose memories couple; its schedule splits the backward, which the
@@ -99,6 +104,8 @@ def certify(
     times, model = times or op_times(cluster, training), model.trained_as(training.trainable)
     check_memory(estimate_plan(model, cluster, training, plan, times), cluster, times.constants)
     fixed = fixed or Fixed()
+    if plan.activation_place or any(map(fixed.gives, SHARES)):
+        return _offloading(plan, model, training, fixed, times, cluster, time_limit_seconds)
     mixes = tuple(limit for limit in fixed.within if limit.choice == "recompute")
     free = {"stages": None, "recompute": fixed.recompute, "even_stages": fixed.even_stages, "within": mixes}
     space = enumerate_space(model, cluster, training, Fixed.of(plan).but(**free))
@@ -114,6 +121,40 @@ def certify(
     return Certificate(
         solution.solver, step, bound, solution.optimal, agree and best_mixes, time.perf_counter() - started
     )
+
+
+def _offloading(
+    plan: Plan,
+    model: ModelSpec,
+    training: TrainingSpec,
+    fixed: Fixed,
+    times: OpTimes,
+    cluster: ClusterSpec,
+    time_limit_seconds: float,
+) -> Certificate:
+    """Bound what may leave the device and be recomputed in the plan's stages."""
+    started, own = time.perf_counter(), Fixed.of(plan)
+    within = tuple(limit for limit in fixed.within if limit.choice in ("recompute", *SHARES))
+    resorts = ("offload_parameters", "offload_nvme")  # looked at only where nothing fits without
+    free = {share: getattr(fixed, share) for share in SHARES if getattr(own, share) != 0 or share not in resorts}
+    space = enumerate_space(
+        model,
+        cluster,
+        training,
+        own.but(stages=None, recompute=fixed.recompute, even_stages=fixed.even_stages, within=within, **free),
+    )
+    costs = space_costs(space, model, training, times)
+    solver = EntrySolver.of(costs, model)
+    mixes = layer_mixes(model, plan.stages)[0]
+    entries = np.arange(len(space))
+    solution = OffloadProgram(costs, entries, mixes.sum(axis=-1), solver.allowed).solve(
+        time_limit_seconds=time_limit_seconds
+    )
+    step = estimate_plan(model, cluster, training, plan, times).step_seconds
+    agree = solution.objective is None or step <= solution.objective * (1 + _TOLERANCE)
+    bound = min(solution.bound, step)
+    seconds = time.perf_counter() - started
+    return Certificate(solution.solver, step, bound, solution.optimal, agree, seconds, len(space))
 
 
 def partition_program(tables: StageTables, step_limit: float, time_limit_seconds: float) -> Solution:
@@ -185,7 +226,11 @@ def _mixes_agree(tables: StageTables, allowed: list[int], sizes: IntArray, time_
 
 
 def _mix(
-    counts: IntArray, solver: MixSolver, room: Room, place: tuple[int, int], time_limit_seconds: float
+    counts: IntArray,
+    solver: MixSolver | OffloadMixSolver,
+    room: Room,
+    place: tuple[int, int],
+    time_limit_seconds: float,
 ) -> Solution:
     """Find the cheapest mix of one stage. Bytes are fractions of its room, as solvers want numbers near 1."""
     stage, kind = place

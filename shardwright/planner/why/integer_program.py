@@ -1,14 +1,17 @@
 """The integer-program solver: HiGHS, or CBC where HiGHS is not installed. `plan` does not import this file."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pulp
+
+SolverName = Literal["HiGHS", "CBC"]
 
 
 @dataclass(frozen=True)
 class Solution:
-    """`objective` of the best solution found, None where there is none; `bound`, a lower bound on all solutions."""
+    """`objective` of the best solution found, None where there is none; `bound`, a lower bound on all solutions, infinite where there
+    are none."""
 
     solver: str
     objective: float | None
@@ -28,12 +31,14 @@ def variable(
     return pulp.LpVariable(name, low, high, cat=kind)
 
 
-def solve(problem: Any, *, time_limit_seconds: float) -> Solution:
-    """Minimise a PuLP problem."""
+def solve(problem: Any, *, time_limit_seconds: float, solver: SolverName | None = None) -> Solution:
+    """Minimise a PuLP problem, by the named solver or by the first that is there."""
     highs = pulp.HiGHS(msg=False, timeLimit=time_limit_seconds, gapRel=1e-9)
-    solver = highs if highs.available() else pulp.PULP_CBC_CMD(msg=False, timeLimit=time_limit_seconds, gapRel=1e-9)
-    problem.solve(solver)
-    name = "HiGHS" if solver is highs else "CBC"
+    name: SolverName = solver or ("HiGHS" if highs.available() else "CBC")
+    cbc = pulp.PULP_CBC_CMD(msg=False, timeLimit=time_limit_seconds, gapRel=1e-9)
+    problem.solve(highs if name == "HiGHS" else cbc)
+    if problem.status == pulp.LpStatusInfeasible:
+        return Solution(name, None, float("inf"), True)
     optimal = problem.sol_status == pulp.LpSolutionOptimal
     found = problem.sol_status in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible)
     objective = float(pulp.value(problem.objective)) if found else None

@@ -78,7 +78,10 @@ def _what(plan: Plan, estimate: Estimate) -> str:
 
 
 def _on_host(plan: Plan) -> str:
-    return f", optimizer {plan.offload.optimizer_place}" if plan.offload.optimizer_fraction else ""
+    parts = [f"optimizer {plan.offload.optimizer_place}"] if plan.offload.optimizer_fraction else []
+    parts += plan.offload.others
+    parts += [f"activations {plan.activation_place}"] if plan.activation_place else []
+    return "".join(f", {part}" for part in parts)
 
 
 def _pipelined(plan: Plan) -> str:
@@ -128,8 +131,8 @@ def _memory(plan: Plan, estimate: Estimate, times: OpTimes) -> str:
 
 
 def _host_memory(plan: Plan, estimate: Estimate, times: OpTimes) -> list[str]:
-    """How much of the host's memory an optimizer there takes."""
-    if not plan.offload.optimizer_fraction:
+    """How much of the host's memory the optimizer and the activations there take."""
+    if not max(estimate.host_bytes):
         return []
     used, have, reserve = max(estimate.host_bytes), host_share_bytes(times.node), times.node.host.memory_reserve or 0.0
     kept = f"; {reserve:.1%} of it stays free for the system" if reserve else ""

@@ -91,6 +91,8 @@ def _choices(plan: Plan) -> str:
         f"{_count(plan.microbatches, 'microbatch', 'es')} of {_count(plan.micro_batch, 'sequence', 's')}",
         _recompute(plan),
         f"optimizer {plan.offload.optimizer_place}",
+        *plan.offload.others,
+        *([f"activations {plan.activation_place}"] if plan.activation_place else []),
     ]
     return ", ".join(parts)
 

@@ -71,6 +71,9 @@ def choice_words(plan: Plan) -> str:
     words += [f"micro batch {plan.micro_batch}", f"recompute {recompute_words(plan)}"]
     if plan.offload.optimizer_fraction:
         words.append(f"optimizer {plan.offload.optimizer_place}")
+    words += plan.offload.others
+    if plan.activation_place:
+        words.append(f"activations {plan.activation_place}")
     return "; ".join(words)
 
 
@@ -92,8 +95,10 @@ def plan_lines(plan: Plan) -> list[tuple[str, str]]:
         ("stages", spread),
         ("data parallel", sharding_words(plan)),
         ("recompute", recompute_words(plan)),
-        ("optimizer", plan.offload.optimizer_place),
+        ("optimizer", ", ".join((plan.offload.optimizer_place, *plan.offload.others))),
     ]
+    if plan.activation_place:
+        lines.append(("activations", plan.activation_place))
     if plan.vocabulary_parallel != "none":
         lines.append(("vocabulary", f"split over the pipeline by {plan.vocabulary_parallel}"))
     if plan.mesh.tp > 1:

@@ -70,12 +70,13 @@ class Interval(Spec):
 
 
 class Estimate(Spec):
-    """Prediction for one plan. `memory` and `host_bytes` are per pipeline rank (one device, its share of the host)."""
+    """Prediction for one plan. `memory`, `host_bytes` and `nvme_bytes` are per pipeline rank (one device, its share of the host)."""
 
     step: StepSeconds
     step_seconds_intervals: tuple[Interval, ...]
     memory: tuple[MemoryBytes, ...]
     host_bytes: tuple[NonNegativeFloat, ...]
+    nvme_bytes: tuple[NonNegativeFloat, ...] = ()
     tokens_per_s: PositiveFloat
     model_flops: PositiveFloat
     hardware_flops: PositiveFloat

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from shardwright.base.errors import SpecError
-from shardwright.costmodel.checks import check_layer_counts
+from shardwright.costmodel.checks import check_layer_counts, check_plan
+from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.tables.build import build_tables
 from shardwright.costmodel.tables.cost_tables import CostTables
-from shardwright.specs.plan import POLICIES
+from shardwright.specs.mesh import Mesh
+from shardwright.specs.plan import PLAIN_STRATEGIES, POLICIES, LayerRun, Plan, Stage, Strategy
 from shardwright.specs.training import TrainingSpec
-from tests.costmodel.fakes import RoundTimes, small_model
+from tests.costmodel.fakes import RoundTimes, round_cluster, small_model
 from tests.specs.test_candidates import candidates
 
 NONE, FULL = POLICIES.index("none"), POLICIES.index("full")
@@ -78,3 +80,64 @@ def test_more_layers_than_the_model_has_are_refused() -> None:
     given = TrainingSpec(seq_len=8, global_batch=1, activation_offload_layers=9)
     with pytest.raises(SpecError, match="activation_offload_layers is 9 and small has 8 layers; give at most 8"):
         check_layer_counts(small_model(layers=8), given)
+
+
+def of_tokens(*shares: float, seq_len: int = 128, pp: int = 1) -> CostTables:
+    """Without recompute, these shares of the tokens on the host, from the fourth strategy on."""
+    strategies = (*PLAIN_STRATEGIES, *(Strategy("none", share) for share in shares))
+    training = TrainingSpec(seq_len=seq_len, global_batch=64)
+    chosen = candidates(offload_optimizer=0, zero_stage=0, pp=pp, microbatches=8)
+    return build_tables(small_model(layers=LAYERS), training, chosen, RoundTimes(), strategies=strategies)
+
+
+def test_a_share_of_the_tokens_leaves_the_layer() -> None:
+    """Of two layers that share is in buffers; the rest of the policies, and the ends, stay as they are."""
+    plain, found = tables(0), of_tokens(0.25, 1)
+    kept = plain.activation_bytes[0, 0, NONE]
+    np.testing.assert_allclose(found.activation_bytes[0, 0, 3:], [0.75 * kept, 0])
+    np.testing.assert_allclose(found.working_bytes[0, 0, 3:] - plain.working_bytes[0, 0, NONE], [0.5 * kept, 2 * kept])
+    np.testing.assert_array_equal(found.activation_bytes[0, :, :3], plain.activation_bytes[0])
+    np.testing.assert_array_equal(found.activation_bytes[0, 1:, 3:], plain.activation_bytes[0, 1:, [NONE, NONE]].T)
+    assert found.host_activation_bytes is not None
+    np.testing.assert_allclose(found.host_activation_bytes[0, 0], [0, 0, 0, 0.25 * kept, kept])
+    assert found.static.host.max() == 0
+
+
+def test_the_tokens_copies_run_beside_their_own_layer() -> None:
+    """3/4 of the bytes each way; beside them compute loses a fifth of the time, and what outlasts a pass is added."""
+    plain, found = tables(0, seq_len=4096), of_tokens(0.75, seq_len=4096)
+    copy = 0.75 * plain.activation_bytes[0, 0, NONE] * 1e-10
+    forward, backward = (seconds.total[0, 0, NONE] for seconds in (plain.forward, plain.backward))
+    expected = sum(max(0.0, copy - compute) + 0.2 * min(compute, copy) for compute in (forward, backward))
+    assert found.backward.host_copy[0, 0, 3] == pytest.approx(expected)
+
+
+def test_a_plans_host_holds_the_tokens_of_the_microbatches_in_flight() -> None:
+    """Two ranks: half of the tokens of two layers, twice on the first rank; a quarter of those of two layers on the second."""
+    stages = (
+        Stage(layers=(LayerRun(count=2, activation_offload=0.5), LayerRun(count=2))),
+        Stage(layers=(LayerRun(count=2), LayerRun(count=2, activation_offload=0.25))),
+    )
+    plan = Plan(mesh=Mesh(pp=2), micro_batch=1, microbatches=8, stages=stages)
+    training = TrainingSpec(seq_len=128, global_batch=8)
+    estimate = estimate_plan(small_model(layers=LAYERS), round_cluster(), training, plan, RoundTimes())
+    kept = of_tokens(pp=2).activation_bytes[0, 0, NONE]
+    assert estimate.host_bytes == pytest.approx((2 * 2 * 0.5 * kept, 2 * 0.25 * kept))
+    plain = plan.model_copy(update={"stages": tuple(Stage(layers=(LayerRun(count=4),)) for _ in stages)})
+    before = estimate_plan(small_model(layers=LAYERS), round_cluster(), training, plain, RoundTimes())
+    freed = before.memory[0].activations - estimate.memory[0].activations
+    assert freed == pytest.approx(2 * 2 * 0.5 * kept - 2 * 0.5 * kept)  # less the buffers of two layers
+
+
+def test_layers_or_tokens_go_to_the_host_not_both() -> None:
+    stages = (Stage(layers=(LayerRun(count=LAYERS, activation_offload=0.5),)),)
+    plan = Plan(mesh=Mesh(), micro_batch=1, microbatches=8, stages=stages)
+    training = TrainingSpec(seq_len=128, global_batch=8, activation_offload_layers=2)
+    with pytest.raises(SpecError, match="leave out activation_offload_layers"):
+        check_plan(plan, small_model(layers=LAYERS), round_cluster(), training)
+
+
+def test_a_schedule_that_splits_the_backward_keeps_activations_on_the_device() -> None:
+    stages = tuple(Stage(layers=(LayerRun(count=1, activation_offload=0.5),)) for _ in range(2))
+    with pytest.raises(ValueError, match="schedule zb-h1 splits it; set activation_offload to 0"):
+        Plan(mesh=Mesh(pp=2), micro_batch=1, microbatches=4, schedule="zb-h1", stages=stages)

@@ -8,8 +8,9 @@ import pytest
 from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.tables.build import build_tables
 from shardwright.costmodel.tables.cost_tables import CostTables
+from shardwright.specs.plan import POLICIES
 from shardwright.specs.training import TrainingSpec
-from tests.costmodel.fakes import RoundTimes, small_experts, small_model
+from tests.costmodel.fakes import RoundTimes, round_cluster, small_experts, small_model
 from tests.specs.test_candidates import candidates
 
 MODEL = small_model()
@@ -46,6 +47,43 @@ def layer_bytes(**degrees: float) -> dict[str, float]:
 def test_bytes_per_parameter(degrees: dict[str, float], expected: dict[str, float]) -> None:
     found = layer_bytes(**degrees)
     assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "expected"),
+    [
+        # half of the sum of two microbatches' gradients stays; a layer's fp32 gradients wait for their copy
+        (dict(offload_optimizer=1, offload_gradients=0.5, microbatches=2), dict(gradients=2, reduce_buffer=4, host=16)),
+        (dict(offload_optimizer=1, offload_gradients=0.5), dict(gradients=0, late_gradients=0, reduce_buffer=0, host=16)),
+        # a quarter of the layers comes for each pass, a whole layer at a time; the host keeps its bf16 copy
+        (dict(offload_parameters=0.25), dict(gathered=1.5, gather_window=2, host=0.5)),
+        (dict(dp_shard=8, zero_stage=3, offload_parameters=0.25), dict(gathered=0, gather_window=2, host=0)),
+        # three quarters of the master and the moments of the half on the host are on drives; its gradients are not
+        (dict(offload_optimizer=0.5, offload_nvme=0.75), dict(host=0.5 * (0.25 * 12 + 4), nvme=0.5 * 0.75 * 12)),
+    ],
+)  # fmt: skip
+def test_bytes_per_parameter_off_the_device(degrees: dict[str, float], expected: dict[str, float]) -> None:
+    found = layer_bytes(**{"offload_gradients": 0, "offload_parameters": 0, "offload_nvme": 0} | degrees)
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_embedding_and_head_are_not_streamed() -> None:
+    found = tables(offload_parameters=1)
+    np.testing.assert_array_equal(found.static.gathered[0, 1:], tables().static.gathered[0, 1:])
+
+
+def test_drives_read_and_write_beside_the_update_of_the_host() -> None:
+    """Four ranks share 2 GB/s read and 1 GB/s written: 12 bytes of a parameter both ways take 72 ns, its update 40 ns."""
+    node = round_cluster().node
+    drives = node.host.model_copy(
+        update={"nvme_bytes": 1e12, "nvme_read_bytes_per_s": 2e9, "nvme_write_bytes_per_s": 1e9}
+    )
+    times = RoundTimes(node=node.model_copy(update={"host": drives}))
+    training = TrainingSpec(seq_len=128, global_batch=64)
+    for share, seconds in ((0, 40e-9), (0.5, 40e-9), (1, 72e-9)):
+        chosen = candidates(offload_optimizer=1, offload_nvme=share)
+        found = build_tables(MODEL, training, chosen, times).optimizer_seconds[0, 0]
+        assert found == pytest.approx(LAYER * seconds), share
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -114,3 +152,49 @@ def test_candidates_share_rows_only_where_their_work_is_alike(overlaps: bool) ->
     assert len(set(seconds.tolist())) == (2 if overlaps else 1)
     assert seconds[0] == seconds[2] == seconds[4]  # a single microbatch, one chunk, none left over
     assert (seconds[1] < seconds[0]) == (seconds[3] < seconds[0]) == overlaps
+
+
+@pytest.mark.parametrize(("microbatches", "copies"), [(1, 0.0), (2, 2 - 1 / 2), (4, 2 - 1 / 4)])
+def test_gradients_on_the_host_come_and_go_with_every_microbatch(microbatches: int, copies: float) -> None:
+    """Four bytes of a parameter each way, but the first microbatch brings none; beside compute they cost a fifth of their time."""
+    training = TrainingSpec(seq_len=4096, global_batch=64)
+
+    def backward(share: float) -> CostTables:
+        chosen = candidates(microbatches=microbatches, offload_optimizer=1, offload_gradients=share)
+        return build_tables(MODEL, training, chosen, RoundTimes())
+
+    found, plain = backward(0.5), backward(0)
+    added = found.backward.host_copy[0, 0, 0] - plain.backward.host_copy[0, 0, 0]
+    assert added == pytest.approx(0.2 * copies * 0.5 * 4 * LAYER * 1e-10)
+    once = 0.2 * 4 * LAYER * 1e-10  # after the last microbatch all fp32 gradients went, now half of them
+    assert plain.last_backward.host_copy[0, 0, 0] == pytest.approx(once)
+    assert found.last_backward.host_copy[0, 0, 0] == pytest.approx(once if microbatches == 1 else once / 2)
+
+
+def test_streamed_weights_come_for_the_forward_and_for_the_backward() -> None:
+    """A quarter of two bytes of a parameter, in both passes of every microbatch."""
+    training = TrainingSpec(seq_len=4096, global_batch=64)
+    found = build_tables(MODEL, training, candidates(offload_parameters=0.25), RoundTimes())
+    expected = 0.2 * 0.25 * 2 * LAYER * 1e-10
+    assert found.forward.host_copy[0, 0, 0] == pytest.approx(expected)
+    assert found.backward.host_copy[0, 0, 0] == pytest.approx(expected)
+    assert found.forward.host_copy[0, 1:].max() == 0
+
+
+def test_a_tiled_feed_forward_keeps_its_input_and_runs_its_forward_again() -> None:
+    """Three matmuls of 128 tokens, 64 x 128: 6.3 MFLOPs again in every backward. One of four pieces is alive."""
+
+    def of_pieces(pieces: int) -> CostTables:
+        training = TrainingSpec(seq_len=128, global_batch=64, mlp_tiles=pieces, stack="megatron-core")
+        return build_tables(MODEL, training, candidates(zero_stage=0), RoundTimes())
+
+    whole, tiled, finer = (of_pieces(pieces) for pieces in (1, 4, 8))
+    again = tiled.backward.recompute[0, 0] - whole.backward.recompute[0, 0]
+    np.testing.assert_allclose(again, 3 * 2 * 128 * 64 * 128 * 1e-12)
+    none, full = POLICIES.index("none"), POLICIES.index("full")
+    # the fused gate keeps gate and up in bf16; with its product's gradients three and more columns are alive at once
+    columns = 2 * 128 * 128.0
+    assert whole.activation_bytes[0, 0, none] - tiled.activation_bytes[0, 0, none] >= 2 * columns
+    assert whole.activation_bytes[0, 0, full] == tiled.activation_bytes[0, 0, full]
+    assert whole.working_bytes[0, 0, full] - tiled.working_bytes[0, 0, full] > 3 * columns
+    assert 0 < tiled.working_bytes[0, 0, none] - finer.working_bytes[0, 0, none] < columns

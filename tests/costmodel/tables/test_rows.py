@@ -39,7 +39,7 @@ def test_stages_of_one_rank_send_nothing_to_each_other_and_weight_gradients_are_
     costs = RowCosts(
         **{
             name: PLAIN
-            for name in ("forward", "weight_gradient", "first_forward", "optimizer", "static", "step", "host")
+            for name in ("forward", "weight_gradient", "first_forward", "optimizer", "static", "step", "host", "nvme")
         },
         **{name: PLAIN for name in ("gather_window", "reduce_buffer")},
         **{name: BY_POLICY for name in ("backward", "last_backward", "activation", "working")},

@@ -179,6 +179,25 @@ class TestWhatIsNotRunYet:
     def test_is_refused(self, tmp_path: Path, mesh: dict[str, object], training: dict[str, object], says: str) -> None:
         assert says in refused(tmp_path, self.changed(mesh, **training))
 
+    @pytest.mark.parametrize(
+        ("offload", "says"),
+        [
+            ({"optimizer_fraction": 0.5}, "an optimizer 50% on the host can be estimated and compared, not run yet"),
+            ({"optimizer_fraction": 1, "gradient_fraction": 1}, "plan with --offload-gradients 0"),
+            ({"parameter_fraction": 0.25}, "plan with --offload-parameters 0"),
+            ({"optimizer_fraction": 1, "nvme_fraction": 1}, "plan with --offload-nvme 0"),
+        ],
+    )
+    def test_shares_off_the_device(self, tmp_path: Path, offload: dict[str, float], says: str) -> None:
+        data = tiny(plan((layers(4),), microbatches=2)).model_dump(mode="json")
+        data["plan"]["offload"] = offload
+        assert says in refused(tmp_path, PlanFile.parse(data, source="test"))
+
+    def test_activations_off_the_device(self, tmp_path: Path) -> None:
+        data = tiny(plan((layers(4),), microbatches=2)).model_dump(mode="json")
+        data["plan"]["stages"][0]["layers"][0]["activation_offload"] = 0.5
+        assert "plan with --offload-activations 0" in refused(tmp_path, PlanFile.parse(data, source="test"))
+
     def test_a_stage_without_layers(self, tmp_path: Path) -> None:
         data = tiny(plan((layers(1),), (layers(1),), pp=2)).model_dump(mode="json")
         first, second = data["plan"]["stages"]

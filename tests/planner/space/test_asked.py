@@ -78,6 +78,16 @@ class TestWhatIsRead:
             "gpipe",
         }
 
+    def test_offload_opens_what_is_not_stated(self) -> None:
+        kept = asked({"offload": True, "offload_activations": "0.5"})
+        assert kept.offload_activations == 0.5
+        assert _column(kept, "offload_optimizer") == {step / 8 for step in range(9)}
+        assert _column(kept, "offload_parameters") == {step / 8 for step in range(9)}
+        none = asked({}, forbid=["offload"])
+        assert _column(none, "offload_optimizer") == {0}
+        assert not none.permits({"offload_activations": 0.125})
+        assert none.permits({"offload_nvme": 0})
+
     def test_forbidden_recompute(self) -> None:
         found = search(_MODEL, _CLUSTER, _TRAINING, fixed=asked({}, forbid=["recompute"]))
         assert {run.recompute for stage in found.plan.stages for run in stage.layers} == {"none"}
@@ -104,6 +114,7 @@ class TestRefusals:
             ({"tp": "0..4"}, [], [], "0..4 is outside 1 or more"),
             ({"zero_stage": "2..4"}, [], [], "2..4 is outside 0 to 3"),
             ({"tp": "two"}, [], [], "'two' is not a whole number"),
+            ({"offload": True}, [], ["offload"], "--offload and --forbid offload contradict each other"),
             (
                 {"offload_optimizer": "half"},
                 [],

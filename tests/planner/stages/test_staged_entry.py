@@ -7,10 +7,10 @@ from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.op_times.choice import op_times
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.tables.memory import usable_bytes
+from shardwright.planner.mixes.recompute_mix import MixSolver
 from shardwright.planner.space.costs import space_costs
 from shardwright.planner.space.enumerate import enumerate_space
 from shardwright.planner.space.ranges import layer_ranges
-from shardwright.planner.stages.recompute_mix import MixSolver
 from shardwright.planner.stages.solve_entry import Solved, plan_of
 from shardwright.planner.stages.staged_entry import StagedEntry
 from shardwright.planner.stages.tables import mix_solver, stage_room, stage_tables

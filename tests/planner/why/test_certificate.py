@@ -9,7 +9,7 @@ from shardwright.planner.space.fixed import Fixed
 from shardwright.planner.stages.labels import LabelSearch
 from shardwright.planner.stages.partition import evaluate
 from shardwright.planner.why.certificate import certify, partition_program
-from shardwright.specs.plan import LayerRun, Stage
+from shardwright.specs.plan import LayerRun, Offload, Stage
 from shardwright.specs.training import TrainingSpec
 from tests.planner.pipeline_tables import fitting_partitions, random_tables
 from tests.planner.small_problems import random_problem, tiny_cluster, tiny_model
@@ -113,3 +113,22 @@ def test_keeps_what_the_plan_keeps(fixed: Fixed) -> None:
     assert certificate.step_seconds == pytest.approx(found.estimate.step_seconds, rel=1e-9)
     assert certificate.bound_seconds == pytest.approx(found.estimate.step_seconds, rel=0.02)
     assert certificate.mixes_agree
+
+
+def test_bounds_what_leaves_the_device() -> None:
+    """A plan with shares of the optimizer and of activations on the host; the program finds nothing much faster."""
+    model, cluster = tiny_model(layers=8, hidden=1024), tiny_cluster(devices=2, memory_bytes=2.4e9)
+    training = TrainingSpec(seq_len=4096, global_batch=8)
+    shares = dict.fromkeys(("offload_optimizer", "offload_activations", "offload_gradients"), "0..1")
+    fixed = Fixed.parse({"schedule": "1f1b", "pp": 2, "within": shares}, source="test")
+    found = search(model, cluster, training, fixed=fixed)
+    assert 0 < found.plan.offload.optimizer_fraction < 1
+    certificate = certify(found.plan, model, cluster, training, fixed=fixed)
+    assert certificate.optimal
+    assert certificate.placements > 1
+    assert certificate.step_seconds == pytest.approx(found.estimate.step_seconds, rel=1e-9)
+    assert certificate.gap < 0.02
+    worse = found.plan.model_copy(update={"offload": Offload(optimizer_fraction=1)})
+    other = certify(worse, model, cluster, training, fixed=fixed)
+    assert not other.mixes_agree
+    assert other.bound_seconds == pytest.approx(certificate.bound_seconds, rel=1e-6)

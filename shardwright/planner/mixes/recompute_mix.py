@@ -7,7 +7,7 @@ a_kp <= room. It is solved exactly. One class takes a closed form for two polici
 Several classes join their Pareto fronts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 
 from shardwright.base import Array, IntArray
 from shardwright.planner.space import Fixed
-from shardwright.specs import POLICIES
+from shardwright.specs import PLAIN_STRATEGIES, Strategy
 
 
 class Postponed(NamedTuple):
@@ -41,7 +41,7 @@ class Room:
 
     `moving` (Q, V): bytes for kept activations and working memory. `alive` (Q,): microbatches in flight. `end_kept`
     (Q,) bytes a microbatch and `end_working` (Q,) bytes belong to the embedding and the head. `postponed` tells apart the
-    microbatches in flight where backwards are split.
+    microbatches in flight where backwards are split. `host` (Q, V): bytes for activations on the host.
     """
 
     moving: Array
@@ -49,6 +49,18 @@ class Room:
     end_kept: Array
     end_working: Array
     postponed: Postponed | None = None
+    host: Array | float = np.inf
+
+    @property
+    def host_activations(self) -> Array:
+        """(Q, V): bytes on the host that the layers may keep there for one microbatch."""
+        return np.asarray(np.broadcast_to(self.host, self.moving.shape) / self.alive[:, None])
+
+    @property
+    def first(self) -> "Room":
+        """The limit of the first position alone, where no backward is split."""
+        host = np.broadcast_to(self.host, self.moving.shape)[:1]
+        return Room(self.moving[:1], self.alive[:1], self.end_kept[:1], self.end_working[:1], host=host)
 
     def activations(self, working: float) -> Array:
         """(Q, V): bytes that the layers may keep for one microbatch, where the largest layer needs `working` bytes."""
@@ -85,21 +97,24 @@ class Mixes:
     counts: IntArray
 
 
-def allowed_policies(fixed: Fixed) -> list[int]:
-    """Return the indices of the policies that may be used."""
-    return [index for index, policy in enumerate(POLICIES) if fixed.allows("recompute", policy)]
+def allowed_strategies(fixed: Fixed, strategies: Sequence[Strategy] = PLAIN_STRATEGIES) -> list[int]:
+    """Return the indices of the strategies that may be used."""
+    return [
+        index
+        for index, one in enumerate(strategies)
+        if fixed.allows("recompute", one.recompute) and fixed.allows("offload_activations", one.activation_offload)
+    ]
 
 
 def useful_policies(measures: Array, allowed: list[int]) -> Array:
     """(K, P): the allowed policies that no other allowed policy beats in all `measures` (..., K, P)."""
+    chosen = np.sort(np.array(allowed, dtype=np.int64))
+    among = measures[..., chosen]
+    ahead = (among[..., :, None] <= among[..., None, :]).all(axis=0)  # (K, other, policy)
+    equal = (among[..., :, None] == among[..., None, :]).all(axis=0)
+    first = np.arange(len(chosen))[:, None] < np.arange(len(chosen))
     useful = np.zeros(measures.shape[1:], dtype=bool)
-    useful[:, allowed] = True
-    for policy in allowed:
-        for other in allowed:
-            ahead = (measures[..., other] <= measures[..., policy]).all(axis=0)
-            equal = (measures[..., other] == measures[..., policy]).all(axis=0)
-            if other != policy:
-                useful[:, policy] &= ~(ahead & (~equal | (other < policy)) & useful[:, other])
+    useful[:, chosen] = ~(ahead & (~equal | first)).any(axis=1)
     return useful
 
 

@@ -5,8 +5,8 @@ from itertools import product
 import numpy as np
 import pytest
 
+from shardwright.planner.mixes.recompute_mix import MixSolver, Room, allowed_strategies, useful_policies
 from shardwright.planner.space.fixed import Fixed
-from shardwright.planner.stages.recompute_mix import MixSolver, Room, allowed_policies, useful_policies
 
 
 def _every_mix(layers: np.ndarray, solver: MixSolver, room: Room, place: tuple[int, int]) -> float:
@@ -81,7 +81,7 @@ def test_useful_policies_keep_one_of_two_equals() -> None:
     assert useful_policies(measures, [1, 2]).tolist() == [[False, True, False]]
 
 
-def test_allowed_policies() -> None:
-    assert allowed_policies(Fixed()) == [0, 1, 2]
-    assert allowed_policies(Fixed(recompute="full")) == [2]
-    assert allowed_policies(Fixed.model_validate({"within": {"recompute": "none,full"}})) == [0, 2]
+def test_allowed_strategies() -> None:
+    assert allowed_strategies(Fixed()) == [0, 1, 2]
+    assert allowed_strategies(Fixed(recompute="full")) == [2]
+    assert allowed_strategies(Fixed.model_validate({"within": {"recompute": "none,full"}})) == [0, 2]
