@@ -10,7 +10,7 @@ from shardwright.base import GIB, Array, InfeasibleError, SpecError
 from shardwright.costmodel import estimate_plan
 from shardwright.costmodel.op_times import OpTimes, op_times
 from shardwright.costmodel.tables import host_share_bytes, usable_bytes
-from shardwright.planner.space import Fixed, Space, SpaceCosts, enumerate_space, kept_by, space_costs
+from shardwright.planner.space import Fixed, Space, SpaceCosts, enumerate_space, kept_by, last_resorts, space_costs
 from shardwright.planner.stages import EntrySolver, Solved, plan_of
 from shardwright.specs import AXES, ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -144,6 +144,10 @@ def what_would_fit(
         freed = kept_by(fixed.but(**{"stages": None, name: None}), training)  # stages contain these choices too
         if value is not None and fits(model, cluster, training, freed, times):
             yield Change(f"{name} other than {value}", cluster, training, freed)
+    offload = fixed.with_offload()
+    moves = offload != fixed and cluster.node.device.has_own_memory and training.software.runs.offload_optimizer
+    if moves and any(fits(model, cluster, training, more, times) for more in last_resorts(offload)):
+        yield Change("--offload", cluster, training, offload)
     length = training.seq_len // 2
     while length >= _SHORTEST_SEQUENCE:
         shorter = training.model_copy(update={"seq_len": length})

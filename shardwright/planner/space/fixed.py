@@ -23,7 +23,7 @@ from shardwright.specs import (
     ZeroStage,
 )
 
-from .limits import Limit, have_common_value, read_limits
+from .limits import SHARES, Limit, have_common_value, read_limits
 
 
 class Fixed(Spec):
@@ -103,6 +103,11 @@ class Fixed(Spec):
             SpecError: a value is not allowed for its choice.
         """
         return Fixed.parse(dict(self) | changes, source="fixed")
+
+    def with_offload(self) -> "Fixed":
+        """Return these choices with every share of what may leave the device open that is not stated."""
+        free = [share for share in SHARES if not self.gives(share) and self.allows(share, 1)]
+        return self.but(within=(*self.within, *(Limit.read(share, "0..1") for share in free)))
 
     def without_limit(self, choice: str) -> "Fixed":
         """Return these choices with all values of one choice allowed."""

@@ -20,6 +20,7 @@ from shardwright.planner.branching.nothing_fits import fits, lacking_bytes, what
 from shardwright.planner.space.costs import space_costs
 from shardwright.planner.space.enumerate import enumerate_space
 from shardwright.planner.space.fixed import Fixed
+from shardwright.planner.space.limits import SHARES
 from shardwright.planner.space.ranges import layer_ranges
 from shardwright.planner.stages.staged_entry import StagedEntry
 from shardwright.specs.cluster import ClusterSpec
@@ -87,6 +88,18 @@ def test_what_is_fixed_may_be_what_is_in_the_way() -> None:
     for change in changes:
         times = op_times(change.cluster, change.training)
         assert fits(_MODEL, change.cluster, change.training, change.fixed, times)
+
+
+def test_offload_may_fit_where_nothing_else_does() -> None:
+    cluster = tiny_cluster(devices=1, memory_bytes=4e9)
+    assert not _fit(cluster, Fixed())
+    (change,) = [
+        c for c in what_would_fit(_MODEL, cluster, _TRAINING, Fixed(), _times(cluster)) if c.text == "--offload"
+    ]
+    found = search(_MODEL, cluster, _TRAINING, fixed=change.fixed)
+    assert found.plan.offload.gradient_fraction or found.plan.offload.parameter_fraction
+    closed = Fixed.model_validate({"within": {share: 0 for share in SHARES}})
+    assert "--offload" not in [c.text for c in what_would_fit(_MODEL, cluster, _TRAINING, closed, _times(cluster))]
 
 
 def test_devices_are_the_fewest_doubling() -> None:
