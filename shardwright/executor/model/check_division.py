@@ -23,9 +23,9 @@ from .tensor_parallel import divide_layer, placements_of
 
 _RANKS, _LAYERS, _SEQ, _LARGEST_ERROR = 2, 2, 6, 1e-4
 _TINY: Mapping[str, int] = {
-    "hidden_size": 32,
+    "hidden_size": 160,
     "num_attention_heads": 4,
-    "head_dim": 8,
+    "head_dim": 40,  # a quarter, 0.4 and a half of it are even, so that they can be rotated
     "intermediate_size": 48,
     "moe_intermediate_size": 16,
     "shared_expert_intermediate_size": 16,
@@ -34,7 +34,7 @@ _TINY: Mapping[str, int] = {
     "ffn_hidden_size": 48,
     "n_inner": 48,
     "vocab_size": 64,
-    "word_embed_proj_dim": 32,
+    "word_embed_proj_dim": 160,
     "num_hidden_layers": _LAYERS,
     "first_k_dense_replace": 1,
     "num_local_experts": 4,
@@ -127,7 +127,10 @@ def _check_results(skeleton: Skeleton, model: PreTrainedModel, *, sequence_paral
         layer.register_forward_hook(_record(calls, index), with_kwargs=True)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         before = torch.random.get_rng_state()
-        model(input_ids=torch.arange(2 * _SEQ).view(2, _SEQ), use_cache=False)
+        try:
+            model(input_ids=torch.arange(2 * _SEQ).view(2, _SEQ), use_cache=False)
+        except Exception as error:  # whatever the code of a class raises for sizes that it does not expect
+            raise _not_tiny(skeleton, error) from None
         if not torch.equal(before, torch.random.get_rng_state()):
             raise SpecError(
                 f"{skeleton.name}: {type(model).__name__} draws random numbers as it trains, which ranks of tp would draw "
@@ -279,10 +282,14 @@ def _tiny_model(skeleton: Skeleton) -> PreTrainedModel:
                 nn.init.normal_(parameter, std=0.2)
         return model
     except Exception as error:
-        detail = " ".join(str(error).split())[:120]
-        raise SpecError(
-            f"{skeleton.name}: a tiny {type(skeleton.model).__name__} to check tp with cannot be built ({detail}); plan with tp 1"
-        ) from None
+        raise _not_tiny(skeleton, error) from None
+
+
+def _not_tiny(skeleton: Skeleton, error: Exception) -> SpecError:
+    detail = " ".join(str(error).split())[:120]
+    return SpecError(
+        f"{skeleton.name}: a tiny {type(skeleton.model).__name__} to check tp with does not run ({detail}); plan with tp 1"
+    )
 
 
 def tiny_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -291,8 +298,12 @@ def tiny_config(config: PreTrainedConfig) -> PreTrainedConfig:
     given |= {key: 0.0 for key, rate in given.items() if key.endswith(DROPOUT_ENDINGS) and isinstance(rate, float)}
     names = {canonical: own for canonical, own in (config.attribute_map or {}).items()}
     tiny = dict(_TINY)
-    grouped = (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) < config.num_attention_heads
-    tiny["num_key_value_heads"] = 2 if grouped else 4
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None)
+    grouped = (kv_heads or heads) < heads
+    tiny["num_key_value_heads"] = tiny["num_kv_heads"] = 2 if grouped else 4
+    if type(given.get("qk_rope_head_dim")) is int:  # what DeepSeek's rotary tables take for the size of a head
+        tiny["head_dim"] = tiny["qk_rope_head_dim"]
     for key, value in tiny.items():
         own = names.get(key, key)
         if type(given.get(own)) is int:

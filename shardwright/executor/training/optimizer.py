@@ -38,22 +38,22 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 def build_optimizer(parts: Sequence[nn.Module], name: OptimizerName, options: RunOptions) -> torch.optim.Optimizer:
     """Return AdamW, by torch's fused kernel on GPU and CPU alike, or SGD over all parameters of this rank's `parts`.
 
-    Weight decay acts on matrices only. Norms and biases, all one-dimensional, have none.
+    Weight decay acts on matrices only. Norms and biases have none, also biases of stacked projections and experts.
     """
-    groups = _groups((parameter for part in parts for parameter in part.parameters()), options.weight_decay)
+    groups = _groups((named for part in parts for named in part.named_parameters()), options.weight_decay)
     if name == "sgd":
         # the fused kernel of SGD does not accept DTensors
         return torch.optim.SGD(groups, lr=options.learning_rate, foreach=True)
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas, eps=options.eps, fused=True)
 
 
-def _groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+def _groups(parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
     """Return one group for each decay and mesh, because a fused kernel takes tensors of one mesh only."""
     groups: dict[object, dict[str, Any]] = {}
-    for parameter in parameters:
+    for name, parameter in parameters:
         if not parameter.requires_grad:
             continue
-        decays = parameter.ndim > 1
+        decays = parameter.ndim > 1 and not name.endswith("bias")
         mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
         group = groups.setdefault((decays, mesh), {"params": [], "weight_decay": weight_decay if decays else 0.0})
         group["params"].append(parameter)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from shardwright.base.errors import SpecError
+from shardwright.catalog.huggingface.load import load_model
 from shardwright.executor.model import rules
 from shardwright.executor.model.check_division import check_tensor_parallel
 from shardwright.executor.model.division import LayerDivision
@@ -24,8 +25,8 @@ def division(config: dict[str, Any]) -> LayerDivision:
     return rules.layer_division(skeleton.model, skeleton.layer(1), skeleton.structure.layers, "tiny")
 
 
-def check(config: dict[str, Any], sequence_parallel: bool = True) -> None:
-    file = plan_file(config, plan((layers(),), tp=2, sequence_parallel=sequence_parallel))
+def check(config: dict[str, Any], sequence_parallel: bool = True, layer_count: int = 2) -> None:
+    file = plan_file(config, plan((layers(layer_count),), tp=2, sequence_parallel=sequence_parallel))
     check_tensor_parallel(file, read_skeleton(file))
 
 
@@ -97,6 +98,15 @@ def test_a_width_that_tp_does_not_divide_is_named() -> None:
         SpecError, match=r"'mlp\.shared_expert\.gate_proj\.weight' of a layer has 25 columns, which tp 2"
     ):
         check(config)
+
+
+@pytest.mark.parametrize(
+    "preset", ["phi-2", "falcon-40b", "pythia-12b", "gpt-oss-120b", "kimi-k2", "gemma-2-27b", "phi-4"]
+)
+def test_a_preset_of_real_size_passes(preset: str) -> None:
+    """The tiny model keeps the flags of the large one: parts of heads that are rotated, groups of keys, kinds of layers."""
+    model = load_model(preset)
+    check(model.config, layer_count=model.layer_count)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

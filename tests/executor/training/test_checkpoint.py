@@ -16,8 +16,9 @@ from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.training import checkpoint
 from shardwright.executor.training.checkpoint import MANIFEST, newest_checkpoint, read_manifest
 from shardwright.specs.plan import Plan
-from tests.executor.runs import losses, options, text_file, tiny
-from tests.parity.cases import FamilyName, layers, plan
+from tests.executor.runs import VOCABULARY, losses, options, text_file, tiny
+from tests.parity.cases import FamilyName, layers, plan, plan_file
+from tests.parity.families import FAMILIES
 from tests.parity.worlds import RankFailedError
 
 FSDP = plan((layers(zero=3),), dp_shard=2)
@@ -109,6 +110,21 @@ class TestResume:
             checkpoint = tmp_path / source / "checkpoints" / "step-000003"
             run = options(tmp_path / name, data=data, resume_from=checkpoint, checkpoint_every=None)
             assert losses(target, run) == pytest.approx(expected[3:], abs=1e-5)
+
+    @pytest.mark.parametrize("family", ["phi3", "mixtral", "gpt_oss", "olmo2"])
+    def test_a_divided_projection_is_taken_up_by_a_plan_that_divides_it_otherwise(
+        self, family: str, tmp_path: Path, data: Path
+    ) -> None:
+        """Parts of fused projections, stacked experts, biases and norms that tp divides."""
+        config = FAMILIES[family] | {"vocab_size": VOCABULARY, "initializer_range": 0.02}
+        files = {name: plan_file(config, PLANS[name]) for name in ("tp", "pp")}
+        for name, file in files.items():
+            training = file.training.model_copy(update={"optimizer": "adamw"})
+            files[name] = file.model_copy(update={"training": training})
+        expected = losses(files["tp"], options(tmp_path / "tp", data=data))
+        checkpoint = tmp_path / "tp" / "checkpoints" / "step-000003"
+        run = options(tmp_path / "pp", data=data, resume_from=checkpoint, checkpoint_every=None)
+        assert losses(files["pp"], run) == pytest.approx(expected[3:], abs=2e-5)
 
     def test_the_optimizer_state_is_what_makes_it_exact(
         self, copied: Path, tmp_path: Path, data: Path, straight: tuple[Path, list[float]]

@@ -51,6 +51,15 @@ class Model(nn.Module):
 
 
 class TestOptimizer:
+    def test_a_stacked_bias_does_not_decay(self) -> None:
+        """GPT-2's of (3, hidden), and gpt-oss' of (experts, columns)."""
+        model = nn.Module()
+        for name in ("gate_up_proj", "gate_up_proj_bias", "bias"):
+            model.register_parameter(name, nn.Parameter(torch.ones(3, 2)))
+        optimizer = build_optimizer([model], "adamw", options(weight_decay=0.5))
+        decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+        assert [decays[id(parameter)] for parameter in model.parameters()] == [0.5, 0.0, 0.0]
+
     def test_decay_acts_on_matrices_alone(self) -> None:
         """With zero gradients a step moves nothing but by decay."""
         model = Model()
