@@ -1,9 +1,9 @@
 """The simplest of the plans whose steps the prediction cannot tell apart.
 
-Simpler is, in this order: fewer axes besides data parallelism; no pipeline, then one stage on each rank, then interleaved
-stages, fewer on a rank before more, then a schedule that splits the backward; embedding and head on one rank each; the
-optimizer on the device; the training spec as given, where the planner may change it, and the usual order of the axes;
-nothing recomputed. Of equally simple plans the fastest counts.
+Simpler is, in this order: fewer axes besides data parallelism, where each kind of state off the device counts as one; less off the
+device; no pipeline, then one stage on each rank, then interleaved stages, fewer on a rank before more, then a schedule that
+splits the backward; embedding and head on one rank each; the training spec as given, where the planner may change it, and the
+usual order of the axes; nothing recomputed. Of equally simple plans the fastest counts.
 """
 
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from .open_entries import OpenEntries
 from .portfolio import Found, Portfolio
 
 _AXES = ("pp", "cp", "tp", "ep")
+_OFFLOADS = ("offload_optimizer", "offload_gradients", "offload_parameters", "offload_nvme")
 _NOTHING = POLICIES.index("none")
 
 # This limits work, not time, so that repeated runs find the same plan.
@@ -75,9 +76,9 @@ def _kinds(space: Space) -> IntArray:
     axes = sum(((space.column(name) > 1).astype(np.int64) for name in _AXES), 1 * replicated_shards)
     stages = np.where(space.column("pp") > 1, space.stages_per_rank, 0)
     pipeline = np.where(space.splits, _SPLITS, np.minimum(stages, _SPLITS - 1))
-    shares = ("offload_optimizer", "offload_gradients", "offload_parameters", "offload_nvme")
-    offloads = sum((space.column(name) > 0).astype(np.int64) for name in shares)
-    return np.asarray(((axes * (_SPLITS + 1) + pipeline) * 2 + space.spread) * 5 + offloads)
+    offloads = sum((space.column(name) > 0).astype(np.int64) for name in _OFFLOADS)
+    placed = (axes + offloads) * (len(_OFFLOADS) + 1) + offloads
+    return np.asarray((placed * (_SPLITS + 1) + pipeline) * 2 + space.spread)
 
 
 def _searches(run: BranchAndBound, entries: IntArray, most: float) -> Iterator[BranchAndBound]:
