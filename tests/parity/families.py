@@ -68,3 +68,32 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "deepseek_v3": _LATENT,
 }
 FAMILIES = {name: {"model_type": name, **config} for name, config in FAMILIES.items()}
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "gemma": _DENSE | {"head_dim": 8, "tie_word_embeddings": True},
+    "phi": _DENSE,
+    "falcon": {
+        **{key: value for key, value in _DENSE.items() if key != "num_key_value_heads"},
+        "new_decoder_architecture": True,
+        "num_kv_heads": 2,
+        "alibi": False,
+    },
+    "seed_oss": _DENSE | {"head_dim": 8},
+    "ernie4_5": _DENSE | {"head_dim": 8, "use_bias": True},
+    "olmoe": _EXPERTS | {"intermediate_size": 16},
+    "granitemoe": _EXPERTS | {"intermediate_size": 16},
+    "minimax_m2": _EXPERTS | {"intermediate_size": 16, "head_dim": 8, "rotary_dim": 4},
+    "glm4_moe": _EXPERTS
+    | {
+        "head_dim": 8,
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "use_qk_norm": True,
+    },
+    "ernie4_5_moe": _EXPERTS
+    | {"head_dim": 8, "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1, "moe_layer_start_index": 1},
+}
+"""Further ones that the cost model reads and tensor parallelism divides."""
+OTHERS = {name: {"model_type": name, **config} for name, config in OTHERS.items()}

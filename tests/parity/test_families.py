@@ -25,7 +25,7 @@ from shardwright.specs.training import Precision, TrainingSpec
 from tests.executor.runs import VOCABULARY, text_file
 from tests.parity import sabotage
 from tests.parity.cases import GLOBAL_BATCH, SEQ_LEN, host, layers, plan, plan_file
-from tests.parity.families import FAMILIES
+from tests.parity.families import FAMILIES, OTHERS
 from tests.parity.updates import engine_run, reference_run, worst_update_error
 from tests.parity.worlds import run_world
 
@@ -78,6 +78,15 @@ def test_updates_equal_those_of_one_process(family: str) -> None:
     for name, found in runs.items():
         assert worst_update_error(found, reference) <= TOLERANCE, name
         assert found[0].losses == pytest.approx(reference.losses, rel=1e-5)
+
+
+def test_updates_of_further_families_equal_those_of_one_process() -> None:
+    files = {family: plan_file(config, PLANS["tp 2"]) for family, config in OTHERS.items()}
+    for file in files.values():
+        check_tensor_parallel(file, read_skeleton(file))
+    runs = _world(2, engine_run, {family: (file,) for family, file in files.items()})
+    for family, found in runs.items():
+        assert worst_update_error(found, reference_run(files[family])) <= TOLERANCE, family
 
 
 @pytest.mark.parametrize("family", ["gemma3_text", "phi3", "qwen3_moe"])
