@@ -159,31 +159,34 @@ class _Placement:
         return ((kind, strategy, count) for (at, kind, strategy), count in self.counts.items() if at == stage)
 
     def paths(self) -> Iterator[Any]:
-        """Yield seconds of each path that waits at a stage for all microbatches, in the order of stages and arms."""
+        """Yield seconds of each path that waits at a stage for all microbatches, goes back to it or a stage before, and ends with the
+        tail of reductions there; in the order of stages, arms and ends."""
         entry, pp = self.entry, self.entry.pp
         forward, extra = (
             rows.total(self.layers, entry.ends) for rows in (entry.rows.forward, entry.rows.first_forward)
         )
-        send = 2 * float(entry.rows.send)
+        send, place = float(entry.rows.send), np.arange(pp)
         for stage in range(pp):
             for arm in waiting_arms(entry.schedule, pp, stage, entry.microbatches):
                 trips = arm.first_trip + arm.trip
-                forwards = np.where(np.arange(pp) > stage, trips, 1.0)
+                forwards = np.where(place > stage, trips, 1.0)
                 forwards[stage] += arm.forwards
-                backwards = np.where(np.arange(pp) > stage, trips, 1.0)
-                backwards[stage] += arm.backwards
-                extras = np.where(np.arange(pp) > stage, arm.first_trip, 1.0)
-                constant = float(forwards @ forward + extras @ extra) + send * (stage + trips * (pp - 1 - stage))
-                yield constant * self.chosen + self._backwards(backwards)
+                extras = np.where(place > stage, arm.first_trip, 1.0)
+                passes = float(forwards @ forward + extras @ extra) + 2 * send * trips * (pp - 1 - stage)
+                for last in range(stage + 1):
+                    backwards = np.where(place > stage, trips, np.where(place < last, 0.0, 1.0))
+                    backwards[stage] += arm.backwards
+                    constant = passes + send * (2 * stage - last)
+                    yield constant * self.chosen + self._backwards(backwards, last)
 
-    def _backwards(self, times: Array) -> Any:
-        """Seconds of so many backwards of each stage, and of the tail of reductions of the first."""
+    def _backwards(self, times: Array, last: int) -> Any:
+        """Seconds of so many backwards of each stage, and of the tail of reductions of the `last` one."""
         rows, parts = self.entry.rows, []
         for (stage, kind, strategy), count in self.counts.items():
             each = float(times[stage] * rows.backward.layers[kind, strategy])
-            if stage == 0:
+            if stage == last:
                 each += float(rows.last_backward.layers[kind, strategy])
             parts.append(each * count)
         ends = float(times @ (self.entry.ends * rows.backward.ends).sum(axis=1))
-        ends += float((self.entry.ends[0] * rows.last_backward.ends).sum())
+        ends += float((self.entry.ends[last] * rows.last_backward.ends).sum())
         return pulp.lpSum(parts) + ends * self.chosen

@@ -76,6 +76,8 @@ def estimate_lines(estimate: Estimate, cluster: ClusterSpec | None = None) -> li
     ]
     if max(estimate.host_bytes, default=0.0) > 0:
         lines.append(("host memory", f"{readable.size(max(estimate.host_bytes))} for each device"))
+    if max(estimate.nvme_bytes, default=0.0) > 0:
+        lines.append(("drives", f"{readable.size(max(estimate.nvme_bytes))} for each device"))
     lines.append(
         ("cost", f"{readable.number(estimate.device_hours_per_billion_tokens)} device hours per billion tokens")
     )

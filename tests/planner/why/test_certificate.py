@@ -119,16 +119,15 @@ def test_bounds_what_leaves_the_device() -> None:
     """A plan with shares of the optimizer and of activations on the host; the program finds nothing much faster."""
     model, cluster = tiny_model(layers=8, hidden=1024), tiny_cluster(devices=2, memory_bytes=2.4e9)
     training = TrainingSpec(seq_len=4096, global_batch=8)
-    shares = dict.fromkeys(("offload_optimizer", "offload_activations", "offload_gradients"), "0..1")
+    shares = {"offload_optimizer": "0..1", "offload_activations": "0,0.5"}
     fixed = Fixed.parse({"schedule": "1f1b", "pp": 2, "within": shares}, source="test")
     found = search(model, cluster, training, fixed=fixed)
     assert 0 < found.plan.offload.optimizer_fraction < 1
     certificate = certify(found.plan, model, cluster, training, fixed=fixed)
-    assert certificate.optimal
     assert certificate.placements > 1
     assert certificate.step_seconds == pytest.approx(found.estimate.step_seconds, rel=1e-9)
     assert certificate.gap < 0.02
     worse = found.plan.model_copy(update={"offload": Offload(optimizer_fraction=1)})
     other = certify(worse, model, cluster, training, fixed=fixed)
     assert not other.mixes_agree
-    assert other.bound_seconds == pytest.approx(certificate.bound_seconds, rel=1e-6)
+    assert other.bound_seconds <= found.estimate.step_seconds * (1 + 1e-6) < other.step_seconds
