@@ -110,6 +110,6 @@ def parts_of(tables: CostTables) -> dict[str, Array]:
     for name, value in vars(tables).items():
         if isinstance(value, np.ndarray):
             found[name] = value
-        else:
+        elif value is not None:  # no strategy puts activations on the host
             found |= {f"{name}.{part}": array for part, array in vars(value).items()}
     return found
