@@ -340,8 +340,8 @@ class _Builder:
     def _nvme_seconds(self, elements: Array) -> Array:
         """Seconds of reading and writing so many elements' parameters and state, all ranks of a host at once.
 
-        Drives read ahead and write behind the update (Rajbhandari et al. 2021, ZeRO-Infinity, arXiv 2104.07857), so the longer of
-        the two counts.
+        It is assumed that drives read ahead and write behind the update (ZeRO-Infinity, arXiv 2104.07857, is such an engine), so
+        the longer of drives and update counts.
         """
         host, ranks = self.times.node.host, self.times.node.devices_per_host
         if not (elements.any() and host.nvme_bytes):
