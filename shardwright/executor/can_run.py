@@ -18,9 +18,8 @@ def check_can_run(plan_file: PlanFile) -> None:
             "software it is for"
         )
     mesh, precision = plan_file.plan.mesh, plan_file.training.precision
-    for axis, degree in (("cp", mesh.cp), ("ep", mesh.ep)):
-        if degree > 1:
-            raise SpecError(f"{axis} {degree} can be estimated and compared, not run yet; plan with {axis} 1")
+    if mesh.ep > 1:
+        raise SpecError(f"ep {mesh.ep} can be estimated and compared, not run yet; plan with ep 1")
     if precision.linear is not None:
         raise SpecError(
             f"linear precision {precision.linear} can be estimated and compared, not run yet; plan without it, in {precision.compute}"
@@ -33,6 +32,11 @@ def check_can_run(plan_file: PlanFile) -> None:
     if any(not stage.layers for stage in stages):
         raise SpecError(
             f"{len(stages)} stages of which one holds no layer can be estimated and compared, not run yet; give each a layer"
+        )
+    if plan_file.plan.zero_stage and any(not run.zero_stage for stage in stages for run in stage.layers):
+        raise SpecError(
+            f"zero_stage 0 in some layers and {plan_file.plan.zero_stage} in others, over cp {mesh.cp}, can be estimated and compared, "
+            "not run yet; plan with one of them"
         )
     training, offload = plan_file.training, plan_file.plan.offload
     on_host = offload.optimizer_fraction

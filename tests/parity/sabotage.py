@@ -14,6 +14,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import PipelineStage
 from torch.utils.checkpoint import checkpoint
 
+from shardwright.executor.context import attention as context_attention
+from shardwright.executor.context import ring
+from shardwright.executor.context.dealing import Dealing
 from shardwright.executor.model import attention, fused, moves, stage_module, tensor_parallel
 from shardwright.executor.model.division import Region
 from shardwright.executor.model.stage_module import StageModule
@@ -207,3 +210,68 @@ def norm_of_this_rank() -> None:
         return None if tensor.dtype == torch.float64 else original(tensor, *args, **options)
 
     dist.all_reduce = unless_a_norm
+
+
+def take_neighbouring_tokens() -> None:
+    """Each rank of cp takes the tokens that it would have without the zig-zag."""
+
+    def in_order(self: Dealing, rank: int) -> list[int]:
+        return list(range(rank * self.tokens_per_rank, (rank + 1) * self.tokens_per_rank))
+
+    Dealing.of_rank = in_order  # type: ignore[method-assign]
+
+
+def count_positions_from_zero() -> None:
+    """Each rank of cp gives its tokens the positions of the first ones."""
+    original = stage_module.StageModule.__init__
+
+    def from_zero(self: Any, *args: Any, **options: Any) -> None:
+        own = options["positions"]
+        original(self, *args, **{**options, "positions": torch.arange(len(own))})
+
+    stage_module.StageModule.__init__ = from_zero  # type: ignore[method-assign]
+
+
+def keep_own_key_gradients() -> None:
+    """Keys and values train on the queries of their own rank only."""
+
+    def own_part(tensor: Tensor, ranks: Any) -> Tensor:
+        own: Tensor = tensor.chunk(ranks.size, 2)[ranks.rank].contiguous()
+        return own
+
+    context_attention._GATHER_TOKENS = moves.Move(context_attention._gather, own_part)
+
+
+def lose_gradients_in_the_ring() -> None:
+    """Blocks of other ranks get no gradient of their keys."""
+    original = ring._block_gradients
+
+    def without(own: Any, block: Any, part: Any, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+        of_queries, of_keys, of_values = original(own, block, part, scale)
+        return of_queries, of_keys if part.causal else torch.zeros_like(of_keys), of_values
+
+    ring._block_gradients = without
+
+
+def add_blocks_unscaled() -> None:
+    """The ring adds up the outputs of its blocks as though each held all of the softmax."""
+    original = ring._add
+
+    def plain(output: Tensor, logs: Tensor, *rest: Any) -> None:
+        original(output, torch.full_like(logs, -torch.inf), *rest)
+
+    ring._add = plain  # type: ignore[assignment]
+
+
+def drop_traded_gradients() -> None:
+    """Gradients of the heads that other ranks computed do not come back."""
+
+    def own_alone(tensor: Tensor, ranks: Any) -> Tensor:
+        returned = context_attention._tokens_away(tensor, ranks)
+        kept = torch.zeros_like(returned)
+        width = returned.shape[1] // ranks.size
+        own = slice(ranks.rank * width, (ranks.rank + 1) * width)
+        kept[:, own] = returned[:, own]
+        return kept
+
+    context_attention._TRADE_HEADS = moves.Move(context_attention._heads_away, own_alone)

@@ -180,6 +180,65 @@ CASES = {
         plan_file(LLAMA, plan((layers(zero=3),), dp_shard=2, offload=True)), (sabotage.overwrite_gradients,)
     ),
     "offload, one rank": Case(plan_file(GPT2, plan((layers(),), offload=True)), (sabotage.overwrite_gradients,)),
+    "cp by all-gather": Case(
+        plan_file(QWEN3, plan((layers(),), cp=2)),
+        (
+            sabotage.keep_own_key_gradients,
+            sabotage.take_neighbouring_tokens,
+            sabotage.count_positions_from_zero,
+            sabotage.skip_all_reduce,
+        ),
+    ),
+    "cp by all-gather, zero 3, sliding window": Case(
+        plan_file({**QWEN3, **SLIDING}, plan((layers(zero=3),), cp=2)), (sabotage.keep_own_key_gradients,)
+    ),
+    "cp by ring, zero 2": Case(
+        plan_file(LLAMA, plan((layers(zero=2),), cp=2, context_parallel="ring")),
+        (sabotage.lose_gradients_in_the_ring, sabotage.add_blocks_unscaled),
+    ),
+    "cp by ring over 4 ranks": Case(
+        plan_file(GPT2, plan((layers(),), cp=4, context_parallel="ring")), (sabotage.lose_gradients_in_the_ring,)
+    ),
+    "cp by ulysses": Case(
+        plan_file(GPT2, plan((layers(),), cp=2, context_parallel="ulysses")), (sabotage.drop_traded_gradients,)
+    ),
+    "cp by ulysses, sliding window, repeated kv heads": Case(
+        plan_file({**QWEN3, **SLIDING}, plan((layers(zero=3),), cp=4, context_parallel="ulysses")),
+        (sabotage.drop_traded_gradients,),
+    ),
+    "cp by ulysses and ring": Case(
+        plan_file(QWEN3, plan((layers(zero=1),), cp=4, context_parallel="ulysses-ring", ulysses_degree=2)),
+        (sabotage.drop_traded_gradients, sabotage.lose_gradients_in_the_ring),
+    ),
+    "cp by all-gather and tp": Case(
+        plan_file(QWEN3_TIED, plan((layers(zero=1),), cp=2, tp=2)), (sabotage.forget_norm_reduction,)
+    ),
+    "cp by ulysses and tp without sequence parallelism": Case(
+        plan_file(LLAMA, plan((layers(),), cp=2, tp=2, context_parallel="ulysses", sequence_parallel=False)),
+        (sabotage.keep_own_input_gradient,),
+    ),
+    "cp by ring and dp": Case(
+        plan_file(LLAMA, plan((layers(zero=3, recompute="full"),), cp=2, dp_shard=2, context_parallel="ring")),
+        (sabotage.forget_data_parallel_average,),
+    ),
+    "cp by all-gather and hsdp": Case(
+        plan_file(GPT2, plan((layers(zero=2),), cp=2, dp_replicate=2)), (sabotage.skip_all_reduce,)
+    ),
+    "cp by ring and 1f1b": Case(
+        plan_file(LLAMA, plan((layers(1),), (layers(1),), cp=2, pp=2, context_parallel="ring")),
+        (sabotage.lose_gradient_between_stages,),
+    ),
+    "cp by all-gather and zb-h1, tied embedding": Case(
+        plan_file(QWEN3_TIED, plan((layers(1),), (layers(1),), cp=2, pp=2, microbatches=4, schedule="zb-h1")),
+        (sabotage.drop_tied_sum,),
+    ),
+    "cp by ring, tp, pp and zero 3 on 8 ranks": Case(
+        plan_file(
+            LLAMA,
+            plan((layers(1, zero=3),), (layers(1, zero=1),), cp=2, pp=2, tp=2, context_parallel="ring"),
+        ),
+        (sabotage.lose_gradients_in_the_ring,),
+    ),
     "all at once on 8 ranks, gpt2": Case(
         plan_file(
             GPT2,

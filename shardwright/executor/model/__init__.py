@@ -2,14 +2,15 @@
 initial weights."""
 
 from .attention import recompute_core
-from .check_division import check_tensor_parallel
+from .check_division import check_tensor_parallel, tiny_model
 from .division import LayerDivision
 from .fused import engine_state, hugging_face_state, unfuse
 from .hugging_face import Skeleton, lacks_fused_attention, read_config, read_skeleton
 from .initial_weights import materialise, materialise_buffers
-from .moves import GATHER_SEQUENCE, SUM_GRADIENTS, MeshRanks
+from .moves import GATHER_SEQUENCE, SUM_GRADIENTS, MeshRanks, Move
 from .rules import layer_division
 from .stage_module import StageModule
+from .structure import unpacked_sequences
 from .tensor_parallel import (
     divide_embedding,
     divide_head,
@@ -25,6 +26,7 @@ __all__ = [
     "SUM_GRADIENTS",
     "LayerDivision",
     "MeshRanks",
+    "Move",
     "Skeleton",
     "StageModule",
     "check_tensor_parallel",
@@ -44,5 +46,7 @@ __all__ = [
     "read_skeleton",
     "recompute_core",
     "replicate",
+    "tiny_model",
     "unfuse",
+    "unpacked_sequences",
 ]

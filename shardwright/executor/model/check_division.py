@@ -81,7 +81,7 @@ def check_tensor_parallel(plan_file: PlanFile, skeleton: Skeleton) -> None:
         _check_parameters(plan.mesh.tp, layer, division, name)
         derived |= any(region.derived for region in division.regions.values())
     try:
-        model = _tiny_model(skeleton)
+        model = tiny_model(skeleton, axis="tp")
     except SpecError:
         if derived:
             raise
@@ -263,8 +263,8 @@ class _ThreadRanks:
 _checked: Ranks = _ThreadRanks(0, _Meeting())  # the two kinds of ranks are one type
 
 
-def _tiny_model(skeleton: Skeleton) -> PreTrainedModel:
-    """Build a model of the same class with two narrow layers on the CPU, with random weights.
+def tiny_model(skeleton: Skeleton, *, axis: str) -> PreTrainedModel:
+    """Build a model of the same class with two narrow layers on the CPU, with random weights, to check `axis` with.
 
     Raises:
         SpecError: the class cannot be built that small.
@@ -281,7 +281,7 @@ def _tiny_model(skeleton: Skeleton) -> PreTrainedModel:
     except Exception as error:
         detail = " ".join(str(error).split())[:120]
         raise SpecError(
-            f"{skeleton.name}: a tiny {type(skeleton.model).__name__} to check tp with cannot be built ({detail}); plan with tp 1"
+            f"{skeleton.name}: a tiny {type(skeleton.model).__name__} to check {axis} with cannot be built ({detail}); plan with {axis} 1"
         ) from None
 
 

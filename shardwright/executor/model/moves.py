@@ -49,7 +49,7 @@ class MeshRanks:
 
     def __init__(self, mesh: DeviceMesh) -> None:
         self.mesh, self.rank, self.size = mesh, mesh.get_local_rank(), mesh.size()
-        self._group = mesh.get_group().group_name
+        self._group = self.name = mesh.get_group().group_name
 
     def sum(self, tensor: Tensor) -> Tensor:
         return _waited(_OPERATORS.all_reduce(tensor.contiguous(), "sum", self._group))
@@ -61,6 +61,11 @@ class MeshRanks:
     def scatter(self, tensor: Tensor, dim: int) -> Tensor:
         stacked = tensor.contiguous() if dim == 0 else torch.cat(tensor.chunk(self.size, dim))
         return _waited(_OPERATORS.reduce_scatter_tensor(stacked, "sum", self.size, self._group))
+
+    def trade(self, tensor: Tensor) -> Tensor:
+        """Send the r-th entry of the first dimension to rank r; return what each rank sent, in their order."""
+        ones = [1] * self.size
+        return _waited(_OPERATORS.all_to_all_single(tensor.contiguous(), ones, ones, self._group))
 
     def part(self, parameter: nn.Parameter, placement: Placement) -> nn.Parameter:
         # every rank made the same full tensor from the seed, so each cuts its own part without communication

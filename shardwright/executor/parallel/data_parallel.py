@@ -21,7 +21,7 @@ class DataParallel:
     """
 
     def __init__(self, plan: Plan, precision: Precision, mesh: DeviceMesh) -> None:
-        self.mesh = mesh["dp_replicate", "dp_shard"] if plan.mesh.dp_replicate > 1 else mesh["dp_shard"]
+        self.mesh = mesh["dp_replicate", "dp_shard"] if mesh["dp_replicate"].size() > 1 else mesh["dp_shard"]
         on_device = mesh.device_type != "cpu"
         self.offload = CPUOffloadPolicy(pin_memory=on_device) if plan.offload.optimizer_fraction else OffloadPolicy()
         compute = COMPUTE_DTYPES[precision.compute]

@@ -16,8 +16,8 @@ IGNORED_LABEL = -100
 class TokenLoss:
     """One microbatch's part of the step's loss: its summed cross-entropy times `scale`.
 
-    `scale` is set for each step: data-parallel ranks / tokens in the global batch. Gradients are averaged over the
-    data-parallel ranks, so they equal those of the mean over the global batch's tokens.
+    `scale` is set for each step: ranks of dp and cp / tokens in the global batch. Gradients are averaged over
+    those ranks, so they equal those of the mean over the global batch's tokens.
     """
 
     def __init__(self, *, vocab_size: int, tp_mesh: DeviceMesh | None) -> None:

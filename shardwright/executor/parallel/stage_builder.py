@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from shardwright.costmodel import PlanFile
@@ -41,13 +41,20 @@ class StageBuilder:
     data_parallel: DataParallel
     device: torch.device
     seed: int
+    positions: Tensor | None = None
 
     def build(self, stage_index: int) -> StageModule:
         """Build stage `stage_index` of the plan with this rank's part of its initial weights."""
         plan = self.plan_file.plan
         first_layer = sum(stage.layer_count for stage in plan.stages[:stage_index])
         strategies = list(plan.stages[stage_index].each_layer())
-        stage = StageModule(self.skeleton, first_layer, strategies, seq_len=self.plan_file.training.seq_len)
+        stage = StageModule(
+            self.skeleton,
+            first_layer,
+            strategies,
+            seq_len=self.plan_file.training.seq_len // plan.mesh.cp,
+            positions=self.positions,
+        )
         for path, strategy in zip(stage.layer_paths, strategies, strict=True):
             layer = stage.get_submodule(path)
             self._materialise(layer, path)

@@ -149,7 +149,6 @@ class TestWhatIsNotRunYet:
     @pytest.mark.parametrize(
         ("mesh", "training", "says"),
         [
-            ({"dp_shard": 2, "cp": 2}, {}, "cp 2 can be estimated and compared, not run yet; plan with cp 1"),
             ({"ep": 2}, {}, "ep 2 can be estimated and compared, not run yet; plan with ep 1"),
             ({}, {"precision": {"parameters": "bf16"}}, "bf16 parameters can be estimated and compared, not run yet"),
             ({}, {"precision": {"linear": "fp8"}}, "fp8 can be estimated and compared, not run yet; plan without it"),
