@@ -46,7 +46,6 @@ def check_can_run(plan_file: PlanFile) -> None:
         (training.expert_capacity is not None, "expert_capacity", "leave it out"),
         (plan_file.plan.vocabulary_parallel != "none", "vocabulary_parallel", "leave it out of the plan"),
         (training.fp8_attention, "attention in fp8", "plan without --fp8-attention"),
-        (training.loss_chunks > 1, "a loss in chunks", "plan without --loss-chunks"),
         (training.mlp_tiles > 1, "a tiled feed-forward", "plan without --mlp-tiles"),
         (training.mtp_layers > 0, "multi-token prediction", "plan without --mtp-layers"),
         (training.activation_offload_layers > 0, "activation offload", "plan without --activation-offload-layers"),

@@ -84,6 +84,7 @@ def plan_file(
     gradients: Literal["fp32", "bf16"] = "fp32",
     attention: Literal["flash", "unfused"] = "flash",
     seq_len: int = SEQ_LEN,
+    loss_chunks: int = 1,
 ) -> PlanFile:
     return PlanFile(
         model_name=f"tiny-{config['model_type']}",
@@ -95,6 +96,7 @@ def plan_file(
             precision=Precision(compute=compute, gradients=gradients),
             optimizer="sgd",
             attention=attention,
+            loss_chunks=loss_chunks,
         ),
         plan=plan,
     )

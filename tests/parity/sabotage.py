@@ -20,7 +20,7 @@ from shardwright.executor.context.dealing import Dealing
 from shardwright.executor.model import attention, fused, moves, stage_module, tensor_parallel
 from shardwright.executor.model.division import Region
 from shardwright.executor.model.stage_module import StageModule
-from shardwright.executor.parallel import clipping, engine, pipeline
+from shardwright.executor.parallel import chunked_loss, clipping, engine, pipeline
 from shardwright.executor.parallel.data_parallel import GradientSync
 from shardwright.executor.parallel.loss import TokenLoss
 from shardwright.executor.parallel.pipeline import TiedEmbedding
@@ -71,8 +71,8 @@ def forget_data_parallel_average() -> None:
     """The loss is scaled as though gradients were summed over the data-parallel ranks."""
     original = TokenLoss.__call__
 
-    def unscaled(self: TokenLoss, logits: Tensor, labels: Tensor) -> Tensor:
-        return original(self, logits, labels) / 2
+    def unscaled(self: TokenLoss, output: Tensor, labels: Tensor) -> Tensor:
+        return original(self, output, labels) / 2
 
     TokenLoss.__call__ = unscaled  # type: ignore[method-assign]
 
@@ -81,8 +81,8 @@ def average_each_microbatch() -> None:
     """Each microbatch is averaged over its own tokens, though one has fewer labels than the other."""
     original = TokenLoss.__call__
 
-    def own_mean(self: TokenLoss, logits: Tensor, labels: Tensor) -> Tensor:
-        return original(self, logits, labels) * labels.numel() / (labels != -100).sum()
+    def own_mean(self: TokenLoss, output: Tensor, labels: Tensor) -> Tensor:
+        return original(self, output, labels) * labels.numel() / (labels != -100).sum()
 
     TokenLoss.__call__ = own_mean  # type: ignore[method-assign]
 
@@ -275,3 +275,19 @@ def drop_traded_gradients() -> None:
         return kept
 
     context_attention._TRADE_HEADS = moves.Move(context_attention._heads_away, own_alone)
+
+
+def take_labels_of_another_microbatch() -> None:
+    """The head computes the loss of each microbatch with the labels of another."""
+    TokenLoss.next_labels = lambda self: self._upcoming.pop()  # type: ignore[method-assign]
+
+
+def lose_chunks_of_the_head() -> None:
+    """The head trains on one chunk of the tokens."""
+    original = chunked_loss._HeadAndLoss.backward
+
+    def lessened(ctx: Any, *gradients: Any) -> Any:
+        of_hidden, of_weight, *others = original(ctx, *gradients)
+        return of_hidden, of_weight / 2, *others
+
+    chunked_loss._HeadAndLoss.backward = staticmethod(lessened)  # type: ignore[method-assign]

@@ -239,6 +239,25 @@ CASES = {
         ),
         (sabotage.lose_gradients_in_the_ring,),
     ),
+    "loss in chunks, zero 3, tied embedding": Case(
+        plan_file(QWEN3_TIED, plan((layers(zero=3),), dp_shard=2), loss_chunks=3),
+        (sabotage.lose_chunks_of_the_head, sabotage.take_labels_of_another_microbatch),
+    ),
+    "loss in chunks, tp, odd vocabulary": Case(
+        plan_file(model_config("qwen3", vocab_size=101), plan((layers(),), tp=2), loss_chunks=4),
+        (sabotage.lose_chunks_of_the_head,),
+    ),
+    "loss in chunks, 1f1b": Case(
+        plan_file(LLAMA, plan((layers(1),), (layers(1),), pp=2, microbatches=4), loss_chunks=2),
+        (sabotage.take_labels_of_another_microbatch,),
+    ),
+    "loss in chunks, zb-h1": Case(
+        plan_file(LLAMA, plan((layers(1),), (layers(1),), pp=2, microbatches=4, schedule="zb-h1"), loss_chunks=2),
+        (sabotage.lose_chunks_of_the_head,),
+    ),
+    "loss in chunks, cp and tp": Case(
+        plan_file(LLAMA, plan((layers(zero=3),), cp=2, tp=2), loss_chunks=2), (sabotage.lose_chunks_of_the_head,)
+    ),
     "all at once on 8 ranks, gpt2": Case(
         plan_file(
             GPT2,

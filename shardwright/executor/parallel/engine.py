@@ -42,14 +42,8 @@ class Engine:
     such a copy.
     """
 
-    def __init__(
-        self,
-        plan_file: PlanFile,
-        stages: Mapping[int, StageModule],
-        skeleton: Skeleton,
-        mesh: DeviceMesh,
-        positions: Tensor | None,
-    ) -> None:
+    def __init__(self, builder: StageBuilder, stages: Mapping[int, StageModule]) -> None:
+        plan_file, skeleton, mesh = builder.plan_file, builder.skeleton, builder.mesh
         plan = plan_file.plan
         self.mesh = mesh
         self.model_parts: tuple[nn.Module, ...] = tuple(stages.values())
@@ -57,10 +51,10 @@ class Engine:
         data_rank = mesh.get_local_rank("dp_replicate") * mesh["dp_shard"].size() + mesh.get_local_rank("dp_shard")
         self.dp_rank = data_rank // plan.mesh.cp
         self.tied_names: Mapping[str, str] = skeleton.tied_names
-        self._plan, self._positions = plan, positions
+        self._plan, self._positions = plan, builder.positions
         self._shape = (plan.micro_batch * plan.microbatches, plan_file.training.seq_len)
-        self._loss = TokenLoss(vocab_size=skeleton.config.vocab_size, tp_mesh=mesh["tp"] if plan.mesh.tp > 1 else None)
-        self._runner = _runner(plan_file, stages, skeleton, mesh, self._loss)
+        self._loss = builder.loss
+        self._runner = _runner(builder, stages)
         self._tied: TiedEmbedding | None = None
         self._counted = [parameter for part in self.model_parts for parameter in part.parameters()]
         copy = _tied_copy(stages, skeleton) if skeleton.tied and plan.mesh.pp > 1 else None
@@ -149,10 +143,15 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
         data_parallel=DataParallel(plan, plan_file.training.precision, mesh),
         device=device,
         seed=seed,
+        loss=TokenLoss(
+            vocab_size=skeleton.config.vocab_size,
+            tp_mesh=mesh["tp"] if plan.mesh.tp > 1 else None,
+            chunks=plan_file.training.loss_chunks,
+        ),
         positions=positions,
     )
     own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
-    return Engine(plan_file, {index: builder.build(index) for index in own}, skeleton, mesh, positions)
+    return Engine(builder, {index: builder.build(index) for index in own})
 
 
 def _mesh(plan: Plan, device: torch.device) -> DeviceMesh:
@@ -162,10 +161,9 @@ def _mesh(plan: Plan, device: torch.device) -> DeviceMesh:
     return init_device_mesh(device.type, shape, mesh_dim_names=MESH_AXES)
 
 
-def _runner(
-    plan_file: PlanFile, stages: Mapping[int, StageModule], skeleton: Skeleton, mesh: DeviceMesh, loss: TokenLoss
-) -> _Runner:
-    plan, training = plan_file.plan, plan_file.training
+def _runner(builder: StageBuilder, stages: Mapping[int, StageModule]) -> _Runner:
+    plan, training = builder.plan_file.plan, builder.plan_file.training
+    skeleton, mesh, loss = builder.skeleton, builder.mesh, builder.loss
     syncs = {index: GradientSync(stage, zero_stage=plan.zero_stage) for index, stage in stages.items()}
     if plan.mesh.pp == 1:
         return Accumulation(stages[0], syncs[0], loss, microbatches=plan.microbatches)
@@ -173,6 +171,9 @@ def _runner(
     own_vocabulary = _own_vocabulary(plan, mesh, skeleton.config.vocab_size)
     own_tokens = training.seq_len // plan.mesh.cp
     streamed = own_tokens // plan.mesh.tp if plan.sequence_parallel else own_tokens
+    logits = _example(plan.micro_batch, own_tokens, own_vocabulary, dtype=dtype)
+    if loss.chunks > 1:
+        logits = _example(1, 1, 1, dtype=torch.float32)
     return Pipeline(
         plan,
         stages,
@@ -181,7 +182,7 @@ def _runner(
         mesh=mesh,
         tokens=torch.empty(plan.micro_batch, own_tokens, dtype=torch.int64, device="meta"),
         hidden=_example(plan.micro_batch, streamed, skeleton.config.hidden_size, dtype=dtype),
-        logits=_example(plan.micro_batch, own_tokens, own_vocabulary, dtype=dtype),
+        logits=logits,
     )
 
 

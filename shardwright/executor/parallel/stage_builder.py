@@ -28,7 +28,9 @@ from shardwright.executor.model import (
     unfuse,
 )
 
+from .chunked_loss import compute_loss_in_head
 from .data_parallel import DataParallel
+from .loss import TokenLoss
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class StageBuilder:
     data_parallel: DataParallel
     device: torch.device
     seed: int
+    loss: TokenLoss
     positions: Tensor | None = None
 
     def build(self, stage_index: int) -> StageModule:
@@ -105,6 +108,8 @@ class StageBuilder:
                 head.weight = original.weight
             else:
                 head.weight = embedding.weight
+        if head is not None and self.loss.chunks > 1:
+            compute_loss_in_head(head, self.loss)
         self._divide_ends(stage, before, after)
         if self.skeleton.tied:
             if head is not None and embedding is not None:

@@ -166,7 +166,6 @@ class TestWhatIsNotRunYet:
                 "activation offload can be estimated and compared, not run yet; plan",
             ),
             ({}, {"fp8_attention": True}, "attention in fp8 can be estimated and compared, not run yet; plan without"),
-            ({}, {"loss_chunks": 2}, "a loss in chunks can be estimated and compared, not run yet; plan without"),
             (
                 {"order": "tp-cp-pp-dp"},
                 {},
