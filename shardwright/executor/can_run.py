@@ -18,8 +18,11 @@ def check_can_run(plan_file: PlanFile) -> None:
             "software it is for"
         )
     mesh, precision = plan_file.plan.mesh, plan_file.training.precision
-    if mesh.ep > 1:
-        raise SpecError(f"ep {mesh.ep} can be estimated and compared, not run yet; plan with ep 1")
+    if mesh.ep > 1 and mesh.expert_tp > 1:
+        raise SpecError(
+            f"experts split over {mesh.expert_tp} ranks (tp {mesh.tp}, ep {mesh.ep}) can be estimated and compared, not run yet; plan with "
+            "an ep that is a multiple of tp, or with --etp 1"
+        )
     if precision.linear is not None:
         raise SpecError(
             f"linear precision {precision.linear} can be estimated and compared, not run yet; plan without it, in {precision.compute}"
@@ -43,6 +46,16 @@ def check_can_run(plan_file: PlanFile) -> None:
     unlike = (
         (0 < on_host < 1, f"an optimizer {on_host:.0%} on the host", "plan with --offload-optimizer 0 or 1"),
         (mesh.order != PIPELINE_OUTERMOST, f"mesh order {mesh.order}", f"plan with --order {PIPELINE_OUTERMOST}"),
+        (
+            plan_file.plan.expert_dispatch != "all-to-all" and mesh.ep > 1,
+            "deduplicated dispatch",
+            "plan with --expert-dispatch all-to-all",
+        ),
+        (
+            training.overlaps_dispatch and mesh.ep > 1,
+            "a dispatch beside another microbatch",
+            "plan without --overlap-dispatch",
+        ),
         (training.expert_capacity is not None, "expert_capacity", "leave it out"),
         (plan_file.plan.vocabulary_parallel != "none", "vocabulary_parallel", "leave it out of the plan"),
         (training.fp8_attention, "attention in fp8", "plan without --fp8-attention"),

@@ -360,7 +360,7 @@ def test_a_plan_file_with_context_and_expert_parallelism(command: Command, tmp_p
     assert command("simulate", path, "--json").json()["step_seconds"] > 0
     compared = command("compare", "qwen3-30b-a3b", *JOB, "--strategy", "zero3", "--plan", path)
     assert "context by ring" in compared.out
-    assert_one_line(command("run", path), "ep 8", "not run yet")
+    assert_one_line(command("run", path), "deduplicated dispatch", "not run yet")
 
 
 def test_a_layout_deals_the_layers_of_a_plan_to_other_stages(command: Command, tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from torch.utils.checkpoint import checkpoint
 from shardwright.executor.context import attention as context_attention
 from shardwright.executor.context import ring
 from shardwright.executor.context.dealing import Dealing
-from shardwright.executor.model import attention, fused, moves, stage_module, tensor_parallel
+from shardwright.executor.model import attention, experts, fused, moves, stage_module, tensor_parallel
 from shardwright.executor.model.division import Region
 from shardwright.executor.model.stage_module import StageModule
-from shardwright.executor.parallel import chunked_loss, clipping, engine, pipeline
+from shardwright.executor.parallel import chunked_loss, clipping, engine, pipeline, stage_builder
 from shardwright.executor.parallel.data_parallel import GradientSync
 from shardwright.executor.parallel.loss import TokenLoss
 from shardwright.executor.parallel.pipeline import TiedEmbedding
@@ -291,3 +291,44 @@ def lose_chunks_of_the_head() -> None:
         return of_hidden, of_weight / 2, *others
 
     chunked_loss._HeadAndLoss.backward = staticmethod(lessened)  # type: ignore[method-assign]
+
+
+def average_experts_as_dense_layers() -> None:
+    """Gradients of experts are averaged over the ranks that hold the same ones, fewer than the loss is scaled for."""
+    original = experts.spread_experts
+
+    def unscaled(module: Any, ranks: experts.SpreadRanks) -> None:
+        original(module, ranks._replace(gradient_factor=1.0))
+
+    stage_builder.spread_experts = unscaled  # type: ignore[attr-defined]
+
+
+def lose_gradients_of_sent_tokens() -> None:
+    """The gradients of tokens stay with the experts that they were sent to."""
+    original = experts._Uneven.backward
+
+    def silent(ctx: Any, *gradients: Any) -> Any:
+        returned, *others = original(ctx, *gradients)
+        return torch.zeros_like(returned), *others
+
+    experts._Uneven.backward = staticmethod(silent)  # type: ignore[method-assign]
+
+
+def send_tokens_of_every_tp_rank() -> None:
+    """All ranks of tp send the tokens that all of them hold."""
+    original = experts.spread_experts
+
+    def repeated(module: Any, ranks: experts.SpreadRanks) -> None:
+        original(module, ranks._replace(tokens=(0, 1)))
+
+    stage_builder.spread_experts = repeated  # type: ignore[attr-defined]
+
+
+def confuse_experts() -> None:
+    """Tokens are computed by the neighbour of the expert that they were sent to."""
+    original = experts._compute
+
+    def shifted(arrived: Tensor, received: Tensor, *rest: Any) -> Tensor:
+        return original(arrived, received.roll(1, dims=1), *rest)
+
+    experts._compute = shifted  # type: ignore[assignment]

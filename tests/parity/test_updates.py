@@ -12,6 +12,7 @@ import torch
 from shardwright.costmodel.plan_file import PlanFile
 from tests.parity import sabotage
 from tests.parity.cases import layers, model_config, plan, plan_file
+from tests.parity.families import FAMILIES
 from tests.parity.updates import TOLERANCE, engine_runs, reference_run, worst_update_error
 
 LLAMA, QWEN3, GPT2 = model_config("llama"), model_config("qwen3"), model_config("gpt2")
@@ -257,6 +258,52 @@ CASES = {
     ),
     "loss in chunks, cp and tp": Case(
         plan_file(LLAMA, plan((layers(zero=3),), cp=2, tp=2), loss_chunks=2), (sabotage.lose_chunks_of_the_head,)
+    ),
+    "ep, zero 2": Case(
+        plan_file(FAMILIES["qwen3_moe"], plan((layers(zero=2),), dp_shard=2, ep=2)),
+        (sabotage.average_experts_as_dense_layers, sabotage.lose_gradients_of_sent_tokens, sabotage.confuse_experts),
+    ),
+    "ep, zero 3 over ranks with the same experts": Case(
+        plan_file(FAMILIES["mixtral"], plan((layers(zero=3, recompute="full"),), dp_shard=4, ep=2)),
+        (sabotage.average_experts_as_dense_layers,),
+    ),
+    "ep, experts without tokens": Case(
+        plan_file(
+            FAMILIES["qwen3_moe"] | {"num_experts_per_tok": 1}, plan((layers(zero=1),), dp_shard=4, ep=4), seq_len=2
+        ),
+        (sabotage.lose_gradients_of_sent_tokens,),
+    ),
+    "ep, hsdp, shared expert": Case(
+        plan_file(FAMILIES["qwen2_moe"], plan((layers(zero=1),), dp_replicate=2, dp_shard=2, ep=2)),
+        (sabotage.skip_all_reduce,),
+    ),
+    "ep over cp": Case(
+        plan_file(FAMILIES["qwen3_moe"], plan((layers(),), cp=2, ep=2)), (sabotage.average_experts_as_dense_layers,)
+    ),
+    "ep over tp": Case(
+        plan_file(FAMILIES["qwen3_moe"], plan((layers(),), tp=2, ep=2)), (sabotage.send_tokens_of_every_tp_rank,)
+    ),
+    "ep over dp and tp": Case(
+        plan_file(FAMILIES["deepseek_v3"], plan((layers(zero=3),), dp_shard=2, tp=2, ep=4)),
+        (sabotage.send_tokens_of_every_tp_rank, sabotage.average_experts_as_dense_layers),
+    ),
+    "ep beside tp": Case(
+        plan_file(FAMILIES["qwen3_moe"], plan((layers(zero=3),), dp_shard=2, tp=2, ep=2)),
+        (sabotage.lose_gradients_of_sent_tokens,),
+    ),
+    "ep, zb-h1": Case(
+        plan_file(
+            FAMILIES["mixtral"],
+            plan((layers(1, zero=1),), (layers(1, zero=1),), pp=2, dp_shard=2, ep=2, microbatches=4, schedule="zb-h1"),
+        ),
+        (sabotage.lose_postponed_weight_gradients,),
+    ),
+    "ep, cp, pp and zero 3 on 8 ranks": Case(
+        plan_file(
+            FAMILIES["qwen3_moe"],
+            plan((layers(1, zero=3),), (layers(1, zero=2),), pp=2, dp_shard=2, cp=2, ep=4, context_parallel="ring"),
+        ),
+        (sabotage.lose_gradients_of_sent_tokens, sabotage.lose_gradients_in_the_ring),
     ),
     "all at once on 8 ranks, gpt2": Case(
         plan_file(

@@ -4,6 +4,7 @@ initial weights."""
 from .attention import recompute_core
 from .check_division import check_tensor_parallel, tiny_model
 from .division import LayerDivision
+from .experts import SpreadRanks, check_experts, experts_paths, spread_experts
 from .fused import engine_state, hugging_face_state, unfuse
 from .hugging_face import Skeleton, lacks_fused_attention, read_config, read_skeleton
 from .initial_weights import materialise, materialise_buffers
@@ -28,13 +29,16 @@ __all__ = [
     "MeshRanks",
     "Move",
     "Skeleton",
+    "SpreadRanks",
     "StageModule",
+    "check_experts",
     "check_tensor_parallel",
     "divide_embedding",
     "divide_head",
     "divide_layer",
     "engine_state",
     "enter_first_layer",
+    "experts_paths",
     "flatten_experts",
     "hugging_face_state",
     "lacks_fused_attention",
@@ -46,6 +50,7 @@ __all__ = [
     "read_skeleton",
     "recompute_core",
     "replicate",
+    "spread_experts",
     "tiny_model",
     "unfuse",
     "unpacked_sequences",

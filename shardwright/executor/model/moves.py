@@ -64,8 +64,11 @@ class MeshRanks:
 
     def trade(self, tensor: Tensor) -> Tensor:
         """Send the r-th entry of the first dimension to rank r; return what each rank sent, in their order."""
-        ones = [1] * self.size
-        return _waited(_OPERATORS.all_to_all_single(tensor.contiguous(), ones, ones, self._group))
+        return self.exchange(tensor, [1] * self.size, [1] * self.size)
+
+    def exchange(self, tensor: Tensor, out: list[int], back: list[int]) -> Tensor:
+        """Send `out[r]` entries of the first dimension to rank r, in order; return the `back[r]` that came from each."""
+        return _waited(_OPERATORS.all_to_all_single(tensor.contiguous(), back, out, self._group))
 
     def part(self, parameter: nn.Parameter, placement: Placement) -> nn.Parameter:
         # every rank made the same full tensor from the seed, so each cuts its own part without communication

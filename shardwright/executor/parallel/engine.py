@@ -131,6 +131,7 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
     skeleton = read_skeleton(plan_file)
     check_split_backward(plan, tied=skeleton.tied)
     mesh = _mesh(plan, device)
+    expert_mesh = _expert_mesh(plan, device) if plan.mesh.ep > 1 else None
     positions = None
     if plan.mesh.cp > 1:
         positions = see_whole_sequence(
@@ -140,7 +141,7 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
         plan_file=plan_file,
         skeleton=skeleton,
         mesh=mesh,
-        data_parallel=DataParallel(plan, plan_file.training.precision, mesh),
+        data_parallel=DataParallel(plan, plan_file.training.precision, mesh, expert_mesh),
         device=device,
         seed=seed,
         loss=TokenLoss(
@@ -149,6 +150,7 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
             chunks=plan_file.training.loss_chunks,
         ),
         positions=positions,
+        expert_mesh=expert_mesh,
     )
     own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
     return Engine(builder, {index: builder.build(index) for index in own})
@@ -159,6 +161,14 @@ def _mesh(plan: Plan, device: torch.device) -> DeviceMesh:
     replicas = degrees.dp_replicate * (1 if plan.zero_stage else degrees.cp)
     shape = (degrees.pp, replicas, degrees.data_ranks // replicas, degrees.tp)
     return init_device_mesh(device.type, shape, mesh_dim_names=MESH_AXES)
+
+
+def _expert_mesh(plan: Plan, device: torch.device) -> DeviceMesh:
+    """Return the mesh of the layers' experts, over the same ranks: ep is innermost, and dp_shard is what holds the same experts."""
+    degrees = plan.mesh
+    replicas = degrees.dp_replicate if plan.zero_stage else degrees.same_experts
+    shape = (degrees.pp, replicas, degrees.same_experts // replicas, degrees.ep)
+    return init_device_mesh(device.type, shape, mesh_dim_names=(*MESH_AXES[:-1], "ep"))
 
 
 def _runner(builder: StageBuilder, stages: Mapping[int, StageModule]) -> _Runner:

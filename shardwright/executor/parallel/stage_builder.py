@@ -13,11 +13,13 @@ from shardwright.executor.model import (
     SUM_GRADIENTS,
     MeshRanks,
     Skeleton,
+    SpreadRanks,
     StageModule,
     divide_embedding,
     divide_head,
     divide_layer,
     enter_first_layer,
+    experts_paths,
     flatten_experts,
     layer_division,
     leave_last_layer,
@@ -25,6 +27,7 @@ from shardwright.executor.model import (
     materialise_buffers,
     recompute_core,
     replicate,
+    spread_experts,
     unfuse,
 )
 
@@ -45,6 +48,7 @@ class StageBuilder:
     seed: int
     loss: TokenLoss
     positions: Tensor | None = None
+    expert_mesh: DeviceMesh | None = None
 
     def build(self, stage_index: int) -> StageModule:
         """Build stage `stage_index` of the plan with this rank's part of its initial weights."""
@@ -61,9 +65,13 @@ class StageBuilder:
         for path, strategy in zip(stage.layer_paths, strategies, strict=True):
             layer = stage.get_submodule(path)
             self._materialise(layer, path)
+            self._spread_experts(layer)
             self._divide_layer(layer)
             if strategy.recompute == "selective":
                 recompute_core(layer)
+            if self.expert_mesh is not None:
+                for inner in experts_paths(layer):
+                    self.data_parallel.shard_experts(layer.get_submodule(inner), zero_stage=strategy.zero_stage)
             self.data_parallel.shard(layer, zero_stage=strategy.zero_stage)
         self._build_buffers(stage)
         self._build_ends(stage)
@@ -78,9 +86,18 @@ class StageBuilder:
     def _sequence_parallel(self) -> bool:
         return self.plan_file.plan.sequence_parallel and self.plan_file.plan.mesh.tp > 1
 
+    def _spread_experts(self, layer: nn.Module) -> None:
+        unfuse(layer, self.skeleton.config)
+        if self.expert_mesh is None:
+            return
+        mesh = self.plan_file.plan.mesh
+        place = self._ranks.rank if self._ranks else 0
+        ranks = SpreadRanks(MeshRanks(self.expert_mesh["ep"]), (place, mesh.tp), mesh.same_experts / mesh.data_ranks)
+        for path in experts_paths(layer):
+            spread_experts(layer.get_submodule(path), ranks)
+
     def _divide_layer(self, layer: nn.Module) -> None:
         skeleton = self.skeleton
-        unfuse(layer, skeleton.config)
         if self._ranks is None:
             flatten_experts(layer)
             return
