@@ -18,9 +18,11 @@ def check_can_run(plan_file: PlanFile) -> None:
             "software it is for"
         )
     mesh, precision = plan_file.plan.mesh, plan_file.training.precision
-    for axis, degree in (("cp", mesh.cp), ("ep", mesh.ep)):
-        if degree > 1:
-            raise SpecError(f"{axis} {degree} can be estimated and compared, not run yet; plan with {axis} 1")
+    if mesh.ep > 1 and mesh.expert_tp > 1:
+        raise SpecError(
+            f"experts split over {mesh.expert_tp} ranks (tp {mesh.tp}, ep {mesh.ep}) can be estimated and compared, not run yet; plan with "
+            "an ep that is a multiple of tp, or with --etp 1"
+        )
     if precision.linear is not None:
         raise SpecError(
             f"linear precision {precision.linear} can be estimated and compared, not run yet; plan without it, in {precision.compute}"
@@ -34,15 +36,29 @@ def check_can_run(plan_file: PlanFile) -> None:
         raise SpecError(
             f"{len(stages)} stages of which one holds no layer can be estimated and compared, not run yet; give each a layer"
         )
+    if plan_file.plan.zero_stage and any(not run.zero_stage for stage in stages for run in stage.layers):
+        raise SpecError(
+            f"zero_stage 0 in some layers and {plan_file.plan.zero_stage} in others, over cp {mesh.cp}, can be estimated and compared, "
+            "not run yet; plan with one of them"
+        )
     training, offload = plan_file.training, plan_file.plan.offload
     on_host = offload.optimizer_fraction
     unlike = (
         (0 < on_host < 1, f"an optimizer {on_host:.0%} on the host", "plan with --offload-optimizer 0 or 1"),
         (mesh.order != PIPELINE_OUTERMOST, f"mesh order {mesh.order}", f"plan with --order {PIPELINE_OUTERMOST}"),
+        (
+            plan_file.plan.expert_dispatch != "all-to-all" and mesh.ep > 1,
+            "deduplicated dispatch",
+            "plan with --expert-dispatch all-to-all",
+        ),
+        (
+            training.overlaps_dispatch and mesh.ep > 1,
+            "a dispatch beside another microbatch",
+            "plan without --overlap-dispatch",
+        ),
         (training.expert_capacity is not None, "expert_capacity", "leave it out"),
         (plan_file.plan.vocabulary_parallel != "none", "vocabulary_parallel", "leave it out of the plan"),
         (training.fp8_attention, "attention in fp8", "plan without --fp8-attention"),
-        (training.loss_chunks > 1, "a loss in chunks", "plan without --loss-chunks"),
         (training.mlp_tiles > 1, "a tiled feed-forward", "plan without --mlp-tiles"),
         (training.mtp_layers > 0, "multi-token prediction", "plan without --mtp-layers"),
         (training.activation_offload_layers > 0, "activation offload", "plan without --activation-offload-layers"),

@@ -244,7 +244,7 @@ def test_a_plan_that_fits_is_no_failure(command: Command, plan_path: Path) -> No
     ("choice", "ending"),
     [
         ((), "; train with it: shardwright run {path}"),
-        (("--loss-chunks", "2"), "; run refuses it: a loss in chunks can be estimated and compared, not run yet; "),
+        (("--mlp-tiles", "2"), "; run refuses it: a tiled feed-forward can be estimated and compared, not run yet; "),
     ],
 )
 def test_plan_ends_with_how_to_train_or_with_what_run_lacks(
@@ -256,7 +256,7 @@ def test_plan_ends_with_how_to_train_or_with_what_run_lacks(
     assert last.startswith(f"wrote {path}{ending.format(path=path)}")
     if "refuses" in ending:
         assert "train with it" not in result.out
-        assert_one_line(command("run", path), "a loss in chunks", "plan without --loss-chunks")
+        assert_one_line(command("run", path), "a tiled feed-forward", "plan without --mlp-tiles")
 
 
 @pytest.mark.parametrize(("written", "plain"), [("1k", "1024"), ("1_024", "1024")])
@@ -360,7 +360,7 @@ def test_a_plan_file_with_context_and_expert_parallelism(command: Command, tmp_p
     assert command("simulate", path, "--json").json()["step_seconds"] > 0
     compared = command("compare", "qwen3-30b-a3b", *JOB, "--strategy", "zero3", "--plan", path)
     assert "context by ring" in compared.out
-    assert_one_line(command("run", path), "cp 4", "not run yet")
+    assert_one_line(command("run", path), "deduplicated dispatch", "not run yet")
 
 
 def test_a_layout_deals_the_layers_of_a_plan_to_other_stages(command: Command, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from shardwright.costmodel.plan_file import PlanFile
 from shardwright.specs.cluster import ClusterSpec, Host, Link, NodeGroup
 from shardwright.specs.device import Device
 from shardwright.specs.mesh import Mesh
-from shardwright.specs.plan import LayerRun, Offload, Plan, RecomputePolicy, Stage
+from shardwright.specs.plan import ContextParallel, LayerRun, Offload, Plan, RecomputePolicy, Stage
 from shardwright.specs.schedules import ScheduleName
 from shardwright.specs.training import Precision, TrainingSpec
 
@@ -53,6 +53,8 @@ def plan(
     sequence_parallel: bool = True,
     offload: bool = False,
     global_batch: int = GLOBAL_BATCH,
+    context_parallel: ContextParallel = "all-gather",
+    ulysses_degree: int = 1,
     **degrees: int,
 ) -> Plan:
     """A plan over the mesh of `degrees`, whose microbatches make up the global batch."""
@@ -60,6 +62,8 @@ def plan(
     return Plan(
         mesh=mesh,
         micro_batch=global_batch // mesh.dp // microbatches,
+        context_parallel=context_parallel,
+        ulysses_degree=ulysses_degree,
         microbatches=microbatches,
         schedule=schedule,
         stages=tuple(Stage(layers=layers) for layers in stages),
@@ -80,6 +84,7 @@ def plan_file(
     gradients: Literal["fp32", "bf16"] = "fp32",
     attention: Literal["flash", "unfused"] = "flash",
     seq_len: int = SEQ_LEN,
+    loss_chunks: int = 1,
 ) -> PlanFile:
     return PlanFile(
         model_name=f"tiny-{config['model_type']}",
@@ -91,6 +96,7 @@ def plan_file(
             precision=Precision(compute=compute, gradients=gradients),
             optimizer="sgd",
             attention=attention,
+            loss_chunks=loss_chunks,
         ),
         plan=plan,
     )

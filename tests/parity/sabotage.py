@@ -14,10 +14,13 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import PipelineStage
 from torch.utils.checkpoint import checkpoint
 
-from shardwright.executor.model import attention, fused, moves, stage_module, tensor_parallel
+from shardwright.executor.context import attention as context_attention
+from shardwright.executor.context import ring
+from shardwright.executor.context.dealing import Dealing
+from shardwright.executor.model import attention, experts, fused, moves, stage_module, tensor_parallel
 from shardwright.executor.model.division import Region
 from shardwright.executor.model.stage_module import StageModule
-from shardwright.executor.parallel import clipping, engine, pipeline
+from shardwright.executor.parallel import chunked_loss, clipping, engine, pipeline, stage_builder
 from shardwright.executor.parallel.data_parallel import GradientSync
 from shardwright.executor.parallel.loss import TokenLoss
 from shardwright.executor.parallel.pipeline import TiedEmbedding
@@ -68,8 +71,8 @@ def forget_data_parallel_average() -> None:
     """The loss is scaled as though gradients were summed over the data-parallel ranks."""
     original = TokenLoss.__call__
 
-    def unscaled(self: TokenLoss, logits: Tensor, labels: Tensor) -> Tensor:
-        return original(self, logits, labels) / 2
+    def unscaled(self: TokenLoss, output: Tensor, labels: Tensor) -> Tensor:
+        return original(self, output, labels) / 2
 
     TokenLoss.__call__ = unscaled  # type: ignore[method-assign]
 
@@ -78,8 +81,8 @@ def average_each_microbatch() -> None:
     """Each microbatch is averaged over its own tokens, though one has fewer labels than the other."""
     original = TokenLoss.__call__
 
-    def own_mean(self: TokenLoss, logits: Tensor, labels: Tensor) -> Tensor:
-        return original(self, logits, labels) * labels.numel() / (labels != -100).sum()
+    def own_mean(self: TokenLoss, output: Tensor, labels: Tensor) -> Tensor:
+        return original(self, output, labels) * labels.numel() / (labels != -100).sum()
 
     TokenLoss.__call__ = own_mean  # type: ignore[method-assign]
 
@@ -207,3 +210,125 @@ def norm_of_this_rank() -> None:
         return None if tensor.dtype == torch.float64 else original(tensor, *args, **options)
 
     dist.all_reduce = unless_a_norm
+
+
+def take_neighbouring_tokens() -> None:
+    """Each rank of cp takes the tokens that it would have without the zig-zag."""
+
+    def in_order(self: Dealing, rank: int) -> list[int]:
+        return list(range(rank * self.tokens_per_rank, (rank + 1) * self.tokens_per_rank))
+
+    Dealing.of_rank = in_order  # type: ignore[method-assign]
+
+
+def count_positions_from_zero() -> None:
+    """Each rank of cp gives its tokens the positions of the first ones."""
+    original = stage_module.StageModule.__init__
+
+    def from_zero(self: Any, *args: Any, **options: Any) -> None:
+        own = options["positions"]
+        original(self, *args, **{**options, "positions": torch.arange(len(own))})
+
+    stage_module.StageModule.__init__ = from_zero  # type: ignore[method-assign]
+
+
+def keep_own_key_gradients() -> None:
+    """Keys and values train on the queries of their own rank only."""
+
+    def own_part(tensor: Tensor, ranks: Any) -> Tensor:
+        own: Tensor = tensor.chunk(ranks.size, 2)[ranks.rank].contiguous()
+        return own
+
+    context_attention._GATHER_TOKENS = moves.Move(context_attention._gather, own_part)
+
+
+def lose_gradients_in_the_ring() -> None:
+    """Blocks of other ranks get no gradient of their keys."""
+    original = ring._block_gradients
+
+    def without(own: Any, block: Any, part: Any, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+        of_queries, of_keys, of_values = original(own, block, part, scale)
+        return of_queries, of_keys if part.causal else torch.zeros_like(of_keys), of_values
+
+    ring._block_gradients = without
+
+
+def add_blocks_unscaled() -> None:
+    """The ring adds up the outputs of its blocks as though each held all of the softmax."""
+    original = ring._add
+
+    def plain(output: Tensor, logs: Tensor, *rest: Any) -> None:
+        original(output, torch.full_like(logs, -torch.inf), *rest)
+
+    ring._add = plain  # type: ignore[assignment]
+
+
+def drop_traded_gradients() -> None:
+    """Gradients of the heads that other ranks computed do not come back."""
+
+    def own_alone(tensor: Tensor, ranks: Any) -> Tensor:
+        returned = context_attention._tokens_away(tensor, ranks)
+        kept = torch.zeros_like(returned)
+        width = returned.shape[1] // ranks.size
+        own = slice(ranks.rank * width, (ranks.rank + 1) * width)
+        kept[:, own] = returned[:, own]
+        return kept
+
+    context_attention._TRADE_HEADS = moves.Move(context_attention._heads_away, own_alone)
+
+
+def take_labels_of_another_microbatch() -> None:
+    """The head computes the loss of each microbatch with the labels of another."""
+    TokenLoss.next_labels = lambda self: self._upcoming.pop()  # type: ignore[method-assign]
+
+
+def lose_chunks_of_the_head() -> None:
+    """The head trains on one chunk of the tokens."""
+    original = chunked_loss._HeadAndLoss.backward
+
+    def lessened(ctx: Any, *gradients: Any) -> Any:
+        of_hidden, of_weight, *others = original(ctx, *gradients)
+        return of_hidden, of_weight / 2, *others
+
+    chunked_loss._HeadAndLoss.backward = staticmethod(lessened)  # type: ignore[method-assign]
+
+
+def average_experts_as_dense_layers() -> None:
+    """Gradients of experts are averaged over the ranks that hold the same ones, fewer than the loss is scaled for."""
+    original = experts.spread_experts
+
+    def unscaled(module: Any, ranks: experts.SpreadRanks) -> None:
+        original(module, ranks._replace(gradient_factor=1.0))
+
+    stage_builder.spread_experts = unscaled  # type: ignore[attr-defined]
+
+
+def lose_gradients_of_sent_tokens() -> None:
+    """The gradients of tokens stay with the experts that they were sent to."""
+    original = experts._Uneven.backward
+
+    def silent(ctx: Any, *gradients: Any) -> Any:
+        returned, *others = original(ctx, *gradients)
+        return torch.zeros_like(returned), *others
+
+    experts._Uneven.backward = staticmethod(silent)  # type: ignore[method-assign]
+
+
+def send_tokens_of_every_tp_rank() -> None:
+    """All ranks of tp send the tokens that all of them hold."""
+    original = experts.spread_experts
+
+    def repeated(module: Any, ranks: experts.SpreadRanks) -> None:
+        original(module, ranks._replace(tokens=(0, 1)))
+
+    stage_builder.spread_experts = repeated  # type: ignore[attr-defined]
+
+
+def confuse_experts() -> None:
+    """Tokens are computed by the neighbour of the expert that they were sent to."""
+    original = experts._compute
+
+    def shifted(arrived: Tensor, received: Tensor, *rest: Any) -> Tensor:
+        return original(arrived, received.roll(1, dims=1), *rest)
+
+    experts._compute = shifted  # type: ignore[assignment]

@@ -14,7 +14,8 @@ import torch.distributed as dist
 
 from shardwright.catalog.huggingface import model_from_config
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.model import check_tensor_parallel, read_skeleton
+from shardwright.executor.context import check_context
+from shardwright.executor.model import check_experts, check_tensor_parallel, lacks_fused_attention, read_skeleton
 from shardwright.executor.options import RunOptions
 from shardwright.executor.parallel.split_backward import check_split_backward
 from shardwright.executor.training.run_folder import RunFolder
@@ -34,6 +35,8 @@ PLANS: dict[str, Plan] = {
     "dp_shard 2": plan((layers(zero=3),), dp_shard=2),
     "pp 2": plan((layers(1),), (layers(1),), pp=2),
     "tp 2": plan((layers(),), tp=2),
+    "cp 2": plan((layers(),), cp=2),
+    "ep 2": plan((layers(zero=2),), dp_shard=2, ep=2),
 }
 STEPS = 2
 
@@ -72,7 +75,16 @@ def _world(size: int, function: Callable[..., Any], arguments: dict[str, tuple[A
 @pytest.mark.parametrize("family", FAMILIES)
 def test_updates_equal_those_of_one_process(family: str) -> None:
     files = {name: plan_file(FAMILIES[family], divided) for name, divided in PLANS.items()}
-    check_tensor_parallel(files["tp 2"], read_skeleton(files["tp 2"]))
+    skeleton = read_skeleton(files["tp 2"])
+    check_tensor_parallel(files["tp 2"], skeleton)
+    if lacks_fused_attention(skeleton.config):
+        del files["cp 2"]
+    else:
+        check_context(files["cp 2"], skeleton)
+    if "num_experts_per_tok" in FAMILIES[family]:
+        check_experts(files["ep 2"], skeleton)
+    else:
+        del files["ep 2"]
     runs = _world(2, engine_run, {name: (file,) for name, file in files.items()})
     reference = reference_run(files["tp 2"])
     for name, found in runs.items():

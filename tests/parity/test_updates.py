@@ -12,6 +12,7 @@ import torch
 from shardwright.costmodel.plan_file import PlanFile
 from tests.parity import sabotage
 from tests.parity.cases import layers, model_config, plan, plan_file
+from tests.parity.families import FAMILIES
 from tests.parity.updates import TOLERANCE, engine_runs, reference_run, worst_update_error
 
 LLAMA, QWEN3, GPT2 = model_config("llama"), model_config("qwen3"), model_config("gpt2")
@@ -180,6 +181,130 @@ CASES = {
         plan_file(LLAMA, plan((layers(zero=3),), dp_shard=2, offload=True)), (sabotage.overwrite_gradients,)
     ),
     "offload, one rank": Case(plan_file(GPT2, plan((layers(),), offload=True)), (sabotage.overwrite_gradients,)),
+    "cp by all-gather": Case(
+        plan_file(QWEN3, plan((layers(),), cp=2)),
+        (
+            sabotage.keep_own_key_gradients,
+            sabotage.take_neighbouring_tokens,
+            sabotage.count_positions_from_zero,
+            sabotage.skip_all_reduce,
+        ),
+    ),
+    "cp by all-gather, zero 3, sliding window": Case(
+        plan_file({**QWEN3, **SLIDING}, plan((layers(zero=3),), cp=2)), (sabotage.keep_own_key_gradients,)
+    ),
+    "cp by ring, zero 2": Case(
+        plan_file(LLAMA, plan((layers(zero=2),), cp=2, context_parallel="ring")),
+        (sabotage.lose_gradients_in_the_ring, sabotage.add_blocks_unscaled),
+    ),
+    "cp by ring over 4 ranks": Case(
+        plan_file(GPT2, plan((layers(),), cp=4, context_parallel="ring")), (sabotage.lose_gradients_in_the_ring,)
+    ),
+    "cp by ulysses": Case(
+        plan_file(GPT2, plan((layers(),), cp=2, context_parallel="ulysses")), (sabotage.drop_traded_gradients,)
+    ),
+    "cp by ulysses, sliding window, repeated kv heads": Case(
+        plan_file({**QWEN3, **SLIDING}, plan((layers(zero=3),), cp=4, context_parallel="ulysses")),
+        (sabotage.drop_traded_gradients,),
+    ),
+    "cp by ulysses and ring": Case(
+        plan_file(QWEN3, plan((layers(zero=1),), cp=4, context_parallel="ulysses-ring", ulysses_degree=2)),
+        (sabotage.drop_traded_gradients, sabotage.lose_gradients_in_the_ring),
+    ),
+    "cp by all-gather and tp": Case(
+        plan_file(QWEN3_TIED, plan((layers(zero=1),), cp=2, tp=2)), (sabotage.forget_norm_reduction,)
+    ),
+    "cp by ulysses and tp without sequence parallelism": Case(
+        plan_file(LLAMA, plan((layers(),), cp=2, tp=2, context_parallel="ulysses", sequence_parallel=False)),
+        (sabotage.keep_own_input_gradient,),
+    ),
+    "cp by ring and dp": Case(
+        plan_file(LLAMA, plan((layers(zero=3, recompute="full"),), cp=2, dp_shard=2, context_parallel="ring")),
+        (sabotage.forget_data_parallel_average,),
+    ),
+    "cp by all-gather and hsdp": Case(
+        plan_file(GPT2, plan((layers(zero=2),), cp=2, dp_replicate=2)), (sabotage.skip_all_reduce,)
+    ),
+    "cp by ring and 1f1b": Case(
+        plan_file(LLAMA, plan((layers(1),), (layers(1),), cp=2, pp=2, context_parallel="ring")),
+        (sabotage.lose_gradient_between_stages,),
+    ),
+    "cp by all-gather and zb-h1, tied embedding": Case(
+        plan_file(QWEN3_TIED, plan((layers(1),), (layers(1),), cp=2, pp=2, microbatches=4, schedule="zb-h1")),
+        (sabotage.drop_tied_sum,),
+    ),
+    "cp by ring, tp, pp and zero 3 on 8 ranks": Case(
+        plan_file(
+            LLAMA,
+            plan((layers(1, zero=3),), (layers(1, zero=1),), cp=2, pp=2, tp=2, context_parallel="ring"),
+        ),
+        (sabotage.lose_gradients_in_the_ring,),
+    ),
+    "loss in chunks, zero 3, tied embedding": Case(
+        plan_file(QWEN3_TIED, plan((layers(zero=3),), dp_shard=2), loss_chunks=3),
+        (sabotage.lose_chunks_of_the_head, sabotage.take_labels_of_another_microbatch),
+    ),
+    "loss in chunks, tp, odd vocabulary": Case(
+        plan_file(model_config("qwen3", vocab_size=101), plan((layers(),), tp=2), loss_chunks=4),
+        (sabotage.lose_chunks_of_the_head,),
+    ),
+    "loss in chunks, 1f1b": Case(
+        plan_file(LLAMA, plan((layers(1),), (layers(1),), pp=2, microbatches=4), loss_chunks=2),
+        (sabotage.take_labels_of_another_microbatch,),
+    ),
+    "loss in chunks, zb-h1": Case(
+        plan_file(LLAMA, plan((layers(1),), (layers(1),), pp=2, microbatches=4, schedule="zb-h1"), loss_chunks=2),
+        (sabotage.lose_chunks_of_the_head,),
+    ),
+    "loss in chunks, cp and tp": Case(
+        plan_file(LLAMA, plan((layers(zero=3),), cp=2, tp=2), loss_chunks=2), (sabotage.lose_chunks_of_the_head,)
+    ),
+    "ep, zero 2": Case(
+        plan_file(FAMILIES["qwen3_moe"], plan((layers(zero=2),), dp_shard=2, ep=2)),
+        (sabotage.average_experts_as_dense_layers, sabotage.lose_gradients_of_sent_tokens, sabotage.confuse_experts),
+    ),
+    "ep, zero 3 over ranks with the same experts": Case(
+        plan_file(FAMILIES["mixtral"], plan((layers(zero=3, recompute="full"),), dp_shard=4, ep=2)),
+        (sabotage.average_experts_as_dense_layers,),
+    ),
+    "ep, experts without tokens": Case(
+        plan_file(
+            FAMILIES["qwen3_moe"] | {"num_experts_per_tok": 1}, plan((layers(zero=1),), dp_shard=4, ep=4), seq_len=2
+        ),
+        (sabotage.lose_gradients_of_sent_tokens,),
+    ),
+    "ep, hsdp, shared expert": Case(
+        plan_file(FAMILIES["qwen2_moe"], plan((layers(zero=1),), dp_replicate=2, dp_shard=2, ep=2)),
+        (sabotage.skip_all_reduce,),
+    ),
+    "ep over cp": Case(
+        plan_file(FAMILIES["qwen3_moe"], plan((layers(),), cp=2, ep=2)), (sabotage.average_experts_as_dense_layers,)
+    ),
+    "ep over tp": Case(
+        plan_file(FAMILIES["qwen3_moe"], plan((layers(),), tp=2, ep=2)), (sabotage.send_tokens_of_every_tp_rank,)
+    ),
+    "ep over dp and tp": Case(
+        plan_file(FAMILIES["deepseek_v3"], plan((layers(zero=3),), dp_shard=2, tp=2, ep=4)),
+        (sabotage.send_tokens_of_every_tp_rank, sabotage.average_experts_as_dense_layers),
+    ),
+    "ep beside tp": Case(
+        plan_file(FAMILIES["qwen3_moe"], plan((layers(zero=3),), dp_shard=2, tp=2, ep=2)),
+        (sabotage.lose_gradients_of_sent_tokens,),
+    ),
+    "ep, zb-h1": Case(
+        plan_file(
+            FAMILIES["mixtral"],
+            plan((layers(1, zero=1),), (layers(1, zero=1),), pp=2, dp_shard=2, ep=2, microbatches=4, schedule="zb-h1"),
+        ),
+        (sabotage.lose_postponed_weight_gradients,),
+    ),
+    "ep, cp, pp and zero 3 on 8 ranks": Case(
+        plan_file(
+            FAMILIES["qwen3_moe"],
+            plan((layers(1, zero=3),), (layers(1, zero=2),), pp=2, dp_shard=2, cp=2, ep=4, context_parallel="ring"),
+        ),
+        (sabotage.lose_gradients_of_sent_tokens, sabotage.lose_gradients_in_the_ring),
+    ),
     "all at once on 8 ranks, gpt2": Case(
         plan_file(
             GPT2,

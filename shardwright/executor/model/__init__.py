@@ -2,14 +2,16 @@
 initial weights."""
 
 from .attention import recompute_core
-from .check_division import check_tensor_parallel
+from .check_division import check_tensor_parallel, tiny_model
 from .division import LayerDivision
+from .experts import SpreadRanks, check_experts, experts_paths, spread_experts
 from .fused import engine_state, hugging_face_state, unfuse
 from .hugging_face import Skeleton, lacks_fused_attention, read_config, read_skeleton
 from .initial_weights import materialise, materialise_buffers
-from .moves import GATHER_SEQUENCE, SUM_GRADIENTS, MeshRanks
+from .moves import GATHER_SEQUENCE, SUM_GRADIENTS, MeshRanks, Move
 from .rules import layer_division
 from .stage_module import StageModule
+from .structure import unpacked_sequences
 from .tensor_parallel import (
     divide_embedding,
     divide_head,
@@ -25,14 +27,18 @@ __all__ = [
     "SUM_GRADIENTS",
     "LayerDivision",
     "MeshRanks",
+    "Move",
     "Skeleton",
+    "SpreadRanks",
     "StageModule",
+    "check_experts",
     "check_tensor_parallel",
     "divide_embedding",
     "divide_head",
     "divide_layer",
     "engine_state",
     "enter_first_layer",
+    "experts_paths",
     "flatten_experts",
     "hugging_face_state",
     "lacks_fused_attention",
@@ -44,5 +50,8 @@ __all__ = [
     "read_skeleton",
     "recompute_core",
     "replicate",
+    "spread_experts",
+    "tiny_model",
     "unfuse",
+    "unpacked_sequences",
 ]

@@ -81,7 +81,7 @@ def check_tensor_parallel(plan_file: PlanFile, skeleton: Skeleton) -> None:
         _check_parameters(plan.mesh.tp, layer, division, name)
         derived |= any(region.derived for region in division.regions.values())
     try:
-        model = _tiny_model(skeleton)
+        model = tiny_model(skeleton, axis="tp")
     except SpecError:
         if derived:
             raise
@@ -130,7 +130,7 @@ def _check_results(skeleton: Skeleton, model: PreTrainedModel, *, sequence_paral
         try:
             model(input_ids=torch.arange(2 * _SEQ).view(2, _SEQ), use_cache=False)
         except Exception as error:  # whatever the code of a class raises for sizes that it does not expect
-            raise _not_tiny(skeleton, error) from None
+            raise _not_tiny(skeleton, error, "tp") from None
         if not torch.equal(before, torch.random.get_rng_state()):
             raise SpecError(
                 f"{skeleton.name}: {type(model).__name__} draws random numbers as it trains, which ranks of tp would draw "
@@ -266,8 +266,8 @@ class _ThreadRanks:
 _checked: Ranks = _ThreadRanks(0, _Meeting())  # the two kinds of ranks are one type
 
 
-def _tiny_model(skeleton: Skeleton) -> PreTrainedModel:
-    """Build a model of the same class with two narrow layers on the CPU, with random weights.
+def tiny_model(skeleton: Skeleton, *, axis: str) -> PreTrainedModel:
+    """Build a model of the same class with two narrow layers on the CPU, with random weights, to check `axis` with.
 
     Raises:
         SpecError: the class cannot be built that small.
@@ -282,13 +282,13 @@ def _tiny_model(skeleton: Skeleton) -> PreTrainedModel:
                 nn.init.normal_(parameter, std=0.2)
         return model
     except Exception as error:
-        raise _not_tiny(skeleton, error) from None
+        raise _not_tiny(skeleton, error, axis) from None
 
 
-def _not_tiny(skeleton: Skeleton, error: Exception) -> SpecError:
+def _not_tiny(skeleton: Skeleton, error: Exception, axis: str) -> SpecError:
     detail = " ".join(str(error).split())[:120]
     return SpecError(
-        f"{skeleton.name}: a tiny {type(skeleton.model).__name__} to check tp with does not run ({detail}); plan with tp 1"
+        f"{skeleton.name}: a tiny {type(skeleton.model).__name__} to check {axis} with does not run ({detail}); plan with {axis} 1"
     )
 
 

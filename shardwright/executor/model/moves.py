@@ -49,7 +49,7 @@ class MeshRanks:
 
     def __init__(self, mesh: DeviceMesh) -> None:
         self.mesh, self.rank, self.size = mesh, mesh.get_local_rank(), mesh.size()
-        self._group = mesh.get_group().group_name
+        self._group = self.name = mesh.get_group().group_name
 
     def sum(self, tensor: Tensor) -> Tensor:
         return _waited(_OPERATORS.all_reduce(tensor.contiguous(), "sum", self._group))
@@ -61,6 +61,14 @@ class MeshRanks:
     def scatter(self, tensor: Tensor, dim: int) -> Tensor:
         stacked = tensor.contiguous() if dim == 0 else torch.cat(tensor.chunk(self.size, dim))
         return _waited(_OPERATORS.reduce_scatter_tensor(stacked, "sum", self.size, self._group))
+
+    def trade(self, tensor: Tensor) -> Tensor:
+        """Send the r-th entry of the first dimension to rank r; return what each rank sent, in their order."""
+        return self.exchange(tensor, [1] * self.size, [1] * self.size)
+
+    def exchange(self, tensor: Tensor, out: list[int], back: list[int]) -> Tensor:
+        """Send `out[r]` entries of the first dimension to rank r, in order; return the `back[r]` that came from each."""
+        return _waited(_OPERATORS.all_to_all_single(tensor.contiguous(), back, out, self._group))
 
     def part(self, parameter: nn.Parameter, placement: Placement) -> nn.Parameter:
         # every rank made the same full tensor from the seed, so each cuts its own part without communication

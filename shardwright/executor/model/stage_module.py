@@ -24,6 +24,8 @@ class StageModule(nn.Module):
     hidden states (batch, sequence / tp under sequence parallelism, hidden). The last stage returns logits (batch,
     sequence, vocabulary / tp). Parameters have the names of the whole model.
 
+    `seq_len`: tokens of a sequence on this rank. `positions`: where they lie in the whole sequence, (seq_len,); None: in order.
+
     It is the forward pass of the model itself, with stubs in place of what other stages hold. Rotary tables, masks, scales
     and caps are therefore those of transformers.
 
@@ -31,11 +33,20 @@ class StageModule(nn.Module):
         SpecError: a layer that is to be recomputed cannot be.
     """
 
-    def __init__(self, skeleton: Skeleton, first_layer: int, strategies: Sequence[LayerRun], *, seq_len: int) -> None:
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        first_layer: int,
+        strategies: Sequence[LayerRun],
+        *,
+        seq_len: int,
+        positions: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.structure = skeleton.structure
         self.strategies = tuple(strategies)
         self.seq_len = seq_len
+        self._positions = positions if positions is None else positions[None]
         self.hidden_size = int(skeleton.config.hidden_size)
         end_layer = first_layer + len(self.strategies)
         self.is_first = first_layer == 0
@@ -61,15 +72,16 @@ class StageModule(nn.Module):
 
     def forward(self, given: Tensor) -> Tensor:
         model: Any = self.__dict__["_model"]
+        given_positions = {} if self._positions is None else {"position_ids": self._positions}
         with unpacked_sequences():
             if self._received is None:
-                output = model(input_ids=given, use_cache=False)
+                output = model(input_ids=given, use_cache=False, **given_positions)
             else:
                 self._received.received = given
                 # only its shape is read: the hidden states enter where the layers of this stage begin
                 shape = (given.shape[0], self.seq_len, self.hidden_size)
                 embedded = torch.zeros((), dtype=given.dtype, device=given.device).expand(shape)
-                output = model(inputs_embeds=embedded, use_cache=False)
+                output = model(inputs_embeds=embedded, use_cache=False, **given_positions)
                 self._received.received = None
         if self._sent is None:
             logits: Tensor = output.logits

@@ -52,7 +52,7 @@ def _divide_region(layer: nn.Module, path: str, region: Region, ranks: Ranks, se
         if not _divide_parameters(module, inner, region, ranks):
             whole.append(module)
     # some code reads the parameters of a module without calling it
-    compute_with(top, lambda name, parameter: _in_shape(name, ranks.local(parameter, partial=False)), owners=whole)
+    compute_with(top, lambda name, parameter: in_shape(name, ranks.local(parameter, partial=False)), owners=whole)
     if any(role == "column" for role in region.roles.values()):
         for module in top.modules():
             _count_own_heads(module, ranks.size)
@@ -88,6 +88,8 @@ def _divide_parameters(module: nn.Module, path: str, region: Region, ranks: Rank
     Returns false where it has none: its parameters are then whole on every rank, and it does not compute with them yet.
     """
     role = _role(path, region)
+    if any(isinstance(parameter, DTensor) for parameter in module.parameters(recurse=False)):
+        return True  # experts, which are spread already
     if role == "whole_norm":
         _norm_over_ranks(module, ranks)
         return True
@@ -160,7 +162,7 @@ def _run_locally(
         own = ranks.local(parameter, partial=partial or name in added_once)
         if name in added_once and ranks.rank:
             own = own * 0
-        return _in_shape(name, own)
+        return in_shape(name, own)
 
     compute_with(module, local)
 
@@ -189,11 +191,11 @@ def compute_with(
 def flatten_experts(layer: nn.Module) -> None:
     """Let experts that no rank shares compute with their stacked gates and ups in transformers' shape."""
     for module in layer.modules():
-        if stacks_experts(module):
-            compute_with(module, _in_shape)
+        if stacks_experts(module) and not isinstance(module.get_parameter("down_proj"), DTensor):
+            compute_with(module, in_shape)
 
 
-def _in_shape(name: str, parameter: Tensor) -> Tensor:
+def in_shape(name: str, parameter: Tensor) -> Tensor:
     """Return stacked gates and ups of experts in the shape that transformers computes with."""
     return parameter.flatten(1, 2) if name == "gate_up_proj" and parameter.dim() == 4 else parameter
 

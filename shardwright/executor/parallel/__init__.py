@@ -1,7 +1,8 @@
 """The application of a plan: tensor parallelism, sharding, pipeline and
 recomputation, joined into an engine for one step."""
 
+from .chunked_loss import check_loss_chunks
 from .engine import Engine, build_engine
 from .split_backward import check_split_backward
 
-__all__ = ["Engine", "build_engine", "check_split_backward"]
+__all__ = ["Engine", "build_engine", "check_loss_chunks", "check_split_backward"]

@@ -23,6 +23,7 @@ class Accumulation:
         tokens; return the summed loss of this rank."""
         total = torch.zeros((), device=inputs.device)
         pairs = zip(inputs.chunk(self._microbatches), labels.chunk(self._microbatches), strict=True)
+        self._loss.expect(labels.chunk(self._microbatches))
         with self._loss.active():
             for index, (tokens, targets) in enumerate(pairs):
                 self._sync.before_backward(last=index == self._microbatches - 1)

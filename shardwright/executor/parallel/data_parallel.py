@@ -1,11 +1,14 @@
 """ZeRO and HSDP through FSDP2: the sharding of a stage, and the time of its gradient reductions in a step."""
 
 import warnings
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import Shard
 
 from shardwright.executor.model import StageModule
 from shardwright.specs import Plan, Precision
@@ -20,8 +23,11 @@ class DataParallel:
     precision. It also sums over tp the gradients of parameters that every tp rank holds.
     """
 
-    def __init__(self, plan: Plan, precision: Precision, mesh: DeviceMesh) -> None:
-        self.mesh = mesh["dp_replicate", "dp_shard"] if plan.mesh.dp_replicate > 1 else mesh["dp_shard"]
+    def __init__(
+        self, plan: Plan, precision: Precision, mesh: DeviceMesh, expert_mesh: DeviceMesh | None = None
+    ) -> None:
+        self.mesh = _data_axes(mesh)
+        self.expert_mesh = _data_axes(expert_mesh) if expert_mesh else None
         on_device = mesh.device_type != "cpu"
         self.offload = CPUOffloadPolicy(pin_memory=on_device) if plan.offload.optimizer_fraction else OffloadPolicy()
         compute = COMPUTE_DTYPES[precision.compute]
@@ -30,6 +36,18 @@ class DataParallel:
         )
         # this warning is for code that changes the outputs of a sharded module in place; ours never does
         warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
+
+    def shard_experts(self, module: nn.Module, *, zero_stage: int) -> None:
+        """Shard experts that ep spreads, over the ranks that hold the same ones. Weights of tokens keep their precision."""
+        assert self.expert_mesh is not None
+        fully_shard(
+            module,
+            mesh=self.expert_mesh,
+            reshard_after_forward=zero_stage == 3,
+            mp_policy=replace(self.precision, cast_forward_inputs=False),
+            offload_policy=self.offload,
+            shard_placement_fn=partial(_evenly, ranks=self.expert_mesh["dp_shard"].size()),
+        )
 
     def shard(self, module: nn.Module | list[nn.Module], *, zero_stage: int) -> None:
         """Shard the parameters below `module` that no inner call has sharded; 3 frees them after each forward pass."""
@@ -40,6 +58,16 @@ class DataParallel:
             mp_policy=self.precision,
             offload_policy=self.offload,
         )
+
+
+def _data_axes(mesh: DeviceMesh) -> DeviceMesh:
+    return mesh["dp_replicate", "dp_shard"] if mesh["dp_replicate"].size() > 1 else mesh["dp_shard"]
+
+
+def _evenly(parameter: nn.Parameter, *, ranks: int) -> Shard:
+    """Return where to shard weights of experts: where it is even, as ep has cut the first dimension already."""
+    even = [dim for dim in range(1, parameter.dim()) if parameter.shape[dim] % ranks == 0]
+    return Shard(even[0] if even else 0)
 
 
 class GradientSync:
@@ -53,9 +81,11 @@ class GradientSync:
 
     def __init__(self, stage: StageModule, *, zero_stage: int) -> None:
         by_path = dict(zip(stage.layer_paths, (run.zero_stage for run in stage.strategies), strict=True))
+        layers = f"{stage.structure.layers}."
+        depth = layers.count(".") + 1
         self._root = stage
         self._parts = [
-            (module, by_path.get(path, zero_stage))
+            (module, by_path.get(".".join(path.split(".")[:depth]), zero_stage))
             for path, module in stage.named_modules()
             if isinstance(module, FSDPModule)
         ]

@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import check_can_run
+from shardwright.executor.context import see_whole_sequence
 from shardwright.executor.model import Skeleton, StageModule, read_skeleton
 from shardwright.specs import Plan
 
@@ -24,7 +25,8 @@ from .precision import COMPUTE_DTYPES, check_precision
 from .split_backward import check_split_backward
 from .stage_builder import StageBuilder
 
-MESH_AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
+MESH_AXES = ("pp", "dp_replicate", "dp_shard", "tp")
+"""Axes of the engine's mesh. Ranks of cp are part of dp_shard, or under ZeRO-0 of dp_replicate: their gradients are summed too."""
 
 
 class _Runner(Protocol):
@@ -40,19 +42,19 @@ class Engine:
     such a copy.
     """
 
-    def __init__(
-        self, plan_file: PlanFile, stages: Mapping[int, StageModule], skeleton: Skeleton, mesh: DeviceMesh
-    ) -> None:
+    def __init__(self, builder: StageBuilder, stages: Mapping[int, StageModule]) -> None:
+        plan_file, skeleton, mesh = builder.plan_file, builder.skeleton, builder.mesh
         plan = plan_file.plan
         self.mesh = mesh
         self.model_parts: tuple[nn.Module, ...] = tuple(stages.values())
         self.dp_size = plan.mesh.dp
-        self.dp_rank = mesh.get_local_rank("dp_replicate") * plan.mesh.dp_shard + mesh.get_local_rank("dp_shard")
+        data_rank = mesh.get_local_rank("dp_replicate") * mesh["dp_shard"].size() + mesh.get_local_rank("dp_shard")
+        self.dp_rank = data_rank // plan.mesh.cp
         self.tied_names: Mapping[str, str] = skeleton.tied_names
-        self._plan = plan
+        self._plan, self._positions = plan, builder.positions
         self._shape = (plan.micro_batch * plan.microbatches, plan_file.training.seq_len)
-        self._loss = TokenLoss(vocab_size=skeleton.config.vocab_size, tp_mesh=mesh["tp"] if plan.mesh.tp > 1 else None)
-        self._runner = _runner(plan_file, stages, skeleton, mesh, self._loss)
+        self._loss = builder.loss
+        self._runner = _runner(builder, stages)
         self._tied: TiedEmbedding | None = None
         self._counted = [parameter for part in self.model_parts for parameter in part.parameters()]
         copy = _tied_copy(stages, skeleton) if skeleton.tied and plan.mesh.pp > 1 else None
@@ -66,7 +68,7 @@ class Engine:
 
         `inputs` and `labels` are int64 of shape (micro_batch * microbatches, seq_len), this data-parallel rank's share.
         `labels[i, t]` is the token that follows `inputs[i, t]`, or -100 to ignore it. Every pp and tp rank of the
-        data-parallel rank gets the same inputs. The loss is a scalar, equal on all ranks.
+        data-parallel rank gets the same inputs, and so does every cp rank, which takes its own tokens of them. The loss is a scalar, equal on all ranks.
 
         Raises:
             SpecError: a tensor has another shape.
@@ -77,12 +79,14 @@ class Engine:
         mesh = self._plan.mesh
         tokens = (labels != IGNORED_LABEL).sum()
         dist.all_reduce(tokens)
-        tokens_per_step = max(int(tokens) // (mesh.pp * mesh.tp), 1)
-        self._loss.scale = self.dp_size / tokens_per_step
+        tokens_per_step = max(int(tokens) // (mesh.pp * mesh.cp * mesh.tp), 1)
+        self._loss.scale = mesh.data_ranks / tokens_per_step
+        if self._positions is not None:
+            inputs, labels = inputs[:, self._positions], labels[:, self._positions]
         with self._tied.summed() if self._tied is not None else contextlib.nullcontext():
             loss = self._runner.run(inputs, labels)
         dist.all_reduce(loss)
-        return loss / (self.dp_size * mesh.tp)
+        return loss / (mesh.data_ranks * mesh.tp)
 
     def clip_gradients(self, max_norm: float | None) -> float:
         """Scale all gradients so that their global L2 norm is at most `max_norm` (None: do not scale).
@@ -126,39 +130,69 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
     check_precision(plan_file.training.precision, device)
     skeleton = read_skeleton(plan_file)
     check_split_backward(plan, tied=skeleton.tied)
-    degrees = tuple(getattr(plan.mesh, axis) for axis in MESH_AXES)
-    mesh = init_device_mesh(device.type, degrees, mesh_dim_names=MESH_AXES)
+    mesh = _mesh(plan, device)
+    expert_mesh = _expert_mesh(plan, device) if plan.mesh.ep > 1 else None
+    positions = None
+    if plan.mesh.cp > 1:
+        positions = see_whole_sequence(
+            skeleton.model, plan, seq_len=plan_file.training.seq_len, device_type=device.type
+        )
     builder = StageBuilder(
         plan_file=plan_file,
         skeleton=skeleton,
         mesh=mesh,
-        data_parallel=DataParallel(plan, plan_file.training.precision, mesh),
+        data_parallel=DataParallel(plan, plan_file.training.precision, mesh, expert_mesh),
         device=device,
         seed=seed,
+        loss=TokenLoss(
+            vocab_size=skeleton.config.vocab_size,
+            tp_mesh=mesh["tp"] if plan.mesh.tp > 1 else None,
+            chunks=plan_file.training.loss_chunks,
+        ),
+        positions=positions,
+        expert_mesh=expert_mesh,
     )
     own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
-    return Engine(plan_file, {index: builder.build(index) for index in own}, skeleton, mesh)
+    return Engine(builder, {index: builder.build(index) for index in own})
 
 
-def _runner(
-    plan_file: PlanFile, stages: Mapping[int, StageModule], skeleton: Skeleton, mesh: DeviceMesh, loss: TokenLoss
-) -> _Runner:
-    plan, training = plan_file.plan, plan_file.training
+def _mesh(plan: Plan, device: torch.device) -> DeviceMesh:
+    degrees = plan.mesh
+    replicas = degrees.dp_replicate * (1 if plan.zero_stage else degrees.cp)
+    shape = (degrees.pp, replicas, degrees.data_ranks // replicas, degrees.tp)
+    return init_device_mesh(device.type, shape, mesh_dim_names=MESH_AXES)
+
+
+def _expert_mesh(plan: Plan, device: torch.device) -> DeviceMesh:
+    """Return the mesh of the layers' experts, over the same ranks: ep is innermost, and dp_shard is what holds the same experts."""
+    degrees = plan.mesh
+    replicas = degrees.dp_replicate if plan.zero_stage else degrees.same_experts
+    shape = (degrees.pp, replicas, degrees.same_experts // replicas, degrees.ep)
+    return init_device_mesh(device.type, shape, mesh_dim_names=(*MESH_AXES[:-1], "ep"))
+
+
+def _runner(builder: StageBuilder, stages: Mapping[int, StageModule]) -> _Runner:
+    plan, training = builder.plan_file.plan, builder.plan_file.training
+    skeleton, mesh, loss = builder.skeleton, builder.mesh, builder.loss
     syncs = {index: GradientSync(stage, zero_stage=plan.zero_stage) for index, stage in stages.items()}
     if plan.mesh.pp == 1:
         return Accumulation(stages[0], syncs[0], loss, microbatches=plan.microbatches)
     dtype = COMPUTE_DTYPES[training.precision.compute]
     own_vocabulary = _own_vocabulary(plan, mesh, skeleton.config.vocab_size)
-    streamed = training.seq_len // plan.mesh.tp if plan.sequence_parallel else training.seq_len
+    own_tokens = training.seq_len // plan.mesh.cp
+    streamed = own_tokens // plan.mesh.tp if plan.sequence_parallel else own_tokens
+    logits = _example(plan.micro_batch, own_tokens, own_vocabulary, dtype=dtype)
+    if loss.chunks > 1:
+        logits = _example(1, 1, 1, dtype=torch.float32)
     return Pipeline(
         plan,
         stages,
         syncs,
         loss,
         mesh=mesh,
-        tokens=torch.empty(plan.micro_batch, training.seq_len, dtype=torch.int64, device="meta"),
+        tokens=torch.empty(plan.micro_batch, own_tokens, dtype=torch.int64, device="meta"),
         hidden=_example(plan.micro_batch, streamed, skeleton.config.hidden_size, dtype=dtype),
-        logits=_example(plan.micro_batch, training.seq_len, own_vocabulary, dtype=dtype),
+        logits=logits,
     )
 
 

@@ -1,7 +1,8 @@
 """Cross-entropy over a step's tokens, whose logits may be divided over tp by vocabulary."""
 
 import contextlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,16 +17,31 @@ IGNORED_LABEL = -100
 class TokenLoss:
     """One microbatch's part of the step's loss: its summed cross-entropy times `scale`.
 
-    `scale` is set for each step: data-parallel ranks / tokens in the global batch. Gradients are averaged over the
-    data-parallel ranks, so they equal those of the mean over the global batch's tokens.
+    `scale` is set for each step: ranks of dp and cp / tokens in the global batch. Gradients are averaged over
+    those ranks, so they equal those of the mean over the global batch's tokens.
+    With several `chunks` the head computes the loss (`chunked_loss.py`).
     """
 
-    def __init__(self, *, vocab_size: int, tp_mesh: DeviceMesh | None) -> None:
+    def __init__(self, *, vocab_size: int, tp_mesh: DeviceMesh | None, chunks: int = 1) -> None:
         self.vocab_size = vocab_size
         self.tp_mesh = tp_mesh
         self.scale = 1.0
+        self.chunks = chunks
+        self._upcoming: deque[Tensor] = deque()
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def expect(self, labels: Sequence[Tensor]) -> None:
+        """Say the labels of a step's microbatches, in the order in which the head will see them."""
+        self._upcoming = deque(labels)
+
+    def next_labels(self) -> Tensor:
+        """Return the labels of the microbatch that the head is given next."""
+        return self._upcoming.popleft()
+
+    def __call__(self, output: Tensor, labels: Tensor) -> Tensor:
+        """Return the scalar loss of what the last stage returns, its logits; in chunks the head has computed it already."""
+        return self.of_logits(output, labels) if self.chunks == 1 else output.sum()
+
+    def of_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the scalar loss of logits (batch, sequence, vocabulary / tp) and labels (batch, sequence)."""
         logits = logits.float().flatten(0, 1)
         if self.tp_mesh is not None:

@@ -83,6 +83,7 @@ class Pipeline:
     ) -> None:
         last = len(plan.stages) - 1
         self._loss = loss
+        self._microbatches = plan.microbatches
         self._first, self._last = 0 in stages, last in stages
         split = splits_backward(plan.schedule)
         chunks = [
@@ -110,6 +111,7 @@ class Pipeline:
         """Accumulate gradients of (microbatches * micro_batch, sequence)
         tokens; return the summed loss of this rank."""
         losses: list[Tensor] = []
+        self._loss.expect(labels.chunk(self._microbatches))
         with self._loss.active():
             self._schedule.step(
                 *([inputs.contiguous()] if self._first else []),  # a stage checks the strides of its input

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from shardwright.costmodel import PlanFile
@@ -13,11 +13,13 @@ from shardwright.executor.model import (
     SUM_GRADIENTS,
     MeshRanks,
     Skeleton,
+    SpreadRanks,
     StageModule,
     divide_embedding,
     divide_head,
     divide_layer,
     enter_first_layer,
+    experts_paths,
     flatten_experts,
     layer_division,
     leave_last_layer,
@@ -25,10 +27,13 @@ from shardwright.executor.model import (
     materialise_buffers,
     recompute_core,
     replicate,
+    spread_experts,
     unfuse,
 )
 
+from .chunked_loss import compute_loss_in_head
 from .data_parallel import DataParallel
+from .loss import TokenLoss
 
 
 @dataclass(frozen=True)
@@ -41,19 +46,32 @@ class StageBuilder:
     data_parallel: DataParallel
     device: torch.device
     seed: int
+    loss: TokenLoss
+    positions: Tensor | None = None
+    expert_mesh: DeviceMesh | None = None
 
     def build(self, stage_index: int) -> StageModule:
         """Build stage `stage_index` of the plan with this rank's part of its initial weights."""
         plan = self.plan_file.plan
         first_layer = sum(stage.layer_count for stage in plan.stages[:stage_index])
         strategies = list(plan.stages[stage_index].each_layer())
-        stage = StageModule(self.skeleton, first_layer, strategies, seq_len=self.plan_file.training.seq_len)
+        stage = StageModule(
+            self.skeleton,
+            first_layer,
+            strategies,
+            seq_len=self.plan_file.training.seq_len // plan.mesh.cp,
+            positions=self.positions,
+        )
         for path, strategy in zip(stage.layer_paths, strategies, strict=True):
             layer = stage.get_submodule(path)
             self._materialise(layer, path)
+            self._spread_experts(layer)
             self._divide_layer(layer)
             if strategy.recompute == "selective":
                 recompute_core(layer)
+            if self.expert_mesh is not None:
+                for inner in experts_paths(layer):
+                    self.data_parallel.shard_experts(layer.get_submodule(inner), zero_stage=strategy.zero_stage)
             self.data_parallel.shard(layer, zero_stage=strategy.zero_stage)
         self._build_buffers(stage)
         self._build_ends(stage)
@@ -68,9 +86,18 @@ class StageBuilder:
     def _sequence_parallel(self) -> bool:
         return self.plan_file.plan.sequence_parallel and self.plan_file.plan.mesh.tp > 1
 
+    def _spread_experts(self, layer: nn.Module) -> None:
+        unfuse(layer, self.skeleton.config)
+        if self.expert_mesh is None:
+            return
+        mesh = self.plan_file.plan.mesh
+        place = self._ranks.rank if self._ranks else 0
+        ranks = SpreadRanks(MeshRanks(self.expert_mesh["ep"]), (place, mesh.tp), mesh.same_experts / mesh.data_ranks)
+        for path in experts_paths(layer):
+            spread_experts(layer.get_submodule(path), ranks)
+
     def _divide_layer(self, layer: nn.Module) -> None:
         skeleton = self.skeleton
-        unfuse(layer, skeleton.config)
         if self._ranks is None:
             flatten_experts(layer)
             return
@@ -98,6 +125,8 @@ class StageBuilder:
                 head.weight = original.weight
             else:
                 head.weight = embedding.weight
+        if head is not None and self.loss.chunks > 1:
+            compute_loss_in_head(head, self.loss)
         self._divide_ends(stage, before, after)
         if self.skeleton.tied:
             if head is not None and embedding is not None:

@@ -9,8 +9,15 @@ import torch
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
-from shardwright.executor.model import check_tensor_parallel, lacks_fused_attention, read_config, read_skeleton
-from shardwright.executor.parallel import check_split_backward
+from shardwright.executor.context import check_context
+from shardwright.executor.model import (
+    check_experts,
+    check_tensor_parallel,
+    lacks_fused_attention,
+    read_config,
+    read_skeleton,
+)
+from shardwright.executor.parallel import check_loss_chunks, check_split_backward
 from shardwright.executor.training import RunFolder, RunIdentity, open_plan_batches, plan_digest
 from shardwright.specs import Measurement, read_measurement
 
@@ -99,6 +106,9 @@ def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
     skeleton = read_skeleton(plan_file)
     check_tensor_parallel(plan_file, skeleton)
     check_split_backward(plan, tied=skeleton.tied)
+    check_context(plan_file, skeleton)
+    check_experts(plan_file, skeleton)
+    check_loss_chunks(plan_file, skeleton)
 
 
 def _offered_ranks(plan_file: PlanFile, options: RunOptions) -> tuple[int, str]:

@@ -40,7 +40,7 @@ def test_ranks_differ_in_tp_first_and_in_pp_last() -> None:
     file = plan_file(model_config("llama"), plan((layers(1, zero=2),), (layers(1, zero=2),), pp=2, dp_shard=2, tp=2))
     results = run_world(8, _layout, file)
     assert [coordinate for _, _, coordinate, _ in results] == [
-        (pp, 0, shard, 0, tp) for pp in range(2) for shard in range(2) for tp in range(2)
+        (pp, 0, shard, tp) for pp in range(2) for shard in range(2) for tp in range(2)
     ]
     assert [rank for rank, _, _, _ in results] == [0, 0, 1, 1] * 2
     assert {size for _, size, _, _ in results} == {2}

@@ -149,8 +149,16 @@ class TestWhatIsNotRunYet:
     @pytest.mark.parametrize(
         ("mesh", "training", "says"),
         [
-            ({"dp_shard": 2, "cp": 2}, {}, "cp 2 can be estimated and compared, not run yet; plan with cp 1"),
-            ({"ep": 2}, {}, "ep 2 can be estimated and compared, not run yet; plan with ep 1"),
+            (
+                {"dp_shard": 2, "tp": 4, "ep": 2},
+                {},
+                "experts split over 2 ranks (tp 4, ep 2) can be estimated and compared, not run yet; plan with an ep",
+            ),
+            (
+                {"ep": 2},
+                {"overlaps_dispatch": True},
+                "a dispatch beside another microbatch can be estimated and compared, not run yet; plan without",
+            ),
             ({}, {"precision": {"parameters": "bf16"}}, "bf16 parameters can be estimated and compared, not run yet"),
             ({}, {"precision": {"linear": "fp8"}}, "fp8 can be estimated and compared, not run yet; plan without it"),
             ({}, {"stack": "megatron-core"}, "the plan is for stack 'megatron-core'; this executor is 'shardwright'"),
@@ -167,7 +175,6 @@ class TestWhatIsNotRunYet:
                 "activation offload can be estimated and compared, not run yet; plan",
             ),
             ({}, {"fp8_attention": True}, "attention in fp8 can be estimated and compared, not run yet; plan without"),
-            ({}, {"loss_chunks": 2}, "a loss in chunks can be estimated and compared, not run yet; plan without"),
             (
                 {"order": "tp-cp-pp-dp"},
                 {},
@@ -192,6 +199,11 @@ class TestWhatIsNotRunYet:
         data = tiny(plan((layers(4),), microbatches=2)).model_dump(mode="json")
         data["plan"]["offload"] = offload
         assert says in refused(tmp_path, PlanFile.parse(data, source="test"))
+
+    def test_a_dispatch_by_nodes(self, tmp_path: Path) -> None:
+        data = self.changed({"ep": 2}).model_dump(mode="json")
+        data["plan"]["expert_dispatch"] = "deduplicated"
+        assert "plan with --expert-dispatch all-to-all" in refused(tmp_path, PlanFile.parse(data, source="test"))
 
     def test_activations_off_the_device(self, tmp_path: Path) -> None:
         data = tiny(plan((layers(4),), microbatches=2)).model_dump(mode="json")

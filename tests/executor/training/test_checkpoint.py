@@ -31,8 +31,14 @@ PLANS: dict[str, Plan] = {
     "hsdp": plan((layers(zero=3),), dp_replicate=2, dp_shard=2),
     "pp": plan((layers(1),), (layers(1),), pp=2),
     "pp x tp x fsdp": plan((layers(1, zero=2),), (layers(1, zero=2),), pp=2, tp=2, dp_shard=2),
+    "cp x tp x fsdp": plan((layers(zero=3),), cp=2, tp=2, context_parallel="ring"),
     "offload": plan((layers(zero=3),), dp_shard=2, offload=True),
 }
+
+
+def _experts(divided: Plan) -> PlanFile:
+    file = plan_file({**FAMILIES["qwen3_moe"], "vocab_size": VOCABULARY}, divided)
+    return file.model_copy(update={"training": file.training.model_copy(update={"optimizer": "adamw"})})
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +131,19 @@ class TestResume:
         checkpoint = tmp_path / "tp" / "checkpoints" / "step-000003"
         run = options(tmp_path / "pp", data=data, resume_from=checkpoint, checkpoint_every=None)
         assert losses(files["pp"], run) == pytest.approx(expected[3:], abs=2e-5)
+
+    def test_spread_experts_are_those_of_one_process(self, tmp_path: Path, data: Path) -> None:
+        files = {
+            "whole": _experts(plan((layers(),))),
+            "spread": _experts(plan((layers(zero=3),), dp_shard=4, ep=2)),
+            "folded": _experts(plan((layers(zero=1),), dp_shard=2, tp=2, ep=4)),
+        }
+        expected = losses(files["whole"], options(tmp_path / "whole", data=data))
+        assert losses(files["spread"], options(tmp_path / "spread", data=data)) == pytest.approx(expected, abs=1e-5)
+        for source, target in (("whole", "spread"), ("spread", "whole"), ("spread", "folded")):
+            checkpoint = tmp_path / source / "checkpoints" / "step-000003"
+            run = options(tmp_path / f"{source}-{target}", data=data, resume_from=checkpoint, checkpoint_every=None)
+            assert losses(files[target], run) == pytest.approx(expected[3:], abs=1e-5)
 
     def test_the_optimizer_state_is_what_makes_it_exact(
         self, copied: Path, tmp_path: Path, data: Path, straight: tuple[Path, list[float]]

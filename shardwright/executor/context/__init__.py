@@ -1,0 +1,10 @@
+"""Context parallelism: each of cp ranks holds a part of every sequence, and attention lets its queries see the whole one.
+
+Everything but attention works on single tokens. It needs no more than the position of each.
+"""
+
+from .attention import see_whole_sequence
+from .check import check_context
+from .dealing import Dealing
+
+__all__ = ["Dealing", "check_context", "see_whole_sequence"]

@@ -1,0 +1,111 @@
+"""What context parallelism cannot run, checked before anything starts."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, PreTrainedConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface
+
+from shardwright.base import SpecError
+from shardwright.costmodel import PlanFile
+from shardwright.executor.model import Skeleton, lacks_fused_attention, tiny_model, unpacked_sequences
+
+from .dealing import Dealing
+
+_LARGEST_ERROR = 1e-4
+_SEQ = 8
+_TRIED = "shardwright_dealt_tokens"
+
+
+def check_context(plan_file: PlanFile, skeleton: Skeleton) -> None:
+    """Check that cp divides the sequence and the heads, and that the model computes the same on tokens out of order.
+
+    The second is tried on a tiny model of the same class: it is given the tokens as they are dealt, with their positions.
+
+    Raises:
+        SpecError: one line that names what stands in the way, and what to plan instead.
+    """
+    plan, training, name = plan_file.plan, plan_file.training, plan_file.model_name
+    if plan.mesh.cp == 1:
+        return
+    config = skeleton.config
+    if lacks_fused_attention(config):
+        raise SpecError(f"{name}: cp needs fused attention, which transformers has not for this class; plan with cp 1")
+    if training.attention == "unfused":
+        raise SpecError(f"{name}: cp {plan.mesh.cp} needs fused attention; plan with --attention flash, or cp 1")
+    _check_sizes(plan_file, config)
+    if plan.context_parallel in ("ring", "ulysses-ring") and (window := _window(config)) < training.seq_len:
+        raise SpecError(
+            f"{name}: attention in windows of {window} tokens does not run over a ring; plan with --context-parallel "
+            "all-gather or ulysses"
+        )
+    if kind := _rotation_by_length(config):
+        raise SpecError(f"{name}: rotary positions of kind '{kind}' depend on the whole sequence; plan with cp 1")
+    _check_order(skeleton)
+
+
+def _check_sizes(plan_file: PlanFile, config: PreTrainedConfig) -> None:
+    plan, seq_len = plan_file.plan, plan_file.training.seq_len
+    dealing = Dealing.of_plan(plan, seq_len)
+    tp = plan.mesh.tp if plan.sequence_parallel else 1
+    parts = plan.mesh.cp * tp * (2 if dealing.rings > 1 else 1)
+    if seq_len % parts:
+        raise SpecError(
+            f"cp {plan.mesh.cp} ({plan.context_parallel}) cuts a sequence into {parts} parts, which {seq_len} tokens don't divide "
+            "by; plan with another cp or length"
+        )
+    heads = config.num_attention_heads // plan.mesh.tp
+    kv_heads = (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) // plan.mesh.tp
+    trading = dealing.trading
+    if heads % trading or (kv_heads % trading and trading % kv_heads):
+        raise SpecError(
+            f"{trading} ranks ({plan.context_parallel}) cannot trade {heads} heads and {kv_heads} KV heads of "
+            f"{plan_file.model_name}; plan with --context-parallel all-gather or ring"
+        )
+
+
+def _window(config: PreTrainedConfig) -> float:
+    """Return the tokens that a query sees at most, of all layers."""
+    given = [getattr(config, key, None) for key in ("sliding_window", "attention_chunk_size")]
+    return min((value for value in given if isinstance(value, int)), default=float("inf"))
+
+
+def _rotation_by_length(config: PreTrainedConfig) -> str | None:
+    """Return the kind of rotary positions, where their frequencies change with the largest position at hand."""
+    given: Any = getattr(config, "rope_parameters", None) or {}
+    nested = [value for value in given.values() if isinstance(value, dict)] if isinstance(given, dict) else []
+    kinds = {str(value.get("rope_type")) for value in nested or [given]}
+    return next((kind for kind in ("dynamic", "longrope") if kind in kinds), None)
+
+
+def _check_order(skeleton: Skeleton) -> None:
+    """Refuse a class whose layers look at the order of their tokens: linear attention, convolutions, biases by distance."""
+    name = type(skeleton.model).__name__
+    model = tiny_model(skeleton, axis="cp")
+    dealing = Dealing(_SEQ, rings=2, trading=1)
+    order = torch.tensor([*dealing.of_group(1), *dealing.of_group(0)])
+    tokens = torch.arange(2 * _SEQ).view(2, _SEQ)
+    AttentionInterface.register(_TRIED, sdpa_attention_forward)
+    AttentionMaskInterface.register(_TRIED, lambda **options: _mask_of(order, **options))
+    try:
+        with torch.no_grad(), unpacked_sequences():
+            model.config._attn_implementation = "sdpa"
+            expected = model(input_ids=tokens, use_cache=False).logits[:, order]
+            model.config._attn_implementation = _TRIED
+            found = model(input_ids=tokens[:, order], position_ids=order[None], use_cache=False).logits
+    except Exception as problem:  # whatever the code of one of hundreds of classes raises
+        detail = " ".join(str(problem).split())[:120]
+        raise SpecError(f"{skeleton.name}: {name} does not run with cp ({detail}); plan with cp 1") from None
+    error = float((found - expected).norm() / expected.norm())
+    if not error <= _LARGEST_ERROR:
+        raise SpecError(
+            f"{skeleton.name}: {name} looks at the order of its tokens outside attention (its result is {error:.1%} off); plan with cp 1"
+        )
+
+
+def _mask_of(order: Tensor, *, mask_function: Any, **_options: Any) -> Tensor:
+    zero = torch.zeros(1, 1, 1, 1, dtype=torch.int64)
+    mask: Tensor = mask_function(zero, zero, order[None, None, :, None], order[None, None, None, :])
+    return mask

@@ -1,0 +1,78 @@
+"""Head and loss in chunks of a microbatch's tokens, so that the logits of one chunk are alive at once.
+
+Each chunk runs its forward and backward before the next, inside the forward pass of the head. The gradients that come out are
+kept for the backward pass, as in Liger's fused linear cross-entropy (Hsu et al. 2024, arXiv 2410.10989).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shardwright.base import SpecError
+from shardwright.costmodel import PlanFile
+from shardwright.executor.model import Skeleton, tiny_model
+
+from .loss import TokenLoss
+
+
+def check_loss_chunks(plan_file: PlanFile, skeleton: Skeleton) -> None:
+    """Check that the model's logits are what its head returns. It is tried on a tiny model of the same class.
+
+    Raises:
+        SpecError: the head is not a linear, or the model scales or caps logits after it.
+    """
+    if plan_file.training.loss_chunks == 1:
+        return
+    name, seen = f"{skeleton.name}: {type(skeleton.model).__name__}", []
+    model = tiny_model(skeleton, axis="loss_chunks")
+    head = model.get_submodule(skeleton.structure.head)
+    if type(head) is not nn.Linear:
+        raise SpecError(
+            f"{name} has a head that is no linear, which a loss in chunks needs; plan without --loss-chunks"
+        )
+    head.register_forward_hook(lambda _module, _given, output: seen.append(output))
+    with torch.no_grad():
+        logits = model(input_ids=torch.arange(8).view(2, 4), use_cache=False).logits
+    if not torch.equal(logits, seen[0]):
+        raise SpecError(
+            f"{name} changes logits after its head, which a loss in chunks leaves out; plan without --loss-chunks"
+        )
+
+
+def compute_loss_in_head(head: nn.Module, loss: TokenLoss) -> None:
+    """Let the head return a microbatch's loss, (1, 1, 1) in fp32, in place of its logits."""
+
+    def forward(hidden: Tensor) -> Tensor:
+        total: Tensor = _HeadAndLoss.apply(hidden, head.weight, head.bias, loss, loss.next_labels())  # type: ignore[no-untyped-call]  # torch's
+        return total.view(1, 1, 1)
+
+    head.forward = forward
+
+
+class _HeadAndLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, loss: TokenLoss, labels: Tensor
+    ) -> Tensor:
+        given = [weight] if bias is None else [weight, bias]
+        sums = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in given]
+        of_hidden, total = [], torch.zeros((), device=hidden.device)
+        pairs = zip(hidden.flatten(0, 1).chunk(loss.chunks), labels.flatten().chunk(loss.chunks), strict=True)
+        for tokens, targets in pairs:
+            own = [tensor.detach().requires_grad_() for tensor in (tokens, *given)]
+            with torch.enable_grad():
+                part = loss.of_logits(nn.functional.linear(*own)[None], targets[None])
+            gradients = torch.autograd.grad(part, own)
+            of_hidden.append(gradients[0])
+            for total_of_weight, gradient in zip(sums, gradients[1:], strict=True):
+                total_of_weight += gradient
+            total += part.detach()
+        found = [tensor.to(like.dtype) for tensor, like in zip(sums, given, strict=True)]
+        ctx.save_for_backward(torch.cat(of_hidden).view_as(hidden), *found)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        of_hidden, of_weight, *of_bias = (tensor * gradients[0].to(tensor.dtype) for tensor in ctx.saved_tensors)
+        return of_hidden, of_weight, of_bias[0] if of_bias else None, None, None
