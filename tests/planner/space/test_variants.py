@@ -91,8 +91,8 @@ def test_what_changes_less_comes_first() -> None:
 
 
 def test_pieces_of_the_loss_need_software_that_runs_them() -> None:
-    training = TrainingSpec(seq_len=128, global_batch=8)
-    with pytest.raises(SpecError, match="stack 'shardwright' runs no loss in pieces; leave out --loss-chunks auto, or"):
+    training = TrainingSpec(seq_len=128, global_batch=8, stack="megatron-lm")
+    with pytest.raises(SpecError, match="stack 'megatron-lm' runs no loss in pieces; leave out --loss-chunks auto, or"):
         training_variants(_MODEL, load_cluster("h100-sxm:8"), training, OpenChoices(loss_chunks=True))
 
 

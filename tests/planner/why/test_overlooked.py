@@ -42,7 +42,7 @@ def test_logits_in_pieces_are_estimated_not_guessed() -> None:
     layers = LayerRun(count=model.layer_count, zero_stage=3, recompute="full")
     plan = Plan(mesh=Mesh(dp_shard=8), micro_batch=1, microbatches=1, stages=(Stage(layers=(layers,)),))
     peak = estimate_plan(model, cluster, training, plan).peak_memory_bytes
-    assert f"needs {peak / 2**30:.1f} GiB (stack 'shardwright' does not run that)" in found
+    assert f"needs {peak / 2**30:.1f} GiB (--loss-chunks auto plans for it)" in found
 
 
 def test_what_the_catalog_gave() -> None:
