@@ -248,7 +248,7 @@ def lose_gradients_in_the_ring() -> None:
 
     def without(own: Any, block: Any, part: Any, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         of_queries, of_keys, of_values = original(own, block, part, scale)
-        return of_queries, of_keys if part.causal else torch.zeros_like(of_keys), of_values
+        return of_queries, of_keys if part.diagonal is not None else torch.zeros_like(of_keys), of_values
 
     ring._block_gradients = without
 
