@@ -18,11 +18,6 @@ def check_can_run(plan_file: PlanFile) -> None:
             "software it is for"
         )
     mesh, precision = plan_file.plan.mesh, plan_file.training.precision
-    if mesh.ep > 1 and mesh.expert_tp > 1:
-        raise SpecError(
-            f"experts split over {mesh.expert_tp} ranks (tp {mesh.tp}, ep {mesh.ep}) can be estimated and compared, not run yet; plan with "
-            "an ep that is a multiple of tp, or with --etp 1"
-        )
     if precision.linear is not None:
         raise SpecError(
             f"linear precision {precision.linear} can be estimated and compared, not run yet; plan without it, in {precision.compute}"

@@ -248,7 +248,7 @@ def lose_gradients_in_the_ring() -> None:
 
     def without(own: Any, block: Any, part: Any, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         of_queries, of_keys, of_values = original(own, block, part, scale)
-        return of_queries, of_keys if part.causal else torch.zeros_like(of_keys), of_values
+        return of_queries, of_keys if part.diagonal is not None else torch.zeros_like(of_keys), of_values
 
     ring._block_gradients = without
 
@@ -332,3 +332,13 @@ def confuse_experts() -> None:
         return original(arrived, received.roll(1, dims=1), *rest)
 
     experts._compute = shifted  # type: ignore[assignment]
+
+
+def share_tokens_beside_columns() -> None:
+    """Two ranks that share the columns of an expert send different tokens to it."""
+    original = experts.spread_experts
+
+    def halved(module: Any, ranks: experts.SpreadRanks) -> None:
+        original(module, ranks._replace(tokens=(dist.get_rank() % 2, 2)))
+
+    stage_builder.spread_experts = halved  # type: ignore[attr-defined]

@@ -6,8 +6,9 @@ from typing import get_args
 import pytest
 
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.specs.plan import LayerRun, RecomputePolicy
+from shardwright.specs.plan import ContextParallel, LayerRun, RecomputePolicy
 from tests.parity.cases import GLOBAL_BATCH, FamilyName, layers, model_config, plan, plan_file
+from tests.parity.families import FAMILIES
 from tests.parity.updates import TOLERANCE, engine_runs, reference_run, worst_update_error
 
 
@@ -46,6 +47,41 @@ def _draw(seed: int) -> PlanFile:
         ),
         attention=draw.choice(["flash", "unfused"]),
     )
+
+
+def _draw_beside_cp(seed: int) -> PlanFile:
+    """A plan with cp, and experts spread over whatever makes up a stage, in 4 or 8 ranks."""
+    draw = random.Random(seed)
+    pp, dp_shard, tp = draw.choice([(1, 2, 1), (1, 1, 2), (2, 1, 1), (1, 2, 2), (2, 1, 2), (2, 2, 1)])
+    kinds: list[ContextParallel] = ["all-gather", "ring", "ulysses"]
+    microbatches = draw.choice([2, 4])
+    runs = tuple(
+        layers(1, zero=draw.choice([1, 2, 3]), recompute=draw.choice(get_args(RecomputePolicy))) for _ in range(2)
+    )
+    return plan_file(
+        FAMILIES[draw.choice(["mixtral", "qwen2_moe", "qwen3_moe"])],
+        plan(
+            *([runs] if pp == 1 else [(run,) for run in runs]),
+            microbatches=microbatches,
+            context_parallel=draw.choice(kinds),
+            pp=pp,
+            dp_shard=dp_shard,
+            cp=2,
+            tp=tp,
+            ep=draw.choice([1, 2]) * tp,
+        ),
+        loss_chunks=draw.choice([1, 3]),
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_cp_beside_experts(seed: int) -> None:
+    case = _draw_beside_cp(seed)
+    own, reference = engine_runs(case, clip_norm=1.0), reference_run(case, clip_norm=1.0)
+    assert worst_update_error(own, reference) <= TOLERANCE, case.plan
+    for run in own:
+        assert run.losses == pytest.approx(reference.losses, rel=1e-5)
+        assert run.norms == pytest.approx(reference.norms, rel=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -291,6 +291,18 @@ CASES = {
         plan_file(FAMILIES["qwen3_moe"], plan((layers(zero=3),), dp_shard=2, tp=2, ep=2)),
         (sabotage.lose_gradients_of_sent_tokens,),
     ),
+    "ep and etp, zero 2": Case(
+        plan_file(FAMILIES["qwen3_moe"], plan((layers(zero=2),), dp_shard=2, tp=2, ep=2, etp=2)),
+        (sabotage.share_tokens_beside_columns, sabotage.average_experts_as_dense_layers),
+    ),
+    "ep and etp inside tp 4": Case(
+        plan_file(FAMILIES["mixtral"] | {"num_key_value_heads": 4}, plan((layers(),), tp=4, ep=2)),
+        (sabotage.send_tokens_of_every_tp_rank,),
+    ),
+    "ep and etp, hsdp on 8 ranks": Case(
+        plan_file(FAMILIES["deepseek_v3"], plan((layers(zero=1),), dp_replicate=2, dp_shard=2, tp=2, ep=2, etp=2)),
+        (sabotage.skip_all_reduce,),
+    ),
     "ep, zb-h1": Case(
         plan_file(
             FAMILIES["mixtral"],

@@ -9,6 +9,7 @@ FlashAttention, Dao et al. 2022, arXiv 2205.14135, section 3.1). The backward pa
 B.2): with P = exp(S - L) and D = rowsum(dO * O), dV = P^T dO, dS = P * (dO V^T - D), dQ = dS K, dK = dS^T Q.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor
 from shardwright.executor.model import MeshRanks
 
 _TOKENS = 2
+_MOST_SCORES = 2**26
+"""Scores in memory at once: 256 MiB in fp32."""
 
 
 def ring_attention(query: Tensor, key: Tensor, value: Tensor, ranks: MeshRanks, scaling: float | None) -> Tensor:
@@ -38,9 +41,9 @@ class _Ring(torch.autograd.Function):
         logs = query.new_full(query.shape[:-1], -torch.inf, dtype=torch.float32)
         for step in range(ranks.size):
             following = _Passing(held, ranks) if step + 1 < ranks.size else None
-            part = _part(ranks.rank, (ranks.rank - step) % ranks.size, query.shape[_TOKENS])
-            block = [tensor[:, :, part.keys] for tensor in held]
-            _add(output[:, :, part.queries], logs[:, :, part.queries], query[:, :, part.queries], block, part, scale)
+            for part in _parts(ranks.rank, (ranks.rank - step) % ranks.size, query):
+                rows, block = part.queries, [tensor[:, :, part.keys] for tensor in held]
+                _add(output[:, :, rows], logs[:, :, rows], query[:, :, rows], block, part, scale)
             held = following.wait() if following else held
         ctx.ranks, ctx.scale = ranks, scale
         result = output.to(query.dtype)
@@ -57,33 +60,41 @@ class _Ring(torch.autograd.Function):
         sums = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in held]
         for step in range(ranks.size):
             following = _Passing(held, ranks) if step + 1 < ranks.size else None
-            part = _part(ranks.rank, (ranks.rank - step) % ranks.size, query.shape[_TOKENS])
-            rows, columns = part.queries, part.keys
-            own = _Rows(query[:, :, rows], given[:, :, rows], logs[:, :, rows], products[:, :, rows])
-            found = _block_gradients(own, [tensor[:, :, columns] for tensor in held], part, ctx.scale)
-            of_queries[:, :, rows] += found[0]
-            for total, gradient in zip(sums, found[1:], strict=True):
-                total[:, :, columns] += gradient
+            for part in _parts(ranks.rank, (ranks.rank - step) % ranks.size, query):
+                rows, columns = part.queries, part.keys
+                own = _Rows(query[:, :, rows], given[:, :, rows], logs[:, :, rows], products[:, :, rows])
+                found = _block_gradients(own, [tensor[:, :, columns] for tensor in held], part, ctx.scale)
+                of_queries[:, :, rows] += found[0]
+                for total, gradient in zip(sums, found[1:], strict=True):
+                    total[:, :, columns] += gradient
             held = following.wait() if following else held
             sums = _Passing(sums, ranks).wait()  # home after as many steps as there are ranks
         return of_queries.to(query.dtype), sums[0].to(key.dtype), sums[1].to(value.dtype), None, None
 
 
 class _Part(NamedTuple):
-    """The queries and keys of two ranks between which there is anything to compute."""
+    """Queries and keys with scores to compute. `diagonal`: how many keys precede the first query's own; None: all are seen."""
 
     queries: slice
     keys: slice
-    causal: bool
+    diagonal: int | None
 
 
-def _part(rank: int, source: int, tokens: int) -> _Part:
-    whole, half = slice(0, tokens), tokens // 2
-    if source == rank:
-        return _Part(whole, whole, causal=True)
-    if source < rank:  # its late chunk follows all queries
-        return _Part(whole, slice(0, half), causal=False)
-    return _Part(slice(half, tokens), whole, causal=False)  # only the late queries follow its chunks
+def _parts(rank: int, source: int, query: Tensor) -> Iterator[_Part]:
+    """Yield what there is to compute between two ranks, in tiles of queries whose scores fit in `_MOST_SCORES`."""
+    tokens, half = query.shape[_TOKENS], query.shape[_TOKENS] // 2
+    queries, keys = range(tokens), slice(0, tokens)
+    if source < rank:
+        keys = slice(0, half)  # its late chunk follows all queries
+    elif source > rank:
+        queries = range(half, tokens)  # only the late queries follow its chunks
+    rows = max(1, _MOST_SCORES // (query.shape[0] * query.shape[1] * (keys.stop - keys.start)))
+    for first in range(queries.start, queries.stop, rows):
+        last = min(first + rows, queries.stop)
+        if source == rank:
+            yield _Part(slice(first, last), slice(0, last), first)
+        else:
+            yield _Part(slice(first, last), keys, None)
 
 
 class _Rows(NamedTuple):
@@ -101,8 +112,8 @@ def _grouped(tensor: Tensor, kv_heads: int) -> Tensor:
 def _scores(query: Tensor, key: Tensor, part: _Part, scale: float) -> Tensor:
     """Return the scores in fp32 by KV head and group: (batch, KV heads, group, queries, keys)."""
     scores: Tensor = (_grouped(query, key.shape[1]) @ key.unsqueeze(2).transpose(-1, -2)).float() * scale
-    if part.causal:
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+    if part.diagonal is not None:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(part.diagonal + 1)
         scores = scores.masked_fill(later, -torch.inf)
     return scores
 

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import Shard
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 
+from .fused import stacks_experts
 from .hugging_face import Skeleton
 from .moves import MeshRanks
 from .rules import layer_division
@@ -59,6 +61,11 @@ def _check_module(plan_file: PlanFile, module: nn.Module, path: str) -> None:
         )
     if len(inspect.signature(module.forward).parameters) != _ARGUMENTS or not hasattr(module, "num_experts"):
         raise SpecError(f"{name}: {type(module).__name__} is not given tokens with their experts; plan with ep 1")
+    if mesh.expert_tp > 1 and not stacks_experts(module):
+        raise SpecError(
+            f"{name}: {mesh.expert_tp} ranks cannot share the columns of {type(module).__name__}; plan with an ep that is a multiple of "
+            f"tp {mesh.tp}, or with --etp 1"
+        )
     if any(all(size % ranks for size in (count // mesh.ep, *shape[1:])) for shape in shapes):
         raise SpecError(
             f"{name}: {ranks} ranks that hold the same experts cannot shard them evenly; plan with another ep"
@@ -75,15 +82,21 @@ def experts_paths(layer: nn.Module) -> list[str]:
     ]
 
 
+_PLACEMENTS = (Shard(0), Shard(2))
+"""Of (experts, 2, width, hidden) and (experts, hidden, width) over ep, and over ranks that share the columns of an expert."""
+
+
 class SpreadRanks(NamedTuple):
     """Where the experts of a stage are.
 
-    `experts`: the ranks over which they are spread. `tokens`: this rank and the number of ranks that hold the same tokens, of
+    `experts`: the ranks over which they are spread. `mesh`: these, or these and the ranks that share the columns of an expert.
+    `tokens`: this rank and the number of ranks that hold the same tokens, of
     which each sends its share. `gradient_factor`: ranks that hold the same experts / ranks with tokens of their own. Gradients
     are averaged over the first, and a loss is scaled for an average over the second.
     """
 
     experts: MeshRanks
+    mesh: DeviceMesh
     tokens: tuple[int, int]
     gradient_factor: float
 
@@ -91,10 +104,11 @@ class SpreadRanks(NamedTuple):
 def spread_experts(module: nn.Module, ranks: SpreadRanks) -> None:
     """Give each rank its part of the experts, and exchange tokens around the module's forward pass.
 
-    Where several ranks hold the same tokens, the output is that of this rank's share of them, and zero elsewhere.
+    Ranks that share the columns of an expert get the same tokens, and return partial sums. Where several ranks hold the same tokens, the output is that of this rank's share of them, and zero elsewhere.
     """
     for name, parameter in list(module.named_parameters(recurse=False)):
-        module.register_parameter(name, ranks.experts.part(parameter, Shard(0)))
+        part = distribute_tensor(parameter.detach(), ranks.mesh, _PLACEMENTS[: ranks.mesh.ndim], src_data_rank=None)
+        module.register_parameter(name, nn.Parameter(part, requires_grad=parameter.requires_grad))
     own: Any = module
     own.num_experts //= ranks.experts.size
     compute: Callable[..., Tensor] = module.forward
@@ -105,7 +119,8 @@ def spread_experts(module: nn.Module, ranks: SpreadRanks) -> None:
     module.forward = forward
 
     def local(name: str, parameter: Tensor) -> Tensor:
-        part = ranks.experts.local(parameter, partial=False)
+        assert isinstance(parameter, DTensor)
+        part = parameter.to_local()
         scaled: Tensor = _ScaledGradient.apply(part, ranks.gradient_factor)  # type: ignore[no-untyped-call]  # torch's
         return in_shape(name, scaled)
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.distributed.tensor import Shard
+from torch.distributed.tensor import DTensor, Shard
 
 from shardwright.executor.model import StageModule
 from shardwright.specs import Plan, Precision
@@ -65,8 +65,10 @@ def _data_axes(mesh: DeviceMesh) -> DeviceMesh:
 
 
 def _evenly(parameter: nn.Parameter, *, ranks: int) -> Shard:
-    """Return where to shard weights of experts: where it is even, as ep has cut the first dimension already."""
-    even = [dim for dim in range(1, parameter.dim()) if parameter.shape[dim] % ranks == 0]
+    """Return where to shard weights of experts: where it is even and nothing else cuts them."""
+    placements = parameter.placements if isinstance(parameter, DTensor) else ()
+    cut = {placement.dim for placement in placements if isinstance(placement, Shard)}
+    even = [dim for dim in range(parameter.dim()) if dim not in cut and parameter.shape[dim] % ranks == 0]
     return Shard(even[0] if even else 0)
 
 

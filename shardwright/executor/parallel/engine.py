@@ -164,11 +164,11 @@ def _mesh(plan: Plan, device: torch.device) -> DeviceMesh:
 
 
 def _expert_mesh(plan: Plan, device: torch.device) -> DeviceMesh:
-    """Return the mesh of the layers' experts, over the same ranks: ep is innermost, and dp_shard is what holds the same experts."""
+    """Return the mesh of the layers' experts, over the same ranks: dp_shard is what holds the same experts."""
     degrees = plan.mesh
     replicas = degrees.dp_replicate if plan.zero_stage else degrees.same_experts
-    shape = (degrees.pp, replicas, degrees.same_experts // replicas, degrees.ep)
-    return init_device_mesh(device.type, shape, mesh_dim_names=(*MESH_AXES[:-1], "ep"))
+    shape = (degrees.pp, replicas, degrees.same_experts // replicas, degrees.ep, degrees.expert_tp)
+    return init_device_mesh(device.type, shape, mesh_dim_names=(*MESH_AXES[:-1], "ep", "etp"))
 
 
 def _runner(builder: StageBuilder, stages: Mapping[int, StageModule]) -> _Runner:

@@ -91,8 +91,14 @@ class StageBuilder:
         if self.expert_mesh is None:
             return
         mesh = self.plan_file.plan.mesh
-        place = self._ranks.rank if self._ranks else 0
-        ranks = SpreadRanks(MeshRanks(self.expert_mesh["ep"]), (place, mesh.tp), mesh.same_experts / mesh.data_ranks)
+        spread = self.expert_mesh["ep", "etp"] if mesh.expert_tp > 1 else self.expert_mesh["ep"]
+        place = self._ranks.rank // mesh.expert_tp if self._ranks else 0
+        ranks = SpreadRanks(
+            experts=MeshRanks(self.expert_mesh["ep"]),
+            mesh=spread,
+            tokens=(place, mesh.tp // mesh.expert_tp),
+            gradient_factor=mesh.same_experts / mesh.data_ranks,
+        )
         for path in experts_paths(layer):
             spread_experts(layer.get_submodule(path), ranks)
 

@@ -44,6 +44,12 @@ def test_a_degree_that_does_not_divide_the_experts() -> None:
     )
 
 
+def test_experts_whose_columns_cannot_be_shared() -> None:
+    _check(FAMILIES["qwen3_moe"], dp_shard=2, tp=2, ep=2, etp=2)
+    says = _refusal(FAMILIES["gpt_oss"], dp_shard=2, tp=2, ep=2, etp=2)
+    assert "2 ranks cannot share the columns of GptOssExperts; plan with an ep that is a multiple of tp 2" in says
+
+
 def test_ranks_that_cannot_shard_experts_evenly() -> None:
     config = FAMILIES["mixtral"] | {"hidden_size": 28, "intermediate_size": 44}
     file = plan_file(config, plan((layers(zero=1),), microbatches=1, global_batch=16, dp_shard=16, ep=2))

@@ -150,11 +150,6 @@ class TestWhatIsNotRunYet:
         ("mesh", "training", "says"),
         [
             (
-                {"dp_shard": 2, "tp": 4, "ep": 2},
-                {},
-                "experts split over 2 ranks (tp 4, ep 2) can be estimated and compared, not run yet; plan with an ep",
-            ),
-            (
                 {"ep": 2},
                 {"overlaps_dispatch": True},
                 "a dispatch beside another microbatch can be estimated and compared, not run yet; plan without",

@@ -136,11 +136,13 @@ class TestResume:
         files = {
             "whole": _experts(plan((layers(),))),
             "spread": _experts(plan((layers(zero=3),), dp_shard=4, ep=2)),
+            "shared": _experts(plan((layers(zero=2),), dp_shard=2, tp=2, ep=2, etp=2)),
             "folded": _experts(plan((layers(zero=1),), dp_shard=2, tp=2, ep=4)),
         }
+        losses(files["folded"], options(tmp_path / "folded", data=data))
         expected = losses(files["whole"], options(tmp_path / "whole", data=data))
         assert losses(files["spread"], options(tmp_path / "spread", data=data)) == pytest.approx(expected, abs=1e-5)
-        for source, target in (("whole", "spread"), ("spread", "whole"), ("spread", "folded")):
+        for source, target in (("whole", "spread"), ("spread", "whole"), ("spread", "folded"), ("folded", "shared")):
             checkpoint = tmp_path / source / "checkpoints" / "step-000003"
             run = options(tmp_path / f"{source}-{target}", data=data, resume_from=checkpoint, checkpoint_every=None)
             assert losses(files[target], run) == pytest.approx(expected[3:], abs=1e-5)
