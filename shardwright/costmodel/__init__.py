@@ -4,6 +4,7 @@
 """
 
 from .checks import (
+    MIXED_SCHEDULES,
     check_context_parallel,
     check_expert_parallel,
     check_layer_counts,
@@ -13,6 +14,7 @@ from .checks import (
     check_tensor_parallel,
     check_trainable,
     lacking_bytes,
+    nodes_of_ranks,
     tensor_parallel_sizes,
     ulysses_degrees,
 )
@@ -26,6 +28,7 @@ from .variants import step_seconds_by_variant
 
 __all__ = [
     "LEVELS",
+    "MIXED_SCHEDULES",
     "RUN_CLASSES",
     "SAFE",
     "EstimatePlan",
@@ -49,6 +52,7 @@ __all__ = [
     "fits_probability",
     "goodput",
     "lacking_bytes",
+    "nodes_of_ranks",
     "predict",
     "read_layout",
     "read_plan_file",

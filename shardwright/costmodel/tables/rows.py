@@ -234,7 +234,8 @@ class StageSeconds:
         return StageSeconds(**{field.name: getattr(self, field.name).sum(axis=0) for field in fields(self)})
 
     def costs(self, schedule: ScheduleName, pp: int, send: Array, overlap_saving: Array | float = 0.0) -> StageCosts:
-        """Return costs for closed form and simulation; `send` (...) are the seconds between ranks.
+        """Return costs for closed form and simulation; `send` (..., S - 1), or (..., 1) where all take as long, are the seconds
+        between ranks.
 
         Between stages of one rank a message takes no time.
 
@@ -250,7 +251,7 @@ class StageSeconds:
             weight_gradient=self.weight_gradient,
             overlap_saving=overlap_saving,
             first_forward_extra=self.first_forward_extra,
-            send=np.where(stays, 0.0, np.asarray(send)[..., None]),
+            send=np.where(stays, 0.0, np.asarray(send)),
             reduce_tail=self.reduce_tail,
             optimizer=by_rank(schedule, pp, self.optimizer).sum(axis=-2),
         )

@@ -41,6 +41,12 @@ class EntryCosts:
     nvme_room_bytes: float = 0.0
     even_stages: bool = False
     vocabulary: VocabularyParallel = "none"
+    send_seconds: Array | None = None
+
+    @property
+    def sends(self) -> Array:
+        """(S - 1,): seconds of the message behind each stage: `send_seconds` where they differ."""
+        return np.full(self.stages - 1, float(self.rows.send)) if self.send_seconds is None else self.send_seconds
 
     @property
     def stages(self) -> int:

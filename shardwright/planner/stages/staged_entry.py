@@ -100,7 +100,7 @@ class StagedEntry:
         """(B,): the step in seconds of mixes (B, S, classes, policies)."""
         entry = self.entry
         seconds = stage_seconds(entry.rows, mixes.astype(float), entry.ends)
-        costs = seconds.costs(entry.schedule, entry.pp, entry.rows.send)
+        costs = seconds.costs(entry.schedule, entry.pp, entry.sends)
         return step_seconds(entry.schedule, costs, entry.microbatches)
 
     def counts(self, layers: tuple[int, ...]) -> IntArray:
