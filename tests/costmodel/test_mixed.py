@@ -159,7 +159,7 @@ class TestMemory:
         group = MIXED.groups[1].model_copy(update={"device": small})
         cluster = MIXED.model_copy(update={"groups": (MIXED.groups[0], group)})
         found = estimate_plan(LLAMA, cluster, TRAINING, plan(20, 12))
-        with pytest.raises(InfeasibleError, match="pipeline rank 1 needs .* and a100-sxm-80gb has"):
+        with pytest.raises(InfeasibleError, match=r"pipeline rank 1 needs .* and a100-sxm-80gb has"):
             check_memory(found, cluster)
         assert lacking_bytes(found, cluster) == pytest.approx(found.memory[1].total - usable_bytes(small, CALIBRATED))
         check_memory(found, MIXED)
@@ -175,7 +175,7 @@ class TestRefusals:
     def test_several_stages_on_a_rank(self) -> None:
         one = plan(16, 16).model_copy(update={"schedule": "zb-h1"})
         with pytest.raises(
-            SpecError, match="schedule zb-h1 is not available on .* a mixed cluster; allowed: 1f1b, gpipe"
+            SpecError, match=r"schedule zb-h1 is not available on .* a mixed cluster; allowed: 1f1b, gpipe"
         ):
             costs_on(MIXED, one)
 

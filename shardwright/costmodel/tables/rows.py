@@ -4,7 +4,7 @@ A stage is a number of layers of each class under each recompute policy. The fir
 last one the head. Every cost of a stage is a sum, or a maximum, over its rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -152,6 +152,17 @@ class RowCosts:
             if tables.host_activation_bytes is None
             else Rows.by_policy(tables.host_activation_bytes),
         )
+
+    @classmethod
+    def joined(cls, each: "Sequence[RowCosts]", join: Callable[[list[Array]], Array]) -> "RowCosts":
+        """Return row costs whose arrays `join` makes of those of `each`, such as their least or their stack."""
+
+        def of(parts: list[Any]) -> Any:
+            if isinstance(parts[0], Rows):
+                return Rows(*(join([getattr(part, name) for part in parts]) for name in ("layers", "first", "last")))
+            return None if parts[0] is None else join(parts)
+
+        return cls(**{field.name: of([getattr(rows, field.name) for rows in each]) for field in fields(cls)})
 
     def __getitem__(self, index: Any) -> "RowCosts":
         parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
