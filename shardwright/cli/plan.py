@@ -321,11 +321,13 @@ def _times(plan_file: "PlanFile", step_noise: float | None) -> "OpTimes":
     from shardwright.base import SpecError
     from shardwright.costmodel.op_times import CALIBRATED, op_times
 
+    # on a mixed cluster each group has times of its own, and takes the constants of these
+    cluster = plan_file.cluster.alone(0) if plan_file.cluster.is_mixed else plan_file.cluster
     if step_noise is None:
-        return op_times(plan_file.cluster, plan_file.training)
+        return op_times(cluster, plan_file.training)
     if not 0 <= step_noise < 1:
         raise SpecError(f"--step-noise is {step_noise}: give a share from 0 up to 1, such as 0.01")
-    return op_times(plan_file.cluster, plan_file.training, replace(CALIBRATED, step_noise=step_noise))
+    return op_times(cluster, plan_file.training, replace(CALIBRATED, step_noise=step_noise))
 
 
 def _summary(

@@ -13,8 +13,9 @@ from shardwright.base import Array, SpecError, divisors, listed
 from shardwright.costmodel import MIXED_SCHEDULES, MixedRanks
 from shardwright.costmodel.op_times import CALIBRATED, Constants, MixedTimes
 from shardwright.costmodel.tables import RowCosts
+from shardwright.planner.mixes import allowed_strategies
 from shardwright.planner.space import EntryCosts, Fixed, Space, SpaceCosts, enumerate_space, space_costs
-from shardwright.specs import PIPELINE_OUTERMOST, ClusterSpec, NodeGroup, TrainingSpec
+from shardwright.specs import NETWORKS, PIPELINE_OUTERMOST, ClusterSpec, NodeGroup, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 MOST_GROUPS = 4
@@ -31,6 +32,19 @@ def merged(cluster: ClusterSpec) -> ClusterSpec:
         nodes = group.nodes + (kinds[key].nodes if key in kinds else 0)
         kinds[key] = group.model_copy(update={"nodes": nodes})
     return cluster.model_copy(update={"groups": tuple(kinds.values())})
+
+
+def all_on_the_link_between(cluster: ClusterSpec) -> ClusterSpec | None:
+    """Return equal nodes that only a slower network splits into groups as one cluster on that network alone, where
+    every plan of a uniform cluster is open. None where nodes differ, or the link is no network."""
+    first, link = cluster.groups[0], cluster.between
+    alike = all(group.model_copy(update={"nodes": first.nodes}) == first for group in cluster.groups)
+    if link is None or link.kind not in NETWORKS or not alike:
+        return None
+    nodes = sum(group.nodes for group in cluster.groups)
+    group = first.model_copy(update={"nodes": nodes, "nic": link, "nics_per_node": 1})
+    name = f"{cluster.name}, on {link.kind} alone"
+    return cluster.model_copy(update={"name": name, "groups": (group,), "between": None})
 
 
 def arrangements(cluster: ClusterSpec) -> Iterator[ClusterSpec]:
@@ -96,6 +110,12 @@ class Arrangement:
         return cls(cluster, model, training, space, times, costs)
 
     @cached_property
+    def allowed(self) -> list[int]:
+        """The strategies that a layer may have."""
+        allowed = allowed_strategies(self.space.fixed, self.space.strategies)
+        return self.space.runs(allowed, splits=False, several=False)
+
+    @cached_property
     def blocks(self) -> Array:
         """(N,): devices of one pipeline rank in every entry."""
         base = self.space.base
@@ -155,7 +175,7 @@ def _within(fixed: Fixed, cluster: ClusterSpec) -> Fixed:
             )
         if getattr(fixed, name) is None:
             fixed = fixed.but(**{name: allowed[0]}) if len(allowed) == 1 else _limited(fixed, name, allowed)
-    if fixed.gives("offload_activations"):
+    if fixed.gives("offload_activations") and fixed.offload_activations != 0:
         raise SpecError("offload_activations is not available on a mixed cluster; leave it out")
     return fixed
 

@@ -40,15 +40,16 @@ def step_bounds(arrangement: Arrangement, allowed: list[int]) -> Array:
     once = _least(rows).of_model(layers)
     more, pp = space.base.microbatches - 1, space.base.pp
     seconds = once + (more - np.minimum(more, pp - 1) / 2) * slowest
-    room = sum(count * each.room_bytes for count, each in zip(ranks, costs, strict=True))
+    room = np.sum([count * each.room_bytes for count, each in zip(ranks, costs, strict=True)], axis=0)
     kept = np.min([Rows.of(one.stays).of_model(layers) for one in least], axis=0)
-    return np.asarray(np.where(kept <= room, seconds, np.inf)[space.base_index])
+    found: Array = np.where(kept <= room, seconds, np.inf)[space.base_index]
+    return found
 
 
 def _ends_first(backward: Array) -> Array:
     """(R,): the embedding and the head, which have one policy, the first."""
     rows = backward.shape[1]
-    return np.arange(rows) >= rows - 2
+    return np.asarray(np.arange(rows) >= rows - 2)
 
 
 def _cheapest(backward: Array, allowed: list[int]) -> Array:
@@ -66,7 +67,7 @@ def _by_work(rows: list[Rows], ranks: Array, layers: Array) -> Array:
     known = np.where(values[0] > 0, values[0], 1.0)
     slower = [np.where(values[0] > 0, each / known, np.inf).min(axis=-1) for each in values]
     shares = sum(count / np.maximum(slow, 1e-300) for count, slow in zip(ranks, slower, strict=True))
-    return np.asarray(rows[0].of_model(layers) / shares)
+    return np.asarray(rows[0].of_model(layers) / np.asarray(shares))
 
 
 def _by_whole_layers(rows: list[Rows], ranks: Array, layer_count: int) -> Array:

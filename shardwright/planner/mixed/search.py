@@ -5,31 +5,31 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from shardwright.base import InfeasibleError, SpecError, listed, units
+from shardwright.base import Array, InfeasibleError, SpecError, listed, units
 from shardwright.costmodel import check_trainable, estimate_plan
 from shardwright.costmodel.op_times import op_times
-from shardwright.planner.best_plan import search
+from shardwright.planner import search
 from shardwright.planner.branching import BranchAndBound, SearchResult
-from shardwright.planner.mixes import allowed_strategies
 from shardwright.planner.space import Fixed, OpenChoices, check_runs, kept_by, last_resorts
 from shardwright.planner.stages import CriticalPaths, Solved, plan_of
 from shardwright.specs import ClusterSpec, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
-from .arrangement import Arrangement, arrangements, merged
+from .arrangement import Arrangement, all_on_the_link_between, arrangements, merged
 from .bounds import step_bounds
+from .sharp_bounds import sharp_bounds
 from .solve import solve
 
 _ROUNDING = 1e-9
-_PRICED_AT_ONCE = 64
+_FIRST_BATCH = 256
+_GROWTH = 4
 
 
-@dataclass(frozen=True)
-class MixedResult:
+class MixedResult(NamedTuple):
     """The result of a search, the cluster that it is for (its groups in the order of the pipeline), and sentences about it."""
 
     result: SearchResult
@@ -102,8 +102,11 @@ class _Search:
     def run(self) -> None:
         """Search the arrangements together, entries by their bounds, and then each uniform part below the best of these."""
         uniform = [self.cluster.alone(index) for index in range(len(self.cluster.groups))]
+        joined = all_on_the_link_between(self.cluster)
+        if joined is not None:
+            uniform.append(joined)
         found = list(self._arranged(uniform))
-        bounds = [step_bounds(each, allowed_strategies(each.space.fixed, each.space.strategies)) for each in found]
+        bounds = [step_bounds(each, each.allowed) for each in found]
         if found:
             self._mixed(found, bounds)
         for part in uniform:
@@ -123,27 +126,40 @@ class _Search:
             self.entries += len(arrangement.space)
             yield arrangement
 
-    def _mixed(self, found: list[Arrangement], bounds: list[np.ndarray[Any, Any]]) -> None:
+    def _mixed(self, found: list[Arrangement], bounds: list[Array]) -> None:
+        """Solve entries in batches of ascending bounds, each batch by its sharp bounds."""
         which = np.repeat(np.arange(len(found)), [len(each) for each in bounds])
         entry, bound = np.concatenate([np.arange(len(each)) for each in bounds]), np.concatenate(bounds)
-        order = np.argsort(bound, kind="stable")
-        for place, at in enumerate(order):
-            if not bound[at] < self.limit * (1 - _ROUNDING):
+        order, done, size = np.argsort(bound, kind="stable"), 0, _FIRST_BATCH
+        order = order[np.isfinite(bound[order])]
+        while done < len(order) and bound[order[done]] < self.limit * (1 - _ROUNDING):
+            batch = order[done : done + size]
+            batch = batch[bound[batch] < self.limit]
+            done, size = done + size, size * _GROWTH
+            for index, arrangement in enumerate(found):
+                mine = batch[which[batch] == index]
+                if len(mine):
+                    arrangement.priced(entry[mine])
+                    sharp = sharp_bounds(arrangement, entry[mine], arrangement.allowed)
+                    bound[mine] = np.maximum(bound[mine], sharp)
+            if not self._solve_all([(found[which[at]], int(entry[at]), float(bound[at])) for at in batch]):
+                self.bound_seconds = min(self.bound_seconds, float(bound[order].min()))
                 return
+
+    def _solve_all(self, entries: list[tuple[Arrangement, int, float]]) -> bool:
+        """Solve entries in the order of their bounds; False where the time is up before all that may be better are solved."""
+        for arrangement, entry, bound in sorted(entries, key=lambda one: one[2]):
+            if not bound < self.limit * (1 - _ROUNDING):
+                return True
             if np.isfinite(self.limit) and time.perf_counter() > self.deadline:
-                self.complete, self.bound_seconds = False, min(self.bound_seconds, float(bound[at]))
-                return
-            if place % _PRICED_AT_ONCE == 0:
-                near = order[place : place + _PRICED_AT_ONCE]
-                near = near[bound[near] < self.limit]
-                for index, arrangement in enumerate(found):
-                    arrangement.priced(entry[near[which[near] == index]])
-            arrangement = found[which[at]]
-            better, least = solve(arrangement, int(entry[at]), self.limit, self.paths)
+                self.complete = False
+                return False
+            better, least = solve(arrangement, entry, self.limit, self.paths)
             self.solved += 1
-            self.bound_seconds = min(self.bound_seconds, least)
+            self.bound_seconds = min(self.bound_seconds, max(bound, least))
             if better is not None:
                 self.best = (arrangement, better)
+        return True
 
     def _alone(self, part: ClusterSpec) -> None:
         """Search a part of equal nodes for a plan below the best so far."""
@@ -199,6 +215,8 @@ class _Search:
                 left[group.device.name] += sign * group.devices
         idle = listed([f"{count} {name}" for name, count in left.items() if count])
         if not idle:
+            if not used.is_mixed and self.cluster.between is not None:
+                yield "All nodes count as joined by the link between the groups alone."
             return
         if self.best is None:
             why = "no plan with them divides and fits" if not self.reasons else self.reasons[0]

@@ -7,7 +7,6 @@ import numpy as np
 from shardwright.base import Array, IntArray
 from shardwright.costmodel.pipeline import step_seconds
 from shardwright.costmodel.tables import RowCosts, StageSeconds, layer_mixes, stage_seconds
-from shardwright.planner.mixes import allowed_strategies
 from shardwright.planner.space import EntryCosts, layer_ranges
 from shardwright.planner.stages import (
     CriticalPaths,
@@ -73,8 +72,7 @@ def solve(
     """Return the best plan of entry `number` below the limit, if there is one, and a lower bound on all its plans."""
     entry, space = arrangement.entry(number), arrangement.space
     stages = MixedStages(entry.least, layer_ranges(arrangement.model), entry.ranks)
-    fixed = space.fixed
-    allowed = space.runs(allowed_strategies(fixed, space.strategies), splits=False, several=False)
+    fixed, allowed = space.fixed, arrangement.allowed
     if fixed.stages is not None:
         return _given(number, stages, layer_mixes(arrangement.model, fixed.stages)[0], limit_seconds)
     if is_small(stages, allowed):
