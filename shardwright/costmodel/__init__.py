@@ -20,7 +20,7 @@ from .checks import (
 )
 from .evaluate import estimate_plan, simulate_plan
 from .intervals import LEVELS, RUN_CLASSES, SAFE, RunClass, class_factors, fits_probability, reserve_for, run_class
-from .mixed_ranks import MixedRanks
+from .mixed_ranks import MixedRanks, MixedTimes
 from .pipeline_layout import StageLayers, read_layout, with_layout
 from .plan_file import PlanFile, read_plan_file, write_plan_file
 from .prediction import EstimatePlan, Prediction, fastest, predict
@@ -35,6 +35,7 @@ __all__ = [
     "EstimatePlan",
     "Goodput",
     "MixedRanks",
+    "MixedTimes",
     "PlanFile",
     "Prediction",
     "Reliability",

@@ -10,7 +10,6 @@ from shardwright.costmodel.layers import model_flops_per_sequence, recompute_flo
 from shardwright.costmodel.op_times import (
     CALIBRATED,
     CollectiveName,
-    MixedTimes,
     OpTimes,
     op_times,
     overlap_saving_seconds,
@@ -52,7 +51,7 @@ from shardwright.specs.model import ModelSpec
 
 from .checks import check_plan
 from .intervals import step_intervals
-from .mixed_ranks import MixedRanks
+from .mixed_ranks import MixedRanks, MixedTimes
 
 
 def estimate_plan(

@@ -1,16 +1,43 @@
-"""The pipeline ranks of plans on a mixed cluster: which group holds each, and what stages of different groups send."""
+"""Mixed clusters: the times of each group, which group holds each pipeline rank, and what stages of different groups send."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.op_times import Crossing, MixedTimes
+from shardwright.costmodel.op_times import CALIBRATED, Constants, Crossing, OpTimes, op_times
 from shardwright.costmodel.tables import CostTables, build_tables, candidates_of, crossing_seconds
-from shardwright.specs import Candidates, Plan, TrainingSpec
+from shardwright.specs import Candidates, ClusterSpec, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
+
+
+@dataclass(frozen=True)
+class MixedTimes:
+    """The operation times of every group of a mixed cluster, in the order of its groups."""
+
+    cluster: ClusterSpec
+    training: TrainingSpec
+    constants: Constants
+    of_group: tuple[OpTimes, ...]
+
+    @classmethod
+    def of(cls, cluster: ClusterSpec, training: TrainingSpec, constants: Constants = CALIBRATED) -> Self:
+        """Return the times of each group as of a cluster of its own.
+
+        Raises:
+            SpecError: a group's device does not compute in the format of `training`.
+        """
+        alone = (cluster.alone(index) for index in range(len(cluster.groups)))
+        return cls(cluster, training, constants, tuple(op_times(each, training, constants) for each in alone))
+
+    def crossing(self, one: int, other: int) -> Crossing:
+        """Return what passes from one group to another."""
+        cluster = self.cluster
+        nodes = cluster.groups[one], cluster.groups[other]
+        return Crossing.of(nodes, cluster.between, self.training, self.constants, cluster.oversubscription)
 
 
 @dataclass(frozen=True)

@@ -111,14 +111,11 @@ class TestSends:
 
     def test_without_a_link_of_its_own_the_slower_side_counts(self) -> None:
         """8 NICs of 50 GB/s on one side, of 25 GB/s on the other."""
-        crossing = Crossing.of(MIXED, 0, 1, TRAINING, CALIBRATED)
-        sides = [Crossing.of(both, 0, 1, TRAINING, CALIBRATED) for both in (_twice(0), _twice(1))]
-        found, fast, slow = (float(each.seconds("send", 1e9, np.array([8]))[0]) for each in (crossing, *sides))
+        fast_node, slow_node = MIXED.groups
+        pairs = (MIXED.groups, (fast_node, fast_node), (slow_node, slow_node))
+        each = [Crossing.of(pair, None, TRAINING) for pair in pairs]
+        found, fast, slow = (float(one.seconds("send", 1e9, np.array([8]))[0]) for one in each)
         assert found == slow > 1.5 * fast
-
-
-def _twice(index: int) -> ClusterSpec:
-    return MIXED.in_order([index, index])
 
 
 class TestTheWhole:

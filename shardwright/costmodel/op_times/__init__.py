@@ -5,7 +5,7 @@ sheet gives.
 """
 
 from . import constants, protocol
-from .between_groups import Crossing, MixedTimes
+from .between_groups import Crossing
 from .choice import op_times
 from .collectives import Collectives, meshed_share, reduces_in_switch
 from .constants import CALIBRATED, Constants, Value
@@ -41,7 +41,6 @@ __all__ = [
     "Crossing",
     "Exposed",
     "MatmulPart",
-    "MixedTimes",
     "OpTimes",
     "Operand",
     "Operator",

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from shardwright.base import Array, SpecError, divisors, listed
-from shardwright.costmodel import MIXED_SCHEDULES, MixedRanks
-from shardwright.costmodel.op_times import CALIBRATED, Constants, MixedTimes
+from shardwright.costmodel import MIXED_SCHEDULES, MixedRanks, MixedTimes
+from shardwright.costmodel.op_times import CALIBRATED, Constants
 from shardwright.costmodel.tables import RowCosts
 from shardwright.planner.mixes import allowed_strategies
 from shardwright.planner.space import EntryCosts, Fixed, Space, SpaceCosts, enumerate_space, space_costs

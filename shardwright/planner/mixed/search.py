@@ -12,7 +12,7 @@ import numpy as np
 from shardwright.base import Array, InfeasibleError, SpecError, listed, units
 from shardwright.costmodel import check_trainable, estimate_plan
 from shardwright.costmodel.op_times import op_times
-from shardwright.planner import search
+from shardwright.planner import TOLERANCE, search
 from shardwright.planner.branching import BranchAndBound, SearchResult
 from shardwright.planner.space import Fixed, OpenChoices, check_runs, kept_by, last_resorts
 from shardwright.planner.stages import CriticalPaths, Solved, plan_of
@@ -102,15 +102,15 @@ class _Search:
     def run(self) -> None:
         """Search the arrangements together, entries by their bounds, and then each uniform part below the best of these."""
         uniform = [self.cluster.alone(index) for index in range(len(self.cluster.groups))]
-        joined = all_on_the_link_between(self.cluster)
-        if joined is not None:
-            uniform.append(joined)
         found = list(self._arranged(uniform))
         bounds = [step_bounds(each, each.allowed) for each in found]
         if found:
             self._mixed(found, bounds)
         for part in uniform:
             self._alone(part)
+        joined = all_on_the_link_between(self.cluster)
+        if joined is not None:
+            self._alone(joined, by_share=TOLERANCE)
 
     def _arranged(self, uniform: list[ClusterSpec]) -> Iterator[Arrangement]:
         """Yield the arrangements that have a space."""
@@ -161,19 +161,21 @@ class _Search:
                 self.best = (arrangement, better)
         return True
 
-    def _alone(self, part: ClusterSpec) -> None:
-        """Search a part of equal nodes for a plan below the best so far."""
+    def _alone(self, part: ClusterSpec, *, by_share: float = 0.0) -> None:
+        """Search equal nodes for a plan that is faster than the best so far `by_share`; with a share they are no part of the cluster
+        as it is, and do not count in the bound."""
         try:
             times = op_times(part, self.training)
             run = BranchAndBound.start(self.model, part, self.training, self.fixed, times)
         except SpecError as reason:
             self.reasons.append(str(reason))
             return
-        run.ceiling = self.limit
+        run.ceiling = self.limit * (1 - by_share)
         run.run(self.deadline - time.perf_counter())
         self.entries, self.solved = self.entries + len(run.space), self.solved + run.solved
         self.complete = self.complete and run.complete
-        self.bound_seconds = min(self.bound_seconds, run.bound_seconds())
+        if not by_share:
+            self.bound_seconds = min(self.bound_seconds, run.bound_seconds())
         if run.best is not None:
             self.best_part = (part, run.best.step_seconds)
 
