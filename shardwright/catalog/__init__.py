@@ -2,6 +2,7 @@
 lengths of documents, and the profile that is attached to a cluster."""
 
 from . import devices
+from .avoiding import without
 from .cluster_file import load_cluster
 from .devices import standard_node
 from .lengths_file import read_lengths
@@ -17,4 +18,5 @@ __all__ = [
     "standard_node",
     "what_profile_lacks",
     "with_profile",
+    "without",
 ]

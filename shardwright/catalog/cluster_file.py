@@ -14,7 +14,7 @@ from .node_counts import nodes_of
 
 _LEAST_MEMORY_BYTES = 1e8
 _HELP = "give DEVICE:COUNT such as h100-sxm:64, DEVICE:COUNT@FABRIC such as h100-sxm:64@ethernet-100g, or a TOML file"
-_CLUSTER_KEYS = ("name", "oversubscription", "groups")
+_CLUSTER_KEYS = ("name", "oversubscription", "between", "groups")
 _GROUP_KEYS = (*NodeGroup.model_fields, "node_like", "devices")
 
 
@@ -24,16 +24,19 @@ def load_cluster(reference: str) -> ClusterSpec:
     `DEVICE:COUNT` is COUNT devices of the catalog in their standard nodes: full nodes, one partly filled node with its
     share of the host and of the NICs, or racks that each give equally many devices (`nodes_of`). `@FABRIC` replaces the
     NICs: Ethernet without RDMA gets one NIC per host, other fabrics the standard number; `@4x-roce-100g` sets four a
-    host. A host is a node, or a tray of a rack. Anything that ends in `.toml`, or has a path separator, is read as a file
+    host. A host is a node, or a tray of a rack. `+` joins several of these into a mixed cluster. Anything that ends in `.toml`, or has a path separator, is read as a file
     (docs/cluster.md shows one).
 
     Raises:
         SpecError: one line: what was given, what is allowed, and the nearest known name.
     """
     text = reference.strip()
+    if "+" in text and not _is_path(text):
+        groups = [group for part in text.split("+") for group in load_cluster(part).groups]
+        return ClusterSpec(name=text, groups=tuple(groups))
     if text == "local" or text.startswith("local:"):
         raise SpecError(f"'{text}' means this machine: the command line measures it, a cluster file cannot name it")
-    if text.endswith(".toml") or "/" in text or "\\" in text:
+    if _is_path(text):
         return _read_toml(Path(text))
     device, colon, count = text.partition(":")
     if not device:
@@ -50,6 +53,10 @@ def load_cluster(reference: str) -> ClusterSpec:
     if at:
         group = _with_fabric(group, fabric, text)
     return ClusterSpec(name=text, groups=(group,))
+
+
+def _is_path(text: str) -> bool:
+    return text.endswith(".toml") or "/" in text or "\\" in text
 
 
 def _count(text: str, reference: str) -> int:
@@ -109,6 +116,8 @@ def _expanded(data: dict[str, Any], default_name: str) -> dict[str, Any]:
     if not isinstance(groups, list) or not groups or not all(isinstance(group, dict) for group in groups):
         raise SpecError("'groups' is not a list of tables; start each group with [[groups]]")
     cluster["groups"] = [_group(group, nested="groups" in data) for group in groups]
+    if "between" in cluster:
+        cluster["between"] = _link(cluster["between"], "between")
     return cluster
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from shardwright.base import SpecError, nearest
 from shardwright.specs import (
+    NETWORKS,
     Device,
     DeviceFormat,
     Generation,
@@ -42,7 +43,6 @@ _NOT_MODELLED = {
     "trainium": "the links of Trainium form a torus, which is not modelled",
 }
 _MEMORY_TOLERANCE = 0.06
-FABRIC_KINDS = ("infiniband", "roce", "ethernet")
 
 
 class DeviceEntry(Spec):
@@ -97,7 +97,7 @@ def link_names() -> tuple[str, ...]:
 
 def fabric_names() -> tuple[str, ...]:
     """The links that can join nodes."""
-    return tuple(name for name, link in _links().items() if link.kind in FABRIC_KINDS)
+    return tuple(name for name, link in _links().items() if link.kind in NETWORKS)
 
 
 def device_name(given: str) -> str:
@@ -173,7 +173,7 @@ def fabric(name: str) -> Link:
         SpecError: no such link, or one that stays inside a node.
     """
     found = _links().get(_fold(name))
-    if found is None or found.kind not in FABRIC_KINDS:
+    if found is None or found.kind not in NETWORKS:
         close = nearest(name, fabric_names())
         raise SpecError(f"no fabric '{name}' in the catalog.{close} All of them: {', '.join(fabric_names())}")
     return found

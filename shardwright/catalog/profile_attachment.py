@@ -54,6 +54,9 @@ def what_profile_lacks(cluster: ClusterSpec, training: TrainingSpec, model: Mode
 
     None without a profile, or if it lacks nothing.
     """
+    if cluster.is_mixed:
+        alone = (what_profile_lacks(cluster.alone(index), training, model) for index in range(len(cluster.groups)))
+        return " ".join(sentence for sentence in alone if sentence) or None
     profile = cluster.node.profile
     if profile is None:
         return None

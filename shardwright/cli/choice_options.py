@@ -108,6 +108,12 @@ SequenceParallelOption = Annotated[
     bool | None, typer.Option(help="Fix whether tensor parallelism also splits along the sequence.")
 ]
 TimeLimitOption = Annotated[float, typer.Option(help="Stop the search after these seconds, with the best plan so far.")]
+AvoidOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DEVICE[:COUNT]", help="Leave out all groups of a device, or COUNT of them in whole nodes; repeat."
+    ),
+]
 AllowFewerDevicesOption = Annotated[
     bool,
     typer.Option("--allow-fewer-devices", help="Plan for a part of the cluster where that is faster by 2% or more."),

@@ -7,6 +7,7 @@ import typer
 
 from .choice_options import (
     AllowFewerDevicesOption,
+    AvoidOption,
     CertifyOption,
     ContextParallelOption,
     CpOption,
@@ -147,6 +148,7 @@ def plan(
     sequence_parallel: SequenceParallelOption = None,
     time_limit: TimeLimitOption = 30.0,
     allow_fewer_devices: AllowFewerDevicesOption = False,
+    avoid: AvoidOption = None,
     fastest: FastestOption = False,
     certify: CertifyOption = False,
     memory_reserve: MemoryReserveOption = None,
@@ -162,6 +164,7 @@ def plan(
 ) -> None:
     """Find the fastest plan that fits and print it in about ten lines."""
     from shardwright.base import SpecError
+    from shardwright.catalog import without
     from shardwright.planner import TOLERANCE
     from shardwright.planner.nearby import search_job
     from shardwright.planner.space import asked
@@ -175,7 +178,7 @@ def plan(
     options = context.params
     closed, may_choose = read_may_choose(options)
     fixed = asked(options, fix=fix or (), forbid=forbid or ())
-    devices = read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True)
+    devices = without(read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True), avoid or ())
     whole = read_model(model), devices, read_training(closed)
     full = details or as_json or report is not None
     tolerance = 0.0 if fastest else TOLERANCE
@@ -321,11 +324,13 @@ def _times(plan_file: "PlanFile", step_noise: float | None) -> "OpTimes":
     from shardwright.base import SpecError
     from shardwright.costmodel.op_times import CALIBRATED, op_times
 
+    # on a mixed cluster each group has times of its own, and takes the constants of these
+    cluster = plan_file.cluster.alone(0) if plan_file.cluster.is_mixed else plan_file.cluster
     if step_noise is None:
-        return op_times(plan_file.cluster, plan_file.training)
+        return op_times(cluster, plan_file.training)
     if not 0 <= step_noise < 1:
         raise SpecError(f"--step-noise is {step_noise}: give a share from 0 up to 1, such as 0.01")
-    return op_times(plan_file.cluster, plan_file.training, replace(CALIBRATED, step_noise=step_noise))
+    return op_times(cluster, plan_file.training, replace(CALIBRATED, step_noise=step_noise))
 
 
 def _summary(

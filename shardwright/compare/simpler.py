@@ -26,6 +26,8 @@ def simplest_rival(
     """
     if axis_count(plan.mesh) < 2:
         return None
+    if cluster.is_mixed:
+        return ComparedPlan(name="none", reason="on a mixed cluster only the pipeline reaches over groups")
     refusals = []
     for name, held in _simpler(plan, fixed or Fixed()):
         try:

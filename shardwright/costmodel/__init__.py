@@ -4,6 +4,7 @@
 """
 
 from .checks import (
+    MIXED_SCHEDULES,
     check_context_parallel,
     check_expert_parallel,
     check_layer_counts,
@@ -13,11 +14,13 @@ from .checks import (
     check_tensor_parallel,
     check_trainable,
     lacking_bytes,
+    nodes_of_ranks,
     tensor_parallel_sizes,
     ulysses_degrees,
 )
 from .evaluate import estimate_plan, simulate_plan
 from .intervals import LEVELS, RUN_CLASSES, SAFE, RunClass, class_factors, fits_probability, reserve_for, run_class
+from .mixed_ranks import MixedRanks, MixedTimes
 from .pipeline_layout import StageLayers, read_layout, with_layout
 from .plan_file import PlanFile, read_plan_file, write_plan_file
 from .prediction import EstimatePlan, Prediction, fastest, predict
@@ -26,10 +29,13 @@ from .variants import step_seconds_by_variant
 
 __all__ = [
     "LEVELS",
+    "MIXED_SCHEDULES",
     "RUN_CLASSES",
     "SAFE",
     "EstimatePlan",
     "Goodput",
+    "MixedRanks",
+    "MixedTimes",
     "PlanFile",
     "Prediction",
     "Reliability",
@@ -49,6 +55,7 @@ __all__ = [
     "fits_probability",
     "goodput",
     "lacking_bytes",
+    "nodes_of_ranks",
     "predict",
     "read_layout",
     "read_plan_file",

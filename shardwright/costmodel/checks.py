@@ -8,16 +8,21 @@ from shardwright.costmodel.op_times import CALIBRATED, Constants
 from shardwright.costmodel.tables import host_share_bytes, nvme_share_bytes, usable_bytes
 from shardwright.specs import (
     MODULE_GROUPS,
+    PIPELINE_OUTERMOST,
     PLAIN_STRATEGIES,
     ClusterSpec,
     ContextParallel,
     Estimate,
+    NodeGroup,
     Plan,
+    ScheduleName,
     TrainingSpec,
 )
 from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
 EXPERT_COLUMNS = "columns of an expert"
+MIXED_SCHEDULES: tuple[ScheduleName, ...] = ("1f1b", "gpipe")
+"""The schedules of plans on mixed clusters: one stage on each rank, whole backwards."""
 
 
 def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> None:
@@ -58,6 +63,28 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
         mesh.cp, mesh.tp, plan.context_parallel, model, training, sequence_parallel=split, ulysses_degree=trading
     )
     check_expert_parallel(mesh.ep, model)
+    check_mixed(plan, cluster)
+
+
+def check_mixed(plan: Plan, cluster: ClusterSpec) -> None:
+    """Check what a plan on a mixed cluster must keep: each pipeline rank lies in one group, with one stage.
+
+    Raises:
+        SpecError: the mesh lays a rank over two groups, or the plan has a choice that is not available there.
+    """
+    if not cluster.is_mixed:
+        return
+    choices = {
+        "order": (plan.mesh.order, (PIPELINE_OUTERMOST,)),
+        "schedule": (plan.schedule, MIXED_SCHEDULES),
+        "vocabulary_parallel": (plan.vocabulary_parallel, ("none",)),
+    }
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise SpecError(
+                f"{name} {value} is not available on {cluster.name}, a mixed cluster; allowed: {listed(allowed)}"
+            )
+    cluster.groups_of_ranks(plan.mesh.pp, plan.mesh.ranks // plan.mesh.pp)
 
 
 def check_sequence(model: ModelSpec, training: TrainingSpec) -> None:
@@ -217,9 +244,18 @@ def tensor_parallel_sizes(model: ModelSpec, training: TrainingSpec, *, sequence_
     return sizes
 
 
+def nodes_of_ranks(estimate: Estimate, cluster: ClusterSpec) -> list[NodeGroup]:
+    """Return the node that holds each pipeline rank of an estimate."""
+    pp = len(estimate.memory)
+    if not cluster.is_mixed:
+        return [cluster.node] * pp
+    return [cluster.groups[index] for index in cluster.groups_of_ranks(pp, int(estimate.device_count) // pp)]
+
+
 def lacking_bytes(estimate: Estimate, cluster: ClusterSpec, constants: Constants = CALIBRATED) -> float:
-    """Return the bytes that the fullest device lacks; 0 where every rank fits."""
-    return max(0.0, estimate.peak_memory_bytes - usable_bytes(cluster.node.device, constants))
+    """Return the bytes that the device lacks which lacks most; 0 where every rank fits."""
+    ranks = zip(estimate.memory, nodes_of_ranks(estimate, cluster), strict=True)
+    return max(0.0, *(memory.total - usable_bytes(node.device, constants) for memory, node in ranks))
 
 
 def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants = CALIBRATED) -> None:
@@ -228,9 +264,15 @@ def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants 
     Raises:
         InfeasibleError: a rank does not fit; names the rank, the largest part and the missing GiB.
     """
-    node = cluster.node
-    host_share, usable = host_share_bytes(node), usable_bytes(node.device, constants)
-    for rank, (device, host_bytes) in enumerate(zip(estimate.memory, estimate.host_bytes, strict=True)):
+    ranks = zip(
+        estimate.memory,
+        estimate.host_bytes,
+        estimate.nvme_bytes or (0.0,) * len(estimate.memory),
+        nodes_of_ranks(estimate, cluster),
+        strict=True,
+    )
+    for rank, (device, host_bytes, nvme_bytes, node) in enumerate(ranks):
+        host_share, usable = host_share_bytes(node), usable_bytes(node.device, constants)
         if device.total > usable:
             part, size = max(device, key=lambda item: item[1])
             words = part.replace("_", " ")
@@ -244,8 +286,8 @@ def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants 
                 f"the host of pipeline rank {rank} needs {host_bytes / GIB:.1f} GiB for each device and has "
                 f"{host_share / GIB:.1f} usable"
             )
-    if max(estimate.nvme_bytes, default=0.0) > nvme_share_bytes(node):
-        raise InfeasibleError(
-            f"the drives of the host need {max(estimate.nvme_bytes) / GIB:.1f} GiB for each device and have "
-            f"{nvme_share_bytes(node) / GIB:.1f}"
-        )
+        if nvme_bytes > nvme_share_bytes(node):
+            raise InfeasibleError(
+                f"the drives of the host need {nvme_bytes / GIB:.1f} GiB for each device and have "
+                f"{nvme_share_bytes(node) / GIB:.1f}"
+            )

@@ -1,12 +1,19 @@
 """The estimate of one plan: the costs of its stages, the step that they add up to, and the memory of every rank."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.layers import model_flops_per_sequence, recompute_flops_per_sequence
-from shardwright.costmodel.op_times import CollectiveName, OpTimes, op_times, overlap_saving_seconds
+from shardwright.costmodel.op_times import (
+    CALIBRATED,
+    CollectiveName,
+    OpTimes,
+    op_times,
+    overlap_saving_seconds,
+)
 from shardwright.costmodel.pipeline import (
     StageCosts,
     make_schedule,
@@ -31,6 +38,7 @@ from shardwright.specs import (
     Candidates,
     ClusterSpec,
     Estimate,
+    Interval,
     MemoryBytes,
     Plan,
     StepSeconds,
@@ -43,6 +51,7 @@ from shardwright.specs.model import ModelSpec
 
 from .checks import check_plan
 from .intervals import step_intervals
+from .mixed_ranks import MixedRanks, MixedTimes
 
 
 def estimate_plan(
@@ -78,14 +87,19 @@ def simulate_plan(
 def plan_costs(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, times: OpTimes | None = None
 ) -> "PlanCosts":
-    """Return the costs behind an estimate; `times` defaults to `op_times`.
+    """Return the costs behind an estimate; `times` defaults to `op_times`. On a mixed cluster each group has times of its own, and
+    `times` give the constants alone.
 
     Raises:
         SpecError: the plan does not divide the model, the batch or the cluster.
     """
     check_plan(plan, model, cluster, training)
     model = model.trained_as(training.trainable)
-    return PlanCosts(model, training, plan, times or op_times(cluster, training))
+    if not cluster.is_mixed:
+        return PlanCosts(model, training, plan, times or op_times(cluster, training))
+    mixed = MixedTimes.of(cluster, training, times.constants if times else CALIBRATED)
+    groups = cluster.groups_of_ranks(plan.mesh.pp, plan.mesh.ranks // plan.mesh.pp)
+    return PlanCosts(model, training, plan, mixed.of_group[groups[0]], MixedRanks(mixed, groups))
 
 
 @dataclass(frozen=True)
@@ -96,9 +110,22 @@ class PlanCosts:
     training: TrainingSpec
     plan: Plan
     times: OpTimes
+    mixed: MixedRanks | None = None
 
     def __post_init__(self) -> None:
         apart = self.plan.mtp_stage is not None
+        mixes = layer_mixes(self.model, self.plan.stages, mtp_apart=apart)
+        if self.mixed is not None:
+            each = self.mixed.tables(self.model, self.training, self.plan)
+            sends = self.mixed.sends(
+                self.model,
+                self.training,
+                candidates_of(self.plan),
+                {group: tables.send_seconds for group, tables in each.items()},
+            )
+            object.__setattr__(self, "_sums", StageSums.of_groups(each, mixes, self._group_of_stage))
+            object.__setattr__(self, "_sends", sends[0])
+            return
         tables = build_tables(
             self.model,
             self.training,
@@ -107,8 +134,22 @@ class PlanCosts:
             strategies=self.plan.strategies,
             mtp_apart=apart,
         )
-        mixes = layer_mixes(self.model, self.plan.stages, mtp_apart=apart)
-        object.__setattr__(self, "_sums", StageSums(tables, mixes, self.plan.vocabulary_parallel != "none"))
+        spread = self.plan.vocabulary_parallel != "none"
+        object.__setattr__(self, "_sums", StageSums.of(tables, mixes, spread=spread))
+        object.__setattr__(self, "_sends", tables.send_seconds[:1])
+
+    @property
+    def _group_of_stage(self) -> list[int]:
+        """The group of each stage's rank, on a mixed cluster."""
+        assert self.mixed is not None
+        return [self.mixed.group_of_rank[rank] for rank in self.plan.stage_ranks]
+
+    @property
+    def _times_of_ranks(self) -> list[OpTimes]:
+        """(pp,): the times of each pipeline rank's group."""
+        if self.mixed is None:
+            return [self.times] * self.plan.mesh.pp
+        return [self.mixed.times.of_group[group] for group in self.mixed.group_of_rank]
 
     @property
     def sums(self) -> StageSums:
@@ -121,7 +162,8 @@ class PlanCosts:
         tables, sums = self.sums.tables, self.sums
         passes = sums.causes(tables.forward), sums.causes(tables.backward)
         saving = overlap_saving_seconds(self.times.node.device, self.training, self.times.constants, *passes)
-        costs = sums.stage_seconds().costs(self.plan.schedule, self.plan.mesh.pp, tables.send_seconds[0], saving)
+        sends: Array = self.__dict__["_sends"]
+        costs = sums.stage_seconds().costs(self.plan.schedule, self.plan.mesh.pp, sends, saving)
         forward, backward = self._stops()
         sends = costs.send * self._sent_states()
         return replace(costs, forward=costs.forward + forward, backward=costs.backward + backward, send=sends)
@@ -171,12 +213,13 @@ class PlanCosts:
         whole = sequences * model_flops_per_sequence(self.model, self.training)
         model_flops = self.training.used_share * whole
         again = sequences * recompute_flops_per_sequence(self.model, self.training, self.plan)
-        device = self.times.node.device
         ranks = self.plan.mesh.ranks
-        peak_flops = ranks * device.peak_flops_per_s[self.training.precision.compute] * step.total
+        format_ = self.training.precision.compute
+        peaks = [times.node.device.peak_flops_per_s[format_] for times in self._times_of_ranks]
+        peak_flops = ranks * sum(peaks) / len(peaks) * step.total
         return Estimate(
             step=step,
-            step_seconds_intervals=step_intervals(step.total, self.model, self.training, self.times),
+            step_seconds_intervals=self._intervals(step.total),
             memory=tuple(self.memory()),
             host_bytes=tuple(self._host_bytes().tolist()),
             nvme_bytes=tuple(self._held(self.sums.rows.nvme).tolist()),
@@ -186,8 +229,16 @@ class PlanCosts:
             mfu=model_flops / peak_flops,
             hfu=(whole + again) / peak_flops,
             device_count=ranks,
-            basis=self.times.basis,
+            basis="profile" if all(times.basis == "profile" for times in self._times_of_ranks) else "catalog",
         )
+
+    def _intervals(self, seconds: float) -> tuple[Interval, Interval]:
+        """The intervals of a step; on a mixed cluster each is as wide as those of all groups together."""
+        low, high = zip(
+            *(step_intervals(seconds, self.model, self.training, times) for times in _distinct(self._times_of_ranks)),
+            strict=True,
+        )
+        return _around(low), _around(high)
 
     def step(self) -> StepSeconds:
         """Seconds of the closed form by cause, on the pipeline rank with the
@@ -235,8 +286,8 @@ class PlanCosts:
         passing = moving >= step + late
         reserved = held.peak_bytes(kept + working) - held.static + static["flat"] + static["unplaced"] + apart * passing
         slack = reserved - np.maximum(moving, step + late)
-        node, constants = self.times.node, self.times.constants
-        communicators = float(communicator_bytes(Candidates.of(self.plan), node, constants)[0])
+        constants, nodes = self.times.constants, [times.node for times in self._times_of_ranks]
+        communicators = [float(communicator_bytes(Candidates.of(self.plan), node, constants)[0]) for node in nodes]
         return [
             MemoryBytes(
                 parameters=static["parameters"][rank],
@@ -248,8 +299,8 @@ class PlanCosts:
                 logits=logits[rank] * passing[rank],
                 communication_buffers=held.reduce_buffer[rank] * passing[rank],
                 allocator_slack=slack[rank],
-                communicators=communicators,
-                context=context_bytes(node, constants),
+                communicators=communicators[rank],
+                context=context_bytes(nodes[rank], constants),
             )
             for rank in range(pp)
         ]
@@ -281,7 +332,17 @@ class PlanCosts:
 
     def _logit_bytes(self, kept: Array, working: Array) -> Array:
         """(pp,): the head's share of the kept and working bytes on each rank that holds any of it."""
-        plan, rows, shares = self.plan, self.sums.rows, self.sums.ends[0, :, 1]
+        plan, rows, shares = self.plan, self.sums.rows, self.sums.ends[..., 1].sum(axis=0)
         logits = peak_activation_bytes(plan.schedule, len(kept), plan.microbatches, rows.activation.last[0, 0] * shares)
         in_loss = rows.working.last[0, 0] * self._per_rank(shares).sum(axis=0)
         return np.asarray(np.minimum(logits + np.where(in_loss >= working, in_loss, 0.0), kept + working))
+
+
+def _distinct(times: Iterable[OpTimes]) -> list[OpTimes]:
+    return list({id(each): each for each in times}.values())
+
+
+def _around(intervals: Sequence[Interval]) -> Interval:
+    """The smallest interval that holds all these, of one level."""
+    low, high = min(each.low for each in intervals), max(each.high for each in intervals)
+    return Interval(level=intervals[0].level, low=low, high=high)

@@ -34,5 +34,5 @@ def step_seconds_by_variant(
     passes = [stage_causes(part, mixes[None], ends) for part in (tables.forward, tables.backward)]
     saving = overlap_saving_seconds(times.node.device, training, times.constants, *passes)
     seconds = stage_seconds(RowCosts.of(tables)[:, None], mixes, ends)
-    costs = seconds.costs(plan.schedule, plan.mesh.pp, tables.send_seconds, saving)
+    costs = seconds.costs(plan.schedule, plan.mesh.pp, tables.send_seconds[:, None], saving)
     return step_seconds(plan.schedule, costs, plan.microbatches)

@@ -17,6 +17,10 @@ def check_can_run(plan_file: PlanFile) -> None:
             f"the plan is for stack '{stack}'; this executor is '{OWN_STACK}': plan again without --stack, or run it with the "
             "software it is for"
         )
+    if plan_file.cluster.is_mixed:
+        raise SpecError(
+            f"{plan_file.cluster.name} is a mixed cluster, which can be estimated and planned for, not run yet; plan for one group alone"
+        )
     mesh, precision = plan_file.plan.mesh, plan_file.training.precision
     if precision.linear is not None:
         raise SpecError(

@@ -18,7 +18,7 @@ from .candidates import (
     ulysses_group,
 )
 from .choices import AXES, CHOICES, COLUMNS, Choice
-from .cluster import MOST_DEVICES, ClusterSpec, Host, Link, LinkKind, NodeGroup
+from .cluster import MOST_DEVICES, NETWORKS, ClusterSpec, Host, Link, LinkKind, NodeGroup
 from .device import Device, DeviceFormat, Generation
 from .lengths import Lengths, Packing, Pieces
 from .mesh import ORDERS, PIPELINE_INSIDE_DATA, PIPELINE_OUTERMOST, Mesh, MeshOrder, RankGroup, experts_fold
@@ -100,6 +100,7 @@ __all__ = [
     "MODULE_GROUPS",
     "MOST_DEVICES",
     "MOST_PER_STEP",
+    "NETWORKS",
     "OPTIMIZER_STATES",
     "ORDERS",
     "OWN_STACK",

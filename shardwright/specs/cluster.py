@@ -1,13 +1,14 @@
 """The cluster: node groups of one device each, the links inside a node and the fabric between nodes."""
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
-from shardwright.base import SpecError
+from shardwright.base import SpecError, divisors, listed
 
 from .device import Device
 from .profile import Profile
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 LinkKind = Literal[
     "nvlink", "nvswitch", "infinity-fabric", "hccs", "pcie", "infiniband", "roce", "ethernet", "shared-memory"
 ]
+NETWORKS: tuple[LinkKind, ...] = ("infiniband", "roce", "ethernet")
+"""Kinds of links that the devices of a node share, through its NICs."""
+
 GraphNode = tuple[str, int]
 FABRIC: GraphNode = ("fabric", 0)
 MOST_DEVICES = 10_000_000
@@ -127,37 +131,42 @@ class NodeGroup(Spec):
 
 
 class ClusterSpec(Spec):
-    """Node groups behind one fabric, ranks numbered node by node. `oversubscription` divides the fabric's bandwidth."""
+    """Node groups, ranks numbered node by node. `oversubscription` divides the bandwidth between nodes of a group.
+
+    Groups that differ in nothing but their number of nodes are one fabric of equal nodes. Otherwise the cluster is mixed
+    (`is_mixed`), and each group has a fabric of its own. `between` is the link from one group to another: a network link
+    counts once for each node, any other link once for each device. Without it messages between groups pass the NICs of both,
+    at the rate of the slower.
+    """
 
     name: str = Field(min_length=1)
     groups: tuple[NodeGroup, ...] = Field(min_length=1)
     oversubscription: float = Field(default=1.0, ge=1.0, allow_inf_nan=False)
+    between: Link | None = None
 
     @model_validator(mode="after")
-    def _homogeneous(self) -> Self:
-        first = self.groups[0].model_copy(update={"nodes": 1})
-        for number, group in enumerate(self.groups[1:], start=2):
-            if group.device.name != first.device.name:
-                raise ValueError("several kinds of device in one cluster are not available in this version")
-            if group.model_copy(update={"nodes": 1}) != first:
-                differing = [
-                    field
-                    for field in NodeGroup.model_fields
-                    if field != "nodes" and getattr(group, field) != getattr(first, field)
-                ]
-                raise ValueError(
-                    f"group {number} differs from group 1 in {', '.join(differing)}; "
-                    "unequal nodes in one cluster are not available in this version"
-                )
+    def _groups_go_together(self) -> Self:
+        own_memory = {group.device.has_own_memory for group in self.groups}
+        if len(own_memory) > 1:
+            raise ValueError("groups of CPUs and groups of GPUs in one cluster are not available; describe one of them")
+        if self.between is not None and len(self.groups) == 1:
+            raise ValueError("'between' is the link from one group to another, and there is one group; leave it out")
         return self
 
     @model_validator(mode="after")
     def _nodes_are_joined(self) -> Self:
-        nodes = sum(group.nodes for group in self.groups)
-        if nodes > 1 and self.groups[0].nic is None:
-            raise ValueError(
-                f"{nodes} nodes and no key 'nic': name the link between them, nic = \"ethernet-100g\", say"
-            )
+        for number, group in enumerate(self.groups, start=1):
+            alone = group.nodes if self.is_mixed else sum(each.nodes for each in self.groups)
+            of_group = f"group {number} has {alone} nodes" if self.is_mixed else f"{alone} nodes"
+            if alone > 1 and group.nic is None:
+                raise ValueError(
+                    f"{of_group} and no key 'nic': name the link between them, nic = \"ethernet-100g\", say"
+                )
+            if self.is_mixed and self.between is None and group.nic is None:
+                raise ValueError(
+                    f"group {number} has no key 'nic', and no key 'between' joins it to the others: name one of them, "
+                    'between = "ethernet-100g", say'
+                )
         return self
 
     @model_validator(mode="after")
@@ -171,33 +180,96 @@ class ClusterSpec(Spec):
         return sum(group.devices for group in self.groups)
 
     @property
+    def is_mixed(self) -> bool:
+        """Whether the groups differ in more than their number of nodes, or are joined by a link of its own."""
+        first = self.groups[0].model_copy(update={"nodes": 1})
+        return len(self.groups) > 1 and (
+            self.between is not None or any(group.model_copy(update={"nodes": 1}) != first for group in self.groups[1:])
+        )
+
+    @property
     def node(self) -> NodeGroup:
         """What every node is: its device, host, links and NICs, and the profile of its device.
 
-        Groups differ in their number of nodes alone. Costs are those of the ranks of one such group; a cluster of several
-        kinds will be costed through one view for each.
+        Raises:
+            SpecError: the cluster is mixed, so that nodes differ. What is costed by group takes one group at a time.
         """
+        if self.is_mixed:
+            kinds = listed([f"{group.devices} {group.device.name}" for group in self.groups])
+            raise SpecError(
+                f"{self.name} is a mixed cluster ({kinds}), and this request takes nodes of one kind; name one group alone"
+            )
         return self.groups[0]
+
+    def alone(self, index: int) -> Self:
+        """Return a cluster of one group, with the name of its devices in front of this one's."""
+        group = self.groups[index]
+        name = f"{group.devices} {group.device.name} of {self.name}"
+        return self.model_copy(update={"name": name, "groups": (group,), "between": None})
+
+    def in_order(self, order: Sequence[int]) -> Self:
+        """Return the cluster with only these groups, in this order."""
+        groups = tuple(self.groups[index] for index in order)
+        return self.model_copy(update={"groups": groups, "between": self.between if len(groups) > 1 else None})
+
+    def groups_of_ranks(self, pp: int, block: int) -> tuple[int, ...]:
+        """(pp,): the group that holds each pipeline rank. Rank r has the devices r * block to (r + 1) * block - 1, in the order of
+        the groups. A cluster that is not mixed counts as one group.
+
+        Raises:
+            SpecError: a rank of the pipeline would have devices of two groups, or of none.
+        """
+        if not self.is_mixed:
+            return (0,) * pp
+        ends = np.cumsum([group.devices for group in self.groups])
+        first, last = (
+            np.searchsorted(ends, [r * block + at for r in range(pp)], side="right") for at in (0, block - 1)
+        )
+        if pp * block > ends[-1]:
+            raise SpecError(
+                f"{pp} pipeline ranks of {block} devices are more than the {ends[-1]} devices of {self.name}"
+            )
+        apart = np.flatnonzero(first != last)
+        if len(apart):
+            counts = [group.devices for group in self.groups]
+            raise SpecError(
+                f"pipeline rank {apart[0]} would have devices of two groups of {self.name}: dp x cp x tp is {block}; "
+                f"allowed: {listed(divisors(math.gcd(*counts)))}, the divisors of {listed(counts)} devices"
+            )
+        return tuple(first.tolist())
 
     def graph(self) -> "networkx.Graph[GraphNode]":
         """The topology as a tree: ("rank", r) - ("node", n) - ("fabric", 0).
 
         Each edge carries `link`, the `Link` as one device sees it while all devices of its node send at once: between a
         node and the fabric that is the device's share of the node's NICs, divided by the oversubscription. One node without
-        a NIC has no fabric.
+        a NIC has no fabric. Where `between` joins the groups, group g has the fabric g, and these are chained by it.
         """
         import networkx  # imported here, because the import is slow and planning does not need it
 
         graph: networkx.Graph[GraphNode] = networkx.Graph()
         rank = 0
-        for node, group in enumerate(self._nodes()):
+        for node, (index, group) in enumerate(self._nodes()):
+            fabric = FABRIC if self.between is None else (FABRIC[0], index)
             if group.nic:
                 share = group.node_bytes_per_s / group.devices_per_node / self.oversubscription
-                graph.add_edge(FABRIC, ("node", node), link=group.nic.model_copy(update={"bytes_per_s": share}))
+                graph.add_edge(fabric, ("node", node), link=group.nic.model_copy(update={"bytes_per_s": share}))
+            elif self.between is not None:
+                graph.add_edge(fabric, ("node", node), link=self._link_between(group))
             for _ in range(group.devices_per_node):
                 graph.add_edge(("node", node), ("rank", rank), link=group.intra_node)
                 rank += 1
+        if self.between is not None:
+            for index, pair in enumerate(pairwise(self.groups)):
+                slower = min(map(self._link_between, pair), key=lambda link: link.bytes_per_s)
+                graph.add_edge((FABRIC[0], index), (FABRIC[0], index + 1), link=slower)
         return graph
+
+    def _link_between(self, group: NodeGroup) -> Link:
+        """`between` as one device of `group` sees it while all devices of its node send."""
+        assert self.between is not None
+        sharing = group.devices_per_node if self.between.kind in NETWORKS else 1
+        return self.between.model_copy(update={"bytes_per_s": self.between.bytes_per_s / sharing})
 
     def node_of(self, rank: int) -> int:
         """The number of the node that `rank` is on.
@@ -234,7 +306,8 @@ class ClusterSpec(Spec):
         links: list[Link] = [graph.edges[edge]["link"] for path in paths for edge in pairwise(path)]
         return min(links, key=lambda link: link.bytes_per_s)
 
-    def _nodes(self) -> Iterator[NodeGroup]:
-        for group in self.groups:
+    def _nodes(self) -> Iterator[tuple[int, NodeGroup]]:
+        """Each node, as the index of its group and the group."""
+        for index, group in enumerate(self.groups):
             for _ in range(group.nodes):
-                yield group
+                yield index, group

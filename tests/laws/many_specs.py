@@ -73,7 +73,7 @@ class Specs:
         schedule, stages = SCHEDULES[int(self.schedule[first])], pp * int(some.stages_per_rank[first])
         mixes, ends = self._mixes(stages)[self.recompute[alike]], ends_of(stages)
         per_stage = rows[:, None]
-        costs = stage_seconds(per_stage, mixes, ends).costs(schedule, pp, rows.send)
+        costs = stage_seconds(per_stage, mixes, ends).costs(schedule, pp, rows.send[..., None])
         kept = peak_activation_bytes(schedule, pp, microbatches, per_stage.activation.total(mixes, ends))
         by_rank = mixes.reshape(len(alike), -1, pp, *mixes.shape[2:]).sum(axis=1)
         rank_ends = ends.reshape(-1, pp, 2).sum(axis=0)

@@ -168,7 +168,8 @@ def _meshes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, orde
     for pp, replicate, shard, cp, tp in product(degrees, repeat=5):
         if pp * replicate * shard * cp * tp != cluster.devices or pp > model.layer_count:
             continue
-        inside = cluster.groups[0].devices_per_node % tp == 0 and all(size % tp == 0 for size in split)
+        per_node = gcd(*(group.devices_per_node for group in cluster.groups))
+        inside = per_node % tp == 0 and all(size % tp == 0 for size in split)
         if not inside or (cp > 1 and training.seq_len < 2048 * cp):
             continue
         for ep, etp in product(range(1, max(experts) + 1), {0, tp} - {1}):

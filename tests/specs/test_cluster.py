@@ -90,19 +90,52 @@ def test_a_fabric_faster_than_its_links_is_refused(two_nodes: ClusterSpec) -> No
         ClusterSpec.parse(data, source="here")
 
 
-def test_two_kinds_of_device_are_refused(two_nodes: ClusterSpec) -> None:
-    groups = [two_nodes.groups[0].model_dump(), load_cluster("a100:8").groups[0].model_dump()]
-    with pytest.raises(SpecError, match="several kinds of device"):
-        ClusterSpec.parse({"name": "mixed", "groups": groups}, source="here")
+class TestMixed:
+    """Groups that differ in more than their number of nodes."""
 
+    def test_ranks_of_the_pipeline_lie_in_the_order_of_the_groups(self) -> None:
+        mixed = load_cluster("h100-sxm:16+a100:8")
+        assert mixed.groups_of_ranks(6, 4) == (0, 0, 0, 0, 1, 1)
+        assert mixed.in_order([1, 0]).groups_of_ranks(3, 8) == (0, 1, 1)
+        assert load_cluster("h100-sxm:16").groups_of_ranks(4, 4) == (0, 0, 0, 0)
 
-def test_unequal_nodes_are_refused(two_nodes: ClusterSpec) -> None:
-    """Else the cost model would take the first group's nodes for all."""
-    group = two_nodes.groups[0]
-    device = group.device.model_copy(update={"memory_bytes": 102e9})
-    groups = [group.model_dump(), group.model_copy(update={"device": device, "nics_per_node": 4}).model_dump()]
-    with pytest.raises(SpecError, match="group 2 differs from group 1 in device, nics_per_node; unequal nodes"):
-        ClusterSpec.parse({"name": "mixed", "groups": groups}, source="here")
+    def test_a_rank_over_two_groups_is_refused(self) -> None:
+        with pytest.raises(SpecError, match=r"rank 1 would have devices of two groups .* is 12; allowed: 1, 2, 4, 8,"):
+            load_cluster("h100-sxm:16+a100:8").groups_of_ranks(2, 12)
+
+    def test_more_ranks_than_devices_are_refused(self) -> None:
+        with pytest.raises(SpecError, match="4 pipeline ranks of 8 devices are more than the 24 devices"):
+            load_cluster("h100-sxm:16+a100:8").groups_of_ranks(4, 8)
+
+    def test_groups_that_differ_in_their_nodes_alone_are_one_fabric(self, two_nodes: ClusterSpec) -> None:
+        both = load_cluster("h100-sxm:8+h100-sxm:16")
+        assert not both.is_mixed
+        assert both.node.device == two_nodes.node.device
+        assert both.model_copy(update={"between": both.node.nic}).is_mixed
+
+    def test_it_has_no_node_that_stands_for_all(self) -> None:
+        """What asks for one does not know of groups, and must not take the first for all."""
+        mixed = load_cluster("h100-sxm:8+a100:8")
+        with pytest.raises(SpecError, match="is a mixed cluster"):
+            _ = mixed.node
+        assert mixed.alone(1).node == mixed.groups[1]
+
+    def test_the_link_between_groups_is_the_bottleneck_of_ranks_on_both_sides(self) -> None:
+        slow = load_cluster("h100-sxm:8@ethernet-10g").groups[0].nic
+        islands = load_cluster("h100-sxm:16+h100-sxm:16").model_copy(update={"between": slow})
+        assert slow is not None
+        assert islands.bottleneck_link((0, 16)).bytes_per_s == slow.bytes_per_s / 8
+        assert islands.bottleneck_link((0, 8)).kind == "infiniband"
+
+    def test_a_link_between_without_several_groups_is_refused(self, two_nodes: ClusterSpec) -> None:
+        data = two_nodes.model_dump() | {"between": two_nodes.node.intra_node.model_dump()}
+        with pytest.raises(SpecError, match="there is one group; leave it out"):
+            ClusterSpec.parse(data, source="here")
+
+    def test_groups_that_nothing_joins_are_refused(self) -> None:
+        groups = [load_cluster(name).groups[0].model_dump() | {"nic": None} for name in ("rtx-4090:1", "rtx-3090:1")]
+        with pytest.raises(SpecError, match="group 1 has no key 'nic', and no key 'between'"):
+            ClusterSpec.parse({"name": "box", "groups": groups}, source="here")
 
 
 def test_a_cluster_survives_json(two_nodes: ClusterSpec) -> None:

@@ -5,6 +5,7 @@ sheet gives.
 """
 
 from . import constants, protocol
+from .between_groups import Crossing
 from .choice import op_times
 from .collectives import Collectives, meshed_share, reduces_in_switch
 from .constants import CALIBRATED, Constants, Value
@@ -37,6 +38,7 @@ __all__ = [
     "CollectiveName",
     "Collectives",
     "Constants",
+    "Crossing",
     "Exposed",
     "MatmulPart",
     "OpTimes",

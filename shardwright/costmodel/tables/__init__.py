@@ -3,7 +3,7 @@
 Data parallelism, the optimizer and memory are added, and rows are summed over stages.
 """
 
-from .build import LeastCosts, build_least, build_tables
+from .build import LeastCosts, build_least, build_tables, crossing_seconds
 from .cost_tables import CostTables
 from .memory import (
     HeldBytes,
@@ -31,6 +31,7 @@ __all__ = [
     "candidates_of",
     "communicator_bytes",
     "context_bytes",
+    "crossing_seconds",
     "ends_of",
     "fixed_bytes",
     "host_reserve_for",

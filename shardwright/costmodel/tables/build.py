@@ -8,7 +8,14 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.layers import RowWork
-from shardwright.costmodel.op_times import CLIP_PASSES, FOREACH_UPDATE_PASSES, UPDATE_PASSES, OpTimes
+from shardwright.costmodel.op_times import (
+    CLIP_PASSES,
+    FOREACH_UPDATE_PASSES,
+    UPDATE_PASSES,
+    CollectiveName,
+    Crossing,
+    OpTimes,
+)
 from shardwright.specs import (
     OPTIMIZER_STATES,
     OWN_STACK,
@@ -39,13 +46,22 @@ def build_tables(
     *,
     strategies: Sequence[Strategy] = PLAIN_STRATEGIES,
     mtp_apart: bool = False,
+    ends: Crossing | None = None,
 ) -> CostTables:
     """Build the cost tables of every candidate. Pure. The caller checks that a candidate divides model and batch.
 
     `strategies`: what a layer may do; the plain ones come first. `mtp_apart`: multi-token prediction layers are one more class of layers, not part of the head.
+    `ends`: what the first stage and the last send each other, where they lie in different groups of a mixed cluster.
     """
     rows = distinct_rows(model, training, candidates, times, mtp_apart=mtp_apart)
-    return _Builder(model, training, times, candidates, rows, tuple(strategies)).tables()
+    return _Builder(model, training, times, candidates, rows, tuple(strategies), ends).tables()
+
+
+def crossing_seconds(
+    model: ModelSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes, crossing: Crossing
+) -> Array:
+    """(N,): seconds until one microbatch's hidden states are on a next stage in another group, whose `times` are given."""
+    return _Builder(model, training, times, candidates, [], PLAIN_STRATEGIES).send_seconds(crossing)
 
 
 @dataclass(frozen=True)
@@ -85,6 +101,7 @@ class _Builder:
     candidates: Candidates
     rows: list[RowWork]
     strategies: tuple[Strategy, ...]
+    ends: Crossing | None = None
 
     def tables(self) -> CostTables:
         forward, backward = self._own_forward(), self._own_backward()
@@ -115,7 +132,7 @@ class _Builder:
             ),
             weight_gradient_seconds=(1 + waiting[..., 0]) * self._stacked("weight_gradient_seconds"),
             optimizer_seconds=self._optimizer_seconds(traffic),
-            send_seconds=self._send_seconds(),
+            send_seconds=self.send_seconds(),
             activation_bytes=self._offload.staying if self._offload else self._stacked("activation_bytes_by_policy"),
             working_bytes=self._stacked("working_bytes_by_policy")
             + (self._offload.buffered if self._offload else 0.0)
@@ -258,9 +275,7 @@ class _Builder:
             * elements
             / (self.candidates.tp * self.candidates.shards)
         )
-        seconds = self.times.collective_seconds(
-            "all_reduce", shard_bytes, pipeline_group(self.candidates, self.times.node)
-        )
+        seconds = self._between_stages("all_reduce", shard_bytes, self.ends)
         ends = np.array([0.0] * (len(self.rows) - 2) + [1.0, 1.0])
         return np.asarray(seconds[:, None, None] * ends[None, :, None])
 
@@ -292,9 +307,15 @@ class _Builder:
         size_bytes = size_bytes + np.where(self._column("zero_stage") >= 3, traffic.whole_frozen_bytes, 0.0)
         return copies + self.times.sharding_seconds(size_bytes, microbatches, repeats)
 
-    def _send_seconds(self) -> Array:
+    def _between_stages(self, name: CollectiveName, size_bytes: Array, crossing: Crossing | None) -> Array:
+        """(N,): seconds of a collective of two ranks of two stages, in one group or across groups."""
+        if crossing is not None:
+            return crossing.seconds(name, size_bytes, self.candidates.ranks // self.candidates.pp)
+        return self.times.collective_seconds(name, size_bytes, pipeline_group(self.candidates, self.times.node))
+
+    def send_seconds(self, crossing: Crossing | None = None) -> Array:
         """(N,): seconds until one microbatch's hidden states are on the next stage, split over cp, and over tp where the
-        sequence is.
+        sequence is. `crossing`: the next stage is in another group.
 
         Where only the software splits the message over tp (`Stack.splits_sends`), the receivers gather it again.
         """
@@ -304,7 +325,7 @@ class _Builder:
         whole_bytes = self.training.precision.activation_bytes_per_element * elements / self.candidates.cp
         sent_bytes = whole_bytes / np.where(sequence | regathers, tp, 1)
         node = self.times.node
-        send = self.times.collective_seconds("send", sent_bytes, pipeline_group(self.candidates, node))
+        send = self._between_stages("send", sent_bytes, crossing)
         gather = self.times.collective_seconds("all_gather", whole_bytes, tp_group(self.candidates, node))
         return np.asarray(send + np.where(regathers, gather, 0.0))
 

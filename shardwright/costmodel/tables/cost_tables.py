@@ -5,7 +5,9 @@ then the head (final norm, LM head and loss). The cost of a stage is the sum ove
 plan and the whole search alike.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -98,3 +100,15 @@ class CostTables:
 
     def __len__(self) -> int:
         return len(self.send_seconds)
+
+    @classmethod
+    def joined(cls, tables: "Sequence[CostTables]") -> "CostTables":
+        """Return the candidates of all `tables`, in their order."""
+        return cls(**{field.name: _joined([getattr(each, field.name) for each in tables]) for field in fields(cls)})
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """The candidates of arrays, of `Seconds` or of `StaticBytes`, on their first axis."""
+    if parts[0] is None or isinstance(parts[0], np.ndarray):
+        return None if parts[0] is None else np.concatenate(parts)
+    return type(parts[0])(**{name: _joined([getattr(part, name) for part in parts]) for name in vars(parts[0])})

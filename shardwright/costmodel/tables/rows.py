@@ -4,7 +4,7 @@ A stage is a number of layers of each class under each recompute policy. The fir
 last one the head. Every cost of a stage is a sum, or a maximum, over its rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -153,6 +153,17 @@ class RowCosts:
             else Rows.by_policy(tables.host_activation_bytes),
         )
 
+    @classmethod
+    def joined(cls, each: "Sequence[RowCosts]", join: Callable[[list[Array]], Array]) -> "RowCosts":
+        """Return row costs whose arrays `join` makes of those of `each`, such as their least or their stack."""
+
+        def of(parts: list[Any]) -> Any:
+            if isinstance(parts[0], Rows):
+                return Rows(*(join([getattr(part, name) for part in parts]) for name in ("layers", "first", "last")))
+            return None if parts[0] is None else join(parts)
+
+        return cls(**{field.name: of([getattr(rows, field.name) for rows in each]) for field in fields(cls)})
+
     def __getitem__(self, index: Any) -> "RowCosts":
         parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         chosen: dict[str, Any] = {name: None if part is None else part[index] for name, part in parts.items()}
@@ -234,7 +245,8 @@ class StageSeconds:
         return StageSeconds(**{field.name: getattr(self, field.name).sum(axis=0) for field in fields(self)})
 
     def costs(self, schedule: ScheduleName, pp: int, send: Array, overlap_saving: Array | float = 0.0) -> StageCosts:
-        """Return costs for closed form and simulation; `send` (...) are the seconds between ranks.
+        """Return costs for closed form and simulation; `send` (..., S - 1), or (..., 1) where all take as long, are the seconds
+        between ranks.
 
         Between stages of one rank a message takes no time.
 
@@ -250,7 +262,7 @@ class StageSeconds:
             weight_gradient=self.weight_gradient,
             overlap_saving=overlap_saving,
             first_forward_extra=self.first_forward_extra,
-            send=np.where(stays, 0.0, np.asarray(send)[..., None]),
+            send=np.where(stays, 0.0, np.asarray(send)),
             reduce_tail=self.reduce_tail,
             optimizer=by_rank(schedule, pp, self.optimizer).sum(axis=-2),
         )

@@ -1,7 +1,8 @@
 """The stages of one plan: how many of each row they hold, and sums over these rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -56,19 +57,32 @@ def layer_mixes(
 class StageSums:
     """Sums over the rows of each stage of a plan.
 
-    `tables` were built for the candidates (Z) of `candidates_of`. `mixes` are as in `layer_mixes`. The ends count for
-    the first candidate, whose ZeRO stage is the highest. `spread`: the plan's vocabulary parallelism.
+    `tables` were built for the candidates (Z) of `candidates_of`. `mixes` are as in `layer_mixes`. `ends` (Z, S, 2) count for
+    the first candidate, whose ZeRO stage is the highest. On a mixed cluster the candidates of every group follow each other, and
+    each has the layers and ends of the stages in its group alone.
     """
 
     tables: CostTables
     mixes: Array
-    spread: bool = False
+    ends: Array
 
-    @property
-    def ends(self) -> Array:
-        """(Z, S, 2)."""
-        zeros, stages = self.mixes.shape[:2]
-        return np.concatenate([ends_of(stages, spread=self.spread)[None], np.zeros((zeros - 1, stages, 2))])
+    @classmethod
+    def of(cls, tables: CostTables, mixes: Array, *, spread: bool = False) -> Self:
+        """From mixes (Z, S, K, P). `spread`: the plan's vocabulary parallelism."""
+        zeros, stages = mixes.shape[:2]
+        nothing = np.zeros((zeros - 1, stages, 2))
+        return cls(tables, mixes, np.concatenate([ends_of(stages, spread=spread)[None], nothing]))
+
+    @classmethod
+    def of_groups(cls, each: Mapping[int, CostTables], mixes: Array, group_of_stage: Sequence[int]) -> Self:
+        """From the tables of each group, and the group of each stage (S,)."""
+        whole, place = cls.of(next(iter(each.values())), mixes), np.array(group_of_stage)
+        masks = [place == group for group in each]
+        return cls(
+            CostTables.joined(list(each.values())),
+            np.concatenate([mixes * mask[:, None, None] for mask in masks]),
+            np.concatenate([whole.ends * mask[:, None] for mask in masks]),
+        )
 
     @property
     def rows(self) -> RowCosts:

@@ -6,6 +6,7 @@ from typing import Any
 from shardwright.base import SpecError, units
 from shardwright.planner import TOLERANCE, search
 from shardwright.planner.branching import SearchResult
+from shardwright.planner.mixed import search_mixed
 from shardwright.planner.space import Fixed, OpenChoices, check_fixed, check_runs, kept_by, training_variants
 from shardwright.specs import ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -34,6 +35,7 @@ def search_job(
 ) -> FoundJob:
     """Search for the best plan on all devices, and look at fewer devices and other batches. `options` are those of `search`.
 
+    On a mixed cluster the plan may leave whole groups idle, if that is faster, and no other batch is looked at (planner/mixed/).
     With `allow_fewer_devices` the plan is for the part of the cluster that is fastest, by more than 2%, or for the largest part
     on which a plan was found where nothing divides over all devices. Otherwise a note names the faster part.
 
@@ -41,6 +43,8 @@ def search_job(
         SpecError: as `search`; the message offers a number of devices and batches with which a plan was found.
         InfeasibleError: as `search`.
     """
+    if cluster.is_mixed:
+        return FoundJob(*search_mixed(model, cluster, training, fixed=fixed, **options))
     fixed = kept_by(fixed or Fixed(), training)
     try:
         result = search(model, cluster, training, fixed=fixed, **options)

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from shardwright.base import Array, IntArray
-from shardwright.costmodel.op_times import OpTimes
+from shardwright.costmodel.op_times import Crossing, OpTimes
 from shardwright.costmodel.tables import (
     LeastCosts,
     RowCosts,
@@ -41,6 +41,12 @@ class EntryCosts:
     nvme_room_bytes: float = 0.0
     even_stages: bool = False
     vocabulary: VocabularyParallel = "none"
+    send_seconds: Array | None = None
+
+    @property
+    def sends(self) -> Array:
+        """(S - 1,): seconds of the message behind each stage: `send_seconds` where they differ."""
+        return np.full(self.stages - 1, float(self.rows.send)) if self.send_seconds is None else self.send_seconds
 
     @property
     def stages(self) -> int:
@@ -58,9 +64,11 @@ class PricedRows:
     In a large space most entries are ruled out by what their rows cost at the least.
     """
 
-    def __init__(self, model: ModelSpec, training: TrainingSpec, space: Space, times: OpTimes) -> None:
+    def __init__(
+        self, model: ModelSpec, training: TrainingSpec, space: Space, times: OpTimes, ends: Crossing | None = None
+    ) -> None:
         self._model, self._training, self._base, self._times = model, training, space.base, times
-        self._strategies = space.strategies
+        self._strategies, self._ends = space.strategies, ends
         self._priced = np.zeros(len(space.base), dtype=bool)
         self._rows: RowCosts | None = None
 
@@ -83,7 +91,9 @@ class PricedRows:
         return build_least(self._model, self._training, self._base, self._times, strategies=self._strategies)
 
     def _price(self, base: Candidates) -> RowCosts:
-        return RowCosts.of(build_tables(self._model, self._training, base, self._times, strategies=self._strategies))
+        return RowCosts.of(
+            build_tables(self._model, self._training, base, self._times, strategies=self._strategies, ends=self._ends)
+        )
 
 
 @dataclass(frozen=True)
@@ -113,9 +123,11 @@ class SpaceCosts:
         )
 
 
-def space_costs(space: Space, model: ModelSpec, training: TrainingSpec, times: OpTimes) -> SpaceCosts:
-    """Return the costs of the whole space; its cost tables are built where they are asked for."""
-    rows = PricedRows(model, training, space, times)
+def space_costs(
+    space: Space, model: ModelSpec, training: TrainingSpec, times: OpTimes, ends: Crossing | None = None
+) -> SpaceCosts:
+    """Return the costs of the whole space; its cost tables are built where they are asked for. `ends` is as in `build_tables`."""
+    rows = PricedRows(model, training, space, times, ends)
     usable = usable_bytes(times.node.device, times.constants)
     room = usable - fixed_bytes(space.base, times.node, times.constants)
     host, nvme = host_share_bytes(times.node), nvme_share_bytes(times.node)

@@ -1,8 +1,7 @@
 """The space of plans: every mesh, ZeRO stage, microbatch, schedule and optimizer placement that divides, as arrays.
 
 A new dimension needs a row of `specs.CHOICES`, a generator of its values here, and a bound. What the software can run
-(`Stack.runs`) bounds the space. Groups of different devices need `meshes_of` to yield an assignment of stages to groups
-beside the degrees.
+(`Stack.runs`) bounds the space. Mixed clusters have a room of their own, `planner/mixed/`.
 """
 
 from dataclasses import dataclass

@@ -53,10 +53,12 @@ def best_of_all(staged: StagedEntry, allowed: list[int]) -> StagedPlan | None:
 
 def _useful(staged: StagedEntry, allowed: list[int]) -> list[int]:
     """Return the policies that, for some class, no other policy beats in backward, tail, kept and working bytes."""
-    rows = staged.entry.rows
-    parts = (rows.backward, rows.last_backward, rows.activation, rows.working, rows.host_activation)
-    measures = np.stack([part.layers for part in parts if part is not None])
-    return [int(policy) for policy in np.flatnonzero(useful_policies(measures, allowed).any(axis=0))]
+    found = np.zeros(staged.entry.rows.policies, dtype=bool)
+    for rows in staged.priced:
+        parts = (rows.backward, rows.last_backward, rows.activation, rows.working, rows.host_activation)
+        measures = np.stack([part.layers for part in parts if part is not None])
+        found |= useful_policies(measures, allowed).any(axis=0)
+    return [int(policy) for policy in np.flatnonzero(found)]
 
 
 def _rank_mixes(staged: StagedEntry, rank: int, counts: IntArray, policies: list[int]) -> list[IntArray]:

@@ -93,7 +93,7 @@ class LabelSearch:
             np.where(usable, values[stage][kind], 0.0)[..., None]
             for values in (tables.seconds.forward, tables.seconds.backward, tables.seconds.first_forward_extra)
         )
-        hop = 2 * float(entry.rows.send) * (stage < entry.pp - 1)
+        hop = 2 * float(entry.sends[stage]) if stage < entry.pp - 1 else 0.0
         below = np.where(usable[..., None], rest.round_trip[end] + hop, np.inf)
         own = self._own_path(stage, forward, backward, below, below + self._extras_below(stage)[end][..., None])
         path = extra + np.maximum(own, forward + backward + hop + rest.path[end])
@@ -149,7 +149,7 @@ class LabelSearch:
         backward = Rows(rows.backward.layers.min(axis=-1), rows.backward.first, rows.backward.last)
         each, held = rows.forward + backward + rows.first_forward, ranges.counts[ranges.kind_of[0, 1:]]
         above = each.total(np.concatenate([0 * held[:1], held]), entry.ends[:stage].sum(axis=0))
-        return np.asarray(above + 2 * stage * float(rows.send))
+        return np.asarray(above + 2 * float(entry.sends[:stage].sum()))
 
     def _traced(self, fronts: list[_Front], length: int, link: int) -> list[int]:
         lengths, start = [length], length

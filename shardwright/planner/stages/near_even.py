@@ -60,7 +60,7 @@ class NearEven:
         tails = rows.last_backward
         least = Rows(tails.layers[:, self.allowed].min(axis=1), tails.first, tails.last)
         seconds = replace(stage_seconds(rows, self._mixes.fastest(counts), ends), reduce_tail=least.total(counts, ends))
-        return seconds.costs(self.entry.schedule, self.entry.pp, rows.send)
+        return seconds.costs(self.entry.schedule, self.entry.pp, rows.send[..., None])
 
     def _fastest(self, sizes: IntArray, limit_seconds: float) -> tuple[StagedPlan | None, float]:
         """Return the best plan below the limit among partitions (B, S) with their mixes, and a lower bound on these."""
@@ -69,6 +69,6 @@ class NearEven:
             return None, np.inf
         sizes, mixes = sizes[fits], mixes[fits]
         seconds = stage_seconds(self.entry.rows, mixes, self.entry.ends)
-        costs = seconds.costs(self.entry.schedule, self.entry.pp, self.entry.rows.send)
+        costs = seconds.costs(self.entry.schedule, self.entry.pp, self.entry.sends)
         best, step, bound = self.paths.fastest(costs, limit_seconds)
         return StagedPlan(tuple(sizes[best].tolist()), mixes[best], step) if step < limit_seconds else None, bound

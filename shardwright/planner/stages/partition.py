@@ -107,7 +107,7 @@ def stage_bounds(tables: StageTables) -> Array:
     longest = np.maximum(forward, backward)
     rows, whole = entry.rows, tables.ranges.whole
     cheapest = Rows(rows.backward.layers.min(axis=-1), rows.backward.first, rows.backward.last) + rows.forward
-    once = cheapest.total(whole, np.ones(2)) + 2 * (entry.pp - 1) * float(rows.send)
+    once = cheapest.total(whole, np.ones(2)) + 2 * float(entry.sends.sum())
     return np.asarray(once + (more - warm_up) * (forward + backward) + warm_up * longest)
 
 
@@ -122,7 +122,7 @@ def _costs(tables: StageTables, layers: IntArray, tails: Array | None) -> StageC
     seconds = tables.seconds[stage, kinds]
     if tails is not None:
         seconds = replace(seconds, reduce_tail=tails[stage, kinds])
-    return seconds.costs(entry.schedule, entry.pp, entry.rows.send)
+    return seconds.costs(entry.schedule, entry.pp, entry.sends)
 
 
 def best_of(tables: StageTables, layers: IntArray, bound_seconds: float | None) -> Partition:

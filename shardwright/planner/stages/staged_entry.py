@@ -7,7 +7,7 @@ import numpy as np
 
 from shardwright.base import Array, IntArray
 from shardwright.costmodel.pipeline import alive_counts, split_counts, step_seconds, waiting_counts
-from shardwright.costmodel.tables import rank_bytes, stage_seconds
+from shardwright.costmodel.tables import RowCosts, rank_bytes, stage_seconds
 from shardwright.planner.space import EntryCosts, LayerRanges
 from shardwright.specs import by_rank, splits_backward
 
@@ -42,6 +42,11 @@ class StagedEntry:
 
     entry: EntryCosts
     ranges: LayerRanges
+
+    @property
+    def priced(self) -> list[RowCosts]:
+        """The row costs of every kind of rank: one kind, but on a mixed cluster."""
+        return [self.entry.rows]
 
     @cached_property
     def stages(self) -> IntArray:
@@ -100,7 +105,7 @@ class StagedEntry:
         """(B,): the step in seconds of mixes (B, S, classes, policies)."""
         entry = self.entry
         seconds = stage_seconds(entry.rows, mixes.astype(float), entry.ends)
-        costs = seconds.costs(entry.schedule, entry.pp, entry.rows.send)
+        costs = seconds.costs(entry.schedule, entry.pp, entry.sends)
         return step_seconds(entry.schedule, costs, entry.microbatches)
 
     def counts(self, layers: tuple[int, ...]) -> IntArray:

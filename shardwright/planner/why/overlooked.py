@@ -1,7 +1,7 @@
 """What a user may overlook in a job, and what was taken for granted about its cluster."""
 
 from shardwright.base import GIB, units
-from shardwright.costmodel import estimate_plan
+from shardwright.costmodel import estimate_plan, nodes_of_ranks
 from shardwright.planner.space import TRIED_LOSS_CHUNKS
 from shardwright.specs import ClusterSpec, Estimate, MemoryBytes, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -22,8 +22,9 @@ def overlooked(
             "its rotary embedding needs scaling to reach that far."
         )
     found += _cut_documents(training)
+    nodes = nodes_of_ranks(estimate, cluster)
     fullest = _fullest(estimate)
-    full = fullest.total > cluster.node.device.memory_bytes / 2
+    full = fullest.total > nodes[estimate.memory.index(fullest)].device.memory_bytes / 2
     if full and fullest.logits > _MUCH * fullest.total and training.loss_chunks == 1:
         found.append(_logits(model, cluster, training, plan, fullest))
     return found
@@ -58,6 +59,9 @@ def _fullest(estimate: Estimate) -> MemoryBytes:
 
 def assumed(cluster: ClusterSpec) -> str:
     """Say what the catalog gave that the user did not: links, NICs, host. Empty where all was given."""
+    if cluster.is_mixed:
+        alone = {group.device.name: assumed(cluster.alone(index)) for index, group in enumerate(cluster.groups)}
+        return "; ".join(f"{name}: {words}" for name, words in alone.items() if words)
     group = cluster.groups[0]
     parts = []
     if group.devices_per_node > 1 and group.intra_node.source != _GIVEN:

@@ -5,12 +5,21 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from shardwright.base import GIB, units
-from shardwright.costmodel import SAFE, RunClass, class_factors, estimate_plan, fits_probability, reserve_for, run_class
-from shardwright.costmodel.op_times import OpTimes, op_times
+from shardwright.costmodel import (
+    SAFE,
+    RunClass,
+    class_factors,
+    estimate_plan,
+    fits_probability,
+    nodes_of_ranks,
+    reserve_for,
+    run_class,
+)
+from shardwright.costmodel.op_times import Constants, OpTimes, op_times
 from shardwright.costmodel.tables import host_share_bytes, usable_bytes
 from shardwright.planner.branching import SearchResult
 from shardwright.planner.space import changed, words_of
-from shardwright.specs import ClusterSpec, Estimate, Plan, Profile, TrainingSpec
+from shardwright.specs import ClusterSpec, Estimate, NodeGroup, Plan, Profile, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 from .alternatives import Alternative, alternatives
@@ -47,24 +56,30 @@ def explain(
     """
     if isinstance(found, SearchResult) and found.training != training:
         training, times = found.training, None
-    times = times or op_times(cluster, training)
+    times = times or op_times(cluster.alone(0) if cluster.is_mixed else cluster, training)
     plan = found.plan if isinstance(found, SearchResult) else found
     estimate = estimate_plan(model, cluster, training, plan, times)
     fixed = found.fixed if isinstance(found, SearchResult) else None
-    others = [] if _interlaced(plan) else alternatives(plan, model, cluster, training, times, fixed=fixed)
+    searched = not (_interlaced(plan) or cluster.is_mixed)
+    others = alternatives(plan, model, cluster, training, times, fixed=fixed) if searched else []
+    nodes, constants = nodes_of_ranks(estimate, cluster), times.constants
     lines = [
         _what(plan, estimate),
         _where_time_goes(estimate),
-        _memory(plan, estimate, times),
-        *_host_memory(plan, estimate, times),
-        *_whether_it_fits(estimate, times),
+        _memory(plan, estimate, nodes, constants),
+        *_host_memory(estimate, nodes),
+        *_whether_it_fits(estimate, nodes),
         *(_compared(other, estimate) for other in _grouped(sorted(others, key=_seconds_of))),
     ]
     if _interlaced(plan):
         lines.append("The planner does not search interlaced pipelines, so no other plan is compared.")
+    if cluster.is_mixed:
+        lines.append("The planner does not search the neighbours of a plan on a mixed cluster.")
     if isinstance(found, SearchResult):
         lines += _searched(found)
-    errors = _whose_errors(model, training, times)
+    groups = [cluster.alone(index) for index in range(len(cluster.groups))] if cluster.is_mixed else []
+    each = [op_times(group, training, constants) for group in groups] or [times]
+    errors = "; and ".join(dict.fromkeys(_whose_errors(model, training, one) for one in each))
     return [*lines, _which_software(training), _how_sure(estimate, times.node.profile, errors)]
 
 
@@ -96,12 +111,12 @@ def _interlaced(plan: Plan) -> bool:
     return plan.vocabulary_parallel == "interlaced"
 
 
-def _whether_it_fits(estimate: Estimate, times: OpTimes) -> list[str]:
+def _whether_it_fits(estimate: Estimate, nodes: list[NodeGroup]) -> list[str]:
     """With what probability the peak finds room; nothing for a CPU, whose memory the published runs say nothing of."""
-    device = times.node.device
-    if not device.has_own_memory:
+    if not nodes[0].device.has_own_memory:
         return []
-    probability = fits_probability(estimate.peak_memory_bytes, device.memory_bytes)
+    ranks = zip(estimate.memory, nodes, strict=True)
+    probability = min(fits_probability(memory.total, node.device.memory_bytes) for memory, node in ranks)
     safe = reserve_for(SAFE)
     advice = "" if probability >= SAFE else f" --memory-reserve {safe:.2f} plans for {SAFE:.0%}."
     return [f"It fits with {probability:.0%} probability, by the errors of predicted peaks on published runs.{advice}"]
@@ -114,9 +129,10 @@ def _where_time_goes(estimate: Estimate) -> str:
     return f"The busiest pipeline rank spends it on {', '.join(kept)}."
 
 
-def _memory(plan: Plan, estimate: Estimate, times: OpTimes) -> str:
-    rank = max(range(len(estimate.memory)), key=lambda index: estimate.memory[index].total)
-    used, have = estimate.memory[rank].total, usable_bytes(times.node.device, times.constants)
+def _memory(plan: Plan, estimate: Estimate, nodes: list[NodeGroup], constants: Constants) -> str:
+    usable = [usable_bytes(node.device, constants) for node in nodes]
+    rank = max(range(len(estimate.memory)), key=lambda index: estimate.memory[index].total / usable[index])
+    used, have = estimate.memory[rank].total, usable[rank]
     name, size = max(estimate.memory[rank], key=lambda part: part[1])
     layers = Counter(layer.recompute for stage in plan.stages for layer in stage.each_layer())
     again = layers["full"] + layers["selective"]
@@ -130,11 +146,13 @@ def _memory(plan: Plan, estimate: Estimate, times: OpTimes) -> str:
     )
 
 
-def _host_memory(plan: Plan, estimate: Estimate, times: OpTimes) -> list[str]:
+def _host_memory(estimate: Estimate, nodes: list[NodeGroup]) -> list[str]:
     """How much of the host's memory the optimizer and the activations there take."""
     if not max(estimate.host_bytes):
         return []
-    used, have, reserve = max(estimate.host_bytes), host_share_bytes(times.node), times.node.host.memory_reserve or 0.0
+    rank = max(range(len(nodes)), key=lambda index: estimate.host_bytes[index] / host_share_bytes(nodes[index]))
+    used, have = estimate.host_bytes[rank], host_share_bytes(nodes[rank])
+    reserve = nodes[rank].host.memory_reserve or 0.0
     kept = f"; {reserve:.1%} of it stays free for the system" if reserve else ""
     over = "" if used <= have else " The plan does not fit the host."
     return [

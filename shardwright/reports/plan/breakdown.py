@@ -21,10 +21,10 @@ def step_table(estimate: Estimate) -> Table:
 
 def memory_table(estimate: Estimate, cluster: ClusterSpec) -> Table:
     """Bytes of a device by part: the fullest pipeline rank, and the emptiest where there are several."""
-    capacity = cluster.node.device.memory_bytes
+    sizes_of_devices = dict.fromkeys(readable.size(group.device.memory_bytes) for group in cluster.groups)
     ranks = sorted(range(len(estimate.memory)), key=lambda rank: -estimate.memory[rank].total)
     shown = [ranks[0]] if len(ranks) == 1 else [ranks[0], ranks[-1]]
-    table = Table("part", title=f"Memory of a device ({readable.size(capacity)})", title_justify="left")
+    table = Table("part", title=f"Memory of a device ({' or '.join(sizes_of_devices)})", title_justify="left")
     for rank in shown:
         table.add_column(f"pipeline rank {rank}", justify="right")
     for part, _ in estimate.memory[ranks[0]]:

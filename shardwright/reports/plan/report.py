@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardwright.base import units as readable
+from shardwright.costmodel import nodes_of_ranks
 from shardwright.reports import render_page, write_page
 from shardwright.specs import ClusterSpec, Estimate, Measurement, Plan, Timeline, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -69,7 +70,10 @@ def render_report(report: Report) -> str:
 
 def _tiles(report: Report) -> list[tuple[str, str, str]]:
     """The few numbers to see first: what, value, remark."""
-    estimate, group = report.estimate, report.cluster.node
+    estimate = report.estimate
+    sizes = [node.device.memory_bytes for node in nodes_of_ranks(estimate, report.cluster)]
+    filled = [memory.total / size for memory, size in zip(estimate.memory, sizes, strict=True)]
+    fullest = filled.index(max(filled))
     interval = next((i for i in estimate.step_seconds_intervals if abs(i.level - 0.8) < 1e-9), None)
     between = f"80%: {readable.seconds(interval.low)} to {readable.seconds(interval.high)}" if interval else ""
     each = estimate.tokens_per_s / estimate.device_count
@@ -79,18 +83,21 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
         ("MFU", readable.share(estimate.mfu), f"HFU {readable.share(estimate.hfu)}"),
         (
             "Peak memory",
-            readable.size(estimate.peak_memory_bytes),
-            f"{readable.share(estimate.peak_memory_bytes / group.device.memory_bytes)} of {readable.size(group.device.memory_bytes)}",
+            readable.size(estimate.memory[fullest].total),
+            f"{readable.share(filled[fullest])} of {readable.size(sizes[fullest])}",
         ),
     ]
 
 
 def _job_lines(report: Report) -> list[tuple[str, str]]:
     model, training, cluster = report.model, report.training, report.cluster
-    group = cluster.node
+    groups = (
+        [(cluster.devices, cluster.node)] if not cluster.is_mixed else [(one.devices, one) for one in cluster.groups]
+    )
+    devices = "; ".join(f"{count} x {group.device.name}, {group.devices_per_node} a node" for count, group in groups)
     return [
         ("model", f"{model.name}: {parameter_words(model)}, {model.layer_count} layers"),
-        ("cluster", f"{cluster.devices} x {group.device.name}, {group.devices_per_node} a node"),
+        ("cluster", devices),
         (
             "batch",
             f"{training.global_batch} sequences of {training.seq_len} tokens, {readable.count(training.tokens_per_step)} tokens a step",
@@ -129,7 +136,7 @@ def _figures(report: Report) -> dict[str, str]:
     from . import charts
     from .timeline_chart import detail_windows, memory_over_time_chart, timeline_chart
 
-    capacity_bytes = report.cluster.node.device.memory_bytes
+    capacity_bytes = max(node.device.memory_bytes for node in nodes_of_ranks(report.estimate, report.cluster))
     figures = {
         "step": charts.step_chart(report.estimate),
         "memory": charts.memory_chart(report.estimate, capacity_bytes),

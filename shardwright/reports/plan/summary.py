@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from shardwright.base import GIB
 from shardwright.base import units as readable
+from shardwright.costmodel import nodes_of_ranks
 from shardwright.costmodel.op_times import CALIBRATED
 from shardwright.costmodel.tables import usable_bytes
 from shardwright.specs import OWN_STACK, ClusterSpec, Estimate, Plan, TrainingSpec
@@ -123,8 +124,9 @@ def _step(estimate: Estimate) -> str:
 
 
 def _memory(plan: Plan, estimate: Estimate, cluster: ClusterSpec) -> str:
-    rank = max(range(len(estimate.memory)), key=lambda index: estimate.memory[index].total)
-    used, usable = estimate.memory[rank].total, usable_bytes(cluster.groups[0].device, CALIBRATED)
+    room = [usable_bytes(node.device, CALIBRATED) for node in nodes_of_ranks(estimate, cluster)]
+    rank = max(range(len(estimate.memory)), key=lambda index: estimate.memory[index].total / room[index])
+    used, usable = estimate.memory[rank].total, room[rank]
     part, largest = max(estimate.memory[rank], key=lambda item: item[1])
     where = f"pipeline rank {rank}" if plan.mesh.pp > 1 else "each device"
     host = max(estimate.host_bytes, default=0.0)

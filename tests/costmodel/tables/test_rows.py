@@ -47,7 +47,7 @@ def test_stages_of_one_rank_send_nothing_to_each_other_and_weight_gradients_are_
         slack=np.array(0.0),
     )
     mixes = np.ones((4, 2, 3), dtype=np.int64)
-    stages = stage_seconds(costs, mixes, ends_of(4)).costs("zb-v", 2, costs.send)
+    stages = stage_seconds(costs, mixes, ends_of(4)).costs("zb-v", 2, costs.send[..., None])
     assert stages.send.tolist() == [7.0, 0.0, 7.0]
     assert stages.weight_gradient.tolist() == [133.0, 33.0, 33.0, 1033.0]
     assert stages.optimizer == pytest.approx(np.array([133.0 + 1033.0, 66.0]))
