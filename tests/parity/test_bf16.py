@@ -15,6 +15,7 @@ BF16_TOLERANCE = 0.1
 PLANS = {
     "zero 3": plan((layers(zero=3),), dp_shard=2),
     "tp": plan((layers(),), tp=2),
+    "cp": plan((layers(zero=3),), cp=2, context_parallel="ring"),
     "pp": plan((layers(1),), (layers(1),), pp=2),
     "zb-h1": plan((layers(1, zero=1),), (layers(1, zero=1),), pp=2, dp_shard=2, microbatches=4, schedule="zb-h1"),
     "all": plan((layers(1, zero=3, recompute="full"),), (layers(1, zero=2),), pp=2, dp_shard=2, tp=2),
