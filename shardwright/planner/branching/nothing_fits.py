@@ -143,7 +143,8 @@ def what_would_fit(
             continue
         freed = kept_by(fixed.but(**{"stages": None, name: None}), training)  # stages contain these choices too
         if value is not None and fits(model, cluster, training, freed, times):
-            yield Change(f"{name} other than {value}", cluster, training, freed)
+            shown = f"{value:g}" if isinstance(value, float) else value
+            yield Change(f"{name} other than {shown}", cluster, training, freed)
     offload = fixed.with_offload()
     moves = offload != fixed and cluster.node.device.has_own_memory and training.software.runs.offload_optimizer
     if moves and any(fits(model, cluster, training, more, times) for more in last_resorts(offload)):

@@ -1,7 +1,7 @@
 """Every partition and every recompute mix of an entry, where they are few. The answer is then exact."""
 
 from functools import cache
-from itertools import product
+from itertools import combinations_with_replacement, product
 
 import numpy as np
 
@@ -85,10 +85,5 @@ def _all_sizes(layers: int, fewest: IntArray, most: IntArray) -> list[tuple[int,
 
 def _policy_splits(count: int, allowed: list[int], policies: int) -> list[IntArray]:
     """Return every way to put `count` layers under the allowed policies, as counts (policies,)."""
-    found = []
-    for split in product(range(count + 1), repeat=len(allowed)):
-        if sum(split) == count:
-            mix = np.zeros(policies, dtype=np.int64)
-            mix[allowed] = split
-            found.append(mix)
-    return found
+    ways = combinations_with_replacement(allowed, count)
+    return [np.bincount(np.array(way, dtype=np.int64), minlength=policies) for way in ways]
