@@ -43,6 +43,8 @@ def _uniform(reference: str) -> Lengths:
     except SpecError:
         dots = ""
         low = high = 1
-    if not dots or not 0 < low <= high <= MOST_PER_STEP:
+    if dots and high > MOST_PER_STEP:
+        raise SpecError(f"lengths '{reference}' reach beyond {MOST_PER_STEP:,} tokens; give {_UNIFORM}512..8192")
+    if not dots or not 0 < low <= high:
         raise SpecError(f"lengths '{reference}' name no range of tokens; give {_UNIFORM}512..8192, the shortest first")
     return Lengths.uniform(low, high)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import typer
 
-from . import ask, compare, plan, profile, run, simulate, validate
+from . import ask, compare, explain, plan, profile, run, simulate, validate
 from .options import EXIT_INFEASIBLE
 
 __all__ = ["app", "main"]
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Plans the fastest way to train a large model on a cluster, says why, and trains with that plan on PyTorch.",
 )
-for command in (plan.plan, plan.explain, compare.compare, simulate.simulate, run.run, validate.validate):
+for command in (plan.plan, explain.explain, compare.compare, simulate.simulate, run.run, validate.validate):
     app.command()(command)
 app.add_typer(ask.app, name="ask")
 app.add_typer(profile.app, name="profile")

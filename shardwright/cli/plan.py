@@ -1,4 +1,4 @@
-"""`plan` finds the fastest plan that fits; `explain` says what bounds a plan and what its neighbours cost."""
+"""`plan` finds the fastest plan that fits."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,8 +43,6 @@ from .options import (
     ActivationOffloadLayersOption,
     AllowPrecisionOption,
     AttentionOption,
-    CheckpointEveryOption,
-    CheckpointSecondsOption,
     ChosenLossChunksOption,
     ChosenRecomputeModulesOption,
     ClusterOption,
@@ -60,38 +58,29 @@ from .options import (
     MemoryReserveOption,
     MlpTilesOption,
     ModelArgument,
-    MtbfDeviceOption,
-    MtbfNodeOption,
     MtpLayersOption,
     OptimizerOption,
     OverlapsDispatchOption,
     PackingOption,
-    PlanArgument,
     PrecisionOption,
     ProfileOption,
-    RestartSecondsOption,
     SeqLenOption,
     StackOption,
     TrainableOption,
-    console,
-    end_infeasible,
     print_json,
     read_cluster,
     read_may_choose,
     read_model,
-    read_plan,
-    read_reliability,
     read_training,
     refuse_existing,
-    tell_what_lacks,
 )
+from .plan_output import parameter_counts, print_plan, profile_lacks, write_plan_report
 
 if TYPE_CHECKING:
     from shardwright.costmodel import PlanFile
-    from shardwright.costmodel.op_times import OpTimes
     from shardwright.planner.branching import SearchResult
     from shardwright.reports.plan import OtherPlan
-    from shardwright.specs import ClusterSpec, Measurement, TrainingSpec
+    from shardwright.specs import ClusterSpec, TrainingSpec
     from shardwright.specs.model import ModelSpec
 
 
@@ -199,7 +188,7 @@ def plan(
         *([] if listed else what_was_given_up(result)),
         *found.notes,
         *overlooked(*job, result.plan, result.estimate),
-        *_lacking(*job),
+        *profile_lacks(*job),
     ]
     if certify:
         notes.append(_certified(*job, result))
@@ -211,126 +200,18 @@ def plan(
         write_plan_file(out, plan_file)
     others = tuple(OtherPlan(one.names, one.plan, one.estimate, one.free_bytes) for one in result.trade_offs)
     if report:
-        _write_report(report, plan_file, why, others=others)
+        write_plan_report(report, plan_file, why, others=others)
     if as_json:
         searched = {"gap": result.gap, "bound_seconds": result.bound_seconds, "search_seconds": result.seconds}
-        printed = {"plan_file": plan_file.model_dump(mode="json"), "parameters": _parameters(job[0])}
+        printed = {"plan_file": plan_file.model_dump(mode="json"), "parameters": parameter_counts(job[0])}
         print_json({**printed, "search": searched, "others": others_json(others, result.estimate), "why": why})
         return
     if details:
-        _print_plan(plan_file, job[0], why, others)
+        print_plan(plan_file, job[0], why, others)
     else:
         typer.echo(_summary(*job, result, notes, others))
     if out:
         typer.echo(f"wrote {out}{_how_to_train(plan_file, out)}")
-
-
-def explain(
-    plan_path: PlanArgument,
-    profile: ProfileOption = None,
-    report: Annotated[Path | None, typer.Option(help="Write an HTML report with the timeline here.")] = None,
-    measurement: Annotated[Path | None, typer.Option(help="Compare with a run's measurement.json.")] = None,
-    pipeline_layout: Annotated[
-        str | None,
-        typer.Option(help="Deal the layers to stages as this layout of Megatron-Core does, such as 'Et*3|(tt|)*2tL'."),
-    ] = None,
-    step_noise: Annotated[
-        float | None, typer.Option(help="Set the standard deviation of a rank's compute time, as a share of it.")
-    ] = None,
-    mtbf_device_hours: MtbfDeviceOption = None,
-    mtbf_node_hours: MtbfNodeOption = None,
-    checkpoint_seconds: CheckpointSecondsOption = None,
-    restart_seconds: RestartSecondsOption = None,
-    checkpoint_every: CheckpointEveryOption = None,
-    force: ForceOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Explain a plan: what bounds it, what its neighbours would cost, and how sure that is."""
-    from shardwright.costmodel import estimate_plan, goodput
-    from shardwright.planner.why import explain as explain_plan
-    from shardwright.reports.plan import goodput_table, measured_table
-    from shardwright.specs import read_measurement
-
-    refuse_existing(report, force=force, inputs=[path for path in (plan_path, profile, measurement) if path])
-    reliability = read_reliability(
-        mtbf_device_hours=mtbf_device_hours,
-        mtbf_node_hours=mtbf_node_hours,
-        checkpoint_seconds=checkpoint_seconds,
-        restart_seconds=restart_seconds,
-        checkpoint_every=checkpoint_every,
-    )
-    written, model = read_plan(plan_path, profile)
-    if pipeline_layout:
-        written = _dealt(written, model, pipeline_layout)
-    job = (model, written.cluster, written.training, written.plan)
-    times = _times(written, step_noise)
-    # what the file says was true when it was written: a plan changed by hand has other costs
-    plan_file = written.model_copy(update={"estimate": estimate_plan(*job, times)})
-    lacking = tell_what_lacks(plan_file.estimated(), written.cluster)
-    left = goodput(plan_file.estimated(), written.cluster, reliability) if reliability else None
-    measured = read_measurement(measurement) if measurement else None
-    beside = measured_table(plan_file.plan, plan_file.estimated(), measured) if measured else None
-    why = explain_plan(plan_file.plan, model, plan_file.cluster, plan_file.training, times=times)
-    why += _lacking(model, plan_file.cluster, plan_file.training)
-    if report:
-        _write_report(report, plan_file, why, measured, times)
-    if as_json:
-        run = {"measurement": measured.model_dump(mode="json")} if measured else {}
-        failures = {"goodput": left.model_dump(mode="json")} if left else {}
-        printed = {"plan_file": plan_file.model_dump(mode="json"), "parameters": _parameters(model)}
-        print_json({**printed, "infeasible": lacking, "why": why, **run, **failures})
-    else:
-        _print_plan(plan_file, model, why)
-        if left:
-            console().print(goodput_table({plan_path.name: left}))
-        if beside:
-            console().print(beside)
-    end_infeasible(lacking)
-
-
-def _dealt(plan_file: "PlanFile", model: "ModelSpec", layout: str) -> "PlanFile":
-    """The plan with its layers dealt to stages by `layout`, and nothing else changed.
-
-    Raises:
-        SpecError: the layout is not one of this model and mesh, or the schedule does not accept it.
-    """
-    from shardwright.costmodel import read_layout, with_layout
-
-    plan, mtp_layers = plan_file.plan, plan_file.training.mtp_layers
-    stages = read_layout(layout, layers=model.layer_count, mtp_layers=mtp_layers, pp=plan.mesh.pp)
-    return plan_file.model_copy(update={"plan": with_layout(plan, stages)})
-
-
-def _parameters(model: "ModelSpec") -> dict[str, int]:
-    """How many parameters were read: all, and those that one token passes through."""
-    return {"total": model.parameter_count, "active": model.active_parameter_count}
-
-
-def _lacking(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec") -> list[str]:
-    from shardwright.catalog import what_profile_lacks
-
-    sentence = what_profile_lacks(cluster, training, model)
-    return [sentence] if sentence else []
-
-
-def _times(plan_file: "PlanFile", step_noise: float | None) -> "OpTimes":
-    """The times of the plan's cluster, with the noise that is given, if any.
-
-    Raises:
-        SpecError: the noise is not in [0, 1).
-    """
-    from dataclasses import replace
-
-    from shardwright.base import SpecError
-    from shardwright.costmodel.op_times import CALIBRATED, op_times
-
-    # on a mixed cluster each group has times of its own, and takes the constants of these
-    cluster = plan_file.cluster.alone(0) if plan_file.cluster.is_mixed else plan_file.cluster
-    if step_noise is None:
-        return op_times(cluster, plan_file.training)
-    if not 0 <= step_noise < 1:
-        raise SpecError(f"--step-noise is {step_noise}: give a share from 0 up to 1, such as 0.01")
-    return op_times(cluster, plan_file.training, replace(CALIBRATED, step_noise=step_noise))
 
 
 def _summary(
@@ -411,51 +292,3 @@ def _plan_file(
         plan=result.plan,
         estimate=result.estimate,
     )
-
-
-def _write_report(
-    path: Path,
-    plan_file: "PlanFile",
-    why: list[str],
-    measurement: "Measurement | None" = None,
-    times: "OpTimes | None" = None,
-    others: "tuple[OtherPlan, ...]" = (),
-) -> None:
-    from shardwright.costmodel import simulate_plan
-    from shardwright.reports.plan import Report, write_report
-
-    model = plan_file.model()
-    run = (model, plan_file.cluster, plan_file.training, plan_file.plan)
-    write_report(
-        path,
-        Report(
-            model=model,
-            cluster=plan_file.cluster,
-            training=plan_file.training,
-            plan=plan_file.plan,
-            estimate=plan_file.estimated(),
-            why=why,
-            timeline=simulate_plan(*run, times),
-            others=others,
-            measurement=measurement,
-        ),
-    )
-
-
-def _print_plan(
-    plan_file: "PlanFile", model: "ModelSpec", why: list[str], others: "tuple[OtherPlan, ...]" = ()
-) -> None:
-    from rich.text import Text
-
-    from shardwright.reports.plan import memory_table, others_table, plan_table, step_table
-
-    estimate, printed = plan_file.estimated(), console()
-    printed.print(Text.assemble((plan_file.model_name, "bold"), f" on {plan_file.cluster.name}"))
-    printed.print(plan_table(plan_file.plan, estimate, plan_file.training, model=model, cluster=plan_file.cluster))
-    printed.print(step_table(estimate))
-    printed.print(memory_table(estimate, plan_file.cluster))
-    if others:
-        printed.print(others_table(others, estimate))
-    printed.print("[bold]Why[/bold]")
-    for line in why:
-        printed.print(f"- {line}", highlight=False, markup=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from shardwright.costmodel.pipeline import (
     waiting_bytes,
 )
 from shardwright.costmodel.tables import (
+    CostTables,
     HeldBytes,
     Rows,
     StageSums,
@@ -112,20 +114,13 @@ class PlanCosts:
     times: OpTimes
     mixed: MixedRanks | None = None
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def sums(self) -> StageSums:
+        """Sums of the cost tables over each stage."""
         apart = self.plan.mtp_stage is not None
         mixes = layer_mixes(self.model, self.plan.stages, mtp_apart=apart)
         if self.mixed is not None:
-            each = self.mixed.tables(self.model, self.training, self.plan)
-            sends = self.mixed.sends(
-                self.model,
-                self.training,
-                candidates_of(self.plan),
-                {group: tables.send_seconds for group, tables in each.items()},
-            )
-            object.__setattr__(self, "_sums", StageSums.of_groups(each, mixes, self._group_of_stage))
-            object.__setattr__(self, "_sends", sends[0])
-            return
+            return StageSums.of_groups(self._tables_of_groups, mixes, self._group_of_stage)
         tables = build_tables(
             self.model,
             self.training,
@@ -134,9 +129,22 @@ class PlanCosts:
             strategies=self.plan.strategies,
             mtp_apart=apart,
         )
-        spread = self.plan.vocabulary_parallel != "none"
-        object.__setattr__(self, "_sums", StageSums.of(tables, mixes, spread=spread))
-        object.__setattr__(self, "_sends", tables.send_seconds[:1])
+        return StageSums.of(tables, mixes, spread=self.plan.vocabulary_parallel != "none")
+
+    @cached_property
+    def _sends(self) -> Array:
+        """(S - 1,) or (1,): seconds of a message from each stage to the next."""
+        if self.mixed is None:
+            return self.sums.tables.send_seconds[:1]
+        inside = {group: tables.send_seconds for group, tables in self._tables_of_groups.items()}
+        sends: Array = self.mixed.sends(self.model, self.training, candidates_of(self.plan), inside)[0]
+        return sends
+
+    @cached_property
+    def _tables_of_groups(self) -> dict[int, CostTables]:
+        """The cost tables of each group that holds a stage, on a mixed cluster."""
+        assert self.mixed is not None
+        return self.mixed.tables(self.model, self.training, self.plan)
 
     @property
     def _group_of_stage(self) -> list[int]:
@@ -151,19 +159,12 @@ class PlanCosts:
             return [self.times] * self.plan.mesh.pp
         return [self.mixed.times.of_group[group] for group in self.mixed.group_of_rank]
 
-    @property
-    def sums(self) -> StageSums:
-        """Sums of the cost tables over each stage."""
-        sums: StageSums = self.__dict__["_sums"]
-        return sums
-
     def stage_costs(self) -> StageCosts:
         """Seconds per stage, in the form that closed form and simulation take."""
         tables, sums = self.sums.tables, self.sums
         passes = sums.causes(tables.forward), sums.causes(tables.backward)
         saving = overlap_saving_seconds(self.times.node.device, self.training, self.times.constants, *passes)
-        sends: Array = self.__dict__["_sends"]
-        costs = sums.stage_seconds().costs(self.plan.schedule, self.plan.mesh.pp, sends, saving)
+        costs = sums.stage_seconds().costs(self.plan.schedule, self.plan.mesh.pp, self._sends, saving)
         forward, backward = self._stops()
         sends = costs.send * self._sent_states()
         return replace(costs, forward=costs.forward + forward, backward=costs.backward + backward, send=sends)

@@ -2,7 +2,7 @@
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
-from shardwright.specs import OWN_STACK, PIPELINE_OUTERMOST
+from shardwright.specs import OWN_STACK, PIPELINE_OUTERMOST, Plan, TrainingSpec
 
 
 def check_can_run(plan_file: PlanFile) -> None:
@@ -40,13 +40,20 @@ def check_can_run(plan_file: PlanFile) -> None:
             f"zero_stage 0 in some layers and {plan_file.plan.zero_stage} in others, over cp {mesh.cp}, can be estimated and compared, "
             "not run yet; plan with one of them"
         )
-    training, offload = plan_file.training, plan_file.plan.offload
+    for is_so, what, fix in _not_run(plan_file.plan, plan_file.training):
+        if is_so:
+            raise SpecError(f"{what} can be estimated and compared, not run yet; {fix}")
+
+
+def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str], ...]:
+    """Choices that the engine does not run: whether the plan has each, what it is, and what to plan instead."""
+    mesh, offload = plan.mesh, plan.offload
     on_host = offload.optimizer_fraction
-    unlike = (
+    return (
         (0 < on_host < 1, f"an optimizer {on_host:.0%} on the host", "plan with --offload-optimizer 0 or 1"),
         (mesh.order != PIPELINE_OUTERMOST, f"mesh order {mesh.order}", f"plan with --order {PIPELINE_OUTERMOST}"),
         (
-            plan_file.plan.expert_dispatch != "all-to-all" and mesh.ep > 1,
+            plan.expert_dispatch != "all-to-all" and mesh.ep > 1,
             "deduplicated dispatch",
             "plan with --expert-dispatch all-to-all",
         ),
@@ -56,7 +63,7 @@ def check_can_run(plan_file: PlanFile) -> None:
             "plan without --overlap-dispatch",
         ),
         (training.expert_capacity is not None, "expert_capacity", "leave it out"),
-        (plan_file.plan.vocabulary_parallel != "none", "vocabulary_parallel", "leave it out of the plan"),
+        (plan.vocabulary_parallel != "none", "vocabulary_parallel", "leave it out of the plan"),
         (training.fp8_attention, "attention in fp8", "plan without --fp8-attention"),
         (training.mlp_tiles > 1, "a tiled feed-forward", "plan without --mlp-tiles"),
         (training.mtp_layers > 0, "multi-token prediction", "plan without --mtp-layers"),
@@ -69,11 +76,8 @@ def check_can_run(plan_file: PlanFile) -> None:
                 ("nvme", offload.nvme_fraction, "optimizer state on drives"),
             )
         ),
-        (bool(plan_file.plan.activation_place), "activation offload", "plan with --offload-activations 0"),
+        (bool(plan.activation_place), "activation offload", "plan with --offload-activations 0"),
         (not training.trainable.trains_all, f"trainable {training.trainable}", "plan with --trainable all"),
         (training.lengths is not None, "documents of several lengths", "plan without --lengths"),
         (training.cuda_graphs != "none", "CUDA graphs", "plan without --cuda-graphs"),
     )
-    for is_so, what, fix in unlike:
-        if is_so:
-            raise SpecError(f"{what} can be estimated and compared, not run yet; {fix}")

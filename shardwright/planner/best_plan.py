@@ -78,11 +78,9 @@ def search(
         check_runs(training, fixed)
     trainings = training_variants(model, cluster, training, may_choose or OpenChoices())
     times_of = partial(_times_of, cluster=cluster, given=training, times=times)
-    for tried in last_resorts(fixed) if fixed.stages is None else [fixed]:
-        found = Portfolio.start(model, cluster, trainings, tried, times_of)
-        found.run(time_limit_seconds, progress)
-        if found.best is not None:
-            break
+    resorts = last_resorts(fixed) if fixed.stages is None else [fixed]
+    starts = (Portfolio.start(model, cluster, trainings, tried, times_of) for tried in resorts)
+    found = _first_with_a_plan(starts, time_limit_seconds, progress)
     found.run_other_order(model, cluster, started + time_limit_seconds - time.perf_counter())
     if found.best is None:  # the last variant keeps least
         raise _no_plan(explain_none, model, cluster, trainings[-1], fixed, times_of(trainings[-1]))
@@ -107,6 +105,15 @@ def search(
         trade_offs=trade_offs(found, chosen, model, cluster) if list_trade_offs and found.complete else (),
         seconds=time.perf_counter() - started,
     )
+
+
+def _first_with_a_plan(starts: Iterator[Portfolio], time_limit_seconds: float, progress: Progress | None) -> Portfolio:
+    """Run portfolios in turn until one finds a plan; return the last that was run."""
+    for found in starts:
+        found.run(time_limit_seconds, progress)
+        if found.best is not None:
+            break
+    return found
 
 
 def _no_plan(

@@ -46,7 +46,8 @@ def test_a_wrong_line_is_named(tmp_path: Path, text: str, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["uniform:8..5", "uniform:", "uniform:a..b", "uniform:5", "uniform:0..5", "nothing.csv"]
+    "text",
+    ["uniform:8..5", "uniform:", "uniform:a..b", "uniform:5", "uniform:0..5", "uniform:1..9999999999", "nothing.csv"],
 )
 def test_what_is_neither_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(SpecError, match=r"uniform:512\.\.8192"):

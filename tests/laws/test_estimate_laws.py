@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 
 from shardwright.costmodel.evaluate import estimate_plan, simulate_plan
 from shardwright.costmodel.layers import operators
+from shardwright.costmodel.layers.core import attention_core_flops
 from shardwright.costmodel.op_times.operand_formats import OPERANDS
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.mesh import Mesh
@@ -70,7 +71,7 @@ def _least_flops(run: Run) -> float:
             *operators.attention_matmuls(part.block, model.hidden_size, tokens, 1),
             *operators.ffn_matmuls(part.block, model.hidden_size, tokens, 1),
         ]
-        core = operators.attention_core_flops(part.block, training, tokens, 1, causal=True)
+        core = attention_core_flops(part.block, training, tokens, 1, causal=True)
         weights = float(sum(matmul.flops for matmul in matmuls))
         whole = weights + float(core) if part.block.frozen else trained * weights + 3.0 * float(core)
         layers += part.count * whole

@@ -57,8 +57,8 @@ def sleep_while_the_last_dies(ranks: TorchRanks, argument: str, tell: Tell) -> s
 
 def go_on_until_interrupted(ranks: TorchRanks, argument: str, tell: Tell) -> str:
     """Rank 0 keeps what it has when it is interrupted; the other ranks know nothing of it."""
-    tell(f"pids {json.dumps(ranks.gather(os.getpid()))}")
     try:
+        tell(f"pids {json.dumps(ranks.gather(os.getpid()))}")  # it may be interrupted as soon as this is read
         while True:
             ranks.barrier()
             time.sleep(0.02)

@@ -34,12 +34,8 @@ def read_mixtral(config: ConfigReader) -> ModelSpec:
     hidden_size = config.required_size("hidden_size")
     heads = read_heads(config, hidden_size, heads=32, kv_heads=8)
     window = config.optional_size("sliding_window", default=None)
-    experts, top_k = read_expert_counts(config, "num_local_experts", "num_experts", default=8, top_k=2)
-    width = config.size("intermediate_size", default=14336)
-    block = Block(
-        attention=MultiHeadAttention(**heads._asdict(), window=window),
-        ffn=MixtureOfExperts(experts=experts, top_k=top_k, expert_width=width),
-    )
+    ffn = read_experts(config, "num_local_experts", "num_experts", default=8, top_k=2, width=14336)
+    block = Block(attention=MultiHeadAttention(**heads._asdict(), window=window), ffn=ffn)
     blocks = [block] * read_layer_count(config)
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=32000, tied=False)
 
@@ -142,9 +138,7 @@ def read_deepseek_v2(config: ConfigReader) -> ModelSpec:
     bias = config.flag("mlp_bias", default=False)
     experts = deepseek_experts(config, experts=64, top_k=None, width=1407, shared=2, shared_bias=bias)
     dense = FeedForward(width=config.size("intermediate_size", default=11008), gated=True, bias=bias)
-    first_sparse = config.size("first_k_dense_replace", default=0, at_least=0)
-    windows = [None] * read_layer_count(config)
-    blocks = mixed_blocks(attention, windows, experts or dense, dense, lambda layer: layer >= first_sparse)
+    blocks = deepseek_blocks(config, attention, experts, dense, first_sparse=0)
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=102400, tied=False)
 
 
@@ -153,9 +147,7 @@ def read_deepseek_v3(config: ConfigReader) -> ModelSpec:
     attention = _latent(config, heads=128)
     experts = deepseek_experts(config, experts=256, top_k=8, width=2048, shared=1)
     dense = FeedForward(width=config.size("intermediate_size", default=18432), gated=True)
-    first_sparse = config.size("first_k_dense_replace", default=3, at_least=0)
-    windows = [None] * read_layer_count(config)
-    blocks = mixed_blocks(attention, windows, experts or dense, dense, lambda layer: layer >= first_sparse)
+    blocks = deepseek_blocks(config, attention, experts, dense, first_sparse=3)
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=129280, tied=False)
 
 
@@ -190,6 +182,30 @@ def deepseek_experts(
     return MixtureOfExperts(
         experts=routed, top_k=chosen, expert_width=expert_width, shared_width=shared_width, shared_bias=shared_bias
     )
+
+
+def deepseek_blocks(
+    config: ConfigReader,
+    attention: MultiHeadAttention | LatentAttention,
+    experts: MixtureOfExperts | None,
+    dense: FeedForward,
+    *,
+    first_sparse: int,
+) -> list[Block]:
+    """Return one block for each layer, with experts from `first_k_dense_replace` on, if there are any."""
+    first = config.size("first_k_dense_replace", default=first_sparse, at_least=0)
+    windows = [None] * read_layer_count(config)
+    return mixed_blocks(attention, windows, experts or dense, dense, lambda layer: layer >= first)
+
+
+def read_experts(config: ConfigReader, *spellings: str, default: int, top_k: int, width: int) -> MixtureOfExperts:
+    """Return routed experts alone, as wide as `intermediate_size`.
+
+    Raises:
+        SpecError: a token would use more than there are.
+    """
+    experts, chosen = read_expert_counts(config, *spellings, default=default, top_k=top_k)
+    return MixtureOfExperts(experts=experts, top_k=chosen, expert_width=config.size("intermediate_size", default=width))
 
 
 def read_expert_counts(config: ConfigReader, *spellings: str, default: int, top_k: int | None) -> tuple[int, int]:

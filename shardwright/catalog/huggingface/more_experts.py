@@ -6,7 +6,7 @@ several tokens and correction biases that are buffers are not counted.
 
 from shardwright.specs.model import Block, FeedForward, MixtureOfExperts, ModelSpec, MultiHeadAttention, Norm
 
-from .experts import deepseek_experts, mixed_blocks, read_expert_counts
+from .experts import deepseek_blocks, deepseek_experts, mixed_blocks, read_expert_counts, read_experts
 from .layers import CHUNKED, Ends, decoder, read_heads, read_layer_count, read_windows
 from .reader import ConfigReader
 
@@ -19,9 +19,8 @@ def read_olmoe(config: ConfigReader) -> ModelSpec:
     heads = read_heads(config, hidden_size, heads=16)
     bias = config.flag("attention_bias", default=False)
     attention = MultiHeadAttention(**heads._asdict(), qkv_bias=bias, output_bias=bias, qk_norm="whole")
-    experts, top_k = read_expert_counts(config, "num_experts", "num_local_experts", default=64, top_k=8)
-    width = config.size("intermediate_size", default=2048)
-    block = Block(attention=attention, ffn=MixtureOfExperts(experts=experts, top_k=top_k, expert_width=width))
+    ffn = read_experts(config, "num_experts", "num_local_experts", default=64, top_k=8, width=2048)
+    block = Block(attention=attention, ffn=ffn)
     blocks = [block] * read_layer_count(config)
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=50304, tied=False)
 
@@ -30,12 +29,8 @@ def read_granite_moe(config: ConfigReader) -> ModelSpec:
     hidden_size = config.required_size("hidden_size")
     heads = read_heads(config, hidden_size, heads=32)
     bias = config.flag("attention_bias", default=False)
-    experts, top_k = read_expert_counts(config, "num_local_experts", "num_experts", default=8, top_k=2)
-    width = config.size("intermediate_size", default=11008)
-    block = Block(
-        attention=MultiHeadAttention(**heads._asdict(), qkv_bias=bias, output_bias=bias),
-        ffn=MixtureOfExperts(experts=experts, top_k=top_k, expert_width=width),
-    )
+    ffn = read_experts(config, "num_local_experts", "num_experts", default=8, top_k=2, width=11008)
+    block = Block(attention=MultiHeadAttention(**heads._asdict(), qkv_bias=bias, output_bias=bias), ffn=ffn)
     blocks = [block] * read_layer_count(config)
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=32000, tied=False)
 
@@ -46,13 +41,9 @@ def read_phimoe(config: ConfigReader) -> ModelSpec:
     heads = read_heads(config, hidden_size, heads=32, kv_heads=8)
     bias = config.flag("attention_bias", default=False)
     window = config.optional_size("sliding_window", default=None)
-    experts, top_k = read_expert_counts(config, "num_local_experts", "num_experts", default=16, top_k=2)
-    width = config.size("intermediate_size", default=6400)
-    block = Block(
-        attention=MultiHeadAttention(**heads._asdict(), qkv_bias=bias, output_bias=bias, window=window),
-        ffn=MixtureOfExperts(experts=experts, top_k=top_k, expert_width=width),
-        norm=_LAYER_NORM,
-    )
+    attention = MultiHeadAttention(**heads._asdict(), qkv_bias=bias, output_bias=bias, window=window)
+    ffn = read_experts(config, "num_local_experts", "num_experts", default=16, top_k=2, width=6400)
+    block = Block(attention=attention, ffn=ffn, norm=_LAYER_NORM)
     ends = Ends(_LAYER_NORM, head_bias=config.flag("lm_head_bias", default=False))
     blocks = [block] * read_layer_count(config)
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=32064, tied=False, ends=ends)
@@ -62,12 +53,8 @@ def read_minimax_m2(config: ConfigReader) -> ModelSpec:
     """MiniMax-M2: queries and keys are normalised as a whole."""
     hidden_size = config.required_size("hidden_size")
     heads = read_heads(config, hidden_size, heads=48, kv_heads=8, head_size=128)
-    experts, top_k = read_expert_counts(config, "num_local_experts", "num_experts", default=256, top_k=8)
-    width = config.size("intermediate_size", default=1536)
-    block = Block(
-        attention=MultiHeadAttention(**heads._asdict(), qk_norm="whole"),
-        ffn=MixtureOfExperts(experts=experts, top_k=top_k, expert_width=width),
-    )
+    ffn = read_experts(config, "num_local_experts", "num_experts", default=256, top_k=8, width=1536)
+    block = Block(attention=MultiHeadAttention(**heads._asdict(), qk_norm="whole"), ffn=ffn)
     blocks = [block] * read_layer_count(config)
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=200064, tied=False)
 
@@ -83,9 +70,7 @@ def read_glm4_moe(config: ConfigReader) -> ModelSpec:
     )
     experts = deepseek_experts(config, experts=128, top_k=8, width=1408, shared=1)
     dense = FeedForward(width=config.size("intermediate_size", default=10944), gated=True)
-    first_sparse = config.size("first_k_dense_replace", default=1, at_least=0)
-    windows = [None] * read_layer_count(config)
-    blocks = mixed_blocks(attention, windows, experts or dense, dense, lambda layer: layer >= first_sparse)
+    blocks = deepseek_blocks(config, attention, experts, dense, first_sparse=1)
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=151552, tied=False)
 
 

@@ -4,7 +4,7 @@ Work is: matmuls, memory traffic, kept bytes, repeated work under recompute, and
 parallelism.
 """
 
-from . import operators
+from . import frame, operators
 from .all_rows import WorkModel
 from .flops import model_flops_per_sequence, recompute_flops_per_sequence
 from .row import RowWork
@@ -16,6 +16,7 @@ __all__ = [
     "WorkModel",
     "backward_traffic",
     "forward_traffic",
+    "frame",
     "joins_attention",
     "model_flops_per_sequence",
     "operators",

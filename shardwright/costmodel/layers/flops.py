@@ -6,6 +6,7 @@ from shardwright.specs import Plan, RecomputePolicy, TrainingSpec
 from shardwright.specs.model import Block, FeedForward, ModelSpec
 
 from . import operators
+from .core import attention_core_flops
 from .frozen import Adapters
 from .recompute import repeated_modules, selection
 from .traffic import joins_attention
@@ -97,5 +98,5 @@ def _forward_flops(block: Block, model: ModelSpec, training: TrainingSpec) -> tu
     """Return the forward FLOPs of one layer and one sequence: weight matmuls, and attention core."""
     tokens, hidden = training.seq_len, model.hidden_size
     matmuls = [*operators.attention_matmuls(block, hidden, tokens, 1), *operators.ffn_matmuls(block, hidden, tokens, 1)]
-    core = operators.attention_core_flops(block, training, tokens, 1, causal=False)
+    core = attention_core_flops(block, training, tokens, 1, causal=False)
     return float(sum(matmul.flops for matmul in matmuls)), float(core)

@@ -7,14 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.op_times import ATTENTION_BACKWARD, exposed_beside, operator_passes, score_passes
-from shardwright.specs import BYTES_PER_ELEMENT
-from shardwright.specs.model import Block, FeedForward, LinearAttention, MixtureOfExperts
+from shardwright.costmodel.op_times import exposed_beside, operator_passes
+from shardwright.specs.model import Block, FeedForward, MixtureOfExperts
 
 from . import operators
-from .documents import document_length, unevenness
+from .core import AttentionCore, Passes
 from .exchanges import ContextExchange, ExpertExchange, hidden_pairs, spread_parameters
-from .fp8_attention import fp8_attention_cast_bytes, fp8_attention_seconds
 from .frame import WorkFrame
 from .frozen import Adapters, BaseWeights, stored_bytes, unneeded_kernels
 from .precision import reduces_scales
@@ -26,13 +24,6 @@ from .weight_matmuls import WeightMatmuls
 
 # Share of a dense layer's launches that belong to attention, its norm and its residual: 22 of 34 in transformers' Llama.
 _ATTENTION_LAUNCHES = 22 / 34
-
-
-class _Passes(NamedTuple):
-    """Seconds of a forward and a backward, (N,) each."""
-
-    forward: Array
-    backward: Array
 
 
 class _Repeated(NamedTuple):
@@ -77,7 +68,7 @@ class LayerWork:
         exchanged = self._exposed(self._collectives, passes.backward)
         traded, alone = self._exposed_trade, self._trade
         exchanges = self._modules is not None and self._modules.exchange
-        uneven = self._uneven
+        uneven = AttentionCore(self.frame, self.block).uneven
         work = RowWork(
             forward_seconds=passes.forward,
             backward_seconds=passes.backward,
@@ -167,10 +158,10 @@ class LayerWork:
         ]
 
     @cached_property
-    def _memory_bound(self) -> _Passes:
+    def _memory_bound(self) -> Passes:
         """Norms, residuals, activations and the other operators whose time is memory traffic."""
         job = (self.block, self.frame.model, self.frame.training, self.frame.experts)
-        return _Passes(*map(self._moving, (forward_traffic(*job), backward_traffic(*job))))
+        return Passes(*map(self._moving, (forward_traffic(*job), backward_traffic(*job))))
 
     def _moving(self, traffic: tuple[Moving, ...]) -> Array:
         frame = self.frame
@@ -185,70 +176,24 @@ class LayerWork:
         return seconds
 
     @cached_property
-    def _core(self) -> _Passes:
-        """Forward and backward of scores, softmax and weighted values; fused kernels compute only the causal half."""
-        frame, attention = self.frame, self.block.attention
-        tp = frame.candidates.tp
-        if frame.training.attention == "flash" or isinstance(attention, LinearAttention):
-            flops = operators.attention_core_flops(self.block, frame.training, frame.tokens, tp, causal=True)
-            # Dao 2023 (FlashAttention-2), section 4.1: five matmuls backward for two forward.
-            return _Passes(self._fused_core(flops), self._fused_core(ATTENTION_BACKWARD * flops, backward=True))
-        batched = frame.candidates.micro_batch * attention.heads / tp
-        length = float(frame.training.seq_len)
-        queries = length / frame.candidates.cp
-        matmuls = [
-            operators.Matmul(queries, attention.head_size, length, batched),
-            operators.Matmul(queries, length, attention.value_head_size, batched),
-        ]
-        scores = frame.element_bytes * batched * queries * length
-        casts = frame.element_bytes < BYTES_PER_ELEMENT["fp32"]
-        casts &= not layer_code(frame.model.family, self.block).compute_softmax
-        forward_passes, backward_passes = score_passes(fused=frame.stack.fused_elementwise, casts=casts)
-        return _Passes(
-            frame.plain.forward_seconds(matmuls) + frame.times.memory_bound_seconds(forward_passes * scores),
-            frame.plain.backward_seconds(matmuls) + frame.times.memory_bound_seconds(backward_passes * scores),
-        )
-
-    def _fused_core(self, flops: Array, *, backward: bool = False) -> Array:
-        """Seconds of one pass of a fused kernel, and of the casts around one in 8 bits."""
-        frame, attention, head_size = self.frame, self.block.attention, self.block.attention.head_size
-        sizes: dict[str, float] = {"head_size": head_size, "value_size": attention.value_head_size}
-        keys = document_length(frame.training)
-        seconds = frame.times.attention_seconds(flops, **sizes, seq_len=keys, backward=backward)
-        if not frame.training.fp8_attention:
-            return seconds
-        job = (frame.times.node.device, frame.training, seconds, flops)
-        casts = fp8_attention_cast_bytes(self.block, frame.training, backward=backward)
-        moved = frame.times.memory_bound_seconds(casts * frame.tokens / frame.candidates.tp)
-        return fp8_attention_seconds(*job, head_size=head_size, backward=backward) + moved
-
-    @property
-    def _uneven(self) -> _Passes:
-        """By how much passes of a microbatch vary with its documents: one standard deviation, of its sequences together."""
-        frame = self.frame
-        attention = self.block.attention
-        linear = isinstance(attention, LinearAttention)  # its work is that of its tokens
-        if linear or frame.training.attention != "flash":  # unfused attention computes every score and masks it
-            return _Passes(0 * self._core.forward, 0 * self._core.backward)
-        of_sequence = unevenness(frame.training, attention.window)
-        share = of_sequence / np.sqrt(frame.candidates.micro_batch)
-        return _Passes(share * self._core.forward, share * self._core.backward)
+    def _core(self) -> Passes:
+        return AttentionCore(self.frame, self.block).passes
 
     @cached_property
-    def _busy(self) -> _Passes:
+    def _busy(self) -> Passes:
         """Seconds of the device alone."""
         linear, core, moving, beside = self._linear, self._core, self._memory_bound, self._beside_frozen
-        return _Passes(
+        return Passes(
             linear.forward_seconds(self._matmuls) + core.forward + moving.forward + beside.forward,
             linear.backward_seconds(self._matmuls) + core.backward + moving.backward + beside.backward,
         )
 
     @cached_property
-    def _beside_frozen(self) -> _Passes:
+    def _beside_frozen(self) -> Passes:
         """Seconds of adapters, and of restoring frozen weights from a lower format."""
         plain, moved, adapters = self.frame.plain, self.frame.times.memory_bound_seconds, self._adapters
         base = BaseWeights(self.frame.training, self._matmuls)
-        return _Passes(
+        return Passes(
             plain.forward_seconds(adapters.matmuls) + moved(adapters.forward_bytes + base.forward_bytes),
             plain.backward_seconds(adapters.matmuls) + moved(adapters.backward_bytes + base.backward_bytes),
         )
@@ -263,16 +208,16 @@ class LayerWork:
         return sum(each[0] for each in added), sum(each[1] for each in added) - unneeded
 
     @cached_property
-    def _passes(self) -> _Passes:
+    def _passes(self) -> Passes:
         """Seconds with the host's launches, where a pass waits for them."""
         return self._launched(self._busy)
 
-    def _launched(self, busy: _Passes) -> _Passes:
+    def _launched(self, busy: Passes) -> Passes:
         launched, kernels = self.frame.times.with_launches_seconds, self._kernels
-        return _Passes(launched(busy.forward, kernels.forward), launched(busy.backward, kernels.backward))
+        return Passes(launched(busy.forward, kernels.forward), launched(busy.backward, kernels.backward))
 
     @cached_property
-    def _kernels(self) -> _Passes:
+    def _kernels(self) -> Passes:
         """Launches of a pass. A layer of experts also has those of its router, and some for each expert that the rank holds.
 
         A graph takes its part off the host: that of attention with its norm and residual, that of the router, or all.
@@ -280,18 +225,18 @@ class LayerWork:
         stack, ffn, frame, graphs = self.frame.stack, self.block.ffn, self.frame, self.frame.training.cuda_graphs
         every = np.ones(len(frame.tokens))
         if graphs == "whole":
-            return _Passes(0 * every, 0 * every)
+            return Passes(0 * every, 0 * every)
         dense = every * (1 - _ATTENTION_LAUNCHES * ("attention" in graphs))
         more_forward, more_backward = self._frozen_kernels
         forward = dense * (stack.kernels_forward + more_forward)
         backward = dense * np.maximum(0.0, stack.kernels_backward + more_backward)
         if isinstance(ffn, FeedForward):
-            return _Passes(forward, backward)
+            return Passes(forward, backward)
         held = ffn.experts / np.asarray(frame.experts.ep)
         off = "router" in graphs
         router_forward = stack.router_kernels_forward - off * stack.gate_kernels_forward
         router_backward = stack.router_kernels_backward - off * stack.gate_kernels_backward
-        return _Passes(
+        return Passes(
             forward + router_forward + stack.expert_kernels_forward * held,
             backward + router_backward + stack.expert_kernels_backward * held,
         )
@@ -302,12 +247,12 @@ class LayerWork:
         return ContextExchange(frame.training, frame.times, frame.candidates, frame.tokens)
 
     @cached_property
-    def _context_seconds(self) -> _Passes:
+    def _context_seconds(self) -> Passes:
         """Exposed seconds of the context exchange, beside the compute and the launches of a pass."""
         exchanged = self._context.pass_seconds(self.block.attention, *self._core)
-        busy = _Passes(self._busy.forward + exchanged.forward, self._busy.backward + exchanged.backward)
+        busy = Passes(self._busy.forward + exchanged.forward, self._busy.backward + exchanged.backward)
         launched = self._launched(busy)
-        return _Passes(launched.forward - self._passes.forward, launched.backward - self._passes.backward)
+        return Passes(launched.forward - self._passes.forward, launched.backward - self._passes.backward)
 
     @cached_property
     def _trade(self) -> Array:

@@ -8,14 +8,7 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.layers import RowWork
-from shardwright.costmodel.op_times import (
-    CLIP_PASSES,
-    FOREACH_UPDATE_PASSES,
-    UPDATE_PASSES,
-    CollectiveName,
-    Crossing,
-    OpTimes,
-)
+from shardwright.costmodel.op_times import CollectiveName, Crossing, OpTimes
 from shardwright.specs import (
     OPTIMIZER_STATES,
     OWN_STACK,
@@ -34,6 +27,7 @@ from .cost_tables import CostTables, Seconds, StaticBytes
 from .data_parallel import DataParallel, defers, sharded
 from .distinct_rows import distinct_rows
 from .straggler import largest_of
+from .update import Update
 
 _EXCHANGES = ("tensor_parallel", "context_parallel", "expert_parallel")
 
@@ -131,7 +125,7 @@ class _Builder:
                 data_parallel=last.network + self._once_a_step_seconds(traffic), host_copy=last.host_copy
             ),
             weight_gradient_seconds=(1 + waiting[..., 0]) * self._stacked("weight_gradient_seconds"),
-            optimizer_seconds=self._optimizer_seconds(traffic),
+            optimizer_seconds=Update(self.training, self.times, self.candidates, self._shard(traffic)).seconds,
             send_seconds=self.send_seconds(),
             activation_bytes=self._offload.staying if self._offload else self._stacked("activation_bytes_by_policy"),
             working_bytes=self._stacked("working_bytes_by_policy")
@@ -188,6 +182,10 @@ class _Builder:
             backward,
             self._offload.copy_seconds if self._offload else None,
         )
+
+    def _shard(self, traffic: DataParallel) -> Array:
+        """(N, R): elements of this rank's shard."""
+        return np.asarray(sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters)))
 
     def _held_inputs(self) -> Array:
         """(N, R, P): bytes of gradients that stay where a stack holds frozen layers' inputs and their gradients to the end of the
@@ -329,52 +327,6 @@ class _Builder:
         gather = self.times.collective_seconds("all_gather", whole_bytes, tp_group(self.candidates, node))
         return np.asarray(send + np.where(regathers, gather, 0.0))
 
-    def _optimizer_seconds(self, traffic: DataParallel) -> Array:
-        """Seconds of clipping and update of this rank's shard: the host's cores update their share, the device the rest.
-
-        With share f on the host and times d and h of the whole shard, a stack takes (1 - f) d + f h, or the longer of the two
-        where it updates both at once (`Stack.updates_side_by_side`).
-        """
-        on_host = self._column("offload_optimizer")
-        shard = sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters))
-        element = self.training.precision.parameter_bytes_per_element
-        passes = FOREACH_UPDATE_PASSES if self.training.software.foreach_update else UPDATE_PASSES
-        update = element * passes[self.training.optimizer] * shard
-        clip = element * CLIP_PASSES * shard
-        by_host = np.where(on_host > 0, self.times.host_update_seconds(on_host * shard, on_host * (update + clip)), 0.0)
-        by_host = np.maximum(by_host, self._nvme_seconds(self._on_nvme * on_host * shard))
-        left = 1 - on_host
-        by_device = np.where(
-            on_host < 1,
-            self.times.operator_seconds(self.training.optimizer, left * shard, left * update)
-            + self.times.operator_seconds("clip", left * shard, left * clip),
-            0.0,
-        )
-        together = np.maximum if self.training.software.updates_side_by_side else np.add
-        return np.asarray(together(by_device, by_host))
-
-    @property
-    def _on_nvme(self) -> Array:
-        """(N, 1): share of the host's part of the optimizer whose parameters and state are on drives."""
-        return self._column("offload_nvme")
-
-    def _nvme_seconds(self, elements: Array) -> Array:
-        """Seconds of reading and writing so many elements' parameters and state, all ranks of a host at once.
-
-        It is assumed that drives read ahead and write behind the update (ZeRO-Infinity, arXiv 2104.07857, is such an engine), so
-        the longer of drives and update counts.
-        """
-        host, ranks = self.times.node.host, self.times.node.devices_per_host
-        if not (elements.any() and host.nvme_bytes):
-            return np.zeros_like(elements)
-        each = 1 / host.nvme_read_bytes_per_s + 1 / host.nvme_write_bytes_per_s
-        return np.asarray(self._state_bytes * elements * ranks * each)
-
-    @property
-    def _state_bytes(self) -> float:
-        """Bytes of an element's fp32 parameter and optimizer state."""
-        return self.training.precision.parameter_bytes_per_element * (1.0 + OPTIMIZER_STATES[self.training.optimizer])
-
     @property
     def _reads_parameters(self) -> Array:
         """(N, R): where compute reads the parameters that the optimizer updates, without a copy in its own format."""
@@ -399,8 +351,8 @@ class _Builder:
         (data_parallel.py says which are where)."""
         precision, zero = self.training.precision, self._column("zero_stage")
         parameters = traffic.parameters + traffic.expert_parameters
-        shard = sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters))
-        on_host = self._column("offload_optimizer")
+        shard = self._shard(traffic)
+        on_host, on_nvme = self._column("offload_optimizer"), self._column("offload_nvme")
         on_device = 1 - on_host
         freed = (zero >= 3) & self._freed
         # frozen weights are sharded by ZeRO-3 alone, on the device: below it every rank holds them whole, and no update moves them
@@ -447,8 +399,8 @@ class _Builder:
                 + np.where(zero <= 1, stack.flat_gradient_copies * gradient * parameters, 0.0)
             ),
             unplaced=(kept_gathered + gradients) * self._in_heap,
-            nvme=self._on_nvme * on_host * (master + states),
-            host=on_host * ((1 - self._on_nvme) * (master + states) + shard_gradient)
+            nvme=on_nvme * on_host * (master + states),
+            host=on_host * ((1 - on_nvme) * (master + states) + shard_gradient)
             + np.where(freed, 0.0, streams * gathered)
             + (self._offload.host_bytes if self._offload else 0.0),
         )

@@ -15,7 +15,7 @@ from shardwright.costmodel.op_times import CALIBRATED, Constants
 from shardwright.costmodel.tables import RowCosts
 from shardwright.planner.mixes import allowed_strategies
 from shardwright.planner.space import EntryCosts, Fixed, Space, SpaceCosts, enumerate_space, space_costs
-from shardwright.specs import NETWORKS, PIPELINE_OUTERMOST, ClusterSpec, NodeGroup, TrainingSpec
+from shardwright.specs import NETWORKS, PIPELINE_OUTERMOST, ClusterSpec, Link, NodeGroup, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 MOST_GROUPS = 4
@@ -153,7 +153,7 @@ def _equal_nodes(cluster: ClusterSpec) -> ClusterSpec:
     return cluster.model_copy(update={"groups": (node,), "between": None})
 
 
-def _any_nic(cluster: ClusterSpec) -> object:
+def _any_nic(cluster: ClusterSpec) -> Link | None:
     return next((group.nic for group in cluster.groups if group.nic is not None), cluster.between)
 
 

@@ -7,6 +7,7 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from shardwright.costmodel.layers import operators
+from shardwright.costmodel.layers.core import attention_core_flops
 from shardwright.costmodel.layers.flops import model_flops_per_sequence
 from shardwright.specs.model.attention import LinearAttention
 from shardwright.specs.training import Precision, TrainingSpec
@@ -40,7 +41,7 @@ def test_a_forward_has_the_flops_that_torch_counts() -> None:
     attention = block.attention
     assert isinstance(attention, LinearAttention)
     matmuls = operators.attention_matmuls(block, CONFIG["hidden_size"], SEQ, 1)
-    core = operators.attention_core_flops(block, training(SEQ), SEQ, 1, causal=True)
+    core = attention_core_flops(block, training(SEQ), SEQ, 1, causal=True)
     # its convolution is padded on both sides before the end is cut off
     padding = 2.0 * attention.convolved_width * attention.kernel * (attention.kernel - 1)
     # it solves a triangular system for what a kernel multiplies by the inverse; torch counts no FLOPs of that
@@ -53,7 +54,7 @@ def test_its_flops_grow_with_the_tokens_alone() -> None:
     linear, full = read(CONFIG).layer_classes
 
     def per_token(block: Any, length: int) -> float:
-        return float(operators.attention_core_flops(block, training(length), length, 1, causal=False)) / length
+        return float(attention_core_flops(block, training(length), length, 1, causal=False)) / length
 
     assert per_token(linear, 4096) == per_token(linear, 128)
     assert per_token(full, 4096) == 32 * per_token(full, 128)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardwright.costmodel.layers.documents import context_length
+from shardwright.costmodel.layers.core.documents import context_length
 from shardwright.costmodel.layers.operators import saved_bytes, score_bytes
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.layers.test_traffic import GPT, HIDDEN, KEY, LLAMA, QUERY, WIDTH

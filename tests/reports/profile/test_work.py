@@ -3,7 +3,7 @@
 import pytest
 
 from shardwright.catalog.huggingface.load import load_model
-from shardwright.costmodel.layers.operators import attention_core_flops
+from shardwright.costmodel.layers.core import attention_core_flops
 from shardwright.costmodel.layers.traffic import backward_traffic, forward_traffic
 from shardwright.costmodel.op_times.curves import attention_flops
 from shardwright.costmodel.op_times.passes import operator_passes

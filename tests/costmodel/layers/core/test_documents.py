@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shardwright.costmodel import estimate_plan
-from shardwright.costmodel.layers.documents import context_length, document_length, keys_seen, unevenness
+from shardwright.costmodel.layers.core.documents import context_length, document_length, keys_seen, unevenness
 from shardwright.specs import Lengths, Mesh, Plan, Stage, TrainingSpec
 from shardwright.specs.plan import LayerRun
 from tests.planner.small_problems import tiny_cluster, tiny_model

@@ -6,7 +6,7 @@ import pytest
 from shardwright.base.errors import SpecError
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.costmodel.layers.all_rows import WorkModel
-from shardwright.costmodel.layers.fp8_attention import fp8_attention_cast_bytes, fp8_attention_seconds
+from shardwright.costmodel.layers.core.fp8 import fp8_attention_cast_bytes, fp8_attention_seconds
 from shardwright.costmodel.op_times.choice import op_times
 from shardwright.specs.training import TrainingSpec
 from tests.costmodel.fakes import small_model

@@ -1,0 +1,72 @@
+"""What `plan` and `explain` both print and write of a plan."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .options import console
+
+if TYPE_CHECKING:
+    from shardwright.costmodel import PlanFile
+    from shardwright.costmodel.op_times import OpTimes
+    from shardwright.reports.plan import OtherPlan
+    from shardwright.specs import ClusterSpec, Measurement, TrainingSpec
+    from shardwright.specs.model import ModelSpec
+
+
+def parameter_counts(model: "ModelSpec") -> dict[str, int]:
+    """How many parameters were read: all, and those that one token passes through."""
+    return {"total": model.parameter_count, "active": model.active_parameter_count}
+
+
+def profile_lacks(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec") -> list[str]:
+    """A sentence about what the cluster's profile lacks for this job; none where it lacks nothing."""
+    from shardwright.catalog import what_profile_lacks
+
+    sentence = what_profile_lacks(cluster, training, model)
+    return [sentence] if sentence else []
+
+
+def write_plan_report(
+    path: Path,
+    plan_file: "PlanFile",
+    why: list[str],
+    measurement: "Measurement | None" = None,
+    times: "OpTimes | None" = None,
+    others: "tuple[OtherPlan, ...]" = (),
+) -> None:
+    from shardwright.costmodel import simulate_plan
+    from shardwright.reports.plan import Report, write_report
+
+    model = plan_file.model()
+    run = (model, plan_file.cluster, plan_file.training, plan_file.plan)
+    write_report(
+        path,
+        Report(
+            model=model,
+            cluster=plan_file.cluster,
+            training=plan_file.training,
+            plan=plan_file.plan,
+            estimate=plan_file.estimated(),
+            why=why,
+            timeline=simulate_plan(*run, times),
+            others=others,
+            measurement=measurement,
+        ),
+    )
+
+
+def print_plan(plan_file: "PlanFile", model: "ModelSpec", why: list[str], others: "tuple[OtherPlan, ...]" = ()) -> None:
+    from rich.text import Text
+
+    from shardwright.reports.plan import memory_table, others_table, plan_table, step_table
+
+    estimate, printed = plan_file.estimated(), console()
+    printed.print(Text.assemble((plan_file.model_name, "bold"), f" on {plan_file.cluster.name}"))
+    printed.print(plan_table(plan_file.plan, estimate, plan_file.training, model=model, cluster=plan_file.cluster))
+    printed.print(step_table(estimate))
+    printed.print(memory_table(estimate, plan_file.cluster))
+    if others:
+        printed.print(others_table(others, estimate))
+    printed.print("[bold]Why[/bold]")
+    for line in why:
+        printed.print(f"- {line}", highlight=False, markup=False)
