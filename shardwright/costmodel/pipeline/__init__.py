@@ -15,6 +15,7 @@ from .in_flight import (
     waiting_counts,
     waiting_microbatches,
 )
+from .longest_path import longest_path, longest_path_ends
 from .orders import warm_up_forwards
 from .schedule import make_schedule
 from .simulation import simulate
@@ -25,6 +26,8 @@ __all__ = [
     "ActionKind",
     "StageCosts",
     "alive_counts",
+    "longest_path",
+    "longest_path_ends",
     "make_schedule",
     "parse_work",
     "peak_activation_bytes",

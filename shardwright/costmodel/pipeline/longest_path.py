@@ -8,6 +8,7 @@ array operation per level, over ranks and plans at once. The graph does not depe
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, starmap
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,16 +29,51 @@ def longest_path_ends(name: ScheduleName, costs: StageCosts, microbatches: int) 
     where w' is the work before w on its rank, and m runs over the senders of the messages that w waits for.
     """
     levels = _levels(name, costs.pp, costs.stages_per_rank, microbatches)
-    seconds = np.stack([costs.seconds(shape) for shape in levels.shapes])[levels.shape_of_row]
-    seconds[levels.first_forward_rows] += np.moveaxis(costs.first_forward_extra, -1, 0)
-    send = np.concatenate([np.zeros((1, *costs.batch_shape)), np.moveaxis(costs.send, -1, 0)])
-    ends = np.zeros((1 + len(seconds), *costs.batch_shape))
-    for rows in levels.rows:
-        start = ends[levels.before[rows]]
+    return np.moveaxis(levels.ends(costs)[levels.last], 0, -1)
+
+
+class LongestPath(NamedTuple):
+    """How often the longest path of one plan passes what.
+
+    Attributes:
+        shapes: works without regard to the microbatch; `passes` (shapes,) counts each.
+        first_forwards: (stages,), whether it passes microbatch 0's forward.
+        messages: (stages - 1,), over each boundary, down or up.
+    """
+
+    shapes: tuple[Work, ...]
+    passes: IntArray
+    first_forwards: IntArray
+    messages: IntArray
+
+
+def longest_path(name: ScheduleName, costs: StageCosts, microbatches: int, rank: int) -> LongestPath:
+    """Return the longest path of one plan, without leading axes, to the last work of `rank`; the path is walked back."""
+    levels = _levels(name, costs.pp, costs.stages_per_rank, microbatches)
+    ends, send = levels.ends(costs), _after_none(costs.send)
+    first_forward = {int(row): stage for stage, row in enumerate(levels.first_forward_rows)}
+    passes, first_forwards, messages = (
+        np.zeros(len(levels.shapes), int),
+        np.zeros(costs.stages, int),
+        np.zeros(costs.stages, int),
+    )
+    node = int(levels.last[rank])
+    while node:
+        row = node - 1
+        passes[levels.shape_of_row[row]] += 1
+        if row in first_forward:
+            first_forwards[first_forward[row]] = 1
+        ways = [(ends[levels.before[row]], int(levels.before[row]), 0)]
         for sender, boundary in zip(levels.senders, levels.boundaries, strict=True):
-            np.maximum(start, ends[sender[rows]] + send[boundary[rows]], out=start)
-        np.add(start, seconds[rows], out=ends[rows.start + 1 : rows.stop + 1])
-    return np.moveaxis(ends[levels.last], 0, -1)
+            ways.append((ends[sender[row]] + send[boundary[row]], int(sender[row]), int(boundary[row])))
+        _, node, crossed = max(ways)
+        messages[crossed] += 1
+    return LongestPath(levels.shapes, passes, first_forwards, messages[1:])
+
+
+def _after_none(send: FloatArray) -> FloatArray:
+    """[stages, ...]: messages by the boundary that they cross plus 1, and nothing where no message comes."""
+    return np.concatenate([np.zeros((1, *send.shape[:-1])), np.moveaxis(send, -1, 0)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +99,19 @@ class _Levels:
     senders: tuple[IntArray, ...]
     boundaries: tuple[IntArray, ...]
     last: IntArray
+
+    def ends(self, costs: StageCosts) -> FloatArray:
+        """[1 + rows, ...] seconds: the start of the step, and the end of each row."""
+        seconds = np.stack([costs.seconds(shape) for shape in self.shapes])[self.shape_of_row]
+        seconds[self.first_forward_rows] += np.moveaxis(costs.first_forward_extra, -1, 0)
+        send = _after_none(costs.send)
+        ends = np.zeros((1 + len(seconds), *costs.batch_shape))
+        for rows in self.rows:
+            start = ends[self.before[rows]]
+            for sender, boundary in zip(self.senders, self.boundaries, strict=True):
+                np.maximum(start, ends[sender[rows]] + send[boundary[rows]], out=start)
+            np.add(start, seconds[rows], out=ends[rows.start + 1 : rows.stop + 1])
+        return ends
 
 
 @lru_cache(maxsize=256)

@@ -10,13 +10,12 @@ and sends c_s to s + 1 and back. Arrays are [..., stages]; leading axes run over
 """
 
 from copy import copy
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwright.base import FloatArray
+from shardwright.base import Array, FloatArray
 
 from .max_plus import repeat
 from .stage_costs import StageCosts
@@ -58,13 +57,16 @@ def one_forward_one_backward_ends(costs: StageCosts, microbatches: int) -> Float
     """
     pp, stage = costs.pp, np.arange(costs.pp)
     extra = np.cumsum(costs.first_forward_extra, axis=-1)
-    stays = extra[..., None, :] + (pp - 1 - stage)[:, None] * costs.forward[..., None, :]  # [..., s, j]
-    forward_ends = _climb(costs.forward, costs.send) + np.where(stage <= stage[:, None], stays, -np.inf).max(axis=-1)
+    stays = np.full_like(extra, -np.inf)
+    for j in stage:
+        stays[..., j:] = np.maximum(
+            stays[..., j:], extra[..., j, None] + (pp - 1 - stage[j:]) * costs.forward[..., j, None]
+        )
+    forward_ends = _climb(costs.forward, costs.send) + stays
 
     flat = _FlatCosts(costs.forward, costs.backward, costs.send, _climb(costs.backward, costs.send))
-    wide = _FlatCosts(*(array[..., None, :] for array in flat))
     alike = max(0, microbatches - pp)
-    forward_ends = repeat(partial(_flat_round, flat), partial(_flat_round, wide), forward_ends, alike, calls=8)
+    forward_ends = repeat(flat, forward_ends, alike, calls=8)
     first = max(0, pp - microbatches)  # the stages before it run all forwards before their first backward
     backward_ends = _flat_backwards(flat, np.where(stage >= first, forward_ends, -np.inf))
     for out_of_forwards in range(first + 1, pp):
@@ -81,9 +83,14 @@ class _FlatCosts(NamedTuple):
     send: FloatArray
     climb: FloatArray
 
+    def round(self, forward_ends: FloatArray) -> FloatArray:
+        return _flat_forwards(self, forward_ends, _flat_backwards(self, forward_ends))
 
-def _flat_round(costs: _FlatCosts, forward_ends: FloatArray) -> FloatArray:
-    return _flat_forwards(costs, forward_ends, _flat_backwards(costs, forward_ends))
+    def widened(self) -> "_FlatCosts":
+        return _FlatCosts(*(array[..., None, :] for array in self))
+
+    def among(self, plans: Array) -> "_FlatCosts":
+        return _FlatCosts(*(array[plans] for array in self))
 
 
 def _flat_backwards(costs: _FlatCosts, ready: FloatArray) -> FloatArray:
@@ -114,7 +121,7 @@ def interleaved_ends(costs: StageCosts, microbatches: int) -> FloatArray:
     state = np.zeros((*costs.batch_shape, 2 * costs.pp))
     rounds = max(0, ring.forwards - ring.first_full) // ring.period
     ring.run(state, range(ring.first_full))
-    state = repeat(ring.round, ring.widened().round, state, rounds, calls=10 * ring.period)
+    state = repeat(ring, state, rounds, calls=10 * ring.period)
     ring.run(state, range(ring.first_full + rounds * ring.period, ring.forwards + ring.first_full))
     return state[..., costs.pp :]
 
@@ -156,8 +163,15 @@ class _Ring:
 
     def widened(self) -> "_Ring":
         """The same ring for states [..., several states, 2 P]."""
+        return self._with(*(array[..., None, :] for array in self._costs))
+
+    def among(self, plans: Array) -> "_Ring":
+        """The ring of those plans (N,) that are true, where the leading axis runs over N plans."""
+        return self._with(*(array[:, plans] for array in self._costs))
+
+    def _with(self, *costs: FloatArray) -> "_Ring":
         ring = copy(self)
-        ring._costs = _TurnCosts(*(array[..., None, :] for array in self._costs))
+        ring._costs = _TurnCosts(*costs)
         return ring
 
     def round(self, state: FloatArray) -> FloatArray:

@@ -19,7 +19,7 @@ least T at which the ranks can hold all layers.
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -30,11 +30,11 @@ from shardwright.costmodel.tables import Rows
 from shardwright.planner.space import ChunkSizes, LayerRanges, SpaceCosts, chunk_sizes
 from shardwright.specs import ScheduleName
 
+from .bisection import least_that_holds
 from .layer_floor import LayerFloor
 from .rank_bounds import RankBounds
 
 _NAME: ScheduleName = "interleaved-1f1b"
-_BISECTIONS = 18
 
 
 class _Ramp(NamedTuple):
@@ -86,11 +86,7 @@ class InterleavedBounds:
         highest = np.where(np.isfinite(need), need, 0.0).max(axis=(1, 2))
         high = np.maximum(low, np.minimum(highest, limit))
         low = np.where(self._hold(need, high), low, high)
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            fits = self._hold(need, middle)
-            low, high = np.where(fits, low, middle), np.where(fits, middle, high)
-        return np.where(enough, low, np.inf)
+        return np.where(enough, least_that_holds(partial(self._hold, need), low, high), np.inf)
 
     def _hold(self, need: Array, seconds: Array) -> Array:
         """(E,): whether the ranks hold all layers, where those of `need` (E, P, J) may take `seconds` (E,)."""

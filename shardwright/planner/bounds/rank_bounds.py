@@ -14,9 +14,8 @@ import numpy as np
 from shardwright.base import Array, IntArray
 from shardwright.costmodel.tables import Rows
 
+from .bisection import least_that_holds
 from .layer_floor import LayerFloor
-
-_BISECTIONS = 18
 
 
 class _Held(NamedTuple):
@@ -74,14 +73,6 @@ class _Ranks:
         held = np.where(plain <= self.free, plain, np.maximum(self.free, paying))
         held = np.clip(self.rounded(np.minimum(held, self.most)), 0.0, self.layers)
         return np.asarray(held.sum(axis=1) >= self.layers[:, 0])
-
-    def least_seconds(self, low: Array, high: Array) -> Array:
-        """(E,): the least time between `low` and `high` (E,) in which they hold all layers, from below."""
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            fits = self.hold(middle)
-            high, low = np.where(fits, middle, high), np.where(fits, low, middle)
-        return low
 
 
 def units_in(spare: Array, each: Array) -> Array:
@@ -169,7 +160,7 @@ class RankBounds:
         low = np.where(ranks.hold(high), np.minimum(low, high), high)
         left = np.flatnonzero(enough & (low < high))
         if len(left):
-            low[left] = ranks[left].least_seconds(low[left], high[left])
+            low[left] = least_that_holds(ranks[left].hold, low[left], high[left])
         return np.where(enough, low, np.inf)
 
     def _memory(self, floor: LayerFloor) -> "_Held":

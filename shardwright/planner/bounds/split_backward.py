@@ -35,10 +35,10 @@ from shardwright.costmodel.tables import Rows, ends_of
 from shardwright.planner.space import SCHEDULES, LayerRanges, SpaceCosts, chunk_sizes
 from shardwright.specs import ScheduleName, by_rank, stage_ranks
 
+from .bisection import least_that_holds
 from .layer_floor import LayerFloor
 from .rank_bounds import RankBounds, units_in
 
-_BISECTIONS = 16  # enough for 5 digits between the simpler bounds and the longest path
 _TINY = 1e-30
 _GRADIENTS = (ActionKind.INPUT_GRADIENT, ActionKind.BACKWARD)
 
@@ -180,12 +180,12 @@ class SplitBounds:
         )
         low = np.minimum(np.where(np.isfinite(least), least, 0.0), high)
         high = np.maximum(low, np.minimum(high, limit))
-        low = np.where(self._held(high).sum(axis=1) >= layers, low, high)
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            fits = self._held(middle).sum(axis=1) >= layers
-            high, low = np.where(fits, middle, high), np.where(fits, low, middle)
-        return np.where(enough, low, np.inf)
+
+        def hold_all(seconds: Array) -> Array:
+            return np.asarray(self._held(seconds).sum(axis=1) >= layers)
+
+        low = np.where(hold_all(high), low, high)
+        return np.where(enough, least_that_holds(hold_all, low, high), np.inf)
 
     def _held(self, seconds: Array) -> Array:
         """(E, P): the most layers of each rank in `seconds` (E,); below zero where a rank can't hold its fewest."""

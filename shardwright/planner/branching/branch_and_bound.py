@@ -103,18 +103,20 @@ class BranchAndBound:
         return min(self._open_bound, self._limit)
 
     def other_meshes(self, count: int, chosen: Solved) -> list[Solved]:
-        """Return the best plans, with one stage on each rank and whole backwards, of `count` meshes, fastest first: those with
-        the lowest bounds, but for the meshes of the best plan and of `chosen`."""
+        """Return the best plans, with one stage on each rank and whole backwards, of `count` meshes, fastest first: those whose
+        such entries have the lowest bounds, but for the meshes of the best plan and of `chosen`."""
+        if not count:
+            return []
         tried = {self._mesh(chosen.entry), *([self._mesh(self.best.entry)] if self.best else [])}
         found: list[Solved] = []
-        for entry in self.entries.ascending():
-            if len(found) >= count:
-                break
+        for entry in self.entries.among(self.space.plain).ascending():
             mesh = self._mesh(entry)
             if mesh not in tried:
                 tried.add(mesh)
                 solved = self._best_of_mesh(mesh)
                 found += [solved] if solved is not None else []
+            if len(found) == count:
+                break
         return sorted(found, key=lambda solved: solved.step_seconds)
 
     @property

@@ -108,9 +108,10 @@ class OpenEntries:
             self.sharp[entries] = np.isinf(found)
 
     def _cheap_first(self, entries: IntArray) -> IntArray:
-        """Return the entries whose sharp bounds need no schedule to be made, or all where there is none."""
-        splits = self.solver.costs.space.splits[entries]
-        return entries[~splits] if not splits.all() else entries
+        """Return the entries of one stage on each rank with whole backwards, whose sharp bounds and plans take the least
+        work, or all where there is none."""
+        plain = self.solver.costs.space.plain[entries]
+        return entries[plain] if plain.any() else entries
 
     def _out_of_turn(self, entries: IntArray, limit_seconds: float) -> IntArray:
         """Return the entry of the lowest bound: of all `entries` as long as there is no limit, later of those with one stage on

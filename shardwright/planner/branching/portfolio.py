@@ -68,7 +68,9 @@ class Portfolio:
         if self.best is None or not self.complete:
             return
         training, run = self.best.variant
-        near = run.entries.within(NEAR_THE_BEST * self.best.solved.step_seconds)
+        most_seconds = NEAR_THE_BEST * self.best.solved.step_seconds
+        near = run.entries.within(most_seconds)
+        run.entries.sharpen(near, most_seconds)
         space = in_other_order(run.space, near, run.entries.bounds, cluster, training)
         if space is not None:
             variant = Variant(training, BranchAndBound.over(space, model, training, run.times))

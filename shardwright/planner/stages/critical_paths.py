@@ -14,7 +14,15 @@ from typing import Self
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.pipeline import StageCosts, runs_of_chunk, step_seconds, warm_up_forwards
+from shardwright.costmodel.pipeline import (
+    ActionKind,
+    StageCosts,
+    longest_path,
+    longest_path_ends,
+    runs_of_chunk,
+    step_seconds,
+    warm_up_forwards,
+)
 from shardwright.specs import ScheduleName, by_rank, splits_backward, stage_ranks
 
 # Costs are spread by this share at random, so that one path is the longest; then each is raised by a far smaller share.
@@ -67,44 +75,58 @@ class CriticalPaths:
             self.counts += [] if path is None else [path]
         return exact
 
-    @property
-    def _looks_cheap(self) -> bool:
-        return not splits_backward(self.schedule) or self.pp * self.microbatches <= _MOST_WALKED
-
     def _longest(self, parts: Array, seconds: float) -> Array | None:
-        """Return the counts (F,) of a path that is as long as the step with `parts` (F,), by the slope in each part."""
-        chance, raised = np.random.default_rng(len(self.counts)), _RAISE * seconds
+        """Return the counts (F,) of a path that is as long as the step with `parts` (F,): by the slope in each part, or walked
+        where the backward is split."""
+        chance = np.random.default_rng(len(self.counts))
         spread = parts + _SPREAD * (parts + parts.max()) * chance.random(len(parts))
-        varied = np.ones(len(parts), dtype=bool)
         if not splits_backward(self.schedule):
-            stages = (len(parts) + 1 - self.pp) // 5
-            varied[2 * stages : 3 * stages] = False
-            spread[~varied] = 0.0
-        if self._looks_cheap:
-            step, counts = self._slopes(spread, varied, raised, self.microbatches)
-            found = iter([counts])
+            found: Iterator[Array] = iter([self._slopes(spread, _RAISE * seconds)])
+        elif self.pp * self.microbatches <= _MOST_WALKED:
+            found = iter([self._walked(spread, self.microbatches)])
         else:
-            step, found = float(self._seconds(self._costs(spread))), self._continued(spread, varied, raised)
+            found = self._continued(spread)
+        step = float(self._seconds(self._costs(spread)))
         return next((counts for counts in found if np.isclose(counts @ spread, step, rtol=_SAME, atol=0.0)), None)
 
-    def _continued(self, parts: Array, varied: Array, raised: float) -> Iterator[Array]:
+    def _continued(self, parts: Array) -> Iterator[Array]:
         """Yield counts (F,) that a path of so many microbatches would have if it repeats what it does every one or two of few.
 
         They are those of a path where they are as long as the step: with costs at random no other counts are.
         """
         few = _SHOWN * self.pp + (self.microbatches - _SHOWN * self.pp) % 2
-        _, counts = self._slopes(parts, varied, raised, few)
+        counts = self._walked(parts, few)
         for period in (1, 2):
-            _, longer = self._slopes(parts, varied, raised, few + period)
+            longer = self._walked(parts, few + period)
             yield counts + (self.microbatches - few) // period * (longer - counts)
 
-    def _slopes(self, parts: Array, varied: Array, raised: float, microbatches: int) -> tuple[float, Array]:
-        """The step of `microbatches`, and (F,) by how much it grows with each part, as whole numbers."""
+    def _walked(self, parts: Array, microbatches: int) -> Array:
+        """(F,): counts of the longest path of `microbatches`, walked pass by pass."""
+        costs = self._costs(parts)
+        tails = self._tails(costs)
+        rank = int((longest_path_ends(self.schedule, costs, microbatches) + tails).argmax())
+        path = longest_path(self.schedule, costs, microbatches, rank)
+        forward, backward, weight = np.zeros((3, costs.stages))
+        for shape, times in zip(path.shapes, path.passes, strict=True):
+            for action in shape.passes:
+                forward[action.stage] += times * (action.kind is ActionKind.FORWARD)
+                backward[action.stage] += times * (action.kind in (ActionKind.BACKWARD, ActionKind.INPUT_GRADIENT))
+                weight[action.stage] += times * (
+                    (action.kind is ActionKind.WEIGHT_GRADIENT) - (action.kind is ActionKind.INPUT_GRADIENT)
+                )
+        passes = [forward, backward, weight, path.first_forwards, path.messages]
+        return np.concatenate([*passes, np.arange(self.pp) == rank])
+
+    def _slopes(self, parts: Array, raised: float) -> Array:
+        """(F,): by how much the step grows with each part but the weight gradients, as whole numbers."""
+        stages = (len(parts) + 1 - self.pp) // 5
+        varied = np.ones(len(parts), dtype=bool)
+        varied[2 * stages : 3 * stages] = False
         every = parts + raised * np.vstack([np.zeros(len(parts)), np.eye(len(parts))[varied]])
-        steps = self._seconds(self._costs(every), microbatches)
+        steps = self._seconds(self._costs(every))
         slopes = np.zeros(len(parts))
         slopes[varied] = np.round((steps[1:] - steps[0]) / raised)
-        return float(steps[0]), slopes
+        return slopes
 
     def bounds(self, costs: StageCosts) -> "PathBounds":
         """Return the bounds of plans (B,)."""
@@ -137,9 +159,9 @@ class CriticalPaths:
         below = np.where(np.isinf(seconds), below, np.minimum(np.maximum(below, seconds - shorter), seconds))
         return best, float(seconds[best]), float(below.min())
 
-    def _seconds(self, costs: StageCosts, microbatches: int | None = None) -> Array:
+    def _seconds(self, costs: StageCosts) -> Array:
         alone = replace(costs, optimizer=np.zeros(self.pp))
-        return np.asarray(step_seconds(self.schedule, alone, microbatches or self.microbatches))
+        return np.asarray(step_seconds(self.schedule, alone, self.microbatches))
 
     def _parts(self, costs: StageCosts) -> Array:
         """(..., F): the costs as `counts` orders them."""

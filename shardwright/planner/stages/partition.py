@@ -40,7 +40,8 @@ class Partition:
 
 def best_partition(tables: StageTables, limit_seconds: float, paths: CriticalPaths) -> Partition | None:
     """Return the best partition that takes less than `limit_seconds`, or None where none of these fits."""
-    active = tables.feasible & (stage_bounds(tables) < limit_seconds) & allowed_ranges(tables.entry, tables.ranges)
+    bounds = np.where(tables.feasible & allowed_ranges(tables.entry, tables.ranges), stage_bounds(tables), np.inf)
+    active = bounds < limit_seconds
     ways = ways_to_hold(tables, active)
     if ways[0][0] == 0:
         return None
@@ -51,7 +52,7 @@ def best_partition(tables: StageTables, limit_seconds: float, paths: CriticalPat
     proven = best.bound_seconds >= min(best.step_seconds * (1 - _CLOSED), limit_seconds)
     if proven or ways[0][0] > RULED_OUT_TO_CLOSE_A_GAP:
         worth_it = not proven and best.step_seconds < limit_seconds * _IMPROVE_WITHIN
-        return _improved(tables, active, best) if worth_it else best
+        return _improved(tables, bounds, best) if worth_it else best
     return closed(tables, compositions(tables, active, ways), min(limit_seconds, best.step_seconds), paths, best)
 
 
@@ -77,15 +78,15 @@ def allowed_ranges(entry: EntryCosts, ranges: LayerRanges) -> Array:
     return np.asarray(ranges.lengths == ranges.layer_count // entry.pp)
 
 
-def _improved(tables: StageTables, active: Array, best: Partition) -> Partition:
-    """Move single layers between stages for as long as that shortens the step."""
+def _improved(tables: StageTables, bounds: Array, best: Partition) -> Partition:
+    """Move single layers between stages for as long as that shortens the step. `bounds` (S, V): see `stage_bounds`."""
     stages = len(best.layers)
     source, target = np.nonzero(~np.eye(stages, dtype=bool))
     moves = np.eye(stages, dtype=np.int64)[target] - np.eye(stages, dtype=np.int64)[source]
     for _ in range(_IMPROVING_ROUNDS):
         near = np.array(best.layers) + moves
         near = near[(near > 0).all(axis=1)]
-        near = near[active[np.arange(stages), tables.ranges.kinds(near)].all(axis=1)]
+        near = near[(bounds[np.arange(stages), tables.ranges.kinds(near)] < best.step_seconds).all(axis=1)]
         found = best_of(tables, near, best.bound_seconds) if len(near) else best
         if found.step_seconds >= best.step_seconds:
             break
