@@ -8,6 +8,7 @@ from .errors import InfeasibleError, RanksLostError, RunFailedError, SpecError, 
 from .failures import first_failure, first_line, record_failure
 from .files import read_json, read_text, write_whole
 from .numbers import GIB, divisors, listed, read_count
+from .plain import check_values, one_line, shown
 from .processes import CONTROL_GROUP, cpu_model, ended_by_sigterm, threads_per_rank, usable_cores
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "RanksLostError",
     "RunFailedError",
     "SpecError",
+    "check_values",
     "cpu_model",
     "divisors",
     "ended_by_sigterm",
@@ -30,12 +32,14 @@ __all__ = [
     "first_line",
     "listed",
     "nearest",
+    "one_line",
     "read_count",
     "read_deadline",
     "read_json",
     "read_text",
     "read_tokens",
     "record_failure",
+    "shown",
     "threads_per_rank",
     "units",
     "usable_cores",

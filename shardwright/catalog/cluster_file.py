@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from shardwright.base import SpecError, nearest, read_text
+from shardwright.base import SpecError, check_values, nearest, read_text
 from shardwright.specs import MOST_DEVICES, ClusterSpec, Device, Host, Link, NodeGroup, Spec
 
 from . import devices as catalog
@@ -92,6 +92,7 @@ def _read_toml(path: Path) -> ClusterSpec:
         data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise SpecError(f"{path}: is not valid TOML ({error or 'nested too deep'})") from None
+    check_values(data, str(path))
     try:
         return ClusterSpec.parse(_expanded(data, path.stem), source=str(path))
     except SpecError as error:

@@ -81,7 +81,9 @@ def _one_line(
 
 
 def _say(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    from shardwright.base import one_line
+
+    print(one_line(f"error: {message}"), file=sys.stderr)
     return code
 
 

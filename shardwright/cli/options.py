@@ -1,6 +1,7 @@
 """Arguments that commands share, and reading them into specs."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -414,8 +415,16 @@ def refuse_existing(*outputs: Path | None, force: bool, inputs: Sequence[Path] =
 
 
 def print_json(data: object) -> None:
-    """Print plain JSON on stdout, nothing else."""
-    typer.echo(json.dumps(data, indent=1, allow_nan=False))
+    """Print plain JSON on stdout, nothing else. A number that is not finite is null: it could not be computed."""
+    typer.echo(json.dumps(_finite(data), indent=1, allow_nan=False))
+
+
+def _finite(data: object) -> object:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: _finite(value) for key, value in data.items()}
+    return [_finite(value) for value in data] if isinstance(data, (list, tuple)) else data
 
 
 def console() -> "Console":

@@ -26,6 +26,8 @@ NETWORKS: tuple[LinkKind, ...] = ("infiniband", "roce", "ethernet")
 GraphNode = tuple[str, int]
 FABRIC: GraphNode = ("fabric", 0)
 MOST_DEVICES = 10_000_000
+Count = Annotated[PositiveInt, Field(le=MOST_DEVICES)]
+"""Of devices, cores or NICs of a node: far beyond any, and small enough for every product of rates."""
 
 
 class Link(Spec):
@@ -47,7 +49,7 @@ class Host(Spec):
     `memory_reserve`: share of the memory that a plan leaves to the system; None for nothing.
     """
 
-    cores: PositiveInt
+    cores: Count
     memory_bytes: PositiveFloat
     memory_bytes_per_s: PositiveFloat
     memory_reserve: Annotated[NonNegativeFloat, Field(lt=1)] | None = None
@@ -79,13 +81,13 @@ class NodeGroup(Spec):
 
     device: Device
     nodes: PositiveInt
-    devices_per_node: PositiveInt
+    devices_per_node: Count
     intra_node: Link
     host_link: Link
-    nics_per_node: PositiveInt = 1
+    nics_per_node: Count = 1
     nic: Link | None = None
     host: Host
-    host_devices: PositiveInt | None = None
+    host_devices: Count | None = None
     profile: Profile | None = Field(default=None, repr=False)
 
     @property

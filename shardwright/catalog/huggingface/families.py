@@ -61,6 +61,22 @@ _FAMILIES = {
 
 # The same architecture under another name, as in transformers (configuration_kimi_k25.py).
 _SAME_ARCHITECTURE = {"kimi_k2": "deepseek_v3"}
+# those that an error names, so that it stays one line
+_WELL_KNOWN = (
+    "deepseek_v3",
+    "gemma3",
+    "glm4_moe",
+    "gpt2",
+    "gpt_oss",
+    "llama",
+    "llama4",
+    "mistral",
+    "mixtral",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+)
 
 # The text model of a multimodal family whose configuration may omit the nested `model_type`.
 _TEXT_MODEL_TYPES = {"gemma3": "gemma3_text", "llama4": "llama4_text"}
@@ -172,4 +188,6 @@ def _by_its_known_name(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _unsupported(model_type: str) -> str:
     """Return the message. It names no nearest type: a family with a similar name is another architecture."""
-    return f"model_type '{model_type}' is not supported; supported: {', '.join(supported_model_types())}"
+    some = ", ".join(name for name in supported_model_types() if name in _WELL_KNOWN)
+    more = len(supported_model_types()) - len(_WELL_KNOWN)
+    return f"model_type '{model_type}' is not supported; supported: {some} and {more} more that README.md lists"

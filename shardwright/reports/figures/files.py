@@ -29,11 +29,11 @@ def write_plot(path: Path, paint: Paint, *, width: float = 8.0, height: float = 
         SpecError: another ending than png, svg or pdf, or the folder is missing or not writable.
     """
     check_plot_name(path)
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
     try:
         with rc_context({"text.parse_math": False}):  # a name may hold dollar signs
+            figure = Figure(figsize=(width, height), layout="constrained")
+            axes = figure.add_subplot()
+            axes.spines[["top", "right"]].set_visible(False)
             paint(axes)
             figure.savefig(path, dpi=150)
     except OSError as error:

@@ -98,6 +98,10 @@ def _two_ways(lines: dict[str, Lines], x: str, y: str) -> Paint:
     labels = list(dict.fromkeys(label for found in shown.values() for label in found))
 
     def paint(axes: Axes) -> None:
+        if not shown:
+            axes.set_axis_off()
+            axes.text(0.5, 0.5, "no point has the sizes that a rate needs", ha="center", transform=axes.transAxes)
+            return
         side_by_side = panels(axes, len(shown))
         for panel, (way, found) in zip(side_by_side, shown.items(), strict=True):
             for label, points in found.items():

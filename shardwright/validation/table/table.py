@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from shardwright.base import SpecError, nearest
+from shardwright.base import SpecError, check_values, nearest
 from shardwright.specs import PositiveFloat, PositiveInt, Spec
 
 from .settings import RowSettings, parse_settings
@@ -91,6 +91,7 @@ class TableRow(Spec):
 
 
 _COLUMNS = tuple(TableRow.model_fields)
+_NAMED = 16  # of all columns, in an error
 _REQUIRED = tuple(name for name, field in TableRow.model_fields.items() if field.is_required())
 
 
@@ -120,13 +121,17 @@ def read_table(path: Path) -> tuple[TableRow, ...]:
     return rows
 
 
+def _known_columns() -> str:
+    return f"{', '.join(_COLUMNS[:_NAMED])} and {len(_COLUMNS) - _NAMED} more; docs/validation.md says where all are described"
+
+
 def _check_header(path: Path, header: Sequence[str] | None) -> list[str]:
     if not header:
-        raise SpecError(f"{path}: is empty; the first line must name the columns: {', '.join(_COLUMNS)}")
+        raise SpecError(f"{path}: is empty; the first line must name the columns: {_known_columns()}")
     names = [name.strip() for name in header]
     for name in names:
         if name not in _COLUMNS:
-            raise SpecError(f"{path}: unknown column '{name}'.{nearest(name, _COLUMNS)} Known: {', '.join(_COLUMNS)}")
+            raise SpecError(f"{path}: unknown column '{name}'.{nearest(name, _COLUMNS)} Known: {_known_columns()}")
         if names.count(name) > 1:
             raise SpecError(f"{path}: column '{name}' appears twice in the header")
     if missing := [name for name in _REQUIRED if name not in names]:
@@ -152,6 +157,7 @@ def _row(path: Path, number: int, header: Sequence[str], cells: Sequence[str]) -
     if len(cells) != len(header):
         hint = "; is the file complete?" if len(cells) < len(header) else "; is a comma in a cell not quoted?"
         raise SpecError(f"{path}: row {number} has {len(cells)} cells for {len(header)} columns{hint}")
+    check_values(dict(zip(header, cells, strict=True)), f"{path}: row {number}")
     values = {name: text for name, cell in zip(header, cells, strict=True) if (text := cell.strip())}
     given = {name: values.get(name) for name in header}
     if not given.get("id"):

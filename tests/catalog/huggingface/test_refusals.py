@@ -13,8 +13,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "null": (None, "holds null"),
     "no model_type": (SMALL, "key 'model_type' is missing"),
     "model_type no word": (SMALL | {"model_type": ["llama"]}, "'model_type' is ['llama']"),
-    "model_type misspelled": (SMALL | {"model_type": "lama"}, "supported: bloom, deepseek_v2"),
-    "model_type unknown": (SMALL | {"model_type": "resnet"}, "supported: bloom, deepseek_v2"),
+    "model_type misspelled": (SMALL | {"model_type": "lama"}, "supported: deepseek_v3, gemma3"),
+    "model_type unknown": (SMALL | {"model_type": "resnet"}, "supported: deepseek_v3, gemma3"),
     "hidden_size missing": ({"model_type": "llama", "num_hidden_layers": 2}, "key 'hidden_size' is missing"),
     "hidden_size misspelled": ({"model_type": "llama", "hidden_sise": 64}, "is 'hidden_sise' a misspelling of it?"),
     "hidden_size null": (LLAMA | {"hidden_size": None}, "'hidden_size' is null: give it as a whole number"),
@@ -181,7 +181,7 @@ def test_a_multimodal_class_without_a_language_head_is_refused() -> None:
     ],
 )
 def test_no_other_architecture_is_named_for_an_unknown_one(model_type: str) -> None:
-    with pytest.raises(SpecError, match="is not supported; supported: bloom, ") as refusal:
+    with pytest.raises(SpecError, match="is not supported; supported: deepseek_v3, ") as refusal:
         read(SMALL | {"model_type": model_type})
     assert "Did you mean" not in str(refusal.value)
 

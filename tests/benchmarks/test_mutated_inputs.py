@@ -1,0 +1,58 @@
+"""Damaged inputs of every kind are answered in one clear line; the benchmark tries thousands."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shardwright.benchmarks.mutated_inputs import INPUTS, Case, Outcome, check, fault, run, write_inputs
+
+_CASES = 300
+_AT_ONCE = 20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The good inputs."""
+    folder = tmp_path_factory.mktemp("inputs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(folder / "data"))
+        write_inputs(folder)
+        yield folder
+
+
+def test_every_command_takes_the_good_inputs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise damaged ones would be refused for another reason than their damage."""
+    monkeypatch.chdir(folder)
+    for kind in INPUTS:
+        for command in kind.commands:
+            outcome = run(tuple(kind.name if word == "{}" else word for word in command))
+            assert (outcome.code, outcome.error) == (0, None), (command, outcome.stderr)
+
+
+@pytest.mark.parametrize("first", range(0, _CASES, _AT_ONCE))
+def test_damaged_inputs(folder: Path, first: int) -> None:
+    faults = {}
+    for number in range(first, first + _AT_ONCE):
+        given, _, wrong = check(number, folder)
+        if wrong is not None:
+            faults[number] = (given.arguments, wrong)
+    assert not faults
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (Outcome(None, "", "", "KeyError: 'x'"), "not caught"),
+        (Outcome(2, "", "", None), "without a word"),
+        (Outcome(2, "", "error: " + "x" * 400, None), "a line of 407"),
+        (Outcome(2, "", "error: \x1b[31m", None), "control character"),
+        (Outcome(0, "{", "", None), "JSON that is none"),
+        (Outcome(0, '{"a": [{"mfu": 1.5}]}', "", None), "mfu of 1.5"),
+        (Outcome(0, '{"a": Infinity}', "", None), "JSON that is none"),
+    ],
+)
+def test_faults_are_seen(outcome: Outcome, words: str) -> None:
+    found = fault(Case(("plan", "--json"), "options", None), outcome)
+    assert found is not None
+    assert words in found
