@@ -38,7 +38,7 @@ def check_values(data: Any, source: str) -> None:
 
 def _fault(value: Any) -> str | None:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             return f"is {value}; give a finite number"
         if abs(value) > _MOST:
             return f"is above {_MOST:.0e}, which no quantity here reaches"

@@ -20,6 +20,7 @@ from .checks import (
 )
 from .evaluate import estimate_plan, simulate_plan
 from .intervals import LEVELS, RUN_CLASSES, SAFE, RunClass, class_factors, fits_probability, reserve_for, run_class
+from .layers import model_flops_per_sequence
 from .mixed_ranks import MixedRanks, MixedTimes
 from .pipeline_layout import StageLayers, read_layout, with_layout
 from .plan_file import PlanFile, read_plan_file, write_plan_file
@@ -55,6 +56,7 @@ __all__ = [
     "fits_probability",
     "goodput",
     "lacking_bytes",
+    "model_flops_per_sequence",
     "nodes_of_ranks",
     "predict",
     "read_layout",

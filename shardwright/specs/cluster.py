@@ -12,7 +12,7 @@ from shardwright.base import SpecError, divisors, listed
 
 from .device import Device
 from .profile import Profile
-from .spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
+from .spec import Capacity, Latency, NonNegativeFloat, PositiveFloat, PositiveInt, Rate, Spec
 
 if TYPE_CHECKING:
     import networkx
@@ -37,8 +37,8 @@ class Link(Spec):
     """
 
     kind: LinkKind
-    bytes_per_s: PositiveFloat
-    latency_seconds: NonNegativeFloat
+    bytes_per_s: Rate
+    latency_seconds: Latency
     meshed: bool = False
     source: str = "given by the user"
 
@@ -50,8 +50,8 @@ class Host(Spec):
     """
 
     cores: Count
-    memory_bytes: PositiveFloat
-    memory_bytes_per_s: PositiveFloat
+    memory_bytes: Capacity
+    memory_bytes_per_s: Rate
     memory_reserve: Annotated[NonNegativeFloat, Field(lt=1)] | None = None
     nvme_bytes: NonNegativeFloat = 0.0
     nvme_read_bytes_per_s: NonNegativeFloat = 0.0
@@ -143,7 +143,7 @@ class ClusterSpec(Spec):
 
     name: str = Field(min_length=1)
     groups: tuple[NodeGroup, ...] = Field(min_length=1)
-    oversubscription: float = Field(default=1.0, ge=1.0, allow_inf_nan=False)
+    oversubscription: float = Field(default=1.0, ge=1.0, le=1e6, allow_inf_nan=False)
     between: Link | None = None
 
     @model_validator(mode="after")

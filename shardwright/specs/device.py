@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .spec import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
+from .spec import Capacity, Latency, NonNegativeFloat, PositiveFloat, PositiveInt, Rate, Spec
 
 Generation = Literal[
     "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell", "blackwell-ultra", "blackwell-rtx"
@@ -32,18 +32,18 @@ class Device(Spec):
 
     name: str = Field(min_length=1)
     kind: Literal["gpu", "cpu"] = "gpu"
-    memory_bytes: PositiveFloat
-    memory_bytes_per_s: PositiveFloat
-    peak_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(min_length=1)
+    memory_bytes: Capacity
+    memory_bytes_per_s: Rate
+    peak_flops_per_s: dict[DeviceFormat, Rate] = Field(min_length=1)
     matmul_share: Annotated[PositiveFloat, Field(le=1)] = 0.80
     matmul_share_by_format: dict[DeviceFormat, Annotated[PositiveFloat, Field(le=1)]] = Field(default_factory=dict)
-    attention_flops_per_s: dict[DeviceFormat, PositiveFloat] = Field(default_factory=dict)
+    attention_flops_per_s: dict[DeviceFormat, Rate] = Field(default_factory=dict)
     power_watts: PositiveFloat | None = None
     matmul_watts: dict[DeviceFormat, PositiveFloat] = Field(default_factory=dict)
-    exponentials_per_s: PositiveFloat | None = None
+    exponentials_per_s: Rate | None = None
     keeps_clock: bool = False
     multiprocessors: PositiveInt = 1
-    launch_seconds: NonNegativeFloat = 0.0
+    launch_seconds: Latency = 0.0
     memory_reserve: Annotated[NonNegativeFloat, Field(lt=1)] | None = None
     context_bytes: NonNegativeFloat = 0.0
     generation: Generation | None = None

@@ -19,8 +19,14 @@ def _no_boolean(value: object) -> object:
 _NOT_BOOLEAN = BeforeValidator(_no_boolean)
 PositiveInt = Annotated[int, Field(gt=0), _NOT_BOOLEAN]
 NonNegativeInt = Annotated[int, Field(ge=0), _NOT_BOOLEAN]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), _NOT_BOOLEAN]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), _NOT_BOOLEAN]
+PositiveFloat = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False), _NOT_BOOLEAN]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False), _NOT_BOOLEAN]
+Rate = Annotated[PositiveFloat, Field(ge=1, le=1e21)]
+"""Bytes/s or FLOP/s of one device or link: an exaflop/s of one device would be 1e18."""
+Latency = Annotated[NonNegativeFloat, Field(le=1e3)]
+"""Seconds until the first byte or the start of a kernel."""
+Capacity = Annotated[PositiveFloat, Field(ge=1, le=1e21)]
+"""Bytes of a memory."""
 
 
 def _whole_where_it_is(value: float) -> float:
@@ -50,6 +56,8 @@ class Spec(BaseModel):
             return cls.model_validate(data)
         except ValidationError as error:
             raise SpecError(f"{source}: {_one_line(cls, error)}") from None
+        except UnicodeEncodeError as error:
+            raise SpecError(f"{source}: {error.object!r} is not text in UTF-8") from None
 
 
 def read_document(document: type[SomeSpec], path: Path, *, name: str, make: str, again: str) -> SomeSpec:

@@ -12,7 +12,7 @@ from shardwright.base import SpecError, check_values, one_line, read_json, read_
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"a": [1, {"b": 10**40}]}, "'a.1.b' is above 1e+30"),
+        ({"a": [1, {"b": 10**400}]}, "'a.1.b' is above 1e+30"),
         ({"rate": 1e-300}, "'rate' is 1e-300, nearer to 0"),
         ({"name": "\x1b[31mred"}, "'name' holds the control character U+001B"),
         ({"name": "\ud800"}, "'name' holds the control character U+D800"),

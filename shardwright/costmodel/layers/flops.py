@@ -12,8 +12,9 @@ from .recompute import repeated_modules, selection
 from .traffic import joins_attention
 
 
-def model_flops_per_sequence(model: ModelSpec, training: TrainingSpec) -> float:
-    """Return the FLOPs of one sequence's forward and backward by the usual definition of MFU.
+def model_flops_per_sequence(model: ModelSpec, training: TrainingSpec, *, causal: bool = False) -> float:
+    """Return the FLOPs of one sequence's forward and backward by the usual definition of MFU. `causal`: with only the half of
+    attention that a causal mask leaves.
 
     They are three times the matmuls of the forward, with full attention, and without embedding and recompute (Chowdhery
     et al. 2022, appendix B). A mixture of experts counts the experts that a token uses. A multi-token prediction layer counts as a layer
@@ -22,16 +23,16 @@ def model_flops_per_sequence(model: ModelSpec, training: TrainingSpec) -> float:
     A frozen weight has no gradient: its matmul counts twice, and once in a layer that no backward pass reaches. Adapters count three times.
     """
     model, trainable = model.trained_as(training.trainable), training.trainable
-    layers = sum(run.count * _step_flops(run.block, model, training) for run in model.blocks)
+    layers = sum(run.count * _step_flops(run.block, model, training, causal=causal) for run in model.blocks)
     head = (2.0 + trainable.trains_head) * 2.0 * training.seq_len * model.hidden_size * model.vocab_size
     joined = (2.0 + trainable.trains_layer_weights) * 2.0 * training.seq_len * 2 * model.hidden_size**2
-    prediction = _step_flops(model.blocks[-1].block, model, training) + joined + head
+    prediction = _step_flops(model.blocks[-1].block, model, training, causal=causal) + joined + head
     return layers + head + training.mtp_layers * prediction
 
 
-def _step_flops(block: Block, model: ModelSpec, training: TrainingSpec) -> float:
+def _step_flops(block: Block, model: ModelSpec, training: TrainingSpec, *, causal: bool) -> float:
     """Return the FLOPs of one layer and one sequence, forward and backward."""
-    matmuls, core = _forward_flops(block, model, training)
+    matmuls, core = _forward_flops(block, model, training, causal=causal)
     if block.frozen:
         return matmuls + core
     adapters = 3.0 * _adapter_flops(block, model, training)
@@ -94,9 +95,11 @@ def _repeated_flops(block: Block, model: ModelSpec, training: TrainingSpec, poli
     return float(sum(matmul.flops for matmul in chosen.repeated))
 
 
-def _forward_flops(block: Block, model: ModelSpec, training: TrainingSpec) -> tuple[float, float]:
+def _forward_flops(
+    block: Block, model: ModelSpec, training: TrainingSpec, *, causal: bool = False
+) -> tuple[float, float]:
     """Return the forward FLOPs of one layer and one sequence: weight matmuls, and attention core."""
     tokens, hidden = training.seq_len, model.hidden_size
     matmuls = [*operators.attention_matmuls(block, hidden, tokens, 1), *operators.ffn_matmuls(block, hidden, tokens, 1)]
-    core = attention_core_flops(block, training, tokens, 1, causal=False)
+    core = attention_core_flops(block, training, tokens, 1, causal=causal)
     return float(sum(matmul.flops for matmul in matmuls)), float(core)

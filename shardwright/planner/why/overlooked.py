@@ -1,12 +1,13 @@
 """What a user may overlook in a job, and what was taken for granted about its cluster."""
 
 from shardwright.base import GIB, units
-from shardwright.costmodel import estimate_plan, nodes_of_ranks
+from shardwright.costmodel import estimate_plan, model_flops_per_sequence, nodes_of_ranks
 from shardwright.planner.space import TRIED_LOSS_CHUNKS
 from shardwright.specs import ClusterSpec, Estimate, MemoryBytes, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 _MUCH = 0.25
+_MOST_CAUSAL = 0.8
 _GIVEN = "given by the user"
 
 
@@ -22,6 +23,12 @@ def overlooked(
             "its rotary embedding needs scaling to reach that far."
         )
     found += _cut_documents(training)
+    causal, full = (model_flops_per_sequence(model, training, causal=half) for half in (True, False))
+    if causal < _MOST_CAUSAL * full:
+        found.append(
+            f"MFU counts attention without its causal mask, as is usual; with the half that the mask leaves it is "
+            f"{estimate.mfu * causal / full:.1%}."
+        )
     nodes = nodes_of_ranks(estimate, cluster)
     fullest = _fullest(estimate)
     full = fullest.total > nodes[estimate.memory.index(fullest)].device.memory_bytes / 2
