@@ -12,7 +12,7 @@ from shardwright.base import SpecError, divisors, listed
 
 from .device import Device
 from .profile import Profile
-from .spec import Capacity, Latency, NonNegativeFloat, PositiveFloat, PositiveInt, Rate, Spec
+from .spec import Capacity, Latency, NonNegativeFloat, PositiveInt, Rate, Spec
 
 if TYPE_CHECKING:
     import networkx

@@ -15,7 +15,7 @@ from shardwright.base.errors import SpecError
 from shardwright.costmodel.plan_file import write_plan_file
 from shardwright.executor.options import RunOptions
 from shardwright.executor.run.launching import launch
-from shardwright.executor.training.checkpoint import newest_checkpoint
+from shardwright.executor.training.manifest import newest_checkpoint
 from shardwright.executor.training.run_folder import RunFolder
 from tests.executor.runs import losses, options, text_file, tiny
 from tests.parity.cases import layers, plan

@@ -4,12 +4,11 @@ A checkpoint is a folder `step-000010` of safetensors files and `checkpoint.json
 pickled index; this one has none, so that reading a checkpoint cannot run code from it.
 """
 
-import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -21,29 +20,16 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from shardwright.base import RunFailedError, SpecError, read_json
+from shardwright.base import RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
-from shardwright.specs import NonNegativeInt, OptimizerName, Spec
 
-MANIFEST = "checkpoint.json"
+from .manifest import MANIFEST, Manifest, checksum, complete_checkpoints, damaged_file, read_manifest, sync
+
 FILE_BYTES = 2**30
-_UNREAD_CONFIG_KEYS = ("_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "use_cache")
 
 
-class Manifest(Spec):
-    """The contents of a checkpoint. Its presence in a folder means that the
-    folder is complete. `files`: bytes by name."""
-
-    kind: Literal["shardwright-checkpoint"] = "shardwright-checkpoint"
-    schema_version: Literal[1] = 1
-    step: NonNegativeInt
-    model_name: str
-    model_config_json: dict[str, Any]
-    optimizer: OptimizerName
-    plan_digest: str
-    data_digest: str
-    seed: NonNegativeInt
-    files: dict[str, NonNegativeInt]
+class DamagedError(SpecError):
+    """A file of a checkpoint is not as it was written. Raised on every rank, before anything is loaded."""
 
 
 class Trainee(NamedTuple):
@@ -56,61 +42,6 @@ class Trainee(NamedTuple):
     parts: Sequence[nn.Module]
     optimizer: torch.optim.Optimizer
     tied: Mapping[str, str]
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the complete checkpoint of the highest step in `folder`, or None."""
-    complete = _complete_checkpoints(folder)
-    return complete[-1] if complete else None
-
-
-def _complete_checkpoints(folder: Path) -> list[Path]:
-    found = (path for path in folder.glob("step-*") if (path / MANIFEST).is_file())
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
-
-
-def read_manifest(checkpoint: Path, plan_file: PlanFile) -> Manifest:
-    """Return the manifest of a checkpoint that `plan_file`'s model can load. Reads no tensor and needs no process
-    group.
-
-    Raises:
-        SpecError: no complete checkpoint, a foreign or damaged file in it, or one of another model or optimizer.
-    """
-    if not (checkpoint / MANIFEST).is_file():
-        raise SpecError(
-            f"{checkpoint}: is no complete checkpoint (no {MANIFEST}); give a folder such as checkpoints/step-000100"
-        )
-    manifest = Manifest.parse(read_json(checkpoint / MANIFEST), source=str(checkpoint / MANIFEST))
-    _check_files(checkpoint, manifest)
-    difference = _config_difference(manifest.model_config_json, plan_file.model_config_json)
-    if difference:
-        raise SpecError(
-            f"{checkpoint}: is of another model, {manifest.model_name}, not {plan_file.model_name} ({difference}); give a checkpoint of this plan's model"
-        )
-    if manifest.optimizer != plan_file.training.optimizer:
-        raise SpecError(
-            f"{checkpoint}: was written with optimizer {manifest.optimizer}, and the plan trains with {plan_file.training.optimizer}; plan with {manifest.optimizer}"
-        )
-    return manifest
-
-
-def _check_files(checkpoint: Path, manifest: Manifest) -> None:
-    present = {file.name: file.stat().st_size for file in checkpoint.iterdir() if file.name != MANIFEST}
-    for name in sorted(present.keys() - manifest.files.keys()):
-        raise SpecError(
-            f"{checkpoint}: holds {name}, which is no part of the checkpoint and is not read; remove it or give another checkpoint"
-        )
-    for name, size in sorted(manifest.files.items()):
-        if present.get(name) != size:
-            found = f"{present[name]} bytes" if name in present else "absent"
-            raise SpecError(f"{checkpoint}: {name} is damaged ({found}, not {size} bytes); give another checkpoint")
-
-
-def _config_difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    for key in sorted(theirs.keys() | ours.keys()):
-        if key not in _UNREAD_CONFIG_KEYS and theirs.get(key) != ours.get(key):
-            return f"{key} {theirs.get(key)}, not {ours.get(key)}"
-    return ""
 
 
 def save_checkpoint(folder: Path, trainee: Trainee, manifest: Manifest, *, keep: int) -> Path:
@@ -133,20 +64,57 @@ def save_checkpoint(folder: Path, trainee: Trainee, manifest: Manifest, *, keep:
     try:
         save(tensors, storage_writer=writer)
     except CheckpointException as error:
-        raise RunFailedError(
-            f"{final}: cannot be written ({_first_cause(error)}); the checkpoints before it are whole"
-        ) from error
+        raise RunFailedError(_unwritten(final, _first_cause(error))) from error
+    files = _synced(partial, final)
     if dist.get_rank() == 0:
         _check_coverage(HuggingFaceStorageReader(str(partial)).read_metadata(), partial)
-        files = {file.name: file.stat().st_size for file in sorted(partial.iterdir())}
-        complete = manifest.model_copy(update={"files": files})
-        (partial / MANIFEST).write_text(json.dumps(complete.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        for old in _complete_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
+        _finish(partial, final, manifest.written(files))
+        for old in complete_checkpoints(folder)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
     dist.barrier()
     return final
+
+
+def _synced(partial: Path, final: Path) -> dict[str, tuple[int, int]]:
+    """Put every file on the disk and return its bytes and checksum, by name. Each rank takes its share of the files.
+
+    Raises:
+        RunFailedError: on every rank, where a disk is full or failed.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    fault = ""
+    try:
+        for path in sorted(partial.iterdir())[dist.get_rank() :: dist.get_world_size()]:
+            sync([path])
+            found[path.name] = path.stat().st_size, checksum(path)
+    except OSError as error:
+        fault = f"rank {dist.get_rank()}: {error.strerror or error}"
+    everyone: list[tuple[dict[str, tuple[int, int]], str]] = [({}, "")] * dist.get_world_size()
+    dist.all_gather_object(everyone, (found, fault))
+    fault = next((said for _, said in everyone if said), "")
+    if fault:
+        raise RunFailedError(_unwritten(final, fault))
+    return {name: of_file for files, _ in everyone for name, of_file in files.items()}
+
+
+def _finish(partial: Path, final: Path, manifest: str) -> None:
+    """Add the manifest and give the folder its name, on the disk too.
+
+    Raises:
+        RunFailedError: the disk is full or failed.
+    """
+    try:
+        (partial / MANIFEST).write_text(manifest, encoding="utf-8")
+        sync([partial / MANIFEST, partial])
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        sync([final.parent])
+    except OSError as error:
+        raise RunFailedError(_unwritten(final, error.strerror or str(error))) from error
+
+
+def _unwritten(final: Path, cause: str) -> str:
+    return f"{final}: cannot be written ({cause}); the checkpoints before it are whole"
 
 
 def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> None:
@@ -155,7 +123,7 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
     Raises:
         SpecError: `read_manifest` refuses it, tensors are damaged, or names and shapes are of another model.
     """
-    read_manifest(checkpoint, plan_file)
+    _check_content(checkpoint, read_manifest(checkpoint, plan_file))
     _create_state(trainee.optimizer)
     wanted = _tensors(trainee)
     reader = HuggingFaceStorageReader(str(checkpoint))
@@ -172,6 +140,21 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
         load(wanted, storage_reader=reader)
     except CheckpointException as error:
         raise SpecError(f"{checkpoint}: cannot be read ({_first_cause(error)}); give another checkpoint") from None
+
+
+def _check_content(checkpoint: Path, manifest: Manifest) -> None:
+    """Check every file's checksum, each rank a share of them.
+
+    Raises:
+        DamagedError: on every rank, where a file is not as it was written.
+    """
+    faults: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(
+        faults, damaged_file(checkpoint, manifest, part=dist.get_rank(), parts=dist.get_world_size())
+    )
+    fault = next(filter(None, faults), None)
+    if fault:
+        raise DamagedError(f"{checkpoint}: {fault}; give another checkpoint")
 
 
 def _first_cause(error: CheckpointException) -> str:

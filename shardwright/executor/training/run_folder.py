@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -15,7 +15,7 @@ from shardwright.costmodel import PlanFile, read_plan_file, write_plan_file
 from shardwright.executor import RunOptions
 from shardwright.specs import Measurement, Spec, StepRecord, read_measurement
 
-from .checkpoint import newest_checkpoint, read_manifest
+from .manifest import complete_checkpoints, newest_checkpoint, read_manifest
 
 
 class RunIdentity(Spec):
@@ -33,10 +33,12 @@ def plan_digest(plan_file: PlanFile) -> str:
 
 
 class Start(NamedTuple):
-    """The start of a run: after `step`, from `checkpoint`; None and 0 for the beginning."""
+    """The start of a run: after `step`, from `checkpoint`; None and 0 for the beginning. `passed`: why newer checkpoints were
+    passed over."""
 
     checkpoint: Path | None
     step: int
+    passed: tuple[str, ...] = ()
 
 
 class RunFolder:
@@ -83,24 +85,39 @@ class RunFolder:
                 f"{self.path}: holds a checkpoint and resume is 'never'; give a new folder or resume 'auto'"
             )
 
-    def start(self, plan_file: PlanFile, options: RunOptions) -> Start:
-        """Return the newest checkpoint here, else the one that `options` name, else the beginning.
+    def start(self, plan_file: PlanFile, options: RunOptions, *, damaged: Collection[Path] = ()) -> Start:
+        """Return the newest checkpoint here that is whole, else the one that `options` name, else the beginning.
 
-        It may be at the last step only where the measurement is beside it. Then the run is finished.
+        It may be at the last step only where the measurement is beside it. Then the run is finished. `damaged`: checkpoints whose
+        files were read and are not whole.
 
         Raises:
-            SpecError: the checkpoint can't be loaded, or is past the requested steps.
+            SpecError: there are checkpoints and none can be loaded, or the one found is past the requested steps.
         """
-        own = newest_checkpoint(self.checkpoints)
-        checkpoint = own or options.resume_from
-        if checkpoint is None:
-            return Start(None, 0)
-        step = read_manifest(checkpoint, plan_file).step
-        if step >= options.steps and not (own and step == options.steps == self._measured_steps()):
-            raise SpecError(
-                f"{checkpoint}: is of step {step} and the run is to end at step {options.steps}; give more steps"
+        own = complete_checkpoints(self.checkpoints)[::-1]
+        faults: list[SpecError] = []
+        for checkpoint in [*own, *([options.resume_from] if options.resume_from else [])]:
+            if checkpoint in damaged:
+                continue
+            try:
+                step = read_manifest(checkpoint, plan_file).step
+            except SpecError as fault:
+                faults.append(fault)
+                continue
+            if step >= options.steps and not (checkpoint in own and step == options.steps == self._measured_steps()):
+                raise SpecError(
+                    f"{checkpoint}: is of step {step} and the run is to end at step {options.steps}; give more steps"
+                )
+            return Start(checkpoint, step, tuple(map(str, faults)))
+        if faults or damaged:
+            raise (
+                faults[0]
+                if faults
+                else SpecError(
+                    f"{self.checkpoints}: no checkpoint is whole; give resume_from a whole one, or a new folder"
+                )
             )
-        return Start(checkpoint, step)
+        return Start(None, 0, ())
 
     def _measured_steps(self) -> int | None:
         return read_measurement(self.measurement).steps[-1].step if self.measurement.is_file() else None
@@ -133,10 +150,18 @@ class RunFolder:
         if not self.steps.is_file():
             return []
         records = []
-        for line in self.steps.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):
-                records.append(StepRecord.parse(json.loads(line), source=str(self.steps)))
+        for number, line in enumerate(self.steps.read_bytes().splitlines(keepends=True), 1):
+            if line.endswith(b"\n"):
+                records.append(self._record(number, line))
         return records
+
+    def _record(self, number: int, line: bytes) -> StepRecord:
+        try:
+            return StepRecord.parse(json.loads(line), source=str(self.steps))
+        except (ValueError, RecursionError):  # SpecError, JSON's errors and those of UTF-8 are ValueErrors
+            raise SpecError(
+                f"{self.steps}: line {number} is damaged; take it out, and start again (the record of that step is then missing)"
+            ) from None
 
     def keep_steps_until(self, step: int) -> list[StepRecord]:
         """Drop the records after `step`, which a resumed run writes again; return the others."""

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,12 +15,13 @@ from shardwright.executor import RunOptions
 from shardwright.executor.parallel import Engine, build_engine
 from shardwright.specs import Measurement, StepRecord, read_measurement
 
-from .checkpoint import Manifest, Trainee, load_checkpoint, save_checkpoint
+from .checkpoint import DamagedError, Trainee, load_checkpoint, save_checkpoint
 from .data import Batches, open_batches
 from .fingerprint import read_fingerprint
+from .manifest import Manifest
 from .meter import MemoryMeter, MemoryPeak, StepMeter
 from .optimizer import build_optimizer, learning_rate_at, set_learning_rate
-from .run_folder import RunFolder, plan_digest
+from .run_folder import RunFolder, Start, plan_digest
 
 
 def open_plan_batches(plan_file: PlanFile, options: RunOptions) -> Batches:
@@ -77,13 +79,33 @@ class Trainer:
 
     def _resume(self) -> int:
         """Load the checkpoint to continue from, if any; return the number of steps already taken."""
-        found = [self._folder.start(self._plan_file, self._options)]
-        dist.broadcast_object_list(found)  # ranks that look at different moments must agree
-        checkpoint, step = found[0]
-        if checkpoint is not None:
-            load_checkpoint(checkpoint, self._trainee, self._plan_file)
-            self._tell(f"continuing from {checkpoint} after step {step}")
-        return step
+        damaged: list[Path] = []
+        while True:
+            # ranks that look at different moments must agree
+            found: list[Start | SpecError | None] = [self._start(damaged) if self._leads else None]
+            dist.broadcast_object_list(found)
+            start = found[0]
+            if isinstance(start, SpecError):
+                raise start
+            assert start is not None
+            for fault in start.passed:
+                self._tell(f"passed over: {fault}")
+            if start.checkpoint is None:
+                return start.step
+            try:
+                load_checkpoint(start.checkpoint, self._trainee, self._plan_file)
+            except DamagedError as fault:
+                damaged.append(start.checkpoint)
+                self._tell(f"passed over: {fault}")
+                continue
+            self._tell(f"continuing from {start.checkpoint} after step {start.step}")
+            return start.step
+
+    def _start(self, damaged: list[Path]) -> Start | SpecError:
+        try:
+            return self._folder.start(self._plan_file, self._options, damaged=damaged)
+        except SpecError as error:
+            return error
 
     def _step(self, step: int) -> StepRecord:
         engine, options = self._engine, self._options

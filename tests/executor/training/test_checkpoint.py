@@ -2,6 +2,7 @@ import errno
 import itertools
 import json
 import pickle
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.training import checkpoint
-from shardwright.executor.training.checkpoint import MANIFEST, newest_checkpoint, read_manifest
+from shardwright.executor.training.manifest import (
+    MANIFEST,
+    Manifest,
+    checksum,
+    complete_checkpoints,
+    damaged_file,
+    newest_checkpoint,
+    read_manifest,
+)
 from shardwright.specs.plan import Plan
 from tests.executor.runs import VOCABULARY, losses, options, text_file, tiny
 from tests.parity.cases import FamilyName, layers, plan, plan_file
@@ -155,6 +164,7 @@ class TestResume:
             tensors = load_file(file)
             blank = {name: torch.zeros_like(value) if "exp_avg" in name else value for name, value in tensors.items()}
             rewrite(file, blank)
+        restate(copied)
         run = options(tmp_path / "run", data=data, resume_from=copied, checkpoint_every=None)
         assert losses(tiny(FSDP), run) != pytest.approx(straight[1][3:], abs=1e-5)
 
@@ -208,7 +218,7 @@ class TestHostileAndDamaged:
         witness = tmp_path / "witness"
         file = next(copied.glob("*.safetensors"))
         file.write_bytes(pickle.dumps(Boom(witness)))
-        restate_sizes(copied)
+        restate(copied)
         with pytest.raises(RankFailedError, match="is damaged"):
             losses(tiny(FSDP), options(tmp_path / "run", data=data, resume_from=copied))
         assert not witness.exists()
@@ -226,9 +236,55 @@ class TestHostileAndDamaged:
     def test_a_shard_left_out_with_its_entry_is_refused(self, copied: Path, tmp_path: Path, data: Path) -> None:
         """torch itself would leave the missing rows at their initial values."""
         sorted(copied.glob("*.safetensors"))[0].unlink()
-        restate_sizes(copied)
+        restate(copied)
         with pytest.raises(RankFailedError, match=r"SpecError: .*(holds \d+ of the \d+ elements|is of another model)"):
             losses(tiny(FSDP), options(tmp_path / "run", data=data, resume_from=copied))
+
+    def test_every_flipped_bit_is_noticed(self, copied: Path) -> None:
+        """At 200 places of all files, the manifest among them."""
+        chance = random.Random(5)
+        for _ in range(200):
+            file = chance.choice(sorted(copied.iterdir()))
+            whole = file.read_bytes()
+            flipped = bytearray(whole)
+            flipped[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+            file.write_bytes(bytes(flipped))
+            assert self.noticed(copied), file.name
+            file.write_bytes(whole)
+        assert not self.noticed(copied)
+
+    def noticed(self, checkpoint: Path) -> bool:
+        try:
+            return damaged_file(checkpoint, read_manifest(checkpoint, tiny(FSDP))) is not None
+        except SpecError:
+            return True
+
+    def test_the_checkpoint_before_a_damaged_one_is_taken(
+        self, tmp_path: Path, data: Path, straight: tuple[Path, list[float]]
+    ) -> None:
+        run = options(tmp_path / "run", data=data, checkpoint_every=2)
+        with pytest.raises(RankFailedError, match="Stopped"):
+            losses(tiny(FSDP), run, stop_after_step=5)
+        newest = run.out / "checkpoints" / "step-000004"
+        file = next(newest.glob("*.safetensors"))
+        content = bytearray(file.read_bytes())
+        content[-5] ^= 4
+        file.write_bytes(bytes(content))
+        shutil.copytree(newest, newest.with_name("step-000004-backup"))  # a user's copy is none of ours
+        assert [path.name for path in complete_checkpoints(newest.parent)] == ["step-000002", "step-000004"]
+        told: list[str] = []
+        assert losses(tiny(FSDP), run, told=told) == straight[1]
+        assert f"passed over: {newest}: {file.name} is damaged" in told[0]
+        assert not self.noticed(newest), "it was written again"
+
+    def test_an_intact_one_that_is_named_is_taken_where_none_here_is_whole(
+        self, tmp_path: Path, data: Path, straight: tuple[Path, list[float]]
+    ) -> None:
+        run = options(tmp_path / "run", data=data, checkpoint_every=4, resume_from=straight[0])
+        with pytest.raises(RankFailedError, match="Stopped"):
+            losses(tiny(FSDP), run, stop_after_step=5)
+        (run.out / "checkpoints" / "step-000004" / MANIFEST).write_text("{")
+        assert losses(tiny(FSDP), run) == straight[1][3:]
 
     def test_a_manifest_that_is_no_json_is_refused(self, copied: Path) -> None:
         (copied / MANIFEST).write_text('{"kind": "shardwright-check')
@@ -256,8 +312,7 @@ class TestOtherModel:
     def test_tensors_of_another_shape_are_refused(self, copied: Path, tmp_path: Path, data: Path) -> None:
         """The manifest may lie; the tensors are compared themselves."""
         wider = tiny(FSDP, intermediate_size=64)
-        content = json.loads((copied / MANIFEST).read_text())
-        (copied / MANIFEST).write_text(json.dumps({**content, "model_config_json": wider.model_config_json}))
+        restate(copied, model_config_json=wider.model_config_json)
         with pytest.raises(RankFailedError, match=r"'model\.model\.layers\.0\.mlp\.down_proj\.weight' has shape"):
             losses(wider, options(tmp_path / "run", data=data, resume_from=copied))
 
@@ -286,8 +341,8 @@ def rewrite(file: Path, tensors: dict[str, torch.Tensor]) -> None:
     save_file(tensors, file, metadata=metadata)
 
 
-def restate_sizes(checkpoint: Path) -> None:
+def restate(checkpoint: Path, **changes: object) -> None:
     """Make the manifest agree with the files there are, as whoever tampers with them would."""
-    content = json.loads((checkpoint / MANIFEST).read_text())
-    content["files"] = {file.name: file.stat().st_size for file in checkpoint.glob("*.safetensors")}
-    (checkpoint / MANIFEST).write_text(json.dumps(content))
+    manifest = Manifest.parse(json.loads((checkpoint / MANIFEST).read_text()), source="manifest")
+    files = {file.name: (file.stat().st_size, checksum(file)) for file in checkpoint.glob("*.safetensors")}
+    (checkpoint / MANIFEST).write_text(manifest.model_copy(update=changes).written(files))

@@ -7,7 +7,7 @@ import pytest
 
 from shardwright.base.errors import SpecError
 from shardwright.executor.options import RunOptions
-from shardwright.executor.training.checkpoint import MANIFEST, Manifest
+from shardwright.executor.training.manifest import MANIFEST, Manifest
 from shardwright.executor.training.run_folder import RunFolder, RunIdentity, Start, plan_digest
 from shardwright.specs.results.measurement import Fingerprint, Measurement, StepRecord
 from tests.executor.runs import tiny
@@ -163,6 +163,17 @@ class TestSteps:
         with prepared.steps.open("a") as opened:
             opened.write('{"step": 2, "lo')
         assert prepared.read_steps() == [record(1)]
+
+    @pytest.mark.parametrize(
+        "line", [b'{"step": 2, "lo\n', b"\xff\xfe\n", b"[1]\n", b'{"step": 2}\n', b"[" * 9999 + b"\n"]
+    )
+    def test_a_damaged_line_is_named(self, prepared: RunFolder, line: bytes) -> None:
+        prepared.append_step(record(1))
+        with prepared.steps.open("ab") as opened:
+            opened.write(line)
+        prepared.append_step(record(3))
+        with pytest.raises(SpecError, match=r"steps\.jsonl: line 2 is damaged; take it out, and start again"):
+            prepared.read_steps()
 
     def test_a_resumed_run_takes_its_later_steps_again(self, prepared: RunFolder) -> None:
         for step in (1, 2, 3):
