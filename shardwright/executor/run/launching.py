@@ -18,11 +18,11 @@ from shardwright.executor.model import (
     read_skeleton,
 )
 from shardwright.executor.parallel import check_loss_chunks, check_split_backward
-from shardwright.executor.training import RunFolder, RunIdentity, open_plan_batches, plan_digest
+from shardwright.executor.training import RunFolder, RunIdentity, newest_checkpoint, open_plan_batches, plan_digest
 from shardwright.specs import Measurement, read_measurement
 
 from .rank import plans_for_gpus, run_rank
-from .torchrun import run_torchrun
+from .torchrun import run_torchrun, while_heard
 
 MOST_CPU_RANKS = 8
 
@@ -41,6 +41,7 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
         SystemExit: with 2, on the other ranks of a torchrun, instead of a SpecError that rank 0 also raises.
     """
     leads, folder = os.environ.get("RANK", "0") == "0", RunFolder(options.out.absolute())
+    progress = while_heard(progress)
     try:
         plan_file, options = read_plan_file(plan_path), _from_anywhere(options)
         _check_plan(plan_file, options)
@@ -71,8 +72,18 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
         folder.prepare(plan_file, options, identity)
         if "RANK" in os.environ:
             return run_rank(plan_file, options, folder, progress)
-        run_torchrun(folder, plan_file.plan.mesh.ranks, options.restarts, progress)
+        try:
+            run_torchrun(folder, plan_file.plan.mesh.ranks, options.restarts, progress)
+        except (KeyboardInterrupt, SystemExit):
+            progress(_how_to_go_on(folder))
+            raise
     return read_measurement(folder.measurement)
+
+
+def _how_to_go_on(folder: RunFolder) -> str:
+    newest = newest_checkpoint(folder.checkpoints)
+    where = f"continues after {newest.name}" if newest else "begins again, as there is no checkpoint yet"
+    return f"stopped; the same command {where}"
 
 
 def _from_anywhere(options: RunOptions) -> RunOptions:

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 from shardwright.base import RunFailedError, SpecError, ended_by_sigterm, first_failure, threads_per_rank
-from shardwright.executor.training import RunFolder
+from shardwright.executor.training import LAUNCHER, RunFolder
 
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 20.0
+FAILED = "failed without room to write why: "
+"""What a rank says on its standard output where it cannot write its failure to the folder."""
 
 
 def run_torchrun(folder: RunFolder, ranks: int, restarts: int, progress: Callable[[str], None]) -> None:
@@ -26,10 +28,11 @@ def run_torchrun(folder: RunFolder, ranks: int, restarts: int, progress: Callabl
     folder.logs.mkdir(parents=True, exist_ok=True)
     with (
         (folder.logs / "torchrun.log").open("wb") as log,
-        _running(_command(folder, ranks, restarts), ranks, log) as process,
+        _running(_command(folder, ranks, restarts), ranks, folder.launcher, log) as process,
     ):
         assert process.stdout is not None
-        reader = threading.Thread(target=_forward, args=(process.stdout, progress), daemon=True)
+        said: list[str] = []
+        reader = threading.Thread(target=_forward, args=(process.stdout, progress, said), daemon=True)
         reader.start()
         while process.poll() is None:
             failure = first_failure(folder.failures)
@@ -39,11 +42,13 @@ def run_torchrun(folder: RunFolder, ranks: int, restarts: int, progress: Callabl
         else:
             reader.join()
     if process.returncode != 0:
-        _raise_failure(folder)
+        _raise_failure(folder, said)
 
 
-def _raise_failure(folder: RunFolder) -> None:
+def _raise_failure(folder: RunFolder, told: list[str]) -> None:
     failure = first_failure(folder.failures)
+    if failure is None and told:
+        raise RunFailedError(f"{told[0].replace(FAILED, 'failed: ')}; make room, and start again")
     if failure is None:
         said = _last_words(folder)
         why = f"; its stderr ends with '{said}'" if said else ", killed perhaps for want of memory"
@@ -77,13 +82,17 @@ def _command(folder: RunFolder, ranks: int, restarts: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], ranks: int, log: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
+def _running(command: list[str], ranks: int, launcher: str, log: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
     """Run the process within the block; it ends with the block, also by Ctrl-C or SIGTERM.
 
     With PYTHONSAFEPATH a folder `executor` or `profiler` in the user's working directory is not imported. In their own
     session, workers get Ctrl-C only from us.
     """
-    environment = os.environ | {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(threads_per_rank(ranks))}
+    environment = os.environ | {
+        "PYTHONSAFEPATH": "1",
+        "OMP_NUM_THREADS": str(threads_per_rank(ranks)),
+        LAUNCHER: launcher,
+    }
     with ended_by_sigterm():
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
@@ -106,6 +115,27 @@ def _stop(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def _forward(lines: IO[str], progress: Callable[[str], None]) -> None:
+def _forward(lines: IO[str], progress: Callable[[str], None], failed: list[str]) -> None:
+    """Pass on what the ranks say; what says why one failed goes into `failed`."""
     for line in lines:
-        progress(line.rstrip("\n"))
+        if FAILED in line:
+            failed.append(line.rstrip("\n"))
+        else:
+            progress(line.rstrip("\n"))
+
+
+def while_heard(progress: Callable[[str], None]) -> Callable[[str], None]:
+    """Return `progress`, which tells nothing more once a line could not be written: its reader is gone, or the disk is full.
+    Training goes on."""
+    heard = True
+
+    def tell(line: str) -> None:
+        nonlocal heard
+        if not heard:
+            return
+        try:
+            progress(line)
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            heard = False
+
+    return tell

@@ -7,10 +7,11 @@ import time
 import traceback
 from pathlib import Path
 
-from shardwright.base import SpecError, record_failure
+from shardwright.base import SpecError, first_line, record_failure
 from shardwright.executor.training import RunFolder
 
 from .rank import run_rank
+from .torchrun import FAILED
 
 _WATCH_SECONDS = 0.5
 
@@ -25,8 +26,8 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         try:
             record_failure(folder.failures, int(os.environ["RANK"]), error)
-        except OSError:  # on a full disk only the launcher's pipe is left
-            print(f"rank {os.environ['RANK']} failed: {error}", flush=True)
+        except SpecError:  # on a full disk only the launcher's pipe is left
+            print(f"rank {os.environ['RANK']} {FAILED}{first_line(error)}", flush=True)
         traceback.print_exc()
         return 2 if isinstance(error, SpecError) else 1
     return 0

@@ -4,6 +4,8 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
+import secrets
 import shutil
 import time
 from collections.abc import Collection, Iterator
@@ -16,6 +18,9 @@ from shardwright.executor import RunOptions
 from shardwright.specs import Measurement, Spec, StepRecord, read_measurement
 
 from .manifest import complete_checkpoints, newest_checkpoint, read_manifest
+
+LAUNCHER = "SHARDWRIGHT_LAUNCHER"
+"""The environment variable by which a worker knows its launcher's word in the lock of the folder."""
 
 
 class RunIdentity(Spec):
@@ -54,6 +59,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.failures = path / "failures"
         self.logs = path / "logs"
+        self.launcher = secrets.token_hex(8)
         self._lock = path / ".lock"
 
     def check(self, identity: RunIdentity, options: RunOptions) -> None:
@@ -185,7 +191,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = self._lock.open("w")
+            lock = self._lock.open("a+")
         except OSError as error:
             raise SpecError(f"{self.path}: cannot be written ({error.strerror or error})") from None
         with lock:
@@ -193,12 +199,21 @@ class RunFolder:
                 time.sleep(0.2)  # a worker may hold the lock for a moment to check its launcher
                 if _held_elsewhere(lock, fcntl.LOCK_EX):
                     raise SpecError(f"{self.path}: another run is writing there; wait for it or give a new folder")
+            lock.truncate(0)
+            lock.write(self.launcher)
+            lock.flush()
             yield
 
     def launcher_lives(self) -> bool:
-        """Whether a process holds the folder. Workers must end by themselves when their launcher is dead."""
-        with self._lock.open("w") as lock:
-            return _held_elsewhere(lock, fcntl.LOCK_SH)
+        """Whether the launcher of this process holds the folder. Workers must end by themselves when it is dead, also where another
+        launcher has taken its place."""
+        try:
+            with self._lock.open("r") as lock:
+                own = os.environ.get(LAUNCHER, lock.read())
+                lock.seek(0)
+                return _held_elsewhere(lock, fcntl.LOCK_SH) and lock.read() == own
+        except OSError:  # the folder is gone
+            return False
 
 
 def _held_elsewhere(lock: TextIO, kind: int) -> bool:

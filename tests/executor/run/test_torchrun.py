@@ -13,7 +13,7 @@ import pytest
 from shardwright.base.errors import RunFailedError, SpecError
 from shardwright.base.failures import record_failure
 from shardwright.executor.run import torchrun
-from shardwright.executor.run.torchrun import run_torchrun
+from shardwright.executor.run.torchrun import FAILED, run_torchrun, while_heard
 from shardwright.executor.training.run_folder import RunFolder
 
 
@@ -49,6 +49,32 @@ def test_a_rank_that_dies_without_a_word(monkeypatch: pytest.MonkeyPatch, folder
     replace_torchrun(monkeypatch, "raise SystemExit(1)")
     with pytest.raises(RunFailedError, match="ended without a message, killed perhaps for want of memory"):
         run(folder)
+
+
+def test_a_rank_that_could_not_write_its_failure(monkeypatch: pytest.MonkeyPatch, folder: RunFolder) -> None:
+    script = f"print('step 1'); print('rank 1 {FAILED}OSError: No space left on device'); raise SystemExit(1)"
+    replace_torchrun(monkeypatch, script)
+    with pytest.raises(
+        RunFailedError, match="^rank 1 failed: OSError: No space left on device; make room, and start again$"
+    ):
+        run(folder)
+
+
+def test_nobody_listens_and_training_goes_on(monkeypatch: pytest.MonkeyPatch, folder: RunFolder) -> None:
+    """More than a pipe holds is said after the reader of the first line is gone."""
+    witness = folder.path / "finished"
+    script = f"for step in range(20000): print('step', step)\nopen({str(witness)!r}, 'w').close()"
+    replace_torchrun(monkeypatch, script)
+    heard: list[str] = []
+
+    def progress(line: str) -> None:
+        if heard:
+            raise BrokenPipeError
+        heard.append(line)
+
+    run_torchrun(folder, 2, 0, while_heard(progress))
+    assert heard == ["step 0"]
+    assert witness.exists()
 
 
 def test_a_rank_that_a_library_ended_is_told_by_its_last_line(

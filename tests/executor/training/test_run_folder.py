@@ -8,7 +8,7 @@ import pytest
 from shardwright.base.errors import SpecError
 from shardwright.executor.options import RunOptions
 from shardwright.executor.training.manifest import MANIFEST, Manifest
-from shardwright.executor.training.run_folder import RunFolder, RunIdentity, Start, plan_digest
+from shardwright.executor.training.run_folder import LAUNCHER, RunFolder, RunIdentity, Start, plan_digest
 from shardwright.specs.results.measurement import Fingerprint, Measurement, StepRecord
 from tests.executor.runs import tiny
 from tests.parity.cases import layers, plan
@@ -208,3 +208,19 @@ class TestLock:
         with folder.locked():
             assert folder.launcher_lives()
         assert not folder.launcher_lives()
+
+    def test_a_launcher_in_the_place_of_a_dead_one_is_another(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Ranks of the first would otherwise take the second for theirs, and two sets of ranks would write one folder."""
+        first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+        monkeypatch.setenv(LAUNCHER, first.launcher)
+        with first.locked():
+            assert first.launcher_lives()
+        with second.locked():
+            assert not first.launcher_lives()
+            monkeypatch.setenv(LAUNCHER, second.launcher)
+            assert second.launcher_lives()
+
+    def test_a_folder_that_is_gone_has_no_launcher(self, tmp_path: Path) -> None:
+        assert not RunFolder(tmp_path / "gone").launcher_lives()
