@@ -55,7 +55,7 @@ def test_a_rank_that_could_not_write_its_failure(monkeypatch: pytest.MonkeyPatch
     script = f"print('step 1'); print('rank 1 {FAILED}OSError: No space left on device'); raise SystemExit(1)"
     replace_torchrun(monkeypatch, script)
     with pytest.raises(
-        RunFailedError, match="^rank 1 failed: OSError: No space left on device; make room, and start again$"
+        RunFailedError, match=r"^rank 1 failed: OSError: No space left on device; make room, and start again$"
     ):
         run(folder)
 
