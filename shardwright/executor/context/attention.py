@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.bias import CausalBias, CausalVariant
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
 
@@ -116,9 +116,18 @@ class _WholeSequence(NamedTuple):
             (self.ring.rank, 2 * self.ring.size - 1 - self.ring.rank), query.chunk(2, _TOKENS), strict=True
         ):
             seen = (index + 1) * chunk
-            before = causal_lower_right(chunk, seen)
+            before = _causal_lower_right(chunk, seen)
             outputs.append(_attend(own, key[:, :, :seen], value[:, :, :seen], before, scaling))
         return torch.cat(outputs, _TOKENS)
+
+
+def _causal_lower_right(queries: int, keys: int) -> CausalBias:
+    """Return torch's `causal_lower_right`, which itself allocates 8 bytes for each query and key and never reads them: 512 GiB for a
+    chunk of 64k queries at the end of 1M tokens (torch 2.13, nn/attention/bias.py: its arguments reach `Tensor.__new__`)."""
+    bias: Any = Tensor._make_subclass(CausalBias, torch.empty(0))
+    bias.variant, bias.seq_len_q, bias.seq_len_kv = CausalVariant.LOWER_RIGHT, queries, keys
+    found: CausalBias = bias
+    return found
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float | None) -> Tensor:

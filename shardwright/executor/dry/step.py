@@ -1,0 +1,80 @@
+"""One traced step of one rank: the engine that a run builds, in a world of ranks that do not exist."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from shardwright.base import SpecError
+from shardwright.costmodel import PlanFile
+from shardwright.executor.parallel import build_engine
+
+from .collectives import Collective
+from .saved_bytes import SavedBytes
+from .tracing import Tracing
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a rank did in one step. `collectives`: calls, and whether they are part of the loss."""
+
+    collectives: Counter[tuple[Collective, bool]]
+    flops: int
+    activation_bytes: int
+
+
+def trace_step(plan_file: PlanFile, rank: int) -> Step:
+    """Trace gradients and clipping of one step of `rank`, with all microbatches of the plan. The update moves nothing.
+
+    Raises:
+        SpecError: the engine does not run the plan, or this process has a process group.
+    """
+    plan, training = plan_file.plan, plan_file.training
+    tracing, saved = Tracing(), SavedBytes()
+    with _fake_world(plan.mesh.ranks, rank), tracing.active():
+        engine = build_engine(plan_file, device=_CPU, seed=0)
+        tokens = torch.zeros((plan.micro_batch * plan.microbatches, training.seq_len), dtype=torch.int64)
+        tracing.forget()
+        with saved.counting():
+            engine.forward_backward(tokens, tokens)
+        engine.clip_gradients(1.0)
+        activation_bytes = saved.of_activations(engine.model_parts)
+    return Step(tracing.collectives, tracing.flops, activation_bytes)
+
+
+@contextlib.contextmanager
+def _fake_world(ranks: int, rank: int) -> Iterator[None]:
+    """Be `rank` of torch's fake process group, whose collectives end at once and move nothing."""
+    if dist.is_initialized():
+        raise SpecError("this process is a rank of a process group already; make the dry run in a process of its own")
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)  # type: ignore[no-untyped-call]  # torch's
+    try:
+        with _groups_of_their_own():
+            yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _groups_of_their_own() -> Iterator[None]:
+    """Give every dimension of a mesh a group with its name. torch takes the default group for one that spans all ranks, and two
+    axes would then look alike."""
+    mesh: Any = DeviceMesh
+    make = mesh._init_one_process_group
+
+    def make_apart(layout: Any, rank_map: Any, name: str, _backend: Any) -> Any:
+        return make(layout, rank_map, name, ("fake", None))
+
+    mesh._init_one_process_group = staticmethod(make_apart)
+    try:
+        yield
+    finally:
+        mesh._init_one_process_group = staticmethod(make)
