@@ -1,6 +1,7 @@
 """ZeRO and HSDP through FSDP2: the sharding of a stage, and the time of its gradient reductions in a step."""
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -91,6 +92,7 @@ class GradientSync:
             for path, module in stage.named_modules()
             if isinstance(module, FSDPModule)
         ]
+        _prefetch_within_microbatch(stage)
 
     def before_backward(self, *, last: bool) -> None:
         """Set every part up for the backward pass of one microbatch; `last`: it is the last of the step."""
@@ -100,3 +102,22 @@ class GradientSync:
             part.set_reshard_after_backward(last or zero_stage == 3, recurse=False)
         assert isinstance(self._root, FSDPModule)
         self._root.set_is_last_backward(last)
+
+
+def _prefetch_within_microbatch(stage: StageModule) -> None:
+    """Let each part gather ahead, in a backward pass, the part before it in the forward pass, and the first one nothing.
+
+    By itself FSDP goes on to the last part of the microbatch before, whose backward pass is over: it gathers weights that no one
+    needs (torch 2.13, _fsdp_param_group.py, _backward_prefetch: the order of forwards is kept to the last backward pass).
+    """
+    parts = list({id(part._get_fsdp_state()): part for part in _in_order(stage)}.values())  # modules sharded as one count once
+    for before, part in zip([*parts[:1], *parts], parts, strict=False):
+        part.set_modules_to_backward_prefetch([before])  # itself, which is gathered: an empty list would mean FSDP's own choice
+
+
+def _in_order(module: nn.Module) -> Iterator[FSDPModule]:
+    """Yield the sharded modules in the order in which their forward passes end."""
+    for child in module.children():
+        yield from _in_order(child)
+    if isinstance(module, FSDPModule):
+        yield module
