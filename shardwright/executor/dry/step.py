@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed._mesh_layout import _MeshLayout
 from torch.distributed.device_mesh import DeviceMesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -65,15 +66,23 @@ def _fake_world(ranks: int, rank: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _groups_of_their_own() -> Iterator[None]:
-    """Give every dimension of a mesh a group with its name. torch takes the default group for one that spans all ranks, and two
-    axes would then look alike."""
+    """Give every dimension of a mesh a group with its name, and only the group of this rank.
+
+    torch itself takes the default group for a dimension that spans all ranks, and two axes would then look alike. It also makes
+    the groups of other ranks. Here the n-th dimension has the n-th group on every rank, so that what torch caches of a mesh
+    (`DTensor`'s plans, by group name) holds for the next traced rank.
+    """
     mesh: Any = DeviceMesh
     make = mesh._init_one_process_group
 
-    def make_apart(layout: Any, rank_map: Any, name: str, _backend: Any) -> Any:
-        return make(layout, rank_map, name, ("fake", None))
+    def own_group(layout: Any, rank_map: Any, name: str, _backend: Any) -> str:
+        lines: list[list[int]] = _MeshLayout([layout]).remap_to_tensor(rank_map).tolist()
+        ranks = next(line for line in lines if dist.get_rank() in line)
+        group: Any = dist.new_group(ranks, backend="fake", group_desc=f"mesh_{name}")
+        found: str = group.group_name
+        return found
 
-    mesh._init_one_process_group = staticmethod(make_apart)
+    mesh._init_one_process_group = staticmethod(own_group)
     try:
         yield
     finally:
