@@ -50,7 +50,12 @@ JOBS: Mapping[str, Job] = {
         tuple(LayerRun(count=14, zero_stage=1) for _ in range(4)),
     ),
     "llama-8b-1m": Job(
-        "llama-3.1-8b", "h200-sxm:64", 2**20, Mesh(cp=16, dp_shard=1, tp=4), 4, (LayerRun(count=32, zero_stage=3, recompute="full"),)
+        "llama-3.1-8b",
+        "h200-sxm:64",
+        2**20,
+        Mesh(cp=16, dp_shard=1, tp=4),
+        4,
+        (LayerRun(count=32, zero_stage=3, recompute="full"),),
     ),
 }
 

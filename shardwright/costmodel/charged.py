@@ -1,13 +1,13 @@
 """What an estimate charges of one step on each pipeline rank: FLOPs, and bytes and calls of every collective by axis.
 
 The formulas of the cost model are evaluated with other units. In place of seconds, an operation returns its FLOPs, or a
-collective its bytes, and everything else returns 0. With no compute to hide behind, all traffic is exposed, and the seconds of
-a cause are then the bytes that it is charged for. So nothing is counted a second time here.
+collective its bytes, and everything else returns 0. On a device that hides no traffic behind compute, the seconds of a cause are
+then the bytes that it is charged for. So nothing is counted a second time here.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -56,17 +56,19 @@ def charged_step(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec,
     """
     even = training.model_copy(update={"expert_imbalance": 1.0})
 
-    def costs(**units: CollectiveName | bool) -> PlanCosts:
-        return plan_costs(model, cluster, even, plan, _Units(cluster.node, **units))  # type: ignore[arg-type]  # by name
+    def costs(**units: Any) -> PlanCosts:
+        return plan_costs(model, cluster, even, plan, _Units(**units))
 
+    hiding = cluster.node
+    plain = hiding.model_copy(update={"device": hiding.device.model_copy(update={"kind": "cpu"})})
     traffic: list[dict[tuple[TrafficAxis, CollectiveName], Charge]] = [{} for _ in range(plan.mesh.pp)]
     for name in get_args(CollectiveName):
-        calls, sizes = (_traffic(costs(collective=name, counts=counts)) for counts in (True, False))
+        calls, sizes = (_traffic(costs(node=plain, collective=name, counts=counts)) for counts in (True, False))
         for axis in sizes:
             for rank, found in enumerate(traffic):
                 if sizes[axis][rank] > 0:
                     found[axis, name] = Charge(float(calls[axis][rank]), float(sizes[axis][rank]))
-    working = costs(flops=True)
+    working = costs(node=hiding, flops=True)
     kept = _of_ranks(working, working.activation_bytes_per_stage())
     flops = _flops(working)
     return tuple(RankCharges(traffic[rank], float(flops[rank]), float(kept[rank])) for rank in range(plan.mesh.pp))

@@ -172,6 +172,9 @@ class Stack(Spec):
         updates_side_by_side: where a part of the optimizer is on the host, its cores update that part while the device updates the
             rest (Megatron-Core, optimizer/cpu_offloading/hybrid_optimizer.py, step: kernels of the device are launched first);
             otherwise one after the other (DeepSpeed, zero/stage3.py, step: group after group).
+        counts_exchanges: exchanges over tp are counted one by one, as dry runs of this project's executor trace them
+            (costmodel/layers/exchanges/counted.py). Otherwise the embedding, the head and each recomputed layer have a gather and a
+            reduction in each pass, and the gradients of norms are not summed; the constants are fitted with that.
         broadcasts_updates: each owner of a ZeRO-1 shard broadcasts its updated parameters in turn; otherwise one all-gather.
         runs: the schedules, axes and placements that it can run.
     """
@@ -234,6 +237,7 @@ class Stack(Spec):
     splits_sends: bool = False
     counts_ends: bool = False
     updates_side_by_side: bool = False
+    counts_exchanges: bool = False
     broadcasts_updates: bool = False
     runs: Runs = Runs()
 

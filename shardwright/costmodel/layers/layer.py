@@ -65,6 +65,7 @@ class LayerWork:
         """Return the work of one microbatch in one layer."""
         passes, context, repeated = self._passes, self._context_seconds, self._repeated
         kept, working = self._bytes()
+        summed = self.frame.summed_gradients(self.block.parameters(self.frame.model.hidden_size))
         exchanged = self._exposed(self._collectives, passes.backward)
         traded, alone = self._exposed_trade, self._trade
         exchanges = self._modules is not None and self._modules.exchange
@@ -83,8 +84,10 @@ class LayerWork:
             tensor_parallel_backward_seconds_by_policy=by_policy(
                 none=exchanged,
                 selective=exchanged + repeated.gathers,
-                full=exchanged + self._exposed(self._collectives, repeated.full),
+                full=exchanged + self._exposed(self._repeated_collectives, repeated.full),
             ),
+            gradient_sum_seconds=summed.made,
+            added_gradient_sum_seconds=summed.added,
             context_parallel_forward_seconds=context.forward,
             context_parallel_backward_seconds_by_policy=repeated_when_full(context.forward, context.backward),
             expert_parallel_forward_seconds=traded,
@@ -287,6 +290,15 @@ class LayerWork:
         pairs = hidden_pairs(self.block, self.frame.candidates)
         scales = self.frame.scale_reduction_seconds() if reduces_scales(self.frame.training) else 0.0
         return np.asarray(pairs * (self.frame.hidden_collective_seconds(lowered) + scales))
+
+    @property
+    def _repeated_collectives(self) -> Array:
+        """Seconds of those that full recompute runs again: not the last reduction, where it stops before."""
+        stack = self.frame.stack
+        if not (stack.counts_exchanges and stack.stops_recompute_early):
+            return self._collectives
+        ends_in_one = hidden_pairs(self.block, self.frame.candidates) > 0
+        return self._collectives - ends_in_one * self.frame.counted.reduction
 
     def _exposed(self, collectives: Array, compute: Array) -> Array:
         """Return the part of `collectives` that the `compute` of the same pass does not hide.

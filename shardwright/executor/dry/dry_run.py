@@ -39,8 +39,8 @@ class _Totals(NamedTuple):
 def dry_run(plan_file: PlanFile, ranks: Sequence[int] | None = None) -> DryRun:
     """Trace one step of `ranks`, by default of one rank for each kind of pipeline rank, and compare it with its charges.
 
-    The engine is the one of a run. Nothing is computed or sent, so any number of ranks fits this machine. Beyond two
-    microbatches, steps of one and of two are traced (or more, where the schedule needs more). Their difference is counted for
+    The engine is the one of a run. Nothing is computed or sent, so any number of ranks fits this machine. Beyond three
+    microbatches, steps of two and of three are traced (or more, where the schedule needs more). Their difference is counted for
     each further microbatch.
 
     Raises:
@@ -87,14 +87,19 @@ def _kinds(plan_file: PlanFile) -> list[tuple[int, ...]]:
 def _trace(plan_file: PlanFile, rank: int) -> tuple[tuple[int, ...], _Totals]:
     """Return the numbers of microbatches that were traced, and the totals of the plan's step."""
     wanted = plan_file.plan.microbatches
-    for few in (1, plan_file.plan.mesh.pp, 2 * plan_file.plan.mesh.pp):
-        if 2 * few > wanted:
+    pp = plan_file.plan.mesh.pp
+    for few, more in ((1, 2) if wanted == 2 else (2, 3), (pp, 2 * pp), (2 * pp, 4 * pp)):
+        if more > wanted:
             break
         try:
-            first, second = (_totals(trace_step(_with_microbatches(plan_file, count), rank)) for count in (few, 2 * few))
-        except SpecError:  # the schedule needs more
+            first, second = (_totals(trace_step(_with_microbatches(plan_file, count), rank)) for count in (few, more))
+        except (SpecError, ValueError):  # the schedule needs others
             continue
-        return (few, 2 * few), _extrapolated(first, second, few, wanted)
+        each = (wanted - few) / (more - few)
+        found = _extrapolated(first, second, each)
+        return (few, more), found._replace(
+            activation_bytes=(second.activation_bytes - first.activation_bytes) / (more - few)
+        )
     whole = _totals(trace_step(plan_file, rank))
     return (wanted,), whole._replace(activation_bytes=whole.activation_bytes / wanted)
 
@@ -127,11 +132,11 @@ def _kind(collective: Collective, in_loss: bool) -> _Kind:
     return _Kind(collective.axis, collective.name)
 
 
-def _extrapolated(first: _Totals, second: _Totals, few: int, wanted: int) -> _Totals:
-    """Return the totals of `wanted` microbatches from those of `few` and of twice as many."""
+def _extrapolated(first: _Totals, second: _Totals, times: float) -> _Totals:
+    """Return `first` and so many times what `second` has more."""
 
     def further(one: float, two: float) -> float:
-        return one + (wanted - few) * (two - one) / few
+        return one + times * (two - one)
 
     def each(one: Mapping[_Kind, float], two: Mapping[_Kind, float]) -> dict[_Kind, float]:
         return {kind: further(one.get(kind, 0), two[kind]) for kind in two}
@@ -140,7 +145,7 @@ def _extrapolated(first: _Totals, second: _Totals, few: int, wanted: int) -> _To
         each(first.calls, second.calls),
         each(first.sizes, second.sizes),
         further(first.flops, second.flops),
-        (second.activation_bytes - first.activation_bytes) / few,
+        further(first.activation_bytes, second.activation_bytes),
     )
 
 

@@ -110,9 +110,13 @@ def _prefetch_within_microbatch(stage: StageModule) -> None:
     By itself FSDP goes on to the last part of the microbatch before, whose backward pass is over: it gathers weights that no one
     needs (torch 2.13, _fsdp_param_group.py, _backward_prefetch: the order of forwards is kept to the last backward pass).
     """
-    parts = list({id(part._get_fsdp_state()): part for part in _in_order(stage)}.values())  # modules sharded as one count once
+    parts = list(
+        {id(part._get_fsdp_state()): part for part in _in_order(stage)}.values()
+    )  # modules sharded as one count once
     for before, part in zip([*parts[:1], *parts], parts, strict=False):
-        part.set_modules_to_backward_prefetch([before])  # itself, which is gathered: an empty list would mean FSDP's own choice
+        part.set_modules_to_backward_prefetch(
+            [before]
+        )  # itself, which is gathered: an empty list would mean FSDP's own choice
 
 
 def _in_order(module: nn.Module) -> Iterator[FSDPModule]:
