@@ -29,7 +29,7 @@ from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
 
 SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
 AttentionKernel = Literal["flash-1", "flash-2", "flash-3"]
-MergedResults = Literal["fp32", "fused"]
+MergedResults = Literal["fp32", "fp32-in-rings", "fused"]
 LinearFormat = Literal["fp8", "fp8-rowwise", "fp8-rowwise-gw-hp", "mxfp8", "nvfp4"]
 
 OWN_STACK = "shardwright"
@@ -111,7 +111,9 @@ class Stack(Spec):
             versions), "flash-2", or "flash-3", which stands for kernels written for the GPU from Hopper on (FlashAttention-3 and
             4, cuDNN) and runs like flash-2 before Hopper.
         merges_partial_results: how context parallelism adds up what blocks of keys give: "fp32" (torch's own, which keeps the
-            sums in fp32, sends gradients so, and adds up blocks after a gather too; ring-flash-attention) or "fused"
+            sums in fp32, sends gradients so, and adds up blocks after a gather too; ring-flash-attention), "fp32-in-rings" (the same
+            round a ring; after a gather each of a rank's two chunks attends once, and what was gathered stays for the backward,
+            which reduce-scatters the gradients in the compute format: this project's executor) or "fused"
             (Transformer Engine: one kernel a block, in the compute format). costmodel/layers/exchanges/partial_results.py.
         overlaps_passes: a forward and a backward that DualPipe pairs run at once, each computing while the other communicates;
             otherwise one runs after the other.

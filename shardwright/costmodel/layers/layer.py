@@ -392,7 +392,7 @@ class LayerWork:
             copies=copies,
             columns=columns,
         )
-        more = self._adapters.kept_bytes
+        more = self._adapters.kept_bytes + self._context.kept_bytes(self.block.attention)
         return _Saved(tensors.kept + more, tensors.kept_selective + more, tensors.inner)
 
     def _bytes(self) -> tuple[Array, Array]:

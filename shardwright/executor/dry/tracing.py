@@ -78,9 +78,9 @@ class Tracing(TorchDispatchMode):
             return self._run_fake(func, args, options)
         if not tensors and not _is_real(func, args, options):
             return func(*args, **options)
-        if func is torch.ops._c10d_functional.all_to_all_single.default:
-            return args[0].clone()  # numbers of tokens: every rank sends here what this one sends there
         with unset_fake_temporarily():
+            if func is torch.ops._c10d_functional.all_to_all_single.default:
+                return args[0].clone()  # numbers of tokens: every rank sends here what this one sends there
             if func is torch.ops.c10d.recv_.default:
                 args[0][0].fill_(1)  # the vote of another stage
             return func(*args, **options)
