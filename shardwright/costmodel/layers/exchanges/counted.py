@@ -5,6 +5,11 @@ learned positions are added to whole hidden states (executor/model/tensor_parall
 whole sequence in the forward pass, and sums the gradients of its input in the backward pass. Where the sequence is divided, both
 gather it once.
 
+Every rank of tp holds a router and the tokens of its layer. Experts sum their outputs whole on every rank, and the gradients of
+their inputs: hidden states, and fp32 weights of the chosen experts. Shared experts do the same, for each of their linears that
+reads the input. Under sequence parallelism the layer gathers the sequence before, and in the backward pass the gradients of its
+output (executor/model/tensor_parallel.py, of a region that does not share its input).
+
 Every rank holds the weights of norms whole. Under sequence parallelism each computes with its part of the tokens, so that their
 gradients are summed; so are those of norms of single heads, and of biases behind a sum over tp, in any case. Where gradients are
 reduced over data parallelism in each microbatch (ZeRO-2 and 3), they are summed then, in the compute format. Otherwise they are
@@ -18,8 +23,8 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.op_times import CollectiveName, OpTimes
-from shardwright.specs import Candidates, Precision, tp_group
-from shardwright.specs.model import Parameter
+from shardwright.specs import BYTES_PER_ELEMENT, Candidates, Precision, tp_group
+from shardwright.specs.model import MixtureOfExperts, Parameter
 
 _OF_HIDDEN_STATES = ("norm.", "head.norm")
 _OF_PARTS = ("attention.qk_norm", "attention.output_bias", "ffn.down_bias")
@@ -30,6 +35,17 @@ class EndSeconds(NamedTuple):
 
     forward: Array
     backward: Array
+
+
+class LayerSeconds(NamedTuple):
+    """Seconds of a layer's exchanges in its forward, in its backward, and again where all of the forward is repeated, (N,) each.
+
+    What is repeated ends before the last sum, whose result no gradient needs.
+    """
+
+    forward: Array
+    backward: Array
+    repeated: Array
 
 
 class SummedGradients(NamedTuple):
@@ -53,6 +69,20 @@ class CountedExchanges(NamedTuple):
     @property
     def head(self) -> EndSeconds:
         return EndSeconds(self._gather, self.reduction)
+
+    def dense_layer(self, pair: Array, sublayers: Array) -> LayerSeconds:
+        """`pair` (N,): seconds of a gather and a reduction, one pair for each of `sublayers`."""
+        both = sublayers * pair
+        return LayerSeconds(both, both, both - self.reduction)
+
+    def expert_layer(self, ffn: MixtureOfExperts, pair: Array, tokens: Array) -> LayerSeconds:
+        """A layer of experts; `pair` is that of attention, `tokens` (N,) those of a microbatch."""
+        whole = self._seconds("all_reduce", self.hidden_bytes)
+        weights = self._seconds("all_reduce", BYTES_PER_ELEMENT["fp32"] * tokens * ffn.top_k)
+        outputs, inputs = (1, 1 + ffn.gated) if ffn.shared_width else (0, 0)
+        forward = pair + self._gather + (1 + outputs) * whole
+        backward = pair + self._gather + (1 + inputs) * whole + weights
+        return LayerSeconds(forward, backward, forward - whole)
 
     @property
     def reduction(self) -> Array:

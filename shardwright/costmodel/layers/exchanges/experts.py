@@ -69,6 +69,8 @@ class ExpertExchange:
             return np.zeros(len(self.candidates))
         split = expert_split(self.candidates, self.training)
         copies = split.copies(self.tokens, ffn.top_k, self.candidates.tp)
+        if self.training.software.counts_exchanges:  # each rank that shares an expert gets the tokens itself
+            return np.where(self.candidates.ep > 1, 2.0 * self._traded(copies), 0.0)
         splitting = expert_tp_group(self.candidates, self.times.node)
         shared_bytes = self._token_bytes * copies
         gather = self.times.collective_seconds("all_gather", shared_bytes, splitting)
