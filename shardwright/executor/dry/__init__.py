@@ -3,6 +3,6 @@
 The engine is the one of a run. Only its tensors and its process group are fake.
 """
 
-from .dry_run import SCALARS, SPLIT_LOSS, TOKEN_COUNTS, dry_run
+from .comparison import SCALARS, SPLIT_LOSS, TOKEN_COUNTS, dry_run
 
 __all__ = ["SCALARS", "SPLIT_LOSS", "TOKEN_COUNTS", "dry_run"]

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.nn.attention.bias import CausalBias
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -50,7 +49,7 @@ class Tracing(TorchDispatchMode):
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        with self._fake, self, _FusedCausalMasks():
+        with self._fake, self, _fused_causal_masks():
             yield
 
     def forget(self) -> None:
@@ -132,16 +131,26 @@ def _even_counts(items: int, places: int) -> Tensor:
         return counts
 
 
-class _FusedCausalMasks(TorchFunctionMode):
-    """Keeps a lower-right causal mask an attribute of attention, in place of a tensor."""
+@contextlib.contextmanager
+def _fused_causal_masks() -> Iterator[None]:
+    """Let a lower-right causal mask stay an argument of attention, in place of a tensor."""
+    bias: Any = CausalBias
+    dispatch = bias._dispatch
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        options = dict(kwargs or {})
-        if func is nn.functional.scaled_dot_product_attention and isinstance(options.get("attn_mask"), CausalBias):
-            output: Tensor = _aten._scaled_dot_product_flash_attention_for_cpu(
-                *args[:3], 0.0, True, scale=options.get("scale")
-            )[0]
-            return output
-        return func(*args, **options)
+    def fused(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor,
+        *_given: Any,
+        scale: float | None = None,
+        **_options: Any,
+    ) -> Tensor:
+        output: Tensor = _aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, True, scale=scale)[0]
+        return output
+
+    bias._dispatch = staticmethod(fused)
+    try:
+        yield
+    finally:
+        bias._dispatch = staticmethod(dispatch)

@@ -58,6 +58,7 @@ class DataParallel:
             reshard_after_forward=zero_stage == 3,
             mp_policy=self.precision,
             offload_policy=self.offload,
+            shard_placement_fn=partial(_along_first, ranks=self.mesh["dp_shard"].size()),
         )
 
 
@@ -71,6 +72,15 @@ def _evenly(parameter: nn.Parameter, *, ranks: int) -> Shard:
     cut = {placement.dim for placement in placements if isinstance(placement, Shard)}
     even = [dim for dim in range(parameter.dim()) if dim not in cut and parameter.shape[dim] % ranks == 0]
     return Shard(even[0] if even else 0)
+
+
+def _along_first(parameter: nn.Parameter, *, ranks: int) -> Shard:
+    """Return where to shard a weight: along its first dimension, or where that is uneven along one that is even.
+
+    A router of 8 experts over 16 ranks would otherwise be sent as one of 16. Other dimensions take a copy more.
+    """
+    own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    return _evenly(parameter, ranks=ranks) if own.dim() > 1 and own.shape[0] % ranks else Shard(0)
 
 
 class GradientSync:
