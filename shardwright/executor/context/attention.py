@@ -38,7 +38,14 @@ def see_whole_sequence(model: PreTrainedModel, plan: Plan, *, seq_len: int, devi
         mesh_dim_names=("block", "ring", "trading", "tp"),
     )
     ring, trading = MeshRanks(mesh["ring"]), MeshRanks(mesh["trading"])
-    seen = _WholeSequence(dealing, ring, trading, passes_on=plan.context_parallel in ("ring", "ulysses-ring"))
+    dealt = [position for group in range(dealing.rings) for position in dealing.of_group(group)]
+    seen = _WholeSequence(
+        dealing,
+        ring,
+        trading,
+        passes_on=plan.context_parallel in ("ring", "ulysses-ring"),
+        natural=torch.tensor(dealt, device=device_type).argsort(),
+    )
     name = f"shardwright_context_{ring.name}_{trading.name}"  # of this process: engines may have other meshes
     AttentionInterface.register(name, seen.attention)
     AttentionMaskInterface.register(name, seen.mask)
@@ -51,10 +58,13 @@ def see_whole_sequence(model: PreTrainedModel, plan: Plan, *, seq_len: int, devi
 
 
 class _WholeSequence(NamedTuple):
+    """`natural`: where each token of the sequence is among those of all groups, one group after the other, (seq_len,)."""
+
     dealing: Dealing
     ring: MeshRanks
     trading: MeshRanks
     passes_on: bool
+    natural: Tensor
 
     def attention(
         self,
@@ -105,9 +115,7 @@ class _WholeSequence(NamedTuple):
     def _over_all(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None
     ) -> Tensor:
-        order = [position for group in range(self.ring.size) for position in self.dealing.of_group(group)]
-        natural = torch.tensor(order, device=query.device).argsort()
-        key, value = (_GATHER_TOKENS(tensor, self.ring).index_select(_TOKENS, natural) for tensor in (key, value))
+        key, value = (_GATHER_TOKENS(tensor, self.ring).index_select(_TOKENS, self.natural) for tensor in (key, value))
         if mask is not None:
             return _attend(query, key, value, mask, scaling)
         outputs = []
