@@ -82,7 +82,7 @@ def plan_file(job: Job) -> PlanFile:
 
 def lines(found: DryRun) -> list[tuple[str, ...]]:
     """Return a row for each axis: what is traced and charged on the rank where they differ most, and the difference."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for axis in found.axes:
         worst = max((rank.bytes_of(axis) for rank in found.ranks), key=lambda size: abs(size.difference))
         shown = f"{worst.difference:+,.0f} B" if worst.difference else "equal"

@@ -103,9 +103,8 @@ def _flops(costs: PlanCosts) -> Array:
     """(pp,): FLOPs of a step, recompute included."""
     tables, sums = costs.sums.tables, costs.sums
     each = [sums.causes(part) for part in (tables.forward, tables.backward)]
-    return _of_ranks(
-        costs, costs.plan.microbatches * sum(part[cause] for part in each for cause in ("compute", "recompute"))
-    )
+    work = np.sum([part[cause] for part in each for cause in ("compute", "recompute")], axis=0)
+    return _of_ranks(costs, costs.plan.microbatches * work)
 
 
 @dataclass(frozen=True)
@@ -145,10 +144,10 @@ class _Units:
         size, ranks = np.broadcast_arrays(np.asarray(size_bytes, dtype=float), group.ranks)
         if name != self.collective:
             return np.zeros(size.shape)
-        return np.where((ranks > 1) & (size > 0), 1.0 if self.counts else size, 0.0)
+        return np.asarray(np.where((ranks > 1) & (size > 0), 1.0 if self.counts else size, 0.0))
 
     def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
-        return np.asarray(busy_seconds, dtype=float) + np.zeros_like(kernels, dtype=float)
+        return np.asarray(busy_seconds + np.zeros(np.shape(kernels)))
 
     def memory_bound_seconds(self, moved_bytes: Number) -> Array:
         return np.zeros(np.shape(moved_bytes))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import _resolve_process_group
+from torch._C._distributed_c10d import _resolve_process_group
 
 from shardwright.specs import TrafficAxis
 
@@ -85,7 +85,9 @@ def read_collective(func: Any, args: tuple[Any, ...]) -> Collective | None:
 
 
 def _group(given: Any) -> dist.ProcessGroup:
-    return _resolve_process_group(given) if isinstance(given, str) else dist.ProcessGroup.unbox(given)
+    named: Any = _resolve_process_group
+    group: dist.ProcessGroup = named(given) if isinstance(given, str) else dist.ProcessGroup.unbox(given)
+    return group
 
 
 def _axis(group: dist.ProcessGroup) -> TrafficAxis | None:

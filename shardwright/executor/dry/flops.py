@@ -29,14 +29,15 @@ def seen_pairs(queries: int, keys: int) -> int:
 def _forward(args: tuple[Any, ...], options: Mapping[str, Any]) -> int:
     """Scores and weighted values. Arguments: query, key, value, dropout, causal."""
     query, key, value = args[:3]
-    return _of_heads(query) * _pairs(query, key, args[4:5], options) * (query.shape[-1] + value.shape[-1])
+    sizes: int = query.shape[-1] + value.shape[-1]
+    return _of_heads(query) * _pairs(query, key, args[4:5], options) * sizes
 
 
 def _backward(args: tuple[Any, ...], options: Mapping[str, Any]) -> int:
     """Scores again, and the gradients of values, weights, queries and keys: five matmuls (Dao 2023, arXiv 2307.08691, section
     4.1). Arguments: gradient, query, key, value, output, sums, dropout, causal."""
     query, key, value = args[1:4]
-    sizes = 3 * query.shape[-1] + 2 * value.shape[-1]
+    sizes: int = 3 * query.shape[-1] + 2 * value.shape[-1]
     return _of_heads(query) * _pairs(query, key, args[7:8], options) * sizes
 
 

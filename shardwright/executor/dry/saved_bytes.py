@@ -46,7 +46,7 @@ def _weights(part: nn.Module) -> Iterator[UntypedStorage]:
         if not isinstance(module, FSDPModule):
             continue
         for group in module._get_fsdp_state()._fsdp_param_groups:
-            for parameter in group.fsdp_params:
-                for gathered in (*parameter.all_gather_outputs, getattr(parameter, "_unsharded_param", None)):
+            for sharded in group.fsdp_params:
+                for gathered in (*sharded.all_gather_outputs, getattr(sharded, "_unsharded_param", None)):
                     if gathered is not None:
                         yield _locals(gathered.detach())[0].untyped_storage()

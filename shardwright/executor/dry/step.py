@@ -56,7 +56,7 @@ def _fake_world(ranks: int, rank: int) -> Iterator[None]:
     """Be `rank` of torch's fake process group, whose collectives end at once and move nothing."""
     if dist.is_initialized():
         raise SpecError("this process is a rank of a process group already; make the dry run in a process of its own")
-    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)  # type: ignore[no-untyped-call]  # torch's
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
     try:
         with _groups_of_their_own():
             yield

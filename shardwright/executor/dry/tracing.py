@@ -30,18 +30,18 @@ from .flops import operator_flops
 
 _aten = torch.ops.aten
 _PLAIN = (Tensor, nn.Parameter, FakeTensor)
-_LIKE = {_aten.empty_like.default: torch.empty, _aten.zeros_like.default: torch.zeros}
+_LIKE: Mapping[Any, Any] = {_aten.empty_like.default: torch.empty, _aten.zeros_like.default: torch.zeros}
 _COUNTED = (torch.int32, torch.int64)
 
 
-class Tracing(TorchDispatchMode):
+class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     """Runs what is inside it without storage, and counts collectives and FLOPs.
 
     `collectives`: calls by collective and whether they are part of the loss.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self.collectives: Counter[tuple[Collective, bool]] = Counter()
         self.flops = 0
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)

@@ -104,7 +104,7 @@ def test_a_planted_exchange_shows(
 
 
 def test_more_work_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = comparison.trace_step
+    plain = trace_step
     again = small(LLAMA, plan((layers(recompute="full"),)))
     monkeypatch.setattr(comparison, "trace_step", lambda given, rank: plain(_as(given, again), rank))
     (rank,) = dry_run(PLANS["one rank"]()).ranks
