@@ -11,7 +11,7 @@ MICROBATCHES, LAYERS = 4, 2
 
 def _charges(given: PlanFile) -> dict[tuple[str, str], Charge]:
     (rank,) = charged_step(given.model(), given.cluster, given.training, given.plan)
-    return dict(rank.traffic)
+    return {(axis, name): charge for (axis, name), charge in rank.traffic.items()}
 
 
 def test_sharding_is_charged_for_whole_weights_and_gradients() -> None:
