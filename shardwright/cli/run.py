@@ -1,4 +1,4 @@
-"""`run` trains with a plan."""
+"""`run` trains with a plan, or traces a step of it."""
 
 import os
 from pathlib import Path
@@ -56,6 +56,16 @@ def run(
         int | None, typer.Option(help="Set how many ranks this machine offers. Default: what it has.")
     ] = None,
     restarts: Annotated[int, typer.Option(help="Restart lost ranks this many times.")] = 0,
+    dry: Annotated[
+        bool,
+        typer.Option(
+            "--dry", help="Train nothing: trace one step of some ranks, and print it beside what the estimate charges."
+        ),
+    ] = False,
+    dry_ranks: Annotated[
+        str | None,
+        typer.Option(help="Trace these ranks (0,5). Default: one for each kind of pipeline rank. With --dry."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train with a plan on this machine, and compare the measurement with the prediction."""
@@ -63,6 +73,11 @@ def run(
     from shardwright.costmodel import read_plan_file
     from shardwright.executor import RunOptions
 
+    if dry:
+        _trace(plan_path, dry_ranks, as_json=as_json)
+        return
+    if dry_ranks is not None:
+        raise SpecError("--dry-ranks goes with --dry; add it, or leave out --dry-ranks")
     values: dict[str, Any] = {
         "out": out,
         "steps": steps,
@@ -106,3 +121,38 @@ def run(
 
     plan_file = read_plan_file(plan_path)
     console().print(measured_table(plan_file.plan, plan_file.estimated(), measurement))
+
+
+def _trace(plan_path: Path, given: str | None, *, as_json: bool) -> None:
+    """Make a dry run and print it."""
+    from shardwright.base import SpecError
+    from shardwright.costmodel import read_plan_file
+
+    plan_file, ranks = read_plan_file(plan_path), _ranks(given)
+    try:
+        from shardwright.executor.dry import dry_run
+    except ModuleNotFoundError as missing:
+        raise SpecError(
+            f"a dry run needs {missing.name}, which is not installed: pip install 'shardwright[run]'"
+        ) from None
+    found = dry_run(plan_file, ranks)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    from shardwright.reports.plan import traced_notes, traced_table
+
+    for rank in found.ranks:
+        console().print(traced_table(found, rank))
+    for note in traced_notes(found):
+        typer.echo(note)
+
+
+def _ranks(given: str | None) -> list[int] | None:
+    from shardwright.base import SpecError
+
+    if given is None:
+        return None
+    parts = [part.strip() for part in given.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise SpecError(f"--dry-ranks '{given}' is no list of ranks; give numbers like 0,5")
+    return [int(part) for part in parts]

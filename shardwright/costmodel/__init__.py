@@ -3,6 +3,7 @@
 `evaluate` joins the rooms into the estimate of one plan. `checks` says whether a plan divides and fits.
 """
 
+from .charged import Charge, RankCharges, charged_step
 from .checks import (
     MIXED_SCHEDULES,
     check_context_parallel,
@@ -33,15 +34,18 @@ __all__ = [
     "MIXED_SCHEDULES",
     "RUN_CLASSES",
     "SAFE",
+    "Charge",
     "EstimatePlan",
     "Goodput",
     "MixedRanks",
     "MixedTimes",
     "PlanFile",
     "Prediction",
+    "RankCharges",
     "Reliability",
     "RunClass",
     "StageLayers",
+    "charged_step",
     "check_context_parallel",
     "check_expert_parallel",
     "check_layer_counts",

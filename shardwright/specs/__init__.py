@@ -53,6 +53,7 @@ from .profile import (
     write_profile,
 )
 from .results import (
+    DryRun,
     Estimate,
     Fingerprint,
     Interval,
@@ -64,6 +65,11 @@ from .results import (
     StepRecord,
     StepSeconds,
     Timeline,
+    Traced,
+    TracedRank,
+    TracedTraffic,
+    TrafficAxis,
+    UnchargedTraffic,
     read_measurement,
 )
 from .schedules import (
@@ -120,6 +126,7 @@ __all__ = [
     "Curve",
     "Device",
     "DeviceFormat",
+    "DryRun",
     "Estimate",
     "ExpertDispatch",
     "Figure",
@@ -168,8 +175,13 @@ __all__ = [
     "StepSeconds",
     "Strategy",
     "Timeline",
+    "Traced",
+    "TracedRank",
+    "TracedTraffic",
+    "TrafficAxis",
     "Trainable",
     "TrainingSpec",
+    "UnchargedTraffic",
     "VocabularyParallel",
     "ZeroStage",
     "by_rank",

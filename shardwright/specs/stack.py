@@ -29,7 +29,7 @@ from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
 
 SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
 AttentionKernel = Literal["flash-1", "flash-2", "flash-3"]
-MergedResults = Literal["fp32", "fused"]
+MergedResults = Literal["fp32", "fp32-in-rings", "fused"]
 LinearFormat = Literal["fp8", "fp8-rowwise", "fp8-rowwise-gw-hp", "mxfp8", "nvfp4"]
 
 OWN_STACK = "shardwright"
@@ -111,7 +111,9 @@ class Stack(Spec):
             versions), "flash-2", or "flash-3", which stands for kernels written for the GPU from Hopper on (FlashAttention-3 and
             4, cuDNN) and runs like flash-2 before Hopper.
         merges_partial_results: how context parallelism adds up what blocks of keys give: "fp32" (torch's own, which keeps the
-            sums in fp32, sends gradients so, and adds up blocks after a gather too; ring-flash-attention) or "fused"
+            sums in fp32, sends gradients so, and adds up blocks after a gather too; ring-flash-attention), "fp32-in-rings" (the same
+            round a ring; after a gather each of a rank's two chunks attends once, and what was gathered stays for the backward,
+            which reduce-scatters the gradients in the compute format: this project's executor) or "fused"
             (Transformer Engine: one kernel a block, in the compute format). costmodel/layers/exchanges/partial_results.py.
         overlaps_passes: a forward and a backward that DualPipe pairs run at once, each computing while the other communicates;
             otherwise one runs after the other.
@@ -172,6 +174,9 @@ class Stack(Spec):
         updates_side_by_side: where a part of the optimizer is on the host, its cores update that part while the device updates the
             rest (Megatron-Core, optimizer/cpu_offloading/hybrid_optimizer.py, step: kernels of the device are launched first);
             otherwise one after the other (DeepSpeed, zero/stage3.py, step: group after group).
+        counts_exchanges: exchanges over tp are counted one by one, as dry runs of this project's executor trace them
+            (costmodel/layers/exchanges/counted.py). Otherwise the embedding, the head and each recomputed layer have a gather and a
+            reduction in each pass, and the gradients of norms are not summed; the constants are fitted with that.
         broadcasts_updates: each owner of a ZeRO-1 shard broadcasts its updated parameters in turn; otherwise one all-gather.
         runs: the schedules, axes and placements that it can run.
     """
@@ -234,6 +239,7 @@ class Stack(Spec):
     splits_sends: bool = False
     counts_ends: bool = False
     updates_side_by_side: bool = False
+    counts_exchanges: bool = False
     broadcasts_updates: bool = False
     runs: Runs = Runs()
 

@@ -9,6 +9,7 @@ from shardwright.costmodel.op_times import Value, operator_passes
 from shardwright.specs.model import Norm
 
 from . import operators
+from .exchanges import CountedExchanges, SummedGradients
 from .frame import WorkFrame
 from .frozen import unneeded_norm_passes
 from .row import RowWork, by_policy
@@ -23,7 +24,7 @@ _VOCABULARY_BLOCK = 128
 
 @dataclass(frozen=True)
 class EndWork:
-    """Builds the rows of embedding and head. Each of them reduces the hidden states over tp once a pass."""
+    """Builds the rows of embedding and head. Each of them exchanges the hidden states over tp."""
 
     frame: WorkFrame
 
@@ -37,6 +38,7 @@ class EndWork:
         trained = self.frame.training.trainable.trains_embedding
         backward = trained * gather("embedding", parameters + tokens_given, table_bytes, backward=True)
         kept = 8.0 * self.frame.tokens * trained
+        forward, back = self._counted.embedding if self._counted else self._pair
         return self._end(
             forward=gather("embedding", tokens_given, 2 * hidden_bytes),
             backward=backward,
@@ -45,7 +47,7 @@ class EndWork:
             kept=kept,
             working=self.frame.element_bytes * parameters * trained,
             trained=trained,
-            passes_back=trained,
+            exchanges=(forward, trained * back),
         )
 
     def head(self) -> RowWork:
@@ -91,6 +93,8 @@ class EndWork:
             + tokens * (self._norm_bytes / self.frame.sequence_split + element * hidden * trained),
             working=alive - kept_logits,
             trained=trained,
+            exchanges=self._head_exchanges,
+            summed=self.frame.summed_gradients(self.frame.model.head_parameters()),
         )
 
     def joined_input(self) -> RowWork:
@@ -113,7 +117,24 @@ class EndWork:
             kept=frame.tokens * 2 * (self._norm_bytes / frame.sequence_split + element * hidden * trained),
             working=np.zeros_like(given),
             trained=trained,
+            exchanges=self._pair,
         )
+
+    @property
+    def _counted(self) -> CountedExchanges | None:
+        return self.frame.counted if self.frame.stack.counts_exchanges else None
+
+    @property
+    def _pair(self) -> tuple[Array, Array]:
+        """A gather and a reduction in each pass."""
+        both = self.frame.hidden_collective_seconds()
+        return both, both
+
+    @property
+    def _head_exchanges(self) -> tuple[Array, Array]:
+        if self._counted is None:
+            return self._pair
+        return self._counted.head
 
     @property
     def _norm_bytes(self) -> Number:
@@ -180,13 +201,15 @@ class EndWork:
         kept: Array,
         working: Array,
         trained: bool,
-        passes_back: bool = True,
+        exchanges: tuple[Array, Array],
+        summed: SummedGradients | None = None,
     ) -> RowWork:
-        """`trained`: the parameters are; otherwise they lie in the compute format. `passes_back`: there is a backward pass."""
+        """`trained`: the parameters are; otherwise they lie in the compute format. `exchanges`: seconds over tp, in a forward and
+        a backward; `summed`: and of gradients."""
         nothing = by_policy(none=np.zeros_like(kept), selective=np.zeros_like(kept), full=np.zeros_like(kept))
-        tensor = self.frame.hidden_collective_seconds()
+        tensor, back = exchanges
         zero = np.zeros_like(tensor)
-        back = tensor * passes_back
+        sums = summed or SummedGradients(zero, zero)
         return RowWork(
             forward_seconds=forward,
             backward_seconds=backward,
@@ -194,6 +217,8 @@ class EndWork:
             recompute_seconds_by_policy=nothing,
             tensor_parallel_forward_seconds=tensor,
             tensor_parallel_backward_seconds_by_policy=by_policy(none=back, selective=back, full=back),
+            gradient_sum_seconds=sums.made,
+            added_gradient_sum_seconds=sums.added,
             context_parallel_forward_seconds=zero,
             context_parallel_backward_seconds_by_policy=nothing,
             expert_parallel_forward_seconds=zero,

@@ -10,7 +10,7 @@ from shardwright.specs import Candidates, Stack, TrainingSpec, tp_group
 from shardwright.specs.model import ModelSpec, Parameter
 
 from . import operators
-from .exchanges import expert_split
+from .exchanges import CountedExchanges, SummedGradients, expert_split
 from .weight_matmuls import WeightMatmuls
 
 _SCALE_BYTES = 4.0
@@ -73,6 +73,17 @@ class WorkFrame:
         split = gather + self.times.collective_seconds("reduce_scatter", self.hidden_bytes, group)
         whole = self.times.collective_seconds("all_reduce", self.hidden_bytes, group)
         return np.where(self.candidates.sequence_parallel == 1, split, whole)
+
+    @property
+    def counted(self) -> CountedExchanges:
+        """Single exchanges over tp."""
+        return CountedExchanges(self.times, self.candidates, self.hidden_bytes)
+
+    def summed_gradients(self, weights: list[Parameter]) -> SummedGradients:
+        """Seconds of summing over tp the gradients of those `weights` of a row that every rank holds whole."""
+        if self.stack.counts_exchanges:
+            return self.counted.summed_gradients(weights, self.training.precision)
+        return SummedGradients(np.zeros(len(self.candidates)), np.zeros(len(self.candidates)))
 
     def scale_reduction_seconds(self) -> Array:
         """Seconds in which the ranks of tp agree on the scale of an operand that sequence parallelism gathers."""

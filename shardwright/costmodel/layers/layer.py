@@ -12,7 +12,7 @@ from shardwright.specs.model import Block, FeedForward, MixtureOfExperts
 
 from . import operators
 from .core import AttentionCore, Passes
-from .exchanges import ContextExchange, ExpertExchange, hidden_pairs, spread_parameters
+from .exchanges import ContextExchange, ExpertExchange, LayerSeconds, hidden_pairs, spread_parameters
 from .frame import WorkFrame
 from .frozen import Adapters, BaseWeights, stored_bytes, unneeded_kernels
 from .precision import reduces_scales
@@ -65,7 +65,8 @@ class LayerWork:
         """Return the work of one microbatch in one layer."""
         passes, context, repeated = self._passes, self._context_seconds, self._repeated
         kept, working = self._bytes()
-        exchanged = self._exposed(self._collectives, passes.backward)
+        summed = self.frame.summed_gradients(self.block.parameters(self.frame.model.hidden_size))
+        exchanged = self._exposed(self._collectives.backward, passes.backward)
         traded, alone = self._exposed_trade, self._trade
         exchanges = self._modules is not None and self._modules.exchange
         uneven = AttentionCore(self.frame, self.block).uneven
@@ -79,12 +80,14 @@ class LayerWork:
                 selective=repeated.selective + self._tiles_again,
                 full=repeated.full + self._tiles_again,
             ),
-            tensor_parallel_forward_seconds=self._exposed(self._collectives, passes.forward),
+            tensor_parallel_forward_seconds=self._exposed(self._collectives.forward, passes.forward),
             tensor_parallel_backward_seconds_by_policy=by_policy(
                 none=exchanged,
                 selective=exchanged + repeated.gathers,
-                full=exchanged + self._exposed(self._collectives, repeated.full),
+                full=exchanged + self._exposed(self._collectives.repeated, repeated.full),
             ),
+            gradient_sum_seconds=summed.made,
+            added_gradient_sum_seconds=summed.added,
             context_parallel_forward_seconds=context.forward,
             context_parallel_backward_seconds_by_policy=repeated_when_full(context.forward, context.backward),
             expert_parallel_forward_seconds=traded,
@@ -280,13 +283,19 @@ class LayerWork:
         return np.asarray(paired * beside + (1 - paired) * self._trade)
 
     @cached_property
-    def _collectives(self) -> Array:
-        """Seconds of a forward's collectives, and again of a backward's: one pair a sublayer
-        (Korthikanti et al. 2022, section 4.2.2)."""
-        lowered = self.frame.training.precision.gathered_bytes_per_element / self.frame.element_bytes
-        pairs = hidden_pairs(self.block, self.frame.candidates)
-        scales = self.frame.scale_reduction_seconds() if reduces_scales(self.frame.training) else 0.0
-        return np.asarray(pairs * (self.frame.hidden_collective_seconds(lowered) + scales))
+    def _collectives(self) -> LayerSeconds:
+        """Seconds of exchanges over tp. In a forward and again in a backward: one pair a sublayer (Korthikanti et al. 2022, section
+        4.2.2), or what this project's executor runs (`Stack.counts_exchanges`)."""
+        frame, block = self.frame, self.block
+        lowered = frame.training.precision.gathered_bytes_per_element / frame.element_bytes
+        scales = frame.scale_reduction_seconds() if reduces_scales(frame.training) else 0.0
+        pair = frame.hidden_collective_seconds(lowered) + scales
+        if not frame.stack.counts_exchanges:
+            both = np.asarray(hidden_pairs(block, frame.candidates) * pair)
+            return LayerSeconds(both, both, both)
+        if isinstance(block.ffn, FeedForward) or block.parallel:
+            return frame.counted.dense_layer(pair, hidden_pairs(block, frame.candidates))
+        return frame.counted.expert_layer(block.ffn, pair, frame.tokens)
 
     def _exposed(self, collectives: Array, compute: Array) -> Array:
         """Return the part of `collectives` that the `compute` of the same pass does not hide.
@@ -343,7 +352,7 @@ class LayerWork:
         if self._selection is not None:
             again = linear.forward_seconds(self._selection.repeated) + self._memory_bound.forward
             # reduced outputs are kept
-            return _Repeated(again, full, gathers=self._exposed(self._collectives / 2, again))
+            return _Repeated(again, full, gathers=self._exposed(self._collectives.forward / 2, again))
         # a fused kernel never keeps the scores, so there is nothing to repeat
         scores = self._core.forward if self.frame.training.attention == "unfused" else np.zeros_like(full)
         return _Repeated(scores, full, gathers=np.zeros_like(full))
@@ -380,7 +389,7 @@ class LayerWork:
             copies=copies,
             columns=columns,
         )
-        more = self._adapters.kept_bytes
+        more = self._adapters.kept_bytes + self._context.kept_bytes(self.block.attention)
         return _Saved(tensors.kept + more, tensors.kept_selective + more, tensors.inner)
 
     def _bytes(self) -> tuple[Array, Array]:

@@ -13,7 +13,8 @@ from shardwright.specs import POLICIES
 class RowWork:
     """Work of one microbatch. Shapes are (N,), with a last axis of recompute policies where the name says `by_policy`.
 
-    `uneven` are the standard deviations of passes whose microbatches hold other documents.
+    `gradient_sum_seconds`: summing over tp the gradients of weights that every rank holds whole, as one microbatch makes them;
+    `added_`: as several add up. `uneven` are the standard deviations of passes whose microbatches hold other documents.
     `weight_gradient_seconds` is part of `backward_seconds`. Seconds are those of the device alone. `parameters` counts
     the trained elements on one tp rank, except experts on the ranks of ep, which are `expert_parameters`. `frozen_bytes` and
     `expert_frozen_bytes` are those of frozen weights, in the format in which they lie.
@@ -25,6 +26,8 @@ class RowWork:
     recompute_seconds_by_policy: Array
     tensor_parallel_forward_seconds: Array
     tensor_parallel_backward_seconds_by_policy: Array
+    gradient_sum_seconds: Array
+    added_gradient_sum_seconds: Array
     context_parallel_forward_seconds: Array
     context_parallel_backward_seconds_by_policy: Array
     expert_parallel_forward_seconds: Array
@@ -87,7 +90,9 @@ def without_backward(row: RowWork) -> RowWork:
     nothing = {
         field.name: np.zeros_like(getattr(row, field.name))
         for field in fields(RowWork)
-        if "backward" in field.name or field.name.startswith(("weight_gradient", "recompute", "activation"))
+        if "backward" in field.name
+        or "gradient_sum" in field.name
+        or field.name.startswith(("weight_gradient", "recompute", "activation"))
     }
     working = np.repeat(row.working_bytes_by_policy[..., :1], len(POLICIES), axis=-1)
     return replace(row, **nothing, working_bytes_by_policy=working)

@@ -122,7 +122,9 @@ class _Builder:
             ),
             first_forward=self._seconds(data_parallel=first.network, host_copy=first.host_copy),
             last_backward=self._seconds(
-                data_parallel=last.network + self._once_a_step_seconds(traffic), host_copy=last.host_copy
+                data_parallel=last.network + self._once_a_step_seconds(traffic),
+                host_copy=last.host_copy,
+                tensor_parallel=self._summed_once(),
             ),
             weight_gradient_seconds=(1 + waiting[..., 0]) * self._stacked("weight_gradient_seconds"),
             optimizer_seconds=Update(self.training, self.times, self.candidates, self._shard(traffic)).seconds,
@@ -151,8 +153,20 @@ class _Builder:
     def _own_backward(self) -> dict[str, Array]:
         """(N, R, 1) or (N, R, P) each: seconds of a backward by cause, without what runs beside it."""
         causes = {cause: self._stacked(f"{cause}_backward_seconds_by_policy") for cause in _EXCHANGES}
+        sums = self._sums_each * self._stacked("gradient_sum_seconds")
+        causes["tensor_parallel"] = causes["tensor_parallel"] + sums[..., None]
         recompute = self._stacked("recompute_seconds_by_policy")
         return {"compute": self._stacked("backward_seconds")[..., None], "recompute": recompute, **causes}
+
+    @property
+    def _sums_each(self) -> Array:
+        """(N, 1): whether gradients are summed over tp in each microbatch, before data parallelism reduces them."""
+        return self._column("zero_stage") >= 2
+
+    def _summed_once(self) -> Array:
+        """(N, R): seconds of summing gradients over tp once a step."""
+        made, added = self._stacked("gradient_sum_seconds"), self._stacked("added_gradient_sum_seconds")
+        return np.where(self._sums_each, 0.0, np.where(self._column("microbatches") > 1, added, made))
 
     @property
     def _uneven_share(self) -> Array:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.bias import CausalBias, CausalVariant
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
 
@@ -38,7 +38,14 @@ def see_whole_sequence(model: PreTrainedModel, plan: Plan, *, seq_len: int, devi
         mesh_dim_names=("block", "ring", "trading", "tp"),
     )
     ring, trading = MeshRanks(mesh["ring"]), MeshRanks(mesh["trading"])
-    seen = _WholeSequence(dealing, ring, trading, passes_on=plan.context_parallel in ("ring", "ulysses-ring"))
+    dealt = [position for group in range(dealing.rings) for position in dealing.of_group(group)]
+    seen = _WholeSequence(
+        dealing,
+        ring,
+        trading,
+        passes_on=plan.context_parallel in ("ring", "ulysses-ring"),
+        natural=torch.tensor(dealt, device=device_type).argsort(),
+    )
     name = f"shardwright_context_{ring.name}_{trading.name}"  # of this process: engines may have other meshes
     AttentionInterface.register(name, seen.attention)
     AttentionMaskInterface.register(name, seen.mask)
@@ -51,10 +58,13 @@ def see_whole_sequence(model: PreTrainedModel, plan: Plan, *, seq_len: int, devi
 
 
 class _WholeSequence(NamedTuple):
+    """`natural`: where each token of the sequence is among those of all groups, one group after the other, (seq_len,)."""
+
     dealing: Dealing
     ring: MeshRanks
     trading: MeshRanks
     passes_on: bool
+    natural: Tensor
 
     def attention(
         self,
@@ -105,9 +115,7 @@ class _WholeSequence(NamedTuple):
     def _over_all(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None
     ) -> Tensor:
-        order = [position for group in range(self.ring.size) for position in self.dealing.of_group(group)]
-        natural = torch.tensor(order, device=query.device).argsort()
-        key, value = (_GATHER_TOKENS(tensor, self.ring).index_select(_TOKENS, natural) for tensor in (key, value))
+        key, value = (_GATHER_TOKENS(tensor, self.ring).index_select(_TOKENS, self.natural) for tensor in (key, value))
         if mask is not None:
             return _attend(query, key, value, mask, scaling)
         outputs = []
@@ -116,9 +124,18 @@ class _WholeSequence(NamedTuple):
             (self.ring.rank, 2 * self.ring.size - 1 - self.ring.rank), query.chunk(2, _TOKENS), strict=True
         ):
             seen = (index + 1) * chunk
-            before = causal_lower_right(chunk, seen)
+            before = _causal_lower_right(chunk, seen)
             outputs.append(_attend(own, key[:, :, :seen], value[:, :, :seen], before, scaling))
         return torch.cat(outputs, _TOKENS)
+
+
+def _causal_lower_right(queries: int, keys: int) -> CausalBias:
+    """Return torch's `causal_lower_right`, which itself allocates 8 bytes for each query and key and never reads them: 512 GiB for a
+    chunk of 64k queries at the end of 1M tokens (torch 2.13, nn/attention/bias.py: its arguments reach `Tensor.__new__`)."""
+    bias: Any = Tensor._make_subclass(CausalBias, torch.empty(0))
+    bias.variant, bias.seq_len_q, bias.seq_len_kv = CausalVariant.LOWER_RIGHT, queries, keys
+    found: CausalBias = bias
+    return found
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float | None) -> Tensor:

@@ -124,7 +124,8 @@ def _scatter(dim: int) -> Direction:
 
 
 def _slice(dim: int) -> Direction:
-    return lambda tensor, ranks: tensor.chunk(ranks.size, dim)[ranks.rank].contiguous()
+    # a copy: one sequence's part is contiguous as it is, and would keep the whole tensor in memory
+    return lambda tensor, ranks: tensor.chunk(ranks.size, dim)[ranks.rank].clone(memory_format=torch.contiguous_format)
 
 
 SEQUENCE = 1

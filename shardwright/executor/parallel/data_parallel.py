@@ -1,6 +1,7 @@
 """ZeRO and HSDP through FSDP2: the sharding of a stage, and the time of its gradient reductions in a step."""
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -57,6 +58,7 @@ class DataParallel:
             reshard_after_forward=zero_stage == 3,
             mp_policy=self.precision,
             offload_policy=self.offload,
+            shard_placement_fn=partial(_along_first, ranks=self.mesh["dp_shard"].size()),
         )
 
 
@@ -70,6 +72,15 @@ def _evenly(parameter: nn.Parameter, *, ranks: int) -> Shard:
     cut = {placement.dim for placement in placements if isinstance(placement, Shard)}
     even = [dim for dim in range(parameter.dim()) if dim not in cut and parameter.shape[dim] % ranks == 0]
     return Shard(even[0] if even else 0)
+
+
+def _along_first(parameter: nn.Parameter, *, ranks: int) -> Shard:
+    """Return where to shard a weight: along its first dimension, or where that is uneven along one that is even.
+
+    A router of 8 experts over 16 ranks would otherwise be sent as one of 16. Other dimensions take a copy more.
+    """
+    own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    return _evenly(parameter, ranks=ranks) if own.dim() > 1 and own.shape[0] % ranks else Shard(0)
 
 
 class GradientSync:
@@ -91,6 +102,7 @@ class GradientSync:
             for path, module in stage.named_modules()
             if isinstance(module, FSDPModule)
         ]
+        _prefetch_within_microbatch(stage)
 
     def before_backward(self, *, last: bool) -> None:
         """Set every part up for the backward pass of one microbatch; `last`: it is the last of the step."""
@@ -100,3 +112,26 @@ class GradientSync:
             part.set_reshard_after_backward(last or zero_stage == 3, recurse=False)
         assert isinstance(self._root, FSDPModule)
         self._root.set_is_last_backward(last)
+
+
+def _prefetch_within_microbatch(stage: StageModule) -> None:
+    """Let each part gather ahead, in a backward pass, the part before it in the forward pass, and the first one nothing.
+
+    By itself FSDP goes on to the last part of the microbatch before, whose backward pass is over: it gathers weights that no one
+    needs (torch 2.13, _fsdp_param_group.py, _backward_prefetch: the order of forwards is kept to the last backward pass).
+    """
+    parts = list(
+        {id(part._get_fsdp_state()): part for part in _in_order(stage)}.values()
+    )  # modules sharded as one count once
+    for before, part in zip([*parts[:1], *parts], parts, strict=False):
+        part.set_modules_to_backward_prefetch(
+            [before]
+        )  # itself, which is gathered: an empty list would mean FSDP's own choice
+
+
+def _in_order(module: nn.Module) -> Iterator[FSDPModule]:
+    """Yield the sharded modules in the order in which their forward passes end."""
+    for child in module.children():
+        yield from _in_order(child)
+    if isinstance(module, FSDPModule):
+        yield module

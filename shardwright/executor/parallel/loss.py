@@ -14,6 +14,10 @@ IGNORED_LABEL = -100
 """A label that the loss ignores, as in torch's `cross_entropy`."""
 
 
+LOSS = "shardwright::loss"
+"""The name of the loss in traces."""
+
+
 class TokenLoss:
     """One microbatch's part of the step's loss: its summed cross-entropy times `scale`.
 
@@ -49,7 +53,10 @@ class TokenLoss:
             logits = DTensor.from_local(
                 logits, self.tp_mesh, [Shard(1)], run_check=False, shape=shape, stride=(self.vocab_size, 1)
             )
-        total = torch.nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum")
+        with torch.profiler.record_function(LOSS):
+            total = torch.nn.functional.cross_entropy(
+                logits, labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
+            )
         return (total.to_local() if isinstance(total, DTensor) else total) * self.scale
 
     @contextlib.contextmanager

@@ -136,7 +136,7 @@ class TiedEmbedding:
         ranks_per_stage = mesh.size() // plan.mesh.pp
         position = dist.get_rank() % ranks_per_stage  # equal positions in two stages hold equal shards
         partners = [position, (plan.mesh.pp - 1) * ranks_per_stage + position]
-        self._group = dist.new_group(partners, use_local_synchronization=True)
+        self._group = dist.new_group(partners, use_local_synchronization=True, group_desc="tied_embedding")
 
     @contextlib.contextmanager
     def summed(self) -> Iterator[None]:

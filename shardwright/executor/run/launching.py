@@ -9,18 +9,11 @@ import torch
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
-from shardwright.executor.context import check_context
-from shardwright.executor.model import (
-    check_experts,
-    check_tensor_parallel,
-    lacks_fused_attention,
-    read_config,
-    read_skeleton,
-)
-from shardwright.executor.parallel import check_loss_chunks, check_split_backward
+from shardwright.executor.model import lacks_fused_attention, read_config
 from shardwright.executor.training import RunFolder, RunIdentity, newest_checkpoint, open_plan_batches, plan_digest
 from shardwright.specs import Measurement, read_measurement
 
+from .checks import check_plan
 from .rank import plans_for_gpus, run_rank
 from .torchrun import run_torchrun, while_heard
 
@@ -100,26 +93,16 @@ def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
     """Check the plan against the engine, the ranks and its training.
 
     Raises:
-        SpecError: the engine does not run or train a choice or the model yet; there are too few ranks; the batch is not
-            that of the training; a split backward does not run with the plan.
+        SpecError: as `check_plan`, or there are too few ranks.
     """
     check_can_run(plan_file)
-    plan, training = plan_file.plan, plan_file.training
+    plan = plan_file.plan
     needed, (offered, offer) = plan.mesh.ranks, _offered_ranks(plan_file, options)
     if needed > offered or ("RANK" in os.environ and needed != offered):
         raise SpecError(
             f"the plan needs {needed} ranks ({plan.mesh}) and {offer} {offered}; plan for {offered}, or run it where there are {needed}"
         )
-    if plan.global_batch != training.global_batch:
-        raise SpecError(
-            f"the plan makes a global batch of {plan.global_batch} sequences (dp {plan.mesh.dp} x micro_batch {plan.micro_batch} x microbatches {plan.microbatches}) and its training asks for {training.global_batch}; plan again"
-        )
-    skeleton = read_skeleton(plan_file)
-    check_tensor_parallel(plan_file, skeleton)
-    check_split_backward(plan, tied=skeleton.tied)
-    check_context(plan_file, skeleton)
-    check_experts(plan_file, skeleton)
-    check_loss_chunks(plan_file, skeleton)
+    check_plan(plan_file)
 
 
 def _offered_ranks(plan_file: PlanFile, options: RunOptions) -> tuple[int, str]:

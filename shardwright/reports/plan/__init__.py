@@ -6,6 +6,7 @@ from .others import OtherPlan, others_json, others_table
 from .report import Report, write_report
 from .summary import Summary, summary_text
 from .tables import comparison_table, goodput_table, plan_table
+from .traced import traced_notes, traced_table
 from .words import choice_words
 
 __all__ = [
@@ -25,5 +26,7 @@ __all__ = [
     "step_table",
     "summary_text",
     "timeline_table",
+    "traced_notes",
+    "traced_table",
     "write_report",
 ]

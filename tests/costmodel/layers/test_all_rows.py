@@ -69,7 +69,16 @@ def test_recompute_repeats_the_attention_core_or_the_whole_forward_with_its_comm
     down = 2 * TOKENS * 2 * HIDDEN * HIDDEN / 4 * 1e-12  # nothing in the backward pass reads the layer's last output
     assert by_policy == pytest.approx({"none": 0.0, "selective": core, "full": layer.forward_seconds[0] - down})
     forward = layer.tensor_parallel_forward_seconds[0]
-    assert layer.tensor_parallel_backward_seconds_by_policy[0].tolist() == [forward, forward, 2 * forward]
+    # two gathers and two reductions, of which the last one is not repeated: no gradient reads its result
+    expected = [forward, forward, (1 + 3 / 4) * forward]
+    assert layer.tensor_parallel_backward_seconds_by_policy[0].tolist() == pytest.approx(expected)
+
+
+def test_stacks_whose_exchanges_are_not_counted_repeat_all_of_them() -> None:
+    model = work(tp=4, sequence_parallel=1, stack="dualpipe")
+    layer = model.layer(model.model.layer_classes[0])
+    none, _, full = layer.tensor_parallel_backward_seconds_by_policy[0]
+    assert full == pytest.approx(2 * none)
 
 
 def test_a_fused_kernel_leaves_selective_recompute_nothing_to_do() -> None:
@@ -149,9 +158,9 @@ def test_norms_of_queries_and_keys_cost_traffic_and_memory() -> None:
     assert kept[0] - kept[1] == TOKENS * ((4 + 2) * heads + inverse_roots)
 
 
-def expert_work(**degrees: int) -> WorkModel:
+def expert_work(*, stack: str = "shardwright", **degrees: int) -> WorkModel:
     chosen = candidates(micro_batch=BATCH, expert_dispatch=EXPERT_DISPATCH.index("all-to-all"), **degrees)
-    return WorkModel(small_experts(hidden=HIDDEN), work().training, RoundTimes(), chosen)
+    return WorkModel(small_experts(hidden=HIDDEN), work(stack=stack).training, RoundTimes(), chosen)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +316,7 @@ def test_experts_that_ep_spreads_are_counted_apart(degrees: dict[str, int], rest
 
 
 def test_experts_elsewhere_need_no_gather_over_tp_but_the_shared_one_does() -> None:
-    apart, together = (expert_work(dp_shard=4, tp=2, ep=ep, sequence_parallel=1) for ep in (8, 1))
+    apart, together = (expert_work(stack="dualpipe", dp_shard=4, tp=2, ep=ep, sequence_parallel=1) for ep in (8, 1))
     block = apart.model.layer_classes[0]
     alone = Block(attention=block.attention, ffn=block.ffn.model_copy(update={"shared_width": 0}))
     pair = 2 * 2 * TOKENS * HIDDEN * 1e-9
@@ -317,6 +326,17 @@ def test_experts_elsewhere_need_no_gather_over_tp_but_the_shared_one_does() -> N
     assert apart.layer(block).expert_parallel_forward_seconds[0] == pytest.approx(
         2 * 2 * 2 * TOKENS / 2 * HIDDEN * 1e-9
     )
+
+
+def test_in_this_executor_experts_sum_whole_hidden_states_over_tp() -> None:
+    """Beside the pair of attention a gather, the sum of the experts, and that of the shared one, wherever the experts lie."""
+    for ep in (8, 1):
+        model = expert_work(dp_shard=4, tp=2, ep=ep, sequence_parallel=1)
+        block = model.model.layer_classes[0]
+        alone = Block(attention=block.attention, ffn=block.ffn.model_copy(update={"shared_width": 0}))
+        one = 2 * TOKENS * HIDDEN * 1e-9
+        assert model.layer(alone).tensor_parallel_forward_seconds[0] == pytest.approx(4 * one)
+        assert model.layer(block).tensor_parallel_forward_seconds[0] == pytest.approx(5 * one)
 
 
 def test_low_precision_halves_weight_matmuls_and_neither_router_nor_attention() -> None:

@@ -1,6 +1,16 @@
 """What the ranks of one layer send each other: keys and values of a sequence, and tokens to experts, with what that costs besides."""
 
 from .context import ContextExchange
+from .counted import CountedExchanges, LayerSeconds, SummedGradients
 from .experts import ExpertExchange, expert_split, hidden_pairs, spread_parameters
 
-__all__ = ["ContextExchange", "ExpertExchange", "expert_split", "hidden_pairs", "spread_parameters"]
+__all__ = [
+    "ContextExchange",
+    "CountedExchanges",
+    "ExpertExchange",
+    "LayerSeconds",
+    "SummedGradients",
+    "expert_split",
+    "hidden_pairs",
+    "spread_parameters",
+]

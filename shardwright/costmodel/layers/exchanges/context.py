@@ -9,7 +9,7 @@ Ulysses and a ring combine: neighbouring ranks trade heads, and each rank passes
 group (Fang & Zhao 2024, arXiv 2405.07719).
 
 torch attends to one block after the other even where it has gathered all (`Stack.merges_partial_results` "fp32"); other
-gathers are followed by one attention. What sums over blocks cost is in partial_results.py.
+gathers are followed by one attention. This project's executor ("fp32-in-rings") keeps what it gathered for the backward. What sums over blocks cost is in partial_results.py.
 """
 
 from collections.abc import Callable
@@ -80,11 +80,31 @@ class ContextExchange:
         gathers = self.candidates.context_parallel == CONTEXT_PARALLEL.index("all-gather")
         blocks = np.where(gathers, self.candidates.cp, 2)
         gradients = keys_values * blocks
-        if self.training.software.merges_partial_results == "fp32":
+        if self.training.software.merges_partial_results != "fused":
             sums = 2 * self._gradient_share * keys_values + BYTES_PER_ELEMENT["fp32"] * self._local(attention).queries
-            traded = self.candidates.context_parallel == CONTEXT_PARALLEL.index("ulysses")
-            gradients = np.where(traded, gradients, sums)
+            at_once = self.candidates.context_parallel == CONTEXT_PARALLEL.index("ulysses")
+            if self.training.software.merges_partial_results == "fp32-in-rings":
+                at_once = at_once | gathers
+            gradients = np.where(at_once, gradients, sums)
         return np.asarray(np.where(self.candidates.cp > 1, keys_values * blocks + gradients, 0.0))
+
+    def kept_bytes(self, attention: AnyAttention) -> Array:
+        """(N,): bytes that this project's executor ("fp32-in-rings") keeps of a layer beside those without cp.
+
+        The output is copied into the layout of the next matmul. Before a fused kernel keys and values are copied for each query
+        head (executor/context/attention.py, _attend). After a gather each of a rank's two chunks, r-th from the front and from the
+        back, keeps all keys and values before its end: T (c + 1/2) tokens for T tokens on each of c = cp ranks.
+        """
+        if self.training.software.merges_partial_results != "fp32-in-rings" or (self.candidates.cp == 1).all():
+            return np.zeros(len(self.candidates))
+        element, chosen = self._element_bytes, self.candidates
+        outputs, heads = self._local(attention).outputs, attention.heads / chosen.tp
+        copies = element * self.tokens * heads * (attention.head_size + attention.value_head_size)
+        own = self.local_key_value_bytes(attention)
+        gathers = chosen.context_parallel == CONTEXT_PARALLEL.index("all-gather")
+        trades = chosen.context_parallel == CONTEXT_PARALLEL.index("ulysses")
+        repeated = np.select([gathers, trades], [copies * (chosen.cp + 0.5) - own, copies - own], 0.0)
+        return np.where(chosen.cp > 1, element * outputs + repeated, 0.0)
 
     def local_key_value_bytes(self, attention: AnyAttention) -> Array:
         """(N,): bytes of keys and values of the rank's own tokens and heads."""
@@ -124,8 +144,10 @@ class ContextExchange:
         """
         group, whole = cp_group(self.candidates, self.times.node), keys_values * self.candidates.cp
         gather = self.times.collective_seconds("all_gather", whole, group)
-        if self.training.software.merges_partial_results == "fused":
-            return PassSeconds(gather, gather + self.times.collective_seconds("reduce_scatter", whole, group))
+        merges = self.training.software.merges_partial_results
+        if merges != "fp32":
+            reduce = self.times.collective_seconds("reduce_scatter", whole, group)
+            return PassSeconds(gather, reduce if merges == "fp32-in-rings" else gather + reduce)
         merging = self._merging_seconds(attention)
         forward = self._beside_a_block(gather, core_forward)
         passed = self._gradients_passed_on(0.0, keys_values, core_backward)

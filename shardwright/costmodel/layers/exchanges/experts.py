@@ -63,7 +63,9 @@ class ExpertExchange:
         """(N,): seconds of one forward, and equally of one backward: tokens go to their experts, and results come back.
 
         The result is 0 without experts and where ep is 1. The tp group's own gather and reduction then suffice
-        (layer.py). Ranks that split the columns of an expert gather the received tokens and reduce-scatter the results.
+        (layer.py). Ranks that split the columns of an expert gather the received tokens and reduce-scatter the results. In this
+        project's executor (`Stack.counts_exchanges`) each of them is sent the tokens itself, and the sum over tp adds up the
+        results.
         """
         if isinstance(ffn, FeedForward) or (self.candidates.ep == 1).all():
             return np.zeros(len(self.candidates))
@@ -75,8 +77,11 @@ class ExpertExchange:
         reduce = self.times.collective_seconds("reduce_scatter", shared_bytes, splitting)
         own_tokens = copies / (self.candidates.expert_tp * ffn.top_k)
         whole = self.candidates.expert_dispatch == EXPERT_DISPATCH.index("all-to-all")
-        one_way = np.where(whole, self._traded(own_tokens * ffn.top_k), self._forwarded(ffn, own_tokens))
-        return np.where(self.candidates.ep > 1, 2.0 * one_way + gather + reduce, 0.0)
+        forwarded = 2.0 * self._forwarded(ffn, own_tokens) + gather + reduce
+        traded = 2.0 * self._traded(own_tokens * ffn.top_k) + gather + reduce
+        if self.training.software.counts_exchanges:
+            traded = 2.0 * self._traded(copies)
+        return np.where(self.candidates.ep > 1, np.where(whole, traded, forwarded), 0.0)
 
     @property
     def _token_bytes(self) -> float:

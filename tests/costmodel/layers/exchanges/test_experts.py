@@ -15,9 +15,16 @@ TOKENS, HIDDEN = 1e6, 500
 TOKEN_SECONDS = TOKENS * HIDDEN * 2 * 1e-9  # one bf16 copy of each token: 1
 
 
-def seconds(dispatch: str = "all-to-all", *, routing: str = "random", top_k: int = 2, **degrees: int) -> float:
+def seconds(
+    dispatch: str = "all-to-all",
+    *,
+    routing: str = "random",
+    top_k: int = 2,
+    stack: str = "shardwright",
+    **degrees: int,
+) -> float:
     chosen = candidates(expert_dispatch=EXPERT_DISPATCH.index(dispatch), **degrees)
-    training = TrainingSpec.parse({"seq_len": 8, "global_batch": 8, "routing": routing}, source="test")
+    training = TrainingSpec.parse({"seq_len": 8, "global_batch": 8, "routing": routing, "stack": stack}, source="test")
     times = RoundTimes(node=round_cluster(nodes=2, devices_per_node=4).node)
     exchange = ExpertExchange(training, times, chosen, np.array([TOKENS]), HIDDEN)
     return float(exchange.pass_seconds(EXPERTS.model_copy(update={"top_k": top_k}))[0])
@@ -34,7 +41,12 @@ def test_ranks_of_a_tensor_parallel_group_send_their_own_tokens_only() -> None:
 
 def test_ranks_that_split_an_expert_gather_its_tokens() -> None:
     """tp 4, ep 2: two ranks split each expert. A rank trades 2 T / 4 copies, and gathers and reduces 2 T / 2."""
-    assert seconds(ep=2, dp_shard=2, tp=4) == pytest.approx(2 * 2 * TOKEN_SECONDS / 4 + 2 * 2 * TOKEN_SECONDS / 2)
+    expected = 2 * 2 * TOKEN_SECONDS / 4 + 2 * 2 * TOKEN_SECONDS / 2
+    assert seconds(ep=2, dp_shard=2, tp=4, stack="megatron-core") == pytest.approx(expected)
+
+
+def test_in_this_executor_each_of_them_is_sent_the_tokens() -> None:
+    assert seconds(ep=2, dp_shard=2, tp=4) == pytest.approx(2 * 2 * TOKEN_SECONDS / 2)
 
 
 def test_one_copy_goes_to_each_rank_that_holds_any() -> None:

@@ -1,0 +1,120 @@
+"""Exchanges over tp beside those of a layer's matmuls, one by one, as dry runs of this project's executor trace them.
+
+Each rank of tp has a part of the vocabulary. The embedding's parts are summed in the forward pass, whole on every rank, because
+learned positions are added to whole hidden states (executor/model/tensor_parallel.py, divide_embedding). The head needs the
+whole sequence in the forward pass, and sums the gradients of its input in the backward pass. Where the sequence is divided, both
+gather it once.
+
+Every rank of tp holds a router and the tokens of its layer. Experts sum their outputs whole on every rank, and the gradients of
+their inputs: hidden states, and fp32 weights of the chosen experts. Shared experts do the same, for each of their linears that
+reads the input. Under sequence parallelism the layer gathers the sequence before, and in the backward pass the gradients of its
+output (executor/model/tensor_parallel.py, of a region that does not share its input).
+
+Every rank holds the weights of norms whole. Under sequence parallelism each computes with its part of the tokens, so that their
+gradients are summed; so are those of norms of single heads, and of biases behind a sum over tp, in any case. Where gradients are
+reduced over data parallelism in each microbatch (ZeRO-2 and 3), they are summed then, in the compute format. Otherwise they are
+summed once a step, in the format in which microbatches add up.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from shardwright.base import Array
+from shardwright.costmodel.op_times import CollectiveName, OpTimes
+from shardwright.specs import BYTES_PER_ELEMENT, Candidates, Precision, tp_group
+from shardwright.specs.model import MixtureOfExperts, Parameter
+
+_OF_HIDDEN_STATES = ("norm.", "head.norm")
+_OF_PARTS = ("attention.qk_norm", "attention.output_bias", "ffn.down_bias")
+
+
+class EndSeconds(NamedTuple):
+    """Seconds of an end's exchanges in its forward and in its backward, (N,) each."""
+
+    forward: Array
+    backward: Array
+
+
+class LayerSeconds(NamedTuple):
+    """Seconds of a layer's exchanges in its forward, in its backward, and again where all of the forward is repeated, (N,) each.
+
+    What is repeated ends before the last sum, whose result no gradient needs.
+    """
+
+    forward: Array
+    backward: Array
+    repeated: Array
+
+
+class SummedGradients(NamedTuple):
+    """Seconds of summing gradients over tp, as a microbatch makes them, and as several add up, (N,) each."""
+
+    made: Array
+    added: Array
+
+
+class CountedExchanges(NamedTuple):
+    """Seconds of single exchanges over tp; `hidden_bytes` (N,): the hidden states of a microbatch, whole."""
+
+    times: OpTimes
+    candidates: Candidates
+    hidden_bytes: Array
+
+    @property
+    def embedding(self) -> EndSeconds:
+        return EndSeconds(self._seconds("all_reduce", self.hidden_bytes), self._gather)
+
+    @property
+    def head(self) -> EndSeconds:
+        return EndSeconds(self._gather, self.reduction)
+
+    def dense_layer(self, pair: Array, sublayers: Array) -> LayerSeconds:
+        """`pair` (N,): seconds of a gather and a reduction, one pair for each of `sublayers`."""
+        both = sublayers * pair
+        return LayerSeconds(both, both, both - self.reduction)
+
+    def expert_layer(self, ffn: MixtureOfExperts, pair: Array, tokens: Array) -> LayerSeconds:
+        """A layer of experts; `pair` is that of attention, `tokens` (N,) those of a microbatch."""
+        whole = self._seconds("all_reduce", self.hidden_bytes)
+        weights = self._seconds("all_reduce", BYTES_PER_ELEMENT["fp32"] * tokens * ffn.top_k)
+        outputs, inputs = (1, 1 + ffn.gated) if ffn.shared_width else (0, 0)
+        forward = pair + self._gather + (1 + outputs) * whole
+        backward = pair + self._gather + (1 + inputs) * whole + weights
+        return LayerSeconds(forward, backward, forward - whole)
+
+    @property
+    def reduction(self) -> Array:
+        """(N,): summing partial hidden states: each rank gets its part of the sequence, or the whole."""
+        split = self._seconds("reduce_scatter", self.hidden_bytes)
+        return np.where(self._divides_sequence, split, self._seconds("all_reduce", self.hidden_bytes))
+
+    def summed_gradients(self, weights: Sequence[Parameter], precision: Precision) -> SummedGradients:
+        """One all-reduce for each of `weights` that every rank holds whole and computes with a part of what it acts on."""
+
+        def seconds(element_bytes: int) -> Array:
+            found = np.zeros(len(self.candidates))
+            for weight in weights:
+                summed = self._seconds("all_reduce", np.asarray(float(element_bytes * weight.elements)))
+                if weight.name.startswith(_OF_HIDDEN_STATES):
+                    found = found + np.where(self._divides_sequence, summed, 0.0)
+                elif weight.name.startswith(_OF_PARTS):
+                    found = found + summed
+            return found
+
+        return SummedGradients(
+            seconds(precision.activation_bytes_per_element), seconds(precision.gradient_bytes_per_element)
+        )
+
+    @property
+    def _divides_sequence(self) -> Array:
+        return np.asarray(self.candidates.sequence_parallel == 1)
+
+    @property
+    def _gather(self) -> Array:
+        """(N,): gathering the hidden states; none where every rank holds them whole."""
+        return np.where(self._divides_sequence, self._seconds("all_gather", self.hidden_bytes), 0.0)
+
+    def _seconds(self, name: CollectiveName, size_bytes: Array) -> Array:
+        return self.times.collective_seconds(name, size_bytes, tp_group(self.candidates, self.times.node))

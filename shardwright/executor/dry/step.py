@@ -1,0 +1,89 @@
+"""One traced step of one rank: the engine that a run builds, in a world of ranks that do not exist."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed._mesh_layout import _MeshLayout
+from torch.distributed.device_mesh import DeviceMesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from shardwright.base import SpecError
+from shardwright.costmodel import PlanFile
+from shardwright.executor.parallel import build_engine
+
+from .collectives import Collective
+from .saved_bytes import SavedBytes
+from .tracing import Tracing
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a rank did in one step. `collectives`: calls, and whether they are part of the loss."""
+
+    collectives: Counter[tuple[Collective, bool]]
+    flops: int
+    activation_bytes: int
+
+
+def trace_step(plan_file: PlanFile, rank: int) -> Step:
+    """Trace gradients and clipping of one step of `rank`, with all microbatches of the plan. The update moves nothing.
+
+    Raises:
+        SpecError: the engine does not run the plan, or this process has a process group.
+    """
+    plan, training = plan_file.plan, plan_file.training
+    tracing, saved = Tracing(), SavedBytes()
+    with _fake_world(plan.mesh.ranks, rank), tracing.active():
+        engine = build_engine(plan_file, device=_CPU, seed=0)
+        tokens = torch.zeros((plan.micro_batch * plan.microbatches, training.seq_len), dtype=torch.int64)
+        tracing.forget()
+        with saved.counting():
+            engine.forward_backward(tokens, tokens)
+        engine.clip_gradients(1.0)
+        activation_bytes = saved.of_activations(engine.model_parts)
+    return Step(tracing.collectives, tracing.flops, activation_bytes)
+
+
+@contextlib.contextmanager
+def _fake_world(ranks: int, rank: int) -> Iterator[None]:
+    """Be `rank` of torch's fake process group, whose collectives end at once and move nothing."""
+    if dist.is_initialized():
+        raise SpecError("this process is a rank of a process group already; make the dry run in a process of its own")
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
+    try:
+        with _groups_of_their_own():
+            yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _groups_of_their_own() -> Iterator[None]:
+    """Give every dimension of a mesh a group with its name, and only the group of this rank.
+
+    torch itself takes the default group for a dimension that spans all ranks, and two axes would then look alike. It also makes
+    the groups of other ranks. Here the n-th dimension has the n-th group on every rank, so that what torch caches of a mesh
+    (`DTensor`'s plans, by group name) holds for the next traced rank.
+    """
+    mesh: Any = DeviceMesh
+    make = mesh._init_one_process_group
+
+    def own_group(layout: Any, rank_map: Any, name: str, _backend: Any) -> str:
+        lines: list[list[int]] = _MeshLayout([layout]).remap_to_tensor(rank_map).tolist()
+        ranks = next(line for line in lines if dist.get_rank() in line)
+        group: Any = dist.new_group(ranks, backend="fake", group_desc=f"mesh_{name}")
+        found: str = group.group_name
+        return found
+
+    mesh._init_one_process_group = staticmethod(own_group)
+    try:
+        yield
+    finally:
+        mesh._init_one_process_group = staticmethod(make)

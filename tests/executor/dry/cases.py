@@ -1,0 +1,73 @@
+"""Small plans for dry runs: one for each axis and kind of exchange, and some of many axes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from shardwright.costmodel.plan_file import PlanFile
+from tests.parity.cases import layers, model_config, plan, plan_file
+from tests.parity.families import FAMILIES
+
+SEQ_LEN = 64
+
+LLAMA, LLAMA_4 = model_config("llama"), model_config("llama", layers=4)
+# a vocabulary whose parts 2 x 2 ranks divide evenly
+TIED = model_config("qwen3", layers=4, tied=True, vocab_size=96)
+MIXTRAL = FAMILIES["mixtral"]
+
+
+def small(config: dict[str, Any], of_plan: Any, **options: Any) -> PlanFile:
+    return plan_file(config, of_plan, **{"compute": "bf16", "seq_len": SEQ_LEN, **options})
+
+
+def _stages(count: int, each: Any) -> tuple[Any, ...]:
+    return ((each,),) * count
+
+
+PLANS: Mapping[str, Callable[[], PlanFile]] = {
+    "one rank": lambda: small(LLAMA, plan((layers(),))),
+    "one microbatch": lambda: small(LLAMA, plan((layers(zero=3),), microbatches=1, dp_shard=2)),
+    "zero 0": lambda: small(LLAMA, plan((layers(),), microbatches=4, dp_replicate=2)),
+    "zero 1": lambda: small(LLAMA, plan((layers(zero=1),), microbatches=4, dp_shard=2)),
+    "zero 2": lambda: small(LLAMA, plan((layers(zero=2),), microbatches=4, dp_shard=2)),
+    "zero 3": lambda: small(LLAMA, plan((layers(zero=3),), microbatches=4, dp_shard=2)),
+    "zero 1, 2 and 3 by layer": lambda: small(
+        LLAMA_4, plan((layers(1, zero=1), layers(1, zero=2), layers(2, zero=3)), microbatches=4, dp_shard=2)
+    ),
+    "hsdp": lambda: small(LLAMA, plan((layers(zero=3),), dp_shard=2, dp_replicate=2)),
+    "tp": lambda: small(LLAMA, plan((layers(),), microbatches=4, tp=2)),
+    "tp without sequence parallelism": lambda: small(
+        LLAMA, plan((layers(),), microbatches=4, tp=2, sequence_parallel=False)
+    ),
+    "tp, norms of heads": lambda: small(
+        model_config("qwen3"), plan((layers(zero=2),), microbatches=4, tp=2, dp_shard=2, sequence_parallel=False)
+    ),
+    "full recompute": lambda: small(LLAMA, plan((layers(zero=3, recompute="full"),), microbatches=4, dp_shard=2, tp=2)),
+    "1f1b": lambda: small(LLAMA_4, plan(*_stages(4, layers(1)), microbatches=8, pp=4)),
+    "gpipe, zero 3": lambda: small(
+        LLAMA_4, plan(*_stages(2, layers(zero=3)), microbatches=4, pp=2, dp_shard=2, schedule="gpipe")
+    ),
+    "interleaved": lambda: small(
+        LLAMA_4, plan(*_stages(4, layers(1, zero=1)), microbatches=4, pp=2, dp_shard=2, schedule="interleaved-1f1b")
+    ),
+    "zb-v": lambda: small(LLAMA_4, plan(*_stages(4, layers(1)), microbatches=8, pp=2, schedule="zb-v")),
+    "tied embedding over a pipeline": lambda: small(
+        TIED, plan(*_stages(2, layers(zero=1)), microbatches=4, pp=2, dp_shard=2, tp=2)
+    ),
+    "cp, all-gather": lambda: small(LLAMA, plan((layers(zero=1),), cp=4)),
+    "cp, ring": lambda: small(LLAMA, plan((layers(zero=1),), cp=4, context_parallel="ring")),
+    "cp, ulysses": lambda: small(LLAMA, plan((layers(zero=1),), cp=4, context_parallel="ulysses")),
+    "cp, ulysses and a ring": lambda: small(
+        LLAMA, plan((layers(zero=1),), cp=4, context_parallel="ulysses-ring", ulysses_degree=2)
+    ),
+    "cp with tp, zero 3 and full recompute": lambda: small(
+        LLAMA, plan((layers(zero=3, recompute="full"),), dp_shard=2, cp=2, tp=2)
+    ),
+    "experts over tp": lambda: small(MIXTRAL, plan((layers(),), tp=2)),
+    "ep": lambda: small(MIXTRAL, plan((layers(zero=1),), dp_shard=2, ep=2)),
+    "ep over dp and tp": lambda: small(MIXTRAL, plan((layers(zero=1),), dp_shard=2, tp=2, ep=4)),
+    "ep that shares experts": lambda: small(MIXTRAL, plan((layers(zero=1),), dp_shard=2, tp=2, ep=2, etp=2)),
+    "ep, full recompute": lambda: small(MIXTRAL, plan((layers(zero=2, recompute="full"),), dp_shard=2, tp=2, ep=4)),
+    "64 ranks": lambda: small(
+        LLAMA_4, plan(*_stages(4, layers(1, zero=2)), microbatches=2, global_batch=16, pp=4, dp_shard=8, tp=2)
+    ),
+}
