@@ -65,7 +65,6 @@ def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str],
         (training.expert_capacity is not None, "expert_capacity", "leave it out"),
         (plan.vocabulary_parallel != "none", "vocabulary_parallel", "leave it out of the plan"),
         (training.fp8_attention, "attention in fp8", "plan without --fp8-attention"),
-        (training.mlp_tiles > 1, "a tiled feed-forward", "plan without --mlp-tiles"),
         (training.mtp_layers > 0, "multi-token prediction", "plan without --mtp-layers"),
         (training.activation_offload_layers > 0, "activation offload", "plan without --activation-offload-layers"),
         *(

@@ -3,10 +3,7 @@
 Families share one process group, as a new one for each would take longer than the training.
 """
 
-import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -28,7 +25,7 @@ from tests.parity import sabotage
 from tests.parity.cases import GLOBAL_BATCH, SEQ_LEN, host, layers, plan, plan_file
 from tests.parity.families import FAMILIES, OTHERS
 from tests.parity.updates import engine_run, reference_run, worst_update_error
-from tests.parity.worlds import run_world
+from tests.parity.worlds import run_in_turn, run_world
 
 TOLERANCE = 1e-4
 PLANS: dict[str, Plan] = {
@@ -39,37 +36,6 @@ PLANS: dict[str, Plan] = {
     "ep 2": plan((layers(zero=2),), dp_shard=2, ep=2),
 }
 STEPS = 2
-
-
-class Outcome(NamedTuple):
-    """What one rank found for one family, or the traceback that ended it."""
-
-    result: Any
-    error: str = ""
-
-
-def _each(function: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> list[Outcome]:
-    """Call the function for every family. The first that fails ends this rank's world, as its peers may wait for it."""
-    outcomes = []
-    for given in arguments:
-        try:
-            outcomes.append(Outcome(function(*given)))
-        except Exception:
-            outcomes.append(Outcome(None, traceback.format_exc()))
-            break
-    return outcomes
-
-
-def _world(size: int, function: Callable[..., Any], arguments: dict[str, tuple[Any, ...]]) -> dict[str, list[Any]]:
-    """Return each family's results by rank."""
-    by_rank = run_world(size, _each, function, list(arguments.values()), timeout_seconds=150.0)
-    results: dict[str, list[Any]] = {}
-    for index, name in enumerate(arguments):
-        found = [outcomes[index] for outcomes in by_rank if index < len(outcomes)]
-        assert not any(outcome.error for outcome in found), f"{name}:\n" + "\n".join(outcome.error for outcome in found)
-        assert len(found) == size, f"{name} was not reached"
-        results[name] = [outcome.result for outcome in found]
-    return results
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -85,7 +51,7 @@ def test_updates_equal_those_of_one_process(family: str) -> None:
         check_experts(files["ep 2"], skeleton)
     else:
         del files["ep 2"]
-    runs = _world(2, engine_run, {name: (file,) for name, file in files.items()})
+    runs = run_in_turn(2, engine_run, {name: (file,) for name, file in files.items()})
     reference = reference_run(files["tp 2"])
     for name, found in runs.items():
         assert worst_update_error(found, reference) <= TOLERANCE, name
@@ -96,7 +62,7 @@ def test_updates_of_further_families_equal_those_of_one_process() -> None:
     files = {family: plan_file(config, PLANS["tp 2"]) for family, config in OTHERS.items()}
     for file in files.values():
         check_tensor_parallel(file, read_skeleton(file))
-    runs = _world(2, engine_run, {family: (file,) for family, file in files.items()})
+    runs = run_in_turn(2, engine_run, {family: (file,) for family, file in files.items()})
     for family, found in runs.items():
         assert worst_update_error(found, reference_run(files[family])) <= TOLERANCE, family
 
@@ -147,8 +113,8 @@ def test_a_config_alone_is_planned_and_trained_on_two_ranks(tmp_path: Path) -> N
         folder = tmp_path / f"{family}-{ranks}"
         return RunOptions(out=folder, data=(data,), steps=STEPS, checkpoint_every=None, timing_warmup_steps=0)
 
-    divided = _world(2, _losses, {family: (file, options(family, 2)) for family, file in files.items()})
-    expected = _world(1, _losses, {family: (file, options(family, 1)) for family, file in alone.items()})
+    divided = run_in_turn(2, _losses, {family: (file, options(family, 2)) for family, file in files.items()})
+    expected = run_in_turn(1, _losses, {family: (file, options(family, 1)) for family, file in alone.items()})
     for family in FAMILIES:
         assert len(expected[family][0]) == STEPS
         assert divided[family][0] == pytest.approx(expected[family][0], rel=1e-4), family

@@ -30,13 +30,24 @@ _HEAD_COUNTS = ("num_heads", "num_attention_heads", "num_key_value_heads", "num_
 """Attributes of attention that count heads, or columns of heads, of this rank."""
 
 
-def divide_layer(layer: nn.Module, division: LayerDivision, ranks: Ranks, *, sequence_parallel: bool) -> None:
+def divide_layer(
+    layer: nn.Module,
+    division: LayerDivision,
+    ranks: Ranks,
+    *,
+    sequence_parallel: bool,
+    within: Callable[[nn.Module, int], None] = lambda _region, _parts: None,
+) -> None:
     """Divide a layer's parameters over `ranks`, and exchange what its modules need.
 
-    The layer takes and returns hidden states (batch, sequence / tp under sequence parallelism, hidden).
+    The layer takes and returns hidden states (batch, sequence / tp under sequence parallelism, hidden). `within` may change
+    each region inside what is exchanged around it; it is told over how many ranks the output is scattered along the sequence.
     """
     for path, region in division.regions.items():
         _divide_region(layer, path, region, ranks, sequence_parallel)
+        top, scattered = layer.get_submodule(path), sequence_parallel and region.shares_input
+        within(top, ranks.size if scattered else 1)
+        _move_around(top, region, ranks, sequence_parallel)
     for path, module in layer.named_modules():
         if not any(path == region or path.startswith(f"{region}.") for region in division.regions):
             replicate(module, ranks, partial=sequence_parallel)
@@ -56,6 +67,9 @@ def _divide_region(layer: nn.Module, path: str, region: Region, ranks: Ranks, se
     if any(role == "column" for role in region.roles.values()):
         for module in top.modules():
             _count_own_heads(module, ranks.size)
+
+
+def _move_around(top: nn.Module, region: Region, ranks: Ranks, sequence_parallel: bool) -> None:
     if region.shares_input:
         move_input(top, GATHER_SEQUENCE if sequence_parallel else SUM_GRADIENTS, ranks)
     elif sequence_parallel:

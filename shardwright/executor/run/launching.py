@@ -18,6 +18,7 @@ from shardwright.executor.model import (
     read_skeleton,
 )
 from shardwright.executor.parallel import check_loss_chunks, check_split_backward
+from shardwright.executor.recompute import check_recompute
 from shardwright.executor.training import RunFolder, RunIdentity, open_plan_batches, plan_digest
 from shardwright.specs import Measurement, read_measurement
 
@@ -109,6 +110,7 @@ def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
     check_context(plan_file, skeleton)
     check_experts(plan_file, skeleton)
     check_loss_chunks(plan_file, skeleton)
+    check_recompute(plan_file, skeleton)
 
 
 def _offered_ranks(plan_file: PlanFile, options: RunOptions) -> tuple[int, str]:
