@@ -2,7 +2,7 @@
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
-from shardwright.specs import OWN_STACK, PIPELINE_OUTERMOST, Plan, TrainingSpec
+from shardwright.specs import OWN_STACK, Plan, TrainingSpec
 
 
 def check_can_run(plan_file: PlanFile) -> None:
@@ -51,7 +51,6 @@ def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str],
     on_host = offload.optimizer_fraction
     return (
         (0 < on_host < 1, f"an optimizer {on_host:.0%} on the host", "plan with --offload-optimizer 0 or 1"),
-        (mesh.order != PIPELINE_OUTERMOST, f"mesh order {mesh.order}", f"plan with --order {PIPELINE_OUTERMOST}"),
         (
             plan.expert_dispatch != "all-to-all" and mesh.ep > 1,
             "deduplicated dispatch",

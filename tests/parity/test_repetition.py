@@ -6,12 +6,16 @@ from typing import NamedTuple
 import pytest
 
 from shardwright.base.errors import SpecError
+from shardwright.catalog.huggingface import model_from_config
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.model import read_skeleton
 from shardwright.executor.recompute import check_recompute
+from shardwright.planner import search
+from shardwright.planner.space.variants import OpenChoices
 from shardwright.specs.plan import LayerRun
+from shardwright.specs.training import Precision, TrainingSpec
 from tests.parity import faults_of_repetition as faults
-from tests.parity.cases import layers, model_config, plan, plan_file
+from tests.parity.cases import host, layers, model_config, plan, plan_file
 from tests.parity.families import FAMILIES
 from tests.parity.updates import TOLERANCE, engine_run, reference_run, worst_update_error
 from tests.parity.worlds import run_in_turn, run_world
@@ -169,3 +173,22 @@ def test_what_cannot_run_again_is_refused_in_one_line(file: PlanFile, words: str
     with pytest.raises(SpecError, match=words) as refused:
         check_recompute(file, read_skeleton(file))
     assert "\n" not in str(refused.value)
+
+
+def test_what_the_planner_chooses_by_itself_trains() -> None:
+    """Two devices with too little memory for all activations, so that modules run again."""
+    config = {**FAMILIES["llama"], "hidden_size": 64, "intermediate_size": 256, "max_position_embeddings": 1024}
+    model = model_from_config(config, name="tiny", source="config.json")
+    cluster = host(2)
+    device = cluster.node.device.model_copy(update={"memory_bytes": 18e6, "context_bytes": 0.0})
+    small = cluster.model_copy(update={"groups": (cluster.groups[0].model_copy(update={"device": device}),)})
+    training = TrainingSpec(seq_len=1024, global_batch=8, precision=Precision(compute="fp32"))
+    found = search(model, small, training, may_choose=OpenChoices(recompute_modules=True))
+    assert found.training is not None, "the planner finds room without"
+    assert found.training.recompute_modules
+    file = PlanFile(
+        model_name="tiny", model_config_json=config, cluster=small, training=found.training, plan=found.plan
+    )
+    check_recompute(file, read_skeleton(file))
+    own = run_world(2, engine_run, file)
+    assert worst_update_error(own, reference_run(file)) <= TOLERANCE

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
@@ -59,7 +59,7 @@ class Engine:
         self._counted = [parameter for part in self.model_parts for parameter in part.parameters()]
         copy = _tied_copy(stages, skeleton) if skeleton.tied and plan.mesh.pp > 1 else None
         if copy is not None:
-            self._tied = TiedEmbedding(plan, mesh, copy)
+            self._tied = TiedEmbedding(mesh, copy)
             if len(plan.stages) - 1 in stages:  # the norm counts the first stage's copy
                 self._counted = [parameter for parameter in self._counted if parameter is not copy]
 
@@ -160,7 +160,7 @@ def _mesh(plan: Plan, device: torch.device) -> DeviceMesh:
     degrees = plan.mesh
     replicas = degrees.dp_replicate * (1 if plan.zero_stage else degrees.cp)
     shape = (degrees.pp, replicas, degrees.data_ranks // replicas, degrees.tp)
-    return init_device_mesh(device.type, shape, mesh_dim_names=MESH_AXES)
+    return _laid_out(plan, device, shape, MESH_AXES)
 
 
 def _expert_mesh(plan: Plan, device: torch.device) -> DeviceMesh:
@@ -168,7 +168,13 @@ def _expert_mesh(plan: Plan, device: torch.device) -> DeviceMesh:
     degrees = plan.mesh
     replicas = degrees.dp_replicate if plan.zero_stage else degrees.same_experts
     shape = (degrees.pp, replicas, degrees.same_experts // replicas, degrees.ep, degrees.expert_tp)
-    return init_device_mesh(device.type, shape, mesh_dim_names=(*MESH_AXES[:-1], "ep", "etp"))
+    return _laid_out(plan, device, shape, (*MESH_AXES[:-1], "ep", "etp"))
+
+
+def _laid_out(plan: Plan, device: torch.device, shape: tuple[int, ...], axes: tuple[str, ...]) -> DeviceMesh:
+    """Return a mesh whose ranks lie as the plan's order says: neighbours along its axes are neighbours in `shape`."""
+    ranks = torch.from_numpy(plan.mesh.numbered().reshape(shape))
+    return DeviceMesh(device.type, ranks, mesh_dim_names=axes)
 
 
 def _runner(builder: StageBuilder, stages: Mapping[int, StageModule]) -> _Runner:

@@ -129,14 +129,12 @@ class TiedEmbedding:
     updates.
     """
 
-    def __init__(self, plan: Plan, mesh: DeviceMesh, copy: nn.Parameter) -> None:
+    def __init__(self, mesh: DeviceMesh, copy: nn.Parameter) -> None:
         """`copy` is this rank's copy. This is made only on the ranks of the first and of the last stage."""
         self._copy = copy
         self._device = torch.device(mesh.device_type)
-        ranks_per_stage = mesh.size() // plan.mesh.pp
-        position = dist.get_rank() % ranks_per_stage  # equal positions in two stages hold equal shards
-        partners = [position, (plan.mesh.pp - 1) * ranks_per_stage + position]
-        self._group = dist.new_group(partners, use_local_synchronization=True)
+        pipeline = dist.get_process_group_ranks(mesh.get_group("pp"))  # equal places in two stages hold equal shards
+        self._group = dist.new_group([pipeline[0], pipeline[-1]], use_local_synchronization=True)
 
     @contextlib.contextmanager
     def summed(self) -> Iterator[None]:

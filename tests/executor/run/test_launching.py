@@ -170,11 +170,6 @@ class TestWhatIsNotRunYet:
                 "activation offload can be estimated and compared, not run yet; plan",
             ),
             ({}, {"fp8_attention": True}, "attention in fp8 can be estimated and compared, not run yet; plan without"),
-            (
-                {"order": "tp-cp-pp-dp"},
-                {},
-                "mesh order tp-cp-pp-dp can be estimated and compared, not run yet; plan with --order tp-cp-dp-pp",
-            ),
             ({}, {"expert_capacity": 1.5}, "expert_capacity can be estimated and compared, not run yet; leave it out"),
         ],
     )
