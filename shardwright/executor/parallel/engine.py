@@ -30,7 +30,7 @@ MESH_AXES = ("pp", "dp_replicate", "dp_shard", "tp")
 
 
 class _Runner(Protocol):
-    def run(self, inputs: Tensor, labels: Tensor) -> Tensor: ...
+    def run(self, inputs: Tensor, labels: Tensor, places: Tensor | None) -> Tensor: ...
 
 
 class Engine:
@@ -63,18 +63,19 @@ class Engine:
             if len(plan.stages) - 1 in stages:  # the norm counts the first stage's copy
                 self._counted = [parameter for parameter in self._counted if parameter is not copy]
 
-    def forward_backward(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def forward_backward(self, inputs: Tensor, labels: Tensor, places: Tensor | None = None) -> Tensor:
         """Accumulate the gradients of the mean loss over the global batch's tokens, and return that loss.
 
         `inputs` and `labels` are int64 of shape (micro_batch * microbatches, seq_len), this data-parallel rank's share.
         `labels[i, t]` is the token that follows `inputs[i, t]`, or -100 to ignore it. Every pp and tp rank of the
         data-parallel rank gets the same inputs, and so does every cp rank, which takes its own tokens of them. The loss is a scalar, equal on all ranks.
+        `places`, of the same shape: where each token lies in its document, from 0, if sequences hold several documents.
 
         Raises:
             SpecError: a tensor has another shape.
         """
-        for name, tensor in (("inputs", inputs), ("labels", labels)):
-            if tuple(tensor.shape) != self._shape:
+        for name, tensor in (("inputs", inputs), ("labels", labels), ("places", places)):
+            if tensor is not None and tuple(tensor.shape) != self._shape:
                 raise SpecError(f"{name} have shape {tuple(tensor.shape)}; this plan's ranks take {self._shape} each")
         mesh = self._plan.mesh
         tokens = (labels != IGNORED_LABEL).sum()
@@ -84,7 +85,7 @@ class Engine:
         if self._positions is not None:
             inputs, labels = inputs[:, self._positions], labels[:, self._positions]
         with self._tied.summed() if self._tied is not None else contextlib.nullcontext():
-            loss = self._runner.run(inputs, labels)
+            loss = self._runner.run(inputs, labels, places)
         dist.all_reduce(loss)
         return loss / (mesh.data_ranks * mesh.tp)
 

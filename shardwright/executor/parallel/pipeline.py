@@ -58,8 +58,8 @@ class _Wrapped(nn.Module):
         super().__init__()
         self.stage = stage
 
-    def forward(self, given: Tensor) -> Tensor:
-        output: Tensor = self.stage(given)
+    def forward(self, given: Tensor, places: Tensor | None = None) -> Tensor:
+        output: Tensor = self.stage(given, places)
         return output
 
 
@@ -107,9 +107,9 @@ class Pipeline:
             given = chunks if issubclass(schedule, PipelineScheduleMulti) else chunks[0]
             self._schedule = schedule(given, plan.microbatches, loss_fn=loss, scale_grads=False)
 
-    def run(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def run(self, inputs: Tensor, labels: Tensor, places: Tensor | None = None) -> Tensor:
         """Accumulate gradients of (microbatches * micro_batch, sequence)
-        tokens; return the summed loss of this rank."""
+        tokens; return the summed loss of this rank. Every stage gets its microbatch's `places`, as in `StageModule.forward`."""
         losses: list[Tensor] = []
         self._loss.expect(labels.chunk(self._microbatches))
         with self._loss.active():
@@ -118,6 +118,7 @@ class Pipeline:
                 target=labels if self._last else None,
                 losses=losses if self._last else None,
                 return_outputs=False,
+                **({} if places is None else {"places": places}),
             )
         return torch.stack(losses).sum().detach() if losses else torch.zeros((), device=inputs.device)
 

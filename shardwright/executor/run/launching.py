@@ -11,6 +11,7 @@ from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
 from shardwright.executor.context import check_context
 from shardwright.executor.model import (
+    check_documents,
     check_experts,
     check_tensor_parallel,
     lacks_fused_attention,
@@ -111,6 +112,7 @@ def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
     check_experts(plan_file, skeleton)
     check_loss_chunks(plan_file, skeleton)
     check_recompute(plan_file, skeleton)
+    check_documents(plan_file, skeleton)
 
 
 def _offered_ranks(plan_file: PlanFile, options: RunOptions) -> tuple[int, str]:

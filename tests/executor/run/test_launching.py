@@ -158,11 +158,6 @@ class TestWhatIsNotRunYet:
             ({}, {"precision": {"linear": "fp8"}}, "fp8 can be estimated and compared, not run yet; plan without it"),
             ({}, {"stack": "megatron-core"}, "the plan is for stack 'megatron-core'; this executor is 'shardwright'"),
             ({}, {"cuda_graphs": "whole"}, "CUDA graphs can be estimated and compared, not run yet; plan without"),
-            (
-                {},
-                {"lengths": {"name": "two", "tokens": [8, 16], "shares": [0.5, 0.5]}},
-                "documents of several lengths can be estimated and compared, not run yet; plan without --lengths",
-            ),
             ({}, {"mtp_layers": 1}, "multi-token prediction can be estimated and compared, not run yet; plan without"),
             (
                 {},
