@@ -109,8 +109,8 @@ class Engine:
             part.zero_grad(set_to_none=True)
 
 
-def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Engine:
-    """Build this rank's part of the plan's model with initial weights drawn from `seed`.
+def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int, compile_layers: bool = False) -> Engine:
+    """Build this rank's part of the plan's model with initial weights drawn from `seed`, with `compile_layers` by torch.compile.
 
     The default process group must exist, on a backend for `device`. Its ranks are those of the plan, numbered as in
     `specs.Mesh`. Weights are the same under every plan (on devices of one type).
@@ -152,6 +152,7 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
         ),
         positions=positions,
         expert_mesh=expert_mesh,
+        compile_layers=compile_layers,
     )
     own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
     return Engine(builder, {index: builder.build(index) for index in own})

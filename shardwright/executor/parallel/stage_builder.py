@@ -32,6 +32,7 @@ from shardwright.executor.model import (
 from shardwright.executor.recompute import Repetition
 
 from .chunked_loss import compute_loss_in_head
+from .compiled import compile_layer
 from .data_parallel import DataParallel
 from .loss import TokenLoss
 
@@ -49,6 +50,7 @@ class StageBuilder:
     loss: TokenLoss
     positions: Tensor | None = None
     expert_mesh: DeviceMesh | None = None
+    compile_layers: bool = False
 
     def build(self, stage_index: int) -> StageModule:
         """Build stage `stage_index` of the plan with this rank's part of its initial weights."""
@@ -69,6 +71,8 @@ class StageBuilder:
             repetition = Repetition.of(self.plan_file.training, strategy.recompute)
             self._divide_layer(layer, repetition)
             repetition.around(layer)
+            if self.compile_layers:
+                compile_layer(layer)
             if self.expert_mesh is not None:
                 for inner in experts_paths(layer):
                     self.data_parallel.shard_experts(layer.get_submodule(inner), zero_stage=strategy.zero_stage)

@@ -18,12 +18,12 @@ from shardwright.executor.model import (
     read_config,
     read_skeleton,
 )
-from shardwright.executor.parallel import check_loss_chunks, check_split_backward
+from shardwright.executor.parallel import check_compile, check_loss_chunks, check_split_backward, compiles
 from shardwright.executor.recompute import check_recompute
 from shardwright.executor.training import RunFolder, RunIdentity, open_plan_batches, plan_digest
 from shardwright.specs import Measurement, read_measurement
 
-from .rank import plans_for_gpus, run_rank
+from .rank import pick_device, plans_for_gpus, run_rank
 from .torchrun import run_torchrun
 
 MOST_CPU_RANKS = 8
@@ -67,6 +67,8 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
         progress(
             f"transformers has no fused attention for {plan_file.model_name}: it runs unfused, and the plan's prediction is for a fused kernel"
         )
+    if leads and compiles(options.compile, pick_device(plan_file)):
+        progress("layers are compiled, and the plan's prediction is for layers that are not")
     if not leads:
         return run_rank(plan_file, options, folder, progress)
     with folder.locked():
@@ -113,6 +115,7 @@ def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
     check_loss_chunks(plan_file, skeleton)
     check_recompute(plan_file, skeleton)
     check_documents(plan_file, skeleton)
+    check_compile(plan, options.compile, pick_device(plan_file))
 
 
 def _offered_ranks(plan_file: PlanFile, options: RunOptions) -> tuple[int, str]:

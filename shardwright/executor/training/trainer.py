@@ -11,7 +11,7 @@ import torch.distributed as dist
 from shardwright.base import GIB, RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
-from shardwright.executor.parallel import Engine, build_engine
+from shardwright.executor.parallel import Engine, build_engine, compiles
 from shardwright.specs import Measurement, StepRecord, read_measurement
 
 from .checkpoint import Manifest, Trainee, load_checkpoint, save_checkpoint
@@ -72,7 +72,9 @@ class Trainer:
         _check_same_data(self._batches)
         if isinstance(self._batches, DocumentBatches):
             self._tell(_said_of(self._batches, plan_file))
-        self._engine: Engine = build_engine(plan_file, device=device, seed=options.seed)
+        self._engine: Engine = build_engine(
+            plan_file, device=device, seed=options.seed, compile_layers=compiles(options.compile, device)
+        )
         optimizer = build_optimizer(self._engine.model_parts, plan_file.training.optimizer, options)
         self._trainee = Trainee(self._engine.model_parts, optimizer, self._engine.tied_names)
         self._records: list[StepRecord] = []
