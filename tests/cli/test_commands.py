@@ -244,7 +244,10 @@ def test_a_plan_that_fits_is_no_failure(command: Command, plan_path: Path) -> No
     ("choice", "ending"),
     [
         ((), "; train with it: shardwright run {path}"),
-        (("--mlp-tiles", "2"), "; run refuses it: a tiled feed-forward can be estimated and compared, not run yet; "),
+        (
+            ("--mtp-layers", "1"),
+            "; run refuses it: multi-token prediction can be estimated and compared, not run yet; ",
+        ),
     ],
 )
 def test_plan_ends_with_how_to_train_or_with_what_run_lacks(

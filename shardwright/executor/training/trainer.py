@@ -219,10 +219,15 @@ def _need_finite(step: int, loss: float, gradient_norm: float) -> None:
 
 def _said_of(batches: DocumentBatches, plan_file: PlanFile) -> str:
     training = plan_file.training
+    masked = (
+        "; other documents are masked, and the prediction is for kernels that leave them out"
+        if training.documents
+        else ""
+    )
     planned = training.documents.mean() if training.documents else training.used_share * training.seq_len
     return (
         f"{training.packing} documents: {batches.used_share:.1%} of the sequences is no padding; pieces have {batches.mean_piece_tokens:,.0f} "
-        f"tokens on average, {planned:,.0f} in the plan"
+        f"tokens on average, {planned:,.0f} in the plan" + masked
     )
 
 
