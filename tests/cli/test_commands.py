@@ -245,8 +245,8 @@ def test_a_plan_that_fits_is_no_failure(command: Command, plan_path: Path) -> No
     [
         ((), "; train with it: shardwright run {path}"),
         (
-            ("--mtp-layers", "1"),
-            "; run refuses it: multi-token prediction can be estimated and compared, not run yet; ",
+            ("--cuda-graphs", "attention"),
+            "; run refuses it: CUDA graphs can be estimated and compared, not run yet; ",
         ),
     ],
 )
