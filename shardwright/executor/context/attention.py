@@ -14,7 +14,7 @@ from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
 
-from shardwright.executor.model import MeshRanks, Move, documents_in_hand, numbered_documents
+from shardwright.executor.model import MeshRanks, Move, documents_in_hand, numbered_documents, set_attention
 from shardwright.specs import Plan
 
 from .dealing import Dealing
@@ -42,11 +42,7 @@ def see_whole_sequence(model: PreTrainedModel, plan: Plan, *, seq_len: int, devi
     name = f"shardwright_context_{ring.name}_{trading.name}"  # of this process: engines may have other meshes
     AttentionInterface.register(name, seen.attention)
     AttentionMaskInterface.register(name, seen.mask)
-    model.config._attn_implementation = name
-    for module in model.modules():
-        own: Any = getattr(module, "config", None)
-        if own is not None and own is not model.config and hasattr(own, "_attn_implementation"):
-            own._attn_implementation = name
+    set_attention(model, name)
     return torch.tensor(dealing.of_rank(ring.rank * dealing.trading + trading.rank), device=device_type)
 
 

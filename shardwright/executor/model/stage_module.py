@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from shardwright.base import SpecError
 from shardwright.specs import LayerRun
 
-from .documents import documents
+from .documents import attends_alone, documents
 from .hugging_face import Skeleton
 from .structure import PassedLayer, PassedPart, ReceivedLayer, SentLayer, unpacked_sequences
 
@@ -72,14 +72,14 @@ class StageModule(nn.Module):
         return None if isinstance(found, (PassedPart, PassedLayer)) else found
 
     def forward(self, given: Tensor, places: Tensor | None = None) -> Tensor:
-        """`places`: of the tokens of whole sequences in their documents, (batch, sequence), where several share one."""
+        """`places`: of the tokens of whole sequences in their documents, (batch, sequence) on the CPU, where several share one."""
         model: Any = self.__dict__["_model"]
-        positions = self._positions
+        positions, masked = self._positions, self._positions is None and not attends_alone(model)
         if places is not None:
-            positions = places if positions is None else places[:, positions[0]]
+            own = places.to(given.device)
+            positions = own if positions is None else own[:, positions[0]]
         given_positions = {} if positions is None else {"position_ids": positions}
-        divided = self._positions is not None
-        with unpacked_sequences() if places is None else documents(places, divided=divided):
+        with unpacked_sequences() if places is None else documents(places, given.device, masked=masked):
             if self._received is None:
                 output = model(input_ids=given, use_cache=False, **given_positions)
             else:

@@ -13,7 +13,7 @@ from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import check_can_run
 from shardwright.executor.context import see_whole_sequence
-from shardwright.executor.model import Skeleton, StageModule, read_skeleton
+from shardwright.executor.model import Skeleton, StageModule, attend_within_documents, read_skeleton
 from shardwright.specs import Plan
 
 from .accumulation import Accumulation
@@ -69,7 +69,8 @@ class Engine:
         `inputs` and `labels` are int64 of shape (micro_batch * microbatches, seq_len), this data-parallel rank's share.
         `labels[i, t]` is the token that follows `inputs[i, t]`, or -100 to ignore it. Every pp and tp rank of the
         data-parallel rank gets the same inputs, and so does every cp rank, which takes its own tokens of them. The loss is a scalar, equal on all ranks.
-        `places`, of the same shape: where each token lies in its document, from 0, if sequences hold several documents.
+        `places`, of the same shape: where each token lies in its document, from 0, if sequences hold several documents;
+        on the CPU, so that nothing waits for it.
 
         Raises:
             SpecError: a tensor has another shape.
@@ -138,6 +139,8 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int, compil
         positions = see_whole_sequence(
             skeleton.model, plan, seq_len=plan_file.training.seq_len, device_type=device.type
         )
+    elif plan_file.training.documents is not None and skeleton.config._attn_implementation == "sdpa":
+        attend_within_documents(skeleton.model)
     builder = StageBuilder(
         plan_file=plan_file,
         skeleton=skeleton,

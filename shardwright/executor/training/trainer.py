@@ -111,7 +111,6 @@ class Trainer:
                 given = self._batches.at(step, dp_rank=engine.dp_rank, dp_size=engine.dp_size)
                 inputs, labels = given[0].to(self._device), given[1].to(self._device)
                 places = given.places if isinstance(given, Sequences) else None
-                places = places if places is None else places.to(self._device)
             with self._meter.part("forward_backward"):
                 loss = float(engine.forward_backward(inputs, labels, places))
             with self._meter.part("optimizer"):
@@ -219,15 +218,14 @@ def _need_finite(step: int, loss: float, gradient_norm: float) -> None:
 
 def _said_of(batches: DocumentBatches, plan_file: PlanFile) -> str:
     training = plan_file.training
-    masked = (
-        "; other documents are masked, and the prediction is for kernels that leave them out"
-        if training.documents
-        else ""
+    masks = training.documents is not None and plan_file.plan.mesh.cp > 1
+    slower = (
+        "; cp masks scores between documents, and the prediction is for kernels that leave them out" if masks else ""
     )
     planned = training.documents.mean() if training.documents else training.used_share * training.seq_len
     return (
         f"{training.packing} documents: {batches.used_share:.1%} of the sequences is no padding; pieces have {batches.mean_piece_tokens:,.0f} "
-        f"tokens on average, {planned:,.0f} in the plan" + masked
+        f"tokens on average, {planned:,.0f} in the plan" + slower
     )
 
 
