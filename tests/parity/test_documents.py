@@ -12,7 +12,7 @@ from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.context import attention as context_attention
 from shardwright.executor.context import check_context, ring
 from shardwright.executor.model import check_documents, documents, read_skeleton, stage_module
-from shardwright.executor.parallel import accumulation
+from shardwright.executor.parallel import accumulation, compiled
 from shardwright.executor.parallel.engine import build_engine
 from shardwright.executor.parallel.pipeline import Pipeline
 from shardwright.specs.lengths import Lengths
@@ -75,11 +75,11 @@ def reference_run(file: PlanFile) -> Run:
     return Run(before, after, tuple(losses), tuple(norms))
 
 
-def engine_run(file: PlanFile, sabotage: Callable[[], None] | None = None) -> Run:
+def engine_run(file: PlanFile, sabotage: Callable[[], None] | None = None, *, compile_layers: bool = False) -> Run:
     """Train on packed rows, as one rank of a world that is up."""
     if sabotage is not None:
         sabotage()
-    engine = build_engine(file, device=torch.device("cpu"), seed=SEED)
+    engine = build_engine(file, device=torch.device("cpu"), seed=SEED, compile_layers=compile_layers)
     before = full_tensors(engine)
     optimizer = torch.optim.SGD([p for part in engine.model_parts for p in part.parameters()], lr=LEARNING_RATE)
     losses, norms = [], []
@@ -214,6 +214,22 @@ def test_updates_equal_those_of_documents_alone(ranks: int) -> None:
 def test_a_fault_shows_in_the_updates(name: str, fault: Callable[[], None]) -> None:
     own = run_world(CASES[name].plan.mesh.ranks, engine_run, CASES[name], fault)
     assert worst_update_error(own, reference_run(CASES[name])) > TOLERANCE
+
+
+def _compiled_run(file: PlanFile) -> tuple[Run, int]:
+    """Train with layers as graphs without code; return how many graphs that made."""
+    compiled.BACKEND = "aot_eager"
+    torch._dynamo.utils.counters.clear()
+    return engine_run(file, compile_layers=True), torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def test_compiled_layers_are_not_compiled_again_for_other_documents() -> None:
+    """Four microbatches of other lengths make no more graphs than one."""
+    config = model_config("llama", layers=1)
+    many, few = (packed(config, plan((layers(1),), microbatches=count)) for count in (4, 1))
+    (own, graphs), (_, fewest) = (run_world(1, _compiled_run, file)[0] for file in (many, few))
+    assert worst_update_error([own], reference_run(many)) <= TOLERANCE
+    assert 0 < graphs <= fewest + 2  # a last microbatch is reduced, and one graph takes any sizes
 
 
 WITHOUT = ("gpt_oss", "falcon")

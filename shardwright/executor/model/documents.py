@@ -111,6 +111,7 @@ def _cut(places: Tensor) -> tuple[int, ...]:
     return tuple(end - start for start, end in itertools.pairwise(starts))
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # a graph would be of the lengths of one microbatch
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: _Lengths, **options: Any
 ) -> tuple[Tensor, None]:

@@ -131,11 +131,13 @@ def _pieces_of(ends: NDArray[np.int64], seq_len: int, *, whole: bool) -> _Pieces
 
 def best_fit(tokens: NDArray[np.int64], seq_len: int) -> NDArray[np.int64]:
     """Return the sequence of each piece, (P,): the fullest one with room for it, in turn from the longest piece to the shortest."""
+    full = tokens == seq_len
+    count = int(full.sum())
     sequence_of = np.empty(len(tokens), dtype=np.int64)
+    sequence_of[full] = np.arange(count)
     by_room: dict[int, list[int]] = defaultdict(list)
     rooms: list[int] = []  # those of `by_room` that hold a sequence, ascending
-    count = 0
-    for piece in np.argsort(-tokens, kind="stable"):
+    for piece in np.argsort(-tokens, kind="stable")[count:]:
         needed = int(tokens[piece])
         place = bisect.bisect_left(rooms, needed)
         if place == len(rooms):
