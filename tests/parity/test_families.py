@@ -3,16 +3,26 @@
 Families share one process group, as a new one for each would take longer than the training.
 """
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import Shard
 
 from shardwright.catalog.huggingface import model_from_config
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.context import check_context
-from shardwright.executor.model import check_experts, check_tensor_parallel, lacks_fused_attention, read_skeleton
+from shardwright.executor.model import (
+    check_experts,
+    check_tensor_parallel,
+    lacks_fused_attention,
+    layer_division,
+    read_skeleton,
+    unfuse,
+)
+from shardwright.executor.model.tensor_parallel import placements_of
 from shardwright.executor.options import RunOptions
 from shardwright.executor.parallel.split_backward import check_split_backward
 from shardwright.executor.training.run_folder import RunFolder
@@ -72,6 +82,20 @@ def test_a_lost_reduction_shows(family: str) -> None:
     """The negative control of this file: without one sum over tp the tolerance is exceeded."""
     file = plan_file(FAMILIES[family], PLANS["tp 2"])
     found = run_world(2, engine_run, file, None, sabotage.forget_norm_reduction)
+    assert worst_update_error(found, reference_run(file)) > 100 * TOLERANCE
+
+
+def test_linear_attention_is_divided_over_tp_and_a_lost_reduction_of_its_norm_shows() -> None:
+    file = plan_file(OTHERS["qwen3_next"], PLANS["tp 2"])
+    skeleton = read_skeleton(file)
+    layer = copy.deepcopy(skeleton.layer(0))
+    unfuse(layer, skeleton.config)
+    division = layer_division(skeleton.model, layer, skeleton.structure.layers, skeleton.name)
+    assert division.regions["linear_attn"].shares_input
+    placements = placements_of(layer, division)
+    own = {name for name, _ in layer.get_submodule("linear_attn").named_parameters(prefix="linear_attn")}
+    assert {name for name in own if isinstance(placements[name], Shard)} == own - {"linear_attn.norm.weight"}
+    found = run_world(2, engine_run, file, None, sabotage.forget_head_norm_reduction)
     assert worst_update_error(found, reference_run(file)) > 100 * TOLERANCE
 
 
