@@ -185,6 +185,12 @@ class TestWhatIsNotRunYet:
         data["plan"]["offload"] = offload
         assert says in refused(tmp_path, PlanFile.parse(data, source="test"))
 
+    def test_a_split_vocabulary(self, tmp_path: Path) -> None:
+        data = tiny(plan((layers(2),), (layers(2),), pp=2)).model_dump(mode="json")
+        data["plan"]["vocabulary_parallel"] = "vocab-1"
+        says = refused(tmp_path, PlanFile.parse(data, source="test"))
+        assert "split over the pipeline (vocab-1) can be estimated and compared, not run yet" in says
+
     def test_a_dispatch_by_nodes(self, tmp_path: Path) -> None:
         data = self.changed({"ep": 2}).model_dump(mode="json")
         data["plan"]["expert_dispatch"] = "deduplicated"
