@@ -55,6 +55,10 @@ def run(
     ranks: Annotated[
         int | None, typer.Option(help="Set how many ranks this machine offers. Default: what it has.")
     ] = None,
+    compile_layers: Annotated[
+        str,
+        typer.Option("--compile", help="Compile each layer by torch.compile: on, off, or auto (on with GPUs)."),
+    ] = "off",
     restarts: Annotated[int, typer.Option(help="Restart lost ranks this many times.")] = 0,
     dry: Annotated[
         bool,
@@ -100,6 +104,7 @@ def run(
         "resume": resume,
         "resume_from": resume_from,
         "ranks": ranks,
+        "compile": compile_layers,
         "restarts": restarts,
     }
     options = RunOptions.parse(values, source="run options")

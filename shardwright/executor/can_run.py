@@ -2,7 +2,7 @@
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
-from shardwright.specs import OWN_STACK, PIPELINE_OUTERMOST, Plan, TrainingSpec
+from shardwright.specs import OWN_STACK, Plan, TrainingSpec
 
 
 def check_can_run(plan_file: PlanFile) -> None:
@@ -51,7 +51,6 @@ def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str],
     on_host = offload.optimizer_fraction
     return (
         (0 < on_host < 1, f"an optimizer {on_host:.0%} on the host", "plan with --offload-optimizer 0 or 1"),
-        (mesh.order != PIPELINE_OUTERMOST, f"mesh order {mesh.order}", f"plan with --order {PIPELINE_OUTERMOST}"),
         (
             plan.expert_dispatch != "all-to-all" and mesh.ep > 1,
             "deduplicated dispatch",
@@ -63,9 +62,12 @@ def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str],
             "plan without --overlap-dispatch",
         ),
         (training.expert_capacity is not None, "expert_capacity", "leave it out"),
-        (plan.vocabulary_parallel != "none", "vocabulary_parallel", "leave it out of the plan"),
+        (  # torch's pipeline has no passes of a rank beside those of its stages, which the split vocabulary needs
+            plan.vocabulary_parallel != "none",
+            f"embedding and head split over the pipeline ({plan.vocabulary_parallel})",
+            "plan with --vocabulary-parallel none",
+        ),
         (training.fp8_attention, "attention in fp8", "plan without --fp8-attention"),
-        (training.mlp_tiles > 1, "a tiled feed-forward", "plan without --mlp-tiles"),
         (training.mtp_layers > 0, "multi-token prediction", "plan without --mtp-layers"),
         (training.activation_offload_layers > 0, "activation offload", "plan without --activation-offload-layers"),
         *(
@@ -78,6 +80,5 @@ def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str],
         ),
         (bool(plan.activation_place), "activation offload", "plan with --offload-activations 0"),
         (not training.trainable.trains_all, f"trainable {training.trainable}", "plan with --trainable all"),
-        (training.lengths is not None, "documents of several lengths", "plan without --lengths"),
         (training.cuda_graphs != "none", "CUDA graphs", "plan without --cuda-graphs"),
     )

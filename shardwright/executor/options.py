@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from shardwright.specs import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 
+Compile = Literal["auto", "on", "off"]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
@@ -28,6 +29,7 @@ class RunOptions(Spec):
     resume_from: a checkpoint of another run of the same model, under any plan, to start from.
     timing_warmup_steps: first steps of the process that the timings leave out.
     ranks: number of ranks that this machine offers; None: its GPUs, or up to eight processes on a CPU.
+    compile: whether torch.compile compiles each layer; "auto": on GPUs. Estimates are of layers that are not compiled.
     restarts: how many times lost ranks are started again from the newest checkpoint.
     """
 
@@ -52,6 +54,7 @@ class RunOptions(Spec):
     log_every: PositiveInt = 1
     timing_warmup_steps: NonNegativeInt = 3
     ranks: PositiveInt | None = None
+    compile: Compile = "off"
     restarts: NonNegativeInt = 0
 
     @model_validator(mode="after")

@@ -108,6 +108,13 @@ class Mesh(Spec, Degrees[int]):
         """The degree of each axis by its name, outermost first."""
         return {name: degree for name, degree in self if isinstance(degree, int)}
 
+    def numbered(self) -> IntArray:
+        """Return the number of the rank at each place, shape (pp, dp_replicate, dp_shard, cp, tp), in either order."""
+        if self.order == PIPELINE_OUTERMOST:
+            return np.arange(self.ranks).reshape(self.pp, self.dp_replicate, self.dp_shard, self.cp, self.tp)
+        inside = np.arange(self.ranks).reshape(self.dp_replicate, self.dp_shard, self.pp, self.cp, self.tp)
+        return np.moveaxis(inside, 2, 0)
+
     @model_validator(mode="after")
     def _experts_fold(self) -> Self:
         block = self.shard_ranks * self.tp

@@ -30,6 +30,7 @@ from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
 SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
 AttentionKernel = Literal["flash-1", "flash-2", "flash-3"]
 MergedResults = Literal["fp32", "fp32-in-rings", "fused"]
+RecomputeModule = Literal["core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts"]
 LinearFormat = Literal["fp8", "fp8-rowwise", "fp8-rowwise-gw-hp", "mxfp8", "nvfp4"]
 
 OWN_STACK = "shardwright"
@@ -126,7 +127,7 @@ class Stack(Spec):
         dropout: dropout after both sublayers; its masks are kept.
         selective: what selective recompute repeats: the attention core (scores and softmax, Korthikanti et al. 2022), every
             second matmul and all that is no matmul (torchtitan), or only what is no matmul (MaxText's minimal_flash).
-        names_modules: a job may name the modules that selective recompute repeats (Megatron-Core's recompute_modules).
+        recompute_modules: those that a job may name for selective recompute to repeat, by Megatron-Core's names.
         transformers_layers: layers run as transformers writes them, in eager PyTorch. What autograd saves of them is counted
             tensor by tensor (costmodel/layers/saved).
         stops_recompute_early: full recompute ends once it has all that the backward pass reads, so that a layer's last
@@ -214,7 +215,7 @@ class Stack(Spec):
     unsettled: bool = False
     pads_vocabulary: bool = False
     selective: SelectiveRecompute = "attention-core"
-    names_modules: bool = False
+    recompute_modules: tuple[RecomputeModule, ...] = ()
     transformers_layers: bool = False
     stops_recompute_early: bool = True
     weighs_norms_in_fp32: bool = False

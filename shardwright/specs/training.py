@@ -8,6 +8,7 @@ from .lengths import Lengths, Packing, Pieces
 from .spec import NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from .stack import OWN_STACK, Stack, named_stack
 from .stack import LinearFormat as LinearFormat  # re-exported here, because it is a field of a precision
+from .stack import RecomputeModule as RecomputeModule  # likewise of a training
 from .trainable import Trainable
 
 MOST_PER_STEP = 2**31 - 1  # far beyond any run, and small enough to list its divisors
@@ -18,7 +19,6 @@ DType = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 MOST_MTP_LAYERS = 64
 OptimizerName = Literal["adamw", "sgd"]
-RecomputeModule = Literal["core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts"]
 CudaGraphs = Literal["none", "router", "attention", "attention+router", "whole"]
 OPTIMIZER_STATES: dict[OptimizerName, int] = {"adamw": 2, "sgd": 0}  # each as large as the parameters
 
@@ -130,10 +130,11 @@ class TrainingSpec(Spec):
 
     @model_validator(mode="after")
     def _has_modules(self) -> Self:
-        if self.recompute_modules and not self.software.names_modules:
+        known = self.software.recompute_modules
+        if others := [name for name in self.recompute_modules if name not in known]:
+            runs = f"repeats {'+'.join(known)} only" if known else "names none"
             raise ValueError(
-                f"recompute_modules {'+'.join(self.recompute_modules)} are parts of Megatron-Core's layers, which stack {self.stack} "
-                "does not run; use stack megatron-core or nemo, or leave them out"
+                f"recompute_modules {'+'.join(others)}: stack {self.stack} {runs}; leave them out, or use stack megatron-core or nemo"
             )
         return self
 

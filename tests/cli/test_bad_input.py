@@ -51,8 +51,8 @@ def replaced(arguments: tuple[str, ...], option: str, value: str) -> tuple[str, 
         (("profile", "--model", "gpt2-124m", "--seq-len", "8q"), ("--seq-len", "'8q' is not a whole number")),
         (("plan", "llama-3.1-8b", *JOB, "--micro-batch", "two"), ("--micro-batch", "'two' is not a whole number")),
         (
-            ("plan", "llama-3.1-8b", *JOB, "--order", "tp-cp-pp-dp"),
-            ("stack 'shardwright' does not run order", "tp-cp-dp-pp"),
+            ("plan", "llama-3.1-8b", *JOB, "--order", "tp-cp-pp-dp", "--stack", "torchtitan"),
+            ("stack 'torchtitan' does not run order", "tp-cp-dp-pp"),
         ),
         (("plan", "llama-3.1-8b", *JOB, "--order", "pp"), ("order: 'pp' is not known", "tp-cp-pp-dp")),
         (("plan", "llama-3.1-8b", *JOB, "--loss-chunks", "few"), ("--loss-chunks", "'few' is neither", "nor auto")),
@@ -95,11 +95,14 @@ def test_one_clear_line(command: Command, arguments: tuple[str, ...], words: tup
     assert_one_line(command(*arguments), *words)
 
 
-@pytest.mark.parametrize("asked", [("--allow-precision", "nvfp4"), ("--recompute-modules", "auto")])
-def test_nothing_near_is_offered_for_what_the_stack_lacks(command: Command, asked: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("asked", "stack"),
+    [(("--allow-precision", "nvfp4"), "shardwright"), (("--recompute-modules", "auto"), "torchtitan")],
+)
+def test_nothing_near_is_offered_for_what_the_stack_lacks(command: Command, asked: tuple[str, str], stack: str) -> None:
     """Other batches and fewer devices help where nothing divides, not here."""
-    result = command("plan", "llama-3.1-8b", *JOB, *asked)
-    assert_one_line(result, "stack 'shardwright'")
+    result = command("plan", "llama-3.1-8b", *JOB, *asked, "--stack", stack)
+    assert_one_line(result, f"stack '{stack}'")
     assert "a plan was found" not in result.err
 
 
@@ -316,7 +319,8 @@ def test_infeasible_says_what_would_fit(command: Command) -> None:
     ("modules", "stack", "says"),
     [
         ("layer_norm", "megatron-core", "'layernorm'"),
-        ("layernorm", "shardwright", "use stack megatron-core or nemo, or leave them out"),
+        ("layernorm", "torchtitan", "names none; leave them out, or use stack megatron-core or nemo"),
+        ("mla_up_proj", "shardwright", "repeats core_attn+layernorm+mlp+moe+moe_act+shared_experts only"),
     ],
 )
 def test_modules_to_recompute(command: Command, modules: str, stack: str, says: str) -> None:

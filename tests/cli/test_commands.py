@@ -244,7 +244,10 @@ def test_a_plan_that_fits_is_no_failure(command: Command, plan_path: Path) -> No
     ("choice", "ending"),
     [
         ((), "; train with it: shardwright run {path}"),
-        (("--mlp-tiles", "2"), "; run refuses it: a tiled feed-forward can be estimated and compared, not run yet; "),
+        (
+            ("--cuda-graphs", "attention"),
+            "; run refuses it: CUDA graphs can be estimated and compared, not run yet; ",
+        ),
     ],
 )
 def test_plan_ends_with_how_to_train_or_with_what_run_lacks(
@@ -256,7 +259,7 @@ def test_plan_ends_with_how_to_train_or_with_what_run_lacks(
     assert last.startswith(f"wrote {path}{ending.format(path=path)}")
     if "refuses" in ending:
         assert "train with it" not in result.out
-        assert_one_line(command("run", path), "a tiled feed-forward", "plan without --mlp-tiles")
+        assert_one_line(command("run", path), "CUDA graphs", "plan without --cuda-graphs")
 
 
 @pytest.mark.parametrize(("written", "plain"), [("1k", "1024"), ("1_024", "1024")])

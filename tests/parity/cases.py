@@ -85,7 +85,9 @@ def plan_file(
     attention: Literal["flash", "unfused"] = "flash",
     seq_len: int = SEQ_LEN,
     loss_chunks: int = 1,
+    **training: Any,
 ) -> PlanFile:
+    """A plan file for a machine of the plan's ranks; `training`: further fields of the training spec."""
     return PlanFile(
         model_name=f"tiny-{config['model_type']}",
         model_config_json=config,
@@ -97,6 +99,7 @@ def plan_file(
             optimizer="sgd",
             attention=attention,
             loss_chunks=loss_chunks,
+            **training,
         ),
         plan=plan,
     )

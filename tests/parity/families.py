@@ -92,6 +92,17 @@ OTHERS: dict[str, dict[str, Any]] = {
         "first_k_dense_replace": 1,
         "use_qk_norm": True,
     },
+    "qwen3_next": _EXPERTS
+    | {
+        "head_dim": 8,
+        "shared_expert_intermediate_size": 24,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 6,
+        "layer_types": ["linear_attention", "full_attention"],
+        "mlp_only_layers": [0],
+    },
     "ernie4_5_moe": _EXPERTS
     | {"head_dim": 8, "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1, "moe_layer_start_index": 1},
 }

@@ -3,19 +3,26 @@
 Families share one process group, as a new one for each would take longer than the training.
 """
 
-import traceback
-from collections.abc import Callable
+import copy
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import Shard
 
 from shardwright.catalog.huggingface import model_from_config
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.context import check_context
-from shardwright.executor.model import check_experts, check_tensor_parallel, lacks_fused_attention, read_skeleton
+from shardwright.executor.model import (
+    check_experts,
+    check_tensor_parallel,
+    lacks_fused_attention,
+    layer_division,
+    read_skeleton,
+    unfuse,
+)
+from shardwright.executor.model.tensor_parallel import placements_of
 from shardwright.executor.options import RunOptions
 from shardwright.executor.parallel.split_backward import check_split_backward
 from shardwright.executor.training.run_folder import RunFolder
@@ -28,7 +35,7 @@ from tests.parity import sabotage
 from tests.parity.cases import GLOBAL_BATCH, SEQ_LEN, host, layers, plan, plan_file
 from tests.parity.families import FAMILIES, OTHERS
 from tests.parity.updates import engine_run, reference_run, worst_update_error
-from tests.parity.worlds import run_world
+from tests.parity.worlds import run_in_turn, run_world
 
 TOLERANCE = 1e-4
 PLANS: dict[str, Plan] = {
@@ -39,37 +46,6 @@ PLANS: dict[str, Plan] = {
     "ep 2": plan((layers(zero=2),), dp_shard=2, ep=2),
 }
 STEPS = 2
-
-
-class Outcome(NamedTuple):
-    """What one rank found for one family, or the traceback that ended it."""
-
-    result: Any
-    error: str = ""
-
-
-def _each(function: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> list[Outcome]:
-    """Call the function for every family. The first that fails ends this rank's world, as its peers may wait for it."""
-    outcomes = []
-    for given in arguments:
-        try:
-            outcomes.append(Outcome(function(*given)))
-        except Exception:
-            outcomes.append(Outcome(None, traceback.format_exc()))
-            break
-    return outcomes
-
-
-def _world(size: int, function: Callable[..., Any], arguments: dict[str, tuple[Any, ...]]) -> dict[str, list[Any]]:
-    """Return each family's results by rank."""
-    by_rank = run_world(size, _each, function, list(arguments.values()), timeout_seconds=150.0)
-    results: dict[str, list[Any]] = {}
-    for index, name in enumerate(arguments):
-        found = [outcomes[index] for outcomes in by_rank if index < len(outcomes)]
-        assert not any(outcome.error for outcome in found), f"{name}:\n" + "\n".join(outcome.error for outcome in found)
-        assert len(found) == size, f"{name} was not reached"
-        results[name] = [outcome.result for outcome in found]
-    return results
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -85,7 +61,7 @@ def test_updates_equal_those_of_one_process(family: str) -> None:
         check_experts(files["ep 2"], skeleton)
     else:
         del files["ep 2"]
-    runs = _world(2, engine_run, {name: (file,) for name, file in files.items()})
+    runs = run_in_turn(2, engine_run, {name: (file,) for name, file in files.items()})
     reference = reference_run(files["tp 2"])
     for name, found in runs.items():
         assert worst_update_error(found, reference) <= TOLERANCE, name
@@ -96,7 +72,7 @@ def test_updates_of_further_families_equal_those_of_one_process() -> None:
     files = {family: plan_file(config, PLANS["tp 2"]) for family, config in OTHERS.items()}
     for file in files.values():
         check_tensor_parallel(file, read_skeleton(file))
-    runs = _world(2, engine_run, {family: (file,) for family, file in files.items()})
+    runs = run_in_turn(2, engine_run, {family: (file,) for family, file in files.items()})
     for family, found in runs.items():
         assert worst_update_error(found, reference_run(files[family])) <= TOLERANCE, family
 
@@ -106,6 +82,20 @@ def test_a_lost_reduction_shows(family: str) -> None:
     """The negative control of this file: without one sum over tp the tolerance is exceeded."""
     file = plan_file(FAMILIES[family], PLANS["tp 2"])
     found = run_world(2, engine_run, file, None, sabotage.forget_norm_reduction)
+    assert worst_update_error(found, reference_run(file)) > 100 * TOLERANCE
+
+
+def test_linear_attention_is_divided_over_tp_and_a_lost_reduction_of_its_norm_shows() -> None:
+    file = plan_file(OTHERS["qwen3_next"], PLANS["tp 2"])
+    skeleton = read_skeleton(file)
+    layer = copy.deepcopy(skeleton.layer(0))
+    unfuse(layer, skeleton.config)
+    division = layer_division(skeleton.model, layer, skeleton.structure.layers, skeleton.name)
+    assert division.regions["linear_attn"].shares_input
+    placements = placements_of(layer, division)
+    own = {name for name, _ in layer.get_submodule("linear_attn").named_parameters(prefix="linear_attn")}
+    assert {name for name in own if isinstance(placements[name], Shard)} == own - {"linear_attn.norm.weight"}
+    found = run_world(2, engine_run, file, None, sabotage.forget_head_norm_reduction)
     assert worst_update_error(found, reference_run(file)) > 100 * TOLERANCE
 
 
@@ -147,8 +137,8 @@ def test_a_config_alone_is_planned_and_trained_on_two_ranks(tmp_path: Path) -> N
         folder = tmp_path / f"{family}-{ranks}"
         return RunOptions(out=folder, data=(data,), steps=STEPS, checkpoint_every=None, timing_warmup_steps=0)
 
-    divided = _world(2, _losses, {family: (file, options(family, 2)) for family, file in files.items()})
-    expected = _world(1, _losses, {family: (file, options(family, 1)) for family, file in alone.items()})
+    divided = run_in_turn(2, _losses, {family: (file, options(family, 2)) for family, file in files.items()})
+    expected = run_in_turn(1, _losses, {family: (file, options(family, 1)) for family, file in alone.items()})
     for family in FAMILIES:
         assert len(expected[family][0]) == STEPS
         assert divided[family][0] == pytest.approx(expected[family][0], rel=1e-4), family

@@ -82,7 +82,11 @@ def engine_run(plan_file: PlanFile, clip_norm: float | None = None, sabotage: Ca
     """Train as one rank of a world that is up."""
     if sabotage is not None:
         sabotage()
-    engine = build_engine(plan_file, device=torch.device("cpu"), seed=SEED)
+    return train(build_engine(plan_file, device=torch.device("cpu"), seed=SEED), plan_file, clip_norm)
+
+
+def train(engine: Engine, plan_file: PlanFile, clip_norm: float | None = None) -> Run:
+    """Take this rank's part of the steps."""
     before = full_tensors(engine)
     parameters = [parameter for part in engine.model_parts for parameter in part.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=LEARNING_RATE)

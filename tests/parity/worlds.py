@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 Result = TypeVar("Result")
 
@@ -51,6 +51,39 @@ def run_world(
             for process in processes:
                 process.kill()
                 process.join()
+
+
+class _Outcome(NamedTuple):
+    """What one rank found in one call, or the traceback that ended it."""
+
+    result: Any
+    error: str = ""
+
+
+def _each(function: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> list[_Outcome]:
+    """Call the function with each arguments. The first that fails ends this rank's world, as its peers may wait for it."""
+    outcomes = []
+    for given in arguments:
+        try:
+            outcomes.append(_Outcome(function(*given)))
+        except Exception:
+            outcomes.append(_Outcome(None, traceback.format_exc()))
+            break
+    return outcomes
+
+
+def run_in_turn(
+    size: int, function: Callable[..., Any], arguments: dict[str, tuple[Any, ...]], *, timeout_seconds: float = 150.0
+) -> dict[str, list[Any]]:
+    """Call `function` with each of the named `arguments` in one world, and return the results of each name by rank."""
+    by_rank = run_world(size, _each, function, list(arguments.values()), timeout_seconds=timeout_seconds)
+    results: dict[str, list[Any]] = {}
+    for index, name in enumerate(arguments):
+        found = [outcomes[index] for outcomes in by_rank if index < len(outcomes)]
+        assert not any(outcome.error for outcome in found), f"{name}:\n" + "\n".join(outcome.error for outcome in found)
+        assert len(found) == size, f"{name} was not reached"
+        results[name] = [outcome.result for outcome in found]
+    return results
 
 
 def _collect(connections: list[Connection[Any, Any]], deadline: float) -> list[Any]:

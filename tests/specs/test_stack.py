@@ -69,7 +69,7 @@ def test_releases_of_megatron_core_launch_fewer_kernels_and_keep_less() -> None:
     routers = [(stack.router_kernels_forward, stack.router_kernels_backward) for stack in releases]
     assert routers == [(44, 25), (44, 25), (37, 18), (37, 18), (18, 10)]
     assert [stack.keeps_expert_outputs for stack in releases] == [True, True, True, False, False]
-    assert [stack.names_modules for stack in releases] == [False, False, True, True, True]
+    assert [bool(stack.recompute_modules) for stack in releases] == [False, False, True, True, True]
     assert [stack.fused_permutation for stack in releases] == [False, False, True, True, True]
     assert [stack.counts_ends for stack in releases] == [False, False, True, True, True]
     assert [stack.splits_sends for stack in releases] == [True, False, False, False, False]

@@ -16,7 +16,7 @@ from .exchanges import ContextExchange, ExpertExchange, LayerSeconds, hidden_pai
 from .frame import WorkFrame
 from .frozen import Adapters, BaseWeights, stored_bytes, unneeded_kernels
 from .precision import reduces_scales
-from .recompute import RepeatedModules, Selection, repeated_modules, selection
+from .recompute import RepeatedModules, Selection, modules_apart, repeated_modules, selection
 from .row import RowWork, by_policy, repeated_when_full, without_backward
 from .saved import SavedTensors, layer_code
 from .traffic import Moving, backward_traffic, forward_traffic, joins_attention
@@ -37,11 +37,12 @@ class _Repeated(NamedTuple):
 
 class _Saved(NamedTuple):
     """Bytes that autograd keeps of a layer, (N,) each. `without_core`: where the attention core is repeated. `inner`: as
-    wide as the feed-forward."""
+    wide as the feed-forward. `freed_by_modules`: by the modules that the job names, 0 without any."""
 
     all: Array
     without_core: Array
     inner: Array
+    freed_by_modules: Array
 
 
 class _Weights(NamedTuple):
@@ -368,7 +369,8 @@ class LayerWork:
         plain = plain + self._adapters.kept_bytes
         scores = operators.score_bytes(block, training, tp) if training.attention == "unfused" else 0.0
         inner = tokens * operators.inner_saved_bytes(block, training, tp)
-        return _Saved(plain + tokens * scores, plain, inner)
+        freed = tokens * self._modules.freed_bytes if self._modules else np.zeros_like(plain)
+        return _Saved(plain + tokens * scores, plain, inner, freed)
 
     @property
     def _saved_tensors(self) -> _Saved:
@@ -390,7 +392,8 @@ class LayerWork:
             columns=columns,
         )
         more = self._adapters.kept_bytes + self._context.kept_bytes(self.block.attention)
-        return _Saved(tensors.kept + more, tensors.kept_selective + more, tensors.inner)
+        freed = tensors.freed_by(modules_apart(frame.training))
+        return _Saved(tensors.kept + more, tensors.kept_selective + more, tensors.inner, freed)
 
     def _bytes(self) -> tuple[Array, Array]:
         """Return the bytes kept per microbatch and the bytes in use during its backward, by policy.
@@ -402,7 +405,7 @@ class LayerWork:
         tokens, tp, hidden, element = frame.tokens, frame.candidates.tp, frame.model.hidden_size, frame.element_bytes
         saved, tiles = self._saved, self._tiles
         if tiles > 1:  # the input of the feed-forward is kept, and one piece's tensors are made again
-            saved = _Saved(saved.all - saved.inner, saved.without_core - saved.inner, saved.inner)
+            saved = saved._replace(all=saved.all - saved.inner, without_core=saved.without_core - saved.inner)
         inner = (3.0 if block.ffn.gated else 2.0) * element * tokens * block.ffn.active_width / tp
         inner = (inner + saved.inner * (tiles > 1)) / tiles
         gradients = 2.0 * element * tokens * hidden + inner
@@ -413,7 +416,7 @@ class LayerWork:
         boundary = element * tokens * hidden / frame.sequence_split
         chosen = saved.without_core
         if self._modules is not None:
-            chosen = saved.all - tokens * self._modules.freed_bytes
+            chosen = saved.all - saved.freed_by_modules
         elif self._selection is not None:
             chosen = np.minimum(saved.all, boundary + tokens * self._selection.kept_bytes)
         kept = by_policy(none=saved.all, selective=chosen, full=boundary)

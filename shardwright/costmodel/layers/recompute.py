@@ -4,6 +4,9 @@ A stack repeats by its own policy (Stack.selective). A job may name modules inst
 (transformer_config.py, `recompute_modules`). "layernorm", "mla_up_proj" and "moe_act" discard what the next matmul reads,
 and make it again. "core_attn", "mlp", "moe" and "shared_experts" are checkpoints: they keep their input and run again as a
 whole. A module that a layer does not have changes nothing.
+
+In transformers' layers (Stack.transformers_layers) each module is a checkpoint: a norm keeps its input, and an activation of
+experts its own; the core of a fused kernel is not repeated. What they free is counted tensor by tensor (saved/layer.py).
 """
 
 from dataclasses import replace
@@ -103,7 +106,7 @@ def repeated_modules(
 ) -> RepeatedModules:
     """Return what `training.recompute_modules` repeats and frees in a layer of `block`; arguments as in `saved_bytes`."""
     layer = _Layer(block, model, training, tokens, tp, sequence_split, experts)
-    parts = [layer.repeated(module) for module in _without_parts(training.recompute_modules)]
+    parts = [layer.repeated(module) for module in modules_apart(training)]
     return RepeatedModules(
         matmuls=tuple(matmul for part in parts for matmul in part.matmuls),
         traffic=tuple(moving for part in parts for moving in part.traffic),
@@ -113,9 +116,13 @@ def repeated_modules(
     )
 
 
-def _without_parts(modules: tuple[RecomputeModule, ...]) -> list[RecomputeModule]:
-    """Leave out what another module repeats already."""
-    return [module for module in modules if "moe" not in modules or module not in ("moe_act", "shared_experts")]
+def modules_apart(training: TrainingSpec) -> list[RecomputeModule]:
+    """Return the modules to repeat without those that something else repeats already: "moe" its parts, tiles the feed-forward."""
+    modules = training.recompute_modules
+    repeated = {"moe_act", "shared_experts"} if "moe" in modules else set()
+    if training.mlp_tiles > 1:
+        repeated.add("mlp")
+    return [module for module in modules if module not in repeated]
 
 
 class _Layer(NamedTuple):
@@ -131,7 +138,8 @@ class _Layer(NamedTuple):
         block, training, ffn = self.block, self.training, self.block.ffn
         match module:
             case "core_attn":
-                return RepeatedModules(core=True, freed_bytes=operators.core_bytes(block, training, self.tp))
+                again = training.attention == "unfused" or not training.software.transformers_layers
+                return RepeatedModules(core=again, freed_bytes=operators.core_bytes(block, training, self.tp))
             case "layernorm":
                 freed = operators.norm_output_bytes(block, training, self.model.hidden_size, self.sequence_split)
                 return RepeatedModules(traffic=self._traffic(_NORMS), freed_bytes=freed)
@@ -139,7 +147,7 @@ class _Layer(NamedTuple):
                 return self._latent_projections(block.attention)
             case "mlp" if isinstance(ffn, FeedForward):
                 freed = operators.inner_saved_bytes(block, training, self.tp)
-                return RepeatedModules(self._ffn_matmuls, self._traffic(_ACTIVATIONS), freed_bytes=freed)
+                return RepeatedModules(self._early(self._ffn_matmuls), self._traffic(_ACTIVATIONS), freed_bytes=freed)
             case "moe" if isinstance(ffn, MixtureOfExperts):
                 kept = operators.routed_bytes(block, training, self.model.hidden_size, self.tp, self.experts)
                 return RepeatedModules(
@@ -155,11 +163,15 @@ class _Layer(NamedTuple):
             case "shared_experts" if isinstance(ffn, MixtureOfExperts) and ffn.shared_width:
                 column = operators.inner_column_bytes(block, training)
                 return RepeatedModules(
-                    self._ffn_matmuls[-2:],
+                    self._early(self._ffn_matmuls[-2:]),
                     self._activation(ffn.shared_width),
                     freed_bytes=column * ffn.shared_width / np.asarray(self.tp, dtype=float),
                 )
         return RepeatedModules()
+
+    def _early(self, matmuls: tuple[Matmul, ...]) -> tuple[Matmul, ...]:
+        """Leave out the last matmul, whose output no gradient reads, where a checkpoint stops before it."""
+        return matmuls[:-1] if self.training.software.stops_recompute_early else matmuls
 
     @property
     def _ffn_matmuls(self) -> tuple[Matmul, ...]:

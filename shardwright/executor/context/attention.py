@@ -14,7 +14,7 @@ from torch.nn.attention.bias import CausalBias, CausalVariant
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
 
-from shardwright.executor.model import MeshRanks, Move
+from shardwright.executor.model import MeshRanks, Move, documents_in_hand, numbered_documents, set_attention
 from shardwright.specs import Plan
 
 from .dealing import Dealing
@@ -49,11 +49,7 @@ def see_whole_sequence(model: PreTrainedModel, plan: Plan, *, seq_len: int, devi
     name = f"shardwright_context_{ring.name}_{trading.name}"  # of this process: engines may have other meshes
     AttentionInterface.register(name, seen.attention)
     AttentionMaskInterface.register(name, seen.mask)
-    model.config._attn_implementation = name
-    for module in model.modules():
-        own: Any = getattr(module, "config", None)
-        if own is not None and own is not model.config and hasattr(own, "_attn_implementation"):
-            own._attn_implementation = name
+    set_attention(model, name)
     return torch.tensor(dealing.of_rank(ring.rank * dealing.trading + trading.rank), device=device_type)
 
 
@@ -82,9 +78,8 @@ class _WholeSequence(NamedTuple):
             query, key, value = (_TRADE_HEADS(tensor, self.trading) for tensor in (query, key, value))
         if self.ring.size == 1:
             output = _attend(query, key, value, attention_mask, scaling)
-        elif self.passes_on:
-            assert attention_mask is None, "check_context refuses what a ring leaves out"
-            output = ring_attention(query, key, value, self.ring, scaling)
+        elif self.passes_on:  # the mask of a ring is None, or says of which document each rank's tokens are
+            output = ring_attention(query, key, value, self.ring, scaling, attention_mask)
         else:
             output = self._over_all(query, key, value, attention_mask, scaling)
         if self.trading.size > 1:
@@ -99,14 +94,25 @@ class _WholeSequence(NamedTuple):
         device: torch.device | str = "cpu",
         **_options: Any,
     ) -> Tensor | None:
-        """Return which tokens of the sequence the queries in hand see, (1, 1, queries, seq_len); None: all before them."""
-        if mask_function is causal_mask_function or (local_size or 0) >= self.dealing.seq_len:
+        """Return which tokens of the sequence the queries in hand see, (1 or batch, 1, queries, seq_len); None: all before them.
+
+        Of a ring, whose masks are causal: the numbers of documents, (batch, ranks of the ring, tokens of each).
+        """
+        places = documents_in_hand()
+        if places is None and (mask_function is causal_mask_function or (local_size or 0) >= self.dealing.seq_len):
             return None
-        rows = torch.tensor(self.dealing.of_group(self.ring.rank), device=device)[None, None, :, None]
-        columns = torch.arange(self.dealing.seq_len, device=device)[None, None, None, :]
+        own = torch.tensor(self.dealing.of_group(self.ring.rank), device=device)
         zero = torch.zeros(1, 1, 1, 1, dtype=torch.int64, device=device)
-        mask: Tensor = mask_function(zero, zero, rows, columns)
-        return mask
+        if places is None:
+            columns = torch.arange(self.dealing.seq_len, device=device)
+            mask: Tensor = mask_function(zero, zero, own[None, None, :, None], columns[None, None, None, :])
+            return mask
+        numbers = numbered_documents(places)
+        if self.passes_on:
+            order = torch.tensor([self.dealing.of_group(rank) for rank in range(self.ring.size)], device=device)
+            return numbers[:, order]
+        inside: Tensor = mask_function(zero, zero, places[:, None, own, None], places[:, None, None, :])
+        return inside & (numbers[:, None, own, None] == numbers[:, None, None, :])
 
     def _dealt_out(self, tensor: Tensor) -> Tensor:
         """Repeat KV heads where there are fewer than ranks to deal them to."""

@@ -23,29 +23,45 @@ _MOST_SCORES = 2**26
 """Scores in memory at once: 256 MiB in fp32."""
 
 
-def ring_attention(query: Tensor, key: Tensor, value: Tensor, ranks: MeshRanks, scaling: float | None) -> Tensor:
+def ring_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ranks: MeshRanks,
+    scaling: float | None,
+    documents: Tensor | None = None,
+) -> Tensor:
     """Return causal attention of this rank's queries (batch, heads, tokens, head size) to the keys and values of all ranks.
 
-    Keys and values are (batch, KV heads, tokens, head size). Each tensor holds the rank's two chunks.
+    Keys and values are (batch, KV heads, tokens, head size). Each tensor holds the rank's two chunks. `documents`: the number of
+    the document of each token, (batch, ranks, tokens), where a query sees its own document alone.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    output: Tensor = _Ring.apply(query, key, value, ranks, scale)  # type: ignore[no-untyped-call]  # torch's
+    output: Tensor = _Ring.apply(query, key, value, ranks, scale, documents)  # type: ignore[no-untyped-call]  # torch's
     return output
 
 
 class _Ring(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, ranks: MeshRanks, scale: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        ranks: MeshRanks,
+        scale: float,
+        documents: Tensor | None,
+    ) -> Tensor:
         held = [key.contiguous(), value.contiguous()]
         output = query.new_zeros((*query.shape[:-1], value.shape[-1]), dtype=torch.float32)
         logs = query.new_full(query.shape[:-1], -torch.inf, dtype=torch.float32)
         for step in range(ranks.size):
             following = _Passing(held, ranks) if step + 1 < ranks.size else None
-            for part in _parts(ranks.rank, (ranks.rank - step) % ranks.size, query):
+            for part in _parts(ranks.rank, (ranks.rank - step) % ranks.size, query, documents):
                 rows, block = part.queries, [tensor[:, :, part.keys] for tensor in held]
                 _add(output[:, :, rows], logs[:, :, rows], query[:, :, rows], block, part, scale)
             held = following.wait() if following else held
-        ctx.ranks, ctx.scale = ranks, scale
+        ctx.ranks, ctx.scale, ctx.documents = ranks, scale, documents
         result = output.to(query.dtype)
         ctx.save_for_backward(query, key, value, result, logs)
         return result
@@ -60,7 +76,7 @@ class _Ring(torch.autograd.Function):
         sums = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in held]
         for step in range(ranks.size):
             following = _Passing(held, ranks) if step + 1 < ranks.size else None
-            for part in _parts(ranks.rank, (ranks.rank - step) % ranks.size, query):
+            for part in _parts(ranks.rank, (ranks.rank - step) % ranks.size, query, ctx.documents):
                 rows, columns = part.queries, part.keys
                 own = _Rows(query[:, :, rows], given[:, :, rows], logs[:, :, rows], products[:, :, rows])
                 found = _block_gradients(own, [tensor[:, :, columns] for tensor in held], part, ctx.scale)
@@ -69,18 +85,20 @@ class _Ring(torch.autograd.Function):
                     total[:, :, columns] += gradient
             held = following.wait() if following else held
             sums = _Passing(sums, ranks).wait()  # home after as many steps as there are ranks
-        return of_queries.to(query.dtype), sums[0].to(key.dtype), sums[1].to(value.dtype), None, None
+        return of_queries.to(query.dtype), sums[0].to(key.dtype), sums[1].to(value.dtype), None, None, None
 
 
 class _Part(NamedTuple):
-    """Queries and keys with scores to compute. `diagonal`: how many keys precede the first query's own; None: all are seen."""
+    """Queries and keys with scores to compute. `diagonal`: how many keys precede the first query's own; None: all are seen.
+    `apart`: which of them are of different documents, (batch, 1, 1, queries, keys); None: none."""
 
     queries: slice
     keys: slice
     diagonal: int | None
+    apart: Tensor | None = None
 
 
-def _parts(rank: int, source: int, query: Tensor) -> Iterator[_Part]:
+def _parts(rank: int, source: int, query: Tensor, documents: Tensor | None = None) -> Iterator[_Part]:
     """Yield what there is to compute between two ranks, in tiles of queries whose scores fit in `_MOST_SCORES`."""
     tokens, half = query.shape[_TOKENS], query.shape[_TOKENS] // 2
     queries, keys = range(tokens), slice(0, tokens)
@@ -91,10 +109,13 @@ def _parts(rank: int, source: int, query: Tensor) -> Iterator[_Part]:
     rows = max(1, _MOST_SCORES // (query.shape[0] * query.shape[1] * (keys.stop - keys.start)))
     for first in range(queries.start, queries.stop, rows):
         last = min(first + rows, queries.stop)
-        if source == rank:
-            yield _Part(slice(first, last), slice(0, last), first)
-        else:
-            yield _Part(slice(first, last), keys, None)
+        part = _Part(slice(first, last), slice(0, last), first)
+        if source != rank:
+            part = _Part(slice(first, last), keys, None)
+        if documents is not None:
+            own, others = documents[:, rank, part.queries], documents[:, source, part.keys]
+            part = part._replace(apart=(own[:, :, None] != others[:, None, :])[:, None, None])
+        yield part
 
 
 class _Rows(NamedTuple):
@@ -115,7 +136,7 @@ def _scores(query: Tensor, key: Tensor, part: _Part, scale: float) -> Tensor:
     if part.diagonal is not None:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(part.diagonal + 1)
         scores = scores.masked_fill(later, -torch.inf)
-    return scores
+    return scores if part.apart is None else scores.masked_fill(part.apart, -torch.inf)
 
 
 def _add(output: Tensor, logs: Tensor, query: Tensor, block: list[Tensor], part: _Part, scale: float) -> None:
@@ -123,7 +144,9 @@ def _add(output: Tensor, logs: Tensor, query: Tensor, block: list[Tensor], part:
     key, value = block
     scores = _scores(query, key, part, scale)
     own_logs = scores.logsumexp(-1)
-    own = (torch.exp(scores - own_logs[..., None]).to(value.dtype) @ value.unsqueeze(2)).flatten(1, 2)
+    # a query that sees none of another rank's keys has the logarithm of 0; its own rank's block, which comes first, has a key
+    largest = own_logs if part.apart is None else own_logs.clamp_min(torch.finfo(own_logs.dtype).min)
+    own = (torch.exp(scores - largest[..., None]).to(value.dtype) @ value.unsqueeze(2)).flatten(1, 2)
     own_logs = own_logs.flatten(1, 2)
     merged = torch.logaddexp(logs, own_logs)
     output.mul_((logs - merged).exp()[..., None]).add_(own * (own_logs - merged).exp()[..., None])

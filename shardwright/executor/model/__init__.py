@@ -1,9 +1,10 @@
 """A Hugging Face model for the engine: where its parts are, its division over tensor parallelism, its stages, its
 initial weights."""
 
-from .attention import recompute_core
+from .attention import recompute_core, set_attention
 from .check_division import check_tensor_parallel, tiny_model
 from .division import LayerDivision
+from .documents import attend_within_documents, check_documents, documents_in_hand, numbered_documents
 from .experts import SpreadRanks, check_experts, experts_paths, spread_experts
 from .fused import engine_state, hugging_face_state, unfuse
 from .hugging_face import Skeleton, lacks_fused_attention, read_config, read_skeleton
@@ -31,11 +32,14 @@ __all__ = [
     "Skeleton",
     "SpreadRanks",
     "StageModule",
+    "attend_within_documents",
+    "check_documents",
     "check_experts",
     "check_tensor_parallel",
     "divide_embedding",
     "divide_head",
     "divide_layer",
+    "documents_in_hand",
     "engine_state",
     "enter_first_layer",
     "experts_paths",
@@ -46,10 +50,12 @@ __all__ = [
     "leave_last_layer",
     "materialise",
     "materialise_buffers",
+    "numbered_documents",
     "read_config",
     "read_skeleton",
     "recompute_core",
     "replicate",
+    "set_attention",
     "spread_experts",
     "tiny_model",
     "unfuse",

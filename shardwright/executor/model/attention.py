@@ -1,4 +1,4 @@
-"""The recomputation of the attention core in the backward pass."""
+"""Attention of a model's layers: which function computes it, and the recomputation of its core in the backward pass."""
 
 import copy
 import sys
@@ -6,9 +6,18 @@ from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
 from shardwright.base import SpecError
+
+
+def set_attention(model: PreTrainedModel, name: str) -> None:
+    """Let every layer of `model` compute attention by the function that is registered under `name`."""
+    model.config._attn_implementation = name
+    for module in model.modules():
+        own: Any = getattr(module, "config", None)
+        if own is not None and own is not model.config and hasattr(own, "_attn_implementation"):
+            own._attn_implementation = name
 
 
 def recompute_core(layer: nn.Module) -> None:

@@ -96,6 +96,7 @@ def _check_sizes(tp: int, config: PreTrainedConfig, name: str) -> None:
         "attention heads": heads,
         "key-value heads": getattr(config, "num_key_value_heads", None) or heads,
         "feed-forward width": inner or 4 * config.hidden_size,
+        "key heads of linear attention": getattr(config, "linear_num_key_heads", None),
     }
     for what, width in widths.items():
         if isinstance(width, int) and width % tp:
@@ -266,8 +267,9 @@ class _ThreadRanks:
 _checked: Ranks = _ThreadRanks(0, _Meeting())  # the two kinds of ranks are one type
 
 
-def tiny_model(skeleton: Skeleton, *, axis: str) -> PreTrainedModel:
-    """Build a model of the same class with two narrow layers on the CPU, with random weights, to check `axis` with.
+def tiny_model(skeleton: Skeleton, *, axis: str, fix: str | None = None) -> PreTrainedModel:
+    """Build a model of the same class with two narrow layers on the CPU, with random weights, to check `axis` with. `fix`: what
+    to plan where it cannot be built, by default the axis with degree 1.
 
     Raises:
         SpecError: the class cannot be built that small.
@@ -282,13 +284,14 @@ def tiny_model(skeleton: Skeleton, *, axis: str) -> PreTrainedModel:
                 nn.init.normal_(parameter, std=0.2)
         return model
     except Exception as error:
-        raise _not_tiny(skeleton, error, axis) from None
+        raise _not_tiny(skeleton, error, axis, fix) from None
 
 
-def _not_tiny(skeleton: Skeleton, error: Exception, axis: str) -> SpecError:
+def _not_tiny(skeleton: Skeleton, error: Exception, axis: str, fix: str | None = None) -> SpecError:
     detail = " ".join(str(error).split())[:120]
     return SpecError(
-        f"{skeleton.name}: a tiny {type(skeleton.model).__name__} to check {axis} with does not run ({detail}); plan with {axis} 1"
+        f"{skeleton.name}: a tiny {type(skeleton.model).__name__} to check {axis} with does not run ({detail}); "
+        f"{fix or f'plan with {axis} 1'}"
     )
 
 

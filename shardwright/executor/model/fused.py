@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-_PART = re.compile(r"^(?P<owner>.*\.(?:qkv_proj|gate_up_proj))\.(?P<index>\d+)\.(?P<kind>weight|bias)$")
+_PART = re.compile(r"^(?P<owner>.*\.(?:qkv_proj|gate_up_proj|conv1d))\.(?P<index>\d+)\.(?P<kind>weight|bias)$")
 _STACKED_QKV = re.compile(r"\.c_attn\.(weight|bias)$")
 
 
@@ -53,6 +53,27 @@ class StackedQueryKeyValue(nn.Module):
         return torch.addmm(bias, hidden.flatten(0, 1), weight).view(*hidden.shape[:2], -1)
 
 
+class SplitConvolution(nn.ModuleList):
+    """The convolution over queries, keys and values of linear attention, which has a filter for each channel, as one a part.
+
+    Its code reads the filters, (channels, 1, kernel), and does not call the module.
+    """
+
+    bias = None
+
+    def __init__(self, fused: nn.Conv1d, sizes: list[int]) -> None:
+        parts = []
+        for weight in torch.split(fused.weight.detach(), sizes):
+            part = nn.Conv1d(len(weight), len(weight), weight.shape[-1], groups=len(weight), bias=False, device="meta")
+            part.weight = nn.Parameter(weight.clone())
+            parts.append(part)
+        super().__init__(parts)
+
+    @property
+    def weight(self) -> Tensor:
+        return torch.cat([part.get_parameter("weight") for part in self])
+
+
 def unfuse(layer: nn.Module, config: PreTrainedConfig) -> None:
     """Replace the fused linears of a layer of `config`'s model. Other modules stay.
 
@@ -60,18 +81,26 @@ def unfuse(layer: nn.Module, config: PreTrainedConfig) -> None:
     """
     for path, module in list(layer.named_modules()):
         name = path.rpartition(".")[2]
+        parent: Any = layer.get_submodule(path.rpartition(".")[0])
         fused: nn.Module | None = None
         if isinstance(module, nn.Linear) and name == "qkv_proj":
             fused = SplitLinear(module, _query_key_value_sizes(module, config))
         elif isinstance(module, nn.Linear) and name == "gate_up_proj":
             fused = SplitLinear(module, [module.out_features // 2] * 2)
+        elif isinstance(module, nn.Conv1d) and module.bias is None and is_linear_attention(parent):
+            fused = SplitConvolution(module, [int(parent.key_dim)] * 2 + [int(parent.value_dim)])
         elif isinstance(module, Conv1D) and name == "c_attn" and module.nf == 3 * module.nx:
             fused = StackedQueryKeyValue(module)
         elif stacks_experts(module):
             stacked = module.get_parameter("gate_up_proj").detach().unflatten(1, (2, -1))
             module.register_parameter("gate_up_proj", nn.Parameter(stacked))
         if fused is not None:
-            setattr(layer.get_submodule(path.rpartition(".")[0]), name, fused)
+            setattr(parent, name, fused)
+
+
+def is_linear_attention(module: nn.Module) -> bool:
+    """Whether `module` is linear attention whose projections have the columns of one key head after those of another."""
+    return {"in_proj_qkvz", "in_proj_ba", "conv1d", "out_proj"} <= dict(module.named_children()).keys()
 
 
 def stacks_experts(module: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from shardwright.base import SpecError
 
 from .division import LayerDivision, Region, Role, is_region, planned_roles, roles_within
-from .fused import SplitLinear, StackedQueryKeyValue
+from .fused import SplitLinear, StackedQueryKeyValue, is_linear_attention
 
 _GATED: Mapping[str, Role] = {"gate_proj": "column", "up_proj": "column", "down_proj": "row"}
 # DeepSeek-V2's plan; that of V3, whose attention has the same modules, leaves its attention out
@@ -31,6 +31,16 @@ _BIASED_EXPERTS: Mapping[str, Role] = {
     "gate_up_proj_bias": "row",
     "down_proj": "column",
     "down_proj_bias": "once",
+}
+# columns of the projections lie by key head, and so do the heads of values behind them; of the bare parameters there is one a head
+_DELTA_RULE: Mapping[str, Role] = {
+    "in_proj_qkvz": "column",
+    "in_proj_ba": "column",
+    "conv1d": "column",
+    "dt_bias": "row",
+    "A_log": "row",
+    "norm": "by_head",
+    "out_proj": "row",
 }
 _WHOLE: tuple[Role, ...] = ("column_gathered", "row_sliced", "latent", "experts", "packed", "once", "replicated")
 
@@ -95,8 +105,10 @@ def _divide_what_is_gathered(roles: dict[str, Role], path: str, module: nn.Modul
 
 
 def _add_known_parts(roles: dict[str, Role], path: str, module: nn.Module) -> None:
-    """Add gated feed-forwards, latent attention, attention's sinks and biased experts where they have no roles."""
+    """Add gated feed-forwards, latent attention, attention's sinks and biased experts where they have no roles, and linear attention."""
     for inner, part in module.named_modules(prefix=path):
+        if is_linear_attention(part):
+            roles.update({f"{inner}.{name}": role for name, role in _DELTA_RULE.items()})
         names = {name for name, child in part.named_children() if isinstance(child, nn.Linear)}
         for known in (_GATED, _LATENT):
             is_it = "kv_b_proj" in names if known is _LATENT else set(known) <= names

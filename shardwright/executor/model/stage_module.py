@@ -13,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from shardwright.base import SpecError
 from shardwright.specs import LayerRun
 
+from .documents import attends_alone, documents
 from .hugging_face import Skeleton
 from .structure import PassedLayer, PassedPart, ReceivedLayer, SentLayer, unpacked_sequences
 
@@ -70,10 +71,15 @@ class StageModule(nn.Module):
             return None
         return None if isinstance(found, (PassedPart, PassedLayer)) else found
 
-    def forward(self, given: Tensor) -> Tensor:
+    def forward(self, given: Tensor, places: Tensor | None = None) -> Tensor:
+        """`places`: of the tokens of whole sequences in their documents, (batch, sequence) on the CPU, where several share one."""
         model: Any = self.__dict__["_model"]
-        given_positions = {} if self._positions is None else {"position_ids": self._positions}
-        with unpacked_sequences():
+        positions, masked = self._positions, self._positions is None and not attends_alone(model)
+        if places is not None:
+            own = places.to(given.device)
+            positions = own if positions is None else own[:, positions[0]]
+        given_positions = {} if positions is None else {"position_ids": positions}
+        with unpacked_sequences() if places is None else documents(places, given.device, masked=masked):
             if self._received is None:
                 output = model(input_ids=given, use_cache=False, **given_positions)
             else:

@@ -11,7 +11,7 @@ from torch.distributed.tensor.placement_types import Placement
 from transformers.pytorch_utils import Conv1D
 
 from .division import LayerDivision, Region, Role
-from .fused import StackedQueryKeyValue, stacks_experts
+from .fused import StackedQueryKeyValue, is_linear_attention, stacks_experts
 from .moves import (
     GATHER_COLUMNS,
     GATHER_SEQUENCE,
@@ -27,16 +27,28 @@ from .moves import (
 )
 
 _HEAD_COUNTS = ("num_heads", "num_attention_heads", "num_key_value_heads", "num_kv_heads", "split_size")
+_LINEAR_HEAD_COUNTS = ("num_k_heads", "num_v_heads", "key_dim", "value_dim", "conv_dim")
 """Attributes of attention that count heads, or columns of heads, of this rank."""
 
 
-def divide_layer(layer: nn.Module, division: LayerDivision, ranks: Ranks, *, sequence_parallel: bool) -> None:
+def divide_layer(
+    layer: nn.Module,
+    division: LayerDivision,
+    ranks: Ranks,
+    *,
+    sequence_parallel: bool,
+    within: Callable[[nn.Module, int], None] = lambda _region, _parts: None,
+) -> None:
     """Divide a layer's parameters over `ranks`, and exchange what its modules need.
 
-    The layer takes and returns hidden states (batch, sequence / tp under sequence parallelism, hidden).
+    The layer takes and returns hidden states (batch, sequence / tp under sequence parallelism, hidden). `within` may change
+    each region inside what is exchanged around it; it is told over how many ranks the output is scattered along the sequence.
     """
     for path, region in division.regions.items():
         _divide_region(layer, path, region, ranks, sequence_parallel)
+        top, scattered = layer.get_submodule(path), sequence_parallel and region.shares_input
+        within(top, ranks.size if scattered else 1)
+        _move_around(top, region, ranks, sequence_parallel)
     for path, module in layer.named_modules():
         if not any(path == region or path.startswith(f"{region}.") for region in division.regions):
             replicate(module, ranks, partial=sequence_parallel)
@@ -56,6 +68,9 @@ def _divide_region(layer: nn.Module, path: str, region: Region, ranks: Ranks, se
     if any(role == "column" for role in region.roles.values()):
         for module in top.modules():
             _count_own_heads(module, ranks.size)
+
+
+def _move_around(top: nn.Module, region: Region, ranks: Ranks, sequence_parallel: bool) -> None:
     if region.shares_input:
         move_input(top, GATHER_SEQUENCE if sequence_parallel else SUM_GRADIENTS, ranks)
     elif sequence_parallel:
@@ -97,6 +112,9 @@ def _divide_parameters(module: nn.Module, path: str, region: Region, ranks: Rank
         for name, parameter in list(module.named_parameters(recurse=False)):
             module.register_parameter(name, ranks.part(parameter, Replicate()))
         return False
+    if isinstance(module, nn.Conv1d):  # filters that are read
+        module.register_parameter("weight", ranks.part(module.get_parameter("weight"), Shard(0)))
+        return False
     added_once = {
         name
         for name, _ in module.named_parameters(recurse=False)
@@ -131,6 +149,8 @@ def placements_of(layer: nn.Module, division: LayerDivision) -> dict[str, Placem
 def _placement(module: nn.Module, name: str, parameter: Tensor, role: Role | None) -> Placement:
     """Return where tp cuts a parameter. Linears hold (out, in), transformers' `Conv1D` (in, out)."""
     if role in ("column", "column_gathered"):
+        if isinstance(module, nn.Conv1d):
+            return Shard(0)
         if isinstance(module, StackedQueryKeyValue):
             return Shard(parameter.dim() - 1)
         if isinstance(module, Conv1D):
@@ -237,6 +257,9 @@ def _share_rotary_columns(module: nn.Module, columns: int, ranks: Ranks) -> None
 
 def _count_own_heads(module: nn.Module, tp: int) -> None:
     """Tell an attention module how many heads its rank has, where its code counts them by itself."""
+    if is_linear_attention(module):
+        for name in _LINEAR_HEAD_COUNTS:
+            setattr(module, name, getattr(module, name) // tp)
     shared: Any = getattr(module, "config", None)
     if shared is None or not hasattr(shared, "num_attention_heads") or not type(module).__name__.endswith("Attention"):
         return

@@ -2,8 +2,18 @@
 recomputation, joined into an engine for one step."""
 
 from .chunked_loss import check_loss_chunks
+from .compiled import check_compile, compiles
 from .engine import Engine, build_engine
-from .loss import LOSS
+from .loss import IGNORED_LABEL, LOSS
 from .split_backward import check_split_backward
 
-__all__ = ["LOSS", "Engine", "build_engine", "check_loss_chunks", "check_split_backward"]
+__all__ = [
+    "IGNORED_LABEL",
+    "LOSS",
+    "Engine",
+    "build_engine",
+    "check_compile",
+    "check_loss_chunks",
+    "check_split_backward",
+    "compiles",
+]

@@ -18,16 +18,17 @@ class Accumulation:
         self._loss = loss
         self._microbatches = microbatches
 
-    def run(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def run(self, inputs: Tensor, labels: Tensor, places: Tensor | None = None) -> Tensor:
         """Accumulate gradients of (microbatches * micro_batch, sequence)
-        tokens; return the summed loss of this rank."""
+        tokens; return the summed loss of this rank. `places`: as in `StageModule.forward`."""
         total = torch.zeros((), device=inputs.device)
-        pairs = zip(inputs.chunk(self._microbatches), labels.chunk(self._microbatches), strict=True)
+        of_documents = [None] * self._microbatches if places is None else places.chunk(self._microbatches)
+        each = zip(inputs.chunk(self._microbatches), labels.chunk(self._microbatches), of_documents, strict=True)
         self._loss.expect(labels.chunk(self._microbatches))
         with self._loss.active():
-            for index, (tokens, targets) in enumerate(pairs):
+            for index, (tokens, targets, own_places) in enumerate(each):
                 self._sync.before_backward(last=index == self._microbatches - 1)
-                loss = self._loss(self._stage(tokens), targets)
+                loss = self._loss(self._stage(tokens, own_places), targets)
                 torch.autograd.backward(loss)
                 total += loss.detach()
         return total

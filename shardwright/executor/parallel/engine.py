@@ -7,13 +7,13 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import check_can_run
 from shardwright.executor.context import see_whole_sequence
-from shardwright.executor.model import Skeleton, StageModule, read_skeleton
+from shardwright.executor.model import Skeleton, StageModule, attend_within_documents, read_skeleton
 from shardwright.specs import Plan
 
 from .accumulation import Accumulation
@@ -30,7 +30,7 @@ MESH_AXES = ("pp", "dp_replicate", "dp_shard", "tp")
 
 
 class _Runner(Protocol):
-    def run(self, inputs: Tensor, labels: Tensor) -> Tensor: ...
+    def run(self, inputs: Tensor, labels: Tensor, places: Tensor | None) -> Tensor: ...
 
 
 class Engine:
@@ -59,22 +59,24 @@ class Engine:
         self._counted = [parameter for part in self.model_parts for parameter in part.parameters()]
         copy = _tied_copy(stages, skeleton) if skeleton.tied and plan.mesh.pp > 1 else None
         if copy is not None:
-            self._tied = TiedEmbedding(plan, mesh, copy)
+            self._tied = TiedEmbedding(mesh, copy)
             if len(plan.stages) - 1 in stages:  # the norm counts the first stage's copy
                 self._counted = [parameter for parameter in self._counted if parameter is not copy]
 
-    def forward_backward(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def forward_backward(self, inputs: Tensor, labels: Tensor, places: Tensor | None = None) -> Tensor:
         """Accumulate the gradients of the mean loss over the global batch's tokens, and return that loss.
 
         `inputs` and `labels` are int64 of shape (micro_batch * microbatches, seq_len), this data-parallel rank's share.
         `labels[i, t]` is the token that follows `inputs[i, t]`, or -100 to ignore it. Every pp and tp rank of the
         data-parallel rank gets the same inputs, and so does every cp rank, which takes its own tokens of them. The loss is a scalar, equal on all ranks.
+        `places`, of the same shape: where each token lies in its document, from 0, if sequences hold several documents;
+        on the CPU, so that nothing waits for it.
 
         Raises:
             SpecError: a tensor has another shape.
         """
-        for name, tensor in (("inputs", inputs), ("labels", labels)):
-            if tuple(tensor.shape) != self._shape:
+        for name, tensor in (("inputs", inputs), ("labels", labels), ("places", places)):
+            if tensor is not None and tuple(tensor.shape) != self._shape:
                 raise SpecError(f"{name} have shape {tuple(tensor.shape)}; this plan's ranks take {self._shape} each")
         mesh = self._plan.mesh
         tokens = (labels != IGNORED_LABEL).sum()
@@ -84,7 +86,7 @@ class Engine:
         if self._positions is not None:
             inputs, labels = inputs[:, self._positions], labels[:, self._positions]
         with self._tied.summed() if self._tied is not None else contextlib.nullcontext():
-            loss = self._runner.run(inputs, labels)
+            loss = self._runner.run(inputs, labels, places)
         dist.all_reduce(loss)
         return loss / (mesh.data_ranks * mesh.tp)
 
@@ -108,8 +110,8 @@ class Engine:
             part.zero_grad(set_to_none=True)
 
 
-def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Engine:
-    """Build this rank's part of the plan's model with initial weights drawn from `seed`.
+def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int, compile_layers: bool = False) -> Engine:
+    """Build this rank's part of the plan's model with initial weights drawn from `seed`, with `compile_layers` by torch.compile.
 
     The default process group must exist, on a backend for `device`. Its ranks are those of the plan, numbered as in
     `specs.Mesh`. Weights are the same under every plan (on devices of one type).
@@ -137,6 +139,8 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
         positions = see_whole_sequence(
             skeleton.model, plan, seq_len=plan_file.training.seq_len, device_type=device.type
         )
+    elif plan_file.training.documents is not None and skeleton.config._attn_implementation == "sdpa":
+        attend_within_documents(skeleton.model)
     builder = StageBuilder(
         plan_file=plan_file,
         skeleton=skeleton,
@@ -151,6 +155,7 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int) -> Eng
         ),
         positions=positions,
         expert_mesh=expert_mesh,
+        compile_layers=compile_layers,
     )
     own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
     return Engine(builder, {index: builder.build(index) for index in own})
@@ -160,7 +165,7 @@ def _mesh(plan: Plan, device: torch.device) -> DeviceMesh:
     degrees = plan.mesh
     replicas = degrees.dp_replicate * (1 if plan.zero_stage else degrees.cp)
     shape = (degrees.pp, replicas, degrees.data_ranks // replicas, degrees.tp)
-    return init_device_mesh(device.type, shape, mesh_dim_names=MESH_AXES)
+    return _laid_out(plan, device, shape, MESH_AXES)
 
 
 def _expert_mesh(plan: Plan, device: torch.device) -> DeviceMesh:
@@ -168,7 +173,13 @@ def _expert_mesh(plan: Plan, device: torch.device) -> DeviceMesh:
     degrees = plan.mesh
     replicas = degrees.dp_replicate if plan.zero_stage else degrees.same_experts
     shape = (degrees.pp, replicas, degrees.same_experts // replicas, degrees.ep, degrees.expert_tp)
-    return init_device_mesh(device.type, shape, mesh_dim_names=(*MESH_AXES[:-1], "ep", "etp"))
+    return _laid_out(plan, device, shape, (*MESH_AXES[:-1], "ep", "etp"))
+
+
+def _laid_out(plan: Plan, device: torch.device, shape: tuple[int, ...], axes: tuple[str, ...]) -> DeviceMesh:
+    """Return a mesh whose ranks lie as the plan's order says: neighbours along its axes are neighbours in `shape`."""
+    ranks = torch.from_numpy(plan.mesh.numbered().reshape(shape))
+    return DeviceMesh(device.type, ranks, mesh_dim_names=axes)
 
 
 def _runner(builder: StageBuilder, stages: Mapping[int, StageModule]) -> _Runner:

@@ -58,8 +58,8 @@ class _Wrapped(nn.Module):
         super().__init__()
         self.stage = stage
 
-    def forward(self, given: Tensor) -> Tensor:
-        output: Tensor = self.stage(given)
+    def forward(self, given: Tensor, places: Tensor | None = None) -> Tensor:
+        output: Tensor = self.stage(given, places)
         return output
 
 
@@ -107,9 +107,9 @@ class Pipeline:
             given = chunks if issubclass(schedule, PipelineScheduleMulti) else chunks[0]
             self._schedule = schedule(given, plan.microbatches, loss_fn=loss, scale_grads=False)
 
-    def run(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def run(self, inputs: Tensor, labels: Tensor, places: Tensor | None = None) -> Tensor:
         """Accumulate gradients of (microbatches * micro_batch, sequence)
-        tokens; return the summed loss of this rank."""
+        tokens; return the summed loss of this rank. Every stage gets its microbatch's `places`, as in `StageModule.forward`."""
         losses: list[Tensor] = []
         self._loss.expect(labels.chunk(self._microbatches))
         with self._loss.active():
@@ -118,6 +118,7 @@ class Pipeline:
                 target=labels if self._last else None,
                 losses=losses if self._last else None,
                 return_outputs=False,
+                **({} if places is None else {"places": places}),
             )
         return torch.stack(losses).sum().detach() if losses else torch.zeros((), device=inputs.device)
 
@@ -129,13 +130,12 @@ class TiedEmbedding:
     updates.
     """
 
-    def __init__(self, plan: Plan, mesh: DeviceMesh, copy: nn.Parameter) -> None:
+    def __init__(self, mesh: DeviceMesh, copy: nn.Parameter) -> None:
         """`copy` is this rank's copy. This is made only on the ranks of the first and of the last stage."""
         self._copy = copy
         self._device = torch.device(mesh.device_type)
-        ranks_per_stage = mesh.size() // plan.mesh.pp
-        position = dist.get_rank() % ranks_per_stage  # equal positions in two stages hold equal shards
-        partners = [position, (plan.mesh.pp - 1) * ranks_per_stage + position]
+        pipeline = dist.get_process_group_ranks(mesh.get_group("pp"))  # equal places in two stages hold equal shards
+        partners = [pipeline[0], pipeline[-1]]
         self._group = dist.new_group(partners, use_local_synchronization=True, group_desc="tied_embedding")
 
     @contextlib.contextmanager

@@ -25,13 +25,14 @@ from shardwright.executor.model import (
     leave_last_layer,
     materialise,
     materialise_buffers,
-    recompute_core,
     replicate,
     spread_experts,
     unfuse,
 )
+from shardwright.executor.recompute import Repetition
 
 from .chunked_loss import compute_loss_in_head
+from .compiled import compile_layer
 from .data_parallel import DataParallel
 from .loss import TokenLoss
 
@@ -49,6 +50,7 @@ class StageBuilder:
     loss: TokenLoss
     positions: Tensor | None = None
     expert_mesh: DeviceMesh | None = None
+    compile_layers: bool = False
 
     def build(self, stage_index: int) -> StageModule:
         """Build stage `stage_index` of the plan with this rank's part of its initial weights."""
@@ -66,9 +68,11 @@ class StageBuilder:
             layer = stage.get_submodule(path)
             self._materialise(layer, path)
             self._spread_experts(layer)
-            self._divide_layer(layer)
-            if strategy.recompute == "selective":
-                recompute_core(layer)
+            repetition = Repetition.of(self.plan_file.training, strategy.recompute)
+            self._divide_layer(layer, repetition)
+            repetition.around(layer)
+            if self.compile_layers:
+                compile_layer(layer)
             if self.expert_mesh is not None:
                 for inner in experts_paths(layer):
                     self.data_parallel.shard_experts(layer.get_submodule(inner), zero_stage=strategy.zero_stage)
@@ -102,13 +106,15 @@ class StageBuilder:
         for path in experts_paths(layer):
             spread_experts(layer.get_submodule(path), ranks)
 
-    def _divide_layer(self, layer: nn.Module) -> None:
+    def _divide_layer(self, layer: nn.Module, repetition: Repetition) -> None:
         skeleton = self.skeleton
         if self._ranks is None:
             flatten_experts(layer)
+            for region in layer.children():
+                repetition.within(region, 1)
             return
         division = layer_division(skeleton.model, layer, skeleton.structure.layers, skeleton.name)
-        divide_layer(layer, division, self._ranks, sequence_parallel=self._sequence_parallel)
+        divide_layer(layer, division, self._ranks, sequence_parallel=self._sequence_parallel, within=repetition.within)
 
     def _build_buffers(self, stage: StageModule) -> None:
         """Build what has no parameters: rotary tables."""

@@ -4,8 +4,9 @@ from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import check_can_run
 from shardwright.executor.context import check_context
-from shardwright.executor.model import check_experts, check_tensor_parallel, read_skeleton
+from shardwright.executor.model import check_documents, check_experts, check_tensor_parallel, read_skeleton
 from shardwright.executor.parallel import check_loss_chunks, check_split_backward
+from shardwright.executor.recompute import check_recompute
 
 
 def check_plan(plan_file: PlanFile) -> None:
@@ -27,3 +28,5 @@ def check_plan(plan_file: PlanFile) -> None:
     check_context(plan_file, skeleton)
     check_experts(plan_file, skeleton)
     check_loss_chunks(plan_file, skeleton)
+    check_recompute(plan_file, skeleton)
+    check_documents(plan_file, skeleton)

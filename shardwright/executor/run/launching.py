@@ -10,11 +10,12 @@ from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
 from shardwright.executor.model import lacks_fused_attention, read_config
+from shardwright.executor.parallel import check_compile, compiles
 from shardwright.executor.training import RunFolder, RunIdentity, newest_checkpoint, open_plan_batches, plan_digest
 from shardwright.specs import Measurement, read_measurement
 
 from .checks import check_plan
-from .rank import plans_for_gpus, run_rank
+from .rank import pick_device, plans_for_gpus, run_rank
 from .torchrun import run_torchrun, while_heard
 
 MOST_CPU_RANKS = 8
@@ -59,6 +60,8 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
         progress(
             f"transformers has no fused attention for {plan_file.model_name}: it runs unfused, and the plan's prediction is for a fused kernel"
         )
+    if leads and compiles(options.compile, pick_device(plan_file)):
+        progress("layers are compiled, and the plan's prediction is for layers that are not")
     if not leads:
         return run_rank(plan_file, options, folder, progress)
     with folder.locked():
@@ -103,6 +106,7 @@ def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
             f"the plan needs {needed} ranks ({plan.mesh}) and {offer} {offered}; plan for {offered}, or run it where there are {needed}"
         )
     check_plan(plan_file)
+    check_compile(plan, options.compile, pick_device(plan_file))
 
 
 def _offered_ranks(plan_file: PlanFile, options: RunOptions) -> tuple[int, str]:

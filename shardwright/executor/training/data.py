@@ -79,11 +79,16 @@ def open_batches(options: RunOptions, *, seq_len: int, global_batch: int, vocab_
     Raises:
         SpecError: a path is missing or empty, its tokens don't fit the vocabulary, or there are too few.
     """
-    stream = _open_stream(options, vocab_size)
+    stream = open_stream(options, vocab_size)
     return Batches(stream, seq_len=seq_len, global_batch=global_batch, seed=options.seed)
 
 
-def _open_stream(options: RunOptions, vocab_size: int) -> TokenStream:
+def open_stream(options: RunOptions, vocab_size: int) -> TextFiles | TokenFiles | HuggingFaceDataset:
+    """Return the tokens of the data that `options` name.
+
+    Raises:
+        SpecError: see `open_batches`.
+    """
     for path in options.data:
         if not path.exists():
             raise SpecError(f"{path}: no such file or folder; give data that exists")

@@ -43,6 +43,11 @@ class _Documents:
     def length(self) -> int:
         return self._ends[-1] if self._ends else 0
 
+    @property
+    def document_ends(self) -> Tokens:
+        """Positions behind the last token of each document, ascending, (documents,)."""
+        return np.array(self._ends, dtype=np.int64)
+
     def read(self, start: int, count: int) -> Tokens:
         pieces, position, end = [], start, start + count
         index = bisect.bisect_right(self._ends, start)

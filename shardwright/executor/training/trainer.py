@@ -12,11 +12,12 @@ import torch.distributed as dist
 from shardwright.base import GIB, RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
-from shardwright.executor.parallel import Engine, build_engine
+from shardwright.executor.parallel import Engine, build_engine, compiles
 from shardwright.specs import Measurement, StepRecord, read_measurement
 
 from .checkpoint import DamagedError, Trainee, load_checkpoint, save_checkpoint
-from .data import Batches, open_batches
+from .data import Batches, open_batches, open_stream
+from .documents import DocumentBatches, Sequences
 from .fingerprint import read_fingerprint
 from .manifest import Manifest
 from .meter import MemoryMeter, MemoryPeak, StepMeter
@@ -24,16 +25,29 @@ from .optimizer import build_optimizer, learning_rate_at, set_learning_rate
 from .run_folder import RunFolder, Start, plan_digest
 
 
-def open_plan_batches(plan_file: PlanFile, options: RunOptions) -> Batches:
-    """Return the batches of a run of this plan.
+def open_plan_batches(plan_file: PlanFile, options: RunOptions) -> Batches | DocumentBatches:
+    """Return the batches of a run of this plan, of documents where the plan is for documents of several lengths.
 
     Raises:
-        SpecError: the model's config has no vocabulary size, or the data is not valid for it.
+        SpecError: the model's config has no vocabulary size, or the data is not valid for it; it does not say where documents end.
     """
     vocab_size = plan_file.model_config_json.get("vocab_size")
     if not isinstance(vocab_size, int):
         raise SpecError(f"{plan_file.model_name}: its config has no vocab_size; add it to model_config_json")
     training = plan_file.training
+    if training.lengths is not None:
+        if options.data_format == "tokens":
+            raise SpecError(
+                f"data_format 'tokens' does not say where documents end, and the plan has them {training.packing}; give text or hf, or "
+                "plan without --lengths"
+            )
+        return DocumentBatches(
+            open_stream(options, vocab_size),
+            packing=training.packing,
+            seq_len=training.seq_len,
+            global_batch=training.global_batch,
+            seed=options.seed,
+        )
     return open_batches(options, seq_len=training.seq_len, global_batch=training.global_batch, vocab_size=vocab_size)
 
 
@@ -58,7 +72,11 @@ class Trainer:
         self._memory, self._meter = MemoryMeter(device), StepMeter(device)
         self._batches = open_plan_batches(plan_file, options)
         _check_same_data(self._batches)
-        self._engine: Engine = build_engine(plan_file, device=device, seed=options.seed)
+        if isinstance(self._batches, DocumentBatches):
+            self._tell(_said_of(self._batches, plan_file))
+        self._engine: Engine = build_engine(
+            plan_file, device=device, seed=options.seed, compile_layers=compiles(options.compile, device)
+        )
         optimizer = build_optimizer(self._engine.model_parts, plan_file.training.optimizer, options)
         self._trainee = Trainee(self._engine.model_parts, optimizer, self._engine.tied_names)
         self._records: list[StepRecord] = []
@@ -112,10 +130,11 @@ class Trainer:
         rate = learning_rate_at(step, options)
         with self._meter.step():
             with self._meter.part("data"):
-                inputs, labels = self._batches.at(step, dp_rank=engine.dp_rank, dp_size=engine.dp_size)
-                inputs, labels = inputs.to(self._device), labels.to(self._device)
+                given = self._batches.at(step, dp_rank=engine.dp_rank, dp_size=engine.dp_size)
+                inputs, labels = given[0].to(self._device), given[1].to(self._device)
+                places = given.places if isinstance(given, Sequences) else None
             with self._meter.part("forward_backward"):
-                loss = float(engine.forward_backward(inputs, labels))
+                loss = float(engine.forward_backward(inputs, labels, places))
             with self._meter.part("optimizer"):
                 norm = engine.clip_gradients(options.clip_norm)
                 _need_finite(step, loss, norm)
@@ -219,7 +238,20 @@ def _need_finite(step: int, loss: float, gradient_norm: float) -> None:
         )
 
 
-def _check_same_data(batches: Batches) -> None:
+def _said_of(batches: DocumentBatches, plan_file: PlanFile) -> str:
+    training = plan_file.training
+    masks = training.documents is not None and plan_file.plan.mesh.cp > 1
+    slower = (
+        "; cp masks scores between documents, and the prediction is for kernels that leave them out" if masks else ""
+    )
+    planned = training.documents.mean() if training.documents else training.used_share * training.seq_len
+    return (
+        f"{training.packing} documents: {batches.used_share:.1%} of the sequences is no padding; pieces have {batches.mean_piece_tokens:,.0f} "
+        f"tokens on average, {planned:,.0f} in the plan" + slower
+    )
+
+
+def _check_same_data(batches: Batches | DocumentBatches) -> None:
     digests = [""] * dist.get_world_size()
     dist.all_gather_object(digests, batches.digest)
     if len(set(digests)) > 1:

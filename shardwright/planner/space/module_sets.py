@@ -1,11 +1,11 @@
-"""Sets of modules for selective recompute to repeat, for software whose jobs may name them (`Stack.names_modules`).
+"""Sets of modules for selective recompute to repeat, for software whose jobs may name them (`Stack.recompute_modules`).
 
 Modules are ranked by the bytes that they free for each second that they repeat, summed over the layers of a model. The sets to
 try are the first module, the first two, and so on. A module that frees less for a second than a whole layer does is left
 out: some layers recomputed in full then save as much in less time.
 """
 
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,10 +31,9 @@ class _Trade(NamedTuple):
 def module_sets(model: ModelSpec, training: TrainingSpec, times: OpTimes) -> list[tuple[RecomputeModule, ...]]:
     """Return the sets, each of them in the order of its worth, the smallest set first."""
     whole = _trade(model, training, times, "full")
-    named: tuple[RecomputeModule, ...] = get_args(RecomputeModule)
     trades = {
         module: _trade(model, training.model_copy(update={"recompute_modules": (module,)}), times, "selective")
-        for module in named
+        for module in training.software.recompute_modules
     }
     worth = [module for module, trade in trades.items() if _pays(trade, whole)]
     worth.sort(key=lambda module: -trades[module].bytes_per_second)

@@ -30,6 +30,8 @@ def why_not_split(name: ScheduleName, model: ModelSpec, training: TrainingSpec, 
         return f"stack '{stack}' runs {name} with zero_stage {listed(runs.zero_stages)}, not {fixed.zero_stage}; give one of these, or schedule 1f1b"
     if fixed.recompute is not None and fixed.recompute not in runs.recompute:
         return f"stack '{stack}' runs {name} with recompute {listed(runs.recompute)}, not {fixed.recompute}; give that, or schedule 1f1b"
+    if training.mlp_tiles > 1 and "full" not in runs.recompute:  # tiles run again under every policy
+        return f"stack '{stack}' runs {name} without mlp_tiles, not with {training.mlp_tiles}; leave out --mlp-tiles, or give schedule 1f1b"
     ranks = stage_ranks(name, 2, 4)
     if model.tied_embeddings and ranks[0] == ranks[-1] and not runs.tied_in_a_v:
         return (

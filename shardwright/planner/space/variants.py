@@ -171,8 +171,8 @@ def _module_sets(
     """
     if not may_choose.recompute_modules:
         return []
-    if not training.software.names_modules:
-        others = [stack for stack in stack_names() if named_stack(stack).names_modules]
+    if not training.software.recompute_modules:
+        others = [stack for stack in stack_names() if named_stack(stack).recompute_modules]
         raise SpecError(
             f"stack '{training.stack}' names no modules to recompute; leave out --recompute-modules auto, or choose {listed(others)}"
         )

@@ -49,10 +49,9 @@ def measured_lines(plan: Plan, estimate: Estimate, measurement: Measurement) -> 
                 _difference(estimate.mfu, measurement.mfu),
             )
         )
-    ranks_per_stage = plan.mesh.ranks // plan.mesh.pp
+    of_stage = plan.mesh.numbered().reshape(plan.mesh.pp, -1)
     for pipeline_rank, predicted in enumerate(estimate.memory):
-        first = pipeline_rank * ranks_per_stage
-        measured = max(measurement.peak_memory_bytes[first : first + ranks_per_stage])
+        measured = max(measurement.peak_memory_bytes[rank] for rank in of_stage[pipeline_rank])
         lines.append(
             MeasuredLine(
                 f"peak memory, pipeline rank {pipeline_rank}",

@@ -25,10 +25,10 @@ from shardwright.executor.model import (
     flatten_experts,
     layer_division,
     read_skeleton,
-    recompute_core,
     unfuse,
 )
 from shardwright.executor.model.stage_module import StageModule
+from shardwright.executor.recompute import Repetition
 from shardwright.profiler.probes.compute.real_layer import RealLayer, layer_skeleton
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import LayerRun, RecomputePolicy, Stage
@@ -123,16 +123,24 @@ def _saved_by_layers(
     first, own = (2, total - 2) if head else (1, count)
     strategies = list(Stage(layers=(run.model_copy(update={"count": own}),)).each_layer())
     stage = StageModule(skeleton, first, strategies, seq_len=SEQ)
+    repetition = Repetition.of(training, layout.policy)
     for path in stage.layer_paths:
         layer = stage.get_submodule(path)
         unfuse(layer, skeleton.config)
         if layout.mesh:
             division = layer_division(skeleton.model, layer, skeleton.structure.layers, skeleton.name)
-            divide_layer(layer, division, MeshRanks(layout.mesh), sequence_parallel=layout.sequence_parallel)
+            divide_layer(
+                layer,
+                division,
+                MeshRanks(layout.mesh),
+                sequence_parallel=layout.sequence_parallel,
+                within=repetition.within,
+            )
         else:
             flatten_experts(layer)
-        if layout.policy == "selective":
-            recompute_core(layer)
+            for region in layer.children():
+                repetition.within(region, 1)
+        repetition.around(layer)
     stage.to(DTYPES[compute]).train()
     hidden = layout.hidden(skeleton.config.hidden_size, DTYPES[compute])
     with _counting(stage) as sizes, on_a_gpu():

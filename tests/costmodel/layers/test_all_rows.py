@@ -158,7 +158,7 @@ def test_norms_of_queries_and_keys_cost_traffic_and_memory() -> None:
     assert kept[0] - kept[1] == TOKENS * ((4 + 2) * heads + inverse_roots)
 
 
-def expert_work(*, stack: str = "shardwright", **degrees: int) -> WorkModel:
+def expert_work(stack: str = "shardwright", /, **degrees: int) -> WorkModel:
     chosen = candidates(micro_batch=BATCH, expert_dispatch=EXPERT_DISPATCH.index("all-to-all"), **degrees)
     return WorkModel(small_experts(hidden=HIDDEN), work(stack=stack).training, RoundTimes(), chosen)
 
@@ -316,7 +316,7 @@ def test_experts_that_ep_spreads_are_counted_apart(degrees: dict[str, int], rest
 
 
 def test_experts_elsewhere_need_no_gather_over_tp_but_the_shared_one_does() -> None:
-    apart, together = (expert_work(stack="dualpipe", dp_shard=4, tp=2, ep=ep, sequence_parallel=1) for ep in (8, 1))
+    apart, together = (expert_work("dualpipe", dp_shard=4, tp=2, ep=ep, sequence_parallel=1) for ep in (8, 1))
     block = apart.model.layer_classes[0]
     alone = Block(attention=block.attention, ffn=block.ffn.model_copy(update={"shared_width": 0}))
     pair = 2 * 2 * TOKENS * HIDDEN * 1e-9

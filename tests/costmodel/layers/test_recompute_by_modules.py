@@ -199,10 +199,15 @@ def test_a_repeated_layer_of_experts_exchanges_its_tokens_again() -> None:
     assert found[selective] == pytest.approx(2 * plain[selective]) == pytest.approx(found[POLICIES.index("full")])
 
 
-@pytest.mark.parametrize("stack", ["shardwright", "hf-trainer", "torchtitan", "megatron-lm", "megatron-zero-bubble"])
+@pytest.mark.parametrize("stack", ["hf-trainer", "torchtitan", "megatron-lm", "megatron-zero-bubble"])
 def test_other_layers_have_no_such_modules(stack: str) -> None:
-    with pytest.raises(SpecError, match="use stack megatron-core or nemo"):
+    with pytest.raises(SpecError, match=r"names none; leave them out, or use stack megatron-core or nemo"):
         training("layernorm", stack=stack)
+
+
+def test_the_executor_names_what_it_does_not_repeat() -> None:
+    with pytest.raises(SpecError, match=r"mla_up_proj: stack shardwright repeats core_attn\+layernorm\+mlp"):
+        training("mlp", "mla_up_proj", stack="shardwright")
 
 
 def test_modules_are_read_from_one_word() -> None:

@@ -11,9 +11,10 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from shardwright.catalog.huggingface.families import model_from_config
 from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.layers.saved import feed_forward
+from shardwright.specs.model.feed_forward import MixtureOfExperts
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import POLICIES, RecomputePolicy
-from shardwright.specs.training import Precision, TrainingSpec
+from shardwright.specs.training import Precision, RecomputeModule, TrainingSpec
 from tests.costmodel.fakes import RoundTimes
 from tests.specs.test_candidates import candidates
 
@@ -171,10 +172,13 @@ class Case(NamedTuple):
     sequence_parallel: bool = False
     compute: Literal["bf16", "fp32"] = "bf16"
     batch: int = 2
+    modules: tuple[RecomputeModule, ...] = ()
+    tiles: int = 1
 
     def __str__(self) -> str:
         split = f"tp {self.tp}{' sp' * self.sequence_parallel}"
-        return f"{self.name}, {self.kernel}, {self.policy}, {split}, {self.compute}, batch {self.batch}"
+        again = "+".join(self.modules) + (f" {self.tiles} tiles" if self.tiles > 1 else "")
+        return f"{self.name}, {self.kernel}, {self.policy} {again}, {split}, {self.compute}, batch {self.batch}"
 
 
 def cases() -> Iterator[Case]:
@@ -207,7 +211,12 @@ def mesh() -> Iterator[DeviceMesh]:
 
 def training(case: Case) -> TrainingSpec:
     return TrainingSpec(
-        seq_len=SEQ, global_batch=case.batch, attention=case.kernel, precision=Precision(compute=case.compute)
+        seq_len=SEQ,
+        global_batch=case.batch,
+        attention=case.kernel,
+        precision=Precision(compute=case.compute),
+        recompute_modules=case.modules,
+        mlp_tiles=case.tiles,
     )
 
 
@@ -229,6 +238,37 @@ def by_the_model(case: Case) -> float:
 def test_a_layer_keeps_what_autograd_saves(case: Case, mesh: DeviceMesh) -> None:
     tolerance = 2 * TOLERANCE if case.name in ("deepseek_v3", "glm4_moe") and case.tp > 1 else TOLERANCE
     assert by_the_model(case) == pytest.approx(sum(by_torch(case, mesh)), rel=tolerance)
+
+
+def repeated_cases() -> Iterator[Case]:
+    """Every module alone where a layer has it, several at once, and tiles, of every family that the executor trains."""
+    for name in EXECUTED:
+        routes = isinstance(read(name).layer_classes[0].ffn, MixtureOfExperts)
+        kernel: Kernel = "unfused" if name in UNFUSED_ONLY else "flash"
+        own: tuple[RecomputeModule, ...] = ("moe", "moe_act", "shared_experts") if routes else ("mlp",)
+        for module in ("layernorm", *own):
+            yield Case(name, kernel, "selective", modules=(module,))
+        everything: tuple[RecomputeModule, ...] = ("core_attn", "layernorm", *own)
+        yield Case(name, "unfused", "selective", modules=everything)
+        yield Case(name, kernel, "selective", modules=everything, tp=2)
+        if name not in WHOLE_SEQUENCE:
+            yield Case(name, kernel, "selective", modules=everything, tp=2, sequence_parallel=True)
+        if not routes:
+            yield Case(name, kernel, "selective", modules=everything, compute="fp32")
+            yield Case(name, kernel, "none", tiles=4)
+            if name not in WHOLE_SEQUENCE:
+                yield Case(name, kernel, "selective", modules=("layernorm",), tiles=4, tp=2, sequence_parallel=True)
+
+
+@pytest.mark.parametrize("case", list(repeated_cases()), ids=str)
+def test_what_runs_again_is_not_kept(case: Case, mesh: DeviceMesh) -> None:
+    """To the same accuracy as without, and less than without wherever the model says so."""
+    tolerance = 2 * TOLERANCE if case.name in ("deepseek_v3", "glm4_moe") else TOLERANCE
+    own = sum(by_torch(case, mesh))
+    assert by_the_model(case) == pytest.approx(own, rel=tolerance)
+    plain = case._replace(policy="none", modules=(), tiles=1)
+    if by_the_model(case) < (1 - 2 * tolerance) * by_the_model(plain):
+        assert own < sum(by_torch(plain, mesh))
 
 
 @pytest.mark.parametrize("name", EXECUTED)

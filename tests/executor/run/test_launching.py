@@ -158,11 +158,6 @@ class TestWhatIsNotRunYet:
             ({}, {"precision": {"linear": "fp8"}}, "fp8 can be estimated and compared, not run yet; plan without it"),
             ({}, {"stack": "megatron-core"}, "the plan is for stack 'megatron-core'; this executor is 'shardwright'"),
             ({}, {"cuda_graphs": "whole"}, "CUDA graphs can be estimated and compared, not run yet; plan without"),
-            (
-                {},
-                {"lengths": {"name": "two", "tokens": [8, 16], "shares": [0.5, 0.5]}},
-                "documents of several lengths can be estimated and compared, not run yet; plan without --lengths",
-            ),
             ({}, {"mtp_layers": 1}, "multi-token prediction can be estimated and compared, not run yet; plan without"),
             (
                 {},
@@ -170,11 +165,6 @@ class TestWhatIsNotRunYet:
                 "activation offload can be estimated and compared, not run yet; plan",
             ),
             ({}, {"fp8_attention": True}, "attention in fp8 can be estimated and compared, not run yet; plan without"),
-            (
-                {"order": "tp-cp-pp-dp"},
-                {},
-                "mesh order tp-cp-pp-dp can be estimated and compared, not run yet; plan with --order tp-cp-dp-pp",
-            ),
             ({}, {"expert_capacity": 1.5}, "expert_capacity can be estimated and compared, not run yet; leave it out"),
         ],
     )
@@ -194,6 +184,12 @@ class TestWhatIsNotRunYet:
         data = tiny(plan((layers(4),), microbatches=2)).model_dump(mode="json")
         data["plan"]["offload"] = offload
         assert says in refused(tmp_path, PlanFile.parse(data, source="test"))
+
+    def test_a_split_vocabulary(self, tmp_path: Path) -> None:
+        data = tiny(plan((layers(2),), (layers(2),), pp=2)).model_dump(mode="json")
+        data["plan"]["vocabulary_parallel"] = "vocab-1"
+        says = refused(tmp_path, PlanFile.parse(data, source="test"))
+        assert "split over the pipeline (vocab-1) can be estimated and compared, not run yet" in says
 
     def test_a_dispatch_by_nodes(self, tmp_path: Path) -> None:
         data = self.changed({"ep": 2}).model_dump(mode="json")

@@ -48,7 +48,7 @@ def test_only_entries_that_it_may_change() -> None:
 def test_nothing_where_it_changes_nothing() -> None:
     assert _tried("a100-sxm-80gb:8", _TRAINING) is None
     assert _tried("a100-sxm-80gb:32", _TRAINING, Fixed(order=PIPELINE_OUTERMOST)) is None
-    assert _tried("a100-sxm-80gb:32", _TRAINING.model_copy(update={"stack": "shardwright"})) is None
+    assert _tried("a100-sxm-80gb:32", _TRAINING.model_copy(update={"stack": "torchtitan"})) is None
 
 
 def test_the_search_takes_it_where_it_is_faster(found: SearchResult) -> None:

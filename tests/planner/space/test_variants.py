@@ -107,6 +107,6 @@ def test_formats_of_a_stack_are_known_to_some_device() -> None:
 def test_modules_need_software_that_names_them() -> None:
     training = TrainingSpec(seq_len=128, global_batch=8, stack="megatron-core-0.8")
     with pytest.raises(
-        SpecError, match="names no modules to recompute; leave out --recompute-modules auto, or choose meg"
+        SpecError, match="names no modules to recompute; leave out --recompute-modules auto, or choose shardwright, meg"
     ):
         training_variants(_MODEL, load_cluster("h100-sxm:8"), training, OpenChoices(recompute_modules=True))

@@ -14,8 +14,10 @@ from shardwright.compare.strategies import levels_of
 from shardwright.costmodel.pipeline.schedule import make_schedule
 from shardwright.costmodel.pipeline.simulation import simulate
 from shardwright.costmodel.pipeline.stage_costs import StageCosts
+from shardwright.reports.plan.measured import measured_lines
 from shardwright.reports.plan.report import Report, render_report, write_report
-from shardwright.specs.plan import Plan
+from shardwright.specs.mesh import Mesh, MeshOrder
+from shardwright.specs.plan import LayerRun, Plan, Stage
 from shardwright.specs.results.measurement import Fingerprint, Measurement, StepRecord
 from shardwright.specs.results.timeline import Timeline
 from shardwright.specs.training import TrainingSpec
@@ -250,3 +252,20 @@ def test_a_refused_report_leaves_the_old_file(tmp_path: Path) -> None:
 def test_a_missing_folder_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="cannot be written"):
         write_report(tmp_path / "absent" / "report.html", _report())
+
+
+@pytest.mark.parametrize(("order", "fullest"), [("tp-cp-dp-pp", [11e9, 13e9]), ("tp-cp-pp-dp", [12e9, 13e9])])
+def test_memory_is_that_of_a_stages_own_ranks(order: MeshOrder, fullest: list[float]) -> None:
+    """Rank r of 4 has 10 + r GB; a stage's ranks are 0, 1 and 2, 3, or with the pipeline inside data parallelism 0, 2 and 1, 3."""
+    stage = Stage(layers=(LayerRun(count=1),))
+    plan = Plan(
+        mesh=Mesh(pp=2, dp_replicate=2, order=order),
+        micro_batch=1,
+        microbatches=2,
+        schedule="1f1b",
+        stages=(stage,) * 2,
+    )
+    estimate = estimate_plan(MODEL, CLUSTER, TRAINING, _plan())
+    lines = measured_lines(plan, estimate.model_copy(update={"memory": estimate.memory[:2]}), _measurement(4))
+    shown = [line.measured for line in lines if line.what.startswith("peak memory")]
+    assert shown == [f"{readable.size(size)} allocated" for size in fullest]

@@ -44,7 +44,25 @@ class FeedForwardTensors:
         if isinstance(ffn, FeedForward):
             return self._activated(ffn.activation, ffn.width, gated=ffn.gated)
         routed = np.asarray(self.element * self._expert_tensors(ffn) * self.columns)
-        return routed + self._activated("kernel", ffn.shared_width, gated=ffn.gated)
+        return routed + self.shared
+
+    @property
+    def shared(self) -> Array:
+        """The part of `inner` that shared experts keep."""
+        ffn = self.block.ffn
+        if isinstance(ffn, FeedForward):
+            return np.zeros(())
+        return self._activated("kernel", ffn.shared_width, gated=ffn.gated)
+
+    @property
+    def activated_experts(self) -> Array:
+        """The part of `inner` that lies between the input and the result of the routed experts' activation."""
+        ffn = self.block.ffn
+        if isinstance(ffn, FeedForward):
+            return np.zeros(())
+        kept = _CLAMPED_TENSORS if ffn.clamped else _kept_tensors("kernel", gated=ffn.gated)
+        between = kept - 1 - (1 + ffn.gated)
+        return np.asarray(self.element * between * self.columns)
 
     @property
     def routed(self) -> Array:

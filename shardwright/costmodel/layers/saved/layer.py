@@ -1,13 +1,14 @@
 """The sum over one layer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.base import Array
+from shardwright.base import Array, Number
 from shardwright.costmodel.layers.operators import GATE_UP, INPUT_MODULES
-from shardwright.specs import TrainingSpec
-from shardwright.specs.model import Block, MultiHeadAttention
+from shardwright.specs import RecomputeModule, TrainingSpec
+from shardwright.specs.model import Block, MixtureOfExperts, MultiHeadAttention
 
 from .attention import AttentionTensors
 from .families import LayerCode
@@ -44,6 +45,33 @@ class SavedTensors:
         """Bytes where the attention core is repeated."""
         return self._with(self._attention.recomputed_split)
 
+    def freed_by(self, modules: Sequence[RecomputeModule]) -> Array:
+        """Bytes that are not kept where each of `modules` runs again from its inputs, as the executor repeats them."""
+        return np.asarray(sum((self._freed(module) for module in modules), np.zeros_like(self.tokens, dtype=float)))
+
+    def _freed(self, module: RecomputeModule) -> Array:
+        ffn, routes = self._ffn, isinstance(self.block.ffn, MixtureOfExperts)
+        match module:
+            case "core_attn":
+                return self.kept - self.kept_selective
+            case "layernorm":
+                return self.tokens * self._norm_tensors + self._stream_weight_bytes
+            case "mlp" if not routes:
+                return self.inner
+            case "moe" if routes:
+                return np.asarray(self.tokens * (ffn.inner + ffn.routed) + ffn.layer_bytes)
+            case "moe_act" if routes:
+                return np.asarray(self.tokens * ffn.activated_experts)
+            case "shared_experts" if routes:
+                return np.asarray(self.tokens * ffn.shared)
+        return np.zeros_like(self.tokens, dtype=float)
+
+    @property
+    def _norm_tensors(self) -> Array:
+        """Bytes per token of the norms around attention and feed-forward, beside their inputs."""
+        inputs = 1 if self.block.parallel else self.block.norm_count
+        return np.asarray((self._norms - inputs * self._element * self.hidden) / np.asarray(self.sequence_split))
+
     @property
     def inner(self) -> Array:
         """The part that is as wide as the feed-forward, free again once the backward pass reaches attention."""
@@ -57,19 +85,28 @@ class SavedTensors:
     @property
     def _stream(self) -> Array:
         """Bytes per token of the norms, on a part of the sequence, and of the matmuls' inputs, gathered whole."""
-        block, element = self.block, self._element
-        keeps, trained = self.training.trainable.keeps_input, self.training.trainable.trains_layer_weights
+        block, keeps = self.block, self.training.trainable.keeps_input
+        attention, ffn = keeps(*INPUT_MODULES), keeps(*GATE_UP)
+        inputs = attention or ffn if block.parallel and block.norm_count == 1 else attention + ffn
+        return np.asarray(self._norms / np.asarray(self.sequence_split) + inputs * self._element * self.hidden)
+
+    @property
+    def _norms(self) -> Number:
+        """Bytes per token of the norms around attention and feed-forward, on all ranks that split the sequence."""
+        block, element, trained = self.block, self._element, self.training.trainable.trains_layer_weights
         norms = block.norm_count * norm_bytes(block.norm, self.code, element, self.hidden, trained=trained)
         if block.parallel and block.norm.kind == "layernorm":  # they read the same tensor
             norms -= (block.norm_count - 1) * element * self.hidden
-        attention, ffn = keeps(*INPUT_MODULES), keeps(*GATE_UP)
-        inputs = attention or ffn if block.parallel and block.norm_count == 1 else attention + ffn
-        return np.asarray(norms / np.asarray(self.sequence_split) + inputs * element * self.hidden)
+        return norms
+
+    @property
+    def _stream_weight_bytes(self) -> float:
+        return self.block.norm_count * norm_weight_bytes(self.block.norm, self.code, self.hidden)
 
     @property
     def _norm_weight_bytes(self) -> float:
         block, attention = self.block, self.block.attention
-        kept = block.norm_count * norm_weight_bytes(block.norm, self.code, self.hidden)
+        kept = self._stream_weight_bytes
         if isinstance(attention, MultiHeadAttention) and attention.qk_norm != "none":
             kept += 2 * norm_weight_bytes(block.norm, self.code, attention.head_size)
         return kept
