@@ -25,20 +25,12 @@ from .mesh import ORDERS, PIPELINE_INSIDE_DATA, PIPELINE_OUTERMOST, Mesh, MeshOr
 from .plan import (
     CONTEXT_PARALLEL,
     EXPERT_DISPATCH,
-    PLAIN_STRATEGIES,
-    POLICIES,
     VOCABULARY,
     ContextParallel,
     ExpertDispatch,
-    LayerRun,
     Offload,
     Plan,
-    RecomputePolicy,
-    Stage,
-    Strategy,
     VocabularyParallel,
-    ZeroStage,
-    strategies_of,
 )
 from .profile import (
     Curve,
@@ -78,6 +70,17 @@ from .schedules import (
 )
 from .spec import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_document
 from .stack import OWN_STACK, AttentionKernel, LinearFormat, Stack, named_stack, stack_names
+from .stage import (
+    PLAIN_STRATEGIES,
+    POLICIES,
+    LayerRun,
+    RecomputePolicy,
+    Replicas,
+    Stage,
+    Strategy,
+    ZeroStage,
+    strategies_of,
+)
 from .trainable import MODULE_GROUPS, STORED_BYTES, BaseFormat, Trainable
 from .training import (
     BYTES_PER_ELEMENT,
@@ -158,6 +161,7 @@ __all__ = [
     "RankGroup",
     "RecomputeModule",
     "RecomputePolicy",
+    "Replicas",
     "ScheduleName",
     "Series",
     "Span",

@@ -1,7 +1,6 @@
 """The plan: every choice for a run, and the file that carries it."""
 
-from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple, Self, get_args
+from typing import Literal, Self, get_args
 
 from pydantic import field_validator, model_validator
 
@@ -10,71 +9,22 @@ from shardwright.base import divisors, listed
 from .mesh import Mesh
 from .schedules import ScheduleName as ScheduleName  # re-exported here, because it is a field of a plan
 from .schedules import check_shape, splits_backward, stage_ranks
-from .spec import Fraction, NonNegativeInt, PositiveInt, Spec
+from .spec import Fraction, PositiveInt, Spec
+from .stage import PLAIN_STRATEGIES as PLAIN_STRATEGIES  # so are the parts of its stages
+from .stage import POLICIES as POLICIES
+from .stage import LayerRun as LayerRun
+from .stage import RecomputePolicy as RecomputePolicy
+from .stage import Replicas, strategies_of
+from .stage import Stage as Stage
+from .stage import Strategy as Strategy
+from .stage import ZeroStage as ZeroStage
 
-RecomputePolicy = Literal["none", "selective", "full"]
-POLICIES: tuple[RecomputePolicy, ...] = get_args(RecomputePolicy)
-ZeroStage = Literal[0, 1, 2, 3]
 ContextParallel = Literal["all-gather", "ring", "ulysses", "ulysses-ring"]
 ExpertDispatch = Literal["all-to-all", "deduplicated"]
 VocabularyParallel = Literal["none", "vocab-1", "vocab-2", "interlaced"]
 CONTEXT_PARALLEL: tuple[ContextParallel, ...] = get_args(ContextParallel)
 EXPERT_DISPATCH: tuple[ExpertDispatch, ...] = get_args(ExpertDispatch)
 VOCABULARY: tuple[VocabularyParallel, ...] = get_args(VocabularyParallel)
-
-
-class Strategy(NamedTuple):
-    """What one layer recomputes, and the share of its tokens whose kept activations go to the host between its passes."""
-
-    recompute: RecomputePolicy
-    activation_offload: float = 0
-
-
-PLAIN_STRATEGIES: tuple[Strategy, ...] = tuple(Strategy(policy) for policy in POLICIES)
-"""All activations stay on the device, for each policy in the order of `POLICIES`."""
-
-
-class LayerRun(Spec):
-    """`count` neighbouring layers that share one strategy.
-
-    `zero_stage` is the ZeRO stage over `dp_shard` x `cp` (Rajbhandari et al. 2020, section 5). 1 shards the optimizer
-    state, 2 also the gradients, 3 also the parameters, which each use gathers again. 0 shards nothing and needs dp_shard 1.
-    `recompute` is what the backward pass computes again: nothing (none), the attention core (selective: Korthikanti et al.
-    2022, section 5) or the whole layer (full). A fused kernel keeps no scores, so there selective equals none.
-    `activation_offload` is the share of the tokens whose kept activations go to the host after the forward and come back for the
-    backward (Zhao et al. 2024, MEMO, arXiv 2407.12117, swaps token by token).
-    """
-
-    count: PositiveInt
-    recompute: RecomputePolicy = "none"
-    zero_stage: ZeroStage = 0
-    activation_offload: Fraction = 0
-
-    @property
-    def strategy(self) -> Strategy:
-        return Strategy(self.recompute, self.activation_offload)
-
-
-class Stage(Spec):
-    """The layers of one pipeline chunk, in model order. The first stage also holds the embedding, the last the head.
-
-    These two stages may hold no layer, because some frameworks count the embedding and the head as a layer each.
-    `mtp_layers`: multi-token prediction layers that this stage holds, and with them a copy of the embedding; the last stage
-    then has their heads and losses alone. Where no stage says any, all are on the last stage.
-    """
-
-    layers: tuple[LayerRun, ...]
-    mtp_layers: NonNegativeInt = 0
-
-    @property
-    def layer_count(self) -> int:
-        return sum(run.count for run in self.layers)
-
-    def each_layer(self) -> Iterator[LayerRun]:
-        """One `LayerRun` for each layer, in order; ignore its count."""
-        for run in self.layers:
-            for _ in range(run.count):
-                yield run
 
 
 class Offload(Spec):
@@ -160,6 +110,10 @@ class Plan(Spec):
     - "interlaced" stops every rank for the vocabulary of each microbatch, as for a tensor-parallel layer (Lin et al. 2024, nnScaler).
 
     `waiting_microbatches` of the cost model says how many more microbatches each keeps in flight.
+
+    `replicas`, on a mixed cluster: data parallelism reaches over its groups, one item for each in their order. `mesh.dp_replicate`
+    then counts the replicas of all groups, and each replica lies inside one of them. All have the same mesh, schedule and
+    ZeRO stage, and the groups' batches and stages may differ; `micro_batch`, `microbatches` and `stages` are those of the first group.
     """
 
     mesh: Mesh
@@ -173,6 +127,23 @@ class Plan(Spec):
     expert_dispatch: ExpertDispatch = "all-to-all"
     vocabulary_parallel: VocabularyParallel = "none"
     offload: Offload = Offload()
+    replicas: tuple[Replicas, ...] = ()
+
+    def of_group(self, index: int) -> "Plan":
+        """Return the plan of the replicas in one group, as on a cluster of that group alone.
+
+        Raises:
+            ValueError: the group's batch or stages do not go with the mesh and the schedule.
+        """
+        group = self.replicas[index]
+        mesh = self.mesh.model_copy(update={"dp_replicate": group.count})
+        own = {"micro_batch": group.micro_batch, "microbatches": group.microbatches, "stages": group.stages}
+        return Plan(**{**dict(self), "mesh": mesh, "replicas": (), **own})
+
+    @property
+    def by_group(self) -> "tuple[Plan, ...]":
+        """The plan of each group that has replicas, or this plan alone."""
+        return tuple(self.of_group(index) for index in range(len(self.replicas))) or (self,)
 
     def _check_ulysses(self) -> None:
         """Refuse a degree that splits no ring.
@@ -211,6 +182,9 @@ class Plan(Spec):
     @property
     def global_batch(self) -> int:
         """Sequences per step over all ranks."""
+        if self.replicas:
+            per_rank = sum(group.count * group.micro_batch * group.microbatches for group in self.replicas)
+            return self.mesh.dp_shard * per_rank
         return self.mesh.dp * self.micro_batch * self.microbatches
 
     @property
@@ -221,7 +195,8 @@ class Plan(Spec):
     @property
     def activation_place(self) -> str:
         """Where the layers' activations are between their passes: empty on the device, else `in 36 of 80 layers in part on the host`."""
-        shares = [layer.activation_offload for stage in self.stages for layer in stage.each_layer()]
+        stages = [stage for one in self.by_group for stage in one.stages]
+        shares = [layer.activation_offload for stage in stages for layer in stage.each_layer()]
         some = sum(share > 0 for share in shares)
         if not some:
             return ""
@@ -276,12 +251,34 @@ class Plan(Spec):
                     )
         self._check_prediction()
         self._check_offload()
+        self._check_replicas()
         if splits_backward(self.schedule) and len(self.strategies) > len(PLAIN_STRATEGIES):
             raise ValueError(
                 f"activation_offload brings activations back for a whole backward, and schedule {self.schedule} splits it; set "
                 "activation_offload to 0, or schedule '1f1b'"
             )
         return self
+
+    def _check_replicas(self) -> None:
+        """Refuse replicas that do not add up to dp_replicate, or are not of one kind."""
+        if not self.replicas:
+            return
+        counts, first = [group.count for group in self.replicas], self.replicas[0]
+        if len(counts) == 1:
+            raise ValueError("replicas are of several groups, and there is one item; leave it out")
+        if sum(counts) != self.mesh.dp_replicate:
+            raise ValueError(
+                f"replicas count {' + '.join(map(str, counts))} = {sum(counts)}, and mesh.dp_replicate is {self.mesh.dp_replicate}; "
+                f"set dp_replicate to {sum(counts)}"
+            )
+        for name in ("micro_batch", "microbatches", "stages"):
+            if getattr(self, name) != getattr(first, name):
+                raise ValueError(f"{name} differs from that of the first of replicas, whose {name} it repeats")
+        zeros = [self.of_group(index).zero_stage for index in range(len(counts))]
+        if len(set(zeros)) > 1:
+            raise ValueError(
+                f"replicas have ZeRO stages {listed(zeros)}; give all groups one, so that their shards match"
+            )
 
     def _check_offload(self) -> None:
         """Refuse gradients and weights on the host where data-parallel ranks share them otherwise."""
@@ -320,12 +317,6 @@ class Plan(Spec):
             for key in sorted(mine.keys() | theirs.keys())
             if mine.get(key, "absent") != theirs.get(key, "absent")
         ]
-
-
-def strategies_of(stages: Iterable[Stage]) -> tuple[Strategy, ...]:
-    """The plain strategies, and then those of the stages' layers that offload activations."""
-    used = {run.strategy for stage in stages for run in stage.layers}
-    return (*PLAIN_STRATEGIES, *sorted(used - set(PLAIN_STRATEGIES), key=lambda one: (POLICIES.index(one[0]), one[1])))
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:

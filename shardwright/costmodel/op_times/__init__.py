@@ -24,6 +24,7 @@ from .passes import (
     score_passes,
 )
 from .protocol import CollectiveName, MatmulPart, Operator, OpTimes
+from .replica_exchange import ReplicaExchange
 
 __all__ = [
     "ATTENTION_BACKWARD",
@@ -44,6 +45,7 @@ __all__ = [
     "OpTimes",
     "Operand",
     "Operator",
+    "ReplicaExchange",
     "Value",
     "cast_bytes",
     "cast_variant",

@@ -1,8 +1,8 @@
 """Times of messages from one group of a mixed cluster to another.
 
-Tensor, context, expert and data parallelism stay inside a group, and only stages of the pipeline lie in several (Holmes: Yang
-et al. 2023, arXiv 2312.03549). So each group is costed as a cluster of its own, and what crosses is a message between two
-neighbouring stages, or the sum of a tied embedding's gradients on the first stage and the last.
+Tensor, context and expert parallelism and ZeRO stay inside a group (Holmes: Yang et al. 2023, arXiv 2312.03549), so each group is
+costed as a cluster of its own. Where the pipeline reaches over groups, what crosses is a message between two neighbouring
+stages, or the sum of a tied embedding's gradients on the first stage and the last. Replicas: see replica_exchange.py.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Crossing:
         oversubscription: float = 1.0,
     ) -> Self:
         """Return the crossing between two `nodes`: over the `link` between their groups, or over the NICs of both."""
-        one, other = (CatalogTimes(_beside(node, link), training, constants, oversubscription) for node in nodes)
+        one, other = (CatalogTimes(beside(node, link), training, constants, oversubscription) for node in nodes)
         return cls((one, other), network=link is None or link.kind in NETWORKS)
 
     def seconds(self, name: CollectiveName, size_bytes: Number, block: IntArray) -> Array:
@@ -53,8 +53,8 @@ class Crossing:
         return np.maximum(*map(over, self.sides))
 
 
-def _beside(group: NodeGroup, link: Link | None) -> NodeGroup:
-    """The group's node with `link`, if one is given, as its one NIC or as the link inside it."""
+def beside(group: NodeGroup, link: Link | None) -> NodeGroup:
+    """Return the group's node with `link`, if one is given, as its one NIC or as the link inside it."""
     if link is None:
         return group
     if link.kind in NETWORKS:
