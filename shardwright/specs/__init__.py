@@ -1,7 +1,7 @@
 """The nouns: cluster, training, software stack, mesh, plan, profile, estimate, timeline and measurement. Frozen, valid or not
 constructed; they never look at the machine they run on."""
 
-from . import spec
+from . import mesh, schedules, spec
 from .candidates import (
     Candidates,
     cp_group,
@@ -25,12 +25,21 @@ from .mesh import ORDERS, PIPELINE_INSIDE_DATA, PIPELINE_OUTERMOST, Mesh, MeshOr
 from .plan import (
     CONTEXT_PARALLEL,
     EXPERT_DISPATCH,
+    PLAIN_STRATEGIES,
+    POLICIES,
     VOCABULARY,
     ContextParallel,
     ExpertDispatch,
+    LayerRun,
     Offload,
     Plan,
+    RecomputePolicy,
+    Replicas,
+    Stage,
+    Strategy,
     VocabularyParallel,
+    ZeroStage,
+    strategies_of,
 )
 from .profile import (
     Curve,
@@ -70,17 +79,6 @@ from .schedules import (
 )
 from .spec import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_document
 from .stack import OWN_STACK, AttentionKernel, LinearFormat, Stack, named_stack, stack_names
-from .stage import (
-    PLAIN_STRATEGIES,
-    POLICIES,
-    LayerRun,
-    RecomputePolicy,
-    Replicas,
-    Stage,
-    Strategy,
-    ZeroStage,
-    strategies_of,
-)
 from .trainable import MODULE_GROUPS, STORED_BYTES, BaseFormat, Trainable
 from .training import (
     BYTES_PER_ELEMENT,
@@ -187,6 +185,7 @@ __all__ = [
     "expert_tp_group",
     "experts_fold",
     "has_shape",
+    "mesh",
     "named_stack",
     "pipeline_group",
     "read_document",
@@ -194,6 +193,7 @@ __all__ = [
     "read_profile",
     "replicate_group",
     "ring_group",
+    "schedules",
     "shard_group",
     "spec",
     "splits_backward",

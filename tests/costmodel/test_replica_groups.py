@@ -8,14 +8,13 @@ from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
 from shardwright.costmodel.checks import check_memory, nodes_of_ranks
 from shardwright.costmodel.evaluate import costs_of_groups, estimate_plan, simulate_plan
+from shardwright.costmodel.op_times.between_groups import ReplicaExchange
 from shardwright.costmodel.op_times.choice import op_times
 from shardwright.costmodel.op_times.datasheet import CatalogTimes
-from shardwright.costmodel.op_times.replica_exchange import ReplicaExchange
 from shardwright.specs.candidates import replicate_group
 from shardwright.specs.cluster import ClusterSpec, Link, NodeGroup
 from shardwright.specs.mesh import Mesh
-from shardwright.specs.plan import LayerRun, Plan, Stage
-from shardwright.specs.stage import Replicas
+from shardwright.specs.plan import LayerRun, Plan, Replicas, Stage
 from shardwright.specs.training import TrainingSpec
 from tests.specs.test_candidates import candidates
 

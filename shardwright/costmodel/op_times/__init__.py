@@ -5,7 +5,7 @@ sheet gives.
 """
 
 from . import constants, protocol
-from .between_groups import Crossing
+from .between_groups import Crossing, ReplicaExchange
 from .choice import op_times
 from .collectives import Collectives, meshed_share, reduces_in_switch
 from .constants import CALIBRATED, Constants, Value
@@ -24,7 +24,6 @@ from .passes import (
     score_passes,
 )
 from .protocol import CollectiveName, MatmulPart, Operator, OpTimes
-from .replica_exchange import ReplicaExchange
 
 __all__ = [
     "ATTENTION_BACKWARD",

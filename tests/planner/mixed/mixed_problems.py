@@ -12,8 +12,7 @@ from shardwright.planner.mixed.arrangement import equal_nodes
 from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.cluster import ClusterSpec, Link, NodeGroup
 from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import Plan
-from shardwright.specs.stage import Replicas
+from shardwright.specs.plan import Plan, Replicas
 from shardwright.specs.training import TrainingSpec
 from tests.planner.brute_force import all_plans, fastest
 from tests.planner.small_problems import Problem, tiny_cluster, tiny_model

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple, get_args
 
-from .spec import Fraction, NonNegativeInt, PositiveInt, Spec
+from shardwright.specs.spec import Fraction, NonNegativeInt, PositiveInt, Spec
 
 RecomputePolicy = Literal["none", "selective", "full"]
 POLICIES: tuple[RecomputePolicy, ...] = get_args(RecomputePolicy)
