@@ -72,9 +72,9 @@ def goodput(estimate: Estimate, cluster: ClusterSpec, reliability: Reliability) 
         SpecError: failures are so frequent that the run does not get from one checkpoint to the next.
     """
     devices = float(estimate.device_count)
-    between_failures = reliability.mean_seconds_between_failures(
-        devices, math.ceil(devices / cluster.node.devices_per_host)
-    )
+    used = devices / cluster.devices  # of every group of a mixed cluster
+    hosts = sum(math.ceil(used * group.devices / group.devices_per_host) for group in cluster.groups)
+    between_failures = reliability.mean_seconds_between_failures(devices, hosts)
     step, writing = estimate.step_seconds, reliability.checkpoint_seconds
     every = reliability.checkpoint_every or max(1, round(best_interval_seconds(between_failures, writing) / step))
     training = training_share(every * step, between_failures, writing, reliability.restart_seconds)

@@ -300,6 +300,7 @@ def _shares(plan: Plan, cluster: ClusterSpec) -> str:
     parts = []
     for group, replicas in zip(cluster.groups, plan.replicas, strict=True):
         each = replicas.micro_batch * replicas.microbatches * plan.mesh.dp_shard
-        named = f"{replicas.count} replica{'s' if replicas.count > 1 else ''} on {group.devices} {group.device.name}"
-        parts.append(f"{named} take {each * replicas.count} of {plan.global_batch} sequences")
+        noun, verb = ("replica", "takes") if replicas.count == 1 else ("replicas", "take")
+        named = f"{replicas.count} {noun} on {group.devices} {group.device.name}"
+        parts.append(f"{named} {verb} {each * replicas.count} of {plan.global_batch} sequences")
     return f"Data parallelism reaches over the groups: {'; '.join(parts)}."
