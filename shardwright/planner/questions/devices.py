@@ -7,7 +7,7 @@ from typing import Any
 
 from shardwright.base import SpecError, listed
 from shardwright.planner.space import Fixed
-from shardwright.specs import ClusterSpec, NodeGroup, TrainingSpec
+from shardwright.specs import ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 from .asking import Asker, Case, Job
@@ -150,14 +150,13 @@ def _of_parts(
     chosen = [some for count in indices for some in combinations(indices, count + 1)]
     parts = sorted((cluster.in_order(some) for some in chosen), key=lambda part: part.devices)
     asker = Asker(lambda place: Job(model, parts[place], training, fixed or Fixed()), options)
-    found: dict[tuple[NodeGroup, ...], Case] = {}
+    cases: tuple[Case, ...] = ()
     for place in range(len(parts)):
         case = asker.case(place)
-        if case is not None:
-            found.setdefault(case.cluster.groups, case)
-    if not found:
+        if case is not None and case.cluster.groups not in [other.cluster.groups for other in cases]:
+            cases += (case,)
+    if not cases:
         asker.refuse(len(parts) - 1)
-    cases = tuple(found.values())
     return Costs(cases, tuple(token_time(case, tokens) for case in cases), asker.searches)
 
 
