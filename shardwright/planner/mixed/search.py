@@ -119,16 +119,16 @@ class _Search:
         return min(mixed, np.inf if self.best_part is None else self.best_part[1])
 
     def run(self) -> None:
-        """Search the arrangements together, entries by their bounds, then replicas below the best of these, and then each uniform part
+        """Search replicas, then the arrangements together, entries by their bounds, below the best of these, and then each uniform part
         below the best of both."""
         uniform = [self.cluster.alone(index) for index in range(len(self.cluster.groups))]
+        if "replicas" in self.across and self.fixed.stages is None:
+            self._replicas()
         if "pipeline" in self.across:
             found = list(self._arranged(uniform))
             bounds = [step_bounds(each, each.allowed) for each in found]
             if found:
                 self._mixed(found, bounds)
-        if "replicas" in self.across and self.fixed.stages is None:
-            self._replicas()
         for part in uniform:
             self._alone(part)
         joined = all_on_the_link_between(self.cluster)
