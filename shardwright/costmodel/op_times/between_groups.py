@@ -9,7 +9,7 @@ of one rank's gradients; G groups; n_g ranks of group g that hold the same shard
 
 - One collective of the library over all sum_g n_g ranks. All its links work in step, so the slowest sets the pace, which is that of
   the link between the groups or of the slowest NIC (collectives/nccl.py).
-- Two levels (Cho et al. 2019, BlueConnect, section 3; Jia et al. 2018, arXiv 1807.11205, section 3.3): a reduce-scatter over the n_g
+- Two levels (Cho et al. 2019, "BlueConnect: decomposing all-reduce", SysML): a reduce-scatter over the n_g
   ranks of each group, an all-reduce of S / n_g between one rank of each of the G groups, and an all-gather inside the group. All
   ranks of a node exchange at once and share what leads to the other groups. Where groups have unequal n_g, the shards of the
   smaller n_g are the larger, and each part takes as long as in the slowest group.
