@@ -122,14 +122,21 @@ class TestUnlikeGroups:
             steps.append(costs_of_groups(LLAMA, MIXED, training, one)[0].estimate().step_seconds)
         assert steps[1:] == pytest.approx(steps[:1] * 2, rel=1e-12)
 
-    def test_more_microbatches_are_never_faster(self) -> None:
-        """So is this: the step of a group rises with its microbatches."""
-        steps = []
-        for microbatches in range(1, 9):
-            one = plan((2, 1, microbatches), (2, 1, 1), pp=2, shard=4)
+    @pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
+    @pytest.mark.parametrize(("pp", "shard", "tp"), [(1, 8, 1), (2, 4, 1), (4, 1, 2), (8, 1, 1)])
+    def test_more_microbatches_are_never_faster_and_need_no_less_memory(
+        self, pp: int, shard: int, tp: int, schedule: str
+    ) -> None:
+        """So does this: the step of a group rises with its microbatches."""
+        steps, peaks = [], []
+        for microbatches in range(1, 13):
+            one = plan((2, 1, microbatches), (2, 1, 1), pp=pp, shard=shard, tp=tp, schedule=schedule)
             training = TRAINING.model_copy(update={"global_batch": one.global_batch})
-            steps.append(costs_of_groups(LLAMA, MIXED, training, one)[0].estimate().step_seconds)
+            found = costs_of_groups(LLAMA, MIXED, training, one)[0].estimate()
+            steps.append(found.step_seconds)
+            peaks.append(found.peak_memory_bytes)
         assert steps == sorted(steps)
+        assert peaks == sorted(peaks)
 
     def test_compute_of_each_group_is_that_on_a_cluster_of_its_own(self) -> None:
         one = plan((2, 1, 3), (2, 1, 1))

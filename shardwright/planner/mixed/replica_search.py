@@ -47,11 +47,12 @@ class ReplicaSearch:
             for kind in sorted(batch.tolist(), key=lambda one: float(least[one])):
                 if not least[kind] < self._below:
                     break
-                if np.isfinite(self.limit) and time.perf_counter() > deadline:
+                late = np.isfinite(self.limit) and time.perf_counter() > deadline
+                mine = self.space.kind[entries] == kind
+                if late or not self._split(entries[mine], sharp[:, mine], deadline):
                     self.complete = False
                     self.bound_seconds = min(self.bound_seconds, float(least[kind]), float(bounds[order].min()))
                     return
-                self._split(entries[self.space.kind[entries] == kind], sharp[:, self.space.kind[entries] == kind])
 
     @property
     def _below(self) -> float:
@@ -78,13 +79,15 @@ class ReplicaSearch:
                 found[group, some] = lower_bounds(costs, ranges, self.space.allowed, None, self.limit)
         return found
 
-    def _split(self, entries: IntArray, bounds: Array) -> None:
+    def _split(self, entries: IntArray, bounds: Array, deadline: float) -> bool:
+        """Search the splits of one kind; False where the time was up."""
         one = SplitSearch(self.space, entries, self.limit, self.paths)
-        one.run(bounds)
+        complete = one.run(bounds, deadline)
         self.solved += one.solved
         self.bound_seconds = min(self.bound_seconds, one.bound_seconds)
         if one.best is not None:
             self.best, self.limit = one.best, one.best.step_seconds
+        return complete
 
     def plan(self) -> Plan:
         """The best plan; there is one."""

@@ -5,6 +5,7 @@ above a limit from some m on, once one such m is found, and every split with a g
 known yet are guessed to grow by the rate of the group, which only decides what is tried first.
 """
 
+import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -76,13 +77,16 @@ class SplitSearch:
     solved: int = 0
     _solvers: dict[tuple[int, int, int], tuple[EntrySolver, int]] = field(default_factory=dict)
 
-    def run(self, bounds: Array) -> None:
-        """Search. `bounds` (G, E): seconds that each entry takes at least with its `balanced` number of microbatches."""
+    def run(self, bounds: Array, deadline: float = np.inf) -> bool:
+        """Search; False where the time is up before all splits are ruled out, and there is a limit. `bounds` (G, E): seconds that each
+        entry takes at least with its `balanced` number of microbatches."""
         sizes = [size for group in self.space.groups for size in self._sizes(group, bounds[group])]
         while True:
             split = self._least(sizes)
             if split is None:
-                return
+                return True
+            if np.isfinite(self.limit) and time.perf_counter() > deadline:
+                return False
             self._look_at(split)
 
     def _sizes(self, group: int, bounds: Array) -> list[_Sizes]:

@@ -203,6 +203,13 @@ class TestReplicas:
         assert pipeline.result.estimate.step_seconds < replicas.result.estimate.step_seconds
         assert not found_on(islands).result.plan.replicas
 
+    def test_a_search_without_time_returns_its_first_plan_and_says_so(self) -> None:
+        found = search_mixed(LLAMA, MIXED, TRAINING, across=REPLICAS, time_limit_seconds=1e-9, runners_up=0).result
+        whole = found_on(MIXED, across=REPLICAS).result
+        assert not found.complete
+        assert found.estimate.step_seconds >= whole.estimate.step_seconds * (1 - 1e-9)
+        assert found.bound_seconds <= whole.estimate.step_seconds
+
     def test_three_groups(self) -> None:
         cluster = load_cluster("h100-sxm:8+a100-sxm-80gb:8+h200-sxm:8")
         found = found_on(cluster, across=REPLICAS)
