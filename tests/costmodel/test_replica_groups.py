@@ -71,6 +71,30 @@ class TestEqualGroups:
         assert apart.step_seconds_intervals == whole.step_seconds_intervals
         assert [part.total for part in apart.memory] == pytest.approx([part.total for part in whole.memory] * 2)
 
+    @pytest.mark.parametrize("zero", [1, 3])
+    def test_experts_are_summed_over_their_own_replicas(self, zero: int) -> None:
+        """8 experts' ranks in each replica; dp_shard x ep fold, and an expert has 2 ranks that shard it."""
+        model = load_model("qwen3-30b-a3b")
+        held = stages(model.layer_count, zero=zero)
+        mesh = Mesh(dp_replicate=2, dp_shard=16, ep=8)
+        one, two = plan((2, 1, 2), shard=16), plan((1, 1, 2), (1, 1, 2), shard=16)
+        each = tuple(group.model_copy(update={"stages": held}) for group in two.replicas)
+        apart = estimate_plan(
+            model, APART, TRAINING, two.model_copy(update={"mesh": mesh, "stages": held, "replicas": each})
+        )
+        whole = estimate_plan(model, WHOLE, TRAINING, one.model_copy(update={"mesh": mesh, "stages": held}))
+        assert apart.step_seconds == pytest.approx(whole.step_seconds, rel=1e-12)
+
+    def test_adapters_alone_are_summed(self) -> None:
+        training = TrainingSpec.parse({**dict(TRAINING), "trainable": "lora:r=16,targets=attention"}, source="test")
+        one = (1, 1, 2)
+        apart = estimate_plan(LLAMA, over(ethernet(1e9)), training, plan(one, one, shard=16))
+        every = estimate_plan(LLAMA, over(ethernet(1e9)), TRAINING, plan(one, one, shard=16))
+        assert 0 < apart.step.data_parallel < every.step.data_parallel / 10
+        fabric = estimate_plan(LLAMA, APART, training, plan(one, one, shard=16)).step_seconds
+        whole = estimate_plan(LLAMA, WHOLE, training, plan((2, 1, 2), shard=16)).step_seconds
+        assert fabric == pytest.approx(whole, rel=1e-12)
+
     @pytest.mark.parametrize(("count", "shard"), [(2, 8), (4, 4), (8, 2), (16, 1)])
     def test_several_in_each_are_no_slower_than_in_one_fabric(self, count: int, shard: int) -> None:
         """The two levels may be a little faster than one collective, and never slower."""
