@@ -2,7 +2,7 @@
 lengths of documents, and the profile that is attached to a cluster."""
 
 from . import devices
-from .avoiding import without
+from .avoiding import keeps_apart, without
 from .cluster_file import load_cluster
 from .devices import standard_node
 from .lengths_file import read_lengths
@@ -11,6 +11,7 @@ from .profile_attachment import shared_cpu_name, what_profile_lacks, with_profil
 
 __all__ = [
     "devices",
+    "keeps_apart",
     "load_cluster",
     "nodes_of",
     "read_lengths",

@@ -111,7 +111,8 @@ TimeLimitOption = Annotated[float, typer.Option(help="Stop the search after thes
 AvoidOption = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="DEVICE[:COUNT]", help="Leave out all groups of a device, or COUNT of them in whole nodes; repeat."
+        metavar="DEVICE[:COUNT]|between|nic",
+        help="Leave out all groups of a device, or COUNT of them in whole nodes, or the links between groups or nodes; repeat.",
     ),
 ]
 AllowFewerDevicesOption = Annotated[

@@ -102,7 +102,6 @@ def compare(
     from shardwright.base import InfeasibleError
     from shardwright.compare import BEST, STRATEGIES
     from shardwright.compare import compare as compare_ways
-    from shardwright.planner import TOLERANCE, search
 
     refuse_existing(report, force=force, inputs=[*(plan or []), *([profile] if profile else [])])
     reliability = read_reliability(
@@ -125,7 +124,7 @@ def compare(
         training,
         strategies=[name for name in names if name != BEST],
         plans=_plans(plan or [], model_spec, training),
-        search=(lambda *job: search(*job, tolerance=TOLERANCE).plan) if BEST in names else None,
+        search=_best if BEST in names else None,
     )
     if report:
         _write_report(report, found, model_spec, cluster_spec, training)
@@ -143,12 +142,23 @@ def compare(
         raise InfeasibleError(f"none of these ways to train {model_spec.name} fits {cluster_spec.name}")
 
 
+def _best(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec") -> "tuple[Plan, ClusterSpec]":
+    """The planner's choice, and its devices: on a mixed cluster these may be a part of it."""
+    from shardwright.planner import TOLERANCE, search
+    from shardwright.planner.mixed import search_mixed
+
+    if cluster.is_mixed:
+        found = search_mixed(model, cluster, training, tolerance=TOLERANCE)
+        return found.result.plan, found.cluster
+    return search(model, cluster, training, tolerance=TOLERANCE).plan, cluster
+
+
 def _goodputs(found: "Comparison", cluster: "ClusterSpec", reliability: "Reliability") -> "dict[str, Goodput]":
     """Goodput of each plan that fits, by name."""
     from shardwright.costmodel import goodput
 
     return {
-        row.name: goodput(row.estimate, cluster, reliability)
+        row.name: goodput(row.estimate, row.cluster or cluster, reliability)
         for row in found.rows
         if row.estimate is not None and row.reason is None
     }
@@ -239,6 +249,7 @@ def _write_report(
     best = found.fastest
     if best is None or best.plan is None or best.estimate is None:
         raise InfeasibleError(f"none of the ways to train {model.name} fits {cluster.name}: there is no plan to report")
+    cluster = best.cluster or cluster
     write_report(
         path,
         Report(

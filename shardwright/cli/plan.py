@@ -153,8 +153,9 @@ def plan(
 ) -> None:
     """Find the fastest plan that fits and print it in about ten lines."""
     from shardwright.base import SpecError
-    from shardwright.catalog import without
+    from shardwright.catalog import keeps_apart, without
     from shardwright.planner import TOLERANCE
+    from shardwright.planner.mixed import ACROSS
     from shardwright.planner.nearby import search_job
     from shardwright.planner.space import asked
     from shardwright.planner.why import explain as explain_plan
@@ -167,7 +168,8 @@ def plan(
     options = context.params
     closed, may_choose = read_may_choose(options)
     fixed = asked(options, fix=fix or (), forbid=forbid or ())
-    devices = without(read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True), avoid or ())
+    given = read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True)
+    apart, devices = keeps_apart(given, avoid or ()), without(given, avoid or ())
     whole = read_model(model), devices, read_training(closed)
     full = details or as_json or report is not None
     tolerance = 0.0 if fastest else TOLERANCE
@@ -175,6 +177,7 @@ def plan(
         *whole,
         fixed=fixed,
         allow_fewer_devices=allow_fewer_devices,
+        across=() if apart else ACROSS,
         may_choose=may_choose,
         time_limit_seconds=time_limit,
         runners_up=3 if full else 0,

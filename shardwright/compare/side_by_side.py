@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from shardwright.base import InfeasibleError, SpecError, nearest
-from shardwright.costmodel import EstimatePlan, Prediction, estimate_plan, fastest
+from shardwright.costmodel import EstimatePlan, Prediction, estimate_plan, fastest, predict
 from shardwright.reports.plan import ComparedPlan, Comparison
 from shardwright.specs import ClusterSpec, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -13,7 +13,9 @@ from .strategies import STRATEGIES, levels_of
 
 __all__ = ["BEST", "STRATEGIES", "ComparedPlan", "Comparison", "SearchPlan", "compare"]
 
-SearchPlan = Callable[[ModelSpec, ClusterSpec, TrainingSpec], Plan]
+SearchPlan = Callable[[ModelSpec, ClusterSpec, TrainingSpec], Plan | tuple[Plan, ClusterSpec]]
+"""A search for the best plan; on a mixed cluster also the devices that it is for."""
+
 BEST = "best"
 
 
@@ -29,7 +31,7 @@ def compare(
 ) -> Comparison:
     """Estimate the named strategies, then the given plans by name, then what `search` finds, as the row "best".
 
-    A way that does not fit, or does not divide, is a row with its reason.
+    On a mixed cluster each strategy has a row for all devices and one for each group alone. A way that does not fit, or does not divide, is a row with its reason.
 
     Raises:
         SpecError: an unknown strategy.
@@ -38,16 +40,25 @@ def compare(
         if name not in STRATEGIES:
             raise SpecError(f"unknown strategy '{name}'; known: {', '.join(STRATEGIES)}.{nearest(name, STRATEGIES)}")
 
-    def of_levels(name: str, levels: Callable[[], Iterable[list[Plan]]]) -> ComparedPlan:
+    def of_levels(
+        name: str, levels: Callable[[], Iterable[list[Plan]]], devices: ClusterSpec | None = None
+    ) -> ComparedPlan:
         try:
-            return _row(name, _first_that_fits(model, cluster, training, levels(), estimate))
+            found = _first_that_fits(model, devices or cluster, training, levels(), estimate)
         except (SpecError, InfeasibleError) as reason:
-            return ComparedPlan(name=name, reason=str(reason))
+            return ComparedPlan(name=name, reason=str(reason), cluster=devices)
+        return _row(name, found, devices)
 
     rows = [of_levels(name, partial(levels_of, name, model, cluster, training)) for name in strategies]
+    for part in _groups_alone(cluster):
+        where = f"{part.devices} {part.node.device.name}"
+        rows += [
+            of_levels(f"{name} on {where}", partial(levels_of, name, model, part, training), part)
+            for name in strategies
+        ]
     rows += [of_levels(name, partial(list, [[plan]])) for name, plan in (plans or {}).items()]
     if search is not None:
-        rows.append(of_levels(BEST, lambda: [[search(model, cluster, training)]]))
+        rows.append(_searched(model, cluster, training, search, estimate))
     return Comparison(model_name=model.name, cluster_name=cluster.name, stack=training.stack, rows=tuple(rows))
 
 
@@ -78,5 +89,25 @@ def _first_that_fits(
     return nearest_miss
 
 
-def _row(name: str, prediction: Prediction) -> ComparedPlan:
-    return ComparedPlan(name=name, plan=prediction.plan, estimate=prediction.estimate, reason=prediction.too_large)
+def _groups_alone(cluster: ClusterSpec) -> list[ClusterSpec]:
+    """The groups of a mixed cluster, of equal ones the first."""
+    if not cluster.is_mixed:
+        return []
+    return [cluster.alone(index) for index, group in enumerate(cluster.groups) if cluster.groups.index(group) == index]
+
+
+def _searched(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, search: SearchPlan, estimate: EstimatePlan
+) -> ComparedPlan:
+    """The row of the plan that `search` finds."""
+    try:
+        found = search(model, cluster, training)
+        plan, devices = found if isinstance(found, tuple) else (found, None)
+        return _row(BEST, predict(model, devices or cluster, training, plan, estimate), devices)
+    except (SpecError, InfeasibleError) as reason:
+        return ComparedPlan(name=BEST, reason=str(reason))
+
+
+def _row(name: str, prediction: Prediction, devices: ClusterSpec | None = None) -> ComparedPlan:
+    reason, estimate = prediction.too_large, prediction.estimate
+    return ComparedPlan(name=name, plan=prediction.plan, estimate=estimate, reason=reason, cluster=devices)

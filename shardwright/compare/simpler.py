@@ -27,7 +27,7 @@ def simplest_rival(
     if axis_count(plan.mesh) < 2:
         return None
     if cluster.is_mixed:
-        return ComparedPlan(name="none", reason="on a mixed cluster only the pipeline reaches over groups")
+        return ComparedPlan(name="none", reason="simpler plans are not searched on a mixed cluster")
     refusals = []
     for name, held in _simpler(plan, fixed or Fixed()):
         try:

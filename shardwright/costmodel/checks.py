@@ -32,6 +32,9 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
         SpecError: the first thing that does not divide, with its numbers and the values that would.
     """
     mesh = plan.mesh
+    if plan.replicas:
+        check_replicas(plan, model, cluster, training)
+        return
     if mesh.ranks > cluster.devices:
         raise SpecError(f"the plan needs {mesh.ranks} ranks ({mesh}) and {cluster.name} has {cluster.devices} devices")
     if len(plan.stages) > model.layer_count + 2 + (plan.mtp_stage is not None):
@@ -66,14 +69,46 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
     check_mixed(plan, cluster)
 
 
+def check_replicas(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> None:
+    """Check a plan whose data parallelism reaches over groups: the batch, and in each group its replicas as on a cluster of it alone.
+
+    Raises:
+        SpecError: the cluster has other groups, a group has too few devices, or what does not divide in one of them.
+    """
+    if not cluster.is_mixed or len(plan.replicas) != len(cluster.groups):
+        groups = f"{len(cluster.groups)} groups" if cluster.is_mixed else "nodes of one kind"
+        raise SpecError(
+            f"the plan has replicas in {len(plan.replicas)} groups and {cluster.name} has {groups}; give an item for each"
+        )
+    check_choices(plan, cluster)
+    if plan.global_batch != training.global_batch:
+        parts = " + ".join(
+            f"{group.count} replicas x dp_shard {plan.mesh.dp_shard} x micro batch {group.micro_batch} x {group.microbatches} microbatches"
+            for group in plan.replicas
+        )
+        raise SpecError(f"{parts} is {plan.global_batch} sequences, the global batch is {training.global_batch}")
+    for index in range(len(plan.replicas)):
+        own = plan.of_group(index)
+        check_plan(own, model, cluster.alone(index), training.model_copy(update={"global_batch": own.global_batch}))
+
+
 def check_mixed(plan: Plan, cluster: ClusterSpec) -> None:
     """Check what a plan on a mixed cluster must keep: each pipeline rank lies in one group, with one stage.
 
     Raises:
         SpecError: the mesh lays a rank over two groups, or the plan has a choice that is not available there.
     """
-    if not cluster.is_mixed:
-        return
+    if cluster.is_mixed:
+        check_choices(plan, cluster)
+        cluster.groups_of_ranks(plan.mesh.pp, plan.mesh.ranks // plan.mesh.pp)
+
+
+def check_choices(plan: Plan, cluster: ClusterSpec) -> None:
+    """Check the choices that plans on a mixed cluster leave out.
+
+    Raises:
+        SpecError: the plan has one of them.
+    """
     choices = {
         "order": (plan.mesh.order, (PIPELINE_OUTERMOST,)),
         "schedule": (plan.schedule, MIXED_SCHEDULES),
@@ -84,7 +119,6 @@ def check_mixed(plan: Plan, cluster: ClusterSpec) -> None:
             raise SpecError(
                 f"{name} {value} is not available on {cluster.name}, a mixed cluster; allowed: {listed(allowed)}"
             )
-    cluster.groups_of_ranks(plan.mesh.pp, plan.mesh.ranks // plan.mesh.pp)
 
 
 def check_sequence(model: ModelSpec, training: TrainingSpec) -> None:
@@ -246,6 +280,8 @@ def tensor_parallel_sizes(model: ModelSpec, training: TrainingSpec, *, sequence_
 
 def nodes_of_ranks(estimate: Estimate, cluster: ClusterSpec) -> list[NodeGroup]:
     """Return the node that holds each pipeline rank of an estimate."""
+    if estimate.groups:
+        return [cluster.groups[index] for index in estimate.groups]
     pp = len(estimate.memory)
     if not cluster.is_mixed:
         return [cluster.node] * pp
@@ -278,12 +314,12 @@ def check_memory(estimate: Estimate, cluster: ClusterSpec, constants: Constants 
             words = part.replace("_", " ")
             over = (device.total - usable) / GIB
             raise InfeasibleError(
-                f"pipeline rank {rank} needs {device.total / GIB:.1f} GiB and {node.device.name} has "
+                f"{estimate.rank_name(rank)} needs {device.total / GIB:.1f} GiB and {node.device.name} has "
                 f"{usable / GIB:.1f} usable: {over:.1f} GiB too much ({words} {size / GIB:.1f} GiB)"
             )
         if host_bytes > host_share:
             raise InfeasibleError(
-                f"the host of pipeline rank {rank} needs {host_bytes / GIB:.1f} GiB for each device and has "
+                f"the host of {estimate.rank_name(rank)} needs {host_bytes / GIB:.1f} GiB for each device and has "
                 f"{host_share / GIB:.1f} usable"
             )
         if nvme_bytes > nvme_share_bytes(node):

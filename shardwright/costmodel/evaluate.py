@@ -1,59 +1,14 @@
-"""The estimate of one plan: the costs of its stages, the step that they add up to, and the memory of every rank."""
+"""The estimate of one plan and its timeline, on nodes of one kind, on a pipeline through several groups, or as replicas in them."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-
-import numpy as np
-
-from shardwright.base import Array
-from shardwright.costmodel.layers import model_flops_per_sequence, recompute_flops_per_sequence
-from shardwright.costmodel.op_times import (
-    CALIBRATED,
-    CollectiveName,
-    OpTimes,
-    op_times,
-    overlap_saving_seconds,
-)
-from shardwright.costmodel.pipeline import (
-    StageCosts,
-    make_schedule,
-    peak_activation_bytes,
-    simulate,
-    step_parts,
-    waiting_bytes,
-)
-from shardwright.costmodel.tables import (
-    CostTables,
-    HeldBytes,
-    Rows,
-    StageSums,
-    build_tables,
-    candidates_of,
-    communicator_bytes,
-    context_bytes,
-    layer_mixes,
-)
-from shardwright.specs import (
-    BYTES_PER_ELEMENT,
-    POLICIES,
-    Candidates,
-    ClusterSpec,
-    Estimate,
-    Interval,
-    MemoryBytes,
-    Plan,
-    StepSeconds,
-    Timeline,
-    TrainingSpec,
-    by_rank,
-    stages_group,
-)
+from shardwright.costmodel.op_times import CALIBRATED, OpTimes, op_times
+from shardwright.costmodel.pipeline import make_schedule, peak_activation_bytes, simulate
+from shardwright.specs import ClusterSpec, Estimate, Plan, Timeline, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 from .checks import check_plan
-from .intervals import step_intervals
 from .mixed_ranks import MixedRanks, MixedTimes
+from .plan_costs import PlanCosts
+from .replica_groups import estimate_of_groups, timeline_of_groups
 
 
 def estimate_plan(
@@ -66,18 +21,24 @@ def estimate_plan(
     Raises:
         SpecError: the plan does not divide the model, the batch or the cluster.
     """
-    return plan_costs(model, cluster, training, plan, times).estimate()
+    costs = costs_of_groups(model, cluster, training, plan, times)
+    return costs[0].estimate() if len(costs) == 1 else estimate_of_groups(costs, plan, training)
 
 
 def simulate_plan(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, times: OpTimes | None = None
 ) -> Timeline:
-    """Return the timeline of one step of `plan`, with one set of lanes for each pipeline rank.
+    """Return the timeline of one step of `plan`, with one set of lanes for each pipeline rank. Where data parallelism reaches over
+    groups, these are the ranks of one replica in each, group by group.
 
     Raises:
         SpecError: the plan does not divide the model, the batch or the cluster.
     """
-    costs = plan_costs(model, cluster, training, plan, times)
+    return timeline_of_groups([_simulated(costs) for costs in costs_of_groups(model, cluster, training, plan, times)])
+
+
+def _simulated(costs: PlanCosts) -> Timeline:
+    plan = costs.plan
     schedule = make_schedule(plan.schedule, plan.mesh.pp, plan.stages_per_rank, plan.microbatches)
     each, postponed = costs.activation_bytes_per_stage(), costs.postponed_bytes_per_stage()
     kept = peak_activation_bytes(plan.schedule, plan.mesh.pp, plan.microbatches, each, postponed)
@@ -88,9 +49,21 @@ def simulate_plan(
 
 def plan_costs(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, times: OpTimes | None = None
-) -> "PlanCosts":
-    """Return the costs behind an estimate; `times` defaults to `op_times`. On a mixed cluster each group has times of its own, and
-    `times` give the constants alone.
+) -> PlanCosts:
+    """Return the costs behind the estimate of a plan whose data parallelism reaches over no groups; arguments as in `costs_of_groups`.
+
+    Raises:
+        SpecError: the plan does not divide the model, the batch or the cluster.
+    """
+    (costs,) = costs_of_groups(model, cluster, training, plan, times)
+    return costs
+
+
+def costs_of_groups(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, times: OpTimes | None = None
+) -> list[PlanCosts]:
+    """Return the costs behind an estimate: one item, or one for the replicas of each group where the plan has them. `times` defaults
+    to `op_times`. On a mixed cluster each group has times of its own, and `times` give the constants alone.
 
     Raises:
         SpecError: the plan does not divide the model, the batch or the cluster.
@@ -98,252 +71,17 @@ def plan_costs(
     check_plan(plan, model, cluster, training)
     model = model.trained_as(training.trainable)
     if not cluster.is_mixed:
-        return PlanCosts(model, training, plan, times or op_times(cluster, training))
+        return [PlanCosts(model, training, plan, times or op_times(cluster, training))]
     mixed = MixedTimes.of(cluster, training, times.constants if times else CALIBRATED)
-    groups = cluster.groups_of_ranks(plan.mesh.pp, plan.mesh.ranks // plan.mesh.pp)
-    return PlanCosts(model, training, plan, mixed.of_group[groups[0]], MixedRanks(mixed, groups))
-
-
-@dataclass(frozen=True)
-class PlanCosts:
-    """The costs of one plan that has been checked."""
-
-    model: ModelSpec
-    training: TrainingSpec
-    plan: Plan
-    times: OpTimes
-    mixed: MixedRanks | None = None
-
-    @cached_property
-    def sums(self) -> StageSums:
-        """Sums of the cost tables over each stage."""
-        apart = self.plan.mtp_stage is not None
-        mixes = layer_mixes(self.model, self.plan.stages, mtp_apart=apart)
-        if self.mixed is not None:
-            return StageSums.of_groups(self._tables_of_groups, mixes, self._group_of_stage)
-        tables = build_tables(
-            self.model,
-            self.training,
-            candidates_of(self.plan),
-            self.times,
-            strategies=self.plan.strategies,
-            mtp_apart=apart,
-        )
-        return StageSums.of(tables, mixes, spread=self.plan.vocabulary_parallel != "none")
-
-    @cached_property
-    def _sends(self) -> Array:
-        """(S - 1,) or (1,): seconds of a message from each stage to the next."""
-        if self.mixed is None:
-            return self.sums.tables.send_seconds[:1]
-        inside = {group: tables.send_seconds for group, tables in self._tables_of_groups.items()}
-        sends: Array = self.mixed.sends(self.model, self.training, candidates_of(self.plan), inside)[0]
-        return sends
-
-    @cached_property
-    def _tables_of_groups(self) -> dict[int, CostTables]:
-        """The cost tables of each group that holds a stage, on a mixed cluster."""
-        assert self.mixed is not None
-        return self.mixed.tables(self.model, self.training, self.plan)
-
-    @property
-    def _group_of_stage(self) -> list[int]:
-        """The group of each stage's rank, on a mixed cluster."""
-        assert self.mixed is not None
-        return [self.mixed.group_of_rank[rank] for rank in self.plan.stage_ranks]
-
-    @property
-    def _times_of_ranks(self) -> list[OpTimes]:
-        """(pp,): the times of each pipeline rank's group."""
-        if self.mixed is None:
-            return [self.times] * self.plan.mesh.pp
-        return [self.mixed.times.of_group[group] for group in self.mixed.group_of_rank]
-
-    def stage_costs(self) -> StageCosts:
-        """Seconds per stage, in the form that closed form and simulation take."""
-        tables, sums = self.sums.tables, self.sums
-        passes = sums.causes(tables.forward), sums.causes(tables.backward)
-        saving = overlap_saving_seconds(self.times.node.device, self.training, self.times.constants, *passes)
-        costs = sums.stage_seconds().costs(self.plan.schedule, self.plan.mesh.pp, self._sends, saving)
-        forward, backward = self._stops()
-        sends = costs.send * self._sent_states()
-        return replace(costs, forward=costs.forward + forward, backward=costs.backward + backward, send=sends)
-
-    def _sent_states(self) -> Array:
-        """(S - 1,): hidden states of a token in the message behind each stage. From multi-token prediction layers on they are
-        one more for each."""
-        last, first = len(self.plan.stages) - 1, self.plan.mtp_stage
-        behind = np.zeros(last) if first is None else np.arange(last) >= first
-        return np.asarray(1 + self.training.mtp_layers * behind)
-
-    def _stops(self) -> tuple[float, float]:
-        """Seconds of one microbatch's forward and backward in which every rank of an interlaced pipeline waits for the others.
-
-        They exchange the vocabulary's inputs, results and sums, and nothing hides that: a broadcast and a reduction of the
-        hidden states for the head and for the embedding each, and the softmax's maximum and sum. The algorithms of
-        Vocabulary Parallelism exchange the same beside compute (Yeung et al. 2024, arXiv 2411.05288).
-        """
-        if self.plan.vocabulary_parallel != "interlaced":
-            return 0.0, 0.0
-        elements = self.plan.micro_batch * self.training.seq_len / self.plan.mesh.cp
-        hidden_bytes = self.training.precision.activation_bytes_per_element * elements * self.model.hidden_size
-        ranks = stages_group(Candidates.of(self.plan), self.times.node)
-
-        def seconds(name: CollectiveName, size_bytes: float) -> float:
-            return float(self.times.collective_seconds(name, size_bytes, ranks)[0])
-
-        both = seconds("broadcast", hidden_bytes) + seconds("all_reduce", hidden_bytes)
-        return both + 2 * seconds("all_reduce", BYTES_PER_ELEMENT["fp32"] * elements), both
-
-    def activation_bytes_per_stage(self) -> Array:
-        """Bytes that one microbatch keeps on each stage, logits included."""
-        return self.sums.total(self.sums.rows.activation)
-
-    def postponed_bytes_per_stage(self) -> Array:
-        """Bytes that one microbatch keeps on each stage from input to weight
-        gradient: all activations, also recomputed ones."""
-        kept = self.sums.tables.activation_bytes[..., POLICIES.index("none")]
-        return self.sums.total(Rows.of(kept)[:, None])
-
-    def _per_rank(self, per_stage: Array) -> Array:
-        """(stages per rank, pp): the values of a rank's stages in its column."""
-        return by_rank(self.plan.schedule, self.plan.mesh.pp, per_stage)
-
-    def estimate(self) -> Estimate:
-        step, sequences = self.step(), self.training.global_batch
-        whole = sequences * model_flops_per_sequence(self.model, self.training)
-        model_flops = self.training.used_share * whole
-        again = sequences * recompute_flops_per_sequence(self.model, self.training, self.plan)
-        ranks = self.plan.mesh.ranks
-        format_ = self.training.precision.compute
-        peaks = [times.node.device.peak_flops_per_s[format_] for times in self._times_of_ranks]
-        peak_flops = ranks * sum(peaks) / len(peaks) * step.total
-        return Estimate(
-            step=step,
-            step_seconds_intervals=self._intervals(step.total),
-            memory=tuple(self.memory()),
-            host_bytes=tuple(self._host_bytes().tolist()),
-            nvme_bytes=tuple(self._held(self.sums.rows.nvme).tolist()),
-            tokens_per_s=self.training.tokens_per_step / step.total,
-            model_flops=model_flops,
-            hardware_flops=whole + again,
-            mfu=model_flops / peak_flops,
-            hfu=(whole + again) / peak_flops,
-            device_count=ranks,
-            basis="profile" if all(times.basis == "profile" for times in self._times_of_ranks) else "catalog",
-        )
-
-    def _intervals(self, seconds: float) -> tuple[Interval, Interval]:
-        """The intervals of a step; on a mixed cluster each is as wide as those of all groups together."""
-        low, high = zip(
-            *(step_intervals(seconds, self.model, self.training, times) for times in _distinct(self._times_of_ranks)),
-            strict=True,
-        )
-        return _around(low), _around(high)
-
-    def step(self) -> StepSeconds:
-        """Seconds of the closed form by cause, on the pipeline rank with the
-        most work. The rest of the step is bubble."""
-        costs, tables = self.stage_costs(), self.sums.tables
-        parts = step_parts(self.plan.schedule, costs, self.plan.microbatches)
-        rank = int(parts.rank)
-        each = [self.sums.causes(tables.forward), self.sums.causes(tables.backward)]
-        once = [self.sums.causes(tables.first_forward), self.sums.causes(tables.last_backward)]
-        causes = {}
-        for cause in each[0]:
-            per_stage = self.plan.microbatches * (each[0][cause] + each[1][cause]) + once[0][cause] + once[1][cause]
-            causes[cause] = float(self._per_rank(per_stage).sum(axis=0)[rank])
-        causes["tensor_parallel"] -= float(parts.overlap_seconds)
-        stops = sum(self._stops()) * self.plan.microbatches * self.plan.stages_per_rank
-        return StepSeconds(
-            **causes,
-            pipeline_transfer=max(0.0, float(parts.transfer_seconds)) + stops,
-            pipeline_bubble=float(parts.bubble_seconds),
-            optimizer=float(parts.optimizer_seconds),
-        )
-
-    def memory(self) -> list[MemoryBytes]:
-        """Peak bytes of each pipeline rank by part, in a backward pass or in the update, whichever needs more."""
-        tables, pp = self.sums.tables, self.plan.mesh.pp
-        static = {name: self._held(Rows.of(value)[:, None]) for name, value in vars(tables.static).items()}
-        held, working = self._held_bytes(), self._largest(self.sums.rows.working)
-        kept = peak_activation_bytes(
-            self.plan.schedule,
-            pp,
-            self.plan.microbatches,
-            self.activation_bytes_per_stage(),
-            self.postponed_bytes_per_stage(),
-        )
-        kept = kept + waiting_bytes(
-            self.plan.vocabulary_parallel,
-            self.plan.schedule,
-            pp,
-            self.plan.microbatches,
-            self.activation_bytes_per_stage(),
-        )
-        logits = self._logit_bytes(kept, working)
-        late, apart = static["late_gradients"], static["stream_gradients"]
-        moving, step = kept + working + held.beside_activations, np.maximum(static["step"], static["flat"])
-        passing = moving >= step + late
-        reserved = held.peak_bytes(kept + working) - held.static + static["flat"] + static["unplaced"] + apart * passing
-        slack = reserved - np.maximum(moving, step + late)
-        constants, nodes = self.times.constants, [times.node for times in self._times_of_ranks]
-        communicators = [float(communicator_bytes(Candidates.of(self.plan), node, constants)[0]) for node in nodes]
-        return [
-            MemoryBytes(
-                parameters=static["parameters"][rank],
-                gathered_parameters=static["gathered"][rank] + 2 * held.gather_window[rank] * passing[rank],
-                gradients=static["gradients"][rank] + (late[rank] + apart[rank]) * (not passing[rank]),
-                optimizer_state=static["optimizer_state"][rank],
-                optimizer_step=step[rank] * (not passing[rank]),
-                activations=(kept[rank] + working[rank] - logits[rank]) * passing[rank],
-                logits=logits[rank] * passing[rank],
-                communication_buffers=held.reduce_buffer[rank] * passing[rank],
-                allocator_slack=slack[rank],
-                communicators=communicators[rank],
-                context=context_bytes(nodes[rank], constants),
-            )
-            for rank in range(pp)
-        ]
-
-    def _host_bytes(self) -> Array:
-        """(pp,): bytes of each rank on its host."""
-        plan = self.plan
-        kept = self.sums.host_activations(plan.schedule, plan.mesh.pp, plan.microbatches, plan.vocabulary_parallel)
-        return self._held(self.sums.rows.host) + kept
-
-    def _held_bytes(self) -> HeldBytes:
-        """Bytes that each rank holds beside activations, (pp,) each."""
-        rows = self.sums.rows
-        return HeldBytes(
-            static=self._held(rows.static),
-            step=self._held(rows.step),
-            gather_window=self._largest(rows.gather_window),
-            reduce_buffer=self._largest(rows.reduce_buffer),
-            slack=rows.slack.max(),
-        )
-
-    def _held(self, values: Rows) -> Array:
-        """(pp,): the sum of `values` over all rows of each rank."""
-        return np.asarray(self._per_rank(self.sums.total(values)).sum(axis=0))
-
-    def _largest(self, values: Rows) -> Array:
-        """(pp,): the largest of `values` among the rows of each rank."""
-        return self.sums.largest(values, self.plan.schedule, self.plan.mesh.pp)
-
-    def _logit_bytes(self, kept: Array, working: Array) -> Array:
-        """(pp,): the head's share of the kept and working bytes on each rank that holds any of it."""
-        plan, rows, shares = self.plan, self.sums.rows, self.sums.ends[..., 1].sum(axis=0)
-        logits = peak_activation_bytes(plan.schedule, len(kept), plan.microbatches, rows.activation.last[0, 0] * shares)
-        in_loss = rows.working.last[0, 0] * self._per_rank(shares).sum(axis=0)
-        return np.asarray(np.minimum(logits + np.where(in_loss >= working, in_loss, 0.0), kept + working))
-
-
-def _distinct(times: Iterable[OpTimes]) -> list[OpTimes]:
-    return list({id(each): each for each in times}.values())
-
-
-def _around(intervals: Sequence[Interval]) -> Interval:
-    """The smallest interval that holds all these, of one level."""
-    low, high = min(each.low for each in intervals), max(each.high for each in intervals)
-    return Interval(level=intervals[0].level, low=low, high=high)
+    if not plan.replicas:
+        groups = cluster.groups_of_ranks(plan.mesh.pp, plan.mesh.ranks // plan.mesh.pp)
+        return [PlanCosts(model, training, plan, mixed.of_group[groups[0]], MixedRanks(mixed, groups))]
+    counts = [group.count for group in plan.replicas]
+    found = []
+    for index, (group, own) in enumerate(zip(plan.replicas, mixed.of_group, strict=True)):
+        batch = {"micro_batch": group.micro_batch, "microbatches": group.microbatches, "stages": group.stages}
+        alike = plan.model_copy(update={**batch, "replicas": ()})  # with the replicas of all groups in dp_replicate
+        share = {"global_batch": plan.of_group(index).global_batch}
+        exchange = mixed.exchange(counts, index)
+        found.append(PlanCosts(model, training.model_copy(update=share), alike, own, exchange=exchange))
+    return found

@@ -1,6 +1,6 @@
 """Mixed clusters: the times of each group, which group holds each pipeline rank, and what stages of different groups send."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Self
@@ -8,7 +8,15 @@ from typing import Self
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.op_times import CALIBRATED, Constants, Crossing, OpTimes, op_times
+from shardwright.costmodel.op_times import (
+    CALIBRATED,
+    CatalogTimes,
+    Constants,
+    Crossing,
+    OpTimes,
+    ReplicaExchange,
+    op_times,
+)
 from shardwright.costmodel.tables import CostTables, build_tables, candidates_of, crossing_seconds
 from shardwright.specs import Candidates, ClusterSpec, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -38,6 +46,12 @@ class MixedTimes:
         cluster = self.cluster
         nodes = cluster.groups[one], cluster.groups[other]
         return Crossing.of(nodes, cluster.between, self.training, self.constants, cluster.oversubscription)
+
+    def exchange(self, replicas: Sequence[int], own: int) -> ReplicaExchange:
+        """Return what replicas, so many in each group or in proportion to that, sum up with each other, for the ranks of group `own`."""
+        cluster = self.cluster
+        plain = CatalogTimes(cluster.groups[own], self.training, self.constants, cluster.oversubscription)
+        return ReplicaExchange.of(self.of_group, cluster.between, replicas, own, plain)
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,12 @@ def with_layout(plan: Plan, stages: tuple[StageLayers, ...]) -> Plan:
     interleave.
 
     Raises:
-        SpecError: the plan's schedule does not accept so many stages, or a stage holds nothing.
+        SpecError: the plan's schedule does not accept so many stages, a stage holds nothing, or the stages of several groups differ.
     """
+    if plan.replicas:
+        raise SpecError(
+            f"a pipeline layout deals the layers of one pipeline, and the plan has replicas in {len(plan.replicas)} groups"
+        )
     layers = [layer for stage in plan.stages for layer in stage.each_layer()]
     dealt, first = [], 0
     for stage in stages:

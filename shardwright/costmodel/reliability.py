@@ -72,9 +72,7 @@ def goodput(estimate: Estimate, cluster: ClusterSpec, reliability: Reliability) 
         SpecError: failures are so frequent that the run does not get from one checkpoint to the next.
     """
     devices = float(estimate.device_count)
-    between_failures = reliability.mean_seconds_between_failures(
-        devices, math.ceil(devices / cluster.node.devices_per_host)
-    )
+    between_failures = reliability.mean_seconds_between_failures(devices, _hosts(cluster, devices))
     step, writing = estimate.step_seconds, reliability.checkpoint_seconds
     every = reliability.checkpoint_every or max(1, round(best_interval_seconds(between_failures, writing) / step))
     training = training_share(every * step, between_failures, writing, reliability.restart_seconds)
@@ -92,6 +90,14 @@ def goodput(estimate: Estimate, cluster: ClusterSpec, reliability: Reliability) 
         failure_share=max(0.0, 1 - training - checkpoints),
         tokens_per_s=training * estimate.tokens_per_s,
     )
+
+
+def _hosts(cluster: ClusterSpec, devices: float) -> int:
+    """Hosts of so many devices; on a mixed cluster each group gives the same share of its own."""
+    if not cluster.is_mixed:
+        return math.ceil(devices / cluster.node.devices_per_host)
+    used = devices / cluster.devices
+    return sum(math.ceil(used * group.devices / group.devices_per_host) for group in cluster.groups)
 
 
 def best_interval_seconds(between_failures: float, checkpoint_seconds: float) -> float:

@@ -1,7 +1,7 @@
 """The nouns: cluster, training, software stack, mesh, plan, profile, estimate, timeline and measurement. Frozen, valid or not
 constructed; they never look at the machine they run on."""
 
-from . import spec
+from . import mesh, schedules, spec
 from .candidates import (
     Candidates,
     cp_group,
@@ -34,6 +34,7 @@ from .plan import (
     Offload,
     Plan,
     RecomputePolicy,
+    Replicas,
     Stage,
     Strategy,
     VocabularyParallel,
@@ -165,6 +166,7 @@ __all__ = [
     "RankGroup",
     "RecomputeModule",
     "RecomputePolicy",
+    "Replicas",
     "ScheduleName",
     "Series",
     "Span",
@@ -195,6 +197,7 @@ __all__ = [
     "expert_tp_group",
     "experts_fold",
     "has_shape",
+    "mesh",
     "named_stack",
     "pipeline_group",
     "read_document",
@@ -202,6 +205,7 @@ __all__ = [
     "read_profile",
     "replicate_group",
     "ring_group",
+    "schedules",
     "shard_group",
     "spec",
     "splits_backward",

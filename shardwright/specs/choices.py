@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
 from .mesh import ORDERS
-from .plan import CONTEXT_PARALLEL, EXPERT_DISPATCH, POLICIES, VOCABULARY, Plan, ScheduleName
+from .plan import CONTEXT_PARALLEL, EXPERT_DISPATCH, POLICIES, VOCABULARY, Plan
+from .schedules import ScheduleName
 
 
 class Choice(NamedTuple):

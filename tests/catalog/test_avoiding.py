@@ -3,7 +3,7 @@
 import pytest
 
 from shardwright.base.errors import SpecError
-from shardwright.catalog.avoiding import without
+from shardwright.catalog.avoiding import keeps_apart, without
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.specs.cluster import ClusterSpec
 
@@ -31,6 +31,29 @@ def test_the_link_between_goes_with_the_last_but_one_group() -> None:
     assert without(joined, ["h100-sxm"]).between is None
 
 
+def test_without_nics_one_node_of_each_group_is_left() -> None:
+    assert counts(without(MIXED, ["nic"])) == [("h100-sxm", 8), ("a100-sxm-80gb", 8)]
+    assert counts(without(load_cluster("h100-sxm:16"), ["nic"])) == [("h100-sxm", 8)]
+
+
+def test_links_between_groups_leave_the_devices() -> None:
+    assert without(MIXED, ["between"]) == MIXED
+    assert keeps_apart(MIXED, ["h100-sxm:8", "between"])
+    assert not keeps_apart(MIXED, ["h100-sxm:8"])
+
+
+def test_nics_join_the_groups_unless_a_link_does() -> None:
+    joined = MIXED.model_copy(update={"between": MIXED.groups[0].nic})
+    assert keeps_apart(MIXED, ["nic"])
+    assert not keeps_apart(joined, ["nic"])
+    assert not keeps_apart(load_cluster("h100-sxm:16"), ["nic"])
+
+
+def test_nodes_of_one_kind_have_no_link_between_groups() -> None:
+    with pytest.raises(SpecError, match="has nodes of one kind and no groups with a link between them"):
+        keeps_apart(load_cluster("h100-sxm:16"), ["between"])
+
+
 def test_nothing_to_avoid_changes_nothing() -> None:
     assert without(MIXED, []) == MIXED
 
@@ -38,7 +61,7 @@ def test_nothing_to_avoid_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("avoided", "says"),
     [
-        (["a100"], "has no a100; it has h100-sxm, a100-sxm-80gb"),
+        (["a100"], "has no a100; it has h100-sxm, a100-sxm-80gb, and links 'between' and 'nic'"),
         (["h100-sxm:17"], "give a number of h100-sxm from 1 to 16"),
         (["h100-sxm:x"], "give a number of h100-sxm from 1 to 16"),
         (["h100-sxm:4"], "it cuts a node of 8 h100-sxm; give whole nodes"),

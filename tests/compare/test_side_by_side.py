@@ -8,10 +8,13 @@ from rich.console import Console
 
 from shardwright.base import units as readable
 from shardwright.base.errors import InfeasibleError, SpecError
+from shardwright.catalog.cluster_file import load_cluster
+from shardwright.catalog.huggingface.load import load_model
 from shardwright.compare.side_by_side import compare
 from shardwright.compare.strategies import levels_of
 from shardwright.reports.plan.comparison import Comparison
 from shardwright.reports.plan.tables import comparison_table, plan_table
+from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import Plan
 from shardwright.specs.training import TrainingSpec
@@ -165,3 +168,31 @@ def test_a_plan_and_its_estimate_as_a_table() -> None:
     assert "dp_shard4 x tp8 (32 ranks)" in text
     assert "optimizer state sharded (ZeRO-1) over 4 ranks" in text
     assert f"{100 * estimate.mfu:.1f}%" in text
+
+
+def test_on_a_mixed_cluster_strategies_also_have_a_row_for_each_group() -> None:
+    """Sharding over all devices would lie over both groups; in each alone it fits. The best plan has the devices that it is for."""
+    model, mixed = load_model("llama-3.2-1b"), load_cluster("h100-sxm:8+a100-sxm-80gb:8")
+
+    def best(*job: object) -> tuple[Plan, ClusterSpec]:
+        del job
+        alone = mixed.alone(1)
+        return levels_of("zero3", model, alone, TRAINING)[0][0], alone
+
+    comparison = compare(model, mixed, TRAINING, strategies=("zero3",), search=best)
+    whole, fast, slow, found = comparison.rows
+    assert whole.reason is not None
+    assert "devices of two groups" in whole.reason
+    assert (fast.name, slow.name) == ("zero3 on 8 h100-sxm", "zero3 on 8 a100-sxm-80gb")
+    assert fast.step_seconds is not None
+    assert slow.step_seconds is not None
+    assert fast.step_seconds < slow.step_seconds
+    assert found.cluster == mixed.alone(1)
+    assert "cluster" not in comparison.to_json()["rows"][0]
+
+
+def test_equal_groups_have_one_row() -> None:
+    node = load_cluster("h100-sxm:8").groups[0]
+    islands = ClusterSpec(name="islands", groups=(node, node), between=node.nic)
+    comparison = compare(load_model("llama-3.2-1b"), islands, TRAINING, strategies=("ddp",))
+    assert [row.name for row in comparison.rows] == ["ddp", "ddp on 8 h100-sxm"]

@@ -4,8 +4,9 @@ import pytest
 
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
-from shardwright.costmodel.evaluate import PlanCosts, plan_costs
+from shardwright.costmodel.evaluate import plan_costs
 from shardwright.costmodel.op_times.constants import CALIBRATED
+from shardwright.costmodel.plan_costs import PlanCosts
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.plan import POLICIES, LayerRun, Plan, RecomputePolicy, Stage

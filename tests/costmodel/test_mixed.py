@@ -7,9 +7,10 @@ from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
 from shardwright.costmodel.checks import check_memory, lacking_bytes
-from shardwright.costmodel.evaluate import PlanCosts, estimate_plan, plan_costs, simulate_plan
+from shardwright.costmodel.evaluate import estimate_plan, plan_costs, simulate_plan
 from shardwright.costmodel.op_times.between_groups import Crossing
 from shardwright.costmodel.op_times.constants import CALIBRATED
+from shardwright.costmodel.plan_costs import PlanCosts
 from shardwright.costmodel.tables.memory import usable_bytes
 from shardwright.specs.cluster import ClusterSpec, Link
 from shardwright.specs.mesh import PIPELINE_INSIDE_DATA, Mesh

@@ -5,8 +5,9 @@ import pytest
 
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.checks import check_plan
-from shardwright.costmodel.evaluate import PlanCosts, plan_costs, simulate_plan
+from shardwright.costmodel.evaluate import plan_costs, simulate_plan
 from shardwright.costmodel.pipeline_layout import StageLayers, read_layout, with_layout
+from shardwright.costmodel.plan_costs import PlanCosts
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.plan import LayerRun, Plan, Stage
 from shardwright.specs.training import TrainingSpec

@@ -8,12 +8,13 @@ import pytest
 
 from shardwright.base.arrays import Array, Number
 from shardwright.catalog.cluster_file import load_cluster
-from shardwright.costmodel.evaluate import PlanCosts, plan_costs
+from shardwright.costmodel.evaluate import plan_costs
 from shardwright.costmodel.layers import operators
 from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.layers.row import RowWork
 from shardwright.costmodel.op_times.choice import op_times
 from shardwright.costmodel.op_times.constants import CALIBRATED
+from shardwright.costmodel.plan_costs import PlanCosts
 from shardwright.costmodel.tables.rows import Rows
 from shardwright.costmodel.tables.stage_sums import StageSums
 from shardwright.specs.mesh import Mesh

@@ -1,5 +1,7 @@
 """Answers about numbers of devices: the fewest for a deadline, and cost against time."""
 
+from collections.abc import Sequence
+
 from shardwright.base import SECONDS_PER_DAY
 from shardwright.base import units as readable
 from shardwright.planner.questions import Case, Costs, FewestDevices, TokenTime, token_time
@@ -86,7 +88,9 @@ def cost_answer(found: Costs, *, tokens: float, price: float | None) -> Answer:
     cases, times = found.cases, found.times
     powered = all(time.energy_joules is not None for time in times)
     columns = ["step", "time", "device hours", *(["cost"] if price else []), *(["energy"] if powered else [])]
-    rows = tuple((_devices(case), case.plan, _cost_cells(case, time)) for case, time in zip(cases, times, strict=True))
+    rows = tuple(
+        (_devices(case, cases), case.plan, _cost_cells(case, time)) for case, time in zip(cases, times, strict=True)
+    )
     spent = [time.device_hours if time.cost is None else time.cost for time in times]
     cheapest = min(range(len(times)), key=lambda index: times[index].device_hours)
     return Answer(
@@ -101,7 +105,7 @@ def cost_answer(found: Costs, *, tokens: float, price: float | None) -> Answer:
             x_label="days",
             y_label="cost" if price else "device hours",
             points=tuple((time.seconds / SECONDS_PER_DAY, each) for time, each in zip(times, spent, strict=True)),
-            labels=tuple(f"{_devices(case)} devices" for case in cases),
+            labels=tuple(f"{_devices(case, cases)} devices" for case in cases),
             joined=found.cheapest_for_their_time,
             joined_label="no other is faster and cheaper",
             best=cheapest,
@@ -125,15 +129,19 @@ def _cost_lines(found: Costs, price: float | None, powered: bool, cheapest: int)
     case, time, cheap = found.cases[-1], found.times[-1], found.cases[cheapest]
     money = f", {readable.count(time.cost)} at {price:g} for a device hour" if time.cost is not None else ""
     lines = [
-        f"On {_devices(case)} devices {time.steps:,} steps take {_span(time)}: {readable.count(time.device_hours)} device hours{money}."
+        f"On {_devices(case, found.cases)} devices {time.steps:,} steps take {_span(time)}: {readable.count(time.device_hours)} device hours{money}."
     ]
     if cheapest != len(found.cases) - 1:
         dearer = time.device_hours / found.times[cheapest].device_hours - 1
         lines.append(
-            f"Cheapest are {_devices(cheap)} devices: {readable.days(found.times[cheapest].seconds)}; "
-            f"{_devices(case)} cost {readable.share(dearer)} more."
+            f"Cheapest are {_devices(cheap, found.cases)} devices: {readable.days(found.times[cheapest].seconds)}; "
+            f"{_devices(case, found.cases)} cost {readable.share(dearer)} more."
         )
-    beaten = [_devices(each) for index, each in enumerate(found.cases) if index not in found.cheapest_for_their_time]
+    beaten = [
+        _devices(each, found.cases)
+        for index, each in enumerate(found.cases)
+        if index not in found.cheapest_for_their_time
+    ]
     if beaten:
         lines.append(f"Another number of devices is faster and not dearer than {', '.join(beaten)}.")
     if powered:
@@ -146,5 +154,8 @@ def _span(time: TokenTime) -> str:
     return f"{readable.days(time.seconds)} (80% interval {low} to {high})"
 
 
-def _devices(case: Case) -> str:
-    return f"{case.cluster.devices:,}"
+def _devices(case: Case, cases: Sequence[Case]) -> str:
+    """The devices of a case: their number, and their names where those of `cases` differ: `16 h100-sxm + 16 a100-sxm-80gb`."""
+    if len({group.device.name for each in cases for group in each.cluster.groups}) == 1:
+        return f"{case.cluster.devices:,}"
+    return " + ".join(f"{group.devices:,} {group.device.name}" for group in case.cluster.groups)

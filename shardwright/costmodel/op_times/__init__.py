@@ -5,7 +5,7 @@ sheet gives.
 """
 
 from . import constants, protocol
-from .between_groups import Crossing
+from .between_groups import Crossing, ReplicaExchange
 from .choice import op_times
 from .collectives import Collectives, meshed_share, reduces_in_switch
 from .constants import CALIBRATED, Constants, Value
@@ -44,6 +44,7 @@ __all__ = [
     "OpTimes",
     "Operand",
     "Operator",
+    "ReplicaExchange",
     "Value",
     "cast_bytes",
     "cast_variant",

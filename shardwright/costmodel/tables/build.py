@@ -8,7 +8,7 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.layers import RowWork
-from shardwright.costmodel.op_times import CollectiveName, Crossing, OpTimes
+from shardwright.costmodel.op_times import CollectiveName, Crossing, OpTimes, ReplicaExchange
 from shardwright.specs import (
     OPTIMIZER_STATES,
     OWN_STACK,
@@ -41,14 +41,16 @@ def build_tables(
     strategies: Sequence[Strategy] = PLAIN_STRATEGIES,
     mtp_apart: bool = False,
     ends: Crossing | None = None,
+    exchange: ReplicaExchange | None = None,
 ) -> CostTables:
     """Build the cost tables of every candidate. Pure. The caller checks that a candidate divides model and batch.
 
     `strategies`: what a layer may do; the plain ones come first. `mtp_apart`: multi-token prediction layers are one more class of layers, not part of the head.
     `ends`: what the first stage and the last send each other, where they lie in different groups of a mixed cluster.
+    `exchange`: what the replicas in several groups sum up; the candidates' dp_replicate counts those of all groups.
     """
     rows = distinct_rows(model, training, candidates, times, mtp_apart=mtp_apart)
-    return _Builder(model, training, times, candidates, rows, tuple(strategies), ends).tables()
+    return _Builder(model, training, times, candidates, rows, tuple(strategies), ends, exchange).tables()
 
 
 def crossing_seconds(
@@ -96,6 +98,7 @@ class _Builder:
     rows: list[RowWork]
     strategies: tuple[Strategy, ...]
     ends: Crossing | None = None
+    exchange: ReplicaExchange | None = None
 
     def tables(self) -> CostTables:
         forward, backward = self._own_forward(), self._own_backward()
@@ -195,6 +198,7 @@ class _Builder:
             forward,
             backward,
             self._offload.copy_seconds if self._offload else None,
+            self.exchange,
         )
 
     def _shard(self, traffic: DataParallel) -> Array:
@@ -323,7 +327,8 @@ class _Builder:
         """(N,): seconds of a collective of two ranks of two stages, in one group or across groups."""
         if crossing is not None:
             return crossing.seconds(name, size_bytes, self.candidates.ranks // self.candidates.pp)
-        return self.times.collective_seconds(name, size_bytes, pipeline_group(self.candidates, self.times.node))
+        placed = self.candidates if self.exchange is None else self.exchange.inside(self.candidates)
+        return self.times.collective_seconds(name, size_bytes, pipeline_group(placed, self.times.node))
 
     def send_seconds(self, crossing: Crossing | None = None) -> Array:
         """(N,): seconds until one microbatch's hidden states are on the next stage, split over cp, and over tp where the

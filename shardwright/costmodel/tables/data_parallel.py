@@ -7,14 +7,16 @@ lie on the ranks of dp_shard and cp alike, as in torchtitan, so gradients are su
 have shards and replicas of their own.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.op_times import CollectiveName, Exposed, OpTimes, exposed_beside
+from shardwright.costmodel.op_times import CollectiveName, Exposed, OpTimes, ReplicaExchange, exposed_beside
 from shardwright.specs import (
     Candidates,
+    NodeGroup,
     RankGroup,
     TrainingSpec,
     expert_replicate_group,
@@ -33,7 +35,7 @@ class DataParallel:
     backward. The head is not freed, as its backward follows its forward. `frozen_bytes`, `expert_frozen_bytes` (N, R): bytes of
     frozen weights on one rank, which ZeRO-3 alone shards and gathers, in their own format, and nothing reduces. `passes_back`
     (R,): rows with a backward pass. `copied` (N, R, P): seconds of a row's activations to the host in its forward, and back in
-    its backward.
+    its backward. `exchange`: replicas of the mesh also lie in other groups of a mixed cluster; the candidates count all.
     """
 
     training: TrainingSpec
@@ -49,6 +51,7 @@ class DataParallel:
     forward: Array
     backward: Array
     copied: Array | None = None
+    exchange: ReplicaExchange | None = None
 
     def in_forward(self) -> Exposed:
         """Every microbatch: ZeRO-3 gathers each layer, from the host where the shard is there."""
@@ -223,15 +226,21 @@ class DataParallel:
     @property
     def _replica_seconds(self) -> Array:
         shards, expert_shards = sharded(self.candidates, self.parameters, self.expert_parameters)
-        group = replicate_group(self.candidates, self.times.node).column()
-        seconds = self.times.collective_seconds("all_reduce", self._gradient_bytes * shards, group)
+        seconds = self._over_replicas(shards, replicate_group)
         if not self._trains_everywhere:
             seconds = np.where(shards > 0, seconds, 0.0)
         if self.expert_parameters.any():
-            of_experts = expert_replicate_group(self.candidates, self.times.node).column()
-            theirs = self.times.collective_seconds("all_reduce", self._gradient_bytes * expert_shards, of_experts)
+            theirs = self._over_replicas(expert_shards, expert_replicate_group)
             seconds = seconds + np.where(self.expert_parameters > 0, theirs, 0.0)
         return seconds
+
+    def _over_replicas(self, elements: Array, ranks_of: Callable[[Candidates, NodeGroup], RankGroup]) -> Array:
+        """Seconds of summing the gradients of so many `elements` (N, R) over the ranks that hold the same."""
+        size_bytes = self._gradient_bytes * elements
+        if self.exchange is not None:
+            return self.exchange.all_reduce_seconds(size_bytes, self.candidates, ranks_of)
+        group = ranks_of(self.candidates, self.times.node).column()
+        return self.times.collective_seconds("all_reduce", size_bytes, group)
 
     @property
     def _copy_seconds(self) -> Array:

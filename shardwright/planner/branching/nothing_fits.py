@@ -114,7 +114,7 @@ def _what_binds(
     have = usable_bytes(node.device, times.constants)
     return (
         f"no plan fits the device memory: the one that comes closest ({shown}) needs {parts.total / GIB:.1f} GiB on "
-        f"pipeline rank {rank}, {size / GIB:.1f} of it {name.replace('_', ' ')}, and {node.device.name} has "
+        f"{estimate.rank_name(rank)}, {size / GIB:.1f} of it {name.replace('_', ' ')}, and {node.device.name} has "
         f"{have / GIB:.1f} usable, {(parts.total - have) / GIB:.1f} GiB too much"
     )
 

@@ -1,6 +1,6 @@
 """Arrangements of a mixed cluster: some of its groups in an order, and the space of plans whose pipeline runs through them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -104,7 +104,7 @@ class Arrangement:
             SpecError: nothing divides, or the fixed choices contradict each other or a mixed cluster.
         """
         times = MixedTimes.of(cluster, training, constants)
-        space = enumerate_space(model, _equal_nodes(cluster), training, _within(fixed, cluster))
+        space = enumerate_space(model, equal_nodes(cluster), training, _within(fixed, cluster))
         ends = times.crossing(0, len(cluster.groups) - 1)
         costs = tuple(space_costs(space, model, training, each, ends) for each in times.of_group)
         return cls(cluster, model, training, space, times, costs)
@@ -144,8 +144,8 @@ class Arrangement:
         return Entry(tuple(each[group] for group in ranks.group_of_rank), least)
 
 
-def _equal_nodes(cluster: ClusterSpec) -> ClusterSpec:
-    """As many devices in equal nodes, small enough that what stays inside such a node stays inside every group's nodes."""
+def equal_nodes(cluster: ClusterSpec) -> ClusterSpec:
+    """Return as many devices in equal nodes, small enough that what stays inside such a node stays inside every group's nodes."""
     per_node = gcd(*(group.devices_per_node for group in cluster.groups))
     node = cluster.groups[0].model_copy(
         update={"devices_per_node": per_node, "nodes": cluster.devices // per_node, "nic": _any_nic(cluster)}
@@ -163,9 +163,23 @@ def _within(fixed: Fixed, cluster: ClusterSpec) -> Fixed:
     Raises:
         SpecError: a fixed choice is none of these.
     """
+    pps = sorted(cluster.devices // block for block in blocks_of(cluster))
+    return within_mixed(fixed, cluster, {"pp": pps})
+
+
+def blocks_of(cluster: ClusterSpec) -> list[int]:
+    """Return the numbers of devices that divide every group."""
+    return divisors(gcd(*(group.devices for group in cluster.groups)))
+
+
+def within_mixed(fixed: Fixed, cluster: ClusterSpec, also: dict[str, Sequence[object]]) -> Fixed:
+    """Return the fixed choices, with what any plan over several groups must keep, and `also` values of other choices.
+
+    Raises:
+        SpecError: a fixed choice is none of these.
+    """
     counts = [group.devices for group in cluster.groups]
-    pps = sorted(cluster.devices // block for block in divisors(gcd(*counts)))
-    must = {"pp": pps, "schedule": MIXED_SCHEDULES, "vocabulary_parallel": ("none",), "order": (PIPELINE_OUTERMOST,)}
+    must = {**also, "schedule": MIXED_SCHEDULES, "vocabulary_parallel": ("none",), "order": (PIPELINE_OUTERMOST,)}
     for name, values in must.items():
         allowed = fixed.allowed(name, values)
         if not set(allowed) & set(values):

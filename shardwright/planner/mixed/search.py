@@ -1,11 +1,12 @@
-"""The best plan on a mixed cluster: over all arrangements of its groups, and on each part whose nodes are all equal."""
+"""The best plan on a mixed cluster: pipelines through its groups, replicas in them, and plans on each part whose nodes are all equal."""
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, NamedTuple
+from functools import cached_property, partial
+from itertools import combinations
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -15,14 +16,20 @@ from shardwright.costmodel.op_times import op_times
 from shardwright.planner import TOLERANCE, search
 from shardwright.planner.branching import BranchAndBound, SearchResult
 from shardwright.planner.space import Fixed, OpenChoices, check_runs, kept_by, last_resorts
-from shardwright.planner.stages import CriticalPaths, Solved, plan_of
+from shardwright.planner.stages import CriticalPaths, plan_of
 from shardwright.specs import ClusterSpec, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 from .arrangement import Arrangement, all_on_the_link_between, arrangements, merged
 from .bounds import step_bounds
+from .replica_search import ReplicaSearch
+from .replica_space import ReplicaSpace
 from .sharp_bounds import sharp_bounds
 from .solve import solve
+
+Across = Literal["pipeline", "replicas"]
+ACROSS: tuple[Across, ...] = get_args(Across)
+"""What may reach over groups: the stages of a pipeline, or data parallelism with whole replicas in each group."""
 
 _ROUNDING = 1e-9
 _FIRST_BATCH = 256
@@ -45,10 +52,13 @@ def search_mixed(
     fixed: Fixed | None = None,
     may_choose: OpenChoices | None = None,
     time_limit_seconds: float = 30.0,
+    across: Collection[Across] = ACROSS,
     **options: Any,
 ) -> MixedResult:
-    """Search a mixed cluster: pipelines through groups in every order, and each group alone. `options` are those of `search`,
-    and hold for a group alone. The result is never slower than the fastest plan on any group alone.
+    """Search a mixed cluster: pipelines through groups in every order, replicas in several groups, and each group alone.
+
+    `across` says what may reach over groups; with nothing, the plan is for one group. `options` are those of `search`, and hold for a
+    group alone. The result is never slower than the fastest plan on any group alone.
 
     Raises:
         SpecError: nothing divides, or the fixed choices contradict each other, the software or a mixed cluster.
@@ -64,11 +74,19 @@ def search_mixed(
         check_runs(training, fixed)
     whole = merged(cluster)
     for tried in last_resorts(fixed) if fixed.stages is None else [fixed]:
-        run = _Search(model, whole, training, tried, time.perf_counter() + time_limit_seconds)
+        run = _Search(model, whole, training, tried, time.perf_counter() + time_limit_seconds, frozenset(across))
         run.run()
         if run.best is not None or run.best_part is not None:
             return run.result(fixed, options | {"may_choose": may_choose, "time_limit_seconds": time_limit_seconds})
     raise run.nothing()
+
+
+class _Found(NamedTuple):
+    """A plan over several groups: its step, the groups in their order, and the plan, which is made when it is asked for."""
+
+    step_seconds: float
+    cluster: ClusterSpec
+    plan: Callable[[], Plan]
 
 
 @dataclass
@@ -78,8 +96,9 @@ class _Search:
     training: TrainingSpec
     fixed: Fixed
     deadline: float
+    across: frozenset[Across]
     started: float = field(default_factory=time.perf_counter)
-    best: tuple[Arrangement, Solved] | None = None
+    best: _Found | None = None
     best_part: tuple[ClusterSpec, float] | None = None
     bound_seconds: float = np.inf
     entries: int = 0
@@ -96,21 +115,46 @@ class _Search:
     @property
     def limit(self) -> float:
         """Seconds of the best plan so far."""
-        mixed = np.inf if self.best is None else self.best[1].step_seconds
+        mixed = np.inf if self.best is None else self.best.step_seconds
         return min(mixed, np.inf if self.best_part is None else self.best_part[1])
 
     def run(self) -> None:
-        """Search the arrangements together, entries by their bounds, and then each uniform part below the best of these."""
+        """Search replicas, then the arrangements together, entries by their bounds, below the best of these, and then each uniform part
+        below the best of both."""
         uniform = [self.cluster.alone(index) for index in range(len(self.cluster.groups))]
-        found = list(self._arranged(uniform))
-        bounds = [step_bounds(each, each.allowed) for each in found]
-        if found:
-            self._mixed(found, bounds)
+        if "replicas" in self.across and self.fixed.stages is None:
+            self._replicas()
+        if "pipeline" in self.across:
+            found = list(self._arranged(uniform))
+            bounds = [step_bounds(each, each.allowed) for each in found]
+            if found:
+                self._mixed(found, bounds)
         for part in uniform:
             self._alone(part)
         joined = all_on_the_link_between(self.cluster)
-        if joined is not None:
+        if joined is not None and self.across:
             self._alone(joined, by_share=TOLERANCE)
+
+    def _replicas(self) -> None:
+        """Search replicas in any two groups or more, those with most devices first."""
+        indices = range(len(self.cluster.groups))
+        chosen = [some for count in indices[1:] for some in combinations(indices, count + 1)]
+        parts = [self.cluster.in_order(some) for some in chosen]
+        for part in sorted(parts, key=lambda one: -one.devices):
+            if not part.is_mixed:
+                continue  # one of the uniform parts
+            try:
+                space = ReplicaSpace.of(part, self.trained, self.training, self.fixed)
+            except SpecError as reason:
+                self.reasons.append(str(reason))
+                continue
+            run = ReplicaSearch(space, self.limit)
+            run.run(self.deadline)
+            self.entries, self.solved = self.entries + len(space.space), self.solved + run.solved
+            self.complete = self.complete and run.complete
+            self.bound_seconds = min(self.bound_seconds, run.bound_seconds)
+            if run.best is not None:
+                self.best = _Found(run.limit, part, run.plan)
 
     def _arranged(self, uniform: list[ClusterSpec]) -> Iterator[Arrangement]:
         """Yield the arrangements that have a space."""
@@ -158,7 +202,8 @@ class _Search:
             self.solved += 1
             self.bound_seconds = min(self.bound_seconds, max(bound, least))
             if better is not None:
-                self.best = (arrangement, better)
+                made = partial(plan_of, better, arrangement.space, self.trained)
+                self.best = _Found(better.step_seconds, arrangement.cluster, made)
         return True
 
     def _alone(self, part: ClusterSpec, *, by_share: float = 0.0) -> None:
@@ -184,9 +229,8 @@ class _Search:
         if self.best_part is not None:
             return self._of_part(self.best_part[0], fixed, options)
         assert self.best is not None
-        arrangement, solved = self.best
-        plan = plan_of(solved, arrangement.space, self.trained)
-        estimate = estimate_plan(self.model, arrangement.cluster, self.training, plan)
+        plan, cluster = self.best.plan(), self.best.cluster
+        estimate = estimate_plan(self.model, cluster, self.training, plan)
         result = SearchResult(
             plan=plan,
             estimate=estimate,
@@ -200,8 +244,8 @@ class _Search:
             fixed=fixed,
             runners_up=(),
         )
-        notes = (_where(plan, arrangement.cluster), *self._left_out(arrangement.cluster))
-        return MixedResult(result, arrangement.cluster, notes)
+        where = _shares(plan, cluster) if plan.replicas else _where(plan, cluster)
+        return MixedResult(result, cluster, (where, *self._left_out(cluster)))
 
     def _of_part(self, part: ClusterSpec, fixed: Fixed, options: dict[str, Any]) -> MixedResult:
         """What a user sees who asks for this part alone."""
@@ -220,12 +264,14 @@ class _Search:
             if not used.is_mixed and self.cluster.between is not None:
                 yield "All nodes count as joined by the link between the groups alone."
             return
-        if self.best is None:
+        if not self.across:
+            why = "a plan is asked for that reaches over no link between groups"
+        elif self.best is None:
             why = "no plan with them divides and fits" if not self.reasons else self.reasons[0]
         elif self.best_part is None:
             why = "no plan on all of them is faster"
         else:
-            why = f"the fastest plan found across groups takes {units.seconds(self.best[1].step_seconds)}"
+            why = f"the fastest plan found across groups takes {units.seconds(self.best.step_seconds)}"
         yield f"The plan leaves {idle} idle: {why}."
 
     def nothing(self) -> SpecError | InfeasibleError:
@@ -247,3 +293,14 @@ def _where(plan: Plan, cluster: ClusterSpec) -> str:
         name = f"rank {ranks[0]} is" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]} are"
         parts.append(f"{name} on {group.device.name} with {layers} layers")
     return f"Pipeline {'; '.join(parts)}."
+
+
+def _shares(plan: Plan, cluster: ClusterSpec) -> str:
+    """How many replicas each group has, and which share of the batch."""
+    parts = []
+    for group, replicas in zip(cluster.groups, plan.replicas, strict=True):
+        each = replicas.micro_batch * replicas.microbatches * plan.mesh.dp_shard
+        noun, verb = ("replica", "takes") if replicas.count == 1 else ("replicas", "take")
+        named = f"{replicas.count} {noun} on {group.devices} {group.device.name}"
+        parts.append(f"{named} {verb} {each * replicas.count} of {plan.global_batch} sequences")
+    return f"Data parallelism reaches over the groups: {'; '.join(parts)}."

@@ -1,12 +1,13 @@
 """The search for a job as a user gives it, with what is near: fewer devices, and other batches."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from shardwright.base import SpecError, units
 from shardwright.planner import TOLERANCE, search
 from shardwright.planner.branching import SearchResult
-from shardwright.planner.mixed import search_mixed
+from shardwright.planner.mixed import ACROSS, Across, search_mixed
 from shardwright.planner.space import Fixed, OpenChoices, check_fixed, check_runs, kept_by, training_variants
 from shardwright.specs import ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -31,11 +32,13 @@ def search_job(
     *,
     fixed: Fixed | None = None,
     allow_fewer_devices: bool = False,
+    across: Collection[Across] = ACROSS,
     **options: Any,
 ) -> FoundJob:
     """Search for the best plan on all devices, and look at fewer devices and other batches. `options` are those of `search`.
 
-    On a mixed cluster the plan may leave whole groups idle, if that is faster, and no other batch is looked at (planner/mixed/).
+    On a mixed cluster the plan may leave whole groups idle, if that is faster, and no other batch is looked at (planner/mixed/);
+    `across` says what may reach over groups there.
     With `allow_fewer_devices` the plan is for the part of the cluster that is fastest, by more than 2%, or for the largest part
     on which a plan was found where nothing divides over all devices. Otherwise a note names the faster part.
 
@@ -44,7 +47,7 @@ def search_job(
         InfeasibleError: as `search`.
     """
     if cluster.is_mixed:
-        return FoundJob(*search_mixed(model, cluster, training, fixed=fixed, **options))
+        return FoundJob(*search_mixed(model, cluster, training, fixed=fixed, across=across, **options))
     fixed = kept_by(fixed or Fixed(), training)
     try:
         result = search(model, cluster, training, fixed=fixed, **options)

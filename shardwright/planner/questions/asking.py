@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from shardwright.base import InfeasibleError, SpecError
 from shardwright.planner import ExplainNone, search
 from shardwright.planner.branching import SearchResult
+from shardwright.planner.mixed import search_mixed
 from shardwright.planner.space import Fixed
 from shardwright.specs import ClusterSpec, Estimate, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -25,7 +26,7 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """One job that fits: `value` is what the question varies, `result` what `search` found."""
+    """One job that fits: `value` is what the question varies, `result` what `search` found for the devices of `cluster`."""
 
     value: int
     model: ModelSpec
@@ -87,8 +88,8 @@ class Asker:
             self.searches += 1
             try:
                 job = self.job_of(value)
-                result = self._search(job, explain_none="nothing")
-                self.tried[value] = Case(value, job.model, job.cluster, result)
+                result, cluster = self._search(job, explain_none="nothing")
+                self.tried[value] = Case(value, job.model, cluster, result)
             except InfeasibleError:
                 self.tried[value] = None
             except SpecError as reason:
@@ -136,16 +137,13 @@ class Asker:
         why = None if following is None else self.why_not(following)
         return Largest(best, self.fitting(), following, why, self.searches)
 
-    def _search(self, job: Job, *, explain_none: ExplainNone) -> SearchResult:
-        return search(
-            job.model,
-            job.cluster,
-            job.training,
-            fixed=job.fixed,
-            runners_up=0,
-            explain_none=explain_none,
-            **self.options,
-        )
+    def _search(self, job: Job, *, explain_none: ExplainNone) -> tuple[SearchResult, ClusterSpec]:
+        """The result, and the devices that it is for: those of the job, or the part of a mixed cluster that is fastest."""
+        options: dict[str, Any] = {"fixed": job.fixed, "runners_up": 0, "explain_none": explain_none} | self.options
+        if job.cluster.is_mixed:
+            found = search_mixed(job.model, job.cluster, job.training, **options)
+            return found.result, found.cluster
+        return search(job.model, job.cluster, job.training, **options), job.cluster
 
 
 Row = range | list[int]

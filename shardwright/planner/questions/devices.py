@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
-from shardwright.base import SpecError
+from shardwright.base import SpecError, listed
 from shardwright.planner.space import Fixed
 from shardwright.specs import ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -106,16 +107,20 @@ def costs(
     fixed: Fixed | None = None,
     **options: Any,
 ) -> Costs:
-    """Return time and money for `tokens` tokens on 1, 2, 4, ... nodes and on all nodes of the cluster.
+    """Return time and money for `tokens` tokens on 1, 2, 4, ... nodes and on all nodes of the cluster; of a mixed cluster on all its
+    groups, on each alone, and on several together.
 
     `price`: money for one device and hour, in any unit. What costs least in device hours costs least at any price. `options` are
     those of `search`.
 
     Raises:
-        SpecError: `tokens` or `price` is no positive number; as `search` for the whole cluster, where no part has a plan.
+        SpecError: `tokens` or `price` is no positive number, or there is a price and devices of several kinds; as `search` for the
+            whole cluster, where no part has a plan.
         InfeasibleError: no number of nodes fits.
     """
     check_tokens(tokens)
+    if cluster.is_mixed:
+        return _of_parts(model, cluster, training, tokens, price, fixed, options)
     most = _nodes(cluster)
     asker = _over_nodes(model, cluster, training, fixed, options)
     for nodes in sorted({most, *(2**power for power in range(most.bit_length()) if 2**power < most)}):
@@ -124,6 +129,35 @@ def costs(
     if not cases:
         asker.refuse(most)
     return Costs(cases, tuple(token_time(case, tokens, price) for case in cases), asker.searches)
+
+
+def _of_parts(
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    training: TrainingSpec,
+    tokens: float,
+    price: float | None,
+    fixed: Fixed | None,
+    options: dict[str, Any],
+) -> Costs:
+    """Costs on parts of a mixed cluster: whole groups, fewest devices first. A plan that leaves a group idle is that of a smaller part."""
+    if price is not None:
+        kinds = listed([group.device.name for group in cluster.groups])
+        raise SpecError(
+            f"price {price:g} is of one kind of device, and {cluster.name} has {kinds}; leave it out, for device hours"
+        )
+    indices = range(len(cluster.groups))
+    chosen = [some for count in indices for some in combinations(indices, count + 1)]
+    parts = sorted((cluster.in_order(some) for some in chosen), key=lambda part: part.devices)
+    asker = Asker(lambda place: Job(model, parts[place], training, fixed or Fixed()), options)
+    cases: tuple[Case, ...] = ()
+    for place in range(len(parts)):
+        case = asker.case(place)
+        if case is not None and case.cluster.groups not in [other.cluster.groups for other in cases]:
+            cases += (case,)
+    if not cases:
+        asker.refuse(len(parts) - 1)
+    return Costs(cases, tuple(token_time(case, tokens) for case in cases), asker.searches)
 
 
 def _nodes(cluster: ClusterSpec) -> int:

@@ -44,7 +44,9 @@ def token_time(case: Case, tokens: float, price: float | None = None) -> TokenTi
     steps = steps_of(tokens, case.training)
     low, high = interval_of(case.estimate)
     hours = steps * case.estimate.step_seconds / SECONDS_PER_HOUR * case.cluster.devices
-    watts = case.cluster.node.device.power_watts
+    limits = [(group.devices, group.device.power_watts) for group in case.cluster.groups]
+    drawn = [devices * watts for devices, watts in limits if watts is not None]
+    watts = sum(drawn) / case.cluster.devices if len(drawn) == len(limits) else None
     return TokenTime(
         steps=steps,
         seconds=steps * case.estimate.step_seconds,

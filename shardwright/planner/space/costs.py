@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from shardwright.base import Array, IntArray
-from shardwright.costmodel.op_times import Crossing, OpTimes
+from shardwright.costmodel.op_times import Crossing, OpTimes, ReplicaExchange
 from shardwright.costmodel.tables import (
     LeastCosts,
     RowCosts,
@@ -65,10 +65,16 @@ class PricedRows:
     """
 
     def __init__(
-        self, model: ModelSpec, training: TrainingSpec, space: Space, times: OpTimes, ends: Crossing | None = None
+        self,
+        model: ModelSpec,
+        training: TrainingSpec,
+        space: Space,
+        times: OpTimes,
+        ends: Crossing | None = None,
+        exchange: ReplicaExchange | None = None,
     ) -> None:
         self._model, self._training, self._base, self._times = model, training, space.base, times
-        self._strategies, self._ends = space.strategies, ends
+        self._strategies, self._ends, self._exchange = space.strategies, ends, exchange
         self._priced = np.zeros(len(space.base), dtype=bool)
         self._rows: RowCosts | None = None
 
@@ -92,7 +98,15 @@ class PricedRows:
 
     def _price(self, base: Candidates) -> RowCosts:
         return RowCosts.of(
-            build_tables(self._model, self._training, base, self._times, strategies=self._strategies, ends=self._ends)
+            build_tables(
+                self._model,
+                self._training,
+                base,
+                self._times,
+                strategies=self._strategies,
+                ends=self._ends,
+                exchange=self._exchange,
+            )
         )
 
 
@@ -124,10 +138,15 @@ class SpaceCosts:
 
 
 def space_costs(
-    space: Space, model: ModelSpec, training: TrainingSpec, times: OpTimes, ends: Crossing | None = None
+    space: Space,
+    model: ModelSpec,
+    training: TrainingSpec,
+    times: OpTimes,
+    ends: Crossing | None = None,
+    exchange: ReplicaExchange | None = None,
 ) -> SpaceCosts:
-    """Return the costs of the whole space; its cost tables are built where they are asked for. `ends` is as in `build_tables`."""
-    rows = PricedRows(model, training, space, times, ends)
+    """Return the costs of the whole space; its cost tables are built where they are asked for. `ends` and `exchange` are as in `build_tables`."""
+    rows = PricedRows(model, training, space, times, ends, exchange)
     usable = usable_bytes(times.node.device, times.constants)
     room = usable - fixed_bytes(space.base, times.node, times.constants)
     host, nvme = host_share_bytes(times.node), nvme_share_bytes(times.node)

@@ -82,9 +82,14 @@ class Fixed(Spec):
         """Fix every choice of `plan`, so that a search finds that plan again.
 
         Raises:
-            SpecError: the layers of the plan have several ZeRO stages, or its pipeline is interlaced, which the planner does not
-                choose: "vocab-2" is never slower.
+            SpecError: the layers of the plan have several ZeRO stages, its replicas have batches of their own in several groups, or its
+                pipeline is interlaced, which the planner does not choose: "vocab-2" is never slower.
         """
+        if plan.replicas:
+            raise SpecError(
+                f"the plan has replicas in {len(plan.replicas)} groups, each with a batch and stages of its own, and fixed choices are the "
+                "same for all; fix some of its choices by name"
+            )
         if plan.vocabulary_parallel == "interlaced":
             raise SpecError(
                 f"the plan has vocabulary_parallel '{plan.vocabulary_parallel}', which the planner does not choose; set 'vocab-2', or leave it out of the plan"

@@ -87,8 +87,19 @@ def _what(plan: Plan, estimate: Estimate) -> str:
     schedule = _pipelined(plan)
     zero = f", ZeRO-{plan.zero_stage}" if plan.zero_stage else ""
     return (
-        f"{plan.mesh}{zero}{_on_host(plan)}: {_count(plan.microbatches, 'microbatch', 'es')} of {_count(plan.micro_batch, 'sequence')}{schedule}: "
+        f"{plan.mesh}{zero}{_on_host(plan)}: {_batches(plan)}{schedule}: "
         f"{units.seconds(estimate.step_seconds)} a step, {estimate.tokens_per_s:,.0f} tokens/s, MFU {estimate.mfu:.1%}."
+    )
+
+
+def _batches(plan: Plan) -> str:
+    """The microbatches of a data-parallel rank, in each group where replicas lie in several."""
+    said = [
+        f"{_count(one.microbatches, 'microbatch', 'es')} of {_count(one.micro_batch, 'sequence')}"
+        for one in plan.by_group
+    ]
+    return (
+        said[0] if len(said) == 1 else ", ".join(f"{one} on group {index}" for index, one in enumerate(said, start=1))
     )
 
 
@@ -134,11 +145,15 @@ def _memory(plan: Plan, estimate: Estimate, nodes: list[NodeGroup], constants: C
     rank = max(range(len(estimate.memory)), key=lambda index: estimate.memory[index].total / usable[index])
     used, have = estimate.memory[rank].total, usable[rank]
     name, size = max(estimate.memory[rank], key=lambda part: part[1])
-    layers = Counter(layer.recompute for stage in plan.stages for layer in stage.each_layer())
+    fullest = plan.by_group[estimate.groups[rank]] if estimate.groups else plan
+    layers = Counter(layer.recompute for stage in fullest.stages for layer in stage.each_layer())
     again = layers["full"] + layers["selective"]
     fits = used <= have
-    recompute = f"The plan recomputes {again} of {plan.layer_count} layers" if again else "It recomputes no layer"
-    which = f"Pipeline rank {rank} is the fullest:" if plan.mesh.pp > 1 else "Each device holds"
+    whose = "The plan" if not estimate.groups else f"Group {estimate.groups[rank] + 1}"
+    recompute = f"{whose} recomputes {again} of {plan.layer_count} layers" if again else "It recomputes no layer"
+    name_of_rank = estimate.rank_name(rank)
+    several = len(estimate.memory) > 1
+    which = f"{name_of_rank[0].upper()}{name_of_rank[1:]} is the fullest:" if several else "Each device holds"
     over = "" if fits else " The plan does not fit."
     return (
         f"{which} {used / GIB:.1f} of {have / GIB:.1f} usable GiB ({used / have:.0%}), most of it {name.replace('_', ' ')} "

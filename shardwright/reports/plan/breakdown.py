@@ -26,7 +26,7 @@ def memory_table(estimate: Estimate, cluster: ClusterSpec) -> Table:
     shown = [ranks[0]] if len(ranks) == 1 else [ranks[0], ranks[-1]]
     table = Table("part", title=f"Memory of a device ({' or '.join(sizes_of_devices)})", title_justify="left")
     for rank in shown:
-        table.add_column(f"pipeline rank {rank}", justify="right")
+        table.add_column(estimate.rank_name(rank), justify="right")
     for part, _ in estimate.memory[ranks[0]]:
         sizes = [float(getattr(estimate.memory[rank], part)) for rank in shown]
         if any(sizes):
@@ -48,7 +48,7 @@ def timeline_table(timeline: Timeline) -> Table:
     table.add_column("idle", justify="right")
     table.add_column("peak memory", justify="right")
     for rank, (idle, curve) in enumerate(zip(timeline.idle_fractions(), timeline.memory, strict=True)):
-        table.add_row(str(rank), readable.share(float(idle)), readable.size(curve.peak_bytes))
+        table.add_row(timeline.rank_name(rank), readable.share(float(idle)), readable.size(curve.peak_bytes))
     return table
 
 

@@ -96,7 +96,10 @@ def memory_chart(estimate: Estimate, capacity_bytes: float) -> str:
         )
         axes.set_ylim(len(starts) - 0.45, -0.95)
         axes.set_xlim(0, max(*starts, capacity_bytes / gib) * 1.02)
-        axes.set_yticks(list(ranks), [f"rank {rank}" if len(starts) <= 32 else str(rank) for rank in ranks])
+        axes.set_yticks(
+            list(ranks),
+            [estimate.rank_name(rank).removeprefix("pipeline ") if len(starts) <= 32 else str(rank) for rank in ranks],
+        )
         axes.set_xlabel("GiB on one device of each pipeline rank at its peak")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5)
 

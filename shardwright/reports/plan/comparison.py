@@ -2,16 +2,22 @@
 
 from typing import Any
 
-from shardwright.specs import OWN_STACK, Estimate, Plan, Spec
+from pydantic import Field
+
+from shardwright.specs import OWN_STACK, ClusterSpec, Estimate, Plan, Spec
 
 
 class ComparedPlan(Spec):
-    """One way to train. If it cannot run, `reason` says why, and it has no plan or one that needs too much memory."""
+    """One way to train. If it cannot run, `reason` says why, and it has no plan or one that needs too much memory.
+
+    `cluster`: the devices of the plan where these are a part of a mixed cluster, or its groups in another order; not in files.
+    """
 
     name: str
     plan: Plan | None = None
     estimate: Estimate | None = None
     reason: str | None = None
+    cluster: ClusterSpec | None = Field(default=None, exclude=True, repr=False)
 
     @property
     def step_seconds(self) -> float | None:

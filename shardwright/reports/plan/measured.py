@@ -20,8 +20,12 @@ def measured_lines(plan: Plan, estimate: Estimate, measurement: Measurement) -> 
     """Step time, throughput, MFU, and memory of each pipeline rank (the maximum over its ranks).
 
     Raises:
-        SpecError: the measurement is of another number of ranks than the plan.
+        SpecError: the measurement is of another number of ranks than the plan, or the plan has replicas in several groups.
     """
+    if plan.replicas:
+        raise SpecError(
+            f"the plan has replicas in {len(plan.replicas)} groups, and a measurement is of nodes of one kind; leave it out"
+        )
     if measurement.ranks != plan.mesh.ranks or len(measurement.peak_memory_bytes) != plan.mesh.ranks:
         raise SpecError(
             f"the measurement is of {measurement.ranks} ranks and the plan has {plan.mesh.ranks}; give the measurement of a run of this plan"

@@ -108,18 +108,19 @@ def _job_lines(report: Report) -> list[tuple[str, str]]:
     ]
 
 
-def _stage_rows(plan: Plan) -> list[tuple[int, int, int, str]]:
-    """(stage, pipeline rank, layers, recompute) of each stage; empty without a pipeline."""
+def _stage_rows(plan: Plan) -> list[tuple[str, int, int, str]]:
+    """(stage, pipeline rank, layers, recompute) of each stage, of every group with replicas; empty without a pipeline."""
     if plan.mesh.pp == 1:
         return []
     return [
         (
-            index,
-            plan.stage_ranks[index],
+            f"{index} of group {group}" if plan.replicas else str(index),
+            one.stage_ranks[index],
             stage.layer_count,
-            recompute_words(plan.model_copy(update={"stages": (stage,)})),
+            recompute_words(one.model_copy(update={"stages": (stage,)})),
         )
-        for index, stage in enumerate(plan.stages)
+        for group, one in enumerate(plan.by_group, start=1)
+        for index, stage in enumerate(one.stages)
     ]
 
 

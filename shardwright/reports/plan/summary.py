@@ -14,7 +14,7 @@ from shardwright.specs.model import ModelSpec
 from .breakdown import words
 from .comparison import ComparedPlan
 from .others import OtherPlan, other_line
-from .words import document_words, parameter_words, schedule_words
+from .words import document_words, in_groups, parameter_words, schedule_words
 
 _WIDTH = 80
 _LABEL = 10
@@ -89,13 +89,17 @@ def _choices(plan: Plan) -> str:
     if plan.mesh.tp > 1 and not plan.sequence_parallel:
         parts.append("no sequence parallelism")
     parts += [
-        f"{_count(plan.microbatches, 'microbatch', 'es')} of {_count(plan.micro_batch, 'sequence', 's')}",
-        _recompute(plan),
+        in_groups(plan, _microbatches),
+        in_groups(plan, _recompute),
         f"optimizer {plan.offload.optimizer_place}",
         *plan.offload.others,
         *([f"activations {plan.activation_place}"] if plan.activation_place else []),
     ]
     return ", ".join(parts)
+
+
+def _microbatches(plan: Plan) -> str:
+    return f"{_count(plan.microbatches, 'microbatch', 'es')} of {_count(plan.micro_batch, 'sequence', 's')}"
 
 
 def _count(number: int, noun: str, plural: str) -> str:
@@ -128,7 +132,8 @@ def _memory(plan: Plan, estimate: Estimate, cluster: ClusterSpec) -> str:
     rank = max(range(len(estimate.memory)), key=lambda index: estimate.memory[index].total / room[index])
     used, usable = estimate.memory[rank].total, room[rank]
     part, largest = max(estimate.memory[rank], key=lambda item: item[1])
-    where = f"pipeline rank {rank}" if plan.mesh.pp > 1 else "each device"
+    of_group = f" of group {estimate.groups[rank] + 1}" if estimate.groups else ""
+    where = estimate.rank_name(rank) if plan.mesh.pp > 1 else f"each device{of_group}"
     host = max(estimate.host_bytes, default=0.0)
     on_host = f"; {readable.size(host)} of host memory for each device" if host > 0 else ""
     return f"{used / GIB:.1f} of {usable / GIB:.1f} usable GiB on {where}, {readable.size(largest)} for {words(part)}{on_host}"

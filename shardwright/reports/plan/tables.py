@@ -11,7 +11,15 @@ from shardwright.specs import OWN_STACK, ClusterSpec, Estimate, Plan, TrainingSp
 from shardwright.specs.model import ModelSpec
 
 from .comparison import ComparedPlan, Comparison
-from .words import choice_words, parameter_words, plan_lines, recompute_words, schedule_words, training_lines
+from .words import (
+    choice_words,
+    in_groups,
+    parameter_words,
+    plan_lines,
+    recompute_words,
+    schedule_words,
+    training_lines,
+)
 
 _CHOICES = 6  # the comparison's columns before this one hold the plan's name and choices
 COMPARISON_COLUMNS = (
@@ -148,7 +156,7 @@ def comparison_cells(row: ComparedPlan, comparison: Comparison) -> list[str]:
         schedule_words(plan),
         str(plan.zero_stage),
         recompute_words(plan),
-        str(plan.micro_batch),
+        in_groups(plan, lambda one: str(one.micro_batch)),
         readable.seconds(estimate.step_seconds),
         readable.count(estimate.tokens_per_s),
         readable.share(estimate.mfu),

@@ -52,7 +52,7 @@ def timeline_chart(timeline: Timeline, window: tuple[float, float] | None = None
         _paint_numbers(axes, spans, start, end)
         axes.set_xlim(start, end)
         axes.set_ylim(timeline.pp - 0.4, -0.6)
-        axes.set_yticks(range(timeline.pp), [f"rank {rank}" for rank in range(timeline.pp)])
+        axes.set_yticks(range(timeline.pp), [f"rank {timeline.rank_name(rank)}" for rank in range(timeline.pp)])
         axes.set_xlabel("seconds")
         present = {block.kind for span in spans for block in _blocks(span)}
         axes.legend(
@@ -126,7 +126,9 @@ def memory_over_time_chart(timeline: Timeline, capacity_bytes: float) -> str:
             curve = timeline.memory[rank]
             seconds = [*curve.seconds.tolist(), timeline.step_seconds]
             sizes = [size / gib for size in (*curve.bytes.tolist(), float(curve.bytes[-1]))]
-            axes.step(seconds, sizes, where="post", color=colour, linewidth=1.2, label=f"rank {rank}")
+            axes.step(
+                seconds, sizes, where="post", color=colour, linewidth=1.2, label=f"rank {timeline.rank_name(rank)}"
+            )
         axes.axhline(capacity_bytes / gib, color="#D55E00", linestyle="--", linewidth=1, label="capacity")
         axes.set_xlim(0, timeline.step_seconds)
         axes.set_ylim(bottom=0)

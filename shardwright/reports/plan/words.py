@@ -1,5 +1,7 @@
 """A plan in words, for tables and reports."""
 
+from collections.abc import Callable
+
 from shardwright.base import units as readable
 from shardwright.specs import OWN_STACK, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -19,8 +21,22 @@ def schedule_words(plan: Plan) -> str:
     return plan.schedule if plan.stages_per_rank == 1 else f"{plan.schedule}, {plan.stages_per_rank} stages a rank"
 
 
+def in_groups(plan: Plan, words: Callable[[Plan], str], between: str = ", ") -> str:
+    """What `words` says of the plan, or of its replicas in each group where that differs: `none on group 1, full on group 2`."""
+    said = [words(one) for one in plan.by_group]
+    return (
+        said[0]
+        if len(set(said)) == 1
+        else between.join(f"{one} on group {index}" for index, one in enumerate(said, start=1))
+    )
+
+
 def recompute_words(plan: Plan) -> str:
     """`none`, `full`, or counts of layers where they differ: `none 60, full 20`."""
+    return in_groups(plan, _recompute_words, "; ")
+
+
+def _recompute_words(plan: Plan) -> str:
     counts: dict[str, int] = {}
     for stage in plan.stages:
         for run in stage.layers:
@@ -32,6 +48,10 @@ def recompute_words(plan: Plan) -> str:
 
 def batch_words(plan: Plan) -> str:
     """The parts of the global batch."""
+    return in_groups(plan, _batch_words, "; ")
+
+
+def _batch_words(plan: Plan) -> str:
     return f"{plan.mesh.dp} data-parallel x {plan.microbatches} microbatches x {plan.micro_batch} sequences"
 
 
@@ -68,7 +88,10 @@ def choice_words(plan: Plan) -> str:
         words.append(f"context by {plan.context_parallel}")
     if plan.mesh.ep > 1 and plan.expert_dispatch != "all-to-all":
         words.append(f"{plan.expert_dispatch} dispatch")
-    words += [f"micro batch {plan.micro_batch}", f"recompute {recompute_words(plan)}"]
+    words += [f"micro batch {in_groups(plan, lambda one: str(one.micro_batch))}"]
+    if plan.replicas:
+        words.append(f"microbatches {in_groups(plan, lambda one: str(one.microbatches))}")
+    words += [f"recompute {recompute_words(plan)}"]
     if plan.offload.optimizer_fraction:
         words.append(f"optimizer {plan.offload.optimizer_place}")
     words += plan.offload.others
@@ -86,13 +109,11 @@ def parameter_words(model: ModelSpec) -> str:
 
 def plan_lines(plan: Plan) -> list[tuple[str, str]]:
     """Every choice as (what, value)."""
-    layers = [stage.layer_count for stage in plan.stages]
-    spread = f"{layers[0]} layers" if len(layers) == 1 else f"{len(layers)} of {_ranges(layers)} layers"
     lines = [
         ("mesh", f"{plan.mesh} ({plan.mesh.ranks} ranks)"),
         ("batch", batch_words(plan)),
         ("pipeline schedule", schedule_words(plan)),
-        ("stages", spread),
+        ("stages", in_groups(plan, _stage_words)),
         ("data parallel", sharding_words(plan)),
         ("recompute", recompute_words(plan)),
         ("optimizer", ", ".join((plan.offload.optimizer_place, *plan.offload.others))),
@@ -108,6 +129,11 @@ def plan_lines(plan: Plan) -> list[tuple[str, str]]:
     if plan.mesh.ep > 1:
         lines.append(("experts", expert_words(plan)))
     return lines
+
+
+def _stage_words(plan: Plan) -> str:
+    layers = [stage.layer_count for stage in plan.stages]
+    return f"{layers[0]} layers" if len(layers) == 1 else f"{len(layers)} of {_ranges(layers)} layers"
 
 
 def training_lines(training: TrainingSpec) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from shardwright.specs.spec import NonNegativeFloat, PositiveFloat, Spec
+from shardwright.specs.spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
 
 
 class StepSeconds(Spec):
@@ -70,13 +70,18 @@ class Interval(Spec):
 
 
 class Estimate(Spec):
-    """Prediction for one plan. `memory`, `host_bytes` and `nvme_bytes` are per pipeline rank (one device, its share of the host)."""
+    """Prediction for one plan. `memory`, `host_bytes` and `nvme_bytes` are per pipeline rank (one device, its share of the host).
+
+    Where data parallelism reaches over the groups of a mixed cluster, these are the ranks of one replica in each group, and `groups`
+    says in which; `step` is then that of the slowest group.
+    """
 
     step: StepSeconds
     step_seconds_intervals: tuple[Interval, ...]
     memory: tuple[MemoryBytes, ...]
     host_bytes: tuple[NonNegativeFloat, ...]
     nvme_bytes: tuple[NonNegativeFloat, ...] = ()
+    groups: tuple[NonNegativeInt, ...] = ()
     tokens_per_s: PositiveFloat
     model_flops: PositiveFloat
     hardware_flops: PositiveFloat
@@ -92,6 +97,13 @@ class Estimate(Spec):
     @property
     def peak_memory_bytes(self) -> float:
         return max(part.total for part in self.memory)
+
+    def rank_name(self, index: int) -> str:
+        """Return which ranks an item of `memory` is of: `pipeline rank 2`, or `pipeline rank 2 of group 1`."""
+        if not self.groups:
+            return f"pipeline rank {index}"
+        group = self.groups[index]
+        return f"pipeline rank {index - self.groups.index(group)} of group {group + 1}"
 
     @property
     def device_hours_per_billion_tokens(self) -> float:

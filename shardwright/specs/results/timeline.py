@@ -39,11 +39,20 @@ class MemoryCurve(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """One optimizer step. `spans` in the order of their start; `memory` holds one curve per pipeline rank."""
+    """One optimizer step. `spans` in the order of their start; `memory` holds one curve per pipeline rank.
+
+    Where data parallelism reaches over `groups` of a mixed cluster, `pp` counts the ranks of one replica in each, group by group.
+    """
 
     pp: int
     spans: tuple[Span, ...]
     memory: tuple[MemoryCurve, ...]
+    groups: int = 1
+
+    def rank_name(self, rank: int) -> str:
+        """Return the name of a rank in tables: `2`, or `2 of group 1` where there are several groups."""
+        group, own = divmod(rank, self.pp // self.groups)
+        return str(own) if self.groups == 1 else f"{own} of group {group + 1}"
 
     @property
     def step_seconds(self) -> float:
@@ -69,7 +78,7 @@ class Timeline:
         """
         events: list[dict[str, Any]] = []
         for rank in range(self.pp):
-            events.append(_named("process_name", rank, "compute", f"pipeline rank {rank}"))
+            events.append(_named("process_name", rank, "compute", f"pipeline rank {self.rank_name(rank)}"))
             events += [_named("thread_name", rank, lane, lane) for lane in LANES]
         events += [_span_event(span) for span in self.spans]
         for rank, curve in enumerate(self.memory):

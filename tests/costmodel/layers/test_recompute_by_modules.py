@@ -8,10 +8,11 @@ import pytest
 
 from shardwright.base.arrays import Array, Number
 from shardwright.base.errors import SpecError
-from shardwright.costmodel.evaluate import PlanCosts, plan_costs
+from shardwright.costmodel.evaluate import plan_costs
 from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.layers.operators import experts_as_the_rest
 from shardwright.costmodel.layers.recompute import RepeatedModules, repeated_modules
+from shardwright.costmodel.plan_costs import PlanCosts
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.model.attention import LatentAttention, MultiHeadAttention
 from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts

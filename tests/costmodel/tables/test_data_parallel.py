@@ -32,7 +32,7 @@ def traffic(
     return DataParallel(
         training, times, candidates(offload_optimizer=degrees.pop("host", 0), **degrees),
         np.full((1, 1), PARAMETERS), np.full((1, 1), experts), np.array([gathered]), np.array([freed]),
-        *[np.full((1, 1), frozen), np.zeros((1, 1)), np.array([passes_back]), one, one[..., None]],
+        np.full((1, 1), frozen), np.zeros((1, 1)), np.array([passes_back]), one, one[..., None],
     )  # fmt: skip
 
 

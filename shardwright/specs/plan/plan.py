@@ -1,135 +1,23 @@
 """The plan: every choice for a run, and the file that carries it."""
 
-from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple, Self, get_args
+from typing import Literal, Self, get_args
 
 from pydantic import field_validator, model_validator
 
 from shardwright.base import divisors, listed
+from shardwright.specs.mesh import Mesh
+from shardwright.specs.schedules import ScheduleName, check_shape, splits_backward, stage_ranks
+from shardwright.specs.spec import PositiveInt, Spec
 
-from .mesh import Mesh
-from .schedules import ScheduleName as ScheduleName  # re-exported here, because it is a field of a plan
-from .schedules import check_shape, splits_backward, stage_ranks
-from .spec import Fraction, NonNegativeInt, PositiveInt, Spec
+from .offload import Offload
+from .stage import PLAIN_STRATEGIES, Replicas, Stage, Strategy, ZeroStage, strategies_of
 
-RecomputePolicy = Literal["none", "selective", "full"]
-POLICIES: tuple[RecomputePolicy, ...] = get_args(RecomputePolicy)
-ZeroStage = Literal[0, 1, 2, 3]
 ContextParallel = Literal["all-gather", "ring", "ulysses", "ulysses-ring"]
 ExpertDispatch = Literal["all-to-all", "deduplicated"]
 VocabularyParallel = Literal["none", "vocab-1", "vocab-2", "interlaced"]
 CONTEXT_PARALLEL: tuple[ContextParallel, ...] = get_args(ContextParallel)
 EXPERT_DISPATCH: tuple[ExpertDispatch, ...] = get_args(ExpertDispatch)
 VOCABULARY: tuple[VocabularyParallel, ...] = get_args(VocabularyParallel)
-
-
-class Strategy(NamedTuple):
-    """What one layer recomputes, and the share of its tokens whose kept activations go to the host between its passes."""
-
-    recompute: RecomputePolicy
-    activation_offload: float = 0
-
-
-PLAIN_STRATEGIES: tuple[Strategy, ...] = tuple(Strategy(policy) for policy in POLICIES)
-"""All activations stay on the device, for each policy in the order of `POLICIES`."""
-
-
-class LayerRun(Spec):
-    """`count` neighbouring layers that share one strategy.
-
-    `zero_stage` is the ZeRO stage over `dp_shard` x `cp` (Rajbhandari et al. 2020, section 5). 1 shards the optimizer
-    state, 2 also the gradients, 3 also the parameters, which each use gathers again. 0 shards nothing and needs dp_shard 1.
-    `recompute` is what the backward pass computes again: nothing (none), the attention core (selective: Korthikanti et al.
-    2022, section 5) or the whole layer (full). A fused kernel keeps no scores, so there selective equals none.
-    `activation_offload` is the share of the tokens whose kept activations go to the host after the forward and come back for the
-    backward (Zhao et al. 2024, MEMO, arXiv 2407.12117, swaps token by token).
-    """
-
-    count: PositiveInt
-    recompute: RecomputePolicy = "none"
-    zero_stage: ZeroStage = 0
-    activation_offload: Fraction = 0
-
-    @property
-    def strategy(self) -> Strategy:
-        return Strategy(self.recompute, self.activation_offload)
-
-
-class Stage(Spec):
-    """The layers of one pipeline chunk, in model order. The first stage also holds the embedding, the last the head.
-
-    These two stages may hold no layer, because some frameworks count the embedding and the head as a layer each.
-    `mtp_layers`: multi-token prediction layers that this stage holds, and with them a copy of the embedding; the last stage
-    then has their heads and losses alone. Where no stage says any, all are on the last stage.
-    """
-
-    layers: tuple[LayerRun, ...]
-    mtp_layers: NonNegativeInt = 0
-
-    @property
-    def layer_count(self) -> int:
-        return sum(run.count for run in self.layers)
-
-    def each_layer(self) -> Iterator[LayerRun]:
-        """One `LayerRun` for each layer, in order; ignore its count."""
-        for run in self.layers:
-            for _ in range(run.count):
-                yield run
-
-
-class Offload(Spec):
-    """What lives on the host instead of the device.
-
-    `optimizer_fraction`: share of the optimizer (this rank's fp32 parameters, gradients and optimizer state, and the
-    update itself) on the host. `nvme_fraction`: share of that part whose parameters and state lie on the drives of the host.
-    `gradient_fraction`: share of the gradients that the host keeps while the microbatches of a step add to them; it is part of
-    `optimizer_fraction`, and there is one data-parallel rank. `parameter_fraction`: share of the layers whose weights come from the
-    host for each pass and leave the device after it (below ZeRO-3, which shards them instead).
-    """
-
-    optimizer_fraction: Fraction = 0
-    gradient_fraction: Fraction = 0
-    parameter_fraction: Fraction = 0
-    nvme_fraction: Fraction = 0
-
-    @model_validator(mode="after")
-    def _inside_the_optimizer(self) -> Self:
-        if self.gradient_fraction > self.optimizer_fraction:
-            raise ValueError(
-                f"gradient_fraction {self.gradient_fraction:g} is more than optimizer_fraction {self.optimizer_fraction:g}: gradients on the "
-                "host are those that it updates; lower the first, or raise the second"
-            )
-        if self.nvme_fraction and not self.optimizer_fraction:
-            raise ValueError(
-                f"nvme_fraction {self.nvme_fraction:g} is a share of the optimizer on the host, and optimizer_fraction is 0; set it, or "
-                "leave nvme_fraction out"
-            )
-        return self
-
-    @property
-    def optimizer_place(self) -> str:
-        """Where the optimizer is: `on the device`, `on the host` or `62.5% on the host`."""
-        if self.optimizer_fraction in (0, 1):
-            return "on the host" if self.optimizer_fraction else "on the device"
-        return f"{100 * self.optimizer_fraction:.3g}% on the host"
-
-    @property
-    def others(self) -> list[str]:
-        """What else leaves the device, in words: `gradients on the host`, `12.5% of the layers' weights streamed from the host`."""
-        found = []
-        if self.gradient_fraction:
-            found.append(f"{_percent(self.gradient_fraction)}gradients on the host")
-        if self.parameter_fraction:
-            part = "" if self.parameter_fraction == 1 else f"{100 * self.parameter_fraction:.3g}% of "
-            found.append(f"{part}the layers' weights streamed from the host")
-        if self.nvme_fraction:
-            part = "" if self.nvme_fraction == 1 else f"{100 * self.nvme_fraction:.3g}% of "
-            found.append(f"{part}its optimizer state on drives")
-        return found
-
-
-def _percent(share: float) -> str:
-    return "" if share == 1 else f"{100 * share:.3g}% of "
 
 
 class Plan(Spec):
@@ -160,6 +48,10 @@ class Plan(Spec):
     - "interlaced" stops every rank for the vocabulary of each microbatch, as for a tensor-parallel layer (Lin et al. 2024, nnScaler).
 
     `waiting_microbatches` of the cost model says how many more microbatches each keeps in flight.
+
+    `replicas`, on a mixed cluster: data parallelism reaches over its groups, one item for each in their order. `mesh.dp_replicate`
+    then counts the replicas of all groups, and each replica lies inside one of them. All have the same mesh, schedule and
+    ZeRO stage, and the groups' batches and stages may differ; `micro_batch`, `microbatches` and `stages` are those of the first group.
     """
 
     mesh: Mesh
@@ -173,6 +65,23 @@ class Plan(Spec):
     expert_dispatch: ExpertDispatch = "all-to-all"
     vocabulary_parallel: VocabularyParallel = "none"
     offload: Offload = Offload()
+    replicas: tuple[Replicas, ...] = ()
+
+    def of_group(self, index: int) -> "Plan":
+        """Return the plan of the replicas in one group, as on a cluster of that group alone.
+
+        Raises:
+            ValueError: the group's batch or stages do not go with the mesh and the schedule.
+        """
+        group = self.replicas[index]
+        mesh = self.mesh.model_copy(update={"dp_replicate": group.count})
+        own = {"micro_batch": group.micro_batch, "microbatches": group.microbatches, "stages": group.stages}
+        return Plan(**{**dict(self), "mesh": mesh, "replicas": (), **own})
+
+    @property
+    def by_group(self) -> "tuple[Plan, ...]":
+        """The plan of each group that has replicas, or this plan alone."""
+        return tuple(self.of_group(index) for index in range(len(self.replicas))) or (self,)
 
     def _check_ulysses(self) -> None:
         """Refuse a degree that splits no ring.
@@ -211,6 +120,9 @@ class Plan(Spec):
     @property
     def global_batch(self) -> int:
         """Sequences per step over all ranks."""
+        if self.replicas:
+            per_rank = sum(group.count * group.micro_batch * group.microbatches for group in self.replicas)
+            return self.mesh.dp_shard * per_rank
         return self.mesh.dp * self.micro_batch * self.microbatches
 
     @property
@@ -221,7 +133,8 @@ class Plan(Spec):
     @property
     def activation_place(self) -> str:
         """Where the layers' activations are between their passes: empty on the device, else `in 36 of 80 layers in part on the host`."""
-        shares = [layer.activation_offload for stage in self.stages for layer in stage.each_layer()]
+        stages = [stage for one in self.by_group for stage in one.stages]
+        shares = [layer.activation_offload for stage in stages for layer in stage.each_layer()]
         some = sum(share > 0 for share in shares)
         if not some:
             return ""
@@ -276,12 +189,34 @@ class Plan(Spec):
                     )
         self._check_prediction()
         self._check_offload()
+        self._check_replicas()
         if splits_backward(self.schedule) and len(self.strategies) > len(PLAIN_STRATEGIES):
             raise ValueError(
                 f"activation_offload brings activations back for a whole backward, and schedule {self.schedule} splits it; set "
                 "activation_offload to 0, or schedule '1f1b'"
             )
         return self
+
+    def _check_replicas(self) -> None:
+        """Refuse replicas that do not add up to dp_replicate, or are not of one kind."""
+        if not self.replicas:
+            return
+        counts, first = [group.count for group in self.replicas], self.replicas[0]
+        if len(counts) == 1:
+            raise ValueError("replicas are of several groups, and there is one item; leave it out")
+        if sum(counts) != self.mesh.dp_replicate:
+            raise ValueError(
+                f"replicas count {' + '.join(map(str, counts))} = {sum(counts)}, and mesh.dp_replicate is {self.mesh.dp_replicate}; "
+                f"set dp_replicate to {sum(counts)}"
+            )
+        for name in ("micro_batch", "microbatches", "stages"):
+            if getattr(self, name) != getattr(first, name):
+                raise ValueError(f"{name} differs from that of the first of replicas, whose {name} it repeats")
+        zeros = [self.of_group(index).zero_stage for index in range(len(counts))]
+        if len(set(zeros)) > 1:
+            raise ValueError(
+                f"replicas have ZeRO stages {listed(zeros)}; give all groups one, so that their shards match"
+            )
 
     def _check_offload(self) -> None:
         """Refuse gradients and weights on the host where data-parallel ranks share them otherwise."""
@@ -320,12 +255,6 @@ class Plan(Spec):
             for key in sorted(mine.keys() | theirs.keys())
             if mine.get(key, "absent") != theirs.get(key, "absent")
         ]
-
-
-def strategies_of(stages: Iterable[Stage]) -> tuple[Strategy, ...]:
-    """The plain strategies, and then those of the stages' layers that offload activations."""
-    used = {run.strategy for stage in stages for run in stage.layers}
-    return (*PLAIN_STRATEGIES, *sorted(used - set(PLAIN_STRATEGIES), key=lambda one: (POLICIES.index(one[0]), one[1])))
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:
