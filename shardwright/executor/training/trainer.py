@@ -18,7 +18,7 @@ from .checkpoint import Manifest, Trainee, load_checkpoint, save_checkpoint
 from .data import Batches, open_batches
 from .fingerprint import read_fingerprint
 from .meter import MemoryMeter, MemoryPeak, StepMeter
-from .optimizer import build_optimizer, learning_rate_at, set_learning_rate
+from .optimizer import host_optimizer, learning_rate_at
 from .run_folder import RunFolder, plan_digest
 
 
@@ -56,8 +56,15 @@ class Trainer:
         self._memory, self._meter = MemoryMeter(device), StepMeter(device)
         self._batches = open_plan_batches(plan_file, options)
         _check_same_data(self._batches)
-        self._engine: Engine = build_engine(plan_file, device=device, seed=options.seed)
-        optimizer = build_optimizer(self._engine.model_parts, plan_file.training.optimizer, options)
+        self._engine: Engine = build_engine(
+            plan_file,
+            device=device,
+            seed=options.seed,
+            offload_folder=options.offload_folder or options.out / "offload",
+        )
+        optimizer = host_optimizer(
+            self._engine.model_parts, plan_file.training.optimizer, options, self._engine.offload
+        )
         self._trainee = Trainee(self._engine.model_parts, optimizer, self._engine.tied_names)
         self._records: list[StepRecord] = []
 
@@ -92,12 +99,12 @@ class Trainer:
             with self._meter.part("data"):
                 inputs, labels = self._batches.at(step, dp_rank=engine.dp_rank, dp_size=engine.dp_size)
                 inputs, labels = inputs.to(self._device), labels.to(self._device)
+            self._trainee.optimizer.set_learning_rate(rate)
             with self._meter.part("forward_backward"):
                 loss = float(engine.forward_backward(inputs, labels))
             with self._meter.part("optimizer"):
                 norm = engine.clip_gradients(options.clip_norm)
                 _need_finite(step, loss, norm)
-                set_learning_rate(self._trainee.optimizer, rate)
                 self._trainee.optimizer.step()
                 engine.zero_gradients()
         return StepRecord(

@@ -1,0 +1,15 @@
+"""The offload engine: shares of optimizer, gradients, weights and activations on the host, and state on its drives.
+
+A step moves gradients down and parameters up beside the passes, and updates on the host what lies there. Updates equal those of the same
+plan without offload bit for bit, where device and host compute alike.
+"""
+
+from .contents import Contents
+from .engine import OffloadEngine
+from .ledger import Ledger
+from .placement import Room, streamed_layers
+from .rule import UpdateRule
+from .shards import park
+from .streams import Streams
+
+__all__ = ["Contents", "Ledger", "OffloadEngine", "Room", "Streams", "UpdateRule", "park", "streamed_layers"]

@@ -1,0 +1,63 @@
+"""Host memory that a device copies to and from without help of the CPU, and a pool of such buffers."""
+
+import mmap
+import threading
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from shardwright.base import RunFailedError, units
+
+from .ledger import Kind, Ledger
+
+
+def pinned_empty(elements: int, *, kind: Kind, ledger: Ledger, device: torch.device) -> Tensor:
+    """Return (elements,) zeros in fp32 on the host, page-locked where `device` is a GPU, counted in the ledger.
+
+    The memory is mapped and then registered, because torch's own page-locked allocator rounds sizes up to powers of two (MemAscend,
+    arXiv 2505.23254, section 3.3). It begins at a page, as direct reads and writes need.
+
+    Raises:
+        RunFailedError: it would pass the plan's bytes, or the host does not have it.
+    """
+    size_bytes = 4 * elements
+    ledger.take(kind, "host", size_bytes)
+    if not elements:
+        return torch.empty(0)
+    try:
+        tensor = torch.frombuffer(mmap.mmap(-1, size_bytes), dtype=torch.float32)
+    except OSError as error:
+        raise RunFailedError(
+            f"the host does not have {units.size(size_bytes)} for {kind} ({error.strerror}); plan with less offload"
+        ) from error
+    if device.type == "cuda":
+        failed = int(torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), size_bytes, 0))
+        if failed:
+            raise RunFailedError(
+                f"the host refuses to page-lock {units.size(size_bytes)} for {kind} (CUDA error {failed}); raise its limit of locked memory, or "
+                "plan with less offload"
+            )
+    return tensor
+
+
+class BufferPool:
+    """`count` buffers of `elements` fp32 values each on the host. Who finds none free waits."""
+
+    def __init__(self, count: int, elements: int, *, ledger: Ledger, device: torch.device) -> None:
+        whole = pinned_empty(count * elements, kind="buffers", ledger=ledger, device=device)
+        self._free = list(whole.split(elements)) if elements else []
+        self._changed = threading.Condition()
+
+    def take(self, count: int = 1) -> list[Tensor]:
+        """Return `count` buffers at once, as soon as so many are free."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._free) >= count)
+            taken, self._free = self._free[:count], self._free[count:]
+            return taken
+
+    def give_back(self, buffers: Sequence[Tensor]) -> None:
+        """Let others use the buffers."""
+        with self._changed:
+            self._free += buffers
+            self._changed.notify_all()
