@@ -13,7 +13,7 @@ from shardwright.executor.offload.contents import Contents
 from shardwright.executor.options import RunOptions
 from shardwright.executor.parallel.engine import build_engine
 from shardwright.executor.training.optimizer import host_optimizer
-from shardwright.specs.plan import Offload
+from shardwright.specs.plan import Offload, Stage
 from tests.parity.updates import batch, own_share
 
 STEPS = 3
@@ -30,9 +30,13 @@ class Trained(NamedTuple):
     host_peak_bytes: int
 
 
-def offloaded(plan_file: PlanFile, **shares: float) -> PlanFile:
+def offloaded(plan_file: PlanFile, *, activations: float = 0, **shares: float) -> PlanFile:
     """The same plan with other shares off the device."""
-    plan = plan_file.plan.model_copy(update={"offload": Offload(**shares)})
+    stages = tuple(
+        Stage(layers=tuple(run.model_copy(update={"activation_offload": activations}) for run in stage.layers))
+        for stage in plan_file.plan.stages
+    )
+    plan = plan_file.plan.model_copy(update={"offload": Offload(**shares), "stages": stages})
     return plan_file.model_copy(update={"plan": plan})
 
 

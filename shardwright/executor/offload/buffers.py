@@ -15,18 +15,26 @@ from .ledger import Kind, Ledger
 def pinned_empty(elements: int, *, kind: Kind, ledger: Ledger, device: torch.device) -> Tensor:
     """Return (elements,) zeros in fp32 on the host, page-locked where `device` is a GPU, counted in the ledger.
 
-    The memory is mapped and then registered, because torch's own page-locked allocator rounds sizes up to powers of two (MemAscend,
-    arXiv 2505.23254, section 3.3). It begins at a page, as direct reads and writes need.
-
     Raises:
         RunFailedError: it would pass the plan's bytes, or the host does not have it.
     """
-    size_bytes = 4 * elements
-    ledger.take(kind, "host", size_bytes)
-    if not elements:
-        return torch.empty(0)
+    ledger.take(kind, "host", 4 * elements)
+    return pinned(4 * elements, kind=kind, device=device).view(torch.float32)
+
+
+def pinned(size_bytes: int, *, kind: Kind, device: torch.device) -> Tensor:
+    """Return (size_bytes,) bytes of zeros on the host, page-locked where `device` is a GPU.
+
+    The memory is mapped and then registered, because torch's own page-locked allocator rounds sizes up to powers of two (MemAscend,
+    arXiv 2505.23254). It begins at a page, as direct reads and writes need.
+
+    Raises:
+        RunFailedError: the host does not have it.
+    """
+    if not size_bytes:
+        return torch.empty(0, dtype=torch.uint8)
     try:
-        tensor = torch.frombuffer(mmap.mmap(-1, size_bytes), dtype=torch.float32)
+        tensor = torch.frombuffer(mmap.mmap(-1, size_bytes), dtype=torch.uint8)
     except OSError as error:
         raise RunFailedError(
             f"the host does not have {units.size(size_bytes)} for {kind} ({error.strerror}); plan with less offload"
@@ -35,10 +43,16 @@ def pinned_empty(elements: int, *, kind: Kind, ledger: Ledger, device: torch.dev
         failed = int(torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), size_bytes, 0))
         if failed:
             raise RunFailedError(
-                f"the host refuses to page-lock {units.size(size_bytes)} for {kind} (CUDA error {failed}); raise its limit of locked memory, or "
-                "plan with less offload"
+                f"the host refuses to page-lock {units.size(size_bytes)} for {kind} (CUDA error {failed}); raise its limit of locked "
+                "memory, or plan with less offload"
             )
     return tensor
+
+
+def unpin(tensor: Tensor, *, device: torch.device) -> None:
+    """Unlock memory that `pinned` returned, before it is freed."""
+    if device.type == "cuda":
+        torch.cuda.cudart().cudaHostUnregister(tensor.data_ptr())
 
 
 class BufferPool:

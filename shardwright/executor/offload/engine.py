@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from shardwright.specs import OPTIMIZER_STATES, Offload, OptimizerName
 
+from .activations import Activations
 from .buckets import Bucket, Buckets
 from .buffers import BufferPool
 from .fetching import Fetcher, Source
@@ -50,6 +51,7 @@ class OffloadEngine:
     ) -> None:
         self.ledger = Ledger({"host": room.host_bytes, "nvme": room.nvme_bytes})
         self.streams = streams or Streams(device)
+        self.activations = Activations(device=device, streams=self.streams, ledger=self.ledger)
         self._factor: float | None = None
         self.device, self._late = device, late
         self._stages = {stage: index for index, stage in enumerate(stages)}

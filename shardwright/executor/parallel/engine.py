@@ -15,7 +15,7 @@ from shardwright.costmodel import PlanFile
 from shardwright.executor import check_can_run
 from shardwright.executor.context import see_whole_sequence
 from shardwright.executor.model import Skeleton, StageModule, read_skeleton
-from shardwright.executor.offload import OffloadEngine, Room
+from shardwright.executor.offload import OffloadEngine, Room, streamed_layers
 from shardwright.specs import Plan
 
 from .accumulation import Accumulation
@@ -199,11 +199,12 @@ def _offload(
     """Return the engine for what leaves the device, within the bytes that the plan's estimate states for this pipeline rank."""
     plan_file = builder.plan_file
     plan = plan_file.plan
-    if not plan.offload.optimizer_fraction:
+    shares = {stage: _activation_shares(stage, builder, len(stages)) for stage in stages.values()}
+    if not plan.offload.optimizer_fraction and not any(map(any, shares.values())):
         return None
     estimate, rank = plan_file.estimated(), builder.mesh.get_local_rank("pp")
     several = plan.microbatches > 1 and (plan.zero_stage >= 2 or plan.offload.gradient_fraction > 0)
-    return OffloadEngine(
+    engine = OffloadEngine(
         list(stages.values()),
         plan.offload,
         plan_file.training.optimizer,
@@ -213,6 +214,24 @@ def _offload(
         sums=several,
         late=late,
     )
+    for stage, of_layers in shares.items():
+        before = None
+        for path, share in zip(stage.layer_paths, of_layers, strict=True):
+            if share:
+                layer = stage.get_submodule(path)
+                engine.activations.take(layer, share, before=before)
+                before = layer
+    return engine
+
+
+def _activation_shares(stage: StageModule, builder: StageBuilder, rank_stages: int) -> list[float]:
+    """Return the share of each layer's activations that goes to the host: the plan's, or all of the training's number of layers, evenly
+    spread over the rank's stages and layers."""
+    whole = builder.plan_file.training.activation_offload_layers
+    if not whole:
+        return [run.activation_offload for run in stage.strategies]
+    layers = len(stage.strategies)
+    return [float(goes) for goes in streamed_layers(layers, min(1.0, whole / (rank_stages * layers)))]
 
 
 def _runner(builder: StageBuilder, stages: Mapping[int, StageModule], syncs: Mapping[int, GradientSync]) -> _Runner:
