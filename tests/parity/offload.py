@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.offload.contents import Contents
+from shardwright.executor.offload.resources.ledger import Kind, Place
 from shardwright.executor.options import RunOptions
 from shardwright.executor.parallel.engine import build_engine
 from shardwright.executor.training.optimizer import host_optimizer
@@ -25,7 +26,7 @@ class Trained(NamedTuple):
     shards: dict[str, Tensor]
     losses: list[float]
     norms: list[float]
-    held: dict[tuple[str, str], int]
+    held: dict[tuple[Kind, Place], int]
     host_limit_bytes: float
     host_peak_bytes: int
 

@@ -6,10 +6,20 @@ plan without offload bit for bit, where device and host compute alike.
 
 from .contents import Contents
 from .engine import OffloadEngine
-from .ledger import Ledger
 from .placement import Room, streamed_layers
+from .resources import Kind, Ledger, Place, Streams
 from .rule import UpdateRule
 from .shards import park
-from .streams import Streams
 
-__all__ = ["Contents", "Ledger", "OffloadEngine", "Room", "Streams", "UpdateRule", "park", "streamed_layers"]
+__all__ = [
+    "Contents",
+    "Kind",
+    "Ledger",
+    "OffloadEngine",
+    "Place",
+    "Room",
+    "Streams",
+    "UpdateRule",
+    "park",
+    "streamed_layers",
+]

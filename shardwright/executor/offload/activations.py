@@ -19,10 +19,6 @@ from torch.distributed.tensor import DTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
-from .buffers import pinned, unpin
-from .ledger import Ledger
-from .streams import Stream, Streams, Ticket, hand_over
-
 _CHUNK_BYTES = 64
 """Shares are cut at cache lines, so that elements of every type stay whole."""
 
@@ -95,7 +91,7 @@ class _Pass:
     ) -> None:
         self._layer, self._share, self._shared = layer, share, shared
         self.before, self._streams, self._pool = before, streams, pool
-        self._by_storage: dict[int, tuple[StorageWeakRef, _Stored]] = {}
+        self._by_storage: dict[int, tuple[Any, _Stored]] = {}
         self._stored: list[weakref.ref[_Stored]] = []
         self._copies: list[Ticket] = []
         self._nested = any(isinstance(part, FSDPModule) for part in layer.modules() if part is not layer)
@@ -112,7 +108,7 @@ class _Pass:
         stored = self._store(storage)
         if stored is None:
             return tensor
-        return _Saved(stored, self, tensor.dtype, tensor.size(), tensor.stride(), tensor.storage_offset())
+        return _Saved(stored, self, tensor.dtype, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
 
     def unpack(self, saved: Any) -> Tensor:
         if isinstance(saved, Tensor):
@@ -144,7 +140,7 @@ class _Pass:
         self._staying = set()
 
     def _store(self, storage: torch.UntypedStorage) -> "_Stored | None":
-        reference = StorageWeakRef(storage)
+        reference: Any = StorageWeakRef(storage)  # type: ignore[no-untyped-call]  # torch's
         known = self._by_storage.get(reference.cdata)
         if known is not None and not known[0].expired():
             return known[1]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .division import aligned
+from .resources import Ticket
 from .shards import Shard
 from .spaces import Piece
-from .streams import Ticket
 
 
 class Segment(NamedTuple):

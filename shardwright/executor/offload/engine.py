@@ -1,7 +1,7 @@
 """The engine of one rank: its shards in their places, and what a step does with those that left the device."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,15 +13,13 @@ from shardwright.specs import OPTIMIZER_STATES, Offload, OptimizerName
 
 from .activations import Activations
 from .buckets import Bucket, Buckets
-from .buffers import BufferPool
 from .fetching import Fetcher, Source
 from .hosted import Hosted, InMemory, OnDrive, Update, bring_down
-from .ledger import Ledger
 from .placement import Placement, Room, place
+from .resources import BufferPool, Ledger, Streams, Ticket
 from .rule import UpdateRule
 from .shards import Shard, read_shards
 from .spaces import DriveSpace, MemorySpace, Piece
-from .streams import Streams, Ticket
 
 
 class OffloadEngine:
@@ -97,7 +95,7 @@ class OffloadEngine:
     def gradient_of(self, parameter: nn.Parameter) -> Tensor | None:
         """Return this rank's gradient of a parameter, wherever it is, in the shape of its shard; None: it has none in this step."""
         source = self._by_parameter.get(parameter)
-        if source is None or parameter is self._late and parameter.grad is not None:
+        if source is None or (parameter is self._late and parameter.grad is not None):
             gradient = parameter.grad
             return gradient._local_tensor if isinstance(gradient, DTensor) else gradient
         shard = source.shard
@@ -219,7 +217,7 @@ class OffloadEngine:
             ((hosted, piece), *others) = source.pieces
             whole = part is None and not others and isinstance(hosted, InMemory)
             values = hosted.arrays()[0][piece.offset : piece.end] if whole else None
-            shard.leave(values, lambda shard=shard: self._fetcher.fetch(shard))
+            shard.leave(values, partial(self._fetch, shard))
         return sources
 
     def _listen(self, shards: Sequence[Shard]) -> None:
@@ -230,13 +228,12 @@ class OffloadEngine:
                 continue
             source = self._sources.get(shard)
             if source is not None:
-                shard.parameter.register_post_accumulate_grad_hook(
-                    lambda _parameter, source=source: self._gradient_is_there(source)
-                )
+                shard.on_gradient(partial(self._gradient_is_there, source))
             elif shard.group in mixed:
-                shard.parameter.register_post_accumulate_grad_hook(
-                    lambda _parameter, shard=shard: shard.compact_gradient()
-                )
+                shard.on_gradient(shard.compact_gradient)
+
+    def _fetch(self, shard: Shard) -> Tensor:
+        return self._fetcher.fetch(shard)
 
     def _gradient_is_there(self, source: Source) -> None:
         shard = source.shard
@@ -250,13 +247,9 @@ class OffloadEngine:
         tickets = self._down.setdefault(shard, [])
         for hosted, piece in source.pieces:
             copied = gradient[piece.start : piece.stop]
-            tickets.append(
-                self.streams.down.submit(
-                    lambda hosted=hosted, piece=piece, copied=copied: bring_down(hosted, piece, copied, staging),
-                    # the update of the step before reads the gradient that this one replaces
-                    after=hosted.buckets.updates_of(piece),
-                )
-            )
+            # the update of the step before reads the gradient that this one replaces
+            earlier = hosted.buckets.updates_of(piece)
+            tickets.append(self.streams.down.submit(partial(bring_down, hosted, piece, copied, staging), after=earlier))
         shard.arrived += 1
         if self._during_backward and self._last[shard.stage]:
             assert self._update is not None, "the learning rate is set before the backward passes"

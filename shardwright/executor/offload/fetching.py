@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from .hosted import Hosted
-from .ledger import Ledger
+from .resources import Ledger, Stream, Ticket, hand_over
 from .shards import Shard
 from .spaces import Piece
-from .streams import Stream, Ticket, hand_over
 
 
 class _Coming:

@@ -7,11 +7,9 @@ import torch
 from torch import Tensor
 
 from .buckets import Bucket, Buckets
-from .buffers import BufferPool, pinned_empty
-from .ledger import Ledger
+from .resources import BufferPool, Ledger, Streams, Ticket, pinned_empty
 from .rule import Part, UpdateRule
 from .spaces import PAGE_ELEMENTS, DriveSpace, MemorySpace, Piece, page_end
-from .streams import Streams, Ticket
 
 
 class Update(NamedTuple):
@@ -48,7 +46,7 @@ def bring_down(hosted: Hosted, piece: Piece, gradient: Tensor, staging: BufferPo
         target.copy_(gradient, non_blocking=True)
         return
     (buffer,) = staging.take()
-    for part, sums in zip(gradient.split(len(buffer)), target.split(len(buffer)), strict=True):
+    for part, sums in zip(torch.split(gradient, len(buffer)), torch.split(target, len(buffer)), strict=True):
         copied = buffer[: len(part)]
         copied.copy_(part, non_blocking=True)
         _await_copies(part)

@@ -68,6 +68,10 @@ class Shard:
         self._fsdp_parameter._init_extensions()
         self._fsdp_group._reset_sharded_params = True  # it would copy the local tensor into a padded one
 
+    def on_gradient(self, call: Callable[[], None]) -> None:
+        """Call after each reduction of the parameter's gradient."""
+        self.parameter.register_post_accumulate_grad_hook(lambda _parameter: call())  # type: ignore[no-untyped-call]  # torch's
+
     def take_gradient(self) -> Tensor:
         """Return the gradient that FSDP2 has reduced, (elements,), and remove it from the parameter."""
         gradient, self.parameter.grad = self.parameter.grad, None

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from shardwright.base import RunFailedError, SpecError, units
 
-from .buffers import BufferPool, pinned_empty
 from .division import aligned
-from .ledger import Ledger
+from .resources import BufferPool, Ledger, pinned_empty
 from .shards import Shard
 
 PAGE_ELEMENTS = 1024
@@ -128,7 +127,7 @@ class DriveSpace:
     def _transfer(
         self, call: Callable[[int, list[memoryview], int], int], array: int, low: int, values: Tensor
     ) -> None:
-        left = memoryview(values.numpy()).cast("B")
+        left = memoryview(values.numpy().data).cast("B")
         place = 4 * (array * self.elements + low)
         try:
             while left:

@@ -16,7 +16,6 @@ from shardwright.specs import Offload, Plan, Precision
 
 from .precision import COMPUTE_DTYPES, GRADIENT_DTYPES
 
-
 _PARKED_SHARE = 0.25
 """From this share of the optimizer on the host, shards wait there until the whole model is built: its parameters are then a quarter of
 what the host holds of each element. With less, what stays on the device is more than all parameters."""

@@ -11,8 +11,9 @@ import torch.distributed as dist
 from shardwright.base import GIB, RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
+from shardwright.executor.offload import Kind, Place
 from shardwright.executor.parallel import Engine, build_engine
-from shardwright.specs import Measurement, StepRecord, read_measurement
+from shardwright.specs import HeldBytes, Measurement, OffloadMeasurement, StepRecord, read_measurement
 
 from .checkpoint import Manifest, Trainee, load_checkpoint, save_checkpoint
 from .data import Batches, open_batches
@@ -80,6 +81,8 @@ class Trainer:
             if step == self._options.steps:
                 measurement = self._measure()
             self._checkpoint_if_due(step)
+        if self._engine.offload is not None:
+            self._engine.offload.close()
         return measurement
 
     def _resume(self) -> int:
@@ -104,7 +107,7 @@ class Trainer:
                 loss = float(engine.forward_backward(inputs, labels))
             with self._meter.part("optimizer"):
                 norm = engine.clip_gradients(options.clip_norm)
-                _need_finite(step, loss, norm)
+                self._need_finite(step, loss, norm)
                 self._trainee.optimizer.step()
                 engine.zero_gradients()
         return StepRecord(
@@ -179,6 +182,7 @@ class Trainer:
                 part_seconds=max(parts, key=lambda part: sum(part.values())),
                 tokens_per_s=self._plan_file.training.tokens_per_step / median,
                 mfu=self._mfu(median),
+                offload=self._measure_offload(),
                 peak_memory_bytes=tuple(peak.peak for peak in peaks),
                 memory_kind="allocated" if self._device.type == "cuda" else "resident",
                 peak_reserved_bytes=tuple(reserved) or None,
@@ -192,16 +196,41 @@ class Trainer:
             self._folder.write_measurement(measured[0])
         return measured[0]
 
+    def _measure_offload(self) -> OffloadMeasurement | None:
+        """Return what the engines of all ranks held; every rank calls this."""
+        offload = self._engine.offload
+        if offload is None:
+            return None
+        offload.settle()
+        ledger = offload.ledger
+        gathered = [(ledger.peaks, ledger.peak_bytes("host"), ledger.limits["host"])] * dist.get_world_size()
+        dist.all_gather_object(gathered, gathered[0])
+        largest: dict[tuple[Kind, Place], int] = {}
+        for peaks, _, _ in gathered:
+            for key, held in peaks.items():
+                largest[key] = max(held, largest.get(key, 0))
+        return OffloadMeasurement(
+            held=tuple(
+                HeldBytes(kind=kind, place=place, peak_bytes=held) for (kind, place), held in sorted(largest.items())
+            ),
+            host_peak_bytes=tuple(peak for _, peak, _ in gathered),
+            host_plan_bytes=tuple(limit for _, _, limit in gathered),
+        )
+
+    def _need_finite(self, step: int, loss: float, gradient_norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(gradient_norm):
+            return
+        early = self._engine.offload is not None and self._options.clip_norm is None
+        left = (
+            "the newest checkpoint is whole" if early else "the parameters are those of the step before"
+        )  # without clipping, the host may have begun its update
+        raise RunFailedError(
+            f"step {step}: the loss is {loss} and the gradient norm {gradient_norm}; training has diverged, {left}. Try a lower learning_rate or more warmup_steps"
+        )
+
     def _tell(self, line: str) -> None:
         if self._leads:
             self._progress(line)
-
-
-def _need_finite(step: int, loss: float, gradient_norm: float) -> None:
-    if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
-        raise RunFailedError(
-            f"step {step}: the loss is {loss} and the gradient norm {gradient_norm}; training has diverged, the parameters are those of the step before. Try a lower learning_rate or more warmup_steps"
-        )
 
 
 def _check_same_data(batches: Batches) -> None:

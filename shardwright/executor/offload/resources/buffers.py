@@ -3,6 +3,7 @@
 import mmap
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ def pinned(size_bytes: int, *, kind: Kind, device: torch.device) -> Tensor:
             f"the host does not have {units.size(size_bytes)} for {kind} ({error.strerror}); plan with less offload"
         ) from error
     if device.type == "cuda":
-        failed = int(torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), size_bytes, 0))
+        failed = int(_runtime().cudaHostRegister(tensor.data_ptr(), size_bytes, 0))
         if failed:
             raise RunFailedError(
                 f"the host refuses to page-lock {units.size(size_bytes)} for {kind} (CUDA error {failed}); raise its limit of locked "
@@ -52,7 +53,11 @@ def pinned(size_bytes: int, *, kind: Kind, device: torch.device) -> Tensor:
 def unpin(tensor: Tensor, *, device: torch.device) -> None:
     """Unlock memory that `pinned` returned, before it is freed."""
     if device.type == "cuda":
-        torch.cuda.cudart().cudaHostUnregister(tensor.data_ptr())
+        _runtime().cudaHostUnregister(tensor.data_ptr())
+
+
+def _runtime() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]  # torch's
 
 
 class BufferPool:
@@ -60,7 +65,7 @@ class BufferPool:
 
     def __init__(self, count: int, elements: int, *, ledger: Ledger, device: torch.device) -> None:
         whole = pinned_empty(count * elements, kind="buffers", ledger=ledger, device=device)
-        self._free = list(whole.split(elements)) if elements else []
+        self._free = list(torch.split(whole, elements)) if elements else []
         self._changed = threading.Condition()
 
     def take(self, count: int = 1) -> list[Tensor]:

@@ -35,7 +35,7 @@ class ThreadStream:
     def __init__(self, name: str, device: torch.device) -> None:
         self.busy_seconds = 0.0
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = _cuda_stream(device)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -70,6 +70,12 @@ class ThreadStream:
                 yield
             self._stream.synchronize()
         self.busy_seconds += time.perf_counter() - begin
+
+
+def _cuda_stream(device: torch.device) -> torch.cuda.Stream | None:
+    if device.type != "cuda":
+        return None
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
 
 
 class _Job:
