@@ -19,6 +19,8 @@ from torch.distributed.tensor import DTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
+from .resources import Ledger, Stream, Streams, Ticket, hand_over, pinned, unpin
+
 _CHUNK_BYTES = 64
 """Shares are cut at cache lines, so that elements of every type stay whole."""
 
