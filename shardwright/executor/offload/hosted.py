@@ -45,13 +45,12 @@ def bring_down(hosted: Hosted, piece: Piece, gradient: Tensor, staging: BufferPo
     if staging is None:
         target.copy_(gradient, non_blocking=True)
         return
-    (buffer,) = staging.take()
-    for part, sums in zip(torch.split(gradient, len(buffer)), torch.split(target, len(buffer)), strict=True):
-        copied = buffer[: len(part)]
-        copied.copy_(part, non_blocking=True)
-        _await_copies(part)
-        sums.add_(copied)
-    staging.give_back([buffer])
+    with staging.one() as buffer:
+        for part, sums in zip(torch.split(gradient, len(buffer)), torch.split(target, len(buffer)), strict=True):
+            copied = buffer[: len(part)]
+            copied.copy_(part, non_blocking=True)
+            _await_copies(part)
+            sums.add_(copied)
 
 
 class InMemory:
@@ -106,24 +105,24 @@ class OnDrive:
         def write() -> None:
             for array, buffer in enumerate(buffers):
                 self._space.write(array, bucket.low, high, buffer)
-            self._updating.give_back(buffers)
 
         streams = self._streams
         filled = streams.drive_in.submit(read, after=[] if bucket.update is None else [bucket.update])
         updated = streams.host.submit(lambda: work.run(buffers, base=bucket.low), after=[filled, *after])
         bucket.update = streams.drive_out.submit(write, after=[updated])
+        bucket.update.add_done_callback(lambda _: self._updating.give_back(buffers))  # also where a drive fails
 
     def copy_up(self, piece: Piece, target: Tensor) -> None:
-        (buffer,) = self._reading.take()
         low = piece.offset // PAGE_ELEMENTS * PAGE_ELEMENTS
-        while low < piece.end:
-            high = min(low + len(buffer), page_end(piece.end))
-            self._space.read(0, low, high, buffer)
-            begin, end = max(low, piece.offset), min(high, piece.end)
-            target[begin - piece.offset : end - piece.offset].copy_(buffer[begin - low : end - low], non_blocking=True)
-            _await_copies(target)
-            low = high
-        self._reading.give_back([buffer])
+        with self._reading.one() as buffer:
+            while low < piece.end:
+                high = min(low + len(buffer), page_end(piece.end))
+                self._space.read(0, low, high, buffer)
+                begin, end = max(low, piece.offset), min(high, piece.end)
+                part = target[begin - piece.offset : end - piece.offset]
+                part.copy_(buffer[begin - low : end - low], non_blocking=True)
+                _await_copies(part)
+                low = high
 
     def arrays(self) -> list[Tensor]:
         return [self._space.mapped(array) for array in range(self._arrays)]

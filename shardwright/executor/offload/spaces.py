@@ -101,16 +101,15 @@ class DriveSpace:
     def fill(self, piece: Piece, pool: BufferPool) -> None:
         """Write the parameters of a piece as its shard has them, through a buffer of the pool."""
         values = piece.shard.values[piece.start : piece.stop]
-        (buffer,) = pool.take()
         low = piece.offset // PAGE_ELEMENTS * PAGE_ELEMENTS
-        while low < piece.end:
-            high = min(low + len(buffer), page_end(piece.end))
-            self.read(0, low, high, buffer)  # a page may hold a part of another piece
-            begin, end = max(low, piece.offset), min(high, piece.end)
-            buffer[begin - low : end - low] = values[begin - piece.offset : end - piece.offset]
-            self.write(0, low, high, buffer)
-            low = high
-        pool.give_back([buffer])
+        with pool.one() as buffer:
+            while low < piece.end:
+                high = min(low + len(buffer), page_end(piece.end))
+                self.read(0, low, high, buffer)  # a page may hold a part of another piece
+                begin, end = max(low, piece.offset), min(high, piece.end)
+                buffer[begin - low : end - low] = values[begin - piece.offset : end - piece.offset]
+                self.write(0, low, high, buffer)
+                low = high
 
     def read(self, array: int, low: int, high: int, into: Tensor) -> None:
         """Read elements `low` to `high`, whole pages, of an array into the beginning of a buffer.

@@ -1,8 +1,9 @@
 """Host memory that a device copies to and from without help of the CPU, and a pool of such buffers."""
 
+import contextlib
 import mmap
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -68,12 +69,21 @@ class BufferPool:
         self._free = list(torch.split(whole, elements)) if elements else []
         self._changed = threading.Condition()
 
-    def take(self, count: int = 1) -> list[Tensor]:
+    def take(self, count: int) -> list[Tensor]:
         """Return `count` buffers at once, as soon as so many are free."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._free) >= count)
             taken, self._free = self._free[:count], self._free[count:]
             return taken
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[Tensor]:
+        """Lend one buffer for the block."""
+        (buffer,) = self.take(1)
+        try:
+            yield buffer
+        finally:
+            self.give_back([buffer])
 
     def give_back(self, buffers: Sequence[Tensor]) -> None:
         """Let others use the buffers."""
