@@ -120,7 +120,7 @@ class _Pass:
         if self.before is not None:
             self.before.bring_up()
         found = torch.empty(0, dtype=saved.dtype, device=self._pool.device)
-        return found.set_(saved.stored.whole().untyped_storage(), saved.offset, saved.size, saved.stride)
+        return found.set_(saved.stored.whole(self._streams).untyped_storage(), saved.offset, saved.size, saved.stride)
 
     def bring_up(self) -> None:
         """Begin to bring back everything that the pass saved."""
@@ -131,8 +131,7 @@ class _Pass:
 
     def await_copies(self) -> None:
         """Wait until everything that the pass saved is down."""
-        for ticket in self._copies:
-            ticket.result()
+        self._streams.wait(self._copies)
         self._copies.clear()
 
     def end_forward(self) -> None:
@@ -184,11 +183,11 @@ class _Stored:
             self._whole = torch.empty(self._size_bytes, dtype=torch.uint8, device=self._pool.device)
             self._up = up.submit(partial(_join, self._whole, self._buffer, self._rest), after=[self.down])
 
-    def whole(self) -> Tensor:
+    def whole(self, streams: Streams) -> Tensor:
         """Return the bytes of the storage on the device."""
         assert self._up is not None
         assert self._whole is not None
-        self._up.result()
+        streams.wait([self._up])
         return hand_over(self._whole)
 
     def __del__(self) -> None:

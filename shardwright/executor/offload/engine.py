@@ -60,7 +60,7 @@ class OffloadEngine:
         self._hosted, self._staging = self._build(placement, OPTIMIZER_STATES[optimizer], folder)
         self._sources = self._leave(shards)
         self._by_parameter = {shard.parameter: source for shard, source in self._sources.items()}
-        self._fetcher = Fetcher(self._sources, device=device, up=self.streams.up, ledger=self.ledger)
+        self._fetcher = Fetcher(self._sources, device=device, streams=self.streams, ledger=self.ledger)
         self._down: dict[Shard, list[Ticket]] = {}
         self._update: Update | None = None
         self._during_backward = False
@@ -101,8 +101,7 @@ class OffloadEngine:
         shard = source.shard
         if not shard.arrived:
             return None
-        for ticket in self._down.get(shard, ()):
-            ticket.result()
+        self.streams.wait(self._down.get(shard, ()))
         if len(source.pieces) == 1 and source.device_part is None:
             hosted, piece = source.pieces[0]
             return hosted.gradients[piece.offset : piece.end].view(shard.shape)
@@ -147,9 +146,7 @@ class OffloadEngine:
     def settle(self) -> None:
         """Wait for all updates, so that host and drives hold the parameters after the last step."""
         for hosted in self._hosted:
-            for bucket in hosted.buckets.all:
-                if bucket.update is not None:
-                    bucket.update.result()
+            self.streams.wait(bucket.update for bucket in hosted.buckets.all if bucket.update is not None)
 
     def close(self) -> None:
         """End the engine's threads."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .hosted import Hosted
-from .resources import Ledger, Stream, Ticket, hand_over
+from .resources import Ledger, Streams, Ticket, hand_over
 from .shards import Shard
 from .spaces import Piece
 
@@ -37,8 +37,10 @@ class Fetcher:
     asked for, and the order is learned anew.
     """
 
-    def __init__(self, sources: Mapping[Shard, Source], *, device: torch.device, up: Stream, ledger: Ledger) -> None:
-        self._sources, self._device, self._up, self._ledger = sources, device, up, ledger
+    def __init__(
+        self, sources: Mapping[Shard, Source], *, device: torch.device, streams: Streams, ledger: Ledger
+    ) -> None:
+        self._sources, self._device, self._streams, self._ledger = sources, device, streams, ledger
         self._groups: dict[int, list[Shard]] = {}
         for shard in sources:
             self._groups.setdefault(shard.group, []).append(shard)
@@ -52,7 +54,7 @@ class Fetcher:
             self.forget()
             self._begin(shard.group)
         coming = self._coming.pop(shard)
-        coming.ticket.result()
+        self._streams.wait([coming.ticket])
         self._ledger.give_back("buffers", "device", 4 * shard.elements)
         if not any(other in self._coming for other in self._groups[shard.group]):
             self._asked_for(shard.group)
@@ -81,12 +83,14 @@ class Fetcher:
                 target = torch.empty(shard.elements, device=self._device)
                 source = self._sources[shard]
                 after = [ticket for hosted, piece in source.pieces for ticket in hosted.buckets.updates_of(piece)]
-                self._coming[shard] = _Coming(target, self._up.submit(partial(_fill, source, target), after=after))
+                self._coming[shard] = _Coming(
+                    target, self._streams.up.submit(partial(_fill, source, target), after=after)
+                )
 
     def forget(self) -> None:
         """Drop what came in vain."""
         for shard, coming in self._coming.items():
-            coming.ticket.result()
+            self._streams.wait([coming.ticket])
             self._ledger.give_back("buffers", "device", 4 * shard.elements)
         self._coming.clear()
 

@@ -15,7 +15,7 @@ from shardwright.costmodel import PlanFile
 from shardwright.executor import check_can_run
 from shardwright.executor.context import see_whole_sequence
 from shardwright.executor.model import Skeleton, StageModule, read_skeleton
-from shardwright.executor.offload import OffloadEngine, Room, streamed_layers
+from shardwright.executor.offload import OffloadEngine, Room, Streams, streamed_layers
 from shardwright.specs import Plan
 
 from .accumulation import Accumulation
@@ -45,7 +45,11 @@ class Engine:
     """
 
     def __init__(
-        self, builder: StageBuilder, stages: Mapping[int, StageModule], offload_folder: Path = Path("offload")
+        self,
+        builder: StageBuilder,
+        stages: Mapping[int, StageModule],
+        offload_folder: Path = Path("offload"),
+        offload_streams: Streams | None = None,
     ) -> None:
         plan_file, skeleton, mesh = builder.plan_file, builder.skeleton, builder.mesh
         plan = plan_file.plan
@@ -70,7 +74,7 @@ class Engine:
             self._tied = TiedEmbedding(plan, mesh, copy)
             if len(plan.stages) - 1 in stages:  # the norm counts the first stage's copy
                 self._counted = [parameter for parameter in self._counted if parameter is not copy]
-        self.offload = _offload(builder, stages, folder=offload_folder, late=copy)
+        self.offload = _offload(builder, stages, folder=offload_folder, streams=offload_streams, late=copy)
         for sync in syncs.values():
             sync.engine = self.offload
 
@@ -128,13 +132,18 @@ class Engine:
 
 
 def build_engine(
-    plan_file: PlanFile, *, device: torch.device, seed: int, offload_folder: Path = Path("offload")
+    plan_file: PlanFile,
+    *,
+    device: torch.device,
+    seed: int,
+    offload_folder: Path = Path("offload"),
+    offload_streams: Streams | None = None,
 ) -> Engine:
     """Build this rank's part of the plan's model with initial weights drawn from `seed`.
 
     The default process group must exist, on a backend for `device`. Its ranks are those of the plan, numbered as in
     `specs.Mesh`. Weights are the same under every plan (on devices of one type). `offload_folder` lies on the drives that a
-    plan with state on drives uses.
+    plan with state on drives uses. `offload_streams`: threads of the offload engine; None: new ones.
 
     Raises:
         SpecError: the plan has a choice that is not run yet, or another number of ranks; the model is not supported, or
@@ -175,7 +184,7 @@ def build_engine(
         expert_mesh=expert_mesh,
     )
     own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
-    return Engine(builder, {index: builder.build(index) for index in own}, offload_folder)
+    return Engine(builder, {index: builder.build(index) for index in own}, offload_folder, offload_streams)
 
 
 def _mesh(plan: Plan, device: torch.device) -> DeviceMesh:
@@ -194,7 +203,12 @@ def _expert_mesh(plan: Plan, device: torch.device) -> DeviceMesh:
 
 
 def _offload(
-    builder: StageBuilder, stages: Mapping[int, StageModule], *, folder: Path, late: nn.Parameter | None
+    builder: StageBuilder,
+    stages: Mapping[int, StageModule],
+    *,
+    folder: Path,
+    streams: Streams | None,
+    late: nn.Parameter | None,
 ) -> OffloadEngine | None:
     """Return the engine for what leaves the device, within the bytes that the plan's estimate states for this pipeline rank."""
     plan_file = builder.plan_file
@@ -213,6 +227,7 @@ def _offload(
         device=builder.device,
         sums=several,
         late=late,
+        streams=streams,
     )
     for stage, of_layers in shares.items():
         before = None

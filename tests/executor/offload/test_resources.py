@@ -20,7 +20,7 @@ class TestLedger:
         assert ledger.left_bytes("host") == 40
         with pytest.raises(
             RunFailedError,
-            match="parameters of 50.0 B on the host would pass the plan's 100 B, of which 60.0 B are held",
+            match=r"parameters of 50.0 B on the host would pass the plan's 100 B, of which 60.0 B are held",
         ):
             ledger.take("parameters", "host", 50)
         assert ledger.peaks == {("gradients", "host"): 60}

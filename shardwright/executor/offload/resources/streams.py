@@ -8,7 +8,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -118,9 +118,11 @@ class InlineStream:
 
 class Streams:
     """The engine's streams: `down` and `up` copy between device and host, `host` updates there, `drive_in` and `drive_out` read and
-    write. `in_sequence` runs all of it inline, to measure what the streams hide."""
+    write. `in_sequence` runs all of it inline, to measure what the streams hide. `waited_seconds`: how long passes have waited for jobs.
+    """
 
     def __init__(self, device: torch.device, *, in_sequence: bool = False) -> None:
+        self.waited_seconds = 0.0
         cpu = torch.device("cpu")  # cores and drives have no stream of the device
 
         def stream(name: str, on: torch.device) -> ThreadStream | InlineStream:
@@ -129,14 +131,23 @@ class Streams:
         self.down, self.up = stream("down", device), stream("up", device)
         self.host, self.drive_in, self.drive_out = (stream(name, cpu) for name in ("host", "drive-in", "drive-out"))
 
+        self._all = {name: getattr(self, name) for name in ("down", "up", "host", "drive_in", "drive_out")}
+
     @property
     def busy_seconds(self) -> dict[str, float]:
         """Seconds of work of each stream so far."""
-        return {name: stream.busy_seconds for name, stream in vars(self).items()}
+        return {name: stream.busy_seconds for name, stream in self._all.items()}
+
+    def wait(self, tickets: Iterable[Ticket]) -> None:
+        """Let the calling pass wait for jobs; raises what they raised."""
+        begin = time.perf_counter()
+        for ticket in tickets:
+            ticket.result()
+        self.waited_seconds += time.perf_counter() - begin
 
     def close(self) -> None:
         """End all threads after the jobs that they have."""
-        for stream in vars(self).values():
+        for stream in self._all.values():
             stream.close()
 
 
