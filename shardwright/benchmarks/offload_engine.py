@@ -65,7 +65,7 @@ class Turn(NamedTuple):
 def plan_file(cluster: ClusterSpec, fraction: float) -> PlanFile:
     """Return a plan for one rank with a share of the optimizer on the host."""
     return PlanFile(
-        model_name="llama-42m",
+        model_name="llama-46m",
         model_config_json=MODEL,
         cluster=cluster,
         training=TrainingSpec(seq_len=SEQ_LEN, global_batch=1, precision=Precision(compute="fp32", gradients="fp32")),
