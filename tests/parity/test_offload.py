@@ -346,3 +346,41 @@ def test_a_fault_shows(name: str, clip_norm: float | None, fault: Callable[[], N
     case = CASES[name]
     own = runs(offloaded(case.plan_file, **case.shares), clip_norm, tmp_path, fault)
     assert differing(own, runs(case.plan_file, clip_norm, tmp_path))
+
+
+def gathered_peak_bytes(file: PlanFile, folder: Path) -> int:
+    """The most bytes of gathered parameters at once, in one rank's steps."""
+    peak = 0
+
+    def watched(start: Any) -> Any:
+        def remember(self: Fetcher, sources: Any, **given: Any) -> None:
+            start(self, sources, **given)
+            fetch, outputs = self.fetch, [shard._fsdp_parameter for shard in sources]
+
+            def watch(shard: Shard) -> Tensor:
+                nonlocal peak
+                sizes = (tensor.untyped_storage().nbytes() for held in outputs for tensor in held.all_gather_outputs)
+                peak = max(peak, sum(sizes))
+                return fetch(shard)
+
+            setattr(self, "fetch", watch)  # noqa: B010  # a method, in this process
+
+        return remember
+
+    _replace(Fetcher, "__init__", watched)
+    train(file, None, folder)
+    return peak
+
+
+def test_streamed_layers_leave_the_device(tmp_path: Path) -> None:
+    """Of eight layers two at most are there at once, beside embedding and head."""
+    config = model_config("llama", layers=8, hidden_size=64, intermediate_size=96, vocab_size=259)
+    file = adamw(config, plan((layers(8),)))
+    stay, streamed = (
+        run_world(1, gathered_peak_bytes, offloaded(file, optimizer_fraction=1, parameter_fraction=share), tmp_path)[0]
+        for share in (0, 1)
+    )
+    ends = 4 * (2 * 259 * 64 + 64)
+    layer = (stay - ends) / 8
+    assert 0.9 < stay / (4 * 8 * (2 * 64 * 32 + 2 * 64 * 16 + 3 * 64 * 96 + 2 * 64) + ends) <= 1
+    assert streamed <= ends + 2 * layer
