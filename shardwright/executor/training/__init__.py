@@ -1,8 +1,9 @@
 """The training loop of one rank with its inputs and outputs: data, optimizer,
 checkpoints, the run's folder, the measurement."""
 
+from .meter import MemoryMeter
 from .optimizer import host_optimizer
 from .run_folder import RunFolder, RunIdentity, plan_digest
 from .trainer import Trainer, open_plan_batches
 
-__all__ = ["RunFolder", "RunIdentity", "Trainer", "host_optimizer", "open_plan_batches", "plan_digest"]
+__all__ = ["MemoryMeter", "RunFolder", "RunIdentity", "Trainer", "host_optimizer", "open_plan_batches", "plan_digest"]
