@@ -37,9 +37,10 @@ MESHES = {
 FRACTIONS = (0.25, 0.5, 1)
 
 
-def adamw(config: dict[str, Any], of: Plan, **given: Any) -> PlanFile:
+def adamw(config: dict[str, Any], of: Plan, *, activation_offload_layers: int = 0, **given: Any) -> PlanFile:
     file = plan_file(config, of, **given)
-    return file.model_copy(update={"training": file.training.model_copy(update={"optimizer": "adamw"})})
+    changes = {"optimizer": "adamw", "activation_offload_layers": activation_offload_layers}
+    return file.model_copy(update={"training": file.training.model_copy(update=changes)})
 
 
 def runs(
@@ -79,9 +80,12 @@ def without(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, float | 
     return of
 
 
-@pytest.mark.parametrize("clip_norm", [None, 0.5], ids=["beside the backward", "after clipping"])
+@pytest.mark.parametrize(
+    ("fraction", "clip_norm"),
+    [*((fraction, None) for fraction in FRACTIONS), (0.5, 0.5)],
+    ids=lambda value: "beside the backward" if value is None else None,
+)
 @pytest.mark.parametrize("nvme", [0, 1], ids=["host", "nvme"])
-@pytest.mark.parametrize("fraction", FRACTIONS)
 @pytest.mark.parametrize("mesh", MESHES)
 def test_a_share_of_the_optimizer(
     mesh: str,
@@ -147,6 +151,9 @@ CASES = {
     "activations, selective recompute": Case(
         adamw(LLAMA, plan((layers(4, recompute="selective"),)), attention="unfused"), {"activations": 1}
     ),
+    "activations of two layers": Case(
+        adamw(LLAMA, plan((layers(2),), (layers(2),), pp=2), activation_offload_layers=1), {}
+    ),
     "checkpoints of recomputed layers": Case(
         adamw(LLAMA, plan((layers(4, zero=3, recompute="full"),), dp_shard=2)), {"activations": 1}
     ),
@@ -157,12 +164,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("clip_norm", [None, 0.5], ids=["beside the backward", "after clipping"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "clip_norm"), [(name, (None, 0.5)[turn % 2]) for turn, name in enumerate(CASES)])
 def test_other_shares(name: str, clip_norm: float | None, tmp_path: Path) -> None:
     case = CASES[name]
     own = runs(offloaded(case.plan_file, **case.shares), clip_norm, tmp_path)
-    assert_same(own, runs(case.plan_file, clip_norm, tmp_path))
+    changes = {"activation_offload_layers": 0}
+    alone = case.plan_file.model_copy(update={"training": case.plan_file.training.model_copy(update=changes)})
+    assert_same(own, runs(alone, clip_norm, tmp_path))
     for rank in own:
         assert 0 < rank.host_peak_bytes <= rank.host_limit_bytes
 

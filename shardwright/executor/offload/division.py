@@ -16,7 +16,7 @@ def leading_parts(sizes: Sequence[int], wanted: int) -> list[int]:
     """Return how many leading elements of each shard are chosen: `wanted` in all, or up to `ALIGNED` - 1 less.
 
     `sizes`: elements of each shard, multiples of `ALIGNED`, in the order in which backward passes finish their gradients. Shards are chosen
-    whole and evenly over that order, as every k-th of Deep Optimizer States (arXiv 2410.21316, section 4). Half of what is not chosen is kept
+    whole and evenly over that order, as every k-th of Deep Optimizer States (arXiv 2410.21316). Half of what is not chosen is kept
     for the last ones, whose update nothing would hide. One shard at most is cut, so that the sum is met.
     """
     total = sum(sizes)

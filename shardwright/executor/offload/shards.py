@@ -85,17 +85,9 @@ class Shard:
         gradient._local_tensor = gradient._local_tensor.clone()
 
     def like(self, values: Tensor) -> DTensor:
-        """Return (elements,) values as a tensor that is divided over ranks as the parameter is."""
-        parameter = self.parameter
-        assert isinstance(parameter, DTensor)
-        return DTensor.from_local(
-            values.view(self.shape),
-            parameter.device_mesh,
-            parameter.placements,
-            run_check=False,
-            shape=parameter.shape,
-            stride=parameter.stride(),
-        )
+        """Return (elements,) values, where they are, as a tensor that is divided over ranks as the parameter is."""
+        divided: DTensor = self._fsdp_parameter.to_sharded_dtensor(values.view(self.shape))
+        return divided
 
     @property
     def _local(self) -> Tensor:
@@ -143,5 +135,8 @@ def read_shards(stages: Sequence[nn.Module]) -> list[Shard]:
 
 def park(module: nn.Module) -> None:
     """Move to the host the shards that FSDP2 has just made of the parameters of `module`."""
-    for shard in read_shards([module]):
-        shard.park()
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            for group in part._get_fsdp_state()._fsdp_param_groups:
+                for parameter in group.fsdp_params:
+                    Shard("", parameter, group, stage=0, group=0).park()

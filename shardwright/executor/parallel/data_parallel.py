@@ -33,7 +33,7 @@ class DataParallel:
     ) -> None:
         self.mesh = _data_axes(mesh)
         self.expert_mesh = _data_axes(expert_mesh) if expert_mesh else None
-        self._parks = plan.offload.optimizer_fraction >= _PARKED_SHARE and mesh.device_type != "cpu"
+        self._parks = plan.offload.optimizer_fraction >= _PARKED_SHARE
         compute = COMPUTE_DTYPES[precision.compute]
         self.precision = MixedPrecisionPolicy(
             param_dtype=None if compute == torch.float32 else compute, reduce_dtype=GRADIENT_DTYPES[precision.gradients]
