@@ -67,6 +67,7 @@ def tokens(step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def train_streamed(file: PlanFile, steps: int, folder: Path) -> list[float]:
     """Train by the engine; print each step and the bytes that were held. Return the losses."""
+    _return_freed_memory()
     before_bytes = psutil.Process().memory_info().rss
     engine = build_engine(file, device=CPU, seed=0, offload_folder=folder)
     options = RunOptions(out=folder, clip_norm=None, weight_decay=0.1)
@@ -118,10 +119,15 @@ def train_whole(file: PlanFile, steps: int) -> list[float]:
     return losses
 
 
+_M_MMAP_THRESHOLD = -3  # malloc.h
+
+
 def _return_freed_memory() -> None:
-    """Give the system back what building the model has freed."""
+    """Give the system back what is freed, now and at once from now on, so that the resident memory is what is in use (mallopt(3))."""
     gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(_M_MMAP_THRESHOLD, 2**16)
+    libc.malloc_trim(0)
 
 
 def main() -> None:

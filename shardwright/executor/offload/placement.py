@@ -12,8 +12,8 @@ from .spaces import PAGE_ELEMENTS, Piece, lay_out
 
 _ELEMENT_BYTES = 4
 _BUCKETS = 16
-_MOST_BUCKET_ELEMENTS = 2**22
-"""A bucket of 16 MiB of each array: copies of that size reach the rate of the link, and the tail of a step stays short."""
+_MOST_BUCKET_ELEMENTS = 2**20
+"""A bucket of 4 MiB of each array: large enough for the rate of a drive, small enough that seven buffers displace little from the host."""
 _UPDATES_AT_ONCE = 2
 """One bucket is read from the drives or written to them while another is updated."""
 
