@@ -52,6 +52,10 @@ def run(
     resume_from: Annotated[
         Path | None, typer.Option(help="Start from a checkpoint of another run, of any plan of the model.")
     ] = None,
+    offload_folder: Annotated[
+        Path | None,
+        typer.Option(help="Put state that the plan keeps on drives into this folder. Default: offload, in --out."),
+    ] = None,
     ranks: Annotated[
         int | None, typer.Option(help="Set how many ranks this machine offers. Default: what it has.")
     ] = None,
@@ -103,6 +107,7 @@ def run(
         "timing_warmup_steps": timing_warmup_steps,
         "resume": resume,
         "resume_from": resume_from,
+        "offload_folder": offload_folder,
         "ranks": ranks,
         "compile": compile_layers,
         "restarts": restarts,

@@ -16,7 +16,8 @@ from shardwright.costmodel.op_times import CALIBRATED, CollectiveName, Constants
 from shardwright.specs import ClusterSpec, LinearFormat, NodeGroup, Plan, RankGroup, TrafficAxis, TrainingSpec, by_rank
 from shardwright.specs.model import ModelSpec
 
-from .plan_costs import PlanCosts, plan_costs
+from .evaluate import plan_costs
+from .plan_costs import PlanCosts
 
 _CAUSES: Mapping[str, TrafficAxis] = {
     "tensor_parallel": "tp",

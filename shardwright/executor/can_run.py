@@ -48,9 +48,23 @@ def check_can_run(plan_file: PlanFile) -> None:
 def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str], ...]:
     """Choices that the engine does not run: whether the plan has each, what it is, and what to plan instead."""
     mesh, offload = plan.mesh, plan.offload
-    on_host = offload.optimizer_fraction
+    on_host, gradients, streamed = offload.optimizer_fraction, offload.gradient_fraction, offload.parameter_fraction
     return (
-        (0 < on_host < 1, f"an optimizer {on_host:.0%} on the host", "plan with --offload-optimizer 0 or 1"),
+        (
+            gradients not in (0, on_host),
+            f"{gradients:.3g} of the gradients on the host beside {on_host:.3g} of the optimizer",
+            f"plan with --offload-gradients 0 or {on_host:.3g}",
+        ),
+        (
+            streamed > 0 and on_host < 1,
+            f"weights streamed from the host beside {on_host:.3g} of the optimizer there",
+            "plan with --offload-optimizer 1, or with --offload-parameters 0",
+        ),
+        (
+            streamed > 0 and mesh.data_ranks > 1,
+            f"weights streamed from the host over {mesh.data_ranks} data-parallel ranks",
+            "plan with --offload-parameters 0, or with ZeRO-3 and --offload-optimizer 1",
+        ),
         (
             plan.expert_dispatch != "all-to-all" and mesh.ep > 1,
             "deduplicated dispatch",
@@ -69,16 +83,6 @@ def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str],
         ),
         (training.fp8_attention, "attention in fp8", "plan without --fp8-attention"),
         (training.mtp_layers > 0, "multi-token prediction", "plan without --mtp-layers"),
-        (training.activation_offload_layers > 0, "activation offload", "plan without --activation-offload-layers"),
-        *(
-            (bool(share), words, f"plan with --offload-{name} 0")
-            for name, share, words in (
-                ("gradients", offload.gradient_fraction, "gradients that the host keeps"),
-                ("parameters", offload.parameter_fraction, "weights streamed from the host"),
-                ("nvme", offload.nvme_fraction, "optimizer state on drives"),
-            )
-        ),
-        (bool(plan.activation_place), "activation offload", "plan with --offload-activations 0"),
         (not training.trainable.trains_all, f"trainable {training.trainable}", "plan with --trainable all"),
         (training.cuda_graphs != "none", "CUDA graphs", "plan without --cuda-graphs"),
     )

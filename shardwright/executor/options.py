@@ -28,6 +28,7 @@ class RunOptions(Spec):
     resume: "auto" continues from the newest complete checkpoint in `out`, "never" refuses a folder that holds one.
     resume_from: a checkpoint of another run of the same model, under any plan, to start from.
     timing_warmup_steps: first steps of the process that the timings leave out.
+    offload_folder: a folder on the drives that a plan with state on drives uses; None: `out`/offload. What lies there goes with the process.
     ranks: number of ranks that this machine offers; None: its GPUs, or up to eight processes on a CPU.
     compile: whether torch.compile compiles each layer; "auto": on GPUs. Estimates are of layers that are not compiled.
     restarts: how many times lost ranks are started again from the newest checkpoint.
@@ -53,6 +54,7 @@ class RunOptions(Spec):
     resume_from: Path | None = None
     log_every: PositiveInt = 1
     timing_warmup_steps: NonNegativeInt = 3
+    offload_folder: Path | None = None
     ranks: PositiveInt | None = None
     compile: Compile = "off"
     restarts: NonNegativeInt = 0

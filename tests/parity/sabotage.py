@@ -41,8 +41,8 @@ def overwrite_gradients() -> None:
     """Each microbatch's gradients replace those before them."""
     start, original = GradientSync.__init__, GradientSync.before_backward
 
-    def remember(self: Any, stage: StageModule, *, zero_stage: int) -> None:
-        start(self, stage, zero_stage=zero_stage)
+    def remember(self: Any, stage: StageModule, **given: Any) -> None:
+        start(self, stage, **given)
         self.shards = list(stage.parameters())
 
     def forgetful(self: Any, *, last: bool) -> None:
@@ -185,8 +185,8 @@ def count_replicated_gradients_twice() -> None:
     """The gradient norm adds up copies too."""
     original = clipping.gradient_norm
 
-    def every_copy(parameters: Any, *, ranks_per_stage: int, device: torch.device) -> float:
-        return original(parameters, ranks_per_stage=ranks_per_stage // 2, device=device)
+    def every_copy(gradients: Any, *, ranks_per_stage: int, device: torch.device) -> float:
+        return original(gradients, ranks_per_stage=ranks_per_stage // 2, device=device)
 
     engine.gradient_norm = every_copy  # type: ignore[attr-defined]
 

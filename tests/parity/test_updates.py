@@ -178,7 +178,7 @@ CASES = {
         (sabotage.detach_attention_core, sabotage.detach_checkpoint),
     ),
     "offload": Case(
-        plan_file(LLAMA, plan((layers(zero=3),), dp_shard=2, offload=True)), (sabotage.overwrite_gradients,)
+        plan_file(LLAMA, plan((layers(zero=3),), dp_shard=2, offload=True)), (sabotage.forget_data_parallel_average,)
     ),
     "offload, one rank": Case(plan_file(GPT2, plan((layers(),), offload=True)), (sabotage.overwrite_gradients,)),
     "cp by all-gather": Case(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,7 +13,10 @@ from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.model.fused import hugging_face_state
 from shardwright.executor.model.hugging_face import read_skeleton
 from shardwright.executor.model.initial_weights import materialise
+from shardwright.executor.offload.contents import Contents
+from shardwright.executor.options import RunOptions
 from shardwright.executor.parallel.engine import Engine, build_engine
+from shardwright.executor.training.optimizer import host_optimizer
 from tests.parity.worlds import run_world
 
 SEED = 7
@@ -88,10 +92,11 @@ def engine_run(plan_file: PlanFile, clip_norm: float | None = None, sabotage: Ca
 def train(engine: Engine, plan_file: PlanFile, clip_norm: float | None = None) -> Run:
     """Take this rank's part of the steps."""
     before = full_tensors(engine)
-    parameters = [parameter for part in engine.model_parts for parameter in part.parameters()]
-    optimizer = torch.optim.SGD(parameters, lr=LEARNING_RATE)
+    options = RunOptions(out=Path(), learning_rate=LEARNING_RATE, weight_decay=0, clip_norm=clip_norm)
+    optimizer = host_optimizer(engine.model_parts, "sgd", options, engine.offload)
     losses, norms = [], []
     for step in range(STEPS):
+        optimizer.set_learning_rate(LEARNING_RATE)
         inputs, labels = own_share(engine, *batch(step, plan_file))
         losses.append(float(engine.forward_backward(inputs, labels)))
         norms.append(engine.clip_gradients(clip_norm))
@@ -100,7 +105,7 @@ def train(engine: Engine, plan_file: PlanFile, clip_norm: float | None = None) -
     return Run(before, full_tensors(engine), tuple(losses), tuple(norms))
 
 
-def _parameters(module: torch.nn.Module) -> list[tuple[str, Tensor]]:
+def _parameters(module: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
     """What is trained, by name, a tied parameter under both its names."""
     named = module.named_parameters(remove_duplicate=False)
     return [(name, parameter) for name, parameter in named if parameter.requires_grad]
@@ -113,8 +118,11 @@ def own_share(engine: Engine, inputs: Tensor, labels: Tensor) -> tuple[Tensor, T
 def full_tensors(engine: Engine) -> dict[str, Tensor]:
     """This rank's parameters gathered whole, in Hugging Face's shapes."""
     tensors = {}
+    off_device = None if engine.offload is None else Contents(engine.offload, {})
     for part in engine.model_parts:
-        for name, value in _parameters(part):
+        for name, parameter in _parameters(part):
+            held = None if off_device is None else off_device.of(parameter)
+            value = parameter if held is None else held[""]
             whole = value.full_tensor() if isinstance(value, DTensor) else value
             tensors[name] = whole.detach().clone()
     return hugging_face_state(tensors)

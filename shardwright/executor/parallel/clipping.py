@@ -8,32 +8,36 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 
-def gradient_norm(parameters: Iterable[nn.Parameter], *, ranks_per_stage: int, device: torch.device) -> float:
+def gradient_norm(
+    gradients: Iterable[tuple[nn.Parameter, Tensor | None]], *, ranks_per_stage: int, device: torch.device
+) -> float:
     """Return the L2 norm of the whole model's gradient, over all ranks of the default process group.
 
-    Each rank adds the squares of its shards, divided by the number of ranks that hold the same shard. The sum over all
+    `gradients`: this rank's parameters, each with its own part of the gradient, wherever that is; None: it has none. Each rank adds the squares of its shards, divided by the number of ranks that hold the same shard. The sum over all
     ranks then counts every element once.
     """
     by_shards: dict[int, list[Tensor]] = {}
-    for parameter in parameters:
-        if parameter.grad is not None:
-            by_shards.setdefault(_shards(parameter), []).append(_local(parameter.grad))
+    for parameter, gradient in gradients:
+        if gradient is not None:
+            by_shards.setdefault(_shards(parameter), []).append(gradient)
     total = torch.zeros((), dtype=torch.float64, device=device)
-    for shards, gradients in by_shards.items():
+    for shards, own in by_shards.items():
         copies = ranks_per_stage / shards
-        total += torch.nn.utils.get_total_norm(gradients).to(device).double().square() / copies
+        total += torch.nn.utils.get_total_norm(own).to(device).double().square() / copies
     dist.all_reduce(total)
     return float(total.sqrt())
 
 
 def scale_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:
     """Multiply every gradient by `factor`, in place."""
-    gradients = [_local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+    gradients = [gradient for parameter in parameters if (gradient := local_gradient(parameter)) is not None]
     if gradients:
         torch._foreach_mul_(gradients, factor)
 
 
-def _local(gradient: Tensor) -> Tensor:
+def local_gradient(parameter: nn.Parameter) -> Tensor | None:
+    """Return this rank's part of a parameter's gradient."""
+    gradient = parameter.grad
     return gradient.to_local() if isinstance(gradient, DTensor) else gradient
 
 

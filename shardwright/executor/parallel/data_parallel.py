@@ -8,13 +8,18 @@ from functools import partial
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
 from shardwright.executor.model import StageModule
-from shardwright.specs import Plan, Precision
+from shardwright.executor.offload import OffloadEngine, park, streamed_layers
+from shardwright.specs import Offload, Plan, Precision
 
 from .precision import COMPUTE_DTYPES, GRADIENT_DTYPES
+
+_PARKED_SHARE = 0.25
+"""From this share of the optimizer on the host, shards wait there until the whole model is built: its parameters are then a quarter of
+what the host holds of each element. With less, what stays on the device is more than all parameters."""
 
 
 class DataParallel:
@@ -29,8 +34,7 @@ class DataParallel:
     ) -> None:
         self.mesh = _data_axes(mesh)
         self.expert_mesh = _data_axes(expert_mesh) if expert_mesh else None
-        on_device = mesh.device_type != "cpu"
-        self.offload = CPUOffloadPolicy(pin_memory=on_device) if plan.offload.optimizer_fraction else OffloadPolicy()
+        self._parks = plan.offload.optimizer_fraction >= _PARKED_SHARE
         compute = COMPUTE_DTYPES[precision.compute]
         self.precision = MixedPrecisionPolicy(
             param_dtype=None if compute == torch.float32 else compute, reduce_dtype=GRADIENT_DTYPES[precision.gradients]
@@ -46,20 +50,28 @@ class DataParallel:
             mesh=self.expert_mesh,
             reshard_after_forward=zero_stage == 3,
             mp_policy=replace(self.precision, cast_forward_inputs=False),
-            offload_policy=self.offload,
             shard_placement_fn=partial(_evenly, ranks=self.expert_mesh["dp_shard"].size()),
         )
+        self._park(module)
 
-    def shard(self, module: nn.Module | list[nn.Module], *, zero_stage: int) -> None:
-        """Shard the parameters below `module` that no inner call has sharded; 3 frees them after each forward pass."""
+    def shard(self, module: nn.Module | list[nn.Module], *, zero_stage: int, streamed: bool = False) -> None:
+        """Shard the parameters below `module` that no inner call has sharded; 3 frees them after each forward pass.
+
+        So do `streamed` ones, which come from the host for each pass.
+        """
         fully_shard(
             module,
             mesh=self.mesh,
-            reshard_after_forward=zero_stage == 3,
+            reshard_after_forward=zero_stage == 3 or streamed,
             mp_policy=self.precision,
-            offload_policy=self.offload,
             shard_placement_fn=partial(_along_first, ranks=self.mesh["dp_shard"].size()),
         )
+        for part in module if isinstance(module, list) else [module]:
+            self._park(part)
+
+    def _park(self, module: nn.Module) -> None:
+        if self._parks:
+            park(module)
 
 
 def _data_axes(mesh: DeviceMesh) -> DeviceMesh:
@@ -90,26 +102,39 @@ class GradientSync:
     ZeRO-2 keeps the parameters gathered until the last microbatch. ZeRO-1 also sums whole gradients over the
     microbatches and reduces them once; so does ZeRO-0. Between replicas (dp_replicate) gradients are reduced once a
     step.
+
+    Offload changes two of these: layers whose weights are streamed are freed after every pass, and gradients that the host sums
+    are handed out after every microbatch.
     """
 
-    def __init__(self, stage: StageModule, *, zero_stage: int) -> None:
+    def __init__(self, stage: StageModule, *, zero_stage: int, offload: Offload | None = None) -> None:
+        offload = offload or Offload()
         by_path = dict(zip(stage.layer_paths, (run.zero_stage for run in stage.strategies), strict=True))
+        streams = streamed_layers(len(stage.layer_paths), offload.parameter_fraction)
+        streamed = {path for path, comes in zip(stage.layer_paths, streams, strict=True) if comes}
         layers = f"{stage.structure.layers}."
         depth = layers.count(".") + 1
         self._root = stage
+        self._host_sums = offload.gradient_fraction > 0
         self._parts = [
-            (module, by_path.get(".".join(path.split(".")[:depth]), zero_stage))
-            for path, module in stage.named_modules()
-            if isinstance(module, FSDPModule)
+            (module, by_path.get(path, zero_stage), path in streamed)
+            for path, module in (
+                (".".join(inner.split(".")[:depth]), module)
+                for inner, module in stage.named_modules()
+                if isinstance(module, FSDPModule)
+            )
         ]
+        self.engine: OffloadEngine | None = None
         _prefetch_within_microbatch(stage)
 
     def before_backward(self, *, last: bool) -> None:
         """Set every part up for the backward pass of one microbatch; `last`: it is the last of the step."""
-        for part, zero_stage in self._parts:
-            part.set_requires_gradient_sync(last or zero_stage >= 2, recurse=False)
+        for part, zero_stage, is_streamed in self._parts:
+            part.set_requires_gradient_sync(last or zero_stage >= 2 or self._host_sums, recurse=False)
             part.set_requires_all_reduce(last, recurse=False)
-            part.set_reshard_after_backward(last or zero_stage == 3, recurse=False)
+            part.set_reshard_after_backward(last or zero_stage == 3 or is_streamed, recurse=False)
+        if self.engine is not None:
+            self.engine.before_backward(self._root, last=last)
         assert isinstance(self._root, FSDPModule)
         self._root.set_is_last_backward(last)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -14,10 +15,11 @@ from shardwright.costmodel import PlanFile
 from shardwright.executor import check_can_run
 from shardwright.executor.context import see_whole_sequence
 from shardwright.executor.model import Skeleton, StageModule, attend_within_documents, read_skeleton
+from shardwright.executor.offload import OffloadEngine, Room, Streams, streamed_layers
 from shardwright.specs import Plan
 
 from .accumulation import Accumulation
-from .clipping import gradient_norm, scale_gradients
+from .clipping import gradient_norm, local_gradient, scale_gradients
 from .data_parallel import DataParallel, GradientSync
 from .loss import IGNORED_LABEL, TokenLoss
 from .pipeline import Pipeline, TiedEmbedding
@@ -39,10 +41,16 @@ class Engine:
     `model_parts` are this rank's stages in order. Their parameters are named as in the whole Hugging Face model. Rank
     `dp_rank` of `dp_size` reads its own `micro_batch * microbatches` sequences of each global batch. `tied_names` maps
     the name of a copied weight to the name of its original. With tied embeddings in a pipeline the last stage holds
-    such a copy.
+    such a copy. `offload` holds what left the device, if anything did.
     """
 
-    def __init__(self, builder: StageBuilder, stages: Mapping[int, StageModule]) -> None:
+    def __init__(
+        self,
+        builder: StageBuilder,
+        stages: Mapping[int, StageModule],
+        offload_folder: Path = Path("offload"),
+        offload_streams: Streams | None = None,
+    ) -> None:
         plan_file, skeleton, mesh = builder.plan_file, builder.skeleton, builder.mesh
         plan = plan_file.plan
         self.mesh = mesh
@@ -54,7 +62,11 @@ class Engine:
         self._plan, self._positions = plan, builder.positions
         self._shape = (plan.micro_batch * plan.microbatches, plan_file.training.seq_len)
         self._loss = builder.loss
-        self._runner = _runner(builder, stages)
+        syncs = {
+            index: GradientSync(stage, zero_stage=plan.zero_stage, offload=plan.offload)
+            for index, stage in stages.items()
+        }
+        self._runner = _runner(builder, stages, syncs)
         self._tied: TiedEmbedding | None = None
         self._counted = [parameter for part in self.model_parts for parameter in part.parameters()]
         copy = _tied_copy(stages, skeleton) if skeleton.tied and plan.mesh.pp > 1 else None
@@ -62,6 +74,9 @@ class Engine:
             self._tied = TiedEmbedding(mesh, copy)
             if len(plan.stages) - 1 in stages:  # the norm counts the first stage's copy
                 self._counted = [parameter for parameter in self._counted if parameter is not copy]
+        self.offload = _offload(builder, stages, folder=offload_folder, streams=offload_streams, late=copy)
+        for sync in syncs.values():
+            sync.engine = self.offload
 
     def forward_backward(self, inputs: Tensor, labels: Tensor, places: Tensor | None = None) -> Tensor:
         """Accumulate the gradients of the mean loss over the global batch's tokens, and return that loss.
@@ -87,6 +102,8 @@ class Engine:
             inputs, labels = inputs[:, self._positions], labels[:, self._positions]
         with self._tied.summed() if self._tied is not None else contextlib.nullcontext():
             loss = self._runner.run(inputs, labels, places)
+        if self.offload is not None:
+            self.offload.collect_late()
         dist.all_reduce(loss)
         return loss / (mesh.data_ranks * mesh.tp)
 
@@ -98,23 +115,38 @@ class Engine:
         """
         device = torch.device(self.mesh.device_type)
         ranks_per_stage = self.mesh.size() // self._plan.mesh.pp
-        norm = gradient_norm(self._counted, ranks_per_stage=ranks_per_stage, device=device)
+        own_gradient = local_gradient if self.offload is None else self.offload.gradient_of
+        gradients = ((parameter, own_gradient(parameter)) for parameter in self._counted)
+        norm = gradient_norm(gradients, ranks_per_stage=ranks_per_stage, device=device)
         if max_norm is not None and max_norm < norm < torch.inf:
-            parameters = [parameter for part in self.model_parts for parameter in part.parameters()]
-            scale_gradients(parameters, max_norm / (norm + 1e-6))
+            factor = max_norm / (norm + 1e-6)
+            scale_gradients([parameter for part in self.model_parts for parameter in part.parameters()], factor)
+            if self.offload is not None:
+                self.offload.scale_gradients(factor)
         return norm
 
     def zero_gradients(self) -> None:
         """Delete the gradients of the previous step."""
         for part in self.model_parts:
             part.zero_grad(set_to_none=True)
+        if self.offload is not None:
+            self.offload.end_step()
 
 
-def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int, compile_layers: bool = False) -> Engine:
+def build_engine(
+    plan_file: PlanFile,
+    *,
+    device: torch.device,
+    seed: int,
+    compile_layers: bool = False,
+    offload_folder: Path = Path("offload"),
+    offload_streams: Streams | None = None,
+) -> Engine:
     """Build this rank's part of the plan's model with initial weights drawn from `seed`, with `compile_layers` by torch.compile.
 
     The default process group must exist, on a backend for `device`. Its ranks are those of the plan, numbered as in
-    `specs.Mesh`. Weights are the same under every plan (on devices of one type).
+    `specs.Mesh`. Weights are the same under every plan (on devices of one type). `offload_folder` lies on the drives that a
+    plan with state on drives uses. `offload_streams`: threads of the offload engine; None: new ones.
 
     Raises:
         SpecError: the plan has a choice that is not run yet, or another number of ranks; the model is not supported, or
@@ -158,7 +190,7 @@ def build_engine(plan_file: PlanFile, *, device: torch.device, seed: int, compil
         compile_layers=compile_layers,
     )
     own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
-    return Engine(builder, {index: builder.build(index) for index in own})
+    return Engine(builder, {index: builder.build(index) for index in own}, offload_folder, offload_streams)
 
 
 def _mesh(plan: Plan, device: torch.device) -> DeviceMesh:
@@ -182,10 +214,56 @@ def _laid_out(plan: Plan, device: torch.device, shape: tuple[int, ...], axes: tu
     return DeviceMesh(device.type, ranks, mesh_dim_names=axes)
 
 
-def _runner(builder: StageBuilder, stages: Mapping[int, StageModule]) -> _Runner:
+def _offload(
+    builder: StageBuilder,
+    stages: Mapping[int, StageModule],
+    *,
+    folder: Path,
+    streams: Streams | None,
+    late: nn.Parameter | None,
+) -> OffloadEngine | None:
+    """Return the engine for what leaves the device, within the bytes that the plan's estimate states for this pipeline rank."""
+    plan_file = builder.plan_file
+    plan = plan_file.plan
+    shares = {stage: _activation_shares(stage, builder, len(stages)) for stage in stages.values()}
+    if not plan.offload.optimizer_fraction and not any(map(any, shares.values())):
+        return None
+    estimate, rank = plan_file.estimated(), builder.mesh.get_local_rank("pp")
+    several = plan.microbatches > 1 and (plan.zero_stage >= 2 or plan.offload.gradient_fraction > 0)
+    engine = OffloadEngine(
+        list(stages.values()),
+        plan.offload,
+        plan_file.training.optimizer,
+        room=Room(estimate.host_bytes[rank], estimate.nvme_bytes[rank] if estimate.nvme_bytes else 0.0),
+        folder=folder,
+        device=builder.device,
+        sums=several,
+        late=late,
+        streams=streams,
+    )
+    for stage, of_layers in shares.items():
+        before = None
+        for path, share in zip(stage.layer_paths, of_layers, strict=True):
+            if share:
+                layer = stage.get_submodule(path)
+                engine.activations.take(layer, share, before=before)
+                before = layer
+    return engine
+
+
+def _activation_shares(stage: StageModule, builder: StageBuilder, rank_stages: int) -> list[float]:
+    """Return the share of each layer's activations that goes to the host: the plan's, or all of the training's number of layers, evenly
+    spread over the rank's stages and layers."""
+    whole = builder.plan_file.training.activation_offload_layers
+    if not whole:
+        return [run.activation_offload for run in stage.strategies]
+    layers = len(stage.strategies)
+    return [float(goes) for goes in streamed_layers(layers, min(1.0, whole / (rank_stages * layers)))]
+
+
+def _runner(builder: StageBuilder, stages: Mapping[int, StageModule], syncs: Mapping[int, GradientSync]) -> _Runner:
     plan, training = builder.plan_file.plan, builder.plan_file.training
     skeleton, mesh, loss = builder.skeleton, builder.mesh, builder.loss
-    syncs = {index: GradientSync(stage, zero_stage=plan.zero_stage) for index, stage in stages.items()}
     if plan.mesh.pp == 1:
         return Accumulation(stages[0], syncs[0], loss, microbatches=plan.microbatches)
     dtype = COMPUTE_DTYPES[training.precision.compute]

@@ -29,6 +29,7 @@ from shardwright.executor.model import (
     spread_experts,
     unfuse,
 )
+from shardwright.executor.offload import streamed_layers
 from shardwright.executor.recompute import Repetition
 
 from .chunked_loss import compute_loss_in_head
@@ -64,7 +65,8 @@ class StageBuilder:
             seq_len=self.plan_file.training.seq_len // plan.mesh.cp,
             positions=self.positions,
         )
-        for path, strategy in zip(stage.layer_paths, strategies, strict=True):
+        streams = streamed_layers(len(strategies), plan.offload.parameter_fraction)
+        for path, strategy, streamed in zip(stage.layer_paths, strategies, streams, strict=True):
             layer = stage.get_submodule(path)
             self._materialise(layer, path)
             self._spread_experts(layer)
@@ -76,7 +78,7 @@ class StageBuilder:
             if self.expert_mesh is not None:
                 for inner in experts_paths(layer):
                     self.data_parallel.shard_experts(layer.get_submodule(inner), zero_stage=strategy.zero_stage)
-            self.data_parallel.shard(layer, zero_stage=strategy.zero_stage)
+            self.data_parallel.shard(layer, zero_stage=strategy.zero_stage, streamed=streamed)
         self._build_buffers(stage)
         self._build_ends(stage)
         self.data_parallel.shard(stage, zero_stage=0)

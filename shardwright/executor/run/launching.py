@@ -88,6 +88,7 @@ def _from_anywhere(options: RunOptions) -> RunOptions:
         "out": options.out.absolute(),
         "data": tuple(path.absolute() for path in options.data),
         "resume_from": options.resume_from and options.resume_from.absolute(),
+        "offload_folder": options.offload_folder and options.offload_folder.absolute(),
     }
     return options.model_copy(update=absolute)
 

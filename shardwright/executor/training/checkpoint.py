@@ -22,8 +22,10 @@ from torch.distributed.tensor import DTensor
 
 from shardwright.base import RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
+from shardwright.executor.offload import Contents
 
 from .manifest import MANIFEST, Manifest, checksum, complete_checkpoints, damaged_file, read_manifest, sync
+from .optimizer import HostedOptimizer
 
 FILE_BYTES = 2**30
 
@@ -40,7 +42,7 @@ class Trainee(NamedTuple):
     """
 
     parts: Sequence[nn.Module]
-    optimizer: torch.optim.Optimizer
+    optimizer: HostedOptimizer
     tied: Mapping[str, str]
 
 
@@ -59,7 +61,7 @@ def save_checkpoint(folder: Path, trainee: Trainee, manifest: Manifest, *, keep:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dist.barrier()
-    tensors = _tensors(trainee)
+    tensors = _tensors(trainee, _contents(trainee))
     writer = HuggingFaceStorageWriter(str(partial), _file_of_each(tensors), save_distributed=True)
     try:
         save(tensors, storage_writer=writer)
@@ -124,8 +126,9 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
         SpecError: `read_manifest` refuses it, tensors are damaged, or names and shapes are of another model.
     """
     _check_content(checkpoint, read_manifest(checkpoint, plan_file))
-    _create_state(trainee.optimizer)
-    wanted = _tensors(trainee)
+    trainee.optimizer.create_state()
+    contents = _contents(trainee)
+    wanted = _tensors(trainee, contents)
     reader = HuggingFaceStorageReader(str(checkpoint))
     try:
         metadata = reader.read_metadata()
@@ -140,6 +143,8 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
         load(wanted, storage_reader=reader)
     except CheckpointException as error:
         raise SpecError(f"{checkpoint}: cannot be read ({_first_cause(error)}); give another checkpoint") from None
+    if contents is not None:
+        contents.write_back()
 
 
 def _check_content(checkpoint: Path, manifest: Manifest) -> None:
@@ -164,15 +169,22 @@ def _first_cause(error: CheckpointException) -> str:
     return f"rank {rank}: {' '.join(said.split())}"
 
 
-def _tensors(trainee: Trainee) -> dict[str, torch.Tensor]:
+def _contents(trainee: Trainee) -> Contents | None:
+    offload = trainee.optimizer.offload
+    return None if offload is None else Contents(offload, trainee.optimizer.device_state)
+
+
+def _tensors(trainee: Trainee, contents: Contents | None) -> dict[str, torch.Tensor]:
     """Return this rank's parameters as `model.NAME` and their optimizer state as `optimizer.NAME.KIND`."""
     tensors: dict[str, torch.Tensor] = {}
     for full_name, parameter in (named for part in trainee.parts for named in part.named_parameters()):
         name = trainee.tied.get(full_name, full_name)
-        tensors[f"model.{name}"] = parameter.detach()
-        for kind, value in trainee.optimizer.state.get(parameter, {}).items():
+        held = None if contents is None else contents.of(parameter)
+        if held is None:
+            held = {"": parameter.detach(), **trainee.optimizer.device_state.get(parameter, {})}
+        for kind, value in held.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"optimizer.{name}.{kind}"] = value
+                tensors[f"optimizer.{name}.{kind}" if kind else f"model.{name}"] = value
     return tensors
 
 
@@ -197,21 +209,6 @@ def _file_of_each(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
 
 def _local_bytes(tensor: torch.Tensor) -> int:
     return int((tensor.to_local() if isinstance(tensor, DTensor) else tensor).nbytes)
-
-
-def _create_state(optimizer: torch.optim.Optimizer) -> None:
-    """Make the optimizer create its state, which happens at its first step.
-    A step of rate zero changes no parameter."""
-    rates = [group["lr"] for group in optimizer.param_groups]
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
 
 
 def _check_coverage(metadata: Metadata, checkpoint: Path) -> None:

@@ -1,7 +1,7 @@
 """The optimizer of a plan's training, and the learning rate of each step."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from shardwright.executor import RunOptions
+from shardwright.executor.offload import OffloadEngine, UpdateRule
 from shardwright.specs import OptimizerName
 
 
@@ -40,21 +41,95 @@ def build_optimizer(parts: Sequence[nn.Module], name: OptimizerName, options: Ru
 
     Weight decay acts on matrices only. Norms and biases have none, also biases of stacked projections and experts.
     """
-    groups = _groups((named for part in parts for named in part.named_parameters()), options.weight_decay)
+    decays = _decays(parts, options.weight_decay)
+    return _optimizer(_groups(zip(decays, decays, strict=True), decays), name, options)
+
+
+def host_optimizer(
+    parts: Sequence[nn.Module], name: OptimizerName, options: RunOptions, offload: OffloadEngine | None
+) -> "HostedOptimizer":
+    """Return the same optimizer, of which the engine `offload` updates what has left the device.
+
+    It does so while backward passes run, if no clipping waits for the norm of all gradients.
+    """
+    if offload is None:
+        return HostedOptimizer(build_optimizer(parts, name, options), None)
+    decays, off_device = _decays(parts, options.weight_decay), offload.device_parts
+    offload.attach(
+        UpdateRule(name, betas=options.betas, eps=options.eps), decays, during_backward=options.clip_norm is None
+    )
+    staying = ((parameter, off_device.get(parameter, parameter)) for parameter in decays)
+    on_device = [(parameter, part) for parameter, part in staying if part is not None]
+    return HostedOptimizer(_optimizer(_groups(on_device, decays), name, options) if on_device else None, offload)
+
+
+class HostedOptimizer:
+    """The optimizer of what is on the device, None where nothing is, and of what the offload engine holds."""
+
+    def __init__(self, on_device: torch.optim.Optimizer | None, offload: OffloadEngine | None) -> None:
+        self.on_device, self.offload = on_device, offload
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Say the learning rate of a step, before its backward passes: updates may run beside them."""
+        if self.on_device is not None:
+            set_learning_rate(self.on_device, learning_rate)
+        if self.offload is not None:
+            self.offload.set_learning_rate(learning_rate)
+
+    def step(self) -> None:
+        """Update all parameters with the gradients of the step."""
+        if self.offload is not None:
+            self.offload.step()
+        if self.on_device is not None:
+            self.on_device.step()
+
+    @property
+    def device_state(self) -> Mapping[torch.Tensor, dict[str, Any]]:
+        """The state of the parameters on the device, by parameter."""
+        return {} if self.on_device is None else self.on_device.state
+
+    def create_state(self) -> None:
+        """Make the optimizer of the device create its state, which happens at its first step. A step of rate zero changes no parameter."""
+        if self.on_device is None:
+            return
+        rates = [group["lr"] for group in self.on_device.param_groups]
+        for group in self.on_device.param_groups:
+            group["lr"] = 0.0
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        self.on_device.step()
+        self.on_device.zero_grad(set_to_none=True)
+        for group, rate in zip(self.on_device.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+
+def _decays(parts: Sequence[nn.Module], weight_decay: float) -> dict[nn.Parameter, float]:
+    """Return the weight decay of each parameter that is trained."""
+    named = (named for part in parts for named in part.named_parameters())
+    return {
+        parameter: weight_decay if parameter.ndim > 1 and not name.endswith("bias") else 0.0
+        for name, parameter in named
+        if parameter.requires_grad
+    }
+
+
+def _optimizer(groups: list[dict[str, Any]], name: OptimizerName, options: RunOptions) -> torch.optim.Optimizer:
     if name == "sgd":
         # the fused kernel of SGD does not accept DTensors
         return torch.optim.SGD(groups, lr=options.learning_rate, foreach=True)
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas, eps=options.eps, fused=True)
 
 
-def _groups(parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
-    """Return one group for each decay and mesh, because a fused kernel takes tensors of one mesh only."""
+def _groups(
+    parameters: Iterable[tuple[nn.Parameter, nn.Parameter]], decays: Mapping[nn.Parameter, float]
+) -> list[dict[str, Any]]:
+    """Return one group for each decay and mesh, because a fused kernel takes tensors of one mesh only.
+
+    `parameters`: each with the part of it that is updated on the device, mostly itself.
+    """
     groups: dict[object, dict[str, Any]] = {}
-    for name, parameter in parameters:
-        if not parameter.requires_grad:
-            continue
-        decays = parameter.ndim > 1 and not name.endswith("bias")
-        mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
-        group = groups.setdefault((decays, mesh), {"params": [], "weight_decay": weight_decay if decays else 0.0})
-        group["params"].append(parameter)
+    for parameter, part in parameters:
+        mesh = part.device_mesh if isinstance(part, DTensor) else None
+        decay = decays[parameter]
+        groups.setdefault((decay, mesh), {"params": [], "weight_decay": decay})["params"].append(part)
     return list(groups.values())

@@ -12,8 +12,9 @@ import torch.distributed as dist
 from shardwright.base import GIB, RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
+from shardwright.executor.offload import Kind, Place
 from shardwright.executor.parallel import Engine, build_engine, compiles
-from shardwright.specs import Measurement, StepRecord, read_measurement
+from shardwright.specs import HeldBytes, Measurement, OffloadMeasurement, StepRecord, read_measurement
 
 from .checkpoint import DamagedError, Trainee, load_checkpoint, save_checkpoint
 from .data import Batches, open_batches, open_stream
@@ -21,7 +22,7 @@ from .documents import DocumentBatches, Sequences
 from .fingerprint import read_fingerprint
 from .manifest import Manifest
 from .meter import MemoryMeter, MemoryPeak, StepMeter
-from .optimizer import build_optimizer, learning_rate_at, set_learning_rate
+from .optimizer import host_optimizer, learning_rate_at
 from .run_folder import RunFolder, Start, plan_digest
 
 
@@ -75,9 +76,15 @@ class Trainer:
         if isinstance(self._batches, DocumentBatches):
             self._tell(_said_of(self._batches, plan_file))
         self._engine: Engine = build_engine(
-            plan_file, device=device, seed=options.seed, compile_layers=compiles(options.compile, device)
+            plan_file,
+            device=device,
+            seed=options.seed,
+            compile_layers=compiles(options.compile, device),
+            offload_folder=options.offload_folder or options.out / "offload",
         )
-        optimizer = build_optimizer(self._engine.model_parts, plan_file.training.optimizer, options)
+        optimizer = host_optimizer(
+            self._engine.model_parts, plan_file.training.optimizer, options, self._engine.offload
+        )
         self._trainee = Trainee(self._engine.model_parts, optimizer, self._engine.tied_names)
         self._records: list[StepRecord] = []
 
@@ -93,6 +100,8 @@ class Trainer:
             if step == self._options.steps:
                 measurement = self._measure()
             self._checkpoint_if_due(step)
+        if self._engine.offload is not None:
+            self._engine.offload.close()
         return measurement
 
     def _resume(self) -> int:
@@ -133,12 +142,12 @@ class Trainer:
                 given = self._batches.at(step, dp_rank=engine.dp_rank, dp_size=engine.dp_size)
                 inputs, labels = given[0].to(self._device), given[1].to(self._device)
                 places = given.places if isinstance(given, Sequences) else None
+            self._trainee.optimizer.set_learning_rate(rate)
             with self._meter.part("forward_backward"):
                 loss = float(engine.forward_backward(inputs, labels, places))
             with self._meter.part("optimizer"):
                 norm = engine.clip_gradients(options.clip_norm)
-                _need_finite(step, loss, norm)
-                set_learning_rate(self._trainee.optimizer, rate)
+                self._need_finite(step, loss, norm)
                 self._trainee.optimizer.step()
                 engine.zero_gradients()
         return StepRecord(
@@ -213,6 +222,7 @@ class Trainer:
                 part_seconds=max(parts, key=lambda part: sum(part.values())),
                 tokens_per_s=self._plan_file.training.tokens_per_step / median,
                 mfu=self._mfu(median),
+                offload=self._measure_offload(),
                 peak_memory_bytes=tuple(peak.peak for peak in peaks),
                 memory_kind="allocated" if self._device.type == "cuda" else "resident",
                 peak_reserved_bytes=tuple(reserved) or None,
@@ -226,16 +236,41 @@ class Trainer:
             self._folder.write_measurement(measured[0])
         return measured[0]
 
+    def _measure_offload(self) -> OffloadMeasurement | None:
+        """Return what the engines of all ranks held; every rank calls this."""
+        offload = self._engine.offload
+        if offload is None:
+            return None
+        offload.settle()
+        ledger = offload.ledger
+        gathered = [(ledger.peaks, ledger.peak_bytes("host"), ledger.limits["host"])] * dist.get_world_size()
+        dist.all_gather_object(gathered, gathered[0])
+        largest: dict[tuple[Kind, Place], int] = {}
+        for peaks, _, _ in gathered:
+            for key, held in peaks.items():
+                largest[key] = max(held, largest.get(key, 0))
+        return OffloadMeasurement(
+            held=tuple(
+                HeldBytes(kind=kind, place=place, peak_bytes=held) for (kind, place), held in sorted(largest.items())
+            ),
+            host_peak_bytes=tuple(peak for _, peak, _ in gathered),
+            host_plan_bytes=tuple(limit for _, _, limit in gathered),
+        )
+
+    def _need_finite(self, step: int, loss: float, gradient_norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(gradient_norm):
+            return
+        early = self._engine.offload is not None and self._options.clip_norm is None
+        left = (
+            "the newest checkpoint is whole" if early else "the parameters are those of the step before"
+        )  # without clipping, the host may have begun its update
+        raise RunFailedError(
+            f"step {step}: the loss is {loss} and the gradient norm {gradient_norm}; training has diverged, {left}. Try a lower learning_rate or more warmup_steps"
+        )
+
     def _tell(self, line: str) -> None:
         if self._leads:
             self._progress(line)
-
-
-def _need_finite(step: int, loss: float, gradient_norm: float) -> None:
-    if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
-        raise RunFailedError(
-            f"step {step}: the loss is {loss} and the gradient norm {gradient_norm}; training has diverged, the parameters are those of the step before. Try a lower learning_rate or more warmup_steps"
-        )
 
 
 def _said_of(batches: DocumentBatches, plan_file: PlanFile) -> str:

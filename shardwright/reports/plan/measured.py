@@ -64,7 +64,23 @@ def measured_lines(plan: Plan, estimate: Estimate, measurement: Measurement) -> 
                 _difference(predicted.total, measured),
             )
         )
-    return lines
+    return lines + _offload_lines(measurement)
+
+
+def _offload_lines(measurement: Measurement) -> list[MeasuredLine]:
+    """Host memory of the offload engine, beside the plan's figure: the rank that came nearest to it."""
+    offload = measurement.offload
+    if offload is None:
+        return []
+    stated, held = max(
+        zip(offload.host_plan_bytes, offload.host_peak_bytes, strict=True),
+        key=lambda pair: pair[1] / pair[0] if pair[0] else 0.0,
+    )
+    return [
+        MeasuredLine(
+            "offload, host memory", readable.size(stated), f"{readable.size(held)} held", _difference(stated, held)
+        )
+    ]
 
 
 def _difference(predicted: float, measured: float) -> str:

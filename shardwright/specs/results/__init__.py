@@ -2,18 +2,20 @@
 
 from .dry_run import DryRun, Traced, TracedRank, TracedTraffic, TrafficAxis, UnchargedTraffic
 from .estimate import Estimate, Interval, MemoryBytes, StepSeconds
-from .measurement import Fingerprint, Measurement, StepRecord, read_measurement
+from .measurement import Fingerprint, HeldBytes, Measurement, OffloadMeasurement, StepRecord, read_measurement
 from .timeline import Lane, MemoryCurve, Span, Timeline
 
 __all__ = [
     "DryRun",
     "Estimate",
     "Fingerprint",
+    "HeldBytes",
     "Interval",
     "Lane",
     "Measurement",
     "MemoryBytes",
     "MemoryCurve",
+    "OffloadMeasurement",
     "Span",
     "StepRecord",
     "StepSeconds",

@@ -27,12 +27,33 @@ class Fingerprint(Spec):
     date: str
 
 
+class HeldBytes(Spec):
+    """The most bytes of one kind of tensor that the offload engine of a rank held at once in one place."""
+
+    kind: Literal["parameters", "gradients", "optimizer_state", "activations", "buffers"]
+    place: Literal["device", "host", "nvme"]
+    peak_bytes: NonNegativeInt
+
+
+class OffloadMeasurement(Spec):
+    """What the offload engine held. `held`: of each kind and place, on the rank that held most of it.
+
+    `host_peak_bytes`: the peak of all kinds together on the host, for each rank in order; `host_plan_bytes`: what the plan states, which no
+    rank passes. `device` counts what the engine itself put there, not what FSDP2 or autograd hold.
+    """
+
+    held: tuple[HeldBytes, ...]
+    host_peak_bytes: tuple[NonNegativeInt, ...]
+    host_plan_bytes: tuple[NonNegativeFloat, ...]
+
+
 class Measurement(Spec):
     """A training run. Seconds are medians over the steps after `warmup_steps`; memory is each rank's peak, in order.
 
     `step_seconds_low` and `_high` are the tenth and ninetieth percentile. `steps` holds every step of the run. After a
     resume, the seconds and the memory are of the steps since.
     `part_seconds` are those of the slowest rank: "forward_backward" (with pipeline and communication), "optimizer", "data".
+    `offload` is there if the plan has shares off the device.
     `memory_kind`: resident set of the process on CPU, allocated and reserved by torch on CUDA.
     """
 
@@ -50,6 +71,7 @@ class Measurement(Spec):
     memory_kind: Literal["resident", "allocated"]
     peak_reserved_bytes: tuple[NonNegativeFloat, ...] | None = None
     baseline_memory_bytes: tuple[NonNegativeFloat, ...] | None = None
+    offload: OffloadMeasurement | None = None
     steps: tuple[StepRecord, ...]
     fingerprint: Fingerprint
 

@@ -159,11 +159,6 @@ class TestWhatIsNotRunYet:
             ({}, {"stack": "megatron-core"}, "the plan is for stack 'megatron-core'; this executor is 'shardwright'"),
             ({}, {"cuda_graphs": "whole"}, "CUDA graphs can be estimated and compared, not run yet; plan without"),
             ({}, {"mtp_layers": 1}, "multi-token prediction can be estimated and compared, not run yet; plan without"),
-            (
-                {},
-                {"activation_offload_layers": 1},
-                "activation offload can be estimated and compared, not run yet; plan",
-            ),
             ({}, {"fp8_attention": True}, "attention in fp8 can be estimated and compared, not run yet; plan without"),
             ({}, {"expert_capacity": 1.5}, "expert_capacity can be estimated and compared, not run yet; leave it out"),
         ],
@@ -174,10 +169,15 @@ class TestWhatIsNotRunYet:
     @pytest.mark.parametrize(
         ("offload", "says"),
         [
-            ({"optimizer_fraction": 0.5}, "an optimizer 50% on the host can be estimated and compared, not run yet"),
-            ({"optimizer_fraction": 1, "gradient_fraction": 1}, "plan with --offload-gradients 0"),
-            ({"parameter_fraction": 0.25}, "plan with --offload-parameters 0"),
-            ({"optimizer_fraction": 1, "nvme_fraction": 1}, "plan with --offload-nvme 0"),
+            (
+                {"optimizer_fraction": 0.5, "gradient_fraction": 0.25},
+                "0.25 of the gradients on the host beside 0.5 of the optimizer can be estimated and compared, not run yet; "
+                "plan with --offload-gradients 0 or 0.5",
+            ),
+            (
+                {"optimizer_fraction": 0.5, "parameter_fraction": 0.25},
+                "plan with --offload-optimizer 1, or with --offload-parameters 0",
+            ),
         ],
     )
     def test_shares_off_the_device(self, tmp_path: Path, offload: dict[str, float], says: str) -> None:
@@ -196,10 +196,15 @@ class TestWhatIsNotRunYet:
         data["plan"]["expert_dispatch"] = "deduplicated"
         assert "plan with --expert-dispatch all-to-all" in refused(tmp_path, PlanFile.parse(data, source="test"))
 
-    def test_activations_off_the_device(self, tmp_path: Path) -> None:
-        data = tiny(plan((layers(4),), microbatches=2)).model_dump(mode="json")
-        data["plan"]["stages"][0]["layers"][0]["activation_offload"] = 0.5
-        assert "plan with --offload-activations 0" in refused(tmp_path, PlanFile.parse(data, source="test"))
+    def test_weights_streamed_to_several_ranks_of_the_same(self, tmp_path: Path) -> None:
+        data = tiny(plan((layers(2),), dp_replicate=2)).model_dump(mode="json")
+        data["plan"]["offload"] = {"optimizer_fraction": 1, "parameter_fraction": 0.5}
+        said = refused(tmp_path, PlanFile.parse(data, source="test"))
+        assert (
+            "weights streamed from the host over 2 data-parallel ranks can be estimated and compared, not run yet"
+            in said
+        )
+        assert "or with ZeRO-3 and --offload-optimizer 1" in said
 
     def test_a_stage_without_layers(self, tmp_path: Path) -> None:
         data = tiny(plan((layers(1),), (layers(1),), pp=2)).model_dump(mode="json")

@@ -1,0 +1,394 @@
+"""A plan with shares off the device trains as the same plan without, bit for bit, and the comparison notices when it does not."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor.offload import activations, engine, fetching
+from shardwright.executor.offload.buckets import Buckets
+from shardwright.executor.offload.engine import OffloadEngine
+from shardwright.executor.offload.fetching import Fetcher, Source
+from shardwright.executor.offload.hosted import InMemory
+from shardwright.executor.offload.resources.streams import Ticket
+from shardwright.executor.offload.rule import UpdateRule
+from shardwright.executor.offload.shards import Shard
+from shardwright.executor.offload.spaces import DriveSpace
+from shardwright.specs.plan import Plan
+from tests.parity.cases import layers, model_config, plan, plan_file
+from tests.parity.families import FAMILIES
+from tests.parity.offload import Trained, offloaded, train
+from tests.parity.worlds import run_world
+
+# so large that every place holds whole pages of it under every mesh
+LLAMA = model_config("llama", layers=4, hidden_size=64, intermediate_size=96, vocab_size=1031)
+QWEN3_TIED = model_config("qwen3", layers=4, tied=True, vocab_size=1031)
+
+MESHES = {
+    "fsdp": plan((layers(4, zero=3),), dp_shard=2),
+    "tp x fsdp": plan((layers(2, zero=2), layers(2, zero=3)), dp_shard=2, tp=2),
+    "pp x fsdp": plan((layers(2, zero=3),), (layers(2, zero=1),), pp=2, dp_shard=2),
+}
+FRACTIONS = (0.25, 0.5, 1)
+
+
+def adamw(config: dict[str, Any], of: Plan, *, activation_offload_layers: int = 0, **given: Any) -> PlanFile:
+    file = plan_file(config, of, **given)
+    changes = {"optimizer": "adamw", "activation_offload_layers": activation_offload_layers}
+    return file.model_copy(update={"training": file.training.model_copy(update=changes)})
+
+
+def runs(
+    file: PlanFile, clip_norm: float | None, folder: Path, fault: Callable[[], None] | None = None
+) -> list[Trained]:
+    return run_world(file.plan.mesh.ranks, train, file, clip_norm, folder, fault)
+
+
+def differing(own: Sequence[Trained], other: Sequence[Trained]) -> list[str]:
+    """Names of the shards that differ in any bit."""
+    assert all(mine.shards.keys() == theirs.shards.keys() for mine, theirs in zip(own, other, strict=True))
+    return [
+        name
+        for mine, theirs in zip(own, other, strict=True)
+        for name, value in mine.shards.items()
+        if not torch.equal(value, theirs.shards[name])
+    ]
+
+
+def assert_same(own: Sequence[Trained], other: Sequence[Trained]) -> None:
+    assert differing(own, other) == []
+    for mine, theirs in zip(own, other, strict=True):
+        assert mine.losses == theirs.losses
+        assert mine.norms == theirs.norms
+
+
+@pytest.fixture(scope="module")
+def without(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, float | None], list[Trained]]:
+    """The same meshes without offload, each trained once."""
+    done: dict[tuple[str, float | None], list[Trained]] = {}
+
+    def of(mesh: str, clip_norm: float | None) -> list[Trained]:
+        if (mesh, clip_norm) not in done:
+            done[mesh, clip_norm] = runs(adamw(LLAMA, MESHES[mesh]), clip_norm, tmp_path_factory.mktemp("without"))
+        return done[mesh, clip_norm]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("fraction", "clip_norm"),
+    [*((fraction, None) for fraction in FRACTIONS), (0.5, 0.5)],
+    ids=lambda value: "beside the backward" if value is None else None,
+)
+@pytest.mark.parametrize("nvme", [0, 1], ids=["host", "nvme"])
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_share_of_the_optimizer(
+    mesh: str,
+    fraction: float,
+    nvme: int,
+    clip_norm: float | None,
+    without: Callable[[str, float | None], list[Trained]],
+    tmp_path: Path,
+) -> None:
+    file = offloaded(adamw(LLAMA, MESHES[mesh]), optimizer_fraction=fraction, nvme_fraction=nvme)
+    own = runs(file, clip_norm, tmp_path)
+    assert_same(own, without(mesh, clip_norm))
+    for rank in own:
+        assert rank.held["optimizer_state", "nvme" if nvme else "host"] > 0
+        assert rank.host_peak_bytes <= rank.host_limit_bytes
+
+
+class Case(NamedTuple):
+    """A plan file, and the shares of it that leave the device."""
+
+    plan_file: PlanFile
+    shares: dict[str, float]
+
+
+CASES = {
+    "half of it on drives": Case(adamw(LLAMA, MESHES["fsdp"]), {"optimizer_fraction": 1, "nvme_fraction": 0.5}),
+    "odd share": Case(adamw(LLAMA, MESHES["fsdp"]), {"optimizer_fraction": 0.37}),
+    "uneven shards": Case(
+        adamw({**LLAMA, "vocab_size": 1033}, plan((layers(4, zero=3),), dp_shard=4)), {"optimizer_fraction": 1}
+    ),
+    "replicas": Case(adamw(LLAMA, plan((layers(4),), dp_replicate=2)), {"optimizer_fraction": 0.5}),
+    "hsdp": Case(adamw(LLAMA, plan((layers(4, zero=2),), dp_replicate=2, dp_shard=2)), {"optimizer_fraction": 0.5}),
+    "bf16": Case(adamw(LLAMA, MESHES["fsdp"], compute="bf16"), {"optimizer_fraction": 0.5}),
+    "split backward": Case(
+        adamw(LLAMA, plan((layers(2),), (layers(2),), pp=2, microbatches=4, schedule="zb-h1")),
+        {"optimizer_fraction": 0.5},
+    ),
+    "tied embedding on two stages": Case(
+        adamw(QWEN3_TIED, plan((layers(2, zero=3),), (layers(2, zero=3),), pp=2, dp_shard=2, microbatches=4)),
+        {"optimizer_fraction": 1},
+    ),
+    "tied embedding on one": Case(adamw(QWEN3_TIED, plan((layers(4),))), {"optimizer_fraction": 0.5}),
+    "experts": Case(
+        adamw(FAMILIES["qwen3_moe"], plan((layers(zero=3),), dp_shard=2, ep=2)), {"optimizer_fraction": 0.5}
+    ),
+    "gradients": Case(
+        adamw(LLAMA, plan((layers(4),), microbatches=4)), {"optimizer_fraction": 0.5, "gradient_fraction": 0.5}
+    ),
+    "streamed weights": Case(adamw(LLAMA, plan((layers(4),))), {"optimizer_fraction": 1, "parameter_fraction": 1}),
+    "half of the weights streamed from drives": Case(
+        adamw(LLAMA, plan((layers(4, recompute="full"),), microbatches=4)),
+        {"optimizer_fraction": 1, "gradient_fraction": 1, "parameter_fraction": 0.5, "nvme_fraction": 1},
+    ),
+    "streamed weights, pp x tp": Case(
+        adamw(LLAMA, plan((layers(2),), (layers(2),), pp=2, tp=2)), {"optimizer_fraction": 1, "parameter_fraction": 1}
+    ),
+    "activations": Case(adamw(LLAMA, plan((layers(4),))), {"activations": 1}),
+    "half of the activations": Case(adamw(LLAMA, MESHES["fsdp"]), {"activations": 0.5}),
+    "activations, gpt2": Case(adamw(model_config("gpt2", layers=4), plan((layers(4),))), {"activations": 1}),
+    "activations, experts": Case(
+        adamw(FAMILIES["qwen3_moe"], plan((layers(zero=3),), dp_shard=2, ep=2)), {"activations": 1}
+    ),
+    "activations, selective recompute": Case(
+        adamw(LLAMA, plan((layers(4, recompute="selective"),)), attention="unfused"), {"activations": 1}
+    ),
+    "activations of two layers": Case(
+        adamw(LLAMA, plan((layers(2),), (layers(2),), pp=2), activation_offload_layers=1), {}
+    ),
+    "checkpoints of recomputed layers": Case(
+        adamw(LLAMA, plan((layers(4, zero=3, recompute="full"),), dp_shard=2)), {"activations": 1}
+    ),
+    "everything, pp x tp": Case(
+        adamw(LLAMA, plan((layers(2),), (layers(2),), pp=2, tp=2, microbatches=4)),
+        {"activations": 0.75, "optimizer_fraction": 1, "parameter_fraction": 1, "nvme_fraction": 0.5},
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "clip_norm"), [(name, (None, 0.5)[turn % 2]) for turn, name in enumerate(CASES)])
+def test_other_shares(name: str, clip_norm: float | None, tmp_path: Path) -> None:
+    case = CASES[name]
+    own = runs(offloaded(case.plan_file, **case.shares), clip_norm, tmp_path)
+    changes = {"activation_offload_layers": 0}
+    alone = case.plan_file.model_copy(update={"training": case.plan_file.training.model_copy(update=changes)})
+    assert_same(own, runs(alone, clip_norm, tmp_path))
+    for rank in own:
+        assert 0 < rank.host_peak_bytes <= rank.host_limit_bytes
+
+
+def test_gradients_that_tp_sums_after_each_microbatch_agree_to_rounding(tmp_path: Path) -> None:
+    """Without offload, tp sums its parts of the microbatches' sum: another order of additions."""
+    file = adamw(LLAMA, plan((layers(2),), (layers(2),), pp=2, tp=2, microbatches=4))
+    own = runs(offloaded(file, optimizer_fraction=1, gradient_fraction=1), None, tmp_path)
+    for mine, theirs in zip(own, runs(file, None, tmp_path), strict=True):
+        assert mine.losses == pytest.approx(theirs.losses, rel=1e-5)
+        assert mine.norms == pytest.approx(theirs.norms, rel=1e-5)
+
+
+def _replace(owner: Any, name: str, by: Callable[[Any], Any]) -> None:
+    """Put `by(original)` in the place of a function of a module or class, in this process."""
+    setattr(owner, name, by(getattr(owner, name)))
+
+
+def drop_a_bucket() -> None:
+    """The first bucket is never updated."""
+
+    def without_first(submit: Any) -> Any:
+        return lambda self, bucket, update, *, after: submit(self, bucket, update, after=after) if bucket.low else None
+
+    _replace(InMemory, "submit", without_first)
+
+
+def keep_stale_parameters() -> None:
+    """What comes up for a gather is what came up for the step's first one, before any update."""
+    first: dict[Shard, Tensor] = {}
+
+    def stale(fetch: Any) -> Any:
+        return lambda self, shard: first.setdefault(shard, fetch(self, shard)).clone()
+
+    _replace(Fetcher, "fetch", stale)
+
+
+def fetch_before_the_update() -> None:
+    """Parameters come up without waiting for an update that is under way."""
+    _slow(UpdateRule, "apply")
+
+    def early(begin: Any) -> Any:
+        def without_waiting(self: Fetcher, group: int) -> None:
+            kept = Buckets.updates_of
+            _replace(Buckets, "updates_of", lambda _: lambda self, piece: [])
+            begin(self, group)
+            _replace(Buckets, "updates_of", lambda _: kept)
+
+        return without_waiting
+
+    _replace(Fetcher, "_begin", early)
+
+
+def overwrite_gradients_on_their_way() -> None:
+    """The memory of a gradient is used again before its copy is down."""
+    taken: list[Tensor] = []
+
+    def kept(take: Any) -> Any:
+        def remember(self: Shard) -> Tensor:
+            taken.append(take(self))
+            return taken[-1]
+
+        return remember
+
+    def overwritten(arrived: Any) -> Any:
+        def overwrite(self: OffloadEngine, source: Source) -> None:
+            arrived(self, source)
+            taken.pop().zero_()
+
+        return overwrite
+
+    _slow(engine, "bring_down")
+    _replace(Shard, "take_gradient", kept)
+    _replace(OffloadEngine, "_gradient_is_there", overwritten)
+
+
+def update_before_the_gradient() -> None:
+    """A bucket is updated without waiting for its gradients to come down."""
+    _slow(engine, "bring_down")
+    _replace(
+        InMemory, "submit", lambda submit: lambda self, bucket, update, *, after: submit(self, bucket, update, after=[])
+    )
+
+
+def forget_earlier_microbatches() -> None:
+    """On the host, each microbatch's gradient replaces those before it."""
+    _replace(
+        engine, "bring_down", lambda bring: lambda held, piece, gradient, staging: bring(held, piece, gradient, None)
+    )
+
+
+def forget_the_clipping() -> None:
+    """The host updates with gradients that are not clipped."""
+    _replace(OffloadEngine, "scale_gradients", lambda _: lambda self, factor: None)
+
+
+def mix_up_streamed_values() -> None:
+    """Each value of a parameter comes up in the place of its neighbour."""
+
+    def rolled(fill: Any) -> Any:
+        def mixed(source: Source, target: Tensor) -> None:
+            fill(source, target)
+            target.copy_(target.roll(1))
+
+        return mixed
+
+    _replace(fetching, "_fill", rolled)
+
+
+def leave_state_behind() -> None:
+    """The drive keeps the optimizer state of the beginning."""
+    _replace(
+        DriveSpace,
+        "write",
+        lambda write: lambda self, array, *given: None if array else write(self, array, *given),
+    )
+
+
+def lose_the_front_of_activations() -> None:
+    """What comes back of a layer's activations is not what went."""
+    _replace(activations, "_join", lambda join: lambda whole, front, rest: join(whole, torch.zeros_like(front), rest))
+
+
+def bring_up_before_the_way_down() -> None:
+    """Activations come back without waiting for their copies to the host."""
+
+    def early(bring_up: Any) -> Any:
+        def without_waiting(self: Any, up: Any) -> None:
+            kept, self.down = self.down, Ticket()
+            self.down.set_result(None)
+            bring_up(self, up)
+            self.down = kept
+
+        return without_waiting
+
+    _slow(activations, "_copy")
+    _replace(activations._Pass, "await_copies", lambda _: lambda self: None)
+    _replace(activations._Stored, "bring_up", early)
+
+
+def _slow(owner: Any, name: str) -> None:
+    """Let a job take so long that what does not wait for it comes first."""
+
+    def slowed(work: Any) -> Any:
+        def late(*given: Any) -> None:
+            time.sleep(0.02)
+            work(*given)
+
+        return late
+
+    _replace(owner, name, slowed)
+
+
+FAULTS: list[tuple[str, float | None, Callable[[], None]]] = [
+    ("odd share", None, drop_a_bucket),
+    ("odd share", 0.5, drop_a_bucket),
+    ("odd share", None, keep_stale_parameters),
+    ("odd share", 0.5, fetch_before_the_update),
+    ("odd share", None, fetch_before_the_update),
+    ("odd share", None, update_before_the_gradient),
+    ("replicas", 0.5, overwrite_gradients_on_their_way),
+    ("odd share", 0.5, forget_the_clipping),
+    ("odd share", None, forget_earlier_microbatches),
+    ("gradients", None, forget_earlier_microbatches),
+    ("streamed weights", None, mix_up_streamed_values),
+    ("streamed weights", None, keep_stale_parameters),
+    ("half of it on drives", None, leave_state_behind),
+    ("activations", None, lose_the_front_of_activations),
+    ("half of the activations", None, lose_the_front_of_activations),
+    ("checkpoints of recomputed layers", None, lose_the_front_of_activations),
+    ("activations", None, bring_up_before_the_way_down),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "clip_norm", "fault"),
+    FAULTS,
+    ids=[f"{name}: {fault.__name__}{'' if clip is None else ', clipped'}" for name, clip, fault in FAULTS],
+)
+def test_a_fault_shows(name: str, clip_norm: float | None, fault: Callable[[], None], tmp_path: Path) -> None:
+    case = CASES[name]
+    own = runs(offloaded(case.plan_file, **case.shares), clip_norm, tmp_path, fault)
+    assert differing(own, runs(case.plan_file, clip_norm, tmp_path))
+
+
+def gathered_peak_bytes(file: PlanFile, folder: Path) -> int:
+    """The most bytes of gathered parameters at once, in one rank's steps."""
+    peak = 0
+
+    def watched(start: Any) -> Any:
+        def remember(self: Fetcher, sources: Any, **given: Any) -> None:
+            start(self, sources, **given)
+            fetch, outputs = self.fetch, [shard._fsdp_parameter for shard in sources]
+
+            def watch(shard: Shard) -> Tensor:
+                nonlocal peak
+                sizes = (tensor.untyped_storage().nbytes() for held in outputs for tensor in held.all_gather_outputs)
+                peak = max(peak, sum(sizes))
+                return fetch(shard)
+
+            setattr(self, "fetch", watch)  # noqa: B010  # a method, in this process
+
+        return remember
+
+    _replace(Fetcher, "__init__", watched)
+    train(file, None, folder)
+    return peak
+
+
+def test_streamed_layers_leave_the_device(tmp_path: Path) -> None:
+    """Of eight layers two at most are there at once, beside embedding and head."""
+    config = model_config("llama", layers=8, hidden_size=64, intermediate_size=96, vocab_size=259)
+    file = adamw(config, plan((layers(8),)))
+    stay, streamed = (
+        run_world(1, gathered_peak_bytes, offloaded(file, optimizer_fraction=1, parameter_fraction=share), tmp_path)[0]
+        for share in (0, 1)
+    )
+    ends = 4 * (2 * 259 * 64 + 64)
+    layer = (stay - ends) / 8
+    assert 0.9 < stay / (4 * 8 * (2 * 64 * 32 + 2 * 64 * 16 + 3 * 64 * 96 + 2 * 64) + ends) <= 1
+    assert streamed <= ends + 2 * layer
