@@ -189,7 +189,7 @@ def test_settings_say_which_modules_run_again() -> None:
     ("framework", "modules", "reason"),
     [
         ("Megatron-Core", "moe_act+norms", "recompute of module 'norms' is not known; known: core_attn, layernorm, "),
-        ("HF Trainer", "layernorm", "which stack hf-trainer does not run"),
+        ("HF Trainer", "layernorm", "stack hf-trainer names none; leave them out"),
     ],
 )
 def test_modules_that_no_layer_has_are_a_reason_to_skip(framework: str, modules: str, reason: str) -> None:
