@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from shardwright.base import SpecError
 from shardwright.costmodel import Charge, PlanFile, RankCharges, charged_step
 from shardwright.executor.run import check_plan
-from shardwright.specs import DryRun, Plan, Traced, TracedRank, TracedTraffic, TrafficAxis, UnchargedTraffic
+from shardwright.specs import DryRun, Offload, Plan, Traced, TracedRank, TracedTraffic, TrafficAxis, UnchargedTraffic
 
 from .collectives import Collective
 from .step import Step, trace_step
@@ -47,8 +48,10 @@ def dry_run(plan_file: PlanFile, ranks: Sequence[int] | None = None) -> DryRun:
         SpecError: the executor does not run the plan, a rank is not of the plan, or this process is a rank already.
     """
     check_plan(plan_file)
+    plan_file = _on_the_device(plan_file)
     plan, kinds = plan_file.plan, _kinds(plan_file)
-    chosen = [alike[0] * _ranks_per_stage(plan) for alike in kinds] if ranks is None else list(ranks)
+    of_stage = plan.mesh.numbered().reshape(plan.mesh.pp, -1)
+    chosen = [int(of_stage[alike[0], 0]) for alike in kinds] if ranks is None else list(ranks)
     for rank in chosen:
         if not 0 <= rank < plan.mesh.ranks:
             raise SpecError(
@@ -64,8 +67,24 @@ def dry_run(plan_file: PlanFile, ranks: Sequence[int] | None = None) -> DryRun:
     )
 
 
-def _ranks_per_stage(plan: Plan) -> int:
-    return plan.mesh.ranks // plan.mesh.pp
+def _on_the_device(plan_file: PlanFile) -> PlanFile:
+    """Return the plan with nothing off the device: what lies there passes no network, and its copies are not traced.
+
+    Raises:
+        SpecError: the plan is for documents, whose places no made-up tokens have.
+    """
+    plan, training = plan_file.plan, plan_file.training
+    if training.lengths is not None:
+        raise SpecError("a dry run has no documents of several lengths; plan without --lengths")
+    stages = tuple(
+        stage.model_copy(
+            update={"layers": tuple(run.model_copy(update={"activation_offload": 0}) for run in stage.layers)}
+        )
+        for stage in plan.stages
+    )
+    on_device = plan.model_copy(update={"offload": Offload(), "stages": stages})
+    training = training.model_copy(update={"activation_offload_layers": 0})
+    return plan_file.model_copy(update={"plan": on_device, "training": training})
 
 
 def _kinds(plan_file: PlanFile) -> list[tuple[int, ...]]:
@@ -152,7 +171,7 @@ def _extrapolated(first: _Totals, second: _Totals, times: float) -> _Totals:
 def _beside(
     rank: int, plan: Plan, kinds: list[tuple[int, ...]], totals: _Totals, charges: Sequence[RankCharges]
 ) -> TracedRank:
-    pipeline_rank = rank // _ranks_per_stage(plan)
+    pipeline_rank = int(np.argwhere(plan.mesh.numbered() == rank)[0, 0])
     charged, nothing = charges[pipeline_rank], Charge(0, 0)
     by_axis = {kind for kind in totals.sizes if kind.axis} | {_Kind(*kind) for kind in charged.traffic}
     traffic = []

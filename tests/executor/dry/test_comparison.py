@@ -7,14 +7,15 @@ import pytest
 from torch.distributed.pipelining import PipelineStage
 
 from shardwright.base import SpecError
+from shardwright.catalog import read_lengths
 from shardwright.executor.context import ring
 from shardwright.executor.dry import comparison
 from shardwright.executor.dry.comparison import SCALARS, SPLIT_LOSS, TOKEN_COUNTS, VOTES, dry_run
 from shardwright.executor.dry.step import trace_step
 from shardwright.executor.model import moves
 from shardwright.executor.parallel import data_parallel
-from shardwright.specs import TracedRank, TrafficAxis
-from tests.executor.dry.cases import LLAMA, PLANS, small
+from shardwright.specs import PIPELINE_INSIDE_DATA, Offload, TracedRank, TrafficAxis
+from tests.executor.dry.cases import LLAMA, LLAMA_4, PLANS, small
 from tests.parity.cases import layers, plan
 
 FLOPS_TOLERANCE = 0.01
@@ -148,6 +149,31 @@ def test_any_rank_may_be_traced() -> None:
     assert [(rank.rank, rank.pipeline_rank) for rank in found.ranks] == [(17, 1), (63, 3)]
     with pytest.raises(SpecError, match=r"rank 64 is none of the plan's 64 ranks; give 0 to 63"):
         dry_run(PLANS["64 ranks"](), [64])
+
+
+def test_ranks_lie_as_the_order_of_the_plan_says() -> None:
+    """With the pipeline inside data parallelism, ranks 0 and 1 of tp 1 are the two stages of one replica."""
+    given = small(LLAMA_4, plan((layers(zero=1),), (layers(zero=1),), microbatches=4, pp=2, dp_shard=2))
+    inside = given.plan.mesh.model_copy(update={"order": PIPELINE_INSIDE_DATA})
+    found = dry_run(given.model_copy(update={"plan": given.plan.model_copy(update={"mesh": inside})}))
+    assert [(rank.rank, rank.pipeline_rank) for rank in found.ranks] == [(0, 0), (1, 1)]
+    for rank in found.ranks:
+        assert all(entry.bytes.traced == entry.bytes.charged for entry in rank.traffic)
+
+
+def test_what_lies_off_the_device_changes_no_exchange() -> None:
+    on_device = small(LLAMA, plan((layers(zero=2),), microbatches=4, dp_shard=2))
+    shares = Offload(optimizer_fraction=0.5)
+    off_device = on_device.model_copy(update={"plan": on_device.plan.model_copy(update={"offload": shares})})
+    assert dry_run(off_device) == dry_run(on_device)
+
+
+def test_documents_are_refused() -> None:
+    given = PLANS["one rank"]()
+    lengths = read_lengths("uniform:8..64")
+    training = given.training.model_copy(update={"lengths": lengths, "packing": "padded"})
+    with pytest.raises(SpecError, match="no documents of several lengths; plan without --lengths"):
+        dry_run(given.model_copy(update={"training": training}))
 
 
 def test_plans_that_do_not_run_are_refused() -> None:
