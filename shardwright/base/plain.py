@@ -1,7 +1,7 @@
 """What is read from users and shown to them: numbers within bounds, text without control characters, lines that fit a screen."""
 
 import math
-import unicodedata
+import re
 from typing import Any
 
 from .errors import SpecError
@@ -12,6 +12,8 @@ _LONGEST_TEXT = 10_000
 _LONGEST_WORD = 120
 _LONGEST_LINE = 400
 _TAIL = 100
+# controls but for white space, and halves of characters: a terminal shows none of them as a sign
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def check_values(data: Any, source: str) -> None:
@@ -21,19 +23,26 @@ def check_values(data: Any, source: str) -> None:
     Raises:
         SpecError: one line that names `source`, the place and what stands there.
     """
-    left: list[tuple[str, Any]] = [("", data)]
+    left: list[tuple[tuple[Any, ...], Any]] = [((), data)]  # a place: the place that holds it, and a key
     while left:
         place, value = left.pop()
-        fault = _fault(value)
-        if fault is not None:
-            raise SpecError(f"{source}: {f'{shown(place)!r} ' if place else ''}{fault}")
         if isinstance(value, dict):
             for key in value:
-                if (fault := _fault(str(key))) is not None:
+                if (fault := _fault(key)) is not None:
                     raise SpecError(f"{source}: a key {fault}")
-            left += [(f"{place}.{key}" if place else str(key), each) for key, each in value.items()]
+            left += [((place, key), each) for key, each in value.items()]
         elif isinstance(value, list):
-            left += [(f"{place}.{index}" if place else str(index), each) for index, each in enumerate(value)]
+            left += [((place, index), each) for index, each in enumerate(value)]
+        elif (fault := _fault(value)) is not None:
+            raise SpecError(f"{source}: {_named(place)}{fault}")
+
+
+def _named(place: tuple[Any, ...]) -> str:
+    keys: list[str] = []
+    while place:
+        place, key = place
+        keys.append(str(key))
+    return f"{shown('.'.join(reversed(keys)))!r} " if keys else ""
 
 
 def _fault(value: Any) -> str | None:
@@ -47,20 +56,15 @@ def _fault(value: Any) -> str | None:
     if isinstance(value, str):
         if len(value) > _LONGEST_TEXT:
             return f"holds a text of {len(value)} characters; at most {_LONGEST_TEXT} are read"
-        bad = next((character for character in value if _is_control(character)), None)
+        bad = _CONTROL.search(value)
         if bad is not None:
-            return f"holds the control character U+{ord(bad):04X}; take it out"
+            return f"holds the control character U+{ord(bad[0]):04X}; take it out"
     return None
-
-
-def _is_control(character: str) -> bool:
-    """Whether a terminal would not show it as a sign: controls but for white space, halves of characters."""
-    return unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t\r"
 
 
 def shown(text: str) -> str:
     """Return a text as it may stand in a line: without control characters, long words cut."""
-    visible = "".join("\N{REPLACEMENT CHARACTER}" if _is_control(character) else character for character in text)
+    visible = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
     return " ".join(
         word if len(word) <= _LONGEST_WORD else f"{word[: _LONGEST_WORD - 20]}...{word[-17:]}"
         for word in visible.split()

@@ -7,8 +7,20 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Kernel = tuple[str, tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype], ...]]
-# these make views or move nothing
-_VIEWS = ("view", "t.", "transpose", "detach", "unsqueeze", "slice", "expand", "alias", "squeeze", "_unsafe_view")
+# these make views, move nothing or name a part of a trace
+_VIEWS = (
+    "view",
+    "t.",
+    "transpose",
+    "detach",
+    "unsqueeze",
+    "slice",
+    "expand",
+    "alias",
+    "squeeze",
+    "_unsafe_view",
+    "profiler.",
+)
 
 
 class KernelTrace(TorchDispatchMode):
