@@ -1,5 +1,6 @@
 """ZeRO and HSDP through FSDP2: the sharding of a stage, and the time of its gradient reductions in a step."""
 
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -89,10 +90,15 @@ def _evenly(parameter: nn.Parameter, *, ranks: int) -> Shard:
 def _along_first(parameter: nn.Parameter, *, ranks: int) -> Shard:
     """Return where to shard a weight: along its first dimension, or where that is uneven along one that is even.
 
-    A router of 8 experts over 16 ranks would otherwise be sent as one of 16. Other dimensions take a copy more.
+    A router of 8 experts over 16 ranks would otherwise be sent as one of 16. Other dimensions take a copy more. Rows that tp cuts into
+    unequal parts stay along the first: ranks of tp must agree.
     """
-    own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-    return _evenly(parameter, ranks=ranks) if own.dim() > 1 and own.shape[0] % ranks else Shard(0)
+    parts = 1
+    if isinstance(parameter, DTensor):
+        sizes = zip(parameter.placements, parameter.device_mesh.shape, strict=True)
+        parts = math.prod(size for placement, size in sizes if isinstance(placement, Shard) and placement.dim == 0)
+    rows, rest = divmod(parameter.shape[0], parts)
+    return _evenly(parameter, ranks=ranks) if parameter.dim() > 1 and not rest and rows % ranks else Shard(0)
 
 
 class GradientSync:
