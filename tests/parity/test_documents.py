@@ -25,6 +25,7 @@ from tests.parity.updates import (
     STEPS,
     TOLERANCE,
     Run,
+    assert_equal_to,
     batch,
     full_tensors,
     own_share,
@@ -205,10 +206,7 @@ def test_updates_equal_those_of_documents_alone(ranks: int) -> None:
         check_context(file, read_skeleton(file))
     runs = run_in_turn(ranks, engine_run, {name: (file,) for name, file in files.items()})
     for name, own in runs.items():
-        reference = reference_run(files[name])
-        assert worst_update_error(own, reference) <= TOLERANCE, name
-        assert own[0].losses == pytest.approx(reference.losses, rel=1e-5), name
-        assert own[0].norms == pytest.approx(reference.norms, rel=1e-5), name
+        assert_equal_to(reference_run(files[name]), own, name)
 
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS, ids=[f"{name}: {fault.__name__}" for name, fault in FAULTS])

@@ -12,7 +12,7 @@ from shardwright.specs.mesh import PIPELINE_INSIDE_DATA, Mesh, MeshOrder
 from tests.parity import sabotage
 from tests.parity.cases import layers, model_config, plan, plan_file
 from tests.parity.families import FAMILIES
-from tests.parity.updates import TOLERANCE, engine_run, reference_run, worst_update_error
+from tests.parity.updates import TOLERANCE, assert_equal_to, engine_run, reference_run, worst_update_error
 from tests.parity.worlds import run_in_turn, run_world
 
 LLAMA, TIED = model_config("llama"), model_config("qwen3", tied=True)
@@ -71,9 +71,7 @@ def test_updates_equal_those_of_one_process(ranks: int) -> None:
     files = {name: file for name, file in CASES.items() if file.plan.mesh.ranks == ranks}
     runs = run_in_turn(ranks, engine_run, {name: (file,) for name, file in files.items()})
     for name, own in runs.items():
-        reference = reference_run(files[name])
-        assert worst_update_error(own, reference) <= TOLERANCE, name
-        assert own[0].norms == pytest.approx(reference.norms, rel=1e-5), name
+        assert_equal_to(reference_run(files[name]), own, name)
 
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS, ids=[f"{name}: {fault.__name__}" for name, fault in FAULTS])

@@ -17,7 +17,7 @@ from shardwright.specs.training import Precision, TrainingSpec
 from tests.parity import faults_of_repetition as faults
 from tests.parity.cases import host, layers, model_config, plan, plan_file
 from tests.parity.families import FAMILIES
-from tests.parity.updates import TOLERANCE, engine_run, reference_run, worst_update_error
+from tests.parity.updates import TOLERANCE, assert_equal_to, engine_run, reference_run, worst_update_error
 from tests.parity.worlds import run_in_turn, run_world
 
 LLAMA, QWEN3, GPT2 = model_config("llama"), model_config("qwen3"), model_config("gpt2")
@@ -134,10 +134,7 @@ def test_updates_equal_those_of_one_process(ranks: int) -> None:
         check_recompute(file, read_skeleton(file))
     runs = run_in_turn(ranks, engine_run, {name: (file,) for name, file in files.items()})
     for name, own in runs.items():
-        reference = reference_run(files[name])
-        assert worst_update_error(own, reference) <= TOLERANCE, name
-        assert own[0].losses == pytest.approx(reference.losses, rel=1e-5), name
-        assert own[0].norms == pytest.approx(reference.norms, rel=1e-5), name
+        assert_equal_to(reference_run(files[name]), own, name)
 
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS, ids=[f"{name}: {fault.__name__}" for name, fault in FAULTS])

@@ -13,7 +13,7 @@ from shardwright.costmodel.plan_file import PlanFile
 from tests.parity import sabotage
 from tests.parity.cases import layers, model_config, plan, plan_file
 from tests.parity.families import FAMILIES
-from tests.parity.updates import TOLERANCE, engine_runs, reference_run, worst_update_error
+from tests.parity.updates import TOLERANCE, assert_equal_to, engine_runs, reference_run, worst_update_error
 
 LLAMA, QWEN3, GPT2 = model_config("llama"), model_config("qwen3"), model_config("gpt2")
 LLAMA_4, QWEN3_4, GPT2_4 = (model_config(family, layers=4) for family in ("llama", "qwen3", "gpt2"))
@@ -356,11 +356,7 @@ FAULTS = [(name, fault) for name, case in CASES.items() for fault in case.faults
 
 @pytest.mark.parametrize("name", CASES)
 def test_updates_equal_those_of_one_process(name: str) -> None:
-    own, reference = engine_runs(CASES[name].plan_file), reference_run(CASES[name].plan_file)
-    assert worst_update_error(own, reference) <= TOLERANCE
-    for run in own:
-        assert run.losses == pytest.approx(reference.losses, rel=1e-5)
-        assert run.norms == pytest.approx(reference.norms, rel=1e-5)
+    assert_equal_to(reference_run(CASES[name].plan_file), engine_runs(CASES[name].plan_file))
 
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS, ids=[f"{name}: {fault.__name__}" for name, fault in FAULTS])

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -126,6 +127,14 @@ def full_tensors(engine: Engine) -> dict[str, Tensor]:
             whole = value.full_tensor() if isinstance(value, DTensor) else value
             tensors[name] = whole.detach().clone()
     return hugging_face_state(tensors)
+
+
+def assert_equal_to(reference: Run, own: list[Run], name: object = "") -> None:
+    """Updates, losses and gradient norms of every rank are those of the reference. `name` is told where they are not."""
+    assert worst_update_error(own, reference) <= TOLERANCE, name
+    for run in own:
+        assert run.losses == pytest.approx(reference.losses, rel=1e-5), name
+        assert run.norms == pytest.approx(reference.norms, rel=1e-5), name
 
 
 def worst_update_error(runs: list[Run], reference: Run) -> float:
