@@ -1,9 +1,11 @@
 import errno
+import functools
 import itertools
 import json
 import pickle
 import random
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.training import checkpoint
+from shardwright.executor.training import checkpoint, manifest
 from shardwright.executor.training.manifest import (
     MANIFEST,
     Manifest,
@@ -188,6 +190,14 @@ class TestFolder:
             losses(tiny(FSDP), run, before=fill_the_disk_at_the_second_checkpoint)
         assert newest_checkpoint(run.out / "checkpoints") == run.out / "checkpoints" / "step-000001"
 
+    @pytest.mark.parametrize("what", ["shard-00002", MANIFEST])
+    def test_what_does_not_reach_the_disk_is_no_checkpoint(self, what: str, tmp_path: Path, data: Path) -> None:
+        """A file of tensors on any rank, or the manifest on the first."""
+        run = options(tmp_path / "run", data=data, steps=3, checkpoint_every=1)
+        with pytest.raises(RankFailedError, match=r"RunFailedError: .*step-000002: cannot be written \(.*No space"):
+            losses(tiny(FSDP), run, before=functools.partial(lose_what_is_synced, what))
+        assert newest_checkpoint(run.out / "checkpoints") == run.out / "checkpoints" / "step-000001"
+
     def test_a_folder_that_is_none_is_refused(self, tmp_path: Path) -> None:
         assert "is no complete checkpoint" in refused(tmp_path)
         assert "is no complete checkpoint" in refused(tmp_path / "absent")
@@ -331,6 +341,18 @@ def fill_the_disk_at_the_second_checkpoint() -> None:
         return whole(self, plan, planner)
 
     HuggingFaceStorageWriter.write_data = write_data  # type: ignore[method-assign]  # in a rank's own process
+
+
+def lose_what_is_synced(what: str) -> None:
+    whole = manifest.sync
+
+    def sync(paths: Iterable[Path]) -> None:
+        for path in paths:
+            if "step-000002" in str(path) and path.name.startswith(what):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            whole([path])
+
+    setattr(checkpoint, "sync", sync)  # noqa: B010 # in a rank's own process
 
 
 def rewrite(file: Path, tensors: dict[str, torch.Tensor]) -> None:

@@ -7,7 +7,13 @@ from shardwright.planner.space.ranges import layer_ranges
 from shardwright.planner.stages.bottleneck import smallest_largest
 from shardwright.planner.stages.critical_paths import CriticalPaths
 from shardwright.planner.stages.labels import LabelSearch
-from shardwright.planner.stages.partition import best_partition, evaluate, stage_bounds
+from shardwright.planner.stages.partition import (
+    _improved,
+    best_of,
+    best_partition,
+    evaluate,
+    stage_bounds,
+)
 from shardwright.planner.stages.tables import StageTables
 from tests.planner.pipeline_tables import fitting_partitions, random_tables
 from tests.planner.small_problems import tiny_model
@@ -44,6 +50,18 @@ def test_best_of_some_hundreds(seed: int, schedule: str) -> None:
     best = evaluate(tables, fitting).min()
     assert found.step_seconds == pytest.approx(best, rel=1e-9)
     assert found.bound_seconds <= best * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 4, 6])
+def test_moves_of_single_layers_shorten_as_much_as_all_of_them_would(seed: int) -> None:
+    """Those that the bounds of the two changed stages rule out are never the best."""
+    tables = random_tables(seed, layers=16)
+    fitting = fitting_partitions(tables)
+    slowest = best_of(tables, fitting[[evaluate(tables, fitting).argmax()]], 0.0)
+    bounds, none = (np.where(tables.feasible, each, np.inf) for each in (stage_bounds(tables), 0.0))
+    found = _improved(tables, bounds, slowest)
+    assert found == _improved(tables, none, slowest)
+    assert found.step_seconds < slowest.step_seconds
 
 
 @pytest.mark.parametrize("seed", range(30))
