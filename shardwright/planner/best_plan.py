@@ -88,7 +88,6 @@ def search(
     run, plan = chosen.variant.run, _plan_of(chosen, model)
     kept = _training_of(chosen, model, training)
     fastest = _runner_up(found.best, model, training, beside=kept)
-    others = run.other_meshes(runners_up, chosen.solved) if found.complete else []
     return SearchResult(
         plan=plan,
         estimate=run.estimate(model, cluster, kept, plan),
@@ -99,12 +98,18 @@ def search(
         candidates_solved=found.solved,
         complete=found.complete,
         fixed=fixed,
-        runners_up=tuple(RunnerUp(plan_of(other, run.space, model), other.step_seconds) for other in others),
+        runners_up=_other_meshes(found, chosen, model, runners_up),
         fastest=None if (fastest.plan, fastest.training) == (plan, None) else fastest,
         as_given=tuple(_as_given(found, kept, training, model)),
         trade_offs=trade_offs(found, chosen, model, cluster) if list_trade_offs and found.complete else (),
         seconds=time.perf_counter() - started,
     )
+
+
+def _other_meshes(found: Portfolio, chosen: Found, model: ModelSpec, count: int) -> tuple[RunnerUp, ...]:
+    run = chosen.variant.run
+    others = run.other_meshes(count, chosen.solved) if found.complete else []
+    return tuple(RunnerUp(plan_of(other, run.space, model), other.step_seconds) for other in others)
 
 
 def _first_with_a_plan(starts: Iterator[Portfolio], time_limit_seconds: float, progress: Progress | None) -> Portfolio:

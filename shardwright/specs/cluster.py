@@ -196,12 +196,20 @@ class ClusterSpec(Spec):
         Raises:
             SpecError: the cluster is mixed, so that nodes differ. What is costed by group takes one group at a time.
         """
+        self.check_one_kind()
+        return self.groups[0]
+
+    def check_one_kind(self) -> None:
+        """Refuse a mixed cluster.
+
+        Raises:
+            SpecError: nodes differ.
+        """
         if self.is_mixed:
             kinds = listed([f"{group.devices} {group.device.name}" for group in self.groups])
             raise SpecError(
                 f"{self.name} is a mixed cluster ({kinds}), and this request takes nodes of one kind; name one group alone"
             )
-        return self.groups[0]
 
     def alone(self, index: int) -> Self:
         """Return a cluster of one group, with the name of its devices in front of this one's."""

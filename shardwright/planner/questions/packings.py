@@ -69,11 +69,12 @@ def packings(
     alone. `options` are those of `search`.
 
     Raises:
-        SpecError: the job has no lengths; as `search`.
+        SpecError: the job has no lengths, or the cluster is mixed; as `search`.
         InfeasibleError: none of the three fits.
     """
     if training.lengths is None:
         raise SpecError("all documents fill their sequence; give --lengths, such as uniform:512..8192")
+    cluster.check_one_kind()
     asker = _Asker(model, cluster, fixed or Fixed(), options)
     packed = asker.case("packed", training.model_copy(update={"packing": "packed"}))
     padded = asker.case("padded", training.model_copy(update={"packing": "padded"}))

@@ -3,8 +3,16 @@
 import pytest
 
 from shardwright.base import InfeasibleError, SpecError
+from shardwright.catalog import read_lengths
 from shardwright.planner.mixed import search_mixed
-from shardwright.planner.questions import costs, fewest_devices, largest_global_batch, longest_sequence, token_time
+from shardwright.planner.questions import (
+    costs,
+    fewest_devices,
+    largest_global_batch,
+    longest_sequence,
+    packings,
+    token_time,
+)
 from tests.planner.mixed.mixed_problems import random_replica_problem
 
 MODEL, CLUSTER, TRAINING = random_replica_problem(0)
@@ -63,6 +71,15 @@ def test_a_price_is_of_one_kind_of_device() -> None:
         costs(MODEL, CLUSTER, TRAINING, tokens=1e9, price=2.0)
 
 
+ONE_KIND = r"^mixed is a mixed cluster .* takes nodes of one kind; name one group alone"
+
+
 def test_the_fewest_devices_are_of_one_kind() -> None:
-    with pytest.raises(SpecError, match=r"mixed is a mixed cluster .* takes nodes of one kind; name one group alone"):
+    with pytest.raises(SpecError, match=ONE_KIND):
         fewest_devices(MODEL, CLUSTER, TRAINING, tokens=1e9, deadline_seconds=1e9)
+
+
+def test_documents_are_packed_on_one_kind() -> None:
+    documents = TRAINING.model_copy(update={"lengths": read_lengths("uniform:16..64")})
+    with pytest.raises(SpecError, match=ONE_KIND):
+        packings(MODEL, CLUSTER, documents)
