@@ -15,7 +15,7 @@ from torch.distributed.pipelining import PipelineStage
 from torch.utils.checkpoint import checkpoint
 
 from shardwright.executor.context import attention as context_attention
-from shardwright.executor.context import ring
+from shardwright.executor.context import blocks, ring
 from shardwright.executor.context.dealing import Dealing
 from shardwright.executor.model import attention, experts, fused, moves, stage_module, tensor_parallel
 from shardwright.executor.model.division import Region
@@ -244,13 +244,13 @@ def keep_own_key_gradients() -> None:
 
 def lose_gradients_in_the_ring() -> None:
     """Blocks of other ranks get no gradient of their keys."""
-    original = ring._block_gradients
+    original = blocks.block_gradients
 
-    def without(own: Any, block: Any, part: Any, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-        of_queries, of_keys, of_values = original(own, block, part, scale)
-        return of_queries, of_keys if part.diagonal is not None else torch.zeros_like(of_keys), of_values
+    def without(own: Any, key: Tensor, value: Tensor, seen: Any, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+        of_queries, of_keys, of_values = original(own, key, value, seen, scale)
+        return of_queries, of_keys if seen.diagonal is not None else torch.zeros_like(of_keys), of_values
 
-    ring._block_gradients = without
+    blocks.block_gradients = without
 
 
 def add_blocks_unscaled() -> None:

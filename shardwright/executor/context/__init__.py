@@ -6,5 +6,6 @@ Everything but attention works on single tokens. It needs no more than the posit
 from .attention import see_whole_sequence
 from .check import check_context
 from .dealing import Dealing
+from .ring import ring_attention
 
-__all__ = ["Dealing", "check_context", "see_whole_sequence"]
+__all__ = ["Dealing", "check_context", "ring_attention", "see_whole_sequence"]

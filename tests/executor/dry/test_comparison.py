@@ -24,9 +24,7 @@ ACTIVATIONS_TOLERANCE = 0.03
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_bytes_by_axis_are_those_charged(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # rows of scores one by one: with few tokens the ring's tiles would reach far over the diagonal
-    monkeypatch.setattr(ring, "_MOST_SCORES", 1)
+def test_bytes_by_axis_are_those_charged(name: str) -> None:
     for rank in dry_run(PLANS[name]()).ranks:
         for entry in rank.traffic:
             assert entry.bytes.traced == entry.bytes.charged, entry
