@@ -359,7 +359,8 @@ def _asked(parameters: dict[str, Any], plot: Path | None, *outputs: Path | None,
     fixed = asked(parameters, fix=parameters["fix"] or (), forbid=parameters["forbid"] or ())
     reserves = parameters["memory_reserve"], parameters["host_memory_reserve"]
     cluster = read_cluster(parameters["cluster"], profile, *reserves, safe=True)
-    model, spec = read_model(parameters["model"]), read_training(closed)
+    model = read_model(parameters["model"])
+    spec = read_training(closed, model)
     note_what_profile_lacks(model, cluster, spec)
     options = {"fixed": fixed, "may_choose": may_choose, "time_limit_seconds": limit}
     return _Asked(model, cluster, spec, options, parameters)

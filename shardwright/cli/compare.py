@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import (
+    AUTO,
     ActivationOffloadLayersOption,
     AttentionOption,
     CheckpointEveryOption,
@@ -64,7 +65,7 @@ def compare(
     precision: PrecisionOption = "bf16",
     linear_precision: LinearPrecisionOption = None,
     optimizer: OptimizerOption = "adamw",
-    attention: AttentionOption = "flash",
+    attention: AttentionOption = AUTO,
     fp8_attention: Fp8AttentionOption = False,
     stack: StackOption = "shardwright",
     loss_chunks: LossChunksOption = 1,
@@ -111,11 +112,11 @@ def compare(
         restart_seconds=restart_seconds,
         checkpoint_every=checkpoint_every,
     )
-    training = read_training(context.params)
     model_spec, cluster_spec = (
         read_model(model),
         read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True),
     )
+    training = read_training(context.params, model_spec)
     note_what_profile_lacks(model_spec, cluster_spec, training)
     names = strategy or [*STRATEGIES, BEST]
     found = compare_ways(

@@ -87,7 +87,12 @@ StackOption = Annotated[
         "(docs/stacks.md)."
     ),
 ]
-AttentionOption = Annotated[str, typer.Option(help="Choose the attention kernel: flash (fused) or unfused.")]
+AttentionOption = Annotated[
+    str,
+    typer.Option(
+        help="Choose the attention kernel: flash (fused) or unfused; auto: flash where the software has one for the model."
+    ),
+]
 Fp8AttentionOption = Annotated[
     bool, typer.Option("--fp8-attention", help="Compute fused attention in fp8, on copies of its inputs.")
 ]
@@ -322,17 +327,26 @@ def end_infeasible(lacking: str | None) -> None:
         raise SystemExit(EXIT_INFEASIBLE)
 
 
-def read_training(options: Mapping[str, Any]) -> "TrainingSpec":
-    """Build the training spec from a command's parameters by name, in the formats that the stack fixes.
+def read_training(options: Mapping[str, Any], model: "ModelSpec") -> "TrainingSpec":
+    """Build the training spec of a model from a command's parameters by name, in the formats that the stack fixes.
+
+    This project's executor computes attention unfused where torch has no fused kernel for the model; a line on stderr says so.
 
     Raises:
         SpecError: a value is not allowed.
     """
-    from shardwright.specs import TrainingSpec, named_stack
+    from shardwright.specs import OWN_STACK, TrainingSpec, named_stack
 
     formats = {"compute": options["precision"], "linear": options["linear_precision"]}
     values = {name: options[name] for name in _TRAINING_OPTIONS} | _documents(options["lengths"], options["packing"])
     values["precision"] = formats | named_stack(options["stack"]).fixed_formats
+    if options["attention"] == AUTO:
+        unfused = options["stack"] == OWN_STACK and model.lacks_fused_attention
+        values["attention"] = "unfused" if unfused else "flash"
+        if unfused:
+            typer.echo(
+                f"note: torch has no fused attention for {model.name}: planned with --attention unfused", err=True
+            )
     return TrainingSpec.parse(values, source="training options")
 
 

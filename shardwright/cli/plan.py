@@ -40,6 +40,7 @@ from .choice_options import (
     ZeroStageOption,
 )
 from .options import (
+    AUTO,
     ActivationOffloadLayersOption,
     AllowPrecisionOption,
     AttentionOption,
@@ -94,7 +95,7 @@ def plan(
     linear_precision: LinearPrecisionOption = None,
     allow_precision: AllowPrecisionOption = "",
     optimizer: OptimizerOption = "adamw",
-    attention: AttentionOption = "flash",
+    attention: AttentionOption = AUTO,
     fp8_attention: Fp8AttentionOption = False,
     stack: StackOption = "shardwright",
     loss_chunks: ChosenLossChunksOption = 1,
@@ -170,7 +171,8 @@ def plan(
     fixed = asked(options, fix=fix or (), forbid=forbid or ())
     given = read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True)
     apart, devices = keeps_apart(given, avoid or ()), without(given, avoid or ())
-    whole = read_model(model), devices, read_training(closed)
+    model_spec = read_model(model)
+    whole = model_spec, devices, read_training(closed, model_spec)
     full = details or as_json or report is not None
     tolerance = 0.0 if fastest else TOLERANCE
     found = search_job(

@@ -65,7 +65,7 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
     check_context_parallel(
         mesh.cp, mesh.tp, plan.context_parallel, model, training, sequence_parallel=split, ulysses_degree=trading
     )
-    check_expert_parallel(mesh.ep, model)
+    check_expert_parallel(mesh.ep, mesh.expert_tp, model, training)
     check_mixed(plan, cluster)
 
 
@@ -186,13 +186,23 @@ def check_context_parallel(
     `ulysses_degree` ranks that trade heads have to divide them.
 
     The zig-zag distribution cuts a sequence into 2 cp chunks. Each chunk is split over tp where the sequence is. Under Ulysses
-    KV heads are repeated where cp is a multiple of them.
+    KV heads are repeated where cp is a multiple of them. Blocks of a ring know nothing of windows (Transformer Engine refuses these, too:
+    pytorch/attention/dot_product_attention/context_parallel.py, `attn_forward_func_with_cp`).
 
     Raises:
-        SpecError: cp does not divide; with the numbers and the degrees that would.
+        SpecError: cp does not divide, with the numbers and the degrees that would; a ring, and attention in windows; unfused attention,
+            and a stack that runs no cp with it.
     """
     if cp == 1:
         return
+    if training.attention == "unfused" and not training.software.runs.unfused_context_parallel:
+        raise SpecError(f"cp {cp} needs fused attention in stack {training.stack}; set cp 1, or --attention flash")
+    windows = [getattr(block.attention, "window", None) for block in model.layer_classes]
+    window = min((size for size in windows if size and size < training.seq_len), default=None)
+    if window and kind in ("ring", "ulysses-ring"):
+        raise SpecError(
+            f"attention of {model.name} in windows of {window} tokens does not run over a {kind}; set context_parallel all-gather or ulysses"
+        )
     ulysses = kind == "ulysses"
     chunks = (1 if ulysses else 2) * (tp if sequence_parallel else 1)
     if training.seq_len % (chunks * cp):
@@ -226,17 +236,24 @@ def _heads_left(tp: int, model: ModelSpec) -> tuple[int, int]:
     return heads, kv_heads
 
 
-def check_expert_parallel(ep: int, model: ModelSpec) -> None:
-    """Check that `ep` divides the experts of every layer that has experts.
+def check_expert_parallel(ep: int, expert_tp: int, model: ModelSpec, training: TrainingSpec) -> None:
+    """Check that `ep` divides the experts of every layer that has experts, and that the stack lets `expert_tp` ranks share one.
 
     Raises:
-        SpecError: `ep` does not divide, with the numbers and the degrees that would; or the model has no experts.
+        SpecError: `ep` does not divide, with the numbers and the degrees that would; the model has no experts; their biases
+            stand in the way of sharing.
     """
     if ep == 1:
         return
-    counts = [block.ffn.experts for block in model.layer_classes if isinstance(block.ffn, MixtureOfExperts)]
+    experts = [block.ffn for block in model.layer_classes if isinstance(block.ffn, MixtureOfExperts)]
+    counts = [layer.experts for layer in experts]
     if not counts:
         raise SpecError(f"ep {ep} spreads experts and {model.name} has none; set ep 1")
+    if expert_tp > 1 and any(layer.bias for layer in experts) and not training.software.runs.shares_biased_experts:
+        raise SpecError(
+            f"{expert_tp} ranks cannot share the columns of {model.name}'s experts, which have biases, in stack {training.stack}; set etp 1, "
+            "or an ep that is a multiple of tp"
+        )
     common = math.gcd(*counts)
     if common % ep:
         raise SpecError(

@@ -26,6 +26,27 @@ def test_a_plan_keeps_memory_free_for_a_90_percent_chance_to_fit(command: Comman
     assert reserve_for(SAFE) > 0.06
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "attention"),
+    [
+        ("gemma-2-2b", (), "unfused"),
+        ("gpt-oss-20b", (), "unfused"),
+        ("gemma-2-2b", ("--attention", "flash"), "flash"),
+        ("gemma-2-2b", ("--stack", "torchtitan"), "flash"),
+        ("qwen3-0.6b", (), "flash"),
+    ],
+)
+def test_attention_is_planned_as_this_executor_computes_it(
+    command: Command, model: str, options: tuple[str, ...], attention: str
+) -> None:
+    done = command(
+        "plan", model, "--cluster", "h100-sxm:8", "--seq-len", "4096", "--global-batch", "8", *options, "--json"
+    )
+    training = done.json()["plan_file"]["training"]
+    assert training.get("attention", "flash") == attention
+    assert ("no fused attention" in done.err) == (attention == "unfused")
+
+
 def test_a_plan_leaves_host_memory_to_the_system(command: Command, tmp_path: Path) -> None:
     """By GKE's formula, also of a memory that the user states; unless the option or the file says how much."""
     stated, given = tmp_path / "stated.toml", tmp_path / "given.toml"

@@ -6,7 +6,7 @@ from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.costmodel.checks import check_memory, check_plan
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.specs.mesh import Mesh
-from shardwright.specs.model.model import ModelSpec
+from shardwright.specs.model.model import BlockRun, ModelSpec
 from shardwright.specs.plan import LayerRun, Plan, Stage
 from shardwright.specs.training import TrainingSpec
 from tests.costmodel.fakes import round_cluster, small_experts, small_model
@@ -80,6 +80,53 @@ def test_ulysses_has_no_halves_to_deal() -> None:
 def test_ulysses_may_have_more_ranks_than_kv_heads() -> None:
     """Four heads and two KV heads: each KV head goes to two ranks."""
     check_plan(shared("ulysses", cp=4), small_model(), round_cluster(), TRAINING)
+
+
+@pytest.mark.parametrize(
+    ("kind", "window", "refused"),
+    [
+        ("ring", 64, True),
+        ("ulysses-ring", 64, True),
+        ("ring", 128, False),
+        ("all-gather", 64, False),
+        ("ulysses", 64, False),
+    ],
+)
+def test_windows_do_not_go_round_a_ring(kind: str, window: int, refused: bool) -> None:
+    """A window as long as the sequence is none."""
+    given = small_model()
+    block = given.blocks[0].block
+    windowed = block.model_copy(update={"attention": block.attention.model_copy(update={"window": window})})
+    model = given.model_copy(update={"blocks": (BlockRun(count=4, block=windowed),)})
+    wrong = shared(kind, cp=4).model_copy(update={"ulysses_degree": 2 if kind == "ulysses-ring" else 1})
+    if not refused:
+        return check_plan(wrong, model, round_cluster(), TRAINING)
+    with pytest.raises(SpecError, match=f"small in windows of 64 tokens does not run over a {kind}; set .* all-gather"):
+        check_plan(wrong, model, round_cluster(), TRAINING)
+
+
+def test_the_own_executor_divides_no_unfused_attention() -> None:
+    unfused = TRAINING.model_copy(update={"attention": "unfused"})
+    with pytest.raises(SpecError, match="cp 2 needs fused attention in stack shardwright; set cp 1, or --attention"):
+        check_plan(shared("all-gather", cp=2), small_model(), round_cluster(), unfused)
+    other = unfused.model_copy(update={"stack": "megatron-core"})
+    check_plan(shared("all-gather", cp=2), small_model(), round_cluster(), other)
+
+
+def test_the_own_executor_does_not_share_experts_with_biases() -> None:
+    given = small_experts()
+    block = given.blocks[0].block
+    biased = block.model_copy(update={"ffn": block.ffn.model_copy(update={"bias": True})})
+    model = given.model_copy(update={"blocks": (BlockRun(count=4, block=biased),)})
+    training = TrainingSpec(seq_len=128, global_batch=4)
+    in_columns, whole = (plan(zero=1, dp_shard=4, tp=2, ep=ep, microbatches=1, micro_batch=1) for ep in (1, 8))
+    in_columns = in_columns.model_copy(update={"mesh": Mesh(dp_shard=4, tp=2, ep=4, etp=2)})
+    with pytest.raises(
+        SpecError, match="2 ranks cannot share the columns of small experts's experts, which have biases"
+    ):
+        check_plan(in_columns, model, round_cluster(), training)
+    check_plan(in_columns, given, round_cluster(), training)
+    check_plan(whole, model, round_cluster(), training)
 
 
 def test_experts_that_ep_does_not_divide() -> None:

@@ -76,7 +76,9 @@ def read_gemma2(config: ConfigReader) -> ModelSpec:
     hidden_size = config.required_size("hidden_size")
     window = config.optional_size("sliding_window", default=4096)
     windows = read_windows(config, read_layer_count(config), window, lambda layer: layer % 2 == 0)
-    blocks = with_windows(_four_norm_block(config, hidden_size, qk_norm=False), windows)
+    block = _four_norm_block(config, hidden_size, qk_norm=False)
+    capped = block.model_copy(update={"attention": block.attention.model_copy(update={"capped": True})})
+    blocks = with_windows(capped, windows)
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=256000, tied=True)
 
 

@@ -68,8 +68,13 @@ def _check_sizes(plan_file: PlanFile, config: PreTrainedConfig) -> None:
 
 def _window(config: PreTrainedConfig) -> float:
     """Return the tokens that a query sees at most, of all layers."""
-    given = [getattr(config, key, None) for key in ("sliding_window", "attention_chunk_size")]
-    return min((value for value in given if isinstance(value, int)), default=float("inf"))
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention", "chunked_attention"]
+    given = [
+        getattr(config, key, None)
+        for key, kind in (("sliding_window", "sliding_attention"), ("attention_chunk_size", "chunked_attention"))
+        if kind in kinds
+    ]
+    return min((value for value in given if value), default=float("inf"))  # 0 is none (Qwen2-MoE)
 
 
 def _rotation_by_length(config: PreTrainedConfig) -> str | None:

@@ -310,7 +310,7 @@ def check_fixed(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
         raise SpecError(
             f"ep {ep} with tp {tp} and no sequence_parallel would send every token {tp} times; leave out sequence_parallel"
         )
-    check_expert_parallel(ep, model)
+    check_expert_parallel(ep, fixed.etp or (left if fixed.ep else 1), model, training)
     cp = fixed.cp or 1
     kind = fixed.context_parallel or (training.software.runs.context_parallel or CONTEXT_PARALLEL)[0]
     in_rings = kind == "ulysses-ring" or (fixed.ulysses_degree or 1) > 1

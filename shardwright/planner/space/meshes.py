@@ -6,7 +6,7 @@ from math import gcd
 from typing import NamedTuple
 
 from shardwright.base import SpecError, divisors
-from shardwright.costmodel import check_context_parallel, check_tensor_parallel, ulysses_degrees
+from shardwright.costmodel import check_context_parallel, check_expert_parallel, check_tensor_parallel, ulysses_degrees
 from shardwright.specs import (
     CONTEXT_PARALLEL,
     PIPELINE_INSIDE_DATA,
@@ -172,11 +172,12 @@ def _expert_degrees(tp: int, model: ModelSpec, training: TrainingSpec, fixed: Fi
 
 
 def _divides_model(tp: int, ep: int, etp: int, model: ModelSpec, training: TrainingSpec, fixed: Fixed) -> bool:
-    """Whether tp divides heads, widths and the sequence, and what shares an expert divides its columns."""
+    """Whether tp divides heads, widths and the sequence, and what shares an expert divides its columns and may share them."""
     split = tp > 1 and fixed.sequence_parallel is not False
     shared = etp or tp // gcd(tp, ep)
     try:
         check_tensor_parallel(tp, model, training, sequence_parallel=split, expert_tp=shared)
+        check_expert_parallel(ep, shared, model, training)
     except SpecError:
         return False
     return True

@@ -13,7 +13,7 @@ class MultiHeadAttention(Spec):
     """Multi-head, grouped-query (kv_heads < heads) or multi-query (kv_heads = 1) attention.
 
     `window` limits how many tokens back a query looks (None: all). `qk_norm` normalises queries and keys per head,
-    or over the whole projection. `sinks` adds one learned logit a head (gpt-oss). `output_gate`: the projection of the queries
+    or over the whole projection. `sinks` adds one learned logit a head (gpt-oss). `capped`: scores pass a tanh before the softmax (Gemma 2). `output_gate`: the projection of the queries
     also makes a gate of each output (Qwen3-Next).
     """
 
@@ -27,6 +27,7 @@ class MultiHeadAttention(Spec):
     qk_norm: Literal["none", "per_head", "whole"] = "none"
     qk_norm_bias: bool = False
     sinks: bool = False
+    capped: bool = False
     output_gate: bool = False
 
     @model_validator(mode="after")

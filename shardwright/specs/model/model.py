@@ -118,6 +118,14 @@ class ModelSpec(Spec):
         index = {block: position for position, block in enumerate(self.layer_classes)}
         return tuple(index[run.block] for run in self.blocks for _ in range(run.count))
 
+    @property
+    def lacks_fused_attention(self) -> bool:
+        """Whether torch's fused attention does not compute it: scores are capped, or have sinks or a bias by distance (transformers 5,
+        `_supports_sdpa`)."""
+        kinds = (block.attention for block in self.layer_classes)
+        changed = any(isinstance(kind, MultiHeadAttention) and (kind.capped or kind.sinks) for kind in kinds)
+        return changed or self.family in _ALIBI_FAMILIES
+
     def trained_as(self, trainable: "Trainable") -> "ModelSpec":
         """Return the model whose layers below the last `trainable.layers` are frozen, where only those are trained.
 

@@ -9,6 +9,7 @@ from shardwright.executor.context import check_context
 from shardwright.executor.model import read_skeleton
 from shardwright.specs.plan import ContextParallel
 from tests.parity.cases import layers, model_config, plan, plan_file
+from tests.parity.families import FAMILIES
 
 LLAMA = model_config("llama")
 WINDOWS = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
@@ -57,6 +58,12 @@ def test_unfused_attention() -> None:
 
 def test_windows_in_a_ring() -> None:
     assert "windows of 4 tokens does not run over a ring" in _refusal({**model_config("qwen3"), **WINDOWS}, "ring")
+
+
+def test_a_class_that_has_windows_and_does_not_use_them_runs_in_a_ring() -> None:
+    """Qwen2-MoE says 0 where no layer has a window."""
+    file = plan_file(FAMILIES["qwen2_moe"], plan((layers(),), cp=2, context_parallel="ring"))
+    check_context(file, read_skeleton(file))
 
 
 def test_rotation_that_depends_on_the_length() -> None:
