@@ -18,7 +18,7 @@ from shardwright.specs import (
     ScheduleName,
     TrainingSpec,
 )
-from shardwright.specs.model import MixtureOfExperts, ModelSpec
+from shardwright.specs.model import LinearAttention, MixtureOfExperts, ModelSpec
 
 EXPERT_COLUMNS = "columns of an expert"
 MIXED_SCHEDULES: tuple[ScheduleName, ...] = ("1f1b", "gpipe")
@@ -190,13 +190,18 @@ def check_context_parallel(
     pytorch/attention/dot_product_attention/context_parallel.py, `attn_forward_func_with_cp`).
 
     Raises:
-        SpecError: cp does not divide, with the numbers and the degrees that would; a ring, and attention in windows; unfused attention,
-            and a stack that runs no cp with it.
+        SpecError: cp does not divide, with the numbers and the degrees that would; a ring, and attention in windows; a kind of
+            attention with which the stack runs no cp.
     """
     if cp == 1:
         return
-    if training.attention == "unfused" and not training.software.runs.unfused_context_parallel:
+    undivided = training.software.runs.undivided_attention
+    if training.attention == "unfused" and "unfused" in undivided:
         raise SpecError(f"cp {cp} needs fused attention in stack {training.stack}; set cp 1, or --attention flash")
+    if "linear" in undivided and any(isinstance(block.attention, LinearAttention) for block in model.layer_classes):
+        raise SpecError(
+            f"cp {cp} does not divide the linear attention of {model.name} in stack {training.stack}; set cp 1"
+        )
     windows = [getattr(block.attention, "window", None) for block in model.layer_classes]
     window = min((size for size in windows if size and size < training.seq_len), default=None)
     if window and kind in ("ring", "ulysses-ring"):

@@ -56,8 +56,8 @@ class Runs(Spec):
     tokens to experts; empty where there is no such axis. `split_backward`: what goes with a schedule that splits the backward.
     `linear_formats`: lower formats of the layers' weight matmuls. `orders`: in which the axes may lie over the machine
     (`Mesh.order`). `vocabulary_parallel`: how the ranks of a pipeline may share embedding and head. `loss_chunks`: head and loss may run in pieces of a microbatch (`TrainingSpec.loss_chunks`).
-    `offload_fractions`: a part of the optimizer may be on the host; otherwise all of it or none. `unfused_context_parallel`: context
-    parallelism goes with unfused attention too. `shares_biased_experts`: several ranks may have the columns of one expert with biases.
+    `offload_fractions`: a part of the optimizer may be on the host; otherwise all of it or none. `undivided_attention`: kinds of
+    attention with which context parallelism does not go. `shares_biased_experts`: several ranks may have the columns of one expert with biases.
     """
 
     schedules: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -71,7 +71,7 @@ class Runs(Spec):
     linear_formats: tuple[LinearFormat, ...] = ()
     loss_chunks: bool = False
     offload_fractions: bool = False
-    unfused_context_parallel: bool = True
+    undivided_attention: tuple[Literal["unfused", "linear"], ...] = ()
     shares_biased_experts: bool = True
     vocabulary_parallel: tuple[VocabularyParallel, ...] = ()
     orders: tuple[MeshOrder, ...] = (PIPELINE_OUTERMOST,)

@@ -6,6 +6,7 @@ from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.costmodel.checks import check_memory, check_plan
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.specs.mesh import Mesh
+from shardwright.specs.model.attention import LinearAttention
 from shardwright.specs.model.model import BlockRun, ModelSpec
 from shardwright.specs.plan import LayerRun, Plan, Stage
 from shardwright.specs.training import TrainingSpec
@@ -111,6 +112,20 @@ def test_the_own_executor_divides_no_unfused_attention() -> None:
         check_plan(shared("all-gather", cp=2), small_model(), round_cluster(), unfused)
     other = unfused.model_copy(update={"stack": "megatron-core"})
     check_plan(shared("all-gather", cp=2), small_model(), round_cluster(), other)
+
+
+def test_the_own_executor_divides_no_linear_attention() -> None:
+    given = small_model()
+    linear = LinearAttention(heads=4, key_heads=2, key_size=16, value_size=16)
+    block = given.blocks[0].block.model_copy(update={"attention": linear})
+    model = given.model_copy(update={"blocks": (BlockRun(count=4, block=block),)})
+    with pytest.raises(
+        SpecError, match="cp 2 does not divide the linear attention of small in stack shardwright; set cp 1"
+    ):
+        check_plan(shared("all-gather", cp=2), model, round_cluster(), TRAINING)
+    check_plan(
+        shared("all-gather", cp=2), model, round_cluster(), TRAINING.model_copy(update={"stack": "megatron-core"})
+    )
 
 
 def test_the_own_executor_does_not_share_experts_with_biases() -> None:
