@@ -52,6 +52,12 @@ def run(
     resume_from: Annotated[
         Path | None, typer.Option(help="Start from a checkpoint of another run, of any plan of the model.")
     ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from the weights in this folder (Hugging Face's layout, safetensors). Default: drawn from the seed."
+        ),
+    ] = None,
     offload_folder: Annotated[
         Path | None,
         typer.Option(help="Put state that the plan keeps on drives into this folder. Default: offload, in --out."),
@@ -107,6 +113,7 @@ def run(
         "timing_warmup_steps": timing_warmup_steps,
         "resume": resume,
         "resume_from": resume_from,
+        "init_from": init_from,
         "offload_folder": offload_folder,
         "ranks": ranks,
         "compile": compile_layers,

@@ -27,6 +27,7 @@ class RunOptions(Spec):
     keep_checkpoints: number of newest checkpoints that are kept.
     resume: "auto" continues from the newest complete checkpoint in `out`, "never" refuses a folder that holds one.
     resume_from: a checkpoint of another run of the same model, under any plan, to start from.
+    init_from: a folder of the model's weights in Hugging Face's layout, to start from; None: weights drawn from the seed.
     timing_warmup_steps: first steps of the process that the timings leave out.
     offload_folder: a folder on the drives that a plan with state on drives uses; None: `out`/offload. What lies there goes with the process.
     ranks: number of ranks that this machine offers; None: its GPUs, or up to eight processes on a CPU.
@@ -52,6 +53,7 @@ class RunOptions(Spec):
     keep_checkpoints: PositiveInt = 2
     resume: Literal["auto", "never"] = "auto"
     resume_from: Path | None = None
+    init_from: Path | None = None
     log_every: PositiveInt = 1
     timing_warmup_steps: NonNegativeInt = 3
     offload_folder: Path | None = None
@@ -65,6 +67,8 @@ class RunOptions(Spec):
             raise ValueError(f"warmup_steps {self.warmup_steps} exceeds steps {self.steps}; give at most {self.steps}")
         if self.data_format != "text" and not self.data:
             raise ValueError(f"data_format '{self.data_format}' needs data: give at least one path")
+        if self.init_from is not None and self.resume_from is not None:
+            raise ValueError("init_from and resume_from both say what to start from; give one of them")
         if self.token_dtype is not None and self.data_format != "tokens":
             raise ValueError(f"token_dtype is for data_format 'tokens', not '{self.data_format}'; leave it out")
         if self.data_column is not None and self.data_format != "hf":

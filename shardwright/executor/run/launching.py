@@ -9,9 +9,10 @@ import torch
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
-from shardwright.executor.model import lacks_fused_attention, read_config
+from shardwright.executor.model import lacks_fused_attention, read_config, read_skeleton
 from shardwright.executor.parallel import check_compile, compiles
 from shardwright.executor.training import RunFolder, RunIdentity, newest_checkpoint, open_plan_batches, plan_digest
+from shardwright.executor.weights import read_pretrained
 from shardwright.specs import Measurement, read_measurement
 
 from .checks import check_plan
@@ -43,6 +44,7 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
             plan_digest=plan_digest(plan_file),
             data_digest=open_plan_batches(plan_file, options).digest,
             seed=options.seed,
+            weights_digest=_weights_digest(plan_file, options),
         )
         if leads:
             folder.check(identity, options)
@@ -88,9 +90,21 @@ def _from_anywhere(options: RunOptions) -> RunOptions:
         "out": options.out.absolute(),
         "data": tuple(path.absolute() for path in options.data),
         "resume_from": options.resume_from and options.resume_from.absolute(),
+        "init_from": options.init_from and options.init_from.absolute(),
         "offload_folder": options.offload_folder and options.offload_folder.absolute(),
     }
     return options.model_copy(update=absolute)
+
+
+def _weights_digest(plan_file: PlanFile, options: RunOptions) -> str:
+    """Check the weights that the run starts from, by their headers; "" where they are drawn.
+
+    Raises:
+        SpecError: they are not those of the plan's model, or cannot be read.
+    """
+    if options.init_from is None:
+        return ""
+    return read_pretrained(options.init_from, plan_file, read_skeleton(plan_file)).digest
 
 
 def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:

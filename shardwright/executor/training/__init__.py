@@ -1,7 +1,8 @@
 """The training loop of one rank with its inputs and outputs: data, optimizer,
 checkpoints, the run's folder, the measurement."""
 
-from .manifest import newest_checkpoint
+from .checkpoint import MODEL_PREFIX
+from .manifest import complete_checkpoints, damaged_file, newest_checkpoint, read_manifest, sync
 from .meter import MemoryMeter
 from .optimizer import host_optimizer
 from .run_folder import LAUNCHER, RunFolder, RunIdentity, plan_digest
@@ -9,12 +10,17 @@ from .trainer import Trainer, open_plan_batches
 
 __all__ = [
     "LAUNCHER",
+    "MODEL_PREFIX",
     "MemoryMeter",
     "RunFolder",
     "RunIdentity",
     "Trainer",
+    "complete_checkpoints",
+    "damaged_file",
     "host_optimizer",
     "newest_checkpoint",
     "open_plan_batches",
     "plan_digest",
+    "read_manifest",
+    "sync",
 ]

@@ -19,16 +19,19 @@ from shardwright.specs import Measurement, Spec, StepRecord, read_measurement
 
 from .manifest import complete_checkpoints, newest_checkpoint, read_manifest
 
+GENERATION_CONFIG = "generation_config.json"
 LAUNCHER = "SHARDWRIGHT_LAUNCHER"
 """The environment variable by which a worker knows its launcher's word in the lock of the folder."""
 
 
 class RunIdentity(Spec):
-    """The identity of a run: its plan, data and seed. Learning rate or steps may change when it continues."""
+    """The identity of a run: its plan, data, seed and the weights that it starts from, "" for drawn ones. Learning rate or steps may
+    change when it continues."""
 
     plan_digest: str
     data_digest: str
     seed: int
+    weights_digest: str = ""
 
 
 def plan_digest(plan_file: PlanFile) -> str:
@@ -57,6 +60,8 @@ class RunFolder:
         self.steps = path / "steps.jsonl"
         self.measurement = path / "measurement.json"
         self.checkpoints = path / "checkpoints"
+        self.tokenizer = path / "tokenizer"
+        self.generation = path / GENERATION_CONFIG
         self.failures = path / "failures"
         self.logs = path / "logs"
         self.launcher = secrets.token_hex(8)
@@ -81,6 +86,7 @@ class RunFolder:
             ("plan", held.plan_digest, identity.plan_digest),
             ("data", held.data_digest, identity.data_digest),
             ("seed", held.seed, identity.seed),
+            ("init_from", held.weights_digest, identity.weights_digest),
         ):
             if theirs != ours:
                 raise SpecError(
@@ -144,6 +150,11 @@ class RunFolder:
             write_whole(self.options, options.model_dump_json(indent=1) + "\n")
         except OSError as error:
             raise SpecError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+
+    def beside_weights(self) -> list[Path]:
+        """Return the files that belong beside exported weights: the generation config and those of the tokenizer."""
+        tokenizer = sorted(self.tokenizer.iterdir()) if self.tokenizer.is_dir() else []
+        return [*([self.generation] if self.generation.is_file() else []), *tokenizer]
 
     def read_plan(self) -> PlanFile:
         return read_plan_file(self.plan)

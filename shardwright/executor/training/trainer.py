@@ -12,11 +12,13 @@ import torch.distributed as dist
 from shardwright.base import GIB, RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
+from shardwright.executor.model import read_skeleton
 from shardwright.executor.offload import Kind, Place
 from shardwright.executor.parallel import Engine, build_engine, compiles
+from shardwright.executor.weights import read_pretrained
 from shardwright.specs import HeldBytes, Measurement, OffloadMeasurement, StepRecord, read_measurement
 
-from .checkpoint import DamagedError, Trainee, load_checkpoint, save_checkpoint
+from .checkpoint import DamagedError, Trainee, load_checkpoint, load_pretrained, save_checkpoint
 from .data import Batches, open_batches, open_stream
 from .documents import DocumentBatches, Sequences
 from .fingerprint import read_fingerprint
@@ -81,6 +83,7 @@ class Trainer:
             seed=options.seed,
             compile_layers=compiles(options.compile, device),
             offload_folder=options.offload_folder or options.out / "offload",
+            draw=options.init_from is None,
         )
         optimizer = host_optimizer(
             self._engine.model_parts, plan_file.training.optimizer, options, self._engine.offload
@@ -118,6 +121,7 @@ class Trainer:
             for fault in start.passed:
                 self._tell(f"passed over: {fault}")
             if start.checkpoint is None:
+                self._start_from_weights()
                 return start.step
             try:
                 load_checkpoint(start.checkpoint, self._trainee, self._plan_file)
@@ -127,6 +131,14 @@ class Trainer:
                 continue
             self._tell(f"continuing from {start.checkpoint} after step {start.step}")
             return start.step
+
+    def _start_from_weights(self) -> None:
+        """Read the weights that the run is to start from, unless the engine drew them."""
+        folder = self._options.init_from
+        if folder is None:
+            return
+        load_pretrained(read_pretrained(folder, self._plan_file, read_skeleton(self._plan_file)), self._trainee)
+        self._tell(f"starting from the weights in {folder}")
 
     def _start(self, damaged: list[Path]) -> Start | SpecError:
         try:

@@ -1,0 +1,158 @@
+"""Weights come in and go out under every plan: a checkpoint of transformers, trained by plans in turn, is the one that one process trains.
+
+Each plan reads what the one before exported, so that every plan reads and writes.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor.export import ExportOptions, export_weights
+from shardwright.executor.model import read_skeleton, stage_module
+from shardwright.executor.options import RunOptions
+from shardwright.executor.training.data import open_batches
+from shardwright.executor.training.run_folder import RunFolder, RunIdentity
+from shardwright.executor.training.trainer import Trainer
+from shardwright.executor.weights import conversion, nodes
+from shardwright.specs.plan import Plan
+from tests.executor.runs import VOCABULARY, text_file
+from tests.parity.cases import GLOBAL_BATCH, SEQ_LEN, layers, plan, plan_file
+from tests.parity.families import FAMILIES, OTHERS
+from tests.parity.worlds import run_in_turn, run_world
+
+LEARNING_RATE = 0.05
+STEPS_OF_A_PLAN = 2
+TOLERANCE = 1e-5
+"""Largest relative error of a weight after twelve steps; good runs show about 1e-6."""
+
+PLANS: dict[str, Plan] = {
+    "tp": plan((layers(),), tp=2),
+    "pp": plan((layers(1),), (layers(1),), pp=2),
+    "fsdp": plan((layers(zero=3),), dp_shard=2),
+    "ep": plan((layers(zero=2),), dp_shard=2, ep=2),
+    "cp": plan((layers(),), cp=2),
+    "offload": plan((layers(zero=3),), dp_shard=2, offload=True),
+}
+WITHOUT_EXPERTS = {**PLANS, "ep": plan((layers(zero=1),), dp_shard=2)}
+UNFUSED = {**PLANS, "cp": plan((layers(zero=2),), dp_shard=2)}
+"""transformers has no fused attention for gpt-oss, which cp needs."""
+CHAINS = {
+    "llama": (FAMILIES["llama"], WITHOUT_EXPERTS),
+    "qwen3_moe": (FAMILIES["qwen3_moe"], PLANS),
+    "gemma": (OTHERS["gemma"], WITHOUT_EXPERTS),
+    "gpt2": (FAMILIES["gpt2"], WITHOUT_EXPERTS),
+    "deepseek_v3": (FAMILIES["deepseek_v3"], PLANS),
+    "gpt_oss": (FAMILIES["gpt_oss"], UNFUSED),
+}
+
+
+def saved(config: dict[str, Any], folder: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A random checkpoint in transformers' own layout, whose buffers are random too."""
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        CONFIG_MAPPING[config["model_type"]](**config), dtype=dtype
+    )
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name in model.state_dict():
+                buffer.uniform_(0, 0.1)
+    model.save_pretrained(folder, max_shard_size="60KB")
+    return model
+
+
+def config_of(name: str) -> dict[str, Any]:
+    return {**(FAMILIES | OTHERS)[name], "vocab_size": VOCABULARY}
+
+
+def _options(folder: Path, data: Path, init: Path, seed: int) -> RunOptions:
+    return RunOptions(
+        out=folder,
+        data=(data,),
+        init_from=init,
+        steps=STEPS_OF_A_PLAN,
+        learning_rate=LEARNING_RATE,
+        min_learning_rate_fraction=1,
+        warmup_steps=0,
+        weight_decay=0,
+        clip_norm=None,
+        seed=seed,
+        timing_warmup_steps=0,
+    )
+
+
+def train_and_export(file: PlanFile, options: RunOptions, to: Path, sabotage: Callable[[], None] | None = None) -> None:
+    """Take the steps of a run and export its weights, as one rank of a world that is up."""
+    if sabotage is not None:
+        sabotage()
+    folder = RunFolder(options.out)
+    if dist.get_rank() == 0:
+        folder.prepare(file, options, RunIdentity(plan_digest="", data_digest="", seed=options.seed))
+    dist.barrier()
+    Trainer(file, options, folder, device=torch.device("cpu"), progress=lambda _: None).run()
+    dist.barrier()
+    if dist.get_rank() == 0:
+        export_weights(options.out, ExportOptions(to=to, max_shard_size="60KB"), progress=lambda _: None)
+    dist.barrier()
+
+
+def trained_alone(start: Path, data: Path, legs: int) -> PreTrainedModel:
+    """The same steps by transformers and torch in this process."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    model.eval()  # without dropout
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    for leg in range(legs):
+        options = _options(Path(), data, start, leg)
+        batches = open_batches(options, seq_len=SEQ_LEN, global_batch=GLOBAL_BATCH, vocab_size=VOCABULARY)
+        for step in range(1, STEPS_OF_A_PLAN + 1):
+            inputs, labels = batches.at(step)
+            logits = model(input_ids=inputs).logits.float().flatten(0, 1)
+            torch.autograd.backward(torch.nn.functional.cross_entropy(logits, labels.flatten()))
+            optimizer.step()
+            optimizer.zero_grad()
+    return model
+
+
+def loaded(folder: Path) -> PreTrainedModel:
+    """What transformers makes of a folder, without a word about its keys."""
+    model, told = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(told.values()), told
+    result: PreTrainedModel = model.eval()
+    return result
+
+
+def worst_error(own: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
+    """Largest relative error ||own - reference|| / ||reference|| of a tensor."""
+    assert own.keys() == reference.keys()
+    return max(float((own[name] - value).norm() / value.norm().clamp(min=1e-12)) for name, value in reference.items())
+
+
+def generated(model: PreTrainedModel) -> Tensor:
+    prompt = torch.arange(10, 18)[None]
+    tokens: Tensor = model.generate(prompt, max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=None)  # type: ignore[operator]  # transformers'
+    return tokens
+
+
+@pytest.mark.parametrize("family", CHAINS)
+def test_six_plans_in_turn_train_a_checkpoint_as_one_process_does(family: str, tmp_path: Path) -> None:
+    config, plans = CHAINS[family]
+    config = {**config, "vocab_size": VOCABULARY}
+    data, start = text_file(tmp_path), tmp_path / "start"
+    saved(config, start)
+    calls, source = {}, start
+    for index, (name, divided) in enumerate(plans.items()):
+        options = _options(tmp_path / f"run-{name}", data, source, index)
+        source = tmp_path / f"from-{name}"
+        calls[name] = (plan_file(config, divided), options, source)
+    run_in_turn(2, train_and_export, calls)
+    own, alone = loaded(source), trained_alone(start, data, len(plans))
+    assert worst_error(own.state_dict(), loaded(start).state_dict()) > 1e-3, "nothing was trained"
+    assert worst_error(own.state_dict(), alone.state_dict()) <= TOLERANCE
+    assert torch.equal(generated(own), generated(alone))
