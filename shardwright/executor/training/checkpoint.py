@@ -6,6 +6,7 @@ pickled index; this one has none, so that reading a checkpoint cannot run code f
 
 import math
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -165,7 +166,9 @@ def load_pretrained(pretrained: Pretrained, trainee: Trainee) -> None:
     }
     stored = pretrained.for_engine({name: tensor.shape for name, tensor in wanted.items()})
     try:
-        load(wanted, storage_reader=StoredReader(stored), no_dist=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # each rank reads by itself
+            load(wanted, storage_reader=StoredReader(stored), no_dist=True)
     except CheckpointException as error:
         raise SpecError(f"{pretrained.path}: cannot be read ({_first_cause(error)})") from None
     if contents is not None:
