@@ -22,13 +22,20 @@ def run(
         ),
     ] = None,
     data_format: Annotated[
-        str, typer.Option(help="Choose text (bytes as tokens), tokens (.bin arrays) or hf (a dataset).")
+        str,
+        typer.Option(
+            help="Choose text (by --tokenizer, or bytes as tokens), chat (JSON lines, loss on answers), tokens (.bin arrays) or hf (a dataset)."
+        ),
     ] = "text",
     token_dtype: Annotated[
         str | None, typer.Option(help="Set the type of .bin arrays without a sidecar: uint16 or uint32.")
     ] = None,
     data_column: Annotated[
         str | None, typer.Option(help="Name the text or token column of a Hugging Face dataset.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="Read text by the tokenizer in this folder. Default: that in --init-from, else bytes."),
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Set the peak of the cosine schedule.")] = 3e-4,
     min_learning_rate_fraction: Annotated[
@@ -99,6 +106,7 @@ def run(
         "data_format": data_format,
         "token_dtype": token_dtype,
         "data_column": data_column,
+        "tokenizer": tokenizer,
         "learning_rate": learning_rate,
         "min_learning_rate_fraction": min_learning_rate_fraction,
         "warmup_steps": warmup_steps,

@@ -21,8 +21,10 @@ class RunOptions(Spec):
         `min_learning_rate_fraction` of it at the last step.
     weight_decay: AdamW's decoupled decay, on matrices only. clip_norm: largest global gradient norm; None never clips.
     data: files or folders; none means the source files of Python's standard library.
-    data_format: "text" reads bytes as tokens; "tokens" reads `.bin` arrays of `token_dtype` (default: the sidecar's
+    data_format: "text" reads bytes as tokens, or text by `tokenizer`; "chat" JSON lines of conversations, of which the loss counts
+        answers; "tokens" reads `.bin` arrays of `token_dtype` (default: the sidecar's
         type); "hf" reads a Hugging Face dataset on disk, whose `data_column` holds text or token ids.
+    tokenizer: a folder with a tokenizer of transformers; None: that of `init_from`, where it holds one.
     checkpoint_every: steps between checkpoints, with one more at the last step; None writes none.
     keep_checkpoints: number of newest checkpoints that are kept.
     resume: "auto" continues from the newest complete checkpoint in `out`, "never" refuses a folder that holds one.
@@ -46,9 +48,10 @@ class RunOptions(Spec):
     clip_norm: PositiveFloat | None = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: tuple[Path, ...] = ()
-    data_format: Literal["text", "tokens", "hf"] = "text"
+    data_format: Literal["text", "chat", "tokens", "hf"] = "text"
     token_dtype: Literal["uint16", "uint32"] | None = None
     data_column: str | None = None
+    tokenizer: Path | None = None
     checkpoint_every: PositiveInt | None = 100
     keep_checkpoints: PositiveInt = 2
     resume: Literal["auto", "never"] = "auto"
@@ -65,6 +68,8 @@ class RunOptions(Spec):
     def _consistent(self) -> Self:
         if self.warmup_steps is not None and self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} exceeds steps {self.steps}; give at most {self.steps}")
+        if self.data_format == "chat" and self.tokenizer is None and self.init_from is None:
+            raise ValueError("data_format 'chat' needs a tokenizer, with a chat template for messages; give its folder")
         if self.data_format != "text" and not self.data:
             raise ValueError(f"data_format '{self.data_format}' needs data: give at least one path")
         if self.init_from is not None and self.resume_from is not None:

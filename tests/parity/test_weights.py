@@ -163,7 +163,9 @@ def test_every_family_comes_out_as_it_went_in(tmp_path: Path) -> None:
     data, calls, names = text_file(tmp_path), {}, list(WITHOUT_EXPERTS)
     for index, (family, config) in enumerate((FAMILIES | OTHERS).items()):
         config = {**config, "vocab_size": VOCABULARY}
-        name = names[index % (len(names) if family in FAMILIES else 3)]  # cp does not run with the attention of all others
+        name = names[
+            index % (len(names) if family in FAMILIES else 3)
+        ]  # cp does not run with the attention of all others
         divided = UNFUSED[name] if family == "gemma2" else WITHOUT_EXPERTS[name]
         saved(config, tmp_path / family)
         options = _options(tmp_path / f"run-{family}", data, tmp_path / family, rate=NO_RATE)

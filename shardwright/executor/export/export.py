@@ -69,7 +69,8 @@ def export_weights(run: Path, options: ExportOptions, *, progress: Callable[[str
             (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         _write_config(partial, plan_file, skeleton, options.dtype)
         for beside in folder.beside_weights():
-            shutil.copy(beside, partial / beside.name)
+            copy = shutil.copytree if beside.is_dir() else shutil.copyfile
+            copy(beside, partial / beside.name)
     progress(
         f"{options.to}: {plan_file.model_name} after step {int(checkpoint.name.removeprefix('step-'))}, in {options.dtype}"
     )

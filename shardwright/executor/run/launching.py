@@ -11,7 +11,16 @@ from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
 from shardwright.executor.model import lacks_fused_attention, read_config, read_skeleton
 from shardwright.executor.parallel import check_compile, compiles
-from shardwright.executor.training import RunFolder, RunIdentity, newest_checkpoint, open_plan_batches, plan_digest
+from shardwright.executor.text import holds_tokenizer
+from shardwright.executor.training import (
+    RunFolder,
+    RunIdentity,
+    keep_beside,
+    new_tokens_go_with_a_mistake,
+    newest_checkpoint,
+    open_plan_batches,
+    plan_digest,
+)
 from shardwright.executor.weights import read_pretrained
 from shardwright.specs import Measurement, read_measurement
 
@@ -40,15 +49,20 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
     try:
         plan_file, options = read_plan_file(plan_path), _from_anywhere(options)
         _check_plan(plan_file, options)
-        identity = RunIdentity(
-            plan_digest=plan_digest(plan_file),
-            data_digest=open_plan_batches(plan_file, options).digest,
-            seed=options.seed,
-            weights_digest=_weights_digest(plan_file, options),
-        )
+        weights_digest = _weights_digest(plan_file, options)
         if leads:
-            folder.check(identity, options)
-        start = folder.start(plan_file, options)
+            folder.check_place()
+        with new_tokens_go_with_a_mistake(options.out):
+            batches = open_plan_batches(plan_file, options, progress=progress if leads else lambda _line: None)
+            identity = RunIdentity(
+                plan_digest=plan_digest(plan_file),
+                data_digest=batches.digest,
+                seed=options.seed,
+                weights_digest=weights_digest,
+            )
+            if leads:
+                folder.check(identity, options)
+            start = folder.start(plan_file, options)
     except SpecError:
         if not leads:
             raise SystemExit(2) from None
@@ -68,6 +82,7 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
         return run_rank(plan_file, options, folder, progress)
     with folder.locked():
         folder.prepare(plan_file, options, identity)
+        keep_beside(folder, options, plan_file.model_config_json["vocab_size"])
         if "RANK" in os.environ:
             return run_rank(plan_file, options, folder, progress)
         try:
@@ -91,9 +106,19 @@ def _from_anywhere(options: RunOptions) -> RunOptions:
         "data": tuple(path.absolute() for path in options.data),
         "resume_from": options.resume_from and options.resume_from.absolute(),
         "init_from": options.init_from and options.init_from.absolute(),
+        "tokenizer": _tokenizer(options),
         "offload_folder": options.offload_folder and options.offload_folder.absolute(),
     }
     return options.model_copy(update=absolute)
+
+
+def _tokenizer(options: RunOptions) -> Path | None:
+    """Return the folder of the tokenizer: the given one, or that beside the weights or the run that this one starts from."""
+    if options.tokenizer is not None:
+        return options.tokenizer.absolute()
+    run = options.resume_from and options.resume_from.absolute().parent.parent
+    beside = [options.init_from, run and RunFolder(run).tokenizer]
+    return next((folder.absolute() for folder in beside if folder is not None and holds_tokenizer(folder)), None)
 
 
 def _weights_digest(plan_file: PlanFile, options: RunOptions) -> str:

@@ -18,6 +18,7 @@ from shardwright.executor import RunOptions
 from shardwright.specs import Measurement, Spec, StepRecord, read_measurement
 
 from .manifest import complete_checkpoints, newest_checkpoint, read_manifest
+from .tokenised import TOKENS_FOLDER
 
 GENERATION_CONFIG = "generation_config.json"
 LAUNCHER = "SHARDWRIGHT_LAUNCHER"
@@ -73,13 +74,8 @@ class RunFolder:
         Raises:
             SpecError: the folder holds another run, one that `options` do not let continue, or other files.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise SpecError(f"{self.path}: is a file; give a folder for the run")
-        if not self.path.exists() or not any(self.path.iterdir()):
-            return
+        self.check_place()
         if not self.identity.is_file():
-            if any(entry.name != ".lock" for entry in self.path.iterdir()):
-                raise SpecError(f"{self.path}: holds files that do not belong to a run; give an empty or a new folder")
             return
         held = RunIdentity.parse(read_json(self.identity), source=str(self.identity))
         for what, theirs, ours in (
@@ -96,6 +92,19 @@ class RunFolder:
             raise SpecError(
                 f"{self.path}: holds a checkpoint and resume is 'never'; give a new folder or resume 'auto'"
             )
+
+    def check_place(self) -> None:
+        """Check that the folder is free or a run's.
+
+        Raises:
+            SpecError: it is a file, or holds other files.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise SpecError(f"{self.path}: is a file; give a folder for the run")
+        if not self.path.exists() or self.identity.is_file():
+            return
+        if any(entry.name not in (".lock", TOKENS_FOLDER) for entry in self.path.iterdir()):
+            raise SpecError(f"{self.path}: holds files that do not belong to a run; give an empty or a new folder")
 
     def start(self, plan_file: PlanFile, options: RunOptions, *, damaged: Collection[Path] = ()) -> Start:
         """Return the newest checkpoint here that is whole, else the one that `options` name, else the beginning.

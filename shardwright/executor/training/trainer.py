@@ -28,8 +28,11 @@ from .optimizer import host_optimizer, learning_rate_at
 from .run_folder import RunFolder, Start, plan_digest
 
 
-def open_plan_batches(plan_file: PlanFile, options: RunOptions) -> Batches | DocumentBatches:
-    """Return the batches of a run of this plan, of documents where the plan is for documents of several lengths.
+def open_plan_batches(
+    plan_file: PlanFile, options: RunOptions, *, progress: Callable[[str], None] = lambda _line: None
+) -> Batches | DocumentBatches:
+    """Return the batches of a run of this plan, of documents where the plan is for documents of several lengths. `progress` is told
+    what becomes of text.
 
     Raises:
         SpecError: the model's config has no vocabulary size, or the data is not valid for it; it does not say where documents end.
@@ -45,13 +48,24 @@ def open_plan_batches(plan_file: PlanFile, options: RunOptions) -> Batches | Doc
                 "plan without --lengths"
             )
         return DocumentBatches(
-            open_stream(options, vocab_size),
+            open_stream(options, vocab_size, progress=progress),
             packing=training.packing,
             seq_len=training.seq_len,
             global_batch=training.global_batch,
             seed=options.seed,
         )
-    return open_batches(options, seq_len=training.seq_len, global_batch=training.global_batch, vocab_size=vocab_size)
+    if options.data_format == "chat":
+        raise SpecError(
+            "data_format 'chat' trains on whole conversations, and the plan has none; plan with --lengths, such as --lengths "
+            f"uniform:{max(2, training.seq_len // 8)}..{training.seq_len}"
+        )
+    return open_batches(
+        options,
+        seq_len=training.seq_len,
+        global_batch=training.global_batch,
+        vocab_size=vocab_size,
+        progress=progress,
+    )
 
 
 class Trainer:
