@@ -4,6 +4,7 @@ Checkpoints keep older names than the modules of transformers 5, and the experts
 (transformers, conversion_mapping.py). Nothing is known of single families here.
 """
 
+import contextlib
 import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -57,23 +58,20 @@ def module_tensors(
         made = copy.deepcopy(of_pattern[pattern]) if pattern is not None else WeightRenaming(name, renamed)
         transform = collected.setdefault(renamed, made)
         transform.add_tensor(renamed, name, pattern or name, tensors[name])  # type: ignore[arg-type]  # a tensor, as when saving
-    found = _converted(model, collected, source)
+    found = _converted(model, collected)
     _untie(found, tied, source)
     _check(model, found, unexpected, set(wanted) - set(tied), tensors, source)
     return found
 
 
-def _converted(model: PreTrainedModel, collected: Mapping[str, WeightTransform], source: str) -> dict[str, Tensor]:
+def _converted(model: PreTrainedModel, collected: Mapping[str, WeightTransform]) -> dict[str, Tensor]:
+    """Return what the conversions make. Where parts do not fit each other, as some are missing, there is nothing under the name."""
     found: dict[str, Tensor] = {}
     for first, transform in collected.items():
-        try:
-            convert: Any = transform.convert  # type: ignore[attr-defined]  # both kinds of transforms have it
+        convert: Any = transform.convert  # type: ignore[attr-defined]  # both kinds of transforms have it
+        with contextlib.suppress(ValueError):
             made = convert(first, model=model, config=model.config)
-        except ValueError as problem:  # parts that do not fit each other: some are missing
-            raise SpecError(
-                f"{source}: what makes up '{first}' of the model is not complete ({problem}); give whole weights"
-            ) from None
-        found |= {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
+            found |= {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
     return found
 
 
@@ -115,9 +113,9 @@ def _check(
     tensors: Mapping[str, Tensor],
     source: str,
 ) -> None:
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
     missing = set(wanted) - found.keys()
-    misshaped = {name for name, value in found.items() if name in shapes and tuple(value.shape) != shapes[name]}
+    misshaped = {name for name, value in found.items() if name in shapes and value.shape != shapes[name]}
     info = LoadStateDictInfo(
         missing_keys=set(),
         unexpected_keys=unexpected,
@@ -130,16 +128,20 @@ def _check(
     extra = sorted(info.unexpected_keys)
     kind = type(model).__name__
     if missing or misshaped:
-        expected = checkpoint_tensors(model, {name: model.state_dict()[name] for name in sorted(missing | misshaped)})
+        own = model.state_dict()
+        expected = checkpoint_tensors(model, {name: own[name] for name in missing | misshaped})
         absent = sorted(expected.keys() - tensors.keys(), key=dot_natural_key)
-        if absent:
-            raise SpecError(f"{source}: lacks {_listed(absent)}, which {kind} has; give whole weights of this model")
-        name = min(misshaped)
-        there = {key: tuple(tensors[key].shape) for key in expected if key in tensors}
-        key = next((key for key in there if there[key] != tuple(expected[key].shape)), name)
-        own = tuple(expected[key].shape) if key in expected else shapes[name]
+        if absent or not misshaped:
+            named = _listed(absent or sorted(missing))
+            raise SpecError(f"{source}: lacks {named}, which {kind} has; give whole weights of this model")
+        own_shapes = {name: tensor.shape for name, tensor in expected.items()}
+        given = {name: tensors[name].shape for name in own_shapes}
+        if given == own_shapes:  # each part fits, and there are more of them
+            own_shapes, given = ({name: of[name].shape for name in misshaped} for of in (own, found))
+        name = next(name for name in sorted(given, key=dot_natural_key) if given[name] != own_shapes[name])
         raise SpecError(
-            f"{source}: '{key}' has shape {there.get(key, tuple(found[name].shape))} there, and {own} in this plan's model; plan with the folder's config.json"
+            f"{source}: '{name}' has shape {tuple(given[name])} there, and {tuple(own_shapes[name])} in this plan's model; plan with the folder's "
+            "config.json"
         )
     if extra:
         raise SpecError(
