@@ -28,8 +28,9 @@ from shardwright.executor.weights import Pretrained, elements, read_pretrained, 
 from shardwright.executor.weights.nodes import InFile, Region
 from shardwright.specs.plan import Plan
 from tests.executor.runs import VOCABULARY, text_file
-from tests.parity.cases import GLOBAL_BATCH, SEQ_LEN, layers, plan, plan_file
+from tests.parity.cases import GLOBAL_BATCH, SEQ_LEN, layers, model_config, plan, plan_file
 from tests.parity.families import FAMILIES, OTHERS
+from tests.parity.offload import offloaded
 from tests.parity.worlds import run_in_turn, run_world
 
 LEARNING_RATE = 0.05
@@ -174,6 +175,31 @@ def test_every_family_comes_out_as_it_went_in(tmp_path: Path) -> None:
     for family in calls:
         own, start = loaded(tmp_path / f"from-{family}").state_dict(), loaded(tmp_path / family).state_dict()
         assert [name for name, value in start.items() if not torch.equal(own[name], value)] == [], family
+
+
+OFF_DEVICE: dict[str, tuple[Plan, dict[str, float]]] = {
+    "host and device": (plan((layers(zero=3),), dp_shard=2), {"optimizer_fraction": 0.5}),
+    "drives and host": (plan((layers(zero=3),), dp_shard=2), {"optimizer_fraction": 1, "nvme_fraction": 0.5}),
+    "drives and device": (plan((layers(),), tp=2), {"optimizer_fraction": 0.5, "nvme_fraction": 1}),
+    "streamed": (plan((layers(1),), (layers(1),), pp=2), {"optimizer_fraction": 1, "parameter_fraction": 1}),
+}
+
+
+def test_shares_off_the_device_come_out_as_they_went_in(tmp_path: Path) -> None:
+    """Of a model so large that every place holds whole pages of it, with an optimizer that has state."""
+    config = model_config("llama", hidden_size=64, intermediate_size=96, vocab_size=1031)
+    data, calls = text_file(tmp_path), {}
+    saved(config, tmp_path / "start")
+    for index, (name, (divided, shares)) in enumerate(OFF_DEVICE.items()):
+        file = offloaded(plan_file(config, divided), **shares)
+        file = file.model_copy(update={"training": file.training.model_copy(update={"optimizer": "adamw"})})
+        options = _options(tmp_path / f"run-{index}", data, tmp_path / "start", rate=NO_RATE)
+        calls[name] = (file, options, tmp_path / name)
+    run_in_turn(2, train_and_export, calls)
+    start = loaded(tmp_path / "start").state_dict()
+    for name in OFF_DEVICE:
+        own = loaded(tmp_path / name).state_dict()
+        assert [key for key, value in start.items() if not torch.equal(own[key], value)] == [], name
 
 
 def read_everywhere_the_first_slice() -> None:

@@ -25,6 +25,7 @@ from .checkpoint import checkpoint_weights, pick_checkpoint
 
 ExportType = Literal["fp32", "bf16", "fp16"]
 _DTYPES: dict[ExportType, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_READABLE = 0o644
 _PATTERN = "model{suffix}.safetensors"
 
 
@@ -63,7 +64,9 @@ def export_weights(run: Path, options: ExportOptions, *, progress: Callable[[str
     with _whole_folder(options.to) as partial:
         for file, names in split.filename_to_tensors.items():
             _write_shard(partial / file, {name: weights[name] for name in names}, options.dtype)
-            progress(f"{file}: {len(names)} tensors, {units.size((partial / file).stat().st_size)}")
+            progress(
+                f"{file}: {len(names):,} of {len(weights):,} tensors, {units.size((partial / file).stat().st_size)}"
+            )
         if split.is_sharded:
             index = {"metadata": split.metadata, "weight_map": dict(sorted(split.tensor_to_filename.items()))}
             (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -106,6 +109,7 @@ def _write_shard(path: Path, weights: Mapping[str, Tensor], dtype: ExportType) -
             raise SpecError(f"'{name}' has elements that are not finite in {dtype}; {fits}")
     try:
         save_file(held, path, metadata={"format": "pt"})
+        path.chmod(_READABLE)  # safetensors makes files for their user alone
     except SafetensorError as error:
         raise OSError(str(error)) from error
 

@@ -88,7 +88,7 @@ def open_tokenised(
             shutil.rmtree(other)
     answers = f", {stored.counted_share:.1%} of them answers" if options.data_format == "chat" else ""
     progress(
-        f"tokenised {len(stored.ends):,} documents into {stored.length:,} tokens{answers}, in {units.seconds(time.perf_counter() - begun)}"
+        f"tokenised {len(stored.ends):,} documents by {tokenizer.folder} into {stored.length:,} tokens{answers}, in {units.seconds(time.perf_counter() - begun)}"
     )
     return TokenisedDocuments(stored)
 

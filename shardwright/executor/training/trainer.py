@@ -151,7 +151,10 @@ class Trainer:
         folder = self._options.init_from
         if folder is None:
             return
-        load_pretrained(read_pretrained(folder, self._plan_file, read_skeleton(self._plan_file)), self._trainee)
+        with self._memory.paused():  # pages of the files that are mapped count as resident
+            pretrained = read_pretrained(folder, self._plan_file, read_skeleton(self._plan_file))
+            load_pretrained(pretrained, self._trainee)
+            del pretrained
         self._tell(f"starting from the weights in {folder}")
 
     def _start(self, damaged: list[Path]) -> Start | SpecError:

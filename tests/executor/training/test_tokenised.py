@@ -59,7 +59,7 @@ class TestText:
         assert np.diff([0, *stream.document_ends]).tolist() == [len(tokens) for tokens in expected]
         assert stream.counted(3, 5) is None
         assert len(told) == 1
-        assert told[0].startswith(f"tokenised 30 documents into {stream.length} tokens, in ")
+        assert told[0].startswith(f"tokenised 30 documents by {tokenizer} into {stream.length} tokens, in ")
 
     def test_a_long_file_is_cut_at_ends_of_lines_and_its_tokens_are_those_of_the_whole(
         self, tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
