@@ -1,6 +1,7 @@
 """`run` trains with a plan, or traces a step of it."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +17,10 @@ def run(
     ),
     steps: Annotated[int, typer.Option(help="Set the optimizer steps in all, including those before a resume.")] = 100,
     data: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            help="Train on these files or folders; repeat for several. Default: the source of Python's library."
+            help="Train on these files or folders; repeat for several, with weights (web/:0.7) for a mixture. Default: the source of Python's "
+            "library."
         ),
     ] = None,
     data_format: Annotated[
@@ -102,7 +104,7 @@ def run(
     values: dict[str, Any] = {
         "out": out,
         "steps": steps,
-        "data": tuple(data or ()),
+        **_mixture(data or []),
         "data_format": data_format,
         "token_dtype": token_dtype,
         "data_column": data_column,
@@ -146,6 +148,23 @@ def run(
 
     plan_file = read_plan_file(plan_path)
     console().print(measured_table(plan_file.plan, plan_file.estimated(), measurement))
+
+
+def _mixture(given: list[str]) -> dict[str, Any]:
+    """Return data and their weights. What exists under the whole name, colon and all, is a path."""
+    from shardwright.base import SpecError
+
+    paths, weights = [], []
+    for text in given:
+        path, colon, weight = text.rpartition(":")
+        weighted = bool(colon) and not Path(text).exists() and re.fullmatch(r"[0-9]*\.?[0-9]+", weight) is not None
+        paths.append(Path(path if weighted else text))
+        weights += [float(weight)] if weighted else []
+    if weights and len(weights) < len(paths):
+        raise SpecError(
+            f"{len(weights)} of {len(paths)} --data have a weight; give one each, as --data web/:0.7 --data books/:0.3, or none"
+        )
+    return {"data": tuple(paths), "data_weights": tuple(weights)}
 
 
 def _trace(plan_path: Path, given: str | None, *, as_json: bool) -> None:

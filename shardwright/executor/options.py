@@ -21,6 +21,7 @@ class RunOptions(Spec):
         `min_learning_rate_fraction` of it at the last step.
     weight_decay: AdamW's decoupled decay, on matrices only. clip_norm: largest global gradient norm; None never clips.
     data: files or folders; none means the source files of Python's standard library.
+    data_weights: of a mixture, the share of each of `data` in the sequences, in any unit; none: all data are one source.
     data_format: "text" reads bytes as tokens, or text by `tokenizer`; "chat" JSON lines of conversations, of which the loss counts
         answers; "tokens" reads `.bin` arrays of `token_dtype` (default: the sidecar's
         type); "hf" reads a Hugging Face dataset on disk, whose `data_column` holds text or token ids.
@@ -48,6 +49,7 @@ class RunOptions(Spec):
     clip_norm: PositiveFloat | None = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: tuple[Path, ...] = ()
+    data_weights: tuple[PositiveFloat, ...] = ()
     data_format: Literal["text", "chat", "tokens", "hf"] = "text"
     token_dtype: Literal["uint16", "uint32"] | None = None
     data_column: str | None = None
@@ -70,6 +72,10 @@ class RunOptions(Spec):
             raise ValueError(f"warmup_steps {self.warmup_steps} exceeds steps {self.steps}; give at most {self.steps}")
         if self.data_format == "chat" and self.tokenizer is None and self.init_from is None:
             raise ValueError("data_format 'chat' needs a tokenizer, with a chat template for messages; give its folder")
+        if self.data_weights and len(self.data_weights) != len(self.data):
+            raise ValueError(
+                f"{len(self.data)} data have {len(self.data_weights)} weights; give one each, as --data FOLDER:0.7, or none"
+            )
         if self.data_format != "text" and not self.data:
             raise ValueError(f"data_format '{self.data_format}' needs data: give at least one path")
         if self.init_from is not None and self.resume_from is not None:

@@ -33,7 +33,7 @@ from tests.parity.families import FAMILIES, OTHERS
 from tests.parity.offload import offloaded
 from tests.parity.worlds import RankFailedError, run_in_turn, run_world
 
-LEARNING_RATE = 0.05
+LEARNING_RATE = 0.02
 STEPS_OF_A_PLAN = 2
 TOLERANCE = 1e-5
 """Largest relative error of a weight after twelve steps; good runs show about 1e-6."""

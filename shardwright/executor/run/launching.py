@@ -15,7 +15,6 @@ from shardwright.executor.text import holds_tokenizer
 from shardwright.executor.training import (
     RunFolder,
     RunIdentity,
-    keep_beside,
     new_tokens_go_with_a_mistake,
     newest_checkpoint,
     open_plan_batches,
@@ -82,7 +81,7 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
         return run_rank(plan_file, options, folder, progress)
     with folder.locked():
         folder.prepare(plan_file, options, identity)
-        keep_beside(folder, options, plan_file.model_config_json["vocab_size"])
+        folder.keep_beside(options, plan_file.model_config_json["vocab_size"])
         if "RANK" in os.environ:
             return run_rank(plan_file, options, folder, progress)
         try:

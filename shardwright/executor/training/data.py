@@ -61,6 +61,11 @@ class Batches:
         rows = torch.from_numpy(np.stack([self._sequence(first + row) for row in range(share)]))
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
+    def row(self, number: int) -> tuple[Tokens, Tokens, None]:
+        """Return inputs and labels of the sequence of that number, (seq_len,) each."""
+        sequence = self._sequence(number)
+        return sequence[:-1], sequence[1:], None
+
     def _sequence(self, number: int) -> Tokens:
         epoch, place = divmod(number, self._windows)
         window = shuffled(place, self._windows, key=f"{self._seed}/{epoch}")

@@ -103,6 +103,11 @@ class DocumentBatches:
         inputs, labels, places = (torch.from_numpy(np.stack(parts)) for parts in zip(*rows, strict=True))
         return Sequences(inputs, labels, places if self._packing == "packed" else None)
 
+    def row(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
+        """Return inputs, labels and places of the sequence of that number, (seq_len,) each; see `Sequences`."""
+        inputs, labels, places = self._sequence(number)
+        return inputs, labels, places if self._packing == "packed" else None
+
     def _sequence(self, number: int) -> tuple[NDArray[np.int64], ...]:
         epoch, place = divmod(number, self.sequences)
         sequence = shuffled(place, self.sequences, key=f"{self._seed}/{epoch}")

@@ -15,6 +15,7 @@ from typing import NamedTuple, TextIO
 from shardwright.base import SpecError, read_json, write_whole
 from shardwright.costmodel import PlanFile, read_plan_file, write_plan_file
 from shardwright.executor import RunOptions
+from shardwright.executor.text import Tokenizer
 from shardwright.specs import Measurement, Spec, StepRecord, read_measurement
 
 from .manifest import complete_checkpoints, newest_checkpoint, read_manifest
@@ -157,6 +158,21 @@ class RunFolder:
             write_whole(self.identity, identity.model_dump_json(indent=1) + "\n")
             write_plan_file(self.plan, plan_file)
             write_whole(self.options, options.model_dump_json(indent=1) + "\n")
+        except OSError as error:
+            raise SpecError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+
+    def keep_beside(self, options: RunOptions, vocab_size: int) -> None:
+        """Copy the tokenizer that `options` name, and the generation config of the weights that the run starts from.
+
+        Raises:
+            SpecError: the tokenizer is not valid, or the folder cannot be written.
+        """
+        try:
+            if options.tokenizer is not None:
+                Tokenizer(options.tokenizer, vocab_size).save(self.tokenizer)
+            source = options.init_from and options.init_from / GENERATION_CONFIG
+            if source and source.is_file():
+                shutil.copyfile(source, self.generation)
         except OSError as error:
             raise SpecError(f"{self.path}: cannot be written ({error.strerror or error})") from None
 

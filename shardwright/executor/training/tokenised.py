@@ -82,9 +82,8 @@ def open_tokenised(
         progress(f"{tokenizer.folder}: has no end token, so documents follow each other without one")
     stored = write_tokens(folder, _documents(options, list(files), tokenizer), vocab_size=vocab_size)
     for other in _folders(options.out) - {folder}:
-        if (
-            known := find_tokens(other)
-        ) is not None and known.digest == stored.digest:  # the same files, touched or copied
+        known = None if options.data_weights else find_tokens(other)  # two data of a mixture may be equal
+        if known is not None and known.digest == stored.digest:  # the same files, touched or copied
             shutil.rmtree(other)
     answers = f", {stored.counted_share:.1%} of them answers" if options.data_format == "chat" else ""
     progress(

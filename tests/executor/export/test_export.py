@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from shardwright.base.errors import RunFailedError, SpecError
 from shardwright.executor.export import ExportOptions, export, export_weights
 from shardwright.executor.options import RunOptions
-from shardwright.executor.training import keep_beside
 from shardwright.executor.training.run_folder import RunFolder, RunIdentity
 from shardwright.executor.weights import elements
 from tests.executor.runs import losses, options, text_file, tiny
@@ -112,7 +111,7 @@ def test_tokenizer_and_generation_config_go_with_the_weights(run: Path, tmp_path
     )
     tokenizer_folder(tmp_path / "source", template="{{ messages }}")
     given = RunOptions(out=run, init_from=tmp_path / "source", tokenizer=tmp_path / "source")
-    keep_beside(RunFolder(run), given, 300)
+    RunFolder(run).keep_beside(given, 300)
     exported(run, tmp_path / "to")
     own: Any = AutoTokenizer.from_pretrained(tmp_path / "to")
     assert own.decode(own("3 times 3 is 9")["input_ids"]) == "3 times 3 is 9"

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -46,6 +46,7 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@settings(deadline=None)
 @given(names=st.lists(st.sampled_from(sorted(CHANGES)), max_size=4), data=st.data())
 def test_any_region_of_changed_tensors_is_that_of_the_changed_elements(names: list[str], data: Any) -> None:
     """A StoredTensor is the tensor, only later."""
@@ -79,6 +80,7 @@ def test_only_the_region_is_read(change: Callable[[Tensor], Tensor]) -> None:
     assert sum(source.__dict__["read_elements"]) == part.numel() == 1
 
 
+@settings(deadline=None)
 @given(row=st.integers(1, 3), column=st.integers(1, 5), data=st.data())
 def test_a_tensor_in_pieces_is_whole(row: int, column: int, data: Any) -> None:
     whole = torch.arange(24.0).view(4, 6)
