@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import typer
 
-from . import ask, compare, explain, plan, profile, run, simulate, validate
+from . import ask, compare, explain, export_weights, plan, profile, run, simulate, validate
 from .options import EXIT_INFEASIBLE
 
 __all__ = ["app", "main"]
@@ -21,8 +21,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Plans the fastest way to train a large model on a cluster, says why, and trains with that plan on PyTorch.",
 )
-for command in (plan.plan, explain.explain, compare.compare, simulate.simulate, run.run, validate.validate):
+for command in (plan.plan, explain.explain, compare.compare, simulate.simulate, run.run):
     app.command()(command)
+app.command("export-weights")(export_weights.export_weights)
+app.command()(validate.validate)
 app.add_typer(ask.app, name="ask")
 app.add_typer(profile.app, name="profile")
 

@@ -1,6 +1,7 @@
 """`run` trains with a plan, or traces a step of it."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,19 +17,27 @@ def run(
     ),
     steps: Annotated[int, typer.Option(help="Set the optimizer steps in all, including those before a resume.")] = 100,
     data: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            help="Train on these files or folders; repeat for several. Default: the source of Python's library."
+            help="Train on these files or folders; repeat for several, with weights (web/:0.7) for a mixture. Default: the source of Python's "
+            "library."
         ),
     ] = None,
     data_format: Annotated[
-        str, typer.Option(help="Choose text (bytes as tokens), tokens (.bin arrays) or hf (a dataset).")
+        str,
+        typer.Option(
+            help="Choose text (by --tokenizer, or bytes as tokens), chat (JSON lines, loss on answers), tokens (.bin arrays) or hf (a dataset)."
+        ),
     ] = "text",
     token_dtype: Annotated[
         str | None, typer.Option(help="Set the type of .bin arrays without a sidecar: uint16 or uint32.")
     ] = None,
     data_column: Annotated[
         str | None, typer.Option(help="Name the text or token column of a Hugging Face dataset.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="Read text by the tokenizer in this folder. Default: that in --init-from, else bytes."),
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Set the peak of the cosine schedule.")] = 3e-4,
     min_learning_rate_fraction: Annotated[
@@ -51,6 +60,12 @@ def run(
     ] = "auto",
     resume_from: Annotated[
         Path | None, typer.Option(help="Start from a checkpoint of another run, of any plan of the model.")
+    ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from the weights in this folder (Hugging Face's layout, safetensors). Default: drawn from the seed."
+        ),
     ] = None,
     offload_folder: Annotated[
         Path | None,
@@ -89,10 +104,11 @@ def run(
     values: dict[str, Any] = {
         "out": out,
         "steps": steps,
-        "data": tuple(data or ()),
+        **_mixture(data or []),
         "data_format": data_format,
         "token_dtype": token_dtype,
         "data_column": data_column,
+        "tokenizer": tokenizer,
         "learning_rate": learning_rate,
         "min_learning_rate_fraction": min_learning_rate_fraction,
         "warmup_steps": warmup_steps,
@@ -107,6 +123,7 @@ def run(
         "timing_warmup_steps": timing_warmup_steps,
         "resume": resume,
         "resume_from": resume_from,
+        "init_from": init_from,
         "offload_folder": offload_folder,
         "ranks": ranks,
         "compile": compile_layers,
@@ -131,6 +148,23 @@ def run(
 
     plan_file = read_plan_file(plan_path)
     console().print(measured_table(plan_file.plan, plan_file.estimated(), measurement))
+
+
+def _mixture(given: list[str]) -> dict[str, Any]:
+    """Return data and their weights. What exists under the whole name, colon and all, is a path."""
+    from shardwright.base import SpecError
+
+    paths, weights = [], []
+    for text in given:
+        path, colon, weight = text.rpartition(":")
+        weighted = bool(colon) and not Path(text).exists() and re.fullmatch(r"[0-9]*\.?[0-9]+", weight) is not None
+        paths.append(Path(path if weighted else text))
+        weights += [float(weight)] if weighted else []
+    if weights and len(weights) < len(paths):
+        raise SpecError(
+            f"{len(weights)} of {len(paths)} --data have a weight; give one each, as --data web/:0.7 --data books/:0.3, or none"
+        )
+    return {"data": tuple(paths), "data_weights": tuple(weights)}
 
 
 def _trace(plan_path: Path, given: str | None, *, as_json: bool) -> None:

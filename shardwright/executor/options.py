@@ -21,12 +21,16 @@ class RunOptions(Spec):
         `min_learning_rate_fraction` of it at the last step.
     weight_decay: AdamW's decoupled decay, on matrices only. clip_norm: largest global gradient norm; None never clips.
     data: files or folders; none means the source files of Python's standard library.
-    data_format: "text" reads bytes as tokens; "tokens" reads `.bin` arrays of `token_dtype` (default: the sidecar's
+    data_weights: of a mixture, the share of each of `data` in the sequences, in any unit; none: all data are one source.
+    data_format: "text" reads bytes as tokens, or text by `tokenizer`; "chat" JSON lines of conversations, of which the loss counts
+        answers; "tokens" reads `.bin` arrays of `token_dtype` (default: the sidecar's
         type); "hf" reads a Hugging Face dataset on disk, whose `data_column` holds text or token ids.
+    tokenizer: a folder with a tokenizer of transformers; None: that of `init_from`, where it holds one.
     checkpoint_every: steps between checkpoints, with one more at the last step; None writes none.
     keep_checkpoints: number of newest checkpoints that are kept.
     resume: "auto" continues from the newest complete checkpoint in `out`, "never" refuses a folder that holds one.
     resume_from: a checkpoint of another run of the same model, under any plan, to start from.
+    init_from: a folder of the model's weights in Hugging Face's layout, to start from; None: weights drawn from the seed.
     timing_warmup_steps: first steps of the process that the timings leave out.
     offload_folder: a folder on the drives that a plan with state on drives uses; None: `out`/offload. What lies there goes with the process.
     ranks: number of ranks that this machine offers; None: its GPUs, or up to eight processes on a CPU.
@@ -45,13 +49,16 @@ class RunOptions(Spec):
     clip_norm: PositiveFloat | None = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: tuple[Path, ...] = ()
-    data_format: Literal["text", "tokens", "hf"] = "text"
+    data_weights: tuple[PositiveFloat, ...] = ()
+    data_format: Literal["text", "chat", "tokens", "hf"] = "text"
     token_dtype: Literal["uint16", "uint32"] | None = None
     data_column: str | None = None
+    tokenizer: Path | None = None
     checkpoint_every: PositiveInt | None = 100
     keep_checkpoints: PositiveInt = 2
     resume: Literal["auto", "never"] = "auto"
     resume_from: Path | None = None
+    init_from: Path | None = None
     log_every: PositiveInt = 1
     timing_warmup_steps: NonNegativeInt = 3
     offload_folder: Path | None = None
@@ -63,8 +70,16 @@ class RunOptions(Spec):
     def _consistent(self) -> Self:
         if self.warmup_steps is not None and self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} exceeds steps {self.steps}; give at most {self.steps}")
+        if self.data_format == "chat" and self.tokenizer is None and self.init_from is None:
+            raise ValueError("data_format 'chat' needs a tokenizer, with a chat template for messages; give its folder")
+        if self.data_weights and len(self.data_weights) != len(self.data):
+            raise ValueError(
+                f"{len(self.data)} data have {len(self.data_weights)} weights; give one each, as --data FOLDER:0.7, or none"
+            )
         if self.data_format != "text" and not self.data:
             raise ValueError(f"data_format '{self.data_format}' needs data: give at least one path")
+        if self.init_from is not None and self.resume_from is not None:
+            raise ValueError("init_from and resume_from both say what to start from; give one of them")
         if self.token_dtype is not None and self.data_format != "tokens":
             raise ValueError(f"token_dtype is for data_format 'tokens', not '{self.data_format}'; leave it out")
         if self.data_column is not None and self.data_format != "hf":

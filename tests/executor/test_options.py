@@ -63,3 +63,14 @@ def test_options_of_one_data_format_are_refused_for_another() -> None:
 def test_options_survive_their_file() -> None:
     options = RunOptions(out=Path("/run"), data=(Path("/a"), Path("/b")), clip_norm=None, betas=(0.8, 0.99), seed=3)
     assert RunOptions.model_validate_json(options.model_dump_json()) == options
+
+
+def test_a_run_starts_from_weights_or_from_a_checkpoint() -> None:
+    assert "init_from and resume_from both say what to start from" in refused(init_from="a", resume_from="b")
+
+
+def test_conversations_need_a_tokenizer() -> None:
+    assert "'chat' needs a tokenizer" in refused(data_format="chat", data=["a.jsonl"])
+    assert (
+        RunOptions(out=Path("run"), data_format="chat", data=(Path("a"),), init_from=Path("weights")).tokenizer is None
+    )

@@ -7,7 +7,7 @@ from .division import LayerDivision
 from .documents import attend_within_documents, check_documents, documents_in_hand, numbered_documents
 from .experts import SpreadRanks, check_experts, experts_paths, spread_experts
 from .fused import engine_state, hugging_face_state, unfuse
-from .hugging_face import Skeleton, lacks_fused_attention, read_config, read_skeleton
+from .hugging_face import DROPOUT_ENDINGS, Skeleton, build_on_meta, lacks_fused_attention, read_config, read_skeleton
 from .initial_weights import materialise, materialise_buffers
 from .moves import GATHER_SEQUENCE, SUM_GRADIENTS, MeshRanks, Move
 from .rules import layer_division
@@ -24,6 +24,7 @@ from .tensor_parallel import (
 )
 
 __all__ = [
+    "DROPOUT_ENDINGS",
     "GATHER_SEQUENCE",
     "SUM_GRADIENTS",
     "LayerDivision",
@@ -33,6 +34,7 @@ __all__ = [
     "SpreadRanks",
     "StageModule",
     "attend_within_documents",
+    "build_on_meta",
     "check_documents",
     "check_experts",
     "check_tensor_parallel",

@@ -8,14 +8,19 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
-def materialise(module: nn.Module, *, name: str, model: PreTrainedModel, seed: int, device: torch.device) -> None:
+def materialise(
+    module: nn.Module, *, name: str, model: PreTrainedModel, seed: int, device: torch.device, draw: bool = True
+) -> None:
     """Give `module`, a part of `model` on the meta device, storage on `device` and its initial values.
 
     `name` is its path in `model`. Each submodule draws from a generator seeded with (seed, path), in the model's own
     distribution. A layer therefore starts the same on every rank, with any other layers beside it. Rotary tables are
-    computed anew. Numbers differ between device types, as torch's generators do.
+    computed anew. Numbers differ between device types, as torch's generators do. Without `draw` parameters are left
+    as memory has them, for weights that will be read.
     """
     module.to_empty(device=device)
+    for parameter in () if draw else module.parameters():
+        parameter._is_hf_initialized = True  # type: ignore[attr-defined]  # the mark by which transformers' rules pass it over
     for buffer in module.buffers():
         buffer.zero_()  # until the model's rule sets it
     # children first: GPT-2's rule for a block draws its output projections again

@@ -50,7 +50,7 @@ class Contents:
             if source.device_part is not None:
                 for name, whole in zip(self._names, arrays, strict=True):
                     self._device_array(source.device_part, name).copy_(whole[source.device_start :])
-                if parameter in self._steps:
+                if parameter in self._steps and source.device_part in self._device_state:  # made by the first update
                     self._device_state[source.device_part]["step"].copy_(self._steps[parameter])
         self._engine.forget_fetched()
 

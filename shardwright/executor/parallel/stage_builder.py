@@ -52,6 +52,7 @@ class StageBuilder:
     positions: Tensor | None = None
     expert_mesh: DeviceMesh | None = None
     compile_layers: bool = False
+    draw: bool = True
 
     def build(self, stage_index: int) -> StageModule:
         """Build stage `stage_index` of the plan with this rank's part of its initial weights."""
@@ -186,4 +187,4 @@ class StageBuilder:
             leave_last_layer(stage.get_submodule(stage.layer_paths[-1]), ranks)
 
     def _materialise(self, module: nn.Module, path: str) -> None:
-        materialise(module, name=path, model=self.skeleton.model, seed=self.seed, device=self.device)
+        materialise(module, name=path, model=self.skeleton.model, seed=self.seed, device=self.device, draw=self.draw)

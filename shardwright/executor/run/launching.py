@@ -9,9 +9,18 @@ import torch
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
-from shardwright.executor.model import lacks_fused_attention, read_config
+from shardwright.executor.model import lacks_fused_attention, read_config, read_skeleton
 from shardwright.executor.parallel import check_compile, compiles
-from shardwright.executor.training import RunFolder, RunIdentity, newest_checkpoint, open_plan_batches, plan_digest
+from shardwright.executor.text import holds_tokenizer
+from shardwright.executor.training import (
+    RunFolder,
+    RunIdentity,
+    new_tokens_go_with_a_mistake,
+    newest_checkpoint,
+    open_plan_batches,
+    plan_digest,
+)
+from shardwright.executor.weights import read_pretrained
 from shardwright.specs import Measurement, read_measurement
 
 from .checks import check_plan
@@ -39,14 +48,20 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
     try:
         plan_file, options = read_plan_file(plan_path), _from_anywhere(options)
         _check_plan(plan_file, options)
-        identity = RunIdentity(
-            plan_digest=plan_digest(plan_file),
-            data_digest=open_plan_batches(plan_file, options).digest,
-            seed=options.seed,
-        )
+        weights_digest = _weights_digest(plan_file, options)
         if leads:
-            folder.check(identity, options)
-        start = folder.start(plan_file, options)
+            folder.check_place()
+        with new_tokens_go_with_a_mistake(options.out):
+            batches = open_plan_batches(plan_file, options, progress=progress if leads else lambda _line: None)
+            identity = RunIdentity(
+                plan_digest=plan_digest(plan_file),
+                data_digest=batches.digest,
+                seed=options.seed,
+                weights_digest=weights_digest,
+            )
+            if leads:
+                folder.check(identity, options)
+            start = folder.start(plan_file, options)
     except SpecError:
         if not leads:
             raise SystemExit(2) from None
@@ -66,6 +81,7 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
         return run_rank(plan_file, options, folder, progress)
     with folder.locked():
         folder.prepare(plan_file, options, identity)
+        folder.keep_beside(options, plan_file.model_config_json["vocab_size"])
         if "RANK" in os.environ:
             return run_rank(plan_file, options, folder, progress)
         try:
@@ -88,9 +104,31 @@ def _from_anywhere(options: RunOptions) -> RunOptions:
         "out": options.out.absolute(),
         "data": tuple(path.absolute() for path in options.data),
         "resume_from": options.resume_from and options.resume_from.absolute(),
+        "init_from": options.init_from and options.init_from.absolute(),
+        "tokenizer": _tokenizer(options),
         "offload_folder": options.offload_folder and options.offload_folder.absolute(),
     }
     return options.model_copy(update=absolute)
+
+
+def _tokenizer(options: RunOptions) -> Path | None:
+    """Return the folder of the tokenizer: the given one, or that beside the weights or the run that this one starts from."""
+    if options.tokenizer is not None:
+        return options.tokenizer.absolute()
+    run = options.resume_from and options.resume_from.absolute().parent.parent
+    beside = [options.init_from, run and RunFolder(run).tokenizer]
+    return next((folder.absolute() for folder in beside if folder is not None and holds_tokenizer(folder)), None)
+
+
+def _weights_digest(plan_file: PlanFile, options: RunOptions) -> str:
+    """Check the weights that the run starts from, by their headers; "" where they are drawn.
+
+    Raises:
+        SpecError: they are not those of the plan's model, or cannot be read.
+    """
+    if options.init_from is None:
+        return ""
+    return read_pretrained(options.init_from, plan_file, read_skeleton(plan_file)).digest
 
 
 def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:

@@ -6,6 +6,7 @@ pickled index; this one has none, so that reading a checkpoint cannot run code f
 
 import math
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,11 +24,13 @@ from torch.distributed.tensor import DTensor
 from shardwright.base import RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor.offload import Contents
+from shardwright.executor.weights import Pretrained, StoredReader
 
 from .manifest import MANIFEST, Manifest, checksum, complete_checkpoints, damaged_file, read_manifest, sync
 from .optimizer import HostedOptimizer
 
 FILE_BYTES = 2**30
+MODEL_PREFIX = "model."
 
 
 class DamagedError(SpecError):
@@ -138,11 +141,36 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
     except Exception as error:  # safetensors, json and torch each raise their own errors for a damaged header
         detail = " ".join(str(error).split())
         raise SpecError(f"{checkpoint}: is damaged ({detail}); give another checkpoint") from None
+    for name in _buffers_of_all(trainee) - metadata.state_dict_metadata.keys():
+        wanted.pop(name, None)  # checkpoints of earlier versions have none: they stay as the model's rule made them
     _check_tensors(metadata, wanted, checkpoint)
     try:
         load(wanted, storage_reader=reader)
     except CheckpointException as error:
         raise SpecError(f"{checkpoint}: cannot be read ({_first_cause(error)}); give another checkpoint") from None
+    if contents is not None:
+        contents.write_back()
+
+
+def load_pretrained(pretrained: Pretrained, trainee: Trainee) -> None:
+    """Read the parameters and buffers of this rank's shards. Other elements are not read. Every rank calls this.
+
+    Raises:
+        SpecError: a file cannot be read.
+    """
+    contents = _contents(trainee)
+    wanted = {
+        name.removeprefix(MODEL_PREFIX): tensor
+        for name, tensor in _tensors(trainee, contents).items()
+        if name.startswith(MODEL_PREFIX)
+    }
+    stored = pretrained.for_engine({name: tensor.shape for name, tensor in wanted.items()})
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # each rank reads by itself
+            load(wanted, storage_reader=StoredReader(stored), no_dist=True)
+    except CheckpointException as error:
+        raise SpecError(f"{pretrained.path}: cannot be read ({_first_cause(error)})") from None
     if contents is not None:
         contents.write_back()
 
@@ -175,7 +203,7 @@ def _contents(trainee: Trainee) -> Contents | None:
 
 
 def _tensors(trainee: Trainee, contents: Contents | None) -> dict[str, torch.Tensor]:
-    """Return this rank's parameters as `model.NAME` and their optimizer state as `optimizer.NAME.KIND`."""
+    """Return this rank's parameters and persistent buffers as `model.NAME`, and their optimizer state as `optimizer.NAME.KIND`."""
     tensors: dict[str, torch.Tensor] = {}
     for full_name, parameter in (named for part in trainee.parts for named in part.named_parameters()):
         name = trainee.tied.get(full_name, full_name)
@@ -184,8 +212,26 @@ def _tensors(trainee: Trainee, contents: Contents | None) -> dict[str, torch.Ten
             held = {"": parameter.detach(), **trainee.optimizer.device_state.get(parameter, {})}
         for kind, value in held.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"optimizer.{name}.{kind}" if kind else f"model.{name}"] = value
-    return tensors
+                tensors[f"optimizer.{name}.{kind}" if kind else f"{MODEL_PREFIX}{name}"] = value
+    return tensors | _buffers(trainee)
+
+
+def _buffers(trainee: Trainee) -> dict[str, torch.Tensor]:
+    """Return the buffers that belong to the model's weights, such as the bias of a router."""
+    return {
+        f"{MODEL_PREFIX}{path}.{name}": buffer
+        for part in trainee.parts
+        for path, module in part.named_modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    }
+
+
+def _buffers_of_all(trainee: Trainee) -> set[str]:
+    """Return the names of buffers that any rank holds, as ranks load what another one saved."""
+    everyone: list[list[str]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(everyone, sorted(_buffers(trainee)))
+    return {name for names in everyone for name in names}
 
 
 def _file_of_each(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:

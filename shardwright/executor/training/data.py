@@ -2,6 +2,7 @@
 
 import hashlib
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,20 @@ import torch
 from shardwright.base import SpecError
 from shardwright.executor import RunOptions
 
-from .token_streams import HuggingFaceDataset, TextFiles, TokenFiles, Tokens, TokenStream
+from .token_streams import (
+    BYTE_VALUES,
+    HuggingFaceDataset,
+    TextFiles,
+    TokenFiles,
+    Tokens,
+    TokenStream,
+    dataset_holds_text,
+)
+from .tokenised import TokenisedDocuments, open_tokenised
 
 _FEISTEL_ROUNDS = 4
+_LARGE_VOCABULARY = 1024
+"""A vocabulary beyond it was made by a tokenizer, not for bytes."""
 
 
 class Batches:
@@ -49,6 +61,11 @@ class Batches:
         rows = torch.from_numpy(np.stack([self._sequence(first + row) for row in range(share)]))
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
+    def row(self, number: int) -> tuple[Tokens, Tokens, None]:
+        """Return inputs and labels of the sequence of that number, (seq_len,) each."""
+        sequence = self._sequence(number)
+        return sequence[:-1], sequence[1:], None
+
     def _sequence(self, number: int) -> Tokens:
         epoch, place = divmod(number, self._windows)
         window = shuffled(place, self._windows, key=f"{self._seed}/{epoch}")
@@ -73,18 +90,25 @@ def shuffled(place: int, count: int, *, key: str) -> int:
             return place
 
 
-def open_batches(options: RunOptions, *, seq_len: int, global_batch: int, vocab_size: int) -> Batches:
+Say = Callable[[str], None]
+
+
+def open_batches(
+    options: RunOptions, *, seq_len: int, global_batch: int, vocab_size: int, progress: Say = lambda _line: None
+) -> Batches:
     """Return the batches that `options` request.
 
     Raises:
         SpecError: a path is missing or empty, its tokens don't fit the vocabulary, or there are too few.
     """
-    stream = open_stream(options, vocab_size)
+    stream = open_stream(options, vocab_size, progress=progress)
     return Batches(stream, seq_len=seq_len, global_batch=global_batch, seed=options.seed)
 
 
-def open_stream(options: RunOptions, vocab_size: int) -> TextFiles | TokenFiles | HuggingFaceDataset:
-    """Return the tokens of the data that `options` name.
+def open_stream(
+    options: RunOptions, vocab_size: int, *, progress: Say = lambda _line: None
+) -> TextFiles | TokenFiles | HuggingFaceDataset | TokenisedDocuments:
+    """Return the tokens of the data that `options` name. `progress` is told what becomes of text.
 
     Raises:
         SpecError: see `open_batches`.
@@ -92,13 +116,27 @@ def open_stream(options: RunOptions, vocab_size: int) -> TextFiles | TokenFiles 
     for path in options.data:
         if not path.exists():
             raise SpecError(f"{path}: no such file or folder; give data that exists")
+    if options.data_format == "chat":
+        return open_tokenised(options, _files_under(options.data, pattern="*.jsonl"), vocab_size, progress=progress)
+    if options.data_format == "hf" and dataset_holds_text(options.data, options.data_column):
+        if options.tokenizer is not None:
+            return open_tokenised(options, _files_under(options.data, pattern="*"), vocab_size, progress=progress)
+        if vocab_size > _LARGE_VOCABULARY:
+            progress(_said_of_bytes(vocab_size))
     if options.data_format == "hf":
         return HuggingFaceDataset(options.data, vocab_size, options.data_column)
     if options.data_format == "tokens":
         return TokenFiles(_files_under(options.data, pattern="*.bin"), vocab_size, options.token_dtype)
-    if options.data:
-        return TextFiles(_files_under(options.data, pattern="*"), vocab_size)
-    return TextFiles(_standard_library_sources(), vocab_size)
+    files = _files_under(options.data, pattern="*") if options.data else _standard_library_sources()
+    if options.tokenizer is not None:
+        return open_tokenised(options, files, vocab_size, progress=progress)
+    if vocab_size > _LARGE_VOCABULARY:
+        progress(_said_of_bytes(vocab_size))
+    return TextFiles(files, vocab_size)
+
+
+def _said_of_bytes(vocab_size: int) -> str:
+    return f"text is read as bytes, which takes {BYTE_VALUES + 1} of the model's {vocab_size:,} tokens; give --tokenizer FOLDER for tokens of its own"
 
 
 def _files_under(paths: tuple[Path, ...], *, pattern: str) -> list[Path]:

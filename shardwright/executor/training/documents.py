@@ -28,6 +28,10 @@ class DocumentStream(TokenStream, Protocol):
         """Positions behind the last token of each document, ascending, (documents,)."""
         ...
 
+    def counted(self, start: int, count: int) -> NDArray[np.bool_] | None:
+        """Return which of the `count` tokens from position `start` on the loss counts, (count,); None: all."""
+        ...
+
 
 class Sequences(NamedTuple):
     """Of one data-parallel rank, int64 of (sequences, seq_len). `places`: of tokens in their documents; None where a sequence is one
@@ -51,7 +55,8 @@ class DocumentBatches:
 
     A packed document longer than a sequence fills sequences, and its rest is a piece (`specs.Lengths.pieces`). Pieces are packed by
     best fit, the longest first (Ding et al. 2024, arXiv 2404.10830, section 3), and what stays free is padding. A padded document is cut
-    off after a sequence. The last token of a document has no label, and neither has padding. A piece of one token is left out.
+    off after a sequence. The last token of a document has no label, and neither has padding, nor a token before one that the stream
+    does not count. A piece of one token is left out.
 
     Each epoch takes every sequence once, in its own order. Ranks take contiguous slices of a step's sequences, as in `Batches`.
 
@@ -98,6 +103,11 @@ class DocumentBatches:
         inputs, labels, places = (torch.from_numpy(np.stack(parts)) for parts in zip(*rows, strict=True))
         return Sequences(inputs, labels, places if self._packing == "packed" else None)
 
+    def row(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
+        """Return inputs, labels and places of the sequence of that number, (seq_len,) each; see `Sequences`."""
+        inputs, labels, places = self._sequence(number)
+        return inputs, labels, places if self._packing == "packed" else None
+
     def _sequence(self, number: int) -> tuple[NDArray[np.int64], ...]:
         epoch, place = divmod(number, self.sequences)
         sequence = shuffled(place, self.sequences, key=f"{self._seed}/{epoch}")
@@ -106,9 +116,12 @@ class DocumentBatches:
         filled = 0
         for piece in self._order[self._bounds[sequence] : self._bounds[sequence + 1]]:
             count, follows = int(self._pieces.tokens[piece]), int(self._pieces.go_on[piece])
-            read = self._stream.read(int(self._pieces.starts[piece]), count + follows)
+            start = int(self._pieces.starts[piece])
+            read = self._stream.read(start, count + follows)
+            answers = self._stream.counted(start, count + follows)
+            targets = read[1:] if answers is None else np.where(answers[1:], read[1:], IGNORED_LABEL)
             inputs[filled : filled + count] = read[:count]
-            labels[filled : filled + count - 1 + follows] = read[1:]
+            labels[filled : filled + count - 1 + follows] = targets
             places[filled : filled + count] = np.arange(count)
             filled += count
         places[filled:] = np.arange(self._seq_len - filled)  # padding is a document of its own

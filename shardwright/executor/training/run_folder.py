@@ -15,20 +15,25 @@ from typing import NamedTuple, TextIO
 from shardwright.base import SpecError, read_json, write_whole
 from shardwright.costmodel import PlanFile, read_plan_file, write_plan_file
 from shardwright.executor import RunOptions
+from shardwright.executor.text import Tokenizer
 from shardwright.specs import Measurement, Spec, StepRecord, read_measurement
 
 from .manifest import complete_checkpoints, newest_checkpoint, read_manifest
+from .tokenised import TOKENS_FOLDER
 
+GENERATION_CONFIG = "generation_config.json"
 LAUNCHER = "SHARDWRIGHT_LAUNCHER"
 """The environment variable by which a worker knows its launcher's word in the lock of the folder."""
 
 
 class RunIdentity(Spec):
-    """The identity of a run: its plan, data and seed. Learning rate or steps may change when it continues."""
+    """The identity of a run: its plan, data, seed and the weights that it starts from, "" for drawn ones. Learning rate or steps may
+    change when it continues."""
 
     plan_digest: str
     data_digest: str
     seed: int
+    weights_digest: str = ""
 
 
 def plan_digest(plan_file: PlanFile) -> str:
@@ -57,6 +62,8 @@ class RunFolder:
         self.steps = path / "steps.jsonl"
         self.measurement = path / "measurement.json"
         self.checkpoints = path / "checkpoints"
+        self.tokenizer = path / "tokenizer"
+        self.generation = path / GENERATION_CONFIG
         self.failures = path / "failures"
         self.logs = path / "logs"
         self.launcher = secrets.token_hex(8)
@@ -68,19 +75,15 @@ class RunFolder:
         Raises:
             SpecError: the folder holds another run, one that `options` do not let continue, or other files.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise SpecError(f"{self.path}: is a file; give a folder for the run")
-        if not self.path.exists() or not any(self.path.iterdir()):
-            return
+        self.check_place()
         if not self.identity.is_file():
-            if any(entry.name != ".lock" for entry in self.path.iterdir()):
-                raise SpecError(f"{self.path}: holds files that do not belong to a run; give an empty or a new folder")
             return
         held = RunIdentity.parse(read_json(self.identity), source=str(self.identity))
         for what, theirs, ours in (
             ("plan", held.plan_digest, identity.plan_digest),
             ("data", held.data_digest, identity.data_digest),
             ("seed", held.seed, identity.seed),
+            ("init_from", held.weights_digest, identity.weights_digest),
         ):
             if theirs != ours:
                 raise SpecError(
@@ -90,6 +93,19 @@ class RunFolder:
             raise SpecError(
                 f"{self.path}: holds a checkpoint and resume is 'never'; give a new folder or resume 'auto'"
             )
+
+    def check_place(self) -> None:
+        """Check that the folder is free or a run's.
+
+        Raises:
+            SpecError: it is a file, or holds other files.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise SpecError(f"{self.path}: is a file; give a folder for the run")
+        if not self.path.exists() or self.identity.is_file():
+            return
+        if any(entry.name not in (".lock", TOKENS_FOLDER) for entry in self.path.iterdir()):
+            raise SpecError(f"{self.path}: holds files that do not belong to a run; give an empty or a new folder")
 
     def start(self, plan_file: PlanFile, options: RunOptions, *, damaged: Collection[Path] = ()) -> Start:
         """Return the newest checkpoint here that is whole, else the one that `options` name, else the beginning.
@@ -144,6 +160,26 @@ class RunFolder:
             write_whole(self.options, options.model_dump_json(indent=1) + "\n")
         except OSError as error:
             raise SpecError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+
+    def keep_beside(self, options: RunOptions, vocab_size: int) -> None:
+        """Copy the tokenizer that `options` name, and the generation config of the weights that the run starts from.
+
+        Raises:
+            SpecError: the tokenizer is not valid, or the folder cannot be written.
+        """
+        try:
+            if options.tokenizer is not None:
+                Tokenizer(options.tokenizer, vocab_size).save(self.tokenizer)
+            source = options.init_from and options.init_from / GENERATION_CONFIG
+            if source and source.is_file():
+                shutil.copyfile(source, self.generation)
+        except OSError as error:
+            raise SpecError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+
+    def beside_weights(self) -> list[Path]:
+        """Return the files that belong beside exported weights: the generation config and those of the tokenizer."""
+        tokenizer = sorted(self.tokenizer.iterdir()) if self.tokenizer.is_dir() else []
+        return [*([self.generation] if self.generation.is_file() else []), *tokenizer]
 
     def read_plan(self) -> PlanFile:
         return read_plan_file(self.plan)

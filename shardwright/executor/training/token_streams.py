@@ -4,7 +4,7 @@ datasets. Read by position, never as a whole."""
 import bisect
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -57,6 +57,10 @@ class _Documents:
             pieces.append(self._document(index, position - first, stop - first))
             position, index = stop, index + 1
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
+
+    def counted(self, start: int, count: int) -> NDArray[np.bool_] | None:
+        """Return which tokens the loss counts, None: all."""
+        return None
 
     def _document(self, index: int, start: int, stop: int) -> Tokens:
         raise NotImplementedError
@@ -169,6 +173,27 @@ class HuggingFaceDataset(_Documents):
             whole = np.array(value, dtype=np.int64)
         source = f"{listed(self._paths)} (row {index})"
         return _within_vocabulary(whole[start:stop], self._vocab_size, source=source, start=start)
+
+
+def dataset_texts(paths: Sequence[Path], column: str | None) -> Iterator[str]:
+    """Yield the texts of a dataset's column in order.
+
+    Raises:
+        SpecError: as `HuggingFaceDataset`.
+    """
+    dataset, name = _open_dataset(paths, column)
+    for rows in dataset.select_columns([name]).iter(batch_size=1_000):
+        yield from (text or "" for text in rows[name])
+
+
+def dataset_holds_text(paths: Sequence[Path], column: str | None) -> bool:
+    """Whether the column holds text, not token ids.
+
+    Raises:
+        SpecError: as `HuggingFaceDataset`.
+    """
+    dataset, name = _open_dataset(paths, column)
+    return _holds_text(dataset, name, source=listed(paths))
 
 
 def _open_dataset(paths: Sequence[Path], column: str | None) -> tuple[Any, str]:

@@ -12,44 +12,20 @@ import torch.distributed as dist
 from shardwright.base import GIB, RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
+from shardwright.executor.model import read_skeleton
 from shardwright.executor.offload import Kind, Place
 from shardwright.executor.parallel import Engine, build_engine, compiles
+from shardwright.executor.weights import read_pretrained
 from shardwright.specs import HeldBytes, Measurement, OffloadMeasurement, StepRecord, read_measurement
 
-from .checkpoint import DamagedError, Trainee, load_checkpoint, save_checkpoint
-from .data import Batches, open_batches, open_stream
-from .documents import DocumentBatches, Sequences
+from .batches import PlanBatches, open_plan_batches, said_of
+from .checkpoint import DamagedError, Trainee, load_checkpoint, load_pretrained, save_checkpoint
+from .documents import Sequences
 from .fingerprint import read_fingerprint
 from .manifest import Manifest
 from .meter import MemoryMeter, MemoryPeak, StepMeter
 from .optimizer import host_optimizer, learning_rate_at
 from .run_folder import RunFolder, Start, plan_digest
-
-
-def open_plan_batches(plan_file: PlanFile, options: RunOptions) -> Batches | DocumentBatches:
-    """Return the batches of a run of this plan, of documents where the plan is for documents of several lengths.
-
-    Raises:
-        SpecError: the model's config has no vocabulary size, or the data is not valid for it; it does not say where documents end.
-    """
-    vocab_size = plan_file.model_config_json.get("vocab_size")
-    if not isinstance(vocab_size, int):
-        raise SpecError(f"{plan_file.model_name}: its config has no vocab_size; add it to model_config_json")
-    training = plan_file.training
-    if training.lengths is not None:
-        if options.data_format == "tokens":
-            raise SpecError(
-                f"data_format 'tokens' does not say where documents end, and the plan has them {training.packing}; give text or hf, or "
-                "plan without --lengths"
-            )
-        return DocumentBatches(
-            open_stream(options, vocab_size),
-            packing=training.packing,
-            seq_len=training.seq_len,
-            global_batch=training.global_batch,
-            seed=options.seed,
-        )
-    return open_batches(options, seq_len=training.seq_len, global_batch=training.global_batch, vocab_size=vocab_size)
 
 
 class Trainer:
@@ -73,14 +49,15 @@ class Trainer:
         self._memory, self._meter = MemoryMeter(device), StepMeter(device)
         self._batches = open_plan_batches(plan_file, options)
         _check_same_data(self._batches)
-        if isinstance(self._batches, DocumentBatches):
-            self._tell(_said_of(self._batches, plan_file))
+        for line in said_of(self._batches, plan_file):
+            self._tell(line)
         self._engine: Engine = build_engine(
             plan_file,
             device=device,
             seed=options.seed,
             compile_layers=compiles(options.compile, device),
             offload_folder=options.offload_folder or options.out / "offload",
+            draw=options.init_from is None,
         )
         optimizer = host_optimizer(
             self._engine.model_parts, plan_file.training.optimizer, options, self._engine.offload
@@ -118,6 +95,7 @@ class Trainer:
             for fault in start.passed:
                 self._tell(f"passed over: {fault}")
             if start.checkpoint is None:
+                self._start_from_weights()
                 return start.step
             try:
                 load_checkpoint(start.checkpoint, self._trainee, self._plan_file)
@@ -127,6 +105,17 @@ class Trainer:
                 continue
             self._tell(f"continuing from {start.checkpoint} after step {start.step}")
             return start.step
+
+    def _start_from_weights(self) -> None:
+        """Read the weights that the run is to start from, unless the engine drew them."""
+        folder = self._options.init_from
+        if folder is None:
+            return
+        with self._memory.paused():  # pages of the files that are mapped count as resident
+            pretrained = read_pretrained(folder, self._plan_file, read_skeleton(self._plan_file))
+            load_pretrained(pretrained, self._trainee)
+            del pretrained
+        self._tell(f"starting from the weights in {folder}")
 
     def _start(self, damaged: list[Path]) -> Start | SpecError:
         try:
@@ -273,20 +262,7 @@ class Trainer:
             self._progress(line)
 
 
-def _said_of(batches: DocumentBatches, plan_file: PlanFile) -> str:
-    training = plan_file.training
-    masks = training.documents is not None and plan_file.plan.mesh.cp > 1
-    slower = (
-        "; cp masks scores between documents, and the prediction is for kernels that leave them out" if masks else ""
-    )
-    planned = training.documents.mean() if training.documents else training.used_share * training.seq_len
-    return (
-        f"{training.packing} documents: {batches.used_share:.1%} of the sequences is no padding; pieces have {batches.mean_piece_tokens:,.0f} "
-        f"tokens on average, {planned:,.0f} in the plan" + slower
-    )
-
-
-def _check_same_data(batches: Batches | DocumentBatches) -> None:
+def _check_same_data(batches: PlanBatches) -> None:
     digests = [""] * dist.get_world_size()
     dist.all_gather_object(digests, batches.digest)
     if len(set(digests)) > 1:

@@ -10,8 +10,8 @@ from shardwright.base.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.options import RunOptions
 from shardwright.executor.parallel import IGNORED_LABEL
+from shardwright.executor.training.batches import open_plan_batches
 from shardwright.executor.training.documents import DocumentBatches, best_fit
-from shardwright.executor.training.trainer import open_plan_batches
 from shardwright.specs.lengths import Lengths, Packing
 from shardwright.specs.plan import Plan
 from tests.executor.runs import losses, options, tiny
@@ -32,6 +32,17 @@ class Documents:
         assert start + count <= self.length
         return np.arange(start, start + count) + 1
 
+    def counted(self, start: int, count: int) -> NDArray[np.bool_] | None:
+        return None
+
+
+class Answers(Documents):
+    """Of which the loss counts the even tokens."""
+
+    def counted(self, start: int, count: int) -> NDArray[np.bool_] | None:
+        even: NDArray[np.bool_] = self.read(start, count) % 2 == 0
+        return even
+
 
 def batches(*lengths: int, packing: Packing = "packed", global_batch: int = 1) -> DocumentBatches:
     return DocumentBatches(Documents(*lengths), packing=packing, seq_len=SEQ, global_batch=global_batch, seed=0)
@@ -51,6 +62,16 @@ def test_documents_are_packed_whole_and_keep_their_labels() -> None:
     assert epoch(batches(3, 5, 4)) == [
         ([1, 2, 3, 4, 5, 6, 7, 8], [2, 3, x, 5, 6, 7, 8, x], [0, 1, 2, 0, 1, 2, 3, 4]),
         ([9, 10, 11, 12, 0, 0, 0, 0], [10, 11, 12, x, x, x, x, x], [0, 1, 2, 3, 0, 1, 2, 3]),
+    ]
+
+
+def test_labels_are_the_tokens_that_the_stream_counts() -> None:
+    """In short documents, and behind a cut."""
+    x = IGNORED_LABEL
+    of = DocumentBatches(Answers(3, 5, 9), packing="packed", seq_len=SEQ, global_batch=1, seed=0)
+    assert epoch(of) == [
+        ([1, 2, 3, 4, 5, 6, 7, 8], [2, x, x, x, 6, x, 8, x], [0, 1, 2, 0, 1, 2, 3, 4]),
+        ([9, 10, 11, 12, 13, 14, 15, 16], [10, x, 12, x, 14, x, 16, x], [0, 1, 2, 3, 4, 5, 6, 7]),
     ]
 
 

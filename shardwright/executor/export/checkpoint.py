@@ -1,0 +1,77 @@
+"""The weights of a checkpoint under the names and in the shapes of Hugging Face's, each put together from its shards when it is read."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
+
+from shardwright.base import SpecError
+from shardwright.costmodel import PlanFile
+from shardwright.executor.model import Skeleton, hugging_face_state
+from shardwright.executor.training import MODEL_PREFIX, complete_checkpoints, damaged_file, read_manifest
+from shardwright.executor.weights import Pieces, StoredTensor, TensorFile, checkpoint_tensors
+
+
+def pick_checkpoint(folder: Path, step: int | None) -> Path:
+    """Return the newest complete checkpoint in `folder`, or the one after `step`.
+
+    Raises:
+        SpecError: there is none; names those that there are.
+    """
+    found = {int(path.name.removeprefix("step-")): path for path in complete_checkpoints(folder)}
+    if not found:
+        raise SpecError(f"{folder}: holds no complete checkpoint; train with --checkpoint-every, or give another run")
+    if step is None:
+        return found[max(found)]
+    if step not in found:
+        raise SpecError(
+            f"{folder}: holds no checkpoint after step {step}; give --step {' or '.join(map(str, sorted(found)))}"
+        )
+    return found[step]
+
+
+def checkpoint_weights(
+    checkpoint: Path, plan_file: PlanFile, skeleton: Skeleton, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Return the model's weights as `save_pretrained` would name and shape them, unread, tied ones once.
+
+    Parameters come in `dtype`, buffers such as the bias of a router in fp32.
+
+    Raises:
+        SpecError: the checkpoint is of another model, damaged, or not complete.
+    """
+    manifest = read_manifest(checkpoint, plan_file)
+    if fault := damaged_file(checkpoint, manifest):
+        raise SpecError(f"{checkpoint}: {fault}; give another --step")
+    wanted = skeleton.model.state_dict()
+    own = hugging_face_state(_stored(checkpoint))
+    absent = sorted(wanted.keys() - own.keys() - skeleton.tied_names.keys())
+    if absent:
+        raise SpecError(
+            f"{checkpoint}: has no '{absent[0]}', which earlier versions did not write; take one more step with this version, and export that"
+        )
+    buffers = {name for name, _ in skeleton.model.named_buffers()}
+    cast = {name: value if name in buffers else value.to(dtype) for name, value in own.items()}
+    for name, value in cast.items():
+        assert value.shape == wanted[name].shape, f"{name}: the manifest is of the same model"
+    return checkpoint_tensors(skeleton.model, cast)
+
+
+def _stored(checkpoint: Path) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a checkpoint by the engine's names."""
+    metadata = HuggingFaceStorageReader(str(checkpoint)).read_metadata()
+    files: dict[str, TensorFile] = {}
+    tensors: dict[str, Tensor] = {}
+    for key, found in metadata.state_dict_metadata.items():
+        if not key.startswith(MODEL_PREFIX):
+            continue
+        assert isinstance(found, TensorStorageMetadata)  # safetensors hold nothing else
+        pieces = []
+        for chunk in found.chunks:
+            path = metadata.storage_data[MetadataIndex(key, offset=list(chunk.offsets))].relative_path
+            file = files.setdefault(path, TensorFile(Path(path)))
+            pieces.append((tuple(chunk.offsets), file.tensor(key)))
+        tensors[key.removeprefix(MODEL_PREFIX)] = StoredTensor(Pieces(tuple(found.size), pieces))
+    return tensors

@@ -1,0 +1,145 @@
+"""A folder in Hugging Face's layout, written whole or not at all."""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from shardwright.base import RunFailedError, SpecError, units
+from shardwright.costmodel import PlanFile
+from shardwright.executor.model import Skeleton, read_config, read_skeleton
+from shardwright.executor.training import RunFolder, sync
+from shardwright.executor.weights import INDEX, elements
+from shardwright.specs import NonNegativeInt, Spec
+
+from .checkpoint import checkpoint_weights, pick_checkpoint
+
+ExportType = Literal["fp32", "bf16", "fp16"]
+_DTYPES: dict[ExportType, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_READABLE = 0o644
+_PATTERN = "model{suffix}.safetensors"
+
+
+class ExportOptions(Spec):
+    """What is exported of a run, and how.
+
+    to: the folder to write; new or empty. dtype: of the parameters. step: of the checkpoint; None: the newest. max_shard_size: of one
+    file, as 5GB or 500MB (decimal); so much is in memory at once.
+    """
+
+    to: Path
+    dtype: ExportType = "fp32"
+    step: NonNegativeInt | None = None
+    max_shard_size: str = "5GB"
+
+
+def export_weights(run: Path, options: ExportOptions, *, progress: Callable[[str], None] = print) -> Path:
+    """Write the weights of a checkpoint of the run in the folder `run`, with its config, and with the tokenizer and the generation
+    config that lie beside the run. Returns the folder.
+
+    Reads one file's tensors at a time. The folder has its name only when everything in it is complete and on the disk.
+
+    Raises:
+        SpecError: the run, the step or the folder is not valid for it, or a weight does not fit the type.
+        RunFailedError: the disk is full or failed.
+    """
+    folder = RunFolder(run)
+    if not folder.plan.is_file():
+        raise SpecError(f"{run}: is no folder of a run (no {folder.plan.name}); give the folder that run --out wrote")
+    _check_free(options.to)
+    plan_file = folder.read_plan()
+    checkpoint = pick_checkpoint(folder.checkpoints, options.step)
+    skeleton = read_skeleton(plan_file)
+    weights = checkpoint_weights(checkpoint, plan_file, skeleton, _DTYPES[options.dtype])
+    split = _split(weights, options.max_shard_size)
+    with _whole_folder(options.to) as partial:
+        for file, names in split.filename_to_tensors.items():
+            _write_shard(partial / file, {name: weights[name] for name in names}, options.dtype)
+            progress(
+                f"{file}: {len(names):,} of {len(weights):,} tensors, {units.size((partial / file).stat().st_size)}"
+            )
+        if split.is_sharded:
+            index = {"metadata": split.metadata, "weight_map": dict(sorted(split.tensor_to_filename.items()))}
+            (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        _write_config(partial, plan_file, skeleton, options.dtype)
+        for beside in folder.beside_weights():
+            copy = shutil.copytree if beside.is_dir() else shutil.copyfile
+            copy(beside, partial / beside.name)
+    progress(
+        f"{options.to}: {plan_file.model_name} after step {int(checkpoint.name.removeprefix('step-'))}, in {options.dtype}"
+    )
+    return options.to
+
+
+def _check_free(to: Path) -> None:
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise SpecError(
+            f"{to}: is {'a folder that is not empty' if to.is_dir() else 'a file'}; give a new folder with --to"
+        )
+
+
+def _split(weights: Mapping[str, Tensor], largest: str) -> StateDictSplit:
+    try:
+        return split_state_dict_into_shards_factory(
+            dict(weights), get_storage_size=_size_bytes, filename_pattern=_PATTERN, max_shard_size=largest
+        )
+    except ValueError:
+        raise SpecError(f"--max-shard-size '{largest}' is no size; write it as 5GB or 500MB") from None
+
+
+def _size_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _write_shard(path: Path, weights: Mapping[str, Tensor], dtype: ExportType) -> None:
+    held = {}
+    for name, tensor in weights.items():
+        held[name] = elements(tensor).contiguous()
+        if not held[name].isfinite().all():
+            fits = "training has diverged: give an earlier --step" if dtype != "fp16" else "give --dtype bf16"
+            raise SpecError(f"'{name}' has elements that are not finite in {dtype}; {fits}")
+    try:
+        save_file(held, path, metadata={"format": "pt"})
+        path.chmod(_READABLE)  # safetensors makes files for their user alone
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
+def _write_config(folder: Path, plan_file: PlanFile, skeleton: Skeleton, dtype: ExportType) -> None:
+    config = read_config(plan_file)  # the skeleton's has no dropout
+    config.architectures = [type(skeleton.model).__name__]
+    config.dtype = _DTYPES[dtype]
+    config.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _whole_folder(to: Path) -> Iterator[Path]:
+    """Yield a folder beside `to` that takes its place at the end of the block, and goes if the block fails.
+
+    Raises:
+        RunFailedError: something in it cannot be written.
+    """
+    try:
+        to.absolute().parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".partial", dir=to.absolute().parent))
+    except OSError as error:
+        raise SpecError(f"{to}: cannot be written ({error.strerror or error}); give another --to") from None
+    try:
+        yield partial
+        sync([*partial.iterdir(), partial])
+        partial.chmod(0o755)  # mkdtemp's is for its user alone
+        partial.rename(to.absolute())
+        sync([to.absolute().parent])
+    except OSError as error:
+        raise RunFailedError(f"{to}: cannot be written ({error.strerror or error}); nothing is left of it") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

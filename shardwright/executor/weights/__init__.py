@@ -1,0 +1,21 @@
+"""Weights in Hugging Face's layout, and the tensors of the engine: names and shapes converted, elements read when a shard asks for them."""
+
+from .conversion import checkpoint_tensors
+from .folder import INDEX, TensorFile
+from .nodes import Cast, Pieces
+from .pretrained import Pretrained, read_pretrained
+from .reader import StoredReader
+from .stored import StoredTensor, elements
+
+__all__ = [
+    "INDEX",
+    "Cast",
+    "Pieces",
+    "Pretrained",
+    "StoredReader",
+    "StoredTensor",
+    "TensorFile",
+    "checkpoint_tensors",
+    "elements",
+    "read_pretrained",
+]
