@@ -64,6 +64,9 @@ def run(
         typer.Option("--compile", help="Compile each layer by torch.compile: on, off, or auto (on with GPUs)."),
     ] = "off",
     restarts: Annotated[int, typer.Option(help="Restart lost ranks this many times.")] = 0,
+    timeout: Annotated[
+        float, typer.Option(help="End a run that hangs for this many seconds, and say which rank did not arrive.")
+    ] = 1800.0,
     dry: Annotated[
         bool,
         typer.Option(
@@ -111,6 +114,7 @@ def run(
         "ranks": ranks,
         "compile": compile_layers,
         "restarts": restarts,
+        "timeout_seconds": timeout,
     }
     options = RunOptions.parse(values, source="run options")
     if os.environ.get("RANK", "0") == "0":  # rank 0 speaks for all ranks of torchrun

@@ -32,6 +32,7 @@ class RunOptions(Spec):
     ranks: number of ranks that this machine offers; None: its GPUs, or up to eight processes on a CPU.
     compile: whether torch.compile compiles each layer; "auto": on GPUs. Estimates are of layers that are not compiled.
     restarts: how many times lost ranks are started again from the newest checkpoint.
+    timeout_seconds: the run ends where no rank has gone on for so long, and says which one did not arrive. Default: that of torch for gloo.
     """
 
     out: Path
@@ -58,6 +59,7 @@ class RunOptions(Spec):
     ranks: PositiveInt | None = None
     compile: Compile = "off"
     restarts: NonNegativeInt = 0
+    timeout_seconds: PositiveFloat = 1800.0
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

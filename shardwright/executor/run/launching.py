@@ -1,4 +1,4 @@
-"""The start of a plan's run: check everything first, then train in this process or start torchrun."""
+"""The start of a plan's run: check everything first, then train in this process or start one for each rank."""
 
 import os
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from shardwright.base import SpecError
+from shardwright.base import STOPPED, RunStoppedError, SpecError, StopRequest, end_with_parent
 from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
 from shardwright.executor.model import lacks_fused_attention, read_config
@@ -16,7 +16,7 @@ from shardwright.specs import Measurement, read_measurement
 
 from .checks import check_plan
 from .rank import pick_device, plans_for_gpus, run_rank
-from .torchrun import run_torchrun, while_heard
+from .workers import run_workers, while_heard
 
 MOST_CPU_RANKS = 8
 
@@ -25,14 +25,14 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
     """Train with the plan in `plan_path`; return the measurement, which is also written to `options.out`.
 
     Everything that can be checked is checked before a process starts or a file is written. In a process that torchrun
-    started (RANK is set) this rank trains in this process. Otherwise torchrun is started with one process for each
-    rank. `progress` receives the lines that rank 0 tells. If the folder holds the finished run, its measurement is
+    started (RANK is set) this rank trains in this process. Otherwise one process is started for each rank. `progress` receives the lines that rank 0 tells. If the folder holds the finished run, its measurement is
     returned again.
 
     Raises:
         SpecError: the plan, options, data or folder are not valid for the run.
         RunFailedError: the run began and a rank failed.
-        SystemExit: with 2, on the other ranks of a torchrun, instead of a SpecError that rank 0 also raises.
+        SystemExit: with 2, on the other ranks of a torchrun, instead of a SpecError that rank 0 also raises. With 128 + its
+            number where a signal stopped the run.
     """
     leads, folder = os.environ.get("RANK", "0") == "0", RunFolder(options.out.absolute())
     progress = while_heard(progress)
@@ -63,17 +63,29 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
     if leads and compiles(options.compile, pick_device(plan_file)):
         progress("layers are compiled, and the plan's prediction is for layers that are not")
     if not leads:
-        return run_rank(plan_file, options, folder, progress)
+        return _run_here(plan_file, options, folder, progress)
     with folder.locked():
         folder.prepare(plan_file, options, identity)
         if "RANK" in os.environ:
-            return run_rank(plan_file, options, folder, progress)
+            return _run_here(plan_file, options, folder, progress)
         try:
-            run_torchrun(folder, plan_file.plan.mesh.ranks, options.restarts, progress)
-        except (KeyboardInterrupt, SystemExit):
+            run_workers(folder, plan_file.plan.mesh.ranks, options.restarts, progress)
+        except SystemExit:
             progress(_how_to_go_on(folder))
             raise
     return read_measurement(folder.measurement)
+
+
+def _run_here(
+    plan_file: PlanFile, options: RunOptions, folder: RunFolder, progress: Callable[[str], None]
+) -> Measurement:
+    """Train as a rank of the user's own torchrun."""
+    end_with_parent()
+    try:
+        return run_rank(plan_file, options, folder, progress, StopRequest().listen())
+    except RunStoppedError:
+        progress(_how_to_go_on(folder))
+        raise SystemExit(STOPPED) from None
 
 
 def _how_to_go_on(folder: RunFolder) -> str:

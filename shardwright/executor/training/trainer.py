@@ -1,19 +1,21 @@
 """The training loop of one rank."""
 
+import contextlib
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from shardwright.base import GIB, RunFailedError, SpecError
+from shardwright.base import GIB, RunFailedError, RunStoppedError, SpecError, StopRequest
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
 from shardwright.executor.offload import Kind, Place
 from shardwright.executor.parallel import Engine, build_engine, compiles
+from shardwright.executor.ranks import Watch
 from shardwright.specs import HeldBytes, Measurement, OffloadMeasurement, StepRecord, read_measurement
 
 from .checkpoint import DamagedError, Trainee, load_checkpoint, save_checkpoint
@@ -56,7 +58,8 @@ class Trainer:
     """One rank of a run: builds the model, resumes, takes the steps, measures. Needs a process group.
 
     `progress` receives a line every `log_every` steps, on rank 0 only. After the model is built nothing is random, as
-    the engine trains without dropout. A step depends on parameters, optimizer and data alone.
+    the engine trains without dropout. A step depends on parameters, optimizer and data alone. `stop`: a request to end after a
+    step. `watch` is told where this rank is.
     """
 
     def __init__(
@@ -67,7 +70,10 @@ class Trainer:
         *,
         device: torch.device,
         progress: Callable[[str], None],
+        stop: StopRequest | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self._stop, self._watch = stop or StopRequest(), watch
         self._plan_file, self._options, self._folder = plan_file, options, folder
         self._device, self._progress, self._leads = device, progress, dist.get_rank() == 0
         self._memory, self._meter = MemoryMeter(device), StepMeter(device)
@@ -89,17 +95,26 @@ class Trainer:
         self._records: list[StepRecord] = []
 
     def run(self) -> Measurement:
-        """Take all remaining steps; return the measurement on every rank. Rank 0 writes it to the folder."""
+        """Take all remaining steps; return the measurement on every rank. Rank 0 writes it to the folder.
+
+        Raises:
+            RunStoppedError: a rank was asked to stop; a checkpoint of the last step was saved, if the options want any.
+            RunFailedError: training diverged, or a checkpoint could not be written.
+        """
         start = self._resume()
         if start == self._options.steps:  # a rank was lost after the last checkpoint, and all were started again
             return read_measurement(self._folder.measurement)
         if self._leads:
             self._records = self._folder.keep_steps_until(start)
+        self._stop.first_step_begins()
         for step in range(start + 1, self._options.steps + 1):
             self._record(self._step(step))
-            if step == self._options.steps:
+            last, stopped = step == self._options.steps, self._agreed_to_stop(step)
+            if last:
                 measurement = self._measure()
-            self._checkpoint_if_due(step)
+            self._checkpoint_if_due(step, ends=last or stopped)
+            if stopped and not last:
+                raise RunStoppedError(f"stopped after step {step}")
         if self._engine.offload is not None:
             self._engine.offload.close()
         return measurement
@@ -134,18 +149,35 @@ class Trainer:
         except SpecError as error:
             return error
 
+    def _agreed_to_stop(self, step: int) -> bool:
+        """Whether any rank was asked to stop, so that all stop after the same step."""
+        self._at(step, "agreement")
+        asked = torch.tensor(self._stop.asked, dtype=torch.int32, device=self._device)
+        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        return bool(asked)
+
+    def _at(self, step: int, part: str) -> None:
+        if self._watch is not None:
+            self._watch.at(step, part)
+
+    @contextlib.contextmanager
+    def _part(self, step: int, name: str) -> Iterator[None]:
+        self._at(step, name)
+        with self._meter.part(name):
+            yield
+
     def _step(self, step: int) -> StepRecord:
         engine, options = self._engine, self._options
         rate = learning_rate_at(step, options)
         with self._meter.step():
-            with self._meter.part("data"):
+            with self._part(step, "data"):
                 given = self._batches.at(step, dp_rank=engine.dp_rank, dp_size=engine.dp_size)
                 inputs, labels = given[0].to(self._device), given[1].to(self._device)
                 places = given.places if isinstance(given, Sequences) else None
             self._trainee.optimizer.set_learning_rate(rate)
-            with self._meter.part("forward_backward"):
+            with self._part(step, "forward_backward"):
                 loss = float(engine.forward_backward(inputs, labels, places))
-            with self._meter.part("optimizer"):
+            with self._part(step, "optimizer"):
                 norm = engine.clip_gradients(options.clip_norm)
                 self._need_finite(step, loss, norm)
                 self._trainee.optimizer.step()
@@ -185,10 +217,11 @@ class Trainer:
             return None
         return estimate.model_flops / (step_seconds * dist.get_world_size() * peak)
 
-    def _checkpoint_if_due(self, step: int) -> None:
+    def _checkpoint_if_due(self, step: int, *, ends: bool) -> None:
         every = self._options.checkpoint_every
-        if every is None or (step % every and step != self._options.steps):
+        if every is None or (step % every and not ends):
             return
+        self._at(step, "checkpoint")
         plan_file = self._plan_file
         manifest = Manifest(
             step=step,
