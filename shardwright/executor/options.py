@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from shardwright.specs import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 
 Compile = Literal["auto", "on", "off"]
+Schedule = Literal["cosine", "linear", "constant", "wsd"]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
@@ -17,14 +18,21 @@ class RunOptions(Spec):
 
     out: the folder that receives plan, options, step records, checkpoints and measurement.
     steps: optimizer steps in all, including those before a resume.
-    learning_rate: the peak, reached after `warmup_steps` (default: a tenth of the steps). A cosine leads from there to
-        `min_learning_rate_fraction` of it at the last step.
+    until_tokens: the run ends with the step that reaches so many tokens, or after `steps`, where they are given, if that is earlier.
+    until_hours: the run ends, saved, with the first step that ends so many hours after its start; the next start goes on.
+    learning_rate: the peak, reached after `warmup_steps` (default: a tenth of the steps). `schedule` leads from there to
+        `min_learning_rate_fraction` of it at the last step; "constant" stays, "wsd" stays until the last `decay_steps` (default: a tenth).
     weight_decay: AdamW's decoupled decay, on matrices only. clip_norm: largest global gradient norm; None never clips.
     data: files or folders; none means the source files of Python's standard library.
     data_format: "text" reads bytes as tokens; "tokens" reads `.bin` arrays of `token_dtype` (default: the sidecar's
         type); "hf" reads a Hugging Face dataset on disk, whose `data_column` holds text or token ids.
     checkpoint_every: steps between checkpoints, with one more at the last step; None writes none.
+    checkpoint_minutes: minutes between checkpoints, beside `checkpoint_every`.
+    checkpoint: "sync" writes while the steps wait; "async" copies to the host, and writes beside the next steps.
     keep_checkpoints: number of newest checkpoints that are kept.
+    eval_data: files or folders of held-back data in `data_format`. Every `eval_every` steps, and at the last, the loss over `eval_batches`
+        global batches of it is computed (fewer, if it holds fewer): always the same ones.
+    tensorboard: write event files into `out`/tensorboard.
     resume: "auto" continues from the newest complete checkpoint in `out`, "never" refuses a folder that holds one.
     resume_from: a checkpoint of another run of the same model, under any plan, to start from.
     timing_warmup_steps: first steps of the process that the timings leave out.
@@ -37,6 +45,10 @@ class RunOptions(Spec):
 
     out: Path
     steps: PositiveInt = 100
+    until_tokens: PositiveInt | None = None
+    until_hours: PositiveFloat | None = None
+    schedule: Schedule = "cosine"
+    decay_steps: PositiveInt | None = None
     learning_rate: PositiveFloat = 3e-4
     min_learning_rate_fraction: Fraction = 0.1
     warmup_steps: NonNegativeInt | None = None
@@ -50,7 +62,13 @@ class RunOptions(Spec):
     token_dtype: Literal["uint16", "uint32"] | None = None
     data_column: str | None = None
     checkpoint_every: PositiveInt | None = 100
+    checkpoint_minutes: PositiveFloat | None = None
+    checkpoint: Literal["sync", "async"] = "sync"
     keep_checkpoints: PositiveInt = 2
+    eval_data: tuple[Path, ...] = ()
+    eval_every: PositiveInt | None = None
+    eval_batches: PositiveInt = 8
+    tensorboard: bool = False
     resume: Literal["auto", "never"] = "auto"
     resume_from: Path | None = None
     log_every: PositiveInt = 1
@@ -63,8 +81,17 @@ class RunOptions(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.warmup_steps is not None and self.warmup_steps > self.steps:
+        counted = self.until_tokens is None or "steps" in self.model_fields_set
+        if counted and self.warmup_steps is not None and self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} exceeds steps {self.steps}; give at most {self.steps}")
+        if self.decay_steps is not None and self.schedule != "wsd":
+            raise ValueError(f"decay_steps is for schedule 'wsd', not '{self.schedule}'; leave it out")
+        if counted and self.learning_rate_warmup_steps + (self.decay_steps or 0) > self.steps:
+            raise ValueError(
+                f"{self.learning_rate_warmup_steps} warmup_steps and {self.decay_steps} decay_steps exceed steps {self.steps}; give fewer"
+            )
+        if (self.eval_every is None) != (not self.eval_data):
+            raise ValueError("eval_data and eval_every go together; give both or neither")
         if self.data_format != "text" and not self.data:
             raise ValueError(f"data_format '{self.data_format}' needs data: give at least one path")
         if self.token_dtype is not None and self.data_format != "tokens":
@@ -77,3 +104,21 @@ class RunOptions(Spec):
     def learning_rate_warmup_steps(self) -> int:
         """`warmup_steps`, or a tenth of the steps where it is not given."""
         return self.steps // 10 if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def learning_rate_decay_steps(self) -> int:
+        """`decay_steps`, or a tenth of the steps where it is not given (Hu et al. 2024, arXiv 2404.06395, section 4.3)."""
+        return -(-self.steps // 10) if self.decay_steps is None else self.decay_steps
+
+    def with_steps_of_tokens(self, tokens_per_step: int) -> Self:
+        """Return the options with the steps that `until_tokens` allows: those given, if they are fewer.
+
+        Raises:
+            SpecError: other options do not fit the steps.
+        """
+        if self.until_tokens is None:
+            return self
+        allowed = -(-self.until_tokens // tokens_per_step)
+        steps = min(self.steps, allowed) if "steps" in self.model_fields_set else allowed
+        given = self.model_dump(include=self.model_fields_set, mode="json")
+        return self.parse({**given, "steps": steps}, source="run options")

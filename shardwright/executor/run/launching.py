@@ -9,9 +9,17 @@ import torch
 from shardwright.base import STOPPED, RunStoppedError, SpecError, StopRequest, end_with_parent
 from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
+from shardwright.executor.loop import check_event_files
 from shardwright.executor.model import lacks_fused_attention, read_config
 from shardwright.executor.parallel import check_compile, compiles
-from shardwright.executor.training import RunFolder, RunIdentity, newest_checkpoint, open_plan_batches, plan_digest
+from shardwright.executor.training import (
+    RunFolder,
+    RunIdentity,
+    newest_checkpoint,
+    open_held_back,
+    open_plan_batches,
+    plan_digest,
+)
 from shardwright.specs import Measurement, read_measurement
 
 from .checks import check_plan
@@ -38,7 +46,9 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
     progress = while_heard(progress)
     try:
         plan_file, options = read_plan_file(plan_path), _from_anywhere(options)
+        options = options.with_steps_of_tokens(plan_file.training.tokens_per_step)
         _check_plan(plan_file, options)
+        _check_loop(plan_file, options)
         identity = RunIdentity(
             plan_digest=plan_digest(plan_file),
             data_digest=open_plan_batches(plan_file, options).digest,
@@ -99,6 +109,7 @@ def _from_anywhere(options: RunOptions) -> RunOptions:
     absolute = {
         "out": options.out.absolute(),
         "data": tuple(path.absolute() for path in options.data),
+        "eval_data": tuple(path.absolute() for path in options.eval_data),
         "resume_from": options.resume_from and options.resume_from.absolute(),
         "offload_folder": options.offload_folder and options.offload_folder.absolute(),
     }
@@ -120,6 +131,23 @@ def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
         )
     check_plan(plan_file)
     check_compile(plan, options.compile, pick_device(plan_file))
+
+
+def _check_loop(plan_file: PlanFile, options: RunOptions) -> None:
+    """Check what goes on around the steps.
+
+    Raises:
+        SpecError: the held-back data is not valid, or does not run with the plan; a package is absent.
+    """
+    if options.tensorboard:
+        check_event_files()
+    plan = plan_file.plan
+    shares = [*(share for _, share in plan.offload), plan_file.training.activation_offload_layers or 0]
+    shares += [run.activation_offload for stage in plan.stages for run in stage.layers]
+    if open_held_back(plan_file, options) is not None and any(share > 0 for share in shares):
+        raise SpecError(
+            "evaluation does not run beside shares off the device yet; leave out --eval-data, or plan without offload"
+        )
 
 
 def _offered_ranks(plan_file: PlanFile, options: RunOptions) -> tuple[int, str]:

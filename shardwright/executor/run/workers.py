@@ -110,7 +110,12 @@ def run_workers(
         SystemExit: a signal stopped the run: 128 + its number.
     """
     shutil.rmtree(folder.logs, ignore_errors=True)
-    with signals or Signals(progress) as heard, tempfile.TemporaryDirectory(prefix="shardwright-") as private:
+    for left in folder.path.glob(".ranks-*"):  # of a launcher that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with (
+        signals or Signals(progress) as heard,
+        tempfile.TemporaryDirectory(prefix=".ranks-", dir=folder.path) as private,
+    ):
         for attempt in range(restarts + 1):
             logs = folder.logs / f"attempt_{attempt}"
             with _running(folder, ranks, Path(private) / f"store-{attempt}", logs, progress) as workers:

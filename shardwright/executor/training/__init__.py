@@ -5,7 +5,7 @@ from .manifest import newest_checkpoint
 from .meter import MemoryMeter
 from .optimizer import host_optimizer
 from .run_folder import LAUNCHER, RunFolder, RunIdentity, plan_digest
-from .trainer import Trainer, open_plan_batches
+from .trainer import Trainer, open_held_back, open_plan_batches
 
 __all__ = [
     "LAUNCHER",
@@ -15,6 +15,7 @@ __all__ = [
     "Trainer",
     "host_optimizer",
     "newest_checkpoint",
+    "open_held_back",
     "open_plan_batches",
     "plan_digest",
 ]
