@@ -105,5 +105,5 @@ def _like(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Return values on the host as a tensor that is divided over ranks as `tensor` is. `from_local` would move them to a GPU."""
     if not isinstance(tensor, DTensor):
         return values
-    divided: torch.Tensor = DTensor(values, tensor._spec, requires_grad=False)
+    divided: torch.Tensor = DTensor(values, tensor._spec, requires_grad=False)  # type: ignore[no-untyped-call]  # torch's
     return divided

@@ -65,7 +65,7 @@ class TestTransformers:
             "cosine": lambda: theirs.get_cosine_with_min_lr_schedule_with_warmup(
                 optimizer, warmup, steps, min_lr_rate=floor
             ),
-            "linear": lambda: theirs.get_linear_schedule_with_warmup(optimizer, warmup, steps),
+            "linear": lambda: theirs.get_linear_schedule_with_warmup(optimizer, warmup, steps),  # type: ignore[no-untyped-call]  # theirs
             "constant": lambda: theirs.get_constant_schedule_with_warmup(optimizer, warmup),
             "wsd": lambda: theirs.get_wsd_schedule(
                 optimizer, warmup, decay, num_training_steps=steps, decay_type="linear", min_lr_ratio=floor

@@ -125,7 +125,7 @@ def test_a_host_without_room_for_a_copy_is_told(tmp_path: Path, data: Path) -> N
 
 
 def fill_the_memory() -> None:
-    mock.patch("psutil.virtual_memory", lambda: mock.Mock(available=0)).start()
+    mock.patch("psutil.virtual_memory", return_value=mock.Mock(available=0)).start()
 
 
 def test_a_synchronous_save_stalls_as_long_as_it_writes(tmp_path: Path, data: Path) -> None:
