@@ -4,29 +4,37 @@ people, whole-number arithmetic, and processes of this machine. Imports nothing 
 from . import units
 from .amounts import SECONDS_PER_DAY, SECONDS_PER_HOUR, read_deadline, read_tokens
 from .arrays import Array, FloatArray, IntArray, Number
-from .errors import InfeasibleError, RanksLostError, RunFailedError, SpecError, nearest
-from .failures import first_failure, first_line, record_failure
+from .errors import InfeasibleError, RanksLostError, RunFailedError, RunStoppedError, SpecError, nearest
+from .failures import Failure, first_failure, first_line, record_failure
 from .files import read_json, read_text, write_whole
+from .lifeline import PARENT, end_with_parent
 from .numbers import GIB, divisors, listed, read_count
 from .plain import check_values, one_line, shown
 from .processes import CONTROL_GROUP, cpu_model, ended_by_sigterm, threads_per_rank, usable_cores
+from .stopping import STOPPED, StopRequest
 
 __all__ = [
     "CONTROL_GROUP",
     "GIB",
+    "PARENT",
     "SECONDS_PER_DAY",
     "SECONDS_PER_HOUR",
+    "STOPPED",
     "Array",
+    "Failure",
     "FloatArray",
     "InfeasibleError",
     "IntArray",
     "Number",
     "RanksLostError",
     "RunFailedError",
+    "RunStoppedError",
     "SpecError",
+    "StopRequest",
     "check_values",
     "cpu_model",
     "divisors",
+    "end_with_parent",
     "ended_by_sigterm",
     "first_failure",
     "first_line",

@@ -16,6 +16,10 @@ class RunFailedError(RuntimeError):
     """A run started but did not finish. The message is one line: which rank stopped, why, and where to read more."""
 
 
+class RunStoppedError(RuntimeError):
+    """A run ended after a whole step because it was asked to. The message is one line: after which step, and what was saved."""
+
+
 class RanksLostError(RuntimeError):
     """A rank of the launch failed or is gone, so the others cannot continue. The message is one line: which rank, and why."""
 

@@ -1,4 +1,4 @@
-"""Run a plan of one rank in a separate process, without torchrun, whose start takes longer than such a run."""
+"""Run a plan of one rank in a separate process, so that its peak of memory is its own."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ TIMEOUT_SECONDS = 300.0
 def run_alone(plan_file: PlanFile, options: RunOptions) -> Measurement:
     """Train with a plan of one rank on all cores, in a fresh process, so that the peak memory is its own.
 
-    The worker is the one that torchrun starts. Its output goes to `options.out`/worker.log.
+    The worker is the one that a launcher starts. Its output goes to `options.out`/worker.log.
 
     Raises:
         SpecError: plan, options, data or folder are not valid.

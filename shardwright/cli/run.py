@@ -15,7 +15,18 @@ def run(
     out: Annotated[Path, typer.Option(help="Write records, checkpoints and the measurement into this folder.")] = Path(
         "out"
     ),
-    steps: Annotated[int, typer.Option(help="Set the optimizer steps in all, including those before a resume.")] = 100,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Set the optimizer steps in all, including those before a resume. Default: 100, or as many as --until-tokens needs."
+        ),
+    ] = None,
+    until_tokens: Annotated[
+        str | None, typer.Option(help="End with the step that reaches so many tokens (2e9, 300M).")
+    ] = None,
+    until_hours: Annotated[
+        float | None, typer.Option(help="Save and end with the first step past so many hours of this start.")
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,7 +50,13 @@ def run(
         Path | None,
         typer.Option(help="Read text by the tokenizer in this folder. Default: that in --init-from, else bytes."),
     ] = None,
-    learning_rate: Annotated[float, typer.Option(help="Set the peak of the cosine schedule.")] = 3e-4,
+    learning_rate: Annotated[float, typer.Option(help="Set the peak of the schedule.")] = 3e-4,
+    schedule: Annotated[
+        str, typer.Option(help="Choose how the rate falls after warm-up: cosine, linear, constant or wsd.")
+    ] = "cosine",
+    decay_steps: Annotated[
+        int | None, typer.Option(help="Set the last steps, in which wsd falls. Default: a tenth of the steps.")
+    ] = None,
     min_learning_rate_fraction: Annotated[
         float, typer.Option(help="Set the rate at the last step, as a share of the peak.")
     ] = 0.1,
@@ -52,7 +69,22 @@ def run(
     clip_norm: Annotated[float | None, typer.Option(help="Set the largest global gradient norm; 0 never clips.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Set the seed of initial weights and data order.")] = 0,
     checkpoint_every: Annotated[int, typer.Option(help="Set the steps between checkpoints; 0 writes none.")] = 100,
-    keep_checkpoints: Annotated[int, typer.Option(help="Keep this many of the newest checkpoints.")] = 2,
+    every_minutes: Annotated[float | None, typer.Option(help="Save a checkpoint after so many minutes, too.")] = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="Choose sync (steps wait for the disk) or async (they wait for a copy to the host).")
+    ] = "sync",
+    keep_checkpoints: Annotated[
+        int, typer.Option("--keep", "--keep-checkpoints", help="Keep this many of the newest checkpoints.")
+    ] = 2,
+    eval_data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Compute the loss on these held-back files or folders; repeat for several."),
+    ] = None,
+    eval_every: Annotated[int | None, typer.Option(help="Set the steps between evaluations.")] = None,
+    eval_batches: Annotated[int, typer.Option(help="Set the global batches of an evaluation.")] = 8,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write event files for TensorBoard into OUT/tensorboard.")
+    ] = False,
     log_every: Annotated[int, typer.Option(help="Set the steps between progress lines.")] = 1,
     timing_warmup_steps: Annotated[int, typer.Option(help="Leave this many first steps out of the timings.")] = 3,
     resume: Annotated[
@@ -79,6 +111,9 @@ def run(
         typer.Option("--compile", help="Compile each layer by torch.compile: on, off, or auto (on with GPUs)."),
     ] = "off",
     restarts: Annotated[int, typer.Option(help="Restart lost ranks this many times.")] = 0,
+    timeout: Annotated[
+        float, typer.Option(help="End a run that hangs for this many seconds, and say which rank did not arrive.")
+    ] = 1800.0,
     dry: Annotated[
         bool,
         typer.Option(
@@ -92,7 +127,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Train with a plan on this machine, and compare the measurement with the prediction."""
-    from shardwright.base import SpecError
+    from shardwright.base import SpecError, read_tokens
     from shardwright.costmodel import read_plan_file
     from shardwright.executor import RunOptions
 
@@ -103,7 +138,17 @@ def run(
         raise SpecError("--dry-ranks goes with --dry; add it, or leave out --dry-ranks")
     values: dict[str, Any] = {
         "out": out,
-        "steps": steps,
+        **({} if steps is None else {"steps": steps}),
+        "until_tokens": None if until_tokens is None else round(read_tokens(until_tokens)),
+        "until_hours": until_hours,
+        "schedule": schedule,
+        "decay_steps": decay_steps,
+        "checkpoint_minutes": every_minutes,
+        "checkpoint": checkpoint,
+        "eval_data": tuple(eval_data or ()),
+        "eval_every": eval_every,
+        "eval_batches": eval_batches,
+        "tensorboard": tensorboard,
         **_mixture(data or []),
         "data_format": data_format,
         "token_dtype": token_dtype,
@@ -128,6 +173,7 @@ def run(
         "ranks": ranks,
         "compile": compile_layers,
         "restarts": restarts,
+        "timeout_seconds": timeout,
     }
     options = RunOptions.parse(values, source="run options")
     if os.environ.get("RANK", "0") == "0":  # rank 0 speaks for all ranks of torchrun

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from shardwright.specs import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 
 Compile = Literal["auto", "on", "off"]
+Schedule = Literal["cosine", "linear", "constant", "wsd"]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
@@ -17,8 +18,10 @@ class RunOptions(Spec):
 
     out: the folder that receives plan, options, step records, checkpoints and measurement.
     steps: optimizer steps in all, including those before a resume.
-    learning_rate: the peak, reached after `warmup_steps` (default: a tenth of the steps). A cosine leads from there to
-        `min_learning_rate_fraction` of it at the last step.
+    until_tokens: the run ends with the step that reaches so many tokens, or after `steps`, where they are given, if that is earlier.
+    until_hours: the run ends, saved, with the first step that ends so many hours after its start; the next start goes on.
+    learning_rate: the peak, reached after `warmup_steps` (default: a tenth of the steps). `schedule` leads from there to
+        `min_learning_rate_fraction` of it at the last step; "constant" stays, "wsd" stays until the last `decay_steps` (default: a tenth).
     weight_decay: AdamW's decoupled decay, on matrices only. clip_norm: largest global gradient norm; None never clips.
     data: files or folders; none means the source files of Python's standard library.
     data_weights: of a mixture, the share of each of `data` in the sequences, in any unit; none: all data are one source.
@@ -27,7 +30,12 @@ class RunOptions(Spec):
         type); "hf" reads a Hugging Face dataset on disk, whose `data_column` holds text or token ids.
     tokenizer: a folder with a tokenizer of transformers; None: that of `init_from`, where it holds one.
     checkpoint_every: steps between checkpoints, with one more at the last step; None writes none.
+    checkpoint_minutes: minutes between checkpoints, beside `checkpoint_every`.
+    checkpoint: "sync" writes while the steps wait; "async" copies to the host, and writes beside the next steps.
     keep_checkpoints: number of newest checkpoints that are kept.
+    eval_data: files or folders of held-back data in `data_format`. Every `eval_every` steps, and at the last, the loss over `eval_batches`
+        global batches of it is computed (fewer, if it holds fewer): always the same ones.
+    tensorboard: write event files into `out`/tensorboard.
     resume: "auto" continues from the newest complete checkpoint in `out`, "never" refuses a folder that holds one.
     resume_from: a checkpoint of another run of the same model, under any plan, to start from.
     init_from: a folder of the model's weights in Hugging Face's layout, to start from; None: weights drawn from the seed.
@@ -36,10 +44,15 @@ class RunOptions(Spec):
     ranks: number of ranks that this machine offers; None: its GPUs, or up to eight processes on a CPU.
     compile: whether torch.compile compiles each layer; "auto": on GPUs. Estimates are of layers that are not compiled.
     restarts: how many times lost ranks are started again from the newest checkpoint.
+    timeout_seconds: the run ends where no rank has gone on for so long, and says which one did not arrive. Default: that of torch for gloo.
     """
 
     out: Path
     steps: PositiveInt = 100
+    until_tokens: PositiveInt | None = None
+    until_hours: PositiveFloat | None = None
+    schedule: Schedule = "cosine"
+    decay_steps: PositiveInt | None = None
     learning_rate: PositiveFloat = 3e-4
     min_learning_rate_fraction: Fraction = 0.1
     warmup_steps: NonNegativeInt | None = None
@@ -55,7 +68,13 @@ class RunOptions(Spec):
     data_column: str | None = None
     tokenizer: Path | None = None
     checkpoint_every: PositiveInt | None = 100
+    checkpoint_minutes: PositiveFloat | None = None
+    checkpoint: Literal["sync", "async"] = "sync"
     keep_checkpoints: PositiveInt = 2
+    eval_data: tuple[Path, ...] = ()
+    eval_every: PositiveInt | None = None
+    eval_batches: PositiveInt = 8
+    tensorboard: bool = False
     resume: Literal["auto", "never"] = "auto"
     resume_from: Path | None = None
     init_from: Path | None = None
@@ -65,10 +84,12 @@ class RunOptions(Spec):
     ranks: PositiveInt | None = None
     compile: Compile = "off"
     restarts: NonNegativeInt = 0
+    timeout_seconds: PositiveFloat = 1800.0
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.warmup_steps is not None and self.warmup_steps > self.steps:
+        counted = self.until_tokens is None or "steps" in self.model_fields_set
+        if counted and self.warmup_steps is not None and self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} exceeds steps {self.steps}; give at most {self.steps}")
         if self.data_format == "chat" and self.tokenizer is None and self.init_from is None:
             raise ValueError("data_format 'chat' needs a tokenizer, with a chat template for messages; give its folder")
@@ -76,6 +97,14 @@ class RunOptions(Spec):
             raise ValueError(
                 f"{len(self.data)} data have {len(self.data_weights)} weights; give one each, as --data FOLDER:0.7, or none"
             )
+        if self.decay_steps is not None and self.schedule != "wsd":
+            raise ValueError(f"decay_steps is for schedule 'wsd', not '{self.schedule}'; leave it out")
+        if counted and self.learning_rate_warmup_steps + (self.decay_steps or 0) > self.steps:
+            raise ValueError(
+                f"{self.learning_rate_warmup_steps} warmup_steps and {self.decay_steps} decay_steps exceed steps {self.steps}; give fewer"
+            )
+        if (self.eval_every is None) != (not self.eval_data):
+            raise ValueError("eval_data and eval_every go together; give both or neither")
         if self.data_format != "text" and not self.data:
             raise ValueError(f"data_format '{self.data_format}' needs data: give at least one path")
         if self.init_from is not None and self.resume_from is not None:
@@ -90,3 +119,21 @@ class RunOptions(Spec):
     def learning_rate_warmup_steps(self) -> int:
         """`warmup_steps`, or a tenth of the steps where it is not given."""
         return self.steps // 10 if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def learning_rate_decay_steps(self) -> int:
+        """`decay_steps`, or a tenth of the steps where it is not given (Hu et al. 2024, arXiv 2404.06395, section 4.3)."""
+        return -(-self.steps // 10) if self.decay_steps is None else self.decay_steps
+
+    def with_steps_of_tokens(self, tokens_per_step: int) -> Self:
+        """Return the options with the steps that `until_tokens` allows: those given, if they are fewer.
+
+        Raises:
+            SpecError: other options do not fit the steps.
+        """
+        if self.until_tokens is None:
+            return self
+        allowed = -(-self.until_tokens // tokens_per_step)
+        steps = min(self.steps, allowed) if "steps" in self.model_fields_set else allowed
+        given = self.model_dump(include=self.model_fields_set, mode="json")
+        return self.parse({**given, "steps": steps}, source="run options")

@@ -54,6 +54,7 @@ from .profile import (
     write_profile,
 )
 from .results import (
+    CheckpointMeasurement,
     DryRun,
     Estimate,
     Fingerprint,
@@ -122,6 +123,7 @@ __all__ = [
     "AttentionKernel",
     "BaseFormat",
     "Candidates",
+    "CheckpointMeasurement",
     "Choice",
     "ClusterSpec",
     "ContextParallel",

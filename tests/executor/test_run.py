@@ -1,11 +1,13 @@
-"""Whole runs: a launcher, torchrun and its workers as processes."""
+"""Whole runs: a launcher and its ranks as processes."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import psutil
@@ -29,20 +31,21 @@ launch(Path(sys.argv[1]), RunOptions.model_validate_json(sys.argv[2]))
 """
 KILL_AFTER = 8
 DEADLINE_SECONDS = 60.0
+GONE_SECONDS = 10.0
 
 
 @pytest.mark.slow
 def test_a_run_killed_with_all_its_processes_continues_where_its_checkpoint_was(tmp_path: Path) -> None:
     """SIGKILL on the launcher alone: nothing of the run survives it, and the next start takes the same steps.
 
-    In that, one worker is killed, and torchrun starts both again from the newest checkpoint.
+    In that, one rank is killed, and the launcher starts both again from the newest checkpoint.
     """
     plan_file = tiny(plan((layers(zero=3),), dp_shard=2))
     write_plan_file(tmp_path / "plan.json", plan_file)
     run = options(tmp_path / "run", data=text_file(tmp_path), steps=60, checkpoint_every=5, keep_checkpoints=1)
     folder = RunFolder(run.out)
     processes = _kill_launcher(tmp_path, run)
-    _wait_until(lambda: not any(process.is_running() for process in processes), "the run's processes to end")
+    assert not psutil.wait_procs(processes, timeout=GONE_SECONDS)[1], "ranks outlive their launcher"
     before = folder.read_steps()
     newest = newest_checkpoint(folder.checkpoints)
     assert newest is not None
@@ -96,7 +99,7 @@ def _kill_launcher(folder: Path, run: RunOptions) -> list[psutil.Process]:
         _wait_until(lambda: len(steps.read_steps()) >= KILL_AFTER or launcher.poll() is not None, "the first steps")
         assert launcher.poll() is None, "the launcher ended early"
         processes = psutil.Process(launcher.pid).children(recursive=True)
-        assert len(processes) >= 3  # torchrun and two workers
+        assert len(processes) == 2
     finally:
         launcher.kill()
         launcher.wait()
@@ -123,3 +126,52 @@ def test_a_mistake_that_one_rank_meets_in_the_middle_is_one_line(tmp_path: Path)
         launch(tmp_path / "plan.json", run, progress=lambda line: None)
     assert str(caught.value).startswith(f"{tmp_path}/tokens.bin: holds token 60000 at position")
     assert "\n" not in str(caught.value)
+
+
+def test_other_data_of_the_same_name_and_size_is_refused_on_resume(tmp_path: Path) -> None:
+    write_plan_file(tmp_path / "plan.json", tiny(plan((layers(),))))
+    data = text_file(tmp_path)
+    run = options(tmp_path / "run", data=data, steps=2, checkpoint_every=1)
+    launch(tmp_path / "plan.json", run, progress=lambda line: None)
+    content = data.read_text()
+    data.write_text(content.replace("7 times 7", "7 times 8"))
+    with pytest.raises(SpecError, match="holds a run with another data"):
+        launch(tmp_path / "plan.json", run.model_copy(update={"steps": 4}), progress=lambda line: None)
+    data.write_text(content)
+    assert len(launch(tmp_path / "plan.json", run.model_copy(update={"steps": 4})).steps) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data_format", ["text", "tokens"])
+@pytest.mark.parametrize("what", ["cut off", "moved away"])
+def test_data_that_vanishes_ends_the_run_in_one_line_and_the_last_state_stays(
+    what: str, data_format: Literal["text", "tokens"], tmp_path: Path
+) -> None:
+    write_plan_file(tmp_path / "plan.json", tiny(plan((layers(zero=3),), dp_shard=2)))
+    data = tmp_path / "data.bin"
+    data.write_bytes(
+        np.arange(40_000, dtype=np.uint16).astype("<u2").tobytes() if data_format == "text" else bytes(80_000)
+    )
+    run = RunOptions(
+        out=tmp_path / "run",
+        data=(data,),
+        data_format=data_format,
+        token_dtype="uint16" if data_format == "tokens" else None,
+        steps=100_000,
+        checkpoint_every=2,
+    )
+
+    def tell(line: str) -> None:
+        if line.startswith("step 5/"):
+            if what == "cut off":
+                os.truncate(data, 100)
+            else:
+                data.rename(tmp_path / "elsewhere.bin")
+
+    with pytest.raises(SpecError) as caught:
+        launch(tmp_path / "plan.json", run, progress=tell)
+    told = "became shorter while the run was reading it" if what == "cut off" else "cannot be read (No such file"
+    assert str(caught.value).startswith(f"{data}: {told}")
+    newest = newest_checkpoint(run.out / "checkpoints")
+    assert newest is not None
+    assert int(newest.name.removeprefix("step-")) >= 4

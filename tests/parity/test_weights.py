@@ -286,7 +286,7 @@ def elements_read_and_held(file: PlanFile, folder: Path) -> tuple[int, int]:
 
     InFile.read = counted  # type: ignore[method-assign]
     checkpoint.load_pretrained(pretrained, trainee)
-    tensors = checkpoint._tensors(trainee, None).values()
+    tensors = checkpoint.tensors_of(trainee, None).values()
     held = sum((tensor.to_local() if isinstance(tensor, DTensor) else tensor).numel() for tensor in tensors)
     return sum(read), held
 

@@ -21,6 +21,7 @@ from shardwright.specs import Plan
 from .accumulation import Accumulation
 from .clipping import gradient_norm, local_gradient, scale_gradients
 from .data_parallel import DataParallel, GradientSync
+from .forward_only import ForwardOnly
 from .loss import IGNORED_LABEL, TokenLoss
 from .pipeline import Pipeline, TiedEmbedding
 from .precision import COMPUTE_DTYPES, check_precision
@@ -67,6 +68,8 @@ class Engine:
             for index, stage in stages.items()
         }
         self._runner = _runner(builder, stages, syncs)
+        hidden = _hidden_example(builder) if plan.mesh.pp > 1 else None
+        self._forward = ForwardOnly(plan, stages, builder.loss, mesh, hidden)
         self._tied: TiedEmbedding | None = None
         self._counted = [parameter for part in self.model_parts for parameter in part.parameters()]
         copy = _tied_copy(stages, skeleton) if skeleton.tied and plan.mesh.pp > 1 else None
@@ -90,13 +93,8 @@ class Engine:
         Raises:
             SpecError: a tensor has another shape.
         """
-        for name, tensor in (("inputs", inputs), ("labels", labels), ("places", places)):
-            if tensor is not None and tuple(tensor.shape) != self._shape:
-                raise SpecError(f"{name} have shape {tuple(tensor.shape)}; this plan's ranks take {self._shape} each")
         mesh = self._plan.mesh
-        tokens = (labels != IGNORED_LABEL).sum()
-        dist.all_reduce(tokens)
-        tokens_per_step = max(int(tokens) // (mesh.pp * mesh.cp * mesh.tp), 1)
+        tokens_per_step = self._count_tokens(inputs, labels, places)
         self._loss.scale = mesh.data_ranks / tokens_per_step
         if self._positions is not None:
             inputs, labels = inputs[:, self._positions], labels[:, self._positions]
@@ -106,6 +104,41 @@ class Engine:
             self.offload.collect_late()
         dist.all_reduce(loss)
         return loss / (mesh.data_ranks * mesh.tp)
+
+    def evaluate(self, inputs: Tensor, labels: Tensor, places: Tensor | None = None) -> tuple[float, int]:
+        """Return the summed loss over the global batch's tokens that have a label, and their number, both equal on all ranks. Nothing
+        is trained: no gradient is computed.
+
+        Arguments are those of `forward_backward`.
+
+        Raises:
+            SpecError: a tensor has another shape, or the plan keeps shares off the device.
+        """
+        if self.offload is not None:
+            raise SpecError(
+                "evaluation does not run beside shares off the device yet; leave out --eval-data, or plan without offload"
+            )
+        tokens = self._count_tokens(inputs, labels, places)
+        self._loss.scale = 1.0
+        if self._positions is not None:
+            inputs, labels = inputs[:, self._positions], labels[:, self._positions]
+        loss = self._forward.run(inputs, labels, places).double()
+        dist.all_reduce(loss)
+        return float(loss) / self._plan.mesh.tp, tokens
+
+    def _count_tokens(self, inputs: Tensor, labels: Tensor, places: Tensor | None) -> int:
+        """Return the number of the global batch's tokens that have a label, at least 1.
+
+        Raises:
+            SpecError: a tensor has another shape than this rank's share.
+        """
+        for name, tensor in (("inputs", inputs), ("labels", labels), ("places", places)):
+            if tensor is not None and tuple(tensor.shape) != self._shape:
+                raise SpecError(f"{name} have shape {tuple(tensor.shape)}; this plan's ranks take {self._shape} each")
+        mesh = self._plan.mesh
+        tokens = (labels != IGNORED_LABEL).sum()
+        dist.all_reduce(tokens)
+        return max(int(tokens) // (mesh.pp * mesh.cp * mesh.tp), 1)
 
     def clip_gradients(self, max_norm: float | None) -> float:
         """Scale all gradients so that their global L2 norm is at most `max_norm` (None: do not scale).
@@ -272,7 +305,6 @@ def _runner(builder: StageBuilder, stages: Mapping[int, StageModule], syncs: Map
     dtype = COMPUTE_DTYPES[training.precision.compute]
     own_vocabulary = _own_vocabulary(plan, mesh, skeleton.config.vocab_size)
     own_tokens = training.seq_len // plan.mesh.cp
-    streamed = own_tokens // plan.mesh.tp if plan.sequence_parallel else own_tokens
     logits = _example(plan.micro_batch, own_tokens, own_vocabulary, dtype=dtype)
     if loss.chunks > 1:
         logits = _example(1, 1, 1, dtype=torch.float32)
@@ -283,9 +315,18 @@ def _runner(builder: StageBuilder, stages: Mapping[int, StageModule], syncs: Map
         loss,
         mesh=mesh,
         tokens=torch.empty(plan.micro_batch, own_tokens, dtype=torch.int64, device="meta"),
-        hidden=_example(plan.micro_batch, streamed, skeleton.config.hidden_size, dtype=dtype),
+        hidden=_hidden_example(builder),
         logits=logits,
     )
+
+
+def _hidden_example(builder: StageBuilder) -> Tensor:
+    """Return what stages exchange, (micro_batch, sequence / cp, or / cp / tp, hidden), on the meta device."""
+    plan, training = builder.plan_file.plan, builder.plan_file.training
+    own_tokens = training.seq_len // plan.mesh.cp
+    streamed = own_tokens // plan.mesh.tp if plan.sequence_parallel else own_tokens
+    dtype = COMPUTE_DTYPES[training.precision.compute]
+    return _example(plan.micro_batch, streamed, builder.skeleton.config.hidden_size, dtype=dtype)
 
 
 def _example(*shape: int, dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-"""The start of a plan's run: check everything first, then train in this process or start torchrun."""
+"""The start of a plan's run: check everything first, then train in this process or start one for each rank."""
 
 import os
 from collections.abc import Callable
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from shardwright.base import SpecError
+from shardwright.base import STOPPED, RunStoppedError, SpecError, StopRequest, end_with_parent
 from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
+from shardwright.executor.loop import check_event_files
 from shardwright.executor.model import lacks_fused_attention, read_config, read_skeleton
 from shardwright.executor.parallel import check_compile, compiles
 from shardwright.executor.text import holds_tokenizer
@@ -17,6 +18,7 @@ from shardwright.executor.training import (
     RunIdentity,
     new_tokens_go_with_a_mistake,
     newest_checkpoint,
+    open_held_back,
     open_plan_batches,
     plan_digest,
 )
@@ -25,7 +27,7 @@ from shardwright.specs import Measurement, read_measurement
 
 from .checks import check_plan
 from .rank import pick_device, plans_for_gpus, run_rank
-from .torchrun import run_torchrun, while_heard
+from .workers import run_workers, while_heard
 
 MOST_CPU_RANKS = 8
 
@@ -34,24 +36,26 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
     """Train with the plan in `plan_path`; return the measurement, which is also written to `options.out`.
 
     Everything that can be checked is checked before a process starts or a file is written. In a process that torchrun
-    started (RANK is set) this rank trains in this process. Otherwise torchrun is started with one process for each
-    rank. `progress` receives the lines that rank 0 tells. If the folder holds the finished run, its measurement is
+    started (RANK is set) this rank trains in this process. Otherwise one process is started for each rank. `progress` receives the lines that rank 0 tells. If the folder holds the finished run, its measurement is
     returned again.
 
     Raises:
         SpecError: the plan, options, data or folder are not valid for the run.
         RunFailedError: the run began and a rank failed.
-        SystemExit: with 2, on the other ranks of a torchrun, instead of a SpecError that rank 0 also raises.
+        SystemExit: with 2, on the other ranks of a torchrun, instead of a SpecError that rank 0 also raises. With 128 + its
+            number where a signal stopped the run.
     """
     leads, folder = os.environ.get("RANK", "0") == "0", RunFolder(options.out.absolute())
     progress = while_heard(progress)
     try:
         plan_file, options = read_plan_file(plan_path), _from_anywhere(options)
+        options = options.with_steps_of_tokens(plan_file.training.tokens_per_step)
         _check_plan(plan_file, options)
         weights_digest = _weights_digest(plan_file, options)
         if leads:
             folder.check_place()
         with new_tokens_go_with_a_mistake(options.out):
+            _check_loop(plan_file, options)
             batches = open_plan_batches(plan_file, options, progress=progress if leads else lambda _line: None)
             identity = RunIdentity(
                 plan_digest=plan_digest(plan_file),
@@ -78,18 +82,30 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
     if leads and compiles(options.compile, pick_device(plan_file)):
         progress("layers are compiled, and the plan's prediction is for layers that are not")
     if not leads:
-        return run_rank(plan_file, options, folder, progress)
+        return _run_here(plan_file, options, folder, progress)
     with folder.locked():
         folder.prepare(plan_file, options, identity)
         folder.keep_beside(options, plan_file.model_config_json["vocab_size"])
         if "RANK" in os.environ:
-            return run_rank(plan_file, options, folder, progress)
+            return _run_here(plan_file, options, folder, progress)
         try:
-            run_torchrun(folder, plan_file.plan.mesh.ranks, options.restarts, progress)
-        except (KeyboardInterrupt, SystemExit):
+            run_workers(folder, plan_file.plan.mesh.ranks, options.restarts, progress)
+        except SystemExit:
             progress(_how_to_go_on(folder))
             raise
     return read_measurement(folder.measurement)
+
+
+def _run_here(
+    plan_file: PlanFile, options: RunOptions, folder: RunFolder, progress: Callable[[str], None]
+) -> Measurement:
+    """Train as a rank of the user's own torchrun."""
+    end_with_parent()
+    try:
+        return run_rank(plan_file, options, folder, progress, StopRequest().listen())
+    except RunStoppedError:
+        progress(_how_to_go_on(folder))
+        raise SystemExit(STOPPED) from None
 
 
 def _how_to_go_on(folder: RunFolder) -> str:
@@ -103,6 +119,7 @@ def _from_anywhere(options: RunOptions) -> RunOptions:
     absolute = {
         "out": options.out.absolute(),
         "data": tuple(path.absolute() for path in options.data),
+        "eval_data": tuple(path.absolute() for path in options.eval_data),
         "resume_from": options.resume_from and options.resume_from.absolute(),
         "init_from": options.init_from and options.init_from.absolute(),
         "tokenizer": _tokenizer(options),
@@ -146,6 +163,23 @@ def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
         )
     check_plan(plan_file)
     check_compile(plan, options.compile, pick_device(plan_file))
+
+
+def _check_loop(plan_file: PlanFile, options: RunOptions) -> None:
+    """Check what goes on around the steps.
+
+    Raises:
+        SpecError: the held-back data is not valid, or does not run with the plan; a package is absent.
+    """
+    if options.tensorboard:
+        check_event_files()
+    plan = plan_file.plan
+    shares = [*(share for _, share in plan.offload), plan_file.training.activation_offload_layers or 0]
+    shares += [run.activation_offload for stage in plan.stages for run in stage.layers]
+    if open_held_back(plan_file, options) is not None and any(share > 0 for share in shares):
+        raise SpecError(
+            "evaluation does not run beside shares off the device yet; leave out --eval-data, or plan without offload"
+        )
 
 
 def _offered_ranks(plan_file: PlanFile, options: RunOptions) -> tuple[int, str]:

@@ -5,22 +5,29 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 
-from shardwright.base import threads_per_rank
+from shardwright.base import StopRequest, threads_per_rank
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
+from shardwright.executor.ranks import Watch, join_process_group
 from shardwright.executor.training import RunFolder, Trainer
 from shardwright.specs import Measurement
 
+_LATER = 2.0
+"""torch's own timeout comes later than the watch, which knows what the other ranks do."""
+
 
 def run_rank(
-    plan_file: PlanFile, options: RunOptions, folder: RunFolder, progress: Callable[[str], None]
+    plan_file: PlanFile,
+    options: RunOptions,
+    folder: RunFolder,
+    progress: Callable[[str], None],
+    stop: StopRequest,
 ) -> Measurement:
-    """Join the process group of torchrun's environment, train, and leave it. Rank 0 reports to `progress`.
+    """Join the process group that the environment describes, train, and leave it. Rank 0 reports to `progress`.
 
     Raises:
+        RunStoppedError: `stop` was asked of a rank, and the run ended after a step.
         SpecError: the plan, the options or the data are not valid for the run.
         RunFailedError: training diverged.
     """
@@ -29,10 +36,19 @@ def run_rank(
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(threads_per_rank(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-    _join_process_group(device)
+    watch = Watch(
+        folder.failures,
+        rank=int(os.environ["RANK"]),
+        ranks=int(os.environ["WORLD_SIZE"]),
+        limit_seconds=options.timeout_seconds,
+    )
+    watch.start()
+    join_process_group(device, timeout_seconds=_LATER * options.timeout_seconds)
     try:
-        return Trainer(plan_file, options, folder, device=device, progress=progress).run()
+        trainer = Trainer(plan_file, options, folder, device=device, progress=progress, stop=stop, watch=watch)
+        return trainer.run()
     finally:
+        watch.close()
         dist.destroy_process_group()
 
 
@@ -46,11 +62,3 @@ def pick_device(plan_file: PlanFile) -> torch.device:
     if plans_for_gpus(plan_file) and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
-
-
-def _join_process_group(device: torch.device) -> None:
-    """Join the process group. A restarted attempt gets a new store: the old one holds addresses of lost ranks."""
-    store, rank, world_size = next(iter(rendezvous("env://")))
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=PrefixStore(f"attempt-{attempt}", store), rank=rank, world_size=world_size)

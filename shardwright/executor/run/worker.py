@@ -1,28 +1,40 @@
-"""The program of each rank: `python -m shardwright.executor.run.worker FOLDER`, started by torchrun."""
+"""The program of each rank: `python -m shardwright.executor.run.worker FOLDER`, started by the launcher.
+
+What loads torch is imported late, so that a rank ends with its launcher and hears signals from its first second.
+"""
 
 import os
 import sys
-import threading
-import time
 import traceback
 from pathlib import Path
 
-from shardwright.base import SpecError, first_line, record_failure
-from shardwright.executor.training import RunFolder
+from shardwright.base import (
+    STOPPED,
+    RunStoppedError,
+    SpecError,
+    StopRequest,
+    end_with_parent,
+    first_line,
+    record_failure,
+)
 
-from .rank import run_rank
-from .torchrun import FAILED
-
-_WATCH_SECONDS = 0.5
+FAILED = "failed without room to write why: "
+"""What a rank says on its standard output where it cannot write its failure to the folder."""
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], stop: StopRequest) -> int:
     """Run one rank of the run in the given folder; return its exit code. A failure
     is written to the folder for the launcher."""
+    from shardwright.executor.training import RunFolder
+
+    from .rank import run_rank
+
     folder = RunFolder(Path(arguments[0]))
-    _end_with_launcher(folder)
+    end_with_parent(folder.launcher_lives)
     try:
-        run_rank(folder.read_plan(), folder.read_options(), folder, lambda line: print(line, flush=True))
+        run_rank(folder.read_plan(), folder.read_options(), folder, lambda line: print(line, flush=True), stop)
+    except RunStoppedError:
+        return STOPPED
     except Exception as error:
         try:
             record_failure(folder.failures, int(os.environ["RANK"]), error)
@@ -33,20 +45,9 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _end_with_launcher(folder: RunFolder) -> None:
-    """End this process when its parent or the launcher is gone. Both may be killed without a chance to tell us."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent and folder.launcher_lives():
-            time.sleep(_WATCH_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
+    end_with_parent()
+    code = main(sys.argv[1:], StopRequest().listen())
     sys.stdout.flush()
     sys.stderr.flush()
     # gloo's remaining threads abort ("terminate called") an interpreter that shuts down normally

@@ -99,6 +99,18 @@ def open_plan_batches(
     return Mixture(sources, options.data_weights, global_batch=plan_file.training.global_batch, seed=options.seed)
 
 
+def open_held_back(plan_file: PlanFile, options: RunOptions) -> Batches | DocumentBatches | None:
+    """Return the batches of the held-back data, in one order whatever the seed; None without any.
+
+    Raises:
+        SpecError: as `open_plan_batches`.
+    """
+    if not options.eval_data:
+        return None
+    held_back = options.model_copy(update={"data": options.eval_data, "data_weights": (), "seed": 0})
+    return _open_source(plan_file, held_back, lambda _line: None)
+
+
 def said_of(batches: PlanBatches, plan_file: PlanFile) -> Iterator[str]:
     """Yield lines on what the sequences of a run hold, beside what its plan counts with."""
     if isinstance(batches, Mixture):

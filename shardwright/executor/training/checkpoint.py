@@ -4,6 +4,7 @@ A checkpoint is a folder `step-000010` of safetensors files and `checkpoint.json
 pickled index; this one has none, so that reading a checkpoint cannot run code from it.
 """
 
+import contextlib
 import math
 import shutil
 import warnings
@@ -58,29 +59,68 @@ def save_checkpoint(folder: Path, trainee: Trainee, manifest: Manifest, *, keep:
     Raises:
         RunFailedError: the checkpoint cannot be written, for example on a full disk.
     """
+    return write_checkpoint(folder, tensors_of(trainee), manifest, keep=keep)
+
+
+def write_checkpoint(
+    folder: Path,
+    tensors: dict[str, torch.Tensor],
+    manifest: Manifest,
+    *,
+    keep: int,
+    group: dist.ProcessGroup | None = None,
+) -> Path:
+    """Write the tensors that `tensors_of` returned, or copies of them, as `save_checkpoint` does. Nothing changes them meanwhile.
+
+    `group`: of all ranks; its own where other collectives run beside this.
+
+    Raises:
+        RunFailedError: see `save_checkpoint`.
+    """
     final = folder / f"step-{manifest.step:06d}"
     partial = folder / f".{final.name}.partial"
+    fault = ""
     if dist.get_rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    dist.barrier()
-    tensors = _tensors(trainee, _contents(trainee))
-    writer = HuggingFaceStorageWriter(str(partial), _file_of_each(tensors), save_distributed=True)
+        try:
+            _remove_leftovers(folder)
+            partial.mkdir(parents=True)
+        except OSError as error:
+            fault = error.strerror or str(error)
+    _raise_on_all(final, fault, group)
+    writer = HuggingFaceStorageWriter(str(partial), _file_of_each(tensors, group), save_distributed=True)
     try:
-        save(tensors, storage_writer=writer)
+        save(tensors, storage_writer=writer, process_group=group)
     except CheckpointException as error:
         raise RunFailedError(_unwritten(final, _first_cause(error))) from error
-    files = _synced(partial, final)
+    files = _synced(partial, final, group)
     if dist.get_rank() == 0:
-        _check_coverage(HuggingFaceStorageReader(str(partial)).read_metadata(), partial)
-        _finish(partial, final, manifest.written(files))
+        try:
+            _check_coverage(HuggingFaceStorageReader(str(partial)).read_metadata(), partial)
+            _finish(partial, final, manifest.written(files))
+        except OSError as error:
+            fault = error.strerror or str(error)
+    _raise_on_all(final, fault, group)
+    if dist.get_rank() == 0:
         for old in complete_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old, ignore_errors=True)
-    dist.barrier()
+            _remove(old)
+    dist.barrier(group)
     return final
 
 
-def _synced(partial: Path, final: Path) -> dict[str, tuple[int, int]]:
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint: first its name, at once, so that a kill leaves no part that looks whole. What cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        shutil.rmtree(checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.removed")), ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what kills have left of checkpoints that were being written or removed."""
+    for pattern in (".step-*.partial", ".step-*.removed"):
+        for left in folder.glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _synced(partial: Path, final: Path, group: dist.ProcessGroup | None) -> dict[str, tuple[int, int]]:
     """Put every file on the disk and return its bytes and checksum, by name. Each rank takes its share of the files.
 
     Raises:
@@ -95,27 +135,36 @@ def _synced(partial: Path, final: Path) -> dict[str, tuple[int, int]]:
     except OSError as error:
         fault = f"rank {dist.get_rank()}: {error.strerror or error}"
     everyone: list[tuple[dict[str, tuple[int, int]], str]] = [({}, "")] * dist.get_world_size()
-    dist.all_gather_object(everyone, (found, fault))
+    dist.all_gather_object(everyone, (found, fault), group=group)
     fault = next((said for _, said in everyone if said), "")
     if fault:
         raise RunFailedError(_unwritten(final, fault))
     return {name: of_file for files, _ in everyone for name, of_file in files.items()}
 
 
+def _raise_on_all(final: Path, fault: str, group: dist.ProcessGroup | None) -> None:
+    """Raise on every rank what the first one met; the others would wait for it.
+
+    Raises:
+        RunFailedError: there is a fault.
+    """
+    told = [fault]
+    dist.broadcast_object_list(told, group=group)
+    if told[0]:
+        raise RunFailedError(_unwritten(final, told[0]))
+
+
 def _finish(partial: Path, final: Path, manifest: str) -> None:
     """Add the manifest and give the folder its name, on the disk too.
 
     Raises:
-        RunFailedError: the disk is full or failed.
+        OSError: the disk is full or failed.
     """
-    try:
-        (partial / MANIFEST).write_text(manifest, encoding="utf-8")
-        sync([partial / MANIFEST, partial])
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        sync([final.parent])
-    except OSError as error:
-        raise RunFailedError(_unwritten(final, error.strerror or str(error))) from error
+    (partial / MANIFEST).write_text(manifest, encoding="utf-8")
+    sync([partial / MANIFEST, partial])
+    _remove(final)  # a damaged one of the same step
+    partial.rename(final)
+    sync([final.parent])
 
 
 def _unwritten(final: Path, cause: str) -> str:
@@ -131,7 +180,7 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
     _check_content(checkpoint, read_manifest(checkpoint, plan_file))
     trainee.optimizer.create_state()
     contents = _contents(trainee)
-    wanted = _tensors(trainee, contents)
+    wanted = tensors_of(trainee, contents)
     reader = HuggingFaceStorageReader(str(checkpoint))
     try:
         metadata = reader.read_metadata()
@@ -161,7 +210,7 @@ def load_pretrained(pretrained: Pretrained, trainee: Trainee) -> None:
     contents = _contents(trainee)
     wanted = {
         name.removeprefix(MODEL_PREFIX): tensor
-        for name, tensor in _tensors(trainee, contents).items()
+        for name, tensor in tensors_of(trainee, contents).items()
         if name.startswith(MODEL_PREFIX)
     }
     stored = pretrained.for_engine({name: tensor.shape for name, tensor in wanted.items()})
@@ -202,8 +251,9 @@ def _contents(trainee: Trainee) -> Contents | None:
     return None if offload is None else Contents(offload, trainee.optimizer.device_state)
 
 
-def _tensors(trainee: Trainee, contents: Contents | None) -> dict[str, torch.Tensor]:
+def tensors_of(trainee: Trainee, contents: Contents | None = None) -> dict[str, torch.Tensor]:
     """Return this rank's parameters and persistent buffers as `model.NAME`, and their optimizer state as `optimizer.NAME.KIND`."""
+    contents = contents or _contents(trainee)
     tensors: dict[str, torch.Tensor] = {}
     for full_name, parameter in (named for part in trainee.parts for named in part.named_parameters()):
         name = trainee.tied.get(full_name, full_name)
@@ -234,12 +284,12 @@ def _buffers_of_all(trainee: Trainee) -> set[str]:
     return {name for names in everyone for name in names}
 
 
-def _file_of_each(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
+def _file_of_each(tensors: Mapping[str, torch.Tensor], group: dist.ProcessGroup | None) -> dict[str, int]:
     """Assign each tensor of the model to one of a rank's files, from 1. Files
     are built in memory, so they stay small."""
     local = {name: _local_bytes(tensor) for name, tensor in tensors.items()}
     everyone: list[dict[str, int]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, local)
+    dist.all_gather_object(everyone, local, group=group)
     largest: dict[str, int] = {}
     for part in everyone:
         for name, size in part.items():

@@ -50,6 +50,11 @@ class Batches:
     def digest(self) -> str:
         return self._stream.digest
 
+    @property
+    def sequences(self) -> int:
+        """Sequences of an epoch."""
+        return self._windows
+
     def at(self, step: int, *, dp_rank: int = 0, dp_size: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs and labels of one data-parallel rank in `step` (from 1): both (global_batch / dp_size,
         seq_len), int64.

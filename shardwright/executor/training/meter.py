@@ -47,6 +47,10 @@ class StepMeter:
     def last_seconds(self) -> float:
         return self._seconds[-1]
 
+    @property
+    def last_parts(self) -> dict[str, float]:
+        return self._parts[-1]
+
     def left_out(self, warmup_steps: int) -> int:
         """Return how many first steps the timings leave out: `warmup_steps`, but never all of them."""
         return min(warmup_steps, len(self._seconds) - 1)

@@ -1,6 +1,5 @@
-"""The optimizer of a plan's training, and the learning rate of each step."""
+"""The optimizer of a plan's training."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,24 +10,6 @@ from torch.distributed.tensor import DTensor
 from shardwright.executor import RunOptions
 from shardwright.executor.offload import OffloadEngine, UpdateRule
 from shardwright.specs import OptimizerName
-
-
-def learning_rate_at(step: int, options: RunOptions) -> float:
-    """Return the learning rate of `step`, from 1: linear warm-up to the peak, then a cosine to its fraction at the last
-    step.
-
-    lr(s) = peak * s / W for s <= W, else peak * (f + (1 - f) (1 + cos(pi (s - W) / (S - W))) / 2), with W warm-up
-    steps, S steps and f the smallest fraction (Loshchilov and Hutter 2017, equation 5, without restarts).
-    """
-    warmup, peak, lowest = (
-        options.learning_rate_warmup_steps,
-        options.learning_rate,
-        options.min_learning_rate_fraction,
-    )
-    if step <= warmup:
-        return peak * step / warmup
-    progress = min(1.0, (step - warmup) / (options.steps - warmup))
-    return peak * (lowest + (1 - lowest) * (1 + math.cos(math.pi * progress)) / 2)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

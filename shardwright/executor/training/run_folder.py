@@ -60,6 +60,8 @@ class RunFolder:
         self.options = path / "options.json"
         self.identity = path / "identity.json"
         self.steps = path / "steps.jsonl"
+        self.evaluations = path / "evaluations.jsonl"
+        self.events = path / "tensorboard"
         self.measurement = path / "measurement.json"
         self.checkpoints = path / "checkpoints"
         self.tokenizer = path / "tokenizer"

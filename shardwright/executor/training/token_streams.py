@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from shardwright.base import SpecError, listed, read_json
 from shardwright.specs import Spec
 
+from .content import files_digest, rows_digest
+
 Tokens = NDArray[np.int64]
 BYTE_VALUES = 256
 
@@ -79,16 +81,12 @@ class TextFiles(_Documents):
         self._separator = [BYTE_VALUES] if vocab_size > BYTE_VALUES else []
         sizes = [file.stat().st_size for file in files]
         described = [f"{file.name} {size}" for file, size in zip(files, sizes, strict=True)]
-        super().__init__([size + len(self._separator) for size in sizes], ["text", *described])
+        content = files_digest(files, sizes)
+        super().__init__([size + len(self._separator) for size in sizes], ["text", *described, content])
 
     def _document(self, index: int, start: int, stop: int) -> Tokens:
         file = self._files[index]
-        try:
-            with file.open("rb") as opened:
-                opened.seek(start)
-                tokens = np.frombuffer(opened.read(stop - start), dtype=np.uint8).astype(np.int64)
-        except OSError as error:
-            raise SpecError(f"{file}: cannot be read ({error.strerror or error})") from None
+        tokens = np.frombuffer(_read_part(file, start, stop - start), dtype=np.uint8).astype(np.int64)
         missing = stop - start - len(tokens)
         if missing > len(self._separator):
             raise SpecError(f"{file}: became shorter while the run was reading it; data must not change during a run")
@@ -96,7 +94,7 @@ class TextFiles(_Documents):
 
 
 class TokenFiles(_Documents):
-    """`.bin` files of token ids, little-endian unsigned integers, memory-mapped.
+    """`.bin` files of token ids, little-endian unsigned integers, read where they are asked for.
 
     The type comes from `dtype` or from a sidecar `NAME.bin.json` with {"dtype": "uint16"} (or "uint32").
 
@@ -107,12 +105,21 @@ class TokenFiles(_Documents):
 
     def __init__(self, files: Sequence[Path], vocab_size: int, dtype: Literal["uint16", "uint32"] | None) -> None:
         self._files, self._vocab_size = files, vocab_size
-        self._arrays = [_map_tokens(file, dtype) for file in files]
-        described = [f"{file.name} {array.dtype} {len(array)}" for file, array in zip(files, self._arrays, strict=True)]
-        super().__init__([len(array) for array in self._arrays], ["tokens", *described])
+        self._kinds = [_token_type(file, dtype) for file in files]
+        sizes = [_whole_tokens(file, kind) for file, kind in zip(files, self._kinds, strict=True)]
+        lengths = [size // kind.itemsize for size, kind in zip(sizes, self._kinds, strict=True)]
+        described = [
+            f"{file.name} {kind} {length}" for file, kind, length in zip(files, self._kinds, lengths, strict=True)
+        ]
+        super().__init__(lengths, ["tokens", *described, files_digest(files, sizes)])
 
     def _document(self, index: int, start: int, stop: int) -> Tokens:
-        tokens = self._arrays[index][start:stop].astype(np.int64)
+        # not mapped: a file that becomes shorter would end the process without a word (SIGBUS)
+        file, kind = self._files[index], self._kinds[index]
+        content = _read_part(file, start * kind.itemsize, (stop - start) * kind.itemsize)
+        if len(content) < (stop - start) * kind.itemsize:
+            raise SpecError(f"{file}: became shorter while the run was reading it; data must not change during a run")
+        tokens = np.frombuffer(content, dtype=kind).astype(np.int64)
         return _within_vocabulary(tokens, self._vocab_size, source=str(self._files[index]), start=start)
 
 
@@ -120,7 +127,21 @@ class _Sidecar(Spec):
     dtype: Literal["uint16", "uint32"]
 
 
-def _map_tokens(file: Path, dtype: Literal["uint16", "uint32"] | None) -> NDArray[Any]:
+def _read_part(file: Path, start: int, count: int) -> bytes:
+    """Return `count` bytes from `start` on, fewer where the file ends.
+
+    Raises:
+        SpecError: the file is gone or cannot be read.
+    """
+    try:
+        with file.open("rb") as opened:
+            opened.seek(start)
+            return opened.read(count)
+    except OSError as error:
+        raise SpecError(f"{file}: cannot be read ({error.strerror or error})") from None
+
+
+def _token_type(file: Path, dtype: Literal["uint16", "uint32"] | None) -> "np.dtype[Any]":
     sidecar = file.with_name(file.name + ".json")
     if dtype is None and sidecar.is_file():
         dtype = _Sidecar.parse(read_json(sidecar), source=str(sidecar)).dtype
@@ -128,11 +149,15 @@ def _map_tokens(file: Path, dtype: Literal["uint16", "uint32"] | None) -> NDArra
         raise SpecError(
             f'{file}: the type of its tokens is unknown; give token_dtype uint16 or uint32, or write {{"dtype": "uint16"}} to {sidecar.name}'
         )
-    kind = np.dtype(dtype).newbyteorder("<")
+    return np.dtype(dtype).newbyteorder("<")
+
+
+def _whole_tokens(file: Path, kind: "np.dtype[Any]") -> int:
+    """Return the size of a file in bytes, which must be a whole number of tokens."""
     size = file.stat().st_size
     if size % kind.itemsize:
-        raise SpecError(f"{file}: {size} bytes are no whole number of {dtype} tokens; is the file complete?")
-    return np.memmap(file, dtype=kind, mode="r") if size else np.empty(0, dtype=kind)
+        raise SpecError(f"{file}: {size} bytes are no whole number of {kind.name} tokens; is the file complete?")
+    return size
 
 
 class HuggingFaceDataset(_Documents):
@@ -154,7 +179,8 @@ class HuggingFaceDataset(_Documents):
             _need_byte_vocabulary(vocab_size)
         self._separator = [BYTE_VALUES] if self._is_text and vocab_size > BYTE_VALUES else []
         lengths = [length + len(self._separator) for length in self._document_lengths()]
-        described = [str(dataset.features[self._column]), self._column, str(len(lengths)), str(sum(lengths))]
+        content = rows_digest(lambda row: self._dataset[row][self._column][0].as_py(), len(lengths))
+        described = [str(dataset.features[self._column]), self._column, str(len(lengths)), str(sum(lengths)), content]
         super().__init__(lengths, ["hf", *(path.name for path in paths), *described])
 
     def _document_lengths(self) -> Iterable[int]:

@@ -1,38 +1,43 @@
 """The training loop of one rank."""
 
+import contextlib
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from shardwright.base import GIB, RunFailedError, SpecError
+from shardwright.base import GIB, RunFailedError, RunStoppedError, SpecError, StopRequest
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
+from shardwright.executor.loop import EarlyWarning, Ending, Evaluations, EventFiles, Limits, evaluate, learning_rate_at
 from shardwright.executor.model import read_skeleton
 from shardwright.executor.offload import Kind, Place
 from shardwright.executor.parallel import Engine, build_engine, compiles
+from shardwright.executor.ranks import Watch
 from shardwright.executor.weights import read_pretrained
 from shardwright.specs import HeldBytes, Measurement, OffloadMeasurement, StepRecord, read_measurement
 
-from .batches import PlanBatches, open_plan_batches, said_of
-from .checkpoint import DamagedError, Trainee, load_checkpoint, load_pretrained, save_checkpoint
+from .batches import PlanBatches, open_held_back, open_plan_batches, said_of
+from .checkpoint import DamagedError, Trainee, load_checkpoint, load_pretrained
 from .documents import Sequences
 from .fingerprint import read_fingerprint
 from .manifest import Manifest
 from .meter import MemoryMeter, MemoryPeak, StepMeter
-from .optimizer import host_optimizer, learning_rate_at
+from .optimizer import host_optimizer
 from .run_folder import RunFolder, Start, plan_digest
+from .saver import Saver
 
 
 class Trainer:
     """One rank of a run: builds the model, resumes, takes the steps, measures. Needs a process group.
 
     `progress` receives a line every `log_every` steps, on rank 0 only. After the model is built nothing is random, as
-    the engine trains without dropout. A step depends on parameters, optimizer and data alone.
+    the engine trains without dropout. A step depends on parameters, optimizer and data alone. `stop`: a request to end after a
+    step. `watch` is told where this rank is.
     """
 
     def __init__(
@@ -43,7 +48,10 @@ class Trainer:
         *,
         device: torch.device,
         progress: Callable[[str], None],
+        stop: StopRequest | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self._stop, self._watch = stop or StopRequest(), watch
         self._plan_file, self._options, self._folder = plan_file, options, folder
         self._device, self._progress, self._leads = device, progress, dist.get_rank() == 0
         self._memory, self._meter = MemoryMeter(device), StepMeter(device)
@@ -64,22 +72,97 @@ class Trainer:
         )
         self._trainee = Trainee(self._engine.model_parts, optimizer, self._engine.tied_names)
         self._records: list[StepRecord] = []
+        keep, beside = options.keep_checkpoints, options.checkpoint == "async"
+        self._saver = Saver(folder.checkpoints, self._trainee, keep=keep, beside=beside)
+        self._limits = Limits(options, self._stop, device)
+        self._held_back = open_held_back(plan_file, options)
+        self._evaluations = Evaluations(folder.evaluations)
+        self._events: EventFiles | None = None
+        estimate, planned_type = plan_file.estimate, plan_file.cluster.node.device.torch_type
+        self._warning: EarlyWarning | None = None
+        if estimate is not None and planned_type == device.type:
+            self._warning = EarlyWarning(estimate, warmup_steps=options.timing_warmup_steps)
 
     def run(self) -> Measurement:
-        """Take all remaining steps; return the measurement on every rank. Rank 0 writes it to the folder."""
+        """Take all remaining steps; return the measurement on every rank. Rank 0 writes it to the folder.
+
+        Raises:
+            RunStoppedError: a rank was asked to stop; a checkpoint of the last step was saved, if the options want any.
+            RunFailedError: training diverged, or a checkpoint could not be written.
+        """
         start = self._resume()
         if start == self._options.steps:  # a rank was lost after the last checkpoint, and all were started again
             return read_measurement(self._folder.measurement)
-        if self._leads:
-            self._records = self._folder.keep_steps_until(start)
-        for step in range(start + 1, self._options.steps + 1):
-            self._record(self._step(step))
-            if step == self._options.steps:
-                measurement = self._measure()
-            self._checkpoint_if_due(step)
+        self._open_records(start)
+        self._stop.first_step_begins()
+        measurement = self._take_steps(start)
+        self._at(self._options.steps, "last checkpoint")
+        self._saver.finish()
+        if self._events is not None:
+            self._events.close()
         if self._engine.offload is not None:
             self._engine.offload.close()
         return measurement
+
+    def _take_steps(self, start: int) -> Measurement:
+        for step in range(start + 1, self._options.steps + 1):
+            self._record(self._step(step))
+            self._at(step, "agreement")
+            ending = self._limits.ask(unsaved=self._saver.failed)
+            self._need_saved(ending)
+            last = step == self._options.steps or (ending.over and not ending.stopped)
+            self._evaluate_if_due(step, last=last)
+            if last:
+                measurement = self._measure()
+            self._checkpoint_if_due(step, ending, last=last)
+            if last:
+                break
+            if ending.stopped:
+                self._saver.finish()
+                raise RunStoppedError(f"stopped after step {step}")
+        if step < self._options.steps:
+            self._tell(
+                f"{self._options.until_hours:g} hours are over after step {step} of {self._options.steps}; the same command goes on"
+            )
+        return measurement
+
+    def _open_records(self, start: int) -> None:
+        """Take up the records of the run's first `start` steps."""
+        if not self._leads:
+            return
+        self._records = self._folder.keep_steps_until(start)
+        self._evaluations.keep_until(start)
+        if self._options.tensorboard:
+            tokens = self._plan_file.training.tokens_per_step
+            self._events = EventFiles(self._folder.events, start, self._plan_file.estimate, tokens)
+
+    def _need_saved(self, ending: Ending) -> None:
+        """Raise what a checkpoint met that was written beside the steps."""
+        if ending.unsaved:
+            self._saver.finish()
+            raise RunFailedError(
+                "another rank could not write its part of a checkpoint; the checkpoints before it are whole"
+            )
+
+    def _evaluate_if_due(self, step: int, *, last: bool) -> None:
+        every, held_back = self._options.eval_every, self._held_back
+        if every is None or held_back is None or (step % every and not last):
+            return
+        self._at(step, "evaluation")
+
+        def batch(number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+            given = held_back.at(number, dp_rank=self._engine.dp_rank, dp_size=self._engine.dp_size)
+            places = given.places if isinstance(given, Sequences) else None
+            return given[0].to(self._device), given[1].to(self._device), places
+
+        whole = held_back.sequences // self._plan_file.training.global_batch
+        batches = min(self._options.eval_batches, max(whole, 1))
+        evaluation = evaluate(self._engine, batch, batches=batches, step=step)
+        if self._leads:
+            self._evaluations.append(evaluation)
+            if self._events is not None:
+                self._events.add_evaluation(evaluation)
+        self._tell(str(evaluation))
 
     def _resume(self) -> int:
         """Load the checkpoint to continue from, if any; return the number of steps already taken."""
@@ -123,18 +206,28 @@ class Trainer:
         except SpecError as error:
             return error
 
+    def _at(self, step: int, part: str) -> None:
+        if self._watch is not None:
+            self._watch.at(step, part)
+
+    @contextlib.contextmanager
+    def _part(self, step: int, name: str) -> Iterator[None]:
+        self._at(step, name)
+        with self._meter.part(name):
+            yield
+
     def _step(self, step: int) -> StepRecord:
         engine, options = self._engine, self._options
         rate = learning_rate_at(step, options)
         with self._meter.step():
-            with self._meter.part("data"):
+            with self._part(step, "data"):
                 given = self._batches.at(step, dp_rank=engine.dp_rank, dp_size=engine.dp_size)
                 inputs, labels = given[0].to(self._device), given[1].to(self._device)
                 places = given.places if isinstance(given, Sequences) else None
             self._trainee.optimizer.set_learning_rate(rate)
-            with self._meter.part("forward_backward"):
+            with self._part(step, "forward_backward"):
                 loss = float(engine.forward_backward(inputs, labels, places))
-            with self._meter.part("optimizer"):
+            with self._part(step, "optimizer"):
                 norm = engine.clip_gradients(options.clip_norm)
                 self._need_finite(step, loss, norm)
                 self._trainee.optimizer.step()
@@ -148,8 +241,14 @@ class Trainer:
             return
         self._records.append(record)
         self._folder.append_step(record)
+        if self._events is not None:
+            self._events.add_step(record)
         if record.step % self._options.log_every == 0 or record.step == self._options.steps:
             self._tell(self._progress_line(record))
+        if self._warning is not None:
+            warning = self._warning.after(record.step, record.seconds, self._meter.last_parts)
+            if warning:
+                self._tell(warning)
 
     def _progress_line(self, record: StepRecord) -> str:
         mfu, estimate = self._mfu(record.seconds), self._plan_file.estimate
@@ -174,10 +273,13 @@ class Trainer:
             return None
         return estimate.model_flops / (step_seconds * dist.get_world_size() * peak)
 
-    def _checkpoint_if_due(self, step: int) -> None:
-        every = self._options.checkpoint_every
-        if every is None or (step % every and step != self._options.steps):
+    def _checkpoint_if_due(self, step: int, ending: Ending, *, last: bool) -> None:
+        every, minutes = self._options.checkpoint_every, self._options.checkpoint_minutes
+        if every is None and minutes is None:
             return
+        if not (last or ending.stopped or ending.save or (every is not None and step % every == 0)):
+            return
+        self._at(step, "checkpoint")
         plan_file = self._plan_file
         manifest = Manifest(
             step=step,
@@ -190,7 +292,8 @@ class Trainer:
             files={},
         )
         with self._memory.paused():
-            save_checkpoint(self._folder.checkpoints, self._trainee, manifest, keep=self._options.keep_checkpoints)
+            self._saver.save(manifest)
+        self._limits.saved()
 
     def _measure(self) -> Measurement:
         warmup = self._options.timing_warmup_steps
@@ -212,6 +315,7 @@ class Trainer:
                 tokens_per_s=self._plan_file.training.tokens_per_step / median,
                 mfu=self._mfu(median),
                 offload=self._measure_offload(),
+                checkpoints=self._saver.measured(),
                 peak_memory_bytes=tuple(peak.peak for peak in peaks),
                 memory_kind="allocated" if self._device.type == "cuda" else "resident",
                 peak_reserved_bytes=tuple(reserved) or None,

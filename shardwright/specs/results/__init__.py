@@ -2,10 +2,19 @@
 
 from .dry_run import DryRun, Traced, TracedRank, TracedTraffic, TrafficAxis, UnchargedTraffic
 from .estimate import Estimate, Interval, MemoryBytes, StepSeconds
-from .measurement import Fingerprint, HeldBytes, Measurement, OffloadMeasurement, StepRecord, read_measurement
+from .measurement import (
+    CheckpointMeasurement,
+    Fingerprint,
+    HeldBytes,
+    Measurement,
+    OffloadMeasurement,
+    StepRecord,
+    read_measurement,
+)
 from .timeline import Lane, MemoryCurve, Span, Timeline
 
 __all__ = [
+    "CheckpointMeasurement",
     "DryRun",
     "Estimate",
     "Fingerprint",

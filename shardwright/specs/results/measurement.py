@@ -47,13 +47,25 @@ class OffloadMeasurement(Spec):
     host_plan_bytes: tuple[NonNegativeFloat, ...]
 
 
+class CheckpointMeasurement(Spec):
+    """Checkpoints of one rank, medians: seconds for which a save held up the steps, and seconds until it was on the disk.
+
+    With mode "sync" these are the same. `write_seconds` is None while the first asynchronous write goes on.
+    """
+
+    mode: Literal["sync", "async"]
+    saves: PositiveInt
+    stall_seconds: PositiveFloat
+    write_seconds: PositiveFloat | None
+
+
 class Measurement(Spec):
     """A training run. Seconds are medians over the steps after `warmup_steps`; memory is each rank's peak, in order.
 
     `step_seconds_low` and `_high` are the tenth and ninetieth percentile. `steps` holds every step of the run. After a
     resume, the seconds and the memory are of the steps since.
     `part_seconds` are those of the slowest rank: "forward_backward" (with pipeline and communication), "optimizer", "data".
-    `offload` is there if the plan has shares off the device.
+    `offload` is there if the plan has shares off the device, `checkpoints` if some were saved before the last step.
     `memory_kind`: resident set of the process on CPU, allocated and reserved by torch on CUDA.
     """
 
@@ -72,6 +84,7 @@ class Measurement(Spec):
     peak_reserved_bytes: tuple[NonNegativeFloat, ...] | None = None
     baseline_memory_bytes: tuple[NonNegativeFloat, ...] | None = None
     offload: OffloadMeasurement | None = None
+    checkpoints: CheckpointMeasurement | None = None
     steps: tuple[StepRecord, ...]
     fingerprint: Fingerprint
 

@@ -23,7 +23,7 @@ def no_process_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     def started(*args: object) -> None:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(launching, "run_torchrun", started)
+    monkeypatch.setattr(launching, "run_workers", started)
     monkeypatch.setattr(launching, "run_rank", started)
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)

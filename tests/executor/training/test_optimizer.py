@@ -1,46 +1,15 @@
-import math
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from shardwright.executor.options import RunOptions
-from shardwright.executor.training.optimizer import build_optimizer, learning_rate_at, set_learning_rate
+from shardwright.executor.training.optimizer import build_optimizer, set_learning_rate
 
 
 def options(**given: Any) -> RunOptions:
     return RunOptions(out=Path("run"), **given)
-
-
-class TestLearningRate:
-    def test_golden_schedule(self) -> None:
-        """Two warm-up steps, then four along the cosine to a tenth of the peak."""
-        run = options(steps=6, warmup_steps=2, learning_rate=1.0, min_learning_rate_fraction=0.1)
-        rates = [learning_rate_at(step, run) for step in range(1, 7)]
-        root = math.sqrt(0.5)
-        assert rates == pytest.approx([0.5, 1.0, 0.55 + 0.45 * root, 0.55, 0.55 - 0.45 * root, 0.1])
-
-    def test_without_warm_up_it_begins_on_the_cosine(self) -> None:
-        run = options(steps=2, warmup_steps=0, learning_rate=1.0, min_learning_rate_fraction=0.0)
-        assert [learning_rate_at(step, run) for step in (1, 2)] == pytest.approx([0.5, 0.0])
-
-    def test_all_warm_up(self) -> None:
-        run = options(steps=4, warmup_steps=4, learning_rate=1.0)
-        assert [learning_rate_at(step, run) for step in range(1, 5)] == pytest.approx([0.25, 0.5, 0.75, 1.0])
-
-    @given(st.integers(1, 60).flatmap(lambda steps: st.tuples(st.just(steps), st.integers(0, steps))))
-    def test_rises_to_the_peak_then_falls_to_the_floor(self, shape: tuple[int, int]) -> None:
-        steps, warmup = shape
-        run = options(steps=steps, warmup_steps=warmup, learning_rate=2.0, min_learning_rate_fraction=0.25)
-        rates = [learning_rate_at(step, run) for step in range(1, steps + 1)]
-        assert rates[:warmup] == sorted(rates[:warmup])
-        assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
-        assert all(0 < rate <= 2.0 for rate in rates)
-        assert rates[-1] == pytest.approx(2.0 if warmup == steps else 0.5)
 
 
 class Model(nn.Module):

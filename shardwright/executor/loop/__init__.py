@@ -1,0 +1,18 @@
+"""What goes on around the steps of a run: learning rates, evaluation, limits, event files, and a warning where the prediction is off."""
+
+from .early_warning import EarlyWarning
+from .ending import Ending, Limits
+from .evaluation import Evaluations, evaluate
+from .event_files import EventFiles, check_event_files
+from .schedules import learning_rate_at
+
+__all__ = [
+    "EarlyWarning",
+    "Ending",
+    "Evaluations",
+    "EventFiles",
+    "Limits",
+    "check_event_files",
+    "evaluate",
+    "learning_rate_at",
+]

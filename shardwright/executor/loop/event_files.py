@@ -1,0 +1,66 @@
+"""TensorBoard's event files of a run, with the prediction as a line beside what is measured."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from shardwright.base import SpecError
+from shardwright.specs import Estimate, StepRecord
+
+from .evaluation import Evaluation
+
+_CHARTS = {
+    "prediction": {
+        "seconds a step": ["Multiline", ["seconds/measured", "seconds/predicted"]],
+        "tokens a second": ["Multiline", ["tokens_per_s/measured", "tokens_per_s/predicted"]],
+    }
+}
+
+
+def check_event_files() -> None:
+    """Check that the package is there.
+
+    Raises:
+        SpecError: it is not.
+    """
+    if find_spec("tensorboard") is None:
+        raise SpecError("--tensorboard needs the package tensorboard: pip install 'shardwright[tensorboard]'")
+
+
+class EventFiles:
+    """Writes every step and evaluation into `folder`. What an earlier start wrote after `step` is purged.
+
+    Raises:
+        SpecError: the package tensorboard is absent.
+    """
+
+    def __init__(self, folder: Path, step: int, estimate: Estimate | None, tokens_per_step: int) -> None:
+        check_event_files()
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1, max_queue=100, flush_secs=10)
+        self._estimate, self._tokens_per_step = estimate, tokens_per_step
+        if estimate is not None:
+            self._writer.add_custom_scalars(_CHARTS)
+
+    def add_step(self, record: StepRecord) -> None:
+        scalars = {
+            "loss/training": record.loss,
+            "gradient_norm": record.gradient_norm,
+            "learning_rate": record.learning_rate,
+            "seconds/measured": record.seconds,
+            "tokens_per_s/measured": self._tokens_per_step / record.seconds,
+        }
+        if self._estimate is not None:
+            scalars["seconds/predicted"] = self._estimate.step_seconds
+            scalars["tokens_per_s/predicted"] = self._tokens_per_step / self._estimate.step_seconds
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, record.step)
+
+    def add_evaluation(self, evaluation: Evaluation) -> None:
+        self._writer.add_scalar("loss/held_back", evaluation.loss, evaluation.step)
+        if evaluation.perplexity is not None:
+            self._writer.add_scalar("perplexity/held_back", evaluation.perplexity, evaluation.step)
+
+    def close(self) -> None:
+        self._writer.close()

@@ -1,0 +1,6 @@
+"""A rank among the others: how it joins them, and how a run that hangs says which one did not arrive."""
+
+from .arrival import Watch
+from .joining import STORE, join_process_group
+
+__all__ = ["STORE", "Watch", "join_process_group"]
