@@ -149,7 +149,9 @@ def test_data_that_vanishes_ends_the_run_in_one_line_and_the_last_state_stays(
 ) -> None:
     write_plan_file(tmp_path / "plan.json", tiny(plan((layers(zero=3),), dp_shard=2)))
     data = tmp_path / "data.bin"
-    data.write_bytes(np.arange(40_000, dtype=np.uint16).astype("<u2").tobytes() if data_format == "text" else bytes(80_000))
+    data.write_bytes(
+        np.arange(40_000, dtype=np.uint16).astype("<u2").tobytes() if data_format == "text" else bytes(80_000)
+    )
     run = RunOptions(
         out=tmp_path / "run",
         data=(data,),

@@ -174,12 +174,14 @@ def build_engine(
     compile_layers: bool = False,
     offload_folder: Path = Path("offload"),
     offload_streams: Streams | None = None,
+    source: nn.Module | None = None,
 ) -> Engine:
     """Build this rank's part of the plan's model with initial weights drawn from `seed`, with `compile_layers` by torch.compile.
 
     The default process group must exist, on a backend for `device`. Its ranks are those of the plan, numbered as in
     `specs.Mesh`. Weights are the same under every plan (on devices of one type). `offload_folder` lies on the drives that a
-    plan with state on drives uses. `offload_streams`: threads of the offload engine; None: new ones.
+    plan with state on drives uses. `offload_streams`: threads of the offload engine; None: new ones. `source`: a model of the
+    same class and sizes, on every rank, whose weights are taken.
 
     Raises:
         SpecError: the plan has a choice that is not run yet, or another number of ranks; the model is not supported, or
@@ -221,6 +223,7 @@ def build_engine(
         positions=positions,
         expert_mesh=expert_mesh,
         compile_layers=compile_layers,
+        source=source,
     )
     own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
     return Engine(builder, {index: builder.build(index) for index in own}, offload_folder, offload_streams)

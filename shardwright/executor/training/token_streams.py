@@ -11,10 +11,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwright.base import SpecError, listed, read_json
+from shardwright.base import SpecError, files_digest, listed, read_json, rows_digest
 from shardwright.specs import Spec
-
-from .content import files_digest, rows_digest
 
 Tokens = NDArray[np.int64]
 BYTE_VALUES = 256
@@ -104,7 +102,9 @@ class TokenFiles(_Documents):
         self._kinds = [_token_type(file, dtype) for file in files]
         sizes = [_whole_tokens(file, kind) for file, kind in zip(files, self._kinds, strict=True)]
         lengths = [size // kind.itemsize for size, kind in zip(sizes, self._kinds, strict=True)]
-        described = [f"{file.name} {kind} {length}" for file, kind, length in zip(files, self._kinds, lengths, strict=True)]
+        described = [
+            f"{file.name} {kind} {length}" for file, kind, length in zip(files, self._kinds, lengths, strict=True)
+        ]
         super().__init__(lengths, ["tokens", *described, files_digest(files, sizes)])
 
     def _document(self, index: int, start: int, stop: int) -> Tokens:

@@ -81,7 +81,9 @@ def trained(folder: Path, data: Path, before: Callable[[], None] | None) -> bool
     try:
         losses(ONE, run, before=before)
     except RankFailedError as error:
-        assert "cannot be written" in str(error) or "died without a word" in str(error), error
+        told = str(error)
+        if "cannot be written" not in told and "died without a word" not in told:
+            raise
         return False
     return True
 
@@ -126,4 +128,9 @@ def test_a_file_that_ends_early_is_no_checkpoint(most_bytes: int, tmp_path: Path
     with pytest.raises(RankFailedError, match=r"step-000003: cannot be written \(.*File too large"):
         losses(TWO, run, before=functools.partial(let_files_end_early, most_bytes))
     assert [path.name for path in complete_checkpoints(run.out / "checkpoints")] == ["step-000001", "step-000002"]
-    assert damaged_file(run.out / "checkpoints" / "step-000002", read_manifest(run.out / "checkpoints" / "step-000002", TWO)) is None
+    assert (
+        damaged_file(
+            run.out / "checkpoints" / "step-000002", read_manifest(run.out / "checkpoints" / "step-000002", TWO)
+        )
+        is None
+    )
