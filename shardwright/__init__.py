@@ -8,7 +8,7 @@
     found = sw.search(model, cluster, training)
     print(found.estimate.step_seconds, *sw.explain(found, model, cluster, training), sep="\\n")
 
-Training itself needs torch: `shardwright.executor.run.launching`, or `shardwright run`.
+Training itself needs torch: `shardwright run`, or `sw.parallelize(model, "plan.json")` in a loop of your own.
 """
 
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         simulate_plan,
         write_plan_file,
     )
+    from shardwright.executor.own_loop import parallelize
     from shardwright.planner import Fixed, OpenChoices, SearchResult, explain, search
     from shardwright.planner.questions import (
         Costs,
@@ -55,6 +56,7 @@ _ROOMS = {
         *["PlanFile", "check_memory", "check_plan", "estimate_plan", "read_plan_file", "simulate_plan"],
         "write_plan_file",
     ],
+    "executor.own_loop": ["parallelize"],
     "planner": ["Fixed", "OpenChoices", "SearchResult", "explain", "search"],
     "planner.questions": [
         *["Costs", "FewestDevices", "Largest", "Packings", "Shapes", "costs", "fewest_devices", "largest_global_batch"],
@@ -96,6 +98,7 @@ __all__ = [
     "load_model",
     "longest_sequence",
     "packings",
+    "parallelize",
     "read_lengths",
     "read_measurement",
     "read_plan_file",

@@ -4,6 +4,7 @@ people, whole-number arithmetic, and processes of this machine. Imports nothing 
 from . import units
 from .amounts import SECONDS_PER_DAY, SECONDS_PER_HOUR, read_deadline, read_tokens
 from .arrays import Array, FloatArray, IntArray, Number
+from .content import files_digest, rows_digest
 from .errors import InfeasibleError, RanksLostError, RunFailedError, RunStoppedError, SpecError, nearest
 from .failures import Failure, first_failure, first_line, record_failure
 from .files import read_json, read_text, write_whole
@@ -36,6 +37,7 @@ __all__ = [
     "divisors",
     "end_with_parent",
     "ended_by_sigterm",
+    "files_digest",
     "first_failure",
     "first_line",
     "listed",
@@ -47,6 +49,7 @@ __all__ = [
     "read_text",
     "read_tokens",
     "record_failure",
+    "rows_digest",
     "shown",
     "threads_per_rank",
     "units",

@@ -175,13 +175,15 @@ def build_engine(
     offload_folder: Path = Path("offload"),
     offload_streams: Streams | None = None,
     draw: bool = True,
+    source: nn.Module | None = None,
 ) -> Engine:
     """Build this rank's part of the plan's model with initial weights drawn from `seed`, with `compile_layers` by torch.compile.
 
     The default process group must exist, on a backend for `device`. Its ranks are those of the plan, numbered as in
     `specs.Mesh`. Weights are the same under every plan (on devices of one type). `offload_folder` lies on the drives that a
     plan with state on drives uses. `offload_streams`: threads of the offload engine; None: new ones. Without `draw` parameters
-    are undefined until a checkpoint or pretrained weights are loaded.
+    are undefined until a checkpoint or pretrained weights are loaded. `source`: a model of the same class and sizes, on every rank, whose
+    weights are taken.
 
     Raises:
         SpecError: the plan has a choice that is not run yet, or another number of ranks; the model is not supported, or
@@ -224,6 +226,7 @@ def build_engine(
         expert_mesh=expert_mesh,
         compile_layers=compile_layers,
         draw=draw,
+        source=source,
     )
     own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
     return Engine(builder, {index: builder.build(index) for index in own}, offload_folder, offload_streams)

@@ -53,6 +53,8 @@ class StageBuilder:
     expert_mesh: DeviceMesh | None = None
     compile_layers: bool = False
     draw: bool = True
+    source: nn.Module | None = None
+    """A model of the same class whose weights are taken, in place of initial ones."""
 
     def build(self, stage_index: int) -> StageModule:
         """Build stage `stage_index` of the plan with this rank's part of its initial weights."""
@@ -188,3 +190,5 @@ class StageBuilder:
 
     def _materialise(self, module: nn.Module, path: str) -> None:
         materialise(module, name=path, model=self.skeleton.model, seed=self.seed, device=self.device, draw=self.draw)
+        if self.source is not None:
+            module.load_state_dict(self.source.get_submodule(path).state_dict())

@@ -2,29 +2,36 @@
 checkpoints, the run's folder, the measurement."""
 
 from .batches import open_held_back, open_plan_batches
-from .checkpoint import MODEL_PREFIX
-from .manifest import complete_checkpoints, damaged_file, newest_checkpoint, read_manifest, sync
+from .checkpoint import MODEL_PREFIX, Trainee, load_checkpoint, save_checkpoint
+from .manifest import Manifest, complete_checkpoints, damaged_file, newest_checkpoint, read_manifest, sync
 from .meter import MemoryMeter
-from .optimizer import host_optimizer
+from .optimizer import HostedOptimizer, host_optimizer
 from .run_folder import LAUNCHER, RunFolder, RunIdentity, plan_digest
+from .saver import Saver
 from .tokenised import new_tokens_go_with_a_mistake
 from .trainer import Trainer
 
 __all__ = [
     "LAUNCHER",
     "MODEL_PREFIX",
+    "HostedOptimizer",
+    "Manifest",
     "MemoryMeter",
     "RunFolder",
     "RunIdentity",
+    "Saver",
+    "Trainee",
     "Trainer",
     "complete_checkpoints",
     "damaged_file",
     "host_optimizer",
+    "load_checkpoint",
     "new_tokens_go_with_a_mistake",
     "newest_checkpoint",
     "open_held_back",
     "open_plan_batches",
     "plan_digest",
     "read_manifest",
+    "save_checkpoint",
     "sync",
 ]

@@ -50,6 +50,11 @@ class Saver:
         self._stalls.append(time.perf_counter() - begin)
 
     @property
+    def writes(self) -> bool:
+        """Whether a write runs beside the steps."""
+        return self._pending is not None and not self._pending.done()
+
+    @property
     def failed(self) -> bool:
         """Whether the write that runs beside the steps has failed on this rank."""
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None

@@ -11,10 +11,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwright.base import SpecError, listed, read_json
+from shardwright.base import SpecError, files_digest, listed, read_json, rows_digest
 from shardwright.specs import Spec
-
-from .content import files_digest, rows_digest
 
 Tokens = NDArray[np.int64]
 BYTE_VALUES = 256

@@ -81,7 +81,9 @@ def trained(folder: Path, data: Path, before: Callable[[], None] | None) -> bool
     try:
         losses(ONE, run, before=before)
     except RankFailedError as error:
-        assert "cannot be written" in str(error) or "died without a word" in str(error), error
+        told = str(error)
+        if "cannot be written" not in told and "died without a word" not in told:
+            raise
         return False
     return True
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from shardwright.base import content
+from shardwright.base.content import files_digest, rows_digest
 from shardwright.base.errors import SpecError
-from shardwright.executor.training import content
-from shardwright.executor.training.content import files_digest, rows_digest
 
 
 def digest(*files: Path) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shardwright.base import SpecError
+from .errors import SpecError
 
 WHOLE_BYTES = 2**26
 _BLOCK_BYTES = 2**12
