@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import typer
 
-from . import ask, compare, explain, plan, profile, run, simulate, validate
+from . import ask, compare, explain, export_adapters, plan, profile, run, simulate, validate
 from .options import EXIT_INFEASIBLE
 
 __all__ = ["app", "main"]
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 for command in (plan.plan, explain.explain, compare.compare, simulate.simulate, run.run, validate.validate):
     app.command()(command)
+app.command("export-adapters")(export_adapters.export_adapters)
 app.add_typer(ask.app, name="ask")
 app.add_typer(profile.app, name="profile")
 

@@ -52,6 +52,15 @@ def run(
     resume_from: Annotated[
         Path | None, typer.Option(help="Start from a checkpoint of another run, of any plan of the model.")
     ] = None,
+    adapters_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from the adapters in this folder, of PEFT's save_pretrained. Default: PEFT's initial values."
+        ),
+    ] = None,
+    lora_alpha: Annotated[
+        float | None, typer.Option(help="Set the numerator of the scale alpha / rank of adapters. Default: their rank.")
+    ] = None,
     offload_folder: Annotated[
         Path | None,
         typer.Option(help="Put state that the plan keeps on drives into this folder. Default: offload, in --out."),
@@ -107,6 +116,8 @@ def run(
         "timing_warmup_steps": timing_warmup_steps,
         "resume": resume,
         "resume_from": resume_from,
+        "adapters_from": adapters_from,
+        "lora_alpha": lora_alpha,
         "offload_folder": offload_folder,
         "ranks": ranks,
         "compile": compile_layers,

@@ -27,6 +27,8 @@ class RunOptions(Spec):
     keep_checkpoints: number of newest checkpoints that are kept.
     resume: "auto" continues from the newest complete checkpoint in `out`, "never" refuses a folder that holds one.
     resume_from: a checkpoint of another run of the same model, under any plan, to start from.
+    adapters_from: a folder in PEFT's format whose adapters the run starts from, with their alpha; None: PEFT's initial values.
+    lora_alpha: numerator of the scale alpha / rank of adapters; None: their rank, as PEFT's defaults have it (8 of 8).
     timing_warmup_steps: first steps of the process that the timings leave out.
     offload_folder: a folder on the drives that a plan with state on drives uses; None: `out`/offload. What lies there goes with the process.
     ranks: number of ranks that this machine offers; None: its GPUs, or up to eight processes on a CPU.
@@ -52,6 +54,8 @@ class RunOptions(Spec):
     keep_checkpoints: PositiveInt = 2
     resume: Literal["auto", "never"] = "auto"
     resume_from: Path | None = None
+    adapters_from: Path | None = None
+    lora_alpha: PositiveFloat | None = None
     log_every: PositiveInt = 1
     timing_warmup_steps: NonNegativeInt = 3
     offload_folder: Path | None = None
@@ -63,6 +67,8 @@ class RunOptions(Spec):
     def _consistent(self) -> Self:
         if self.warmup_steps is not None and self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} exceeds steps {self.steps}; give at most {self.steps}")
+        if self.adapters_from is not None and self.lora_alpha is not None:
+            raise ValueError("adapters_from has an alpha of its own; leave out lora_alpha")
         if self.data_format != "text" and not self.data:
             raise ValueError(f"data_format '{self.data_format}' needs data: give at least one path")
         if self.token_dtype is not None and self.data_format != "tokens":

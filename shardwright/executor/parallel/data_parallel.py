@@ -50,20 +50,25 @@ class DataParallel:
             module,
             mesh=self.expert_mesh,
             reshard_after_forward=zero_stage == 3,
+            ignored_params=_held_whole(module, zero_stage),
             mp_policy=replace(self.precision, cast_forward_inputs=False),
             shard_placement_fn=partial(_evenly, ranks=self.expert_mesh["dp_shard"].size()),
         )
         self._park(module)
 
-    def shard(self, module: nn.Module | list[nn.Module], *, zero_stage: int, streamed: bool = False) -> None:
+    def shard(
+        self, module: nn.Module | list[nn.Module], *, zero_stage: int, streamed: bool = False, keeps: bool = False
+    ) -> None:
         """Shard the parameters below `module` that no inner call has sharded; 3 frees them after each forward pass.
 
-        So do `streamed` ones, which come from the host for each pass.
+        So do `streamed` ones, which come from the host for each pass. `keeps`: they stay until the backward pass. Frozen weights are
+        sharded by 3 alone: with less, every rank holds them whole, and nothing moves them.
         """
         fully_shard(
             module,
             mesh=self.mesh,
-            reshard_after_forward=zero_stage == 3 or streamed,
+            reshard_after_forward=(zero_stage == 3 and not keeps) or streamed,
+            ignored_params=_held_whole(module, zero_stage),
             mp_policy=self.precision,
             shard_placement_fn=partial(_along_first, ranks=self.mesh["dp_shard"].size()),
         )
@@ -77,6 +82,12 @@ class DataParallel:
 
 def _data_axes(mesh: DeviceMesh) -> DeviceMesh:
     return mesh["dp_replicate", "dp_shard"] if mesh["dp_replicate"].size() > 1 else mesh["dp_shard"]
+
+
+def _held_whole(module: nn.Module | list[nn.Module], zero_stage: int) -> set[nn.Parameter] | None:
+    parts = module if isinstance(module, list) else [module]
+    frozen = {parameter for part in parts for parameter in part.parameters() if not parameter.requires_grad}
+    return frozen if frozen and zero_stage < 3 else None
 
 
 def _evenly(parameter: nn.Parameter, *, ranks: int) -> Shard:

@@ -11,7 +11,14 @@ from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
 from shardwright.executor.model import lacks_fused_attention, read_config
 from shardwright.executor.parallel import check_compile, compiles
-from shardwright.executor.training import RunFolder, RunIdentity, newest_checkpoint, open_plan_batches, plan_digest
+from shardwright.executor.training import (
+    RunFolder,
+    RunIdentity,
+    adapter_start,
+    newest_checkpoint,
+    open_plan_batches,
+    plan_digest,
+)
 from shardwright.specs import Measurement, read_measurement
 
 from .checks import check_plan
@@ -43,6 +50,9 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
             plan_digest=plan_digest(plan_file),
             data_digest=open_plan_batches(plan_file, options).digest,
             seed=options.seed,
+            adapters=""
+            if (adapters := adapter_start(plan_file, options, torch.device("cpu"))) is None
+            else adapters.digest,
         )
         if leads:
             folder.check(identity, options)
@@ -88,6 +98,7 @@ def _from_anywhere(options: RunOptions) -> RunOptions:
         "out": options.out.absolute(),
         "data": tuple(path.absolute() for path in options.data),
         "resume_from": options.resume_from and options.resume_from.absolute(),
+        "adapters_from": options.adapters_from and options.adapters_from.absolute(),
         "offload_folder": options.offload_folder and options.offload_folder.absolute(),
     }
     return options.model_copy(update=absolute)

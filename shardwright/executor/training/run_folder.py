@@ -17,6 +17,7 @@ from shardwright.costmodel import PlanFile, read_plan_file, write_plan_file
 from shardwright.executor import RunOptions
 from shardwright.specs import Measurement, Spec, StepRecord, read_measurement
 
+from .frozen_start import check_start
 from .manifest import complete_checkpoints, newest_checkpoint, read_manifest
 
 LAUNCHER = "SHARDWRIGHT_LAUNCHER"
@@ -24,11 +25,12 @@ LAUNCHER = "SHARDWRIGHT_LAUNCHER"
 
 
 class RunIdentity(Spec):
-    """The identity of a run: its plan, data and seed. Learning rate or steps may change when it continues."""
+    """The identity of a run: its plan, data, seed, and the adapters that it starts from ("" without). Learning rate or steps may change when it continues."""
 
     plan_digest: str
     data_digest: str
     seed: int
+    adapters: str = ""
 
 
 def plan_digest(plan_file: PlanFile) -> str:
@@ -81,6 +83,7 @@ class RunFolder:
             ("plan", held.plan_digest, identity.plan_digest),
             ("data", held.data_digest, identity.data_digest),
             ("seed", held.seed, identity.seed),
+            ("start of its adapters", held.adapters, identity.adapters),
         ):
             if theirs != ours:
                 raise SpecError(
@@ -106,7 +109,9 @@ class RunFolder:
             if checkpoint in damaged:
                 continue
             try:
-                step = read_manifest(checkpoint, plan_file).step
+                manifest = read_manifest(checkpoint, plan_file)
+                check_start(checkpoint, manifest, plan_file, options)
+                step = manifest.step
             except SpecError as fault:
                 faults.append(fault)
                 continue

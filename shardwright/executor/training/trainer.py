@@ -20,6 +20,7 @@ from .checkpoint import DamagedError, Trainee, load_checkpoint, save_checkpoint
 from .data import Batches, open_batches, open_stream
 from .documents import DocumentBatches, Sequences
 from .fingerprint import read_fingerprint
+from .frozen_start import adapter_settings, adapter_start, frozen_from
 from .manifest import Manifest
 from .meter import MemoryMeter, MemoryPeak, StepMeter
 from .optimizer import host_optimizer, learning_rate_at
@@ -81,6 +82,7 @@ class Trainer:
             seed=options.seed,
             compile_layers=compiles(options.compile, device),
             offload_folder=options.offload_folder or options.out / "offload",
+            adapters=None if (start := adapter_start(plan_file, options, device)) is None else start.initial,
         )
         optimizer = host_optimizer(
             self._engine.model_parts, plan_file.training.optimizer, options, self._engine.offload
@@ -199,6 +201,9 @@ class Trainer:
             data_digest=self._batches.digest,
             seed=self._options.seed,
             files={},
+            trainable=str(plan_file.training.trainable),
+            frozen_from=frozen_from(plan_file, self._options),
+            adapters=adapter_settings(plan_file, self._options),
         )
         with self._memory.paused():
             save_checkpoint(self._folder.checkpoints, self._trainee, manifest, keep=self._options.keep_checkpoints)
