@@ -26,13 +26,13 @@ def peft_model(plan_file: PlanFile, targets: list[str] | str) -> Any:
     transposed = plan_file.model_config_json["model_type"] == "gpt2"
     config = peft.LoraConfig(
         r=RANK,
-        lora_alpha=ALPHA,
+        lora_alpha=ALPHA,  # type: ignore[arg-type]  # PEFT only multiplies by it
         target_modules=targets,
         init_lora_weights=False,
         fan_in_fan_out=transposed,
         task_type="CAUSAL_LM",
     )
-    return peft.get_peft_model(reference_model(plan_file), config)  # type: ignore[arg-type]  # a model of transformers
+    return peft.get_peft_model(reference_model(plan_file), config)
 
 
 def peft_run(plan_file: PlanFile, targets: list[str] | str, folder: Path, *, scale: float = 1.0) -> Run:

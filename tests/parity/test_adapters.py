@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -9,6 +10,7 @@ from torch import nn
 from shardwright.executor.adapters import layer
 from shardwright.executor.model import tensor_parallel
 from shardwright.executor.run.checks import check_plan
+from shardwright.specs.plan import Plan
 from tests.parity import sabotage
 from tests.parity.adapters import adapter_run, engine_adapter_runs, peft_run
 from tests.parity.cases import layers, plan, plan_file
@@ -86,3 +88,46 @@ def test_a_fault_shows(name: str, tmp_path: Path) -> None:
     reference = peft_run(given, LLAMA, tmp_path)
     runs = engine_adapter_runs(given, tmp_path, sabotage=FAULTS[name])
     assert worst_update_error(runs, reference) > 20 * TOLERANCE
+
+
+OTHERS: dict[str, tuple[Plan, dict[str, Any]]] = {
+    "hsdp": (plan((layers(zero=3),), dp_shard=2, dp_replicate=2), {}),
+    "loss in chunks": (plan((layers(zero=3),), dp_shard=2), {"loss_chunks": 2}),
+    "loss in chunks over tp": (plan((layers(),), tp=2), {"loss_chunks": 2}),
+    "feed-forward in tiles": (plan((layers(),), tp=2), {"mlp_tiles": 2}),
+    "full recompute in a pipeline": (
+        plan((layers(1, recompute="full"),), (layers(1, recompute="full"),), pp=2, microbatches=4),
+        {},
+    ),
+    "modules again": (
+        plan((layers(recompute="selective"),), tp=2),
+        {"recompute_modules": ("layernorm", "mlp")},
+    ),
+    "ring": (plan((layers(zero=1),), cp=2, context_parallel="ring"), {}),
+    "interleaved": (
+        plan((layers(1),), (layers(1),), (layers(1),), (layers(1),), pp=2, schedule="interleaved-1f1b"),
+        {},
+    ),
+    "zb-h1": (plan((layers(2),), (layers(2),), pp=2, schedule="zb-h1"), {}),
+    "8 ranks": (plan((layers(2, zero=2),), (layers(2, zero=2),), pp=2, tp=2, dp_shard=2), {}),
+}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_updates_are_those_of_peft_beside_other_choices(tied: bool, tmp_path: Path) -> None:
+    wide = FAMILIES["llama"] | {"num_hidden_layers": 4, "tie_word_embeddings": tied}
+    for four in (False, True):
+        of_depth = {
+            name: plan_file(wide if four else wide | {"num_hidden_layers": 2}, divided, trainable=LINEARS, **training)
+            for name, (divided, training) in OTHERS.items()
+            if (divided.layer_count == 4) == four
+        }
+        reference = peft_run(next(iter(of_depth.values())), LLAMA, tmp_path / str(four))
+        for ranks in sorted({file.plan.mesh.ranks for file in of_depth.values()}):
+            of_size = {
+                name: (file, tmp_path / str(four)) for name, file in of_depth.items() if file.plan.mesh.ranks == ranks
+            }
+            for file, _ in of_size.values():
+                check_plan(file)
+            for name, runs in run_in_turn(ranks, adapter_run, of_size).items():
+                assert_equal_to(reference, runs, name)

@@ -142,7 +142,7 @@ class GradientSync:
             )
         ]
         self.engine: OffloadEngine | None = None
-        _prefetch_within_microbatch(stage)
+        _prefetch_within_microbatch(stage, from_the_first=stage.trains_below)
 
     def before_backward(self, *, last: bool) -> None:
         """Set every part up for the backward pass of one microbatch; `last`: it is the last of the step."""
@@ -156,19 +156,27 @@ class GradientSync:
         self._root.set_is_last_backward(last)
 
 
-def _prefetch_within_microbatch(stage: StageModule) -> None:
+def _prefetch_within_microbatch(stage: StageModule, *, from_the_first: bool = True) -> None:
     """Let each part gather ahead, in a backward pass, the part before it in the forward pass, and the first one nothing.
 
     By itself FSDP goes on to the last part of the microbatch before, whose backward pass is over: it gathers weights that no one
     needs (torch 2.13, _fsdp_param_group.py, _backward_prefetch: the order of forwards is kept to the last backward pass).
+
+    Parts that come before every trained weight have no backward pass, unless `from_the_first`, and are not gathered for it.
     """
     parts = list(
         {id(part._get_fsdp_state()): part for part in _in_order(stage)}.values()
     )  # modules sharded as one count once
-    for before, part in zip([*parts[:1], *parts], parts, strict=False):
-        part.set_modules_to_backward_prefetch(
-            [before]
-        )  # itself, which is gathered: an empty list would mean FSDP's own choice
+    trained = (index for index, part in enumerate(parts) if _trains(part))
+    first = 0 if from_the_first else next(trained, len(parts))
+    for index, part in enumerate(parts):
+        # itself, which is gathered: an empty list would mean FSDP's own choice
+        part.set_modules_to_backward_prefetch([parts[index - 1] if index > first else part])
+
+
+def _trains(part: FSDPModule) -> bool:
+    assert isinstance(part, nn.Module)
+    return any(parameter.requires_grad for parameter in part.parameters())
 
 
 def _in_order(module: nn.Module) -> Iterator[FSDPModule]:

@@ -68,6 +68,9 @@ class StageBuilder:
             seq_len=self.plan_file.training.seq_len // plan.mesh.cp,
             positions=self.positions,
         )
+        trainable = self.plan_file.training.trainable
+        if trainable.kind == "layers":
+            stage.trains_below = first_layer > plan.layer_count - trainable.layers
         streams = streamed_layers(len(strategies), plan.offload.parameter_fraction)
         for path, strategy, streamed in zip(stage.layer_paths, strategies, streams, strict=True):
             layer = stage.get_submodule(path)
@@ -76,7 +79,7 @@ class StageBuilder:
             self._freeze(layer, path)
             self._spread_experts(layer)
             if self.adapters is not None:
-                attach_adapters(layer, path, self.plan_file.training.trainable, self.adapters)
+                attach_adapters(layer, path, trainable, self.adapters)
             repetition = Repetition.of(self.plan_file.training, strategy.recompute)
             self._divide_layer(layer, repetition)
             repetition.around(layer)
