@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
@@ -74,7 +75,8 @@ class _HeadAndLoss(torch.autograd.Function):
             own = [
                 tensor.detach().requires_grad_(wants) for tensor, wants in zip((tokens, *given), needed, strict=True)
             ]
-            with torch.enable_grad():
+            with torch.enable_grad(), saved_tensors_hooks(torch.Tensor.detach, lambda tensor: tensor):
+                # hooks of their own: who counts or moves what is kept for the backward pass has nothing to do with a chunk
                 part = loss.of_logits(nn.functional.linear(*own)[None], targets[None])
             gradients = list(torch.autograd.grad(part, [tensor for tensor in own if tensor.requires_grad]))
             if needed[0]:
