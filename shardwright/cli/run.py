@@ -99,6 +99,15 @@ def run(
             help="Start from the weights in this folder (Hugging Face's layout, safetensors). Default: drawn from the seed."
         ),
     ] = None,
+    adapters_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from the adapters in this folder, of PEFT's save_pretrained. Default: PEFT's initial values."
+        ),
+    ] = None,
+    lora_alpha: Annotated[
+        float | None, typer.Option(help="Set the numerator of the scale alpha / rank of adapters. Default: their rank.")
+    ] = None,
     offload_folder: Annotated[
         Path | None,
         typer.Option(help="Put state that the plan keeps on drives into this folder. Default: offload, in --out."),
@@ -169,6 +178,8 @@ def run(
         "resume": resume,
         "resume_from": resume_from,
         "init_from": init_from,
+        "adapters_from": adapters_from,
+        "lora_alpha": lora_alpha,
         "offload_folder": offload_folder,
         "ranks": ranks,
         "compile": compile_layers,

@@ -21,7 +21,7 @@ from .checks import (
 )
 from .evaluate import estimate_plan, simulate_plan
 from .intervals import LEVELS, RUN_CLASSES, SAFE, RunClass, class_factors, fits_probability, reserve_for, run_class
-from .layers import model_flops_per_sequence
+from .layers import adapter_parameters, model_flops_per_sequence
 from .mixed_ranks import MixedRanks, MixedTimes
 from .pipeline_layout import StageLayers, read_layout, with_layout
 from .plan_file import PlanFile, read_plan_file, write_plan_file
@@ -45,6 +45,7 @@ __all__ = [
     "Reliability",
     "RunClass",
     "StageLayers",
+    "adapter_parameters",
     "charged_step",
     "check_context_parallel",
     "check_expert_parallel",

@@ -2,7 +2,8 @@
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
-from shardwright.specs import OWN_STACK, Plan, TrainingSpec
+from shardwright.specs import FEED_FORWARD_MODULES, OWN_STACK, Plan, Trainable, TrainingSpec
+from shardwright.specs.model import LinearAttention, MixtureOfExperts
 
 
 def check_can_run(plan_file: PlanFile) -> None:
@@ -40,7 +41,7 @@ def check_can_run(plan_file: PlanFile) -> None:
             f"zero_stage 0 in some layers and {plan_file.plan.zero_stage} in others, over cp {mesh.cp}, can be estimated and compared, "
             "not run yet; plan with one of them"
         )
-    for is_so, what, fix in _not_run(plan_file.plan, plan_file.training):
+    for is_so, what, fix in (*_not_run(plan_file.plan, plan_file.training), *_not_frozen(plan_file)):
         if is_so:
             raise SpecError(f"{what} can be estimated and compared, not run yet; {fix}")
 
@@ -83,6 +84,39 @@ def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str],
         ),
         (training.fp8_attention, "attention in fp8", "plan without --fp8-attention"),
         (training.mtp_layers > 0, "multi-token prediction", "plan without --mtp-layers"),
-        (not training.trainable.trains_all, f"trainable {training.trainable}", "plan with --trainable all"),
         (training.cuda_graphs != "none", "CUDA graphs", "plan without --cuda-graphs"),
+    )
+
+
+def _not_frozen(plan_file: PlanFile) -> tuple[tuple[bool, str, str], ...]:
+    """The same beside frozen weights."""
+    plan, trainable = plan_file.plan, plan_file.training.trainable
+    if trainable.trains_all:
+        return ()
+    blocks = plan_file.model().layer_classes
+    experts = any(isinstance(block.ffn, MixtureOfExperts) for block in blocks)
+    linear_attention = any(isinstance(block.attention, LinearAttention) for block in blocks)
+    attention = Trainable(kind="lora", rank=trainable.rank or 1, targets=("attention",))
+    return (
+        (
+            trainable.base != "compute",
+            f"frozen weights in {trainable.base}",
+            f"plan with lora, whose frozen weights are in {plan_file.training.precision.compute}",
+        ),
+        (trainable.dropout, "dropout of adapters", "leave out dropout=yes"),
+        (
+            experts and trainable.adapts(*FEED_FORWARD_MODULES),
+            "adapters of experts",
+            f"plan with --trainable {attention}",
+        ),
+        (
+            linear_attention and trainable.has_adapters,
+            "adapters of linear attention",
+            "plan with --trainable all, or the last layers (layers:4)",
+        ),
+        (
+            plan.offload.optimizer_fraction > 0 or plan.offload.parameter_fraction > 0,
+            "offload of optimizer or weights beside frozen weights",
+            "plan with --offload-optimizer 0 --offload-parameters 0",
+        ),
     )

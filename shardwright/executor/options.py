@@ -39,6 +39,8 @@ class RunOptions(Spec):
     resume: "auto" continues from the newest complete checkpoint in `out`, "never" refuses a folder that holds one.
     resume_from: a checkpoint of another run of the same model, under any plan, to start from.
     init_from: a folder of the model's weights in Hugging Face's layout, to start from; None: weights drawn from the seed.
+    adapters_from: a folder in PEFT's format whose adapters the run starts from, with their alpha; None: PEFT's initial values.
+    lora_alpha: numerator of the scale alpha / rank of adapters; None: their rank, as PEFT's defaults have it (8 of 8).
     timing_warmup_steps: first steps of the process that the timings leave out.
     offload_folder: a folder on the drives that a plan with state on drives uses; None: `out`/offload. What lies there goes with the process.
     ranks: number of ranks that this machine offers; None: its GPUs, or up to eight processes on a CPU.
@@ -78,6 +80,8 @@ class RunOptions(Spec):
     resume: Literal["auto", "never"] = "auto"
     resume_from: Path | None = None
     init_from: Path | None = None
+    adapters_from: Path | None = None
+    lora_alpha: PositiveFloat | None = None
     log_every: PositiveInt = 1
     timing_warmup_steps: NonNegativeInt = 3
     offload_folder: Path | None = None
@@ -105,6 +109,8 @@ class RunOptions(Spec):
             )
         if (self.eval_every is None) != (not self.eval_data):
             raise ValueError("eval_data and eval_every go together; give both or neither")
+        if self.adapters_from is not None and self.lora_alpha is not None:
+            raise ValueError("adapters_from has an alpha of its own; leave out lora_alpha")
         if self.data_format != "text" and not self.data:
             raise ValueError(f"data_format '{self.data_format}' needs data: give at least one path")
         if self.init_from is not None and self.resume_from is not None:

@@ -88,7 +88,7 @@ from .schedules import (
 )
 from .spec import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_document
 from .stack import OWN_STACK, AttentionKernel, LinearFormat, Stack, named_stack, stack_names
-from .trainable import MODULE_GROUPS, STORED_BYTES, BaseFormat, Trainable
+from .trainable import FEED_FORWARD_MODULES, MODULE_GROUPS, STORED_BYTES, BaseFormat, Trainable
 from .training import (
     BYTES_PER_ELEMENT,
     MOST_PER_STEP,
@@ -107,6 +107,7 @@ __all__ = [
     "COLUMNS",
     "CONTEXT_PARALLEL",
     "EXPERT_DISPATCH",
+    "FEED_FORWARD_MODULES",
     "MODULE_GROUPS",
     "MOST_DEVICES",
     "MOST_PER_STEP",

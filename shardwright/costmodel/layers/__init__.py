@@ -6,7 +6,7 @@ parallelism.
 
 from . import frame, operators
 from .all_rows import WorkModel
-from .flops import model_flops_per_sequence, recompute_flops_per_sequence
+from .flops import adapter_parameters, model_flops_per_sequence, recompute_flops_per_sequence
 from .row import RowWork
 from .traffic import Moving, backward_traffic, forward_traffic, joins_attention
 
@@ -14,6 +14,7 @@ __all__ = [
     "Moving",
     "RowWork",
     "WorkModel",
+    "adapter_parameters",
     "backward_traffic",
     "forward_traffic",
     "frame",

@@ -94,7 +94,7 @@ class EndWork:
             working=alive - kept_logits,
             trained=trained,
             exchanges=self._head_exchanges,
-            summed=self.frame.summed_gradients(self.frame.model.head_parameters()),
+            summed=self.frame.summed_gradients(self.frame.model.head_parameters() if trained else []),
         )
 
     def joined_input(self) -> RowWork:

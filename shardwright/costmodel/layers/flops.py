@@ -39,6 +39,14 @@ def _step_flops(block: Block, model: ModelSpec, training: TrainingSpec, *, causa
     return (2.0 + training.trainable.trains_layer_weights) * matmuls + 3.0 * core + adapters
 
 
+def adapter_parameters(model: ModelSpec, training: TrainingSpec) -> float:
+    """Return the elements of all adapters of the model."""
+    return sum(
+        run.count * float(Adapters(training, _weight_matmuls(run.block, model, training)).parameters)
+        for run in model.blocks
+    )
+
+
 def _adapter_flops(block: Block, model: ModelSpec, training: TrainingSpec) -> float:
     """Return the forward FLOPs of one layer's adapters and one sequence."""
     return float(sum(matmul.flops for matmul in Adapters(training, _weight_matmuls(block, model, training)).matmuls))

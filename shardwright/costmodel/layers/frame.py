@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.base import Array
+from shardwright.base import Array, Number
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.specs import Candidates, Stack, TrainingSpec, tp_group
 from shardwright.specs.model import ModelSpec, Parameter
@@ -83,6 +83,16 @@ class WorkFrame:
         """Seconds of summing over tp the gradients of those `weights` of a row that every rank holds whole."""
         if self.stack.counts_exchanges:
             return self.counted.summed_gradients(weights, self.training.precision)
+        return self._nothing_summed
+
+    def summed_matrices(self, elements: list[Number]) -> SummedGradients:
+        """The same of whole matrices of adapters with so many elements."""
+        if self.stack.counts_exchanges:
+            return self.counted.summed_matrices(elements, self.training.precision)
+        return self._nothing_summed
+
+    @property
+    def _nothing_summed(self) -> SummedGradients:
         return SummedGradients(np.zeros(len(self.candidates)), np.zeros(len(self.candidates)))
 
     def scale_reduction_seconds(self) -> Array:

@@ -66,7 +66,13 @@ class LayerWork:
         """Return the work of one microbatch in one layer."""
         passes, context, repeated = self._passes, self._context_seconds, self._repeated
         kept, working = self._bytes()
-        summed = self.frame.summed_gradients(self.block.parameters(self.frame.model.hidden_size))
+        weights = self.block.parameters(self.frame.model.hidden_size)
+        trained = self.frame.training.trainable.trains_layer_weights
+        summed = (
+            self.frame.summed_gradients(weights)
+            if trained
+            else self.frame.summed_matrices(self._adapters.whole_elements)
+        )
         exchanged = self._exposed(self._collectives.backward, passes.backward)
         traded, alone = self._exposed_trade, self._trade
         exchanges = self._modules is not None and self._modules.exchange

@@ -6,14 +6,16 @@ from .check_division import check_tensor_parallel, tiny_model
 from .division import LayerDivision
 from .documents import attend_within_documents, check_documents, documents_in_hand, numbered_documents
 from .experts import SpreadRanks, check_experts, experts_paths, spread_experts
-from .fused import engine_state, hugging_face_state, unfuse
+from .fused import SplitLinear, StackedQueryKeyValue, engine_state, hugging_face_state, unfuse
 from .hugging_face import DROPOUT_ENDINGS, Skeleton, build_on_meta, lacks_fused_attention, read_config, read_skeleton
-from .initial_weights import materialise, materialise_buffers
+from .initial_weights import materialise, materialise_buffers, seed_of
 from .moves import GATHER_SEQUENCE, SUM_GRADIENTS, MeshRanks, Move
 from .rules import layer_division
 from .stage_module import StageModule
 from .structure import unpacked_sequences
 from .tensor_parallel import (
+    ADAPTER_A,
+    ADAPTER_B,
     divide_embedding,
     divide_head,
     divide_layer,
@@ -24,6 +26,8 @@ from .tensor_parallel import (
 )
 
 __all__ = [
+    "ADAPTER_A",
+    "ADAPTER_B",
     "DROPOUT_ENDINGS",
     "GATHER_SEQUENCE",
     "SUM_GRADIENTS",
@@ -31,7 +35,9 @@ __all__ = [
     "MeshRanks",
     "Move",
     "Skeleton",
+    "SplitLinear",
     "SpreadRanks",
+    "StackedQueryKeyValue",
     "StageModule",
     "attend_within_documents",
     "build_on_meta",
@@ -57,6 +63,7 @@ __all__ = [
     "read_skeleton",
     "recompute_core",
     "replicate",
+    "seed_of",
     "set_attention",
     "spread_experts",
     "tiny_model",

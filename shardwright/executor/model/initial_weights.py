@@ -26,7 +26,7 @@ def materialise(
     # children first: GPT-2's rule for a block draws its output projections again
     for path, part in reversed(list(module.named_modules())):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(_seed_of(seed, ".".join(filter(None, (name, path)))))
+            torch.manual_seed(seed_of(seed, ".".join(filter(None, (name, path)))))
             model._init_weights(part)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
 
 
@@ -37,6 +37,7 @@ def materialise_buffers(module: nn.Module, *, model: PreTrainedModel, device: to
     model._init_weights(module)  # type: ignore[no-untyped-call]  # likewise
 
 
-def _seed_of(seed: int, path: str) -> int:
+def seed_of(seed: int, path: str) -> int:
+    """Return the seed of what lies at `path` of a model."""
     digest = hashlib.sha256(f"{seed}:{path}".encode()).digest()
     return int.from_bytes(digest[:7], "little")

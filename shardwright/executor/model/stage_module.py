@@ -25,6 +25,8 @@ class StageModule(nn.Module):
     hidden states (batch, sequence / tp under sequence parallelism, hidden). The last stage returns logits (batch,
     sequence, vocabulary / tp). Parameters have the names of the whole model.
 
+    `trains_below`: whether a stage before trains anything. Where none does, no gradient passes through this stage to it; it gets zeros.
+
     `seq_len`: tokens of a sequence on this rank. `positions`: where they lie in the whole sequence, (seq_len,); None: in order.
 
     It is the forward pass of the model itself, with stubs in place of what other stages hold. Rotary tables, masks, scales
@@ -53,6 +55,7 @@ class StageModule(nn.Module):
         self.is_first = first_layer == 0
         self.is_last = end_layer == skeleton.config.num_hidden_layers
         self.layer_paths = tuple(f"{self.structure.layers}.{index}" for index in range(first_layer, end_layer))
+        self.trains_below = not self.is_first
         self._received: ReceivedLayer | None = None
         self._sent: SentLayer | None = None
         model = self._only_own_parts(skeleton.model, first_layer, end_layer)
@@ -83,18 +86,24 @@ class StageModule(nn.Module):
             if self._received is None:
                 output = model(input_ids=given, use_cache=False, **given_positions)
             else:
-                self._received.received = given
+                self._received.received = given if self.trains_below else given.detach()
                 # only its shape is read: the hidden states enter where the layers of this stage begin
                 shape = (given.shape[0], self.seq_len, self.hidden_size)
                 embedded = torch.zeros((), dtype=given.dtype, device=given.device).expand(shape)
                 output = model(inputs_embeds=embedded, use_cache=False, **given_positions)
                 self._received.received = None
         if self._sent is None:
-            logits: Tensor = output.logits
-            return logits
+            return self._answering(output.logits, given)
         sent, self._sent.sent = self._sent.sent, None
         assert sent is not None, "the forward pass of the model runs through all layers"
-        return sent
+        return self._answering(sent, given)
+
+    def _answering(self, output: Tensor, given: Tensor) -> Tensor:
+        """Return the output, to which torch's pipeline brings a gradient, and from whose backward pass it takes that of `given`."""
+        if self._received is not None and not self.trains_below:
+            answered: Tensor = _ZeroGradient.apply(output, given)  # type: ignore[no-untyped-call]  # torch's
+            return answered
+        return output if output.requires_grad or self._sent is None else output.detach().requires_grad_()
 
     def _only_own_parts(self, whole: PreTrainedModel, first: int, end: int) -> PreTrainedModel:
         """Return a copy of the model whose other parts are stubs. The parts of this stage are shared with `whole`."""
@@ -116,6 +125,21 @@ class StageModule(nn.Module):
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, PassedPart(whole.get_submodule(path)))
         return model
+
+
+class _ZeroGradient(torch.autograd.Function):
+    """The first tensor; the second one gets a gradient of zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, given: Tensor) -> Tensor:
+        ctx.given = given.shape, given.dtype, given.device
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, Tensor]:
+        shape, dtype, device = ctx.given
+        own = gradients[0] if ctx.needs_input_grad[0] else None
+        return own, torch.zeros(shape, dtype=dtype, device=device)
 
 
 def _shared_copy(module: Any, paths: set[str]) -> Any:

@@ -1,7 +1,7 @@
 """Tensor parallelism of one module: its parameters over tp, and the moves around its forward pass."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -29,6 +29,9 @@ from .moves import (
 _HEAD_COUNTS = ("num_heads", "num_attention_heads", "num_key_value_heads", "num_kv_heads", "split_size")
 _LINEAR_HEAD_COUNTS = ("num_k_heads", "num_v_heads", "key_dim", "value_dim", "conv_dim")
 """Attributes of attention that count heads, or columns of heads, of this rank."""
+
+ADAPTER_A, ADAPTER_B = "lora_A", "lora_B"
+"""Parameters of a linear's adapter: A (rank, inputs), and B (outputs, rank) or its parts, whose names begin so."""
 
 
 def divide_layer(
@@ -121,8 +124,17 @@ def _divide_parameters(module: nn.Module, path: str, region: Region, ranks: Rank
         if region.roles.get(f"{path}.{name}") == "once" or (name == "bias" and role in ("row", "row_sliced"))
     }
     if placements := _own_placements(module, path, region):
-        _run_locally(module, placements, added_once, ranks, partial=role == "by_head")
+        of_parts = {name for name in placements if role == "by_head" or _sums_adapter(name, role)}
+        _run_locally(module, placements, added_once, ranks, of_parts=of_parts)
     return True
+
+
+def _sums_adapter(name: str, role: Role | None) -> bool:
+    """Whether every rank holds this matrix of an adapter and computes with its part: A before divided outputs, B behind divided
+    inputs, whose product is part of the sum that the linear's output is."""
+    if name == ADAPTER_A:
+        return role in ("column", "column_gathered")
+    return name.startswith(ADAPTER_B) and role in ("row", "row_sliced")
 
 
 def _role(path: str, region: Region) -> Role | None:
@@ -148,6 +160,11 @@ def placements_of(layer: nn.Module, division: LayerDivision) -> dict[str, Placem
 
 def _placement(module: nn.Module, name: str, parameter: Tensor, role: Role | None) -> Placement:
     """Return where tp cuts a parameter. Linears hold (out, in), transformers' `Conv1D` (in, out)."""
+    if name == ADAPTER_A or name.startswith(ADAPTER_B):
+        columns, rows = role in ("column", "column_gathered"), role in ("row", "row_sliced")
+        if name == ADAPTER_A:
+            return Shard(1) if rows else Replicate()
+        return Shard(parameter.dim() - 2) if columns else Replicate()
     if role in ("column", "column_gathered"):
         if isinstance(module, nn.Conv1d):
             return Shard(0)
@@ -168,18 +185,23 @@ def _placement(module: nn.Module, name: str, parameter: Tensor, role: Role | Non
 
 
 def _run_locally(
-    module: nn.Module, placements: Mapping[str, Placement], added_once: set[str], ranks: Ranks, *, partial: bool
+    module: nn.Module,
+    placements: Mapping[str, Placement],
+    added_once: set[str],
+    ranks: Ranks,
+    *,
+    of_parts: Container[str],
 ) -> None:
     """Divide the module's own parameters, and compute with this rank's parts as plain tensors.
 
-    `added_once`: parameters that are added to partial sums, by the first rank alone. `partial`: the gradients of whole
-    parameters are this rank's part of them.
+    `added_once`: parameters that are added to partial sums, by the first rank alone. `of_parts`: whole parameters whose gradients
+    are this rank's part of them.
     """
     for name, placement in placements.items():
         module.register_parameter(name, ranks.part(module.get_parameter(name), placement))
 
     def local(name: str, parameter: Tensor) -> Tensor:
-        own = ranks.local(parameter, partial=partial or name in added_once)
+        own = ranks.local(parameter, partial=name in of_parts or name in added_once)
         if name in added_once and ranks.rank:
             own = own * 0
         return in_shape(name, own)
@@ -224,7 +246,7 @@ def replicate(module: nn.Module, ranks: Ranks, *, partial: bool) -> None:
     """Hold the module's own parameters whole on every rank. `partial`: each rank computes with a part of the tokens."""
     placements: dict[str, Placement] = {name: Replicate() for name, _ in module.named_parameters(recurse=False)}
     if placements:
-        _run_locally(module, placements, set(), ranks, partial=partial)
+        _run_locally(module, placements, set(), ranks, of_parts=placements if partial else ())
 
 
 def _norm_over_ranks(module: nn.Module, ranks: Ranks) -> None:
@@ -345,7 +367,7 @@ def divide_embedding(embedding: nn.Module, ranks: Ranks) -> None:
     padding = embedding.padding_idx
     own_padding = padding is not None and first <= padding < first + rows
     embedding.padding_idx = padding - first if padding is not None and own_padding else None
-    _run_locally(embedding, {"weight": Shard(0)}, set(), ranks, partial=False)
+    _run_locally(embedding, {"weight": Shard(0)}, set(), ranks, of_parts=())
 
     def around(forward: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> Any:
         tokens = given[0] - first
@@ -359,6 +381,6 @@ def divide_embedding(embedding: nn.Module, ranks: Ranks) -> None:
 def divide_head(head: nn.Module, ranks: Ranks, *, given: Move | None) -> None:
     """Give each rank the logits of some rows of the vocabulary. `given` moves the head's input, None where it is whole."""
     placements: dict[str, Placement] = {name: Shard(0) for name, _ in head.named_parameters(recurse=False)}
-    _run_locally(head, placements, set(), ranks, partial=False)
+    _run_locally(head, placements, set(), ranks, of_parts=())
     if given is not None:
         move_input(head, given, ranks)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
@@ -51,28 +52,45 @@ def compute_loss_in_head(head: nn.Module, loss: TokenLoss) -> None:
 
 
 class _HeadAndLoss(torch.autograd.Function):
+    """What is frozen, the head's weight or what is below it, has no gradient computed."""
+
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, loss: TokenLoss, labels: Tensor
     ) -> Tensor:
         given = [weight] if bias is None else [weight, bias]
-        sums = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in given]
+        needed = [
+            wants
+            for wants, tensor in zip(ctx.needs_input_grad, (hidden, weight, bias), strict=False)
+            if tensor is not None
+        ]
+        sums = [
+            torch.zeros_like(tensor, dtype=torch.float32)
+            for tensor, wants in zip(given, needed[1:], strict=True)
+            if wants
+        ]
         of_hidden, total = [], torch.zeros((), device=hidden.device)
         pairs = zip(hidden.flatten(0, 1).chunk(loss.chunks), labels.flatten().chunk(loss.chunks), strict=True)
         for tokens, targets in pairs:
-            own = [tensor.detach().requires_grad_() for tensor in (tokens, *given)]
-            with torch.enable_grad():
+            own = [
+                tensor.detach().requires_grad_(wants) for tensor, wants in zip((tokens, *given), needed, strict=True)
+            ]
+            with torch.enable_grad(), saved_tensors_hooks(torch.Tensor.detach, lambda tensor: tensor):
+                # hooks of their own: who counts or moves what is kept for the backward pass has nothing to do with a chunk
                 part = loss.of_logits(nn.functional.linear(*own)[None], targets[None])
-            gradients = torch.autograd.grad(part, own)
-            of_hidden.append(gradients[0])
-            for total_of_weight, gradient in zip(sums, gradients[1:], strict=True):
+            gradients = list(torch.autograd.grad(part, [tensor for tensor in own if tensor.requires_grad]))
+            if needed[0]:
+                of_hidden.append(gradients.pop(0))
+            for total_of_weight, gradient in zip(sums, gradients, strict=True):
                 total_of_weight += gradient
             total += part.detach()
-        found = [tensor.to(like.dtype) for tensor, like in zip(sums, given, strict=True)]
-        ctx.save_for_backward(torch.cat(of_hidden).view_as(hidden), *found)
+        found = [tensor.to(weight.dtype) for tensor in sums]
+        ctx.needed = needed
+        ctx.save_for_backward(*([torch.cat(of_hidden).view_as(hidden)] if of_hidden else []), *found)
         return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        of_hidden, of_weight, *of_bias = (tensor * gradients[0].to(tensor.dtype) for tensor in ctx.saved_tensors)
-        return of_hidden, of_weight, of_bias[0] if of_bias else None, None, None
+        kept = iter(tensor * gradients[0].to(tensor.dtype) for tensor in ctx.saved_tensors)
+        found = [next(kept) if wants else None for wants in ctx.needed]
+        return *found, *(None,) * (5 - len(found))

@@ -50,20 +50,25 @@ class DataParallel:
             module,
             mesh=self.expert_mesh,
             reshard_after_forward=zero_stage == 3,
+            ignored_params=_held_whole(module, zero_stage),
             mp_policy=replace(self.precision, cast_forward_inputs=False),
             shard_placement_fn=partial(_evenly, ranks=self.expert_mesh["dp_shard"].size()),
         )
         self._park(module)
 
-    def shard(self, module: nn.Module | list[nn.Module], *, zero_stage: int, streamed: bool = False) -> None:
+    def shard(
+        self, module: nn.Module | list[nn.Module], *, zero_stage: int, streamed: bool = False, keeps: bool = False
+    ) -> None:
         """Shard the parameters below `module` that no inner call has sharded; 3 frees them after each forward pass.
 
-        So do `streamed` ones, which come from the host for each pass.
+        So do `streamed` ones, which come from the host for each pass. `keeps`: they stay until the backward pass. Frozen weights are
+        sharded by 3 alone: with less, every rank holds them whole, and nothing moves them.
         """
         fully_shard(
             module,
             mesh=self.mesh,
-            reshard_after_forward=zero_stage == 3 or streamed,
+            reshard_after_forward=(zero_stage == 3 and not keeps) or streamed,
+            ignored_params=_held_whole(module, zero_stage),
             mp_policy=self.precision,
             shard_placement_fn=partial(_along_first, ranks=self.mesh["dp_shard"].size()),
         )
@@ -77,6 +82,12 @@ class DataParallel:
 
 def _data_axes(mesh: DeviceMesh) -> DeviceMesh:
     return mesh["dp_replicate", "dp_shard"] if mesh["dp_replicate"].size() > 1 else mesh["dp_shard"]
+
+
+def _held_whole(module: nn.Module | list[nn.Module], zero_stage: int) -> set[nn.Parameter] | None:
+    parts = module if isinstance(module, list) else [module]
+    frozen = {parameter for part in parts for parameter in part.parameters() if not parameter.requires_grad}
+    return frozen if frozen and zero_stage < 3 else None
 
 
 def _evenly(parameter: nn.Parameter, *, ranks: int) -> Shard:
@@ -131,7 +142,7 @@ class GradientSync:
             )
         ]
         self.engine: OffloadEngine | None = None
-        _prefetch_within_microbatch(stage)
+        _prefetch_within_microbatch(stage, from_the_first=stage.trains_below)
 
     def before_backward(self, *, last: bool) -> None:
         """Set every part up for the backward pass of one microbatch; `last`: it is the last of the step."""
@@ -145,19 +156,27 @@ class GradientSync:
         self._root.set_is_last_backward(last)
 
 
-def _prefetch_within_microbatch(stage: StageModule) -> None:
+def _prefetch_within_microbatch(stage: StageModule, *, from_the_first: bool = True) -> None:
     """Let each part gather ahead, in a backward pass, the part before it in the forward pass, and the first one nothing.
 
     By itself FSDP goes on to the last part of the microbatch before, whose backward pass is over: it gathers weights that no one
     needs (torch 2.13, _fsdp_param_group.py, _backward_prefetch: the order of forwards is kept to the last backward pass).
+
+    Parts that come before every trained weight have no backward pass, unless `from_the_first`, and are not gathered for it.
     """
     parts = list(
         {id(part._get_fsdp_state()): part for part in _in_order(stage)}.values()
     )  # modules sharded as one count once
-    for before, part in zip([*parts[:1], *parts], parts, strict=False):
-        part.set_modules_to_backward_prefetch(
-            [before]
-        )  # itself, which is gathered: an empty list would mean FSDP's own choice
+    trained = (index for index, part in enumerate(parts) if _trains(part))
+    first = 0 if from_the_first else next(trained, len(parts))
+    for index, part in enumerate(parts):
+        # itself, which is gathered: an empty list would mean FSDP's own choice
+        part.set_modules_to_backward_prefetch([parts[index - 1] if index > first else part])
+
+
+def _trains(part: FSDPModule) -> bool:
+    assert isinstance(part, nn.Module)
+    return any(parameter.requires_grad for parameter in part.parameters())
 
 
 def _in_order(module: nn.Module) -> Iterator[FSDPModule]:

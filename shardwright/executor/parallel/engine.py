@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import check_can_run
+from shardwright.executor.adapters import AdapterSettings, DrawnAdapters, InitialAdapters
 from shardwright.executor.context import see_whole_sequence
 from shardwright.executor.model import Skeleton, StageModule, attend_within_documents, read_skeleton
 from shardwright.executor.offload import OffloadEngine, Room, Streams, streamed_layers
@@ -73,6 +74,8 @@ class Engine:
         self._tied: TiedEmbedding | None = None
         self._counted = [parameter for part in self.model_parts for parameter in part.parameters()]
         copy = _tied_copy(stages, skeleton) if skeleton.tied and plan.mesh.pp > 1 else None
+        if copy is not None and not copy.requires_grad:
+            copy = None  # frozen: nothing is summed
         if copy is not None:
             self._tied = TiedEmbedding(mesh, copy)
             if len(plan.stages) - 1 in stages:  # the norm counts the first stage's copy
@@ -176,6 +179,7 @@ def build_engine(
     offload_streams: Streams | None = None,
     draw: bool = True,
     source: nn.Module | None = None,
+    adapters: InitialAdapters | None = None,
 ) -> Engine:
     """Build this rank's part of the plan's model with initial weights drawn from `seed`, with `compile_layers` by torch.compile.
 
@@ -183,7 +187,7 @@ def build_engine(
     `specs.Mesh`. Weights are the same under every plan (on devices of one type). `offload_folder` lies on the drives that a
     plan with state on drives uses. `offload_streams`: threads of the offload engine; None: new ones. Without `draw` parameters
     are undefined until a checkpoint or pretrained weights are loaded. `source`: a model of the same class and sizes, on every rank, whose
-    weights are taken.
+    weights are taken. `adapters`: the values that adapters start from; None: those of PEFT, with a scale of 1, where the plan has adapters.
 
     Raises:
         SpecError: the plan has a choice that is not run yet, or another number of ranks; the model is not supported, or
@@ -199,6 +203,9 @@ def build_engine(
     if device.type == "cuda":
         torch.cuda.set_device(device)
     check_precision(plan_file.training.precision, device)
+    trainable = plan_file.training.trainable
+    if adapters is None and trainable.has_adapters:
+        adapters = DrawnAdapters(AdapterSettings(rank=trainable.rank, alpha=trainable.rank), seed, device)
     skeleton = read_skeleton(plan_file)
     check_split_backward(plan, tied=skeleton.tied)
     mesh = _mesh(plan, device)
@@ -227,6 +234,7 @@ def build_engine(
         compile_layers=compile_layers,
         draw=draw,
         source=source,
+        adapters=adapters,
     )
     own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
     return Engine(builder, {index: builder.build(index) for index in own}, offload_folder, offload_streams)

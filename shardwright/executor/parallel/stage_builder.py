@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from shardwright.costmodel import PlanFile
+from shardwright.executor.adapters import InitialAdapters, attach_adapters, freeze, trains_path
 from shardwright.executor.model import (
     GATHER_SEQUENCE,
     SUM_GRADIENTS,
@@ -36,6 +37,7 @@ from .chunked_loss import compute_loss_in_head
 from .compiled import compile_layer
 from .data_parallel import DataParallel
 from .loss import TokenLoss
+from .precision import COMPUTE_DTYPES
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class StageBuilder:
     draw: bool = True
     source: nn.Module | None = None
     """A model of the same class whose weights are taken, in place of initial ones."""
+    adapters: InitialAdapters | None = None
 
     def build(self, stage_index: int) -> StageModule:
         """Build stage `stage_index` of the plan with this rank's part of its initial weights."""
@@ -68,11 +71,18 @@ class StageBuilder:
             seq_len=self.plan_file.training.seq_len // plan.mesh.cp,
             positions=self.positions,
         )
+        trainable = self.plan_file.training.trainable
+        if trainable.kind == "layers":
+            stage.trains_below = first_layer > plan.layer_count - trainable.layers
         streams = streamed_layers(len(strategies), plan.offload.parameter_fraction)
         for path, strategy, streamed in zip(stage.layer_paths, strategies, streams, strict=True):
             layer = stage.get_submodule(path)
             self._materialise(layer, path)
+            unfuse(layer, self.skeleton.config)
+            self._freeze(layer, path)
             self._spread_experts(layer)
+            if self.adapters is not None:
+                attach_adapters(layer, path, trainable, self.adapters)
             repetition = Repetition.of(self.plan_file.training, strategy.recompute)
             self._divide_layer(layer, repetition)
             repetition.around(layer)
@@ -84,7 +94,7 @@ class StageBuilder:
             self.data_parallel.shard(layer, zero_stage=strategy.zero_stage, streamed=streamed)
         self._build_buffers(stage)
         self._build_ends(stage)
-        self.data_parallel.shard(stage, zero_stage=0)
+        self.data_parallel.shard(stage, zero_stage=plan.zero_stage, keeps=True)
         return stage
 
     @cached_property
@@ -95,8 +105,14 @@ class StageBuilder:
     def _sequence_parallel(self) -> bool:
         return self.plan_file.plan.sequence_parallel and self.plan_file.plan.mesh.tp > 1
 
+    def _freeze(self, part: nn.Module, path: str) -> None:
+        """Freeze the weights at `path` of the model, unless they are trained."""
+        training, structure = self.plan_file.training, self.skeleton.structure
+        count = self.plan_file.plan.layer_count
+        if not trains_path(path, training.trainable, layers=structure.layers, layer_count=count, after=structure.after):
+            freeze(part, COMPUTE_DTYPES[training.precision.compute])
+
     def _spread_experts(self, layer: nn.Module) -> None:
-        unfuse(layer, self.skeleton.config)
         if self.expert_mesh is None:
             return
         mesh = self.plan_file.plan.mesh
@@ -139,6 +155,7 @@ class StageBuilder:
             if embedding is None:  # the last of several stages: its own copy of the embedding
                 original = self.skeleton.model.get_submodule(structure.embedding)
                 self._materialise(original, structure.embedding)
+                self._freeze(original, structure.embedding)
                 head.weight = original.weight
             else:
                 head.weight = embedding.weight
@@ -154,13 +171,14 @@ class StageBuilder:
         if after:
             # the backward pass begins with these: if they were freed after the forward, it would gather them again at
             # once
-            self.data_parallel.shard(after, zero_stage=min(zero_stage, 2))
+            self.data_parallel.shard(after, zero_stage=zero_stage, keeps=True)
 
     def _built(self, stage: StageModule, path: str) -> nn.Module | None:
         """Return a part of this stage around its layers, with its initial weights."""
         part = stage.part(path)
         if part is not None and not (self.skeleton.tied and path == self.skeleton.structure.head):
             self._materialise(part, path)
+            self._freeze(part, path)
         return part
 
     def _divide_ends(self, stage: StageModule, before: list[nn.Module], after: list[nn.Module]) -> None:

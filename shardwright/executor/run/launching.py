@@ -16,6 +16,7 @@ from shardwright.executor.text import holds_tokenizer
 from shardwright.executor.training import (
     RunFolder,
     RunIdentity,
+    adapter_start,
     new_tokens_go_with_a_mistake,
     newest_checkpoint,
     open_held_back,
@@ -52,6 +53,7 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
         options = options.with_steps_of_tokens(plan_file.training.tokens_per_step)
         _check_plan(plan_file, options)
         weights_digest = _weights_digest(plan_file, options)
+        adapters = adapter_start(plan_file, options, torch.device("cpu"))
         if leads:
             folder.check_place()
         with new_tokens_go_with_a_mistake(options.out):
@@ -62,6 +64,7 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
                 data_digest=batches.digest,
                 seed=options.seed,
                 weights_digest=weights_digest,
+                adapters="" if adapters is None else adapters.digest,
             )
             if leads:
                 folder.check(identity, options)
@@ -123,6 +126,7 @@ def _from_anywhere(options: RunOptions) -> RunOptions:
         "resume_from": options.resume_from and options.resume_from.absolute(),
         "init_from": options.init_from and options.init_from.absolute(),
         "tokenizer": _tokenizer(options),
+        "adapters_from": options.adapters_from and options.adapters_from.absolute(),
         "offload_folder": options.offload_folder and options.offload_folder.absolute(),
     }
     return options.model_copy(update=absolute)

@@ -3,6 +3,7 @@ checkpoints, the run's folder, the measurement."""
 
 from .batches import open_held_back, open_plan_batches
 from .checkpoint import MODEL_PREFIX, Trainee, load_checkpoint, save_checkpoint
+from .frozen_start import adapter_start
 from .manifest import Manifest, complete_checkpoints, damaged_file, newest_checkpoint, read_manifest, sync
 from .meter import MemoryMeter
 from .optimizer import HostedOptimizer, host_optimizer
@@ -22,6 +23,7 @@ __all__ = [
     "Saver",
     "Trainee",
     "Trainer",
+    "adapter_start",
     "complete_checkpoints",
     "damaged_file",
     "host_optimizer",

@@ -1,4 +1,6 @@
-"""Checkpoints: parameters and optimizer state by parameter name, which any plan of the same model can load.
+"""Checkpoints: trained parameters and optimizer state by parameter name, which any plan of the same model can load.
+
+Frozen weights are not in them; they are made again from their source, which the manifest names.
 
 A checkpoint is a folder `step-000010` of safetensors files and `checkpoint.json`. torch's distributed checkpoint has a
 pickled index; this one has none, so that reading a checkpoint cannot run code from it.
@@ -252,10 +254,12 @@ def _contents(trainee: Trainee) -> Contents | None:
 
 
 def tensors_of(trainee: Trainee, contents: Contents | None = None) -> dict[str, torch.Tensor]:
-    """Return this rank's parameters and persistent buffers as `model.NAME`, and their optimizer state as `optimizer.NAME.KIND`."""
+    """Return this rank's trained parameters and persistent buffers as `model.NAME`, and their optimizer state as `optimizer.NAME.KIND`."""
     contents = contents or _contents(trainee)
     tensors: dict[str, torch.Tensor] = {}
     for full_name, parameter in (named for part in trainee.parts for named in part.named_parameters()):
+        if not parameter.requires_grad:
+            continue
         name = trainee.tied.get(full_name, full_name)
         held = None if contents is None else contents.of(parameter)
         if held is None:

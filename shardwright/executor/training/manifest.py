@@ -16,6 +16,7 @@ from pydantic import Field
 
 from shardwright.base import SpecError, read_json
 from shardwright.costmodel import PlanFile
+from shardwright.executor.adapters import AdapterSettings
 from shardwright.specs import NonNegativeInt, OptimizerName, Spec
 
 MANIFEST = "checkpoint.json"
@@ -28,7 +29,8 @@ class Manifest(Spec):
     """The contents of a checkpoint. Its presence in a folder means that the folder is complete.
 
     `files`: bytes by name. `checksums`: CRC-32 by name; empty in a checkpoint that was written without. `own_checksum`: of the rest of
-    the manifest.
+    the manifest. `trainable`: what is trained, and so what the checkpoint holds. Frozen weights are not in it: `frozen_from` says what they
+    are made of again, "" where there are none. `adapters`: rank and scale of adapters.
     """
 
     kind: Literal["shardwright-checkpoint"] = "shardwright-checkpoint"
@@ -43,6 +45,9 @@ class Manifest(Spec):
     files: dict[str, NonNegativeInt]
     checksums: dict[str, NonNegativeInt] = Field(default_factory=dict)
     own_checksum: NonNegativeInt | None = None
+    trainable: str = "all"
+    frozen_from: str = ""
+    adapters: AdapterSettings | None = None
 
     def written(self, files: dict[str, tuple[int, int]]) -> str:
         """Return the text of the manifest with these files: bytes and CRC-32 by name."""
@@ -54,7 +59,9 @@ class Manifest(Spec):
     @property
     def checksum(self) -> int:
         """CRC-32 of everything but `own_checksum`."""
-        content = self.model_dump(mode="json", exclude={"own_checksum"})
+        # fields that manifests of earlier versions lack count where they say something
+        added = {"trainable", "frozen_from", "adapters"} if self.trainable == "all" else set[str]()
+        content = self.model_dump(mode="json", exclude={"own_checksum", *added})
         return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
@@ -95,6 +102,11 @@ def read_manifest(checkpoint: Path, plan_file: PlanFile) -> Manifest:
     if manifest.optimizer != plan_file.training.optimizer:
         raise SpecError(
             f"{checkpoint}: was written with optimizer {manifest.optimizer}, and the plan trains with {plan_file.training.optimizer}; plan with {manifest.optimizer}"
+        )
+    if manifest.trainable != str(plan_file.training.trainable):
+        raise SpecError(
+            f"{checkpoint}: holds what is trained with trainable {manifest.trainable}, and the plan trains {plan_file.training.trainable}; "
+            f"plan with --trainable {manifest.trainable}"
         )
     return manifest
 

@@ -34,7 +34,8 @@ def host_optimizer(
     It does so while backward passes run, if no clipping waits for the norm of all gradients.
     """
     if offload is None:
-        return HostedOptimizer(build_optimizer(parts, name, options), None)
+        trains = any(parameter.requires_grad for part in parts for parameter in part.parameters())
+        return HostedOptimizer(build_optimizer(parts, name, options) if trains else None, None)
     decays, off_device = _decays(parts, options.weight_decay), offload.device_parts
     offload.attach(
         UpdateRule(name, betas=options.betas, eps=options.eps), decays, during_backward=options.clip_norm is None

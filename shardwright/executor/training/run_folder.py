@@ -18,6 +18,7 @@ from shardwright.executor import RunOptions
 from shardwright.executor.text import Tokenizer
 from shardwright.specs import Measurement, Spec, StepRecord, read_measurement
 
+from .frozen_start import check_start
 from .manifest import complete_checkpoints, newest_checkpoint, read_manifest
 from .tokenised import TOKENS_FOLDER
 
@@ -27,13 +28,14 @@ LAUNCHER = "SHARDWRIGHT_LAUNCHER"
 
 
 class RunIdentity(Spec):
-    """The identity of a run: its plan, data, seed and the weights that it starts from, "" for drawn ones. Learning rate or steps may
-    change when it continues."""
+    """The identity of a run: its plan, data, seed, and the weights and adapters that it starts from, "" for drawn weights and no adapters.
+    Learning rate or steps may change when it continues."""
 
     plan_digest: str
     data_digest: str
     seed: int
     weights_digest: str = ""
+    adapters: str = ""
 
 
 def plan_digest(plan_file: PlanFile) -> str:
@@ -86,6 +88,7 @@ class RunFolder:
             ("data", held.data_digest, identity.data_digest),
             ("seed", held.seed, identity.seed),
             ("init_from", held.weights_digest, identity.weights_digest),
+            ("start of its adapters", held.adapters, identity.adapters),
         ):
             if theirs != ours:
                 raise SpecError(
@@ -124,7 +127,9 @@ class RunFolder:
             if checkpoint in damaged:
                 continue
             try:
-                step = read_manifest(checkpoint, plan_file).step
+                manifest = read_manifest(checkpoint, plan_file)
+                check_start(checkpoint, manifest, plan_file, options)
+                step = manifest.step
             except SpecError as fault:
                 faults.append(fault)
                 continue

@@ -25,6 +25,7 @@ from .batches import PlanBatches, open_held_back, open_plan_batches, said_of
 from .checkpoint import DamagedError, Trainee, load_checkpoint, load_pretrained
 from .documents import Sequences
 from .fingerprint import read_fingerprint
+from .frozen_start import adapter_settings, adapter_start, frozen_from
 from .manifest import Manifest
 from .meter import MemoryMeter, MemoryPeak, StepMeter
 from .optimizer import host_optimizer
@@ -66,6 +67,7 @@ class Trainer:
             compile_layers=compiles(options.compile, device),
             offload_folder=options.offload_folder or options.out / "offload",
             draw=options.init_from is None,
+            adapters=None if (start := adapter_start(plan_file, options, device)) is None else start.initial,
         )
         optimizer = host_optimizer(
             self._engine.model_parts, plan_file.training.optimizer, options, self._engine.offload
@@ -290,6 +292,9 @@ class Trainer:
             data_digest=self._batches.digest,
             seed=self._options.seed,
             files={},
+            trainable=str(plan_file.training.trainable),
+            frozen_from=frozen_from(plan_file, self._options),
+            adapters=adapter_settings(plan_file, self._options),
         )
         with self._memory.paused():
             self._saver.save(manifest)

@@ -69,7 +69,7 @@ def _twice(owner: Any, name: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 def _never_prefetch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault: FSDP gathers ahead as it does by itself, over the border between two microbatches."""
-    monkeypatch.setattr(data_parallel, "_prefetch_within_microbatch", lambda stage: None)
+    monkeypatch.setattr(data_parallel, "_prefetch_within_microbatch", lambda stage, **_options: None)
 
 
 def _reduce_each_microbatch(monkeypatch: pytest.MonkeyPatch) -> None:

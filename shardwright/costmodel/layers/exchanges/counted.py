@@ -11,7 +11,8 @@ reads the input. Under sequence parallelism the layer gathers the sequence befor
 output (executor/model/tensor_parallel.py, of a region that does not share its input).
 
 Every rank holds the weights of norms whole. Under sequence parallelism each computes with its part of the tokens, so that their
-gradients are summed; so are those of norms of single heads, and of biases behind a sum over tp, in any case. Where gradients are
+gradients are summed; so are those of norms of single heads, and of biases behind a sum over tp, in any case. So is A of an adapter
+beside a linear that tp splits by columns, and B beside one that it splits by rows. Frozen weights have none. Where gradients are
 reduced over data parallelism in each microbatch (ZeRO-2 and 3), they are summed then, in the compute format. Otherwise they are
 summed once a step, in the format in which microbatches add up.
 """
@@ -21,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shardwright.base import Array
+from shardwright.base import Array, Number
 from shardwright.costmodel.op_times import CollectiveName, OpTimes
 from shardwright.specs import BYTES_PER_ELEMENT, Candidates, Precision, tp_group
 from shardwright.specs.model import MixtureOfExperts, Parameter
@@ -93,15 +94,22 @@ class CountedExchanges(NamedTuple):
     def summed_gradients(self, weights: Sequence[Parameter], precision: Precision) -> SummedGradients:
         """One all-reduce for each of `weights` that every rank holds whole and computes with a part of what it acts on."""
 
+        split = [float(weight.elements) for weight in weights if weight.name.startswith(_OF_HIDDEN_STATES)]
+        parts = [float(weight.elements) for weight in weights if weight.name.startswith(_OF_PARTS)]
+        of_tokens, of_parts = self.summed_matrices(split, precision), self.summed_matrices(parts, precision)
+        return SummedGradients(
+            *(
+                np.where(self._divides_sequence, tokens, 0.0) + part
+                for tokens, part in zip(of_tokens, of_parts, strict=True)
+            )
+        )
+
+    def summed_matrices(self, elements: Sequence[Number], precision: Precision) -> SummedGradients:
+        """One all-reduce for each of matrices with so many `elements`."""
+
         def seconds(element_bytes: int) -> Array:
-            found = np.zeros(len(self.candidates))
-            for weight in weights:
-                summed = self._seconds("all_reduce", np.asarray(float(element_bytes * weight.elements)))
-                if weight.name.startswith(_OF_HIDDEN_STATES):
-                    found = found + np.where(self._divides_sequence, summed, 0.0)
-                elif weight.name.startswith(_OF_PARTS):
-                    found = found + summed
-            return found
+            each = (self._seconds("all_reduce", np.asarray(element_bytes * count, dtype=float)) for count in elements)
+            return np.asarray(sum(each, np.zeros(len(self.candidates))))
 
         return SummedGradients(
             seconds(precision.activation_bytes_per_element), seconds(precision.gradient_bytes_per_element)

@@ -9,9 +9,9 @@ Symbols: T tokens, r rank, k inputs and n outputs of the linear on this rank, e 
 reads and writes T n, the sum of the two gradients of the input reads 2 T k and writes T k elements.
 
 Under tensor parallelism a linear that is split by columns has a whole A and the columns of B, one that is split by rows has
-the rows of A and a whole B. B A x is then added before the reduction of W x, so no communication is added (NeMo,
-megatron/adapters/parallel_adapters.py). The sum over tp of the gradients of whole adapters is left out: they are a
-thousandth of the model.
+the rows of A and a whole B. B A x is then added before the reduction of W x, so no communication is added to a pass (NeMo,
+megatron/adapters/parallel_adapters.py). The gradients of whole matrices are summed over tp. For other software than this project's
+executor that sum is left out: they are a thousandth of the model.
 """
 
 from collections.abc import Sequence
@@ -29,6 +29,7 @@ from shardwright.specs import Stack, TrainingSpec
 _FORWARD_KERNELS, _BACKWARD_KERNELS = 4, 6
 # A dropout reads and writes an element and a mask of one byte, in either pass.
 _MASK_BYTES = 1
+_SPLIT_BY_ROWS, _NOT_SPLIT = ("o_proj", "down_proj"), ("q_a_proj", "kv_a_proj")
 # PEFT casts the input of an adapter with fp32 weights to fp32, and autocast casts it back for the matmul: two kernels each way.
 _CAST_KERNELS, _FP32_BYTES = 2, 4
 
@@ -70,6 +71,17 @@ class Adapters:
         rank = self.training.trainable.rank
         each = (rank * (np.asarray(w.k, dtype=float) + w.n) * w.groups for w in self.adapted)
         return np.asarray(sum(each, np.zeros(())))
+
+    @property
+    def whole_elements(self) -> list[Number]:
+        """Elements of each matrix that all ranks of tp hold, and whose gradient is a part on each of them: A beside a linear split
+        by columns, B beside one split by rows. What latent attention computes before its heads is whole on every rank."""
+        rank = self.training.trainable.rank
+        return [
+            rank * (linear.n if linear.modules[0] in _SPLIT_BY_ROWS else linear.k)
+            for linear in self.adapted
+            if linear.modules[0] not in _NOT_SPLIT
+        ]
 
     @property
     def forward_bytes(self) -> Array:

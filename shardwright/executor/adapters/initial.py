@@ -1,0 +1,63 @@
+"""The values that adapters start from: drawn from the seed, or read."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from shardwright.executor.model import seed_of
+
+from .settings import AdapterSettings
+
+
+class InitialAdapters(Protocol):
+    """Gives the whole A (rank, inputs) and B (outputs, rank) of the linear at a path of the model, in fp32."""
+
+    @property
+    def scale(self) -> float: ...
+
+    def of(self, path: str, inputs: int, outputs: int) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class DrawnAdapters:
+    """PEFT's initial values: A uniform as a linear of torch has it, B zero (peft/tuners/lora/layer.py, reset_lora_parameters).
+
+    Each A draws from a generator seeded with (seed, path), so that it is the same under every plan.
+    """
+
+    settings: AdapterSettings
+    seed: int
+    device: torch.device
+
+    @property
+    def scale(self) -> float:
+        return self.settings.scale
+
+    def of(self, path: str, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
+        down = torch.empty(self.settings.rank, inputs, device=self.device)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed_of(self.seed, f"{path}.lora_A"))
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5))
+        return down, torch.zeros(outputs, self.settings.rank, device=self.device)
+
+
+@dataclass(frozen=True)
+class ReadAdapters:
+    """Values of a folder in PEFT's format. `pairs`: A and B by path, which a check has compared with the model."""
+
+    settings: AdapterSettings
+    pairs: Mapping[str, tuple[Tensor, Tensor]]
+    device: torch.device
+
+    @property
+    def scale(self) -> float:
+        return self.settings.scale
+
+    def of(self, path: str, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
+        down, up = (tensor.to(self.device, torch.float32, copy=True) for tensor in self.pairs[path])
+        assert (down.shape[1], up.shape[0]) == (inputs, outputs), "the folder was compared with the model"
+        return down, up

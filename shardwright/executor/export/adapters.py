@@ -1,0 +1,68 @@
+"""The adapters of a checkpoint as a folder in PEFT's format."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+
+from shardwright.base import SpecError
+from shardwright.executor.adapters import is_adapter, peft_adapters, write_peft_folder
+from shardwright.executor.model import read_skeleton
+from shardwright.executor.training import RunFolder, complete_checkpoints, damaged_file, read_manifest
+
+_MODEL = "model."
+
+
+def export_adapters(run_folder: Path, to: Path, *, step: int | None = None, base_model: str | None = None) -> Path:
+    """Write the adapters of the checkpoint after `step`, by default the newest, into the new folder `to`; return the checkpoint.
+
+    It may be of any plan, and is read in this process alone. `base_model`: the name of the model beside them, for the configuration.
+
+    Raises:
+        SpecError: the folder holds no run with adapters, no such checkpoint, or a damaged one; `to` cannot be written or is not empty.
+    """
+    folder = RunFolder(run_folder)
+    if not folder.plan.is_file():
+        raise SpecError(f"{run_folder}: holds no run; give a folder that run --out wrote")
+    plan_file = folder.read_plan()
+    trainable = plan_file.training.trainable
+    if not trainable.has_adapters:
+        raise SpecError(f"{run_folder}: its plan trains {trainable} and has no adapters; plan with --trainable lora")
+    checkpoint = _checkpoint(folder, step)
+    manifest = read_manifest(checkpoint, plan_file)
+    fault = damaged_file(checkpoint, manifest)
+    if fault:
+        raise SpecError(f"{checkpoint}: {fault}; give --step of another checkpoint")
+    assert manifest.adapters is not None, "a manifest of trainable lora has them"
+    tensors = peft_adapters(_read(checkpoint))
+    write_peft_folder(to, tensors, manifest.adapters, read_skeleton(plan_file), base_model=base_model)
+    return checkpoint
+
+
+def _checkpoint(folder: RunFolder, step: int | None) -> Path:
+    found = {int(path.name.removeprefix("step-")): path for path in complete_checkpoints(folder.checkpoints)}
+    if not found:
+        raise SpecError(f"{folder.path}: holds no checkpoint yet; train longer, or with a smaller --checkpoint-every")
+    if step is not None and step not in found:
+        raise SpecError(f"{folder.path}: holds no checkpoint after step {step}; it has {', '.join(map(str, found))}")
+    return found[max(found) if step is None else step]
+
+
+def _read(checkpoint: Path) -> dict[str, Tensor]:
+    """Return the adapters of a checkpoint whole, by the engine's names."""
+    reader = HuggingFaceStorageReader(str(checkpoint))
+    stored = {
+        name: entry
+        for name, entry in reader.read_metadata().state_dict_metadata.items()
+        if name.startswith(_MODEL) and is_adapter(name) and isinstance(entry, TensorStorageMetadata)
+    }
+    wanted = {name: torch.empty(entry.size, dtype=torch.float32) for name, entry in stored.items()}
+    try:
+        load(wanted, storage_reader=reader, no_dist=True)
+    except CheckpointException as error:
+        raise SpecError(f"{checkpoint}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+    return {name.removeprefix(_MODEL): tensor for name, tensor in wanted.items()}

@@ -1,0 +1,133 @@
+"""Adapters: updates under plans are those of PEFT in one process, and a fault of each kind shows."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from shardwright.executor.adapters import layer
+from shardwright.executor.model import tensor_parallel
+from shardwright.executor.run.checks import check_plan
+from shardwright.specs.plan import Plan
+from tests.parity import sabotage
+from tests.parity.adapters import adapter_run, engine_adapter_runs, peft_run
+from tests.parity.cases import layers, plan, plan_file
+from tests.parity.families import FAMILIES
+from tests.parity.updates import TOLERANCE, assert_equal_to, worst_update_error
+from tests.parity.worlds import run_in_turn
+
+ATTENTION, LINEARS = "lora:r=4,targets=attention", "lora:r=4"
+LLAMA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+GPT2 = ["c_attn", "c_proj", "c_fc"]
+TARGETS = {
+    "llama": (LINEARS, LLAMA),
+    "qwen3": (LINEARS, LLAMA),
+    "gpt2": (LINEARS, GPT2),
+    "mixtral": (ATTENTION, LLAMA[:4]),
+}
+PLANS = {
+    "one rank": plan((layers(),)),
+    "zero 0": plan((layers(),), dp_replicate=2),
+    "zero 1": plan((layers(zero=1),), dp_shard=2),
+    "zero 2": plan((layers(zero=2),), dp_shard=2),
+    "zero 3": plan((layers(zero=3),), dp_shard=2),
+    "tp": plan((layers(),), tp=2),
+    "tp without sequence parallelism": plan((layers(),), tp=2, sequence_parallel=False),
+    "pp": plan((layers(1),), (layers(1),), pp=2),
+    "cp": plan((layers(),), cp=2),
+    "4 ranks": plan((layers(zero=3, recompute="full"),), tp=2, dp_shard=2),
+    "4 ranks, pipeline": plan((layers(1),), (layers(1),), pp=2, tp=2),
+}
+
+
+@pytest.mark.parametrize("family", TARGETS)
+def test_updates_are_those_of_peft(family: str, tmp_path: Path) -> None:
+    trainable, targets = TARGETS[family]
+    files = {name: plan_file(FAMILIES[family], divided, trainable=trainable) for name, divided in PLANS.items()}
+    reference = peft_run(files["one rank"], targets, tmp_path)
+    for ranks in (1, 2, 4):
+        of_size = {name: (file, tmp_path) for name, file in files.items() if file.plan.mesh.ranks == ranks}
+        for file, _ in of_size.values():
+            check_plan(file)
+        for name, runs in run_in_turn(ranks, adapter_run, of_size).items():
+            assert_equal_to(reference, runs, (family, name))
+
+
+def lose_reductions_over_tp() -> None:
+    """Whole matrices of adapters train on this rank's columns alone."""
+    tensor_parallel._sums_adapter = lambda name, role: False
+
+
+def forget_the_scale() -> None:
+    """The product is added as it is."""
+    original = layer._add_adapter
+
+    def unscaled(module: nn.Module, scale: float) -> None:
+        original(module, 1.0)
+
+    layer._add_adapter = unscaled
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "tp": lose_reductions_over_tp,
+    "tp without sequence parallelism": lose_reductions_over_tp,
+    "one rank": forget_the_scale,
+    "zero 0": sabotage.skip_all_reduce,
+    "zero 3": sabotage.forget_data_parallel_average,
+    "pp": sabotage.lose_gradient_between_stages,
+    "4 ranks": lose_reductions_over_tp,
+    "4 ranks, pipeline": lose_reductions_over_tp,
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_shows(name: str, tmp_path: Path) -> None:
+    given = plan_file(FAMILIES["llama"], PLANS[name], trainable=LINEARS)
+    reference = peft_run(given, LLAMA, tmp_path)
+    runs = engine_adapter_runs(given, tmp_path, sabotage=FAULTS[name])
+    assert worst_update_error(runs, reference) > 20 * TOLERANCE
+
+
+OTHERS: dict[str, tuple[Plan, dict[str, Any]]] = {
+    "hsdp": (plan((layers(zero=3),), dp_shard=2, dp_replicate=2), {}),
+    "loss in chunks": (plan((layers(zero=3),), dp_shard=2), {"loss_chunks": 2}),
+    "loss in chunks over tp": (plan((layers(),), tp=2), {"loss_chunks": 2}),
+    "feed-forward in tiles": (plan((layers(),), tp=2), {"mlp_tiles": 2}),
+    "full recompute in a pipeline": (
+        plan((layers(1, recompute="full"),), (layers(1, recompute="full"),), pp=2, microbatches=4),
+        {},
+    ),
+    "modules again": (
+        plan((layers(recompute="selective"),), tp=2),
+        {"recompute_modules": ("layernorm", "mlp")},
+    ),
+    "ring": (plan((layers(zero=1),), cp=2, context_parallel="ring"), {}),
+    "interleaved": (
+        plan((layers(1),), (layers(1),), (layers(1),), (layers(1),), pp=2, schedule="interleaved-1f1b"),
+        {},
+    ),
+    "zb-h1": (plan((layers(2),), (layers(2),), pp=2, schedule="zb-h1"), {}),
+    "8 ranks": (plan((layers(2, zero=2),), (layers(2, zero=2),), pp=2, tp=2, dp_shard=2), {}),
+}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_updates_are_those_of_peft_beside_other_choices(tied: bool, tmp_path: Path) -> None:
+    wide = FAMILIES["llama"] | {"num_hidden_layers": 4, "tie_word_embeddings": tied}
+    for four in (False, True):
+        of_depth = {
+            name: plan_file(wide if four else wide | {"num_hidden_layers": 2}, divided, trainable=LINEARS, **training)
+            for name, (divided, training) in OTHERS.items()
+            if (divided.layer_count == 4) == four
+        }
+        reference = peft_run(next(iter(of_depth.values())), LLAMA, tmp_path / str(four))
+        for ranks in sorted({file.plan.mesh.ranks for file in of_depth.values()}):
+            of_size = {
+                name: (file, tmp_path / str(four)) for name, file in of_depth.items() if file.plan.mesh.ranks == ranks
+            }
+            for file, _ in of_size.values():
+                check_plan(file)
+            for name, runs in run_in_turn(ranks, adapter_run, of_size).items():
+                assert_equal_to(reference, runs, name)
