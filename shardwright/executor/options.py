@@ -113,8 +113,6 @@ class RunOptions(Spec):
             raise ValueError("adapters_from has an alpha of its own; leave out lora_alpha")
         if self.data_format != "text" and not self.data:
             raise ValueError(f"data_format '{self.data_format}' needs data: give at least one path")
-        if self.init_from is not None and self.resume_from is not None:
-            raise ValueError("init_from and resume_from both say what to start from; give one of them")
         if self.token_dtype is not None and self.data_format != "tokens":
             raise ValueError(f"token_dtype is for data_format 'tokens', not '{self.data_format}'; leave it out")
         if self.data_column is not None and self.data_format != "hf":

@@ -65,10 +65,6 @@ def test_options_survive_their_file() -> None:
     assert RunOptions.model_validate_json(options.model_dump_json()) == options
 
 
-def test_a_run_starts_from_weights_or_from_a_checkpoint() -> None:
-    assert "init_from and resume_from both say what to start from" in refused(init_from="a", resume_from="b")
-
-
 def test_conversations_need_a_tokenizer() -> None:
     assert "'chat' needs a tokenizer" in refused(data_format="chat", data=["a.jsonl"])
     assert (

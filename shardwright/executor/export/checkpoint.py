@@ -10,8 +10,10 @@ from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMe
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor.model import Skeleton, hugging_face_state
-from shardwright.executor.training import MODEL_PREFIX, complete_checkpoints, damaged_file, read_manifest
+from shardwright.executor.training import MODEL_PREFIX, RunFolder, complete_checkpoints, damaged_file, read_manifest
 from shardwright.executor.weights import Pieces, StoredTensor, TensorFile, checkpoint_tensors
+
+from .merged import merged_weights
 
 
 def pick_checkpoint(folder: Path, step: int | None) -> Path:
@@ -33,20 +35,24 @@ def pick_checkpoint(folder: Path, step: int | None) -> Path:
 
 
 def checkpoint_weights(
-    checkpoint: Path, plan_file: PlanFile, skeleton: Skeleton, dtype: torch.dtype
+    checkpoint: Path, folder: RunFolder, plan_file: PlanFile, skeleton: Skeleton, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """Return the model's weights as `save_pretrained` would name and shape them, unread, tied ones once.
 
-    Parameters come in `dtype`, buffers such as the bias of a router in fp32.
+    Parameters come in `dtype`, buffers such as the bias of a router in fp32. Adapters are added to their weights.
 
     Raises:
-        SpecError: the checkpoint is of another model, damaged, or not complete.
+        SpecError: the checkpoint is of another model, damaged, or not complete; there is nothing to add its adapters to.
     """
     manifest = read_manifest(checkpoint, plan_file)
     if fault := damaged_file(checkpoint, manifest):
         raise SpecError(f"{checkpoint}: {fault}; give another --step")
     wanted = skeleton.model.state_dict()
-    own = hugging_face_state(_stored(checkpoint))
+    stored = _stored(checkpoint)
+    if manifest.trainable == "all":
+        own = hugging_face_state(stored)
+    else:
+        own = merged_weights(stored, manifest, folder, plan_file, skeleton)
     absent = sorted(wanted.keys() - own.keys() - skeleton.tied_names.keys())
     if absent:
         raise SpecError(

@@ -59,7 +59,7 @@ def export_weights(run: Path, options: ExportOptions, *, progress: Callable[[str
     plan_file = folder.read_plan()
     checkpoint = pick_checkpoint(folder.checkpoints, options.step)
     skeleton = read_skeleton(plan_file)
-    weights = checkpoint_weights(checkpoint, plan_file, skeleton, _DTYPES[options.dtype])
+    weights = checkpoint_weights(checkpoint, folder, plan_file, skeleton, _DTYPES[options.dtype])
     split = _split(weights, options.max_shard_size)
     with _whole_folder(options.to) as partial:
         for file, names in split.filename_to_tensors.items():

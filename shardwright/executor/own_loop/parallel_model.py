@@ -140,6 +140,10 @@ def parallelize(
     plan_file = plan if isinstance(plan, PlanFile) else read_plan_file(Path(plan))
     if not dist.is_initialized():
         raise SpecError("there is no process group; call torch.distributed.init_process_group first, under torchrun")
+    if not plan_file.training.trainable.trains_all:
+        raise SpecError(
+            f"the plan trains {plan_file.training.trainable}, and parallelize trains every weight; plan without --trainable, or use shardwright run"
+        )
     _check_model(model, plan_file)
     if device is None:
         on_gpu = "nccl" in dist.get_backend()

@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor
 
 from shardwright.base import RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
+from shardwright.executor.adapters import is_adapter
 from shardwright.executor.offload import Contents
 from shardwright.executor.weights import Pretrained, StoredReader
 
@@ -204,7 +205,7 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
 
 
 def load_pretrained(pretrained: Pretrained, trainee: Trainee) -> None:
-    """Read the parameters and buffers of this rank's shards. Other elements are not read. Every rank calls this.
+    """Read the parameters, but for adapters, and buffers of this rank's shards. Other elements are not read. Every rank calls this.
 
     Raises:
         SpecError: a file cannot be read.
@@ -212,8 +213,8 @@ def load_pretrained(pretrained: Pretrained, trainee: Trainee) -> None:
     contents = _contents(trainee)
     wanted = {
         name.removeprefix(MODEL_PREFIX): tensor
-        for name, tensor in tensors_of(trainee, contents).items()
-        if name.startswith(MODEL_PREFIX)
+        for name, tensor in tensors_of(trainee, contents, frozen=True).items()
+        if name.startswith(MODEL_PREFIX) and not is_adapter(name)
     }
     stored = pretrained.for_engine({name: tensor.shape for name, tensor in wanted.items()})
     try:
@@ -253,12 +254,13 @@ def _contents(trainee: Trainee) -> Contents | None:
     return None if offload is None else Contents(offload, trainee.optimizer.device_state)
 
 
-def tensors_of(trainee: Trainee, contents: Contents | None = None) -> dict[str, torch.Tensor]:
-    """Return this rank's trained parameters and persistent buffers as `model.NAME`, and their optimizer state as `optimizer.NAME.KIND`."""
+def tensors_of(trainee: Trainee, contents: Contents | None = None, *, frozen: bool = False) -> dict[str, torch.Tensor]:
+    """Return this rank's trained parameters (with `frozen` the others too) and persistent buffers as `model.NAME`, and optimizer state as
+    `optimizer.NAME.KIND`."""
     contents = contents or _contents(trainee)
     tensors: dict[str, torch.Tensor] = {}
     for full_name, parameter in (named for part in trainee.parts for named in part.named_parameters()):
-        if not parameter.requires_grad:
+        if not (parameter.requires_grad or frozen):
             continue
         name = trainee.tied.get(full_name, full_name)
         held = None if contents is None else contents.of(parameter)

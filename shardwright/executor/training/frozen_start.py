@@ -16,8 +16,14 @@ from shardwright.executor.adapters import (
     read_peft_folder,
 )
 from shardwright.executor.model import Skeleton, read_skeleton
+from shardwright.executor.weights import read_weights_folder
 
 from .manifest import Manifest, read_manifest
+
+
+def _content(source: str) -> str:
+    """Leave out where a folder of weights lies, but not its digest."""
+    return source.rpartition(" (")[2] if source.startswith("init-from") else source
 
 
 class AdapterStart(NamedTuple):
@@ -28,8 +34,16 @@ class AdapterStart(NamedTuple):
 
 
 def frozen_from(plan_file: PlanFile, options: RunOptions) -> str:
-    """Return what the frozen weights of a run are made of, "" where it has none."""
-    return "" if plan_file.training.trainable.trains_all else f"seed {options.seed}"
+    """Return what the frozen weights of a run are made of, "" where it has none.
+
+    Raises:
+        SpecError: the folder that they come from cannot be read.
+    """
+    if plan_file.training.trainable.trains_all:
+        return ""
+    if options.init_from is None:
+        return f"seed {options.seed}"
+    return f"init-from {options.init_from} ({read_weights_folder(options.init_from).digest})"
 
 
 def adapter_settings(
@@ -79,10 +93,13 @@ def check_start(checkpoint: Path, manifest: Manifest, plan_file: PlanFile, optio
         SpecError: it does not; says which options do.
     """
     own = frozen_from(plan_file, options)
-    if manifest.frozen_from != own:
+    if _content(manifest.frozen_from) != _content(own):
         raise SpecError(
-            f"{checkpoint}: its frozen weights are made from {manifest.frozen_from}, and this run's from {own}; give --{manifest.frozen_from}"
+            f"{checkpoint}: its frozen weights are made from {manifest.frozen_from}, and this run's from {own}; give "
+            f"--{manifest.frozen_from.partition(' (')[0]}"
         )
+    if plan_file.training.trainable.trains_all and options.init_from is not None and checkpoint == options.resume_from:
+        raise SpecError("init_from and resume_from both say what to start from; give one of them")
     settings = adapter_settings(plan_file, options)
     if manifest.adapters != settings and manifest.adapters is not None and settings is not None:
         raise SpecError(

@@ -179,8 +179,9 @@ class Trainer:
             assert start is not None
             for fault in start.passed:
                 self._tell(f"passed over: {fault}")
+            if start.checkpoint is None or not self._plan_file.training.trainable.trains_all:
+                self._start_from_weights()  # of which a checkpoint holds those alone that are trained
             if start.checkpoint is None:
-                self._start_from_weights()
                 return start.step
             try:
                 load_checkpoint(start.checkpoint, self._trainee, self._plan_file)

@@ -1,8 +1,8 @@
 """Weights in Hugging Face's layout, and the tensors of the engine: names and shapes converted, elements read when a shard asks for them."""
 
 from .conversion import checkpoint_tensors
-from .folder import INDEX, TensorFile
-from .nodes import Cast, Pieces
+from .folder import INDEX, TensorFile, read_weights_folder
+from .nodes import Cast, Node, Pieces, Region
 from .pretrained import Pretrained, read_pretrained
 from .reader import StoredReader
 from .stored import StoredTensor, elements
@@ -10,12 +10,15 @@ from .stored import StoredTensor, elements
 __all__ = [
     "INDEX",
     "Cast",
+    "Node",
     "Pieces",
     "Pretrained",
+    "Region",
     "StoredReader",
     "StoredTensor",
     "TensorFile",
     "checkpoint_tensors",
     "elements",
     "read_pretrained",
+    "read_weights_folder",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from shardwright.base import SpecError, read_json
+from shardwright.base import SpecError, files_digest, read_json
 
 from .nodes import InFile
 from .stored import StoredTensor
@@ -29,7 +29,7 @@ class WeightsFolder:
     config: Mapping[str, Any]
     tensors: Mapping[str, StoredTensor]
     digest: str
-    """Of names, types, shapes and places of all tensors, not of their values."""
+    """Of names, types, shapes and places of all tensors, and of what the files hold (`base.files_digest`)."""
 
 
 def read_weights_folder(folder: Path) -> WeightsFolder:
@@ -59,7 +59,8 @@ def read_weights_folder(folder: Path) -> WeightsFolder:
         )
     weight_map = _weight_map(folder)
     tensors, described = {}, []
-    for file in sorted(set(weight_map.values())):
+    files = sorted(set(weight_map.values()))
+    for file in files:
         opened = TensorFile(folder / file)
         for name in opened.names():
             if weight_map.get(name, file) == file:
@@ -71,6 +72,8 @@ def read_weights_folder(folder: Path) -> WeightsFolder:
         raise SpecError(
             f"{folder}: {INDEX} says that '{absent[0]}' is in {weight_map[absent[0]]}, which does not hold it; copy the folder again"
         )
+    paths = [folder / file for file in files]
+    described.append(files_digest(paths, [path.stat().st_size for path in paths]))
     return WeightsFolder(folder, config, tensors, hashlib.sha256("\n".join(described).encode()).hexdigest()[:16])
 
 

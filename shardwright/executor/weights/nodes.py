@@ -191,7 +191,9 @@ def viewed(node: Node, shape: Sequence[int]) -> Node:
         return Held(node.whole().reshape(tuple(shape)))
     dim = 0
     for old, new in groups:
-        if len(old) > 1:
+        if not old:  # a dimension of 1 behind the last
+            node = Stacked([node], dim)
+        elif len(old) > 1:
             node = _flattened(node, dim, len(old))
         elif len(new) != 1:
             node = _unflattened(node, dim, new)

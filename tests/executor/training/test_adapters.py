@@ -11,13 +11,13 @@ from shardwright.executor.training.frozen_start import adapter_settings
 from shardwright.executor.training.run_folder import RunFolder
 from shardwright.specs.plan import Plan
 from tests.executor.runs import losses, options, text_file, tiny
-from tests.parity.cases import layers, plan
+from tests.parity.cases import FamilyName, layers, plan
 
 LORA = "lora:r=4,targets=attention"
 
 
-def adapted(divided: Plan, trainable: str = LORA) -> PlanFile:
-    file = tiny(divided)
+def adapted(divided: Plan, trainable: str = LORA, *, family: FamilyName = "llama") -> PlanFile:
+    file = tiny(divided, family=family)
     training = file.training.model_validate({**file.training.model_dump(), "trainable": trainable})
     return file.model_copy(update={"training": training})
 
