@@ -2,14 +2,13 @@
 
 from .conversion import checkpoint_tensors
 from .folder import INDEX, TensorFile
-from .nodes import Cast, Pieces
+from .nodes import Pieces
 from .pretrained import Pretrained, read_pretrained
 from .reader import StoredReader
 from .stored import StoredTensor, elements
 
 __all__ = [
     "INDEX",
-    "Cast",
     "Pieces",
     "Pretrained",
     "StoredReader",
