@@ -36,8 +36,8 @@ def pick_checkpoint(folder: Path, step: int | None) -> Path:
 
 def checkpoint_weights(
     checkpoint: Path, folder: RunFolder, plan_file: PlanFile, skeleton: Skeleton, dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """Return the model's weights as `save_pretrained` would name and shape them, unread, tied ones once.
+) -> tuple[dict[str, Tensor], list[TensorFile]]:
+    """Return the model's weights as `save_pretrained` would name and shape them, unread, tied ones once, and the files that they are in.
 
     Parameters come in `dtype`, buffers such as the bias of a router in fp32. Adapters are added to their weights.
 
@@ -48,7 +48,7 @@ def checkpoint_weights(
     if fault := damaged_file(checkpoint, manifest):
         raise SpecError(f"{checkpoint}: {fault}; give another --step")
     wanted = skeleton.model.state_dict()
-    stored = _stored(checkpoint)
+    stored, files = _stored(checkpoint)
     if manifest.trainable == "all":
         own = hugging_face_state(stored)
     else:
@@ -62,11 +62,11 @@ def checkpoint_weights(
     cast = {name: value if name in buffers else value.to(dtype) for name, value in own.items()}
     for name, value in cast.items():
         assert value.shape == wanted[name].shape, f"{name}: the manifest is of the same model"
-    return checkpoint_tensors(skeleton.model, cast)
+    return checkpoint_tensors(skeleton.model, cast), files
 
 
-def _stored(checkpoint: Path) -> dict[str, Tensor]:
-    """Return the parameters and buffers of a checkpoint by the engine's names."""
+def _stored(checkpoint: Path) -> tuple[dict[str, Tensor], list[TensorFile]]:
+    """Return the parameters and buffers of a checkpoint by the engine's names, and its files."""
     metadata = HuggingFaceStorageReader(str(checkpoint)).read_metadata()
     files: dict[str, TensorFile] = {}
     tensors: dict[str, Tensor] = {}
@@ -80,4 +80,4 @@ def _stored(checkpoint: Path) -> dict[str, Tensor]:
             file = files.setdefault(path, TensorFile(Path(path)))
             pieces.append((tuple(chunk.offsets), file.tensor(key)))
         tensors[key.removeprefix(MODEL_PREFIX)] = StoredTensor(Pieces(tuple(found.size), pieces))
-    return tensors
+    return tensors, list(files.values())

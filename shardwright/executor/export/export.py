@@ -59,11 +59,13 @@ def export_weights(run: Path, options: ExportOptions, *, progress: Callable[[str
     plan_file = folder.read_plan()
     checkpoint = pick_checkpoint(folder.checkpoints, options.step)
     skeleton = read_skeleton(plan_file)
-    weights = checkpoint_weights(checkpoint, folder, plan_file, skeleton, _DTYPES[options.dtype])
+    weights, sources = checkpoint_weights(checkpoint, folder, plan_file, skeleton, _DTYPES[options.dtype])
     split = _split(weights, options.max_shard_size)
     with _whole_folder(options.to) as partial:
         for file, names in split.filename_to_tensors.items():
             _write_shard(partial / file, {name: weights[name] for name in names}, options.dtype)
+            for source in sources:
+                source.close()
             progress(
                 f"{file}: {len(names):,} of {len(weights):,} tensors, {units.size((partial / file).stat().st_size)}"
             )

@@ -2,14 +2,13 @@
 
 from .conversion import checkpoint_tensors
 from .folder import INDEX, TensorFile, read_weights_folder
-from .nodes import Cast, Node, Pieces, Region
+from .nodes import Node, Pieces, Region
 from .pretrained import Pretrained, read_pretrained
 from .reader import StoredReader
 from .stored import StoredTensor, elements
 
 __all__ = [
     "INDEX",
-    "Cast",
     "Node",
     "Pieces",
     "Pretrained",

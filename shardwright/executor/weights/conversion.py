@@ -28,6 +28,8 @@ from shardwright.base import SpecError
 from .stored import elements
 
 _MOST_NAMED = 3
+_COMPARED_ELEMENTS = 2**22
+"""Of two tied weights, in memory at once."""
 
 
 def module_tensors(
@@ -55,9 +57,10 @@ def module_tensors(
         if renamed not in wanted:
             unexpected.add(name)
             continue
-        made = copy.deepcopy(of_pattern[pattern]) if pattern is not None else WeightRenaming(name, renamed)
-        transform = collected.setdefault(renamed, made)
-        transform.add_tensor(renamed, name, pattern or name, tensors[name])  # type: ignore[arg-type]  # a tensor, as when saving
+        if renamed not in collected:
+            made = WeightRenaming(name, renamed) if pattern is None else copy.deepcopy(of_pattern[pattern])
+            collected[renamed] = made
+        collected[renamed].add_tensor(renamed, name, pattern or name, tensors[name])  # type: ignore[arg-type]  # a tensor, as when saving
     found = _converted(model, collected)
     _untie(found, tied, source)
     _check(model, found, unexpected, set(wanted) - set(tied), tensors, source)
@@ -69,7 +72,7 @@ def _converted(model: PreTrainedModel, collected: Mapping[str, WeightTransform])
     found: dict[str, Tensor] = {}
     for first, transform in collected.items():
         convert: Any = transform.convert  # type: ignore[attr-defined]  # both kinds of transforms have it
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RuntimeError):
             made = convert(first, model=model, config=model.config)
             found |= {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
     return found
@@ -102,9 +105,6 @@ def same(first: Tensor, second: Tensor) -> bool:
     return all(torch.equal(elements(mine), elements(other)) for mine, other in parts)
 
 
-_COMPARED_ELEMENTS = 2**22
-
-
 def _check(
     model: PreTrainedModel,
     found: Mapping[str, Tensor],
@@ -113,9 +113,36 @@ def _check(
     tensors: Mapping[str, Tensor],
     source: str,
 ) -> None:
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    """Check that the model has all its tensors `found`, and that the checkpoint's `tensors` have a place.
+
+    Raises:
+        SpecError: see `module_tensors`.
+    """
+    own, kind = model.state_dict(), type(model).__name__
     missing = set(wanted) - found.keys()
-    misshaped = {name for name, value in found.items() if name in shapes and value.shape != shapes[name]}
+    misshaped = {name for name, value in found.items() if name in own and value.shape != own[name].shape}
+    if missing or misshaped:
+        expected = checkpoint_tensors(model, {name: own[name] for name in missing | misshaped})
+        absent = sorted(expected.keys() - tensors.keys(), key=dot_natural_key)
+        if absent or not misshaped:
+            named = _listed(absent or sorted(missing))
+            raise SpecError(f"{source}: lacks {named}, which {kind} has; give whole weights of this model")
+        given = {name: tensors[name] for name in expected}
+        if all(given[name].shape == expected[name].shape for name in expected):  # each part fits, and there are more
+            given, expected = ({name: of[name] for name in misshaped} for of in (found, own))
+        differ = (name for name in sorted(given, key=dot_natural_key) if given[name].shape != expected[name].shape)
+        name = next(differ)
+        raise SpecError(
+            f"{source}: '{name}' has shape {tuple(given[name].shape)} there, and {tuple(expected[name].shape)} in this plan's model; plan with "
+            "the folder's config.json"
+        )
+    if extra := _without_place(model, unexpected):
+        fix = "plan with the folder's config.json"
+        raise SpecError(f"{source}: holds {_listed(extra)}, for which {kind} has no place; {fix}")
+
+
+def _without_place(model: PreTrainedModel, unexpected: set[str]) -> list[str]:
+    """Return the unexpected names, without those that transformers ignores in checkpoints of the class."""
     info = LoadStateDictInfo(
         missing_keys=set(),
         unexpected_keys=unexpected,
@@ -124,29 +151,8 @@ def _check(
         conversion_errors={},
         skipped_pp_keys=set(),
     )
-    model._adjust_missing_and_unexpected_keys(info)  # what transformers ignores in old checkpoints
-    extra = sorted(info.unexpected_keys)
-    kind = type(model).__name__
-    if missing or misshaped:
-        own = model.state_dict()
-        expected = checkpoint_tensors(model, {name: own[name] for name in missing | misshaped})
-        absent = sorted(expected.keys() - tensors.keys(), key=dot_natural_key)
-        if absent or not misshaped:
-            named = _listed(absent or sorted(missing))
-            raise SpecError(f"{source}: lacks {named}, which {kind} has; give whole weights of this model")
-        own_shapes = {name: tensor.shape for name, tensor in expected.items()}
-        given = {name: tensors[name].shape for name in own_shapes}
-        if given == own_shapes:  # each part fits, and there are more of them
-            own_shapes, given = ({name: of[name].shape for name in misshaped} for of in (own, found))
-        name = next(name for name in sorted(given, key=dot_natural_key) if given[name] != own_shapes[name])
-        raise SpecError(
-            f"{source}: '{name}' has shape {tuple(given[name])} there, and {tuple(own_shapes[name])} in this plan's model; plan with the folder's "
-            "config.json"
-        )
-    if extra:
-        raise SpecError(
-            f"{source}: holds {_listed(extra)}, for which {kind} has no place; plan with the folder's config.json"
-        )
+    model._adjust_missing_and_unexpected_keys(info)
+    return sorted(info.unexpected_keys)
 
 
 def checkpoint_tensors(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -131,6 +131,10 @@ class TensorFile:
             )
         return InFile(shape, _READABLE[kind], partial(self._slice_of, name))
 
+    def close(self) -> None:
+        """Let the pages that were read go. The next read maps the file again."""
+        self._opened = None
+
     def _slice_of(self, name: str) -> Any:
         with self._errors():
             return self._open().get_slice(name)

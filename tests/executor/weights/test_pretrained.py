@@ -135,7 +135,17 @@ class TestModels:
         assert "its config has rms_norm_eps 0.01, and the plan's model 1e-06" in refused(
             edit_config(llama, rms_norm_eps=0.01)
         )
-        edit_config(llama, rms_norm_eps=1e-6, max_position_embeddings=4096, eos_token_id=7, torch_dtype="bfloat16")
+        rope = {"rope_theta": 5e5, "rope_type": "default"}
+        assert "its config has rope_parameters" in refused(edit_config(llama, rms_norm_eps=1e-6, rope_parameters=rope))
+        edit_config(
+            llama,
+            rope_theta=1e4,
+            rope_parameters=None,
+            n_ctx=1024,
+            max_position_embeddings=4096,
+            eos_token_id=7,
+            torch_dtype="bfloat16",
+        )
         read(llama, LLAMA)
 
     def test_missing_tensors_are_named(self, llama: Path) -> None:
