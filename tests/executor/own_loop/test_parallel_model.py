@@ -66,7 +66,7 @@ def _train(plan_file: PlanFile, seed: int, folder: Path) -> tuple[list[float], d
         assert optimizer.step() > 0
         engine.save(folder, number)
     own_parameters = {
-        name: parameter.detach().full_tensor() if isinstance(parameter, DTensor) else parameter.detach()
+        name: parameter.full_tensor().detach() if isinstance(parameter, DTensor) else parameter.detach()
         for part in engine.engine.model_parts
         for name, parameter in part.named_parameters()
     }

@@ -40,7 +40,12 @@ class Faults:
     def install(self) -> None:
         sys.addaudithook(self.audit)
         own = os.fsync
-        mock.patch.object(os, "fsync", lambda descriptor: (self.step(), own(descriptor))).start()
+
+        def sync(descriptor: int) -> None:
+            self.step()
+            own(descriptor)
+
+        mock.patch.object(os, "fsync", sync).start()
         written = checkpoint.write_checkpoint
 
         def third(folder: Path, tensors: object, about: manifest.Manifest, **named: object) -> Path:
