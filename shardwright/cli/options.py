@@ -109,12 +109,12 @@ AllowPrecisionOption = Annotated[
     ),
 ]
 ChosenLossChunksOption = Annotated[
-    int,
+    int | None,
     typer.Option(
         parser=read_auto_option,
         metavar="COUNT",
         help="Run head and loss in that many pieces of a microbatch, so that fewer logits are alive at once; auto: let the "
-        "planner choose.",
+        "planner choose. Left out, 1, and auto beside frozen weights (--trainable), where logits decide what fits.",
     ),
 ]
 OverlapsDispatchOption = Annotated[
@@ -374,10 +374,23 @@ def read_may_choose(options: Mapping[str, Any]) -> "tuple[dict[str, Any], OpenCh
     """
     from shardwright.planner import OpenChoices
 
+    options = {**options, "loss_chunks": _loss_chunks(options)}
     opened = {name: options[name] == AUTO for name in _CLOSED}
     kept = {name: closed if opened[name] else options[name] for name, closed in _CLOSED.items()}
     formats = OpenChoices.parse({"linear_formats": options["allow_precision"]}, source="--allow-precision")
     return {**options, **kept}, formats.model_copy(update=opened)
+
+
+def _loss_chunks(options: Mapping[str, Any]) -> int | str:
+    """Return the pieces of the loss that were asked for; beside frozen weights the planner chooses, where the stack can."""
+    from shardwright.specs import named_stack, stack_names
+
+    given: int | str | None = options["loss_chunks"]
+    if given is not None:
+        return given
+    stack = options["stack"]
+    can = stack in stack_names() and named_stack(stack).runs.loss_chunks
+    return AUTO if can and options["trainable"] != "all" else 1
 
 
 def read_reliability(**options: float | None) -> "Reliability | None":

@@ -98,7 +98,7 @@ def plan(
     attention: AttentionOption = AUTO,
     fp8_attention: Fp8AttentionOption = False,
     stack: StackOption = "shardwright",
-    loss_chunks: ChosenLossChunksOption = 1,
+    loss_chunks: ChosenLossChunksOption = None,
     overlaps_dispatch: OverlapsDispatchOption = False,
     mlp_tiles: MlpTilesOption = 1,
     mtp_layers: MtpLayersOption = 0,

@@ -2,21 +2,24 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
-from shardwright.executor.adapters import layer
+from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor.adapters import is_adapter, layer
 from shardwright.executor.model import tensor_parallel
 from shardwright.executor.run.checks import check_plan
 from shardwright.specs.plan import Plan
 from tests.parity import sabotage
-from tests.parity.adapters import adapter_run, engine_adapter_runs, peft_run
+from tests.parity.adapters import adapter_engine, adapter_run, engine_adapter_runs, peft_model, peft_run
 from tests.parity.cases import layers, plan, plan_file
 from tests.parity.families import FAMILIES
 from tests.parity.updates import TOLERANCE, assert_equal_to, worst_update_error
-from tests.parity.worlds import run_in_turn
+from tests.parity.worlds import run_in_turn, run_world
 
 ATTENTION, LINEARS = "lora:r=4,targets=attention", "lora:r=4"
 LLAMA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -131,3 +134,46 @@ def test_updates_are_those_of_peft_beside_other_choices(tied: bool, tmp_path: Pa
                 check_plan(file)
             for name, runs in run_in_turn(ranks, adapter_run, of_size).items():
                 assert_equal_to(reference, runs, name)
+
+
+def test_updates_are_those_of_peft_with_compiled_layers(tmp_path: Path) -> None:
+    files = {
+        name: plan_file(FAMILIES["qwen3"], PLANS[name], trainable=LINEARS)
+        for name in ("zero 3", "tp", "tp without sequence parallelism")
+    }
+    reference = peft_run(files["tp"], LLAMA, tmp_path)
+    for name, runs in run_in_turn(
+        2, adapter_run, {name: (file, tmp_path, True) for name, file in files.items()}
+    ).items():
+        assert_equal_to(reference, runs, name)
+
+
+def test_updates_beside_spread_experts_are_those_of_peft(tmp_path: Path) -> None:
+    spread = {
+        "ep": plan((layers(zero=3),), dp_shard=2, ep=2),
+        "ep over tp": plan((layers(),), tp=2, ep=2),
+        "experts over tp": plan((layers(),), tp=2, sequence_parallel=False),
+    }
+    files = {name: plan_file(FAMILIES["mixtral"], divided, trainable=ATTENTION) for name, divided in spread.items()}
+    reference = peft_run(files["ep"], LLAMA[:4], tmp_path)
+    for name, runs in run_in_turn(2, adapter_run, {name: (file, tmp_path) for name, file in files.items()}).items():
+        assert_equal_to(reference, runs, name)
+
+
+def formats_and_shards(given: PlanFile, folder: Path) -> list[tuple[bool, torch.dtype, bool]]:
+    """Of each parameter: whether it is an adapter's, its format, and whether data parallelism shards it."""
+    engine = adapter_engine(given, folder)
+    return [
+        (is_adapter(name), value.dtype, isinstance(value, DTensor))
+        for part in engine.model_parts
+        for name, value in part.named_parameters()
+    ]
+
+
+@pytest.mark.parametrize("zero", [1, 3])
+def test_frozen_weights_lie_in_the_compute_format_and_whole_below_zero_3(zero: Literal[1, 3], tmp_path: Path) -> None:
+    given = plan_file(FAMILIES["llama"], plan((layers(zero=zero),), dp_shard=2), compute="bf16", trainable=LINEARS)
+    peft_model(given, LLAMA).save_pretrained(tmp_path)
+    for found in run_world(2, formats_and_shards, given, tmp_path):
+        assert {(dtype, shards) for adapter, dtype, shards in found if adapter} == {(torch.float32, True)}
+        assert {(dtype, shards) for adapter, dtype, shards in found if not adapter} == {(torch.bfloat16, zero == 3)}

@@ -111,6 +111,8 @@ class StageBuilder:
         count = self.plan_file.plan.layer_count
         if not trains_path(path, training.trainable, layers=structure.layers, layer_count=count, after=structure.after):
             freeze(part, COMPUTE_DTYPES[training.precision.compute])
+            if training.trainable.kind == "layers":
+                vars(part)["gradient_checkpointing"] = False  # no backward pass reaches it, so that nothing runs again
 
     def _spread_experts(self, layer: nn.Module) -> None:
         if self.expert_mesh is None:

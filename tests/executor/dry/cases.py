@@ -71,3 +71,24 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
         LLAMA_4, plan(*_stages(4, layers(1, zero=2)), microbatches=2, global_batch=16, pp=4, dp_shard=8, tp=2)
     ),
 }
+
+_LORA, _LAST = {"trainable": "lora:r=4"}, {"trainable": "layers:1+head"}
+ADAPTED: Mapping[str, Callable[[], PlanFile]] = {
+    "one rank": lambda: small(LLAMA_4, plan((layers(4),)), **_LORA),
+    "zero 1": lambda: small(LLAMA_4, plan((layers(4, zero=1),), microbatches=4, dp_shard=2), **_LORA),
+    "zero 3": lambda: small(LLAMA_4, plan((layers(4, zero=3),), microbatches=4, dp_shard=2), **_LORA),
+    "hsdp": lambda: small(LLAMA_4, plan((layers(4, zero=3),), dp_shard=2, dp_replicate=2), **_LORA),
+    "tp": lambda: small(LLAMA_4, plan((layers(4),), microbatches=4, tp=2), **_LORA),
+    "tp, zero 2": lambda: small(LLAMA_4, plan((layers(4, zero=2),), microbatches=4, tp=2, dp_shard=2), **_LORA),
+    "tp without sequence parallelism": lambda: small(
+        LLAMA_4, plan((layers(4),), microbatches=4, tp=2, sequence_parallel=False), **_LORA
+    ),
+    "pp and tp": lambda: small(
+        LLAMA_4, plan(*_stages(2, layers(2, zero=1)), microbatches=4, pp=2, tp=2, dp_shard=2), **_LORA
+    ),
+    "last layers": lambda: small(LLAMA_4, plan((layers(4, zero=3),), microbatches=4, dp_shard=2), **_LAST),
+    "last layers over pp and tp": lambda: small(
+        LLAMA_4, plan(*_stages(2, layers(2)), microbatches=4, pp=2, tp=2), **_LAST
+    ),
+}
+"""Beside frozen weights."""

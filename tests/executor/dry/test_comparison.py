@@ -8,14 +8,15 @@ from torch.distributed.pipelining import PipelineStage
 
 from shardwright.base import SpecError
 from shardwright.catalog import read_lengths
+from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.context import ring
 from shardwright.executor.dry import comparison
 from shardwright.executor.dry.comparison import SCALARS, SPLIT_LOSS, TOKEN_COUNTS, VOTES, dry_run
 from shardwright.executor.dry.step import trace_step
-from shardwright.executor.model import moves
+from shardwright.executor.model import moves, tensor_parallel
 from shardwright.executor.parallel import data_parallel
 from shardwright.specs import PIPELINE_INSIDE_DATA, Offload, TracedRank, TrafficAxis
-from tests.executor.dry.cases import LLAMA, LLAMA_4, PLANS, small
+from tests.executor.dry.cases import ADAPTED, LLAMA, LLAMA_4, PLANS, small
 from tests.parity.cases import layers, plan
 
 FLOPS_TOLERANCE = 0.01
@@ -50,6 +51,48 @@ def test_two_short_steps_tell_the_long_one(name: str) -> None:
         for entry in rank.traffic:
             kind = comparison._Kind(entry.axis, entry.collective)
             assert (entry.calls.traced, entry.bytes.traced) == (whole.calls[kind], whole.sizes[kind])
+
+
+def _input_gradient_flops(given: PlanFile) -> float:
+    """FLOPs of a step for the gradient of the first layer's input, through its projections and their adapters; nothing needs it."""
+    config, plan = given.model_config_json, given.plan
+    hidden, heads, keys, size = (
+        config[key] for key in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+    )
+    widths = [heads * size, keys * size, keys * size]
+    rank = given.training.trainable.rank
+    tokens = plan.global_batch * given.training.seq_len / plan.mesh.dp / plan.mesh.cp
+    return float(sum(2 * tokens * hidden * (width / plan.mesh.tp + rank) for width in widths))
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_adapters_exchange_and_compute_what_is_charged(name: str) -> None:
+    """But for the gradient of the first layer's input, which is charged: it is a small part of a model of many layers."""
+    given = ADAPTED[name]()
+    adapters = given.training.trainable.has_adapters
+    for rank in dry_run(given).ranks:
+        first = adapters and rank.pipeline_rank == 0
+        assert rank.flops.charged - rank.flops.traced == pytest.approx(
+            _input_gradient_flops(given) if first else 0, abs=1e-3 * rank.flops.charged
+        )
+        for entry in rank.traffic:
+            missing = _input_gradient_bytes(given, entry.collective) if first and entry.axis == "tp" else 0
+            assert entry.bytes.charged - entry.bytes.traced == missing, entry
+        assert rank.activation_bytes.relative_difference == pytest.approx(0, abs=0.1)
+
+
+def _input_gradient_bytes(given: PlanFile, collective: str) -> float:
+    """Bytes of summing that gradient over tp."""
+    mesh, kind = given.plan.mesh, "reduce_scatter" if given.plan.sequence_parallel else "all_reduce"
+    hidden = given.model_config_json["hidden_size"] * given.plan.micro_batch * given.training.seq_len
+    return 2.0 * hidden * given.plan.microbatches if mesh.tp > 1 and collective == kind else 0.0
+
+
+def test_adapters_whose_gradients_are_not_summed_over_tp_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ADAPTED["tp"]()
+    monkeypatch.setattr(tensor_parallel, "_sums_adapter", lambda name, role: False)
+    (rank,) = dry_run(given).ranks
+    assert any(entry.bytes.traced < entry.bytes.charged for entry in rank.traffic if entry.collective == "all_reduce")
 
 
 def _twice(owner: Any, name: str) -> Callable[[pytest.MonkeyPatch], None]:

@@ -1,0 +1,102 @@
+"""Adapters of each family: the linears that are charged, PEFT's initial values, merged weights, and what is refused."""
+
+from typing import Any
+
+import peft
+import pytest
+import torch
+
+from shardwright.base.errors import SpecError
+from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor.adapters import AdapterSettings, DrawnAdapters, check_adapters, merged_weight
+from shardwright.executor.adapters.check import model_adapters
+from shardwright.executor.can_run import check_can_run
+from shardwright.executor.model import read_skeleton
+from shardwright.specs.plan import Offload
+from tests.parity.cases import layers, plan, plan_file
+from tests.parity.families import FAMILIES, OTHERS
+
+CPU = torch.device("cpu")
+EXPERTS = {name for name, config in (FAMILIES | OTHERS).items() if "num_experts_per_tok" in config or "moe_k" in config}
+FUSED = {("phi3", "all-linear"), ("glm4", "all-linear"), ("falcon", "attention"), ("falcon", "all-linear")}
+"""Several projections are one weight in transformers, and a matmul each in the estimate."""
+
+
+def adapted(family: str, trainable: str = "lora:r=4") -> PlanFile:
+    return plan_file((FAMILIES | OTHERS)[family], plan((layers(),)), trainable=trainable)
+
+
+@pytest.mark.parametrize("family", sorted((FAMILIES | OTHERS).keys() - {"qwen3_next"}))
+def test_the_linears_of_a_family_are_those_that_are_charged(family: str) -> None:
+    """Unless one line refuses them."""
+    for targets in ("attention", "all-linear"):
+        given = adapted(family, f"lora:r=4,targets={targets}")
+        skeleton = read_skeleton(given)
+        if targets == "all-linear" and family in EXPERTS:
+            with pytest.raises(
+                SpecError, match=r"adapters of experts .* plan with --trainable lora:r=4,targets=attention"
+            ):
+                check_can_run(given)
+        elif (family, targets) in FUSED:
+            with pytest.raises(SpecError, match="in the plan's estimate; plan with"):
+                check_adapters(given, skeleton)
+        else:
+            check_can_run(given)
+            check_adapters(given, skeleton)
+            assert model_adapters(given, skeleton)
+
+
+def test_initial_values_are_those_of_peft() -> None:
+    """The same distribution: uniform within 1 / sqrt(inputs). PEFT draws them in another order."""
+    settings = AdapterSettings(rank=4, alpha=4)
+    down, up = DrawnAdapters(settings, 7, CPU).of("model.layers.0.mlp.up_proj", 32, 48)
+    assert down.shape == (4, 32)
+    assert not up.any()
+    again, _ = DrawnAdapters(settings, 7, CPU).of("model.layers.0.mlp.up_proj", 32, 48)
+    other, _ = DrawnAdapters(settings, 7, CPU).of("model.layers.1.mlp.up_proj", 32, 48)
+    assert torch.equal(down, again)
+    assert not torch.equal(down, other)
+    theirs: Any = peft.tuners.lora.Linear(torch.nn.Linear(32, 48), "default", peft.LoraConfig(r=4), r=4, lora_alpha=4)
+    bound = float(theirs.lora_A["default"].weight.detach().abs().max())
+    assert down.abs().max() <= 32**-0.5
+    assert float(down.abs().max()) == pytest.approx(bound, rel=0.1)
+
+
+def test_a_merged_weight_is_that_of_peft() -> None:
+    torch.manual_seed(0)
+    base = torch.nn.Linear(6, 10)
+    theirs: Any = peft.tuners.lora.Linear(
+        base, "default", peft.LoraConfig(r=2), r=2, lora_alpha=3, init_lora_weights=False
+    )
+    down, up = (getattr(theirs, name)["default"].weight for name in ("lora_A", "lora_B"))
+    own = merged_weight(base.weight.detach(), down, up, AdapterSettings(rank=2, alpha=3).scale)
+    transposed = merged_weight(base.weight.detach().T, down, up, 1.5, transposed=True)
+    theirs.merge()
+    torch.testing.assert_close(own, base.weight)
+    torch.testing.assert_close(transposed.T, base.weight)
+
+
+@pytest.mark.parametrize(
+    ("family", "trainable", "words"),
+    [
+        (
+            "llama",
+            "qlora:r=4",
+            "frozen weights in nf4 can be estimated and compared, not run yet; plan with lora, whose",
+        ),
+        ("llama", "lora:r=4,base=int8", "frozen weights in int8 can be estimated"),
+        ("llama", "lora:r=4,dropout=yes", "dropout of adapters can be estimated and compared, not run yet; leave out"),
+        ("qwen3_next", "lora:r=4,targets=attention", "adapters of linear attention can be estimated"),
+    ],
+)
+def test_what_does_not_run_is_refused_in_one_line(family: str, trainable: str, words: str) -> None:
+    with pytest.raises(SpecError) as raised:
+        check_can_run(adapted(family, trainable))
+    assert words in str(raised.value)
+
+
+def test_adapters_stay_on_the_device() -> None:
+    given = adapted("llama")
+    moved = given.plan.model_copy(update={"offload": Offload(optimizer_fraction=0.5)})
+    with pytest.raises(SpecError, match=r"beside frozen weights .* plan with --offload-optimizer 0"):
+        check_can_run(given.model_copy(update={"plan": moved}))

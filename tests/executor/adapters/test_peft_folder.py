@@ -1,0 +1,100 @@
+"""Folders of PEFT: read as they were written, and refused where they are not what the plan trains."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from shardwright.base.errors import SpecError
+from shardwright.executor.adapters import engine_adapters, read_peft_folder, write_peft_folder
+from shardwright.executor.adapters.peft_folder import CONFIG, TENSORS, target_modules
+from shardwright.executor.model import read_skeleton
+from tests.parity.adapters import peft_model
+from tests.parity.cases import layers, plan, plan_file
+from tests.parity.families import FAMILIES
+
+GIVEN = plan_file(FAMILIES["llama"], plan((layers(),)), trainable="lora:r=4,targets=attention")
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("peft")
+    peft_model(GIVEN, TARGETS).save_pretrained(folder)
+    return folder
+
+
+def test_a_folder_is_read_and_written_as_peft_has_it(written: Path, tmp_path: Path) -> None:
+    skeleton = read_skeleton(GIVEN)
+    read = read_peft_folder(written, GIVEN, skeleton)
+    assert read.settings.scale == 6 / 4
+    tensors = load_file(written / TENSORS)
+    assert engine_adapters(tensors).keys() == read.pairs.keys()
+    write_peft_folder(tmp_path / "again", tensors, read.settings, skeleton, base_model=None)
+    again = read_peft_folder(tmp_path / "again", GIVEN, skeleton)
+    assert again.settings == read.settings
+    for path, pair in read.pairs.items():
+        assert all(torch.equal(one, two) for one, two in zip(pair, again.pairs[path], strict=True))
+    assert json.loads((tmp_path / "again" / CONFIG).read_text())["target_modules"] == sorted(TARGETS)
+
+
+def _config(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / CONFIG).read_text())
+        (folder / CONFIG).write_text(json.dumps({**config, **changes}))
+
+    return change
+
+
+def _tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        tensors = load_file(folder / TENSORS)
+        change(tensors)
+        save_file(tensors, folder / TENSORS)
+
+    return apply
+
+
+NAME = "base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight"
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_config(peft_type="IA3"), "peft_type IA3 is not supported; allowed: LORA"),
+        (_config(use_dora=True), "use_dora True in adapter_config.json is not supported"),
+        (_config(rank_pattern={"q_proj": 8}), "rank_pattern {'q_proj': 8} in adapter_config.json is not supported"),
+        (_config(init_lora_weights="pissa"), "init_lora_weights pissa"),
+        (_config(bias="all"), "bias all"),
+        (_config(modules_to_save=["lm_head"]), "modules_to_save ['lm_head']"),
+        (_config(r=8), "adapters have rank 8 and the plan's 4; plan with --trainable lora:r=8,targets=attention"),
+        (_config(lora_alpha="much"), "alpha"),
+        (_tensors(lambda tensors: tensors.pop(NAME)), f"lacks {NAME} of the plan's adapters"),
+        (_tensors(lambda tensors: tensors.update(more=torch.zeros(1))), "also holds more, which the plan"),
+        (_tensors(lambda tensors: tensors.update({NAME: torch.zeros(3, 4)})), f"{NAME} has shape (3, 4), not (32, 4)"),
+        (lambda folder: (folder / TENSORS).unlink(), "holds no adapter_model.safetensors"),
+        (lambda folder: (folder / CONFIG).unlink(), "holds no adapter_config.json"),
+        (lambda folder: (folder / CONFIG).write_text("[1]"), "is no JSON object"),
+        (lambda folder: (folder / TENSORS).write_bytes(b"not"), "cannot be read"),
+    ],
+)
+def test_a_folder_that_is_not_of_the_plan_gives_one_line(
+    damage: Callable[[Path], None], words: str, written: Path, tmp_path: Path
+) -> None:
+    for name in (CONFIG, TENSORS):
+        (tmp_path / name).write_bytes((written / name).read_bytes())
+    damage(tmp_path)
+    with pytest.raises(SpecError) as raised:
+        read_peft_folder(tmp_path, GIVEN, read_skeleton(GIVEN))
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_target_modules_name_no_other_linear() -> None:
+    every = [f"h.{index}.{part}" for index in range(2) for part in ("attn.c_attn", "attn.c_proj", "mlp.c_proj")]
+    assert target_modules(every, every) == ["c_attn", "c_proj"]
+    assert target_modules([path for path in every if "attn" in path], every) == ["attn.c_proj", "c_attn"]
