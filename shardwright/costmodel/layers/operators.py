@@ -14,7 +14,7 @@ import numpy as np
 
 from shardwright.base import Array, Number
 from shardwright.costmodel.op_times import OPERANDS, Operator
-from shardwright.specs import Stack, TrainingSpec
+from shardwright.specs import BYTES_PER_ELEMENT, Stack, TrainingSpec
 from shardwright.specs.model import (
     Block,
     FeedForward,
@@ -245,6 +245,8 @@ def routed_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, 
     """The part of `saved_bytes` per token that is as wide as the hidden state of routed tokens, and the router's choice."""
     assert isinstance(block.ffn, MixtureOfExperts), "only a layer of experts routes"
     outputs = training.precision.activation_bytes_per_element * training.software.keeps_expert_outputs
+    if training.software.weighs_tokens_in_fp32:
+        outputs = BYTES_PER_ELEMENT["fp32"]
     copies = experts.copies(1.0, block.ffn.top_k, tp)
     inputs = _operand_bytes(training) * training.trainable.keeps_input(*GATE_UP)
     return np.asarray((inputs + outputs) * hidden * copies + 4 * block.ffn.experts)

@@ -9,7 +9,9 @@ from shardwright.validation.table import TableRow
 _Reading = Literal["allocated", "reserved", "device"]
 
 _STATED: dict[str, _Reading] = {"allocated": "allocated", "reserved": "reserved", "nvidia-smi": "device"}
-_IN_NOTES = re.compile(r"\b(?:peak[_ ])?mem(?:ory)?\b[^;]*?\b(allocated|reserved|nvidia-smi)\b", re.IGNORECASE)
+_IN_NOTES = re.compile(
+    r"\b(?:peak[_ ])?mem(?:ory)?(?:_usage)?\b[^;]*?\b(allocated|reserved|nvidia-smi)\b", re.IGNORECASE
+)
 _FAMILIES: dict[str, _Reading] = {
     # metrics of its trainer: max_memory_reserved
     "torchtitan": "reserved",

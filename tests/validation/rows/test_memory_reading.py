@@ -38,6 +38,12 @@ def test_swift_logs_what_the_allocator_reserved(framework: str) -> None:
     assert reading == MemoryReading("reserved", first_node=False)
 
 
+def test_notes_may_name_the_figure_of_a_log() -> None:
+    """NeMo's callback logs peak_memory_usage, from torch's max_memory_allocated."""
+    one = row(notes="log line: peak_memory_usage 72972500992 bytes (torch max allocated, NeMo callback)")
+    assert reading_of_row(one, "NeMo") == MemoryReading("allocated", first_node=False)
+
+
 def test_an_interactive_session_sees_its_own_node() -> None:
     one = row(source="bigscience-workshop/bigscience experiments/tr3m-1B3.md line 22")
     reading = reading_of_row(one, "Megatron-DeepSpeed")
