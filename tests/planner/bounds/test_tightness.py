@@ -11,8 +11,6 @@ from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.training import TrainingSpec
 
 _DEEPSEEK = ("deepseek-v3", "h800-sxm:2048", TrainingSpec(seq_len=4096, global_batch=15360))
-# of fewer microbatches torch's stages hold fewer buffers
-_HALF_BATCH = (*_DEEPSEEK[:2], TrainingSpec(seq_len=4096, global_batch=7680))
 _LLAMA = ("llama-3.1-405b", "h100-sxm:16384", TrainingSpec(seq_len=8192, global_batch=2048))
 _ALONE = Fixed(dp_replicate=1, zero_stage=1, offload_optimizer=0, context_parallel="ring", micro_batch=1)
 
@@ -22,7 +20,7 @@ _ALONE = Fixed(dp_replicate=1, zero_stage=1, offload_optimizer=0, context_parall
     [
         # 58 layers of experts over 32 ranks: some rank holds two, though all layers are 1.9 a rank
         pytest.param(
-            _HALF_BATCH,
+            _DEEPSEEK,
             _ALONE.but(pp=32, tp=2, cp=2, ep=8, etp=0, schedule="1f1b", context_parallel="all-gather"),
             1.05,
             id="commonest class",
