@@ -30,6 +30,7 @@ from shardwright.costmodel.tables import (
     communicator_bytes,
     context_bytes,
     layer_mixes,
+    receive_buffer_bytes,
 )
 from shardwright.specs import (
     BYTES_PER_ELEMENT,
@@ -236,10 +237,12 @@ class PlanCosts:
         logits = self._logit_bytes(kept, working)
         late, apart = static["late_gradients"], static["stream_gradients"]
         moving, step = kept + working + held.beside_activations, np.maximum(static["step"], static["flat"])
-        passing = moving >= step + late
-        reserved = held.peak_bytes(kept + working) - held.static + static["flat"] + static["unplaced"] + apart * passing
-        slack = reserved - np.maximum(moving, step + late)
+        # what tensors occupy peaks in the passes or in the update; room that is kept apart for gradients is theirs in the update
+        passing = moving >= step + late + apart
+        reserved = held.peak_bytes(kept + working) - held.static + static["flat"] + static["unplaced"] + apart
+        slack = reserved - np.maximum(moving, step + late + apart)
         constants, nodes = self.times.constants, [times.node for times in self._times_of_ranks]
+        received = float(receive_buffer_bytes(self.model, self.training, Candidates.of(self.plan))[0])
         communicators = [float(communicator_bytes(Candidates.of(self.plan), node, constants)[0]) for node in nodes]
         return [
             MemoryBytes(
@@ -250,7 +253,7 @@ class PlanCosts:
                 optimizer_step=step[rank] * (not passing[rank]),
                 activations=(kept[rank] + working[rank] - logits[rank]) * passing[rank],
                 logits=logits[rank] * passing[rank],
-                communication_buffers=held.reduce_buffer[rank] * passing[rank],
+                communication_buffers=held.reduce_buffer[rank] * passing[rank] + received,
                 allocator_slack=slack[rank],
                 communicators=communicators[rank],
                 context=context_bytes(nodes[rank], constants),

@@ -100,12 +100,17 @@ class Stack(Spec):
             of the router has them.
         fused_permutation: tokens are sorted by expert, and weighed and summed when they come back, in one kernel each way;
             otherwise operator by operator.
+        weighs_tokens_in_fp32: tokens are gathered for the experts, multiplied by their weights in fp32 and added up again by a kernel
+            for each of these steps, and the copy in fp32 stays for the gradient of the weights (torchtitan, models/moe/moe.py).
+            `fused_permutation` and `keeps_expert_outputs` then say nothing.
         expert_kernels_forward, expert_kernels_backward: launches for each expert that a rank holds; 0 where one grouped kernel
             runs them all.
         overlaps_reduction: gradients are reduced during the backward pass; otherwise after it.
         defers_reduction: in a pipeline, ZeRO 2 and 3 sum whole gradients over the microbatches and reduce them once a step, as
             torch's own schedules do (torch/distributed/pipelining/stage.py, backward_maybe_with_nosync). Otherwise each
             microbatch reduces into the rank's shard.
+        holds_receive_buffers: in a pipeline a stage has a buffer for what it receives of each microbatch, forward and backward, from the
+            first step on (torch/distributed/pipelining/stage.py, _create_act_recv_info and _create_grad_recv_info).
         copies_gathered: gathered parameters are copied out of the communication buffer beside no compute (FSDP2).
         copies_gradients: gradients are copied into a buffer before they are reduced (FSDP1 and FSDP2).
         overlaps_gather: parameters are gathered during the forward pass; otherwise before it.
@@ -201,10 +206,12 @@ class Stack(Spec):
     gate_kernels_forward: NonNegativeFloat = 3.0
     gate_kernels_backward: NonNegativeFloat = 7.0
     fused_permutation: bool = True
+    weighs_tokens_in_fp32: bool = False
     expert_kernels_forward: NonNegativeFloat = 0.0
     expert_kernels_backward: NonNegativeFloat = 0.0
     overlaps_reduction: bool = True
     defers_reduction: bool = False
+    holds_receive_buffers: bool = False
     copies_gathered: bool = True
     copies_gradients: bool = True
     overlaps_gather: bool = True

@@ -203,6 +203,26 @@ def test_weights_inside_the_experts_save_their_outputs(trained: Trained) -> None
     assert kept - folded == 2 * HIDDEN * 2
 
 
+def test_tokens_weighed_in_fp32_are_kept_so(trained: Trained) -> None:
+    """Two experts for each token: 64 columns of four bytes instead of the outputs in two; a router with as many copies."""
+    block = small_experts(hidden=HIDDEN).layer_classes[0]
+    fused, weighed = (saved_bytes(block, trained(weighs_tokens_in_fp32=so), HIDDEN, 1, 1) for so in (False, True))
+    assert weighed - fused == 2 * HIDDEN * (4 - 2)
+
+
+def test_gradients_of_routed_tokens_are_in_use_beside_a_layer(trained: Trained) -> None:
+    """Two copies of each of 128 tokens, 64 columns: the gradient of their inputs in two bytes beside those of three columns
+    of each expert; or three times in fp32, before these."""
+    block = small_experts(hidden=HIDDEN).layer_classes[0]
+    routed, columns = 128 * 2 * HIDDEN, 128 * block.ffn.active_width
+    hidden = 2 * 2 * 128 * HIDDEN
+    fused, weighed = (
+        work(trained(weighs_tokens_in_fp32=so)).layer(block).working_bytes_by_policy[0, 0] for so in (False, True)
+    )
+    assert fused == hidden + 3 * 2 * columns + 2 * routed
+    assert weighed == hidden + max(3 * 2 * columns + 2 * routed, 3 * 4 * routed)
+
+
 def test_paired_passes_hide_each_others_communication(trained: Trained) -> None:
     """Stages 0 and 3 share a rank, and 1 and 2; each pass hides as much as it computes, less what slows it."""
     forward = {"compute": np.array([4.0, 4, 4, 1]), "tensor_parallel": np.array([1.0, 2, 3, 9])}

@@ -15,6 +15,9 @@ from shardwright.costmodel.layers.row import RowWork
 from shardwright.costmodel.op_times.choice import op_times
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.plan_costs import PlanCosts
+from shardwright.costmodel.tables.build import build_tables
+from shardwright.costmodel.tables.cost_tables import CostTables
+from shardwright.costmodel.tables.memory import receive_buffer_bytes
 from shardwright.costmodel.tables.rows import Rows
 from shardwright.costmodel.tables.stage_sums import StageSums
 from shardwright.specs.mesh import Mesh
@@ -36,16 +39,22 @@ def training(stack: str, *, gradients: str = "fp32", attention: str = "flash") -
     return TrainingSpec.parse({**options, "precision": {"gradients": gradients}}, source="test")
 
 
-def work(job: TrainingSpec, *, model: ModelSpec | None = None, tp: int = 1) -> WorkModel:
-    chosen = candidates(tp=tp, micro_batch=1, sequence_parallel=int(tp > 1))
+def work(job: TrainingSpec, *, model: ModelSpec | None = None, tp: int = 1, pp: int = 1) -> WorkModel:
+    chosen = candidates(tp=tp, pp=pp, micro_batch=1, sequence_parallel=int(tp > 1))
     return WorkModel(model or small_model(), job, RoundTimes(), chosen)
 
 
 def costs(
-    job: TrainingSpec, *, micro_batch: int = 1, shard: int = 1, zero: ZeroStage | None = None, host: Literal[0, 1] = 0
+    job: TrainingSpec,
+    *,
+    micro_batch: int = 1,
+    shard: int = 1,
+    zero: ZeroStage | None = None,
+    host: Literal[0, 1] = 0,
+    layers: int = 4,
 ) -> PlanCosts:
     stage: ZeroStage = (1 if shard > 1 else 0) if zero is None else zero
-    run = LayerRun(count=4, recompute="full", zero_stage=stage)
+    run = LayerRun(count=layers, recompute="full", zero_stage=stage)
     plan = Plan(
         mesh=Mesh(dp_shard=shard),
         micro_batch=micro_batch,
@@ -53,7 +62,7 @@ def costs(
         stages=(Stage(layers=(run,)),),
         offload=Offload(optimizer_fraction=host),
     )
-    return plan_costs(small_model(), round_cluster(), job, plan, RoundTimes())
+    return plan_costs(small_model(layers=layers), round_cluster(), job, plan, RoundTimes())
 
 
 def memory(job: TrainingSpec, *, micro_batch: int = 1) -> MemoryBytes:
@@ -68,6 +77,8 @@ def memory(job: TrainingSpec, *, micro_batch: int = 1) -> MemoryBytes:
         ("torchtitan-eager", 3 * 4),
         ("nanotron", 2 * 4),
         ("megatron-lm", 2 + 2 * 4),
+        ("hf-trainer", 3 * 4),
+        ("hf-fast-kernels", 2 * 4),
         ("megatron-core", 2 + 4),
         ("torchtitan-compiled-loss", 4),
         ("fsdp", 4),
@@ -201,7 +212,7 @@ def test_a_vocabulary_that_dtensor_splits_has_a_fourth_copy_in_the_loss(tp: int,
 def test_a_loss_in_chunks_holds_the_logits_of_one() -> None:
     """Twelve bytes for each of 1000 logits of a token: in one piece, and in eight. Beside them the head keeps its input."""
     whole, chunked = (
-        work(training("torchtitan-eager").model_copy(update={"loss_chunks": chunks})).head() for chunks in (1, 8)
+        work(training("torchtitan-eager").model_copy(update={"loss_chunks": chunks}), pp=2).head() for chunks in (1, 8)
     )
     inputs = SEQ * HIDDEN * (4 + 2 + 2)
     alive = [
@@ -209,6 +220,69 @@ def test_a_loss_in_chunks_holds_the_logits_of_one() -> None:
     ]
     assert alive == [12 * SEQ * VOCABULARY, 12 * SEQ * VOCABULARY / 8]
     assert chunked.activation_bytes_by_policy[0, 0] - inputs == 2 * SEQ * HIDDEN  # the gradient of the hidden states
+
+
+def test_the_loss_of_one_stage_is_over_when_its_layers_go_back() -> None:
+    """Of 12 bytes for each logit the softmax, 4 in fp32, waits for its backward pass where several microbatches are on their way."""
+    alone, last = (work(training("torchtitan-eager"), pp=pp).head() for pp in (1, 2))
+    inputs = SEQ * HIDDEN * (4 + 2 + 2)
+    assert alone.activation_bytes_by_policy[0, 0] == inputs
+    assert alone.working_bytes_by_policy[0, 0] == 12 * SEQ * VOCABULARY
+    assert last.activation_bytes_by_policy[0, 0] == inputs + 4 * SEQ * VOCABULARY
+    assert last.working_bytes_by_policy[0, 0] == 8 * SEQ * VOCABULARY
+
+
+def test_what_tensors_occupy_peaks_in_the_update_though_the_allocator_keeps_room_apart() -> None:
+    """FSDP1, states of 16 bits, 2 ranks: 8 bytes for each of W / 2 parameters, and with the root of a moment 10. The head stays
+    gathered. The passes need less, but the room of the gradients is apart from theirs."""
+    precision = Precision(parameters="bf16", gradients="bf16")
+    job = TrainingSpec(seq_len=8, global_batch=2, precision=precision, stack="hf-trainer")
+    (found,) = costs(job, shard=2, zero=3, layers=8).memory()
+    shard = (WEIGHTS + 4 * LAYER_WEIGHTS) / 2
+    held = (found.parameters, found.gradients, found.optimizer_state, found.optimizer_step)
+    assert held == (2 * shard, 2 * shard, 4 * shard, 2 * shard)
+    assert found.allocated == pytest.approx(sum(held) + 2 * (VOCABULARY * HIDDEN + HIDDEN))
+    assert found.allocator_slack > 0
+
+
+def test_gradients_of_a_layer_lie_beside_the_copy_that_is_reduced() -> None:
+    """FSDP: 2 bytes a parameter as autograd made them, beside 4 in the buffer; DeepSpeed's lie in the buffer itself."""
+    fsdp, deepspeed = (costs(training(name), shard=2, zero=3).sums for name in ("torchtitan", "deepspeed-zero3"))
+    largest = VOCABULARY * HIDDEN + HIDDEN
+    assert fsdp.rows.reduce_buffer.last.tolist() == [[6 * largest]]
+    assert deepspeed.rows.reduce_buffer.last.tolist() == [[4 * largest]]
+
+
+def test_shards_of_gradients_that_come_at_the_end_have_room_of_their_own() -> None:
+    """torchtitan in a pipeline sums whole gradients; the stream of the reduction then makes 4 bytes for each of W / 2."""
+    tables = pipelined("torchtitan", pp=2, microbatches=4, shard=2)
+    ends = np.array([[1, 1]])
+    flat = Rows.of(tables.static.flat).total(np.array([[4]]), ends)
+    assert flat.tolist() == [4 * WEIGHTS / 2]
+
+
+def pipelined(stack: str, *, pp: int, microbatches: int, shard: int = 1) -> CostTables:
+    chosen = candidates(pp=pp, dp_shard=shard, microbatches=microbatches, micro_batch=1, sequence_parallel=0)
+    return build_tables(small_model(), training(stack), chosen, RoundTimes())
+
+
+@pytest.mark.parametrize(
+    ("pp", "stages_per_rank", "microbatches", "messages"),
+    [(1, 1, 8, 0), (2, 1, 8, 8), (4, 1, 8, 12), (4, 2, 8, 24), (4, 1, 4, 4)],
+)
+def test_torchs_stages_hold_a_buffer_for_each_message(
+    pp: int, stages_per_rank: int, microbatches: int, messages: int
+) -> None:
+    """A message is 128 tokens of 64 elements in two bytes. Megatron and this project's executor make a buffer when it is due."""
+    chosen = candidates(
+        pp=pp, stages_per_rank=stages_per_rank, microbatches=microbatches, micro_batch=1, sequence_parallel=0
+    )
+    torchs, megatron, own = (
+        receive_buffer_bytes(small_model(), training(name), chosen)
+        for name in ("torchtitan", "megatron-core", "shardwright")
+    )
+    assert torchs.tolist() == [messages * SEQ * HIDDEN * 2]
+    assert megatron.tolist() == own.tolist() == [0]
 
 
 @pytest.mark.parametrize(("zero", "host"), [(2, 0), (3, 0), (1, 1)])

@@ -11,7 +11,7 @@ from shardwright.costmodel.op_times.choice import op_times
 from shardwright.costmodel.pipeline.in_flight import peak_activation_bytes
 from shardwright.costmodel.pipeline.step import step_seconds
 from shardwright.costmodel.tables.build import build_tables
-from shardwright.costmodel.tables.memory import fixed_bytes
+from shardwright.costmodel.tables.memory import fixed_bytes, receive_buffer_bytes
 from shardwright.costmodel.tables.rows import RowCosts, ends_of, stage_seconds
 from shardwright.specs.candidates import Candidates
 from shardwright.specs.cluster import ClusterSpec
@@ -54,6 +54,7 @@ class Specs:
         times = op_times(cluster, self.training)
         rows = RowCosts.of(build_tables(self.model, self.training, self.candidates, times))
         fixed = fixed_bytes(self.candidates, times.node, times.constants)
+        fixed = fixed + receive_buffer_bytes(self.model, self.training, self.candidates)
         seconds, peaks = np.zeros(len(self.candidates)), np.zeros(len(self.candidates))
         for alike in self._alike:
             seconds[alike], peaks[alike] = self._of_one_shape(rows[alike], alike)

@@ -66,11 +66,9 @@ class EndWork:
         alive = self._logit_bytes * logits / chunks
         # a loss in pieces has its gradient, as large as the hidden states, when the forward ends
         kept_logits = saved * logits if chunks == 1 else np.minimum(alive, element * tokens * hidden)
-        # Beside frozen weights activations decide the peak. The loss of the only microbatch of one stage is over when the
-        # backward of the layers begins.
-        alone = (self.frame.candidates.pp == 1) & (self.frame.candidates.microbatches == 1)
-        over = alone & (not self.frame.training.trainable.trains_all)
-        kept_logits = np.where(over, 0.0, kept_logits)
+        # one stage alone runs a microbatch's backward behind its forward: the loss is over when that of the layers begins
+        over = self.frame.candidates.pp == 1
+        kept_logits, capped = np.where(over, 0.0, kept_logits), self._capped_bytes_per_logit * logits
         judge = self.frame.times.operator_seconds
         # each further piece adds its gradient of the weight to the sum: two reads and a write
         summed = 3.0 * element * hidden * vocabulary * (chunks - 1)
@@ -88,10 +86,10 @@ class EndWork:
             weight_gradient=chunks * linear.weight_gradient_seconds(matmuls) + summing,
             parameters=parameters,
             kept=kept_logits
-            + np.where(over, 0.0, self._capped_bytes_per_logit * logits)
+            + np.where(over, 0.0, capped)
             + self._norm_constant_bytes
             + tokens * (self._norm_bytes / self.frame.sequence_split + element * hidden * trained),
-            working=alive - kept_logits,
+            working=alive - kept_logits + np.where(over, capped, 0.0),
             trained=trained,
             exchanges=self._head_exchanges,
             summed=self.frame.summed_gradients(self.frame.model.head_parameters() if trained else []),

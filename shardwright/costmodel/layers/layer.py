@@ -8,6 +8,7 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.op_times import exposed_beside, operator_passes
+from shardwright.specs import BYTES_PER_ELEMENT
 from shardwright.specs.model import Block, FeedForward, MixtureOfExperts
 
 from . import operators
@@ -401,6 +402,18 @@ class LayerWork:
         freed = tensors.freed_by(modules_apart(frame.training))
         return _Saved(tensors.kept + more, tensors.kept_selective + more, tensors.inner, freed)
 
+    def _with_routed(self, inner: Array) -> Array:
+        """`inner` bytes of gradients between the matmuls of a feed-forward, and those as wide as the hidden state of the tokens
+        that experts got: the gradient of their inputs. Where tokens are weighed in fp32, the gradient of what comes back is alive
+        in fp32 three times before any other: itself, and its products with the tokens and with their weights."""
+        ffn, frame = self.block.ffn, self.frame
+        if isinstance(ffn, FeedForward):
+            return inner
+        routed = frame.tokens * frame.model.hidden_size * frame.experts.copies(1.0, ffn.top_k, frame.candidates.tp)
+        own = inner + frame.element_bytes * routed
+        weighing = 3.0 * BYTES_PER_ELEMENT["fp32"] * routed
+        return np.maximum(own, weighing) if frame.stack.weighs_tokens_in_fp32 else np.asarray(own)
+
     def _bytes(self) -> tuple[Array, Array]:
         """Return the bytes kept per microbatch and the bytes in use during its backward, by policy.
 
@@ -413,7 +426,7 @@ class LayerWork:
         if tiles > 1:  # the input of the feed-forward is kept, and one piece's tensors are made again
             saved = saved._replace(all=saved.all - saved.inner, without_core=saved.without_core - saved.inner)
         inner = (3.0 if block.ffn.gated else 2.0) * element * tokens * block.ffn.active_width / tp
-        inner = (inner + saved.inner * (tiles > 1)) / tiles
+        inner = self._with_routed((inner + saved.inner * (tiles > 1)) / tiles)
         gradients = 2.0 * element * tokens * hidden + inner
         if training.attention == "unfused":
             freed = 0.0 if block.parallel else saved.inner

@@ -14,7 +14,7 @@ import numpy as np
 
 from shardwright.base import Array, Number
 from shardwright.costmodel.op_times import OPERANDS, Operator
-from shardwright.specs import Stack, TrainingSpec
+from shardwright.specs import BYTES_PER_ELEMENT, Stack, TrainingSpec
 from shardwright.specs.model import (
     Block,
     FeedForward,
@@ -37,7 +37,7 @@ class Matmul:
 
     `sensitive`: it stays in the compute format where other weight matmuls use a lower one. `split`: how it is split
     over tp. By its columns, its input is gathered; by its rows, the gradient of its output is. `after_norm`: a norm writes
-    its input. `shares_input`: an earlier matmul reads the same input. `experts`: its groups are experts of a mixture.
+    its input. `shares_input`: an earlier matmul reads the same input. `experts`: its groups are experts of a mixture, also a single one.
     `modules`: the linears that it computes, by the names of transformers; none of the router.
     """
 
@@ -136,7 +136,10 @@ def ffn_matmuls(
     shared = _feed_forward(ffn.shared_width, ffn.gated, hidden, tokens, tp, 1) if ffn.shared_width else []
     return [
         Matmul(tokens, hidden, ffn.experts, sensitive=True),
-        *_feed_forward(ffn.expert_width, ffn.gated, hidden, each, split.expert_tp, held),
+        *(
+            replace(matmul, experts=True)
+            for matmul in _feed_forward(ffn.expert_width, ffn.gated, hidden, each, split.expert_tp, held)
+        ),
         *shared,
     ]
 
@@ -152,12 +155,10 @@ def _of_one_input(tokens: Number, hidden: int, widths: Sequence[Number], modules
 
 
 def _feed_forward(width: int, gated: bool, hidden: int, tokens: Number, tp: Number, groups: Number) -> list[Matmul]:
-    local, experts = width / np.asarray(tp), bool(np.any(np.asarray(groups) != 1))
+    local = width / np.asarray(tp)
     return [
-        Matmul(
-            tokens, hidden, (1 + gated) * local, groups, split="columns", experts=experts, modules=GATE_UP[not gated :]
-        ),
-        Matmul(tokens, local, hidden, groups, split="rows", experts=experts, modules=("down_proj",)),
+        Matmul(tokens, hidden, (1 + gated) * local, groups, split="columns", modules=GATE_UP[not gated :]),
+        Matmul(tokens, local, hidden, groups, split="rows", modules=("down_proj",)),
     ]
 
 
@@ -245,6 +246,8 @@ def routed_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, 
     """The part of `saved_bytes` per token that is as wide as the hidden state of routed tokens, and the router's choice."""
     assert isinstance(block.ffn, MixtureOfExperts), "only a layer of experts routes"
     outputs = training.precision.activation_bytes_per_element * training.software.keeps_expert_outputs
+    if training.software.weighs_tokens_in_fp32:
+        outputs = BYTES_PER_ELEMENT["fp32"]
     copies = experts.copies(1.0, block.ffn.top_k, tp)
     inputs = _operand_bytes(training) * training.trainable.keeps_input(*GATE_UP)
     return np.asarray((inputs + outputs) * hidden * copies + 4 * block.ffn.experts)

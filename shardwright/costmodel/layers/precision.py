@@ -48,6 +48,7 @@ class _Elements(NamedTuple):
     weights: Array
     of_input: Number
     of_gradient: Number
+    grouped: bool
 
 
 def operand_bytes(
@@ -71,6 +72,7 @@ def operand_bytes(
         weights=np.asarray(matmul.k) * matmul.n * matmul.groups,
         of_input=sequence_split if matmul.split == "columns" else 1,
         of_gradient=sequence_split if matmul.split == "rows" else 1,
+        grouped=matmul.experts,
     )
     operand = OPERANDS[training.precision.linear]
     if training.software.casts_both_layouts:
@@ -82,9 +84,10 @@ def _one_layout_after_the_other(
     operand: Operand, elements: _Elements, training: TrainingSpec, *, trained: bool
 ) -> tuple[Array, Array]:
     source_bytes = training.precision.activation_bytes_per_element
-    inputs, outputs, weights, of_input, of_gradient = elements
+    inputs, outputs, weights, of_input, of_gradient, grouped = elements
     first = operand.first_bytes(source_bytes, scan_is_fused=training.software.fused_elementwise)
-    second, turned_weights = (operand.second_bytes(source_bytes, weight=weight) for weight in (False, True))
+    second = operand.second_bytes(source_bytes, grouped=grouped)
+    turned_weights = operand.second_bytes(source_bytes, weight=True)
     if operand.plain_weight_gradient:
         return np.asarray((inputs + weights) * first), np.asarray(outputs * first + weights * turned_weights)
     turned = (inputs + outputs) * second * trained + weights * turned_weights
@@ -97,7 +100,7 @@ def _both_layouts_at_once(
     operand: Operand, elements: _Elements, training: TrainingSpec, *, after_norm: bool, trained: bool
 ) -> tuple[Array, Array]:
     source_bytes = training.precision.activation_bytes_per_element
-    inputs, outputs, _, of_input, of_gradient = elements
+    inputs, outputs, _, of_input, of_gradient, _ = elements
     scaled = training.software.fused_operands and not operand.again
     both, transposed = operand.both_bytes(source_bytes, scaled=scaled), 2 * operand.bytes
     if not trained:  # the kernel writes one layout, and nothing transposes the other

@@ -31,6 +31,9 @@ from .saved import layer_code
 # Of Megatron-Core's unfused permutation (moe_utils.py): the product with the weights, zeros, scatter_add and index_select for
 # eight experts a token, less the two passes each way that `dispatched_elements` counts.
 _UNFUSED_PERMUTATION_PASSES = (0.5, 5.5)
+# The same of torchtitan (models/moe/moe.py): gather, casts to fp32 and back around a product with the weights, and scatter_add, which
+# copies its sum first.
+_FP32_PERMUTATION_PASSES = (8.4, 17.5)
 _CLAMPED_PASSES, _BIAS_PASSES, _BIAS_PASSES_BY_EXPERT = (16.0, 43.0), (4.0, 1.0), (14.0, 20.0)
 
 
@@ -211,7 +214,9 @@ def _around_experts(
     if isinstance(ffn, FeedForward):
         return ()
     outputs, moved = hidden * split.copies(1.0, ffn.top_k, 1), []
-    if not stack.fused_permutation:
+    if stack.weighs_tokens_in_fp32:
+        moved.append((outputs, _FP32_PERMUTATION_PASSES))
+    elif not stack.fused_permutation:
         moved.append((outputs, _UNFUSED_PERMUTATION_PASSES))
     if ffn.bias and stack.transformers_layers:
         columns = (1 + ffn.gated) * (computed_width(block, split) - ffn.shared_width)

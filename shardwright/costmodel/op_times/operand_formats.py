@@ -41,12 +41,13 @@ class Operand(NamedTuple):
         scale in the kernel that writes the source."""
         return source_bytes * (2 if self.scans and not scan_is_fused else 1) + self.bytes
 
-    def second_bytes(self, source_bytes: Number, *, weight: bool = False) -> Number:
+    def second_bytes(self, source_bytes: Number, *, weight: bool = False, grouped: bool = False) -> Number:
         """Return the memory traffic of the second layout. The scale of the whole tensor is known by then, unless a transform
-        wrote another one, which is read for it."""
+        wrote another one, which is read for it. Of `grouped` tokens the copy in the other layout is read twice, for the scales of
+        each group's rows and to cast them (torchao, prototype/moe_training: fp8_grouped_mm.py, _triton_fp8_per_group_colwise_scales_kernel)."""
         if weight and self.square_weights:
             return 2 * self.bytes
-        extra = 3 * (self.transforms and not weight)
+        extra = 3 * (self.transforms and not weight) + 2 * (self.turns and grouped and not weight)
         return (source_bytes * (1 + self.turns + extra) if self.again else self.bytes) + self.bytes
 
     def both_bytes(self, source_bytes: Number, *, scaled: bool) -> Number:

@@ -12,7 +12,9 @@ from .memory import (
     fixed_bytes,
     host_reserve_for,
     host_share_bytes,
+    message_bytes,
     nvme_share_bytes,
+    receive_buffer_bytes,
     usable_bytes,
 )
 from .rows import RowCosts, Rows, StageSeconds, ends_of, rank_bytes, stage_causes, stage_seconds
@@ -37,8 +39,10 @@ __all__ = [
     "host_reserve_for",
     "host_share_bytes",
     "layer_mixes",
+    "message_bytes",
     "nvme_share_bytes",
     "rank_bytes",
+    "receive_buffer_bytes",
     "stage_causes",
     "stage_seconds",
     "usable_bytes",

@@ -26,6 +26,7 @@ from .activation_offload import ActivationOffload
 from .cost_tables import CostTables, Seconds, StaticBytes
 from .data_parallel import DataParallel, defers, sharded
 from .distinct_rows import distinct_rows
+from .memory import message_bytes
 from .straggler import largest_of
 from .update import Update
 
@@ -338,9 +339,9 @@ class _Builder:
         """
         tp, sequence = self.candidates.tp, self.candidates.sequence_parallel == 1
         regathers = ~sequence & (tp > 1) & (self.candidates.pp > 1) & self.training.software.splits_sends
-        elements = self.candidates.micro_batch * float(self.training.seq_len) * self.model.hidden_size
-        whole_bytes = self.training.precision.activation_bytes_per_element * elements / self.candidates.cp
-        sent_bytes = whole_bytes / np.where(sequence | regathers, tp, 1)
+        sent_bytes = message_bytes(self.model, self.training, self.candidates)
+        whole_bytes = sent_bytes * np.where(sequence, tp, 1)
+        sent_bytes = sent_bytes / np.where(regathers, tp, 1)
         node = self.times.node
         send = self._between_stages("send", sent_bytes, crossing)
         gather = self.times.collective_seconds("all_gather", whole_bytes, tp_group(self.candidates, node))
@@ -402,19 +403,24 @@ class _Builder:
         summed = (self._column("microbatches") > 1) * self._column("offload_gradients")
         gradients = np.where(whole_gradients, (1 - summed) * whole, device_gradient)
         reduces = (self._column("data_ranks") > 1) | (summed > 0)
+        defer = defers(self.training, self.candidates)[:, None]
+        # what autograd made of a layer is there until it is copied for its reduction, while that of the layer before it goes on
+        made = stack.copies_gradients & (self._column("data_ranks") > 1) & ((zero >= 2) | defer) & (not self._in_heap)
         return StaticBytes(
             parameters=on_device * master + frozen,
             gathered=kept_gathered,
             gather_window=np.where(freed | (streams > 0), gathered, 0.0),
             gradients=np.where(late, 0.0, gradients),
             optimizer_state=on_device * states,
-            reduce_buffer=np.where(reduces, gradient, 0.0) * parameters,
+            reduce_buffer=(np.where(reduces, gradient, 0.0) + made * precision.activation_bytes_per_element)
+            * parameters,
             step=on_device * (stack.step_copies * element + widened) * shard,
             late_gradients=np.where(late & ~on_stream, gradients, 0.0),
             stream_gradients=np.where(late & on_stream, gradients, 0.0),
             flat=on_device
             * (
-                stack.flat_step_bytes_per_parameter * shard
+                # the stream of the reduction has room of its own for the shards of gradients that came at the end
+                (stack.flat_step_bytes_per_parameter + element * (defer & (self._column("data_ranks") > 1))) * shard
                 + np.where(zero <= 1, stack.flat_gradient_copies * gradient * parameters, 0.0)
             ),
             unplaced=(kept_gathered + gradients) * self._in_heap,

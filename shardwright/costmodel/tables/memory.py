@@ -13,7 +13,8 @@ import numpy as np
 
 from shardwright.base import GIB, Array
 from shardwright.costmodel.op_times import Constants
-from shardwright.specs import Candidates, Device, NodeGroup
+from shardwright.specs import Candidates, Device, NodeGroup, TrainingSpec
+from shardwright.specs.model import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,31 @@ def host_reserve_for(memory_bytes: float) -> float:
 def fixed_bytes(candidates: Candidates, node: NodeGroup, constants: Constants) -> Array:
     """(N,): bytes of context and communicators, which don't depend on the choice of layers."""
     return context_bytes(node, constants) + communicator_bytes(candidates, node, constants)
+
+
+def message_bytes(model: ModelSpec, training: TrainingSpec, candidates: Candidates) -> Array:
+    """(N,): bytes of one microbatch's hidden states that a rank has between two stages, split over cp, and over tp where the
+    sequence is."""
+    elements = candidates.micro_batch * float(training.seq_len) * model.hidden_size / candidates.cp
+    split = np.where(candidates.sequence_parallel == 1, candidates.tp, 1)
+    return np.asarray(training.precision.activation_bytes_per_element * elements / split)
+
+
+def receive_buffer_bytes(model: ModelSpec, training: TrainingSpec, candidates: Candidates) -> Array:
+    """(N,): bytes of the buffers for messages of a step on a rank, where a stack holds one for each (`holds_receive_buffers`).
+
+    Of M microbatches each of a rank's v stages receives M hidden states and M gradients; the first and the last one of all
+    receive only one kind. Of the hidden states, those of p microbatches in flight count as kept activations. So it is M
+    messages with two stages, and max(M, v (2 M - p)) with more. A rank with fewer in flight has as many more buffers as it keeps fewer
+    inputs of stages.
+    """
+    chosen = candidates
+    if not training.software.holds_receive_buffers or (chosen.pp == 1).all():
+        return np.zeros(len(chosen))
+    received = chosen.stages_per_rank * (2 * chosen.microbatches - chosen.pp)
+    several = np.where(chosen.pp * chosen.stages_per_rank > 2, received, 0)
+    messages = np.maximum(chosen.microbatches, several)
+    return np.where(chosen.pp > 1, messages * message_bytes(model, training, chosen), 0.0)
 
 
 def context_bytes(node: NodeGroup, constants: Constants) -> float:

@@ -18,6 +18,7 @@ from shardwright.specs import Plan, ScheduleName, splits_backward
 
 from .data_parallel import GradientSync
 from .loss import TokenLoss
+from .receive_buffers import LeanStage
 from .split_backward import SplitBackwardSchedule
 
 
@@ -35,7 +36,7 @@ _SCHEDULES: dict[ScheduleName, Any] = {
 }
 
 
-class _SyncedStage(PipelineStage):
+class _SyncedStage(LeanStage):
     """A pipeline stage whose gradients are reduced as the plan's ZeRO stages require.
 
     torch's own stage treats every FSDP module alike: nothing is freed or reduced before the last backward pass. It
@@ -86,8 +87,8 @@ class Pipeline:
         self._microbatches = plan.microbatches
         self._first, self._last = 0 in stages, last in stages
         split = splits_backward(plan.schedule)
-        chunks = [
-            (PipelineStage if split else partial(_SyncedStage, syncs[index]))(
+        chunks: list[PipelineStage] = [
+            (LeanStage if split else partial(_SyncedStage, syncs[index]))(
                 stage,
                 index,
                 len(plan.stages),

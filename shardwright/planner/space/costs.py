@@ -16,6 +16,7 @@ from shardwright.costmodel.tables import (
     fixed_bytes,
     host_share_bytes,
     nvme_share_bytes,
+    receive_buffer_bytes,
     usable_bytes,
 )
 from shardwright.specs import Candidates, ScheduleName, TrainingSpec, VocabularyParallel
@@ -149,5 +150,6 @@ def space_costs(
     rows = PricedRows(model, training, space, times, ends, exchange)
     usable = usable_bytes(times.node.device, times.constants)
     room = usable - fixed_bytes(space.base, times.node, times.constants)
+    room = room - receive_buffer_bytes(model, training, space.base)
     host, nvme = host_share_bytes(times.node), nvme_share_bytes(times.node)
     return SpaceCosts(space, rows, room * (1 - _ROUNDING), host * (1 - _ROUNDING), nvme * (1 - _ROUNDING))

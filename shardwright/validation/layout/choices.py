@@ -27,6 +27,7 @@ _FIRST_YEAR_OF_DISTRIBUTED_OPTIMIZER = 2023
 _EVERY_SECOND_LAYER = re.compile(r"\bselective (?:per[- ])?layer\b|\bevery (?:2nd|second) layer\b", re.IGNORECASE)
 _ADDED_ONE_BY_ONE = re.compile(r"cumulative technique:", re.IGNORECASE)
 _CHECKPOINTING_ADDED = re.compile(r"\+ activation checkpointing", re.IGNORECASE)
+_SWIFT = re.compile(r"swift", re.IGNORECASE)
 _USUAL_MICRO_BATCHES = (16, 8, 4, 2, 1)
 
 
@@ -121,4 +122,7 @@ def recomputes(row: TableRow, family: str) -> Sequence[Recompute]:
         return (WHOLE,)  # in tables that add techniques one by one, it is on from the run that adds it
     if _ADDED_ONE_BY_ONE.search(notes):
         return (NOTHING,)
+    if _SWIFT.search(row.framework or ""):
+        # docs of ms-swift, Command-line-parameters.md: gradient_checkpointing is on by default, and Megatron-SWIFT recomputes the core
+        return (CORE,) if family in MEGATRONS else (WHOLE,)
     return (NOTHING, CORE, *(_PARTS if family in MEGATRONS else ()), WHOLE)

@@ -3,13 +3,18 @@
 import re
 from typing import Literal, NamedTuple
 
-from shardwright.specs import Estimate, Plan
+from shardwright.specs import Estimate, MemoryBytes, NodeGroup, Plan
 from shardwright.validation.table import TableRow
+
+from .stack import HF_TRAINERS
+from .trainable import trains_adapters
 
 _Reading = Literal["allocated", "reserved", "device"]
 
 _STATED: dict[str, _Reading] = {"allocated": "allocated", "reserved": "reserved", "nvidia-smi": "device"}
-_IN_NOTES = re.compile(r"\b(?:peak[_ ])?mem(?:ory)?\b[^;]*?\b(allocated|reserved|nvidia-smi)\b", re.IGNORECASE)
+_IN_NOTES = re.compile(
+    r"\b(?:peak[_ ])?mem(?:ory)?(?:_usage)?\b[^;]*?\b(allocated|reserved|nvidia-smi)\b", re.IGNORECASE
+)
 _FAMILIES: dict[str, _Reading] = {
     # metrics of its trainer: max_memory_reserved
     "torchtitan": "reserved",
@@ -18,6 +23,14 @@ _FAMILIES: dict[str, _Reading] = {
 }
 # Its log prints torch.cuda.max_memory_reserved as "memory(GiB)", with either of its trainers.
 _SWIFT = re.compile(r"swift", re.IGNORECASE)
+# Trainers of Hugging Face pad a batch to its longest sequence and no further, unless samples are packed or padding is left out.
+_HUGGING_FACE = re.compile(rf"(?!.*megatron).*(?:{HF_TRAINERS})", re.IGNORECASE)
+_ONE_LENGTH = re.compile(
+    r"\bpack(?:ed|ing)\b|padding[_ -]?free|\bpad(?:ded|s|ding)? to (?:max|the max|full)", re.IGNORECASE
+)
+_FINE_TUNING = re.compile(r"fine-?tun|\bsft\b|swift", re.IGNORECASE)
+# What torch's allocator then holds beyond one length, over what the passes occupy: the mean that calibration/ragged_lengths.py prints.
+_RAGGED_SLACK = 1.5
 _IN_WORDS = {
     "allocated": "peak memory read as what tensors occupy",
     "reserved": "peak memory read as what torch's allocator reserves",
@@ -26,20 +39,31 @@ _IN_WORDS = {
 
 
 class MemoryReading(NamedTuple):
-    """`first_node`: read on the first node alone, which the later pipeline stages do not run on."""
+    """`first_node`: read on the first node alone, which the later pipeline stages do not run on. `ragged`: sequences had many
+    lengths, so that the allocator held blocks of many sizes."""
 
     kind: _Reading
     first_node: bool
+    ragged: bool = False
 
-    def of(self, estimate: Estimate, plan: Plan, devices_per_host: int) -> float:
+    def of(self, estimate: Estimate, plan: Plan, node: NodeGroup) -> float:
         """The bytes that the source would read on the device that needs most."""
         ranks_per_stage = plan.mesh.ranks // plan.mesh.pp
-        seen = -(-devices_per_host // ranks_per_stage) if self.first_node else plan.mesh.pp
-        parts = estimate.memory[:seen]
-        return max(part.total if self.kind == "device" else float(getattr(part, self.kind)) for part in parts)
+        seen = -(-node.devices_per_host // ranks_per_stage) if self.first_node else plan.mesh.pp
+        return max(self._on(part, node.device.memory_bytes) for part in estimate.memory[:seen])
+
+    def _on(self, part: MemoryBytes, memory_bytes: float) -> float:
+        """Where the device is full, the allocator gives free blocks back."""
+        read = part.total if self.kind == "device" else float(getattr(part, self.kind))
+        if not self.ragged or self.kind == "allocated":
+            return read
+        outside = 0.0 if self.kind == "device" else part.communicators + part.context
+        full = max(read, memory_bytes - outside)
+        return min(full, read + _RAGGED_SLACK * (part.activations + part.logits))
 
     def __str__(self) -> str:
-        return _IN_WORDS[self.kind] + (", on the first node" if self.first_node else "")
+        node = ", on the first node" if self.first_node else ""
+        return _IN_WORDS[self.kind] + node + (", with blocks of many lengths" if self.ragged else "")
 
 
 def reading_of_row(row: TableRow, family: str) -> MemoryReading | None:
@@ -57,7 +81,18 @@ def reading_of_row(row: TableRow, family: str) -> MemoryReading | None:
     stated = row.memory_reading or (noted[1].lower() if noted else None)
     usual = "reserved" if _SWIFT.search(row.framework or "") else _FAMILIES.get(family, "device")
     reading = _STATED[stated] if stated else usual
-    return MemoryReading(reading, first_node="tr3m-1b3.md" in (row.source or "").lower())
+    return MemoryReading(
+        reading,
+        first_node="tr3m-1b3.md" in (row.source or "").lower(),
+        ragged=reading != "allocated" and _is_ragged(row),
+    )
+
+
+def _is_ragged(row: TableRow) -> bool:
+    """Whether a trainer of Hugging Face fine-tuned on samples as long as they are."""
+    if not _HUGGING_FACE.match(row.framework or "") or _ONE_LENGTH.search(row.notes or ""):
+        return False
+    return trains_adapters(row) or bool(_FINE_TUNING.search(f"{row.framework}; {row.reason or ''}; {row.notes or ''}"))
 
 
 def memory_assumption(reading: MemoryReading | None) -> str:

@@ -11,8 +11,12 @@ _SHORT = re.compile(r"(q?lora)(?:-r(\d+))?", re.IGNORECASE)
 _RANK = re.compile(r"\br ?= ?(\d+)\b|\brank[ =]*(\d+)\b", re.IGNORECASE)
 _TARGETS = re.compile(r"\bon ((?:[a-z]+_(?:proj|attn)[ ,+]*)+)", re.IGNORECASE)
 _JOINED = {"c_attn": ("q_proj", "k_proj", "v_proj")}  # of GPT-2 and GPT-BigCode
-# The benchmarks of fms-acceleration set lora_dropout to 0.1 (scripts/benchmarks/scenarios.yaml).
-_WITH_DROPOUT = re.compile(r"fms-acceleration", re.IGNORECASE)
+# The benchmarks of fms-acceleration set lora_dropout to 0.1 (scripts/benchmarks/scenarios.yaml); ms-swift's default is 0.05 (docs,
+# Command-line-parameters.md).
+_WITH_DROPOUT = (
+    (re.compile(r"fms-acceleration", re.IGNORECASE), "the source's scenarios set it"),
+    (re.compile(r"swift", re.IGNORECASE), "ms-swift sets it by default"),
+)
 
 # Rank and targets where a source states none, by its software; the first that is found counts.
 _USUAL: tuple[tuple[str, int, tuple[str, ...], str], ...] = (
@@ -54,10 +58,11 @@ def trainable_of_row(row: TableRow) -> tuple[Trainable, list[str]]:
         return Trainable.model_validate(stated), []
     rank, targets, assumptions = _sizes(row, int(short[2]) if short and short[2] else None)
     fields = {"kind": "lora", "rank": rank, "targets": targets, "base": _base(row, stated)}
-    dropout = bool(_WITH_DROPOUT.search(row.source or ""))
-    if dropout:
-        assumptions.append("dropout before adapters, as the source's scenarios set it")
-    return Trainable.model_validate(fields | {"dropout": dropout}), assumptions
+    origin = f"{row.framework or ''} {row.source or ''}"
+    reason = next((words for pattern, words in _WITH_DROPOUT if pattern.search(origin)), None)
+    if reason is not None:
+        assumptions.append(f"dropout before adapters, as {reason}")
+    return Trainable.model_validate(fields | {"dropout": reason is not None}), assumptions
 
 
 def _sizes(row: TableRow, rank: int | None) -> tuple[int, tuple[str, ...], list[str]]:

@@ -116,7 +116,7 @@ def _outcome(run: MeasuredRun | SkippedRun, predict: Callable[[MeasuredRun], Rea
 def _predicted_memory_bytes(run: MeasuredRun, prediction: Prediction) -> float | None:
     if run.memory_reading is None:
         return None
-    return run.memory_reading.of(prediction.estimate, prediction.plan, run.cluster.node.devices_per_host)
+    return run.memory_reading.of(prediction.estimate, prediction.plan, run.cluster.node)
 
 
 def _times(timed: TimedRun) -> dict[str, float | None]:

@@ -15,6 +15,7 @@ from shardwright.costmodel.layers.traffic import (
     _BIAS_PASSES,
     _BIAS_PASSES_BY_EXPERT,
     _CLAMPED_PASSES,
+    _FP32_PERMUTATION_PASSES,
     _UNFUSED_PERMUTATION_PASSES,
     backward_traffic,
     forward_traffic,
@@ -148,6 +149,30 @@ def test_an_unfused_permutation_moves_what_its_kernels_move() -> None:
     unit = tokens * copies * width * 2
     assert forward.moved / unit == pytest.approx(4 + _UNFUSED_PERMUTATION_PASSES[0], rel=0.05)
     assert backward.moved / unit == pytest.approx(4 + _UNFUSED_PERMUTATION_PASSES[1], rel=0.02)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before the experts", "after them"])
+def test_weighing_tokens_in_fp32_moves_what_its_kernels_move(before: bool) -> None:
+    """Eight copies a token are gathered, widened, multiplied, narrowed, and added up by scatter_add."""
+    tokens, copies, width = 512, 8, 1024
+    with torch.device(META):
+        given, shared = (torch.empty(tokens, width, dtype=torch.bfloat16, requires_grad=True) * 1 for _ in "ab")
+        back = torch.empty(tokens * copies, width, dtype=torch.bfloat16, requires_grad=True) * 1
+        weights = torch.empty(tokens * copies, 1, requires_grad=True) * 1
+        place = torch.empty(tokens * copies, 1, dtype=torch.int64).expand(-1, width)
+    with _Traffic() as forward:
+        sent, added = given.gather(0, place), back
+        if before:
+            sent = (sent.float() * weights).bfloat16()
+        else:
+            added = (added.float() * weights).bfloat16()
+        summed = shared.scatter_add(0, place, added)
+    with _Traffic() as backward:
+        torch.autograd.grad(sent, [given, weights] if before else [given], torch.empty_like(sent))
+        torch.autograd.grad(summed, [back] if before else [back, weights], torch.empty_like(summed))
+    unit = tokens * copies * width * 2
+    assert forward.moved / unit == pytest.approx(4 + _FP32_PERMUTATION_PASSES[0], rel=0.01)
+    assert backward.moved / unit == pytest.approx(4 + _FP32_PERMUTATION_PASSES[1], rel=0.01)
 
 
 def test_biases_of_experts_move_what_their_kernels_move() -> None:

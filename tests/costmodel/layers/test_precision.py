@@ -118,6 +118,18 @@ def test_scales_of_rows_cast_each_layout_from_the_source() -> None:
     assert made("fp8-rowwise") == (3 * (INPUTS + WEIGHTS), 3 * OUTPUTS + 5 * (INPUTS + WEIGHTS + OUTPUTS))
 
 
+def test_scales_of_rows_of_each_experts_tokens_are_found_by_another_kernel() -> None:
+    """By columns the copy of inputs and gradients is read once more, for the scales, than where the tokens are one group: nine
+    bytes instead of five. A weight is no such group."""
+    matmul = Matmul(64, 8, 16, 4)
+    plain, grouped = (
+        operand_bytes(replace(matmul, experts=so), training("fp8-rowwise", stack="torchtitan"), 1)
+        for so in (False, True)
+    )
+    assert grouped[0] == plain[0]
+    assert grouped[1] - plain[1] == 2 * 2 * 4 * (64 * 8 + 64 * 16)
+
+
 def test_a_weight_gradient_in_the_compute_format_needs_one_layout_of_inputs_and_gradients() -> None:
     assert made("fp8-rowwise-gw-hp") == (3 * (INPUTS + WEIGHTS), 3 * OUTPUTS + 3 * WEIGHTS)
 

@@ -37,7 +37,7 @@ def layer_bytes(**degrees: float) -> dict[str, float]:
         (dict(), dict(parameters=4, gathered=2, gradients=0, optimizer_state=8, late_gradients=4)),
         (dict(dp_shard=8, zero_stage=1, microbatches=2), dict(parameters=0.5, gathered=2, gradients=4, optimizer_state=1)),
         (dict(dp_shard=8, zero_stage=2, microbatches=2), dict(parameters=0.5, gathered=2, gradients=0.5, optimizer_state=1)),
-        (dict(dp_shard=8, zero_stage=3), dict(parameters=0.5, gathered=0, gather_window=2, stream_gradients=0.5, reduce_buffer=4)),
+        (dict(dp_shard=8, zero_stage=3), dict(parameters=0.5, gathered=0, gather_window=2, stream_gradients=0.5, reduce_buffer=4 + 2)),
         (dict(dp_shard=8, zero_stage=3, pp=2, microbatches=2), dict(parameters=0.5, gathered=0, gradients=0.5)),
         (dict(offload_optimizer=1), dict(parameters=0, gradients=0, optimizer_state=0, gathered=2, host=4 + 4 + 8)),
         # three eighths on the host: five eighths of master, gradient and moments stay

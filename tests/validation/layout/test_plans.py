@@ -113,6 +113,14 @@ def test_the_least_recompute_comes_first_whatever_else_is_open() -> None:
     assert [plan.stages[0].layers[0].recompute for plan in _plans(recompute=None)] == ["none", "selective", "full"]
 
 
+@pytest.mark.parametrize(
+    ("framework", "policy"), [("ms-swift 2.x (HF Trainer)", "full"), ("Megatron-SWIFT (Megatron-LM)", "selective")]
+)
+def test_swift_recomputes_by_default(framework: str, policy: str) -> None:
+    found = _only(framework=framework, recompute="unknown")
+    assert found.stages[0].layers[0].recompute == policy
+
+
 def test_recomputed_modules_say_what_an_unknown_recompute_was() -> None:
     assert _only(recompute=None, settings="recompute_modules=none").stages[0].layers[0].recompute == "none"
     for stated in (None, "none", "selective"):

@@ -250,3 +250,17 @@ def test_an_unknown_length_is_assumed_and_its_memory_not_compared() -> None:
     assert found.training.seq_len == 2048
     assert "sequences of 2048 tokens" in found.assumptions
     assert found.memory_reading is None
+
+
+@pytest.mark.parametrize(
+    ("framework", "source", "dropout"),
+    [
+        ("ms-swift 2.x (HF Trainer)", "modelscope/ms-swift README.md@abc line 1", True),
+        ("HF Trainer", "foundation-model-stack/fms-acceleration refs.csv@abc line 1", True),
+        ("HF Trainer", "someone/bench README.md@abc line 1", False),
+    ],
+)
+def test_adapters_have_the_dropout_of_their_software(framework: str, source: str, dropout: bool) -> None:
+    found = run(framework=framework, source=source, reason="LoRA/QLoRA row (kept apart)", zero_or_fsdp="none")
+    assert found.training.trainable.dropout == dropout
+    assert any("dropout before adapters" in assumption for assumption in found.assumptions) is dropout
