@@ -95,7 +95,7 @@ def open_tokenised(
 @contextlib.contextmanager
 def new_tokens_go_with_a_mistake(out: Path) -> Iterator[None]:
     """Take away what was tokenised inside the block if a mistake of the user ends it, such as other data than the run's."""
-    before = _folders(out)
+    before, own = _folders(out), not out.exists()
     try:
         yield
     except SpecError:
@@ -103,7 +103,8 @@ def new_tokens_go_with_a_mistake(out: Path) -> Iterator[None]:
             shutil.rmtree(made, ignore_errors=True)
         with contextlib.suppress(OSError):  # other tokens are there, or other files
             (out / TOKENS_FOLDER).rmdir()
-            out.rmdir()
+            if own:
+                out.rmdir()
         raise
 
 
