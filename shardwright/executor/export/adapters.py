@@ -1,5 +1,6 @@
 """The adapters of a checkpoint as a folder in PEFT's format."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -12,7 +13,9 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from shardwright.base import SpecError
 from shardwright.executor.adapters import is_adapter, peft_adapters, write_peft_folder
 from shardwright.executor.model import read_skeleton
-from shardwright.executor.training import RunFolder, complete_checkpoints, damaged_file, read_manifest
+from shardwright.executor.training import RunFolder, damaged_file, read_manifest
+
+from .checkpoint import pick_checkpoint
 
 _MODEL = "model."
 
@@ -32,7 +35,7 @@ def export_adapters(run_folder: Path, to: Path, *, step: int | None = None, base
     trainable = plan_file.training.trainable
     if not trainable.has_adapters:
         raise SpecError(f"{run_folder}: its plan trains {trainable} and has no adapters; plan with --trainable lora")
-    checkpoint = _checkpoint(folder, step)
+    checkpoint = pick_checkpoint(folder.checkpoints, step)
     manifest = read_manifest(checkpoint, plan_file)
     fault = damaged_file(checkpoint, manifest)
     if fault:
@@ -41,15 +44,6 @@ def export_adapters(run_folder: Path, to: Path, *, step: int | None = None, base
     tensors = peft_adapters(_read(checkpoint))
     write_peft_folder(to, tensors, manifest.adapters, read_skeleton(plan_file), base_model=base_model)
     return checkpoint
-
-
-def _checkpoint(folder: RunFolder, step: int | None) -> Path:
-    found = {int(path.name.removeprefix("step-")): path for path in complete_checkpoints(folder.checkpoints)}
-    if not found:
-        raise SpecError(f"{folder.path}: holds no checkpoint yet; train longer, or with a smaller --checkpoint-every")
-    if step is not None and step not in found:
-        raise SpecError(f"{folder.path}: holds no checkpoint after step {step}; it has {', '.join(map(str, found))}")
-    return found[max(found) if step is None else step]
 
 
 def _read(checkpoint: Path) -> dict[str, Tensor]:
@@ -62,7 +56,9 @@ def _read(checkpoint: Path) -> dict[str, Tensor]:
     }
     wanted = {name: torch.empty(entry.size, dtype=torch.float32) for name, entry in stored.items()}
     try:
-        load(wanted, storage_reader=reader, no_dist=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # this process reads by itself
+            load(wanted, storage_reader=reader, no_dist=True)
     except CheckpointException as error:
         raise SpecError(f"{checkpoint}: cannot be read ({' '.join(str(error).split())[:200]})") from None
     return {name.removeprefix(_MODEL): tensor for name, tensor in wanted.items()}

@@ -92,7 +92,7 @@ class RunFolder:
         ):
             if theirs != ours:
                 raise SpecError(
-                    f"{self.path}: holds a run with another {what} ({theirs}, not {ours}); give a new folder, and resume_from to go on from its checkpoint"
+                    f"{self.path}: holds a run with another {what} ({theirs or 'none'}, not {ours or 'none'}); give a new folder, and resume_from to go on from its checkpoint"
                 )
         if options.resume == "never" and newest_checkpoint(self.checkpoints):
             raise SpecError(
