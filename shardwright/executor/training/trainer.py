@@ -93,6 +93,7 @@ class Trainer:
         _check_same_data(self._batches)
         if isinstance(self._batches, DocumentBatches):
             self._tell(_said_of(self._batches, plan_file))
+        self._at(0, "building the model")
         self._engine: Engine = build_engine(
             plan_file,
             device=device,
@@ -123,6 +124,7 @@ class Trainer:
             RunStoppedError: a rank was asked to stop; a checkpoint of the last step was saved, if the options want any.
             RunFailedError: training diverged, or a checkpoint could not be written.
         """
+        self._at(0, "loading")
         start = self._resume()
         if start == self._options.steps:  # a rank was lost after the last checkpoint, and all were started again
             return read_measurement(self._folder.measurement)
