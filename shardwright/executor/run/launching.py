@@ -107,7 +107,8 @@ def _run_here(
     try:
         return run_rank(plan_file, options, folder, progress, StopRequest().listen())
     except RunStoppedError:
-        progress(_how_to_go_on(folder))
+        if os.environ["RANK"] == "0":
+            progress(_how_to_go_on(folder))
         raise SystemExit(STOPPED) from None
 
 
