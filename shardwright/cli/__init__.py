@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import typer
 
-from . import ask, compare, explain, export_adapters, export_weights, plan, profile, run, simulate, validate
+from . import ask, compare, explain, export, plan, profile, run, simulate, validate
 from .options import EXIT_INFEASIBLE
 
 __all__ = ["app", "main"]
@@ -23,8 +23,8 @@ app = typer.Typer(
 )
 for command in (plan.plan, explain.explain, compare.compare, simulate.simulate, run.run):
     app.command()(command)
-app.command("export-weights")(export_weights.export_weights)
-app.command("export-adapters")(export_adapters.export_adapters)
+app.command("export-weights")(export.export_weights)
+app.command("export-adapters")(export.export_adapters)
 app.command()(validate.validate)
 app.add_typer(ask.app, name="ask")
 app.add_typer(profile.app, name="profile")

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from shardwright.base import GIB, RunFailedError, RunStoppedError, SpecError, StopRequest
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
+from shardwright.executor.data import PlanBatches, Sequences, open_held_back, open_plan_batches, said_of
 from shardwright.executor.loop import EarlyWarning, Ending, Evaluations, EventFiles, Limits, evaluate, learning_rate_at
 from shardwright.executor.model import read_skeleton
 from shardwright.executor.parallel import Engine, build_engine, compiles
@@ -20,9 +21,7 @@ from shardwright.executor.ranks import Watch
 from shardwright.executor.weights import read_pretrained
 from shardwright.specs import Measurement, StepRecord, read_measurement
 
-from .batches import PlanBatches, open_held_back, open_plan_batches, said_of
 from .checkpoint import DamagedError, Trainee, load_checkpoint, load_pretrained
-from .documents import Sequences
 from .frozen_start import adapter_settings, adapter_start, frozen_from
 from .manifest import Manifest
 from .measuring import measure_offload, read_fingerprint

@@ -9,8 +9,9 @@ from pathlib import Path
 from shardwright.base import RunFailedError, first_failure, threads_per_rank
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
+from shardwright.executor.data import open_plan_batches
 from shardwright.executor.ranks import STORE
-from shardwright.executor.training import RunFolder, RunIdentity, open_plan_batches, plan_digest
+from shardwright.executor.training import RunFolder, RunIdentity, plan_digest
 from shardwright.specs import Measurement, read_measurement
 
 TIMEOUT_SECONDS = 300.0
