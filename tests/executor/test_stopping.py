@@ -196,3 +196,19 @@ def test_the_command_says_it_and_gives_the_exit_code(tmp_path: Path, data: Path)
         said += [line.rstrip() for line in process.stdout]
         assert process.wait() == code
         assert said[-1].startswith("stopped; the same command continues after step-")
+
+
+@pytest.mark.slow
+def test_ranks_of_a_torchrun_that_is_killed_end_too(tmp_path: Path, data: Path) -> None:
+    write_plan_file(tmp_path / "plan.json", PLAN)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command += ["--nproc-per-node=2", "-m", "shardwright.cli", "run", str(tmp_path / "plan.json")]
+    command += ["--out", str(tmp_path / "run"), "--data", str(data), "--steps", "100000"]
+    agent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert agent.stdout is not None
+    next(line for line in agent.stdout if line.startswith("step 3/"))
+    of_agent = psutil.Process(agent.pid).children(recursive=True)
+    assert len(of_agent) >= 2
+    agent.kill()
+    assert not psutil.wait_procs(of_agent, timeout=10.0)[1], "ranks outlive torchrun"
+    agent.communicate()
