@@ -5,8 +5,11 @@ import os
 import sys
 import warnings
 from itertools import pairwise
+from typing import Annotated
 
 import typer
+
+from shardwright import __version__
 
 from . import ask, compare, explain, export, plan, profile, run, simulate, validate
 from .options import EXIT_INFEASIBLE
@@ -21,6 +24,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Plans the fastest way to train a large model on a cluster, says why, and trains with that plan on PyTorch.",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"shardwright {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 for command in (plan.plan, explain.explain, compare.compare, simulate.simulate, run.run):
     app.command()(command)
 app.command("export-weights")(export.export_weights)
