@@ -14,7 +14,7 @@ from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
 from shardwright.specs.model.model import Block, BlockRun, ModelSpec
 from shardwright.specs.model.norm import Norm
 from shardwright.specs.plan import LayerRun, Offload, Plan, Stage
-from shardwright.specs.stack import stack_names
+from shardwright.specs.stack import named_stack, stack_names
 from shardwright.specs.training import TrainingSpec
 
 
@@ -127,15 +127,16 @@ def _stage(draw: st.DrawFn, count: int, zero_stages: list[int]) -> Stage:
 
 
 @st.composite
-def contexts(draw: st.DrawFn, tp: int) -> tuple[int, str]:
-    """A degree and a way that divide: of at least 8 KV heads, tp leaves 8 / tp to Ulysses."""
+def contexts(draw: st.DrawFn, tp: int, *, windows: bool) -> tuple[int, str]:
+    """A degree and a way that divide: of at least 8 KV heads, tp leaves 8 / tp to Ulysses. Windows do not go round a ring."""
     cp, exchange = (
         draw(st.sampled_from([1, 1, 2, 4])),
         draw(st.sampled_from(["all-gather", "ring", "ulysses", "ulysses-ring"])),
     )
     trading = {"ulysses": cp, "ulysses-ring": 2}.get(exchange, 1)
     fits = (8 // tp) % trading == 0 and (exchange != "ulysses-ring" or cp == 4)
-    return cp, exchange if fits else "ring"
+    exchange = exchange if fits else "ring"
+    return cp, "all-gather" if windows and "ring" in exchange else exchange
 
 
 @st.composite
@@ -178,7 +179,8 @@ def runs(draw: st.DrawFn) -> Run:
     zero_stages = draw(st.sampled_from([[1], [2], [3], [2, 3]])) if dp_shard > 1 else [0]
     sizes = draw(st.lists(st.integers(1, 6), min_size=pp * chunks, max_size=pp * chunks))
     model = draw(models(sum(sizes)))
-    cp, exchange = draw(contexts(tp))
+    windows = any(getattr(block.attention, "window", None) for block in model.layer_classes)
+    cp, exchange = draw(contexts(tp, windows=windows))
     ulysses_degree = 2 if exchange == "ulysses-ring" else 1
     mesh = draw(meshes(model, {"pp": pp, "dp_replicate": dp_replicate, "dp_shard": dp_shard, "cp": cp, "tp": tp}))
     plan = Plan.parse(
@@ -197,18 +199,19 @@ def runs(draw: st.DrawFn) -> Run:
         },
         source="test",
     )
-    precision = draw(precisions())
+    precision, stack = draw(precisions()), draw(st.sampled_from(stack_names()))
+    divides = cp == 1 or "unfused" not in named_stack(stack).runs.undivided_attention
     training = TrainingSpec.parse(
         {
             "seq_len": 64 * draw(st.integers(1, 250)), "global_batch": plan.global_batch,
             "optimizer": draw(st.sampled_from(["adamw", "sgd"])),
-            "attention": draw(st.sampled_from(["flash", "unfused"])),
+            "attention": draw(st.sampled_from(["flash", "unfused"] if divides else ["flash"])),
             "precision": precision,
             "trainable": draw(trainables(model, lower=precision["linear"] is not None)),
             "expert_imbalance": draw(st.floats(1, 3)),
             "expert_capacity": draw(st.none() | st.floats(0.5, 4)),
             "routing": draw(st.sampled_from(["random", "consecutive"])),
-            "stack": draw(st.sampled_from(stack_names())),
+            "stack": stack,
         },
         source="test",
     )  # fmt: skip

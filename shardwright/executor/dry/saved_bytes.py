@@ -1,7 +1,7 @@
 """What autograd saves in the forward passes of a step, without parameters."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, UntypedStorage, nn
@@ -10,10 +10,12 @@ from torch.distributed.tensor import DTensor
 
 
 class SavedBytes:
-    """Counts each storage once that autograd saves inside `counting`, also of what is recomputed: the inputs of that."""
+    """Counts each storage once that autograd saves inside `counting`, also of what is recomputed: the inputs of that. What is saved while
+    `leaves_out` holds is not counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, leaves_out: Callable[[], bool] = lambda: False) -> None:
         self._storages: dict[int, tuple[UntypedStorage, int]] = {}
+        self._leaves_out = leaves_out
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[None]:
@@ -26,6 +28,8 @@ class SavedBytes:
         return sum(size for key, (_, size) in self._storages.items() if key not in weights)
 
     def _pack(self, tensor: Tensor) -> Tensor:
+        if self._leaves_out():
+            return tensor
         for local in _locals(tensor):
             storage = local.untyped_storage()
             # a weight's storage is empty between its uses; kept here, so that no other storage gets its number

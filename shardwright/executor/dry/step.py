@@ -39,7 +39,9 @@ def trace_step(plan_file: PlanFile, rank: int) -> Step:
         SpecError: the engine does not run the plan, or this process has a process group.
     """
     plan, training = plan_file.plan, plan_file.training
-    tracing, saved = Tracing(), SavedBytes()
+    tracing = Tracing()
+    # on one stage the loss is over when the backward pass of the layers begins
+    saved = SavedBytes(lambda: plan.mesh.pp == 1 and tracing.in_loss)
     with _fake_world(plan.mesh.ranks, rank), tracing.active():
         engine = build_engine(plan_file, device=_CPU, seed=0)
         tokens = torch.zeros((plan.micro_batch * plan.microbatches, training.seq_len), dtype=torch.int64)

@@ -52,6 +52,10 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
         with self._fake, self, _fused_causal_masks():
             yield
 
+    @property
+    def in_loss(self) -> bool:
+        return LOSS in self._regions
+
     def forget(self) -> None:
         """Start to count anew."""
         self.collectives.clear()
@@ -94,7 +98,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     def _count(self, func: Any, args: tuple[Any, ...], options: Mapping[str, Any], output: Any) -> None:
         if func.namespace in NAMESPACES:
             if found := read_collective(func, args):
-                self.collectives[found, LOSS in self._regions] += 1
+                self.collectives[found, self.in_loss] += 1
         elif func.namespace == "profiler":
             self._enter_or_leave(func, args)
         else:

@@ -31,7 +31,7 @@ def no_process_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     def started(*_args: object) -> None:
         raise NotStartedError
 
-    monkeypatch.setattr(launching, "run_torchrun", started)
+    monkeypatch.setattr(launching, "run_workers", started)
 
 
 def write(folder: Path, file: PlanFile) -> Path:
