@@ -67,6 +67,5 @@ def test_options_survive_their_file() -> None:
 
 def test_conversations_need_a_tokenizer() -> None:
     assert "'chat' needs a tokenizer" in refused(data_format="chat", data=["a.jsonl"])
-    assert (
-        RunOptions(out=Path("run"), data_format="chat", data=(Path("a"),), init_from=Path("weights")).tokenizer is None
-    )
+    for beside in ({"init_from": Path("weights")}, {"resume_from": Path("run/checkpoints/step-000100")}):
+        assert RunOptions(out=Path("run"), data_format="chat", data=(Path("a"),), **beside).tokenizer is None

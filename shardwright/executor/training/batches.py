@@ -10,7 +10,7 @@ from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
 
-from .data import Batches, open_batches, open_stream, shuffled
+from .data import Batches, named_data, open_batches, open_stream, shuffled
 from .documents import DocumentBatches, Sequences
 
 BLOCK = 1000
@@ -140,6 +140,7 @@ def _open_source(
             seq_len=training.seq_len,
             global_batch=training.global_batch,
             seed=options.seed,
+            named=named_data(options),
         )
     if options.data_format == "chat":
         raise SpecError(

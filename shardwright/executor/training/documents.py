@@ -64,12 +64,21 @@ class DocumentBatches:
         SpecError: no document has two tokens.
     """
 
-    def __init__(self, stream: DocumentStream, *, packing: Packing, seq_len: int, global_batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        stream: DocumentStream,
+        *,
+        packing: Packing,
+        seq_len: int,
+        global_batch: int,
+        seed: int,
+        named: str = "the data",
+    ) -> None:
         self._stream, self._seq_len, self._global_batch, self._seed = stream, seq_len, global_batch, seed
         self._packing = packing
         self._pieces = _pieces_of(stream.document_ends, seq_len, whole=packing == "padded")
         if not len(self._pieces.starts):
-            raise SpecError("the data holds no document with two tokens; give more data")
+            raise SpecError(f"{named} holds no document with two tokens; give more data")
         sequence_of = np.arange(len(self._pieces.starts))
         if packing == "packed":
             sequence_of = best_fit(self._pieces.tokens, seq_len)

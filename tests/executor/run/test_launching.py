@@ -123,6 +123,13 @@ class TestPlanAndData:
         data = text_file(tmp_path)
         assert "is no complete checkpoint" in refused(tmp_path, ONE, data=(data,), resume_from=tmp_path)
 
+    def test_a_run_to_start_from_in_place_of_its_checkpoint(self, tmp_path: Path) -> None:
+        first = options(tmp_path / "first", data=text_file(tmp_path), steps=2)
+        losses(ONE, first)
+        for given in (first.out, first.out / "checkpoints"):
+            message = refused(tmp_path, ONE, data=first.data, resume_from=given)
+            assert f"give {first.out / 'checkpoints' / 'step-000002'}" in message
+
 
 class TestFinished:
     def test_a_finished_run_is_not_run_again(self, tmp_path: Path) -> None:
