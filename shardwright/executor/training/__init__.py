@@ -3,7 +3,7 @@ checkpoints, the run's folder, the measurement."""
 
 from .batches import open_held_back, open_plan_batches
 from .checkpoint import MODEL_PREFIX, Trainee, load_checkpoint, save_checkpoint
-from .frozen_start import adapter_start, frozen_from
+from .frozen_start import adapter_start, frozen_content, frozen_from
 from .manifest import Manifest, complete_checkpoints, damaged_file, newest_checkpoint, read_manifest, sync
 from .meter import MemoryMeter
 from .optimizer import HostedOptimizer, host_optimizer
@@ -26,6 +26,7 @@ __all__ = [
     "adapter_start",
     "complete_checkpoints",
     "damaged_file",
+    "frozen_content",
     "frozen_from",
     "host_optimizer",
     "load_checkpoint",

@@ -132,7 +132,9 @@ def test_what_is_no_run(run: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     assert "is no folder of a run (no plan.json)" in refused(tmp_path / "other", tmp_path / "to")
     assert "holds no checkpoint after step 4; give --step 3 or 6" in refused(run, tmp_path / "to", step=4)
-    assert "'7 apples' is no size above 0; write it as 5GB or 500MB" in refused(run, tmp_path / "to", max_shard_size="7 apples")
+    assert "'7 apples' is no size above 0; write it as 5GB or 500MB" in refused(
+        run, tmp_path / "to", max_shard_size="7 apples"
+    )
     shutil.rmtree(run / "checkpoints")
     assert "holds no complete checkpoint" in refused(run, tmp_path / "to")
 

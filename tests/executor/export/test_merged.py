@@ -104,6 +104,17 @@ def test_drawn_weights_are_not_merged(tmp_path: Path) -> None:
     assert not (tmp_path / "merged").exists()
 
 
+def test_weights_that_moved_since_are_merged(tmp_path: Path) -> None:
+    """The run has gone on from its new place, and the checkpoint is of the old one."""
+    start = base(tmp_path / "base")
+    run = options(tmp_path / "run", data=text_file(tmp_path), steps=1, init_from=start)
+    fine_tuned(adapted(plan((layers(),)), LORA), run)
+    again = run.model_copy(update={"init_from": start.rename(tmp_path / "moved")})
+    RunFolder(run.out).options.write_text(again.model_dump_json())
+    export_weights(run.out, ExportOptions(to=tmp_path / "merged"))
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+
+
 def test_weights_that_changed_since_are_not_merged(tmp_path: Path) -> None:
     start = base(tmp_path / "base")
     run = options(tmp_path / "run", data=text_file(tmp_path), steps=1, init_from=start)
