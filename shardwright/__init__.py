@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from shardwright.lazy import lazy_names
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from shardwright.base import InfeasibleError, SpecError
     from shardwright.catalog import load_cluster, read_lengths
@@ -107,6 +109,11 @@ __all__ = [
     "simulate_plan",
     "write_plan_file",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 # the command line's help must not wait for numpy
 __getattr__ = lazy_names(__name__, {name: f".{room}" for room, names in _ROOMS.items() for name in names})

@@ -24,6 +24,10 @@ def test_all_lists_what_is_there_in_order(name: str) -> None:
     assert all(hasattr(module, word) for word in module.__all__)
 
 
+def test_dir_shows_the_public_names() -> None:
+    assert dir(import_module("shardwright")) == sorted(import_module("shardwright").__all__)
+
+
 @pytest.mark.parametrize(
     ("name", "noun"),
     [(f"plan-{plan_file.SCHEMA_VERSION}", PlanFile), (f"profile-{profile.SCHEMA_VERSION}", Profile)],

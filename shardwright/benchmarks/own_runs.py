@@ -22,10 +22,18 @@ from shardwright.executor import RunOptions
 from shardwright.profiler.machine import resolve_cluster
 from shardwright.specs import ClusterSpec, Measurement, Profile, read_profile
 
-from .own_configuration import IN_BF16, TWELVE, OwnConfiguration
-from .own_run import OwnRun, OwnSummary, Pass, interpolation_targets
-from .own_runs_tables import own_runs_csv, own_runs_tables
-from .run_alone import run_alone
+from .own import (
+    IN_BF16,
+    TWELVE,
+    OwnConfiguration,
+    OwnRun,
+    OwnSummary,
+    Pass,
+    interpolation_targets,
+    own_runs_csv,
+    own_runs_tables,
+    run_alone,
+)
 
 WARMUP_STEPS = 2
 Tell = Callable[[str], None]

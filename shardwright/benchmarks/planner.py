@@ -1,7 +1,7 @@
 """How fast the planner answers for jobs of all sizes, and how far its answers may be from the optimum:
 python -m shardwright.benchmarks.planner [JOB ...]. With `curve` instead of jobs: seconds for GPT-3 175B on 64 to 16,384 devices.
 
-Each search runs in this process after one warm-up run. `unproven`: the share by which a plan of the space may be faster than
+Each search runs in this process after one warm-up run. `processor`: seconds of processor time, for a machine that others use, too. `unproven`: the share by which a plan of the space may be faster than
 the fastest that was found. `gap`: the same for the plan that was chosen, which may be simpler and 2% slower.
 """
 
@@ -66,16 +66,17 @@ def print_curve() -> None:
     for devices in CURVE:
         job = JOBS["gpt3-64"]._replace(cluster=f"a100-sxm-80gb:{devices}")
         result = job.search()
-        seconds = statistics.median(_seconds_of(job) for _ in range(_RUNS))
+        seconds = statistics.median(_seconds_of(job)[0] for _ in range(_RUNS))
         grown = "" if before is None else f", power {math.log(seconds / before[1]) / math.log(devices / before[0]):.2f}"
         print(f"{devices:6d} devices: {seconds:.2f} s, {result.candidates_total} entries{grown}")
         before = devices, seconds
 
 
-def _seconds_of(job: Job) -> float:
-    start = time.perf_counter()
+def _seconds_of(job: Job) -> tuple[float, float]:
+    """Return seconds of the clock and of this process's processors."""
+    clock, processor = time.perf_counter(), time.process_time()
     job.search()
-    return time.perf_counter() - start
+    return time.perf_counter() - clock, time.process_time() - processor
 
 
 def main() -> None:
@@ -90,19 +91,20 @@ def main() -> None:
                 f"job '{name}' is not known; allowed: curve, {', '.join(JOBS)}.{nearest(name, (*JOBS, 'curve'))}"
             )
     table = Table("job", title=f"Median of {_RUNS} searches", title_justify="left")
-    for column in ("entries", "solved", "seconds", "aim", "step", "unproven", "gap", "memory"):
+    for column in ("entries", "solved", "seconds", "processor", "aim", "step", "unproven", "gap", "memory"):
         table.add_column(column, justify="right")
     table.add_column("plan")
     for name in chosen:
         job = JOBS[name]
         result = job.search()
-        seconds = [_seconds_of(job) for _ in range(_RUNS)]
+        clock, processor = zip(*(_seconds_of(job) for _ in range(_RUNS)), strict=True)
         plan, estimate = result.plan, result.estimate
         table.add_row(
             name,
             str(result.candidates_total),
             str(result.candidates_solved),
-            readable.seconds(statistics.median(seconds)),
+            readable.seconds(statistics.median(clock)),
+            readable.seconds(statistics.median(processor)),
             readable.seconds(job.aim_seconds),
             readable.seconds(estimate.step_seconds),
             f"{result.unproven:.2%}",

@@ -5,10 +5,13 @@ import os
 import sys
 import warnings
 from itertools import pairwise
+from typing import Annotated
 
 import typer
 
-from . import ask, compare, explain, export_adapters, export_weights, plan, profile, run, simulate, validate
+from shardwright import __version__
+
+from . import ask, compare, explain, export, launch, plan, profile, run, simulate, validate
 from .options import EXIT_INFEASIBLE
 
 __all__ = ["app", "main"]
@@ -21,10 +24,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Plans the fastest way to train a large model on a cluster, says why, and trains with that plan on PyTorch.",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"shardwright {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 for command in (plan.plan, explain.explain, compare.compare, simulate.simulate, run.run):
     app.command()(command)
-app.command("export-weights")(export_weights.export_weights)
-app.command("export-adapters")(export_adapters.export_adapters)
+app.command()(launch.launch)
+app.command("export-weights")(export.export_weights)
+app.command("export-adapters")(export.export_adapters)
 app.command()(validate.validate)
 app.add_typer(ask.app, name="ask")
 app.add_typer(profile.app, name="profile")

@@ -8,14 +8,14 @@ import pytest
 
 from shardwright.base.errors import RunFailedError, SpecError
 from shardwright.benchmarks import own_runs
-from shardwright.benchmarks.own_configuration import TWELVE, OwnConfiguration
-from shardwright.benchmarks.run_alone import run_alone
+from shardwright.benchmarks.own.alone import run_alone
+from shardwright.benchmarks.own.configuration import TWELVE, OwnConfiguration
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.executor.options import RunOptions
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.profile import MachineFingerprint, Profile, write_profile
 from shardwright.specs.results.measurement import Measurement
-from tests.benchmarks.test_own_run import FINGERPRINT
+from tests.benchmarks.own.test_run import FINGERPRINT
 
 CLUSTER = load_cluster("h100-sxm:1")
 TINY = OwnConfiguration(hidden=32, width=64, layers=1, heads=2, kv_heads=1, length=16, micro_batch=1)

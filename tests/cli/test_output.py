@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import shardwright
 from tests.cli.command import Command
 
 
@@ -24,6 +25,10 @@ def _explain(plan_path: Path, stdout: str, **environment: str) -> subprocess.Com
 
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full, a disk that is always full")
+def test_the_version_is_that_of_the_package(command: Command) -> None:
+    assert command("--version").out == f"shardwright {shardwright.__version__}\n"
+
+
 def test_a_full_disk_is_one_line(command: Command, plan_path: Path) -> None:
     ended = _explain(plan_path, "/dev/full")
     assert ended.returncode == 2

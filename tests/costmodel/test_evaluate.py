@@ -176,6 +176,7 @@ def test_intervals_hold_the_prediction_and_nest() -> None:
 
 def test_memory_by_hand_under_zero_3() -> None:
     """A rank gathers two rows at once, the embedding's 64,000 weights being the largest; the head's copy stays.
+    Gradients as they are made, in 2 bytes, lie beside the copy that is reduced, in 4.
 
     The gradients of the only microbatch are gone in the loss, but the allocator keeps their room for the reduction's stream.
     """
@@ -183,7 +184,7 @@ def test_memory_by_hand_under_zero_3() -> None:
     one = Plan(mesh=Mesh(dp_shard=8), micro_batch=1, microbatches=1, stages=(Stage(layers=runs),))
     training = TrainingSpec(seq_len=128, global_batch=8)
     (memory,) = estimate_plan(small_model(), round_cluster(), training, one, RoundTimes()).memory
-    window, head, buffer = 2 * 2 * 64_000, 2 * 64_064, 4 * 64_064
+    window, head, buffer = 2 * 2 * 64_000, 2 * 64_064, (4 + 2) * 64_064
     assert memory.gathered_parameters == head + window
     assert (memory.communication_buffers, memory.communicators) == (buffer, 2 * CALIBRATED.communicator_bytes)
     moving = memory.activations + memory.logits + window + buffer

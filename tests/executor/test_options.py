@@ -69,3 +69,25 @@ def test_conversations_need_a_tokenizer() -> None:
     assert "'chat' needs a tokenizer" in refused(data_format="chat", data=["a.jsonl"])
     for beside in ({"init_from": Path("weights")}, {"resume_from": Path("run/checkpoints/step-000100")}):
         assert RunOptions(out=Path("run"), data_format="chat", data=(Path("a"),), **beside).tokenizer is None
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"decay_steps": 3}, "decay_steps is for schedule 'wsd', not 'cosine'; leave it out"),
+        (
+            {"schedule": "wsd", "steps": 10, "warmup_steps": 5, "decay_steps": 6},
+            "5 warmup_steps and 6 decay_steps exceed steps 10; give fewer",
+        ),
+        ({"schedule": "cosin"}, "schedule"),
+        ({"eval_data": ("a.txt",)}, "eval_data and eval_every go together; give both or neither"),
+        ({"eval_every": 3}, "eval_data and eval_every go together"),
+        ({"checkpoint": "asynchronous"}, "checkpoint"),
+        ({"until_hours": 0}, "until_hours"),
+        ({"until_tokens": 0}, "until_tokens"),
+        ({"every_minutes": -1}, "every_minutes"),
+        ({"timeout_seconds": 0}, "timeout_seconds"),
+    ],
+)
+def test_what_goes_on_around_the_steps(given: dict[str, Any], says: str) -> None:
+    assert says in refused(**given)

@@ -181,9 +181,9 @@ def test_the_command_says_it_and_gives_the_exit_code(tmp_path: Path, data: Path)
     """Under torchrun, too, whose ranks hear the signal themselves."""
     write_plan_file(tmp_path / "plan.json", PLAN)
     arguments = ["run", str(tmp_path / "plan.json"), "--out", str(tmp_path / "run"), "--data", str(data), "--steps"]
-    command = [sys.executable, "-m", "shardwright.cli", *arguments, "10000"]
+    command = [sys.executable, "-m", "shardwright", *arguments, "10000"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    torchrun += ["--nproc-per-node=2", "-m", "shardwright.cli", *arguments, "20000"]
+    torchrun += ["--nproc-per-node=2", "-m", "shardwright", *arguments, "20000"]
     for begin, code in ((command, 143), (torchrun, 1)):  # torchrun has its own code
         process = subprocess.Popen(begin, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert process.stdout is not None
@@ -196,3 +196,19 @@ def test_the_command_says_it_and_gives_the_exit_code(tmp_path: Path, data: Path)
         said += [line.rstrip() for line in process.stdout]
         assert process.wait() == code
         assert said[-1].startswith("stopped; the same command continues after step-")
+
+
+@pytest.mark.slow
+def test_ranks_of_a_torchrun_that_is_killed_end_too(tmp_path: Path, data: Path) -> None:
+    write_plan_file(tmp_path / "plan.json", PLAN)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command += ["--nproc-per-node=2", "-m", "shardwright", "run", str(tmp_path / "plan.json")]
+    command += ["--out", str(tmp_path / "run"), "--data", str(data), "--steps", "100000"]
+    agent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert agent.stdout is not None
+    next(line for line in agent.stdout if line.startswith("step 3/"))
+    of_agent = psutil.Process(agent.pid).children(recursive=True)
+    assert len(of_agent) >= 2
+    agent.kill()
+    assert not psutil.wait_procs(of_agent, timeout=10.0)[1], "ranks outlive torchrun"
+    agent.communicate()

@@ -16,12 +16,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor.data.windows import open_batches
 from shardwright.executor.export import ExportOptions, export_weights
 from shardwright.executor.model import read_skeleton
 from shardwright.executor.options import RunOptions
 from shardwright.executor.parallel import build_engine
 from shardwright.executor.training import checkpoint, host_optimizer
-from shardwright.executor.training.data import open_batches
 from shardwright.executor.training.run_folder import RunFolder, RunIdentity
 from shardwright.executor.training.trainer import Trainer
 from shardwright.executor.weights import Pretrained, elements, read_pretrained, reader

@@ -1,6 +1,6 @@
-"""Every plan of a small problem, each through the cost model's own estimate: the oracle that the search must equal."""
+"""Every plan of a small problem, priced by the cost model: the oracle that the search must equal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import combinations, pairwise, product
 from math import gcd
@@ -28,6 +28,7 @@ from shardwright.specs.plan import (
 )
 from shardwright.specs.schedules import ScheduleName, splits_backward
 from shardwright.specs.training import TrainingSpec
+from tests.planner.priced_plans import priced_plans
 
 _ZERO_STAGES: tuple[ZeroStage, ...] = (0, 1, 2, 3)
 _IN_A_V: tuple[ScheduleName, ...] = ("zb-v", "v-half", "v-min", "dualpipe-v")
@@ -137,16 +138,24 @@ def fastest(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed, times: OpTimes | None = None
 ) -> float | None:
     """Seconds of the fastest plan that fits; None where none does."""
-    best: float | None = None
-    for plan in all_plans(model, cluster, training, fixed):
+    plans = all_plans(model, cluster, training, fixed)
+    if cluster.is_mixed:
+        return min(_one_by_one(model, cluster, training, plans, times), default=None)
+    each = priced_plans(model, cluster, training, plans, times)
+    return min((float(some.step_seconds[some.fits].min()) for some in each if some.fits.any()), default=None)
+
+
+def _one_by_one(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plans: Iterable[Plan], times: OpTimes | None
+) -> Iterator[float]:
+    """Yield the steps of the plans that fit, each estimated on its own."""
+    for plan in plans:
         try:
             estimate = estimate_plan(model, cluster, training, plan, times)
             check_memory(estimate, cluster)
         except (SpecError, InfeasibleError):
             continue
-        if best is None or estimate.step_seconds < best:
-            best = estimate.step_seconds
-    return best
+        yield estimate.step_seconds
 
 
 def _exchanges(cp: int, fixed: Fixed) -> list[tuple[ContextParallel, int]]:

@@ -57,6 +57,6 @@ def start(folder: Path, split: Split, out: Path, *, steps: int, every: int) -> "
     plan = folder / f"plan-{split.replace(' ', '')}.json"
     if not plan.exists():
         write_plan_file(plan, plan_file(split))
-    command = [sys.executable, "-m", "shardwright.cli", "run", str(plan), "--out", str(out), "--steps", str(steps)]
+    command = [sys.executable, "-m", "shardwright", "run", str(plan), "--out", str(out), "--steps", str(steps)]
     command += ["--data", str(folder / "text.txt"), "--checkpoint-every", str(every), "--learning-rate", "3e-3"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

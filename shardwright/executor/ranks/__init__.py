@@ -2,5 +2,6 @@
 
 from .arrival import Watch
 from .joining import STORE, join_process_group
+from .placement import say_misplaced
 
-__all__ = ["STORE", "Watch", "join_process_group"]
+__all__ = ["STORE", "Watch", "join_process_group", "say_misplaced"]

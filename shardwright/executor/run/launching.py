@@ -9,6 +9,7 @@ import torch
 from shardwright.base import STOPPED, RunStoppedError, SpecError, StopRequest, end_with_parent
 from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
+from shardwright.executor.data import new_tokens_go_with_a_mistake, open_held_back, open_plan_batches
 from shardwright.executor.loop import check_event_files
 from shardwright.executor.model import lacks_fused_attention, read_config, read_skeleton
 from shardwright.executor.parallel import check_compile, compiles
@@ -17,10 +18,7 @@ from shardwright.executor.training import (
     RunFolder,
     RunIdentity,
     adapter_start,
-    new_tokens_go_with_a_mistake,
     newest_checkpoint,
-    open_held_back,
-    open_plan_batches,
     plan_digest,
 )
 from shardwright.executor.weights import read_pretrained
@@ -108,7 +106,8 @@ def _run_here(
     try:
         return run_rank(plan_file, options, folder, progress, StopRequest().listen())
     except RunStoppedError:
-        progress(_how_to_go_on(folder))
+        if os.environ["RANK"] == "0":
+            progress(_how_to_go_on(folder))
         raise SystemExit(STOPPED) from None
 
 

@@ -80,9 +80,18 @@ class Tokenizer:
         return found
 
     def save(self, folder: Path) -> None:
-        """Write the files of the tokenizer into a folder."""
+        """Write the files of the tokenizer into a folder.
+
+        Raises:
+            SpecError: they hold what is no text.
+        """
         self._own.model_max_length = self._limit
-        self._own.save_pretrained(folder)
+        try:
+            self._own.save_pretrained(folder)
+        except UnicodeEncodeError as problem:  # JSON may name halves of characters, which no file in UTF-8 holds
+            raise SpecError(
+                f"{self.folder}: its tokenizer cannot be written again ({problem.reason}); give a folder that save_pretrained wrote"
+            ) from None
         self._own.model_max_length = _NO_LIMIT
 
     def documents(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:

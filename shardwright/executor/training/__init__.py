@@ -1,7 +1,5 @@
-"""The training loop of one rank with its inputs and outputs: data, optimizer,
-checkpoints, the run's folder, the measurement."""
+"""The training loop of one rank with its optimizer, checkpoints, the run's folder and the measurement."""
 
-from .batches import open_held_back, open_plan_batches
 from .checkpoint import MODEL_PREFIX, Trainee, load_checkpoint, save_checkpoint
 from .frozen_start import adapter_start, frozen_content, frozen_from
 from .manifest import Manifest, complete_checkpoints, damaged_file, newest_checkpoint, read_manifest, sync
@@ -9,7 +7,6 @@ from .meter import MemoryMeter
 from .optimizer import HostedOptimizer, host_optimizer
 from .run_folder import LAUNCHER, RunFolder, RunIdentity, plan_digest
 from .saver import Saver
-from .tokenised import new_tokens_go_with_a_mistake
 from .trainer import Trainer
 
 __all__ = [
@@ -30,10 +27,7 @@ __all__ = [
     "frozen_from",
     "host_optimizer",
     "load_checkpoint",
-    "new_tokens_go_with_a_mistake",
     "newest_checkpoint",
-    "open_held_back",
-    "open_plan_batches",
     "plan_digest",
     "read_manifest",
     "save_checkpoint",

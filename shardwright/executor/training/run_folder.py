@@ -15,12 +15,12 @@ from typing import NamedTuple, TextIO
 from shardwright.base import SpecError, read_json, write_whole
 from shardwright.costmodel import PlanFile, read_plan_file, write_plan_file
 from shardwright.executor import RunOptions
+from shardwright.executor.data import TOKENS_FOLDER
 from shardwright.executor.text import Tokenizer
 from shardwright.specs import Measurement, Spec, StepRecord, read_measurement
 
 from .frozen_start import check_start
 from .manifest import complete_checkpoints, newest_checkpoint, read_manifest
-from .tokenised import TOKENS_FOLDER
 
 GENERATION_CONFIG = "generation_config.json"
 LAUNCHER = "SHARDWRIGHT_LAUNCHER"

@@ -13,20 +13,18 @@ import torch.distributed as dist
 from shardwright.base import GIB, RunFailedError, RunStoppedError, SpecError, StopRequest
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
+from shardwright.executor.data import PlanBatches, Sequences, open_held_back, open_plan_batches, said_of
 from shardwright.executor.loop import EarlyWarning, Ending, Evaluations, EventFiles, Limits, evaluate, learning_rate_at
 from shardwright.executor.model import read_skeleton
-from shardwright.executor.offload import Kind, Place
 from shardwright.executor.parallel import Engine, build_engine, compiles
 from shardwright.executor.ranks import Watch
 from shardwright.executor.weights import read_pretrained
-from shardwright.specs import HeldBytes, Measurement, OffloadMeasurement, StepRecord, read_measurement
+from shardwright.specs import Measurement, StepRecord, read_measurement
 
-from .batches import PlanBatches, open_held_back, open_plan_batches, said_of
 from .checkpoint import DamagedError, Trainee, load_checkpoint, load_pretrained
-from .documents import Sequences
-from .fingerprint import read_fingerprint
 from .frozen_start import adapter_settings, adapter_start, frozen_from
 from .manifest import Manifest
+from .measuring import measure_offload, read_fingerprint
 from .meter import MemoryMeter, MemoryPeak, StepMeter
 from .optimizer import host_optimizer
 from .run_folder import RunFolder, Start, plan_digest
@@ -60,6 +58,7 @@ class Trainer:
         _check_same_data(self._batches)
         for line in said_of(self._batches, plan_file):
             self._tell(line)
+        self._at(0, "building the model")
         self._engine: Engine = build_engine(
             plan_file,
             device=device,
@@ -92,6 +91,7 @@ class Trainer:
             RunStoppedError: a rank was asked to stop; a checkpoint of the last step was saved, if the options want any.
             RunFailedError: training diverged, or a checkpoint could not be written.
         """
+        self._at(0, "loading")
         start = self._resume()
         if start == self._options.steps:  # a rank was lost after the last checkpoint, and all were started again
             return read_measurement(self._folder.measurement)
@@ -320,7 +320,7 @@ class Trainer:
                 part_seconds=max(parts, key=lambda part: sum(part.values())),
                 tokens_per_s=self._plan_file.training.tokens_per_step / median,
                 mfu=self._mfu(median),
-                offload=self._measure_offload(),
+                offload=measure_offload(self._engine.offload),
                 checkpoints=self._saver.measured(),
                 peak_memory_bytes=tuple(peak.peak for peak in peaks),
                 memory_kind="allocated" if self._device.type == "cuda" else "resident",
@@ -334,27 +334,6 @@ class Trainer:
         if self._leads:
             self._folder.write_measurement(measured[0])
         return measured[0]
-
-    def _measure_offload(self) -> OffloadMeasurement | None:
-        """Return what the engines of all ranks held; every rank calls this."""
-        offload = self._engine.offload
-        if offload is None:
-            return None
-        offload.settle()
-        ledger = offload.ledger
-        gathered = [(ledger.peaks, ledger.peak_bytes("host"), ledger.limits["host"])] * dist.get_world_size()
-        dist.all_gather_object(gathered, gathered[0])
-        largest: dict[tuple[Kind, Place], int] = {}
-        for peaks, _, _ in gathered:
-            for key, held in peaks.items():
-                largest[key] = max(held, largest.get(key, 0))
-        return OffloadMeasurement(
-            held=tuple(
-                HeldBytes(kind=kind, place=place, peak_bytes=held) for (kind, place), held in sorted(largest.items())
-            ),
-            host_peak_bytes=tuple(peak for _, peak, _ in gathered),
-            host_plan_bytes=tuple(limit for _, _, limit in gathered),
-        )
 
     def _need_finite(self, step: int, loss: float, gradient_norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(gradient_norm):

@@ -6,7 +6,7 @@ from .enumerate import SCHEDULES, Space, check_fixed, enumerate_space
 from .fixed import Fixed
 from .limits import SHARES
 from .meshes import meshes_of
-from .other_orders import NEAR_THE_BEST, in_other_order
+from .other_orders import NEAR_THE_BEST, in_other_order, may_change_order
 from .ranges import LayerRanges, layer_ranges
 from .software import check_runs, kept_by, last_resorts
 from .stage_sizes import ChunkSizes, chunk_sizes, near_even_sizes
@@ -35,6 +35,7 @@ __all__ = [
     "kept_by",
     "last_resorts",
     "layer_ranges",
+    "may_change_order",
     "meshes_of",
     "near_even_sizes",
     "space_costs",

@@ -19,28 +19,33 @@ NEAR_THE_BEST = 1.1
 """Entries are tried whose bounds are at most this many times the best plan's step."""
 
 
-def in_other_order(
-    space: Space, near: IntArray, bounds: Array, cluster: ClusterSpec, training: TrainingSpec
-) -> Space | None:
-    """Return those of the entries `near` (A,) that have the lowest `bounds` (N,), with the pipeline inside data parallelism.
+def may_change_order(space: Space, cluster: ClusterSpec, training: TrainingSpec) -> Array:
+    """(N,): the entries of which the order with the pipeline inside data parallelism may change anything.
 
-    None where the software has no such order, where one is fixed, or where it changes nothing.
+    None where the software has no such order, where one is fixed, or on a single node.
     """
     per_node = cluster.node.devices_per_node
     if PIPELINE_INSIDE_DATA not in training.software.runs.orders or space.fixed.order or cluster.devices <= per_node:
-        return None
+        return np.zeros(len(space), dtype=bool)
     base, block = space.base, space.base.cp * space.base.tp
     fills = base.ep * base.expert_tp == block  # see `experts_fill_block`
     may = (base.pp > 1) & (base.dp > 1) & fills & (block < per_node)
-    chosen = near[may[space.base_index[near]]]
-    chosen = np.sort(chosen[np.argsort(bounds[chosen], kind="stable")][:MOST_ENTRIES])
+    return np.asarray(may[space.base_index])
+
+
+def in_other_order(space: Space, entries: IntArray, bounds: Array) -> Space | None:
+    """Return those of `entries` (A,) that have the lowest `bounds` (N,), with the pipeline inside data parallelism.
+
+    None where there are none.
+    """
+    chosen = np.sort(entries[np.argsort(bounds[entries], kind="stable")][:MOST_ENTRIES])
     if not len(chosen):
         return None
     rows, base_index = np.unique(space.base_index[chosen], return_inverse=True)
     other = np.full(len(rows), ORDERS.index(PIPELINE_INSIDE_DATA))
     return replace(
         space,
-        base=replace(base[rows], order=other),
+        base=replace(space.base[rows], order=other),
         base_index=base_index,
         schedule=space.schedule[chosen],
         stages_per_rank=space.stages_per_rank[chosen],

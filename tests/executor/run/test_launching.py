@@ -138,6 +138,18 @@ class TestPlanAndData:
             assert f"give {first.out / 'checkpoints' / 'step-000002'}" in message
 
 
+class TestHeldBack:
+    def test_data_that_is_missing(self, tmp_path: Path) -> None:
+        says = refused(tmp_path, ONE, data=(text_file(tmp_path),), eval_data=(tmp_path / "absent",), eval_every=2)
+        assert says == f"{tmp_path}/absent: no such file or folder; give data that exists"
+
+    def test_not_beside_shares_off_the_device(self, tmp_path: Path) -> None:
+        data = text_file(tmp_path)
+        offloaded = tiny(plan((layers(zero=2),), dp_shard=2, offload=True))
+        says = refused(tmp_path, offloaded, data=(data,), eval_data=(data,), eval_every=2)
+        assert says.startswith("evaluation does not run beside shares off the device yet; leave out --eval-data")
+
+
 class TestFinished:
     def test_a_finished_run_is_not_run_again(self, tmp_path: Path) -> None:
         data = text_file(tmp_path)

@@ -12,11 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor.data.batches import open_held_back
 from shardwright.executor.loop import ending
 from shardwright.executor.loop.evaluation import Evaluation, Evaluations
 from shardwright.executor.options import RunOptions
 from shardwright.executor.parallel.engine import build_engine
-from shardwright.executor.training.batches import open_held_back
 from shardwright.executor.training.manifest import complete_checkpoints
 from shardwright.specs.results.measurement import read_measurement
 from tests.executor.runs import VOCABULARY, losses, options, text_file, tiny

@@ -8,7 +8,7 @@ import pytest
 import torch.distributed as dist
 
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.training.data import Batches
+from shardwright.executor.data.windows import Batches
 from shardwright.specs.results.estimate import Estimate, Interval, MemoryBytes, StepSeconds
 from shardwright.specs.results.measurement import read_measurement
 from tests.executor.runs import losses, options, text_file, tiny

@@ -5,7 +5,6 @@ import pytest
 
 from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.costmodel.checks import check_memory
-from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.planner.best_plan import search
 from shardwright.planner.branching.simplest import _kinds
 from shardwright.planner.space.enumerate import enumerate_space
@@ -13,6 +12,7 @@ from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.plan import Plan
 from shardwright.specs.training import TrainingSpec
 from tests.planner.brute_force import all_plans
+from tests.planner.priced_plans import priced_plans
 from tests.planner.simplicity import simplicity
 from tests.planner.small_problems import Problem, random_problem, tiny_cluster, tiny_model
 
@@ -21,16 +21,8 @@ _FEW = Fixed(micro_batch=1, zero_stage=1)
 
 
 def _all_near(problem: Problem, seconds: float) -> list[Plan]:
-    near = []
-    for plan in all_plans(*problem, _FEW):
-        try:
-            estimate = estimate_plan(*problem, plan)
-            check_memory(estimate, problem.cluster)
-        except (SpecError, InfeasibleError):
-            continue
-        if estimate.step_seconds <= seconds:
-            near.append(plan)
-    return near
+    each = priced_plans(*problem, all_plans(*problem, _FEW))
+    return [plan for some in each for plan, step_seconds, _ in some.fitting if step_seconds <= seconds]
 
 
 @pytest.mark.parametrize("seed", range(600, 640))

@@ -12,6 +12,7 @@ from shardwright.planner.branching.result import SearchResult
 from shardwright.planner.branching.trade_offs import WITHIN
 from shardwright.planner.space.fixed import Fixed
 from tests.planner.brute_force import all_plans
+from tests.planner.priced_plans import priced_plans
 from tests.planner.simplicity import simplicity
 from tests.planner.small_problems import Problem, random_problem
 
@@ -59,14 +60,10 @@ def test_no_plan_within_reach_is_simpler_or_leaves_much_more_free(seed: int) -> 
     usable = usable_bytes(problem.cluster.node.device, CALIBRATED)
     fastest = found.fastest.step_seconds if found.fastest else found.estimate.step_seconds
     simplest, freest = simplicity(found.plan), 0.0
-    for plan in all_plans(*problem, _FEW):
-        try:
-            estimate = estimate_plan(*problem, plan)
-            check_memory(estimate, problem.cluster)
-        except (SpecError, InfeasibleError):
-            continue
-        if estimate.step_seconds <= fastest * (1 + WITHIN):
-            simplest, freest = min(simplest, simplicity(plan)), max(freest, usable - estimate.peak_memory_bytes)
+    for some in priced_plans(*problem, all_plans(*problem, _FEW)):
+        for plan, seconds, peak_bytes in some.fitting:
+            if seconds <= fastest * (1 + WITHIN):
+                simplest, freest = min(simplest, simplicity(plan)), max(freest, usable - peak_bytes)
     listed = [(simplicity(found.plan), usable - found.estimate.peak_memory_bytes)]
     listed += [(simplicity(other.plan), other.free_bytes) for other in found.trade_offs]
     assert min(simple for simple, _ in listed) == simplest

@@ -1,7 +1,7 @@
 """Run a plan of one rank in a separate process, so that its peak of memory is its own."""
 
 import os
-import socket
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +9,9 @@ from pathlib import Path
 from shardwright.base import RunFailedError, first_failure, threads_per_rank
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
-from shardwright.executor.training import RunFolder, RunIdentity, open_plan_batches, plan_digest
+from shardwright.executor.data import open_plan_batches
+from shardwright.executor.ranks import STORE
+from shardwright.executor.training import RunFolder, RunIdentity, plan_digest
 from shardwright.specs import Measurement, read_measurement
 
 TIMEOUT_SECONDS = 300.0
@@ -39,7 +41,7 @@ def _run_worker(folder: RunFolder) -> None:
     with log_path.open("wb") as log:
         try:
             code = subprocess.run(
-                command, env=_environment(), stdout=log, stderr=log, timeout=TIMEOUT_SECONDS, check=False
+                command, env=_environment(folder), stdout=log, stderr=log, timeout=TIMEOUT_SECONDS, check=False
             ).returncode
         except subprocess.TimeoutExpired:
             raise RunFailedError(f"{folder.path}: took more than {TIMEOUT_SECONDS:.0f} s and was ended") from None
@@ -49,25 +51,17 @@ def _run_worker(folder: RunFolder) -> None:
         raise RunFailedError(f"{folder.path}: the run failed (exit {code}): {said}")
 
 
-def _environment() -> dict[str, str]:
-    """The environment that torchrun gives a single worker. PYTHONSAFEPATH keeps the current folder from shadowing packages."""
+def _environment(folder: RunFolder) -> dict[str, str]:
+    """The environment that a launcher gives a single worker. PYTHONSAFEPATH keeps the current folder from shadowing packages."""
     return os.environ | {
         "RANK": "0",
         "WORLD_SIZE": "1",
         "LOCAL_RANK": "0",
         "LOCAL_WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        STORE: str(folder.path / f".store-{secrets.token_hex(8)}"),
         "OMP_NUM_THREADS": str(threads_per_rank(1)),
         "PYTHONSAFEPATH": "1",
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port: int = held.getsockname()[1]
-    return port
 
 
 def _last_line(log: Path) -> str:

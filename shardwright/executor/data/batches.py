@@ -10,8 +10,8 @@ from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
 
-from .data import Batches, named_data, open_batches, open_stream, shuffled
 from .documents import DocumentBatches, Sequences
+from .windows import Batches, named_data, open_batches, open_stream, shuffled
 
 BLOCK = 1000
 """Sequences in which the shares are kept; a share is thus one of whole thousandths."""

@@ -10,13 +10,13 @@ import pytest
 
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor.data import tokenised
+from shardwright.executor.data.batches import open_held_back, open_plan_batches
+from shardwright.executor.data.documents import DocumentBatches
+from shardwright.executor.data.tokenised import TokenisedDocuments, new_tokens_go_with_a_mistake
+from shardwright.executor.data.windows import open_batches, open_stream
 from shardwright.executor.options import RunOptions
 from shardwright.executor.text import StoredTokens, Tokenizer
-from shardwright.executor.training import tokenised
-from shardwright.executor.training.batches import open_held_back, open_plan_batches
-from shardwright.executor.training.data import open_batches, open_stream
-from shardwright.executor.training.documents import DocumentBatches
-from shardwright.executor.training.tokenised import TokenisedDocuments, new_tokens_go_with_a_mistake
 from shardwright.specs.lengths import Lengths
 from shardwright.specs.plan import Plan
 from tests.executor.runs import losses, tiny

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardwright.benchmarks.own_configuration import IN_BF16, TWELVE, OwnConfiguration
+from shardwright.benchmarks.own.configuration import IN_BF16, TWELVE, OwnConfiguration
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.costmodel.checks import check_plan
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from shardwright.benchmarks.own_configuration import TWELVE
-from shardwright.benchmarks.own_run import OwnRun, OwnSummary, Pass, drifted, interpolation_targets
-from shardwright.benchmarks.own_runs_tables import own_runs_csv, verdict
+from shardwright.benchmarks.own.configuration import TWELVE
+from shardwright.benchmarks.own.run import OwnRun, OwnSummary, Pass, drifted, interpolation_targets
+from shardwright.benchmarks.own.tables import own_runs_csv, verdict
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.specs.results.estimate import Estimate, MemoryBytes, StepSeconds

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from shardwright.base.errors import SpecError
 from shardwright.cli.run import _mixture
+from shardwright.executor.data.batches import BLOCK, Mixture, open_plan_batches, said_of
+from shardwright.executor.data.documents import Sequences
+from shardwright.executor.data.windows import Batches
 from shardwright.executor.options import RunOptions
-from shardwright.executor.training.batches import BLOCK, Mixture, open_plan_batches, said_of
-from shardwright.executor.training.data import Batches
-from shardwright.executor.training.documents import Sequences
 from shardwright.specs.lengths import Lengths
 from tests.executor.runs import tiny
 from tests.executor.tokenizers import VOCABULARY, tokenizer_folder

@@ -11,7 +11,7 @@ from rich.text import Text
 from shardwright.base import units as readable
 from shardwright.specs import Profile
 
-from .own_run import MOST_DRIFT, OwnRun, OwnSummary, Target, drifted, interpolation_targets
+from .run import MOST_DRIFT, OwnRun, OwnSummary, Target, drifted, interpolation_targets
 
 
 def own_runs_tables(runs: Sequence[OwnRun], *, parts: bool, profile: Profile | None = None) -> RenderableType:

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor.data.batches import open_plan_batches
+from shardwright.executor.data.documents import DocumentBatches, best_fit
 from shardwright.executor.options import RunOptions
 from shardwright.executor.parallel import IGNORED_LABEL
-from shardwright.executor.training.batches import open_plan_batches
-from shardwright.executor.training.documents import DocumentBatches, best_fit
 from shardwright.specs.lengths import Lengths, Packing
 from shardwright.specs.plan import Plan
 from tests.executor.runs import losses, options, tiny

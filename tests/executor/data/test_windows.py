@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardwright.base.errors import SpecError
+from shardwright.executor.data.token_streams import TextFiles, TokenFiles, TokenStream
+from shardwright.executor.data.windows import Batches, open_batches, shuffled
 from shardwright.executor.options import RunOptions
-from shardwright.executor.training.data import Batches, open_batches, shuffled
-from shardwright.executor.training.token_streams import TextFiles, TokenFiles, TokenStream
 
 VOCABULARY = 300
 

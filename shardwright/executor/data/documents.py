@@ -13,8 +13,8 @@ from shardwright.base import SpecError
 from shardwright.executor.parallel import IGNORED_LABEL
 from shardwright.specs import Packing
 
-from .data import shuffled
 from .token_streams import TokenStream
+from .windows import shuffled
 
 _FEWEST = 2
 """Tokens of a piece that is trained on: one to read and one to predict."""

@@ -1,5 +1,0 @@
-"""`python -m shardwright.cli`."""
-
-from shardwright.cli import main
-
-main()
