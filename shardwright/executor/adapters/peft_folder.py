@@ -100,7 +100,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         )
         raise SpecError(f"{folder}: {why} by PEFT's save_pretrained with safe_serialization")
     try:
-        with safe_open(path, framework="pt") as opened:
+        with path.open("rb"), safe_open(path, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # it is no mapping
     except (SafetensorError, OSError) as error:
         raise SpecError(

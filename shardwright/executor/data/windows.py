@@ -1,9 +1,12 @@
 """Batches: the tokens of each step, the same under every plan."""
 
 import hashlib
+import os
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -164,16 +167,24 @@ def _files_under(paths: tuple[Path, ...], *, pattern: str) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            below = (file for file in path.rglob(pattern) if file.is_file())
-            found = sorted(
-                file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts)
-            )
+            found = sorted(_below(path, pattern))
             if not found:
                 raise SpecError(f"{path}: holds no file {pattern}; give a folder with data in it")
             files += found
         else:
             files.append(path)
     return files
+
+
+def _below(folder: Path, pattern: str) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder, onerror=_refuse_folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        visible = (Path(place, name) for name in names if not name.startswith(".") and fnmatch(name, pattern))
+        yield from (file for file in visible if file.is_file())
+
+
+def _refuse_folder(error: OSError) -> NoReturn:
+    raise SpecError(f"{error.filename}: cannot be read ({error.strerror}); give data that this user may read") from None
 
 
 def _standard_library_sources() -> list[Path]:
