@@ -16,9 +16,11 @@ _HOW = {
 
 
 def launch(
-    plan: Annotated[Path, typer.Argument(help="Give a plan file that shardwright plan --out wrote.")],
+    plan: Annotated[
+        Path, typer.Argument(metavar="PLAN", help="Name a plan file, as written by 'shardwright plan --out'.")
+    ],
     run_options: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- RUN OPTIONS]", help="Give options of shardwright run after --.")
+        list[str] | None, typer.Argument(metavar="RUN_OPTIONS", help="Give options of 'shardwright run', after --.")
     ] = None,
     slurm: Annotated[bool, typer.Option("--slurm", help="Write a batch script for Slurm.")] = False,
     kubernetes: Annotated[bool, typer.Option("--kubernetes", help="Write a PyTorchJob of Kubeflow.")] = False,
