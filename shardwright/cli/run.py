@@ -50,7 +50,9 @@ def run(
     ] = None,
     tokenizer: Annotated[
         Path | None,
-        typer.Option(help="Read text by the tokenizer in this folder. Default: that in --init-from, else bytes."),
+        typer.Option(
+            help="Read text by the tokenizer in this folder. Default: that beside --init-from or --resume-from, else bytes."
+        ),
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Set the peak of the schedule.")] = 3e-4,
     schedule: Annotated[

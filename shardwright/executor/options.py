@@ -28,7 +28,8 @@ class RunOptions(Spec):
     data_format: "text" reads bytes as tokens, or text by `tokenizer`; "chat" JSON lines of conversations, of which the loss counts
         answers; "tokens" reads `.bin` arrays of `token_dtype` (default: the sidecar's
         type); "hf" reads a Hugging Face dataset on disk, whose `data_column` holds text or token ids.
-    tokenizer: a folder with a tokenizer of transformers; None: that of `init_from`, where it holds one.
+    tokenizer: a folder with a tokenizer of transformers; None: that of `init_from`, or of the run of `resume_from`, where
+        it holds one.
     checkpoint_every: steps between checkpoints, with one more at the last step; None writes none.
     every_minutes: minutes between checkpoints, beside `checkpoint_every`.
     checkpoint: "sync" writes while the steps wait; "async" copies to the host, and writes beside the next steps.

@@ -133,7 +133,7 @@ class TestPlanAndData:
     def test_a_run_to_start_from_in_place_of_its_checkpoint(self, tmp_path: Path) -> None:
         first = options(tmp_path / "first", data=text_file(tmp_path), steps=2)
         losses(ONE, first)
-        for given in (first.out, first.out / "checkpoints"):
+        for given in (first.out, first.out / "checkpoints", first.out / "checkpoints" / "step-000001"):
             message = refused(tmp_path, ONE, data=first.data, resume_from=given)
             assert f"give {first.out / 'checkpoints' / 'step-000002'}" in message
 
