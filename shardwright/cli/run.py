@@ -9,6 +9,8 @@ import typer
 
 from .options import JsonOption, PlanArgument, console, print_json
 
+_WEIGHT = re.compile(r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+
 
 def run(
     plan_path: PlanArgument,
@@ -48,7 +50,9 @@ def run(
     ] = None,
     tokenizer: Annotated[
         Path | None,
-        typer.Option(help="Read text by the tokenizer in this folder. Default: that in --init-from, else bytes."),
+        typer.Option(
+            help="Read text by the tokenizer in this folder. Default: that beside --init-from or --resume-from, else bytes."
+        ),
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Set the peak of the schedule.")] = 3e-4,
     schedule: Annotated[
@@ -152,7 +156,7 @@ def run(
         "until_hours": until_hours,
         "schedule": schedule,
         "decay_steps": decay_steps,
-        "checkpoint_minutes": every_minutes,
+        "every_minutes": every_minutes,
         "checkpoint": checkpoint,
         "eval_data": tuple(eval_data or ()),
         "eval_every": eval_every,
@@ -211,17 +215,22 @@ def _mixture(given: list[str]) -> dict[str, Any]:
     """Return data and their weights. What exists under the whole name, colon and all, is a path."""
     from shardwright.base import SpecError
 
-    paths, weights = [], []
+    paths: list[Path] = []
+    weights: list[float | None] = []
     for text in given:
         path, colon, weight = text.rpartition(":")
-        weighted = bool(colon) and not Path(text).exists() and re.fullmatch(r"[0-9]*\.?[0-9]+", weight) is not None
-        paths.append(Path(path if weighted else text))
-        weights += [float(weight)] if weighted else []
-    if weights and len(weights) < len(paths):
+        weighted = bool(colon) and not Path(text).exists() and _WEIGHT.fullmatch(weight) is not None
+        name = path if weighted else text
+        if not name:
+            raise SpecError(f"--data '{text}' names no file or folder; give one, as --data web/ or --data web/:0.7")
+        paths.append(Path(name))
+        weights.append(float(weight) if weighted else None)
+    without = [text for text, weight in zip(given, weights, strict=True) if weight is None]
+    if without and len(without) < len(given):
         raise SpecError(
-            f"{len(weights)} of {len(paths)} --data have a weight; give one each, as --data web/:0.7 --data books/:0.3, or none"
+            f"--data {without[0]} has no weight above 0, and others have one; give one each, as --data web/:0.7 --data books/:0.3, or none"
         )
-    return {"data": tuple(paths), "data_weights": tuple(weights)}
+    return {"data": tuple(paths), "data_weights": tuple(weight for weight in weights if weight is not None)}
 
 
 def _trace(plan_path: Path, given: str | None, *, as_json: bool) -> None:

@@ -28,9 +28,10 @@ class RunOptions(Spec):
     data_format: "text" reads bytes as tokens, or text by `tokenizer`; "chat" JSON lines of conversations, of which the loss counts
         answers; "tokens" reads `.bin` arrays of `token_dtype` (default: the sidecar's
         type); "hf" reads a Hugging Face dataset on disk, whose `data_column` holds text or token ids.
-    tokenizer: a folder with a tokenizer of transformers; None: that of `init_from`, where it holds one.
+    tokenizer: a folder with a tokenizer of transformers; None: that of `init_from`, or of the run of `resume_from`, where
+        it holds one.
     checkpoint_every: steps between checkpoints, with one more at the last step; None writes none.
-    checkpoint_minutes: minutes between checkpoints, beside `checkpoint_every`.
+    every_minutes: minutes between checkpoints, beside `checkpoint_every`.
     checkpoint: "sync" writes while the steps wait; "async" copies to the host, and writes beside the next steps.
     keep_checkpoints: number of newest checkpoints that are kept.
     eval_data: files or folders of held-back data in `data_format`. Every `eval_every` steps, and at the last, the loss over `eval_batches`
@@ -70,7 +71,7 @@ class RunOptions(Spec):
     data_column: str | None = None
     tokenizer: Path | None = None
     checkpoint_every: PositiveInt | None = 100
-    checkpoint_minutes: PositiveFloat | None = None
+    every_minutes: PositiveFloat | None = None
     checkpoint: Literal["sync", "async"] = "sync"
     keep_checkpoints: PositiveInt = 2
     eval_data: tuple[Path, ...] = ()
@@ -95,7 +96,7 @@ class RunOptions(Spec):
         counted = self.until_tokens is None or "steps" in self.model_fields_set
         if counted and self.warmup_steps is not None and self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} exceeds steps {self.steps}; give at most {self.steps}")
-        if self.data_format == "chat" and self.tokenizer is None and self.init_from is None:
+        if self.data_format == "chat" and not (self.tokenizer or self.init_from or self.resume_from):
             raise ValueError("data_format 'chat' needs a tokenizer, with a chat template for messages; give its folder")
         if self.data_weights and len(self.data_weights) != len(self.data):
             raise ValueError(

@@ -1,11 +1,13 @@
 """Damaged inputs of every kind are answered in one clear line; the benchmark tries thousands."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from shardwright.benchmarks.mutated_inputs import INPUTS, Case, Outcome, check, fault, run, write_inputs
+from shardwright.benchmarks.mutated_inputs import INPUTS, Outcome, check, fault, run, write_inputs
+from shardwright.benchmarks.mutated_inputs.training import checks_alone
 
 _CASES = 300
 _AT_ONCE = 20
@@ -26,7 +28,10 @@ def test_every_command_takes_the_good_inputs(folder: Path, monkeypatch: pytest.M
     monkeypatch.chdir(folder)
     for kind in INPUTS:
         for command in kind.commands:
-            outcome = run(tuple(kind.name if word == "{}" else word for word in command))
+            stands_for = {"{}": kind.name, "{folder}": Path(kind.name).parts[0]}
+            with checks_alone():
+                outcome = run(tuple(stands_for.get(word, word) for word in command))
+            shutil.rmtree(folder / "out", ignore_errors=True)
             assert (outcome.code, outcome.error) == (0, None), (command, outcome.stderr)
 
 
@@ -53,6 +58,6 @@ def test_damaged_inputs(folder: Path, first: int) -> None:
     ],
 )
 def test_faults_are_seen(outcome: Outcome, words: str) -> None:
-    found = fault(Case(("plan", "--json"), "options", None), outcome)
+    found = fault(("plan", "--json"), outcome)
     assert found is not None
     assert words in found

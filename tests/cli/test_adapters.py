@@ -48,6 +48,7 @@ def test_plan_then_run_then_export(command: Command, tmp_path: Path) -> None:
         command("export-adapters", run, "--to", tmp_path / "x", "--step", "7"),
         "no checkpoint after step 7; give --step 2",
     )
+    assert_one_line(command("export-adapters", run, "--to", run / "x"), "lies in the folder of the run")
     assert_one_line(command("export-adapters", tmp_path / "model", "--to", tmp_path / "x"), "holds no run")
     assert_one_line(
         command("run", path, "--out", run, "--data", data, "--lora-alpha", "2", "--steps", "3"),

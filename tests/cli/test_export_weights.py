@@ -41,6 +41,10 @@ def test_mistakes_give_one_line(command: Command, run: Path, tmp_path: Path) -> 
         command("export-weights", run, *to, "--step", "7"), "holds no checkpoint after step 7; give --step 1"
     )
     assert_one_line(command("export-weights", run), "--to")
+    for size in ("0GB", "-1GB", "1e400GB", "infGB", "nan", "5", "5GiB", ""):
+        assert_one_line(command("export-weights", run, *to, "--max-shard-size", size), f"'{size}' is no size above 0")
+    for place in (run / "exported", run / "checkpoints" / "step-000099"):
+        assert_one_line(command("export-weights", run, "--to", place), "lies in the folder of the run")
     assert not (tmp_path / "to").exists()
 
 
@@ -52,5 +56,15 @@ def test_mistakes_in_options_of_a_run_give_one_line(command: Command, tmp_path: 
     data = ("--data", tmp_path / "text.txt")
     assert_one_line(command(*start, *data, "--tokenizer", tmp_path), "holds no tokenizer")
     assert_one_line(command(*start, *data, "--data-format", "chat"), "'chat' needs a tokenizer")
-    assert_one_line(command(*start, *data, "--data", f"{tmp_path}/text.txt:0.5"), "1 of 2 --data have a weight")
+    half = ("--data", f"{tmp_path}/text.txt:0.5")
+    assert_one_line(command(*start, *data, *half), "text.txt has no weight above 0, and others have one")
+    assert_one_line(command(*start, *half, "--data", f"{tmp_path}/text.txt:-1"), "text.txt:-1 has no weight above 0")
+    assert_one_line(command(*start, "--data", ""), "--data '' names no file or folder")
+    assert_one_line(command(*start, *half, "--data", ":0.5"), "--data ':0.5' names no file or folder")
+    (tmp_path / "empty.txt").touch()
+    held_back = ("--eval-data", tmp_path / "empty.txt", "--eval-every", "2")
+    assert_one_line(command(*start, *data, *held_back), "empty.txt holds 1 token and one sequence")
+    mixed = ("--data", f"{tmp_path}/text.txt:1e-1", "--data", f"{tmp_path}/empty.txt:.9")
+    assert_one_line(command(*start, *mixed), "empty.txt holds 1 token and one sequence")
+    assert_one_line(command(*start, *data, "--every-minutes", "0"), "'every_minutes' is 0.0")
     assert not (tmp_path / "out").exists()

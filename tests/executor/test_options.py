@@ -67,9 +67,8 @@ def test_options_survive_their_file() -> None:
 
 def test_conversations_need_a_tokenizer() -> None:
     assert "'chat' needs a tokenizer" in refused(data_format="chat", data=["a.jsonl"])
-    assert (
-        RunOptions(out=Path("run"), data_format="chat", data=(Path("a"),), init_from=Path("weights")).tokenizer is None
-    )
+    for beside in ({"init_from": Path("weights")}, {"resume_from": Path("run/checkpoints/step-000100")}):
+        assert RunOptions(out=Path("run"), data_format="chat", data=(Path("a"),), **beside).tokenizer is None
 
 
 @pytest.mark.parametrize(
@@ -86,7 +85,7 @@ def test_conversations_need_a_tokenizer() -> None:
         ({"checkpoint": "asynchronous"}, "checkpoint"),
         ({"until_hours": 0}, "until_hours"),
         ({"until_tokens": 0}, "until_tokens"),
-        ({"checkpoint_minutes": -1}, "checkpoint_minutes"),
+        ({"every_minutes": -1}, "every_minutes"),
         ({"timeout_seconds": 0}, "timeout_seconds"),
     ],
 )

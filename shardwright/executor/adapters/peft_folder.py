@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -29,6 +30,7 @@ _BESIDE = (
 )
 _PLAIN: Mapping[str, tuple[object, ...]] = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian")}
 """Values, beside absent and empty ones, with which an adapter still is s B A."""
+_READABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _MOST_NAMED = 3
 
 
@@ -98,10 +100,20 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         )
         raise SpecError(f"{folder}: {why} by PEFT's save_pretrained with safe_serialization")
     try:
-        with safe_open(path, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # it is no mapping
+        with path.open("rb"), safe_open(path, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # it is no mapping
     except (SafetensorError, OSError) as error:
-        raise SpecError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+        raise SpecError(
+            f"{path}: is damaged or cannot be read ({' '.join(str(error).split())}); copy it again"
+        ) from None
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _READABLE:
+            raise SpecError(f"{path}: '{name}' is of {tensor.dtype}, and adapters are read in fp64, fp32, fp16 or bf16")
+        if not tensor.isfinite().all():
+            raise SpecError(
+                f"{path}: '{name}' has elements that are not finite; give adapters whose training did not diverge"
+            )
+    return tensors
 
 
 def _check_tensors(
@@ -134,10 +146,10 @@ def write_peft_folder(
     *,
     base_model: str | None,
 ) -> None:
-    """Write adapters under PEFT's names into a new `folder`. `base_model`: the folder or name of what they are beside.
+    """Write adapters under PEFT's names into `folder`. `base_model`: the folder or name of what they are beside.
 
     Raises:
-        SpecError: the folder holds something, or cannot be written.
+        OSError, SafetensorError: the folder cannot be written.
     """
     paths = list(engine_adapters(tensors))
     own = [skeleton.model.get_submodule(path) for path in paths]
@@ -154,16 +166,12 @@ def write_peft_folder(
         "bias": "none",
         "inference_mode": True,
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise SpecError(f"{folder}: is not empty; give a new folder")
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS, metadata={"format": "pt"}
-        )
-        write_whole(folder / CONFIG, json.dumps(config, indent=2) + "\n")
-    except OSError as error:
-        raise SpecError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS, metadata={"format": "pt"}
+    )
+    (folder / TENSORS).chmod(0o644)  # safetensors makes files for their user alone
+    write_whole(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def target_modules(paths: Iterable[str], modules: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
 
 from .documents import DocumentBatches, Sequences
-from .windows import Batches, open_batches, open_stream, shuffled
+from .windows import Batches, named_data, open_batches, open_stream, shuffled
 
 BLOCK = 1000
 """Sequences in which the shares are kept; a share is thus one of whole thousandths."""
@@ -140,6 +140,7 @@ def _open_source(
             seq_len=training.seq_len,
             global_batch=training.global_batch,
             seed=options.seed,
+            named=named_data(options),
         )
     if options.data_format == "chat":
         raise SpecError(
@@ -161,8 +162,13 @@ def _said_of(batches: DocumentBatches, plan_file: PlanFile) -> str:
     slower = (
         "; cp masks scores between documents, and the prediction is for kernels that leave them out" if masks else ""
     )
+    unanswered = (
+        f"; {batches.left_out_share:.1%} of the pieces hold no answer and are left out"
+        if batches.left_out_share
+        else ""
+    )
     planned = training.documents.mean() if training.documents else training.used_share * training.seq_len
     return (
         f"{training.packing} documents: {batches.used_share:.1%} of the sequences is no padding; pieces have {batches.mean_piece_tokens:,.0f} "
-        f"tokens on average, {planned:,.0f} in the plan" + slower
+        f"tokens on average, {planned:,.0f} in the plan{unanswered}{slower}"
     )

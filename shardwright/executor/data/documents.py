@@ -16,6 +16,7 @@ from shardwright.specs import Packing
 from .token_streams import TokenStream
 from .windows import shuffled
 
+_PIECES_AT_ONCE = 2**14
 _FEWEST = 2
 """Tokens of a piece that is trained on: one to read and one to predict."""
 
@@ -56,20 +57,37 @@ class DocumentBatches:
     A packed document longer than a sequence fills sequences, and its rest is a piece (`specs.Lengths.pieces`). Pieces are packed by
     best fit, the longest first (Ding et al. 2024, arXiv 2404.10830, section 3), and what stays free is padding. A padded document is cut
     off after a sequence. The last token of a document has no label, and neither has padding, nor a token before one that the stream
-    does not count. A piece of one token is left out.
+    does not count. A piece of one token is left out, and so is one without a label, such as a long question whose answer was cut off.
 
     Each epoch takes every sequence once, in its own order. Ranks take contiguous slices of a step's sequences, as in `Batches`.
 
     Raises:
-        SpecError: no document has two tokens.
+        SpecError: no document has two tokens, or no piece a label.
     """
 
-    def __init__(self, stream: DocumentStream, *, packing: Packing, seq_len: int, global_batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        stream: DocumentStream,
+        *,
+        packing: Packing,
+        seq_len: int,
+        global_batch: int,
+        seed: int,
+        named: str = "the data",
+    ) -> None:
         self._stream, self._seq_len, self._global_batch, self._seed = stream, seq_len, global_batch, seed
         self._packing = packing
         self._pieces = _pieces_of(stream.document_ends, seq_len, whole=packing == "padded")
         if not len(self._pieces.starts):
-            raise SpecError("the data holds no document with two tokens; give more data")
+            raise SpecError(f"{named} holds no document with two tokens; give more data")
+        labelled = _labelled(stream, self._pieces)
+        self.left_out_share = 1.0 - float(labelled.mean())
+        if not labelled.any():
+            raise SpecError(
+                f"{named} holds no conversation with an answer within {seq_len:,} tokens, so nothing to train on; plan with a longer --seq-len"
+            )
+        found = self._pieces
+        self._pieces = _Pieces(found.starts[labelled], found.tokens[labelled], found.go_on[labelled])
         sequence_of = np.arange(len(self._pieces.starts))
         if packing == "packed":
             sequence_of = best_fit(self._pieces.tokens, seq_len)
@@ -140,6 +158,21 @@ def _pieces_of(ends: NDArray[np.int64], seq_len: int, *, whole: bool) -> _Pieces
     found = _Pieces(starts[document] + offsets, tokens, offsets + tokens < lengths[document])
     trained = tokens + found.go_on >= _FEWEST
     return _Pieces(*(part[trained] for part in found))
+
+
+def _labelled(stream: DocumentStream, pieces: _Pieces) -> NDArray[np.bool_]:
+    """Return which pieces hold a token that the loss counts behind their first one, (P,)."""
+    found = np.ones(len(pieces.starts), dtype=np.bool_)
+    ends = pieces.starts + pieces.tokens + pieces.go_on
+    for first in range(0, len(found), _PIECES_AT_ONCE):
+        some = slice(first, first + _PIECES_AT_ONCE)
+        begin, end = int(pieces.starts[some][0]), int(ends[some][-1])
+        counted = stream.counted(begin, end - begin)
+        if counted is None:
+            return found
+        bounds = np.stack([pieces.starts[some] + 1, ends[some]], axis=1).ravel() - begin
+        found[some] = np.logical_or.reduceat(np.append(counted, False), bounds)[::2]
+    return found
 
 
 def best_fit(tokens: NDArray[np.int64], seq_len: int) -> NDArray[np.int64]:

@@ -82,7 +82,10 @@ def open_tokenised(
         progress(f"{tokenizer.folder}: has no end token, so documents follow each other without one")
     stored = write_tokens(folder, _documents(options, list(files), tokenizer), vocab_size=vocab_size)
     for other in _folders(options.out) - {folder}:
-        known = None if options.data_weights else find_tokens(other)  # two data of a mixture may be equal
+        several = (
+            options.data_weights or options.eval_data
+        )  # data of a mixture may be equal, and held-back data to data
+        known = None if several else find_tokens(other)
         if known is not None and known.digest == stored.digest:  # the same files, touched or copied
             shutil.rmtree(other)
     answers = f", {stored.counted_share:.1%} of them answers" if options.data_format == "chat" else ""

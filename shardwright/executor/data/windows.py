@@ -1,9 +1,12 @@
 """Batches: the tokens of each step, the same under every plan."""
 
 import hashlib
+import os
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -38,12 +41,14 @@ class Batches:
         SpecError: the data holds less than one window.
     """
 
-    def __init__(self, stream: TokenStream, *, seq_len: int, global_batch: int, seed: int) -> None:
+    def __init__(
+        self, stream: TokenStream, *, seq_len: int, global_batch: int, seed: int, named: str = "the data"
+    ) -> None:
         self._stream, self._seq_len, self._global_batch, self._seed = stream, seq_len, global_batch, seed
         self._windows = (stream.length - 1) // seq_len
         if self._windows < 1:
             raise SpecError(
-                f"the data holds {stream.length} tokens and one sequence of seq_len {seq_len} needs {seq_len + 1}; give more data or a shorter seq_len"
+                f"{named} holds {stream.length:,} token{'s' * (stream.length != 1)} and one sequence of seq_len {seq_len} needs {seq_len + 1}; give more data or a shorter seq_len"
             )
 
     @property
@@ -107,7 +112,15 @@ def open_batches(
         SpecError: a path is missing or empty, its tokens don't fit the vocabulary, or there are too few.
     """
     stream = open_stream(options, vocab_size, progress=progress)
-    return Batches(stream, seq_len=seq_len, global_batch=global_batch, seed=options.seed)
+    return Batches(stream, seq_len=seq_len, global_batch=global_batch, seed=options.seed, named=named_data(options))
+
+
+def named_data(options: RunOptions) -> str:
+    """Return words for the data of a run in a message."""
+    if not options.data:
+        return "the data"
+    others = f" and {len(options.data) - 1} more" if len(options.data) > 1 else ""
+    return f"the data {options.data[0]}{others}"
 
 
 def open_stream(
@@ -122,6 +135,11 @@ def open_stream(
         if not path.exists():
             raise SpecError(f"{path}: no such file or folder; give data that exists")
     if options.data_format == "chat":
+        if options.tokenizer is None:
+            beside = options.init_from or options.resume_from
+            raise SpecError(
+                f"data_format 'chat' needs a tokenizer, and there is none beside {beside}; give its folder with --tokenizer"
+            )
         return open_tokenised(options, _files_under(options.data, pattern="*.jsonl"), vocab_size, progress=progress)
     if options.data_format == "hf" and dataset_holds_text(options.data, options.data_column):
         if options.tokenizer is not None:
@@ -149,16 +167,24 @@ def _files_under(paths: tuple[Path, ...], *, pattern: str) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            below = (file for file in path.rglob(pattern) if file.is_file())
-            found = sorted(
-                file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts)
-            )
+            found = sorted(_below(path, pattern))
             if not found:
                 raise SpecError(f"{path}: holds no file {pattern}; give a folder with data in it")
             files += found
         else:
             files.append(path)
     return files
+
+
+def _below(folder: Path, pattern: str) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder, onerror=_refuse_folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        visible = (Path(place, name) for name in names if not name.startswith(".") and fnmatch(name, pattern))
+        yield from (file for file in visible if file.is_file())
+
+
+def _refuse_folder(error: OSError) -> NoReturn:
+    raise SpecError(f"{error.filename}: cannot be read ({error.strerror}); give data that this user may read") from None
 
 
 def _standard_library_sources() -> list[Path]:

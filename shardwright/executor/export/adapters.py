@@ -16,6 +16,7 @@ from shardwright.executor.model import read_skeleton
 from shardwright.executor.training import RunFolder, damaged_file, read_manifest
 
 from .checkpoint import pick_checkpoint
+from .place import check_place, whole_folder
 
 _MODEL = "model."
 
@@ -26,11 +27,13 @@ def export_adapters(run_folder: Path, to: Path, *, step: int | None = None, base
     It may be of any plan, and is read in this process alone. `base_model`: the name of the model beside them, for the configuration.
 
     Raises:
-        SpecError: the folder holds no run with adapters, no such checkpoint, or a damaged one; `to` cannot be written or is not empty.
+        SpecError: the folder holds no run with adapters, no such checkpoint, or a damaged one; `to` is not empty, or lies in the run.
+        RunFailedError: the disk is full or failed.
     """
     folder = RunFolder(run_folder)
     if not folder.plan.is_file():
         raise SpecError(f"{run_folder}: holds no run; give a folder that run --out wrote")
+    check_place(to, run_folder)
     plan_file = folder.read_plan()
     trainable = plan_file.training.trainable
     if not trainable.has_adapters:
@@ -42,7 +45,8 @@ def export_adapters(run_folder: Path, to: Path, *, step: int | None = None, base
         raise SpecError(f"{checkpoint}: {fault}; give --step of another checkpoint")
     assert manifest.adapters is not None, "a manifest of trainable lora has them"
     tensors = peft_adapters(_read(checkpoint))
-    write_peft_folder(to, tensors, manifest.adapters, read_skeleton(plan_file), base_model=base_model)
+    with whole_folder(to) as partial:
+        write_peft_folder(partial, tensors, manifest.adapters, read_skeleton(plan_file), base_model=base_model)
     return checkpoint
 
 

@@ -1,31 +1,32 @@
 """A folder in Hugging Face's layout, written whole or not at all."""
 
-import contextlib
 import json
+import re
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
 from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shardwright.base import RunFailedError, SpecError, units
+from shardwright.base import SpecError, units
 from shardwright.costmodel import PlanFile
 from shardwright.executor.model import Skeleton, read_config, read_skeleton
-from shardwright.executor.training import RunFolder, sync
+from shardwright.executor.training import RunFolder
 from shardwright.executor.weights import INDEX, elements
 from shardwright.specs import NonNegativeInt, Spec
 
 from .checkpoint import checkpoint_weights, pick_checkpoint
+from .place import check_place, whole_folder
 
 ExportType = Literal["fp32", "bf16", "fp16"]
 _DTYPES: dict[ExportType, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _READABLE = 0o644
+_SIZE = re.compile(r"(?=.*[1-9])\d{1,9}(\.\d{1,9})?[kmgt]b", re.ASCII | re.IGNORECASE)
+"""Above 0. huggingface_hub reads more, such as sizes below 0."""
 _PATTERN = "model{suffix}.safetensors"
 
 
@@ -55,13 +56,13 @@ def export_weights(run: Path, options: ExportOptions, *, progress: Callable[[str
     folder = RunFolder(run)
     if not folder.plan.is_file():
         raise SpecError(f"{run}: is no folder of a run (no {folder.plan.name}); give the folder that run --out wrote")
-    _check_free(options.to)
+    check_place(options.to, run)
     plan_file = folder.read_plan()
     checkpoint = pick_checkpoint(folder.checkpoints, options.step)
     skeleton = read_skeleton(plan_file)
     weights, sources = checkpoint_weights(checkpoint, folder, plan_file, skeleton, _DTYPES[options.dtype])
     split = _split(weights, options.max_shard_size)
-    with _whole_folder(options.to) as partial:
+    with whole_folder(options.to) as partial:
         for file, names in split.filename_to_tensors.items():
             _write_shard(partial / file, {name: weights[name] for name in names}, options.dtype)
             for source in sources:
@@ -82,20 +83,15 @@ def export_weights(run: Path, options: ExportOptions, *, progress: Callable[[str
     return options.to
 
 
-def _check_free(to: Path) -> None:
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise SpecError(
-            f"{to}: is {'a folder that is not empty' if to.is_dir() else 'a file'}; give a new folder with --to"
-        )
-
-
 def _split(weights: Mapping[str, Tensor], largest: str) -> StateDictSplit:
     try:
+        if not _SIZE.fullmatch(largest):
+            raise ValueError(largest)
         return split_state_dict_into_shards_factory(
             dict(weights), get_storage_size=_size_bytes, filename_pattern=_PATTERN, max_shard_size=largest
         )
     except ValueError:
-        raise SpecError(f"--max-shard-size '{largest}' is no size; write it as 5GB or 500MB") from None
+        raise SpecError(f"--max-shard-size '{largest}' is no size above 0; write it as 5GB or 500MB") from None
 
 
 def _size_bytes(tensor: Tensor) -> int:
@@ -109,11 +105,8 @@ def _write_shard(path: Path, weights: Mapping[str, Tensor], dtype: ExportType) -
         if not held[name].isfinite().all():
             fits = "training has diverged: give an earlier --step" if dtype != "fp16" else "give --dtype bf16"
             raise SpecError(f"'{name}' has elements that are not finite in {dtype}; {fits}")
-    try:
-        save_file(held, path, metadata={"format": "pt"})
-        path.chmod(_READABLE)  # safetensors makes files for their user alone
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
+    save_file(held, path, metadata={"format": "pt"})
+    path.chmod(_READABLE)  # safetensors makes files for their user alone
 
 
 def _write_config(folder: Path, plan_file: PlanFile, skeleton: Skeleton, dtype: ExportType) -> None:
@@ -121,27 +114,3 @@ def _write_config(folder: Path, plan_file: PlanFile, skeleton: Skeleton, dtype: 
     config.architectures = [type(skeleton.model).__name__]
     config.dtype = _DTYPES[dtype]
     config.save_pretrained(folder)
-
-
-@contextlib.contextmanager
-def _whole_folder(to: Path) -> Iterator[Path]:
-    """Yield a folder beside `to` that takes its place at the end of the block, and goes if the block fails.
-
-    Raises:
-        RunFailedError: something in it cannot be written.
-    """
-    try:
-        to.absolute().parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".partial", dir=to.absolute().parent))
-    except OSError as error:
-        raise SpecError(f"{to}: cannot be written ({error.strerror or error}); give another --to") from None
-    try:
-        yield partial
-        sync([*partial.iterdir(), partial])
-        partial.chmod(0o755)  # mkdtemp's is for its user alone
-        partial.rename(to.absolute())
-        sync([to.absolute().parent])
-    except OSError as error:
-        raise RunFailedError(f"{to}: cannot be written ({error.strerror or error}); nothing is left of it") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

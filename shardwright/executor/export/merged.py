@@ -10,7 +10,7 @@ from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor.adapters import engine_adapters, is_adapter, merged_weight, peft_adapters
 from shardwright.executor.model import Skeleton, hugging_face_state
-from shardwright.executor.training import Manifest, RunFolder, frozen_from
+from shardwright.executor.training import Manifest, RunFolder, frozen_content, frozen_from
 from shardwright.executor.weights import Node, Region, StoredTensor, elements, read_pretrained
 
 
@@ -31,7 +31,7 @@ def merged_weights(
             "export the adapters alone (export-adapters)"
         )
     now = frozen_from(plan_file, options)
-    if now != manifest.frozen_from:
+    if frozen_content(now) != frozen_content(manifest.frozen_from):
         raise SpecError(
             f"{folder.path}: its frozen weights were {manifest.frozen_from}, and now it is {now}; put them back"
         )

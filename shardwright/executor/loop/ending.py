@@ -38,7 +38,7 @@ class Limits:
     def ask(self, *, unsaved: bool) -> Ending:
         """Return the decision; every rank calls this."""
         now, leads = time.monotonic(), dist.get_rank() == 0
-        hours, minutes = self._options.until_hours, self._options.checkpoint_minutes
+        hours, minutes = self._options.until_hours, self._options.every_minutes
         over = hours is not None and now - self._begin >= hours * SECONDS_PER_HOUR
         save = minutes is not None and now - self._saved >= minutes * _SECONDS_PER_MINUTE
         found = [self._stop.asked, leads and over, leads and save, unsaved]

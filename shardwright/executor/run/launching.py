@@ -54,6 +54,7 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
         adapters = adapter_start(plan_file, options, torch.device("cpu"))
         if leads:
             folder.check_place()
+            _check_apart(options)
         with new_tokens_go_with_a_mistake(options.out):
             _check_loop(plan_file, options)
             batches = open_plan_batches(plan_file, options, progress=progress if leads else lambda _line: None)
@@ -149,6 +150,19 @@ def _weights_digest(plan_file: PlanFile, options: RunOptions) -> str:
     if options.init_from is None:
         return ""
     return read_pretrained(options.init_from, plan_file, read_skeleton(plan_file)).digest
+
+
+def _check_apart(options: RunOptions) -> None:
+    """Check that the run does not write into its own data.
+
+    Raises:
+        SpecError: its folder lies in that of the data, whose digest would change with every file of the run.
+    """
+    for path in (*options.data, *options.eval_data):
+        if path.is_dir() and options.out.resolve().is_relative_to(path.resolve()):
+            raise SpecError(
+                f"{options.out}: the folder of the run lies in that of its data, {path}, and would become data itself; give --out outside of it"
+            )
 
 
 def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:

@@ -81,6 +81,10 @@ class _Line:
         if not valid:
             self._refuse(f"'{name}' is no list of messages with a role each")
         messages: list[Any] = given
+        for number, message in enumerate(messages, 1):
+            content = message.get("content")
+            if not isinstance(content, (str, list)) and not (content is None and message.get("tool_calls")):
+                self._refuse(f"message {number} of '{name}' ({message['role'][:20]}) has no text 'content'; give one")
         return messages
 
     def _plain(self, prompt: str, response: str) -> TokenDocument:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from shardwright.base import SpecError
 
 _FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
+_NO_LIMIT = 10**30
+"""Tokens of a text; transformers has this number for a tokenizer without a limit."""
 _BATCH_CHARACTERS = 2**20
 """Of text that is handed to the tokenizer at once, so that its threads have work and memory stays small."""
 
@@ -54,6 +56,8 @@ class Tokenizer:
                 f"{folder}: its tokenizer cannot be read ({detail}); give a folder that save_pretrained wrote"
             ) from None
         self.folder = folder
+        # sequences are cut later, and transformers would warn of every tokenizer with a shorter limit
+        self._limit, self._own.model_max_length = self._own.model_max_length, _NO_LIMIT
         largest = max(vocabulary.values(), default=-1)
         if largest >= vocab_size:
             raise SpecError(
@@ -76,8 +80,19 @@ class Tokenizer:
         return found
 
     def save(self, folder: Path) -> None:
-        """Write the files of the tokenizer into a folder."""
-        self._own.save_pretrained(folder)
+        """Write the files of the tokenizer into a folder.
+
+        Raises:
+            SpecError: they hold what is no text.
+        """
+        self._own.model_max_length = self._limit
+        try:
+            self._own.save_pretrained(folder)
+        except UnicodeEncodeError as problem:  # JSON may name halves of characters, which no file in UTF-8 holds
+            raise SpecError(
+                f"{self.folder}: its tokenizer cannot be written again ({problem.reason}); give a folder that save_pretrained wrote"
+            ) from None
+        self._own.model_max_length = _NO_LIMIT
 
     def documents(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Return the tokens of each text, without those that begin or end a document."""

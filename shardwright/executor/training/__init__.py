@@ -1,7 +1,7 @@
 """The training loop of one rank with its optimizer, checkpoints, the run's folder and the measurement."""
 
 from .checkpoint import MODEL_PREFIX, Trainee, load_checkpoint, save_checkpoint
-from .frozen_start import adapter_start, frozen_from
+from .frozen_start import adapter_start, frozen_content, frozen_from
 from .manifest import Manifest, complete_checkpoints, damaged_file, newest_checkpoint, read_manifest, sync
 from .meter import MemoryMeter
 from .optimizer import HostedOptimizer, host_optimizer
@@ -23,6 +23,7 @@ __all__ = [
     "adapter_start",
     "complete_checkpoints",
     "damaged_file",
+    "frozen_content",
     "frozen_from",
     "host_optimizer",
     "load_checkpoint",

@@ -21,8 +21,8 @@ from shardwright.executor.weights import read_weights_folder
 from .manifest import Manifest, read_manifest
 
 
-def _content(source: str) -> str:
-    """Leave out where a folder of weights lies, but not its digest."""
+def frozen_content(source: str) -> str:
+    """Return what `frozen_from` gave without the place of a folder, so that it may be moved."""
     return source.rpartition(" (")[2] if source.startswith("init-from") else source
 
 
@@ -93,7 +93,7 @@ def check_start(checkpoint: Path, manifest: Manifest, plan_file: PlanFile, optio
         SpecError: it does not; says which options do.
     """
     own = frozen_from(plan_file, options)
-    if _content(manifest.frozen_from) != _content(own):
+    if frozen_content(manifest.frozen_from) != frozen_content(own):
         raise SpecError(
             f"{checkpoint}: its frozen weights are made from {manifest.frozen_from}, and this run's from {own}; give "
             f"--{manifest.frozen_from.partition(' (')[0]}"

@@ -87,9 +87,9 @@ def read_manifest(checkpoint: Path, plan_file: PlanFile) -> Manifest:
         SpecError: no complete checkpoint, a foreign or damaged file in it, or one of another model or optimizer.
     """
     if not (checkpoint / MANIFEST).is_file():
-        raise SpecError(
-            f"{checkpoint}: is no complete checkpoint (no {MANIFEST}); give a folder such as checkpoints/step-000100"
-        )
+        around = (checkpoint / "checkpoints", checkpoint, checkpoint.parent)
+        nearest = next(filter(None, map(newest_checkpoint, around)), None) or "a folder such as checkpoints/step-000100"
+        raise SpecError(f"{checkpoint}: is no complete checkpoint (no {MANIFEST}); give {nearest}")
     manifest = Manifest.parse(read_json(checkpoint / MANIFEST), source=str(checkpoint / MANIFEST))
     if manifest.own_checksum not in (None, manifest.checksum):
         raise SpecError(f"{checkpoint}: {MANIFEST} is damaged (its checksum differs); give another checkpoint")

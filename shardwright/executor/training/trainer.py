@@ -277,7 +277,7 @@ class Trainer:
         return estimate.model_flops / (step_seconds * dist.get_world_size() * peak)
 
     def _checkpoint_if_due(self, step: int, ending: Ending, *, last: bool) -> None:
-        every, minutes = self._options.checkpoint_every, self._options.checkpoint_minutes
+        every, minutes = self._options.checkpoint_every, self._options.every_minutes
         if every is None and minutes is None:
             return
         if not (last or ending.stopped or ending.save or (every is not None and step % every == 0)):

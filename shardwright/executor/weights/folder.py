@@ -141,7 +141,8 @@ class TensorFile:
 
     def _open(self) -> Any:
         if self._opened is None:
-            self._opened = safe_open(self.path, framework="pt")
+            with self.path.open("rb"):  # of a file that may not be read safetensors says that there is none
+                self._opened = safe_open(self.path, framework="pt")
         return self._opened
 
     @contextlib.contextmanager
@@ -151,6 +152,5 @@ class TensorFile:
         except (SafetensorError, OSError, ValueError) as error:
             if isinstance(error, SpecError):
                 raise
-            raise SpecError(
-                f"{self.path}: is damaged or cannot be read ({' '.join(str(error).split())}); copy it again"
-            ) from None
+            reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
+            raise SpecError(f"{self.path}: is damaged or cannot be read ({reason}); copy it again") from None

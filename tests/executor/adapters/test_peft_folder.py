@@ -1,6 +1,7 @@
 """Folders of PEFT: read as they were written, and refused where they are not what the plan trains."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,22 @@ def test_target_modules_name_no_other_linear() -> None:
     every = [f"h.{index}.{part}" for index in range(2) for part in ("attn.c_attn", "attn.c_proj", "mlp.c_proj")]
     assert target_modules(every, every) == ["c_attn", "c_proj"]
     assert target_modules([path for path in every if "attn" in path], every) == ["attn.c_proj", "c_attn"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensor: tensor.to(torch.int8), "is of torch.int8, and adapters are read in fp64, fp32, fp16 or bf16"),
+        (lambda tensor: tensor.to(torch.float8_e4m3fn), "is of torch.float8_e4m3fn"),
+        (lambda tensor: tensor * float("nan"), "has elements that are not finite"),
+    ],
+)
+def test_adapters_that_are_no_numbers_to_train_from_are_refused(
+    written: Path, tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], words: str
+) -> None:
+    folder = shutil.copytree(written, tmp_path / "changed")
+    tensors = load_file(folder / TENSORS)
+    first = sorted(tensors)[0]
+    save_file({**tensors, first: change(tensors[first])}, folder / TENSORS)
+    with pytest.raises(SpecError, match=words):
+        read_peft_folder(folder, GIVEN, read_skeleton(GIVEN))

@@ -130,5 +130,5 @@ class TestCommandLine:
         assert _mixture(["of:2"]) == {"data": (Path("of:2"),), "data_weights": ()}
 
     def test_some_with_and_some_without_are_refused(self) -> None:
-        with pytest.raises(SpecError, match="1 of 2 --data have a weight; give one each"):
+        with pytest.raises(SpecError, match="--data books has no weight above 0, and others have one; give one each"):
             _mixture(["web:0.7", "books"])

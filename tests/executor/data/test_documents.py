@@ -75,6 +75,32 @@ def test_labels_are_the_tokens_that_the_stream_counts() -> None:
     ]
 
 
+class LateAnswers(Documents):
+    """Of which the loss counts tokens 20 and 23."""
+
+    def counted(self, start: int, count: int) -> NDArray[np.bool_] | None:
+        return np.isin(self.read(start, count), (20, 23))
+
+
+@pytest.mark.parametrize("at_once", [1, 2**14])
+def test_pieces_without_a_label_are_left_out(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of them alone would have no loss, and still decay the weights."""
+    monkeypatch.setattr("shardwright.executor.data.documents._PIECES_AT_ONCE", at_once)
+    x = IGNORED_LABEL
+    padded = DocumentBatches(LateAnswers(20, 5), packing="padded", seq_len=SEQ, global_batch=1, seed=0)
+    assert padded.left_out_share == 0.5
+    assert epoch(padded) == [([21, 22, 23, 24, 25, 0, 0, 0], [x, 23, x, x, x, x, x, x], [])]
+    packed = DocumentBatches(LateAnswers(20, 5), packing="packed", seq_len=SEQ, global_batch=1, seed=0)
+    assert packed.left_out_share == 0.5
+    labels = [label for _, labels, _ in epoch(packed) for label in labels if label != x]
+    assert sorted(labels) == [20, 23]
+
+
+def test_data_whose_answers_are_all_cut_off() -> None:
+    with pytest.raises(SpecError, match=r"a\.jsonl holds no conversation with an answer within 8 tokens"):
+        DocumentBatches(LateAnswers(20), packing="padded", seq_len=SEQ, global_batch=1, seed=0, named="a.jsonl")
+
+
 def test_a_long_document_fills_sequences_and_its_rest_is_packed() -> None:
     """The label behind a cut is the token that follows there; a rest of one token is left out."""
     x = IGNORED_LABEL

@@ -11,7 +11,7 @@ import pytest
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.data import tokenised
-from shardwright.executor.data.batches import open_plan_batches
+from shardwright.executor.data.batches import open_held_back, open_plan_batches
 from shardwright.executor.data.documents import DocumentBatches
 from shardwright.executor.data.tokenised import TokenisedDocuments, new_tokens_go_with_a_mistake
 from shardwright.executor.data.windows import open_batches, open_stream
@@ -215,3 +215,29 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, tokenizer: Path
         open_stream(options, 280)
     shutil.rmtree(tmp_path / "data")
     assert not options.out.exists()
+
+
+def test_held_back_data_equal_to_the_data_leaves_both_there(tmp_path: Path, tokenizer: Path) -> None:
+    """Other ranks wait for either."""
+    data = pages(tmp_path / "data")
+    copied = tmp_path / "copy"
+    copied.mkdir()
+    for file in data.iterdir():
+        (copied / f"copy-{file.name}").write_text(file.read_text())
+    given = run(tmp_path / "run", data, tokenizer, eval_data=(copied,), eval_every=1)
+    made = tiny(plan((layers(),)))
+    config = {**made.model_config_json, "vocab_size": VOCABULARY}
+    made = made.model_copy(update={"model_config_json": config})
+    assert open_held_back(made, given) is not None
+    batches = open_plan_batches(made, given)
+    assert len(list((tmp_path / "run" / "tokens").iterdir())) == 2
+    assert open_plan_batches(made, given.model_copy(update={"data": (copied,)})).digest == batches.digest
+
+
+def test_conversations_without_a_tokenizer_beside_the_weights_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    given = RunOptions(
+        out=tmp_path / "run", data=(tmp_path / "a.jsonl",), data_format="chat", init_from=tmp_path / "weights"
+    )
+    with pytest.raises(SpecError, match=r"needs a tokenizer, and there is none beside .*weights; give its folder"):
+        open_stream(given, VOCABULARY)

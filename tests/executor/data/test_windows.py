@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,23 @@ class TestText:
         for start in range(stream.length):
             for stop in range(start, stream.length + 1):
                 assert stream.read(start, stop - start).tolist() == whole[start:stop]
+
+    @pytest.mark.parametrize("closed", ["data", "data/inner"])
+    def test_a_folder_that_may_not_be_read_is_named(
+        self, tmp_path: Path, closed: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else the run would train on the rest."""
+        (tmp_path / "data" / "inner").mkdir(parents=True)
+        (tmp_path / "data" / "a.txt").write_text("a" * 100)
+        scandir = os.scandir
+
+        def refusing(path: str) -> Any:
+            if Path(path) == tmp_path / closed:
+                raise PermissionError(13, "Permission denied", path)
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refusing)
+        assert refused(tmp_path / "data").startswith(f"{tmp_path / closed}: cannot be read (Permission denied)")
 
     def test_folders_are_read_in_a_fixed_order_without_hidden_files(self, tmp_path: Path) -> None:
         (tmp_path / "data" / "inner").mkdir(parents=True)

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from shardwright.base.errors import RunFailedError, SpecError
-from shardwright.executor.export import ExportOptions, export, export_weights
+from shardwright.executor.export import ExportOptions, export, export_weights, place
 from shardwright.executor.options import RunOptions
 from shardwright.executor.training.run_folder import RunFolder, RunIdentity
 from shardwright.executor.weights import elements
@@ -131,7 +132,9 @@ def test_what_is_no_run(run: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     assert "is no folder of a run (no plan.json)" in refused(tmp_path / "other", tmp_path / "to")
     assert "holds no checkpoint after step 4; give --step 3 or 6" in refused(run, tmp_path / "to", step=4)
-    assert "'7 apples' is no size; write it as 5GB or 500MB" in refused(run, tmp_path / "to", max_shard_size="7 apples")
+    assert "'7 apples' is no size above 0; write it as 5GB or 500MB" in refused(
+        run, tmp_path / "to", max_shard_size="7 apples"
+    )
     shutil.rmtree(run / "checkpoints")
     assert "holds no complete checkpoint" in refused(run, tmp_path / "to")
 
@@ -164,19 +167,19 @@ def _killed(*_args: Any, **_options: Any) -> None:
     raise Killed
 
 
-@pytest.mark.parametrize("moment", ["save_file", "_write_config", "sync"])
+@pytest.mark.parametrize("moment", [(export, "save_file"), (export, "_write_config"), (place, "sync")])
 @pytest.mark.parametrize(("fault", "error"), [(_full, RunFailedError), (_killed, Killed)])
 def test_an_export_that_ends_early_leaves_no_folder(
     run: Path,
     tmp_path: Path,
-    moment: str,
+    moment: tuple[ModuleType, str],
     fault: Callable[..., None],
     error: type[BaseException],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = sorted(tmp_path.iterdir())
     with monkeypatch.context() as patched:
-        patched.setattr(export, moment, fault)
+        patched.setattr(*moment, fault)
         with pytest.raises(error):
             exported(run, tmp_path / "to")
     assert sorted(tmp_path.iterdir()) == before

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from shardwright.base.errors import SpecError
+from shardwright.base.errors import RunFailedError, SpecError
 from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor.adapters import peft_folder
 from shardwright.executor.export import ExportOptions, export_adapters, export_weights
 from shardwright.executor.options import RunOptions
 from shardwright.executor.training.run_folder import RunFolder, RunIdentity, plan_digest
@@ -35,11 +37,21 @@ def fine_tuned(file: PlanFile, run: RunOptions) -> Path:
     return run.out
 
 
+def _full(*_args: Any, **_options: Any) -> None:
+    raise SafetensorError("No space left on device")
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_merged_weights_are_those_of_peft(family: FamilyName, tmp_path: Path) -> None:
     data, start = text_file(tmp_path), base(tmp_path / "base", family)
     run = options(tmp_path / "run", data=data, steps=3, init_from=start, lora_alpha=8, **CONSTANT)
     fine_tuned(adapted(plan((layers(),)), LORA, family=family), run)
+    before = sorted(tmp_path.iterdir())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(peft_folder, "save_file", _full)
+        with pytest.raises(RunFailedError, match=r"adapters: cannot be written .*nothing is left of it"):
+            export_adapters(run.out, tmp_path / "adapters")
+    assert sorted(tmp_path.iterdir()) == before
     export_adapters(run.out, tmp_path / "adapters", base_model=str(start))
     export_weights(run.out, ExportOptions(to=tmp_path / "merged"))
     model = AutoModelForCausalLM.from_pretrained(start)
@@ -90,6 +102,17 @@ def test_drawn_weights_are_not_merged(tmp_path: Path) -> None:
     ):
         export_weights(run.out, ExportOptions(to=tmp_path / "merged"))
     assert not (tmp_path / "merged").exists()
+
+
+def test_weights_that_moved_since_are_merged(tmp_path: Path) -> None:
+    """The run has gone on from its new place, and the checkpoint is of the old one."""
+    start = base(tmp_path / "base")
+    run = options(tmp_path / "run", data=text_file(tmp_path), steps=1, init_from=start)
+    fine_tuned(adapted(plan((layers(),)), LORA), run)
+    again = run.model_copy(update={"init_from": start.rename(tmp_path / "moved")})
+    RunFolder(run.out).options.write_text(again.model_dump_json())
+    export_weights(run.out, ExportOptions(to=tmp_path / "merged"))
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
 
 
 def test_weights_that_changed_since_are_not_merged(tmp_path: Path) -> None:

@@ -114,6 +114,13 @@ class TestPlanAndData:
         (tmp_path / "short.txt").write_text("short")
         assert "needs 17; give more data" in refused(tmp_path, ONE, data=(tmp_path / "short.txt",))
 
+    @pytest.mark.parametrize("given", ["data", "eval_data"])
+    def test_a_folder_of_the_run_within_its_data(self, tmp_path: Path, given: str) -> None:
+        """The run could not go on: its own files would be other data."""
+        text_file(tmp_path)
+        data = {"data": (tmp_path / "text.txt",), "eval_every": 1 if given == "eval_data" else None, given: (tmp_path,)}
+        assert "would become data itself; give --out outside of it" in refused(tmp_path, ONE, **data)
+
     def test_a_plan_file_that_is_none(self, tmp_path: Path) -> None:
         (tmp_path / "plan.json").write_text('{"kind": "shardwright-plan", "schema_version": 2}')
         with pytest.raises(SpecError, match="plan schema version 2"):
@@ -122,6 +129,13 @@ class TestPlanAndData:
     def test_a_checkpoint_to_start_from_that_is_none(self, tmp_path: Path) -> None:
         data = text_file(tmp_path)
         assert "is no complete checkpoint" in refused(tmp_path, ONE, data=(data,), resume_from=tmp_path)
+
+    def test_a_run_to_start_from_in_place_of_its_checkpoint(self, tmp_path: Path) -> None:
+        first = options(tmp_path / "first", data=text_file(tmp_path), steps=2)
+        losses(ONE, first)
+        for given in (first.out, first.out / "checkpoints", first.out / "checkpoints" / "step-000001"):
+            message = refused(tmp_path, ONE, data=first.data, resume_from=given)
+            assert f"give {first.out / 'checkpoints' / 'step-000002'}" in message
 
 
 class TestHeldBack:

@@ -95,3 +95,19 @@ def test_a_wrong_line_is_named(row: Any, template: str | None, message: str, tmp
     assert message in str(caught.value)
     assert str(caught.value).startswith(f"{tmp_path}/a.jsonl: line 2")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"content": None}, {"content": 7}, {"contents": "9"}], ids=["none", "null", "number", "misspelled"]
+)
+def test_a_message_without_content_is_refused_and_not_trained_on_as_a_word(
+    wrong: dict[str, Any], tmp_path: Path
+) -> None:
+    """A template would write None, 7 or nothing in its place."""
+    with pytest.raises(SpecError, match=r"line 2 message 2 of 'messages' \(assistant\) has no text 'content'"):
+        read(tmp_path, {"messages": [ASK, ANSWER]}, {"messages": [ASK, {"role": "assistant", **wrong}]})
+
+
+def test_a_message_that_calls_tools_needs_no_content(tmp_path: Path) -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add", "arguments": {}}}]}
+    assert len(read(tmp_path, {"messages": [ASK, call, AGAIN, MORE]})) == 1

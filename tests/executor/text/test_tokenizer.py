@@ -1,3 +1,5 @@
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,23 @@ def test_a_tokenizer_without_an_end_token_ends_no_document(tmp_path: Path) -> No
     own = Tokenizer(tokenizer_folder(tmp_path, end=None), IDS)
     assert own.end is None
     assert own.framed(own.documents(["3"])).tolist() == own.documents(["3"])[0].tolist()
+
+
+@pytest.mark.parametrize("limit", [4, "four", None])
+def test_the_length_that_a_tokenizer_was_made_for_is_no_limit_of_a_document(
+    tmp_path: Path, limit: Any, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sequences are cut later. An export still says the length."""
+    path = tokenizer_folder(tmp_path / "given") / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": limit}))
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    own = Tokenizer(tmp_path / "given", VOCABULARY)
+    assert len(own.documents(["3 times 3 is 9. " * 9])[0]) > 4
+    assert not recwarn.list
+    assert "longer than" not in caplog.text
+    own.save(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
+    assert limit is None or saved["model_max_length"] == limit
 
 
 def test_more_ids_than_the_model_has_tokens(tmp_path: Path) -> None:

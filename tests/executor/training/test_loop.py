@@ -156,7 +156,7 @@ class TestLimits:
 
     def test_minutes_save_too(self, tmp_path: Path, data: Path) -> None:
         run = options(
-            tmp_path / "run", data=data, checkpoint_every=None, checkpoint_minutes=1e-9, keep_checkpoints=9, steps=3
+            tmp_path / "run", data=data, checkpoint_every=None, every_minutes=1e-9, keep_checkpoints=9, steps=3
         )
         losses(tiny(plan((layers(zero=3),), dp_shard=2)), run)
         names = [path.name for path in complete_checkpoints(run.out / "checkpoints")]
@@ -164,7 +164,7 @@ class TestLimits:
 
     def test_the_clock_is_that_of_the_first_rank(self, tmp_path: Path, data: Path) -> None:
         """Ranks whose clocks differ must not decide differently: one would save, and wait for the others."""
-        run = options(tmp_path / "run", data=data, checkpoint_every=None, checkpoint_minutes=1e6, until_hours=1e6)
+        run = options(tmp_path / "run", data=data, checkpoint_every=None, every_minutes=1e6, until_hours=1e6)
         losses(tiny(plan((layers(zero=3),), dp_shard=2)), run, before=let_the_clock_of_rank_1_run)
         assert [path.name for path in complete_checkpoints(run.out / "checkpoints")] == ["step-000006"]
 

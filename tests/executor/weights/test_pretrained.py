@@ -107,6 +107,18 @@ class TestFolders:
         one_file(llama, lambda t: t.update({"model.norm.weight": t["model.norm.weight"].to(torch.int8)}))
         assert "'model.norm.weight' holds I8" in refused(llama)
 
+    def test_files_that_may_not_be_read(self, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """safetensors says of them that they do not exist."""
+        opened = Path.open
+
+        def refusing(path: Path, *given: Any, **options: Any) -> Any:
+            if path.suffix == ".safetensors":
+                raise PermissionError(13, "Permission denied", str(path))
+            return opened(path, *given, **options)
+
+        monkeypatch.setattr(Path, "open", refusing)
+        assert "is damaged or cannot be read (Permission denied); copy it again" in refused(llama)
+
     def test_damage(self, llama: Path, tmp_path: Path) -> None:
         (first, *_) = sorted(llama.glob("*.safetensors"))
         content = first.read_bytes()
