@@ -45,12 +45,14 @@ class Trainee(NamedTuple):
     """The contents of a checkpoint on this rank: its stages and their optimizer.
 
     `tied` maps the name of a tied parameter to the name under which it is saved. Under pipeline parallelism the first
-    and the last stage have a copy each.
+    and the last stage have a copy each. `leaves_frozen`: weights that the training freezes are not saved. Those that their class never
+    trains, such as the bias of ERNIE's router, are.
     """
 
     parts: Sequence[nn.Module]
     optimizer: HostedOptimizer
     tied: Mapping[str, str]
+    leaves_frozen: bool = False
 
 
 def save_checkpoint(folder: Path, trainee: Trainee, manifest: Manifest, *, keep: int) -> Path:
@@ -260,7 +262,7 @@ def tensors_of(trainee: Trainee, contents: Contents | None = None, *, frozen: bo
     contents = contents or _contents(trainee)
     tensors: dict[str, torch.Tensor] = {}
     for full_name, parameter in (named for part in trainee.parts for named in part.named_parameters()):
-        if not (parameter.requires_grad or frozen):
+        if trainee.leaves_frozen and not (parameter.requires_grad or frozen):
             continue
         name = trainee.tied.get(full_name, full_name)
         held = None if contents is None else contents.of(parameter)

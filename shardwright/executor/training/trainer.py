@@ -71,7 +71,12 @@ class Trainer:
         optimizer = host_optimizer(
             self._engine.model_parts, plan_file.training.optimizer, options, self._engine.offload
         )
-        self._trainee = Trainee(self._engine.model_parts, optimizer, self._engine.tied_names)
+        self._trainee = Trainee(
+            self._engine.model_parts,
+            optimizer,
+            self._engine.tied_names,
+            leaves_frozen=not plan_file.training.trainable.trains_all,
+        )
         self._records: list[StepRecord] = []
         keep, beside = options.keep_checkpoints, options.checkpoint == "async"
         self._saver = Saver(folder.checkpoints, self._trainee, keep=keep, beside=beside)
