@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import JsonOption, print_json
+from .options import JsonOption, needs_torch, print_json
 
 RunFolderArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Name the folder that run --out wrote.")]
 StepOption = Annotated[int | None, typer.Option(help="Take the checkpoint after this step. Default: the newest.")]
@@ -26,7 +26,7 @@ def export_weights(
         from shardwright.executor.export import ExportOptions
         from shardwright.executor.export import export_weights as export
     except ModuleNotFoundError as missing:
-        raise _needs_torch(missing) from None
+        raise needs_torch("an export", missing) from None
     values = {"to": to, "dtype": dtype, "step": step, "max_shard_size": max_shard_size}
     options = ExportOptions.parse(values, source="export options")
     written = export(run_folder, options, progress=lambda line: typer.echo(line, err=as_json))
@@ -52,7 +52,7 @@ def export_adapters(
     try:
         from shardwright.executor.export import export_adapters as export
     except ModuleNotFoundError as missing:
-        raise _needs_torch(missing) from None
+        raise needs_torch("an export", missing) from None
     checkpoint = export(run_folder, to, step=step, base_model=base_model)
     if as_json:
         print_json(
@@ -60,9 +60,3 @@ def export_adapters(
         )
     else:
         typer.echo(f"wrote the adapters of {checkpoint} to {to}")
-
-
-def _needs_torch(missing: ModuleNotFoundError) -> Exception:
-    from shardwright.base import SpecError
-
-    return SpecError(f"an export needs {missing.name}, which is not installed: pip install 'shardwright[run]'")

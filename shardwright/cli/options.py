@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from shardwright.base import SpecError
     from shardwright.costmodel import PlanFile, Reliability
     from shardwright.planner import OpenChoices
     from shardwright.specs import ClusterSpec, Estimate, NodeGroup, TrainingSpec
@@ -218,6 +219,13 @@ RestartSecondsOption = Annotated[
 CheckpointEveryOption = Annotated[
     int | None, typer.Option("--checkpoint-every", help="Set the steps between checkpoints. Default: Daly's optimum.")
 ]
+
+
+def needs_torch(what: str, missing: ModuleNotFoundError) -> "SpecError":
+    """Return the error for a command that needs a package of `shardwright[run]`."""
+    from shardwright.base import SpecError
+
+    return SpecError(f"{what} needs {missing.name}, which is not installed: pip install 'shardwright[run]'")
 
 
 def read_model(reference: str) -> "ModelSpec":

@@ -2,17 +2,19 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .options import JsonOption, PlanArgument, console, print_json
+from .options import JsonOption, PlanArgument, console, needs_torch, print_json
 
 _WEIGHT = re.compile(r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 def run(
+    context: typer.Context,
     plan_path: PlanArgument,
     out: Annotated[Path, typer.Option(help="Write records, checkpoints and the measurement into this folder.")] = Path(
         "out"
@@ -140,7 +142,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Train with a plan on this machine, and compare the measurement with the prediction."""
-    from shardwright.base import SpecError, read_tokens
+    from shardwright.base import SpecError
     from shardwright.costmodel import read_plan_file
     from shardwright.executor import RunOptions
 
@@ -149,56 +151,13 @@ def run(
         return
     if dry_ranks is not None:
         raise SpecError("--dry-ranks goes with --dry; add it, or leave out --dry-ranks")
-    values: dict[str, Any] = {
-        "out": out,
-        **({} if steps is None else {"steps": steps}),
-        "until_tokens": None if until_tokens is None else round(read_tokens(until_tokens)),
-        "until_hours": until_hours,
-        "schedule": schedule,
-        "decay_steps": decay_steps,
-        "every_minutes": every_minutes,
-        "checkpoint": checkpoint,
-        "eval_data": tuple(eval_data or ()),
-        "eval_every": eval_every,
-        "eval_batches": eval_batches,
-        "tensorboard": tensorboard,
-        **_mixture(data or []),
-        "data_format": data_format,
-        "token_dtype": token_dtype,
-        "data_column": data_column,
-        "tokenizer": tokenizer,
-        "learning_rate": learning_rate,
-        "min_learning_rate_fraction": min_learning_rate_fraction,
-        "warmup_steps": warmup_steps,
-        "weight_decay": weight_decay,
-        "betas": betas,
-        "eps": eps,
-        "clip_norm": clip_norm or None,
-        "seed": seed,
-        "checkpoint_every": checkpoint_every or None,
-        "keep_checkpoints": keep_checkpoints,
-        "log_every": log_every,
-        "timing_warmup_steps": timing_warmup_steps,
-        "resume": resume,
-        "resume_from": resume_from,
-        "init_from": init_from,
-        "adapters_from": adapters_from,
-        "lora_alpha": lora_alpha,
-        "offload_folder": offload_folder,
-        "ranks": ranks,
-        "compile": compile_layers,
-        "restarts": restarts,
-        "timeout_seconds": timeout,
-    }
-    options = RunOptions.parse(values, source="run options")
+    options = RunOptions.parse(_values(context.params), source="run options")
     if os.environ.get("RANK", "0") == "0":  # rank 0 speaks for all ranks of torchrun
         read_plan_file(plan_path)  # raises for a wrong file before torch takes seconds to start
     try:
         from shardwright.executor.run import launch
     except ModuleNotFoundError as missing:
-        raise SpecError(
-            f"training needs {missing.name}, which is not installed: pip install 'shardwright[run]'"
-        ) from None
+        raise needs_torch("training", missing) from None
     measurement = launch(plan_path, options, progress=lambda line: typer.echo(line, err=as_json))
     if os.environ.get("RANK", "0") != "0":  # under the user's own torchrun, one rank speaks for all
         return
@@ -209,6 +168,22 @@ def run(
 
     plan_file = read_plan_file(plan_path)
     console().print(measured_table(plan_file.plan, plan_file.estimated(), measurement))
+
+
+def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `RunOptions`, which have the names of the parameters but for two; 0 stands for None in some."""
+    from shardwright.base import read_tokens
+
+    renamed = {"compile_layers": "compile", "timeout": "timeout_seconds"}
+    apart = ("plan_path", "dry", "dry_ranks", "as_json", "data", "steps", "until_tokens")
+    values = {renamed.get(name, name): value for name, value in parameters.items() if name not in apart}
+    values |= {name: values[name] or None for name in ("clip_norm", "checkpoint_every")}
+    values |= {"eval_data": tuple(values["eval_data"] or ()), **_mixture(parameters["data"] or [])}
+    if parameters["steps"] is not None:
+        values["steps"] = parameters["steps"]
+    if parameters["until_tokens"] is not None:
+        values["until_tokens"] = round(read_tokens(parameters["until_tokens"]))
+    return values
 
 
 def _mixture(given: list[str]) -> dict[str, Any]:
@@ -235,16 +210,13 @@ def _mixture(given: list[str]) -> dict[str, Any]:
 
 def _trace(plan_path: Path, given: str | None, *, as_json: bool) -> None:
     """Make a dry run and print it."""
-    from shardwright.base import SpecError
     from shardwright.costmodel import read_plan_file
 
     plan_file, ranks = read_plan_file(plan_path), _ranks(given)
     try:
         from shardwright.executor.dry import dry_run
     except ModuleNotFoundError as missing:
-        raise SpecError(
-            f"a dry run needs {missing.name}, which is not installed: pip install 'shardwright[run]'"
-        ) from None
+        raise needs_torch("a dry run", missing) from None
     found = dry_run(plan_file, ranks)
     if as_json:
         print_json(found.model_dump(mode="json"))

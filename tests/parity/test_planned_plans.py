@@ -23,7 +23,8 @@ from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.parity.cases import GLOBAL_BATCH, SEQ_LEN, host, model_config, plan_file
 from tests.parity.families import FAMILIES
-from tests.parity.updates import assert_equal_to, engine_runs, reference_run
+from tests.parity.sabotage import forget_data_parallel_average
+from tests.parity.updates import TOLERANCE, assert_equal_to, engine_runs, reference_run, worst_update_error
 
 PLANS = int(os.environ.get("PARITY_PLANS", "4"))
 DRAWN = ("llama", "qwen3", "gpt2", "mixtral", "qwen3_moe", "deepseek_v3", "gemma3_text")
@@ -82,6 +83,12 @@ def _stages(draw: random.Random, entry: int, space: Space, model: ModelSpec) -> 
         for layer in range(first, last):
             mix[stage, model.class_of_layer[layer], draw.choice(allowed)] += 1
     return Solved(entry, tuple(mix.sum(axis=(1, 2)).tolist()), mix, 0.0)
+
+
+def test_a_lost_reduction_shows() -> None:
+    case = next(drawn for drawn in map(_draw, range(100)) if drawn.plan.mesh.dp == drawn.plan.mesh.ranks == 2)
+    own = engine_runs(case, sabotage=forget_data_parallel_average)
+    assert worst_update_error(own, reference_run(case)) > TOLERANCE
 
 
 @pytest.mark.parametrize("seed", range(PLANS))

@@ -210,13 +210,6 @@ def build_engine(
     check_split_backward(plan, tied=skeleton.tied)
     mesh = _mesh(plan, device)
     expert_mesh = _expert_mesh(plan, device) if plan.mesh.ep > 1 else None
-    positions = None
-    if plan.mesh.cp > 1:
-        positions = see_whole_sequence(
-            skeleton.model, plan, seq_len=plan_file.training.seq_len, device_type=device.type
-        )
-    elif plan_file.training.documents is not None and skeleton.config._attn_implementation == "sdpa":
-        attend_within_documents(skeleton.model)
     builder = StageBuilder(
         plan_file=plan_file,
         skeleton=skeleton,
@@ -229,7 +222,7 @@ def build_engine(
             tp_mesh=mesh["tp"] if plan.mesh.tp > 1 else None,
             chunks=plan_file.training.loss_chunks,
         ),
-        positions=positions,
+        positions=_arrange_attention(plan_file, skeleton, device),
         expert_mesh=expert_mesh,
         compile_layers=compile_layers,
         draw=draw,
@@ -238,6 +231,16 @@ def build_engine(
     )
     own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
     return Engine(builder, {index: builder.build(index) for index in own}, offload_folder, offload_streams)
+
+
+def _arrange_attention(plan_file: PlanFile, skeleton: Skeleton, device: torch.device) -> Tensor | None:
+    """Let attention reach over ranks or stay within documents; return the positions of this rank's tokens, None: all."""
+    plan, training = plan_file.plan, plan_file.training
+    if plan.mesh.cp > 1:
+        return see_whole_sequence(skeleton.model, plan, seq_len=training.seq_len, device_type=device.type)
+    if training.documents is not None and skeleton.config._attn_implementation == "sdpa":
+        attend_within_documents(skeleton.model)
+    return None
 
 
 def _mesh(plan: Plan, device: torch.device) -> DeviceMesh:

@@ -20,7 +20,6 @@ def misplaced(places: Sequence[Place], devices: int) -> str | None:
 
     `places`: of the ranks in order. Rank r belongs on machine r div `devices`, and is its device r mod `devices`.
     """
-    hosts = {place.host for place in places[::devices]}
     for rank, place in enumerate(places):
         first = rank - rank % devices
         if place.host != places[first].host:
@@ -30,8 +29,9 @@ def misplaced(places: Sequence[Place], devices: int) -> str | None:
             )
         if place.local_rank != rank % devices:
             return f"rank {rank} is device {place.local_rank} of {place.host}, and the plan's device {rank % devices}; number ranks in order"
-    if len(hosts) * devices < len(places):
-        return f"{len(places)} ranks run on {len(hosts)} machines, and the plan is for {len(places) // devices}; the prediction is not for these links"
+    machines, found = -(-len(places) // devices), len({place.host for place in places})
+    if found < machines:
+        return f"machines: {found}, and the plan is for {machines}; the prediction is not for these links"
     return None
 
 

@@ -1,7 +1,7 @@
 """The start of a plan's run: check everything first, then train in this process or start one for each rank."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -75,16 +75,10 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
     if start.step == options.steps:
         progress(f"{folder.path}: already holds all {options.steps} steps; give more steps to go on")
         return read_measurement(folder.measurement)
-    if plans_for_gpus(plan_file) and not torch.cuda.is_available() and leads:
-        progress("no GPU here: training on this machine's CPUs; the plan's prediction is for GPUs")
-    if leads and plan_file.training.attention == "flash" and lacks_fused_attention(read_config(plan_file)):
-        progress(
-            f"transformers has no fused attention for {plan_file.model_name}: it runs unfused, and the plan's prediction is for a fused kernel"
-        )
-    if leads and compiles(options.compile, pick_device(plan_file)):
-        progress("layers are compiled, and the plan's prediction is for layers that are not")
     if not leads:
         return _run_here(plan_file, options, folder, progress)
+    for line in _otherwise(plan_file, options):
+        progress(line)
     with folder.locked():
         folder.prepare(plan_file, options, identity)
         folder.keep_beside(options, plan_file.model_config_json["vocab_size"])
@@ -96,6 +90,18 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
             progress(_how_to_go_on(folder))
             raise
     return read_measurement(folder.measurement)
+
+
+def _otherwise(plan_file: PlanFile, options: RunOptions) -> Iterator[str]:
+    """Yield lines on what runs otherwise than the plan's prediction says."""
+    if plans_for_gpus(plan_file) and not torch.cuda.is_available():
+        yield "no GPU here: training on this machine's CPUs; the plan's prediction is for GPUs"
+    if plan_file.training.attention == "flash" and lacks_fused_attention(read_config(plan_file)):
+        yield (
+            f"transformers has no fused attention for {plan_file.model_name}: it runs unfused, and the plan's prediction is for a fused kernel"
+        )
+    if compiles(options.compile, pick_device(plan_file)):
+        yield "layers are compiled, and the plan's prediction is for layers that are not"
 
 
 def _run_here(

@@ -10,7 +10,6 @@ from shardwright.base import StopRequest, threads_per_rank
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
 from shardwright.executor.ranks import Watch, join_process_group, say_misplaced
-from shardwright.executor.scripts import nodes_of
 from shardwright.executor.training import RunFolder, Trainer
 from shardwright.specs import Measurement
 
@@ -47,7 +46,7 @@ def run_rank(
     join_process_group(device, timeout_seconds=_LATER * options.timeout_seconds)
     try:
         if device.type == "cuda":  # on CPUs a plan for several machines may run on one
-            wrong = say_misplaced(nodes_of(plan_file).devices)
+            wrong = say_misplaced(plan_file.cluster.node.devices_per_host)
             if wrong and dist.get_rank() == 0:
                 progress(f"note: {wrong}")
         trainer = Trainer(plan_file, options, folder, device=device, progress=progress, stop=stop, watch=watch)
