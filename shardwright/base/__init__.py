@@ -11,7 +11,7 @@ from .files import read_json, read_text, write_whole
 from .lifeline import PARENT, end_with_parent
 from .numbers import GIB, divisors, listed, read_count
 from .plain import check_values, one_line, shown
-from .processes import CONTROL_GROUP, cpu_model, ended_by_sigterm, threads_per_rank, usable_cores
+from .processes import CONTROL_GROUP, cpu_model, ended_by_sigterm, return_freed_memory, threads_per_rank, usable_cores
 from .stopping import STOPPED, StopRequest
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "read_text",
     "read_tokens",
     "record_failure",
+    "return_freed_memory",
     "rows_digest",
     "shown",
     "threads_per_rank",

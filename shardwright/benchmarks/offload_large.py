@@ -18,6 +18,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from shardwright.base import return_freed_memory
 from shardwright.base import units as readable
 from shardwright.catalog import load_cluster
 from shardwright.costmodel import PlanFile
@@ -125,9 +126,8 @@ _M_MMAP_THRESHOLD = -3  # malloc.h
 def _return_freed_memory() -> None:
     """Give the system back what is freed, now and at once from now on, so that the resident memory is what is in use (mallopt(3))."""
     gc.collect()
-    libc = ctypes.CDLL("libc.so.6")
-    libc.mallopt(_M_MMAP_THRESHOLD, 2**16)
-    libc.malloc_trim(0)
+    ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, 2**16)
+    return_freed_memory()
 
 
 def main() -> None:

@@ -140,15 +140,15 @@ def fastest(
     """Seconds of the fastest plan that fits; None where none does."""
     plans = all_plans(model, cluster, training, fixed)
     if cluster.is_mixed:
-        return min(_one_by_one(model, cluster, training, plans, times), default=None)
+        return min(one_by_one(model, cluster, training, plans, times), default=None)
     each = priced_plans(model, cluster, training, plans, times)
     return min((float(some.step_seconds[some.fits].min()) for some in each if some.fits.any()), default=None)
 
 
-def _one_by_one(
-    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plans: Iterable[Plan], times: OpTimes | None
+def one_by_one(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plans: Iterable[Plan], times: OpTimes | None = None
 ) -> Iterator[float]:
-    """Yield the steps of the plans that fit, each estimated on its own."""
+    """Yield the steps of the plans that the cost model accepts and that fit, each estimated on its own."""
     for plan in plans:
         try:
             estimate = estimate_plan(model, cluster, training, plan, times)

@@ -10,7 +10,7 @@ from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.plan import Plan
 from shardwright.specs.schedules import ScheduleName
-from tests.planner.brute_force import all_plans, fastest
+from tests.planner.brute_force import all_plans, fastest, one_by_one
 from tests.planner.priced_plans import priced_plans
 from tests.planner.small_problems import Problem, random_problem
 
@@ -68,6 +68,5 @@ def test_so_they_are_with_shares_on_the_host() -> None:
 
 def test_the_fastest_is_that_of_single_estimates() -> None:
     problem, fixed = random_problem(3000), Fixed(micro_batch=1, zero_stage=1, offload_optimizer=0)
-    plans = all_plans(*problem, fixed)
-    steps = [estimate_plan(*problem, plan).step_seconds for plan in plans if _fits(problem, plan)]
+    steps = one_by_one(*problem, all_plans(*problem, fixed))
     assert fastest(*problem, fixed) == pytest.approx(min(steps), rel=1e-12)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import psutil
 import torch
 
+from shardwright.base import return_freed_memory
+
 
 class MemoryPeak(NamedTuple):
     """Bytes. `baseline`: in use before the model was built. `reserved`: by torch's allocator, None on a CPU."""
@@ -69,9 +71,9 @@ class MemoryMeter:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         on_gpu = device.type == "cuda"
+        self._forget()
         self._baseline = torch.cuda.memory_allocated(device) if on_gpu else psutil.Process().memory_info().rss
         self._earlier = MemoryPeak(self._baseline, self._baseline, 0 if on_gpu else None)
-        self._forget()
 
     def read(self) -> MemoryPeak:
         earlier = self._earlier
@@ -96,8 +98,11 @@ class MemoryMeter:
 
 
 def _forget_resident_peak() -> None:
-    """Reset the kernel's peak counter (proc(5), clear_refs), because
-    importing libraries can need more than training."""
+    """Reset the kernel's peak counter (proc(5), clear_refs), because importing libraries can need more than training.
+
+    Memory that was freed is returned first: reused, it would hide what is allocated next.
+    """
+    return_freed_memory()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

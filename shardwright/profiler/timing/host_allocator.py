@@ -4,6 +4,8 @@ import contextlib
 import ctypes
 from collections.abc import Iterator
 
+from shardwright.base import return_freed_memory
+
 # From glibc's malloc.h. A block above the first is mapped, and unmapped when it is freed. Above the second the end of
 # the heap is returned to the system.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -26,7 +28,7 @@ def freed_memory_is_kept() -> Iterator[bool]:
     finally:
         if told:
             _tell(_USUAL_BYTES)
-            ctypes.CDLL(None).malloc_trim(0)
+            return_freed_memory()
 
 
 def _tell(threshold_bytes: int) -> bool:

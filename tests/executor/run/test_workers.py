@@ -210,6 +210,6 @@ class TestSignals:
 def test_the_environment_of_a_rank(monkeypatch: pytest.MonkeyPatch, folder: RunFolder) -> None:
     """Python's safe path keeps the user's own `executor` folder from being imported."""
     names = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "PYTHONSAFEPATH", "OMP_NUM_THREADS"]
-    replace_ranks(monkeypatch, f"print(*(os.environ[name] for name in {names}))")
+    replace_ranks(monkeypatch, f"print(' '.join(os.environ[name] for name in {names}) + '\\n', end='')")
     cores = len(os.sched_getaffinity(0))
     assert sorted(run(folder)) == [f"{rank} 2 {rank} 2 1 {max(1, cores // 2)}" for rank in (0, 1)]
