@@ -52,7 +52,8 @@ class Timeline:
     groups: int = 1
 
     def __repr__(self) -> str:
-        return f"<Timeline {units.seconds(self.step_seconds)}, {units.count(len(self.spans))} spans on {self.pp} pipeline ranks>"
+        ranks = f"{self.pp} pipeline rank{'s' * (self.pp > 1)}"
+        return f"<Timeline {units.seconds(self.step_seconds)}, {units.count(len(self.spans))} spans on {ranks}>"
 
     def rank_name(self, rank: int) -> str:
         """Return the name of a rank in tables: `2`, or `2 of group 1` where there are several groups."""
