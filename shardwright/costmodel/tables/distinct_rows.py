@@ -1,23 +1,39 @@
 """The work of many candidates, computed once for each distinct combination of the choices that it depends on."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shardwright.base import distinct
+from shardwright.base import Array, IntArray, distinct
 from shardwright.costmodel.layers import RowWork, WorkModel
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.specs import Candidates, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 
+@dataclass(frozen=True)
+class DistinctRows:
+    """R rows with the work of each distinct candidate (U,), and which of those each candidate (N,) is."""
+
+    works: list[RowWork]
+    of_candidate: IntArray
+
+    def __len__(self) -> int:
+        return len(self.works)
+
+    def stacked(self, name: str) -> Array:
+        """(N, R) or (N, R, P): one kind of work of every candidate."""
+        return np.stack([getattr(work, name) for work in self.works], axis=1).astype(float)[self.of_candidate]
+
+
 def distinct_rows(
     model: ModelSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes, *, mtp_apart: bool = False
-) -> list[RowWork]:
+) -> DistinctRows:
     """Return the work of every row for every candidate, computed once for
     candidates that differ only in later choices."""
     if any(np.ndim(value) for value in vars(times.constants).values()):  # each candidate has its own constants
-        return WorkModel(model, training, times, candidates).rows(mtp_apart=mtp_apart)
+        works = WorkModel(model, training, times, candidates).rows(mtp_apart=mtp_apart)
+        return DistinctRows(works, np.arange(len(candidates)))
     one = np.ones_like(candidates.tp)
     # a microbatch's exchange hides behind another one, if the pipeline has it
     paired = (candidates.ep > 1) & training.overlaps_dispatch
@@ -38,5 +54,4 @@ def distinct_rows(
         offload_nvme=0 * one,
     )
     kinds = distinct(list(vars(alike).values()))
-    rows = WorkModel(model, training, times, alike[kinds.first]).rows(mtp_apart=mtp_apart)
-    return [RowWork(**{name: values[kinds.of_row] for name, values in vars(row).items()}) for row in rows]
+    return DistinctRows(WorkModel(model, training, times, alike[kinds.first]).rows(mtp_apart=mtp_apart), kinds.of_row)

@@ -148,7 +148,7 @@ def _classes_of_ranks(space: Space, ranges: LayerRanges, entry: int, pp: int, ch
         return None
     sizes = chunk_sizes(ranges.layer_count, pp, chunks, space.even_stages)
     of_stages = ranges.classes_within(sizes.fewest.T.reshape(-1), sizes.most.T.reshape(-1))
-    found = by_rank(space.schedule_name(entry), pp, of_stages.T).any(axis=-2).T
+    found = by_rank(space.schedule_name(entry), pp, of_stages.T.astype(int)).max(axis=-2).T > 0
     return np.asarray(found | ~found.any(axis=1, keepdims=True))  # a rank without layers counts as any other
 
 

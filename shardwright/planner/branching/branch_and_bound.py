@@ -127,6 +127,7 @@ class BranchAndBound:
         self.solved += 1
         outcome = self.solver.solve(entry, bound, self._limit)
         self._open_bound = min(self._open_bound, outcome.bound_seconds)
+        self.entries.raise_bound(entry, min(outcome.bound_seconds, self._limit))
         if outcome.solved is not None:
             self.best = outcome.solved
 

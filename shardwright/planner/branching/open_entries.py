@@ -60,6 +60,10 @@ class OpenEntries:
         self.sharpen(np.array([entry]))
         return float(self.bounds[entry])
 
+    def raise_bound(self, entry: int, seconds: float) -> None:
+        """Note that no plan of an entry takes less than `seconds`: what solving it has shown."""
+        self.bounds[entry] = max(self.bounds[entry], seconds)
+
     def lowest(self) -> float:
         """The lowest of the bounds that are known; infinite where nothing fits."""
         return float(self.bounds.min(initial=np.inf, where=self.chosen))

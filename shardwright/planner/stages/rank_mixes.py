@@ -49,7 +49,7 @@ class RankMixes:
         pairs = [*combinations(self._useful, 2)] or [(self._useful[0], self._useful[0])]
         mixes = np.concatenate([self._changing(ranks, counts, first, second) for first, second in pairs], axis=1)
         seconds = np.einsum("dtckp,kp->dt", mixes, self.staged.entry.rows.backward.layers)
-        seconds = np.where(self.staged.fits(ranks, counts, mixes), seconds, np.inf)
+        seconds = np.where(self.staged.each_fits(ranks, counts, mixes), seconds, np.inf)
         best = seconds.argmin(axis=1)
         each = np.arange(len(ranks))
         return np.isfinite(seconds[each, best]), mixes[each, best]

@@ -78,28 +78,29 @@ class StagedEntry:
         entry = self.entry
         return waiting_counts(entry.vocabulary, entry.schedule, entry.pp, entry.stages, entry.microbatches)
 
-    def fits(self, rank: int | IntArray, counts: IntArray, mixes: IntArray) -> Array:
-        """(T,): whether mixes (T, chunks, classes, policies) of a rank fit device and host.
+    def fits(self, rank: int, counts: IntArray, mixes: IntArray) -> Array:
+        """(T,): whether mixes (T, chunks, classes, policies) of a rank fit device and host."""
+        return np.asarray(self.each_fits(np.array([rank]), counts[None], mixes[None])[0])
 
-        Of several ranks (D,), each with its own `counts` (D, chunks, classes) and mixes (D, T, ...): (D, T).
-        """
-        entry, rows, stages = self.entry, self.entry.rows, self.stages[rank]
+    def each_fits(self, ranks: IntArray, counts: IntArray, mixes: IntArray) -> Array:
+        """(D, T): the same of ranks (D,), each with its own `counts` (D, chunks, classes) and mixes (D, T, chunks, classes, policies)."""
+        entry, rows, stages = self.entry, self.entry.rows, self.stages[ranks]
         of_chunks = entry.ends[stages]
-        held, ends = counts.sum(axis=-2)[..., None, :], of_chunks.sum(axis=-2)[..., None, :]
+        held, ends = counts.sum(axis=1)[:, None], of_chunks.sum(axis=1)[:, None]
         host = rows.host.total(held, ends)
         fits = (host <= entry.host_room_bytes) & (rows.nvme.total(held, ends) <= entry.nvme_room_bytes)
-        kept = rows.activation.total(mixes, of_chunks[..., None, :, :])
-        moments = kept @ np.swapaxes(self.alive[rank], -1, -2)
+        kept = rows.activation.total(mixes, of_chunks[:, None])
+        moments = kept @ np.swapaxes(self.alive[ranks], 1, 2)
         if splits_backward(entry.schedule):
             each = rows.postponed.total(counts, of_chunks)[..., None]
-            moments = moments + np.swapaxes(self.postponed[rank] @ each, -1, -2)
-        waiting = (kept * self.waiting[stages][..., None, :]).sum(axis=-1)
-        activations = moments.max(axis=-1) + waiting + rows.working.largest(mixes.sum(axis=-3), ends)
+            moments = moments + np.swapaxes(self.postponed[ranks] @ each, 1, 2)
+        waiting = (kept * self.waiting[stages][:, None]).sum(axis=-1)
+        activations = moments.max(axis=-1) + waiting + rows.working.largest(mixes.sum(axis=2), ends)
         fits = fits & (rows.held(held, ends).peak_bytes(activations) <= entry.room_bytes)
         if rows.host_activation is not None:
-            on_host = rows.host_activation.total(mixes, of_chunks[..., None, :, :])
-            most = (on_host @ np.swapaxes(self.alive[rank], -1, -2)).max(axis=-1)
-            most = most + (on_host * self.waiting[stages][..., None, :]).sum(axis=-1)
+            on_host = rows.host_activation.total(mixes, of_chunks[:, None])
+            most = (on_host @ np.swapaxes(self.alive[ranks], 1, 2)).max(axis=-1)
+            most = most + (on_host * self.waiting[stages][:, None]).sum(axis=-1)
             fits = fits & (host + most <= entry.host_room_bytes)
         return np.asarray(fits)
 
