@@ -18,6 +18,7 @@ chunk j is kept alive_j times. Chunks with more microbatches alive are therefore
 least T at which the ranks can hold all layers.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import NamedTuple
@@ -222,14 +223,19 @@ class InterleavedBounds:
             (before * sizes.fewest).sum(axis=2)[:, :, None], (*before.shape[:2], self._numbers.shape[1])
         )
         left = np.broadcast_to(self._numbers - sizes.fewest.sum(axis=1)[:, None], found.shape)
-        order = np.argsort(-before, axis=2, kind="stable")
-        rank = np.arange(self.pp)
-        for place in range(self.chunks):
-            chunk = order[:, :, place]
-            extra = np.minimum((sizes.most - sizes.fewest)[rank, chunk][..., None], left)
-            found = found + extra * np.take_along_axis(before, chunk[..., None], axis=2)
-            left = left - extra
+        for passes, fewest, most in self._fullest_first(before):
+            if not left.any():
+                break
+            extra = np.minimum(most - fewest, left)
+            found, left = found + extra * passes, left - extra
         return found
+
+    def _fullest_first(self, counts: Array) -> Iterator[tuple[Array, Array, Array]]:
+        """Yield for a rank's chunks, those of the highest `counts` (E, P, chunks) first, counts, fewest and most layers, (E, P, 1) each."""
+        order = np.argsort(-counts, axis=2, kind="stable")
+        sizes = (np.broadcast_to(each, counts.shape) for each in self._sizes)
+        ordered = [np.moveaxis(np.take_along_axis(each, order, axis=2), 2, 0)[..., None] for each in (counts, *sizes)]
+        return zip(*ordered, strict=True)
 
     def _recompute_seconds(self) -> Array:
         """(E, P, J): the least recompute with which N layers fit, infinite where none does.
@@ -249,14 +255,10 @@ class InterleavedBounds:
         never = (over > 0) & (static + kept * floor.least_kept[..., None] > saving_room)
         over = np.where(over > 0, used - saving_room, over)
         seconds, changed = np.zeros(over.shape), np.zeros(over.shape)
-        order = np.argsort(-alive, axis=2, kind="stable")
         left = np.broadcast_to(spare, over.shape)
-        for place in range(self.chunks):
-            chunk = order[:, :, place]
-            times = np.take_along_axis(alive, chunk[..., None], axis=2)
-            fewest, most = (
-                np.take_along_axis(np.broadcast_to(s, alive.shape), chunk[..., None], axis=2) for s in sizes
-            )
+        for times, fewest, most in self._fullest_first(alive):
+            if not (over > 0).any():
+                break
             extra = np.minimum(most - fewest, left)  # no more layers than N, as many as may be where it saves most
             layers, left = fewest + extra, left - extra
             saved = np.clip(np.where(np.isfinite(over), over, 0.0), 0.0, layers * times * most_saved)

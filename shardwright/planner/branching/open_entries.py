@@ -20,6 +20,8 @@ _TINY = 1e-300
 _FIRST_PRICED = 16384
 _FIRST_SHARPENED = 2048
 _GROWTH = 4
+# To sharpen fewer takes hardly less time.
+_SHARPENED_AT_ONCE = 1024
 _MUCH_LOWER = 0.9
 
 
@@ -54,6 +56,17 @@ class OpenEntries:
         near = np.flatnonzero(self.chosen & (self.bounds <= seconds))
         self._quicken(near)
         return near[self.bounds[near] <= seconds]
+
+    def lowest_below(self, seconds: float, most: int) -> IntArray:
+        """Return the entries of the lowest sharp bounds below `seconds`, at most so many. No others are sharpened than it takes."""
+        near, width = self.within(seconds), max(most, _SHARPENED_AT_ONCE)
+        while True:
+            near = near[self.bounds[near] < seconds]
+            near = near[np.argsort(self.bounds[near], kind="stable")]
+            if self.sharp[near[:most]].all():
+                return near[:most]
+            self.sharpen(near[:width], seconds)
+            width *= _GROWTH
 
     def bound(self, entry: int) -> float:
         """The sharp bound of an entry."""
