@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from shardwright.executor.context import attention as context_attention
 from shardwright.executor.context import blocks, ring
 from shardwright.executor.context.dealing import Dealing
-from shardwright.executor.model import attention, experts, fused, moves, stage_module, tensor_parallel
+from shardwright.executor.model import attention, experts, fused, hugging_face, moves, stage_module, tensor_parallel
 from shardwright.executor.model.division import Region
 from shardwright.executor.model.stage_module import StageModule
 from shardwright.executor.parallel import chunked_loss, clipping, engine, pipeline, stage_builder
@@ -230,6 +230,16 @@ def count_positions_from_zero() -> None:
         original(self, *args, **{**options, "positions": torch.arange(len(own))})
 
     stage_module.StageModule.__init__ = from_zero  # type: ignore[method-assign]
+
+
+def rotate_by_tokens_in_hand() -> None:
+    """Each of two ranks of cp chooses rotary frequencies by the number of its own tokens."""
+    original = hugging_face.settle_rotation
+
+    def of_part(model: Any, seq_len: int) -> None:
+        original(model, seq_len // 2)
+
+    hugging_face.settle_rotation = of_part  # type: ignore[attr-defined]
 
 
 def keep_own_key_gradients() -> None:

@@ -2,9 +2,11 @@
 
 import copy
 import sys
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PreTrainedModel
 
@@ -18,6 +20,49 @@ def set_attention(model: PreTrainedModel, name: str) -> None:
         own: Any = getattr(module, "config", None)
         if own is not None and own is not model.config and hasattr(own, "_attn_implementation"):
             own._attn_implementation = name
+    for module in model.modules():
+        if _calls_kernel(module):
+            _redirect(module, name)
+
+
+def _calls_kernel(module: nn.Module) -> bool:
+    """Whether attention calls torch's fused kernel by itself, as Falcon's does, and not what is registered with transformers."""
+    code = sys.modules[type(module).__module__]
+    named = hasattr(module, "config") and type(module).__name__.endswith("Attention")
+    return named and not hasattr(code, "ALL_ATTENTION_FUNCTIONS")
+
+
+def _redirect(module: Any, name: str) -> None:
+    """Let attention that calls torch's fused kernel call what is registered under `name` in its place."""
+    module.config = copy.copy(module.config)
+    module.config._attn_implementation = "sdpa"
+    forward = type(module).forward
+
+    def redirected(*given: Any, attention_mask: Any, **options: Any) -> Any:
+        with _Redirected(module, name, attention_mask):  # which may be no tensor, as torch's kernel wants it
+            return forward(module, *given, attention_mask=None, **options)
+
+    module.forward = redirected
+
+
+class _Redirected(TorchFunctionMode):
+    """Attention by another function, of the mask that it wants, wherever torch's is called inside the block."""
+
+    def __init__(self, module: Any, name: str, mask: Any) -> None:
+        self._module, self._attention, self._mask = module, AttentionInterface()[name], mask
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func is not nn.functional.scaled_dot_product_attention:
+            return func(*args, **options)
+        query, key, value = args
+        heads = min(key.shape[1], self._module.num_kv_heads)  # Falcon repeats those of keys and values; one of each is enough
+        key, value = (tensor[:, :: tensor.shape[1] // heads] for tensor in (key, value))
+        self._module.num_key_value_groups = query.shape[1] // heads
+        output: Tensor = self._attention(self._module, query, key, value, self._mask)[0]
+        return output.transpose(1, 2)
 
 
 def recompute_core(layer: nn.Module) -> None:
