@@ -303,6 +303,11 @@ def lose_chunks_of_the_head() -> None:
     chunked_loss._HeadAndLoss.backward = staticmethod(lessened)  # type: ignore[method-assign]
 
 
+def leave_logits_as_they_are() -> None:
+    """A loss in chunks neither scales nor caps logits."""
+    chunked_loss.AfterHead.__call__ = lambda self, logits: logits  # type: ignore[method-assign]
+
+
 def average_experts_as_dense_layers() -> None:
     """Gradients of experts are averaged over the ranks that hold the same ones, fewer than the loss is scaled for."""
     original = experts.spread_experts

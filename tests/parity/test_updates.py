@@ -293,6 +293,14 @@ CASES = {
         plan_file(LLAMA, plan((layers(1),), (layers(1),), pp=2, microbatches=4, schedule="zb-h1"), loss_chunks=2),
         (sabotage.lose_chunks_of_the_head,),
     ),
+    "loss in chunks, capped logits, tp": Case(
+        plan_file(FAMILIES["gemma2"] | {"final_logit_softcapping": 2.0}, plan((layers(),), tp=2), loss_chunks=2),
+        (sabotage.leave_logits_as_they_are,),
+    ),
+    "loss in chunks, scaled logits, pp": Case(
+        plan_file(FAMILIES["granite"], plan((layers(1),), (layers(1),), pp=2), loss_chunks=4),
+        (sabotage.leave_logits_as_they_are,),
+    ),
     "loss in chunks, cp and tp": Case(
         plan_file(LLAMA, plan((layers(zero=3),), cp=2, tp=2), loss_chunks=2), (sabotage.lose_chunks_of_the_head,)
     ),
