@@ -201,7 +201,9 @@ def check_context_parallel(
     if "unfused" in undivided and training.attention == "unfused":
         raise SpecError(f"cp {cp} needs fused attention in stack {training.stack}; set cp 1, or --attention flash")
     if "alibi" in undivided and model.alibi:
-        raise SpecError(f"cp {cp} does not divide the bias by distance of {model.name} in stack {training.stack}; set cp 1")
+        raise SpecError(
+            f"cp {cp} does not divide the bias by distance of {model.name} in stack {training.stack}; set cp 1"
+        )
     if "linear" in undivided and any(isinstance(block.attention, LinearAttention) for block in model.layer_classes):
         raise SpecError(
             f"cp {cp} does not divide the linear attention of {model.name} in stack {training.stack}; set cp 1"

@@ -12,7 +12,7 @@ import torch
 from shardwright.costmodel.plan_file import PlanFile
 from tests.parity import sabotage
 from tests.parity.cases import layers, model_config, plan, plan_file
-from tests.parity.families import FAMILIES, OTHERS
+from tests.parity.families import FAMILIES, OTHERS, UNDIVIDED
 from tests.parity.updates import TOLERANCE, assert_equal_to, engine_runs, reference_run, worst_update_error
 
 LLAMA, QWEN3, GPT2 = model_config("llama"), model_config("qwen3"), model_config("gpt2")
@@ -292,6 +292,14 @@ CASES = {
     "loss in chunks, zb-h1": Case(
         plan_file(LLAMA, plan((layers(1),), (layers(1),), pp=2, microbatches=4, schedule="zb-h1"), loss_chunks=2),
         (sabotage.lose_chunks_of_the_head,),
+    ),
+    "tp, unfused falcon, selective": Case(
+        plan_file(FALCON, plan((layers(recompute="selective"),), tp=2), attention="unfused"),
+        (sabotage.detach_whole_attention,),
+    ),
+    "selective, bloom": Case(
+        plan_file(UNDIVIDED["bloom"], plan((layers(1, recompute="selective"), layers(1))), attention="unfused"),
+        (sabotage.detach_whole_attention,),
     ),
     "loss in chunks, capped logits, tp": Case(
         plan_file(FAMILIES["gemma2"] | {"final_logit_softcapping": 2.0}, plan((layers(),), tp=2), loss_chunks=2),

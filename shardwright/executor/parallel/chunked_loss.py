@@ -18,7 +18,6 @@ from shardwright.executor.model import Skeleton, tiny_model
 
 from .loss import TokenLoss
 
-
 _SCALE, _CAP = "logits_scaling", "final_logit_softcapping"
 
 

@@ -13,7 +13,13 @@ from tests.parity.families import FAMILIES
 
 LLAMA = model_config("llama")
 WINDOWS = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
-LONG_ROTATION = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "factor": 2.0}
+LONG_ROTATION = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0] * 4,
+    "long_factor": [2.0] * 4,
+    "factor": 2.0,
+}
 LINEAR: dict[str, Any] = {
     **model_config("qwen3"),
     "model_type": "qwen3_next",

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-
 from transformers import PreTrainedConfig
 
 from shardwright.base.errors import SpecError
