@@ -89,7 +89,7 @@ def plan(
     cluster: ClusterOption,
     seq_len: SeqLenOption,
     global_batch: GlobalBatchOption,
-    precision: PrecisionOption = "bf16",
+    precision: PrecisionOption = AUTO,
     linear_precision: LinearPrecisionOption = None,
     allow_precision: AllowPrecisionOption = "",
     optimizer: OptimizerOption = "adamw",
@@ -170,7 +170,7 @@ def plan(
     given = read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True)
     apart, devices = keeps_apart(given, avoid or ()), without(given, avoid or ())
     model_spec = read_model(model)
-    whole = model_spec, devices, read_training(closed, model_spec)
+    whole = model_spec, devices, read_training(closed, model_spec, devices)
     full = details or as_json or report is not None
     tolerance = 0.0 if fastest else TOLERANCE
     found = search_job(

@@ -127,17 +127,18 @@ def read_plan(path: Path, profile: Path | None = None) -> "tuple[PlanFile, Model
     return plan_file, model
 
 
-def read_training(options: Mapping[str, Any], model: "ModelSpec") -> "TrainingSpec":
+def read_training(options: Mapping[str, Any], model: "ModelSpec", cluster: "ClusterSpec") -> "TrainingSpec":
     """Build the training spec of a model from a command's parameters by name, in the formats that the stack fixes.
 
-    This project's executor computes attention unfused where torch has no fused kernel for the model; a line on stderr says so.
+    Matmuls are in bf16 by default, and in fp16 where the cluster's devices lack it. This project's executor computes attention unfused
+    where torch has no fused kernel for the model. A line on stderr says each.
 
     Raises:
         SpecError: a value is not allowed.
     """
     from shardwright.specs import OWN_STACK, TrainingSpec, named_stack
 
-    formats = {"compute": options["precision"], "linear": options["linear_precision"]}
+    formats = {"compute": _compute_format(options, cluster), "linear": options["linear_precision"]}
     values = {name: options[name] for name in _TRAINING_OPTIONS} | _documents(options["lengths"], options["packing"])
     values["precision"] = formats | named_stack(options["stack"]).fixed_formats
     if options["attention"] == AUTO:
@@ -148,6 +149,20 @@ def read_training(options: Mapping[str, Any], model: "ModelSpec") -> "TrainingSp
                 f"note: torch has no fused attention for {model.name}: planned with --attention unfused", err=True
             )
     return TrainingSpec.parse(values, source="training options")
+
+
+def _compute_format(options: Mapping[str, Any], cluster: "ClusterSpec") -> str:
+    from shardwright.specs import named_stack
+
+    if options["precision"] != AUTO:
+        return str(options["precision"])
+    peaks = [group.device.peak_flops_per_s for group in cluster.groups]
+    if all("bf16" in each for each in peaks) or not all("fp16" in each for each in peaks):
+        return "bf16"
+    if "compute" not in named_stack(options["stack"]).fixed_formats:
+        lacking = next(group.device.name for group in cluster.groups if "bf16" not in group.device.peak_flops_per_s)
+        typer.echo(f"note: {lacking} has no bf16: planned with --precision fp16, whose loss is scaled", err=True)
+    return "fp16"
 
 
 def _documents(lengths: str, packing: str) -> "dict[str, Any]":

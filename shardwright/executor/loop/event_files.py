@@ -46,11 +46,14 @@ class EventFiles:
     def add_step(self, record: StepRecord) -> None:
         scalars = {
             "loss/training": record.loss,
-            "gradient_norm": record.gradient_norm,
             "learning_rate": record.learning_rate,
             "seconds/measured": record.seconds,
             "tokens_per_s/measured": self._tokens_per_step / record.seconds,
         }
+        if record.gradient_norm is not None:
+            scalars["gradient_norm"] = record.gradient_norm
+        if record.loss_scale is not None:
+            scalars["loss_scale"] = record.loss_scale
         if self._estimate is not None:
             scalars["seconds/predicted"] = self._estimate.step_seconds
             scalars["tokens_per_s/predicted"] = self._tokens_per_step / self._estimate.step_seconds

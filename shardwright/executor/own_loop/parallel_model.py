@@ -20,7 +20,6 @@ from shardwright.executor.training import (
     host_optimizer,
     load_checkpoint,
     plan_digest,
-    read_manifest,
     save_checkpoint,
 )
 
@@ -38,9 +37,13 @@ class StepOptimizer:
         self.hosted.set_learning_rate(learning_rate)
 
     def step(self) -> float:
-        """Update once, and return the norm of the gradients before clipping, equal on all ranks."""
+        """Update once, and return the norm of the gradients before clipping, equal on all ranks.
+
+        Under fp16 gradients whose norm is not finite are not applied, and the next step's loss is scaled by less.
+        """
         norm = self._engine.clip_gradients(self._clip_norm)
-        self.hosted.step()
+        if self._engine.accepts(norm):
+            self.hosted.step()
         self._engine.zero_gradients()
         return norm
 
@@ -87,7 +90,8 @@ class ParallelModel:
         values = {"out": ".", "learning_rate": learning_rate, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         options = RunOptions.parse({**values, "clip_norm": clip_norm}, source="optimizer")
         name = self.plan_file.training.optimizer
-        hosted = host_optimizer(self.engine.model_parts, name, options, self.engine.offload)
+        scaled = self.engine.loss_scale is not None
+        hosted = host_optimizer(self.engine.model_parts, name, options, self.engine.offload, scaled=scaled)
         hosted.set_learning_rate(learning_rate)
         self._optimizer = StepOptimizer(self.engine, hosted, clip_norm)
         return self._optimizer
@@ -108,6 +112,7 @@ class ParallelModel:
             data_digest="",
             seed=0,
             files={},
+            loss_scale=self.engine.loss_scale,
         )
         return save_checkpoint(Path(folder), self._trainee(), manifest, keep=keep)
 
@@ -117,8 +122,10 @@ class ParallelModel:
         Raises:
             SpecError: it is damaged, or of another model or optimizer; there is no optimizer yet.
         """
-        load_checkpoint(Path(checkpoint), self._trainee(), self.plan_file)
-        return read_manifest(Path(checkpoint), self.plan_file).step
+        manifest = load_checkpoint(Path(checkpoint), self._trainee(), self.plan_file)
+        if self.engine.loss_scale is not None and manifest.loss_scale is not None:
+            self.engine.loss_scale = manifest.loss_scale
+        return manifest.step
 
     def _trainee(self) -> Trainee:
         if self._optimizer is None:

@@ -215,12 +215,12 @@ class RunFolder:
     def keep_steps_until(self, step: int) -> list[StepRecord]:
         """Drop the records after `step`, which a resumed run writes again; return the others."""
         kept = [record for record in self.read_steps() if record.step <= step]
-        write_whole(self.steps, "".join(record.model_dump_json() + "\n" for record in kept))
+        write_whole(self.steps, "".join(map(_line, kept)))
         return kept
 
     def append_step(self, record: StepRecord) -> None:
         with self.steps.open("a", encoding="utf-8") as opened:
-            opened.write(record.model_dump_json() + "\n")
+            opened.write(_line(record))
 
     def write_measurement(self, measurement: Measurement) -> None:
         write_whole(self.measurement, measurement.model_dump_json(indent=1) + "\n")
@@ -257,6 +257,10 @@ class RunFolder:
                 return _held_elsewhere(lock, fcntl.LOCK_SH) and lock.read() == own
         except OSError:  # the folder is gone
             return False
+
+
+def _line(record: StepRecord) -> str:
+    return record.model_dump_json(exclude_defaults=True) + "\n"
 
 
 def _held_elsewhere(lock: TextIO, kind: int) -> bool:

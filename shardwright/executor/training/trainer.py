@@ -16,7 +16,7 @@ from shardwright.executor import RunOptions
 from shardwright.executor.data import PlanBatches, Sequences, open_held_back, open_plan_batches, said_of
 from shardwright.executor.loop import EarlyWarning, Ending, Evaluations, EventFiles, Limits, evaluate, learning_rate_at
 from shardwright.executor.model import read_skeleton
-from shardwright.executor.parallel import Engine, build_engine, compiles
+from shardwright.executor.parallel import SMALLEST_SCALE, Engine, build_engine, compiles
 from shardwright.executor.ranks import Watch
 from shardwright.executor.weights import read_pretrained
 from shardwright.specs import Measurement, StepRecord, read_measurement
@@ -69,7 +69,11 @@ class Trainer:
             adapters=None if (start := adapter_start(plan_file, options, device)) is None else start.initial,
         )
         optimizer = host_optimizer(
-            self._engine.model_parts, plan_file.training.optimizer, options, self._engine.offload
+            self._engine.model_parts,
+            plan_file.training.optimizer,
+            options,
+            self._engine.offload,
+            scaled=self._engine.loss_scale is not None,
         )
         self._trainee = Trainee(
             self._engine.model_parts,
@@ -189,11 +193,13 @@ class Trainer:
             if start.checkpoint is None:
                 return start.step
             try:
-                load_checkpoint(start.checkpoint, self._trainee, self._plan_file)
+                manifest = load_checkpoint(start.checkpoint, self._trainee, self._plan_file)
             except DamagedError as fault:
                 damaged.append(start.checkpoint)
                 self._tell(f"passed over: {fault}")
                 continue
+            if self._engine.loss_scale is not None and manifest.loss_scale is not None:
+                self._engine.loss_scale = manifest.loss_scale
             self._tell(f"continuing from {start.checkpoint} after step {start.step}")
             return start.step
 
@@ -236,12 +242,20 @@ class Trainer:
             with self._part(step, "forward_backward"):
                 loss = float(engine.forward_backward(inputs, labels, places))
             with self._part(step, "optimizer"):
-                norm = engine.clip_gradients(options.clip_norm)
+                scale, norm = engine.loss_scale, engine.clip_gradients(options.clip_norm)
+                taken = engine.accepts(norm)
                 self._need_finite(step, loss, norm)
-                self._trainee.optimizer.step()
+                if taken:
+                    self._trainee.optimizer.step()
                 engine.zero_gradients()
         return StepRecord(
-            step=step, loss=loss, gradient_norm=norm, learning_rate=rate, seconds=self._meter.last_seconds
+            step=step,
+            loss=loss,
+            gradient_norm=norm if taken else None,
+            learning_rate=rate,
+            seconds=self._meter.last_seconds,
+            loss_scale=scale and scale.value,
+            skipped=not taken,
         )
 
     def _record(self, record: StepRecord) -> None:
@@ -264,6 +278,7 @@ class Trainer:
             f"step {record.step}/{self._options.steps}",
             f"loss {record.loss:.4f}",
             f"lr {record.learning_rate:.2e}",
+            *([f"skipped, not finite at loss scale {record.loss_scale:,.0f}"] if record.skipped else []),
             f"{self._plan_file.training.tokens_per_step / record.seconds:,.0f} tokens/s",
             *([f"MFU {mfu:.1%}"] if mfu else []),
             f"{record.seconds:.3f} s" + (f" (predicted {estimate.step_seconds:.3f} s)" if estimate else ""),
@@ -301,6 +316,7 @@ class Trainer:
             trainable=str(plan_file.training.trainable),
             frozen_from=frozen_from(plan_file, self._options),
             adapters=adapter_settings(plan_file, self._options),
+            loss_scale=self._engine.loss_scale,
         )
         with self._memory.paused():
             self._saver.save(manifest)
@@ -341,14 +357,20 @@ class Trainer:
         return measured[0]
 
     def _need_finite(self, step: int, loss: float, gradient_norm: float) -> None:
-        if math.isfinite(loss) and math.isfinite(gradient_norm):
+        scale = self._engine.loss_scale
+        if math.isfinite(loss) and (math.isfinite(gradient_norm) or (scale and scale.value >= SMALLEST_SCALE)):
             return
-        early = self._engine.offload is not None and self._options.clip_norm is None
+        early = self._engine.offload is not None and self._options.clip_norm is None and scale is None
         left = (
             "the newest checkpoint is whole" if early else "the parameters are those of the step before"
         )  # without clipping, the host may have begun its update
+        if scale is not None and math.isfinite(loss):
+            said = f"gradients are not finite in fp16 at any loss scale down to {SMALLEST_SCALE:g}"
+        else:
+            said = f"the loss is {loss} and the gradient norm {gradient_norm}"
+        fix = "" if scale is None else ", or bf16 or fp32, which hold values above 65,504"
         raise RunFailedError(
-            f"step {step}: the loss is {loss} and the gradient norm {gradient_norm}; training has diverged, {left}. Try a lower learning_rate or more warmup_steps"
+            f"step {step}: {said}; training has diverged, {left}. Try a lower learning_rate or more warmup_steps{fix}"
         )
 
     def _tell(self, line: str) -> None:
