@@ -91,6 +91,12 @@ def run(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write event files for TensorBoard into OUT/tensorboard.")
     ] = False,
+    wandb: Annotated[
+        str | None,
+        typer.Option(
+            help="Write a run of Weights & Biases into OUT/wandb: offline (send it later by wandb sync) or online."
+        ),
+    ] = None,
     log_every: Annotated[int, typer.Option(help="Set the steps between progress lines.")] = 1,
     timing_warmup_steps: Annotated[int, typer.Option(help="Leave this many first steps out of the timings.")] = 3,
     resume: Annotated[

@@ -24,7 +24,7 @@ from .accumulation import Accumulation
 from .clipping import gradient_norm, local_gradient, scale_gradients
 from .data_parallel import DataParallel, GradientSync
 from .forward_only import ForwardOnly
-from .loss import IGNORED_LABEL, TokenLoss
+from .loss import IGNORED_LABEL, LossFunction, TokenLoss
 from .pipeline import Pipeline, TiedEmbedding
 from .precision import COMPUTE_DTYPES, LossScale, check_precision
 from .split_backward import check_split_backward
@@ -200,6 +200,7 @@ def build_engine(
     draw: bool = True,
     source: nn.Module | None = None,
     adapters: InitialAdapters | None = None,
+    loss: LossFunction | None = None,
 ) -> Engine:
     """Build this rank's part of the plan's model with initial weights drawn from `seed`, with `compile_layers` by torch.compile.
 
@@ -208,6 +209,7 @@ def build_engine(
     plan with state on drives uses. `offload_streams`: threads of the offload engine; None: new ones. Without `draw` parameters
     are undefined until a checkpoint or pretrained weights are loaded. `source`: a model of the same class and sizes, on every rank, whose
     weights are taken. `adapters`: the values that adapters start from; None: those of PEFT, with a scale of 1, where the plan has adapters.
+    `loss`: in place of the cross-entropy of the labels.
 
     Raises:
         SpecError: the plan has a choice that is not run yet, or another number of ranks; the model is not supported, or
@@ -241,6 +243,7 @@ def build_engine(
             vocab_size=skeleton.config.vocab_size,
             tp_mesh=mesh["tp"] if plan.mesh.tp > 1 else None,
             chunks=plan_file.training.loss_chunks,
+            function=loss,
         ),
         positions=_arrange_attention(plan_file, skeleton, device),
         expert_mesh=expert_mesh,

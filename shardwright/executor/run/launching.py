@@ -10,7 +10,7 @@ from shardwright.base import STOPPED, RunStoppedError, SpecError, StopRequest, e
 from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
 from shardwright.executor.data import new_tokens_go_with_a_mistake, open_held_back, open_plan_batches
-from shardwright.executor.loop import check_event_files
+from shardwright.executor.loop import check_event_files, check_wandb
 from shardwright.executor.model import lacks_fused_attention, read_config, read_skeleton
 from shardwright.executor.parallel import check_compile, compiles
 from shardwright.executor.text import holds_tokenizer
@@ -196,6 +196,8 @@ def _check_loop(plan_file: PlanFile, options: RunOptions) -> None:
     """
     if options.tensorboard:
         check_event_files()
+    if options.wandb is not None:
+        check_wandb()
     plan = plan_file.plan
     shares = [*(share for _, share in plan.offload), plan_file.training.activation_offload_layers or 0]
     shares += [run.activation_offload for stage in plan.stages for run in stage.layers]

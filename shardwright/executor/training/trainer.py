@@ -14,7 +14,17 @@ from shardwright.base import GIB, RunFailedError, RunStoppedError, SpecError, St
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
 from shardwright.executor.data import PlanBatches, Sequences, open_held_back, open_plan_batches, said_of
-from shardwright.executor.loop import EarlyWarning, Ending, Evaluations, EventFiles, Limits, evaluate, learning_rate_at
+from shardwright.executor.loop import (
+    EarlyWarning,
+    Ending,
+    Evaluations,
+    EventFiles,
+    Limits,
+    Log,
+    WandbLog,
+    evaluate,
+    learning_rate_at,
+)
 from shardwright.executor.model import read_skeleton
 from shardwright.executor.parallel import SMALLEST_SCALE, Engine, build_engine, compiles
 from shardwright.executor.ranks import Watch
@@ -87,7 +97,7 @@ class Trainer:
         self._limits = Limits(options, self._stop, device)
         self._held_back = open_held_back(plan_file, options)
         self._evaluations = Evaluations(folder.evaluations)
-        self._events: EventFiles | None = None
+        self._logs: list[Log] = []
         estimate, planned_type = plan_file.estimate, plan_file.cluster.node.device.torch_type
         self._warning: EarlyWarning | None = None
         if estimate is not None and planned_type == device.type:
@@ -106,11 +116,13 @@ class Trainer:
             return read_measurement(self._folder.measurement)
         self._open_records(start)
         self._stop.first_step_begins()
-        measurement = self._take_steps(start)
-        self._at(self._options.steps, "last checkpoint")
-        self._saver.finish()
-        if self._events is not None:
-            self._events.close()
+        try:
+            measurement = self._take_steps(start)
+            self._at(self._options.steps, "last checkpoint")
+            self._saver.finish()
+        finally:
+            for log in self._logs:
+                log.close()
         if self._engine.offload is not None:
             self._engine.offload.close()
         return measurement
@@ -145,7 +157,10 @@ class Trainer:
         self._evaluations.keep_until(start)
         if self._options.tensorboard:
             tokens = self._plan_file.training.tokens_per_step
-            self._events = EventFiles(self._folder.events, start, self._plan_file.estimate, tokens)
+            self._logs.append(EventFiles(self._folder.events, start, self._plan_file.estimate, tokens))
+        if self._options.wandb is not None:
+            log = WandbLog(self._folder.path, self._plan_file, self._options, self._options.wandb, self._tell)
+            self._logs.append(log)
 
     def _need_saved(self, ending: Ending) -> None:
         """Raise what a checkpoint met that was written beside the steps."""
@@ -171,8 +186,8 @@ class Trainer:
         evaluation = evaluate(self._engine, batch, batches=batches, step=step)
         if self._leads:
             self._evaluations.append(evaluation)
-            if self._events is not None:
-                self._events.add_evaluation(evaluation)
+            for log in self._logs:
+                log.add_evaluation(evaluation)
         self._tell(str(evaluation))
 
     def _resume(self) -> int:
@@ -263,8 +278,8 @@ class Trainer:
             return
         self._records.append(record)
         self._folder.append_step(record)
-        if self._events is not None:
-            self._events.add_step(record)
+        for log in self._logs:
+            log.add_step(record)
         if record.step % self._options.log_every == 0 or record.step == self._options.steps:
             self._tell(self._progress_line(record))
         if self._warning is not None:

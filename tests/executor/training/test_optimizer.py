@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from shardwright.executor.options import RunOptions
-from shardwright.executor.training.optimizer import build_optimizer, set_learning_rate
+from shardwright.executor.training.optimizer import build_optimizer, host_optimizer, set_learning_rate
 
 
 def options(**given: Any) -> RunOptions:
