@@ -65,7 +65,7 @@ class Trainer:
         self._device, self._progress, self._leads = device, progress, dist.get_rank() == 0
         self._memory, self._meter = MemoryMeter(device), StepMeter(device)
         self._batches = open_plan_batches(plan_file, options)
-        _check_same_data(self._batches)
+        _check_same(self._batches, plan_file)
         for line in said_of(self._batches, plan_file):
             self._tell(line)
         self._at(0, "building the model")
@@ -393,11 +393,20 @@ class Trainer:
             self._progress(line)
 
 
-def _check_same_data(batches: PlanBatches) -> None:
-    digests = [""] * dist.get_world_size()
-    dist.all_gather_object(digests, batches.digest)
-    if len(set(digests)) > 1:
-        different = next(rank for rank, digest in enumerate(digests) if digest != digests[0])
-        raise SpecError(
-            f"rank {different} finds other data than rank 0; give every node the same files (the default, Python's own sources, differs between Python versions)"
+def _check_same(batches: PlanBatches, plan_file: PlanFile) -> None:
+    """Check that all ranks have one plan and the same data.
+
+    Raises:
+        SpecError: on every rank, where one has another.
+    """
+    digests = [("", "")] * dist.get_world_size()
+    dist.all_gather_object(digests, (plan_digest(plan_file), batches.digest))
+    for number, what in enumerate(
+        (
+            "another plan than rank 0; give every node the same file",
+            "other data than rank 0; give every node the same files (the default, Python's own sources, differs between Python versions)",
         )
+    ):
+        different = [rank for rank, digest in enumerate(digests) if digest[number] != digests[0][number]]
+        if different:
+            raise SpecError(f"rank {different[0]} finds {what}")
