@@ -87,7 +87,7 @@ def diagnose(imported: Imported) -> Diagnosis:
     changes = sorted(found.values(), key=lambda change: -change.gain)
     if fits:
         changes = [change for change in changes if change.gain > _SMALLEST_GAIN]
-    best = _best(present, imported.target, fits=fits)
+    best = _best(present, imported.target, changes, fits=fits)
     return Diagnosis(present, _lacking(present), tuple(changes[:MOST_CHANGES]), best)
 
 
@@ -111,13 +111,30 @@ def _changed(present: PlanFile, target: Target, kept: Fixed, group: tuple[str, .
     return None
 
 
-def _best(present: PlanFile, target: Target, *, fits: bool) -> Change | None:
-    found = _searched(present, target, Fixed())
+def _best(present: PlanFile, target: Target, changes: list[Change], *, fits: bool) -> Change | None:
+    """The best plan with all choices open, or the best single change, where that is better in the framework's own words."""
+    opened = _searched(present, target, Fixed())
+    found = max((*changes[:1], *([opened] if opened else [])), key=lambda change: change.gain, default=None)
     return found if found is not None and (found.gain > _SMALLEST_GAIN or not fits) else None
 
 
 def _searched(present: PlanFile, target: Target, fixed: Fixed) -> Change | None:
-    """The best plan in the framework's own words; None where none fits, or where it is the present one."""
+    """The best plan in the framework's own words; None where none fits, or where it is the present one.
+
+    Where the framework has only something near the best plan, each ZeRO stage is tried, because that is what frameworks tie to
+    other choices.
+    """
+    found, is_exact = _expressed(present, target, fixed)
+    if is_exact or fixed.zero_stage is not None:
+        return found
+    stages = present.training.software.runs.zero_stages
+    others = (_expressed(present, target, fixed.but(zero_stage=stage))[0] for stage in stages)
+    tried = [change for change in (found, *others) if change is not None]
+    return max(tried, key=lambda change: change.gain, default=None)
+
+
+def _expressed(present: PlanFile, target: Target, fixed: Fixed) -> tuple[Change | None, bool]:
+    """The best plan that keeps `fixed`, as near as the framework has it, and whether that is the plan itself."""
     model, cluster, training = present.model(), present.cluster, present.training
     try:
         result = search(
@@ -130,15 +147,19 @@ def _searched(present: PlanFile, target: Target, fixed: Fixed) -> Change | None:
             explain_none="nothing",
         )
         wanted = present.model_copy(update={"plan": result.plan, "training": result.training, "estimate": None})
-        expressed = export_plan(wanted, target, closest=True).plan_file
-        check_memory(expressed.estimated(), cluster)
-    except (SpecError, InfeasibleError):
-        return None
+        done = export_plan(wanted, target, closest=True)
+        check_memory(done.plan_file.estimated(), cluster)
+    except SpecError:
+        return None, True
+    except InfeasibleError:
+        return None, False
+    expressed = done.plan_file
     words = tuple(_differences(choices_of(present), choices_of(expressed)))
     if not words:
-        return None
+        return None, not done.lost
     gain = present.estimated().step_seconds / expressed.estimated().step_seconds - 1
-    return Change(words, tuple(key_differences(present, expressed, target)), expressed, gain)
+    keys = tuple(key_differences(present, expressed, target))
+    return Change(words, keys, expressed, gain), not done.lost
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:

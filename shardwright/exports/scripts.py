@@ -90,15 +90,12 @@ OWN = Target(
 
 
 def _named(text: str) -> str | None:
-    for line in text.splitlines():
-        if "shardwright" not in line or "run" not in line:
-            continue
-        listed = re.search(r"args: (\[.*\])", line)
-        try:
-            words = [str(word) for word in json.loads(listed[1])] if listed else shlex.split(line)
-        except ValueError:
-            continue
-        for word, after, plan in zip(words, words[1:], words[2:], strict=False):
-            if (word, after) == ("shardwright", "run"):
-                return plan
-    return None
+    """The plan of a command `shardwright run PLAN`, as a list of arguments in JSON or as words of a shell."""
+    listed = re.search(r'"shardwright", "run", "((?:[^"\\]|\\.)+)"', text)
+    if listed:
+        return str(json.loads(f'"{listed[1]}"'))
+    typed = re.search(r"shardwright run (.+)", text)
+    try:
+        return shlex.split(typed[1])[0] if typed else None
+    except (ValueError, IndexError):
+        return None

@@ -23,7 +23,7 @@ Drawn = dict[str, Any]
 
 @cache
 def _cluster() -> ClusterSpec:
-    return load_cluster(f"h100-sxm:{_RANKS}")
+    return load_cluster(f"b200-sxm:{_RANKS}")
 
 
 @cache
@@ -131,8 +131,19 @@ def _megatron(chance: random.Random) -> Drawn:
         "sequence_parallel": chance.choice([True, True, False]) if mesh["tp"] > 1 else True,
         "offload": {"optimizer_fraction": on_host},
         "precision": {"linear": chance.choice([None, None, "fp8", "mxfp8"])},
-        "training": {"stack": "megatron-core-0.15"},
+        "training": _megatron_training(chance, mesh, model, on_host=on_host),
     }
+
+
+def _megatron_training(chance: random.Random, mesh: Drawn, model: str, *, on_host: float) -> Drawn:
+    training: Drawn = {"stack": "megatron-core-0.15"}
+    training["mtp_layers"] = chance.choice([0, 0, 1])
+    training["optimizer"] = chance.choice(["adamw", "adamw", "sgd"]) if not on_host else "adamw"
+    training["recompute_modules"] = chance.choice(["", "core_attn+mlp"])
+    training["attention"] = chance.choice(["flash", "flash", "unfused"]) if mesh["cp"] == 1 else "flash"
+    if model == _EXPERTS:
+        training["expert_capacity"] = chance.choice([None, None, 1.25])
+    return training
 
 
 def _context(chance: random.Random, mesh: Drawn, kinds: list[str]) -> Drawn:

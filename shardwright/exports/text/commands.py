@@ -20,7 +20,6 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Div: operator.floordiv,
 }
-_MOST_DEPTH = 20
 _MANY = re.compile(r"(ARG|ARGS|ARGUMENTS|OPTS|OPTIONS|FLAGS)(\[[@*]\])?$", re.IGNORECASE)
 _NEGATIVE = re.compile(r"^-\.?\d")
 
@@ -40,6 +39,7 @@ def read_flags(text: str, source: str) -> tuple[dict[str, Any], dict[str, Any]]:
         assigned = _ASSIGNED.match(statement)
         if assigned and (value := _value(assigned[3])) is not None:
             name, more = assigned[1], bool(assigned[2])
+            value = _expanded(value, variables, source)
             variables[name] = f"{variables.get(name, '')} {value}".strip() if more else value
         elif re.search(r"(^|\s)--?[A-Za-z]", statement) or "$" in statement:
             commands.append(statement)
@@ -123,15 +123,14 @@ def _tokens(command: str, variables: Mapping[str, str], source: str) -> list[str
         raise SpecError(f"{source}: the command cannot be read: {error}") from None
 
 
-def _expanded(text: str, variables: Mapping[str, str], source: str, depth: int = 0) -> str:
-    if depth > _MOST_DEPTH:
-        raise SpecError(f"{source}: variables that name each other in a circle")
+def _expanded(text: str, variables: Mapping[str, str], source: str) -> str:
+    """Replace variables by what was assigned before, as a shell does."""
 
     def of(name: str, default: str | None = None) -> str:
         value = variables.get(name, default)
         if value is None and _MANY.search(name):
             raise SpecError(f"{source}: ${name} is used, and the file does not set it; write its flags")
-        return f"${name}" if value is None else _expanded(value, variables, source, depth + 1)
+        return f"${name}" if value is None else value
 
     def replaced(found: re.Match[str]) -> str:
         if found["sum"] is not None:
