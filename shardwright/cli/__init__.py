@@ -11,7 +11,7 @@ import typer
 
 from shardwright import __version__
 
-from . import ask, compare, explain, export, frameworks, launch, plan, profile, run, simulate, validate
+from . import ask, compare, doctor, explain, export, frameworks, launch, plan, profile, run, simulate, validate
 from .options import EXIT_INFEASIBLE
 
 __all__ = ["app", "main"]
@@ -19,7 +19,7 @@ __all__ = ["app", "main"]
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Plans the fastest way to train a large model on a cluster, says why, and trains with that plan on PyTorch.",
@@ -50,6 +50,7 @@ app.command()(frameworks.diagnose)
 app.command("export-weights")(export.export_weights)
 app.command("export-adapters")(export.export_adapters)
 app.command()(validate.validate)
+app.command()(doctor.doctor)
 app.add_typer(ask.app, name="ask")
 app.add_typer(profile.app, name="profile")
 
