@@ -142,11 +142,13 @@ def _megatron(text: str, plan_file: PlanFile) -> None:
 
 
 def _number(value: Any) -> Any:
+    if value == "given":
+        return True
     if isinstance(value, list):
         return [_number(one) for one in value]
     for kind in (int, float):
         try:
-            return value if isinstance(value, bool) else kind(value)
+            return kind(value)
         except ValueError:
             continue
     return value

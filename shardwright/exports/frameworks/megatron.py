@@ -125,6 +125,11 @@ def _ranks(launcher: Mapping[str, Any], source: str) -> Choices:
     return {"ranks": int(str(each)) * int(str(nodes or 1))}
 
 
+def _keys(text: str) -> dict[str, Any]:
+    flags, _ = read_flags(text, MEGATRON.name)
+    return {spelled(key): "given" if value is True else value for key, value in flags.items()}
+
+
 MEGATRON = Target(
     name="megatron",
     release="Megatron-LM core_v0.16",
@@ -134,5 +139,5 @@ MEGATRON = Target(
     outside=WORKLOAD | {"dispatch_multiprocessors"},
     writes=_write,
     reads=_read,
-    keys=lambda text: {spelled(key): value for key, value in read_flags(text, "megatron")[0].items()},
+    keys=_keys,
 )
