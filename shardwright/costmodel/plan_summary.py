@@ -41,7 +41,7 @@ def summary_lines(
         ("plan", _choices(plan)),
         *([] if training.trainable.trains_all else [("trains", f"{training.trainable}; everything else is frozen")]),
         *([("documents", document_words(training))] if training.lengths else []),
-        ("step", _step(estimate)),
+        ("step", estimate.words),
         ("memory", _memory(plan, estimate, cluster)),
         ("bound by", _bound(estimate)),
     ]
@@ -121,15 +121,6 @@ def _recompute(plan: Plan) -> str:
         return f"{next(iter(counts)).replace('none', 'no')} recompute"
     kinds = (policy for policy in ("selective", "full") if policy in counts)
     return " and ".join(f"{policy} recompute in {counts[policy]} of {plan.layer_count} layers" for policy in kinds)
-
-
-def _step(estimate: Estimate) -> str:
-    interval = estimate.step_seconds_intervals[0]
-    return (
-        f"{readable.seconds(estimate.step_seconds)} ({readable.share(interval.level).replace('.0%', '%')} interval "
-        f"{readable.seconds(interval.low)} to {readable.seconds(interval.high)}), "
-        f"{readable.count(estimate.tokens_per_s)} tokens/s, MFU {readable.share(estimate.mfu)}"
-    )
 
 
 def _memory(plan: Plan, estimate: Estimate, cluster: ClusterSpec) -> str:
