@@ -8,7 +8,10 @@ from shardwright.validation.table import TableRow
 
 ZERO3 = "DeepSpeed ZeRO-3"
 # Hugging Face Trainer by the names of what drives it.
-HF_TRAINERS = r"transformers|hugging|\bhf\b|accelerate|\btrl\b|axolotl|llama-?factory|ms-?swift|unsloth"
+HF_TRAINERS = (
+    r"transformers|hugging|\bhf\b|accelerate|\btrl\b|axolotl|llama-?factory|ms-?swift|unsloth"
+    r"|llama-?(?:recipes|cookbook)|fast-?chat|lmflow|open-?instruct|alignment-handbook|open-?rlhf|\bverl\b"
+)
 
 
 class _Framework(NamedTuple):
@@ -27,21 +30,26 @@ _FRAMEWORKS = (
     _Framework(r"automodel", "NeMo AutoModel", "automodel"),
     _Framework(r"nanotron", "nanotron", "nanotron"),
     _Framework(r"internevo|internlm", "InternEvo", "internevo"),
-    _Framework(r"paxml|maxtext|\bjax\b|\bxla\b|rosetta|t5x", "Paxml, MaxText", "xla"),
+    _Framework(r"paxml|maxtext|\bjax\b|\bxla\b|rosetta|t5x|levanter|easylm|\balpa\b", "Paxml, MaxText", "xla"),
     _Framework(r"torchtune", "torchtune", "torchtune"),
     _Framework(r"nemo", "NeMo", "nemo"),
     _Framework(r"mcore|megatron-?core|megatron-?bridge", "Megatron-Core", "megatron-core"),
     _Framework(r"megatron.*deepspeed|deepspeed.*megatron", "Megatron-DeepSpeed", "megatron-deepspeed"),
+    _Framework(
+        r"gpt-?neox", "Megatron-DeepSpeed", "megatron-deepspeed", "built on Megatron's layers and DeepSpeed's engine"
+    ),
     _Framework(r"megatron.*(?:zero-?bubble|vocabulary-parallel)", "Megatron-LM", "megatron-zero-bubble"),
     _Framework(r"megatron", "Megatron-LM", "megatron-lm"),
+    _Framework(r"mindspeed|galvatron", "Megatron-LM", "megatron-lm", "built on Megatron"),
     _Framework(rf"(?=.*deepspeed).*(?:{HF_TRAINERS}|xtuner)", "DeepSpeed", "hf-deepspeed"),
     _Framework(r"deepspeed", "DeepSpeed", OWN_STACK, "eager PyTorch layers"),
     _Framework(r"flash-?attention", "FlashAttention", "flash-attention"),
-    _Framework(r"lightning|fabric|tinyllama", "Lightning", "fsdp", "PyTorch FSDP with fused layers"),
+    _Framework(r"lightning|fabric|lit-?gpt|tinyllama", "Lightning", "fsdp", "PyTorch FSDP with fused layers"),
     _Framework(r"colossal", "Colossal-AI", "megatron-lm", "Megatron's fused layers"),
     _Framework(r"shardwright", "shardwright", OWN_STACK),
     _Framework(rf"{HF_TRAINERS}", "Hugging Face", "hf-trainer"),
     _Framework(r"picotron", "picotron", OWN_STACK, "eager PyTorch layers"),
+    _Framework(r"nano-?gpt", "nanoGPT", "torchtitan-compiled-loss", "the compiler takes the whole model, with its loss"),
     _Framework(r"fsdp|pytorch|torch", "PyTorch", "fsdp", "PyTorch FSDP with fused layers"),
 )
 # Megatron-LM moved onto Megatron-Core with release 0.3 of late 2023, and overlaps communication since 0.5 of early 2024.
