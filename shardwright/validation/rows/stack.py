@@ -33,7 +33,8 @@ _FRAMEWORKS = (
     _Framework(r"paxml|maxtext|\bjax\b|\bxla\b|rosetta|t5x|levanter|easylm|\balpa\b", "Paxml, MaxText", "xla"),
     _Framework(r"torchtune", "torchtune", "torchtune"),
     _Framework(r"nemo", "NeMo", "nemo"),
-    _Framework(r"mcore|megatron-?core|megatron-?bridge", "Megatron-Core", "megatron-core"),
+    _Framework(r"megatron-?bridge", "Megatron-Core", "nemo"),
+    _Framework(r"mcore|megatron-?core", "Megatron-Core", "megatron-core"),
     _Framework(r"megatron.*deepspeed|deepspeed.*megatron", "Megatron-DeepSpeed", "megatron-deepspeed"),
     _Framework(
         r"gpt-?neox", "Megatron-DeepSpeed", "megatron-deepspeed", "built on Megatron's layers and DeepSpeed's engine"
@@ -56,6 +57,10 @@ _FRAMEWORKS = (
 _FIRST_YEAR_OF_CORE = 2024
 # NeMo took Megatron-Core over during 2023.
 _FIRST_YEAR_OF_NEMO_ON_CORE = 2023
+# Its recipes for performance have Transformer Engine's kernel for the loss since release 25.04, after Megatron-Core 0.12.
+_LAST_YEAR_OF_COMPILED_LOSS_OF_NEMO = 2024
+_LAST_NEMO_WITH_COMPILED_LOSS = (25, 2)
+_NEMO_RELEASE = re.compile(r"nemo\D{0,12}(2\d)\.(\d\d)\b", re.IGNORECASE)
 # The stack of Megatron-Core's releases up to each, by minor version; later ones are the newest.
 _CORE_RELEASES = (
     (4, "megatron-core-0.4"),
@@ -145,9 +150,18 @@ def _by_year(row: TableRow, found: _Framework) -> str:
         and row.year >= _FIRST_YEAR_OF_CORE
     ):
         return "megatron-core"
-    if found.family == "NeMo" and row.year is not None and row.year < _FIRST_YEAR_OF_NEMO_ON_CORE:
+    return _nemo(row) if found.family == "NeMo" else found.stack
+
+
+def _nemo(row: TableRow) -> str:
+    """NeMo's stack by its release, such as "NeMo 24.07", else by the year."""
+    if row.year is not None and row.year < _FIRST_YEAR_OF_NEMO_ON_CORE:
         return "megatron-lm"
-    return found.stack
+    if release := _NEMO_RELEASE.search(f"{row.framework or ''}; {row.notes or ''}"):
+        early = (int(release[1]), int(release[2])) <= _LAST_NEMO_WITH_COMPILED_LOSS
+    else:
+        early = row.year is not None and row.year <= _LAST_YEAR_OF_COMPILED_LOSS_OF_NEMO
+    return "nemo-25.02" if early else "nemo"
 
 
 def _torchtitan(row: TableRow) -> str:
