@@ -70,7 +70,9 @@ _ROWS_RATE = 0.95
 
 OPERANDS: dict[LinearFormat, Operand] = {
     "fp8": Operand("fp8", "fp8", scans=True, bytes=1.0, again=False),
-    "fp8-rowwise": Operand("fp8", "fp8", scans=False, bytes=1.0, again=True, turns=True, rate=_ROWS_RATE, scaled_after=True),
+    "fp8-rowwise": Operand(
+        "fp8", "fp8", scans=False, bytes=1.0, again=True, turns=True, rate=_ROWS_RATE, scaled_after=True
+    ),
     # torchao's rowwise_with_gw_hp; of the operands only the weight needs a second layout, with one scale
     "fp8-rowwise-gw-hp": Operand(
         *("fp8", "fp8"),

@@ -61,7 +61,10 @@ def _with_positions(preset: ModelSpec, row: TableRow, assumptions: list[str]) ->
     """A run at a greater length than the preset's learned positions had as many positions."""
     if not preset.positions or (row.seq_len or 0) <= preset.positions:
         return preset, assumptions
-    return preset.model_copy(update={"positions": row.seq_len}), [*assumptions, "learned positions for the row's length"]
+    return preset.model_copy(update={"positions": row.seq_len}), [
+        *assumptions,
+        "learned positions for the row's length",
+    ]
 
 
 def _with_vocabulary(sizes: Sizes, family: Family | None) -> tuple[Sizes, list[str]]:

@@ -50,7 +50,9 @@ _FRAMEWORKS = (
     _Framework(r"shardwright", "shardwright", OWN_STACK),
     _Framework(rf"{HF_TRAINERS}", "Hugging Face", "hf-trainer"),
     _Framework(r"picotron", "picotron", OWN_STACK, "eager PyTorch layers"),
-    _Framework(r"nano-?gpt", "nanoGPT", "torchtitan-compiled-loss", "the compiler takes the whole model, with its loss"),
+    _Framework(
+        r"nano-?gpt", "nanoGPT", "torchtitan-compiled-loss", "the compiler takes the whole model, with its loss"
+    ),
     _Framework(r"fsdp|pytorch|torch", "PyTorch", "fsdp", "PyTorch FSDP with fused layers"),
 )
 # Megatron-LM moved onto Megatron-Core with release 0.3 of late 2023, and overlaps communication since 0.5 of early 2024.
@@ -70,7 +72,7 @@ _CORE_RELEASES = (
 )
 _NEWEST_CORE = "megatron-core-0.15"
 _CORE_RELEASE = re.compile(r"(?:mcore|megatron-?core)[ _]?[rv]?0\.(\d+)", re.IGNORECASE)
-_FAST_KERNELS = re.compile(r"framework_config=\S*(?:fast-kernels|liger)|unsloth", re.IGNORECASE)
+_FAST_KERNELS = re.compile(r"framework_config=\S*(?:foak|fast-kernels|liger)|unsloth", re.IGNORECASE)
 # FlashAttention-2 is of July 2023; the benchmarks of that year ran its predecessors.
 _LAST_YEAR_OF_FIRST_KERNELS = 2023
 # DeepSpeed 0.6 of early 2022 gathers the parameters of a submodule together, ahead of their use (its pull request 1453).

@@ -39,7 +39,9 @@ def trains_adapters(row: TableRow) -> bool:
     """Whether the run trains adapters, by its setting, the table's mark, or its words."""
     if row.settings.trainable is not None:
         return row.settings.trainable.strip() != "all"
-    return any(_ADAPTERS.search(text) for text in (row.reason, row.model, row.precision, row.framework, row.notes) if text)
+    return any(
+        _ADAPTERS.search(text) for text in (row.reason, row.model, row.precision, row.framework, row.notes) if text
+    )
 
 
 def trainable_of_row(row: TableRow) -> tuple[Trainable, list[str]]:
