@@ -2,11 +2,9 @@
 
     import shardwright as sw
 
-    model = sw.load_model("llama-3.1-70b")
-    cluster = sw.load_cluster("h100-sxm:64")
-    training = sw.TrainingSpec(seq_len=8192, global_batch=512)
-    found = sw.search(model, cluster, training)
-    print(found.estimate.step_seconds, *sw.explain(found, model, cluster, training), sep="\\n")
+    found = sw.plan("llama-3.1-70b", "h100-sxm:64", seq_len=8192, global_batch=512)
+    print(found.summary())
+    found.save("plan.json")
 
 Training itself needs torch: `shardwright run`, or `sw.parallelize(model, "plan.json")` in a loop of your own.
 """
@@ -26,11 +24,12 @@ if TYPE_CHECKING:
         check_memory,
         check_plan,
         estimate_plan,
-        read_plan_file,
+        load_plan,
         simulate_plan,
         write_plan_file,
     )
     from shardwright.executor.own_loop import parallelize
+    from shardwright.jobs import Planned, compare, estimate, plan, report, simulate
     from shardwright.planner import Fixed, OpenChoices, SearchResult, explain, search
     from shardwright.planner.questions import (
         Costs,
@@ -55,10 +54,11 @@ _ROOMS = {
     "catalog": ["load_cluster", "read_lengths"],
     "catalog.huggingface": ["load_model"],
     "costmodel": [
-        *["PlanFile", "check_memory", "check_plan", "estimate_plan", "read_plan_file", "simulate_plan"],
+        *["PlanFile", "check_memory", "check_plan", "estimate_plan", "load_plan", "simulate_plan"],
         "write_plan_file",
     ],
     "executor.own_loop": ["parallelize"],
+    "jobs": ["Planned", "compare", "estimate", "plan", "report", "simulate"],
     "planner": ["Fixed", "OpenChoices", "SearchResult", "explain", "search"],
     "planner.questions": [
         *["Costs", "FewestDevices", "Largest", "Packings", "Shapes", "costs", "fewest_devices", "largest_global_batch"],
@@ -82,6 +82,7 @@ __all__ = [
     "Packings",
     "Plan",
     "PlanFile",
+    "Planned",
     "SearchResult",
     "Shapes",
     "SpecError",
@@ -89,7 +90,9 @@ __all__ = [
     "TrainingSpec",
     "check_memory",
     "check_plan",
+    "compare",
     "costs",
+    "estimate",
     "estimate_plan",
     "explain",
     "fewest_devices",
@@ -98,14 +101,17 @@ __all__ = [
     "largest_model",
     "load_cluster",
     "load_model",
+    "load_plan",
     "longest_sequence",
     "packings",
     "parallelize",
+    "plan",
     "read_lengths",
     "read_measurement",
-    "read_plan_file",
+    "report",
     "search",
     "shapes",
+    "simulate",
     "simulate_plan",
     "write_plan_file",
 ]

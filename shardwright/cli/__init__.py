@@ -11,15 +11,15 @@ import typer
 
 from shardwright import __version__
 
-from . import ask, compare, explain, export, launch, plan, profile, run, simulate, validate
-from .options import EXIT_INFEASIBLE
+from . import ask, compare, doctor, explain, export, frameworks, launch, plan, profile, run, simulate, validate
+from .options import EXIT_INFEASIBLE, epilog
 
 __all__ = ["app", "main"]
 
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Plans the fastest way to train a large model on a cluster, says why, and trains with that plan on PyTorch.",
@@ -44,11 +44,17 @@ def _options(
 for command in (plan.plan, explain.explain, compare.compare, simulate.simulate, run.run):
     app.command()(command)
 app.command()(launch.launch)
+app.command()(frameworks.export)
+app.command("import")(frameworks.import_file)
+app.command()(frameworks.diagnose)
 app.command("export-weights")(export.export_weights)
 app.command("export-adapters")(export.export_adapters)
 app.command()(validate.validate)
+app.command()(doctor.doctor)
 app.add_typer(ask.app, name="ask")
 app.add_typer(profile.app, name="profile")
+for registered in app.registered_commands:
+    registered.epilog = epilog(registered.name or str(getattr(registered.callback, "__name__", "")))
 
 # typer carries a click of its own, or uses the one installed; the base of its errors is public in neither
 _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")

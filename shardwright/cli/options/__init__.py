@@ -34,6 +34,7 @@ from .choices import (
     VocabularyParallelOption,
     ZeroStageOption,
 )
+from .examples import epilog
 from .job import (
     AUTO,
     LENGTHS_HELP,
@@ -75,9 +76,9 @@ from .job import (
     read_count_option,
 )
 from .reading import (
+    note,
     note_what_profile_lacks,
     read_cluster,
-    read_may_choose,
     read_model,
     read_plan,
     read_reliability,
@@ -158,12 +159,13 @@ __all__ = [
     "ZeroStageOption",
     "console",
     "end_infeasible",
+    "epilog",
     "needs_torch",
+    "note",
     "note_what_profile_lacks",
     "print_json",
     "read_cluster",
     "read_count_option",
-    "read_may_choose",
     "read_model",
     "read_plan",
     "read_reliability",

@@ -376,9 +376,9 @@ class _Builder:
         in part, a caching allocator nearly all."""
         if self._in_heap:
             return np.where(self.candidates.microbatches > 1, self.times.constants.heap_slack, 0.0)
-        return np.where(
-            self.candidates.zero_stage >= 3, self.times.constants.gather_slack, self.times.constants.allocator_slack
-        )
+        constants = self.times.constants
+        usual = np.where(self.candidates.zero_stage >= 3, constants.gather_slack, constants.allocator_slack)
+        return np.maximum(usual, self.training.software.allocator_slack or 0.0)
 
     def _static_bytes(self, traffic: DataParallel) -> StaticBytes:
         """Bytes per row that are held over a step, on the device and on the host

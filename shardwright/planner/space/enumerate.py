@@ -267,7 +267,7 @@ def _rows(
             (zero, *size, index)
             for zero, size in product(_zero_stages(*shards, training, fixed), sizes)
             for index, placement in enumerate(every)
-            if _can_be_placed(placement, zero, size[1], alone=shards[-1])
+            if _can_be_placed(placement, zero, size[1], training, alone=shards[-1])
         ]
         return np.array(found, dtype=np.int64).reshape(-1, 4)
 
@@ -367,11 +367,14 @@ def _placements(cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> l
     return [Placement(0)] if fixed.allows("offload_optimizer", 0) else []
 
 
-def _can_be_placed(placement: Placement, zero_stage: int, microbatches: int, *, alone: bool) -> bool:
+def _can_be_placed(
+    placement: Placement, zero_stage: int, microbatches: int, training: TrainingSpec, *, alone: bool
+) -> bool:
     """Whether a plan may have it, and gains by it: `alone`, with one data-parallel rank, or with several."""
     if placement.gradients and not (alone and microbatches > 1):
         return False
-    return alone or not placement.parameters or zero_stage < 3
+    streams_below = 3 if training.software.runs.streams_shards else 1
+    return alone or not placement.parameters or zero_stage < streams_below
 
 
 def _schedules(
