@@ -10,7 +10,7 @@ from shardwright.base import STOPPED, RunStoppedError, SpecError, StopRequest, e
 from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
 from shardwright.executor.data import new_tokens_go_with_a_mistake, open_held_back, open_plan_batches
-from shardwright.executor.loop import check_event_files
+from shardwright.executor.loop import check_event_files, check_router_bias
 from shardwright.executor.model import lacks_fused_attention, read_config, read_skeleton
 from shardwright.executor.parallel import check_compile, compiles
 from shardwright.executor.text import holds_tokenizer
@@ -192,10 +192,11 @@ def _check_loop(plan_file: PlanFile, options: RunOptions) -> None:
     """Check what goes on around the steps.
 
     Raises:
-        SpecError: the held-back data is not valid; a package is absent.
+        SpecError: the held-back data is not valid; a package is absent; the model has no router whose bias could move.
     """
     if options.tensorboard:
         check_event_files()
+    check_router_bias(plan_file, options.router_bias_rate)
     open_held_back(plan_file, options)
 
 

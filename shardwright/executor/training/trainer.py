@@ -14,7 +14,16 @@ from shardwright.base import GIB, RunFailedError, RunStoppedError, SpecError, St
 from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
 from shardwright.executor.data import PlanBatches, Sequences, open_held_back, open_plan_batches, said_of
-from shardwright.executor.loop import EarlyWarning, Ending, Evaluations, EventFiles, Limits, evaluate, learning_rate_at
+from shardwright.executor.loop import (
+    EarlyWarning,
+    Ending,
+    Evaluations,
+    EventFiles,
+    Limits,
+    RouterBias,
+    evaluate,
+    learning_rate_at,
+)
 from shardwright.executor.model import read_skeleton
 from shardwright.executor.parallel import Engine, build_engine, compiles
 from shardwright.executor.ranks import Watch
@@ -77,6 +86,9 @@ class Trainer:
             self._engine.tied_names,
             leaves_frozen=not plan_file.training.trainable.trains_all,
         )
+        self._router_bias: RouterBias | None = None
+        if options.router_bias_rate is not None:
+            self._router_bias = RouterBias(self._engine.model_parts, self._engine.mesh, options.router_bias_rate)
         self._records: list[StepRecord] = []
         keep, beside = options.keep_checkpoints, options.checkpoint == "async"
         self._saver = Saver(folder.checkpoints, self._trainee, keep=keep, beside=beside)
@@ -239,6 +251,8 @@ class Trainer:
                 norm = engine.clip_gradients(options.clip_norm)
                 self._need_finite(step, loss, norm)
                 self._trainee.optimizer.step()
+                if self._router_bias is not None:
+                    self._router_bias.step()
                 engine.zero_gradients()
         return StepRecord(
             step=step, loss=loss, gradient_norm=norm, learning_rate=rate, seconds=self._meter.last_seconds
