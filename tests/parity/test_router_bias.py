@@ -5,10 +5,12 @@ The reference counts the tokens of each expert by the choice of the router itsel
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile
@@ -35,7 +37,7 @@ PLANS = {
 def _reference(file: PlanFile) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The biases and a weight of each layer after the steps, by transformers and torch alone."""
     model = reference_model(file)
-    blocks = [part for part in model.modules() if hasattr(part, "gate") and hasattr(part, "experts")]
+    blocks: list[Any] = [part for part in model.modules() if hasattr(part, "gate") and hasattr(part, "experts")]
     chosen: dict[nn.Module, Tensor] = {}
     for block in blocks:
         block.experts.register_forward_pre_hook(lambda _, given, block=block: chosen.update({block: given[1]}))
@@ -79,8 +81,10 @@ def _engine_run(
     routers: dict[str, Tensor] = {}
     for part in engine.model_parts:
         biases |= _biases(part)
-        whole = ((name, value) for name, value in part.named_parameters() if name.endswith("gate.weight"))
-        routers |= {name: value.full_tensor().detach() for name, value in whole}  # type: ignore[operator]  # FSDP shards it
+        for name, value in part.named_parameters():
+            if name.endswith("gate.weight"):
+                assert isinstance(value, DTensor)
+                routers[name] = value.full_tensor().detach()
     return biases, routers
 
 

@@ -69,9 +69,8 @@ class RouterBias:
         for axis in _DATA_AXES:
             if self._mesh[axis].size() > 1:
                 dist.all_reduce(counts, group=self._mesh.get_group(axis))
-        for (_, bias), own, of_step in zip(
-            self._routers, self._counts, counts.split([len(each) for each in self._counts]), strict=True
-        ):
+        parts = torch.split(counts, [len(own) for own in self._counts])
+        for (_, bias), own, of_step in zip(self._routers, self._counts, parts, strict=True):
             bias += self._rate * torch.sign(of_step.double().mean() - of_step).to(bias.dtype)
             own.zero_()
 
