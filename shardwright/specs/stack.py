@@ -170,6 +170,10 @@ class Stack(Spec):
         step_copies: temporaries of the optimizer step, as many elements each as the rank's shard and in its format, in separate
             tensors. They reuse what activations have freed. AdamW by foreach kernels has one, the root of the second moment
             (torch/optim/adam.py, _multi_tensor_adam); a fused kernel has none.
+        allocator_slack: what the caching allocator holds without use, as a share of what is not held over the whole step, where it is
+            more than the cost model's constants say; None where nobody measured it.
+        context_bytes: what a process of it holds on a device besides its tensors and the device's own context: kernels that libraries
+            load, and the allocator's first blocks.
         widens_adapter_inputs: the input of an adapter whose weights are in fp32 goes to fp32 and back, as PEFT and autocast cast it
             (peft/tuners/lora/layer.py, _cast_input_dtype), unless the frozen linear is quantised.
         holds_frozen_inputs: where layers are sharded and frozen, the input of each layer and its gradient stay to the end of the
@@ -250,6 +254,8 @@ class Stack(Spec):
     parameters: Literal["fp32", "bf16"] | None = None
     widens_gradients: bool = False
     step_copies: NonNegativeFloat = 0.0
+    allocator_slack: NonNegativeFloat | None = None
+    context_bytes: NonNegativeFloat = 0.0
     widens_adapter_inputs: bool = False
     holds_frozen_inputs: bool = False
     foreach_update: bool = False

@@ -5,7 +5,9 @@ from .ending import Ending, Limits
 from .evaluation import Evaluations, evaluate
 from .event_files import EventFiles, check_event_files
 from .router_bias import RouterBias, check_router_bias
+from .scalars import Log
 from .schedules import learning_rate_at
+from .wandb_log import WandbLog, check_wandb
 
 __all__ = [
     "EarlyWarning",
@@ -13,9 +15,12 @@ __all__ = [
     "Evaluations",
     "EventFiles",
     "Limits",
+    "Log",
     "RouterBias",
+    "WandbLog",
     "check_event_files",
     "check_router_bias",
+    "check_wandb",
     "evaluate",
     "learning_rate_at",
 ]

@@ -61,8 +61,8 @@ class RouterBias:
         for (experts, _), counts in zip(self._routers, self._counts, strict=True):
             experts.register_forward_pre_hook(_counting(counts))
 
-    def step(self) -> None:
-        """Move the biases after a step, and forget its counts. Every rank calls this."""
+    def step(self, *, taken: bool = True) -> None:
+        """Move the biases after a step that was `taken`, and forget its counts. Every rank calls this."""
         if not self._routers:
             return
         counts = torch.cat(self._counts)
@@ -71,7 +71,8 @@ class RouterBias:
                 dist.all_reduce(counts, group=self._mesh.get_group(axis))
         parts = torch.split(counts, [len(own) for own in self._counts])
         for (_, bias), own, of_step in zip(self._routers, self._counts, parts, strict=True):
-            bias += self._rate * torch.sign(of_step.double().mean() - of_step).to(bias.dtype)
+            if taken:
+                bias += self._rate * torch.sign(of_step.double().mean() - of_step).to(bias.dtype)
             own.zero_()
 
 

@@ -20,7 +20,7 @@ ONE = tiny(plan((layers(),)))
 
 @pytest.fixture(autouse=True)
 def no_process_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    def started(*args: object) -> None:
+    def started(*args: object, **options: object) -> None:
         raise AssertionError("a process was started")
 
     monkeypatch.setattr(launching, "run_workers", started)
