@@ -73,6 +73,12 @@ def run(
     betas: Annotated[tuple[float, float], typer.Option(help="Set the two decay rates of AdamW.")] = (0.9, 0.95),
     eps: Annotated[float, typer.Option(help="Set the epsilon of AdamW.")] = 1e-8,
     clip_norm: Annotated[float | None, typer.Option(help="Set the largest global gradient norm; 0 never clips.")] = 1.0,
+    router_bias_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Move the bias of routers by so much a step towards experts with few tokens (DeepSeek-V3: 0.001)."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Set the seed of initial weights and data order.")] = 0,
     checkpoint_every: Annotated[int, typer.Option(help="Set the steps between checkpoints; 0 writes none.")] = 100,
     every_minutes: Annotated[float | None, typer.Option(help="Save a checkpoint after so many minutes, too.")] = None,

@@ -23,6 +23,8 @@ class RunOptions(Spec):
     learning_rate: the peak, reached after `warmup_steps` (default: a tenth of the steps). `schedule` leads from there to
         `min_learning_rate_fraction` of it at the last step; "constant" stays, "wsd" stays until the last `decay_steps` (default: a tenth).
     weight_decay: AdamW's decoupled decay, on matrices only. clip_norm: largest global gradient norm; None never clips.
+    router_bias_rate: after each step the bias of routers that have one (DeepSeek-V3) moves by so much towards experts with few tokens;
+        None: it stays.
     data: files or folders; none means the source files of Python's standard library.
     data_weights: of a mixture, the share of each of `data` in the sequences, in any unit; none: all data are one source.
     data_format: "text" reads bytes as tokens, or text by `tokenizer`; "chat" JSON lines of conversations, of which the loss counts
@@ -64,6 +66,7 @@ class RunOptions(Spec):
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     eps: PositiveFloat = 1e-8
     clip_norm: PositiveFloat | None = 1.0
+    router_bias_rate: PositiveFloat | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: tuple[Path, ...] = ()
     data_weights: tuple[PositiveFloat, ...] = ()

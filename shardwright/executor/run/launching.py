@@ -12,7 +12,7 @@ from shardwright.base import units as readable
 from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
 from shardwright.executor.data import new_tokens_go_with_a_mistake, open_held_back, open_plan_batches
-from shardwright.executor.loop import check_event_files, check_wandb
+from shardwright.executor.loop import check_event_files, check_router_bias, check_wandb
 from shardwright.executor.model import lacks_fused_attention, read_config, read_skeleton
 from shardwright.executor.parallel import check_compile, compiles
 from shardwright.executor.text import holds_tokenizer
@@ -256,10 +256,11 @@ def _check_loop(plan_file: PlanFile, options: RunOptions) -> None:
     """Check what goes on around the steps.
 
     Raises:
-        SpecError: the held-back data is not valid; a package is absent.
+        SpecError: the held-back data is not valid; a package is absent; the model has no router whose bias could move.
     """
     if options.tensorboard:
         check_event_files()
+    check_router_bias(plan_file, options.router_bias_rate)
     if options.wandb is not None:
         check_wandb()
     open_held_back(plan_file, options)

@@ -21,6 +21,7 @@ from shardwright.executor.loop import (
     EventFiles,
     Limits,
     Log,
+    RouterBias,
     WandbLog,
     evaluate,
     learning_rate_at,
@@ -91,6 +92,9 @@ class Trainer:
             self._engine.tied_names,
             leaves_frozen=not plan_file.training.trainable.trains_all,
         )
+        self._router_bias: RouterBias | None = None
+        if options.router_bias_rate is not None:
+            self._router_bias = RouterBias(self._engine.model_parts, self._engine.mesh, options.router_bias_rate)
         self._records: list[StepRecord] = []
         keep, beside = options.keep_checkpoints, options.checkpoint == "async"
         self._saver = Saver(folder.checkpoints, self._trainee, keep=keep, beside=beside)
@@ -262,6 +266,8 @@ class Trainer:
                 self._need_finite(step, loss, norm)
                 if taken:
                     self._trainee.optimizer.step()
+                if self._router_bias is not None:
+                    self._router_bias.step(taken=taken)
                 engine.zero_gradients()
         return StepRecord(
             step=step,
