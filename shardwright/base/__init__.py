@@ -3,9 +3,9 @@ people, whole-number arithmetic, and processes of this machine. Imports nothing 
 
 from . import units
 from .amounts import SECONDS_PER_DAY, SECONDS_PER_HOUR, read_deadline, read_tokens
-from .arrays import Array, FloatArray, IntArray, Number
+from .arrays import Array, FloatArray, IntArray, Number, distinct
 from .content import files_digest, rows_digest
-from .errors import InfeasibleError, RanksLostError, RunFailedError, RunStoppedError, SpecError, nearest
+from .errors import InfeasibleError, RanksLostError, RunFailedError, RunStoppedError, SpecError, install, nearest
 from .failures import Failure, first_failure, first_line, record_failure
 from .files import read_json, read_text, write_whole
 from .lifeline import PARENT, end_with_parent
@@ -36,12 +36,14 @@ __all__ = [
     "StopRequest",
     "check_values",
     "cpu_model",
+    "distinct",
     "divisors",
     "end_with_parent",
     "ended_by_sigterm",
     "files_digest",
     "first_failure",
     "first_line",
+    "install",
     "listed",
     "nearest",
     "one_line",

@@ -56,8 +56,10 @@ class Runs(Spec):
     tokens to experts; empty where there is no such axis. `split_backward`: what goes with a schedule that splits the backward.
     `linear_formats`: lower formats of the layers' weight matmuls. `orders`: in which the axes may lie over the machine
     (`Mesh.order`). `vocabulary_parallel`: how the ranks of a pipeline may share embedding and head. `loss_chunks`: head and loss may run in pieces of a microbatch (`TrainingSpec.loss_chunks`).
-    `offload_fractions`: a part of the optimizer may be on the host; otherwise all of it or none. `undivided_attention`: kinds of
-    attention with which context parallelism does not go. `shares_biased_experts`: several ranks may have the columns of one expert with biases.
+    `offload_fractions`: a part of the optimizer may be on the host; otherwise all of it or none. `streams_shards`: weights that data-parallel ranks shard
+    may come from the host for each pass without being gathered again. `undivided_attention`: kinds of
+    attention with which context parallelism does not go. `undivided_families`: families whose layers tensor parallelism does not divide;
+    "alibi" for all with a bias by distance. `unspread_families`: those whose experts expert parallelism does not spread. `shares_biased_experts`: several ranks may have the columns of one expert with biases.
     """
 
     schedules: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -71,7 +73,10 @@ class Runs(Spec):
     linear_formats: tuple[LinearFormat, ...] = ()
     loss_chunks: bool = False
     offload_fractions: bool = False
-    undivided_attention: tuple[Literal["unfused", "linear"], ...] = ()
+    streams_shards: bool = True
+    undivided_attention: tuple[Literal["unfused", "linear", "alibi"], ...] = ()
+    undivided_families: tuple[str, ...] = ()
+    unspread_families: tuple[str, ...] = ()
     shares_biased_experts: bool = True
     vocabulary_parallel: tuple[VocabularyParallel, ...] = ()
     orders: tuple[MeshOrder, ...] = (PIPELINE_OUTERMOST,)

@@ -122,17 +122,14 @@ class Engine:
         Arguments are those of `forward_backward`.
 
         Raises:
-            SpecError: a tensor has another shape, or the plan keeps shares off the device.
+            SpecError: a tensor has another shape.
         """
-        if self.offload is not None:
-            raise SpecError(
-                "evaluation does not run beside shares off the device yet; leave out --eval-data, or plan without offload"
-            )
         tokens = self._count_tokens(inputs, labels, places)
         self._loss.scale = 1.0
         if self._positions is not None:
             inputs, labels = inputs[:, self._positions], labels[:, self._positions]
-        loss = self._forward.run(inputs, labels, places).double()
+        with contextlib.nullcontext() if self.offload is None else self.offload.forward_only():
+            loss = self._forward.run(inputs, labels, places).double()
         dist.all_reduce(loss)
         return float(loss) / self._plan.mesh.tp, tokens
 

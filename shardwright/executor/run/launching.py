@@ -259,19 +259,13 @@ def _check_loop(plan_file: PlanFile, options: RunOptions) -> None:
     """Check what goes on around the steps.
 
     Raises:
-        SpecError: the held-back data is not valid, or does not run with the plan; a package is absent.
+        SpecError: the held-back data is not valid; a package is absent.
     """
     if options.tensorboard:
         check_event_files()
     if options.wandb is not None:
         check_wandb()
-    plan = plan_file.plan
-    shares = [*(share for _, share in plan.offload), plan_file.training.activation_offload_layers or 0]
-    shares += [run.activation_offload for stage in plan.stages for run in stage.layers]
-    if open_held_back(plan_file, options) is not None and any(share > 0 for share in shares):
-        raise SpecError(
-            "evaluation does not run beside shares off the device yet; leave out --eval-data, or plan without offload"
-        )
+    open_held_back(plan_file, options)
 
 
 def _offered_ranks(plan_file: PlanFile, options: RunOptions) -> tuple[int, str]:

@@ -9,8 +9,9 @@ from .sentences import explain, what_was_chosen, what_was_given_up
 
 if TYPE_CHECKING:
     from .certificate import certify
+    from .integer_program import available_solvers
 
-__all__ = ["assumed", "certify", "explain", "overlooked", "what_was_chosen", "what_was_given_up"]
+__all__ = ["assumed", "available_solvers", "certify", "explain", "overlooked", "what_was_chosen", "what_was_given_up"]
 
 # solvers load when a certificate is asked for, not on the way to a plan
-__getattr__ = lazy_names(__name__, {"certify": ".certificate"})
+__getattr__ = lazy_names(__name__, {"available_solvers": ".integer_program", "certify": ".certificate"})

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
-from shardwright.base import SpecError
+from shardwright.base import SpecError, units
 from shardwright.specs import NonNegativeInt, PositiveInt, Spec
 
 from .attention import AnyAttention, LatentAttention, LinearAttention, MultiHeadAttention
@@ -94,6 +94,10 @@ class ModelSpec(Spec):
             raise ValueError(f"embedding_size {self.embedding_size} equals hidden_size; leave it out")
         return self
 
+    def __repr__(self) -> str:
+        layers = f"{self.layer_count} layers, hidden size {self.hidden_size:,}, vocabulary {self.vocab_size:,}"
+        return f"<ModelSpec {self.name}: {units.amount(self.parameter_count)} parameters, {layers}>"
+
     def __hash__(self) -> int:
         """Hash of the architecture, without `config`, because a dictionary has no hash."""
         return hash((self.name, self.family, self.hidden_size, self.vocab_size, self.blocks))
@@ -106,6 +110,11 @@ class ModelSpec(Spec):
     def rotary(self) -> bool:
         """Whether queries and keys are rotated: positions are neither learned nor a bias (ALiBi) on the scores."""
         return self.positions == 0 and self.family not in _ALIBI_FAMILIES
+
+    @property
+    def alibi(self) -> bool:
+        """Whether scores have a bias by distance (Press et al. 2022, arXiv 2108.12409). Falcon's configuration says so."""
+        return self.family in _ALIBI_FAMILIES or (self.family == "falcon" and bool(self.config.get("alibi")))
 
     @cached_property
     def layer_classes(self) -> tuple[Block, ...]:

@@ -111,12 +111,13 @@ class TestEvaluation:
         losses(tiny(ONE), run)
         assert [each.step for each in Evaluations(run.out / "evaluations.jsonl").read()] == [1, 2, 3, 4, 5, 6]
 
-    def test_it_does_not_run_beside_offload(self, tmp_path: Path, data: Path, held_back: Path) -> None:
-        offloaded = tiny(plan((layers(zero=2),), dp_shard=2, offload=True))
-        with pytest.raises(
-            RankFailedError, match="evaluation does not run beside shares off the device yet; leave out"
-        ):
-            losses(offloaded, options(tmp_path / "run", data=data, eval_data=(held_back,), eval_every=1))
+    def test_it_runs_beside_offload(self, tmp_path: Path, data: Path, held_back: Path) -> None:
+        found = []
+        for offload in (True, False):
+            run = options(tmp_path / str(offload), data=data, eval_data=(held_back,), eval_every=1)
+            losses(tiny(plan((layers(zero=2),), dp_shard=2, offload=offload)), run)
+            found.append([each.loss for each in Evaluations(run.out / "evaluations.jsonl").read()])
+        assert found[0] == pytest.approx(found[1], abs=1e-6)
 
     def test_a_damaged_line_is_named(self, tmp_path: Path) -> None:
         path = tmp_path / "evaluations.jsonl"
