@@ -164,6 +164,9 @@ def _otherwise(plan_file: PlanFile, options: RunOptions) -> Iterator[str]:
         yield (
             f"transformers has no fused attention for {plan_file.model_name}: it runs unfused, and the plan's prediction is for a fused kernel"
         )
+    trainable = plan_file.training.trainable
+    if not trainable.trains_all and options.init_from is None:
+        yield f"{trainable} is trained beside weights drawn from the seed; give --init-from to fine-tune those of a model"
     if compiles(options.compile, pick_device(plan_file)):
         yield "layers are compiled, and the plan's prediction is for layers that are not"
 
