@@ -75,6 +75,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a plan in the form of another framework, or as a script that runs it with this project's executor."""
+    from shardwright.base import one_line
     from shardwright.exports import KINDS, export_plan, named_target, script_of
 
     refuse_existing(out, force=force, inputs=[plan])
@@ -98,7 +99,7 @@ def export(
         "plan_file": done.plan_file.model_dump(mode="json"),
     }
     for note in _notes(done, target.name, target.release):
-        typer.echo(f"note: {note}", err=True)
+        typer.echo(one_line(f"note: {note}"), err=True)
     lacking = tell_what_lacks(done.plan_file.estimated(), done.plan_file.cluster)
     _give(done.text, out, as_json=as_json, facts={**facts, "infeasible": lacking})
     end_infeasible(lacking)
@@ -157,6 +158,7 @@ def import_file(
     as_json: JsonOption = False,
 ) -> None:
     """Read another framework's command line or configuration as a plan, and predict it."""
+    from shardwright.base import one_line
     from shardwright.costmodel import write_plan_file
 
     refuse_existing(out, force=force, inputs=[file, *([like] if like else [])])
@@ -166,7 +168,7 @@ def import_file(
     if out is not None:
         write_plan_file(out, plan_file)
     for note in _told(imported):
-        typer.echo(f"note: {note}", err=True)
+        typer.echo(one_line(f"note: {note}"), err=True)
     lacking = tell_what_lacks(plan_file.estimated(), plan_file.cluster)
     if as_json:
         facts = {"target": imported.target.name, "release": imported.target.release, "infeasible": lacking}
@@ -193,6 +195,7 @@ def diagnose(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a present setup costs, and which three changes that its framework runs would help most."""
+    from shardwright.base import one_line
     from shardwright.costmodel import write_plan_file
     from shardwright.exports import diagnose as find_changes
 
@@ -200,7 +203,7 @@ def diagnose(
     given = {"seq_len": seq_len, "global_batch": global_batch, "micro_batch": micro_batch}
     imported = _imported(file, kind, like, model, cluster, given, stack)
     for note in _told(imported):
-        typer.echo(f"note: {note}", err=True)
+        typer.echo(one_line(f"note: {note}"), err=True)
     found = find_changes(imported)
     if out is not None:
         write_plan_file(out, (found.best.plan_file if found.best else found.present))
@@ -250,7 +253,8 @@ def _told(imported: "Imported") -> list[str]:
     stack = imported.plan_file.training.stack
     if not imported.lacks:
         return []
-    return [f"stack {stack} is predicted with what the file lacks: {', '.join(imported.lacks)}"]
+    keys = ", ".join(key.partition(" ")[0] for key in imported.lacks)
+    return [f"stack {stack} is predicted with {keys}, which the file does not set so"]
 
 
 def _told_json(imported: "Imported") -> dict[str, Any]:

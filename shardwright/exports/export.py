@@ -54,14 +54,14 @@ def export_plan(plan_file: PlanFile, target: Target, *, closest: bool = False) -
         SpecError: the target cannot express the plan, with every choice that it lacks by name, or even its nearest plan does not go
             with the model, the batch or the cluster.
     """
-    if plan_file.plan.replicas:
+    if plan_file.cluster.is_mixed:
         raise SpecError(
-            f"{target.name} cannot express replicas of several kinds: plan for one group of {plan_file.cluster.name} alone"
+            f"{target.name} cannot express a plan on the mixed cluster {plan_file.cluster.name}; plan for one group alone"
         )
     text, back = express(plan_file, target)
     moved = _on_stack(plan_file, target, back.training.stack)
     wanted, got = choices_of(moved), choices_of(back)
-    lost = tuple((_words(name, wanted), _words(name, got)) for name in wanted if wanted[name] != got.get(name))
+    lost = tuple((_words(name, wanted), _words(name, got)) for name in _differing(wanted, got))
     if lost and not closest:
         raise SpecError(
             f"{target.name} ({target.release}) cannot express {_joined([one for one, _ in lost])}; --closest writes "
@@ -82,6 +82,14 @@ def export_plan(plan_file: PlanFile, target: Target, *, closest: bool = False) -
         outside=tuple(_outside_words(moved, target)),
         moved_from=None if moved.training.stack == plan_file.training.stack else plan_file.training.stack,
     )
+
+
+def _differing(wanted: Mapping[str, Any], got: Mapping[str, Any]) -> list[str]:
+    """The choices that are not the same, without those that follow from another number of stages."""
+    names = [name for name in wanted if wanted[name] != got.get(name)]
+    if len(wanted["stage_layers"]) != len(got["stage_layers"]):
+        return [name for name in names if name != "stage_layers"]
+    return names
 
 
 def express(plan_file: PlanFile, target: Target) -> tuple[str, PlanFile]:

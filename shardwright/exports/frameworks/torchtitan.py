@@ -91,6 +91,8 @@ def _stage_count(layers: int, pp: int, schedule: str, each: int | None, less: li
 
 def _dealt(layers: int, stages: int, less: list[int], keys: Keys) -> list[int]:
     """Layers of each stage, as generate_llm_fqn_per_model_part of 0.2.2 deals them."""
+    if stages > layers + sum(less):
+        raise SpecError(f"{keys.source}: {stages} stages are more than the {layers} layers and the ends")
     each, extra = divmod(layers + sum(less), stages)
     parts = [each + (stage < extra) for stage in range(stages)]
     parts[0] -= less[0]
