@@ -12,6 +12,7 @@ import typer
 from shardwright import __version__
 
 from . import ask, compare, doctor, explain, export, frameworks, launch, plan, profile, run, simulate, validate
+from .examples import epilog
 from .options import EXIT_INFEASIBLE
 
 __all__ = ["app", "main"]
@@ -53,6 +54,8 @@ app.command()(validate.validate)
 app.command()(doctor.doctor)
 app.add_typer(ask.app, name="ask")
 app.add_typer(profile.app, name="profile")
+for registered in app.registered_commands:
+    registered.epilog = epilog(registered.name or str(getattr(registered.callback, "__name__", "")))
 
 # typer carries a click of its own, or uses the one installed; the base of its errors is public in neither
 _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")

@@ -101,8 +101,9 @@ def compare(
 ) -> None:
     """Compare named strategies, plan files and the planner's choice for one job."""
     from shardwright.base import InfeasibleError
-    from shardwright.compare import BEST, STRATEGIES
-    from shardwright.compare import compare as compare_ways
+    from shardwright.comparison import BEST, STRATEGIES
+    from shardwright.comparison import compare as compare_ways
+    from shardwright.jobs import best
 
     refuse_existing(report, force=force, inputs=[*(plan or []), *([profile] if profile else [])])
     reliability = read_reliability(
@@ -125,7 +126,7 @@ def compare(
         training,
         strategies=[name for name in names if name != BEST],
         plans=_plans(plan or [], model_spec, training),
-        search=_best if BEST in names else None,
+        search=best if BEST in names else None,
     )
     if report:
         _write_report(report, found, model_spec, cluster_spec, training)
@@ -141,17 +142,6 @@ def compare(
             console().print(goodput_table(left))
     if found.fastest is None:
         raise InfeasibleError(f"none of these ways to train {model_spec.name} fits {cluster_spec.name}")
-
-
-def _best(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec") -> "tuple[Plan, ClusterSpec]":
-    """The planner's choice, and its devices: on a mixed cluster these may be a part of it."""
-    from shardwright.planner import TOLERANCE, search
-    from shardwright.planner.mixed import search_mixed
-
-    if cluster.is_mixed:
-        found = search_mixed(model, cluster, training, tolerance=TOLERANCE)
-        return found.result.plan, found.cluster
-    return search(model, cluster, training, tolerance=TOLERANCE).plan, cluster
 
 
 def _goodputs(found: "Comparison", cluster: "ClusterSpec", reliability: "Reliability") -> "dict[str, Goodput]":

@@ -4,7 +4,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from shardwright.base import units as readable
-from shardwright.compare.side_by_side import compare
+from shardwright.comparison.side_by_side import compare
 from shardwright.reports.figures.svg import draw
 from shardwright.reports.plan.charts import comparison_chart, memory_chart, step_chart
 from shardwright.reports.plan.timeline_chart import detail_windows, timeline_chart

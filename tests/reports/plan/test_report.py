@@ -9,8 +9,8 @@ from markupsafe import escape
 
 from shardwright.base import units as readable
 from shardwright.base.errors import SpecError
-from shardwright.compare.side_by_side import compare
-from shardwright.compare.strategies import levels_of
+from shardwright.comparison.side_by_side import compare
+from shardwright.comparison.strategies import levels_of
 from shardwright.costmodel.pipeline.schedule import make_schedule
 from shardwright.costmodel.pipeline.simulation import simulate
 from shardwright.costmodel.pipeline.stage_costs import StageCosts

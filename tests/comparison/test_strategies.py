@@ -3,7 +3,7 @@
 import pytest
 
 from shardwright.base.errors import SpecError
-from shardwright.compare.strategies import STRATEGIES, levels_of
+from shardwright.comparison.strategies import STRATEGIES, levels_of
 from shardwright.costmodel.checks import check_plan
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.training import TrainingSpec

@@ -10,8 +10,8 @@ from shardwright.base import units as readable
 from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
-from shardwright.compare.side_by_side import compare
-from shardwright.compare.strategies import levels_of
+from shardwright.comparison.side_by_side import compare
+from shardwright.comparison.strategies import levels_of
 from shardwright.reports.plan.comparison import Comparison
 from shardwright.reports.plan.tables import comparison_table, plan_table
 from shardwright.specs.cluster import ClusterSpec
