@@ -15,6 +15,7 @@ from shardwright.costmodel import PlanFile
 from shardwright.exports import TARGETS, Job, choices_of, export_plan, express, import_plan
 from shardwright.exports.choices import canonical
 from shardwright.exports.frameworks import accelerate, deepspeed, megatron, nemo, torchtitan
+from shardwright.exports.frameworks.megatron_model import model_keys
 from shardwright.specs import Plan, TrainingSpec
 
 PLANS = 100
@@ -199,14 +200,14 @@ def test_a_megatron_model_comes_back_from_its_arguments() -> None:
     """Presets whose arguments Megatron-LM has: dense, grouped, with experts, latent attention, GPT-3."""
     for name in ("llama-3.1-8b", "qwen3-30b-a3b", "mixtral-8x7b", "deepseek-v3", "gpt3-13b", "qwen2.5-7b"):
         model = load_model(name)
-        keys = megatron.model_keys(model)
+        keys = model_keys(model)
         assert keys is not None, name
         assert keys["num_layers"] == model.layer_count
 
 
 def test_a_model_beyond_the_arguments_is_left_to_the_script() -> None:
-    assert megatron.model_keys(load_model("gemma-2-9b")) is None
-    assert megatron.model_keys(load_model("gpt-oss-20b")) is None
+    assert model_keys(load_model("gemma-2-9b")) is None
+    assert model_keys(load_model("gpt-oss-20b")) is None
 
 
 def test_every_target_names_a_release_and_stacks() -> None:
