@@ -115,12 +115,24 @@ def _on_stack(plan_file: PlanFile, target: Target, stack: str | None = None) -> 
         SpecError: the training does not go with the stack.
     """
     training = plan_file.training
-    stack = stack or (training.stack if training.stack in target.stacks else target.stacks[0])
+    stack = stack or _stack_of(plan_file, target)
     if training.stack != stack:
         formats = dict(training.precision) | named_stack(stack).fixed_formats
         changed = dict(training) | {"stack": stack, "precision": formats}
         training = type(training).parse(changed, source=f"{target.name} runs stack {stack}")
     return plan_file.model_copy(update={"plan": canonical(plan_file.plan), "training": training, "estimate": None})
+
+
+def _stack_of(plan_file: PlanFile, target: Target) -> str:
+    """The plan's stack where the target has it, else the target's first; of those that run its schedule, if any does.
+
+    torchtitan, for one, runs schedules that split the backward only without torch.compile.
+    """
+    own = plan_file.training.stack
+    stacks = [own, *target.stacks] if own in target.stacks else list(target.stacks)
+    plan = plan_file.plan
+    runs = [name for name in stacks if plan.mesh.pp == 1 or plan.schedule in named_stack(name).runs.schedules]
+    return [*runs, *stacks][0]
 
 
 def _words(name: str, choices: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shardwright.base import SpecError
+from shardwright.catalog.huggingface import load_model
 from shardwright.costmodel import PlanFile
 from shardwright.exports.choices import WORKLOAD, Choices, Found, Job, Target, choices_of, facts_of
 from shardwright.exports.text import Keys, read_toml_text, toml_text
@@ -280,10 +281,6 @@ def _stack_choices(keys: Keys, found: Choices) -> Choices:
     return {"stack": (_FUSED_LOSS if "loss" in components else _COMPILED) if compiled else _EAGER}
 
 
-def _model_keys(choices: Mapping[str, Any]) -> dict[str, Any]:
-    return {"model.name": choices["flavor"][0], "model.flavor": choices["flavor"][1]} if choices.get("flavor") else {}
-
-
 ROWS: tuple[Row, ...] = (
     Count("tp", f"{_P}.tensor_parallel_degree"),
     Count("cp", f"{_P}.context_parallel_degree"),
@@ -304,8 +301,6 @@ ROWS: tuple[Row, ...] = (
 
 def _flavor(plan_file: PlanFile) -> tuple[str, str] | None:
     """The flavor of torchtitan whose architecture the model has."""
-    from shardwright.catalog.huggingface import load_model
-
     own = plan_file.model()
     for flavor, preset in _FLAVORS.items():
         other = load_model(preset)
@@ -332,8 +327,6 @@ def _write(plan_file: PlanFile) -> str:
 
 
 def _read(text: str, source: str, job: Job) -> Found:
-    from shardwright.catalog.huggingface import load_model
-
     keys = Keys(read_toml_text(text, source), source)
     preset = _FLAVORS.get((str(keys.take("model.name")), str(keys.take("model.flavor"))))
     model = job.model or (load_model(preset) if preset else None)
