@@ -17,6 +17,7 @@ from shardwright.specs import stage_ranks
 from .rows import Count, Joint, Named, Row, known_keys, read_rows, write_rows
 
 _P, _A = "parallelism", "activation_checkpoint"
+_MOST_OF_IT = 0.5
 _EAGER, _COMPILED, _ASYNC, _FUSED_LOSS = (
     "torchtitan-eager",
     "torchtitan",
@@ -263,6 +264,11 @@ def _format_choices(keys: Keys, found: Choices) -> Choices:
     return {"compute": compute, "parameters": parameters, "gradients": "fp32", "linear": linear, "gather": gather}
 
 
+def _offload_keys(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """All of the optimizer is on the host, or nothing."""
+    return {"training.enable_cpu_offload": True} if choices["offload_optimizer"] >= _MOST_OF_IT else {}
+
+
 def _stack_keys(choices: Mapping[str, Any]) -> dict[str, Any]:
     stack = choices["stack"]
     keys: dict[str, Any] = {"optimizer.implementation": "fused" if stack == _FUSED_LOSS else "foreach"}
@@ -291,7 +297,7 @@ ROWS: tuple[Row, ...] = (
     Count("seq_len", "training.seq_len", 2048),
     Joint(_batch_keys, _batch_choices),
     Joint(_recompute_keys, _recompute_choices),
-    Named("offload_optimizer", "training.enable_cpu_offload", {1: True, 0: False}, 0, nearest=0),
+    Joint(_offload_keys, lambda keys, found: {"offload_optimizer": int(keys.switch("training.enable_cpu_offload"))}),
     Joint(_format_keys, _format_choices),
     Joint(_stack_keys, _stack_choices),
     Named("optimizer", "optimizer.name", {"adamw": "AdamW"}, "adamw", {"Adam": "adamw"}, nearest="adamw"),
