@@ -12,8 +12,7 @@ import typer
 from shardwright import __version__
 
 from . import ask, compare, doctor, explain, export, frameworks, launch, plan, profile, run, simulate, validate
-from .examples import epilog
-from .options import EXIT_INFEASIBLE
+from .options import EXIT_INFEASIBLE, epilog
 
 __all__ = ["app", "main"]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardwright.base import units as readable
-from shardwright.costmodel import nodes_of_ranks
+from shardwright.costmodel import nodes_of_ranks, parameter_words
 from shardwright.reports import render_page, write_page
 from shardwright.specs import ClusterSpec, Estimate, Measurement, Plan, Timeline, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -14,7 +14,7 @@ from .comparison import Comparison
 from .measured import MeasuredLine, measured_lines
 from .others import OTHERS_COLUMNS, OtherPlan, other_cells
 from .tables import COMPARISON_COLUMNS, comparison_cells, estimate_lines
-from .words import parameter_words, plan_lines, recompute_words, training_lines
+from .words import plan_lines, recompute_words, training_lines
 
 
 @dataclass(frozen=True, kw_only=True)
