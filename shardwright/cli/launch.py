@@ -38,7 +38,7 @@ def launch(
     """Write what starts a run of a plan on several machines: a script for Slurm, Kubernetes or ssh, or lines for torchrun."""
     from shardwright.base import SpecError, write_whole
     from shardwright.costmodel import read_plan_file
-    from shardwright.executor.scripts import by_hand, kubernetes_job, nodes_of, over_ssh, slurm_script
+    from shardwright.executor.scripts import by_hand, job_name, kubernetes_job, nodes_of, over_ssh, slurm_script
 
     ways = {"slurm": slurm, "kubernetes": kubernetes, "ssh": ssh is not None, "torchrun": torchrun}
     chosen = [way for way, is_chosen in ways.items() if is_chosen]
@@ -106,11 +106,3 @@ def _hosts(path: Path) -> list[str]:
         ):
             raise SpecError(f"{path}: '{host}' is no name of a host; write one host in each line, as node0 or me@node0")
     return hosts
-
-
-def job_name(model_name: str) -> str:
-    """A name that Slurm and Kubernetes take: lower case letters, digits and dashes."""
-    plain = "".join(
-        letter if letter.isascii() and letter.isalnum() else "-" for letter in Path(model_name).name.lower()
-    )
-    return f"shardwright-{'-'.join(filter(None, plain.split('-')))}"[:60].strip("-")

@@ -54,14 +54,14 @@ def export_plan(plan_file: PlanFile, target: Target, *, closest: bool = False) -
         SpecError: the target cannot express the plan, with every choice that it lacks by name, or even its nearest plan does not go
             with the model, the batch or the cluster.
     """
-    if plan_file.plan.replicas:
+    if plan_file.cluster.is_mixed:
         raise SpecError(
-            f"{target.name} cannot express replicas of several kinds: plan for one group of {plan_file.cluster.name} alone"
+            f"{target.name} cannot express a plan on the mixed cluster {plan_file.cluster.name}; plan for one group alone"
         )
     text, back = express(plan_file, target)
     moved = _on_stack(plan_file, target, back.training.stack)
     wanted, got = choices_of(moved), choices_of(back)
-    lost = tuple((_words(name, wanted), _words(name, got)) for name in wanted if wanted[name] != got.get(name))
+    lost = tuple((_words(name, wanted), _words(name, got)) for name in _differing(wanted, got))
     if lost and not closest:
         raise SpecError(
             f"{target.name} ({target.release}) cannot express {_joined([one for one, _ in lost])}; --closest writes "
@@ -82,6 +82,14 @@ def export_plan(plan_file: PlanFile, target: Target, *, closest: bool = False) -
         outside=tuple(_outside_words(moved, target)),
         moved_from=None if moved.training.stack == plan_file.training.stack else plan_file.training.stack,
     )
+
+
+def _differing(wanted: Mapping[str, Any], got: Mapping[str, Any]) -> list[str]:
+    """The choices that are not the same, without those that follow from another number of stages."""
+    names = [name for name in wanted if wanted[name] != got.get(name)]
+    if len(wanted["stage_layers"]) != len(got["stage_layers"]):
+        return [name for name in names if name != "stage_layers"]
+    return names
 
 
 def express(plan_file: PlanFile, target: Target) -> tuple[str, PlanFile]:
@@ -107,12 +115,24 @@ def _on_stack(plan_file: PlanFile, target: Target, stack: str | None = None) -> 
         SpecError: the training does not go with the stack.
     """
     training = plan_file.training
-    stack = stack or (training.stack if training.stack in target.stacks else target.stacks[0])
+    stack = stack or _stack_of(plan_file, target)
     if training.stack != stack:
         formats = dict(training.precision) | named_stack(stack).fixed_formats
         changed = dict(training) | {"stack": stack, "precision": formats}
         training = type(training).parse(changed, source=f"{target.name} runs stack {stack}")
     return plan_file.model_copy(update={"plan": canonical(plan_file.plan), "training": training, "estimate": None})
+
+
+def _stack_of(plan_file: PlanFile, target: Target) -> str:
+    """The plan's stack where the target has it, else the target's first; of those that run its schedule, if any does.
+
+    torchtitan, for one, runs schedules that split the backward only without torch.compile.
+    """
+    own = plan_file.training.stack
+    stacks = [own, *target.stacks] if own in target.stacks else list(target.stacks)
+    plan = plan_file.plan
+    runs = [name for name in stacks if plan.mesh.pp == 1 or plan.schedule in named_stack(name).runs.schedules]
+    return [*runs, *stacks][0]
 
 
 def _words(name: str, choices: Mapping[str, Any]) -> str:

@@ -84,7 +84,7 @@ def test_an_import_names_what_is_missing(command: Command, tmp_path: Path) -> No
     read = command("import", script, "--cluster", "h100-sxm:16", "--json")
     assert read.code == 0, read.err
     assert read.json()["plan_file"]["plan"]["mesh"]["tp"] == 2
-    assert "note: stack megatron-core-0.15 is predicted with what the file lacks: --overlap-grad-reduce" in read.err
+    assert "note: stack megatron-core-0.15 is predicted with --overlap-grad-reduce, --overlap-param-gather" in read.err
 
 
 def test_a_diagnosis_in_words_and_as_json(command: Command, tmp_path: Path) -> None:
@@ -95,7 +95,10 @@ def test_a_diagnosis_in_words_and_as_json(command: Command, tmp_path: Path) -> N
     assert "1. " in told.out
     assert "tokens/s" in told.out
     assert read_plan_file(best).training.stack == "megatron-core-0.15"
-    found = command("diagnose", script, "--cluster", "h100-sxm:16", "--json").json()
+    config = tmp_path / "ds.json"
+    config.write_text(setups.DEEPSPEED_ZERO3)
+    job = ("--cluster", "h100-sxm:8", "--model", "llama-3.1-8b", "--seq-len", "4096")
+    found = command("diagnose", config, *job, "--out", best, "--force", "--json").json()
     assert len(found["changes"]) <= 3
     assert found["best"]["gain"] > 0
     assert found["best"]["plan_file"]["plan"] == json.loads(best.read_text())["plan"]

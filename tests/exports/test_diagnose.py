@@ -1,5 +1,7 @@
 """A setup is priced, and what is suggested runs in its framework, fits and is faster."""
 
+from functools import cache
+
 import pytest
 
 from shardwright.costmodel import lacking_bytes
@@ -13,7 +15,7 @@ _RECOMPUTES = "--recompute-granularity full --recompute-method uniform --recompu
 SETUPS = {
     "megatron": lambda: read(setups.MEGATRON_DENSE.replace("--log-interval 100", _RECOMPUTES)),
     "deepspeed": lambda: read(setups.DEEPSPEED_ZERO3, "ds.json", model="llama-3.1-8b", seq_len=4096),
-    "torchtitan": lambda: read(setups.TORCHTITAN_3D, "llama3_8b.toml"),
+    "torchtitan": lambda: read(f"{setups.TORCHTITAN_3D}\n[compile]\nenable = true\n", "llama3_8b.toml"),
     "accelerate": lambda: read(
         setups.ACCELERATE_FSDP2, "f.yaml", model="llama-3.1-8b", seq_len=4096, global_batch=64, micro_batch=1
     ),
@@ -21,10 +23,15 @@ SETUPS = {
 }
 
 
+@cache
+def _diagnosed(name: str) -> tuple[Imported, Diagnosis]:
+    imported = SETUPS[name]()
+    return imported, diagnose(imported)
+
+
 @pytest.fixture(scope="module", params=SETUPS)
 def diagnosed(request: pytest.FixtureRequest) -> tuple[Imported, Diagnosis]:
-    imported = SETUPS[request.param]()
-    return imported, diagnose(imported)
+    return _diagnosed(request.param)
 
 
 def test_what_is_suggested_is_faster_and_fits(diagnosed: tuple[Imported, Diagnosis]) -> None:
@@ -59,7 +66,7 @@ def test_what_is_suggested_runs_in_the_framework(diagnosed: tuple[Imported, Diag
 
 
 def test_the_keys_that_change_are_those_of_the_framework() -> None:
-    found = diagnose(SETUPS["megatron"]())
+    imported, found = _diagnosed("megatron")
     first = next(change for change in found.changes if "recompute" in change.words[0])
     assert first.words == ("recompute none instead of full",)
     assert first.keys == (
@@ -68,7 +75,7 @@ def test_the_keys_that_change_are_those_of_the_framework() -> None:
         "--recompute-num-layers: 1 -> left out",
     )
     assert first.gain > 0.2
-    assert list(key_differences(found.present, found.present, SETUPS["megatron"]().target)) == []
+    assert list(key_differences(found.present, found.present, imported.target)) == []
 
 
 def test_a_setup_that_does_not_fit_gets_one_that_does() -> None:

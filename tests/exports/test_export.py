@@ -184,6 +184,15 @@ class TestRefusals:
         done = export_plan(plan_file(), TARGETS["megatron"])
         assert (done.moved_from, done.plan_file.training.stack) == ("shardwright", "megatron-core-0.15")
 
+    def test_a_schedule_that_needs_another_stack(self) -> None:
+        """torch's ZBVZeroBubble refuses compiled modules."""
+        stages = [{"layers": [{"count": 8, "zero_stage": 1}]}] * 4
+        mesh = {"pp": 2, "dp_shard": 8}
+        file = plan_file("torchtitan", mesh=mesh, microbatches=8, stages=stages, schedule="zb-v")
+        done = export_plan(file, TARGETS["torchtitan"])
+        assert (done.moved_from, done.plan_file.training.stack) == ("torchtitan", "torchtitan-eager")
+        assert "compile" not in done.text
+
     def test_what_stands_in_the_training_script_is_told(self) -> None:
         layers = [{"count": 32, "zero_stage": 3}]
         done = export_plan(plan_file("accelerate", stages=[{"layers": layers}]), TARGETS["accelerate"])

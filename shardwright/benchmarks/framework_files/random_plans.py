@@ -177,6 +177,7 @@ def _torchtitan(chance: random.Random) -> Drawn:
         drawn["expert_dispatch"] = chance.choice(["all-to-all", "deduplicated"]) if mesh["ep"] > 1 else "all-to-all"
     schedule = chance.choice(["gpipe", "1f1b", "interleaved-1f1b", "zb-v", "dualpipe-v"]) if pp > 1 else "1f1b"
     rounds = 1 if schedule in ("gpipe", "1f1b") else 2
+    compiled = ["torchtitan-eager", "torchtitan", "torchtitan-compiled-loss", "torchtitan-async-tp"]
     every = chance.choice([2, 3])
     whole = (
         [_alike("none")]
@@ -197,7 +198,7 @@ def _torchtitan(chance: random.Random) -> Drawn:
         "offload": {"optimizer_fraction": chance.choice([0, 0, 1]) if not alone else 0},
         "precision": {"linear": chance.choice([None, "fp8", "fp8-rowwise", "mxfp8"])},
         "training": {
-            "stack": chance.choice(["torchtitan-eager", "torchtitan", "torchtitan-compiled-loss", "torchtitan-async-tp"])
+            "stack": chance.choice(compiled) if schedule not in ("zb-v", "dualpipe-v") else "torchtitan-eager"
         },
     }  # fmt: skip
 

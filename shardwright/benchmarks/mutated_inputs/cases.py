@@ -5,18 +5,19 @@ import random
 import shutil
 from pathlib import Path
 
-from . import planning, training
+from . import frameworks, planning, training
 from .changes import WORDS, damaged, with_options
 from .kinds import Case
 from .outcomes import Outcome, fault, run
 
-INPUTS = (*planning.INPUTS, *training.INPUTS)
+INPUTS = (*planning.INPUTS, *training.INPUTS, *frameworks.INPUTS)
 
 
 def write_inputs(folder: Path) -> None:
     """Write one good input of each kind into `folder`."""
     planning.write_inputs(folder)
     training.write_inputs(folder)
+    frameworks.write_inputs(folder)
 
 
 def case(number: int, folder: Path) -> Case:

@@ -20,6 +20,12 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "shardwright run plan.json --dry",
     ),
     "launch": ("shardwright launch plan.json --slurm -- --data text/ --out run --steps 1000",),
+    "export": (
+        "shardwright export plan.json --to megatron --out train.sh",
+        "shardwright export plan.json --to deepspeed --closest --out ds.json",
+    ),
+    "import": ("shardwright import ds_config.json --like plan.json --out present.json",),
+    "diagnose": ("shardwright diagnose train.sh --cluster h100-sxm:64",),
     "export-weights": ("shardwright export-weights run --to weights",),
     "export-adapters": ("shardwright export-adapters run --to adapters",),
     "validate": ("shardwright validate shardwright/calibration/published/training.csv",),

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,6 +12,14 @@ from shardwright.base import SpecError
 from .nodes import Nodes
 
 PORT = 29500
+
+
+def job_name(model_name: str) -> str:
+    """Return a name that Slurm and Kubernetes take: lower case letters, digits and dashes."""
+    plain = "".join(
+        letter if letter.isascii() and letter.isalnum() else "-" for letter in Path(model_name).name.lower()
+    )
+    return f"shardwright-{'-'.join(filter(None, plain.split('-')))}"[:60].strip("-")
 
 
 def slurm_script(

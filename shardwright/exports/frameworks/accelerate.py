@@ -13,6 +13,7 @@ from shardwright.exports.text import Keys, read_yaml_text, yaml_text
 from .rows import Joint, Row, known_keys, read_rows, write_rows
 
 _F, _P = "fsdp_config.fsdp", "parallelism_config.parallelism_config"
+_MOST_OF_IT = 0.5  # FSDP puts all of the optimizer on the host, or nothing
 _FSDP2, _FSDP1 = "accelerate", "hf-trainer"
 _SIZES = {"dp_replicate": "dp_replicate_size", "dp_shard": "dp_shard_size", "tp": "tp_size", "cp": "cp_size"}
 # torch's ShardingStrategy, by name and by number
@@ -73,7 +74,7 @@ def _shard_keys(choices: Mapping[str, Any]) -> dict[str, Any]:
         keys |= _parallelism_keys(choices)
     keys |= {
         f"{_F}_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-        f"{_F}_offload_params": choices["offload_optimizer"] == 1,
+        f"{_F}_offload_params": choices["offload_optimizer"] >= _MOST_OF_IT,
         f"{_F}_activation_checkpointing": "full" in choices["recompute"],
         f"{_F}_state_dict_type": "SHARDED_STATE_DICT",
     }

@@ -67,6 +67,7 @@ def _zero_keys(choices: Mapping[str, Any]) -> dict[str, Any]:
     keys: dict[str, Any] = {f"{_Z}.stage": max(stage, needed) if alone else stage}
     if stage or needed:
         keys[f"{_Z}.overlap_comm"] = True
+    share = share if keys[f"{_Z}.stage"] == 3 else float(share > 0)  # lower stages put all of it there
     if share:
         keys |= {f"{_O}.device": "nvme" if drives else "cpu", f"{_O}.pin_memory": True}
         keys |= {f"{_O}.ratio": float(share)} if share < 1 else {}

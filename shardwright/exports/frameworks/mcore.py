@@ -212,7 +212,7 @@ def _stage_choices(keys: Keys, found: Choices) -> Choices:
         stages = read_layout(str(layout), layers=layers, mtp_layers=found["mtp_layers"], pp=pp)
         parts = [stage.layers for stage in stages]
         return {"pp": pp, **_schedule(pp, len(parts)), "stage_layers": tuple(parts), "mtp_stage": _mtp_stage(stages)}
-    parts = _dealt(keys, pp * rounds, layers)
+    parts = _dealt(keys, pp, rounds, layers)
     return {"pp": pp, **_schedule(pp, len(parts)), "stage_layers": tuple(parts), "mtp_stage": None}
 
 
@@ -241,35 +241,45 @@ def _rounds(keys: Keys, pp: int, layers: int) -> int:
     return int(layers // (pp * each))
 
 
-def _dealt(keys: Keys, stages: int, layers: int) -> list[int]:
-    """Layers of each stage without a layout: alike, but fewer at ends that are told or counted."""
-    first = keys.count("decoder_first_pipeline_num_layers", None) or keys.count(
-        "num_layers_in_first_pipeline_stage", None
-    )
-    last = keys.count("decoder_last_pipeline_num_layers", None) or keys.count("num_layers_in_last_pipeline_stage", None)
+def _dealt(keys: Keys, pp: int, rounds: int, layers: int) -> list[int]:
+    """Layers of each stage without a layout: alike, but other numbers on the ranks at the ends, or one layer less in the stages at
+    the ends (get_num_layers_to_build in transformer_block.py)."""
+    ends = [
+        keys.count(f"decoder_{end}_pipeline_num_layers", None)
+        or keys.count(f"num_layers_in_{end}_pipeline_stage", None)
+        for end in ("first", "last")
+    ]
     counted = [keys.switch(f"account_for_{end}_in_pipeline_split") for end in ("embedding", "loss")]
+    stages = pp * rounds
+    if stages > layers + sum(counted):
+        raise SpecError(f"{keys.source}: {stages} stages are more than the {layers} layers")
     if stages == 1:
         return [layers]
     if any(counted):
         each, rest = divmod(layers + sum(counted), stages)
-        if rest:
-            raise SpecError(
-                f"{keys.source}: {layers} layers and {sum(counted)} of the ends do not divide over {stages} stages"
-            )
         parts = [each] * stages
         parts[0] -= counted[0]
         parts[-1] -= counted[1]
-        return parts
-    ends = [end for end in (first, last) if end is not None]
-    middle = stages - len(ends)
-    each, rest = divmod(layers - sum(ends), middle) if middle else (0, layers - sum(ends))
-    if rest:
-        near = even_stages(layers, stages)
+    else:
+        parts, rest = _of_ranks(ends, pp, rounds, layers)
+    if rest or min(parts) < 0:
+        near = [_repeated("t", part) for part in even_stages(layers, stages)]
         raise SpecError(
-            f"{keys.source}: {layers} layers do not divide over {stages} stages; give pipeline_model_parallel_layout, such as "
-            f"{_short_layout(_ended([_repeated('t', part) for part in near]))}"
+            f"{keys.source}: {layers} layers do not divide over {stages} stages so; give "
+            f"{keys.spelled('pipeline_model_parallel_layout')}, such as {_short_layout(_ended(near))}"
         )
-    return [*([first] if first else []), *[each] * middle, *([last] if last else [])]
+    return parts
+
+
+def _of_ranks(ends: list[int | None], pp: int, rounds: int, layers: int) -> tuple[list[int], int]:
+    """Layers of each stage where the ranks at the ends may have another number than the others, and what does not divide."""
+    first, last = ends
+    others = pp - sum(end is not None for end in ends)
+    left = layers - sum(end or 0 for end in ends)
+    each, rest = divmod(left, others) if others else (0, left)
+    of_ranks = [first if first is not None else each, *[each] * (pp - 2), last if last is not None else each]
+    rest += sum(number % rounds for number in of_ranks)
+    return [number // rounds for number in of_ranks] * rounds, rest
 
 
 def _linear_keys(choices: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from shardwright.catalog.huggingface import model_from_config
 from shardwright.exports.text import Keys
 from shardwright.specs.model import LatentAttention, MixtureOfExperts, ModelSpec, MultiHeadAttention
 
-SOFTMAX_TOP_K = 2  # --moe-router-topk
+_USUAL_TOP_K = 2  # --moe-router-topk
 
 
 def model_keys(model: ModelSpec) -> dict[str, Any] | None:
@@ -91,7 +91,7 @@ def _expert_keys(model: ModelSpec, ffn: MixtureOfExperts) -> dict[str, Any]:
     dense = experts.index(True)
     return {
         "num_experts": ffn.experts,
-        "moe_router_topk": ffn.top_k if ffn.top_k != SOFTMAX_TOP_K else None,
+        "moe_router_topk": ffn.top_k if ffn.top_k != _USUAL_TOP_K else None,
         "moe_ffn_hidden_size": ffn.expert_width,
         "moe_shared_expert_intermediate_size": ffn.shared_width or None,
         "moe_layer_freq": f"([0]*{dense}+[1]*{len(experts) - dense})" if dense else None,
@@ -139,7 +139,7 @@ class _Read:
         self.head_size = keys.count("kv_channels", max(1, hidden // heads))
         self.theta = keys.share("rotary_base", 10000)
         self.experts = keys.count("num_experts", None)
-        self.top_k = keys.count("moe_router_topk", SOFTMAX_TOP_K)
+        self.top_k = keys.count("moe_router_topk", _USUAL_TOP_K)
         self.expert_width = keys.count("moe_ffn_hidden_size", self.width)
         self.shared_width = keys.count("moe_shared_expert_intermediate_size", 0)
         self.frequency = keys.take("moe_layer_freq", 1)

@@ -160,7 +160,7 @@ def _read(text: str, source: str, job: Job) -> Found:
         if given is not None and given != getattr(job.model, "layer_count" if size == "num_layers" else size):
             raise keys.refused(size, f"is {given}, and {job.model.name} differs; give another --model")
     found = read_rows((*ROWS, *ASSUMED), keys, found)
-    rows = found.pop(LACKING, ())
+    rows = [row for row in found.pop(LACKING, ()) if row.key in keys]  # the recipe has what the file leaves out
     ignored = keys.check_known(known_keys("nemo"))
     return Found(found, lambda choices: lacking(rows, choices, path_of), ignored)
 

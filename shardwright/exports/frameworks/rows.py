@@ -96,6 +96,14 @@ class Joint:
         return self.reads(keys, found)
 
 
+def _same(given: Any, value: Any) -> bool:
+    """Whether a key has a value, however it is written: `0` is 0.0, and `true` is True."""
+    try:
+        return (isinstance(value, float) and float(given) == value) or str(given).lower() == str(value).lower()
+    except (TypeError, ValueError):
+        return False
+
+
 @dataclass(frozen=True)
 class Assumed:
     """A key that makes the target run as its stack is described; `when` says for which choices it matters.
@@ -113,7 +121,7 @@ class Assumed:
 
     def read(self, keys: Keys, found: Choices) -> Choices:
         given = keys.take(self.key)
-        if str(given).lower() == str(self.value).lower():
+        if _same(given, self.value):
             return {}
         return {LACKING: (*found.get(LACKING, ()), self)}
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shardwright.base import SpecError
+from shardwright.catalog.huggingface import load_model
 from shardwright.costmodel import PlanFile
 from shardwright.exports.choices import WORKLOAD, Choices, Found, Job, Target, choices_of, facts_of
 from shardwright.exports.text import Keys, read_toml_text, toml_text
@@ -16,6 +17,7 @@ from shardwright.specs import stage_ranks
 from .rows import Count, Joint, Named, Row, known_keys, read_rows, write_rows
 
 _P, _A = "parallelism", "activation_checkpoint"
+_MOST_OF_IT = 0.5
 _EAGER, _COMPILED, _ASYNC, _FUSED_LOSS = (
     "torchtitan-eager",
     "torchtitan",
@@ -91,6 +93,8 @@ def _stage_count(layers: int, pp: int, schedule: str, each: int | None, less: li
 
 def _dealt(layers: int, stages: int, less: list[int], keys: Keys) -> list[int]:
     """Layers of each stage, as generate_llm_fqn_per_model_part of 0.2.2 deals them."""
+    if stages > layers + sum(less):
+        raise SpecError(f"{keys.source}: {stages} stages are more than the {layers} layers and the ends")
     each, extra = divmod(layers + sum(less), stages)
     parts = [each + (stage < extra) for stage in range(stages)]
     parts[0] -= less[0]
@@ -260,6 +264,11 @@ def _format_choices(keys: Keys, found: Choices) -> Choices:
     return {"compute": compute, "parameters": parameters, "gradients": "fp32", "linear": linear, "gather": gather}
 
 
+def _offload_keys(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """All of the optimizer is on the host, or nothing."""
+    return {"training.enable_cpu_offload": True} if choices["offload_optimizer"] >= _MOST_OF_IT else {}
+
+
 def _stack_keys(choices: Mapping[str, Any]) -> dict[str, Any]:
     stack = choices["stack"]
     keys: dict[str, Any] = {"optimizer.implementation": "fused" if stack == _FUSED_LOSS else "foreach"}
@@ -278,10 +287,6 @@ def _stack_choices(keys: Keys, found: Choices) -> Choices:
     return {"stack": (_FUSED_LOSS if "loss" in components else _COMPILED) if compiled else _EAGER}
 
 
-def _model_keys(choices: Mapping[str, Any]) -> dict[str, Any]:
-    return {"model.name": choices["flavor"][0], "model.flavor": choices["flavor"][1]} if choices.get("flavor") else {}
-
-
 ROWS: tuple[Row, ...] = (
     Count("tp", f"{_P}.tensor_parallel_degree"),
     Count("cp", f"{_P}.context_parallel_degree"),
@@ -292,7 +297,7 @@ ROWS: tuple[Row, ...] = (
     Count("seq_len", "training.seq_len", 2048),
     Joint(_batch_keys, _batch_choices),
     Joint(_recompute_keys, _recompute_choices),
-    Named("offload_optimizer", "training.enable_cpu_offload", {1: True, 0: False}, 0, nearest=0),
+    Joint(_offload_keys, lambda keys, found: {"offload_optimizer": int(keys.switch("training.enable_cpu_offload"))}),
     Joint(_format_keys, _format_choices),
     Joint(_stack_keys, _stack_choices),
     Named("optimizer", "optimizer.name", {"adamw": "AdamW"}, "adamw", {"Adam": "adamw"}, nearest="adamw"),
@@ -302,8 +307,6 @@ ROWS: tuple[Row, ...] = (
 
 def _flavor(plan_file: PlanFile) -> tuple[str, str] | None:
     """The flavor of torchtitan whose architecture the model has."""
-    from shardwright.catalog.huggingface import load_model
-
     own = plan_file.model()
     for flavor, preset in _FLAVORS.items():
         other = load_model(preset)
@@ -330,8 +333,6 @@ def _write(plan_file: PlanFile) -> str:
 
 
 def _read(text: str, source: str, job: Job) -> Found:
-    from shardwright.catalog.huggingface import load_model
-
     keys = Keys(read_toml_text(text, source), source)
     preset = _FLAVORS.get((str(keys.take("model.name")), str(keys.take("model.flavor"))))
     model = job.model or (load_model(preset) if preset else None)

@@ -65,6 +65,8 @@ def read_json_text(text: str, source: str) -> dict[str, Any]:
         raise SpecError(f"{source}: is no valid JSON: {error.msg} in line {error.lineno}") from None
     except RecursionError:
         raise SpecError(f"{source}: is nested too deep") from None
+    except ValueError:
+        raise SpecError(f"{source}: holds a number of thousands of digits") from None
 
 
 def read_toml_text(text: str, source: str) -> dict[str, Any]:
@@ -75,6 +77,8 @@ def read_toml_text(text: str, source: str) -> dict[str, Any]:
         raise SpecError(f"{source}: is no valid TOML: {error}") from None
     except RecursionError:
         raise SpecError(f"{source}: is nested too deep") from None
+    except ValueError:
+        raise SpecError(f"{source}: holds a number of thousands of digits") from None
 
 
 def read_yaml_text(text: str, source: str) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class Keys:
         value = self.take(key, default)
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise self.wrong(key, "a number") from None
         if not number >= 0 or isinstance(value, bool):
             raise self.wrong(key, "a number from 0 on")
@@ -173,6 +173,6 @@ class KnownKeys:
 def _whole(value: Any) -> int | None:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return None if isinstance(value, bool) or not number.is_integer() else int(number)
