@@ -1,5 +1,6 @@
 """`plan` finds the fastest plan that fits."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,11 +74,13 @@ from .options import (
     read_training,
     refuse_existing,
 )
-from .plan_output import parameter_counts, print_plan, profile_lacks, write_plan_report
+from .plan_output import parameter_counts, print_plan, profile_lacks, rivals_of, write_plan_report
 
 if TYPE_CHECKING:
     from shardwright.costmodel import PlanFile
     from shardwright.planner.branching import SearchResult
+    from shardwright.planner.why import Alternative
+    from shardwright.reports.pages import Rival
     from shardwright.reports.plan import OtherPlan
     from shardwright.specs import ClusterSpec, TrainingSpec
     from shardwright.specs.model import ModelSpec
@@ -158,7 +161,7 @@ def plan(
     from shardwright.planner.nearby import search_job
     from shardwright.planner.space import asked
     from shardwright.planner.why import explain as explain_plan
-    from shardwright.planner.why import overlooked, what_was_chosen, what_was_given_up
+    from shardwright.planner.why import neighbours, overlooked, what_was_chosen, what_was_given_up
     from shardwright.reports.plan import OtherPlan, others_json
 
     if not time_limit > 0:
@@ -195,7 +198,8 @@ def plan(
     ]
     if certify:
         notes.append(_certified(*job, result))
-    why = [*explain_plan(result, *job), *notes] if full else []
+    near = neighbours(result, *job) if full else []
+    why = [*explain_plan(result, *job, others=near), *notes] if full else []
     plan_file = _plan_file(*job, result)
     if out:
         from shardwright.costmodel import write_plan_file
@@ -203,7 +207,7 @@ def plan(
         write_plan_file(out, plan_file)
     others = tuple(OtherPlan(one.names, one.plan, one.estimate, one.free_bytes) for one in result.trade_offs)
     if report:
-        write_plan_report(report, plan_file, why, others=others)
+        write_plan_report(report, plan_file, why, rivals=_rivals(*job, result, near, others))
     if as_json:
         searched = {"gap": result.gap, "bound_seconds": result.bound_seconds, "search_seconds": result.seconds}
         printed = {"plan_file": plan_file.model_dump(mode="json"), "parameters": parameter_counts(job[0])}
@@ -215,6 +219,37 @@ def plan(
         typer.echo(_summary(*job, result, notes, others))
     if out:
         typer.echo(f"wrote {out}{_how_to_train(plan_file, out)}")
+
+
+def _rivals(
+    model: "ModelSpec",
+    cluster: "ClusterSpec",
+    training: "TrainingSpec",
+    result: "SearchResult",
+    near: "Sequence[Alternative]",
+    others: "tuple[OtherPlan, ...]",
+) -> "list[Rival]":
+    """The rows of the report: plans that are better in some way, the neighbours, and the best plans of other meshes."""
+    from shardwright.base import units
+    from shardwright.costmodel import estimate_plan
+    from shardwright.planner.why import difference
+    from shardwright.reports.pages import Rival
+
+    mine = result.estimate
+    better = [
+        Rival(
+            one.title,
+            one.plan,
+            one.estimate,
+            f"{difference(one.estimate, mine)}; {units.size(max(0.0, one.free_bytes))} free",
+        )
+        for one in others
+    ]
+    meshes = []
+    for runner in () if cluster.is_mixed else result.runners_up:
+        estimate = estimate_plan(model, cluster, runner.training or training, runner.plan)
+        meshes.append(Rival("another mesh", runner.plan, estimate, difference(estimate, mine)))
+    return [*better, *rivals_of(near, mine), *meshes]
 
 
 def _summary(

@@ -1,5 +1,6 @@
 """What `plan` and `explain` both print and write of a plan."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,8 +9,10 @@ from .options import console
 if TYPE_CHECKING:
     from shardwright.costmodel import PlanFile
     from shardwright.costmodel.op_times import OpTimes
+    from shardwright.planner.why import Alternative
+    from shardwright.reports.pages import Rival
     from shardwright.reports.plan import OtherPlan
-    from shardwright.specs import ClusterSpec, Measurement, TrainingSpec
+    from shardwright.specs import ClusterSpec, Estimate, Measurement, TrainingSpec
     from shardwright.specs.model import ModelSpec
 
 
@@ -32,13 +35,17 @@ def write_plan_report(
     why: list[str],
     measurement: "Measurement | None" = None,
     times: "OpTimes | None" = None,
-    others: "tuple[OtherPlan, ...]" = (),
+    rivals: "Sequence[Rival]" = (),
 ) -> None:
-    from shardwright.costmodel import simulate_plan
-    from shardwright.reports.plan import Report, write_report
+    """Write the report of a plan: simulates its step, and searches its mesh again in other surroundings."""
+    from shardwright.costmodel import charged_step, pass_parts, simulate_plan
+    from shardwright.planner.nearby import sensitivities
+    from shardwright.planner.why import assumed
+    from shardwright.reports.pages import Report, Surrounding, write_report
 
     model = plan_file.model()
     run = (model, plan_file.cluster, plan_file.training, plan_file.plan)
+    alone = not (plan_file.cluster.is_mixed or plan_file.plan.replicas)
     write_report(
         path,
         Report(
@@ -49,10 +56,22 @@ def write_plan_report(
             estimate=plan_file.estimated(),
             why=why,
             timeline=simulate_plan(*run, times),
-            others=others,
+            parts=pass_parts(*run, times),
+            charges=charged_step(*run) if alone else (),
+            rivals=rivals,
+            surroundings=[Surrounding(one.what, one.estimate, one.reason, one.work) for one in sensitivities(*run)],
+            assumed=assumed(plan_file.cluster),
             measurement=measurement,
         ),
     )
+
+
+def rivals_of(neighbours: "Sequence[Alternative]", mine: "Estimate") -> "list[Rival]":
+    """The neighbours of a plan as the rows of its report."""
+    from shardwright.planner.why import why_not
+    from shardwright.reports.pages import Rival
+
+    return [Rival(f"with {one.change}", one.plan, one.estimate, why_not(one, mine)) for one in neighbours]
 
 
 def print_plan(plan_file: "PlanFile", model: "ModelSpec", why: list[str], others: "tuple[OtherPlan, ...]" = ()) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from shardwright.base import InfeasibleError, SpecError, nearest
-from shardwright.costmodel import EstimatePlan, Prediction, estimate_plan, fastest, predict
+from shardwright.costmodel import EstimatePlan, Prediction, estimate_plan, fastest, lacking_bytes, predict
 from shardwright.reports.plan import ComparedPlan, Comparison
-from shardwright.specs import ClusterSpec, Plan, TrainingSpec
+from shardwright.specs import ClusterSpec, Estimate, Mesh, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 from .strategies import STRATEGIES, levels_of
@@ -76,7 +76,7 @@ def _first_that_fits(
         if not level:
             continue
         try:
-            found = fastest(model, cluster, training, level, estimate)
+            found = _fastest(model, cluster, training, level, estimate)
         except SpecError as error:
             refusal = refusal or error
             continue
@@ -87,6 +87,23 @@ def _first_that_fits(
     if nearest_miss is None:
         raise refusal or SpecError("it has no plan")
     return nearest_miss
+
+
+def _fastest(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, level: Sequence[Plan], estimate: EstimatePlan
+) -> Prediction:
+    """The fastest plan of a level, whose microbatches rise on each mesh. Where one does not fit, no larger one does, unless it is
+    the only one of the step and its gradients come as its activations go."""
+    full: set[Mesh] = set()
+
+    def noted(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan) -> Estimate:
+        found = estimate(model, cluster, training, plan)
+        if lacking_bytes(found, cluster) > 0:
+            full.add(plan.mesh)
+        return found
+
+    needed = (plan for plan in level if plan.mesh not in full or plan.microbatches == 1)
+    return fastest(model, cluster, training, needed, noted)
 
 
 def _groups_alone(cluster: ClusterSpec) -> list[ClusterSpec]:

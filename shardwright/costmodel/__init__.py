@@ -23,6 +23,7 @@ from .evaluate import estimate_plan, simulate_plan
 from .intervals import LEVELS, RUN_CLASSES, SAFE, RunClass, class_factors, fits_probability, reserve_for, run_class
 from .layers import adapter_parameters, model_flops_per_sequence
 from .mixed_ranks import MixedRanks, MixedTimes
+from .pass_parts import PassPart, pass_parts
 from .pipeline_layout import StageLayers, read_layout, with_layout
 from .plan_file import PlanFile, read_plan_file, write_plan_file
 from .prediction import EstimatePlan, Prediction, fastest, predict
@@ -39,6 +40,7 @@ __all__ = [
     "Goodput",
     "MixedRanks",
     "MixedTimes",
+    "PassPart",
     "PlanFile",
     "Prediction",
     "RankCharges",
@@ -63,6 +65,7 @@ __all__ = [
     "lacking_bytes",
     "model_flops_per_sequence",
     "nodes_of_ranks",
+    "pass_parts",
     "predict",
     "read_layout",
     "read_plan_file",

@@ -2,12 +2,12 @@
 
 import pytest
 from matplotlib.axes import Axes
+from shardwright.reports.plan.charts import comparison_chart, memory_chart, step_chart
+from shardwright.reports.plan.timeline_chart import detail_windows, timeline_chart
 
 from shardwright.base import units as readable
 from shardwright.compare.side_by_side import compare
 from shardwright.reports.figures.svg import draw
-from shardwright.reports.plan.charts import comparison_chart, memory_chart, step_chart
-from shardwright.reports.plan.timeline_chart import detail_windows, timeline_chart
 from shardwright.specs.results.timeline import Span, Timeline
 from tests.reports.plan.test_report import CLUSTER, MODEL, TRAINING, _plan
 from tests.validation.fake_costs import cluster, estimate_plan

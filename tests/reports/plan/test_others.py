@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from shardwright.reports.plan.report import Report, write_report
+
 from shardwright.compare.strategies import levels_of
 from shardwright.reports.plan.others import OtherPlan, other_cells, other_line, others_json
-from shardwright.reports.plan.report import Report, write_report
 from shardwright.reports.plan.summary import Summary, summary_text
 from shardwright.specs.plan import Plan
 from shardwright.specs.training import TrainingSpec

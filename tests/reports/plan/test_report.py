@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from markupsafe import escape
+from shardwright.reports.plan.report import Report, render_report, write_report
 
 from shardwright.base import units as readable
 from shardwright.base.errors import SpecError
@@ -15,7 +16,6 @@ from shardwright.costmodel.pipeline.schedule import make_schedule
 from shardwright.costmodel.pipeline.simulation import simulate
 from shardwright.costmodel.pipeline.stage_costs import StageCosts
 from shardwright.reports.plan.measured import measured_lines
-from shardwright.reports.plan.report import Report, render_report, write_report
 from shardwright.specs.mesh import Mesh, MeshOrder
 from shardwright.specs.plan import LayerRun, Plan, Stage
 from shardwright.specs.results.measurement import Fingerprint, Measurement, StepRecord
