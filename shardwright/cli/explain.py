@@ -77,8 +77,8 @@ def explain(
     left = goodput(plan_file.estimated(), written.cluster, reliability) if reliability else None
     measured = read_measurement(measurement) if measurement else None
     beside = measured_table(plan_file.plan, plan_file.estimated(), measured) if measured else None
-    others = neighbours(*job[3:], *job[:3], times=times)
-    why = explain_plan(*job[3:], *job[:3], times=times, others=others)
+    others = neighbours(plan_file.plan, *job[:3], times=times)
+    why = explain_plan(plan_file.plan, *job[:3], times=times, others=others)
     why += profile_lacks(model, plan_file.cluster, plan_file.training)
     if report:
         rivals = rivals_of(others, plan_file.estimated())

@@ -9,7 +9,7 @@ from shardwright.reports.plan import ComparedPlan, Comparison
 from shardwright.specs import ClusterSpec, Estimate, Mesh, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
-from .strategies import STRATEGIES, levels_of
+from .strategies import STRATEGIES, levels_of, strategies_for
 
 __all__ = ["BEST", "STRATEGIES", "ComparedPlan", "Comparison", "SearchPlan", "compare"]
 
@@ -24,18 +24,21 @@ def compare(
     cluster: ClusterSpec,
     training: TrainingSpec,
     *,
-    strategies: Sequence[str] = STRATEGIES,
+    strategies: Sequence[str] | None = None,
     plans: Mapping[str, Plan] | None = None,
     search: SearchPlan | None = None,
     estimate: EstimatePlan = estimate_plan,
 ) -> Comparison:
     """Estimate the named strategies, then the given plans by name, then what `search` finds, as the row "best".
 
+    The default strategies are those of `strategies_for`.
+
     On a mixed cluster each strategy has a row for all devices and one for each group alone. A way that does not fit, or does not divide, is a row with its reason.
 
     Raises:
         SpecError: an unknown strategy.
     """
+    strategies = strategies_for(model) if strategies is None else strategies
     for name in strategies:
         if name not in STRATEGIES:
             raise SpecError(f"unknown strategy '{name}'; known: {', '.join(STRATEGIES)}.{nearest(name, STRATEGIES)}")
@@ -47,7 +50,7 @@ def compare(
             found = _first_that_fits(model, devices or cluster, training, levels(), estimate)
         except (SpecError, InfeasibleError) as reason:
             return ComparedPlan(name=name, reason=str(reason), cluster=devices)
-        return _row(name, found, devices)
+        return _row(name, found, cluster, devices)
 
     rows = [of_levels(name, partial(levels_of, name, model, cluster, training)) for name in strategies]
     for part in _groups_alone(cluster):
@@ -120,11 +123,17 @@ def _searched(
     try:
         found = search(model, cluster, training)
         plan, devices = found if isinstance(found, tuple) else (found, None)
-        return _row(BEST, predict(model, devices or cluster, training, plan, estimate), devices)
+        return _row(BEST, predict(model, devices or cluster, training, plan, estimate), cluster, devices)
     except (SpecError, InfeasibleError) as reason:
         return ComparedPlan(name=BEST, reason=str(reason))
 
 
-def _row(name: str, prediction: Prediction, devices: ClusterSpec | None = None) -> ComparedPlan:
-    reason, estimate = prediction.too_large, prediction.estimate
-    return ComparedPlan(name=name, plan=prediction.plan, estimate=estimate, reason=reason, cluster=devices)
+def _row(name: str, prediction: Prediction, cluster: ClusterSpec, devices: ClusterSpec | None) -> ComparedPlan:
+    return ComparedPlan(
+        name=name,
+        plan=prediction.plan,
+        estimate=prediction.estimate,
+        reason=prediction.too_large,
+        lacking_bytes=lacking_bytes(prediction.estimate, devices or cluster),
+        cluster=devices,
+    )

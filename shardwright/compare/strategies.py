@@ -68,6 +68,8 @@ def _data_parallel(zero_stage: ZeroStage) -> Callable[[_Job], Levels]:
 def _hybrid_sharded(job: _Job) -> Levels:
     node = min(group.devices_per_node for group in job.cluster.groups)
     nodes, rest = divmod(job.cluster.devices, node)
+    if node == 1:
+        raise SpecError(f"hsdp shards inside a node, and a node of {job.cluster.name} has one device")
     if rest:
         return []
     levels = [_plans(job, dp=node * nodes, tp=1, pp=1, zero_stage=3, recompute=policy) for policy in _RECOMPUTE]
@@ -154,3 +156,9 @@ _LEVELS: dict[str, Callable[[_Job], Levels]] = {
     "megatron": _megatron,
 }
 STRATEGIES: Sequence[str] = tuple(_LEVELS)
+
+
+def strategies_for(model: ModelSpec) -> list[str]:
+    """The named strategies that mean something for `model`: all, without those of experts where it has none."""
+    has_experts = any(isinstance(block.ffn, MixtureOfExperts) for block in model.layer_classes)
+    return [name for name in STRATEGIES if has_experts or name != "ep+dp"]

@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
+from shardwright.base import units
 from shardwright.base.numbers import GIB
 from shardwright.costmodel.plan_file import read_plan_file
 from shardwright.specs.results.measurement import Fingerprint, Measurement, StepRecord
 from tests.cli.command import JOB, Command, assert_one_line
+from tests.reports.pages.test_report import data_of
 
 
 def measured(*, ranks: int) -> Measurement:
@@ -281,12 +284,36 @@ def test_compare_lists_every_way_and_the_planner_is_never_slower(command: Comman
     assert seconds["best"] == seconds["plan.json"]
 
 
-def test_reports_are_pages_of_their_own(command: Command, tmp_path: Path) -> None:
+def test_the_figures_of_a_report_are_those_of_the_json(command: Command, plan_path: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    assert command("plan", "llama-3.2-1b", *JOB, "--report", page).code == 0
-    text = page.read_text()
-    assert "llama-3.2-1b" in text
-    assert "src=" not in text.replace('src="data:', "")
+    printed = command("explain", plan_path, "--report", page, "--json").json()
+    estimate, text = printed["plan_file"]["estimate"], page.read_text(encoding="utf-8")
+    charts = data_of(text)["charts"]
+    step = {part["colour"]: part["values"][0] for part in charts["step"]["parts"]}
+    assert step == {cause: seconds for cause, seconds in estimate["step"].items() if seconds}
+    held = {part["colour"]: part["values"] for part in charts["memory"]["parts"]}
+    for part in estimate["memory"][0]:
+        assert held.get(part, [0.0] * len(estimate["memory"])) == [memory[part] for memory in estimate["memory"]]
+    seconds = sum(estimate["step"].values())
+    assert f"<b>{units.seconds(seconds)}</b>" in text
+    assert f"<b>{units.count(estimate['tokens_per_s'])}</b>" in text
+    assert charts["timeline"]["tick"] * charts["timeline"]["ticks"] == pytest.approx(seconds, rel=1e-6)
+    mine = next(group for group in charts["rivals"]["groups"] if group["colour"] == "chosen")["points"][0]
+    assert mine["x"] == pytest.approx(seconds, rel=1e-12)
+    assert all(escape(line) in text for line in printed["why"])
+
+
+def test_a_sweep_is_compared_and_written(command: Command, tmp_path: Path) -> None:
+    job = ("llama-3.2-1b", *JOB, "--strategy", "ddp", "--strategy", "zero3")
+    page = tmp_path / "page.html"
+    found = command("compare", *job, "--sweep", "gpus=8,16", "--report", page, "--json").json()
+    assert [point["value"] for point in found["points"]] == [8, 16]
+    assert json.loads(page.with_suffix(".json").read_text(encoding="utf-8")) == found
+    assert page.with_suffix(".csv").read_text(encoding="utf-8").count("\n") == 5
+    printed = command("compare", *job, "--sweep", "seq-len=512,1k").out
+    assert "fastest at 512 tokens of a sequence" in printed
+    assert_one_line(command("compare", *job, "--sweep", "gpu=8,16"), "unknown 'gpu'", "Did you mean 'gpus'?")
+    assert_one_line(command("compare", *job, "--report", page), str(page), "--force")
 
 
 def test_planning_starts_without_torch() -> None:

@@ -128,7 +128,7 @@ def page(profile: Path) -> Iterator[Page]:
     from_browser, outward = os.pipe()
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe"]
     quiet = ["--no-first-run", "--disable-extensions", "--disable-background-networking", "--disable-dev-shm-usage"]
-    command = ["sh", "-c", f'exec "$@" 3<&{inward} 4>&{outward}', "sh", browser(), *options, *quiet]
+    command = ["bash", "-c", f'exec "$@" 3<&{inward} 4>&{outward}', "chromium", browser(), *options, *quiet]
     process = subprocess.Popen(
         [*command, f"--user-data-dir={profile}"],
         pass_fds=(inward, outward),

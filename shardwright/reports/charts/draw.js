@@ -48,11 +48,11 @@
     },
   });
   const legend = (names, element) => ({
-    type: "scroll", top: 0, left: 0, right: 0, data: names, itemWidth: 14, itemHeight: 10, itemGap: narrow(element) ? 8 : 14,
+    type: "scroll", top: 4, left: 0, right: 0, data: names, itemWidth: 14, itemHeight: 10, itemGap: narrow(element) ? 8 : 14,
     textStyle: { color: text(), fontSize: 12 }, pageTextStyle: { color: soft() }, pageIconColor: soft(),
   });
   const axis = (about, side, element) => ({
-    type: about.logarithmic ? "log" : "value", name: about.name, nameLocation: "middle", nameGap: side === "x" ? 28 : narrow(element) ? 46 : 56,
+    type: about.logarithmic ? "log" : "value", logBase: about.doubling ? 2 : 10, name: about.name, nameLocation: "middle", nameGap: side === "x" ? 28 : narrow(element) ? 46 : 56,
     nameTextStyle: { color: soft() }, axisLabel: { color: soft(), formatter: tick(about.unit), hideOverlap: true, fontSize: 11 },
     axisLine: { lineStyle: { color: line() } }, splitLine: { lineStyle: { color: line(), opacity: 0.6 } },
     minorTick: { show: false }, scale: Boolean(about.logarithmic || about.from_data),
@@ -110,7 +110,7 @@
       grid: { ...bounds, top: 40, bottom: 34 },
       tooltip: { ...frame(element).tooltip, trigger: "axis", formatter: all => [
         `<b>${escaped(spec.x.name)} ${shown(all[0].value[0], spec.x.unit)}</b>`, ...all.filter(at => at.value[1] != null).map(point)].join("<br>") },
-      xAxis: { ...axis(spec.x, "x", element), min: spec.x.logarithmic ? undefined : "dataMin", max: spec.x.logarithmic ? undefined : "dataMax" },
+      xAxis: { ...axis(spec.x, "x", element), min: "dataMin", max: "dataMax" },
       yAxis: { ...axis(spec.y, "y", element), interval: spec.y.logarithmic ? undefined : interval(spec.y.unit, highest(spec)) },
       dataZoom: [{ ...wheel, xAxisIndex: 0, filterMode: "none" }, slider(element)],
       series: spec.curves.map((curve, place) => ({
@@ -233,7 +233,7 @@
         if (lane.kind === "work" && start > end) add({ row: lane.row, from: end, to: start, top: 0.06, high: 0.82, colour: "pipeline_bubble", label: "waits", words: `waits ${shown((start - end) * spec.tick, "s")} for other stages` });
         end = start + work.ticks;
         work.passes.forEach((pass, half) => {
-          const microbatch = half ? lane.seconds[place] : lane.microbatches[place], each = 0.82 / work.passes.length;
+          const microbatch = half ? lane.others[place] : lane.microbatches[place], each = 0.82 / work.passes.length;
           const top = lane.kind === "send" ? 0.9 : 0.06 + half * each, high = lane.kind === "send" ? 0.1 : each;
           const words = `${passWords(pass)}${microbatch < 0 ? "" : `, microbatch ${microbatch}`}: ${shown(work.ticks * spec.tick, "s")}<br>from ${shown(start * spec.tick, "s")} to ${shown(end * spec.tick, "s")}`;
           const open = pass.parts.length && pixels > 150 && spec.rowPixels * each > 24;

@@ -12,12 +12,13 @@ Unit = Literal["s", "B", "share", ""]
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """What an axis shows. `from_data`: it need not begin at 0."""
+    """What an axis shows. `from_data`: it need not begin at 0; `doubling`: a logarithmic axis has its ticks at powers of two."""
 
     name: str
     unit: Unit = ""
     logarithmic: bool = False
     from_data: bool = False
+    doubling: bool = False
 
 
 @dataclass(frozen=True)

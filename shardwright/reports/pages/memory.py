@@ -8,6 +8,7 @@ from shardwright.specs import ClusterSpec, Estimate, MemoryBytes, Timeline
 from .bars import memory_marks
 
 _MOST_POINTS = 60_000
+_ROUNDING_BYTES = 1.0
 _MOVING = ("activations", "logits", "optimizer_step")
 
 
@@ -44,16 +45,18 @@ def _held(estimate: Estimate, timeline: Timeline, cluster: ClusterSpec, rank: in
 
 
 def _parts(memory: MemoryBytes, static: float) -> list[tuple[Mapping[str, str], float]]:
-    """What the simulation counts as held all the time, by part. A layer's working memory comes and goes with each pass, so fast
-    that it counts as held; where the update needs more than the passes, the rest is what they leave free."""
-    found = [
+    """What the simulation counts as held all the time, by part. A layer's working memory comes and goes with each pass and counts as
+    held. Where the update needs more than the passes, the estimate has the parts of the update, and the sum alone is shown."""
+    found: list[tuple[Mapping[str, str], float]] = [
         ({"name": part.replace("_", " "), "colour": part}, float(getattr(memory, part)))
         for part in PARTS
         if part not in _MOVING and getattr(memory, part) > 0
     ]
     rest = static - sum(size for _, size in found)
-    if rest < 0:
+    if rest < -_ROUNDING_BYTES:
         return [({"name": "held over the whole step", "colour": "parameters"}, static)]
     return (
-        [*found, ({"name": "working memory of one layer or the loss", "colour": "logits"}, rest)] if rest > 0 else found
+        [*found, ({"name": "working memory of one layer or the loss", "colour": "logits"}, rest)]
+        if rest > _ROUNDING_BYTES
+        else found
     )

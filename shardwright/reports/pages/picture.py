@@ -28,7 +28,7 @@ class LayerBlock(NamedTuple):
 
     first: int
     last: int
-    count: int
+    layers: int
     policy: str
     words: str
 

@@ -96,7 +96,7 @@ class _Rows:
         return [self._lane(row, kind, spans) for kind, spans in (("work", works), ("send", sends)) if spans]
 
     def _lane(self, row: int, kind: str, spans: list[Span]) -> Mapping[str, Any]:
-        gaps, works, microbatches, seconds, end = [], [], [], [], 0
+        gaps, works, microbatches, others, end = [], [], [], [], 0
         for span in spans:
             start = round(span.start_seconds / self.tick)
             passes, both = self._passes(span)
@@ -104,7 +104,7 @@ class _Rows:
             works.append(self.numbers.setdefault(work, len(self.numbers)))
             gaps.append(start - end)
             microbatches.append(both[0])
-            seconds.append(both[-1])
+            others.append(both[-1])
             end = start + work.ticks
         return {
             "row": row,
@@ -112,7 +112,7 @@ class _Rows:
             "gaps": gaps,
             "works": works,
             "microbatches": microbatches,
-            "seconds": seconds,
+            "others": others,
         }
 
     def _group(self, rank: int) -> int:
@@ -138,7 +138,7 @@ class _Rows:
         """The layers of a pass with seconds by cause, in the order in which the pass comes to them."""
         if not self.parts or stage is None or kind not in _KINDS.values():
             return []
-        parts = [
+        parts: list[Mapping[str, Any]] = [
             {
                 "name": part.what,
                 "layer": part.first if part.what == "layer" else None,

@@ -71,7 +71,8 @@ def traffic_rows(
     for rank in charges:
         for key, charge in rank.traffic.items():
             largest[key] = max(largest.get(key, (0.0, 0.0)), (charge.size_bytes, charge.calls))
-    rows, seen = [], set()
+    rows: list[tuple[str, ...]] = []
+    seen: set[str] = set()
     for axis in _CAUSES:
         for (of_axis, collective), (size, calls) in sorted(largest.items()):
             if of_axis == axis and axis in links:

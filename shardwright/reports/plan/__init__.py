@@ -5,18 +5,27 @@ from .comparison import ComparedPlan, Comparison
 from .measured import MeasuredLine, measured_lines
 from .others import OtherPlan, others_json, others_table
 from .summary import Summary, summary_text
-from .tables import comparison_table, goodput_table, plan_table
+from .sweep import AXIS_WORDS, Sweep, SweepPoint, cell, crossovers, shown, sweep_csv, sweep_table
+from .tables import COMPARISON_COLUMNS, comparison_cells, comparison_table, comparison_title, goodput_table, plan_table
 from .traced import traced_notes, traced_table
 from .words import choice_words, parameter_words, plan_lines, training_lines
 
 __all__ = [
+    "AXIS_WORDS",
+    "COMPARISON_COLUMNS",
     "ComparedPlan",
     "Comparison",
     "MeasuredLine",
     "OtherPlan",
     "Summary",
+    "Sweep",
+    "SweepPoint",
+    "cell",
     "choice_words",
+    "comparison_cells",
     "comparison_table",
+    "comparison_title",
+    "crossovers",
     "goodput_table",
     "measured_lines",
     "measured_table",
@@ -26,8 +35,11 @@ __all__ = [
     "parameter_words",
     "plan_lines",
     "plan_table",
+    "shown",
     "step_table",
     "summary_text",
+    "sweep_csv",
+    "sweep_table",
     "timeline_table",
     "traced_notes",
     "traced_table",
