@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from shardwright.planner.why import Alternative
     from shardwright.reports.pages import Rival
     from shardwright.reports.plan import OtherPlan
-    from shardwright.specs import ClusterSpec, Estimate, Measurement, TrainingSpec
+    from shardwright.specs import ClusterSpec, Estimate, Measurement, Timeline, TrainingSpec
     from shardwright.specs.model import ModelSpec
 
 
@@ -64,6 +64,30 @@ def write_plan_report(
             measurement=measurement,
         ),
     )
+
+
+def write_trace(path: Path, plan_file: "PlanFile", timeline: "Timeline") -> None:
+    """Write the simulated step for Perfetto.
+
+    Raises:
+        SpecError: the file cannot be written.
+    """
+    import json
+
+    from shardwright import __version__
+    from shardwright.base import write_whole
+    from shardwright.costmodel import pass_parts
+    from shardwright.reports.traces import trace_of
+
+    parts = pass_parts(plan_file.model(), plan_file.cluster, plan_file.training, plan_file.plan)
+    about = {
+        "model": plan_file.model_name,
+        "cluster": plan_file.cluster.name,
+        "plan": str(plan_file.plan.mesh),
+        "schedule": plan_file.plan.schedule,
+        "shardwright": __version__,
+    }
+    write_whole(path, json.dumps(trace_of(timeline, parts, about), separators=(",", ":"), allow_nan=False))
 
 
 def rivals_of(neighbours: "Sequence[Alternative]", mine: "Estimate") -> "list[Rival]":

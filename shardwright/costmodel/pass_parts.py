@@ -9,6 +9,7 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.op_times import OpTimes
+from shardwright.costmodel.pipeline import ActionKind
 from shardwright.costmodel.tables import StageSums
 from shardwright.specs import ClusterSpec, Plan, RecomputePolicy, TrainingSpec, strategies_of
 from shardwright.specs.model import ModelSpec
@@ -17,6 +18,10 @@ from .evaluate import costs_of_groups
 from .plan_costs import PlanCosts
 
 _ENDS = ("embedding", "head")
+_ORDER = (
+    *("recompute", "data_parallel", "compute", "tensor_parallel"),
+    *("context_parallel", "expert_parallel", "host_copy", "straggler"),
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,19 @@ class PassPart:
     forward: Mapping[str, float]
     backward: Mapping[str, float]
     weight_gradient_seconds: float
+
+    def seconds(self, kind: ActionKind) -> dict[str, float]:
+        """Return the seconds of one layer in a pass, by cause, in the order in which the pass comes to them.
+
+        A weight gradient is compute, and an input gradient is the backward without it. Repeated work and gathered weights come
+        before what needs them; a layer's exchanges lie between its kernels and are put behind them.
+        """
+        causes = dict(self.forward if kind is ActionKind.FORWARD else self.backward)
+        if kind is ActionKind.WEIGHT_GRADIENT:
+            causes = {"compute": self.weight_gradient_seconds}
+        elif kind is ActionKind.INPUT_GRADIENT:
+            causes["compute"] = causes.get("compute", 0.0) - self.weight_gradient_seconds
+        return {cause: causes[cause] for cause in _ORDER if causes.get(cause, 0.0) > 0}
 
 
 def pass_parts(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from shardwright.costmodel import PassPart
 from shardwright.costmodel.pipeline import ActionKind, parse_work
-from shardwright.reports.charts import TimelineChart, name_of
+from shardwright.reports.charts import CAUSES, TimelineChart, name_of
 from shardwright.specs import Span, Timeline
 
 StageParts = Sequence[Sequence[Sequence[PassPart]]]
@@ -15,19 +15,9 @@ StageParts = Sequence[Sequence[Sequence[PassPart]]]
 _MOST_BLOCKS = 120_000
 _TICKS = 10_000_000
 _KINDS = {kind: kind.name.lower() for kind in ActionKind}
+_ACTIONS = {name: kind for kind, name in _KINDS.items()}
 _LANES = {"pipeline send": "pipeline_transfer", "data parallel": "data_parallel", "optimizer": "optimizer"}
 _ORDER = ("forward", "backward", "input_gradient", "weight_gradient", "data_parallel", "optimizer")
-# Repeated work and gathered weights come before what needs them; the exchanges lie between a layer's kernels.
-_CAUSES = (
-    "recompute",
-    "data_parallel",
-    "compute",
-    "tensor_parallel",
-    "context_parallel",
-    "expert_parallel",
-    "host_copy",
-    "straggler",
-)
 
 
 def timeline_chart(timeline: Timeline, parts: StageParts = ()) -> TimelineChart:
@@ -49,7 +39,7 @@ def legend_of(chart: object) -> list[tuple[str, str]]:
     kinds = {one["kind"] for one in passes}
     causes = {cause for one in passes for part in one["parts"] for cause, _ in part["seconds"]}
     shown = [kind for kind in (*_ORDER, "pipeline_transfer") if kind in kinds]
-    shown += [cause for cause in _CAUSES if cause in causes - kinds - {"compute"}]
+    shown += [cause for cause in CAUSES if cause in causes - kinds - {"compute"}]
     names = {"forward": "forward, compute"} if "compute" in causes else {}
     return [(names.get(meaning, name_of(meaning)), meaning) for meaning in (*shown, "pipeline_bubble")]
 
@@ -136,7 +126,7 @@ class _Rows:
 
     def _inside(self, kind: str, stage: int | None, group: int) -> list[Mapping[str, Any]]:
         """The layers of a pass with seconds by cause, in the order in which the pass comes to them."""
-        if not self.parts or stage is None or kind not in _KINDS.values():
+        if not self.parts or stage is None or kind not in _ACTIONS:
             return []
         parts: list[Mapping[str, Any]] = [
             {
@@ -147,19 +137,6 @@ class _Rows:
                 "seconds": seconds,
             }
             for part in self.parts[group][stage]
-            if (seconds := _seconds(part, kind))
+            if (seconds := list(part.seconds(_ACTIONS[kind]).items()))
         ]
         return parts if kind == "forward" else parts[::-1]
-
-
-def _seconds(part: PassPart, kind: str) -> list[tuple[str, float]]:
-    """Seconds of one layer by cause. A weight gradient is compute, and the input gradient is the backward without it."""
-    if kind == "forward":
-        causes = dict(part.forward)
-    elif kind == "weight_gradient":
-        causes = {"compute": part.weight_gradient_seconds}
-    else:
-        causes = dict(part.backward)
-        if kind == "input_gradient":
-            causes["compute"] = causes.get("compute", 0.0) - part.weight_gradient_seconds
-    return [(cause, causes[cause]) for cause in _CAUSES if causes.get(cause, 0.0) > 0]
