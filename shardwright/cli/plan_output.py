@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .options import console
 
@@ -66,16 +66,9 @@ def write_plan_report(
     )
 
 
-def write_trace(path: Path, plan_file: "PlanFile", timeline: "Timeline") -> None:
-    """Write the simulated step for Perfetto.
-
-    Raises:
-        SpecError: the file cannot be written.
-    """
-    import json
-
+def simulated_trace(plan_file: "PlanFile", timeline: "Timeline") -> dict[str, Any]:
+    """The simulated step for Perfetto, with the plan as metadata."""
     from shardwright import __version__
-    from shardwright.base import write_whole
     from shardwright.costmodel import pass_parts
     from shardwright.reports.traces import trace_of
 
@@ -87,7 +80,20 @@ def write_trace(path: Path, plan_file: "PlanFile", timeline: "Timeline") -> None
         "schedule": plan_file.plan.schedule,
         "shardwright": __version__,
     }
-    write_whole(path, json.dumps(trace_of(timeline, parts, about), separators=(",", ":"), allow_nan=False))
+    return trace_of(timeline, parts, about)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write plain data without spaces.
+
+    Raises:
+        SpecError: the file cannot be written.
+    """
+    import json
+
+    from shardwright.base import write_whole
+
+    write_whole(path, json.dumps(content, separators=(",", ":"), allow_nan=False))
 
 
 def rivals_of(neighbours: "Sequence[Alternative]", mine: "Estimate") -> "list[Rival]":

@@ -18,7 +18,7 @@ from .options import (
     refuse_existing,
     tell_what_lacks,
 )
-from .plan_output import write_trace
+from .plan_output import simulated_trace, write_json
 
 
 def simulate(
@@ -38,7 +38,7 @@ def simulate(
     lacking = tell_what_lacks(estimate_plan(*job), plan_file.cluster)
     timeline = simulate_plan(*job)
     if trace:
-        write_trace(trace, plan_file, timeline)
+        write_json(trace, simulated_trace(plan_file, timeline))
     idle = timeline.idle_fractions().tolist()
     peaks = [curve.peak_bytes for curve in timeline.memory]
     if as_json:

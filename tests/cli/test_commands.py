@@ -11,10 +11,13 @@ from markupsafe import escape
 
 from shardwright.base import units
 from shardwright.base.numbers import GIB
+from shardwright.costmodel.evaluate import simulate_plan
 from shardwright.costmodel.plan_file import read_plan_file
+from shardwright.executor import RunOptions
 from shardwright.specs.results.measurement import Fingerprint, Measurement, StepRecord
 from tests.cli.command import JOB, Command, assert_one_line
 from tests.reports.pages.test_report import data_of
+from tests.reports.traces.test_joined import recorded
 
 
 def measured(*, ranks: int) -> Measurement:
@@ -191,6 +194,34 @@ def test_one_rank_of_a_run_prints_the_measurement(
     result = command("run", plan_path)
     assert result.code == 0
     assert ("Predicted and measured" in result.out) is speaks
+
+
+def test_run_joins_what_it_recorded_with_the_simulation(
+    command: Command, plan_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = read_plan_file(plan_path)
+    timeline = simulate_plan(file.model(), file.cluster, file.training, file.plan)
+    out, trace = tmp_path / "out", tmp_path / "trace.json"
+    asked: list[RunOptions] = []
+
+    def launched(_: Path, options: RunOptions, **others: object) -> Measurement:
+        asked.append(options)
+        return measured(ranks=8)
+
+    monkeypatch.setattr("shardwright.executor.run.launch", launched)
+    start = ("run", plan_path, "--out", out, "--trace", trace)
+    assert_one_line(command(*start), "no step was recorded", "give another --out")
+    (out / "trace").mkdir(parents=True)
+    (out / "trace" / "pipeline-rank-0.json").write_text(json.dumps(recorded(timeline, 0, slower=2.0)))
+    result = command(*start)
+    assert asked[0].trace_step
+    assert "forward of stage 0" in result.out
+    assert len(json.loads(trace.read_text())["traceEvents"]) > len(timeline.spans)
+    assert_one_line(command(*start), str(trace), "exists")
+    trace.unlink()
+    (first, *_) = command(*start, "--json").json()["spans"]
+    assert (first["what"], first["stage"]) == ("forward", 0)
+    assert first["measured_seconds"] == pytest.approx(2 * first["simulated_seconds"])
 
 
 def test_plans_of_one_name_in_two_folders_are_both_compared(command: Command, plan_path: Path, tmp_path: Path) -> None:
