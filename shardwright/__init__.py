@@ -2,11 +2,9 @@
 
     import shardwright as sw
 
-    model = sw.load_model("llama-3.1-70b")
-    cluster = sw.load_cluster("h100-sxm:64")
-    training = sw.TrainingSpec(seq_len=8192, global_batch=512)
-    found = sw.search(model, cluster, training)
-    print(found.estimate.step_seconds, *sw.explain(found, model, cluster, training), sep="\\n")
+    found = sw.plan("llama-3.1-70b", "h100-sxm:64", seq_len=8192, global_batch=512)
+    print(found.summary())
+    found.save("plan.json")
 
 Training itself needs torch: `shardwright run`, or `sw.parallelize(model, "plan.json")` in a loop of your own.
 """
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
         write_plan_file,
     )
     from shardwright.executor.own_loop import parallelize
+    from shardwright.jobs import Planned, compare, estimate, plan, report, simulate
     from shardwright.planner import Fixed, OpenChoices, SearchResult, explain, search
     from shardwright.planner.questions import (
         Costs,
@@ -59,6 +58,7 @@ _ROOMS = {
         "write_plan_file",
     ],
     "executor.own_loop": ["parallelize"],
+    "jobs": ["Planned", "compare", "estimate", "plan", "report", "simulate"],
     "planner": ["Fixed", "OpenChoices", "SearchResult", "explain", "search"],
     "planner.questions": [
         *["Costs", "FewestDevices", "Largest", "Packings", "Shapes", "costs", "fewest_devices", "largest_global_batch"],
@@ -82,6 +82,7 @@ __all__ = [
     "Packings",
     "Plan",
     "PlanFile",
+    "Planned",
     "SearchResult",
     "Shapes",
     "SpecError",
@@ -89,7 +90,9 @@ __all__ = [
     "TrainingSpec",
     "check_memory",
     "check_plan",
+    "compare",
     "costs",
+    "estimate",
     "estimate_plan",
     "explain",
     "fewest_devices",
@@ -101,11 +104,14 @@ __all__ = [
     "longest_sequence",
     "packings",
     "parallelize",
+    "plan",
     "read_lengths",
     "read_measurement",
     "read_plan_file",
+    "report",
     "search",
     "shapes",
+    "simulate",
     "simulate_plan",
     "write_plan_file",
 ]

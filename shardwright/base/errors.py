@@ -24,6 +24,11 @@ class RanksLostError(RuntimeError):
     """A rank of the launch failed or is gone, so the others cannot continue. The message is one line: which rank, and why."""
 
 
+def install(extra: str = "") -> str:
+    """Return the command that installs the package, with the optional packages of `extra`, from a copy of the repository."""
+    return f"pip install '.[{extra}]'" if extra else "pip install ."
+
+
 def nearest(given: str, allowed: Iterable[str], *, cutoff: float = 0.55) -> str:
     """` Did you mean 'x'?` for the allowed word closest to `given`, or an empty string when none is close.
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from shardwright.base import InfeasibleError, SpecError
 from shardwright.catalog import load_cluster
 from shardwright.catalog.huggingface import load_model, preset_names
-from shardwright.compare import STRATEGIES, levels_of
+from shardwright.comparison import STRATEGIES, levels_of
 from shardwright.costmodel import check_memory, estimate_plan, simulate_plan
 from shardwright.planner import TOLERANCE, SearchResult, search
 from shardwright.planner.space import Fixed

@@ -11,7 +11,8 @@ import typer
 
 from shardwright import __version__
 
-from . import ask, compare, explain, export, launch, plan, profile, run, simulate, validate
+from . import ask, compare, doctor, explain, export, launch, plan, profile, run, simulate, validate
+from .examples import epilog
 from .options import EXIT_INFEASIBLE
 
 __all__ = ["app", "main"]
@@ -19,7 +20,7 @@ __all__ = ["app", "main"]
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Plans the fastest way to train a large model on a cluster, says why, and trains with that plan on PyTorch.",
@@ -47,8 +48,11 @@ app.command()(launch.launch)
 app.command("export-weights")(export.export_weights)
 app.command("export-adapters")(export.export_adapters)
 app.command()(validate.validate)
+app.command()(doctor.doctor)
 app.add_typer(ask.app, name="ask")
 app.add_typer(profile.app, name="profile")
+for registered in app.registered_commands:
+    registered.epilog = epilog(registered.name or str(getattr(registered.callback, "__name__", "")))
 
 # typer carries a click of its own, or uses the one installed; the base of its errors is public in neither
 _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")

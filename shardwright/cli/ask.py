@@ -15,7 +15,6 @@ from .options import (
     print_json,
     read_cluster,
     read_count_option,
-    read_may_choose,
     read_model,
     read_training,
     refuse_existing,
@@ -125,7 +124,7 @@ def longest_sequence(
 ) -> None:
     """Find the longest sequence that fits, and its plan."""
     from shardwright.base import SpecError
-    from shardwright.compare.answers import case_json, sequence_answer
+    from shardwright.comparison.answers import case_json, sequence_answer
     from shardwright.planner import questions
 
     if (global_batch is None) == (global_batch_tokens is None):
@@ -163,7 +162,7 @@ def largest_batch(
 ) -> None:
     """Find the largest batch that fits, and tokens/s by batch."""
     from shardwright.base import SpecError, nearest
-    from shardwright.compare.answers import batch_answer, case_json
+    from shardwright.comparison.answers import batch_answer, case_json
     from shardwright.planner import questions
 
     if of not in ("micro", "global"):
@@ -197,7 +196,7 @@ def largest_model(
     from typing import cast, get_args
 
     from shardwright.base import SpecError, nearest
-    from shardwright.compare.answers import case_json, model_answer
+    from shardwright.comparison.answers import case_json, model_answer
     from shardwright.planner import questions
 
     if by not in get_args(questions.Growth):
@@ -232,7 +231,7 @@ def fewest_gpus(
 ) -> None:
     """Find the fewest nodes of the cluster for a deadline."""
     from shardwright.base import InfeasibleError, units
-    from shardwright.compare.answers import deadline_answer, time_json
+    from shardwright.comparison.answers import deadline_answer, time_json
     from shardwright.planner import questions
 
     asked = _asked(shared, plot, out)
@@ -278,7 +277,7 @@ def cost(
     import math
 
     from shardwright.base import SpecError
-    from shardwright.compare.answers import cost_answer, time_json
+    from shardwright.comparison.answers import cost_answer, time_json
     from shardwright.planner import questions
 
     if price is not None and not 0 < price < math.inf:
@@ -301,7 +300,7 @@ def shape(
     **shared: Any,
 ) -> None:
     """Compare widths and depths of MODEL's size."""
-    from shardwright.compare.answers import case_json, shape_answer
+    from shardwright.comparison.answers import case_json, shape_answer
     from shardwright.planner import questions
 
     asked = _asked(shared, plot, out, model_out)
@@ -324,7 +323,7 @@ def packing(
     **shared: Any,
 ) -> None:
     """Compare packing, padding and buckets for documents."""
-    from shardwright.compare.answers import packing_answer, packing_json
+    from shardwright.comparison.answers import packing_answer, packing_json
     from shardwright.planner import questions
 
     asked = _asked({**shared, "lengths": lengths, "packing": ""}, plot, out)
@@ -346,6 +345,7 @@ def _asked(parameters: dict[str, Any], plot: Path | None, *outputs: Path | None,
         SpecError: an option has a value that is not allowed, or an output file exists.
     """
     from shardwright.base import SpecError
+    from shardwright.jobs import read_may_choose
     from shardwright.planner.space import asked
     from shardwright.reports.figures import check_plot_name
 

@@ -109,8 +109,9 @@ def compare(
 ) -> None:
     """Compare named strategies, plan files and the planner's choice for one job."""
     from shardwright.base import InfeasibleError, read_count
-    from shardwright.compare import BEST, Setting, read_sweep, settings_of, strategies_for
-    from shardwright.compare import sweep as sweep_ways
+    from shardwright.comparison import BEST, Setting, read_sweep, settings_of, strategies_for
+    from shardwright.comparison import sweep as sweep_ways
+    from shardwright.jobs import best
 
     beside = [report.with_suffix(".csv"), report.with_suffix(".json")] if report else []
     refuse_existing(report, *beside, force=force, inputs=[*(plan or []), *([profile] if profile else [])])
@@ -141,7 +142,7 @@ def compare(
         settings,
         strategies=[name for name in names if name != BEST],
         plans=_plans(plan or [], model_spec, training),
-        search=_best if BEST in names else None,
+        search=best if BEST in names else None,
     )
     if report:
         from shardwright.reports.pages import ComparisonPage, write_comparison
@@ -180,17 +181,6 @@ def _tell_sweep(swept: "Sweep", as_json: bool) -> None:
         console().print(sweep_table(swept))
     if all(point.comparison.fastest is None for point in swept.points):
         raise InfeasibleError("none of these ways fits at any of these settings")
-
-
-def _best(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec") -> "tuple[Plan, ClusterSpec]":
-    """The planner's choice, and its devices: on a mixed cluster these may be a part of it."""
-    from shardwright.planner import TOLERANCE, search
-    from shardwright.planner.mixed import search_mixed
-
-    if cluster.is_mixed:
-        found = search_mixed(model, cluster, training, tolerance=TOLERANCE)
-        return found.result.plan, found.cluster
-    return search(model, cluster, training, tolerance=TOLERANCE).plan, cluster
 
 
 def _goodputs(found: "Comparison", cluster: "ClusterSpec", reliability: "Reliability") -> "dict[str, Goodput]":

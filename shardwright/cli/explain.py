@@ -23,7 +23,7 @@ from .options import (
     refuse_existing,
     tell_what_lacks,
 )
-from .plan_output import parameter_counts, print_plan, profile_lacks, rivals_of, write_plan_report
+from .plan_output import parameter_counts, print_plan, profile_lacks
 
 if TYPE_CHECKING:
     from shardwright.costmodel import PlanFile
@@ -53,6 +53,7 @@ def explain(
 ) -> None:
     """Explain a plan: what bounds it, what its neighbours would cost, and how sure that is."""
     from shardwright.costmodel import estimate_plan, goodput
+    from shardwright.jobs import rivals_of, write_plan_report
     from shardwright.planner.why import explain as explain_plan
     from shardwright.planner.why import neighbours
     from shardwright.reports.plan import goodput_table, measured_table
@@ -82,7 +83,7 @@ def explain(
     why += profile_lacks(model, plan_file.cluster, plan_file.training)
     if report:
         rivals = rivals_of(others, plan_file.estimated())
-        write_plan_report(report, plan_file, why, measured, times, rivals)
+        write_plan_report(report, plan_file, why=why, rivals=rivals, times=times, measurement=measured)
     if as_json:
         run = {"measurement": measured.model_dump(mode="json")} if measured else {}
         failures = {"goodput": left.model_dump(mode="json")} if left else {}

@@ -1,6 +1,5 @@
 """`plan` finds the fastest plan that fits."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,23 +66,17 @@ from .options import (
     UlyssesDegreeOption,
     VocabularyParallelOption,
     ZeroStageOption,
+    note,
     print_json,
     read_cluster,
-    read_may_choose,
     read_model,
-    read_training,
     refuse_existing,
 )
-from .plan_output import parameter_counts, print_plan, profile_lacks, rivals_of, write_plan_report
+from .plan_output import parameter_counts, print_plan
 
 if TYPE_CHECKING:
     from shardwright.costmodel import PlanFile
-    from shardwright.planner.branching import SearchResult
-    from shardwright.planner.why import Alternative
-    from shardwright.reports.pages import Rival
-    from shardwright.reports.plan import OtherPlan
-    from shardwright.specs import ClusterSpec, TrainingSpec
-    from shardwright.specs.model import ModelSpec
+    from shardwright.jobs import Planned
 
 
 def plan(
@@ -154,142 +147,58 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Find the fastest plan that fits and print it in about ten lines."""
-    from shardwright.base import SpecError
-    from shardwright.catalog import keeps_apart, without
-    from shardwright.planner import TOLERANCE
-    from shardwright.planner.mixed import ACROSS
-    from shardwright.planner.nearby import search_job
-    from shardwright.planner.space import asked
-    from shardwright.planner.why import explain as explain_plan
-    from shardwright.planner.why import neighbours, overlooked, what_was_chosen, what_was_given_up
-    from shardwright.reports.plan import OtherPlan, others_json
+    from shardwright.jobs import plan_job
+    from shardwright.reports.plan import others_json
 
-    if not time_limit > 0:
-        raise SpecError(f"--time-limit is {time_limit}: give a number of seconds above 0")
     refuse_existing(out, report, force=force, inputs=[profile] if profile else [])
-    options = context.params
-    closed, may_choose = read_may_choose(options)
-    fixed = asked(options, fix=fix or (), forbid=forbid or ())
-    given = read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True)
-    apart, devices = keeps_apart(given, avoid or ()), without(given, avoid or ())
-    model_spec = read_model(model)
-    whole = model_spec, devices, read_training(closed, model_spec)
+    devices = read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True)
     full = details or as_json or report is not None
-    tolerance = 0.0 if fastest else TOLERANCE
-    found = search_job(
-        *whole,
-        fixed=fixed,
+    found = plan_job(
+        read_model(model),
+        devices,
+        context.params,
+        fix=fix,
+        forbid=forbid,
+        avoid=avoid,
         allow_fewer_devices=allow_fewer_devices,
-        across=() if apart else ACROSS,
-        may_choose=may_choose,
-        time_limit_seconds=time_limit,
+        fastest=fastest,
+        time_limit=time_limit,
         runners_up=3 if full else 0,
-        tolerance=tolerance,
-        list_trade_offs=True,
+        tell=note,
     )
-    result, job = found.result, (whole[0], found.cluster, found.result.training)
-    listed = not full and any("fastest" in other.names for other in result.trade_offs)
-    notes = [
-        *what_was_chosen(result),
-        *([] if listed else what_was_given_up(result)),
-        *found.notes,
-        *overlooked(*job, result.plan, result.estimate),
-        *profile_lacks(*job),
-    ]
-    if certify:
-        notes.append(_certified(*job, result))
-    near = neighbours(result, *job) if full else []
-    why = [*explain_plan(result, *job, others=near), *notes] if full else []
-    plan_file = _plan_file(*job, result)
+    certificate = [_certified(found)] if certify else []
+    why = [*found.why, *certificate] if full else []
     if out:
-        from shardwright.costmodel import write_plan_file
-
-        write_plan_file(out, plan_file)
-    others = tuple(OtherPlan(one.names, one.plan, one.estimate, one.free_bytes) for one in result.trade_offs)
+        found.save(out)
     if report:
-        write_plan_report(report, plan_file, why, rivals=_rivals(*job, result, near, others))
+        found.report(report, why=why)
     if as_json:
+        result = found.result
         searched = {"gap": result.gap, "bound_seconds": result.bound_seconds, "search_seconds": result.seconds}
-        printed = {"plan_file": plan_file.model_dump(mode="json"), "parameters": parameter_counts(job[0])}
-        print_json({**printed, "search": searched, "others": others_json(others, result.estimate), "why": why})
+        printed = {
+            "plan_file": found.plan_file.model_dump(mode="json"),
+            "parameters": parameter_counts(found.model),
+            "search": searched,
+            "others": others_json(found.others, found.estimate),
+            "why": why,
+        }
+        print_json(printed)
         return
     if details:
-        print_plan(plan_file, job[0], why, others)
+        print_plan(found.plan_file, found.model, why, found.others)
     else:
-        typer.echo(_summary(*job, result, notes, others))
+        typer.echo(found.summary(certificate))
     if out:
-        typer.echo(f"wrote {out}{_how_to_train(plan_file, out)}")
+        typer.echo(f"wrote {out}{_how_to_train(found.plan_file, out)}")
 
 
-def _rivals(
-    model: "ModelSpec",
-    cluster: "ClusterSpec",
-    training: "TrainingSpec",
-    result: "SearchResult",
-    near: "Sequence[Alternative]",
-    others: "tuple[OtherPlan, ...]",
-) -> "list[Rival]":
-    """The rows of the report: plans that are better in some way, the neighbours, and the best plans of other meshes."""
-    from shardwright.base import units
-    from shardwright.costmodel import estimate_plan
-    from shardwright.planner.why import difference
-    from shardwright.reports.pages import Rival
-
-    mine = result.estimate
-    better = [
-        Rival(
-            one.title,
-            one.plan,
-            one.estimate,
-            f"{difference(one.estimate, mine)}; {units.size(max(0.0, one.free_bytes))} free",
-        )
-        for one in others
-    ]
-    meshes = []
-    for runner in () if cluster.is_mixed else result.runners_up:
-        estimate = estimate_plan(model, cluster, runner.training or training, runner.plan)
-        meshes.append(Rival("another mesh", runner.plan, estimate, difference(estimate, mine)))
-    return [*better, *rivals_of(near, mine), *meshes]
-
-
-def _summary(
-    model: "ModelSpec",
-    cluster: "ClusterSpec",
-    training: "TrainingSpec",
-    result: "SearchResult",
-    notes: list[str],
-    others: "tuple[OtherPlan, ...]",
-) -> str:
-    """The short form, with what a simpler plan would cost."""
-    from shardwright.compare import simplest_rival
-    from shardwright.planner.why import assumed
-    from shardwright.reports.plan import Summary, summary_text
-
-    return summary_text(
-        Summary(
-            model=model,
-            cluster=cluster,
-            training=training,
-            plan=result.plan,
-            estimate=result.estimate,
-            rival=simplest_rival(result.plan, model, cluster, training, fixed=result.fixed),
-            candidates=result.candidates_total,
-            gap=result.gap,
-            complete=result.complete,
-            assumed=assumed(cluster),
-            others=others,
-            notes=tuple(notes),
-        )
-    )
-
-
-def _certified(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", result: "SearchResult") -> str:
+def _certified(planned: "Planned") -> str:
     """The sentence about what integer programs prove of the plan's stages, or why they cannot."""
     from shardwright.base import SpecError
     from shardwright.planner.why import certify
 
     try:
-        found = certify(result.plan, model, cluster, training, fixed=result.fixed)
+        found = certify(planned.plan, planned.model, planned.cluster, planned.training, fixed=planned.result.fixed)
     except SpecError as reason:
         return f"No certificate: {reason}."
     proven = "proves" if found.optimal else "has proven so far"
@@ -315,18 +224,3 @@ def _how_to_train(plan_file: "PlanFile", path: Path) -> str:
     except SpecError as lacking:
         return f"; run refuses it: {lacking}"
     return f"; train with it: shardwright run {path}"
-
-
-def _plan_file(
-    model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", result: "SearchResult"
-) -> "PlanFile":
-    from shardwright.costmodel import PlanFile
-
-    return PlanFile(
-        model_name=model.name,
-        model_config_json=model.config,
-        cluster=cluster,
-        training=training,
-        plan=result.plan,
-        estimate=result.estimate,
-    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .options import JsonOption, PlanArgument, console, needs_torch, print_json, refuse_existing
-from .plan_output import simulated_trace, write_json
+from .plan_output import write_json
 
 if TYPE_CHECKING:
     from shardwright.costmodel import PlanFile
@@ -199,6 +199,7 @@ def _write_joined_trace(path: Path, plan_file: "PlanFile", out: Path) -> "list[O
     from shardwright.base import SpecError, read_json
     from shardwright.costmodel import simulate_plan
     from shardwright.executor import TRACE_FOLDER
+    from shardwright.jobs import simulated_trace
     from shardwright.reports.traces import joined_trace, off_spans
 
     files = sorted((out / TRACE_FOLDER).glob("pipeline-rank-*.json"))

@@ -18,7 +18,7 @@ from .options import (
     refuse_existing,
     tell_what_lacks,
 )
-from .plan_output import simulated_trace, write_json
+from .plan_output import write_json
 
 
 def simulate(
@@ -30,6 +30,7 @@ def simulate(
 ) -> None:
     """Simulate one step: when each stage computes, waits and communicates, and how much memory it holds."""
     from shardwright.costmodel import estimate_plan, simulate_plan
+    from shardwright.jobs import simulated_trace
 
     refuse_existing(trace, force=force, inputs=[plan_path, *([profile] if profile else [])])
     plan_file, model = read_plan(plan_path, profile)

@@ -31,6 +31,9 @@ class PlanFile(Spec):
     plan: Plan
     estimate: Estimate | None = None
 
+    def __repr__(self) -> str:
+        return f"<PlanFile {self.model_name} on {self.cluster.name}: {self.plan.mesh}>"
+
     def model(self) -> ModelSpec:
         """Read the model from its configuration.
 

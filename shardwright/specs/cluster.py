@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from shardwright.base import SpecError, divisors, listed
+from shardwright.base import SpecError, divisors, listed, units
 
 from .device import Device
 from .profile import Profile
@@ -176,6 +176,13 @@ class ClusterSpec(Spec):
         if self.devices > MOST_DEVICES:
             raise ValueError(f"{self.devices:.3g} devices are more than the {MOST_DEVICES:,} that can be planned for")
         return self
+
+    def __repr__(self) -> str:
+        groups = " + ".join(
+            f"{group.nodes} x {group.devices_per_node} {group.device.name}, {units.size(group.device.memory_bytes)} each"
+            for group in self.groups
+        )
+        return f"<ClusterSpec {self.name}: {groups}>"
 
     @property
     def devices(self) -> int:

@@ -45,6 +45,9 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def __str__(self) -> str:
+        return repr(self)
+
     @classmethod
     def parse(cls, data: object, *, source: str) -> Self:
         """Build from plain data that was read from `source`, such as a file's name.

@@ -74,7 +74,7 @@ def test_the_short_form_computes_no_alternatives(command: Command, monkeypatch: 
     def refuse(*_: object, **__: object) -> list[str]:
         raise AssertionError("alternatives were computed and not printed")
 
-    monkeypatch.setattr("shardwright.planner.why.explain", refuse)
+    monkeypatch.setattr("shardwright.jobs.planned.explain", refuse)
     assert command("plan", "llama-3.2-1b", *JOB).code == 0
     with pytest.raises(AssertionError, match="alternatives"):
         command("plan", "llama-3.2-1b", *JOB, "--details")

@@ -75,9 +75,9 @@ from .job import (
     read_count_option,
 )
 from .reading import (
+    note,
     note_what_profile_lacks,
     read_cluster,
-    read_may_choose,
     read_model,
     read_plan,
     read_reliability,
@@ -159,11 +159,11 @@ __all__ = [
     "console",
     "end_infeasible",
     "needs_torch",
+    "note",
     "note_what_profile_lacks",
     "print_json",
     "read_cluster",
     "read_count_option",
-    "read_may_choose",
     "read_model",
     "read_plan",
     "read_reliability",

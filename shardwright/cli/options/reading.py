@@ -6,38 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .job import AUTO
-
 if TYPE_CHECKING:
     from shardwright.costmodel import PlanFile, Reliability
-    from shardwright.planner import OpenChoices
-    from shardwright.specs import ClusterSpec, NodeGroup, TrainingSpec
+    from shardwright.specs import ClusterSpec, TrainingSpec
     from shardwright.specs.model import ModelSpec
-
-# The parameters that `TrainingSpec` has by the same name.
-_TRAINING_OPTIONS = (
-    *(
-        "seq_len",
-        "global_batch",
-        "optimizer",
-        "attention",
-        "fp8_attention",
-        "stack",
-        "loss_chunks",
-        "overlaps_dispatch",
-    ),
-    *(
-        "mlp_tiles",
-        "mtp_layers",
-        "activation_offload_layers",
-        "high_precision_layers",
-        "recompute_modules",
-        "cuda_graphs",
-    ),
-    "trainable",
-)
-# What an option of the training spec says where the planner chooses beside it.
-_CLOSED: dict[str, object] = {"loss_chunks": 1, "recompute_modules": ""}
 
 
 def read_model(reference: str) -> "ModelSpec":
@@ -59,48 +31,22 @@ def read_cluster(
     *,
     safe: bool = False,
 ) -> "ClusterSpec":
-    """Read `device:count`, a TOML file, or `local[:ranks]`, which looks at this machine. Attach the profile of a file if given.
-    A given reserve replaces that of every device or host. `safe`: without one, a device with its own memory keeps as much
-    free as makes a plan fit with 90% probability, by the errors of predicted peaks, and its host what the system needs.
+    """See `shardwright.jobs.read_cluster`."""
+    from shardwright.jobs import read_cluster
 
-    Raises:
-        SpecError: `reference` is none of them, or not valid; the profile is of another device; the reserve is no share.
-    """
-    from shardwright.base import SpecError
-    from shardwright.costmodel import SAFE, reserve_for
-    from shardwright.costmodel.op_times import CALIBRATED
-    from shardwright.costmodel.tables import host_reserve_for
-    from shardwright.profiler.machine import resolve_cluster
-
-    for option, share in (("--memory-reserve", memory_reserve), ("--host-memory-reserve", host_memory_reserve)):
-        if share is not None and not 0 <= share < 1:
-            raise SpecError(f"{option} is {share:g}: give a share from 0 to below 1, such as 0.1")
-    cluster = _profiled(resolve_cluster(reference), profile)
-    of_devices = max(CALIBRATED.memory_reserve, reserve_for(SAFE))
-
-    def reserving(group: "NodeGroup") -> "NodeGroup":
-        device, host, needed = group.device, group.host, safe and group.device.has_own_memory
-        shares = (
-            _first_given(memory_reserve, device.memory_reserve, of_devices if needed else None),
-            _first_given(
-                host_memory_reserve, host.memory_reserve, host_reserve_for(host.memory_bytes) if needed else None
-            ),
-        )
-        kept = [part.model_copy(update={"memory_reserve": s}) for part, s in zip((device, host), shares, strict=True)]
-        return group.model_copy(update={"device": kept[0], "host": kept[1]})
-
-    return cluster.model_copy(update={"groups": tuple(map(reserving, cluster.groups))})
+    return read_cluster(reference, profile, memory_reserve, host_memory_reserve, safe=safe)
 
 
-def _first_given(*shares: float | None) -> float | None:
-    return next((share for share in shares if share is not None), None)
+def read_training(options: Mapping[str, Any], model: "ModelSpec") -> "TrainingSpec":
+    """See `shardwright.jobs.read_training`; what it tells goes to stderr."""
+    from shardwright.jobs import read_training
+
+    return read_training(options, model, note)
 
 
-def _profiled(cluster: "ClusterSpec", path: Path | None) -> "ClusterSpec":
-    from shardwright.catalog import with_profile
-    from shardwright.specs import read_profile
-
-    return with_profile(cluster, read_profile(path), source=str(path)) if path else cluster
+def note(sentence: str) -> None:
+    """Print a line on stderr."""
+    typer.echo(f"note: {sentence}", err=True)
 
 
 def note_what_profile_lacks(model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec") -> None:
@@ -108,7 +54,7 @@ def note_what_profile_lacks(model: "ModelSpec", cluster: "ClusterSpec", training
     from shardwright.catalog import what_profile_lacks
 
     if sentence := what_profile_lacks(cluster, training, model):
-        typer.echo(f"note: {sentence}", err=True)
+        note(sentence)
 
 
 def read_plan(path: Path, profile: Path | None = None) -> "tuple[PlanFile, ModelSpec]":
@@ -119,78 +65,13 @@ def read_plan(path: Path, profile: Path | None = None) -> "tuple[PlanFile, Model
         SpecError: the file is no plan file, or not valid; the profile is of another device.
     """
     from shardwright.costmodel import check_plan, read_plan_file
+    from shardwright.jobs import profiled
 
     plan_file = read_plan_file(path)
-    plan_file = plan_file.model_copy(update={"cluster": _profiled(plan_file.cluster, profile)})
+    plan_file = plan_file.model_copy(update={"cluster": profiled(plan_file.cluster, profile)})
     model = plan_file.model()
     check_plan(plan_file.plan, model, plan_file.cluster, plan_file.training)
     return plan_file, model
-
-
-def read_training(options: Mapping[str, Any], model: "ModelSpec") -> "TrainingSpec":
-    """Build the training spec of a model from a command's parameters by name, in the formats that the stack fixes.
-
-    This project's executor computes attention unfused where torch has no fused kernel for the model; a line on stderr says so.
-
-    Raises:
-        SpecError: a value is not allowed.
-    """
-    from shardwright.specs import OWN_STACK, TrainingSpec, named_stack
-
-    formats = {"compute": options["precision"], "linear": options["linear_precision"]}
-    values = {name: options[name] for name in _TRAINING_OPTIONS} | _documents(options["lengths"], options["packing"])
-    values["precision"] = formats | named_stack(options["stack"]).fixed_formats
-    if options["attention"] == AUTO:
-        unfused = options["stack"] == OWN_STACK and model.lacks_fused_attention
-        values["attention"] = "unfused" if unfused else "flash"
-        if unfused:
-            typer.echo(
-                f"note: torch has no fused attention for {model.name}: planned with --attention unfused", err=True
-            )
-    return TrainingSpec.parse(values, source="training options")
-
-
-def _documents(lengths: str, packing: str) -> "dict[str, Any]":
-    """The fields of the training spec that say how long documents are.
-
-    Raises:
-        SpecError: lengths that cannot be read, or a packing without them.
-    """
-    from shardwright.base import SpecError
-    from shardwright.catalog import read_lengths
-
-    if packing and not lengths:
-        raise SpecError(
-            f"--packing {packing} says what becomes of documents of several lengths; give --lengths, or leave it out"
-        )
-    return {"lengths": read_lengths(lengths), **({"packing": packing} if packing else {})} if lengths else {}
-
-
-def read_may_choose(options: Mapping[str, Any]) -> "tuple[dict[str, Any], OpenChoices]":
-    """Read what the planner may choose of the training spec: the options without their `auto`, and what these opened.
-
-    Raises:
-        SpecError: a value is not allowed.
-    """
-    from shardwright.planner import OpenChoices
-
-    options = {**options, "loss_chunks": _loss_chunks(options)}
-    opened = {name: options[name] == AUTO for name in _CLOSED}
-    kept = {name: closed if opened[name] else options[name] for name, closed in _CLOSED.items()}
-    formats = OpenChoices.parse({"linear_formats": options["allow_precision"]}, source="--allow-precision")
-    return {**options, **kept}, formats.model_copy(update=opened)
-
-
-def _loss_chunks(options: Mapping[str, Any]) -> int | str:
-    """Return the pieces of the loss that were asked for; beside frozen weights the planner chooses, where the stack can."""
-    from shardwright.specs import named_stack, stack_names
-
-    given: int | str | None = options["loss_chunks"]
-    if given is not None:
-        return given
-    stack = options["stack"]
-    can = stack in stack_names() and named_stack(stack).runs.loss_chunks
-    return AUTO if can and options["trainable"] != "all" else 1
 
 
 def read_reliability(**options: float | None) -> "Reliability | None":

@@ -18,10 +18,10 @@ EXIT_INFEASIBLE = 3
 
 
 def needs_torch(what: str, missing: ModuleNotFoundError) -> "SpecError":
-    """Return the error for a command that needs a package of `shardwright[run]`."""
-    from shardwright.base import SpecError
+    """Return the error for a command that needs an optional package."""
+    from shardwright.base import SpecError, install
 
-    return SpecError(f"{what} needs {missing.name}, which is not installed: pip install 'shardwright[run]'")
+    return SpecError(f"{what} needs {missing.name}, which is not installed: {install('run')}")
 
 
 def tell_what_lacks(estimate: "Estimate", cluster: "ClusterSpec") -> str | None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwright.base import SpecError, files_digest, listed, read_json, rows_digest
+from shardwright.base import SpecError, files_digest, install, listed, read_json, rows_digest
 from shardwright.specs import Spec
 
 Tokens = NDArray[np.int64]
@@ -225,7 +225,7 @@ def _open_dataset(paths: Sequence[Path], column: str | None) -> tuple[Any, str]:
     try:
         import datasets
     except ImportError:
-        raise SpecError("data_format 'hf' needs the package datasets: pip install 'shardwright[data]'") from None
+        raise SpecError(f"data_format 'hf' needs the package datasets: {install('data')}") from None
     datasets.disable_progress_bars()
     builders = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
     shown = listed(paths)

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from shardwright.base import SpecError
+from shardwright.base import SpecError, install
 from shardwright.specs import Estimate, StepRecord
 
 from .evaluation import Evaluation
@@ -24,7 +24,7 @@ def check_event_files() -> None:
         SpecError: it is not.
     """
     if find_spec("tensorboard") is None:
-        raise SpecError("--tensorboard needs the package tensorboard: pip install 'shardwright[tensorboard]'")
+        raise SpecError(f"--tensorboard needs the package tensorboard: {install('tensorboard')}")
 
 
 class EventFiles:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from shardwright.base import units
 from shardwright.planner.space import Fixed
 from shardwright.specs import Estimate, Plan, TrainingSpec
 
@@ -70,6 +71,9 @@ class SearchResult:
     fastest: RunnerUp | None = None
     trade_offs: tuple[TradeOff, ...] = ()
     as_given: tuple[AsGiven, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<SearchResult {self.plan.mesh}: {self.estimate.words}; gap {units.share(self.gap)}>"
 
     @property
     def gap(self) -> float:

@@ -10,10 +10,12 @@ from .sentences import difference, explain, neighbours, what_was_chosen, what_wa
 
 if TYPE_CHECKING:
     from .certificate import certify
+    from .integer_program import available_solvers
 
 __all__ = [
     "Alternative",
     "assumed",
+    "available_solvers",
     "certify",
     "difference",
     "explain",
@@ -25,4 +27,4 @@ __all__ = [
 ]
 
 # solvers load when a certificate is asked for, not on the way to a plan
-__getattr__ = lazy_names(__name__, {"certify": ".certificate"})
+__getattr__ = lazy_names(__name__, {"available_solvers": ".integer_program", "certify": ".certificate"})

@@ -19,6 +19,12 @@ class Solution:
     optimal: bool
 
 
+def available_solvers() -> tuple[SolverName, ...]:
+    """Return the solvers that can run here, the preferred one first."""
+    solvers: dict[SolverName, Any] = {"HiGHS": pulp.HiGHS, "CBC": pulp.PULP_CBC_CMD}
+    return tuple(name for name, solver in solvers.items() if solver(msg=False).available())
+
+
 def variable(
     problem: Any, name: str, low: float | None = None, high: float | None = None, *, kind: str = "Continuous"
 ) -> Any:

@@ -9,17 +9,19 @@ from .local import (
     resolve_cluster,
     this_machine,
 )
-from .nvidia_smi import reported_value
+from .nvidia_smi import ReportedGpu, reported_gpus, reported_value
 from .resident import resident_bytes
 from .store import default_path, store_folder
 
 __all__ = [
+    "ReportedGpu",
     "available_memory_bytes",
     "default_path",
     "last_cache_bytes",
     "local_cluster",
     "newest_of_this_machine",
     "rank_count",
+    "reported_gpus",
     "reported_value",
     "resident_bytes",
     "resolve_cluster",

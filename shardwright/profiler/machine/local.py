@@ -6,7 +6,7 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-from shardwright.base import CONTROL_GROUP, SpecError, cpu_model, usable_cores
+from shardwright.base import CONTROL_GROUP, SpecError, cpu_model, install, usable_cores
 from shardwright.catalog import devices as catalog
 from shardwright.catalog import load_cluster, shared_cpu_name
 from shardwright.specs import ClusterSpec, Device, Host, Link, NodeGroup, Profile
@@ -18,7 +18,6 @@ from .store import MachineKey, newest_fitting
 
 MOST_CPU_RANKS = 8
 _FALLBACK_CACHE_BYTES = 32 * 2**20
-_INSTALL = "install it with: pip install 'shardwright[run]'"
 
 
 def resolve_cluster(reference: str, *, refresh: bool = False) -> ClusterSpec:
@@ -220,7 +219,7 @@ def available_memory_bytes() -> float:
     try:
         import psutil
     except ImportError:
-        raise SpecError(f"'local' needs psutil; {_INSTALL}") from None
+        raise SpecError(f"'local' needs psutil; {install('run')}") from None
     available = float(psutil.virtual_memory().available)
     try:
         limit, used = (int((CONTROL_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
@@ -242,5 +241,5 @@ def _installed_torch() -> str | None:
 def _torch_version() -> str:
     version = _installed_torch()
     if version is None:
-        raise SpecError(f"'local' on a CPU needs torch to measure it; {_INSTALL}")
+        raise SpecError(f"'local' on a CPU needs torch to measure it; {install('run')}")
     return version

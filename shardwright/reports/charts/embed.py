@@ -1,9 +1,10 @@
 """The drawing library inside a page, and the data that it draws.
 
 Apache ECharts 6.1.0 (Apache-2.0, as this project) is one file of 1.1 MB, 0.4 MB in a wheel, and is copied whole into each page.
-Plotly's smallest bundle that has bars and lines is as large and draws a timeline of 40,000 blocks as that many SVG elements;
-uPlot (50 KB) has no bars, no timeline and no dark variant, so most of the drawing would be own code. ECharts draws on a canvas
-what is many, as SVG what is printed, and its "custom" series is made for timelines that zoom. scripts/fetch-echarts fetches the
+Plotly's smallest bundle with bars and lines (plotly.js-basic-dist-min 4.1.1) is as large, 1.2 MB, and draws each bar as an SVG
+element, of which a timeline has tens of thousands. uPlot (51 KB) draws series over one axis; named bars, the timeline, legends
+and tooltips would be own code. ECharts draws on a canvas what is many, as SVG what is printed, and has a series for shapes of
+one's own, which zoom and have tooltips like any other. scripts/fetch-echarts fetches the
 pinned version again and checks it.
 """
 

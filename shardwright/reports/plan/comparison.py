@@ -1,9 +1,11 @@
 """The result of a comparison: several ways to train the same model."""
 
+import io
 from typing import Any
 
 from pydantic import Field
 
+from shardwright.base import units
 from shardwright.specs import OWN_STACK, ClusterSpec, Estimate, Plan, Spec
 
 
@@ -40,6 +42,23 @@ class Comparison(Spec):
         """The row predicted to be fastest; None where nothing fits."""
         able = [(row.step_seconds, row) for row in self.rows if row.step_seconds is not None]
         return min(able, key=lambda item: item[0])[1] if able else None
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from rich.console import Console
+
+        from .tables import comparison_table
+
+        page = Console(file=io.StringIO(), record=True, width=130)
+        page.print(comparison_table(self))
+        return page.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+
+    def __repr__(self) -> str:
+        best = self.fastest
+        fastest = (
+            f"fastest {best.name} ({units.seconds(best.step_seconds)})" if best and best.step_seconds else "none fits"
+        )
+        return f"<Comparison {self.model_name} on {self.cluster_name}: {len(self.rows)} ways, {fastest}>"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dumps`."""

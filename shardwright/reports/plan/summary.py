@@ -68,7 +68,7 @@ def _lines(summary: Summary) -> list[tuple[str, str]]:
         ("plan", _choices(summary.plan)),
         *([] if trainable.trains_all else [("trains", f"{trainable}; everything else is frozen")]),
         *([("documents", document_words(summary.training))] if summary.training.lengths else []),
-        ("step", _step(summary.estimate)),
+        ("step", summary.estimate.words),
         ("memory", _memory(summary.plan, summary.estimate, summary.cluster)),
         ("bound by", _bound(summary.estimate)),
         ("simpler", _rival(summary.rival, summary.estimate)),
@@ -116,15 +116,6 @@ def _recompute(plan: Plan) -> str:
         return f"{next(iter(counts)).replace('none', 'no')} recompute"
     kinds = (policy for policy in ("selective", "full") if policy in counts)
     return " and ".join(f"{policy} recompute in {counts[policy]} of {plan.layer_count} layers" for policy in kinds)
-
-
-def _step(estimate: Estimate) -> str:
-    interval = estimate.step_seconds_intervals[0]
-    return (
-        f"{readable.seconds(estimate.step_seconds)} ({readable.share(interval.level).replace('.0%', '%')} interval "
-        f"{readable.seconds(interval.low)} to {readable.seconds(interval.high)}), "
-        f"{readable.count(estimate.tokens_per_s)} tokens/s, MFU {readable.share(estimate.mfu)}"
-    )
 
 
 def _memory(plan: Plan, estimate: Estimate, cluster: ClusterSpec) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
-from shardwright.base import SpecError
+from shardwright.base import SpecError, units
 from shardwright.specs import NonNegativeInt, PositiveInt, Spec
 
 from .attention import AnyAttention, LatentAttention, LinearAttention, MultiHeadAttention
@@ -93,6 +93,10 @@ class ModelSpec(Spec):
         if self.embedding_size == self.hidden_size:
             raise ValueError(f"embedding_size {self.embedding_size} equals hidden_size; leave it out")
         return self
+
+    def __repr__(self) -> str:
+        layers = f"{self.layer_count} layers, hidden size {self.hidden_size:,}, vocabulary {self.vocab_size:,}"
+        return f"<ModelSpec {self.name}: {units.amount(self.parameter_count)} parameters, {layers}>"
 
     def __hash__(self) -> int:
         """Hash of the architecture, without `config`, because a dictionary has no hash."""

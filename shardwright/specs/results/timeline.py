@@ -6,6 +6,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shardwright.base import units
+
 Lane = Literal["compute", "pipeline send", "data parallel", "optimizer"]
 
 
@@ -47,6 +49,10 @@ class Timeline:
     spans: tuple[Span, ...]
     memory: tuple[MemoryCurve, ...]
     groups: int = 1
+
+    def __repr__(self) -> str:
+        ranks = f"{self.pp} pipeline rank{'s' * (self.pp > 1)}"
+        return f"<Timeline {units.seconds(self.step_seconds)}, {units.count(len(self.spans))} spans on {ranks}>"
 
     def rank_name(self, rank: int) -> str:
         """Return the name of a rank in tables: `2`, or `2 of group 1` where there are several groups."""

@@ -167,7 +167,7 @@ class TestHuggingFace:
 
     def test_without_the_package_the_extra_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "datasets", None)
-        assert "pip install 'shardwright[data]'" in refused(tmp_path, data_format="hf")
+        assert "pip install '.[data]'" in refused(tmp_path, data_format="hf")
 
 
 class Counting:

@@ -7,7 +7,7 @@ import pytest
 
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
-from shardwright.compare.sweeps import settings_of, sweep
+from shardwright.comparison.sweeps import settings_of, sweep
 from shardwright.costmodel import charged_step, estimate_plan, pass_parts, simulate_plan
 from shardwright.reports.pages import ComparisonPage, Report, Rival, Surrounding, write_comparison, write_report
 from shardwright.specs import LayerRun, Mesh, Plan, Stage, TrainingSpec, even_stages

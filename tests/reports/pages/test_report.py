@@ -11,7 +11,7 @@ from markupsafe import escape
 
 from shardwright.base import units as readable
 from shardwright.base.errors import SpecError
-from shardwright.compare.strategies import levels_of
+from shardwright.comparison.strategies import levels_of
 from shardwright.costmodel import charged_step, pass_parts
 from shardwright.costmodel.pipeline.schedule import make_schedule
 from shardwright.costmodel.pipeline.simulation import simulate

@@ -1,6 +1,6 @@
 """Other plans beside the chosen one: in a line, as cells and for a program."""
 
-from shardwright.compare.strategies import levels_of
+from shardwright.comparison.strategies import levels_of
 from shardwright.reports.plan.others import OtherPlan, other_cells, other_line, others_json
 from shardwright.reports.plan.summary import Summary, summary_text
 from shardwright.specs.plan import Plan

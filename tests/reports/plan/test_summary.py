@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shardwright.catalog.huggingface.load import load_model
-from shardwright.compare.strategies import levels_of
+from shardwright.comparison.strategies import levels_of
 from shardwright.reports.plan.comparison import ComparedPlan
 from shardwright.reports.plan.summary import Summary, slower, summary_text
 from shardwright.specs.plan import LayerRun, Offload, Plan, Stage

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardwright.compare.strategies import levels_of
+from shardwright.comparison.strategies import levels_of
 from shardwright.reports.plan.comparison import ComparedPlan, Comparison
 from shardwright.reports.plan.tables import comparison_cells
 from shardwright.specs.training import TrainingSpec

@@ -5,7 +5,7 @@ import pytest
 from shardwright.base.errors import SpecError
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
-from shardwright.compare.strategies import STRATEGIES, levels_of, strategies_for
+from shardwright.comparison.strategies import STRATEGIES, levels_of, strategies_for
 from shardwright.costmodel.checks import check_plan
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.training import TrainingSpec

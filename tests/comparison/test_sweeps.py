@@ -11,8 +11,8 @@ from shardwright.base.errors import SpecError
 from shardwright.base.numbers import read_count
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
-from shardwright.compare.side_by_side import compare
-from shardwright.compare.sweeps import read_sweep, settings_of, sweep
+from shardwright.comparison.side_by_side import compare
+from shardwright.comparison.sweeps import read_sweep, settings_of, sweep
 from shardwright.reports.charts import Lines
 from shardwright.reports.pages.comparison import ComparisonPage, charts_of, render_comparison, write_comparison
 from shardwright.reports.plan.comparison import ComparedPlan, Comparison

@@ -4,7 +4,7 @@ from typing import Any
 
 from shardwright.catalog import load_cluster
 from shardwright.catalog.huggingface import load_model
-from shardwright.compare.answers import (
+from shardwright.comparison.answers import (
     batch_answer,
     cost_answer,
     deadline_answer,

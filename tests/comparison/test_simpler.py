@@ -4,7 +4,7 @@ import pytest
 
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
-from shardwright.compare.simpler import axis_count, simplest_rival
+from shardwright.comparison.simpler import axis_count, simplest_rival
 from shardwright.planner.best_plan import search
 from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.mesh import Mesh

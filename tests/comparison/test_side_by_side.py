@@ -11,8 +11,8 @@ from shardwright.base import units as readable
 from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
-from shardwright.compare.side_by_side import compare
-from shardwright.compare.strategies import levels_of
+from shardwright.comparison.side_by_side import compare
+from shardwright.comparison.strategies import levels_of
 from shardwright.costmodel.evaluate import estimate_plan as real_estimate
 from shardwright.costmodel.prediction import fastest
 from shardwright.reports.plan.comparison import Comparison

@@ -1,0 +1,113 @@
+"""`compare`, `estimate`, `simulate` and `report`: what the commands of these names do, for a program or a notebook."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shardwright.comparison import BEST, strategies_for
+from shardwright.comparison import compare as compare_ways
+from shardwright.costmodel import PlanFile, check_plan, estimate_plan, read_plan_file, simulate_plan
+from shardwright.planner import TOLERANCE, search
+from shardwright.planner.mixed import search_mixed
+from shardwright.planner.why import explain, neighbours
+from shardwright.reports.plan import Comparison
+from shardwright.specs import ClusterSpec, Estimate, Plan, Timeline, TrainingSpec
+from shardwright.specs.model import ModelSpec
+
+from .drawn import rivals_of, write_plan_report
+from .options import TRAINING_DEFAULTS, options_of
+from .planned import Planned, read_job
+from .reading import read_training
+
+AnyPlan = Planned | PlanFile | Path | str
+"""What `plan` returned, a plan file that was read, or the path of one."""
+
+
+def compare(
+    model: str | ModelSpec,
+    cluster: str | ClusterSpec,
+    *,
+    seq_len: int,
+    global_batch: int,
+    strategies: Sequence[str] | None = None,
+    plans: Mapping[str, Plan] | None = None,
+    **options: Any,
+) -> Comparison:
+    """Estimate named strategies ("best" is the planner's choice) and given plans for one job, as the command `compare` does. By default all
+    that mean something for the model.
+
+    `options`: those of the training by name, and reserves and profile as in `plan`.
+
+    Raises:
+        SpecError: a name, a number or an option is not valid.
+    """
+    job, devices = read_job(model, cluster, options)
+    given = options_of(options, TRAINING_DEFAULTS, seq_len=seq_len, global_batch=global_batch)
+    training = read_training(given, job, warnings.warn)
+    names = [*strategies_for(job), BEST] if strategies is None else strategies
+    return compare_ways(
+        job,
+        devices,
+        training,
+        strategies=[name for name in names if name != BEST],
+        plans=plans,
+        search=best if BEST in names else None,
+    )
+
+
+def best(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> tuple[Plan, ClusterSpec]:
+    """Return the planner's choice, and its devices: on a mixed cluster these may be a part of it."""
+    if cluster.is_mixed:
+        found = search_mixed(model, cluster, training, tolerance=TOLERANCE)
+        return found.result.plan, found.cluster
+    return search(model, cluster, training, tolerance=TOLERANCE).plan, cluster
+
+
+def estimate(plan: AnyPlan) -> Estimate:
+    """Estimate a plan by the cost model of this version; what its file says may be of another one.
+
+    Raises:
+        SpecError: the file is no plan file, or the plan does not divide the model, the batch or the cluster.
+    """
+    written = _plan_file(plan)
+    return estimate_plan(written.model(), written.cluster, written.training, written.plan)
+
+
+def simulate(plan: AnyPlan) -> Timeline:
+    """Simulate one step of a plan, event by event.
+
+    Raises:
+        SpecError: see `estimate`.
+    """
+    written = _plan_file(plan)
+    return simulate_plan(written.model(), written.cluster, written.training, written.plan)
+
+
+def report(plan: AnyPlan, path: Path | str) -> Path:
+    """Write the HTML report of a plan to `path`, over a file that is there; return the path.
+
+    Raises:
+        SpecError: see `estimate`.
+    """
+    if isinstance(plan, Planned):
+        return plan.report(path)
+    written = _plan_file(plan)
+    job = written.model(), written.cluster, written.training
+    found = written.model_copy(update={"estimate": estimate_plan(*job, written.plan)})
+    near = neighbours(written.plan, *job)
+    why = explain(written.plan, *job, others=near)
+    write_plan_report(Path(path), found, why=why, rivals=rivals_of(near, found.estimated()))
+    return Path(path)
+
+
+def _plan_file(plan: AnyPlan) -> PlanFile:
+    """
+    Raises:
+        SpecError: see `estimate`.
+    """
+    if isinstance(plan, Planned):
+        return plan.plan_file
+    written = plan if isinstance(plan, PlanFile) else read_plan_file(Path(plan))
+    check_plan(written.plan, written.model(), written.cluster, written.training)
+    return written

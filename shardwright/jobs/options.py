@@ -1,0 +1,50 @@
+"""The options of a job by name, as the commands have them, with what stands for those that are left out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from shardwright.base import SpecError, nearest
+from shardwright.specs import CHOICES
+
+AUTO = "auto"
+
+TRAINING_DEFAULTS: Mapping[str, Any] = {
+    "precision": "bf16",
+    "linear_precision": None,
+    "optimizer": "adamw",
+    "attention": AUTO,
+    "fp8_attention": False,
+    "stack": "shardwright",
+    "loss_chunks": 1,
+    "overlaps_dispatch": False,
+    "mlp_tiles": 1,
+    "mtp_layers": 0,
+    "activation_offload_layers": 0,
+    "high_precision_layers": 0,
+    "recompute_modules": "",
+    "cuda_graphs": "none",
+    "trainable": "all",
+    "lengths": "",
+    "packing": "",
+}
+PLAN_DEFAULTS: Mapping[str, Any] = {
+    **TRAINING_DEFAULTS,
+    "loss_chunks": None,
+    "allow_precision": "",
+    "offload": False,
+    **{choice.name: None for choice in CHOICES},
+}
+
+
+def options_of(
+    given: Mapping[str, Any], defaults: Mapping[str, Any], *, seq_len: int, global_batch: int
+) -> dict[str, Any]:
+    """Return all options by name: those given, and the defaults of the others.
+
+    Raises:
+        SpecError: an option that is none.
+    """
+    for name in given:
+        if name not in defaults:
+            raise SpecError(f"'{name}' is no option of a job; allowed: {', '.join(defaults)}.{nearest(name, defaults)}")
+    return {**defaults, **given, "seq_len": seq_len, "global_batch": global_batch}
