@@ -53,16 +53,12 @@
   });
   const axis = (about, side, element) => ({
     type: about.logarithmic ? "log" : "value", logBase: about.doubling ? 2 : 10, name: about.name, nameLocation: "middle", nameGap: side === "x" ? 28 : narrow(element) ? 46 : 56,
-    nameTextStyle: { color: soft() }, axisLabel: { color: soft(), formatter: tick(about.unit), hideOverlap: true, fontSize: 11 },
+    nameTextStyle: { color: soft() }, axisLabel: { color: soft(), formatter: tick(about.unit), hideOverlap: true, fontSize: 11, showMaxLabel: side === "y" && !about.logarithmic ? false : undefined },
     axisLine: { lineStyle: { color: line() } }, splitLine: { lineStyle: { color: line(), opacity: 0.6 } },
     minorTick: { show: false }, scale: Boolean(about.logarithmic || about.from_data),
   });
-  // Ticks of bytes at whole powers of two: echarts would choose round decimal numbers.
-  const interval = (unit, most) => {
-    if (unit !== "B" || !(most > 0)) return undefined;
-    const step = most / 6, power = 1024 ** Math.floor(Math.log(step) / Math.log(1024));
-    return power * [1, 2, 5, 10, 20, 50, 100, 200, 500, 1024].find(size => size * power >= step);
-  };
+  // Ticks of bytes at powers of two: echarts would choose round decimal numbers.
+  const interval = (unit, most) => (unit === "B" && most > 0 ? 2 ** Math.ceil(Math.log2(most / 6)) : undefined);
   const bounds = { left: 2, right: 14, outerBoundsMode: "same", outerBoundsContain: "all" }; // room for labels and names
   const wheel = { type: "inside", zoomOnMouseWheel: "ctrl", moveOnMouseWheel: false, preventDefaultMouseMove: false };
   const markLine = (marks, position) => ({
@@ -88,13 +84,13 @@
       xAxis: { ...axis({ name: spec.axis, unit: spec.unit }, "x", element), max: largest > 0 ? largest * 1.02 : 1, interval: interval(spec.unit, largest), axisLabel: {
         color: soft(), formatter: tick(spec.unit), hideOverlap: true, fontSize: 11, showMaxLabel: false } },
       yAxis: { type: "category", inverse: true, data: spec.rows, axisTick: { show: false }, axisLine: { show: false },
-        axisLabel: { color: text(), fontSize: count > 40 ? 9 : 11, width: narrow(element) ? 96 : 260, overflow: "break",
+        axisLabel: { color: text(), fontSize: count > 40 ? 9 : 11, lineHeight: 13, width: narrow(element) ? 96 : 260, overflow: "break",
           interval: count > 24 && count * 12 > 600 ? "auto" : 0 } },
       series: spec.parts.map((part, place) => ({
         type: "bar", stack: "all", name: part.name, data: part.values, barWidth: "72%", label: labelled(part) || undefined,
         itemStyle: { color: colour(part.colour), borderColor: style("--page"), borderWidth: count > 40 ? 0 : 0.5 },
-        ...(place === 0 && spec.marks.length ? { markLine: markLine(spec.marks.map(mark => ({ name: mark.name, xAxis: mark.value,
-          lineStyle: { color: colour(mark.colour), type: "dashed", width: 1.5 } })), "start") } : {}),
+        ...(place === 0 && spec.marks.length ? { markLine: markLine(spec.marks.map((mark, index) => ({ name: mark.name, xAxis: mark.value,
+          label: { align: index === 0 && spec.marks.length > 1 ? "right" : "center" }, lineStyle: { color: colour(mark.colour), type: "dashed", width: 1.5 } })), "start") } : {}),
       })),
       ...height(element, 84 + count * (count > 24 ? 17 : narrow(element) ? 34 : 28)),
     };
@@ -111,7 +107,7 @@
       tooltip: { ...frame(element).tooltip, trigger: "axis", formatter: all => [
         `<b>${escaped(spec.x.name)} ${shown(all[0].value[0], spec.x.unit)}</b>`, ...all.filter(at => at.value[1] != null).map(point)].join("<br>") },
       xAxis: { ...axis(spec.x, "x", element), min: "dataMin", max: "dataMax" },
-      yAxis: { ...axis(spec.y, "y", element), interval: spec.y.logarithmic ? undefined : interval(spec.y.unit, highest(spec)) },
+      yAxis: { ...axis(spec.y, "y", element), ...(spec.y.logarithmic || spec.y.from_data ? {} : { interval: interval(spec.y.unit, highest(spec)), max: highest(spec) * 1.04 }) },
       dataZoom: [{ ...wheel, xAxisIndex: 0, filterMode: "none" }, slider(element)],
       series: spec.curves.map((curve, place) => ({
         type: "line", name: curve.name, data: curve.points, step: curve.stepped ? "end" : false, connectNulls: false,
@@ -124,7 +120,7 @@
       ...height(element, narrow(element) ? 320 : 340),
     };
   };
-  const highest = spec => (spec.curves.some(curve => curve.stacked)
+  const highest = spec => Math.max(...spec.marks.map(mark => mark.value), spec.curves.some(curve => curve.stacked)
     ? spec.curves.reduce((sum, curve) => sum + Math.max(...curve.points.map(point => point[1])), 0)
     : Math.max(...spec.curves.flatMap(curve => curve.points.map(point => point[1] ?? 0))));
   const points = (spec, element) => ({

@@ -27,7 +27,7 @@ def memory_bars(estimate: Estimate, cluster: ClusterSpec) -> Bars:
     """What fills a device of each pipeline rank at its peak."""
     values = {part: tuple(getattr(memory, part) for memory in estimate.memory) for part in PARTS}
     return Bars(
-        axis="memory of one device of each pipeline rank at its peak",
+        axis="one device at its peak",
         unit="B",
         rows=tuple(estimate.rank_name(rank).removeprefix("pipeline ") for rank in range(len(estimate.memory))),
         parts=tuple(Part(_words(part), part, sizes) for part, sizes in values.items() if any(sizes)),

@@ -99,7 +99,7 @@ def traffic_bars(charges: Sequence[RankCharges], links: dict[str, AxisLink]) -> 
         for axis, cause in _CAUSES.items()
         if axis in links and most[axis] > 0
     )
-    return Bars(axis="bytes of one step, whole tensors of collectives", unit="B", rows=rows, parts=parts)
+    return Bars(axis="bytes of one step", unit="B", rows=rows, parts=parts)
 
 
 def _rate(bytes_per_s: float) -> str:
