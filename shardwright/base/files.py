@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import SpecError
+from .partial_folders import PARTIAL
 from .plain import check_values
 
 
@@ -57,7 +58,7 @@ def write_whole(path: Path, text: str) -> None:
         SpecError: the folder is missing or not writable, or the disk is full.
     """
     partial = path.with_name(
-        f".{path.name}.{secrets.token_hex(8)}.partial"
+        f".{path.name}.{secrets.token_hex(8)}{PARTIAL}"
     )  # a random name, under which nobody can place a link
     try:
         with partial.open("x", encoding="utf-8") as file:

@@ -1,6 +1,7 @@
 """The catalog: shipped hardware facts, each with its source. The figures live in `catalog/*.toml` beside this file."""
 
 import json
+import re
 import tomllib
 from functools import cache
 from importlib import resources
@@ -103,7 +104,8 @@ def fabric_names() -> tuple[str, ...]:
 def device_name(given: str) -> str:
     """The catalog's own name of the device that `given` means.
 
-    It accepts any case, `_` or blanks for `-`, an alias, and a remark in parentheses: `H100-SXM-95GB-HBM2e (lower TDP)`.
+    It accepts any case, `_` or blanks for `-`, an alias, a remark in parentheses, and the words of a name in any order with
+    its maker and kind of memory: `H100-SXM-95GB-HBM2e (lower TDP)`, `NVIDIA A100 40GB PCIe`.
 
     Raises:
         SpecError: no such device; the nearest is named. A family whose links no node can describe is refused by name.
@@ -113,11 +115,12 @@ def device_name(given: str) -> str:
         if folded.startswith(family):
             raise SpecError(f"no device '{given}' in the catalog: {why}. It has {', '.join(device_names())}")
     by_name = _canonical_by_name()
-    if folded not in by_name:
+    found = by_name.get(folded) or _canonical_by_words().get(_words(given))
+    if found is None:
         close = nearest(folded, by_name)
         shown = f"{close} All of them:" if close else " The catalog has"
         raise SpecError(f"no device '{given}' in the catalog.{shown} {', '.join(device_names())}")
-    return by_name[folded]
+    return found
 
 
 def device(name: str) -> Device:
@@ -257,12 +260,33 @@ def _fold(name: str) -> str:
     return "-".join(without_remark.replace("_", " ").replace("-", " ").split())
 
 
+# Words around a device's name that do not tell it from another one: its maker, its brand, the kind of its memory.
+_MAKERS = {"nvidia", "amd", "intel", "huawei", "instinct", "geforce", "tesla", "gpu", "tensor", "core"}
+_KINDS = {"hbm2", "hbm2e", "hbm3", "hbm3e"}
+
+
+def _words(name: str) -> frozenset[str]:
+    """The words of a name that tell devices apart, in any order; a socket without its generation: `sxm` of `SXM4`."""
+    words = _fold(name).split("-")
+    return frozenset(re.sub(r"^sxm\d$", "sxm", word) for word in words if word not in _MAKERS | _KINDS)
+
+
 @cache
 def _canonical_by_name() -> dict[str, str]:
     names = {name: name for name in _devices()}
     for name, entry in _devices().items():
         names |= dict.fromkeys(entry.aliases, name)
     return names
+
+
+@cache
+def _canonical_by_words() -> dict[frozenset[str], str]:
+    """Names, other names and what drivers report, as words; the catalog's own names count first."""
+    known = _canonical_by_name() | {text: name for name, entry in _devices().items() for text in entry.reported_as}
+    found: dict[frozenset[str], str] = {}
+    for text, name in known.items():
+        found.setdefault(_words(text), name)
+    return found
 
 
 @cache

@@ -11,9 +11,8 @@ import typer
 
 from shardwright import __version__
 
-from . import ask, compare, doctor, explain, export, launch, plan, profile, run, simulate, validate
-from .examples import epilog
-from .options import EXIT_INFEASIBLE
+from . import ask, compare, doctor, explain, export, frameworks, launch, plan, profile, run, simulate, validate
+from .options import EXIT_INFEASIBLE, epilog
 
 __all__ = ["app", "main"]
 
@@ -45,6 +44,9 @@ def _options(
 for command in (plan.plan, explain.explain, compare.compare, simulate.simulate, run.run):
     app.command()(command)
 app.command()(launch.launch)
+app.command()(frameworks.export)
+app.command("import")(frameworks.import_file)
+app.command()(frameworks.diagnose)
 app.command("export-weights")(export.export_weights)
 app.command("export-adapters")(export.export_adapters)
 app.command()(validate.validate)

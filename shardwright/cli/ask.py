@@ -360,7 +360,7 @@ def _asked(parameters: dict[str, Any], plot: Path | None, *outputs: Path | None,
     reserves = parameters["memory_reserve"], parameters["host_memory_reserve"]
     cluster = read_cluster(parameters["cluster"], profile, *reserves, safe=True)
     model = read_model(parameters["model"])
-    spec = read_training(closed, model)
+    spec = read_training(closed, model, cluster)
     note_what_profile_lacks(model, cluster, spec)
     options = {"fixed": fixed, "may_choose": may_choose, "time_limit_seconds": limit}
     return _Asked(model, cluster, spec, options, parameters)

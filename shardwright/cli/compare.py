@@ -62,7 +62,7 @@ def compare(
     cluster: ClusterOption,
     seq_len: SeqLenOption,
     global_batch: GlobalBatchOption,
-    precision: PrecisionOption = "bf16",
+    precision: PrecisionOption = AUTO,
     linear_precision: LinearPrecisionOption = None,
     optimizer: OptimizerOption = "adamw",
     attention: AttentionOption = AUTO,
@@ -126,7 +126,7 @@ def compare(
         read_model(model),
         read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True),
     )
-    training = read_training(context.params, model_spec)
+    training = read_training(context.params, model_spec, cluster_spec)
     note_what_profile_lacks(model_spec, cluster_spec, training)
     names = strategy or [*strategies_for(model_spec), BEST]
     settings = [Setting(cluster_spec.devices, cluster_spec, training)]

@@ -52,7 +52,7 @@ def launch(
     plan_file, nodes = (found := read_plan_file(plan)), nodes_of(found)
     command = ["shardwright", "run", str(plan), *(run_options or [])]
     _check_run_options(command[2:])
-    name = _name(plan_file.model_name)
+    name = job_name(plan_file.model_name)
     if torchrun:
         for line in by_hand(nodes, command, master=master):
             typer.echo(line)
@@ -108,7 +108,7 @@ def _hosts(path: Path) -> list[str]:
     return hosts
 
 
-def _name(model_name: str) -> str:
+def job_name(model_name: str) -> str:
     """A name that Slurm and Kubernetes take: lower case letters, digits and dashes."""
     plain = "".join(
         letter if letter.isascii() and letter.isalnum() else "-" for letter in Path(model_name).name.lower()

@@ -85,7 +85,7 @@ def plan(
     cluster: ClusterOption,
     seq_len: SeqLenOption,
     global_batch: GlobalBatchOption,
-    precision: PrecisionOption = "bf16",
+    precision: PrecisionOption = AUTO,
     linear_precision: LinearPrecisionOption = None,
     allow_precision: AllowPrecisionOption = "",
     optimizer: OptimizerOption = "adamw",

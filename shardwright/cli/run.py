@@ -96,6 +96,12 @@ def run(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write event files for TensorBoard into OUT/tensorboard.")
     ] = False,
+    wandb: Annotated[
+        str | None,
+        typer.Option(
+            help="Write a run of Weights & Biases into OUT/wandb: offline (send it later by wandb sync) or online."
+        ),
+    ] = None,
     log_every: Annotated[int, typer.Option(help="Set the steps between progress lines.")] = 1,
     timing_warmup_steps: Annotated[int, typer.Option(help="Leave this many first steps out of the timings.")] = 3,
     resume: Annotated[
@@ -130,6 +136,13 @@ def run(
         str,
         typer.Option("--compile", help="Compile each layer by torch.compile: on, off, or auto (on with GPUs)."),
     ] = "off",
+    replan: Annotated[
+        bool,
+        typer.Option(
+            "--replan",
+            help="Plan anew where other ranks are there than the plan needs, and for what is left of them once some are gone.",
+        ),
+    ] = False,
     restarts: Annotated[int, typer.Option(help="Restart lost ranks this many times.")] = 0,
     timeout: Annotated[
         float, typer.Option(help="End a run that hangs for this many seconds, and say which rank did not arrive.")
@@ -170,16 +183,26 @@ def run(
         from shardwright.executor.run import launch
     except ModuleNotFoundError as missing:
         raise needs_torch("training", missing) from None
-    measurement = launch(plan_path, options, progress=lambda line: typer.echo(line, err=as_json))
+    from shardwright.planner.nearby import replanned
+
+    measurement = launch(
+        plan_path,
+        options,
+        progress=lambda line: typer.echo(line, err=as_json),
+        plan_for=replanned if replan else None,
+    )
     if os.environ.get("RANK", "0") != "0":  # under the user's own torchrun, one rank speaks for all
         return
-    plan_file = read_plan_file(plan_path)
+    if as_json and not trace:
+        print_json(measurement.model_dump(mode="json"))
+        return
+    plan_file = read_plan_file(options.out / "plan.json")
     off = _write_joined_trace(trace, plan_file, options.out) if trace else []
     if as_json:
         spans = [{**one.kind._asdict(), **one._asdict(), "off_seconds": one.off_seconds} for one in off]
         for span in spans:
             del span["kind"]
-        print_json({**measurement.model_dump(mode="json"), **({"spans": spans} if trace else {})})
+        print_json({**measurement.model_dump(mode="json"), "spans": spans})
         return
     from shardwright.reports.plan import measured_table
     from shardwright.reports.traces import off_table
@@ -216,7 +239,7 @@ def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
     from shardwright.base import read_tokens
 
     renamed = {"compile_layers": "compile", "timeout": "timeout_seconds"}
-    apart = ("plan_path", "trace", "dry", "dry_ranks", "as_json", "data", "steps", "until_tokens")
+    apart = ("plan_path", "trace", "dry", "dry_ranks", "as_json", "data", "steps", "until_tokens", "replan")
     values = {renamed.get(name, name): value for name, value in parameters.items() if name not in apart}
     values |= {name: values[name] or None for name in ("clip_norm", "checkpoint_every")}
     values["trace_step"] = parameters["trace"] is not None

@@ -19,14 +19,23 @@ from .checks import (
     tensor_parallel_sizes,
     ulysses_degrees,
 )
-from .evaluate import estimate_plan, simulate_plan
+from .evaluate import EstimatePlan, Prediction, estimate_plan, fastest, predict, simulate_plan
 from .intervals import LEVELS, RUN_CLASSES, SAFE, RunClass, class_factors, fits_probability, reserve_for, run_class
 from .layers import adapter_parameters, model_flops_per_sequence
 from .mixed_ranks import MixedRanks, MixedTimes
 from .pass_parts import PassPart, pass_parts
 from .pipeline_layout import StageLayers, read_layout, with_layout
-from .plan_file import PlanFile, read_plan_file, write_plan_file
-from .prediction import EstimatePlan, Prediction, fastest, predict
+from .plan_file import PlanFile, load_plan, read_plan_file, write_plan_file
+from .plan_summary import (
+    document_words,
+    in_groups,
+    job_title,
+    labelled_text,
+    parameter_words,
+    part_words,
+    schedule_words,
+    summary_lines,
+)
 from .reliability import Goodput, Reliability, goodput
 from .variants import step_seconds_by_variant
 
@@ -58,21 +67,30 @@ __all__ = [
     "check_tensor_parallel",
     "check_trainable",
     "class_factors",
+    "document_words",
     "estimate_plan",
     "fastest",
     "fits_probability",
     "goodput",
+    "in_groups",
+    "job_title",
+    "labelled_text",
     "lacking_bytes",
+    "load_plan",
     "model_flops_per_sequence",
     "nodes_of_ranks",
+    "parameter_words",
+    "part_words",
     "pass_parts",
     "predict",
     "read_layout",
     "read_plan_file",
     "reserve_for",
     "run_class",
+    "schedule_words",
     "simulate_plan",
     "step_seconds_by_variant",
+    "summary_lines",
     "tensor_parallel_sizes",
     "ulysses_degrees",
     "with_layout",

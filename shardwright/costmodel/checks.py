@@ -196,8 +196,14 @@ def check_context_parallel(
     if cp == 1:
         return
     undivided = training.software.runs.undivided_attention
-    if training.attention == "unfused" and "unfused" in undivided:
+    if "unfused" in undivided and model.lacks_fused_attention:
+        raise SpecError(f"cp {cp} needs fused attention in stack {training.stack}, which {model.name} lacks; set cp 1")
+    if "unfused" in undivided and training.attention == "unfused":
         raise SpecError(f"cp {cp} needs fused attention in stack {training.stack}; set cp 1, or --attention flash")
+    if "alibi" in undivided and model.alibi:
+        raise SpecError(
+            f"cp {cp} does not divide the bias by distance of {model.name} in stack {training.stack}; set cp 1"
+        )
     if "linear" in undivided and any(isinstance(block.attention, LinearAttention) for block in model.layer_classes):
         raise SpecError(
             f"cp {cp} does not divide the linear attention of {model.name} in stack {training.stack}; set cp 1"
@@ -250,6 +256,8 @@ def check_expert_parallel(ep: int, expert_tp: int, model: ModelSpec, training: T
     """
     if ep == 1:
         return
+    if model.family in training.software.runs.unspread_families:
+        raise SpecError(f"ep {ep} does not spread the experts of {model.name} in stack {training.stack}; set ep 1")
     experts = [block.ffn for block in model.layer_classes if isinstance(block.ffn, MixtureOfExperts)]
     counts = [layer.experts for layer in experts]
     if not counts:
@@ -274,8 +282,11 @@ def check_tensor_parallel(
     Experts that ep spreads are split over `expert_tp` ranks; left out, over those of tp.
 
     Raises:
-        SpecError: `tp` does not divide; names the size and the degrees that would.
+        SpecError: `tp` does not divide; names the size and the degrees that would. The stack divides no layers of the model's family.
     """
+    undivided = training.software.runs.undivided_families
+    if tp > 1 and (model.family in undivided or (model.alibi and "alibi" in undivided)):
+        raise SpecError(f"tp {tp} does not divide the layers of {model.name} in stack {training.stack}; set tp 1")
     sizes = tensor_parallel_sizes(model, training, sequence_parallel=sequence_parallel)
     of_experts = expert_tp or tp
     for what, size in sizes.items():

@@ -256,7 +256,7 @@ class PlanCosts:
                 communication_buffers=held.reduce_buffer[rank] * passing[rank] + received,
                 allocator_slack=slack[rank],
                 communicators=communicators[rank],
-                context=context_bytes(nodes[rank], constants),
+                context=context_bytes(nodes[rank], constants, self.training.software),
             )
             for rank in range(pp)
         ]

@@ -12,6 +12,7 @@ from shardwright.specs import ClusterSpec, Estimate, Plan, Spec, TrainingSpec, r
 from shardwright.specs.model import ModelSpec
 
 from .evaluate import estimate_plan
+from .plan_summary import job_title, labelled_text, summary_lines
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -51,6 +52,24 @@ class PlanFile(Spec):
             SpecError: the plan does not divide the model, the batch or the cluster.
         """
         return self.estimate or estimate_plan(self.model(), self.cluster, self.training, self.plan)
+
+    def summary(self) -> str:
+        """Return the plan's choices and its predicted step and memory, in lines of at most 80 columns.
+
+        Raises:
+            SpecError: as `estimated`.
+        """
+        job = self.cluster, self.training
+        return labelled_text(job_title(self.model(), *job), summary_lines(self.plan, self.estimated(), *job))
+
+
+def load_plan(path: Path | str) -> PlanFile:
+    """Read the plan file at `path`, as `read_plan_file` does.
+
+    Raises:
+        SpecError: as `read_plan_file`.
+    """
+    return read_plan_file(Path(path))
 
 
 def read_plan_file(path: Path) -> PlanFile:

@@ -62,8 +62,8 @@ def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str],
             "plan with --offload-optimizer 1, or with --offload-parameters 0",
         ),
         (
-            streamed > 0 and mesh.data_ranks > 1,
-            f"weights streamed from the host over {mesh.data_ranks} data-parallel ranks",
+            streamed > 0 and mesh.data_ranks > 1 and plan.zero_stage > 0,
+            f"weights that {mesh.data_ranks} data-parallel ranks shard, streamed from the host,",
             "plan with --offload-parameters 0, or with ZeRO-3 and --offload-optimizer 1",
         ),
         (

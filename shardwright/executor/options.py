@@ -40,6 +40,7 @@ class RunOptions(Spec):
     eval_data: files or folders of held-back data in `data_format`. Every `eval_every` steps, and at the last, the loss over `eval_batches`
         global batches of it is computed (fewer, if it holds fewer): always the same ones.
     tensorboard: write event files into `out`/tensorboard.
+    wandb: write a run of Weights & Biases into `out`/wandb; "online" also sends it.
     resume: "auto" continues from the newest complete checkpoint in `out`, "never" refuses a folder that holds one.
     resume_from: a checkpoint of another run of the same model, under any plan, to start from.
     init_from: a folder of the model's weights in Hugging Face's layout, to start from; None: weights drawn from the seed.
@@ -83,6 +84,7 @@ class RunOptions(Spec):
     eval_every: PositiveInt | None = None
     eval_batches: PositiveInt = 8
     tensorboard: bool = False
+    wandb: Literal["offline", "online"] | None = None
     resume: Literal["auto", "never"] = "auto"
     resume_from: Path | None = None
     init_from: Path | None = None

@@ -44,7 +44,7 @@ def compare(
     """
     job, devices = read_job(model, cluster, options)
     given = options_of(options, TRAINING_DEFAULTS, seq_len=seq_len, global_batch=global_batch)
-    training = read_training(given, job, warnings.warn)
+    training = read_training(given, job, devices, warnings.warn)
     names = [*strategies_for(job), BEST] if strategies is None else strategies
     return compare_ways(
         job,

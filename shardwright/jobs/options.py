@@ -9,7 +9,7 @@ from shardwright.specs import CHOICES
 AUTO = "auto"
 
 TRAINING_DEFAULTS: Mapping[str, Any] = {
-    "precision": "bf16",
+    "precision": AUTO,
     "linear_precision": None,
     "optimizer": "adamw",
     "attention": AUTO,

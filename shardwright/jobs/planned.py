@@ -200,11 +200,11 @@ def plan_job(
         raise SpecError(f"--time-limit is {time_limit}: give a number of seconds above 0")
     closed, may_choose = read_may_choose(options)
     fixed = asked(options, fix=fix or (), forbid=forbid or ())
-    apart = keeps_apart(cluster, avoid or ())
+    apart, devices = keeps_apart(cluster, avoid or ()), without(cluster, avoid or ())
     found = search_job(
         model,
-        without(cluster, avoid or ()),
-        read_training(closed, model, tell),
+        devices,
+        read_training(closed, model, devices, tell),
         fixed=fixed,
         allow_fewer_devices=allow_fewer_devices,
         across=() if apart else ACROSS,

@@ -90,15 +90,18 @@ def profiled(cluster: ClusterSpec, path: Path | None) -> ClusterSpec:
     return with_profile(cluster, read_profile(path), source=str(path)) if path else cluster
 
 
-def read_training(options: Mapping[str, Any], model: ModelSpec, tell: Callable[[str], object]) -> TrainingSpec:
+def read_training(
+    options: Mapping[str, Any], model: ModelSpec, cluster: ClusterSpec, tell: Callable[[str], object]
+) -> TrainingSpec:
     """Build the training spec of a model from options by name, in the formats that the stack fixes.
 
-    This project's executor computes attention unfused where torch has no fused kernel for the model; `tell` is called with a note of it.
+    Matmuls are in bf16 by default, and in fp16 where the cluster's devices lack it. This project's executor computes attention unfused
+    where torch has no fused kernel for the model. `tell` is called with a note of each.
 
     Raises:
         SpecError: a value is not allowed.
     """
-    formats = {"compute": options["precision"], "linear": options["linear_precision"]}
+    formats = {"compute": _compute_format(options, cluster, tell), "linear": options["linear_precision"]}
     values = {name: options[name] for name in _TRAINING_OPTIONS} | _documents(options["lengths"], options["packing"])
     values["precision"] = formats | named_stack(options["stack"]).fixed_formats
     if options["attention"] == AUTO:
@@ -107,6 +110,18 @@ def read_training(options: Mapping[str, Any], model: ModelSpec, tell: Callable[[
         if unfused:
             tell(f"torch has no fused attention for {model.name}: planned with --attention unfused")
     return TrainingSpec.parse(values, source="training options")
+
+
+def _compute_format(options: Mapping[str, Any], cluster: ClusterSpec, tell: Callable[[str], object]) -> str:
+    if options["precision"] != AUTO:
+        return str(options["precision"])
+    peaks = [group.device.peak_flops_per_s for group in cluster.groups]
+    if all("bf16" in each for each in peaks) or not all("fp16" in each for each in peaks):
+        return "bf16"
+    if "compute" not in named_stack(options["stack"]).fixed_formats:
+        lacking = next(group.device.name for group in cluster.groups if "bf16" not in group.device.peak_flops_per_s)
+        tell(f"{lacking} has no bf16: planned with --precision fp16, whose loss is scaled")
+    return "fp16"
 
 
 def _documents(lengths: str, packing: str) -> dict[str, Any]:

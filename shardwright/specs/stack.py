@@ -56,8 +56,10 @@ class Runs(Spec):
     tokens to experts; empty where there is no such axis. `split_backward`: what goes with a schedule that splits the backward.
     `linear_formats`: lower formats of the layers' weight matmuls. `orders`: in which the axes may lie over the machine
     (`Mesh.order`). `vocabulary_parallel`: how the ranks of a pipeline may share embedding and head. `loss_chunks`: head and loss may run in pieces of a microbatch (`TrainingSpec.loss_chunks`).
-    `offload_fractions`: a part of the optimizer may be on the host; otherwise all of it or none. `undivided_attention`: kinds of
-    attention with which context parallelism does not go. `shares_biased_experts`: several ranks may have the columns of one expert with biases.
+    `offload_fractions`: a part of the optimizer may be on the host; otherwise all of it or none. `streams_shards`: weights that data-parallel ranks shard
+    may come from the host for each pass without being gathered again. `undivided_attention`: kinds of
+    attention with which context parallelism does not go. `undivided_families`: families whose layers tensor parallelism does not divide;
+    "alibi" for all with a bias by distance. `unspread_families`: those whose experts expert parallelism does not spread. `shares_biased_experts`: several ranks may have the columns of one expert with biases.
     """
 
     schedules: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -71,7 +73,10 @@ class Runs(Spec):
     linear_formats: tuple[LinearFormat, ...] = ()
     loss_chunks: bool = False
     offload_fractions: bool = False
-    undivided_attention: tuple[Literal["unfused", "linear"], ...] = ()
+    streams_shards: bool = True
+    undivided_attention: tuple[Literal["unfused", "linear", "alibi"], ...] = ()
+    undivided_families: tuple[str, ...] = ()
+    unspread_families: tuple[str, ...] = ()
     shares_biased_experts: bool = True
     vocabulary_parallel: tuple[VocabularyParallel, ...] = ()
     orders: tuple[MeshOrder, ...] = (PIPELINE_OUTERMOST,)
@@ -163,6 +168,10 @@ class Stack(Spec):
         step_copies: temporaries of the optimizer step, as many elements each as the rank's shard and in its format, in separate
             tensors. They reuse what activations have freed. AdamW by foreach kernels has one, the root of the second moment
             (torch/optim/adam.py, _multi_tensor_adam); a fused kernel has none.
+        allocator_slack: what the caching allocator holds without use, as a share of what is not held over the whole step, where it is
+            more than the cost model's constants say; None where nobody measured it.
+        context_bytes: what a process of it holds on a device besides its tensors and the device's own context: kernels that libraries
+            load, and the allocator's first blocks.
         widens_adapter_inputs: the input of an adapter whose weights are in fp32 goes to fp32 and back, as PEFT and autocast cast it
             (peft/tuners/lora/layer.py, _cast_input_dtype), unless the frozen linear is quantised.
         holds_frozen_inputs: where layers are sharded and frozen, the input of each layer and its gradient stay to the end of the
@@ -242,6 +251,8 @@ class Stack(Spec):
     parameters: Literal["fp32", "bf16"] | None = None
     widens_gradients: bool = False
     step_copies: NonNegativeFloat = 0.0
+    allocator_slack: NonNegativeFloat | None = None
+    context_bytes: NonNegativeFloat = 0.0
     widens_adapter_inputs: bool = False
     holds_frozen_inputs: bool = False
     foreach_update: bool = False

@@ -45,6 +45,26 @@ REQUIRED = [
     "rtx-3090",
     "rtx-4090",
     "rtx-5090",
+    "v100-pcie-16gb",
+    "v100-pcie-32gb",
+    "a10",
+    "a30",
+    "a40",
+    "h100-nvl",
+    "h200-nvl",
+    "gh200",
+    "h20-141gb",
+    "b100-sxm",
+    "mi210",
+    "mi250",
+    "mi350x",
+    "l20",
+    "l40",
+    "rtx-a5000",
+    "rtx-6000-ada",
+    "rtx-4080",
+    "rtx-5080",
+    "rtx-pro-6000",
     "cpu-server",
     "cpu-desktop",
 ]
@@ -235,6 +255,19 @@ def test_a_node_is_plausible(name: str) -> None:
         ("B200 (power limited)", "b200-sxm"),
         ("H100-SXM-95GB-HBM2e (lower TDP)", "h100-sxm-96gb"),
         ("H100-SXM-96GB-HBM2e-500W (2.4TB/s)", "h100-sxm-96gb"),
+        ("NVIDIA A100-SXM4-80GB", "a100-sxm-80gb"),
+        ("NVIDIA A100", "a100-sxm-80gb"),
+        ("A100 40GB PCIe", "a100-pcie-40gb"),
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("H100-SXM5-80GB", "h100-sxm"),
+        ("H100 NVL", "h100-nvl"),
+        ("NVIDIA H200 141GB HBM3e", "h200-sxm"),
+        ("NVIDIA GB200 NVL72", "gb200"),
+        ("Tesla V100-PCIE-16GB", "v100-pcie-16gb"),
+        ("V100-SXM3-32GB", "v100-sxm-32gb"),
+        ("AMD Instinct MI300X", "mi300x"),
+        ("NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada"),
+        ("NVIDIA RTX 4090 24GB", "rtx-4090"),
     ],
 )
 def test_devices_have_the_names_people_use(given: str, meant: str) -> None:
@@ -246,6 +279,21 @@ def test_no_name_means_two_devices() -> None:
     for name in catalog.device_names():
         names += catalog._devices()[name].aliases
     assert len(names) == len(set(names))
+
+
+def test_no_two_devices_have_the_same_words() -> None:
+    """Neither their own names, nor other names, nor what drivers report."""
+    meant: dict[frozenset[str], set[str]] = {}
+    for name, entry in catalog._devices().items():
+        for text in (name, *entry.aliases, *entry.reported_as):
+            meant.setdefault(catalog._words(text), set()).add(name)
+    assert {words: names for words, names in meant.items() if len(names) > 1} == {}
+
+
+@pytest.mark.parametrize("given", ["A100-80GB-500GB", "NVIDIA", "H100 SXM 64GB", "RTX"])
+def test_words_that_no_device_has_are_refused(given: str) -> None:
+    with pytest.raises(SpecError, match="no device"):
+        catalog.device_name(given)
 
 
 def test_an_unknown_device_names_the_nearest_and_all() -> None:

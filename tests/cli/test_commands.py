@@ -210,8 +210,10 @@ def test_run_joins_what_it_recorded_with_the_simulation(
 
     monkeypatch.setattr("shardwright.executor.run.launch", launched)
     start = ("run", plan_path, "--out", out, "--trace", trace)
+    out.mkdir()
+    (out / "plan.json").write_text(plan_path.read_text())  # launch writes it
     assert_one_line(command(*start), "no step was recorded", "give another --out")
-    (out / "trace").mkdir(parents=True)
+    (out / "trace").mkdir()
     (out / "trace" / "pipeline-rank-0.json").write_text(json.dumps(recorded(timeline, 0, slower=2.0)))
     result = command(*start)
     assert asked[0].trace_step

@@ -6,7 +6,7 @@ import pytest
 import typer
 
 from shardwright.cli import app
-from shardwright.cli.examples import EXAMPLES
+from shardwright.cli.options.examples import EXAMPLES
 from tests.cli.command import Command
 
 

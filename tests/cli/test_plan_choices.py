@@ -47,6 +47,25 @@ def test_attention_is_planned_as_this_executor_computes_it(
     assert ("no fused attention" in done.err) == (attention == "unfused")
 
 
+@pytest.mark.parametrize(
+    ("cluster", "options", "compute"),
+    [
+        ("v100:8", (), "fp16"),
+        ("t4:1", (), "fp16"),
+        ("v100:8", ("--precision", "fp32"), "fp32"),
+        ("a100:8", (), "bf16"),
+        ("a100:8+v100:8", (), "fp16"),
+    ],
+)
+def test_matmuls_are_in_16_bits_that_the_device_has(
+    command: Command, cluster: str, options: tuple[str, ...], compute: str
+) -> None:
+    job = ("--cluster", cluster, "--seq-len", "512", "--global-batch", "16", "--json")
+    done = command("plan", "llama-3.2-1b", *job, *options)
+    assert done.json()["plan_file"]["training"]["precision"]["compute"] == compute
+    assert ("planned with --precision fp16, whose loss is scaled" in done.err) == (compute == "fp16")
+
+
 def test_a_plan_leaves_host_memory_to_the_system(command: Command, tmp_path: Path) -> None:
     """By GKE's formula, also of a memory that the user states; unless the option or the file says how much."""
     stated, given = tmp_path / "stated.toml", tmp_path / "given.toml"

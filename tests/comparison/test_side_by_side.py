@@ -14,7 +14,7 @@ from shardwright.catalog.huggingface.load import load_model
 from shardwright.comparison.side_by_side import compare
 from shardwright.comparison.strategies import levels_of
 from shardwright.costmodel.evaluate import estimate_plan as real_estimate
-from shardwright.costmodel.prediction import fastest
+from shardwright.costmodel.evaluate import fastest
 from shardwright.reports.plan.comparison import Comparison
 from shardwright.reports.plan.tables import comparison_table, plan_table
 from shardwright.specs.cluster import ClusterSpec

@@ -53,7 +53,7 @@ class Specs:
         cluster = cluster or self.cluster
         times = op_times(cluster, self.training)
         rows = RowCosts.of(build_tables(self.model, self.training, self.candidates, times))
-        fixed = fixed_bytes(self.candidates, times.node, times.constants)
+        fixed = fixed_bytes(self.candidates, times.node, times.constants, self.training.software)
         fixed = fixed + receive_buffer_bytes(self.model, self.training, self.candidates)
         seconds, peaks = np.zeros(len(self.candidates)), np.zeros(len(self.candidates))
         for alike in self._alike:

@@ -80,7 +80,7 @@ def plan_file(
     config: dict[str, Any],
     plan: Plan,
     *,
-    compute: Literal["fp32", "bf16"] = "fp32",
+    compute: Literal["fp32", "bf16", "fp16"] = "fp32",
     gradients: Literal["fp32", "bf16"] = "fp32",
     attention: Literal["flash", "unfused"] = "flash",
     seq_len: int = SEQ_LEN,
@@ -109,7 +109,11 @@ def host(ranks: int) -> ClusterSpec:
     """A machine with `ranks` CPU devices, in round numbers."""
     link = Link(kind="shared-memory", bytes_per_s=1e9, latency_seconds=1e-5)
     device = Device(
-        name="cpu", kind="cpu", memory_bytes=1e9, memory_bytes_per_s=1e10, peak_flops_per_s={"fp32": 1e11, "bf16": 1e11}
+        name="cpu",
+        kind="cpu",
+        memory_bytes=1e9,
+        memory_bytes_per_s=1e10,
+        peak_flops_per_s={"fp32": 1e11, "bf16": 1e11, "fp16": 1e11},
     )
     group = NodeGroup(
         device=device,

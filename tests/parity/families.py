@@ -108,3 +108,16 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 """Further ones that the cost model reads and tensor parallelism divides."""
 OTHERS = {name: {"model_type": name, **config} for name, config in OTHERS.items()}
+
+_PLAIN_HEADS = {key: value for key, value in _DENSE.items() if key != "num_key_value_heads"}
+UNDIVIDED: dict[str, dict[str, Any]] = {
+    "bloom": _PLAIN_HEADS,
+    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "vocab_size": 100},
+    "opt": _PLAIN_HEADS | {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.2},
+    "phimoe": _EXPERTS | {"intermediate_size": 16},
+    "llama4_text": _EXPERTS
+    | {"head_dim": 8, "intermediate_size_mlp": 48, "interleave_moe_layer_step": 1, "num_experts_per_tok": 1},
+}
+"""Those whose layers are not divided over tp."""
+UNDIVIDED = {name: {"model_type": name, **config} for name, config in UNDIVIDED.items()}
+UNDIVIDED["falcon with alibi"] = OTHERS["falcon"] | {"alibi": True}

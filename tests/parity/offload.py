@@ -42,9 +42,13 @@ def offloaded(plan_file: PlanFile, *, activations: float = 0, **shares: float) -
 
 
 def train(
-    plan_file: PlanFile, clip_norm: float | None, folder: Path, sabotage: Callable[[], None] | None = None
+    plan_file: PlanFile,
+    clip_norm: float | None,
+    folder: Path,
+    sabotage: Callable[[], None] | None = None,
+    evaluates: bool = False,
 ) -> Trained:
-    """Take `STEPS` steps of the plan's optimizer as one rank of a world that is up."""
+    """Take `STEPS` steps of the plan's optimizer as one rank of a world that is up. `evaluates`: losses of an evaluation follow each."""
     if sabotage is not None:
         sabotage()
     engine = build_engine(plan_file, device=torch.device("cpu"), seed=7, offload_folder=folder)
@@ -57,6 +61,8 @@ def train(
         norms.append(engine.clip_gradients(clip_norm))
         optimizer.step()
         engine.zero_gradients()
+        if evaluates:
+            losses += [engine.evaluate(*own_share(engine, *batch(STEPS, plan_file)))[0] for _ in range(2)]
     shards = {}
     contents = Contents(engine.offload, optimizer.device_state) if engine.offload else None
     for part in engine.model_parts:

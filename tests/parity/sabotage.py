@@ -17,7 +17,16 @@ from torch.utils.checkpoint import checkpoint
 from shardwright.executor.context import attention as context_attention
 from shardwright.executor.context import blocks, ring
 from shardwright.executor.context.dealing import Dealing
-from shardwright.executor.model import attention, experts, fused, moves, stage_module, tensor_parallel
+from shardwright.executor.model import (
+    attention,
+    experts,
+    fused,
+    hugging_face,
+    initial_weights,
+    moves,
+    stage_module,
+    tensor_parallel,
+)
 from shardwright.executor.model.division import Region
 from shardwright.executor.model.stage_module import StageModule
 from shardwright.executor.parallel import chunked_loss, clipping, engine, pipeline, stage_builder
@@ -181,6 +190,19 @@ def detach_attention_core() -> None:
     attention.checkpoint = detached  # type: ignore[assignment, attr-defined]
 
 
+def detach_whole_attention() -> None:
+    """Attention that runs again, but for its linears, gives no gradient to its input."""
+    original = checkpoint
+
+    def detached(function: Any, *given: Any, **options: Any) -> Any:
+        hidden = options.pop("hidden_states", None)
+        if hidden is not None:
+            return original(function, *given, hidden_states=hidden.detach(), **options)
+        return original(function, given[0].detach(), *given[1:], **options)
+
+    attention.checkpoint = detached  # type: ignore[attr-defined]
+
+
 def count_replicated_gradients_twice() -> None:
     """The gradient norm adds up copies too."""
     original = clipping.gradient_norm
@@ -230,6 +252,16 @@ def count_positions_from_zero() -> None:
         original(self, *args, **{**options, "positions": torch.arange(len(own))})
 
     stage_module.StageModule.__init__ = from_zero  # type: ignore[method-assign]
+
+
+def rotate_by_tokens_in_hand() -> None:
+    """Each of two ranks of cp chooses rotary frequencies by the number of its own tokens."""
+    original = initial_weights.settle_rotation
+
+    def of_part(model: Any, seq_len: int) -> None:
+        original(model, seq_len // 2)
+
+    hugging_face.settle_rotation = of_part  # type: ignore[attr-defined]
 
 
 def keep_own_key_gradients() -> None:
@@ -291,6 +323,11 @@ def lose_chunks_of_the_head() -> None:
         return of_hidden, of_weight / 2, *others
 
     chunked_loss._HeadAndLoss.backward = staticmethod(lessened)  # type: ignore[method-assign]
+
+
+def leave_logits_as_they_are() -> None:
+    """A loss in chunks neither scales nor caps logits."""
+    chunked_loss.AfterHead.__call__ = lambda self, logits: logits  # type: ignore[method-assign]
 
 
 def average_experts_as_dense_layers() -> None:

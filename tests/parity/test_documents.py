@@ -169,6 +169,7 @@ CASES = {
     "ep": packed(FAMILIES["qwen3_moe"], plan((layers(zero=2),), dp_shard=2, ep=2)),
     "cp by all-gather": packed(QWEN3, plan((layers(recompute="full"),), cp=2)),
     "cp by all-gather, sliding windows": packed({**QWEN3, **SLIDING}, plan((layers(zero=3),), cp=2)),
+    "tp, falcon": packed(OTHERS["falcon"], plan((layers(),), tp=2)),
     "cp by ulysses": packed(GPT2, plan((layers(),), cp=2, context_parallel="ulysses")),
     "cp by ring": packed(LLAMA, plan((layers(recompute="full"),), cp=2, context_parallel="ring")),
     "cp by ring over 4 ranks": packed(QWEN3, plan((layers(zero=3),), cp=4, context_parallel="ring")),
@@ -230,7 +231,7 @@ def test_compiled_layers_are_not_compiled_again_for_other_documents() -> None:
     assert 0 < graphs <= MOST_GRAPHS
 
 
-WITHOUT = ("gpt_oss", "falcon", "qwen3_next")
+WITHOUT = ("gpt_oss", "qwen3_next")
 
 
 @pytest.mark.parametrize("family", sorted({*FAMILIES, *OTHERS}.difference(WITHOUT)))
@@ -241,7 +242,7 @@ def test_families_keep_documents_apart(family: str) -> None:
 
 @pytest.mark.parametrize("family", WITHOUT)
 def test_a_class_that_does_not_is_refused(family: str) -> None:
-    """transformers makes the masks of gpt-oss without positions, Falcon adds its mask to scores itself, and linear attention has none."""
+    """transformers makes the masks of gpt-oss without positions, and linear attention has none."""
     file = packed((FAMILIES | OTHERS)[family], plan((layers(),)))
     with pytest.raises(SpecError, match=r"packed documents .*; plan with --packing padded"):
         check_documents(file, read_skeleton(file))

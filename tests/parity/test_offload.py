@@ -1,7 +1,8 @@
 """A plan with shares off the device trains as the same plan without, bit for bit, and the comparison notices when it does not."""
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,6 +140,9 @@ CASES = {
         adamw(LLAMA, plan((layers(4, recompute="full"),), microbatches=4)),
         {"optimizer_fraction": 1, "gradient_fraction": 1, "parameter_fraction": 0.5, "nvme_fraction": 1},
     ),
+    "streamed weights, replicas": Case(
+        adamw(LLAMA, plan((layers(4),), dp_replicate=2, cp=2)), {"optimizer_fraction": 1, "parameter_fraction": 0.5}
+    ),
     "streamed weights, pp x tp": Case(
         adamw(LLAMA, plan((layers(2),), (layers(2),), pp=2, tp=2)), {"optimizer_fraction": 1, "parameter_fraction": 1}
     ),
@@ -184,6 +188,33 @@ def test_gradients_that_tp_sums_after_each_microbatch_agree_to_rounding(tmp_path
         assert mine.norms == pytest.approx(theirs.norms, rel=1e-5)
 
 
+EVALUATED = ("half of the weights streamed from drives", "everything, pp x tp")
+
+
+@pytest.mark.parametrize("name", EVALUATED)
+def test_evaluation_beside_shares_off_the_device(name: str, tmp_path: Path) -> None:
+    """Its losses, and the updates around it, are those without offload; every step brings its parameters up in the same order."""
+    case = CASES[name]
+    own, alone = (
+        run_world(file.plan.mesh.ranks, train, file, None, tmp_path, None, True)
+        for file in (offloaded(case.plan_file, **case.shares), case.plan_file)
+    )
+    assert_same(own, alone)
+
+
+def test_an_evaluation_with_parameters_of_before_the_update_shows(tmp_path: Path) -> None:
+    case = CASES["half of the weights streamed from drives"]
+    own, alone = (
+        run_world(1, train, file, 0.5, tmp_path, fault, True)[0]
+        for file, fault in (
+            (offloaded(case.plan_file, **case.shares), evaluate_before_the_update),
+            (case.plan_file, None),
+        )
+    )
+    assert own.losses[0] == alone.losses[0]
+    assert own.losses[1:3] != alone.losses[1:3]
+
+
 def _replace(owner: Any, name: str, by: Callable[[Any], Any]) -> None:
     """Put `by(original)` in the place of a function of a module or class, in this process."""
     setattr(owner, name, by(getattr(owner, name)))
@@ -222,6 +253,34 @@ def fetch_before_the_update() -> None:
         return without_waiting
 
     _replace(Fetcher, "_begin", early)
+
+
+def evaluate_before_the_update() -> None:
+    """Evaluations see the parameters that the step before gathered, without its update."""
+    gathered: dict[Shard, Tensor] = {}
+    evaluates: list[bool] = []
+
+    def stale(fetch: Any) -> Any:
+        def earlier(self: Fetcher, shard: Shard) -> Tensor:
+            found: Tensor = fetch(self, shard)
+            if not evaluates:
+                gathered[shard] = found.clone()
+            return gathered[shard].clone()
+
+        return earlier
+
+    def noted(apart: Any) -> Any:
+        @contextlib.contextmanager
+        def evaluation(self: Fetcher) -> Iterator[None]:
+            evaluates.append(True)
+            with apart(self):
+                yield
+            evaluates.clear()
+
+        return evaluation
+
+    _replace(Fetcher, "fetch", stale)
+    _replace(Fetcher, "apart", noted)
 
 
 def overwrite_gradients_on_their_way() -> None:
@@ -336,6 +395,7 @@ FAULTS: list[tuple[str, float | None, Callable[[], None]]] = [
     ("odd share", None, forget_earlier_microbatches),
     ("gradients", None, forget_earlier_microbatches),
     ("streamed weights", None, mix_up_streamed_values),
+    ("streamed weights, replicas", None, mix_up_streamed_values),
     ("streamed weights", None, keep_stale_parameters),
     ("half of it on drives", None, leave_state_behind),
     ("activations", None, lose_the_front_of_activations),

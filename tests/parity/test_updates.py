@@ -12,7 +12,7 @@ import torch
 from shardwright.costmodel.plan_file import PlanFile
 from tests.parity import sabotage
 from tests.parity.cases import layers, model_config, plan, plan_file
-from tests.parity.families import FAMILIES
+from tests.parity.families import FAMILIES, OTHERS, UNDIVIDED
 from tests.parity.updates import TOLERANCE, assert_equal_to, engine_runs, reference_run, worst_update_error
 
 LLAMA, QWEN3, GPT2 = model_config("llama"), model_config("qwen3"), model_config("gpt2")
@@ -20,6 +20,22 @@ LLAMA_4, QWEN3_4, GPT2_4 = (model_config(family, layers=4) for family in ("llama
 QWEN3_TIED = model_config("qwen3", tied=True)
 LLAMA_BIASED = model_config("llama", attention_bias=True, mlp_bias=True)
 SLIDING = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+FALCON = OTHERS["falcon"]
+FALCON_7B = {**FALCON, "new_decoder_architecture": False, "multi_query": True, "parallel_attn": True}
+ROTATION = {"rope_theta": 10000.0, "original_max_position_embeddings": 12}
+LONG_ROTATION = {
+    "rope_parameters": {
+        **ROTATION,
+        "rope_type": "longrope",
+        "short_factor": [1.0, 1.1, 1.2, 1.3],
+        "long_factor": [2.0, 2.2, 2.4, 2.6],
+    },
+    "original_max_position_embeddings": 12,
+}
+DYNAMIC_ROTATION = {
+    "rope_parameters": {**ROTATION, "rope_type": "dynamic", "factor": 4.0},
+    "max_position_embeddings": 12,
+}
 FULL, SELECTIVE = layers(1, recompute="full"), layers(1, recompute="selective")
 
 
@@ -193,6 +209,27 @@ CASES = {
     "cp by all-gather, zero 3, sliding window": Case(
         plan_file({**QWEN3, **SLIDING}, plan((layers(zero=3),), cp=2)), (sabotage.keep_own_key_gradients,)
     ),
+    "cp by all-gather and pp, rotation by length": Case(
+        plan_file({**FAMILIES["phi3"], **LONG_ROTATION}, plan((layers(1),), (layers(1),), cp=2, pp=2)),
+        (sabotage.rotate_by_tokens_in_hand,),
+    ),
+    "interleaved and cp by ring, dynamic rotation": Case(
+        plan_file(
+            {**LLAMA_4, **DYNAMIC_ROTATION},
+            plan(*[(layers(1),)] * 4, pp=2, cp=2, schedule="interleaved-1f1b", context_parallel="ring"),
+        ),
+        (sabotage.add_blocks_unscaled,),
+    ),
+    "cp by ring, falcon": Case(
+        plan_file(FALCON, plan((layers(zero=3),), cp=2, context_parallel="ring")), (sabotage.add_blocks_unscaled,)
+    ),
+    "cp by all-gather and tp, falcon": Case(
+        plan_file(FALCON, plan((layers(),), cp=2, tp=2)), (sabotage.keep_own_key_gradients,)
+    ),
+    "cp by ulysses, falcon with one key": Case(
+        plan_file(FALCON_7B, plan((layers(recompute="full"),), cp=2, context_parallel="ulysses")),
+        (sabotage.drop_traded_gradients,),
+    ),
     "cp by ring, zero 2": Case(
         plan_file(LLAMA, plan((layers(zero=2),), cp=2, context_parallel="ring")),
         (sabotage.lose_gradients_in_the_ring, sabotage.add_blocks_unscaled),
@@ -255,6 +292,22 @@ CASES = {
     "loss in chunks, zb-h1": Case(
         plan_file(LLAMA, plan((layers(1),), (layers(1),), pp=2, microbatches=4, schedule="zb-h1"), loss_chunks=2),
         (sabotage.lose_chunks_of_the_head,),
+    ),
+    "tp, unfused falcon, selective": Case(
+        plan_file(FALCON, plan((layers(recompute="selective"),), tp=2), attention="unfused"),
+        (sabotage.detach_whole_attention,),
+    ),
+    "selective, bloom": Case(
+        plan_file(UNDIVIDED["bloom"], plan((layers(1, recompute="selective"), layers(1))), attention="unfused"),
+        (sabotage.detach_whole_attention,),
+    ),
+    "loss in chunks, capped logits, tp": Case(
+        plan_file(FAMILIES["gemma2"] | {"final_logit_softcapping": 2.0}, plan((layers(),), tp=2), loss_chunks=2),
+        (sabotage.leave_logits_as_they_are,),
+    ),
+    "loss in chunks, scaled logits, pp": Case(
+        plan_file(FAMILIES["granite"], plan((layers(1),), (layers(1),), pp=2), loss_chunks=4),
+        (sabotage.leave_logits_as_they_are,),
     ),
     "loss in chunks, cp and tp": Case(
         plan_file(LLAMA, plan((layers(zero=3),), cp=2, tp=2), loss_chunks=2), (sabotage.lose_chunks_of_the_head,)

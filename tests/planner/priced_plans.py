@@ -56,7 +56,7 @@ def priced_plans(
     strategies = strategies_of(stage for group in groups for plan in group for stage in plan.stages)
     candidates = _joined([candidates_of(group[0]) for group in groups])
     rows = RowCosts.of(build_tables(model, training, candidates, times, strategies=strategies))
-    fixed = fixed_bytes(candidates, times.node, times.constants)
+    fixed = fixed_bytes(candidates, times.node, times.constants, training.software)
     job = model, times, strategies
     return [_priced(group, rows[index], float(fixed[index]), *job) for index, group in enumerate(groups)]
 

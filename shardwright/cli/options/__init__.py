@@ -34,6 +34,7 @@ from .choices import (
     VocabularyParallelOption,
     ZeroStageOption,
 )
+from .examples import epilog
 from .job import (
     AUTO,
     LENGTHS_HELP,
@@ -158,6 +159,7 @@ __all__ = [
     "ZeroStageOption",
     "console",
     "end_infeasible",
+    "epilog",
     "needs_torch",
     "note",
     "note_what_profile_lacks",

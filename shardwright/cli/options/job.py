@@ -62,7 +62,12 @@ GlobalBatchOption = Annotated[
         help="Set the sequences of an optimizer step, over all ranks: 512, 4k.",
     ),
 ]
-PrecisionOption = Annotated[str, typer.Option(help="Set the format of matmuls: bf16, fp16, tf32, fp32.")]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        help="Set the format of matmuls: bf16, fp16 (the loss is scaled), tf32, fp32, or auto: bf16, or fp16 where a device lacks it."
+    ),
+]
 LinearPrecisionOption = Annotated[
     str | None, typer.Option(help="Set a lower format for the layers' weight matmuls: fp8, fp8-rowwise, mxfp8, nvfp4.")
 ]

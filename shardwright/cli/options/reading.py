@@ -37,11 +37,11 @@ def read_cluster(
     return read_cluster(reference, profile, memory_reserve, host_memory_reserve, safe=safe)
 
 
-def read_training(options: Mapping[str, Any], model: "ModelSpec") -> "TrainingSpec":
+def read_training(options: Mapping[str, Any], model: "ModelSpec", cluster: "ClusterSpec") -> "TrainingSpec":
     """See `shardwright.jobs.read_training`; what it tells goes to stderr."""
     from shardwright.jobs import read_training
 
-    return read_training(options, model, note)
+    return read_training(options, model, cluster, note)
 
 
 def note(sentence: str) -> None:

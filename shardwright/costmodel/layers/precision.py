@@ -41,9 +41,11 @@ def reduces_scales(training: TrainingSpec) -> bool:
 
 
 class _Elements(NamedTuple):
-    """Elements of the operands of one matmul, and the ranks that share its input and its output's gradient."""
+    """Elements of the operands of one matmul, and the ranks that share its input and its output's gradient. `inputs`: those that are
+    cast for it; `input_gradients`: those of the result of its input's gradient."""
 
     inputs: Array
+    input_gradients: Array
     outputs: Array
     weights: Array
     of_input: Number
@@ -59,7 +61,7 @@ def operand_bytes(
     The forward makes the input and the weight. The backward makes the output's gradient and the second layout of
     everything. Operands that are gathered in the format are cast before that: a weight on its shard, an input or a
     gradient on the tokens that `sequence_split` leaves. A weight that is not `trained` has no matmul that reads the second
-    layout of inputs and gradients.
+    layout of inputs and gradients. Where the matmuls of the backward pass do not know the scales, it also scales their results.
     """
     if training.precision.linear is None:
         return np.zeros(()), np.zeros(())
@@ -68,6 +70,7 @@ def operand_bytes(
     cast = not (matmul.shares_input and training.software.fused_elementwise)
     elements = _Elements(
         inputs=cast * rows * matmul.k,
+        input_gradients=rows * matmul.k,
         outputs=rows * matmul.n,
         weights=np.asarray(matmul.k) * matmul.n * matmul.groups,
         of_input=sequence_split if matmul.split == "columns" else 1,
@@ -84,23 +87,34 @@ def _one_layout_after_the_other(
     operand: Operand, elements: _Elements, training: TrainingSpec, *, trained: bool
 ) -> tuple[Array, Array]:
     source_bytes = training.precision.activation_bytes_per_element
-    inputs, outputs, weights, of_input, of_gradient, grouped = elements
+    inputs, _, outputs, weights, of_input, of_gradient, grouped = elements
+    after = _scaled_after(operand, elements, training, trained=trained)
     first = operand.first_bytes(source_bytes, scan_is_fused=training.software.fused_elementwise)
     second = operand.second_bytes(source_bytes, grouped=grouped)
     turned_weights = operand.second_bytes(source_bytes, weight=True)
     if operand.plain_weight_gradient:
-        return np.asarray((inputs + weights) * first), np.asarray(outputs * first + weights * turned_weights)
-    turned = (inputs + outputs) * second * trained + weights * turned_weights
+        return np.asarray((inputs + weights) * first), np.asarray(outputs * first + weights * turned_weights + after)
+    turned = (inputs + outputs) * second * trained + weights * turned_weights + after
     if not training.precision.gather:
         return np.asarray((inputs + weights) * first), np.asarray(outputs * first + turned)
     return np.asarray(inputs / of_input * first), np.asarray(outputs / of_gradient * first + turned)
+
+
+def _scaled_after(operand: Operand, elements: _Elements, training: TrainingSpec, *, trained: bool) -> Array:
+    """Return the memory traffic of scaling both gradients once their matmuls are done. Grouped matmuls scale by themselves
+    (torchao/prototype/moe_training/fp8_grouped_mm.py: use_fast_accum)."""
+    weights = elements.weights * (trained and not operand.plain_weight_gradient)
+    each = operand.scaling_bytes(
+        training.precision.activation_bytes_per_element, fused=training.software.fused_elementwise
+    )
+    return np.asarray((elements.input_gradients + weights) * each * (not elements.grouped))
 
 
 def _both_layouts_at_once(
     operand: Operand, elements: _Elements, training: TrainingSpec, *, after_norm: bool, trained: bool
 ) -> tuple[Array, Array]:
     source_bytes = training.precision.activation_bytes_per_element
-    inputs, outputs, _, of_input, of_gradient, _ = elements
+    inputs, _, outputs, _, of_input, of_gradient, _ = elements
     scaled = training.software.fused_operands and not operand.again
     both, transposed = operand.both_bytes(source_bytes, scaled=scaled), 2 * operand.bytes
     if not trained:  # the kernel writes one layout, and nothing transposes the other

@@ -21,7 +21,9 @@ class Operand(NamedTuple):
     `transforms`: both operands of the weight's gradient, an input and a gradient, get a random Hadamard transform over 16 of
     their rows, so that their second layout has another scale. `square_weights`: a weight's scales are those of squares, so
     that its second layout is the first one transposed. `in_pieces`: Transformer Engine can gather it in pieces beside matmuls
-    (pytorch/module/base.py, fill_userbuffers_buffer_for_all_gather).
+    (pytorch/module/base.py, fill_userbuffers_buffer_for_all_gather). `scaled_after`: torchao's matmuls of the backward pass do not
+    know these scales, since the kernel that does is slow with full accumulation; their results are multiplied by both operands'
+    scales afterwards (torchao/float8/float8_ops.py, addmm_float8_unwrapped).
     """
 
     peak: DeviceFormat
@@ -35,6 +37,7 @@ class Operand(NamedTuple):
     transforms: bool = False
     square_weights: bool = False
     in_pieces: bool = True
+    scaled_after: bool = False
 
     def first_bytes(self, source_bytes: Number, *, scan_is_fused: bool) -> Number:
         """Return the memory traffic of the first layout. A compiler finds the
@@ -50,6 +53,11 @@ class Operand(NamedTuple):
         extra = 3 * (self.transforms and not weight) + 2 * (self.turns and grouped and not weight)
         return (source_bytes * (1 + self.turns + extra) if self.again else self.bytes) + self.bytes
 
+    def scaling_bytes(self, result_bytes: Number, *, fused: bool) -> Number:
+        """Return the memory traffic for each element of a result that is scaled afterwards: it is read and written. Without a
+        compiler the product of the scales is a tensor in fp32 as large, which is written and read besides."""
+        return self.scaled_after * (2 * result_bytes + (0 if fused else 8))
+
     def both_bytes(self, source_bytes: Number, *, scaled: bool) -> Number:
         """Return the memory traffic of a kernel that reads the source once and writes both layouts. Unless the source is
         `scaled` already, another kernel reads it before, for the scale, or for both scales of what is transformed. Another
@@ -62,10 +70,18 @@ _ROWS_RATE = 0.95
 
 OPERANDS: dict[LinearFormat, Operand] = {
     "fp8": Operand("fp8", "fp8", scans=True, bytes=1.0, again=False),
-    "fp8-rowwise": Operand("fp8", "fp8", scans=False, bytes=1.0, again=True, turns=True, rate=_ROWS_RATE),
+    "fp8-rowwise": Operand(
+        "fp8", "fp8", scans=False, bytes=1.0, again=True, turns=True, rate=_ROWS_RATE, scaled_after=True
+    ),
     # torchao's rowwise_with_gw_hp; of the operands only the weight needs a second layout, with one scale
     "fp8-rowwise-gw-hp": Operand(
-        "fp8", "fp8", scans=False, bytes=1.0, again=True, rate=_ROWS_RATE, plain_weight_gradient=True
+        *("fp8", "fp8"),
+        scans=False,
+        bytes=1.0,
+        again=True,
+        rate=_ROWS_RATE,
+        plain_weight_gradient=True,
+        scaled_after=True,
     ),
     # mxfp8: blocks of 32 share an 8-bit scale; nvfp4: blocks of 16 do, and the whole tensor has another scale. Its recipe
     # (Transformer Engine, common/recipe, NVFP4BlockScaling; arXiv 2509.25149) rounds gradients stochastically in the instruction

@@ -7,7 +7,6 @@ from functools import cached_property
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.layers import RowWork
 from shardwright.costmodel.op_times import CollectiveName, Crossing, OpTimes, ReplicaExchange
 from shardwright.specs import (
     OPTIMIZER_STATES,
@@ -25,7 +24,7 @@ from shardwright.specs.model import ModelSpec
 from .activation_offload import ActivationOffload
 from .cost_tables import CostTables, Seconds, StaticBytes
 from .data_parallel import DataParallel, defers, sharded
-from .distinct_rows import distinct_rows
+from .distinct_rows import DistinctRows, distinct_rows
 from .memory import message_bytes
 from .straggler import largest_of
 from .update import Update
@@ -58,7 +57,8 @@ def crossing_seconds(
     model: ModelSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes, crossing: Crossing
 ) -> Array:
     """(N,): seconds until one microbatch's hidden states are on a next stage in another group, whose `times` are given."""
-    return _Builder(model, training, times, candidates, [], PLAIN_STRATEGIES).send_seconds(crossing)
+    nothing = DistinctRows([], np.zeros(0, dtype=np.int64))
+    return _Builder(model, training, times, candidates, nothing, PLAIN_STRATEGIES).send_seconds(crossing)
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,23 @@ def build_least(
     *,
     strategies: Sequence[Strategy] = PLAIN_STRATEGIES,
 ) -> LeastCosts:
-    """Return what the rows of every candidate cost at the least, in a fraction of the time that cost tables take."""
-    rows = distinct_rows(model, training, candidates, times)
-    return _Builder(model, training, times, candidates, rows, tuple(strategies)).least()
+    """Return what the rows of every candidate cost at the least, in a fraction of the time that cost tables take.
+
+    Neighbours that differ in their stages on a rank alone cost the same, unless these decide what hides an exchange of tokens.
+    """
+    new = [
+        np.diff(of) != 0
+        for name, of in vars(candidates).items()
+        if name != "stages_per_rank" or training.overlaps_dispatch
+    ]
+    starts = np.append(True, np.any(new, axis=0))
+    alike = candidates[np.flatnonzero(starts)]
+    rows = distinct_rows(model, training, alike, times)
+    least = _Builder(model, training, times, alike, rows, tuple(strategies)).least()
+    place = np.cumsum(starts) - 1
+    return LeastCosts(
+        **{name: np.broadcast_to(of, (len(alike), *of.shape[1:]))[place] for name, of in vars(least).items()}
+    )
 
 
 @dataclass(frozen=True)
@@ -96,7 +110,7 @@ class _Builder:
     training: TrainingSpec
     times: OpTimes
     candidates: Candidates
-    rows: list[RowWork]
+    rows: DistinctRows
     strategies: tuple[Strategy, ...]
     ends: Crossing | None = None
     exchange: ReplicaExchange | None = None
@@ -254,7 +268,7 @@ class _Builder:
         return backs
 
     def _stacked(self, name: str) -> Array:
-        stacked = np.stack([getattr(row, name) for row in self.rows], axis=1).astype(float)
+        stacked = self.rows.stacked(name)
         if not name.endswith("_by_policy") or self.strategies == PLAIN_STRATEGIES:
             return stacked
         return stacked[..., [POLICIES.index(one.recompute) for one in self.strategies]]
@@ -362,9 +376,9 @@ class _Builder:
         in part, a caching allocator nearly all."""
         if self._in_heap:
             return np.where(self.candidates.microbatches > 1, self.times.constants.heap_slack, 0.0)
-        return np.where(
-            self.candidates.zero_stage >= 3, self.times.constants.gather_slack, self.times.constants.allocator_slack
-        )
+        constants = self.times.constants
+        usual = np.where(self.candidates.zero_stage >= 3, constants.gather_slack, constants.allocator_slack)
+        return np.maximum(usual, self.training.software.allocator_slack or 0.0)
 
     def _static_bytes(self, traffic: DataParallel) -> StaticBytes:
         """Bytes per row that are held over a step, on the device and on the host

@@ -1,69 +1,39 @@
 """The work of many candidates, computed once for each distinct combination of the choices that it depends on."""
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shardwright.base import IntArray
+from shardwright.base import Array, IntArray, distinct
 from shardwright.costmodel.layers import RowWork, WorkModel
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.specs import Candidates, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
-# Up to this many codes a row are counted in a table. Beyond it a sort takes less memory.
-_MOST_CODES_A_ROW = 8
-_FEWEST_CODES = 1 << 16
 
+@dataclass(frozen=True)
+class DistinctRows:
+    """R rows with the work of each distinct candidate (U,), and which of those each candidate (N,) is."""
 
-class Distinct(NamedTuple):
-    """`first` (U,): one row of each distinct combination. `of_row` (N,): the combination of each row, 0 to U - 1."""
+    works: list[RowWork]
+    of_candidate: IntArray
 
-    first: IntArray
-    of_row: IntArray
+    def __len__(self) -> int:
+        return len(self.works)
 
-
-def distinct(columns: Sequence[IntArray]) -> Distinct:
-    """Return the distinct rows of `columns`, (N,) each, of whole numbers from 0 up."""
-    codes, radix = np.zeros(len(columns[0]), dtype=np.int64), 1
-    for column in columns:
-        place, count = _places(column)
-        if count > 1:
-            codes = codes * count + place
-            radix *= count
-        if radix > _most_codes(len(codes)):
-            _, codes = np.unique(codes, return_inverse=True)
-            radix = int(codes.max()) + 1
-    of_code, count = _places(codes)
-    first = np.empty(count, dtype=np.int64)
-    first[of_code[::-1]] = np.arange(len(codes) - 1, -1, -1)
-    return Distinct(first, of_code)
-
-
-def _places(numbers: IntArray) -> tuple[IntArray, int]:
-    """Return the place of each of `numbers` among their distinct values, and how many of those there are."""
-    highest = int(numbers.max())
-    if highest == int(numbers.min()):
-        return np.zeros_like(numbers), 1
-    if highest >= _most_codes(len(numbers)):
-        values, place = np.unique(numbers, return_inverse=True)
-        return place, len(values)
-    present = np.bincount(numbers) > 0
-    return (np.cumsum(present) - 1)[numbers], int(present.sum())
-
-
-def _most_codes(rows: int) -> int:
-    return max(_FEWEST_CODES, _MOST_CODES_A_ROW * rows)
+    def stacked(self, name: str) -> Array:
+        """(N, R) or (N, R, P): one kind of work of every candidate."""
+        return np.stack([getattr(work, name) for work in self.works], axis=1).astype(float)[self.of_candidate]
 
 
 def distinct_rows(
     model: ModelSpec, training: TrainingSpec, candidates: Candidates, times: OpTimes, *, mtp_apart: bool = False
-) -> list[RowWork]:
+) -> DistinctRows:
     """Return the work of every row for every candidate, computed once for
     candidates that differ only in later choices."""
     if any(np.ndim(value) for value in vars(times.constants).values()):  # each candidate has its own constants
-        return WorkModel(model, training, times, candidates).rows(mtp_apart=mtp_apart)
+        works = WorkModel(model, training, times, candidates).rows(mtp_apart=mtp_apart)
+        return DistinctRows(works, np.arange(len(candidates)))
     one = np.ones_like(candidates.tp)
     # a microbatch's exchange hides behind another one, if the pipeline has it
     paired = (candidates.ep > 1) & training.overlaps_dispatch
@@ -84,5 +54,4 @@ def distinct_rows(
         offload_nvme=0 * one,
     )
     kinds = distinct(list(vars(alike).values()))
-    rows = WorkModel(model, training, times, alike[kinds.first]).rows(mtp_apart=mtp_apart)
-    return [RowWork(**{name: values[kinds.of_row] for name, values in vars(row).items()}) for row in rows]
+    return DistinctRows(WorkModel(model, training, times, alike[kinds.first]).rows(mtp_apart=mtp_apart), kinds.of_row)

@@ -13,7 +13,7 @@ import numpy as np
 
 from shardwright.base import GIB, Array
 from shardwright.costmodel.op_times import Constants
-from shardwright.specs import Candidates, Device, NodeGroup, TrainingSpec
+from shardwright.specs import Candidates, Device, NodeGroup, Stack, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 
@@ -88,9 +88,9 @@ def host_reserve_for(memory_bytes: float) -> float:
     return kept / memory_bytes
 
 
-def fixed_bytes(candidates: Candidates, node: NodeGroup, constants: Constants) -> Array:
+def fixed_bytes(candidates: Candidates, node: NodeGroup, constants: Constants, software: Stack) -> Array:
     """(N,): bytes of context and communicators, which don't depend on the choice of layers."""
-    return context_bytes(node, constants) + communicator_bytes(candidates, node, constants)
+    return context_bytes(node, constants, software) + communicator_bytes(candidates, node, constants)
 
 
 def message_bytes(model: ModelSpec, training: TrainingSpec, candidates: Candidates) -> Array:
@@ -118,12 +118,11 @@ def receive_buffer_bytes(model: ModelSpec, training: TrainingSpec, candidates: C
     return np.where(chosen.pp > 1, messages * message_bytes(model, training, chosen), 0.0)
 
 
-def context_bytes(node: NodeGroup, constants: Constants) -> float:
-    """Return the bytes that a process holds on its device before the first
-    tensor: measured, where a profile has them."""
+def context_bytes(node: NodeGroup, constants: Constants, software: Stack) -> float:
+    """Return the bytes that a process of `software` holds on its device besides tensors: measured, where a profile has them."""
     device = node.device
     stated = device.context_bytes or (constants.context_bytes if device.has_own_memory else 0.0)
-    return _measured(node, "context_bytes", stated)
+    return _measured(node, "context_bytes", stated + software.context_bytes * device.has_own_memory)
 
 
 def communicator_bytes(candidates: Candidates, node: NodeGroup, constants: Constants) -> Array:

@@ -10,7 +10,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
-from shardwright.executor.model import Skeleton, lacks_fused_attention, tiny_model, unpacked_sequences
+from shardwright.executor.model import Skeleton, lacks_fused_attention, set_attention, tiny_model, unpacked_sequences
 
 from .dealing import Dealing
 
@@ -41,8 +41,6 @@ def check_context(plan_file: PlanFile, skeleton: Skeleton) -> None:
             f"{name}: attention in windows of {window} tokens does not run over a ring; plan with --context-parallel "
             "all-gather or ulysses"
         )
-    if kind := _rotation_by_length(config):
-        raise SpecError(f"{name}: rotary positions of kind '{kind}' depend on the whole sequence; plan with cp 1")
     _check_order(skeleton)
 
 
@@ -57,13 +55,21 @@ def _check_sizes(plan_file: PlanFile, config: PreTrainedConfig) -> None:
             "by; plan with another cp or length"
         )
     heads = config.num_attention_heads // plan.mesh.tp
-    kv_heads = (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) // plan.mesh.tp
+    kv_heads = max(1, _kv_heads(config) // plan.mesh.tp)
     trading = dealing.trading
     if heads % trading or (kv_heads % trading and trading % kv_heads):
         raise SpecError(
             f"{trading} ranks ({plan.context_parallel}) cannot trade {heads} heads and {kv_heads} KV heads of "
             f"{plan_file.model_name}; plan with --context-parallel all-gather or ring"
         )
+
+
+def _kv_heads(config: PreTrainedConfig) -> int:
+    given: Any = config
+    if getattr(given, "multi_query", False) and not getattr(given, "new_decoder_architecture", False):
+        return 1  # Falcon-7B
+    named = (getattr(given, name, None) for name in ("num_key_value_heads", "num_kv_heads", "num_attention_heads"))
+    return next(int(count) for count in named if count)
 
 
 def _window(config: PreTrainedConfig) -> float:
@@ -75,14 +81,6 @@ def _window(config: PreTrainedConfig) -> float:
         if kind in kinds
     ]
     return min((value for value in given if value), default=float("inf"))  # 0 is none (Qwen2-MoE)
-
-
-def _rotation_by_length(config: PreTrainedConfig) -> str | None:
-    """Return the kind of rotary positions, where their frequencies change with the largest position at hand."""
-    given: Any = getattr(config, "rope_parameters", None) or {}
-    nested = [value for value in given.values() if isinstance(value, dict)] if isinstance(given, dict) else []
-    kinds = {str(value.get("rope_type")) for value in nested or [given]}
-    return next((kind for kind in ("dynamic", "longrope") if kind in kinds), None)
 
 
 def _check_order(skeleton: Skeleton) -> None:
@@ -98,7 +96,7 @@ def _check_order(skeleton: Skeleton) -> None:
         with torch.no_grad(), unpacked_sequences():
             model.config._attn_implementation = "sdpa"
             expected = model(input_ids=tokens, use_cache=False).logits[:, order]
-            model.config._attn_implementation = _TRIED
+            set_attention(model, _TRIED)
             found = model(input_ids=tokens[:, order], position_ids=order[None], use_cache=False).logits
     except Exception as problem:  # whatever the code of one of hundreds of classes raises
         detail = " ".join(str(problem).split())[:120]

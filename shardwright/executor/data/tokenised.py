@@ -112,7 +112,7 @@ def new_tokens_go_with_a_mistake(out: Path) -> Iterator[None]:
 
 
 def _folders(out: Path) -> set[Path]:
-    return {path.parent for path in (out / TOKENS_FOLDER).glob(f"*/{META}")}
+    return {path.parent for path in (out / TOKENS_FOLDER).glob(f"[!.]*/{META}")}  # others are not whole
 
 
 def _stamp(options: RunOptions, files: Sequence[Path], tokenizer: Tokenizer) -> str:

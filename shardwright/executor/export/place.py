@@ -1,14 +1,12 @@
 """The folder that an export writes: outside of the run, new, and there only when it is whole."""
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from shardwright.base import RunFailedError, SpecError
+from shardwright.base import RunFailedError, SpecError, partial_folder
 from shardwright.executor.training import sync
 
 
@@ -30,25 +28,24 @@ def check_place(to: Path, run: Path) -> None:
 
 @contextlib.contextmanager
 def whole_folder(to: Path) -> Iterator[Path]:
-    """Yield a folder beside `to` that takes its place at the end of the block, and goes if the block fails.
+    """Yield a folder beside `to` that takes its place at the end of the block, and goes if the block fails. What a kill has left of an
+    earlier export to the same place goes first.
 
     Raises:
         SpecError: no folder can be made there.
         RunFailedError: something in it cannot be written.
     """
-    try:
-        to.absolute().parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".partial", dir=to.absolute().parent))
-    except OSError as error:
-        raise SpecError(f"{to}: cannot be written ({error.strerror or error}); give another --to") from None
-    try:
-        yield partial
-        sync([*partial.iterdir(), partial])
-        partial.chmod(0o755)  # mkdtemp's is for its user alone
-        partial.rename(to.absolute())
-        sync([to.absolute().parent])
-    except (OSError, SafetensorError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise RunFailedError(f"{to}: cannot be written ({reason}); nothing is left of it") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            partial = stack.enter_context(partial_folder(to))
+        except OSError as error:
+            raise SpecError(f"{to}: cannot be written ({error.strerror or error}); give another --to") from None
+        try:
+            yield partial
+            sync([*partial.iterdir(), partial])
+            partial.chmod(0o755)  # mkdtemp's is for its user alone
+            partial.rename(to.absolute())
+            sync([to.absolute().parent])
+        except (OSError, SafetensorError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            raise RunFailedError(f"{to}: cannot be written ({reason}); nothing is left of it") from error

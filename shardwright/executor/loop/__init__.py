@@ -4,7 +4,9 @@ from .early_warning import EarlyWarning
 from .ending import Ending, Limits
 from .evaluation import Evaluations, evaluate
 from .event_files import EventFiles, check_event_files
+from .scalars import Log
 from .schedules import learning_rate_at
+from .wandb_log import WandbLog, check_wandb
 
 __all__ = [
     "EarlyWarning",
@@ -12,7 +14,10 @@ __all__ = [
     "Evaluations",
     "EventFiles",
     "Limits",
+    "Log",
+    "WandbLog",
     "check_event_files",
+    "check_wandb",
     "evaluate",
     "learning_rate_at",
 ]

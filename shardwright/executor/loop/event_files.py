@@ -8,6 +8,7 @@ from shardwright.base import SpecError, install
 from shardwright.specs import Estimate, StepRecord
 
 from .evaluation import Evaluation
+from .scalars import evaluation_scalars, step_scalars
 
 _CHARTS = {
     "prediction": {
@@ -44,23 +45,12 @@ class EventFiles:
             self._writer.add_custom_scalars(_CHARTS)
 
     def add_step(self, record: StepRecord) -> None:
-        scalars = {
-            "loss/training": record.loss,
-            "gradient_norm": record.gradient_norm,
-            "learning_rate": record.learning_rate,
-            "seconds/measured": record.seconds,
-            "tokens_per_s/measured": self._tokens_per_step / record.seconds,
-        }
-        if self._estimate is not None:
-            scalars["seconds/predicted"] = self._estimate.step_seconds
-            scalars["tokens_per_s/predicted"] = self._tokens_per_step / self._estimate.step_seconds
-        for name, value in scalars.items():
+        for name, value in step_scalars(record, self._estimate, self._tokens_per_step).items():
             self._writer.add_scalar(name, value, record.step)
 
     def add_evaluation(self, evaluation: Evaluation) -> None:
-        self._writer.add_scalar("loss/held_back", evaluation.loss, evaluation.step)
-        if evaluation.perplexity is not None:
-            self._writer.add_scalar("perplexity/held_back", evaluation.perplexity, evaluation.step)
+        for name, value in evaluation_scalars(evaluation).items():
+            self._writer.add_scalar(name, value, evaluation.step)
 
     def close(self) -> None:
         self._writer.close()

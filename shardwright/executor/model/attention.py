@@ -2,10 +2,13 @@
 
 import copy
 import sys
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-from torch.utils.checkpoint import checkpoint
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from transformers import AttentionInterface, PreTrainedModel
 
 from shardwright.base import SpecError
@@ -18,6 +21,50 @@ def set_attention(model: PreTrainedModel, name: str) -> None:
         own: Any = getattr(module, "config", None)
         if own is not None and own is not model.config and hasattr(own, "_attn_implementation"):
             own._attn_implementation = name
+    for module in model.modules():
+        if _has_own_core(module) and hasattr(module, "config"):
+            _redirect(module, name)
+
+
+def _has_own_core(module: nn.Module) -> bool:
+    """Whether attention computes its core itself, as Falcon's and BLOOM's do, and not by what is registered with transformers."""
+    code = sys.modules[type(module).__module__]
+    return type(module).__name__.endswith("Attention") and not hasattr(code, "ALL_ATTENTION_FUNCTIONS")
+
+
+def _redirect(module: Any, name: str) -> None:
+    """Let attention that calls torch's fused kernel call what is registered under `name` in its place."""
+    module.config = copy.copy(module.config)
+    module.config._attn_implementation = "sdpa"
+    forward = type(module).forward
+
+    def redirected(*given: Any, attention_mask: Any, **options: Any) -> Any:
+        with _Redirected(module, name, attention_mask):  # which may be no tensor, as torch's kernel wants it
+            return forward(module, *given, attention_mask=None, **options)
+
+    module.forward = redirected
+
+
+class _Redirected(TorchFunctionMode):
+    """Attention by another function, of the mask that it wants, wherever torch's is called inside the block."""
+
+    def __init__(self, module: Any, name: str, mask: Any) -> None:
+        self._module, self._attention, self._mask = module, AttentionInterface()[name], mask  # type: ignore[no-untyped-call]  # transformers
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func is not nn.functional.scaled_dot_product_attention:
+            return func(*args, **options)
+        query, key, value = args
+        heads = min(
+            key.shape[1], self._module.num_kv_heads
+        )  # Falcon repeats those of keys and values; one of each is enough
+        key, value = (tensor[:, :: tensor.shape[1] // heads] for tensor in (key, value))
+        self._module.num_key_value_groups = query.shape[1] // heads
+        output: Tensor = self._attention(self._module, query, key, value, self._mask)[0]
+        return output.transpose(1, 2)
 
 
 def recompute_core(layer: nn.Module) -> None:
@@ -36,6 +83,10 @@ def recompute_core(layer: nn.Module) -> None:
     """
     found = False
     for module in layer.modules():
+        if _has_own_core(module):
+            found = True
+            _recompute_all_but_linears(module)
+            continue
         shared: Any = getattr(module, "config", None)
         core = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         if shared is None or core is None or not type(module).__name__.endswith("Attention"):
@@ -47,6 +98,25 @@ def recompute_core(layer: nn.Module) -> None:
             module.config = own
     if not found:
         raise SpecError(f"{type(layer).__name__} has no attention core to recompute; plan with --recompute none,full")
+
+
+def _recompute_all_but_linears(module: nn.Module) -> None:
+    """Compute attention whose core is no function of its own again, unless it is fused, but for the outputs of its linears."""
+    shared: Any = getattr(module, "config", None)
+    if shared is not None and shared._attn_implementation != "eager":
+        return
+    forward = module.forward
+
+    def recomputed(*given: Any, **options: Any) -> Any:
+        return checkpoint(
+            forward, *given, use_reentrant=False, preserve_rng_state=False, context_fn=_keeping_linears, **options
+        )
+
+    module.forward = recomputed
+
+
+def _keeping_linears() -> Any:
+    return create_selective_checkpoint_contexts([torch.ops.aten.mm.default, torch.ops.aten.addmm.default])  # type: ignore[no-untyped-call]  # torch
 
 
 def _register(module_name: str, core: Any) -> str:

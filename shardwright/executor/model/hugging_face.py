@@ -14,6 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 
+from .initial_weights import settle_rotation
 from .structure import Structure, read_structure
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ def read_skeleton(plan_file: PlanFile) -> Skeleton:
     config.use_cache = False
     _check_fit(plan_file, config)
     model = build_on_meta(config, name, kernel=_kernel(plan_file, config))
+    settle_rotation(model, plan_file.training.seq_len)
     structure = read_structure(model, name)
     _check_positions(plan_file, model, structure)
     return Skeleton(model, structure, name)

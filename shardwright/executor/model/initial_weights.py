@@ -1,7 +1,10 @@
 """Initial weights that do not depend on the plan: each module's come from the
-seed and its name, by the model's own rule."""
+seed and its name, by the model's own rule. So do rotary tables, by the length of the plan's sequences."""
 
 import hashlib
+import inspect
+from types import MethodType
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,6 +31,7 @@ def materialise(
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed_of(seed, ".".join(filter(None, (name, path)))))
             model._init_weights(part)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+        _settle(part, device)
 
 
 def materialise_buffers(module: nn.Module, *, model: PreTrainedModel, device: torch.device) -> None:
@@ -35,6 +39,41 @@ def materialise_buffers(module: nn.Module, *, model: PreTrainedModel, device: to
     for key, buffer in module.named_buffers(recurse=False):
         module._buffers[key] = torch.zeros_like(buffer, device=device)
     model._init_weights(module)  # type: ignore[no-untyped-call]  # likewise
+    _settle(module, device)
+
+
+def settle_rotation(model: PreTrainedModel, seq_len: int) -> None:
+    """Let rotary tables of `model` that follow the longest position at hand be those of `seq_len` tokens, whatever is at hand.
+
+    transformers chooses frequencies by the largest position of each forward pass ("longrope", "dynamic": modeling_rope_utils.py,
+    dynamic_rope_update). Ranks that hold parts of a sequence, and microbatches of other documents, would choose differently. Tables get
+    their values where they are materialised.
+    """
+    for module in model.modules():
+        if _following(module):
+            own: Any = module
+            own.settled_seq_len = seq_len
+            own.forward = MethodType(inspect.unwrap(type(own).forward), own)
+
+
+def _following(module: nn.Module) -> list[str | None]:
+    """Return the kinds of layers whose table in `module` follows the length; None stands for all layers alike."""
+    kinds: Any = getattr(module, "rope_type", None)
+    by_layer = kinds if isinstance(kinds, dict) else {None: kinds}
+    return [layer for layer, kind in by_layer.items() if kind == "longrope" or "dynamic" in str(kind)]
+
+
+def _settle(module: Any, device: torch.device) -> None:
+    """Let transformers' own rule choose the frequencies for the last position of a settled sequence."""
+    seq_len = vars(module).get("settled_seq_len")
+    if seq_len is None:
+        return
+    for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
+        setattr(module, name, module.original_max_seq_len)  # an earlier stage of this rank may have settled it
+    last = torch.tensor([[seq_len - 1]], device=device)
+    for layer in _following(module):
+        of_layer = {} if layer is None else {"layer_type": layer}
+        type(module).forward(module, torch.zeros((), device=device), last, **of_layer)
 
 
 def seed_of(seed: int, path: str) -> int:

@@ -50,6 +50,8 @@ class Activations:
         self, layer: nn.Module, forward: Callable[..., Any], share: float, previous: nn.Module | None, *, first: int
     ) -> Callable[..., Any]:
         def passes(*given: Any, **named: Any) -> Any:
+            if not torch.is_grad_enabled():
+                return forward(*given, **named)
             # all other inputs belong to all layers: masks, positions, rotary tables
             shared = tree_leaves((given[first + 1 :], named))
             with self._pass(layer, share, previous, [leaf for leaf in shared if isinstance(leaf, Tensor)]):

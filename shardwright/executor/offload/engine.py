@@ -1,5 +1,6 @@
 """The engine of one rank: its shards in their places, and what a step does with those that left the device."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -142,6 +143,10 @@ class OffloadEngine:
                 part.grad = None
         self._begin_step()
         self._fetcher.begin_step()
+
+    def forward_only(self) -> contextlib.AbstractContextManager[None]:
+        """Wrap forward passes between two steps that no backward pass follows."""
+        return self._fetcher.apart()
 
     def settle(self) -> None:
         """Wait for all updates, so that host and drives hold the parameters after the last step."""

@@ -1,6 +1,7 @@
 """Parameters on their way up: what FSDP2 gathers next is on the device before it is asked for."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -47,6 +48,7 @@ class Fetcher:
         self._coming: dict[Shard, _Coming] = {}
         self._known: list[int] = []
         self._seen: list[int] = []
+        self._known_apart: list[int] = []
 
     def fetch(self, shard: Shard) -> Tensor:
         """Return the shard (elements,) on the device, complete and as its last update left it."""
@@ -66,6 +68,21 @@ class Fetcher:
         self._known, self._seen = self._seen, []
         if self._known:
             self._begin(self._known[0])
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Learn another order for what is gathered inside the block, between two steps: that of forward passes alone."""
+        self.forget()
+        of_steps = self._known, self._seen
+        self._known, self._seen = self._known_apart, []
+        try:
+            yield
+        finally:
+            self.forget()
+            self._known_apart = self._seen
+            self._known, self._seen = of_steps
+            if self._known:
+                self._begin(self._known[0])
 
     def _asked_for(self, group: int) -> None:
         """The whole group has been given out: begin with the one that followed it in the step before."""

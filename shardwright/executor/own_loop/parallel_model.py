@@ -12,7 +12,7 @@ from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions
 from shardwright.executor.model import read_skeleton
-from shardwright.executor.parallel import Engine, build_engine
+from shardwright.executor.parallel import Engine, LossFunction, build_engine
 from shardwright.executor.training import (
     HostedOptimizer,
     Manifest,
@@ -20,7 +20,6 @@ from shardwright.executor.training import (
     host_optimizer,
     load_checkpoint,
     plan_digest,
-    read_manifest,
     save_checkpoint,
 )
 
@@ -38,9 +37,13 @@ class StepOptimizer:
         self.hosted.set_learning_rate(learning_rate)
 
     def step(self) -> float:
-        """Update once, and return the norm of the gradients before clipping, equal on all ranks."""
+        """Update once, and return the norm of the gradients before clipping, equal on all ranks.
+
+        Under fp16 gradients whose norm is not finite are not applied, and the next step's loss is scaled by less.
+        """
         norm = self._engine.clip_gradients(self._clip_norm)
-        self.hosted.step()
+        if self._engine.accepts(norm):
+            self.hosted.step()
         self._engine.zero_gradients()
         return norm
 
@@ -58,7 +61,8 @@ class ParallelModel:
         self._optimizer: StepOptimizer | None = None
 
     def forward_backward(self, batch: Sequence[Tensor]) -> Tensor:
-        """Accumulate the gradients of one step, and return the mean loss over the global batch's tokens, a scalar equal on all ranks.
+        """Accumulate the gradients of one step, and return the mean loss over the global batch's tokens with a label, a scalar equal on all
+        ranks.
 
         `batch`: inputs and labels, int64 of (`sequences`, seq_len) each; a label is the token after its input, or -100. A third
         tensor gives the place of each token in its document, where sequences hold several.
@@ -87,7 +91,8 @@ class ParallelModel:
         values = {"out": ".", "learning_rate": learning_rate, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         options = RunOptions.parse({**values, "clip_norm": clip_norm}, source="optimizer")
         name = self.plan_file.training.optimizer
-        hosted = host_optimizer(self.engine.model_parts, name, options, self.engine.offload)
+        scaled = self.engine.loss_scale is not None
+        hosted = host_optimizer(self.engine.model_parts, name, options, self.engine.offload, scaled=scaled)
         hosted.set_learning_rate(learning_rate)
         self._optimizer = StepOptimizer(self.engine, hosted, clip_norm)
         return self._optimizer
@@ -108,6 +113,7 @@ class ParallelModel:
             data_digest="",
             seed=0,
             files={},
+            loss_scale=self.engine.loss_scale,
         )
         return save_checkpoint(Path(folder), self._trainee(), manifest, keep=keep)
 
@@ -117,8 +123,10 @@ class ParallelModel:
         Raises:
             SpecError: it is damaged, or of another model or optimizer; there is no optimizer yet.
         """
-        load_checkpoint(Path(checkpoint), self._trainee(), self.plan_file)
-        return read_manifest(Path(checkpoint), self.plan_file).step
+        manifest = load_checkpoint(Path(checkpoint), self._trainee(), self.plan_file)
+        if self.engine.loss_scale is not None and manifest.loss_scale is not None:
+            self.engine.loss_scale = manifest.loss_scale
+        return manifest.step
 
     def _trainee(self) -> Trainee:
         if self._optimizer is None:
@@ -127,12 +135,20 @@ class ParallelModel:
 
 
 def parallelize(
-    model: PreTrainedModel, plan: PlanFile | Path | str, *, device: torch.device | None = None
+    model: PreTrainedModel,
+    plan: PlanFile | Path | str,
+    *,
+    device: torch.device | None = None,
+    loss: LossFunction | None = None,
 ) -> ParallelModel:
     """Apply a plan to a causal language model of transformers, whose weights are taken over.
 
     The default process group must be up, with the plan's number of ranks, and each rank gives the whole model with the same
     weights, on any device. It is not changed, and may be deleted afterwards. `device`: this rank's; None: the group's.
+
+    `loss`: in place of cross-entropy, a function from logits (batch, sequence, vocabulary), fp32, and labels (batch, sequence) to the sum of
+    the loss over these tokens, a scalar. It is called with a microbatch, or where the plan has `loss_chunks` with a part of one. What it returns
+    is divided by the global batch's number of labels other than -100, which it has to leave out itself.
 
     Raises:
         SpecError: the model is not that of the plan, there is no process group, or the plan does not run here (`build_engine`).
@@ -148,7 +164,7 @@ def parallelize(
     if device is None:
         on_gpu = "nccl" in dist.get_backend()
         device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
-    return ParallelModel(build_engine(plan_file, device=device, seed=0, source=model), plan_file)
+    return ParallelModel(build_engine(plan_file, device=device, seed=0, source=model, loss=loss), plan_file)
 
 
 def _check_model(model: PreTrainedModel, plan_file: PlanFile) -> None:

@@ -1,6 +1,7 @@
 """The engine: a plan applied to a Hugging Face model on this rank, ready to compute a step's loss and gradients."""
 
 import contextlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -23,9 +24,9 @@ from .accumulation import Accumulation
 from .clipping import gradient_norm, local_gradient, scale_gradients
 from .data_parallel import DataParallel, GradientSync
 from .forward_only import ForwardOnly
-from .loss import IGNORED_LABEL, TokenLoss
+from .loss import IGNORED_LABEL, LossFunction, TokenLoss
 from .pipeline import Pipeline, TiedEmbedding
-from .precision import COMPUTE_DTYPES, check_precision
+from .precision import COMPUTE_DTYPES, LossScale, check_precision
 from .split_backward import check_split_backward
 from .stage_builder import StageBuilder
 
@@ -43,7 +44,8 @@ class Engine:
     `model_parts` are this rank's stages in order. Their parameters are named as in the whole Hugging Face model. Rank
     `dp_rank` of `dp_size` reads its own `micro_batch * microbatches` sequences of each global batch. `tied_names` maps
     the name of a copied weight to the name of its original. With tied embeddings in a pipeline the last stage holds
-    such a copy. `offload` holds what left the device, if anything did.
+    such a copy. `offload` holds what left the device, if anything did. `loss_scale` multiplies the loss of the next step; None unless
+    the plan computes in fp16.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Engine:
         data_rank = mesh.get_local_rank("dp_replicate") * mesh["dp_shard"].size() + mesh.get_local_rank("dp_shard")
         self.dp_rank = data_rank // plan.mesh.cp
         self.tied_names: Mapping[str, str] = skeleton.tied_names
+        self.loss_scale = LossScale() if plan_file.training.precision.compute == "fp16" else None
         self._plan, self._positions = plan, builder.positions
         self._shape = (plan.micro_batch * plan.microbatches, plan_file.training.seq_len)
         self._loss = builder.loss
@@ -85,7 +88,7 @@ class Engine:
             sync.engine = self.offload
 
     def forward_backward(self, inputs: Tensor, labels: Tensor, places: Tensor | None = None) -> Tensor:
-        """Accumulate the gradients of the mean loss over the global batch's tokens, and return that loss.
+        """Accumulate the gradients of the mean loss over the global batch's tokens, times the loss scale, and return that loss.
 
         `inputs` and `labels` are int64 of shape (micro_batch * microbatches, seq_len), this data-parallel rank's share.
         `labels[i, t]` is the token that follows `inputs[i, t]`, or -100 to ignore it. Every pp and tp rank of the
@@ -98,7 +101,7 @@ class Engine:
         """
         mesh = self._plan.mesh
         tokens_per_step = self._count_tokens(inputs, labels, places)
-        self._loss.scale = mesh.data_ranks / tokens_per_step
+        self._loss.scale = self._loss_factor * mesh.data_ranks / tokens_per_step
         if self._positions is not None:
             inputs, labels = inputs[:, self._positions], labels[:, self._positions]
         with self._tied.summed() if self._tied is not None else contextlib.nullcontext():
@@ -106,7 +109,11 @@ class Engine:
         if self.offload is not None:
             self.offload.collect_late()
         dist.all_reduce(loss)
-        return loss / (mesh.data_ranks * mesh.tp)
+        return loss / (mesh.data_ranks * mesh.tp * self._loss_factor)
+
+    @property
+    def _loss_factor(self) -> float:
+        return 1.0 if self.loss_scale is None else self.loss_scale.value
 
     def evaluate(self, inputs: Tensor, labels: Tensor, places: Tensor | None = None) -> tuple[float, int]:
         """Return the summed loss over the global batch's tokens that have a label, and their number, both equal on all ranks. Nothing
@@ -115,17 +122,14 @@ class Engine:
         Arguments are those of `forward_backward`.
 
         Raises:
-            SpecError: a tensor has another shape, or the plan keeps shares off the device.
+            SpecError: a tensor has another shape.
         """
-        if self.offload is not None:
-            raise SpecError(
-                "evaluation does not run beside shares off the device yet; leave out --eval-data, or plan without offload"
-            )
         tokens = self._count_tokens(inputs, labels, places)
         self._loss.scale = 1.0
         if self._positions is not None:
             inputs, labels = inputs[:, self._positions], labels[:, self._positions]
-        loss = self._forward.run(inputs, labels, places).double()
+        with contextlib.nullcontext() if self.offload is None else self.offload.forward_only():
+            loss = self._forward.run(inputs, labels, places).double()
         dist.all_reduce(loss)
         return float(loss) / self._plan.mesh.tp, tokens
 
@@ -144,22 +148,35 @@ class Engine:
         return max(int(tokens) // (mesh.pp * mesh.cp * mesh.tp), 1)
 
     def clip_gradients(self, max_norm: float | None) -> float:
-        """Scale all gradients so that their global L2 norm is at most `max_norm` (None: do not scale).
+        """Take the loss scale out of all gradients, and scale them so that their global L2 norm is at most `max_norm` (None: do not scale).
 
-        Returns the norm before scaling, over every parameter of the model, with a tied weight counted once. It is equal
-        on all ranks. A norm that is not finite is returned unchanged, and nothing is scaled.
+        Returns the norm before the second scaling, over every parameter of the model, with a tied weight counted once. It is equal
+        on all ranks. Where it is not finite, nothing is scaled.
         """
         device = torch.device(self.mesh.device_type)
         ranks_per_stage = self.mesh.size() // self._plan.mesh.pp
         own_gradient = local_gradient if self.offload is None else self.offload.gradient_of
         gradients = ((parameter, own_gradient(parameter)) for parameter in self._counted)
-        norm = gradient_norm(gradients, ranks_per_stage=ranks_per_stage, device=device)
-        if max_norm is not None and max_norm < norm < torch.inf:
-            factor = max_norm / (norm + 1e-6)
+        norm = gradient_norm(gradients, ranks_per_stage=ranks_per_stage, device=device) / self._loss_factor
+        factor = 1.0 / self._loss_factor
+        if max_norm is not None and max_norm < norm:
+            factor *= max_norm / (norm + 1e-6)
+        if factor != 1.0 and norm < torch.inf:
             scale_gradients([parameter for part in self.model_parts for parameter in part.parameters()], factor)
             if self.offload is not None:
                 self.offload.scale_gradients(factor)
         return norm
+
+    def accepts(self, norm: float) -> bool:
+        """Return whether the gradients, whose norm `clip_gradients` returned, are to be applied, and set the loss scale of the next step.
+
+        Under fp16 those that are not finite are not. The norm is equal on all ranks, and so is the decision. In other formats all are applied.
+        """
+        if self.loss_scale is None:
+            return True
+        finite = math.isfinite(norm)
+        self.loss_scale = self.loss_scale.after(finite=finite)
+        return finite
 
     def zero_gradients(self) -> None:
         """Delete the gradients of the previous step."""
@@ -180,6 +197,7 @@ def build_engine(
     draw: bool = True,
     source: nn.Module | None = None,
     adapters: InitialAdapters | None = None,
+    loss: LossFunction | None = None,
 ) -> Engine:
     """Build this rank's part of the plan's model with initial weights drawn from `seed`, with `compile_layers` by torch.compile.
 
@@ -188,6 +206,7 @@ def build_engine(
     plan with state on drives uses. `offload_streams`: threads of the offload engine; None: new ones. Without `draw` parameters
     are undefined until a checkpoint or pretrained weights are loaded. `source`: a model of the same class and sizes, on every rank, whose
     weights are taken. `adapters`: the values that adapters start from; None: those of PEFT, with a scale of 1, where the plan has adapters.
+    `loss`: in place of the cross-entropy of the labels.
 
     Raises:
         SpecError: the plan has a choice that is not run yet, or another number of ranks; the model is not supported, or
@@ -221,6 +240,7 @@ def build_engine(
             vocab_size=skeleton.config.vocab_size,
             tp_mesh=mesh["tp"] if plan.mesh.tp > 1 else None,
             chunks=plan_file.training.loss_chunks,
+            function=loss,
         ),
         positions=_arrange_attention(plan_file, skeleton, device),
         expert_mesh=expert_mesh,

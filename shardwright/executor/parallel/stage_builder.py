@@ -162,7 +162,7 @@ class StageBuilder:
             else:
                 head.weight = embedding.weight
         if head is not None and self.loss.chunks > 1:
-            compute_loss_in_head(head, self.loss)
+            compute_loss_in_head(head, self.loss, self.skeleton.config)
         self._divide_ends(stage, before, after)
         if self.skeleton.tied:
             if head is not None and embedding is not None:

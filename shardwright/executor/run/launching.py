@@ -3,14 +3,16 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from shardwright.base import STOPPED, RunStoppedError, SpecError, StopRequest, end_with_parent
+from shardwright.base import units as readable
 from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
 from shardwright.executor.data import new_tokens_go_with_a_mistake, open_held_back, open_plan_batches
-from shardwright.executor.loop import check_event_files
+from shardwright.executor.loop import check_event_files, check_wandb
 from shardwright.executor.model import lacks_fused_attention, read_config, read_skeleton
 from shardwright.executor.parallel import check_compile, compiles
 from shardwright.executor.text import holds_tokenizer
@@ -25,18 +27,26 @@ from shardwright.executor.weights import read_pretrained
 from shardwright.specs import Measurement, read_measurement
 
 from .checks import check_plan
+from .elastic import Devices, PlanFor, RanksGoneError, plan_for_what_is_left
 from .rank import pick_device, plans_for_gpus, run_rank
 from .workers import run_workers, while_heard
 
 MOST_CPU_RANKS = 8
 
 
-def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], None] = print) -> Measurement:
+def launch(
+    plan_path: Path,
+    options: RunOptions,
+    *,
+    progress: Callable[[str], None] = print,
+    plan_for: PlanFor | None = None,
+) -> Measurement:
     """Train with the plan in `plan_path`; return the measurement, which is also written to `options.out`.
 
     Everything that can be checked is checked before a process starts or a file is written. In a process that torchrun
     started (RANK is set) this rank trains in this process. Otherwise one process is started for each rank. `progress` receives the lines that rank 0 tells. If the folder holds the finished run, its measurement is
-    returned again.
+    returned again. `plan_for` plans anew where the plan is for another number of ranks than are there, and for those that are left once some are gone for good, when no restart is left.
+    The folder stays that of the given plan's run.
 
     Raises:
         SpecError: the plan, options, data or folder are not valid for the run.
@@ -47,7 +57,10 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
     leads, folder = os.environ.get("RANK", "0") == "0", RunFolder(options.out.absolute())
     progress = while_heard(progress)
     try:
-        plan_file, options = read_plan_file(plan_path), _from_anywhere(options)
+        given, options = read_plan_file(plan_path), _from_anywhere(options)
+        plan_file = given if plan_for is None else _for_what_is_there(given, options, plan_for)
+        if leads and plan_file is not given:
+            progress(f"{_instead(given, options)}: planned anew, {_described(plan_file)}")
         options = options.with_steps_of_tokens(plan_file.training.tokens_per_step)
         _check_plan(plan_file, options)
         weights_digest = _weights_digest(plan_file, options)
@@ -59,7 +72,7 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
             _check_loop(plan_file, options)
             batches = open_plan_batches(plan_file, options, progress=progress if leads else lambda _line: None)
             identity = RunIdentity(
-                plan_digest=plan_digest(plan_file),
+                plan_digest=plan_digest(given),
                 data_digest=batches.digest,
                 seed=options.seed,
                 weights_digest=weights_digest,
@@ -84,12 +97,63 @@ def launch(plan_path: Path, options: RunOptions, *, progress: Callable[[str], No
         folder.keep_beside(options, plan_file.model_config_json["vocab_size"])
         if "RANK" in os.environ:
             return _run_here(plan_file, options, folder, progress)
-        try:
-            run_workers(folder, plan_file.plan.mesh.ranks, options.restarts, progress)
-        except SystemExit:
-            progress(_how_to_go_on(folder))
-            raise
+        job = Job(given, plan_file, options, folder, identity)
+        _run_ranks(job, Devices.present(plan_file.plan.mesh.ranks, _gpus(plan_file, options)), progress, plan_for)
     return read_measurement(folder.measurement)
+
+
+class Job(NamedTuple):
+    """A run in its folder: the plan that it was given, and the one that it trains with."""
+
+    given: PlanFile
+    plan_file: PlanFile
+    options: RunOptions
+    folder: RunFolder
+    identity: RunIdentity
+
+
+def _run_ranks(job: Job, devices: Devices, progress: Callable[[str], None], plan_for: PlanFor | None) -> None:
+    """Run all ranks as processes of this machine, with `plan_for` again on what is left once some are gone for good."""
+    while True:
+        ranks = job.plan_file.plan.mesh.ranks
+        try:
+            return run_workers(job.folder, ranks, job.options.restarts, progress, environment=devices.environment)
+        except SystemExit:
+            progress(_how_to_go_on(job.folder))
+            raise
+        except RanksGoneError as gone:
+            if plan_for is None or not devices.lose(gone):
+                raise
+            job = job._replace(plan_file=plan_for_what_is_left(job.given, devices, plan_for, gone))
+            _check_plan(job.plan_file, job.options)
+            job.folder.prepare(job.plan_file, job.options, job.identity)
+            progress(f"{gone}; going on with what is left, {_described(job.plan_file)}")
+
+
+def _for_what_is_there(given: PlanFile, options: RunOptions, plan_for: PlanFor) -> PlanFile:
+    """Return the plan, or one for the ranks that are there if these are others.
+
+    Raises:
+        SpecError: the engine does not run the given plan, or nothing divides.
+        InfeasibleError: nothing fits.
+    """
+    check_can_run(given)
+    needed, (offered, _) = given.plan.mesh.ranks, _offered_ranks(given, options)
+    under_torchrun = "RANK" in os.environ
+    counted = under_torchrun or options.ranks is not None or _gpus(given, options) > 0
+    if needed == offered or (needed < offered and not counted):  # what CPUs offer at most is no number of devices
+        return given
+    return plan_for(given, offered, exactly=under_torchrun)
+
+
+def _instead(given: PlanFile, options: RunOptions) -> str:
+    offered, offer = _offered_ranks(given, options)
+    return f"the plan is for {given.plan.mesh.ranks} ranks, and {offer} {offered}"
+
+
+def _described(plan_file: PlanFile) -> str:
+    ranks, estimate = plan_file.plan.mesh.ranks, plan_file.estimated()
+    return f"{ranks} {'rank' if ranks == 1 else 'ranks'} as {plan_file.plan.mesh}, predicted {readable.seconds(estimate.step_seconds)} a step"
 
 
 def _otherwise(plan_file: PlanFile, options: RunOptions) -> Iterator[str]:
@@ -182,7 +246,7 @@ def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
     needed, (offered, offer) = plan.mesh.ranks, _offered_ranks(plan_file, options)
     if needed > offered or ("RANK" in os.environ and needed != offered):
         raise SpecError(
-            f"the plan needs {needed} ranks ({plan.mesh}) and {offer} {offered}; plan for {offered}, or run it where there are {needed}"
+            f"the plan needs {needed} ranks ({plan.mesh}) and {offer} {offered}; plan for {offered} (--replan does), or run it where there are {needed}"
         )
     check_plan(plan_file)
     check_compile(plan, options.compile, pick_device(plan_file))
@@ -192,26 +256,29 @@ def _check_loop(plan_file: PlanFile, options: RunOptions) -> None:
     """Check what goes on around the steps.
 
     Raises:
-        SpecError: the held-back data is not valid, or does not run with the plan; a package is absent.
+        SpecError: the held-back data is not valid; a package is absent.
     """
     if options.tensorboard:
         check_event_files()
-    plan = plan_file.plan
-    shares = [*(share for _, share in plan.offload), plan_file.training.activation_offload_layers or 0]
-    shares += [run.activation_offload for stage in plan.stages for run in stage.layers]
-    if open_held_back(plan_file, options) is not None and any(share > 0 for share in shares):
-        raise SpecError(
-            "evaluation does not run beside shares off the device yet; leave out --eval-data, or plan without offload"
-        )
+    if options.wandb is not None:
+        check_wandb()
+    open_held_back(plan_file, options)
 
 
 def _offered_ranks(plan_file: PlanFile, options: RunOptions) -> tuple[int, str]:
     """Return the number of available ranks, and words for a message that say why."""
     if "RANK" in os.environ:
         return int(os.environ["WORLD_SIZE"]), "torchrun was started with"
-    if plans_for_gpus(plan_file) and torch.cuda.is_available():
-        present = torch.cuda.device_count()
-        return min(present, options.ranks or present), "the GPUs to run on are"
+    if gpus := _gpus(plan_file, options):
+        return gpus, "the GPUs to run on are"
     if options.ranks is not None:
         return options.ranks, "the options offer"
     return MOST_CPU_RANKS, "on CPUs one machine runs at most"
+
+
+def _gpus(plan_file: PlanFile, options: RunOptions) -> int:
+    """Return the number of GPUs to run on; 0 where the ranks run on CPUs."""
+    if not plans_for_gpus(plan_file) or not torch.cuda.is_available():
+        return 0
+    present = torch.cuda.device_count()
+    return min(present, options.ranks or present)

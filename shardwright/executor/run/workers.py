@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +25,7 @@ from shardwright.base import (
 from shardwright.executor.ranks import STORE
 from shardwright.executor.training import LAUNCHER, RunFolder
 
+from .elastic import RanksGoneError
 from .signals import Signals
 from .worker import FAILED
 
@@ -36,7 +37,15 @@ _LAST_WORDS_SECONDS = 2.0
 class Workers:
     """The processes of one attempt. Their stderr goes to files; what they print is passed on line by line."""
 
-    def __init__(self, folder: RunFolder, ranks: int, store: Path, logs: Path, progress: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        ranks: int,
+        store: Path,
+        logs: Path,
+        progress: Callable[[str], None],
+        environment: Mapping[str, str],
+    ) -> None:
         self.logs = logs
         self.unwritten: list[str] = []
         """What ranks said that could not write their failure."""
@@ -44,7 +53,7 @@ class Workers:
         """The exit codes of the ranks that ended first and not well, by rank, as `subprocess` gives them."""
         reading, writing = os.pipe()
         try:
-            self.processes = [_start(folder, rank, ranks, store, logs, writing) for rank in range(ranks)]
+            self.processes = [_start(folder, rank, ranks, store, logs, writing, environment) for rank in range(ranks)]
         finally:
             os.close(writing)
         self._reader = threading.Thread(target=self._forward, args=(os.fdopen(reading, errors="replace"), progress))
@@ -100,13 +109,19 @@ class Workers:
 
 
 def run_workers(
-    folder: RunFolder, ranks: int, restarts: int, progress: Callable[[str], None], signals: Signals | None = None
+    folder: RunFolder,
+    ranks: int,
+    restarts: int,
+    progress: Callable[[str], None],
+    signals: Signals | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> None:
     """Run the prepared folder's ranks to their end. When some are lost, all are started again, up to `restarts`
-    times. A first signal lets the ranks finish their step and save, a second one ends them at once.
+    times. A first signal lets the ranks finish their step and save, a second one ends them at once. `environment`: further variables of
+    the ranks.
 
     Raises:
-        SpecError, RunFailedError: a rank left a failure, or ended without one.
+        SpecError, RunFailedError: a rank left a failure, or ended without one. `RanksGoneError`: some ended first.
         SystemExit: a signal stopped the run: 128 + its number.
     """
     shutil.rmtree(folder.logs, ignore_errors=True)
@@ -118,7 +133,8 @@ def run_workers(
     ):
         for attempt in range(restarts + 1):
             logs = folder.logs / f"attempt_{attempt}"
-            with _running(folder, ranks, Path(private) / f"store-{attempt}", logs, progress) as workers:
+            store = Path(private) / f"store-{attempt}"
+            with _running(folder, ranks, store, logs, progress, environment or {}) as workers:
                 heard.at_once = workers.kill
                 # a restart cannot correct a user's mistake
                 workers.wait(lambda: _kind(first_failure(folder.failures)) == "spec", lambda: heard.number is not None)
@@ -136,16 +152,23 @@ def run_workers(
 
 @contextlib.contextmanager
 def _running(
-    folder: RunFolder, ranks: int, store: Path, logs: Path, progress: Callable[[str], None]
+    folder: RunFolder,
+    ranks: int,
+    store: Path,
+    logs: Path,
+    progress: Callable[[str], None],
+    environment: Mapping[str, str],
 ) -> Iterator[Workers]:
-    workers = Workers(folder, ranks, store, logs, progress)
+    workers = Workers(folder, ranks, store, logs, progress, environment)
     try:
         yield workers
     finally:
         workers.kill()
 
 
-def _start(folder: RunFolder, rank: int, ranks: int, store: Path, logs: Path, output: int) -> "subprocess.Popen[bytes]":
+def _start(
+    folder: RunFolder, rank: int, ranks: int, store: Path, logs: Path, output: int, given: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
     """Start one rank. It knows its place by torchrun's variables.
 
     With PYTHONSAFEPATH a folder `executor` or `profiler` in the user's working directory is not imported. In their own
@@ -163,6 +186,7 @@ def _start(folder: RunFolder, rank: int, ranks: int, store: Path, logs: Path, ou
         LAUNCHER: folder.launcher,
         PARENT: str(os.getpid()),
         STORE: str(store),
+        **given,
     }
     with (own / "stderr.log").open("wb") as log:
         return subprocess.Popen(
@@ -188,21 +212,26 @@ def _error(folder: RunFolder, workers: Workers) -> SpecError | RunFailedError:
     failure = first_failure(folder.failures)
     if failure is not None and failure.kind == "spec":
         return SpecError(failure.message)
+    gone = [rank for rank, code in workers.lost.items() if code < 0]
+    return RanksGoneError(_lost(folder, workers, failure), gone, workers.lost.keys() - set(gone))
+
+
+def _lost(folder: RunFolder, workers: Workers, failure: Failure | None) -> str:
     killed = [rank for rank, code in workers.lost.items() if code == -signal.SIGKILL]
     if killed and (failure is None or failure.rank not in killed):
-        return RunFailedError(
-            f"rank {killed[0]} was killed (SIGKILL, perhaps for want of memory); start again to continue from the newest checkpoint"
-        )
+        return f"rank {killed[0]} was killed (SIGKILL, perhaps for want of memory); start again to continue from the newest checkpoint"
     if failure is not None:
-        return RunFailedError(f"rank {failure.rank} failed: {failure.message}; see {folder.failures} and {folder.logs}")
+        return _said_of(failure, folder)
     if workers.unwritten:
-        return RunFailedError(f"{workers.unwritten[0].replace(FAILED, 'failed: ')}; make room, and start again")
+        return f"{workers.unwritten[0].replace(FAILED, 'failed: ')}; make room, and start again"
     rank, code = next(iter(workers.lost.items()))
     said = _last_words(workers.logs)
     why = f"its stderr ends with '{said}'" if said else "it left no message"
-    return RunFailedError(
-        f"rank {rank} ended with {_named(code)}, {why}; see {folder.logs}, and start again to continue from the newest checkpoint"
-    )
+    return f"rank {rank} ended with {_named(code)}, {why}; see {folder.logs}, and start again to continue from the newest checkpoint"
+
+
+def _said_of(failure: Failure, folder: RunFolder) -> str:
+    return f"rank {failure.rank} failed: {failure.message}; see {folder.failures} and {folder.logs}"
 
 
 def _named(code: int) -> str:

@@ -7,7 +7,6 @@ counts) if not all are, and `meta.json`, whose presence means that it is complet
 import contextlib
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
@@ -15,7 +14,7 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwright.base import RunFailedError, SpecError, read_json
+from shardwright.base import PARTIAL, RunFailedError, SpecError, partial_folder, read_json
 from shardwright.specs import NonNegativeInt, Spec
 
 META = "meta.json"
@@ -115,17 +114,15 @@ def _mapped(path: Path, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
 
 @contextlib.contextmanager
 def _whole_folder(folder: Path) -> Iterator[Path]:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-    except OSError as error:
-        raise SpecError(f"{folder}: cannot be written ({error.strerror or error})") from None
-    try:
-        yield partial
-        partial.chmod(0o755)  # mkdtemp's is for its user alone
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except OSError as error:
-        raise RunFailedError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            partial = stack.enter_context(partial_folder(folder, leftovers=f".*{PARTIAL}"))
+        except OSError as error:
+            raise SpecError(f"{folder}: cannot be written ({error.strerror or error})") from None
+        try:
+            yield partial
+            partial.chmod(0o755)  # mkdtemp's is for its user alone
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+        except OSError as error:
+            raise RunFailedError(f"{folder}: cannot be written ({error.strerror or error})") from error

@@ -176,13 +176,14 @@ def _unwritten(final: Path, cause: str) -> str:
     return f"{final}: cannot be written ({cause}); the checkpoints before it are whole"
 
 
-def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> None:
-    """Load parameters and optimizer from a checkpoint of any plan. Every rank calls this.
+def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> Manifest:
+    """Load parameters and optimizer from a checkpoint of any plan; return its manifest. Every rank calls this.
 
     Raises:
         SpecError: `read_manifest` refuses it, tensors are damaged, or names and shapes are of another model.
     """
-    _check_content(checkpoint, read_manifest(checkpoint, plan_file))
+    manifest = read_manifest(checkpoint, plan_file)
+    _check_content(checkpoint, manifest)
     trainee.optimizer.create_state()
     contents = _contents(trainee)
     wanted = tensors_of(trainee, contents)
@@ -204,6 +205,7 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
         raise SpecError(f"{checkpoint}: cannot be read ({_first_cause(error)}); give another checkpoint") from None
     if contents is not None:
         contents.write_back()
+    return manifest
 
 
 def load_pretrained(pretrained: Pretrained, trainee: Trainee) -> None:

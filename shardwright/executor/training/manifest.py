@@ -17,6 +17,7 @@ from pydantic import Field
 from shardwright.base import SpecError, read_json
 from shardwright.costmodel import PlanFile
 from shardwright.executor.adapters import AdapterSettings
+from shardwright.executor.parallel import LossScale
 from shardwright.specs import NonNegativeInt, OptimizerName, Spec
 
 MANIFEST = "checkpoint.json"
@@ -30,7 +31,7 @@ class Manifest(Spec):
 
     `files`: bytes by name. `checksums`: CRC-32 by name; empty in a checkpoint that was written without. `own_checksum`: of the rest of
     the manifest. `trainable`: what is trained, and so what the checkpoint holds. Frozen weights are not in it: `frozen_from` says what they
-    are made of again, "" where there are none. `adapters`: rank and scale of adapters.
+    are made of again, "" where there are none. `adapters`: rank and scale of adapters. `loss_scale`: that of the next step in fp16.
     """
 
     kind: Literal["shardwright-checkpoint"] = "shardwright-checkpoint"
@@ -48,6 +49,7 @@ class Manifest(Spec):
     trainable: str = "all"
     frozen_from: str = ""
     adapters: AdapterSettings | None = None
+    loss_scale: LossScale | None = None
 
     def written(self, files: dict[str, tuple[int, int]]) -> str:
         """Return the text of the manifest with these files: bytes and CRC-32 by name."""
@@ -61,6 +63,7 @@ class Manifest(Spec):
         """CRC-32 of everything but `own_checksum`."""
         # fields that manifests of earlier versions lack count where they say something
         added = {"trainable", "frozen_from", "adapters"} if self.trainable == "all" else set[str]()
+        added |= {"loss_scale"} if self.loss_scale is None else set[str]()
         content = self.model_dump(mode="json", exclude={"own_checksum", *added})
         return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 

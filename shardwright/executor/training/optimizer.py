@@ -27,19 +27,32 @@ def build_optimizer(parts: Sequence[nn.Module], name: OptimizerName, options: Ru
 
 
 def host_optimizer(
-    parts: Sequence[nn.Module], name: OptimizerName, options: RunOptions, offload: OffloadEngine | None
+    parts: Sequence[nn.Module],
+    name: OptimizerName,
+    options: RunOptions,
+    offload: OffloadEngine | None,
+    *,
+    scaled: bool = False,
 ) -> "HostedOptimizer":
     """Return the same optimizer, of which the engine `offload` updates what has left the device.
 
-    It does so while backward passes run, if no clipping waits for the norm of all gradients.
+    It does so while backward passes run, if neither clipping nor a `scaled` loss waits for the norm of all gradients.
     """
+    hosted = _hosted(parts, name, options, offload, scaled=scaled)
+    if scaled:  # a checkpoint may come before the first update
+        hosted.create_state()
+    return hosted
+
+
+def _hosted(
+    parts: Sequence[nn.Module], name: OptimizerName, options: RunOptions, offload: OffloadEngine | None, *, scaled: bool
+) -> "HostedOptimizer":
     if offload is None:
         trains = any(parameter.requires_grad for part in parts for parameter in part.parameters())
         return HostedOptimizer(build_optimizer(parts, name, options) if trains else None, None)
     decays, off_device = _decays(parts, options.weight_decay), offload.device_parts
-    offload.attach(
-        UpdateRule(name, betas=options.betas, eps=options.eps), decays, during_backward=options.clip_norm is None
-    )
+    waits = scaled or options.clip_norm is not None
+    offload.attach(UpdateRule(name, betas=options.betas, eps=options.eps), decays, during_backward=not waits)
     staying = ((parameter, off_device.get(parameter, parameter)) for parameter in decays)
     on_device = [(parameter, part) for parameter, part in staying if part is not None]
     return HostedOptimizer(_optimizer(_groups(on_device, decays), name, options) if on_device else None, offload)
@@ -71,7 +84,8 @@ class HostedOptimizer:
         return {} if self.on_device is None else self.on_device.state
 
     def create_state(self) -> None:
-        """Make the optimizer of the device create its state, which happens at its first step. A step of rate zero changes no parameter."""
+        """Make the optimizer of the device create its state, as it is before the first step. It does so in a step, which at rate zero changes
+        no parameter, and is not counted."""
         if self.on_device is None:
             return
         rates = [group["lr"] for group in self.on_device.param_groups]
@@ -83,6 +97,9 @@ class HostedOptimizer:
         self.on_device.zero_grad(set_to_none=True)
         for group, rate in zip(self.on_device.param_groups, rates, strict=True):
             group["lr"] = rate
+        for state in self.on_device.state.values():
+            if "step" in state:
+                state["step"].zero_()
 
 
 def _decays(parts: Sequence[nn.Module], weight_decay: float) -> dict[nn.Parameter, float]:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from shardwright.base import SpecError, read_json, write_whole
+from shardwright.base import PARTIAL, SpecError, read_json, write_whole
 from shardwright.costmodel import PlanFile, read_plan_file, write_plan_file
 from shardwright.executor import RunOptions
 from shardwright.executor.data import TOKENS_FOLDER
@@ -109,7 +109,8 @@ class RunFolder:
             raise SpecError(f"{self.path}: is a file; give a folder for the run")
         if not self.path.exists() or self.identity.is_file():
             return
-        if any(entry.name not in (".lock", TOKENS_FOLDER) for entry in self.path.iterdir()):
+        own = (".lock", TOKENS_FOLDER)
+        if any(entry.name not in own and not _unfinished(entry) for entry in self.path.iterdir()):
             raise SpecError(f"{self.path}: holds files that do not belong to a run; give an empty or a new folder")
 
     def start(self, plan_file: PlanFile, options: RunOptions, *, damaged: Collection[Path] = ()) -> Start:
@@ -160,9 +161,13 @@ class RunFolder:
         self.check(identity, options)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for left in filter(_unfinished, self.path.iterdir()):
+                left.unlink()
+            write_whole(
+                self.identity, identity.model_dump_json(indent=1) + "\n"
+            )  # first: it says that the folder is a run's
             shutil.rmtree(self.failures, ignore_errors=True)
             self.failures.mkdir()
-            write_whole(self.identity, identity.model_dump_json(indent=1) + "\n")
             write_plan_file(self.plan, plan_file)
             write_whole(self.options, options.model_dump_json(indent=1) + "\n")
         except OSError as error:
@@ -215,12 +220,12 @@ class RunFolder:
     def keep_steps_until(self, step: int) -> list[StepRecord]:
         """Drop the records after `step`, which a resumed run writes again; return the others."""
         kept = [record for record in self.read_steps() if record.step <= step]
-        write_whole(self.steps, "".join(record.model_dump_json() + "\n" for record in kept))
+        write_whole(self.steps, "".join(map(_line, kept)))
         return kept
 
     def append_step(self, record: StepRecord) -> None:
         with self.steps.open("a", encoding="utf-8") as opened:
-            opened.write(record.model_dump_json() + "\n")
+            opened.write(_line(record))
 
     def write_measurement(self, measurement: Measurement) -> None:
         write_whole(self.measurement, measurement.model_dump_json(indent=1) + "\n")
@@ -257,6 +262,15 @@ class RunFolder:
                 return _held_elsewhere(lock, fcntl.LOCK_SH) and lock.read() == own
         except OSError:  # the folder is gone
             return False
+
+
+def _unfinished(entry: Path) -> bool:
+    """Whether a kill came while this file was written."""
+    return entry.name.startswith(".") and entry.name.endswith(PARTIAL) and entry.is_file()
+
+
+def _line(record: StepRecord) -> str:
+    return record.model_dump_json(exclude_defaults=True) + "\n"
 
 
 def _held_elsewhere(lock: TextIO, kind: int) -> bool:

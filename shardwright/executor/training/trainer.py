@@ -15,9 +15,19 @@ from shardwright.base import GIB, RunFailedError, RunStoppedError, SpecError, St
 from shardwright.costmodel import PlanFile
 from shardwright.executor import TRACE_FOLDER, RunOptions
 from shardwright.executor.data import PlanBatches, Sequences, open_held_back, open_plan_batches, said_of
-from shardwright.executor.loop import EarlyWarning, Ending, Evaluations, EventFiles, Limits, evaluate, learning_rate_at
+from shardwright.executor.loop import (
+    EarlyWarning,
+    Ending,
+    Evaluations,
+    EventFiles,
+    Limits,
+    Log,
+    WandbLog,
+    evaluate,
+    learning_rate_at,
+)
 from shardwright.executor.model import read_skeleton
-from shardwright.executor.parallel import Engine, build_engine, compiles
+from shardwright.executor.parallel import SMALLEST_SCALE, Engine, build_engine, compiles
 from shardwright.executor.ranks import Watch
 from shardwright.executor.weights import read_pretrained
 from shardwright.specs import Measurement, StepRecord, read_measurement
@@ -57,7 +67,7 @@ class Trainer:
         self._device, self._progress, self._leads = device, progress, dist.get_rank() == 0
         self._memory, self._meter = MemoryMeter(device), StepMeter(device)
         self._batches = open_plan_batches(plan_file, options)
-        _check_same_data(self._batches)
+        _check_same(self._batches, plan_file)
         for line in said_of(self._batches, plan_file):
             self._tell(line)
         self._at(0, "building the model")
@@ -71,7 +81,11 @@ class Trainer:
             adapters=None if (start := adapter_start(plan_file, options, device)) is None else start.initial,
         )
         optimizer = host_optimizer(
-            self._engine.model_parts, plan_file.training.optimizer, options, self._engine.offload
+            self._engine.model_parts,
+            plan_file.training.optimizer,
+            options,
+            self._engine.offload,
+            scaled=self._engine.loss_scale is not None,
         )
         self._trainee = Trainee(
             self._engine.model_parts,
@@ -85,7 +99,7 @@ class Trainer:
         self._limits = Limits(options, self._stop, device)
         self._held_back = open_held_back(plan_file, options)
         self._evaluations = Evaluations(folder.evaluations)
-        self._events: EventFiles | None = None
+        self._logs: list[Log] = []
         estimate, planned_type = plan_file.estimate, plan_file.cluster.node.device.torch_type
         self._warning: EarlyWarning | None = None
         if estimate is not None and planned_type == device.type:
@@ -105,11 +119,13 @@ class Trainer:
             return read_measurement(self._folder.measurement)
         self._open_records(start)
         self._stop.first_step_begins()
-        measurement = self._take_steps(start)
-        self._at(self._options.steps, "last checkpoint")
-        self._saver.finish()
-        if self._events is not None:
-            self._events.close()
+        try:
+            measurement = self._take_steps(start)
+            self._at(self._options.steps, "last checkpoint")
+            self._saver.finish()
+        finally:
+            for log in self._logs:
+                log.close()
         if self._engine.offload is not None:
             self._engine.offload.close()
         return measurement
@@ -144,7 +160,10 @@ class Trainer:
         self._evaluations.keep_until(start)
         if self._options.tensorboard:
             tokens = self._plan_file.training.tokens_per_step
-            self._events = EventFiles(self._folder.events, start, self._plan_file.estimate, tokens)
+            self._logs.append(EventFiles(self._folder.events, start, self._plan_file.estimate, tokens))
+        if self._options.wandb is not None:
+            log = WandbLog(self._folder.path, self._plan_file, self._options, self._options.wandb, self._tell)
+            self._logs.append(log)
 
     def _need_saved(self, ending: Ending) -> None:
         """Raise what a checkpoint met that was written beside the steps."""
@@ -170,8 +189,8 @@ class Trainer:
         evaluation = evaluate(self._engine, batch, batches=batches, step=step)
         if self._leads:
             self._evaluations.append(evaluation)
-            if self._events is not None:
-                self._events.add_evaluation(evaluation)
+            for log in self._logs:
+                log.add_evaluation(evaluation)
         self._tell(str(evaluation))
 
     def _resume(self) -> int:
@@ -192,11 +211,13 @@ class Trainer:
             if start.checkpoint is None:
                 return start.step
             try:
-                load_checkpoint(start.checkpoint, self._trainee, self._plan_file)
+                manifest = load_checkpoint(start.checkpoint, self._trainee, self._plan_file)
             except DamagedError as fault:
                 damaged.append(start.checkpoint)
                 self._tell(f"passed over: {fault}")
                 continue
+            if self._engine.loss_scale is not None and manifest.loss_scale is not None:
+                self._engine.loss_scale = manifest.loss_scale
             self._tell(f"continuing from {start.checkpoint} after step {start.step}")
             return start.step
 
@@ -239,12 +260,20 @@ class Trainer:
             with self._part(step, "forward_backward"):
                 loss = float(engine.forward_backward(inputs, labels, places))
             with self._part(step, "optimizer"), record_function("optimizer"):
-                norm = engine.clip_gradients(options.clip_norm)
+                scale, norm = engine.loss_scale, engine.clip_gradients(options.clip_norm)
+                taken = engine.accepts(norm)
                 self._need_finite(step, loss, norm)
-                self._trainee.optimizer.step()
+                if taken:
+                    self._trainee.optimizer.step()
                 engine.zero_gradients()
         return StepRecord(
-            step=step, loss=loss, gradient_norm=norm, learning_rate=rate, seconds=self._meter.last_seconds
+            step=step,
+            loss=loss,
+            gradient_norm=norm if taken else None,
+            learning_rate=rate,
+            seconds=self._meter.last_seconds,
+            loss_scale=scale and scale.value,
+            skipped=not taken,
         )
 
     def _traced_step(self, start: int) -> Callable[[int], contextlib.AbstractContextManager[None]]:
@@ -261,8 +290,8 @@ class Trainer:
             return
         self._records.append(record)
         self._folder.append_step(record)
-        if self._events is not None:
-            self._events.add_step(record)
+        for log in self._logs:
+            log.add_step(record)
         if record.step % self._options.log_every == 0 or record.step == self._options.steps:
             self._tell(self._progress_line(record))
         if self._warning is not None:
@@ -276,6 +305,7 @@ class Trainer:
             f"step {record.step}/{self._options.steps}",
             f"loss {record.loss:.4f}",
             f"lr {record.learning_rate:.2e}",
+            *([f"skipped, not finite at loss scale {record.loss_scale:,.0f}"] if record.skipped else []),
             f"{self._plan_file.training.tokens_per_step / record.seconds:,.0f} tokens/s",
             *([f"MFU {mfu:.1%}"] if mfu else []),
             f"{record.seconds:.3f} s" + (f" (predicted {estimate.step_seconds:.3f} s)" if estimate else ""),
@@ -313,6 +343,7 @@ class Trainer:
             trainable=str(plan_file.training.trainable),
             frozen_from=frozen_from(plan_file, self._options),
             adapters=adapter_settings(plan_file, self._options),
+            loss_scale=self._engine.loss_scale,
         )
         with self._memory.paused():
             self._saver.save(manifest)
@@ -353,14 +384,20 @@ class Trainer:
         return measured[0]
 
     def _need_finite(self, step: int, loss: float, gradient_norm: float) -> None:
-        if math.isfinite(loss) and math.isfinite(gradient_norm):
+        scale = self._engine.loss_scale
+        if math.isfinite(loss) and (math.isfinite(gradient_norm) or (scale and scale.value >= SMALLEST_SCALE)):
             return
-        early = self._engine.offload is not None and self._options.clip_norm is None
+        early = self._engine.offload is not None and self._options.clip_norm is None and scale is None
         left = (
             "the newest checkpoint is whole" if early else "the parameters are those of the step before"
         )  # without clipping, the host may have begun its update
+        if scale is not None and math.isfinite(loss):
+            said = f"gradients are not finite in fp16 at any loss scale down to {SMALLEST_SCALE:g}"
+        else:
+            said = f"the loss is {loss} and the gradient norm {gradient_norm}"
+        fix = "" if scale is None else ", or bf16 or fp32, which hold values above 65,504"
         raise RunFailedError(
-            f"step {step}: the loss is {loss} and the gradient norm {gradient_norm}; training has diverged, {left}. Try a lower learning_rate or more warmup_steps"
+            f"step {step}: {said}; training has diverged, {left}. Try a lower learning_rate or more warmup_steps{fix}"
         )
 
     def _tell(self, line: str) -> None:
@@ -368,11 +405,20 @@ class Trainer:
             self._progress(line)
 
 
-def _check_same_data(batches: PlanBatches) -> None:
-    digests = [""] * dist.get_world_size()
-    dist.all_gather_object(digests, batches.digest)
-    if len(set(digests)) > 1:
-        different = next(rank for rank, digest in enumerate(digests) if digest != digests[0])
-        raise SpecError(
-            f"rank {different} finds other data than rank 0; give every node the same files (the default, Python's own sources, differs between Python versions)"
+def _check_same(batches: PlanBatches, plan_file: PlanFile) -> None:
+    """Check that all ranks have one plan and the same data.
+
+    Raises:
+        SpecError: on every rank, where one has another.
+    """
+    digests = [("", "")] * dist.get_world_size()
+    dist.all_gather_object(digests, (plan_digest(plan_file), batches.digest))
+    for number, what in enumerate(
+        (
+            "another plan than rank 0; give every node the same file",
+            "other data than rank 0; give every node the same files (the default, Python's own sources, differs between Python versions)",
         )
+    ):
+        different = [rank for rank, digest in enumerate(digests) if digest[number] != digests[0][number]]
+        if different:
+            raise SpecError(f"rank {different[0]} finds {what}")

@@ -32,8 +32,8 @@ import numpy as np
 from shardwright.base import Array, IntArray
 from shardwright.costmodel.pipeline import waiting_microbatches
 from shardwright.costmodel.tables import Rows
-from shardwright.planner.space import SCHEDULES, LayerRanges, SpaceCosts
-from shardwright.specs import VOCABULARY, Candidates
+from shardwright.planner.space import SCHEDULES, LayerRanges, Space, SpaceCosts, chunk_sizes
+from shardwright.specs import VOCABULARY, Candidates, by_rank
 
 from .interleaved import InterleavedBounds
 from .layer_floor import LayerFloor
@@ -121,7 +121,14 @@ def lower_bounds(
         entries, bases = chosen[places], base_index[places]
         pp, chunks = int(depths[places[0]]), int(chunk_counts[places[0]])
         runs = space.runs(allowed, splits=bool(space.splits[entries[0]]), several=chunks > 1)
-        floor = LayerFloor(costs.rows[bases], costs.room_bytes[bases], ranges, runs, spread=bool(spread[places[0]]))
+        floor = LayerFloor(
+            costs.rows[bases],
+            costs.room_bytes[bases],
+            ranges,
+            runs,
+            on_ranks=_classes_of_ranks(space, ranges, int(entries[0]), pp, chunks),
+            spread=bool(spread[places[0]]),
+        )
         optimizer = floor.whole_sum(floor.rows.optimizer) / pp
         limit = limit_seconds - optimizer
         if space.splits[entries[0]]:
@@ -133,6 +140,16 @@ def lower_bounds(
             path = _FlatBounds(costs, ranges, floor, entries, pp).bounds(limit)
         bounds[places] = path + optimizer
     return bounds
+
+
+def _classes_of_ranks(space: Space, ranges: LayerRanges, entry: int, pp: int, chunks: int) -> Array | None:
+    """(P, K): the classes of which each rank may hold layers, None where each may hold all."""
+    if ranges.counts.shape[1] == 1 or pp == 1:
+        return None
+    sizes = chunk_sizes(ranges.layer_count, pp, chunks, space.even_stages)
+    of_stages = ranges.classes_within(sizes.fewest.T.reshape(-1), sizes.most.T.reshape(-1))
+    found = by_rank(space.schedule_name(entry), pp, of_stages.T.astype(int)).max(axis=-2).T > 0
+    return np.asarray(found | ~found.any(axis=1, keepdims=True))  # a rank without layers counts as any other
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ chunk j is kept alive_j times. Chunks with more microbatches alive are therefore
 least T at which the ranks can hold all layers.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import NamedTuple
@@ -129,7 +130,7 @@ class InterleavedBounds:
         The last backwards of the rank, with their recompute, are not on the paths that end with C.
         """
         floor, most = self.floor, self._microbatches[:, None, None]
-        plain = floor.range_seconds(self._numbers[None], self.chunks)
+        plain = floor.range_seconds(self._numbers, self.chunks)
         plain = most * (plain + floor.at_ends(floor.row_seconds, self.pp)[:, :, None])
         recompute = self._recompute_seconds()
         off_path = np.minimum(most, self._ramps[1].max(axis=2)[:, :, None]) - 1
@@ -199,7 +200,7 @@ class InterleavedBounds:
 
     def _of_rank(self, values: Rows) -> Array:
         """(E, P, J): lower bound on the sum of `values` (E,) over a rank of N layers."""
-        of_layers = values.layers.min(axis=1)[:, None, None] * self._numbers
+        of_layers = self.floor.lowest(values.layers)[..., None] * self._numbers
         return np.asarray(of_layers + self.floor.at_ends(values, self.pp)[:, :, None])
 
     def _to_loss_and_back(self, values: Rows, behind: Array) -> Array:
@@ -211,7 +212,7 @@ class InterleavedBounds:
         floor, (_, before) = self.floor, self._ramps
         once = (floor.whole_sum(values) + (self.pp * self.chunks - 1) * floor.rows.send)[:, None] + behind
         at_ends = floor.at_ends(values, self.pp) * before.max(axis=2)
-        own = self._most_passes * values.layers.max(axis=1)[:, None, None] + at_ends[:, :, None]
+        own = self._most_passes * -floor.lowest(-values.layers)[..., None] + at_ends[:, :, None]
         return np.asarray(once[:, :, None] - own)
 
     @cached_property
@@ -222,14 +223,19 @@ class InterleavedBounds:
             (before * sizes.fewest).sum(axis=2)[:, :, None], (*before.shape[:2], self._numbers.shape[1])
         )
         left = np.broadcast_to(self._numbers - sizes.fewest.sum(axis=1)[:, None], found.shape)
-        order = np.argsort(-before, axis=2, kind="stable")
-        rank = np.arange(self.pp)
-        for place in range(self.chunks):
-            chunk = order[:, :, place]
-            extra = np.minimum((sizes.most - sizes.fewest)[rank, chunk][..., None], left)
-            found = found + extra * np.take_along_axis(before, chunk[..., None], axis=2)
-            left = left - extra
+        for passes, fewest, most in self._fullest_first(before):
+            if not left.any():
+                break
+            extra = np.minimum(most - fewest, left)
+            found, left = found + extra * passes, left - extra
         return found
+
+    def _fullest_first(self, counts: Array) -> Iterator[tuple[Array, Array, Array]]:
+        """Yield for a rank's chunks, those of the highest `counts` (E, P, chunks) first, counts, fewest and most layers, (E, P, 1) each."""
+        order = np.argsort(-counts, axis=2, kind="stable")
+        sizes = (np.broadcast_to(each, counts.shape) for each in self._sizes)
+        ordered = [np.moveaxis(np.take_along_axis(each, order, axis=2), 2, 0)[..., None] for each in (counts, *sizes)]
+        return zip(*ordered, strict=True)
 
     def _recompute_seconds(self) -> Array:
         """(E, P, J): the least recompute with which N layers fit, infinite where none does.
@@ -242,32 +248,24 @@ class InterleavedBounds:
         spare = self._numbers - sizes.fewest.sum(axis=1)[:, None]
         kept = (alive * sizes.fewest).sum(axis=2)[:, :, None] + spare * alive.min(axis=2)[:, :, None]
         slack = (1 + floor.rows.slack)[:, None, None]
-        static = floor.layer_static[:, None, None] / slack * self._numbers
-        used, saving_room = (
-            static + kept * floor.cheap_kept[:, None, None],
-            floor.room(self.pp, saving=True)[:, :, None],
-        )
+        static = floor.layer_static[..., None] / slack * self._numbers
+        used = static + kept * floor.cheap_kept[..., None]
+        saving_room, most_saved = floor.room(self.pp, saving=True)[:, :, None], floor.most_saved[..., None]
         over = used - floor.room(self.pp, saving=False)[:, :, None]
-        never = (over > 0) & (static + kept * floor.least_kept[:, None, None] > saving_room)
+        never = (over > 0) & (static + kept * floor.least_kept[..., None] > saving_room)
         over = np.where(over > 0, used - saving_room, over)
         seconds, changed = np.zeros(over.shape), np.zeros(over.shape)
-        order = np.argsort(-alive, axis=2, kind="stable")
         left = np.broadcast_to(spare, over.shape)
-        for place in range(self.chunks):
-            chunk = order[:, :, place]
-            times = np.take_along_axis(alive, chunk[..., None], axis=2)
-            fewest, most = (
-                np.take_along_axis(np.broadcast_to(s, alive.shape), chunk[..., None], axis=2) for s in sizes
-            )
+        for times, fewest, most in self._fullest_first(alive):
+            if not (over > 0).any():
+                break
             extra = np.minimum(most - fewest, left)  # no more layers than N, as many as may be where it saves most
             layers, left = fewest + extra, left - extra
-            saved = np.clip(
-                np.where(np.isfinite(over), over, 0.0), 0.0, layers * times * floor.most_saved[:, None, None]
-            )
-            seconds += saved * floor.price[:, None, None] / times
-            each_saved = np.maximum(times * floor.most_saved[:, None, None], 1.0)
+            saved = np.clip(np.where(np.isfinite(over), over, 0.0), 0.0, layers * times * most_saved)
+            seconds += saved * floor.price[..., None] / times
+            each_saved = np.maximum(times * most_saved, 1.0)
             changed += np.ceil(saved / each_saved * (1 - 1e-9))
             over = over - saved
         host = floor.host_layers(self.pp, self.costs.host_room_bytes)[:, :, None]
         fits = (over <= 1e-6 * floor.room_bytes[:, None, None]) & ~never & (self._numbers <= host)
-        return np.where(fits, np.maximum(seconds, changed * floor.least_spent[:, None, None]), np.inf)
+        return np.where(fits, np.maximum(seconds, changed * floor.least_spent[..., None]), np.inf)

@@ -17,7 +17,8 @@ class LayerFloor:
     `units` (E, K) weighs a layer of each class where a bound counts layers; None weighs every layer as 1. Any units
     give a valid bound: the ranks must hold all units of the model, and each unit costs at least the minimum over
     classes. Units in proportion to a cost make the minimum of that cost exact and those of the other costs looser.
-    `folded`: the last stage lies on the first rank, with the head, as in a V. `spread`: all stages share embedding and head.
+    `on_ranks` (P, K): the classes of which a rank may hold layers; None where each may hold all. Minima over classes are then those
+    of each rank, (E, P); otherwise they are (E, 1). `folded`: the last stage lies on the first rank, with the head, as in a V. `spread`: all stages share embedding and head.
     """
 
     rows: RowCosts
@@ -25,6 +26,7 @@ class LayerFloor:
     ranges: LayerRanges
     allowed: list[int]
     units: Array | None = None
+    on_ranks: Array | None = None
     folded: bool = False
     spread: bool = False
 
@@ -47,6 +49,7 @@ class LayerFloor:
             rows=self.rows.of_classes(one),
             ranges=replace(self.ranges, counts=self.ranges.counts[:, one]),
             units=None,
+            on_ranks=None,
         )
 
     @property
@@ -61,9 +64,15 @@ class LayerFloor:
             (np.ones((len(self.rows.send), self.classes)) if self.units is None else self.units) @ self.whole
         )
 
+    def lowest(self, values: Array) -> Array:
+        """(E, 1) or (E, P): minimum over classes of `values` (E, K)."""
+        if self.on_ranks is None:
+            return np.asarray(values.min(axis=1, keepdims=True))
+        return np.asarray(np.where(self.on_ranks, values[:, None], np.inf).min(axis=2))
+
     def least(self, values: Array) -> Array:
-        """(E,): minimum over classes of `values` (E, K) per unit."""
-        return np.asarray((values if self.units is None else values / self.units).min(axis=1))
+        """(E, 1) or (E, P): minimum over classes of `values` (E, K) per unit."""
+        return self.lowest(values if self.units is None else values / self.units)
 
     @cached_property
     def row_seconds(self) -> Rows:
@@ -85,11 +94,10 @@ class LayerFloor:
         return each, np.asarray(less.max(axis=1))
 
     def range_seconds(self, numbers: IntArray, ranges: int) -> Array:
-        """(E, ...): lower bound on the time of `numbers` (1, ...) of layers in `ranges` ranges for one microbatch."""
-        shape = (-1, *(1,) * (numbers.ndim - 1))
-        each, less = self.mean_line(self.row_seconds.layers)
-        cheapest = self.row_seconds.layers.min(axis=1).reshape(shape) * numbers
-        return np.asarray(np.maximum(cheapest, each.reshape(shape) * numbers - ranges * less.reshape(shape)))
+        """(E, P, J): lower bound on the time of `numbers` (P, J) of layers in `ranges` ranges of a rank for one microbatch."""
+        each, less = (part[:, None, None] for part in self.mean_line(self.row_seconds.layers))
+        cheapest = self.lowest(self.row_seconds.layers)[..., None] * numbers
+        return np.asarray(np.maximum(cheapest, each * numbers - ranges * less))
 
     def whole_sum(self, values: Rows) -> Array:
         """(E,): `values` (E,) summed over the whole model."""
@@ -136,37 +144,37 @@ class LayerFloor:
 
     @property
     def cheap_kept(self) -> Array:
-        """(E,): bytes that a layer keeps for each microbatch under the fastest policy."""
+        """(E, 1) or (E, P): bytes that a layer keeps for each microbatch under the fastest policy."""
         return self.least(self._kept_and_spent[0])
 
     @property
     def least_kept(self) -> Array:
-        """(E,): bytes that a layer keeps for each microbatch at least."""
+        """(E, 1) or (E, P): bytes that a layer keeps for each microbatch at least."""
         return self.least(self.rows.activation.layers[..., self.allowed].min(axis=-1))
 
     @property
     def most_saved(self) -> Array:
-        """(E,): upper bound on the bytes that recomputing one layer saves for each microbatch."""
-        return np.asarray(np.maximum(0.0, self._kept_and_spent[1].max(axis=(1, 2))))
+        """(E, 1) or (E, P): upper bound on the bytes that recomputing one layer saves for each microbatch."""
+        return np.maximum(0.0, -self.lowest(-self._kept_and_spent[1].max(axis=2)))
 
     @cached_property
     def price(self) -> Array:
-        """(E,): the lowest cost in seconds of a saved byte of one microbatch; 0 where no policy saves bytes."""
+        """(E, 1) or (E, P): the lowest cost in seconds of a saved byte of one microbatch; 0 where no policy saves bytes."""
         _, saved, spent = self._kept_and_spent
         with np.errstate(divide="ignore", invalid="ignore"):
-            price = np.where(saved > 0, spent / saved, np.inf).min(axis=(1, 2))
+            price = self.lowest(np.where(saved > 0, spent / saved, np.inf).min(axis=2))
         return np.where(np.isfinite(price), price, 0.0)
 
     @cached_property
     def least_spent(self) -> Array:
-        """(E,): the fewest seconds for which one layer saves any byte; 0 where no policy saves bytes."""
+        """(E, 1) or (E, P): the fewest seconds for which one layer saves any byte; 0 where no policy saves bytes."""
         _, saved, spent = self._kept_and_spent
-        found = np.where(saved > 0, spent, np.inf).min(axis=(1, 2))
+        found = self.lowest(np.where(saved > 0, spent, np.inf).min(axis=2))
         return np.where(np.isfinite(found), found, 0.0)
 
     @property
     def layer_static(self) -> Array:
-        """(E,): bytes of a layer that are held over the whole step."""
+        """(E, 1) or (E, P): bytes of a layer that are held over the whole step."""
         return self.least(self.rows.static.layers)
 
     def room(self, pp: int, *, saving: bool) -> Array:
@@ -191,24 +199,23 @@ class LayerFloor:
         left = held.activation_room(self.room_bytes[:, None]) - self.at_ends(rows.activation, pp)
         at_ends = self.largest_at_ends(working, pp)
         plain, saving = (
-            left - np.maximum(of_layer[:, None], at_ends)
-            for of_layer in (working.layers.min(axis=1), self._saving_working)
+            left - np.maximum(of_layer, at_ends) for of_layer in (self.lowest(working.layers), self._saving_working)
         )
         return plain, saving
 
     def _least_of_largest(self, values: Rows, pp: int) -> Array:
         """(E, P): lower bound on the value of a rank's largest row."""
-        return np.asarray(np.maximum(values.layers.min(axis=1)[:, None], self.largest_at_ends(values, pp)))
+        return np.asarray(np.maximum(self.lowest(values.layers), self.largest_at_ends(values, pp)))
 
     @property
     def _saving_working(self) -> Array:
-        """(E,): least working bytes of a policy that keeps less than the fastest one; infinite if none does."""
+        """(E, 1) or (E, P): least working bytes of a policy that keeps less than the fastest one; infinite if none does."""
         working = self.rows.working.layers[..., self.allowed]
-        return np.asarray(np.where(self._kept_and_spent[1] > 0, working, np.inf).min(axis=(1, 2)))
+        return self.lowest(np.where(self._kept_and_spent[1] > 0, working, np.inf).min(axis=2))
 
     def host_layers(self, pp: int, room_bytes: float) -> Array:
         """(E, P): number of layers whose optimizer state fits the rank's share of the host."""
         room = room_bytes - self.at_ends(self.rows.host, pp)
-        each = self.least(self.rows.host.layers)[:, None]
+        each = self.least(self.rows.host.layers)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(each > 0, room / each, np.where(room >= 0, np.inf, -1.0))

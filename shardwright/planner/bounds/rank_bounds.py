@@ -146,16 +146,16 @@ class RankBounds:
         ranks = _Ranks(
             layers=layers[:, None],
             whole=floor.units is None,
-            each=floor.least(each_row.layers)[:, None],
+            each=floor.least(each_row.layers),
             ends=floor.at_ends(each_row, self.pp),
             free=free,
             saving=saving,
             price=price * recomputed[:, None],
-            once=(floor.least_spent * recomputed)[:, None],
+            once=floor.least_spent * recomputed[:, None],
             most=np.minimum(most, layers[:, None]),
         )
         enough = ranks.rounded(ranks.most).sum(axis=1) >= layers
-        low = (ranks.ends.sum(axis=1) + ranks.each[:, 0] * layers) / self.pp
+        low = (ranks.ends.sum(axis=1) + ranks.each.min(axis=1) * layers) / self.pp
         high = np.minimum(ranks.alone(), limit)
         low = np.where(ranks.hold(high), np.minimum(low, high), high)
         left = np.flatnonzero(enough & (low < high))
@@ -164,15 +164,15 @@ class RankBounds:
         return np.where(enough, low, np.inf)
 
     def _memory(self, floor: LayerFloor) -> "_Held":
-        static = floor.layer_static[:, None] / (1 + floor.rows.slack[:, None])
+        static = floor.layer_static / (1 + floor.rows.slack[:, None])
         room, saving_room = floor.room(self.pp, saving=False), floor.room(self.pp, saving=True)
         # at least a byte: with its optimizer and its activations on the host a layer may keep none
         plain_each, least_each = (
-            np.maximum(1.0, static + self.alive * kept[:, None]) for kept in (floor.cheap_kept, floor.least_kept)
+            np.maximum(1.0, static + self.alive * kept) for kept in (floor.cheap_kept, floor.least_kept)
         )
         free = np.maximum(0.0, room) / plain_each
         most = np.maximum(free, saving_room / least_each)
         most = np.minimum(most, floor.host_layers(self.pp, self.host_room_bytes))
         saving = np.where(np.isfinite(saving_room), saving_room, 0.0) / plain_each
-        price = plain_each * floor.price[:, None] / self.most_alive
+        price = plain_each * floor.price / self.most_alive
         return _Held(floor, free, np.minimum(saving, free), price, np.maximum(0.0, most))

@@ -270,7 +270,8 @@ class SplitBounds:
             work.layers[:, None]
             - forwards[..., None] * rows.forward.layers[:, None]
             - weights[..., None] * rows.weight_gradient.layers[:, None]
-        ).min(axis=2)
+        )
+        each = (each if self.floor.on_ranks is None else np.where(self.floor.on_ranks, each, np.inf)).min(axis=2)
         once = np.zeros(each.shape)
         for counts, most, values in ((before, forwards, rows.forward), (after, weights, rows.weight_gradient)):
             spared = ((most[..., None] - counts) * self._fewest).sum(axis=2)
@@ -292,16 +293,16 @@ class SplitBounds:
         each, once = cheap[0]
         left = saving_room - once
         saving = np.where(np.isfinite(left), left, 0.0) / each
-        price = each * floor.price[:, None] / np.maximum(1.0, self._ramps.alive.max(axis=2))
+        price = each * floor.price / np.maximum(1.0, self._ramps.alive.max(axis=2))
         return _Memory(free, np.minimum(saving, free), price, np.maximum(0.0, most))
 
     def _bytes(self, kept: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        """(E, P) each: bytes of each layer and once, of two lines below the bytes of a rank whose layers keep `kept` (E,) for
+        """(E, P) each: bytes of each layer and once, of two lines below the bytes of a rank whose layers keep `kept` (E, 1) or (E, P) for
         each microbatch in flight."""
         floor, ramps = self.floor, self._ramps
-        static = (floor.layer_static / (1 + floor.rows.slack))[:, None]
+        static = floor.layer_static / (1 + floor.rows.slack[:, None])
         postponed = floor.least(floor.rows.postponed.layers)
-        of_stage = ramps.alive * kept[:, None, None] + ramps.waiting * postponed[:, None, None]
+        of_stage = ramps.alive * kept[..., None] + ramps.waiting * postponed[..., None]
         least, greatest = of_stage.min(axis=2), of_stage.max(axis=2)
         fewest, most = (sizes[self._stages] for sizes in self._sizes)
         above = ((of_stage - least[..., None]) * fewest).sum(axis=2)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Self
 
@@ -35,6 +35,7 @@ class BranchAndBound:
     solved: int = 0
     complete: bool = True
     _open_bound: float = np.inf
+    _solved_below: dict[int, float] = field(default_factory=dict)  # an entry, and the limit when it was solved
 
     @classmethod
     def start(
@@ -97,10 +98,22 @@ class BranchAndBound:
             self._solve(entry, bound)
             if progress is not None:
                 progress(self.solved, self.entries.left(self.solved), self._limit)
+        if np.isinf(most_solved):
+            self._solve_again(deadline)
+
+    def _solve_again(self, deadline: float) -> None:
+        """Solve entries again that were left with a gap: a lower limit leaves fewer partitions, which may all be ruled out."""
+        for entry, below in list(self._solved_below.items()):
+            if time.perf_counter() > deadline:
+                return
+            bound = self.entries.bound(entry)
+            if bound < self._limit * (1 - _ROUNDING) and self._limit < below:
+                self._solve(entry, bound)
 
     def bound_seconds(self) -> float:
         """Lower bound on every plan of the space, in seconds."""
-        return min(self._open_bound, self._limit)
+        solved = (self.entries.bound(entry) for entry in self._solved_below)
+        return min(self._open_bound, self._limit, *solved)
 
     def other_meshes(self, count: int, chosen: Solved) -> list[Solved]:
         """Return the best plans, with one stage on each rank and whole backwards, of `count` meshes, fastest first: those whose
@@ -124,9 +137,10 @@ class BranchAndBound:
         return self.ceiling if self.best is None else self.best.step_seconds
 
     def _solve(self, entry: int, bound: float) -> None:
-        self.solved += 1
+        self.solved += entry not in self._solved_below
+        self._solved_below[entry] = self._limit
         outcome = self.solver.solve(entry, bound, self._limit)
-        self._open_bound = min(self._open_bound, outcome.bound_seconds)
+        self.entries.raise_bound(entry, min(outcome.bound_seconds, self._limit))
         if outcome.solved is not None:
             self.best = outcome.solved
 

@@ -20,6 +20,8 @@ _TINY = 1e-300
 _FIRST_PRICED = 16384
 _FIRST_SHARPENED = 2048
 _GROWTH = 4
+# To sharpen fewer takes hardly less time.
+_SHARPENED_AT_ONCE = 1024
 _MUCH_LOWER = 0.9
 
 
@@ -55,10 +57,25 @@ class OpenEntries:
         self._quicken(near)
         return near[self.bounds[near] <= seconds]
 
+    def lowest_below(self, seconds: float, most: int) -> IntArray:
+        """Return the entries of the lowest sharp bounds below `seconds`, at most so many. No others are sharpened than it takes."""
+        near, width = self.within(seconds), max(most, _SHARPENED_AT_ONCE)
+        while True:
+            near = near[self.bounds[near] < seconds]
+            near = near[np.argsort(self.bounds[near], kind="stable")]
+            if self.sharp[near[:most]].all():
+                return near[:most]
+            self.sharpen(near[:width], seconds)
+            width *= _GROWTH
+
     def bound(self, entry: int) -> float:
         """The sharp bound of an entry."""
         self.sharpen(np.array([entry]))
         return float(self.bounds[entry])
+
+    def raise_bound(self, entry: int, seconds: float) -> None:
+        """Note that no plan of an entry takes less than `seconds`: what solving it has shown."""
+        self.bounds[entry] = max(self.bounds[entry], seconds)
 
     def lowest(self) -> float:
         """The lowest of the bounds that are known; infinite where nothing fits."""

@@ -8,7 +8,14 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from shardwright.costmodel.op_times import OpTimes
-from shardwright.planner.space import NEAR_THE_BEST, Fixed, enumerate_space, in_other_order, may_change_order
+from shardwright.planner.space import (
+    NEAR_THE_BEST,
+    OTHER_ORDERS_TRIED,
+    Fixed,
+    enumerate_space,
+    in_other_order,
+    may_change_order,
+)
 from shardwright.planner.stages import Solved
 from shardwright.specs import ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -69,10 +76,10 @@ class Portfolio:
             return
         training, run = self.best.variant
         most_seconds = NEAR_THE_BEST * self.best.solved.step_seconds
-        near = run.entries.among(may_change_order(run.space, cluster, training)).within(most_seconds)
-        run.entries.sharpen(near, most_seconds)
-        space = in_other_order(run.space, near, run.entries.bounds)
-        if space is not None:
+        may = run.entries.among(may_change_order(run.space, cluster, training))
+        near = may.lowest_below(most_seconds, OTHER_ORDERS_TRIED)
+        if len(near):
+            space = in_other_order(run.space, np.sort(near))
             variant = Variant(training, BranchAndBound.over(space, model, training, run.times))
             self.variants.append(variant)
             self._run(variant, time.perf_counter() + time_limit_seconds, None)

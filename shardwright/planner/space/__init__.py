@@ -6,7 +6,7 @@ from .enumerate import SCHEDULES, Space, check_fixed, enumerate_space
 from .fixed import Fixed
 from .limits import SHARES
 from .meshes import meshes_of
-from .other_orders import NEAR_THE_BEST, in_other_order, may_change_order
+from .other_orders import NEAR_THE_BEST, OTHER_ORDERS_TRIED, in_other_order, may_change_order
 from .ranges import LayerRanges, layer_ranges
 from .software import check_runs, kept_by, last_resorts
 from .stage_sizes import ChunkSizes, chunk_sizes, near_even_sizes
@@ -14,6 +14,7 @@ from .variants import TRIED_LOSS_CHUNKS, OpenChoices, changed, keeps, training_v
 
 __all__ = [
     "NEAR_THE_BEST",
+    "OTHER_ORDERS_TRIED",
     "SCHEDULES",
     "SHARES",
     "TRIED_LOSS_CHUNKS",

@@ -149,7 +149,7 @@ def space_costs(
     """Return the costs of the whole space; its cost tables are built where they are asked for. `ends` and `exchange` are as in `build_tables`."""
     rows = PricedRows(model, training, space, times, ends, exchange)
     usable = usable_bytes(times.node.device, times.constants)
-    room = usable - fixed_bytes(space.base, times.node, times.constants)
+    room = usable - fixed_bytes(space.base, times.node, times.constants, training.software)
     room = room - receive_buffer_bytes(model, training, space.base)
     host, nvme = host_share_bytes(times.node), nvme_share_bytes(times.node)
     return SpaceCosts(space, rows, room * (1 - _ROUNDING), host * (1 - _ROUNDING), nvme * (1 - _ROUNDING))

@@ -11,7 +11,7 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
-from shardwright.base import Array, IntArray, SpecError, divisors
+from shardwright.base import Array, IntArray, SpecError, distinct, divisors
 from shardwright.costmodel import (
     check_context_parallel,
     check_expert_parallel,
@@ -174,9 +174,8 @@ def _enumerated(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
             _enumerated(model, cluster, training, fixed.but(vocabulary_parallel=None))  # or its reason
             raise SpecError(refusals.no_shared_vocabulary(fixed))
         raise SpecError(refusals.no_schedule(model, cluster, training, meshes, fixed))
-    distinct, base_index = np.unique(entries.row * (entries.chunks.max() + 1) + entries.chunks, return_inverse=True)
-    of_row, chunks = np.divmod(distinct, entries.chunks.max() + 1)
-    columns: dict[str, Array] = dict(zip(_COLUMNS, (*rows[of_row].T, chunks), strict=True))
+    first, base_index = distinct([entries.row, entries.chunks])
+    columns: dict[str, Array] = dict(zip(_COLUMNS, (*rows[entries.row[first]].T, entries.chunks[first]), strict=True))
     placed = np.array(_placements(cluster, training, fixed), dtype=float)[columns.pop("offload_optimizer")]
     base = Candidates(**columns, **dict(zip(_OFFLOADS, placed.T, strict=True)))
     split = training.software.runs.split_backward.recompute
@@ -206,18 +205,21 @@ class _Entries(NamedTuple):
 
 def _entries(rows: IntArray, model: ModelSpec, training: TrainingSpec, fixed: Fixed) -> _Entries:
     """Return every row with every schedule that can run it."""
-    shapes, shape_of = np.unique(rows[:, [_PP, _MICROBATCHES]], axis=0, return_inverse=True)
+    first, shape_of = distinct([rows[:, _PP], rows[:, _MICROBATCHES]])
     options = [
         [
             (schedule, chunks, vocabulary)
             for schedule, chunks in _schedules(int(pp), int(microbatches), model, training, fixed)
             for vocabulary in _vocabularies(int(pp), SCHEDULES[schedule], training, fixed)
         ]
-        for pp, microbatches in shapes
+        for pp, microbatches in rows[first][:, [_PP, _MICROBATCHES]]
     ]
-    counts = np.array([len(of_shape) for of_shape in options])[shape_of]
+    of_shape = np.array([len(some) for some in options])
+    counts = of_shape[shape_of]
     row = np.repeat(np.arange(len(rows)), counts)
-    each = np.array([option for of_shape in shape_of for option in options[of_shape]], dtype=np.int64).reshape(-1, 3)
+    nth = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    start = np.repeat((np.cumsum(of_shape) - of_shape)[shape_of], counts)
+    each = np.array([option for some in options for option in some], dtype=np.int64).reshape(-1, 3)[start + nth]
     if fixed.stages is None:
         zero_stages = training.software.runs.split_backward.zero_stages
         kept = ~np.isin(each[:, 0], SPLIT) | np.isin(rows[row, _ZERO], zero_stages) | (rows[row, _PP] == 1)
@@ -265,7 +267,7 @@ def _rows(
             (zero, *size, index)
             for zero, size in product(_zero_stages(*shards, training, fixed), sizes)
             for index, placement in enumerate(every)
-            if _can_be_placed(placement, zero, size[1], alone=shards[-1])
+            if _can_be_placed(placement, zero, size[1], training, alone=shards[-1])
         ]
         return np.array(found, dtype=np.int64).reshape(-1, 4)
 
@@ -365,11 +367,14 @@ def _placements(cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> l
     return [Placement(0)] if fixed.allows("offload_optimizer", 0) else []
 
 
-def _can_be_placed(placement: Placement, zero_stage: int, microbatches: int, *, alone: bool) -> bool:
+def _can_be_placed(
+    placement: Placement, zero_stage: int, microbatches: int, training: TrainingSpec, *, alone: bool
+) -> bool:
     """Whether a plan may have it, and gains by it: `alone`, with one data-parallel rank, or with several."""
     if placement.gradients and not (alone and microbatches > 1):
         return False
-    return alone or not placement.parameters or zero_stage < 3
+    streams_below = 3 if training.software.runs.streams_shards else 1
+    return alone or not placement.parameters or zero_stage < streams_below
 
 
 def _schedules(

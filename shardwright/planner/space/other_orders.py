@@ -14,9 +14,10 @@ from shardwright.specs import ORDERS, PIPELINE_INSIDE_DATA, ClusterSpec, Trainin
 
 from .enumerate import Space
 
-MOST_ENTRIES = 64
+OTHER_ORDERS_TRIED = 64
+"""So many entries are tried at most, those of the lowest bounds."""
 NEAR_THE_BEST = 1.1
-"""Entries are tried whose bounds are at most this many times the best plan's step."""
+"""Entries are tried whose bounds are below this many times the best plan's step."""
 
 
 def may_change_order(space: Space, cluster: ClusterSpec, training: TrainingSpec) -> Array:
@@ -33,21 +34,15 @@ def may_change_order(space: Space, cluster: ClusterSpec, training: TrainingSpec)
     return np.asarray(may[space.base_index])
 
 
-def in_other_order(space: Space, entries: IntArray, bounds: Array) -> Space | None:
-    """Return those of `entries` (A,) that have the lowest `bounds` (N,), with the pipeline inside data parallelism.
-
-    None where there are none.
-    """
-    chosen = np.sort(entries[np.argsort(bounds[entries], kind="stable")][:MOST_ENTRIES])
-    if not len(chosen):
-        return None
-    rows, base_index = np.unique(space.base_index[chosen], return_inverse=True)
+def in_other_order(space: Space, entries: IntArray) -> Space:
+    """Return `entries` (A,) with the pipeline inside data parallelism."""
+    rows, base_index = np.unique(space.base_index[entries], return_inverse=True)
     other = np.full(len(rows), ORDERS.index(PIPELINE_INSIDE_DATA))
     return replace(
         space,
         base=replace(space.base[rows], order=other),
         base_index=base_index,
-        schedule=space.schedule[chosen],
-        stages_per_rank=space.stages_per_rank[chosen],
-        vocabulary_parallel=space.vocabulary_parallel[chosen],
+        schedule=space.schedule[entries],
+        stages_per_rank=space.stages_per_rank[entries],
+        vocabulary_parallel=space.vocabulary_parallel[entries],
     )

@@ -49,6 +49,14 @@ class LayerRanges:
         found: IntArray = np.where(compositions[..., None] > 0, self.counts[self.kinds(compositions)], 0)
         return found
 
+    def classes_within(self, fewest: IntArray, most: IntArray) -> NDArray[np.bool_]:
+        """[stages, classes]: the classes of which a stage may hold layers, where each holds from `fewest` to `most` [stages] layers."""
+        layers = self.layer_count
+        before, after = np.cumsum(fewest) - fewest, layers - (fewest.sum() - np.cumsum(fewest))
+        start = np.maximum(before, layers - (most.sum() - np.cumsum(most) + most))
+        end = np.minimum(after, np.cumsum(most))
+        return np.where((end > start)[:, None], self.counts[self.kind_of[start, end]] > 0, False)
+
 
 def layer_ranges(model: ModelSpec) -> LayerRanges:
     """Return all ranges of `model`. Only counts of classes matter: a uniform model has as many kinds as layers."""

@@ -54,9 +54,23 @@ class StagedEntry:
         return by_rank(self.entry.schedule, self.entry.pp, np.arange(self.entry.stages)).T
 
     @cached_property
-    def alive(self) -> tuple[IntArray, ...]:
-        """For each rank (moments, chunks): microbatches alive at once."""
-        return alive_counts(self.entry.schedule, self.entry.pp, self.entry.stages_per_rank, self.entry.microbatches)
+    def alive(self) -> IntArray:
+        """(P, moments, chunks): microbatches alive at once on each rank; waiting for their input gradient, where backwards are split."""
+        return _same_length([each[:, 0] for each in self._moments])
+
+    @cached_property
+    def postponed(self) -> IntArray:
+        """(P, moments, chunks): microbatches that wait for their weight gradient alone, at the moments of `alive`."""
+        return _same_length([each[:, 1] for each in self._moments])
+
+    @cached_property
+    def _moments(self) -> tuple[IntArray, ...]:
+        """For each rank (moments, 2, chunks), as in `split_counts`."""
+        entry = self.entry
+        shape = entry.schedule, entry.pp, entry.stages_per_rank, entry.microbatches
+        if splits_backward(entry.schedule):
+            return split_counts(*shape)
+        return tuple(np.stack([counts, np.zeros_like(counts)], axis=1) for counts in alive_counts(*shape))
 
     @cached_property
     def waiting(self) -> IntArray:
@@ -66,24 +80,27 @@ class StagedEntry:
 
     def fits(self, rank: int, counts: IntArray, mixes: IntArray) -> Array:
         """(T,): whether mixes (T, chunks, classes, policies) of a rank fit device and host."""
-        entry, rows = self.entry, self.entry.rows
-        held, ends_of_chunks = counts.sum(axis=0), entry.ends[self.stages[rank]]
-        ends = ends_of_chunks.sum(axis=0)
+        return np.asarray(self.each_fits(np.array([rank]), counts[None], mixes[None])[0])
+
+    def each_fits(self, ranks: IntArray, counts: IntArray, mixes: IntArray) -> Array:
+        """(D, T): the same of ranks (D,), each with its own `counts` (D, chunks, classes) and mixes (D, T, chunks, classes, policies)."""
+        entry, rows, stages = self.entry, self.entry.rows, self.stages[ranks]
+        of_chunks = entry.ends[stages]
+        held, ends = counts.sum(axis=1)[:, None], of_chunks.sum(axis=1)[:, None]
         host = rows.host.total(held, ends)
-        if host > entry.host_room_bytes or rows.nvme.total(held, ends) > entry.nvme_room_bytes:
-            return np.zeros(len(mixes), dtype=bool)
-        kept = rows.activation.total(mixes, ends_of_chunks)
+        fits = (host <= entry.host_room_bytes) & (rows.nvme.total(held, ends) <= entry.nvme_room_bytes)
+        kept = rows.activation.total(mixes, of_chunks[:, None])
+        moments = kept @ np.swapaxes(self.alive[ranks], 1, 2)
         if splits_backward(entry.schedule):
-            split = split_counts(entry.schedule, entry.pp, entry.stages_per_rank, entry.microbatches)[rank]
-            moments = kept @ split[:, 0].T + split[:, 1] @ rows.postponed.total(counts, ends_of_chunks)
-        else:
-            moments = kept @ self.alive[rank].T
-        waiting = kept @ self.waiting[self.stages[rank]]
-        activations = moments.max(axis=1) + waiting + rows.working.largest(mixes.sum(axis=1), ends)
-        fits = rows.held(held, ends).peak_bytes(activations) <= entry.room_bytes
+            each = rows.postponed.total(counts, of_chunks)[..., None]
+            moments = moments + np.swapaxes(self.postponed[ranks] @ each, 1, 2)
+        waiting = (kept * self.waiting[stages][:, None]).sum(axis=-1)
+        activations = moments.max(axis=-1) + waiting + rows.working.largest(mixes.sum(axis=2), ends)
+        fits = fits & (rows.held(held, ends).peak_bytes(activations) <= entry.room_bytes)
         if rows.host_activation is not None:
-            on_host = rows.host_activation.total(mixes, ends_of_chunks)
-            most = (on_host @ self.alive[rank].T).max(axis=1) + on_host @ self.waiting[self.stages[rank]]
+            on_host = rows.host_activation.total(mixes, of_chunks[:, None])
+            most = (on_host @ np.swapaxes(self.alive[ranks], 1, 2)).max(axis=-1)
+            most = most + (on_host * self.waiting[stages][:, None]).sum(axis=-1)
             fits = fits & (host + most <= entry.host_room_bytes)
         return np.asarray(fits)
 
@@ -118,3 +135,9 @@ class StagedEntry:
         for stages, mixes in zip(self.stages, mixes_by_rank, strict=True):
             found[stages] = mixes
         return found
+
+
+def _same_length(moments: list[IntArray]) -> IntArray:
+    """(P, moments, chunks), from (moments, chunks) of each rank. Where a rank has fewer, its first repeats."""
+    longest = max(len(each) for each in moments)
+    return np.stack([np.concatenate([each, np.repeat(each[:1], longest - len(each), axis=0)]) for each in moments])

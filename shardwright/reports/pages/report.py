@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shardwright.base import units as readable
-from shardwright.costmodel import RankCharges, nodes_of_ranks
+from shardwright.costmodel import RankCharges, nodes_of_ranks, parameter_words
 from shardwright.costmodel.op_times import CALIBRATED
 from shardwright.costmodel.tables import usable_bytes
 from shardwright.reports import render_page, write_page
 from shardwright.reports.charts import Axis, Chart, Curve, Lines, Mark, Memory, chart_scripts
-from shardwright.reports.plan import measured_lines, parameter_words, plan_lines, training_lines
+from shardwright.reports.plan import measured_lines, plan_lines, training_lines
 from shardwright.specs import ClusterSpec, Estimate, Measurement, Plan, StepRecord, Timeline, TrainingSpec
 from shardwright.specs.model import ModelSpec
 

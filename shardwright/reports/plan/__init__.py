@@ -8,7 +8,7 @@ from .summary import Summary, summary_text
 from .sweep import AXIS_WORDS, Sweep, SweepPoint, cell, crossovers, shown, sweep_csv, sweep_table
 from .tables import COMPARISON_COLUMNS, comparison_cells, comparison_table, comparison_title, goodput_table, plan_table
 from .traced import traced_notes, traced_table
-from .words import choice_words, parameter_words, plan_lines, training_lines
+from .words import choice_words, plan_lines, training_lines
 
 __all__ = [
     "AXIS_WORDS",
@@ -32,7 +32,6 @@ __all__ = [
     "memory_table",
     "others_json",
     "others_table",
-    "parameter_words",
     "plan_lines",
     "plan_table",
     "shown",

@@ -3,6 +3,7 @@
 from rich.table import Table
 
 from shardwright.base import units as readable
+from shardwright.costmodel import part_words
 from shardwright.specs import ClusterSpec, Estimate, Measurement, Plan, Timeline
 
 from .measured import measured_lines
@@ -15,7 +16,7 @@ def step_table(estimate: Estimate) -> Table:
     table.add_column("share", justify="right")
     for cause, seconds in sorted(estimate.step, key=lambda part: -part[1]):
         if seconds > 0:
-            table.add_row(words(cause), readable.seconds(seconds), readable.share(seconds / estimate.step_seconds))
+            table.add_row(part_words(cause), readable.seconds(seconds), readable.share(seconds / estimate.step_seconds))
     return table
 
 
@@ -30,15 +31,10 @@ def memory_table(estimate: Estimate, cluster: ClusterSpec) -> Table:
     for part, _ in estimate.memory[ranks[0]]:
         sizes = [float(getattr(estimate.memory[rank], part)) for rank in shown]
         if any(sizes):
-            table.add_row(words(part), *(readable.size(size) for size in sizes))
+            table.add_row(part_words(part), *(readable.size(size) for size in sizes))
     table.add_section()
     table.add_row("total", *(readable.size(estimate.memory[rank].total) for rank in shown))
     return table
-
-
-def words(name: str) -> str:
-    """A field's name as words."""
-    return name.replace("_", " ")
 
 
 def timeline_table(timeline: Timeline) -> Table:

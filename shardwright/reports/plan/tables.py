@@ -6,18 +6,15 @@ from rich.table import Table
 from rich.text import Text
 
 from shardwright.base import units as readable
-from shardwright.costmodel import Goodput, lacking_bytes
+from shardwright.costmodel import Goodput, in_groups, lacking_bytes, parameter_words, schedule_words
 from shardwright.specs import OWN_STACK, ClusterSpec, Estimate, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 from .comparison import ComparedPlan, Comparison
 from .words import (
     choice_words,
-    in_groups,
-    parameter_words,
     plan_lines,
     recompute_words,
-    schedule_words,
     training_lines,
 )
 

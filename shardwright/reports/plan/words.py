@@ -1,10 +1,7 @@
 """A plan in words, for tables and reports."""
 
-from collections.abc import Callable
-
-from shardwright.base import units as readable
+from shardwright.costmodel import document_words, in_groups, schedule_words
 from shardwright.specs import OWN_STACK, Plan, TrainingSpec
-from shardwright.specs.model import ModelSpec
 
 _ZERO = {
     0: "replicated",
@@ -12,23 +9,6 @@ _ZERO = {
     2: "optimizer state and gradients sharded (ZeRO-2)",
     3: "parameters, gradients and optimizer state sharded (ZeRO-3)",
 }
-
-
-def schedule_words(plan: Plan) -> str:
-    """`1f1b`, `interleaved-1f1b, 4 stages a rank`, or `none` without a pipeline."""
-    if plan.mesh.pp == 1:
-        return "none"
-    return plan.schedule if plan.stages_per_rank == 1 else f"{plan.schedule}, {plan.stages_per_rank} stages a rank"
-
-
-def in_groups(plan: Plan, words: Callable[[Plan], str], between: str = ", ") -> str:
-    """What `words` says of the plan, or of its replicas in each group where that differs: `none on group 1, full on group 2`."""
-    said = [words(one) for one in plan.by_group]
-    return (
-        said[0]
-        if len(set(said)) == 1
-        else between.join(f"{one} on group {index}" for index, one in enumerate(said, start=1))
-    )
 
 
 def recompute_words(plan: Plan) -> str:
@@ -100,13 +80,6 @@ def choice_words(plan: Plan) -> str:
     return "; ".join(words)
 
 
-def parameter_words(model: ModelSpec) -> str:
-    """How many parameters were read: `46.7 G parameters, 12.9 G of them active`, the second where experts are routed to."""
-    total, active = model.parameter_count, model.active_parameter_count
-    words = f"{readable.amount(total)} parameters"
-    return words if active == total else f"{words}, {readable.amount(active)} of them active"
-
-
 def plan_lines(plan: Plan) -> list[tuple[str, str]]:
     """Every choice as (what, value)."""
     lines = [
@@ -146,15 +119,6 @@ def training_lines(training: TrainingSpec) -> list[tuple[str, str]]:
     if training.precision.linear:
         lines.append(("linear layers", f"{training.precision.linear}, the rest {training.precision.compute}"))
     return lines
-
-
-def document_words(training: TrainingSpec) -> str:
-    """How long documents are, and what a sequence holds of them."""
-    assert training.lengths is not None, "asked for documents of a job that has none"
-    of = f"{training.lengths.name}, {training.lengths.mean_tokens:,.0f} tokens on average"
-    if training.packing == "packed":
-        return f"{of}; packed, each attends to itself alone"
-    return f"{of}; padded, {1 - training.used_share:.0%} of a sequence is padding"
 
 
 def _ranges(values: list[int]) -> str:

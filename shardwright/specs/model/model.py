@@ -111,6 +111,11 @@ class ModelSpec(Spec):
         """Whether queries and keys are rotated: positions are neither learned nor a bias (ALiBi) on the scores."""
         return self.positions == 0 and self.family not in _ALIBI_FAMILIES
 
+    @property
+    def alibi(self) -> bool:
+        """Whether scores have a bias by distance (Press et al. 2022, arXiv 2108.12409). Falcon's configuration says so."""
+        return self.family in _ALIBI_FAMILIES or (self.family == "falcon" and bool(self.config.get("alibi")))
+
     @cached_property
     def layer_classes(self) -> tuple[Block, ...]:
         """The distinct blocks, in order of first appearance."""

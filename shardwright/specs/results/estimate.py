@@ -61,6 +61,10 @@ class MemoryBytes(Spec):
         """What tensors occupy."""
         return self.reserved - self.allocator_slack
 
+    def within(self, capacity_bytes: float) -> float:
+        """What a device of this capacity holds: where it is full, the caching allocator gives blocks without use back."""
+        return min(self.total, max(self.total - self.allocator_slack, capacity_bytes))
+
 
 class Interval(Spec):
     """The true value lies between `low` and `high` with probability `level`."""

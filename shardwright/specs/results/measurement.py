@@ -8,13 +8,19 @@ from shardwright.specs.spec import NonNegativeFloat, NonNegativeInt, PositiveFlo
 
 
 class StepRecord(Spec):
-    """One optimizer step. `gradient_norm` is before clipping; `loss` is the mean over the step's tokens."""
+    """One optimizer step. `gradient_norm` is before clipping; `loss` is the mean over the step's tokens.
+
+    `loss_scale`: by which fp16 multiplied the loss; None in other formats. `skipped`: the gradients were not finite at this scale and not
+    applied; their norm is None then.
+    """
 
     step: NonNegativeInt
     loss: float
-    gradient_norm: float
+    gradient_norm: float | None
     learning_rate: NonNegativeFloat
     seconds: PositiveFloat
+    loss_scale: PositiveFloat | None = None
+    skipped: bool = False
 
 
 class Fingerprint(Spec):

@@ -15,7 +15,7 @@ from shardwright.validation.table import SkippedRowError, TableRow
 
 from .families import GPT_PADDED_VOCABULARY, LLAMA, Family, family_of
 from .preset import preset_of_row
-from .sizes import Sizes, sizes_of_row
+from .sizes import Sizes, sizes_of_row, without_publisher
 
 
 class _Shape(NamedTuple):
@@ -32,11 +32,11 @@ def model_of_row(row: TableRow) -> tuple[ModelSpec, list[str]]:
     Raises:
         SkippedRowError: a size is unknown and no public model of that name has it.
     """
-    family, preset = family_of(row.model or row.id), preset_of_row(row)
+    family, preset = family_of(without_publisher(row.model or row.id)), preset_of_row(row)
     lacks = None in (row.layers, row.hidden, row.heads, row.moe_ffn or row.ffn_hidden)
     if preset is not None and (family is None or family.name == LLAMA.name or lacks or row.experts):
         omitted = lacks or None in (row.vocab, row.kv_heads)
-        return preset, ["architecture of the preset of that name"] if omitted else []
+        return _with_positions(preset, row, ["architecture of the preset of that name"] if omitted else [])
     sizes, public = sizes_of_row(row)
     needed = (sizes.hidden, sizes.heads, sizes.moe_ffn or sizes.ffn_hidden, sizes.layers or row.params_b)
     if None in needed:
@@ -55,6 +55,16 @@ def model_of_row(row: TableRow) -> tuple[ModelSpec, list[str]]:
         stated = 1e9 * row.params_b
         chosen = min(range(len(models)), key=lambda index: abs(models[index].parameter_count - stated))
     return models[chosen], assumptions + _said(row, family, sizes, shapes[chosen])
+
+
+def _with_positions(preset: ModelSpec, row: TableRow, assumptions: list[str]) -> tuple[ModelSpec, list[str]]:
+    """A run at a greater length than the preset's learned positions had as many positions."""
+    if not preset.positions or (row.seq_len or 0) <= preset.positions:
+        return preset, assumptions
+    return preset.model_copy(update={"positions": row.seq_len}), [
+        *assumptions,
+        "learned positions for the row's length",
+    ]
 
 
 def _with_vocabulary(sizes: Sizes, family: Family | None) -> tuple[Sizes, list[str]]:

@@ -15,6 +15,8 @@ _EVERY_SECOND = re.compile(r"moe (?:in |on )?every (?:second|other) layer", re.I
 _REMARK = re.compile(r"\([^()]*\)")
 # Words that name a tuned version of the same architecture.
 _VERSION = re.compile(r"[\s_-](?:instruct|chat|base|it|hf|200k)\b", re.IGNORECASE)
+# Who published it, as hubs and people write it before the name.
+_PUBLISHER = re.compile(r"^\s*(?:[\w.-]+/|meta[\s_-]+(?=llama))", re.IGNORECASE)
 
 
 # Common names of the models in public_sizes.toml.
@@ -26,7 +28,24 @@ _ALIASES = {
     "gpt35b": "gpt5b",
     "gpt320b": "gpt20b",
     "llama4maverick400b": "llama4maverick",
+    "llama4maverick17b128e": "llama4maverick",
+    "llama4maverick17bx128e": "llama4maverick",
     "llama4scout109b": "llama4scout",
+    "llama4scout17b16e": "llama4scout",
+    "llama4scout17bx16e": "llama4scout",
+    "llama33b": "llama30b",
+    "vicuna7b": "llama7b",
+    "vicuna13b": "llama13b",
+    "vicuna33b": "llama30b",
+    "alpaca7b": "llama7b",
+    "qwen1.51.8b": "qwen1.8b",
+    "qwen1.572b": "qwen72b",
+    "smollm2135m": "smollm135m",
+    "smollm2360m": "smollm360m",
+    "smollm21.7b": "smollm1.7b",
+    "deepseekllm7b": "deepseek7b",
+    "deepseekllm67b": "deepseek67b",
+    "turingnlg": "turingnlg17b",
 }
 
 
@@ -63,8 +82,13 @@ def sizes_of_row(row: TableRow) -> tuple[Sizes, bool]:
 
 
 def model_name(row: TableRow) -> str:
-    """The folded name of a row's model, without remarks and without words for a tuned version."""
-    return folded_name(_VERSION.sub(" ", _REMARK.sub(" ", row.model or "")))
+    """The folded name of a row's model, without its publisher, remarks and words for a tuned version."""
+    return folded_name(_VERSION.sub(" ", _REMARK.sub(" ", without_publisher(row.model or ""))))
+
+
+def without_publisher(name: str) -> str:
+    """`name` without who published it: "Llama-3-8B" of "meta-llama/Meta-Llama-3-8B"."""
+    return _PUBLISHER.sub("", _PUBLISHER.sub("", name))
 
 
 @cache

@@ -13,6 +13,9 @@ _MAY_INTERLEAVE = ("Megatron-LM", "Megatron-Core", "NeMo")
 # recommended_model_configs). Megatron-LM does not by default.
 _USUALLY_INTERLEAVE = ("Megatron-Core", "NeMo")
 _LAYERS_OF_A_CHUNK = 2
+# The embedding and the head may count as a layer each, so that 126 layers make 64 stages of two (Megatron-Core,
+# account_for_embedding_in_pipeline_split and account_for_loss_in_pipeline_split; NVIDIA's recipes of Llama 3.1 405B).
+_ENDS = 2
 # Names in use, specific ones first; each with the schedule's name and its chunks on a rank.
 _NAMED: tuple[tuple[str, ScheduleName, int | None], ...] = (
     (r"\bdual ?pipe", "dualpipe-v", 2),
@@ -100,9 +103,16 @@ def _chunk_counts(row: TableRow, family: str, pp: int, layers: int) -> list[int]
     named = _stated(row)[0] == "interleaved-1f1b"
     if not named and family not in _MAY_INTERLEAVE:
         return [1]
-    even = [count for count in range(2, layers // pp + 1) if layers % (pp * count) == 0]
-    usual = [count for count in even if layers >= pp * count * _LAYERS_OF_A_CHUNK] or even
+    even = _even_counts(layers, pp)
+    if not even and family in _MAY_INTERLEAVE:
+        even = _even_counts(layers + _ENDS, pp)
+    usual = [count for count in even if layers + _ENDS >= pp * count * _LAYERS_OF_A_CHUNK] or even
     return [*usual[-1:], 1] if family in _USUALLY_INTERLEAVE else [1, *usual[-1:]]
+
+
+def _even_counts(layers: int, pp: int) -> list[int]:
+    """The numbers of stages on a rank, from 2 on, that give each stage as many layers."""
+    return [count for count in range(2, layers // pp + 1) if layers % (pp * count) == 0]
 
 
 def _schedule(name: ScheduleName | None, chunks: int) -> ScheduleName:

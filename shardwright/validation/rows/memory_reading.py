@@ -54,12 +54,12 @@ class MemoryReading(NamedTuple):
 
     def _on(self, part: MemoryBytes, memory_bytes: float) -> float:
         """Where the device is full, the allocator gives free blocks back."""
-        read = part.total if self.kind == "device" else float(getattr(part, self.kind))
-        if not self.ragged or self.kind == "allocated":
-            return read
+        if self.kind == "allocated":
+            return part.allocated
         outside = 0.0 if self.kind == "device" else part.communicators + part.context
-        full = max(read, memory_bytes - outside)
-        return min(full, read + _RAGGED_SLACK * (part.activations + part.logits))
+        tensors = part.total - part.allocator_slack - outside
+        unused = part.allocator_slack + _RAGGED_SLACK * self.ragged * (part.activations + part.logits)
+        return min(tensors + unused, max(tensors, memory_bytes - outside))
 
     def __str__(self) -> str:
         node = ", on the first node" if self.first_node else ""

@@ -45,8 +45,11 @@ _NO_STEP = {
     "ms_fwd_bwd_one_layer": "one layer's time: not a training step",
 }
 _PEAK = re.compile(r"peak ([1-9]\d*(?:\.\d+)?) ?TFLOP")
-# Megatron's training.py (num_floating_point_operations since 2023) and NeMo's perf_metrics.py (24.03), where nothing else is said.
-_COUNT_MODEL_FLOPS = re.compile(r"nemo|megatron-?core|mcore", re.IGNORECASE)
+# Where nothing else is said: Megatron's training.py (num_floating_point_operations since 2023), NeMo's perf_metrics.py (24.03),
+# torchtitan's get_num_flop_per_token (utils.py), which has no recompute either, and AutoModel's utils/flops_utils.py.
+_COUNT_MODEL_FLOPS = re.compile(r"nemo|megatron-?core|mcore|megatron-?bridge|torchtitan|automodel", re.IGNORECASE)
+_MEGATRON_LM = re.compile(r"megatron(?!.*deepspeed)", re.IGNORECASE)
+_FIRST_YEAR_OF_MODEL_FLOPS = 2024
 _SIX_N = re.compile(r"6 ?\*? ?n ?\*? ?[td]\b")
 
 
@@ -109,7 +112,8 @@ def counted_flops(row: TableRow, model: ModelSpec, training: TrainingSpec) -> fl
     layers, h the hidden size and N the parameters:
     - "SC21", Narayanan et al. 2021, equation 3: 96 B s l h^2 (1 + s/6h + V/16lh) = 4 F + 3 H, including the
       recomputed forward; without recompute 3 F + 3 H.
-    - "model FLOPs" (Megatron-Core, nanotron): 3 F + 3 H. So do an MFU, NeMo and Megatron-Core without a stated convention.
+    - "model FLOPs" (Megatron-Core, nanotron): 3 F + 3 H. So do an MFU, NeMo, Megatron since 2024 and torchtitan without a stated
+      convention.
     - "6*N*T + 12*L*..." (llm-foundry): 6 N T + 12 L h s T; "6*N*T" or "6ND" alone: 6 N T.
     - "recompute counted" (BigScience): 8 N T.
     All count attention in full, not halved for the causal mask, and only the experts that a token uses.
@@ -134,9 +138,16 @@ def counted_flops(row: TableRow, model: ModelSpec, training: TrainingSpec) -> fl
     if "recompute counted" in convention:
         return tokens * 8.0 * parameters
     # MFU by its definition (Chowdhery et al. 2022, appendix B)
-    if row.metric_name == "mfu_pct" or _COUNT_MODEL_FLOPS.search(row.framework or ""):
+    if row.metric_name == "mfu_pct" or _counts_model_flops(row):
         return whole_model
     raise SkippedRowError("how the source counts FLOPs is not known")
+
+
+def _counts_model_flops(row: TableRow) -> bool:
+    """Whether the software's own FLOP/s leave recompute out."""
+    framework = row.framework or ""
+    since = row.year is not None and row.year >= _FIRST_YEAR_OF_MODEL_FLOPS
+    return bool(_COUNT_MODEL_FLOPS.search(framework) or (since and _MEGATRON_LM.search(framework)))
 
 
 def _peak_flops_per_s(row: TableRow, cluster: ClusterSpec, training: TrainingSpec) -> float:

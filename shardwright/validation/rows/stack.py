@@ -8,7 +8,10 @@ from shardwright.validation.table import TableRow
 
 ZERO3 = "DeepSpeed ZeRO-3"
 # Hugging Face Trainer by the names of what drives it.
-HF_TRAINERS = r"transformers|hugging|\bhf\b|accelerate|\btrl\b|axolotl|llama-?factory|ms-?swift|unsloth"
+HF_TRAINERS = (
+    r"transformers|hugging|\bhf\b|accelerate|\btrl\b|axolotl|llama-?factory|ms-?swift|unsloth"
+    r"|llama-?(?:recipes|cookbook)|fast-?chat|lmflow|open-?instruct|alignment-handbook|open-?rlhf|\bverl\b"
+)
 
 
 class _Framework(NamedTuple):
@@ -27,27 +30,39 @@ _FRAMEWORKS = (
     _Framework(r"automodel", "NeMo AutoModel", "automodel"),
     _Framework(r"nanotron", "nanotron", "nanotron"),
     _Framework(r"internevo|internlm", "InternEvo", "internevo"),
-    _Framework(r"paxml|maxtext|\bjax\b|\bxla\b|rosetta|t5x", "Paxml, MaxText", "xla"),
+    _Framework(r"paxml|maxtext|\bjax\b|\bxla\b|rosetta|t5x|levanter|easylm|\balpa\b", "Paxml, MaxText", "xla"),
     _Framework(r"torchtune", "torchtune", "torchtune"),
     _Framework(r"nemo", "NeMo", "nemo"),
-    _Framework(r"mcore|megatron-?core|megatron-?bridge", "Megatron-Core", "megatron-core"),
+    _Framework(r"megatron-?bridge", "Megatron-Core", "nemo"),
+    _Framework(r"mcore|megatron-?core", "Megatron-Core", "megatron-core"),
     _Framework(r"megatron.*deepspeed|deepspeed.*megatron", "Megatron-DeepSpeed", "megatron-deepspeed"),
+    _Framework(
+        r"gpt-?neox", "Megatron-DeepSpeed", "megatron-deepspeed", "built on Megatron's layers and DeepSpeed's engine"
+    ),
     _Framework(r"megatron.*(?:zero-?bubble|vocabulary-parallel)", "Megatron-LM", "megatron-zero-bubble"),
     _Framework(r"megatron", "Megatron-LM", "megatron-lm"),
+    _Framework(r"mindspeed|galvatron", "Megatron-LM", "megatron-lm", "built on Megatron"),
     _Framework(rf"(?=.*deepspeed).*(?:{HF_TRAINERS}|xtuner)", "DeepSpeed", "hf-deepspeed"),
     _Framework(r"deepspeed", "DeepSpeed", OWN_STACK, "eager PyTorch layers"),
     _Framework(r"flash-?attention", "FlashAttention", "flash-attention"),
-    _Framework(r"lightning|fabric|tinyllama", "Lightning", "fsdp", "PyTorch FSDP with fused layers"),
+    _Framework(r"lightning|fabric|lit-?gpt|tinyllama", "Lightning", "fsdp", "PyTorch FSDP with fused layers"),
     _Framework(r"colossal", "Colossal-AI", "megatron-lm", "Megatron's fused layers"),
     _Framework(r"shardwright", "shardwright", OWN_STACK),
     _Framework(rf"{HF_TRAINERS}", "Hugging Face", "hf-trainer"),
     _Framework(r"picotron", "picotron", OWN_STACK, "eager PyTorch layers"),
+    _Framework(
+        r"nano-?gpt", "nanoGPT", "torchtitan-compiled-loss", "the compiler takes the whole model, with its loss"
+    ),
     _Framework(r"fsdp|pytorch|torch", "PyTorch", "fsdp", "PyTorch FSDP with fused layers"),
 )
 # Megatron-LM moved onto Megatron-Core with release 0.3 of late 2023, and overlaps communication since 0.5 of early 2024.
 _FIRST_YEAR_OF_CORE = 2024
 # NeMo took Megatron-Core over during 2023.
 _FIRST_YEAR_OF_NEMO_ON_CORE = 2023
+# Its recipes for performance have Transformer Engine's kernel for the loss since release 25.04, after Megatron-Core 0.12.
+_LAST_YEAR_OF_COMPILED_LOSS_OF_NEMO = 2024
+_LAST_NEMO_WITH_COMPILED_LOSS = (25, 2)
+_NEMO_RELEASE = re.compile(r"nemo\D{0,12}(2\d)\.(\d\d)\b", re.IGNORECASE)
 # The stack of Megatron-Core's releases up to each, by minor version; later ones are the newest.
 _CORE_RELEASES = (
     (4, "megatron-core-0.4"),
@@ -57,7 +72,7 @@ _CORE_RELEASES = (
 )
 _NEWEST_CORE = "megatron-core-0.15"
 _CORE_RELEASE = re.compile(r"(?:mcore|megatron-?core)[ _]?[rv]?0\.(\d+)", re.IGNORECASE)
-_FAST_KERNELS = re.compile(r"framework_config=\S*(?:fast-kernels|liger)|unsloth", re.IGNORECASE)
+_FAST_KERNELS = re.compile(r"framework_config=\S*(?:foak|fast-kernels|liger)|unsloth", re.IGNORECASE)
 # FlashAttention-2 is of July 2023; the benchmarks of that year ran its predecessors.
 _LAST_YEAR_OF_FIRST_KERNELS = 2023
 # DeepSpeed 0.6 of early 2022 gathers the parameters of a submodule together, ahead of their use (its pull request 1453).
@@ -137,9 +152,18 @@ def _by_year(row: TableRow, found: _Framework) -> str:
         and row.year >= _FIRST_YEAR_OF_CORE
     ):
         return "megatron-core"
-    if found.family == "NeMo" and row.year is not None and row.year < _FIRST_YEAR_OF_NEMO_ON_CORE:
+    return _nemo(row) if found.family == "NeMo" else found.stack
+
+
+def _nemo(row: TableRow) -> str:
+    """NeMo's stack by its release, such as "NeMo 24.07", else by the year."""
+    if row.year is not None and row.year < _FIRST_YEAR_OF_NEMO_ON_CORE:
         return "megatron-lm"
-    return found.stack
+    if release := _NEMO_RELEASE.search(f"{row.framework or ''}; {row.notes or ''}"):
+        early = (int(release[1]), int(release[2])) <= _LAST_NEMO_WITH_COMPILED_LOSS
+    else:
+        early = row.year is not None and row.year <= _LAST_YEAR_OF_COMPILED_LOSS_OF_NEMO
+    return "nemo-25.02" if early else "nemo"
 
 
 def _torchtitan(row: TableRow) -> str:

@@ -28,6 +28,8 @@ _USUAL: tuple[tuple[str, int, tuple[str, ...], str], ...] = (
     (r"nemo", 32, ("all-linear",), "NeMo's defaults"),
     # ms-swift, docs Command-line-parameters.md: lora_rank 8, target_modules all-linear
     (r"swift", 8, ("all-linear",), "ms-swift's defaults"),
+    # LLaMA-Factory, hparams/finetuning_args.py: lora_rank 8, lora_target all
+    (r"llama-?factory", 8, ("all-linear",), "LLaMA-Factory's defaults"),
     # torchtune, recipes/configs/llama3_1/8B_lora.yaml and 8B_qlora_single_device.yaml: rank 8 on q, v and output and on the MLP
     (r"torchtune", 8, ("q_proj", "v_proj", "o_proj", "mlp"), "torchtune's recipes"),
 )
@@ -37,7 +39,9 @@ def trains_adapters(row: TableRow) -> bool:
     """Whether the run trains adapters, by its setting, the table's mark, or its words."""
     if row.settings.trainable is not None:
         return row.settings.trainable.strip() != "all"
-    return bool(_ADAPTERS.search(f"{row.reason or ''}; {row.model or ''}; {row.notes or ''}"))
+    return any(
+        _ADAPTERS.search(text) for text in (row.reason, row.model, row.precision, row.framework, row.notes) if text
+    )
 
 
 def trainable_of_row(row: TableRow) -> tuple[Trainable, list[str]]:

@@ -96,10 +96,11 @@ def _outcome(run: MeasuredRun | SkippedRun, predict: Callable[[MeasuredRun], Rea
         prediction, others = predict(run)
     except (SpecError, ValidationError) as refusal:
         return Outcome(run, stated.model_copy(update={"skipped": skip_reason(refusal)}))
+    capacity = run.cluster.node.device.memory_bytes
     found: dict[str, object] = {
         "memory_predicted_bytes": _predicted_memory_bytes(run, prediction),
         "fits_probability": fits_probability(
-            prediction.estimate.peak_memory_bytes, run.cluster.node.device.memory_bytes
+            max(part.within(capacity) for part in prediction.estimate.memory), capacity
         ),
     }
     if isinstance(run.step, NoStep):

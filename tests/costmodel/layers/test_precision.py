@@ -114,24 +114,36 @@ class TestTheRecipeOfFourBits:
 
 
 def test_scales_of_rows_cast_each_layout_from_the_source() -> None:
-    """Read two and write one, by rows. By columns the source is written turned and read again, and cast."""
-    assert made("fp8-rowwise") == (3 * (INPUTS + WEIGHTS), 3 * OUTPUTS + 5 * (INPUTS + WEIGHTS + OUTPUTS))
+    """Read two and write one, by rows. By columns the source is written turned and read again, and cast. Both gradients are scaled
+    afterwards: two bytes are read and written, and eager PyTorch writes and reads four bytes of the product of the scales."""
+    forward, cast = 3 * (INPUTS + WEIGHTS), 3 * OUTPUTS + 5 * (INPUTS + WEIGHTS + OUTPUTS)
+    assert made("fp8-rowwise") == (forward, cast + 12 * (INPUTS + WEIGHTS))
+    assert made("fp8-rowwise", stack="torchtitan") == (forward, cast + 4 * (INPUTS + WEIGHTS))
+
+
+def test_an_input_that_is_cast_for_another_matmul_has_a_gradient_of_its_own() -> None:
+    shared = replace(MATMUL, shares_input=True)
+    _, backward = operand_bytes(shared, training("fp8-rowwise", stack="torchtitan"), 1)
+    assert float(backward) == 3 * OUTPUTS + 5 * (WEIGHTS + OUTPUTS) + 4 * (INPUTS + WEIGHTS)
 
 
 def test_scales_of_rows_of_each_experts_tokens_are_found_by_another_kernel() -> None:
     """By columns the copy of inputs and gradients is read once more, for the scales, than where the tokens are one group: nine
-    bytes instead of five. A weight is no such group."""
+    bytes instead of five. A weight is no such group. A grouped matmul knows all scales, so that nothing is scaled afterwards."""
     matmul = Matmul(64, 8, 16, 4)
     plain, grouped = (
         operand_bytes(replace(matmul, experts=so), training("fp8-rowwise", stack="torchtitan"), 1)
         for so in (False, True)
     )
     assert grouped[0] == plain[0]
-    assert grouped[1] - plain[1] == 2 * 2 * 4 * (64 * 8 + 64 * 16)
+    assert grouped[1] - plain[1] == 2 * 2 * 4 * (64 * 8 + 64 * 16) - 4 * 4 * (64 * 8 + 8 * 16)
 
 
 def test_a_weight_gradient_in_the_compute_format_needs_one_layout_of_inputs_and_gradients() -> None:
-    assert made("fp8-rowwise-gw-hp") == (3 * (INPUTS + WEIGHTS), 3 * OUTPUTS + 3 * WEIGHTS)
+    """The gradient of the input is scaled afterwards, that of the weight has no scales."""
+    forward = 3 * (INPUTS + WEIGHTS)
+    assert made("fp8-rowwise-gw-hp") == (forward, 3 * OUTPUTS + 3 * WEIGHTS + 12 * INPUTS)
+    assert made("fp8-rowwise-gw-hp", stack="torchtitan") == (forward, 3 * OUTPUTS + 3 * WEIGHTS + 4 * INPUTS)
 
 
 def test_a_gather_in_fp8_needs_matmuls_that_read_it() -> None:

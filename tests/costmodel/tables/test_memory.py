@@ -17,9 +17,12 @@ from shardwright.costmodel.tables.memory import (
     host_share_bytes,
 )
 from shardwright.specs.profile import Figure
+from shardwright.specs.stack import OWN_STACK, named_stack
 from tests.costmodel.fakes import round_cluster
 from tests.costmodel.op_times.made_up_profile import made_up_profile
 from tests.specs.test_candidates import candidates
+
+OWN = named_stack(OWN_STACK)
 
 
 @pytest.mark.parametrize(
@@ -29,13 +32,12 @@ from tests.specs.test_candidates import candidates
 def test_one_communicator_an_axis_and_one_of_all_ranks(degrees: dict[str, int], communicators: int) -> None:
     chosen, node = candidates(**degrees), round_cluster().node
     assert communicator_bytes(chosen, node, CALIBRATED)[0] == communicators * CALIBRATED.communicator_bytes
-    assert fixed_bytes(chosen, node, CALIBRATED)[0] == communicator_bytes(chosen, node, CALIBRATED)[0] + context_bytes(
-        node, CALIBRATED
-    )
+    context = context_bytes(node, CALIBRATED, OWN)
+    assert fixed_bytes(chosen, node, CALIBRATED, OWN)[0] == communicator_bytes(chosen, node, CALIBRATED)[0] + context
 
 
 def test_a_cpu_has_neither() -> None:
-    assert fixed_bytes(candidates(dp_shard=8), round_cluster(kind="cpu").node, CALIBRATED).tolist() == [0.0]
+    assert fixed_bytes(candidates(dp_shard=8), round_cluster(kind="cpu").node, CALIBRATED, OWN).tolist() == [0.0]
 
 
 def test_both_as_measured_where_a_profile_has_them() -> None:
@@ -46,10 +48,19 @@ def test_both_as_measured_where_a_profile_has_them() -> None:
     }
     profile = made_up_profile().model_copy(update={"figures": figures})
     measured = node.model_copy(update={"profile": profile})
-    assert fixed_bytes(chosen, measured, CALIBRATED)[0] == 7e8 + 3 * 3e7
-    assert (
-        fixed_bytes(chosen, node, CALIBRATED)[0] == context_bytes(node, CALIBRATED) + 3 * CALIBRATED.communicator_bytes
-    )
+    assert fixed_bytes(chosen, measured, CALIBRATED, OWN)[0] == 7e8 + 3 * 3e7
+    context = context_bytes(node, CALIBRATED, OWN)
+    assert fixed_bytes(chosen, node, CALIBRATED, OWN)[0] == context + 3 * CALIBRATED.communicator_bytes
+
+
+def test_what_a_software_holds_besides_is_not_counted_where_a_profile_measured() -> None:
+    """Trainers of Hugging Face: 1.5 GB besides the context of the device; none on a CPU."""
+    node, trainer = round_cluster().node, named_stack("hf-trainer")
+    assert context_bytes(node, CALIBRATED, trainer) - context_bytes(node, CALIBRATED, OWN) == 1.5e9
+    assert context_bytes(round_cluster(kind="cpu").node, CALIBRATED, trainer) == 0.0
+    figure = {"context_bytes": Figure(value=7e8, unit="bytes", meaning="context")}
+    measured = node.model_copy(update={"profile": made_up_profile().model_copy(update={"figures": figure})})
+    assert context_bytes(measured, CALIBRATED, trainer) == 7e8
 
 
 @pytest.mark.parametrize(("gib", "kept_gib"), [(2, 0.5), (4, 1.0), (8, 1.8), (16, 2.6), (128, 9.32), (1128, 29.32)])

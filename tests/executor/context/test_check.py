@@ -13,7 +13,13 @@ from tests.parity.families import FAMILIES
 
 LLAMA = model_config("llama")
 WINDOWS = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
-YARN = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "factor": 2.0}
+LONG_ROTATION = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0] * 4,
+    "long_factor": [2.0] * 4,
+    "factor": 2.0,
+}
 LINEAR: dict[str, Any] = {
     **model_config("qwen3"),
     "model_type": "qwen3_next",
@@ -66,9 +72,10 @@ def test_a_class_that_has_windows_and_does_not_use_them_runs_in_a_ring() -> None
     check_context(file, read_skeleton(file))
 
 
-def test_rotation_that_depends_on_the_length() -> None:
-    config = {**model_config("llama"), "rope_parameters": YARN, "original_max_position_embeddings": 32}
-    assert "rotary positions of kind 'longrope' depend on the whole sequence" in _refusal(config)
+def test_rotation_that_depends_on_the_length_runs() -> None:
+    config = {**model_config("llama"), "rope_parameters": LONG_ROTATION, "original_max_position_embeddings": 32}
+    file = plan_file(config, plan((layers(),), cp=2))
+    check_context(file, read_skeleton(file))
 
 
 def test_a_class_without_fused_attention() -> None:

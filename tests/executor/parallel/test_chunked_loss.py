@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from shardwright.base.errors import SpecError
 from shardwright.executor.model import read_skeleton
-from shardwright.executor.parallel.chunked_loss import check_loss_chunks, compute_loss_in_head
+from shardwright.executor.parallel.chunked_loss import AfterHead, check_loss_chunks, compute_loss_in_head
 from shardwright.executor.parallel.loss import TokenLoss
 from tests.parity.cases import layers, model_config, plan, plan_file
 
@@ -33,7 +34,7 @@ def _gradients(chunks: int, *, bias: bool) -> tuple[list[Tensor], list[int]]:
     labels[0, :3] = -100
     loss = _Recorded(chunks)
     if chunks > 1:
-        compute_loss_in_head(head, loss)
+        compute_loss_in_head(head, loss, PreTrainedConfig())
         loss.expect([labels])
     total = loss(head(hidden), labels)
     torch.autograd.backward(total * 3)
@@ -67,7 +68,21 @@ def test_logits_of_the_head_are_accepted() -> None:
     check_loss_chunks(file, read_skeleton(file))
 
 
-def test_a_model_that_changes_logits_after_its_head_is_refused() -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        {**model_config("llama"), "model_type": "granite", "logits_scaling": 2.0},
+        {**model_config("llama"), "model_type": "gemma2", "final_logit_softcapping": 0.5},
+    ],
+    ids=["scaled", "capped"],
+)
+def test_logits_that_are_scaled_or_capped_are_accepted(config: dict[str, Any]) -> None:
+    file = _file(config)
+    check_loss_chunks(file, read_skeleton(file))
+
+
+def test_a_model_that_changes_logits_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AfterHead, "of", classmethod(lambda cls, _config: cls()))
     file = _file({**model_config("llama"), "model_type": "granite", "logits_scaling": 2.0})
     with pytest.raises(SpecError, match="GraniteForCausalLM changes logits after its head") as caught:
         check_loss_chunks(file, read_skeleton(file))

@@ -20,7 +20,7 @@ ONE = tiny(plan((layers(),)))
 
 @pytest.fixture(autouse=True)
 def no_process_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    def started(*args: object) -> None:
+    def started(*args: object, **options: object) -> None:
         raise AssertionError("a process was started")
 
     monkeypatch.setattr(launching, "run_workers", started)
@@ -143,12 +143,6 @@ class TestHeldBack:
         says = refused(tmp_path, ONE, data=(text_file(tmp_path),), eval_data=(tmp_path / "absent",), eval_every=2)
         assert says == f"{tmp_path}/absent: no such file or folder; give data that exists"
 
-    def test_not_beside_shares_off_the_device(self, tmp_path: Path) -> None:
-        data = text_file(tmp_path)
-        offloaded = tiny(plan((layers(zero=2),), dp_shard=2, offload=True))
-        says = refused(tmp_path, offloaded, data=(data,), eval_data=(data,), eval_every=2)
-        assert says.startswith("evaluation does not run beside shares off the device yet; leave out --eval-data")
-
 
 class TestFinished:
     def test_a_finished_run_is_not_run_again(self, tmp_path: Path) -> None:
@@ -222,12 +216,12 @@ class TestWhatIsNotRunYet:
         data["plan"]["expert_dispatch"] = "deduplicated"
         assert "plan with --expert-dispatch all-to-all" in refused(tmp_path, PlanFile.parse(data, source="test"))
 
-    def test_weights_streamed_to_several_ranks_of_the_same(self, tmp_path: Path) -> None:
-        data = tiny(plan((layers(2),), dp_replicate=2)).model_dump(mode="json")
+    def test_sharded_weights_streamed(self, tmp_path: Path) -> None:
+        data = tiny(plan((layers(2, zero=2),), dp_shard=2)).model_dump(mode="json")
         data["plan"]["offload"] = {"optimizer_fraction": 1, "parameter_fraction": 0.5}
         said = refused(tmp_path, PlanFile.parse(data, source="test"))
         assert (
-            "weights streamed from the host over 2 data-parallel ranks can be estimated and compared, not run yet"
+            "weights that 2 data-parallel ranks shard, streamed from the host, can be estimated and compared, not run yet"
             in said
         )
         assert "or with ZeRO-3 and --offload-optimizer 1" in said

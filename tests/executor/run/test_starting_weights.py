@@ -28,7 +28,7 @@ class NotStartedError(Exception):
 
 @pytest.fixture
 def no_process_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    def started(*_args: object) -> None:
+    def started(*_args: object, **_options: object) -> None:
         raise NotStartedError
 
     monkeypatch.setattr(launching, "run_workers", started)

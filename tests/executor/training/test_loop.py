@@ -1,6 +1,9 @@
 """What goes on around the steps: evaluation, limits, event files."""
 
+import json
 import math
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,6 +18,7 @@ from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.data.batches import open_held_back
 from shardwright.executor.loop import ending
 from shardwright.executor.loop.evaluation import Evaluation, Evaluations
+from shardwright.executor.loop.wandb_log import check_wandb
 from shardwright.executor.options import RunOptions
 from shardwright.executor.parallel.engine import build_engine
 from shardwright.executor.training.manifest import complete_checkpoints
@@ -107,12 +111,13 @@ class TestEvaluation:
         losses(tiny(ONE), run)
         assert [each.step for each in Evaluations(run.out / "evaluations.jsonl").read()] == [1, 2, 3, 4, 5, 6]
 
-    def test_it_does_not_run_beside_offload(self, tmp_path: Path, data: Path, held_back: Path) -> None:
-        offloaded = tiny(plan((layers(zero=2),), dp_shard=2, offload=True))
-        with pytest.raises(
-            RankFailedError, match="evaluation does not run beside shares off the device yet; leave out"
-        ):
-            losses(offloaded, options(tmp_path / "run", data=data, eval_data=(held_back,), eval_every=1))
+    def test_it_runs_beside_offload(self, tmp_path: Path, data: Path, held_back: Path) -> None:
+        found = []
+        for offload in (True, False):
+            run = options(tmp_path / str(offload), data=data, eval_data=(held_back,), eval_every=1)
+            losses(tiny(plan((layers(zero=2),), dp_shard=2, offload=offload)), run)
+            found.append([each.loss for each in Evaluations(run.out / "evaluations.jsonl").read()])
+        assert found[0] == pytest.approx(found[1], abs=1e-6)
 
     def test_a_damaged_line_is_named(self, tmp_path: Path) -> None:
         path = tmp_path / "evaluations.jsonl"
@@ -174,6 +179,97 @@ def let_the_clock_of_rank_1_run() -> None:
         now = iter(range(0, 10**12, 10**9))
 
         mock.patch.object(ending, "time", mock.Mock(monotonic=lambda: float(next(now)))).start()
+
+
+STAND_IN = """
+import json, os
+
+class Settings:
+    def __init__(self, **given): self.given = given
+
+class Run:
+    def __init__(self, given):
+        self.file = open(os.path.join(given["dir"], "wandb", "said.jsonl"), "a")
+        self.say("init", {name: given[name] for name in ("id", "mode", "project", "name", "resume", "config")})
+        self.summary = self
+    def say(self, what, values): print(json.dumps([what, values]), file=self.file, flush=True)
+    def update(self, values): self.say("summary", values)
+    def log(self, values, step):
+        if os.path.exists(os.path.join(os.path.dirname(__file__), "broken")): raise OSError("the service is gone")
+        self.say("log", {"step": step, **values})
+    def finish(self): self.say("finish", {})
+
+def init(**given):
+    if given["mode"] == "online": raise RuntimeError("no API key")
+    return Run(given)
+"""
+"""What this project calls of W&B, which the tests do not install."""
+
+
+def import_from(folder: Path) -> None:
+    sys.path.insert(0, str(folder))
+
+
+class TestWandb:
+    @pytest.fixture
+    def package(self, tmp_path: Path) -> Path:
+        package = tmp_path / "site" / "wandb"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(STAND_IN)
+        return package
+
+    @staticmethod
+    def said(run: RunOptions) -> list[tuple[str, dict[str, Any]]]:
+        return [tuple(json.loads(line)) for line in (run.out / "wandb" / "said.jsonl").read_text().splitlines()]
+
+    def test_steps_evaluations_and_the_prediction_are_told(
+        self, tmp_path: Path, data: Path, held_back: Path, package: Path
+    ) -> None:
+        estimated = with_estimate(tiny(ONE), model_flops=1e9)
+        given: dict[str, Any] = {"data": data, "eval_data": (held_back,), "eval_every": 2, "checkpoint_every": 2}
+        run = options(tmp_path / "run", wandb="offline", **given)
+        before = partial(import_from, package.parent)
+        with pytest.raises(RankFailedError, match="Stopped"):
+            losses(estimated, run, stop_after_step=3, before=before)
+        found = losses(estimated, run, before=before)
+        said = self.said(run)
+        first, second = (values for what, values in said if what == "init")
+        assert first == second, "the next start goes on with the run"
+        assert first["mode"] == "offline"
+        assert first["resume"] == "allow"
+        assert first["name"] == "run"
+        assert estimated.estimate is not None
+        assert first["config"]["predicted"]["step_seconds"] == estimated.estimate.step_seconds
+        assert first["config"]["plan"]["micro_batch"] == estimated.plan.micro_batch
+        assert said[1] == (
+            "summary",
+            {f"predicted/{name}": value for name, value in first["config"]["predicted"].items()},
+        )
+        steps = {values["step"]: values for what, values in said if "loss/training" in values}
+        assert [steps[step]["loss/training"] for step in sorted(steps)] == found
+        assert {values["seconds/predicted"] for values in steps.values()} == {estimated.estimate.step_seconds}
+        assert [values["step"] for _, values in said if "perplexity/held_back" in values][-2:] == [4, 6]
+        assert said[-1] == ("finish", {})
+
+    def test_a_service_that_fails_does_not_end_the_training(self, tmp_path: Path, data: Path, package: Path) -> None:
+        (package / "broken").touch()
+        told: list[str] = []
+        run = options(tmp_path / "run", data=data, wandb="offline", steps=2)
+        assert len(losses(tiny(ONE), run, before=partial(import_from, package.parent), told=told)) == 2
+        assert told.count("W&B is written no more (the service is gone); the training goes on") == 1
+
+    def test_a_run_that_cannot_begin_ends_in_one_line(self, tmp_path: Path, data: Path, package: Path) -> None:
+        run = options(tmp_path / "run", data=data, wandb="online")
+        with pytest.raises(
+            RankFailedError, match=r"W&B cannot begin the run \(no API key\); give --wandb offline, and later"
+        ):
+            losses(tiny(ONE), run, before=partial(import_from, package.parent))
+
+    def test_a_folder_of_the_name_is_no_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "wandb").mkdir()
+        monkeypatch.syspath_prepend(str(tmp_path))
+        with pytest.raises(SpecError, match=r"--wandb needs the package wandb: pip install 'shardwright\[wandb\]'"):
+            check_wandb()
 
 
 class TestEventFiles:

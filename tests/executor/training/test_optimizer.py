@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from shardwright.executor.options import RunOptions
-from shardwright.executor.training.optimizer import build_optimizer, set_learning_rate
+from shardwright.executor.training.optimizer import build_optimizer, host_optimizer, set_learning_rate
 
 
 def options(**given: Any) -> RunOptions:
@@ -85,3 +85,18 @@ class TestOptimizer:
         optimizer = build_optimizer([model], "adamw", options())
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         assert held == {id(parameter) for parameter in model.matrix.parameters()}
+
+
+def test_state_that_is_made_early_is_that_of_before_the_first_step() -> None:
+    torch.manual_seed(0)
+    models = [Model(), Model()]
+    models[1].load_state_dict(models[0].state_dict())
+    early, late = (host_optimizer([model], "adamw", options(), None, scaled=model is models[0]) for model in models)
+    assert len(early.device_state) == 3
+    assert not late.device_state
+    for model, optimizer in zip(models, (early, late), strict=True):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 0.1)
+        optimizer.step()
+    for own, other in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(own, other)

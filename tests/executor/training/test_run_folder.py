@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from shardwright.executor.training.manifest import MANIFEST, Manifest
 from shardwright.executor.training.run_folder import LAUNCHER, RunFolder, RunIdentity, Start, plan_digest
 from shardwright.specs.results.measurement import Fingerprint, Measurement, StepRecord
 from tests.executor.runs import tiny
+from tests.killed import until_killed
 from tests.parity.cases import layers, plan
 
 IDENTITY = RunIdentity(plan_digest="a", data_digest="b", seed=0)
@@ -49,6 +51,34 @@ class TestOwner:
         file = tmp_path / "thesis.tex"
         with pytest.raises(SpecError, match="is a file"):
             RunFolder(file).check(IDENTITY, RunOptions(out=file))
+
+    @pytest.mark.parametrize("count", range(1, 4))
+    @pytest.mark.parametrize("operation", ["open", "replace", "mkdir"])
+    def test_a_kill_while_it_is_prepared_keeps_nobody_out(self, operation: str, count: int, tmp_path: Path) -> None:
+        """At each file that is begun, each that gets its name, and each folder that is made."""
+        folder = RunFolder(tmp_path / "run")
+
+        def prepare(die: Callable[[], None]) -> None:
+            original, calls = getattr(Path, operation), iter(range(1, 100))
+
+            def killing(*args: Any, **options: Any) -> Any:
+                dies = next(calls) == count
+                if dies and operation == "replace":  # before the file has its name
+                    die()
+                found = original(*args, **options)
+                if dies:
+                    die()
+                return found
+
+            setattr(Path, operation, killing)
+            folder.prepare(PLAN, RunOptions(out=folder.path), IDENTITY)
+
+        if not until_killed(prepare):
+            assert operation == "mkdir", "fewer files than expected"
+        folder.prepare(PLAN, RunOptions(out=folder.path), IDENTITY)
+        names = {"identity.json", "plan.json", "options.json", "failures"}
+        assert {path.name for path in folder.path.iterdir()} == names
+        assert folder.read_plan() == PLAN
 
     def test_an_absent_or_empty_folder_is_free(self, tmp_path: Path) -> None:
         RunFolder(tmp_path).check(IDENTITY, RunOptions(out=tmp_path))

@@ -9,6 +9,9 @@ import torch.distributed as dist
 
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.data.windows import Batches
+from shardwright.executor.parallel import engine
+from shardwright.executor.parallel.precision import LossScale
+from shardwright.specs.plan import Plan
 from shardwright.specs.results.estimate import Estimate, Interval, MemoryBytes, StepSeconds
 from shardwright.specs.results.measurement import read_measurement
 from tests.executor.runs import losses, options, text_file, tiny
@@ -102,7 +105,9 @@ def test_without_clipping_the_norm_is_told_and_with_it_the_step_is_smaller(tmp_p
     norms = [
         read_measurement(tmp_path / name / "measurement.json").steps[0].gradient_norm for name in ("free", "clipped")
     ]
-    assert norms[0] == norms[1] > 0.1
+    assert norms[0] == norms[1]
+    assert norms[0] is not None
+    assert norms[0] > 0.1
     assert clipped[1] == pytest.approx(clipped[0], abs=0.05)
     assert abs(free[1] - free[0]) > 0.05
 
@@ -143,3 +148,59 @@ def test_the_progress_line(tmp_path: Path, data: Path) -> None:
     losses(plan_file, options(tmp_path / "run", data=data, steps=6), told=lines)
     assert lines[2] == f"continuing from {tmp_path}/run/checkpoints/step-000004 after step 4"
     assert lines[3].startswith("step 5/6")
+
+
+class TestFp16:
+    """The scale of the loss in a run: told, saved, and the same after a kill."""
+
+    @staticmethod
+    def plan_file(split: Plan = ONE) -> PlanFile:
+        file = tiny(split)
+        precision = file.training.precision.model_copy(update={"compute": "fp16"})
+        return file.model_copy(update={"training": file.training.model_copy(update={"precision": precision})})
+
+    def test_skipped_steps_are_told_and_the_scale_goes_on_after_a_kill(self, tmp_path: Path, data: Path) -> None:
+        told: list[str] = []
+        whole = options(tmp_path / "whole", data=data, steps=5, checkpoint_every=2)
+        losses(self.plan_file(), whole, before=start_high, told=told)
+        records = [json.loads(line) for line in (whole.out / "steps.jsonl").read_text().splitlines()]
+        scales = [record["loss_scale"] for record in records]
+        assert scales[:2] == [2.0**21, 2.0**20]
+        assert records[0]["skipped"]
+        assert records[0]["gradient_norm"] is None
+        assert "skipped" not in records[-1]
+        assert records[-1]["gradient_norm"] > 0
+        assert any("skipped, not finite at loss scale 2,097,152" in line for line in told)
+        killed = options(tmp_path / "killed", data=data, steps=5, checkpoint_every=2)
+        with pytest.raises(RankFailedError, match="Stopped"):
+            losses(self.plan_file(), killed, before=start_high, stop_after_step=3)
+        losses(self.plan_file(), killed)  # which starts at 2^16, unless the checkpoint says otherwise
+        again = read_measurement(killed.out / "measurement.json").steps
+        assert [record.loss_scale for record in again] == scales
+        assert [record.loss for record in again] == [record["loss"] for record in records]
+
+    def test_a_checkpoint_of_another_format_has_none(self, tmp_path: Path, data: Path) -> None:
+        first = options(tmp_path / "first", data=data, steps=2, checkpoint_every=2)
+        losses(tiny(ONE), first)
+        then = options(tmp_path / "then", data=data, steps=3, resume_from=first.out / "checkpoints" / "step-000002")
+        losses(self.plan_file(), then)
+        assert read_measurement(then.out / "measurement.json").steps[-1].loss_scale == 2.0**16
+
+    def test_a_run_that_no_scale_saves_ends(self, tmp_path: Path, data: Path) -> None:
+        run = options(tmp_path / "run", data=data, checkpoint_every=None)
+        with pytest.raises(
+            RankFailedError,
+            match=r"step 2: gradients are not finite in fp16 at any loss scale down to 1;.*, or bf16 or",
+        ):
+            losses(self.plan_file(), run, before=never_finite)
+
+
+def start_high() -> None:
+    LossScale.model_fields["value"].default = 2.0**21
+    LossScale.model_rebuild(force=True)
+
+
+def never_finite() -> None:
+    LossScale.model_fields["value"].default = 2.0
+    LossScale.model_rebuild(force=True)
+    engine.gradient_norm = lambda *_args, **_options: math.inf  # type: ignore[attr-defined]

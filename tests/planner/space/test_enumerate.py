@@ -6,8 +6,9 @@ import pytest
 from shardwright.base.errors import SpecError
 from shardwright.base.numbers import divisors
 from shardwright.catalog.cluster_file import load_cluster
-from shardwright.planner.space.enumerate import MAX_STAGES_PER_RANK, SCHEDULES, enumerate_space
+from shardwright.planner.space.enumerate import MAX_STAGES_PER_RANK, SCHEDULES, _can_be_placed, enumerate_space
 from shardwright.planner.space.fixed import Fixed
+from shardwright.planner.space.software import Placement
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.model.attention import MultiHeadAttention
 from shardwright.specs.model.feed_forward import FeedForward
@@ -294,3 +295,15 @@ def test_the_reason_is_another_where_nothing_divides_without_the_choice(shared: 
             enumerate_space(tiny_model(layers=4), cluster, training, fixed)
         reasons.append(str(refused.value))
     assert reasons[0] == reasons[1]
+
+
+def test_the_own_executor_streams_no_weights_that_ranks_shard() -> None:
+    own = TrainingSpec(seq_len=16, global_batch=8)
+    other = own.model_copy(update={"stack": "megatron-core"})
+    streamed = Placement(optimizer=1, parameters=0.5)
+    assert _can_be_placed(streamed, 0, 2, own, alone=False)
+    for zero_stage in (1, 2):
+        assert not _can_be_placed(streamed, zero_stage, 2, own, alone=False)
+        assert _can_be_placed(streamed, zero_stage, 2, own, alone=True)
+        assert _can_be_placed(streamed, zero_stage, 2, other, alone=False)
+    assert not _can_be_placed(streamed, 3, 2, other, alone=False)

@@ -14,7 +14,7 @@ from shardwright.planner.best_plan import search
 from shardwright.planner.branching.result import SearchResult
 from shardwright.planner.space.enumerate import Space, enumerate_space
 from shardwright.planner.space.fixed import Fixed
-from shardwright.planner.space.other_orders import MOST_ENTRIES, in_other_order, may_change_order
+from shardwright.planner.space.other_orders import in_other_order, may_change_order
 from shardwright.planner.why.alternatives import alternatives
 from shardwright.specs.mesh import ORDERS, PIPELINE_INSIDE_DATA, PIPELINE_OUTERMOST
 from shardwright.specs.training import TrainingSpec
@@ -31,13 +31,13 @@ def found() -> SearchResult:
 def _tried(cluster: str, training: TrainingSpec, fixed: Fixed | None = None) -> Space | None:
     space = enumerate_space(_MODEL, load_cluster(cluster), training, fixed)
     changed = np.flatnonzero(may_change_order(space, load_cluster(cluster), training))
-    return in_other_order(space, changed, np.linspace(1.0, 1.2, len(space)))
+    return in_other_order(space, changed) if len(changed) else None
 
 
 def test_only_entries_that_it_may_change() -> None:
     tried = _tried("a100-sxm-80gb:32", _TRAINING)
     assert tried is not None
-    assert 0 < len(tried) <= MOST_ENTRIES
+    assert len(tried) > 0
     assert (tried.column("pp") > 1).all()
     assert (tried.column("dp_shard") * tried.column("dp_replicate") > 1).all()
     assert (tried.column("tp") * tried.column("cp") < 8).all()

@@ -1,12 +1,11 @@
 """Plans in words."""
 
 from shardwright.catalog.huggingface.load import load_model
+from shardwright.costmodel.plan_summary import parameter_words, schedule_words
 from shardwright.reports.plan.words import (
     choice_words,
-    parameter_words,
     plan_lines,
     recompute_words,
-    schedule_words,
     sharding_words,
     training_lines,
 )

@@ -87,6 +87,38 @@ def test_a_public_model_that_is_no_preset_has_its_published_sizes() -> None:
     assert assumptions == ["architecture of the public model of that name"]
 
 
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("GPT-2 8.3B", 8.3),
+        ("Turing-NLG 17B", 17.0),
+        ("GPT-22B", 22.0),
+        ("GPT-J-6B", 6.05),
+        ("CodeLlama-34B", 33.7),
+        ("SmolLM2-1.7B", 1.71),
+        ("OLMo-2-13B", 13.7),
+        ("StarCoder-15B", 15.5),
+        ("DeepSeek-67B", 67.4),
+        ("DeepSeek-MoE-16B", 16.4),
+        ("OLMoE-1B-7B", 6.9),
+        ("DBRX", 132.0),
+        ("Mistral-Large-123B", 123.0),
+        ("ChatGLM3-6B", 6.24),
+    ],
+)
+def test_public_sizes_give_the_published_number_of_parameters(name: str, billions: float) -> None:
+    model, _ = model_of_row(row(**NO_SIZES | {"model": name, "seq_len": 1024}))
+    assert model.parameter_count == pytest.approx(1e9 * billions, rel=0.035)
+
+
+def test_a_run_longer_than_the_learned_positions_had_as_many() -> None:
+    model, assumptions = model_of_row(row(**NO_SIZES | {"model": "GPT3-13B", "seq_len": 8192}))
+    assert model.positions == 8192
+    assert assumptions == ["architecture of the preset of that name", "learned positions for the row's length"]
+    shorter, _ = model_of_row(row(**NO_SIZES | {"model": "GPT3-13B", "seq_len": 1024}))
+    assert shorter.positions == 2048
+
+
 def test_a_namesake_of_other_sizes_is_no_public_model() -> None:
     with pytest.raises(SkippedRowError, match="architecture unknown"):
         model_of_row(row(**NO_SIZES | {"model": "Nemotron-4-15B", "hidden": 4096}))

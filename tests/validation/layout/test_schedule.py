@@ -39,6 +39,14 @@ def test_only_megatron_may_have_interleaved_unsaid() -> None:
     assert _choices() == [("1f1b", 1)]
 
 
+def test_the_ends_may_count_as_layers() -> None:
+    """126 layers and two ends on 16 ranks: 64 stages of two. Layers that divide by themselves come first: 40 as 4 x 5 x 2."""
+    assert _choices(framework="Megatron-Core", layers=126, pp=16) == [("interleaved-1f1b", 4), ("1f1b", 1)]
+    assert _choices(framework="Megatron-LM", layers=126, pp=16) == [("1f1b", 1), ("interleaved-1f1b", 4)]
+    assert _choices(framework="Megatron-Core", layers=125, pp=16) == [("1f1b", 1)]
+    assert _choices(framework="Megatron-Core", layers=38, pp=4) == [("interleaved-1f1b", 5), ("1f1b", 1)]
+
+
 @pytest.mark.parametrize(
     ("notes", "choices"),
     [

@@ -101,3 +101,22 @@ def test_the_first_node_has_the_first_stages_alone() -> None:
 
 def test_what_is_not_compared_says_so() -> None:
     assert "not compared" in memory_assumption(reading_of_row(row(), "torchtune"))
+
+
+def test_free_blocks_go_back_where_the_device_is_full() -> None:
+    """Of 0.5 GB that the allocator holds without use only what fits is read; tensors never shrink."""
+    part = ESTIMATE.memory[0].model_copy(update={"allocator_slack": 0.5e9})
+    one = ESTIMATE.model_copy(update={"memory": (part,)})
+    reading = MemoryReading("device", first_node=False)
+
+    def read(memory_bytes: float) -> float:
+        device = NODE.device.model_copy(update={"memory_bytes": memory_bytes})
+        return reading.of(one, PLAN, NODE.model_copy(update={"device": device}))
+
+    assert read(2 * part.total) == part.total
+    assert read(part.total - 0.2e9) == pytest.approx(part.total - 0.2e9)
+    assert read(part.total - 0.8e9) == pytest.approx(part.total - 0.5e9)
+    big = 2 * part.total
+    assert part.within(big) == part.total
+    assert part.within(part.total - 0.2e9) == pytest.approx(part.total - 0.2e9)
+    assert part.within(part.total - 0.8e9) == pytest.approx(part.total - 0.5e9)

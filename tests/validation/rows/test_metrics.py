@@ -128,9 +128,11 @@ def test_llm_foundry_flops_are_six_times_parameters_and_attention_in_full() -> N
     assert _step_seconds(given) == pytest.approx(flops / (64 * 312e12 * 0.5), rel=1e-12)
 
 
-@pytest.mark.parametrize("framework", ["NeMo 24.07", "Megatron-Core 0.8"])
-def test_teraflops_of_nemo_and_megatron_core_are_model_flops(framework: str) -> None:
-    given = {"metric_name": "tflops_per_gpu", "metric_value": 300.0, "framework": framework}
+@pytest.mark.parametrize(
+    "framework", ["NeMo 24.07", "Megatron-Core 0.8", "Megatron-Bridge", "torchtitan", "Megatron-LM"]
+)
+def test_teraflops_of_megatron_and_torchtitan_are_model_flops(framework: str) -> None:
+    given = {"metric_name": "tflops_per_gpu", "metric_value": 300.0, "framework": framework, "year": 2024}
     stated = row(**given, flops_convention="model FLOPs")
     assert _step_seconds(row(**given)) == _step_seconds(stated)
 
@@ -192,8 +194,19 @@ def test_tokens_per_second_of_unstated_scope() -> None:
         ({"metric_name": "ms_fwd_bwd_one_layer"}, "not a training step"),
         ({"metric_name": "joules"}, "metric 'joules' is not known"),
         ({"metric_name": None}, "metric_name unknown"),
-        ({"metric_name": "tflops_per_gpu"}, "how the source counts FLOPs is not known"),
-        ({"metric_name": "tflops_per_gpu", "flops_convention": "as usual"}, "how the source counts FLOPs"),
+        ({"metric_name": "tflops_per_gpu", "framework": "InHouse"}, "how the source counts FLOPs is not known"),
+        (
+            {"metric_name": "tflops_per_gpu", "framework": "Megatron-LM", "year": 2022},
+            "how the source counts FLOPs is not known",
+        ),
+        (
+            {"metric_name": "tflops_per_gpu", "framework": "Megatron-DeepSpeed", "year": 2024},
+            "how the source counts FLOPs is not known",
+        ),
+        (
+            {"metric_name": "tflops_per_gpu", "framework": "InHouse", "flops_convention": "as usual"},
+            "how the source counts FLOPs",
+        ),
     ],
 )
 def test_what_cannot_be_converted_says_why(changes: dict[str, object], reason: str) -> None:

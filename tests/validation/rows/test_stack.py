@@ -30,9 +30,16 @@ from tests.validation.made_up_rows import row
         ("mcore 0.13.1", {}, "Megatron-Core", "megatron-core"),
         ("Megatron-Core 0.16", {}, "Megatron-Core", "megatron-core-0.15"),
         ("Megatron-Core via Pai-Megatron-Patch", {"year": 2025}, "Megatron-Core", "megatron-core"),
-        ("Megatron-Bridge", {}, "Megatron-Core", "megatron-core"),
+        ("Megatron-Bridge", {}, "Megatron-Core", "nemo"),
         ("NeMo Megatron (launcher)", {"year": 2022}, "NeMo", "megatron-lm"),
-        ("NeMo 1.x / Megatron-Core", {"year": 2024}, "NeMo", "nemo"),
+        ("NeMo 1.x / Megatron-Core", {"year": 2024}, "NeMo", "nemo-25.02"),
+        ("NeMo 2.x", {"year": 2025}, "NeMo", "nemo"),
+        ("NeMo", {"year": 2025, "notes": "container nemo:24.12"}, "NeMo", "nemo-25.02"),
+        ("NeMo 25.02", {"year": 2025}, "NeMo", "nemo-25.02"),
+        ("NeMo 25.07", {"year": 2025}, "NeMo", "nemo"),
+        ("levanter", {}, "Paxml, MaxText", "xla"),
+        ("llama-recipes (PyTorch FSDP)", {}, "Hugging Face", "hf-trainer"),
+        ("HF Trainer", {"notes": "framework_config=accelerated-peft-bnb-foak"}, "Hugging Face", "hf-fast-kernels"),
         ("nanotron v0.5", {}, "nanotron", "nanotron"),
         ("InternEvo", {"zero_or_fsdp": "1"}, "InternEvo", "internevo"),
         ("InternEvo", {"zero_or_fsdp": "fsdp-full"}, "InternEvo", "internevo-fsdp"),
@@ -57,7 +64,13 @@ def test_family_and_stack(framework: str, more: dict[str, object], family: str, 
     assert software_of_row(row(framework=framework, **more)) == Software(family, stack)
 
 
-@pytest.mark.parametrize("framework", ["TinyLlama (Lightning FSDP)", "picotron", "Colossal-AI 0.3", "DeepSpeed"])
+@pytest.mark.parametrize(
+    "framework",
+    [
+        *("TinyLlama (Lightning FSDP)", "picotron", "Colossal-AI 0.3", "DeepSpeed"),
+        *("litgpt", "nanoGPT", "GPT-NeoX", "MindSpeed-LLM"),
+    ],
+)
 def test_a_guess_says_what_it_rests_on(framework: str) -> None:
     software = software_of_row(row(framework=framework, zero_or_fsdp="1"))
     assert named_stack(software.stack).name == software.stack

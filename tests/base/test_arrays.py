@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardwright.costmodel.tables.distinct_rows import distinct
+from shardwright.base.arrays import distinct
 
 NUMBERS = st.integers(0, 3) | st.integers(0, 2**31)
 

@@ -1,0 +1,41 @@
+"""Every target by name, and which of them a file is for."""
+
+import json
+from pathlib import Path
+
+from shardwright.base import SpecError, nearest
+from shardwright.exports.choices import Target
+from shardwright.exports.frameworks import ACCELERATE, DEEPSPEED, MEGATRON, NEMO, TORCHTITAN
+
+TARGETS: dict[str, Target] = {each.name: each for each in (MEGATRON, TORCHTITAN, DEEPSPEED, ACCELERATE, NEMO)}
+
+
+def named_target(name: str, others: tuple[str, ...] = ()) -> Target:
+    """Return the target called `name`; `others` are further names that the caller knows.
+
+    Raises:
+        SpecError: there is none; names the nearest.
+    """
+    if name not in TARGETS:
+        allowed = (*TARGETS, *others)
+        raise SpecError(f"target '{name}' is not known; allowed: {', '.join(allowed)}.{nearest(name, allowed)}")
+    return TARGETS[name]
+
+
+def target_of(text: str, path: Path) -> Target:
+    """Return the target that a file is for, by its form and its first keys."""
+    if path.suffix == ".toml":
+        return TORCHTITAN
+    if path.suffix == ".json" or text.lstrip().startswith("{"):
+        return ACCELERATE if "distributed_type" in _keys_of(text) else DEEPSPEED
+    if path.suffix in (".yaml", ".yml"):
+        return ACCELERATE if "distributed_type" in text or "fsdp_config" in text else NEMO
+    return MEGATRON
+
+
+def _keys_of(text: str) -> set[str]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return set()  # the reader of DeepSpeed's files says what is wrong
+    return set(document) if isinstance(document, dict) else set()
