@@ -84,6 +84,13 @@ class Page:
         seconds = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() / 1e3))))"
         return float(self.evaluate(seconds))
 
+    def until(self, expression: str) -> None:
+        """Wait until a JavaScript expression holds: some events come a frame or more after their cause."""
+        until = time.monotonic() + _SECONDS
+        while not self.evaluate(expression):
+            assert time.monotonic() < until, f"did not come true: {expression}"
+            time.sleep(0.02)
+
     def overflow(self) -> int:
         """CSS pixels by which the page is wider than its window."""
         return int(self.evaluate("document.documentElement.scrollWidth - window.innerWidth"))

@@ -331,5 +331,8 @@
   addEventListener("resize", () => drawn.forEach(one => {
     if (one.element.clientWidth !== one.width) { one.width = one.element.clientWidth; redraw(one); }
   }));
-  matchMedia("print").addEventListener("change", event => { printing = event.matches; redrawAll(); });
+  const print = on => { if (printing !== on) { printing = on; redrawAll(); } };
+  matchMedia("print").addEventListener("change", event => print(event.matches));
+  addEventListener("beforeprint", () => print(true));
+  addEventListener("afterprint", () => print(false));
 })();

@@ -148,10 +148,7 @@ def test_a_printed_page_is_light_and_full(tab: Page, pages: dict[str, Path], tmp
     ) >= 2
     tab.call("Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert (
-        tab.evaluate(
-            "echarts.getInstanceByDom(document.querySelector('[data-chart=step]')).getOption().textStyle.color"
-        )
-        == "#000000"
+    tab.until(
+        "echarts.getInstanceByDom(document.querySelector('[data-chart=step]')).getOption().textStyle.color === '#000000'"
     )
     assert tab.problems == []
