@@ -187,11 +187,13 @@ def test_explain_lays_a_measurement_beside(command: Command, plan_path: Path, tm
 
 @pytest.mark.parametrize(("rank", "speaks"), [("0", True), ("1", False)])
 def test_one_rank_of_a_run_prints_the_measurement(
-    command: Command, plan_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str, speaks: bool
+    command: Command, plan_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str, speaks: bool
 ) -> None:
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setattr("shardwright.executor.run.launch", lambda *_, **__: measured(ranks=8))
-    result = command("run", plan_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "plan.json").write_text(plan_path.read_text())  # launch writes it
+    result = command("run", plan_path, "--out", tmp_path / "out")
     assert result.code == 0
     assert ("Predicted and measured" in result.out) is speaks
 

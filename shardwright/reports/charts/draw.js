@@ -88,7 +88,7 @@
           interval: count > 24 && count * 12 > 600 ? "auto" : 0 } },
       series: spec.parts.map((part, place) => ({
         type: "bar", stack: "all", name: part.name, data: part.values, barWidth: "72%", label: labelled(part) || undefined,
-        itemStyle: { color: colour(part.colour), borderColor: style("--page"), borderWidth: count > 40 ? 0 : 0.5 },
+        itemStyle: { color: colour(part.colour), borderColor: printing ? "#ffffff" : style("--page"), borderWidth: count > 40 ? 0 : 0.5 },
         ...(place === 0 && spec.marks.length ? { markLine: markLine(spec.marks.map((mark, index) => ({ name: mark.name, xAxis: mark.value,
           label: { align: index === 0 && spec.marks.length > 1 ? "right" : "center" }, lineStyle: { color: colour(mark.colour), type: "dashed", width: 1.5 } })), "start") } : {}),
       })),
