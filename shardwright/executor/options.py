@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 
 from shardwright.specs import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 
+TRACE_FOLDER = "trace"
+"""Where in the folder of a run its recorded step lies."""
+
 Compile = Literal["auto", "on", "off"]
 Schedule = Literal["cosine", "linear", "constant", "wsd"]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -46,6 +49,8 @@ class RunOptions(Spec):
     adapters_from: a folder in PEFT's format whose adapters the run starts from, with their alpha; None: PEFT's initial values.
     lora_alpha: numerator of the scale alpha / rank of adapters; None: their rank, as PEFT's defaults have it (8 of 8).
     timing_warmup_steps: first steps of the process that the timings leave out.
+    trace_step: torch.profiler records the first step that the timings count (the last one where there are fewer), on one rank of each
+        pipeline rank, into `out`/trace.
     offload_folder: a folder on the drives that a plan with state on drives uses; None: `out`/offload. What lies there goes with the process.
     ranks: number of ranks that this machine offers; None: its GPUs, or up to eight processes on a CPU.
     compile: whether torch.compile compiles each layer; "auto": on GPUs. Estimates are of layers that are not compiled.
@@ -90,6 +95,7 @@ class RunOptions(Spec):
     lora_alpha: PositiveFloat | None = None
     log_every: PositiveInt = 1
     timing_warmup_steps: NonNegativeInt = 3
+    trace_step: bool = False
     offload_folder: Path | None = None
     ranks: PositiveInt | None = None
     compile: Compile = "off"
