@@ -264,7 +264,9 @@ def _print_setup(plan_file: "PlanFile", imported: "Imported") -> None:
 
     printed, ignored = console(), len(imported.ignored)
     read = f"{plan_file.model_name} on {plan_file.cluster.name}, read as {imported.target.release}"
-    printed.print(Text(f"{read}; {ignored} keys do not change the cost" if ignored else read))
+    printed.print(
+        Text(f"{read}; {ignored} key{'s do' if ignored > 1 else ' does'} not change the cost" if ignored else read)
+    )
     printed.print(
         plan_table(
             plan_file.plan,

@@ -80,3 +80,11 @@ def test_a_setup_that_does_not_fit_gets_one_that_does() -> None:
     assert "GiB too much" in found.lacking
     assert found.best is not None
     assert lacking_bytes(found.best.plan_file.estimated(), found.best.plan_file.cluster) == 0
+
+
+def test_one_change_is_found_on_a_stack_without_the_way_that_idle_axes_name() -> None:
+    """A plan with cp 1 says how keys would be exchanged, which DeepSpeed does not run; it exchanges none."""
+    text = '{"train_batch_size": 256, "train_micro_batch_size_per_gpu": 2, "bf16": {"enabled": true}, "zero_optimization": {"stage": 3}}'
+    found = diagnose(read(text, "ds.json", model="llama-2-13b", seq_len=4096))
+    assert found.lacking is not None
+    assert ("micro_batch 1 instead of 2",) in [change.words for change in found.changes]

@@ -132,8 +132,8 @@ def check_runs(training: TrainingSpec, fixed: Fixed) -> None:
         ("schedule", fixed.schedule, (*runs.schedules, *(() if runs.schedules else ("1f1b",)))),
         ("zero_stage", fixed.zero_stage, runs.zero_stages),
         ("offload_optimizer", fixed.offload_optimizer, optimizer_shares(training, fixed)),
-        ("context_parallel", fixed.context_parallel, runs.context_parallel),
-        ("expert_dispatch", fixed.expert_dispatch, runs.expert_dispatch),
+        *([] if fixed.cp == 1 else [("context_parallel", fixed.context_parallel, runs.context_parallel)]),
+        *([] if fixed.ep == 1 else [("expert_dispatch", fixed.expert_dispatch, runs.expert_dispatch)]),
         ("vocabulary_parallel", fixed.vocabulary_parallel, ("none", *runs.vocabulary_parallel)),
         ("even_stages", fixed.even_stages, (True, False) if runs.uneven_stages else (True,)),
     ]
