@@ -51,7 +51,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from shardwright.costmodel import Goodput, Reliability
-    from shardwright.reports.plan import Comparison
+    from shardwright.reports.plan import Comparison, Sweep
     from shardwright.specs import ClusterSpec, Plan, TrainingSpec
     from shardwright.specs.model import ModelSpec
 
@@ -90,7 +90,15 @@ def compare(
     memory_reserve: MemoryReserveOption = None,
     host_memory_reserve: HostMemoryReserveOption = None,
     profile: ProfileOption = None,
-    report: Annotated[Path | None, typer.Option(help="Write an HTML report of the fastest plan here.")] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare over several values: gpus=64,128,256 (gpus-weak lets the batch grow in proportion), global-batch=..., seq-len=... or device=h100-sxm,a100-80g."
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write an HTML page of the comparison here, and CSV and JSON beside it.")
+    ] = None,
     mtbf_device_hours: MtbfDeviceOption = None,
     mtbf_node_hours: MtbfNodeOption = None,
     checkpoint_seconds: CheckpointSecondsOption = None,
@@ -100,12 +108,13 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare named strategies, plan files and the planner's choice for one job."""
-    from shardwright.base import InfeasibleError
-    from shardwright.comparison import BEST, STRATEGIES
-    from shardwright.comparison import compare as compare_ways
+    from shardwright.base import InfeasibleError, read_count
+    from shardwright.comparison import BEST, Setting, read_sweep, settings_of, strategies_for
+    from shardwright.comparison import sweep as sweep_ways
     from shardwright.jobs import best
 
-    refuse_existing(report, force=force, inputs=[*(plan or []), *([profile] if profile else [])])
+    beside = [report.with_suffix(".csv"), report.with_suffix(".json")] if report else []
+    refuse_existing(report, *beside, force=force, inputs=[*(plan or []), *([profile] if profile else [])])
     reliability = read_reliability(
         mtbf_device_hours=mtbf_device_hours,
         mtbf_node_hours=mtbf_node_hours,
@@ -119,17 +128,30 @@ def compare(
     )
     training = read_training(context.params, model_spec, cluster_spec)
     note_what_profile_lacks(model_spec, cluster_spec, training)
-    names = strategy or [*STRATEGIES, BEST]
-    found = compare_ways(
+    names = strategy or [*strategies_for(model_spec), BEST]
+    settings = [Setting(cluster_spec.devices, cluster_spec, training)]
+    name, values = read_sweep(sweep, read_count) if sweep else ("gpus", ())
+    if values:
+        reserves = (profile, memory_reserve, host_memory_reserve)
+        settings = settings_of(
+            name, values, cluster_spec, training, lambda short: read_cluster(short, *reserves, safe=True)
+        )
+    swept = sweep_ways(
         model_spec,
-        cluster_spec,
-        training,
+        name,
+        settings,
         strategies=[name for name in names if name != BEST],
         plans=_plans(plan or [], model_spec, training),
         search=best if BEST in names else None,
     )
     if report:
-        _write_report(report, found, model_spec, cluster_spec, training)
+        from shardwright.reports.pages import ComparisonPage, write_comparison
+
+        write_comparison(report, ComparisonPage(model=model_spec, cluster=cluster_spec, training=training, sweep=swept))
+    if values:
+        _tell_sweep(swept, as_json)
+        return
+    found = swept.points[0].comparison
     left = _goodputs(found, cluster_spec, reliability) if reliability else {}
     if as_json:
         failures = {"goodput": {name: one.model_dump(mode="json") for name, one in left.items()}} if left else {}
@@ -142,6 +164,23 @@ def compare(
             console().print(goodput_table(left))
     if found.fastest is None:
         raise InfeasibleError(f"none of these ways to train {model_spec.name} fits {cluster_spec.name}")
+
+
+def _tell_sweep(swept: "Sweep", as_json: bool) -> None:
+    """Print a sweep.
+
+    Raises:
+        InfeasibleError: nothing fits at any of its settings.
+    """
+    from shardwright.base import InfeasibleError
+    from shardwright.reports.plan import sweep_table
+
+    if as_json:
+        print_json(swept.to_json())
+    else:
+        console().print(sweep_table(swept))
+    if all(point.comparison.fastest is None for point in swept.points):
+        raise InfeasibleError("none of these ways fits at any of these settings")
 
 
 def _goodputs(found: "Comparison", cluster: "ClusterSpec", reliability: "Reliability") -> "dict[str, Goodput]":
@@ -223,33 +262,3 @@ def _options_of(training: "TrainingSpec") -> dict[str, str | int | None]:
         "--lengths": training.lengths.name if training.lengths else "",
         "--packing": training.packing if training.lengths else "",
     }
-
-
-def _write_report(
-    path: Path, found: "Comparison", model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec"
-) -> None:
-    """Write the comparison with the fastest plan's own report.
-
-    Raises:
-        InfeasibleError: no plan fits.
-    """
-    from shardwright.base import InfeasibleError
-    from shardwright.costmodel import simulate_plan
-    from shardwright.reports.plan import Report, write_report
-
-    best = found.fastest
-    if best is None or best.plan is None or best.estimate is None:
-        raise InfeasibleError(f"none of the ways to train {model.name} fits {cluster.name}: there is no plan to report")
-    cluster = best.cluster or cluster
-    write_report(
-        path,
-        Report(
-            model=model,
-            cluster=cluster,
-            training=training,
-            plan=best.plan,
-            estimate=best.estimate,
-            timeline=simulate_plan(model, cluster, training, best.plan),
-            comparison=found,
-        ),
-    )

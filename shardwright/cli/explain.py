@@ -23,7 +23,7 @@ from .options import (
     refuse_existing,
     tell_what_lacks,
 )
-from .plan_output import parameter_counts, print_plan, profile_lacks, write_plan_report
+from .plan_output import parameter_counts, print_plan, profile_lacks
 
 if TYPE_CHECKING:
     from shardwright.costmodel import PlanFile
@@ -53,7 +53,9 @@ def explain(
 ) -> None:
     """Explain a plan: what bounds it, what its neighbours would cost, and how sure that is."""
     from shardwright.costmodel import estimate_plan, goodput
+    from shardwright.jobs import rivals_of, write_plan_report
     from shardwright.planner.why import explain as explain_plan
+    from shardwright.planner.why import neighbours
     from shardwright.reports.plan import goodput_table, measured_table
     from shardwright.specs import read_measurement
 
@@ -76,10 +78,12 @@ def explain(
     left = goodput(plan_file.estimated(), written.cluster, reliability) if reliability else None
     measured = read_measurement(measurement) if measurement else None
     beside = measured_table(plan_file.plan, plan_file.estimated(), measured) if measured else None
-    why = explain_plan(plan_file.plan, model, plan_file.cluster, plan_file.training, times=times)
+    others = neighbours(plan_file.plan, *job[:3], times=times)
+    why = explain_plan(plan_file.plan, *job[:3], times=times, others=others)
     why += profile_lacks(model, plan_file.cluster, plan_file.training)
     if report:
-        write_plan_report(report, plan_file, why, measured, times)
+        rivals = rivals_of(others, plan_file.estimated())
+        write_plan_report(report, plan_file, why=why, rivals=rivals, times=times, measurement=measured)
     if as_json:
         run = {"measurement": measured.model_dump(mode="json")} if measured else {}
         failures = {"goodput": left.model_dump(mode="json")} if left else {}

@@ -223,4 +223,5 @@ def _how_to_train(plan_file: "PlanFile", path: Path) -> str:
         check_can_run(plan_file)
     except SpecError as lacking:
         return f"; run refuses it: {lacking}"
-    return f"; train with it: shardwright run {path}"
+    weights = "" if plan_file.training.trainable.trains_all else " --init-from WEIGHTS"
+    return f"; train with it: shardwright run {path}{weights}"

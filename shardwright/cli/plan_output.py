@@ -1,15 +1,14 @@
 """What `plan` and `explain` both print and write of a plan."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .options import console
 
 if TYPE_CHECKING:
     from shardwright.costmodel import PlanFile
-    from shardwright.costmodel.op_times import OpTimes
     from shardwright.reports.plan import OtherPlan
-    from shardwright.specs import ClusterSpec, Measurement, TrainingSpec
+    from shardwright.specs import ClusterSpec, TrainingSpec
     from shardwright.specs.model import ModelSpec
 
 
@@ -26,33 +25,17 @@ def profile_lacks(model: "ModelSpec", cluster: "ClusterSpec", training: "Trainin
     return [sentence] if sentence else []
 
 
-def write_plan_report(
-    path: Path,
-    plan_file: "PlanFile",
-    why: list[str],
-    measurement: "Measurement | None" = None,
-    times: "OpTimes | None" = None,
-    others: "tuple[OtherPlan, ...]" = (),
-) -> None:
-    from shardwright.costmodel import simulate_plan
-    from shardwright.reports.plan import Report, write_report
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write plain data without spaces.
 
-    model = plan_file.model()
-    run = (model, plan_file.cluster, plan_file.training, plan_file.plan)
-    write_report(
-        path,
-        Report(
-            model=model,
-            cluster=plan_file.cluster,
-            training=plan_file.training,
-            plan=plan_file.plan,
-            estimate=plan_file.estimated(),
-            why=why,
-            timeline=simulate_plan(*run, times),
-            others=others,
-            measurement=measurement,
-        ),
-    )
+    Raises:
+        SpecError: the file cannot be written.
+    """
+    import json
+
+    from shardwright.base import write_whole
+
+    write_whole(path, json.dumps(content, separators=(",", ":"), allow_nan=False))
 
 
 def print_plan(plan_file: "PlanFile", model: "ModelSpec", why: list[str], others: "tuple[OtherPlan, ...]" = ()) -> None:

@@ -4,11 +4,16 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import JsonOption, PlanArgument, console, needs_torch, print_json
+from .options import JsonOption, PlanArgument, console, needs_torch, print_json, refuse_existing
+from .plan_output import write_json
+
+if TYPE_CHECKING:
+    from shardwright.costmodel import PlanFile
+    from shardwright.reports.traces import OffSpan
 
 _WEIGHT = re.compile(r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
@@ -73,6 +78,12 @@ def run(
     betas: Annotated[tuple[float, float], typer.Option(help="Set the two decay rates of AdamW.")] = (0.9, 0.95),
     eps: Annotated[float, typer.Option(help="Set the epsilon of AdamW.")] = 1e-8,
     clip_norm: Annotated[float | None, typer.Option(help="Set the largest global gradient norm; 0 never clips.")] = 1.0,
+    router_bias_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Move the bias of routers by so much a step towards experts with few tokens (DeepSeek-V3: 0.001)."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Set the seed of initial weights and data order.")] = 0,
     checkpoint_every: Annotated[int, typer.Option(help="Set the steps between checkpoints; 0 writes none.")] = 100,
     every_minutes: Annotated[float | None, typer.Option(help="Save a checkpoint after so many minutes, too.")] = None,
@@ -142,6 +153,12 @@ def run(
     timeout: Annotated[
         float, typer.Option(help="End a run that hangs for this many seconds, and say which rank did not arrive.")
     ] = 1800.0,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            help="Record a step by torch.profiler, write it with the simulated one here for ui.perfetto.dev, and print the spans that are off."
+        ),
+    ] = None,
     dry: Annotated[
         bool,
         typer.Option(
@@ -164,6 +181,7 @@ def run(
         return
     if dry_ranks is not None:
         raise SpecError("--dry-ranks goes with --dry; add it, or leave out --dry-ranks")
+    refuse_existing(trace, force=False, inputs=[plan_path])
     options = RunOptions.parse(_values(context.params), source="run options")
     if os.environ.get("RANK", "0") == "0":  # rank 0 speaks for all ranks of torchrun
         read_plan_file(plan_path)  # raises for a wrong file before torch takes seconds to start
@@ -181,13 +199,45 @@ def run(
     )
     if os.environ.get("RANK", "0") != "0":  # under the user's own torchrun, one rank speaks for all
         return
-    if as_json:
+    if as_json and not trace:
         print_json(measurement.model_dump(mode="json"))
         return
-    from shardwright.reports.plan import measured_table
-
     plan_file = read_plan_file(options.out / "plan.json")
+    off = _write_joined_trace(trace, plan_file, options.out) if trace else []
+    if as_json:
+        spans = [{**one.kind._asdict(), **one._asdict(), "off_seconds": one.off_seconds} for one in off]
+        for span in spans:
+            del span["kind"]
+        print_json({**measurement.model_dump(mode="json"), "spans": spans})
+        return
+    from shardwright.reports.plan import measured_table
+    from shardwright.reports.traces import off_table
+
     console().print(measured_table(plan_file.plan, plan_file.estimated(), measurement))
+    if trace:
+        console().print(off_table(off))
+        typer.echo(f"wrote {trace}; open it at ui.perfetto.dev")
+
+
+def _write_joined_trace(path: Path, plan_file: "PlanFile", out: Path) -> "list[OffSpan]":
+    """Write the simulated step and the recorded one into one trace; return the spans that are off.
+
+    Raises:
+        SpecError: the run recorded nothing, as one that was already complete; the file cannot be written.
+    """
+    from shardwright.base import SpecError, read_json
+    from shardwright.costmodel import simulate_plan
+    from shardwright.executor import TRACE_FOLDER
+    from shardwright.jobs import simulated_trace
+    from shardwright.reports.traces import joined_trace, off_spans
+
+    files = sorted((out / TRACE_FOLDER).glob("pipeline-rank-*.json"))
+    if not files:
+        raise SpecError(f"{out}: no step was recorded, because the run was complete; give another --out")
+    measured = {int(file.stem.rpartition("-")[2]): read_json(file) for file in files}
+    timeline = simulate_plan(plan_file.model(), plan_file.cluster, plan_file.training, plan_file.plan)
+    write_json(path, joined_trace(simulated_trace(plan_file, timeline), measured))
+    return off_spans(timeline, measured)
 
 
 def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,9 +245,10 @@ def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
     from shardwright.base import read_tokens
 
     renamed = {"compile_layers": "compile", "timeout": "timeout_seconds"}
-    apart = ("plan_path", "dry", "dry_ranks", "as_json", "data", "steps", "until_tokens", "replan")
+    apart = ("plan_path", "trace", "dry", "dry_ranks", "as_json", "data", "steps", "until_tokens", "replan")
     values = {renamed.get(name, name): value for name, value in parameters.items() if name not in apart}
     values |= {name: values[name] or None for name in ("clip_norm", "checkpoint_every")}
+    values["trace_step"] = parameters["trace"] is not None
     values |= {"eval_data": tuple(values["eval_data"] or ()), **_mixture(parameters["data"] or [])}
     if parameters["steps"] is not None:
         values["steps"] = parameters["steps"]

@@ -1,6 +1,5 @@
 """`simulate` runs a plan's schedule through the event simulation."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from .options import (
     refuse_existing,
     tell_what_lacks,
 )
+from .plan_output import write_json
 
 
 def simulate(
@@ -29,8 +29,8 @@ def simulate(
     as_json: JsonOption = False,
 ) -> None:
     """Simulate one step: when each stage computes, waits and communicates, and how much memory it holds."""
-    from shardwright.base import SpecError
     from shardwright.costmodel import estimate_plan, simulate_plan
+    from shardwright.jobs import simulated_trace
 
     refuse_existing(trace, force=force, inputs=[plan_path, *([profile] if profile else [])])
     plan_file, model = read_plan(plan_path, profile)
@@ -39,10 +39,7 @@ def simulate(
     lacking = tell_what_lacks(estimate_plan(*job), plan_file.cluster)
     timeline = simulate_plan(*job)
     if trace:
-        try:
-            trace.write_text(json.dumps(timeline.to_perfetto()), encoding="utf-8")
-        except OSError as error:
-            raise SpecError(f"{trace}: cannot be written ({error.strerror or error})") from None
+        write_json(trace, simulated_trace(plan_file, timeline))
     idle = timeline.idle_fractions().tolist()
     peaks = [curve.peak_bytes for curve in timeline.memory]
     if as_json:

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from shardwright.base import InfeasibleError, SpecError, nearest
-from shardwright.costmodel import EstimatePlan, Prediction, estimate_plan, fastest, predict
+from shardwright.costmodel import EstimatePlan, Prediction, estimate_plan, fastest, lacking_bytes, predict
 from shardwright.reports.plan import ComparedPlan, Comparison
-from shardwright.specs import ClusterSpec, Plan, TrainingSpec
+from shardwright.specs import ClusterSpec, Estimate, Mesh, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
-from .strategies import STRATEGIES, levels_of
+from .strategies import STRATEGIES, levels_of, strategies_for
 
 __all__ = ["BEST", "STRATEGIES", "ComparedPlan", "Comparison", "SearchPlan", "compare"]
 
@@ -24,18 +24,21 @@ def compare(
     cluster: ClusterSpec,
     training: TrainingSpec,
     *,
-    strategies: Sequence[str] = STRATEGIES,
+    strategies: Sequence[str] | None = None,
     plans: Mapping[str, Plan] | None = None,
     search: SearchPlan | None = None,
     estimate: EstimatePlan = estimate_plan,
 ) -> Comparison:
     """Estimate the named strategies, then the given plans by name, then what `search` finds, as the row "best".
 
+    The default strategies are those of `strategies_for`.
+
     On a mixed cluster each strategy has a row for all devices and one for each group alone. A way that does not fit, or does not divide, is a row with its reason.
 
     Raises:
         SpecError: an unknown strategy.
     """
+    strategies = strategies_for(model) if strategies is None else strategies
     for name in strategies:
         if name not in STRATEGIES:
             raise SpecError(f"unknown strategy '{name}'; known: {', '.join(STRATEGIES)}.{nearest(name, STRATEGIES)}")
@@ -47,7 +50,7 @@ def compare(
             found = _first_that_fits(model, devices or cluster, training, levels(), estimate)
         except (SpecError, InfeasibleError) as reason:
             return ComparedPlan(name=name, reason=str(reason), cluster=devices)
-        return _row(name, found, devices)
+        return _row(name, found, cluster, devices)
 
     rows = [of_levels(name, partial(levels_of, name, model, cluster, training)) for name in strategies]
     for part in _groups_alone(cluster):
@@ -76,7 +79,7 @@ def _first_that_fits(
         if not level:
             continue
         try:
-            found = fastest(model, cluster, training, level, estimate)
+            found = _fastest(model, cluster, training, level, estimate)
         except SpecError as error:
             refusal = refusal or error
             continue
@@ -87,6 +90,23 @@ def _first_that_fits(
     if nearest_miss is None:
         raise refusal or SpecError("it has no plan")
     return nearest_miss
+
+
+def _fastest(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, level: Sequence[Plan], estimate: EstimatePlan
+) -> Prediction:
+    """The fastest plan of a level, whose microbatches rise on each mesh. Where one does not fit, no larger one does, unless it is
+    the only one of the step and its gradients come as its activations go."""
+    full: set[Mesh] = set()
+
+    def noted(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan) -> Estimate:
+        found = estimate(model, cluster, training, plan)
+        if lacking_bytes(found, cluster) > 0:
+            full.add(plan.mesh)
+        return found
+
+    needed = (plan for plan in level if plan.mesh not in full or plan.microbatches == 1)
+    return fastest(model, cluster, training, needed, noted)
 
 
 def _groups_alone(cluster: ClusterSpec) -> list[ClusterSpec]:
@@ -103,11 +123,17 @@ def _searched(
     try:
         found = search(model, cluster, training)
         plan, devices = found if isinstance(found, tuple) else (found, None)
-        return _row(BEST, predict(model, devices or cluster, training, plan, estimate), devices)
+        return _row(BEST, predict(model, devices or cluster, training, plan, estimate), cluster, devices)
     except (SpecError, InfeasibleError) as reason:
         return ComparedPlan(name=BEST, reason=str(reason))
 
 
-def _row(name: str, prediction: Prediction, devices: ClusterSpec | None = None) -> ComparedPlan:
-    reason, estimate = prediction.too_large, prediction.estimate
-    return ComparedPlan(name=name, plan=prediction.plan, estimate=estimate, reason=reason, cluster=devices)
+def _row(name: str, prediction: Prediction, cluster: ClusterSpec, devices: ClusterSpec | None) -> ComparedPlan:
+    return ComparedPlan(
+        name=name,
+        plan=prediction.plan,
+        estimate=prediction.estimate,
+        reason=prediction.too_large,
+        lacking_bytes=lacking_bytes(prediction.estimate, devices or cluster),
+        cluster=devices,
+    )

@@ -13,6 +13,7 @@ from shardwright.specs import (
     ClusterSpec,
     LayerRun,
     Mesh,
+    Offload,
     Plan,
     RecomputePolicy,
     Stage,
@@ -20,7 +21,7 @@ from shardwright.specs import (
     ZeroStage,
     even_stages,
 )
-from shardwright.specs.model import ModelSpec
+from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
 _RECOMPUTE: tuple[RecomputePolicy, ...] = ("none", "selective", "full")
 
@@ -37,7 +38,8 @@ def levels_of(name: str, model: ModelSpec, cluster: ClusterSpec, training: Train
     """The plans of a named strategy on every device of `cluster`, in levels.
 
     - "ddp": every rank holds all; "zero1", "zero2", "zero3": the same with that ZeRO stage over all ranks (zero3 is
-      FSDP);
+      FSDP); "hsdp": ZeRO-3 inside a node, its copies over nodes; "zero3-offload": zero3 with the optimizer on the host;
+    - "ep+dp": experts spread over the ranks of a node, everything else as in zero1;
     - "tp+dp": tensor parallel over a node, its copies data parallel;
     - "megatron": tensor parallel over a node, pipeline (1F1B) and data parallel with a sharded optimizer between nodes
       (Narayanan et al. 2021, section 3, takeaways 1 to 3), in every division of the nodes.
@@ -61,6 +63,35 @@ def _data_parallel(zero_stage: ZeroStage) -> Callable[[_Job], Levels]:
         return [_plans(job, dp=ranks, tp=1, pp=1, zero_stage=zero_stage, recompute=policy) for policy in _RECOMPUTE]
 
     return levels
+
+
+def _hybrid_sharded(job: _Job) -> Levels:
+    node = min(group.devices_per_node for group in job.cluster.groups)
+    nodes, rest = divmod(job.cluster.devices, node)
+    if node == 1:
+        raise SpecError(f"hsdp shards inside a node, and a node of {job.cluster.name} has one device")
+    if rest:
+        return []
+    levels = [_plans(job, dp=node * nodes, tp=1, pp=1, zero_stage=3, recompute=policy) for policy in _RECOMPUTE]
+    mesh = Mesh(dp_shard=node, dp_replicate=nodes)
+    return [[plan.model_copy(update={"mesh": mesh}) for plan in level] for level in levels]
+
+
+def _offloaded(job: _Job) -> Levels:
+    host = Offload(optimizer_fraction=1)
+    return [[plan.model_copy(update={"offload": host}) for plan in level] for level in _data_parallel(3)(job)]
+
+
+def _expert_and_data_parallel(job: _Job) -> Levels:
+    """Of the degrees that divide the experts and a node, the largest."""
+    ranks, node = job.cluster.devices, min(group.devices_per_node for group in job.cluster.groups)
+    counts = {block.ffn.experts for block in job.model.layer_classes if isinstance(block.ffn, MixtureOfExperts)}
+    if not counts:
+        raise SpecError(f"ep+dp spreads experts, and {job.model.name} has none")
+    ep = max(degree for degree in divisors(node) if all(experts % degree == 0 for experts in counts))
+    levels = _data_parallel(1)(job)
+    mesh = Mesh(dp_shard=ranks, ep=ep)
+    return [[plan.model_copy(update={"mesh": mesh}) for plan in level] for level in levels]
 
 
 def _tensor_and_data_parallel(job: _Job) -> Levels:
@@ -118,7 +149,16 @@ _LEVELS: dict[str, Callable[[_Job], Levels]] = {
     "zero1": _data_parallel(1),
     "zero2": _data_parallel(2),
     "zero3": _data_parallel(3),
+    "hsdp": _hybrid_sharded,
+    "zero3-offload": _offloaded,
+    "ep+dp": _expert_and_data_parallel,
     "tp+dp": _tensor_and_data_parallel,
     "megatron": _megatron,
 }
 STRATEGIES: Sequence[str] = tuple(_LEVELS)
+
+
+def strategies_for(model: ModelSpec) -> list[str]:
+    """The named strategies that mean something for `model`: all, without those of experts where it has none."""
+    has_experts = any(isinstance(block.ffn, MixtureOfExperts) for block in model.layer_classes)
+    return [name for name in STRATEGIES if has_experts or name != "ep+dp"]

@@ -19,10 +19,11 @@ from .checks import (
     tensor_parallel_sizes,
     ulysses_degrees,
 )
-from .evaluate import estimate_plan, simulate_plan
+from .evaluate import EstimatePlan, Prediction, estimate_plan, fastest, predict, simulate_plan
 from .intervals import LEVELS, RUN_CLASSES, SAFE, RunClass, class_factors, fits_probability, reserve_for, run_class
 from .layers import adapter_parameters, model_flops_per_sequence
 from .mixed_ranks import MixedRanks, MixedTimes
+from .pass_parts import PassPart, pass_parts
 from .pipeline_layout import StageLayers, read_layout, with_layout
 from .plan_file import PlanFile, load_plan, read_plan_file, write_plan_file
 from .plan_summary import (
@@ -35,7 +36,6 @@ from .plan_summary import (
     schedule_words,
     summary_lines,
 )
-from .prediction import EstimatePlan, Prediction, fastest, predict
 from .reliability import Goodput, Reliability, goodput
 from .variants import step_seconds_by_variant
 
@@ -49,6 +49,7 @@ __all__ = [
     "Goodput",
     "MixedRanks",
     "MixedTimes",
+    "PassPart",
     "PlanFile",
     "Prediction",
     "RankCharges",
@@ -80,6 +81,7 @@ __all__ = [
     "nodes_of_ranks",
     "parameter_words",
     "part_words",
+    "pass_parts",
     "predict",
     "read_layout",
     "read_plan_file",

@@ -4,6 +4,6 @@ The rooms import torch; this file does not.
 """
 
 from .can_run import check_can_run
-from .options import Compile, RunOptions
+from .options import TRACE_FOLDER, Compile, RunOptions
 
-__all__ = ["Compile", "RunOptions", "check_can_run"]
+__all__ = ["TRACE_FOLDER", "Compile", "RunOptions", "check_can_run"]

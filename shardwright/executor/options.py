@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 
 from shardwright.specs import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 
+TRACE_FOLDER = "trace"
+"""Where in the folder of a run its recorded step lies."""
+
 Compile = Literal["auto", "on", "off"]
 Schedule = Literal["cosine", "linear", "constant", "wsd"]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -23,6 +26,8 @@ class RunOptions(Spec):
     learning_rate: the peak, reached after `warmup_steps` (default: a tenth of the steps). `schedule` leads from there to
         `min_learning_rate_fraction` of it at the last step; "constant" stays, "wsd" stays until the last `decay_steps` (default: a tenth).
     weight_decay: AdamW's decoupled decay, on matrices only. clip_norm: largest global gradient norm; None never clips.
+    router_bias_rate: after each step the bias of routers that have one (DeepSeek-V3) moves by so much towards experts with few tokens;
+        None: it stays.
     data: files or folders; none means the source files of Python's standard library.
     data_weights: of a mixture, the share of each of `data` in the sequences, in any unit; none: all data are one source.
     data_format: "text" reads bytes as tokens, or text by `tokenizer`; "chat" JSON lines of conversations, of which the loss counts
@@ -44,6 +49,8 @@ class RunOptions(Spec):
     adapters_from: a folder in PEFT's format whose adapters the run starts from, with their alpha; None: PEFT's initial values.
     lora_alpha: numerator of the scale alpha / rank of adapters; None: their rank, as PEFT's defaults have it (8 of 8).
     timing_warmup_steps: first steps of the process that the timings leave out.
+    trace_step: torch.profiler records the first step that the timings count (the last one where there are fewer), on one rank of each
+        pipeline rank, into `out`/trace.
     offload_folder: a folder on the drives that a plan with state on drives uses; None: `out`/offload. What lies there goes with the process.
     ranks: number of ranks that this machine offers; None: its GPUs, or up to eight processes on a CPU.
     compile: whether torch.compile compiles each layer; "auto": on GPUs. Estimates are of layers that are not compiled.
@@ -64,6 +71,7 @@ class RunOptions(Spec):
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     eps: PositiveFloat = 1e-8
     clip_norm: PositiveFloat | None = 1.0
+    router_bias_rate: PositiveFloat | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: tuple[Path, ...] = ()
     data_weights: tuple[PositiveFloat, ...] = ()
@@ -87,6 +95,7 @@ class RunOptions(Spec):
     lora_alpha: PositiveFloat | None = None
     log_every: PositiveInt = 1
     timing_warmup_steps: NonNegativeInt = 3
+    trace_step: bool = False
     offload_folder: Path | None = None
     ranks: PositiveInt | None = None
     compile: Compile = "off"

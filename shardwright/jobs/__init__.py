@@ -12,6 +12,7 @@ from .reading import profiled, read_cluster, read_may_choose, read_training
 
 if TYPE_CHECKING:
     from .compared import AnyPlan, best, compare, estimate, report, simulate
+    from .drawn import rivals_of, simulated_trace, write_plan_report
     from .planned import Planned, plan, plan_job
 
 __all__ = [
@@ -30,7 +31,10 @@ __all__ = [
     "read_may_choose",
     "read_training",
     "report",
+    "rivals_of",
     "simulate",
+    "simulated_trace",
+    "write_plan_report",
 ]
 
 # reading a cluster must not wait for the search and the reports
@@ -39,5 +43,6 @@ __getattr__ = lazy_names(
     {
         **{name: ".planned" for name in ("Planned", "plan", "plan_job")},
         **{name: ".compared" for name in ("AnyPlan", "best", "compare", "estimate", "report", "simulate")},
+        **{name: ".drawn" for name in ("rivals_of", "simulated_trace", "write_plan_report")},
     },
 )

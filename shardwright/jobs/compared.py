@@ -5,15 +5,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shardwright.comparison import BEST, STRATEGIES
+from shardwright.comparison import BEST, strategies_for
 from shardwright.comparison import compare as compare_ways
 from shardwright.costmodel import PlanFile, check_plan, estimate_plan, read_plan_file, simulate_plan
 from shardwright.planner import TOLERANCE, search
 from shardwright.planner.mixed import search_mixed
-from shardwright.reports.plan import Comparison, Report, write_report
+from shardwright.planner.why import explain, neighbours
+from shardwright.reports.plan import Comparison
 from shardwright.specs import ClusterSpec, Estimate, Plan, Timeline, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
+from .drawn import rivals_of, write_plan_report
 from .options import TRAINING_DEFAULTS, options_of
 from .planned import Planned, read_job
 from .reading import read_training
@@ -28,11 +30,12 @@ def compare(
     *,
     seq_len: int,
     global_batch: int,
-    strategies: Sequence[str] = (*STRATEGIES, BEST),
+    strategies: Sequence[str] | None = None,
     plans: Mapping[str, Plan] | None = None,
     **options: Any,
 ) -> Comparison:
-    """Estimate named strategies ("best" is the planner's choice) and given plans for one job, as the command `compare` does.
+    """Estimate named strategies ("best" is the planner's choice) and given plans for one job, as the command `compare` does. By default all
+    that mean something for the model.
 
     `options`: those of the training by name, and reserves and profile as in `plan`.
 
@@ -42,13 +45,14 @@ def compare(
     job, devices = read_job(model, cluster, options)
     given = options_of(options, TRAINING_DEFAULTS, seq_len=seq_len, global_batch=global_batch)
     training = read_training(given, job, devices, warnings.warn)
+    names = [*strategies_for(job), BEST] if strategies is None else strategies
     return compare_ways(
         job,
         devices,
         training,
-        strategies=[name for name in strategies if name != BEST],
+        strategies=[name for name in names if name != BEST],
         plans=plans,
-        search=best if BEST in strategies else None,
+        search=best if BEST in names else None,
     )
 
 
@@ -90,17 +94,10 @@ def report(plan: AnyPlan, path: Path | str) -> Path:
         return plan.report(path)
     written = _plan_file(plan)
     job = written.model(), written.cluster, written.training
-    write_report(
-        Path(path),
-        Report(
-            model=job[0],
-            cluster=job[1],
-            training=job[2],
-            plan=written.plan,
-            estimate=estimate_plan(*job, written.plan),
-            timeline=simulate_plan(*job, written.plan),
-        ),
-    )
+    found = written.model_copy(update={"estimate": estimate_plan(*job, written.plan)})
+    near = neighbours(written.plan, *job)
+    why = explain(written.plan, *job, others=near)
+    write_plan_report(Path(path), found, why=why, rivals=rivals_of(near, found.estimated()))
     return Path(path)
 
 

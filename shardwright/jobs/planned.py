@@ -17,11 +17,20 @@ from shardwright.planner import TOLERANCE, SearchResult
 from shardwright.planner.mixed import ACROSS
 from shardwright.planner.nearby import search_job
 from shardwright.planner.space import asked
-from shardwright.planner.why import assumed, explain, overlooked, what_was_chosen, what_was_given_up
-from shardwright.reports.plan import OtherPlan, Report, Summary, summary_text, write_report
+from shardwright.planner.why import (
+    Alternative,
+    assumed,
+    explain,
+    neighbours,
+    overlooked,
+    what_was_chosen,
+    what_was_given_up,
+)
+from shardwright.reports.plan import OtherPlan, Summary, summary_text
 from shardwright.specs import ClusterSpec, Estimate, Plan, Timeline, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
+from .drawn import rivals_of_search, write_plan_report
 from .options import PLAN_DEFAULTS, options_of
 from .reading import read_cluster, read_may_choose, read_training
 
@@ -81,7 +90,11 @@ class Planned:
     @cached_property
     def why(self) -> list[str]:
         """What bounds the plan, what each change of it would cost, and the notes: sentences."""
-        return [*explain(self.result, self.model, self.cluster, self.training), *self.notes]
+        return [*explain(self.result, self.model, self.cluster, self.training, others=self._neighbours), *self.notes]
+
+    @cached_property
+    def _neighbours(self) -> list[Alternative]:
+        return neighbours(self.result, self.model, self.cluster, self.training)
 
     def summary(self, further: Sequence[str] = ()) -> str:
         """The plan in about ten lines of at most 80 columns, with `further` notes at the end."""
@@ -115,19 +128,8 @@ class Planned:
 
     def report(self, path: Path | str, *, why: Sequence[str] | None = None) -> Path:
         """Write the HTML report with the timeline, over one that is there."""
-        write_report(
-            Path(path),
-            Report(
-                model=self.model,
-                cluster=self.cluster,
-                training=self.training,
-                plan=self.plan,
-                estimate=self.estimate,
-                why=list(self.why if why is None else why),
-                timeline=self.simulate(),
-                others=self.others,
-            ),
-        )
+        rivals = rivals_of_search(self.plan_file, self.cluster, self.result, self._neighbours, self.others)
+        write_plan_report(Path(path), self.plan_file, why=self.why if why is None else why, rivals=rivals)
         return Path(path)
 
     def __repr__(self) -> str:

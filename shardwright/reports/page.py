@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from shardwright.base import units as readable
 from shardwright.base import write_whole
+from shardwright.reports.charts import MEANINGS
 
 
 def render_page(template: str, **content: Any) -> str:
@@ -18,8 +19,16 @@ def render_page(template: str, **content: Any) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
+    environment.globals["colours"] = _colours
     environment.filters |= {"svg": Markup, "share": readable.share, "signed_share": readable.signed_share}
     return environment.get_template(template).render(**content)
+
+
+def _colours(variant: int) -> str:
+    """The palette as CSS properties, in its light (0) or dark (1) variant."""
+    return " ".join(
+        f"--{meaning}: {colour[variant]};" for meaning, colour in MEANINGS.items() if "series" not in meaning
+    )
 
 
 def write_page(path: Path, page: str) -> None:

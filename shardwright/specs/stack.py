@@ -156,6 +156,8 @@ class Stack(Spec):
             weights into the activation before the second matmul instead (experts.py, weighted_bias_swiglu_impl).
         adds_biases_by_expert: the bias of the experts' second matmul is weighed and added expert by expert, in fp32 (Megatron-Core,
             experts.py, _apply_bias).
+        loss_gradients_in_forward: a loss in pieces leaves gradients when the head's forward ends: that of its input, which is then not
+            kept, and that of its weight, summed in fp32 and kept in the compute format (this project's executor, parallel/chunked_loss.py).
         keeps_logits: the logits in the compute format stay alive beside their fp32 copies.
         fp32_logit_copies: tensors in fp32 as large as the logits that are alive at once in the loss.
         split_logit_copies: the same where tensor parallelism splits the vocabulary, if it differs. DTensor's loss_parallel has
@@ -243,6 +245,7 @@ class Stack(Spec):
     keeps_unread: bool = False
     keeps_expert_outputs: bool = True
     adds_biases_by_expert: bool = False
+    loss_gradients_in_forward: bool = False
     keeps_logits: bool = True
     fp32_logit_copies: NonNegativeInt = 3
     split_logit_copies: NonNegativeInt | None = None

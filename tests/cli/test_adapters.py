@@ -60,4 +60,4 @@ def test_the_smallest_useful_job_is_planned_and_accepted(command: Command, tmp_p
     job = ("--cluster", "rtx-4090:1", "--trainable", "lora", "--seq-len", "4096", "--global-batch", "16")
     planned = command("plan", "qwen3-8b", *job, "--out", tmp_path / "plan.json")
     assert planned.code == 0, planned.err
-    assert "train with it: shardwright run" in " ".join(planned.out.split())
+    assert planned.out.endswith(" --init-from WEIGHTS\n")

@@ -7,11 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
+from shardwright.base import units
 from shardwright.base.numbers import GIB
+from shardwright.costmodel.evaluate import simulate_plan
 from shardwright.costmodel.plan_file import read_plan_file
+from shardwright.executor import RunOptions
 from shardwright.specs.results.measurement import Fingerprint, Measurement, StepRecord
 from tests.cli.command import JOB, Command, assert_one_line
+from tests.reports.pages.test_report import data_of
+from tests.reports.traces.test_joined import recorded
 
 
 def measured(*, ranks: int) -> Measurement:
@@ -181,13 +187,45 @@ def test_explain_lays_a_measurement_beside(command: Command, plan_path: Path, tm
 
 @pytest.mark.parametrize(("rank", "speaks"), [("0", True), ("1", False)])
 def test_one_rank_of_a_run_prints_the_measurement(
-    command: Command, plan_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str, speaks: bool
+    command: Command, plan_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str, speaks: bool
 ) -> None:
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setattr("shardwright.executor.run.launch", lambda *_, **__: measured(ranks=8))
-    result = command("run", plan_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "plan.json").write_text(plan_path.read_text())  # launch writes it
+    result = command("run", plan_path, "--out", tmp_path / "out")
     assert result.code == 0
     assert ("Predicted and measured" in result.out) is speaks
+
+
+def test_run_joins_what_it_recorded_with_the_simulation(
+    command: Command, plan_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = read_plan_file(plan_path)
+    timeline = simulate_plan(file.model(), file.cluster, file.training, file.plan)
+    out, trace = tmp_path / "out", tmp_path / "trace.json"
+    asked: list[RunOptions] = []
+
+    def launched(_: Path, options: RunOptions, **others: object) -> Measurement:
+        asked.append(options)
+        return measured(ranks=8)
+
+    monkeypatch.setattr("shardwright.executor.run.launch", launched)
+    start = ("run", plan_path, "--out", out, "--trace", trace)
+    out.mkdir()
+    (out / "plan.json").write_text(plan_path.read_text())  # launch writes it
+    assert_one_line(command(*start), "no step was recorded", "give another --out")
+    (out / "trace").mkdir()
+    (out / "trace" / "pipeline-rank-0.json").write_text(json.dumps(recorded(timeline, 0, slower=2.0)))
+    result = command(*start)
+    assert asked[0].trace_step
+    assert "forward of stage 0" in result.out
+    assert len(json.loads(trace.read_text())["traceEvents"]) > len(timeline.spans)
+    assert_one_line(command(*start), str(trace), "exists")
+    trace.unlink()
+    (first, *_) = command(*start, "--json").json()["spans"]
+    assert (first["what"], first["stage"]) == ("forward", 0)
+    assert first["measured_seconds"] == pytest.approx(2 * first["simulated_seconds"])
 
 
 def test_plans_of_one_name_in_two_folders_are_both_compared(command: Command, plan_path: Path, tmp_path: Path) -> None:
@@ -281,12 +319,36 @@ def test_compare_lists_every_way_and_the_planner_is_never_slower(command: Comman
     assert seconds["best"] == seconds["plan.json"]
 
 
-def test_reports_are_pages_of_their_own(command: Command, tmp_path: Path) -> None:
+def test_the_figures_of_a_report_are_those_of_the_json(command: Command, plan_path: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    assert command("plan", "llama-3.2-1b", *JOB, "--report", page).code == 0
-    text = page.read_text()
-    assert "llama-3.2-1b" in text
-    assert "src=" not in text.replace('src="data:', "")
+    printed = command("explain", plan_path, "--report", page, "--json").json()
+    estimate, text = printed["plan_file"]["estimate"], page.read_text(encoding="utf-8")
+    charts = data_of(text)["charts"]
+    step = {part["colour"]: part["values"][0] for part in charts["step"]["parts"]}
+    assert step == {cause: seconds for cause, seconds in estimate["step"].items() if seconds}
+    held = {part["colour"]: part["values"] for part in charts["memory"]["parts"]}
+    for part in estimate["memory"][0]:
+        assert held.get(part, [0.0] * len(estimate["memory"])) == [memory[part] for memory in estimate["memory"]]
+    seconds = sum(estimate["step"].values())
+    assert f"<b>{units.seconds(seconds)}</b>" in text
+    assert f"<b>{units.count(estimate['tokens_per_s'])}</b>" in text
+    assert charts["timeline"]["tick"] * charts["timeline"]["ticks"] == pytest.approx(seconds, rel=1e-6)
+    mine = next(group for group in charts["rivals"]["groups"] if group["colour"] == "chosen")["points"][0]
+    assert mine["x"] == pytest.approx(seconds, rel=1e-12)
+    assert all(escape(line) in text for line in printed["why"])
+
+
+def test_a_sweep_is_compared_and_written(command: Command, tmp_path: Path) -> None:
+    job = ("llama-3.2-1b", *JOB, "--strategy", "ddp", "--strategy", "zero3")
+    page = tmp_path / "page.html"
+    found = command("compare", *job, "--sweep", "gpus=8,16", "--report", page, "--json").json()
+    assert [point["value"] for point in found["points"]] == [8, 16]
+    assert json.loads(page.with_suffix(".json").read_text(encoding="utf-8")) == found
+    assert page.with_suffix(".csv").read_text(encoding="utf-8").count("\n") == 5
+    printed = command("compare", *job, "--sweep", "seq-len=512,1k").out
+    assert "fastest at 512 tokens of a sequence" in printed
+    assert_one_line(command("compare", *job, "--sweep", "gpu=8,16"), "unknown 'gpu'", "Did you mean 'gpus'?")
+    assert_one_line(command("compare", *job, "--report", page), str(page), "--force")
 
 
 def test_planning_starts_without_torch() -> None:

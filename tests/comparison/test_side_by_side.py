@@ -2,6 +2,7 @@
 
 import io
 import json
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -12,11 +13,14 @@ from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
 from shardwright.comparison.side_by_side import compare
 from shardwright.comparison.strategies import levels_of
+from shardwright.costmodel.evaluate import estimate_plan as real_estimate
+from shardwright.costmodel.evaluate import fastest
 from shardwright.reports.plan.comparison import Comparison
 from shardwright.reports.plan.tables import comparison_table, plan_table
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import Plan
+from shardwright.specs.results import Estimate
 from shardwright.specs.training import TrainingSpec
 from shardwright.validation.architecture.model import model_of_row
 from tests.validation.fake_costs import cluster, estimate_plan
@@ -196,3 +200,35 @@ def test_equal_groups_have_one_row() -> None:
     islands = ClusterSpec(name="islands", groups=(node, node), between=node.nic)
     comparison = compare(load_model("llama-3.2-1b"), islands, TRAINING, strategies=("ddp",))
     assert [row.name for row in comparison.rows] == ["ddp", "ddp on 8 h100-sxm"]
+
+
+@pytest.mark.parametrize("devices", ["h100-sxm:8", "h100-sxm:64", "a100-sxm-80gb:16"])
+@pytest.mark.parametrize("name", ["zero1", "zero3", "zero3-offload", "tp+dp", "megatron"])
+def test_what_is_left_out_as_too_large_changes_nothing(name: str, devices: str) -> None:
+    """Against every plan of every level, estimated."""
+    model, somewhere = load_model("llama-3.1-8b"), load_cluster(devices)
+    training = TrainingSpec(seq_len=8192, global_batch=64)
+    (row,) = compare(model, somewhere, training, strategies=(name,)).rows
+    best = [
+        fastest(model, somewhere, training, level, real_estimate)
+        for level in levels_of(name, model, somewhere, training)
+    ]
+    fitting = next((found for found in best if found.too_large is None), None)
+    wanted = fitting or min(best, key=lambda found: found.estimate.peak_memory_bytes)
+    assert row.plan == wanted.plan
+    assert row.reason == wanted.too_large
+    assert (row.lacking_bytes > 0) == (wanted.too_large is not None)
+
+
+def test_much_is_left_out() -> None:
+    """Control of the test above: the short way does estimate fewer plans."""
+    counted: list[Plan] = []
+
+    def counting(*job: Any) -> Estimate:
+        counted.append(job[-1])
+        return real_estimate(*job)
+
+    model, somewhere = load_model("llama-3.1-8b"), load_cluster("h100-sxm:8")
+    training = TrainingSpec(seq_len=8192, global_batch=64)
+    compare(model, somewhere, training, strategies=("ddp",), estimate=counting)
+    assert len(counted) < sum(map(len, levels_of("ddp", model, somewhere, training)))

@@ -3,7 +3,9 @@
 import pytest
 
 from shardwright.base.errors import SpecError
-from shardwright.comparison.strategies import STRATEGIES, levels_of
+from shardwright.catalog.cluster_file import load_cluster
+from shardwright.catalog.huggingface.load import load_model
+from shardwright.comparison.strategies import STRATEGIES, levels_of, strategies_for
 from shardwright.costmodel.checks import check_plan
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.training import TrainingSpec
@@ -15,7 +17,7 @@ MODEL, _ = model_of_row(row())
 TRAINING = TrainingSpec(seq_len=4096, global_batch=64)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", strategies_for(MODEL))
 def test_every_plan_is_valid_and_uses_every_device(name: str) -> None:
     plans = [plan for level in levels_of(name, MODEL, cluster(4), TRAINING) for plan in level]
     assert plans
@@ -32,6 +34,8 @@ def test_every_plan_is_valid_and_uses_every_device(name: str) -> None:
         ("zero1", Mesh(dp_shard=32), 1),
         ("zero2", Mesh(dp_shard=32), 2),
         ("zero3", Mesh(dp_shard=32), 3),
+        ("zero3-offload", Mesh(dp_shard=32), 3),
+        ("hsdp", Mesh(dp_shard=8, dp_replicate=4), 3),
         ("tp+dp", Mesh(tp=8, dp_replicate=4), 0),
     ],
 )
@@ -75,3 +79,25 @@ def test_megatron_uses_the_divisions_that_divide_the_batch() -> None:
 def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(SpecError, match=r"unknown strategy 'zero4'; known: ddp.*Did you mean 'zero"):
         levels_of("zero4", MODEL, cluster(4), TRAINING)
+
+
+def test_experts_are_spread_over_a_node_where_there_are_any() -> None:
+    mixtral = load_model("mixtral-8x7b")
+    (level, *_) = levels_of("ep+dp", mixtral, load_cluster("h100-sxm:16"), TRAINING)
+    assert {plan.mesh for plan in level} == {Mesh(dp_shard=16, ep=8)}
+    for plan in level:
+        check_plan(plan, mixtral, load_cluster("h100-sxm:16"), TRAINING)
+    with pytest.raises(SpecError, match="ep\\+dp spreads experts, and"):
+        levels_of("ep+dp", MODEL, cluster(4), TRAINING)
+    assert set(strategies_for(mixtral)) - set(strategies_for(MODEL)) == {"ep+dp"}
+    assert strategies_for(mixtral) == list(STRATEGIES)
+
+
+def test_the_optimizer_of_an_offloaded_plan_is_on_the_host() -> None:
+    levels = levels_of("zero3-offload", MODEL, cluster(4), TRAINING)
+    assert {plan.offload.optimizer_fraction for level in levels for plan in level} == {1}
+
+
+def test_hybrid_sharding_needs_nodes_of_several_devices() -> None:
+    with pytest.raises(SpecError, match="hsdp shards inside a node"):
+        levels_of("hsdp", MODEL, load_cluster("h100-sxm:1"), TRAINING)

@@ -222,6 +222,18 @@ def test_a_loss_in_chunks_holds_the_logits_of_one() -> None:
     assert chunked.activation_bytes_by_policy[0, 0] - inputs == 2 * SEQ * HIDDEN  # the gradient of the hidden states
 
 
+def test_a_loss_in_chunks_of_the_own_executor_keeps_the_gradient_of_the_head() -> None:
+    """In 16 bits, beside that of its input, which is not kept; the sum in 32 bits and the gradient of one piece come on top."""
+    chunked = work(training("shardwright").model_copy(update={"loss_chunks": 8}), pp=2).head()
+    whole = work(training("shardwright"), pp=2).head()
+    of_weight = HIDDEN * VOCABULARY
+    kept, softmax = (head.activation_bytes_by_policy[0, 0] for head in (chunked, whole))
+    assert kept == softmax - 4 * SEQ * VOCABULARY + 2 * of_weight
+    assert (
+        chunked.working_bytes_by_policy[0, 0] == (12 + 2) * SEQ * VOCABULARY / 8 + (4 + 2) * of_weight - 2 * of_weight
+    )
+
+
 def test_the_loss_of_one_stage_is_over_when_its_layers_go_back() -> None:
     """Of 12 bytes for each logit the softmax, 4 in fp32, waits for its backward pass where several microbatches are on their way."""
     alone, last = (work(training("torchtitan-eager"), pp=pp).head() for pp in (1, 2))

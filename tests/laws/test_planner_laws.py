@@ -20,12 +20,13 @@ from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.choices import AXES
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.mesh import ORDERS, PIPELINE_INSIDE_DATA, PIPELINE_OUTERMOST
+from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import CONTEXT_PARALLEL, Plan, VocabularyParallel
 from shardwright.specs.schedules import ScheduleName
 from shardwright.specs.stack import _stacks, named_stack
 from tests.planner.brute_force import all_plans, fastest
 from tests.planner.priced_plans import priced_plans
-from tests.planner.small_problems import Problem, random_problem
+from tests.planner.small_problems import Problem, random_problem, tiny_model
 
 # PLANNER_CASES=500 tries more problems than CI does.
 _CASES = int(os.environ.get("PLANNER_CASES", "100"))
@@ -172,6 +173,19 @@ class TestBoundIsAdmissible:
         problem, shared = random_problem(seed), Fixed(vocabulary_parallel="vocab-2")
         if problem.cluster.devices > 1:
             self._check(problem, _few_enough(problem, seed, shared))
+
+    @pytest.mark.parametrize("schedule", ["1f1b", "zb-h1", "interleaved-1f1b", "zb-v"])
+    @pytest.mark.parametrize("seed", range(270, 274))
+    def test_bound_where_one_class_follows_the_other(self, seed: int, schedule: ScheduleName) -> None:
+        """Then a rank may hold layers of some classes only, as in models whose first layers are dense."""
+        problem = random_problem(seed)
+        model = tiny_model(layers=6, classes=2, hidden=1024, experts=4 * (seed % 2))
+        ordered = model.model_dump() | {"blocks": sorted(model.blocks, key=lambda run: repr(run.block))}
+        problem = problem._replace(model=ModelSpec.model_validate(ordered))
+        chunks = 2 if schedule in ("interleaved-1f1b", "zb-v") else 1
+        fixed = Fixed(schedule=schedule, stages_per_rank=chunks, pp=2)
+        if problem.cluster.devices % 2 == 0 and problem.training.trainable.trains_all:
+            self._check(problem, _few_enough(problem, seed, fixed))
 
     def _check(self, problem: Problem, fixed: Fixed) -> None:
         run = BranchAndBound.start(*problem, fixed, op_times(problem.cluster, problem.training))

@@ -17,6 +17,7 @@ from shardwright.executor.parallel import clipping, engine, precision
 from shardwright.executor.parallel.engine import Engine, build_engine
 from shardwright.executor.parallel.precision import LossScale
 from shardwright.executor.training.optimizer import host_optimizer
+from shardwright.specs.trainable import Trainable
 from tests.parity.cases import layers, model_config, plan, plan_file
 from tests.parity.families import FAMILIES
 from tests.parity.updates import LEARNING_RATE, SEED, batch, full_tensors, own_share, reference_model
@@ -149,6 +150,18 @@ def test_updates_scales_and_skipped_steps_are_those_of_grad_scaler(
 def test_updates_of_the_host_wait_for_the_decision(tmp_path: Path) -> None:
     expected = by_grad_scaler(OFFLOADED)
     assert error(run_world(1, _train, OFFLOADED, tmp_path), expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["tp", "pp"])
+def test_adapters_beside_frozen_weights_in_fp16(name: str, tmp_path: Path) -> None:
+    adapters = Trainable(kind="lora", rank=2, targets=("attention", "mlp"))
+    one, split = (
+        plan_file(QWEN3, divided, compute="fp16", trainable=adapters)
+        for divided in (plan((layers(),)), ON_TWO[name].plan)
+    )
+    (expected,) = run_world(1, _train, one, tmp_path)
+    assert None in expected.norms
+    assert error(run_world(2, _train, split, tmp_path), expected) <= TOLERANCE
 
 
 def each_rank_decides_alone() -> None:

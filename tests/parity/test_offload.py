@@ -28,6 +28,8 @@ from tests.parity.worlds import run_world
 
 # so large that every place holds whole pages of it under every mesh
 LLAMA = model_config("llama", layers=4, hidden_size=64, intermediate_size=96, vocab_size=1031)
+# so are its adapters
+LLAMA_256 = model_config("llama", layers=4, hidden_size=256, intermediate_size=384, head_dim=64)
 QWEN3_TIED = model_config("qwen3", layers=4, tied=True, vocab_size=1031)
 
 MESHES = {
@@ -145,6 +147,17 @@ CASES = {
     ),
     "streamed weights, pp x tp": Case(
         adamw(LLAMA, plan((layers(2),), (layers(2),), pp=2, tp=2)), {"optimizer_fraction": 1, "parameter_fraction": 1}
+    ),
+    "adapters": Case(
+        adamw(LLAMA_256, plan((layers(4, zero=2),), dp_shard=2), trainable="lora:r=16"), {"optimizer_fraction": 0.5}
+    ),
+    "adapters, gradients, drives": Case(
+        adamw(LLAMA_256, plan((layers(4),), microbatches=4), trainable="lora:r=16"),
+        {"optimizer_fraction": 1, "gradient_fraction": 1, "nvme_fraction": 0.5},
+    ),
+    "last layers": Case(
+        adamw(LLAMA, plan((layers(2, zero=3),), (layers(2, zero=3),), pp=2, dp_shard=2), trainable="layers:3"),
+        {"optimizer_fraction": 0.5},
     ),
     "activations": Case(adamw(LLAMA, plan((layers(4),))), {"activations": 1}),
     "half of the activations": Case(adamw(LLAMA, MESHES["fsdp"]), {"activations": 0.5}),
@@ -396,6 +409,7 @@ FAULTS: list[tuple[str, float | None, Callable[[], None]]] = [
     ("gradients", None, forget_earlier_microbatches),
     ("streamed weights", None, mix_up_streamed_values),
     ("streamed weights, replicas", None, mix_up_streamed_values),
+    ("adapters", 0.5, drop_a_bucket),
     ("streamed weights", None, keep_stale_parameters),
     ("half of it on drives", None, leave_state_behind),
     ("activations", None, lose_the_front_of_activations),

@@ -11,6 +11,7 @@ from shardwright.catalog.huggingface.load import load_model
 from shardwright.costmodel.checks import check_memory, check_plan
 from shardwright.costmodel.evaluate import estimate_plan, simulate_plan
 from shardwright.planner.best_plan import search
+from shardwright.planner.branching.branch_and_bound import BranchAndBound
 from shardwright.planner.branching.result import SearchResult
 from shardwright.planner.space.fixed import Fixed
 from shardwright.planner.why.certificate import certify
@@ -150,3 +151,12 @@ def test_neither_the_simplest_nor_the_fastest_plan_is_a_runner_up() -> None:
     assert len(others) == 3
     assert found.plan.mesh not in others
     assert found.fastest.plan.mesh not in others
+
+
+def test_a_gap_is_closed_below_the_best_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first entry has too many partitions to rank them all before any plan is known."""
+    job = load_model("gpt3-175b"), load_cluster("a100-sxm-80gb:64"), TrainingSpec(seq_len=2048, global_batch=1536)
+    fixed = Fixed(schedule="1f1b", tp=4)
+    assert search(*job, fixed=fixed, runners_up=0).unproven < 1e-4
+    monkeypatch.setattr(BranchAndBound, "_solve_again", lambda *_: None)
+    assert search(*job, fixed=fixed, runners_up=0).unproven > 1e-3

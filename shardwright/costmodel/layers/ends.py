@@ -66,6 +66,11 @@ class EndWork:
         alive = self._logit_bytes * logits / chunks
         # a loss in pieces has its gradient, as large as the hidden states, when the forward ends
         kept_logits = saved * logits if chunks == 1 else np.minimum(alive, element * tokens * hidden)
+        early = chunks > 1 and self.frame.stack.loss_gradients_in_forward
+        if early:
+            of_weight, of_input = trained * hidden * vocabulary, element * tokens * hidden
+            kept_logits = of_input + element * of_weight
+            alive = alive + of_input + (4.0 + element) * of_weight  # the sum, and the gradient of one piece
         # one stage alone runs a microbatch's backward behind its forward: the loss is over when that of the layers begins
         over = self.frame.candidates.pp == 1
         kept_logits, capped = np.where(over, 0.0, kept_logits), self._capped_bytes_per_logit * logits
@@ -88,7 +93,7 @@ class EndWork:
             kept=kept_logits
             + np.where(over, 0.0, capped)
             + self._norm_constant_bytes
-            + tokens * (self._norm_bytes / self.frame.sequence_split + element * hidden * trained),
+            + tokens * (self._norm_bytes / self.frame.sequence_split + element * hidden * trained * (not early)),
             working=alive - kept_logits + np.where(over, capped, 0.0),
             trained=trained,
             exchanges=self._head_exchanges,

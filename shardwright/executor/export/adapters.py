@@ -24,7 +24,8 @@ _MODEL = "model."
 def export_adapters(run_folder: Path, to: Path, *, step: int | None = None, base_model: str | None = None) -> Path:
     """Write the adapters of the checkpoint after `step`, by default the newest, into the new folder `to`; return the checkpoint.
 
-    It may be of any plan, and is read in this process alone. `base_model`: the name of the model beside them, for the configuration.
+    It may be of any plan, and is read in this process alone. `base_model`: the name of the model beside them, for the configuration; None: the
+    folder of the weights that the run started from, as PEFT writes it.
 
     Raises:
         SpecError: the folder holds no run with adapters, no such checkpoint, or a damaged one; `to` is not empty, or lies in the run.
@@ -44,6 +45,8 @@ def export_adapters(run_folder: Path, to: Path, *, step: int | None = None, base
     if fault:
         raise SpecError(f"{checkpoint}: {fault}; give --step of another checkpoint")
     assert manifest.adapters is not None, "a manifest of trainable lora has them"
+    if base_model is None and (weights := folder.read_options().init_from) is not None:
+        base_model = str(weights)
     tensors = peft_adapters(_read(checkpoint))
     with whole_folder(to) as partial:
         write_peft_folder(partial, tensors, manifest.adapters, read_skeleton(plan_file), base_model=base_model)

@@ -118,7 +118,8 @@ def _after_gather(
 
 
 def read_shards(stages: Sequence[nn.Module]) -> list[Shard]:
-    """Return the shards of a rank's stages in the order in which forward passes first use them."""
+    """Return the shards of a rank's stages in the order in which forward passes first use them, without frozen weights that FSDP2
+    does not hold."""
     found: dict[str, Shard] = {}
     groups = 0
     for index, stage in enumerate(stages):
@@ -130,7 +131,8 @@ def read_shards(stages: Sequence[nn.Module]) -> list[Shard]:
                         name = names[id(parameter.sharded_param)]
                         found[f"{index} {name}"] = Shard(name, parameter, group, stage=index, group=groups)
                     groups += 1
-    return [found[f"{index} {name}"] for index, stage in enumerate(stages) for name, _ in stage.named_parameters()]
+    named = (f"{index} {name}" for index, stage in enumerate(stages) for name, _ in stage.named_parameters())
+    return [found[name] for name in named if name in found]
 
 
 def park(module: nn.Module) -> None:

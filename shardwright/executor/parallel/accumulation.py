@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from shardwright.executor.model import StageModule
 
@@ -28,7 +29,9 @@ class Accumulation:
         with self._loss.active():
             for index, (tokens, targets, own_places) in enumerate(each):
                 self._sync.before_backward(last=index == self._microbatches - 1)
-                loss = self._loss(self._stage(tokens, own_places), targets)
-                torch.autograd.backward(loss)
+                with record_function(f"0F{index}"):
+                    loss = self._loss(self._stage(tokens, own_places), targets)
+                with record_function(f"0B{index}"):
+                    torch.autograd.backward(loss)
                 total += loss.detach()
         return total

@@ -16,7 +16,7 @@ from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor.model import Skeleton, tiny_model
 
-from .loss import TokenLoss
+from .loss import LOSS, TokenLoss
 
 _SCALE, _CAP = "logits_scaling", "final_logit_softcapping"
 
@@ -78,7 +78,8 @@ def compute_loss_in_head(head: nn.Module, loss: TokenLoss, config: PreTrainedCon
     AfterHead.leave_out(config)
 
     def forward(hidden: Tensor) -> Tensor:
-        total: Tensor = _HeadAndLoss.apply(hidden, head.weight, head.bias, loss, after)  # type: ignore[no-untyped-call]  # torch's
+        with torch.profiler.record_function(LOSS):
+            total: Tensor = _HeadAndLoss.apply(hidden, head.weight, head.bias, loss, after)  # type: ignore[no-untyped-call]  # torch's
         return total.view(1, 1, 1)
 
     head.forward = forward

@@ -1,4 +1,4 @@
-"""Pipeline stages that hold what they receive only as long as they need it."""
+"""Pipeline stages that hold what they receive only as long as they need it, and label their passes for torch.profiler."""
 
 import copy
 from collections.abc import Iterable
@@ -7,6 +7,7 @@ from typing import Any
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining._utils import _make_tensor_from_meta
 from torch.distributed.pipelining.stage import _RecvInfo
+from torch.profiler import record_function
 
 
 class LeanStage(PipelineStage):
@@ -15,6 +16,20 @@ class LeanStage(PipelineStage):
     torch's own stage holds a buffer for each microbatch's hidden states and one for its gradients, from the first step on. With M
     microbatches of s bytes these are 2 M s bytes, which no plan counts: many gigabytes for hundreds of microbatches.
     """
+
+    def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **options: Any) -> Any:
+        with record_function(f"{self.stage_index}F{fwd_chunk_id}"):
+            return super().forward_one_chunk(fwd_chunk_id, *args, **options)
+
+    def backward_one_chunk(
+        self, bwd_chunk_id: int, loss: Any = None, full_backward: bool = True, last_backward: bool = False
+    ) -> Any:
+        with record_function(f"{self.stage_index}{'B' if full_backward else 'I'}{bwd_chunk_id}"):
+            return super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)
+
+    def backward_weight_one_chunk(self, bwd_chunk_id: int, last_backward: bool = False) -> Any:
+        with record_function(f"{self.stage_index}W{bwd_chunk_id}"):
+            return super().backward_weight_one_chunk(bwd_chunk_id, last_backward)
 
     def _setup_forward_recv_info(self, num_microbatches: int, has_backward: bool) -> None:
         super()._setup_forward_recv_info(1, has_backward)  # type: ignore[no-untyped-call, unused-ignore]  # torch's

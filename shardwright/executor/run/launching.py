@@ -12,7 +12,7 @@ from shardwright.base import units as readable
 from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
 from shardwright.executor.data import new_tokens_go_with_a_mistake, open_held_back, open_plan_batches
-from shardwright.executor.loop import check_event_files, check_wandb
+from shardwright.executor.loop import check_event_files, check_router_bias, check_wandb
 from shardwright.executor.model import lacks_fused_attention, read_config, read_skeleton
 from shardwright.executor.parallel import check_compile, compiles
 from shardwright.executor.text import holds_tokenizer
@@ -164,6 +164,9 @@ def _otherwise(plan_file: PlanFile, options: RunOptions) -> Iterator[str]:
         yield (
             f"transformers has no fused attention for {plan_file.model_name}: it runs unfused, and the plan's prediction is for a fused kernel"
         )
+    trainable = plan_file.training.trainable
+    if not trainable.trains_all and options.init_from is None:
+        yield f"{trainable} is trained beside weights drawn from the seed; give --init-from to fine-tune those of a model"
     if compiles(options.compile, pick_device(plan_file)):
         yield "layers are compiled, and the plan's prediction is for layers that are not"
 
@@ -256,10 +259,11 @@ def _check_loop(plan_file: PlanFile, options: RunOptions) -> None:
     """Check what goes on around the steps.
 
     Raises:
-        SpecError: the held-back data is not valid; a package is absent.
+        SpecError: the held-back data is not valid; a package is absent; the model has no router whose bias could move.
     """
     if options.tensorboard:
         check_event_files()
+    check_router_bias(plan_file, options.router_bias_rate)
     if options.wandb is not None:
         check_wandb()
     open_held_back(plan_file, options)

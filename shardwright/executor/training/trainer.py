@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.profiler import record_function
 
 from shardwright.base import GIB, RunFailedError, RunStoppedError, SpecError, StopRequest
 from shardwright.costmodel import PlanFile
-from shardwright.executor import RunOptions
+from shardwright.executor import TRACE_FOLDER, RunOptions
 from shardwright.executor.data import PlanBatches, Sequences, open_held_back, open_plan_batches, said_of
 from shardwright.executor.loop import (
     EarlyWarning,
@@ -21,6 +22,7 @@ from shardwright.executor.loop import (
     EventFiles,
     Limits,
     Log,
+    RouterBias,
     WandbLog,
     evaluate,
     learning_rate_at,
@@ -39,6 +41,7 @@ from .meter import MemoryMeter, MemoryPeak, StepMeter
 from .optimizer import host_optimizer
 from .run_folder import RunFolder, Start, plan_digest
 from .saver import Saver
+from .traced_step import TracedStep
 
 
 class Trainer:
@@ -91,6 +94,9 @@ class Trainer:
             self._engine.tied_names,
             leaves_frozen=not plan_file.training.trainable.trains_all,
         )
+        self._router_bias: RouterBias | None = None
+        if options.router_bias_rate is not None:
+            self._router_bias = RouterBias(self._engine.model_parts, self._engine.mesh, options.router_bias_rate)
         self._records: list[StepRecord] = []
         keep, beside = options.keep_checkpoints, options.checkpoint == "async"
         self._saver = Saver(folder.checkpoints, self._trainee, keep=keep, beside=beside)
@@ -112,6 +118,7 @@ class Trainer:
         """
         self._at(0, "loading")
         start = self._resume()
+        self._traced = self._traced_step(start)
         if start == self._options.steps:  # a rank was lost after the last checkpoint, and all were started again
             return read_measurement(self._folder.measurement)
         self._open_records(start)
@@ -248,7 +255,7 @@ class Trainer:
     def _step(self, step: int) -> StepRecord:
         engine, options = self._engine, self._options
         rate = learning_rate_at(step, options)
-        with self._meter.step():
+        with self._traced(step), self._meter.step():
             with self._part(step, "data"):
                 given = self._batches.at(step, dp_rank=engine.dp_rank, dp_size=engine.dp_size)
                 inputs, labels = given[0].to(self._device), given[1].to(self._device)
@@ -256,12 +263,14 @@ class Trainer:
             self._trainee.optimizer.set_learning_rate(rate)
             with self._part(step, "forward_backward"):
                 loss = float(engine.forward_backward(inputs, labels, places))
-            with self._part(step, "optimizer"):
+            with self._part(step, "optimizer"), record_function("optimizer"):
                 scale, norm = engine.loss_scale, engine.clip_gradients(options.clip_norm)
                 taken = engine.accepts(norm)
                 self._need_finite(step, loss, norm)
                 if taken:
                     self._trainee.optimizer.step()
+                if self._router_bias is not None:
+                    self._router_bias.step(taken=taken)
                 engine.zero_gradients()
         return StepRecord(
             step=step,
@@ -272,6 +281,15 @@ class Trainer:
             loss_scale=scale and scale.value,
             skipped=not taken,
         )
+
+    def _traced_step(self, start: int) -> Callable[[int], contextlib.AbstractContextManager[None]]:
+        """What goes around each step: nothing, or a recorder of the first step that the timings count."""
+        options = self._options
+        if not options.trace_step:
+            return lambda step: contextlib.nullcontext()
+        number = min(start + options.timing_warmup_steps + 1, options.steps)
+        folder, rank = self._folder.path / TRACE_FOLDER, dist.get_rank()
+        return TracedStep(self._plan_file.plan, folder, rank=rank, device=self._device, number=number).around
 
     def _record(self, record: StepRecord) -> None:
         if not self._leads:

@@ -30,17 +30,21 @@ _SPLITS = 10_000
 _ROUNDING = 1e-9
 
 
-def simplest(portfolio: Portfolio, tolerance: float, *, most_looked_at: int | None = None) -> Found:
-    """Return the simplest plan that takes at most 1 + `tolerance` times as long as the best of a finished `portfolio`.
+def simplest(
+    portfolio: Portfolio, tolerance: float, *, of_other_axes: float | None = None, most_looked_at: int | None = None
+) -> Found:
+    """Return the simplest plan that takes at most 1 + `tolerance` times as long as the best of a finished `portfolio`, or
+    1 + `of_other_axes` times as long if it has fewer axes or, with as many, no pipeline where the best has one.
 
     For each kind of plan at most a few entries are solved, those with the lowest bounds. With `most_looked_at` only so many
     entries are looked at in all, the simplest kinds and the lowest bounds first.
     """
     assert portfolio.best is not None
-    best, most = portfolio.best, portfolio.best.solved.step_seconds * (1 + tolerance)
-    own = _kinds(best.variant.run.space)[best.solved.entry]
-    near = [_near(variant.run, most, own) for variant in portfolio.variants]
+    best, shares = portfolio.best, (tolerance, tolerance if of_other_axes is None else of_other_axes)
+    own = int(_kinds(best.variant.run.space)[best.solved.entry])
+    near = [_near(variant.run, best.solved.step_seconds * (1 + max(shares)), own) for variant in portfolio.variants]
     for kind in sorted({kind for kinds in near for kind in kinds}):
+        most = best.solved.step_seconds * (1 + shares[_axes(kind) < _axes(own)])
         for variant, kinds in zip(portfolio.variants, near, strict=True):
             run, alike = variant.run, kinds.get(kind, np.zeros(0, dtype=np.int64))
             if most_looked_at is not None:
@@ -71,7 +75,7 @@ def complexity(portfolio: Portfolio, found: Found) -> tuple[int, int, bool]:
 
 
 def _kinds(space: Space) -> IntArray:
-    """(N,): a number for each entry; lower is simpler."""
+    """(N,): a number for each entry; lower is simpler. `_axes` reads it."""
     replicated_shards = (space.column("dp_replicate") > 1) & (space.column("dp_shard") > 1)
     axes = sum(((space.column(name) > 1).astype(np.int64) for name in _AXES), 1 * replicated_shards)
     stages = np.where(space.column("pp") > 1, space.stages_per_rank, 0)
@@ -79,6 +83,12 @@ def _kinds(space: Space) -> IntArray:
     offloads = sum((space.column(name) > 0).astype(np.int64) for name in _OFFLOADS)
     placed = (axes + offloads) * (len(_OFFLOADS) + 1) + offloads
     return np.asarray((placed * (_SPLITS + 1) + pipeline) * 2 + space.spread)
+
+
+def _axes(kind: int) -> tuple[int, bool]:
+    """The place of a kind by its axes and offloads, and whether it has a pipeline."""
+    placed, pipeline = divmod(kind // 2, _SPLITS + 1)
+    return placed, pipeline > 0
 
 
 def _searches(run: BranchAndBound, entries: IntArray, most: float) -> Iterator[BranchAndBound]:

@@ -1,6 +1,7 @@
-"""What is near a job: fewer devices of its cluster, and other batches. Offers where nothing divides, notes where they are faster."""
+"""What is near a job: fewer devices of its cluster, other batches, and its plan with other memory and links. Offers where nothing divides, notes where they are faster."""
 
 from .job import FoundJob, search_job
 from .replanned import replanned
+from .sensitivity import Sensitivity, sensitivities
 
-__all__ = ["FoundJob", "replanned", "search_job"]
+__all__ = ["FoundJob", "Sensitivity", "replanned", "search_job", "sensitivities"]

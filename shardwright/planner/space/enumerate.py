@@ -373,6 +373,8 @@ def _can_be_placed(
     """Whether a plan may have it, and gains by it: `alone`, with one data-parallel rank, or with several."""
     if placement.gradients and not (alone and microbatches > 1):
         return False
+    if placement.parameters and not training.trainable.trains_all:  # frozen weights stay where they are
+        return False
     streams_below = 3 if training.software.runs.streams_shards else 1
     return alone or not placement.parameters or zero_stage < streams_below
 

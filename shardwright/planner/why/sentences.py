@@ -1,7 +1,7 @@
 """The reasons for a plan, in plain sentences with numbers."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from shardwright.base import GIB, units
@@ -47,9 +47,10 @@ def explain(
     training: TrainingSpec,
     *,
     times: OpTimes | None = None,
+    others: Sequence[Alternative] | None = None,
 ) -> list[str]:
     """Return sentences: the plan, what bounds its step, the cost of each changed choice, and how certain the numbers
-    are. A result of a search is explained with its own training spec.
+    are. A result of a search is explained with its own training spec. `others`: its `neighbours`, where a caller has them.
 
     Raises:
         SpecError: the plan does not divide the model, the batch or the cluster.
@@ -59,9 +60,8 @@ def explain(
     times = times or op_times(cluster.alone(0) if cluster.is_mixed else cluster, training)
     plan = found.plan if isinstance(found, SearchResult) else found
     estimate = estimate_plan(model, cluster, training, plan, times)
-    fixed = found.fixed if isinstance(found, SearchResult) else None
-    searched = not (_interlaced(plan) or cluster.is_mixed)
-    others = alternatives(plan, model, cluster, training, times, fixed=fixed) if searched else []
+    if others is None:
+        others = neighbours(found, model, cluster, training, times=times)
     nodes, constants = nodes_of_ranks(estimate, cluster), times.constants
     lines = [
         _what(plan, estimate),
@@ -69,7 +69,7 @@ def explain(
         _memory(plan, estimate, nodes, constants),
         *_host_memory(estimate, nodes),
         *_whether_it_fits(estimate, nodes),
-        *(_compared(other, estimate) for other in _grouped(sorted(others, key=_seconds_of))),
+        *(_compared(other, estimate) for other in others),
     ]
     if _interlaced(plan):
         lines.append("The planner does not search interlaced pipelines, so no other plan is compared.")
@@ -81,6 +81,51 @@ def explain(
     each = [op_times(group, training, constants) for group in groups] or [times]
     errors = "; and ".join(dict.fromkeys(_whose_errors(model, training, one) for one in each))
     return [*lines, _which_software(training), _how_sure(estimate, times.node.profile, errors)]
+
+
+def neighbours(
+    found: SearchResult | Plan,
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    training: TrainingSpec,
+    *,
+    times: OpTimes | None = None,
+) -> list[Alternative]:
+    """Return the plan's `alternatives`, those that lead to the same plan joined, fastest first; none where the planner does not
+    search them: on a mixed cluster, and around an interlaced pipeline.
+
+    Raises:
+        SpecError: the plan does not divide the model, the batch or the cluster.
+    """
+    if isinstance(found, SearchResult) and found.training != training:
+        training, times = found.training, None
+    plan = found.plan if isinstance(found, SearchResult) else found
+    if _interlaced(plan) or cluster.is_mixed:
+        return []
+    fixed = found.fixed if isinstance(found, SearchResult) else None
+    times = times or op_times(cluster, training)
+    return _grouped(sorted(alternatives(plan, model, cluster, training, times, fixed=fixed), key=_seconds_of))
+
+
+def why_not(other: Alternative, mine: Estimate) -> str:
+    """Say what prevents a neighbour, or which part of its step differs most from that of the plan."""
+    if not other.divides:
+        return "does not divide the model, the batch or the cluster"
+    if other.estimate is None:
+        return f"does not fit, {_lack(other)}"
+    return difference(other.estimate, mine) + ("" if other.complete else "; its search was cut short")
+
+
+def difference(other: Estimate, mine: Estimate) -> str:
+    """Say which part of a step differs most, in the direction in which the whole differs: `pipeline bubble +3.1 s`."""
+    slower = other.step_seconds >= mine.step_seconds
+    parts = {name: value - getattr(mine.step, name) for name, value in other.step}
+    cause = max(parts, key=lambda name: parts[name] if slower else -parts[name])
+    return f"{_CAUSES[cause]} {_signed_seconds(parts[cause])}"
+
+
+def _lack(other: Alternative) -> str:
+    return f"a device lacks {other.lacking_bytes / GIB:.1f} GiB" if other.lacking_bytes else "no plan does"
 
 
 def _what(plan: Plan, estimate: Estimate) -> str:
@@ -195,12 +240,9 @@ def _compared(other: Alternative, mine: Estimate) -> str:
     if not other.divides:
         return f"{other.change} does not divide the model, the batch or the cluster."
     if other.estimate is None:
-        lacks = f"a device lacks {other.lacking_bytes / GIB:.1f} GiB" if other.lacking_bytes else "no plan does"
-        return f"With {other.change}: does not fit, {lacks}."
+        return f"With {other.change}: does not fit, {_lack(other)}."
     seconds, change = other.estimate.step_seconds, other.estimate.step_seconds / mine.step_seconds - 1
-    differences = {name: value - getattr(mine.step, name) for name, value in other.estimate.step}
-    cause = max(differences, key=lambda name: differences[name] if change >= 0 else -differences[name])
-    why = f", {_CAUSES[cause]} {_signed_seconds(differences[cause])}" if abs(change) > 0.0005 else ""
+    why = f", {difference(other.estimate, mine)}" if abs(change) > 0.0005 else ""
     cut = "" if other.complete else "; its search was cut short"
     mesh = f" on {other.plan.mesh}" if other.plan else ""
     return f"With {other.change}: {units.seconds(seconds)}{mesh}, {_how_much(change)}{why}{cut}."

@@ -2,11 +2,10 @@
 
 from .files import check_plot_name, write_plot
 from .log_axes import GREY, figure_of, grid, legend_right, line, logarithmic, mark, panels, plain_ticks
-from .svg import PAGE, Paint, draw
+from .svg import Paint, draw
 
 __all__ = [
     "GREY",
-    "PAGE",
     "Paint",
     "check_plot_name",
     "draw",

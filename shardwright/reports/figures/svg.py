@@ -36,7 +36,6 @@ _STYLE: dict[Any, Any] = {  # matplotlib types its keys as one literal, which no
     "text.parse_math": False,  # a name may hold dollar signs
     "svg.hashsalt": "shardwright",
 }
-PAGE = _PAGE_COLOUR
 Paint = Callable[[Axes], None]
 
 

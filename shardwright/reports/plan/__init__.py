@@ -1,32 +1,46 @@
-"""A plan, an estimate, a comparison or a run in words, tables, figures and on one page."""
+"""A plan, an estimate, a comparison or a run in words and tables."""
 
 from .breakdown import measured_table, memory_table, step_table, timeline_table
 from .comparison import ComparedPlan, Comparison
+from .measured import MeasuredLine, measured_lines
 from .others import OtherPlan, others_json, others_table
-from .report import Report, write_report
 from .summary import Summary, summary_text
-from .tables import comparison_table, goodput_table, plan_table
+from .sweep import AXIS_WORDS, Sweep, SweepPoint, cell, crossovers, shown, sweep_csv, sweep_table
+from .tables import COMPARISON_COLUMNS, comparison_cells, comparison_table, comparison_title, goodput_table, plan_table
 from .traced import traced_notes, traced_table
-from .words import choice_words
+from .words import choice_words, plan_lines, training_lines
 
 __all__ = [
+    "AXIS_WORDS",
+    "COMPARISON_COLUMNS",
     "ComparedPlan",
     "Comparison",
+    "MeasuredLine",
     "OtherPlan",
-    "Report",
     "Summary",
+    "Sweep",
+    "SweepPoint",
+    "cell",
     "choice_words",
+    "comparison_cells",
     "comparison_table",
+    "comparison_title",
+    "crossovers",
     "goodput_table",
+    "measured_lines",
     "measured_table",
     "memory_table",
     "others_json",
     "others_table",
+    "plan_lines",
     "plan_table",
+    "shown",
     "step_table",
     "summary_text",
+    "sweep_csv",
+    "sweep_table",
     "timeline_table",
     "traced_notes",
     "traced_table",
-    "write_report",
+    "training_lines",
 ]

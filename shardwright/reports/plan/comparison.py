@@ -12,6 +12,7 @@ from shardwright.specs import OWN_STACK, ClusterSpec, Estimate, Plan, Spec
 class ComparedPlan(Spec):
     """One way to train. If it cannot run, `reason` says why, and it has no plan or one that needs too much memory.
 
+    `lacking_bytes`: by how much a device's memory is exceeded, 0 where it is not.
     `cluster`: the devices of the plan where these are a part of a mixed cluster, or its groups in another order; not in files.
     """
 
@@ -19,6 +20,7 @@ class ComparedPlan(Spec):
     plan: Plan | None = None
     estimate: Estimate | None = None
     reason: str | None = None
+    lacking_bytes: float = 0.0
     cluster: ClusterSpec | None = Field(default=None, exclude=True, repr=False)
 
     @property

@@ -1,7 +1,7 @@
 """The timeline: when each rank did what, and how much memory it held."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from shardwright.base import units
 
 Lane = Literal["compute", "pipeline send", "data parallel", "optimizer"]
-LANES: tuple[Lane, ...] = ("compute", "pipeline send", "data parallel", "optimizer")
 
 
 class Span(NamedTuple):
@@ -75,43 +74,3 @@ class Timeline:
                 busy_seconds[span.rank] += span.seconds
         step_seconds = self.step_seconds
         return 1 - busy_seconds / step_seconds if step_seconds else busy_seconds
-
-    def to_perfetto(self) -> dict[str, Any]:
-        """Chrome trace JSON, which ui.perfetto.dev and chrome://tracing open.
-
-        One process per pipeline rank, one thread per lane, one counter for memory; times in microseconds (the format's
-        unit). Format: "Trace Event Format", Google, event phases M (names), X (spans) and C (counters).
-        """
-        events: list[dict[str, Any]] = []
-        for rank in range(self.pp):
-            events.append(_named("process_name", rank, "compute", f"pipeline rank {self.rank_name(rank)}"))
-            events += [_named("thread_name", rank, lane, lane) for lane in LANES]
-        events += [_span_event(span) for span in self.spans]
-        for rank, curve in enumerate(self.memory):
-            for seconds, size in zip(curve.seconds.tolist(), curve.bytes.tolist(), strict=True):
-                counter = {"ph": "C", "name": "memory", **_place(rank, "compute")}
-                events.append({**counter, "ts": seconds * 1e6, "args": {"bytes": size}})
-        return {"traceEvents": events, "displayTimeUnit": "ms"}
-
-
-def _place(rank: int, lane: Lane) -> dict[str, int]:
-    # From 1: Perfetto takes process and thread 0 for the idle task of a kernel trace.
-    return {"pid": 1 + rank, "tid": 1 + LANES.index(lane)}
-
-
-def _named(kind: str, rank: int, lane: Lane, name: str) -> dict[str, Any]:
-    return {"ph": "M", "name": kind, **_place(rank, lane), "args": {"name": name}}
-
-
-def _span_event(span: Span) -> dict[str, Any]:
-    return {
-        "ph": "X",
-        "name": span.name,
-        "cat": span.lane,
-        **_place(span.rank, span.lane),
-        "ts": span.start_seconds * 1e6,
-        "dur": span.seconds * 1e6,
-        "args": {
-            key: value for key, value in (("stage", span.stage), ("microbatch", span.microbatch)) if value is not None
-        },
-    }

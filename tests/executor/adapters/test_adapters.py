@@ -95,8 +95,8 @@ def test_what_does_not_run_is_refused_in_one_line(family: str, trainable: str, w
     assert words in str(raised.value)
 
 
-def test_adapters_stay_on_the_device() -> None:
+def test_no_weights_are_streamed_beside_frozen_ones() -> None:
     given = adapted("llama")
-    moved = given.plan.model_copy(update={"offload": Offload(optimizer_fraction=0.5)})
-    with pytest.raises(SpecError, match=r"beside frozen weights .* plan with --offload-optimizer 0"):
+    moved = given.plan.model_copy(update={"offload": Offload(optimizer_fraction=1, parameter_fraction=0.5)})
+    with pytest.raises(SpecError, match=r"streamed weights beside frozen ones .* plan with --offload-parameters 0"):
         check_can_run(given.model_copy(update={"plan": moved}))

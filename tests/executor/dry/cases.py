@@ -10,6 +10,8 @@ from tests.parity.families import FAMILIES
 SEQ_LEN = 64
 
 LLAMA, LLAMA_4 = model_config("llama"), model_config("llama", layers=4)
+# a head whose gradient is larger than what else its stage keeps
+LLAMA_WIDE = model_config("llama", layers=4, vocab_size=4096)
 # a vocabulary whose parts 2 x 2 ranks divide evenly
 TIED = model_config("qwen3", layers=4, tied=True, vocab_size=96)
 MIXTRAL = FAMILIES["mixtral"]
@@ -67,6 +69,10 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
     "ep over dp and tp": lambda: small(MIXTRAL, plan((layers(zero=1),), dp_shard=2, tp=2, ep=4)),
     "ep that shares experts": lambda: small(MIXTRAL, plan((layers(zero=1),), dp_shard=2, tp=2, ep=2, etp=2)),
     "ep, full recompute": lambda: small(MIXTRAL, plan((layers(zero=2, recompute="full"),), dp_shard=2, tp=2, ep=4)),
+    "loss in chunks": lambda: small(LLAMA_WIDE, plan((layers(4),)), loss_chunks=4),
+    "loss in chunks over a pipeline": lambda: small(
+        LLAMA_WIDE, plan(*_stages(2, layers(2)), microbatches=4, pp=2, tp=2), loss_chunks=4
+    ),
     "64 ranks": lambda: small(
         LLAMA_4, plan(*_stages(4, layers(1, zero=2)), microbatches=2, global_batch=16, pp=4, dp_shard=8, tp=2)
     ),

@@ -33,7 +33,18 @@ def test_bytes_by_axis_are_those_charged(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["one rank", "zero 3", "tp", "full recompute", "1f1b", "cp, all-gather", "cp, ulysses"]
+    "name",
+    [
+        "one rank",
+        "zero 3",
+        "tp",
+        "full recompute",
+        "1f1b",
+        "cp, all-gather",
+        "cp, ulysses",
+        "loss in chunks",
+        "loss in chunks over a pipeline",
+    ],
 )
 def test_kept_activations_are_those_charged(name: str) -> None:
     for rank in dry_run(PLANS[name]()).ranks:

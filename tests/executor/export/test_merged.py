@@ -1,5 +1,6 @@
 """Fine-tuning of weights from a folder: frozen ones come back after a resume, and adapters are added to them as PEFT does."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,9 @@ def test_merged_weights_are_those_of_peft(family: FamilyName, tmp_path: Path) ->
         with pytest.raises(RunFailedError, match=r"adapters: cannot be written .*nothing is left of it"):
             export_adapters(run.out, tmp_path / "adapters")
     assert sorted(tmp_path.iterdir()) == before
-    export_adapters(run.out, tmp_path / "adapters", base_model=str(start))
+    export_adapters(run.out, tmp_path / "adapters")
+    config = json.loads((tmp_path / "adapters" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(start)
     export_weights(run.out, ExportOptions(to=tmp_path / "merged"))
     model = AutoModelForCausalLM.from_pretrained(start)
     frozen = {name: value.clone() for name, value in model.state_dict().items()}

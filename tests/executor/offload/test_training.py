@@ -14,6 +14,7 @@ from shardwright.executor.offload import spaces
 from shardwright.executor.training.trainer import Trainer
 from shardwright.specs.plan import Plan
 from shardwright.specs.results.measurement import StepRecord, read_measurement
+from shardwright.specs.trainable import Trainable
 from tests.executor.runs import losses, options, text_file, tiny
 from tests.parity.cases import layers, plan
 from tests.parity.offload import offloaded
@@ -21,6 +22,7 @@ from tests.parity.worlds import RankFailedError
 
 FSDP = plan((layers(4, zero=3),), dp_shard=2)
 PIPELINE = plan((layers(2, zero=2),), (layers(2, zero=3),), pp=2, dp_shard=2)
+_LORA = Trainable(kind="lora", rank=16, targets=("all-linear",))
 ONE = plan((layers(4),))
 SHARES: dict[str, tuple[Plan, dict[str, float]]] = {
     "half on the host": (FSDP, {"optimizer_fraction": 0.5}),
@@ -78,6 +80,17 @@ def test_a_checkpoint_fits_plans_with_other_shares(
     checkpoint = tmp_path / "there" / "checkpoints" / "step-000003"
     run = options(tmp_path / "here", data=data, resume_from=checkpoint, checkpoint_every=None)
     assert losses(files[1], run) == pytest.approx(expected[3:], abs=1e-5)
+
+
+def test_a_stopped_run_of_adapters_continues_with_the_same_losses(tmp_path: Path, data: Path) -> None:
+    file = file_of(ONE)
+    file = file.model_copy(update={"training": file.training.model_copy(update={"trainable": _LORA})})
+    shared = offloaded(file, optimizer_fraction=1, nvme_fraction=0.5)
+    expected = losses(file, options(tmp_path / "without", data=data))
+    run = options(tmp_path / "run", data=data)
+    with pytest.raises(RankFailedError, match="Stopped"):
+        losses(shared, run, stop_after_step=4)
+    assert losses(shared, run) == expected
 
 
 def test_the_measurement_tells_what_the_engine_held(tmp_path: Path, data: Path) -> None:

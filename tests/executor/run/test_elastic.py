@@ -12,6 +12,7 @@ from shardwright.executor.run.elastic import Devices, RanksGoneError, plan_for_w
 from shardwright.executor.run.launching import launch
 from shardwright.executor.training.run_folder import RunFolder, plan_digest
 from shardwright.planner.nearby.replanned import replanned
+from shardwright.specs.trainable import Trainable
 from tests.executor.runs import losses, options, text_file, tiny
 from tests.parity.cases import layers, plan
 
@@ -119,6 +120,16 @@ class TestAtTheStart:
         with pytest.raises(SpecError, match="seen"):
             launch(tmp_path / "plan.json", options(tmp_path / "run", data=text_file(tmp_path)), plan_for=note)
         assert asked == [(3, True)]
+
+    def test_frozen_weights_that_are_drawn_are_told(self, tmp_path: Path, started: list[int]) -> None:
+        told: list[str] = []
+        adapted = TWO.training.model_copy(update={"trainable": Trainable(kind="lora", rank=2, targets=("attention",))})
+        write_plan_file(tmp_path / "plan.json", TWO.model_copy(update={"training": adapted}))
+        with pytest.raises(SystemExit):
+            launch(tmp_path / "plan.json", options(tmp_path / "run", data=text_file(tmp_path)), progress=told.append)
+        assert told[0].endswith(
+            "is trained beside weights drawn from the seed; give --init-from to fine-tune those of a model"
+        )
 
 
 @pytest.mark.slow

@@ -76,3 +76,18 @@ class TestOnDemand:
         least, quick = (bounds(solver.costs, solver.ranges, solver.allowed) for bounds in (least_bounds, quick_bounds))
         assert (least <= quick).all()
         assert (least > 0).all()
+
+
+@pytest.mark.parametrize("most", [1, 7, 64])
+def test_the_lowest_are_those_of_all_sharp_bounds(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_entries, "_SHARPENED_AT_ONCE", 8)
+    solver = _solver(3)
+    every = OpenEntries.of(solver)
+    every.sharpen(np.arange(len(every.bounds)))
+    seconds = float(np.median(every.bounds[np.isfinite(every.bounds)]))
+    expected = np.sort(every.bounds[every.bounds < seconds])[:most]
+    entries = OpenEntries.of(solver)
+    found = entries.lowest_below(seconds, most)
+    assert len(expected) == min(most, len(found))
+    assert every.bounds[found] == pytest.approx(expected, rel=1e-4)
+    assert most > 7 or not entries.sharp.all()

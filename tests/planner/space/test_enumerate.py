@@ -14,6 +14,7 @@ from shardwright.specs.model.attention import MultiHeadAttention
 from shardwright.specs.model.feed_forward import FeedForward
 from shardwright.specs.model.model import Block, BlockRun, ModelSpec
 from shardwright.specs.plan import CONTEXT_PARALLEL
+from shardwright.specs.trainable import Trainable
 from shardwright.specs.training import TrainingSpec
 from tests.planner.small_problems import tiny_cluster, tiny_model
 
@@ -307,3 +308,5 @@ def test_the_own_executor_streams_no_weights_that_ranks_shard() -> None:
         assert _can_be_placed(streamed, zero_stage, 2, own, alone=True)
         assert _can_be_placed(streamed, zero_stage, 2, other, alone=False)
     assert not _can_be_placed(streamed, 3, 2, other, alone=False)
+    frozen = other.model_copy(update={"trainable": Trainable(kind="lora", rank=4, targets=("attention",))})
+    assert not _can_be_placed(streamed, 0, 2, frozen, alone=True)

@@ -60,6 +60,21 @@ def test_room_of_a_stage_is_where_its_mixes_fit(seed: int) -> None:
                     assert not staged.fits(rank, counts[None], single).any()
 
 
+@pytest.mark.parametrize("seed", range(0, 40, 4))
+def test_several_ranks_fit_as_each_alone(seed: int) -> None:
+    problem, chance = random_problem(seed), np.random.default_rng(seed)
+    space = enumerate_space(*problem)
+    costs = space_costs(space, problem.model, problem.training, op_times(problem.cluster, problem.training))
+    for entry in chance.choice(len(space), size=4):
+        staged = StagedEntry(costs.entry(int(entry)), layer_ranges(problem.model))
+        pp, chunks = staged.stages.shape
+        counts = chance.integers(0, 3, (6, chunks, staged.entry.rows.classes))
+        ranks = chance.integers(0, pp, 6)
+        mixes = np.stack([[[chance.multinomial(n, [1 / 3] * 3) for n in c] for c in each] for each in counts])[:, None]
+        alone = [staged.fits(int(rank), *held) for rank, *held in zip(ranks, counts, mixes, strict=True)]
+        assert (staged.each_fits(ranks, counts, mixes) == np.stack(alone)).all()
+
+
 def test_solver_weighs_the_tail_without_a_pipeline_only() -> None:
     problem = random_problem(0)
     space = enumerate_space(*problem)

@@ -1,6 +1,4 @@
-"""The timeline: its trace file and its idle shares."""
-
-import json
+"""The timeline: its idle shares."""
 
 import numpy as np
 import pytest
@@ -8,7 +6,7 @@ import pytest
 from shardwright.costmodel.pipeline.schedule import make_schedule
 from shardwright.costmodel.pipeline.simulation import simulate
 from shardwright.costmodel.pipeline.stage_costs import StageCosts
-from shardwright.specs.results.timeline import LANES, MemoryCurve, Span, Timeline
+from shardwright.specs.results.timeline import MemoryCurve, Span, Timeline
 
 TIMELINE = Timeline(
     pp=2,
@@ -23,29 +21,6 @@ TIMELINE = Timeline(
         MemoryCurve(np.array([0.0]), np.array([5.0])),
     ),
 )
-
-
-def test_the_trace_has_a_process_per_rank_a_thread_per_lane_and_microseconds() -> None:
-    events = json.loads(json.dumps(TIMELINE.to_perfetto(), allow_nan=False))["traceEvents"]
-    processes = {event["pid"]: event["args"]["name"] for event in events if event["name"] == "process_name"}
-    threads = {
-        (event["pid"], event["tid"]): event["args"]["name"] for event in events if event["name"] == "thread_name"
-    }
-    assert processes == {1: "pipeline rank 0", 2: "pipeline rank 1"}
-    assert threads == {(process, thread): lane for process in (1, 2) for thread, lane in enumerate(LANES, start=1)}
-    spans = [event for event in events if event["ph"] == "X"]
-    assert [
-        (span["pid"], threads[span["pid"], span["tid"]], span["name"], span["ts"], span["dur"]) for span in spans
-    ] == [
-        (1, "compute", "0F0", 0, 1.5e6),
-        (1, "pipeline send", "send 0F0", 1.5e6, 0.5e6),
-        (2, "compute", "1F0", 2e6, 1e6),
-        (2, "optimizer", "optimizer", 3e6, 1e6),
-    ]
-    assert spans[0]["args"] == {"stage": 0, "microbatch": 0}
-    assert spans[3]["args"] == {}
-    counters = [(event["pid"], event["ts"], event["args"]["bytes"]) for event in events if event["ph"] == "C"]
-    assert counters == [(1, 0, 10), (1, 1.5e6, 20), (2, 0, 5)]
 
 
 def test_a_rank_is_idle_while_it_neither_computes_nor_updates() -> None:

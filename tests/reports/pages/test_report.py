@@ -1,23 +1,24 @@
-"""The report: it holds the numbers it was given, runs nothing, and needs nothing else."""
+"""The report: it holds the numbers it was given, as text and as data, and needs nothing else."""
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from markupsafe import escape
 
 from shardwright.base import units as readable
 from shardwright.base.errors import SpecError
-from shardwright.comparison.side_by_side import compare
 from shardwright.comparison.strategies import levels_of
+from shardwright.costmodel import charged_step, pass_parts
 from shardwright.costmodel.pipeline.schedule import make_schedule
 from shardwright.costmodel.pipeline.simulation import simulate
 from shardwright.costmodel.pipeline.stage_costs import StageCosts
-from shardwright.reports.plan.measured import measured_lines
-from shardwright.reports.plan.report import Report, render_report, write_report
-from shardwright.specs.mesh import Mesh, MeshOrder
-from shardwright.specs.plan import LayerRun, Plan, Stage
+from shardwright.reports.pages import Rival, Surrounding
+from shardwright.reports.pages.report import Report, render_report, write_report
+from shardwright.specs.plan import Plan
 from shardwright.specs.results.measurement import Fingerprint, Measurement, StepRecord
 from shardwright.specs.results.timeline import Timeline
 from shardwright.specs.training import TrainingSpec
@@ -31,12 +32,12 @@ CLUSTER = cluster(4)
 VOID_ELEMENTS = {"meta", "link", "br", "hr", "img", "input"}
 
 
-def _plan(name: str = "megatron") -> Plan:
+def plan_of(name: str = "megatron") -> Plan:
     level = levels_of(name, MODEL, CLUSTER, TRAINING)[0]
     return next(plan for plan in level if name != "megatron" or plan.mesh.pp == 4)
 
 
-def _timeline(microbatches: int = 8) -> Timeline:
+def timeline_of(microbatches: int = 8) -> Timeline:
     costs = StageCosts(
         pp=4,
         forward=[1.0] * 4,
@@ -49,7 +50,7 @@ def _timeline(microbatches: int = 8) -> Timeline:
     return simulate(make_schedule("1f1b", 4, 1, microbatches), costs, activation_bytes=1e9, static_bytes=1e10)
 
 
-def _measurement(ranks: int = 32) -> Measurement:
+def measurement(ranks: int = 32) -> Measurement:
     return Measurement(
         ranks=ranks,
         warmup_steps=2,
@@ -71,8 +72,8 @@ def _measurement(ranks: int = 32) -> Measurement:
     )
 
 
-def _report(**changes: object) -> Report:
-    plan = _plan()
+def report_of(**changes: object) -> Report:
+    plan = plan_of()
     given: dict[str, object] = {
         "model": MODEL,
         "cluster": CLUSTER,
@@ -111,6 +112,13 @@ class _Outline(HTMLParser):
             self.headings.append(data)
 
 
+def data_of(page: str) -> dict[str, Any]:
+    """What the charts of a page are drawn from."""
+    found = re.search(r'<script type="application/json" id="page-data">(.*?)</script>', page)
+    assert found is not None
+    return dict(json.loads(found[1]))
+
+
 def _outline(page: str) -> _Outline:
     outline = _Outline()
     outline.feed(page)
@@ -119,7 +127,7 @@ def _outline(page: str) -> _Outline:
 
 
 def test_a_report_shows_what_it_was_given() -> None:
-    report = _report(why=["Fits with room to spare."])
+    report = report_of(why=["Fits with room to spare."])
     page = render_report(report)
     estimate = report.estimate
     for text in (
@@ -130,7 +138,7 @@ def test_a_report_shows_what_it_was_given() -> None:
         "pp4 x tp8 (32 ranks)",
         "Fits with room to spare.",
         "13.0 G parameters",
-        "64 sequences of 4096 tokens",
+        "64 sequences of 4,096 tokens",
     ):
         assert text in page
     for name, seconds in estimate.step:
@@ -139,56 +147,103 @@ def test_a_report_shows_what_it_was_given() -> None:
 
 
 def test_parts_that_are_not_given_are_left_out() -> None:
-    assert _outline(render_report(_report())).headings == [
+    assert _outline(render_report(report_of())).headings == [
         f"{MODEL.name} on {CLUSTER.name}",
         "Plan",
         "Where the step's time goes",
         "Memory",
+        "What the estimate rests on",
     ]
 
 
 def test_every_part_has_its_heading() -> None:
-    comparison = compare(MODEL, CLUSTER, TRAINING, strategies=("ddp", "zero3"), estimate=estimate_plan)
-    page = render_report(_report(why=["a"], timeline=_timeline(), comparison=comparison, measurement=_measurement()))
+    mine = report_of()
+    job = (MODEL, CLUSTER, TRAINING, mine.plan)
+    page = render_report(
+        report_of(
+            why=["a"],
+            timeline=timeline_of(),
+            parts=pass_parts(*job),
+            charges=charged_step(*job),
+            rivals=[
+                Rival("with less", mine.plan, mine.estimate, "compute +1 s"),
+                Rival("with more", None, None, "does not fit"),
+            ],
+            surroundings=[
+                Surrounding("half the memory", None, "does not fit"),
+                Surrounding("twice the batch", mine.estimate, work=2.0),
+            ],
+            measurement=measurement(),
+        )
+    )
     assert _outline(page).headings[1:] == [
         "Plan",
-        "Why this plan",
-        "Prediction and measurement",
         "Where the step's time goes",
-        "Memory",
         "Timeline of one step",
-        "Comparison",
+        "Memory",
+        "Communication",
+        "Rivals: what they cost, and why",
+        "If the surroundings were different",
+        "Prediction and measurement",
+        "Why this plan",
+        "What the estimate rests on",
     ]
+    assert set(data_of(page)["charts"]) == {
+        *("step", "timeline", "memory", "memory_over_time", "traffic", "rivals", "surroundings", "step_seconds", "loss")
+    }
+    assert "With half the memory: does not fit." in page
 
 
-def test_the_page_loads_nothing_and_runs_nothing() -> None:
-    page = render_report(_report(timeline=_timeline(), measurement=_measurement()))
+def test_every_chart_has_data_and_every_data_a_chart() -> None:
+    page = render_report(report_of(timeline=timeline_of(), measurement=measurement()))
+    assert sorted(re.findall(r'data-chart="(\w+)"', page)) == sorted(data_of(page)["charts"])
+
+
+def test_the_data_are_those_of_the_estimate() -> None:
+    report = report_of(timeline=timeline_of())
+    charts, estimate, timeline = data_of(render_report(report))["charts"], report.estimate, timeline_of()
+    step = {part["colour"]: part["values"][0] for part in charts["step"]["parts"]}
+    assert step == {cause: seconds for cause, seconds in estimate.step if seconds}
+    for rank, memory in enumerate(estimate.memory):
+        found = {part["colour"]: part["values"][rank] for part in charts["memory"]["parts"]}
+        assert {part: size for part, size in found.items() if size} == {part: size for part, size in memory if size}
+    assert charts["timeline"]["tick"] * charts["timeline"]["ticks"] == pytest.approx(timeline.step_seconds, rel=1e-12)
+
+
+def test_the_page_loads_nothing() -> None:
+    page = render_report(report_of(timeline=timeline_of(), measurement=measurement()))
     assert all(target.startswith(("#", "data:")) for target in _outline(page).loads)
-    assert "<script" not in page
-    assert "@import" not in page
-    assert not re.search(r"url\((?!#)", page)
+    assert "@import" not in page.split("<script", 1)[0]
+    assert not re.search(r"url\((?!#)", page.split("<script", 1)[0])
 
 
-def test_figures_do_not_share_ids() -> None:
-    ids = _outline(render_report(_report(timeline=_timeline(120), measurement=_measurement()))).ids
+def test_nothing_on_the_page_shares_an_id() -> None:
+    ids = _outline(render_report(report_of(timeline=timeline_of(120), measurement=measurement()))).ids
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize("text", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}"])
+@pytest.mark.parametrize(
+    "text", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "</script>"]
+)
 def test_names_and_sentences_are_text(text: str) -> None:
     named = MODEL.model_copy(update={"name": text})
     somewhere = CLUSTER.model_copy(update={"name": text})
-    comparison = compare(named, somewhere, TRAINING, strategies=(), plans={text: _plan()}, estimate=estimate_plan)
-    page = render_report(_report(model=named, cluster=somewhere, why=[text], comparison=comparison))
-    assert "<script" not in page
-    assert "<img" not in page
-    assert ">49<" not in page
-    assert page.count(str(escape(text))) >= 5  # title, heading, job, why, comparison
-    _outline(page)
+    mine = report_of()
+    page = render_report(
+        report_of(model=named, cluster=somewhere, why=[text], rivals=[Rival(text, mine.plan, mine.estimate, text)])
+    )
+    outline = _outline(page)  # a script that ends early leaves elements that do not match
+    assert page.count("<script") == 3
+    written, data = page.split("<script", 1)
+    assert "<img" not in written
+    assert "<img" not in data.split("</script>", 1)[0]
+    assert ">49<" not in written
+    assert written.count(str(escape(text))) >= 6  # title, heading, job, why, rival and its reason
+    assert outline.headings[0] == f"{text} on {text}"
 
 
 def test_measurement_stands_beside_prediction() -> None:
-    report = _report(measurement=_measurement())
+    report = report_of(measurement=measurement())
     page = render_report(report)
     difference = report.estimate.step_seconds / 4.2 - 1
     assert "4.20 s (4.10 s to 4.40 s)" in page
@@ -203,40 +258,24 @@ def test_measurement_stands_beside_prediction() -> None:
 
 def test_a_measurement_of_other_ranks_is_refused() -> None:
     with pytest.raises(SpecError, match="measurement is of 2 ranks and the plan has 32"):
-        render_report(_report(measurement=_measurement(ranks=2)))
+        render_report(report_of(measurement=measurement(ranks=2)))
 
 
 def test_a_measurement_without_steps_has_no_curves() -> None:
-    page = render_report(_report(measurement=_measurement().model_copy(update={"steps": ()})))
+    page = render_report(report_of(measurement=measurement().model_copy(update={"steps": ()})))
     assert "Prediction and measurement" in page
-    assert 'aria-label="Loss"' not in page
-
-
-def test_the_comparison_marks_the_fastest_and_keeps_reasons() -> None:
-    comparison = compare(MODEL, CLUSTER, TRAINING, strategies=("ddp", "zero3"), estimate=estimate_plan)
-    page = render_report(_report(comparison=comparison))
-    fastest = re.search(r'<tr class="fastest">\s*<td>([^<]*)', page)
-    assert fastest is not None
-    assert fastest[1] == "zero3"
-    assert re.search(r'<tr class="cannot"><td>ddp</td><td colspan="10">pipeline rank 0 needs', page)
-
-
-def test_a_long_step_also_shows_its_ends() -> None:
-    assert 'aria-label="Timeline, start of the step"' not in render_report(_report(timeline=_timeline(8)))
-    page = render_report(_report(timeline=_timeline(120)))
-    assert 'aria-label="Timeline, start of the step"' in page
-    assert 'aria-label="Timeline, end of the step"' in page
+    assert "loss" not in data_of(page)["charts"]
 
 
 def test_the_same_report_is_the_same_page() -> None:
-    report = _report(timeline=_timeline(), measurement=_measurement())
+    report = report_of(timeline=timeline_of(), measurement=measurement())
     assert render_report(report) == render_report(report)
 
 
 def test_writing_replaces_a_file_whole(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("old")
-    write_report(path, _report())
+    write_report(path, report_of())
     assert path.read_text().rstrip().endswith("</html>")
     assert list(tmp_path.iterdir()) == [path]
 
@@ -245,27 +284,10 @@ def test_a_refused_report_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("old")
     with pytest.raises(SpecError):
-        write_report(path, _report(measurement=_measurement(ranks=2)))
+        write_report(path, report_of(measurement=measurement(ranks=2)))
     assert path.read_text() == "old"
 
 
 def test_a_missing_folder_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="cannot be written"):
-        write_report(tmp_path / "absent" / "report.html", _report())
-
-
-@pytest.mark.parametrize(("order", "fullest"), [("tp-cp-dp-pp", [11e9, 13e9]), ("tp-cp-pp-dp", [12e9, 13e9])])
-def test_memory_is_that_of_a_stages_own_ranks(order: MeshOrder, fullest: list[float]) -> None:
-    """Rank r of 4 has 10 + r GB; a stage's ranks are 0, 1 and 2, 3, or with the pipeline inside data parallelism 0, 2 and 1, 3."""
-    stage = Stage(layers=(LayerRun(count=1),))
-    plan = Plan(
-        mesh=Mesh(pp=2, dp_replicate=2, order=order),
-        micro_batch=1,
-        microbatches=2,
-        schedule="1f1b",
-        stages=(stage,) * 2,
-    )
-    estimate = estimate_plan(MODEL, CLUSTER, TRAINING, _plan())
-    lines = measured_lines(plan, estimate.model_copy(update={"memory": estimate.memory[:2]}), _measurement(4))
-    shown = [line.measured for line in lines if line.what.startswith("peak memory")]
-    assert shown == [f"{readable.size(size)} allocated" for size in fullest]
+        write_report(tmp_path / "absent" / "report.html", report_of())
