@@ -97,9 +97,10 @@ def test_a_diagnosis_in_words_and_as_json(command: Command, tmp_path: Path) -> N
     assert read_plan_file(best).training.stack == "megatron-core-0.15"
     config = tmp_path / "ds.json"
     config.write_text(setups.DEEPSPEED_ZERO3)
-    job = ("--cluster", "h100-sxm:8", "--model", "llama-3.1-8b", "--seq-len", "4096")
+    job = ("--cluster", "h200-sxm:8", "--model", "llama-3.1-8b", "--seq-len", "4096")
     found = command("diagnose", config, *job, "--out", best, "--force", "--json").json()
     assert len(found["changes"]) <= 3
+    assert found["infeasible"] is None
     assert found["best"]["gain"] > 0
     assert found["best"]["plan_file"]["plan"] == json.loads(best.read_text())["plan"]
 

@@ -99,7 +99,7 @@ def _write_tokenizer(folder: Path) -> None:
 def checks_alone() -> Iterator[None]:
     """Let `run` check all that it checks before it starts ranks, and end there."""
 
-    def end(*_given: object) -> NoReturn:
+    def end(*_given: object, **_named: object) -> NoReturn:
         raise SystemExit(0)
 
     with mock.patch("shardwright.executor.run.launching.run_workers", end):
