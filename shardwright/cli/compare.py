@@ -50,7 +50,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from shardwright.costmodel import Goodput, Reliability
+    from shardwright.costmodel import Goodput, PlanFile, Reliability
     from shardwright.reports.plan import Comparison, Sweep
     from shardwright.specs import ClusterSpec, Plan, TrainingSpec
     from shardwright.specs.model import ModelSpec
@@ -81,11 +81,15 @@ def compare(
     packing: PackingOption = "",
     strategy: Annotated[
         list[str] | None,
-        typer.Option(help="Name a strategy; repeat for several. Default: all, and best (the planner's choice)."),
+        typer.Option(
+            help="Name a strategy, best (the planner's choice) or best-without-cp and the like; repeat for several. Default: all, and best."
+        ),
     ] = None,
     plan: Annotated[
         list[Path] | None,
-        typer.Option(help="Name a plan file of the same model, cluster and batch; repeat for several."),
+        typer.Option(
+            help="Name a plan file of the same model, cluster and batch, or a Megatron-LM script, a DeepSpeed JSON, a torchtitan TOML or another file that 'import' reads; repeat for several."
+        ),
     ] = None,
     memory_reserve: MemoryReserveOption = None,
     host_memory_reserve: HostMemoryReserveOption = None,
@@ -111,7 +115,7 @@ def compare(
     from shardwright.base import InfeasibleError, read_count
     from shardwright.comparison import BEST, Setting, read_sweep, settings_of, strategies_for
     from shardwright.comparison import sweep as sweep_ways
-    from shardwright.jobs import best
+    from shardwright.jobs import searches_of
 
     beside = [report.with_suffix(".csv"), report.with_suffix(".json")] if report else []
     refuse_existing(report, *beside, force=force, inputs=[*(plan or []), *([profile] if profile else [])])
@@ -128,7 +132,7 @@ def compare(
     )
     training = read_training(context.params, model_spec, cluster_spec)
     note_what_profile_lacks(model_spec, cluster_spec, training)
-    names = strategy or [*strategies_for(model_spec), BEST]
+    names, searches = searches_of(strategy or [*strategies_for(model_spec), BEST])
     settings = [Setting(cluster_spec.devices, cluster_spec, training)]
     name, values = read_sweep(sweep, read_count) if sweep else ("gpus", ())
     if values:
@@ -140,9 +144,9 @@ def compare(
         model_spec,
         name,
         settings,
-        strategies=[name for name in names if name != BEST],
-        plans=_plans(plan or [], model_spec, training),
-        search=best if BEST in names else None,
+        strategies=names,
+        plans=_plans(plan or [], model_spec, cluster_spec, training),
+        searches=searches,
     )
     if report:
         from shardwright.reports.pages import ComparisonPage, write_comparison
@@ -194,17 +198,19 @@ def _goodputs(found: "Comparison", cluster: "ClusterSpec", reliability: "Reliabi
     }
 
 
-def _plans(paths: list[Path], model: "ModelSpec", training: "TrainingSpec") -> "dict[str, Plan]":
+def _plans(
+    paths: list[Path], model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec"
+) -> "dict[str, Plan]":
     """The plans in files, by file name; by path where two files share a name.
 
     Raises:
-        SpecError: a file is no plan file, or is for another model or training.
+        SpecError: a file is neither a plan file nor one of another framework, or is for another model or training.
     """
     from shardwright.base import SpecError
 
     plans = {}
     for path in paths:
-        plan_file, _ = read_plan(path)
+        plan_file = _plan_or_setup(path, model, cluster, training)
         if plan_file.model_config_json != model.config:
             raise SpecError(f"{path}: is a plan for {plan_file.model_name}, not for {model.name}")
         _check_same_training(path, plan_file.training, training)
@@ -212,6 +218,22 @@ def _plans(paths: list[Path], model: "ModelSpec", training: "TrainingSpec") -> "
         name = path.name if [other.name for other in paths].count(path.name) == 1 else str(path)
         plans[name] = plan_file.plan
     return plans
+
+
+def _plan_or_setup(path: Path, model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec") -> "PlanFile":
+    """Read a plan file, or another framework's file with the job of the comparison.
+
+    Raises:
+        SpecError: see `_plans`.
+    """
+    from shardwright.base import read_text
+    from shardwright.exports import Job, import_plan, is_setup, target_of
+
+    text = read_text(path)
+    if not is_setup(text, path):
+        return read_plan(path)[0]
+    known = {"seq_len": training.seq_len, "global_batch": training.global_batch}
+    return import_plan(path, text, target_of(text, path), Job(model, cluster, known), stack=None).plan_file
 
 
 def _check_same_training(path: Path, planned: "TrainingSpec", training: "TrainingSpec") -> None:

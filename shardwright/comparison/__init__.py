@@ -1,6 +1,6 @@
 """Named strategies beside the planner's choice and given plans, for one model and cluster, or over a sweep of them."""
 
-from .side_by_side import BEST, compare
+from .side_by_side import BEST, SearchPlan, compare
 from .simpler import simplest_rival
 from .strategies import STRATEGIES, levels_of, strategies_for
 from .sweeps import SWEEPS, Setting, SweepName, read_sweep, settings_of, sweep
@@ -9,6 +9,7 @@ __all__ = [
     "BEST",
     "STRATEGIES",
     "SWEEPS",
+    "SearchPlan",
     "Setting",
     "SweepName",
     "compare",

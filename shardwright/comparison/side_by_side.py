@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-from shardwright.base import InfeasibleError, SpecError, nearest
+from shardwright.base import InfeasibleError, SpecError
 from shardwright.costmodel import EstimatePlan, Prediction, estimate_plan, fastest, lacking_bytes, predict
 from shardwright.reports.plan import ComparedPlan, Comparison
 from shardwright.specs import ClusterSpec, Estimate, Mesh, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
-from .strategies import STRATEGIES, levels_of, strategies_for
+from .strategies import STRATEGIES, check_strategy, levels_of, strategies_for
 
 __all__ = ["BEST", "STRATEGIES", "ComparedPlan", "Comparison", "SearchPlan", "compare"]
 
@@ -26,10 +26,10 @@ def compare(
     *,
     strategies: Sequence[str] | None = None,
     plans: Mapping[str, Plan] | None = None,
-    search: SearchPlan | None = None,
+    searches: Mapping[str, SearchPlan] | None = None,
     estimate: EstimatePlan = estimate_plan,
 ) -> Comparison:
-    """Estimate the named strategies, then the given plans by name, then what `search` finds, as the row "best".
+    """Estimate the named strategies, then the given plans by name, then what the searches find, by name.
 
     The default strategies are those of `strategies_for`.
 
@@ -40,8 +40,7 @@ def compare(
     """
     strategies = strategies_for(model) if strategies is None else strategies
     for name in strategies:
-        if name not in STRATEGIES:
-            raise SpecError(f"unknown strategy '{name}'; known: {', '.join(STRATEGIES)}.{nearest(name, STRATEGIES)}")
+        check_strategy(name)
 
     def of_levels(
         name: str, levels: Callable[[], Iterable[list[Plan]]], devices: ClusterSpec | None = None
@@ -60,8 +59,7 @@ def compare(
             for name in strategies
         ]
     rows += [of_levels(name, partial(list, [[plan]])) for name, plan in (plans or {}).items()]
-    if search is not None:
-        rows.append(_searched(model, cluster, training, search, estimate))
+    rows += [_searched(name, model, cluster, training, search, estimate) for name, search in (searches or {}).items()]
     return Comparison(model_name=model.name, cluster_name=cluster.name, stack=training.stack, rows=tuple(rows))
 
 
@@ -117,15 +115,20 @@ def _groups_alone(cluster: ClusterSpec) -> list[ClusterSpec]:
 
 
 def _searched(
-    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, search: SearchPlan, estimate: EstimatePlan
+    name: str,
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    training: TrainingSpec,
+    search: SearchPlan,
+    estimate: EstimatePlan,
 ) -> ComparedPlan:
     """The row of the plan that `search` finds."""
     try:
         found = search(model, cluster, training)
         plan, devices = found if isinstance(found, tuple) else (found, None)
-        return _row(BEST, predict(model, devices or cluster, training, plan, estimate), cluster, devices)
+        return _row(name, predict(model, devices or cluster, training, plan, estimate), cluster, devices)
     except (SpecError, InfeasibleError) as reason:
-        return ComparedPlan(name=BEST, reason=str(reason))
+        return ComparedPlan(name=name, reason=str(reason))
 
 
 def _row(name: str, prediction: Prediction, cluster: ClusterSpec, devices: ClusterSpec | None) -> ComparedPlan:

@@ -42,14 +42,14 @@ def levels_of(name: str, model: ModelSpec, cluster: ClusterSpec, training: Train
     - "ep+dp": experts spread over the ranks of a node, everything else as in zero1;
     - "tp+dp": tensor parallel over a node, its copies data parallel;
     - "megatron": tensor parallel over a node, pipeline (1F1B) and data parallel with a sharded optimizer between nodes
-      (Narayanan et al. 2021, section 3, takeaways 1 to 3), in every division of the nodes.
+      (Narayanan et al. 2021, section 3, takeaways 1 to 3), in every division of the nodes;
+    - "fsdp" and "megatron-3d" are other names of zero3 and megatron.
 
     Raises:
         SpecError: no such strategy, or the batch does not divide over its ranks.
     """
-    if name not in _LEVELS:
-        raise SpecError(f"unknown strategy '{name}'; known: {', '.join(_LEVELS)}.{nearest(name, _LEVELS)}")
-    levels = _LEVELS[name](_Job(model, cluster, training))
+    check_strategy(name)
+    levels = _LEVELS[_OTHER_NAMES.get(name, name)](_Job(model, cluster, training))
     if not any(levels):
         raise SpecError(
             f"{name} does not divide a global batch of {training.global_batch} over the {cluster.devices} devices of {cluster.name}"
@@ -156,6 +156,18 @@ _LEVELS: dict[str, Callable[[_Job], Levels]] = {
     "megatron": _megatron,
 }
 STRATEGIES: Sequence[str] = tuple(_LEVELS)
+_OTHER_NAMES = {"fsdp": "zero3", "megatron-3d": "megatron"}
+
+
+def check_strategy(name: str) -> None:
+    """
+    Raises:
+        SpecError: `name` is no strategy.
+    """
+    known = (*STRATEGIES, *_OTHER_NAMES)
+    if name not in known:
+        searched = "; best, and best-without-cp or another axis, are searched"
+        raise SpecError(f"unknown strategy '{name}'; known: {', '.join(known)}{searched}.{nearest(name, known)}")
 
 
 def strategies_for(model: ModelSpec) -> list[str]:

@@ -109,7 +109,7 @@ def sweep(
     *,
     strategies: Sequence[str] | None = None,
     plans: Mapping[str, Plan] | None = None,
-    search: SearchPlan | None = None,
+    searches: Mapping[str, SearchPlan] | None = None,
 ) -> Sweep:
     """Compare the same ways at every setting; arguments as in `compare`.
 
@@ -124,7 +124,7 @@ def sweep(
                 devices=setting.cluster.devices,
                 tokens_per_step=setting.training.tokens_per_step,
                 comparison=compare(
-                    model, setting.cluster, setting.training, strategies=strategies, plans=plans, search=search
+                    model, setting.cluster, setting.training, strategies=strategies, plans=plans, searches=searches
                 ),
             )
             for setting in settings

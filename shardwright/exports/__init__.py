@@ -6,7 +6,7 @@ Each target is one table of rows that writes and reads a choice under the framew
 from .choices import Job, Target, choices_of
 from .diagnose import Change, Diagnosis, diagnose
 from .export import Export, Imported, export_plan, express, import_plan
-from .registry import TARGETS, named_target, target_of
+from .registry import TARGETS, is_setup, named_target, target_of
 from .scripts import KINDS, SUFFIXES, imported_script, is_script, script_of
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "import_plan",
     "imported_script",
     "is_script",
+    "is_setup",
     "named_target",
     "script_of",
     "target_of",

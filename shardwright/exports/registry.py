@@ -33,6 +33,14 @@ def target_of(text: str, path: Path) -> Target:
     return MEGATRON
 
 
+def is_setup(text: str, path: Path) -> bool:
+    """Whether a file is a target's, and not a plan file: by its suffix, or the keys of its JSON."""
+    if path.suffix in (".sh", ".toml", ".yaml", ".yml"):
+        return True
+    keys = _keys_of(text)
+    return bool(keys) and not keys & {"kind", "plan"}
+
+
 def _keys_of(text: str) -> set[str]:
     try:
         document = json.loads(text)

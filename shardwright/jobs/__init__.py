@@ -11,7 +11,7 @@ from .options import AUTO, PLAN_DEFAULTS, TRAINING_DEFAULTS
 from .reading import profiled, read_cluster, read_may_choose, read_training
 
 if TYPE_CHECKING:
-    from .compared import AnyPlan, best, compare, estimate, report, simulate
+    from .compared import AnyPlan, best, compare, estimate, report, searches_of, simulate
     from .drawn import rivals_of, simulated_trace, write_plan_report
     from .planned import Planned, plan, plan_job
 
@@ -32,6 +32,7 @@ __all__ = [
     "read_training",
     "report",
     "rivals_of",
+    "searches_of",
     "simulate",
     "simulated_trace",
     "write_plan_report",
@@ -42,7 +43,10 @@ __getattr__ = lazy_names(
     __name__,
     {
         **{name: ".planned" for name in ("Planned", "plan", "plan_job")},
-        **{name: ".compared" for name in ("AnyPlan", "best", "compare", "estimate", "report", "simulate")},
+        **{
+            name: ".compared"
+            for name in ("AnyPlan", "best", "compare", "estimate", "report", "searches_of", "simulate")
+        },
         **{name: ".drawn" for name in ("rivals_of", "simulated_trace", "write_plan_report")},
     },
 )

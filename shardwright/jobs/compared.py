@@ -2,14 +2,16 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shardwright.comparison import BEST, strategies_for
+from shardwright.comparison import BEST, SearchPlan, strategies_for
 from shardwright.comparison import compare as compare_ways
 from shardwright.costmodel import PlanFile, check_plan, estimate_plan, read_plan_file, simulate_plan
-from shardwright.planner import TOLERANCE, search
+from shardwright.planner import TOLERANCE, Fixed, search
 from shardwright.planner.mixed import search_mixed
+from shardwright.planner.space import asked
 from shardwright.planner.why import explain, neighbours
 from shardwright.reports.plan import Comparison
 from shardwright.specs import ClusterSpec, Estimate, Plan, Timeline, TrainingSpec
@@ -20,6 +22,7 @@ from .options import TRAINING_DEFAULTS, options_of
 from .planned import Planned, read_job
 from .reading import read_training
 
+_WITHOUT = f"{BEST}-without-"
 AnyPlan = Planned | PlanFile | Path | str
 """What `plan` returned, a plan file that was read, or the path of one."""
 
@@ -34,8 +37,9 @@ def compare(
     plans: Mapping[str, Plan] | None = None,
     **options: Any,
 ) -> Comparison:
-    """Estimate named strategies ("best" is the planner's choice) and given plans for one job, as the command `compare` does. By default all
-    that mean something for the model.
+    """Estimate named strategies and given plans for one job, as the command `compare` does. By default all that mean something for the model.
+
+    "best" is the planner's choice, "best-without-cp" its choice without context parallelism; so for all that `--forbid` takes.
 
     `options`: those of the training by name, and reserves and profile as in `plan`.
 
@@ -45,23 +49,34 @@ def compare(
     job, devices = read_job(model, cluster, options)
     given = options_of(options, TRAINING_DEFAULTS, seq_len=seq_len, global_batch=global_batch)
     training = read_training(given, job, devices, warnings.warn)
-    names = [*strategies_for(job), BEST] if strategies is None else strategies
-    return compare_ways(
-        job,
-        devices,
-        training,
-        strategies=[name for name in names if name != BEST],
-        plans=plans,
-        search=best if BEST in names else None,
-    )
+    names, searches = searches_of([*strategies_for(job), BEST] if strategies is None else strategies)
+    return compare_ways(job, devices, training, strategies=names, plans=plans, searches=searches)
 
 
-def best(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> tuple[Plan, ClusterSpec]:
+def searches_of(names: Sequence[str]) -> tuple[list[str], dict[str, SearchPlan]]:
+    """Return the names of strategies, and the searches of the other names: `best`, and `best-without-` what `--forbid` takes.
+
+    Raises:
+        SpecError: nothing of that name can be forbidden.
+    """
+    searches: dict[str, SearchPlan] = {}
+    for name in names:
+        if name == BEST:
+            searches[name] = best
+        elif name.startswith(_WITHOUT):
+            fixed = asked({}, forbid=[name.removeprefix(_WITHOUT)])
+            searches[name] = partial(best, fixed=fixed)
+    return [name for name in names if name not in searches], searches
+
+
+def best(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, *, fixed: Fixed | None = None
+) -> tuple[Plan, ClusterSpec]:
     """Return the planner's choice, and its devices: on a mixed cluster these may be a part of it."""
     if cluster.is_mixed:
-        found = search_mixed(model, cluster, training, tolerance=TOLERANCE)
+        found = search_mixed(model, cluster, training, fixed=fixed, tolerance=TOLERANCE)
         return found.result.plan, found.cluster
-    return search(model, cluster, training, tolerance=TOLERANCE).plan, cluster
+    return search(model, cluster, training, fixed=fixed, tolerance=TOLERANCE).plan, cluster
 
 
 def estimate(plan: AnyPlan) -> Estimate:

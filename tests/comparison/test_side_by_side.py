@@ -53,7 +53,7 @@ def test_rows_stand_in_the_order_asked_for() -> None:
         TRAINING,
         strategies=("zero3", "ddp"),
         plans={"mine.json": _plan("tp+dp")},
-        search=lambda *_: _plan("zero3"),
+        searches={"best": lambda *_: _plan("zero3")},
         estimate=estimate_plan,
     )
     assert [row.name for row in comparison.rows] == ["zero3", "ddp", "mine.json", "best"]
@@ -121,7 +121,7 @@ def test_a_search_that_finds_nothing_is_a_reason() -> None:
     def search(*_: object) -> Plan:
         raise InfeasibleError("nothing fits; the nearest is 3 GiB over")
 
-    comparison = compare(MODEL, cluster(4), TRAINING, strategies=(), search=search, estimate=estimate_plan)
+    comparison = compare(MODEL, cluster(4), TRAINING, strategies=(), searches={"best": search}, estimate=estimate_plan)
     assert [(row.name, row.reason) for row in comparison.rows] == [("best", "nothing fits; the nearest is 3 GiB over")]
 
 
@@ -183,7 +183,7 @@ def test_on_a_mixed_cluster_strategies_also_have_a_row_for_each_group() -> None:
         alone = mixed.alone(1)
         return levels_of("zero3", model, alone, TRAINING)[0][0], alone
 
-    comparison = compare(model, mixed, TRAINING, strategies=("zero3",), search=best)
+    comparison = compare(model, mixed, TRAINING, strategies=("zero3",), searches={"best": best})
     whole, fast, slow, found = comparison.rows
     assert whole.reason is not None
     assert "devices of two groups" in whole.reason

@@ -101,3 +101,9 @@ def test_the_optimizer_of_an_offloaded_plan_is_on_the_host() -> None:
 def test_hybrid_sharding_needs_nodes_of_several_devices() -> None:
     with pytest.raises(SpecError, match="hsdp shards inside a node"):
         levels_of("hsdp", MODEL, load_cluster("h100-sxm:1"), TRAINING)
+
+
+@pytest.mark.parametrize(("other", "name"), [("fsdp", "zero3"), ("megatron-3d", "megatron")])
+def test_other_names(other: str, name: str) -> None:
+    job = (MODEL, cluster(8), TRAINING)
+    assert levels_of(other, *job) == levels_of(name, *job)

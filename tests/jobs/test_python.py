@@ -110,3 +110,17 @@ def test_a_mistake_is_one_line(options: dict[str, Any], words: str) -> None:
 def test_reserves_of_a_cluster_that_is_read_already() -> None:
     with pytest.raises(sw.SpecError, match="memory_reserve"):
         sw.plan(MODEL, sw.load_cluster(CLUSTER), **BATCH, memory_reserve=0.1)
+
+
+def test_the_best_without_an_axis() -> None:
+    job = {"seq_len": 4096, "global_batch": 64}
+    found = sw.compare("llama-3.1-70b", "h100-sxm:32", **job, strategies=["best", "best-without-pp", "fsdp"])  # type: ignore[arg-type]
+    rows = {row.name: row for row in found.rows}
+    assert rows["best"].plan is not None
+    assert rows["best-without-pp"].plan is not None
+    assert rows["best-without-pp"].plan.mesh.pp == 1
+    assert list(rows) == ["fsdp", "best", "best-without-pp"]
+    with pytest.raises(sw.SpecError, match="best-without-cp"):
+        sw.compare(MODEL, CLUSTER, **BATCH, strategies=["bestt"])
+    with pytest.raises(sw.SpecError, match="no axis, choice or value"):
+        sw.compare(MODEL, CLUSTER, **BATCH, strategies=["best-without-tpp"])
