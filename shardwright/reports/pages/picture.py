@@ -1,4 +1,4 @@
-"""The plan as a picture: the mesh as nested boxes, and each stage with its layers and their policies."""
+"""The plan as a picture: the mesh as boxes, and each pipeline rank with its stages, their layers and policies."""
 
 from typing import NamedTuple
 
@@ -33,14 +33,20 @@ class LayerBlock(NamedTuple):
     words: str
 
 
-class StageRow(NamedTuple):
-    """A stage: its number, its pipeline rank, whether it has the embedding or the head, its blocks of layers."""
+class StageBlocks(NamedTuple):
+    """A stage: its number, whether it has the embedding or the head, its blocks of layers."""
 
-    name: str
-    rank: int
+    number: int
     ends: tuple[str, ...]
     blocks: tuple[LayerBlock, ...]
     layer_count: int
+
+
+class RankRow(NamedTuple):
+    """A pipeline rank and its stages, in model order."""
+
+    name: str
+    stages: tuple[StageBlocks, ...]
 
 
 def mesh_boxes(plan: Plan) -> list[AxisBox]:
@@ -53,26 +59,28 @@ def mesh_boxes(plan: Plan) -> list[AxisBox]:
     return boxes or [AxisBox("1 rank", 1, "a single rank", "holds everything")]
 
 
-def stage_rows(plan: Plan) -> list[StageRow]:
-    """The stages in model order, of every group with replicas."""
+def rank_rows(plan: Plan) -> list[RankRow]:
+    """The pipeline ranks, of every group with replicas."""
     several = bool(plan.replicas)
-    return [
-        row._replace(name=f"{row.name} of group {group}") if several else row
-        for group, one in enumerate(plan.by_group, start=1)
-        for row in _rows(one)
-    ]
+    rows = []
+    for group, one in enumerate(plan.by_group, start=1):
+        stages = _stages(one)
+        for rank in range(one.mesh.pp):
+            name = f"rank {rank} of group {group}" if several else f"rank {rank}"
+            rows.append(RankRow(name, tuple(stages[index] for index, at in enumerate(one.stage_ranks) if at == rank)))
+    return rows
 
 
-def _rows(plan: Plan) -> list[StageRow]:
-    rows, first = [], 0
+def _stages(plan: Plan) -> list[StageBlocks]:
+    stages, first = [], 0
     shared = plan.vocabulary_parallel != "none"
     for index, stage in enumerate(plan.stages):
         here = [("embedding", index == 0), ("head", index == len(plan.stages) - 1)]
         ends = tuple(f"share of the {end}" if shared else end for end, is_here in here if is_here or shared)
         blocks = tuple(_blocks(stage, first))
-        rows.append(StageRow(f"stage {index}", plan.stage_ranks[index], ends, blocks, stage.layer_count))
+        stages.append(StageBlocks(index, ends, blocks, stage.layer_count))
         first += stage.layer_count
-    return rows
+    return stages
 
 
 def _blocks(stage: Stage, first: int) -> list[LayerBlock]:

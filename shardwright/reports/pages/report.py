@@ -18,7 +18,7 @@ from shardwright.specs.model import ModelSpec
 from .bars import memory_bars, step_bars
 from .basis import BASIS_COLUMNS, basis_rows
 from .memory import memory_over_time
-from .picture import mesh_boxes, stage_rows
+from .picture import mesh_boxes, rank_rows
 from .rivals import RIVAL_COLUMNS, Rival, rival_points, rival_rows
 from .timeline import StageParts, legend_of, shown_ranks, timeline_chart
 from .traffic import TRAFFIC_COLUMNS, links_of, traffic_bars, traffic_rows
@@ -86,7 +86,7 @@ def render_report(report: Report) -> str:
         job_lines=job_lines(report.model, report.cluster, report.training),
         plan_lines=plan_lines(report.plan),
         mesh=mesh_boxes(report.plan),
-        stages=stage_rows(report.plan),
+        ranks=rank_rows(report.plan),
         step_rows=[
             (name.replace("_", " "), readable.seconds(seconds), readable.share(seconds / estimate.step_seconds))
             for name, seconds in sorted(estimate.step, key=lambda part: -part[1])

@@ -7,7 +7,7 @@ from shardwright.catalog.huggingface.load import load_model
 from shardwright.costmodel import charged_step, estimate_plan
 from shardwright.reports.pages.bars import step_bars
 from shardwright.reports.pages.basis import basis_rows
-from shardwright.reports.pages.picture import mesh_boxes, stage_rows
+from shardwright.reports.pages.picture import mesh_boxes, rank_rows
 from shardwright.reports.pages.rivals import Rival, complexity, rival_points, rival_rows
 from shardwright.reports.pages.traffic import links_of, traffic_bars, traffic_rows
 from shardwright.specs import LayerRun, Mesh, Offload, Plan, Stage, TrainingSpec
@@ -28,14 +28,23 @@ MINE = estimate_plan(LLAMA, H100, TRAINING, PLAN)
 
 def test_the_picture_has_every_axis_and_every_layer_once() -> None:
     assert [(box.name, box.degree) for box in mesh_boxes(PLAN)] == [("pp", 2), ("dp_shard", 4), ("tp", 4)]
-    first, last = stage_rows(PLAN)
+    (first,), (last,) = (rank.stages for rank in rank_rows(PLAN))
     assert [(block.first, block.last, block.layers, block.policy) for block in first.blocks] == [
         (0, 3, 4, "full"),
         (4, 15, 12, "none"),
     ]
     assert [(block.first, block.last) for block in last.blocks] == [(16, 31)]
-    assert (first.ends, last.ends, last.rank) == (("embedding",), ("head",), 1)
+    assert (first.ends, last.ends, last.number) == (("embedding",), ("head",), 1)
     assert first.blocks[0].words == "full recompute, ZeRO-1"
+
+
+def test_a_rank_shows_its_stages_in_the_order_of_the_model() -> None:
+    """Interleaved stages return to a rank after a round; in a V the second half comes back."""
+    stages = tuple(Stage(layers=(LayerRun(count=8, zero_stage=1),)) for _ in range(4))
+    around = PLAN.model_copy(update={"stages": stages, "schedule": "interleaved-1f1b"})
+    back = PLAN.model_copy(update={"stages": stages, "schedule": "zb-v"})
+    assert [[stage.number for stage in rank.stages] for rank in rank_rows(around)] == [[0, 2], [1, 3]]
+    assert [[stage.number for stage in rank.stages] for rank in rank_rows(back)] == [[0, 3], [1, 2]]
 
 
 def test_a_single_rank_is_a_box() -> None:
