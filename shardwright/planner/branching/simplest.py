@@ -1,7 +1,7 @@
 """The simplest of the plans whose steps the prediction cannot tell apart.
 
-Simpler is, in this order: fewer axes besides data parallelism, where each kind of state off the device counts as one; less off the
-device; no pipeline, then one stage on each rank, then interleaved stages, fewer on a rank before more, then a schedule that
+Simpler is, in this order: fewer axes besides data parallelism, where each kind of state off the device counts as one, and ep, which
+spreads experts over ranks that are there, as none; less off the device; no pipeline, then one stage on each rank, then interleaved stages, fewer on a rank before more, then a schedule that
 splits the backward; embedding and head on one rank each; the training spec as given, where the planner may change it, and the
 usual order of the axes; nothing recomputed. Of equally simple plans the fastest counts.
 """
@@ -19,7 +19,7 @@ from .branch_and_bound import BranchAndBound
 from .open_entries import OpenEntries
 from .portfolio import Found, Portfolio
 
-_AXES = ("pp", "cp", "tp", "ep")
+_AXES = ("pp", "cp", "tp")
 _OFFLOADS = ("offload_optimizer", "offload_gradients", "offload_parameters", "offload_nvme")
 _NOTHING = POLICIES.index("none")
 

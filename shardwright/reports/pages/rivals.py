@@ -21,9 +21,9 @@ class Rival(NamedTuple):
 
 
 def complexity(plan: Plan) -> int:
-    """How much there is to set up: axes besides data parallelism above degree 1, and kinds of state off the device, each 1."""
+    """How much there is to set up: axes above degree 1 but those of data and of experts, and kinds of state off the device, each 1."""
     mesh, offload = plan.mesh, plan.offload
-    axes = sum(degree > 1 for degree in (mesh.pp, mesh.cp, mesh.tp, mesh.ep))
+    axes = sum(degree > 1 for degree in (mesh.pp, mesh.cp, mesh.tp))
     return axes + (offload.optimizer_fraction > 0) + len(offload.others) + bool(plan.activation_place)
 
 

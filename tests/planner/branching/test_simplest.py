@@ -60,7 +60,7 @@ def test_the_host_counts_as_an_axis_and_comes_before_the_pipeline() -> None:
         tiny_model(layers=4, experts=4), tiny_cluster(devices=8), TrainingSpec(seq_len=4096, global_batch=8)
     )
     both = np.minimum(space.column("dp_replicate"), space.column("dp_shard"))
-    columns = [space.column("pp") > 1, both > 1, *(space.column(name) > 1 for name in ("cp", "tp", "ep"))]
+    columns = [space.column("pp") > 1, both > 1, *(space.column(name) > 1 for name in ("cp", "tp"))]
     on_host = space.column("offload_optimizer").astype(int)
     axes = (np.sum(columns, axis=0) + on_host).tolist()
     pipeline = np.where(space.splits, 1_000, columns[0] * space.stages_per_rank).tolist()
