@@ -1,9 +1,9 @@
 """What the forkserver loads once, so that a rank starts in a moment."""
 
-import torch
-import torch.distributed.checkpoint
-import torch.distributed.fsdp
-import torch.distributed.pipelining
-import torch.distributed.tensor.parallel  # noqa: F401
+import gc
 
-import shardwright.executor.parallel.engine  # noqa: F401
+import tests.executor.runs
+import tests.parity.updates  # noqa: F401
+
+gc.collect()
+gc.freeze()  # a rank's collections pass over what it shares with the server, and copy none of its pages
