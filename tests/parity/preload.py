@@ -1,9 +1,21 @@
 """What the forkserver loads once, so that a rank starts in a moment."""
 
 import gc
+from importlib import import_module
 
-import tests.executor.runs
-import tests.parity.updates  # noqa: F401
+for _name in (
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
+    "torch.distributed.pipelining",
+    "torch.distributed.tensor.parallel",
+    "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.mixtral.modeling_mixtral",
+    "transformers.models.qwen3.modeling_qwen3",
+    "tests.executor.runs",
+    "tests.parity.updates",
+):
+    import_module(_name)
 
 gc.collect()
 gc.freeze()  # a rank's collections pass over what it shares with the server, and copy none of its pages
