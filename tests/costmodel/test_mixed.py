@@ -186,7 +186,7 @@ class TestRefusals:
     def test_a_device_without_the_format(self) -> None:
         """The A100 has no fp8; the message names it."""
         training = TRAINING.model_copy(
-            update={"precision": TRAINING.precision.model_copy(update={"linear": "fp8"}), "stack": "megatron"}
+            update={"precision": TRAINING.precision.model_copy(update={"linear": "fp8"}), "stack": "megatron-core"}
         )
         with pytest.raises(SpecError, match="a100-sxm-80gb has no matmuls in fp8"):
             plan_costs(LLAMA, MIXED, training, plan(16, 16))
