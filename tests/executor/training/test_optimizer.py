@@ -92,7 +92,7 @@ def test_state_that_is_made_early_is_that_of_before_the_first_step() -> None:
     models = [Model(), Model()]
     models[1].load_state_dict(models[0].state_dict())
     early, late = (host_optimizer([model], "adamw", options(), None, scaled=model is models[0]) for model in models)
-    assert len(early.device_state) == 3
+    assert len(early.device_state) == 4
     assert not late.device_state
     for model, optimizer in zip(models, (early, late), strict=True):
         for parameter in model.parameters():
