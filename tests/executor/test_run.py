@@ -142,8 +142,7 @@ def test_other_data_of_the_same_name_and_size_is_refused_on_resume(tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("data_format", ["text", "tokens"])
-@pytest.mark.parametrize("what", ["cut off", "moved away"])
+@pytest.mark.parametrize(("what", "data_format"), [("cut off", "tokens"), ("moved away", "text")])
 def test_data_that_vanishes_ends_the_run_in_one_line_and_the_last_state_stays(
     what: str, data_format: Literal["text", "tokens"], tmp_path: Path
 ) -> None:

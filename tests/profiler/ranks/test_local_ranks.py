@@ -64,7 +64,9 @@ def test_ranks_that_notice_nothing_are_ended() -> None:
 )
 def test_an_interrupt_lets_rank_0_finish_and_leaves_nobody(number: int, argument: str, said: str) -> None:
     program = (
+        "import signal\n"
         "from shardwright.profiler.ranks.local_ranks import run_local_ranks\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job is born with interrupts ignored
         "try: print('returned', run_local_ranks("
         f"2, '{JOBS}:go_on_until_interrupted', '{argument}', tell=lambda line: print(line, flush=True)))\n"
         "except BaseException as error: print(type(error).__name__)\n"
