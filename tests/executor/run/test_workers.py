@@ -194,7 +194,7 @@ class TestSignals:
         time.sleep(1)
         assert launcher.poll() is None, "one signal is a request"
         launcher.send_signal(signal.SIGINT)
-        launcher.communicate(timeout=5)
+        launcher.communicate(timeout=30)  # the ranks would sleep for 60
         assert launcher.returncode == 130
         assert self.all_gone(ranks)
 
