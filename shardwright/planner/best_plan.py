@@ -34,7 +34,7 @@ from shardwright.specs import ClusterSpec, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 # What is closer counts as equally fast. `python -m shardwright.calibration.plan_pairs` holds two published plans of a job against each
-# other: with one mesh, differences are predicted with a median error of 2.6%. With another mesh a predicted difference below 4% says
+# other: with one mesh, differences are predicted with a median error of 2.5%. With another mesh a predicted difference below 4% says
 # little about which plan is faster, and one of 4% to 8% is right in 92% of the pairs.
 TOLERANCE = 0.02
 OF_OTHER_AXES = 2.0

@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
@@ -59,35 +59,35 @@ def toml_text(flat: Mapping[str, Any], *comments: str) -> str:
 
 def read_json_text(text: str, source: str) -> dict[str, Any]:
     """Raises: SpecError: the text is no JSON table."""
-    try:
-        return flattened(json.loads(text), source)
-    except json.JSONDecodeError as error:
-        raise SpecError(f"{source}: is no valid JSON: {error.msg} in line {error.lineno}") from None
-    except RecursionError:
-        raise SpecError(f"{source}: is nested too deep") from None
-    except ValueError:
-        raise SpecError(f"{source}: holds a number of thousands of digits") from None
+    return flattened(_parsed(text, source, "JSON", json.loads), source)
 
 
 def read_toml_text(text: str, source: str) -> dict[str, Any]:
     """Raises: SpecError: the text is no TOML."""
-    try:
-        return flattened(tomllib.loads(text), source)
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{source}: is no valid TOML: {error}") from None
-    except RecursionError:
-        raise SpecError(f"{source}: is nested too deep") from None
-    except ValueError:
-        raise SpecError(f"{source}: holds a number of thousands of digits") from None
+    return flattened(_parsed(text, source, "TOML", tomllib.loads), source)
 
 
 def read_yaml_text(text: str, source: str) -> dict[str, Any]:
     """Raises: SpecError: the text is no YAML table."""
+    return flattened(_parsed(text, source, "YAML", yaml.safe_load), source)
+
+
+def _parsed(text: str, source: str, form: str, parse: Callable[[str], Any]) -> Any:
+    """
+    Raises:
+        SpecError: the text is not in that form.
+    """
     try:
-        return flattened(yaml.safe_load(text), source)
+        return parse(text)
+    except json.JSONDecodeError as error:
+        why = f"{error.msg} in line {error.lineno}"
     except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        where = f" in line {line + 1}" if line is not None else ""
-        raise SpecError(f"{source}: is no valid YAML{where}: {getattr(error, 'problem', None) or error}") from None
-    except (RecursionError, ValueError) as error:
-        raise SpecError(f"{source}: is no valid YAML: {error}") from None
+        mark = getattr(error, "problem_mark", None)
+        why = f"{getattr(error, 'problem', None) or error}{f' in line {mark.line + 1}' if mark else ''}"
+    except tomllib.TOMLDecodeError as error:
+        why = str(error)
+    except RecursionError:
+        why = "it is nested too deep"
+    except ValueError:
+        why = "it holds a number of thousands of digits, or a date that is none"
+    raise SpecError(f"{source}: is no valid {form}: {why}")
