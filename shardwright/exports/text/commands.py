@@ -117,8 +117,9 @@ def _unquoted(text: str) -> str:
 
 
 def _tokens(command: str, variables: Mapping[str, str], source: str) -> list[str]:
+    expanded = _expanded(command, variables, source)
     try:
-        return shlex.split(_expanded(command, variables, source))
+        return shlex.split(expanded)
     except ValueError as error:
         raise SpecError(f"{source}: the command cannot be read: {error}") from None
 
