@@ -137,7 +137,8 @@ def _expanded(text: str, variables: Mapping[str, str], source: str) -> str:
         if found["sum"] is not None:
             named = re.sub(r"\$\{?(\w+)\}?", r"\1", found["sum"])
             summed = _NAME.sub(lambda name: of(name[0]), named)
-            return "$SUM" if "$" in summed else str(_computed(summed, source))
+            written = "$((" + "".join(named.split()) + "))"
+            return written if "$" in summed else str(_computed(summed, source))
         if found["plain"]:
             return of(found["plain"])
         name, colon, default = found["braced"].partition(":-")

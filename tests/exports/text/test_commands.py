@@ -66,3 +66,8 @@ def test_what_cannot_be_read_is_one_line(text: str, words: str) -> None:
         flags(text)
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_sum_of_what_is_not_set_stays_as_it_is_written() -> None:
+    own, _ = read_flags("t.py --n $((GPUS * 2)) --m 3", "file")
+    assert own == {"n": "$((GPUS*2))", "m": "3"}
