@@ -167,6 +167,9 @@ def _enumerated(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
         raise SpecError(refusals.no_mesh(model, cluster, training, fixed))
     rows = _rows(meshes, model, cluster, training, fixed)
     if not len(rows):
+        if any(map(fixed.gives, _OFFLOADS)):
+            _enumerated(model, cluster, training, fixed.but(**dict.fromkeys(_OFFLOADS, None)))  # or its reason
+            raise SpecError(refusals.no_placement(training, fixed))
         raise SpecError(refusals.no_microbatch(meshes, training, fixed))
     entries = _entries(rows, model, training, fixed)
     if not len(entries.row):
