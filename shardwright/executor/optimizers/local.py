@@ -50,7 +50,7 @@ class LocalShards:
             own.grad = None
 
     @property
-    def state(self) -> Mapping[Tensor, dict[str, Tensor]]:
+    def state(self) -> Mapping[nn.Parameter, dict[str, Tensor]]:
         """The state of each parameter, cut as it is; in fp32, and then a copy, where it is kept in 8 bits."""
         self._shown = {
             parameter: {name: _like(parameter, plain(value)) for name, value in self._optimizer.state[own].items()}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 
 SHARDS, TENSOR = "dp_shard", "tp"
 
@@ -60,7 +60,7 @@ def _axis(parameter: DTensor, name: str) -> Axis:
         return Axis()
     place = (mesh.mesh_dim_names or ()).index(name)
     placement = parameter.placements[place]
-    dim = placement.dim if isinstance(placement, Shard) or hasattr(placement, "split_factor") else None
+    dim: int | None = getattr(placement, "dim", None)  # of `Shard`, and of the one that FSDP lays into another
     return Axis(mesh.size(place), mesh.get_local_rank(place), dim, mesh.get_group(place))
 
 
@@ -105,14 +105,14 @@ class Round:
         got = self._exchange(
             sent, [[one.cut.piece(tp.rank, rank) for one in columns] for rank in range(shards.ranks)], shards
         )
-        parts = [_joined([got[rank][place] for rank in range(shards.ranks)], shards) for place in range(len(columns))]
+        parts = [_joined([tensors[place] for tensors in got], one.cut.shards) for place, one in enumerate(columns)]
         if self.dealt[0].tp is None:
             return {one.parameter: part for one, part in zip(columns, parts, strict=True)}
         sent = [[part for one, part in zip(columns, parts, strict=True) if one.tp == rank] for rank in range(tp.ranks)]
         own = [one for one in columns if one.is_own]
         got = self._exchange(sent, [[one.cut.of_tp(rank) for one in own] for rank in range(tp.ranks)], tp)
         return {
-            one.parameter: _joined([got[rank][place] for rank in range(tp.ranks)], tp) for place, one in enumerate(own)
+            one.parameter: _joined([tensors[place] for tensors in got], one.cut.tp) for place, one in enumerate(own)
         }
 
     def apart(self, whole: Mapping[nn.Parameter, Tensor]) -> dict[nn.Parameter, Tensor]:
@@ -150,7 +150,7 @@ class Round:
         received = torch.empty(sum(taken), dtype=like.dtype, device=like.device)
         counts = [sum(tensor.numel() for tensor in tensors) for tensors in sent]
         dist.all_to_all_single(received, given, taken, counts, group=axis.group)
-        tensors = iter(received.split([shape.numel() for shapes in wanted for shape in shapes]))
+        tensors = iter(torch.split(received, [shape.numel() for shapes in wanted for shape in shapes]))
         return [[next(tensors).view(shape) for shape in shapes] for shapes in wanted]
 
 

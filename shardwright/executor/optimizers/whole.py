@@ -76,7 +76,7 @@ class WholeMatrices:
             each.apart(whole)
 
     @property
-    def state(self) -> Mapping[Tensor, dict[str, Tensor]]:
+    def state(self) -> Mapping[nn.Parameter, dict[str, Tensor]]:
         """The state of the matrices that this rank owns, whole."""
         self._shown = {parameter: rule.state for parameter, rule in self._rules.items()}
         return self._shown
