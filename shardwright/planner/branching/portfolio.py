@@ -62,7 +62,14 @@ class Portfolio:
             SpecError: nothing divides, or the fixed choices contradict each other.
         """
         space = enumerate_space(model, cluster, trainings[0], fixed)
-        return cls([Variant(each, BranchAndBound.over(space, model, each, times_of(each))) for each in trainings])
+        spaces = [(each, space if each.method.may_leave_device else space.on_device) for each in trainings]
+        return cls(
+            [
+                Variant(each, BranchAndBound.over(own, model, each, times_of(each)))
+                for each, own in spaces
+                if len(own) or own is space
+            ]
+        )
 
     def run(self, time_limit_seconds: float, progress: Progress | None = None) -> None:
         """Search every variant below the best plan of those before it, until the time is up."""

@@ -4,7 +4,7 @@ A new dimension needs a row of `specs.CHOICES`, a generator of its values here, 
 (`Stack.runs`) bounds the space. Mixed clusters have a room of their own, `planner/mixed/`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import product
 from typing import NamedTuple, get_args
@@ -120,6 +120,13 @@ class Space:
     def spread(self) -> Array:
         """(N,): whether all ranks of the pipeline share embedding and head."""
         return np.asarray(self.vocabulary_parallel != VOCABULARY.index("none"))
+
+    @property
+    def on_device(self) -> "Space":
+        """The entries that leave all of the optimizer on the device."""
+        kept = np.flatnonzero(self.base.offload_optimizer[self.base_index] == 0)
+        names = ("base_index", "schedule", "stages_per_rank", "vocabulary_parallel")
+        return replace(self, **{name: getattr(self, name)[kept] for name in names})
 
     def runs(self, allowed: list[int], *, splits: bool, several: bool) -> list[int]:
         """Return those of the `allowed` strategies that go with a schedule that `splits` the backward or has `several` stages on a
