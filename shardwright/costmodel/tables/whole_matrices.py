@@ -111,18 +111,19 @@ class WholeMatrices:
     @property
     def shard_exchange_seconds(self) -> Array:
         """(N, R): exchanges over the shards."""
-        return self._exchange_seconds(shard_group(self.candidates, self.times.node))
+        return self._exchange_seconds(shard_group(self.candidates, self.times.node), self.elements)
 
     @property
     def tp_exchange_seconds(self) -> Array:
         """(N, R): exchanges over tp of what was put together over the shards."""
-        return self._exchange_seconds(tp_group(self.candidates, self.times.node))
+        cut = self._each(lambda matrix: matrix.elements if matrix.split else 0, self._split[0])
+        return self._exchange_seconds(tp_group(self.candidates, self.times.node), cut)
 
-    def _exchange_seconds(self, group: RankGroup) -> Array:
+    def _exchange_seconds(self, group: RankGroup, elements: Array) -> Array:
         """An all-to-all of each round: of what a rank holds of the matrices of a row, as often as their number is of the ranks."""
         exchanges = EXCHANGES.get(self.training.method.name, 2)
         calls = exchanges * self._each(lambda _: 1, self._split[1])
-        size_bytes = exchanges * self._element * self.elements / self.candidates.shards[:, None]
+        size_bytes = exchanges * self._element * elements / self.candidates.shards[:, None]
         with np.errstate(divide="ignore", invalid="ignore"):
             each = np.where(calls > 0, size_bytes / calls, 0.0)
         return calls * self.times.collective_seconds("all_to_all", each, group.column())
