@@ -11,7 +11,9 @@ def training(optimizer: str, **given: object) -> TrainingSpec:
     return TrainingSpec.parse({"seq_len": 1, "global_batch": 1, "optimizer": optimizer, **given}, source="job")
 
 
-@pytest.mark.parametrize("text", ["adamw", "sgd:momentum=0.9", "galore:rank=1024,period=50", "frugal:bits=8", "muon:steps=6"])
+@pytest.mark.parametrize(
+    "text", ["adamw", "sgd:momentum=0.9", "galore:rank=1024,period=50", "frugal:bits=8", "muon:steps=6"]
+)
 def test_a_text_is_read_and_printed_the_same(text: str) -> None:
     assert str(training(text).method) == text
     assert TrainingSpec.parse(training(text).model_dump(mode="json"), source="file") == training(text)

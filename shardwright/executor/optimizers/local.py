@@ -9,8 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from shardwright.specs import Optimizer
 
-from .packages import adamw_8bit, lion
-from .rules import plain
+from .packages import adamw_8bit, in_fp32, lion, take_over
 
 
 class LocalShards:
@@ -53,7 +52,7 @@ class LocalShards:
     def state(self) -> Mapping[nn.Parameter, dict[str, Tensor]]:
         """The state of each parameter, cut as it is; in fp32, and then a copy, where it is kept in 8 bits."""
         self._shown = {
-            parameter: {name: _like(parameter, plain(value)) for name, value in self._optimizer.state[own].items()}
+            parameter: {name: _like(parameter, in_fp32(value)) for name, value in self._optimizer.state[own].items()}
             for parameter, own in self._own.items()
             if own in self._optimizer.state
         }
@@ -70,7 +69,7 @@ class LocalShards:
         """Take over what was read into the tensors of `state`."""
         for parameter, shown in self._shown.items():
             for name, value in self._optimizer.state[self._own[parameter]].items():
-                value.copy_(_local(shown[name]))
+                take_over(value, _local(shown[name]))
 
 
 def _local(tensor: Tensor) -> Tensor:

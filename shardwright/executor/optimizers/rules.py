@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from shardwright.specs import Optimizer
 
+from .packages import adamw_8bit, in_fp32, soap, take_over
+
 _MUON_RATE = "match_rms_adamw"
 """Muon's updates are as large as AdamW's, so that one learning rate serves both (Liu et al. 2025, arXiv 2502.16982, section 2.2)."""
 _SMALLEST_NORM = 1e-30
@@ -105,13 +107,13 @@ class LowRankRule(Rule):
     def state(self) -> dict[str, Tensor]:
         moments = {name: tensor for name, tensor in self._moments.state.items() if name != "step"}
         steps = {"step": torch.tensor(float(self._steps)), "moment_step": self._moments.state["step"]}
-        return {"projection": self._projection, **steps, **{name: plain(tensor) for name, tensor in moments.items()}}
+        return {"projection": self._projection, **steps, **{name: in_fp32(tensor) for name, tensor in moments.items()}}
 
     def loaded(self, state: Mapping[str, Tensor]) -> None:
         self._steps = int(state["step"])
         for name, tensor in self._moments.state.items():
             if name != "step":
-                tensor.copy_(state[name])
+                take_over(tensor, state[name])
 
 
 class SinkhornRule(Rule):
@@ -131,11 +133,6 @@ class SinkhornRule(Rule):
     @property
     def state(self) -> dict[str, Tensor]:
         return {}
-
-
-def plain(tensor: Tensor) -> Tensor:
-    """Return a state in 8 bits as fp32, a copy; others as they are."""
-    return tensor.dequantize() if hasattr(tensor, "qmap") else tensor
 
 
 def rule_of(optimizer: Optimizer, betas: tuple[float, float], eps: float) -> Rule:
@@ -158,15 +155,11 @@ def rule_of(optimizer: Optimizer, betas: tuple[float, float], eps: float) -> Rul
 
 def _adam(optimizer: Optimizer, betas: tuple[float, float], eps: float) -> Build:
     if optimizer["bits"] == 8:
-        from .packages import adamw_8bit
-
         return lambda own: adamw_8bit(own, betas=betas, eps=eps)
     return lambda own: torch.optim.AdamW(own, betas=betas, eps=eps, weight_decay=0.0)
 
 
 def _soap(optimizer: Optimizer, eps: float) -> Build:
-    from .packages import soap
-
     settings: dict[str, Any] = {
         "betas": (optimizer["beta1"], optimizer["beta2"]),
         "precondition_frequency": optimizer.count("period"),

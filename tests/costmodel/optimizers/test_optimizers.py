@@ -9,7 +9,14 @@ import torch
 
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.checks import check_optimizer
-from shardwright.costmodel.optimizers import deal, factor_seconds, imbalance, layer_matrices, moved_bytes_per_element, work_of
+from shardwright.costmodel.optimizers import (
+    deal,
+    factor_seconds,
+    imbalance,
+    layer_matrices,
+    moved_bytes_per_element,
+    work_of,
+)
 from shardwright.costmodel.optimizers.matrices import Matrix
 from shardwright.costmodel.tables.build import build_tables
 from shardwright.costmodel.tables.cost_tables import CostTables
@@ -53,7 +60,10 @@ def test_the_matrices_of_a_layer() -> None:
         ("adafactor", 4 * (2 * 128 + 2 * 96 + 3 * 192) + 0),
         ("soap:max_size=100", 4 * (2 * MATRICES + 2 * (2 * (4096 + 4096) + 2 * (1024 + 4096) + 3 * 4096)) + 8 * 128),
         ("galore:rank=8", 4 * (2 * 1536 + 2 * 1280 + 3 * 2560) + 8 * 128),  # s r + 2 r l
-        ("galore:rank=8,bits=8", 4 * (2 * 512 + 2 * 256 + 3 * 512) + (1 + 4 / 256) * 2 * 8 * (4 * 64 + 3 * 128) + 8 * 128),
+        (
+            "galore:rank=8,bits=8",
+            4 * (2 * 512 + 2 * 256 + 3 * 512) + (1 + 4 / 256) * 2 * 8 * (4 * 64 + 3 * 128) + 8 * 128,
+        ),
         ("frugal:rank=8", 4 * (2 * 1536 + 2 * 1280 + 3 * 2560) + 8 * 128),
         ("sinkgd", 8 * 128),
     ],
@@ -61,7 +71,9 @@ def test_the_matrices_of_a_layer() -> None:
 def test_bytes_of_state(optimizer: str, state_bytes: float) -> None:
     state = tables(optimizer).static.optimizer_state[0]
     if optimizer == "adafactor":
-        assert state[1] == pytest.approx(4 * (1000 + 64))  # of the embedding; norms have no matrix, and their state is left out
+        assert state[1] == pytest.approx(
+            4 * (1000 + 64)
+        )  # of the embedding; norms have no matrix, and their state is left out
     assert state[0] == pytest.approx(state_bytes)
 
 
@@ -144,7 +156,11 @@ def test_a_step_moves_what_its_kernels_move(
     assert step.moved / (4 * weight.numel()) == pytest.approx(passes, rel=0.01)
     method = Optimizer.model_validate(optimizer)
     stack = TrainingSpec(seq_len=1, global_batch=1).software
-    said = work_of(method, Matrix(256, 384), 4).passes if method.whole_matrix else moved_bytes_per_element(method, 4, stack) / 4
+    said = (
+        work_of(method, Matrix(256, 384), 4).passes
+        if method.whole_matrix
+        else moved_bytes_per_element(method, 4, stack) / 4
+    )
     assert said == passes
 
 
