@@ -62,9 +62,11 @@ class PackageRule(Rule):
     def state(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for name, value in self._optimizer.state[self._own].items():
-            for place, tensor in enumerate(value if isinstance(value, list) else [value]):
-                if isinstance(tensor, Tensor):
-                    found[f"{name}.{place}" if isinstance(value, list) else name] = tensor
+            if isinstance(value, list):  # a file takes contiguous tensors, and what is read goes into these
+                value[:] = [each.contiguous() if isinstance(each, Tensor) else each for each in value]
+                found |= {f"{name}.{place}": each for place, each in enumerate(value) if isinstance(each, Tensor)}
+            elif isinstance(value, Tensor):
+                found[name] = value
         group = self._optimizer.param_groups[0]
         return found | ({"step": torch.tensor(float(group["step"]))} if "step" in group else {})
 

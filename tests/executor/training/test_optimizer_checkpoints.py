@@ -17,8 +17,7 @@ from tests.parity.cases import layers, plan
 
 WRITES = plan((layers(zero=3),), tp=2, dp_shard=2)
 READS = plan((layers(1),), (layers(1),), pp=2)
-# Newton-Schulz runs in bf16, so that another order of a sum shows in the third digit of an update
-METHODS = {"lion": 1e-5, "muon": 2e-3, "adafactor": 1e-4, "galore:rank=4,period=2": 1e-4, "soap:period=2": 1e-3}
+METHODS = {"lion": 1e-5, "galore:rank=4,period=2": 1e-4, "soap:period=2": 1e-3}
 
 
 def with_optimizer(given: PlanFile, optimizer: str) -> PlanFile:
@@ -40,6 +39,8 @@ def test_another_plan_takes_the_checkpoint_up(optimizer: str, tmp_path: Path, da
     other = with_optimizer(tiny(READS), optimizer)
     found = losses(other, options(tmp_path / "here", **given | {"resume_from": checkpoint, "checkpoint_every": None}))
     assert found == pytest.approx(expected[2:], abs=METHODS[optimizer])
+    if optimizer == "lion":  # cut as the parameters are
+        return
     blank = shutil.copytree(checkpoint, tmp_path / "step-000002")
     for file in blank.glob("*.safetensors"):
         rewrite(file, {name: _without_state(name, value) for name, value in load_file(file).items()})
