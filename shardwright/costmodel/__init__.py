@@ -18,6 +18,7 @@ from .checks import (
     lacking_bytes,
     nodes_of_ranks,
     off_device,
+    one_microbatch,
     tensor_parallel_sizes,
     ulysses_degrees,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "model_flops_per_sequence",
     "nodes_of_ranks",
     "off_device",
+    "one_microbatch",
     "parameter_words",
     "part_words",
     "pass_parts",

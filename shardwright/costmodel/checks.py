@@ -62,6 +62,8 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
     check_optimizer(model, training)
     if plan.offload.optimizer_fraction and not training.method.may_leave_device:
         raise SpecError(off_device(training))
+    if plan.microbatches > 1 and training.method.layerwise:
+        raise SpecError(one_microbatch(training))
     check_tensor_parallel(mesh.tp, model, training, sequence_parallel=plan.sequence_parallel, expert_tp=mesh.expert_tp)
     split = plan.sequence_parallel
     trading = plan.ulysses_degree if plan.context_parallel == "ulysses-ring" else mesh.cp
@@ -198,6 +200,14 @@ def check_optimizer(model: ModelSpec, training: TrainingSpec) -> None:
 def off_device(training: TrainingSpec) -> str:
     """Say that the optimizer cannot be updated where it would be."""
     return f"optimizer {training.method} has no update off the device; leave its state there (--offload-optimizer 0), or give adamw"
+
+
+def one_microbatch(training: TrainingSpec) -> str:
+    """Say that gradients of several microbatches cannot be added up."""
+    return (
+        f"optimizer {training.method} updates a layer in its only backward pass, and a global batch of {training.global_batch} takes "
+        "several; give a batch that one microbatch of each data-parallel rank holds, or leave out layerwise"
+    )
 
 
 def check_context_parallel(

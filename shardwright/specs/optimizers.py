@@ -20,12 +20,12 @@ _DEFAULTS: Mapping[OptimizerName, Mapping[str, float]] = {
     "adamw": {},
     "sgd": {"momentum": 0.0},
     "lion": {"beta1": 0.9, "beta2": 0.99},
-    "adamw8bit": {},
+    "adamw8bit": {"layerwise": 0},
     "adafactor": {},
     "muon": {"momentum": 0.95, "steps": 5},
     "soap": {"beta1": 0.95, "beta2": 0.95, "period": 10, "max_size": 10000},
-    "galore": {"rank": 128, "period": 200, "scale": 0.25, "bits": 32},
-    "frugal": {"rank": 128, "period": 200, "scale": 1.0, "bits": 32},
+    "galore": {"rank": 128, "period": 200, "scale": 0.25, "bits": 32, "layerwise": 0},
+    "frugal": {"rank": 128, "period": 200, "scale": 1.0, "bits": 32, "layerwise": 0},
     "sinkgd": {"steps": 5},
 }
 WHOLE_MATRIX: frozenset[str] = frozenset(("adafactor", "muon", "soap", "galore", "frugal", "sinkgd"))
@@ -50,7 +50,8 @@ class OptimizerSettings(Spec):
     `momentum`: of SGD (torch.optim.SGD) and Muon. `beta1`, `beta2`: of Lion and SOAP; AdamW's are the run's `betas`. `steps`:
     Newton-Schulz iterations of Muon, normalisations of SinkGD. `rank`, `period`, `scale`: of the projection of GaLore and FRUGAL, made
     anew every `period` steps; of SOAP `period` steps lie between two of its bases. `max_size`: SOAP leaves longer sides of a matrix as they are.
-    `bits`: 8 keeps the moments of projected gradients as 8-bit AdamW does.
+    `bits`: 8 keeps the moments of projected gradients as 8-bit AdamW does. `layerwise`: 1 updates each layer in the backward pass, as soon as
+    its gradient is there, which is then freed (Lv et al. 2023, LOMO, arXiv 2306.09782); no microbatches add up, and nothing is clipped.
     """
 
     momentum: Coefficient | None = None
@@ -62,6 +63,7 @@ class OptimizerSettings(Spec):
     scale: PositiveFloat | None = None
     max_size: PositiveInt | None = None
     bits: Literal[8, 32] | None = None
+    layerwise: Literal[0, 1] | None = None
 
 
 class Optimizer(Spec):
@@ -102,6 +104,11 @@ class Optimizer(Spec):
     def may_leave_device(self) -> bool:
         """Whether the offload engine can update it: AdamW, and SGD without momentum."""
         return self.name == "adamw" or (self.name == "sgd" and not self["momentum"])
+
+    @property
+    def layerwise(self) -> bool:
+        """Whether each layer is updated in the backward pass, so that no gradient waits."""
+        return "layerwise" in _DEFAULTS[self.name] and bool(self["layerwise"])
 
     @property
     def needs_package(self) -> str | None:

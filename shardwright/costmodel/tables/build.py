@@ -435,6 +435,10 @@ class _Builder:
         summed = (self._column("microbatches") > 1) * self._column("offload_gradients")
         gradients = np.where(whole_gradients, (1 - summed) * whole, device_gradient)
         reduces = (self._column("data_ranks") > 1) | (summed > 0)
+        window = np.zeros(shard.shape) if matrices is None else matrices.temporary_bytes
+        layerwise = self.training.method.layerwise
+        if layerwise:  # a row's gradient is alive with what its update needs, and then free
+            gradients = np.zeros(shard.shape)
         defer = defers(self.training, self.candidates)[:, None]
         # what autograd made of a layer is there until it is copied for its reduction, while that of the layer before it goes on
         made = stack.copies_gradients & (self._column("data_ranks") > 1) & ((zero >= 2) | defer) & (not self._in_heap)
@@ -444,10 +448,11 @@ class _Builder:
             gather_window=np.where(freed | (streams > 0), gathered, 0.0),
             gradients=np.where(late, 0.0, gradients),
             optimizer_state=on_device * states,
-            reduce_buffer=(np.where(reduces, gradient, 0.0) + made * precision.activation_bytes_per_element)
-            * parameters,
+            reduce_buffer=(np.where(reduces | layerwise, gradient, 0.0) + made * precision.activation_bytes_per_element)
+            * parameters
+            + layerwise * window,
             step=on_device * (stack.step_copies * element + widened) * shard,
-            step_window=np.zeros(shard.shape) if matrices is None else matrices.temporary_bytes,
+            step_window=(not layerwise) * window,
             late_gradients=np.where(late & ~on_stream, gradients, 0.0),
             stream_gradients=np.where(late & on_stream, gradients, 0.0),
             flat=on_device

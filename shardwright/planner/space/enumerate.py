@@ -31,6 +31,7 @@ from shardwright.specs import (
     VOCABULARY,
     Candidates,
     ClusterSpec,
+    Optimizer,
     RecomputePolicy,
     ScheduleName,
     Strategy,
@@ -121,10 +122,14 @@ class Space:
         """(N,): whether all ranks of the pipeline share embedding and head."""
         return np.asarray(self.vocabulary_parallel != VOCABULARY.index("none"))
 
-    @property
-    def on_device(self) -> "Space":
-        """The entries that leave all of the optimizer on the device."""
-        kept = np.flatnonzero(self.base.offload_optimizer[self.base_index] == 0)
+    def updated_by(self, method: Optimizer) -> "Space":
+        """Return the entries that the optimizer can update: with its state on the device, in one microbatch where it updates layerwise."""
+        off_device = self.base.offload_optimizer[self.base_index] > 0
+        several = self.base.microbatches[self.base_index] > 1
+        left = (off_device & (not method.may_leave_device)) | (several & method.layerwise)
+        if not left.any():
+            return self
+        kept = np.flatnonzero(~left)
         names = ("base_index", "schedule", "stages_per_rank", "vocabulary_parallel")
         return replace(self, **{name: getattr(self, name)[kept] for name in names})
 

@@ -114,6 +114,14 @@ def test_what_cannot_run_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     off = tiny(plan((layers(),)).model_copy(update={"offload": Offload(optimizer_fraction=1)}), optimizer="muon")
     with pytest.raises(SpecError, match=r"optimizer muon has no update off the device; leave its state there"):
         check_plan(off)
+    backward = tiny(plan((layers(),)))
+    training = backward.training.parse(
+        {**backward.training.model_dump(), "optimizer": "galore:layerwise=1", "optimizer_settings": {}}, source="test"
+    )
+    with pytest.raises(
+        SpecError, match="an update of each layer in the backward pass can be estimated and compared, not run yet"
+    ):
+        check_plan(backward.model_copy(update={"training": training}))
     monkeypatch.setattr(checks, "find_spec", lambda name: None)
     with pytest.raises(
         SpecError, match=r"optimizer soap is run by pytorch-optimizer, which is not installed; pip install"

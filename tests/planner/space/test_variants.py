@@ -6,6 +6,7 @@ from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
 from shardwright.planner.best_plan import search
+from shardwright.planner.branching.result import SearchResult
 from shardwright.planner.space.fixed import Fixed
 from shardwright.planner.space.variants import OpenChoices, changed, training_variants
 from shardwright.planner.why.sentences import what_was_chosen
@@ -84,6 +85,55 @@ def test_the_bytes_of_that_choice_by_hand() -> None:
     memory = found.estimate.memory[0]
     assert memory.optimizer_state == pytest.approx(state)
     assert memory.optimizer_step == pytest.approx(update)
+
+
+def test_seven_billion_weights_train_on_one_card_of_24_gb_with_galore_alone() -> None:
+    """What Zhao et al. 2024 (abstract) show on an RTX 4090: GaLore in 8 bits with updates of each layer, in bf16, 256 tokens.
+
+    By hand: 2 bytes a weight; a layer's matrices are 4 x 4096^2 and 3 x 11008 x 4096, each with a projection of 4096 x 1024 in bf16 and
+    two moments of 1024 x l in 8 bits; embedding, head and norms have two moments in bf16.
+    """
+    model, card = load_model("llama-2-7b"), load_cluster("rtx-4090:1")
+    formats = {"parameters": "bf16", "gradients": "bf16"}
+    given = {"seq_len": 256, "global_batch": 1, "stack": "torchtune", "precision": formats}
+    alone = Fixed(offload_optimizer=0)
+
+    def plan(optimizer: str) -> SearchResult:
+        training = TrainingSpec.parse({**given, "optimizer": optimizer}, source="test")
+        return search(model, card, training, fixed=alone, explain_none="limit")
+
+    for other in ("adamw", "adamw8bit", "adamw8bit:layerwise=1", "galore:rank=1024,bits=8"):
+        with pytest.raises(InfeasibleError):
+            plan(other)
+    memory = plan("galore:rank=1024,bits=8,layerwise=1").estimate.memory[0]
+    layer = 7 * 4096 * 1024 * 2 + 2 * 1024 * (4 * 4096 + 3 * 11008) * (1 + 4 / 256)
+    rest = 2 * 32000 * 4096 + 65 * 4096
+    assert memory.parameters == 2 * model.parameter_count
+    assert memory.optimizer_state == pytest.approx(32 * layer + 4 * rest)
+    assert (memory.gradients, memory.optimizer_step) == (0, 0)
+    assert 19.7e9 < memory.total < 24 * 2**30
+
+
+def test_updates_in_the_backward_pass_take_one_microbatch() -> None:
+    model, asked = (
+        small_model(layers=8, hidden=4096),
+        OpenChoices.parse({"optimizers": "adamw8bit:layerwise=1"}, source=""),
+    )
+    given = TrainingSpec(seq_len=128, global_batch=4)
+    found = search(model, round_cluster(nodes=1, devices_per_node=1), given, may_choose=asked)
+    assert (found.training.method.layerwise, found.plan.microbatches) == (True, 1)
+    several = Fixed(micro_batch=1)
+    found = search(model, round_cluster(nodes=1, devices_per_node=1), given, fixed=several, may_choose=asked)
+    assert str(found.training.method) == "adamw"
+    with pytest.raises(SpecError, match="adamw8bit:layerwise=1 updates a layer in its only backward pass"):
+        search(
+            model,
+            round_cluster(nodes=1, devices_per_node=1),
+            found.training.model_copy(
+                update={"optimizer": "adamw8bit", "optimizer_settings": asked.optimizers[0].settings}
+            ),
+            fixed=several,
+        )
 
 
 def test_no_optimizer_of_variants_leaves_the_device() -> None:
