@@ -9,7 +9,9 @@ from shardwright.base import nearest
 
 from .spec import PositiveFloat, PositiveInt, Spec
 
-OptimizerName = Literal["adamw", "sgd", "lion", "adamw8bit", "adafactor", "muon", "soap", "galore", "frugal", "sinkgd"]
+OptimizerName = Literal[
+    "adamw", "sgd", "lion", "adamw8bit", "adafactor", "muon", "soap", "galore", "frugal", "cosmos", "sinkgd"
+]
 OPTIMIZER_STATES: dict[OptimizerName, int] = {"adamw": 2, "sgd": 0}
 """States, each as large as the parameters, of the optimizers whose update may leave the device."""
 Coefficient = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -26,9 +28,10 @@ _DEFAULTS: Mapping[OptimizerName, Mapping[str, float]] = {
     "soap": {"beta1": 0.95, "beta2": 0.95, "period": 10, "max_size": 10000},
     "galore": {"rank": 128, "period": 200, "scale": 0.25, "bits": 32, "layerwise": 0},
     "frugal": {"rank": 128, "period": 200, "scale": 1.0, "bits": 32, "layerwise": 0},
+    "cosmos": {"rank": 64, "beta1": 0.9, "beta2": 0.95, "scale": 0.25, "steps": 5},
     "sinkgd": {"steps": 5},
 }
-WHOLE_MATRIX: frozenset[str] = frozenset(("adafactor", "muon", "soap", "galore", "frugal", "sinkgd"))
+WHOLE_MATRIX: frozenset[str] = frozenset(("adafactor", "muon", "soap", "galore", "frugal", "cosmos", "sinkgd"))
 """The optimizers whose update of a weight depends on all of its matrix, so that ranks with parts of it must exchange them."""
 QUALITY: Mapping[OptimizerName, str] = {
     "sgd": "no adaptive step sizes: transformers need AdamW's or another's (Zhang et al. 2024, arXiv 2402.16788)",
@@ -39,6 +42,7 @@ QUALITY: Mapping[OptimizerName, str] = {
     "soap": "at least 40% fewer steps than AdamW at 360M and 660M by its authors (Vyas et al. 2024, arXiv 2409.11321)",
     "galore": "near full-rank Adam at rank a quarter of the width, up to 7B on 19.7B tokens, by its authors (Zhao et al. 2024, arXiv 2403.03507)",
     "frugal": "better than GaLore at the same memory, below 1B, by its authors (Zmushko et al. 2024, arXiv 2411.07837)",
+    "cosmos": "about SOAP's loss at less memory, up to 1B, by its authors (Liu et al. 2025, arXiv 2502.17410)",
     "sinkgd": "Adam's perplexity at up to 1.3B with a third of the steps by its authors, unconfirmed (Scetbon et al. 2025, arXiv 2502.06742)",
 }
 """What is known of the loss beside AdamW's, with its source, for those who may let the planner choose."""
@@ -47,9 +51,10 @@ QUALITY: Mapping[OptimizerName, str] = {
 class OptimizerSettings(Spec):
     """What an optimizer is set to, as far as it differs from the optimizer's own default.
 
-    `momentum`: of SGD (torch.optim.SGD) and Muon. `beta1`, `beta2`: of Lion and SOAP; AdamW's are the run's `betas`. `steps`:
-    Newton-Schulz iterations of Muon, normalisations of SinkGD. `rank`, `period`, `scale`: of the projection of GaLore and FRUGAL, made
-    anew every `period` steps; of SOAP `period` steps lie between two of its bases. `max_size`: SOAP leaves longer sides of a matrix as they are.
+    `momentum`: of SGD (torch.optim.SGD) and Muon. `beta1`, `beta2`: of Lion, SOAP and COSMOS; AdamW's are the run's `betas`. `steps`:
+    Newton-Schulz iterations of Muon and COSMOS, normalisations of SinkGD. `rank`, `period`, `scale`: of the projection of GaLore and FRUGAL, made
+    anew every `period` steps; of SOAP `period` steps lie between two of its bases, of COSMOS `rank` is that of its
+    leading subspace and `scale` weighs the rest. `max_size`: SOAP leaves longer sides of a matrix as they are.
     `bits`: 8 keeps the moments of projected gradients as 8-bit AdamW does. `layerwise`: 1 updates each layer in the backward pass, as soon as
     its gradient is there, which is then freed (Lv et al. 2023, LOMO, arXiv 2306.09782); no microbatches add up, and nothing is clipped.
     """

@@ -120,6 +120,23 @@ def _galore(optimizer: Optimizer, matrix: Matrix, element: float) -> MatrixWork:
     )
 
 
+def _cosmos(optimizer: Optimizer, matrix: Matrix, element: float) -> MatrixWork:
+    """SOAP in the r leading directions of the columns (n) and Newton-Schulz on the rest (Liu et al. 2025, arXiv 2502.17410, algorithm
+    1): momentum m n, basis n r, its statistic r^2, second moments m r. G and M by the basis and back, G^T of the first, and the rest: 7
+    products of 2 m n r FLOPs; QR of n x r in 4 n r^2 (Golub and Van Loan, section 5.2); Muon's iterations. Passes as Muon's and three more."""
+    rank, muon = min(optimizer.count("rank"), matrix.short), _muon(optimizer, matrix, element)
+    rows, columns = matrix.rows, matrix.columns
+    return _work(
+        matrix,
+        element,
+        state=matrix.elements + columns * rank + rank * rank + rows * rank,
+        matmuls=((7.0, (rows, columns, rank)), *muon.matmuls),
+        factor_flops=4.0 * columns * rank**2,
+        passes=muon.passes + 9.0,
+        more_bytes=muon.temporary_bytes - 2 * element * matrix.elements,
+    )
+
+
 def _sinkgd(optimizer: Optimizer, matrix: Matrix, element: float) -> MatrixWork:
     """Rows and columns normalised in turn (Scetbon et al. 2025, algorithm SR-Sinkhorn): each of the two reads the matrix for its norms,
     and reads and writes it to scale them. No state."""
@@ -148,5 +165,6 @@ _WORK: Mapping[str, Callable[[Optimizer, Matrix, float], MatrixWork]] = {
     "soap": _soap,
     "galore": _galore,
     "frugal": _galore,
+    "cosmos": _cosmos,
     "sinkgd": _sinkgd,
 }

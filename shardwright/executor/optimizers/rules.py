@@ -118,6 +118,77 @@ class LowRankRule(Rule):
                 take_over(tensor, state[name])
 
 
+class CosmosRule(Rule):
+    """COSMOS (Liu et al. 2025, arXiv 2502.17410, algorithm 1): SOAP in the leading directions of the gradient's columns, and Muon's
+    Newton-Schulz on the rest of the momentum.
+
+    The basis begins with the leading right singular vectors of the first gradient, and its statistic with theirs.
+    """
+
+    def __init__(self, optimizer: Optimizer, eps: float) -> None:
+        self._optimizer, self._eps = optimizer, eps
+        self._betas = optimizer["beta1"], optimizer["beta2"]
+        self._held: dict[str, Tensor] = {}
+
+    def update(self, gradient: Tensor, learning_rate: float, parameter: Tensor | None) -> Tensor:
+        (beta1, beta2), held = self._betas, self._held
+        if not held or held["step"] == 0:
+            held |= self._first(gradient)
+        held["step"] += 1
+        step = int(held["step"])
+        momentum, basis = held["momentum"], held["basis"]
+        momentum.lerp_(gradient, 1 - beta1)
+        seen = gradient @ basis
+        mixed = (
+            beta2 * basis @ held["statistic"] + (1 - beta2) * gradient.T @ seen
+        )  # (n, r): the statistic of all columns by the old basis
+        new = torch.linalg.qr(mixed)[0]
+        overlap, seen = new.T @ basis, gradient @ new
+        held["statistic"].copy_(beta2 * overlap @ held["statistic"] @ overlap.T + (1 - beta2) * seen.T @ seen)
+        basis.copy_(new)
+        held["second"].lerp_(seen.square(), 1 - beta2)
+        low = momentum @ basis
+        adam = (low / (1 - beta1**step)) / ((held["second"] + self._eps) / (1 - beta2**step)).sqrt()
+        rest = self._orthogonal(momentum - low @ basis.T)
+        change = adam @ basis.T + self._optimizer["scale"] * gradient.shape[0] ** 0.5 * _unit(rest)
+        return -learning_rate * _unit(change)
+
+    def _first(self, gradient: Tensor) -> dict[str, Tensor]:
+        rank = self._optimizer.count("rank")
+        _, values, vectors = torch.linalg.svd(gradient, full_matrices=False)
+        basis = vectors[:rank].T.contiguous()
+        return {
+            "step": torch.zeros(()),
+            "momentum": torch.zeros_like(gradient),
+            "basis": basis,
+            "statistic": torch.diag(values[:rank].square()),
+            "second": torch.zeros(gradient.shape[0], basis.shape[1], device=gradient.device),
+        }
+
+    def _orthogonal(self, rest: Tensor) -> Tensor:
+        """Return Newton-Schulz iterations of the rest, those of torch's Muon without momentum; `_unit` takes out its scale."""
+        rule = PackageRule(
+            lambda own: torch.optim.Muon(
+                own,
+                weight_decay=0.0,
+                momentum=0.0,
+                nesterov=False,
+                ns_steps=self._optimizer.count("steps"),
+                adjust_lr_fn=None,
+            )
+        )
+        return -rule.update(rest, 1.0, None)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        return dict(self._held)
+
+
+def _unit(matrix: Tensor) -> Tensor:
+    """Return the matrix with a Frobenius norm of the root of its columns: NORM of the paper."""
+    return matrix * (matrix.shape[1] ** 0.5 / matrix.norm().clamp(min=_SMALLEST_NORM))
+
+
 class SinkhornRule(Rule):
     """SinkGD: rows and columns normalised in turn (Scetbon et al. 2025, arXiv 2502.06742, SR-Sinkhorn); no state."""
 
@@ -144,6 +215,8 @@ def rule_of(optimizer: Optimizer, betas: tuple[float, float], eps: float) -> Rul
         return SinkhornRule(optimizer.count("steps"))
     if name in ("galore", "frugal"):
         return LowRankRule(optimizer, _adam(optimizer, betas, eps), signs=name == "frugal")
+    if name == "cosmos":
+        return CosmosRule(optimizer, eps)
     if name == "adafactor":
         return PackageRule(lambda own: torch.optim.Adafactor(own, weight_decay=0.0), copies=True)
     if name == "soap":

@@ -115,8 +115,11 @@ class HostedOptimizer:
     @property
     def device_state(self) -> Mapping[torch.Tensor, dict[str, Any]]:
         """The state of the parameters on the device, by parameter: of each that this rank keeps the state of."""
-        plain = {} if self.on_device is None else self.on_device.state
-        return plain if self.special is None else {**plain, **self.special.state}
+        found: dict[torch.Tensor, dict[str, Any]] = {} if self.on_device is None else dict(self.on_device.state)
+        if self.special is not None:
+            for parameter, state in self.special.state.items():
+                found[parameter] = state
+        return found
 
     def loaded(self) -> None:
         """Take over what was read into the tensors of the last `device_state`."""

@@ -76,7 +76,7 @@ def training_variants(
     formats = (training.precision.linear, *_formats(cluster, training, may_choose))
     chunks = (training.loss_chunks, *_loss_chunks(training, may_choose))
     modules = (training.recompute_modules, *_module_sets(model, cluster, training, may_choose))
-    methods = (training.method, *may_choose.optimizers)
+    methods = dict.fromkeys((training.method, *may_choose.optimizers))
     found = [
         training.model_copy(
             update={
@@ -87,7 +87,9 @@ def training_variants(
                 "optimizer_settings": method.settings,
             }
         )
-        for linear, count, names, method in product(*map(dict.fromkeys, (formats, chunks, modules, methods)))
+        for linear, count, names, method in product(
+            dict.fromkeys(formats), dict.fromkeys(chunks), dict.fromkeys(modules), methods
+        )
     ]
     for variant in found:
         check_optimizer(model, variant)

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("optimizer", METHODS)
 def test_another_plan_takes_the_checkpoint_up(optimizer: str, tmp_path: Path, data: Path) -> None:
     pytest.importorskip("pytorch_optimizer")
-    given = {"data": data, "steps": 4, "checkpoint_every": 2, "learning_rate": 1e-2}
+    given: dict[str, Any] = {"data": data, "steps": 4, "checkpoint_every": 2, "learning_rate": 1e-2}
     expected = losses(with_optimizer(tiny(WRITES), optimizer), options(tmp_path / "there", **given))
     checkpoint = tmp_path / "there" / "checkpoints" / "step-000002"
     other = with_optimizer(tiny(READS), optimizer)
