@@ -82,28 +82,38 @@ def low_rank(rank: int, period: int, *, scale: float, signs: bool) -> Step:
 
 
 def cosmos(rank: int, gamma: float) -> Step:
-    """Algorithm 1 of Liu et al. 2025 as it is written, with the whole n x n statistic of the columns, kept in rank."""
+    """Algorithm 1 of Liu et al. 2025. Newton-Schulz in bf16 makes a rounding in fp32 a hundredth of an update, so products are taken in
+    the same order as in the code; the test below has them as the paper writes them."""
     held: dict[str, dict[str, Any]] = {}
 
     def norm(x: Tensor) -> Tensor:
-        return x.shape[1] ** 0.5 * x / x.norm()
+        return x * (x.shape[1] ** 0.5 / x.norm())
 
     def step(name: str, weight: Tensor, gradient: Tensor) -> None:
         if name not in held:
             _, values, vectors = torch.linalg.svd(gradient, full_matrices=False)
-            held[name] = {"t": 0, "M": 0.0, "V": 0.0, "U": vectors[:rank].T, "S": torch.diag(values[:rank] ** 2)}
+            basis, second = vectors[:rank].T.contiguous(), torch.zeros(len(gradient), rank)
+            held[name] = {
+                "t": 0,
+                "M": torch.zeros_like(gradient),
+                "V": second,
+                "U": basis,
+                "S": values[:rank].square().diag(),
+            }
         state = held[name]
         state["t"] += 1
-        state["M"] = 0.9 * state["M"] + 0.1 * gradient
-        whole_statistic = 0.95 * state["U"] @ state["S"] @ state["U"].T + 0.05 * gradient.T @ gradient
-        state["U"] = torch.linalg.qr(whole_statistic @ state["U"])[0]
-        state["S"] = state["U"].T @ whole_statistic @ state["U"]
-        state["V"] = 0.95 * state["V"] + 0.05 * (gradient @ state["U"]) ** 2
-        first = state["M"] @ state["U"] / (1 - 0.9 ** state["t"])
-        a = first / ((state["V"] + 1e-8) / (1 - 0.95 ** state["t"])).sqrt() @ state["U"].T
-        rest = state["M"] - state["M"] @ state["U"] @ state["U"].T
+        state["M"].lerp_(gradient, 1 - 0.9)
+        mixed = 0.95 * state["U"] @ state["S"] + (1 - 0.95) * gradient.T @ (gradient @ state["U"])
+        new = torch.linalg.qr(mixed)[0]
+        over, seen = new.T @ state["U"], gradient @ new
+        state["S"] = 0.95 * over @ state["S"] @ over.T + (1 - 0.95) * seen.T @ seen
+        state["U"] = new.contiguous()
+        state["V"].lerp_(seen.square(), 1 - 0.95)
+        low = state["M"] @ state["U"]
+        a = (low / (1 - 0.9 ** state["t"])) / ((state["V"] + 1e-8) / (1 - 0.95 ** state["t"])).sqrt()
+        rest = state["M"] - low @ state["U"].T
         b = norm(_zeropower_via_newtonschulz(rest, (3.4445, -4.7750, 2.0315), 5, 1e-7).float())
-        weight -= RATE * norm(a + gamma * b * gradient.shape[0] ** 0.5)
+        weight -= RATE * norm(a @ state["U"].T + gamma * gradient.shape[0] ** 0.5 * b)
 
     return step
 

@@ -76,7 +76,7 @@ OptimizerOption = Annotated[
     typer.Option(
         metavar="NAME",
         help="Choose the optimizer, with settings: adamw, sgd:momentum=0.9, lion, adamw8bit, adafactor, muon, soap, "
-        "galore:rank=1024,period=200, frugal, sinkgd (docs/running.md).",
+        "galore:rank=1024,period=200, frugal, cosmos, sinkgd (docs/running.md).",
     ),
 ]
 AllowApproximateOption = Annotated[

@@ -94,6 +94,25 @@ def test_galore_is_that_of_the_package() -> None:
         torch.testing.assert_close(own, theirs.detach(), rtol=1e-4, atol=1e-6)
 
 
+def test_cosmos_keeps_the_statistic_of_the_columns_as_the_paper_writes_it() -> None:
+    """U = QR(C U), S = U' C U with C = b U S U' + (1 - b) G' G of all n columns; V of G U; NORM of the whole update."""
+    shape, rank, beta = (12, 8), 3, 0.95
+    rule = rule_of(Optimizer.model_validate(f"cosmos:rank={rank}"), BETAS, EPS)
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(shape, generator=generator)
+    _, values, vectors = torch.linalg.svd(first, full_matrices=False)
+    basis, statistic, second = vectors[:rank].T, torch.diag(values[:rank] ** 2), torch.zeros(shape[0], rank)
+    for gradient in (first, *(torch.randn(shape, generator=generator) for _ in range(3))):
+        change = rule.update(gradient, 0.5, None)
+        columns = beta * basis @ statistic @ basis.T + (1 - beta) * gradient.T @ gradient
+        basis = torch.linalg.qr(columns @ basis)[0]
+        statistic = basis.T @ columns @ basis
+        second = beta * second + (1 - beta) * (gradient @ basis) ** 2
+        assert float(change.norm()) == pytest.approx(0.5 * shape[1] ** 0.5)
+    for name, expected in (("basis", basis), ("statistic", statistic), ("second", second)):
+        torch.testing.assert_close(rule.state[name], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_states_in_8_bits_are_near_those_in_32_and_come_back() -> None:
     pytest.importorskip("torchao")
     (eight, weight), (full, reference) = hosted("adamw8bit", (64, 64)), hosted("adamw", (64, 64))
