@@ -87,7 +87,8 @@ def cosmos(rank: int, gamma: float) -> Step:
     held: dict[str, dict[str, Any]] = {}
 
     def norm(x: Tensor) -> Tensor:
-        return x * (x.shape[1] ** 0.5 / x.norm())
+        length: Tensor = x.norm()
+        return x * (float(x.shape[1] ** 0.5) / length)
 
     def step(name: str, weight: Tensor, gradient: Tensor) -> None:
         if name not in held:

@@ -186,7 +186,8 @@ class CosmosRule(Rule):
 
 def _unit(matrix: Tensor) -> Tensor:
     """Return the matrix with a Frobenius norm of the root of its columns: NORM of the paper."""
-    return matrix * (matrix.shape[1] ** 0.5 / matrix.norm().clamp(min=_SMALLEST_NORM))
+    norm: Tensor = matrix.norm()
+    return matrix * (float(matrix.shape[1] ** 0.5) / norm.clamp(min=_SMALLEST_NORM))
 
 
 class SinkhornRule(Rule):
