@@ -41,7 +41,7 @@ class StaticBytes:
 
     `gathered`: compute-format copies kept from forward to backward. `gather_window`: such a copy where it is freed
     after each use; a rank holds two at once. `reduce_buffer`: the input of one row's gradient reduction; one at a time.
-    `step`: temporaries of the optimizer step, when no activation is alive. `late_gradients`: gradients of a step with one
+    `step`: temporaries of the optimizer step, when no activation is alive; `step_window`: of which only the largest row's count. `late_gradients`: gradients of a step with one
     microbatch, which come as its activations go, so that they meet the temporaries and not the loss.
     `stream_gradients`: such gradients from the stream of their reduction. The allocator keeps their room apart for it
     when they are gone. `flat`: flat buffers of reduction and step.
@@ -57,6 +57,7 @@ class StaticBytes:
     optimizer_state: Array
     reduce_buffer: Array
     step: Array
+    step_window: Array
     late_gradients: Array
     stream_gradients: Array
     flat: Array

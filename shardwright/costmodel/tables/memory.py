@@ -26,7 +26,8 @@ class HeldBytes:
         step: needed by the update beside it, when no activation is alive.
         gather_window: the largest row's parameters, gathered for its pass and freed after it; two are held at once.
         reduce_buffer: the input of the largest row's gradient reduction.
-        slack: unused bytes of the allocator, as a share of all but `static` and `step`.
+        slack: unused bytes of the allocator, as a share of all but `static`, `step` and `step_window`.
+        step_window: needed by the update of the largest row's largest matrix, which is updated alone.
     """
 
     static: Array
@@ -34,6 +35,7 @@ class HeldBytes:
     gather_window: Array
     reduce_buffer: Array
     slack: Array
+    step_window: Array | float = 0.0
 
     @property
     def beside_activations(self) -> Array:
@@ -46,12 +48,12 @@ class HeldBytes:
         `activations` counts kept ones and working memory.
         """
         passes = (1 + self.slack) * (activations + self.beside_activations)
-        return np.asarray(self.static + np.maximum(passes, self.step))
+        return np.asarray(self.static + np.maximum(passes, self.step + self.step_window))
 
     def activation_room(self, room: Array) -> Array:
         """Return the bytes for activations within `room`; minus infinity where static bytes or the update don't fit."""
         left = (room - self.static) / (1 + self.slack) - self.beside_activations
-        return np.where(self.static + self.step <= room, left, -np.inf)
+        return np.where(self.static + self.step + self.step_window <= room, left, -np.inf)
 
 
 def usable_bytes(device: Device, constants: Constants) -> float:

@@ -4,7 +4,7 @@ A new dimension needs a row of `specs.CHOICES`, a generator of its values here, 
 (`Stack.runs`) bounds the space. Mixed clusters have a room of their own, `planner/mixed/`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import product
 from typing import NamedTuple, get_args
@@ -31,6 +31,7 @@ from shardwright.specs import (
     VOCABULARY,
     Candidates,
     ClusterSpec,
+    Optimizer,
     RecomputePolicy,
     ScheduleName,
     Strategy,
@@ -120,6 +121,17 @@ class Space:
     def spread(self) -> Array:
         """(N,): whether all ranks of the pipeline share embedding and head."""
         return np.asarray(self.vocabulary_parallel != VOCABULARY.index("none"))
+
+    def updated_by(self, method: Optimizer) -> "Space":
+        """Return the entries that the optimizer can update: with its state on the device, in one microbatch where it updates layerwise."""
+        off_device = self.base.offload_optimizer[self.base_index] > 0
+        several = self.base.microbatches[self.base_index] > 1
+        left = (off_device & (not method.may_leave_device)) | (several & method.layerwise)
+        if not left.any():
+            return self
+        kept = np.flatnonzero(~left)
+        names = ("base_index", "schedule", "stages_per_rank", "vocabulary_parallel")
+        return replace(self, **{name: getattr(self, name)[kept] for name in names})
 
     def runs(self, allowed: list[int], *, splits: bool, several: bool) -> list[int]:
         """Return those of the `allowed` strategies that go with a schedule that `splits` the backward or has `several` stages on a

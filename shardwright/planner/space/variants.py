@@ -9,10 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from shardwright.base import SpecError, listed
+from shardwright.costmodel import check_optimizer
 from shardwright.costmodel.op_times import op_times
 from shardwright.specs import (
+    QUALITY,
     ClusterSpec,
     LinearFormat,
+    Optimizer,
     RecomputeModule,
     Spec,
     TrainingSpec,
@@ -28,6 +31,19 @@ TRIED_LOSS_CHUNKS = (4, 16)
 ALL = "all"
 
 
+def _optimizers(given: object) -> object:
+    """Read `adamw8bit,galore:rank=128,period=200` too: what has an = and no name belongs to the optimizer before it."""
+    if not isinstance(given, str):
+        return given
+    named: list[str] = []
+    for piece in filter(None, (part.strip() for part in given.split(","))):
+        if named and "=" in piece and ":" not in piece:
+            named[-1] += f",{piece}"
+        else:
+            named.append(piece)
+    return tuple(dict.fromkeys(named))
+
+
 def _separate(given: object) -> object:
     """Read `fp8,mxfp8` too, and count each format once."""
     named = [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else given
@@ -38,11 +54,13 @@ class OpenChoices(Spec):
     """What of a training spec the planner may choose. What it chooses beside the given values:
 
     `linear_formats`: formats of the layers' weight matmuls; "all" for every one that the device and the software have.
+    `optimizers`: others than the given one, which train otherwise: their update is not AdamW's.
     `loss_chunks`: whether head and loss run in pieces, and in how many.
     `recompute_modules`: which modules selective recompute repeats, by module_sets.py.
     """
 
     linear_formats: Annotated[tuple[Literal[LinearFormat, "all"], ...], BeforeValidator(_separate)] = ()
+    optimizers: Annotated[tuple[Optimizer, ...], BeforeValidator(_optimizers)] = ()
     loss_chunks: bool = False
     recompute_modules: bool = False
 
@@ -58,12 +76,23 @@ def training_variants(
     formats = (training.precision.linear, *_formats(cluster, training, may_choose))
     chunks = (training.loss_chunks, *_loss_chunks(training, may_choose))
     modules = (training.recompute_modules, *_module_sets(model, cluster, training, may_choose))
+    methods = dict.fromkeys((training.method, *may_choose.optimizers))
     found = [
         training.model_copy(
-            update={"precision": _precision(training, linear), "loss_chunks": count, "recompute_modules": names}
+            update={
+                "precision": _precision(training, linear),
+                "loss_chunks": count,
+                "recompute_modules": names,
+                "optimizer": method.name,
+                "optimizer_settings": method.settings,
+            }
         )
-        for linear, count, names in product(dict.fromkeys(formats), dict.fromkeys(chunks), dict.fromkeys(modules))
+        for linear, count, names, method in product(
+            dict.fromkeys(formats), dict.fromkeys(chunks), dict.fromkeys(modules), methods
+        )
     ]
+    for variant in found:
+        check_optimizer(model, variant)
     return sorted(found, key=lambda variant: len(changed(variant, training)))
 
 
@@ -84,11 +113,15 @@ def words_of(training: TrainingSpec, name: str) -> str:
     if name == "recompute_modules":
         modules = "+".join(training.recompute_modules)
         return f"selective recompute of {modules or 'the attention core'}"
+    if name == "optimizers":
+        known = QUALITY.get(training.optimizer)
+        return f"optimizer {training.method}{f' ({known})' if known else ''}"
     return f"linears in {training.precision.linear or training.precision.compute}"
 
 
 _CHOSEN: dict[str, Any] = {
     "linear_formats": lambda training: training.precision.linear,
+    "optimizers": lambda training: training.method,
     "loss_chunks": lambda training: training.loss_chunks,
     "recompute_modules": lambda training: training.recompute_modules,
 }
