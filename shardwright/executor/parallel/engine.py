@@ -16,7 +16,8 @@ from shardwright.costmodel import PlanFile
 from shardwright.executor import check_can_run
 from shardwright.executor.adapters import AdapterSettings, DrawnAdapters, InitialAdapters
 from shardwright.executor.context import see_whole_sequence
-from shardwright.executor.model import Skeleton, StageModule, attend_within_documents, read_skeleton
+from shardwright.executor.low_precision import Scaling, check_linear_precision
+from shardwright.executor.model import MeshRanks, Skeleton, StageModule, attend_within_documents, read_skeleton
 from shardwright.executor.offload import OffloadEngine, Room, Streams, streamed_layers
 from shardwright.specs import Plan
 
@@ -222,6 +223,7 @@ def build_engine(
     if device.type == "cuda":
         torch.cuda.set_device(device)
     check_precision(plan_file.training.precision, device)
+    check_linear_precision(plan_file.training.precision, device)
     trainable = plan_file.training.trainable
     if adapters is None and trainable.has_adapters:
         adapters = DrawnAdapters(AdapterSettings(rank=trainable.rank, alpha=trainable.rank), seed, device)
@@ -248,6 +250,7 @@ def build_engine(
         draw=draw,
         source=source,
         adapters=adapters,
+        scaling=None if plan_file.training.precision.linear is None else Scaling(_sharing_ranks(plan, device)),
     )
     own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
     return Engine(builder, {index: builder.build(index) for index in own}, offload_folder, offload_streams)
@@ -268,6 +271,13 @@ def _mesh(plan: Plan, device: torch.device) -> DeviceMesh:
     replicas = degrees.dp_replicate * (1 if plan.zero_stage else degrees.cp)
     shape = (degrees.pp, replicas, degrees.data_ranks // replicas, degrees.tp)
     return _laid_out(plan, device, shape, MESH_AXES)
+
+
+def _sharing_ranks(plan: Plan, device: torch.device) -> list[MeshRanks]:
+    """Return the groups of ranks that hold parts of one microbatch and of its weights: those of tp and of cp."""
+    degrees = plan.mesh
+    mesh = _laid_out(plan, device, (degrees.pp, degrees.dp, degrees.cp, degrees.tp), ("pp", "dp", "cp", "tp"))
+    return [MeshRanks(mesh[axis]) for axis in ("cp", "tp") if mesh[axis].size() > 1]
 
 
 def _expert_mesh(plan: Plan, device: torch.device) -> DeviceMesh:
