@@ -8,6 +8,7 @@ from shardwright.executor.context import check_context
 from shardwright.executor.model import check_documents, check_experts, check_tensor_parallel, read_skeleton
 from shardwright.executor.parallel import check_loss_chunks, check_split_backward
 from shardwright.executor.recompute import check_recompute
+from shardwright.executor.routers import check_router_loss
 
 
 def check_plan(plan_file: PlanFile) -> None:
@@ -32,3 +33,4 @@ def check_plan(plan_file: PlanFile) -> None:
     check_recompute(plan_file, skeleton)
     check_documents(plan_file, skeleton)
     check_adapters(plan_file, skeleton)
+    check_router_loss(plan_file, skeleton)

@@ -91,6 +91,9 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
     "linears in 8 bits over tp, named modules": lambda: _low(
         plan((layers(recompute="selective"),), tp=2), recompute_modules=("mlp",)
     ),
+    "a loss on routers over pp and cp": lambda: small(
+        MIXTRAL | {"output_router_logits": True}, plan(*_stages(2, layers(1)), microbatches=4, pp=2, cp=2)
+    ),
     "64 ranks": lambda: small(
         LLAMA_4, plan(*_stages(4, layers(1, zero=2)), microbatches=2, global_batch=16, pp=4, dp_shard=8, tp=2)
     ),
