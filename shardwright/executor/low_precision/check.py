@@ -6,8 +6,8 @@ from shardwright.base import SpecError
 from shardwright.specs import Precision
 
 _FIRST_CAPABILITY = (8, 9)
-"""The first compute capability with 8-bit floats in tensor cores: Ada (PyTorch 2.13, aten/src/ATen/cuda/CUDABlas and Blas.cpp,
-_scaled_mm: compute capability >= 8.9)."""
+"""The first compute capability with 8-bit floats in tensor cores, Ada's (PyTorch, aten/src/ATen/native/cuda/ScaledBlas.cpp, which refuses
+_scaled_mm below 8.9)."""
 
 
 def check_linear_precision(precision: Precision, device: torch.device) -> None:
