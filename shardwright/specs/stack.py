@@ -54,7 +54,7 @@ class Runs(Spec):
     `schedules`: of a pipeline; empty where it has none. `zero_stages`: 0 is plain data parallelism. `uneven_stages`: stages may
     hold different numbers of layers. `context_parallel`, `expert_dispatch`: the ways to exchange keys and values and to send
     tokens to experts; empty where there is no such axis. `split_backward`: what goes with a schedule that splits the backward.
-    `linear_formats`: lower formats of the layers' weight matmuls. `orders`: in which the axes may lie over the machine
+    `linear_formats`: lower formats of the layers' weight matmuls, and `lowers_experts` whether experts have them too. `orders`: in which the axes may lie over the machine
     (`Mesh.order`). `vocabulary_parallel`: how the ranks of a pipeline may share embedding and head. `loss_chunks`: head and loss may run in pieces of a microbatch (`TrainingSpec.loss_chunks`).
     `offload_fractions`: a part of the optimizer may be on the host; otherwise all of it or none. `streams_shards`: weights that data-parallel ranks shard
     may come from the host for each pass without being gathered again. `undivided_attention`: kinds of
@@ -71,6 +71,7 @@ class Runs(Spec):
     expert_dispatch: tuple[ExpertDispatch, ...] = EXPERT_DISPATCH
     split_backward: SplitBackward = SplitBackward()
     linear_formats: tuple[LinearFormat, ...] = ()
+    lowers_experts: bool = True
     loss_chunks: bool = False
     offload_fractions: bool = False
     streams_shards: bool = True
@@ -148,6 +149,8 @@ class Stack(Spec):
         weighs_norms_in_fp32: an eager RMS norm multiplies by its weight in fp32 (torch.nn.RMSNorm before it had a kernel of its
             own: aten/src/ATen/native/layer_norm.cpp).
         repeats_heads: keys and values are copied for each query head before attention, and kept so (torchtitan's repeat_kv).
+        agrees_on_scales: the ranks of tp and of cp, which hold parts of a linear's operands, agree on the scale of each before it is cast
+            (this project's executor, low_precision/scaled.py).
         recasts_operands: 8-bit and 4-bit operands of weight gradients are made again in the backward pass, from what norms,
             activations and attention read or wrote, as torch.compile divides a graph. Only that of attention's output is
             kept, beside the output itself.
@@ -209,6 +212,7 @@ class Stack(Spec):
     fused_loss: bool = False
     fused_operands: bool = False
     casts_both_layouts: bool = False
+    agrees_on_scales: bool = False
     joined_projections: bool = False
     kernels_forward: PositiveFloat = 34.0
     kernels_backward: PositiveFloat = 69.0

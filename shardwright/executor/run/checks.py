@@ -9,6 +9,7 @@ from shardwright.executor.model import check_documents, check_experts, check_ten
 from shardwright.executor.optimizers import check_optimizer
 from shardwright.executor.parallel import check_loss_chunks, check_split_backward
 from shardwright.executor.recompute import check_recompute
+from shardwright.executor.routers import check_router_loss
 
 
 def check_plan(plan_file: PlanFile) -> None:
@@ -34,3 +35,4 @@ def check_plan(plan_file: PlanFile) -> None:
     check_documents(plan_file, skeleton)
     check_adapters(plan_file, skeleton)
     check_optimizer(plan_file)
+    check_router_loss(plan_file, skeleton)

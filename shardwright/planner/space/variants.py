@@ -22,7 +22,7 @@ from shardwright.specs import (
     named_stack,
     stack_names,
 )
-from shardwright.specs.model import ModelSpec
+from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
 from .module_sets import module_sets
 
@@ -73,7 +73,7 @@ def training_variants(
     Raises:
         SpecError: the device or the software has no such format, or the software runs no loss in pieces or names no modules.
     """
-    formats = (training.precision.linear, *_formats(cluster, training, may_choose))
+    formats = (training.precision.linear, *_formats(model, cluster, training, may_choose))
     chunks = (training.loss_chunks, *_loss_chunks(training, may_choose))
     modules = (training.recompute_modules, *_module_sets(model, cluster, training, may_choose))
     methods = dict.fromkeys((training.method, *may_choose.optimizers))
@@ -133,24 +133,27 @@ def _precision(training: TrainingSpec, linear: LinearFormat | None) -> Any:
     return given if linear == given.linear else given.model_copy(update={"linear": linear, "gather": None})
 
 
-def _formats(cluster: ClusterSpec, training: TrainingSpec, may_choose: OpenChoices) -> list[LinearFormat]:
+def _formats(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, may_choose: OpenChoices
+) -> list[LinearFormat]:
     """Return the formats to try beside the given one.
 
     Raises:
         SpecError: see `training_variants`.
     """
-    runs, found = training.software.runs.linear_formats, list[LinearFormat]()
+    found = list[LinearFormat]()
+    runs, what = _formats_run(model, training.stack), _linears(model, training.stack)
     for name in may_choose.linear_formats:
         if name == ALL:
             has = [each for each in runs if _refusal(cluster, training, each) is None]
             if not has:
-                raise SpecError(_no_format(cluster, training))
+                raise SpecError(_no_format(model, cluster, training))
             found += has
         elif name not in runs:
-            others = [stack for stack in stack_names() if name in named_stack(stack).runs.linear_formats]
+            others = [stack for stack in stack_names() if name in _formats_run(model, stack)]
             only = f"only in {listed(runs)}" if runs else "nor in any lower format"
             raise SpecError(
-                f"stack '{training.stack}' runs no linears in {name}, {only}; stacks that do: {listed(others)}"
+                f"stack '{training.stack}' runs no {what} in {name}, {only}; stacks that do: {listed(others)}"
             )
         elif refusal := _refusal(cluster, training, name):
             raise refusal
@@ -168,11 +171,27 @@ def _refusal(cluster: ClusterSpec, training: TrainingSpec, linear: LinearFormat)
     return None
 
 
-def _no_format(cluster: ClusterSpec, training: TrainingSpec) -> str:
-    runs, device = training.software.runs.linear_formats, cluster.node.device.name
+def _formats_run(model: ModelSpec, stack: str) -> tuple[LinearFormat, ...]:
+    """Return the formats in which a stack runs the linears of this model."""
+    runs = named_stack(stack).runs
+    return () if _has_experts(model) and not runs.lowers_experts else runs.linear_formats
+
+
+def _has_experts(model: ModelSpec) -> bool:
+    return any(isinstance(block.ffn, MixtureOfExperts) for block in model.layer_classes)
+
+
+def _linears(model: ModelSpec, stack: str) -> str:
+    runs = named_stack(stack).runs
+    left_out = runs.linear_formats and not _formats_run(model, stack)
+    return "linears of a model with experts" if left_out else "linears"
+
+
+def _no_format(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> str:
+    runs, device = _formats_run(model, training.stack), cluster.node.device.name
     if not runs:
         return (
-            f"stack '{training.stack}' runs no linears in a lower format than {training.precision.compute}; allow none, or choose "
+            f"stack '{training.stack}' runs no {_linears(model, training.stack)} in a lower format than {training.precision.compute}; allow none, or choose "
             "another --stack"
         )
     return f"{device} has no matmuls in {listed(runs)}, which stack '{training.stack}' runs; allow no lower format"

@@ -10,6 +10,7 @@ from shardwright.planner.branching.result import SearchResult
 from shardwright.planner.space.fixed import Fixed
 from shardwright.planner.space.variants import OpenChoices, changed, training_variants
 from shardwright.planner.why.sentences import what_was_chosen
+from shardwright.specs.model import ModelSpec
 from shardwright.specs.stack import named_stack, stack_names
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.fakes import round_cluster, small_model
@@ -17,10 +18,15 @@ from tests.costmodel.fakes import round_cluster, small_model
 _MODEL = load_model("deepseek-v3")
 
 
-def _formats(cluster: str, stack: str, allowed: str, given: Precision | None = None) -> list[str | None]:
+_DENSE = load_model("llama-3.1-8b")
+
+
+def _formats(
+    cluster: str, stack: str, allowed: str, given: Precision | None = None, model: ModelSpec = _MODEL
+) -> list[str | None]:
     training = TrainingSpec(seq_len=128, global_batch=8, stack=stack, precision=given or Precision())
     found = training_variants(
-        _MODEL, load_cluster(cluster), training, OpenChoices.parse({"linear_formats": allowed}, source="")
+        model, load_cluster(cluster), training, OpenChoices.parse({"linear_formats": allowed}, source="")
     )
     return [variant.precision.linear for variant in found]
 
@@ -172,9 +178,9 @@ def test_the_given_format_is_one_of_them_once() -> None:
             "h100-sxm:8",
             "shardwright",
             "fp8",
-            "stack 'shardwright' runs no linears in fp8, nor in any lower format; stacks",
+            "stack 'shardwright' runs no linears of a model with experts in fp8, nor in any lower format; stacks",
         ),
-        ("h100-sxm:8", "shardwright", "all", "runs no linears in a lower format than bf16"),
+        ("h100-sxm:8", "shardwright", "all", "runs no linears of a model with experts in a lower format than bf16"),
         (
             "h100-sxm:8",
             "megatron-core",
@@ -220,7 +226,7 @@ def test_formats_of_a_stack_are_known_to_some_device() -> None:
     for name in stack_names():
         formats = named_stack(name).runs.linear_formats
         if formats:
-            assert _formats("b200:8", name, ",".join(formats)) == [None, *formats]
+            assert _formats("b200:8", name, ",".join(formats), model=_DENSE) == [None, *formats]
 
 
 def test_modules_need_software_that_names_them() -> None:
