@@ -119,6 +119,8 @@ class Stack(Spec):
             first step on (torch/distributed/pipelining/stage.py, _create_act_recv_info and _create_grad_recv_info).
         copies_gathered: gathered parameters are copied out of the communication buffer beside no compute (FSDP2).
         copies_gradients: gradients are copied into a buffer before they are reduced (FSDP1 and FSDP2).
+        sums_gradients_in_matmuls: the matmul of a weight's gradient adds it to the sum over microbatches, in the format of the reduction;
+            otherwise a kernel adds it.
         overlaps_gather: parameters are gathered during the forward pass; otherwise before it.
         tensor_parallel_overlap: share of tensor-parallel communication that runs in pieces beside the matmul that feeds or
             reads it.
@@ -229,6 +231,7 @@ class Stack(Spec):
     holds_receive_buffers: bool = False
     copies_gathered: bool = True
     copies_gradients: bool = True
+    sums_gradients_in_matmuls: bool = False
     overlaps_gather: bool = True
     tensor_parallel_overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
     attention_kernel: AttentionKernel = "flash-2"

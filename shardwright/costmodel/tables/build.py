@@ -342,12 +342,12 @@ class _Builder:
         return np.asarray(seconds[:, None, None] * is_layer[None, :, None])
 
     def _sharding_seconds(self, traffic: DataParallel) -> Array:
-        """(N, R): seconds that FSDP adds on its ranks: on a GPU copies of what is gathered and reduced, on a CPU our
-        executor's hooks and copies as measured. It wraps modules on a single rank too."""
+        """(N, R): seconds beside no compute: on a GPU copies of what is gathered and reduced, and sums of the microbatches'
+        gradients; on a CPU our executor's hooks, copies and sums as measured. It wraps modules on a single rank too."""
         parameters = traffic.parameters + traffic.expert_parameters
         copies = np.zeros_like(parameters)
         if self.times.node.device.has_own_memory:
-            copies = self.times.memory_bound_seconds(traffic.copied_bytes())
+            copies = self.times.memory_bound_seconds(traffic.copied_bytes() + traffic.summed_bytes())
         if self.training.stack != OWN_STACK:
             return copies
         microbatches = self._column("microbatches")
