@@ -181,6 +181,9 @@ class Stack(Spec):
             load, and the allocator's first blocks.
         widens_adapter_inputs: the input of an adapter whose weights are in fp32 goes to fp32 and back, as PEFT and autocast cast it
             (peft/tuners/lora/layer.py, _cast_input_dtype), unless the frozen linear is quantised.
+        widens_norms: beside linears quantised by bitsandbytes norms lie in fp32. Their results are in fp32 then, and so is what such a
+            linear gives for them (bitsandbytes, nn/modules.py, Linear4bit.forward), so that the stream between layers and the
+            feed-forward are in fp32. The embedding and the head are cast back (trl, peft_module_casting_to_bf16).
         holds_frozen_inputs: where layers are sharded and frozen, the input of each layer and its gradient stay to the end of the
             backward pass: FSDP1's hook that frees frozen weights is on these inputs, and autograd's node for several of them holds
             both (torch/distributed/fsdp/_runtime_utils.py, _register_post_backward_reshard_only_hook; torch/autograd/graph.py,
@@ -269,6 +272,7 @@ class Stack(Spec):
     allocator_slack: NonNegativeFloat | None = None
     context_bytes: NonNegativeFloat = 0.0
     widens_adapter_inputs: bool = False
+    widens_norms: bool = False
     holds_frozen_inputs: bool = False
     foreach_update: bool = False
     flat_step_bytes_per_parameter: NonNegativeFloat = 0.0

@@ -48,6 +48,11 @@ class WorkFrame:
         return self.training.precision.activation_bytes_per_element
 
     @property
+    def stream_bytes(self) -> int:
+        """Bytes of an element of the stream between layers."""
+        return self.training.stream_bytes_per_element
+
+    @property
     def hidden_bytes(self) -> Array:
         """Bytes of the unsplit hidden states of all tokens."""
         return self.element_bytes * self.tokens * self.model.hidden_size
