@@ -253,7 +253,7 @@ class PlanCosts:
                 optimizer_state=static["optimizer_state"][rank],
                 optimizer_step=step[rank] * (not passing[rank]),
                 activations=(kept[rank] + working[rank] - logits[rank]) * passing[rank],
-                logits=logits[rank] * passing[rank],
+                logits=logits[rank] * passing[rank] + static["outputs"][rank],
                 communication_buffers=held.reduce_buffer[rank] * passing[rank] + received,
                 allocator_slack=slack[rank],
                 communicators=communicators[rank],

@@ -201,6 +201,12 @@ class TrainingSpec(Spec):
         return Optimizer(name=self.optimizer, settings=self.optimizer_settings)
 
     @property
+    def stream_bytes_per_element(self) -> int:
+        """Bytes of an element of the stream between layers, of norms' results and of the feed-forward."""
+        widened = self.software.widens_norms and self.trainable.base in ("int8", "nf4")
+        return BYTES_PER_ELEMENT["fp32"] if widened else self.precision.activation_bytes_per_element
+
+    @property
     def tokens_per_step(self) -> int:
         """Tokens of a step that are trained on; padding is none."""
         return round(self.seq_len * self.global_batch * self.used_share)

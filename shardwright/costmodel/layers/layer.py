@@ -180,8 +180,8 @@ class LayerWork:
         seconds = np.zeros(len(frame.tokens))
         for each in traffic:
             elements = frame.tokens * (each.hidden / frame.sequence_split + each.inner / frame.candidates.tp)
-            passes = operator_passes(each.operator, frame.element_bytes, backward=each.backward)
-            moved = frame.element_bytes * passes * elements
+            passes = operator_passes(each.operator, frame.stream_bytes, backward=each.backward)
+            moved = frame.stream_bytes * passes * elements
             seconds = seconds + each.count * frame.times.operator_seconds(
                 each.operator, elements, moved, backward=each.backward
             )
@@ -435,7 +435,7 @@ class LayerWork:
         if isinstance(ffn, FeedForward):
             return inner
         routed = frame.tokens * frame.model.hidden_size * frame.experts.copies(1.0, ffn.top_k, frame.candidates.tp)
-        own = inner + frame.element_bytes * routed
+        own = inner + frame.stream_bytes * routed
         weighing = 3.0 * BYTES_PER_ELEMENT["fp32"] * routed
         return np.maximum(own, weighing) if frame.stack.weighs_tokens_in_fp32 else np.asarray(own)
 
@@ -446,7 +446,7 @@ class LayerWork:
         activations of the feed-forward are free again.
         """
         block, training, frame = self.block, self.frame.training, self.frame
-        tokens, tp, hidden, element = frame.tokens, frame.candidates.tp, frame.model.hidden_size, frame.element_bytes
+        tokens, tp, hidden, element = frame.tokens, frame.candidates.tp, frame.model.hidden_size, frame.stream_bytes
         saved, tiles = self._saved, self._tiles
         if tiles > 1:  # the input of the feed-forward is kept, and one piece's tensors are made again
             saved = saved._replace(all=saved.all - saved.inner, without_core=saved.without_core - saved.inner)

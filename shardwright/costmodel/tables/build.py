@@ -398,6 +398,16 @@ class _Builder:
         usual = np.where(self.candidates.zero_stage >= 3, constants.gather_slack, constants.allocator_slack)
         return np.maximum(usual, self.training.software.allocator_slack or 0.0)
 
+    def _kept_logits(self) -> Array:
+        """(N, R): bytes of the logits of all microbatches but the one in its loss, which a pipeline's last stage keeps to return
+        them."""
+        chosen, kept = self.candidates, np.zeros((len(self.candidates), len(self.rows)))
+        if self.training.software.stage_outputs != "released":
+            tokens = chosen.micro_batch * float(self.training.seq_len) / chosen.cp
+            each = self.training.precision.activation_bytes_per_element * tokens * self.model.vocab_size / chosen.tp
+            kept[:, -1] = np.where(chosen.pp > 1, (chosen.microbatches - 1) * each, 0.0)
+        return kept
+
     def _static_bytes(self, traffic: DataParallel) -> StaticBytes:
         """Bytes per row that are held over a step, on the device and on the host
         (data_parallel.py says which are where)."""
@@ -462,6 +472,7 @@ class _Builder:
                 + np.where(zero <= 1, stack.flat_gradient_copies * gradient * parameters, 0.0)
             ),
             unplaced=(kept_gathered + gradients) * self._in_heap,
+            outputs=self._kept_logits(),
             nvme=on_nvme * on_host * (master + states),
             host=on_host * ((1 - on_nvme) * (master + states) + shard_gradient)
             + np.where(freed, 0.0, streams * gathered)

@@ -47,7 +47,8 @@ class StaticBytes:
     when they are gone. `flat`: flat buffers of reduction and step.
     They are made after those, and the allocator cannot place them where activations or temporaries were. `unplaced`: on
     a CPU, extra room that the heap of the process holds for each step's gathered copies and gradients. Small blocks
-    break up the memory that activations free, so nothing as large fits there.
+    break up the memory that activations free, so nothing as large fits there. `outputs`: logits of a step's other microbatches,
+    where a pipeline's last stage keeps them (`Stack.stage_outputs`).
     """
 
     parameters: Array
@@ -62,6 +63,7 @@ class StaticBytes:
     stream_gradients: Array
     flat: Array
     unplaced: Array
+    outputs: Array
     host: Array
     nvme: Array
 
@@ -70,7 +72,7 @@ class StaticBytes:
         """Bytes that a rank holds of a row at every moment, summed over its rows."""
         gradients = self.gradients + self.stream_gradients
         held = self.parameters + self.gathered + gradients + self.optimizer_state
-        return np.asarray(held + self.flat + self.unplaced)
+        return np.asarray(held + self.flat + self.unplaced + self.outputs)
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,9 @@ def receive_buffer_bytes(model: ModelSpec, training: TrainingSpec, candidates: C
     receive only one kind. Of the hidden states, those of p microbatches in flight count as kept activations. So it is M
     messages with two stages, and max(M, v (2 M - p)) with more. A rank with fewer in flight has as many more buffers as it keeps fewer
     inputs of stages.
+
+    A stack whose stages keep all outputs (`stage_outputs`) has v M hidden states that it sent and v M gradients that it sent
+    besides. The first and the last stage of all miss M of one kind; here every rank does, as most is in flight on the first.
     """
     chosen = candidates
     if not training.software.holds_receive_buffers or (chosen.pp == 1).all():
@@ -117,6 +120,8 @@ def receive_buffer_bytes(model: ModelSpec, training: TrainingSpec, candidates: C
     received = chosen.stages_per_rank * (2 * chosen.microbatches - chosen.pp)
     several = np.where(chosen.pp * chosen.stages_per_rank > 2, received, 0)
     messages = np.maximum(chosen.microbatches, several)
+    if training.software.stage_outputs == "all":
+        messages = messages + (2 * chosen.stages_per_rank - 1) * chosen.microbatches
     return np.where(chosen.pp > 1, messages * message_bytes(model, training, chosen), 0.0)
 
 
