@@ -5,8 +5,6 @@ from shardwright.specs import Estimate, Precision, TrainingSpec
 
 from .setups import FP16_GRADIENTS_TOO, Line, System, alone, gpt, planned, tflops
 
-_V100_HOST = {"host_bytes": 1.5e12, "cores": 48, "host_bytes_per_s": 256e9}  # of a DGX-2
-
 
 def _zero_offload() -> Line:
     """Ren et al. 2021, arXiv 2101.06840: one V100 of 32 GB of a DGX-2, 1,024 tokens."""
@@ -21,10 +19,11 @@ def _zero_offload() -> Line:
 
 
 def _v100(layers: int, hidden: int, heads: int, micro_batch: int, **choices: float) -> Estimate:
-    cluster, batch = alone("v100-sxm-32gb", **_V100_HOST), 512 // micro_batch * micro_batch
+    dgx_2 = alone("v100-sxm-32gb", host_bytes=1.5e12, cores=48, host_bytes_per_s=256e9)
+    batch = 512 // micro_batch * micro_batch
     training = TrainingSpec(seq_len=1024, global_batch=batch, precision=FP16_GRADIENTS_TOO, stack="hf-deepspeed")
     model = gpt(layers, hidden, heads, vocabulary=50304, positions=1024)
-    return planned(model, cluster, training, micro_batch=micro_batch, recompute="full", **choices)
+    return planned(model, dgx_2, training, micro_batch=micro_batch, recompute="full", **choices)
 
 
 def _most(hidden: int, heads: int, layers: range, **choices: float) -> float:
