@@ -27,7 +27,7 @@ def check_wandb() -> None:
     """
     found = find_spec("wandb")
     if found is None or found.origin is None:
-        raise SpecError("--wandb needs the package wandb: pip install 'shardwright[wandb]'")
+        raise SpecError("--wandb needs the package wandb: pip install '.[wandb]'")
 
 
 class WandbLog:

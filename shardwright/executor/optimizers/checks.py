@@ -7,6 +7,7 @@ from shardwright.costmodel import PlanFile, off_device
 from shardwright.costmodel import check_optimizer as check_method
 
 _MODULES = {"torchao": "torchao", "pytorch-optimizer": "pytorch_optimizer"}
+_EXTRAS = {"torchao": "eight-bit", "pytorch-optimizer": "optimizers"}  # of pyproject.toml
 
 
 def check_optimizer(plan_file: PlanFile) -> None:
@@ -23,5 +24,6 @@ def check_optimizer(plan_file: PlanFile) -> None:
     package = optimizer.needs_package
     if package is not None and find_spec(_MODULES[package]) is None:
         raise SpecError(
-            f"optimizer {optimizer} is run by {package}, which is not installed; pip install 'shardwright[optimizers]', or plan with adamw"
+            f"optimizer {optimizer} is run by {package}, which is not installed; "
+            f"pip install '.[{_EXTRAS[package]}]', or plan with adamw"
         )
