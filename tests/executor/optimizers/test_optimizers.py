@@ -153,8 +153,9 @@ def test_what_cannot_run_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         check_plan(backward.model_copy(update={"training": training}))
     monkeypatch.setattr(checks, "find_spec", lambda name: None)
-    with pytest.raises(
-        SpecError, match=r"optimizer soap is run by pytorch-optimizer, which is not installed; pip install"
-    ):
-        check_plan(tiny(plan((layers(),)), optimizer="soap"))
+    missing = {"soap": ("pytorch-optimizer", "optimizers"), "adamw8bit": ("torchao", "eight-bit")}
+    for optimizer, (package, extra) in missing.items():
+        told = rf"optimizer {optimizer} is run by {package}, which is not installed; pip install '\.\[{extra}\]'"
+        with pytest.raises(SpecError, match=told):
+            check_plan(tiny(plan((layers(),)), optimizer=optimizer))
     check_plan(tiny(plan((layers(),)), optimizer="muon"))
