@@ -116,11 +116,11 @@ class TestEqualsBruteForce:
         steps = []
         for order in ORDERS:
             try:
-                steps.append(search(*problem, fixed=Fixed(order=order)).estimate.step_seconds)
+                steps.append(_search(problem, Fixed(order=order)).estimate.step_seconds)
             except (InfeasibleError, SpecError):
                 steps.append(np.inf)
         try:
-            found = search(*problem)
+            found = _search(problem)
         except InfeasibleError:
             assert steps[0] == np.inf
             return
@@ -149,9 +149,9 @@ class TestSharesOnTheHost:
         expected = fastest(*problem, fixed)
         if expected is None:
             with pytest.raises(InfeasibleError):
-                search(*problem, fixed=fixed)
+                _search(problem, fixed)
             return
-        found = search(*problem, fixed=fixed)
+        found = _search(problem, fixed)
         step = found.estimate.step_seconds
         check_memory(found.estimate, problem.cluster)
         assert found.bound_seconds <= expected * (1 + 1e-9)
@@ -239,7 +239,7 @@ class TestFixedIsKept:
             **{name: int(space.column(name)[entry]) for name in names}, recompute=chance.choice([None, "full"])
         )
         try:
-            found = search(*problem, fixed=fixed)
+            found = _search(problem, fixed)
         except InfeasibleError:
             return
         plan = found.plan
@@ -259,7 +259,7 @@ class TestAdviceIsTrue:
         starved = problem._replace(cluster=_scaled(problem.cluster, "device", "memory_bytes", 0.55))
         fixed = Fixed(recompute="none")
         try:
-            search(*starved, fixed=fixed)
+            _search(starved, fixed)
         except InfeasibleError:
             for change in what_would_fit(*starved, fixed, op_times(starved.cluster, starved.training)):
                 found = search(starved.model, change.cluster, change.training, fixed=change.fixed)
@@ -275,12 +275,17 @@ def _equal_to_brute_force(problem: Problem, fixed: Fixed, *refusals: type[Except
     expected = fastest(*problem, fixed)
     if expected is None:
         with pytest.raises((InfeasibleError, *refusals)):
-            search(*problem, fixed=fixed)
+            _search(problem, fixed)
         return None
-    found = search(*problem, fixed=fixed)
+    found = _search(problem, fixed)
     assert found.estimate.step_seconds == pytest.approx(expected, rel=1e-9)
     check_memory(found.estimate, problem.cluster)
     return found
+
+
+def _search(problem: Problem, fixed: Fixed | None = None) -> SearchResult:
+    """Without what a command adds to the answer: the next best meshes, and, where no plan fits, the changes with which one would."""
+    return search(*problem, fixed=fixed, runners_up=0, explain_none="nothing")
 
 
 def _few_enough(problem: Problem, seed: int, fixed: Fixed | None = None) -> Fixed:
@@ -311,7 +316,7 @@ def _for_megatron(problem: Problem) -> Problem:
 
 def _step(problem: Problem) -> float:
     try:
-        return search(*problem).estimate.step_seconds
+        return _search(problem).estimate.step_seconds
     except InfeasibleError:
         return np.inf
 

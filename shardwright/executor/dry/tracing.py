@@ -13,7 +13,7 @@ Attention with a lower-right causal mask runs without a mask in memory, as a fus
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.nn.attention.bias import CausalBias
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from shardwright.executor.parallel import LOSS
 
@@ -72,7 +71,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
         return output
 
     def _run(self, func: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        tensors = [leaf for leaf in tree_leaves((args, options)) if isinstance(leaf, Tensor)]
+        tensors = [*_tensors(args), *_tensors(options.values())]
         if func in _LIKE and tensors[0].is_meta and _leaves_meta(options):  # storage of a module that had none
             return _LIKE[func](
                 tensors[0].shape, dtype=options.get("dtype") or tensors[0].dtype, device=options["device"]
@@ -109,6 +108,15 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
             self._regions.append(args[0])
         else:
             self._regions.pop()
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Those among arguments of an operator, which nest in lists alone."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def _leaves_meta(options: Mapping[str, Any]) -> bool:

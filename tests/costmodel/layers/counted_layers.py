@@ -19,8 +19,10 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
+from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.model import (
     MeshRanks,
+    Skeleton,
     divide_layer,
     flatten_experts,
     layer_division,
@@ -119,7 +121,7 @@ def _saved_by_layers(
     chosen = plan((run,), tp=layout.tp, sequence_parallel=layout.sequence_parallel)
     compute: Literal["bf16", "fp32"] = "bf16" if training.precision.compute == "bf16" else "fp32"
     file = plan_file({**config, **layers}, chosen, compute=compute, attention=training.attention, seq_len=SEQ)
-    skeleton = read_skeleton(file)
+    skeleton = _skeleton(file)
     first, own = (2, total - 2) if head else (1, count)
     strategies = list(Stage(layers=(run.model_copy(update={"count": own}),)).each_layer())
     stage = StageModule(skeleton, first, strategies, seq_len=SEQ)
@@ -146,6 +148,17 @@ def _saved_by_layers(
     with _counting(stage) as sizes, on_a_gpu():
         stage(hidden)
     return list(sizes.values())
+
+
+def _skeleton(file: PlanFile) -> Skeleton:
+    """A copy of the skeleton, as the engine divides it in place. Reading one takes half of the time of a case."""
+    key = f"{file.model_config_json} {file.training.attention}"
+    if key not in _skeletons:
+        _skeletons[key] = read_skeleton(file)
+    return copy.deepcopy(_skeletons[key])
+
+
+_skeletons: dict[str, Skeleton] = {}
 
 
 def saved_by_layer(model: ModelSpec, training: TrainingSpec, layout: Layout) -> list[int]:

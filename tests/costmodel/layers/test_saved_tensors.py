@@ -1,6 +1,7 @@
 """The bytes that the cost model says a layer keeps, beside those that torch's autograd saves of transformers' layer."""
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import pytest
@@ -220,6 +221,7 @@ def training(case: Case) -> TrainingSpec:
     )
 
 
+@cache
 def by_torch(case: Case, mesh: DeviceMesh) -> list[int]:
     layout = Layout(case.policy, mesh if case.tp > 1 else None, case.sequence_parallel, case.batch)
     if case.name in EXECUTED:

@@ -1,6 +1,7 @@
 """Dry runs beside the charges of the cost model: equal bytes and calls by axis, and faults that must show."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from shardwright.executor.dry.comparison import SCALARS, SPLIT_LOSS, TOKEN_COUNT
 from shardwright.executor.dry.step import trace_step
 from shardwright.executor.model import moves, tensor_parallel
 from shardwright.executor.parallel import data_parallel
-from shardwright.specs import PIPELINE_INSIDE_DATA, Offload, Plan, TracedRank, TrafficAxis
+from shardwright.specs import PIPELINE_INSIDE_DATA, DryRun, Offload, Plan, TracedRank, TrafficAxis
 from tests.executor.dry.cases import ADAPTED, LLAMA, LLAMA_4, PLANS, small
 from tests.parity.cases import layers, plan
 
@@ -24,9 +25,15 @@ ACTIVATIONS_TOLERANCE = 0.03
 """Of tiny models, whose rotary tables, which are left out, are up to 3% of what is kept; at 70B they are below 0.1%."""
 
 
+@cache
+def found(name: str) -> DryRun:
+    """The dry run of a plan, without a fault."""
+    return dry_run(PLANS[name]())
+
+
 @pytest.mark.parametrize("name", PLANS)
 def test_bytes_by_axis_are_those_charged(name: str) -> None:
-    for rank in dry_run(PLANS[name]()).ranks:
+    for rank in found(name).ranks:
         for entry in rank.traffic:
             assert entry.bytes.traced == entry.bytes.charged, entry
         assert rank.flops.relative_difference == pytest.approx(0, abs=FLOPS_TOLERANCE)
@@ -68,16 +75,15 @@ def test_exchanges_of_whole_matrices_are_those_charged(of_plan: Plan) -> None:
     ],
 )
 def test_kept_activations_are_those_charged(name: str) -> None:
-    for rank in dry_run(PLANS[name]()).ranks:
+    for rank in found(name).ranks:
         assert rank.activation_bytes.relative_difference == pytest.approx(0, abs=ACTIVATIONS_TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ["zero 3", "tp", "full recompute", "1f1b", "interleaved"])
 def test_two_short_steps_tell_the_long_one(name: str) -> None:
-    given = PLANS[name]()
-    found = dry_run(given)
-    assert found.traced_microbatches != (found.microbatches,)
-    for rank in found.ranks:
+    given, short = PLANS[name](), found(name)
+    assert short.traced_microbatches != (short.microbatches,)
+    for rank in short.ranks:
         whole = comparison._totals(trace_step(given, rank.rank))
         assert rank.flops.traced == whole.flops
         for entry in rank.traffic:
@@ -206,20 +212,19 @@ def _causes(rank: TracedRank) -> set[str]:
 
 
 def test_what_is_not_charged_is_named() -> None:
-    assert _causes(dry_run(PLANS["zero 1"]()).ranks[0]) == {SCALARS}
-    assert _causes(dry_run(PLANS["tp"]()).ranks[0]) == {SCALARS, SPLIT_LOSS}
-    assert _causes(dry_run(PLANS["ep"]()).ranks[0]) == {SCALARS, TOKEN_COUNTS}
-    assert _causes(dry_run(PLANS["1f1b"]()).ranks[0]) == {SCALARS, VOTES}
+    assert _causes(found("zero 1").ranks[0]) == {SCALARS}
+    assert _causes(found("tp").ranks[0]) == {SCALARS, SPLIT_LOSS}
+    assert _causes(found("ep").ranks[0]) == {SCALARS, TOKEN_COUNTS}
+    assert _causes(found("1f1b").ranks[0]) == {SCALARS, VOTES}
 
 
 def test_one_rank_of_each_kind_is_traced() -> None:
-    found = dry_run(PLANS["1f1b"]())
-    assert [(rank.rank, rank.alike) for rank in found.ranks] == [(0, (0,)), (1, (1, 2)), (3, (3,))]
+    assert [(rank.rank, rank.alike) for rank in found("1f1b").ranks] == [(0, (0,)), (1, (1, 2)), (3, (3,))]
 
 
 def test_any_rank_may_be_traced() -> None:
-    found = dry_run(PLANS["64 ranks"](), [17, 63])
-    assert [(rank.rank, rank.pipeline_rank) for rank in found.ranks] == [(17, 1), (63, 3)]
+    asked = dry_run(PLANS["64 ranks"](), [17, 63])
+    assert [(rank.rank, rank.pipeline_rank) for rank in asked.ranks] == [(17, 1), (63, 3)]
     with pytest.raises(SpecError, match=r"rank 64 is none of the plan's 64 ranks; give 0 to 63"):
         dry_run(PLANS["64 ranks"](), [64])
 
@@ -228,9 +233,9 @@ def test_ranks_lie_as_the_order_of_the_plan_says() -> None:
     """With the pipeline inside data parallelism, ranks 0 and 1 of tp 1 are the two stages of one replica."""
     given = small(LLAMA_4, plan((layers(zero=1),), (layers(zero=1),), microbatches=4, pp=2, dp_shard=2))
     inside = given.plan.mesh.model_copy(update={"order": PIPELINE_INSIDE_DATA})
-    found = dry_run(given.model_copy(update={"plan": given.plan.model_copy(update={"mesh": inside})}))
-    assert [(rank.rank, rank.pipeline_rank) for rank in found.ranks] == [(0, 0), (1, 1)]
-    for rank in found.ranks:
+    traced = dry_run(given.model_copy(update={"plan": given.plan.model_copy(update={"mesh": inside})}))
+    assert [(rank.rank, rank.pipeline_rank) for rank in traced.ranks] == [(0, 0), (1, 1)]
+    for rank in traced.ranks:
         assert all(entry.bytes.traced == entry.bytes.charged for entry in rank.traffic)
 
 

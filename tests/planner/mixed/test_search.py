@@ -1,6 +1,7 @@
 """The search on mixed clusters: equal to brute force, never slower than a group alone, and what it says."""
 
 from collections.abc import Collection
+from functools import cache
 
 import pytest
 
@@ -41,9 +42,9 @@ def found_on(cluster: ClusterSpec, fixed: Fixed | None = None, across: Collectio
     return search_mixed(LLAMA, cluster, TRAINING, fixed=fixed, across=across, runners_up=0)
 
 
-def in_a_pipeline(cluster: ClusterSpec, fixed: Fixed | None = None) -> MixedResult:
-    """As if only the pipeline could reach over groups."""
-    return found_on(cluster, fixed, PIPELINE)
+@cache
+def found_on_both(across: tuple[Across, ...] = ACROSS) -> MixedResult:
+    return found_on(MIXED, across=across)
 
 
 class TestEqualsBruteForce:
@@ -76,13 +77,13 @@ class TestEqualsBruteForce:
 
 class TestMixedPlans:
     def test_no_group_alone_is_faster(self) -> None:
-        mixed = found_on(MIXED).result.estimate.step_seconds
+        mixed = found_on_both().result.estimate.step_seconds
         for index in range(2):
             alone = search(LLAMA, MIXED.alone(index), TRAINING, runners_up=0).estimate.step_seconds
             assert mixed <= alone * (1 + 1e-9)
 
     def test_faster_devices_hold_more_layers(self) -> None:
-        found = in_a_pipeline(MIXED)
+        found = found_on_both(PIPELINE)
         plan, cluster = found.result.plan, found.cluster
         groups = cluster.groups_of_ranks(plan.mesh.pp, plan.mesh.ranks // plan.mesh.pp)
         layers = {group: 0 for group in groups}
@@ -92,7 +93,7 @@ class TestMixedPlans:
         assert layers[fast] > 1.5 * layers[1 - fast]
 
     def test_the_result_is_the_estimate_of_its_plan_on_its_cluster_and_fits(self) -> None:
-        found = found_on(MIXED)
+        found = found_on_both()
         estimate = estimate_plan(LLAMA, found.cluster, TRAINING, found.result.plan)
         assert estimate == found.result.estimate
         check_memory(estimate, found.cluster)
@@ -105,17 +106,17 @@ class TestMixedPlans:
         assert found.notes[0].startswith("The plan leaves 8 t4 idle: ")
 
     def test_a_note_says_where_the_ranks_are(self) -> None:
-        note = in_a_pipeline(MIXED).notes[0]
+        note = found_on_both(PIPELINE).notes[0]
         assert "h100-sxm with" in note
         assert "a100-sxm-80gb with" in note
 
     def test_fixed_choices_hold(self) -> None:
-        found = in_a_pipeline(MIXED, Fixed(tp=4, pp=4, micro_batch=1))
+        found = found_on(MIXED, Fixed(tp=4, pp=4, micro_batch=1), PIPELINE)
         mesh = found.result.plan.mesh
         assert (mesh.tp, mesh.pp, found.result.plan.micro_batch) == (4, 4, 1)
 
     def test_a_plan_fixed_whole_is_found_again(self) -> None:
-        first = in_a_pipeline(MIXED)
+        first = found_on_both(PIPELINE)
         again = search_mixed(LLAMA, first.cluster, TRAINING, fixed=Fixed.of(first.result.plan))
         assert again.result.plan == first.result.plan
         assert again.result.estimate.step_seconds == pytest.approx(first.result.estimate.step_seconds, rel=1e-12)
@@ -165,7 +166,7 @@ class TestReplicas:
         assert any(len(set(share)) == 2 for share in shares)
 
     def test_the_faster_group_takes_more_sequences(self) -> None:
-        found = found_on(MIXED)
+        found = found_on_both()
         plan = found.result.plan
         names = [group.device.name for group in found.cluster.groups]
         taken = {
@@ -176,11 +177,11 @@ class TestReplicas:
         assert found.notes[0].startswith("Data parallelism reaches over the groups: ")
 
     def test_both_ways_are_never_slower_than_one(self) -> None:
-        each = [found_on(MIXED, across=way).result.estimate.step_seconds for way in (PIPELINE, REPLICAS)]
-        assert found_on(MIXED).result.estimate.step_seconds == pytest.approx(min(each), rel=1e-9)
+        each = [found_on_both(way).result.estimate.step_seconds for way in (PIPELINE, REPLICAS)]
+        assert found_on_both().result.estimate.step_seconds == pytest.approx(min(each), rel=1e-9)
 
     def test_the_result_is_the_estimate_of_its_plan_and_fits(self) -> None:
-        found = found_on(MIXED, across=REPLICAS)
+        found = found_on_both(REPLICAS)
         assert found.result.plan.replicas
         estimate = estimate_plan(LLAMA, found.cluster, TRAINING, found.result.plan)
         assert estimate == found.result.estimate
@@ -205,7 +206,7 @@ class TestReplicas:
 
     def test_a_search_without_time_returns_its_first_plan_and_says_so(self) -> None:
         found = search_mixed(LLAMA, MIXED, TRAINING, across=REPLICAS, time_limit_seconds=1e-9, runners_up=0).result
-        whole = found_on(MIXED, across=REPLICAS).result
+        whole = found_on_both(REPLICAS).result
         assert not found.complete
         assert found.estimate.step_seconds >= whole.estimate.step_seconds * (1 - 1e-9)
         assert found.bound_seconds <= whole.estimate.step_seconds
@@ -217,7 +218,7 @@ class TestReplicas:
         assert found.result.plan.global_batch == TRAINING.global_batch
 
     def test_a_plan_with_replicas_cannot_be_fixed_whole(self) -> None:
-        plan = found_on(MIXED, across=REPLICAS).result.plan
+        plan = found_on_both(REPLICAS).result.plan
         with pytest.raises(SpecError, match="the plan has replicas in 2 groups"):
             Fixed.of(plan)
 
