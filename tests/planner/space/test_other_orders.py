@@ -20,7 +20,7 @@ from shardwright.specs.mesh import ORDERS, PIPELINE_INSIDE_DATA, PIPELINE_OUTERM
 from shardwright.specs.training import TrainingSpec
 
 _MODEL, _CLUSTER = load_model("llama-2-13b"), load_cluster("a100-sxm-80gb:32")
-_TRAINING = TrainingSpec(seq_len=4096, global_batch=128, stack="megatron-core-0.15")
+_TRAINING = TrainingSpec(seq_len=4096, global_batch=256, stack="megatron-core-0.15")
 
 
 @pytest.fixture(scope="module")
