@@ -35,7 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         linked |= {target for target in _targets(file.content_string, home) if _is_source(target)}
     for target in sorted(linked):
         files.append(File.generated(config, _source_page(target), content=_source(target)))
-    for name, content in _drawn(ROOT / "docs" / "gallery.md").items():
+    for name, content in drawn_pages(ROOT / "docs" / "gallery.md").items():
         files.append(File.generated(config, f"gallery/{name}", content=content))
     return files
 
@@ -111,7 +111,7 @@ def _commands() -> str:
     return made.replace("# `shardwright`", "# Commands", 1)
 
 
-def _drawn(page: Path) -> dict[str, str]:
+def drawn_pages(page: Path) -> dict[str, str]:
     """Run the commands that the page shows, in one folder; return the HTML pages that they wrote, by name."""
     with tempfile.TemporaryDirectory() as folder:
         for block in _SHOWN.findall(page.read_text(encoding="utf-8")):

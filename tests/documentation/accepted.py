@@ -88,6 +88,8 @@ def _launched(words: list[str], *, whole: bool) -> str | None:
 
 
 def _python(words: list[str]) -> str | None:
+    if not words:
+        return None
     if words[:1] != ["-m"]:
         return f"python {words[0]} is no module"
     module, *rest = words[1:]

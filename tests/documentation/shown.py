@@ -10,7 +10,7 @@ LANGUAGES = {"console", "bash", "text", "python", "json", "toml", "yaml"}
 PROGRAMS = "shardwright|python3?|bash|pip|torchrun|srun|sbatch|scancel|mkdocs|ruff|mypy|lint-imports|scripts/[a-z-]+"
 _FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _NAMED = re.compile(r"`[\w.]+`:\s*$")  # what names the block that follows as a file
-_SPAN = re.compile(r"`((?:" + PROGRAMS + r")(?: [^`]*)?)`")
+_SPAN = re.compile(r"`((?:" + PROGRAMS + r") [^`]+)`")
 _BEGINS = re.compile(rf"(?:\$ )?(?:{PROGRAMS})\b")
 
 
