@@ -4,6 +4,7 @@ import re
 import shlex
 import tomllib
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -104,7 +105,7 @@ def _python(words: list[str]) -> str | None:
     main = find_spec(f"{module}.__main__") if found.submodule_search_locations else found
     if main is None or main.origin is None:
         return f"{module} cannot be run"
-    code = open(main.origin, encoding="utf-8").read()
+    code = Path(main.origin).read_text(encoding="utf-8")
     if main is found and "__main__" not in code:
         return f"{module} cannot be run"
     unknown = [word for word in rest if word.startswith("--") and f'"{word}"' not in code]

@@ -51,7 +51,8 @@ def test_a_fault_in_a_sentence_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["```\nshardwright plan\n```", "```sh\nls\n```", "```console\noutput\n```", "```text\n$ shardwright plan\n```"]
+    "text",
+    ["```\nshardwright plan\n```", "```sh\nls\n```", "```console\noutput\n```", "```text\n$ shardwright plan\n```"],
 )
 def test_nothing_escapes(text: str) -> None:
     assert escapes(text + "\n")

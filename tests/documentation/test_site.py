@@ -51,7 +51,9 @@ def fetched(folder: Path) -> list[str]:
 
 def test_nothing_is_fetched(site: Path, tmp_path: Path) -> None:
     assert fetched(site) == []
-    (tmp_path / "a.html").write_text('<link rel="stylesheet" href="https://fonts.example/css"><script src=//cdn.example/x.js>')
+    (tmp_path / "a.html").write_text(
+        '<link rel="stylesheet" href="https://fonts.example/css"><script src=//cdn.example/x.js>'
+    )
     (tmp_path / "a.css").write_text("@font-face { src: url(https://fonts.example/a.woff2) }")
     assert len(fetched(tmp_path)) == 3  # control
 

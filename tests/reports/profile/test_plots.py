@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from shardwright.reports.figures.log_axes import short
+from shardwright.reports.figures.svg import Paint
 
 from shardwright.base.errors import SpecError
 from shardwright.catalog import devices as catalog
-from shardwright.reports.figures.log_axes import short
-from shardwright.reports.figures.svg import Paint
 from shardwright.reports.profile.fit_chart import fit_residuals, left_out_residuals
 from shardwright.reports.profile.plots import profile_charts, write_profile_plots
 from shardwright.reports.profile.rate_charts import (
