@@ -52,7 +52,7 @@ class Bars:
     share: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Curve:
     """Points (x, y) in the order of x, a third item of a point is words about it; y is None where the curve has a gap. `loose`: points
     in any order, which no line joins."""

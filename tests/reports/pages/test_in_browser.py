@@ -10,9 +10,9 @@ from shardwright.catalog.huggingface.load import load_model
 from shardwright.comparison.sweeps import settings_of, sweep
 from shardwright.costmodel import charged_step, estimate_plan, pass_parts, simulate_plan
 from shardwright.reports.pages import ComparisonPage, Report, Rival, Surrounding, write_comparison, write_report
-from shardwright.specs import LayerRun, Mesh, Plan, Stage, TrainingSpec, even_stages
 from shardwright.reports.profile import write_profile_report
 from shardwright.reports.questions import write_answer_report
+from shardwright.specs import LayerRun, Mesh, Plan, Stage, TrainingSpec, even_stages
 from shardwright.validation.pages import write_validation_report
 from shardwright.validation.scores import Validation, validate_table
 from tests.reports.chromium import Page, browser, page

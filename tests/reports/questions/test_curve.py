@@ -24,7 +24,15 @@ CURVE = Curve(
 
 def answer() -> Answer:
     rows = tuple((label, report_of().plan, ("1 s", "<b>")) for label in CURVE.labels)
-    return Answer(title="what <i>costs</i>", first="devices", columns=("step", "cost"), rows=rows, best=3, lines=("a line",), curve=CURVE)
+    return Answer(
+        title="what <i>costs</i>",
+        first="devices",
+        columns=("step", "cost"),
+        rows=rows,
+        best=3,
+        lines=("a line",),
+        curve=CURVE,
+    )
 
 
 def test_every_point_is_drawn_once_with_its_label_and_the_answer_again() -> None:

@@ -2,13 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from shardwright.reports.figures.files import write_plot
 
-from shardwright.base.errors import SpecError
-from shardwright.validation.pages.plots import errors_by_source, scatter, write_validation_plots
+from shardwright.validation.pages.plots import errors_by_source, scatter
 from shardwright.validation.pages.report import render_validation_report, write_validation_report
 from shardwright.validation.scores.validate import Validation, validate_table
 from tests.validation.fake_costs import estimate_plan, standard_node
