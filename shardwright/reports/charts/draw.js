@@ -22,7 +22,7 @@
     "": value => (Math.abs(value) >= 1e4 ? scaled(value, 1000, ["", "k", "M", "G", "T", "P"], "") : String(+value.toPrecision(6))),
   };
   const shown = (value, unit) => units[unit](value);
-  const tick = unit => value => shown(value, unit).replace(/\.0+(?= |%|$)|(\.\d*?)0+(?= |$)/, "$1");
+  const tick = unit => value => shown(+value.toPrecision(4), unit).replace(/\.0+(?= |%|$)|(\.\d*?)0+(?= |$)/, "$1");
   const isDark = () => darkness.matches && !printing;
   const colour = name => page.colours[name][isDark() ? 1 : 0];
   const style = name => getComputedStyle(document.body).getPropertyValue(name).trim();

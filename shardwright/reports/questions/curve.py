@@ -40,7 +40,7 @@ def curve_chart(curve: Curve) -> Lines:
     joined = tuple(sorted(points[index] for index in curve.joined))
     drawn = [
         Drawn(curve.joined_label, "series0", joined),
-        Drawn(f"{curve.joined_label}: each", "series0", joined, loose=True),
+        Drawn(curve.joined_label, "series0", joined, loose=True),
     ]
     if others:
         drawn.append(Drawn("others", "other", tuple(others), loose=True))

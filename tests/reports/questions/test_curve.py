@@ -37,9 +37,11 @@ def answer() -> Answer:
 
 def test_every_point_is_drawn_once_with_its_label_and_the_answer_again() -> None:
     chart = curve_chart(CURVE)
+    line, dots = (curve for curve in chart.curves if curve.name == "best")
     drawn = {curve.name: curve for curve in chart.curves}
-    assert drawn["best"].points == ((1.0, 100.0, "64 devices"), (40.0, 90.0, "8 devices"))
-    assert drawn["best: each"].points == drawn["best"].points
+    assert (line.loose, dots.loose) == (False, True)
+    assert line.points == ((1.0, 100.0, "64 devices"), (40.0, 90.0, "8 devices"))
+    assert dots.points == line.points
     assert [point[2] for point in drawn["others"].points if len(point) == 3] == ["65 devices", "66 devices"]
     assert drawn["answer"].points == ((1.002, 100.2, "66 devices"),)
 
@@ -52,7 +54,7 @@ def test_a_limit_is_a_mark_and_a_linear_axis_none_that_is_logarithmic() -> None:
 
 def test_a_single_point() -> None:
     one = replace(CURVE, points=((5.0, 7.0),), labels=("8 devices",), joined=(0,), best=None)
-    assert [curve.name for curve in curve_chart(one).curves] == ["best", "best: each"]
+    assert [curve.name for curve in curve_chart(one).curves] == ["best", "best"]
 
 
 @pytest.mark.parametrize("curve", [CURVE, None])
