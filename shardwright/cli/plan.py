@@ -8,6 +8,7 @@ import typer
 from .options import (
     AUTO,
     ActivationOffloadLayersOption,
+    AllowApproximateOption,
     AllowFewerDevicesOption,
     AllowPrecisionOption,
     AttentionOption,
@@ -89,6 +90,7 @@ def plan(
     linear_precision: LinearPrecisionOption = None,
     allow_precision: AllowPrecisionOption = "",
     optimizer: OptimizerOption = "adamw",
+    allow_approximate: AllowApproximateOption = "",
     attention: AttentionOption = AUTO,
     fp8_attention: Fp8AttentionOption = False,
     stack: StackOption = "shardwright",

@@ -147,7 +147,8 @@ def read_may_choose(options: Mapping[str, Any]) -> tuple[dict[str, Any], OpenCho
     opened = {name: options[name] == AUTO for name in _CLOSED}
     kept = {name: closed if opened[name] else options[name] for name, closed in _CLOSED.items()}
     formats = OpenChoices.parse({"linear_formats": options["allow_precision"]}, source="--allow-precision")
-    return {**options, **kept}, formats.model_copy(update=opened)
+    approximate = OpenChoices.parse({"optimizers": options["allow_approximate"]}, source="--allow-approximate")
+    return {**options, **kept}, formats.model_copy(update={**opened, "optimizers": approximate.optimizers})
 
 
 def _loss_chunks(options: Mapping[str, Any]) -> int | str:

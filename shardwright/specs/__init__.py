@@ -22,6 +22,7 @@ from .cluster import MOST_DEVICES, NETWORKS, ClusterSpec, Host, Link, LinkKind, 
 from .device import Device, DeviceFormat, Generation
 from .lengths import Lengths, Packing, Pieces
 from .mesh import ORDERS, PIPELINE_INSIDE_DATA, PIPELINE_OUTERMOST, Mesh, MeshOrder, RankGroup, experts_fold
+from .optimizers import OPTIMIZER_STATES, QUALITY, WHOLE_MATRIX, Optimizer, OptimizerName, OptimizerSettings
 from .plan import (
     CONTEXT_PARALLEL,
     EXPERT_DISPATCH,
@@ -92,9 +93,7 @@ from .trainable import FEED_FORWARD_MODULES, MODULE_GROUPS, STORED_BYTES, BaseFo
 from .training import (
     BYTES_PER_ELEMENT,
     MOST_PER_STEP,
-    OPTIMIZER_STATES,
     CudaGraphs,
-    OptimizerName,
     Precision,
     RecomputeModule,
     TrainingSpec,
@@ -119,8 +118,10 @@ __all__ = [
     "PIPELINE_OUTERMOST",
     "PLAIN_STRATEGIES",
     "POLICIES",
+    "QUALITY",
     "STORED_BYTES",
     "VOCABULARY",
+    "WHOLE_MATRIX",
     "AttentionKernel",
     "BaseFormat",
     "Candidates",
@@ -161,7 +162,9 @@ __all__ = [
     "NonNegativeInt",
     "Offload",
     "OffloadMeasurement",
+    "Optimizer",
     "OptimizerName",
+    "OptimizerSettings",
     "Packing",
     "Pieces",
     "Plan",

@@ -205,6 +205,7 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
         raise SpecError(f"{checkpoint}: cannot be read ({_first_cause(error)}); give another checkpoint") from None
     if contents is not None:
         contents.write_back()
+    trainee.optimizer.loaded()
     return manifest
 
 
@@ -262,6 +263,7 @@ def tensors_of(trainee: Trainee, contents: Contents | None = None, *, frozen: bo
     """Return this rank's trained parameters (with `frozen` the others too) and persistent buffers as `model.NAME`, and optimizer state as
     `optimizer.NAME.KIND`."""
     contents = contents or _contents(trainee)
+    state = trainee.optimizer.device_state
     tensors: dict[str, torch.Tensor] = {}
     for full_name, parameter in (named for part in trainee.parts for named in part.named_parameters()):
         if trainee.leaves_frozen and not (parameter.requires_grad or frozen):
@@ -269,7 +271,7 @@ def tensors_of(trainee: Trainee, contents: Contents | None = None, *, frozen: bo
         name = trainee.tied.get(full_name, full_name)
         held = None if contents is None else contents.of(parameter)
         if held is None:
-            held = {"": parameter.detach(), **trainee.optimizer.device_state.get(parameter, {})}
+            held = {"": parameter.detach(), **state.get(parameter, {})}
         for kind, value in held.items():
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer.{name}.{kind}" if kind else f"{MODEL_PREFIX}{name}"] = value

@@ -1,6 +1,6 @@
 """The simplest of the plans whose steps the prediction cannot tell apart.
 
-Simpler is, in this order: fewer axes besides data parallelism, where each kind of state off the device counts as one, and ep, which
+Simpler is, in this order: fewer axes besides data parallelism, where each kind of state off the device counts as two, and ep, which
 spreads experts over ranks that are there, as none; less off the device; no pipeline, then one stage on each rank, then interleaved stages, fewer on a rank before more, then a schedule that
 splits the backward; embedding and head on one rank each; the training spec as given, where the planner may change it, and the
 usual order of the axes; nothing recomputed. Of equally simple plans the fastest counts.
@@ -22,6 +22,8 @@ from .portfolio import Found, Portfolio
 _AXES = ("pp", "cp", "tp")
 _OFFLOADS = ("offload_optimizer", "offload_gradients", "offload_parameters", "offload_nvme")
 _NOTHING = POLICIES.index("none")
+# What is off the device depends on the host's memory, cores and links, which are assumed where nobody stated them.
+_AXES_OF_AN_OFFLOAD = 2
 
 # This limits work, not time, so that repeated runs find the same plan.
 _MOST_SOLVED = 6
@@ -81,7 +83,7 @@ def _kinds(space: Space) -> IntArray:
     stages = np.where(space.column("pp") > 1, space.stages_per_rank, 0)
     pipeline = np.where(space.splits, _SPLITS, np.minimum(stages, _SPLITS - 1))
     offloads = sum((space.column(name) > 0).astype(np.int64) for name in _OFFLOADS)
-    placed = (axes + offloads) * (len(_OFFLOADS) + 1) + offloads
+    placed = (axes + _AXES_OF_AN_OFFLOAD * offloads) * (len(_OFFLOADS) + 1) + offloads
     return np.asarray((placed * (_SPLITS + 1) + pipeline) * 2 + space.spread)
 
 
