@@ -66,7 +66,7 @@ OutOption = Annotated[Path | None, typer.Option(help="Write the plan file of the
 ModelOutOption = Annotated[
     Path | None, typer.Option(help="Write the config.json of the answer's model here; plan reads it as MODEL.")
 ]
-PlotOption = Annotated[Path | None, typer.Option(help="Write the figure here, as .png, .svg or .pdf.")]
+ReportOption = Annotated[Path | None, typer.Option(help="Write the answer as an HTML page here, with a chart.")]
 
 
 class _Asked(NamedTuple):
@@ -119,7 +119,7 @@ def longest_sequence(
         int, typer.Option(parser=read_count_option, metavar="COUNT", help="Try multiples of so many tokens: 1024, 8k.")
     ] = 1024,
     out: OutOption = None,
-    plot: PlotOption = None,
+    report: ReportOption = None,
     **shared: Any,
 ) -> None:
     """Find the longest sequence that fits, and its plan."""
@@ -133,12 +133,12 @@ def longest_sequence(
         raise SpecError(f"--step is {step}: give a whole number of tokens from 1, such as 1024")
     if global_batch_tokens is not None and global_batch_tokens < 1:
         raise SpecError(f"--global-batch-tokens is {global_batch_tokens}: give a number of tokens from 1, such as 4M")
-    asked = _asked(shared, plot, out, seq_len=step, global_batch=1 if global_batch is None else global_batch)
+    asked = _asked(shared, report, out, seq_len=step, global_batch=1 if global_batch is None else global_batch)
     with _working():
         found = questions.longest_sequence(*asked[:3], step=step, batch_tokens=global_batch_tokens, **asked.options)
     following = {"next_value": found.next_value, "next_fails_by": found.next_fails_by}
     data: dict[str, Any] = {"answer": case_json(found.best), **following, "cases": [*map(case_json, found.cases)]}
-    _tell(asked, sequence_answer(found, step), {**data, "searches": found.searches}, found.best, out, plot)
+    _tell(asked, sequence_answer(found, step), {**data, "searches": found.searches}, found.best, out, report)
 
 
 @app.command("largest-batch")
@@ -157,7 +157,7 @@ def largest_batch(
         ),
     ] = None,
     out: OutOption = None,
-    plot: PlotOption = None,
+    report: ReportOption = None,
     **shared: Any,
 ) -> None:
     """Find the largest batch that fits, and tokens/s by batch."""
@@ -169,7 +169,7 @@ def largest_batch(
         raise SpecError(f"--of is '{of}': give micro or global.{nearest(of, ('micro', 'global'))}")
     if of == "micro" and up_to is not None:
         raise SpecError("--up-to ends global batches; give --of global with it, or leave it out")
-    asked = _asked(shared, plot, out)
+    asked = _asked(shared, report, out)
     with _working():
         if of == "micro":
             found = questions.largest_micro_batch(*asked[:3], **asked.options)
@@ -178,7 +178,7 @@ def largest_batch(
     following = {"next_value": found.next_value, "next_fails_by": found.next_fails_by}
     data: dict[str, Any] = {"answer": case_json(found.best), **following, "fastest": case_json(found.fastest)}
     data |= {"cases": [*map(case_json, found.cases)], "searches": found.searches}
-    _tell(asked, batch_answer(found, micro=of == "micro"), data, found.best, out, plot)
+    _tell(asked, batch_answer(found, micro=of == "micro"), data, found.best, out, report)
 
 
 @app.command("largest-model")
@@ -189,7 +189,7 @@ def largest_model(
     ] = "both",
     out: OutOption = None,
     model_out: ModelOutOption = None,
-    plot: PlotOption = None,
+    report: ReportOption = None,
     **shared: Any,
 ) -> None:
     """Find the largest model like MODEL that fits."""
@@ -202,12 +202,12 @@ def largest_model(
     if by not in get_args(questions.Growth):
         raise SpecError(f"--by is '{by}': give both, depth or width.{nearest(by, get_args(questions.Growth))}")
     growth = cast(questions.Growth, by)
-    asked = _asked(shared, plot, out, model_out)
+    asked = _asked(shared, report, out, model_out)
     with _working():
         found = questions.largest_model(*asked[:3], by=growth, **asked.options)
     data: dict[str, Any] = {"answer": case_json(found.best), "next_fails_by": found.next_fails_by}
     data |= {"cases": [*map(case_json, found.cases)], "searches": found.searches}
-    _tell(asked, model_answer(found, asked.model, growth), data, found.best, out, plot, model_out)
+    _tell(asked, model_answer(found, asked.model, growth), data, found.best, out, report, model_out)
 
 
 @app.command("fewest-gpus")
@@ -226,7 +226,7 @@ def fewest_gpus(
         bool, typer.Option("--at-slow-end", help="Meet the deadline at the slow end of the 80% interval.")
     ] = False,
     out: OutOption = None,
-    plot: PlotOption = None,
+    report: ReportOption = None,
     **shared: Any,
 ) -> None:
     """Find the fewest nodes of the cluster for a deadline."""
@@ -234,7 +234,7 @@ def fewest_gpus(
     from shardwright.comparison.answers import deadline_answer, time_json
     from shardwright.planner import questions
 
-    asked = _asked(shared, plot, out)
+    asked = _asked(shared, report, out)
     with _working():
         found = questions.fewest_devices(
             *asked[:3], tokens=tokens, deadline_seconds=deadline, at_slow_end=at_slow_end, **asked.options
@@ -253,7 +253,7 @@ def fewest_gpus(
         "deadline_seconds": deadline,
         "tokens": tokens,
     }
-    _tell(asked, answer, {**data, "cases": timed, "searches": found.searches}, found.best, out, plot)
+    _tell(asked, answer, {**data, "cases": timed, "searches": found.searches}, found.best, out, report)
     if found.best is None:
         shortest = min(time["seconds_high" if at_slow_end else "seconds"] for time in timed)
         raise InfeasibleError(
@@ -270,7 +270,7 @@ def cost(
         float | None, typer.Option(help="Set the money for one device and hour, in any currency: 2.5.")
     ] = None,
     out: OutOption = None,
-    plot: PlotOption = None,
+    report: ReportOption = None,
     **shared: Any,
 ) -> None:
     """Tell time, money and energy for a number of tokens."""
@@ -282,13 +282,13 @@ def cost(
 
     if price is not None and not 0 < price < math.inf:
         raise SpecError(f"--price is {price:g}: give the money for one device and hour, above 0, such as 2.5")
-    asked = _asked(shared, plot, out)
+    asked = _asked(shared, report, out)
     with _working():
         found = questions.costs(*asked[:3], tokens=tokens, price=price, **asked.options)
     timed = [time_json(case, time) for case, time in zip(found.cases, found.times, strict=True)]
     data: dict[str, Any] = {"answer": timed[-1], "tokens": tokens, "price_per_device_hour": price, "cases": timed}
     data |= {"pareto": list(found.cheapest_for_their_time), "searches": found.searches}
-    _tell(asked, cost_answer(found, tokens=tokens, price=price), data, found.cases[-1], out, plot)
+    _tell(asked, cost_answer(found, tokens=tokens, price=price), data, found.cases[-1], out, report)
 
 
 @app.command("shape")
@@ -296,14 +296,14 @@ def cost(
 def shape(
     out: OutOption = None,
     model_out: ModelOutOption = None,
-    plot: PlotOption = None,
+    report: ReportOption = None,
     **shared: Any,
 ) -> None:
     """Compare widths and depths of MODEL's size."""
     from shardwright.comparison.answers import case_json, shape_answer
     from shardwright.planner import questions
 
-    asked = _asked(shared, plot, out, model_out)
+    asked = _asked(shared, report, out, model_out)
     with _working():
         found = questions.shapes(*asked[:3], **asked.options)
     data: dict[str, Any] = {
@@ -311,7 +311,7 @@ def shape(
         "given": case_json(found.given) if found.given else None,
     }
     data |= {"cases": [*map(case_json, found.cases)], "refused": found.refused, "searches": found.searches}
-    _tell(asked, shape_answer(found, asked.model), data, found.fastest, out, plot, model_out)
+    _tell(asked, shape_answer(found, asked.model), data, found.fastest, out, report, model_out)
 
 
 @app.command("packing")
@@ -319,14 +319,14 @@ def shape(
 def packing(
     lengths: RequiredLengthsOption,
     out: OutOption = None,
-    plot: PlotOption = None,
+    report: ReportOption = None,
     **shared: Any,
 ) -> None:
     """Compare packing, padding and buckets for documents."""
     from shardwright.comparison.answers import packing_answer, packing_json
     from shardwright.planner import questions
 
-    asked = _asked({**shared, "lengths": lengths, "packing": ""}, plot, out)
+    asked = _asked({**shared, "lengths": lengths, "packing": ""}, report, out)
     with _working():
         found = questions.packings(*asked[:3], **asked.options)
     answer = packing_answer(found, asked.model, asked.training)
@@ -335,10 +335,10 @@ def packing(
         from shardwright.base import SpecError
 
         raise SpecError(f"{out}: buckets are several plans, and a plan file holds one; --json has them all")
-    _tell(asked, answer, packing_json(found), best, out, plot)
+    _tell(asked, answer, packing_json(found), best, out, report)
 
 
-def _asked(parameters: dict[str, Any], plot: Path | None, *outputs: Path | None, **training: int) -> _Asked:
+def _asked(parameters: dict[str, Any], report: Path | None, *outputs: Path | None, **training: int) -> _Asked:
     """Read the job and what its plans must keep, as `plan` does. `training` fills in options that the question lacks.
 
     Raises:
@@ -347,14 +347,11 @@ def _asked(parameters: dict[str, Any], plot: Path | None, *outputs: Path | None,
     from shardwright.base import SpecError
     from shardwright.jobs import read_may_choose
     from shardwright.planner.space import asked
-    from shardwright.reports.figures import check_plot_name
 
     limit, profile = parameters["time_limit"], parameters["profile"]
     if not limit > 0:
         raise SpecError(f"--time-limit is {limit}: give a number of seconds above 0")
-    if plot:
-        check_plot_name(plot)
-    refuse_existing(plot, *outputs, force=parameters["force"], inputs=[profile] if profile else [])
+    refuse_existing(report, *outputs, force=parameters["force"], inputs=[profile] if profile else [])
     closed, may_choose = read_may_choose({**parameters, **training})
     fixed = asked(parameters, fix=parameters["fix"] or (), forbid=parameters["forbid"] or ())
     reserves = parameters["memory_reserve"], parameters["host_memory_reserve"]
@@ -379,7 +376,7 @@ def _tell(
     data: dict[str, Any],
     best: "Case | None",
     out: Path | None,
-    plot: Path | None,
+    report: Path | None,
     model_out: Path | None = None,
 ) -> None:
     """Print the answer and write its files."""
@@ -387,12 +384,12 @@ def _tell(
 
     from shardwright.base import write_whole
     from shardwright.costmodel import PlanFile, write_plan_file
-    from shardwright.reports.questions import answer_table, write_curve
+    from shardwright.reports.questions import answer_table, write_answer_report
 
     written = []
-    if plot and answer.curve:
-        write_curve(plot, answer.curve)
-        written.append(plot)
+    if report:
+        write_answer_report(report, answer)
+        written.append(report)
     if model_out and best:
         write_whole(model_out, json.dumps(best.model.config, indent=1, allow_nan=False) + "\n")
         written.append(model_out)

@@ -30,10 +30,12 @@ def _table(found: "list[Finding]") -> "Table":
     from itertools import pairwise
 
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("for", "what", "", "found", "how to get it, or what it means")
     for last, one in pairwise([None, *found]):
         assert one is not None
         first = last is None or last.part != one.part
-        table.add_row(one.part if first else "", one.name, _MARKS[one.state], one.found, one.advice or "")
+        words = (one.part if first else "", one.name, _MARKS[one.state], one.found, one.advice or "")
+        table.add_row(*map(Text, words))  # as it stands: '.[run]' is no markup
     return table

@@ -200,23 +200,14 @@ def show(
         Path | None,
         typer.Argument(metavar="[PROFILE]", help="Name a profile file. Default: the newest that fits this machine."),
     ] = None,
-    plots: Annotated[Path | None, typer.Option(help="Write its figures as PNG into this folder.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Write everything as an HTML page here.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write everything as an HTML page here, with charts.")] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show a profile: rates, fits, figures, and the machine that they were measured on."""
-    from shardwright.base import SpecError
-
     refuse_existing(report, force=force, inputs=[profile] if profile else [])
-    if plots and plots.exists() and not plots.is_dir():
-        raise SpecError(f"{plots}: is a file; name a folder for the figures")
     path, found = _read(profile)
     written: list[Path] = []
-    if plots:
-        from shardwright.reports.profile import write_profile_plots
-
-        written += write_profile_plots(plots, found)
     if report:
         from shardwright.reports.profile import write_profile_report
 

@@ -13,10 +13,7 @@ def validate(
         Path,
         typer.Argument(metavar="TABLE", help="Name a CSV table in the schema of shardwright/calibration/published."),
     ],
-    report: Annotated[Path | None, typer.Option(help="Write the errors as an HTML page here.")] = None,
-    plots: Annotated[
-        Path | None, typer.Option(help="Write predicted-against-measured.png and error-by-source.png into this folder.")
-    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the errors as an HTML page here, with charts.")] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -24,7 +21,6 @@ def validate(
     from rich.console import Console
     from rich.progress import Progress
 
-    from shardwright.base import SpecError
     from shardwright.catalog import standard_node
     from shardwright.costmodel import estimate_plan
     from shardwright.validation.pages import validation_tables
@@ -32,8 +28,6 @@ def validate(
     from shardwright.validation.table import read_table
 
     refuse_existing(report, force=force, inputs=[table])
-    if plots and plots.exists() and not plots.is_dir():
-        raise SpecError(f"{plots}: is a file; name a folder for the figures")
     read_table(table)  # raises for a wrong table before the progress bar starts
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("predicting", total=None)
@@ -47,10 +41,6 @@ def validate(
         from shardwright.validation.pages import write_validation_report
 
         write_validation_report(report, validation, table_name=table.name)
-    if plots:
-        from shardwright.validation.pages import write_validation_plots
-
-        write_validation_plots(plots, validation)
     if as_json:
         print_json(validation.to_json())
     else:

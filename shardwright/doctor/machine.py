@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from shardwright.base import cpu_model, units, usable_cores
+from shardwright.base import cpu_model, install, units, usable_cores
 from shardwright.profiler.machine import available_memory_bytes, newest_of_this_machine, reported_gpus
 
 from .finding import Finding
@@ -31,7 +31,9 @@ def host() -> Finding:
 
 
 def profile() -> Finding:
-    """The newest profile from which predictions for this machine come."""
+    """The newest profile from which predictions for this machine come. What fits this machine is not known without psutil."""
+    if not find_spec("psutil"):
+        return Finding("planning", "profile", "limited", "not looked for, as psutil is missing", install("run"))
     found = newest_of_this_machine()
     if found is None:
         advice = (

@@ -11,14 +11,14 @@ from shardwright.planner.why import available_solvers
 from .finding import Finding, Part
 
 _PROJECT = "shardwright"
-_LEFT_OUT = "dev"
+_LEFT_OUT = ("dev", "docs")
 _PARTS: dict[str, Part] = {"": "planning", "run": "training"}
 
 
 def packages() -> Iterator[Finding]:
     """Yield one finding for all packages that are there, of what always is needed and of each optional set, and one for each that is not.
 
-    The sets are those of the installed project, but for that of its developers.
+    The sets are those of the installed project, but for those of its developers.
     """
     try:
         wanted = [Requirement(text) for text in metadata.requires(_PROJECT) or ()]
@@ -26,7 +26,7 @@ def packages() -> Iterator[Finding]:
         yield Finding("planning", "packages", "limited", f"{_PROJECT} is imported, not installed", install())
         return
     extras = metadata.metadata(_PROJECT).get_all("Provides-Extra") or []
-    for extra in ("", *(name for name in extras if name != _LEFT_OUT)):
+    for extra in ("", *(name for name in extras if name not in _LEFT_OUT)):
         found = [package(one, extra) for one in wanted if _belongs_to(one, extra)]
         there = [f"{one.name} {one.found}" for one in found if one.state == "there"]
         if there:

@@ -1,10 +1,9 @@
-"""Pages from templates: everything that is put in is text unless it is a figure of our own."""
+"""Pages from templates: everything that is put in is text."""
 
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from shardwright.base import units as readable
 from shardwright.base import write_whole
@@ -12,7 +11,7 @@ from shardwright.reports.charts import MEANINGS
 
 
 def render_page(template: str, **content: Any) -> str:
-    """Fill the template of that name in this package. Text is escaped; figures pass through the filter `svg`."""
+    """Fill the template of that name in this package. Text is escaped."""
     environment = Environment(
         loader=PackageLoader("shardwright.reports", "templates"),
         autoescape=True,
@@ -20,7 +19,7 @@ def render_page(template: str, **content: Any) -> str:
         trim_blocks=True,
     )
     environment.globals["colours"] = _colours
-    environment.filters |= {"svg": Markup, "share": readable.share, "signed_share": readable.signed_share}
+    environment.filters |= {"share": readable.share, "signed_share": readable.signed_share}
     return environment.get_template(template).render(**content)
 
 

@@ -40,12 +40,12 @@ def test_each_question_has_the_options_of_plan(question: str) -> None:
 
 @pytest.mark.parametrize("question", _QUESTIONS)
 def test_table_and_files(command: Command, tmp_path: Path, question: str) -> None:
-    plan_path, plot = tmp_path / "plan.json", tmp_path / "figure.png"
-    result = command("ask", question, _MODEL, *_QUESTIONS[question], "--out", plan_path, "--plot", plot)
+    plan_path, page = tmp_path / "plan.json", tmp_path / "answer.html"
+    result = command("ask", question, _MODEL, *_QUESTIONS[question], "--out", plan_path, "--report", page)
     assert result.code == 0, result.err
     assert _MODEL in result.out
     assert "choices" in result.out
-    assert plot.stat().st_size > 5000
+    assert _MODEL in page.read_text(encoding="utf-8")
     assert command("explain", plan_path).code == 0
     again = command("ask", question, _MODEL, *_QUESTIONS[question], "--out", plan_path)
     assert_one_line(again, "exists; give --force")
@@ -120,7 +120,7 @@ def test_a_deadline_that_nothing_meets_is_infeasible_after_the_table(command: Co
         (("cost", _MODEL, *JOB, "--price", "2"), ("--tokens",)),
         (("cost", _MODEL, *JOB, *_RUN, "--price", "0"), ("--price is 0", "above 0, such as 2.5")),
         (("cost", _MODEL, *JOB, *_RUN, "--price", "nan"), ("--price is nan",)),
-        (("cost", _MODEL, *JOB, *_RUN, "--plot", "cost.gif"), ("cost.gif", ".png")),
+        (("cost", _MODEL, *JOB, *_RUN, "--plot", "cost.png"), ("No such option", "--plot")),
         (("longest-sequence", _MODEL, "--cluster", "h100-sxm:8"), ("either --global-batch", "--global-batch-tokens")),
         (
             ("longest-sequence", _MODEL, "--cluster", "h100-sxm:8", "--global-batch", "8", "--step", "0"),

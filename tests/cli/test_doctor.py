@@ -2,6 +2,7 @@ from importlib import metadata
 
 import pytest
 
+from shardwright.doctor import Finding
 from tests.cli.command import Command
 
 
@@ -21,3 +22,9 @@ def test_it_fails_where_a_plan_would(command: Command, monkeypatch: pytest.Monke
     assert done.code == 1
     assert "no-such-package" in done.out
     assert "pip install ." in done.out
+
+
+def test_what_to_install_is_shown_as_it_is_typed(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = Finding("training", "torch", "missing", "not installed", "pip install '.[run]'")
+    monkeypatch.setattr("shardwright.doctor.examine", lambda: [lacking])
+    assert "pip install '.[run]'" in command("doctor").out

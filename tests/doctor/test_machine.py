@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from shardwright.base import install
 from shardwright.doctor import machine, torch_here
 from shardwright.profiler.machine import ReportedGpu
 
@@ -87,3 +88,14 @@ def test_a_compiler_is_found_where_it_is_named(monkeypatch: pytest.MonkeyPatch, 
 def test_the_newest_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert machine.profile().advice
+
+
+def test_a_machine_without_psutil_is_examined_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planner alone is installed without it."""
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    monkeypatch.setattr(
+        machine, "newest_of_this_machine", lambda: pytest.fail("looked at the profiles, which needs psutil")
+    )
+    found = machine.profile()
+    assert found.state == "limited"
+    assert found.advice == install("run")

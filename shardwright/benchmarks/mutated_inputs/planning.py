@@ -52,7 +52,7 @@ INPUTS = (
                            ("profile", "diff", "{}", "profile.json"), ("plan", "llama-3.2-1b", *_JOB, "--profile", "{}"))),
     Input("measurement.json", (("explain", "plan.json", "--measurement", "{}"), ("explain", "plan.json", "--measurement", "{}", "--json"),
                                ("explain", "plan.json", "--measurement", "{}", "--report", "page.html", "--force"))),
-    Input("table.csv", (("validate", "{}"), ("validate", "{}", "--json"), ("validate", "{}", "--plots", "plots", "--force"))),
+    Input("table.csv", (("validate", "{}"), ("validate", "{}", "--json"), ("validate", "{}", "--report", "page.html", "--force"))),
     Input("options", (("plan", "llama-3.2-1b", *_JOB), ("plan", "llama-3.2-1b", *_JOB, "--json"), ("compare", "llama-3.2-1b", *_JOB),
                       ("ask", "cost", "llama-3.2-1b", *_JOB, "--tokens", "1T"))),
 )  # fmt: skip

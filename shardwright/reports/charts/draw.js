@@ -22,7 +22,7 @@
     "": value => (Math.abs(value) >= 1e4 ? scaled(value, 1000, ["", "k", "M", "G", "T", "P"], "") : String(+value.toPrecision(6))),
   };
   const shown = (value, unit) => units[unit](value);
-  const tick = unit => value => shown(value, unit).replace(/\.0+(?= |%|$)|(\.\d*?)0+(?= |$)/, "$1");
+  const tick = unit => value => shown(+value.toPrecision(4), unit).replace(/\.0+(?= |%|$)|(\.\d*?)0+(?= |$)/, "$1");
   const isDark = () => darkness.matches && !printing;
   const colour = name => page.colours[name][isDark() ? 1 : 0];
   const style = name => getComputedStyle(document.body).getPropertyValue(name).trim();
@@ -99,25 +99,51 @@
   // -- curves and points ---------------------------------------------------------------------------------------------
   const symbols = ["circle", "rect", "triangle", "diamond", "pin", "arrow", "roundRect", "emptyCircle"];
   const lines = (spec, element) => {
+    const loose = spec.curves.some(curve => curve.loose);
+    const alone = at => `<b>${escaped(at.seriesName)}</b><br>${escaped(spec.x.name)}: ${shown(at.value[0], spec.x.unit)}<br>${
+      escaped(spec.y.name)}: ${shown(at.value[1], spec.y.unit)}${at.value[2] ? `<br>${escaped(at.value[2])}` : ""}`;
     const point = at => `${at.marker}${escaped(at.seriesName)}: ${shown(at.value[1], spec.y.unit)}${at.value[2] ? ` (${escaped(at.value[2])})` : ""}`;
     return {
       ...frame(element),
       legend: legend(spec.curves.map(curve => curve.name), element),
       grid: { ...bounds, top: 40, bottom: 34 },
-      tooltip: { ...frame(element).tooltip, trigger: "axis", formatter: all => [
+      tooltip: loose ? { ...frame(element).tooltip, formatter: alone } : { ...frame(element).tooltip, trigger: "axis", formatter: all => [
         `<b>${escaped(spec.x.name)} ${shown(all[0].value[0], spec.x.unit)}</b>`, ...all.filter(at => at.value[1] != null).map(point)].join("<br>") },
       xAxis: { ...axis(spec.x, "x", element), min: "dataMin", max: "dataMax" },
       yAxis: { ...axis(spec.y, "y", element), ...(spec.y.logarithmic || spec.y.from_data ? {} : { interval: interval(spec.y.unit, highest(spec)), max: highest(spec) * 1.04 }) },
       dataZoom: [{ ...wheel, xAxisIndex: 0, filterMode: "none" }, slider(element)],
       series: spec.curves.map((curve, place) => ({
-        type: "line", name: curve.name, data: curve.points, step: curve.stepped ? "end" : false, connectNulls: false,
+        type: curve.loose ? "scatter" : "line", name: curve.name, data: curve.points, step: curve.stepped ? "end" : false, connectNulls: false,
         stack: curve.stacked ? "all" : undefined, areaStyle: curve.stacked ? { opacity: 0.9 } : undefined,
-        symbol: curve.points.length > 80 || curve.stacked ? "none" : symbols[place % symbols.length], symbolSize: 7,
+        symbol: !curve.loose && (curve.points.length > 80 || curve.stacked || loose) ? "none" : symbols[(place + Math.floor(place / 8)) % symbols.length],
+        symbolSize: 7, itemStyle: { opacity: curve.loose ? 0.75 : 1 },
         lineStyle: { width: curve.stacked ? 0 : 1.8, type: curve.dashed ? "dashed" : "solid" }, color: colour(curve.colour),
         ...(place === 0 && spec.marks.length ? { markLine: markLine(spec.marks.map(mark => ({ name: mark.name, yAxis: mark.value,
           lineStyle: { color: colour(mark.colour), type: "dashed", width: 1.5 } })), "insideEndTop") } : {}),
       })),
       ...height(element, narrow(element) ? 320 : 340),
+    };
+  };
+  const strips = (spec, element) => {
+    const names = spec.strips.map(strip => strip.name), dots = spec.strips.flatMap((strip, row) => strip.values.map(([value, words], place) => ({
+      value: [value, row], words, symbolOffset: [0, ((7 * place) % 11 - 5) * 1.1] }))); // spread, so that equal values do not hide each other
+    const box = spec.strips.map(strip => ({ value: strip.quartiles, itemStyle: { opacity: strip.values.length > 3 ? 1 : 0 } }));
+    return {
+      ...frame(element),
+      grid: { ...bounds, top: 8, bottom: 34 },
+      tooltip: { ...frame(element).tooltip, formatter: at => (at.seriesType === "boxplot"
+        ? `<b>${escaped(at.name)}</b><br>median ${shown(at.value[3], spec.x.unit)}, half of them from ${shown(at.value[2], spec.x.unit)} to ${shown(at.value[4], spec.x.unit)}`
+        : `<b>${escaped(at.data.words)}</b><br>${shown(at.value[0], spec.x.unit)}`) },
+      xAxis: axis({ ...spec.x, from_data: true }, "x", element),
+      yAxis: { type: "category", inverse: true, data: names, axisTick: { show: false }, axisLine: { show: false },
+        axisLabel: { color: text(), fontSize: 11, lineHeight: 13, width: narrow(element) ? 96 : 330, overflow: narrow(element) ? "truncate" : "break", interval: 0 } },
+      dataZoom: [{ ...wheel, xAxisIndex: 0, filterMode: "none" }, slider(element)],
+      series: [
+        { type: "boxplot", data: box, boxWidth: ["50%", "70%"], itemStyle: { color: "transparent", borderColor: colour("other"), borderWidth: 1.2 } },
+        { type: "scatter", data: dots, symbolSize: 5, color: colour("series0"), itemStyle: { opacity: 0.65 },
+          markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: line(), type: "solid" }, data: [{ xAxis: 0 }] } },
+      ],
+      ...height(element, 84 + names.length * (narrow(element) ? 26 : 24)),
     };
   };
   const highest = spec => Math.max(...spec.marks.map(mark => mark.value), spec.curves.some(curve => curve.stacked)
@@ -302,7 +328,7 @@
   };
 
   // -- drawing, and drawing again ------------------------------------------------------------------------------------
-  const kinds = { bars, lines, points, memory, timeline };
+  const kinds = { bars, lines, strips, points, memory, timeline };
   const redraw = one => {
     const option = kinds[one.spec.kind](one.spec, one.element, one);
     one.chart.resize();

@@ -52,9 +52,10 @@ class Bars:
     share: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Curve:
-    """Points (x, y) in the order of x, a third item of a point is words about it; y is None where the curve has a gap."""
+    """Points (x, y) in the order of x, a third item of a point is words about it; y is None where the curve has a gap. `loose`: points
+    in any order, which no line joins."""
 
     name: str
     colour: str
@@ -62,6 +63,7 @@ class Curve:
     stepped: bool = False
     stacked: bool = False
     dashed: bool = False
+    loose: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,24 @@ class Lines:
     y: Axis
     curves: tuple[Curve, ...]
     marks: tuple[Mark, ...] = ()
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Values of one row, each with words about it; `quartiles` are least, lower quartile, median, upper quartile and greatest."""
+
+    name: str
+    values: tuple[tuple[float, str], ...]
+    quartiles: tuple[float, float, float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strips:
+    """Values along one axis, a row for each of `strips`: every value as a dot, over a box from quartile to quartile."""
+
+    kind: ClassVar[str] = "strips"
+    x: Axis
+    strips: tuple[Strip, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +177,7 @@ class TimelineChart:
     lanes: tuple[Mapping[str, Any], ...] = field(repr=False)
 
 
-Chart = Bars | Lines | Points | Memory | TimelineChart
+Chart = Bars | Lines | Strips | Points | Memory | TimelineChart
 
 
 def chart_json(chart: Chart) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from .diff import compare_profiles
 from .diff_table import diff_tables
-from .plots import write_profile_plots
 from .report import profile_json, write_profile_report
 from .tables import profile_tables, summary_table
 
@@ -12,6 +11,5 @@ __all__ = [
     "profile_json",
     "profile_tables",
     "summary_table",
-    "write_profile_plots",
     "write_profile_report",
 ]

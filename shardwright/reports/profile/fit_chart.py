@@ -3,19 +3,16 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from shardwright.base import units as readable
 from shardwright.costmodel.op_times import fitted, left_out_errors
-from shardwright.reports.figures import GREY, Paint, grid, mark, panels
+from shardwright.reports.charts import Axis, Curve, Lines
+from shardwright.reports.charts import series as colour
 from shardwright.specs import Series
 
 Residuals = list[tuple[float, float]]
 
 _MOST_MARKS = 16
-_TITLES = ("fitted", "left out of the fit")
 
 
 def fit_residuals(series: Series) -> Residuals:
@@ -37,39 +34,40 @@ def left_out_residuals(series: Series) -> Residuals:
     return [(point.seconds, float(error)) for point, error in zip(series.points, errors, strict=True)]
 
 
-def fit_labels(series: Sequence[Series]) -> list[str]:
-    """The labels with marks of their own: series, or operations if there are too many series to distinguish."""
-    return list(dict.fromkeys(_label(each, few=len(series) <= _MOST_MARKS) for each in series))
+def fit_charts(series: Sequence[Series]) -> dict[str, Lines]:
+    """Errors against measured seconds, of fitted points and of left-out points, by a title with their median.
 
-
-def fit_chart(series: Sequence[Series]) -> Paint:
-    """Errors in percent against measured seconds, in two panels: fitted points, and left-out points.
-
-    Points far outside the others are drawn at the edge, and counted.
+    Each series has a mark, or each operation if there are too many series to tell apart. Points far outside the others are drawn at
+    the edge and say where they are.
     """
-    few, labels = len(series) <= _MOST_MARKS, fit_labels(series)
+    parts = {
+        "fitted": {each.key: fit_residuals(each) for each in series},
+        "left out of the fit": {each.key: left_out_residuals(each) for each in series},
+    }
+    reach = _reach([abs(error) for part in parts.values() for pairs in part.values() for _, error in pairs])
+    few = len(series) <= _MOST_MARKS
+    labels = list(dict.fromkeys(_label(each, few=few) for each in series))
+    charts = {}
+    for title, part in parts.items():
+        curves = []
+        for place, label in enumerate(labels):
+            pairs = [pair for each in series if _label(each, few=few) == label for pair in part[each.key]]
+            if pairs:
+                points = tuple(_within(seconds, error, reach) for seconds, error in pairs)
+                curves.append(Curve(label, colour(place), points, loose=True))
+        if curves:
+            charts[f"{title}{_median_words(part, reach)}"] = Lines(
+                x=Axis(name="measured", unit="s", logarithmic=True),
+                y=Axis(name="predicted / measured - 1", unit="share", from_data=True),
+                curves=tuple(curves),
+            )
+    return charts
 
-    def paint(axes: Axes) -> None:
-        side_by_side = panels(axes, 2)
-        residuals = [{each.key: found(each) for each in series} for found in (fit_residuals, left_out_residuals)]
-        reach = _reach([abs(error) for part in residuals for pairs in part.values() for _, error in pairs])
-        for panel, title, part in zip(side_by_side, _TITLES, residuals, strict=True):
-            panel.axhline(0, color=GREY, linewidth=1)
-            for each in series:
-                if pairs := part[each.key]:
-                    seconds, errors = zip(*pairs, strict=True)
-                    shown = [100 * min(max(error, -reach), reach) for error in errors]
-                    marks = mark(labels.index(_label(each, few=few)))
-                    panel.scatter(seconds, shown, s=13, alpha=0.7, linewidths=0, **marks)  # type: ignore[arg-type] # any property
-            _style(panel, f"{title}{_median_words(part, reach)}")
-        side_by_side[0].set_ylabel("predicted / measured - 1, percent")
-        side_by_side[0].set_ylim(-105 * reach, 105 * reach)
-        handles = [_dot(label, place) for place, label in enumerate(labels)]
-        side_by_side[-1].legend(
-            handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, frameon=False
-        )
 
-    return paint
+def _within(seconds: float, error: float, reach: float) -> tuple[float, float, str]:
+    if abs(error) <= reach:
+        return seconds, error, ""
+    return seconds, min(max(error, -reach), reach), f"outside: {readable.signed_share(error)}"
 
 
 def _label(series: Series, *, few: bool) -> str:
@@ -82,24 +80,7 @@ def _reach(errors: Sequence[float]) -> float:
     return max(0.01, float(np.quantile(errors, 0.97))) if errors else 0.01
 
 
-def _dot(label: str, place: int) -> Line2D:
-    return Line2D([], [], linestyle="", label=label, markersize=4, **mark(place))  # type: ignore[arg-type] # any property
-
-
 def _median_words(found: dict[str, Residuals], reach: float) -> str:
     errors = [abs(error) for pairs in found.values() for _, error in pairs]
-    if not errors:
-        return ": too few points"
     beyond = sum(error > reach for error in errors)
     return f": median {readable.share(float(np.median(errors)))}{f', {beyond} outside' if beyond else ''}"
-
-
-def _style(panel: Axes, title: str) -> None:
-    panel.set_xscale("log")
-    panel.xaxis.set_major_formatter(
-        FuncFormatter(lambda seconds, _: readable.seconds(seconds).replace(".00", "").replace(".0", ""))
-    )
-    panel.xaxis.set_minor_formatter(NullFormatter())
-    panel.set_xlabel("measured seconds")
-    panel.set_title(title, fontsize=9.5)
-    grid(panel)

@@ -6,9 +6,11 @@ from typing import Any
 
 from shardwright.base import units as readable
 from shardwright.reports import render_page, write_page
+from shardwright.reports.charts import chart_scripts
 from shardwright.specs import Profile
 
 from .lines import figure_words, fingerprint_lines, layer_lines, parameter_words, series_lines
+from .plots import profile_figures
 from .tables import FAMILY_TITLES
 
 
@@ -37,12 +39,10 @@ def write_profile_report(path: Path, profile: Profile, *, name: str) -> None:
 
 def render_profile_report(profile: Profile, *, name: str) -> str:
     """The page as text; `name` says which profile it is."""
-    # matplotlib takes half a second to import, so only drawing imports it
-    from shardwright.reports.figures import draw
-
-    from .plots import profile_charts
-
-    lines = series_lines(profile)
+    lines, drawn_figures = series_lines(profile), profile_figures(profile)
+    charts = {
+        f"{drawn.name} {words}".strip(): chart for drawn in drawn_figures for words, chart in drawn.charts.items()
+    }
     tables = [(title, [line for line in lines if line.family == kind]) for kind, title in FAMILY_TITLES.items()]
     return render_page(
         "profile.html.j2",
@@ -54,10 +54,11 @@ def render_profile_report(profile: Profile, *, name: str) -> str:
         fits=[line for line in lines if line.form],
         figures=[(key, figure_words(figure), figure.meaning) for key, figure in profile.figures.items()],
         layers=layer_lines(profile),
-        charts=[
-            (chart.title, draw(chart.paint, width=chart.width, height=chart.height, label=chart.title))
-            for chart in profile_charts(profile)
+        figures_drawn=[
+            (drawn.title, [(f"{drawn.name} {words}".strip(), words) for words in drawn.charts])
+            for drawn in drawn_figures
         ],
+        scripts=chart_scripts(charts) if charts else "",
         parameter_words=parameter_words,
         readable=readable,
     )

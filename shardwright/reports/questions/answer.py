@@ -1,16 +1,19 @@
-"""An answer as a table: one row for each job that was tried, the answer marked, and sentences."""
+"""An answer as a table and as a page: one row for each job that was tried, the answer marked, and sentences."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from shardwright.reports import render_page, write_page
+from shardwright.reports.charts import chart_scripts
 from shardwright.reports.plan import choice_words
 from shardwright.specs import Plan
 
-from .curve import Curve
+from .curve import Curve, curve_chart
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,29 @@ def answer_table(answer: Answer) -> RenderableType:
         style = "bold" if place == answer.best else ""
         table.add_row(*map(Text, (value, choice_words(plan), *figures)), style=style)
     return Group(table, *map(Text, answer.lines))
+
+
+def write_answer_report(path: Path, answer: Answer) -> None:
+    """Write the answer as one HTML page: its chart, rows and sentences.
+
+    Raises:
+        SpecError: the folder is missing or not writable.
+    """
+    write_page(path, render_answer(answer))
+
+
+def render_answer(answer: Answer) -> str:
+    """The page as text."""
+    charts = {"curve": curve_chart(answer.curve)} if answer.curve else {}
+    return render_page(
+        "answer.html.j2",
+        title=answer.title,
+        lines=answer.lines,
+        columns=(answer.first, "choices", *answer.columns),
+        rows=[
+            ((value, choice_words(plan), *figures), place == answer.best)
+            for place, (value, plan, figures) in enumerate(answer.rows)
+        ],
+        label=answer.curve.title if answer.curve else "",
+        scripts=chart_scripts(charts) if charts else "",
+    )

@@ -4,8 +4,10 @@ from pathlib import Path
 
 from shardwright.base import units as readable
 from shardwright.reports import render_page, write_page
+from shardwright.reports.charts import Chart, chart_scripts
 from shardwright.validation.scores import Validation
 
+from .plots import errors_by_source, scatter
 from .tables import summary_sentences
 
 
@@ -20,18 +22,10 @@ def write_validation_report(path: Path, validation: Validation, *, table_name: s
 
 def render_validation_report(validation: Validation, *, table_name: str) -> str:
     """The page as text; `table_name` says what was validated."""
-    # matplotlib takes half a second to import, so only drawing imports it
-    from shardwright.reports.figures import draw
-
-    from .plots import errors_by_source, errors_height, scatter
-
     summary = validation.summary
-    figures = {
-        "scatter": draw(scatter(validation), height=7.0, label="Predicted against measured step time"),
-        "errors": draw(
-            errors_by_source(validation), height=errors_height(len(summary.by_source)), label="Errors by source"
-        ),
-    }
+    charts: dict[str, Chart] = {}
+    if summary.predicted:
+        charts = {"scatter": scatter(validation), "errors": errors_by_source(validation)}
     core = summary.core if summary.core and summary.core.predicted < summary.predicted else None
     return render_page(
         "validation.html.j2",
@@ -48,6 +42,7 @@ def render_validation_report(validation: Validation, *, table_name: str) -> str:
             ("Kind of model", summary.by_model_kind),
             ("Metric", summary.by_metric),
         ],
-        figures=figures if summary.predicted else {},
+        charts=charts,
+        scripts=chart_scripts(charts) if charts else "",
         readable=readable,
     )

@@ -10,13 +10,22 @@ from shardwright.catalog.huggingface.load import load_model
 from shardwright.comparison.sweeps import settings_of, sweep
 from shardwright.costmodel import charged_step, estimate_plan, pass_parts, simulate_plan
 from shardwright.reports.pages import ComparisonPage, Report, Rival, Surrounding, write_comparison, write_report
+from shardwright.reports.profile import write_profile_report
+from shardwright.reports.questions import write_answer_report
 from shardwright.specs import LayerRun, Mesh, Plan, Stage, TrainingSpec, even_stages
+from shardwright.validation.pages import write_validation_report
+from shardwright.validation.scores import Validation, validate_table
 from tests.reports.chromium import Page, browser, page
+from tests.reports.made_up_profile import profile
 from tests.reports.pages.test_report import measurement, report_of, timeline_of
+from tests.reports.questions.test_curve import answer
+from tests.validation.fake_costs import estimate_plan as fake_estimate
+from tests.validation.fake_costs import standard_node
+from tests.validation.made_up_rows import LLAMA_ROW, write_csv
 
 WIDTHS = {"desk": 1280, "phone": 390}
 MOST_BYTES, MOST_SECONDS = 5_000_000, 2.0
-REPORTS = ("plan", "many", "compare", "devices")
+REPORTS = ("plan", "many", "compare", "devices", "profile", "validation", "answer")
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +58,22 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         TrainingSpec(seq_len=2048, global_batch=64),
         load_cluster("h100-sxm:8"),
     )
+    write_profile_report(paths["profile"], profile(), name="made up")
+    write_validation_report(paths["validation"], validated(folder), table_name="made up")
+    write_answer_report(paths["answer"], answer())
     for name, values in (("compare", (8, 16, 32)), ("devices", ("h100-sxm", "a100-sxm-80gb"))):
         kind = "gpus" if name == "compare" else "device"
         found = sweep(llama, kind, settings_of(kind, values, cluster, job, load_cluster), strategies=("ddp", "zero3"))  # type: ignore[arg-type] # one of the names
         write_comparison(paths[name], ComparisonPage(model=llama, cluster=cluster, training=job, sweep=found))
     return paths
+
+
+def validated(folder: Path) -> Validation:
+    """Two sources, one with enough rows for a box."""
+    one = LLAMA_ROW | {"source": "arXiv 2104.04473 Table 2", "framework": "Megatron-LM", "sp": False}
+    rows = [LLAMA_ROW | {"id": f"r{place}", "metric_value": 1000.0 + 100 * place} for place in range(6)]
+    table = write_csv(folder / "t.csv", [*rows, one | {"id": "one"}])
+    return validate_table(table, estimate=fake_estimate, standard_node=standard_node)
 
 
 def many() -> Report:

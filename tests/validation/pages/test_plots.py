@@ -1,14 +1,10 @@
-"""Validation as figures and as a page."""
+"""Validation as charts and as a page."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
-from shardwright.base.errors import SpecError
-from shardwright.reports.figures.files import write_plot
-from shardwright.validation.pages.plots import errors_by_source, scatter, write_validation_plots
+from shardwright.validation.pages.plots import errors_by_source, scatter
 from shardwright.validation.pages.report import render_validation_report, write_validation_report
 from shardwright.validation.scores.validate import Validation, validate_table
 from tests.validation.fake_costs import estimate_plan, standard_node
@@ -34,38 +30,29 @@ def validation(tmp_path: Path) -> Validation:
 
 
 def test_the_scatter_holds_every_predicted_row(validation: Validation) -> None:
-    axes = Figure().add_subplot()
-    scatter(validation)(axes)
-    _, labels = axes.get_legend_handles_labels()
-    assert labels[:2] == ["torchtitan (2)", "Megatron-LM (1)"]
-    points = np.concatenate([np.asarray(group.get_offsets()) for group in axes.collections[:2]])
-    times = [(row.measured_seconds, row.predicted_seconds) for row in validation.rows if row.skipped is None]
-    np.testing.assert_allclose(sorted(points.tolist()), sorted(times))
+    chart = scatter(validation)
+    loose = [curve for curve in chart.curves if curve.loose]
+    assert [curve.name for curve in loose] == ["torchtitan (2)", "Megatron-LM (1)"]
+    points = sorted(point for curve in loose for point in curve.points)
+    rows = [row for row in validation.rows if row.skipped is None]
+    assert points == sorted((row.measured_seconds, row.predicted_seconds, row.id) for row in rows)
 
 
-def test_errors_stand_in_the_line_of_their_source_with_their_median(validation: Validation) -> None:
-    axes = Figure().add_subplot()
-    errors_by_source(validation)(axes)
-    assert [label.get_text() for label in axes.get_yticklabels()] == [
-        "bench README.md (2)",
-        "arXiv 2104.04473 Table 2 (1)",
-    ]
-    errors = [100 * row.relative_error for row in validation.rows if row.relative_error is not None]
-    medians = [np.asarray(line.get_xdata())[0] for line in axes.lines[:2]]
-    assert medians == pytest.approx([(errors[0] + errors[2]) / 2, errors[1]])
+def test_the_guides_are_what_was_measured_and_a_band_around_it(validation: Validation) -> None:
+    guides = [curve for curve in scatter(validation).curves if not curve.loose]
+    ratios = [{round(y / x, 9) for x, y, *_ in curve.points if y is not None} for curve in guides]
+    assert ratios == [{1.0}, {1.25}, {0.8}]
+    low, high = (point[0] for point in guides[0].points)
+    assert all(low < row.measured_seconds < high for row in validation.rows if row.measured_seconds is not None)
 
 
-@pytest.mark.parametrize(("name", "start"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("A.PNG", b"\x89PNG")])
-def test_the_ending_chooses_the_format(tmp_path: Path, validation: Validation, name: str, start: bytes) -> None:
-    write_plot(tmp_path / name, scatter(validation))
-    assert (tmp_path / name).read_bytes().startswith(start)
-
-
-def test_an_unknown_ending_is_one_clear_line(tmp_path: Path, validation: Validation) -> None:
-    with pytest.raises(SpecError, match=r"cannot tell the figure's format; end the name with \.png, \.svg, \.pdf"):
-        write_plot(tmp_path / "plot.docx", scatter(validation))
-    with pytest.raises(SpecError, match="cannot be written"):
-        write_plot(tmp_path / "absent" / "plot.png", scatter(validation))
+def test_errors_stand_in_the_row_of_their_source_with_their_median(validation: Validation) -> None:
+    chart = errors_by_source(validation)
+    assert [strip.name for strip in chart.strips] == ["bench README.md (2)", "arXiv 2104.04473 Table 2 (1)"]
+    errors = [row.relative_error for row in validation.rows if row.relative_error is not None]
+    assert [strip.quartiles[2] for strip in chart.strips] == pytest.approx([(errors[0] + errors[2]) / 2, errors[1]])
+    assert chart.strips[1].values == ((errors[1], "b"),)
+    assert list(chart.strips[0].quartiles) == sorted(chart.strips[0].quartiles)
 
 
 def test_the_page_holds_errors_rows_and_reasons(validation: Validation) -> None:
@@ -83,30 +70,13 @@ def test_the_page_holds_errors_rows_and_reasons(validation: Validation) -> None:
     assert f"{100 * validation.summary.memory.median:.1f}%" in page
 
 
-def test_the_scatters_axes_are_plain_numbers(validation: Validation) -> None:
-    """The figures don't parse mathematics, in which logarithmic axes are labelled by default."""
-    assert "mathdefault" not in render_validation_report(validation, table_name="t.csv")
-
-
 def test_a_table_without_a_prediction_has_a_page_without_figures(tmp_path: Path) -> None:
     nothing = _validation(tmp_path, LLAMA_ROW | {"experts": 8})
     write_validation_report(tmp_path / "v.html", nothing, table_name="t.csv")
     page = (tmp_path / "v.html").read_text()
     assert "0 of 1 rows predicted" in page
-    assert "<svg" not in page
-
-
-def test_figures_are_written_into_a_folder_that_is_made(tmp_path: Path, validation: Validation) -> None:
-    written = write_validation_plots(tmp_path / "new" / "figures", validation)
-    assert [path.name for path in written] == ["predicted-against-measured.png", "error-by-source.png"]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
-
-
-def test_no_prediction_is_no_figure(tmp_path: Path) -> None:
-    nothing = _validation(tmp_path, LLAMA_ROW | {"experts": 8})
-    with pytest.raises(SpecError, match="nothing to plot"):
-        write_validation_plots(tmp_path / "figures", nothing)
-    assert not (tmp_path / "figures").exists()
+    assert "data-chart" not in page
+    assert "<script" not in page
 
 
 def test_the_page_takes_the_worst_rows_apart(validation: Validation) -> None:
